@@ -1,0 +1,56 @@
+#include "core/problem.h"
+
+namespace lily {
+
+const char *problem_error(const lily_problem &problem) {
+  constexpr int64_t kMaxDimension = int64_t{1} << 40;
+  if (problem.tokens < 0 || problem.tokens > INT32_MAX) return "tokens must be from 0 to 2^31 - 1";
+  if (problem.d_in < 1 || problem.d_in > kMaxDimension) return "d_in must be at least 1";
+  if (problem.d_out < 1 || problem.d_out > kMaxDimension) return "d_out must be at least 1";
+  if (problem.rank < 1 || problem.rank > kMaxRank) return "rank must be from 1 to 4096";
+  if (problem.experts < 1 || problem.experts > kMaxExperts) return "experts must be from 1 to 64";
+  if (problem.routing < LILY_ROUTING_BATCH || problem.routing > LILY_ROUTING_NONE) return "unknown routing";
+  if (problem.pool < LILY_POOL_PROBABILITIES || problem.pool > LILY_POOL_LOGITS) return "unknown pool";
+  if (problem.activation < LILY_ACTIVATION_NONE || problem.activation > LILY_ACTIVATION_RELU) {
+    return "unknown activation";
+  }
+  if (problem.precision < LILY_PRECISION_DEFAULT || problem.precision > LILY_PRECISION_TF32) return "unknown precision";
+  if (dtype_bytes(problem.activation_dtype) == 0 || dtype_bytes(problem.parameter_dtype) == 0) return "unknown dtype";
+  if (problem.routing == LILY_ROUTING_NONE && problem.experts != 1) return "LoRA has one expert";
+  if (problem.groups < 0 || problem.groups > INT32_MAX) return "groups must be from 0 to 2^31 - 1";
+  if (!may_have_groups(problem) && problem.groups != 1) return "this routing has one group";
+  return nullptr;
+}
+
+bool may_have_groups(const lily_problem &problem) {
+  return problem.routing == LILY_ROUTING_SEQUENCE || problem.routing == LILY_ROUTING_FIXED;
+}
+
+bool has_router(const lily_problem &problem) { return problem.routing <= LILY_ROUTING_TOKEN; }
+
+bool keeps_probabilities(const lily_problem &problem) {
+  return problem.routing == LILY_ROUTING_TOKEN || (has_router(problem) && problem.pool == LILY_POOL_PROBABILITIES);
+}
+
+bool has_weights(const lily_problem &problem) {
+  return problem.routing != LILY_ROUTING_TOKEN && problem.routing != LILY_ROUTING_NONE;
+}
+
+int64_t deferred_slabs(const lily_problem &problem) {
+  return deferred_is_weighted(problem) ? problem.experts : problem.groups;
+}
+
+bool deferred_is_weighted(const lily_problem &problem) {
+  return problem.routing == LILY_ROUTING_TOKEN || problem.groups > problem.experts;
+}
+
+int64_t dtype_bytes(int32_t dtype) {
+  switch (dtype) {
+    case LILY_FLOAT32: return 4;
+    case LILY_BFLOAT16:
+    case LILY_FLOAT16: return 2;
+    default: return 0;
+  }
+}
+
+}  // namespace lily

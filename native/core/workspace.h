@@ -1,0 +1,30 @@
+// Lays several arrays out in one workspace. The same code, run with a null base, gives the size.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace lily {
+
+class Workspace {
+ public:
+  // Cache line, widest vector, and the alignment that the ABI asks of a workspace.
+  static constexpr size_t kAlignment = 64;
+
+  explicit Workspace(void *base) : base_(static_cast<char *>(base)) {}
+
+  template <typename T>
+  T *take(int64_t count) {
+    T *array = base_ == nullptr ? nullptr : reinterpret_cast<T *>(base_ + bytes_);
+    bytes_ += (static_cast<size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+    return array;
+  }
+
+  size_t bytes() const { return bytes_; }
+
+ private:
+  char *base_;
+  size_t bytes_ = 0;
+};
+
+}  // namespace lily

@@ -1,0 +1,192 @@
+// The C ABI on the CPU: checks, then the passes of a call on the thread pool.
+#include "lily/backend.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <string>
+
+#include "core/problem.h"
+#include "core/workspace.h"
+#include "cpu/plan.h"
+#include "cpu/pooling.h"
+#include "cpu/processor.h"
+#include "cpu/thread_pool.h"
+
+namespace lily::cpu {
+namespace {
+
+thread_local std::string error_message;
+
+lily_status fail(lily_status status, std::string message) {
+  error_message = std::move(message);
+  return status;
+}
+
+const char *last_error() { return error_message.c_str(); }
+
+lily_status check_available() {
+  if (instruction_set().kernels == nullptr) return fail(LILY_ERROR_UNAVAILABLE, instruction_set().error);
+  if (thread_count() == 0) {
+    return fail(LILY_ERROR_UNAVAILABLE, "LILY_NUM_THREADS is not a whole number from 1 to 256; unset it or give one");
+  }
+  return LILY_OK;
+}
+
+lily_status check(const lily_problem &problem) {
+  if (const lily_status status = check_available()) return status;
+  if (const char *wrong = problem_error(problem)) return fail(LILY_ERROR_ARGUMENT, wrong);
+  if (problem.activation_dtype != LILY_FLOAT32 || problem.parameter_dtype != LILY_FLOAT32) {
+    return fail(LILY_ERROR_UNSUPPORTED, "the cpu backend computes float32 only");
+  }
+  return LILY_OK;
+}
+
+lily_status check_workspace(const void *workspace, size_t given, size_t needed) {
+  if (given >= needed && reinterpret_cast<uintptr_t>(workspace) % Workspace::kAlignment == 0) return LILY_OK;
+  return fail(LILY_ERROR_ARGUMENT, "the workspace must have " + std::to_string(needed) + " bytes, aligned to 64");
+}
+
+lily_status device_count(int32_t *count) {
+  *count = 0;
+  if (const lily_status status = check_available()) return status;
+  *count = 1;
+  return LILY_OK;
+}
+
+lily_status device_info(int32_t device, lily_device_info *info) {
+  if (device != 0) return fail(LILY_ERROR_ARGUMENT, "the cpu backend has one device, 0");
+  *info = {};
+  snprintf(info->name, sizeof info->name, "%s", processor_name().c_str());
+  snprintf(info->detail, sizeof info->detail, "%s", instruction_set().name);
+  info->memory_bytes = memory_bytes();
+  info->parallelism = thread_count();
+  return LILY_OK;
+}
+
+lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {
+  if (const lily_status status = check(*problem)) return status;
+  lily_forward call = {};
+  call.problem = *problem;
+  *bytes = plan_forward(call, *instruction_set().kernels).workspace_bytes;
+  return LILY_OK;
+}
+
+lily_status forward(const lily_forward *call) {
+  if (const lily_status status = check(call->problem)) return status;
+  const Kernels &kernels = *instruction_set().kernels;
+  const ForwardPlan plan = plan_forward(*call, kernels);
+  const ForwardPass &pass = plan.pass;
+  if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
+    return status;
+  }
+  const auto scratch = [&plan](int64_t worker) { return plan.scratch + worker * plan.scratch_floats; };
+
+  parallel_for(pass.shrink_slabs.count * pass.shrink_chunks,
+               [&](int64_t task, int64_t worker) { kernels.shrink(pass, task, scratch(worker)); });
+  if (pass.router_packed != nullptr) kernels.pack_router(pass);
+  parallel_for(plan.token_blocks, [&](int64_t block, int64_t) { kernels.route(pass, block); });
+  if (has_weights(call->problem) && call->problem.routing != LILY_ROUTING_FIXED) pool_weights(pass, plan.own_weights);
+  if (call->y.data != nullptr) {
+    parallel_for(pass.expand_slabs.count,
+                 [&](int64_t slab, int64_t worker) { kernels.expand(pass, slab, scratch(worker)); });
+  }
+  return LILY_OK;
+}
+
+// The problem alone decides the size, so every output is taken to be wanted.
+lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
+  if (const lily_status status = check(*problem)) return status;
+  lily_backward call = {};
+  call.problem = *problem;
+  *bytes = plan_backward(call, *instruction_set().kernels).workspace_bytes;
+  return LILY_OK;
+}
+
+lily_status backward(const lily_backward *call) {
+  if (const lily_status status = check(call->problem)) return status;
+  const Kernels &kernels = *instruction_set().kernels;
+  const BackwardPlan plan = plan_backward(*call, kernels);
+  const BackwardPass &pass = plan.pass;
+  if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
+    return status;
+  }
+  const auto scratch = [&plan](int64_t worker) { return plan.scratch + worker * plan.scratch_floats; };
+
+  if (pass.mixed_hidden != nullptr) {
+    parallel_for(plan.token_blocks, [&](int64_t block, int64_t) { kernels.mix_hidden(pass, block); });
+  }
+  if (pass.wants_hidden_gradient || pass.wants_db) {
+    parallel_for(pass.dy_slabs.count,
+                 [&](int64_t slab, int64_t worker) { kernels.dy_pass(pass, slab, scratch(worker)); });
+  }
+  if (!pass.wants_hidden_gradient) return LILY_OK;
+
+  if (pass.router_packed != nullptr) kernels.pack_router_rows(pass);
+  if (pass.wants_weight_gradient) pool_gradient(pass);
+  parallel_for(plan.token_blocks, [&](int64_t block, int64_t) { kernels.hidden_gradient(pass, block); });
+
+  const int64_t x_tasks = call->dx.data != nullptr || call->da.data != nullptr ? pass.x_slabs.count : 0;
+  const int64_t router_tasks = call->d_router.data != nullptr ? pass.router_slabs.count : 0;
+  parallel_for(x_tasks + router_tasks, [&](int64_t task, int64_t worker) {
+    if (task < x_tasks) {
+      kernels.x_pass(pass, task, scratch(worker));
+    } else {
+      kernels.router_gradient(pass, task - x_tasks, scratch(worker));
+    }
+  });
+  return LILY_OK;
+}
+
+lily_status fold(const lily_fold *call) {
+  if (const lily_status status = check_available()) return status;
+  const Kernels &kernels = *instruction_set().kernels;
+  const Slabs slabs = plan_fold(*call, kernels);
+  parallel_for(slabs.count, [&](int64_t slab, int64_t) { kernels.fold(*call, slabs, slab); });
+  return LILY_OK;
+}
+
+lily_status allocate(int32_t, size_t bytes, void **memory) {
+  *memory = aligned_alloc(Workspace::kAlignment, (bytes + Workspace::kAlignment - 1) / Workspace::kAlignment *
+                                                     Workspace::kAlignment);
+  if (*memory != nullptr) return LILY_OK;
+  return fail(LILY_ERROR_OUT_OF_MEMORY, "the host has no " + std::to_string(bytes) + " bytes");
+}
+
+lily_status release(int32_t, void *memory) {
+  free(memory);
+  return LILY_OK;
+}
+
+lily_status copy(void *destination, const void *source, size_t bytes, lily_stream) {
+  memcpy(destination, source, bytes);
+  return LILY_OK;
+}
+
+lily_status fill(void *destination, uint8_t value, size_t bytes, lily_stream) {
+  memset(destination, value, bytes);
+  return LILY_OK;
+}
+
+// Every call is done when it returns: streams and events have nothing to keep.
+lily_status stream_create(int32_t, lily_stream *stream) { return *stream = 0, LILY_OK; }
+lily_status stream_destroy(lily_stream) { return LILY_OK; }
+lily_status stream_synchronize(lily_stream) { return LILY_OK; }
+lily_status event_create(int32_t, lily_event *event) { return *event = 0, LILY_OK; }
+lily_status event_destroy(lily_event) { return LILY_OK; }
+lily_status event_record(lily_event, lily_stream) { return LILY_OK; }
+lily_status event_query(lily_event, int32_t *ready) { return *ready = 1, LILY_OK; }
+lily_status stream_wait_event(lily_stream, lily_event) { return LILY_OK; }
+
+constexpr lily_backend kBackend = {
+    LILY_ABI_VERSION, "cpu",    last_error, device_count, device_info,   forward_workspace, forward,
+    backward_workspace, backward, fold,     allocate,     release,       copy,              fill,
+    stream_create, stream_destroy, stream_synchronize, event_create, event_destroy, event_record, event_query,
+    stream_wait_event};
+
+}  // namespace
+}  // namespace lily::cpu
+
+const lily_backend *lily_cpu_backend(void) { return &lily::cpu::kBackend; }

@@ -1,0 +1,145 @@
+// One sweep over dy, a slab of d_out at a time: q and D together.
+//
+//   q_t  = s dy_t C_g^T            q_partial[slab][M][left_pitch], the sum over the slab's columns
+//   D_g  = s left^T dy             rank x d_out, in scratch; left is h, or u = p (x) h with token routing
+//   dw_ge = <B_e, D_g>             weight_gradient[slab][G][E], the slab's share, in double
+//   dB_e (+)= w_ge D_g             or deferred_db, for a fold over several layers
+//
+// Scratch holds, for dy_width columns: C^T packed [panel of rank][column][width], D packed [panel][rank][width].
+// dy is read once; B once per group, dB read and written once per group.
+#pragma once
+
+#include "cpu/mixture.h"
+
+namespace lily::cpu {
+namespace {
+
+LILY_INLINE int64_t backward_dy_scratch(const BackwardPass &pass) {
+  return pass.dy_width * pass.left_pitch + pass.mixture.rank * round_up(pass.dy_width, kLanes) +
+         pass.token_step * kPanel + kBlockFloats;
+}
+
+// u_t = p_t (x) h_t of a block of tokens: the left operand of token routing.
+void mix_hidden(const BackwardPass &pass, int64_t block) {
+  const lily_problem &problem = pass.call->problem;
+  const int64_t end = minimum(problem.tokens, (block + 1) * kTokenBlock);
+  for (int64_t t = block * kTokenBlock; t < end; ++t) {
+    write_mixed_hidden(problem, static_cast<const float *>(pass.call->hidden) + t * problem.rank,
+                       pass.call->probabilities + t * problem.experts,
+                       pass.mixed_hidden + t * problem.experts * problem.rank);
+  }
+}
+
+// <B_e, D> over the columns [begin, end): one float chain per lane and panel, then double.
+LILY_INLINE double dot_with_expert(const Mixture &mixture, int64_t expert, int64_t begin, int64_t end,
+                                   const float *sums) {
+  double total = 0.0;
+  const float *rows = mixture.b + expert * mixture.rank * mixture.pitch + begin;
+  for (int64_t p = 0; p < panel_count(end - begin); ++p) {
+    const int64_t columns = panel_columns(end - begin, p);
+    const int64_t width = round_up(columns, kLanes);
+    const float *panel = sums + p * kPanel * mixture.rank;
+    for (int64_t j = 0; j < width; j += kLanes) {
+      Vector sum = {};
+      for (int64_t i = 0; i < mixture.rank; ++i) {
+        const float *b = rows + i * mixture.pitch + p * kPanel + j;
+        sum += load(panel + i * width + j) * load_up_to(b, columns - j);
+      }
+      total += static_cast<double>(sum_lanes(sum));
+    }
+  }
+  return total;
+}
+
+// Everything that needs D_g, whose columns [begin, end) are in `sums`.
+LILY_INLINE void consume_outer_product(const BackwardPass &pass, int64_t slab, int64_t group, int64_t begin,
+                                       int64_t end, const float *sums) {
+  const lily_problem &problem = pass.call->problem;
+  const Mixture &mixture = pass.mixture;
+  const float *weights = mixture.weights + group * mixture.experts;
+  if (pass.wants_weight_gradient) {
+    double *gradient = pass.weight_gradient + (slab * pass.groups.count + group) * mixture.experts;
+    for (int64_t e = 0; e < mixture.experts; ++e) {
+      gradient[e] += mixture.scaling * dot_with_expert(mixture, e, begin, end, sums);
+    }
+  }
+  if (!pass.wants_db) return;
+  const lily_matrix &db = pass.call->db;
+  if (mixture.transposed) {
+    float *rows = static_cast<float *>(db.data) + begin * db.pitch;
+    for (int64_t j = 0; j < end - begin; ++j) {
+      const int64_t p = j / kPanel, width = round_up(panel_columns(end - begin, p), kLanes);
+      const float *column = sums + p * kPanel * mixture.rank + j % kPanel;
+      for (int64_t i = 0; i < mixture.rank; ++i) {
+        float &target = rows[j * db.pitch + i];
+        const float value = mixture.scaling * column[i * width];
+        target = db.accumulate ? target + value : value;
+      }
+    }
+    return;
+  }
+  const bool deferred = pass.call->deferred_db != nullptr;
+  float *out = (deferred ? pass.call->deferred_db : static_cast<float *>(db.data)) + begin;
+  const int64_t pitch = deferred ? problem.d_out : db.pitch;
+  if (deferred && !pass.deferred_is_weighted) {
+    write_panels(mixture.rank, end - begin, sums, mixture.scaling, out + group * mixture.rank * pitch, pitch, false);
+    return;
+  }
+  // The first group decides whether old contents count; later ones add to it.
+  const bool accumulate = group > 0 || (!deferred && db.accumulate != 0);
+  for (int64_t e = 0; e < mixture.experts; ++e) {
+    write_panels(mixture.rank, end - begin, sums, mixture.scaling * weights[e], out + e * mixture.rank * pitch, pitch,
+                 accumulate);
+  }
+}
+
+void dy_pass(const BackwardPass &pass, int64_t slab, float *scratch) {
+  const lily_problem &problem = pass.call->problem;
+  const Mixture &mixture = pass.mixture;
+  const lily_matrix &dy = pass.call->dy;
+  const bool wants_outer_product = pass.wants_db || pass.wants_weight_gradient;
+  float *transposed = scratch;
+  float *sums = transposed + pass.dy_width * pass.left_pitch;
+  float *edge = sums + mixture.rank * round_up(pass.dy_width, kLanes);
+  float *block = edge + pass.token_step * kPanel;
+  float *q = pass.q_partial + slab * problem.tokens * pass.left_pitch;
+  if (pass.wants_weight_gradient) {
+    double *gradient = pass.weight_gradient + slab * pass.groups.count * mixture.experts;
+    for (int64_t i = 0; i < pass.groups.count * mixture.experts; ++i) gradient[i] = 0.0;
+  }
+  const int64_t slab_begin = pass.dy_slabs.begin(slab), slab_end = pass.dy_slabs.end(slab);
+  for (int64_t begin = slab_begin; begin < slab_end; begin += pass.dy_width) {
+    const int64_t end = minimum(slab_end, begin + pass.dy_width);
+    const int64_t columns = end - begin;
+    for (int64_t group = 0; group < pass.groups.count; ++group) {
+      const int64_t group_begin = pass.groups.begin(group), group_end = pass.groups.end(group);
+      if (pass.wants_hidden_gradient && group_begin < group_end) {
+        for (int64_t p = 0; p < panel_count(mixture.rank); ++p) {
+          const int64_t rows = panel_columns(mixture.rank, p);
+          mix_transposed_panel(mixture, mixture.weights + group * mixture.experts, p * kPanel, rows, begin, columns,
+                               transposed + p * kPanel * columns, round_up(rows, kLanes), block);
+        }
+      }
+      if (wants_outer_product) clear(sums, mixture.rank * round_up(columns, kLanes));
+      for (int64_t t = group_begin; t < group_end; t += pass.token_step) {
+        const int64_t tokens = minimum(pass.token_step, group_end - t);
+        const float *rows = static_cast<const float *>(dy.data) + t * dy.pitch + begin;
+        if (pass.wants_hidden_gradient) {
+          for (int64_t p = 0; p < panel_count(mixture.rank); ++p) {
+            const int64_t width = round_up(panel_columns(mixture.rank, p), kLanes);
+            multiply_rows(tokens, width / kLanes, columns, Left{rows, dy.pitch, 1}, transposed + p * kPanel * columns,
+                          width, q + t * pass.left_pitch + p * kPanel, pass.left_pitch, begin > slab_begin);
+          }
+        }
+        if (wants_outer_product) {
+          add_outer_product(mixture.rank, tokens, pass.left + t * mixture.rank, mixture.rank, rows, dy.pitch, columns,
+                            sums, edge);
+        }
+      }
+      if (wants_outer_product) consume_outer_product(pass, slab, group, begin, end, sums);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lily::cpu

@@ -1,0 +1,88 @@
+// From the partial sums of h to everything that the tokens decide, a block of tokens at a time:
+//
+//   h_t = phi(sum over slabs of partial)      hidden, M x r
+//   p_t = softmax(h_t R^T)                    probabilities, M x E; not with pool `logits`
+//   pool_sums[block + group] = sum of p_t (or of the logits) over the tokens of the group in this block that the mask
+//                              keeps. Blocks and groups both ascend, so the sum of their numbers names the pair.
+//   u_t = p_t (x) h_t                         mixed_hidden, M x E r, token routing only
+#pragma once
+
+#include "cpu/mixture.h"
+
+namespace lily::cpu {
+namespace {
+
+void pack_router(const ForwardPass &pass) {
+  const lily_matrix &router = pass.call->router;
+  transpose(pass.call->problem.experts, pass.call->problem.rank, static_cast<const float *>(router.data), router.pitch,
+            1.0f, pass.router_packed, pass.expert_pitch);
+}
+
+LILY_INLINE void sum_hidden(const ForwardPass &pass, int64_t token) {
+  const lily_problem &problem = pass.call->problem;
+  const bool relu = problem.activation == LILY_ACTIVATION_RELU;
+  const float *first = pass.partial + token * pass.rank_pitch;
+  float *hidden = pass.hidden + token * problem.rank;
+  for (int64_t i = 0; i < problem.rank; i += kLanes) {
+    Vector sum = load(first + i);
+    for (int64_t slab = 1; slab < pass.shrink_slabs.count; ++slab) {
+      sum += load(first + slab * problem.tokens * pass.rank_pitch + i);
+    }
+    if (relu) sum = sum < 0.0f ? Vector{} : sum;
+    store_up_to(hidden + i, sum, problem.rank - i);
+  }
+}
+
+// In place, over the first `experts` of the padded row.
+LILY_INLINE void softmax(float *row, int64_t experts) {
+  float largest = row[0];
+  for (int64_t e = 1; e < experts; ++e) largest = row[e] > largest ? row[e] : largest;
+  for (int64_t e = 0; e < experts; e += kLanes) store(row + e, exp_of_nonpositive(load(row + e) - largest));
+  float sum = 0.0f;
+  for (int64_t e = 0; e < experts; ++e) sum += row[e];
+  for (int64_t e = 0; e < experts; ++e) row[e] /= sum;
+}
+
+void route(const ForwardPass &pass, int64_t block) {
+  const lily_problem &problem = pass.call->problem;
+  const int64_t begin = block * kTokenBlock;
+  const int64_t end = minimum(problem.tokens, begin + kTokenBlock);
+  for (int64_t t = begin; t < end; ++t) sum_hidden(pass, t);
+  if (pass.router_packed == nullptr) return;
+
+  float rows[kTokenBlock * kMaxExperts];  // logits, then probabilities
+  const int64_t pitch = pass.expert_pitch;
+  for (int64_t e = 0; e < pitch; e += kPanel) {
+    const int64_t vectors = minimum(kPanel, pitch - e) / kLanes;
+    multiply_rows(end - begin, vectors, problem.rank, Left{pass.hidden + begin * problem.rank, problem.rank, 1},
+                  pass.router_packed + e, pitch, rows + e, pitch, false);
+  }
+  if (problem.pool == LILY_POOL_PROBABILITIES) {
+    for (int64_t t = begin; t < end; ++t) {
+      float *row = rows + (t - begin) * pitch;
+      softmax(row, problem.experts);
+      if (pass.probabilities == nullptr) continue;
+      for (int64_t e = 0; e < problem.experts; ++e) pass.probabilities[t * problem.experts + e] = row[e];
+    }
+  }
+  if (pass.mixed_hidden != nullptr) {
+    for (int64_t t = begin; t < end; ++t) {
+      write_mixed_hidden(problem, pass.hidden + t * problem.rank, rows + (t - begin) * pitch,
+                         pass.mixed_hidden + t * problem.experts * problem.rank);
+    }
+    return;
+  }
+  for (int64_t group = pass.groups.of(begin); group < pass.groups.count; ++group) {
+    if (pass.groups.begin(group) >= end) break;
+    float *sums = pass.pool_sums + (block + group) * problem.experts;
+    for (int64_t e = 0; e < problem.experts; ++e) sums[e] = 0.0f;
+    const int64_t from = maximum(pass.groups.begin(group), begin), to = minimum(pass.groups.end(group), end);
+    for (int64_t t = from; t < to; ++t) {
+      if (pass.call->tokens.mask != nullptr && pass.call->tokens.mask[t] == 0) continue;
+      for (int64_t e = 0; e < problem.experts; ++e) sums[e] += rows[(t - begin) * pitch + e];
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lily::cpu

@@ -1,0 +1,151 @@
+// What the orchestration (backend.cc) and the kernels (one copy per instruction set) say to each other.
+//
+// A pass is a function of a task number: the orchestration runs its tasks on the pool, in any order, on any thread. No
+// task writes what another one reads or writes, and every sum has one fixed order that depends on the problem alone.
+#pragma once
+
+#include "core/problem.h"
+#include "lily/backend.h"
+
+// Always inlined: this header is compiled for several instruction sets, and a shared out-of-line copy of a function
+// could be the one for a set that the processor lacks.
+#define LILY_INLINE inline __attribute__((always_inline))
+
+namespace lily::cpu {
+
+// Columns in slabs of equal width; the last may be narrower.
+struct Slabs {
+  int64_t columns;
+  int64_t width;
+  int64_t count;
+
+  LILY_INLINE int64_t begin(int64_t slab) const { return slab * width; }
+  LILY_INLINE int64_t end(int64_t slab) const { return (slab + 1) * width < columns ? (slab + 1) * width : columns; }
+};
+
+// Where a C_g comes from: C_g = scaling * sum_e w_ge B_e with B_e = rows e * rank .. of b. Token routing is the case of
+// one expert of rank E r and weight 1; LoRA that of one expert whose b is stored transposed, [d_out, r].
+struct Mixture {
+  const float *b;
+  int64_t pitch;
+  int64_t experts;
+  int64_t rank;
+  bool transposed;
+  float scaling;
+  const float *weights;  // [G, experts]
+};
+
+// The pooling groups of a call: token ranges, in order.
+struct Groups {
+  const int32_t *offsets;  // [count + 1], or null: one group of all tokens
+  int64_t count;
+  int64_t tokens;
+
+  LILY_INLINE int64_t begin(int64_t group) const { return offsets == nullptr ? 0 : offsets[group]; }
+  LILY_INLINE int64_t end(int64_t group) const { return offsets == nullptr ? tokens : offsets[group + 1]; }
+
+  // The group that holds a token: the first one that ends behind it.
+  LILY_INLINE int64_t of(int64_t token) const {
+    int64_t low = 0, high = count - 1;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (end(middle) > token) {
+        high = middle;
+      } else {
+        low = middle + 1;
+      }
+    }
+    return low;
+  }
+};
+
+// Tokens that the per-token steps (routing, gradient of the hidden) take at a time.
+constexpr int64_t kTokenBlock = 64;
+
+struct ForwardPass {
+  const lily_forward *call;
+  Groups groups;
+  Mixture mixture;
+
+  // shrink: tasks = slabs of d_in x chunks of tokens; partial[slab][M][rank_pitch]
+  Slabs shrink_slabs;
+  int64_t shrink_chunk;   // tokens in a chunk
+  int64_t shrink_chunks;
+  int64_t rank_pitch;     // r in whole vectors
+  float *partial;
+
+  // route: tasks = blocks of kTokenBlock tokens
+  float *hidden;          // M x r
+  float *probabilities;   // M x E, may be null
+  float *mixed_hidden;    // M x E r, u_t of token routing, else null
+  float *router_packed;   // r x expert_pitch, R^T
+  int64_t expert_pitch;   // E in whole vectors
+  // Sums over the kept tokens of one group inside one block, of p or of the logits: [block + group][E].
+  float *pool_sums;
+
+  // expand: tasks = slabs of d_out
+  Slabs expand_slabs;
+  const float *left;      // M x mixture.rank: hidden or mixed_hidden
+};
+
+struct BackwardPass {
+  const lily_backward *call;
+  Groups groups;
+  Mixture mixture;
+  bool wants_hidden_gradient;  // any of dx, da, d_router
+  bool wants_db;               // db or deferred_db
+  bool deferred_is_weighted;
+
+  // dy pass: tasks = slabs of d_out
+  Slabs dy_slabs;
+  int64_t dy_width;            // columns of a slab worked on at once, so that C and D stay in the cache
+  int64_t token_step;          // tokens per outer product: long enough to pay for reading and writing the sums
+  const float *left;           // M x mixture.rank: hidden, or u_t of token routing
+  float *mixed_hidden;         // M x E r, of token routing, else null
+  int64_t left_pitch;          // mixture.rank in whole vectors
+  float *q_partial;            // [slab][M][left_pitch]: v_t with token routing
+  double *weight_gradient;     // [slab][G][E]: slab's share of dw
+  bool wants_weight_gradient;
+
+  // gradient of the hidden: tasks = blocks of kTokenBlock tokens
+  float *group_gradient;       // [G][E]: of a kept token's p (pool probabilities) or logits (pool logits)
+  int64_t rank_pitch;          // r in whole vectors
+  float *router_packed;        // E x rank_pitch
+  float *dl;                   // M x E
+  float *dh;                   // M x rank_pitch
+
+  // x pass: tasks = slabs of d_in; dR: one task per slab of r
+  Slabs x_slabs;
+  Slabs router_slabs;
+};
+
+struct Kernels {
+  int64_t lanes;
+  int64_t panel;  // columns of a panel: slab widths are multiples of it
+
+  // Floats of scratch memory per thread.
+  int64_t (*forward_scratch)(const ForwardPass &);
+  int64_t (*backward_scratch)(const BackwardPass &);
+
+  void (*shrink)(const ForwardPass &, int64_t task, float *scratch);
+  void (*pack_router)(const ForwardPass &);
+  void (*route)(const ForwardPass &, int64_t task);
+  void (*expand)(const ForwardPass &, int64_t task, float *scratch);
+
+  void (*mix_hidden)(const BackwardPass &, int64_t task);
+  void (*dy_pass)(const BackwardPass &, int64_t task, float *scratch);
+  void (*pack_router_rows)(const BackwardPass &);
+  void (*hidden_gradient)(const BackwardPass &, int64_t task);
+  void (*x_pass)(const BackwardPass &, int64_t task, float *scratch);
+  void (*router_gradient)(const BackwardPass &, int64_t task, float *scratch);
+
+  void (*fold)(const lily_fold &, const Slabs &, int64_t task);
+};
+
+extern const Kernels kKernelsPortable;
+#if defined(__x86_64__)
+extern const Kernels kKernelsAvx2;
+extern const Kernels kKernelsAvx512;
+#endif
+
+}  // namespace lily::cpu

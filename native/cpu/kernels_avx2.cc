@@ -1,0 +1,4 @@
+// Haswell and later, Zen and later: 32-byte vectors with fused multiply-add.
+#define LILY_VECTOR_BYTES 32
+#define LILY_KERNELS kKernelsAvx2
+#include "cpu/kernels_impl.h"

@@ -1,0 +1,26 @@
+// The kernels of one instruction set. Included by exactly one translation unit per set, which defines
+// LILY_VECTOR_BYTES and LILY_KERNELS (the name of its table) and is compiled with that set's flags.
+#include "cpu/backward_dy.h"
+#include "cpu/backward_hidden.h"
+#include "cpu/backward_x.h"
+#include "cpu/fold.h"
+#include "cpu/forward_expand.h"
+#include "cpu/forward_route.h"
+#include "cpu/forward_shrink.h"
+
+namespace lily::cpu {
+namespace {
+
+int64_t forward_scratch(const ForwardPass &pass) { return maximum(shrink_scratch(pass), expand_scratch(pass)); }
+
+int64_t backward_scratch(const BackwardPass &pass) {
+  return maximum(backward_dy_scratch(pass), backward_x_scratch(pass));
+}
+
+}  // namespace
+
+const Kernels LILY_KERNELS = {kLanes,      kPanel,  forward_scratch,  backward_scratch, shrink,
+                              pack_router, route,   expand,           mix_hidden,       dy_pass,
+                              pack_router_rows, hidden_gradient, x_pass, router_gradient, fold};
+
+}  // namespace lily::cpu

@@ -1,0 +1,133 @@
+// Panels of C_g = s sum_e w_ge B_e, made where they are used and never stored whole: once as it is (columns of d_out),
+// once transposed (columns of r), for LoRA's transposed b the other way round. And what the passes do with a panel of
+// sums when they are done with it.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "cpu/tile.h"
+
+namespace lily::cpu {
+namespace {
+
+// A block of kPanel x kPanel numbers on the way from one layout to the other.
+constexpr int64_t kBlockFloats = kPanel * kPanel;
+
+// out[j][i] = scale * in[i][j] for i < rows, j < columns; the rest of a row of out, up to `width`, is zero.
+LILY_INLINE void transpose(int64_t rows, int64_t columns, const float *in, int64_t in_pitch, float scale, float *out,
+                           int64_t width) {
+  for (int64_t j = 0; j < columns; ++j) {
+    float *row = out + j * width;
+    for (int64_t i = 0; i < rows; ++i) row[i] = scale * in[i * in_pitch + j];
+    for (int64_t i = rows; i < width; ++i) row[i] = 0.0f;
+  }
+}
+
+// out[i][j] = scale * in[i][j], rows of out padded with zeros up to `width`.
+LILY_INLINE void copy_padded(int64_t rows, int64_t columns, const float *in, int64_t in_pitch, float scale, float *out,
+                             int64_t width) {
+  for (int64_t i = 0; i < rows; ++i) {
+    const float *from = in + i * in_pitch;
+    float *to = out + i * width;
+    for (int64_t j = 0; j < columns; ++j) to[j] = scale * from[j];
+    for (int64_t j = columns; j < width; ++j) to[j] = 0.0f;
+  }
+}
+
+// Rows [row, row + rows) and columns [column, column + columns) of s sum_e w_e B_e, rows of out padded to `width`.
+LILY_INLINE void mix_rows(const Mixture &mixture, const float *weights, int64_t row, int64_t rows, int64_t column,
+                          int64_t columns, float *out, int64_t width) {
+  const int64_t expert_pitch = mixture.rank * mixture.pitch;
+  float scaled[kMaxExperts];
+  for (int64_t e = 0; e < mixture.experts; ++e) scaled[e] = mixture.scaling * weights[e];
+  for (int64_t i = 0; i < rows; ++i) {
+    const float *first = mixture.b + (row + i) * mixture.pitch + column;
+    for (int64_t j = 0; j < width; j += kLanes) {
+      Vector sum = {};
+      for (int64_t e = 0; e < mixture.experts; ++e) {
+        sum += scaled[e] * load_up_to(first + e * expert_pitch + j, columns - j);
+      }
+      store(out + i * width + j, sum);
+    }
+  }
+}
+
+// C[0 .. rank)[column .. column + columns), packed [rank][width].
+LILY_INLINE void mix_panel(const Mixture &mixture, const float *weights, int64_t column, int64_t columns, float *out,
+                           int64_t width) {
+  if (!mixture.transposed) {
+    mix_rows(mixture, weights, 0, mixture.rank, column, columns, out, width);
+    return;
+  }
+  for (int64_t i = 0; i < mixture.rank; ++i) {
+    const float *from = mixture.b + column * mixture.pitch + i;
+    for (int64_t j = 0; j < width; ++j) {
+      out[i * width + j] = j < columns ? mixture.scaling * from[j * mixture.pitch] : 0.0f;
+    }
+  }
+}
+
+// C^T of the same columns and of rows [row, row + rows) of C, packed [columns][width]; `block` holds kBlockFloats.
+LILY_INLINE void mix_transposed_panel(const Mixture &mixture, const float *weights, int64_t row, int64_t rows,
+                                      int64_t column, int64_t columns, float *out, int64_t width, float *block) {
+  if (mixture.transposed) {
+    copy_padded(columns, rows, mixture.b + column * mixture.pitch + row, mixture.pitch, mixture.scaling, out, width);
+    return;
+  }
+  for (int64_t j = 0; j < columns; j += kPanel) {
+    const int64_t block_columns = minimum(kPanel, columns - j);
+    mix_rows(mixture, weights, row, rows, column + j, block_columns, block, round_up(block_columns, kLanes));
+    transpose(rows, block_columns, block, round_up(block_columns, kLanes), 1.0f, out + j * width, width);
+  }
+}
+
+// sums += left^T right over `tokens` tokens: left is tokens x rows (read transposed), right tokens x columns, sums are
+// packed panels [rows][width]. `edge` holds tokens * kPanel floats: right's last columns, padded to whole vectors.
+LILY_INLINE void add_outer_product(int64_t rows, int64_t tokens, const float *left, int64_t left_pitch,
+                                   const float *right, int64_t right_pitch, int64_t columns, float *sums, float *edge) {
+  for (int64_t p = 0; p < panel_count(columns); ++p) {
+    const int64_t panel = panel_columns(columns, p);
+    const int64_t width = round_up(panel, kLanes);
+    const float *panel_right = right + p * kPanel;
+    int64_t panel_pitch = right_pitch;
+    if (panel != width) {
+      copy_padded(tokens, panel, panel_right, right_pitch, 1.0f, edge, width);
+      panel_right = edge;
+      panel_pitch = width;
+    }
+    multiply_rows(rows, width / kLanes, tokens, Left{left, 1, left_pitch}, panel_right, panel_pitch,
+                  sums + p * kPanel * rows, width, true);
+  }
+}
+
+// u_t = p_t (x) h_t of one token.
+LILY_INLINE void write_mixed_hidden(const lily_problem &problem, const float *hidden, const float *probabilities,
+                                    float *mixed) {
+  for (int64_t e = 0; e < problem.experts; ++e) {
+    for (int64_t i = 0; i < problem.rank; ++i) mixed[e * problem.rank + i] = probabilities[e] * hidden[i];
+  }
+}
+
+LILY_INLINE void clear(float *values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) values[i] = 0.0f;
+}
+
+// out[i][j] (+)= scale * sums[i][j] of packed panels.
+LILY_INLINE void write_panels(int64_t rows, int64_t columns, const float *sums, float scale, float *out, int64_t pitch,
+                              bool accumulate) {
+  for (int64_t p = 0; p < panel_count(columns); ++p) {
+    const int64_t panel = panel_columns(columns, p);
+    const int64_t width = round_up(panel, kLanes);
+    const float *from = sums + p * kPanel * rows;
+    for (int64_t i = 0; i < rows; ++i) {
+      float *to = out + i * pitch + p * kPanel;
+      if (accumulate) {
+        for (int64_t j = 0; j < panel; ++j) to[j] += scale * from[i * width + j];
+      } else {
+        for (int64_t j = 0; j < panel; ++j) to[j] = scale * from[i * width + j];
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lily::cpu

@@ -1,0 +1,147 @@
+#include "cpu/plan.h"
+
+#include <algorithm>
+
+#include "core/problem.h"
+#include "cpu/thread_pool.h"
+
+namespace lily::cpu {
+namespace {
+
+// Weight of the one "expert" of LoRA and of token routing; zeros for the one group that no token belongs to.
+constexpr float kOne = 1.0f;
+const float kZeros[kMaxExperts] = {};
+
+int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
+int64_t round_up(int64_t value, int64_t multiple) { return divide_up(value, multiple) * multiple; }
+
+// About `count` slabs of whole panels.
+Slabs cut(int64_t columns, int64_t count, int64_t panel) {
+  const int64_t width = round_up(divide_up(columns, std::max<int64_t>(count, 1)), panel);
+  return {columns, width, divide_up(columns, width)};
+}
+
+// Scratch of rank x width floats stays within this: half of a usual L2 cache (1 MiB) leaves room for activations.
+constexpr int64_t kSlabFloats = 128 * 1024;
+
+// As many slabs as threads want, twice over so that an unlucky thread delays less; none wider than the scratch allows.
+// Only for passes in which no sum crosses a slab.
+Slabs cut_for_threads(int64_t columns, int64_t rank, int64_t panel) {
+  const int64_t widest = std::max(panel, kSlabFloats / rank / panel * panel);
+  return cut(columns, std::max(divide_up(columns, widest), 2 * static_cast<int64_t>(thread_count())), panel);
+}
+
+// Even, so that two threads share the work of the usual shapes evenly.
+int64_t even_count(int64_t count) { return count <= 1 ? 1 : round_up(count, 2); }
+
+Groups groups_of(const lily_problem &problem, const lily_tokens &tokens) {
+  // No sequences means no tokens: one empty group, so that gradients that are overwritten become zero.
+  if (problem.groups == 0) return {nullptr, 1, 0};
+  return {may_have_groups(problem) ? tokens.sequence_offsets : nullptr, problem.groups, problem.tokens};
+}
+
+Mixture mixture_of(const lily_problem &problem, const lily_matrix &b, const float *weights) {
+  Mixture mixture = {static_cast<const float *>(b.data), b.pitch, problem.experts, problem.rank, false,
+                     problem.scaling, problem.groups == 0 ? kZeros : weights};
+  if (problem.routing == LILY_ROUTING_TOKEN) {
+    mixture.experts = 1;
+    mixture.rank = problem.experts * problem.rank;
+    mixture.weights = &kOne;
+  } else if (problem.routing == LILY_ROUTING_NONE) {
+    mixture.transposed = true;
+    mixture.weights = &kOne;
+  }
+  return mixture;
+}
+
+}  // namespace
+
+ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
+  const lily_problem &problem = call.problem;
+  const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
+  ForwardPlan plan = {};
+  ForwardPass &pass = plan.pass;
+  Workspace workspace(call.workspace);
+  plan.token_blocks = divide_up(problem.tokens, kTokenBlock);
+
+  pass.call = &call;
+  pass.groups = groups_of(problem, call.tokens);
+  // Chunks of 512 tokens pay for packing A once each. Where they do not give eight tasks, slabs of at least 256 columns
+  // do; each costs another partial sum of h.
+  pass.shrink_chunk = 512;
+  pass.shrink_chunks = std::max<int64_t>(1, divide_up(problem.tokens, pass.shrink_chunk));
+  const int64_t wanted = std::min(divide_up(8, pass.shrink_chunks), divide_up(problem.d_in, 256));
+  pass.shrink_slabs = cut(problem.d_in, even_count(wanted), kernels.lanes);
+  pass.rank_pitch = round_up(problem.rank, kernels.lanes);
+  pass.expert_pitch = round_up(problem.experts, kernels.lanes);
+  pass.partial = workspace.take<float>(pass.shrink_slabs.count * problem.tokens * pass.rank_pitch);
+  float *const own_hidden = workspace.take<float>(problem.tokens * problem.rank);
+  pass.hidden = call.hidden != nullptr ? static_cast<float *>(call.hidden) : own_hidden;
+  pass.probabilities = keeps_probabilities(problem) ? call.probabilities : nullptr;
+  if (token_routing) pass.mixed_hidden = workspace.take<float>(problem.tokens * problem.experts * problem.rank);
+  if (has_router(problem)) {
+    pass.router_packed = workspace.take<float>(problem.rank * pass.expert_pitch);
+    pass.pool_sums = workspace.take<float>((plan.token_blocks + pass.groups.count) * problem.experts);
+  }
+  float *const own_weights = workspace.take<float>(problem.groups * problem.experts);
+  plan.own_weights = call.weights != nullptr ? call.weights : own_weights;
+  pass.mixture = mixture_of(problem, call.b, plan.own_weights);
+  pass.left = token_routing ? pass.mixed_hidden : pass.hidden;
+  pass.expand_slabs = cut_for_threads(problem.d_out, pass.mixture.rank, kernels.panel);
+
+  plan.scratch_floats = round_up(kernels.forward_scratch(pass), Workspace::kAlignment / sizeof(float));
+  plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
+  plan.workspace_bytes = workspace.bytes();
+  return plan;
+}
+
+BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
+  const lily_problem &problem = call.problem;
+  const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
+  BackwardPlan plan = {};
+  BackwardPass &pass = plan.pass;
+  Workspace workspace(call.workspace);
+  plan.token_blocks = divide_up(problem.tokens, kTokenBlock);
+
+  pass.call = &call;
+  pass.groups = groups_of(problem, call.tokens);
+  pass.mixture = mixture_of(problem, call.b, call.weights);
+  pass.wants_hidden_gradient =
+      call.dx.data != nullptr || call.da.data != nullptr || call.d_router.data != nullptr;
+  pass.wants_db = call.db.data != nullptr || call.deferred_db != nullptr;
+  pass.deferred_is_weighted = deferred_is_weighted(problem);
+  pass.wants_weight_gradient = pass.wants_hidden_gradient && has_router(problem) && !token_routing;
+
+  // q has a partial sum per slab: about 512 columns each, but four slabs where that leaves whole panels.
+  pass.dy_slabs = cut(problem.d_out, even_count(std::max(divide_up(problem.d_out, 512), std::min<int64_t>(4, problem.d_out / 128))),
+                      kernels.panel);
+  pass.dy_width = std::min(pass.dy_slabs.width,
+                           std::max(kernels.panel, kSlabFloats / pass.mixture.rank / kernels.panel * kernels.panel));
+  // The sums of an outer product are read and written once per step: the larger they are, the longer the step.
+  pass.token_step = pass.mixture.rank <= 64 ? 24 : 96;
+  pass.left_pitch = round_up(pass.mixture.rank, kernels.lanes);
+  pass.rank_pitch = round_up(problem.rank, kernels.lanes);
+  if (token_routing) pass.mixed_hidden = workspace.take<float>(problem.tokens * pass.mixture.rank);
+  pass.left = token_routing ? pass.mixed_hidden : static_cast<const float *>(call.hidden);
+  pass.q_partial = workspace.take<float>(pass.dy_slabs.count * problem.tokens * pass.left_pitch);
+  pass.dh = workspace.take<float>(problem.tokens * pass.rank_pitch);
+  if (has_router(problem)) {
+    pass.weight_gradient = workspace.take<double>(pass.dy_slabs.count * pass.groups.count * problem.experts);
+    pass.group_gradient = workspace.take<float>(pass.groups.count * problem.experts);
+    pass.router_packed = workspace.take<float>(problem.experts * pass.rank_pitch);
+    pass.dl = workspace.take<float>(problem.tokens * problem.experts);
+  }
+  pass.x_slabs = cut_for_threads(problem.d_in, problem.rank, kernels.panel);
+  pass.router_slabs = cut_for_threads(problem.rank, problem.experts, kernels.panel);
+
+  plan.scratch_floats = round_up(kernels.backward_scratch(pass), Workspace::kAlignment / sizeof(float));
+  plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
+  plan.workspace_bytes = workspace.bytes();
+  return plan;
+}
+
+Slabs plan_fold(const lily_fold &call, const Kernels &kernels) {
+  return cut_for_threads(call.d_out, 1, kernels.panel);
+}
+
+}  // namespace lily::cpu

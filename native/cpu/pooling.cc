@@ -1,0 +1,76 @@
+#include "cpu/pooling.h"
+
+#include <math.h>
+
+#include <algorithm>
+
+#include "core/problem.h"
+
+namespace lily::cpu {
+namespace {
+
+int64_t kept_tokens(const Groups &groups, int64_t group, const uint8_t *mask) {
+  if (mask == nullptr) return groups.end(group) - groups.begin(group);
+  int64_t kept = 0;
+  for (int64_t t = groups.begin(group); t < groups.end(group); ++t) kept += mask[t] != 0;
+  return kept;
+}
+
+void softmax(double *values, int64_t count) {
+  const double largest = *std::max_element(values, values + count);
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += values[i] = exp(values[i] - largest);
+  for (int64_t i = 0; i < count; ++i) values[i] /= sum;
+}
+
+}  // namespace
+
+void pool_weights(const ForwardPass &pass, float *weights) {
+  const lily_problem &problem = pass.call->problem;
+  const int64_t experts = problem.experts;
+  if (problem.routing == LILY_ROUTING_UNIFORM) {
+    std::fill(weights, weights + experts, 1.0f / static_cast<float>(experts));
+    return;
+  }
+  for (int64_t group = 0; group < problem.groups; ++group) {
+    double sums[kMaxExperts] = {};
+    const int64_t kept = kept_tokens(pass.groups, group, pass.call->tokens.mask);
+    if (kept > 0) {
+      const int64_t last_block = (pass.groups.end(group) - 1) / kTokenBlock;
+      for (int64_t block = pass.groups.begin(group) / kTokenBlock; block <= last_block; ++block) {
+        for (int64_t e = 0; e < experts; ++e) sums[e] += pass.pool_sums[(block + group) * experts + e];
+      }
+      if (problem.pool == LILY_POOL_LOGITS) {
+        softmax(sums, experts);
+      } else {
+        for (int64_t e = 0; e < experts; ++e) sums[e] /= static_cast<double>(kept);
+      }
+    }
+    for (int64_t e = 0; e < experts; ++e) weights[group * experts + e] = static_cast<float>(sums[e]);
+  }
+}
+
+void pool_gradient(const BackwardPass &pass) {
+  const lily_problem &problem = pass.call->problem;
+  const int64_t experts = problem.experts;
+  for (int64_t group = 0; group < problem.groups; ++group) {
+    double gradient[kMaxExperts] = {};
+    for (int64_t slab = 0; slab < pass.dy_slabs.count; ++slab) {
+      for (int64_t e = 0; e < experts; ++e) {
+        gradient[e] += pass.weight_gradient[(slab * pass.groups.count + group) * experts + e];
+      }
+    }
+    const int64_t kept = kept_tokens(pass.groups, group, pass.call->tokens.mask);
+    const float *weights = pass.call->weights + group * experts;
+    double mean = 0;
+    for (int64_t e = 0; e < experts; ++e) mean += static_cast<double>(weights[e]) * gradient[e];
+    for (int64_t e = 0; e < experts; ++e) {
+      double value = 0;
+      if (kept > 0 && problem.pool == LILY_POOL_LOGITS) value = static_cast<double>(weights[e]) * (gradient[e] - mean);
+      if (kept > 0 && problem.pool == LILY_POOL_PROBABILITIES) value = gradient[e] / static_cast<double>(kept);
+      pass.group_gradient[group * experts + e] = static_cast<float>(value);
+    }
+  }
+}
+
+}  // namespace lily::cpu

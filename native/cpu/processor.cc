@@ -1,0 +1,117 @@
+#include "cpu/processor.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+#include <algorithm>
+#include <fstream>
+#include <set>
+#include <sstream>
+#include <thread>
+
+namespace lily::cpu {
+namespace {
+
+struct Candidate {
+  const char *name;
+  const Kernels *kernels;
+  bool supported;
+};
+
+InstructionSet choose_instruction_set() {
+  // Narrowest first.
+  const Candidate candidates[] = {
+      {"portable", &kKernelsPortable, true},
+#if defined(__x86_64__)
+      {"avx2", &kKernelsAvx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+      {"avx512", &kKernelsAvx512,
+       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl")},
+#endif
+  };
+  const char *wanted = getenv("LILY_CPU_ISA");
+  InstructionSet chosen = {"none", nullptr, ""};
+  std::string names;
+  for (const Candidate &candidate : candidates) {
+    names += std::string(names.empty() ? "" : ", ") + candidate.name;
+    if (wanted == nullptr || *wanted == '\0') {
+      if (candidate.supported) chosen = {candidate.name, candidate.kernels, ""};
+    } else if (strcmp(wanted, candidate.name) == 0) {
+      if (candidate.supported) return {candidate.name, candidate.kernels, ""};
+      return {candidate.name, nullptr,
+              "LILY_CPU_ISA=" + std::string(wanted) + ", but this processor does not have it; unset it"};
+    }
+  }
+  if (chosen.kernels == nullptr) {
+    chosen.error = "LILY_CPU_ISA=" + std::string(wanted) + " is not one of " + names + "; unset it or name one of them";
+  }
+  return chosen;
+}
+
+int affinity_count() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
+std::string first_line(const std::string &path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+// Whole processors of the cgroup's quota (version 2, then version 1); a large number where there is none.
+int quota_count() {
+  constexpr int kNone = 1 << 20;
+  std::istringstream v2(first_line("/sys/fs/cgroup/cpu.max"));
+  double quota = 0, period = 0;
+  if (!(v2 >> quota >> period)) {
+    std::istringstream(first_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")) >> quota;
+    std::istringstream(first_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us")) >> period;
+  }
+  return quota > 0 && period > 0 ? std::max(1, static_cast<int>(quota / period)) : kNone;
+}
+
+// Hyperthreads of one core share its multipliers: a second thread there only adds overhead.
+int physical_core_count() {
+  std::set<std::string> cores;
+  for (int cpu = 0; cpu < 4096; ++cpu) {
+    const std::string siblings =
+        first_line("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+    if (siblings.empty()) break;
+    cores.insert(siblings);
+  }
+  return cores.empty() ? static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))
+                       : static_cast<int>(cores.size());
+}
+
+}  // namespace
+
+const InstructionSet &instruction_set() {
+  static const InstructionSet *const chosen = new InstructionSet(choose_instruction_set());
+  return *chosen;
+}
+
+int default_thread_count() { return std::max(1, std::min({affinity_count(), quota_count(), physical_core_count(), 256})); }
+
+std::string processor_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  }
+  return "CPU";
+}
+
+uint64_t memory_bytes() {
+  const long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGE_SIZE);
+  return pages > 0 && page_bytes > 0 ? static_cast<uint64_t>(pages) * static_cast<uint64_t>(page_bytes) : 0;
+}
+
+}  // namespace lily::cpu

@@ -1,0 +1,157 @@
+#include "cpu/thread_pool.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <thread>
+
+#include "cpu/processor.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace lily::cpu {
+namespace {
+
+void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  __asm__ __volatile__("yield");
+#endif
+}
+
+// How long an idle worker spins before it sleeps: the phases of one call follow each other within microseconds, and
+// waking a sleeper costs tens of them. About 50 us.
+constexpr int kSpins = 2000;
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads) : threads_(threads) {}
+
+  bool try_acquire() { return !busy_.exchange(true, std::memory_order_acquire); }
+  void release() { busy_.store(false, std::memory_order_release); }
+
+  // By the thread that acquired the pool.
+  void run(int64_t count, Task task, const void *context) {
+    start_workers();
+    task_ = task;
+    context_ = context;
+    done_.store(0, std::memory_order_relaxed);
+    ticket_.store(static_cast<uint64_t>(count) << 32, std::memory_order_seq_cst);
+    if (sleepers_.load(std::memory_order_seq_cst) > 0) {
+      { std::lock_guard<std::mutex> lock(mutex_); }
+      wake_.notify_all();
+    }
+    work(0);
+    while (done_.load(std::memory_order_acquire) != count) pause();
+  }
+
+ private:
+  // Takes tasks until there are none. Only a claimed ticket gives the right to read the job: the caller waits for every
+  // claimed task, so the job cannot change before it is done.
+  void work(int64_t worker) {
+    uint64_t ticket = ticket_.load(std::memory_order_acquire);
+    while (has_task(ticket)) {
+      if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
+        continue;
+      }
+      task_(context_, static_cast<int64_t>(ticket & 0xffffffffu), worker);
+      done_.fetch_add(1, std::memory_order_release);
+      ticket = ticket_.load(std::memory_order_acquire);
+    }
+  }
+
+  static bool has_task(uint64_t ticket) { return (ticket & 0xffffffffu) < (ticket >> 32); }
+
+  void work_forever(int64_t worker) {
+    for (;;) {
+      work(worker);
+      bool found = false;
+      for (int spin = 0; spin < kSpins && !found; ++spin) {
+        found = has_task(ticket_.load(std::memory_order_acquire));
+        if (!found) pause();
+      }
+      if (found) continue;
+      std::unique_lock<std::mutex> lock(mutex_);
+      sleepers_.fetch_add(1, std::memory_order_seq_cst);
+      wake_.wait(lock, [this] { return has_task(ticket_.load(std::memory_order_seq_cst)); });
+      sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+    }
+  }
+
+  // Detached: the pool lives as long as the process. Where a thread cannot be had the others do its work.
+  void start_workers() {
+    if (started_) return;
+    started_ = true;
+    for (int worker = 1; worker < threads_; ++worker) {
+      try {
+        std::thread([this, worker] { work_forever(worker); }).detach();
+      } catch (const std::system_error &) {
+        return;
+      }
+    }
+  }
+
+  const int threads_;
+  bool started_ = false;
+  std::atomic<bool> busy_{false};
+  std::atomic<uint64_t> ticket_{0};  // count of tasks << 32 | next task
+  std::atomic<int64_t> done_{0};
+  Task task_ = nullptr;
+  const void *context_ = nullptr;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::atomic<int> sleepers_{0};
+};
+
+// Never destroyed: its threads may outlive every static destructor.
+std::atomic<ThreadPool *> current_pool{nullptr};
+
+// A forked child has none of the threads, and a mutex may have been held: it starts over with a new pool.
+void forget_pool() { current_pool.store(nullptr, std::memory_order_release); }
+
+ThreadPool &pool() {
+  ThreadPool *existing = current_pool.load(std::memory_order_acquire);
+  if (existing != nullptr) return *existing;
+  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+  (void)registered;
+  std::unique_ptr<ThreadPool> fresh(new ThreadPool(thread_count()));
+  if (current_pool.compare_exchange_strong(existing, fresh.get(), std::memory_order_acq_rel)) return *fresh.release();
+  return *existing;
+}
+
+int requested_threads() {
+  const char *text = getenv("LILY_NUM_THREADS");
+  if (text == nullptr || *text == '\0') return default_thread_count();
+  char *end = nullptr;
+  const long value = strtol(text, &end, 10);
+  return *end == '\0' && value >= 1 && value <= 256 ? static_cast<int>(value) : 0;
+}
+
+}  // namespace
+
+int thread_count() {
+  static const int count = requested_threads();
+  return count;
+}
+
+void parallel_for(int64_t count, Task task, const void *context) {
+  if (count > 1 && thread_count() > 1) {
+    ThreadPool &shared = pool();
+    if (shared.try_acquire()) {
+      shared.run(count, task, context);
+      shared.release();
+      return;
+    }
+  }
+  for (int64_t index = 0; index < count; ++index) task(context, index, 0);
+}
+
+}  // namespace lily::cpu

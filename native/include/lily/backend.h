@@ -1,0 +1,198 @@
+/*
+ * The C ABI that every backend implements.
+ *
+ * Plain structs, raw pointers, sizes, a stream, status codes: no N-API, no CUDA types, no C++ crosses it. The caller
+ * owns all memory: it asks for a workspace size, which depends on the problem alone, and passes pointers. Matrices are
+ * row-major, rows may have a pitch, and every pitch counts elements. Shapes and symbols are those of the README's
+ * table: M tokens, r rank, E experts, G pooling groups.
+ *
+ * A backend trusts what it is given (the binding has checked it) except where it says so.
+ */
+#ifndef LILY_BACKEND_H
+#define LILY_BACKEND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Raised with every change of a struct or a meaning; a library of another version is refused when it is loaded. */
+#define LILY_ABI_VERSION 1
+
+typedef enum lily_status {
+  LILY_OK = 0,
+  LILY_ERROR_ARGUMENT = 1,      /* the caller's mistake, found by the backend */
+  LILY_ERROR_UNSUPPORTED = 2,   /* legal, but this backend does not compute it */
+  LILY_ERROR_UNAVAILABLE = 3,   /* no device, no driver, ... */
+  LILY_ERROR_OUT_OF_MEMORY = 4, /* of the device, or of the host */
+  LILY_ERROR_DEVICE = 5         /* the device's own error; lily_backend.last_error names it */
+} lily_status;
+
+typedef enum lily_dtype { LILY_FLOAT32 = 0, LILY_BFLOAT16 = 1, LILY_FLOAT16 = 2 } lily_dtype;
+
+typedef enum lily_routing {
+  LILY_ROUTING_BATCH = 0,
+  LILY_ROUTING_SEQUENCE = 1,
+  LILY_ROUTING_TOKEN = 2,
+  LILY_ROUTING_UNIFORM = 3,
+  LILY_ROUTING_FIXED = 4,
+  /* LoRA: one expert, no router, and b is stored [d_out, r] as LoRA stores it. */
+  LILY_ROUTING_NONE = 5
+} lily_routing;
+
+typedef enum lily_pool { LILY_POOL_PROBABILITIES = 0, LILY_POOL_LOGITS = 1 } lily_pool;
+
+typedef enum lily_activation { LILY_ACTIVATION_NONE = 0, LILY_ACTIVATION_RELU = 1 } lily_activation;
+
+typedef enum lily_precision { LILY_PRECISION_DEFAULT = 0, LILY_PRECISION_HIGH = 1, LILY_PRECISION_TF32 = 2 } lily_precision;
+
+/* A stream handle of the backend; 0 is the backend's own stream of the device. The CPU backend has none. */
+typedef uintptr_t lily_stream;
+typedef uintptr_t lily_event;
+
+/* A row-major matrix; data == NULL says that the operand is absent. */
+typedef struct lily_matrix {
+  void *data;
+  int64_t pitch;      /* elements from one row to the next */
+  int32_t dtype;      /* lily_dtype */
+  int32_t accumulate; /* of an output: 1 adds to the old contents, 0 overwrites them unread */
+} lily_matrix;
+
+/* All that a workspace size and a launch plan depend on. */
+typedef struct lily_problem {
+  int64_t tokens;  /* M >= 0 */
+  int64_t d_in;    /* >= 1 */
+  int64_t d_out;   /* >= 1 */
+  int64_t rank;    /* r, 1 .. 4096 */
+  int64_t experts; /* E, 1 .. 64; 1 with LILY_ROUTING_NONE */
+  int64_t groups;  /* G: sequences of LILY_ROUTING_SEQUENCE and LILY_ROUTING_FIXED, else 1 */
+  int32_t routing;
+  int32_t pool;
+  int32_t activation;
+  int32_t precision;
+  int32_t activation_dtype; /* of x, y, dy, dx and hidden */
+  int32_t parameter_dtype;  /* of a, router and b */
+  float scaling;            /* s */
+  int32_t device;
+} lily_problem;
+
+/* What pooling knows of the tokens. Absent pointers are NULL. */
+typedef struct lily_tokens {
+  const uint8_t *mask;             /* [M], 1 keeps; of batch and sequence routing */
+  const int32_t *sequence_offsets; /* [G + 1] from 0 to M, never decreasing; absent: one group of all tokens */
+} lily_tokens;
+
+/*
+ * y (+)= s * phi(x a^T) C, where C mixes the experts of b as the routing says.
+ *
+ * hidden, probabilities and weights are what backward needs; each may be absent, then the value lives in the
+ * workspace or is not made at all.
+ */
+typedef struct lily_forward {
+  lily_problem problem;
+  lily_tokens tokens;
+  lily_matrix x;       /* M x d_in */
+  lily_matrix a;       /* r x d_in */
+  lily_matrix router;  /* E x r; absent where the routing has no router */
+  lily_matrix b;       /* E*r x d_out; d_out x r with LILY_ROUTING_NONE */
+  lily_matrix y;       /* M x d_out, out */
+  void *hidden;        /* M x r, contiguous, activation_dtype, out: after phi */
+  float *probabilities; /* M x E, contiguous, out: token routing, and pooling of probabilities */
+  float *weights;      /* G x E, contiguous; out, but in with LILY_ROUTING_FIXED, where it is required */
+  void *workspace;
+  size_t workspace_bytes;
+  lily_stream stream;
+} lily_forward;
+
+/* Gradients of lily_forward. An absent output is not computed. */
+typedef struct lily_backward {
+  lily_problem problem;
+  lily_tokens tokens;
+  lily_matrix dy;             /* M x d_out */
+  lily_matrix x, a, router, b; /* as in forward */
+  const void *hidden;         /* as forward left them */
+  const float *probabilities;
+  const float *weights;
+  lily_matrix dx;       /* M x d_in, out */
+  lily_matrix da;       /* r x d_in, out */
+  lily_matrix d_router; /* E x r, out */
+  lily_matrix db;       /* shape of b, out; absent where deferred_db is given */
+  float *deferred_db;   /* min(G, E) x r x d_out (E x r x d_out with token routing), contiguous, out; see lily_fold */
+  void *workspace;
+  size_t workspace_bytes;
+  lily_stream stream;
+} lily_backward;
+
+/* One layer's deferred gradient of the shared b. */
+typedef struct lily_deferred {
+  const float *partial; /* deferred_db of its backward */
+  const float *weights; /* [groups, E]: partial holds D_g. NULL: it holds sum_g w_ge D_g, one slab per expert */
+  int64_t groups;       /* slabs in partial */
+} lily_deferred;
+
+/* db_e (+)= sum over layers, in order, and over their groups, in order, of w_ge D_g. */
+typedef struct lily_fold {
+  int64_t rank, experts, d_out;
+  const lily_deferred *layers;
+  int64_t layer_count;
+  lily_matrix db; /* E*r x d_out */
+  int32_t device;
+  lily_stream stream;
+} lily_fold;
+
+typedef struct lily_device_info {
+  char name[128];
+  char detail[64];         /* the instruction set of a CPU, the compute capability of a GPU */
+  uint64_t memory_bytes;   /* 0: unknown */
+  int32_t parallelism;     /* threads that the CPU backend uses, multiprocessors of a GPU */
+} lily_device_info;
+
+/* A backend: a table of functions, constant for the life of the process. */
+typedef struct lily_backend {
+  uint32_t abi_version; /* LILY_ABI_VERSION of the library's build */
+  const char *name;     /* "cpu", "cuda" */
+
+  /* The message of this thread's last call that did not return LILY_OK; for a device error it names that error. */
+  const char *(*last_error)(void);
+
+  lily_status (*device_count)(int32_t *count); /* LILY_ERROR_UNAVAILABLE: last_error says why */
+  lily_status (*device_info)(int32_t device, lily_device_info *info);
+
+  /* Bytes of the workspace, aligned to 64, for any call with this problem, whatever its operands. */
+  lily_status (*forward_workspace)(const lily_problem *problem, size_t *bytes);
+  lily_status (*forward)(const lily_forward *call);
+  lily_status (*backward_workspace)(const lily_problem *problem, size_t *bytes);
+  lily_status (*backward)(const lily_backward *call);
+  lily_status (*fold)(const lily_fold *call);
+
+  /* Memory of a device, aligned to 64 bytes at least. */
+  lily_status (*allocate)(int32_t device, size_t bytes, void **memory);
+  lily_status (*release)(int32_t device, void *memory);
+  lily_status (*copy)(void *destination, const void *source, size_t bytes, lily_stream stream);
+  lily_status (*fill)(void *destination, uint8_t value, size_t bytes, lily_stream stream);
+
+  /* Streams and events. The CPU backend's calls are done when they return: its streams and events are always ready. */
+  lily_status (*stream_create)(int32_t device, lily_stream *stream);
+  lily_status (*stream_destroy)(lily_stream stream);
+  lily_status (*stream_synchronize)(lily_stream stream);
+  lily_status (*event_create)(int32_t device, lily_event *event);
+  lily_status (*event_destroy)(lily_event event);
+  lily_status (*event_record)(lily_event event, lily_stream stream);
+  lily_status (*event_query)(lily_event event, int32_t *ready);
+  lily_status (*stream_wait_event)(lily_stream stream, lily_event event);
+} lily_backend;
+
+/* The CPU backend, built into the addon. */
+const lily_backend *lily_cpu_backend(void);
+
+/* The one symbol that a backend in a library of its own exports. NULL: it was built for another ABI version. */
+typedef const lily_backend *(*lily_backend_entry)(uint32_t abi_version);
+#define LILY_BACKEND_ENTRY "lily_backend_get"
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,71 @@
+// The addon's exports. What each is stands in lib/native.ts.
+#include <napi.h>
+
+#include "lily/backend.h"
+#include "napi/calls.h"
+#include "napi/descriptor.h"
+
+namespace {
+
+Napi::Array names(Napi::Env env, const char *const *list, int count) {
+  Napi::Array array = Napi::Array::New(env, count);
+  for (int i = 0; i < count; ++i) array[static_cast<uint32_t>(i)] = Napi::String::New(env, list[i]);
+  return array;
+}
+
+struct Constant {
+  const char *kind;
+  const char *name;
+  int value;
+};
+
+constexpr Constant kConstants[] = {
+    {"backend", "cpu", 0},
+    {"backend", "cuda", 1},
+    {"dtype", "float32", LILY_FLOAT32},
+    {"dtype", "bfloat16", LILY_BFLOAT16},
+    {"dtype", "float16", LILY_FLOAT16},
+    {"routing", "batch", LILY_ROUTING_BATCH},
+    {"routing", "sequence", LILY_ROUTING_SEQUENCE},
+    {"routing", "token", LILY_ROUTING_TOKEN},
+    {"routing", "uniform", LILY_ROUTING_UNIFORM},
+    {"routing", "fixed", LILY_ROUTING_FIXED},
+    {"routing", "none", LILY_ROUTING_NONE},
+    {"pool", "probabilities", LILY_POOL_PROBABILITIES},
+    {"pool", "logits", LILY_POOL_LOGITS},
+    {"activation", "none", LILY_ACTIVATION_NONE},
+    {"activation", "relu", LILY_ACTIVATION_RELU},
+    {"precision", "default", LILY_PRECISION_DEFAULT},
+    {"precision", "high", LILY_PRECISION_HIGH},
+    {"precision", "tf32", LILY_PRECISION_TF32},
+};
+
+Napi::Object constants(Napi::Env env) {
+  Napi::Object all = Napi::Object::New(env);
+  for (const Constant &constant : kConstants) {
+    if (!all.Has(constant.kind)) all.Set(constant.kind, Napi::Object::New(env));
+    all.Get(constant.kind).As<Napi::Object>().Set(constant.name, constant.value);
+  }
+  return all;
+}
+
+Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  using namespace lily::napi;
+  exports.Set("fields", names(env, kFieldNames, kFieldCount));
+  exports.Set("slotFields", names(env, kSlotFieldNames, kSlotFieldCount));
+  exports.Set("forwardSlots", names(env, forward_slot::kNames, forward_slot::kCount));
+  exports.Set("backwardSlots", names(env, backward_slot::kNames, backward_slot::kCount));
+  exports.Set("constants", constants(env));
+  exports.Set("forward", Napi::Function::New<forward>(env));
+  exports.Set("forwardAsync", Napi::Function::New<forward_async>(env));
+  exports.Set("backward", Napi::Function::New<backward>(env));
+  exports.Set("backwardAsync", Napi::Function::New<backward_async>(env));
+  exports.Set("fold", Napi::Function::New<fold>(env));
+  exports.Set("allocate", Napi::Function::New<allocate>(env));
+  exports.Set("backends", Napi::Function::New<backends>(env));
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(lily, initialize)

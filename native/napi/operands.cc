@@ -1,0 +1,225 @@
+#include "napi/operands.h"
+
+#include <string>
+
+#include "core/problem.h"
+
+namespace lily::napi {
+namespace {
+
+// Bytes up to the end of the last row, or -1 where they do not fit into an int64.
+int64_t extent(int64_t rows, int64_t columns, int64_t pitch, int64_t element_bytes) {
+  if (rows == 0 || columns == 0) return 0;
+  int64_t elements = 0, bytes = 0;
+  if (__builtin_mul_overflow(rows - 1, pitch, &elements) || __builtin_add_overflow(elements, columns, &elements) ||
+      __builtin_mul_overflow(elements, element_bytes, &bytes)) {
+    return -1;
+  }
+  return bytes;
+}
+
+// False: it is not a typed array.
+bool typed_array_memory(napi_env env, napi_value value, void **data, size_t *bytes) {
+  napi_typedarray_type type;
+  size_t length = 0;
+  if (napi_get_typedarray_info(env, value, &type, &length, data, nullptr, nullptr) != napi_ok) return false;
+  static constexpr size_t kElementBytes[] = {1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8};
+  if (static_cast<size_t>(type) >= sizeof kElementBytes / sizeof *kElementBytes) return false;
+  *bytes = length * kElementBytes[type];
+  return true;
+}
+
+}  // namespace
+
+Napi::Error make_error(Napi::Env env, const char *code, const std::string &message) {
+  Napi::Error error = Napi::Error::New(env, message);
+  error.Set("code", code);
+  return error;
+}
+
+Napi::Error make_error(Napi::Env env, const lily_backend &backend, lily_status status) {
+  switch (status) {
+    case LILY_ERROR_UNAVAILABLE: return make_error(env, "ERR_LILY_BACKEND_UNAVAILABLE", backend.last_error());
+    case LILY_ERROR_OUT_OF_MEMORY: return make_error(env, "ERR_LILY_OUT_OF_MEMORY", backend.last_error());
+    case LILY_ERROR_DEVICE: return make_error(env, "ERR_LILY_CUDA", backend.last_error());
+    default: return make_error(env, "ERR_LILY_ARGUMENT", backend.last_error());
+  }
+}
+
+Arguments::Arguments(const Napi::CallbackInfo &info, const char *const *slot_names, int slot_count)
+    : info_(info), slot_names_(slot_names) {
+  Napi::Env env = info.Env();
+  const int numbers = kFieldCount + slot_count * kSlotFieldCount;
+  numbers_ = static_cast<const double *>(array_memory(env, info[0], numbers, sizeof(double), "descriptor"));
+  backend_ = backend_by_number(field(kBackend));
+  if (backend_ == nullptr) {
+    throw make_error(env, "ERR_LILY_BACKEND_UNAVAILABLE", "this build of lily-kernels does not have the backend");
+  }
+  problem_.tokens = whole(field(kTokens), "tokens");
+  problem_.d_in = whole(field(kDIn), "dIn");
+  problem_.d_out = whole(field(kDOut), "dOut");
+  problem_.rank = whole(field(kRank), "rank");
+  problem_.experts = whole(field(kExperts), "experts");
+  problem_.groups = whole(field(kGroups), "groups");
+  problem_.routing = static_cast<int32_t>(whole(field(kRouting), "routing"));
+  problem_.pool = static_cast<int32_t>(whole(field(kPool), "pool"));
+  problem_.activation = static_cast<int32_t>(whole(field(kActivation), "activation"));
+  problem_.precision = static_cast<int32_t>(whole(field(kPrecision), "precision"));
+  problem_.activation_dtype = static_cast<int32_t>(whole(field(kActivationDtype), "activationDtype"));
+  problem_.parameter_dtype = static_cast<int32_t>(whole(field(kParameterDtype), "parameterDtype"));
+  problem_.scaling = static_cast<float>(field(kScaling));
+  problem_.device = static_cast<int32_t>(whole(field(kDevice), "device"));
+  if (const char *wrong = problem_error(problem_)) throw make_error(env, "ERR_LILY_ARGUMENT", wrong);
+}
+
+int64_t Arguments::whole(double number, const char *name) const {
+  constexpr double kLimit = 9007199254740992.0;  // 2^53
+  if (number >= -kLimit && number <= kLimit) return static_cast<int64_t>(number);
+  throw make_error(info_.Env(), "ERR_LILY_ARGUMENT", std::string(name) + " is not a whole number");
+}
+
+bool Arguments::has(int slot) const {
+  const Napi::Value value = info_[slot + 1];
+  return !value.IsNull() && !value.IsUndefined();
+}
+
+Arguments::Memory Arguments::memory(int slot) const {
+  const napi_value value = info_[slot + 1];
+  void *data = nullptr;
+  size_t bytes = 0;
+  if (!typed_array_memory(info_.Env(), value, &data, &bytes)) {
+    throw make_error(info_.Env(), "ERR_LILY_ARGUMENT", std::string(slot_names_[slot]) + " is not a typed array");
+  }
+  return {static_cast<char *>(data), bytes};
+}
+
+void *Arguments::checked(int slot, int64_t rows, int64_t columns, int64_t pitch, int64_t element_bytes) const {
+  const Memory given = memory(slot);
+  const int64_t offset = whole(slot_field(slot, kByteOffset), "byteOffset");
+  const int64_t bytes = extent(rows, columns, pitch, element_bytes);
+  const bool fits = bytes >= 0 && offset >= 0 && (pitch >= columns || rows <= 1) &&
+                    static_cast<uint64_t>(offset) <= given.bytes &&
+                    static_cast<uint64_t>(bytes) <= given.bytes - static_cast<uint64_t>(offset);
+  if (!fits) {
+    throw make_error(info_.Env(), "ERR_LILY_SHAPE",
+                     std::string(slot_names_[slot]) + " does not hold " + std::to_string(rows) + " rows of " +
+                         std::to_string(columns) + " elements with pitch " + std::to_string(pitch) + ": it has " +
+                         std::to_string(given.bytes) + " bytes from offset " + std::to_string(offset));
+  }
+  // An empty operand may have no memory at all, yet it is there.
+  static char empty[1];
+  return given.data == nullptr ? empty : given.data + offset;
+}
+
+lily_matrix Arguments::matrix(int slot, int64_t rows, int64_t columns) const {
+  const int64_t pitch = whole(slot_field(slot, kPitch), "pitch");
+  const int32_t dtype = static_cast<int32_t>(whole(slot_field(slot, kDtype), "dtype"));
+  const int64_t element_bytes = dtype_bytes(dtype);
+  if (element_bytes == 0) throw make_error(info_.Env(), "ERR_LILY_DTYPE", "unknown dtype");
+  return {checked(slot, rows, columns, pitch, element_bytes), pitch, dtype,
+          slot_field(slot, kAccumulate) != 0 ? 1 : 0};
+}
+
+lily_matrix Arguments::matrix_if_given(int slot, int64_t rows, int64_t columns) const {
+  return has(slot) ? matrix(slot, rows, columns) : lily_matrix{};
+}
+
+void *Arguments::array(int slot, int64_t count, int64_t element_bytes) const {
+  return checked(slot, 1, count, count, element_bytes);
+}
+
+void *Arguments::array_if_given(int slot, int64_t count, int64_t element_bytes) const {
+  return has(slot) ? array(slot, count, element_bytes) : nullptr;
+}
+
+lily_tokens Arguments::tokens(int mask_slot, int offsets_slot) const {
+  lily_tokens tokens = {};
+  tokens.mask = static_cast<const uint8_t *>(array_if_given(mask_slot, problem_.tokens, 1));
+  if (!may_have_groups(problem_)) return tokens;
+  if (!has(offsets_slot) && problem_.routing == LILY_ROUTING_FIXED && problem_.groups == 1) return tokens;
+  const auto *offsets = static_cast<const int32_t *>(array(offsets_slot, problem_.groups + 1, sizeof(int32_t)));
+  bool ascends = offsets[0] == 0 && offsets[problem_.groups] == problem_.tokens;
+  for (int64_t group = 0; group < problem_.groups; ++group) ascends = ascends && offsets[group] <= offsets[group + 1];
+  if (!ascends) {
+    throw make_error(info_.Env(), "ERR_LILY_ARGUMENT", "sequenceOffsets do not ascend from 0 to the number of tokens");
+  }
+  tokens.sequence_offsets = offsets;
+  return tokens;
+}
+
+void *array_memory(Napi::Env env, napi_value value, int64_t count, int64_t element_bytes, const char *name) {
+  void *data = nullptr;
+  size_t bytes = 0;
+  const int64_t needed = extent(1, count, count, element_bytes);
+  if (typed_array_memory(env, value, &data, &bytes) && needed >= 0 && bytes >= static_cast<uint64_t>(needed)) {
+    return data;
+  }
+  throw make_error(env, "ERR_LILY_ARGUMENT",
+                   std::string(name) + " must be a typed array of at least " + std::to_string(needed) + " bytes");
+}
+
+lily_forward read_forward(const Arguments &arguments) {
+  using namespace forward_slot;
+  const lily_problem &problem = arguments.problem();
+  const bool lora = problem.routing == LILY_ROUTING_NONE;
+  lily_forward call = {};
+  call.problem = problem;
+  call.stream = arguments.stream();
+  call.tokens = arguments.tokens(kMask, kSequenceOffsets);
+  call.x = arguments.matrix(kX, problem.tokens, problem.d_in);
+  call.a = arguments.matrix(kA, problem.rank, problem.d_in);
+  if (has_router(problem)) call.router = arguments.matrix(kRouter, problem.experts, problem.rank);
+  call.b = lora ? arguments.matrix(kB, problem.d_out, problem.rank)
+                : arguments.matrix(kB, problem.experts * problem.rank, problem.d_out);
+  call.y = arguments.matrix(kY, problem.tokens, problem.d_out);
+  call.hidden =
+      arguments.array_if_given(kHidden, problem.tokens * problem.rank, dtype_bytes(problem.activation_dtype));
+  call.probabilities = static_cast<float *>(
+      arguments.array_if_given(kProbabilities, problem.tokens * problem.experts, sizeof(float)));
+  if (has_weights(problem)) {
+    const int64_t count = problem.groups * problem.experts;
+    call.weights = static_cast<float *>(problem.routing == LILY_ROUTING_FIXED
+                                            ? arguments.array(kWeights, count, sizeof(float))
+                                            : arguments.array_if_given(kWeights, count, sizeof(float)));
+  }
+  return call;
+}
+
+lily_backward read_backward(const Arguments &arguments) {
+  using namespace backward_slot;
+  const lily_problem &problem = arguments.problem();
+  const bool lora = problem.routing == LILY_ROUTING_NONE;
+  const int64_t b_rows = lora ? problem.d_out : problem.experts * problem.rank;
+  const int64_t b_columns = lora ? problem.rank : problem.d_out;
+  lily_backward call = {};
+  call.problem = problem;
+  call.stream = arguments.stream();
+  call.tokens = arguments.tokens(kMask, kSequenceOffsets);
+  call.dy = arguments.matrix(kDy, problem.tokens, problem.d_out);
+  call.x = arguments.matrix(kX, problem.tokens, problem.d_in);
+  call.a = arguments.matrix(kA, problem.rank, problem.d_in);
+  call.b = arguments.matrix(kB, b_rows, b_columns);
+  call.hidden = arguments.array(kHidden, problem.tokens * problem.rank, dtype_bytes(problem.activation_dtype));
+  call.dx = arguments.matrix_if_given(kDx, problem.tokens, problem.d_in);
+  call.da = arguments.matrix_if_given(kDa, problem.rank, problem.d_in);
+  if (has_router(problem)) {
+    call.router = arguments.matrix(kRouter, problem.experts, problem.rank);
+    call.d_router = arguments.matrix_if_given(kDRouter, problem.experts, problem.rank);
+  }
+  if (keeps_probabilities(problem)) {
+    call.probabilities =
+        static_cast<float *>(arguments.array(kProbabilities, problem.tokens * problem.experts, sizeof(float)));
+  }
+  if (has_weights(problem)) {
+    call.weights = static_cast<float *>(arguments.array(kWeights, problem.groups * problem.experts, sizeof(float)));
+  }
+  if (arguments.has(kDeferredDb) && !lora) {
+    call.deferred_db = static_cast<float *>(
+        arguments.array(kDeferredDb, deferred_slabs(problem) * problem.rank * problem.d_out, sizeof(float)));
+  } else {
+    call.db = arguments.matrix_if_given(kDb, b_rows, b_columns);
+  }
+  return call;
+}
+
+}  // namespace lily::napi
