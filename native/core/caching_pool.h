@@ -1,5 +1,5 @@
-// Blocks of a backend's memory, kept for the next call instead of given back: fresh memory costs a page fault per 4 KiB,
-// several times what the kernels need.
+// Blocks of a backend's memory, kept for the next call instead of given back: fresh memory costs a page fault per 4
+// KiB, several times what the kernels need.
 #pragma once
 
 #include <stddef.h>

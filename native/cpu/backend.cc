@@ -89,10 +89,8 @@ lily_status forward(const lily_forward *call) {
   if (pass.router_packed != nullptr) kernels.pack_router(pass);
   parallel_for(plan.token_blocks, [&](int64_t block, int64_t) { kernels.route(pass, block); });
   if (has_weights(call->problem) && call->problem.routing != LILY_ROUTING_FIXED) pool_weights(pass, plan.own_weights);
-  if (call->y.data != nullptr) {
-    parallel_for(pass.expand_slabs.count,
-                 [&](int64_t slab, int64_t worker) { kernels.expand(pass, slab, scratch(worker)); });
-  }
+  parallel_for(pass.expand_slabs.count * pass.expand_chunks,
+               [&](int64_t task, int64_t worker) { kernels.expand(pass, task, scratch(worker)); });
   return LILY_OK;
 }
 

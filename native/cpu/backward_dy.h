@@ -51,9 +51,9 @@ LILY_INLINE double dot_with_expert(const Mixture &mixture, int64_t expert, int64
   return total;
 }
 
-// Everything that needs D_g, whose columns [begin, end) are in `sums`.
+// Everything that needs D_g, whose columns [begin, end) are in `sums`; `block` holds kBlockFloats.
 LILY_INLINE void consume_outer_product(const BackwardPass &pass, int64_t slab, int64_t group, int64_t begin,
-                                       int64_t end, const float *sums) {
+                                       int64_t end, const float *sums, float *block) {
   const lily_problem &problem = pass.call->problem;
   const Mixture &mixture = pass.mixture;
   const float *weights = mixture.weights + group * mixture.experts;
@@ -66,14 +66,14 @@ LILY_INLINE void consume_outer_product(const BackwardPass &pass, int64_t slab, i
   if (!pass.wants_db) return;
   const lily_matrix &db = pass.call->db;
   if (mixture.transposed) {
-    float *rows = static_cast<float *>(db.data) + begin * db.pitch;
-    for (int64_t j = 0; j < end - begin; ++j) {
-      const int64_t p = j / kPanel, width = round_up(panel_columns(end - begin, p), kLanes);
-      const float *column = sums + p * kPanel * mixture.rank + j % kPanel;
-      for (int64_t i = 0; i < mixture.rank; ++i) {
-        float &target = rows[j * db.pitch + i];
-        const float value = mixture.scaling * column[i * width];
-        target = db.accumulate ? target + value : value;
+    for (int64_t p = 0; p < panel_count(end - begin); ++p) {
+      const int64_t columns = panel_columns(end - begin, p);
+      for (int64_t i = 0; i < mixture.rank; i += kPanel) {
+        const int64_t rows = minimum(kPanel, mixture.rank - i), width = round_up(columns, kLanes);
+        transpose(rows, columns, sums + p * kPanel * mixture.rank + i * width, width, mixture.scaling, block,
+                  round_up(rows, kLanes));
+        write_panels(columns, rows, block, 1.0f, static_cast<float *>(db.data) + (begin + p * kPanel) * db.pitch + i,
+                     db.pitch, db.accumulate != 0);
       }
     }
     return;
@@ -136,7 +136,7 @@ void dy_pass(const BackwardPass &pass, int64_t slab, float *scratch) {
                             sums, edge);
         }
       }
-      if (wants_outer_product) consume_outer_product(pass, slab, group, begin, end, sums);
+      if (wants_outer_product) consume_outer_product(pass, slab, group, begin, end, sums, block);
     }
   }
 }

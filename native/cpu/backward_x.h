@@ -52,8 +52,8 @@ void x_pass(const BackwardPass &pass, int64_t slab, float *scratch) {
         const Left left = {pass.dh + row * pass.rank_pitch, pass.rank_pitch, 1};
         for (int64_t p = 0; p < panel_count(columns); ++p) {
           const int64_t panel = panel_columns(columns, p);
-          multiply_into(rows, panel, rank, left, panels + p * kPanel * rank,
-                        dx_columns + row * dx.pitch + p * kPanel, dx.pitch, dx.accumulate != 0);
+          multiply_into(rows, panel, rank, left, panels + p * kPanel * rank, dx_columns + row * dx.pitch + p * kPanel,
+                        dx.pitch, dx.accumulate != 0);
           if (da.data != nullptr) prefetch_tile(x_columns + row * x.pitch + p * kPanel, x.pitch, rows, panel);
         }
       }

@@ -1,10 +1,10 @@
-// y (+)= left C_g, a slab of d_out at a time; left is h, or u = p (x) h with token routing.
+// y (+)= left C_g, a slab of d_out and a chunk of tokens at a time; left is h, or u = p (x) h with token routing.
 //
 //   left  M x mixture.rank
 //   y     M x d_out, pitched
 //
 // For each group the slab's columns of C_g are combined into scratch, [panel][rank][width], where they stay while the
-// group's tokens pass. y is read (when accumulating) and written once, B is read once per group.
+// group's tokens pass. y is read (when accumulating) and written once, B is read once per group and chunk.
 #pragma once
 
 #include "cpu/mixture.h"
@@ -35,18 +35,23 @@ LILY_INLINE void multiply_panels(int64_t rows, int64_t columns, int64_t depth, L
   }
 }
 
-void expand(const ForwardPass &pass, int64_t slab, float *scratch) {
+void expand(const ForwardPass &pass, int64_t task, float *scratch) {
   const lily_matrix &y = pass.call->y;
   const int64_t rank = pass.mixture.rank;
+  const int64_t slab = task % pass.expand_slabs.count;
   const int64_t begin = pass.expand_slabs.begin(slab), end = pass.expand_slabs.end(slab);
+  const int64_t token_begin = task / pass.expand_slabs.count * pass.expand_chunk;
+  const int64_t token_end = minimum(pass.groups.tokens, token_begin + pass.expand_chunk);
   float *out = static_cast<float *>(y.data) + begin;
-  for (int64_t group = 0; group < pass.groups.count; ++group) {
-    const int64_t group_end = pass.groups.end(group);
-    if (pass.groups.begin(group) == group_end) continue;
+  for (int64_t group = pass.groups.of(token_begin); group < pass.groups.count; ++group) {
+    const int64_t from = maximum(token_begin, pass.groups.begin(group));
+    const int64_t to = minimum(token_end, pass.groups.end(group));
+    if (pass.groups.begin(group) >= token_end) break;
+    if (from >= to) continue;
     mix_slab(pass.mixture, group, begin, end, scratch);
-    for (int64_t t = pass.groups.begin(group); t < group_end; t += kTileRows) {
-      multiply_panels(minimum(kTileRows, group_end - t), end - begin, rank, Left{pass.left + t * rank, rank, 1},
-                      scratch, out + t * y.pitch, y.pitch, y.accumulate != 0);
+    for (int64_t t = from; t < to; t += kTileRows) {
+      multiply_panels(minimum(kTileRows, to - t), end - begin, rank, Left{pass.left + t * rank, rank, 1}, scratch,
+                      out + t * y.pitch, y.pitch, y.accumulate != 0);
     }
   }
 }

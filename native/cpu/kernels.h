@@ -83,8 +83,10 @@ struct ForwardPass {
   // Sums over the kept tokens of one group inside one block, of p or of the logits: [block + group][E].
   float *pool_sums;
 
-  // expand: tasks = slabs of d_out
+  // expand: tasks = slabs of d_out x chunks of tokens
   Slabs expand_slabs;
+  int64_t expand_chunk;
+  int64_t expand_chunks;
   const float *left;      // M x mixture.rank: hidden or mixed_hidden
 };
 
@@ -121,7 +123,8 @@ struct BackwardPass {
 
 struct Kernels {
   int64_t lanes;
-  int64_t panel;  // columns of a panel: slab widths are multiples of it
+  int64_t panel;      // columns of a panel: slab widths are multiples of it
+  int64_t tile_rows;  // rows of a tile: chunks of tokens are multiples of it
 
   // Floats of scratch memory per thread.
   int64_t (*forward_scratch)(const ForwardPass &);

@@ -19,8 +19,8 @@ int64_t backward_scratch(const BackwardPass &pass) {
 
 }  // namespace
 
-const Kernels LILY_KERNELS = {kLanes,      kPanel,  forward_scratch,  backward_scratch, shrink,
-                              pack_router, route,   expand,           mix_hidden,       dy_pass,
-                              pack_router_rows, hidden_gradient, x_pass, router_gradient, fold};
+const Kernels LILY_KERNELS = {kLanes,           kPanel, kTileRows,          forward_scratch, backward_scratch, shrink,
+                              pack_router,      route,           expand,          mix_hidden,       dy_pass,
+                              pack_router_rows, hidden_gradient, x_pass,          router_gradient,  fold};
 
 }  // namespace lily::cpu

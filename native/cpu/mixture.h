@@ -12,13 +12,21 @@ namespace {
 // A block of kPanel x kPanel numbers on the way from one layout to the other.
 constexpr int64_t kBlockFloats = kPanel * kPanel;
 
-// out[j][i] = scale * in[i][j] for i < rows, j < columns; the rest of a row of out, up to `width`, is zero.
+// out[j][i] = scale * in[i][j] for i < rows, j < columns. Rows of out are `width` long, whole vectors; what lies behind
+// the last row of `in` becomes zero.
 LILY_INLINE void transpose(int64_t rows, int64_t columns, const float *in, int64_t in_pitch, float scale, float *out,
                            int64_t width) {
-  for (int64_t j = 0; j < columns; ++j) {
-    float *row = out + j * width;
-    for (int64_t i = 0; i < rows; ++i) row[i] = scale * in[i * in_pitch + j];
-    for (int64_t i = rows; i < width; ++i) row[i] = 0.0f;
+  for (int64_t i = 0; i < width; i += kLanes) {
+    for (int64_t j = 0; j < columns; j += kLanes) {
+      Vector block[kLanes];
+#pragma GCC unroll 16
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        block[lane] = i + lane < rows ? scale * load_up_to(in + (i + lane) * in_pitch + j, columns - j) : Vector{};
+      }
+      transpose_block(block);
+      const int64_t count = minimum(kLanes, columns - j);
+      for (int64_t lane = 0; lane < count; ++lane) store(out + (j + lane) * width + i, block[lane]);
+    }
   }
 }
 
@@ -58,12 +66,7 @@ LILY_INLINE void mix_panel(const Mixture &mixture, const float *weights, int64_t
     mix_rows(mixture, weights, 0, mixture.rank, column, columns, out, width);
     return;
   }
-  for (int64_t i = 0; i < mixture.rank; ++i) {
-    const float *from = mixture.b + column * mixture.pitch + i;
-    for (int64_t j = 0; j < width; ++j) {
-      out[i * width + j] = j < columns ? mixture.scaling * from[j * mixture.pitch] : 0.0f;
-    }
-  }
+  transpose(columns, mixture.rank, mixture.b + column * mixture.pitch, mixture.pitch, mixture.scaling, out, width);
 }
 
 // C^T of the same columns and of rows [row, row + rows) of C, packed [columns][width]; `block` holds kBlockFloats.

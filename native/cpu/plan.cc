@@ -24,11 +24,13 @@ Slabs cut(int64_t columns, int64_t count, int64_t panel) {
 // Scratch of rank x width floats stays within this: half of a usual L2 cache (1 MiB) leaves room for activations.
 constexpr int64_t kSlabFloats = 128 * 1024;
 
-// As many slabs as threads want, twice over so that an unlucky thread delays less; none wider than the scratch allows.
-// Only for passes in which no sum crosses a slab.
-Slabs cut_for_threads(int64_t columns, int64_t rank, int64_t panel) {
+// Tasks that give every thread two: an unlucky thread then delays less.
+int64_t wanted_tasks() { return 2 * static_cast<int64_t>(thread_count()); }
+
+// Slabs none of which is wider than the scratch allows.
+Slabs cut_for_scratch(int64_t columns, int64_t rank, int64_t panel, int64_t count) {
   const int64_t widest = std::max(panel, kSlabFloats / rank / panel * panel);
-  return cut(columns, std::max(divide_up(columns, widest), 2 * static_cast<int64_t>(thread_count())), panel);
+  return cut(columns, std::max(divide_up(columns, widest), count), panel);
 }
 
 // Even, so that two threads share the work of the usual shapes evenly.
@@ -87,7 +89,15 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
   plan.own_weights = call.weights != nullptr ? call.weights : own_weights;
   pass.mixture = mixture_of(problem, call.b, plan.own_weights);
   pass.left = token_routing ? pass.mixed_hidden : pass.hidden;
-  pass.expand_slabs = cut_for_threads(problem.d_out, pass.mixture.rank, kernels.panel);
+  // Chunks of tokens rather than slabs: whole rows of y stay with one thread. Each chunk combines C anew, which 32 E
+  // tokens pay for.
+  const int64_t fewest_slabs = cut_for_scratch(problem.d_out, pass.mixture.rank, kernels.panel, 1).count;
+  const int64_t worth = std::max<int64_t>(1, problem.tokens / (32 * pass.mixture.experts));
+  const int64_t chunks = std::min(divide_up(wanted_tasks(), fewest_slabs), worth);
+  pass.expand_chunk = round_up(std::max<int64_t>(1, divide_up(problem.tokens, chunks)), kernels.tile_rows);
+  pass.expand_chunks = divide_up(problem.tokens, pass.expand_chunk);
+  pass.expand_slabs =
+      cut_for_scratch(problem.d_out, pass.mixture.rank, kernels.panel, divide_up(wanted_tasks(), chunks));
 
   plan.scratch_floats = round_up(kernels.forward_scratch(pass), Workspace::kAlignment / sizeof(float));
   plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
@@ -131,8 +141,8 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
     pass.router_packed = workspace.take<float>(problem.experts * pass.rank_pitch);
     pass.dl = workspace.take<float>(problem.tokens * problem.experts);
   }
-  pass.x_slabs = cut_for_threads(problem.d_in, problem.rank, kernels.panel);
-  pass.router_slabs = cut_for_threads(problem.rank, problem.experts, kernels.panel);
+  pass.x_slabs = cut_for_scratch(problem.d_in, problem.rank, kernels.panel, wanted_tasks());
+  pass.router_slabs = cut_for_scratch(problem.rank, problem.experts, kernels.panel, 1);
 
   plan.scratch_floats = round_up(kernels.backward_scratch(pass), Workspace::kAlignment / sizeof(float));
   plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
@@ -141,7 +151,7 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
 }
 
 Slabs plan_fold(const lily_fold &call, const Kernels &kernels) {
-  return cut_for_threads(call.d_out, 1, kernels.panel);
+  return cut(call.d_out, wanted_tasks(), kernels.panel);
 }
 
 }  // namespace lily::cpu

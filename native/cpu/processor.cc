@@ -99,7 +99,9 @@ const InstructionSet &instruction_set() {
   return *chosen;
 }
 
-int default_thread_count() { return std::max(1, std::min({affinity_count(), quota_count(), physical_core_count(), 256})); }
+int default_thread_count() {
+  return std::max(1, std::min({affinity_count(), quota_count(), physical_core_count(), 256}));
+}
 
 std::string processor_name() {
   std::ifstream file("/proc/cpuinfo");

@@ -46,6 +46,42 @@ LILY_INLINE float sum_lanes(Vector v) {
   return lanes[0];
 }
 
+// a0 b0 a1 b1 ... of the first or of the second halves of two vectors.
+#if LILY_VECTOR_BYTES == 64
+LILY_INLINE Vector interleave_first(Vector a, Vector b) {
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+LILY_INLINE Vector interleave_second(Vector a, Vector b) {
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+#elif LILY_VECTOR_BYTES == 32
+LILY_INLINE Vector interleave_first(Vector a, Vector b) {
+  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+}
+LILY_INLINE Vector interleave_second(Vector a, Vector b) {
+  return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+#else
+LILY_INLINE Vector interleave_first(Vector a, Vector b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
+LILY_INLINE Vector interleave_second(Vector a, Vector b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
+#endif
+
+// Row i of a square block becomes column i. Interleaving row i with row i + kLanes / 2 shifts one bit of the row number
+// into the column number; after log2(kLanes) rounds they have changed places.
+LILY_INLINE void transpose_block(Vector (&block)[kLanes]) {
+#pragma GCC unroll 4
+  for (int64_t round = 1; round < kLanes; round *= 2) {
+    Vector next[kLanes];
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kLanes / 2; ++i) {
+      next[2 * i] = interleave_first(block[i], block[i + kLanes / 2]);
+      next[2 * i + 1] = interleave_second(block[i], block[i + kLanes / 2]);
+    }
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kLanes; ++i) block[i] = next[i];
+  }
+}
+
 // e^x for x <= 0, within 1 ulp; 0 below the smallest normal result. x = n ln 2 + f with |f| <= ln 2 / 2, e^f from its
 // Taylor polynomial of degree 7 (its remainder, f^8 / 8!, is below 6e-9), 2^n put into the exponent.
 LILY_INLINE Vector exp_of_nonpositive(Vector x) {

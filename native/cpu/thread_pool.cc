@@ -7,7 +7,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
-#include <new>
+#include <system_error>
 #include <thread>
 
 #include "cpu/processor.h"
@@ -31,9 +31,33 @@ void pause() {
 // waking a sleeper costs tens of them. About 50 us.
 constexpr int kSpins = 2000;
 
+// A share of a call's tasks: the end of the range in the high half, the next task in the low half, so that one
+// compare-and-swap claims a task.
+class alignas(64) Share {
+ public:
+  void set(int64_t begin, int64_t end) {
+    ticket_.store(static_cast<uint64_t>(end) << 32 | static_cast<uint64_t>(begin), std::memory_order_release);
+  }
+
+  // The claimed task, or -1.
+  int64_t claim() {
+    uint64_t ticket = ticket_.load(std::memory_order_acquire);
+    while ((ticket & kLow) < (ticket >> 32)) {
+      if (ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
+        return static_cast<int64_t>(ticket & kLow);
+      }
+    }
+    return -1;
+  }
+
+ private:
+  static constexpr uint64_t kLow = 0xffffffffu;
+  std::atomic<uint64_t> ticket_{0};
+};
+
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads) : threads_(threads) {}
+  explicit ThreadPool(int threads) : threads_(threads), shares_(new Share[threads]) {}
 
   bool try_acquire() { return !busy_.exchange(true, std::memory_order_acquire); }
   void release() { busy_.store(false, std::memory_order_release); }
@@ -44,7 +68,8 @@ class ThreadPool {
     task_ = task;
     context_ = context;
     done_.store(0, std::memory_order_relaxed);
-    ticket_.store(static_cast<uint64_t>(count) << 32, std::memory_order_seq_cst);
+    for (int64_t i = 0; i < threads_; ++i) shares_[i].set(count * i / threads_, count * (i + 1) / threads_);
+    call_.fetch_add(1, std::memory_order_seq_cst);
     if (sleepers_.load(std::memory_order_seq_cst) > 0) {
       { std::lock_guard<std::mutex> lock(mutex_); }
       wake_.notify_all();
@@ -54,35 +79,35 @@ class ThreadPool {
   }
 
  private:
-  // Takes tasks until there are none. Only a claimed ticket gives the right to read the job: the caller waits for every
-  // claimed task, so the job cannot change before it is done.
+  // A thread's own share first: from one call to the next it then finds its slabs in its own cache. What slower threads
+  // have left comes after. Only a claim gives the right to read the job: the caller waits for every claimed task, so
+  // the job cannot change before it is done.
   void work(int64_t worker) {
-    uint64_t ticket = ticket_.load(std::memory_order_acquire);
-    while (has_task(ticket)) {
-      if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
-        continue;
+    for (int64_t i = 0; i < threads_; ++i) {
+      Share &share = shares_[(worker + i) % threads_];
+      for (int64_t index = share.claim(); index >= 0; index = share.claim()) {
+        task_(context_, index, worker);
+        done_.fetch_add(1, std::memory_order_release);
       }
-      task_(context_, static_cast<int64_t>(ticket & 0xffffffffu), worker);
-      done_.fetch_add(1, std::memory_order_release);
-      ticket = ticket_.load(std::memory_order_acquire);
     }
   }
 
-  static bool has_task(uint64_t ticket) { return (ticket & 0xffffffffu) < (ticket >> 32); }
-
   void work_forever(int64_t worker) {
+    uint64_t seen = 0;
     for (;;) {
-      work(worker);
-      bool found = false;
-      for (int spin = 0; spin < kSpins && !found; ++spin) {
-        found = has_task(ticket_.load(std::memory_order_acquire));
-        if (!found) pause();
+      uint64_t call = call_.load(std::memory_order_acquire);
+      for (int spin = 0; spin < kSpins && call == seen; ++spin) {
+        pause();
+        call = call_.load(std::memory_order_acquire);
       }
-      if (found) continue;
-      std::unique_lock<std::mutex> lock(mutex_);
-      sleepers_.fetch_add(1, std::memory_order_seq_cst);
-      wake_.wait(lock, [this] { return has_task(ticket_.load(std::memory_order_seq_cst)); });
-      sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+      if (call == seen) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        sleepers_.fetch_add(1, std::memory_order_seq_cst);
+        wake_.wait(lock, [&] { return (call = call_.load(std::memory_order_seq_cst)) != seen; });
+        sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+      }
+      seen = call;
+      work(worker);
     }
   }
 
@@ -99,10 +124,11 @@ class ThreadPool {
     }
   }
 
-  const int threads_;
+  const int64_t threads_;
+  const std::unique_ptr<Share[]> shares_;
   bool started_ = false;
   std::atomic<bool> busy_{false};
-  std::atomic<uint64_t> ticket_{0};  // count of tasks << 32 | next task
+  std::atomic<uint64_t> call_{0};  // counts calls of run()
   std::atomic<int64_t> done_{0};
   Task task_ = nullptr;
   const void *context_ = nullptr;

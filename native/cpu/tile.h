@@ -78,8 +78,8 @@ LILY_INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
 LILY_INLINE int64_t maximum(int64_t a, int64_t b) { return a > b ? a : b; }
 LILY_INLINE int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Columns of a row-major matrix of `columns` columns are taken in panels of kPanel; the last one may be narrower. A packed
-// panel is padded with zeros to whole vectors, and panel p of a matrix with R rows starts at p * kPanel * R.
+// Columns of a row-major matrix of `columns` columns are taken in panels of kPanel; the last one may be narrower. A
+// packed panel is padded with zeros to whole vectors, and panel p of a matrix with R rows starts at p * kPanel * R.
 LILY_INLINE int64_t panel_columns(int64_t columns, int64_t panel) { return minimum(kPanel, columns - panel * kPanel); }
 LILY_INLINE int64_t panel_count(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 

@@ -1,4 +1,5 @@
-// The operations: unpack, take a workspace, call the ABI. Each runs on the calling thread or, as Async, on libuv's pool.
+// The operations: unpack, take a workspace, call the ABI. Each runs on the calling thread or, as Async, on libuv's
+// pool.
 #include "napi/calls.h"
 
 #include <string>
@@ -124,8 +125,8 @@ void fold(const Napi::CallbackInfo &info) {
   const lily_problem &problem = arguments.problem();
   const auto partials = info[3].As<Napi::Array>(), weights = info[4].As<Napi::Array>();
   const int64_t layer_count = partials.Length();
-  const auto *groups = static_cast<const double *>(
-      array_memory(info.Env(), info[2], layer_count, sizeof(double), "groups"));
+  const auto *groups =
+      static_cast<const double *>(array_memory(info.Env(), info[2], layer_count, sizeof(double), "groups"));
   std::vector<lily_deferred> layers;
   for (int64_t i = 0; i < layer_count; ++i) {
     const Napi::Value partial = partials[static_cast<uint32_t>(i)], weight = weights[static_cast<uint32_t>(i)];
@@ -133,13 +134,13 @@ void fold(const Napi::CallbackInfo &info) {
     if (slabs < 0 || slabs > kMaxExperts || (weight.IsNull() && slabs != problem.experts)) {
       throw make_error(info.Env(), "ERR_LILY_ARGUMENT", "groups do not match the deferred gradients");
     }
-    layers.push_back(
-        {static_cast<const float *>(array_memory(info.Env(), partial, slabs * problem.rank * problem.d_out,
-                                                 sizeof(float), "a deferred gradient")),
-         weight.IsNull() ? nullptr
-                         : static_cast<const float *>(array_memory(info.Env(), weight, slabs * problem.experts,
-                                                                   sizeof(float), "weights of a deferred gradient")),
-         slabs});
+    layers.push_back({static_cast<const float *>(array_memory(info.Env(), partial, slabs * problem.rank * problem.d_out,
+                                                              sizeof(float), "a deferred gradient")),
+                      weight.IsNull()
+                          ? nullptr
+                          : static_cast<const float *>(array_memory(info.Env(), weight, slabs * problem.experts,
+                                                                    sizeof(float), "weights of a deferred gradient")),
+                      slabs});
   }
   lily_fold call = {};
   call.rank = problem.rank;

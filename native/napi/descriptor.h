@@ -4,6 +4,7 @@
 
 namespace lily::napi {
 
+// clang-format off
 enum Field {
   kBackend, kDevice, kStream, kRouting, kPool, kActivation, kPrecision, kActivationDtype, kParameterDtype,
   kTokens, kDIn, kDOut, kRank, kExperts, kGroups, kScaling,
@@ -31,5 +32,6 @@ enum Slot {
 constexpr const char *kNames[kCount] = {"dy", "x", "a", "router", "b", "hidden", "probabilities", "weights", "mask",
                                         "sequenceOffsets", "dx", "da", "dRouter", "db", "deferredDb"};
 }  // namespace backward_slot
+// clang-format on
 
 }  // namespace lily::napi

@@ -116,8 +116,7 @@ lily_matrix Arguments::matrix(int slot, int64_t rows, int64_t columns) const {
   const int32_t dtype = static_cast<int32_t>(whole(slot_field(slot, kDtype), "dtype"));
   const int64_t element_bytes = dtype_bytes(dtype);
   if (element_bytes == 0) throw make_error(info_.Env(), "ERR_LILY_DTYPE", "unknown dtype");
-  return {checked(slot, rows, columns, pitch, element_bytes), pitch, dtype,
-          slot_field(slot, kAccumulate) != 0 ? 1 : 0};
+  return {checked(slot, rows, columns, pitch, element_bytes), pitch, dtype, slot_field(slot, kAccumulate) != 0 ? 1 : 0};
 }
 
 lily_matrix Arguments::matrix_if_given(int slot, int64_t rows, int64_t columns) const {
@@ -172,10 +171,9 @@ lily_forward read_forward(const Arguments &arguments) {
   call.b = lora ? arguments.matrix(kB, problem.d_out, problem.rank)
                 : arguments.matrix(kB, problem.experts * problem.rank, problem.d_out);
   call.y = arguments.matrix(kY, problem.tokens, problem.d_out);
-  call.hidden =
-      arguments.array_if_given(kHidden, problem.tokens * problem.rank, dtype_bytes(problem.activation_dtype));
-  call.probabilities = static_cast<float *>(
-      arguments.array_if_given(kProbabilities, problem.tokens * problem.experts, sizeof(float)));
+  call.hidden = arguments.array_if_given(kHidden, problem.tokens * problem.rank, dtype_bytes(problem.activation_dtype));
+  call.probabilities =
+      static_cast<float *>(arguments.array_if_given(kProbabilities, problem.tokens * problem.experts, sizeof(float)));
   if (has_weights(problem)) {
     const int64_t count = problem.groups * problem.experts;
     call.weights = static_cast<float *>(problem.routing == LILY_ROUTING_FIXED

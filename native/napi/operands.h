@@ -42,9 +42,7 @@ class Arguments {
   };
 
   double field(int index) const { return numbers_[index]; }
-  double slot_field(int slot, SlotField index) const {
-    return numbers_[kFieldCount + slot * kSlotFieldCount + index];
-  }
+  double slot_field(int slot, SlotField index) const { return numbers_[kFieldCount + slot * kSlotFieldCount + index]; }
   int64_t whole(double number, const char *name) const;
   Memory memory(int slot) const;
   void *checked(int slot, int64_t rows, int64_t columns, int64_t pitch, int64_t element_bytes) const;

@@ -46,7 +46,11 @@ typedef enum lily_pool { LILY_POOL_PROBABILITIES = 0, LILY_POOL_LOGITS = 1 } lil
 
 typedef enum lily_activation { LILY_ACTIVATION_NONE = 0, LILY_ACTIVATION_RELU = 1 } lily_activation;
 
-typedef enum lily_precision { LILY_PRECISION_DEFAULT = 0, LILY_PRECISION_HIGH = 1, LILY_PRECISION_TF32 = 2 } lily_precision;
+typedef enum lily_precision {
+  LILY_PRECISION_DEFAULT = 0,
+  LILY_PRECISION_HIGH = 1,
+  LILY_PRECISION_TF32 = 2
+} lily_precision;
 
 /* A stream handle of the backend; 0 is the backend's own stream of the device. The CPU backend has none. */
 typedef uintptr_t lily_stream;
@@ -93,14 +97,14 @@ typedef struct lily_tokens {
 typedef struct lily_forward {
   lily_problem problem;
   lily_tokens tokens;
-  lily_matrix x;       /* M x d_in */
-  lily_matrix a;       /* r x d_in */
-  lily_matrix router;  /* E x r; absent where the routing has no router */
-  lily_matrix b;       /* E*r x d_out; d_out x r with LILY_ROUTING_NONE */
-  lily_matrix y;       /* M x d_out, out */
-  void *hidden;        /* M x r, contiguous, activation_dtype, out: after phi */
+  lily_matrix x;        /* M x d_in */
+  lily_matrix a;        /* r x d_in */
+  lily_matrix router;   /* E x r; absent where the routing has no router */
+  lily_matrix b;        /* E*r x d_out; d_out x r with LILY_ROUTING_NONE */
+  lily_matrix y;        /* M x d_out, out */
+  void *hidden;         /* M x r, contiguous, activation_dtype, out: after phi */
   float *probabilities; /* M x E, contiguous, out: token routing, and pooling of probabilities */
-  float *weights;      /* G x E, contiguous; out, but in with LILY_ROUTING_FIXED, where it is required */
+  float *weights;       /* G x E, contiguous; out, but in with LILY_ROUTING_FIXED, where it is required */
   void *workspace;
   size_t workspace_bytes;
   lily_stream stream;
@@ -110,9 +114,9 @@ typedef struct lily_forward {
 typedef struct lily_backward {
   lily_problem problem;
   lily_tokens tokens;
-  lily_matrix dy;             /* M x d_out */
+  lily_matrix dy;              /* M x d_out */
   lily_matrix x, a, router, b; /* as in forward */
-  const void *hidden;         /* as forward left them */
+  const void *hidden;          /* as forward left them */
   const float *probabilities;
   const float *weights;
   lily_matrix dx;       /* M x d_in, out */
@@ -144,9 +148,9 @@ typedef struct lily_fold {
 
 typedef struct lily_device_info {
   char name[128];
-  char detail[64];         /* the instruction set of a CPU, the compute capability of a GPU */
-  uint64_t memory_bytes;   /* 0: unknown */
-  int32_t parallelism;     /* threads that the CPU backend uses, multiprocessors of a GPU */
+  char detail[64];       /* the instruction set of a CPU, the compute capability of a GPU */
+  uint64_t memory_bytes; /* 0: unknown */
+  int32_t parallelism;   /* threads that the CPU backend uses, multiprocessors of a GPU */
 } lily_device_info;
 
 /* A backend: a table of functions, constant for the life of the process. */

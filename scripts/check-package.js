@@ -1,0 +1,27 @@
+#!/usr/bin/env node
+// Packs the package as it would be published, into build/package/, and checks the tarball with publint and attw.
+// dist/ must be there (npm run build); nothing is built but the prebuilt addon.
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)))
+const folder = join(root, 'build', 'package')
+
+/** @type {(command: string, ...args: string[]) => void} */
+function run(command, ...args) {
+  console.log(`> ${command} ${args.join(' ')}`)
+  if (spawnSync(command, args, { cwd: root, stdio: 'inherit' }).status !== 0) process.exit(1)
+}
+
+/** @type {{ name: string, version: string }} */
+const { name, version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+const tarball = join(folder, `${name}-${version}.tgz`)
+
+rmSync(folder, { recursive: true, force: true })
+mkdirSync(folder, { recursive: true })
+run('npm', 'run', 'prebuild')
+run('npm', 'pack', '--ignore-scripts', '--pack-destination', folder)
+run('npx', '--no-install', 'publint', '--strict', tarball)
+run('npx', '--no-install', 'attw', tarball)
