@@ -48,6 +48,7 @@ export interface Native {
     readonly pool: Readonly<Record<'probabilities' | 'logits', number>>
     readonly activation: Readonly<Record<'none' | 'relu', number>>
     readonly precision: Readonly<Record<'default' | 'high' | 'tf32', number>>
+    readonly roof: Readonly<Record<'multiplyAdd' | 'read' | 'update', number>>
   }
   forward(descriptor: Float64Array, ...operands: Memory[]): void
   forwardAsync(descriptor: Float64Array, ...operands: Memory[]): Promise<void>
@@ -66,6 +67,11 @@ export interface Native {
   ): void
   /** Uninitialised host memory from the caching pool, given back to it when collected; null where the runtime forbids it. */
   allocate(byteLength: number): ArrayBuffer | null
+  /**
+   * The best rate of a roof, by its number in `constants`, with all threads at work: FLOP/s of multiply-adds, or bytes/s
+   * of reading, or of updating in place, a buffer of `byteLength`. Takes milliseconds; for benchmarks.
+   */
+  measureRoof(backend: number, device: number, roof: number, byteLength: number): number
   backends(): NativeBackend[]
 }
 

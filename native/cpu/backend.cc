@@ -13,6 +13,7 @@
 #include "cpu/plan.h"
 #include "cpu/pooling.h"
 #include "cpu/processor.h"
+#include "cpu/roofs.h"
 #include "cpu/thread_pool.h"
 
 namespace lily::cpu {
@@ -64,6 +65,14 @@ lily_status device_info(int32_t device, lily_device_info *info) {
   info->memory_bytes = memory_bytes();
   info->parallelism = thread_count();
   return LILY_OK;
+}
+
+lily_status measure_roof(int32_t, int32_t roof, size_t bytes, double *rate) {
+  if (const lily_status status = check_available()) return status;
+  if (roof < LILY_ROOF_MULTIPLY_ADD || roof > LILY_ROOF_UPDATE) return fail(LILY_ERROR_ARGUMENT, "unknown roof");
+  *rate = cpu::measure_roof(*instruction_set().kernels, roof, bytes);
+  return *rate > 0.0 ? LILY_OK
+                     : fail(LILY_ERROR_OUT_OF_MEMORY, "the host has no " + std::to_string(bytes) + " bytes");
 }
 
 lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {
@@ -179,7 +188,7 @@ lily_status event_query(lily_event, int32_t *ready) { return *ready = 1, LILY_OK
 lily_status stream_wait_event(lily_stream, lily_event) { return LILY_OK; }
 
 constexpr lily_backend kBackend = {
-    LILY_ABI_VERSION, "cpu",    last_error, device_count, device_info,   forward_workspace, forward,
+    LILY_ABI_VERSION, "cpu",    last_error, device_count, device_info, measure_roof,   forward_workspace, forward,
     backward_workspace, backward, fold,     allocate,     release,       copy,              fill,
     stream_create, stream_destroy, stream_synchronize, event_create, event_destroy, event_record, event_query,
     stream_wait_event};

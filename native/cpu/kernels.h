@@ -121,6 +121,9 @@ struct BackwardPass {
   Slabs router_slabs;
 };
 
+// Independent chains of multiply-adds: more than any processor's latency times its units.
+constexpr int64_t kRoofChains = 12;
+
 struct Kernels {
   int64_t lanes;
   int64_t panel;      // columns of a panel: slab widths are multiples of it
@@ -143,6 +146,11 @@ struct Kernels {
   void (*router_gradient)(const BackwardPass &, int64_t task, float *scratch);
 
   void (*fold)(const lily_fold &, const Slabs &, int64_t task);
+
+  // Roofs; each returns something that depends on all of its work.
+  float (*roof_multiply_add)(int64_t steps);  // kRoofChains vectors a step
+  float (*roof_read)(const float *values, int64_t count);
+  float (*roof_update)(float *values, int64_t count);
 };
 
 extern const Kernels kKernelsPortable;

@@ -7,6 +7,7 @@
 #include "cpu/forward_expand.h"
 #include "cpu/forward_route.h"
 #include "cpu/forward_shrink.h"
+#include "cpu/roof_loops.h"
 
 namespace lily::cpu {
 namespace {
@@ -19,8 +20,11 @@ int64_t backward_scratch(const BackwardPass &pass) {
 
 }  // namespace
 
-const Kernels LILY_KERNELS = {kLanes,           kPanel, kTileRows,          forward_scratch, backward_scratch, shrink,
-                              pack_router,      route,           expand,          mix_hidden,       dy_pass,
-                              pack_router_rows, hidden_gradient, x_pass,          router_gradient,  fold};
+const Kernels LILY_KERNELS = {
+    kLanes,           kPanel,          kTileRows, forward_scratch, backward_scratch, shrink,
+    pack_router,      route,           expand,    mix_hidden,      dy_pass,          pack_router_rows,
+    hidden_gradient,  x_pass,          router_gradient,            fold,             roof_multiply_add,
+    roof_read,        roof_update,
+};
 
 }  // namespace lily::cpu

@@ -38,6 +38,9 @@ constexpr Constant kConstants[] = {
     {"precision", "default", LILY_PRECISION_DEFAULT},
     {"precision", "high", LILY_PRECISION_HIGH},
     {"precision", "tf32", LILY_PRECISION_TF32},
+    {"roof", "multiplyAdd", LILY_ROOF_MULTIPLY_ADD},
+    {"roof", "read", LILY_ROOF_READ},
+    {"roof", "update", LILY_ROOF_UPDATE},
 };
 
 Napi::Object constants(Napi::Env env) {
@@ -62,6 +65,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("backwardAsync", Napi::Function::New<backward_async>(env));
   exports.Set("fold", Napi::Function::New<fold>(env));
   exports.Set("allocate", Napi::Function::New<allocate>(env));
+  exports.Set("measureRoof", Napi::Function::New<measure_roof>(env));
   exports.Set("backends", Napi::Function::New<backends>(env));
   return exports;
 }

@@ -182,6 +182,17 @@ Napi::Value allocate(const Napi::CallbackInfo &info) {
   return info.Env().Null();
 }
 
+Napi::Value measure_roof(const Napi::CallbackInfo &info) {
+  const lily_backend *backend = backend_by_number(info[0].As<Napi::Number>().DoubleValue());
+  if (backend == nullptr) throw make_error(info.Env(), "ERR_LILY_BACKEND_UNAVAILABLE", "no such backend");
+  double rate = 0.0;
+  const lily_status status = backend->measure_roof(info[1].As<Napi::Number>().Int32Value(),
+                                                   info[2].As<Napi::Number>().Int32Value(),
+                                                   static_cast<size_t>(info[3].As<Napi::Number>().Int64Value()), &rate);
+  if (status != LILY_OK) throw make_error(info.Env(), *backend, status);
+  return Napi::Number::New(info.Env(), rate);
+}
+
 Napi::Value backends(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   const lily_backend &cpu = *lily_cpu_backend();

@@ -153,6 +153,13 @@ typedef struct lily_device_info {
   int32_t parallelism;   /* threads that the CPU backend uses, multiprocessors of a GPU */
 } lily_device_info;
 
+/* What a device can do at most, measured when asked: the roofs that a benchmark holds its times against. */
+typedef enum lily_roof {
+  LILY_ROOF_MULTIPLY_ADD = 0, /* float32 FLOP/s of multiply-adds that wait for nothing */
+  LILY_ROOF_READ = 1,         /* bytes/s of reading a buffer again and again */
+  LILY_ROOF_UPDATE = 2        /* bytes/s, read and written, of adding to a buffer in place */
+} lily_roof;
+
 /* A backend: a table of functions, constant for the life of the process. */
 typedef struct lily_backend {
   uint32_t abi_version; /* LILY_ABI_VERSION of the library's build */
@@ -163,6 +170,10 @@ typedef struct lily_backend {
 
   lily_status (*device_count)(int32_t *count); /* LILY_ERROR_UNAVAILABLE: last_error says why */
   lily_status (*device_info)(int32_t device, lily_device_info *info);
+
+  /* Runs for some milliseconds and gives the best rate seen. `bytes`: the size of the buffer, of no meaning to
+   * LILY_ROOF_MULTIPLY_ADD. */
+  lily_status (*measure_roof)(int32_t device, int32_t roof, size_t bytes, double *rate);
 
   /* Bytes of the workspace, aligned to 64, for any call with this problem, whatever its operands. */
   lily_status (*forward_workspace)(const lily_problem *problem, size_t *bytes);

@@ -1,0 +1,161 @@
+/**
+ * The microbenchmark: fused Lily against fused LoRA of the same rank, through the public API, on this machine.
+ *
+ *   npm run bench -- [--json] [--quick] [--shape M,d,r,E]...
+ */
+import { cpus } from 'node:os'
+import { parseArgs } from 'node:util'
+import { backends, lilyBackward, lilyForward, loraBackward, loraForward, tensor, type Tensor } from '../lib/index.js'
+import { floor } from './floor.js'
+import { compare, type Comparison } from './measure.js'
+import { measureRoofs, type Roofs } from './roofs.js'
+import { parseShape, shapes, type Shape } from './shapes.js'
+
+interface Result extends Comparison {
+  readonly shape: Shape
+  readonly what: 'forward' | 'forward+backward'
+  /** Seconds. */
+  readonly floor: number
+  readonly loraFloor: number
+}
+
+/** Deterministic numbers in [-scale, scale): the speed of a kernel must not depend on luck with denormals. */
+function filled(shape: readonly number[], scale: number, state = { seed: 1 }): Tensor {
+  const data = new Float32Array(shape.reduce((product, size) => product * size, 1))
+  for (let i = 0; i < data.length; i++) {
+    state.seed = (Math.imul(state.seed, 1664525) + 1013904223) >>> 0
+    data[i] = scale * (state.seed / 2 ** 31 - 1)
+  }
+  return tensor(data, shape)
+}
+
+function zeros(shape: readonly number[]): Tensor {
+  return tensor(new Float32Array(shape.reduce((product, size) => product * size, 1)), shape)
+}
+
+/** One shape, both methods on the same activations; every output is given and accumulated into. */
+function measureShape(shape: Shape, seconds: number, roofs: Roofs): Result[] {
+  const { tokens, d, rank, experts } = shape
+  const x = filled([tokens, d], 1)
+  const dy = filled([tokens, d], 1e-3)
+  const y = zeros([tokens, d])
+  const dx = zeros([tokens, d])
+  const a = filled([rank, d], d ** -0.5)
+  const da = zeros([rank, d])
+  const router = filled([experts, rank], rank ** -0.5)
+  const dRouter = zeros([experts, rank])
+  const b = filled([experts, rank, d], 1e-3)
+  const db = zeros([experts, rank, d])
+  const loraB = filled([d, rank], 1e-3)
+  const loraDb = zeros([d, rank])
+
+  const forward = compare(
+    () => lilyForward({ x, a, router, b, y }).saved.dispose(),
+    () => loraForward({ x, a, b: loraB, y }).saved.dispose(),
+    seconds,
+  )
+  const both = compare(
+    () => {
+      const { saved } = lilyForward({ x, a, router, b, y })
+      lilyBackward({ dy, dx, da, dRouter, db }, saved)
+      saved.dispose()
+    },
+    () => {
+      const { saved } = loraForward({ x, a, b: loraB, y })
+      loraBackward({ dy, dx, da, db: loraDb }, saved)
+      saved.dispose()
+    },
+    seconds,
+  )
+  const result = (what: Result['what'], comparison: Comparison): Result => ({
+    shape,
+    what,
+    ...comparison,
+    floor: floor('lily', shape, what !== 'forward', roofs),
+    loraFloor: floor('lora', shape, what !== 'forward', roofs),
+  })
+  return [result('forward', forward), result('forward+backward', both)]
+}
+
+/** Microseconds of a forward call whose kernel has next to nothing to do: validation, binding, allocation. */
+function measureOverhead(): number {
+  const operands = {
+    x: filled([1, 8], 1),
+    a: filled([4, 8], 1),
+    router: filled([2, 4], 1),
+    b: filled([2, 4, 8], 1),
+    y: zeros([1, 8]),
+  }
+  const call = (): void => {
+    lilyForward(operands)
+  }
+  for (let warm = 0; warm < 20_000; warm++) call()
+  return compare(call, call, 0.5).a.median * 1e6
+}
+
+const milliseconds = (seconds: number): string => {
+  const value = seconds * 1e3
+  return value.toFixed(value < 0.1 ? 4 : value < 10 ? 3 : 1)
+}
+const percent = (share: number): string => `${(share * 100).toFixed(0)}%`
+
+const columns: readonly [title: string, cell: (result: Result) => string][] = [
+  ['M, d, r, E', ({ shape: s }) => `${s.tokens}, ${s.d}, ${s.rank}, ${s.experts}`],
+  ['', ({ what }) => what],
+  ['Lily ms', ({ a }) => milliseconds(a.median)],
+  ['spread', ({ a }) => `±${percent(a.spread)}`],
+  ['of floor', ({ a, floor }) => percent(floor / a.median)],
+  ['LoRA ms', ({ b }) => milliseconds(b.median)],
+  ['spread', ({ b }) => `±${percent(b.spread)}`],
+  ['of floor', ({ b, loraFloor }) => percent(loraFloor / b.median)],
+  ['Lily / LoRA', ({ ratio }) => ratio.toFixed(2)],
+]
+const widths = [18, 17, 9, 7, 9, 9, 7, 9, 12]
+
+function printRow(cells: readonly string[]): void {
+  console.log(cells.map((cell, i) => (i < 2 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))).join(''))
+}
+
+const { values: options } = parseArgs({
+  options: {
+    json: { type: 'boolean', default: false },
+    quick: { type: 'boolean', default: false },
+    shape: { type: 'string', multiple: true, default: [] },
+  },
+})
+const chosen = options.shape.length > 0 ? options.shape.map(parseShape) : shapes
+const cpu = backends().find(({ name }) => name === 'cpu')
+const device = cpu?.devices[0]
+if (device === undefined) throw new Error(`the cpu backend is not available: ${cpu?.reason ?? 'unknown reason'}`)
+
+const roofs = measureRoofs()
+const overhead = measureOverhead()
+const machine = { cpu: cpus()[0]?.model ?? 'unknown', simd: device.simd, threads: device.threads, node: process.version }
+if (!options.json) {
+  console.log(`${machine.cpu}, ${machine.simd}, ${machine.threads} threads, Node ${machine.node}`)
+  console.log(
+    `roofs: ${(roofs.flops / 1e9).toFixed(0)} GFLOP/s; ` +
+      roofs.memory
+        .map(({ bytes, read, update }) => {
+          const rates = `${(read / 1e9).toFixed(0)} read, ${(update / 1e9).toFixed(0)} update`
+          return `${bytes / 2 ** 20} MiB: ${rates}`
+        })
+        .join('; ') +
+      ' GB/s',
+  )
+  console.log(`a forward call on (1, 8, 4, 2), all in all: ${overhead.toFixed(2)} us`)
+  console.log('float32; caches warm; y, dx and all gradients given and accumulated; median ± half the quartile distance')
+  console.log('floor: per phase the larger of FLOPs / roof and bytes / bandwidth of the level that holds the working set\n')
+  printRow(columns.map(([title]) => title))
+}
+const results: Result[] = []
+for (const shape of chosen) {
+  for (const result of measureShape(shape, options.quick ? 0.5 : 3, roofs)) {
+    results.push(result)
+    if (!options.json) printRow(columns.map(([, cell]) => cell(result)))
+  }
+}
+if (options.json) {
+  const named = results.map(({ a: lily, b: lora, ...rest }) => ({ ...rest, lily, lora }))
+  console.log(JSON.stringify({ machine, roofs, overheadMicroseconds: overhead, results: named }, null, 2))
+}

@@ -1,0 +1,28 @@
+/** What this machine can do at most, measured in the run whose times are held against it. */
+import { native } from '../lib/native.js'
+
+export interface Roofs {
+  /** float32 FLOP/s of multiply-adds. */
+  readonly flops: number
+  /** Rates by the size of the buffer, ascending: bytes/s read, and bytes/s (read and written) updated in place. */
+  readonly memory: readonly { readonly bytes: number; readonly read: number; readonly update: number }[]
+}
+
+const MiB = 2 ** 20
+const sizes = [0.25, 1, 4, 8, 16, 32, 64, 256].map((size) => size * MiB)
+
+export function measureRoofs(): Roofs {
+  const { roof, backend } = native.constants
+  const measure = (kind: number, bytes: number): number => native.measureRoof(backend.cpu, 0, kind, bytes)
+  return {
+    flops: measure(roof.multiplyAdd, 0),
+    memory: sizes.map((bytes) => ({ bytes, read: measure(roof.read, bytes), update: measure(roof.update, bytes) })),
+  }
+}
+
+/** The roofs of the memory level that a working set lives in: of the smallest measured buffer that is as large. */
+export function memoryRoof(roofs: Roofs, workingSet: number): Roofs['memory'][number] {
+  const level = roofs.memory.find(({ bytes }) => bytes >= workingSet) ?? roofs.memory.at(-1)
+  if (level === undefined) throw new Error('no memory roof was measured')
+  return level
+}

@@ -1,0 +1,29 @@
+/** The shapes of the microbenchmark: one adapted linear layer, d_in = d_out = d, E experts. */
+export interface Shape {
+  readonly tokens: number
+  readonly d: number
+  readonly rank: number
+  readonly experts: number
+}
+
+/** Small and large layers, decoding (M = 1), and the ranks that PEFT users set: 16 to 896. */
+export const shapes: readonly Shape[] = [
+  { tokens: 512, d: 768, rank: 16, experts: 4 },
+  { tokens: 2048, d: 768, rank: 32, experts: 4 },
+  { tokens: 2048, d: 4096, rank: 16, experts: 4 },
+  { tokens: 2048, d: 4096, rank: 64, experts: 4 },
+  { tokens: 1, d: 4096, rank: 16, experts: 4 },
+  { tokens: 64, d: 4096, rank: 16, experts: 4 },
+  { tokens: 512, d: 1024, rank: 128, experts: 4 },
+  { tokens: 512, d: 3072, rank: 896, experts: 2 },
+]
+
+/** `M,d,r,E`, as on the command line. */
+export function parseShape(text: string): Shape {
+  const numbers = text.split(',').map(Number)
+  const [tokens, d, rank, experts] = numbers
+  if (numbers.length !== 4 || !numbers.every((n) => Number.isInteger(n) && n >= 1)) {
+    throw new Error(`--shape takes four whole numbers, M,d,r,E (for example 512,768,16,4), not ${text}`)
+  }
+  return { tokens: tokens!, d: d!, rank: rank!, experts: experts! }
+}

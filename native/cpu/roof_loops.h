@@ -1,0 +1,43 @@
+// Loops that are bound by nothing but what they measure.
+#pragma once
+
+#include "cpu/tile.h"
+
+namespace lily::cpu {
+namespace {
+
+float roof_multiply_add(int64_t steps) {
+  Vector chains[kRoofChains];
+  for (int64_t i = 0; i < kRoofChains; ++i) chains[i] = broadcast(static_cast<float>(i));
+  const Vector factor = broadcast(0.999f), term = broadcast(0.001f);
+  for (int64_t step = 0; step < steps; ++step) {
+#pragma GCC unroll 12
+    for (int64_t i = 0; i < kRoofChains; ++i) chains[i] = chains[i] * factor + term;
+  }
+  Vector sum = {};
+  for (int64_t i = 0; i < kRoofChains; ++i) sum += chains[i];
+  return sum_lanes(sum);
+}
+
+float roof_read(const float *values, int64_t count) {
+  Vector sums[8] = {};
+  for (int64_t i = 0; i + 8 * kLanes <= count; i += 8 * kLanes) {
+#pragma GCC unroll 8
+    for (int64_t j = 0; j < 8; ++j) sums[j] += load(values + i + j * kLanes);
+  }
+  Vector sum = {};
+  for (int64_t j = 0; j < 8; ++j) sum += sums[j];
+  return sum_lanes(sum);
+}
+
+float roof_update(float *values, int64_t count) {
+  const Vector term = broadcast(0.001f);
+  for (int64_t i = 0; i + 8 * kLanes <= count; i += 8 * kLanes) {
+#pragma GCC unroll 8
+    for (int64_t j = 0; j < 8; ++j) store(values + i + j * kLanes, load(values + i + j * kLanes) + term);
+  }
+  return count > 0 ? values[0] : 0.0f;
+}
+
+}  // namespace
+}  // namespace lily::cpu
