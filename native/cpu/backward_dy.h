@@ -30,23 +30,24 @@ void mix_hidden(const BackwardPass &pass, int64_t block) {
   }
 }
 
-// <B_e, D> over the columns [begin, end): one float chain per lane and panel, then double.
+// <B_e, D> over the columns [begin, end): a float chain per lane and panel, then double.
 LILY_INLINE double dot_with_expert(const Mixture &mixture, int64_t expert, int64_t begin, int64_t end,
                                    const float *sums) {
   double total = 0.0;
-  const float *rows = mixture.b + expert * mixture.rank * mixture.pitch + begin;
   for (int64_t p = 0; p < panel_count(end - begin); ++p) {
     const int64_t columns = panel_columns(end - begin, p);
     const int64_t width = round_up(columns, kLanes);
-    const float *panel = sums + p * kPanel * mixture.rank;
-    for (int64_t j = 0; j < width; j += kLanes) {
-      Vector sum = {};
-      for (int64_t i = 0; i < mixture.rank; ++i) {
-        const float *b = rows + i * mixture.pitch + p * kPanel + j;
-        sum += load(panel + i * width + j) * load_up_to(b, columns - j);
-      }
-      total += static_cast<double>(sum_lanes(sum));
+    const float *b = mixture.b + expert * mixture.rank * mixture.pitch + begin + p * kPanel;
+    const float *d = sums + p * kPanel * mixture.rank;
+    Vector products[kPanelVectors] = {};
+    for (int64_t i = 0; i < mixture.rank; ++i) {
+      for_vectors(columns, [&](int64_t j, int64_t count) __attribute__((always_inline)) {
+        products[j / kLanes] += load(d + i * width + j) * load_up_to(b + i * mixture.pitch + j, count);
+      });
     }
+    Vector sum = products[0];
+    for (int64_t j = 1; j < kPanelVectors; ++j) sum += products[j];
+    total += static_cast<double>(sum_lanes(sum));
   }
   return total;
 }

@@ -12,8 +12,8 @@ void fold(const lily_fold &call, const Slabs &slabs, int64_t slab) {
   for (int64_t e = 0; e < call.experts; ++e) {
     for (int64_t i = 0; i < call.rank; ++i) {
       float *out = static_cast<float *>(call.db.data) + (e * call.rank + i) * call.db.pitch;
-      for (int64_t j = begin; j < end; j += kLanes) {
-        const int64_t count = minimum(kLanes, end - j);
+      for_vectors(end - begin, [&](int64_t offset, int64_t count) __attribute__((always_inline)) {
+        const int64_t j = begin + offset;
         Vector sum = call.db.accumulate != 0 ? load_up_to(out + j, count) : Vector{};
         for (int64_t l = 0; l < call.layer_count; ++l) {
           const lily_deferred &layer = call.layers[l];
@@ -27,7 +27,7 @@ void fold(const lily_fold &call, const Slabs &slabs, int64_t slab) {
           }
         }
         store_up_to(out + j, sum, count);
-      }
+      });
     }
   }
 }

@@ -23,14 +23,14 @@ LILY_INLINE void sum_hidden(const ForwardPass &pass, int64_t token) {
   const bool relu = problem.activation == LILY_ACTIVATION_RELU;
   const float *first = pass.partial + token * pass.rank_pitch;
   float *hidden = pass.hidden + token * problem.rank;
-  for (int64_t i = 0; i < problem.rank; i += kLanes) {
+  for_vectors(problem.rank, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
     Vector sum = load(first + i);
     for (int64_t slab = 1; slab < pass.shrink_slabs.count; ++slab) {
       sum += load(first + slab * problem.tokens * pass.rank_pitch + i);
     }
     if (relu) sum = sum < 0.0f ? Vector{} : sum;
-    store_up_to(hidden + i, sum, problem.rank - i);
-  }
+    store_up_to(hidden + i, sum, count);
+  });
 }
 
 // In place, over the first `experts` of the padded row.

@@ -30,14 +30,15 @@ LILY_INLINE void transpose(int64_t rows, int64_t columns, const float *in, int64
   }
 }
 
-// out[i][j] = scale * in[i][j], rows of out padded with zeros up to `width`.
+// out[i][j] = scale * in[i][j], rows of out padded with zeros to `width`: `columns` in whole vectors.
 LILY_INLINE void copy_padded(int64_t rows, int64_t columns, const float *in, int64_t in_pitch, float scale, float *out,
                              int64_t width) {
   for (int64_t i = 0; i < rows; ++i) {
     const float *from = in + i * in_pitch;
     float *to = out + i * width;
-    for (int64_t j = 0; j < columns; ++j) to[j] = scale * from[j];
-    for (int64_t j = columns; j < width; ++j) to[j] = 0.0f;
+    for_vectors(columns, [=](int64_t j, int64_t count) __attribute__((always_inline)) {
+      store(to + j, scale * load_up_to(from + j, count));
+    });
   }
 }
 
@@ -49,13 +50,16 @@ LILY_INLINE void mix_rows(const Mixture &mixture, const float *weights, int64_t 
   for (int64_t e = 0; e < mixture.experts; ++e) scaled[e] = mixture.scaling * weights[e];
   for (int64_t i = 0; i < rows; ++i) {
     const float *first = mixture.b + (row + i) * mixture.pitch + column;
-    for (int64_t j = 0; j < width; j += kLanes) {
+    float *row_out = out + i * width;
+    for_vectors(columns, [&](int64_t j, int64_t count) __attribute__((always_inline)) {
       Vector sum = {};
       for (int64_t e = 0; e < mixture.experts; ++e) {
-        sum += scaled[e] * load_up_to(first + e * expert_pitch + j, columns - j);
+        const float *from = first + e * expert_pitch + j;
+        sum += scaled[e] * load_up_to(from, count);
+        __builtin_prefetch(from + mixture.pitch);  // rows are too short for the processor to see a stream
       }
-      store(out + i * width + j, sum);
-    }
+      store(row_out + j, sum);
+    });
   }
 }
 
@@ -123,11 +127,10 @@ LILY_INLINE void write_panels(int64_t rows, int64_t columns, const float *sums, 
     const float *from = sums + p * kPanel * rows;
     for (int64_t i = 0; i < rows; ++i) {
       float *to = out + i * pitch + p * kPanel;
-      if (accumulate) {
-        for (int64_t j = 0; j < panel; ++j) to[j] += scale * from[i * width + j];
-      } else {
-        for (int64_t j = 0; j < panel; ++j) to[j] = scale * from[i * width + j];
-      }
+      for_vectors(panel, [=](int64_t j, int64_t count) __attribute__((always_inline)) {
+        const Vector value = scale * load(from + i * width + j);
+        store_up_to(to + j, accumulate ? load_up_to(to + j, count) + value : value, count);
+      });
     }
   }
 }

@@ -36,6 +36,15 @@ LILY_INLINE void store_up_to(float *p, Vector v, int64_t count) {
   for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
 }
 
+// body(j, count) for j = 0, kLanes, ...: count is the constant kLanes but for a last, partial vector, so that the loads
+// and stores in body need no branch where it matters.
+template <typename Body>
+LILY_INLINE void for_vectors(int64_t columns, Body body) {
+  int64_t j = 0;
+  for (; j + kLanes <= columns; j += kLanes) body(j, kLanes);
+  if (j < columns) body(j, columns - j);
+}
+
 // The lanes in a fixed order: halves, quarters, ... so that the rounding does not depend on the compiler.
 LILY_INLINE float sum_lanes(Vector v) {
   float lanes[kLanes];

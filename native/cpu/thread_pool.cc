@@ -2,8 +2,10 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <atomic>
+#include <charconv>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -156,9 +158,11 @@ ThreadPool &pool() {
 int requested_threads() {
   const char *text = getenv("LILY_NUM_THREADS");
   if (text == nullptr || *text == '\0') return default_thread_count();
-  char *end = nullptr;
-  const long value = strtol(text, &end, 10);
-  return *end == '\0' && value >= 1 && value <= 256 ? static_cast<int>(value) : 0;
+  // Not strtol: with a recent glibc's headers it asks for that glibc at run time.
+  int value = 0;
+  const char *const end = text + strlen(text);
+  const auto [rest, error] = std::from_chars(text, end, value);
+  return error == std::errc() && rest == end && value >= 1 && value <= 256 ? value : 0;
 }
 
 }  // namespace

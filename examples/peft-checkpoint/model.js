@@ -1,0 +1,117 @@
+import { lilyBackward, lilyForward } from 'lily-kernels'
+
+/**
+ * A frozen linear layer with a Lily adapter: y = x W^T + bias + adapter(x), which the adapter adds in place.
+ */
+class AdaptedLinear {
+  constructor(weight, bias, { scaling, a, router, b }) {
+    Object.assign(this, { weight, bias, scaling, a, router, b })
+  }
+
+  forward(x) {
+    const y = linear(x, this.weight, this.bias)
+    const operands = { x, a: this.a.value, router: this.router.value, b: this.b.value, y }
+    this.saved = lilyForward(operands, { scaling: this.scaling }).saved
+    return y
+  }
+
+  /** Adds to dx and to the gradients of the adapter's parameters. */
+  backward(dy, dx) {
+    addInto(dx, linearGradient(dy, this.weight))
+    lilyBackward({ dy, dx, da: this.a.grad, dRouter: this.router.grad, db: this.b.grad }, this.saved)
+    this.saved.dispose()
+  }
+}
+
+/** y = x + o_proj(tanh(q_proj(x)[..., :width]) * v_proj(x)), where width is that of v_proj. */
+class Layer {
+  constructor(base, prefix, adapters) {
+    const weight = (name) => base.get(`${prefix}.${name}`)
+    this.q = new AdaptedLinear(weight('q_proj.weight'), weight('q_proj.bias'), adapters.q_proj)
+    this.v = new AdaptedLinear(weight('v_proj.weight'), weight('v_proj.bias'), adapters.v_proj)
+    this.o = weight('o_proj.weight')
+  }
+
+  forward(x) {
+    const q = this.q.forward(x)
+    const v = this.v.forward(x)
+    const gate = zeros(v.shape)
+    eachRow(v, q, (i, j) => (gate.data[i] = Math.tanh(q.data[j])))
+    const product = { data: v.data.map((value, i) => value * gate.data[i]), shape: v.shape }
+    const y = linear(product, this.o)
+    addInto(y, x)
+    this.kept = { q, v, gate }
+    return y
+  }
+
+  backward(dy) {
+    const { q, v, gate } = this.kept
+    const dProduct = linearGradient(dy, this.o)
+    const dv = { data: dProduct.data.map((value, i) => value * gate.data[i]), shape: v.shape }
+    const dq = zeros(q.shape)
+    eachRow(v, q, (i, j) => (dq.data[j] = dProduct.data[i] * v.data[i] * (1 - gate.data[i] ** 2)))
+    const dx = { data: dy.data.slice(), shape: dy.shape }
+    this.q.backward(dq, dx)
+    this.v.backward(dv, dx)
+    return dx
+  }
+}
+
+/** The model of the checkpoint: layers in a row. */
+export class TinyModel {
+  constructor(base, adapters) {
+    this.layers = adapters.map((adapter, l) => new Layer(base, `base.layers.${l}.self_attn`, adapter))
+  }
+
+  forward(x) {
+    return this.layers.reduce((value, layer) => layer.forward(value), x)
+  }
+
+  backward(dy) {
+    return this.layers.reduceRight((gradient, layer) => layer.backward(gradient), dy)
+  }
+}
+
+function zeros(shape) {
+  return { data: new Float32Array(shape.reduce((product, size) => product * size, 1)), shape }
+}
+
+/** x [..., in] times weight [out, in] transposed, plus bias [out]. */
+function linear(x, weight, bias) {
+  const [outputs, inputs] = weight.shape
+  const y = zeros([...x.shape.slice(0, -1), outputs])
+  for (let i = 0; i < y.data.length; i++) {
+    const row = Math.floor(i / outputs) * inputs
+    const output = i % outputs
+    let sum = bias ? bias.data[output] : 0
+    for (let k = 0; k < inputs; k++) sum += x.data[row + k] * weight.data[output * inputs + k]
+    y.data[i] = sum
+  }
+  return y
+}
+
+/** dy [..., out] times weight [out, in]. */
+function linearGradient(dy, weight) {
+  const [outputs, inputs] = weight.shape
+  const dx = zeros([...dy.shape.slice(0, -1), inputs])
+  for (let i = 0; i < dx.data.length; i++) {
+    const row = Math.floor(i / inputs) * outputs
+    let sum = 0
+    for (let k = 0; k < outputs; k++) sum += dy.data[row + k] * weight.data[k * inputs + (i % inputs)]
+    dx.data[i] = sum
+  }
+  return dx
+}
+
+function addInto(target, source) {
+  for (let i = 0; i < target.data.length; i++) target.data[i] += source.data[i]
+}
+
+/** Calls with the index of each element of `narrow` and that of the element at the same place of `wide`. */
+function eachRow(narrow, wide, visit) {
+  const columns = narrow.shape.at(-1)
+  const wideColumns = wide.shape.at(-1)
+  for (let i = 0; i < narrow.data.length; i++) {
+    visit(i, Math.floor(i / columns) * wideColumns + (i % columns))
+  }
+}

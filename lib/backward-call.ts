@@ -1,0 +1,180 @@
+/** What the backward calls of Lily and LoRA have in common: gradients in, checks, gradients out. */
+import { checkComputes } from './backends.js'
+import {
+  checkExpertStack,
+  checkMatrix,
+  checkPlace,
+  checkTokenRows,
+  checkType,
+  checkTypeOrFloat32,
+  refuseBuffer,
+  refuseOverlap,
+} from './checks.js'
+import { fail, failedToRead } from './errors.js'
+import { allocate } from './memory.js'
+import type { Operand } from './operand.js'
+import { checkKeys, readFlag, refuseStream, type Known } from './options.js'
+import { Output } from './output.js'
+import type { Problem } from './problem.js'
+import { resolve } from './resolve.js'
+
+const NAMES = ['dx', 'da', 'dRouter', 'db'] as const
+type Name = (typeof NAMES)[number]
+
+/** What a backward call computes; null: it does not. */
+export interface Gradients {
+  readonly dx: Output | null
+  readonly da: Output | null
+  readonly dRouter: Output | null
+  readonly db: Output | null
+  /** [problem.deferredSlabs, r, d_out] */
+  readonly deferredDb: ArrayBufferView | null
+}
+
+interface Given extends Readonly<Record<Name, Output | null>> {
+  readonly dy: Operand
+}
+
+interface Settings {
+  readonly needs: Readonly<Record<Name, boolean>>
+  readonly deferB: boolean
+  readonly accumulate: boolean
+}
+
+/** Reads every operand, once. */
+export function readGradients(operands: object, known: Known): Given {
+  try {
+    checkKeys('operands', operands, known)
+    const { dy, dx, da, dRouter, db } = operands as Readonly<Record<string, unknown>>
+    return {
+      dy: resolve('dy', dy),
+      dx: Output.read('dx', dx),
+      da: Output.read('da', da),
+      dRouter: Output.read('dRouter', dRouter),
+      db: Output.read('db', db),
+    }
+  } catch (cause) {
+    throw failedToRead('operands', cause)
+  }
+}
+
+/** Reads every option, once. */
+export function readBackwardSettings(options: object, known: Known, knownNeeds: Known): Settings {
+  try {
+    checkKeys('options', options, known)
+    const { needs = {}, deferB, accumulate, stream } = options as Readonly<Record<string, unknown>>
+    checkKeys('needs', needs, knownNeeds)
+    refuseStream(stream)
+    const { dx, da, dRouter, db } = needs as Readonly<Record<Name, unknown>>
+    return {
+      needs: {
+        dx: readFlag('needs.dx', dx, true),
+        da: readFlag('needs.da', da, true),
+        dRouter: readFlag('needs.dRouter', dRouter, true),
+        db: readFlag('needs.db', db, true),
+      },
+      deferB: readFlag('deferB', deferB, false),
+      accumulate: readFlag('accumulate', accumulate, true),
+    }
+  } catch (cause) {
+    throw failedToRead('options', cause)
+  }
+}
+
+/** Checks everything, then makes the memory that is not given. Nothing is refused after it. */
+export function prepareGradients(problem: Problem, given: Given, settings: Settings): Gradients {
+  const { x, a, router, b } = problem
+  const { dy, dx, da, dRouter, db } = given
+  const { needs, deferB, accumulate } = settings
+  checkWanted(problem, given, settings)
+
+  // The operands of forward may have gone since.
+  checkPlace('x', x, 'x', x)
+  checkPlace('a', a, 'x', x)
+  checkPlace('router', router, 'x', x)
+  checkPlace('b', b, 'x', x)
+  checkPlace('dy', dy, 'x', x)
+  checkTokenRows('dy', dy, problem.tokens, problem.dOut)
+  checkType('dy', dy, x.dtype)
+  if (dx !== null) {
+    checkPlace('dx', dx.operand, 'x', x)
+    checkTokenRows('dx', dx.operand, problem.tokens, problem.dIn)
+    checkType('dx', dx.operand, x.dtype)
+  }
+  if (da !== null) {
+    checkPlace('da', da.operand, 'x', x)
+    checkMatrix('da', da.operand, problem.rank, problem.dIn)
+    checkTypeOrFloat32('da', da.operand, a.dtype)
+  }
+  if (dRouter !== null) {
+    checkPlace('dRouter', dRouter.operand, 'x', x)
+    checkMatrix('dRouter', dRouter.operand, problem.experts, problem.rank)
+    checkTypeOrFloat32('dRouter', dRouter.operand, a.dtype)
+  }
+  if (db !== null) {
+    checkPlace('db', db.operand, 'x', x)
+    checkB(db.operand, problem)
+    checkTypeOrFloat32('db', db.operand, b.dtype)
+  }
+  checkOverlaps(problem, given)
+  checkComputes('x', x.dtype)
+
+  return {
+    dx: output('dx', dx, needs.dx, accumulate, x),
+    da: output('da', da, needs.da, accumulate, a),
+    dRouter: router === null ? null : output('dRouter', dRouter, needs.dRouter, accumulate, router),
+    db: output('db', db, needs.db && !deferB, accumulate, b),
+    deferredDb: deferB ? allocate('deferB', 'float32', problem.deferredSlabs * problem.rank * problem.dOut) : null,
+  }
+}
+
+/** No gradient is both given and unwanted, or there is no such gradient. */
+function checkWanted({ routing, router }: Problem, given: Given, { needs, deferB }: Settings): void {
+  for (const name of NAMES) {
+    if (given[name] === null || needs[name]) continue
+    fail('ERR_LILY_ARGUMENT', name, `is given, but needs.${name} is false; leave out one of them`)
+  }
+  if (router === null && given.dRouter !== null) {
+    fail('ERR_LILY_ARGUMENT', 'dRouter', `routing '${routing}' has no router; leave it out`)
+  }
+  if (!deferB) return
+  if (!needs.db) fail('ERR_LILY_ARGUMENT', 'deferB', 'leaves db to foldB, but needs.db is false; leave out one of them')
+  if (given.db !== null) {
+    fail('ERR_LILY_ARGUMENT', 'db', 'is given, but deferB leaves db to foldB; give it to foldB, or leave out deferB')
+  }
+}
+
+/** A given gradient shares no memory with an operand, with what forward kept, nor with another gradient. */
+function checkOverlaps({ x, a, router, b, kept, weights }: Problem, given: Given): void {
+  for (let i = 0; i < NAMES.length; i++) {
+    const name = NAMES[i] as Name
+    const output = given[name]?.operand
+    if (output === undefined) continue
+    refuseOverlap(name, output, 'dy', given.dy)
+    refuseOverlap(name, output, 'x', x)
+    refuseOverlap(name, output, 'a', a)
+    refuseOverlap(name, output, 'router', router)
+    refuseOverlap(name, output, 'b', b)
+    refuseBuffer(name, output, 'saved', kept)
+    refuseBuffer(name, output, 'saved.weights', weights)
+    for (const other of NAMES.slice(0, i)) refuseOverlap(name, output, other, given[other]?.operand ?? null)
+  }
+}
+
+/** b as it is stored by the problem's operation, or its gradient. */
+function checkB(db: Operand, { routing, experts, rank, dOut }: Problem): void {
+  if (routing === 'none') checkMatrix('db', db, dOut, rank)
+  else checkExpertStack('db', db, experts, rank, dOut)
+}
+
+function output(
+  name: Name,
+  given: Output | null,
+  needed: boolean,
+  accumulate: boolean,
+  { dtype, shape }: Operand,
+): Output | null {
+  if (given === null) return needed ? Output.fresh(name, dtype, shape) : null
+  given.accumulate = accumulate
+  return given
+}

@@ -1,0 +1,128 @@
+/** Backward of Lily: the gradients of x, a, router and b (arXiv 2407.09946). */
+import { prepareGradients, readBackwardSettings, readGradients, type Gradients } from './backward-call.js'
+import type { Empty } from './forward.js'
+import { runBackward, runBackwardAsync } from './launch.js'
+import type { Operand } from './operand.js'
+import type { Known } from './options.js'
+import type { Routing } from './problem.js'
+import type { TensorLike } from './resolve.js'
+import { readSaved, type LilySaved, type Saved, type State } from './saved.js'
+import type { Tensor } from './tensor.js'
+
+/** Operands of {@link lilyBackward}. Gradients that are given are added to in place, and are what is returned. */
+export interface LilyBackwardOperands {
+  /** [..., d_out] of M rows: the gradient of y. */
+  readonly dy: TensorLike
+  /** [..., d_in] of M rows: the gradient of x. Without it a new tensor with the shape of x is returned. */
+  readonly dx?: TensorLike | undefined
+  /** [r, d_in]: the gradient of a. */
+  readonly da?: TensorLike | undefined
+  /** [E, r]: the gradient of router. */
+  readonly dRouter?: TensorLike | undefined
+  /** [E, r, d_out] or [E*r, d_out]: the gradient of b. Without it a new tensor with the shape of b is returned. */
+  readonly db?: TensorLike | undefined
+}
+
+/** Which gradients are wanted; those that are false are not computed. Default: all. */
+export interface LilyNeeds {
+  readonly dx?: boolean | undefined
+  readonly da?: boolean | undefined
+  /** Without effect where the routing has no router. */
+  readonly dRouter?: boolean | undefined
+  readonly db?: boolean | undefined
+}
+
+/** Options of {@link lilyBackward}. */
+export interface LilyBackwardOptions {
+  readonly needs?: LilyNeeds | undefined
+  /** Leave the gradient of b to {@link foldB}. Default false. */
+  readonly deferB?: boolean | undefined
+  /** Add to the gradients that are given. Default true; false overwrites them. */
+  readonly accumulate?: boolean | undefined
+  /** For a device's stream; the cpu has none. */
+  readonly stream?: bigint | number | undefined
+}
+
+/** A gradient's type: undefined where options say that it is not wanted, either where that is not known. */
+export type GradientOf<O, K extends string> = 'needs' extends keyof O
+  ? O['needs'] extends object
+    ? K extends keyof O['needs']
+      ? Switched<O['needs'][K], Tensor, undefined>
+      : Tensor
+    : Tensor | undefined
+  : Tensor
+
+/** Type of a result that a flag switches. */
+export type Switched<Flag, True, False> = Flag extends true ? True : Flag extends false ? False : True | False
+
+/** Result of {@link lilyBackward}: the gradients that were given, or new tensors. */
+export interface LilyGradients<R extends Routing, O> {
+  /** The shape of x, contiguous. */
+  readonly dx: GradientOf<O, 'dx'>
+  /** [r, d_in] */
+  readonly da: GradientOf<O, 'da'>
+  /** [E, r]; undefined for routing uniform and fixed. */
+  readonly dRouter: R extends 'uniform' | 'fixed' ? undefined : GradientOf<O, 'dRouter'>
+  /** The shape of b; undefined with `deferB`. */
+  readonly db: 'deferB' extends keyof O
+    ? Switched<O['deferB'], undefined, GradientOf<O, 'db'>>
+    : GradientOf<O, 'db'>
+}
+
+const OPERANDS: Known = { dy: true, dx: true, da: true, dRouter: true, db: true }
+const OPTIONS: Known = { needs: true, deferB: true, accumulate: true, stream: true }
+const NEEDS: Known = { dx: true, da: true, dRouter: true, db: true }
+
+/**
+ * Gradients of {@link lilyForward}, given that of its y. Gradients of parameters that layers share add up when the same
+ * `da` and `db` are given to each layer. Source: arXiv 2407.09946.
+ *
+ * It returns when the work is done. It may be called more than once for one `saved`.
+ *
+ * @param saved what lilyForward returned; its operands must be as they were
+ * @throws LilyError; a refused call has written nothing
+ * @example
+ * const { dx, da, dRouter, db } = lilyBackward({ dy }, saved)
+ */
+export function lilyBackward<R extends Routing, O extends LilyBackwardOptions = Empty>(
+  operands: LilyBackwardOperands,
+  saved: LilySaved<R>,
+  options?: O,
+): LilyGradients<R, O> {
+  const call = prepare(operands, saved, options)
+  runBackward(call.state.problem, call.dy, call.gradients)
+  return finish(call)
+}
+
+/**
+ * {@link lilyBackward} off the main thread. Its checks and reads are made before it returns; what they refuse rejects
+ * the promise. The operands, of forward too, must not change while it runs.
+ */
+export async function lilyBackwardAsync<R extends Routing, O extends LilyBackwardOptions = Empty>(
+  operands: LilyBackwardOperands,
+  saved: LilySaved<R>,
+  options?: O,
+): Promise<LilyGradients<R, O>> {
+  const call = prepare(operands, saved, options)
+  await runBackwardAsync(call.state.problem, call.dy, call.gradients)
+  return finish(call)
+}
+
+interface Call {
+  readonly state: State
+  readonly dy: Operand
+  readonly gradients: Gradients
+}
+
+function prepare(operands: LilyBackwardOperands, saved: Saved, options: LilyBackwardOptions = {}): Call {
+  const given = readGradients(operands, OPERANDS)
+  const settings = readBackwardSettings(options, OPTIONS, NEEDS)
+  const state = readSaved('saved', saved, 'lilyForward')
+  return { state, dy: given.dy, gradients: prepareGradients(state.problem, given, settings) }
+}
+
+function finish<R extends Routing, O>({ state, gradients }: Call): LilyGradients<R, O> {
+  const { dx, da, dRouter, db, deferredDb } = gradients
+  if (deferredDb !== null) state.deferred.push(deferredDb)
+  return { dx: dx?.tensor, da: da?.tensor, dRouter: dRouter?.tensor, db: db?.tensor } as LilyGradients<R, O>
+}

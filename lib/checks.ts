@@ -1,0 +1,114 @@
+/** Checks that several operations share. They run after everything of the caller's has been read. */
+import { is16Bit, type DType } from './dtype.js'
+import { fail, shapeText } from './errors.js'
+import { checkMemory, overlaps, type Device, type Operand } from './operand.js'
+
+/** Tokens and offsets are 32-bit numbers in the kernels. */
+const MAX_TOKENS = 2 ** 31 - 1
+const MAX_RANK = 4096
+const MAX_EXPERTS = 64
+
+/** An operand is where `other` is, and its memory is there and holds all of it. */
+export function checkPlace(argument: string, operand: Operand | null, other: string, { device }: Operand): void {
+  if (operand === null) return
+  if (operand.device !== device && !(operand.device.type === device.type && operand.device.id === device.id)) {
+    fail(
+      'ERR_LILY_DEVICE',
+      argument,
+      `is on device ${deviceText(operand.device)}, but ${other} is on ${deviceText(device)}; ` +
+        `all operands of a call must be on one device`,
+    )
+  }
+  checkMemory(argument, operand)
+}
+
+function deviceText({ type, id }: Device): string {
+  return `${type}:${id}`
+}
+
+/** x: any leading dimensions, then d_in. */
+export function checkActivations(x: Operand): void {
+  checkFloat('x', x)
+  if (x.columns < 1) fail('ERR_LILY_SHAPE', 'x', `expected [..., d_in] with d_in of at least 1, got ${shapeText(x.shape)}`)
+  if (x.rows > MAX_TOKENS) {
+    fail('ERR_LILY_SHAPE', 'x', `expected at most ${MAX_TOKENS} tokens, got ${x.rows}; split the call`)
+  }
+}
+
+/** a: [r, d_in]. */
+export function checkA(a: Operand, dIn: number): void {
+  if (a.shape.length !== 2 || a.columns !== dIn) {
+    fail('ERR_LILY_SHAPE', 'a', `expected [r, ${dIn}] (x has d_in ${dIn}), got ${shapeText(a.shape)}`)
+  }
+  checkLimit('a', 'r', a.rows, MAX_RANK)
+}
+
+export function checkExperts(argument: string, experts: number): void {
+  checkLimit(argument, 'E', experts, MAX_EXPERTS)
+}
+
+function checkLimit(argument: string, name: string, value: number, limit: number): void {
+  if (value >= 1 && value <= limit) return
+  fail('ERR_LILY_SHAPE', argument, `expected ${name} from 1 to ${limit}, got ${value}`)
+}
+
+/** An operand whose leading dimensions are tokens, however they are grouped. */
+export function checkTokenRows(argument: string, operand: Operand, tokens: number, columns: number): void {
+  if (operand.rows === tokens && operand.columns === columns) return
+  fail(
+    'ERR_LILY_SHAPE',
+    argument,
+    `expected ${tokens} rows of ${columns}, as [${tokens}, ${columns}] or with more leading dimensions, ` +
+      `got ${shapeText(operand.shape)}`,
+  )
+}
+
+/** An operand of two dimensions. */
+export function checkMatrix(argument: string, operand: Operand, rows: number, columns: number): void {
+  if (operand.shape.length === 2 && operand.rows === rows && operand.columns === columns) return
+  fail('ERR_LILY_SHAPE', argument, `expected ${shapeText([rows, columns])}, got ${shapeText(operand.shape)}`)
+}
+
+/** b: [E, r, d_out] or [E*r, d_out]. Its gradient has a given d_out too. */
+export function checkExpertStack(argument: string, operand: Operand, experts: number, rank: number, dOut?: number): void {
+  const { shape, rows, columns } = operand
+  const stacked = shape.length === 2 || (shape.length === 3 && shape[0] === experts)
+  if (stacked && rows === experts * rank && (dOut === undefined ? columns >= 1 : columns === dOut)) return
+  const last = dOut ?? 'd_out'
+  fail(
+    'ERR_LILY_SHAPE',
+    argument,
+    `expected [${experts}, ${rank}, ${last}] or [${experts * rank}, ${last}] (E ${experts}, r ${rank}), ` +
+      `got ${shapeText(shape)}`,
+  )
+}
+
+/** The type of x: a number type that can be computed with at all. */
+export function checkFloat(argument: string, operand: Operand): void {
+  const { dtype } = operand
+  if (dtype === 'float32' || is16Bit(dtype)) return
+  fail('ERR_LILY_DTYPE', argument, `expected float32, bfloat16 or float16, got ${dtype}`)
+}
+
+export function checkType(argument: string, operand: Operand, dtype: DType): void {
+  if (operand.dtype === dtype) return
+  fail('ERR_LILY_DTYPE', argument, `expected ${dtype}, got ${operand.dtype}; convert it`)
+}
+
+/** Parameters have the activations' type or float32, and gradients their parameter's type or float32. */
+export function checkTypeOrFloat32(argument: string, operand: Operand, dtype: DType): void {
+  if (operand.dtype === dtype || operand.dtype === 'float32') return
+  const expected = dtype === 'float32' ? 'float32' : `${dtype} or float32`
+  fail('ERR_LILY_DTYPE', argument, `expected ${expected}, got ${operand.dtype}; convert it`)
+}
+
+export function refuseOverlap(argument: string, output: Operand, other: string, input: Operand | null): void {
+  if (input === null || !overlaps(output, input)) return
+  fail('ERR_LILY_ARGUMENT', argument, `its memory overlaps that of ${other}; results need memory of their own`)
+}
+
+/** For memory of the package's own, which nothing else lies in. */
+export function refuseBuffer(argument: string, output: Operand, other: string, own: ArrayBufferView | null): void {
+  if (own === null || typeof output.memory === 'bigint' || output.memory.buffer !== own.buffer) return
+  fail('ERR_LILY_ARGUMENT', argument, `its memory is that of ${other}; results need memory of their own`)
+}

@@ -1,0 +1,147 @@
+/** Forward of Lily: y += scaling * act(x a^T) C, where C mixes the experts of b (arXiv 2407.09946). */
+import { checkPlaces, prepareOutput, readInputs } from './forward-call.js'
+import type { MaskLike, OffsetsLike, WeightsLike } from './indices.js'
+import { runForward, runForwardAsync } from './launch.js'
+import type { Known } from './options.js'
+import type { Output } from './output.js'
+import type { Activation, Pool, Precision, Problem, Routing } from './problem.js'
+import type { TensorLike } from './resolve.js'
+import { lilyProblem } from './routing.js'
+import { savedOf, type LilySaved } from './saved.js'
+import { readSettings } from './settings.js'
+import type { Tensor } from './tensor.js'
+
+/** Operands of {@link lilyForward}. M is the product of the leading dimensions of x. */
+export interface LilyForwardOperands {
+  /** [..., d_in]: activations entering the adapted layer. */
+  readonly x: TensorLike
+  /** [r, d_in]: the low-dimension projector. r is at most 4096. */
+  readonly a: TensorLike
+  /** [E, r]: the layer's router, with routing batch, sequence and token only. E is at most 64. */
+  readonly router?: TensorLike | undefined
+  /** [E, r, d_out], or [E*r, d_out] as PEFT stores it: the high-dimension projectors. */
+  readonly b: TensorLike
+  /** [..., d_out]: the base layer's output, added to in place. Without it a new tensor is returned. */
+  readonly y?: TensorLike | undefined
+}
+
+/** Options of {@link lilyForward}. */
+export interface LilyForwardOptions {
+  /** Direct multiplier s, not alpha / r. Default 1. */
+  readonly scaling?: number | undefined
+  /** How tokens share the experts' weights. Default 'batch'. */
+  readonly routing?: Routing | undefined
+  /** What batch and sequence routing pool. Default 'probabilities'. */
+  readonly pool?: Pool | undefined
+  /** Applied to hidden. Default 'none'. */
+  readonly activation?: Activation | undefined
+  readonly precision?: Precision | undefined
+  /** [M], with batch and sequence routing: tokens that are 0 count in no pool. Their y is computed all the same. */
+  readonly mask?: MaskLike | undefined
+  /** [G + 1], from 0 to M: sequences of sequence routing (and fixed). Default: the rows of a 3-D x. */
+  readonly sequenceOffsets?: OffsetsLike | undefined
+  /** [E] or [G, E]: the experts' weights of fixed routing. */
+  readonly weights?: WeightsLike | undefined
+  /** Keep what backward needs. Default true; false for inference. */
+  readonly save?: boolean | undefined
+  /** Add to the y that is given. Default true; false overwrites it. */
+  readonly accumulate?: boolean | undefined
+  /** For a device's stream; the cpu has none. */
+  readonly stream?: bigint | number | undefined
+}
+
+/** No options. */
+export type Empty = Readonly<Record<never, never>>
+
+/** The routing that options ask for, as a type. */
+export type RoutingOf<O> = 'routing' extends keyof O ? (O['routing'] extends Routing ? O['routing'] : Routing) : 'batch'
+
+/** `S`, undefined where options say `save: false`, either where that is not known. */
+export type SavedOf<O, S> = 'save' extends keyof O
+  ? O['save'] extends true
+    ? S
+    : O['save'] extends false
+      ? undefined
+      : S | undefined
+  : S
+
+/** Result of {@link lilyForward}. */
+export interface LilyForwardResult<O> {
+  /** [..., d_out]: the y that was given, or a new tensor with the leading dimensions of x. */
+  readonly y: Tensor
+  /** What backward needs; undefined with `save: false`. */
+  readonly saved: SavedOf<O, LilySaved<RoutingOf<O>>>
+}
+
+const OPERANDS: Known = { x: true, a: true, router: true, b: true, y: true }
+const OPTIONS: Known = {
+  scaling: true,
+  routing: true,
+  pool: true,
+  activation: true,
+  precision: true,
+  mask: true,
+  sequenceOffsets: true,
+  weights: true,
+  save: true,
+  accumulate: true,
+  stream: true,
+}
+
+/**
+ * The Lily adapter of one linear layer: y += scaling * h C, where h = act(x a^T) and C = sum_e w_e B_e mixes the
+ * high-dimension projectors by the weights that the routing makes of softmax(h router^T). Source: arXiv 2407.09946.
+ *
+ * | routing | router | mask | groups | saved.probabilities | saved.weights |
+ * |---|---|---|---|---|---|
+ * | batch | required | may | 1 | with pool 'probabilities' | [1, E] |
+ * | sequence | required | may | `sequenceOffsets`, or the rows of a 3-D x | with pool 'probabilities' | [G, E] |
+ * | token | required | refused | M | yes | no |
+ * | uniform | refused | refused | 1 | no | [1, E] |
+ * | fixed | refused | refused | `weights` [E]: 1; [G, E]: as sequence | no | as given |
+ *
+ * It returns when the work is done. The operands must not change before backward has run.
+ *
+ * @throws LilyError; a refused call has written nothing
+ * @example
+ * const { y, saved } = lilyForward({ x, a, router, b, y: baseOutput }, { scaling: 2 })
+ */
+export function lilyForward<O extends LilyForwardOptions = Empty>(
+  operands: LilyForwardOperands,
+  options?: O,
+): LilyForwardResult<O> {
+  const call = prepare(operands, options)
+  runForward(call.problem, call.y)
+  return finish(call)
+}
+
+/**
+ * {@link lilyForward} off the main thread. Its checks and reads are made before it returns; what they refuse rejects the
+ * promise. The operands must not change while it runs.
+ */
+export async function lilyForwardAsync<O extends LilyForwardOptions = Empty>(
+  operands: LilyForwardOperands,
+  options?: O,
+): Promise<LilyForwardResult<O>> {
+  const call = prepare(operands, options)
+  await runForwardAsync(call.problem, call.y)
+  return finish(call)
+}
+
+interface Call {
+  readonly problem: Problem
+  readonly y: Output
+}
+
+function prepare(operands: LilyForwardOperands, options: LilyForwardOptions = {}): Call {
+  const inputs = readInputs(operands, OPERANDS)
+  const settings = readSettings(options, OPTIONS)
+  checkPlaces(inputs, settings)
+  const problem = lilyProblem(inputs, settings)
+  return { problem, y: prepareOutput(problem, inputs.y, settings) }
+}
+
+function finish<O>({ problem, y }: Call): LilyForwardResult<O> {
+  const saved = problem.kept === null ? undefined : savedOf(problem)
+  return { y: y.tensor, saved: saved as LilyForwardResult<O>['saved'] }
+}

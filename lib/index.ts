@@ -1,0 +1,49 @@
+/**
+ * Fused forward and backward of Lily, low-rank interconnected adaptation across layers (arXiv 2407.09946), and of LoRA.
+ *
+ * @packageDocumentation
+ */
+export { backends, type BackendInfo, type DeviceInfo } from './backends.js'
+export {
+  lilyBackward,
+  lilyBackwardAsync,
+  type LilyBackwardOperands,
+  type LilyBackwardOptions,
+  type LilyGradients,
+  type LilyNeeds,
+} from './backward.js'
+export type { DType, Float16ArrayLike, HostData } from './dtype.js'
+export { LilyError, type LilyErrorCode, type LilyErrorDetails } from './errors.js'
+export { foldB, type FoldOptions } from './fold.js'
+export {
+  lilyForward,
+  lilyForwardAsync,
+  type LilyForwardOperands,
+  type LilyForwardOptions,
+  type LilyForwardResult,
+} from './forward.js'
+export type { MaskLike, OffsetsLike, WeightsLike } from './indices.js'
+export {
+  loraBackward,
+  loraBackwardAsync,
+  loraForward,
+  loraForwardAsync,
+  type LoraBackwardOperands,
+  type LoraBackwardOptions,
+  type LoraForwardOperands,
+  type LoraForwardOptions,
+  type LoraForwardResult,
+  type LoraGradients,
+} from './lora.js'
+export type { Device } from './operand.js'
+export type { Activation, Pool, Precision, Routing } from './problem.js'
+export {
+  deviceTensor,
+  type DeviceTensorLike,
+  type DeviceTensorProvider,
+  type HostTensorLike,
+  type OnnxTensorLike,
+  type TensorLike,
+} from './resolve.js'
+export type { LilySaved, LoraSaved } from './saved.js'
+export { tensor, Tensor } from './tensor.js'

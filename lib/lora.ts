@@ -1,0 +1,199 @@
+/** LoRA, forward and backward: Lily with one expert, no router, and b stored the other way round. */
+import { prepareGradients, readBackwardSettings, readGradients, type Gradients } from './backward-call.js'
+import type { GradientOf } from './backward.js'
+import { checkA, checkActivations, checkType, checkTypeOrFloat32 } from './checks.js'
+import { fail, shapeText } from './errors.js'
+import { checkPlaces, prepareOutput, readInputs, type Inputs } from './forward-call.js'
+import type { Empty, SavedOf } from './forward.js'
+import { runBackward, runBackwardAsync, runForward, runForwardAsync } from './launch.js'
+import type { Operand } from './operand.js'
+import type { Known } from './options.js'
+import type { Output } from './output.js'
+import { Problem, type Precision } from './problem.js'
+import type { TensorLike } from './resolve.js'
+import { readSaved, savedOf, type LoraSaved } from './saved.js'
+import { readSettings, type Settings } from './settings.js'
+import type { Tensor } from './tensor.js'
+
+/** Operands of {@link loraForward}. M is the product of the leading dimensions of x. */
+export interface LoraForwardOperands {
+  /** [..., d_in]: activations entering the adapted layer. */
+  readonly x: TensorLike
+  /** [r, d_in]. r is at most 4096. */
+  readonly a: TensorLike
+  /** [d_out, r], as PEFT stores it. */
+  readonly b: TensorLike
+  /** [..., d_out]: the base layer's output, added to in place. Without it a new tensor is returned. */
+  readonly y?: TensorLike | undefined
+}
+
+/** Options of {@link loraForward}. */
+export interface LoraForwardOptions {
+  /** Direct multiplier: alpha / r, where that is how an adapter gives it. Default 1. */
+  readonly scaling?: number | undefined
+  readonly precision?: Precision | undefined
+  /** Keep what backward needs. Default true; false for inference. */
+  readonly save?: boolean | undefined
+  /** Add to the y that is given. Default true; false overwrites it. */
+  readonly accumulate?: boolean | undefined
+  /** For a device's stream; the cpu has none. */
+  readonly stream?: bigint | number | undefined
+}
+
+/** Result of {@link loraForward}. */
+export interface LoraForwardResult<O> {
+  /** [..., d_out]: the y that was given, or a new tensor with the leading dimensions of x. */
+  readonly y: Tensor
+  /** What backward needs; undefined with `save: false`. */
+  readonly saved: SavedOf<O, LoraSaved>
+}
+
+/** Operands of {@link loraBackward}. Gradients that are given are added to in place, and are what is returned. */
+export interface LoraBackwardOperands {
+  /** [..., d_out] of M rows: the gradient of y. */
+  readonly dy: TensorLike
+  /** [..., d_in] of M rows. Without it a new tensor with the shape of x is returned. */
+  readonly dx?: TensorLike | undefined
+  /** [r, d_in] */
+  readonly da?: TensorLike | undefined
+  /** [d_out, r] */
+  readonly db?: TensorLike | undefined
+}
+
+/** Options of {@link loraBackward}. */
+export interface LoraBackwardOptions {
+  /** Gradients that are false are not computed. Default: all. */
+  readonly needs?:
+    | {
+        readonly dx?: boolean | undefined
+        readonly da?: boolean | undefined
+        readonly db?: boolean | undefined
+      }
+    | undefined
+  /** Add to the gradients that are given. Default true; false overwrites them. */
+  readonly accumulate?: boolean | undefined
+  /** For a device's stream; the cpu has none. */
+  readonly stream?: bigint | number | undefined
+}
+
+/** Result of {@link loraBackward}: the gradients that were given, or new tensors. */
+export interface LoraGradients<O> {
+  /** The shape of x, contiguous. */
+  readonly dx: GradientOf<O, 'dx'>
+  /** [r, d_in] */
+  readonly da: GradientOf<O, 'da'>
+  /** [d_out, r] */
+  readonly db: GradientOf<O, 'db'>
+}
+
+const FORWARD_OPERANDS: Known = { x: true, a: true, b: true, y: true }
+const FORWARD_OPTIONS: Known = { scaling: true, precision: true, save: true, accumulate: true, stream: true }
+const BACKWARD_OPERANDS: Known = { dy: true, dx: true, da: true, db: true }
+const BACKWARD_OPTIONS: Known = { needs: true, accumulate: true, stream: true }
+const NEEDS: Known = { dx: true, da: true, db: true }
+
+/**
+ * LoRA of one linear layer: y += scaling * (x a^T) b^T. It returns when the work is done. The operands must not change
+ * before backward has run.
+ *
+ * @throws LilyError; a refused call has written nothing
+ * @example
+ * const { y, saved } = loraForward({ x, a, b, y: baseOutput }, { scaling: alpha / r })
+ */
+export function loraForward<O extends LoraForwardOptions = Empty>(
+  operands: LoraForwardOperands,
+  options?: O,
+): LoraForwardResult<O> {
+  const call = prepareForward(operands, options)
+  runForward(call.problem, call.y)
+  return finishForward(call)
+}
+
+/** {@link loraForward} off the main thread; see {@link lilyForwardAsync}. */
+export async function loraForwardAsync<O extends LoraForwardOptions = Empty>(
+  operands: LoraForwardOperands,
+  options?: O,
+): Promise<LoraForwardResult<O>> {
+  const call = prepareForward(operands, options)
+  await runForwardAsync(call.problem, call.y)
+  return finishForward(call)
+}
+
+/**
+ * Gradients of {@link loraForward}, given that of its y. It returns when the work is done, and may be called more than
+ * once for one `saved`.
+ *
+ * @param saved what loraForward returned; its operands must be as they were
+ * @throws LilyError; a refused call has written nothing
+ */
+export function loraBackward<O extends LoraBackwardOptions = Empty>(
+  operands: LoraBackwardOperands,
+  saved: LoraSaved,
+  options?: O,
+): LoraGradients<O> {
+  const call = prepareBackward(operands, saved, options)
+  runBackward(call.problem, call.dy, call.gradients)
+  return finishBackward(call)
+}
+
+/** {@link loraBackward} off the main thread; see {@link lilyBackwardAsync}. */
+export async function loraBackwardAsync<O extends LoraBackwardOptions = Empty>(
+  operands: LoraBackwardOperands,
+  saved: LoraSaved,
+  options?: O,
+): Promise<LoraGradients<O>> {
+  const call = prepareBackward(operands, saved, options)
+  await runBackwardAsync(call.problem, call.dy, call.gradients)
+  return finishBackward(call)
+}
+
+interface ForwardCall {
+  readonly problem: Problem
+  readonly y: Output
+}
+
+function prepareForward(operands: LoraForwardOperands, options: LoraForwardOptions = {}): ForwardCall {
+  const inputs = readInputs(operands, FORWARD_OPERANDS)
+  const settings = readSettings(options, FORWARD_OPTIONS)
+  checkPlaces(inputs, settings)
+  const problem = loraProblem(inputs, settings)
+  return { problem, y: prepareOutput(problem, inputs.y, settings) }
+}
+
+function loraProblem({ x, a, b }: Inputs, { precision, scaling }: Settings): Problem {
+  checkActivations(x)
+  checkA(a, x.columns)
+  checkTypeOrFloat32('a', a, x.dtype)
+  if (b.shape.length !== 2 || b.columns !== a.rows || b.rows < 1) {
+    fail('ERR_LILY_SHAPE', 'b', `expected [d_out, ${a.rows}] (a has r ${a.rows}), got ${shapeText(b.shape)}`)
+  }
+  checkType('b', b, a.dtype)
+  return new Problem('none', 'probabilities', 'none', precision, scaling, x, a, null, b, b.rows, 1, 1)
+}
+
+function finishForward<O>({ problem, y }: ForwardCall): LoraForwardResult<O> {
+  const saved = problem.kept === null ? undefined : savedOf(problem)
+  return { y: y.tensor, saved: saved as LoraForwardResult<O>['saved'] }
+}
+
+interface BackwardCall {
+  readonly problem: Problem
+  readonly dy: Operand
+  readonly gradients: Gradients
+}
+
+function prepareBackward(
+  operands: LoraBackwardOperands,
+  saved: LoraSaved,
+  options: LoraBackwardOptions = {},
+): BackwardCall {
+  const given = readGradients(operands, BACKWARD_OPERANDS)
+  const settings = readBackwardSettings(options, BACKWARD_OPTIONS, NEEDS)
+  const { problem } = readSaved('saved', saved, 'loraForward')
+  return { problem, dy: given.dy, gradients: prepareGradients(problem, given, settings) }
+}
+
+function finishBackward<O>({ gradients }: BackwardCall): LoraGradients<O> {
+  const { dx, da, db } = gradients
+  return { dx: dx?.tensor, da: da?.tensor, db: db?.tensor } as LoraGradients<O>
+}

@@ -1,0 +1,33 @@
+/** Host memory for results. */
+import { bytesPerElement, viewOf, type DType, type HostData } from './dtype.js'
+import { LilyError } from './errors.js'
+import { native } from './native.js'
+import { CPU, layOut, type Operand } from './operand.js'
+
+/**
+ * From this size on memory comes from the binding's caching pool: a fresh ArrayBuffer is zeroed and page-faulted in,
+ * which for large results costs more than the operation itself.
+ */
+const POOLED_BYTES = 65536
+
+/** Memory for a new contiguous tensor. Its contents are undefined: whoever asks for it writes all of it. */
+export function newOperand(argument: string, dtype: DType, shape: readonly number[]): Operand {
+  let elements = 1
+  for (const size of shape) elements *= size
+  return layOut(argument, allocate(argument, dtype, elements), 0, dtype, CPU, shape, null)
+}
+
+/** Memory for `elements` numbers, contents undefined. */
+export function allocate(argument: string, dtype: DType, elements: number): HostData {
+  const bytes = elements * bytesPerElement(dtype)
+  try {
+    if (bytes < POOLED_BYTES) return dtype === 'float32' ? new Float32Array(elements) : new Uint16Array(elements)
+    const buffer = native.allocate(bytes) ?? new ArrayBuffer(bytes)
+    return viewOf(dtype, buffer, 0, elements)
+  } catch (cause) {
+    throw new LilyError('ERR_LILY_OUT_OF_MEMORY', `${argument}: no memory for a result of ${bytes} bytes`, {
+      argument,
+      cause,
+    })
+  }
+}

@@ -1,0 +1,175 @@
+/**
+ * The one internal form of an operand: where its memory is, and the row-major matrix that it is seen as. Leading
+ * dimensions are flattened into rows; the last dimension is a row's columns.
+ */
+import { bytesPerElement, type DType, type HostData } from './dtype.js'
+import { describe, fail, shapeText } from './errors.js'
+
+/** Where a tensor's memory is. */
+export interface Device {
+  readonly type: 'cpu' | 'cuda'
+  readonly id: number
+}
+
+/** The host, as a device. All host operands share this object, so that it can be compared by identity. */
+export const CPU: Device = Object.freeze({ type: 'cpu', id: 0 })
+
+/** Memory of an operand: a view on the host, an address on a device. */
+export type OperandMemory = HostData | bigint
+
+export class Operand {
+  /** Set when the tensor that owns this operand is disposed of. */
+  disposed = false
+
+  constructor(
+    readonly memory: OperandMemory,
+    /** Bytes from the start of the view, or from the address, to the first element. */
+    readonly byteOffset: number,
+    /** Bytes from the first element to the end of the last. */
+    readonly byteLength: number,
+    readonly dtype: DType,
+    readonly device: Device,
+    readonly shape: readonly number[],
+    /** In elements; null: contiguous. */
+    readonly strides: readonly number[] | null,
+    readonly rows: number,
+    readonly columns: number,
+    /** Elements from one row to the next. */
+    readonly pitch: number,
+  ) {}
+}
+
+/** Flattens `shape` into a matrix, or says why it has no single row pitch. */
+export function layOut(
+  argument: string,
+  memory: OperandMemory,
+  byteOffset: number,
+  dtype: DType,
+  device: Device,
+  shape: readonly number[],
+  strides: readonly number[] | null,
+): Operand {
+  const last = shape.length - 1
+  if (last < 0) fail('ERR_LILY_SHAPE', argument, 'expected at least one dimension, got shape []')
+  const columns = shape[last] ?? 0
+  let rows = 1
+  for (let axis = 0; axis < last; axis++) rows *= shape[axis] ?? 0
+  let pitch = columns
+  if (strides !== null && rows * columns > 0) pitch = commonPitch(argument, shape, strides)
+
+  const bytes = bytesPerElement(dtype)
+  const byteLength = rows * columns > 0 ? ((rows - 1) * pitch + columns) * bytes : 0
+  if (!Number.isSafeInteger(rows * columns * bytes) || !Number.isSafeInteger(byteLength)) {
+    fail('ERR_LILY_SHAPE', argument, `shape ${shapeText(shape)} has more bytes than a number can count`)
+  }
+  return new Operand(memory, byteOffset, byteLength, dtype, device, shape, strides, rows, columns, pitch)
+}
+
+/** The row pitch of a non-empty strided shape. A dimension of one element may have any stride. */
+function commonPitch(argument: string, shape: readonly number[], strides: readonly number[]): number {
+  const last = shape.length - 1
+  const columns = shape[last] ?? 0
+  if (columns > 1 && strides[last] !== 1) {
+    fail(
+      'ERR_LILY_SHAPE',
+      argument,
+      `the last stride must be 1, got strides ${shapeText(strides)}; make a row-major copy`,
+    )
+  }
+  let rows = 1
+  let pitch = columns
+  for (let axis = last - 1; axis >= 0; axis--) {
+    const size = shape[axis] ?? 0
+    const stride = strides[axis] ?? 0
+    if (size === 1) continue
+    if (rows === 1) {
+      pitch = stride
+    } else if (stride !== pitch * rows) {
+      fail(
+        'ERR_LILY_SHAPE',
+        argument,
+        `the leading dimensions of shape ${shapeText(shape)} with strides ${shapeText(strides)} are not evenly ` +
+          `spaced rows (stride ${pitch * rows} was expected for dimension ${axis}); make a contiguous copy`,
+      )
+    }
+    rows *= size
+  }
+  if (pitch < columns) {
+    fail(
+      'ERR_LILY_SHAPE',
+      argument,
+      `rows of ${columns} elements overlap: the row pitch is only ${pitch} (strides ${shapeText(strides)})`,
+    )
+  }
+  return pitch
+}
+
+/** Whether the memory is still there and holds the whole operand. Asked when nothing of the caller's runs any more. */
+export function checkMemory(argument: string, operand: Operand): void {
+  if (operand.disposed) fail('ERR_LILY_DISPOSED', argument, 'this tensor has been disposed of; use it before dispose()')
+  const memory = operand.memory
+  if (typeof memory === 'bigint' || operand.byteOffset + operand.byteLength <= memory.byteLength) return
+  if (isDetached(memory.buffer)) {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      argument,
+      'its ArrayBuffer is detached (transferred elsewhere); pass memory that is still here',
+    )
+  }
+  fail(
+    'ERR_LILY_SHAPE',
+    argument,
+    `shape ${shapeText(operand.shape)}${operand.strides === null ? '' : ` with strides ${shapeText(operand.strides)}`} ` +
+      `of ${operand.dtype} ends ${operand.byteOffset + operand.byteLength} bytes after the start of its data, ` +
+      `which has ${memory.byteLength} bytes${memory.byteLength === 0 ? ' (a buffer that shrank has none left)' : ''}`,
+  )
+}
+
+function isDetached(buffer: ArrayBufferLike): boolean {
+  try {
+    new Uint8Array(buffer) // throws for a detached buffer; ArrayBuffer.detached is not in Node 20
+    return false
+  } catch {
+    return true
+  }
+}
+
+/**
+ * Whether two operands share a byte. Exact where both have the same row pitch, as column windows cut from one fused
+ * buffer have; by their whole ranges otherwise.
+ */
+export function overlaps(a: Operand, b: Operand): boolean {
+  const left = a.memory
+  const right = b.memory
+  if (typeof left === 'bigint' || typeof right === 'bigint' || left.buffer !== right.buffer) return false
+  if (a.byteLength === 0 || b.byteLength === 0) return false
+  const aStart = left.byteOffset + a.byteOffset
+  const bStart = right.byteOffset + b.byteOffset
+  if (aStart + a.byteLength <= bStart || bStart + b.byteLength <= aStart) return false
+
+  const aPitch = a.pitch * bytesPerElement(a.dtype)
+  const bPitch = b.pitch * bytesPerElement(b.dtype)
+  // One row has any pitch.
+  const pitch = a.rows === 1 ? bPitch : aPitch
+  if (pitch !== bPitch && b.rows !== 1) return true
+  const shift = (((bStart - aStart) % pitch) + pitch) % pitch
+  const aWidth = a.columns * bytesPerElement(a.dtype)
+  const bWidth = b.columns * bytesPerElement(b.dtype)
+  return shift < aWidth || shift + bWidth > pitch
+}
+
+/** A copy of the caller's shape or strides: integers from 0. */
+export function readIntegers(argument: string, what: string, value: unknown): number[] {
+  if (!Array.isArray(value)) {
+    fail('ERR_LILY_SHAPE', argument, `expected ${what} as an array of integers, got ${describe(value)}`)
+  }
+  const copy: number[] = []
+  for (let i = 0; i < value.length; i++) {
+    const number: unknown = value[i]
+    if (!Number.isSafeInteger(number) || (number as number) < 0) {
+      fail('ERR_LILY_SHAPE', argument, `${what}[${i}] must be an integer from 0 to 2^53 - 1, got ${describe(number)}`)
+    }
+    copy.push(number as number)
+  }
+  return copy
+}

@@ -1,0 +1,166 @@
+/** Tensors: memory with a shape. */
+import { refuseDevice } from './backends.js'
+import { dtypeOf, is16Bit, readDType, type DType, type HostData } from './dtype.js'
+import { describe, fail, LilyError, shapeText } from './errors.js'
+import { checkMemory, CPU, layOut, readIntegers, type Device, type Operand } from './operand.js'
+
+/** `Symbol.dispose`, or a stand-in on runtimes that lack it (Node before 20.5); no global is patched. */
+export const disposeSymbol: typeof Symbol.dispose =
+  (Symbol.dispose as typeof Symbol.dispose | undefined) ?? (Symbol.for('Symbol.dispose') as typeof Symbol.dispose)
+
+export const inspectSymbol = Symbol.for('nodejs.util.inspect.custom')
+
+/** The operand behind a tensor; null once it is disposed of. */
+export let operandOf: (tensor: Tensor) => Operand | null
+
+/** A tensor over an operand. */
+export let tensorOf: (operand: Operand) => Tensor
+
+/**
+ * A row-major array of numbers, whose rows may have a pitch. It wraps memory and never copies it. Make one with
+ * {@link tensor}; results of operations are tensors too.
+ */
+export class Tensor {
+  #operand: Operand | null
+
+  private constructor(operand: Operand) {
+    this.#operand = operand
+  }
+
+  static {
+    operandOf = (tensor) => tensor.#operand
+    tensorOf = (operand) => new Tensor(operand)
+  }
+
+  get shape(): readonly number[] {
+    return Object.freeze(this.#open().shape)
+  }
+
+  get dtype(): DType {
+    return this.#open().dtype
+  }
+
+  get device(): Device {
+    return this.#open().device
+  }
+
+  /** Elements from one index to the next, for each dimension. */
+  get strides(): readonly number[] {
+    const { shape, strides } = this.#open()
+    if (strides !== null) return Object.freeze(strides)
+    return shape.map((_, axis) => shape.slice(axis + 1).reduce((product, size) => product * size, 1))
+  }
+
+  /**
+   * The host memory from the first element on: a Float32Array for float32, for bfloat16 and float16 a Uint16Array of
+   * bits (or the Float16Array that was given). It is not a copy; with a row pitch it holds the gaps between rows too.
+   *
+   * @throws LilyError ERR_LILY_DEVICE for a tensor in device memory
+   */
+  get data(): HostData {
+    const { memory, byteOffset } = this.#open()
+    if (typeof memory === 'bigint') {
+      return fail('ERR_LILY_DEVICE', 'data', 'this tensor is in device memory; await its toHost() first')
+    }
+    return byteOffset === 0 ? memory : memory.subarray(byteOffset / memory.BYTES_PER_ELEMENT)
+  }
+
+  get isDisposed(): boolean {
+    return this.#operand === null
+  }
+
+  /**
+   * This tensor on a device; itself where it is there already.
+   *
+   * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE for a device that this machine or this version cannot use
+   */
+  to(device: { readonly type: 'cpu' | 'cuda'; readonly id?: number | undefined }): Tensor {
+    this.#open()
+    const { type, id } = device
+    if (type === 'cpu') return this
+    if ((type as unknown) !== 'cuda') {
+      fail('ERR_LILY_DEVICE', 'device', `expected { type: 'cpu' } or { type: 'cuda', id }, got type ${describe(type)}`)
+    }
+    return refuseDevice('device', { type, id: id ?? 0 })
+  }
+
+  /** This tensor in host memory, once the work on it is done; itself where it is there already. */
+  // eslint-disable-next-line @typescript-eslint/require-await -- a disposed tensor rejects, it does not throw
+  async toHost(): Promise<Tensor> {
+    return this.to(CPU)
+  }
+
+  /** Lets go of the memory. A later use of this tensor throws ERR_LILY_DISPOSED; disposing of it again does nothing. */
+  dispose(): void {
+    if (this.#operand !== null) this.#operand.disposed = true
+    this.#operand = null
+  }
+
+  [disposeSymbol](): void {
+    this.dispose()
+  }
+
+  /** Shape, dtype and device, without the numbers. */
+  toJSON(): { shape: readonly number[]; dtype: DType; device: Device } {
+    return { shape: this.shape, dtype: this.dtype, device: this.device }
+  }
+
+  [inspectSymbol](): string {
+    const operand = this.#operand
+    if (operand === null) return 'Tensor { disposed }'
+    const { dtype, shape, device } = operand
+    return `Tensor { ${dtype} ${shapeText(shape)} on ${device.type}:${device.id}${this.#firstValues(operand)} }`
+  }
+
+  #firstValues({ dtype, memory, rows, columns }: Operand): string {
+    if (typeof memory === 'bigint' || is16Bit(dtype) || rows === 0) return ''
+    const shown = Math.min(columns, 6)
+    const values = Array.from(this.data.subarray(0, shown), (value) => Number(value.toPrecision(4)))
+    return `: ${values.join(', ')}${rows * columns > shown ? ', ...' : ''}`
+  }
+
+  #open(): Operand {
+    if (this.#operand !== null) return this.#operand
+    throw new LilyError('ERR_LILY_DISPOSED', 'this tensor has been disposed of; use it before dispose()')
+  }
+}
+
+/**
+ * A contiguous tensor over memory, without a copy; an array of numbers is copied to float32.
+ *
+ * @param data a Float32Array; a Uint16Array of 16-bit numbers (`dtype` says which) or a Float16Array; a Uint8Array or
+ *   Int32Array for masks and offsets; or an array of numbers
+ * @param shape its dimensions, whose product is the length of `data`
+ * @throws LilyError ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_ARGUMENT
+ */
+export function tensor(data: HostData | readonly number[], shape: readonly number[], dtype?: DType): Tensor {
+  const memory = Array.isArray(data) ? numbersToFloat32(data, dtype) : (data as HostData)
+  if (!ArrayBuffer.isView(memory)) {
+    fail('ERR_LILY_ARGUMENT', 'data', `expected a typed array or an array of numbers, got ${describe(data)}`)
+  }
+  const type = dtypeOf('data', memory, dtype === undefined ? undefined : readDType('dtype', dtype))
+  const operand = layOut('shape', memory, 0, type, CPU, readIntegers('shape', 'shape', shape), null)
+  checkMemory('data', operand)
+  if (operand.rows * operand.columns !== memory.length) {
+    fail(
+      'ERR_LILY_SHAPE',
+      'shape',
+      `${shapeText(operand.shape)} has ${operand.rows * operand.columns} elements, data has ${memory.length}; ` +
+        `pass data.subarray(...) to use a part of it`,
+    )
+  }
+  return tensorOf(operand)
+}
+
+function numbersToFloat32(numbers: readonly unknown[], dtype: unknown): Float32Array {
+  if (dtype !== undefined && dtype !== 'float32') {
+    fail('ERR_LILY_DTYPE', 'dtype', `an array of numbers becomes float32, got dtype ${describe(dtype)}; pass a typed array`)
+  }
+  const copy = new Float32Array(numbers.length)
+  for (let i = 0; i < copy.length; i++) {
+    const number = numbers[i]
+    if (typeof number !== 'number') fail('ERR_LILY_ARGUMENT', 'data', `data[${i}] must be a number, got ${describe(number)}`)
+    copy[i] = number
+  }
+  return copy
+}

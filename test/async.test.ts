@@ -1,0 +1,156 @@
+/** The Async forms: the same bits, off the main thread, many at once; what is refused rejects. */
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import { describe, expect, it } from 'vitest'
+import {
+  lilyBackward,
+  lilyBackwardAsync,
+  lilyForward,
+  lilyForwardAsync,
+  LilyError,
+  loraBackward,
+  loraBackwardAsync,
+  loraForward,
+  loraForwardAsync,
+} from '../lib/index.js'
+import { makeCase, type Case, type Spec } from './support/cases.js'
+import { expectSameBits } from './support/compare.js'
+import { smallOperands } from './support/small.js'
+
+const routings = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'lora'] as const
+
+describe('Async equals sync, bit for bit', () => {
+  for (const routing of routings) {
+    it(routing, async () => {
+      const problem = problemOf(routing, { tokens: 33, dIn: 17, dOut: 40, rank: 7, experts: 3, seed: 1 })
+      expectSame(await callAsync(problem), call(problem))
+    })
+  }
+})
+
+describe('many at once', () => {
+  it('64 concurrent calls are all right', async () => {
+    const problems = Array.from({ length: 64 }, (_, seed) => {
+      const routing = routings[seed % routings.length]
+      const sizes = { tokens: 1 + seed, dIn: 16 + seed, dOut: 80 - seed, rank: 1 + (seed % 9), experts: 1 + (seed % 4) }
+      return problemOf(routing, { ...sizes, seed })
+    })
+    const results = await Promise.all(problems.map(callAsync))
+    results.forEach((result, i) => {
+      expectSame(result, call(problems[i]))
+    })
+  })
+
+  it('sync calls beside pending ones', async () => {
+    const problem = makeCase({ routing: 'batch', tokens: 65, dIn: 96, dOut: 113, rank: 16, experts: 4, seed: 1 })
+    const pending = Array.from({ length: 8 }, () => callAsync(problem))
+    const expected = call(problem)
+    for (const result of await Promise.all(pending)) expectSame(result, expected)
+  })
+})
+
+describe('the event loop', () => {
+  it('goes on while a call is pending', async () => {
+    // A call that blocked would be done before the first turn of the loop; this one is long enough for many turns.
+    const { x, a, router, b } = operands(
+      makeCase({ routing: 'batch', tokens: 1024, dIn: 1024, dOut: 1024, rank: 128, experts: 4, seed: 1 }),
+    )
+    let pending = true
+    const done = lilyForwardAsync({ x, a, router, b }).finally(() => (pending = false))
+    let turns = 0
+    while (pending) {
+      await new Promise(setImmediate)
+      turns++
+    }
+    await done
+    expect(turns).toBeGreaterThan(3)
+  })
+
+  it('operands that nobody else holds live until the call is done', async () => {
+    setFlagsFromString('--expose-gc')
+    const collect = runInNewContext('gc') as () => void
+    const spec = { routing: 'batch', tokens: 256, dIn: 512, dOut: 512, rank: 64, experts: 4, seed: 1 } as const
+    const pending = Array.from({ length: 4 }, () => callAsync(makeCase(spec)))
+    for (let i = 0; i < 5; i++) {
+      collect()
+      // Memory that was freed too early would be taken, and overwritten, by these.
+      Array.from({ length: 8 }, () => new Float32Array(256 * 512).fill(NaN))
+      await new Promise(setImmediate)
+    }
+    const expected = call(makeCase(spec))
+    for (const result of await Promise.all(pending)) expectSame(result, expected)
+  })
+})
+
+describe('what is refused rejects, and does not throw', () => {
+  it('forward', async () => {
+    const { dy: _, router: __, ...operands } = smallOperands()
+    const promise = lilyForwardAsync(operands)
+    await expect(promise).rejects.toBeInstanceOf(LilyError)
+    await expect(promise).rejects.toMatchObject({ code: 'ERR_LILY_ARGUMENT', message: /router/ })
+    await expect(loraForwardAsync({} as never)).rejects.toMatchObject({ code: 'ERR_LILY_ARGUMENT' })
+  })
+
+  it('backward', async () => {
+    const { dy, ...operands } = smallOperands()
+    const { saved } = await lilyForwardAsync(operands)
+    const wrong = { ...dy, shape: [1, dy.data.length] }
+    await expect(lilyBackwardAsync({ dy: wrong }, saved)).rejects.toMatchObject({ code: 'ERR_LILY_SHAPE' })
+    saved.dispose()
+    await expect(lilyBackwardAsync({ dy }, saved)).rejects.toMatchObject({ code: 'ERR_LILY_DISPOSED' })
+    await expect(loraBackwardAsync({ dy }, undefined as never)).rejects.toBeInstanceOf(LilyError)
+  })
+})
+
+function problemOf(routing: Spec['routing'], sizes: Omit<Spec, 'routing'>): Case {
+  const grouped = routing === 'sequence' || routing === 'fixed'
+  const lengths = grouped ? [0, sizes.tokens - 1, 1] : undefined
+  return makeCase({ ...sizes, routing, lengths, experts: routing === 'lora' ? 1 : sizes.experts })
+}
+
+function operands(c: Case) {
+  const { tokens, dIn, dOut, rank, experts } = c
+  return {
+    x: { data: c.x, shape: [tokens, dIn] },
+    a: { data: c.a, shape: [rank, dIn] },
+    router: c.router && { data: c.router, shape: [experts, rank] },
+    b: { data: c.b, shape: c.routing === 'lora' ? [dOut, rank] : [experts * rank, dOut] },
+    dy: { data: c.dy, shape: [tokens, dOut] },
+  }
+}
+
+function options(c: Case) {
+  const { experts, weights } = c
+  return {
+    sequenceOffsets: c.offsets,
+    weights: weights && {
+      data: weights,
+      shape: weights.length === experts ? [experts] : [weights.length / experts, experts],
+    },
+  }
+}
+
+function call(c: Case) {
+  const { dy, router, ...inputs } = operands(c)
+  if (c.routing === 'lora') {
+    const { y, saved } = loraForward(inputs)
+    return { y, ...loraBackward({ dy }, saved) }
+  }
+  const { y, saved } = lilyForward({ ...inputs, router }, { routing: c.routing, ...options(c) })
+  return { y, ...lilyBackward({ dy }, saved) }
+}
+
+async function callAsync(c: Case): Promise<ReturnType<typeof call>> {
+  const { dy, router, ...inputs } = operands(c)
+  if (c.routing === 'lora') {
+    const { y, saved } = await loraForwardAsync(inputs)
+    return { y, ...(await loraBackwardAsync({ dy }, saved)) }
+  }
+  const { y, saved } = await lilyForwardAsync({ ...inputs, router }, { routing: c.routing, ...options(c) })
+  return { y, ...(await lilyBackwardAsync({ dy }, saved)) }
+}
+
+function expectSame(actual: ReturnType<typeof call>, expected: ReturnType<typeof call>): void {
+  expect(Object.keys(actual)).toEqual(Object.keys(expected))
+  for (const name of ['y', 'dx', 'da', 'db'] as const) expectSameBits(name, actual[name].data, expected[name].data)
+}

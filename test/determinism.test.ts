@@ -1,0 +1,65 @@
+/** The same inputs give the same bits: from run to run, and with any number of threads. */
+import { describe, expect, test } from 'vitest'
+import { makeCase, splitTokens, type Spec } from './support/cases.js'
+import { runInChild, type Job } from './support/child.js'
+import { expectSameBits } from './support/compare.js'
+import { run, type Values } from './support/run.js'
+
+const medium = { tokens: 257, dIn: 384, dOut: 520, rank: 33, experts: 3, scaling: 2 }
+const ragged = { ...medium, lengths: splitTokens(medium.tokens, 9, 1) }
+
+const specs: Spec[] = [
+  { ...medium, routing: 'batch', seed: 1 },
+  { ...medium, routing: 'batch', pool: 'logits', masked: 0.3, activation: 'relu', seed: 2 },
+  { ...ragged, routing: 'sequence', masked: 0.3, seed: 3 },
+  { ...ragged, routing: 'sequence', pool: 'logits', seed: 4 },
+  { ...medium, routing: 'token', seed: 5 },
+  { ...medium, routing: 'uniform', seed: 6 },
+  { ...ragged, routing: 'fixed', seed: 7 },
+  { ...medium, routing: 'lora', experts: 1, seed: 8 },
+  { routing: 'batch', tokens: 1, dIn: 2048, dOut: 2048, rank: 16, experts: 4, seed: 9 },
+  { routing: 'batch', tokens: 1100, dIn: 256, dOut: 192, rank: 8, experts: 4, seed: 10 },
+  { routing: 'token', tokens: 1100, dIn: 64, dOut: 96, rank: 8, experts: 4, seed: 11 },
+  { routing: 'batch', tokens: 40, dIn: 1024, dOut: 1100, rank: 256, experts: 2, seed: 12 },
+  { routing: 'lora', tokens: 1100, dIn: 256, dOut: 192, rank: 8, experts: 1, seed: 13 },
+]
+
+const jobs: Job[] = specs.flatMap((spec) => [
+  { spec, how: { outputs: 'add' } },
+  ...(spec.routing === 'lora' ? [] : [{ spec, how: { deferB: true } }]),
+])
+
+function expectSameValues(actual: Values, expected: Values): void {
+  expect(Object.keys(actual)).toEqual(Object.keys(expected))
+  for (const [name, values] of Object.entries(expected)) expectSameBits(name, actual[name as keyof Values], values)
+}
+
+const here = jobs.map(({ spec, how }) => run(makeCase(spec), how).values)
+const title = ({ spec, how }: Job) =>
+  [spec.routing, spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts, how.deferB ? 'dB deferred' : ''].join(' ')
+
+describe('a second run', () => {
+  jobs.forEach((job, i) => {
+    test(title(job), () => {
+      expectSameValues(run(makeCase(job.spec), job.how).values, here[i])
+    })
+  })
+})
+
+for (const threads of [1, 2, 3, 4])
+  test(`LILY_NUM_THREADS=${threads}`, async () => {
+    const { backend, results } = await runInChild(jobs, { LILY_NUM_THREADS: String(threads) })
+    expect(backend.devices[0].threads).toBe(threads)
+    expect(results.length).toBe(jobs.length)
+    results.forEach(({ values }, i) => {
+      expectSameValues(values, here[i])
+    })
+  })
+
+test.each(['0', '-1', '2.5', 'many', '257'])('LILY_NUM_THREADS=%s is refused with the reason', async (value) => {
+  const { backend, refused } = await runInChild(jobs.slice(0, 1), { LILY_NUM_THREADS: value })
+  expect(backend.available).toBe(false)
+  expect(backend.reason).toContain('LILY_NUM_THREADS')
+  expect(refused?.code).toBe('ERR_LILY_BACKEND_UNAVAILABLE')
+  expect(refused?.message).toContain('LILY_NUM_THREADS')
+})

@@ -1,0 +1,614 @@
+/** Calls that must be refused: each with its code, the argument's name in the message, and nothing written. */
+import { describe, expect, it } from 'vitest'
+import {
+  foldB,
+  lilyBackward,
+  lilyForward,
+  LilyError,
+  loraBackward,
+  loraForward,
+  tensor,
+  type LilySaved,
+} from '../lib/index.js'
+import { bits } from './support/compare.js'
+import { expectRefused } from './support/refused.js'
+import { filled, numbers, sizes, smallLoraB, smallOperands } from './support/small.js'
+
+const { tokens, dIn, dOut, rank, experts } = sizes
+const deviceTensor = Symbol.for('lily.deviceTensor')
+
+// What the rows below do is wrong in its types, too.
+interface Operand {
+  data: Float32Array
+  shape: number[]
+  dtype?: string
+  strides?: number[]
+  byteOffset?: number
+  device?: object
+}
+interface Forward {
+  x: Operand
+  a: Operand
+  router: Operand
+  b: Operand
+  y: Operand
+  options: Record<string, unknown>
+  [name: string]: unknown
+}
+interface Backward {
+  dy: Operand
+  dx: Operand
+  da: Operand
+  dRouter: Operand
+  db: Operand
+  saved: LilySaved
+  /** Operands of the forward that made `saved`. */
+  inputs: { x: Operand; a: Operand; router: Operand; b: Operand }
+  options: Record<string, unknown>
+  [name: string]: unknown
+}
+type Rows<Call> = [name: string, code: string, argument: string, change: (call: Call) => void][]
+
+const SHAPE = 'ERR_LILY_SHAPE'
+const DTYPE = 'ERR_LILY_DTYPE'
+const DEVICE = 'ERR_LILY_DEVICE'
+const ARGUMENT = 'ERR_LILY_ARGUMENT'
+const DISPOSED = 'ERR_LILY_DISPOSED'
+const UNAVAILABLE = 'ERR_LILY_BACKEND_UNAVAILABLE'
+
+const onDevice = (shape: number[]) => ({ ptr: 0x1000, shape, dtype: 'float32', device: { type: 'cuda', id: 0 } })
+const halves = (shape: number[]) => ({ data: new Uint16Array(shape.reduce((p, q) => p * q)), shape, dtype: 'bfloat16' })
+const detach = ({ data }: Operand) => structuredClone(data.buffer, { transfer: [data.buffer as ArrayBuffer] })
+const throwing = (operand: object, name: string) =>
+  Object.defineProperty(operand, name, {
+    get() {
+      throw new RangeError('thrown by a getter')
+    },
+  })
+/** A view of another operand's memory, from an element on. */
+const inside = ({ data }: Operand, from: number, shape: number[]) => ({
+  data: new Float32Array(data.buffer, data.byteOffset + 4 * from),
+  shape,
+})
+const room = (...shape: number[]) => filled(1, ...shape)
+const disposed = (...shape: number[]) => {
+  const gone = tensor(room(...shape).data, shape)
+  gone.dispose()
+  return gone
+}
+
+/** Of any operand; `x` stands for all. */
+const forms: Rows<{ x: Operand; [name: string]: unknown }> = [
+  ['missing', ARGUMENT, 'x', (call) => delete (call as Partial<typeof call>).x],
+  ['null', ARGUMENT, 'x', (call) => (call.x = null as never)],
+  ['a number', ARGUMENT, 'x', (call) => (call.x = 7 as never)],
+  ['an array', ARGUMENT, 'x', (call) => (call.x = [1, 2] as never)],
+  ['a bare typed array', ARGUMENT, 'x', (call) => (call.x = call.x.data as never)],
+  ['data is an array', ARGUMENT, 'x', ({ x }) => (x.data = Array.from(x.data) as never)],
+  ['data is an ArrayBuffer', ARGUMENT, 'x', ({ x }) => (x.data = x.data.buffer as never)],
+  ['data is a Float64Array', DTYPE, 'x', ({ x }) => (x.data = Float64Array.from(x.data) as never)],
+  ['data is a DataView', DTYPE, 'x', ({ x }) => (x.data = new DataView(x.data.buffer) as never)],
+  ['data is an Int32Array', DTYPE, 'x', ({ x }) => (x.data = new Int32Array(x.data.length) as never)],
+  ['a Uint16Array without a dtype', DTYPE, 'x', ({ x }) => (x.data = new Uint16Array(x.data.length) as never)],
+  ['dtype does not exist', DTYPE, 'x', ({ x }) => (x.dtype = 'float64')],
+  ['dtype is not that of data', DTYPE, 'x', ({ x }) => (x.dtype = 'bfloat16')],
+  ['16 bits on the cpu', DTYPE, 'x', (call) => (call.x = halves([tokens, dIn]) as never)],
+  ['no shape', SHAPE, 'x', ({ x }) => delete (x as Partial<Operand>).shape],
+  ['shape is a number', SHAPE, 'x', ({ x }) => (x.shape = 30 as never)],
+  ['no dimension', SHAPE, 'x', ({ x }) => (x.shape = [])],
+  ['a broken dimension', SHAPE, 'x', ({ x }) => (x.shape = [tokens, 2.5])],
+  ['a negative dimension', SHAPE, 'x', ({ x }) => (x.shape = [-tokens, -dIn])],
+  ['a dimension that is NaN', SHAPE, 'x', ({ x }) => (x.shape = [tokens, NaN])],
+  ['a dimension that is a string', SHAPE, 'x', ({ x }) => (x.shape = [tokens, '5' as never])],
+  ['more elements than data', SHAPE, 'x', ({ x }) => (x.shape = [tokens + 1, dIn])],
+  ['a product of dimensions beyond 2^53', SHAPE, 'x', ({ x }) => (x.shape = [2 ** 30, 2 ** 30, dIn])],
+  ['a product of dimensions beyond 2^64', SHAPE, 'x', ({ x }) => (x.shape = [2 ** 40, 2 ** 40, dIn])],
+  ['the last stride is not 1', SHAPE, 'x', ({ x }) => ((x.shape = [tokens, dIn]), (x.strides = [1, tokens]))],
+  ['strides for other dimensions', SHAPE, 'x', ({ x }) => (x.strides = [30, dIn, 1])],
+  ['a stride that is negative', SHAPE, 'x', ({ x }) => (x.strides = [-dIn, 1])],
+  ['strides that reach beyond data', SHAPE, 'x', ({ x }) => (x.strides = [dIn + 1, 1])],
+  ['a stride beyond 2^53', SHAPE, 'x', ({ x }) => (x.strides = [2 ** 52, 1])],
+  ['strides that do not flatten', SHAPE, 'x', notFlat],
+  ['byteOffset beyond data', SHAPE, 'x', ({ x }) => (x.byteOffset = 4)],
+  ['byteOffset within an element', ARGUMENT, 'x', ({ x }) => (x.byteOffset = 2)],
+  ['byteOffset negative', ARGUMENT, 'x', ({ x }) => (x.byteOffset = -4)],
+  ['a detached ArrayBuffer', ARGUMENT, 'x', ({ x }) => void detach(x)],
+  ['a disposed tensor', DISPOSED, 'x', (call) => (call.x = disposed(tokens, dIn) as never)],
+  ['a getter of data throws', ARGUMENT, 'x', ({ x }) => throwing(x, 'data')],
+  ['a getter of shape throws', ARGUMENT, 'x', ({ x }) => throwing(x, 'shape')],
+  ['a getter of dtype throws', ARGUMENT, 'x', ({ x }) => throwing(x, 'dtype')],
+  ['a getter of strides throws', ARGUMENT, 'x', ({ x }) => throwing(x, 'strides')],
+  ['a getter of byteOffset throws', ARGUMENT, 'x', ({ x }) => throwing(x, 'byteOffset')],
+  ['another device than the rest', DEVICE, 'x', (call) => (call.x = onDevice([tokens, dIn]) as never)],
+  ['host data that claims a device', DEVICE, 'x', ({ x }) => (x.device = { type: 'cuda', id: 0 })],
+  [
+    'an address without a device',
+    DEVICE,
+    'x',
+    (call) => (call.x = { ...onDevice([tokens, dIn]), device: undefined } as never),
+  ],
+  [
+    'an address that is a fraction',
+    ARGUMENT,
+    'x',
+    (call) => (call.x = { ...onDevice([tokens, dIn]), ptr: 0.5 } as never),
+  ],
+  ['a provider that throws', ARGUMENT, 'x', (call) => (call.x = provider(() => fail()) as never)],
+  ['a provider that returns nothing', ARGUMENT, 'x', (call) => (call.x = provider(() => undefined) as never)],
+  ['a provider that is no function', ARGUMENT, 'x', (call) => (call.x = provider(7) as never)],
+]
+
+const forward: Rows<Forward> = [
+  ...forms,
+  ['x: no columns', SHAPE, 'x', (call) => (call.x = room(tokens, 0))],
+  ['a: three dimensions', SHAPE, 'a', ({ a }) => (a.shape = [1, rank, dIn])],
+  ['a: another d_in', SHAPE, 'a', (call) => (call.a = room(rank, dIn + 1))],
+  [
+    'a: no rank',
+    SHAPE,
+    'a',
+    (call) => ((call.a = room(0, dIn)), (call.router = room(experts, 0)), (call.b = room(0, dOut))),
+  ],
+  ['a: rank above 4096', SHAPE, 'a', (call) => manyRanks(call, 4097)],
+  ['a: 16 bits beside float32', DTYPE, 'a', (call) => (call.a = halves([rank, dIn]) as never)],
+  ['router: missing', ARGUMENT, 'router', (call) => delete (call as Partial<Forward>).router],
+  ['router: another rank', SHAPE, 'router', (call) => (call.router = room(experts, rank + 1))],
+  ['router: one dimension', SHAPE, 'router', (call) => (call.router = room(experts * rank))],
+  ['router: no experts', SHAPE, 'router', (call) => ((call.router = room(0, rank)), (call.b = room(0, dOut)))],
+  [
+    'router: more than 64 experts',
+    SHAPE,
+    'router',
+    (call) => ((call.router = room(65, rank)), (call.b = room(65, rank, dOut))),
+  ],
+  ['b: another rank', SHAPE, 'b', (call) => (call.b = room(experts, rank + 1, dOut))],
+  ['b: other experts', SHAPE, 'b', (call) => (call.b = room(experts + 1, rank, dOut))],
+  ['b: E and r exchanged', SHAPE, 'b', (call) => (call.b = room(rank, experts, dOut))],
+  ['b: no columns', SHAPE, 'b', (call) => ((call.b = room(experts, rank, 0)), (call.y = room(tokens, 0)))],
+  ['b: four dimensions', SHAPE, 'b', ({ b }) => (b.shape = [1, experts, rank, dOut])],
+  ['y: other rows', SHAPE, 'y', (call) => (call.y = room(tokens - 1, dOut))],
+  ['y: other columns', SHAPE, 'y', (call) => (call.y = room(tokens, dOut + 1))],
+  ['y: rows that overlap', SHAPE, 'y', ({ y }) => (y.strides = [dOut - 1, 1])],
+  ['y: all rows in one place', SHAPE, 'y', ({ y }) => (y.strides = [0, 1])],
+  ['y: 16 bits', DTYPE, 'y', (call) => (call.y = halves([tokens, dOut]) as never)],
+  ['y: detached', ARGUMENT, 'y', ({ y }) => void detach(y)],
+  ['y: disposed of', DISPOSED, 'y', (call) => (call.y = disposed(tokens, dOut) as never)],
+  ['y: on a device', DEVICE, 'y', (call) => (call.y = onDevice([tokens, dOut]) as never)],
+  ['y: is x', ARGUMENT, 'y', (call) => (call.y = inside(call.x, 0, [tokens, dOut]))],
+  ['y: its first element is the last of x', ARGUMENT, 'y', lastOfX],
+  [
+    'y: in a',
+    ARGUMENT,
+    'y',
+    (call) => ((call.a = part(room(64), [rank, dIn])), (call.y = inside(call.a, 14, [tokens, dOut]))),
+  ],
+  ['y: in b', ARGUMENT, 'y', (call) => (call.y = inside(call.b, 0, [tokens, dOut]))],
+  [
+    'y: in the router',
+    ARGUMENT,
+    'y',
+    (call) => ((call.router = part(room(64), [experts, rank])), (call.y = inside(call.router, 5, [tokens, dOut]))),
+  ],
+  ['all operands on a device', UNAVAILABLE, 'x', allOnDevice],
+  ['an operand that does not exist', ARGUMENT, 'routerWeight', (call) => (call.routerWeight = call.router)],
+  ['options: null', ARGUMENT, 'options', (call) => (call.options = null as never)],
+  ['options: a string', ARGUMENT, 'options', (call) => (call.options = 'batch' as never)],
+  ['options: unknown', ARGUMENT, 'scale', ({ options }) => (options.scale = 2)],
+  ['options: a getter throws', ARGUMENT, 'options', ({ options }) => throwing(options, 'scaling')],
+  ['scaling: NaN', ARGUMENT, 'scaling', ({ options }) => (options.scaling = NaN)],
+  ['scaling: infinite', ARGUMENT, 'scaling', ({ options }) => (options.scaling = -Infinity)],
+  ['scaling: infinite in float32', ARGUMENT, 'scaling', ({ options }) => (options.scaling = 1e39)],
+  ['scaling: a string', ARGUMENT, 'scaling', ({ options }) => (options.scaling = '2')],
+  ['scaling: null', ARGUMENT, 'scaling', ({ options }) => (options.scaling = null)],
+  ['routing: unknown', ARGUMENT, 'routing', ({ options }) => (options.routing = 'expert')],
+  ['routing: a name of every object', ARGUMENT, 'routing', ({ options }) => (options.routing = 'constructor')],
+  ["routing: LoRA's, which is not for callers", ARGUMENT, 'routing', ({ options }) => (options.routing = 'none')],
+  ['pool: unknown', ARGUMENT, 'pool', ({ options }) => (options.pool = 'mean')],
+  ['activation: unknown', ARGUMENT, 'activation', ({ options }) => (options.activation = 'gelu')],
+  ['precision: unknown', ARGUMENT, 'precision', ({ options }) => (options.precision = 'low')],
+  ['save: a number', ARGUMENT, 'save', ({ options }) => (options.save = 1)],
+  ['accumulate: a string', ARGUMENT, 'accumulate', ({ options }) => (options.accumulate = 'no')],
+  ['stream: on the cpu', ARGUMENT, 'stream', ({ options }) => (options.stream = 1)],
+  ['mask: too short', SHAPE, 'mask', ({ options }) => (options.mask = new Uint8Array(tokens - 1))],
+  ['mask: too long', SHAPE, 'mask', ({ options }) => (options.mask = new Array(tokens + 1).fill(1))],
+  ['mask: float32', DTYPE, 'mask', ({ options }) => (options.mask = new Float32Array(tokens))],
+  ['mask: of strings', ARGUMENT, 'mask', ({ options }) => (options.mask = new Array(tokens).fill('1'))],
+  ['mask: a string', ARGUMENT, 'mask', ({ options }) => (options.mask = '111111')],
+  ['mask: NaN', ARGUMENT, 'mask', ({ options }) => (options.mask = [1, 1, 1, 1, 1, NaN])],
+  [
+    'sequenceOffsets: without sequences',
+    ARGUMENT,
+    'sequenceOffsets',
+    ({ options }) => (options.sequenceOffsets = [0, tokens]),
+  ],
+  ['sequenceOffsets: missing', ARGUMENT, 'sequenceOffsets', ({ options }) => (options.routing = 'sequence')],
+  ...badOffsets(),
+  ['weights: with a router', ARGUMENT, 'weights', ({ options }) => (options.weights = [1, 0])],
+  ...badWeights(),
+]
+
+const backward: Rows<Backward> = [
+  ['dy: missing', ARGUMENT, 'dy', (call) => delete (call as Partial<Backward>).dy],
+  ['dy: other rows', SHAPE, 'dy', (call) => (call.dy = room(tokens + 1, dOut))],
+  ['dy: other columns', SHAPE, 'dy', (call) => (call.dy = room(tokens, dOut + 1))],
+  ['dy: transposed', SHAPE, 'dy', ({ dy }) => (dy.shape = [dOut, tokens])],
+  ['dy: 16 bits', DTYPE, 'dy', (call) => (call.dy = halves([tokens, dOut]) as never)],
+  ['dy: detached', ARGUMENT, 'dy', ({ dy }) => void detach(dy)],
+  ['dy: on a device', DEVICE, 'dy', (call) => (call.dy = onDevice([tokens, dOut]) as never)],
+  ['dy: a getter throws', ARGUMENT, 'dy', ({ dy }) => throwing(dy, 'data')],
+  ['dx: another shape', SHAPE, 'dx', (call) => (call.dx = room(tokens, dIn + 1))],
+  ['dx: 16 bits', DTYPE, 'dx', (call) => (call.dx = halves([tokens, dIn]) as never)],
+  ['dx: rows that overlap', SHAPE, 'dx', ({ dx }) => (dx.strides = [dIn - 1, 1])],
+  ['dx: a getter throws', ARGUMENT, 'dx', ({ dx }) => throwing(dx, 'shape')],
+  ['da: another shape', SHAPE, 'da', (call) => (call.da = room(dIn, rank))],
+  ['da: three dimensions', SHAPE, 'da', ({ da }) => (da.shape = [1, rank, dIn])],
+  ['da: detached', ARGUMENT, 'da', ({ da }) => void detach(da)],
+  ['dRouter: another shape', SHAPE, 'dRouter', (call) => (call.dRouter = room(rank, experts))],
+  ['dRouter: disposed of', DISPOSED, 'dRouter', (call) => (call.dRouter = disposed(experts, rank) as never)],
+  ['db: another shape', SHAPE, 'db', (call) => (call.db = room(experts, dOut, rank))],
+  ['db: on a device', DEVICE, 'db', (call) => (call.db = onDevice([experts, rank, dOut]) as never)],
+  [
+    'dx: is dy',
+    ARGUMENT,
+    'dx',
+    (call) => ((call.dy = part(room(64), [tokens, dOut])), (call.dx = inside(call.dy, 0, [tokens, dIn]))),
+  ],
+  ['dx: is x', ARGUMENT, 'dx', (call) => (call.dx = inside(call.inputs.x, 0, [tokens, dIn]))],
+  ['da: is a', ARGUMENT, 'da', (call) => (call.da = inside(call.inputs.a, 0, [rank, dIn]))],
+  [
+    'dRouter: is the router',
+    ARGUMENT,
+    'dRouter',
+    (call) => (call.dRouter = inside(call.inputs.router, 0, [experts, rank])),
+  ],
+  ['db: is b', ARGUMENT, 'db', (call) => (call.db = inside(call.inputs.b, 0, [experts, rank, dOut]))],
+  ['da: in dx', ARGUMENT, 'da', (call) => (call.da = inside(call.dx, 15, [rank, dIn]))],
+  ['dRouter: in da', ARGUMENT, 'dRouter', (call) => (call.dRouter = inside(call.da, 9, [experts, rank]))],
+  ['db: in dx', ARGUMENT, 'db', (call) => (call.db = inside(call.dx, 6, [experts, rank, dOut]))],
+  [
+    'dRouter: in saved.hidden',
+    ARGUMENT,
+    'dRouter',
+    (call) => (call.dRouter = inside(call.saved.hidden as never, 0, [experts, rank])),
+  ],
+  ['an operand that does not exist', ARGUMENT, 'dw', (call) => (call.dw = call.da)],
+  ['options: unknown', ARGUMENT, 'defer', ({ options }) => (options.defer = true)],
+  ['options: null', ARGUMENT, 'options', (call) => (call.options = null as never)],
+  ['needs: unknown', ARGUMENT, 'dX', ({ options }) => (options.needs = { dX: true })],
+  ['needs: not true or false', ARGUMENT, 'dx', ({ options }) => (options.needs = { dx: 0 })],
+  ['needs: an array', ARGUMENT, 'needs', ({ options }) => (options.needs = 'dx')],
+  ['dx: given, but not needed', ARGUMENT, 'dx', ({ options }) => (options.needs = { dx: false })],
+  ['db: given, but deferred', ARGUMENT, 'db', ({ options }) => (options.deferB = true)],
+  ['deferB: not true or false', ARGUMENT, 'deferB', ({ options }) => (options.deferB = 1)],
+  ['accumulate: not true or false', ARGUMENT, 'accumulate', ({ options }) => (options.accumulate = 0)],
+  ['saved: missing', ARGUMENT, 'saved', (call) => (call.saved = undefined as never)],
+  ['saved: something else', ARGUMENT, 'saved', (call) => (call.saved = {} as never)],
+  ['saved: of LoRA', ARGUMENT, 'saved', (call) => (call.saved = loraSaved() as never)],
+  ['saved: disposed of', DISPOSED, 'saved', ({ saved }) => saved.dispose()],
+  ['x: detached since forward', ARGUMENT, 'x', ({ inputs }) => void detach(inputs.x)],
+  ['a: detached since forward', ARGUMENT, 'a', ({ inputs }) => void detach(inputs.a)],
+  ['b: detached since forward', ARGUMENT, 'b', ({ inputs }) => void detach(inputs.b)],
+  ['router: detached since forward', ARGUMENT, 'router', ({ inputs }) => void detach(inputs.router)],
+  [
+    'a getter of one operand detaches another',
+    ARGUMENT,
+    'x',
+    ({ dy, inputs }) => getter(dy, 'shape', () => (void detach(inputs.x), [tokens, dOut])),
+  ],
+  [
+    'a getter of one operand disposes of saved',
+    DISPOSED,
+    'saved',
+    ({ dy, saved }) => getter(dy, 'shape', () => (saved.dispose(), [tokens, dOut])),
+  ],
+]
+
+describe('lilyForward refuses', () => {
+  for (const [name, code, argument, change] of forward) {
+    it(name, () => {
+      const call = forwardCall()
+      expectNothingWritten(call, change, (changed) => {
+        const { options, ...operands } = changed
+        expectRefused(code, argument, () => lilyForward(operands as never, options as never))
+      })
+    })
+  }
+
+  it('a getter of one operand that detaches another, read before', () => {
+    const call = forwardCall()
+    getter(call.y, 'shape', () => (void detach(call.x), [tokens, dOut]))
+    const { options, ...operands } = call
+    expectRefused(ARGUMENT, 'x', () => lilyForward(operands as never, options as never))
+    expect(call.y.data.every((value) => value === 1)).toBe(true)
+  })
+
+  it('y over the mask or the weights, unless they are read before y is written', () => {
+    const { x, a, router, b } = smallOperands()
+    for (const operands of [
+      { x, a, router, b },
+      { x, a, b },
+    ]) {
+      const memory = new Float32Array(tokens * dOut).fill(1)
+      const small = operands.router
+        ? { mask: new Uint8Array(memory.buffer, 0, tokens) }
+        : { routing: 'fixed' as const, weights: new Float32Array(memory.buffer, 4, experts) }
+      const copies = operands.router ? { mask: small.mask?.slice() } : { ...small, weights: small.weights?.slice() }
+      const apart = lilyForward({ ...operands, y: room(tokens, dOut) }, copies).y
+      try {
+        lilyForward({ ...operands, y: { data: memory, shape: [tokens, dOut] } }, small)
+        expect(Array.from(memory)).toEqual(Array.from(apart.data))
+      } catch (error) {
+        expect(error).toMatchObject({ code: ARGUMENT, argument: 'y' })
+      }
+    }
+  })
+
+  it('a buffer that has shrunk', () => {
+    const resizable = new (
+      ArrayBuffer as new (length: number, options: object) => ArrayBuffer & { resize(n: number): void }
+    )(4 * tokens * dIn, { maxByteLength: 4 * tokens * dIn })
+    const { options: _, ...operands } = forwardCall()
+    const x = { data: new Float32Array(resizable), shape: [tokens, dIn] }
+    resizable.resize(4 * dIn)
+    expectRefused(SHAPE, 'x', () => lilyForward({ ...operands, x } as never))
+  })
+
+  it('what a getter threw is the cause', () => {
+    const { options: _, ...operands } = forwardCall()
+    throwing(operands.x, 'data')
+    const error = expectRefused(ARGUMENT, 'x', () => lilyForward(operands as never))
+    expect(error.cause).toBeInstanceOf(RangeError)
+  })
+})
+
+describe('lilyBackward refuses', () => {
+  for (const [name, code, argument, change] of backward) {
+    it(name, () => {
+      expectNothingWritten(backwardCall(), change, (call) => {
+        const { options, saved, inputs: _, ...operands } = call
+        expectRefused(code, argument, () => lilyBackward(operands as never, saved, options as never))
+      })
+    })
+  }
+})
+
+describe('LoRA refuses', () => {
+  const b = smallLoraB()
+  const { x, a, dy } = smallOperands()
+  it("b in Lily's shape", () => {
+    expectRefused(SHAPE, 'b', () => loraForward({ x, a, b: room(rank, dOut) }))
+    expectRefused(SHAPE, 'b', () => loraForward({ x, a, b: room(1, rank, dOut) }))
+  })
+  it('a of another d_in, y of another d_out', () => {
+    expectRefused(SHAPE, 'a', () => loraForward({ x, a: room(rank, dIn + 1), b }))
+    const y = room(tokens, dOut + 1)
+    expectRefused(SHAPE, 'y', () => loraForward({ x, a, b, y }))
+    expect(y.data.every((value) => value === 1)).toBe(true)
+  })
+  it("Lily's operands and options", () => {
+    expectRefused(ARGUMENT, 'router', () => loraForward({ x, a, b, router: room(1, rank) } as never))
+    for (const option of ['routing', 'pool', 'mask', 'sequenceOffsets', 'weights']) {
+      expectRefused(ARGUMENT, option, () => loraForward({ x, a, b }, { [option]: 'batch' } as never))
+    }
+    const { saved } = loraForward({ x, a, b })
+    expectRefused(ARGUMENT, 'dRouter', () => loraBackward({ dy, dRouter: room(1, rank) } as never, saved))
+    expectRefused(ARGUMENT, 'deferB', () => loraBackward({ dy }, saved, { deferB: true } as never))
+  })
+  it("what Lily's forward saved", () => {
+    expectRefused(ARGUMENT, 'saved', () => loraBackward({ dy }, backwardCall().saved as never))
+  })
+  it('a wrong db', () => {
+    const db = room(rank, dOut)
+    expectRefused(SHAPE, 'db', () => loraBackward({ dy, db }, loraSaved()))
+    expect(db.data.every((value) => value === 1)).toBe(true)
+  })
+})
+
+describe('foldB refuses', () => {
+  const deferred = (change: (operands: ReturnType<typeof smallOperands>) => void = () => undefined) => {
+    const { dy, ...operands } = smallOperands()
+    change({ dy, ...operands })
+    const { saved } = lilyForward(operands)
+    lilyBackward({ dy }, saved, { deferB: true })
+    return saved
+  }
+  const rows: [name: string, code: string, argument: string, saved: () => unknown, db?: () => unknown][] = [
+    ['nothing', ARGUMENT, 'saved', () => undefined],
+    ['no layers and no db', ARGUMENT, 'saved', () => []],
+    ['something else than saved', ARGUMENT, 'saved', () => [{}]],
+    ["LoRA's", ARGUMENT, 'saved', () => loraSaved()],
+    ['a layer that deferred nothing', ARGUMENT, 'saved', () => backwardCall().saved],
+    ['one layer twice', ARGUMENT, 'saved', () => ((saved) => [saved, saved])(deferred())],
+    ['a layer that was folded already', ARGUMENT, 'saved', folded],
+    ['a layer that was disposed of', DISPOSED, 'saved', () => ((saved) => (saved.dispose(), saved))(deferred())],
+    [
+      'layers of different shapes',
+      SHAPE,
+      'saved',
+      () => [deferred(), deferred(({ b, dy }) => (narrow(b), narrow(dy)))],
+    ],
+    ['db of another shape', SHAPE, 'db', deferred, () => room(experts, rank, dOut + 1)],
+    ['db with E and r exchanged', SHAPE, 'db', deferred, () => room(rank, experts, dOut)],
+    ['db of 16 bits', DTYPE, 'db', deferred, () => halves([experts, rank, dOut])],
+    ['db on a device', DEVICE, 'db', deferred, () => onDevice([experts, rank, dOut])],
+    ['db disposed of', DISPOSED, 'db', deferred, () => disposed(experts, rank, dOut)],
+  ]
+  for (const [name, code, argument, saved, db] of rows) {
+    it(name, () => {
+      const given = (db?.() ?? room(experts, rank, dOut)) as Operand
+      const [data] = memoryOf({ given })
+      const before = data?.slice()
+      const layers = saved()
+      const target = name.startsWith('no layers') ? undefined : given
+      expectRefused(code, argument, () => foldB(layers as never, target as never))
+      if (before) expect(bits(data).equals(bits(before))).toBe(true)
+    })
+  }
+
+  it('nothing that it refused is lost', () => {
+    const saved = deferred()
+    expectRefused(SHAPE, 'db', () => foldB(saved, room(1, 1, 1)))
+    expect(numbers(foldB(saved)).some((value) => value !== 0)).toBe(true)
+  })
+
+  function folded() {
+    const saved = deferred()
+    foldB(saved)
+    return saved
+  }
+})
+
+describe('LilyError', () => {
+  it('is an Error with a name', () => {
+    const error = expectRefused(ARGUMENT, 'x', () => lilyForward({} as never))
+    expect(error).toBeInstanceOf(Error)
+    expect(error.name).toBe('LilyError')
+    expect(error.stack).toContain('LilyError')
+    expect(error).toBeInstanceOf(LilyError)
+  })
+})
+
+function forwardCall(): Forward {
+  const { x, a, router, b } = smallOperands()
+  return { x, a, router, b, y: room(tokens, dOut), options: {} } as unknown as Forward
+}
+
+function backwardCall(): Backward {
+  const { dy, ...inputs } = smallOperands()
+  const { saved } = lilyForward(inputs)
+  const outputs = {
+    dx: room(tokens, dIn),
+    da: room(rank, dIn),
+    dRouter: room(experts, rank),
+    db: room(experts, rank, dOut),
+  }
+  return { dy, ...outputs, saved, inputs, options: {} } as unknown as Backward
+}
+
+function loraSaved() {
+  const { x, a } = smallOperands()
+  return loraForward({ x, a, b: smallLoraB() }).saved
+}
+
+/** Runs a changed call and compares all memory that it could have written, but what the change took away. */
+function expectNothingWritten<Call extends object>(
+  call: Call,
+  change: (call: Call) => void,
+  run: (call: Call) => void,
+) {
+  const memory = new Set(memoryOf(call))
+  change(call)
+  for (const data of memoryOf(call)) memory.add(data)
+  // What the change detached has no length, and cannot be copied.
+  const before = Array.from(memory, (data) => [data, Float32Array.from(data.length > 0 ? data : [])] as const)
+  run(call)
+  for (const [data, old] of before) {
+    if (data.length > 0) expect(bits(data).equals(bits(old)), 'nothing is written').toBe(true)
+  }
+}
+
+function memoryOf(call: object): Float32Array[] {
+  return Object.values(call).flatMap((operand: unknown) => {
+    if (typeof operand !== 'object' || operand === null) return []
+    const data: unknown = Object.getOwnPropertyDescriptor(operand, 'data')?.value
+    return data instanceof Float32Array ? [data] : []
+  })
+}
+
+function badOffsets(): Rows<Forward> {
+  const rows: [name: string, code: string, offsets: unknown][] = [
+    ['decreasing', ARGUMENT, [0, 4, 2, tokens]],
+    ['not from 0', ARGUMENT, [1, tokens]],
+    ['negative', ARGUMENT, [0, -1, tokens]],
+    ['ending before M', ARGUMENT, [0, tokens - 1]],
+    ['ending beyond M', ARGUMENT, [0, tokens + 1]],
+    ['broken', ARGUMENT, [0, 1.5, tokens]],
+    ['beyond 32 bits', ARGUMENT, [0, 2 ** 32, 2 ** 32 + tokens]],
+    ['NaN', ARGUMENT, [0, NaN, tokens]],
+    ['empty', SHAPE, []],
+    ['a matrix', SHAPE, { data: Int32Array.of(0, tokens), shape: [1, 2] }],
+    ['float32', DTYPE, Float32Array.of(0, tokens)],
+    ['64 bits', DTYPE, BigInt64Array.of(0n, BigInt(tokens))],
+    ['detached', ARGUMENT, detachedOffsets()],
+  ]
+  return rows.map(([name, code, sequenceOffsets]) => [
+    `sequenceOffsets: ${name}`,
+    code,
+    'sequenceOffsets',
+    ({ options }) => Object.assign(options, { routing: 'sequence', sequenceOffsets }),
+  ])
+}
+
+function badWeights(): Rows<Forward> {
+  const rows: [name: string, code: string, weights: unknown][] = [
+    ['missing', ARGUMENT, undefined],
+    ['NaN', ARGUMENT, [1, NaN]],
+    ['infinite', ARGUMENT, [Infinity, 0]],
+    ['infinite in float32', ARGUMENT, [1e39, 0]],
+    ['for other experts', SHAPE, [1, 0, 0]],
+    ['none', SHAPE, []],
+    ['for other groups', SHAPE, { data: new Float32Array(3 * experts), shape: [3, experts] }],
+    ['three dimensions', SHAPE, { data: new Float32Array(2 * experts), shape: [1, 2, experts] }],
+    ['bytes', DTYPE, Uint8Array.of(1, 0)],
+  ]
+  return rows.map(([name, code, weights]) => [
+    `weights: ${name}`,
+    code,
+    'weights',
+    (call) => {
+      delete (call as Partial<Forward>).router
+      call.options = { routing: 'fixed', weights, sequenceOffsets: [0, 2, tokens] }
+      if (Array.isArray(weights) || weights === undefined) delete call.options.sequenceOffsets
+    },
+  ])
+}
+
+function detachedOffsets(): Int32Array {
+  const offsets = Int32Array.of(0, tokens)
+  structuredClone(offsets.buffer, { transfer: [offsets.buffer] })
+  return offsets
+}
+
+function notFlat({ x }: { x: Operand }): void {
+  x.data = new Float32Array(100)
+  x.shape = [2, 3, dIn]
+  x.strides = [20, dIn, 1]
+}
+
+function manyRanks(call: Forward, ranks: number): void {
+  call.a = room(ranks, dIn)
+  call.router = room(experts, ranks)
+  call.b = room(experts * ranks, dOut)
+}
+
+function lastOfX(call: Forward): void {
+  const memory = room(tokens * dIn + tokens * dOut)
+  call.x = part(memory, [tokens, dIn])
+  call.y = inside(call.x, tokens * dIn - 1, [tokens, dOut])
+}
+
+/** The first elements of a memory, in a shape. */
+function part({ data }: { data: Float32Array }, shape: number[]): Operand {
+  return { data, shape }
+}
+
+function allOnDevice(call: Forward): void {
+  for (const name of ['x', 'a', 'router', 'b', 'y'] as const) call[name] = onDevice(call[name].shape) as never
+}
+
+/** To one column less than it has. */
+function narrow({ shape }: { shape: number[] }): void {
+  shape[shape.length - 1]--
+}
+
+function getter(operand: Operand, name: string, get: () => unknown): void {
+  Object.defineProperty(operand, name, { get })
+}
+
+function provider(method: unknown): object {
+  return { [deviceTensor]: method }
+}
+
+function fail(): never {
+  throw new Error('thrown by a provider')
+}

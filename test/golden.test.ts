@@ -1,0 +1,142 @@
+/**
+ * The public implementation's recorded outputs (Hugging Face PEFT; see the index of the fixtures) against ours, float32
+ * in and out: the error against its float64 run is at most four times that of its own float32 run, or 2e-6. The
+ * reference of the other tests gives what that float64 run gave.
+ * LILY_GOLDEN may name a folder with more cases.
+ */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { describe, expect, it } from 'vitest'
+import { foldB, lilyBackward, lilyForward, type LilySaved } from '../lib/index.js'
+import { backward, forward } from './reference.js'
+import { relativeError } from './support/compare.js'
+import { readSafetensors, type StoredTensor } from './support/safetensors.js'
+
+interface Case {
+  file: string
+  scaling: number
+  num_B: number
+  r: number
+}
+interface Index {
+  cases: Case[]
+  multi_layer: (Case & { layers: number; stride_A: number })[]
+}
+type Tensors = Map<string, StoredTensor>
+
+const more = process.env.LILY_GOLDEN
+const folders = [fileURLToPath(new URL('fixtures/golden', import.meta.url)), ...(more ? [more] : [])]
+
+for (const folder of folders) {
+  const index = JSON.parse(readFileSync(join(folder, 'index.json'), 'utf8')) as Partial<Index>
+
+  describe(`one layer (${folder === more ? 'LILY_GOLDEN' : 'fixtures'})`, () => {
+    for (const { file, scaling } of index.cases ?? []) {
+      it(file, () => {
+        const tensors = readSafetensors(join(folder, file))
+        const y = copy(tensors, 'y0')
+        const operands = { x: input(tensors, 'x'), a: input(tensors, 'A'), router: input(tensors, 'R') }
+        const { saved } = lilyForward({ ...operands, b: input(tensors, 'Bs'), y }, { scaling })
+        const { dx, da, dRouter, db } = lilyBackward({ dy: input(tensors, 'dy') }, saved)
+        check(tensors, 'y', y.data)
+        check(tensors, 'hidden', saved.hidden.data)
+        check(tensors, 'p', saved.probabilities?.data)
+        check(tensors, 'w', saved.weights?.data)
+        check(tensors, 'dx', dx?.data)
+        check(tensors, 'dA', da?.data)
+        check(tensors, 'dR', dRouter?.data)
+        check(tensors, 'dB', db?.data)
+      })
+    }
+  })
+
+  describe(`the reference (${folder === more ? 'LILY_GOLDEN' : 'fixtures'})`, () => {
+    for (const { file, scaling, num_B, r } of index.cases ?? []) {
+      it(file, () => {
+        const tensors = readSafetensors(join(folder, file))
+        const [x, a, router, b, y0, dy] = ['x', 'A', 'R', 'Bs', 'y0', 'dy'].map((name) => input(tensors, name))
+        const [dIn, dOut] = [x, dy].map(({ shape }) => shape[shape.length - 1])
+        const sizes = { tokens: x.data.length / dIn, dIn, dOut, rank: r, experts: num_B }
+        const operands = { x: x.data, a: a.data, router: router.data, b: b.data }
+        const problem = { routing: 'batch', scaling, ...sizes, ...operands } as const
+        const saved = forward(problem)
+        const { dx, da, dRouter, db } = backward(problem, saved, dy.data)
+        const y = saved.y.value.map((value, i) => value + y0.data[i])
+        const { hidden, probabilities, weights } = saved
+        const ours = { hidden, p: probabilities, w: weights, dx, dA: da, dR: dRouter, dB: db }
+        const values = { y, ...Object.fromEntries(Object.entries(ours).map(([name, m]) => [name, m?.value ?? []])) }
+        for (const [name, value] of Object.entries(values)) {
+          // Both are float64; the margin is for what a sharp router loses by cancellation.
+          expect(relativeError(value, tensors.get(`f64.${name}`)?.data ?? []), name).toBeLessThan(1e-11)
+        }
+      })
+    }
+  })
+
+  // Layer l computes y_l = x_l + adapter(x_l) and feeds the next; neighbouring layers share A, all share B.
+  describe(`chained layers (${folder === more ? 'LILY_GOLDEN' : 'fixtures'})`, () => {
+    for (const { file, scaling, layers, stride_A } of index.multi_layer ?? []) {
+      for (const deferB of [false, true]) {
+        it(`${file}, dB ${deferB ? 'deferred and folded' : 'accumulated'}`, () => {
+          const tensors = readSafetensors(join(folder, file))
+          const a = Array.from({ length: Math.ceil(layers / stride_A) }, (_, i) => input(tensors, `A${i}`))
+          const da = a.map(zerosLike)
+          const b = input(tensors, 'Bs')
+          const db = zerosLike(b)
+          const saved: LilySaved[] = []
+          let x = input(tensors, 'x')
+          for (let l = 0; l < layers; l++) {
+            const y = { data: x.data.slice(), shape: x.shape }
+            const operands = { x, a: a[Math.floor(l / stride_A)], router: input(tensors, `R${l}`), b, y }
+            saved.push(lilyForward(operands, { scaling }).saved)
+            check(tensors, `y${l}`, y.data)
+            x = y
+          }
+          // The gradient of a layer's output passes it unchanged (y = x + ...), and dx adds to it.
+          const gradient = copy(tensors, 'dy')
+          for (let l = layers - 1; l >= 0; l--) {
+            const dy = { data: gradient.data.slice(), shape: gradient.shape }
+            const outputs = { dy, dx: gradient, da: da[Math.floor(l / stride_A)] }
+            const { dRouter } = lilyBackward(deferB ? outputs : { ...outputs, db }, saved[l], { deferB })
+            check(tensors, `dR${l}`, dRouter?.data)
+          }
+          if (deferB) foldB(saved, db)
+          check(tensors, 'dx', gradient.data)
+          check(tensors, 'dB', db.data)
+          da.forEach((value, i) => {
+            check(tensors, `dA${i}`, value.data)
+          })
+        })
+      }
+    }
+  })
+}
+
+interface HostTensor {
+  data: Float32Array
+  shape: readonly number[]
+}
+
+function input(tensors: Tensors, name: string): HostTensor {
+  const tensor = tensors.get(name)
+  if (!(tensor?.data instanceof Float32Array)) throw new Error(`the golden file lacks a float32 ${name}`)
+  return { data: tensor.data, shape: tensor.shape }
+}
+
+function copy(tensors: Tensors, name: string): HostTensor {
+  const { data, shape } = input(tensors, name)
+  return { data: data.slice(), shape }
+}
+
+function zerosLike({ data, shape }: HostTensor): HostTensor {
+  return { data: new Float32Array(data.length), shape }
+}
+
+function check(tensors: Tensors, name: string, actual: ArrayLike<number> | undefined): void {
+  const exact = tensors.get(`f64.${name}`)?.data ?? []
+  const theirs = tensors.get(`f32.${name}`)?.data ?? []
+  const limit = Math.max(4 * relativeError(theirs, exact), 2e-6)
+  expect(exact.length, `f64.${name}`).toBeGreaterThan(0)
+  expect(relativeError(actual ?? [], exact), name).toBeLessThanOrEqual(limit)
+}

@@ -1,0 +1,189 @@
+/** What must hold between the numbers of any problem, whatever the reference says. */
+import { describe, expect, test } from 'vitest'
+import { makeCase, type Case, type Spec } from './support/cases.js'
+import { expectSameBits, relativeError } from './support/compare.js'
+import { run, wantedGradients, type Values } from './support/run.js'
+
+const sizes = { tokens: 75, dIn: 96, dOut: 113, rank: 16, experts: 4, scaling: 1.5 }
+const lengths = [33, 0, 1, 41]
+const specs: Record<string, Spec> = {
+  batch: { ...sizes, routing: 'batch', seed: 1 },
+  'batch, masked': { ...sizes, routing: 'batch', masked: 0.3, seed: 2 },
+  'batch, logits': { ...sizes, routing: 'batch', pool: 'logits', sharpness: 0.1, seed: 3 },
+  'batch, relu': { ...sizes, routing: 'batch', activation: 'relu', seed: 4 },
+  sequence: { ...sizes, routing: 'sequence', lengths, masked: 0.3, seed: 5 },
+  'sequence, logits': { ...sizes, routing: 'sequence', pool: 'logits', sharpness: 0.1, lengths, seed: 6 },
+  token: { ...sizes, routing: 'token', seed: 7 },
+  uniform: { ...sizes, routing: 'uniform', seed: 8 },
+  fixed: { ...sizes, routing: 'fixed', lengths, seed: 9 },
+  lora: { ...sizes, routing: 'lora', experts: 1, seed: 10 },
+}
+const modes = Object.entries(specs)
+
+/** float32's rounding, doubled a few times over: sums of the sizes here. */
+const CLOSE = 2e-6
+
+function valueOf(values: Values, name: keyof Values): Float32Array {
+  const value = values[name]
+  if (value === undefined) throw new Error(`no ${name}`)
+  return value
+}
+
+function expectSame(actual: Values, expected: Values, names: (keyof Values)[]): void {
+  for (const name of names)
+    expect(relativeError(valueOf(actual, name), valueOf(expected, name)), name).toBeLessThanOrEqual(CLOSE)
+}
+
+/** <u, v>, and the sum of the terms' magnitudes. */
+function inner(u: ArrayLike<number>, v: ArrayLike<number>): { sum: number; size: number } {
+  const terms = Array.from(u, (value, i) => value * v[i])
+  return { sum: terms.reduce((s, t) => s + t, 0), size: terms.reduce((s, t) => s + Math.abs(t), 0) }
+}
+
+const isZero = (values: Float32Array) => values.every((value) => value === 0)
+
+// y is homogeneous of degree one in b, so <b, db> = <y, dy>: sum_e w_ge dw_ge = sum_t <h_t, q_t>, summed over groups.
+// x and a enter as x a^T alone, and h = relu(x a^T) is homogeneous in both, as are the logits h R^T in h and R.
+describe('homogeneity', () => {
+  test.each(modes)('%s', (_, spec) => {
+    const c = makeCase(spec)
+    const { values } = run(c)
+    const y = inner(valueOf(values, 'y'), c.dy)
+    const b = inner(c.b, valueOf(values, 'db'))
+    const x = inner(c.x, valueOf(values, 'dx'))
+    const a = inner(c.a, valueOf(values, 'da'))
+    const router = c.router ? inner(c.router, valueOf(values, 'dRouter')) : { sum: 0, size: 0 }
+    expect(Math.abs(b.sum - y.sum), '<b, db> = <y, dy>').toBeLessThan(CLOSE * (b.size + y.size))
+    expect(Math.abs(a.sum - x.sum), '<a, da> = <x, dx>').toBeLessThan(CLOSE * (a.size + x.size))
+    const sum = y.sum + router.sum
+    expect(Math.abs(x.sum - sum), '<x, dx> = <y, dy> + <router, dRouter>').toBeLessThan(
+      CLOSE * (x.size + y.size + router.size),
+    )
+  })
+})
+
+describe('the initial state, b = 0', () => {
+  test.each(modes)('%s', (_, spec) => {
+    const c = makeCase(spec)
+    c.b.fill(0)
+    const { values } = run(c)
+    for (const name of ['y', ...wantedGradients(c)] as const)
+      expect(isZero(valueOf(values, name)), `${name} is zero`).toBe(name !== 'db')
+
+    const { values: added, old } = run(c, { outputs: 'add' })
+    for (const name of ['y', ...wantedGradients(c)] as const)
+      if (name !== 'db') expectSameBits(name, valueOf(added, name), old[name] ?? new Float32Array())
+  })
+})
+
+describe('no tokens', () => {
+  test.each(modes)('%s', (_, spec) => {
+    const c = makeCase({ ...spec, tokens: 0, lengths: spec.lengths && [0, 0] })
+    for (const outputs of ['new', 'overwrite'] as const) {
+      const { values } = run(c, { outputs })
+      expect(valueOf(values, 'y').length).toBe(0)
+      for (const name of wantedGradients(c)) expect(isZero(valueOf(values, name)), name).toBe(true)
+    }
+    const { values: added, old } = run(c, { outputs: 'add' })
+    for (const name of wantedGradients(c)) expectSameBits(name, valueOf(added, name), old[name] ?? new Float32Array())
+  })
+})
+
+describe('a group with no kept token', () => {
+  test.each(modes.filter(([, { routing }]) => routing === 'batch'))('%s', (_, spec) => {
+    const c = makeCase({ ...spec, masked: 1 })
+    const { values } = run(c)
+    for (const name of ['weights', 'y', ...wantedGradients(c)] as const)
+      expect(isZero(valueOf(values, name)), name).toBe(true)
+  })
+
+  test.each(modes.filter(([, { routing }]) => routing === 'sequence'))('%s', (_, spec) => {
+    const c = makeCase(spec)
+    c.mask = new Uint8Array(sizes.tokens).fill(1).fill(0, 0, 33)
+    const { values } = run(c)
+    const rows = (name: keyof Values, first: number, last: number) => {
+      const cols = valueOf(values, name).length / (name === 'weights' ? lengths.length : sizes.tokens)
+      return valueOf(values, name).subarray(first * cols, last * cols)
+    }
+    for (const name of ['y', 'dx'] as const) {
+      expect(isZero(rows(name, 0, 33)), name).toBe(true)
+      expect(rows(name, 33, 75).every(Number.isFinite), name).toBe(true)
+      expect(isZero(rows(name, 33, 75)), name).toBe(false)
+    }
+    // The second sequence is empty, the first has no kept token.
+    expect(isZero(rows('weights', 0, 2))).toBe(true)
+    for (const group of [2, 3]) {
+      const sum = rows('weights', group, group + 1).reduce((total, w) => total + w, 0)
+      expect(Math.abs(sum - 1)).toBeLessThan(CLOSE)
+    }
+  })
+})
+
+describe('modes that coincide', () => {
+  const all: (keyof Values)[] = ['y', 'hidden', 'dx', 'da', 'db']
+
+  test.each(['probabilities', 'logits'] as const)('batch is one sequence, pooled %s', (pool) => {
+    const spec = { ...sizes, pool, sharpness: 0.1, masked: 0.3, seed: 20 }
+    const batch = run(makeCase({ ...spec, routing: 'batch' })).values
+    const sequence = run(makeCase({ ...spec, routing: 'sequence', lengths: [sizes.tokens] })).values
+    expectSame(sequence, batch, [...all, 'dRouter', 'weights'])
+  })
+
+  test.each(['batch', 'sequence'] as const)('fixed with the weights that %s pooled', (routing) => {
+    const c = makeCase({ ...sizes, routing, lengths: routing === 'sequence' ? lengths : undefined, seed: 21 })
+    const pooled = run(c).values
+    const fixed = run({ ...c, routing: 'fixed', router: undefined, weights: valueOf(pooled, 'weights') }).values
+    expectSame(fixed, pooled, ['y', 'hidden', 'db'])
+  })
+
+  test('uniform is fixed with 1 / E', () => {
+    const c = makeCase({ ...sizes, routing: 'uniform', seed: 22 })
+    const weights = new Float32Array(sizes.experts).fill(1 / sizes.experts)
+    expectSame(run({ ...c, routing: 'fixed', weights }).values, run(c).values, [...all, 'weights'])
+  })
+
+  test('token with one expert is LoRA with b transposed', () => {
+    const c = makeCase({ ...sizes, routing: 'token', experts: 1, seed: 23 })
+    const token = run(c).values
+    const lora = run({ ...c, routing: 'lora', router: undefined, b: transpose(c.b, sizes.rank) }).values
+    expectSame({ ...lora, db: transpose(valueOf(lora, 'db'), sizes.dOut) }, token, all)
+    expect(isZero(valueOf(token, 'dRouter'))).toBe(true)
+  })
+})
+
+describe('a sequence does not depend on the batch it is in', () => {
+  const [first, last] = [33, 75]
+  const rowsOf = (c: Case, values: Values) =>
+    (['y', 'hidden', 'dx'] as const).map((name) => {
+      const cols = valueOf(values, name).length / c.tokens
+      return [name, valueOf(values, name).slice((first - 75 + c.tokens) * cols)] as const
+    })
+  const spec: Spec = { ...sizes, routing: 'sequence', lengths: [first, last - first], seed: 24 }
+
+  test('bit for bit, whatever the other members are', () => {
+    const c = makeCase(spec)
+    const expected = rowsOf(c, run(c).values)
+    c.x.fill(NaN, 0, first * sizes.dIn)
+    c.dy.fill(NaN, 0, first * sizes.dOut)
+    const actual = rowsOf(c, run(c).values)
+    expected.forEach(([name, rows], i) => {
+      expectSameBits(name, actual[i][1], rows)
+    })
+  })
+
+  test('nor on where it lies', () => {
+    const c = makeCase(spec)
+    const [x, dy] = [c.x.slice(first * sizes.dIn), c.dy.slice(first * sizes.dOut)]
+    const alone = { ...c, tokens: last - first, x, dy, offsets: Int32Array.of(0, last - first) }
+    const expected = rowsOf(c, run(c).values)
+    rowsOf(alone, run(alone).values).forEach(([name, rows], i) => {
+      expect(relativeError(rows, expected[i][1]), name).toBeLessThanOrEqual(CLOSE)
+    })
+  })
+})
+
+/** Of a matrix with that many rows. */
+function transpose(values: Float32Array, rows: number): Float32Array {
+  const cols = values.length / rows
+  return Float32Array.from({ length: values.length }, (_, i) => values[(i % rows) * cols + Math.floor(i / rows)])
+}

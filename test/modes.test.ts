@@ -1,0 +1,307 @@
+/** The table of modes, row by row: which operands a routing needs and refuses, its groups, and what saved holds. */
+import { describe, expect, it } from 'vitest'
+import {
+  foldB,
+  lilyBackward,
+  lilyForward,
+  loraBackward,
+  loraForward,
+  type LilyForwardOptions,
+  type Tensor,
+} from '../lib/index.js'
+import { expectSameBits } from './support/compare.js'
+import { expectRefused } from './support/refused.js'
+import { filled, numbers, sizes, smallLoraB, smallOperands } from './support/small.js'
+
+const { tokens, dIn, dOut, rank, experts } = sizes
+const offsets = [0, 2, 2, 6]
+const mask = [1, 0, 1, 1, 1, 1]
+
+interface Mode {
+  routing: NonNullable<LilyForwardOptions['routing']>
+  /** What the routing cannot do without, beside the router. */
+  options: Omit<LilyForwardOptions, 'save'>
+  router: boolean
+  mask: boolean
+  sequenceOffsets: boolean
+  probabilities: boolean
+  /** Shape of saved.weights. */
+  weights?: number[]
+}
+
+const modes: Mode[] = [
+  {
+    routing: 'batch',
+    options: {},
+    router: true,
+    mask: true,
+    sequenceOffsets: false,
+    probabilities: true,
+    weights: [1, experts],
+  },
+  {
+    routing: 'sequence',
+    options: { sequenceOffsets: offsets },
+    router: true,
+    mask: true,
+    sequenceOffsets: true,
+    probabilities: true,
+    weights: [3, experts],
+  },
+  { routing: 'token', options: {}, router: true, mask: false, sequenceOffsets: false, probabilities: true },
+  {
+    routing: 'uniform',
+    options: {},
+    router: false,
+    mask: false,
+    sequenceOffsets: false,
+    probabilities: false,
+    weights: [1, experts],
+  },
+  {
+    routing: 'fixed',
+    options: { weights: [0.25, 0.75] },
+    router: false,
+    mask: false,
+    sequenceOffsets: true,
+    probabilities: false,
+    weights: [1, experts],
+  },
+]
+
+function operandsOf(mode: Mode) {
+  const { x, a, router, b } = smallOperands()
+  return mode.router ? { x, a, b, router } : { x, a, b }
+}
+
+for (const mode of modes) {
+  const { routing } = mode
+  const options = { routing, ...mode.options }
+  const operands = operandsOf(mode)
+  const { router } = smallOperands()
+
+  describe(routing, () => {
+    it(mode.router ? 'needs a router' : 'refuses a router', () => {
+      const { x, a, b } = operands
+      const opposite = mode.router ? { x, a, b } : { x, a, b, router }
+      expectRefused('ERR_LILY_ARGUMENT', 'router', () => lilyForward(opposite, options))
+      expect(lilyForward(operands, options).y.shape).toEqual([tokens, dOut])
+    })
+
+    it(mode.mask ? 'may have a mask' : 'refuses a mask', () => {
+      const masked = () => lilyForward(operands, { ...options, mask })
+      if (mode.mask) expect(Array.from(masked().y.data)).not.toEqual(Array.from(lilyForward(operands, options).y.data))
+      else expectRefused('ERR_LILY_ARGUMENT', 'mask', masked)
+    })
+
+    if (!mode.sequenceOffsets) {
+      it('refuses sequenceOffsets', () => {
+        const call = () => lilyForward(operands, { ...options, sequenceOffsets: offsets })
+        expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
+      })
+    }
+
+    if (routing !== 'fixed') {
+      it('refuses weights', () => {
+        expectRefused('ERR_LILY_ARGUMENT', 'weights', () => lilyForward(operands, { ...options, weights: [1, 0] }))
+      })
+    }
+
+    it('saves what the table says', () => {
+      const { saved } = lilyForward(operands, options)
+      expect(saved.hidden.shape).toEqual([tokens, rank])
+      expect(saved.probabilities?.shape).toEqual(mode.probabilities ? [tokens, experts] : undefined)
+      expect(saved.weights?.shape).toEqual(mode.weights)
+    })
+
+    it('saves nothing for inference, and gives the same y', () => {
+      const { y, saved } = lilyForward(operands, { ...options, save: false })
+      expect(saved).toBeUndefined()
+      expectSameBits('y', y.data, lilyForward(operands, options).y.data)
+    })
+
+    it(`has gradients of x, a and b${mode.router ? ' and of the router' : ' but of no router'}`, () => {
+      const { saved } = lilyForward(operands, options)
+      const { dy } = smallOperands()
+      const gradients = lilyBackward({ dy }, saved)
+      const names = ['dx', 'da', 'db', ...(mode.router ? ['dRouter'] : [])]
+      expect(computed(gradients)).toEqual(names.sort())
+      expect(gradients.dx.shape).toEqual([tokens, dIn])
+      expect(gradients.da.shape).toEqual([rank, dIn])
+      expect(gradients.db.shape).toEqual([experts, rank, dOut])
+      if (mode.router) expect(gradients.dRouter?.shape).toEqual([experts, rank])
+      else {
+        const dRouter = filled(0, experts, rank)
+        expectRefused('ERR_LILY_ARGUMENT', 'dRouter', () => lilyBackward({ dy, dRouter }, saved))
+      }
+    })
+
+    it('pools logits where it pools at all', () => {
+      const logits = () => lilyForward(operands, { ...options, pool: 'logits' }).saved
+      if (!mode.mask) {
+        expectRefused('ERR_LILY_ARGUMENT', 'pool', logits)
+      } else {
+        expect(logits().probabilities).toBeUndefined()
+        expect(logits().weights?.shape).toEqual(mode.weights)
+      }
+    })
+  })
+}
+
+describe('groups', () => {
+  const { x, a, b, router, dy } = smallOperands()
+  const cube = { ...x, shape: [3, 2, dIn] }
+
+  it('sequence: the rows of a 3-D x', () => {
+    const rows = lilyForward({ x: cube, a, router, b }, { routing: 'sequence' })
+    const same = lilyForward({ x, a, router, b }, { routing: 'sequence', sequenceOffsets: [0, 2, 4, 6] })
+    expect(rows.saved.weights?.shape).toEqual([3, experts])
+    expectSameBits('y', rows.y.data, same.y.data)
+    expectSameBits('dx', lilyBackward({ dy }, rows.saved).dx.data, lilyBackward({ dy }, same.saved).dx.data)
+  })
+
+  it('sequence: offsets count before the rows of a 3-D x', () => {
+    const { saved } = lilyForward({ x: cube, a, router, b }, { routing: 'sequence', sequenceOffsets: [0, 6] })
+    expect(saved.weights?.shape).toEqual([1, experts])
+  })
+
+  it('sequence: neither is an error', () => {
+    expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', () =>
+      lilyForward({ x, a, router, b }, { routing: 'sequence' }),
+    )
+    const deep = { ...x, shape: [1, 3, 2, dIn] }
+    const call = () => lilyForward({ x: deep, a, router, b }, { routing: 'sequence' })
+    expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
+  })
+
+  const weights = { data: Float32Array.of(1, 0, 0.5, 0.5, 0, 1), shape: [3, experts] }
+
+  it('fixed: [E] is one group', () => {
+    const { saved } = lilyForward({ x: cube, a, b }, { routing: 'fixed', weights: [0.25, 0.75] })
+    expect(saved.weights?.shape).toEqual([1, experts])
+    expect(Array.from(numbers(saved.weights))).toEqual([0.25, 0.75])
+  })
+
+  it('fixed: [G, E] by offsets or by the rows of a 3-D x', () => {
+    const rows = lilyForward({ x: cube, a, b }, { routing: 'fixed', weights })
+    const same = lilyForward({ x, a, b }, { routing: 'fixed', weights, sequenceOffsets: [0, 2, 4, 6] })
+    expect(Array.from(numbers(rows.saved.weights))).toEqual(Array.from(weights.data))
+    expectSameBits('y', rows.y.data, same.y.data)
+  })
+
+  it('fixed: [G, E] without groups, or with another number of them, is an error', () => {
+    const call = () => lilyForward({ x, a, b }, { routing: 'fixed', weights })
+    expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
+    const other = () => lilyForward({ x, a, b }, { routing: 'fixed', weights, sequenceOffsets: [0, 3, 6] })
+    expectRefused('ERR_LILY_SHAPE', 'weights', other)
+  })
+})
+
+describe('outputs', () => {
+  const { dy, ...operands } = smallOperands()
+  const fresh = lilyForward(operands)
+  const gradients = lilyBackward({ dy }, fresh.saved)
+
+  it('given ones are added to in place', () => {
+    const y = filled(1, tokens, dOut)
+    expectSum(y.data, lilyForward({ ...operands, y }).y.data, fresh.y.data)
+    const given = { dx: filled(1, tokens, dIn), da: filled(1, rank, dIn), dRouter: filled(1, experts, rank) }
+    const db = filled(1, experts * rank, dOut)
+    const added = lilyBackward({ dy, ...given, db }, fresh.saved)
+    expect(added.db.shape).toEqual(db.shape)
+    for (const name of ['dx', 'da', 'dRouter', 'db'] as const) {
+      expectSum({ ...given, db }[name].data, added[name].data, gradients[name].data)
+    }
+  })
+
+  it('accumulate: false overwrites, NaN too', () => {
+    const y = filled(NaN, tokens, dOut)
+    lilyForward({ ...operands, y }, { accumulate: false })
+    expectSameBits('y', y.data, fresh.y.data)
+    const given = { dx: filled(NaN, tokens, dIn), da: filled(NaN, rank, dIn), dRouter: filled(NaN, experts, rank) }
+    const db = filled(NaN, experts, rank, dOut)
+    lilyBackward({ dy, ...given, db }, fresh.saved, { accumulate: false })
+    for (const name of ['dx', 'da', 'dRouter', 'db'] as const) {
+      expectSameBits(name, { ...given, db }[name].data, gradients[name].data)
+    }
+  })
+
+  it('needs: what is not needed is not returned, and the rest stays the same', () => {
+    const names = ['dx', 'da', 'dRouter', 'db'] as const
+    for (let chosen = 0; chosen < 16; chosen++) {
+      const needs = Object.fromEntries(names.map((name, i) => [name, (chosen >> i) % 2 === 1]))
+      const some: Partial<Record<(typeof names)[number], Tensor>> = lilyBackward({ dy }, fresh.saved, { needs })
+      expect(computed(some)).toEqual(names.filter((name) => needs[name]).sort())
+      for (const name of names) {
+        const value = some[name]
+        if (value) expectSameBits(name, value.data, gradients[name].data)
+      }
+    }
+  })
+
+  it('deferB leaves db to foldB, which adds it up over layers', () => {
+    const layers = [1, 2].map((scaling) => lilyForward(operands, { scaling }).saved)
+    const db = layers.map((saved) => lilyBackward({ dy }, saved).db.data)
+    for (const saved of layers) expect(lilyBackward({ dy }, saved, { deferB: true }).db).toBeUndefined()
+    const folded = foldB(layers)
+    expect(folded.shape).toEqual([experts, rank, dOut])
+    numbers(folded).forEach((value, i) => {
+      expect(value).toBeCloseTo(db[0][i] + db[1][i], 5)
+    })
+  })
+
+  it('a layer that ran backward twice is folded twice', () => {
+    const { saved } = lilyForward(operands)
+    for (let i = 0; i < 2; i++) lilyBackward({ dy }, saved, { deferB: true })
+    numbers(foldB(saved)).forEach((value, i) => {
+      expect(value).toBeCloseTo(2 * gradients.db.data[i], 5)
+    })
+  })
+
+  it('foldB takes one layer, and memory to add to or to overwrite', () => {
+    for (const accumulate of [true, false]) {
+      const { saved } = lilyForward(operands)
+      lilyBackward({ dy }, saved, { deferB: true })
+      const db = filled(accumulate ? 1 : NaN, experts, rank, dOut)
+      foldB(saved, db, { accumulate })
+      db.data.forEach((value, i) => {
+        expect(value).toBeCloseTo(gradients.db.data[i] + (accumulate ? 1 : 0), 5)
+      })
+    }
+  })
+})
+
+describe('lora', () => {
+  const { x, a, dy, router } = smallOperands()
+  const b = smallLoraB()
+
+  it('has a hidden, and gradients of x, a and b', () => {
+    const { y, saved } = loraForward({ x, a, b })
+    expect(y.shape).toEqual([tokens, dOut])
+    expect(saved.hidden.shape).toEqual([tokens, rank])
+    const gradients = loraBackward({ dy }, saved)
+    expect(computed(gradients)).toEqual(['da', 'db', 'dx'])
+    expect(gradients.db.shape).toEqual([dOut, rank])
+  })
+
+  it('knows no router and no routing', () => {
+    expectRefused('ERR_LILY_ARGUMENT', 'router', () => loraForward({ x, a, b, router } as never))
+    expectRefused('ERR_LILY_ARGUMENT', 'routing', () => loraForward({ x, a, b }, { routing: 'batch' } as never))
+  })
+})
+
+/** The names of the gradients that there are. */
+function computed(gradients: object): string[] {
+  return Object.entries(gradients)
+    .filter(([, value]) => value !== undefined)
+    .map(([name]) => name)
+    .sort()
+}
+
+/** added = 1 + value, in float32; and it lies in `memory`. */
+function expectSum(memory: Float32Array, added: ArrayLike<number>, value: ArrayLike<number>): void {
+  expect(Array.from(added)).toEqual(Array.from(memory))
+  Array.from(value).forEach((number, i) => {
+    expect(added[i]).toBeCloseTo(1 + number, 5)
+  })
+}

@@ -1,0 +1,102 @@
+/**
+ * Random shapes, modes, masks, sequences, layouts and ways of calling against the float64 reference; then larger shapes
+ * that cross the kernels' block sizes. fast-check prints the seed of a failure: give it as FAST_CHECK_SEED to repeat it.
+ */
+import fc from 'fast-check'
+import { describe, test } from 'vitest'
+import type { Routing } from './reference.js'
+import { makeCase, splitTokens, type Spec } from './support/cases.js'
+import { checkCase } from './support/check.js'
+import { GRADIENTS, type How } from './support/run.js'
+
+const ROUTINGS = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'lora'] as const
+
+const isPooled = (routing: Routing) => routing === 'batch' || routing === 'sequence'
+
+/** Any number of a range, but often one of those around vector widths and block sizes. */
+const size = (min: number, max: number, ...often: number[]) =>
+  fc.oneof(fc.integer({ min, max }), fc.constantFrom(...often))
+
+const layout = fc.record({ gap: fc.constantFrom(0, 0, 1, 3, 16), margin: fc.constantFrom(0, 1, 5) })
+const OPERANDS = ['x', 'a', 'router', 'b', 'dy', 'y', ...GRADIENTS] as const
+
+const how: fc.Arbitrary<How> = fc
+  .record({
+    layouts: fc.record(Object.fromEntries(OPERANDS.map((name) => [name, layout])) as Record<string, typeof layout>),
+    outputs: fc.constantFrom('new', 'add', 'overwrite'),
+    needs: fc.oneof(
+      fc.constant({}),
+      fc.record(Object.fromEntries(GRADIENTS.map((name) => [name, fc.boolean()]))),
+    ),
+    deferB: fc.boolean(),
+  })
+  .map(({ layouts, ...rest }) => ({ ...rest, layout: (name) => layouts[name] }))
+
+/** Every second problem of sequence and fixed routing is a 3-D x of equal sequences; the others are ragged. */
+const problem = (routing: Routing): fc.Arbitrary<{ spec: Spec; leading: number[] }> =>
+  fc
+    .record({
+      routing: fc.constant(routing),
+      tokens: size(0, 80, 0, 1, 7, 33, 64, 65),
+      dIn: size(1, 140, 8, 15, 16, 17, 33, 96, 113, 136),
+      dOut: size(1, 140, 8, 15, 16, 17, 33, 96, 113, 136),
+      rank: size(1, 70, 4, 8, 16, 33),
+      experts: routing === 'lora' ? fc.constant(1) : size(1, 8, 2, 4, 64),
+      pool: isPooled(routing) ? fc.constantFrom('probabilities', 'logits') : fc.constant(undefined),
+      activation: routing === 'lora' ? fc.constant(undefined) : fc.constantFrom('none', 'relu'),
+      scaling: fc.constantFrom(1, 1, 0, -0.5, 8),
+      masked: isPooled(routing) ? fc.constantFrom(0, 0, 0.3, 0.9, 1) : fc.constant(0),
+      sharpness: fc.constantFrom(0.1, 1, 5),
+      groups: fc.integer({ min: 1, max: 9 }),
+      equal: fc.boolean(),
+      seed: fc.integer(),
+    })
+    .map(({ groups, equal, ...spec }) => {
+      if (routing !== 'sequence' && routing !== 'fixed') return { spec, leading: [] }
+      if (!equal) return { spec: { ...spec, lengths: splitTokens(spec.tokens, groups, spec.seed) }, leading: [] }
+      const length = Math.floor(spec.tokens / groups)
+      const lengths = new Array<number>(groups).fill(length)
+      return { spec: { ...spec, tokens: groups * length, lengths }, leading: [groups, length] }
+    })
+
+const seed = process.env.FAST_CHECK_SEED
+const parameters = { numRuns: 150, ...(seed && { seed: Number(seed) }) }
+
+describe('random problems', () => {
+  for (const routing of ROUTINGS)
+    test(routing, () => {
+      fc.assert(
+        fc.property(problem(routing), how, ({ spec, leading }, { deferB, ...rest }) => {
+          const canDefer = routing !== 'lora' && rest.needs?.db !== false
+          checkCase(makeCase(spec), { ...rest, leading, deferB: canDefer && deferB })
+        }),
+        parameters,
+      )
+    })
+})
+
+const large: Spec[] = [
+  { routing: 'batch', tokens: 300, dIn: 1023, dOut: 1024, rank: 130, experts: 3, seed: 1 },
+  { routing: 'batch', tokens: 1023, dIn: 130, dOut: 2050, rank: 16, experts: 4, pool: 'logits', masked: 0.3, seed: 2 },
+  { routing: 'token', tokens: 300, dIn: 1024, dOut: 257, rank: 33, experts: 4, seed: 3 },
+  { routing: 'token', tokens: 67, dIn: 300, dOut: 1030, rank: 200, experts: 2, activation: 'relu', seed: 4 },
+  { routing: 'uniform', tokens: 65, dIn: 2050, dOut: 1023, rank: 200, experts: 2, seed: 5 },
+  { routing: 'fixed', tokens: 300, dIn: 520, dOut: 1024, rank: 64, experts: 2, lengths: [1, 0, 255, 44], seed: 6 },
+  { routing: 'lora', tokens: 1023, dIn: 1024, dOut: 300, rank: 33, experts: 1, seed: 7 },
+  { routing: 'batch', tokens: 33, dIn: 600, dOut: 700, rank: 448, experts: 2, activation: 'relu', seed: 8 },
+  { routing: 'lora', tokens: 33, dIn: 700, dOut: 600, rank: 448, experts: 1, seed: 9 },
+]
+const ragged = { tokens: 2000, dIn: 96, dOut: 113, rank: 16, experts: 4, lengths: splitTokens(2000, 40, 40) }
+
+describe('problems that cross block sizes', () => {
+  for (const spec of large)
+    test(`${spec.routing} ${[spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts].join(', ')}`, () => {
+      checkCase(makeCase(spec), { outputs: 'add' })
+    })
+  for (const pool of ['probabilities', 'logits'] as const)
+    test(`2000 tokens in 40 ragged sequences, pooled ${pool}`, () => {
+      const c = makeCase({ ...ragged, routing: 'sequence', pool, masked: 0.2, seed: 10 })
+      checkCase(c)
+      checkCase(c, { deferB: true })
+    })
+})

@@ -1,0 +1,69 @@
+import type { Problem, Routing } from '../reference.js'
+import { eighths, gaussian, integer, randomFrom } from './random.js'
+
+/** Sizes and modes of a problem; its numbers follow from the seed. */
+export interface Spec {
+  routing: Routing
+  tokens: number
+  dIn: number
+  dOut: number
+  rank: number
+  experts: number
+  seed: number
+  pool?: 'probabilities' | 'logits' | undefined
+  activation?: 'none' | 'relu' | undefined
+  scaling?: number | undefined
+  /** Lengths of the sequences; of sequence and fixed routing. */
+  lengths?: readonly number[] | undefined
+  /** Share of the tokens that the mask drops; 1 drops all. */
+  masked?: number | undefined
+  /** Deviation of the logits: 0 is an even mixture, 10 is nearly one expert. */
+  sharpness?: number | undefined
+}
+
+/** A problem with float32 numbers and the gradient of its output. */
+export interface Case extends Problem {
+  x: Float32Array
+  a: Float32Array
+  router: Float32Array | undefined
+  b: Float32Array
+  mask: Uint8Array | undefined
+  offsets: Int32Array | undefined
+  weights: Float32Array | undefined
+  dy: Float32Array
+}
+
+export function makeCase(spec: Spec): Case {
+  const { routing, tokens, dIn, dOut, rank, experts, lengths, masked = 0, sharpness = 1 } = spec
+  const random = randomFrom(spec.seed)
+  const relu = spec.activation === 'relu'
+  const x = relu ? eighths(random, tokens * dIn) : gaussian(random, tokens * dIn)
+  const a = relu ? eighths(random, rank * dIn) : gaussian(random, rank * dIn, 1 / Math.sqrt(dIn))
+  // Deviation of hidden: 1, or that of a sum of products of two eighths (deviation sqrt(3/8) each).
+  const hidden = relu ? Math.sqrt(dIn) * (3 / 8) : 1
+  const offsets = lengths ? Int32Array.from([0, ...lengths.map((_, g) => total(lengths.slice(0, g + 1)))]) : undefined
+  const groups = lengths ? lengths.length : 1
+  const hasRouter = routing === 'batch' || routing === 'sequence' || routing === 'token'
+  return {
+    ...spec,
+    x,
+    a,
+    router: hasRouter ? gaussian(random, experts * rank, sharpness / (Math.sqrt(rank) * hidden)) : undefined,
+    b: gaussian(random, experts * rank * dOut, 1 / (Math.sqrt(rank) * hidden)),
+    dy: gaussian(random, tokens * dOut),
+    mask: masked > 0 ? Uint8Array.from({ length: tokens }, () => (random() < masked ? 0 : 1)) : undefined,
+    offsets,
+    weights: routing === 'fixed' ? gaussian(random, groups * experts) : undefined,
+  }
+}
+
+function total(lengths: readonly number[]): number {
+  return lengths.reduce((sum, length) => sum + length, 0)
+}
+
+/** Random lengths, empty ones included, that add up to the tokens. */
+export function splitTokens(tokens: number, groups: number, seed: number): number[] {
+  const random = randomFrom(seed)
+  const cuts = Array.from({ length: groups - 1 }, () => integer(random, 0, tokens)).sort((p, q) => p - q)
+  return [...cuts, tokens].map((end, g) => end - (g === 0 ? 0 : cuts[g - 1]))
+}

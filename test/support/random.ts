@@ -1,0 +1,33 @@
+/** Random numbers that a seed repeats. */
+
+/** Uniform in [0, 1): a 32-bit integer hash of a counter. */
+export function randomFrom(seed: number): () => number {
+  let state = seed >>> 0
+  return () => {
+    state = (state + 0x9e3779b9) >>> 0
+    let z = state
+    z = Math.imul(z ^ (z >>> 16), 0x85ebca6b)
+    z = Math.imul(z ^ (z >>> 13), 0xc2b2ae35)
+    return ((z ^ (z >>> 16)) >>> 0) / 2 ** 32
+  }
+}
+
+/** Normal, with the given deviation. */
+export function gaussian(random: () => number, length: number, deviation = 1): Float32Array {
+  return Float32Array.from({ length }, () => {
+    const radius = Math.sqrt(-2 * Math.log(1 - random()))
+    return deviation * radius * Math.cos(2 * Math.PI * random())
+  })
+}
+
+/**
+ * Multiples of 1/8 from -1 to 1. Sums of their products are exact in float32 (up to 2^18 terms), so a float32 and a
+ * float64 computation agree about the sign of each, zero included: relu decides the same in both.
+ */
+export function eighths(random: () => number, length: number): Float32Array {
+  return Float32Array.from({ length }, () => (Math.floor(random() * 17) - 8) / 8)
+}
+
+export function integer(random: () => number, from: number, to: number): number {
+  return from + Math.floor(random() * (to - from + 1))
+}

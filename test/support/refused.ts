@@ -1,0 +1,19 @@
+import { expect } from 'vitest'
+import { LilyError } from '../../lib/index.js'
+
+/** The error of a call that must be refused with a code and, where one is at fault, the argument's name in the message. */
+export function expectRefused(code: string, argument: string, action: () => unknown): LilyError {
+  let thrown: unknown = 'nothing'
+  try {
+    action()
+  } catch (error) {
+    thrown = error
+  }
+  expect(thrown).toBeInstanceOf(LilyError)
+  const error = thrown as LilyError
+  expect({ code: error.code, message: error.message }).toEqual({
+    code,
+    message: expect.stringContaining(argument) as string,
+  })
+  return error
+}

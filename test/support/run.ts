@@ -1,0 +1,114 @@
+/** A case through the public API. Nothing here needs the test runner: child processes use it, too. */
+import { foldB, lilyBackward, lilyForward, loraBackward, loraForward, type Tensor } from '../../lib/index.js'
+import type { Case } from './cases.js'
+import { Operand, type Layout } from './operands.js'
+import { gaussian, randomFrom } from './random.js'
+
+export const GRADIENTS = ['dx', 'da', 'dRouter', 'db'] as const
+export type GradientName = (typeof GRADIENTS)[number]
+export type OutputName = 'y' | GradientName
+type OperandName = 'x' | 'a' | 'router' | 'b' | 'dy' | OutputName
+export type Values = Partial<Record<OutputName | 'hidden' | 'probabilities' | 'weights', Float32Array>>
+
+/** The freedom a call leaves: none of it may change the numbers. */
+export interface How {
+  layout?: (name: OperandName) => Layout
+  /** New tensors, or given ones that are added to or overwritten. */
+  outputs?: 'new' | 'add' | 'overwrite'
+  needs?: Partial<Record<GradientName, boolean>>
+  deferB?: boolean
+  /** Leading dimensions of x, y, dy and dx; with sequence and fixed routing the first may stand for the offsets. */
+  leading?: number[]
+}
+
+export interface Result {
+  values: Values
+  /** What the given outputs held before. */
+  old: Partial<Record<OutputName, Float32Array>>
+  /** Operands whose padding, or whose numbers in an input, were written to. */
+  damaged: string[]
+}
+
+export function wantedGradients({ router }: Case, needs: How['needs'] = {}): GradientName[] {
+  return GRADIENTS.filter((name) => needs[name] !== false && (name !== 'dRouter' || router !== undefined))
+}
+
+export function run(c: Case, how: How = {}): Result {
+  const { routing, tokens, dIn, dOut, rank, experts } = c
+  const { outputs = 'new', deferB = false, leading = [], needs } = how
+  const isLora = routing === 'lora'
+  const inputs: Operand[] = []
+  const given: [OutputName, Operand][] = []
+  const names = new Map<Operand, string>()
+  const old: Result['old'] = {}
+
+  const place = (name: OperandName, rows: number, cols: number, values: ArrayLike<number>) => {
+    const operand = new Operand(rows, cols, values, how.layout?.(name) ?? { gap: 0, margin: 0 })
+    names.set(operand, name)
+    return operand
+  }
+  const input = (name: OperandName, rows: number, cols: number, values: ArrayLike<number>) => {
+    const operand = place(name, rows, cols, values)
+    inputs.push(operand)
+    return operand
+  }
+  const output = (name: OutputName, rows: number, cols: number) => {
+    if (outputs === 'new') return undefined
+    // What is overwritten must not be read: NaN would show it.
+    const values = outputs === 'add' ? gaussian(randomFrom(rows + cols), rows * cols) : new Float32Array(rows * cols).fill(NaN)
+    const operand = place(name, rows, cols, values)
+    given.push([name, operand])
+    old[name] = values
+    return operand
+  }
+
+  const [bRows, bCols] = isLora ? [dOut, rank] : [experts * rank, dOut]
+  const bShape = isLora ? [] : [experts, rank]
+  const x = input('x', tokens, dIn, c.x).tensor(...leading)
+  const a = input('a', rank, dIn, c.a).tensor()
+  const b = input('b', bRows, bCols, c.b).tensor(...bShape)
+  const router = c.router && input('router', experts, rank, c.router).tensor()
+  const dy = input('dy', tokens, dOut, c.dy).tensor(...leading)
+  const y = output('y', tokens, dOut)?.tensor(...leading)
+  const wanted = wantedGradients(c, needs)
+  const gradient = (name: GradientName, rows: number, cols: number) =>
+    wanted.includes(name) ? output(name, rows, cols) : undefined
+  const dx = gradient('dx', tokens, dIn)?.tensor(...leading)
+  const da = gradient('da', rank, dIn)?.tensor()
+  const dRouter = gradient('dRouter', experts, rank)?.tensor()
+  const db = gradient('db', bRows, bCols)?.tensor(...bShape)
+
+  const { scaling, activation } = c
+  const accumulate = outputs !== 'overwrite'
+  const backwardOptions = { accumulate, ...(needs && { needs }) }
+  const values: Values = {}
+  const keep = (name: keyof Values, tensor: Tensor | null | undefined) => {
+    if (tensor) values[name] = tensor.data.slice() as Float32Array
+  }
+
+  if (isLora) {
+    const { y: result, saved } = loraForward({ x, a, b, y }, { scaling, accumulate })
+    keep('y', result)
+    keep('hidden', saved.hidden)
+    const gradients = loraBackward({ dy, dx, da, db }, saved, backwardOptions)
+    for (const name of ['dx', 'da', 'db'] as const) keep(name, gradients[name])
+  } else {
+    const offsets = leading.length > 1 && (routing === 'sequence' || routing === 'fixed') ? undefined : c.offsets
+    const options = { scaling, activation, accumulate, routing, pool: c.pool, mask: c.mask, sequenceOffsets: offsets }
+    const weights = c.weights && { data: c.weights, shape: [c.weights.length / experts, experts] }
+    const { y: result, saved } = lilyForward({ x, a, router, b, y }, { ...options, weights })
+    keep('y', result)
+    keep('hidden', saved.hidden)
+    keep('probabilities', saved.probabilities)
+    keep('weights', saved.weights)
+    const toBackward = deferB ? { dy, dx, da, dRouter } : { dy, dx, da, dRouter, db }
+    const gradients = lilyBackward(toBackward, saved, { ...backwardOptions, deferB })
+    for (const name of GRADIENTS) keep(name, gradients[name])
+    if (deferB && wanted.includes('db')) keep('db', foldB(saved, db, { accumulate }))
+  }
+
+  for (const [name, operand] of given) values[name] = operand.values()
+  const unpadded = given.filter(([, operand]) => !operand.isPaddingUnchanged())
+  const damaged = [...inputs.filter((operand) => !operand.isUnchanged()), ...unpadded.map(([, operand]) => operand)]
+  return { values, old, damaged: damaged.map((operand) => names.get(operand) ?? '') }
+}

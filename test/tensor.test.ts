@@ -1,0 +1,278 @@
+/** Every host form of an operand means the same numbers, without a copy; tensors and their life. */
+import { describe, expect, it } from 'vitest'
+import { lilyBackward, lilyForward, LilyError, Tensor, tensor, type TensorLike } from '../lib/index.js'
+import { expectSameBits } from './support/compare.js'
+import { filled, numbers, sizes, smallOperands, type HostTensor } from './support/small.js'
+
+const { tokens, dIn, dOut, rank, experts } = sizes
+
+/** y and all gradients, with one operand replaced. */
+function results(replaced: Partial<Record<'x' | 'a' | 'router' | 'b' | 'dy', TensorLike>> = {}) {
+  const { dy, ...operands } = { ...smallOperands(), ...replaced }
+  const { y, saved } = lilyForward(operands)
+  return { y, ...lilyBackward({ dy }, saved) }
+}
+
+function expectSameResults(actual: ReturnType<typeof results>, expected = results()): void {
+  for (const [name, value] of Object.entries(expected)) {
+    expectSameBits(name, (actual[name as 'y'] as Tensor).data, value.data)
+  }
+}
+
+/** The matrix with a gap after each row, `start` elements into its memory. */
+function spread({ data, shape }: HostTensor, gap: number, start = 0) {
+  const columns = shape.at(-1) ?? 0
+  const rows = data.length / columns
+  const memory = new Float32Array(start + rows * (columns + gap)).fill(NaN)
+  for (let row = 0; row < rows; row++) {
+    memory.set(data.subarray(row * columns, (row + 1) * columns), start + row * (columns + gap))
+  }
+  return memory
+}
+
+describe('host forms of an operand', () => {
+  const operands = ['x', 'a', 'router', 'b', 'dy'] as const
+  const forms: Record<string, (plain: HostTensor) => TensorLike> = {
+    'with a dtype': ({ data, shape }) => ({ data, shape, dtype: 'float32' }),
+    'with a device': ({ data, shape }) => ({ data, shape, device: { type: 'cpu' } }),
+    "with ONNX Runtime's names": ({ data, shape }) => ({ data, dims: shape, type: 'float32' }),
+    'a Tensor': ({ data, shape }) => tensor(data, shape),
+    'a part of a larger array': ({ data, shape }) => {
+      const memory = new Float32Array(data.length + 5).fill(NaN)
+      memory.set(data, 3)
+      return { data: memory.subarray(3, 3 + data.length), shape }
+    },
+    'with a byte offset': (plain) => ({ data: spread(plain, 0, 3), shape: plain.shape, byteOffset: 12 }),
+    'in shared memory': ({ data, shape }) => {
+      const shared = new Float32Array(new SharedArrayBuffer(data.byteLength))
+      shared.set(data)
+      return { data: shared, shape }
+    },
+    'an object with getters': ({ data, shape }) => ({
+      get data() {
+        return data
+      },
+      get shape() {
+        return shape
+      },
+    }),
+    'rows with a pitch, from an offset on': (plain) => {
+      const pitch = (plain.shape.at(-1) ?? 0) + 3
+      const strides = plain.shape.map((_, axis) =>
+        plain.shape
+          .slice(axis + 1, -1)
+          .reduce((product, size) => product * size, axis === plain.shape.length - 1 ? 1 : pitch),
+      )
+      return { data: spread(plain, 3, 2), shape: plain.shape, strides, byteOffset: 8 }
+    },
+  }
+  for (const [form, make] of Object.entries(forms)) {
+    it(form, () => {
+      for (const name of operands) expectSameResults(results({ [name]: make(smallOperands()[name]) }))
+    })
+  }
+
+  it('leading dimensions are tokens, and shapes of results follow them', () => {
+    const { x, dy, ...rest } = smallOperands()
+    const cube = { ...x, shape: [2, tokens / 2, dIn] }
+    const { y, saved } = lilyForward({ x: cube, ...rest })
+    expect(y.shape).toEqual([2, tokens / 2, dOut])
+    const gradients = lilyBackward({ dy: { ...dy, shape: [2, tokens / 2, dOut] } }, saved)
+    expect(gradients.dx.shape).toEqual([2, tokens / 2, dIn])
+    expectSameResults({ y, ...gradients })
+  })
+
+  it('leading dimensions may have a common pitch; a dimension of one any stride', () => {
+    const { x } = smallOperands()
+    const pitch = dIn + 2
+    const strides = [3 * pitch, 999, pitch, 1]
+    expectSameResults(results({ x: { data: spread(x, 2), shape: [2, 1, 3, dIn], strides } }))
+  })
+
+  it('b as PEFT stores it, [E*r, d_out], and db likewise', () => {
+    const { b } = smallOperands()
+    const actual = results({ b: { ...b, shape: [experts * rank, dOut] } })
+    expect(actual.db.shape).toEqual([experts * rank, dOut])
+    expect(results().db.shape).toEqual([experts, rank, dOut])
+    expectSameResults(actual)
+  })
+
+  it('columns cut out of a wider matrix, as input and as output of one call', () => {
+    // As q of a fused qkv: x in its first columns, y in its last.
+    const { x, dy: _, ...rest } = smallOperands()
+    const width = dIn + dOut
+    const fused = spread(x, dOut)
+    const strides = [width, 1]
+    const y = { data: fused, shape: [tokens, dOut], strides, byteOffset: 4 * dIn }
+    for (let t = 0; t < tokens; t++) fused.fill(1, t * width + dIn, (t + 1) * width)
+    lilyForward({ x: { data: fused, shape: [tokens, dIn], strides }, ...rest, y })
+    const apart = filled(1, tokens, dOut)
+    lilyForward({ x, ...rest, y: apart })
+    const cut = new Float32Array(tokens * dOut)
+    for (let t = 0; t < tokens; t++) cut.set(fused.subarray(t * width + dIn, (t + 1) * width), t * dOut)
+    expectSameBits('y', cut, apart.data)
+  })
+})
+
+describe('forms of the small operands', () => {
+  const flags = [1, 0, 1, 1, 0, 1]
+  const { dy: _, ...operands } = smallOperands()
+  const masks = {
+    'a Uint8Array': Uint8Array.from(flags),
+    numbers: flags,
+    booleans: flags.map(Boolean),
+    'a tensor': { data: Uint8Array.from(flags), shape: [tokens] },
+    'a tensor with leading dimensions': { data: Uint8Array.from(flags), shape: [2, 3] },
+    "a tensor with ONNX Runtime's names": { data: Uint8Array.from(flags), dims: [tokens], type: 'bool' },
+    'any byte but 0': Uint8Array.from(flags, (flag) => flag * 255),
+  }
+  const expected = lilyForward(operands, { mask: masks.numbers }).y
+  for (const [form, mask] of Object.entries(masks)) {
+    it(`mask: ${form}`, () => {
+      expectSameBits('y', lilyForward(operands, { mask }).y.data, expected.data)
+    })
+  }
+
+  const offsets = [0, 2, 2, 6]
+  const sequences = lilyForward(operands, { routing: 'sequence', sequenceOffsets: offsets }).y
+  const offsetForms = {
+    'an Int32Array': Int32Array.from(offsets),
+    'a tensor': { data: Int32Array.from(offsets), shape: [4] },
+    "a tensor with ONNX Runtime's names": { data: Int32Array.from(offsets), dims: [4], type: 'int32' },
+  }
+  for (const [form, sequenceOffsets] of Object.entries(offsetForms)) {
+    it(`sequenceOffsets: ${form}`, () => {
+      const { y } = lilyForward(operands, { routing: 'sequence', sequenceOffsets })
+      expectSameBits('y', y.data, sequences.data)
+    })
+  }
+
+  const weights = [0.25, 0.5]
+  const { router: __, ...routerless } = operands
+  const mixed = lilyForward(routerless, { routing: 'fixed', weights }).y
+  const weightForms = {
+    'a Float32Array': Float32Array.from(weights),
+    'a tensor [E]': { data: Float32Array.from(weights), shape: [experts] },
+    "a tensor with ONNX Runtime's names": { data: Float32Array.from(weights), dims: [experts], type: 'float32' },
+  }
+  for (const [form, value] of Object.entries(weightForms)) {
+    it(`weights: ${form}`, () => {
+      expectSameBits('y', lilyForward(routerless, { routing: 'fixed', weights: value }).y.data, mixed.data)
+    })
+  }
+
+  it('later changes of the small operands do not reach backward', () => {
+    const { dy } = smallOperands()
+    const changing = { mask: Uint8Array.from(flags), sequenceOffsets: Int32Array.from(offsets) }
+    const kept = { mask: flags, sequenceOffsets: offsets }
+    const run = (options: typeof changing | typeof kept, change: () => void) => {
+      const { saved } = lilyForward(operands, { routing: 'sequence', ...options })
+      change()
+      return lilyBackward({ dy }, saved)
+    }
+    const changed = run(changing, () => changing.sequenceOffsets.set([0, 6, 6, 6]))
+    const { dx } = run(kept, () => undefined)
+    expectSameBits('dx', changed.dx.data, dx.data)
+  })
+})
+
+describe('Tensor', () => {
+  it('wraps memory without a copy', () => {
+    const data = Float32Array.of(1, 2, 3, 4, 5, 6)
+    const wrapped = tensor(data, [2, 3])
+    expect(wrapped).toBeInstanceOf(Tensor)
+    expect(wrapped.shape).toEqual([2, 3])
+    expect(wrapped.dtype).toBe('float32')
+    expect(wrapped.device).toEqual({ type: 'cpu', id: 0 })
+    expect(wrapped.data.buffer).toBe(data.buffer)
+  })
+
+  it('results are tensors; given outputs are what is returned', () => {
+    const { dy, ...operands } = smallOperands()
+    const y = tensor(new Float32Array(tokens * dOut), [tokens, dOut])
+    const result = lilyForward({ ...operands, y })
+    expect(result.y.data.buffer).toBe(y.data.buffer)
+    const dx = filled(0, tokens, dIn)
+    const gradients = lilyBackward({ dy, dx }, result.saved)
+    expect(gradients.dx.data.buffer).toBe(dx.data.buffer)
+    for (const value of [gradients.da, gradients.db, result.saved.hidden]) expect(value).toBeInstanceOf(Tensor)
+  })
+
+  it('new results have memory of their own', () => {
+    const { dy: _, ...operands } = smallOperands()
+    const [first, second] = [lilyForward(operands).y, lilyForward(operands).y]
+    numbers(first).fill(7)
+    expect(Array.from(second.data)).not.toContain(7)
+  })
+
+  it('bfloat16 and float16 are bits in a Uint16Array', () => {
+    for (const dtype of ['bfloat16', 'float16'] as const) {
+      const half = tensor(Uint16Array.of(0x3f80, 0), [1, 2], dtype)
+      expect(half.dtype).toBe(dtype)
+      expect(half.data).toBeInstanceOf(Uint16Array)
+    }
+  })
+
+  it('float16 in a native Float16Array', ({ skip }) => {
+    const { Float16Array } = globalThis as { Float16Array?: new (length: number) => Uint16Array }
+    if (!Float16Array) skip(`Node ${process.version} has no Float16Array`)
+    else expect(tensor(new Float16Array(4), [2, 2]).dtype).toBe('float16')
+  })
+
+  it('moves: toHost and to the cpu are itself, cuda is not available', async () => {
+    const here = tensor(new Float32Array(2), [2])
+    expect((await here.toHost()).data.buffer).toBe(here.data.buffer)
+    expect(here.to({ type: 'cpu', id: 0 }).data.buffer).toBe(here.data.buffer)
+    expectCode('ERR_LILY_BACKEND_UNAVAILABLE', () => here.to({ type: 'cuda', id: 0 }))
+  })
+
+  it('disposed of: any use is refused; disposing again is not', () => {
+    const gone = tensor(new Float32Array(6), [2, 3])
+    gone.dispose()
+    gone.dispose()
+    for (const use of [() => gone.shape, () => gone.data, () => gone.dtype, () => gone.to({ type: 'cpu' })]) {
+      expectCode('ERR_LILY_DISPOSED', use)
+    }
+  })
+
+  it('has Symbol.dispose', () => {
+    const gone = tensor(new Float32Array(6), [2, 3])
+    gone[Symbol.dispose]()
+    expectCode('ERR_LILY_DISPOSED', () => gone.data)
+    const { saved } = lilyForward(smallForward())
+    saved[Symbol.dispose]()
+    expectCode('ERR_LILY_DISPOSED', () => saved.hidden)
+  })
+
+  it('saved is usable for several backward calls, until it is disposed of', () => {
+    const { dy } = smallOperands()
+    const { saved } = lilyForward(smallForward())
+    expectSameBits('dx', lilyBackward({ dy }, saved).dx.data, lilyBackward({ dy }, saved).dx.data)
+    saved.dispose()
+    saved.dispose()
+    expectCode('ERR_LILY_DISPOSED', () => lilyBackward({ dy }, saved))
+  })
+
+  it('is refused where data and shape disagree', () => {
+    expectCode('ERR_LILY_SHAPE', () => tensor(new Float32Array(5), [2, 3]))
+    expectCode('ERR_LILY_DTYPE', () => tensor(new Float64Array(6) as never, [2, 3]))
+    expectCode('ERR_LILY_DTYPE', () => tensor(new Uint16Array(6), [2, 3]))
+    expectCode('ERR_LILY_DTYPE', () => tensor(new Float32Array(6), [2, 3], 'bfloat16'))
+  })
+})
+
+function smallForward() {
+  const { dy: _, ...operands } = smallOperands()
+  return operands
+}
+
+function expectCode(code: string, action: () => unknown): void {
+  let thrown: unknown
+  try {
+    action()
+  } catch (error) {
+    thrown = error
+  }
+  expect(thrown).toBeInstanceOf(LilyError)
+  expect((thrown as LilyError).code).toBe(code)
+}
