@@ -23,6 +23,9 @@ bool typed_array_memory(napi_env env, napi_value value, void **data, size_t *byt
   napi_typedarray_type type;
   size_t length = 0;
   if (napi_get_typedarray_info(env, value, &type, &length, data, nullptr, nullptr) != napi_ok) return false;
+  // An empty array may have no memory at all, yet it is there: NULL means absent to the ABI.
+  static char empty[1];
+  if (*data == nullptr) *data = empty;
   static constexpr size_t kElementBytes[] = {1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8};
   if (static_cast<size_t>(type) >= sizeof kElementBytes / sizeof *kElementBytes) return false;
   *bytes = length * kElementBytes[type];
@@ -106,9 +109,7 @@ void *Arguments::checked(int slot, int64_t rows, int64_t columns, int64_t pitch,
                          std::to_string(columns) + " elements with pitch " + std::to_string(pitch) + ": it has " +
                          std::to_string(given.bytes) + " bytes from offset " + std::to_string(offset));
   }
-  // An empty operand may have no memory at all, yet it is there.
-  static char empty[1];
-  return given.data == nullptr ? empty : given.data + offset;
+  return given.data + offset;
 }
 
 lily_matrix Arguments::matrix(int slot, int64_t rows, int64_t columns) const {
