@@ -37,9 +37,7 @@ export function backends(): BackendInfo[] {
     devices: devices.map((device) => ({
       id: device.id,
       name: device.name,
-      ...(name === 'cpu'
-        ? { simd: device.detail, threads: device.parallelism }
-        : { computeCapability: device.detail }),
+      ...(name === 'cpu' ? { simd: device.detail, threads: device.parallelism } : { computeCapability: device.detail }),
       ...(device.memoryBytes > 0 ? { memory: device.memoryBytes } : {}),
     })),
   }))

@@ -10,16 +10,18 @@ import {
   refuseBuffer,
   refuseOverlap,
 } from './checks.js'
-import { fail, failedToRead } from './errors.js'
+import { fail } from './errors.js'
 import { allocate } from './memory.js'
 import type { Operand } from './operand.js'
-import { checkKeys, readFlag, refuseStream, type Known } from './options.js'
+import { checkKeys, get, readFlag, refuseStream, type Known } from './options.js'
 import { Output } from './output.js'
 import type { Problem } from './problem.js'
-import { resolve } from './resolve.js'
+import { resolveFrom } from './resolve.js'
+import type { Tensor } from './tensor.js'
 
 const NAMES = ['dx', 'da', 'dRouter', 'db'] as const
 type Name = (typeof NAMES)[number]
+const ALL: Readonly<Record<Name, boolean>> = { dx: true, da: true, dRouter: true, db: true }
 
 /** What a backward call computes; null: it does not. */
 export interface Gradients {
@@ -43,41 +45,35 @@ interface Settings {
 
 /** Reads every operand, once. */
 export function readGradients(operands: object, known: Known): Given {
-  try {
-    checkKeys('operands', operands, known)
-    const { dy, dx, da, dRouter, db } = operands as Readonly<Record<string, unknown>>
-    return {
-      dy: resolve('dy', dy),
-      dx: Output.read('dx', dx),
-      da: Output.read('da', da),
-      dRouter: Output.read('dRouter', dRouter),
-      db: Output.read('db', db),
-    }
-  } catch (cause) {
-    throw failedToRead('operands', cause)
+  checkKeys('operands', operands, known)
+  return {
+    dy: resolveFrom(operands, 'dy'),
+    dx: Output.from(operands, 'dx'),
+    da: Output.from(operands, 'da'),
+    dRouter: Output.from(operands, 'dRouter'),
+    db: Output.from(operands, 'db'),
   }
 }
 
 /** Reads every option, once. */
 export function readBackwardSettings(options: object, known: Known, knownNeeds: Known): Settings {
-  try {
-    checkKeys('options', options, known)
-    const { needs = {}, deferB, accumulate, stream } = options as Readonly<Record<string, unknown>>
-    checkKeys('needs', needs, knownNeeds)
-    refuseStream(stream)
-    const { dx, da, dRouter, db } = needs as Readonly<Record<Name, unknown>>
-    return {
-      needs: {
-        dx: readFlag('needs.dx', dx, true),
-        da: readFlag('needs.da', da, true),
-        dRouter: readFlag('needs.dRouter', dRouter, true),
-        db: readFlag('needs.db', db, true),
-      },
-      deferB: readFlag('deferB', deferB, false),
-      accumulate: readFlag('accumulate', accumulate, true),
-    }
-  } catch (cause) {
-    throw failedToRead('options', cause)
+  checkKeys('options', options, known)
+  refuseStream(options)
+  return {
+    needs: readNeeds(get('options', options, 'needs'), knownNeeds),
+    deferB: readFlag(options, 'deferB', false),
+    accumulate: readFlag(options, 'accumulate', true),
+  }
+}
+
+function readNeeds(needs: unknown, known: Known): Readonly<Record<Name, boolean>> {
+  if (needs === undefined) return ALL
+  checkKeys('needs', needs, known)
+  return {
+    dx: readFlag(needs, 'dx', true, 'needs.dx'),
+    da: readFlag(needs, 'da', true, 'needs.da'),
+    dRouter: readFlag(needs, 'dRouter', true, 'needs.dRouter'),
+    db: readFlag(needs, 'db', true, 'needs.db'),
   }
 }
 
@@ -147,7 +143,7 @@ function checkWanted({ routing, router }: Problem, given: Given, { needs, deferB
 /** A given gradient shares no memory with an operand, with what forward kept, nor with another gradient. */
 function checkOverlaps({ x, a, router, b, kept, weights }: Problem, given: Given): void {
   for (let i = 0; i < NAMES.length; i++) {
-    const name = NAMES[i] as Name
+    const name = NAMES[i]
     const output = given[name]?.operand
     if (output === undefined) continue
     refuseOverlap(name, output, 'dy', given.dy)
@@ -157,7 +153,7 @@ function checkOverlaps({ x, a, router, b, kept, weights }: Problem, given: Given
     refuseOverlap(name, output, 'b', b)
     refuseBuffer(name, output, 'saved', kept)
     refuseBuffer(name, output, 'saved.weights', weights)
-    for (const other of NAMES.slice(0, i)) refuseOverlap(name, output, other, given[other]?.operand ?? null)
+    for (let j = 0; j < i; j++) refuseOverlap(name, output, NAMES[j], given[NAMES[j]]?.operand)
   }
 }
 
@@ -177,4 +173,14 @@ function output(
   if (given === null) return needed ? Output.fresh(name, dtype, shape) : null
   given.accumulate = accumulate
   return given
+}
+
+/** What the caller gets: only what was computed. */
+export function tensorsOf({ dx, da, dRouter, db }: Gradients): Partial<Record<Name, Tensor>> {
+  const tensors: Partial<Record<Name, Tensor>> = {}
+  if (dx !== null) tensors.dx = dx.tensor
+  if (da !== null) tensors.da = da.tensor
+  if (dRouter !== null) tensors.dRouter = dRouter.tensor
+  if (db !== null) tensors.db = db.tensor
+  return tensors
 }

@@ -1,6 +1,5 @@
 /** Backward of Lily: the gradients of x, a, router and b (arXiv 2407.09946). */
-import { prepareGradients, readBackwardSettings, readGradients, type Gradients } from './backward-call.js'
-import type { Empty } from './forward.js'
+import { prepareGradients, readBackwardSettings, readGradients, tensorsOf, type Gradients } from './backward-call.js'
 import { runBackward, runBackwardAsync } from './launch.js'
 import type { Operand } from './operand.js'
 import type { Known } from './options.js'
@@ -64,14 +63,12 @@ export interface LilyGradients<R extends Routing, O> {
   /** [E, r]; undefined for routing uniform and fixed. */
   readonly dRouter: R extends 'uniform' | 'fixed' ? undefined : GradientOf<O, 'dRouter'>
   /** The shape of b; undefined with `deferB`. */
-  readonly db: 'deferB' extends keyof O
-    ? Switched<O['deferB'], undefined, GradientOf<O, 'db'>>
-    : GradientOf<O, 'db'>
+  readonly db: 'deferB' extends keyof O ? Switched<O['deferB'], undefined, GradientOf<O, 'db'>> : GradientOf<O, 'db'>
 }
 
-const OPERANDS: Known = { dy: true, dx: true, da: true, dRouter: true, db: true }
-const OPTIONS: Known = { needs: true, deferB: true, accumulate: true, stream: true }
-const NEEDS: Known = { dx: true, da: true, dRouter: true, db: true }
+const OPERANDS: Known = new Set(['dy', 'dx', 'da', 'dRouter', 'db'])
+const OPTIONS: Known = new Set(['needs', 'deferB', 'accumulate', 'stream'])
+const NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db'])
 
 /**
  * Gradients of {@link lilyForward}, given that of its y. Gradients of parameters that layers share add up when the same
@@ -84,7 +81,7 @@ const NEEDS: Known = { dx: true, da: true, dRouter: true, db: true }
  * @example
  * const { dx, da, dRouter, db } = lilyBackward({ dy }, saved)
  */
-export function lilyBackward<R extends Routing, O extends LilyBackwardOptions = Empty>(
+export function lilyBackward<R extends Routing, O extends LilyBackwardOptions = object>(
   operands: LilyBackwardOperands,
   saved: LilySaved<R>,
   options?: O,
@@ -96,9 +93,10 @@ export function lilyBackward<R extends Routing, O extends LilyBackwardOptions = 
 
 /**
  * {@link lilyBackward} off the main thread. Its checks and reads are made before it returns; what they refuse rejects
- * the promise. The operands, of forward too, must not change while it runs.
+ * the promise. While it runs the operands, those of forward too, must not change, nor their memory be transferred or
+ * resized.
  */
-export async function lilyBackwardAsync<R extends Routing, O extends LilyBackwardOptions = Empty>(
+export async function lilyBackwardAsync<R extends Routing, O extends LilyBackwardOptions = object>(
   operands: LilyBackwardOperands,
   saved: LilySaved<R>,
   options?: O,
@@ -122,7 +120,6 @@ function prepare(operands: LilyBackwardOperands, saved: Saved, options: LilyBack
 }
 
 function finish<R extends Routing, O>({ state, gradients }: Call): LilyGradients<R, O> {
-  const { dx, da, dRouter, db, deferredDb } = gradients
-  if (deferredDb !== null) state.deferred.push(deferredDb)
-  return { dx: dx?.tensor, da: da?.tensor, dRouter: dRouter?.tensor, db: db?.tensor } as LilyGradients<R, O>
+  if (gradients.deferredDb !== null) state.deferred.push(gradients.deferredDb)
+  return tensorsOf(gradients) as LilyGradients<R, O>
 }

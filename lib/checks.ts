@@ -29,7 +29,9 @@ function deviceText({ type, id }: Device): string {
 /** x: any leading dimensions, then d_in. */
 export function checkActivations(x: Operand): void {
   checkFloat('x', x)
-  if (x.columns < 1) fail('ERR_LILY_SHAPE', 'x', `expected [..., d_in] with d_in of at least 1, got ${shapeText(x.shape)}`)
+  if (x.columns < 1) {
+    fail('ERR_LILY_SHAPE', 'x', `expected [..., d_in] with d_in of at least 1, got ${shapeText(x.shape)}`)
+  }
   if (x.rows > MAX_TOKENS) {
     fail('ERR_LILY_SHAPE', 'x', `expected at most ${MAX_TOKENS} tokens, got ${x.rows}; split the call`)
   }
@@ -69,8 +71,14 @@ export function checkMatrix(argument: string, operand: Operand, rows: number, co
   fail('ERR_LILY_SHAPE', argument, `expected ${shapeText([rows, columns])}, got ${shapeText(operand.shape)}`)
 }
 
-/** b: [E, r, d_out] or [E*r, d_out]. Its gradient has a given d_out too. */
-export function checkExpertStack(argument: string, operand: Operand, experts: number, rank: number, dOut?: number): void {
+/** b: [E, r, d_out] or [E*r, d_out]; or its gradient, whose d_out is known. */
+export function checkExpertStack(
+  argument: string,
+  operand: Operand,
+  experts: number,
+  rank: number,
+  dOut?: number,
+): void {
   const { shape, rows, columns } = operand
   const stacked = shape.length === 2 || (shape.length === 3 && shape[0] === experts)
   if (stacked && rows === experts * rank && (dOut === undefined ? columns >= 1 : columns === dOut)) return
@@ -102,8 +110,13 @@ export function checkTypeOrFloat32(argument: string, operand: Operand, dtype: DT
   fail('ERR_LILY_DTYPE', argument, `expected ${expected}, got ${operand.dtype}; convert it`)
 }
 
-export function refuseOverlap(argument: string, output: Operand, other: string, input: Operand | null): void {
-  if (input === null || !overlaps(output, input)) return
+export function refuseOverlap(
+  argument: string,
+  output: Operand,
+  other: string,
+  input: Operand | null | undefined,
+): void {
+  if (input == null || !overlaps(output, input)) return
   fail('ERR_LILY_ARGUMENT', argument, `its memory overlaps that of ${other}; results need memory of their own`)
 }
 

@@ -6,9 +6,16 @@ export type DType = 'float32' | 'bfloat16' | 'float16' | 'uint8' | 'int32'
 
 /** The part of Node 24's Float16Array that is needed here; older type libraries do not know it. */
 export interface Float16ArrayLike extends ArrayBufferView {
+  readonly BYTES_PER_ELEMENT: number
   readonly length: number
   readonly [Symbol.toStringTag]: 'Float16Array'
   [index: number]: number
+  [Symbol.iterator](): IterableIterator<number>
+  fill(value: number, start?: number, end?: number): this
+  forEach(callback: (value: number, index: number) => void): void
+  set(values: ArrayLike<number>, offset?: number): void
+  slice(start?: number, end?: number): Float16ArrayLike
+  subarray(begin?: number, end?: number): Float16ArrayLike
 }
 
 /**

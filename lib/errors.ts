@@ -27,7 +27,7 @@ export interface LilyErrorDetails {
  * what to do. A call that throws one before its work began has written nothing.
  */
 export class LilyError extends Error {
-  override readonly name = 'LilyError'
+  declare readonly name: 'LilyError'
   readonly code: LilyErrorCode
   /** Name of the argument at fault, where there is one. */
   readonly argument: string | undefined
@@ -40,6 +40,11 @@ export class LilyError extends Error {
     this.argument = details.argument
     this.cudaError = details.cudaError
   }
+
+  static {
+    // On the prototype, as the built-in errors have it, so that the first line of the stack says it.
+    Object.defineProperty(this.prototype, 'name', { value: 'LilyError', configurable: true, writable: true })
+  }
 }
 
 /** Throws a LilyError about one argument; `message` goes on after the argument's name. */
@@ -47,10 +52,11 @@ export function fail(code: LilyErrorCode, argument: string, message: string): ne
   throw new LilyError(code, `${argument}: ${message}`, { argument })
 }
 
-/** For what a getter or a provider of the caller's threw while `argument` was read. */
-export function failedToRead(argument: string, cause: unknown): LilyError {
+/** For what a getter or a provider of the caller's threw while `argument` was read, out of an object or by itself. */
+export function failedToRead(argument: string, cause: unknown, from?: string): LilyError {
   if (cause instanceof LilyError) return cause
-  const message = `${argument}: reading it threw an error (${messageOf(cause)}); see cause`
+  const what = from === undefined ? 'reading it' : `reading it from ${from}`
+  const message = `${argument}: ${what} threw an error (${messageOf(cause)}); see cause`
   return new LilyError('ERR_LILY_ARGUMENT', message, { argument, cause })
 }
 

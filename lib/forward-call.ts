@@ -1,12 +1,11 @@
 /** What the forward calls of Lily and LoRA have in common: operands in, checks of memory, results out. */
 import { checkComputes, refuseDevice } from './backends.js'
 import { checkPlace, checkTokenRows, checkType, refuseOverlap } from './checks.js'
-import { failedToRead } from './errors.js'
 import { CPU, type Operand } from './operand.js'
-import { checkKeys, type Known } from './options.js'
+import { checkKeys, get, type Known } from './options.js'
 import { Output } from './output.js'
 import type { Problem } from './problem.js'
-import { resolve } from './resolve.js'
+import { resolve, resolveFrom } from './resolve.js'
 import type { Settings } from './settings.js'
 
 export interface Inputs {
@@ -19,18 +18,14 @@ export interface Inputs {
 
 /** Reads every operand, once. */
 export function readInputs(operands: object, known: Known): Inputs {
-  try {
-    checkKeys('operands', operands, known)
-    const { x, a, router, b, y } = operands as Readonly<Record<string, unknown>>
-    return {
-      x: resolve('x', x),
-      a: resolve('a', a),
-      router: router === undefined ? null : resolve('router', router),
-      b: resolve('b', b),
-      y: Output.read('y', y),
-    }
-  } catch (cause) {
-    throw failedToRead('operands', cause)
+  checkKeys('operands', operands, known)
+  const router = get('operands', operands, 'router')
+  return {
+    x: resolveFrom(operands, 'x'),
+    a: resolveFrom(operands, 'a'),
+    router: router === undefined ? null : resolve('router', router),
+    b: resolveFrom(operands, 'b'),
+    y: Output.from(operands, 'y'),
   }
 }
 
@@ -41,14 +36,14 @@ export function checkPlaces({ x, a, router, b, y }: Inputs, { mask, sequenceOffs
   checkPlace('router', router, 'x', x)
   checkPlace('b', b, 'x', x)
   if (y !== null) checkPlace('y', y.operand, 'x', x)
-  if (mask !== null) checkPlace('mask', mask.device, 'x', x)
-  if (sequenceOffsets !== null) checkPlace('sequenceOffsets', sequenceOffsets.device, 'x', x)
-  if (weights !== null) checkPlace('weights', weights.device, 'x', x)
+  if (mask !== null) checkPlace('mask', mask.source, 'x', x)
+  if (sequenceOffsets !== null) checkPlace('sequenceOffsets', sequenceOffsets.source, 'x', x)
+  if (weights !== null) checkPlace('weights', weights.source, 'x', x)
   if (x.device !== CPU) refuseDevice('x', x.device)
 }
 
 /** Checks y, then makes the memory that is not given. Nothing is refused after it. */
-export function prepareOutput(problem: Problem, y: Output | null, { save, accumulate }: Settings): Output {
+export function prepareOutput(problem: Problem, y: Output | null, settings: Settings): Output {
   const { x, a, router, b, dOut } = problem
   if (y !== null) {
     checkTokenRows('y', y.operand, x.rows, dOut)
@@ -57,10 +52,13 @@ export function prepareOutput(problem: Problem, y: Output | null, { save, accumu
     refuseOverlap('y', y.operand, 'a', a)
     refuseOverlap('y', y.operand, 'router', router)
     refuseOverlap('y', y.operand, 'b', b)
-    y.accumulate = accumulate
+    refuseOverlap('y', y.operand, 'mask', settings.mask?.source)
+    refuseOverlap('y', y.operand, 'sequenceOffsets', settings.sequenceOffsets?.source)
+    refuseOverlap('y', y.operand, 'weights', settings.weights?.source)
+    y.accumulate = settings.accumulate
   }
   checkComputes('x', x.dtype)
-  if (save) problem.keep()
+  if (settings.save) problem.keep()
   if (y !== null) return y
   const shape = x.shape.slice()
   shape[shape.length - 1] = dOut

@@ -50,9 +50,6 @@ export interface LilyForwardOptions {
   readonly stream?: bigint | number | undefined
 }
 
-/** No options. */
-export type Empty = Readonly<Record<never, never>>
-
 /** The routing that options ask for, as a type. */
 export type RoutingOf<O> = 'routing' extends keyof O ? (O['routing'] extends Routing ? O['routing'] : Routing) : 'batch'
 
@@ -73,20 +70,20 @@ export interface LilyForwardResult<O> {
   readonly saved: SavedOf<O, LilySaved<RoutingOf<O>>>
 }
 
-const OPERANDS: Known = { x: true, a: true, router: true, b: true, y: true }
-const OPTIONS: Known = {
-  scaling: true,
-  routing: true,
-  pool: true,
-  activation: true,
-  precision: true,
-  mask: true,
-  sequenceOffsets: true,
-  weights: true,
-  save: true,
-  accumulate: true,
-  stream: true,
-}
+const OPERANDS: Known = new Set(['x', 'a', 'router', 'b', 'y'])
+const OPTIONS: Known = new Set([
+  'scaling',
+  'routing',
+  'pool',
+  'activation',
+  'precision',
+  'mask',
+  'sequenceOffsets',
+  'weights',
+  'save',
+  'accumulate',
+  'stream',
+])
 
 /**
  * The Lily adapter of one linear layer: y += scaling * h C, where h = act(x a^T) and C = sum_e w_e B_e mixes the
@@ -106,7 +103,7 @@ const OPTIONS: Known = {
  * @example
  * const { y, saved } = lilyForward({ x, a, router, b, y: baseOutput }, { scaling: 2 })
  */
-export function lilyForward<O extends LilyForwardOptions = Empty>(
+export function lilyForward<O extends LilyForwardOptions = object>(
   operands: LilyForwardOperands,
   options?: O,
 ): LilyForwardResult<O> {
@@ -117,9 +114,9 @@ export function lilyForward<O extends LilyForwardOptions = Empty>(
 
 /**
  * {@link lilyForward} off the main thread. Its checks and reads are made before it returns; what they refuse rejects the
- * promise. The operands must not change while it runs.
+ * promise. While it runs the operands must not change, nor their memory be transferred or resized.
  */
-export async function lilyForwardAsync<O extends LilyForwardOptions = Empty>(
+export async function lilyForwardAsync<O extends LilyForwardOptions = object>(
   operands: LilyForwardOperands,
   options?: O,
 ): Promise<LilyForwardResult<O>> {

@@ -196,7 +196,9 @@ function describeBackward(problem: Problem, dy: Operand, gradients: Gradients): 
   backward.output(backwardSlot.da, da)
   backward.output(backwardSlot.dRouter, dRouter)
   backward.output(backwardSlot.db, db)
-  if (deferredDb !== null) backward.set(backwardSlot.deferredDb, deferredDb, 0, problem.dOut, FLOAT32, false)
+  if (deferredDb !== null && problem.deferredSlabs > 0) {
+    backward.set(backwardSlot.deferredDb, deferredDb, 0, problem.dOut, FLOAT32, false)
+  }
 }
 
 export function runBackward(problem: Problem, dy: Operand, gradients: Gradients): void {

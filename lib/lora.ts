@@ -1,10 +1,10 @@
 /** LoRA, forward and backward: Lily with one expert, no router, and b stored the other way round. */
-import { prepareGradients, readBackwardSettings, readGradients, type Gradients } from './backward-call.js'
+import { prepareGradients, readBackwardSettings, readGradients, tensorsOf, type Gradients } from './backward-call.js'
 import type { GradientOf } from './backward.js'
 import { checkA, checkActivations, checkType, checkTypeOrFloat32 } from './checks.js'
 import { fail, shapeText } from './errors.js'
 import { checkPlaces, prepareOutput, readInputs, type Inputs } from './forward-call.js'
-import type { Empty, SavedOf } from './forward.js'
+import type { SavedOf } from './forward.js'
 import { runBackward, runBackwardAsync, runForward, runForwardAsync } from './launch.js'
 import type { Operand } from './operand.js'
 import type { Known } from './options.js'
@@ -86,11 +86,11 @@ export interface LoraGradients<O> {
   readonly db: GradientOf<O, 'db'>
 }
 
-const FORWARD_OPERANDS: Known = { x: true, a: true, b: true, y: true }
-const FORWARD_OPTIONS: Known = { scaling: true, precision: true, save: true, accumulate: true, stream: true }
-const BACKWARD_OPERANDS: Known = { dy: true, dx: true, da: true, db: true }
-const BACKWARD_OPTIONS: Known = { needs: true, accumulate: true, stream: true }
-const NEEDS: Known = { dx: true, da: true, db: true }
+const FORWARD_OPERANDS: Known = new Set(['x', 'a', 'b', 'y'])
+const FORWARD_OPTIONS: Known = new Set(['scaling', 'precision', 'save', 'accumulate', 'stream'])
+const BACKWARD_OPERANDS: Known = new Set(['dy', 'dx', 'da', 'db'])
+const BACKWARD_OPTIONS: Known = new Set(['needs', 'accumulate', 'stream'])
+const NEEDS: Known = new Set(['dx', 'da', 'db'])
 
 /**
  * LoRA of one linear layer: y += scaling * (x a^T) b^T. It returns when the work is done. The operands must not change
@@ -100,7 +100,7 @@ const NEEDS: Known = { dx: true, da: true, db: true }
  * @example
  * const { y, saved } = loraForward({ x, a, b, y: baseOutput }, { scaling: alpha / r })
  */
-export function loraForward<O extends LoraForwardOptions = Empty>(
+export function loraForward<O extends LoraForwardOptions = object>(
   operands: LoraForwardOperands,
   options?: O,
 ): LoraForwardResult<O> {
@@ -110,7 +110,7 @@ export function loraForward<O extends LoraForwardOptions = Empty>(
 }
 
 /** {@link loraForward} off the main thread; see {@link lilyForwardAsync}. */
-export async function loraForwardAsync<O extends LoraForwardOptions = Empty>(
+export async function loraForwardAsync<O extends LoraForwardOptions = object>(
   operands: LoraForwardOperands,
   options?: O,
 ): Promise<LoraForwardResult<O>> {
@@ -126,7 +126,7 @@ export async function loraForwardAsync<O extends LoraForwardOptions = Empty>(
  * @param saved what loraForward returned; its operands must be as they were
  * @throws LilyError; a refused call has written nothing
  */
-export function loraBackward<O extends LoraBackwardOptions = Empty>(
+export function loraBackward<O extends LoraBackwardOptions = object>(
   operands: LoraBackwardOperands,
   saved: LoraSaved,
   options?: O,
@@ -137,7 +137,7 @@ export function loraBackward<O extends LoraBackwardOptions = Empty>(
 }
 
 /** {@link loraBackward} off the main thread; see {@link lilyBackwardAsync}. */
-export async function loraBackwardAsync<O extends LoraBackwardOptions = Empty>(
+export async function loraBackwardAsync<O extends LoraBackwardOptions = object>(
   operands: LoraBackwardOperands,
   saved: LoraSaved,
   options?: O,
@@ -194,6 +194,5 @@ function prepareBackward(
 }
 
 function finishBackward<O>({ gradients }: BackwardCall): LoraGradients<O> {
-  const { dx, da, db } = gradients
-  return { dx: dx?.tensor, da: da?.tensor, db: db?.tensor } as LoraGradients<O>
+  return tensorsOf(gradients) as LoraGradients<O>
 }

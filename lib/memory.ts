@@ -1,14 +1,13 @@
 /** Host memory for results. */
 import { bytesPerElement, viewOf, type DType, type HostData } from './dtype.js'
 import { LilyError } from './errors.js'
-import { native } from './native.js'
 import { CPU, layOut, type Operand } from './operand.js'
 
 /**
- * From this size on memory comes from the binding's caching pool: a fresh ArrayBuffer is zeroed and page-faulted in,
- * which for large results costs more than the operation itself.
+ * From this size on memory is taken uninitialised. A typed array is zeroed: for large results that, and the page faults
+ * of fresh zero pages, cost more than the operation itself.
  */
-const POOLED_BYTES = 65536
+const UNINITIALISED_BYTES = 4096
 
 /** Memory for a new contiguous tensor. Its contents are undefined: whoever asks for it writes all of it. */
 export function newOperand(argument: string, dtype: DType, shape: readonly number[]): Operand {
@@ -21,9 +20,8 @@ export function newOperand(argument: string, dtype: DType, shape: readonly numbe
 export function allocate(argument: string, dtype: DType, elements: number): HostData {
   const bytes = elements * bytesPerElement(dtype)
   try {
-    if (bytes < POOLED_BYTES) return dtype === 'float32' ? new Float32Array(elements) : new Uint16Array(elements)
-    const buffer = native.allocate(bytes) ?? new ArrayBuffer(bytes)
-    return viewOf(dtype, buffer, 0, elements)
+    if (bytes < UNINITIALISED_BYTES) return dtype === 'float32' ? new Float32Array(elements) : new Uint16Array(elements)
+    return viewOf(dtype, Buffer.allocUnsafeSlow(bytes).buffer, 0, elements)
   } catch (cause) {
     throw new LilyError('ERR_LILY_OUT_OF_MEMORY', `${argument}: no memory for a result of ${bytes} bytes`, {
       argument,

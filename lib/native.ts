@@ -7,6 +7,7 @@
  * a wild access.
  */
 import load from 'node-gyp-build'
+import { LilyError } from './errors.js'
 import { packageRoot } from './root.js'
 
 /** Memory behind an operand: a view of host memory, the address of device memory, or nothing. */
@@ -58,15 +59,7 @@ export interface Native {
    * Fold of deferred gradients of b. The descriptor has the one slot `db`; layer i has `groups[i]` slabs in
    * `partials[i]` and its pooled weights in `weights[i]` (null: one slab per expert, already weighted).
    */
-  fold(
-    descriptor: Float64Array,
-    db: Memory,
-    groups: Float64Array,
-    partials: Memory[],
-    weights: Memory[],
-  ): void
-  /** Uninitialised host memory from the caching pool, given back to it when collected; null where the runtime forbids it. */
-  allocate(byteLength: number): ArrayBuffer | null
+  fold(descriptor: Float64Array, db: Memory, groups: Float64Array, partials: Memory[], weights: Memory[]): void
   /**
    * The best rate of a roof, by its number in `constants`, with all threads at work: FLOP/s of multiply-adds, or bytes/s
    * of reading, or of updating in place, a buffer of `byteLength`. Takes milliseconds; for benchmarks.
@@ -75,4 +68,17 @@ export interface Native {
   backends(): NativeBackend[]
 }
 
-export const native = load(packageRoot) as Native
+export const native = loadNative()
+
+function loadNative(): Native {
+  try {
+    return load(packageRoot) as Native
+  } catch (cause) {
+    throw new LilyError(
+      'ERR_LILY_BACKEND_UNAVAILABLE',
+      `the native addon does not load on ${process.platform}-${process.arch} (${String(cause)}); ` +
+        `install lily-kernels again on this machine, or build it in a checkout with npm ci`,
+      { cause },
+    )
+  }
+}

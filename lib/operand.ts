@@ -51,9 +51,9 @@ export function layOut(
 ): Operand {
   const last = shape.length - 1
   if (last < 0) fail('ERR_LILY_SHAPE', argument, 'expected at least one dimension, got shape []')
-  const columns = shape[last] ?? 0
+  const columns = shape[last]
   let rows = 1
-  for (let axis = 0; axis < last; axis++) rows *= shape[axis] ?? 0
+  for (let axis = 0; axis < last; axis++) rows *= shape[axis]
   let pitch = columns
   if (strides !== null && rows * columns > 0) pitch = commonPitch(argument, shape, strides)
 
@@ -68,7 +68,7 @@ export function layOut(
 /** The row pitch of a non-empty strided shape. A dimension of one element may have any stride. */
 function commonPitch(argument: string, shape: readonly number[], strides: readonly number[]): number {
   const last = shape.length - 1
-  const columns = shape[last] ?? 0
+  const columns = shape[last]
   if (columns > 1 && strides[last] !== 1) {
     fail(
       'ERR_LILY_SHAPE',
@@ -79,8 +79,8 @@ function commonPitch(argument: string, shape: readonly number[], strides: readon
   let rows = 1
   let pitch = columns
   for (let axis = last - 1; axis >= 0; axis--) {
-    const size = shape[axis] ?? 0
-    const stride = strides[axis] ?? 0
+    const size = shape[axis]
+    const stride = strides[axis]
     if (size === 1) continue
     if (rows === 1) {
       pitch = stride
@@ -109,13 +109,7 @@ export function checkMemory(argument: string, operand: Operand): void {
   if (operand.disposed) fail('ERR_LILY_DISPOSED', argument, 'this tensor has been disposed of; use it before dispose()')
   const memory = operand.memory
   if (typeof memory === 'bigint' || operand.byteOffset + operand.byteLength <= memory.byteLength) return
-  if (isDetached(memory.buffer)) {
-    fail(
-      'ERR_LILY_ARGUMENT',
-      argument,
-      'its ArrayBuffer is detached (transferred elsewhere); pass memory that is still here',
-    )
-  }
+  if (isDetached(memory.buffer)) failDetached(argument)
   fail(
     'ERR_LILY_SHAPE',
     argument,
@@ -125,7 +119,26 @@ export function checkMemory(argument: string, operand: Operand): void {
   )
 }
 
-function isDetached(buffer: ArrayBufferLike): boolean {
+/** Data that is longer than its shape is more likely a wrong shape than meant. */
+export function checkNotLonger(argument: string, data: ArrayBufferView, { byteLength, shape, dtype }: Operand): void {
+  if (data.byteLength <= byteLength) return
+  fail(
+    'ERR_LILY_SHAPE',
+    argument,
+    `shape ${shapeText(shape)} of ${dtype} has ${byteLength} bytes, data has ${data.byteLength}; ` +
+      `pass data.subarray(...), or byteOffset, to use a part of it`,
+  )
+}
+
+export function failDetached(argument: string): never {
+  fail(
+    'ERR_LILY_ARGUMENT',
+    argument,
+    'its ArrayBuffer is detached (transferred elsewhere); pass memory that is still here',
+  )
+}
+
+export function isDetached(buffer: ArrayBufferLike): boolean {
   try {
     new Uint8Array(buffer) // throws for a detached buffer; ArrayBuffer.detached is not in Node 20
     return false

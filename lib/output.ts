@@ -2,6 +2,7 @@
 import type { DType } from './dtype.js'
 import { newOperand } from './memory.js'
 import type { Operand } from './operand.js'
+import { get } from './options.js'
 import { resolve } from './resolve.js'
 import { Tensor, tensorOf } from './tensor.js'
 
@@ -13,8 +14,12 @@ export class Output {
     public accumulate: boolean,
   ) {}
 
-  /** Memory that the caller gives; null where none is given. */
-  static read(argument: string, value: unknown): Output | null {
+  /** Memory that the caller gives as an operand; null where none is given. */
+  static from(operands: object, name: string): Output | null {
+    return Output.of(name, get('operands', operands, name))
+  }
+
+  static of(argument: string, value: unknown): Output | null {
     if (value === undefined) return null
     return new Output(resolve(argument, value), value instanceof Tensor ? value : null, true)
   }

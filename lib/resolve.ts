@@ -4,7 +4,8 @@
  */
 import { bytesPerElement, dtypeOf, readDType, type DType, type HostData } from './dtype.js'
 import { describe, fail, failedToRead, shapeText } from './errors.js'
-import { CPU, layOut, readIntegers, type Device, type Operand } from './operand.js'
+import { get } from './options.js'
+import { checkNotLonger, CPU, layOut, readIntegers, type Device, type Operand } from './operand.js'
 import { operandOf, Tensor } from './tensor.js'
 
 /** Host memory with a shape; never copied. */
@@ -62,20 +63,26 @@ type Unknown = Readonly<Record<string | symbol, unknown>>
 
 /** The operand that `value` stands for. Memory bounds are not checked yet: see checkMemory. */
 export function resolve(argument: string, value: unknown): Operand {
-  if (value instanceof Tensor) {
-    const operand = operandOf(value)
-    if (operand !== null) return operand
-    fail('ERR_LILY_DISPOSED', argument, 'this tensor has been disposed of; use it before dispose()')
-  }
   if (typeof value !== 'object' || value === null) {
     if (value === undefined) fail('ERR_LILY_ARGUMENT', argument, 'is required, got undefined; pass a tensor')
     fail('ERR_LILY_ARGUMENT', argument, `expected a tensor, such as { data, shape }, got ${describe(value)}`)
   }
   try {
-    return read(argument, value as Unknown)
+    return value instanceof Tensor ? readTensor(argument, value) : read(argument, value as Unknown)
   } catch (cause) {
     throw failedToRead(argument, cause)
   }
+}
+
+/** The operand of that name. */
+export function resolveFrom(operands: object, name: string): Operand {
+  return resolve(name, get('operands', operands, name))
+}
+
+function readTensor(argument: string, tensor: Tensor): Operand {
+  const operand = operandOf(tensor)
+  if (operand !== null) return operand
+  return fail('ERR_LILY_DISPOSED', argument, 'this tensor has been disposed of; use it before dispose()')
 }
 
 function read(argument: string, value: Unknown): Operand {
@@ -94,17 +101,25 @@ function read(argument: string, value: Unknown): Operand {
   const dtype = dtypeOf(argument, data as HostData, shape === undefined ? value.type : value.dtype)
   const sizes = readIntegers(argument, 'shape', shape === undefined ? value.dims : shape)
   const strides = readStrides(argument, value.strides, sizes.length)
-  const byteOffset = readByteOffset(argument, value.byteOffset, dtype)
+  const givenOffset = value.byteOffset
+  const byteOffset = readByteOffset(argument, givenOffset, dtype)
   const device = value.device
   if (device !== undefined && (device as Unknown | null)?.type !== 'cpu') {
     fail('ERR_LILY_DEVICE', argument, "its data is in host memory, but its device is not of type 'cpu'; leave it out")
   }
-  return layOut(argument, data as HostData, byteOffset, dtype, CPU, sizes, strides)
+  const operand = layOut(argument, data as HostData, byteOffset, dtype, CPU, sizes, strides)
+  // Whoever says where the elements lie may leave room around them.
+  if (strides === null && givenOffset === undefined) checkNotLonger(argument, data, operand)
+  return operand
 }
 
 function readProvided(argument: string, owner: Unknown, provide: unknown): Operand {
   if (typeof provide !== 'function') {
-    fail('ERR_LILY_ARGUMENT', argument, `its [Symbol.for('lily.deviceTensor')] must be a method, got ${describe(provide)}`)
+    fail(
+      'ERR_LILY_ARGUMENT',
+      argument,
+      `its [Symbol.for('lily.deviceTensor')] must be a method, got ${describe(provide)}`,
+    )
   }
   const provided: unknown = Reflect.apply(provide, owner, [{}])
   if (typeof provided !== 'object' || provided === null) {

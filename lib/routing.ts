@@ -21,7 +21,20 @@ export function lilyProblem({ x, a, router, b }: Inputs, settings: Settings): Pr
   const sequenceOffsets = offsetsOf(x, settings)
   const groups = sequenceOffsets === null ? 1 : sequenceOffsets.length - 1
   const { routing, pool, activation, precision, scaling, mask, weights } = settings
-  const problem = new Problem(routing, pool, activation, precision, scaling, x, a, router, b, b.columns, experts, groups)
+  const problem = new Problem(
+    routing,
+    pool,
+    activation,
+    precision,
+    scaling,
+    x,
+    a,
+    router,
+    b,
+    b.columns,
+    experts,
+    groups,
+  )
   problem.sequenceOffsets = sequenceOffsets
   if (mask !== null) problem.mask = checkMask(mask, x.rows, x.shape)
   if (weights !== null) problem.weights = checkWeights(weights, groups, experts)
@@ -42,6 +55,13 @@ function checkPresence(router: Operand | null, { routing, pool, mask, sequenceOf
   if (sequenceOffsets !== null && !grouped) refuse('sequenceOffsets', routing, 'it knows no sequences')
   if (routing === 'fixed') {
     if (weights === null) fail('ERR_LILY_ARGUMENT', 'weights', "is required by routing 'fixed', got undefined")
+    if (weights.shape.length === 1 && sequenceOffsets !== null) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'sequenceOffsets',
+        'weights [E] are of one group, all tokens; leave it out, or pass weights [G, E]',
+      )
+    }
   } else if (weights !== null) {
     refuse('weights', routing, "only routing 'fixed' takes them")
   }
@@ -64,9 +84,9 @@ function checkRouter(router: Operand, rank: number): number {
 function expertsOf(b: Operand, rank: number, { weights }: Settings): number {
   let experts = b.rows / rank
   if (b.shape.length === 3) {
-    experts = b.shape[0] ?? 0
+    experts = b.shape[0]
   } else if (weights !== null) {
-    experts = weights.shape[weights.shape.length - 1] ?? 0
+    experts = weights.shape[weights.shape.length - 1]
   } else if (!Number.isInteger(experts)) {
     fail('ERR_LILY_SHAPE', 'b', `expected [E*r, d_out] with r ${rank}, as a has, got ${shapeText(b.shape)}`)
   }

@@ -18,6 +18,9 @@ let stateOf: (saved: Saved) => State | null
 /** What a forward leaves for its backward. */
 export let savedOf: (problem: Problem) => Saved
 
+type ProbabilitiesOf<R> = R extends 'token' ? Tensor : R extends 'batch' | 'sequence' ? Tensor | undefined : undefined
+type WeightsOf<R> = R extends 'token' | 'none' ? undefined : Tensor
+
 /**
  * What a forward call keeps for its backward: the operands, by reference, and the tensors below, which may be read for
  * analysis. `R` is the routing; 'none' is LoRA.
@@ -45,16 +48,18 @@ export class Saved<R extends Routing | 'none' = Routing | 'none'> {
   }
 
   /** [M, E], float32: the router's probabilities of each token, with token routing and pool 'probabilities'. */
-  get probabilities(): Tensor | undefined {
+  get probabilities(): ProbabilitiesOf<R> {
     const { kept, probabilitiesOffset, tokens, experts } = this.#problem()
-    if (probabilitiesOffset < 0) return undefined
-    return part('probabilities', kept, probabilitiesOffset, 'float32', [tokens, experts])
+    const has = probabilitiesOffset >= 0
+    const tensor = has ? part('probabilities', kept, probabilitiesOffset, 'float32', [tokens, experts]) : undefined
+    return tensor as ProbabilitiesOf<R>
   }
 
   /** [G, E], float32: the weights that mixed the experts, with all routings but token. */
-  get weights(): Tensor | undefined {
+  get weights(): WeightsOf<R> {
     const { weightsView, groups, experts } = this.#problem()
-    return weightsView === null ? undefined : part('weights', weightsView, 0, 'float32', [groups, experts])
+    const has = weightsView !== null
+    return (has ? part('weights', weightsView, 0, 'float32', [groups, experts]) : undefined) as WeightsOf<R>
   }
 
   get isDisposed(): boolean {
@@ -91,7 +96,13 @@ export type LilySaved<R extends Routing = Routing> = Saved<R>
 export type LoraSaved = Saved<'none'>
 
 /** A tensor over a part of the memory that a forward keeps. */
-function part(name: string, memory: Float32Array | null, offset: number, dtype: DType, shape: [number, number]): Tensor {
+function part(
+  name: string,
+  memory: Float32Array | null,
+  offset: number,
+  dtype: DType,
+  shape: [number, number],
+): Tensor {
   if (memory === null) throw new Error('a saved call keeps memory')
   const data = viewOf(dtype, memory.buffer, memory.byteOffset + offset, shape[0] * shape[1])
   return tensorOf(layOut(name, data, 0, dtype, CPU, shape, null))
@@ -102,7 +113,7 @@ export function readSaved(argument: string, saved: unknown, of: 'lilyForward' | 
   if (!(saved instanceof Saved)) {
     fail('ERR_LILY_ARGUMENT', argument, `expected what ${of} returned as saved, got ${describe(saved)}`)
   }
-  const state = stateOf(saved)
+  const state = stateOf(saved as Saved)
   if (state === null) fail('ERR_LILY_DISPOSED', argument, 'has been disposed of; call backward before dispose()')
   if ((state.problem.routing === 'none') !== (of === 'loraForward')) {
     fail('ERR_LILY_ARGUMENT', argument, `expected what ${of} returned as saved, got that of the other operation`)

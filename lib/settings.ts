@@ -1,5 +1,4 @@
 /** The options of a forward call, read once. */
-import { failedToRead } from './errors.js'
 import { readIndices, type Indices } from './indices.js'
 import { checkKeys, readChoice, readFlag, readScaling, refuseStream, type Known } from './options.js'
 import type { Activation, Pool, Precision, Routing } from './problem.js'
@@ -24,23 +23,18 @@ export interface Settings {
 
 /** LoRA knows fewer options than Lily; those that it does not know have their defaults. */
 export function readSettings(options: object, known: Known): Settings {
-  try {
-    checkKeys('options', options, known)
-    const given = options as Partial<Readonly<Record<keyof Settings | 'stream', unknown>>>
-    refuseStream(given.stream)
-    return {
-      scaling: readScaling(given.scaling),
-      routing: readChoice('routing', given.routing, ROUTINGS, 'batch'),
-      pool: readChoice('pool', given.pool, POOLS, 'probabilities'),
-      activation: readChoice('activation', given.activation, ACTIVATIONS, 'none'),
-      precision: readChoice('precision', given.precision, PRECISIONS, 'default'),
-      mask: readIndices('mask', given.mask, 'uint8'),
-      sequenceOffsets: readIndices('sequenceOffsets', given.sequenceOffsets, 'int32'),
-      weights: readIndices('weights', given.weights, 'float32'),
-      save: readFlag('save', given.save, true),
-      accumulate: readFlag('accumulate', given.accumulate, true),
-    }
-  } catch (cause) {
-    throw failedToRead('options', cause)
+  checkKeys('options', options, known)
+  refuseStream(options)
+  return {
+    scaling: readScaling(options),
+    routing: readChoice(options, 'routing', ROUTINGS, 'batch'),
+    pool: readChoice(options, 'pool', POOLS, 'probabilities'),
+    activation: readChoice(options, 'activation', ACTIVATIONS, 'none'),
+    precision: readChoice(options, 'precision', PRECISIONS, 'default'),
+    mask: readIndices(options, 'mask', 'uint8'),
+    sequenceOffsets: readIndices(options, 'sequenceOffsets', 'int32'),
+    weights: readIndices(options, 'weights', 'float32'),
+    save: readFlag(options, 'save', true),
+    accumulate: readFlag(options, 'accumulate', true),
   }
 }

@@ -2,11 +2,12 @@
 import { refuseDevice } from './backends.js'
 import { dtypeOf, is16Bit, readDType, type DType, type HostData } from './dtype.js'
 import { describe, fail, LilyError, shapeText } from './errors.js'
-import { checkMemory, CPU, layOut, readIntegers, type Device, type Operand } from './operand.js'
+import { checkMemory, checkNotLonger, CPU, layOut, readIntegers, type Device, type Operand } from './operand.js'
+
+const symbolDispose = Reflect.get(Symbol, 'dispose') as symbol | undefined
 
 /** `Symbol.dispose`, or a stand-in on runtimes that lack it (Node before 20.5); no global is patched. */
-export const disposeSymbol: typeof Symbol.dispose =
-  (Symbol.dispose as typeof Symbol.dispose | undefined) ?? (Symbol.for('Symbol.dispose') as typeof Symbol.dispose)
+export const disposeSymbol: typeof Symbol.dispose = (symbolDispose ?? Symbol.for('Symbol.dispose')) as never
 
 export const inspectSymbol = Symbol.for('nodejs.util.inspect.custom')
 
@@ -74,19 +75,21 @@ export class Tensor {
    *
    * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE for a device that this machine or this version cannot use
    */
-  to(device: { readonly type: 'cpu' | 'cuda'; readonly id?: number | undefined }): Tensor {
+  to(device: { readonly type: 'cpu' | 'cuda'; readonly id?: number | undefined }): this {
     this.#open()
-    const { type, id } = device
+    const { type, id = 0 } = (device as Partial<Device> | null | undefined) ?? {}
     if (type === 'cpu') return this
-    if ((type as unknown) !== 'cuda') {
-      fail('ERR_LILY_DEVICE', 'device', `expected { type: 'cpu' } or { type: 'cuda', id }, got type ${describe(type)}`)
-    }
-    return refuseDevice('device', { type, id: id ?? 0 })
+    if (type === 'cuda') refuseDevice('device', { type, id })
+    return fail(
+      'ERR_LILY_DEVICE',
+      'device',
+      `expected { type: 'cpu' } or { type: 'cuda', id }, got ${describe(device)}`,
+    )
   }
 
   /** This tensor in host memory, once the work on it is done; itself where it is there already. */
   // eslint-disable-next-line @typescript-eslint/require-await -- a disposed tensor rejects, it does not throw
-  async toHost(): Promise<Tensor> {
+  async toHost(): Promise<this> {
     return this.to(CPU)
   }
 
@@ -141,25 +144,24 @@ export function tensor(data: HostData | readonly number[], shape: readonly numbe
   const type = dtypeOf('data', memory, dtype === undefined ? undefined : readDType('dtype', dtype))
   const operand = layOut('shape', memory, 0, type, CPU, readIntegers('shape', 'shape', shape), null)
   checkMemory('data', operand)
-  if (operand.rows * operand.columns !== memory.length) {
-    fail(
-      'ERR_LILY_SHAPE',
-      'shape',
-      `${shapeText(operand.shape)} has ${operand.rows * operand.columns} elements, data has ${memory.length}; ` +
-        `pass data.subarray(...) to use a part of it`,
-    )
-  }
+  checkNotLonger('data', memory, operand)
   return tensorOf(operand)
 }
 
 function numbersToFloat32(numbers: readonly unknown[], dtype: unknown): Float32Array {
   if (dtype !== undefined && dtype !== 'float32') {
-    fail('ERR_LILY_DTYPE', 'dtype', `an array of numbers becomes float32, got dtype ${describe(dtype)}; pass a typed array`)
+    fail(
+      'ERR_LILY_DTYPE',
+      'dtype',
+      `an array of numbers becomes float32, got dtype ${describe(dtype)}; pass a typed array`,
+    )
   }
   const copy = new Float32Array(numbers.length)
   for (let i = 0; i < copy.length; i++) {
     const number = numbers[i]
-    if (typeof number !== 'number') fail('ERR_LILY_ARGUMENT', 'data', `data[${i}] must be a number, got ${describe(number)}`)
+    if (typeof number !== 'number') {
+      fail('ERR_LILY_ARGUMENT', 'data', `data[${i}] must be a number, got ${describe(number)}`)
+    }
     copy[i] = number
   }
   return copy

@@ -4,6 +4,7 @@
 // `npm run build:native` and binding.gyp's action run it, and prebuildify runs it in node-gyp's place (it then gets
 // node-gyp's arguments and heeds none). LILY_CMAKE_ARGS may hold arguments for CMake, separated by spaces.
 import { spawnSync } from 'node:child_process'
+import { availableParallelism } from 'node:os'
 import { dirname, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -36,4 +37,4 @@ if (!compilers.some(answers)) fail(`no C++ compiler was found (${compilers.join(
 
 const options = (process.env.LILY_CMAKE_ARGS ?? '').split(' ').filter(Boolean)
 cmake('-S', root, '-B', build, `-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${output}`, ...options)
-cmake('--build', build, '--parallel')
+cmake('--build', build, '--parallel', String(availableParallelism()))

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // Packs the package as it would be published, into build/package/, and checks the tarball with publint and attw.
-// dist/ must be there (npm run build); nothing is built but the prebuilt addon.
+// dist/ must be there (npm run build:ts); nothing is built but the prebuilt addon.
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -15,8 +15,9 @@ function run(command, ...args) {
   if (spawnSync(command, args, { cwd: root, stdio: 'inherit' }).status !== 0) process.exit(1)
 }
 
-/** @type {{ name: string, version: string }} */
-const { name, version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+/** @type {unknown} */
+const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+const { name, version } = /** @type {{ name: string, version: string }} */ (manifest)
 const tarball = join(folder, `${name}-${version}.tgz`)
 
 rmSync(folder, { recursive: true, force: true })

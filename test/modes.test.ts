@@ -174,6 +174,21 @@ describe('groups', () => {
     expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
   })
 
+  it('sequence: no sequences and no tokens', () => {
+    const none = { data: new Float32Array(0), shape: [0, 2, dIn] }
+    for (const pool of ['probabilities', 'logits'] as const) {
+      const { y, saved } = lilyForward({ x: none, a, router, b }, { routing: 'sequence', pool })
+      expect(y.shape).toEqual([0, 2, dOut])
+      expect(saved.weights?.shape).toEqual([0, experts])
+      const noGradient = { data: new Float32Array(0), shape: [0, 2, dOut] }
+      for (const deferB of [false, true]) {
+        const { dx, da, dRouter, db = foldB(saved) } = lilyBackward({ dy: noGradient }, saved, { deferB })
+        expect(dx.shape).toEqual([0, 2, dIn])
+        for (const gradient of [da, dRouter, db]) expect(numbers(gradient).every((value) => value === 0)).toBe(true)
+      }
+    }
+  })
+
   const weights = { data: Float32Array.of(1, 0, 0.5, 0.5, 0, 1), shape: [3, experts] }
 
   it('fixed: [E] is one group', () => {

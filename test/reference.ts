@@ -1,9 +1,9 @@
 /**
  * The operation in float64: plain loops over the published formulas (arXiv 2407.09946), sharing nothing with lib/.
  *
- * Every matrix carries, beside its values, the scale of the error that float32 arithmetic may make in them, in units of
- * the float32 rounding: a product a b costs |a b| for its own rounding, plus what the errors of a and b become in it.
- * So a test can ask for float32 accuracy where terms cancel, too, without a tolerance that is loose everywhere.
+ * Every matrix carries, beside its values, the variance of the error that a plain float32 computation would make in
+ * them, in units of the float32 rounding squared, as if errors were independent: the errors of what enters a sum, and
+ * the rounding of each partial sum. So a test can ask for float32 accuracy of any shape, where terms cancel, too.
  */
 
 export type Routing = 'batch' | 'sequence' | 'token' | 'uniform' | 'fixed' | 'lora'
@@ -52,7 +52,7 @@ export class Matrix {
     readonly rows: number,
     readonly cols: number,
     readonly value = new Float64Array(rows * cols),
-    readonly error = new Float64Array(rows * cols),
+    readonly variance = new Float64Array(rows * cols),
   ) {}
 
   static exact(rows: number, cols: number, values: ArrayLike<number>): Matrix {
@@ -61,13 +61,13 @@ export class Matrix {
   }
 
   reshape(rows: number, cols: number): Matrix {
-    return new Matrix(rows, cols, this.value, this.error)
+    return new Matrix(rows, cols, this.value, this.variance)
   }
 
   /** Rows first .. last - 1, as a view. */
   slice(first: number, last: number): Matrix {
     const range = [first * this.cols, last * this.cols] as const
-    return new Matrix(last - first, this.cols, this.value.subarray(...range), this.error.subarray(...range))
+    return new Matrix(last - first, this.cols, this.value.subarray(...range), this.variance.subarray(...range))
   }
 
   transpose(): Matrix {
@@ -75,7 +75,7 @@ export class Matrix {
     for (let i = 0; i < this.rows; i++)
       for (let j = 0; j < this.cols; j++) {
         result.value[j * this.rows + i] = this.value[i * this.cols + j]
-        result.error[j * this.rows + i] = this.error[i * this.cols + j]
+        result.variance[j * this.rows + i] = this.variance[i * this.cols + j]
       }
     return result
   }
@@ -85,7 +85,7 @@ export class Matrix {
     const result = new Matrix(this.rows, this.cols)
     result.value.forEach((_, i) => {
       result.value[i] = this.value[i] + factor * other.value[i]
-      result.error[i] = this.error[i] + Math.abs(factor) * other.error[i] + Math.abs(result.value[i])
+      result.variance[i] = this.variance[i] + factor ** 2 * other.variance[i] + result.value[i] ** 2
     })
     return result
   }
@@ -101,20 +101,22 @@ function multiply(a: Matrix, b: Matrix): Matrix {
   const n = b.cols
   for (let i = 0; i < a.rows; i++) {
     const value = result.value.subarray(i * n, (i + 1) * n)
-    const error = result.error.subarray(i * n, (i + 1) * n)
+    const variance = result.variance.subarray(i * n, (i + 1) * n)
     for (let k = 0; k < a.cols; k++) {
       const left = a.value[i * a.cols + k]
-      const size = Math.abs(left)
-      const sizeAndError = size + a.error[i * a.cols + k]
+      const leftVariance = a.variance[i * a.cols + k]
       for (let j = 0, at = k * n; j < n; j++, at++) {
         const right = b.value[at]
         value[j] += left * right
-        error[j] += sizeAndError * Math.abs(right) + size * b.error[at]
+        variance[j] += leftVariance * right * right + left * left * b.variance[at] + value[j] * value[j]
       }
     }
   }
   return result
 }
+
+/** A vectorised exp is good to about two roundings. */
+const EXP_VARIANCE = 4
 
 /** softmax of every row; an error of a logit is a relative error of its exponential. */
 function softmax(logits: Matrix): Matrix {
@@ -124,11 +126,11 @@ function softmax(logits: Matrix): Matrix {
     const max = Math.max(...row.value)
     const exps = Array.from(row.value, (l) => Math.exp(l - max))
     const sum = exps.reduce((total, e) => total + e, 0)
-    const relative = Array.from(row.value, (l, e) => row.error[e] + Math.abs(l - max) + 1)
-    const ofSum = exps.reduce((total, e, j) => total + (e / sum) * relative[j], 0)
+    const relative = Array.from(row.value, (l, e) => row.variance[e] + (l - max) ** 2 + EXP_VARIANCE)
+    const ofSum = exps.reduce((total, e, j) => total + (e / sum) ** 2 * relative[j], 0)
     exps.forEach((e, j) => {
       result.value[i * logits.cols + j] = e / sum
-      result.error[i * logits.cols + j] = (e / sum) * (relative[j] + ofSum + 1)
+      result.variance[i * logits.cols + j] = (e / sum) ** 2 * (relative[j] + ofSum + 1)
     })
   }
   return result
@@ -142,9 +144,10 @@ function softmaxGradient(p: Matrix, dp: Matrix): Matrix {
     const mean = multiply(pRow, dpRow.transpose())
     for (let e = 0; e < p.cols; e++) {
       const difference = dpRow.value[e] - mean.value[0]
-      const error = dpRow.error[e] + mean.error[0] + Math.abs(difference)
+      const variance = dpRow.variance[e] + mean.variance[0] + difference ** 2
       result.value[i * p.cols + e] = pRow.value[e] * difference
-      result.error[i * p.cols + e] = pRow.value[e] * (error + Math.abs(difference)) + pRow.error[e] * Math.abs(difference)
+      result.variance[i * p.cols + e] =
+        pRow.value[e] ** 2 * (variance + difference ** 2) + pRow.variance[e] * difference ** 2
     }
   }
   return result
@@ -185,7 +188,7 @@ function scaleRows(matrix: Matrix, factors: number[]): Matrix {
   factors.forEach((factor, i) => {
     const scaled = matrix.slice(i, i + 1).times(factor)
     result.value.set(scaled.value, i * matrix.cols)
-    result.error.set(scaled.error, i * matrix.cols)
+    result.variance.set(scaled.variance, i * matrix.cols)
   })
   return result
 }
@@ -212,7 +215,7 @@ export function forward(problem: Problem): Forward {
   const hidden = multiply(x, a.transpose())
   if (problem.activation === 'relu')
     hidden.value.forEach((h, i) => {
-      if (h <= 0) hidden.value[i] = hidden.error[i] = 0
+      if (h <= 0) hidden.value[i] = hidden.variance[i] = 0
     })
 
   let probabilities: Matrix | undefined
@@ -221,15 +224,22 @@ export function forward(problem: Problem): Forward {
     const logits = multiply(hidden, Matrix.exact(experts, rank, problem.router ?? []).transpose())
     if (isPooled(problem) && pool === 'logits') {
       weights = softmax(sumOfKept(logits, groups))
-      weights = scaleRows(weights, groups.map(({ kept }) => (kept.length > 0 ? 1 : 0)))
+      weights = scaleRows(
+        weights,
+        groups.map(({ kept }) => (kept.length > 0 ? 1 : 0)),
+      )
     } else {
       probabilities = softmax(logits)
-      weights = scaleRows(sumOfKept(probabilities, groups), groups.map(({ kept }) => 1 / Math.max(kept.length, 1)))
+      weights = scaleRows(
+        sumOfKept(probabilities, groups),
+        groups.map(({ kept }) => 1 / Math.max(kept.length, 1)),
+      )
     }
   } else if (problem.routing === 'fixed') {
     weights = Matrix.exact(groups.length, experts, problem.weights ?? [])
   } else {
-    weights = Matrix.exact(groups.length, experts, new Float64Array(groups.length * experts).fill(1 / experts))
+    const ones = new Float64Array(groups.length * experts).fill(1)
+    weights = Matrix.exact(groups.length, experts, ones).times(1 / experts)
   }
 
   const y = new Matrix(tokens, dOut)
@@ -237,7 +247,7 @@ export function forward(problem: Problem): Forward {
     if (first === last) return
     const part = multiply(hidden.slice(first, last), combine(weights, g, b, rank)).times(scaling)
     y.value.set(part.value, first * dOut)
-    y.error.set(part.error, first * dOut)
+    y.variance.set(part.variance, first * dOut)
   })
   return { y, hidden, probabilities, weights }
 }
@@ -259,17 +269,17 @@ export function backward(problem: Problem, saved: Forward, dyValues: ArrayLike<n
     const [hGroup, dyGroup] = [hidden.slice(first, last), dy.slice(first, last)]
     const q = multiply(dyGroup, combine(weights, g, b, rank).transpose()).times(scaling)
     dHidden.value.set(q.value, first * rank)
-    dHidden.error.set(q.error, first * rank)
+    dHidden.variance.set(q.variance, first * rank)
 
     const d = multiply(hGroup.transpose(), dyGroup).times(scaling)
     const share = multiply(weights.slice(g, g + 1).transpose(), d.reshape(1, rank * dOut))
     share.value.forEach((value, i) => {
       db.value[i] += value
-      db.error[i] += share.error[i]
+      db.variance[i] += share.variance[i] + db.value[i] ** 2
     })
     const dw = multiply(b.reshape(experts, rank * dOut), d.reshape(rank * dOut, 1))
     dWeights.value.set(dw.value, g * experts)
-    dWeights.error.set(dw.error, g * experts)
+    dWeights.variance.set(dw.variance, g * experts)
   })
 
   let dRouter = new Matrix(experts, rank)
@@ -282,7 +292,7 @@ export function backward(problem: Problem, saved: Forward, dyValues: ArrayLike<n
           ? softmaxGradient(saved.probabilities.slice(t, t + 1), dw.times(1 / kept.length))
           : softmaxGradient(weights.slice(g, g + 1), dw)
         dLogits.value.set(dl.value, t * experts)
-        dLogits.error.set(dl.error, t * experts)
+        dLogits.variance.set(dl.variance, t * experts)
       }
     })
     dRouter = multiply(dLogits.transpose(), hidden)
@@ -290,7 +300,7 @@ export function backward(problem: Problem, saved: Forward, dyValues: ArrayLike<n
   }
   if (problem.activation === 'relu')
     hidden.value.forEach((h, i) => {
-      if (h === 0) dHidden.value[i] = dHidden.error[i] = 0
+      if (h === 0) dHidden.value[i] = dHidden.variance[i] = 0
     })
 
   return {

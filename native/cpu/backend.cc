@@ -71,8 +71,7 @@ lily_status measure_roof(int32_t, int32_t roof, size_t bytes, double *rate) {
   if (const lily_status status = check_available()) return status;
   if (roof < LILY_ROOF_MULTIPLY_ADD || roof > LILY_ROOF_UPDATE) return fail(LILY_ERROR_ARGUMENT, "unknown roof");
   *rate = cpu::measure_roof(*instruction_set().kernels, roof, bytes);
-  return *rate > 0.0 ? LILY_OK
-                     : fail(LILY_ERROR_OUT_OF_MEMORY, "the host has no " + std::to_string(bytes) + " bytes");
+  return *rate > 0.0 ? LILY_OK : fail(LILY_ERROR_OUT_OF_MEMORY, "the host has no " + std::to_string(bytes) + " bytes");
 }
 
 lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {
@@ -156,8 +155,8 @@ lily_status fold(const lily_fold *call) {
 }
 
 lily_status allocate(int32_t, size_t bytes, void **memory) {
-  *memory = aligned_alloc(Workspace::kAlignment, (bytes + Workspace::kAlignment - 1) / Workspace::kAlignment *
-                                                     Workspace::kAlignment);
+  *memory = aligned_alloc(Workspace::kAlignment,
+                          (bytes + Workspace::kAlignment - 1) / Workspace::kAlignment * Workspace::kAlignment);
   if (*memory != nullptr) return LILY_OK;
   return fail(LILY_ERROR_OUT_OF_MEMORY, "the host has no " + std::to_string(bytes) + " bytes");
 }
@@ -187,11 +186,29 @@ lily_status event_record(lily_event, lily_stream) { return LILY_OK; }
 lily_status event_query(lily_event, int32_t *ready) { return *ready = 1, LILY_OK; }
 lily_status stream_wait_event(lily_stream, lily_event) { return LILY_OK; }
 
-constexpr lily_backend kBackend = {
-    LILY_ABI_VERSION, "cpu",    last_error, device_count, device_info, measure_roof,   forward_workspace, forward,
-    backward_workspace, backward, fold,     allocate,     release,       copy,              fill,
-    stream_create, stream_destroy, stream_synchronize, event_create, event_destroy, event_record, event_query,
-    stream_wait_event};
+constexpr lily_backend kBackend = {LILY_ABI_VERSION,
+                                   "cpu",
+                                   last_error,
+                                   device_count,
+                                   device_info,
+                                   measure_roof,
+                                   forward_workspace,
+                                   forward,
+                                   backward_workspace,
+                                   backward,
+                                   fold,
+                                   allocate,
+                                   release,
+                                   copy,
+                                   fill,
+                                   stream_create,
+                                   stream_destroy,
+                                   stream_synchronize,
+                                   event_create,
+                                   event_destroy,
+                                   event_record,
+                                   event_query,
+                                   stream_wait_event};
 
 }  // namespace
 }  // namespace lily::cpu

@@ -69,17 +69,17 @@ struct ForwardPass {
 
   // shrink: tasks = slabs of d_in x chunks of tokens; partial[slab][M][rank_pitch]
   Slabs shrink_slabs;
-  int64_t shrink_chunk;   // tokens in a chunk
+  int64_t shrink_chunk;  // tokens in a chunk
   int64_t shrink_chunks;
-  int64_t rank_pitch;     // r in whole vectors
+  int64_t rank_pitch;  // r in whole vectors
   float *partial;
 
   // route: tasks = blocks of kTokenBlock tokens
-  float *hidden;          // M x r
-  float *probabilities;   // M x E, may be null
-  float *mixed_hidden;    // M x E r, u_t of token routing, else null
-  float *router_packed;   // r x expert_pitch, R^T
-  int64_t expert_pitch;   // E in whole vectors
+  float *hidden;         // M x r
+  float *probabilities;  // M x E, may be null
+  float *mixed_hidden;   // M x E r, u_t of token routing, else null
+  float *router_packed;  // r x expert_pitch, R^T
+  int64_t expert_pitch;  // E in whole vectors
   // Sums over the kept tokens of one group inside one block, of p or of the logits: [block + group][E].
   float *pool_sums;
 
@@ -87,7 +87,7 @@ struct ForwardPass {
   Slabs expand_slabs;
   int64_t expand_chunk;
   int64_t expand_chunks;
-  const float *left;      // M x mixture.rank: hidden or mixed_hidden
+  const float *left;  // M x mixture.rank: hidden or mixed_hidden
 };
 
 struct BackwardPass {
@@ -100,21 +100,21 @@ struct BackwardPass {
 
   // dy pass: tasks = slabs of d_out
   Slabs dy_slabs;
-  int64_t dy_width;            // columns of a slab worked on at once, so that C and D stay in the cache
-  int64_t token_step;          // tokens per outer product: long enough to pay for reading and writing the sums
-  const float *left;           // M x mixture.rank: hidden, or u_t of token routing
-  float *mixed_hidden;         // M x E r, of token routing, else null
-  int64_t left_pitch;          // mixture.rank in whole vectors
-  float *q_partial;            // [slab][M][left_pitch]: v_t with token routing
-  double *weight_gradient;     // [slab][G][E]: slab's share of dw
+  int64_t dy_width;         // columns of a slab worked on at once, so that C and D stay in the cache
+  int64_t token_step;       // tokens per outer product: long enough to pay for reading and writing the sums
+  const float *left;        // M x mixture.rank: hidden, or u_t of token routing
+  float *mixed_hidden;      // M x E r, of token routing, else null
+  int64_t left_pitch;       // mixture.rank in whole vectors
+  float *q_partial;         // [slab][M][left_pitch]: v_t with token routing
+  double *weight_gradient;  // [slab][G][E]: slab's share of dw
   bool wants_weight_gradient;
 
   // gradient of the hidden: tasks = blocks of kTokenBlock tokens
-  float *group_gradient;       // [G][E]: of a kept token's p (pool probabilities) or logits (pool logits)
-  int64_t rank_pitch;          // r in whole vectors
-  float *router_packed;        // E x rank_pitch
-  float *dl;                   // M x E
-  float *dh;                   // M x rank_pitch
+  float *group_gradient;  // [G][E]: of a kept token's p (pool probabilities) or logits (pool logits)
+  int64_t rank_pitch;     // r in whole vectors
+  float *router_packed;   // E x rank_pitch
+  float *dl;              // M x E
+  float *dh;              // M x rank_pitch
 
   // x pass: tasks = slabs of d_in; dR: one task per slab of r
   Slabs x_slabs;

@@ -21,10 +21,9 @@ int64_t backward_scratch(const BackwardPass &pass) {
 }  // namespace
 
 const Kernels LILY_KERNELS = {
-    kLanes,           kPanel,          kTileRows, forward_scratch, backward_scratch, shrink,
-    pack_router,      route,           expand,    mix_hidden,      dy_pass,          pack_router_rows,
-    hidden_gradient,  x_pass,          router_gradient,            fold,             roof_multiply_add,
-    roof_read,        roof_update,
+    kLanes,          kPanel, kTileRows,         forward_scratch, backward_scratch, shrink,          pack_router,
+    route,           expand, mix_hidden,        dy_pass,         pack_router_rows, hidden_gradient, x_pass,
+    router_gradient, fold,   roof_multiply_add, roof_read,       roof_update,
 };
 
 }  // namespace lily::cpu

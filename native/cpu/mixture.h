@@ -36,9 +36,8 @@ LILY_INLINE void copy_padded(int64_t rows, int64_t columns, const float *in, int
   for (int64_t i = 0; i < rows; ++i) {
     const float *from = in + i * in_pitch;
     float *to = out + i * width;
-    for_vectors(columns, [=](int64_t j, int64_t count) __attribute__((always_inline)) {
-      store(to + j, scale * load_up_to(from + j, count));
-    });
+    for_vectors(columns, [=](int64_t j, int64_t count)
+                             __attribute__((always_inline)) { store(to + j, scale * load_up_to(from + j, count)); });
   }
 }
 

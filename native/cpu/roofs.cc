@@ -13,9 +13,7 @@
 namespace lily::cpu {
 namespace {
 
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // Keeps the loops' results alive.
 std::atomic<float> sink{0.0f};

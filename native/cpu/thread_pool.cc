@@ -73,7 +73,9 @@ class ThreadPool {
     for (int64_t i = 0; i < threads_; ++i) shares_[i].set(count * i / threads_, count * (i + 1) / threads_);
     call_.fetch_add(1, std::memory_order_seq_cst);
     if (sleepers_.load(std::memory_order_seq_cst) > 0) {
-      { std::lock_guard<std::mutex> lock(mutex_); }
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+      }
       wake_.notify_all();
     }
     work(0);

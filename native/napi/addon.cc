@@ -64,7 +64,6 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("backward", Napi::Function::New<backward>(env));
   exports.Set("backwardAsync", Napi::Function::New<backward_async>(env));
   exports.Set("fold", Napi::Function::New<fold>(env));
-  exports.Set("allocate", Napi::Function::New<allocate>(env));
   exports.Set("measureRoof", Napi::Function::New<measure_roof>(env));
   exports.Set("backends", Napi::Function::New<backends>(env));
   return exports;

@@ -156,39 +156,13 @@ void fold(const Napi::CallbackInfo &info) {
   }
 }
 
-Napi::Value allocate(const Napi::CallbackInfo &info) {
-  const size_t bytes = static_cast<size_t>(info[0].As<Napi::Number>().Int64Value());
-  CachingPool &pool = caching_pool(*lily_cpu_backend(), 0);
-  void *memory = pool.take(bytes);
-  if (memory == nullptr) {
-    throw make_error(info.Env(), "ERR_LILY_OUT_OF_MEMORY", "no memory for " + std::to_string(bytes) + " bytes");
-  }
-  struct Loan {
-    CachingPool &pool;
-    size_t bytes;
-  };
-  auto *loan = new Loan{pool, bytes};
-  const auto give_back = [](napi_env, void *data, void *hint) {
-    auto *returned = static_cast<Loan *>(hint);
-    returned->pool.give_back(data, returned->bytes);
-    delete returned;
-  };
-  napi_value buffer = nullptr;
-  if (napi_create_external_arraybuffer(info.Env(), memory, bytes, give_back, loan, &buffer) == napi_ok) {
-    return Napi::Value(info.Env(), buffer);
-  }
-  // Electron: memory outside V8's cage may not be wrapped.
-  give_back(info.Env(), memory, loan);
-  return info.Env().Null();
-}
-
 Napi::Value measure_roof(const Napi::CallbackInfo &info) {
   const lily_backend *backend = backend_by_number(info[0].As<Napi::Number>().DoubleValue());
   if (backend == nullptr) throw make_error(info.Env(), "ERR_LILY_BACKEND_UNAVAILABLE", "no such backend");
   double rate = 0.0;
-  const lily_status status = backend->measure_roof(info[1].As<Napi::Number>().Int32Value(),
-                                                   info[2].As<Napi::Number>().Int32Value(),
-                                                   static_cast<size_t>(info[3].As<Napi::Number>().Int64Value()), &rate);
+  const lily_status status =
+      backend->measure_roof(info[1].As<Napi::Number>().Int32Value(), info[2].As<Napi::Number>().Int32Value(),
+                            static_cast<size_t>(info[3].As<Napi::Number>().Int64Value()), &rate);
   if (status != LILY_OK) throw make_error(info.Env(), *backend, status);
   return Napi::Number::New(info.Env(), rate);
 }

@@ -10,7 +10,6 @@ Napi::Value forward_async(const Napi::CallbackInfo &info);
 void backward(const Napi::CallbackInfo &info);
 Napi::Value backward_async(const Napi::CallbackInfo &info);
 void fold(const Napi::CallbackInfo &info);
-Napi::Value allocate(const Napi::CallbackInfo &info);
 Napi::Value measure_roof(const Napi::CallbackInfo &info);
 Napi::Value backends(const Napi::CallbackInfo &info);
 

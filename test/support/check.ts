@@ -19,7 +19,10 @@ export function checkResult(c: Case, { values, old }: Omit<Result, 'damaged'>, h
     const before = how.outputs === 'add' ? old[name] : undefined
     return before ? matrix.plus(Matrix.exact(matrix.rows, matrix.cols, before)) : matrix
   }
-  const expected = new Map<string, Matrix>([['y', added('y', saved.y)], ['hidden', saved.hidden]])
+  const expected = new Map<string, Matrix>([
+    ['y', added('y', saved.y)],
+    ['hidden', saved.hidden],
+  ])
   if (saved.probabilities) expected.set('probabilities', saved.probabilities)
   if (c.routing !== 'token' && c.routing !== 'lora') expected.set('weights', saved.weights)
   for (const name of wantedGradients(c, how.needs)) expected.set(name, added(name, gradients[name]))

@@ -48,7 +48,8 @@ function reportOn(jobs: Job[]): Report {
 
 if (process.argv[2] === 'child') {
   process.once('message', (jobs) => {
-    process.send?.(reportOn(jobs as Job[]))
-    process.disconnect()
+    process.send?.(reportOn(jobs as Job[]), () => {
+      process.disconnect()
+    })
   })
 }

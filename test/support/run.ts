@@ -55,7 +55,8 @@ export function run(c: Case, how: How = {}): Result {
   const output = (name: OutputName, rows: number, cols: number) => {
     if (outputs === 'new') return undefined
     // What is overwritten must not be read: NaN would show it.
-    const values = outputs === 'add' ? gaussian(randomFrom(rows + cols), rows * cols) : new Float32Array(rows * cols).fill(NaN)
+    const values =
+      outputs === 'add' ? gaussian(randomFrom(rows + cols), rows * cols) : new Float32Array(rows * cols).fill(NaN)
     const operand = place(name, rows, cols, values)
     given.push([name, operand])
     old[name] = values
@@ -83,7 +84,7 @@ export function run(c: Case, how: How = {}): Result {
   const backwardOptions = { accumulate, ...(needs && { needs }) }
   const values: Values = {}
   const keep = (name: keyof Values, tensor: Tensor | null | undefined) => {
-    if (tensor) values[name] = tensor.data.slice() as Float32Array
+    if (tensor) values[name] = (tensor.data as Float32Array).slice()
   }
 
   if (isLora) {
