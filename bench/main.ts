@@ -130,7 +130,12 @@ if (device === undefined) throw new Error(`the cpu backend is not available: ${c
 
 const roofs = measureRoofs()
 const overhead = measureOverhead()
-const machine = { cpu: cpus()[0]?.model ?? 'unknown', simd: device.simd, threads: device.threads, node: process.version }
+const machine = {
+  cpu: cpus()[0]?.model ?? 'unknown',
+  simd: device.simd,
+  threads: device.threads,
+  node: process.version,
+}
 if (!options.json) {
   console.log(`${machine.cpu}, ${machine.simd}, ${machine.threads} threads, Node ${machine.node}`)
   console.log(
@@ -144,8 +149,12 @@ if (!options.json) {
       ' GB/s',
   )
   console.log(`a forward call on (1, 8, 4, 2), all in all: ${overhead.toFixed(2)} us`)
-  console.log('float32; caches warm; y, dx and all gradients given and accumulated; median ± half the quartile distance')
-  console.log('floor: per phase the larger of FLOPs / roof and bytes / bandwidth of the level that holds the working set\n')
+  console.log(
+    'float32; caches warm; y, dx and all gradients given and accumulated; median ± half the quartile distance',
+  )
+  console.log(
+    'floor: per phase the larger of FLOPs / roof and bytes / bandwidth of the level that holds the working set\n',
+  )
   printRow(columns.map(([title]) => title))
 }
 const results: Result[] = []

@@ -25,5 +25,5 @@ export function parseShape(text: string): Shape {
   if (numbers.length !== 4 || !numbers.every((n) => Number.isInteger(n) && n >= 1)) {
     throw new Error(`--shape takes four whole numbers, M,d,r,E (for example 512,768,16,4), not ${text}`)
   }
-  return { tokens: tokens!, d: d!, rank: rank!, experts: experts! }
+  return { tokens, d, rank, experts }
 }

@@ -15,7 +15,7 @@ import {
 } from '../lib/index.js'
 import { makeCase, type Case, type Spec } from './support/cases.js'
 import { expectSameBits } from './support/compare.js'
-import { smallOperands } from './support/small.js'
+import { numbers, smallOperands } from './support/small.js'
 
 const routings = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'lora'] as const
 
@@ -51,12 +51,14 @@ describe('many at once', () => {
 
 describe('the event loop', () => {
   it('goes on while a call is pending', async () => {
-    // A call that blocked would be done before the first turn of the loop; this one is long enough for many turns.
+    // Calls that blocked would be done before the first turn of the loop; these are long enough for many turns, also
+    // where other processes get most of the processor.
     const { x, a, router, b } = operands(
       makeCase({ routing: 'batch', tokens: 1024, dIn: 1024, dOut: 1024, rank: 128, experts: 4, seed: 1 }),
     )
     let pending = true
-    const done = lilyForwardAsync({ x, a, router, b }).finally(() => (pending = false))
+    const calls = Array.from({ length: 16 }, () => lilyForwardAsync({ x, a, router, b }))
+    const done = Promise.all(calls).finally(() => (pending = false))
     let turns = 0
     while (pending) {
       await new Promise(setImmediate)
@@ -152,5 +154,7 @@ async function callAsync(c: Case): Promise<ReturnType<typeof call>> {
 
 function expectSame(actual: ReturnType<typeof call>, expected: ReturnType<typeof call>): void {
   expect(Object.keys(actual)).toEqual(Object.keys(expected))
-  for (const name of ['y', 'dx', 'da', 'db'] as const) expectSameBits(name, actual[name].data, expected[name].data)
+  for (const [name, value] of Object.entries(expected)) {
+    if (value !== undefined) expectSameBits(name, numbers(actual[name as 'y']), value.data)
+  }
 }

@@ -57,10 +57,15 @@ LILY_INLINE void gradient_of_mixing(const BackwardPass &pass, int64_t token, flo
   }
 }
 
+// The gradient does not change when a constant is added to dp. Counted from the dp of the likeliest expert, what is
+// left to subtract is small where its p is close to 1; <p, dp> itself would be close to its dp, and their difference
+// rounding.
 LILY_INLINE void softmax_gradient(int64_t experts, const float *p, const float *dp, float *dl) {
+  int64_t likeliest = 0;
+  for (int64_t e = 1; e < experts; ++e) likeliest = p[e] > p[likeliest] ? e : likeliest;
   float mean = 0.0f;
-  for (int64_t e = 0; e < experts; ++e) mean += p[e] * dp[e];
-  for (int64_t e = 0; e < experts; ++e) dl[e] = p[e] * (dp[e] - mean);
+  for (int64_t e = 0; e < experts; ++e) mean += p[e] * (dp[e] - dp[likeliest]);
+  for (int64_t e = 0; e < experts; ++e) dl[e] = p[e] * ((dp[e] - dp[likeliest]) - mean);
 }
 
 void hidden_gradient(const BackwardPass &pass, int64_t block) {

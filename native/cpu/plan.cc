@@ -43,8 +43,9 @@ Groups groups_of(const lily_problem &problem, const lily_tokens &tokens) {
 }
 
 Mixture mixture_of(const lily_problem &problem, const lily_matrix &b, const float *weights) {
-  Mixture mixture = {static_cast<const float *>(b.data), b.pitch, problem.experts, problem.rank, false,
-                     problem.scaling, problem.groups == 0 ? kZeros : weights};
+  Mixture mixture = {
+      static_cast<const float *>(b.data),    b.pitch, problem.experts, problem.rank, false, problem.scaling,
+      problem.groups == 0 ? kZeros : weights};
   if (problem.routing == LILY_ROUTING_TOKEN) {
     mixture.experts = 1;
     mixture.rank = problem.experts * problem.rank;
@@ -116,16 +117,16 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   pass.call = &call;
   pass.groups = groups_of(problem, call.tokens);
   pass.mixture = mixture_of(problem, call.b, call.weights);
-  pass.wants_hidden_gradient =
-      call.dx.data != nullptr || call.da.data != nullptr || call.d_router.data != nullptr;
+  pass.wants_hidden_gradient = call.dx.data != nullptr || call.da.data != nullptr || call.d_router.data != nullptr;
   const bool has_deferred = call.deferred_db != nullptr && deferred_slabs(problem) > 0;
   pass.wants_db = call.db.data != nullptr || has_deferred;
   pass.deferred_is_weighted = deferred_is_weighted(problem);
   pass.wants_weight_gradient = pass.wants_hidden_gradient && has_router(problem) && !token_routing;
 
   // q has a partial sum per slab: about 512 columns each, but four slabs where that leaves whole panels.
-  pass.dy_slabs = cut(problem.d_out, even_count(std::max(divide_up(problem.d_out, 512), std::min<int64_t>(4, problem.d_out / 128))),
-                      kernels.panel);
+  pass.dy_slabs =
+      cut(problem.d_out, even_count(std::max(divide_up(problem.d_out, 512), std::min<int64_t>(4, problem.d_out / 128))),
+          kernels.panel);
   pass.dy_width = std::min(pass.dy_slabs.width,
                            std::max(kernels.panel, kSlabFloats / pass.mixture.rank / kernels.panel * kernels.panel));
   // The sums of an outer product are read and written once per step: the larger they are, the longer the step.
