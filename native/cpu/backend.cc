@@ -96,7 +96,7 @@ lily_status forward(const lily_forward *call) {
                [&](int64_t task, int64_t worker) { kernels.shrink(pass, task, scratch(worker)); });
   if (pass.router_packed != nullptr) kernels.pack_router(pass);
   parallel_for(plan.token_blocks, [&](int64_t block, int64_t) { kernels.route(pass, block); });
-  if (has_weights(call->problem) && call->problem.routing != LILY_ROUTING_FIXED) pool_weights(pass, plan.own_weights);
+  if (has_weights(call->problem) && call->problem.routing != LILY_ROUTING_FIXED) pool_weights(pass, plan.weights);
   parallel_for(pass.expand_slabs.count * pass.expand_chunks,
                [&](int64_t task, int64_t worker) { kernels.expand(pass, task, scratch(worker)); });
   return LILY_OK;
@@ -186,29 +186,31 @@ lily_status event_record(lily_event, lily_stream) { return LILY_OK; }
 lily_status event_query(lily_event, int32_t *ready) { return *ready = 1, LILY_OK; }
 lily_status stream_wait_event(lily_stream, lily_event) { return LILY_OK; }
 
-constexpr lily_backend kBackend = {LILY_ABI_VERSION,
-                                   "cpu",
-                                   last_error,
-                                   device_count,
-                                   device_info,
-                                   measure_roof,
-                                   forward_workspace,
-                                   forward,
-                                   backward_workspace,
-                                   backward,
-                                   fold,
-                                   allocate,
-                                   release,
-                                   copy,
-                                   fill,
-                                   stream_create,
-                                   stream_destroy,
-                                   stream_synchronize,
-                                   event_create,
-                                   event_destroy,
-                                   event_record,
-                                   event_query,
-                                   stream_wait_event};
+constexpr lily_backend kBackend = {
+    .abi_version = LILY_ABI_VERSION,
+    .name = "cpu",
+    .last_error = last_error,
+    .device_count = device_count,
+    .device_info = device_info,
+    .measure_roof = measure_roof,
+    .forward_workspace = forward_workspace,
+    .forward = forward,
+    .backward_workspace = backward_workspace,
+    .backward = backward,
+    .fold = fold,
+    .allocate = allocate,
+    .release = release,
+    .copy = copy,
+    .fill = fill,
+    .stream_create = stream_create,
+    .stream_destroy = stream_destroy,
+    .stream_synchronize = stream_synchronize,
+    .event_create = event_create,
+    .event_destroy = event_destroy,
+    .event_record = event_record,
+    .event_query = event_query,
+    .stream_wait_event = stream_wait_event,
+};
 
 }  // namespace
 }  // namespace lily::cpu

@@ -21,9 +21,25 @@ int64_t backward_scratch(const BackwardPass &pass) {
 }  // namespace
 
 const Kernels LILY_KERNELS = {
-    kLanes,          kPanel, kTileRows,         forward_scratch, backward_scratch, shrink,          pack_router,
-    route,           expand, mix_hidden,        dy_pass,         pack_router_rows, hidden_gradient, x_pass,
-    router_gradient, fold,   roof_multiply_add, roof_read,       roof_update,
+    .lanes = kLanes,
+    .panel = kPanel,
+    .tile_rows = kTileRows,
+    .forward_scratch = forward_scratch,
+    .backward_scratch = backward_scratch,
+    .shrink = shrink,
+    .pack_router = pack_router,
+    .route = route,
+    .expand = expand,
+    .mix_hidden = mix_hidden,
+    .dy_pass = dy_pass,
+    .pack_router_rows = pack_router_rows,
+    .hidden_gradient = hidden_gradient,
+    .x_pass = x_pass,
+    .router_gradient = router_gradient,
+    .fold = fold,
+    .roof_multiply_add = roof_multiply_add,
+    .roof_read = roof_read,
+    .roof_update = roof_update,
 };
 
 }  // namespace lily::cpu

@@ -44,8 +44,14 @@ Groups groups_of(const lily_problem &problem, const lily_tokens &tokens) {
 
 Mixture mixture_of(const lily_problem &problem, const lily_matrix &b, const float *weights) {
   Mixture mixture = {
-      static_cast<const float *>(b.data),    b.pitch, problem.experts, problem.rank, false, problem.scaling,
-      problem.groups == 0 ? kZeros : weights};
+      .b = static_cast<const float *>(b.data),
+      .pitch = b.pitch,
+      .experts = problem.experts,
+      .rank = problem.rank,
+      .transposed = false,
+      .scaling = problem.scaling,
+      .weights = problem.groups == 0 ? kZeros : weights,
+  };
   if (problem.routing == LILY_ROUTING_TOKEN) {
     mixture.experts = 1;
     mixture.rank = problem.experts * problem.rank;
@@ -87,8 +93,8 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
     pass.pool_sums = workspace.take<float>((plan.token_blocks + pass.groups.count) * problem.experts);
   }
   float *const own_weights = workspace.take<float>(problem.groups * problem.experts);
-  plan.own_weights = call.weights != nullptr ? call.weights : own_weights;
-  pass.mixture = mixture_of(problem, call.b, plan.own_weights);
+  plan.weights = call.weights != nullptr ? call.weights : own_weights;
+  pass.mixture = mixture_of(problem, call.b, plan.weights);
   pass.left = token_routing ? pass.mixed_hidden : pass.hidden;
   // Chunks of tokens rather than slabs: whole rows of y stay with one thread. Each chunk combines C anew, which 32 E
   // tokens pay for.

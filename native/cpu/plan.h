@@ -10,8 +10,8 @@ namespace lily::cpu {
 struct ForwardPlan {
   ForwardPass pass;
   int64_t token_blocks;
-  float *own_weights;  // G x E, pooled weights or 1 / E where the caller gave no room, or what fixed routing was given
-  float *scratch;      // per thread
+  float *weights;  // G x E: the caller's, or room of the workspace's
+  float *scratch;  // per thread
   int64_t scratch_floats;
   size_t workspace_bytes;
 };
