@@ -1,8 +1,4 @@
-/**
- * The microbenchmark: fused Lily against fused LoRA of the same rank, through the public API, on this machine.
- *
- *   npm run bench -- [--json] [--quick] [--shape M,d,r,E]...
- */
+/** The microbenchmark: fused Lily against fused LoRA of the same rank, through the public API, on this machine. */
 import { cpus } from 'node:os'
 import { parseArgs } from 'node:util'
 import { backends, lilyBackward, lilyForward, loraBackward, loraForward, tensor, type Tensor } from '../lib/index.js'
@@ -77,8 +73,16 @@ function measureShape(shape: Shape, seconds: number, roofs: Roofs): Result[] {
   return [result('forward', forward), result('forward+backward', both)]
 }
 
-/** Microseconds of a forward call whose kernel has next to nothing to do: validation, binding, allocation. */
-function measureOverhead(): number {
+interface Overhead {
+  readonly forward: number
+  readonly backward: number
+}
+
+/**
+ * Microseconds of whole calls whose kernels have next to nothing to do: an upper bound of what validation, binding and
+ * allocation cost.
+ */
+function measureOverhead(): Overhead {
   const operands = {
     x: filled([1, 8], 1),
     a: filled([4, 8], 1),
@@ -86,11 +90,26 @@ function measureOverhead(): number {
     b: filled([2, 4, 8], 1),
     y: zeros([1, 8]),
   }
-  const call = (): void => {
+  const { saved } = lilyForward(operands)
+  const gradients = {
+    dy: filled([1, 8], 1),
+    dx: zeros([1, 8]),
+    da: zeros([4, 8]),
+    dRouter: zeros([2, 4]),
+    db: zeros([2, 4, 8]),
+  }
+  const forward = (): void => {
     lilyForward(operands)
   }
-  for (let warm = 0; warm < 20_000; warm++) call()
-  return compare(call, call, 0.5).a.median * 1e6
+  const backward = (): void => {
+    lilyBackward(gradients, saved)
+  }
+  for (let warm = 0; warm < 20_000; warm++) {
+    forward()
+    backward()
+  }
+  const { a, b } = compare(forward, backward, 1)
+  return { forward: a.median * 1e6, backward: b.median * 1e6 }
 }
 
 const milliseconds = (seconds: number): string => {
@@ -116,13 +135,24 @@ function printRow(cells: readonly string[]): void {
   console.log(cells.map((cell, i) => (i < 2 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))).join(''))
 }
 
+const usage = `npm run bench -- [options]
+  --shape M,d,r,E   instead of the usual shapes; may be given several times
+  --quick           less time for each shape
+  --json            everything measured, as JSON
+  --help`
+
 const { values: options } = parseArgs({
   options: {
     json: { type: 'boolean', default: false },
     quick: { type: 'boolean', default: false },
     shape: { type: 'string', multiple: true, default: [] },
+    help: { type: 'boolean', default: false },
   },
 })
+if (options.help) {
+  console.log(usage)
+  process.exit()
+}
 const chosen = options.shape.length > 0 ? options.shape.map(parseShape) : shapes
 const cpu = backends().find(({ name }) => name === 'cpu')
 const device = cpu?.devices[0]
@@ -148,7 +178,9 @@ if (!options.json) {
         .join('; ') +
       ' GB/s',
   )
-  console.log(`a forward call on (1, 8, 4, 2), all in all: ${overhead.toFixed(2)} us`)
+  console.log(
+    `whole calls on (1, 8, 4, 2): forward ${overhead.forward.toFixed(1)} us, backward ${overhead.backward.toFixed(1)} us`,
+  )
   console.log(
     'float32; caches warm; y, dx and all gradients given and accumulated; median ± half the quartile distance',
   )
