@@ -62,6 +62,19 @@ describe('homogeneity', () => {
   })
 })
 
+// A softmax does not change where all its logits do, so their gradients add up to zero.
+describe("the router's gradients add up to zero over the experts", () => {
+  test.each(modes.filter(([, { routing }]) => ['batch', 'sequence', 'token'].includes(routing)))('%s', (_, spec) => {
+    const dRouter = valueOf(run(makeCase(spec)).values, 'dRouter')
+    for (let i = 0; i < spec.rank; i++) {
+      const column = dRouter.filter((_, at) => at % spec.rank === i)
+      const { sum, size } = inner(column, new Float32Array(spec.experts).fill(1))
+      expect(size).toBeGreaterThan(0)
+      expect(Math.abs(sum)).toBeLessThan(CLOSE * size)
+    }
+  })
+})
+
 describe('the initial state, b = 0', () => {
   test.each(modes)('%s', (_, spec) => {
     const c = makeCase(spec)
@@ -151,34 +164,60 @@ describe('modes that coincide', () => {
   })
 })
 
+// Large enough for the kernels to cut the batch otherwise than the sequence alone: many chunks of tokens, or one.
 describe('a sequence does not depend on the batch it is in', () => {
-  const [first, last] = [33, 75]
-  const rowsOf = (c: Case, values: Values) =>
-    (['y', 'hidden', 'dx'] as const).map((name) => {
-      const cols = valueOf(values, name).length / c.tokens
-      return [name, valueOf(values, name).slice((first - 75 + c.tokens) * cols)] as const
-    })
-  const spec: Spec = { ...sizes, routing: 'sequence', lengths: [first, last - first], seed: 24 }
+  const [before, length, after] = [1203, 70, 5]
+  const wide = { dIn: 1100, dOut: 1030, rank: 16, experts: 3 }
+  const group = { first: before, last: before + length }
+  const names = ['y', 'hidden', 'dx'] as const
 
-  test('bit for bit, whatever the other members are', () => {
-    const c = makeCase(spec)
-    const expected = rowsOf(c, run(c).values)
-    c.x.fill(NaN, 0, first * sizes.dIn)
-    c.dy.fill(NaN, 0, first * sizes.dOut)
-    const actual = rowsOf(c, run(c).values)
-    expected.forEach(([name, rows], i) => {
-      expectSameBits(name, actual[i][1], rows)
-    })
+  /** The sequence's part of a value with one row per token. */
+  const part = (values: Values, name: keyof Values, tokens: number, first: number) => {
+    const value = valueOf(values, name)
+    const cols = value.length / tokens
+    return value.slice(first * cols, (first + length) * cols)
+  }
+
+  /** The sequence by itself. */
+  const alone = (c: Case): Case => ({
+    ...c,
+    tokens: length,
+    x: c.x.slice(group.first * c.dIn, group.last * c.dIn),
+    dy: c.dy.slice(group.first * c.dOut, group.last * c.dOut),
+    mask: c.mask?.slice(group.first, group.last),
+    offsets: c.offsets && Int32Array.from([0, length]),
+    weights: c.weights?.slice(c.experts, 2 * c.experts),
   })
 
-  test('nor on where it lies', () => {
-    const c = makeCase(spec)
-    const [x, dy] = [c.x.slice(first * sizes.dIn), c.dy.slice(first * sizes.dOut)]
-    const alone = { ...c, tokens: last - first, x, dy, offsets: Int32Array.of(0, last - first) }
-    const expected = rowsOf(c, run(c).values)
-    rowsOf(alone, run(alone).values).forEach(([name, rows], i) => {
-      expect(relativeError(rows, expected[i][1]), name).toBeLessThanOrEqual(CLOSE)
-    })
+  test.each([
+    ['sequence', { routing: 'sequence' }],
+    ['sequence, masked', { routing: 'sequence', masked: 0.3 }],
+    ['sequence, logits', { routing: 'sequence', pool: 'logits', sharpness: 0.1 }],
+    ['fixed', { routing: 'fixed' }],
+    ['token', { routing: 'token' }],
+    ['uniform', { routing: 'uniform' }],
+    ['lora', { routing: 'lora', experts: 1 }],
+  ] as const)('%s, bit for bit', (_, mode) => {
+    const grouped = mode.routing === 'sequence' || mode.routing === 'fixed'
+    const tokens = before + length + after
+    const spec = { ...wide, tokens, seed: 24, ...mode }
+    const c = makeCase(grouped ? { ...spec, lengths: [before, length, after] } : spec)
+    const expected = run(alone(c)).values
+    const batch = run(c).values
+    for (const name of names) {
+      expectSameBits(name, part(batch, name, tokens, before), part(expected, name, length, 0))
+    }
+    // Nor on what the others are, NaN included.
+    for (const [values, cols] of [
+      [c.x, c.dIn],
+      [c.dy, c.dOut],
+    ] as const) {
+      values.fill(NaN, 0, group.first * cols).fill(NaN, group.last * cols)
+    }
+    const among = run(c).values
+    for (const name of names) {
+      expectSameBits(name, part(among, name, tokens, before), part(expected, name, length, 0))
+    }
   })
 })
 

@@ -92,10 +92,10 @@ lily_status forward(const lily_forward *call) {
   }
   const auto scratch = [&plan](int64_t worker) { return plan.scratch + worker * plan.scratch_floats; };
 
-  parallel_for(pass.shrink_slabs.count * pass.shrink_chunks,
+  parallel_for(pass.partial_count * pass.shrink_chunks,
                [&](int64_t task, int64_t worker) { kernels.shrink(pass, task, scratch(worker)); });
   if (pass.router_packed != nullptr) kernels.pack_router(pass);
-  parallel_for(plan.token_blocks, [&](int64_t block, int64_t) { kernels.route(pass, block); });
+  parallel_for(pass.groups.block_count(), [&](int64_t block, int64_t) { kernels.route(pass, block); });
   if (has_weights(call->problem) && call->problem.routing != LILY_ROUTING_FIXED) pool_weights(pass, plan.weights);
   parallel_for(pass.expand_slabs.count * pass.expand_chunks,
                [&](int64_t task, int64_t worker) { kernels.expand(pass, task, scratch(worker)); });
@@ -122,7 +122,7 @@ lily_status backward(const lily_backward *call) {
   const auto scratch = [&plan](int64_t worker) { return plan.scratch + worker * plan.scratch_floats; };
 
   if (pass.mixed_hidden != nullptr) {
-    parallel_for(plan.token_blocks, [&](int64_t block, int64_t) { kernels.mix_hidden(pass, block); });
+    parallel_for(pass.groups.block_count(), [&](int64_t block, int64_t) { kernels.mix_hidden(pass, block); });
   }
   if (pass.wants_hidden_gradient || pass.wants_db) {
     parallel_for(pass.dy_slabs.count,
@@ -132,7 +132,7 @@ lily_status backward(const lily_backward *call) {
 
   if (pass.router_packed != nullptr) kernels.pack_router_rows(pass);
   if (pass.wants_weight_gradient) pool_gradient(pass);
-  parallel_for(plan.token_blocks, [&](int64_t block, int64_t) { kernels.hidden_gradient(pass, block); });
+  parallel_for(pass.groups.block_count(), [&](int64_t block, int64_t) { kernels.hidden_gradient(pass, block); });
 
   const int64_t x_tasks = call->dx.data != nullptr || call->da.data != nullptr ? pass.x_slabs.count : 0;
   const int64_t router_tasks = call->d_router.data != nullptr ? pass.router_slabs.count : 0;

@@ -71,13 +71,12 @@ LILY_INLINE void softmax_gradient(int64_t experts, const float *p, const float *
 void hidden_gradient(const BackwardPass &pass, int64_t block) {
   const lily_problem &problem = pass.call->problem;
   const int64_t experts = problem.experts;
-  const int64_t begin = block * kTokenBlock;
-  const int64_t end = minimum(problem.tokens, begin + kTokenBlock);
+  const int64_t group = pass.groups.of_block(block);
+  const int64_t begin = pass.groups.begin(group) + (block - pass.groups.first_block(group)) * kTokenBlock;
+  const int64_t end = minimum(pass.groups.end(group), begin + kTokenBlock);
   const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
-  int64_t group = pass.groups.count > 0 ? pass.groups.of(begin) : 0;
 
   for (int64_t t = begin; t < end; ++t) {
-    while (pass.groups.end(group) <= t) ++group;
     float *dh = pass.dh + t * pass.rank_pitch;
     float dp[kMaxExperts];
     if (token_routing) {

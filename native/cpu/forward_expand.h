@@ -43,7 +43,7 @@ void expand(const ForwardPass &pass, int64_t task, float *scratch) {
   const int64_t token_begin = task / pass.expand_slabs.count * pass.expand_chunk;
   const int64_t token_end = minimum(pass.groups.tokens, token_begin + pass.expand_chunk);
   float *out = static_cast<float *>(y.data) + begin;
-  for (int64_t group = pass.groups.of(token_begin); group < pass.groups.count; ++group) {
+  for (int64_t group = pass.groups.of_token(token_begin); group < pass.groups.count; ++group) {
     const int64_t from = maximum(token_begin, pass.groups.begin(group));
     const int64_t to = minimum(token_end, pass.groups.end(group));
     if (pass.groups.begin(group) >= token_end) break;

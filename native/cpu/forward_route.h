@@ -2,8 +2,7 @@
 //
 //   h_t = phi(sum over slabs of partial)      hidden, M x r
 //   p_t = softmax(h_t R^T)                    probabilities, M x E; not with pool `logits`
-//   pool_sums[block + group] = sum of p_t (or of the logits) over the tokens of the group in this block that the mask
-//                              keeps. Blocks and groups both ascend, so the sum of their numbers names the pair.
+//   pool_sums[block] = sum of p_t (or of the logits) over the tokens of the block that the mask keeps
 //   u_t = p_t (x) h_t                         mixed_hidden, M x E r, token routing only
 #pragma once
 
@@ -25,7 +24,7 @@ LILY_INLINE void sum_hidden(const ForwardPass &pass, int64_t token) {
   float *hidden = pass.hidden + token * problem.rank;
   for_vectors(problem.rank, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
     Vector sum = load(first + i);
-    for (int64_t slab = 1; slab < pass.shrink_slabs.count; ++slab) {
+    for (int64_t slab = 1; slab < pass.partial_count; ++slab) {
       sum += load(first + slab * problem.tokens * pass.rank_pitch + i);
     }
     if (relu) sum = sum < 0.0f ? Vector{} : sum;
@@ -45,8 +44,9 @@ LILY_INLINE void softmax(float *row, int64_t experts) {
 
 void route(const ForwardPass &pass, int64_t block) {
   const lily_problem &problem = pass.call->problem;
-  const int64_t begin = block * kTokenBlock;
-  const int64_t end = minimum(problem.tokens, begin + kTokenBlock);
+  const int64_t group = pass.groups.of_block(block);
+  const int64_t begin = pass.groups.begin(group) + (block - pass.groups.first_block(group)) * kTokenBlock;
+  const int64_t end = minimum(pass.groups.end(group), begin + kTokenBlock);
   for (int64_t t = begin; t < end; ++t) sum_hidden(pass, t);
   if (pass.router_packed == nullptr) return;
 
@@ -72,15 +72,11 @@ void route(const ForwardPass &pass, int64_t block) {
     }
     return;
   }
-  for (int64_t group = pass.groups.of(begin); group < pass.groups.count; ++group) {
-    if (pass.groups.begin(group) >= end) break;
-    float *sums = pass.pool_sums + (block + group) * problem.experts;
-    for (int64_t e = 0; e < problem.experts; ++e) sums[e] = 0.0f;
-    const int64_t from = maximum(pass.groups.begin(group), begin), to = minimum(pass.groups.end(group), end);
-    for (int64_t t = from; t < to; ++t) {
-      if (pass.call->tokens.mask != nullptr && pass.call->tokens.mask[t] == 0) continue;
-      for (int64_t e = 0; e < problem.experts; ++e) sums[e] += rows[(t - begin) * pitch + e];
-    }
+  float *sums = pass.pool_sums + block * problem.experts;
+  clear(sums, problem.experts);
+  for (int64_t t = begin; t < end; ++t) {
+    if (pass.call->tokens.mask != nullptr && pass.call->tokens.mask[t] == 0) continue;
+    for (int64_t e = 0; e < problem.experts; ++e) sums[e] += rows[(t - begin) * pitch + e];
   }
 }
 

@@ -35,21 +35,40 @@ struct Mixture {
   const float *weights;  // [G, experts]
 };
 
-// The pooling groups of a call: token ranges, in order.
+// Tokens that the per-token steps (routing, gradient of the hidden) take at a time.
+constexpr int64_t kTokenBlock = 64;
+
+// The pooling groups of a call: token ranges, in order. Each is cut into blocks of kTokenBlock tokens that begin with
+// it, so that nothing about a group depends on where in the batch it lies.
 struct Groups {
   const int32_t *offsets;  // [count + 1], or null: one group of all tokens
   int64_t count;
   int64_t tokens;
+  const int32_t *first_blocks;  // [count + 1], or null with offsets
 
   LILY_INLINE int64_t begin(int64_t group) const { return offsets == nullptr ? 0 : offsets[group]; }
   LILY_INLINE int64_t end(int64_t group) const { return offsets == nullptr ? tokens : offsets[group + 1]; }
+  LILY_INLINE int64_t first_block(int64_t group) const {
+    if (first_blocks != nullptr) return first_blocks[group];
+    return group == 0 ? 0 : (tokens + kTokenBlock - 1) / kTokenBlock;
+  }
+  LILY_INLINE int64_t block_count() const { return first_block(count); }
 
-  // The group that holds a token: the first one that ends behind it.
-  LILY_INLINE int64_t of(int64_t token) const {
+  // The group that holds a token, and the one that holds a block: the first one that ends behind it.
+  LILY_INLINE int64_t of_token(int64_t token) const {
+    return first_ending_behind(token, [this](int64_t group) { return end(group); });
+  }
+  LILY_INLINE int64_t of_block(int64_t block) const {
+    return first_ending_behind(block, [this](int64_t group) { return first_block(group + 1); });
+  }
+
+ private:
+  template <typename End>
+  LILY_INLINE int64_t first_ending_behind(int64_t position, End end_of) const {
     int64_t low = 0, high = count - 1;
     while (low < high) {
       const int64_t middle = (low + high) / 2;
-      if (end(middle) > token) {
+      if (end_of(middle) > position) {
         high = middle;
       } else {
         low = middle + 1;
@@ -59,29 +78,27 @@ struct Groups {
   }
 };
 
-// Tokens that the per-token steps (routing, gradient of the hidden) take at a time.
-constexpr int64_t kTokenBlock = 64;
-
 struct ForwardPass {
   const lily_forward *call;
   Groups groups;
   Mixture mixture;
 
-  // shrink: tasks = slabs of d_in x chunks of tokens; partial[slab][M][rank_pitch]
+  // shrink: tasks = slabs of d_in x chunks of tokens; or, with many chunks, chunks that take all slabs in turn. Either
+  // way the slabs' sums are added in order, and h is the same.
   Slabs shrink_slabs;
   int64_t shrink_chunk;  // tokens in a chunk
   int64_t shrink_chunks;
-  int64_t rank_pitch;  // r in whole vectors
-  float *partial;
+  int64_t partial_count;  // slabs of partial: as many as shrink_slabs, or one
+  int64_t rank_pitch;     // r in whole vectors
+  float *partial;         // [slab][M][rank_pitch]
 
-  // route: tasks = blocks of kTokenBlock tokens
+  // route: tasks = blocks of tokens
   float *hidden;         // M x r
   float *probabilities;  // M x E, may be null
   float *mixed_hidden;   // M x E r, u_t of token routing, else null
   float *router_packed;  // r x expert_pitch, R^T
   int64_t expert_pitch;  // E in whole vectors
-  // Sums over the kept tokens of one group inside one block, of p or of the logits: [block + group][E].
-  float *pool_sums;
+  float *pool_sums;      // [block][E]: sums of p, or of the logits, over the block's kept tokens
 
   // expand: tasks = slabs of d_out x chunks of tokens
   Slabs expand_slabs;
@@ -109,7 +126,7 @@ struct BackwardPass {
   double *weight_gradient;  // [slab][G][E]: slab's share of dw
   bool wants_weight_gradient;
 
-  // gradient of the hidden: tasks = blocks of kTokenBlock tokens
+  // gradient of the hidden: tasks = blocks of tokens
   float *group_gradient;  // [G][E]: of a kept token's p (pool probabilities) or logits (pool logits)
   int64_t rank_pitch;     // r in whole vectors
   float *router_packed;   // E x rank_pitch

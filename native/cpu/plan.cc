@@ -33,13 +33,32 @@ Slabs cut_for_scratch(int64_t columns, int64_t rank, int64_t panel, int64_t coun
   return cut(columns, std::max(divide_up(columns, widest), count), panel);
 }
 
-// Even, so that two threads share the work of the usual shapes evenly.
-int64_t even_count(int64_t count) { return count <= 1 ? 1 : round_up(count, 2); }
+// Slabs whose sums are added up, so that the cut decides how a result is rounded: it depends on the columns alone, not
+// on M nor on the threads. About 512 columns, four slabs where that leaves two panels to each, and an even number,
+// which two threads share evenly.
+Slabs cut_for_sum(int64_t columns, int64_t panel) {
+  const int64_t count = std::max(divide_up(columns, 512), std::min<int64_t>(4, columns / 128));
+  return cut(columns, count <= 1 ? 1 : round_up(count, 2), panel);
+}
 
-Groups groups_of(const lily_problem &problem, const lily_tokens &tokens) {
+// At most this many blocks, wherever the groups begin.
+int64_t most_blocks(const lily_problem &problem) { return divide_up(problem.tokens, kTokenBlock) + problem.groups; }
+
+Groups groups_of(const lily_problem &problem, const lily_tokens &tokens, Workspace &workspace) {
   // No sequences means no tokens: one empty group, so that gradients that are overwritten become zero.
-  if (problem.groups == 0) return {nullptr, 1, 0};
-  return {may_have_groups(problem) ? tokens.sequence_offsets : nullptr, problem.groups, problem.tokens};
+  if (problem.groups == 0) return {.offsets = nullptr, .count = 1, .tokens = 0, .first_blocks = nullptr};
+  Groups groups = {.offsets = nullptr, .count = problem.groups, .tokens = problem.tokens, .first_blocks = nullptr};
+  if (!may_have_groups(problem)) return groups;
+  int32_t *const first_blocks = workspace.take<int32_t>(problem.groups + 1);
+  if (tokens.sequence_offsets == nullptr || first_blocks == nullptr) return groups;
+  groups.offsets = tokens.sequence_offsets;
+  groups.first_blocks = first_blocks;
+  first_blocks[0] = 0;
+  for (int64_t group = 0; group < problem.groups; ++group) {
+    const int64_t blocks = divide_up(groups.end(group) - groups.begin(group), kTokenBlock);
+    first_blocks[group + 1] = first_blocks[group] + static_cast<int32_t>(blocks);
+  }
+  return groups;
 }
 
 Mixture mixture_of(const lily_problem &problem, const lily_matrix &b, const float *weights) {
@@ -71,26 +90,25 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
   ForwardPlan plan = {};
   ForwardPass &pass = plan.pass;
   Workspace workspace(call.workspace);
-  plan.token_blocks = divide_up(problem.tokens, kTokenBlock);
 
   pass.call = &call;
-  pass.groups = groups_of(problem, call.tokens);
-  // Chunks of 512 tokens pay for packing A once each. Where they do not give eight tasks, slabs of at least 256 columns
-  // do; each costs another partial sum of h.
+  pass.groups = groups_of(problem, call.tokens, workspace);
+  // Chunks of 512 tokens pay for packing A once each. Where there are not enough of them, slabs are tasks of their own;
+  // each costs another partial sum of h.
+  pass.shrink_slabs = cut_for_sum(problem.d_in, kernels.panel);
   pass.shrink_chunk = 512;
   pass.shrink_chunks = std::max<int64_t>(1, divide_up(problem.tokens, pass.shrink_chunk));
-  const int64_t wanted = std::min(divide_up(8, pass.shrink_chunks), divide_up(problem.d_in, 256));
-  pass.shrink_slabs = cut(problem.d_in, even_count(wanted), kernels.lanes);
+  pass.partial_count = pass.shrink_chunks >= thread_count() ? 1 : pass.shrink_slabs.count;
   pass.rank_pitch = round_up(problem.rank, kernels.lanes);
   pass.expert_pitch = round_up(problem.experts, kernels.lanes);
-  pass.partial = workspace.take<float>(pass.shrink_slabs.count * problem.tokens * pass.rank_pitch);
+  pass.partial = workspace.take<float>(pass.partial_count * problem.tokens * pass.rank_pitch);
   float *const own_hidden = workspace.take<float>(problem.tokens * problem.rank);
   pass.hidden = call.hidden != nullptr ? static_cast<float *>(call.hidden) : own_hidden;
   pass.probabilities = keeps_probabilities(problem) ? call.probabilities : nullptr;
   if (token_routing) pass.mixed_hidden = workspace.take<float>(problem.tokens * problem.experts * problem.rank);
   if (has_router(problem)) {
     pass.router_packed = workspace.take<float>(problem.rank * pass.expert_pitch);
-    pass.pool_sums = workspace.take<float>((plan.token_blocks + pass.groups.count) * problem.experts);
+    pass.pool_sums = workspace.take<float>(most_blocks(problem) * problem.experts);
   }
   float *const own_weights = workspace.take<float>(problem.groups * problem.experts);
   plan.weights = call.weights != nullptr ? call.weights : own_weights;
@@ -118,10 +136,9 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   BackwardPlan plan = {};
   BackwardPass &pass = plan.pass;
   Workspace workspace(call.workspace);
-  plan.token_blocks = divide_up(problem.tokens, kTokenBlock);
 
   pass.call = &call;
-  pass.groups = groups_of(problem, call.tokens);
+  pass.groups = groups_of(problem, call.tokens, workspace);
   pass.mixture = mixture_of(problem, call.b, call.weights);
   pass.wants_hidden_gradient = call.dx.data != nullptr || call.da.data != nullptr || call.d_router.data != nullptr;
   const bool has_deferred = call.deferred_db != nullptr && deferred_slabs(problem) > 0;
@@ -129,10 +146,7 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   pass.deferred_is_weighted = deferred_is_weighted(problem);
   pass.wants_weight_gradient = pass.wants_hidden_gradient && has_router(problem) && !token_routing;
 
-  // q has a partial sum per slab: about 512 columns each, but four slabs where that leaves whole panels.
-  pass.dy_slabs =
-      cut(problem.d_out, even_count(std::max(divide_up(problem.d_out, 512), std::min<int64_t>(4, problem.d_out / 128))),
-          kernels.panel);
+  pass.dy_slabs = cut_for_sum(problem.d_out, kernels.panel);  // q has a partial sum per slab
   pass.dy_width = std::min(pass.dy_slabs.width,
                            std::max(kernels.panel, kSlabFloats / pass.mixture.rank / kernels.panel * kernels.panel));
   // The sums of an outer product are read and written once per step: the larger they are, the longer the step.

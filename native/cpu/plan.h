@@ -9,7 +9,6 @@ namespace lily::cpu {
 
 struct ForwardPlan {
   ForwardPass pass;
-  int64_t token_blocks;
   float *weights;  // G x E: the caller's, or room of the workspace's
   float *scratch;  // per thread
   int64_t scratch_floats;
@@ -18,7 +17,6 @@ struct ForwardPlan {
 
 struct BackwardPlan {
   BackwardPass pass;
-  int64_t token_blocks;
   float *scratch;
   int64_t scratch_floats;
   size_t workspace_bytes;

@@ -36,9 +36,8 @@ void pool_weights(const ForwardPass &pass, float *weights) {
     double sums[kMaxExperts] = {};
     const int64_t kept = kept_tokens(pass.groups, group, pass.call->tokens.mask);
     if (kept > 0) {
-      const int64_t last_block = (pass.groups.end(group) - 1) / kTokenBlock;
-      for (int64_t block = pass.groups.begin(group) / kTokenBlock; block <= last_block; ++block) {
-        for (int64_t e = 0; e < experts; ++e) sums[e] += pass.pool_sums[(block + group) * experts + e];
+      for (int64_t block = pass.groups.first_block(group); block < pass.groups.first_block(group + 1); ++block) {
+        for (int64_t e = 0; e < experts; ++e) sums[e] += pass.pool_sums[block * experts + e];
       }
       if (problem.pool == LILY_POOL_LOGITS) {
         softmax(sums, experts);
