@@ -20,7 +20,7 @@ class Arguments {
 
   const lily_backend &backend() const { return *backend_; }
   const lily_problem &problem() const { return problem_; }
-  lily_stream stream() const { return static_cast<lily_stream>(field(kStream)); }
+  lily_stream stream() const { return static_cast<lily_stream>(whole(field(kStream), "stream")); }
 
   bool has(int slot) const;
 
