@@ -12,12 +12,16 @@
 namespace lily::cpu {
 namespace {
 
-// With many panels of r, the tokens of one step stay in the L2 cache while the panels pass over them.
+// Where several slabs of A fit into scratch, the rows of a tile pass over all of them, so that x is read in long runs.
+// Where one does not leave room, more tokens pass over it, and stay in the L2 cache for the next panel of r.
 constexpr int64_t kShrinkTokens = 96;
 
-LILY_INLINE int64_t shrink_scratch(const ForwardPass &pass) { return pass.shrink_slabs.width * pass.rank_pitch; }
+LILY_INLINE int64_t shrink_scratch(const ForwardPass &pass) {
+  return pass.packed_slabs * pass.shrink_slabs.width * pass.rank_pitch;
+}
 
-LILY_INLINE void pack_projector(const lily_matrix &a, int64_t rank, int64_t begin, int64_t depth, float *packed) {
+LILY_INLINE void pack_projector(const lily_matrix &a, int64_t rank, const Slabs &slabs, int64_t slab, float *packed) {
+  const int64_t begin = slabs.begin(slab), depth = slabs.end(slab) - begin;
   for (int64_t p = 0; p < panel_count(rank); ++p) {
     const int64_t rows = panel_columns(rank, p);
     transpose(rows, depth, static_cast<const float *>(a.data) + p * kPanel * a.pitch + begin, a.pitch, 1.0f,
@@ -25,9 +29,22 @@ LILY_INLINE void pack_projector(const lily_matrix &a, int64_t rank, int64_t begi
   }
 }
 
+// The sums over one slab's columns for `tokens` tokens from `token` on.
+LILY_INLINE void shrink_slab(const ForwardPass &pass, int64_t slab, int64_t token, int64_t tokens, const float *packed,
+                             float *out, bool accumulate) {
+  const lily_matrix &x = pass.call->x;
+  const int64_t rank = pass.call->problem.rank;
+  const int64_t begin = pass.shrink_slabs.begin(slab), depth = pass.shrink_slabs.end(slab) - begin;
+  const Left rows = {static_cast<const float *>(x.data) + token * x.pitch + begin, x.pitch, 1};
+  for (int64_t p = 0; p < panel_count(rank); ++p) {
+    const int64_t width = round_up(panel_columns(rank, p), kLanes);
+    multiply_rows(tokens, width / kLanes, depth, rows, packed + p * kPanel * depth, width, out + p * kPanel,
+                  pass.rank_pitch, accumulate);
+  }
+}
+
 void shrink(const ForwardPass &pass, int64_t task, float *scratch) {
   const lily_problem &problem = pass.call->problem;
-  const lily_matrix &x = pass.call->x;
   const bool all_slabs = pass.partial_count == 1;
   const int64_t slab_begin = all_slabs ? 0 : task / pass.shrink_chunks;
   const int64_t slab_end = all_slabs ? pass.shrink_slabs.count : slab_begin + 1;
@@ -35,16 +52,17 @@ void shrink(const ForwardPass &pass, int64_t task, float *scratch) {
   const int64_t token_end = minimum(problem.tokens, token_begin + pass.shrink_chunk);
   float *partial = pass.partial + slab_begin * problem.tokens * pass.rank_pitch;
 
-  for (int64_t slab = slab_begin; slab < slab_end; ++slab) {
-    const int64_t k = pass.shrink_slabs.begin(slab), depth = pass.shrink_slabs.end(slab) - k;
-    pack_projector(pass.call->a, problem.rank, k, depth, scratch);
-    for (int64_t t = token_begin; t < token_end; t += kShrinkTokens) {
-      const int64_t tokens = minimum(kShrinkTokens, token_end - t);
-      const Left rows = {static_cast<const float *>(x.data) + t * x.pitch + k, x.pitch, 1};
-      for (int64_t p = 0; p < panel_count(problem.rank); ++p) {
-        const int64_t width = round_up(panel_columns(problem.rank, p), kLanes);
-        multiply_rows(tokens, width / kLanes, depth, rows, scratch + p * kPanel * depth, width,
-                      partial + t * pass.rank_pitch + p * kPanel, pass.rank_pitch, slab > slab_begin);
+  for (int64_t first = slab_begin; first < slab_end; first += pass.packed_slabs) {
+    const int64_t last = minimum(slab_end, first + pass.packed_slabs);
+    const int64_t slab_floats = pass.shrink_slabs.width * pass.rank_pitch;
+    for (int64_t slab = first; slab < last; ++slab) {
+      pack_projector(pass.call->a, problem.rank, pass.shrink_slabs, slab, scratch + (slab - first) * slab_floats);
+    }
+    const int64_t step = last - first > 1 ? kTileRows : kShrinkTokens;
+    for (int64_t t = token_begin; t < token_end; t += step) {
+      for (int64_t slab = first; slab < last; ++slab) {
+        shrink_slab(pass, slab, t, minimum(step, token_end - t), scratch + (slab - first) * slab_floats,
+                    partial + t * pass.rank_pitch, slab > slab_begin);
       }
     }
   }

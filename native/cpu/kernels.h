@@ -86,6 +86,7 @@ struct ForwardPass {
   // shrink: tasks = slabs of d_in x chunks of tokens; or, with many chunks, chunks that take all slabs in turn. Either
   // way the slabs' sums are added in order, and h is the same.
   Slabs shrink_slabs;
+  int64_t packed_slabs;  // slabs of A in scratch at a time
   int64_t shrink_chunk;  // tokens in a chunk
   int64_t shrink_chunks;
   int64_t partial_count;  // slabs of partial: as many as shrink_slabs, or one

@@ -100,6 +100,10 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
   pass.shrink_chunks = std::max<int64_t>(1, divide_up(problem.tokens, pass.shrink_chunk));
   pass.partial_count = pass.shrink_chunks >= thread_count() ? 1 : pass.shrink_slabs.count;
   pass.rank_pitch = round_up(problem.rank, kernels.lanes);
+  pass.packed_slabs =
+      pass.partial_count > 1
+          ? 1
+          : std::clamp<int64_t>(kSlabFloats / (pass.shrink_slabs.width * pass.rank_pitch), 1, pass.shrink_slabs.count);
   pass.expert_pitch = round_up(problem.experts, kernels.lanes);
   pass.partial = workspace.take<float>(pass.partial_count * problem.tokens * pass.rank_pitch);
   float *const own_hidden = workspace.take<float>(problem.tokens * problem.rank);
