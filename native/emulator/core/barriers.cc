@@ -1,0 +1,118 @@
+// Block barriers (bar, barrier), numbered or not, and the warp barrier (bar.warp.sync).
+#include "core/barriers.h"
+
+#include <algorithm>
+
+#include "core/block.h"
+
+namespace lily::emulator {
+namespace {
+
+void join(std::vector<uint32_t> &known, const std::vector<uint32_t> &other) {
+  for (size_t i = 0; i < known.size(); ++i) known[i] = std::max(known[i], other[i]);
+}
+
+// The votes of bar.red over those that waited.
+void reduce(const Barrier &barrier) {
+  uint64_t yes = 0, all = 0;
+  for (const Thread *thread : barrier.waiting) {
+    const Instruction &in = thread->block->launch->code->instructions[thread->pc];
+    if (in.variant == kBarrierSync) return;
+    yes += thread->predicate(in.operands[in.operand_count - 1]);
+    ++all;
+  }
+  for (Thread *thread : barrier.waiting) {
+    const Instruction &in = thread->block->launch->code->instructions[thread->pc];
+    const uint64_t result = in.operation == kReducePopc ? yes : in.operation == kReduceAnd ? yes == all : yes != 0;
+    thread->set(in.operands[0], result);
+  }
+}
+
+void complete(Block &block, uint32_t number) {
+  const Barrier barrier = std::move(block.barriers[number]);
+  block.barriers.erase(number);
+  reduce(barrier);
+  std::vector<uint32_t> known = barrier.known;
+  const uint32_t now = ++block.time;
+  for (const Thread *thread : barrier.waiting) known[thread->index / 32] = now;
+  for (Thread *thread : barrier.waiting) {
+    thread->epoch = now;
+    thread->state = Thread::State::kReady;
+    thread->warp->at_barrier = nullptr;
+    if (block.traffic != nullptr && thread == barrier.waiting.front()) ++block.traffic->at(thread->pc).barriers;
+    ++thread->pc;
+    thread->warp->ready.push_back(thread);
+  }
+  // Round-robin would hide missing barriers: priorities are drawn anew.
+  for (size_t i = 0; i < block.warps.size(); ++i) {
+    Warp &warp = block.warps[i];
+    warp.priority = block.random();
+    if (known[i] == now) join(warp.known, known);
+  }
+}
+
+uint32_t needed(const Block &block, const Barrier &barrier) {
+  return barrier.needed == 0 ? block.live : barrier.needed;
+}
+
+}  // namespace
+
+void arrive_at_barrier(Thread &thread, const Instruction &in) {
+  Block &block = *thread.block;
+  const int first = in.variant == kBarrierReduce ? 1 : 0;
+  const int numbers = in.operand_count - first - (in.variant == kBarrierReduce ? 1 : 0);
+  const uint32_t number = static_cast<uint32_t>(thread.get(in.operands[first]));
+  const uint32_t count = numbers > 1 ? static_cast<uint32_t>(thread.get(in.operands[first + 1])) : 0;
+  if (number > 15)
+    add_finding(thread, in, FindingKind::kBadOperand, "there is no barrier " + std::to_string(number), true);
+  if (count % 32 != 0) {
+    add_finding(thread, in, FindingKind::kBadOperand,
+                "a thread count of " + std::to_string(count) + " is not whole warps", true);
+  }
+
+  Barrier &barrier = block.barriers[number];
+  if (barrier.arrived == 0) {
+    barrier.needed = count;
+    barrier.known.assign(block.warps.size(), 0);
+  } else if (barrier.needed != count) {
+    add_finding(thread, in, FindingKind::kDivergentBarrier,
+                "other threads wait for " + std::to_string(barrier.needed) + " threads at barrier " +
+                    std::to_string(number) + ", this one for " + std::to_string(count),
+                true);
+  }
+  if (const Thread *other = thread.warp->at_barrier; in.flag && other != nullptr && other->pc != thread.pc) {
+    add_finding(thread, in, FindingKind::kDivergentBarrier,
+                "lane " + std::to_string(other->lane) + " of the same warp waits at " +
+                    describe(*block.launch->code, other->pc),
+                true);
+  }
+  ++barrier.arrived;
+  join(barrier.known, thread.warp->known);
+  if (in.variant == kBarrierArrive) {
+    thread.epoch = ++block.time;
+    uint32_t &known = barrier.known[thread.index / 32];
+    known = std::max(known, thread.epoch);
+    ++thread.pc;
+    thread.warp->ready.push_back(&thread);
+  } else {
+    thread.state = Thread::State::kAtBarrier;
+    thread.warp->at_barrier = &thread;
+    barrier.waiting.push_back(&thread);
+  }
+  if (barrier.arrived >= needed(block, barrier)) complete(block, number);
+}
+
+void complete_barriers_after_exit(Block &block) {
+  for (auto &[number, barrier] : block.barriers) {
+    if (barrier.needed != 0 || block.live == 0 || barrier.arrived != block.live) continue;
+    complete(block, number);
+    return;
+  }
+}
+
+void WarpOperation::synchronise() {
+  const uint32_t now = ++block->time;
+  each([&](int, Thread &thread) { thread.epoch = now; });
+}
+
+}  // namespace lily::emulator

@@ -1,0 +1,47 @@
+// What a launch did, counted per kernel and per source line: counts are what an emulator can give; times are not.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace lily::emulator {
+
+struct Counters {
+  uint64_t thread_instructions = 0;
+  uint64_t matrix_instructions = 0;   // per warp: mma
+  uint64_t global_requests = 0;       // per warp
+  uint64_t global_sectors = 0;        // of 32 bytes, that the requests touched
+  uint64_t global_sectors_ideal = 0;  // what the same bytes would take if they were contiguous
+  uint64_t shared_requests = 0;
+  uint64_t shared_wavefronts = 0;
+  uint64_t shared_wavefronts_ideal = 0;  // without bank conflicts
+  uint64_t barriers = 0;                 // per block and per warp barrier
+  uint64_t atomics = 0;                  // per thread
+  Counters &operator+=(const Counters &other);
+};
+
+struct LineKey {
+  std::string file;
+  int line = 0;
+  std::string inlined_file;
+  int inlined_line = 0;
+  auto operator<=>(const LineKey &) const = default;
+};
+
+struct KernelCounters {
+  uint64_t launches = 0;
+  Counters total;
+  // Sectors of global memory touched at least once in a launch, summed over launches: what DRAM must move with a
+  // perfect cache. A sector both read and written counts once in each.
+  uint64_t distinct_sectors_read = 0;
+  uint64_t distinct_sectors_written = 0;
+  std::map<LineKey, Counters> lines;
+  KernelCounters &operator+=(const KernelCounters &other);
+};
+
+// {"kernels": {"name": {"launches": 1, "thread_instructions": ..., "lines": [{"file": ..., "line": ..., ...}]}}}
+std::string to_json(const std::map<std::string, KernelCounters> &kernels);
+
+}  // namespace lily::emulator

@@ -1,0 +1,108 @@
+// Numbers, declarations and initial values.
+#include "core/declaration.h"
+
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+
+namespace lily::emulator {
+
+uint64_t parse_number(const TokenStream &tokens, const std::string &text, bool as_double) {
+  char *end = nullptr;
+  uint64_t value = 0;
+  const char second = text.size() > 2 && text[0] == '0' ? text[1] : '\0';
+  if (second == 'f' || second == 'F' || second == 'd' || second == 'D') {
+    value = std::strtoull(text.c_str() + 2, &end, 16);
+  } else if (second == 'b' || second == 'B') {
+    value = std::strtoull(text.c_str() + 2, &end, 2);
+  } else if (text.find('.') != std::string::npos) {
+    const double number = std::strtod(text.c_str(), &end);
+    value = as_double ? std::bit_cast<uint64_t>(number) : std::bit_cast<uint32_t>(static_cast<float>(number));
+  } else {
+    value = std::strtoull(text.c_str(), &end, 0);
+    if (*end == 'U') ++end;
+  }
+  if (*end != '\0') tokens.fail("not a number: " + text);
+  return value;
+}
+
+Declaration parse_declaration(TokenStream &tokens) {
+  Declaration declaration;
+  bool has_type = false;
+  while (tokens.peek().kind == Token::Kind::kWord && tokens.peek().text[0] == '.') {
+    const std::string word = tokens.word().substr(1);
+    if (word == "align") {
+      declaration.alignment = parse_number(tokens, tokens.word(), false);
+    } else if (word == "ptr") {
+      // What a pointer parameter points to: `.ptr .global .align 16`, of no meaning for execution.
+      for (const char *space : {".global", ".shared", ".const", ".local", ".param"}) tokens.accept(space);
+      if (tokens.accept(".align")) tokens.word();
+    } else if (const std::optional<Type> type = type_named(word)) {
+      declaration.type = *type;
+      has_type = true;
+    } else {
+      tokens.fail("unsupported in a declaration: ." + word);
+    }
+  }
+  declaration.name = tokens.word();
+  if (!has_type) tokens.fail("no type for " + declaration.name);
+  while (tokens.accept("[")) {
+    declaration.is_array = true;
+    if (tokens.accept("]")) {
+      declaration.unsized = true;
+    } else {
+      declaration.count *= parse_number(tokens, tokens.word(), false);
+      tokens.expect("]");
+    }
+  }
+  declaration.alignment = std::max<size_t>(declaration.alignment, size_of(declaration.type));
+  return declaration;
+}
+
+namespace {
+
+uint64_t initial_value(TokenStream &tokens, const Declaration &declaration, const ModuleContents &module) {
+  const bool negative = tokens.accept("-");
+  const bool is_number = tokens.at_number();
+  const std::string word = tokens.word();
+  if (is_number) {
+    const uint64_t value = parse_number(tokens, word, declaration.type == Type::kF64);
+    if (!negative) return value;
+    if (word.find('.') == std::string::npos) return 0 - value;
+    return value ^ (declaration.type == Type::kF64 ? 1ull << 63 : 1ull << 31);
+  }
+  const bool wrapped = word == "generic" && tokens.accept("(");
+  const std::string name = wrapped ? tokens.word() : word;
+  if (wrapped) tokens.expect(")");
+  const auto variable = module.variables.find(name);
+  if (variable == module.variables.end() || variable->second.address == nullptr) {
+    tokens.fail("unsupported initialiser: " + name);
+  }
+  uint64_t address = reinterpret_cast<uint64_t>(variable->second.address);
+  if (tokens.accept("+")) address += parse_number(tokens, tokens.word(), false);
+  return address;
+}
+
+}  // namespace
+
+void parse_initialiser(TokenStream &tokens, const Declaration &declaration, const ModuleContents &module,
+                       void *memory) {
+  if (!tokens.accept("=")) return;
+  const size_t size = size_of(declaration.type);
+  size_t element = 0;
+  // The braces of inner dimensions say nothing that the order of values does not.
+  int depth = 0;
+  do {
+    if (tokens.accept("{")) {
+      ++depth;
+    } else if (tokens.accept("}")) {
+      --depth;
+    } else if (!tokens.accept(",")) {
+      if (element >= declaration.count) tokens.fail("too many initial values for " + declaration.name);
+      const uint64_t value = initial_value(tokens, declaration, module);
+      std::memcpy(static_cast<char *>(memory) + element++ * size, &value, size);
+    }
+  } while (depth > 0);
+}
+
+}  // namespace lily::emulator

@@ -1,0 +1,93 @@
+// Finds an opcode's decoder and holds it to its duties.
+#include <algorithm>
+#include <unordered_map>
+
+#include "core/emulator.h"
+#include "core/instruction.h"
+
+namespace lily::emulator {
+
+bool Modifiers::take(std::string_view name) {
+  for (size_t i = 0; i < names_.size(); ++i) {
+    if (!taken_[i] && names_[i] == name) return taken_[i] = true;
+  }
+  return false;
+}
+
+int Modifiers::take_any(std::initializer_list<std::string_view> names) {
+  int index = 0;
+  for (const std::string_view name : names) {
+    if (take(name)) return index;
+    ++index;
+  }
+  return -1;
+}
+
+std::optional<Type> Modifiers::take_optional_type() {
+  for (size_t i = 0; i < names_.size(); ++i) {
+    if (taken_[i]) continue;
+    if (const std::optional<Type> type = type_named(names_[i])) {
+      taken_[i] = true;
+      return type;
+    }
+  }
+  return std::nullopt;
+}
+
+Type Modifiers::take_type() {
+  if (const std::optional<Type> type = take_optional_type()) return *type;
+  throw Error("a type is missing");
+}
+
+bool Modifiers::has(std::string_view name) const {
+  for (size_t i = 0; i < names_.size(); ++i) {
+    if (!taken_[i] && names_[i] == name) return true;
+  }
+  return false;
+}
+
+std::vector<std::string> Modifiers::left() const {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < names_.size(); ++i) {
+    if (!taken_[i]) names.push_back(names_[i]);
+  }
+  return names;
+}
+
+void refuse(const Instruction &in, const std::string &why) { throw Error(in.full_name + ": " + why); }
+
+void expect_operands(const Instruction &in, int least, int most) {
+  if (in.operand_count < least || in.operand_count > most) {
+    refuse(in, "has " + std::to_string(in.operand_count) + " operands");
+  }
+}
+
+Decoder find_decoder(const Instruction &in) {
+  static const auto kDecoders = [] {
+    std::unordered_map<std::string_view, Decoder> decoders;
+    for (const std::span<const OpcodeEntry> table : {control_table(), instruction_table()}) {
+      for (const OpcodeEntry &entry : table) decoders.emplace(entry.opcode, entry.decode);
+    }
+    return decoders;
+  }();
+  const auto found = kDecoders.find(in.opcode);
+  if (found == kDecoders.end()) refuse(in, "unsupported instruction");
+  return found->second;
+}
+
+void decode(Instruction &in, std::vector<std::string> names) {
+  const Decoder decoder = find_decoder(in);
+  Modifiers modifiers(std::move(names));
+  decoder(in, modifiers);
+  if (const std::vector<std::string> left = modifiers.left(); !left.empty()) {
+    refuse(in, "unsupported modifier ." + left.front());
+  }
+  const bool complete = in.flow == Flow::kWarp                              ? in.warp_executor != nullptr
+                        : in.flow == Flow::kNext || in.flow == Flow::kYield ? in.executor != nullptr
+                                                                            : true;
+  if (!complete) refuse(in, "unsupported combination of modifiers");
+  // A thread that waits for another's store must let that one run.
+  if (in.opcode == "ld" && in.is_strong) in.flow = Flow::kYield;
+}
+
+}  // namespace lily::emulator

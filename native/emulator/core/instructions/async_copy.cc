@@ -1,0 +1,65 @@
+// cp.async: copies of 4, 8 or 16 bytes from global to shared memory that arrive when their group is waited for.
+#include "core/instructions/families.h"
+#include "core/instructions/memory_modifiers.h"
+#include "core/instructions/operands.h"
+
+namespace lily::emulator {
+namespace {
+
+// The third source is the number of bytes to read, the rest being zero, or a predicate to read none.
+void copy(Thread &thread, const Instruction &in) {
+  const uint32_t bytes = source<uint32_t>(thread, in, 2);
+  uint32_t source_bytes = bytes;
+  if (in.operation != 0) {
+    const Operand &limit = in.operands[3];
+    if (limit.type == Type::kPred) {
+      if (thread.predicate(limit)) source_bytes = 0;
+    } else {
+      source_bytes = source<uint32_t>(thread, in, 3);
+    }
+  }
+  if (source_bytes > bytes) {
+    thread.report(in, FindingKind::kBadOperand,
+                  "source size " + std::to_string(source_bytes) + " is beyond the copy's " + std::to_string(bytes));
+    source_bytes = bytes;
+  }
+  thread.copy_async(in, address_of(thread, in, in.operands[0]), thread.address(in.operands[1]), bytes, source_bytes);
+}
+
+void commit_group(Thread &thread, const Instruction &) { thread.commit_async(); }
+void wait_group(Thread &thread, const Instruction &in) { thread.wait_async(in, source<uint32_t>(thread, in, 0)); }
+void wait_all(Thread &thread, const Instruction &in) { thread.wait_all_async(in); }
+
+}  // namespace
+
+void decode_async_copy(Instruction &in, Modifiers &modifiers) {
+  if (!modifiers.take("async")) refuse(in, "only cp.async is supported");
+  if (modifiers.has("bulk") || modifiers.has("mbarrier")) refuse(in, "bulk copies and mbarriers are not supported");
+  if (modifiers.take("commit_group")) {
+    expect_operands(in, 0, 0);
+    in.executor = commit_group;
+  } else if (modifiers.take("wait_group")) {
+    expect_operands(in, 1, 1);
+    in.executor = wait_group;
+  } else if (modifiers.take("wait_all")) {
+    expect_operands(in, 0, 0);
+    in.executor = wait_all;
+  } else {
+    const bool bypasses_l1 = modifiers.take("cg");
+    if (!bypasses_l1 && !modifiers.take("ca")) refuse(in, "needs .ca or .cg");
+    if (modifiers.take_any({"shared", "shared::cta"}) < 0) refuse(in, "the destination must be .shared");
+    if (!modifiers.take("global")) refuse(in, "the source must be .global");
+    in.space = Space::kShared;
+    modifiers.take_any({"L2::64B", "L2::128B", "L2::256B"});
+    const bool has_policy = modifiers.take("L2::cache_hint");
+    expect_operands(in, has_policy ? 4 : 3, has_policy ? 5 : 4);
+    in.operation = in.operand_count == (has_policy ? 5 : 4);
+    const Operand &size = in.operands[2];
+    const bool allowed = size.kind == Operand::Kind::kConstant &&
+                         (size.constant == 16 || (!bypasses_l1 && (size.constant == 4 || size.constant == 8)));
+    if (!allowed) refuse(in, bypasses_l1 ? ".cg copies 16 bytes" : "the size must be 4, 8 or 16");
+    in.executor = copy;
+  }
+}
+
+}  // namespace lily::emulator

@@ -1,0 +1,97 @@
+// ldmatrix, stmatrix and movmatrix: 8x8 matrices of 16-bit elements between shared memory and the registers of a warp.
+//
+// Lane l holds elements 2(l % 4) and 2(l % 4) + 1 of row l / 4, and with .trans those of column l / 4. The address of
+// row r of matrix m comes from lane 8m + r.
+#include "core/instructions/families.h"
+#include "core/instructions/memory_modifiers.h"
+#include "core/instructions/operands.h"
+
+namespace lily::emulator {
+namespace {
+
+using Matrix = uint16_t[8][8];
+
+uint32_t fragment_of(const Matrix &matrix, int lane, bool transposed) {
+  const int row = lane / 4, column = lane % 4 * 2;
+  const uint32_t low = transposed ? matrix[column][row] : matrix[row][column];
+  const uint32_t high = transposed ? matrix[column + 1][row] : matrix[row][column + 1];
+  return high << 16 | low;
+}
+void place_fragment(Matrix &matrix, int lane, uint32_t fragment, bool transposed) {
+  const int row = lane / 4, column = lane % 4 * 2;
+  (transposed ? matrix[column][row] : matrix[row][column]) = static_cast<uint16_t>(fragment);
+  (transposed ? matrix[column + 1][row] : matrix[row][column + 1]) = static_cast<uint16_t>(fragment >> 16);
+}
+
+uint64_t row_address(const Thread &thread, const Instruction &in, const Operand &operand) {
+  const uint64_t address = address_of(thread, in, operand);
+  return in.flag && address - kSharedWindow < kWindowBytes ? address - kSharedWindow : address;
+}
+
+void load_matrices(WarpOperation &operation, const Instruction &in) {
+  Matrix matrices[4];
+  uint64_t addresses[32];
+  const int rows = in.vector_width * 8;
+  for (int i = 0; i < rows; ++i) {
+    Thread &thread = *operation.lanes[i];
+    addresses[i] = row_address(thread, in, in.operands[1]);
+    thread.load_row(in, addresses[i], matrices[i / 8][i % 8]);
+  }
+  operation.each([&](int lane, Thread &thread) {
+    for (int m = 0; m < in.vector_width; ++m) {
+      thread.set_register(Thread::element(in.operands[0], m), fragment_of(matrices[m], lane, in.variant));
+    }
+  });
+  operation.count_matrix_rows(in, addresses, rows, false);
+}
+
+void store_matrices(WarpOperation &operation, const Instruction &in) {
+  Matrix matrices[4];
+  uint64_t addresses[32];
+  const int rows = in.vector_width * 8;
+  operation.each([&](int lane, Thread &thread) {
+    for (int m = 0; m < in.vector_width; ++m) {
+      const uint64_t fragment = thread.registers[Thread::element(in.operands[1], m)];
+      place_fragment(matrices[m], lane, static_cast<uint32_t>(fragment), in.variant);
+    }
+  });
+  for (int i = 0; i < rows; ++i) {
+    Thread &thread = *operation.lanes[i];
+    addresses[i] = row_address(thread, in, in.operands[0]);
+    thread.store_row(in, addresses[i], matrices[i / 8][i % 8]);
+  }
+  operation.count_matrix_rows(in, addresses, rows, true);
+}
+
+void transpose(WarpOperation &operation, const Instruction &in) {
+  Matrix matrix;
+  operation.each(
+      [&](int lane, Thread &thread) { place_fragment(matrix, lane, source<uint32_t>(thread, in, 1), false); });
+  operation.each([&](int lane, Thread &thread) { thread.set(in.operands[0], fragment_of(matrix, lane, true)); });
+}
+
+}  // namespace
+
+void decode_matrix_move(Instruction &in, Modifiers &modifiers) {
+  if (!modifiers.take("sync") || !modifiers.take("aligned")) refuse(in, "needs .sync.aligned");
+  if (!modifiers.take("m8n8")) refuse(in, "only .m8n8 is supported");
+  in.flow = Flow::kWarp;
+  in.variant = modifiers.take("trans");
+  expect_operands(in, 2, 2);
+  if (in.opcode == "movmatrix") {
+    if (!in.variant) refuse(in, "needs .trans");
+    in.warp_executor = transpose;
+  } else {
+    const bool loads = in.opcode == "ldmatrix";
+    const std::optional<uint8_t> count = modifiers.take_one<uint8_t>({{"x1", 1}, {"x2", 2}, {"x4", 4}});
+    if (!count) refuse(in, "needs .x1, .x2 or .x4");
+    in.vector_width = *count;
+    in.flag = modifiers.take_any({"shared", "shared::cta"}) < 0;  // a generic address
+    in.space = in.flag ? Space::kGeneric : Space::kShared;
+    if (Thread::elements(in.operands[loads ? 0 : 1]) != *count) refuse(in, "wrong number of registers");
+    in.warp_executor = loads ? load_matrices : store_matrices;
+  }
+  take_type(in, modifiers, {Type::kB16});
+}
+
+}  // namespace lily::emulator

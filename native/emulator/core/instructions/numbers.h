@@ -1,0 +1,135 @@
+// Number formats of PTX: bit patterns, rounding modes, and the 16-bit formats that C++20 has no types for.
+//
+// A NaN that an operation makes is the canonical one of its format, as the hardware's are: 0x7fffffff for f32, 0x7fff
+// for f16 and bf16. f64 keeps a payload.
+#pragma once
+
+#include <bit>
+#include <cfenv>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace lily::emulator {
+
+enum class Rounding : uint8_t { kNearestEven, kZero, kDown, kUp, kNearestAway };
+
+inline constexpr uint32_t kNanF32 = 0x7fffffff;
+inline constexpr uint16_t kNan16 = 0x7fff;
+inline constexpr uint64_t kNanF64 = 0x7ff8000000000000;
+
+inline float float_of(uint64_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits)); }
+inline double double_of(uint64_t bits) { return std::bit_cast<double>(bits); }
+inline uint32_t bits_of(float value) { return value != value ? kNanF32 : std::bit_cast<uint32_t>(value); }
+inline uint64_t bits_of(double value) { return std::bit_cast<uint64_t>(value); }
+
+// Evaluates `operation` with the processor's rounding mode set. Its operands must be volatile, or the compiler moves
+// it.
+template <class Operation>
+auto with_rounding(Rounding mode, Operation operation) {
+  if (mode == Rounding::kNearestEven) return operation();
+  std::fesetround(mode == Rounding::kZero ? FE_TOWARDZERO : mode == Rounding::kDown ? FE_DOWNWARD : FE_UPWARD);
+  const volatile auto result = operation();
+  std::fesetround(FE_TONEAREST);
+  return static_cast<decltype(operation())>(result);
+}
+
+// x + y rounded to odd: the nearest double if it is exact, else the neighbour whose last bit is set. Rounding that once
+// more to a format at least two bits narrower gives what rounding the exact sum once would have given.
+inline double add_to_odd(double x, double y) {
+  const double sum = x + y;
+  if (!std::isfinite(sum)) return sum;
+  const double y_part = sum - x;
+  const double error = (x - (sum - y_part)) + (y - y_part);
+  const uint64_t bits = bits_of(sum);
+  if (error == 0 || (bits & 1)) return sum;
+  return double_of((error > 0) == (sum > 0) ? bits + 1 : bits - 1);
+}
+
+// Rounds to a 16-bit format of `kMantissa` stored bits and `kExponent` exponent bits. Overflow becomes infinity or,
+// where the mode rounds towards zero from there, the largest finite number.
+template <int kMantissa, int kExponent>
+uint16_t narrow_to_16(double value, Rounding mode) {
+  constexpr int kBias = (1 << (kExponent - 1)) - 1;
+  constexpr uint32_t kInfinity = ((1u << kExponent) - 1) << kMantissa;
+  const uint64_t bits = bits_of(value);
+  const uint16_t sign = static_cast<uint16_t>(bits >> 63 << 15);
+  if (value != value) return kNan16;
+  const int exponent = static_cast<int>(bits >> 52 & 0x7ff) - 1023;
+  if (exponent == 1024) return sign | kInfinity;
+  if ((bits << 1) == 0) return sign;
+
+  const bool negative = sign != 0;
+  const bool up_on_any = (mode == Rounding::kUp && !negative) || (mode == Rounding::kDown && negative);
+  const bool nearest = mode == Rounding::kNearestEven || mode == Rounding::kNearestAway;
+  if (exponent > kBias) return sign | static_cast<uint16_t>(nearest || up_on_any ? kInfinity : kInfinity - 1);
+
+  // Below the smallest normal exponent the mantissa loses its implicit bit and one more bit per power of two.
+  const int lost = 52 - kMantissa + (exponent < 1 - kBias ? 1 - kBias - exponent : 0);
+  if (lost > 54) return sign | static_cast<uint16_t>(up_on_any ? 1 : 0);
+  const uint64_t mantissa = (bits & 0xfffffffffffff) | 1ull << 52;
+  uint32_t result = static_cast<uint32_t>(mantissa >> lost);
+  const uint64_t rest = mantissa & ((1ull << lost) - 1), half = 1ull << (lost - 1);
+  if (exponent >= 1 - kBias) result += static_cast<uint32_t>(exponent + kBias - 1) << kMantissa;
+  bool up = up_on_any && rest != 0;
+  if (mode == Rounding::kNearestEven) up = rest > half || (rest == half && (result & 1));
+  if (mode == Rounding::kNearestAway) up = rest >= half;
+  return sign | static_cast<uint16_t>(result + up);
+}
+
+// The traits that the 16-bit executors are written in terms of.
+struct Half {
+  static float widen(uint64_t bits) {
+    const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7fff) << 13, sign = static_cast<uint32_t>(bits & 0x8000)
+                                                                                  << 16;
+    // Scaling by 2^112 rebiases the exponent and makes subnormals normal.
+    const float scaled = std::bit_cast<float>(magnitude) * 0x1p112f;
+    const bool special = (bits & 0x7c00) == 0x7c00;
+    return std::bit_cast<float>(sign | (special ? magnitude | 0x7f800000 : std::bit_cast<uint32_t>(scaled)));
+  }
+  static uint16_t narrow(double value, Rounding mode = Rounding::kNearestEven) {
+    return narrow_to_16<10, 5>(value, mode);
+  }
+  static constexpr uint16_t kSmallestNormal = 0x0400;
+  static constexpr uint16_t kLargest = 0x7bff;
+};
+
+struct Bfloat {
+  static float widen(uint64_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits & 0xffff) << 16); }
+  static uint16_t narrow(double value, Rounding mode = Rounding::kNearestEven) {
+    return narrow_to_16<7, 8>(value, mode);
+  }
+  static constexpr uint16_t kSmallestNormal = 0x0080;
+  static constexpr uint16_t kLargest = 0x7f7f;
+};
+
+// tf32 is a float whose last 13 mantissa bits are not read. rna: ties away from zero; rn: ties to even; rz: cut off.
+inline uint32_t narrow_to_tf32(float value, Rounding mode) {
+  const uint32_t bits = bits_of(value);
+  if (value != value) return kNanF32;
+  if ((bits & 0x7f800000) == 0x7f800000 || mode == Rounding::kZero) return bits & ~0x1fffu;
+  const uint32_t half = mode == Rounding::kNearestAway ? 0x1000 : 0x0fff + (bits >> 13 & 1);
+  return (bits + half) & ~0x1fffu;
+}
+
+template <class Number>
+Number flush_subnormal(Number value) {
+  return std::abs(value) < std::numeric_limits<Number>::min() ? std::copysign(Number(0), value) : value;
+}
+
+// .sat: clamps to [0, 1]; NaN becomes +0.
+template <class Number>
+Number saturate(Number value) {
+  return !(value > 0) ? Number(0) : value > 1 ? Number(1) : value;
+}
+
+// Integers of n bytes inside a 64-bit register.
+inline uint64_t zero_extend(uint64_t value, int bytes) {
+  return bytes >= 8 ? value : value & ((1ull << (bytes * 8)) - 1);
+}
+inline int64_t sign_extend(uint64_t value, int bytes) {
+  const int shift = 64 - bytes * 8;
+  return static_cast<int64_t>(value << shift) >> shift;
+}
+
+}  // namespace lily::emulator

@@ -1,0 +1,67 @@
+// What the parser makes of a module: kernels as decoded instructions, variables, source positions.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/emulator.h"
+#include "core/instruction.h"
+#include "core/special_registers.h"
+
+namespace lily::emulator {
+
+struct SourcePosition {
+  int file = 0, line = 0;                  // file: number of a .file directive; 0 is none
+  int inlined_file = 0, inlined_line = 0;  // where the inlined function was called
+  bool operator==(const SourcePosition &) const = default;
+};
+
+struct KernelCode {
+  std::string name;
+  const ModuleContents *module = nullptr;
+  std::vector<Instruction> instructions;
+  std::vector<SourcePosition> locations;
+  std::deque<std::vector<int32_t>> vectors;  // what Operand::elements points into
+
+  std::vector<uint64_t> initial_registers;  // constants and addresses; 0 for the rest
+  struct Special {
+    int32_t reg;
+    SpecialRegister which;
+  };
+  std::vector<Special> special_registers;
+
+  std::vector<Parameter> parameters;
+  size_t parameter_bytes = 0;
+  size_t local_bytes = 0;
+  size_t static_shared_bytes = 0;
+  size_t dynamic_shared_offset = 0;  // where extern shared arrays start
+  uint32_t max_threads = 0;
+  uint32_t required_threads = 0;  // .reqntid
+};
+
+struct Variable {
+  Space space = Space::kGlobal;
+  size_t size = 0, alignment = 1;
+  bool external = false;    // extern shared array: its size is given at launch
+  void *address = nullptr;  // not of shared variables: each kernel places those that it uses
+};
+
+struct ModuleContents {
+  std::map<std::string, std::unique_ptr<KernelCode>, std::less<>> kernels;
+  std::map<std::string, Variable, std::less<>> variables;
+  std::map<int, std::string> files;
+  std::string target;
+  int device = 0;
+  ~ModuleContents();
+};
+
+SourceLine source_line(const KernelCode &code, const Instruction &in);
+SourceLine inlined_at(const KernelCode &code, const Instruction &in);
+// "ld.shared.f32 (norm.cu:31, called at norm.cu:77)"
+std::string describe(const KernelCode &code, int32_t pc);
+
+}  // namespace lily::emulator

@@ -1,0 +1,154 @@
+// A launch: limits, the order of blocks, threads of the fast mode.
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <numeric>
+#include <thread>
+
+#include "core/block.h"
+
+namespace lily::emulator {
+namespace {
+
+void check_configuration(const KernelCode &code, Dim3 grid, Dim3 block, size_t dynamic_shared_bytes,
+                         const LaunchOptions &options) {
+  const auto refuse_launch = [&](const std::string &why) { throw Error("launch of " + code.name + ": " + why); };
+  if (grid.count() == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 || grid.count() > 0x7fffffffu) {
+    refuse_launch("unsupported grid");
+  }
+  if (block.count() == 0 || block.count() > 1024 || block.x > 1024 || block.y > 1024 || block.z > 64) {
+    refuse_launch("unsupported block size");
+  }
+  if (code.max_threads != 0 && block.count() > code.max_threads) {
+    refuse_launch(std::to_string(block.count()) + " threads per block, but it is compiled for at most " +
+                  std::to_string(code.max_threads));
+  }
+  if (code.required_threads != 0 && block.count() != code.required_threads) {
+    refuse_launch("it is compiled for blocks of " + std::to_string(code.required_threads) + " threads");
+  }
+  if (code.dynamic_shared_offset + dynamic_shared_bytes > options.max_shared_bytes) {
+    refuse_launch(std::to_string(code.dynamic_shared_offset + dynamic_shared_bytes) + " bytes of shared memory");
+  }
+}
+
+void finish(LaunchState &launch, Block &block) {
+  launch.instructions += block.instructions;
+  if (block.traffic != nullptr) block.traffic->merge_into(launch.traffic, launch.findings_mutex);
+}
+
+void run_one(LaunchState &launch, uint32_t number) {
+  Block block(launch, number);
+  try {
+    run_blocks({&block});
+  } catch (const LaunchEnded &) {
+  }
+  finish(launch, block);
+}
+
+// Blocks come in any order on a device, so no order is relied on.
+void run_in_turn(LaunchState &launch) {
+  std::vector<uint32_t> order(launch.grid.count());
+  std::iota(order.begin(), order.end(), 0);
+  uint64_t state = launch.options.seed;
+  for (size_t i = order.size(); launch.options.seed != 0 && i > 1; --i) {
+    state = state * 6364136223846793005 + 1442695040888963407;
+    std::swap(order[i - 1], order[(state >> 33) % i]);
+  }
+  for (size_t i = 0; i < order.size() && !launch.ended; ++i) run_one(launch, order[i]);
+}
+
+void run_together(LaunchState &launch) {
+  std::vector<std::unique_ptr<Block>> blocks;
+  std::vector<Block *> pointers;
+  for (uint32_t i = 0; i < launch.grid.count(); ++i) {
+    blocks.push_back(std::make_unique<Block>(launch, i));
+    pointers.push_back(blocks.back().get());
+  }
+  try {
+    run_blocks(pointers);
+  } catch (const LaunchEnded &) {
+  }
+  for (Block *block : pointers) finish(launch, *block);
+}
+
+void run_on_threads(LaunchState &launch) {
+  const uint64_t wanted =
+      launch.options.threads > 0 ? launch.options.threads : std::max(1u, std::thread::hardware_concurrency());
+  const uint64_t blocks = launch.grid.count();
+  std::atomic<uint64_t> next{0};
+  std::exception_ptr error;
+  const auto work = [&] {
+    try {
+      for (uint64_t i; !launch.ended && (i = next++) < blocks;) run_one(launch, static_cast<uint32_t>(i));
+    } catch (...) {
+      const std::lock_guard lock(launch.findings_mutex);
+      error = std::current_exception();
+      launch.ended = true;
+    }
+  };
+  std::vector<std::thread> helpers;
+  for (uint64_t i = 1; i < std::min(wanted, blocks); ++i) helpers.emplace_back(work);
+  work();
+  for (std::thread &helper : helpers) helper.join();
+  if (error) std::rethrow_exception(error);
+}
+
+// The memory behind %envreg1 and %envreg2, where the blocks of a cooperative launch meet.
+class GridWorkspace {
+ public:
+  explicit GridWorkspace(LaunchState &launch) {
+    constexpr size_t kBytes = 64;
+    const auto &specials = launch.code->special_registers;
+    const bool used = std::any_of(specials.begin(), specials.end(), [](const KernelCode::Special &special) {
+      return special.which == SpecialRegister::kGridWorkspaceHigh ||
+             special.which == SpecialRegister::kGridWorkspaceLow;
+    });
+    if (!used) return;
+    memory_ = device_memory().allocate(kBytes, MemoryKind::kModuleVariable, 0, "grid workspace");
+    if (memory_ == nullptr) throw Error("no memory for a launch");
+    std::memset(memory_, 0, kBytes);
+    device_memory().mark_initialised(memory_, kBytes);
+    launch.grid_workspace = memory_;
+  }
+  ~GridWorkspace() {
+    if (memory_ != nullptr) device_memory().release(memory_);
+  }
+  GridWorkspace(const GridWorkspace &) = delete;
+  GridWorkspace &operator=(const GridWorkspace &) = delete;
+
+ private:
+  void *memory_ = nullptr;
+};
+
+}  // namespace
+
+LaunchResult launch(const Kernel &kernel, Dim3 grid, Dim3 block, size_t dynamic_shared_bytes, const void *parameters,
+                    const LaunchOptions &options) {
+  static std::atomic<uint64_t> launches{0};
+  const KernelCode &code = *kernel.code();
+  check_configuration(code, grid, block, dynamic_shared_bytes, options);
+  LaunchState state;
+  state.code = &code;
+  state.options = options;
+  state.grid = grid;
+  state.block_size = block;
+  state.dynamic_shared_bytes = dynamic_shared_bytes;
+  state.parameters = static_cast<const uint8_t *>(parameters);
+  state.id = ++launches;
+  const GridWorkspace workspace(state);
+  if (options.cooperative) {
+    run_together(state);
+  } else if (options.checks) {
+    run_in_turn(state);
+  } else {
+    run_on_threads(state);
+  }
+
+  LaunchResult result;
+  result.findings = std::move(state.findings);
+  result.instructions = state.instructions;
+  if (options.counters) result.counters = summarise(code, state.traffic);
+  return result;
+}
+
+}  // namespace lily::emulator

@@ -1,0 +1,246 @@
+// Loads and stores of a thread: where an address lies, whether it may be accessed, and what it holds.
+#include "core/memory.h"
+
+#include <cstring>
+
+namespace lily::emulator {
+namespace {
+
+const char *name_of(Space space) {
+  switch (space) {
+    case Space::kShared: return "shared";
+    case Space::kLocal: return "local";
+    case Space::kParam: return "parameter";
+    case Space::kConst: return "constant";
+    default: return "global";
+  }
+}
+
+void report_outside(Thread &thread, const Instruction &in, uint64_t address, uint32_t bytes, bool write) {
+  const void *pointer = reinterpret_cast<const void *>(address);
+  const std::string access = describe_access(bytes, write) + "global address " + hexadecimal(address);
+  if (const auto freed = device_memory().find_freed(pointer)) {
+    thread.report(in, FindingKind::kUseAfterFree,
+                  access + ", in an allocation of " + std::to_string(freed->size) + " bytes that was freed");
+    return;
+  }
+  const auto before = device_memory().find_before(pointer);
+  std::string where;
+  if (before != nullptr) {
+    const uint64_t from_start = address - reinterpret_cast<uint64_t>(before->base);
+    where = ", " + std::to_string(from_start) + " bytes into an allocation of " + std::to_string(before->size) +
+            (before->label.empty() ? "" : " (" + before->label + ")");
+  }
+  thread.report(in, FindingKind::kOutOfBounds, access + where);
+}
+
+Allocation *find_allocation(Block &block, uint64_t address, uint32_t bytes) {
+  auto &recent = block.recent;
+  for (size_t i = 0; i < recent.size() && recent[i] != nullptr; ++i) {
+    if (!recent[i]->contains(address, bytes)) continue;
+    if (i > 1) std::swap(recent[i], recent[i / 2]);
+    return recent[i > 1 ? i / 2 : i].get();
+  }
+  std::shared_ptr<Allocation> found = device_memory().find(reinterpret_cast<const void *>(address));
+  if (found == nullptr || !found->contains(address, bytes)) return nullptr;
+  for (size_t i = recent.size() - 1; i > 0; --i) recent[i] = std::move(recent[i - 1]);
+  recent[0] = std::move(found);
+  return recent[0].get();
+}
+
+Place window(std::vector<uint8_t> &data, std::vector<uint8_t> &state, uint64_t start, Space space, uint64_t offset) {
+  return {data.data() + start + offset, state.empty() ? nullptr : state.data() + start + offset, space, offset,
+          nullptr};
+}
+
+Place locate(Thread &thread, const Instruction &in, Space space, uint64_t address, uint32_t bytes, bool write) {
+  Block &block = *thread.block;
+  const KernelCode &code = *block.launch->code;
+  if (space == Space::kGeneric) {
+    if (address - kSharedWindow < kWindowBytes) {
+      space = Space::kShared;
+      address -= kSharedWindow;
+    } else if (address - kLocalWindow < kWindowBytes) {
+      space = Space::kLocal;
+      address -= kLocalWindow;
+    } else {
+      space = Space::kGlobal;
+    }
+  }
+  if (space == Space::kShared) address &= 0xffffffff;
+  if (address & (bytes - 1)) {
+    thread.report(in, FindingKind::kMisaligned,
+                  describe_access(bytes, write) + name_of(space) + " address " + hexadecimal(address));
+  }
+  size_t size = 0;
+  switch (space) {
+    case Space::kShared:
+      size = block.shared.size();
+      if (bytes <= size && address <= size - bytes) return window(block.shared, block.shared_state, 0, space, address);
+      break;
+    case Space::kLocal:
+      size = code.local_bytes;
+      if (bytes <= size && address <= size - bytes) {
+        return window(block.local, block.local_state, thread.index * code.local_bytes, space, address);
+      }
+      break;
+    case Space::kParam:
+      size = code.parameter_bytes;
+      if (bytes <= size && address <= size - bytes && !write) {
+        return {const_cast<uint8_t *>(block.launch->parameters) + address, nullptr, space, address, nullptr};
+      }
+      break;
+    default:
+      if (Allocation *allocation = find_allocation(block, address, bytes)) {
+        const uint64_t offset = address - reinterpret_cast<uint64_t>(allocation->base);
+        uint8_t *state = allocation->initialised == nullptr ? nullptr : allocation->initialised + offset;
+        return {reinterpret_cast<uint8_t *>(address), state, space, offset, allocation};
+      }
+      report_outside(thread, in, address, bytes, write);
+      return {};
+  }
+  thread.report(in, FindingKind::kOutOfBounds,
+                describe_access(bytes, write) + name_of(space) + " offset " + std::to_string(address) + " of " +
+                    std::to_string(size));
+  return {};
+}
+
+bool all_written(const uint8_t *state, uint32_t bytes) {
+  constexpr uint64_t kOnes = 0x0101010101010101;
+  uint64_t word;
+  for (; bytes >= 8; bytes -= 8, state += 8) {
+    std::memcpy(&word, state, 8);
+    if (word != kOnes) return false;
+  }
+  for (uint32_t i = 0; i < bytes; ++i) {
+    if (state[i] != 1) return false;
+  }
+  return true;
+}
+
+void check_state(Thread &thread, const Instruction &in, const Place &place, uint32_t bytes, bool write) {
+  if (place.state == nullptr || all_written(place.state, bytes)) return;
+  const std::string where = describe_access(bytes, write) + name_of(place.space) + " offset " +
+                            std::to_string(place.offset) + (place.allocation != nullptr ? " of its allocation" : "");
+  for (uint32_t i = 0; i < bytes; ++i) {
+    if (place.state[i] != static_cast<uint8_t>(ByteState::kInFlight)) continue;
+    thread.report(in, FindingKind::kAsyncCopy,
+                  where + ", where an asynchronous copy has not arrived: its wait is missing or too weak");
+    return;
+  }
+  if (write || !thread.block->launch->options.uninitialised) return;
+  thread.report(in, FindingKind::kUninitialised, where + ", which nothing has written yet");
+}
+
+void check_race(Thread &thread, const Instruction &in, const Place &place, uint32_t bytes, RaceAccess access) {
+  const LaunchOptions &options = thread.block->launch->options;
+  if (place.space == Space::kShared && options.shared_races) {
+    check_shared_race(thread, in, static_cast<uint32_t>(place.offset), bytes, access);
+  } else if (place.space == Space::kGlobal && options.global_races && place.allocation != nullptr) {
+    check_global_race(thread, in, *place.allocation, place.offset, bytes, access);
+  }
+}
+
+void count(Thread &thread, const Instruction &in, const Place &place, uint32_t bytes, bool write) {
+  Traffic *traffic = thread.block->traffic.get();
+  if (traffic == nullptr || (place.space != Space::kShared && place.space != Space::kGlobal)) return;
+  const bool shared = place.space == Space::kShared;
+  traffic->record(thread, in, shared, write, shared ? place.offset : reinterpret_cast<uint64_t>(place.data), bytes);
+}
+
+// Offsets of shared memory are below any address.
+uint64_t place_key(const Place &place) {
+  return place.space == Space::kGlobal ? reinterpret_cast<uint64_t>(place.data) : place.offset;
+}
+
+// Flags and counters order what was written before them, if the writer had a fence in between.
+void release(Thread &thread, const Instruction &in, const Place &place) {
+  const bool global = place.space == Space::kGlobal;
+  if (in.is_release || thread.fenced >= 1) release_in_block(thread, place_key(place));
+  if (global && (in.is_release || thread.fenced == 2)) release_to_blocks(thread, place_key(place));
+}
+
+void acquire(Thread &thread, const Place &place) {
+  acquire_in_block(thread, place_key(place));
+  if (place.space == Space::kGlobal) acquire_from_blocks(thread, place_key(place));
+}
+
+void mark_written(const Place &place, uint32_t bytes) {
+  if (place.state != nullptr) std::memset(place.state, static_cast<int>(ByteState::kWritten), bytes);
+}
+
+}  // namespace
+
+std::string describe_access(uint32_t bytes, bool write) {
+  return std::string(write ? "write of " : "read of ") + std::to_string(bytes) + " bytes at ";
+}
+
+std::string hexadecimal(uint64_t value) {
+  char buffer[24];
+  std::snprintf(buffer, sizeof buffer, "0x%llx", static_cast<unsigned long long>(value));
+  return buffer;
+}
+
+Place access_memory(Thread &thread, const Instruction &in, Space space, uint64_t address, uint32_t bytes,
+                    RaceAccess access) {
+  const Place place = locate(thread, in, space, address, bytes, access.write);
+  if (place.data == nullptr) return place;
+  if (thread.block->launch->options.checks) {
+    check_state(thread, in, place, bytes, access.write);
+    check_race(thread, in, place, bytes, access);
+  }
+  if (access.write) mark_written(place, bytes);
+  return place;
+}
+
+void Thread::load(const Instruction &in, Space space, uint64_t address, void *to, uint32_t bytes) {
+  const Place place = access_memory(*this, in, space, address, bytes, {false, in.is_strong});
+  if (place.data == nullptr) {
+    std::memset(to, 0, bytes);
+    return;
+  }
+  count(*this, in, place, bytes, false);
+  if (in.is_strong) acquire(*this, place);
+  std::memcpy(to, place.data, bytes);
+}
+
+void Thread::store(const Instruction &in, Space space, uint64_t address, const void *from, uint32_t bytes) {
+  const Place place = access_memory(*this, in, space, address, bytes, {true, in.is_strong});
+  if (place.data == nullptr) return;
+  count(*this, in, place, bytes, true);
+  std::memcpy(place.data, from, bytes);
+  if (in.is_strong) {
+    release(*this, in, place);
+  } else {
+    fenced = 0;
+  }
+}
+
+void Thread::load_row(const Instruction &in, uint64_t shared_address, void *to, uint32_t bytes) {
+  const Place place = access_memory(*this, in, Space::kShared, shared_address, bytes, {false, false});
+  if (place.data != nullptr) std::memcpy(to, place.data, bytes);
+}
+
+void Thread::store_row(const Instruction &in, uint64_t shared_address, const void *from, uint32_t bytes) {
+  const Place place = access_memory(*this, in, Space::kShared, shared_address, bytes, {true, false});
+  if (place.data != nullptr) std::memcpy(place.data, from, bytes);
+}
+
+void *Thread::atomic_place(const Instruction &in, Space space, uint64_t address, uint32_t bytes) {
+  static thread_local uint64_t nowhere;
+  const Place place = locate(*this, in, space, address, bytes, true);
+  if (place.data == nullptr) return &(nowhere = 0);
+  if (block->launch->options.checks) {
+    // An atomic reads what it updates.
+    check_state(*this, in, place, bytes, false);
+    check_race(*this, in, place, bytes, {true, true});
+    acquire(*this, place);
+    release(*this, in, place);
+  }
+  mark_written(place, bytes);
+  count(*this, in, place, bytes, true);
+  if (block->traffic != nullptr) ++block->traffic->at(in.pc).atomics;
+  return place.data;
+}
+
+}  // namespace lily::emulator

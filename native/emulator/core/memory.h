@@ -1,0 +1,25 @@
+// What loads, stores, atomics and asynchronous copies share.
+#pragma once
+
+#include <string>
+
+#include "core/block.h"
+
+namespace lily::emulator {
+
+struct Place {
+  uint8_t *data = nullptr;   // null after a finding
+  uint8_t *state = nullptr;  // a ByteState for each byte; null where nothing is known
+  Space space = Space::kGlobal;
+  uint64_t offset = 0;
+  Allocation *allocation = nullptr;
+};
+
+// Finds the place and makes all checks of an access; null data after a finding.
+Place access_memory(Thread &thread, const Instruction &in, Space space, uint64_t address, uint32_t bytes,
+                    RaceAccess access);
+
+std::string describe_access(uint32_t bytes, bool write);  // "read of 4 bytes at "
+std::string hexadecimal(uint64_t value);
+
+}  // namespace lily::emulator

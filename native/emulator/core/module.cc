@@ -1,0 +1,76 @@
+// The public face of modules and kernels.
+#include <fstream>
+#include <sstream>
+
+#include "core/kernel_code.h"
+#include "core/parser.h"
+
+namespace lily::emulator {
+
+const std::string &Kernel::name() const { return code_->name; }
+const std::vector<Parameter> &Kernel::parameters() const { return code_->parameters; }
+size_t Kernel::parameter_bytes() const { return code_->parameter_bytes; }
+size_t Kernel::static_shared_bytes() const { return code_->static_shared_bytes; }
+size_t Kernel::local_bytes() const { return code_->local_bytes; }
+uint32_t Kernel::max_threads_per_block() const { return code_->max_threads; }
+
+ModuleContents::~ModuleContents() {
+  for (const auto &[name, variable] : variables) {
+    if (variable.address != nullptr) device_memory().release(variable.address);
+  }
+}
+
+Module::Module(std::unique_ptr<ModuleContents> contents) : contents_(std::move(contents)) {}
+Module::~Module() = default;
+
+std::unique_ptr<Module> Module::parse(std::string_view ptx, int device) {
+  return std::unique_ptr<Module>(new Module(parse_module(ptx, device)));
+}
+
+std::unique_ptr<Module> Module::load(const std::string &path) {
+  std::ifstream file(path);
+  if (!file) throw Error("cannot read " + path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return parse(text.str());
+}
+
+std::vector<std::string> Module::kernel_names() const {
+  std::vector<std::string> names;
+  for (const auto &[name, code] : contents_->kernels) names.push_back(name);
+  return names;
+}
+
+bool Module::has_kernel(std::string_view name) const { return contents_->kernels.contains(name); }
+
+Kernel Module::kernel(std::string_view name) const {
+  if (const auto found = contents_->kernels.find(name); found != contents_->kernels.end()) {
+    return Kernel(found->second.get());
+  }
+  // The name as written in C++, outside of namespaces and templates, is not ambiguous with longer ones.
+  const std::string mangled = "_Z" + std::to_string(name.size()) + std::string(name);
+  const KernelCode *match = nullptr;
+  for (const auto &[other, code] : contents_->kernels) {
+    if (!other.starts_with(mangled)) continue;
+    if (match != nullptr) throw Error("several kernels are called " + std::string(name));
+    match = code.get();
+  }
+  if (match != nullptr) return Kernel(match);
+  for (const auto &[other, code] : contents_->kernels) {
+    if (other.find(name) == std::string::npos) continue;
+    if (match != nullptr) throw Error("several kernels are called like " + std::string(name));
+    match = code.get();
+  }
+  if (match == nullptr) throw Error("the module has no kernel " + std::string(name));
+  return Kernel(match);
+}
+
+ModuleVariable Module::variable(std::string_view name) const {
+  const auto found = contents_->variables.find(name);
+  if (found == contents_->variables.end()) return {};
+  return {found->second.address, found->second.size};
+}
+
+std::string Module::target() const { return contents_->target; }
+
+}  // namespace lily::emulator

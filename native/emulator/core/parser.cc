@@ -1,0 +1,88 @@
+// Directives at module level.
+#include "core/parser.h"
+
+#include <cstring>
+
+#include "core/declaration.h"
+#include "core/kernel_parser.h"
+
+namespace lily::emulator {
+namespace {
+
+void parse_variable(TokenStream &tokens, ModuleContents &module, Space space, bool external) {
+  const Declaration declaration = parse_declaration(tokens);
+  Variable variable{space, declaration.bytes(), declaration.alignment, false, nullptr};
+  if (space == Space::kShared) {
+    variable.external = external || declaration.unsized;
+  } else if (external || declaration.unsized) {
+    tokens.fail("unsupported: variable " + declaration.name + " is defined in another module");
+  } else {
+    variable.address =
+        device_memory().allocate(variable.size, MemoryKind::kModuleVariable, module.device, declaration.name);
+    if (variable.address == nullptr) tokens.fail("no memory for " + declaration.name);
+    std::memset(variable.address, 0, variable.size);
+    device_memory().mark_initialised(variable.address, variable.size);
+  }
+  module.variables[declaration.name] = variable;
+  if (variable.address != nullptr) parse_initialiser(tokens, declaration, module, variable.address);
+  tokens.expect(";");
+}
+
+// Device functions are only skipped: a call of one is refused where it stands.
+void skip_function(TokenStream &tokens) {
+  while (!tokens.at_end() && !tokens.peek().is("{") && !tokens.peek().is(";")) tokens.next();
+  if (!tokens.accept(";")) tokens.skip_braces();
+}
+
+void parse_file(TokenStream &tokens, ModuleContents &module) {
+  const int line = tokens.line();
+  const int number = static_cast<int>(parse_number(tokens, tokens.word(), false));
+  if (tokens.peek().kind != Token::Kind::kString) tokens.fail("expected a file name");
+  module.files[number] = tokens.next().text;
+  if (tokens.line() == line) tokens.skip_line();
+}
+
+}  // namespace
+
+std::unique_ptr<ModuleContents> parse_module(std::string_view ptx, int device) {
+  auto module = std::make_unique<ModuleContents>();
+  module->device = device;
+  TokenStream tokens(tokenize(ptx));
+  while (!tokens.at_end()) {
+    bool external = false;
+    while (tokens.peek().is(".visible") || tokens.peek().is(".extern") || tokens.peek().is(".weak") ||
+           tokens.peek().is(".common")) {
+      external |= tokens.next().is(".extern");
+    }
+    const int line = tokens.line();
+    if (tokens.accept(".version") || tokens.accept(".address_size")) {
+      if (tokens.line() == line) tokens.skip_line();
+    } else if (tokens.accept(".target")) {
+      module->target = tokens.word();
+      if (tokens.line() == line) tokens.skip_line();
+    } else if (tokens.accept(".file")) {
+      parse_file(tokens, *module);
+    } else if (tokens.accept(".section")) {
+      while (!tokens.at_end() && !tokens.peek().is("{")) tokens.next();
+      tokens.skip_braces();
+    } else if (tokens.accept(".global")) {
+      parse_variable(tokens, *module, Space::kGlobal, external);
+    } else if (tokens.accept(".const")) {
+      parse_variable(tokens, *module, Space::kConst, external);
+    } else if (tokens.accept(".shared")) {
+      parse_variable(tokens, *module, Space::kShared, external);
+    } else if (tokens.accept(".entry")) {
+      std::unique_ptr<KernelCode> kernel = parse_kernel(tokens, *module);
+      module->kernels[kernel->name] = std::move(kernel);
+    } else if (tokens.accept(".func")) {
+      skip_function(tokens);
+    } else if (tokens.accept(".pragma")) {
+      tokens.skip_to(";");
+    } else {
+      tokens.fail("unsupported directive: " + tokens.peek().text);
+    }
+  }
+  return module;
+}
+
+}  // namespace lily::emulator

@@ -1,0 +1,13 @@
+// Parses PTX text into kernels and variables. Throws Error that names the line and what is wrong or not supported.
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "core/kernel_code.h"
+
+namespace lily::emulator {
+
+std::unique_ptr<ModuleContents> parse_module(std::string_view ptx, int device);
+
+}  // namespace lily::emulator

@@ -1,0 +1,163 @@
+// Two accesses of the same bytes, one of them a write, by threads that nothing orders.
+#include <cstring>
+
+#include "core/block.h"
+
+namespace lily::emulator {
+namespace {
+
+struct Checker {
+  Thread &thread;
+  const Instruction &in;
+  RaceAccess access;
+  FindingKind kind;
+
+  bool ordered(const AccessRecord &record) const {
+    if (!record.exists()) return true;
+    const Block &block = *thread.block;
+    if (record.block != block.linear) {
+      const auto known = block.known_blocks.find(record.block);
+      return known != block.known_blocks.end() && record.epoch() < known->second;
+    }
+    if (record.thread() == thread.index) return true;
+    const uint32_t warp = record.thread() / 32;
+    return record.epoch() < (warp == thread.index / 32u ? thread.epoch : thread.warp->known[warp]);
+  }
+
+  bool conflicts(const AccessRecord &record) const { return !(access.strong && record.strong()) && !ordered(record); }
+
+  AccessRecord record() const {
+    return {thread.block->linear, thread.index | static_cast<uint32_t>(in.pc) << AccessRecord::kThreadBits,
+            thread.epoch << 1 | (access.strong ? 1 : 0)};
+  }
+
+  void report(const AccessRecord &other, bool other_writes, uint64_t offset) const {
+    const char *space = kind == FindingKind::kSharedRace ? "shared" : "global";
+    std::string text = std::string(access.write ? "write" : "read") + " of " + space + " byte " +
+                       std::to_string(offset) + (kind == FindingKind::kGlobalRace ? " of its allocation" : "") +
+                       ", not ordered after the " + (other_writes ? "write" : "read") + " by thread " +
+                       std::to_string(other.thread());
+    if (other.block != thread.block->linear) text += " of block " + std::to_string(other.block);
+    text += " at " + describe(*thread.block->launch->code, other.pc());
+    thread.report(in, kind, text);
+  }
+
+  bool same_warp(const AccessRecord &other) const {
+    return other.block == thread.block->linear && other.thread() / 32 == thread.index / 32u;
+  }
+
+  // False after a finding.
+  bool check(AccessCell &cell, uint8_t bytes, uint64_t offset) const {
+    if ((cell.write_bytes & bytes) && conflicts(cell.write)) return report(cell.write, true, offset), false;
+    if (!access.write) {
+      if (cell.read.exists() && !same_warp(cell.read)) {
+        cell.other_read = cell.read;
+        cell.other_read_bytes = cell.read_bytes;
+      }
+      cell.read = record();
+      cell.read_bytes = bytes;
+      return true;
+    }
+    if ((cell.read_bytes & bytes) && conflicts(cell.read)) return report(cell.read, false, offset), false;
+    if ((cell.other_read_bytes & bytes) && conflicts(cell.other_read))
+      return report(cell.other_read, false, offset), false;
+    cell.write = record();
+    cell.write_bytes = bytes;
+    cell.read.block = cell.other_read.block = AccessRecord::kNobody;
+    return true;
+  }
+};
+
+// The bytes of cell `index` that [offset, offset + bytes) covers, as a mask of 2 bits.
+uint8_t covered(uint64_t index, uint64_t offset, uint32_t bytes) {
+  const uint8_t low = 2 * index >= offset ? 1 : 0, high = 2 * index + 1 < offset + bytes ? 2 : 0;
+  return low | high;
+}
+
+}  // namespace
+
+void check_shared_race(Thread &thread, const Instruction &in, uint32_t offset, uint32_t bytes, RaceAccess access) {
+  const Checker checker{thread, in, access, FindingKind::kSharedRace};
+  AccessCell *cells = thread.block->shared_cells.data();
+  for (uint32_t i = offset / 2; i <= (offset + bytes - 1) / 2; ++i) {
+    if (!checker.check(cells[i], covered(i, offset, bytes), 2 * i)) return;
+  }
+}
+
+void check_global_race(Thread &thread, const Instruction &in, Allocation &allocation, uint64_t offset, uint32_t bytes,
+                       RaceAccess access) {
+  constexpr size_t kCells = Allocation::kRacePageBytes / 2;
+  const Checker checker{thread, in, access, FindingKind::kGlobalRace};
+  if (allocation.race_pages.empty()) {
+    allocation.race_pages.resize(allocation.size / Allocation::kRacePageBytes + 1);
+  }
+  // An aligned access of at most 16 bytes lies in one page unless the base itself is odd, as adopted memory may be.
+  for (uint64_t i = offset / 2; i <= (offset + bytes - 1) / 2; ++i) {
+    Allocation::RacePage &page = allocation.race_pages[i / kCells];
+    if (page.cells == nullptr) page.cells = std::make_unique<AccessCell[]>(kCells);
+    if (page.launch != thread.block->launch->id) {
+      page.launch = thread.block->launch->id;
+      std::fill_n(page.cells.get(), kCells, AccessCell{});
+    }
+    if (!checker.check(page.cells[i % kCells], covered(i, offset, bytes), 2 * i)) return;
+  }
+}
+
+// ---- Order by flags and counters: a fence and a strong access, seen by a strong access of the same place. ----
+
+namespace {
+
+bool tracks_order(const Thread &thread) {
+  const LaunchOptions &options = thread.block->launch->options;
+  return options.checks && (options.global_races || options.shared_races);
+}
+
+}  // namespace
+
+void release_in_block(Thread &thread, uint64_t place) {
+  if (!tracks_order(thread)) return;
+  Block &block = *thread.block;
+  std::vector<uint32_t> &released = block.released[place];
+  released.resize(block.warps.size());
+  for (size_t i = 0; i < released.size(); ++i) released[i] = std::max(released[i], thread.warp->known[i]);
+  // Later accesses of this thread are of a new epoch, and so not covered.
+  thread.epoch = released[thread.index / 32] = ++block.time;
+}
+
+void acquire_in_block(Thread &thread, uint64_t place) {
+  const auto found = thread.block->released.find(place);
+  if (found == thread.block->released.end()) return;
+  const std::vector<uint32_t> &released = found->second;
+  for (size_t i = 0; i < released.size(); ++i) {
+    uint32_t &known = thread.warp->known[i];
+    known = std::max(known, released[i]);
+  }
+  thread.epoch = std::max(thread.epoch, released[thread.index / 32]);
+}
+
+void release_to_blocks(Thread &thread, uint64_t place) {
+  if (!tracks_order(thread)) return;
+  Block &block = *thread.block;
+  auto &released = block.launch->released[place];
+  const auto join = [&](uint32_t other, uint32_t time) {
+    uint32_t &known = released[other];
+    known = std::max(known, time);
+  };
+  for (const auto &[other, time] : block.known_blocks) join(other, time);
+  thread.epoch = ++block.time;
+  join(block.linear, block.time);
+}
+
+void acquire_from_blocks(Thread &thread, uint64_t place) {
+  Block &block = *thread.block;
+  if (!tracks_order(thread)) return;
+  const auto released = block.launch->released.find(place);
+  if (released == block.launch->released.end()) return;
+  for (const auto &[other, time] : released->second) {
+    if (other == block.linear) continue;
+    uint32_t &known = block.known_blocks[other];
+    known = std::max(known, time);
+  }
+}
+
+}  // namespace lily::emulator

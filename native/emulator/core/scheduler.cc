@@ -1,0 +1,157 @@
+// Independent thread scheduling: every thread has its own program counter and runs until a warp operation, a barrier,
+// its end, or the end of its time slice. Which warp goes on is a matter of random priorities, redrawn at each barrier.
+#include <algorithm>
+
+#include "core/barriers.h"
+#include "core/block.h"
+
+namespace lily::emulator {
+namespace {
+
+// Long, because switching costs; short where blocks wait for each other in loops.
+constexpr int kSlice = 20000, kCooperativeSlice = 2000;
+
+// Runs the thread until something other than plain execution; gives the instruction it stopped at, or null at the end
+// of its slice.
+const Instruction *run_slice(Thread &thread, int slice) {
+  Block &block = *thread.block;
+  const Instruction *code = block.launch->code->instructions.data();
+  Traffic *traffic = block.traffic.get();
+  const uint64_t *registers = thread.registers;
+  for (int i = 0; i < slice; ++i) {
+    const Instruction &in = code[thread.pc];
+    if (in.guard >= 0 && static_cast<bool>(registers[in.guard] & 1) == in.guard_negated) {
+      ++thread.pc;
+      continue;
+    }
+    if (traffic != nullptr) {
+      ++traffic->at(in.pc).thread_instructions;
+      ++thread.executions[in.pc];
+    }
+    if (in.flow == Flow::kNext) {
+      ++thread.pc;
+      in.executor(thread, in);
+      continue;
+    }
+    block.instructions += i + 1;
+    return &in;
+  }
+  block.instructions += slice;
+  return nullptr;
+}
+
+void step(Thread &thread, int slice) {
+  Warp &warp = *thread.warp;
+  const Instruction *in = run_slice(thread, slice);
+  if (in == nullptr) {
+    warp.ready.push_back(&thread);
+    warp.priority = thread.block->random();
+    return;
+  }
+  switch (in->flow) {
+    case Flow::kYield:
+      ++thread.pc;
+      in->executor(thread, *in);
+      warp.ready.push_back(&thread);
+      warp.priority = thread.block->random();
+      break;
+    case Flow::kWarp: arrive_at_warp_operation(thread, *in); break;
+    case Flow::kBarrier: arrive_at_barrier(thread, *in); break;
+    case Flow::kExit: exit_thread(thread, *in); break;
+    default: add_finding(thread, *in, FindingKind::kTrap, in->full_name + " was reached", true);
+  }
+}
+
+class Scheduler {
+ public:
+  explicit Scheduler(const std::vector<Block *> &blocks) : launch_(*blocks.front()->launch), blocks_(blocks) {
+    for (Block *block : blocks) {
+      for (Warp &warp : block->warps) warps_.push_back(&warp);
+    }
+  }
+
+  void run() {
+    const int slice = blocks_.size() > 1 ? kCooperativeSlice : kSlice;
+    while (Warp *warp = choose()) {
+      Thread &thread = take(warp->ready);
+      step(thread, slice);
+      if (warp->ready.empty() && !warp->converging.empty()) converge(*warp);
+      if (++steps_ % 1024 == 0) check_limits(thread);
+    }
+    for (Block *block : blocks_) {
+      for (Thread &thread : block->threads) {
+        if (thread.state != Thread::State::kExited) report_deadlock(thread);
+      }
+    }
+  }
+
+ private:
+  // Any of the lanes that are ready; in order with seed 0.
+  Thread &take(std::vector<Thread *> &ready) {
+    const size_t index = launch_.options.seed == 0 ? 0 : blocks_.front()->random() % ready.size();
+    Thread &thread = *ready[index];
+    if (launch_.options.seed == 0) {
+      ready.erase(ready.begin());
+    } else {
+      ready[index] = ready.back();
+      ready.pop_back();
+    }
+    return thread;
+  }
+
+  Warp *choose() {
+    // In turn, or a warp that spins would be chosen again and again; priorities that are drawn anew do the same.
+    if (blocks_.size() > 1 || launch_.options.seed == 0) {
+      for (size_t i = 0; i < warps_.size(); ++i) {
+        const size_t index = (turn_ + i) % warps_.size();
+        if (warps_[index]->ready.empty()) continue;
+        turn_ = (index + 1) % warps_.size();
+        return warps_[index];
+      }
+      return nullptr;
+    }
+    Warp *best = nullptr;
+    for (Warp *warp : warps_) {
+      if (!warp->ready.empty() && (best == nullptr || warp->priority > best->priority)) best = warp;
+    }
+    return best;
+  }
+
+  void check_limits(const Thread &thread) {
+    if (launch_.ended) throw LaunchEnded{};
+    uint64_t instructions = launch_.instructions;
+    for (const Block *block : blocks_) instructions += block->instructions;
+    if (instructions <= launch_.options.max_instructions) return;
+    add_finding(thread, launch_.code->instructions[thread.pc], FindingKind::kTimeout,
+                "still running after " + std::to_string(instructions) + " instructions", true);
+  }
+
+  void report_deadlock(const Thread &thread) {
+    std::string text = "the thread waits for ever";
+    for (const auto &[number, barrier] : thread.block->barriers) {
+      if (thread.state != Thread::State::kAtBarrier) break;
+      if (std::find(barrier.waiting.begin(), barrier.waiting.end(), &thread) == barrier.waiting.end()) continue;
+      const uint32_t needed = barrier.needed == 0 ? thread.block->live : barrier.needed;
+      text += ": at barrier " + std::to_string(number) + " are " + std::to_string(barrier.arrived) + " of " +
+              std::to_string(needed) + " threads";
+    }
+    for (const PendingOperation &pending : thread.warp->pending) {
+      if (thread.state != Thread::State::kAtWarpOperation || !(pending.arrived >> thread.lane & 1)) continue;
+      text += ": of the lanes of its member mask, " + std::to_string(std::popcount(pending.mask & ~pending.arrived)) +
+              " never come";
+    }
+    add_finding(thread, launch_.code->instructions[thread.pc], FindingKind::kDeadlock, text, true);
+  }
+
+  LaunchState &launch_;
+  const std::vector<Block *> &blocks_;
+  std::vector<Warp *> warps_;
+  size_t turn_ = 0;
+  uint64_t steps_ = 0;
+};
+
+}  // namespace
+
+void run_blocks(const std::vector<Block *> &blocks) { Scheduler(blocks).run(); }
+
+}  // namespace lily::emulator

@@ -1,0 +1,130 @@
+// A thread, its warp and its block, as executors see them.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "core/access.h"
+#include "core/emulator.h"
+#include "core/instruction.h"
+
+namespace lily::emulator {
+
+struct Block;
+struct LaunchState;
+
+struct AsyncCopy {
+  uint32_t to = 0;  // offset in shared memory
+  uint8_t bytes = 0;
+  std::array<uint8_t, 16> data{};
+};
+
+struct Thread {
+  uint64_t *registers = nullptr;
+  int32_t pc = 0;  // of the next instruction while an executor runs; a branch sets it
+  uint8_t lane = 0;
+  bool carry = false;       // the condition code register of add.cc and its kind
+  bool yield_soon = false;  // a spin loop: let others run
+  uint8_t fenced = 0;       // 1: a fence with no plain store since; 2: one that reaches other blocks
+  uint16_t index = 0;       // in the block
+  uint32_t epoch = 1;       // time of the last synchronisation it took part in
+  Warp *warp = nullptr;
+  Block *block = nullptr;
+  enum class State : uint8_t { kReady, kAtWarpOperation, kAtBarrier, kExited } state = State::kReady;
+
+  std::vector<AsyncCopy> copies;      // cp.async under way, oldest first
+  std::vector<uint32_t> copy_groups;  // for each committed group, how many copies up to its end
+  std::vector<uint32_t> executions;   // per instruction, only while counting
+
+  // ---- Registers. A register of n bits holds its value zero-extended, or sign-extended where an executor chose so:
+  // readers look at the low n bits only. Predicates are 0 or 1.
+  uint64_t get(const Operand &operand) const { return registers[operand.reg]; }
+  bool predicate(const Operand &operand) const { return (registers[operand.reg] & 1) != operand.negated; }
+  void set(const Operand &operand, uint64_t value) {
+    if (operand.reg >= 0) registers[operand.reg] = value;
+  }
+  void set_register(int32_t reg, uint64_t value) {
+    if (reg >= 0) registers[reg] = value;
+  }
+  // The i-th register of a vector operand, or of a scalar one (i = 0).
+  static int32_t element(const Operand &operand, int i) {
+    return operand.kind == Operand::Kind::kVector ? operand.elements[i] : operand.reg;
+  }
+  static int elements(const Operand &operand) {
+    return operand.kind == Operand::Kind::kVector ? static_cast<int>(operand.elements.size()) : 1;
+  }
+  uint64_t address(const Operand &operand) const { return registers[operand.reg] + operand.offset; }
+
+  // ---- Memory. `bytes` is the whole access, 1 to 16; the address must be a multiple of it. Checks bounds, alignment,
+  // races and initialisation, and counts. A finding may end the launch by an exception.
+  void load(const Instruction &in, Space space, uint64_t address, void *to, uint32_t bytes);
+  void store(const Instruction &in, Space space, uint64_t address, const void *from, uint32_t bytes);
+  // Replaces the value by update(old) in one step and gives the old one. bytes: 2, 4 or 8.
+  template <class Update>
+  uint64_t atomic_update(const Instruction &in, Space space, uint64_t address, uint32_t bytes, Update update) {
+    void *place = atomic_place(in, space, address, bytes);
+    if (bytes == 2) return exchange<uint16_t>(place, update);
+    if (bytes == 4) return exchange<uint32_t>(place, update);
+    return exchange<uint64_t>(place, update);
+  }
+  // ld/st with rows of matrices (ldmatrix, stmatrix): as load and store, but counted by count_matrix_rows.
+  void load_row(const Instruction &in, uint64_t shared_address, void *to, uint32_t bytes = 16);
+  void store_row(const Instruction &in, uint64_t shared_address, const void *from, uint32_t bytes = 16);
+
+  // ---- cp.async. `source_bytes` below `bytes` fills the rest with zeros. The data arrives at the wait; until then the
+  // destination may be neither read nor written.
+  void copy_async(const Instruction &in, uint64_t shared_address, uint64_t global_address, uint32_t bytes,
+                  uint32_t source_bytes);
+  void commit_async() { copy_groups.push_back(static_cast<uint32_t>(copies.size())); }
+  void wait_async(const Instruction &in, uint32_t groups_left);
+  void wait_all_async(const Instruction &in) {
+    commit_async();
+    wait_async(in, 0);
+  }
+
+  // ---- Ordering and findings.
+  void fence(bool reaches_other_blocks) { fenced = std::max<uint8_t>(fenced, reaches_other_blocks ? 2 : 1); }
+  void report(const Instruction &in, FindingKind kind, const std::string &message);
+
+ private:
+  void *atomic_place(const Instruction &in, Space space, uint64_t address, uint32_t bytes);
+  template <class Word, class Update>
+  static uint64_t exchange(void *place, Update &update) {
+    Word *word = static_cast<Word *>(place);
+    Word old = __atomic_load_n(word, __ATOMIC_SEQ_CST);
+    while (!__atomic_compare_exchange_n(word, &old, static_cast<Word>(update(static_cast<uint64_t>(old))), false,
+                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+    }
+    return old;
+  }
+};
+
+// A warp operation whose lanes have all arrived.
+struct WarpOperation {
+  uint32_t mask = 0;                 // the lanes that take part
+  std::array<Thread *, 32> lanes{};  // null for the others
+  Warp *warp = nullptr;
+  Block *block = nullptr;
+
+  template <class Function>
+  void each(Function function) const {  // function(lane, thread)
+    for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
+      const int lane = std::countr_zero(rest);
+      function(lane, *lanes[lane]);
+    }
+  }
+  Thread &first() const { return *lanes[std::countr_zero(mask)]; }
+  // bar.warp.sync: orders the lanes' memory accesses.
+  void synchronise();
+  // Counts wavefronts of ldmatrix and stmatrix: one per 8 rows of 16 bytes without bank conflicts.
+  void count_matrix_rows(const Instruction &in, const uint64_t *addresses, int rows, bool is_store);
+};
+
+}  // namespace lily::emulator

@@ -1,0 +1,116 @@
+// Lanes that wait for each other: warp operations with their member masks, and what an exit means for those that wait.
+#include "core/barriers.h"
+#include "core/block.h"
+
+namespace lily::emulator {
+namespace {
+
+// What of a warp operation's mask must arrive: lanes that have exited are not waited for.
+uint32_t member_mask(const Thread &thread, const Instruction &in) {
+  const Warp &warp = *thread.warp;
+  if (in.mask_operand == Operand::kNone) {
+    if (warp.live_mask() != ~0u) {
+      add_finding(thread, in, FindingKind::kDivergentOperation,
+                  "needs all 32 lanes of the warp, but some do not exist or have exited", true);
+    }
+    return ~0u;
+  }
+  const uint32_t mask = static_cast<uint32_t>(thread.get(in.operands[in.mask_operand]));
+  if (!(mask >> thread.lane & 1)) {
+    add_finding(thread, in, FindingKind::kDivergentOperation, "the lane is not in its own member mask", true);
+  }
+  return mask & warp.existing_mask();
+}
+
+void execute(Warp &warp, size_t index) {
+  PendingOperation pending = std::move(warp.pending[index]);
+  warp.pending.erase(warp.pending.begin() + static_cast<std::ptrdiff_t>(index));
+  const Instruction &in = *pending.in;
+  Thread &first = *pending.lanes[std::countr_zero(pending.arrived)];
+  WarpOperation operation{pending.arrived, pending.lanes, &warp, first.block};
+  in.warp_executor(operation, in);
+  if (in.is_matrix && first.block->traffic != nullptr) ++first.block->traffic->at(in.pc).matrix_instructions;
+  operation.each([&](int, Thread &thread) {
+    thread.state = Thread::State::kReady;
+    ++thread.pc;
+    warp.ready.push_back(&thread);
+  });
+}
+
+}  // namespace
+
+void arrive_at_warp_operation(Thread &thread, const Instruction &in) {
+  Warp &warp = *thread.warp;
+  if (in.mask_operand == kConverged) {
+    thread.state = Thread::State::kAtWarpOperation;
+    warp.converging.push_back(&thread);
+    return;
+  }
+  const uint32_t mask = member_mask(thread, in);
+  const auto joins = [&](const PendingOperation &pending) {
+    // Lanes may meet at different __syncwarp(); any other operation is one instruction for all of them.
+    return pending.mask == mask && (pending.in == &in || (in.opcode == "bar" && pending.in->opcode == "bar"));
+  };
+  size_t i = 0;
+  while (i < warp.pending.size() && !joins(warp.pending[i])) ++i;
+  if (i == warp.pending.size()) {
+    for (const PendingOperation &pending : warp.pending) {
+      // Each waits for the other; disjoint groups and lanes that come later do not.
+      if (!(pending.mask >> thread.lane & 1) || !(pending.arrived & mask)) continue;
+      add_finding(thread, in, FindingKind::kDivergentOperation,
+                  "other lanes of the warp wait at " + describe(*thread.block->launch->code, pending.in->pc) +
+                      (pending.in == &in ? " with another member mask" : ""),
+                  true);
+    }
+    warp.pending.push_back({&in, mask, 0, {}});
+  }
+  PendingOperation &pending = warp.pending[i];
+  thread.state = Thread::State::kAtWarpOperation;
+  pending.arrived |= 1u << thread.lane;
+  pending.lanes[thread.lane] = &thread;
+  if (pending.arrived == (mask & warp.live_mask())) execute(warp, i);
+}
+
+// Lanes at activemask go on together when no other lane of the warp can run: as converged as a warp can be.
+void converge(Warp &warp) {
+  PendingOperation pending;
+  std::vector<Thread *> others;
+  for (Thread *thread : warp.converging) {
+    const Instruction &in = thread->block->launch->code->instructions[thread->pc];
+    if (pending.in == nullptr) pending.in = &in;
+    if (pending.in != &in) {
+      others.push_back(thread);
+      continue;
+    }
+    pending.arrived |= 1u << thread->lane;
+    pending.lanes[thread->lane] = thread;
+  }
+  warp.converging = std::move(others);
+  warp.pending.push_back(pending);
+  execute(warp, warp.pending.size() - 1);
+}
+
+void exit_thread(Thread &thread, const Instruction &in) {
+  if (!thread.copies.empty() && thread.block->launch->options.checks) {
+    thread.report(in, FindingKind::kAsyncCopy, "the thread exits with asynchronous copies under way");
+  }
+  thread.state = Thread::State::kExited;
+  Warp &warp = *thread.warp;
+  warp.live &= ~(1u << thread.lane);
+  --thread.block->live;
+  if (!warp.pending.empty()) {
+    const uint32_t live = warp.live_mask();
+    for (size_t i = warp.pending.size(); i-- > 0;) {
+      PendingOperation &pending = warp.pending[i];
+      if (!(pending.mask >> thread.lane & 1)) continue;
+      if (pending.in->mask_operand == Operand::kNone) {
+        add_finding(thread, *pending.in, FindingKind::kDivergentOperation,
+                    "needs all 32 lanes of the warp, but this thread has exited", true);
+      }
+      if (pending.arrived == (pending.mask & live)) execute(warp, i);
+    }
+  }
+  if (!thread.block->barriers.empty()) complete_barriers_after_exit(*thread.block);
+}
+
+}  // namespace lily::emulator

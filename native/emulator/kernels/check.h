@@ -1,0 +1,109 @@
+// What the test programs share: checked runtime calls, device arrays, repeatable random numbers and the comparison with
+// a host loop. Each program runs one named case, says whether it is right and ends with 0 (right), 1 (wrong result) or
+// 2 (error).
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+inline void check(cudaError_t error, const char *call) {
+  if (error == cudaSuccess) return;
+  std::printf("%s: %s\n", call, cudaGetErrorString(error));
+  std::fflush(stdout);
+  std::exit(2);
+}
+#define CHECK(call) check(call, #call)
+
+// After a launch: its own error, and those of the kernel.
+inline void finish() {
+  CHECK(cudaGetLastError());
+  CHECK(cudaDeviceSynchronize());
+}
+
+template <class T>
+class DeviceArray {
+ public:
+  explicit DeviceArray(size_t count) : count_(count) {
+    CHECK(cudaMalloc(reinterpret_cast<void **>(&data_), count * sizeof(T)));
+  }
+  explicit DeviceArray(const std::vector<T> &values) : DeviceArray(values.size()) {
+    CHECK(cudaMemcpy(data_, values.data(), count_ * sizeof(T), cudaMemcpyHostToDevice));
+    // A copy from pageable memory may return before it has arrived, which streams that do not block would not wait for.
+    CHECK(cudaDeviceSynchronize());
+  }
+  ~DeviceArray() { cudaFree(data_); }
+  DeviceArray(const DeviceArray &) = delete;
+  DeviceArray &operator=(const DeviceArray &) = delete;
+
+  T *get() const { return data_; }
+  std::vector<T> host() const {
+    std::vector<T> values(count_);
+    CHECK(cudaMemcpy(values.data(), data_, count_ * sizeof(T), cudaMemcpyDeviceToHost));
+    return values;
+  }
+
+ private:
+  T *data_ = nullptr;
+  size_t count_;
+};
+
+class Random {
+ public:
+  explicit Random(uint32_t seed) : state_(seed) {}
+  // In [-0.5, 0.5), a multiple of 1/256, so that bfloat16 and half hold it exactly and sums of products are exact.
+  float next() {
+    state_ = state_ * 1664525u + 1013904223u;
+    return (static_cast<float>(state_ >> 24) - 128) / 256;
+  }
+  std::vector<float> many(size_t count) {
+    std::vector<float> values(count);
+    for (float &value : values) value = next();
+    return values;
+  }
+
+ private:
+  uint32_t state_;
+};
+
+// True if |got - want| <= tolerance everywhere; not for a NaN. Prints the largest difference.
+template <class Got, class Want>
+bool compare(const char *name, const std::vector<Got> &got, const std::vector<Want> &want, double tolerance) {
+  double worst = 0;
+  size_t at = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    const double error = std::fabs(static_cast<double>(got[i]) - static_cast<double>(want[i]));
+    if (error <= worst) continue;
+    worst = error;
+    at = i;
+    if (std::isnan(error)) break;
+  }
+  const bool right = got.size() == want.size() && worst <= tolerance;
+  std::printf("%s: worst error %.3g of %.3g at %zu of %zu\n", name, worst, tolerance, at, want.size());
+  return right;
+}
+
+struct Case {
+  const char *name;
+  bool (*run)();
+};
+
+// The main program: runs the case that the command line names.
+template <size_t kCount>
+int run_case(int count, char **arguments, const Case (&cases)[kCount]) {
+  for (const Case &candidate : cases) {
+    if (count != 2 || std::strcmp(arguments[1], candidate.name) != 0) continue;
+    const bool right = candidate.run();
+    std::printf("%s %s\n", right ? "right" : "WRONG", candidate.name);
+    return right ? 0 : 1;
+  }
+  std::printf("usage: %s CASE, one of:", arguments[0]);
+  for (const Case &candidate : cases) std::printf(" %s", candidate.name);
+  std::printf("\n");
+  return 2;
+}

@@ -1,0 +1,15 @@
+// Small real kernels with known results.
+#include "grid_sync.cuh"
+#include "layer_norm.cuh"
+#include "reduction.cuh"
+#include "softmax.cuh"
+#include "streams.cuh"
+
+int main(int count, char **arguments) {
+  static const Case cases[] = {{"reduction", test_reduction},
+                               {"softmax", test_softmax},
+                               {"layer_norm", test_layer_norm},
+                               {"grid_sync", test_grid_sync},
+                               {"streams", test_streams}};
+  return run_case(count, arguments, cases);
+}

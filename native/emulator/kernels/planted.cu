@@ -1,0 +1,29 @@
+// Planted mistakes and their clean twins: `planted CASE bug|clean`.
+#include "planted_host.cuh"
+#include "planted_memory.cuh"
+#include "planted_order.cuh"
+
+struct Planted {
+  const char *name;
+  bool (*bug)(), (*clean)();
+};
+
+#define PLANTED(name) {#name, run_##name<true>, run_##name<false>}
+
+int main(int count, char **arguments) {
+  static const Planted cases[] = {
+      PLANTED(global_bounds),        PLANTED(shared_bounds),     PLANTED(local_bounds),
+      PLANTED(parameter_bounds),     PLANTED(misaligned),        PLANTED(uninitialised_shared),
+      PLANTED(uninitialised_global), PLANTED(use_after_free),    PLANTED(shared_race),
+      PLANTED(global_race),          PLANTED(early_read),        PLANTED(divergent_operation),
+      PLANTED(absent_lane),          PLANTED(divergent_barrier), PLANTED(deadlock),
+      PLANTED(missing_event),        PLANTED(early_free),        PLANTED(leak)};
+  for (const Planted &each : cases) {
+    if (count != 3 || std::strcmp(arguments[1], each.name) != 0) continue;
+    const bool right = std::strcmp(arguments[2], "bug") == 0 ? each.bug() : each.clean();
+    std::printf("%s %s\n", right ? "right" : "WRONG", each.name);
+    return right ? 0 : 1;
+  }
+  std::printf("usage: %s CASE bug|clean\n", arguments[0]);
+  return 2;
+}

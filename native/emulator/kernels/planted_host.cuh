@@ -1,0 +1,53 @@
+// Planted mistakes of the host: work that is not ordered, memory freed under a kernel, and what is never freed.
+#pragma once
+
+#include "planted_memory.cuh"
+#include "streams.cuh"
+
+// A kernel in one stream must see what a kernel in another wrote; without the event some orders of the work give the
+// wrong result.
+template <bool kBug>
+bool run_missing_event() {
+  std::vector<float> x(kCount, 3);
+  DeviceArray<float> device_x(x);
+  cudaStream_t first, second;
+  cudaEvent_t added;
+  CHECK(cudaStreamCreateWithFlags(&first, cudaStreamNonBlocking));
+  CHECK(cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking));
+  CHECK(cudaEventCreateWithFlags(&added, cudaEventDisableTiming));
+  add_one<<<1, kCount, 0, first>>>(device_x.get(), kCount);
+  CHECK(cudaEventRecord(added, first));
+  if (!kBug) CHECK(cudaStreamWaitEvent(second, added, 0));
+  scale<<<1, kCount, 0, second>>>(device_x.get(), 2, kCount);
+  finish();
+  CHECK(cudaEventDestroy(added));
+  for (cudaStream_t stream : {first, second}) CHECK(cudaStreamDestroy(stream));
+  return device_x.host()[0] == 8;
+}
+
+// Stream-ordered memory, freed in a stream that does not wait for the kernel.
+template <bool kBug>
+bool run_early_free() {
+  cudaStream_t first, second;
+  float *x = nullptr;
+  CHECK(cudaStreamCreateWithFlags(&first, cudaStreamNonBlocking));
+  CHECK(cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking));
+  CHECK(cudaMallocAsync(reinterpret_cast<void **>(&x), kCount * sizeof(float), first));
+  CHECK(cudaMemsetAsync(x, 0, kCount * sizeof(float), first));
+  CHECK(cudaStreamSynchronize(first));
+  add_one<<<1, kCount, 0, first>>>(x, kCount);
+  CHECK(cudaFreeAsync(x, kBug ? second : first));
+  finish();
+  for (cudaStream_t stream : {first, second}) CHECK(cudaStreamDestroy(stream));
+  return true;
+}
+
+template <bool kBug>
+bool run_leak() {
+  float *x = nullptr;
+  CHECK(cudaMalloc(reinterpret_cast<void **>(&x), kCount * sizeof(float)));
+  CHECK(cudaMemset(x, 0, kCount * sizeof(float)));
+  finish();
+  if (!kBug) CHECK(cudaFree(x));
+  return true;
+}

@@ -1,0 +1,134 @@
+// Planted mistakes of order: races, copies read before they arrived, barriers and warp operations that not all reach.
+#pragma once
+
+#include "planted_memory.cuh"
+#include "tensor_core.cuh"
+
+template <bool kBug>
+__global__ void shared_race(float *x) {
+  __shared__ float row[kCount];
+  row[(threadIdx.x + 1) % kCount] = 0;
+  __syncthreads();
+  row[threadIdx.x] = threadIdx.x;  // finding: shared_race
+  if (!kBug) __syncthreads();
+  x[threadIdx.x] = row[(threadIdx.x + 32) % kCount];  // finding: shared_race
+}
+
+template <bool kBug>
+__global__ void global_race(float *sum) {
+  if (threadIdx.x != 0) return;
+  if (kBug) {
+    *sum += 1;  // finding: global_race
+  } else {
+    atomicAdd(sum, 1);
+  }
+}
+
+template <bool kBug>
+__global__ void early_read(const uint4 *x, uint4 *y) {
+  __shared__ uint4 row[kCount];
+  copy_async(&row[threadIdx.x], x + threadIdx.x, true);
+  commit_copies();
+  wait_copies<kBug ? 1 : 0>();
+  y[threadIdx.x] = row[threadIdx.x];  // finding: early_read
+  wait_copies<0>();
+}
+
+template <bool kBug>
+__global__ void divergent_operation(unsigned *x) {
+  unsigned value = threadIdx.x;
+  if (kBug && threadIdx.x % 2 == 0) {
+    value = __ballot_sync(0xffffffffu, value > 3);  // finding: divergent_operation
+  } else {
+    value = __shfl_xor_sync(0xffffffffu, value, 1);  // finding: divergent_operation
+  }
+  x[threadIdx.x] = value;
+}
+
+// The finding must name the caller's line, too, not only that of the assembly.
+__device__ inline unsigned shuffle_half_warp(unsigned value, unsigned lane) {
+  unsigned result;
+  asm volatile("shfl.sync.idx.b32 %0, %1, %2, 31, 0xffff;" : "=r"(result) : "r"(value), "r"(lane));
+  return result;
+}
+
+template <bool kBug>
+__global__ void absent_lane(unsigned *x) {
+  unsigned value = threadIdx.x;
+  if (threadIdx.x < 16) value = shuffle_half_warp(value, kBug ? 20 : 10);  // finding: absent_lane
+  x[threadIdx.x] = value;
+}
+
+template <bool kBug>
+__global__ void divergent_barrier(unsigned *x) {
+  if (!kBug || threadIdx.x % 2 == 0) {
+    x[threadIdx.x] = 1;
+    __syncthreads();  // finding: divergent_barrier
+  } else {
+    x[threadIdx.x] = 2;
+    __syncthreads();  // finding: divergent_barrier
+    x[threadIdx.x] = 3;
+  }
+}
+
+// Two warps wait for each other at different named barriers.
+template <bool kBug>
+__global__ void deadlock(unsigned *x) {
+  if (threadIdx.x < 32) {
+    asm volatile("bar.sync 1, 64;" ::: "memory");  // finding: deadlock
+  } else if (kBug) {
+    asm volatile("bar.sync 2, 64;" ::: "memory");  // finding: deadlock
+  } else {
+    asm volatile("bar.sync 1, 64;" ::: "memory");
+  }
+  x[threadIdx.x] = 1;
+}
+
+template <bool kBug>
+bool run_shared_race() {
+  DeviceArray<float> x(kCount);
+  shared_race<kBug><<<1, kCount>>>(x.get());
+  finish();
+  return x.host()[0] == 32;
+}
+
+template <bool kBug>
+bool run_global_race() {
+  DeviceArray<float> sum(std::vector<float>{0});
+  global_race<kBug><<<4, 32>>>(sum.get());
+  finish();
+  return sum.host()[0] == 4;
+}
+
+template <bool kBug>
+bool run_early_read() {
+  DeviceArray<uint4> x(std::vector<uint4>(kCount, uint4{1, 2, 3, 4})), y(kCount);
+  early_read<kBug><<<1, kCount>>>(x.get(), y.get());
+  finish();
+  return y.host()[kCount - 1].w == 4;
+}
+
+// The kernels on a few threads: x[0] must be `want`.
+inline bool run_order(void (*kernel)(unsigned *), int threads, unsigned want) {
+  DeviceArray<unsigned> x(threads);
+  kernel<<<1, threads>>>(x.get());
+  finish();
+  return x.host()[0] == want;
+}
+
+template <bool kBug>
+bool run_divergent_operation() {
+  return run_order(divergent_operation<kBug>, 32, 1);
+}
+template <bool kBug>
+bool run_absent_lane() {
+  return run_order(absent_lane<kBug>, 32, 10);
+}
+template <bool kBug>
+bool run_divergent_barrier() {
+  return run_order(divergent_barrier<kBug>, 64, 1);
+}
+template <bool kBug>
+bool run_deadlock() {
+  return run_order(deadlock<kBug>, 64, 1);
+}

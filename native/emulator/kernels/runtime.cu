@@ -1,0 +1,14 @@
+// The runtime's functions, a case each: `runtime CASE`.
+#include "runtime_capture.cuh"
+#include "runtime_order.cuh"
+
+int main(int count, char **arguments) {
+  static const Case cases[] = {
+      {"devices", runtime_devices}, {"attributes", runtime_attributes},
+      {"errors", runtime_errors},   {"memory", runtime_memory},
+      {"capture", runtime_capture}, {"graph", runtime_graph},
+      {"legacy", runtime_legacy},   {"host_functions", runtime_host_functions},
+      {"polling", runtime_polling}, {"peer", runtime_peer},
+  };
+  return run_case(count, arguments, cases);
+}

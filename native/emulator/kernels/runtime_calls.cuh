@@ -1,0 +1,158 @@
+// What the runtime's functions answer: devices, attributes, errors, memory.
+#pragma once
+
+#include "check.h"
+
+// One expectation; tells what failed. The thread's last error is taken away.
+inline bool expect(cudaError_t got, cudaError_t want, const char *call) {
+  cudaGetLastError();
+  if (got == want) return true;
+  std::printf("%s: %s instead of %s\n", call, cudaGetErrorName(got), cudaGetErrorName(want));
+  return false;
+}
+#define EXPECT(call, want) \
+  if (!expect(call, want, #call)) return false
+#define EXPECT_TRUE(condition) \
+  if (!(condition)) return std::printf("not so: %s\n", #condition), false
+
+__global__ void runtime_scale(float *x, float factor, int n) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) x[i] *= factor;
+}
+
+__global__ void runtime_reverse(float *x) {
+  extern __shared__ float shared[];
+  shared[threadIdx.x] = x[threadIdx.x];
+  __syncthreads();
+  x[threadIdx.x] = shared[blockDim.x - 1 - threadIdx.x];
+}
+
+// Prints count, driver and names, so that a test can compare them with the environment.
+inline bool runtime_devices() {
+  int count = -1, driver = -1, runtime = -1;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  CHECK(cudaDriverGetVersion(&driver));
+  CHECK(cudaRuntimeGetVersion(&runtime));
+  std::printf("%s: %d devices, driver %d, runtime %d\n", cudaGetErrorName(error), count, driver, runtime);
+  if (error != cudaSuccess) return false;
+  for (int device = 0; device < count; ++device) {
+    cudaDeviceProp p;
+    int major = 0, minor = 0, shared = 0;
+    CHECK(cudaGetDeviceProperties(&p, device));
+    CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+    CHECK(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    EXPECT_TRUE(major == p.major && minor == p.minor && shared == static_cast<int>(p.sharedMemPerBlockOptin));
+    std::printf("device %d: sm_%d%d, %zu bytes, %d multiprocessors, %d bytes shared\n", device, p.major, p.minor,
+                p.totalGlobalMem, p.multiProcessorCount, shared);
+  }
+  int current = -1;
+  EXPECT(cudaSetDevice(count), cudaErrorInvalidDevice);
+  CHECK(cudaSetDevice(count - 1));
+  CHECK(cudaGetDevice(&current));
+  EXPECT_TRUE(current == count - 1);
+  return true;
+}
+
+// Launch limits and kernel attributes; with the default architecture.
+inline bool runtime_attributes() {
+  float *x = nullptr;
+  CHECK(cudaMalloc(reinterpret_cast<void **>(&x), 32 * sizeof(float)));
+  CHECK(cudaMemset(x, 0, 32 * sizeof(float)));
+  const auto launch = [&](dim3 grid, dim3 block, int bytes) {
+    runtime_reverse<<<grid, block, bytes>>>(x);
+    return cudaPeekAtLastError();
+  };
+  EXPECT(launch(1, 32, 60000), cudaErrorInvalidValue);
+  const auto kBytes = cudaFuncAttributeMaxDynamicSharedMemorySize;
+  EXPECT(cudaFuncSetAttribute(runtime_reverse, kBytes, 1 << 20), cudaErrorInvalidValue);
+  EXPECT(cudaFuncSetAttribute(runtime_reverse, kBytes, 60000), cudaSuccess);
+  EXPECT(launch(1, 32, 60000), cudaSuccess);
+  EXPECT(launch(1, 2000, 0), cudaErrorInvalidConfiguration);
+  EXPECT(launch(dim3(1, 70000), 32, 0), cudaErrorInvalidConfiguration);
+  EXPECT(launch(dim3(0), 32, 0), cudaErrorInvalidConfiguration);
+  cudaFuncAttributes attributes;
+  CHECK(cudaFuncGetAttributes(&attributes, runtime_reverse));
+  EXPECT_TRUE(attributes.maxDynamicSharedSizeBytes == 60000 && attributes.maxThreadsPerBlock == 1024);
+  int blocks = 0;
+  CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, runtime_reverse, 32, 60000));
+  EXPECT_TRUE(blocks >= 1 && blocks <= 3);
+
+  cudaLaunchAttribute wanted[2];
+  wanted[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  wanted[0].val.programmaticStreamSerializationAllowed = 1;
+  wanted[1].id = cudaLaunchAttributeCooperative;
+  wanted[1].val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = 1;
+  config.blockDim = 32;
+  config.attrs = wanted;
+  config.numAttrs = 2;
+  EXPECT(cudaLaunchKernelEx(&config, runtime_scale, x, 1.0f, 32), cudaSuccess);
+  config.gridDim = 1 << 20;
+  EXPECT(cudaLaunchKernelEx(&config, runtime_scale, x, 1.0f, 32), cudaErrorCooperativeLaunchTooLarge);
+  finish();
+  EXPECT(cudaFree(x), cudaSuccess);
+  return true;
+}
+
+inline bool runtime_errors() {
+  EXPECT_TRUE(std::strcmp(cudaGetErrorName(cudaErrorIllegalAddress), "cudaErrorIllegalAddress") == 0);
+  EXPECT_TRUE(std::strcmp(cudaGetErrorString(cudaErrorMemoryAllocation), "out of memory") == 0);
+  EXPECT_TRUE(std::strcmp(cudaGetErrorName(static_cast<cudaError_t>(12345)), "unrecognized error code") == 0);
+  float host[4] = {};
+  EXPECT_TRUE(cudaFree(host) == cudaErrorInvalidValue);
+  EXPECT_TRUE(cudaPeekAtLastError() == cudaErrorInvalidValue);
+  EXPECT_TRUE(cudaGetLastError() == cudaErrorInvalidValue);
+  EXPECT_TRUE(cudaGetLastError() == cudaSuccess);
+  EXPECT(cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(host)), cudaErrorInvalidResourceHandle);
+  EXPECT(cudaMemcpy(host, host + 1, 4, cudaMemcpyHostToDevice), cudaErrorInvalidValue);
+  cudaEvent_t event;
+  float elapsed;
+  CHECK(cudaEventCreate(&event));
+  EXPECT(cudaEventElapsedTime(&elapsed, event, event), cudaErrorInvalidResourceHandle);
+  CHECK(cudaEventDestroy(event));
+  EXPECT(cudaEventRecord(event, nullptr), cudaErrorInvalidResourceHandle);
+  return true;
+}
+
+inline bool runtime_memory() {
+  char *device = nullptr, *pinned = nullptr, *pooled = nullptr;
+  cudaPointerAttributes attributes;
+  size_t free = 0, total = 0, before = 0;
+  CHECK(cudaMemGetInfo(&before, &total));
+  CHECK(cudaMalloc(reinterpret_cast<void **>(&device), 1000));
+  CHECK(cudaMallocHost(reinterpret_cast<void **>(&pinned), 1000));
+  CHECK(cudaMemGetInfo(&free, &total));
+  EXPECT_TRUE(before - free == 1000);
+  CHECK(cudaPointerGetAttributes(&attributes, device + 999));
+  EXPECT_TRUE(attributes.type == cudaMemoryTypeDevice && attributes.device == 0);
+  CHECK(cudaPointerGetAttributes(&attributes, pinned));
+  EXPECT_TRUE(attributes.type == cudaMemoryTypeHost);
+  CHECK(cudaPointerGetAttributes(&attributes, &attributes));
+  EXPECT_TRUE(attributes.type == cudaMemoryTypeUnregistered);
+
+  // Rows of 5 of 10 bytes into rows of 7, and back.
+  char rows[50], back[50] = {};
+  for (int i = 0; i < 50; ++i) rows[i] = static_cast<char>(i);
+  CHECK(cudaMemset(device, 1, 1000));
+  CHECK(cudaMemcpy2D(device, 7, rows, 10, 5, 5, cudaMemcpyHostToDevice));
+  CHECK(cudaMemcpy2D(back, 10, device, 7, 5, 5, cudaMemcpyDeviceToHost));
+  for (int i = 0; i < 50; ++i) EXPECT_TRUE(back[i] == (i % 10 < 5 ? i : 0));
+  EXPECT(cudaMemcpy2D(device, 4, rows, 10, 5, 5, cudaMemcpyHostToDevice), cudaErrorInvalidPitchValue);
+
+  cudaMemPool_t pool;
+  uint64_t keep = UINT64_MAX, kept = 0;
+  CHECK(cudaDeviceGetDefaultMemPool(&pool, 0));
+  CHECK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep));
+  CHECK(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept));
+  EXPECT_TRUE(kept == keep);
+  CHECK(cudaMallocAsync(reinterpret_cast<void **>(&pooled), 100, nullptr));
+  CHECK(cudaFreeAsync(pooled, nullptr));
+  finish();
+  CHECK(cudaFree(device));
+  CHECK(cudaFreeHost(pinned));
+  CHECK(cudaMemGetInfo(&free, &total));
+  EXPECT_TRUE(free == before);
+  return true;
+}

@@ -1,0 +1,102 @@
+// Stream capture: what it forbids and what the graph then does.
+#pragma once
+
+#include "runtime_calls.cuh"
+
+// Begins a capture, makes the call, and expects the call's and the end's error.
+template <class Call>
+bool refused(cudaStream_t stream, const char *name, Call call, cudaError_t want, cudaError_t at_end) {
+  cudaGraph_t graph = nullptr;
+  CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  const bool right = expect(call(), want, name);
+  if (!expect(cudaStreamEndCapture(stream, &graph), at_end, name)) return false;
+  if (graph != nullptr) CHECK(cudaGraphDestroy(graph));
+  return right && (graph == nullptr) == (at_end != cudaSuccess);
+}
+
+inline bool runtime_capture() {
+  cudaStream_t stream, other, blocking;
+  cudaEvent_t event;
+  void *x = nullptr;
+  CHECK(cudaMalloc(&x, 400));
+  CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  CHECK(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
+  CHECK(cudaStreamCreate(&blocking));
+  CHECK(cudaEventCreate(&event));
+  const cudaError_t kUnsupported = cudaErrorStreamCaptureUnsupported, kInvalidated = cudaErrorStreamCaptureInvalidated;
+  bool right = true;
+  void *fresh = nullptr;
+  right &= refused(stream, "malloc", [&] { return cudaMalloc(&fresh, 4); }, kUnsupported, kInvalidated);
+  right &= refused(stream, "free", [&] { return cudaFree(x); }, kUnsupported, kInvalidated);
+  right &= refused(stream, "stream sync", [&] { return cudaStreamSynchronize(stream); }, kUnsupported, kInvalidated);
+  right &= refused(stream, "query", [&] { return cudaStreamQuery(stream); }, kUnsupported, kInvalidated);
+  right &= refused(stream, "device sync", [] { return cudaDeviceSynchronize(); }, kUnsupported, kInvalidated);
+  const auto query_captured = [&] {
+    CHECK(cudaEventRecord(event, stream));
+    return cudaEventQuery(event);
+  };
+  right &= refused(stream, "event query", query_captured, cudaErrorCapturedEvent, kInvalidated);
+  const auto wait_outside = [&] {
+    CHECK(cudaEventRecord(event, other));
+    return cudaStreamWaitEvent(stream, event, 0);
+  };
+  right &= refused(stream, "isolation", wait_outside, cudaErrorStreamCaptureIsolation, kInvalidated);
+  const auto fork = [&] {
+    CHECK(cudaEventRecord(event, stream));
+    CHECK(cudaStreamWaitEvent(other, event, 0));
+    return cudaMemsetAsync(x, 0, 4, other);
+  };
+  right &= refused(stream, "unjoined", fork, cudaSuccess, cudaErrorStreamCaptureUnjoined);
+  const auto legacy = [&] { return cudaMemsetAsync(x, 0, 4, cudaStreamLegacy); };
+  right &= refused(blocking, "implicit", legacy, cudaErrorStreamCaptureImplicit, kInvalidated);
+  const auto legacy_sync = [] { return cudaStreamSynchronize(cudaStreamLegacy); };
+  right &= refused(blocking, "implicit sync", legacy_sync, cudaErrorStreamCaptureImplicit, kInvalidated);
+  right &= refused(stream, "nothing", legacy, cudaSuccess, cudaSuccess);
+  right &= expect(cudaStreamBeginCapture(cudaStreamLegacy, cudaStreamCaptureModeGlobal), kUnsupported, "legacy");
+  for (cudaStream_t each : {stream, other, blocking}) CHECK(cudaStreamDestroy(each));
+  CHECK(cudaEventDestroy(event));
+  CHECK(cudaDeviceSynchronize());
+  CHECK(cudaFree(x));
+  return right;
+}
+
+// Captured work runs at each launch, with the memory as it is then, forks and joins kept.
+inline bool runtime_graph() {
+  constexpr int n = 100;
+  float *device = nullptr, *pinned = nullptr;
+  cudaStream_t stream, other;
+  cudaEvent_t fork, join;
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  size_t nodes = 0;
+  CHECK(cudaMalloc(reinterpret_cast<void **>(&device), n * sizeof(float)));
+  CHECK(cudaMallocHost(reinterpret_cast<void **>(&pinned), n * sizeof(float)));
+  CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  CHECK(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
+  for (cudaEvent_t *event : {&fork, &join}) CHECK(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
+  CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  CHECK(cudaMemcpyAsync(device, pinned, n * sizeof(float), cudaMemcpyHostToDevice, stream));
+  CHECK(cudaEventRecord(fork, stream));
+  CHECK(cudaStreamWaitEvent(other, fork, 0));
+  runtime_scale<<<1, 64, 0, other>>>(device, 2, n / 2);
+  runtime_scale<<<1, 64, 0, stream>>>(device + n / 2, 3, n / 2);
+  CHECK(cudaEventRecord(join, other));
+  CHECK(cudaStreamWaitEvent(stream, join, 0));
+  runtime_scale<<<1, 128, 0, stream>>>(device, 5, n);
+  CHECK(cudaMemcpyAsync(pinned, device, n * sizeof(float), cudaMemcpyDeviceToHost, stream));
+  CHECK(cudaStreamEndCapture(stream, &graph));
+  CHECK(cudaGraphGetNodes(graph, nullptr, &nodes));
+  EXPECT_TRUE(nodes == 5);
+  CHECK(cudaGraphInstantiate(&executable, graph, 0));
+  CHECK(cudaGraphDestroy(graph));
+  for (int i = 0; i < n; ++i) pinned[i] = static_cast<float>(i);
+  for (int launch = 0; launch < 2; ++launch) CHECK(cudaGraphLaunch(executable, stream));
+  CHECK(cudaStreamSynchronize(stream));
+  for (int i = 0; i < n; ++i) EXPECT_TRUE(pinned[i] == i * (i < n / 2 ? 100.0f : 225.0f));
+  CHECK(cudaGraphExecDestroy(executable));
+  for (cudaEvent_t event : {fork, join}) CHECK(cudaEventDestroy(event));
+  for (cudaStream_t each : {stream, other}) CHECK(cudaStreamDestroy(each));
+  CHECK(cudaFreeHost(pinned));
+  CHECK(cudaFree(device));
+  return true;
+}

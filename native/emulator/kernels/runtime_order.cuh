@@ -1,0 +1,99 @@
+// What the runtime orders without being asked: the legacy stream, host functions, polling, two devices.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "runtime_calls.cuh"
+
+// The legacy stream and blocking streams wait for each other.
+inline bool runtime_legacy() {
+  constexpr int n = 64;
+  float *x = nullptr, host[n];
+  cudaStream_t first, second;
+  CHECK(cudaMalloc(reinterpret_cast<void **>(&x), n * sizeof(float)));
+  CHECK(cudaStreamCreate(&first));
+  CHECK(cudaStreamCreate(&second));
+  for (float &each : host) each = 1;
+  CHECK(cudaMemcpy(x, host, sizeof host, cudaMemcpyHostToDevice));
+  runtime_scale<<<1, n, 0, first>>>(x, 2, n);
+  runtime_scale<<<1, n>>>(x, 3, n);
+  runtime_scale<<<1, n, 0, second>>>(x, 5, n);
+  CHECK(cudaMemcpy(host, x, sizeof host, cudaMemcpyDeviceToHost));
+  for (float each : host) EXPECT_TRUE(each == 30);
+  for (cudaStream_t stream : {first, second}) CHECK(cudaStreamDestroy(stream));
+  CHECK(cudaFree(x));
+  return true;
+}
+
+inline std::atomic<int> &host_calls() {
+  static std::atomic<int> calls{0};
+  return calls;
+}
+
+// Called in their turn, on another thread, and although nobody waits.
+inline bool runtime_host_functions() {
+  cudaStream_t stream;
+  CHECK(cudaStreamCreate(&stream));
+  const auto count = [](void *) { ++host_calls(); };
+  for (int i = 0; i < 3; ++i) CHECK(cudaLaunchHostFunc(stream, count, nullptr));
+  CHECK(cudaStreamSynchronize(stream));
+  EXPECT_TRUE(host_calls() == 3);
+  CHECK(cudaLaunchHostFunc(stream, count, nullptr));
+  const auto start = std::chrono::steady_clock::now();
+  while (host_calls() < 4 && std::chrono::steady_clock::now() - start < std::chrono::seconds(20)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_TRUE(host_calls() == 4);
+  CHECK(cudaStreamDestroy(stream));
+  return true;
+}
+
+// A program that polls gets there, and elapsed times are sane.
+inline bool runtime_polling() {
+  constexpr int n = 64;
+  float *x = nullptr, milliseconds = -1;
+  cudaEvent_t start, stop;
+  CHECK(cudaMalloc(reinterpret_cast<void **>(&x), n * sizeof(float)));
+  CHECK(cudaEventCreate(&start));
+  CHECK(cudaEventCreate(&stop));
+  CHECK(cudaMemsetAsync(x, 0, n * sizeof(float), nullptr));
+  CHECK(cudaEventRecord(start, nullptr));
+  for (int i = 0; i < 10; ++i) runtime_scale<<<1, n>>>(x, 2, n);
+  CHECK(cudaEventRecord(stop, nullptr));
+  cudaError_t error = cudaErrorNotReady;
+  while (error == cudaErrorNotReady) error = cudaEventQuery(stop);
+  EXPECT(error, cudaSuccess);
+  CHECK(cudaEventElapsedTime(&milliseconds, start, stop));
+  EXPECT_TRUE(milliseconds > 0 && milliseconds < 60000);
+  EXPECT(cudaStreamQuery(nullptr), cudaSuccess);
+  for (cudaEvent_t event : {start, stop}) CHECK(cudaEventDestroy(event));
+  CHECK(cudaFree(x));
+  return true;
+}
+
+inline bool runtime_peer() {
+  int able = 0, host[4] = {1, 2, 3, 4}, back[4] = {};
+  void *first = nullptr, *second = nullptr;
+  CHECK(cudaDeviceCanAccessPeer(&able, 0, 1));
+  EXPECT_TRUE(able == 1);
+  CHECK(cudaDeviceEnablePeerAccess(1, 0));
+  EXPECT(cudaDeviceEnablePeerAccess(1, 0), cudaErrorPeerAccessAlreadyEnabled);
+  CHECK(cudaDeviceDisablePeerAccess(1));
+  EXPECT(cudaDeviceDisablePeerAccess(1), cudaErrorPeerAccessNotEnabled);
+  CHECK(cudaMalloc(&first, sizeof host));
+  CHECK(cudaSetDevice(1));
+  CHECK(cudaMalloc(&second, sizeof host));
+  cudaPointerAttributes attributes;
+  CHECK(cudaPointerGetAttributes(&attributes, second));
+  EXPECT_TRUE(attributes.device == 1);
+  CHECK(cudaSetDevice(0));
+  CHECK(cudaMemcpy(first, host, sizeof host, cudaMemcpyHostToDevice));
+  CHECK(cudaMemcpyPeer(second, 1, first, 0, sizeof host));
+  CHECK(cudaMemcpy(back, second, sizeof host, cudaMemcpyDeviceToHost));
+  EXPECT_TRUE(std::memcmp(host, back, sizeof host) == 0);
+  CHECK(cudaFree(first));
+  CHECK(cudaFree(second));
+  return true;
+}

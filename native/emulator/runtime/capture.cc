@@ -1,0 +1,192 @@
+#include "runtime/capture.h"
+
+#include <algorithm>
+#include <set>
+
+#include "runtime/call.h"
+#include "runtime/leaks.h"
+
+namespace lily::emulator::runtime {
+namespace {
+
+std::vector<std::shared_ptr<Capture>> &captures() {
+  static auto *const captures = new std::vector<std::shared_ptr<Capture>>;
+  return *captures;
+}
+
+cudaStreamCaptureMode &thread_mode() {
+  thread_local cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  return mode;
+}
+
+// As cudaThreadExchangeStreamCaptureMode's documentation has it.
+bool forbids_unsafe_calls(const Capture &capture) {
+  if (thread_mode() == cudaStreamCaptureModeRelaxed || capture.mode == cudaStreamCaptureModeRelaxed) return false;
+  if (capture.thread == std::this_thread::get_id()) return true;
+  return thread_mode() == cudaStreamCaptureModeGlobal && capture.mode == cudaStreamCaptureModeGlobal;
+}
+
+// True when each stream's last node comes before the origin's next one.
+bool all_joined(const Capture &capture) {
+  std::set<const GraphNode *> reached;
+  std::vector<GraphNode *> left = capture.origin->captured_after;
+  while (!left.empty()) {
+    GraphNode *node = left.back();
+    left.pop_back();
+    if (reached.insert(node).second) left.insert(left.end(), node->after.begin(), node->after.end());
+  }
+  for (const Stream *stream : capture.streams) {
+    for (const GraphNode *node : stream->captured_after) {
+      if (!reached.contains(node)) return false;
+    }
+  }
+  return true;
+}
+
+void finish_capture(const std::shared_ptr<Capture> &capture) {
+  for (Stream *stream : capture->streams) {
+    stream->capture = nullptr;
+    stream->captured_after.clear();
+  }
+  std::erase(captures(), capture);
+}
+
+}  // namespace
+
+void invalidate(Capture &capture) { capture.invalid = true; }
+
+cudaError_t refuse_unsafe_call() {
+  cudaError_t error = cudaSuccess;
+  for (const auto &capture : captures()) {
+    if (!forbids_unsafe_calls(*capture)) continue;
+    invalidate(*capture);
+    error = cudaErrorStreamCaptureUnsupported;
+  }
+  return error;
+}
+
+cudaError_t refuse_legacy_work(int device) {
+  cudaError_t error = cudaSuccess;
+  for (const auto &capture : captures()) {
+    for (const Stream *stream : capture->streams) {
+      if (stream->device != device || stream->kind == Stream::Kind::kNonBlocking) continue;
+      invalidate(*capture);
+      error = cudaErrorStreamCaptureImplicit;
+    }
+  }
+  return error;
+}
+
+cudaError_t refuse_captured_event(Event &event) {
+  if (!event.capture) return cudaSuccess;
+  invalidate(*event.capture);
+  return cudaErrorCapturedEvent;
+}
+
+cudaError_t capture_work(Stream &stream, Work work) {
+  Capture &capture = *stream.capture;
+  if (capture.invalid) return cudaErrorStreamCaptureInvalidated;
+  auto node = std::make_unique<GraphNode>();
+  node->work = std::move(work);
+  node->after = stream.captured_after;
+  node->device = stream.device;
+  stream.captured_after.assign(1, node.get());
+  capture.graph->nodes.push_back(std::move(node));
+  return cudaSuccess;
+}
+
+cudaError_t capture_wait(Stream &stream, Event &event) {
+  // A captured stream may not wait for work outside its capture, nor for another capture.
+  if (!event.capture) {
+    invalidate(*stream.capture);
+    return cudaErrorStreamCaptureIsolation;
+  }
+  if (stream.capture && stream.capture != event.capture) {
+    invalidate(*stream.capture);
+    invalidate(*event.capture);
+    return cudaErrorStreamCaptureMerge;
+  }
+  if (event.capture->invalid) return cudaErrorStreamCaptureInvalidated;
+  if (std::find(captures().begin(), captures().end(), event.capture) == captures().end()) {
+    return cudaErrorCapturedEvent;  // that capture has ended
+  }
+  if (stream.kind == Stream::Kind::kLegacy) {
+    invalidate(*event.capture);
+    return cudaErrorStreamCaptureImplicit;
+  }
+  if (!stream.capture) {
+    stream.capture = event.capture;
+    stream.capture->streams.push_back(&stream);
+    stream.captured_after.clear();
+  }
+  for (GraphNode *node : event.captured_after) {
+    auto &after = stream.captured_after;
+    if (std::find(after.begin(), after.end(), node) == after.end()) after.push_back(node);
+  }
+  return cudaSuccess;
+}
+
+cudaError_t begin_capture(Stream &stream, cudaStreamCaptureMode mode) {
+  if (stream.kind == Stream::Kind::kLegacy) return cudaErrorStreamCaptureUnsupported;
+  if (stream.capture) return cudaErrorIllegalState;
+  static unsigned long long next_id = 1;
+  auto capture = std::make_shared<Capture>();
+  capture->graph = std::make_unique<Graph>();
+  capture->graph->device = stream.device;
+  capture->mode = mode;
+  capture->thread = std::this_thread::get_id();
+  capture->origin = &stream;
+  capture->streams.assign(1, &stream);
+  capture->id = next_id++;
+  captures().push_back(capture);
+  stream.capture = capture;
+  stream.captured_after.clear();
+  return cudaSuccess;
+}
+
+cudaError_t end_capture(Stream &stream, cudaGraph_t *graph) {
+  *graph = nullptr;
+  const std::shared_ptr<Capture> capture = stream.capture;
+  if (!capture) return cudaErrorIllegalState;
+  if (capture->origin != &stream) {
+    invalidate(*capture);
+    return cudaErrorStreamCaptureUnmatched;
+  }
+  if (capture->thread != std::this_thread::get_id() && capture->mode != cudaStreamCaptureModeRelaxed) {
+    invalidate(*capture);
+    return cudaErrorStreamCaptureWrongThread;
+  }
+  const bool joined = all_joined(*capture);
+  finish_capture(capture);
+  if (capture->invalid) return cudaErrorStreamCaptureInvalidated;
+  if (!joined) return cudaErrorStreamCaptureUnjoined;
+  capture->graph->made_by = describe_call("a graph");
+  *graph = publish(std::move(capture->graph));
+  return cudaSuccess;
+}
+
+void forget_stream(Stream &stream) {
+  const std::shared_ptr<Capture> capture = stream.capture;
+  if (!capture) return;
+  if (capture->origin == &stream) {
+    finish_capture(capture);
+  } else {
+    std::erase(capture->streams, &stream);
+  }
+}
+
+}  // namespace lily::emulator::runtime
+
+using namespace lily::emulator;
+using namespace lily::emulator::runtime;
+
+extern "C" {
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *mode) {
+  return call(__func__, [&] {
+    std::swap(*mode, thread_mode());
+    return cudaSuccess;
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,82 @@
+#include "runtime/fat_binary.h"
+
+#include <cstdint>
+#include <cstdlib>
+#include <string_view>
+
+#include "runtime/environment.h"
+#include "runtime/findings.h"
+
+namespace lily::emulator::runtime {
+namespace {
+
+// The layout is that which the runtime itself reads; NVIDIA documents it nowhere.
+struct Wrapper {
+  uint32_t magic, version;
+  const char *data;
+  const void *unused;
+};
+
+struct Header {
+  uint32_t magic;
+  uint16_t version, header_bytes;
+  uint64_t bytes;  // behind the header
+};
+
+struct Entry {
+  uint16_t kind, version;
+  uint32_t header_bytes;
+  uint64_t bytes;  // behind the entry's header
+};
+
+constexpr uint32_t kMagic = 0xba55ed50;
+constexpr uint16_t kPtx = 1;
+
+constexpr const char *kAdvice =
+    ": build it with nvcc -lineinfo -cudart shared --no-compress -gencode arch=compute_80,code=compute_80";
+
+// 80 of ".target sm_80", 0 when it is another one than an exact architecture asks for ("sm_90a").
+int architecture_of(std::string_view ptx) {
+  constexpr std::string_view directive = ".target sm_";
+  const size_t position = ptx.find(directive);
+  if (position == std::string_view::npos) return 0;
+  char *end = nullptr;
+  const int architecture = static_cast<int>(strtol(ptx.data() + position + directive.size(), &end, 10));
+  const bool exact = *end == 'a' || *end == 'f';
+  return exact && architecture != environment().architecture ? 0 : architecture;
+}
+
+}  // namespace
+
+std::string ptx_of(const void *wrapper) {
+  const char *data = static_cast<const Wrapper *>(wrapper)->data;
+  const auto *header = reinterpret_cast<const Header *>(data);
+  if (header->magic != kMagic) unsupported("this program's fat binary has an unknown format");
+  const char *position = data + header->header_bytes;
+  const char *const end = position + header->bytes;
+  std::string best;
+  int best_architecture = 0;
+  bool has_ptx = false;
+  while (position < end) {
+    const auto *entry = reinterpret_cast<const Entry *>(position);
+    const char *body = position + entry->header_bytes;
+    position = body + entry->bytes;
+    if (entry->kind != kPtx) continue;
+    has_ptx = true;
+    const std::string text(std::string(body, entry->bytes).c_str());  // up to its terminating zero
+    if (text.find(".version") == std::string::npos)
+      unsupported(std::string("this program's PTX is compressed") + kAdvice);
+    const int architecture = architecture_of(text);
+    if (architecture > environment().architecture || architecture <= best_architecture) continue;
+    best = text;
+    best_architecture = architecture;
+  }
+  if (!has_ptx) unsupported(std::string("this program holds no PTX") + kAdvice);
+  if (best.empty()) {
+    unsupported("this program holds no PTX that sm_" + std::to_string(environment().architecture) +
+                " can run: build it for a lower architecture or set LILY_EMULATOR_ARCH");
+  }
+  return best;
+}
+
+}  // namespace lily::emulator::runtime

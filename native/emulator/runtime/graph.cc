@@ -1,0 +1,152 @@
+#include "runtime/graph.h"
+
+#include <cstdio>
+#include <map>
+
+#include "runtime/call.h"
+#include "runtime/capture.h"
+#include "runtime/leaks.h"
+
+namespace lily::emulator::runtime {
+namespace {
+
+// An instantiated graph shares its nodes with the graph, which nothing can change any more.
+struct ExecutableGraph {
+  std::shared_ptr<Graph> graph;
+  std::string made_by;
+  OperationPtr last_launch;  // launches of one executable graph follow each other
+};
+
+std::map<const void *, std::shared_ptr<Graph>> &graphs() {
+  static auto *const graphs = new std::map<const void *, std::shared_ptr<Graph>>;
+  return *graphs;
+}
+
+std::map<const void *, std::unique_ptr<ExecutableGraph>> &executables() {
+  static auto *const executables = new std::map<const void *, std::unique_ptr<ExecutableGraph>>;
+  return *executables;
+}
+
+cudaError_t instantiate(cudaGraphExec_t *result, cudaGraph_t handle, unsigned long long flags) {
+  const auto found = graphs().find(handle);
+  if (found == graphs().end()) return cudaErrorInvalidValue;
+  constexpr unsigned long long ignored = cudaGraphInstantiateFlagUpload | cudaGraphInstantiateFlagUseNodePriority |
+                                         cudaGraphInstantiateFlagAutoFreeOnLaunch;
+  if ((flags & ~ignored) != 0) return cudaErrorNotSupported;
+  auto executable = std::make_unique<ExecutableGraph>();
+  executable->graph = found->second;
+  executable->made_by = describe_call("an executable graph");
+  *result = reinterpret_cast<cudaGraphExec_t>(executable.get());
+  executables()[executable.get()] = std::move(executable);
+  return cudaSuccess;
+}
+
+}  // namespace
+
+cudaGraph_t publish(std::unique_ptr<Graph> graph) {
+  const cudaGraph_t handle = reinterpret_cast<cudaGraph_t>(graph.get());
+  graphs()[graph.get()] = std::move(graph);
+  return handle;
+}
+
+// The nodes come after what is in the stream and in an order of their own among each other; what is queued in the
+// stream next comes after all of them.
+cudaError_t launch_graph(cudaGraphExec_t handle, Stream &stream) {
+  const auto found = executables().find(handle);
+  if (found == executables().end()) return cudaErrorInvalidValue;
+  if (stream.capture) {
+    fprintf(stderr, "emulator: cudaGraphLaunch in a stream capture (a child graph) is not emulated\n");
+    invalidate(*stream.capture);
+    return cudaErrorNotSupported;
+  }
+  ExecutableGraph &executable = *found->second;
+  if (const cudaError_t error = refuse_while_capturing(stream)) return error;
+  enqueue_after(stream, executable.last_launch);
+  const OperationPtr first = stream.last;
+  std::map<const GraphNode *, OperationPtr> operations;
+  auto last = std::make_shared<Operation>();
+  last->device = stream.device;
+  last->after.push_back(first);
+  for (const auto &node : executable.graph->nodes) {
+    auto operation = std::make_shared<Operation>();
+    // The nodes must live as long as their work is queued.
+    operation->work = [graph = executable.graph, run = &node->work.run] { (*run)(); };
+    operation->host_function = node->work.host_function;
+    operation->device = node->device;
+    operation->after.push_back(first);
+    for (const GraphNode *each : node->after) operation->after.push_back(operations[each]);
+    operations[node.get()] = operation;
+    last->after.push_back(operation);
+    submit(operation);
+  }
+  stream.last = executable.last_launch = last;
+  submit(last);
+  return cudaSuccess;
+}
+
+std::vector<std::string> live_graphs(int device) {
+  std::vector<std::string> result;
+  for (const auto &[handle, each] : graphs()) {
+    if (each->device == device) result.push_back(each->made_by);
+  }
+  for (const auto &[handle, each] : executables()) {
+    if (each->graph->device == device) result.push_back(each->made_by);
+  }
+  return result;
+}
+
+void destroy_graphs(int device) {
+  std::erase_if(graphs(), [&](const auto &each) { return each.second->device == device; });
+  std::erase_if(executables(), [&](const auto &each) { return each.second->graph->device == device; });
+}
+
+}  // namespace lily::emulator::runtime
+
+using namespace lily::emulator;
+using namespace lily::emulator::runtime;
+
+extern "C" {
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *result, cudaGraph_t graph, unsigned long long flags) {
+  return call(__func__, [&] { return instantiate(result, graph, flags); });
+}
+
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *result, cudaGraph_t graph, unsigned long long flags) {
+  return call(__func__, [&] { return instantiate(result, graph, flags); });
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  return call(__func__, Needs::kDriver,
+              [&] { return graphs().erase(graph) == 1 ? cudaSuccess : cudaErrorInvalidValue; });
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+  return call(__func__, Needs::kDriver,
+              [&] { return executables().erase(graph) == 1 ? cudaSuccess : cudaErrorInvalidValue; });
+}
+
+// The number of nodes, or as many of them as `count` allows.
+cudaError_t cudaGraphGetNodes(cudaGraph_t handle, cudaGraphNode_t *nodes, size_t *count) {
+  return call(__func__, [&] {
+    const auto found = graphs().find(handle);
+    if (found == graphs().end()) return cudaErrorInvalidValue;
+    const auto &all = found->second->nodes;
+    if (nodes != nullptr) {
+      for (size_t i = 0; i < *count; ++i) {
+        nodes[i] = i < all.size() ? reinterpret_cast<cudaGraphNode_t>(all[i].get()) : nullptr;
+      }
+    }
+    if (nodes == nullptr || *count > all.size()) *count = all.size();
+    return cudaSuccess;
+  });
+}
+
+// Of a node that cudaGraphGetNodes gave.
+cudaError_t cudaGraphNodeGetType(cudaGraphNode_t node, cudaGraphNodeType *type) {
+  return call(__func__, [&] {
+    *type = reinterpret_cast<const GraphNode *>(node)->work.node;
+    return cudaSuccess;
+  });
+}
+
+}  // extern "C"

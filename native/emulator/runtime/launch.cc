@@ -1,0 +1,132 @@
+#include "runtime/launch.h"
+
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/counters_file.h"
+#include "runtime/device.h"
+#include "runtime/environment.h"
+#include "runtime/findings.h"
+#include "runtime/occupancy.h"
+
+namespace lily::emulator::runtime {
+namespace {
+
+// What a GPU would answer; LaunchFailure for what it would not notice.
+cudaError_t error_of(FindingKind kind) {
+  switch (kind) {
+    case FindingKind::kOutOfBounds:
+    case FindingKind::kUseAfterFree: return cudaErrorIllegalAddress;
+    case FindingKind::kMisaligned: return cudaErrorMisalignedAddress;
+    case FindingKind::kDeadlock:
+    case FindingKind::kTimeout: return cudaErrorLaunchTimeout;
+    default: return cudaErrorLaunchFailure;
+  }
+}
+
+LaunchOptions options_for(const LaunchRequest &request, int device) {
+  static uint64_t launches = 0;
+  const Environment &env = environment();
+  LaunchOptions options;
+  options.seed = env.seed == 0 ? 0 : env.seed + launches++;  // another schedule for each launch
+  options.checks = !env.fast;
+  options.shared_races = env.races;
+  options.global_races = env.global_races;
+  options.counters = !env.counters.empty();
+  options.cooperative = request.cooperative;
+  options.max_shared_bytes = static_cast<uint32_t>(device_properties(device).sharedMemPerBlockOptin);
+  return options;
+}
+
+struct Launch {
+  Kernel kernel;
+  LaunchRequest request;
+  std::vector<char> parameters;
+  int device;
+};
+
+void run(const Launch &launched) {
+  const LaunchRequest &r = launched.request;
+  const std::string &name = launched.kernel.name();
+  try {
+    const LaunchResult result =
+        launch(launched.kernel, {r.grid.x, r.grid.y, r.grid.z}, {r.block.x, r.block.y, r.block.z},
+               r.dynamic_shared_bytes, launched.parameters.data(), options_for(r, launched.device));
+    if (environment().verbose >= 1) {
+      fprintf(stderr, "emulator: %s<<<(%u, %u, %u), (%u, %u, %u), %zu>>> %llu instructions\n", name.c_str(), r.grid.x,
+              r.grid.y, r.grid.z, r.block.x, r.block.y, r.block.z, r.dynamic_shared_bytes,
+              (unsigned long long)result.instructions);
+    }
+    count_launch(name, result.counters);
+    for (const Finding &each : result.findings) {
+      report_and_break(launched.device, error_of(each.kind), {.kind = {}, .text = each.text()});
+    }
+  } catch (const Error &error) {
+    report_and_break(launched.device, cudaErrorLaunchFailure,
+                     {.kind = "not emulated", .text = name + ": " + error.what()});
+  }
+}
+
+cudaError_t check_request(const Function &function, const LaunchRequest &r, const cudaDeviceProp &p) {
+  const auto fits = [](unsigned value, int limit) { return value >= 1 && value <= static_cast<unsigned>(limit); };
+  const bool grid =
+      fits(r.grid.x, p.maxGridSize[0]) && fits(r.grid.y, p.maxGridSize[1]) && fits(r.grid.z, p.maxGridSize[2]);
+  const bool block =
+      fits(r.block.x, p.maxThreadsDim[0]) && fits(r.block.y, p.maxThreadsDim[1]) && fits(r.block.z, p.maxThreadsDim[2]);
+  if (!grid || !block) return cudaErrorInvalidConfiguration;
+  const uint64_t threads = uint64_t{r.block.x} * r.block.y * r.block.z;
+  if (threads > static_cast<uint64_t>(p.maxThreadsPerBlock)) return cudaErrorInvalidConfiguration;
+  if (threads > static_cast<uint64_t>(max_threads_per_block(function))) return cudaErrorInvalidValue;
+  if (r.dynamic_shared_bytes > static_cast<size_t>(function.max_dynamic_shared_bytes)) return cudaErrorInvalidValue;
+  if (!r.cooperative) return cudaSuccess;
+  const uint64_t resident = uint64_t{1} * p.multiProcessorCount *
+                            blocks_per_multiprocessor(function, static_cast<int>(threads), r.dynamic_shared_bytes);
+  const uint64_t blocks = uint64_t{r.grid.x} * r.grid.y * r.grid.z;
+  return blocks <= resident ? cudaSuccess : cudaErrorCooperativeLaunchTooLarge;
+}
+
+}  // namespace
+
+cudaError_t launch_kernel(Stream &stream, const LaunchRequest &request) {
+  const Function *function = find_function(request.host);
+  if (function == nullptr) return cudaErrorInvalidDeviceFunction;
+  if (stream.device != current_device_index()) return cudaErrorInvalidResourceHandle;
+  if (const cudaError_t error = check_request(*function, request, device_properties(stream.device))) return error;
+
+  // Arguments are those of the time of the call.
+  std::vector<char> parameters(function->kernel.parameter_bytes());
+  const std::vector<Parameter> &layout = function->kernel.parameters();
+  for (size_t i = 0; i < layout.size(); ++i) {
+    memcpy(parameters.data() + layout[i].offset, request.arguments[i], layout[i].size);
+  }
+  const auto launched =
+      std::make_shared<Launch>(Launch{function->kernel, request, std::move(parameters), stream.device});
+  return enqueue(stream, {.name = "kernel", .run = [launched] { run(*launched); }, .node = cudaGraphNodeTypeKernel});
+}
+
+void read_attributes(const cudaLaunchConfig_t &config, LaunchRequest *request) {
+  for (unsigned i = 0; i < config.numAttrs; ++i) {
+    const cudaLaunchAttribute &attribute = config.attrs[i];
+    switch (attribute.id) {
+      case cudaLaunchAttributeIgnore:
+      case cudaLaunchAttributePriority:
+      case cudaLaunchAttributePreferredSharedMemoryCarveout:
+      case cudaLaunchAttributeAccessPolicyWindow:
+      // The next kernel starts when the first has ended, which programmatic dependent launch allows.
+      case cudaLaunchAttributeProgrammaticStreamSerialization: break;
+      case cudaLaunchAttributeCooperative: request->cooperative = attribute.val.cooperative != 0; break;
+      case cudaLaunchAttributeClusterDimension: {
+        const auto &cluster = attribute.val.clusterDim;
+        if (uint64_t{cluster.x} * cluster.y * cluster.z == 1) break;
+        unsupported("cudaLaunchKernelExC: clusters are not emulated");
+      }
+      default:
+        unsupported("cudaLaunchKernelExC: launch attribute " + std::to_string(attribute.id) + " is not emulated");
+    }
+  }
+}
+
+}  // namespace lily::emulator::runtime

@@ -1,0 +1,25 @@
+// Launches of kernels.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+
+#include "runtime/stream.h"
+
+namespace lily::emulator::runtime {
+
+struct LaunchRequest {
+  const void *host = nullptr;
+  dim3 grid, block;
+  void **arguments = nullptr;
+  size_t dynamic_shared_bytes = 0;
+  bool cooperative = false;
+};
+
+cudaError_t launch_kernel(Stream &stream, const LaunchRequest &request);
+
+// Takes what the attributes ask for into the request; ends the process at one that is not emulated.
+void read_attributes(const cudaLaunchConfig_t &config, LaunchRequest *request);
+
+}  // namespace lily::emulator::runtime

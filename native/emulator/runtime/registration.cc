@@ -1,0 +1,132 @@
+#include "runtime/registration.h"
+
+#include "runtime/call.h"
+#include "runtime/device.h"
+#include "runtime/fat_binary.h"
+#include "runtime/findings.h"
+
+namespace lily::emulator::runtime {
+
+struct FatBinary {
+  const void *wrapper = nullptr;
+  std::map<int, std::unique_ptr<Module>> modules;  // per device, parsed on first use: each has variables of its own
+};
+
+namespace {
+
+struct RegisteredFunction {
+  FatBinary *binary;
+  std::string name;
+  std::map<int, Function> on_device;
+};
+
+struct RegisteredVariable {
+  FatBinary *binary;
+  std::string name;
+};
+
+std::map<const void *, RegisteredFunction> &functions() {
+  static auto *const functions = new std::map<const void *, RegisteredFunction>;
+  return *functions;
+}
+
+std::map<const void *, RegisteredVariable> &variables() {
+  static auto *const variables = new std::map<const void *, RegisteredVariable>;
+  return *variables;
+}
+
+Module &module_of(FatBinary &binary) {
+  const int index = current_device_index();
+  std::unique_ptr<Module> &module = binary.modules[index];
+  if (module == nullptr) {
+    try {
+      module = Module::parse(ptx_of(binary.wrapper), index);
+    } catch (const Error &error) {
+      unsupported(error.what());
+    }
+  }
+  return *module;
+}
+
+}  // namespace
+
+Function *find_function(const void *host) {
+  const auto found = functions().find(host);
+  if (found == functions().end()) return nullptr;
+  RegisteredFunction &function = found->second;
+  const int index = current_device_index();
+  const auto on_device = function.on_device.find(index);
+  if (on_device != function.on_device.end()) return &on_device->second;
+  const Module &module = module_of(*function.binary);
+  if (!module.has_kernel(function.name)) return nullptr;
+  return &function.on_device.emplace(index, Function{module.kernel(function.name)}).first->second;
+}
+
+const char *find_name(const void *host) {
+  const auto found = functions().find(host);
+  return found != functions().end() ? found->second.name.c_str() : nullptr;
+}
+
+ModuleVariable find_variable(const void *host) {
+  const auto found = variables().find(host);
+  if (found == variables().end()) return {};
+  return module_of(*found->second.binary).variable(found->second.name);
+}
+
+}  // namespace lily::emulator::runtime
+
+using namespace lily::emulator;
+using namespace lily::emulator::runtime;
+
+extern "C" {
+
+// Called from constructors of the program: nothing is read yet, so that it also loads where it cannot run.
+void **__cudaRegisterFatBinary(void *wrapper) {
+  auto *binary = new FatBinary;
+  binary->wrapper = wrapper;
+  return reinterpret_cast<void **>(binary);
+}
+
+void __cudaRegisterFatBinaryEnd(void **) {}
+
+// The kernels may still be queued, and at exit nothing is gained by forgetting them.
+void __cudaUnregisterFatBinary(void **) {}
+
+char __cudaInitModule(void **) { return 1; }
+
+void __cudaRegisterFunction(void **handle, const char *host, char *, const char *name, int, uint3 *, uint3 *, dim3 *,
+                            dim3 *, int *) {
+  std::lock_guard<std::mutex> lock(runtime_mutex());
+  functions()[host] = {reinterpret_cast<FatBinary *>(handle), name, {}};
+}
+
+void __cudaRegisterVar(void **handle, char *host, char *, const char *name, int, size_t, int, int) {
+  std::lock_guard<std::mutex> lock(runtime_mutex());
+  variables()[host] = {reinterpret_cast<FatBinary *>(handle), name};
+}
+
+void __cudaRegisterManagedVar(void **, void **, char *, const char *name, int, size_t, int, int) {
+  unsupported(std::string("__managed__ variables are not emulated: ") + name);
+}
+
+cudaError_t __cudaGetKernel(cudaKernel_t *kernel, const void *host) {
+  *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void *>(host));
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetSymbolAddress(void **pointer, const void *symbol) {
+  return call(__func__, [&] {
+    *pointer = find_variable(symbol).address;
+    return *pointer != nullptr ? cudaSuccess : cudaErrorInvalidSymbol;
+  });
+}
+
+cudaError_t cudaGetSymbolSize(size_t *size, const void *symbol) {
+  return call(__func__, [&] {
+    const ModuleVariable variable = find_variable(symbol);
+    *size = variable.size;
+    return variable.address != nullptr ? cudaSuccess : cudaErrorInvalidSymbol;
+  });
+}
+
+}  // extern "C"

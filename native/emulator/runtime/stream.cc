@@ -1,0 +1,189 @@
+#include "runtime/stream.h"
+
+#include <algorithm>
+#include <map>
+#include <thread>
+
+#include "runtime/call.h"
+#include "runtime/capture.h"
+#include "runtime/device.h"
+#include "runtime/leaks.h"
+
+namespace lily::emulator::runtime {
+namespace {
+
+using Kind = Stream::Kind;
+
+struct Registry {
+  std::map<const void *, std::shared_ptr<Stream>> streams;  // that the program made
+  std::map<std::pair<std::thread::id, int>, std::shared_ptr<Stream>> per_thread;
+  unsigned long long next_id = 1;
+};
+
+Registry &registry() {
+  static Registry *const registry = new Registry;
+  return *registry;
+}
+
+std::shared_ptr<Stream> make_stream(Kind kind, int device, int priority) {
+  auto stream = std::make_shared<Stream>();
+  stream->kind = kind;
+  stream->device = device;
+  stream->priority = priority;
+  stream->id = registry().next_id++;
+  return stream;
+}
+
+Stream &legacy_stream(int index) {
+  std::shared_ptr<Stream> &stream = device(index).legacy_stream;
+  if (stream == nullptr) stream = make_stream(Kind::kLegacy, index, 0);
+  return *stream;
+}
+
+Stream &per_thread_stream(int index) {
+  std::shared_ptr<Stream> &stream = registry().per_thread[{std::this_thread::get_id(), index}];
+  if (stream == nullptr) stream = make_stream(Kind::kPerThread, index, 0);
+  return *stream;
+}
+
+bool waits_for_legacy(const Stream &stream) {
+  return stream.kind == Kind::kPerThread || stream.kind == Kind::kBlocking;
+}
+
+// What new work in the stream comes after. The legacy stream and the blocking streams of its device wait for each
+// other.
+std::vector<OperationPtr> predecessors(Stream &stream) {
+  std::vector<OperationPtr> result;
+  const auto add = [&](const OperationPtr &operation) {
+    if (!is_done(operation)) result.push_back(operation);
+  };
+  add(stream.last);
+  if (waits_for_legacy(stream)) add(legacy_stream(stream.device).last);
+  if (stream.kind != Kind::kLegacy) return result;
+  const auto add_blocking = [&](const Stream &other) {
+    if (other.device == stream.device && waits_for_legacy(other)) add(other.last);
+  };
+  for (const auto &[handle, each] : registry().streams) add_blocking(*each);
+  for (const auto &[key, each] : registry().per_thread) add_blocking(*each);
+  for (const OperationPtr &each : device(stream.device).orphans) add(each);
+  device(stream.device).orphans.clear();
+  return result;
+}
+
+cudaError_t create_stream(cudaStream_t *handle, unsigned flags, int priority) {
+  if (flags != cudaStreamDefault && flags != cudaStreamNonBlocking) return cudaErrorInvalidValue;
+  const Kind kind = flags == cudaStreamNonBlocking ? Kind::kNonBlocking : Kind::kBlocking;
+  const auto stream = make_stream(kind, current_device_index(), std::clamp(priority, -5, 0));
+  stream->made_by = describe_call("a stream");
+  registry().streams[stream.get()] = stream;
+  *handle = reinterpret_cast<cudaStream_t>(stream.get());
+  return cudaSuccess;
+}
+
+// Its work goes on; only the handle ends.
+void destroy(Stream &stream) {
+  if (stream.capture) invalidate(*stream.capture);
+  forget_stream(stream);
+  if (waits_for_legacy(stream) && !is_done(stream.last)) device(stream.device).orphans.push_back(stream.last);
+  registry().streams.erase(&stream);
+}
+
+}  // namespace
+
+Stream *find_stream(cudaStream_t handle, bool null_is_per_thread) {
+  const bool per_thread = handle == cudaStreamPerThread || (handle == nullptr && null_is_per_thread);
+  if (per_thread) return &per_thread_stream(current_device_index());
+  if (handle == nullptr || handle == cudaStreamLegacy) return &legacy_stream(current_device_index());
+  const auto found = registry().streams.find(handle);
+  return found != registry().streams.end() ? found->second.get() : nullptr;
+}
+
+cudaError_t enqueue(Stream &stream, Work work) {
+  if (stream.capture) return capture_work(stream, std::move(work));
+  if (stream.kind == Kind::kLegacy) {
+    if (const cudaError_t error = refuse_legacy_work(stream.device)) return error;
+  }
+  auto operation = std::make_shared<Operation>();
+  operation->work = std::move(work.run);
+  operation->after = predecessors(stream);
+  operation->device = stream.device;
+  operation->host_function = work.host_function;
+  stream.last = operation;
+  submit(operation);
+  return cudaSuccess;
+}
+
+void enqueue_after(Stream &stream, const OperationPtr &operation) {
+  auto marker = std::make_shared<Operation>();
+  marker->after = predecessors(stream);
+  if (!is_done(operation)) marker->after.push_back(operation);
+  marker->device = stream.device;
+  stream.last = marker;
+  submit(marker);
+}
+
+cudaError_t refuse_while_capturing(Stream &stream) {
+  if (stream.kind == Kind::kLegacy) return refuse_legacy_work(stream.device);
+  if (!stream.capture) return cudaSuccess;
+  invalidate(*stream.capture);
+  return cudaErrorStreamCaptureUnsupported;
+}
+
+cudaError_t synchronize(Stream &stream) {
+  if (const cudaError_t error = refuse_while_capturing(stream)) return error;
+  for (const OperationPtr &each : predecessors(stream)) finish(each);
+  return device(stream.device).broken;
+}
+
+cudaError_t query(Stream &stream) {
+  if (const cudaError_t error = refuse_while_capturing(stream)) return error;
+  const auto is_idle = [&] { return predecessors(stream).empty(); };
+  if (!is_idle()) make_progress();
+  return is_idle() ? device(stream.device).broken : cudaErrorNotReady;
+}
+
+std::vector<std::string> live_streams(int index) {
+  std::vector<std::string> result;
+  for (const auto &[handle, each] : registry().streams) {
+    if (each->device == index) result.push_back(each->made_by);
+  }
+  return result;
+}
+
+void destroy_streams(int index) {
+  for (const auto &[handle, each] : registry().streams) {
+    if (each->device == index) forget_stream(*each);
+  }
+  std::erase_if(registry().streams, [&](const auto &each) { return each.second->device == index; });
+}
+
+}  // namespace lily::emulator::runtime
+
+using namespace lily::emulator;
+using namespace lily::emulator::runtime;
+
+extern "C" {
+
+cudaError_t cudaStreamCreate(cudaStream_t *stream) {
+  return call(__func__, [&] { return create_stream(stream, cudaStreamDefault, 0); });
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
+  return call(__func__, [&] { return create_stream(stream, flags, 0); });
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int priority) {
+  return call(__func__, [&] { return create_stream(stream, flags, priority); });
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t handle) {
+  return call(__func__, Needs::kDriver, [&] {
+    const bool made_by_program = handle != nullptr && handle != cudaStreamLegacy && handle != cudaStreamPerThread;
+    Stream *stream = made_by_program ? find_stream(handle, false) : nullptr;
+    if (stream == nullptr) return cudaErrorInvalidResourceHandle;
+    destroy(*stream);
+    return cudaSuccess;
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,156 @@
+// Loads, stores, atomics, asynchronous copies and addresses. Each thread works on words of its own where the result
+// would depend on their order otherwise.
+#include "tests/harness.h"
+
+namespace lily::emulator::tests {
+namespace {
+
+using Words = std::vector<uint32_t>;
+
+// Runs the body on one thread unless told otherwise; no finding, and these results.
+void check_body(const std::string &name, const std::string &body, const Words &in, const Words &want,
+                unsigned threads = 1, const std::string &declarations = {}) {
+  Words out(want.size(), 0);
+  const std::string findings = run_body(body, in, out, threads, declarations);
+  expect(findings.empty(), name + ": " + findings);
+  for (size_t i = 0; i < want.size(); ++i) {
+    expect(out[i] == want[i],
+           name + ": word " + std::to_string(i) + " is " + std::to_string(out[i]) + ", not " + std::to_string(want[i]));
+  }
+}
+
+void test_loads() {
+  const Words in = {0x81828384, 0x05060708, 0x90000001, 0x7fffffff};
+  // Narrow loads into wider registers extend by their type.
+  check_body("ld.u8", "ld.global.u8 w0, [in];\nst.global.u32 [out], w0;", in, {0x84});
+  check_body("ld.s8", "ld.global.s8 w0, [in+1];\nst.global.u32 [out], w0;", in, {0xffffff83});
+  check_body("ld.u16", "ld.global.u16 w0, [in];\nst.global.u32 [out], w0;", in, {0x8384});
+  check_body("ld.s16", "ld.global.s16 w0, [in+2];\nst.global.u32 [out], w0;", in, {0xffff8182});
+  check_body("ld.s32 to 64 bits", "ld.global.s32 l0, [in];\nst.global.u64 [out], l0;", in, {0x81828384, 0xffffffff});
+  check_body("ld.v2", "ld.global.v2.u32 {w0, w1}, [in];\nst.global.v2.u32 [out], {w1, w0};", in, {in[1], in[0]});
+  check_body("ld.v4", "ld.global.nc.v4.f32 {w0, w1, w2, w3}, [in];\nst.global.v4.f32 [out], {w3, w2, w1, w0};", in,
+             {in[3], in[2], in[1], in[0]});
+  check_body("ld.v4.u8", "ld.global.v4.u8 {w0, w1, w2, w3}, [in];\nst.global.v4.u8 [out], {w3, w2, w1, w0};", in,
+             {0x84838281});
+  check_body("ldu", "ldu.global.u32 w0, [in];\nst.global.u32 [out], w0;", in, {in[0]});
+  check_body("st.u8", "mov.u32 w0, 0x1ff;\nst.global.u8 [out+1], w0;", in, {0xff00});
+  check_body("st.u16", "mov.u32 w0, 0x1ffee;\nst.global.u16 [out+2], w0;", in, {0xffee0000});
+  check_body("volatile", "ld.volatile.global.u32 w0, [in];\nst.volatile.global.u32 [out], w0;", in, {in[0]});
+  check_body("acquire and release",
+             "ld.acquire.gpu.global.u32 w0, [in];\nst.release.gpu.global.u32 [out], w0;\nfence.acq_rel.gpu;\n"
+             "membar.gl;",
+             in, {in[0]});
+  check_body("hints",
+             "prefetch.global.L2 [in];\nprefetchu.L1 [in];\ncreatepolicy.fractional.L2::evict_last.b64 l0, 1.0;\n"
+             "ld.global.L1::no_allocate.L2::cache_hint.u32 w0, [in], l0;\ngriddepcontrol.wait;\n"
+             "griddepcontrol.launch_dependents;\nst.global.u32 [out], w0;",
+             in, {in[0]});
+}
+
+void test_spaces() {
+  const std::string declarations =
+      ".global .align 4 .u32 counter = 7;\n.const .align 4 .u32 table[3] = {10, 20, 30};\n"
+      ".shared .align 16 .b8 tile[64];\n";
+  check_body("a .global variable", "ld.global.u32 w0, [counter];\nst.global.u32 [out], w0;", {0}, {7}, 1, declarations);
+  check_body("a .const variable", "ld.const.u32 w0, [table+8];\nst.global.u32 [out], w0;", {0}, {30}, 1, declarations);
+  check_body("shared and generic addresses",
+             "mov.u64 l0, tile;\ncvta.shared.u64 l1, l0;\nmov.u32 w0, 5;\nst.u32 [l1+4], w0;\n"
+             "cvta.to.shared.u64 l2, l1;\nld.shared.u32 w1, [l2+4];\nisspacep.shared p0, l1;\nisspacep.global p1, l1;\n"
+             "selp.u32 w2, 1, 0, p0;\nselp.u32 w3, 1, 0, p1;\nst.global.v4.u32 [out], {w1, w2, w3, w0};",
+             {0}, {5, 1, 0, 5}, 1, declarations);
+  check_body("local memory",
+             ".local .align 8 .b8 stack[16];\nmov.u64 l0, stack;\nmov.u32 w0, 9;\nst.local.u32 [l0+8], w0;\n"
+             "cvta.local.u64 l1, l0;\nld.u32 w1, [l1+8];\nst.global.u32 [out], w1;",
+             {0}, {9});
+}
+
+// The old value, and the word afterwards.
+void check_atomic(const std::string &operation, const std::string &type, uint32_t old, uint32_t operand,
+                  uint32_t after) {
+  for (const std::string space : {".global", ""}) {
+    check_body("atom." + operation + "." + type,
+               "ld.global.v2.u32 {w0, w1}, [in];\nst.global.u32 [out], w0;\natom" + space + "." + operation + "." +
+                   type + " w2, [out], w1;\nst.global.u32 [out+4], w2;",
+               {old, operand}, {after, old});
+    if (operation == "exch") continue;
+    check_body("red." + operation + "." + type,
+               "ld.global.v2.u32 {w0, w1}, [in];\nst.global.u32 [out], w0;\nred" + space + "." + operation + "." +
+                   type + " [out], w1;",
+               {old, operand}, {after});
+  }
+}
+
+void test_atomics() {
+  check_atomic("add", "u32", 0xffffffff, 3, 2);
+  check_atomic("add", "s32", 5, 0xfffffff0, 0xfffffff5);
+  check_atomic("add", "f32", 0x3f800000, 0x40000000, 0x40400000);
+  check_atomic("add.noftz", "f16x2", 0x3c003c00, 0x40003c00, 0x42004000);
+  check_atomic("add.noftz", "bf16x2", 0x3f803f80, 0x40003f80, 0x40404000);
+  check_atomic("min", "u32", 5, 0xffffffff, 5);
+  check_atomic("min", "s32", 5, 0xffffffff, 0xffffffff);
+  check_atomic("max", "u32", 5, 0xffffffff, 0xffffffff);
+  check_atomic("max", "s32", 5, 0xffffffff, 5);
+  check_atomic("and", "b32", 0xff00ff00, 0x0ff00ff0, 0x0f000f00);
+  check_atomic("or", "b32", 0xff00ff00, 0x0ff00ff0, 0xfff0fff0);
+  check_atomic("xor", "b32", 0xff00ff00, 0x0ff00ff0, 0xf0f0f0f0);
+  check_atomic("exch", "b32", 1, 2, 2);
+  check_atomic("inc", "u32", 4, 5, 5);
+  check_atomic("inc", "u32", 5, 5, 0);
+  check_atomic("dec", "u32", 0, 5, 5);
+  check_atomic("dec", "u32", 6, 5, 5);
+  check_atomic("dec", "u32", 3, 5, 2);
+  check_body("atom.cas.b32",
+             "mov.u32 w0, 4;\nst.global.u32 [out], w0;\natom.global.cas.b32 w1, [out], 4, 9;\n"
+             "atom.global.cas.b32 w2, [out], 4, 11;\nst.global.u32 [out+4], w1;\nst.global.u32 [out+8], w2;",
+             {0}, {9, 4, 9});
+  check_body("atom.add.u64",
+             "mov.u64 l0, 0xffffffff;\nst.global.u64 [out], l0;\natom.global.add.u64 l1, [out], 2;\n"
+             "st.global.u64 [out+8], l1;",
+             {0}, {1, 1, 0xffffffff, 0});
+  check_body("atom.shared.add of 64 threads",
+             ".shared .align 4 .u32 sum;\nmov.u32 w0, %tid.x;\nsetp.eq.u32 p0, w0, 0;\n@p0 st.shared.u32 [sum], 0;\n"
+             "bar.sync 0;\natom.shared.add.u32 w1, [sum], w0;\nbar.sync 0;\nld.shared.u32 w2, [sum];\n"
+             "@p0 st.global.u32 [out], w2;",
+             {0}, {2016}, 64);
+}
+
+void test_async_copies() {
+  const std::string start = ".shared .align 16 .b8 tile[32];\nmov.u32 w0, tile;\n";
+  const std::string finish = "ld.shared.v4.u32 {w1, w2, w3, w4}, [w0];\nst.global.v4.u32 [out], {w1, w2, w3, w4};";
+  const Words in = {1, 2, 3, 4, 5, 6, 7, 8};
+  check_body(
+      "cp.async.cg 16",
+      start + "cp.async.cg.shared.global [w0], [in], 16;\ncp.async.commit_group;\ncp.async.wait_group 0;\n" + finish,
+      in, {1, 2, 3, 4});
+  check_body("cp.async.cg 16 with 8 bytes of source",
+             start + "cp.async.cg.shared.global [w0], [in], 16, 8;\ncp.async.wait_all;\n" + finish, in, {1, 2, 0, 0});
+  check_body("cp.async.ca 4 and 8",
+             start +
+                 "cp.async.ca.shared.global [w0], [in+4], 4;\ncp.async.ca.shared.global [w0+4], [in+16], 4;\n"
+                 "cp.async.ca.shared.global [w0+8], [in+24], 8;\ncp.async.commit_group;\ncp.async.wait_group 0;\n" +
+                 finish,
+             in, {2, 5, 7, 8});
+  Words out(4);
+  const std::string weak =
+      "cp.async.cg.shared.global [w0], [in], 16;\ncp.async.commit_group;\n"
+      "cp.async.wait_group 1;\n";
+  expect(run_body(start + weak + finish, in, out, 1) == "async copy", "a wait that is too weak is found");
+  // Of two groups, wait_group 1 waits for the older.
+  check_body("cp.async.wait_group 1",
+             start +
+                 "cp.async.cg.shared.global [w0], [in], 16;\ncp.async.commit_group;\n"
+                 "cp.async.cg.shared.global [w0+16], [in+16], 16;\ncp.async.commit_group;\ncp.async.wait_group 1;\n" +
+                 finish + "\ncp.async.wait_all;",
+             in, {1, 2, 3, 4});
+}
+
+}  // namespace
+
+void test_memory() {
+  test_loads();
+  test_spaces();
+  test_atomics();
+  test_async_copies();
+}
+
+}  // namespace lily::emulator::tests

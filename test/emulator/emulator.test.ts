@@ -1,0 +1,171 @@
+/** The emulator: single instructions, kernels with known results, planted mistakes and their clean twins. */
+import { readdirSync, readFileSync } from 'node:fs'
+import { beforeAll, describe, expect, test, type TestContext } from 'vitest'
+import { buildEmulator, runInstructionTests, runKernel } from '../support/emulator.js'
+
+const SEEDS = ['0', '1', '2', '3', '4', '5', '6', '7']
+const ORDERS = Array.from({ length: 16 }, (_, i) => String(i))
+const FINDING = 99
+
+let missing: string | undefined
+beforeAll(() => {
+  missing = buildEmulator()
+  if (missing !== undefined) console.log(`programs of native/emulator/kernels are skipped: ${missing}`)
+}, 900_000)
+
+function needsKernels(context: TestContext) {
+  if (missing !== undefined) context.skip(missing)
+}
+
+test('instructions do what the PTX ISA says', () => {
+  const { code, text } = runInstructionTests()
+  expect(code, text).toBe(0)
+  expect(text).toMatch(/^[1-9][0-9]+ checks, 0 failed$/m)
+})
+
+describe.for(['75', '80', '86', '89', '90', '100', '120'])('compute_%s', (ARCH) => {
+  test.for(['reduction', 'softmax', 'layer_norm', 'grid_sync', 'streams'])('%s is right', (name, context) => {
+    needsKernels(context)
+    for (const SEED of ['0', '1', '5']) {
+      const { code, text } = runKernel('numerics', [name], { ARCH, SEED })
+      expect(text).toMatch(/^right /m)
+      expect(code, text).toBe(0)
+    }
+  })
+
+  // Turing's tensor cores know half only.
+  test.for(ARCH === '75' ? ['half'] : ['half', 'bfloat16'])('the %s matrix product is right', (type, context) => {
+    needsKernels(context)
+    for (const SEED of ['0', '1', '5']) {
+      const { code, text } = runKernel('matrix_product', [type], { ARCH, SEED })
+      expect(text).toMatch(/^right /m)
+      expect(code, text).toBe(0)
+    }
+  })
+})
+
+describe.for(['80', '90'])('a mistake in the matrix product for compute_%s', (ARCH) => {
+  // What must happen on every seed: a wrong result, or a finding.
+  test.for([
+    ['swapped_operands', 1],
+    ['dropped_transpose', 1],
+    ['weak_wait', FINDING],
+    ['missing_barrier', FINDING],
+    ['off_by_one', FINDING],
+  ] as const)('%s is caught', ([mutation, expected], context) => {
+    needsKernels(context)
+    for (const type of ['half', 'bfloat16'])
+      for (const SEED of SEEDS) {
+        const { code, text } = runKernel('matrix_product', [`${type}_${mutation}`], { ARCH, SEED })
+        expect(code, `${type}, seed ${SEED}: ${text}`).toBe(expected)
+        expect(text).toContain(expected === FINDING ? 'FINDING' : 'WRONG')
+      }
+  })
+})
+
+const kernels = new URL('../../native/emulator/kernels/', import.meta.url)
+
+/** Where the sources say `finding: ... NAME`, as `file:line`. */
+function plantedAt(name: string): string[] {
+  return readdirSync(kernels).flatMap((file) =>
+    readFileSync(new URL(file, kernels), 'utf8')
+      .split('\n')
+      .flatMap((line, i) => {
+        const names = / finding: (.*)/.exec(line)?.[1].split(' ') ?? []
+        return names.includes(name) ? [`${file}:${i + 1}`] : []
+      }),
+  )
+}
+
+describe('a planted mistake', () => {
+  test.for([
+    ['global_bounds', 'out of bounds'],
+    ['shared_bounds', 'out of bounds'],
+    ['local_bounds', 'out of bounds'],
+    ['parameter_bounds', 'out of bounds'],
+    ['misaligned', 'misaligned'],
+    ['uninitialised_shared', 'uninitialised read'],
+    ['uninitialised_global', 'uninitialised read'],
+    ['use_after_free', 'use after free'],
+    ['shared_race', 'shared race'],
+    ['global_race', 'global race'],
+    ['early_read', 'async copy'],
+    ['divergent_operation', 'divergent warp operation'],
+    ['absent_lane', 'absent lane'],
+    ['divergent_barrier', 'divergent barrier'],
+    ['deadlock', 'deadlock'],
+  ])('%s is found with its line, its clean twin has no finding', ([name, kind], context) => {
+    needsKernels(context)
+    const places = plantedAt(name)
+    expect(places.length).toBeGreaterThan(0)
+    for (const SEED of SEEDS) {
+      const bug = runKernel('planted', [name, 'bug'], { SEED })
+      expect(bug.code, `seed ${SEED}: ${bug.text}`).toBe(FINDING)
+      const found = bug.text.slice(bug.text.indexOf('FINDING'))
+      expect(found).toContain(`[${kind}]`)
+      expect(found).toMatch(/block \(\d+,\d+,\d+\) thread \(\d+,\d+,\d+\)/)
+      expect(
+        places.some((place) => found.includes(place)),
+        `${places.join(' or ')}: ${found}`,
+      ).toBe(true)
+      const clean = runKernel('planted', [name, 'clean'], { SEED })
+      expect(clean.text, `seed ${SEED}`).toBe(`right ${name}\n`)
+      expect(clean.code).toBe(0)
+    }
+  })
+
+  test('leak is found at exit', (context) => {
+    needsKernels(context)
+    const bug = runKernel('planted', ['leak', 'bug'])
+    expect(bug.code, bug.text).toBe(FINDING)
+    expect(bug.text).toContain('[leak]')
+    expect(runKernel('planted', ['leak', 'bug'], { LEAKS: '0' }).code).toBe(0)
+    expect(runKernel('planted', ['leak', 'clean'])).toEqual({ code: 0, text: 'right leak\n' })
+  })
+
+  // Work of two streams that nothing orders runs in the harmful order on some seeds only.
+  test.for([
+    ['missing_event', 1],
+    ['early_free', FINDING],
+  ] as const)('%s shows on several orders of the work', ([name, expected], context) => {
+    needsKernels(context)
+    const codes = ORDERS.map((ORDER) => runKernel('planted', [name, 'bug'], { ORDER }).code)
+    expect(codes.filter((code) => code === expected).length, codes.join(' ')).toBeGreaterThanOrEqual(3)
+    for (const ORDER of ORDERS)
+      expect(runKernel('planted', [name, 'clean'], { ORDER })).toEqual({ code: 0, text: `right ${name}\n` })
+  })
+})
+
+describe('the runtime', () => {
+  const cases = ['devices', 'attributes', 'errors', 'memory', 'capture', 'graph', 'legacy', 'host_functions', 'polling']
+  test.for([...cases, 'peer'])('%s', (name, context) => {
+    needsKernels(context)
+    for (const SEED of ['0', '1', '5']) {
+      const { code, text } = runKernel('runtime', [name], { SEED })
+      expect(text).toContain(`right ${name}\n`)
+      expect(code, text).toBe(0)
+    }
+  })
+
+  test('looks as the environment says', (context) => {
+    needsKernels(context)
+    const devices = (settings: Record<string, string>) => runKernel('runtime', ['devices'], settings)
+    expect(devices({ DRIVER: 'none' }).text).toContain('cudaErrorInsufficientDriver: 0 devices, driver 0,')
+    expect(devices({ DRIVER: 'old' }).text).toContain('cudaErrorInsufficientDriver')
+    expect(devices({ DRIVER: 'nodevice' }).text).toContain('cudaErrorNoDevice')
+    const { text } = devices({ ARCH: '90', SMS: '132', DEVICES: '1' })
+    expect(text).toContain('cudaSuccess: 1 devices')
+    expect(text).toMatch(/device 0: sm_90, \d+ bytes, 132 multiprocessors/)
+    expect(devices({ NO_SUCH_VARIABLE: '1' }).code).toBe(98)
+  })
+
+  test('fails where the environment says', (context) => {
+    needsKernels(context)
+    const settings = { FAIL_CALL: 'cudaMalloc:1', FAIL_ERROR: 'cudaErrorMemoryAllocation', LEAKS: '0' }
+    for (const how of [settings, { MEMORY_LIMIT: '500', LEAKS: '0' }]) {
+      const { code, text } = runKernel('runtime', ['memory'], how)
+      expect(text).toContain('out of memory')
+      expect(code).not.toBe(0)
+    }
+  })
+})
