@@ -130,8 +130,22 @@ class KernelParser {
       }
       position.inlined_file = number();
       position.inlined_line = number();
+      resolve_nested_inlining(position);
     }
     if (!(position == code_->locations.back())) code_->locations.push_back(position);
+  }
+
+  // A call that stands in a function which was inlined itself: the line that a person wrote is the outermost one. nvcc
+  // gives the location of the outer call before those inside it.
+  void resolve_nested_inlining(SourcePosition &position) const {
+    for (size_t i = code_->locations.size(); i-- > 0;) {
+      const SourcePosition &outer = code_->locations[i];
+      if (outer.inlined_line == 0 || outer.file != position.inlined_file || outer.line != position.inlined_line)
+        continue;
+      position.inlined_file = outer.inlined_file;
+      position.inlined_line = outer.inlined_line;
+      return;
+    }
   }
 
   void parse_instruction() {

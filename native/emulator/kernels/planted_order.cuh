@@ -45,17 +45,11 @@ __global__ void divergent_operation(unsigned *x) {
   x[threadIdx.x] = value;
 }
 
-// The finding must name the caller's line, too, not only that of the assembly.
-__device__ inline unsigned shuffle_half_warp(unsigned value, unsigned lane) {
-  unsigned result;
-  asm volatile("shfl.sync.idx.b32 %0, %1, %2, 31, 0xffff;" : "=r"(result) : "r"(value), "r"(lane));
-  return result;
-}
-
+// __shfl_sync is inlined twice over: the finding must name this line, not one of the CUDA headers alone.
 template <bool kBug>
 __global__ void absent_lane(unsigned *x) {
   unsigned value = threadIdx.x;
-  if (threadIdx.x < 16) value = shuffle_half_warp(value, kBug ? 20 : 10);  // finding: absent_lane
+  if (threadIdx.x < 16) value = __shfl_sync(0xffffu, value, kBug ? 20 : 10);  // finding: absent_lane
   x[threadIdx.x] = value;
 }
 
