@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const files = readdirSync(join(root, 'native'), { recursive: true, encoding: 'utf8' })
-  .filter((name) => /\.(h|cc)$/.test(name))
+  .filter((name) => /\.(h|cc|cu|cuh)$/.test(name))
   .map((name) => join('native', name))
 
 const clangFormat = ['clang-format-19', 'clang-format'].find((command) =>

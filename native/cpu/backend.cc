@@ -27,6 +27,7 @@ lily_status fail(lily_status status, std::string message) {
 }
 
 const char *last_error() { return error_message.c_str(); }
+const char *last_error_name() { return ""; }
 
 lily_status check_available() {
   if (instruction_set().kernels == nullptr) return fail(LILY_ERROR_UNAVAILABLE, instruction_set().error);
@@ -166,30 +167,38 @@ lily_status release(int32_t, void *memory) {
   return LILY_OK;
 }
 
-lily_status copy(void *destination, const void *source, size_t bytes, lily_stream) {
+lily_status pointer_info(const void *, lily_pointer_info *info) {
+  *info = {};
+  return LILY_OK;
+}
+
+lily_status copy(int32_t, void *destination, const void *source, size_t bytes, lily_stream) {
   memcpy(destination, source, bytes);
   return LILY_OK;
 }
 
-lily_status fill(void *destination, uint8_t value, size_t bytes, lily_stream) {
+lily_status fill(int32_t, void *destination, uint8_t value, size_t bytes, lily_stream) {
   memset(destination, value, bytes);
   return LILY_OK;
 }
 
 // Every call is done when it returns: streams and events have nothing to keep.
 lily_status stream_create(int32_t, lily_stream *stream) { return *stream = 0, LILY_OK; }
-lily_status stream_destroy(lily_stream) { return LILY_OK; }
-lily_status stream_synchronize(lily_stream) { return LILY_OK; }
-lily_status event_create(int32_t, lily_event *event) { return *event = 0, LILY_OK; }
-lily_status event_destroy(lily_event) { return LILY_OK; }
-lily_status event_record(lily_event, lily_stream) { return LILY_OK; }
-lily_status event_query(lily_event, int32_t *ready) { return *ready = 1, LILY_OK; }
-lily_status stream_wait_event(lily_stream, lily_event) { return LILY_OK; }
+lily_status stream_destroy(int32_t, lily_stream) { return LILY_OK; }
+lily_status stream_wait_event(int32_t, lily_stream, lily_event) { return LILY_OK; }
+lily_status event_create(int32_t, int32_t, lily_event *event) { return *event = 0, LILY_OK; }
+lily_status event_destroy(int32_t, lily_event) { return LILY_OK; }
+lily_status event_record(int32_t, lily_event, lily_stream) { return LILY_OK; }
+lily_status event_query(int32_t, lily_event, int32_t *ready) { return *ready = 1, LILY_OK; }
+lily_status event_synchronize(int32_t, lily_event) { return LILY_OK; }
+lily_status event_elapsed(int32_t, lily_event, lily_event, float *milliseconds) { return *milliseconds = 0, LILY_OK; }
+lily_status close() { return LILY_OK; }
 
 constexpr lily_backend kBackend = {
     .abi_version = LILY_ABI_VERSION,
     .name = "cpu",
     .last_error = last_error,
+    .last_error_name = last_error_name,
     .device_count = device_count,
     .device_info = device_info,
     .measure_roof = measure_roof,
@@ -200,16 +209,22 @@ constexpr lily_backend kBackend = {
     .fold = fold,
     .allocate = allocate,
     .release = release,
+    .allocate_pinned = allocate,
+    .release_pinned = release,
+    .pointer_info = pointer_info,
     .copy = copy,
     .fill = fill,
+    .stream_default = stream_create,
     .stream_create = stream_create,
     .stream_destroy = stream_destroy,
-    .stream_synchronize = stream_synchronize,
+    .stream_wait_event = stream_wait_event,
     .event_create = event_create,
     .event_destroy = event_destroy,
     .event_record = event_record,
     .event_query = event_query,
-    .stream_wait_event = stream_wait_event,
+    .event_synchronize = event_synchronize,
+    .event_elapsed = event_elapsed,
+    .close = close,
 };
 
 }  // namespace

@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of a struct or a meaning; a library of another version is refused when it is loaded. */
-#define LILY_ABI_VERSION 1
+#define LILY_ABI_VERSION 2
 
 typedef enum lily_status {
   LILY_OK = 0,
@@ -52,7 +52,8 @@ typedef enum lily_precision {
   LILY_PRECISION_TF32 = 2
 } lily_precision;
 
-/* A stream handle of the backend; 0 is the backend's own stream of the device. The CPU backend has none. */
+/* A stream handle of the backend, for CUDA a cudaStream_t (1 is its legacy stream, 2 the per-thread one); 0 is the
+ * backend's own stream of the device. The CPU backend has none. */
 typedef uintptr_t lily_stream;
 typedef uintptr_t lily_event;
 
@@ -153,6 +154,19 @@ typedef struct lily_device_info {
   int32_t parallelism;   /* threads that the CPU backend uses, multiprocessors of a GPU */
 } lily_device_info;
 
+typedef enum lily_memory_kind {
+  LILY_MEMORY_HOST = 0,   /* or not known to the backend */
+  LILY_MEMORY_PINNED = 1, /* of the host, and reachable by devices */
+  LILY_MEMORY_DEVICE = 2,
+  LILY_MEMORY_MANAGED = 3 /* migrates between host and devices */
+} lily_memory_kind;
+
+/* What an address is of. */
+typedef struct lily_pointer_info {
+  int32_t kind;   /* lily_memory_kind */
+  int32_t device; /* of device and managed memory */
+} lily_pointer_info;
+
 /* What a device can do at most, measured when asked: the roofs that a benchmark holds its times against. */
 typedef enum lily_roof {
   LILY_ROOF_MULTIPLY_ADD = 0, /* float32 FLOP/s of multiply-adds that wait for nothing */
@@ -165,8 +179,10 @@ typedef struct lily_backend {
   uint32_t abi_version; /* LILY_ABI_VERSION of the library's build */
   const char *name;     /* "cpu", "cuda" */
 
-  /* The message of this thread's last call that did not return LILY_OK; for a device error it names that error. */
+  /* The message of this thread's last call that did not return LILY_OK, and the device's own name of the error
+   * ("cudaErrorIllegalAddress"), "" where there is none. */
   const char *(*last_error)(void);
+  const char *(*last_error_name)(void);
 
   lily_status (*device_count)(int32_t *count); /* LILY_ERROR_UNAVAILABLE: last_error says why */
   lily_status (*device_info)(int32_t device, lily_device_info *info);
@@ -182,21 +198,36 @@ typedef struct lily_backend {
   lily_status (*backward)(const lily_backward *call);
   lily_status (*fold)(const lily_fold *call);
 
-  /* Memory of a device, aligned to 64 bytes at least. */
+  /* Memory of a device, and of the host where a device copies to and from without waiting; both aligned to 64 bytes
+   * at least. */
   lily_status (*allocate)(int32_t device, size_t bytes, void **memory);
   lily_status (*release)(int32_t device, void *memory);
-  lily_status (*copy)(void *destination, const void *source, size_t bytes, lily_stream stream);
-  lily_status (*fill)(void *destination, uint8_t value, size_t bytes, lily_stream stream);
+  lily_status (*allocate_pinned)(int32_t device, size_t bytes, void **memory);
+  lily_status (*release_pinned)(int32_t device, void *memory);
+  lily_status (*pointer_info)(const void *pointer, lily_pointer_info *info);
 
-  /* Streams and events. The CPU backend's calls are done when they return: its streams and events are always ready. */
+  /* Only enqueued, as forward, backward and fold are: memory of the host must be pinned and stay as it is until the
+   * stream has passed. */
+  lily_status (*copy)(int32_t device, void *destination, const void *source, size_t bytes, lily_stream stream);
+  lily_status (*fill)(int32_t device, void *destination, uint8_t value, size_t bytes, lily_stream stream);
+
+  /* Streams and events of a device. The CPU backend's calls are done when they return: its streams and events are
+   * always ready. */
+  lily_status (*stream_default)(int32_t device, lily_stream *stream); /* the handle behind 0 */
   lily_status (*stream_create)(int32_t device, lily_stream *stream);
-  lily_status (*stream_destroy)(lily_stream stream);
-  lily_status (*stream_synchronize)(lily_stream stream);
-  lily_status (*event_create)(int32_t device, lily_event *event);
-  lily_status (*event_destroy)(lily_event event);
-  lily_status (*event_record)(lily_event event, lily_stream stream);
-  lily_status (*event_query)(lily_event event, int32_t *ready);
-  lily_status (*stream_wait_event)(lily_stream stream, lily_event event);
+  lily_status (*stream_destroy)(int32_t device, lily_stream stream);
+  lily_status (*stream_wait_event)(int32_t device, lily_stream stream, lily_event event); /* the event of any device */
+  lily_status (*event_create)(int32_t device, int32_t timing, lily_event *event);
+  lily_status (*event_destroy)(int32_t device, lily_event event);
+  lily_status (*event_record)(int32_t device, lily_event event, lily_stream stream);
+  lily_status (*event_query)(int32_t device, lily_event event, int32_t *ready);
+  lily_status (*event_synchronize)(int32_t device, lily_event event);
+  /* Between two recorded events with timing whose streams have passed them. */
+  lily_status (*event_elapsed)(int32_t device, lily_event start, lily_event end, float *milliseconds);
+
+  /* Waits for all work and gives back what the backend keeps for itself, its own streams for one. It may be used again
+   * afterwards. */
+  lily_status (*close)(void);
 } lily_backend;
 
 /* The CPU backend, built into the addon. */

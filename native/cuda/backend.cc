@@ -1,0 +1,291 @@
+// The C ABI on CUDA devices: memory, streams and events are CUDA's own; operations.h has the operations.
+#include "lily/backend.h"
+
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+
+#include <mutex>
+
+#include "core/problem.h"
+#include "cuda/device.h"
+#include "cuda/error.h"
+#include "cuda/operations.h"
+
+namespace lily::cuda {
+namespace {
+
+cudaStream_t cuda_stream(lily_stream stream) { return reinterpret_cast<cudaStream_t>(stream); }
+cudaEvent_t cuda_event(lily_event event) { return reinterpret_cast<cudaEvent_t>(event); }
+
+// Calls CUDA with the device as the current one.
+template <typename Work>
+lily_status on_device(int32_t id, Work work) {
+  const Device *found = device(id);
+  if (found == nullptr) return LILY_ERROR_UNAVAILABLE;
+  const DeviceGuard guard(id);
+  if (const lily_status status = guard.status()) return status;
+  return work();
+}
+
+// The backend's own stream of each device, made when it is first wanted.
+std::mutex own_streams_mutex;
+cudaStream_t own_streams[kMaxDevices];
+
+lily_status create_stream(cudaStream_t *stream) {
+  // It does not wait for the legacy stream: whoever uses that one joins the streams by events.
+  return report(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "creating a stream");
+}
+
+// With the device as the current one.
+lily_status resolve(int32_t id, lily_stream *stream) {
+  if (*stream != 0) return LILY_OK;
+  const std::lock_guard<std::mutex> lock(own_streams_mutex);
+  if (own_streams[id] == nullptr) {
+    if (const lily_status status = create_stream(&own_streams[id])) return status;
+  }
+  *stream = reinterpret_cast<lily_stream>(own_streams[id]);
+  return LILY_OK;
+}
+
+template <typename Work>
+lily_status on_stream(int32_t id, lily_stream stream, Work work) {
+  return on_device(id, [&] {
+    if (const lily_status status = resolve(id, &stream)) return status;
+    return work(stream);
+  });
+}
+
+lily_status device_info(int32_t id, lily_device_info *info) {
+  return on_device(id, [&] {
+    cudaDeviceProp properties;
+    if (const lily_status status =
+            report(cudaGetDeviceProperties(&properties, id), "asking for a device's properties")) {
+      return status;
+    }
+    *info = {};
+    snprintf(info->name, sizeof info->name, "%.127s", properties.name);
+    snprintf(info->detail, sizeof info->detail, "%d.%d", properties.major, properties.minor);
+    info->memory_bytes = properties.totalGlobalMem;
+    info->parallelism = properties.multiProcessorCount;
+    return LILY_OK;
+  });
+}
+
+lily_status measure_roof(int32_t, int32_t, size_t, double *) {
+  return fail(LILY_ERROR_UNSUPPORTED, "the cuda backend does not measure roofs");
+}
+
+// Checked here once for all operations.
+template <typename Work>
+lily_status on_problem(const lily_problem &problem, Work work) {
+  if (const char *wrong = problem_error(problem)) return fail(LILY_ERROR_ARGUMENT, "%s", wrong);
+  return on_device(problem.device, work);
+}
+
+lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {
+  return on_problem(*problem, [&] { return cuda::forward_workspace(problem, bytes); });
+}
+
+lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
+  return on_problem(*problem, [&] { return cuda::backward_workspace(problem, bytes); });
+}
+
+lily_status forward(const lily_forward *given) {
+  lily_forward call = *given;
+  return on_problem(call.problem, [&] {
+    if (const lily_status status = resolve(call.problem.device, &call.stream)) return status;
+    return cuda::forward(&call);
+  });
+}
+
+lily_status backward(const lily_backward *given) {
+  lily_backward call = *given;
+  return on_problem(call.problem, [&] {
+    if (const lily_status status = resolve(call.problem.device, &call.stream)) return status;
+    return cuda::backward(&call);
+  });
+}
+
+lily_status fold(const lily_fold *given) {
+  lily_fold call = *given;
+  return on_stream(call.device, call.stream, [&](lily_stream stream) {
+    call.stream = stream;
+    return cuda::fold(&call);
+  });
+}
+
+lily_status allocate(int32_t id, size_t bytes, void **memory) {
+  return on_device(id, [&] {
+    const cudaError_t error = cudaMalloc(memory, bytes);
+    if (error != cudaErrorMemoryAllocation) return report(error, "allocating device memory");
+    cudaGetLastError();
+    return fail(LILY_ERROR_OUT_OF_MEMORY, "CUDA device %d has no %zu bytes left (cudaErrorMemoryAllocation)", id,
+                bytes);
+  });
+}
+
+lily_status release(int32_t id, void *memory) {
+  return on_device(id, [&] { return report(cudaFree(memory), "freeing device memory"); });
+}
+
+lily_status allocate_pinned(int32_t id, size_t bytes, void **memory) {
+  return on_device(
+      id, [&] { return report(cudaHostAlloc(memory, bytes, cudaHostAllocPortable), "allocating pinned host memory"); });
+}
+
+lily_status release_pinned(int32_t id, void *memory) {
+  return on_device(id, [&] { return report(cudaFreeHost(memory), "freeing pinned host memory"); });
+}
+
+lily_status pointer_info(const void *pointer, lily_pointer_info *info) {
+  *info = {};
+  int32_t count = 0;
+  if (const lily_status status = device_count(&count)) return status;
+  cudaPointerAttributes attributes;
+  if (const lily_status status =
+          report(cudaPointerGetAttributes(&attributes, pointer), "asking what a pointer is of")) {
+    return status;
+  }
+  switch (attributes.type) {
+    case cudaMemoryTypeDevice: info->kind = LILY_MEMORY_DEVICE; break;
+    case cudaMemoryTypeManaged: info->kind = LILY_MEMORY_MANAGED; break;
+    case cudaMemoryTypeHost: info->kind = LILY_MEMORY_PINNED; break;
+    default: info->kind = LILY_MEMORY_HOST; break;
+  }
+  info->device = attributes.device;
+  return LILY_OK;
+}
+
+lily_status copy(int32_t id, void *destination, const void *source, size_t bytes, lily_stream stream) {
+  return on_stream(id, stream, [&](lily_stream resolved) {
+    return report(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, cuda_stream(resolved)),
+                  "enqueuing a copy");
+  });
+}
+
+lily_status fill(int32_t id, void *destination, uint8_t value, size_t bytes, lily_stream stream) {
+  return on_stream(id, stream, [&](lily_stream resolved) {
+    return report(cudaMemsetAsync(destination, value, bytes, cuda_stream(resolved)), "enqueuing a fill");
+  });
+}
+
+lily_status stream_default(int32_t id, lily_stream *stream) {
+  *stream = 0;
+  return on_device(id, [&] { return resolve(id, stream); });
+}
+
+lily_status stream_create(int32_t id, lily_stream *stream) {
+  return on_device(id, [&] {
+    cudaStream_t created = nullptr;
+    const lily_status status = create_stream(&created);
+    *stream = reinterpret_cast<lily_stream>(created);
+    return status;
+  });
+}
+
+lily_status stream_destroy(int32_t id, lily_stream stream) {
+  return on_device(id, [&] { return report(cudaStreamDestroy(cuda_stream(stream)), "destroying a stream"); });
+}
+
+lily_status stream_wait_event(int32_t id, lily_stream stream, lily_event event) {
+  return on_stream(id, stream, [&](lily_stream resolved) {
+    return report(cudaStreamWaitEvent(cuda_stream(resolved), cuda_event(event), 0), "letting a stream wait");
+  });
+}
+
+lily_status event_create(int32_t id, int32_t timing, lily_event *event) {
+  return on_device(id, [&] {
+    cudaEvent_t created = nullptr;
+    // A thread that waits sleeps: the processor is the event loop's.
+    const unsigned flags = cudaEventBlockingSync | (timing != 0 ? 0u : unsigned{cudaEventDisableTiming});
+    const lily_status status = report(cudaEventCreateWithFlags(&created, flags), "creating an event");
+    *event = reinterpret_cast<lily_event>(created);
+    return status;
+  });
+}
+
+lily_status event_destroy(int32_t id, lily_event event) {
+  return on_device(id, [&] { return report(cudaEventDestroy(cuda_event(event)), "destroying an event"); });
+}
+
+lily_status event_record(int32_t id, lily_event event, lily_stream stream) {
+  return on_stream(id, stream, [&](lily_stream resolved) {
+    return report(cudaEventRecord(cuda_event(event), cuda_stream(resolved)), "recording an event");
+  });
+}
+
+lily_status event_query(int32_t id, lily_event event, int32_t *ready) {
+  return on_device(id, [&] {
+    const cudaError_t error = cudaEventQuery(cuda_event(event));
+    *ready = error == cudaSuccess ? 1 : 0;
+    if (error != cudaErrorNotReady) return report(error, "asking whether an event has passed");
+    cudaGetLastError();
+    return LILY_OK;
+  });
+}
+
+lily_status event_synchronize(int32_t id, lily_event event) {
+  return on_device(id, [&] { return report(cudaEventSynchronize(cuda_event(event)), "waiting for the device"); });
+}
+
+lily_status event_elapsed(int32_t id, lily_event start, lily_event end, float *milliseconds) {
+  return on_device(id, [&] {
+    return report(cudaEventElapsedTime(milliseconds, cuda_event(start), cuda_event(end)), "measuring between events");
+  });
+}
+
+lily_status close() {
+  const std::lock_guard<std::mutex> lock(own_streams_mutex);
+  lily_status first = LILY_OK;
+  for (int32_t id = 0; id < kMaxDevices; ++id) {
+    if (own_streams[id] == nullptr) continue;
+    const lily_status status = on_device(id, [&] {
+      const lily_status waited = report(cudaStreamSynchronize(own_streams[id]), "waiting for the device");
+      const lily_status destroyed = report(cudaStreamDestroy(own_streams[id]), "destroying a stream");
+      return waited != LILY_OK ? waited : destroyed;
+    });
+    own_streams[id] = nullptr;
+    if (first == LILY_OK) first = status;
+  }
+  return first;
+}
+
+constexpr lily_backend kBackend = {
+    .abi_version = LILY_ABI_VERSION,
+    .name = "cuda",
+    .last_error = last_error,
+    .last_error_name = last_error_name,
+    .device_count = device_count,
+    .device_info = device_info,
+    .measure_roof = measure_roof,
+    .forward_workspace = forward_workspace,
+    .forward = forward,
+    .backward_workspace = backward_workspace,
+    .backward = backward,
+    .fold = fold,
+    .allocate = allocate,
+    .release = release,
+    .allocate_pinned = allocate_pinned,
+    .release_pinned = release_pinned,
+    .pointer_info = pointer_info,
+    .copy = copy,
+    .fill = fill,
+    .stream_default = stream_default,
+    .stream_create = stream_create,
+    .stream_destroy = stream_destroy,
+    .stream_wait_event = stream_wait_event,
+    .event_create = event_create,
+    .event_destroy = event_destroy,
+    .event_record = event_record,
+    .event_query = event_query,
+    .event_synchronize = event_synchronize,
+    .event_elapsed = event_elapsed,
+    .close = close,
+};
+
+}  // namespace
+}  // namespace lily::cuda
+
+extern "C" __attribute__((visibility("default"))) const lily_backend *lily_backend_get(uint32_t abi_version) {
+  return abi_version == LILY_ABI_VERSION ? &lily::cuda::kBackend : nullptr;
+}

@@ -1,0 +1,23 @@
+// The operations of the C ABI on a CUDA device: what backend.cc calls and the kernels implement.
+//
+// All pointers in a call are device pointers, but lily_fold.layers, which is a host array of device pointers. The
+// current device is the call's and its stream is a handle of CUDA's own when they are called.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "lily/backend.h"
+
+namespace lily::cuda {
+
+lily_status forward_workspace(const lily_problem *problem, size_t *bytes);
+lily_status forward(const lily_forward *call);
+lily_status backward_workspace(const lily_problem *problem, size_t *bytes);
+lily_status backward(const lily_backward *call);
+lily_status fold(const lily_fold *call);
+
+// Sets the attributes of the kernels, so that no launch has to: called once per device, before any launch on it.
+lily_status prepare(int32_t device);
+
+}  // namespace lily::cuda
