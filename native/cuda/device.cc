@@ -50,7 +50,7 @@ const Device *device(int32_t id) {
   Device found;
   if (describe(id, &found) != LILY_OK) return nullptr;
   const DeviceGuard guard(id);
-  if (guard.status() != LILY_OK || prepare(id) != LILY_OK) return nullptr;
+  if (guard.status() != LILY_OK || prepare(found) != LILY_OK) return nullptr;
   const Device *kept = new Device(found);
   devices[id].store(kept, std::memory_order_release);
   return kept;

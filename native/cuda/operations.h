@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cuda/device.h"
 #include "lily/backend.h"
 
 namespace lily::cuda {
@@ -18,6 +19,6 @@ lily_status backward(const lily_backward *call);
 lily_status fold(const lily_fold *call);
 
 // Sets the attributes of the kernels, so that no launch has to: called once per device, before any launch on it.
-lily_status prepare(int32_t device);
+lily_status prepare(const Device &device);
 
 }  // namespace lily::cuda

@@ -1,0 +1,147 @@
+// Backward, first phase: all that needs dy.
+//
+// Blocks of two kinds in one launch, so that dy comes once from memory as long as it fits into the second-level cache:
+//
+//   of tokens    q_t = s dy_t C^T                                      (pooled)
+//                v_t = s dy_t B^T, q_t = sum_e w_te v_te, c_te = <h_t, v_te>   (every token its own mixture)
+//   of columns   D = s h^T dy, and of it the part of dw_e = <B_e, D>   (pooled)
+//                dB = s u^T dy                                          (every token its own mixture)
+//
+// Where one block of columns has all tokens, D becomes dB_e = w_e D without having been in memory.
+#pragma once
+
+#include "gradient.cuh"
+#include "shrink.cuh"
+
+namespace lily::cuda {
+
+struct BackwardDy {
+  // Blocks of tokens.
+  ShrinkOperands shrink;  // dy, and C or B
+  int token_blocks;       // 0: q is not wanted
+  int row_blocks;         // of C's rows
+  int pooled;
+  float scale;
+  float *q;  // M x q_pitch
+  int q_pitch;
+  int rank;
+  Operand hidden;
+  Mixture mixture;
+  float *expert_products;  // c: M x E
+  // Blocks of columns.
+  StripOperands strip;
+  int slices, splits, blocks;  // blocks 0: neither dB nor dw is wanted
+  OuterTarget target;
+  Experts experts;       // pooled, with a router
+  float *expert_losses;  // parts of dw, a row of E per block; null: not wanted
+};
+
+template <typename Tile>
+__device__ inline void backward_tokens(char *shared, const BackwardDy &call) {
+  const int block = blockIdx.x % call.token_blocks;
+  const int token = block * call.shrink.tile_tokens;
+  const int token_end = min(token + call.shrink.tile_tokens, call.shrink.tokens);
+  const int count = token_end - token;
+  if (call.pooled) {
+    const int row = blockIdx.x / call.token_blocks * Tile::kRank;
+    const float *product = shrink<Tile>(shared, call.shrink, token, token_end, row);
+    const int fours = (min(Tile::kRank, call.rank - row) + 3) / 4;
+    for (int i = threadIdx.x; i < count * fours; i += kThreads) {
+      const int t = i / fours, k = i % fours * 4;
+      float value[4];
+      load_four(product + t * Tile::kProductPitch + k, 4, true, value);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) value[v] *= call.scale;
+      store_four(call.q + static_cast<int64_t>(token + t) * call.q_pitch + row + k, 4, true, value);
+    }
+    return;
+  }
+  // v in blocks of rows of B; a block may begin and end within an expert.
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  for (int row = 0; row < call.shrink.rows; row += Tile::kRank) {
+    const float *product = shrink<Tile>(shared, call.shrink, token, token_end, row);
+    const int row_end = min(row + Tile::kRank, call.shrink.rows);
+    const int first = row / call.rank, last = (row_end - 1) / call.rank;
+    // A thread keeps to its elements of q from block to block, so that they need no barrier.
+    for (int i = threadIdx.x; i < count * call.rank; i += kThreads) {
+      const int t = i / call.rank, k = i % call.rank;
+      const float *weights = call.mixture.of(token + t);
+      float sum = 0;
+      bool any = false;
+      for (int e = first; e <= last; ++e) {
+        const int j = e * call.rank + k;
+        if (j < row || j >= row_end) continue;
+        sum = fmaf(weights[e], product[t * Tile::kProductPitch + j - row], sum);
+        any = true;
+      }
+      if (!any) continue;
+      float *q = call.q + static_cast<int64_t>(token + t) * call.q_pitch + k;
+      const bool begins = k >= row;  // this block has the element of the first expert
+      *q = begins ? sum * call.scale : fmaf(call.scale, sum, *q);
+    }
+    if (call.expert_products != nullptr) {
+      const int experts = last - first + 1;
+      for (int i = warp; i < count * experts; i += kWarps) {
+        const int t = i / experts, e = first + i % experts;
+        const int begin = max(row, e * call.rank), end = min(row_end, (e + 1) * call.rank);
+        float sum = 0;
+        for (int j = begin + lane; j < end; j += kWarp)
+          sum = fmaf(load_one(call.hidden, token + t, j - e * call.rank), product[t * Tile::kProductPitch + j - row],
+                     sum);
+        sum = sum_over_warp(sum) * call.scale;
+        if (lane != 0) continue;
+        float *c = call.expert_products + static_cast<int64_t>(token + t) * call.mixture.experts + e;
+        *c = begin == e * call.rank ? sum : *c + sum;
+      }
+    }
+    __syncthreads();  // the next product takes the same memory, and other warps go on with c
+  }
+}
+
+template <typename Tile>
+__device__ inline void backward_columns(char *shared, const BackwardDy &call, int index) {
+  StripBlock at;
+  at.slice = index % call.slices;
+  at.split = index / call.slices % call.splits;
+  at.block = index / call.slices / call.splits;
+  const float *z =
+      walk_strip<Tile, false, true>(shared, call.strip, at, false, true, [](typename Tile::Scalar *, int) {});
+  finish_outer<Tile>(z, call.target, at);
+  if (call.expert_losses == nullptr) return;
+  // The product lies at the start of shared memory, the warps' sums behind it.
+  auto *parts = reinterpret_cast<float *>(shared) + Tile::kRank * Tile::kResultPitch;
+  const int row = at.block * Tile::kRank, column = at.slice * Tile::kColumns;
+  constexpr int kFours = Tile::kColumns / 4;
+  for (int e = 0; e < call.experts.experts; ++e) {
+    float sum = 0;
+    for (int i = threadIdx.x; i < Tile::kRank * kFours; i += kThreads) {
+      const int k = i / kFours, n = i % kFours * 4;
+      if (row + k >= call.experts.rank || column + n >= call.experts.columns) continue;
+      float b[4], d[4];
+      load_four(call.experts.b, static_cast<int64_t>(e) * call.experts.rank + row + k, column + n, call.experts.columns,
+                b);
+      load_four(z + k * Tile::kResultPitch + n, 4, true, d);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) sum = fmaf(b[v], d[v], sum);
+    }
+    sum = sum_over_warp(sum);
+    if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = sum;
+    __syncthreads();
+    if (threadIdx.x == 0)
+      call.expert_losses[static_cast<int64_t>(index) * call.experts.experts + e] =
+          call.scale * (parts[0] + parts[1] + parts[2] + parts[3]);
+    __syncthreads();
+  }
+}
+
+template <typename Shrink, typename Strip>
+__global__ __launch_bounds__(kThreads) void backward_dy(const __grid_constant__ BackwardDy call) {
+  extern __shared__ __align__(16) char shared[];
+  const int token_blocks = call.token_blocks * call.row_blocks;
+  if (static_cast<int>(blockIdx.x) < token_blocks)
+    backward_tokens<Shrink>(shared, call);
+  else
+    backward_columns<Strip>(shared, call, blockIdx.x - token_blocks);
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,85 @@
+// Backward, second phase: all that needs the gradient of the hidden activations, which is formed as it is loaded.
+//
+//   dx (+)= dh A    dA = dh^T x    dR = dl^T h
+//
+// Blocks of columns walk down the tokens for dx and dA together; where the rank has more than one block, for one of
+// them. Further blocks take dR: it needs neither x nor dx.
+//
+// Passes over memory: x once, dx (read if it accumulates, and written) once; q, p, h once per strip from the
+// second-level cache.
+#pragma once
+
+#include "gradient.cuh"
+
+namespace lily::cuda {
+
+// Tokens and elements of dR of one block.
+constexpr int kRouterTokens = 256, kRouterTile = 32, kRouterElements = 4 * kThreads;
+
+struct BackwardX {
+  StripOperands strip;
+  int slices, splits;
+  int expand_blocks;  // of the grid, first; with outer_blocks 0 they take dA too, if its target is there
+  int outer_blocks;   // for dA alone
+  OuterTarget target;
+  // dR
+  int router_ranges, router_chunks;
+  Operand hidden;
+  int rank;
+  float *router_parts;  // ranges x (E r)
+};
+
+__device__ inline void backward_router(char *shared, const BackwardX &call, int index) {
+  const RouterGradient &router = call.strip.left.router;
+  const int range = index % call.router_ranges, chunk = index / call.router_ranges;
+  const int elements = router.experts * call.rank;
+  const LeftScratch<kRouterTile> scratch(reinterpret_cast<float *>(shared), router.experts);
+  prepare_router_gradient(router, scratch);
+  float sum[kRouterElements / kThreads] = {};
+  const int end = min((range + 1) * kRouterTokens, call.strip.tokens);
+  for (int token = range * kRouterTokens; token < end; token += kRouterTile) {
+    form_logit_loss(router, scratch, token, end);
+    const int count = min(kRouterTile, end - token);
+#pragma unroll
+    for (int part = 0; part < kRouterElements / kThreads; ++part) {
+      const int element = chunk * kRouterElements + part * kThreads + static_cast<int>(threadIdx.x);
+      if (element >= elements) continue;
+      const int e = element / call.rank, k = element % call.rank;
+      for (int t = 0; t < count; ++t)
+        sum[part] =
+            fmaf(scratch.logit_loss[t * (router.experts | 1) + e], load_one(call.hidden, token + t, k), sum[part]);
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int part = 0; part < kRouterElements / kThreads; ++part) {
+    const int element = chunk * kRouterElements + part * kThreads + static_cast<int>(threadIdx.x);
+    if (element < elements)
+      call.router_parts[static_cast<int64_t>(range) * ((elements + 3) / 4 * 4) + element] = sum[part];
+  }
+}
+
+template <typename Tile>
+__global__ __launch_bounds__(kThreads) void backward_x(const __grid_constant__ BackwardX call) {
+  using Scalar = typename Tile::Scalar;
+  extern __shared__ __align__(16) char shared[];
+  int index = blockIdx.x;
+  if (index >= call.expand_blocks + call.outer_blocks) {
+    backward_router(shared, call, index - call.expand_blocks - call.outer_blocks);
+    return;
+  }
+  const bool expands = index < call.expand_blocks && call.strip.out.data != nullptr;
+  const bool has_outer = call.outer_blocks == 0 ? call.target.out.data != nullptr : index >= call.expand_blocks;
+  if (index >= call.expand_blocks) index -= call.expand_blocks;
+  StripBlock at;
+  at.slice = index % call.slices;
+  at.split = index / call.slices % call.splits;
+  at.block = index / call.slices / call.splits;
+  const int column = at.slice * Tile::kColumns;
+  const float *z = walk_strip<Tile, true, true>(shared, call.strip, at, expands, has_outer, [&](Scalar *tile, int row) {
+    stage_weights<Tile>(tile, call.strip.w, call.strip.left.columns, row, column, call.strip.columns);
+  });
+  if (has_outer) finish_outer<Tile>(z, call.target, at);
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,126 @@
+// The combined HP of one pooling group, C = sum_e w_e B_e, and where its weights come from.
+#pragma once
+
+#include "strip.cuh"
+
+namespace lily::cuda {
+
+constexpr int kMostExperts = 64;
+
+enum class WeightSource {
+  kOne,      // LoRA
+  kUniform,  // 1 / E
+  kGiven,    // E numbers
+  kMean,     // partial sums of probabilities, and their number
+  kSoftmax   // partial sums of logits
+};
+
+struct Weights {
+  WeightSource source;
+  const float *given;
+  const float *partials;  // parts x (E + 1)
+  int parts;
+  int experts;
+};
+
+// Into shared memory, by all threads; ends with a barrier. Partial sums are added in the order of their blocks.
+__device__ inline void find_weights(float *weights, const Weights &from) {
+  const int experts = from.experts;
+  if (from.source == WeightSource::kMean || from.source == WeightSource::kSoftmax) {
+    __shared__ float sum[kMostExperts + 1];
+    sum_rows(sum, from.partials, from.parts, experts + 1, experts + 1);
+    __syncthreads();
+    const float kept = sum[experts];
+    if (from.source == WeightSource::kSoftmax && threadIdx.x == 0 && kept > 0) softmax(sum, experts);
+    __syncthreads();
+    for (int e = threadIdx.x; e < experts; e += kThreads)
+      weights[e] = kept == 0 ? 0.0f : from.source == WeightSource::kMean ? sum[e] / kept : sum[e];
+  } else {
+    for (int e = threadIdx.x; e < experts; e += kThreads)
+      weights[e] = from.source == WeightSource::kGiven     ? from.given[e]
+                   : from.source == WeightSource::kUniform ? 1.0f / static_cast<float>(experts)
+                                                           : 1.0f;
+  }
+  __syncthreads();
+}
+
+// b: E*r x d_out; LoRA's d_out x r is read transposed.
+struct Experts {
+  Operand b;
+  int experts, rank, columns;
+  int transposed;
+};
+
+// Elements n .. n + 3 of row k of C.
+__device__ inline void combine_four(const Experts &from, const float *weights, int k, int n, float (&value)[4]) {
+#pragma unroll
+  for (int v = 0; v < 4; ++v) value[v] = 0;
+  for (int e = 0; e < from.experts; ++e) {
+    float b[4];
+    load_four(from.b, static_cast<int64_t>(e) * from.rank + k, n, from.columns, b);
+#pragma unroll
+    for (int v = 0; v < 4; ++v) value[v] = fmaf(weights[e], b[v], value[v]);
+  }
+}
+
+// A kRows x kColumns tile of C from (row, column) on, zeros outside of it.
+template <typename T, int kRows, int kColumns>
+__device__ inline void combine_tile(T *tile, const Experts &from, const float *weights, int row, int column) {
+  constexpr int kPitch = padded<T>(kColumns);
+  if (from.transposed) {
+    constexpr int kFours = kRows / 4;
+    for (int i = threadIdx.x; i < kColumns * kFours; i += kThreads) {
+      const int n = i / kFours, k = i % kFours * 4;
+      float value[4] = {0, 0, 0, 0};
+      if (column + n < from.columns && row + k < from.rank) load_four(from.b, column + n, row + k, from.rank, value);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) tile[(k + v) * kPitch + n] = from_float<T>(weights[0] * value[v]);
+    }
+    return;
+  }
+  constexpr int kFours = kColumns / 4;
+  for (int i = threadIdx.x; i < kRows * kFours; i += kThreads) {
+    const int k = i / kFours, n = i % kFours * 4;
+    float value[4] = {0, 0, 0, 0};
+    if (row + k < from.rank && column + n < from.columns) combine_four(from, weights, row + k, column + n, value);
+    store_four(tile + k * kPitch + n, 4, true, value);
+  }
+}
+
+struct Combine {
+  Experts experts;
+  Weights weights;
+  Output c;             // r x d_out, out; data null: not wanted
+  const uint8_t *mask;  // M
+  int tokens;
+  float *kept;  // out: how many the mask keeps; null: without a mask it is M
+};
+
+// Of a block.
+constexpr int kCombineRows = 16, kCombineColumns = 64;
+
+// Backward, before the first phase: q = dy C^T takes C from many blocks, each of which would else combine all of it.
+template <typename T>
+__global__ __launch_bounds__(kThreads) void combine(const __grid_constant__ Combine call) {
+  constexpr int kRows = kCombineRows, kColumns = kCombineColumns;
+  __shared__ float weights[kMostExperts];
+  __shared__ __align__(16) T tile[kRows * padded<T>(kColumns)];
+  if (call.c.data != nullptr) {
+    find_weights(weights, call.weights);
+    const int row = blockIdx.y * kRows, column = blockIdx.x * kColumns;
+    combine_tile<T, kRows, kColumns>(tile, call.experts, weights, row, column);
+    __syncthreads();
+    unstage<T, kRows, kColumns>(tile, call.c, {row, call.experts.rank, column, call.experts.columns});
+  }
+  if (call.kept != nullptr && blockIdx.x == 0 && blockIdx.y == 0) {
+    __shared__ int part[kWarps];
+    int kept = 0;
+    for (int t = threadIdx.x; t < call.tokens; t += kThreads) kept += call.mask[t] != 0;
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) kept += __shfl_xor_sync(0xffffffffu, kept, offset);
+    if (threadIdx.x % kWarp == 0) part[threadIdx.x / kWarp] = kept;
+    __syncthreads();
+    if (threadIdx.x == 0) call.kept[0] = static_cast<float>(part[0] + part[1] + part[2] + part[3]);
+  }
+}
+
+}  // namespace lily::cuda

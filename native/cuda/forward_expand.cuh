@@ -1,0 +1,43 @@
+// Forward, second phase: the adapted output.
+//
+//   y (+)= s h C     one pooling group: each block combines its columns of C once
+//   y (+)= s u B     every token its own mixture, u_t = w_t (x) h_t: B as one matrix of E r rows
+//
+// Passes over memory: y (read if it accumulates, and written) once; B once per walk down the tokens; h, and the partial
+// sums of the router, from the second-level cache.
+#pragma once
+
+#include "combine.cuh"
+
+namespace lily::cuda {
+
+struct ForwardExpand {
+  StripOperands strip;
+  int pooled;
+  Experts experts;     // pooled
+  Weights weights;     // pooled
+  float *weights_out;  // E, pooled; may be null
+  int slices;
+};
+
+template <typename Tile>
+__global__ __launch_bounds__(kThreads) void forward_expand(const __grid_constant__ ForwardExpand call) {
+  using Scalar = typename Tile::Scalar;
+  extern __shared__ __align__(16) char shared[];
+  __shared__ float weights[kMostExperts];
+  const StripBlock at = {static_cast<int>(blockIdx.x) % call.slices, static_cast<int>(blockIdx.x) / call.slices, 0};
+  const int column = at.slice * Tile::kColumns;
+  if (call.pooled) {
+    find_weights(weights, call.weights);
+    if (blockIdx.x == 0 && call.weights_out != nullptr)
+      for (int e = threadIdx.x; e < call.weights.experts; e += kThreads) call.weights_out[e] = weights[e];
+  }
+  walk_strip<Tile, true, false>(shared, call.strip, at, true, false, [&](Scalar *tile, int row) {
+    if (call.pooled)
+      combine_tile<Scalar, Tile::kRank, Tile::kColumns>(tile, call.experts, weights, row, column);
+    else
+      stage_weights<Tile>(tile, call.strip.w, call.strip.left.columns, row, column, call.strip.columns);
+  });
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,153 @@
+// Gradients of parameters: sums over tokens, in blocks, in a fixed order.
+#pragma once
+
+#include "combine.cuh"
+
+namespace lily::cuda {
+
+// Where the product of a strip goes. As long as one block has all tokens it goes to its place at once; else each split
+// leaves its part, and `reduce` adds them in order.
+struct OuterTarget {
+  Output out;           // may be null
+  float *parts;         // splits x rows x pitch; null: the result goes to `out`
+  int64_t part_stride;  // numbers from split to split
+  int part_pitch;
+  int rows, columns;  // of the product z
+  int transposed;     // the gradient is z^T: LoRA's b
+  float scale;
+  const float *weights;  // E, and out has E times the rows: dB_e += w_e z; null: out is z
+  int experts;
+};
+
+template <typename Tile>
+__device__ inline void finish_outer(const float *z, const OuterTarget &target, const StripBlock &at) {
+  if (target.out.data == nullptr && target.parts == nullptr) return;
+  const int row = at.block * Tile::kRank, column = at.slice * Tile::kColumns;
+  Output out = target.out;
+  const bool splits = target.parts != nullptr;
+  if (splits) out = {target.parts + at.split * target.part_stride, target.part_pitch, LILY_FLOAT32, 1, 0};
+  if (target.transposed) {
+    constexpr int kFours = Tile::kRank / 4;
+    for (int i = threadIdx.x; i < kFours * Tile::kColumns; i += kThreads) {
+      const int n = i / kFours, k = i % kFours * 4;
+      if (row + k >= target.rows || column + n >= target.columns) continue;
+      float value[4];
+#pragma unroll
+      for (int v = 0; v < 4; ++v) value[v] = z[(k + v) * Tile::kResultPitch + n] * target.scale;
+      store_four(out, column + n, row + k, target.rows, value);
+    }
+    return;
+  }
+  constexpr int kFours = Tile::kColumns / 4;
+  const int experts = splits || target.weights == nullptr ? 1 : target.experts;
+  for (int e = 0; e < experts; ++e) {
+    const float scale = target.scale * (splits || target.weights == nullptr ? 1.0f : target.weights[e]);
+    for (int i = threadIdx.x; i < Tile::kRank * kFours; i += kThreads) {
+      const int k = i / kFours, n = i % kFours * 4;
+      if (row + k >= target.rows || column + n >= target.columns) continue;
+      float value[4];
+      load_four(z + k * Tile::kResultPitch + n, 4, true, value);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) value[v] *= scale;
+      store_four(out, static_cast<int64_t>(e) * target.rows + row + k, column + n, target.columns, value);
+    }
+  }
+}
+
+// One gradient whose parts wait to be added.
+struct ReduceJob {
+  const float *parts;
+  int64_t part_stride;
+  int part_count, part_pitch;
+  int rows, columns;
+  const float *weights;  // as in OuterTarget
+  int experts;
+  Output out;
+  int first_block;
+};
+
+constexpr int kMostJobs = 3;  // dB, dA, dR
+
+struct Reduce {
+  ReduceJob jobs[kMostJobs];
+  int count;
+};
+
+inline int reduce_blocks(int rows, int columns) {
+  return static_cast<int>((static_cast<int64_t>(rows) * ((columns + 3) / 4) + kThreads - 1) / kThreads);
+}
+
+// Backward, last phase. A thread adds four numbers over all parts.
+template <typename Unused>
+__global__ __launch_bounds__(kThreads) void reduce(const __grid_constant__ Reduce call) {
+  int job_index = 0;
+  while (job_index + 1 < call.count && static_cast<int>(blockIdx.x) >= call.jobs[job_index + 1].first_block)
+    ++job_index;
+  const ReduceJob &job = call.jobs[job_index];
+  const int fours = (job.columns + 3) / 4;
+  const int64_t i = static_cast<int64_t>(blockIdx.x - job.first_block) * kThreads + threadIdx.x;
+  if (i >= static_cast<int64_t>(job.rows) * fours) return;
+  const int row = static_cast<int>(i / fours), column = static_cast<int>(i % fours) * 4;
+  const bool wide = job.part_pitch % 4 == 0;
+  float sum[4] = {0, 0, 0, 0};
+#pragma unroll 4
+  for (int part = 0; part < job.part_count; ++part) {
+    float value[4];
+    load_four(job.parts + part * job.part_stride + static_cast<int64_t>(row) * job.part_pitch + column,
+              job.columns - column, wide, value);
+#pragma unroll
+    for (int v = 0; v < 4; ++v) sum[v] += value[v];
+  }
+  const int experts = job.weights == nullptr ? 1 : job.experts;
+  for (int e = 0; e < experts; ++e) {
+    float value[4];
+#pragma unroll
+    for (int v = 0; v < 4; ++v) value[v] = job.weights == nullptr ? sum[v] : sum[v] * job.weights[e];
+    store_four(job.out, static_cast<int64_t>(e) * job.rows + row, column, job.columns, value);
+  }
+}
+
+// db_e (+)= sum over layers, in order, and over their groups, in order, of w_ge D_g: the ABI's lily_fold.
+struct FoldLayer {
+  const float *partial;
+  const float *weights;
+  int64_t groups;
+};
+
+constexpr int kFoldLayers = 128;  // within the 4 KiB of a kernel's parameters
+
+struct Fold {
+  FoldLayer layers[kFoldLayers];
+  int count;
+  int rank, experts, columns;
+  Output db;
+};
+
+template <typename Unused>
+__global__ __launch_bounds__(kThreads) void fold(const __grid_constant__ Fold call) {
+  const int fours = (call.columns + 3) / 4;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= static_cast<int64_t>(call.experts) * call.rank * fours) return;
+  const int64_t row = i / fours;
+  const int column = static_cast<int>(i % fours) * 4;
+  const int e = static_cast<int>(row / call.rank), k = static_cast<int>(row % call.rank);
+  const bool wide = call.columns % 4 == 0;
+  float sum[4] = {0, 0, 0, 0};
+  for (int l = 0; l < call.count; ++l) {
+    const FoldLayer &layer = call.layers[l];
+    const auto add = [&](int64_t slab, float weight) {
+      float value[4];
+      load_four(layer.partial + (slab * call.rank + k) * call.columns + column, call.columns - column, wide, value);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) sum[v] = fmaf(weight, value[v], sum[v]);
+    };
+    if (layer.weights == nullptr) {
+      add(e, 1.0f);
+    } else {
+      for (int64_t g = 0; g < layer.groups; ++g) add(g, layer.weights[g * call.experts + e]);
+    }
+  }
+  store_four(call.db, row, column, call.columns, sum);
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,227 @@
+// Products of tiles in shared memory by one warp, on three engines with one layout of accumulators:
+//
+//   Tensor<T>  matrix units, 16-bit operands, float32 sums
+//   Tf32       matrix units, float32 tiles rounded to TF32 as they are loaded
+//   Exact      ordinary float32 multiply-adds: full precision, and every GPU
+//
+// Accumulators are those of mma.m16n8: of block (i, j) of 16x8, lane l holds the elements 2 * (l % 4) and the next of
+// rows l / 4 and l / 4 + 8. Everything around a product is therefore the same code for all engines.
+//
+// Pitches are such that neither 8 rows of 16 bytes nor 8 rows of one number meet in a bank: a row of a tile is 16 bytes
+// longer than its numbers.
+#pragma once
+
+#include "number.cuh"
+#include "ptx.cuh"
+
+namespace lily::cuda {
+
+constexpr int kWarp = 32;
+
+template <typename T>
+struct Tensor {
+  using Scalar = T;
+  static constexpr int kDepth = 16;  // of one step along the summed dimension
+};
+
+struct Tf32 {
+  using Scalar = float;
+  static constexpr int kDepth = 8;
+};
+
+struct Exact {
+  using Scalar = float;
+  static constexpr int kDepth = 4;
+};
+
+template <typename Scalar>
+__host__ __device__ constexpr int padded(int columns) {
+  return columns + 16 / static_cast<int>(sizeof(Scalar));
+}
+
+template <int kM, int kN>
+using Accumulators = float[kM][kN][4];
+
+template <int kM, int kN>
+__device__ inline void clear(Accumulators<kM, kN> &c) {
+#pragma unroll
+  for (int i = 0; i < kM; ++i)
+#pragma unroll
+    for (int j = 0; j < kN; ++j)
+#pragma unroll
+      for (int v = 0; v < 4; ++v) c[i][j][v] = 0.0f;
+}
+
+// How an operand of a product lies in its tile.
+enum class Along {
+  kDepth,  // the summed dimension is contiguous: rows are rows of a, columns of b
+  kOuter   // the other one is: rows are steps along the summed dimension
+};
+
+// ---- Fragments ----
+
+template <typename Engine>
+struct Fragments;
+
+template <typename T>
+struct Fragments<Tensor<T>> {
+  using A = uint32_t[4];
+  using B = uint32_t[2];
+
+  // Rows m .. m + 15, depth k .. k + 15.
+  template <Along kAlong>
+  __device__ static void load_a(A &a, const T *tile, int pitch, int m, int k) {
+    const int lane = threadIdx.x % kWarp;
+    if constexpr (kAlong == Along::kDepth)
+      load_matrices(a, tile + (m + lane % 16) * pitch + k + lane / 16 * 8);
+    else
+      load_matrices_transposed(a, tile + (k + lane % 8 + lane / 16 * 8) * pitch + m + lane / 8 % 2 * 8);
+  }
+
+  // Columns n .. n + 8 * kCount - 1, two blocks of 8 with one instruction where there are two.
+  template <Along kAlong, int kCount>
+  __device__ static void load_b(B (&b)[kCount], const T *tile, int pitch, int n, int k) {
+    const int lane = threadIdx.x % kWarp;
+#pragma unroll
+    for (int j = 0; j + 1 < kCount; j += 2) {
+      uint32_t four[4];
+      if constexpr (kAlong == Along::kDepth)
+        load_matrices(four, tile + (n + 8 * j + lane % 8 + lane / 16 * 8) * pitch + k + lane / 8 % 2 * 8);
+      else
+        load_matrices_transposed(four, tile + (k + lane % 16) * pitch + n + 8 * j + lane / 16 * 8);
+      b[j][0] = four[0];
+      b[j][1] = four[1];
+      b[j + 1][0] = four[2];
+      b[j + 1][1] = four[3];
+    }
+    if constexpr (kCount % 2 == 1) {
+      constexpr int j = kCount - 1;
+      if constexpr (kAlong == Along::kDepth)
+        load_matrices(b[j], tile + (n + 8 * j + lane % 8) * pitch + k + lane / 8 % 2 * 8);
+      else
+        load_matrices_transposed(b[j], tile + (k + lane % 16) * pitch + n + 8 * j);
+    }
+  }
+
+  __device__ static void multiply(float (&c)[4], const A &a, const B &b) { multiply_add<T>(c, a, b[0], b[1]); }
+};
+
+template <>
+struct Fragments<Tf32> {
+  using A = uint32_t[4];
+  using B = uint32_t[2];
+
+  template <Along kAlong>
+  __device__ static float element(const float *tile, int pitch, int outer, int k) {
+    return kAlong == Along::kDepth ? tile[outer * pitch + k] : tile[k * pitch + outer];
+  }
+
+  template <Along kAlong>
+  __device__ static void load_a(A &a, const float *tile, int pitch, int m, int k) {
+    const int row = threadIdx.x % kWarp / 4, column = threadIdx.x % 4;
+    a[0] = to_tf32(element<kAlong>(tile, pitch, m + row, k + column));
+    a[1] = to_tf32(element<kAlong>(tile, pitch, m + row + 8, k + column));
+    a[2] = to_tf32(element<kAlong>(tile, pitch, m + row, k + column + 4));
+    a[3] = to_tf32(element<kAlong>(tile, pitch, m + row + 8, k + column + 4));
+  }
+
+  template <Along kAlong, int kCount>
+  __device__ static void load_b(B (&b)[kCount], const float *tile, int pitch, int n, int k) {
+    const int row = threadIdx.x % 4, column = threadIdx.x % kWarp / 4;
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      b[j][0] = to_tf32(element<kAlong>(tile, pitch, n + 8 * j + column, k + row));
+      b[j][1] = to_tf32(element<kAlong>(tile, pitch, n + 8 * j + column, k + row + 4));
+    }
+  }
+
+  __device__ static void multiply(float (&c)[4], const A &a, const B &b) { multiply_add_tf32(c, a, b[0], b[1]); }
+};
+
+template <>
+struct Fragments<Exact> {
+  struct A {
+    float low[4], high[4];  // rows l / 4 and l / 4 + 8, four steps
+  };
+  struct B {
+    float even[4], odd[4];  // columns 2 * (l % 4) and the next, four steps
+  };
+
+  template <Along kAlong>
+  __device__ static void load_a(A &a, const float *tile, int pitch, int m, int k) {
+    const int row = m + threadIdx.x % kWarp / 4;
+    if constexpr (kAlong == Along::kDepth) {
+      load_four(tile + row * pitch + k, 4, true, a.low);
+      load_four(tile + (row + 8) * pitch + k, 4, true, a.high);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        a.low[i] = tile[(k + i) * pitch + row];
+        a.high[i] = tile[(k + i) * pitch + row + 8];
+      }
+    }
+  }
+
+  template <Along kAlong, int kCount>
+  __device__ static void load_b(B (&b)[kCount], const float *tile, int pitch, int n, int k) {
+    const int column = n + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      if constexpr (kAlong == Along::kDepth) {
+        load_four(tile + (column + 8 * j) * pitch + k, 4, true, b[j].even);
+        load_four(tile + (column + 8 * j + 1) * pitch + k, 4, true, b[j].odd);
+      } else {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const auto two = *reinterpret_cast<const float2 *>(tile + (k + i) * pitch + column + 8 * j);
+          b[j].even[i] = two.x;
+          b[j].odd[i] = two.y;
+        }
+      }
+    }
+  }
+
+  __device__ static void multiply(float (&c)[4], const A &a, const B &b) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      c[0] = fmaf(a.low[i], b.even[i], c[0]);
+      c[1] = fmaf(a.low[i], b.odd[i], c[1]);
+      c[2] = fmaf(a.high[i], b.even[i], c[2]);
+      c[3] = fmaf(a.high[i], b.odd[i], c[3]);
+    }
+  }
+};
+
+// c += a b over `steps` steps of the engine's depth: a begins at row m, b at column n, both at depth k.
+template <typename Engine, Along kA, Along kB, int kM, int kN>
+__device__ inline void multiply(Accumulators<kM, kN> &c, const typename Engine::Scalar *a, int a_pitch, int m,
+                                const typename Engine::Scalar *b, int b_pitch, int n, int k, int steps) {
+  using Loads = Fragments<Engine>;
+#pragma unroll 2
+  for (int step = 0; step < steps; ++step) {
+    typename Loads::B b_part[kN];
+    Loads::template load_b<kB>(b_part, b, b_pitch, n, k + step * Engine::kDepth);
+#pragma unroll
+    for (int i = 0; i < kM; ++i) {
+      typename Loads::A a_part;
+      Loads::template load_a<kA>(a_part, a, a_pitch, m + 16 * i, k + step * Engine::kDepth);
+#pragma unroll
+      for (int j = 0; j < kN; ++j) Loads::multiply(c[i][j], a_part, b_part[j]);
+    }
+  }
+}
+
+// Calls take(row, column, two numbers that lie side by side) for every pair of the accumulators.
+template <int kM, int kN, typename Take>
+__device__ inline void for_each_pair(const Accumulators<kM, kN> &c, const Take &take) {
+  const int row = threadIdx.x % kWarp / 4, column = threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < kM; ++i)
+#pragma unroll
+    for (int j = 0; j < kN; ++j) {
+      take(16 * i + row, 8 * j + column, c[i][j][0], c[i][j][1]);
+      take(16 * i + row + 8, 8 * j + column, c[i][j][2], c[i][j][3]);
+    }
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,150 @@
+// Matrices in global memory, of any type that the ABI knows: all arithmetic is float32, the type is looked at when
+// numbers are loaded and stored. It is the same for a whole launch, so the branch costs nothing against the access.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+#include "lily/backend.h"
+
+namespace lily::cuda {
+
+// A row-major matrix that is read.
+struct Operand {
+  const void *data;
+  int64_t pitch;  // elements from one row to the next
+  int32_t dtype;  // lily_dtype
+  int32_t wide;   // every row begins at a multiple of 16 bytes
+};
+
+// A row-major matrix that is written, or added to.
+struct Output {
+  void *data;
+  int64_t pitch;
+  int32_t dtype;
+  int32_t wide;
+  int32_t accumulate;
+
+  __host__ __device__ Operand operand() const { return {data, pitch, dtype, wide}; }
+};
+
+template <typename T>
+constexpr int32_t kDtype = LILY_FLOAT32;
+template <>
+constexpr int32_t kDtype<__nv_bfloat16> = LILY_BFLOAT16;
+template <>
+constexpr int32_t kDtype<__half> = LILY_FLOAT16;
+
+__host__ __device__ inline int dtype_bytes(int32_t dtype) { return dtype == LILY_FLOAT32 ? 4 : 2; }
+
+__device__ inline float to_float(float value) { return value; }
+__device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+__device__ inline float to_float(__half value) { return __half2float(value); }
+
+template <typename T>
+__device__ inline T from_float(float value);
+template <>
+__device__ inline float from_float<float>(float value) {
+  return value;
+}
+template <>
+__device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
+  return __float2bfloat16_rn(value);
+}
+template <>
+__device__ inline __half from_float<__half>(float value) {
+  return __float2half_rn(value);
+}
+
+// Four numbers that lie side by side, as one access where the type and `wide` allow it.
+template <typename T>
+struct alignas(4 * sizeof(T)) Four {
+  T at[4];
+};
+
+template <typename T>
+__device__ inline void load_four(const T *source, int valid, bool wide, float (&value)[4]) {
+  if (wide && valid >= 4) {
+    const auto four = *reinterpret_cast<const Four<T> *>(source);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) value[i] = to_float(four.at[i]);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) value[i] = i < valid ? to_float(source[i]) : 0.0f;
+}
+
+template <typename T>
+__device__ inline void store_four(T *target, int valid, bool wide, const float (&value)[4]) {
+  if (wide && valid >= 4) {
+    Four<T> four;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) four.at[i] = from_float<T>(value[i]);
+    *reinterpret_cast<Four<T> *>(target) = four;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    if (i < valid) target[i] = from_float<T>(value[i]);
+}
+
+template <typename T>
+struct alignas(2 * sizeof(T)) Two {
+  T at[2];
+};
+
+template <typename T>
+__device__ inline void store_pair(T *target, float first, float second) {
+  *reinterpret_cast<Two<T> *>(target) = {from_float<T>(first), from_float<T>(second)};
+}
+
+// Elements column .. column + 3 of a row; column is a multiple of 4, and what is not left of `columns` is zero.
+__device__ inline void load_four(const Operand &matrix, int64_t row, int column, int columns, float (&value)[4]) {
+  const int64_t offset = row * matrix.pitch + column;
+  const int valid = columns - column;
+  if (matrix.dtype == LILY_FLOAT32)
+    load_four(static_cast<const float *>(matrix.data) + offset, valid, matrix.wide, value);
+  else if (matrix.dtype == LILY_BFLOAT16)
+    load_four(static_cast<const __nv_bfloat16 *>(matrix.data) + offset, valid, matrix.wide, value);
+  else
+    load_four(static_cast<const __half *>(matrix.data) + offset, valid, matrix.wide, value);
+}
+
+__device__ inline float load_one(const Operand &matrix, int64_t row, int column) {
+  const int64_t offset = row * matrix.pitch + column;
+  if (matrix.dtype == LILY_FLOAT32) return static_cast<const float *>(matrix.data)[offset];
+  if (matrix.dtype == LILY_BFLOAT16) return to_float(static_cast<const __nv_bfloat16 *>(matrix.data)[offset]);
+  return to_float(static_cast<const __half *>(matrix.data)[offset]);
+}
+
+// Writes, or adds and rounds once.
+__device__ inline void store_four(const Output &matrix, int64_t row, int column, int columns, float (&value)[4]) {
+  const int64_t offset = row * matrix.pitch + column;
+  const int valid = columns - column;
+  if (matrix.accumulate) {
+    float old[4];
+    load_four(matrix.operand(), row, column, columns, old);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) value[i] += old[i];
+  }
+  if (matrix.dtype == LILY_FLOAT32)
+    store_four(static_cast<float *>(matrix.data) + offset, valid, matrix.wide, value);
+  else if (matrix.dtype == LILY_BFLOAT16)
+    store_four(static_cast<__nv_bfloat16 *>(matrix.data) + offset, valid, matrix.wide, value);
+  else
+    store_four(static_cast<__half *>(matrix.data) + offset, valid, matrix.wide, value);
+}
+
+__device__ inline void store_one(const Output &matrix, int64_t row, int column, float value) {
+  const int64_t offset = row * matrix.pitch + column;
+  if (matrix.accumulate) value += load_one(matrix.operand(), row, column);
+  if (matrix.dtype == LILY_FLOAT32)
+    static_cast<float *>(matrix.data)[offset] = value;
+  else if (matrix.dtype == LILY_BFLOAT16)
+    static_cast<__nv_bfloat16 *>(matrix.data)[offset] = from_float<__nv_bfloat16>(value);
+  else
+    static_cast<__half *>(matrix.data)[offset] = from_float<__half>(value);
+}
+
+}  // namespace lily::cuda

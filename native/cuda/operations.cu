@@ -1,0 +1,113 @@
+// The operations of the C ABI: picks the engine, which does the rest.
+#include <algorithm>
+
+#include "core/problem.h"
+#include "cuda/error.h"
+#include "cuda/launch.h"
+#include "cuda/operations.h"
+
+namespace lily::cuda {
+namespace {
+
+const EngineFunctions &engine(const lily_problem &problem, const Device &device) {
+  switch (engine_kind(problem, device)) {
+    case EngineKind::kTf32: return kTf32Functions;
+    case EngineKind::kBfloat16: return kBfloat16Functions;
+    case EngineKind::kFloat16: return kFloat16Functions;
+    default: return kExactFunctions;
+  }
+}
+
+lily_status check(const lily_problem &problem, const Device **found) {
+  const char *error = problem_error(problem);
+  if (error != nullptr) return fail(LILY_ERROR_ARGUMENT, "%s", error);
+  if (problem.d_in > kMostColumns || problem.d_out > kMostColumns)
+    return fail(LILY_ERROR_UNSUPPORTED, "the cuda backend takes d_in and d_out up to %d", kMostColumns);
+  *found = device(problem.device);
+  return *found == nullptr ? LILY_ERROR_UNAVAILABLE : LILY_OK;
+}
+
+// The size for any call: with `fixed` routing the offsets, which only the call has, decide on the formulation.
+template <typename Call, typename Function>
+lily_status workspace(const lily_problem *problem, size_t *bytes, Function EngineFunctions::*function) {
+  const Device *device = nullptr;
+  const lily_status status = check(*problem, &device);
+  if (status != LILY_OK) return status;
+  static const int32_t any_offsets[2] = {0, 0};
+  *bytes = 0;
+  for (const int32_t *offsets : {static_cast<const int32_t *>(nullptr), any_offsets}) {
+    Call call = {};
+    call.problem = *problem;
+    call.tokens.sequence_offsets = offsets;
+    size_t needed = 0;
+    const lily_status planned = (engine(*problem, *device).*function)(call, *device, &needed);
+    if (planned != LILY_OK) return planned;
+    *bytes = std::max(*bytes, needed);
+  }
+  return LILY_OK;
+}
+
+template <typename Call, typename Function>
+lily_status run(const Call &call, size_t needed, Function EngineFunctions::*function) {
+  if (call.workspace_bytes < needed)
+    return fail(LILY_ERROR_ARGUMENT, "the workspace has %zu bytes, %zu are needed", call.workspace_bytes, needed);
+  const Device *device = nullptr;
+  const lily_status status = check(call.problem, &device);
+  if (status != LILY_OK) return status;
+  return (engine(call.problem, *device).*function)(call, *device, nullptr);
+}
+
+}  // namespace
+
+lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {
+  return workspace<lily_forward>(problem, bytes, &EngineFunctions::forward);
+}
+
+lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
+  return workspace<lily_backward>(problem, bytes, &EngineFunctions::backward);
+}
+
+lily_status forward(const lily_forward *call) {
+  size_t needed = 0;
+  const lily_status status = forward_workspace(&call->problem, &needed);
+  return status == LILY_OK ? run(*call, needed, &EngineFunctions::forward) : status;
+}
+
+lily_status backward(const lily_backward *call) {
+  size_t needed = 0;
+  const lily_status status = backward_workspace(&call->problem, &needed);
+  return status == LILY_OK ? run(*call, needed, &EngineFunctions::backward) : status;
+}
+
+// Layers beyond one launch's parameters are added by further ones, in order.
+lily_status fold(const lily_fold *call) {
+  Fold part = {};
+  part.rank = static_cast<int>(call->rank);
+  part.experts = static_cast<int>(call->experts);
+  part.columns = static_cast<int>(call->d_out);
+  part.db = output(call->db);
+  int64_t next = 0;
+  do {
+    part.count = static_cast<int>(std::min<int64_t>(call->layer_count - next, kFoldLayers));
+    for (int i = 0; i < part.count; ++i) {
+      const lily_deferred &layer = call->layers[next + i];
+      part.layers[i] = {layer.partial, layer.weights, layer.groups};
+    }
+    const lily_status status = launch_fold(part, reinterpret_cast<cudaStream_t>(call->stream));
+    if (status != LILY_OK) return status;
+    part.db.accumulate = 1;
+    next += part.count;
+  } while (next < call->layer_count);
+  return LILY_OK;
+}
+
+lily_status prepare(const Device &device) {
+  for (const EngineFunctions *functions :
+       {&kExactFunctions, &kTf32Functions, &kBfloat16Functions, &kFloat16Functions}) {
+    const lily_status status = functions->prepare(device);
+    if (status != LILY_OK) return status;
+  }
+  return LILY_OK;
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,130 @@
+// The only file with inline assembly: matrix units, their loads, asynchronous copies. PTX ISA, section "Warp-level
+// matrix instructions" and "Data movement"; fragment layouts are those of its figures.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+namespace lily::cuda {
+
+__device__ inline uint32_t shared_address(const void *pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// ---- Asynchronous copies ----
+
+// Copies 16 bytes, of which all from `bytes` on are zeros. Turing has no such instruction: it copies at once.
+__device__ inline void copy_async(void *shared, const void *global, int bytes) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
+               : "memory");
+#else
+  uint32_t word[4] = {0, 0, 0, 0};
+  auto *byte = reinterpret_cast<char *>(word);
+  if (bytes == 16) {
+    *reinterpret_cast<uint4 *>(word) = *static_cast<const uint4 *>(global);
+  } else {
+    for (int i = 0; i < 16; ++i)
+      if (i < bytes) byte[i] = static_cast<const char *>(global)[i];
+  }
+  *static_cast<uint4 *>(shared) = *reinterpret_cast<uint4 *>(word);
+#endif
+}
+
+// Closes the group of copies issued so far by this thread.
+__device__ inline void copy_commit() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits until at most kPending groups of this thread are under way.
+template <int kPending>
+__device__ inline void copy_wait() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#endif
+}
+
+// ---- Fragments ----
+
+// Four 8x8 matrices of 16-bit numbers; lane l gives the address of row l % 8 of matrix l / 8 and gets, of each matrix,
+// the elements 2 * (l % 4) and the next of row l / 4.
+__device__ inline void load_matrices(uint32_t (&matrix)[4], const void *row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(matrix[0]), "=r"(matrix[1]), "=r"(matrix[2]), "=r"(matrix[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// The same of the transposed matrices: elements 2 * (l % 4) and the next of column l / 4.
+__device__ inline void load_matrices_transposed(uint32_t (&matrix)[4], const void *row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(matrix[0]), "=r"(matrix[1]), "=r"(matrix[2]), "=r"(matrix[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// Two 8x8 matrices; lanes 0 to 15 give the addresses.
+__device__ inline void load_matrices(uint32_t (&matrix)[2], const void *row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(matrix[0]), "=r"(matrix[1])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+__device__ inline void load_matrices_transposed(uint32_t (&matrix)[2], const void *row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(matrix[0]), "=r"(matrix[1])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// c += a b: a is 16x16 by rows, b is 16x8 by columns. Turing's matrix units have no such shape: kernels that call this
+// are never launched there.
+template <typename T>
+__device__ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+
+template <>
+__device__ inline void multiply_add<__nv_bfloat16>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+
+template <>
+__device__ inline void multiply_add<__half>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+
+// c += a b of TF32: a is 16x8 by rows, b is 8x8 by columns.
+__device__ inline void multiply_add_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+
+__device__ inline uint32_t to_tf32(float value) {
+  uint32_t result = 0;
+#if __CUDA_ARCH__ >= 800
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(value));
+#endif
+  return result;
+}
+
+}  // namespace lily::cuda

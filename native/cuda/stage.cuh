@@ -1,0 +1,75 @@
+// Brings tiles of global memory into shared memory and back.
+#pragma once
+
+#include "matrix.cuh"
+
+namespace lily::cuda {
+
+// Threads of every block; four warps keep a tile's accumulators within registers.
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / kWarp;
+
+// Part of an operand: rows from `row` to before `row_end`, columns likewise.
+struct Window {
+  int64_t row, row_end;
+  int column, column_end;
+};
+
+// Fills a kRows x kColumns tile; what lies outside the window is zero. Copies are asynchronous where no number is
+// converted: the caller commits and waits.
+template <typename T, int kRows, int kColumns>
+__device__ inline void stage(T *tile, const Operand &source, const Window &window) {
+  constexpr int kPitch = padded<T>(kColumns);
+  constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
+  constexpr int kChunks = kColumns / kChunk;
+  const bool copies = source.dtype == kDtype<T> && source.wide;
+  for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
+    const int r = i / kChunks, c = i % kChunks * kChunk;
+    T *target = tile + r * kPitch + c;
+    const int64_t row = window.row + r;
+    const int column = window.column + c;
+    const int valid = row < window.row_end ? min(max(window.column_end - column, 0), kChunk) : 0;
+    if (copies) {
+      const T *from = static_cast<const T *>(source.data) + (valid > 0 ? row * source.pitch + column : 0);
+      copy_async(target, from, valid * static_cast<int>(sizeof(T)));
+    } else {
+#pragma unroll
+      for (int part = 0; part < kChunk; part += 4) {
+        float value[4] = {0, 0, 0, 0};
+        if (part < valid) load_four(source, row, column + part, window.column_end, value);
+        store_four(target + part, 4, true, value);
+      }
+    }
+  }
+}
+
+// Writes the tile's part inside the window.
+template <typename T, int kRows, int kColumns>
+__device__ inline void unstage(const T *tile, const Output &target, const Window &window) {
+  constexpr int kPitch = padded<T>(kColumns);
+  constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
+  constexpr int kChunks = kColumns / kChunk;
+  const bool copies = target.dtype == kDtype<T> && target.wide;
+  for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
+    const int r = i / kChunks, c = i % kChunks * kChunk;
+    const int64_t row = window.row + r;
+    const int column = window.column + c;
+    if (row >= window.row_end || column >= window.column_end) continue;
+    const T *from = tile + r * kPitch + c;
+    if (copies && column + kChunk <= window.column_end) {
+      *reinterpret_cast<uint4 *>(static_cast<T *>(target.data) + row * target.pitch + column) =
+          *reinterpret_cast<const uint4 *>(from);
+    } else {
+      Output plain = target;
+      plain.accumulate = 0;  // the tile holds the sum
+#pragma unroll
+      for (int part = 0; part < kChunk; part += 4) {
+        float value[4];
+        load_four(from + part, 4, true, value);
+        if (column + part < window.column_end) store_four(plain, row, column + part, window.column_end, value);
+      }
+    }
+  }
+}
+
+}  // namespace lily::cuda
