@@ -33,7 +33,7 @@ struct BackwardDy {
   int slices, splits, blocks;  // blocks 0: neither dB nor dw is wanted
   OuterTarget target;
   Experts experts;       // pooled, with a router
-  float *expert_losses;  // parts of dw, a row of E per block; null: not wanted
+  float *expert_losses;  // E x (blocks of columns), parts of dw; null: not wanted
 };
 
 template <typename Tile>
@@ -128,14 +128,14 @@ __device__ inline void backward_columns(char *shared, const BackwardDy &call, in
     if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = sum;
     __syncthreads();
     if (threadIdx.x == 0)
-      call.expert_losses[static_cast<int64_t>(index) * call.experts.experts + e] =
+      call.expert_losses[static_cast<int64_t>(e) * (call.slices * call.splits * call.blocks) + index] =
           call.scale * (parts[0] + parts[1] + parts[2] + parts[3]);
     __syncthreads();
   }
 }
 
 template <typename Shrink, typename Strip>
-__global__ __launch_bounds__(kThreads) void backward_dy(const __grid_constant__ BackwardDy call) {
+__global__ __launch_bounds__(kThreads, kBlocks) void backward_dy(const __grid_constant__ BackwardDy call) {
   extern __shared__ __align__(16) char shared[];
   const int token_blocks = call.token_blocks * call.row_blocks;
   if (static_cast<int>(blockIdx.x) < token_blocks)

@@ -46,8 +46,7 @@ __device__ inline void backward_router(char *shared, const BackwardX &call, int 
       if (element >= elements) continue;
       const int e = element / call.rank, k = element % call.rank;
       for (int t = 0; t < count; ++t)
-        sum[part] =
-            fmaf(scratch.logit_loss[t * (router.experts | 1) + e], load_one(call.hidden, token + t, k), sum[part]);
+        sum[part] = fmaf(scratch.logit_loss[t * router.experts + e], load_one(call.hidden, token + t, k), sum[part]);
     }
     __syncthreads();
   }
@@ -60,7 +59,7 @@ __device__ inline void backward_router(char *shared, const BackwardX &call, int 
 }
 
 template <typename Tile>
-__global__ __launch_bounds__(kThreads) void backward_x(const __grid_constant__ BackwardX call) {
+__global__ __launch_bounds__(kThreads, kBlocks) void backward_x(const __grid_constant__ BackwardX call) {
   using Scalar = typename Tile::Scalar;
   extern __shared__ __align__(16) char shared[];
   int index = blockIdx.x;

@@ -18,7 +18,7 @@ enum class WeightSource {
 struct Weights {
   WeightSource source;
   const float *given;
-  const float *partials;  // parts x (E + 1)
+  const float *partials;  // (E + 1) x parts
   int parts;
   int experts;
 };
@@ -28,7 +28,7 @@ __device__ inline void find_weights(float *weights, const Weights &from) {
   const int experts = from.experts;
   if (from.source == WeightSource::kMean || from.source == WeightSource::kSoftmax) {
     __shared__ float sum[kMostExperts + 1];
-    sum_rows(sum, from.partials, from.parts, experts + 1, experts + 1);
+    sum_rows(sum, from.partials, experts + 1, from.parts);
     __syncthreads();
     const float kept = sum[experts];
     if (from.source == WeightSource::kSoftmax && threadIdx.x == 0 && kept > 0) softmax(sum, experts);
@@ -66,7 +66,6 @@ __device__ inline void combine_four(const Experts &from, const float *weights, i
 // A kRows x kColumns tile of C from (row, column) on, zeros outside of it.
 template <typename T, int kRows, int kColumns>
 __device__ inline void combine_tile(T *tile, const Experts &from, const float *weights, int row, int column) {
-  constexpr int kPitch = padded<T>(kColumns);
   if (from.transposed) {
     constexpr int kFours = kRows / 4;
     for (int i = threadIdx.x; i < kColumns * kFours; i += kThreads) {
@@ -74,7 +73,7 @@ __device__ inline void combine_tile(T *tile, const Experts &from, const float *w
       float value[4] = {0, 0, 0, 0};
       if (column + n < from.columns && row + k < from.rank) load_four(from.b, column + n, row + k, from.rank, value);
 #pragma unroll
-      for (int v = 0; v < 4; ++v) tile[(k + v) * kPitch + n] = from_float<T>(weights[0] * value[v]);
+      for (int v = 0; v < 4; ++v) tile[place<T, kColumns>(k + v, n)] = from_float<T>(weights[0] * value[v]);
     }
     return;
   }
@@ -83,7 +82,7 @@ __device__ inline void combine_tile(T *tile, const Experts &from, const float *w
     const int k = i / kFours, n = i % kFours * 4;
     float value[4] = {0, 0, 0, 0};
     if (row + k < from.rank && column + n < from.columns) combine_four(from, weights, row + k, column + n, value);
-    store_four(tile + k * kPitch + n, 4, true, value);
+    store_four(tile + place<T, kColumns>(k, n), 4, true, value);
   }
 }
 
@@ -104,7 +103,7 @@ template <typename T>
 __global__ __launch_bounds__(kThreads) void combine(const __grid_constant__ Combine call) {
   constexpr int kRows = kCombineRows, kColumns = kCombineColumns;
   __shared__ float weights[kMostExperts];
-  __shared__ __align__(16) T tile[kRows * padded<T>(kColumns)];
+  __shared__ __align__(16) T tile[kRows * kColumns];
   if (call.c.data != nullptr) {
     find_weights(weights, call.weights);
     const int row = blockIdx.y * kRows, column = blockIdx.x * kColumns;

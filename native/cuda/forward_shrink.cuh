@@ -20,7 +20,7 @@ struct Route {
   int rank;
   int pools_logits;     // 1: pooling sums the logits, no token has a softmax
   float *values;        // M x E, out: probabilities, or logits where those are pooled; may be null
-  float *partials;      // tiles x (E + 1), out: sums over the tile's kept tokens, and their number; may be null
+  float *partials;      // (E + 1) x tiles, out: sums over each tile's kept tokens, and their number; may be null
   const uint8_t *mask;  // may be null
 };
 
@@ -55,12 +55,12 @@ __device__ inline void finish_route(const Route &route, float *logits, int token
     float sum = 0;
     for (int t = 0; t < count; ++t)
       if (route.mask == nullptr || route.mask[token + t] != 0) sum += e < route.experts ? logits[t * pitch + e] : 1.0f;
-    route.partials[static_cast<int64_t>(tile) * (route.experts + 1) + e] = sum;
+    route.partials[static_cast<int64_t>(e) * gridDim.x + tile] = sum;
   }
 }
 
 template <typename Tile>
-__global__ __launch_bounds__(kThreads) void forward_shrink(const __grid_constant__ ForwardShrink call) {
+__global__ __launch_bounds__(kThreads, kBlocks) void forward_shrink(const __grid_constant__ ForwardShrink call) {
   extern __shared__ __align__(16) char shared[];
   const int token = blockIdx.x * call.operands.tile_tokens;
   const int token_end = min(token + call.operands.tile_tokens, call.operands.tokens);

@@ -21,8 +21,8 @@ struct RouterGradient {
   Operand router;              // E x r
   const float *probabilities;  // M x E, of kProbabilities
   const float *weights;        // G x E, of kLogits
-  // dw: rows of E. One per token (token routing, where dp is meant); one per group; or, for one group, `parts` rows to
-  // be added.
+  // dw: rows of E. One per token (token routing, where dp is meant); one per group; or, for one group, E rows of
+  // `parts` numbers to be added.
   const float *expert_loss;
   int per_token, parts;
   const float *kept;    // G: kept tokens of each group; may be null
@@ -47,27 +47,34 @@ struct Left {
   RouterGradient router;
 };
 
-// Floats of shared memory that forming needs.
-inline int left_scratch(int tokens, int experts) { return tokens + tokens * (experts | 1) + experts; }
+// Rows of more experts than these lie in lines of their own: reading them by element wastes nothing.
+constexpr int kMostStagedExperts = 8;
 
-// scratch: the group of each token, dl, and the experts' loss of the one group.
+// Floats of shared memory that forming needs.
+__host__ __device__ inline int left_scratch(int tokens, int experts) {
+  return tokens + tokens * experts * (experts <= kMostStagedExperts ? 3 : 1) + experts;
+}
+
+// The group of each token, dl, what dl is made of, and the experts' loss of the one group.
 template <int kTokens>
 struct LeftScratch {
   int *group;
-  float *logit_loss;
   float *expert_loss;
+  float *logit_loss, *probability, *token_loss;  // rows of E
 
   __device__ LeftScratch(float *base, int experts)
       : group(reinterpret_cast<int *>(base)),
-        logit_loss(base + kTokens),
-        expert_loss(base + kTokens + kTokens * (experts | 1)) {}
+        expert_loss(base + kTokens),
+        logit_loss(base + kTokens + experts),
+        probability(logit_loss + kTokens * experts),
+        token_loss(probability + kTokens * experts) {}
 };
 
 // Once per block, before the first tile.
 template <int kTokens>
 __device__ inline void prepare_router_gradient(const RouterGradient &router, const LeftScratch<kTokens> &scratch) {
   if (router.loss != RouterLoss::kNone && router.parts > 0)
-    sum_rows(scratch.expert_loss, router.expert_loss, router.parts, router.experts, router.experts);
+    sum_rows(scratch.expert_loss, router.expert_loss, router.experts, router.parts);
   __syncthreads();
 }
 
@@ -76,22 +83,34 @@ template <int kTokens>
 __device__ inline void form_logit_loss(const RouterGradient &router, const LeftScratch<kTokens> &scratch, int token,
                                        int token_end) {
   const int experts = router.experts;
+  const bool from_logits = router.loss == RouterLoss::kLogits;
+  const bool staged = experts <= kMostStagedExperts && !from_logits;
+  if (staged) {
+    const int64_t first = static_cast<int64_t>(token) * experts;
+    for (int i = threadIdx.x; i < (token_end - token) * experts && i < kTokens * experts; i += kThreads) {
+      scratch.probability[i] = router.probabilities[first + i];
+      if (router.per_token) scratch.token_loss[i] = router.expert_loss[first + i];
+    }
+    __syncthreads();
+  }
   for (int i = threadIdx.x; i < kTokens * experts; i += kThreads) {
     const int t = i / experts, e = i % experts, at = token + t;
     float loss = 0;
     const bool keeps = at < token_end && (router.mask == nullptr || router.mask[at] != 0);
     if (keeps) {
       const int group = router.per_token ? at : router.groups.of(at);
-      const float *expert_loss =
-          router.parts > 0 ? scratch.expert_loss : router.expert_loss + static_cast<int64_t>(group) * experts;
-      const bool from_logits = router.loss == RouterLoss::kLogits;
-      const float *p = from_logits ? router.weights + static_cast<int64_t>(group) * experts
+      const int64_t row = static_cast<int64_t>(group) * experts;
+      const float *expert_loss = router.parts > 0             ? scratch.expert_loss
+                                 : staged && router.per_token ? scratch.token_loss + t * experts
+                                                              : router.expert_loss + row;
+      const float *p = from_logits ? router.weights + row
+                       : staged    ? scratch.probability + t * experts
                                    : router.probabilities + static_cast<int64_t>(at) * experts;
       for (int j = 0; j < experts; ++j) loss = fmaf(p[j], expert_loss[e] - expert_loss[j], loss);
       loss *= p[e];
       loss /= router.kept != nullptr ? router.kept[group] : router.kept_constant;
     }
-    scratch.logit_loss[t * (experts | 1) + e] = loss;
+    scratch.logit_loss[t * experts + e] = loss;
   }
   __syncthreads();
 }
@@ -101,7 +120,6 @@ __device__ inline void form_logit_loss(const RouterGradient &router, const LeftS
 template <typename Scalar, int kTokens, int kColumns>
 __device__ inline void stage_left(Scalar *tile, const Left &left, const LeftScratch<kTokens> &scratch, int token,
                                   int token_end, int column) {
-  constexpr int kPitch = padded<Scalar>(kColumns);
   constexpr int kFours = kColumns / 4;
   if (left.kind == LeftKind::kHidden) {
     stage<Scalar, kTokens, kColumns>(tile, left.hidden, {token, token_end, column, left.columns});
@@ -132,7 +150,7 @@ __device__ inline void stage_left(Scalar *tile, const Left &left, const LeftScra
               value[v] = weight((j + v) / left.rank) * load_one(left.hidden, at, (j + v) % left.rank);
         }
       }
-      store_four(tile + t * kPitch + c, 4, true, value);
+      store_four(tile + place<Scalar, kColumns>(t, c), 4, true, value);
     }
     return;
   }
@@ -147,7 +165,7 @@ __device__ inline void stage_left(Scalar *tile, const Left &left, const LeftScra
         for (int e = 0; e < router.experts; ++e) {
           float r[4];
           load_four(router.router, e, k, left.rank, r);
-          const float loss = scratch.logit_loss[t * (router.experts | 1) + e];
+          const float loss = scratch.logit_loss[t * router.experts + e];
 #pragma unroll
           for (int v = 0; v < 4; ++v) value[v] = fmaf(loss, r[v], value[v]);
         }
@@ -160,7 +178,7 @@ __device__ inline void stage_left(Scalar *tile, const Left &left, const LeftScra
           if (!(h[v] > 0)) value[v] = 0;
       }
     }
-    store_four(tile + t * kPitch + c, 4, true, value);
+    store_four(tile + place<Scalar, kColumns>(t, c), 4, true, value);
   }
 }
 

@@ -7,8 +7,8 @@
 // Accumulators are those of mma.m16n8: of block (i, j) of 16x8, lane l holds the elements 2 * (l % 4) and the next of
 // rows l / 4 and l / 4 + 8. Everything around a product is therefore the same code for all engines.
 //
-// Pitches are such that neither 8 rows of 16 bytes nor 8 rows of one number meet in a bank: a row of a tile is 16 bytes
-// longer than its numbers.
+// Rows of a tile follow each other without gaps, so that copies of whole lines meet no bank twice; within each line of
+// 128 bytes the 16-byte chunks are permuted by the line's number, so that 8 rows of one chunk do not either.
 #pragma once
 
 #include "number.cuh"
@@ -34,9 +34,16 @@ struct Exact {
   static constexpr int kDepth = 4;
 };
 
-template <typename Scalar>
-__host__ __device__ constexpr int padded(int columns) {
-  return columns + 16 / static_cast<int>(sizeof(Scalar));
+// Where element (row, column) of a tile of kColumns lies. What begins a chunk of 16 bytes is followed by the rest of
+// it.
+template <typename T, int kColumns>
+__device__ inline int place(int row, int column) {
+  constexpr int kRowBytes = kColumns * static_cast<int>(sizeof(T));
+  static_assert(kRowBytes >= 32 && (kRowBytes & (kRowBytes - 1)) == 0);
+  constexpr int kRowsOfLine = kRowBytes < 128 ? 128 / kRowBytes : 1;
+  constexpr int kChunks = kRowBytes < 128 ? kRowBytes / 16 : 8;
+  constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
+  return row * kColumns + (column ^ (row / kRowsOfLine % kChunks * kChunk));
 }
 
 template <int kM, int kN>
@@ -69,26 +76,26 @@ struct Fragments<Tensor<T>> {
   using B = uint32_t[2];
 
   // Rows m .. m + 15, depth k .. k + 15.
-  template <Along kAlong>
-  __device__ static void load_a(A &a, const T *tile, int pitch, int m, int k) {
+  template <Along kAlong, int kColumns>
+  __device__ static void load_a(A &a, const T *tile, int m, int k) {
     const int lane = threadIdx.x % kWarp;
     if constexpr (kAlong == Along::kDepth)
-      load_matrices(a, tile + (m + lane % 16) * pitch + k + lane / 16 * 8);
+      load_matrices(a, tile + place<T, kColumns>(m + lane % 16, k + lane / 16 * 8));
     else
-      load_matrices_transposed(a, tile + (k + lane % 8 + lane / 16 * 8) * pitch + m + lane / 8 % 2 * 8);
+      load_matrices_transposed(a, tile + place<T, kColumns>(k + lane % 8 + lane / 16 * 8, m + lane / 8 % 2 * 8));
   }
 
   // Columns n .. n + 8 * kCount - 1, two blocks of 8 with one instruction where there are two.
-  template <Along kAlong, int kCount>
-  __device__ static void load_b(B (&b)[kCount], const T *tile, int pitch, int n, int k) {
+  template <Along kAlong, int kColumns, int kCount>
+  __device__ static void load_b(B (&b)[kCount], const T *tile, int n, int k) {
     const int lane = threadIdx.x % kWarp;
 #pragma unroll
     for (int j = 0; j + 1 < kCount; j += 2) {
       uint32_t four[4];
       if constexpr (kAlong == Along::kDepth)
-        load_matrices(four, tile + (n + 8 * j + lane % 8 + lane / 16 * 8) * pitch + k + lane / 8 % 2 * 8);
+        load_matrices(four, tile + place<T, kColumns>(n + 8 * j + lane % 8 + lane / 16 * 8, k + lane / 8 % 2 * 8));
       else
-        load_matrices_transposed(four, tile + (k + lane % 16) * pitch + n + 8 * j + lane / 16 * 8);
+        load_matrices_transposed(four, tile + place<T, kColumns>(k + lane % 16, n + 8 * j + lane / 16 * 8));
       b[j][0] = four[0];
       b[j][1] = four[1];
       b[j + 1][0] = four[2];
@@ -97,9 +104,9 @@ struct Fragments<Tensor<T>> {
     if constexpr (kCount % 2 == 1) {
       constexpr int j = kCount - 1;
       if constexpr (kAlong == Along::kDepth)
-        load_matrices(b[j], tile + (n + 8 * j + lane % 8) * pitch + k + lane / 8 % 2 * 8);
+        load_matrices(b[j], tile + place<T, kColumns>(n + 8 * j + lane % 8, k + lane / 8 % 2 * 8));
       else
-        load_matrices_transposed(b[j], tile + (k + lane % 16) * pitch + n + 8 * j);
+        load_matrices_transposed(b[j], tile + place<T, kColumns>(k + lane % 16, n + 8 * j));
     }
   }
 
@@ -111,27 +118,27 @@ struct Fragments<Tf32> {
   using A = uint32_t[4];
   using B = uint32_t[2];
 
-  template <Along kAlong>
-  __device__ static float element(const float *tile, int pitch, int outer, int k) {
-    return kAlong == Along::kDepth ? tile[outer * pitch + k] : tile[k * pitch + outer];
+  template <Along kAlong, int kColumns>
+  __device__ static float element(const float *tile, int outer, int k) {
+    return tile[kAlong == Along::kDepth ? place<float, kColumns>(outer, k) : place<float, kColumns>(k, outer)];
   }
 
-  template <Along kAlong>
-  __device__ static void load_a(A &a, const float *tile, int pitch, int m, int k) {
+  template <Along kAlong, int kColumns>
+  __device__ static void load_a(A &a, const float *tile, int m, int k) {
     const int row = threadIdx.x % kWarp / 4, column = threadIdx.x % 4;
-    a[0] = to_tf32(element<kAlong>(tile, pitch, m + row, k + column));
-    a[1] = to_tf32(element<kAlong>(tile, pitch, m + row + 8, k + column));
-    a[2] = to_tf32(element<kAlong>(tile, pitch, m + row, k + column + 4));
-    a[3] = to_tf32(element<kAlong>(tile, pitch, m + row + 8, k + column + 4));
+    a[0] = to_tf32(element<kAlong, kColumns>(tile, m + row, k + column));
+    a[1] = to_tf32(element<kAlong, kColumns>(tile, m + row + 8, k + column));
+    a[2] = to_tf32(element<kAlong, kColumns>(tile, m + row, k + column + 4));
+    a[3] = to_tf32(element<kAlong, kColumns>(tile, m + row + 8, k + column + 4));
   }
 
-  template <Along kAlong, int kCount>
-  __device__ static void load_b(B (&b)[kCount], const float *tile, int pitch, int n, int k) {
+  template <Along kAlong, int kColumns, int kCount>
+  __device__ static void load_b(B (&b)[kCount], const float *tile, int n, int k) {
     const int row = threadIdx.x % 4, column = threadIdx.x % kWarp / 4;
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      b[j][0] = to_tf32(element<kAlong>(tile, pitch, n + 8 * j + column, k + row));
-      b[j][1] = to_tf32(element<kAlong>(tile, pitch, n + 8 * j + column, k + row + 4));
+      b[j][0] = to_tf32(element<kAlong, kColumns>(tile, n + 8 * j + column, k + row));
+      b[j][1] = to_tf32(element<kAlong, kColumns>(tile, n + 8 * j + column, k + row + 4));
     }
   }
 
@@ -147,33 +154,33 @@ struct Fragments<Exact> {
     float even[4], odd[4];  // columns 2 * (l % 4) and the next, four steps
   };
 
-  template <Along kAlong>
-  __device__ static void load_a(A &a, const float *tile, int pitch, int m, int k) {
+  template <Along kAlong, int kColumns>
+  __device__ static void load_a(A &a, const float *tile, int m, int k) {
     const int row = m + threadIdx.x % kWarp / 4;
     if constexpr (kAlong == Along::kDepth) {
-      load_four(tile + row * pitch + k, 4, true, a.low);
-      load_four(tile + (row + 8) * pitch + k, 4, true, a.high);
+      load_four(tile + place<float, kColumns>(row, k), 4, true, a.low);
+      load_four(tile + place<float, kColumns>(row + 8, k), 4, true, a.high);
     } else {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        a.low[i] = tile[(k + i) * pitch + row];
-        a.high[i] = tile[(k + i) * pitch + row + 8];
+        a.low[i] = tile[place<float, kColumns>(k + i, row)];
+        a.high[i] = tile[place<float, kColumns>(k + i, row + 8)];
       }
     }
   }
 
-  template <Along kAlong, int kCount>
-  __device__ static void load_b(B (&b)[kCount], const float *tile, int pitch, int n, int k) {
+  template <Along kAlong, int kColumns, int kCount>
+  __device__ static void load_b(B (&b)[kCount], const float *tile, int n, int k) {
     const int column = n + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       if constexpr (kAlong == Along::kDepth) {
-        load_four(tile + (column + 8 * j) * pitch + k, 4, true, b[j].even);
-        load_four(tile + (column + 8 * j + 1) * pitch + k, 4, true, b[j].odd);
+        load_four(tile + place<float, kColumns>(column + 8 * j, k), 4, true, b[j].even);
+        load_four(tile + place<float, kColumns>(column + 8 * j + 1, k), 4, true, b[j].odd);
       } else {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const auto two = *reinterpret_cast<const float2 *>(tile + (k + i) * pitch + column + 8 * j);
+          const float2 two = load_pair(tile + place<float, kColumns>(k + i, column + 8 * j));
           b[j].even[i] = two.x;
           b[j].odd[i] = two.y;
         }
@@ -192,19 +199,20 @@ struct Fragments<Exact> {
   }
 };
 
-// c += a b over `steps` steps of the engine's depth: a begins at row m, b at column n, both at depth k.
-template <typename Engine, Along kA, Along kB, int kM, int kN>
-__device__ inline void multiply(Accumulators<kM, kN> &c, const typename Engine::Scalar *a, int a_pitch, int m,
-                                const typename Engine::Scalar *b, int b_pitch, int n, int k, int steps) {
+// c += a b over `steps` steps of the engine's depth: a begins at row m, b at column n, both at depth k; they lie in
+// tiles of kColumnsA and kColumnsB columns.
+template <typename Engine, Along kA, int kColumnsA, Along kB, int kColumnsB, int kM, int kN>
+__device__ inline void multiply(Accumulators<kM, kN> &c, const typename Engine::Scalar *a, int m,
+                                const typename Engine::Scalar *b, int n, int k, int steps) {
   using Loads = Fragments<Engine>;
 #pragma unroll 2
   for (int step = 0; step < steps; ++step) {
     typename Loads::B b_part[kN];
-    Loads::template load_b<kB>(b_part, b, b_pitch, n, k + step * Engine::kDepth);
+    Loads::template load_b<kB, kColumnsB>(b_part, b, n, k + step * Engine::kDepth);
 #pragma unroll
     for (int i = 0; i < kM; ++i) {
       typename Loads::A a_part;
-      Loads::template load_a<kA>(a_part, a, a_pitch, m + 16 * i, k + step * Engine::kDepth);
+      Loads::template load_a<kA, kColumnsA>(a_part, a, m + 16 * i, k + step * Engine::kDepth);
 #pragma unroll
       for (int j = 0; j < kN; ++j) Loads::multiply(c[i][j], a_part, b_part[j]);
     }

@@ -49,12 +49,12 @@ __device__ inline float sum_over_warp(float value) {
   return value;
 }
 
-// sum[e] = sum over `rows` of value[row * stride + e], for `columns` values of e, by all warps of a block in a fixed
-// order. The caller synchronises before it reads.
-__device__ inline void sum_rows(float *sum, const float *value, int rows, int columns, int stride) {
-  for (int e = threadIdx.x / kWarp; e < columns; e += kWarps) {
+// sum[row] = sum over `columns` of the row, by all warps of a block in a fixed order. The caller synchronises before it
+// reads.
+__device__ inline void sum_rows(float *sum, const float *value, int rows, int columns) {
+  for (int e = threadIdx.x / kWarp; e < rows; e += kWarps) {
     float part = 0;
-    for (int row = threadIdx.x % kWarp; row < rows; row += kWarp) part += value[static_cast<int64_t>(row) * stride + e];
+    for (int i = threadIdx.x % kWarp; i < columns; i += kWarp) part += value[static_cast<int64_t>(e) * columns + i];
     part = sum_over_warp(part);
     if (threadIdx.x % kWarp == 0) sum[e] = part;
   }

@@ -57,18 +57,55 @@ __device__ inline __half from_float<__half>(float value) {
   return __float2half_rn(value);
 }
 
-// Four numbers that lie side by side, as one access where the type and `wide` allow it.
-template <typename T>
-struct alignas(4 * sizeof(T)) Four {
-  T at[4];
-};
+// Two and four numbers that lie side by side, as one word or two where they have 16 bits.
+__device__ inline float2 unpack(uint32_t word, __nv_bfloat16) {
+  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162 &>(word));
+}
+__device__ inline float2 unpack(uint32_t word, __half) {
+  return __half22float2(reinterpret_cast<const __half2 &>(word));
+}
 
+template <typename T>
+__device__ inline uint32_t pack(float first, float second);
+template <>
+__device__ inline uint32_t pack<__nv_bfloat16>(float first, float second) {
+  const __nv_bfloat162 two = __floats2bfloat162_rn(first, second);
+  return reinterpret_cast<const uint32_t &>(two);
+}
+template <>
+__device__ inline uint32_t pack<__half>(float first, float second) {
+  const __half2 two = __floats2half2_rn(first, second);
+  return reinterpret_cast<const uint32_t &>(two);
+}
+
+template <typename T>
+__device__ inline float2 load_pair(const T *source) {
+  if constexpr (sizeof(T) == 4)
+    return *reinterpret_cast<const float2 *>(source);
+  else
+    return unpack(*reinterpret_cast<const uint32_t *>(source), T{});
+}
+
+template <typename T>
+__device__ inline void store_pair(T *target, float first, float second) {
+  if constexpr (sizeof(T) == 4)
+    *reinterpret_cast<float2 *>(target) = make_float2(first, second);
+  else
+    *reinterpret_cast<uint32_t *>(target) = pack<T>(first, second);
+}
+
+// `valid` of them are there; `wide`: they begin at a multiple of their size.
 template <typename T>
 __device__ inline void load_four(const T *source, int valid, bool wide, float (&value)[4]) {
   if (wide && valid >= 4) {
-    const auto four = *reinterpret_cast<const Four<T> *>(source);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) value[i] = to_float(four.at[i]);
+    if constexpr (sizeof(T) == 4) {
+      const float4 four = *reinterpret_cast<const float4 *>(source);
+      value[0] = four.x, value[1] = four.y, value[2] = four.z, value[3] = four.w;
+    } else {
+      const uint2 four = *reinterpret_cast<const uint2 *>(source);
+      const float2 low = unpack(four.x, T{}), high = unpack(four.y, T{});
+      value[0] = low.x, value[1] = low.y, value[2] = high.x, value[3] = high.y;
+    }
     return;
   }
 #pragma unroll
@@ -78,25 +115,15 @@ __device__ inline void load_four(const T *source, int valid, bool wide, float (&
 template <typename T>
 __device__ inline void store_four(T *target, int valid, bool wide, const float (&value)[4]) {
   if (wide && valid >= 4) {
-    Four<T> four;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) four.at[i] = from_float<T>(value[i]);
-    *reinterpret_cast<Four<T> *>(target) = four;
+    if constexpr (sizeof(T) == 4)
+      *reinterpret_cast<float4 *>(target) = make_float4(value[0], value[1], value[2], value[3]);
+    else
+      *reinterpret_cast<uint2 *>(target) = make_uint2(pack<T>(value[0], value[1]), pack<T>(value[2], value[3]));
     return;
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i)
     if (i < valid) target[i] = from_float<T>(value[i]);
-}
-
-template <typename T>
-struct alignas(2 * sizeof(T)) Two {
-  T at[2];
-};
-
-template <typename T>
-__device__ inline void store_pair(T *target, float first, float second) {
-  *reinterpret_cast<Two<T> *>(target) = {from_float<T>(first), from_float<T>(second)};
 }
 
 // Elements column .. column + 3 of a row; column is a multiple of 4, and what is not left of `columns` is zero.

@@ -29,8 +29,7 @@ struct ShrinkTile {
   static constexpr int kTokens = kTokens_, kRank = kRank_;
   static constexpr int kDepth = 128 / static_cast<int>(sizeof(Scalar));  // one line of memory per row and stage
   static constexpr int kStages = 4;
-  static constexpr int kPitch = padded<Scalar>(kDepth);
-  static constexpr int kStage = (kTokens + kRank) * kPitch;  // numbers
+  static constexpr int kStage = (kTokens + kRank) * kDepth;  // numbers
   static constexpr int kProductPitch = kRank + 8;            // rows of a fragment meet in no bank
   static constexpr int kProduct = kTokens * kProductPitch;   // floats
   static constexpr int kBytes = kStages * kStage * static_cast<int>(sizeof(Scalar)) > kWarps *kProduct * 4
@@ -52,7 +51,7 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
   const auto fill = [&](int step) {
     if (step < steps) {
       Scalar *stage_x = ring + step % Tile::kStages * Tile::kStage;
-      Scalar *stage_w = stage_x + Tile::kTokens * Tile::kPitch;
+      Scalar *stage_w = stage_x + Tile::kTokens * Tile::kDepth;
       const int column = step * Tile::kDepth;
       stage<Scalar, Tile::kTokens, Tile::kDepth>(stage_x, operands.x, {token, token_end, column, operands.depth});
       stage<Scalar, Tile::kRank, Tile::kDepth>(stage_w, operands.w, {row, operands.rows, column, operands.depth});
@@ -68,10 +67,9 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
     __syncthreads();
     fill(step + Tile::kStages - 1);
     const Scalar *stage_x = ring + step % Tile::kStages * Tile::kStage;
-    const Scalar *stage_w = stage_x + Tile::kTokens * Tile::kPitch;
-    multiply<typename Tile::Engine, Along::kDepth, Along::kDepth>(sum, stage_x, Tile::kPitch, 0, stage_w, Tile::kPitch,
-                                                                  0, warp * Tile::kWarpDepth,
-                                                                  Tile::kWarpDepth / Tile::Engine::kDepth);
+    const Scalar *stage_w = stage_x + Tile::kTokens * Tile::kDepth;
+    multiply<typename Tile::Engine, Along::kDepth, Tile::kDepth, Along::kDepth, Tile::kDepth>(
+        sum, stage_x, 0, stage_w, 0, warp * Tile::kWarpDepth, Tile::kWarpDepth / Tile::Engine::kDepth);
   }
   copy_wait<0>();
   __syncthreads();

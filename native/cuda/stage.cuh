@@ -9,6 +9,10 @@ namespace lily::cuda {
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 
+// Of the kernels with a main loop, as many at least share a multiprocessor: the copies of one hide behind the other's
+// products. Without a number the compiler spills to make room for more.
+constexpr int kBlocks = 2;
+
 // Part of an operand: rows from `row` to before `row_end`, columns likewise.
 struct Window {
   int64_t row, row_end;
@@ -19,13 +23,12 @@ struct Window {
 // converted: the caller commits and waits.
 template <typename T, int kRows, int kColumns>
 __device__ inline void stage(T *tile, const Operand &source, const Window &window) {
-  constexpr int kPitch = padded<T>(kColumns);
   constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
   constexpr int kChunks = kColumns / kChunk;
   const bool copies = source.dtype == kDtype<T> && source.wide;
   for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
     const int r = i / kChunks, c = i % kChunks * kChunk;
-    T *target = tile + r * kPitch + c;
+    T *target = tile + place<T, kColumns>(r, c);
     const int64_t row = window.row + r;
     const int column = window.column + c;
     const int valid = row < window.row_end ? min(max(window.column_end - column, 0), kChunk) : 0;
@@ -46,7 +49,6 @@ __device__ inline void stage(T *tile, const Operand &source, const Window &windo
 // Writes the tile's part inside the window.
 template <typename T, int kRows, int kColumns>
 __device__ inline void unstage(const T *tile, const Output &target, const Window &window) {
-  constexpr int kPitch = padded<T>(kColumns);
   constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
   constexpr int kChunks = kColumns / kChunk;
   const bool copies = target.dtype == kDtype<T> && target.wide;
@@ -55,7 +57,7 @@ __device__ inline void unstage(const T *tile, const Output &target, const Window
     const int64_t row = window.row + r;
     const int column = window.column + c;
     if (row >= window.row_end || column >= window.column_end) continue;
-    const T *from = tile + r * kPitch + c;
+    const T *from = tile + place<T, kColumns>(r, c);
     if (copies && column + kChunk <= window.column_end) {
       *reinterpret_cast<uint4 *>(static_cast<T *>(target.data) + row * target.pitch + column) =
           *reinterpret_cast<const uint4 *>(from);

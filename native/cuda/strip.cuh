@@ -30,8 +30,7 @@ struct StripTile {
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
   static constexpr int kTokens = kTokens_, kRank = kRank_, kColumns = kColumns_;
-  static constexpr int kLeftPitch = padded<Scalar>(kRank), kPitch = padded<Scalar>(kColumns);
-  static constexpr int kLeft = kTokens * kLeftPitch, kStrip = kTokens * kPitch, kWeights = kRank * kPitch;
+  static constexpr int kLeft = kTokens * kRank, kStrip = kTokens * kColumns, kWeights = kRank * kColumns;
   // Expand: warps side by side over tokens, then over columns. Outer: over columns.
   static constexpr int kWarpsDown = kTokens / 16 < kWarps ? kTokens / 16 : kWarps;
   static constexpr int kWarpsAcross = kWarps / kWarpsDown;
@@ -124,24 +123,25 @@ __device__ inline const float *walk_strip(char *shared, const StripOperands &ope
     const Scalar *left = left_ring + step % 2 * Tile::kLeft;
     if constexpr (kOuter) {
       if (has_outer)
-        multiply<Engine, Along::kOuter, Along::kOuter>(z, left, Tile::kLeftPitch, 0, x_ring + tile % 2 * Tile::kStrip,
-                                                       Tile::kPitch, outer_column, 0, Tile::kTokens / Engine::kDepth);
+        multiply<Engine, Along::kOuter, Tile::kRank, Along::kOuter, Tile::kColumns>(
+            z, left, 0, x_ring + tile % 2 * Tile::kStrip, outer_column, 0, Tile::kTokens / Engine::kDepth);
     }
     if constexpr (kExpand) {
       if (expands) {
         const Scalar *w = weights + (blocks > 1 ? step % 2 * Tile::kWeights : 0);
         const int depth = min(operands.left.columns - block * Tile::kRank, Tile::kRank);
-        multiply<Engine, Along::kDepth, Along::kOuter>(sum, left, Tile::kLeftPitch, down, w, Tile::kPitch, across, 0,
-                                                       (depth + Engine::kDepth - 1) / Engine::kDepth);
+        multiply<Engine, Along::kDepth, Tile::kRank, Along::kOuter, Tile::kColumns>(
+            sum, left, down, w, across, 0, (depth + Engine::kDepth - 1) / Engine::kDepth);
         if (block == blocks - 1) {
           Scalar *out = out_ring + tile % 2 * Tile::kStrip;
           for_each_pair(sum, [&](int m, int n, float first, float second) {
-            Scalar *pair = out + (down + m) * Tile::kPitch + across + n;
+            Scalar *pair = out + place<Scalar, Tile::kColumns>(down + m, across + n);
             first *= operands.out_scale;
             second *= operands.out_scale;
             if (operands.out.accumulate) {
-              first += to_float(pair[0]);
-              second += to_float(pair[1]);
+              const float2 old = load_pair(pair);
+              first += old.x;
+              second += old.y;
             }
             store_pair(pair, first, second);
           });
