@@ -32,8 +32,7 @@ struct BackwardDy {
   StripOperands strip;
   int slices, splits, blocks;  // blocks 0: neither dB nor dw is wanted
   OuterTarget target;
-  Experts experts;       // pooled, with a router
-  float *expert_losses;  // E x (blocks of columns), parts of dw; null: not wanted
+  ExpertLosses losses;  // pooled, with a router
 };
 
 template <typename Tile>
@@ -107,31 +106,7 @@ __device__ inline void backward_columns(char *shared, const BackwardDy &call, in
   const float *z =
       walk_strip<Tile, false, true>(shared, call.strip, at, false, true, [](typename Tile::Scalar *, int) {});
   finish_outer<Tile>(z, call.target, at);
-  if (call.expert_losses == nullptr) return;
-  // The product lies at the start of shared memory, the warps' sums behind it.
-  auto *parts = reinterpret_cast<float *>(shared) + Tile::kRank * Tile::kResultPitch;
-  const int row = at.block * Tile::kRank, column = at.slice * Tile::kColumns;
-  constexpr int kFours = Tile::kColumns / 4;
-  for (int e = 0; e < call.experts.experts; ++e) {
-    float sum = 0;
-    for (int i = threadIdx.x; i < Tile::kRank * kFours; i += kThreads) {
-      const int k = i / kFours, n = i % kFours * 4;
-      if (row + k >= call.experts.rank || column + n >= call.experts.columns) continue;
-      float b[4], d[4];
-      load_four(call.experts.b, static_cast<int64_t>(e) * call.experts.rank + row + k, column + n, call.experts.columns,
-                b);
-      load_four(z + k * Tile::kResultPitch + n, 4, true, d);
-#pragma unroll
-      for (int v = 0; v < 4; ++v) sum = fmaf(b[v], d[v], sum);
-    }
-    sum = sum_over_warp(sum);
-    if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = sum;
-    __syncthreads();
-    if (threadIdx.x == 0)
-      call.expert_losses[static_cast<int64_t>(e) * (call.slices * call.splits * call.blocks) + index] =
-          call.scale * (parts[0] + parts[1] + parts[2] + parts[3]);
-    __syncthreads();
-  }
+  find_expert_losses<Tile>(shared, call.losses, at, call.scale, index);
 }
 
 template <typename Shrink, typename Strip>

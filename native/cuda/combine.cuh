@@ -86,6 +86,19 @@ __device__ inline void combine_tile(T *tile, const Experts &from, const float *w
   }
 }
 
+// How many tokens the mask keeps, by one block.
+__device__ inline void count_kept(float *kept, const uint8_t *mask, int tokens) {
+  __shared__ int part[kWarps];
+  int count = 0;
+  for (int t = threadIdx.x; t < tokens; t += kThreads) count += mask[t] != 0;
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) count += __shfl_xor_sync(0xffffffffu, count, offset);
+  if (threadIdx.x % kWarp == 0) part[threadIdx.x / kWarp] = count;
+  __syncthreads();
+  if (threadIdx.x == 0) kept[0] = static_cast<float>(part[0] + part[1] + part[2] + part[3]);
+  __syncthreads();
+}
+
 struct Combine {
   Experts experts;
   Weights weights;
@@ -111,15 +124,7 @@ __global__ __launch_bounds__(kThreads) void combine(const __grid_constant__ Comb
     __syncthreads();
     unstage<T, kRows, kColumns>(tile, call.c, {row, call.experts.rank, column, call.experts.columns});
   }
-  if (call.kept != nullptr && blockIdx.x == 0 && blockIdx.y == 0) {
-    __shared__ int part[kWarps];
-    int kept = 0;
-    for (int t = threadIdx.x; t < call.tokens; t += kThreads) kept += call.mask[t] != 0;
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) kept += __shfl_xor_sync(0xffffffffu, kept, offset);
-    if (threadIdx.x % kWarp == 0) part[threadIdx.x / kWarp] = kept;
-    __syncthreads();
-    if (threadIdx.x == 0) call.kept[0] = static_cast<float>(part[0] + part[1] + part[2] + part[3]);
-  }
+  if (call.kept != nullptr && blockIdx.x == 0 && blockIdx.y == 0) count_kept(call.kept, call.mask, call.tokens);
 }
 
 }  // namespace lily::cuda

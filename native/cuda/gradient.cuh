@@ -54,6 +54,44 @@ __device__ inline void finish_outer(const float *z, const OuterTarget &target, c
   }
 }
 
+// dw_e = <B_e, D>, in parts, one for each block that holds some of D.
+struct ExpertLosses {
+  Experts experts;
+  float *parts;  // E x count, out; null: not wanted
+  int count;
+};
+
+// From D as the strip left it, scaled as the target says, by block number `index`. The product lies at the start of
+// shared memory, the warps' sums behind it.
+template <typename Tile>
+__device__ inline void find_expert_losses(char *shared, const ExpertLosses &losses, const StripBlock &at, float scale,
+                                          int index) {
+  if (losses.parts == nullptr) return;
+  const Experts &experts = losses.experts;
+  const auto *z = reinterpret_cast<const float *>(shared);
+  auto *sums = reinterpret_cast<float *>(shared) + Tile::kRank * Tile::kResultPitch;
+  const int row = at.block * Tile::kRank, column = at.slice * Tile::kColumns;
+  constexpr int kFours = Tile::kColumns / 4;
+  for (int e = 0; e < experts.experts; ++e) {
+    float sum = 0;
+    for (int i = threadIdx.x; i < Tile::kRank * kFours; i += kThreads) {
+      const int k = i / kFours, n = i % kFours * 4;
+      if (row + k >= experts.rank || column + n >= experts.columns) continue;
+      float b[4], d[4];
+      load_four(experts.b, static_cast<int64_t>(e) * experts.rank + row + k, column + n, experts.columns, b);
+      load_four(z + k * Tile::kResultPitch + n, 4, true, d);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) sum = fmaf(b[v], d[v], sum);
+    }
+    sum = sum_over_warp(sum);
+    if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = sum;
+    __syncthreads();
+    if (threadIdx.x == 0)
+      losses.parts[static_cast<int64_t>(e) * losses.count + index] = scale * (sums[0] + sums[1] + sums[2] + sums[3]);
+    __syncthreads();
+  }
+}
+
 // One gradient whose parts wait to be added.
 struct ReduceJob {
   const float *parts;
@@ -70,7 +108,7 @@ constexpr int kMostJobs = 3;  // dB, dA, dR
 
 struct Reduce {
   ReduceJob jobs[kMostJobs];
-  int count;
+  int count, blocks;
 };
 
 inline int reduce_blocks(int rows, int columns) {

@@ -44,7 +44,7 @@ extern const EngineFunctions kExactFunctions, kTf32Functions, kBfloat16Functions
 // Kernels that are the same for all engines.
 lily_status launch_route(const ForwardRoute &call, int tiles, cudaStream_t stream);
 lily_status launch_pool(const Pool &call, cudaStream_t stream);
-lily_status launch_reduce(const Reduce &call, int blocks, cudaStream_t stream);
+lily_status launch_reduce(const Reduce &call, cudaStream_t stream);
 lily_status launch_fold(const Fold &call, cudaStream_t stream);
 lily_status launch_write_weights(float *weights, int64_t count, float value, cudaStream_t stream);
 

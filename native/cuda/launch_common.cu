@@ -13,8 +13,9 @@ lily_status launch_pool(const Pool &call, cudaStream_t stream) {
   return launch(pool<void>, "launching the pooling kernel", dim3(call.groups.groups), 0, stream, call);
 }
 
-lily_status launch_reduce(const Reduce &call, int blocks, cudaStream_t stream) {
-  return launch(reduce<void>, "launching the reduction kernel", dim3(blocks), 0, stream, call);
+lily_status launch_reduce(const Reduce &call, cudaStream_t stream) {
+  if (call.blocks == 0) return LILY_OK;
+  return launch(reduce<void>, "launching the reduction kernel", dim3(call.blocks), 0, stream, call);
 }
 
 lily_status launch_fold(const Fold &call, cudaStream_t stream) {

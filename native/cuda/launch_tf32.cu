@@ -1,4 +1,4 @@
-#include "cuda/launch.cuh"
+#include "cuda/launch_engine.cuh"
 
 namespace lily::cuda {
 

@@ -2,6 +2,7 @@
 // number of blocks that it makes; kernels are compiled for these rows and no others.
 #pragma once
 
+#include "backward_dy_once.cuh"
 #include "forward_expand.cuh"
 #include "forward_shrink.cuh"
 
@@ -31,6 +32,8 @@ struct Tiles<Tensor<T>> {
                       StripTile<E, 64, 32, 64>,                            //
                       StripTile<E, 64, 64, 64>, StripTile<E, 64, 64, 32>,  //
                       StripTile<E, 64, 128, 64>, StripTile<E, 64, 128, 32>>;
+  // Rank: beyond 32 the parts of q and D are more than a second reading of dy.
+  using Once = Table<OnceTile<E, 16>, OnceTile<E, 32>>;
 };
 
 // float32: half the tokens, for the numbers are twice as long; all rows within the 64 KiB of Turing.
@@ -39,6 +42,7 @@ struct FloatTiles {
   using Shrink = Table<ShrinkTile<Engine, 16, 16>, ShrinkTile<Engine, 32, 16>,  //
                        ShrinkTile<Engine, 16, 64>, ShrinkTile<Engine, 32, 64>>;
   using Strip = Table<StripTile<Engine, 32, 16, 64>, StripTile<Engine, 32, 64, 32>>;
+  using Once = Table<>;  // arithmetic is their limit, not memory
 };
 template <>
 struct Tiles<Exact> : FloatTiles<Exact> {};
@@ -63,6 +67,11 @@ int fitting_rank(Table<Rows...>, int rank) {
 template <typename... Rows, typename Matches, typename Take>
 bool with_row(Table<Rows...>, const Matches &matches, const Take &take) {
   return ((matches(Rows{}) ? (take(Rows{}), true) : false) || ...);
+}
+
+template <typename... Rows, typename Take>
+void for_each_row(Table<Rows...>, const Take &take) {
+  (take(Rows{}), ...);
 }
 
 }  // namespace lily::cuda

@@ -1,0 +1,147 @@
+// The launches of forward for one engine: two, and between them one more where sequences are pooled or the rank is
+// larger than a tile.
+#pragma once
+
+#include "cuda/launch.cuh"
+
+namespace lily::cuda {
+
+template <typename Engine>
+class Forward {
+ public:
+  using Table = Rows<Engine>;
+  using Scalar = typename Engine::Scalar;
+
+  Forward(const lily_forward &call, const Device &device)
+      : call_(call),
+        device_(device),
+        problem_(call.problem),
+        tokens_(static_cast<int>(problem_.tokens)),
+        rank_(static_cast<int>(problem_.rank)),
+        experts_(static_cast<int>(problem_.experts)),
+        d_out_(static_cast<int>(problem_.d_out)),
+        mixes_(mixes_per_token(problem_, call.tokens.sequence_offsets != nullptr)),
+        routes_(has_router(problem_)),
+        pools_logits_(problem_.routing != LILY_ROUTING_TOKEN && problem_.pool == LILY_POOL_LOGITS),
+        shrink_rank_(fitting_rank(typename Table::Shrink{}, rank_)),
+        tile_tokens_(shrink_tokens(Table::most_tokens(shrink_rank_), tokens_, device)),
+        tiles_(ceil_divide(tokens_, tile_tokens_)),
+        hidden_pitch_(round_up(rank_, Table::kVector)),
+        workspace_(call.workspace) {
+    own_hidden_ = workspace_.take<Scalar>(problem_.tokens * hidden_pitch_);
+    if (routes_) own_values_ = workspace_.take<float>(problem_.tokens * experts_);
+    if (routes_ && !mixes_) partials_ = workspace_.take<float>(static_cast<int64_t>(tiles_) * (experts_ + 1));
+    if (mixes_) own_weights_ = workspace_.take<float>(problem_.groups * experts_);
+  }
+
+  size_t workspace_bytes() const { return workspace_.bytes(); }
+
+  lily_status run() const {
+    if (tokens_ == 0) return write_weights_of_nothing();
+    // h, for backward and for the next phase: one matrix where its type and rows serve both.
+    const Output saved = contiguous_output(call_.hidden, rank_, problem_.activation_dtype);
+    const bool shares = saved.data != nullptr && saved.dtype == kDtype<Scalar> && saved.wide;
+    const Output hidden = shares ? saved : contiguous_output(own_hidden_, hidden_pitch_, kDtype<Scalar>);
+    const Route route = this->route();
+    LILY_TRY(shrink(saved, shares ? Output{} : hidden, route));
+    float *group_weights = call_.weights;
+    if (problem_.routing == LILY_ROUTING_SEQUENCE) {
+      if (group_weights == nullptr) group_weights = own_weights_;
+      LILY_TRY(launch_pool({pools_logits_ ? PoolKind::kSoftmax : PoolKind::kMean, groups(), experts_, route.values,
+                            call_.tokens.mask, group_weights, nullptr},
+                           stream()));
+    }
+    return expand(hidden, route.values, group_weights);
+  }
+
+ private:
+  cudaStream_t stream() const { return reinterpret_cast<cudaStream_t>(call_.stream); }
+  Groups groups() const { return {call_.tokens.sequence_offsets, static_cast<int>(problem_.groups), tokens_}; }
+
+  // Without tokens only the weights have values: no group has a kept token.
+  lily_status write_weights_of_nothing() const {
+    if (call_.weights == nullptr || !has_weights(problem_) || problem_.routing == LILY_ROUTING_FIXED) return LILY_OK;
+    const float value = problem_.routing == LILY_ROUTING_UNIFORM ? 1.0f / static_cast<float>(experts_) : 0.0f;
+    return launch_write_weights(call_.weights, problem_.groups * experts_, value, stream());
+  }
+
+  Route route() const {
+    Route route = {};
+    if (!routes_) return route;
+    route.router = operand(call_.router);
+    route.experts = experts_;
+    route.rank = rank_;
+    route.pools_logits = pools_logits_;
+    route.values = pools_logits_ || call_.probabilities == nullptr ? own_values_ : call_.probabilities;
+    if (!mixes_ && route.values == own_values_) route.values = nullptr;  // nobody reads them
+    route.partials = partials_;
+    route.mask = call_.tokens.mask;
+    return route;
+  }
+
+  lily_status shrink(const Output &saved, const Output &expand, const Route &route) const {
+    const int row_blocks = ceil_divide(rank_, shrink_rank_);
+    ForwardShrink call = {};
+    call.operands = {operand(call_.x), operand(call_.a), tokens_, static_cast<int>(problem_.d_in), rank_, tile_tokens_};
+    call.relu = problem_.activation == LILY_ACTIVATION_RELU;
+    call.hidden = saved;
+    call.expand = expand;
+    if (row_blocks == 1) call.route = route;
+    LILY_TRY(Table::with_shrink(shrink_rank_, tile_tokens_, [&](auto row) {
+      using Tile = decltype(row);
+      const int routing = Tile::kProduct * 4 + route_bytes(Tile::kTokens, experts_, rank_);
+      const int bytes = call.route.router.data == nullptr ? Tile::kBytes : std::max(Tile::kBytes, routing);
+      return launch(forward_shrink<Tile>, "launching forward's first phase", dim3(tiles_, row_blocks), bytes, stream(),
+                    call);
+    }));
+    if (!routes_ || row_blocks == 1) return LILY_OK;
+    const Operand hidden = expand.data != nullptr ? expand.operand() : saved.operand();
+    return launch_route({hidden, tokens_, tile_tokens_, route}, tiles_, stream());
+  }
+
+  lily_status expand(const Output &hidden, const float *values, const float *group_weights) const {
+    ForwardExpand call = {};
+    StripOperands &strip = call.strip;
+    strip.left.kind = mixes_ ? LeftKind::kMixed : LeftKind::kHidden;
+    strip.left.hidden = hidden.operand();
+    strip.left.rank = rank_;
+    strip.left.columns = mixes_ ? experts_ * rank_ : rank_;
+    strip.left.router.experts = experts_;
+    if (mixes_) {
+      const bool per_token = problem_.routing == LILY_ROUTING_TOKEN;
+      strip.left.mixture = {per_token ? values : group_weights, groups(), experts_, per_token};
+      strip.w = operand(call_.b);
+    } else {
+      call.pooled = 1;
+      call.experts = {operand(call_.b), experts_, rank_, d_out_, problem_.routing == LILY_ROUTING_NONE};
+      call.weights = {WeightSource::kOne, call_.weights, partials_, tiles_, experts_};
+      if (routes_) call.weights.source = pools_logits_ ? WeightSource::kSoftmax : WeightSource::kMean;
+      if (problem_.routing == LILY_ROUTING_UNIFORM) call.weights.source = WeightSource::kUniform;
+      if (problem_.routing == LILY_ROUTING_FIXED) call.weights.source = WeightSource::kGiven;
+      call.weights_out = problem_.routing == LILY_ROUTING_FIXED ? nullptr : call_.weights;
+    }
+    strip.out = output(call_.y);
+    strip.out_scale = problem_.scaling;
+    strip.tokens = tokens_;
+    strip.columns = d_out_;
+    const Walk walk = Table::walk(device_, {strip.left.columns, tokens_, d_out_, experts_}, true, false);
+    strip.split_tokens = walk.split_tokens;
+    call.slices = walk.slices;
+    return Table::with_strip(walk, [&](auto row) {
+      return launch(forward_expand<decltype(row)>, "launching forward's second phase", dim3(walk.slices * walk.splits),
+                    walk.bytes, stream(), call);
+    });
+  }
+
+  const lily_forward &call_;
+  const Device &device_;
+  const lily_problem &problem_;
+  const int tokens_, rank_, experts_, d_out_;
+  const bool mixes_, routes_, pools_logits_;
+  const int shrink_rank_, tile_tokens_, tiles_, hidden_pitch_;
+  Workspace workspace_;
+  Scalar *own_hidden_;
+  float *own_values_ = nullptr, *partials_ = nullptr, *own_weights_ = nullptr;
+};
+
+}  // namespace lily::cuda
