@@ -43,7 +43,9 @@ export function allocate(
 export function allocateOnHost(argument: string, dtype: DType, elements: number): HostData {
   const bytes = elements * bytesPerElement(dtype)
   try {
-    if (bytes < UNINITIALISED_BYTES) return dtype === 'float32' ? new Float32Array(elements) : new Uint16Array(elements)
+    if (bytes < UNINITIALISED_BYTES) {
+      return dtype === 'float32' ? new Float32Array(elements) : viewOf(dtype, new ArrayBuffer(bytes), 0, elements)
+    }
     return viewOf(dtype, Buffer.allocUnsafeSlow(bytes).buffer, 0, elements)
   } catch (cause) {
     throw new LilyError('ERR_LILY_OUT_OF_MEMORY', `${argument}: no memory for a result of ${bytes} bytes`, {

@@ -95,6 +95,8 @@ export interface Native {
   memoryAddress(memory: MemoryHandle): bigint
   /** Gives the memory back to the pool, once. */
   memoryRelease(memory: MemoryHandle): void
+  /** Throws unless an address and all of its bytes are memory of the device. */
+  checkPointer(device: number, address: bigint, byteLength: number, argument: string): void
   /** `data` has been read when it returns. */
   upload(device: number, memory: Memory, byteOffset: number, data: ArrayBufferView, stream: number): void
   download(device: number, memory: Memory, byteOffset: number, data: ArrayBufferView, stream: number): Promise<void>

@@ -4,7 +4,9 @@
  */
 import { bytesPerElement, type DType, type HostData } from './dtype.js'
 import type { DeviceMemory } from './device-memory.js'
-import { describe, fail, shapeText } from './errors.js'
+import { checkDevice } from './backends.js'
+import { bound, describe, fail, shapeText } from './errors.js'
+import { native } from './native.js'
 import type { StreamState } from './stream-state.js'
 
 /** Where a tensor's memory is. */
@@ -179,7 +181,13 @@ function commonPitch(argument: string, shape: readonly number[], strides: readon
 export function checkMemory(argument: string, operand: Operand): void {
   if (operand.disposed) fail('ERR_LILY_DISPOSED', argument, 'this tensor has been disposed of; use it before dispose()')
   const memory = operand.memory
-  if (typeof memory === 'bigint' || operand.byteOffset + operand.byteLength <= memory.byteLength) return
+  if (typeof memory === 'bigint') {
+    checkDevice(argument, operand.device)
+    const address = memory + BigInt(operand.byteOffset)
+    bound(() => native.checkPointer(operand.device.id, address, operand.byteLength, argument))
+    return
+  }
+  if (operand.byteOffset + operand.byteLength <= memory.byteLength) return
   if (isHostMemory(memory) && isDetached(memory.buffer)) failDetached(argument)
   fail(
     'ERR_LILY_SHAPE',

@@ -98,7 +98,9 @@ export class Tensor {
   /** This tensor in host memory, once the work on it is done: itself where it is there already, else a copy. */
   async toHost(): Promise<Tensor> {
     const operand = this.#open()
-    return operand.device === CPU ? this : tensorOf(await copyToHost(operand))
+    if (operand.device === CPU) return this
+    checkMemory('this tensor', operand)
+    return tensorOf(await copyToHost(operand))
   }
 
   /** Device memory in the form that other libraries understand. */

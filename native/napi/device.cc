@@ -134,9 +134,16 @@ Napi::Error argument_error(Napi::Env env, const char *code, const char *name, co
   return error;
 }
 
-// The first and the last byte of memory that is not the package's.
-void check_pointer(Napi::Env env, const lily_backend &backend, int32_t device, const char *begin, int64_t bytes,
-                   const char *name) {
+// (device, address, bytes, name): the first and the last byte of memory that is not the package's.
+void check_pointer(const Napi::CallbackInfo &info) {
+  const Napi::Env env = info.Env();
+  const lily_backend &backend = cuda(env);
+  const int32_t device = device_number(info, 0);
+  const int64_t bytes = number(info, 2);
+  const std::string given_name = info[3].As<Napi::String>();
+  const char *name = given_name.c_str();
+  const auto *begin = static_cast<const char *>(device_memory_of(env, device, info[1], 0, bytes, name));
+  if (bytes == 0) return;
   for (const int64_t at : {int64_t{0}, bytes - 1}) {
     lily_pointer_info found;
     check(env, backend, backend.pointer_info(begin + at, &found));
@@ -268,7 +275,7 @@ void upload(const Napi::CallbackInfo &info) {
   const auto source = info[3].As<Napi::TypedArray>();
   const size_t bytes = source.ByteLength();
   void *destination =
-      device_memory_of(env, backend, device, info[1], number(info, 2), static_cast<int64_t>(bytes), "destination");
+      device_memory_of(env, device, info[1], number(info, 2), static_cast<int64_t>(bytes), "destination");
   if (bytes == 0) return;
   const void *data = array_memory(env, source, static_cast<int64_t>(bytes), 1, "data");
   const lily_stream stream = stream_number(info, 4);
@@ -285,8 +292,7 @@ Napi::Value download(const Napi::CallbackInfo &info) {
   const int32_t device = device_number(info, 0);
   const auto destination = info[3].As<Napi::TypedArray>();
   const size_t bytes = destination.ByteLength();
-  const void *source =
-      device_memory_of(env, backend, device, info[1], number(info, 2), static_cast<int64_t>(bytes), "source");
+  const void *source = device_memory_of(env, device, info[1], number(info, 2), static_cast<int64_t>(bytes), "source");
   void *data = array_memory(env, destination, static_cast<int64_t>(bytes), 1, "data");
   const lily_stream stream = stream_number(info, 4);
   auto event = std::make_shared<EventState>(env, backend, device, false);
@@ -303,9 +309,8 @@ void copy(const Napi::CallbackInfo &info) {
   const lily_backend &backend = cuda(env);
   const int32_t device = device_number(info, 0);
   const int64_t bytes = number(info, 6);
-  void *destination = device_memory_of(env, backend, device, info[1], number(info, 2), bytes, "destination");
-  const void *source =
-      device_memory_of(env, backend, device_number(info, 3), info[4], number(info, 5), bytes, "source");
+  void *destination = device_memory_of(env, device, info[1], number(info, 2), bytes, "destination");
+  const void *source = device_memory_of(env, device_number(info, 3), info[4], number(info, 5), bytes, "source");
   if (bytes == 0) return;
   check(env, backend, backend.copy(device, destination, source, static_cast<size_t>(bytes), stream_number(info, 7)));
 }
@@ -316,7 +321,7 @@ void fill(const Napi::CallbackInfo &info) {
   const lily_backend &backend = cuda(env);
   const int32_t device = device_number(info, 0);
   const int64_t bytes = number(info, 3);
-  void *destination = device_memory_of(env, backend, device, info[1], number(info, 2), bytes, "destination");
+  void *destination = device_memory_of(env, device, info[1], number(info, 2), bytes, "destination");
   if (bytes == 0) return;
   check(env, backend,
         backend.fill(device, destination, static_cast<uint8_t>(number(info, 4)), static_cast<size_t>(bytes),
@@ -471,8 +476,8 @@ lily_status Stream::end() {
   return status != LILY_OK ? status : destroyed;
 }
 
-void *device_memory_of(Napi::Env env, const lily_backend &backend, int32_t device, napi_value value, int64_t offset,
-                       int64_t bytes, const char *name) {
+void *device_memory_of(Napi::Env env, int32_t device, napi_value value, int64_t offset, int64_t bytes,
+                       const char *name) {
   if (const Memory *memory = unwrap<Memory>(env, value)) {
     if (memory->data == nullptr) throw argument_error(env, "ERR_LILY_DISPOSED", name, "its memory has been released");
     if (memory->home->device() != device) {
@@ -500,8 +505,7 @@ void *device_memory_of(Napi::Env env, const lily_backend &backend, int32_t devic
   }
   char *data = reinterpret_cast<char *>(static_cast<uintptr_t>(begin));
   // Nothing of an empty operand is touched, but NULL means absent to the ABI.
-  if (bytes == 0) return data != nullptr ? data : reinterpret_cast<char *>(uintptr_t{64});
-  check_pointer(env, backend, device, data, bytes, name);
+  if (bytes == 0 && data == nullptr) return reinterpret_cast<char *>(uintptr_t{64});
   return data;
 }
 
@@ -526,6 +530,7 @@ void add_device_functions(Napi::Env env, Napi::Object exports) {
   exports.Set("memoryAllocate", Napi::Function::New<memory_allocate>(env));
   exports.Set("memoryAddress", Napi::Function::New<memory_address>(env));
   exports.Set("memoryRelease", Napi::Function::New<memory_release>(env));
+  exports.Set("checkPointer", Napi::Function::New<check_pointer>(env));
   exports.Set("upload", Napi::Function::New<upload>(env));
   exports.Set("download", Napi::Function::New<download>(env));
   exports.Set("copy", Napi::Function::New<copy>(env));

@@ -34,8 +34,8 @@ class Stream {
 };
 
 // The address of `bytes` bytes from `offset` on, for a call on a device; memory_of in operands.h describes it.
-void *device_memory_of(Napi::Env env, const lily_backend &backend, int32_t device, napi_value value, int64_t offset,
-                       int64_t bytes, const char *name);
+void *device_memory_of(Napi::Env env, int32_t device, napi_value value, int64_t offset, int64_t bytes,
+                       const char *name);
 
 // Counts the environments (the main thread, workers) that have the addon. The last one that ends gives all back.
 class Environment {

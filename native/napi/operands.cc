@@ -166,7 +166,7 @@ lily_tokens Arguments::tokens(int mask_slot, int offsets_slot) const {
 
 void *memory_of(Napi::Env env, const lily_backend &backend, int32_t device, napi_value value, int64_t offset,
                 int64_t bytes, const char *name) {
-  if (&backend != lily_cpu_backend()) return device_memory_of(env, backend, device, value, offset, bytes, name);
+  if (&backend != lily_cpu_backend()) return device_memory_of(env, device, value, offset, bytes, name);
   void *data = nullptr;
   size_t given = 0;
   if (!typed_array_memory(env, value, &data, &given)) {

@@ -70,7 +70,7 @@ class Arguments {
 };
 
 // `bytes` bytes from `offset` on of a typed array (of the CPU backend), or of memory of a device: the package's own, or
-// an address, which the device is asked about. `name` is for the error.
+// an address, which lib/ has asked the device about. `name` is for the error.
 void *memory_of(Napi::Env env, const lily_backend &backend, int32_t device, napi_value value, int64_t offset,
                 int64_t bytes, const char *name);
 
