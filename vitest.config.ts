@@ -1,3 +1,5 @@
+import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { defineConfig } from 'vitest/config'
 import type { Reporter } from 'vitest/node'
@@ -10,15 +12,80 @@ const skipReasons: Reporter = {
   },
 }
 
+const path = (relative: string) => fileURLToPath(new URL(relative, import.meta.url))
+
+interface Cuda {
+  env: Record<string, string>
+  /** Why no CUDA device can be tested, nor emulated. */
+  missing?: string
+}
+
+/** A GPU if there is one, else native/emulator, else a reason. */
+function findCuda(): Cuda {
+  const addon = path('build/Release/lily.node')
+  // In a process of its own: the CUDA runtime does not survive the forks of the tests.
+  const ask = 'const [, cuda] = require(process.argv[1]).backends(); console.log(cuda.available ? "" : cuda.reason)'
+  const { LILY_CUDA_LIBRARY: _, ...env } = process.env
+  const { status, stdout } = spawnSync(process.execPath, ['-e', ask, addon], { env, encoding: 'utf8' })
+  if (status !== 0) return { env: {}, missing: 'the addon is not built; run npm run build:native' }
+  if (stdout.trim() === '') return { env: { LILY_CUDA_LIBRARY: path('build/Release/lily_cuda.so') } }
+
+  const library = path('build/emulator/lily_cuda.so')
+  const missing = [
+    [library, 'the CUDA library was not built, which needs nvcc of CUDA 13'],
+    [path('build/emulator/libcudart.so.13'), 'the emulator was not built; run npm run build:emulator'],
+  ].find(([file]) => !existsSync(file))
+  if (missing !== undefined) return { env: {}, missing: `no GPU (${stdout.trim()}), and no emulator: ${missing[1]}` }
+  // What the pool and a stopped test leave is no leak; test/device.test.ts looks for leaks where nothing may be left.
+  return { env: { LILY_CUDA_LIBRARY: library, LILY_TEST_EMULATED: '1', LILY_EMULATOR_LEAKS: '0' } }
+}
+
+const cuda = findCuda()
+if (cuda.missing !== undefined) console.log(`the tests of the cuda backend are skipped: ${cuda.missing}`)
+
+/** The same on both backends. */
+const both = ['async', 'determinism', 'errors', 'golden', 'identities', 'modes', 'property']
+
+const shared = {
+  // The addon reads its environment once per process, and sanitizers need processes.
+  pool: 'forks' as const,
+  testTimeout: 60_000,
+  hookTimeout: 60_000,
+}
+const resolve = { alias: { 'lily-kernels': path('lib/index.ts') } }
+
 export default defineConfig({
-  resolve: { alias: { 'lily-kernels': fileURLToPath(new URL('lib/index.ts', import.meta.url)) } },
   test: {
-    include: ['test/**/*.test.ts'],
     // .ci/run counts what the last one writes.
     reporters: ['default', skipReasons, ['json', { outputFile: 'build/test-results.json' }]],
-    // The addon reads its environment once per process, and sanitizers need processes.
-    pool: 'forks',
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    projects: [
+      {
+        resolve,
+        test: {
+          ...shared,
+          name: 'cpu',
+          include: ['test/**/*.test.ts'],
+          exclude: ['test/cuda/**'],
+          // No GPU takes part, wherever this runs.
+          env: { LILY_TEST_BACKEND: 'cpu', LILY_CUDA_LIBRARY: 'none' },
+        },
+      },
+      {
+        resolve,
+        test: {
+          ...shared,
+          name: 'cuda',
+          include:
+            cuda.missing === undefined
+              ? ['test/cuda/**/*.test.ts', ...both.map((name) => `test/${name}.test.ts`)]
+              : ['test/cuda/missing.test.ts'],
+          exclude: cuda.missing === undefined ? ['test/cuda/missing.test.ts'] : [],
+          env: { LILY_TEST_BACKEND: 'cuda', LILY_TEST_CUDA_MISSING: cuda.missing ?? '', ...cuda.env },
+          // Emulated kernels take seconds.
+          testTimeout: 300_000,
+          hookTimeout: 300_000,
+        },
+      },
+    ],
   },
 })

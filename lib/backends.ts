@@ -1,8 +1,7 @@
 /** What can compute on this machine. */
-import type { DType } from './dtype.js'
-import { fail } from './errors.js'
+import { describe, fail } from './errors.js'
 import { native } from './native.js'
-import type { Device } from './operand.js'
+import { CPU, cudaDevice, type Device, type Operand } from './operand.js'
 
 /** One device of a backend. */
 export interface DeviceInfo {
@@ -43,22 +42,42 @@ export function backends(): BackendInfo[] {
   }))
 }
 
-/** Refuses a device that this version cannot compute on, with the backend's own reason. */
-export function refuseDevice(argument: string, device: Device): never {
-  const cuda = native.backends().find((backend) => backend.name === 'cuda')
+/** CUDA devices that were found to be usable; they do not go away. */
+const usable = new Set<number>()
+
+/** Refuses a device that this machine does not have, with the backend's own reason. */
+export function checkDevice(argument: string, { type, id }: Device): void {
+  if (type === 'cpu' || usable.has(id)) return
+  const cuda = native.backends().find(({ name }) => name === 'cuda')
+  if (cuda?.available === true && cuda.devices.some((device) => device.id === id)) {
+    usable.add(id)
+    return
+  }
   const reason =
-    cuda === undefined || cuda.available ? 'this version of lily-kernels computes on the cpu only' : cuda.reason
+    cuda?.available === true
+      ? `there is no such device, the devices are ${cuda.devices.map((device) => device.id).join(', ')}`
+      : (cuda?.reason ?? 'it gave no reason')
   fail(
     'ERR_LILY_BACKEND_UNAVAILABLE',
     argument,
-    `the cuda backend (device ${device.id}) is not available: ${reason ?? 'it gave no reason'}; ` +
-      `use host memory, { data, shape }, or see backends()`,
+    `cuda:${id} is not available: ${reason}; use host memory, { data, shape }, or see backends()`,
   )
 }
 
+/** A device as callers name it: one of CUDA's. */
+export function readCudaDevice(argument: string, value: unknown): Device {
+  const { type, id = 0 } = (typeof value === 'object' && value !== null ? value : {}) as Partial<Device>
+  if (type !== 'cuda' || !Number.isSafeInteger(id) || id < 0) {
+    fail('ERR_LILY_DEVICE', argument, `expected { type: 'cuda', id }, got ${describe(value)}`)
+  }
+  const device = cudaDevice(id)
+  checkDevice(argument, device)
+  return device
+}
+
 /** Refuses data types that the cpu backend does not compute yet. */
-export function checkComputes(argument: string, dtype: DType): void {
-  if (dtype === 'float32') return
+export function checkComputes(argument: string, { dtype, device }: Operand): void {
+  if (dtype === 'float32' || device !== CPU) return
   fail(
     'ERR_LILY_DTYPE',
     argument,

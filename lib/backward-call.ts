@@ -12,11 +12,13 @@ import {
 } from './checks.js'
 import { fail } from './errors.js'
 import { allocate } from './memory.js'
-import type { Operand } from './operand.js'
-import { checkKeys, get, readFlag, refuseStream, type Known } from './options.js'
+import type { Operand, OperandMemory } from './operand.js'
+import { checkKeys, get, readFlag, readStream, type Known } from './options.js'
 import { Output } from './output.js'
+import { Placement, type StreamOption } from './placement.js'
 import type { Problem } from './problem.js'
 import { resolveFrom } from './resolve.js'
+import type { State } from './saved.js'
 import type { Tensor } from './tensor.js'
 
 const NAMES = ['dx', 'da', 'dRouter', 'db'] as const
@@ -30,7 +32,15 @@ export interface Gradients {
   readonly dRouter: Output | null
   readonly db: Output | null
   /** [problem.deferredSlabs, r, d_out] */
-  readonly deferredDb: ArrayBufferView | null
+  readonly deferredDb: OperandMemory | null
+}
+
+/** A backward call that is ready to run. */
+export interface BackwardCall {
+  readonly state: State
+  readonly dy: Operand
+  readonly gradients: Gradients
+  readonly placement: Placement | null
 }
 
 interface Given extends Readonly<Record<Name, Output | null>> {
@@ -41,6 +51,7 @@ interface Settings {
   readonly needs: Readonly<Record<Name, boolean>>
   readonly deferB: boolean
   readonly accumulate: boolean
+  readonly stream: StreamOption
 }
 
 /** Reads every operand, once. */
@@ -58,11 +69,11 @@ export function readGradients(operands: object, known: Known): Given {
 /** Reads every option, once. */
 export function readBackwardSettings(options: object, known: Known, knownNeeds: Known): Settings {
   checkKeys('options', options, known)
-  refuseStream(options)
   return {
     needs: readNeeds(get('options', options, 'needs'), knownNeeds),
     deferB: readFlag(options, 'deferB', false),
     accumulate: readFlag(options, 'accumulate', true),
+    stream: readStream(options),
   }
 }
 
@@ -78,7 +89,8 @@ function readNeeds(needs: unknown, known: Known): Readonly<Record<Name, boolean>
 }
 
 /** Checks everything, then makes the memory that is not given. Nothing is refused after it. */
-export function prepareGradients(problem: Problem, given: Given, settings: Settings): Gradients {
+export function prepareGradients(state: State, given: Given, settings: Settings): BackwardCall {
+  const { problem } = state
   const { x, a, router, b } = problem
   const { dy, dx, da, dRouter, db } = given
   const { needs, deferB, accumulate } = settings
@@ -113,15 +125,21 @@ export function prepareGradients(problem: Problem, given: Given, settings: Setti
     checkTypeOrFloat32('db', db.operand, b.dtype)
   }
   checkOverlaps(problem, given)
-  checkComputes('x', x.dtype)
+  checkComputes('x', x)
 
-  return {
-    dx: output('dx', dx, needs.dx, accumulate, x),
-    da: output('da', da, needs.da, accumulate, a),
-    dRouter: router === null ? null : output('dRouter', dRouter, needs.dRouter, accumulate, router),
-    db: output('db', db, needs.db && !deferB, accumulate, b),
-    deferredDb: deferB ? allocate('deferB', 'float32', problem.deferredSlabs * problem.rank * problem.dOut) : null,
+  const placement = Placement.of(x.device, settings.stream, () => [
+    ...problem.located,
+    ...[dy, dx?.operand, da?.operand, dRouter?.operand, db?.operand],
+  ])
+  const deferred = problem.deferredSlabs * problem.rank * problem.dOut
+  const gradients = {
+    dx: output('dx', dx, needs.dx, accumulate, x, placement),
+    da: output('da', da, needs.da, accumulate, a, placement),
+    dRouter: router === null ? null : output('dRouter', dRouter, needs.dRouter, accumulate, router, placement),
+    db: output('db', db, needs.db && !deferB, accumulate, b, placement),
+    deferredDb: deferB ? allocate('deferB', 'float32', deferred, placement) : null,
   }
+  return { state, dy, gradients, placement }
 }
 
 /** No gradient is both given and unwanted, or there is no such gradient. */
@@ -152,7 +170,7 @@ function checkOverlaps({ x, a, router, b, kept, weights }: Problem, given: Given
     refuseOverlap(name, output, 'router', router)
     refuseOverlap(name, output, 'b', b)
     refuseBuffer(name, output, 'saved', kept)
-    refuseBuffer(name, output, 'saved.weights', weights)
+    refuseBuffer(name, output, 'saved.weights', weights?.memory ?? null)
     for (let j = 0; j < i; j++) refuseOverlap(name, output, NAMES[j], given[NAMES[j]]?.operand)
   }
 }
@@ -169,8 +187,9 @@ function output(
   needed: boolean,
   accumulate: boolean,
   { dtype, shape }: Operand,
+  placement: Placement | null,
 ): Output | null {
-  if (given === null) return needed ? Output.fresh(name, dtype, shape) : null
+  if (given === null) return needed ? Output.fresh(name, dtype, shape, placement) : null
   given.accumulate = accumulate
   return given
 }

@@ -1,11 +1,11 @@
 /** Backward of Lily: the gradients of x, a, router and b (arXiv 2407.09946). */
-import { prepareGradients, readBackwardSettings, readGradients, tensorsOf, type Gradients } from './backward-call.js'
+import { prepareGradients, readBackwardSettings, readGradients, tensorsOf, type BackwardCall } from './backward-call.js'
 import { runBackward, runBackwardAsync } from './launch.js'
-import type { Operand } from './operand.js'
 import type { Known } from './options.js'
 import type { Routing } from './problem.js'
 import type { TensorLike } from './resolve.js'
-import { readSaved, type LilySaved, type Saved, type State } from './saved.js'
+import { readSaved, type LilySaved, type Saved } from './saved.js'
+import type { Stream } from './stream.js'
 import type { Tensor } from './tensor.js'
 
 /** Operands of {@link lilyBackward}. Gradients that are given are added to in place, and are what is returned. */
@@ -38,8 +38,8 @@ export interface LilyBackwardOptions {
   readonly deferB?: boolean | undefined
   /** Add to the gradients that are given. Default true; false overwrites them. */
   readonly accumulate?: boolean | undefined
-  /** For a device's stream; the cpu has none. */
-  readonly stream?: bigint | number | undefined
+  /** The CUDA stream to run in, or its handle. Default: that of the operands. The cpu has none. */
+  readonly stream?: Stream | bigint | number | undefined
 }
 
 /** A gradient's type: undefined where options say that it is not wanted, either where that is not known. */
@@ -87,7 +87,7 @@ export function lilyBackward<R extends Routing, O extends LilyBackwardOptions = 
   options?: O,
 ): LilyGradients<R, O> {
   const call = prepare(operands, saved, options)
-  runBackward(call.state.problem, call.dy, call.gradients)
+  runBackward(call)
   return finish(call)
 }
 
@@ -102,24 +102,17 @@ export async function lilyBackwardAsync<R extends Routing, O extends LilyBackwar
   options?: O,
 ): Promise<LilyGradients<R, O>> {
   const call = prepare(operands, saved, options)
-  await runBackwardAsync(call.state.problem, call.dy, call.gradients)
+  await runBackwardAsync(call)
   return finish(call)
 }
 
-interface Call {
-  readonly state: State
-  readonly dy: Operand
-  readonly gradients: Gradients
-}
-
-function prepare(operands: LilyBackwardOperands, saved: Saved, options: LilyBackwardOptions = {}): Call {
+function prepare(operands: LilyBackwardOperands, saved: Saved, options: LilyBackwardOptions = {}): BackwardCall {
   const given = readGradients(operands, OPERANDS)
   const settings = readBackwardSettings(options, OPTIONS, NEEDS)
-  const state = readSaved('saved', saved, 'lilyForward')
-  return { state, dy: given.dy, gradients: prepareGradients(state.problem, given, settings) }
+  return prepareGradients(readSaved('saved', saved, 'lilyForward'), given, settings)
 }
 
-function finish<R extends Routing, O>({ state, gradients }: Call): LilyGradients<R, O> {
+function finish<R extends Routing, O>({ state, gradients }: BackwardCall): LilyGradients<R, O> {
   if (gradients.deferredDb !== null) state.deferred.push(gradients.deferredDb)
   return tensorsOf(gradients) as LilyGradients<R, O>
 }

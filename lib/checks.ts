@@ -1,7 +1,7 @@
 /** Checks that several operations share. They run after everything of the caller's has been read. */
 import { is16Bit, type DType } from './dtype.js'
 import { fail, shapeText } from './errors.js'
-import { checkMemory, overlaps, type Device, type Operand } from './operand.js'
+import { checkMemory, overlaps, sharesMemory, type Device, type Operand, type OperandMemory } from './operand.js'
 
 /** Tokens and offsets are 32-bit numbers in the kernels. */
 const MAX_TOKENS = 2 ** 31 - 1
@@ -121,7 +121,7 @@ export function refuseOverlap(
 }
 
 /** For memory of the package's own, which nothing else lies in. */
-export function refuseBuffer(argument: string, output: Operand, other: string, own: ArrayBufferView | null): void {
-  if (own === null || typeof output.memory === 'bigint' || output.memory.buffer !== own.buffer) return
+export function refuseBuffer(argument: string, output: Operand, other: string, own: OperandMemory | null): void {
+  if (own === null || !sharesMemory(output, own)) return
   fail('ERR_LILY_ARGUMENT', argument, `its memory is that of ${other}; results need memory of their own`)
 }

@@ -2,20 +2,22 @@
 import { checkExpertStack, checkPlace, checkTypeOrFloat32, refuseBuffer, refuseOverlap } from './checks.js'
 import { fail, failedToRead, shapeText } from './errors.js'
 import { runFold } from './launch.js'
-import type { Memory } from './native.js'
-import { checkKeys, readFlag, refuseStream, type Known } from './options.js'
+import { isDeviceMemory, type OperandMemory } from './operand.js'
+import { checkKeys, readFlag, readStream, type Known } from './options.js'
 import { Output } from './output.js'
+import { Placement } from './placement.js'
 import type { Problem } from './problem.js'
 import type { TensorLike } from './resolve.js'
 import { readSaved, type LilySaved, type State } from './saved.js'
+import type { Stream } from './stream.js'
 import type { Tensor } from './tensor.js'
 
 /** Options of {@link foldB}. */
 export interface FoldOptions {
   /** Add to the db that is given. Default true; false overwrites it. */
   readonly accumulate?: boolean | undefined
-  /** For a device's stream; the cpu has none. */
-  readonly stream?: bigint | number | undefined
+  /** The CUDA stream to run in, or its handle. Default: that of the operands. The cpu has none. */
+  readonly stream?: Stream | bigint | number | undefined
 }
 
 const OPTIONS: Known = new Set(['accumulate', 'stream'])
@@ -35,7 +37,9 @@ const OPTIONS: Known = new Set(['accumulate', 'stream'])
 export function foldB(saved: LilySaved | readonly LilySaved[], db?: TensorLike, options: FoldOptions = {}): Tensor {
   const states = readLayers(saved)
   const given = Output.of('db', db)
-  const accumulate = readAccumulate(options)
+  checkKeys('options', options, OPTIONS)
+  const accumulate = readFlag(options, 'accumulate', true)
+  const stream = readStream(options)
 
   const first = checkLayers(states)
   const { experts, rank, dOut, b } = first
@@ -46,25 +50,30 @@ export function foldB(saved: LilySaved | readonly LilySaved[], db?: TensorLike, 
     for (const { problem } of states) {
       refuseOverlap('db', given.operand, 'b', problem.b)
       refuseBuffer('db', given.operand, 'saved', problem.kept)
-      refuseBuffer('db', given.operand, 'saved.weights', problem.weights)
+      refuseBuffer('db', given.operand, 'saved.weights', problem.weights?.memory ?? null)
     }
     given.accumulate = accumulate
   }
 
-  const slabs: number[] = []
-  const partials: ArrayBufferView[] = []
-  const weights: Memory[] = []
+  const placement = Placement.of(b.device, stream, () => [
+    given?.operand,
+    ...states.flatMap(({ problem, deferred }) => [...problem.located, ...deferred.filter(isDeviceMemory)]),
+  ])
+  const numbers: number[] = []
+  const partials: OperandMemory[] = []
+  const weights: (OperandMemory | null)[] = []
   for (const { problem, deferred } of states) {
     if (problem.deferredSlabs === 0) continue
     for (const partial of deferred) {
-      slabs.push(problem.deferredSlabs)
+      const weight = problem.defersPerGroup ? problem.weights : null
+      numbers.push(problem.deferredSlabs, weight?.byteOffset ?? 0)
       partials.push(partial)
-      weights.push(problem.defersPerGroup ? problem.weightsView : null)
+      weights.push(weight?.memory ?? null)
     }
   }
-  const output = given ?? Output.fresh('db', b.dtype, b.shape)
-  runFold(first, output, slabs, partials, weights)
-  for (const state of states) state.deferred = []
+  const output = given ?? Output.fresh('db', b.dtype, b.shape, placement)
+  runFold(first, placement, output, numbers, partials, weights)
+  for (const state of states) state.dropDeferred()
   return output.tensor
 }
 
@@ -75,12 +84,6 @@ function readLayers(saved: unknown): State[] {
   } catch (cause) {
     throw failedToRead('saved', cause)
   }
-}
-
-function readAccumulate(options: object): boolean {
-  checkKeys('options', options, OPTIONS)
-  refuseStream(options)
-  return readFlag(options, 'accumulate', true)
 }
 
 /** The layers share one b, and each has a gradient of it to fold. */

@@ -1,12 +1,15 @@
 /** What the forward calls of Lily and LoRA have in common: operands in, checks of memory, results out. */
-import { checkComputes, refuseDevice } from './backends.js'
+import { checkComputes, checkDevice } from './backends.js'
 import { checkPlace, checkTokenRows, checkType, refuseOverlap } from './checks.js'
 import { CPU, type Operand } from './operand.js'
 import { checkKeys, get, type Known } from './options.js'
 import { Output } from './output.js'
+import { Placement } from './placement.js'
 import type { Problem } from './problem.js'
 import { resolve, resolveFrom } from './resolve.js'
+import { savedOf, type Saved } from './saved.js'
 import type { Settings } from './settings.js'
+import type { Tensor } from './tensor.js'
 
 export interface Inputs {
   readonly x: Operand
@@ -36,14 +39,26 @@ export function checkPlaces({ x, a, router, b, y }: Inputs, { mask, sequenceOffs
   checkPlace('router', router, 'x', x)
   checkPlace('b', b, 'x', x)
   if (y !== null) checkPlace('y', y.operand, 'x', x)
-  if (mask !== null) checkPlace('mask', mask.source, 'x', x)
-  if (sequenceOffsets !== null) checkPlace('sequenceOffsets', sequenceOffsets.source, 'x', x)
-  if (weights !== null) checkPlace('weights', weights.source, 'x', x)
-  if (x.device !== CPU) refuseDevice('x', x.device)
+  if (mask !== null) checkIndexPlace('mask', mask.source, x)
+  if (sequenceOffsets !== null) checkIndexPlace('sequenceOffsets', sequenceOffsets.source, x)
+  if (weights !== null) checkIndexPlace('weights', weights.source, x)
+  checkDevice('x', x.device)
+}
+
+/** The small operands may be on the host in any call. */
+function checkIndexPlace(argument: string, source: Operand | null, x: Operand): void {
+  if (source !== null && source.device !== CPU) checkPlace(argument, source, 'x', x)
+}
+
+/** A forward call that is ready to run. */
+export interface ForwardCall {
+  readonly problem: Problem
+  readonly y: Output
+  readonly placement: Placement | null
 }
 
 /** Checks y, then makes the memory that is not given. Nothing is refused after it. */
-export function prepareOutput(problem: Problem, y: Output | null, settings: Settings): Output {
+export function prepareForward(problem: Problem, y: Output | null, settings: Settings): ForwardCall {
   const { x, a, router, b, dOut } = problem
   if (y !== null) {
     checkTokenRows('y', y.operand, x.rows, dOut)
@@ -57,10 +72,19 @@ export function prepareOutput(problem: Problem, y: Output | null, settings: Sett
     refuseOverlap('y', y.operand, 'weights', settings.weights?.source)
     y.accumulate = settings.accumulate
   }
-  checkComputes('x', x.dtype)
-  if (settings.save) problem.keep()
-  if (y !== null) return y
+  checkComputes('x', x)
+  const placement = Placement.of(x.device, settings.stream, () => [...problem.located, y?.operand])
+  if (placement !== null) problem.stage(placement)
+  if (settings.save) problem.keep(placement)
+  if (y !== null) return { problem, y, placement }
   const shape = x.shape.slice()
   shape[shape.length - 1] = dOut
-  return Output.fresh('y', x.dtype, shape)
+  return { problem, y: Output.fresh('y', x.dtype, shape, placement), placement }
+}
+
+/** What the caller gets. */
+export function finishForward({ problem, y }: ForwardCall): { y: Tensor; saved: Saved | undefined } {
+  if (problem.kept !== null) return { y: y.tensor, saved: savedOf(problem) }
+  problem.dispose()
+  return { y: y.tensor, saved: undefined }
 }

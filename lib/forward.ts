@@ -1,14 +1,14 @@
 /** Forward of Lily: y += scaling * act(x a^T) C, where C mixes the experts of b (arXiv 2407.09946). */
-import { checkPlaces, prepareOutput, readInputs } from './forward-call.js'
+import { checkPlaces, finishForward, prepareForward, readInputs, type ForwardCall } from './forward-call.js'
 import type { MaskLike, OffsetsLike, WeightsLike } from './indices.js'
 import { runForward, runForwardAsync } from './launch.js'
 import type { Known } from './options.js'
-import type { Output } from './output.js'
-import type { Activation, Pool, Precision, Problem, Routing } from './problem.js'
+import type { Activation, Pool, Precision, Routing } from './problem.js'
 import type { TensorLike } from './resolve.js'
 import { lilyProblem } from './routing.js'
-import { savedOf, type LilySaved } from './saved.js'
+import type { LilySaved } from './saved.js'
 import { readSettings } from './settings.js'
+import type { Stream } from './stream.js'
 import type { Tensor } from './tensor.js'
 
 /** Operands of {@link lilyForward}. M is the product of the leading dimensions of x. */
@@ -46,8 +46,8 @@ export interface LilyForwardOptions {
   readonly save?: boolean | undefined
   /** Add to the y that is given. Default true; false overwrites it. */
   readonly accumulate?: boolean | undefined
-  /** For a device's stream; the cpu has none. */
-  readonly stream?: bigint | number | undefined
+  /** The CUDA stream to run in, or its handle. Default: that of the operands. The cpu has none. */
+  readonly stream?: Stream | bigint | number | undefined
 }
 
 /** The routing that options ask for, as a type. */
@@ -108,8 +108,8 @@ export function lilyForward<O extends LilyForwardOptions = object>(
   options?: O,
 ): LilyForwardResult<O> {
   const call = prepare(operands, options)
-  runForward(call.problem, call.y)
-  return finish(call)
+  runForward(call)
+  return finishForward(call) as LilyForwardResult<O>
 }
 
 /**
@@ -121,24 +121,14 @@ export async function lilyForwardAsync<O extends LilyForwardOptions = object>(
   options?: O,
 ): Promise<LilyForwardResult<O>> {
   const call = prepare(operands, options)
-  await runForwardAsync(call.problem, call.y)
-  return finish(call)
+  await runForwardAsync(call)
+  return finishForward(call) as LilyForwardResult<O>
 }
 
-interface Call {
-  readonly problem: Problem
-  readonly y: Output
-}
-
-function prepare(operands: LilyForwardOperands, options: LilyForwardOptions = {}): Call {
+function prepare(operands: LilyForwardOperands, options: LilyForwardOptions = {}): ForwardCall {
   const inputs = readInputs(operands, OPERANDS)
   const settings = readSettings(options, OPTIONS)
   checkPlaces(inputs, settings)
   const problem = lilyProblem(inputs, settings)
-  return { problem, y: prepareOutput(problem, inputs.y, settings) }
-}
-
-function finish<O>({ problem, y }: Call): LilyForwardResult<O> {
-  const saved = problem.kept === null ? undefined : savedOf(problem)
-  return { y: y.tensor, saved: saved as LilyForwardResult<O>['saved'] }
+  return prepareForward(problem, inputs.y, settings)
 }

@@ -12,6 +12,7 @@ export {
   type LilyGradients,
   type LilyNeeds,
 } from './backward.js'
+export { DeviceBuffer } from './device-buffer.js'
 export type { DType, Float16ArrayLike, HostData } from './dtype.js'
 export { LilyError, type LilyErrorCode, type LilyErrorDetails } from './errors.js'
 export { foldB, type FoldOptions } from './fold.js'
@@ -35,15 +36,11 @@ export {
   type LoraForwardResult,
   type LoraGradients,
 } from './lora.js'
+export { emptyCache, memoryStats, type MemoryStats, type PoolStats } from './memory-stats.js'
 export type { Device } from './operand.js'
 export type { Activation, Pool, Precision, Routing } from './problem.js'
-export {
-  deviceTensor,
-  type DeviceTensorLike,
-  type DeviceTensorProvider,
-  type HostTensorLike,
-  type OnnxTensorLike,
-  type TensorLike,
-} from './resolve.js'
+export type { DeviceTensorLike, DeviceTensorProvider, HostTensorLike, OnnxTensorLike, TensorLike } from './resolve.js'
 export type { LilySaved, LoraSaved } from './saved.js'
+export { Event, Stream, type CudaDevice } from './stream.js'
+export { deviceTensor } from './symbols.js'
 export { tensor, Tensor } from './tensor.js'

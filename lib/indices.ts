@@ -5,7 +5,7 @@
 import { dtypeOf, viewOf, type DType, type HostData } from './dtype.js'
 import { describe, fail, failedToRead, shapeText } from './errors.js'
 import { get } from './options.js'
-import { checkMemory, CPU, failDetached, isDetached, layOut, type Operand } from './operand.js'
+import { checkMemory, CPU, failDetached, isDetached, layOut, type Operand, type Part } from './operand.js'
 import { resolve, type TensorLike } from './resolve.js'
 
 /** One flag per token: zero or false drops it, anything else keeps it. */
@@ -75,8 +75,22 @@ function copyRows({ memory, byteOffset, dtype, rows, columns, pitch }: Operand):
   return copy
 }
 
+/** Those that are in device memory: they are not read, and the kernels clamp what they find. */
+export function onDevice({ source }: Indices): Operand | null {
+  return source === null || source.device === CPU ? null : source
+}
+
+/** Numbers of the host as they are, those of a device with their rows one after the other. */
+function partOf(argument: string, indices: Indices, copy: () => HostData): Part {
+  const source = onDevice(indices)
+  if (source === null) return { memory: copy(), byteOffset: 0 }
+  if (source.rows <= 1 || source.pitch === source.columns) return source
+  return fail('ERR_LILY_SHAPE', argument, 'in device memory it must be contiguous; copy it into a buffer of its own')
+}
+
 /** One byte per token, 1 to keep it. */
-export function checkMask({ numbers, shape }: Indices, tokens: number, xShape: readonly number[]): Uint8Array {
+export function checkMask(indices: Indices, tokens: number, xShape: readonly number[]): Part {
+  const { numbers, shape } = indices
   const leading = shape.length === xShape.length - 1 && shape.every((size, axis) => size === xShape[axis])
   if (!leading && !(shape.length === 1 && shape[0] === tokens)) {
     fail(
@@ -85,25 +99,35 @@ export function checkMask({ numbers, shape }: Indices, tokens: number, xShape: r
       `expected one flag per token, ${shapeText([tokens])} or ${shapeText(xShape.slice(0, -1))}, got ${shapeText(shape)}`,
     )
   }
-  const mask = new Uint8Array(tokens)
-  for (let token = 0; token < tokens; token++) {
-    const flag = numbers[token]
-    if (Number.isNaN(flag)) fail('ERR_LILY_ARGUMENT', 'mask', `element ${token} is NaN; 0 drops a token, 1 keeps it`)
-    mask[token] = flag === 0 ? 0 : 1
-  }
-  return mask
+  return partOf('mask', indices, () => {
+    const mask = new Uint8Array(tokens)
+    for (let token = 0; token < tokens; token++) {
+      const flag = numbers[token]
+      if (Number.isNaN(flag)) fail('ERR_LILY_ARGUMENT', 'mask', `element ${token} is NaN; 0 drops a token, 1 keeps it`)
+      mask[token] = flag === 0 ? 0 : 1
+    }
+    return mask
+  })
 }
 
 /** Offsets from 0 to M that never decrease. */
-export function checkOffsets({ numbers, shape }: Indices, tokens: number): Int32Array {
+export function checkOffsets(indices: Indices, tokens: number): Part {
   const argument = 'sequenceOffsets'
-  if (shape.length !== 1 || numbers.length === 0) {
+  const { numbers, shape } = indices
+  if (shape.length !== 1 || shape[0] === 0) {
     fail(
       'ERR_LILY_SHAPE',
       argument,
       `expected G + 1 cumulative offsets, such as [0, ${tokens}], got ${shapeText(shape)}`,
     )
   }
+  return partOf(argument, indices, () => {
+    checkAscending(argument, numbers, tokens)
+    return new Int32Array(numbers)
+  })
+}
+
+function checkAscending(argument: string, numbers: Indices['numbers'], tokens: number): void {
   let previous = 0
   for (let i = 0; i < numbers.length; i++) {
     const offset = numbers[i]
@@ -121,11 +145,11 @@ export function checkOffsets({ numbers, shape }: Indices, tokens: number): Int32
   if (previous !== tokens) {
     fail('ERR_LILY_ARGUMENT', argument, `the last offset must be the number of tokens, ${tokens}, got ${previous}`)
   }
-  return new Int32Array(numbers)
 }
 
 /** Finite weights, [G, E]; [E] is one group. */
-export function checkWeights({ numbers, shape }: Indices, groups: number, experts: number): Float32Array {
+export function checkWeights(indices: Indices, groups: number, experts: number): Part {
+  const { numbers, shape } = indices
   const [rows, columns] = shape.length === 1 ? [1, shape[0]] : shape
   if (shape.length > 2 || rows !== groups || columns !== experts) {
     fail(
@@ -135,10 +159,12 @@ export function checkWeights({ numbers, shape }: Indices, groups: number, expert
         `got ${shapeText(shape)}`,
     )
   }
-  const weights = new Float32Array(numbers)
-  for (let i = 0; i < weights.length; i++) {
-    if (Number.isFinite(weights[i])) continue
-    fail('ERR_LILY_ARGUMENT', 'weights', `element ${i} must be a finite float32, got ${describe(numbers[i])}`)
-  }
-  return weights
+  return partOf('weights', indices, () => {
+    const weights = new Float32Array(numbers)
+    for (let i = 0; i < weights.length; i++) {
+      if (Number.isFinite(weights[i])) continue
+      fail('ERR_LILY_ARGUMENT', 'weights', `element ${i} must be a finite float32, got ${describe(numbers[i])}`)
+    }
+    return weights
+  })
 }

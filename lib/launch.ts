@@ -3,11 +3,13 @@
  * which is safe because the binding reads them before it returns, in the Async forms too.
  */
 import type { DType } from './dtype.js'
-import { fromBinding, LilyError } from './errors.js'
+import { bound, LilyError, settled } from './errors.js'
+import type { BackwardCall } from './backward-call.js'
+import type { ForwardCall } from './forward-call.js'
 import { native, type Memory } from './native.js'
-import type { Operand } from './operand.js'
-import type { Gradients } from './backward-call.js'
+import { isDeviceMemory, type Operand, type OperandMemory, type Part } from './operand.js'
 import type { Output } from './output.js'
+import type { Placement } from './placement.js'
 import type { Problem } from './problem.js'
 
 const { constants } = native
@@ -19,6 +21,7 @@ const field = positions(native.fields, [
   'backend',
   'device',
   'stream',
+  'home',
   'routing',
   'pool',
   'activation',
@@ -85,6 +88,11 @@ function dtypeNumber(dtype: DType): number {
 /** The slots that forward and backward have in common. */
 type SharedSlot = keyof typeof forwardSlot & keyof typeof backwardSlot
 
+/** As the binding takes it. */
+function boundMemory(memory: OperandMemory): Memory {
+  return isDeviceMemory(memory) ? memory.handle : memory
+}
+
 class Descriptor {
   readonly numbers: Float64Array
   readonly memory: Memory[]
@@ -92,11 +100,14 @@ class Descriptor {
   constructor(slots: number) {
     this.numbers = new Float64Array(FIELDS + slots * SLOT_FIELDS)
     this.memory = new Array<Memory>(slots).fill(null)
-    this.numbers[field.backend] = constants.backend.cpu
   }
 
-  problem(problem: Problem): void {
+  problem(problem: Problem, placement: Placement | null): void {
     const { numbers } = this
+    numbers[field.backend] = placement === null ? constants.backend.cpu : constants.backend.cuda
+    numbers[field.device] = placement?.device.id ?? 0
+    numbers[field.stream] = placement?.stream.number ?? 0
+    numbers[field.home] = placement?.stream.home.number ?? 0
     numbers[field.routing] = constants.routing[problem.routing]
     numbers[field.pool] = constants.pool[problem.pool]
     numbers[field.activation] = constants.activation[problem.activation]
@@ -119,15 +130,19 @@ class Descriptor {
     this.operand(slot.a, problem.a)
     this.operand(slot.router, problem.router)
     this.operand(slot.b, problem.b)
-    this.memory[slot.mask] = problem.mask
-    this.memory[slot.sequenceOffsets] = problem.sequenceOffsets
+    this.part(slot.mask, problem.mask, 0)
+    this.part(slot.sequenceOffsets, problem.sequenceOffsets, 0)
     if (kept !== null) {
       this.set(slot.hidden, kept, 0, problem.rank, dtypeNumber(problem.x.dtype), false)
       if (problem.probabilitiesOffset >= 0) {
         this.set(slot.probabilities, kept, problem.probabilitiesOffset, experts, FLOAT32, false)
       }
     }
-    if (weights !== null) this.set(slot.weights, weights, problem.weightsOffset, experts, FLOAT32, false)
+    this.part(slot.weights, weights, experts)
+  }
+
+  part(slot: number, part: Part | null, pitch: number): void {
+    if (part !== null) this.set(slot, part.memory, part.byteOffset, pitch, FLOAT32, false)
   }
 
   operand(slot: number, operand: Operand | null, accumulate = false): void {
@@ -139,10 +154,17 @@ class Descriptor {
     if (output !== null) this.operand(slot, output.operand, output.accumulate)
   }
 
-  set(slot: number, memory: Memory, byteOffset: number, pitch: number, dtype: number, accumulate: boolean): void {
+  set(
+    slot: number,
+    memory: OperandMemory,
+    byteOffset: number,
+    pitch: number,
+    dtype: number,
+    accumulate: boolean,
+  ): void {
     const { numbers } = this
     const at = FIELDS + slot * SLOT_FIELDS
-    this.memory[slot] = memory
+    this.memory[slot] = boundMemory(memory)
     numbers[at + slotField.byteOffset] = byteOffset
     numbers[at + slotField.pitch] = pitch
     numbers[at + slotField.dtype] = dtype
@@ -159,37 +181,44 @@ const forward = new Descriptor(native.forwardSlots.length)
 const backward = new Descriptor(native.backwardSlots.length)
 const fold = new Descriptor(1)
 
-function describeForward(problem: Problem, y: Output): void {
-  forward.problem(problem)
+/** On the host now, on a device after the work that it must wait for. */
+function run(placement: Placement | null, work: () => void): void {
+  if (placement === null) bound(work)
+  else placement.run(work)
+}
+
+function describeForward({ problem, y, placement }: ForwardCall): void {
+  forward.problem(problem, placement)
   forward.inputs(problem, forwardSlot)
   forward.output(forwardSlot.y, y)
 }
 
-export function runForward(problem: Problem, y: Output): void {
-  describeForward(problem, y)
+export function runForward(call: ForwardCall): void {
+  describeForward(call)
   try {
-    native.forward(forward.numbers, ...forward.memory)
-  } catch (cause) {
-    throw fromBinding(cause)
+    run(call.placement, () => {
+      native.forward(forward.numbers, ...forward.memory)
+    })
   } finally {
     forward.clear()
   }
 }
 
-export async function runForwardAsync(problem: Problem, y: Output): Promise<void> {
-  describeForward(problem, y)
-  try {
-    const done = native.forwardAsync(forward.numbers, ...forward.memory)
-    forward.clear()
-    await done
-  } catch (cause) {
-    throw fromBinding(cause)
+export async function runForwardAsync(call: ForwardCall): Promise<void> {
+  if (call.placement !== null) {
+    runForward(call)
+    return settled(call.placement.passed())
   }
+  describeForward(call)
+  const done = bound(() => native.forwardAsync(forward.numbers, ...forward.memory))
+  forward.clear()
+  return settled(done)
 }
 
-function describeBackward(problem: Problem, dy: Operand, gradients: Gradients): void {
+function describeBackward({ state, dy, gradients, placement }: BackwardCall): void {
+  const { problem } = state
   const { dx, da, dRouter, db, deferredDb } = gradients
-  backward.problem(problem)
+  backward.problem(problem, placement)
   backward.inputs(problem, backwardSlot)
   backward.operand(backwardSlot.dy, dy)
   backward.output(backwardSlot.dx, dx)
@@ -201,36 +230,47 @@ function describeBackward(problem: Problem, dy: Operand, gradients: Gradients): 
   }
 }
 
-export function runBackward(problem: Problem, dy: Operand, gradients: Gradients): void {
-  describeBackward(problem, dy, gradients)
+export function runBackward(call: BackwardCall): void {
+  describeBackward(call)
   try {
-    native.backward(backward.numbers, ...backward.memory)
-  } catch (cause) {
-    throw fromBinding(cause)
+    run(call.placement, () => {
+      native.backward(backward.numbers, ...backward.memory)
+    })
   } finally {
     backward.clear()
   }
 }
 
-export async function runBackwardAsync(problem: Problem, dy: Operand, gradients: Gradients): Promise<void> {
-  describeBackward(problem, dy, gradients)
-  try {
-    const done = native.backwardAsync(backward.numbers, ...backward.memory)
-    backward.clear()
-    await done
-  } catch (cause) {
-    throw fromBinding(cause)
+export async function runBackwardAsync(call: BackwardCall): Promise<void> {
+  if (call.placement !== null) {
+    runBackward(call)
+    return settled(call.placement.passed())
   }
+  describeBackward(call)
+  const done = bound(() => native.backwardAsync(backward.numbers, ...backward.memory))
+  backward.clear()
+  return settled(done)
 }
 
-/** Adds up partial i of `slabs[i]` slabs, weighted by `weights[i]` where that is not null, in db. */
-export function runFold(problem: Problem, db: Output, slabs: number[], partials: Memory[], weights: Memory[]): void {
-  fold.problem(problem)
+/**
+ * Adds up the partials in db, weighted by `weights[i]` where that is not null; `layers` has two numbers for each, its
+ * slabs and the byte at which its weights begin.
+ */
+export function runFold(
+  problem: Problem,
+  placement: Placement | null,
+  db: Output,
+  layers: readonly number[],
+  partials: readonly OperandMemory[],
+  weights: readonly (OperandMemory | null)[],
+): void {
+  fold.problem(problem, placement)
   fold.output(0, db)
+  const weightMemory = weights.map((memory) => memory && boundMemory(memory))
   try {
-    native.fold(fold.numbers, db.operand.memory, Float64Array.from(slabs), partials, weights)
-  } catch (cause) {
-    throw fromBinding(cause)
+    run(placement, () => {
+      native.fold(fold.numbers, fold.memory[0], Float64Array.from(layers), partials.map(boundMemory), weightMemory)
+    })
   } finally {
     fold.clear()
   }

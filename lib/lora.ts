@@ -1,18 +1,24 @@
 /** LoRA, forward and backward: Lily with one expert, no router, and b stored the other way round. */
-import { prepareGradients, readBackwardSettings, readGradients, tensorsOf, type Gradients } from './backward-call.js'
+import { prepareGradients, readBackwardSettings, readGradients, tensorsOf, type BackwardCall } from './backward-call.js'
 import type { GradientOf } from './backward.js'
 import { checkA, checkActivations, checkType, checkTypeOrFloat32 } from './checks.js'
 import { fail, shapeText } from './errors.js'
-import { checkPlaces, prepareOutput, readInputs, type Inputs } from './forward-call.js'
+import {
+  checkPlaces,
+  finishForward,
+  prepareForward,
+  readInputs,
+  type ForwardCall,
+  type Inputs,
+} from './forward-call.js'
 import type { SavedOf } from './forward.js'
 import { runBackward, runBackwardAsync, runForward, runForwardAsync } from './launch.js'
-import type { Operand } from './operand.js'
 import type { Known } from './options.js'
-import type { Output } from './output.js'
 import { Problem, type Precision } from './problem.js'
 import type { TensorLike } from './resolve.js'
-import { readSaved, savedOf, type LoraSaved } from './saved.js'
+import { readSaved, type LoraSaved } from './saved.js'
 import { readSettings, type Settings } from './settings.js'
+import type { Stream } from './stream.js'
 import type { Tensor } from './tensor.js'
 
 /** Operands of {@link loraForward}. M is the product of the leading dimensions of x. */
@@ -36,8 +42,8 @@ export interface LoraForwardOptions {
   readonly save?: boolean | undefined
   /** Add to the y that is given. Default true; false overwrites it. */
   readonly accumulate?: boolean | undefined
-  /** For a device's stream; the cpu has none. */
-  readonly stream?: bigint | number | undefined
+  /** The CUDA stream to run in, or its handle. Default: that of the operands. The cpu has none. */
+  readonly stream?: Stream | bigint | number | undefined
 }
 
 /** Result of {@link loraForward}. */
@@ -72,8 +78,8 @@ export interface LoraBackwardOptions {
     | undefined
   /** Add to the gradients that are given. Default true; false overwrites them. */
   readonly accumulate?: boolean | undefined
-  /** For a device's stream; the cpu has none. */
-  readonly stream?: bigint | number | undefined
+  /** The CUDA stream to run in, or its handle. Default: that of the operands. The cpu has none. */
+  readonly stream?: Stream | bigint | number | undefined
 }
 
 /** Result of {@link loraBackward}: the gradients that were given, or new tensors. */
@@ -104,9 +110,9 @@ export function loraForward<O extends LoraForwardOptions = object>(
   operands: LoraForwardOperands,
   options?: O,
 ): LoraForwardResult<O> {
-  const call = prepareForward(operands, options)
-  runForward(call.problem, call.y)
-  return finishForward(call)
+  const call = prepare(operands, options)
+  runForward(call)
+  return finishForward(call) as LoraForwardResult<O>
 }
 
 /** {@link loraForward} off the main thread; see {@link lilyForwardAsync}. */
@@ -114,9 +120,9 @@ export async function loraForwardAsync<O extends LoraForwardOptions = object>(
   operands: LoraForwardOperands,
   options?: O,
 ): Promise<LoraForwardResult<O>> {
-  const call = prepareForward(operands, options)
-  await runForwardAsync(call.problem, call.y)
-  return finishForward(call)
+  const call = prepare(operands, options)
+  await runForwardAsync(call)
+  return finishForward(call) as LoraForwardResult<O>
 }
 
 /**
@@ -132,7 +138,7 @@ export function loraBackward<O extends LoraBackwardOptions = object>(
   options?: O,
 ): LoraGradients<O> {
   const call = prepareBackward(operands, saved, options)
-  runBackward(call.problem, call.dy, call.gradients)
+  runBackward(call)
   return finishBackward(call)
 }
 
@@ -143,21 +149,16 @@ export async function loraBackwardAsync<O extends LoraBackwardOptions = object>(
   options?: O,
 ): Promise<LoraGradients<O>> {
   const call = prepareBackward(operands, saved, options)
-  await runBackwardAsync(call.problem, call.dy, call.gradients)
+  await runBackwardAsync(call)
   return finishBackward(call)
 }
 
-interface ForwardCall {
-  readonly problem: Problem
-  readonly y: Output
-}
-
-function prepareForward(operands: LoraForwardOperands, options: LoraForwardOptions = {}): ForwardCall {
+function prepare(operands: LoraForwardOperands, options: LoraForwardOptions = {}): ForwardCall {
   const inputs = readInputs(operands, FORWARD_OPERANDS)
   const settings = readSettings(options, FORWARD_OPTIONS)
   checkPlaces(inputs, settings)
   const problem = loraProblem(inputs, settings)
-  return { problem, y: prepareOutput(problem, inputs.y, settings) }
+  return prepareForward(problem, inputs.y, settings)
 }
 
 function loraProblem({ x, a, b }: Inputs, { precision, scaling }: Settings): Problem {
@@ -171,17 +172,6 @@ function loraProblem({ x, a, b }: Inputs, { precision, scaling }: Settings): Pro
   return new Problem('none', 'probabilities', 'none', precision, scaling, x, a, null, b, b.rows, 1, 1)
 }
 
-function finishForward<O>({ problem, y }: ForwardCall): LoraForwardResult<O> {
-  const saved = problem.kept === null ? undefined : savedOf(problem)
-  return { y: y.tensor, saved: saved as LoraForwardResult<O>['saved'] }
-}
-
-interface BackwardCall {
-  readonly problem: Problem
-  readonly dy: Operand
-  readonly gradients: Gradients
-}
-
 function prepareBackward(
   operands: LoraBackwardOperands,
   saved: LoraSaved,
@@ -189,8 +179,7 @@ function prepareBackward(
 ): BackwardCall {
   const given = readGradients(operands, BACKWARD_OPERANDS)
   const settings = readBackwardSettings(options, BACKWARD_OPTIONS, NEEDS)
-  const { problem } = readSaved('saved', saved, 'loraForward')
-  return { problem, dy: given.dy, gradients: prepareGradients(problem, given, settings) }
+  return prepareGradients(readSaved('saved', saved, 'loraForward'), given, settings)
 }
 
 function finishBackward<O>({ gradients }: BackwardCall): LoraGradients<O> {

@@ -1,7 +1,9 @@
-/** Host memory for results. */
+/** Memory for results. */
 import { bytesPerElement, viewOf, type DType, type HostData } from './dtype.js'
+import type { DeviceMemory } from './device-memory.js'
 import { LilyError } from './errors.js'
-import { CPU, layOut, type Operand } from './operand.js'
+import { CPU, layOut, layOutOnDevice, type Operand } from './operand.js'
+import type { Placement } from './placement.js'
 
 /**
  * From this size on memory is taken uninitialised. A typed array is zeroed: for large results that, and the page faults
@@ -9,18 +11,41 @@ import { CPU, layOut, type Operand } from './operand.js'
  */
 const UNINITIALISED_BYTES = 4096
 
-/** Memory for a new contiguous tensor. Its contents are undefined: whoever asks for it writes all of it. */
-export function newOperand(argument: string, dtype: DType, shape: readonly number[]): Operand {
+/**
+ * Memory for a new contiguous tensor. Its contents are undefined: whoever asks for it writes all of it.
+ *
+ * @param placement of the call that writes it; null: on the host
+ */
+export function newOperand(
+  argument: string,
+  dtype: DType,
+  shape: readonly number[],
+  placement: Placement | null,
+): Operand {
   let elements = 1
   for (const size of shape) elements *= size
-  return layOut(argument, allocate(argument, dtype, elements), 0, dtype, CPU, shape, null)
+  if (placement === null) return layOut(argument, allocateOnHost(argument, dtype, elements), 0, dtype, CPU, shape, null)
+  const memory = placement.allocate(argument, elements * bytesPerElement(dtype))
+  return layOutOnDevice(argument, memory, 0, dtype, shape)
 }
 
 /** Memory for `elements` numbers, contents undefined. */
-export function allocate(argument: string, dtype: DType, elements: number): HostData {
+export function allocate(
+  argument: string,
+  dtype: DType,
+  elements: number,
+  placement: Placement | null,
+): HostData | DeviceMemory {
+  if (placement === null) return allocateOnHost(argument, dtype, elements)
+  return placement.allocate(argument, elements * bytesPerElement(dtype))
+}
+
+export function allocateOnHost(argument: string, dtype: DType, elements: number): HostData {
   const bytes = elements * bytesPerElement(dtype)
   try {
-    if (bytes < UNINITIALISED_BYTES) return dtype === 'float32' ? new Float32Array(elements) : new Uint16Array(elements)
+    if (bytes < UNINITIALISED_BYTES) {
+      return dtype === 'float32' ? new Float32Array(elements) : viewOf(dtype, new ArrayBuffer(bytes), 0, elements)
+    }
     return viewOf(dtype, Buffer.allocUnsafeSlow(bytes).buffer, 0, elements)
   } catch (cause) {
     throw new LilyError('ERR_LILY_OUT_OF_MEMORY', `${argument}: no memory for a result of ${bytes} bytes`, {

@@ -10,8 +10,28 @@ import load from 'node-gyp-build'
 import { LilyError } from './errors.js'
 import { packageRoot } from './root.js'
 
-/** Memory behind an operand: a view of host memory, the address of device memory, or nothing. */
-export type Memory = ArrayBufferView | bigint | null
+declare const kind: unique symbol
+
+/** What the binding keeps of a device; when nobody holds it any more it is given back. */
+export interface Handle<Kind extends string> {
+  readonly [kind]: Kind
+}
+export type MemoryHandle = Handle<'memory'>
+export type StreamHandle = Handle<'stream'>
+export type EventHandle = Handle<'event'>
+
+/** Memory behind an operand: a view of host memory, the package's device memory, that of others, or nothing. */
+export type Memory = ArrayBufferView | MemoryHandle | bigint | null
+
+/** A pool's numbers. */
+export interface PoolStatistics {
+  readonly bytesInUse: number
+  readonly bytesCached: number
+  readonly peakBytesInUse: number
+  readonly blocksInUse: number
+  readonly blocksCached: number
+  readonly allocations: number
+}
 
 export interface NativeDevice {
   id: number
@@ -56,16 +76,60 @@ export interface Native {
   backward(descriptor: Float64Array, ...operands: Memory[]): void
   backwardAsync(descriptor: Float64Array, ...operands: Memory[]): Promise<void>
   /**
-   * Fold of deferred gradients of b. The descriptor has the one slot `db`; layer i has `groups[i]` slabs in
-   * `partials[i]` and its pooled weights in `weights[i]` (null: one slab per expert, already weighted).
+   * Fold of deferred gradients of b. The descriptor has the one slot `db`; layer i has `layers[2 * i]` slabs in
+   * `partials[i]` and its pooled weights in `weights[i]`, from byte `layers[2 * i + 1]` on (null: one slab per expert,
+   * already weighted).
    */
-  fold(descriptor: Float64Array, db: Memory, groups: Float64Array, partials: Memory[], weights: Memory[]): void
+  fold(descriptor: Float64Array, db: Memory, layers: Float64Array, partials: Memory[], weights: Memory[]): void
   /**
    * The best rate of a roof, by its number in `constants`, with all threads at work: FLOP/s of multiply-adds, or bytes/s
    * of reading, or of updating in place, a buffer of `byteLength`. Takes milliseconds; for benchmarks.
    */
   measureRoof(backend: number, device: number, roof: number, byteLength: number): number
   backends(): NativeBackend[]
+
+  // Of CUDA devices. `device` is a number, `stream` a CUDA handle as a number. What is enqueued is not done when a
+  // function returns, unless it returns a promise.
+  /** Memory of the stream's device, which belongs to that stream. */
+  memoryAllocate(byteLength: number, stream: StreamHandle): MemoryHandle
+  memoryAddress(memory: MemoryHandle): bigint
+  /** Gives the memory back to the pool, once. */
+  memoryRelease(memory: MemoryHandle): void
+  /** Throws unless an address and all of its bytes are memory of the device. */
+  checkPointer(device: number, address: bigint, byteLength: number, argument: string): void
+  /** `data` has been read when it returns. */
+  upload(device: number, memory: Memory, byteOffset: number, data: ArrayBufferView, stream: number): void
+  download(device: number, memory: Memory, byteOffset: number, data: ArrayBufferView, stream: number): Promise<void>
+  copy(
+    device: number,
+    memory: Memory,
+    byteOffset: number,
+    sourceDevice: number,
+    source: Memory,
+    sourceOffset: number,
+    byteLength: number,
+    stream: number,
+  ): void
+  fill(device: number, memory: Memory, byteOffset: number, byteLength: number, value: number, stream: number): void
+  /** The device's own stream. */
+  streamOwn(device: number): StreamHandle
+  streamCreate(device: number): StreamHandle
+  streamHandle(stream: StreamHandle): number
+  /** What belongs to it belongs to the device's own stream afterwards, in order. */
+  streamDestroy(stream: StreamHandle): void
+  /** What `then` is given from now on comes after what `first` has been given. */
+  streamOrder(device: number, first: number, thenDevice: number, then: number): void
+  streamWait(device: number, stream: number): Promise<void>
+  streamWaitEvent(device: number, stream: number, event: EventHandle): void
+  eventCreate(device: number): EventHandle
+  eventDestroy(event: EventHandle): void
+  eventRecord(event: EventHandle, stream: number): void
+  eventQuery(event: EventHandle): boolean
+  eventWait(event: EventHandle): Promise<void>
+  /** Milliseconds. */
+  eventElapsed(start: EventHandle, end: EventHandle): number
+  poolStatistics(backend: number, device: number, pinned: boolean): PoolStatistics
+  emptyCache(): void
 }
 
 export const native = loadNative()

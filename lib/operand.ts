@@ -3,7 +3,11 @@
  * dimensions are flattened into rows; the last dimension is a row's columns.
  */
 import { bytesPerElement, type DType, type HostData } from './dtype.js'
-import { describe, fail, shapeText } from './errors.js'
+import type { DeviceMemory } from './device-memory.js'
+import { checkDevice } from './backends.js'
+import { bound, describe, fail, shapeText } from './errors.js'
+import { native } from './native.js'
+import type { StreamState } from './stream-state.js'
 
 /** Where a tensor's memory is. */
 export interface Device {
@@ -14,12 +18,40 @@ export interface Device {
 /** The host, as a device. All host operands share this object, so that it can be compared by identity. */
 export const CPU: Device = Object.freeze({ type: 'cpu', id: 0 })
 
-/** Memory of an operand: a view on the host, an address on a device. */
-export type OperandMemory = HostData | bigint
+const cudaDevices = new Map<number, Device>()
+
+/** A CUDA device; the same object for the same number. */
+export function cudaDevice(id: number): Device {
+  let device = cudaDevices.get(id)
+  if (device === undefined) cudaDevices.set(id, (device = Object.freeze({ type: 'cuda', id })))
+  return device
+}
+
+/** Memory of an operand: a view on the host, on a device the package's own or an address. */
+export type OperandMemory = HostData | DeviceMemory | bigint
+
+/** Some of a memory, from a byte on. */
+export interface Part {
+  readonly memory: OperandMemory
+  readonly byteOffset: number
+}
+
+export function isHostMemory(memory: OperandMemory): memory is HostData {
+  return ArrayBuffer.isView(memory)
+}
+
+/** Of the package's own. */
+export function isDeviceMemory(memory: OperandMemory): memory is DeviceMemory {
+  return typeof memory === 'object' && !isHostMemory(memory)
+}
 
 export class Operand {
   /** Set when the tensor that owns this operand is disposed of. */
   disposed = false
+  /** Of device memory: the stream in which it may be used without waiting; null where its owner says nothing. */
+  stream: StreamState | null = null
+  /** Of device memory that someone else owns: what keeps it. */
+  owner: unknown = null
 
   constructor(
     readonly memory: OperandMemory,
@@ -37,6 +69,47 @@ export class Operand {
     /** Elements from one row to the next. */
     readonly pitch: number,
   ) {}
+
+  /** The same memory for one more tensor. */
+  share(): Operand {
+    const { memory } = this
+    const shared = new Operand(
+      isDeviceMemory(memory) ? memory.retain() : memory,
+      this.byteOffset,
+      this.byteLength,
+      this.dtype,
+      this.device,
+      this.shape,
+      this.strides,
+      this.rows,
+      this.columns,
+      this.pitch,
+    )
+    shared.stream = this.stream
+    shared.owner = this.owner
+    return shared
+  }
+
+  /** Lets go of the memory. */
+  dispose(): void {
+    if (this.disposed) return
+    this.disposed = true
+    const { memory } = this
+    if (isDeviceMemory(memory)) memory.release()
+  }
+}
+
+/** An operand in device memory of the package's. */
+export function layOutOnDevice(
+  argument: string,
+  memory: DeviceMemory,
+  byteOffset: number,
+  dtype: DType,
+  shape: readonly number[],
+): Operand {
+  const operand = layOut(argument, memory, byteOffset, dtype, memory.device, shape, null)
+  operand.stream = memory.stream
+  return operand
 }
 
 /** Flattens `shape` into a matrix, or says why it has no single row pitch. */
@@ -108,8 +181,14 @@ function commonPitch(argument: string, shape: readonly number[], strides: readon
 export function checkMemory(argument: string, operand: Operand): void {
   if (operand.disposed) fail('ERR_LILY_DISPOSED', argument, 'this tensor has been disposed of; use it before dispose()')
   const memory = operand.memory
-  if (typeof memory === 'bigint' || operand.byteOffset + operand.byteLength <= memory.byteLength) return
-  if (isDetached(memory.buffer)) failDetached(argument)
+  if (typeof memory === 'bigint') {
+    checkDevice(argument, operand.device)
+    const address = memory + BigInt(operand.byteOffset)
+    bound(() => native.checkPointer(operand.device.id, address, operand.byteLength, argument))
+    return
+  }
+  if (operand.byteOffset + operand.byteLength <= memory.byteLength) return
+  if (isHostMemory(memory) && isDetached(memory.buffer)) failDetached(argument)
   fail(
     'ERR_LILY_SHAPE',
     argument,
@@ -154,10 +233,10 @@ export function isDetached(buffer: ArrayBufferLike): boolean {
 export function overlaps(a: Operand, b: Operand): boolean {
   const left = a.memory
   const right = b.memory
-  if (typeof left === 'bigint' || typeof right === 'bigint' || left.buffer !== right.buffer) return false
+  if (isHostMemory(left) ? !isHostMemory(right) || left.buffer !== right.buffer : isHostMemory(right)) return false
   if (a.byteLength === 0 || b.byteLength === 0) return false
-  const aStart = left.byteOffset + a.byteOffset
-  const bStart = right.byteOffset + b.byteOffset
+  const aStart = startOf(left) + a.byteOffset
+  const bStart = startOf(right) + b.byteOffset
   if (aStart + a.byteLength <= bStart || bStart + b.byteLength <= aStart) return false
 
   const aPitch = a.pitch * bytesPerElement(a.dtype)
@@ -169,6 +248,20 @@ export function overlaps(a: Operand, b: Operand): boolean {
   const aWidth = a.columns * bytesPerElement(a.dtype)
   const bWidth = b.columns * bytesPerElement(b.dtype)
   return shift < aWidth || shift + bWidth > pitch
+}
+
+/** Whether an operand lies in memory of the package's own: in its buffer, or in its block on a device. */
+export function sharesMemory({ memory, byteOffset, byteLength }: Operand, own: OperandMemory): boolean {
+  if (isHostMemory(own)) return isHostMemory(memory) && memory.buffer === own.buffer
+  if (isHostMemory(memory) || typeof own === 'bigint') return false
+  const start = startOf(memory) + byteOffset
+  return start < own.address + own.byteLength && own.address < start + byteLength
+}
+
+/** Where memory begins: in its buffer, or on the devices, which have no address in common. */
+function startOf(memory: OperandMemory): number {
+  if (typeof memory === 'bigint') return Number(memory)
+  return isHostMemory(memory) ? memory.byteOffset : memory.address
 }
 
 /** A copy of the caller's shape or strides: integers from 0. */

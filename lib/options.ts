@@ -1,5 +1,7 @@
 /** Reading of plain options. */
 import { describe, fail, failedToRead } from './errors.js'
+import type { StreamOption } from './placement.js'
+import { Stream, streamStateOf } from './stream.js'
 
 /** The names that an object of operands or options may have. */
 export type Known = ReadonlySet<string>
@@ -49,9 +51,20 @@ export function readScaling(options: object): number {
   return fail('ERR_LILY_ARGUMENT', 'scaling', `expected a finite float32 number, got ${describe(value)}`)
 }
 
-/** The cpu backend has no streams: its calls are done when they return. */
-export function refuseStream(options: object): void {
+/** One of the package's streams, or the handle of another. */
+export function readStream(options: object): StreamOption {
   const value = get('options', options, 'stream')
-  if (value === undefined) return
-  fail('ERR_LILY_ARGUMENT', 'stream', `the cpu backend has no streams, got ${describe(value)}; leave it out`)
+  if (value === undefined) return null
+  return value instanceof Stream ? streamStateOf('stream', value) : readStreamHandle('stream', value)
+}
+
+/** CUDA's handle of a stream: 1 is the legacy stream, 2 the per-thread one. */
+export function readStreamHandle(argument: string, value: unknown): number {
+  const handle = typeof value === 'bigint' ? Number(value) : value
+  if (Number.isSafeInteger(handle) && (handle as number) > 0) return handle as number
+  return fail(
+    'ERR_LILY_ARGUMENT',
+    argument,
+    `expected a Stream or a CUDA handle as a bigint or an integer (1: legacy, 2: per-thread), got ${describe(value)}`,
+  )
 }

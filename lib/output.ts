@@ -2,6 +2,7 @@
 import type { DType } from './dtype.js'
 import { newOperand } from './memory.js'
 import type { Operand } from './operand.js'
+import type { Placement } from './placement.js'
 import { get } from './options.js'
 import { resolve } from './resolve.js'
 import { Tensor, tensorOf } from './tensor.js'
@@ -9,7 +10,8 @@ import { Tensor, tensorOf } from './tensor.js'
 export class Output {
   private constructor(
     readonly operand: Operand,
-    private readonly given: Tensor | null,
+    /** The caller's tensor; null: the operand is new; undefined: it is the caller's, in another form. */
+    private readonly given: Tensor | null | undefined,
     /** Adds to the old contents; otherwise they are overwritten unread. */
     public accumulate: boolean,
   ) {}
@@ -21,15 +23,15 @@ export class Output {
 
   static of(argument: string, value: unknown): Output | null {
     if (value === undefined) return null
-    return new Output(resolve(argument, value), value instanceof Tensor ? value : null, true)
+    return new Output(resolve(argument, value), value instanceof Tensor ? value : undefined, true)
   }
 
-  static fresh(argument: string, dtype: DType, shape: readonly number[]): Output {
-    return new Output(newOperand(argument, dtype, shape), null, false)
+  static fresh(argument: string, dtype: DType, shape: readonly number[], placement: Placement | null): Output {
+    return new Output(newOperand(argument, dtype, shape, placement), null, false)
   }
 
   /** What the caller gets: the very tensor that was given, where it was one. */
   get tensor(): Tensor {
-    return this.given ?? tensorOf(this.operand)
+    return this.given ?? tensorOf(this.given === null ? this.operand : this.operand.share())
   }
 }

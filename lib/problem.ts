@@ -1,7 +1,10 @@
 /** A checked forward call: its sizes and operands, and what it keeps for backward. */
 import { bytesPerElement } from './dtype.js'
+import type { DeviceMemory } from './device-memory.js'
 import { allocate } from './memory.js'
-import type { Operand } from './operand.js'
+import { native } from './native.js'
+import { isDeviceMemory, isHostMemory, type Operand, type OperandMemory, type Part } from './operand.js'
+import type { Located, Placement } from './placement.js'
 
 /**
  * How tokens share the experts' weights: one pool for the whole `batch`, one for each `sequence`, none (`token`: every
@@ -21,17 +24,23 @@ export type Activation = 'none' | 'relu'
  */
 export type Precision = 'default' | 'high' | 'tf32'
 
-/** The parts of `kept` begin on cache lines. */
+/** The parts of a block begin on cache lines. */
 const ALIGNMENT = 64
 
+const NONE: Operand[] = []
+
 export class Problem {
-  mask: Uint8Array | null = null
-  sequenceOffsets: Int32Array | null = null
-  /** [G, E] at `weightsOffset` bytes: the caller's with fixed routing, else a part of `kept`. */
-  weights: Float32Array | null = null
-  weightsOffset = 0
+  /** The small operands: what the caller has in device memory, else a copy. */
+  mask: Part | null = null
+  sequenceOffsets: Part | null = null
+  /** [G, E]: the caller's with fixed routing, else a part of `kept`. */
+  weights: Part | null = null
+  /** The small operands that are the caller's, in device memory. */
+  sources: Operand[] = NONE
+  /** One block for the copies of the small operands on a device. */
+  staged: DeviceMemory | null = null
   /** One block for hidden [M, r], probabilities [M, E] and weights [G, E]; null without `save`. */
-  kept: Float32Array | null = null
+  kept: OperandMemory | null = null
   /** Bytes from the start of `kept`; -1: there are none. */
   probabilitiesOffset = -1
 
@@ -73,12 +82,6 @@ export class Problem {
     return this.routing === 'batch' || this.routing === 'sequence' || this.routing === 'uniform'
   }
 
-  /** The weights by themselves. */
-  get weightsView(): Float32Array | null {
-    const begin = this.weightsOffset / Float32Array.BYTES_PER_ELEMENT
-    return this.weights?.subarray(begin, begin + this.groups * this.experts) ?? null
-  }
-
   /** A deferred gradient of b has one slab for each group, unless one for each expert is less. */
   get defersPerGroup(): boolean {
     return this.routing !== 'token' && this.groups <= this.experts
@@ -88,20 +91,57 @@ export class Problem {
     return this.defersPerGroup ? this.groups : this.experts
   }
 
+  /** All that is in device memory. */
+  get located(): (Located | null)[] {
+    const kept = this.kept !== null && isDeviceMemory(this.kept) ? this.kept : null
+    return [this.x, this.a, this.router, this.b, ...this.sources, this.staged, kept]
+  }
+
   /** Allocates what forward leaves for backward. */
-  keep(): void {
+  keep(placement: Placement | null): void {
     const { tokens, rank, experts, groups } = this
     let bytes = aligned(tokens * rank * bytesPerElement(this.x.dtype))
+    let weightsOffset = 0
     if (this.keepsProbabilities) {
       this.probabilitiesOffset = bytes
       bytes = aligned(bytes + tokens * experts * Float32Array.BYTES_PER_ELEMENT)
     }
     if (this.makesWeights) {
-      this.weightsOffset = bytes
+      weightsOffset = bytes
       bytes += groups * experts * Float32Array.BYTES_PER_ELEMENT
     }
-    this.kept = allocate('saved', 'float32', bytes / Float32Array.BYTES_PER_ELEMENT) as Float32Array
-    if (this.makesWeights) this.weights = this.kept
+    this.kept = allocate('saved', 'float32', bytes / Float32Array.BYTES_PER_ELEMENT, placement)
+    if (this.makesWeights) this.weights = { memory: this.kept, byteOffset: weightsOffset }
+  }
+
+  /** Copies the small operands that are on the host to the device, in one piece. */
+  stage(placement: Placement): void {
+    const names = (['mask', 'sequenceOffsets', 'weights'] as const).filter((name) => {
+      const part = this[name]
+      return part !== null && isHostMemory(part.memory)
+    })
+    if (names.length === 0) return
+    const parts = names.map((name) => {
+      const { buffer, byteOffset, byteLength } = this[name]?.memory as ArrayBufferView
+      return new Uint8Array(buffer, byteOffset, byteLength)
+    })
+    let bytes = 0
+    const offsets = parts.map(({ byteLength }) => (bytes = aligned(bytes + byteLength)) - aligned(byteLength))
+    const all = new Uint8Array(bytes)
+    for (const [i, part] of parts.entries()) all.set(part, offsets[i])
+    const memory = placement.allocate('options', bytes)
+    const { device, number } = placement.stream
+    placement.run(() => {
+      native.upload(device, memory.handle, 0, all, number)
+    })
+    this.staged = memory
+    for (const [i, name] of names.entries()) this[name] = { memory, byteOffset: offsets[i] }
+  }
+
+  /** Lets go of the memory of its own. */
+  dispose(): void {
+    if (this.kept !== null && isDeviceMemory(this.kept)) this.kept.release()
+    this.staged?.release()
   }
 }
 

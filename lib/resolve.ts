@@ -4,8 +4,11 @@
  */
 import { bytesPerElement, dtypeOf, readDType, type DType, type HostData } from './dtype.js'
 import { describe, fail, failedToRead, shapeText } from './errors.js'
-import { get } from './options.js'
-import { checkNotLonger, CPU, layOut, readIntegers, type Device, type Operand } from './operand.js'
+import { get, readStreamHandle } from './options.js'
+import { bufferOperand, DeviceBuffer } from './device-buffer.js'
+import { checkNotLonger, CPU, cudaDevice, layOut, readIntegers, type Device, type Operand } from './operand.js'
+import { StreamState } from './stream-state.js'
+import { deviceTensor } from './symbols.js'
 import { operandOf, Tensor } from './tensor.js'
 
 /** Host memory with a shape; never copied. */
@@ -47,16 +50,14 @@ export interface DeviceTensorLike {
   readonly owner?: unknown
 }
 
-/** The name of the method by which an object offers its device memory: `Symbol.for('lily.deviceTensor')`. */
-export const deviceTensor: unique symbol = Symbol.for('lily.deviceTensor') as never
-
 /** An object that can offer device memory. */
 export interface DeviceTensorProvider {
   [deviceTensor](request: { readonly stream?: bigint | number | undefined }): DeviceTensorLike
 }
 
 /** Anything that can be an operand. */
-export type TensorLike = Tensor | HostTensorLike | OnnxTensorLike | DeviceTensorLike | DeviceTensorProvider
+export type TensorLike =
+  Tensor | DeviceBuffer | HostTensorLike | OnnxTensorLike | DeviceTensorLike | DeviceTensorProvider
 
 /** What a caller's object might have; nothing about it is known. */
 type Unknown = Readonly<Record<string | symbol, unknown>>
@@ -68,7 +69,10 @@ export function resolve(argument: string, value: unknown): Operand {
     fail('ERR_LILY_ARGUMENT', argument, `expected a tensor, such as { data, shape }, got ${describe(value)}`)
   }
   try {
-    return value instanceof Tensor ? readTensor(argument, value) : read(argument, value as Unknown)
+    if (value instanceof Tensor) return readOperand(argument, operandOf(value))
+    return value instanceof DeviceBuffer
+      ? readOperand(argument, bufferOperand(value))
+      : read(argument, value as Unknown)
   } catch (cause) {
     throw failedToRead(argument, cause)
   }
@@ -79,8 +83,7 @@ export function resolveFrom(operands: object, name: string): Operand {
   return resolve(name, get('operands', operands, name))
 }
 
-function readTensor(argument: string, tensor: Tensor): Operand {
-  const operand = operandOf(tensor)
+function readOperand(argument: string, operand: Operand | null): Operand {
   if (operand !== null) return operand
   return fail('ERR_LILY_DISPOSED', argument, 'this tensor has been disposed of; use it before dispose()')
 }
@@ -89,7 +92,7 @@ function read(argument: string, value: Unknown): Operand {
   const provide = value[deviceTensor]
   if (provide !== undefined) return readProvided(argument, value, provide)
   const ptr = value.ptr
-  if (ptr !== undefined) return readDeviceMemory(argument, value, ptr)
+  if (ptr !== undefined) return readDeviceMemory(argument, value, ptr, value)
 
   const data = value.data
   if (!ArrayBuffer.isView(data)) {
@@ -129,10 +132,11 @@ function readProvided(argument: string, owner: Unknown, provide: unknown): Opera
       `its [Symbol.for('lily.deviceTensor')] must return { ptr, shape, dtype, device }, got ${describe(provided)}`,
     )
   }
-  return readDeviceMemory(argument, provided as Unknown, (provided as Unknown).ptr)
+  return readDeviceMemory(argument, provided as Unknown, (provided as Unknown).ptr, owner)
 }
 
-function readDeviceMemory(argument: string, value: Unknown, ptr: unknown): Operand {
+/** @param keeper the caller's object, which may be what keeps the memory */
+function readDeviceMemory(argument: string, value: Unknown, ptr: unknown, keeper: unknown): Operand {
   if (typeof ptr !== 'bigint' && !Number.isSafeInteger(ptr)) {
     fail('ERR_LILY_ARGUMENT', argument, `ptr must be an address as a bigint or an integer, got ${describe(ptr)}`)
   }
@@ -144,7 +148,11 @@ function readDeviceMemory(argument: string, value: Unknown, ptr: unknown): Opera
   const byteOffset = readByteOffset(argument, value.byteOffset, dtype)
   const device = readDevice(argument, value.device)
   const byteLength = value.byteLength
+  const stream = value.stream
+  const owner = value.owner
   const operand = layOut(argument, address, byteOffset, dtype, device, shape, strides)
+  if (stream !== undefined) operand.stream = StreamState.of(device.id, readStreamHandle(argument, stream))
+  operand.owner = owner === undefined ? keeper : [keeper, owner]
 
   if (address % BigInt(bytesPerElement(dtype)) !== 0n) {
     fail('ERR_LILY_ARGUMENT', argument, `ptr must be aligned to one ${dtype}, ${bytesPerElement(dtype)} bytes`)
@@ -169,7 +177,7 @@ function readDevice(argument: string, device: unknown): Device {
       `memory given by ptr needs a device { type: 'cuda', id }, got type ${describe(type)} and id ${describe(id)}`,
     )
   }
-  return { type, id: id as number }
+  return cudaDevice(id as number)
 }
 
 function readStrides(argument: string, value: unknown, rank: number): number[] | null {

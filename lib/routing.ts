@@ -2,8 +2,8 @@
 import { checkA, checkActivations, checkExperts, checkExpertStack, checkType, checkTypeOrFloat32 } from './checks.js'
 import { fail, shapeText } from './errors.js'
 import type { Inputs } from './forward-call.js'
-import { checkMask, checkOffsets, checkWeights } from './indices.js'
-import type { Operand } from './operand.js'
+import { checkMask, checkOffsets, checkWeights, onDevice } from './indices.js'
+import { CPU, type Operand, type Part } from './operand.js'
 import { Problem } from './problem.js'
 import type { Settings } from './settings.js'
 
@@ -18,8 +18,7 @@ export function lilyProblem({ x, a, router, b }: Inputs, settings: Settings): Pr
   checkType('b', b, a.dtype)
   if (router !== null) checkType('router', router, a.dtype)
 
-  const sequenceOffsets = offsetsOf(x, settings)
-  const groups = sequenceOffsets === null ? 1 : sequenceOffsets.length - 1
+  const { offsets, groups } = offsetsOf(x, settings)
   const { routing, pool, activation, precision, scaling, mask, weights } = settings
   const problem = new Problem(
     routing,
@@ -35,9 +34,10 @@ export function lilyProblem({ x, a, router, b }: Inputs, settings: Settings): Pr
     experts,
     groups,
   )
-  problem.sequenceOffsets = sequenceOffsets
+  problem.sequenceOffsets = offsets
   if (mask !== null) problem.mask = checkMask(mask, x.rows, x.shape)
   if (weights !== null) problem.weights = checkWeights(weights, groups, experts)
+  if (x.device !== CPU) problem.sources = deviceSources(settings)
   return problem
 }
 
@@ -94,11 +94,25 @@ function expertsOf(b: Operand, rank: number, { weights }: Settings): number {
   return experts
 }
 
-/** Offsets of the groups; null: one group of all tokens. */
-function offsetsOf(x: Operand, { routing, sequenceOffsets, weights }: Settings): Int32Array | null {
-  if (routing !== 'sequence' && routing !== 'fixed') return null
-  if (sequenceOffsets !== null) return checkOffsets(sequenceOffsets, x.rows)
-  if (weights !== null && (weights.shape.length === 1 || weights.shape[0] === 1)) return null
+function deviceSources({ mask, sequenceOffsets, weights }: Settings): Operand[] {
+  const given = [mask, sequenceOffsets, weights].map((indices) => indices && onDevice(indices))
+  return given.filter((source) => source !== null)
+}
+
+interface Groups {
+  /** Null: one group of all tokens. */
+  readonly offsets: Part | null
+  readonly groups: number
+}
+
+const ONE_GROUP: Groups = { offsets: null, groups: 1 }
+
+function offsetsOf(x: Operand, { routing, sequenceOffsets, weights }: Settings): Groups {
+  if (routing !== 'sequence' && routing !== 'fixed') return ONE_GROUP
+  if (sequenceOffsets !== null) {
+    return { offsets: checkOffsets(sequenceOffsets, x.rows), groups: sequenceOffsets.shape[0] - 1 }
+  }
+  if (weights !== null && (weights.shape.length === 1 || weights.shape[0] === 1)) return ONE_GROUP
   const [sequences = 0, length = 0] = x.shape
   if (x.shape.length !== 3) {
     fail(
@@ -110,5 +124,5 @@ function offsetsOf(x: Operand, { routing, sequenceOffsets, weights }: Settings):
   }
   const offsets = new Int32Array(sequences + 1)
   for (let sequence = 1; sequence <= sequences; sequence++) offsets[sequence] = sequence * length
-  return offsets
+  return { offsets: { memory: offsets, byteOffset: 0 }, groups: sequences }
 }

@@ -1,16 +1,36 @@
 /** What forward leaves for backward. */
 import { viewOf, type DType } from './dtype.js'
 import { describe, fail, LilyError } from './errors.js'
-import { CPU, layOut } from './operand.js'
+import {
+  CPU,
+  isDeviceMemory,
+  isHostMemory,
+  layOut,
+  layOutOnDevice,
+  type Device,
+  type OperandMemory,
+} from './operand.js'
 import type { Problem, Routing } from './problem.js'
-import { disposeSymbol, inspectSymbol, tensorOf, type Tensor } from './tensor.js'
+import { disposeSymbol, inspectSymbol } from './symbols.js'
+import { tensorOf, type Tensor } from './tensor.js'
 
 /** The package's side of a saved call. */
 export class State {
   /** Gradients of b that backward calls have left to foldB: [problem.deferredSlabs, r, d_out] each. */
-  deferred: ArrayBufferView[] = []
+  deferred: OperandMemory[] = []
 
   constructor(readonly problem: Problem) {}
+
+  /** Lets go of the deferred gradients. */
+  dropDeferred(): void {
+    for (const memory of this.deferred) if (isDeviceMemory(memory)) memory.release()
+    this.deferred = []
+  }
+
+  dispose(): void {
+    this.dropDeferred()
+    this.problem.dispose()
+  }
 }
 
 let stateOf: (saved: Saved) => State | null
@@ -44,22 +64,23 @@ export class Saved<R extends Routing | 'none' = Routing | 'none'> {
   /** [M, r], in the type of x: x a^T after the activation. */
   get hidden(): Tensor {
     const { kept, x, tokens, rank } = this.#problem()
-    return part('hidden', kept, 0, x.dtype, [tokens, rank])
+    return part('hidden', kept, 0, x.dtype, [tokens, rank], x.device)
   }
 
   /** [M, E], float32: the router's probabilities of each token, with token routing and pool 'probabilities'. */
   get probabilities(): ProbabilitiesOf<R> {
-    const { kept, probabilitiesOffset, tokens, experts } = this.#problem()
-    const has = probabilitiesOffset >= 0
-    const tensor = has ? part('probabilities', kept, probabilitiesOffset, 'float32', [tokens, experts]) : undefined
+    const { kept, x, probabilitiesOffset: offset, tokens, experts } = this.#problem()
+    const shape: [number, number] = [tokens, experts]
+    const tensor = offset >= 0 ? part('probabilities', kept, offset, 'float32', shape, x.device) : undefined
     return tensor as ProbabilitiesOf<R>
   }
 
   /** [G, E], float32: the weights that mixed the experts, with all routings but token. */
   get weights(): WeightsOf<R> {
-    const { weightsView, groups, experts } = this.#problem()
-    const has = weightsView !== null
-    return (has ? part('weights', weightsView, 0, 'float32', [groups, experts]) : undefined) as WeightsOf<R>
+    const { weights, x, groups, experts } = this.#problem()
+    const shape: [number, number] = [groups, experts]
+    const tensor = weights && part('weights', weights.memory, weights.byteOffset, 'float32', shape, x.device)
+    return (tensor ?? undefined) as WeightsOf<R>
   }
 
   get isDisposed(): boolean {
@@ -68,6 +89,7 @@ export class Saved<R extends Routing | 'none' = Routing | 'none'> {
 
   /** Lets go of the memory and of the operands. A later backward throws ERR_LILY_DISPOSED. */
   dispose(): void {
+    this.#state?.dispose()
     this.#state = null
   }
 
@@ -98,14 +120,19 @@ export type LoraSaved = Saved<'none'>
 /** A tensor over a part of the memory that a forward keeps. */
 function part(
   name: string,
-  memory: Float32Array | null,
-  offset: number,
+  memory: OperandMemory | null,
+  byteOffset: number,
   dtype: DType,
   shape: [number, number],
+  device: Device,
 ): Tensor {
   if (memory === null) throw new Error('a saved call keeps memory')
-  const data = viewOf(dtype, memory.buffer, memory.byteOffset + offset, shape[0] * shape[1])
-  return tensorOf(layOut(name, data, 0, dtype, CPU, shape, null))
+  if (isHostMemory(memory)) {
+    const data = viewOf(dtype, memory.buffer, memory.byteOffset + byteOffset, shape[0] * shape[1])
+    return tensorOf(layOut(name, data, 0, dtype, CPU, shape, null))
+  }
+  if (isDeviceMemory(memory)) return tensorOf(layOutOnDevice(name, memory.retain(), byteOffset, dtype, shape))
+  return tensorOf(layOut(name, memory, byteOffset, dtype, device, shape, null))
 }
 
 /** The state behind a `saved` argument, which must be of Lily or of LoRA. */

@@ -1,6 +1,7 @@
 /** The options of a forward call, read once. */
 import { readIndices, type Indices } from './indices.js'
-import { checkKeys, readChoice, readFlag, readScaling, refuseStream, type Known } from './options.js'
+import { checkKeys, readChoice, readFlag, readScaling, readStream, type Known } from './options.js'
+import type { StreamOption } from './placement.js'
 import type { Activation, Pool, Precision, Routing } from './problem.js'
 
 const ROUTINGS = ['batch', 'sequence', 'token', 'uniform', 'fixed'] as const
@@ -19,12 +20,12 @@ export interface Settings {
   readonly weights: Indices | null
   readonly save: boolean
   readonly accumulate: boolean
+  readonly stream: StreamOption
 }
 
 /** LoRA knows fewer options than Lily; those that it does not know have their defaults. */
 export function readSettings(options: object, known: Known): Settings {
   checkKeys('options', options, known)
-  refuseStream(options)
   return {
     scaling: readScaling(options),
     routing: readChoice(options, 'routing', ROUTINGS, 'batch'),
@@ -36,5 +37,6 @@ export function readSettings(options: object, known: Known): Settings {
     weights: readIndices(options, 'weights', 'float32'),
     save: readFlag(options, 'save', true),
     accumulate: readFlag(options, 'accumulate', true),
+    stream: readStream(options),
   }
 }

@@ -1,15 +1,20 @@
 /** Tensors: memory with a shape. */
-import { refuseDevice } from './backends.js'
+import { readCudaDevice } from './backends.js'
 import { dtypeOf, is16Bit, readDType, type DType, type HostData } from './dtype.js'
 import { describe, fail, LilyError, shapeText } from './errors.js'
-import { checkMemory, checkNotLonger, CPU, layOut, readIntegers, type Device, type Operand } from './operand.js'
-
-const symbolDispose = Reflect.get(Symbol, 'dispose') as symbol | undefined
-
-/** `Symbol.dispose`, or a stand-in on runtimes that lack it (Node before 20.5); no global is patched. */
-export const disposeSymbol: typeof Symbol.dispose = (symbolDispose ?? Symbol.for('Symbol.dispose')) as never
-
-export const inspectSymbol = Symbol.for('nodejs.util.inspect.custom')
+import {
+  checkMemory,
+  checkNotLonger,
+  CPU,
+  isDeviceMemory,
+  isHostMemory,
+  layOut,
+  readIntegers,
+  type Device,
+  type Operand,
+} from './operand.js'
+import { deviceTensor, disposeSymbol, inspectSymbol } from './symbols.js'
+import { copyToDevice, copyToHost } from './transfer.js'
 
 /** The operand behind a tensor; null once it is disposed of. */
 export let operandOf: (tensor: Tensor) => Operand | null
@@ -18,7 +23,8 @@ export let operandOf: (tensor: Tensor) => Operand | null
 export let tensorOf: (operand: Operand) => Tensor
 
 /**
- * A row-major array of numbers, whose rows may have a pitch. It wraps memory and never copies it. Make one with
+ * A row-major array of numbers, whose rows may have a pitch, on the host or on a device. It wraps memory and never copies
+ * it. Device memory that is not disposed of is given back when the tensor is garbage-collected. Make one with
  * {@link tensor}; results of operations are tensors too.
  */
 export class Tensor {
@@ -60,7 +66,7 @@ export class Tensor {
    */
   get data(): HostData {
     const { memory, byteOffset } = this.#open()
-    if (typeof memory === 'bigint') {
+    if (!isHostMemory(memory)) {
       return fail('ERR_LILY_DEVICE', 'data', 'this tensor is in device memory; await its toHost() first')
     }
     return byteOffset === 0 ? memory : memory.subarray(byteOffset / memory.BYTES_PER_ELEMENT)
@@ -71,31 +77,54 @@ export class Tensor {
   }
 
   /**
-   * This tensor on a device; itself where it is there already.
+   * This tensor on a device: itself where it is there already, else a contiguous copy. The copy is enqueued in the
+   * device's default stream; host memory has been read when this returns.
    *
-   * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE for a device that this machine or this version cannot use
+   * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE for a device that this machine does not have, ERR_LILY_OUT_OF_MEMORY,
+   *   ERR_LILY_DEVICE for `{ type: 'cpu' }` on a tensor in device memory, which `toHost` is for
    */
-  to(device: { readonly type: 'cpu' | 'cuda'; readonly id?: number | undefined }): this {
-    this.#open()
-    const { type, id = 0 } = (device as Partial<Device> | null | undefined) ?? {}
-    if (type === 'cpu') return this
-    if (type === 'cuda') refuseDevice('device', { type, id })
-    return fail(
-      'ERR_LILY_DEVICE',
-      'device',
-      `expected { type: 'cpu' } or { type: 'cuda', id }, got ${describe(device)}`,
-    )
+  to(device: { readonly type: 'cpu' | 'cuda'; readonly id?: number | undefined }): Tensor {
+    const operand = this.#open()
+    if ((device as Partial<Device> | null | undefined)?.type === 'cpu') {
+      if (operand.device === CPU) return this
+      fail('ERR_LILY_DEVICE', 'device', 'this tensor is in device memory, which takes time to copy; await its toHost()')
+    }
+    const target = readCudaDevice('device', device)
+    if (operand.device === target) return this
+    checkMemory('this tensor', operand)
+    return tensorOf(copyToDevice(operand, target))
   }
 
-  /** This tensor in host memory, once the work on it is done; itself where it is there already. */
-  // eslint-disable-next-line @typescript-eslint/require-await -- a disposed tensor rejects, it does not throw
-  async toHost(): Promise<this> {
-    return this.to(CPU)
+  /** This tensor in host memory, once the work on it is done: itself where it is there already, else a copy. */
+  async toHost(): Promise<Tensor> {
+    const operand = this.#open()
+    if (operand.device === CPU) return this
+    checkMemory('this tensor', operand)
+    return tensorOf(await copyToHost(operand))
+  }
+
+  /** Device memory in the form that other libraries understand. */
+  [deviceTensor](): DeviceTensor {
+    const operand = this.#open()
+    const { memory, byteOffset, byteLength, dtype, device, stream } = operand
+    if (isHostMemory(memory)) {
+      return fail('ERR_LILY_DEVICE', 'this tensor', "is in host memory; move it with to({ type: 'cuda', id }) first")
+    }
+    return {
+      ptr: BigInt(isDeviceMemory(memory) ? memory.address : memory) + BigInt(byteOffset),
+      shape: this.shape,
+      dtype,
+      device: device as DeviceTensor['device'],
+      strides: this.strides,
+      byteLength,
+      stream: stream === null ? undefined : BigInt(stream.number),
+      owner: this,
+    }
   }
 
   /** Lets go of the memory. A later use of this tensor throws ERR_LILY_DISPOSED; disposing of it again does nothing. */
   dispose(): void {
-    if (this.#operand !== null) this.#operand.disposed = true
+    this.#operand?.dispose()
     this.#operand = null
   }
 
@@ -116,7 +145,7 @@ export class Tensor {
   }
 
   #firstValues({ dtype, memory, rows, columns }: Operand): string {
-    if (typeof memory === 'bigint' || is16Bit(dtype) || rows === 0) return ''
+    if (!isHostMemory(memory) || is16Bit(dtype) || rows === 0) return ''
     const shown = Math.min(columns, 6)
     const values = Array.from(this.data.subarray(0, shown), (value) => Number(value.toPrecision(4)))
     return `: ${values.join(', ')}${rows * columns > shown ? ', ...' : ''}`
@@ -126,6 +155,18 @@ export class Tensor {
     if (this.#operand !== null) return this.#operand
     throw new LilyError('ERR_LILY_DISPOSED', 'this tensor has been disposed of; use it before dispose()')
   }
+}
+
+/** Device memory in the form that other libraries understand. */
+interface DeviceTensor {
+  readonly ptr: bigint
+  readonly shape: readonly number[]
+  readonly dtype: DType
+  readonly device: { readonly type: 'cuda'; readonly id: number }
+  readonly strides: readonly number[]
+  readonly byteLength: number
+  readonly stream: bigint | undefined
+  readonly owner: unknown
 }
 
 /**

@@ -2,17 +2,17 @@
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
+import { LilyError } from '../lib/index.js'
 import {
   lilyBackward,
   lilyBackwardAsync,
   lilyForward,
   lilyForwardAsync,
-  LilyError,
   loraBackward,
   loraBackwardAsync,
   loraForward,
   loraForwardAsync,
-} from '../lib/index.js'
+} from './support/backend.js'
 import { makeCase, type Case, type Spec } from './support/cases.js'
 import { expectSameBits } from './support/compare.js'
 import { numbers, smallOperands } from './support/small.js'
@@ -23,7 +23,7 @@ describe('Async equals sync, bit for bit', () => {
   for (const routing of routings) {
     it(routing, async () => {
       const problem = problemOf(routing, { tokens: 33, dIn: 17, dOut: 40, rank: 7, experts: 3, seed: 1 })
-      expectSame(await callAsync(problem), call(problem))
+      expectSame(await callAsync(problem), await call(problem))
     })
   }
 })
@@ -36,15 +36,13 @@ describe('many at once', () => {
       return problemOf(routing, { ...sizes, seed })
     })
     const results = await Promise.all(problems.map(callAsync))
-    results.forEach((result, i) => {
-      expectSame(result, call(problems[i]))
-    })
+    for (const [i, result] of results.entries()) expectSame(result, await call(problems[i]))
   })
 
   it('sync calls beside pending ones', async () => {
     const problem = makeCase({ routing: 'batch', tokens: 65, dIn: 96, dOut: 113, rank: 16, experts: 4, seed: 1 })
     const pending = Array.from({ length: 8 }, () => callAsync(problem))
-    const expected = call(problem)
+    const expected = await call(problem)
     for (const result of await Promise.all(pending)) expectSame(result, expected)
   })
 })
@@ -79,7 +77,7 @@ describe('the event loop', () => {
       Array.from({ length: 8 }, () => new Float32Array(256 * 512).fill(NaN))
       await new Promise(setImmediate)
     }
-    const expected = call(makeCase(spec))
+    const expected = await call(makeCase(spec))
     for (const result of await Promise.all(pending)) expectSame(result, expected)
   })
 })
@@ -132,17 +130,17 @@ function options(c: Case) {
   }
 }
 
-function call(c: Case) {
+async function call(c: Case) {
   const { dy, router, ...inputs } = operands(c)
   if (c.routing === 'lora') {
-    const { y, saved } = loraForward(inputs)
-    return { y, ...loraBackward({ dy }, saved) }
+    const { y, saved } = await loraForward(inputs)
+    return { y, ...(await loraBackward({ dy }, saved)) }
   }
-  const { y, saved } = lilyForward({ ...inputs, router }, { routing: c.routing, ...options(c) })
-  return { y, ...lilyBackward({ dy }, saved) }
+  const { y, saved } = await lilyForward({ ...inputs, router }, { routing: c.routing, ...options(c) })
+  return { y, ...(await lilyBackward({ dy }, saved)) }
 }
 
-async function callAsync(c: Case): Promise<ReturnType<typeof call>> {
+async function callAsync(c: Case): Promise<Awaited<ReturnType<typeof call>>> {
   const { dy, router, ...inputs } = operands(c)
   if (c.routing === 'lora') {
     const { y, saved } = await loraForwardAsync(inputs)
@@ -152,7 +150,7 @@ async function callAsync(c: Case): Promise<ReturnType<typeof call>> {
   return { y, ...(await lilyBackwardAsync({ dy }, saved)) }
 }
 
-function expectSame(actual: ReturnType<typeof call>, expected: ReturnType<typeof call>): void {
+function expectSame(actual: Awaited<ReturnType<typeof call>>, expected: Awaited<ReturnType<typeof call>>): void {
   expect(Object.keys(actual)).toEqual(Object.keys(expected))
   for (const [name, value] of Object.entries(expected)) {
     if (value !== undefined) expectSameBits(name, numbers(actual[name as 'y']), value.data)

@@ -1,16 +1,7 @@
 /** Calls that must be refused: each with its code, the argument's name in the message, and nothing written. */
 import { describe, expect, it } from 'vitest'
-import {
-  foldB,
-  lilyBackward,
-  lilyForward,
-  LilyError,
-  loraBackward,
-  loraForward,
-  tensor,
-  type LilyForwardOptions,
-  type LilySaved,
-} from '../lib/index.js'
+import { LilyError, tensor, type LilyForwardOptions, type LilySaved } from '../lib/index.js'
+import { foldB, lilyBackward, lilyForward, loraBackward, loraForward } from './support/backend.js'
 import { bits } from './support/compare.js'
 import { expectRefused } from './support/refused.js'
 import { filled, numbers, sizes, smallLoraB, smallOperands } from './support/small.js'
@@ -314,49 +305,49 @@ const backward: Rows<Backward> = [
 
 describe('lilyForward refuses', () => {
   for (const [name, code, argument, change] of forward) {
-    it(name, () => {
+    it(name, async () => {
       const call = forwardCall()
-      expectNothingWritten(call, change, (changed) => {
+      await expectNothingWritten(call, change, async (changed) => {
         const { options, ...operands } = changed
-        expectRefused(code, argument, () => lilyForward(operands as never, options as never))
+        await expectRefused(code, argument, () => lilyForward(operands as never, options as never))
       })
     })
   }
 
-  it('a getter of one operand that detaches another, read before', () => {
+  it('a getter of one operand that detaches another, read before', async () => {
     const call = forwardCall()
     getter(call.y, 'shape', () => (void detach(call.x), [tokens, dOut]))
     const { options, ...operands } = call
-    expectRefused(ARGUMENT, 'x', () => lilyForward(operands as never, options as never))
+    await expectRefused(ARGUMENT, 'x', () => lilyForward(operands as never, options as never))
     expect(call.y.data.every((value) => value === 1)).toBe(true)
   })
 
   // These are small and copied when they are read; y over them may be refused, but must not change what they say.
-  const overSmall = (given: LilyForwardOptions, copied: LilyForwardOptions, memory: Float32Array) => {
+  const overSmall = async (given: LilyForwardOptions, copied: LilyForwardOptions, memory: Float32Array) => {
     const { x, a, router, b } = smallOperands()
     const operands = given.routing === 'fixed' ? { x, a, b } : { x, a, router, b }
-    const apart = lilyForward({ ...operands, y: room(tokens, dOut) }, copied).y
+    const apart = (await lilyForward({ ...operands, y: room(tokens, dOut) }, copied)).y
     try {
-      lilyForward({ ...operands, y: { data: memory, shape: [tokens, dOut] } }, given)
+      await lilyForward({ ...operands, y: { data: memory, shape: [tokens, dOut] } }, given)
       expect(Array.from(memory)).toEqual(Array.from(apart.data))
     } catch (error) {
       expect(error).toMatchObject({ code: ARGUMENT, argument: 'y' })
     }
   }
 
-  it('y over the mask, or reads the mask first', () => {
+  it('y over the mask, or reads the mask first', async () => {
     const memory = room(tokens, dOut).data
     const mask = new Uint8Array(memory.buffer, 0, tokens)
-    overSmall({ mask }, { mask: mask.slice() }, memory)
+    await overSmall({ mask }, { mask: mask.slice() }, memory)
   })
 
-  it('y over the weights, or reads the weights first', () => {
+  it('y over the weights, or reads the weights first', async () => {
     const memory = room(tokens, dOut).data
     const weights = memory.subarray(1, 1 + experts)
-    overSmall({ routing: 'fixed', weights }, { routing: 'fixed', weights: weights.slice() }, memory)
+    await overSmall({ routing: 'fixed', weights }, { routing: 'fixed', weights: weights.slice() }, memory)
   })
 
-  it('a buffer that has shrunk', () => {
+  it('a buffer that has shrunk', async () => {
     // Node 20 has resizable buffers; its type library does not know them.
     const Resizable = ArrayBuffer as unknown as new (
       length: number,
@@ -368,30 +359,30 @@ describe('lilyForward refuses', () => {
     const { options: _, ...operands } = forwardCall()
     const x = { data: new Float32Array(resizable), shape: [tokens, dIn] }
     resizable.resize(4 * dIn)
-    expectRefused(SHAPE, 'x', () => lilyForward({ ...operands, x } as never))
+    await expectRefused(SHAPE, 'x', () => lilyForward({ ...operands, x } as never))
   })
 
-  it('a getter of the operands themselves that throws', () => {
+  it('a getter of the operands themselves that throws', async () => {
     const { x, a, router, b } = smallOperands()
     const y = room(tokens, dOut)
-    expectRefused(ARGUMENT, 'a', () => lilyForward(throwing({ x, a, router, b, y }, 'a') as never))
+    await expectRefused(ARGUMENT, 'a', () => lilyForward(throwing({ x, a, router, b, y }, 'a') as never))
     expect(y.data.every((value) => value === 1)).toBe(true)
   })
 
-  it('what a getter threw is the cause', () => {
+  it('what a getter threw is the cause', async () => {
     const { options: _, ...operands } = forwardCall()
     throwing(operands.x, 'data')
-    const error = expectRefused(ARGUMENT, 'x', () => lilyForward(operands as never))
+    const error = await expectRefused(ARGUMENT, 'x', () => lilyForward(operands as never))
     expect(error.cause).toBeInstanceOf(RangeError)
   })
 })
 
 describe('lilyBackward refuses', () => {
   for (const [name, code, argument, change] of backward) {
-    it(name, () => {
-      expectNothingWritten(backwardCall(), change, (call) => {
+    it(name, async () => {
+      await expectNothingWritten(await backwardCall(), change, async (call) => {
         const { options, saved, inputs: _, ...operands } = call
-        expectRefused(code, argument, () => lilyBackward(operands as never, saved, options as never))
+        await expectRefused(code, argument, () => lilyBackward(operands as never, saved, options as never))
       })
     })
   }
@@ -400,40 +391,42 @@ describe('lilyBackward refuses', () => {
 describe('LoRA refuses', () => {
   const b = smallLoraB()
   const { x, a, dy } = smallOperands()
-  it("b in Lily's shape", () => {
-    expectRefused(SHAPE, 'b', () => loraForward({ x, a, b: room(rank, dOut) }))
-    expectRefused(SHAPE, 'b', () => loraForward({ x, a, b: room(1, rank, dOut) }))
+  it("b in Lily's shape", async () => {
+    await expectRefused(SHAPE, 'b', () => loraForward({ x, a, b: room(rank, dOut) }))
+    await expectRefused(SHAPE, 'b', () => loraForward({ x, a, b: room(1, rank, dOut) }))
   })
-  it('a of another d_in, y of another d_out', () => {
-    expectRefused(SHAPE, 'a', () => loraForward({ x, a: room(rank, dIn + 1), b }))
+  it('a of another d_in, y of another d_out', async () => {
+    await expectRefused(SHAPE, 'a', () => loraForward({ x, a: room(rank, dIn + 1), b }))
     const y = room(tokens, dOut + 1)
-    expectRefused(SHAPE, 'y', () => loraForward({ x, a, b, y }))
+    await expectRefused(SHAPE, 'y', () => loraForward({ x, a, b, y }))
     expect(y.data.every((value) => value === 1)).toBe(true)
   })
-  it("Lily's operands and options", () => {
-    expectRefused(ARGUMENT, 'router', () => loraForward({ x, a, b, router: room(1, rank) } as never))
+  it("Lily's operands and options", async () => {
+    await expectRefused(ARGUMENT, 'router', () => loraForward({ x, a, b, router: room(1, rank) } as never))
     for (const option of ['routing', 'pool', 'mask', 'sequenceOffsets', 'weights']) {
-      expectRefused(ARGUMENT, option, () => loraForward({ x, a, b }, { [option]: 'batch' } as never))
+      await expectRefused(ARGUMENT, option, () => loraForward({ x, a, b }, { [option]: 'batch' } as never))
     }
-    const { saved } = loraForward({ x, a, b })
-    expectRefused(ARGUMENT, 'dRouter', () => loraBackward({ dy, dRouter: room(1, rank) } as never, saved))
-    expectRefused(ARGUMENT, 'deferB', () => loraBackward({ dy }, saved, { deferB: true } as never))
+    const { saved } = await loraForward({ x, a, b })
+    await expectRefused(ARGUMENT, 'dRouter', () => loraBackward({ dy, dRouter: room(1, rank) } as never, saved))
+    await expectRefused(ARGUMENT, 'deferB', () => loraBackward({ dy }, saved, { deferB: true } as never))
   })
-  it("what Lily's forward saved", () => {
-    expectRefused(ARGUMENT, 'saved', () => loraBackward({ dy }, backwardCall().saved as never))
+  it("what Lily's forward saved", async () => {
+    const { saved: wrong } = await backwardCall()
+    await expectRefused(ARGUMENT, 'saved', () => loraBackward({ dy }, wrong as never))
   })
-  it('a wrong db', () => {
+  it('a wrong db', async () => {
+    const saved = await loraSaved()
     const db = room(rank, dOut)
-    expectRefused(SHAPE, 'db', () => loraBackward({ dy, db }, loraSaved()))
+    await expectRefused(SHAPE, 'db', () => loraBackward({ dy, db }, saved))
     expect(db.data.every((value) => value === 1)).toBe(true)
   })
 })
 
 describe('foldB refuses', () => {
-  const deferred = (columns = dOut) => {
+  const deferred = async (columns = dOut) => {
     const { x, a, router } = smallOperands()
-    const { saved } = lilyForward({ x, a, router, b: room(experts, rank, columns) })
-    lilyBackward({ dy: room(tokens, columns) }, saved, { deferB: true })
+    const { saved } = await lilyForward({ x, a, router, b: room(experts, rank, columns) })
+    await lilyBackward({ dy: room(tokens, columns) }, saved, { deferB: true })
     return saved
   }
   const rows: [name: string, code: string, argument: string, saved: () => unknown, db?: () => unknown][] = [
@@ -441,11 +434,11 @@ describe('foldB refuses', () => {
     ['no layers and no db', ARGUMENT, 'saved', () => []],
     ['something else than saved', ARGUMENT, 'saved', () => [{}]],
     ["LoRA's", ARGUMENT, 'saved', () => loraSaved()],
-    ['a layer that deferred nothing', ARGUMENT, 'saved', () => backwardCall().saved],
-    ['one layer twice', ARGUMENT, 'saved', () => ((saved) => [saved, saved])(deferred())],
+    ['a layer that deferred nothing', ARGUMENT, 'saved', async () => (await backwardCall()).saved],
+    ['one layer twice', ARGUMENT, 'saved', async () => ((saved) => [saved, saved])(await deferred())],
     ['a layer that was folded already', ARGUMENT, 'saved', folded],
     ['a layer that was disposed of', DISPOSED, 'saved', gone],
-    ['layers of different shapes', SHAPE, 'saved', () => [deferred(), deferred(dOut + 1)]],
+    ['layers of different shapes', SHAPE, 'saved', () => Promise.all([deferred(), deferred(dOut + 1)])],
     ['db of another shape', SHAPE, 'db', deferred, () => room(experts, rank, dOut + 1)],
     ['db with E and r exchanged', SHAPE, 'db', deferred, () => room(rank, experts, dOut)],
     ['db of 16 bits', DTYPE, 'db', deferred, () => halves([experts, rank, dOut])],
@@ -453,39 +446,39 @@ describe('foldB refuses', () => {
     ['db disposed of', DISPOSED, 'db', deferred, () => disposed(experts, rank, dOut)],
   ]
   for (const [name, code, argument, saved, db] of rows) {
-    it(name, () => {
+    it(name, async () => {
       const given = (db?.() ?? room(experts, rank, dOut)) as Operand
       const [data] = memoryOf({ given })
       const before = data?.slice()
-      const layers = saved()
+      const layers = await saved()
       const target = name.startsWith('no layers') ? undefined : given
-      expectRefused(code, argument, () => foldB(layers as never, target as never))
+      await expectRefused(code, argument, () => foldB(layers as never, target as never))
       if (before) expect(bits(data).equals(bits(before))).toBe(true)
     })
   }
 
-  it('nothing that it refused is lost', () => {
-    const saved = deferred()
-    expectRefused(SHAPE, 'db', () => foldB(saved, room(1, 1, 1)))
-    expect(numbers(foldB(saved)).some((value) => value !== 0)).toBe(true)
+  it('nothing that it refused is lost', async () => {
+    const saved = await deferred()
+    await expectRefused(SHAPE, 'db', () => foldB(saved, room(1, 1, 1)))
+    expect(numbers(await foldB(saved)).some((value) => value !== 0)).toBe(true)
   })
 
-  function gone() {
-    const saved = deferred()
+  async function gone() {
+    const saved = await deferred()
     saved.dispose()
     return saved
   }
 
-  function folded() {
-    const saved = deferred()
-    foldB(saved)
+  async function folded() {
+    const saved = await deferred()
+    await foldB(saved)
     return saved
   }
 })
 
 describe('LilyError', () => {
-  it('is an Error with a name', () => {
-    const error = expectRefused(ARGUMENT, 'x', () => lilyForward({} as never))
+  it('is an Error with a name', async () => {
+    const error = await expectRefused(ARGUMENT, 'x', () => lilyForward({} as never))
     expect(error).toBeInstanceOf(Error)
     expect(error.name).toBe('LilyError')
     expect(error.stack).toContain('LilyError')
@@ -498,9 +491,9 @@ function forwardCall(): Forward {
   return { x, a, router, b, y: room(tokens, dOut), options: {} }
 }
 
-function backwardCall(): Backward {
+async function backwardCall(): Promise<Backward> {
   const { dy, ...inputs } = smallOperands()
-  const { saved } = lilyForward(inputs)
+  const { saved } = await lilyForward(inputs)
   const outputs = {
     dx: room(tokens, dIn),
     da: room(rank, dIn),
@@ -510,23 +503,23 @@ function backwardCall(): Backward {
   return { dy, ...outputs, saved, inputs, options: {} }
 }
 
-function loraSaved() {
+async function loraSaved() {
   const { x, a } = smallOperands()
-  return loraForward({ x, a, b: smallLoraB() }).saved
+  return (await loraForward({ x, a, b: smallLoraB() })).saved
 }
 
 /** Runs a changed call and compares all memory that it could have written, but what the change took away. */
-function expectNothingWritten<Call extends object>(
+async function expectNothingWritten<Call extends object>(
   call: Call,
   change: (call: Call) => void,
-  run: (call: Call) => void,
+  run: (call: Call) => Promise<void>,
 ) {
   const memory = new Set(memoryOf(call))
   change(call)
   for (const data of memoryOf(call)) memory.add(data)
   // What the change detached has no length, and cannot be copied.
   const before = Array.from(memory, (data) => [data, Float32Array.from(data.length > 0 ? data : [])] as const)
-  run(call)
+  await run(call)
   for (const [data, old] of before) {
     if (data.length > 0) expect(bits(data).equals(bits(old)), 'nothing is written').toBe(true)
   }

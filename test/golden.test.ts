@@ -8,7 +8,8 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
-import { foldB, lilyBackward, lilyForward, type LilySaved } from '../lib/index.js'
+import { type LilySaved } from '../lib/index.js'
+import { foldB, lilyBackward, lilyForward } from './support/backend.js'
 import { backward, forward } from './reference.js'
 import { relativeError } from './support/compare.js'
 import { readSafetensors, type StoredTensor } from './support/safetensors.js'
@@ -33,12 +34,12 @@ for (const folder of folders) {
 
   describe(`one layer (${folder === more ? 'LILY_GOLDEN' : 'fixtures'})`, () => {
     for (const { file, scaling } of index.cases ?? []) {
-      it(file, () => {
+      it(file, async () => {
         const tensors = readSafetensors(join(folder, file))
         const y = copy(tensors, 'y0')
         const operands = { x: input(tensors, 'x'), a: input(tensors, 'A'), router: input(tensors, 'R') }
-        const { saved } = lilyForward({ ...operands, b: input(tensors, 'Bs'), y }, { scaling })
-        const { dx, da, dRouter, db } = lilyBackward({ dy: input(tensors, 'dy') }, saved)
+        const { saved } = await lilyForward({ ...operands, b: input(tensors, 'Bs'), y }, { scaling })
+        const { dx, da, dRouter, db } = await lilyBackward({ dy: input(tensors, 'dy') }, saved)
         check(tensors, 'y', y.data)
         check(tensors, 'hidden', saved.hidden.data)
         check(tensors, 'p', saved.probabilities?.data)
@@ -78,7 +79,7 @@ for (const folder of folders) {
   describe(`chained layers (${folder === more ? 'LILY_GOLDEN' : 'fixtures'})`, () => {
     for (const { file, scaling, layers, stride_A } of index.multi_layer ?? []) {
       for (const deferB of [false, true]) {
-        it(`${file}, dB ${deferB ? 'deferred and folded' : 'accumulated'}`, () => {
+        it(`${file}, dB ${deferB ? 'deferred and folded' : 'accumulated'}`, async () => {
           const tensors = readSafetensors(join(folder, file))
           const a = Array.from({ length: Math.ceil(layers / stride_A) }, (_, i) => input(tensors, `A${i}`))
           const da = a.map(zerosLike)
@@ -89,7 +90,7 @@ for (const folder of folders) {
           for (let l = 0; l < layers; l++) {
             const y = { data: x.data.slice(), shape: x.shape }
             const operands = { x, a: a[Math.floor(l / stride_A)], router: input(tensors, `R${l}`), b, y }
-            saved.push(lilyForward(operands, { scaling }).saved)
+            saved.push((await lilyForward(operands, { scaling })).saved)
             check(tensors, `y${l}`, y.data)
             x = y
           }
@@ -98,10 +99,10 @@ for (const folder of folders) {
           for (let l = layers - 1; l >= 0; l--) {
             const dy = { data: gradient.data.slice(), shape: gradient.shape }
             const outputs = { dy, dx: gradient, da: da[Math.floor(l / stride_A)] }
-            const { dRouter } = lilyBackward(deferB ? outputs : { ...outputs, db }, saved[l], { deferB })
+            const { dRouter } = await lilyBackward(deferB ? outputs : { ...outputs, db }, saved[l], { deferB })
             check(tensors, `dR${l}`, dRouter?.data)
           }
-          if (deferB) foldB(saved, db)
+          if (deferB) await foldB(saved, db)
           check(tensors, 'dx', gradient.data)
           check(tensors, 'dB', db.data)
           da.forEach((value, i) => {

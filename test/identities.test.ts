@@ -45,9 +45,9 @@ const isZero = (values: Float32Array) => values.every((value) => value === 0)
 // y is homogeneous of degree one in b, so <b, db> = <y, dy>: sum_e w_ge dw_ge = sum_t <h_t, q_t>, summed over groups.
 // x and a enter as x a^T alone, and h = relu(x a^T) is homogeneous in both, as are the logits h R^T in h and R.
 describe('homogeneity', () => {
-  test.each(modes)('%s', (_, spec) => {
+  test.each(modes)('%s', async (_, spec) => {
     const c = makeCase(spec)
-    const { values } = run(c)
+    const { values } = await run(c)
     const y = inner(valueOf(values, 'y'), c.dy)
     const b = inner(c.b, valueOf(values, 'db'))
     const x = inner(c.x, valueOf(values, 'dx'))
@@ -64,56 +64,59 @@ describe('homogeneity', () => {
 
 // A softmax does not change where all its logits do, so their gradients add up to zero.
 describe("the router's gradients add up to zero over the experts", () => {
-  test.each(modes.filter(([, { routing }]) => ['batch', 'sequence', 'token'].includes(routing)))('%s', (_, spec) => {
-    const dRouter = valueOf(run(makeCase(spec)).values, 'dRouter')
-    for (let i = 0; i < spec.rank; i++) {
-      const column = dRouter.filter((_, at) => at % spec.rank === i)
-      const { sum, size } = inner(column, new Float32Array(spec.experts).fill(1))
-      expect(size).toBeGreaterThan(0)
-      expect(Math.abs(sum)).toBeLessThan(CLOSE * size)
-    }
-  })
+  test.each(modes.filter(([, { routing }]) => ['batch', 'sequence', 'token'].includes(routing)))(
+    '%s',
+    async (_, spec) => {
+      const dRouter = valueOf((await run(makeCase(spec))).values, 'dRouter')
+      for (let i = 0; i < spec.rank; i++) {
+        const column = dRouter.filter((_, at) => at % spec.rank === i)
+        const { sum, size } = inner(column, new Float32Array(spec.experts).fill(1))
+        expect(size).toBeGreaterThan(0)
+        expect(Math.abs(sum)).toBeLessThan(CLOSE * size)
+      }
+    },
+  )
 })
 
 describe('the initial state, b = 0', () => {
-  test.each(modes)('%s', (_, spec) => {
+  test.each(modes)('%s', async (_, spec) => {
     const c = makeCase(spec)
     c.b.fill(0)
-    const { values } = run(c)
+    const { values } = await run(c)
     for (const name of ['y', ...wantedGradients(c)] as const)
       expect(isZero(valueOf(values, name)), `${name} is zero`).toBe(name !== 'db')
 
-    const { values: added, old } = run(c, { outputs: 'add' })
+    const { values: added, old } = await run(c, { outputs: 'add' })
     for (const name of ['y', ...wantedGradients(c)] as const)
       if (name !== 'db') expectSameBits(name, valueOf(added, name), old[name] ?? new Float32Array())
   })
 })
 
 describe('no tokens', () => {
-  test.each(modes)('%s', (_, spec) => {
+  test.each(modes)('%s', async (_, spec) => {
     const c = makeCase({ ...spec, tokens: 0, lengths: spec.lengths && [0, 0] })
     for (const outputs of ['new', 'overwrite'] as const) {
-      const { values } = run(c, { outputs })
+      const { values } = await run(c, { outputs })
       expect(valueOf(values, 'y').length).toBe(0)
       for (const name of wantedGradients(c)) expect(isZero(valueOf(values, name)), name).toBe(true)
     }
-    const { values: added, old } = run(c, { outputs: 'add' })
+    const { values: added, old } = await run(c, { outputs: 'add' })
     for (const name of wantedGradients(c)) expectSameBits(name, valueOf(added, name), old[name] ?? new Float32Array())
   })
 })
 
 describe('a group with no kept token', () => {
-  test.each(modes.filter(([, { routing }]) => routing === 'batch'))('%s', (_, spec) => {
+  test.each(modes.filter(([, { routing }]) => routing === 'batch'))('%s', async (_, spec) => {
     const c = makeCase({ ...spec, masked: 1 })
-    const { values } = run(c)
+    const { values } = await run(c)
     for (const name of ['weights', 'y', ...wantedGradients(c)] as const)
       expect(isZero(valueOf(values, name)), name).toBe(true)
   })
 
-  test.each(modes.filter(([, { routing }]) => routing === 'sequence'))('%s', (_, spec) => {
+  test.each(modes.filter(([, { routing }]) => routing === 'sequence'))('%s', async (_, spec) => {
     const c = makeCase(spec)
     c.mask = new Uint8Array(sizes.tokens).fill(1).fill(0, 0, 33)
-    const { values } = run(c)
+    const { values } = await run(c)
     const rows = (name: keyof Values, first: number, last: number) => {
       const cols = valueOf(values, name).length / (name === 'weights' ? lengths.length : sizes.tokens)
       return valueOf(values, name).subarray(first * cols, last * cols)
@@ -135,30 +138,30 @@ describe('a group with no kept token', () => {
 describe('modes that coincide', () => {
   const all: (keyof Values)[] = ['y', 'hidden', 'dx', 'da', 'db']
 
-  test.each(['probabilities', 'logits'] as const)('batch is one sequence, pooled %s', (pool) => {
+  test.each(['probabilities', 'logits'] as const)('batch is one sequence, pooled %s', async (pool) => {
     const spec = { ...sizes, pool, sharpness: 0.1, masked: 0.3, seed: 20 }
-    const batch = run(makeCase({ ...spec, routing: 'batch' })).values
-    const sequence = run(makeCase({ ...spec, routing: 'sequence', lengths: [sizes.tokens] })).values
+    const batch = (await run(makeCase({ ...spec, routing: 'batch' }))).values
+    const sequence = (await run(makeCase({ ...spec, routing: 'sequence', lengths: [sizes.tokens] }))).values
     expectSame(sequence, batch, [...all, 'dRouter', 'weights'])
   })
 
-  test.each(['batch', 'sequence'] as const)('fixed with the weights that %s pooled', (routing) => {
+  test.each(['batch', 'sequence'] as const)('fixed with the weights that %s pooled', async (routing) => {
     const c = makeCase({ ...sizes, routing, lengths: routing === 'sequence' ? lengths : undefined, seed: 21 })
-    const pooled = run(c).values
-    const fixed = run({ ...c, routing: 'fixed', router: undefined, weights: valueOf(pooled, 'weights') }).values
+    const pooled = (await run(c)).values
+    const fixed = (await run({ ...c, routing: 'fixed', router: undefined, weights: valueOf(pooled, 'weights') })).values
     expectSame(fixed, pooled, ['y', 'hidden', 'db'])
   })
 
-  test('uniform is fixed with 1 / E', () => {
+  test('uniform is fixed with 1 / E', async () => {
     const c = makeCase({ ...sizes, routing: 'uniform', seed: 22 })
     const weights = new Float32Array(sizes.experts).fill(1 / sizes.experts)
-    expectSame(run({ ...c, routing: 'fixed', weights }).values, run(c).values, [...all, 'weights'])
+    expectSame((await run({ ...c, routing: 'fixed', weights })).values, (await run(c)).values, [...all, 'weights'])
   })
 
-  test('token with one expert is LoRA with b transposed', () => {
+  test('token with one expert is LoRA with b transposed', async () => {
     const c = makeCase({ ...sizes, routing: 'token', experts: 1, seed: 23 })
-    const token = run(c).values
-    const lora = run({ ...c, routing: 'lora', router: undefined, b: transpose(c.b, sizes.rank) }).values
+    const token = (await run(c)).values
+    const lora = (await run({ ...c, routing: 'lora', router: undefined, b: transpose(c.b, sizes.rank) })).values
     expectSame({ ...lora, db: transpose(valueOf(lora, 'db'), sizes.dOut) }, token, all)
     expect(isZero(valueOf(token, 'dRouter'))).toBe(true)
   })
@@ -197,13 +200,13 @@ describe('a sequence does not depend on the batch it is in', () => {
     ['token', { routing: 'token' }],
     ['uniform', { routing: 'uniform' }],
     ['lora', { routing: 'lora', experts: 1 }],
-  ] as const)('%s, bit for bit', (_, mode) => {
+  ] as const)('%s, bit for bit', async (_, mode) => {
     const grouped = mode.routing === 'sequence' || mode.routing === 'fixed'
     const tokens = before + length + after
     const spec = { ...wide, tokens, seed: 24, ...mode }
     const c = makeCase(grouped ? { ...spec, lengths: [before, length, after] } : spec)
-    const expected = run(alone(c)).values
-    const batch = run(c).values
+    const expected = (await run(alone(c))).values
+    const batch = (await run(c)).values
     for (const name of names) {
       expectSameBits(name, part(batch, name, tokens, before), part(expected, name, length, 0))
     }
@@ -214,7 +217,7 @@ describe('a sequence does not depend on the batch it is in', () => {
     ] as const) {
       values.fill(NaN, 0, group.first * cols).fill(NaN, group.last * cols)
     }
-    const among = run(c).values
+    const among = (await run(c)).values
     for (const name of names) {
       expectSameBits(name, part(among, name, tokens, before), part(expected, name, length, 0))
     }

@@ -1,14 +1,7 @@
 /** The table of modes, row by row: which operands a routing needs and refuses, its groups, and what saved holds. */
 import { describe, expect, it } from 'vitest'
-import {
-  foldB,
-  lilyBackward,
-  lilyForward,
-  loraBackward,
-  loraForward,
-  type LilyForwardOptions,
-  type Tensor,
-} from '../lib/index.js'
+import { type LilyForwardOptions, type Tensor } from '../lib/index.js'
+import { foldB, lilyBackward, lilyForward, loraBackward, loraForward } from './support/backend.js'
 import { expectSameBits } from './support/compare.js'
 import { expectRefused } from './support/refused.js'
 import { filled, numbers, sizes, smallLoraB, smallOperands } from './support/small.js'
@@ -81,49 +74,54 @@ for (const mode of modes) {
   const { router } = smallOperands()
 
   describe(routing, () => {
-    it(mode.router ? 'needs a router' : 'refuses a router', () => {
+    it(mode.router ? 'needs a router' : 'refuses a router', async () => {
       const { x, a, b } = operands
       const opposite = mode.router ? { x, a, b } : { x, a, b, router }
-      expectRefused('ERR_LILY_ARGUMENT', 'router', () => lilyForward(opposite, options))
-      expect(lilyForward(operands, options).y.shape).toEqual([tokens, dOut])
+      await expectRefused('ERR_LILY_ARGUMENT', 'router', () => lilyForward(opposite, options))
+      expect((await lilyForward(operands, options)).y.shape).toEqual([tokens, dOut])
     })
 
-    it(mode.mask ? 'may have a mask' : 'refuses a mask', () => {
+    it(mode.mask ? 'may have a mask' : 'refuses a mask', async () => {
       const masked = () => lilyForward(operands, { ...options, mask })
-      if (mode.mask) expect(Array.from(masked().y.data)).not.toEqual(Array.from(lilyForward(operands, options).y.data))
-      else expectRefused('ERR_LILY_ARGUMENT', 'mask', masked)
+      if (mode.mask)
+        expect(Array.from((await masked()).y.data)).not.toEqual(
+          Array.from((await lilyForward(operands, options)).y.data),
+        )
+      else await expectRefused('ERR_LILY_ARGUMENT', 'mask', masked)
     })
 
     if (!mode.sequenceOffsets) {
-      it('refuses sequenceOffsets', () => {
+      it('refuses sequenceOffsets', async () => {
         const call = () => lilyForward(operands, { ...options, sequenceOffsets: offsets })
-        expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
+        await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
       })
     }
 
     if (routing !== 'fixed') {
-      it('refuses weights', () => {
-        expectRefused('ERR_LILY_ARGUMENT', 'weights', () => lilyForward(operands, { ...options, weights: [1, 0] }))
+      it('refuses weights', async () => {
+        await expectRefused('ERR_LILY_ARGUMENT', 'weights', () =>
+          lilyForward(operands, { ...options, weights: [1, 0] }),
+        )
       })
     }
 
-    it('saves what the table says', () => {
-      const { saved } = lilyForward(operands, options)
+    it('saves what the table says', async () => {
+      const { saved } = await lilyForward(operands, options)
       expect(saved.hidden.shape).toEqual([tokens, rank])
       expect(saved.probabilities?.shape).toEqual(mode.probabilities ? [tokens, experts] : undefined)
       expect(saved.weights?.shape).toEqual(mode.weights)
     })
 
-    it('saves nothing for inference, and gives the same y', () => {
-      const { y, saved } = lilyForward(operands, { ...options, save: false })
+    it('saves nothing for inference, and gives the same y', async () => {
+      const { y, saved } = await lilyForward(operands, { ...options, save: false })
       expect(saved).toBeUndefined()
-      expectSameBits('y', y.data, lilyForward(operands, options).y.data)
+      expectSameBits('y', y.data, (await lilyForward(operands, options)).y.data)
     })
 
-    it(`has gradients of x, a and b${mode.router ? ' and of the router' : ' but of no router'}`, () => {
-      const { saved } = lilyForward(operands, options)
+    it(`has gradients of x, a and b${mode.router ? ' and of the router' : ' but of no router'}`, async () => {
+      const { saved } = await lilyForward(operands, options)
       const { dy } = smallOperands()
-      const gradients = lilyBackward({ dy }, saved)
+      const gradients = await lilyBackward({ dy }, saved)
       const names = ['dx', 'da', 'db', ...(mode.router ? ['dRouter'] : [])]
       expect(computed(gradients)).toEqual(names.sort())
       expect(gradients.dx.shape).toEqual([tokens, dIn])
@@ -132,17 +130,17 @@ for (const mode of modes) {
       if (mode.router) expect(gradients.dRouter?.shape).toEqual([experts, rank])
       else {
         const dRouter = filled(0, experts, rank)
-        expectRefused('ERR_LILY_ARGUMENT', 'dRouter', () => lilyBackward({ dy, dRouter }, saved))
+        await expectRefused('ERR_LILY_ARGUMENT', 'dRouter', () => lilyBackward({ dy, dRouter }, saved))
       }
     })
 
-    it('pools logits where it pools at all', () => {
-      const logits = () => lilyForward(operands, { ...options, pool: 'logits' }).saved
+    it('pools logits where it pools at all', async () => {
+      const logits = async () => (await lilyForward(operands, { ...options, pool: 'logits' })).saved
       if (!mode.mask) {
-        expectRefused('ERR_LILY_ARGUMENT', 'pool', logits)
+        await expectRefused('ERR_LILY_ARGUMENT', 'pool', logits)
       } else {
-        expect(logits().probabilities).toBeUndefined()
-        expect(logits().weights?.shape).toEqual(mode.weights)
+        expect((await logits()).probabilities).toBeUndefined()
+        expect((await logits()).weights?.shape).toEqual(mode.weights)
       }
     })
   })
@@ -152,37 +150,41 @@ describe('groups', () => {
   const { x, a, b, router, dy } = smallOperands()
   const cube = { ...x, shape: [3, 2, dIn] }
 
-  it('sequence: the rows of a 3-D x', () => {
-    const rows = lilyForward({ x: cube, a, router, b }, { routing: 'sequence' })
-    const same = lilyForward({ x, a, router, b }, { routing: 'sequence', sequenceOffsets: [0, 2, 4, 6] })
+  it('sequence: the rows of a 3-D x', async () => {
+    const rows = await lilyForward({ x: cube, a, router, b }, { routing: 'sequence' })
+    const same = await lilyForward({ x, a, router, b }, { routing: 'sequence', sequenceOffsets: [0, 2, 4, 6] })
     expect(rows.saved.weights?.shape).toEqual([3, experts])
     expectSameBits('y', rows.y.data, same.y.data)
-    expectSameBits('dx', lilyBackward({ dy }, rows.saved).dx.data, lilyBackward({ dy }, same.saved).dx.data)
+    expectSameBits(
+      'dx',
+      (await lilyBackward({ dy }, rows.saved)).dx.data,
+      (await lilyBackward({ dy }, same.saved)).dx.data,
+    )
   })
 
-  it('sequence: offsets count before the rows of a 3-D x', () => {
-    const { saved } = lilyForward({ x: cube, a, router, b }, { routing: 'sequence', sequenceOffsets: [0, 6] })
+  it('sequence: offsets count before the rows of a 3-D x', async () => {
+    const { saved } = await lilyForward({ x: cube, a, router, b }, { routing: 'sequence', sequenceOffsets: [0, 6] })
     expect(saved.weights?.shape).toEqual([1, experts])
   })
 
-  it('sequence: neither is an error', () => {
-    expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', () =>
+  it('sequence: neither is an error', async () => {
+    await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', () =>
       lilyForward({ x, a, router, b }, { routing: 'sequence' }),
     )
     const deep = { ...x, shape: [1, 3, 2, dIn] }
     const call = () => lilyForward({ x: deep, a, router, b }, { routing: 'sequence' })
-    expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
+    await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
   })
 
-  it('sequence: no sequences and no tokens', () => {
+  it('sequence: no sequences and no tokens', async () => {
     const none = { data: new Float32Array(0), shape: [0, 2, dIn] }
     for (const pool of ['probabilities', 'logits'] as const) {
-      const { y, saved } = lilyForward({ x: none, a, router, b }, { routing: 'sequence', pool })
+      const { y, saved } = await lilyForward({ x: none, a, router, b }, { routing: 'sequence', pool })
       expect(y.shape).toEqual([0, 2, dOut])
       expect(saved.weights?.shape).toEqual([0, experts])
       const noGradient = { data: new Float32Array(0), shape: [0, 2, dOut] }
       for (const deferB of [false, true]) {
-        const { dx, da, dRouter, db = foldB(saved) } = lilyBackward({ dy: noGradient }, saved, { deferB })
+        const { dx, da, dRouter, db = await foldB(saved) } = await lilyBackward({ dy: noGradient }, saved, { deferB })
         expect(dx.shape).toEqual([0, 2, dIn])
         for (const gradient of [da, dRouter, db]) expect(numbers(gradient).every((value) => value === 0)).toBe(true)
       }
@@ -191,61 +193,61 @@ describe('groups', () => {
 
   const weights = { data: Float32Array.of(1, 0, 0.5, 0.5, 0, 1), shape: [3, experts] }
 
-  it('fixed: [E] is one group', () => {
-    const { saved } = lilyForward({ x: cube, a, b }, { routing: 'fixed', weights: [0.25, 0.75] })
+  it('fixed: [E] is one group', async () => {
+    const { saved } = await lilyForward({ x: cube, a, b }, { routing: 'fixed', weights: [0.25, 0.75] })
     expect(saved.weights?.shape).toEqual([1, experts])
     expect(Array.from(numbers(saved.weights))).toEqual([0.25, 0.75])
   })
 
-  it('fixed: [G, E] by offsets or by the rows of a 3-D x', () => {
-    const rows = lilyForward({ x: cube, a, b }, { routing: 'fixed', weights })
-    const same = lilyForward({ x, a, b }, { routing: 'fixed', weights, sequenceOffsets: [0, 2, 4, 6] })
+  it('fixed: [G, E] by offsets or by the rows of a 3-D x', async () => {
+    const rows = await lilyForward({ x: cube, a, b }, { routing: 'fixed', weights })
+    const same = await lilyForward({ x, a, b }, { routing: 'fixed', weights, sequenceOffsets: [0, 2, 4, 6] })
     expect(Array.from(numbers(rows.saved.weights))).toEqual(Array.from(weights.data))
     expectSameBits('y', rows.y.data, same.y.data)
   })
 
-  it('fixed: [G, E] without groups, or with another number of them, is an error', () => {
+  it('fixed: [G, E] without groups, or with another number of them, is an error', async () => {
     const call = () => lilyForward({ x, a, b }, { routing: 'fixed', weights })
-    expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
+    await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
     const other = () => lilyForward({ x, a, b }, { routing: 'fixed', weights, sequenceOffsets: [0, 3, 6] })
-    expectRefused('ERR_LILY_SHAPE', 'weights', other)
+    await expectRefused('ERR_LILY_SHAPE', 'weights', other)
   })
 })
 
-describe('outputs', () => {
+describe('outputs', async () => {
   const { dy, ...operands } = smallOperands()
-  const fresh = lilyForward(operands)
-  const gradients = lilyBackward({ dy }, fresh.saved)
+  const fresh = await lilyForward(operands)
+  const gradients = await lilyBackward({ dy }, fresh.saved)
 
-  it('given ones are added to in place', () => {
+  it('given ones are added to in place', async () => {
     const y = filled(1, tokens, dOut)
-    expectSum(y.data, lilyForward({ ...operands, y }).y.data, fresh.y.data)
+    expectSum(y.data, (await lilyForward({ ...operands, y })).y.data, fresh.y.data)
     const given = { dx: filled(1, tokens, dIn), da: filled(1, rank, dIn), dRouter: filled(1, experts, rank) }
     const db = filled(1, experts * rank, dOut)
-    const added = lilyBackward({ dy, ...given, db }, fresh.saved)
+    const added = await lilyBackward({ dy, ...given, db }, fresh.saved)
     expect(added.db.shape).toEqual(db.shape)
     for (const name of ['dx', 'da', 'dRouter', 'db'] as const) {
       expectSum({ ...given, db }[name].data, added[name].data, gradients[name].data)
     }
   })
 
-  it('accumulate: false overwrites, NaN too', () => {
+  it('accumulate: false overwrites, NaN too', async () => {
     const y = filled(NaN, tokens, dOut)
-    lilyForward({ ...operands, y }, { accumulate: false })
+    await lilyForward({ ...operands, y }, { accumulate: false })
     expectSameBits('y', y.data, fresh.y.data)
     const given = { dx: filled(NaN, tokens, dIn), da: filled(NaN, rank, dIn), dRouter: filled(NaN, experts, rank) }
     const db = filled(NaN, experts, rank, dOut)
-    lilyBackward({ dy, ...given, db }, fresh.saved, { accumulate: false })
+    await lilyBackward({ dy, ...given, db }, fresh.saved, { accumulate: false })
     for (const name of ['dx', 'da', 'dRouter', 'db'] as const) {
       expectSameBits(name, { ...given, db }[name].data, gradients[name].data)
     }
   })
 
-  it('needs: what is not needed is not returned, and the rest stays the same', () => {
+  it('needs: what is not needed is not returned, and the rest stays the same', async () => {
     const names = ['dx', 'da', 'dRouter', 'db'] as const
     for (let chosen = 0; chosen < 16; chosen++) {
       const needs = Object.fromEntries(names.map((name, i) => [name, (chosen >> i) % 2 === 1]))
-      const some: Partial<Record<(typeof names)[number], Tensor>> = lilyBackward({ dy }, fresh.saved, { needs })
+      const some: Partial<Record<(typeof names)[number], Tensor>> = await lilyBackward({ dy }, fresh.saved, { needs })
       expect(computed(some)).toEqual(names.filter((name) => needs[name]).sort())
       for (const name of names) {
         const value = some[name]
@@ -254,31 +256,32 @@ describe('outputs', () => {
     }
   })
 
-  it('deferB leaves db to foldB, which adds it up over layers', () => {
-    const layers = [1, 2].map((scaling) => lilyForward(operands, { scaling }).saved)
-    const db = layers.map((saved) => lilyBackward({ dy }, saved).db.data)
-    for (const saved of layers) expect(lilyBackward({ dy }, saved, { deferB: true }).db).toBeUndefined()
-    const folded = foldB(layers)
+  it('deferB leaves db to foldB, which adds it up over layers', async () => {
+    const run = async (scaling: number) => (await lilyForward(operands, { scaling })).saved
+    const layers = [await run(1), await run(2)]
+    const db = await Promise.all(layers.map(async (saved) => (await lilyBackward({ dy }, saved)).db.data))
+    for (const saved of layers) expect((await lilyBackward({ dy }, saved, { deferB: true })).db).toBeUndefined()
+    const folded = await foldB(layers)
     expect(folded.shape).toEqual([experts, rank, dOut])
     numbers(folded).forEach((value, i) => {
       expect(value).toBeCloseTo(db[0][i] + db[1][i], 5)
     })
   })
 
-  it('a layer that ran backward twice is folded twice', () => {
-    const { saved } = lilyForward(operands)
-    for (let i = 0; i < 2; i++) lilyBackward({ dy }, saved, { deferB: true })
-    numbers(foldB(saved)).forEach((value, i) => {
+  it('a layer that ran backward twice is folded twice', async () => {
+    const { saved } = await lilyForward(operands)
+    for (let i = 0; i < 2; i++) await lilyBackward({ dy }, saved, { deferB: true })
+    numbers(await foldB(saved)).forEach((value, i) => {
       expect(value).toBeCloseTo(2 * gradients.db.data[i], 5)
     })
   })
 
-  it('foldB takes one layer, and memory to add to or to overwrite', () => {
+  it('foldB takes one layer, and memory to add to or to overwrite', async () => {
     for (const accumulate of [true, false]) {
-      const { saved } = lilyForward(operands)
-      lilyBackward({ dy }, saved, { deferB: true })
+      const { saved } = await lilyForward(operands)
+      await lilyBackward({ dy }, saved, { deferB: true })
       const db = filled(accumulate ? 1 : NaN, experts, rank, dOut)
-      foldB(saved, db, { accumulate })
+      await foldB(saved, db, { accumulate })
       db.data.forEach((value, i) => {
         expect(value).toBeCloseTo(gradients.db.data[i] + (accumulate ? 1 : 0), 5)
       })
@@ -290,18 +293,18 @@ describe('lora', () => {
   const { x, a, dy, router } = smallOperands()
   const b = smallLoraB()
 
-  it('has a hidden, and gradients of x, a and b', () => {
-    const { y, saved } = loraForward({ x, a, b })
+  it('has a hidden, and gradients of x, a and b', async () => {
+    const { y, saved } = await loraForward({ x, a, b })
     expect(y.shape).toEqual([tokens, dOut])
     expect(saved.hidden.shape).toEqual([tokens, rank])
-    const gradients = loraBackward({ dy }, saved)
+    const gradients = await loraBackward({ dy }, saved)
     expect(computed(gradients)).toEqual(['da', 'db', 'dx'])
     expect(gradients.db.shape).toEqual([dOut, rank])
   })
 
-  it('knows no router and no routing', () => {
-    expectRefused('ERR_LILY_ARGUMENT', 'router', () => loraForward({ x, a, b, router } as never))
-    expectRefused('ERR_LILY_ARGUMENT', 'routing', () => loraForward({ x, a, b }, { routing: 'batch' } as never))
+  it('knows no router and no routing', async () => {
+    await expectRefused('ERR_LILY_ARGUMENT', 'router', () => loraForward({ x, a, b, router } as never))
+    await expectRefused('ERR_LILY_ARGUMENT', 'routing', () => loraForward({ x, a, b }, { routing: 'batch' } as never))
   })
 })
 

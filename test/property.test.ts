@@ -66,11 +66,11 @@ const parameters = { numRuns: Number(process.env.FAST_CHECK_RUNS ?? 150), ...(se
 
 describe('random problems', () => {
   for (const routing of ROUTINGS)
-    test(routing, () => {
-      fc.assert(
-        fc.property(problem(routing), how(routing), ({ spec, leading }, { deferB, ...rest }) => {
+    test(routing, async () => {
+      await fc.assert(
+        fc.asyncProperty(problem(routing), how(routing), async ({ spec, leading }, { deferB, ...rest }) => {
           const canDefer = routing !== 'lora' && rest.needs?.db !== false
-          checkCase(makeCase(spec), { ...rest, leading, deferB: canDefer && deferB })
+          await checkCase(makeCase(spec), { ...rest, leading, deferB: canDefer && deferB })
         }),
         parameters,
       )
@@ -92,13 +92,13 @@ const ragged = { tokens: 2000, dIn: 96, dOut: 113, rank: 16, experts: 4, lengths
 
 describe('problems that cross block sizes', () => {
   for (const spec of large)
-    test(`${spec.routing} ${[spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts].join(', ')}`, () => {
-      checkCase(makeCase(spec), { outputs: 'add' })
+    test(`${spec.routing} ${[spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts].join(', ')}`, async () => {
+      await checkCase(makeCase(spec), { outputs: 'add' })
     })
   for (const pool of ['probabilities', 'logits'] as const)
-    test(`2000 tokens in 40 ragged sequences, pooled ${pool}`, () => {
+    test(`2000 tokens in 40 ragged sequences, pooled ${pool}`, async () => {
       const c = makeCase({ ...ragged, routing: 'sequence', pool, masked: 0.2, seed: 10 })
-      checkCase(c)
-      checkCase(c, { deferB: true })
+      await checkCase(c)
+      await checkCase(c, { deferB: true })
     })
 })

@@ -1,9 +1,23 @@
 #include "core/caching_pool.h"
 
 #include <map>
-#include <utility>
+#include <tuple>
 
 namespace lily {
+namespace {
+
+// On the host: enough for the workspaces and results of a large layer, not so much that it hurts its neighbours. Memory
+// of a device is kept until it is asked back: to free it waits for the device.
+constexpr size_t kHostLimit = size_t{1} << 30;
+
+}  // namespace
+
+CachingPool::CachingPool(const lily_backend &backend, int32_t device, MemoryKind kind)
+    : backend_(backend),
+      device_(device),
+      kind_(kind),
+      has_streams_(&backend != lily_cpu_backend()),
+      limit_(has_streams_ && kind == MemoryKind::kDevice ? SIZE_MAX : kHostLimit) {}
 
 // Four classes per power of two: at most a quarter of a block is wasted, and close sizes share blocks.
 size_t CachingPool::size_class(size_t bytes) {
@@ -12,49 +26,201 @@ size_t CachingPool::size_class(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-void *CachingPool::take(size_t bytes) {
+void *CachingPool::take(size_t bytes, lily_stream stream) {
   const size_t size = size_class(bytes == 0 ? 1 : bytes);
-  std::lock_guard<std::mutex> lock(mutex_);
-  std::vector<void *> &blocks = kept_[size];
-  if (!blocks.empty()) {
-    void *block = blocks.back();
-    blocks.pop_back();
-    kept_bytes_ -= size;
-    return block;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  void *block = reuse(size, stream);
+  if (block == nullptr && allocate(size, &block) != LILY_OK) {
+    block = take_waiting(size, stream);
+    if (block == nullptr) {
+      release_kept();
+      if (allocate(size, &block) != LILY_OK) return nullptr;
+    }
   }
-  void *block = nullptr;
-  if (backend_.allocate(device_, size, &block) == LILY_OK) return block;
-  release_kept();
-  return backend_.allocate(device_, size, &block) == LILY_OK ? block : nullptr;
+  statistics_.blocks_in_use += 1;
+  statistics_.bytes_in_use += size;
+  if (statistics_.bytes_in_use > statistics_.peak_bytes_in_use) {
+    statistics_.peak_bytes_in_use = statistics_.bytes_in_use;
+  }
+  return block;
 }
 
-void CachingPool::give_back(void *block, size_t bytes) {
+void CachingPool::give_back(void *block, size_t bytes, lily_stream stream, bool idle) {
   const size_t size = size_class(bytes == 0 ? 1 : bytes);
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (kept_bytes_ + size > kMaxKeptBytes) {
-    backend_.release(device_, block);
-    return;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  statistics_.blocks_in_use -= 1;
+  statistics_.bytes_in_use -= size;
+  Block kept = {block, stream, 0, idle || !has_streams_};
+  // The host writes to pinned memory at once, whatever is queued, so what is queued now must be known later.
+  if (kind_ == MemoryKind::kPinned) passed(kept);
+  kept_[size].push_back(kept);
+  statistics_.blocks_kept += 1;
+  statistics_.bytes_kept += size;
+  if (statistics_.bytes_kept > limit_) shrink();
+}
+
+void CachingPool::hand_over(lily_stream stream, lily_stream heir) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (auto &[size, blocks] : kept_) {
+    for (Block &block : blocks) {
+      if (block.stream == stream) block.stream = heir;
+    }
   }
-  kept_[size].push_back(block);
-  kept_bytes_ += size;
+}
+
+void CachingPool::empty() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  release_kept();
+  for (const lily_event event : free_events_) backend_.event_destroy(device_, event);
+  free_events_.clear();
+}
+
+PoolStatistics CachingPool::statistics() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return statistics_;
+}
+
+bool CachingPool::usable_at_once(const Block &block, lily_stream stream) const {
+  return block.idle || (kind_ == MemoryKind::kDevice && block.stream == stream);
+}
+
+// Whether all work that was queued in the block's stream has passed; where that is not known yet, all work until now.
+bool CachingPool::passed(Block &block) {
+  if (block.idle) return true;
+  if (block.event == 0) {
+    lily_event event = 0;
+    if (!free_events_.empty()) {
+      event = free_events_.back();
+      free_events_.pop_back();
+    } else if (backend_.event_create(device_, 0, &event) != LILY_OK) {
+      return false;
+    }
+    if (backend_.event_record(device_, event, block.stream) != LILY_OK) {
+      free_events_.push_back(event);
+      return false;
+    }
+    block.event = event;
+  }
+  int32_t ready = 0;
+  block.idle = backend_.event_query(device_, block.event, &ready) == LILY_OK && ready != 0;
+  return block.idle;
+}
+
+void CachingPool::drop_event(Block &block) {
+  if (block.event != 0) free_events_.push_back(block.event);
+  block.event = 0;
+}
+
+// A kept block that nothing has to be waited for, the one given back last first: it is the one in caches.
+void *CachingPool::reuse(size_t size, lily_stream stream) {
+  const auto found = kept_.find(size);
+  if (found == kept_.end()) return nullptr;
+  std::vector<Block> &blocks = found->second;
+  const auto use = [&](size_t index) {
+    void *data = blocks[index].data;
+    drop_event(blocks[index]);
+    blocks.erase(blocks.begin() + static_cast<ptrdiff_t>(index));
+    statistics_.blocks_kept -= 1;
+    statistics_.bytes_kept -= size;
+    return data;
+  };
+  for (size_t i = blocks.size(); i-- > 0;) {
+    if (usable_at_once(blocks[i], stream)) return use(i);
+  }
+  for (size_t i = blocks.size(); i-- > 0;) {
+    if (passed(blocks[i])) return use(i);
+  }
+  return nullptr;
+}
+
+// Where there is no fresh memory: a block of another stream, which this one then waits for.
+void *CachingPool::take_waiting(size_t size, lily_stream stream) {
+  const auto found = kept_.find(size);
+  if (found == kept_.end() || found->second.empty() || kind_ == MemoryKind::kPinned) return nullptr;
+  Block &block = found->second.back();
+  passed(block);
+  if (block.event == 0 || backend_.stream_wait_event(device_, stream, block.event) != LILY_OK) return nullptr;
+  block.stream = stream;
+  return reuse(size, stream);
+}
+
+// Gives up blocks whose work has passed until the limit is kept again.
+void CachingPool::shrink() {
+  for (auto &[size, blocks] : kept_) {
+    for (size_t i = blocks.size(); i-- > 0 && statistics_.bytes_kept > limit_;) {
+      if (!passed(blocks[i])) continue;
+      drop_event(blocks[i]);
+      release(blocks[i].data);
+      blocks.erase(blocks.begin() + static_cast<ptrdiff_t>(i));
+      statistics_.blocks_kept -= 1;
+      statistics_.bytes_kept -= size;
+    }
+  }
 }
 
 void CachingPool::release_kept() {
   for (auto &[size, blocks] : kept_) {
-    for (void *block : blocks) backend_.release(device_, block);
+    for (Block &block : blocks) {
+      // Freeing alone need not wait for queued work.
+      if (!passed(block) && block.event != 0) backend_.event_synchronize(device_, block.event);
+      drop_event(block);
+      release(block.data);
+    }
+    statistics_.blocks_kept -= blocks.size();
+    statistics_.bytes_kept -= size * blocks.size();
     blocks.clear();
   }
-  kept_bytes_ = 0;
 }
 
-CachingPool &caching_pool(const lily_backend &backend, int32_t device) {
-  // Never destroyed: a finalizer may give a block back after static destructors ran.
+lily_status CachingPool::allocate(size_t size, void **block) {
+  statistics_.allocations += 1;
+  return kind_ == MemoryKind::kPinned ? backend_.allocate_pinned(device_, size, block)
+                                      : backend_.allocate(device_, size, block);
+}
+
+void CachingPool::release(void *block) {
+  if (kind_ == MemoryKind::kPinned) {
+    backend_.release_pinned(device_, block);
+  } else {
+    backend_.release(device_, block);
+  }
+}
+
+namespace {
+
+using Pools = std::map<std::tuple<const lily_backend *, int32_t, MemoryKind>, CachingPool *>;
+
+// Never destroyed: a finalizer may give a block back after static destructors ran.
+std::mutex &pools_mutex() {
   static std::mutex *const mutex = new std::mutex;
-  static auto *const pools = new std::map<std::pair<const lily_backend *, int32_t>, CachingPool *>;
-  std::lock_guard<std::mutex> lock(*mutex);
-  CachingPool *&pool = (*pools)[{&backend, device}];
-  if (pool == nullptr) pool = new CachingPool(backend, device);
+  return *mutex;
+}
+
+Pools &pools() {
+  static Pools *const pools = new Pools;
+  return *pools;
+}
+
+}  // namespace
+
+CachingPool &caching_pool(const lily_backend &backend, int32_t device, MemoryKind kind) {
+  const std::lock_guard<std::mutex> lock(pools_mutex());
+  CachingPool *&pool = pools()[{&backend, device, kind}];
+  if (pool == nullptr) pool = new CachingPool(backend, device, kind);
   return *pool;
+}
+
+void hand_over_pools(const lily_backend &backend, int32_t device, lily_stream stream, lily_stream heir) {
+  for (const MemoryKind kind : {MemoryKind::kDevice, MemoryKind::kPinned}) {
+    caching_pool(backend, device, kind).hand_over(stream, heir);
+  }
+}
+
+void empty_pools(const lily_backend &backend) {
+  const std::lock_guard<std::mutex> lock(pools_mutex());
+  for (const auto &[key, pool] : pools()) {
+    if (std::get<0>(key) == &backend) pool->empty();
+  }
 }
 
 }  // namespace lily

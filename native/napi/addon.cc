@@ -2,8 +2,10 @@
 #include <napi.h>
 
 #include "lily/backend.h"
+#include "napi/backends.h"
 #include "napi/calls.h"
 #include "napi/descriptor.h"
+#include "napi/device.h"
 
 namespace {
 
@@ -66,6 +68,8 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("fold", Napi::Function::New<fold>(env));
   exports.Set("measureRoof", Napi::Function::New<measure_roof>(env));
   exports.Set("backends", Napi::Function::New<backends>(env));
+  add_device_functions(env, exports);
+  env.SetInstanceData(new Environment);
   return exports;
 }
 

@@ -1,5 +1,5 @@
 // The operations: unpack, take a workspace, call the ABI. Each runs on the calling thread or, as Async, on libuv's
-// pool.
+// pool; a CUDA call only enqueues, on the calling thread.
 #include "napi/calls.h"
 
 #include <string>
@@ -7,6 +7,7 @@
 
 #include "core/caching_pool.h"
 #include "core/problem.h"
+#include "napi/backends.h"
 #include "napi/operands.h"
 
 namespace lily::napi {
@@ -50,14 +51,9 @@ Prepared<Operation> prepare(const Napi::CallbackInfo &info) {
   const lily_backend &backend = arguments.backend();
   typename Operation::Call call = Operation::read(arguments);
   size_t bytes = 0;
-  if (const lily_status status = Operation::workspace(backend, arguments.problem(), &bytes)) {
-    throw make_error(info.Env(), backend, status);
-  }
-  PooledBlock workspace(caching_pool(backend, call.problem.device), bytes);
-  if (workspace.data() == nullptr) {
-    throw make_error(info.Env(), "ERR_LILY_OUT_OF_MEMORY",
-                     "no memory for a workspace of " + std::to_string(bytes) + " bytes");
-  }
+  check(info.Env(), backend, Operation::workspace(backend, arguments.problem(), &bytes));
+  PooledBlock workspace(caching_pool(backend, call.problem.device), bytes, arguments.home());
+  if (workspace.data() == nullptr) throw out_of_memory(info.Env(), backend, "a workspace", bytes);
   call.workspace = workspace.data();
   call.workspace_bytes = workspace.bytes();
   return {backend, call, std::move(workspace)};
@@ -66,7 +62,7 @@ Prepared<Operation> prepare(const Napi::CallbackInfo &info) {
 template <typename Operation>
 void run(const Napi::CallbackInfo &info) {
   const Prepared<Operation> prepared = prepare<Operation>(info);
-  if (const lily_status status = prepared.run()) throw make_error(info.Env(), prepared.backend, status);
+  check(info.Env(), prepared.backend, prepared.run());
 }
 
 template <typename Operation>
@@ -86,22 +82,17 @@ class Worker : public Napi::AsyncWorker {
 
  protected:
   void Execute() override {
-    status_ = prepared_.run();
-    if (status_ != LILY_OK) SetError(prepared_.backend.last_error());  // of this thread
+    failure_ = Failure(prepared_.backend, prepared_.run());
+    if (failure_.status != LILY_OK) SetError(failure_.message);
   }
   void OnOK() override { deferred_.Resolve(Env().Undefined()); }
-  void OnError(const Napi::Error &error) override {
-    const char *code = status_ == LILY_ERROR_OUT_OF_MEMORY ? "ERR_LILY_OUT_OF_MEMORY"
-                       : status_ == LILY_ERROR_DEVICE      ? "ERR_LILY_CUDA"
-                                                           : "ERR_LILY_ARGUMENT";
-    deferred_.Reject(make_error(Env(), code, error.Message()).Value());
-  }
+  void OnError(const Napi::Error &) override { deferred_.Reject(failure_.error(Env()).Value()); }
 
  private:
   Napi::Promise::Deferred deferred_;
   Prepared<Operation> prepared_;
   Napi::ObjectReference operands_;
-  lily_status status_ = LILY_OK;
+  Failure failure_;
 };
 
 template <typename Operation>
@@ -125,22 +116,26 @@ void fold(const Napi::CallbackInfo &info) {
   const lily_problem &problem = arguments.problem();
   const auto partials = info[3].As<Napi::Array>(), weights = info[4].As<Napi::Array>();
   const int64_t layer_count = partials.Length();
-  const auto *groups =
-      static_cast<const double *>(array_memory(info.Env(), info[2], layer_count, sizeof(double), "groups"));
+  // Two numbers for each layer: its slabs, and where its weights begin.
+  const auto *numbers =
+      static_cast<const double *>(array_memory(info.Env(), info[2], 2 * layer_count, sizeof(double), "layers"));
   std::vector<lily_deferred> layers;
   for (int64_t i = 0; i < layer_count; ++i) {
     const Napi::Value partial = partials[static_cast<uint32_t>(i)], weight = weights[static_cast<uint32_t>(i)];
-    const int64_t slabs = static_cast<int64_t>(groups[i]);
+    const int64_t slabs = static_cast<int64_t>(numbers[2 * i]);
     if (slabs < 0 || slabs > kMaxExperts || (weight.IsNull() && slabs != problem.experts)) {
       throw make_error(info.Env(), "ERR_LILY_ARGUMENT", "groups do not match the deferred gradients");
     }
-    layers.push_back({static_cast<const float *>(array_memory(info.Env(), partial, slabs * problem.rank * problem.d_out,
-                                                              sizeof(float), "a deferred gradient")),
-                      weight.IsNull()
-                          ? nullptr
-                          : static_cast<const float *>(array_memory(info.Env(), weight, slabs * problem.experts,
-                                                                    sizeof(float), "weights of a deferred gradient")),
-                      slabs});
+    lily_deferred layer = {};
+    layer.partial = static_cast<const float *>(
+        arguments.array_of(partial, 0, slabs * problem.rank * problem.d_out, sizeof(float), "a deferred gradient"));
+    if (!weight.IsNull()) {
+      layer.weights = static_cast<const float *>(arguments.array_of(weight, static_cast<int64_t>(numbers[2 * i + 1]),
+                                                                    slabs * problem.experts, sizeof(float),
+                                                                    "weights of a deferred gradient"));
+    }
+    layer.groups = slabs;
+    layers.push_back(layer);
   }
   lily_fold call = {};
   call.rank = problem.rank;
@@ -151,57 +146,18 @@ void fold(const Napi::CallbackInfo &info) {
   call.db = arguments.matrix(0, problem.experts * problem.rank, problem.d_out);
   call.device = problem.device;
   call.stream = arguments.stream();
-  if (const lily_status status = arguments.backend().fold(&call)) {
-    throw make_error(info.Env(), arguments.backend(), status);
-  }
+  check(info.Env(), arguments.backend(), arguments.backend().fold(&call));
 }
 
 Napi::Value measure_roof(const Napi::CallbackInfo &info) {
   const lily_backend *backend = backend_by_number(info[0].As<Napi::Number>().DoubleValue());
-  if (backend == nullptr) throw make_error(info.Env(), "ERR_LILY_BACKEND_UNAVAILABLE", "no such backend");
+  if (backend == nullptr) throw make_error(info.Env(), "ERR_LILY_BACKEND_UNAVAILABLE", cuda_absence());
   double rate = 0.0;
   const lily_status status =
       backend->measure_roof(info[1].As<Napi::Number>().Int32Value(), info[2].As<Napi::Number>().Int32Value(),
                             static_cast<size_t>(info[3].As<Napi::Number>().Int64Value()), &rate);
-  if (status != LILY_OK) throw make_error(info.Env(), *backend, status);
+  check(info.Env(), *backend, status);
   return Napi::Number::New(info.Env(), rate);
 }
-
-Napi::Value backends(const Napi::CallbackInfo &info) {
-  Napi::Env env = info.Env();
-  const lily_backend &cpu = *lily_cpu_backend();
-  Napi::Object entry = Napi::Object::New(env);
-  Napi::Array devices = Napi::Array::New(env);
-  int32_t count = 0;
-  const lily_status status = cpu.device_count(&count);
-  entry.Set("name", cpu.name);
-  entry.Set("available", status == LILY_OK);
-  if (status != LILY_OK) entry.Set("reason", cpu.last_error());
-  for (int32_t device = 0; device < count; ++device) {
-    lily_device_info found;
-    if (cpu.device_info(device, &found) != LILY_OK) continue;
-    Napi::Object described = Napi::Object::New(env);
-    described.Set("id", device);
-    described.Set("name", found.name);
-    described.Set("detail", found.detail);
-    described.Set("memoryBytes", static_cast<double>(found.memory_bytes));
-    described.Set("parallelism", found.parallelism);
-    devices[static_cast<uint32_t>(device)] = described;
-  }
-  entry.Set("devices", devices);
-
-  Napi::Object cuda = Napi::Object::New(env);
-  cuda.Set("name", "cuda");
-  cuda.Set("available", false);
-  cuda.Set("reason", "this version of lily-kernels has no CUDA backend");
-  cuda.Set("devices", Napi::Array::New(env));
-
-  Napi::Array all = Napi::Array::New(env);
-  all[0u] = entry;
-  all[1u] = cuda;
-  return all;
-}
-
-const lily_backend *backend_by_number(double number) { return number == 0 ? lily_cpu_backend() : nullptr; }
 
 }  // namespace lily::napi

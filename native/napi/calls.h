@@ -11,6 +11,5 @@ void backward(const Napi::CallbackInfo &info);
 Napi::Value backward_async(const Napi::CallbackInfo &info);
 void fold(const Napi::CallbackInfo &info);
 Napi::Value measure_roof(const Napi::CallbackInfo &info);
-Napi::Value backends(const Napi::CallbackInfo &info);
 
 }  // namespace lily::napi

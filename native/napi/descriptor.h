@@ -5,13 +5,15 @@
 namespace lily::napi {
 
 // clang-format off
+// `stream` is that of the call, `home` the one of the package that its workspace belongs to.
 enum Field {
-  kBackend, kDevice, kStream, kRouting, kPool, kActivation, kPrecision, kActivationDtype, kParameterDtype,
+  kBackend, kDevice, kStream, kHome, kRouting, kPool, kActivation, kPrecision, kActivationDtype, kParameterDtype,
   kTokens, kDIn, kDOut, kRank, kExperts, kGroups, kScaling,
   kFieldCount
 };
 constexpr const char *kFieldNames[kFieldCount] = {
-    "backend", "device", "stream", "routing", "pool", "activation", "precision", "activationDtype", "parameterDtype",
+    "backend", "device", "stream", "home", "routing", "pool", "activation", "precision", "activationDtype",
+    "parameterDtype",
     "tokens", "dIn", "dOut", "rank", "experts", "groups", "scaling"};
 
 enum SlotField { kByteOffset, kPitch, kDtype, kAccumulate, kSlotFieldCount };

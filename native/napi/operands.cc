@@ -3,6 +3,8 @@
 #include <string>
 
 #include "core/problem.h"
+#include "napi/backends.h"
+#include "napi/device.h"
 
 namespace lily::napi {
 namespace {
@@ -40,13 +42,35 @@ Napi::Error make_error(Napi::Env env, const char *code, const std::string &messa
   return error;
 }
 
-Napi::Error make_error(Napi::Env env, const lily_backend &backend, lily_status status) {
-  switch (status) {
-    case LILY_ERROR_UNAVAILABLE: return make_error(env, "ERR_LILY_BACKEND_UNAVAILABLE", backend.last_error());
-    case LILY_ERROR_OUT_OF_MEMORY: return make_error(env, "ERR_LILY_OUT_OF_MEMORY", backend.last_error());
-    case LILY_ERROR_DEVICE: return make_error(env, "ERR_LILY_CUDA", backend.last_error());
-    default: return make_error(env, "ERR_LILY_ARGUMENT", backend.last_error());
+Failure::Failure(const lily_backend &backend, lily_status failed) : status(failed) {
+  if (status == LILY_OK) return;
+  message = backend.last_error();
+  device_error = backend.last_error_name();
+}
+
+Napi::Error Failure::error(Napi::Env env) const {
+  const char *code = "ERR_LILY_ARGUMENT";
+  if (status == LILY_ERROR_UNAVAILABLE) code = "ERR_LILY_BACKEND_UNAVAILABLE";
+  if (status == LILY_ERROR_OUT_OF_MEMORY) code = "ERR_LILY_OUT_OF_MEMORY";
+  if (status == LILY_ERROR_DEVICE) code = "ERR_LILY_CUDA";
+  Napi::Error error = make_error(env, code, message);
+  if (!device_error.empty()) error.Set("cudaError", device_error);
+  return error;
+}
+
+void check(Napi::Env env, const lily_backend &backend, lily_status status) {
+  if (status != LILY_OK) throw Failure(backend, status).error(env);
+}
+
+Napi::Error out_of_memory(Napi::Env env, const lily_backend &backend, const char *what, size_t bytes) {
+  // The device may have failed otherwise.
+  const Failure failure(backend, LILY_ERROR_OUT_OF_MEMORY);
+  if (!failure.device_error.empty() && failure.device_error != "cudaErrorMemoryAllocation") {
+    return Failure(backend, LILY_ERROR_DEVICE).error(env);
   }
+  return make_error(
+      env, "ERR_LILY_OUT_OF_MEMORY",
+      "no memory for " + std::string(what) + " of " + std::to_string(bytes) + " bytes: " + failure.message);
 }
 
 Arguments::Arguments(const Napi::CallbackInfo &info, const char *const *slot_names, int slot_count)
@@ -56,7 +80,7 @@ Arguments::Arguments(const Napi::CallbackInfo &info, const char *const *slot_nam
   numbers_ = static_cast<const double *>(array_memory(env, info[0], numbers, sizeof(double), "descriptor"));
   backend_ = backend_by_number(field(kBackend));
   if (backend_ == nullptr) {
-    throw make_error(env, "ERR_LILY_BACKEND_UNAVAILABLE", "this build of lily-kernels does not have the backend");
+    throw make_error(env, "ERR_LILY_BACKEND_UNAVAILABLE", cuda_absence());
   }
   problem_.tokens = whole(field(kTokens), "tokens");
   problem_.d_in = whole(field(kDIn), "dIn");
@@ -86,30 +110,16 @@ bool Arguments::has(int slot) const {
   return !value.IsNull() && !value.IsUndefined();
 }
 
-Arguments::Memory Arguments::memory(int slot) const {
-  const napi_value value = info_[slot + 1];
-  void *data = nullptr;
-  size_t bytes = 0;
-  if (!typed_array_memory(info_.Env(), value, &data, &bytes)) {
-    throw make_error(info_.Env(), "ERR_LILY_ARGUMENT", std::string(slot_names_[slot]) + " is not a typed array");
-  }
-  return {static_cast<char *>(data), bytes};
-}
-
 void *Arguments::checked(int slot, int64_t rows, int64_t columns, int64_t pitch, int64_t element_bytes) const {
-  const Memory given = memory(slot);
-  const int64_t offset = whole(slot_field(slot, kByteOffset), "byteOffset");
+  const char *name = slot_names_[slot];
   const int64_t bytes = extent(rows, columns, pitch, element_bytes);
-  const bool fits = bytes >= 0 && offset >= 0 && (pitch >= columns || rows <= 1) &&
-                    static_cast<uint64_t>(offset) <= given.bytes &&
-                    static_cast<uint64_t>(bytes) <= given.bytes - static_cast<uint64_t>(offset);
-  if (!fits) {
+  if (bytes < 0 || (pitch < columns && rows > 1)) {
     throw make_error(info_.Env(), "ERR_LILY_SHAPE",
-                     std::string(slot_names_[slot]) + " does not hold " + std::to_string(rows) + " rows of " +
-                         std::to_string(columns) + " elements with pitch " + std::to_string(pitch) + ": it has " +
-                         std::to_string(given.bytes) + " bytes from offset " + std::to_string(offset));
+                     std::string(name) + " cannot have " + std::to_string(rows) + " rows of " +
+                         std::to_string(columns) + " elements with pitch " + std::to_string(pitch));
   }
-  return given.data + offset;
+  const int64_t offset = whole(slot_field(slot, kByteOffset), "byteOffset");
+  return memory_of(info_.Env(), *backend_, problem_.device, info_[slot + 1], offset, bytes, name);
 }
 
 lily_matrix Arguments::matrix(int slot, int64_t rows, int64_t columns) const {
@@ -132,19 +142,42 @@ void *Arguments::array_if_given(int slot, int64_t count, int64_t element_bytes) 
   return has(slot) ? array(slot, count, element_bytes) : nullptr;
 }
 
+void *Arguments::array_of(napi_value value, int64_t offset, int64_t count, int64_t element_bytes,
+                          const char *name) const {
+  const int64_t bytes = extent(1, count, count, element_bytes);
+  return memory_of(info_.Env(), *backend_, problem_.device, value, offset, bytes, name);
+}
+
 lily_tokens Arguments::tokens(int mask_slot, int offsets_slot) const {
   lily_tokens tokens = {};
   tokens.mask = static_cast<const uint8_t *>(array_if_given(mask_slot, problem_.tokens, 1));
   if (!may_have_groups(problem_)) return tokens;
   if (!has(offsets_slot) && problem_.routing == LILY_ROUTING_FIXED && problem_.groups == 1) return tokens;
   const auto *offsets = static_cast<const int32_t *>(array(offsets_slot, problem_.groups + 1, sizeof(int32_t)));
+  tokens.sequence_offsets = offsets;
+  if (backend_ != lily_cpu_backend()) return tokens;  // not to be read here; the kernels clamp
   bool ascends = offsets[0] == 0 && offsets[problem_.groups] == problem_.tokens;
   for (int64_t group = 0; group < problem_.groups; ++group) ascends = ascends && offsets[group] <= offsets[group + 1];
   if (!ascends) {
     throw make_error(info_.Env(), "ERR_LILY_ARGUMENT", "sequenceOffsets do not ascend from 0 to the number of tokens");
   }
-  tokens.sequence_offsets = offsets;
   return tokens;
+}
+
+void *memory_of(Napi::Env env, const lily_backend &backend, int32_t device, napi_value value, int64_t offset,
+                int64_t bytes, const char *name) {
+  if (&backend != lily_cpu_backend()) return device_memory_of(env, device, value, offset, bytes, name);
+  void *data = nullptr;
+  size_t given = 0;
+  if (!typed_array_memory(env, value, &data, &given)) {
+    throw make_error(env, "ERR_LILY_ARGUMENT", std::string(name) + " is not a typed array");
+  }
+  const bool fits = bytes >= 0 && offset >= 0 && static_cast<uint64_t>(offset) <= given &&
+                    static_cast<uint64_t>(bytes) <= given - static_cast<uint64_t>(offset);
+  if (fits) return static_cast<char *>(data) + offset;
+  throw make_error(env, "ERR_LILY_SHAPE",
+                   std::string(name) + " has no " + std::to_string(bytes) + " bytes from offset " +
+                       std::to_string(offset) + ": it has " + std::to_string(given));
 }
 
 void *array_memory(Napi::Env env, napi_value value, int64_t count, int64_t element_bytes, const char *name) {

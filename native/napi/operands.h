@@ -4,6 +4,8 @@
 
 #include <napi.h>
 
+#include <string>
+
 #include "lily/backend.h"
 #include "napi/descriptor.h"
 
@@ -11,7 +13,22 @@ namespace lily::napi {
 
 // A JavaScript Error with a `code`; thrown by everything below.
 Napi::Error make_error(Napi::Env env, const char *code, const std::string &message);
-Napi::Error make_error(Napi::Env env, const lily_backend &backend, lily_status status);
+
+// Why a call of a backend failed, as this thread's last error has it; to be thrown on another thread.
+struct Failure {
+  Failure() = default;
+  Failure(const lily_backend &backend, lily_status status);
+  Napi::Error error(Napi::Env env) const;
+
+  lily_status status = LILY_OK;
+  std::string message, device_error;
+};
+
+// Throws where the status is not LILY_OK.
+void check(Napi::Env env, const lily_backend &backend, lily_status status);
+
+// For a pool that has no memory for `what`.
+Napi::Error out_of_memory(Napi::Env env, const lily_backend &backend, const char *what, size_t bytes);
 
 // The arguments of one call: the descriptor first, then one operand per slot.
 class Arguments {
@@ -21,6 +38,7 @@ class Arguments {
   const lily_backend &backend() const { return *backend_; }
   const lily_problem &problem() const { return problem_; }
   lily_stream stream() const { return static_cast<lily_stream>(whole(field(kStream), "stream")); }
+  lily_stream home() const { return static_cast<lily_stream>(whole(field(kHome), "home")); }
 
   bool has(int slot) const;
 
@@ -32,19 +50,16 @@ class Arguments {
   void *array_if_given(int slot, int64_t count, int64_t element_bytes) const;
   void *array(int slot, int64_t count, int64_t element_bytes) const;
 
+  // The same of a value that has no slot of its own.
+  void *array_of(napi_value value, int64_t offset, int64_t count, int64_t element_bytes, const char *name) const;
+
   // Mask and sequence offsets; offsets in host memory are checked to ascend from 0 to M.
   lily_tokens tokens(int mask_slot, int offsets_slot) const;
 
  private:
-  struct Memory {
-    char *data;
-    size_t bytes;
-  };
-
   double field(int index) const { return numbers_[index]; }
   double slot_field(int slot, SlotField index) const { return numbers_[kFieldCount + slot * kSlotFieldCount + index]; }
   int64_t whole(double number, const char *name) const;
-  Memory memory(int slot) const;
   void *checked(int slot, int64_t rows, int64_t columns, int64_t pitch, int64_t element_bytes) const;
 
   const Napi::CallbackInfo &info_;
@@ -54,13 +69,15 @@ class Arguments {
   lily_problem problem_;
 };
 
-// Memory behind a JavaScript value; `name` is for the error.
+// `bytes` bytes from `offset` on of a typed array (of the CPU backend), or of memory of a device: the package's own, or
+// an address, which lib/ has asked the device about. `name` is for the error.
+void *memory_of(Napi::Env env, const lily_backend &backend, int32_t device, napi_value value, int64_t offset,
+                int64_t bytes, const char *name);
+
+// A typed array of at least `count` elements.
 void *array_memory(Napi::Env env, napi_value value, int64_t count, int64_t element_bytes, const char *name);
 
 lily_forward read_forward(const Arguments &arguments);
 lily_backward read_backward(const Arguments &arguments);
-
-// By its number in `constants.backend`; null: this build or this machine does not have it.
-const lily_backend *backend_by_number(double number);
 
 }  // namespace lily::napi

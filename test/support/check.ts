@@ -6,8 +6,8 @@ import { expectClose } from './compare.js'
 import { run, wantedGradients, type How, type Result } from './run.js'
 
 /** Runs a case and compares all that it yields, memory around the operands included. */
-export function checkCase(c: Case, how: How = {}): void {
-  const result = run(c, how)
+export async function checkCase(c: Case, how: How = {}): Promise<void> {
+  const result = await run(c, how)
   expect(result.damaged, 'operands written to where they must not be').toEqual([])
   checkResult(c, result, how)
 }

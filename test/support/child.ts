@@ -36,10 +36,12 @@ export async function runInChild(jobs: Job[], env: Record<string, string>): Prom
   return Promise.race([report, exit])
 }
 
-function reportOn(jobs: Job[]): Report {
+async function reportOn(jobs: Job[]): Promise<Report> {
   const [backend] = backends()
   try {
-    return { backend, results: jobs.map(({ spec, how }) => run(makeCase(spec), how)) }
+    const results: Result[] = []
+    for (const { spec, how } of jobs) results.push(await run(makeCase(spec), how))
+    return { backend, results }
   } catch (error) {
     if (!(error instanceof LilyError)) throw error
     return { backend, results: [], refused: { code: error.code, message: error.message } }
@@ -48,8 +50,10 @@ function reportOn(jobs: Job[]): Report {
 
 if (process.argv[2] === 'child') {
   process.once('message', (jobs) => {
-    process.send?.(reportOn(jobs as Job[]), () => {
-      process.disconnect()
+    void reportOn(jobs as Job[]).then((report) => {
+      process.send?.(report, () => {
+        process.disconnect()
+      })
     })
   })
 }

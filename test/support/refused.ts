@@ -2,10 +2,10 @@ import { expect } from 'vitest'
 import { LilyError } from '../../lib/index.js'
 
 /** The error of a call that must be refused with a code and, where one is at fault, the argument's name in the message. */
-export function expectRefused(code: string, argument: string, action: () => unknown): LilyError {
+export async function expectRefused(code: string, argument: string, action: () => unknown): Promise<LilyError> {
   let thrown: unknown = 'nothing'
   try {
-    action()
+    await action()
   } catch (error) {
     thrown = error
   }

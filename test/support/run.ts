@@ -1,5 +1,6 @@
 /** A case through the public API. Nothing here needs the test runner: child processes use it, too. */
-import { foldB, lilyBackward, lilyForward, loraBackward, loraForward, type Tensor } from '../../lib/index.js'
+import type { Tensor } from '../../lib/index.js'
+import { foldB, lilyBackward, lilyForward, loraBackward, loraForward } from './backend.js'
 import type { Case } from './cases.js'
 import { Operand, type Layout } from './operands.js'
 import { gaussian, randomFrom } from './random.js'
@@ -33,7 +34,7 @@ export function wantedGradients({ router }: Case, needs: How['needs'] = {}): Gra
   return GRADIENTS.filter((name) => needs[name] !== false && (name !== 'dRouter' || router !== undefined))
 }
 
-export function run(c: Case, how: How = {}): Result {
+export async function run(c: Case, how: How = {}): Promise<Result> {
   const { routing, tokens, dIn, dOut, rank, experts } = c
   const { outputs = 'new', deferB = false, leading = [], needs } = how
   const isLora = routing === 'lora'
@@ -88,24 +89,24 @@ export function run(c: Case, how: How = {}): Result {
   }
 
   if (isLora) {
-    const { y: result, saved } = loraForward({ x, a, b, y }, { scaling, accumulate })
+    const { y: result, saved } = await loraForward({ x, a, b, y }, { scaling, accumulate })
     keep('y', result)
     keep('hidden', saved.hidden)
-    const gradients = loraBackward({ dy, dx, da, db }, saved, backwardOptions)
+    const gradients = await loraBackward({ dy, dx, da, db }, saved, backwardOptions)
     for (const name of ['dx', 'da', 'db'] as const) keep(name, gradients[name])
   } else {
     const offsets = leading.length > 1 && (routing === 'sequence' || routing === 'fixed') ? undefined : c.offsets
     const options = { scaling, activation, accumulate, routing, pool: c.pool, mask: c.mask, sequenceOffsets: offsets }
     const weights = c.weights && { data: c.weights, shape: [c.weights.length / experts, experts] }
-    const { y: result, saved } = lilyForward({ x, a, router, b, y }, { ...options, weights })
+    const { y: result, saved } = await lilyForward({ x, a, router, b, y }, { ...options, weights })
     keep('y', result)
     keep('hidden', saved.hidden)
     keep('probabilities', saved.probabilities)
     keep('weights', saved.weights)
     const toBackward = deferB ? { dy, dx, da, dRouter } : { dy, dx, da, dRouter, db }
-    const gradients = lilyBackward(toBackward, saved, { ...backwardOptions, deferB })
+    const gradients = await lilyBackward(toBackward, saved, { ...backwardOptions, deferB })
     for (const name of GRADIENTS) keep(name, gradients[name])
-    if (deferB && wanted.includes('db')) keep('db', foldB(saved, db, { accumulate }))
+    if (deferB && wanted.includes('db')) keep('db', await foldB(saved, db, { accumulate }))
   }
 
   for (const [name, operand] of given) values[name] = operand.values()

@@ -1,0 +1,112 @@
+/** Where a call on a device runs: in which stream, after and before which others, and what must live until then. */
+import { DeviceMemory } from './device-memory.js'
+import { bound, fail } from './errors.js'
+import { native } from './native.js'
+import { CPU, type Device } from './operand.js'
+import { StreamState } from './stream-state.js'
+
+/** What `options.stream` may be, once it is read. */
+export type StreamOption = StreamState | number | null
+
+/** Something that queued work may use. */
+export interface Located {
+  readonly stream: StreamState | null
+  readonly owner?: unknown
+}
+
+export class Placement {
+  readonly #joined = new Set<StreamState>()
+  readonly #owners: unknown[] = []
+
+  private constructor(
+    readonly device: Device,
+    readonly stream: StreamState,
+  ) {}
+
+  /**
+   * The stream of a call: `stream`, else the one that all operands have in common, else the device's own. Every other
+   * stream of an operand is joined to it, before and after. Null: on the host, which has no streams.
+   */
+  static of(
+    device: Device,
+    stream: StreamOption,
+    operands: () => readonly (Located | null | undefined)[],
+  ): Placement | null {
+    if (device === CPU) {
+      if (stream !== null) {
+        fail(
+          'ERR_LILY_ARGUMENT',
+          'stream',
+          'the cpu backend has no streams: its calls are done when they return; leave it out',
+        )
+      }
+      return null
+    }
+    const streams = new Set<StreamState>()
+    const owners = new Set()
+    for (const operand of operands()) {
+      if (operand == null) continue
+      if (operand.stream !== null) streams.add(operand.stream)
+      if (operand.owner != null) owners.add(operand.owner)
+    }
+    const placement = new Placement(device, Placement.#choose(device, stream, streams))
+    for (const other of streams) placement.join(other)
+    placement.join(placement.stream.home)
+    placement.#owners.push(...owners)
+    return placement
+  }
+
+  static #choose({ id }: Device, stream: StreamOption, streams: ReadonlySet<StreamState>): StreamState {
+    if (stream === null) {
+      const [first = null, ...others] = streams
+      const isCommon = first?.device === id && others.every(({ number }) => number === first.number)
+      return isCommon ? first : StreamState.own(id)
+    }
+    if (typeof stream === 'number') return StreamState.of(id, stream)
+    if (stream.device === id) return stream
+    return fail(
+      'ERR_LILY_DEVICE',
+      'stream',
+      `is of cuda:${stream.device}, but the operands are on cuda:${id}; pass a stream of their device`,
+    )
+  }
+
+  join(other: StreamState): void {
+    if (other.number !== this.stream.number) this.#joined.add(other)
+  }
+
+  /** Memory for the call's results and workspace, whose contents are undefined. */
+  allocate(argument: string, byteLength: number): DeviceMemory {
+    return new DeviceMemory(argument, this.device, byteLength, this.stream.home)
+  }
+
+  /** Enqueues work: after all that the operands' streams were given, and before all that they will be given. */
+  run<T>(work: () => T): T {
+    return bound(() => {
+      const { device, number } = this.stream
+      for (const other of this.#joined) native.streamOrder(other.device, other.number, device, number)
+      const result = work()
+      for (const other of this.#joined) native.streamOrder(device, number, other.device, other.number)
+      if (this.#owners.length > 0) keepUntilPassed(this.stream, this.#owners)
+      return result
+    })
+  }
+
+  /** When all that the stream has been given is done. */
+  passed(): Promise<void> {
+    return native.streamWait(this.stream.device, this.stream.number)
+  }
+}
+
+/** Owners whose memory queued work still uses. */
+const waiting = new Set<object>()
+
+function keepUntilPassed({ device, number }: StreamState, owners: readonly unknown[]): void {
+  const entry = { owners }
+  waiting.add(entry)
+  const drop = () => {
+    waiting.delete(entry)
+  }
+  // A stream that has failed uses nothing any more, and whoever waits for it hears of the failure.
+  native.streamWait(device, number).then(drop, drop)
+}

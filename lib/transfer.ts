@@ -1,0 +1,77 @@
+/** Copies between the host and devices. */
+import { bytesPerElement, viewOf, type HostData } from './dtype.js'
+import { settled } from './errors.js'
+import { allocateOnHost } from './memory.js'
+import { native, type Memory } from './native.js'
+import { CPU, isDeviceMemory, isHostMemory, layOut, layOutOnDevice, type Device, type Operand } from './operand.js'
+import { Placement } from './placement.js'
+
+/** A contiguous copy on a device, made in its default stream. The source has been read when it returns, if it is on the host. */
+export function copyToDevice(operand: Operand, device: Device): Operand {
+  const { dtype, shape, rows, columns, pitch, memory } = operand
+  const placement = placementOn(device, operand)
+  const rowBytes = columns * bytesPerElement(dtype)
+  const target = placement.allocate('device', rows * rowBytes)
+  const { device: id, number } = placement.stream
+  placement.run(() => {
+    if (isHostMemory(memory)) {
+      native.upload(id, target.handle, 0, bytesOf(compact(operand)), number)
+      return
+    }
+    const contiguous = rows <= 1 || pitch === columns
+    const source = memoryOf(operand)
+    const copy = (to: number, from: number, bytes: number) => {
+      native.copy(id, target.handle, to, operand.device.id, source, operand.byteOffset + from, bytes, number)
+    }
+    if (contiguous) copy(0, 0, rows * rowBytes)
+    else for (let row = 0; row < rows; row++) copy(row * rowBytes, row * pitch * bytesPerElement(dtype), rowBytes)
+  })
+  return layOutOnDevice('device', target, 0, dtype, shape)
+}
+
+/** A contiguous copy on the host, when all work on the operand is done. */
+export async function copyToHost(operand: Operand): Promise<Operand> {
+  const { dtype, shape, rows, columns, pitch, device } = operand
+  const elements = operand.byteLength / bytesPerElement(dtype)
+  const data = allocateOnHost('toHost', dtype, elements)
+  await download(operand, bytesOf(data), operand.byteOffset)
+  const spread = layOut('toHost', data, 0, dtype, device, [rows, columns], [pitch, 1])
+  return layOut('toHost', compact(spread), 0, dtype, CPU, shape, null)
+}
+
+/** Fills `data` with bytes of an operand's memory. */
+export async function download(operand: Operand, data: Uint8Array, byteOffset: number): Promise<void> {
+  const placement = placementOn(operand.device, operand)
+  const { device, number } = placement.stream
+  await settled(placement.run(() => native.download(device, memoryOf(operand), byteOffset, data, number)))
+}
+
+/** The stream of the operand where it has one and is there, else the device's own. */
+export function placementOn(device: Device, operand: Operand): Placement {
+  const stream = operand.device === device ? operand.stream : null
+  const placement = Placement.of(device, stream, () => [operand])
+  if (placement === null) throw new Error('only devices have a placement')
+  return placement
+}
+
+/** As the binding takes it. */
+export function memoryOf({ memory }: Operand): Memory {
+  return isDeviceMemory(memory) ? memory.handle : memory
+}
+
+export function bytesOf({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength)
+}
+
+/** The rows of an operand on the host, one after the other; its own memory where they are so already. */
+function compact({ memory, byteOffset, dtype, rows, columns, pitch }: Operand): HostData {
+  const data = memory as HostData
+  const start = byteOffset / bytesPerElement(dtype)
+  const view = viewOf(dtype, data.buffer, data.byteOffset, data.byteLength / bytesPerElement(dtype))
+  if (rows <= 1 || pitch === columns) return view.subarray(start, start + rows * columns)
+  const copy = allocateOnHost('data', dtype, rows * columns)
+  for (let row = 0; row < rows; row++) {
+    copy.set(view.subarray(start + row * pitch, start + row * pitch + columns), row * columns)
+  }
+  return copy
+}

@@ -1,0 +1,110 @@
+#include "napi/backends.h"
+
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <atomic>
+
+namespace lily::napi {
+namespace {
+
+struct CudaLibrary {
+  const lily_backend *backend = nullptr;
+  std::string absence;
+};
+
+std::atomic<const lily_backend *> opened{nullptr};
+
+// Beside the addon, in build/Release or prebuilds/.
+std::string default_path() {
+  Dl_info addon;
+  if (dladdr(reinterpret_cast<const void *>(&default_path), &addon) == 0 || addon.dli_fname == nullptr) return "";
+  const std::string path = addon.dli_fname;
+  return path.substr(0, path.find_last_of('/') + 1) + "lily_cuda.so";
+}
+
+CudaLibrary open_cuda() {
+  const char *given = getenv("LILY_CUDA_LIBRARY");
+  const bool is_given = given != nullptr && *given != '\0';
+  const std::string path = is_given ? given : default_path();
+  if (access(path.c_str(), F_OK) != 0) {
+    if (is_given) return {nullptr, "LILY_CUDA_LIBRARY names " + path + ", which does not exist; correct or unset it"};
+    return {nullptr, "this build of lily-kernels has no CUDA library (there is no " + path +
+                         "); build it in a checkout on a machine with nvcc of CUDA 13"};
+  }
+  void *library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) return {nullptr, std::string("the CUDA library does not load: ") + dlerror()};
+  const auto entry = reinterpret_cast<lily_backend_entry>(dlsym(library, LILY_BACKEND_ENTRY));
+  if (entry == nullptr) {
+    return {nullptr, path + " is not a CUDA library of lily-kernels: it has no " + LILY_BACKEND_ENTRY};
+  }
+  const lily_backend *backend = entry(LILY_ABI_VERSION);
+  if (backend == nullptr) {
+    return {nullptr, path + " is of another version than the addon (whose interface is " +
+                         std::to_string(LILY_ABI_VERSION) + "); install or build both again"};
+  }
+  opened = backend;
+  return {backend, ""};
+}
+
+const CudaLibrary &cuda() {
+  // Never destroyed: finalizers of the addon may come late.
+  static const CudaLibrary *const library = new CudaLibrary(open_cuda());
+  return *library;
+}
+
+Napi::Object describe(Napi::Env env, const lily_backend &backend) {
+  Napi::Object entry = Napi::Object::New(env);
+  Napi::Array devices = Napi::Array::New(env);
+  int32_t count = 0;
+  const lily_status status = backend.device_count(&count);
+  entry.Set("name", backend.name);
+  entry.Set("available", status == LILY_OK);
+  if (status != LILY_OK) entry.Set("reason", backend.last_error());
+  uint32_t usable = 0;
+  for (int32_t device = 0; device < count; ++device) {
+    lily_device_info found;
+    if (backend.device_info(device, &found) != LILY_OK) {
+      entry.Set("reason", backend.last_error());
+      continue;
+    }
+    Napi::Object described = Napi::Object::New(env);
+    described.Set("id", device);
+    described.Set("name", found.name);
+    described.Set("detail", found.detail);
+    described.Set("memoryBytes", static_cast<double>(found.memory_bytes));
+    described.Set("parallelism", found.parallelism);
+    devices[usable++] = described;
+  }
+  if (usable == 0) entry.Set("available", false);
+  entry.Set("devices", devices);
+  return entry;
+}
+
+}  // namespace
+
+const lily_backend *backend_by_number(double number) { return number == 0 ? lily_cpu_backend() : cuda().backend; }
+
+const std::string &cuda_absence() { return cuda().absence; }
+
+const lily_backend *opened_cuda_backend() { return opened; }
+
+Napi::Value backends(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  Napi::Array all = Napi::Array::New(env);
+  all[0u] = describe(env, *lily_cpu_backend());
+  if (cuda().backend != nullptr) {
+    all[1u] = describe(env, *cuda().backend);
+    return all;
+  }
+  Napi::Object absent = Napi::Object::New(env);
+  absent.Set("name", "cuda");
+  absent.Set("available", false);
+  absent.Set("reason", cuda().absence);
+  absent.Set("devices", Napi::Array::New(env));
+  all[1u] = absent;
+  return all;
+}
+
+}  // namespace lily::napi

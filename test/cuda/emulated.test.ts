@@ -1,0 +1,82 @@
+/** What only the emulator can show: faults, leaks, other orders of the streams' work, drivers that are missing. */
+import { describe, expect, test } from 'vitest'
+import { isEmulated } from '../support/backend.js'
+import { runProgram } from '../support/program.js'
+
+const SEEDS = ['0', '1', '2', '3', '4', '5', '6', '7']
+
+/** Skips where the device is a GPU. */
+function needsEmulator(context: { skip: (reason: string) => void }): void {
+  if (!isEmulated) context.skip('a GPU takes part, which does not do what the emulator can be told to')
+}
+
+describe('absence', () => {
+  test.each([
+    ['none', 'no NVIDIA driver was found'],
+    ['old', 'the NVIDIA driver is too old'],
+    ['nodevice', 'shows no GPU'],
+  ])('DRIVER=%s', async (DRIVER, reason) => {
+    const { code, stdout, text } = await runProgram('backends.js', { DRIVER })
+    expect(code, text).toBe(0)
+    const { cuda, errors, y } = JSON.parse(stdout) as { cuda: object; errors: string[]; y: number[] }
+    expect(cuda).toMatchObject({ available: false, devices: [], reason: expect.stringContaining(reason) as string })
+    for (const error of errors) {
+      expect(error).toMatch(/^ERR_LILY_BACKEND_UNAVAILABLE: /)
+      expect(error).toContain(reason)
+    }
+    expect(y).toEqual([12, 24])
+  })
+})
+
+describe('order of work', () => {
+  for (const program of ['order.js', 'reuse.js', 'workers.js', 'calls.js'])
+    for (const ORDER of SEEDS)
+      test(`${program}, order ${ORDER}`, async (context) => {
+        needsEmulator(context)
+        const { code, stdout, text } = await runProgram(program, { ORDER })
+        expect(code, text).toBe(0)
+        expect(stdout.trim(), text).toBe(program === 'calls.js' ? 'null' : 'right')
+      })
+})
+
+describe('memory', () => {
+  test('that the device does not have', async (context) => {
+    needsEmulator(context)
+    const { code, stdout, text } = await runProgram('calls.js', { MEMORY_LIMIT: '4K' })
+    expect(code, text).not.toBe(0)
+    expect(stdout + text).toContain('ERR_LILY_OUT_OF_MEMORY')
+    expect(text).toContain('cudaErrorMemoryAllocation')
+  })
+})
+
+/** The runtime calls of calls.js, in order. */
+async function callsOf(): Promise<string[]> {
+  const { text } = await runProgram('calls.js', { VERBOSE: '2' })
+  return [...text.matchAll(/call (\d+)[: ]+(?:of )?(cuda\w+)/g)].map(([, , name]) => name)
+}
+
+test('a runtime call that fails, whichever it is, leaves no leak and a usable process', async (context) => {
+  needsEmulator(context)
+  const calls = await callsOf()
+  expect(calls.length).toBeGreaterThan(50)
+  for (const [i, name] of calls.entries()) {
+    // Who cannot free cannot but leak.
+    const frees = /^cuda(Free|StreamDestroy|EventDestroy)/.test(name)
+    const settings = { FAIL_CALL: String(i + 1), LEAKS: frees ? '0' : '1' }
+    const { code, stdout, text } = await runProgram('calls.js', settings)
+    expect(code, `call ${i + 1}, ${name}: ${text}`).toBe(0)
+    const failure = JSON.parse(stdout) as { code: string; message: string; cudaError?: string } | null
+    if (failure !== null) expect(failure.message, name).toMatch(/cudaErrorUnknown|CUDA/)
+  }
+}, 900_000)
+
+test('an error that loses the context says so', async (context) => {
+  needsEmulator(context)
+  const settings = { FAIL_CALL: 'cudaEventSynchronize:1', FAIL_ERROR: 'cudaErrorIllegalAddress' }
+  const { stdout, text } = await runProgram('calls.js', settings)
+  expect(JSON.parse(stdout), text).toMatchObject({
+    code: 'ERR_LILY_CUDA',
+    cudaError: 'cudaErrorIllegalAddress',
+    message: expect.stringContaining('restart the process') as string,
+  })
+})

@@ -1,0 +1,6 @@
+/** In place of the tests of the cuda backend where there is neither a GPU nor the emulator. */
+import { test } from 'vitest'
+
+test('the cuda backend', (context) => {
+  context.skip(process.env.LILY_TEST_CUDA_MISSING)
+})

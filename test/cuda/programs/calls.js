@@ -1,0 +1,57 @@
+// A short program that uses all of a device: memory, streams, events, forward, backward, fold. It tells whether the
+// numbers are right, and what error ended it; then, unless that was for good, it does everything again.
+import {
+  DeviceBuffer,
+  emptyCache,
+  Event,
+  foldB,
+  lilyBackward,
+  lilyForward,
+  LilyError,
+  Stream,
+  tensor,
+} from 'lily-kernels'
+
+// Two tokens, d_in = d_out = 2, r = 1, E = 2; all results are exact.
+async function run() {
+  const device = { type: 'cuda', id: 0 }
+  const stream = Stream.create(device)
+  const [start, end] = [Event.create(device), Event.create(device)]
+  start.record(stream)
+  const x = DeviceBuffer.allocate([2, 2], 'float32', device, { stream }).upload(Float32Array.of(1, 2, 3, 4))
+  const a = tensor(Float32Array.of(1, 1), [1, 2]).to(device)
+  const router = DeviceBuffer.allocate([2, 1]).fill(0)
+  const b = tensor(Float32Array.of(1, 0, 0, 2), [2, 1, 2]).to(device)
+  const { y, saved } = lilyForward({ x, a, router, b }, { scaling: 2, stream, mask: [1, 1] })
+  const dy = tensor(Float32Array.of(1, 1, 1, 1), [2, 2]).to(device)
+  const { dx, da, dRouter } = lilyBackward({ dy }, saved, { deferB: true })
+  const db = foldB(saved)
+  end.record(stream)
+  await end.synchronize()
+  if (!(start.elapsedTime(end) >= 0)) throw new Error('time runs backwards')
+  const hosts = await Promise.all([y, dx, da, dRouter, db].map((value) => value.toHost()))
+  const values = hosts.map(({ data }) => [...data])
+  for (const each of [x, a, router, b, y, saved, dy, dx, da, dRouter, db, stream, start, end]) each.dispose()
+  return JSON.stringify(values)
+}
+
+const right = '[[3,6,7,14],[3,3,3,3],[12,18],[-25,25],[10,10,10,10]]'
+let failure = null
+for (let attempt = 0; attempt < 2; attempt++) {
+  try {
+    const result = await run()
+    if (result !== right) throw new Error(`wrong result ${result}`)
+  } catch (error) {
+    if (!(error instanceof LilyError)) throw error
+    // What failed once must not fail again.
+    if (failure !== null) throw error
+    failure = { code: error.code, message: error.message, cudaError: error.cudaError }
+  }
+}
+// What the failed attempt left is nobody's any more.
+for (let i = 0; i < 3; i++) {
+  globalThis.gc()
+  await new Promise(setImmediate)
+}
+emptyCache()
+console.log(JSON.stringify(failure))

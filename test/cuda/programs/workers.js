@@ -1,0 +1,14 @@
+// Workers that use the device at once, each stopped in mid-call; the main thread never does.
+import { Worker } from 'node:worker_threads'
+
+const run = () =>
+  new Promise((resolve, reject) => {
+    const worker = new Worker(new URL('worker.js', import.meta.url))
+    worker.on('error', reject)
+    worker.once('message', (text) => {
+      setTimeout(() => worker.terminate().then(() => resolve(text), reject), 5)
+    })
+  })
+const texts = []
+for (let round = 0; round < 3; round++) texts.push(...(await Promise.all([run(), run(), run()])))
+console.log(texts.every((text) => text === '1,2,3') ? 'right' : texts.join(' '))

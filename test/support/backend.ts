@@ -1,0 +1,220 @@
+/**
+ * Where the suite computes. The same tests run on the host and on a CUDA device (vitest.config.ts has a project for
+ * each): they take the operations from here, with `await`. On a device the operands are moved there before a call, and
+ * everything that was moved or made comes back after it, so that a test only ever sees host memory.
+ */
+import * as lily from '../../lib/index.js'
+import {
+  DeviceBuffer,
+  Tensor,
+  tensor,
+  type DType,
+  type HostData,
+  type LilySaved,
+  type LoraSaved,
+  type Routing,
+  type TensorLike,
+} from '../../lib/index.js'
+
+export const backend = process.env.LILY_TEST_BACKEND === 'cuda' ? 'cuda' : 'cpu'
+
+/** The device is native/emulator, on which large problems take too long. */
+export const isEmulated = backend === 'cuda' && process.env.LILY_TEST_EMULATED === '1'
+
+type Saved = LilySaved | LoraSaved
+
+/** The device's side of a saved call that a test holds. */
+const savedOnDevice = new WeakMap<object, Saved>()
+const HELD = ['hidden', 'probabilities', 'weights'] as const
+
+interface HostOperand {
+  data: HostData
+  shape: readonly number[]
+  dtype?: DType
+  strides?: readonly number[]
+  byteOffset?: number
+}
+
+/** Moves operands to the device and back. Operands that share host memory share device memory. */
+class Moves {
+  readonly #buffers = new Map<ArrayBufferLike, DeviceBuffer>()
+
+  /** The operands of a call; what is not plain host memory stays what it is. */
+  operands<T>(operands: T): T {
+    if (typeof operands !== 'object' || operands === null) return operands
+    return Object.fromEntries(Object.entries(operands).map(([name, value]) => [name, this.#operand(value)])) as T
+  }
+
+  #operand(value: unknown): unknown {
+    if (value instanceof Tensor) {
+      const isHost = !value.isDisposed && value.device.type === 'cpu'
+      return isHost ? this.#operand({ data: value.data, shape: value.shape, dtype: value.dtype }) : value
+    }
+    if (!isHostOperand(value)) return value
+    const { data, shape, strides } = value
+    const dtype = value.dtype ?? dtypes[data[Symbol.toStringTag]]
+    const buffer = this.#buffer(data.buffer)
+    return {
+      ptr: buffer.ptr,
+      shape,
+      dtype,
+      strides,
+      byteOffset: data.byteOffset + (value.byteOffset ?? 0),
+      byteLength: data.byteOffset + data.byteLength,
+      device: buffer.device,
+      stream: buffer.stream,
+      owner: buffer,
+    }
+  }
+
+  #buffer(memory: ArrayBufferLike): DeviceBuffer {
+    const known = this.#buffers.get(memory)
+    if (known !== undefined) return known
+    const buffer = DeviceBuffer.allocate([memory.byteLength], 'uint8').upload(new Uint8Array(memory))
+    this.#buffers.set(memory, buffer)
+    return buffer
+  }
+
+  /** All that the device has of the host's memory, as it is there now. */
+  async back(): Promise<void> {
+    for (const [memory, buffer] of this.#buffers) await buffer.download(new Uint8Array(memory))
+  }
+}
+
+const dtypes: Record<string, DType> = {
+  Float32Array: 'float32',
+  Float16Array: 'float16',
+  Uint8Array: 'uint8',
+  Int32Array: 'int32',
+}
+
+function isHostOperand(value: unknown): value is HostOperand {
+  if (typeof value !== 'object' || value === null) return false
+  const { data, shape } = value as Partial<HostOperand>
+  return ArrayBuffer.isView(data) && data.byteLength > 0 && Array.isArray(shape)
+}
+
+/** Calls a function of the package on the suite's backend. */
+async function call<Operands, Options, Result extends object>(
+  operands: Operands,
+  options: Options,
+  run: (operands: Operands, options: Options) => Result | Promise<Result>,
+): Promise<Result> {
+  if (backend === 'cpu') return run(operands, options)
+  const moves = new Moves()
+  try {
+    const result = await run(moves.operands(operands), moves.operands(options))
+    const entries: [string, unknown][] = []
+    for (const [name, value] of Object.entries(result)) {
+      const given = (operands as Readonly<Record<string, unknown>>)[name]
+      if (name !== 'saved') entries.push([name, await resultOnHost(given, value)])
+      else entries.push([name, value === undefined ? undefined : await held(value as Saved)])
+    }
+    return Object.fromEntries(entries) as Result
+  } finally {
+    // A refused call must not have written anything, either.
+    await moves.back()
+  }
+}
+
+/** What was given comes back by itself. */
+async function resultOnHost(given: unknown, value: unknown): Promise<unknown> {
+  if (!(value instanceof Tensor) || given instanceof Tensor) return value instanceof Tensor ? given : value
+  if (isHostOperand(given)) return given.strides === undefined ? tensor(given.data, given.shape, given.dtype) : given
+  const host = await value.toHost()
+  value.dispose()
+  return host
+}
+
+/** A saved call whose tensors are on the host. */
+async function held(saved: Saved): Promise<Saved> {
+  const tensors = new Map<string | symbol, Tensor | undefined>()
+  for (const name of HELD) tensors.set(name, await saved[name]?.toHost())
+  const proxy = new Proxy(saved, {
+    get(target, name) {
+      // Reading them says whether the call was disposed of.
+      if (tensors.has(name)) return target[name as 'hidden'] && tensors.get(name)
+      const value: unknown = Reflect.get(target, name, target)
+      return typeof value === 'function' ? (value.bind(target) as unknown) : value
+    },
+  })
+  savedOnDevice.set(proxy, saved)
+  return proxy
+}
+
+function released<T>(saved: T): T {
+  if (Array.isArray(saved)) return saved.map(released) as T
+  const isObject = typeof saved === 'object' && saved !== null
+  return ((isObject ? savedOnDevice.get(saved) : undefined) ?? saved) as T
+}
+
+export async function lilyForward<O extends lily.LilyForwardOptions = object>(
+  operands: lily.LilyForwardOperands,
+  options?: O,
+): Promise<lily.LilyForwardResult<O>> {
+  return call(operands, options, (moved, rest) => lily.lilyForward(moved, rest))
+}
+
+export async function lilyForwardAsync<O extends lily.LilyForwardOptions = object>(
+  operands: lily.LilyForwardOperands,
+  options?: O,
+): Promise<lily.LilyForwardResult<O>> {
+  return call(operands, options, (moved, rest) => lily.lilyForwardAsync(moved, rest))
+}
+
+export async function lilyBackward<R extends Routing, O extends lily.LilyBackwardOptions = object>(
+  operands: lily.LilyBackwardOperands,
+  saved: LilySaved<R>,
+  options?: O,
+): Promise<lily.LilyGradients<R, O>> {
+  return call(operands, options, (moved, rest) => lily.lilyBackward(moved, released(saved), rest))
+}
+
+export async function lilyBackwardAsync<R extends Routing, O extends lily.LilyBackwardOptions = object>(
+  operands: lily.LilyBackwardOperands,
+  saved: LilySaved<R>,
+  options?: O,
+): Promise<lily.LilyGradients<R, O>> {
+  return call(operands, options, (moved, rest) => lily.lilyBackwardAsync(moved, released(saved), rest))
+}
+
+export async function loraForward<O extends lily.LoraForwardOptions = object>(
+  operands: lily.LoraForwardOperands,
+  options?: O,
+): Promise<lily.LoraForwardResult<O>> {
+  return call(operands, options, (moved, rest) => lily.loraForward(moved, rest))
+}
+
+export async function loraForwardAsync<O extends lily.LoraForwardOptions = object>(
+  operands: lily.LoraForwardOperands,
+  options?: O,
+): Promise<lily.LoraForwardResult<O>> {
+  return call(operands, options, (moved, rest) => lily.loraForwardAsync(moved, rest))
+}
+
+export async function loraBackward<O extends lily.LoraBackwardOptions = object>(
+  operands: lily.LoraBackwardOperands,
+  saved: LoraSaved,
+  options?: O,
+): Promise<lily.LoraGradients<O>> {
+  return call(operands, options, (moved, rest) => lily.loraBackward(moved, released(saved), rest))
+}
+
+export async function loraBackwardAsync<O extends lily.LoraBackwardOptions = object>(
+  operands: lily.LoraBackwardOperands,
+  saved: LoraSaved,
+  options?: O,
+): Promise<lily.LoraGradients<O>> {
+  return call(operands, options, (moved, rest) => lily.loraBackwardAsync(moved, released(saved), rest))
+}
+
+export async function foldB(
+  saved: LilySaved | readonly LilySaved[],
+  db?: TensorLike,
+  options?: lily.FoldOptions,
+): Promise<Tensor> {
+  const run = (moved: { db?: TensorLike | undefined }, rest: lily.FoldOptions | undefined) => ({
+    db: lily.foldB(released(saved), moved.db, rest),
+  })
+  return (await call({ db }, options, run)).db
+}
