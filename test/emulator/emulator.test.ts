@@ -1,7 +1,9 @@
 /** The emulator: single instructions, kernels with known results, planted mistakes and their clean twins. */
-import { readdirSync, readFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { beforeAll, describe, expect, test, type TestContext } from 'vitest'
-import { buildEmulator, runInstructionTests, runKernel } from '../support/emulator.js'
+import { buildEmulator, compareEmulator, runInstructionTests, runKernel } from '../support/emulator.js'
 
 const SEEDS = ['0', '1', '2', '3', '4', '5', '6', '7']
 const ORDERS = Array.from({ length: 16 }, (_, i) => String(i))
@@ -167,5 +169,52 @@ describe('the runtime', () => {
       expect(text).toContain('out of memory')
       expect(code).not.toBe(0)
     }
+  })
+})
+
+describe('the comparison with a GPU, with the emulator in its place', () => {
+  let folder = ''
+  beforeAll(() => {
+    folder = mkdtempSync(join(tmpdir(), 'lily-emulator-'))
+    return () => rmSync(folder, { recursive: true })
+  })
+
+  test.for(['75', '80', '90'])('compute_%s agrees with itself under another schedule', (ARCH, context) => {
+    needsKernels(context)
+    const { code, text } = compareEmulator(['--emulated-twice'], ARCH)
+    expect(text).toMatch(/^[1-9][0-9]+ exact results agree, [1-9][0-9]* near ones with [0-9]+ values, 0 differences$/m)
+    expect(code, text).toBe(0)
+  })
+
+  test('results can be recorded in one place and compared in another', (context) => {
+    needsKernels(context)
+    const file = join(folder, 'recorded')
+    expect(compareEmulator(['--emulated-twice', '--record', file], '80').code).toBe(0)
+    // The architecture is that of the file.
+    const { code, text } = compareEmulator(['--against', file], '75')
+    expect(text).toContain(', 0 differences')
+    expect(code).toBe(0)
+  })
+
+  // One result of each line is changed, an exact one by a bit, another by 1% more than its bound.
+  test.for(['one case', 'all cases'])('every difference in %s is noticed', (which, context) => {
+    needsKernels(context)
+    const file = join(folder, 'before')
+    compareEmulator(['--emulated-twice', '--record', file], '80')
+    const results = readFileSync(file, 'utf8')
+      .split('\n')
+      .map((line) => line.split('\t'))
+      .filter(([, kind]) => kind === 'exact' || kind === 'near')
+    const wrong = which === 'one case' ? ['numerics:softmax'] : [...new Set(results.map(([name]) => name))]
+    const lines = results.filter(([name]) => wrong.includes(name)).length
+    const { code, text } = compareEmulator(['--emulated-twice', ...wrong.flatMap((name) => ['--wrong', name])], '80')
+    expect(code, text).toBe(1)
+    expect(text.match(/^DIFFERS .*$/gm)).toHaveLength(lines)
+    expect(text).toContain(`, ${lines} differences`)
+  })
+
+  test('says why it cannot compare', () => {
+    expect(compareEmulator(['--against', join(folder, 'nothing')], '80')).toMatchObject({ code: 2 })
+    expect(compareEmulator(['--frob'], '80').text).toContain('no option --frob')
   })
 })
