@@ -55,6 +55,9 @@ void test_memory();
 void test_warp();
 void test_matrix();
 void test_control();
+void test_counters();
+void test_findings();
+void test_launches();
 void test_refusals();
 
 }  // namespace lily::emulator::tests
