@@ -116,13 +116,20 @@ describe('a planted mistake', () => {
     }
   })
 
-  test('leak is found at exit', (context) => {
+  test.for([
+    ['leak', '256 bytes of device memory'],
+    ['leak_pinned', '256 bytes of pinned memory'],
+    ['leak_stream', 'a stream'],
+    ['leak_event', 'an event'],
+    ['leak_graph', 'an executable graph'],
+  ])('%s is found at exit', ([name, what], context) => {
     needsKernels(context)
-    const bug = runKernel('planted', ['leak', 'bug'])
+    const bug = runKernel('planted', [name, 'bug'])
     expect(bug.code, bug.text).toBe(FINDING)
-    expect(bug.text).toContain('[leak]')
-    expect(runKernel('planted', ['leak', 'bug'], { LEAKS: '0' }).code).toBe(0)
-    expect(runKernel('planted', ['leak', 'clean'])).toEqual({ code: 0, text: 'right leak\n' })
+    expect(bug.text.match(/FINDING/g)).toHaveLength(1)
+    expect(bug.text).toContain(`FINDING [leak] device 0: ${what}`)
+    expect(runKernel('planted', [name, 'bug'], { LEAKS: '0' })).toEqual({ code: 0, text: `right ${name}\n` })
+    expect(runKernel('planted', [name, 'clean'])).toEqual({ code: 0, text: `right ${name}\n` })
   })
 
   // Work of two streams that nothing orders runs in the harmful order on some seeds only.
@@ -140,7 +147,7 @@ describe('a planted mistake', () => {
 
 describe('the runtime', () => {
   const cases = ['devices', 'attributes', 'errors', 'memory', 'capture', 'graph', 'legacy', 'host_functions', 'polling']
-  test.for([...cases, 'peer'])('%s', (name, context) => {
+  test.for([...cases, 'peer', 'threads'])('%s', (name, context) => {
     needsKernels(context)
     for (const SEED of ['0', '1', '5']) {
       const { code, text } = runKernel('runtime', [name], { SEED })
@@ -168,6 +175,100 @@ describe('the runtime', () => {
       const { code, text } = runKernel('runtime', ['memory'], how)
       expect(text).toContain('out of memory')
       expect(code).not.toBe(0)
+    }
+  })
+})
+
+describe('a setting', () => {
+  test('FAST=1 gives right results, with bounds as the only check', (context) => {
+    needsKernels(context)
+    for (const name of ['reduction', 'softmax', 'layer_norm', 'grid_sync', 'streams'])
+      expect(runKernel('numerics', [name], { FAST: '1' })).toMatchObject({ code: 0 })
+    for (const type of ['half', 'bfloat16']) {
+      const { code, text } = runKernel('matrix_product', [type], { FAST: '1' })
+      expect(text).toMatch(/^right /m)
+      expect(code).toBe(0)
+    }
+    for (const name of ['shared_race', 'uninitialised_shared'])
+      expect(runKernel('planted', [name, 'bug'], { FAST: '1' }).text).not.toContain('FINDING')
+    for (const name of ['global_bounds', 'shared_bounds']) {
+      const { code, text } = runKernel('planted', [name, 'bug'], { FAST: '1' })
+      expect(text).toContain('[out of bounds]')
+      expect(code).toBe(FINDING)
+    }
+  })
+
+  test('RACES=0 and GLOBAL_RACES=0 each switch off one of the race checks', (context) => {
+    needsKernels(context)
+    const found = (name: string, settings: Record<string, string>) =>
+      runKernel('planted', [name, 'bug'], settings).text.includes('FINDING')
+    expect(found('shared_race', { RACES: '0' })).toBe(false)
+    expect(found('shared_race', { GLOBAL_RACES: '0' })).toBe(true)
+    expect(found('global_race', { RACES: '0' })).toBe(true)
+    expect(found('global_race', { GLOBAL_RACES: '0' })).toBe(false)
+  })
+
+  test('MEMORY is the size of the devices, MEMORY_LIMIT what can be allocated of it', (context) => {
+    needsKernels(context)
+    const total = (MEMORY: string) => /sm_80, (\d+) bytes/.exec(runKernel('runtime', ['devices'], { MEMORY }).text)?.[1]
+    expect(total('3G')).toBe(String(3 * 2 ** 30))
+    expect(total('5M')).toBe(String(5 * 2 ** 20))
+    expect(total('7K')).toBe('7168')
+    expect(total('1234567')).toBe('1234567')
+    expect(runKernel('runtime', ['devices'], { MEMORY: '1T' }).code).toBe(98)
+    // The case holds 1100 bytes of the device at a time.
+    const memory = (settings: Record<string, string>) => runKernel('runtime', ['memory'], { ...settings, LEAKS: '0' })
+    for (const name of ['MEMORY', 'MEMORY_LIMIT']) {
+      expect(memory({ [name]: '1100' })).toEqual({ code: 0, text: 'right memory\n' })
+      const { code, text } = memory({ [name]: '1099' })
+      expect(text).toContain('out of memory')
+      expect(code).toBe(2)
+    }
+  })
+
+  test('COUNTERS is a file with what a kernel did', (context) => {
+    needsKernels(context)
+    const folder = mkdtempSync(join(tmpdir(), 'lily-emulator-'))
+    runKernel('matrix_product', ['bfloat16'], { COUNTERS: join(folder, 'counters-%p.json') })
+    const [file] = readdirSync(folder)
+    expect(file).toMatch(/^counters-\d+\.json$/)
+    type Counters = Record<string, number>
+    type Kernel = Counters & { lines: (Counters & { file: string; line: number })[] }
+    const text = readFileSync(join(folder, file), 'utf8')
+    rmSync(folder, { recursive: true })
+    const counted = (JSON.parse(text) as { kernels: Record<string, Kernel> }).kernels
+    const [name, ...others] = Object.keys(counted)
+    expect(name).toContain('matrix_product')
+    expect(others).toEqual([])
+    const kernel = counted[name]
+    // C [37, 40] = A [37, 168] B [168, 40]: 4 blocks of 4 warps, 6 steps of 2 depths, each of 2 ldmatrix and 2 mma.
+    const warps = 4 * 4
+    const matrices = warps * 6 * 2 * 2
+    const copies = warps * 6 * 2
+    expect(kernel).toMatchObject({
+      launches: 1,
+      matrix_instructions: matrices,
+      barriers: 4 * 6,
+      atomics: 0,
+      // ldmatrix .x4 has four wavefronts. Of a copy, eight lanes write two rows of 64 bytes, 80 bytes apart, which share
+      // banks: twice the wavefronts that 512 bytes need.
+      shared_requests: matrices + copies,
+      shared_wavefronts: 4 * matrices + 8 * copies,
+      shared_wavefronts_ideal: 4 * matrices + 4 * copies,
+      // All of A and B is read and all of C written, once or more.
+      distinct_sectors_read: Math.ceil((37 * 168 * 2) / 32) + (168 * 40 * 2) / 32,
+      distinct_sectors_written: (37 * 40 * 4) / 32,
+    })
+    const { lines } = kernel
+    const source = readFileSync(new URL('tensor_core.cuh', kernels), 'utf8').split('\n')
+    for (const key of ['thread_instructions', 'global_sectors', 'shared_wavefronts', 'matrix_instructions'])
+      expect(lines.reduce((sum, line) => sum + line[key], 0)).toBe(kernel[key])
+    const withMatrices = lines.filter((line) => line['matrix_instructions'] > 0)
+    expect(withMatrices.length).toBeGreaterThan(0)
+    for (const { file, line } of withMatrices) {
+      expect(file).toMatch(/tensor_core\.cuh$/)
+      // nvcc takes an assembly statement for where its operands stand.
+      expect(source.slice(line - 5, line).join()).toContain('mma.sync')
     }
   })
 })

@@ -42,6 +42,7 @@ bool run_early_free() {
   return true;
 }
 
+// What a program makes and must give back.
 template <bool kBug>
 bool run_leak() {
   float *x = nullptr;
@@ -49,5 +50,44 @@ bool run_leak() {
   CHECK(cudaMemset(x, 0, kCount * sizeof(float)));
   finish();
   if (!kBug) CHECK(cudaFree(x));
+  return true;
+}
+
+template <bool kBug>
+bool run_leak_pinned() {
+  float *x = nullptr;
+  CHECK(cudaMallocHost(reinterpret_cast<void **>(&x), kCount * sizeof(float)));
+  if (!kBug) CHECK(cudaFreeHost(x));
+  return true;
+}
+
+template <bool kBug>
+bool run_leak_stream() {
+  cudaStream_t stream;
+  CHECK(cudaStreamCreate(&stream));
+  if (!kBug) CHECK(cudaStreamDestroy(stream));
+  return true;
+}
+
+template <bool kBug>
+bool run_leak_event() {
+  cudaEvent_t event;
+  CHECK(cudaEventCreate(&event));
+  if (!kBug) CHECK(cudaEventDestroy(event));
+  return true;
+}
+
+template <bool kBug>
+bool run_leak_graph() {
+  cudaStream_t stream;
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  CHECK(cudaStreamCreate(&stream));
+  CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  CHECK(cudaStreamEndCapture(stream, &graph));
+  CHECK(cudaGraphInstantiate(&executable, graph, 0));
+  CHECK(cudaGraphDestroy(graph));
+  CHECK(cudaStreamDestroy(stream));
+  if (!kBug) CHECK(cudaGraphExecDestroy(executable));
   return true;
 }

@@ -73,6 +73,41 @@ inline bool runtime_polling() {
   return true;
 }
 
+// Several host threads, each with work in a stream of its own, and all with a kernel on one sum.
+inline bool runtime_threads() {
+  constexpr int n = 64, kThreads = 4, kRounds = 5;
+  float *sum = nullptr, total = 0;
+  CHECK(cudaMalloc(reinterpret_cast<void **>(&sum), sizeof(float)));
+  CHECK(cudaMemset(sum, 0, sizeof(float)));
+  CHECK(cudaDeviceSynchronize());
+  std::atomic<int> right{0};
+  const auto work = [&] {
+    float *x = nullptr, host[n];
+    cudaStream_t stream;
+    CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    CHECK(cudaMalloc(reinterpret_cast<void **>(&x), sizeof host));
+    for (int round = 0; round < kRounds; ++round) {
+      for (int i = 0; i < n; ++i) host[i] = static_cast<float>(i);
+      CHECK(cudaMemcpyAsync(x, host, sizeof host, cudaMemcpyHostToDevice, stream));
+      for (int i = 0; i < 3; ++i) runtime_scale<<<1, n, 0, stream>>>(x, 2, n);
+      runtime_add<<<1, n, 0, stream>>>(sum, x, n);
+      CHECK(cudaMemcpyAsync(host, x, sizeof host, cudaMemcpyDeviceToHost, stream));
+      CHECK(cudaStreamSynchronize(stream));
+      for (int i = 0; i < n; ++i) right += host[i] == static_cast<float>(8 * i);
+    }
+    CHECK(cudaFree(x));
+    CHECK(cudaStreamDestroy(stream));
+  };
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) threads.emplace_back(work);
+  for (std::thread &thread : threads) thread.join();
+  CHECK(cudaMemcpy(&total, sum, sizeof total, cudaMemcpyDeviceToHost));
+  CHECK(cudaFree(sum));
+  EXPECT_TRUE(right == kThreads * kRounds * n);
+  EXPECT_TRUE(total == kThreads * kRounds * 8 * (n * (n - 1) / 2));
+  return true;
+}
+
 inline bool runtime_peer() {
   int able = 0, host[4] = {1, 2, 3, 4}, back[4] = {};
   void *first = nullptr, *second = nullptr;
