@@ -60,8 +60,8 @@ class Traffic {
   TrafficTotals totals_;
 };
 
-// Wavefronts that lanes reading these words take: each of the 32 banks gives one 4-byte word at a time. Lanes of no bytes
-// do not take part.
+// Wavefronts that lanes reading these words take: each of the 32 banks gives one 4-byte word at a time. Lanes of no
+// bytes do not take part.
 uint64_t wavefronts(const uint64_t *addresses, const uint8_t *bytes, int lanes);
 
 KernelCounters summarise(const KernelCode &code, const TrafficTotals &totals);

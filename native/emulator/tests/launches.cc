@@ -21,7 +21,8 @@ void test_launches() {
     for (unsigned round = 0; round < kRounds; ++round) {
       // Fresh memory for all of them: what the checks remember of it comes to be while all launch.
       auto *const in = static_cast<uint32_t *>(device_memory().allocate(kWords * 4));
-      auto *const out = static_cast<uint32_t *>(device_memory().allocate(kWords * 4));
+      std::vector<uint32_t *> outs(kThreads);
+      for (uint32_t *&out : outs) out = static_cast<uint32_t *>(device_memory().allocate(kWords * 4));
       for (uint32_t i = 0; i < kWords; ++i) in[i] = i;
       device_memory().mark_initialised(in, kWords * 4);
       std::vector<size_t> findings(kThreads, 0);
@@ -31,17 +32,19 @@ void test_launches() {
           LaunchOptions options;
           options.checks = checks;
           options.seed = round * kThreads + t;
-          findings[t] = run(module->kernel("test"), {kBlocks}, {kBlock}, 0, options, in, out).findings.size();
+          findings[t] = run(module->kernel("test"), {kBlocks}, {kBlock}, 0, options, in, outs[t]).findings.size();
         });
       }
       for (std::thread &thread : threads) thread.join();
       size_t wrong = 0;
-      for (uint32_t i = 0; i < kWords; ++i) wrong += out[i] != i + 1;
+      for (const uint32_t *out : outs) {
+        for (uint32_t i = 0; i < kWords; ++i) wrong += out[i] != i + 1;
+      }
       for (const size_t each : findings) wrong += each;
       expect(wrong == 0, std::string("launches at a time ") + (checks ? "with" : "without") +
                              " checks: " + std::to_string(wrong) + " words or findings are wrong");
       device_memory().release(in);
-      device_memory().release(out);
+      for (uint32_t *out : outs) device_memory().release(out);
     }
   }
 }
