@@ -17,7 +17,7 @@ emulator=$root/build/emulator
 folder=$root/build/compare
 cases='
 numerics:reduction numerics:softmax numerics:layer_norm numerics:grid_sync numerics:streams
-matrix_product:half matrix_product:bfloat16
+numerics:spaces matrix_product:half matrix_product:bfloat16
 instructions:integers instructions:floats instructions:conversions instructions:halves instructions:warps
 instructions:approximations instructions:ampere instructions:hopper instructions:movement instructions:atomics
 instructions:products'

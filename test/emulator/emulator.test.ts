@@ -26,7 +26,7 @@ test('instructions do what the PTX ISA says', () => {
 })
 
 describe.for(['75', '80', '86', '89', '90', '100', '120'])('compute_%s', (ARCH) => {
-  test.for(['reduction', 'softmax', 'layer_norm', 'grid_sync', 'streams'])('%s is right', (name, context) => {
+  test.for(['reduction', 'softmax', 'layer_norm', 'grid_sync', 'streams', 'spaces'])('%s is right', (name, context) => {
     needsKernels(context)
     for (const SEED of ['0', '1', '5']) {
       const { code, text } = runKernel('numerics', [name], { ARCH, SEED })

@@ -32,6 +32,7 @@ struct Operand {
 
   Kind kind = Kind::kSink;
   bool negated = false;               // !%p
+  bool is_clock = false;              // a special register that changes while the thread runs
   int32_t reg = kNone;                // kRegister, kConstant, and the base of kAddress; kNone for `_`
   int32_t second = kNone;             // q of the destination p|q
   Type type = Type::kNone;            // as the register was declared

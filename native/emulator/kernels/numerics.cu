@@ -3,6 +3,7 @@
 #include "layer_norm.cuh"
 #include "reduction.cuh"
 #include "softmax.cuh"
+#include "spaces.cuh"
 #include "streams.cuh"
 
 int main(int count, char **arguments) {
@@ -10,6 +11,6 @@ int main(int count, char **arguments) {
                                {"softmax", test_softmax},
                                {"layer_norm", test_layer_norm},
                                {"grid_sync", test_grid_sync},
-                               {"streams", test_streams}};
+                               {"streams", test_streams},     {"spaces", test_spaces}};
   return run_case(count, arguments, cases);
 }

@@ -23,8 +23,9 @@ using RealModel = std::function<double(double a)>;
 // p1. Results that are NaNs by their kind agree whatever their bits.
 void check(const std::string &instruction, const std::string &signature, const Model &model);
 
-// For approximations of f32: the result is within `relative` of the model, or within `absolute`.
-void check_near(const std::string &instruction, const RealModel &model, double relative, double absolute);
+// For approximations of f32, or of f64 (kind D): the result is within `relative` of the model, or within `absolute`.
+void check_near(const std::string &instruction, const RealModel &model, double relative, double absolute,
+                char kind = 'F');
 
 // The statements are not accepted, and the error contains each of `names`.
 void refused(const std::string &statements, const std::vector<std::string> &names);
