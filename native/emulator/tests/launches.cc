@@ -1,4 +1,4 @@
-// Launches from several host threads at a time, with checks and without.
+// Blocks on several threads, and launches from several host threads, with checks and without.
 #include <cstring>
 #include <thread>
 
@@ -7,7 +7,32 @@
 
 namespace lily::emulator::tests {
 
-void test_launches() {
+namespace {
+
+// Each of two blocks raises a flag of its own and waits for the other's, which ends only if both run at a time.
+void test_blocks_at_a_time() {
+  const auto module = Module::parse(kernel_of(
+      "mov.u32 w0, %ctaid.x;\nmov.u32 w1, 1;\nxor.b32 w2, w0, 1;\nmad.wide.u32 l0, w0, 4, in;\n"
+      "mad.wide.u32 l1, w2, 4, in;\nst.volatile.global.u32 [l0], w1;\nAGAIN:\nld.volatile.global.u32 w3, [l1];\n"
+      "setp.eq.u32 p0, w3, 0;\n@p0 bra AGAIN;"));
+  auto *flags = static_cast<uint32_t *>(device_memory().allocate(8));
+  LaunchOptions options;
+  options.checks = false;
+  for (const int threads : {2, 1}) {
+    options.threads = threads;
+    options.max_instructions = threads == 2 ? uint64_t{4} << 30 : 1'000'000;
+    flags[0] = flags[1] = 0;
+    device_memory().mark_initialised(flags, 8);
+    const std::vector<Finding> findings = run(module->kernel("test"), {2}, {1}, 0, options, flags, flags).findings;
+    const bool timed_out = findings.size() == 1 && findings[0].kind == FindingKind::kTimeout;
+    expect(threads == 2 ? findings.empty() : timed_out,
+           "blocks that wait for each other, " + std::to_string(threads) + " threads");
+  }
+  device_memory().release(flags);
+}
+
+// Launches of several host threads.
+void test_launches_at_a_time() {
   constexpr unsigned kThreads = 4, kRounds = 12, kBlocks = 16, kBlock = 64;
   // out[i] = in[i] + 1 by way of shared memory.
   const auto module = Module::parse(kernel_of(
@@ -47,6 +72,13 @@ void test_launches() {
       for (uint32_t *out : outs) device_memory().release(out);
     }
   }
+}
+
+}  // namespace
+
+void test_launches() {
+  test_blocks_at_a_time();
+  test_launches_at_a_time();
 }
 
 }  // namespace lily::emulator::tests
