@@ -45,3 +45,8 @@ export function runKernel(program: string, args: string[], settings: Record<stri
 export function runInstructionTests(): Run {
   return spawn(join(folder, 'tests/instruction_tests'), [])
 }
+
+/** scripts/compare-emulator.sh, which needs no GPU with --emulated-twice. */
+export function compareEmulator(args: string[], ARCH: string): Run {
+  return spawn('sh', ['scripts/compare-emulator.sh', ...args], { LILY_EMULATOR_ARCH: ARCH })
+}

@@ -26,6 +26,7 @@ void Thread::copy_async(const Instruction &in, uint64_t shared_address, uint64_t
   }
   const Place target = access_memory(*this, in, Space::kShared, shared_address, bytes, {true, false});
   if (target.data == nullptr) return;
+  if (block->traffic != nullptr) block->traffic->record(*this, in, true, true, target.offset, bytes);
   copy.to = static_cast<uint32_t>(target.offset);
   // Whoever reads too early gets NaNs, even with the checks off.
   std::memset(target.data, 0xff, bytes);

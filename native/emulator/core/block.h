@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "core/access.h"
@@ -91,6 +92,7 @@ struct LaunchState {
   // What has been released at an address by a fenced atomic or a strong store: block -> time.
   std::unordered_map<uint64_t, std::unordered_map<uint32_t, uint32_t>> released;
   TrafficTotals traffic;
+  std::vector<std::pair<Allocation *, uint64_t>> race_pages;  // in use since this launch began
 
   Dim3 thread_position(uint32_t index) const {
     return {index % block_size.x, index / block_size.x % block_size.y, index / (block_size.x * block_size.y)};
@@ -110,6 +112,7 @@ struct RaceAccess {
 void check_shared_race(Thread &thread, const Instruction &in, uint32_t offset, uint32_t bytes, RaceAccess access);
 void check_global_race(Thread &thread, const Instruction &in, Allocation &allocation, uint64_t offset, uint32_t bytes,
                        RaceAccess access);
+std::vector<TouchedPage> touched_pages(const LaunchState &launch);
 void release_in_block(Thread &thread, uint64_t place);
 void acquire_in_block(Thread &thread, uint64_t place);
 void release_to_blocks(Thread &thread, uint64_t place);

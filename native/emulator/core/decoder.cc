@@ -86,6 +86,13 @@ void decode(Instruction &in, std::vector<std::string> names) {
                         : in.flow == Flow::kNext || in.flow == Flow::kYield ? in.executor != nullptr
                                                                             : true;
   if (!complete) refuse(in, "unsupported combination of modifiers");
+  for (int i = 0; i < std::min<int>(in.operand_count, Instruction::kNear); ++i) {
+    const Operand &operand = in.operands[i];
+    in.registers[i] = operand.elements.size() == 1 ? operand.elements[0] : operand.reg;
+  }
+  for (int i = in.operand_count; i-- > 0;) {
+    if (in.operands[i].kind == Operand::Kind::kAddress) in.offset = in.operands[i].offset;
+  }
   // A thread that waits for another's store must let that one run.
   if (in.opcode == "ld" && in.is_strong) in.flow = Flow::kYield;
 }

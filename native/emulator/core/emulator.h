@@ -5,6 +5,7 @@
 //   LaunchResult result = run(module->kernel("scale"), {grid}, {block}, dynamic_shared_bytes, options, x, 2.0f, n);
 #pragma once
 
+#include <bitset>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -38,6 +39,7 @@ struct LaunchOptions {
   bool global_races = true;
   bool uninitialised = true;
   bool counters = false;
+  bool touched = false;      // gives the memory that the launch touched; needs global_races
   bool cooperative = false;  // all blocks resident, so that they may wait for each other
   int threads = 0;           // of the fast mode; 0 is one per processor
   size_t max_findings =
@@ -81,12 +83,25 @@ struct Finding {
   std::string text() const;  // all of it, in one or two lines
 };
 
+// What a launch did to 1024 bytes of an allocation, in units of two bytes. Only the last access to a unit counts, and a
+// single byte of one does not.
+struct TouchedPage {
+  static constexpr size_t kBytes = 1024, kUnits = kBytes / 2;
+  uint64_t allocation = 0;  // its id
+  uint64_t page = 0;
+  std::bitset<kUnits> read, written, atomic;
+};
+
 struct LaunchResult {
   std::vector<Finding> findings;
   uint64_t instructions = 0;  // of all threads
   KernelCounters counters;    // empty unless asked for
+  std::vector<TouchedPage> touched;
   bool ok() const { return findings.empty(); }
 };
+
+// A mangled name as it is written in C++.
+std::string readable_name(const std::string &mangled);
 
 struct Parameter {
   std::string name;

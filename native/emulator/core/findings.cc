@@ -15,14 +15,6 @@ std::string file_name(const KernelCode &code, int file) {
 
 std::string without_folder(const std::string &path) { return path.substr(path.rfind('/') + 1); }
 
-std::string readable(const std::string &mangled) {
-  int status = 0;
-  char *name = abi::__cxa_demangle(mangled.c_str(), nullptr, nullptr, &status);
-  const std::string result = status == 0 ? name : mangled;
-  std::free(name);
-  return result;
-}
-
 std::string place(const SourceLine &source, const SourceLine &inlined, int ptx_line) {
   if (source.file.empty()) return "PTX line " + std::to_string(ptx_line);
   std::string text = without_folder(source.file) + ":" + std::to_string(source.line);
@@ -37,6 +29,14 @@ std::string triple(Dim3 d) {
 }
 
 }  // namespace
+
+std::string readable_name(const std::string &mangled) {
+  int status = 0;
+  char *name = abi::__cxa_demangle(mangled.c_str(), nullptr, nullptr, &status);
+  const std::string result = status == 0 ? name : mangled;
+  std::free(name);
+  return result;
+}
 
 SourceLine source_line(const KernelCode &code, const Instruction &in) {
   const SourcePosition &position = code.locations[in.location];
@@ -73,7 +73,7 @@ const char *name_of(FindingKind kind) {
 }
 
 std::string Finding::text() const {
-  return std::string("[") + name_of(kind) + "] " + message + "\n    in " + readable(kernel) + ", " + instruction +
+  return std::string("[") + name_of(kind) + "] " + message + "\n    in " + readable_name(kernel) + ", " + instruction +
          " (" + place(source, inlined_at, ptx_line) + "), block " + triple(block) + " thread " + triple(thread);
 }
 

@@ -32,6 +32,7 @@ struct Operand {
 
   Kind kind = Kind::kSink;
   bool negated = false;               // !%p
+  bool is_clock = false;              // a special register that changes while the thread runs
   int32_t reg = kNone;                // kRegister, kConstant, and the base of kAddress; kNone for `_`
   int32_t second = kNone;             // q of the destination p|q
   Type type = Type::kNone;            // as the register was declared
@@ -54,12 +55,13 @@ enum class Flow : uint8_t {
   kTrap,
 };
 
-struct Instruction {
-  static constexpr int kMaxOperands = 6;
+struct alignas(64) Instruction {
+  static constexpr int kMaxOperands = 6, kNear = 5;
 
-  // Read for every instruction that runs, so together.
+  // Read for every instruction that runs, so together in one line of the cache: up to `offset`.
   Executor executor = nullptr;
-  int32_t guard = Operand::kNone;  // guard predicate: executes if (register != 0) != guard_negated
+  std::array<int32_t, kNear> registers{};  // operands[i].reg of the first operands, by decode()
+  int32_t guard = Operand::kNone;          // guard predicate: executes if (register != 0) != guard_negated
   bool guard_negated = false;
   Flow flow = Flow::kNext;  // decode() makes a strong load kYield, so that spin loops let others run
 
@@ -73,6 +75,10 @@ struct Instruction {
   bool is_strong = false;  // volatile, relaxed, acquire, release: orders, and does not race with its like
   bool is_release = false, is_acquire = false;
   bool is_matrix = false;  // counts as a matrix instruction
+  int32_t pc = 0;
+  int64_t offset = 0;  // of the first operand that is an address, by decode()
+
+  int32_t register_of(int operand) const { return operand < kNear ? registers[operand] : operands[operand].reg; }
 
   // Flow::kWarp. The operand with the member mask, or kNone: all lanes of the warp.
   WarpExecutor warp_executor = nullptr;
@@ -81,7 +87,6 @@ struct Instruction {
   uint8_t operand_count = 0;
   std::array<Operand, kMaxOperands> operands;
 
-  int32_t pc = 0;
   int32_t target = -1;           // bra
   std::vector<int32_t> targets;  // brx.idx
 

@@ -222,6 +222,7 @@ class KernelParser {
           in.opcode != "cvta") {
         refuse(in, "unsupported operand: register + offset");
       }
+      if (operand.is_clock && in.opcode != "mov") refuse(in, "a clock can only be read by mov");
       in.operands[in.operand_count++] = operand;
     } while (tokens_.accept(","));
   }

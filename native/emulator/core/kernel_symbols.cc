@@ -59,14 +59,12 @@ KernelSymbols::Register KernelSymbols::find(const TokenStream &tokens, const std
     if (const auto found = scopes_[i].find(name); found != scopes_[i].end()) return found->second;
   }
   if (name[0] == '%') {
-    const auto [entry, added] = specials_.try_emplace(name, 0);
-    if (added) {
-      const std::optional<SpecialRegister> which = special_register_named(name);
-      if (!which) tokens.fail("unsupported special register " + name);
-      entry->second = new_register();
-      code_.special_registers.push_back({entry->second, *which});
-    }
-    return {entry->second, Type::kU32, false};
+    if (const auto found = specials_.find(name); found != specials_.end()) return found->second;
+    const std::optional<SpecialRegister> which = special_register_named(name);
+    if (!which) tokens.fail("unsupported special register " + name);
+    const Register special{new_register(), Type::kU32, false, *which == SpecialRegister::kClock};
+    code_.special_registers.push_back({special.index, *which});
+    return specials_[name] = special;
   }
   if (name == "WARP_SZ") return {constant(32), Type::kU32, true};
   if (const auto found = addresses_.find(name); found != addresses_.end()) {

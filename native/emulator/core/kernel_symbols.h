@@ -16,6 +16,7 @@ class KernelSymbols {
     int32_t index;
     Type type;
     bool is_constant;
+    bool is_clock = false;
   };
 
   KernelSymbols(KernelCode &code, const ModuleContents &module) : code_(code), module_(module), scopes_(1) {}
@@ -42,7 +43,7 @@ class KernelSymbols {
   KernelCode &code_;
   const ModuleContents &module_;
   std::vector<std::unordered_map<std::string, Register>> scopes_;
-  std::unordered_map<std::string, int32_t> specials_;
+  std::unordered_map<std::string, Register> specials_;
   std::unordered_map<uint64_t, int32_t> constants_;
   std::map<std::string, uint64_t> addresses_;  // of parameters, local and shared variables: offsets
   std::map<std::string, int32_t> external_shared_;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <mutex>
 #include <numeric>
 #include <thread>
 
@@ -125,6 +126,10 @@ class GridWorkspace {
 LaunchResult launch(const Kernel &kernel, Dim3 grid, Dim3 block, size_t dynamic_shared_bytes, const void *parameters,
                     const LaunchOptions &options) {
   static std::atomic<uint64_t> launches{0};
+  // What the checks remember of an allocation belongs to one launch: host threads take turns.
+  static std::mutex checked;
+  std::unique_lock<std::mutex> turn(checked, std::defer_lock);
+  if (options.checks) turn.lock();
   const KernelCode &code = *kernel.code();
   check_configuration(code, grid, block, dynamic_shared_bytes, options);
   LaunchState state;
@@ -147,6 +152,7 @@ LaunchResult launch(const Kernel &kernel, Dim3 grid, Dim3 block, size_t dynamic_
   LaunchResult result;
   result.findings = std::move(state.findings);
   result.instructions = state.instructions;
+  if (options.touched) result.touched = touched_pages(state);
   if (options.counters) result.counters = summarise(code, state.traffic);
   return result;
 }

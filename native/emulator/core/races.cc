@@ -97,10 +97,35 @@ void check_global_race(Thread &thread, const Instruction &in, Allocation &alloca
     if (page.cells == nullptr) page.cells = std::make_unique<AccessCell[]>(kCells);
     if (page.launch != thread.block->launch->id) {
       page.launch = thread.block->launch->id;
+      thread.block->launch->race_pages.emplace_back(&allocation, i / kCells);
       std::fill_n(page.cells.get(), kCells, AccessCell{});
     }
     if (!checker.check(page.cells[i % kCells], covered(i, offset, bytes), 2 * i)) return;
   }
+}
+
+std::vector<TouchedPage> touched_pages(const LaunchState &launch) {
+  static_assert(TouchedPage::kBytes == Allocation::kRacePageBytes);
+  constexpr uint8_t kBoth = 3;
+  std::vector<TouchedPage> pages;
+  for (const auto &[allocation, index] : launch.race_pages) {
+    if (allocation->base == launch.grid_workspace) continue;
+    TouchedPage &page = pages.emplace_back();
+    page.allocation = allocation->id;
+    page.page = index;
+    const AccessCell *cells = allocation->race_pages[index].cells.get();
+    const auto add = [&](size_t unit, const AccessRecord &record, uint8_t bytes, bool write) {
+      if (!record.exists() || bytes != kBoth) return;
+      (record.strong() ? page.atomic : write ? page.written : page.read).set(unit);
+    };
+    for (size_t unit = 0; unit < TouchedPage::kUnits; ++unit) {
+      const AccessCell &cell = cells[unit];
+      add(unit, cell.write, cell.write_bytes, true);
+      add(unit, cell.read, cell.read_bytes, false);
+      add(unit, cell.other_read, cell.other_read_bytes, false);
+    }
+  }
+  return pages;
 }
 
 // ---- Order by flags and counters: a fence and a strong access, seen by a strong access of the same place. ----

@@ -40,9 +40,11 @@ enum class SpecialRegister : uint8_t {
   kGridWorkspaceLow,  // %envreg1, %envreg2: where cooperative groups keep their barrier
   kZero,
   kOne,  // of a cluster of one block
+  kClock,
 };
 
-// Empty for a register that is not supported; clocks are not: the emulator has no time.
+// Empty for a register that is not supported. Clocks count how often they are read, as the emulator has no time; mov
+// reads them.
 std::optional<SpecialRegister> special_register_named(std::string_view name);
 uint64_t value_of(SpecialRegister which, const Thread &thread);
 

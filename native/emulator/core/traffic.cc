@@ -32,8 +32,9 @@ uint64_t wavefronts(const uint64_t *addresses, const uint8_t *bytes, int lanes) 
   for (int start = 0; start < lanes; start += lanes_per_phase) {
     std::array<std::array<uint64_t, 128>, 32> words;
     std::array<int, 32> used{};
-    int most = 1;
+    int most = 0;
     for (int i = start; i < std::min(lanes, start + lanes_per_phase); ++i) {
+      if (bytes[i] == 0) continue;
       for (uint64_t word = addresses[i] / 4; word <= (addresses[i] + bytes[i] - 1) / 4; ++word) {
         auto &bank = words[word % 32];
         int &count = used[word % 32];
@@ -50,13 +51,13 @@ uint64_t wavefronts(const uint64_t *addresses, const uint8_t *bytes, int lanes) 
 void Traffic::record(const Thread &thread, const Instruction &in, bool shared, bool write, uint64_t address,
                      uint32_t bytes) {
   if (!shared) (write ? totals_.written : totals_.read).add(address, bytes);
-  const uint64_t key = static_cast<uint64_t>(in.pc) << 32 | thread.executions[in.pc];
+  // cp.async has a request of each kind.
+  const uint64_t key = static_cast<uint64_t>(in.pc) << 33 | uint64_t{thread.executions[in.pc]} << 1 | shared;
   auto &open = open_[thread.index / 32];
   Request &request = open[key];
-  if (request.lanes == 32) return;
   request.shared = shared;
-  request.addresses[request.lanes] = address;
-  request.bytes[request.lanes] = static_cast<uint8_t>(bytes);
+  request.addresses[thread.lane] = address;
+  request.bytes[thread.lane] = static_cast<uint8_t>(bytes);
   if (++request.lanes < thread.warp->count) return;
   close(in.pc, request);
   open.erase(key);
@@ -66,19 +67,21 @@ void Traffic::close(int32_t pc, const Request &request) {
   Counters &counters = at(pc);
   if (request.shared) {
     ++counters.shared_requests;
-    counters.shared_wavefronts += wavefronts(request.addresses.data(), request.bytes.data(), request.lanes);
-    uint64_t bytes = 0;
-    std::array<uint64_t, 32> starts = request.addresses;
-    std::sort(starts.begin(), starts.begin() + request.lanes);
-    const auto distinct = std::unique(starts.begin(), starts.begin() + request.lanes) - starts.begin();
-    bytes = static_cast<uint64_t>(distinct) *
-            *std::max_element(request.bytes.begin(), request.bytes.begin() + request.lanes);
+    counters.shared_wavefronts += wavefronts(request.addresses.data(), request.bytes.data(), 32);
+    std::vector<uint64_t> starts;
+    for (int i = 0; i < 32; ++i) {
+      if (request.bytes[i] > 0) starts.push_back(request.addresses[i]);
+    }
+    std::sort(starts.begin(), starts.end());
+    const uint64_t distinct = std::unique(starts.begin(), starts.end()) - starts.begin();
+    const uint64_t bytes = distinct * *std::max_element(request.bytes.begin(), request.bytes.end());
     counters.shared_wavefronts_ideal += std::max<uint64_t>(1, (bytes + 127) / 128);
     return;
   }
   std::vector<uint64_t> sectors;
   std::vector<std::pair<uint64_t, uint64_t>> ranges;
-  for (int i = 0; i < request.lanes; ++i) {
+  for (int i = 0; i < 32; ++i) {
+    if (request.bytes[i] == 0) continue;
     const uint64_t first = request.addresses[i], last = first + request.bytes[i] - 1;
     for (uint64_t sector = first / kSectorBytes; sector <= last / kSectorBytes; ++sector) sectors.push_back(sector);
     ranges.emplace_back(first, last + 1);
@@ -113,7 +116,7 @@ void WarpOperation::count_matrix_rows(const Instruction &in, const uint64_t *add
 
 void Traffic::merge_into(TrafficTotals &totals, std::mutex &mutex) {
   for (const auto &open : open_) {
-    for (const auto &[key, request] : open) close(static_cast<int32_t>(key >> 32), request);
+    for (const auto &[key, request] : open) close(static_cast<int32_t>(key >> 33), request);
   }
   const std::lock_guard lock(mutex);
   totals.instructions.resize(totals_.instructions.size());

@@ -46,19 +46,22 @@ class Traffic {
   void merge_into(TrafficTotals &totals, std::mutex &mutex);
 
  private:
+  // By lane; no bytes are of a lane that does not take part.
   struct Request {
     int lanes = 0;
     bool shared = false;
-    std::array<uint64_t, 32> addresses;
-    std::array<uint8_t, 32> bytes;
+    std::array<uint64_t, 32> addresses{};
+    std::array<uint8_t, 32> bytes{};
   };
   void close(int32_t pc, const Request &request);
 
-  std::vector<std::unordered_map<uint64_t, Request>> open_;  // for each warp: pc and how often it was executed
+  // For each warp, by pc, how often it was executed, and whether it is of shared memory.
+  std::vector<std::unordered_map<uint64_t, Request>> open_;
   TrafficTotals totals_;
 };
 
-// Wavefronts that lanes reading these words take: each of the 32 banks gives one 4-byte word at a time.
+// Wavefronts that lanes reading these words take: each of the 32 banks gives one 4-byte word at a time. Lanes of no
+// bytes do not take part.
 uint64_t wavefronts(const uint64_t *addresses, const uint8_t *bytes, int lanes);
 
 KernelCounters summarise(const KernelCode &code, const TrafficTotals &totals);

@@ -1,6 +1,6 @@
 // What the test programs share: checked runtime calls, device arrays, repeatable random numbers and the comparison with
 // a host loop. Each program runs one named case, says whether it is right and ends with 0 (right), 1 (wrong result) or
-// 2 (error).
+// 2 (error). With --print behind the case it prints what print.h describes.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,6 +11,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <vector>
+
+#include "print.h"
 
 inline void check(cudaError_t error, const char *call) {
   if (error == cudaSuccess) return;
@@ -71,7 +73,8 @@ class Random {
   uint32_t state_;
 };
 
-// True if |got - want| <= tolerance everywhere; not for a NaN. Prints the largest difference.
+// True if |got - want| <= tolerance everywhere; not for a NaN. Prints the largest difference. With a tolerance of 0
+// results are exact; otherwise two of them, each within it, differ by at most twice as much.
 template <class Got, class Want>
 bool compare(const char *name, const std::vector<Got> &got, const std::vector<Want> &want, double tolerance) {
   double worst = 0;
@@ -82,6 +85,11 @@ bool compare(const char *name, const std::vector<Got> &got, const std::vector<Wa
     worst = error;
     at = i;
     if (std::isnan(error)) break;
+  }
+  if (tolerance == 0) {
+    print_exact(name, got);
+  } else {
+    print_near(name, got, 0, 2 * tolerance);
   }
   const bool right = got.size() == want.size() && worst <= tolerance;
   std::printf("%s: worst error %.3g of %.3g at %zu of %zu\n", name, worst, tolerance, at, want.size());
@@ -96,13 +104,14 @@ struct Case {
 // The main program: runs the case that the command line names.
 template <size_t kCount>
 int run_case(int count, char **arguments, const Case (&cases)[kCount]) {
+  const bool understood = count == 2 || (count == 3 && read_print_option(arguments[2]));
   for (const Case &candidate : cases) {
-    if (count != 2 || std::strcmp(arguments[1], candidate.name) != 0) continue;
+    if (!understood || std::strcmp(arguments[1], candidate.name) != 0) continue;
     const bool right = candidate.run();
     std::printf("%s %s\n", right ? "right" : "WRONG", candidate.name);
     return right ? 0 : 1;
   }
-  std::printf("usage: %s CASE, one of:", arguments[0]);
+  std::printf("usage: %s CASE [--print|--print-wrong], one of:", arguments[0]);
   for (const Case &candidate : cases) std::printf(" %s", candidate.name);
   std::printf("\n");
   return 2;

@@ -11,13 +11,30 @@ struct Planted {
 #define PLANTED(name) {#name, run_##name<true>, run_##name<false>}
 
 int main(int count, char **arguments) {
-  static const Planted cases[] = {
-      PLANTED(global_bounds),        PLANTED(shared_bounds),     PLANTED(local_bounds),
-      PLANTED(parameter_bounds),     PLANTED(misaligned),        PLANTED(uninitialised_shared),
-      PLANTED(uninitialised_global), PLANTED(use_after_free),    PLANTED(shared_race),
-      PLANTED(global_race),          PLANTED(early_read),        PLANTED(divergent_operation),
-      PLANTED(absent_lane),          PLANTED(divergent_barrier), PLANTED(deadlock),
-      PLANTED(missing_event),        PLANTED(early_free),        PLANTED(leak)};
+  static const Planted cases[] = {PLANTED(global_bounds),
+                                  PLANTED(shared_bounds),
+                                  PLANTED(local_bounds),
+                                  PLANTED(parameter_bounds),
+                                  PLANTED(misaligned),
+                                  PLANTED(uninitialised_shared),
+                                  PLANTED(uninitialised_global),
+                                  PLANTED(use_after_free),
+                                  PLANTED(shared_race),
+                                  PLANTED(global_race),
+                                  PLANTED(early_read),
+                                  PLANTED(divergent_operation),
+                                  PLANTED(absent_lane),
+                                  PLANTED(divergent_barrier),
+                                  PLANTED(deadlock),
+                                  PLANTED(missing_event),
+                                  PLANTED(unordered_copy),
+                                  PLANTED(unordered_graph),
+                                  PLANTED(early_free),
+                                  PLANTED(leak),
+                                  PLANTED(leak_pinned),
+                                  PLANTED(leak_stream),
+                                  PLANTED(leak_event),
+                                  PLANTED(leak_graph)};
   for (const Planted &each : cases) {
     if (count != 3 || std::strcmp(arguments[1], each.name) != 0) continue;
     const bool right = std::strcmp(arguments[2], "bug") == 0 ? each.bug() : each.clean();

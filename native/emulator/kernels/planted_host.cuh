@@ -5,7 +5,7 @@
 #include "streams.cuh"
 
 // A kernel in one stream must see what a kernel in another wrote; without the event some orders of the work give the
-// wrong result.
+// wrong result, and all of them are a finding.
 template <bool kBug>
 bool run_missing_event() {
   std::vector<float> x(kCount, 3);
@@ -25,6 +25,57 @@ bool run_missing_event() {
   return device_x.host()[0] == 8;
 }
 
+// A copy to the host that does not wait for the kernel in another stream.
+template <bool kBug>
+bool run_unordered_copy() {
+  float *pinned = nullptr;
+  DeviceArray<float> x(std::vector<float>(kCount, 3));
+  cudaStream_t first, second;
+  CHECK(cudaMallocHost(reinterpret_cast<void **>(&pinned), kCount * sizeof(float)));
+  CHECK(cudaStreamCreateWithFlags(&first, cudaStreamNonBlocking));
+  CHECK(cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking));
+  add_one<<<1, kCount, 0, first>>>(x.get(), kCount);
+  if (!kBug) CHECK(cudaStreamSynchronize(first));
+  CHECK(cudaMemcpyAsync(pinned, x.get(), kCount * sizeof(float), cudaMemcpyDeviceToHost, second));
+  finish();
+  const bool right = pinned[0] == 4;
+  for (cudaStream_t stream : {first, second}) CHECK(cudaStreamDestroy(stream));
+  CHECK(cudaFreeHost(pinned));
+  return right;
+}
+
+// Two branches of a graph, one of which clears what the other adds to.
+template <bool kBug>
+bool run_unordered_graph() {
+  DeviceArray<float> x(std::vector<float>(kCount, 3));
+  cudaStream_t stream, branch;
+  cudaEvent_t fork, join;
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  CHECK(cudaStreamCreateWithFlags(&branch, cudaStreamNonBlocking));
+  for (cudaEvent_t *event : {&fork, &join}) CHECK(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
+  CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  CHECK(cudaEventRecord(fork, stream));
+  CHECK(cudaStreamWaitEvent(branch, fork, 0));
+  CHECK(cudaMemsetAsync(x.get(), 0, kCount * sizeof(float) / 2, branch));
+  CHECK(cudaEventRecord(join, branch));
+  const int first = kBug ? 0 : kCount / 2;
+  add_one<<<1, kCount, 0, stream>>>(x.get() + first, kCount / 2);
+  CHECK(cudaStreamWaitEvent(stream, join, 0));
+  add_one<<<1, kCount, 0, stream>>>(x.get(), kCount);
+  CHECK(cudaStreamEndCapture(stream, &graph));
+  CHECK(cudaGraphInstantiate(&executable, graph, 0));
+  for (int launch = 0; launch < 2; ++launch) CHECK(cudaGraphLaunch(executable, stream));
+  finish();
+  const std::vector<float> got = x.host();
+  CHECK(cudaGraphExecDestroy(executable));
+  CHECK(cudaGraphDestroy(graph));
+  for (cudaEvent_t event : {fork, join}) CHECK(cudaEventDestroy(event));
+  for (cudaStream_t each : {stream, branch}) CHECK(cudaStreamDestroy(each));
+  return got[0] == 1 && got[kCount - 1] == 7;
+}
+
 // Stream-ordered memory, freed in a stream that does not wait for the kernel.
 template <bool kBug>
 bool run_early_free() {
@@ -42,6 +93,7 @@ bool run_early_free() {
   return true;
 }
 
+// What a program makes and must give back.
 template <bool kBug>
 bool run_leak() {
   float *x = nullptr;
@@ -49,5 +101,44 @@ bool run_leak() {
   CHECK(cudaMemset(x, 0, kCount * sizeof(float)));
   finish();
   if (!kBug) CHECK(cudaFree(x));
+  return true;
+}
+
+template <bool kBug>
+bool run_leak_pinned() {
+  float *x = nullptr;
+  CHECK(cudaMallocHost(reinterpret_cast<void **>(&x), kCount * sizeof(float)));
+  if (!kBug) CHECK(cudaFreeHost(x));
+  return true;
+}
+
+template <bool kBug>
+bool run_leak_stream() {
+  cudaStream_t stream;
+  CHECK(cudaStreamCreate(&stream));
+  if (!kBug) CHECK(cudaStreamDestroy(stream));
+  return true;
+}
+
+template <bool kBug>
+bool run_leak_event() {
+  cudaEvent_t event;
+  CHECK(cudaEventCreate(&event));
+  if (!kBug) CHECK(cudaEventDestroy(event));
+  return true;
+}
+
+template <bool kBug>
+bool run_leak_graph() {
+  cudaStream_t stream;
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  CHECK(cudaStreamCreate(&stream));
+  CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  CHECK(cudaStreamEndCapture(stream, &graph));
+  CHECK(cudaGraphInstantiate(&executable, graph, 0));
+  CHECK(cudaGraphDestroy(graph));
+  CHECK(cudaStreamDestroy(stream));
+  if (!kBug) CHECK(cudaGraphExecDestroy(executable));
   return true;
 }

@@ -9,6 +9,7 @@ int main(int count, char **arguments) {
       {"capture", runtime_capture}, {"graph", runtime_graph},
       {"legacy", runtime_legacy},   {"host_functions", runtime_host_functions},
       {"polling", runtime_polling}, {"peer", runtime_peer},
+      {"threads", runtime_threads}, {"ordered", runtime_ordered},
   };
   return run_case(count, arguments, cases);
 }

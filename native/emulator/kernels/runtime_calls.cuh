@@ -20,6 +20,11 @@ __global__ void runtime_scale(float *x, float factor, int n) {
   if (i < n) x[i] *= factor;
 }
 
+__global__ void runtime_add(float *sum, const float *x, int n) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) atomicAdd(sum, x[i]);
+}
+
 __global__ void runtime_reverse(float *x) {
   extern __shared__ float shared[];
   shared[threadIdx.x] = x[threadIdx.x];

@@ -73,6 +73,105 @@ inline bool runtime_polling() {
   return true;
 }
 
+// Every way to put work in one stream before work in another, and work that needs no order: none of it is a finding.
+inline bool runtime_ordered() {
+  constexpr int n = 64;
+  float *x = nullptr, *sum = nullptr, host[n], total = 0;
+  cudaStream_t first, second, blocking;
+  cudaEvent_t event;
+  CHECK(cudaMalloc(reinterpret_cast<void **>(&x), sizeof host));
+  CHECK(cudaMalloc(reinterpret_cast<void **>(&sum), sizeof(float)));
+  for (cudaStream_t *stream : {&first, &second}) CHECK(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking));
+  CHECK(cudaStreamCreate(&blocking));
+  CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  for (float &each : host) each = 1;
+  CHECK(cudaMemcpy(x, host, sizeof host, cudaMemcpyHostToDevice));
+  CHECK(cudaMemset(sum, 0, sizeof(float)));
+  CHECK(cudaDeviceSynchronize());
+  const auto scale = [&](cudaStream_t stream) { runtime_scale<<<1, n, 0, stream>>>(x, 2, n); };
+
+  scale(first);
+  CHECK(cudaStreamSynchronize(first));
+  scale(second);
+  CHECK(cudaEventRecord(event, second));
+  CHECK(cudaEventSynchronize(event));
+  scale(first);
+  CHECK(cudaEventRecord(event, first));
+  CHECK(cudaStreamWaitEvent(second, event, 0));
+  scale(second);
+  while (cudaStreamQuery(second) == cudaErrorNotReady) {
+  }
+  scale(first);
+  CHECK(cudaEventRecord(event, first));
+  while (cudaEventQuery(event) == cudaErrorNotReady) {
+  }
+  scale(second);
+  CHECK(cudaDeviceSynchronize());
+  // The legacy stream and blocking ones wait for each other, also for one that is gone.
+  scale(blocking);
+  scale(nullptr);
+  scale(blocking);
+  CHECK(cudaStreamDestroy(blocking));
+  scale(nullptr);
+  CHECK(cudaEventRecord(event, nullptr));
+  CHECK(cudaStreamWaitEvent(first, event, 0));
+  // A host function that lets the host go on.
+  scale(first);
+  std::atomic<bool> done{false};
+  CHECK(cudaLaunchHostFunc(first, [](void *flag) { *static_cast<std::atomic<bool> *>(flag) = true; }, &done));
+  while (!done) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  // Two halves; then two that read, and add to one sum.
+  runtime_scale<<<1, n / 2, 0, first>>>(x, 2, n / 2);
+  runtime_scale<<<1, n / 2, 0, second>>>(x + n / 2, 2, n / 2);
+  CHECK(cudaEventRecord(event, first));
+  CHECK(cudaStreamWaitEvent(second, event, 0));
+  CHECK(cudaEventRecord(event, second));
+  CHECK(cudaStreamWaitEvent(first, event, 0));
+  for (cudaStream_t stream : {first, second}) runtime_add<<<1, n, 0, stream>>>(sum, x, n);
+  CHECK(cudaDeviceSynchronize());
+  CHECK(cudaMemcpy(&total, sum, sizeof total, cudaMemcpyDeviceToHost));
+  EXPECT_TRUE(total == 2 * n * 4096);
+  for (cudaStream_t stream : {first, second}) CHECK(cudaStreamDestroy(stream));
+  CHECK(cudaEventDestroy(event));
+  for (float *each : {x, sum}) CHECK(cudaFree(each));
+  return true;
+}
+
+// Several host threads, each with work in a stream of its own, and all with a kernel on one sum.
+inline bool runtime_threads() {
+  constexpr int n = 64, kThreads = 4, kRounds = 5;
+  float *sum = nullptr, total = 0;
+  CHECK(cudaMalloc(reinterpret_cast<void **>(&sum), sizeof(float)));
+  CHECK(cudaMemset(sum, 0, sizeof(float)));
+  CHECK(cudaDeviceSynchronize());
+  std::atomic<int> right{0};
+  const auto work = [&] {
+    float *x = nullptr, host[n];
+    cudaStream_t stream;
+    CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    CHECK(cudaMalloc(reinterpret_cast<void **>(&x), sizeof host));
+    for (int round = 0; round < kRounds; ++round) {
+      for (int i = 0; i < n; ++i) host[i] = static_cast<float>(i);
+      CHECK(cudaMemcpyAsync(x, host, sizeof host, cudaMemcpyHostToDevice, stream));
+      for (int i = 0; i < 3; ++i) runtime_scale<<<1, n, 0, stream>>>(x, 2, n);
+      runtime_add<<<1, n, 0, stream>>>(sum, x, n);
+      CHECK(cudaMemcpyAsync(host, x, sizeof host, cudaMemcpyDeviceToHost, stream));
+      CHECK(cudaStreamSynchronize(stream));
+      for (int i = 0; i < n; ++i) right += host[i] == static_cast<float>(8 * i);
+    }
+    CHECK(cudaFree(x));
+    CHECK(cudaStreamDestroy(stream));
+  };
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) threads.emplace_back(work);
+  for (std::thread &thread : threads) thread.join();
+  CHECK(cudaMemcpy(&total, sum, sizeof total, cudaMemcpyDeviceToHost));
+  CHECK(cudaFree(sum));
+  EXPECT_TRUE(right == kThreads * kRounds * n);
+  EXPECT_TRUE(total == kThreads * kRounds * 8 * (n * (n - 1) / 2));
+  return true;
+}
+
 inline bool runtime_peer() {
   int able = 0, host[4] = {1, 2, 3, 4}, back[4] = {};
   void *first = nullptr, *second = nullptr;

@@ -9,6 +9,7 @@
 #include "runtime/capture.h"
 #include "runtime/findings.h"
 #include "runtime/memory.h"
+#include "runtime/unordered.h"
 
 namespace lily::emulator::runtime {
 namespace {
@@ -67,8 +68,11 @@ bool check_rectangle(const Rectangle &r, int device) {
 
 void copy_now(const Rectangle &r) {
   for (size_t row = 0; row < r.height; ++row) {
-    device_memory().copy(static_cast<char *>(r.to) + row * r.to_pitch,
-                         static_cast<const char *>(r.from) + row * r.from_pitch, r.width);
+    char *const to = static_cast<char *>(r.to) + row * r.to_pitch;
+    const char *const from = static_cast<const char *>(r.from) + row * r.from_pitch;
+    note_read(from, r.width);
+    note_written(to, r.width);
+    device_memory().copy(to, from, r.width);
   }
 }
 
@@ -100,7 +104,7 @@ cudaError_t copy(Stream &stream, Rectangle r, bool wait) {
   const auto run = [r, staged, device] {
     if (check_rectangle(r, device)) copy_now(r);
   };
-  const cudaError_t error = enqueue(stream, {.name = "copy", .run = run, .node = cudaGraphNodeTypeMemcpy});
+  const cudaError_t error = enqueue(stream, {.name = "a copy", .run = run, .node = cudaGraphNodeTypeMemcpy});
   if (error != cudaSuccess || stream.capture) return error;
   // A copy within the device never waits, and one from pageable memory has what it needs; all that writes to pageable
   // memory does wait.
@@ -120,11 +124,12 @@ cudaError_t fill(Stream &stream, void *to, size_t pitch, int value, size_t width
   const auto run = [=] {
     if (!check("a fill", to, bytes, device)) return;
     for (size_t row = 0; row < height; ++row) {
+      note_written(static_cast<char *>(to) + row * pitch, width);
       memset(static_cast<char *>(to) + row * pitch, value, width);
       device_memory().mark_initialised(static_cast<char *>(to) + row * pitch, width);
     }
   };
-  return enqueue(stream, {.name = "fill", .run = run, .node = cudaGraphNodeTypeMemset});
+  return enqueue(stream, {.name = "a fill", .run = run, .node = cudaGraphNodeTypeMemset});
 }
 
 }  // namespace lily::emulator::runtime

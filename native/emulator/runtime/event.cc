@@ -74,7 +74,9 @@ cudaError_t cudaEventQuery(cudaEvent_t handle) {
     if (const cudaError_t error = refuse_captured_event(*event)) return error;
     if (const cudaError_t error = refuse_unsafe_call()) return error;
     if (!is_done(event->record)) make_progress();
-    return is_done(event->record) ? device(event->device).broken : cudaErrorNotReady;
+    if (!is_done(event->record)) return cudaErrorNotReady;
+    if (event->record != nullptr) host_clock().join(event->record->known);
+    return device(event->device).broken;
   });
 }
 
@@ -84,6 +86,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
     if (event == nullptr) return cudaErrorInvalidResourceHandle;
     if (const cudaError_t error = refuse_captured_event(*event)) return error;
     finish(event->record);
+    if (event->record != nullptr) host_clock().join(event->record->known);
     return device(event->device).broken;
   });
 }

@@ -14,7 +14,8 @@ namespace {
 struct ExecutableGraph {
   std::shared_ptr<Graph> graph;
   std::string made_by;
-  OperationPtr last_launch;  // launches of one executable graph follow each other
+  OperationPtr last_launch;                          // launches of one executable graph follow each other
+  std::vector<std::unique_ptr<Timeline>> timelines;  // of its branches
 };
 
 std::map<const void *, std::shared_ptr<Graph>> &graphs() {
@@ -64,8 +65,23 @@ cudaError_t launch_graph(cudaGraphExec_t handle, Stream &stream) {
   enqueue_after(stream, executable.last_launch);
   const OperationPtr first = stream.last;
   std::map<const GraphNode *, OperationPtr> operations;
+  // A node goes on with the branch of what it comes after, if no other does, or begins one.
+  std::map<const GraphNode *, Timeline *> open_branches;
+  size_t branches = 0;
+  const auto branch_of = [&](const GraphNode &node) {
+    for (const GraphNode *each : node.after) {
+      const auto found = open_branches.find(each);
+      if (found == open_branches.end()) continue;
+      Timeline *const timeline = found->second;
+      open_branches.erase(found);
+      return timeline;
+    }
+    if (branches == executable.timelines.size()) executable.timelines.push_back(std::make_unique<Timeline>());
+    return executable.timelines[branches++].get();
+  };
   auto last = std::make_shared<Operation>();
   last->device = stream.device;
+  last->known = first->known;
   last->after.push_back(first);
   for (const auto &node : executable.graph->nodes) {
     auto operation = std::make_shared<Operation>();
@@ -73,12 +89,22 @@ cudaError_t launch_graph(cudaGraphExec_t handle, Stream &stream) {
     operation->work = [graph = executable.graph, run = &node->work.run] { (*run)(); };
     operation->host_function = node->work.host_function;
     operation->device = node->device;
+    operation->name = node->work.name + " of a graph in stream " + std::to_string(stream.id);
+    operation->known = first->known;
     operation->after.push_back(first);
-    for (const GraphNode *each : node->after) operation->after.push_back(operations[each]);
+    for (const GraphNode *each : node->after) {
+      operation->known.join(operations[each]->known);
+      operation->after.push_back(operations[each]);
+    }
+    Timeline *const branch = branch_of(*node);
+    place(*operation, *branch);
+    open_branches[node.get()] = branch;
+    last->known.join(operation->known);
     operations[node.get()] = operation;
     last->after.push_back(operation);
     submit(operation);
   }
+  place(*last, stream.timeline);
   stream.last = executable.last_launch = last;
   submit(last);
   return cudaSuccess;

@@ -11,6 +11,7 @@
 #include "runtime/environment.h"
 #include "runtime/findings.h"
 #include "runtime/occupancy.h"
+#include "runtime/unordered.h"
 
 namespace lily::emulator::runtime {
 namespace {
@@ -36,6 +37,7 @@ LaunchOptions options_for(const LaunchRequest &request, int device) {
   options.shared_races = env.races;
   options.global_races = env.global_races;
   options.counters = !env.counters.empty();
+  options.touched = checks_order();
   options.cooperative = request.cooperative;
   options.max_shared_bytes = static_cast<uint32_t>(device_properties(device).sharedMemPerBlockOptin);
   return options;
@@ -61,6 +63,7 @@ void run(const Launch &launched) {
               (unsigned long long)result.instructions);
     }
     count_launch(name, result.counters);
+    if (result.ok()) note_touched(result.touched);
     for (const Finding &each : result.findings) {
       report_and_break(launched.device, error_of(each.kind), {.kind = {}, .text = each.text()});
     }
@@ -104,7 +107,9 @@ cudaError_t launch_kernel(Stream &stream, const LaunchRequest &request) {
   }
   const auto launched =
       std::make_shared<Launch>(Launch{function->kernel, request, std::move(parameters), stream.device});
-  return enqueue(stream, {.name = "kernel", .run = [launched] { run(*launched); }, .node = cudaGraphNodeTypeKernel});
+  return enqueue(stream, {.name = "the kernel " + readable_name(function->kernel.name()),
+                          .run = [launched] { run(*launched); },
+                          .node = cudaGraphNodeTypeKernel});
 }
 
 void read_attributes(const cudaLaunchConfig_t &config, LaunchRequest *request) {

@@ -6,6 +6,7 @@
 #include "runtime/environment.h"
 #include "runtime/findings.h"
 #include "runtime/leaks.h"
+#include "runtime/unordered.h"
 
 namespace lily::emulator::runtime {
 namespace {
@@ -80,6 +81,7 @@ bool release(void *pointer, int index) {
   if (!can_release(pointer, index)) return false;
   const auto found = device_memory().find(pointer);
   if (counts_on_device(found->kind)) device(found->device).allocated -= found->size;
+  forget_touched(found->id);
   return device_memory().release(pointer);
 }
 

@@ -4,6 +4,7 @@
 #include "runtime/device.h"
 #include "runtime/memory.h"
 #include "runtime/pool.h"
+#include "runtime/unordered.h"
 
 using namespace lily::emulator;
 using namespace lily::emulator::runtime;
@@ -45,7 +46,11 @@ cudaError_t cudaFreeAsync(void *pointer, cudaStream_t handle) {
       if (stream.capture) return refuse_memory_node(stream);
       if (!can_release(pointer, stream.device)) return cudaErrorInvalidValue;
       const int index = stream.device;
-      return enqueue(stream, {.name = "free", .run = [=] { release(pointer, index); }});
+      return enqueue(stream, {.name = "a free", .run = [=] {
+                                if (const auto found = device_memory().find(pointer))
+                                  note_written(pointer, found->size);
+                                release(pointer, index);
+                              }});
     });
   });
 }

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <random>
 #include <thread>
 
@@ -28,6 +29,8 @@ struct Queue {
   std::mt19937 random{environment().order};
   uint64_t activity = 0;
   bool has_thread = false;
+  const Operation *running = nullptr;
+  std::map<int, Clock> queued;  // by device: all that was queued
 };
 
 Queue &queue() {
@@ -60,7 +63,9 @@ void run(const OperationPtr &operation) {
     queue().changed.notify_all();
     return;
   }
+  queue().running = operation.get();
   if (operation->work && !broken) operation->work();
+  queue().running = nullptr;
   mark_done(operation);
 }
 
@@ -103,6 +108,8 @@ void call_host_functions() {
       lock.unlock();
       work();
       lock.lock();
+      // What it tells the host's threads is not seen here, so they know what it knew.
+      host_clock().join(operation->known);
       mark_done(operation);
     } else if (host_functions_pending()) {
       const uint64_t before = q.activity;
@@ -122,8 +129,17 @@ void start_host_thread() {
 
 }  // namespace
 
+void place(Operation &operation, Timeline &timeline) {
+  operation.timeline = timeline.number();
+  operation.time = timeline.next_time();
+  operation.known.advance(operation.timeline, operation.time);
+}
+
+const Operation *running_operation() { return queue().running; }
+
 void submit(const OperationPtr &operation) {
   Queue &q = queue();
+  q.queued[operation->device].join(operation->known);
   q.pending.push_back(operation);
   if (operation->host_function) {
     start_host_thread();
@@ -147,6 +163,9 @@ void finish_device(int index) {
   const std::vector<OperationPtr> operations = queue().pending;
   for (const OperationPtr &each : operations) {
     if (index < 0 || each->device == index) finish(each);
+  }
+  for (const auto &[device, known] : queue().queued) {
+    if (index < 0 || device == index) host_clock().join(known);
   }
 }
 

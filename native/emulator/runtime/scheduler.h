@@ -8,7 +8,10 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
+
+#include "runtime/order.h"
 
 namespace lily::emulator::runtime {
 
@@ -20,12 +23,22 @@ struct Operation {
   int device = 0;
   bool host_function = false;  // runs on its own thread, without the lock, and not on a broken context
   State state = State::kWaiting;
+  std::string name;  // for findings: "the kernel scale in stream 3"
+  // Where it stands in the order of all work: itself and what comes before it.
+  uint32_t timeline = 0, time = 0;
+  Clock known;
 };
 using OperationPtr = std::shared_ptr<Operation>;
 
 inline bool is_done(const OperationPtr &operation) {
   return operation == nullptr || operation->state == Operation::State::kDone;
 }
+
+// Sets an operation's place in the order; `known` already has what it comes after.
+void place(Operation &operation, Timeline &timeline);
+
+// The one whose work is being done, under the runtime's lock.
+const Operation *running_operation();
 
 // Queues it; may run some of what is ready.
 void submit(const OperationPtr &operation);

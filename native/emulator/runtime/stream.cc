@@ -50,12 +50,18 @@ bool waits_for_legacy(const Stream &stream) {
   return stream.kind == Kind::kPerThread || stream.kind == Kind::kBlocking;
 }
 
+struct Predecessors {
+  std::vector<OperationPtr> operations;  // that are not done
+  Clock known;                           // all of them, done or not
+};
+
 // What new work in the stream comes after. The legacy stream and the blocking streams of its device wait for each
 // other.
-std::vector<OperationPtr> predecessors(Stream &stream) {
-  std::vector<OperationPtr> result;
+Predecessors predecessors(Stream &stream) {
+  Predecessors result;
   const auto add = [&](const OperationPtr &operation) {
-    if (!is_done(operation)) result.push_back(operation);
+    if (operation != nullptr) result.known.join(operation->known);
+    if (!is_done(operation)) result.operations.push_back(operation);
   };
   add(stream.last);
   if (waits_for_legacy(stream)) add(legacy_stream(stream.device).last);
@@ -68,6 +74,16 @@ std::vector<OperationPtr> predecessors(Stream &stream) {
   for (const OperationPtr &each : device(stream.device).orphans) add(each);
   device(stream.device).orphans.clear();
   return result;
+}
+
+OperationPtr next_operation(Stream &stream) {
+  Predecessors before = predecessors(stream);
+  auto operation = std::make_shared<Operation>();
+  operation->after = std::move(before.operations);
+  operation->known = std::move(before.known);
+  operation->known.join(host_clock());
+  operation->device = stream.device;
+  return operation;
 }
 
 cudaError_t create_stream(cudaStream_t *handle, unsigned flags, int priority) {
@@ -84,7 +100,7 @@ cudaError_t create_stream(cudaStream_t *handle, unsigned flags, int priority) {
 void destroy(Stream &stream) {
   if (stream.capture) invalidate(*stream.capture);
   forget_stream(stream);
-  if (waits_for_legacy(stream) && !is_done(stream.last)) device(stream.device).orphans.push_back(stream.last);
+  if (waits_for_legacy(stream) && stream.last != nullptr) device(stream.device).orphans.push_back(stream.last);
   registry().streams.erase(&stream);
 }
 
@@ -103,21 +119,21 @@ cudaError_t enqueue(Stream &stream, Work work) {
   if (stream.kind == Kind::kLegacy) {
     if (const cudaError_t error = refuse_legacy_work(stream.device)) return error;
   }
-  auto operation = std::make_shared<Operation>();
+  const OperationPtr operation = next_operation(stream);
   operation->work = std::move(work.run);
-  operation->after = predecessors(stream);
-  operation->device = stream.device;
   operation->host_function = work.host_function;
+  operation->name = work.name + " in stream " + std::to_string(stream.id);
+  place(*operation, stream.timeline);
   stream.last = operation;
   submit(operation);
   return cudaSuccess;
 }
 
 void enqueue_after(Stream &stream, const OperationPtr &operation) {
-  auto marker = std::make_shared<Operation>();
-  marker->after = predecessors(stream);
+  const OperationPtr marker = next_operation(stream);
+  if (operation != nullptr) marker->known.join(operation->known);
   if (!is_done(operation)) marker->after.push_back(operation);
-  marker->device = stream.device;
+  place(*marker, stream.timeline);
   stream.last = marker;
   submit(marker);
 }
@@ -131,15 +147,19 @@ cudaError_t refuse_while_capturing(Stream &stream) {
 
 cudaError_t synchronize(Stream &stream) {
   if (const cudaError_t error = refuse_while_capturing(stream)) return error;
-  for (const OperationPtr &each : predecessors(stream)) finish(each);
+  const Predecessors before = predecessors(stream);
+  for (const OperationPtr &each : before.operations) finish(each);
+  host_clock().join(before.known);
   return device(stream.device).broken;
 }
 
 cudaError_t query(Stream &stream) {
   if (const cudaError_t error = refuse_while_capturing(stream)) return error;
-  const auto is_idle = [&] { return predecessors(stream).empty(); };
-  if (!is_idle()) make_progress();
-  return is_idle() ? device(stream.device).broken : cudaErrorNotReady;
+  if (!predecessors(stream).operations.empty()) make_progress();
+  const Predecessors before = predecessors(stream);
+  if (!before.operations.empty()) return cudaErrorNotReady;
+  host_clock().join(before.known);
+  return device(stream.device).broken;
 }
 
 std::vector<std::string> live_streams(int index) {

@@ -22,8 +22,9 @@ struct Stream {
   int device = 0;
   int priority = 0;
   unsigned long long id = 0;
-  std::string made_by;                      // for the finding of a leak
-  OperationPtr last;                        // comes before all that is queued next
+  std::string made_by;  // for the finding of a leak
+  OperationPtr last;    // comes before all that is queued next
+  Timeline timeline;
   std::shared_ptr<Capture> capture;         // set between begin and end of a capture
   std::vector<GraphNode *> captured_after;  // what the next captured node comes after
 };
@@ -46,7 +47,7 @@ Stream *find_stream(cudaStream_t handle, bool null_is_per_thread);
 Event *find_event(cudaEvent_t handle);
 
 struct Work {
-  const char *name;  // of the runtime function or kernel
+  std::string name;  // "a copy", "the kernel scale"
   std::function<void()> run;
   bool host_function = false;
   cudaGraphNodeType node = cudaGraphNodeTypeEmpty;

@@ -22,7 +22,7 @@ cudaError_t record(Stream &stream, Event &event) {
   }
   event.capture = nullptr;
   event.time = std::make_shared<Clock::time_point>();
-  const cudaError_t error = enqueue(stream, {.name = "event", .run = [time = event.time] { *time = Clock::now(); }});
+  const cudaError_t error = enqueue(stream, {.name = "an event", .run = [time = event.time] { *time = Clock::now(); }});
   if (error == cudaSuccess) event.record = stream.last;
   return error;
 }
@@ -37,7 +37,7 @@ cudaError_t wait(Stream &stream, Event &event) {
 cudaError_t host_function(Stream &stream, std::function<void()> function) {
   return enqueue(
       stream,
-      {.name = "host function", .run = std::move(function), .host_function = true, .node = cudaGraphNodeTypeHost});
+      {.name = "a host function", .run = std::move(function), .host_function = true, .node = cudaGraphNodeTypeHost});
 }
 
 }  // namespace

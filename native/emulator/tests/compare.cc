@@ -83,6 +83,37 @@ void test_floats() {
   }
 }
 
+// setp of pairs: p is of the lower halves, q of the upper ones.
+void test_pairs() {
+  struct Pair {
+    const char *name;
+    char kind;
+    Format format;
+    bool ftz;
+  };
+  for (const Pair &pair :
+       {Pair{".f16x2", 'X', kHalf, false}, {".ftz.f16x2", 'X', kHalf, true}, {".bf16x2", 'Y', kBfloat, false}}) {
+    const std::string signature = std::string("p=") + pair.kind + pair.kind;
+    const Format f = pair.format;
+    const bool ftz = pair.ftz;
+    for (const std::string comparison :
+         {"eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "geu", "num", "nan"}) {
+      const auto half = [=](Bits a, Bits b, int shift) {
+        const auto read = [&](Bits bits) {
+          const Bits value = bits >> shift & 0xffff;
+          return decode(f, ftz ? flush(f, value) : value);
+        };
+        return holds(comparison, order_of(read(a), read(b)));
+      };
+      const std::string name = "setp." + comparison + pair.name, combined = "setp." + comparison + ".or" + pair.name;
+      check(name + " d|p0, a, b;", signature, [=](Bits a, Bits b, Bits) -> Bits { return half(a, b, 0); });
+      check(name + " p0|d, a, b;", signature, [=](Bits a, Bits b, Bits) -> Bits { return half(a, b, 16); });
+      check(combined + " p0|d, a, b, c;", signature + "p",
+            [=](Bits a, Bits b, Bits c) -> Bits { return half(a, b, 16) || c; });
+    }
+  }
+}
+
 void test_selection() {
   for (const auto &[type, kind] : {std::pair{".b16", 'h'},
                                    {".u16", 'h'},
@@ -121,6 +152,7 @@ void test_selection() {
 void test_compare() {
   test_integers();
   test_floats();
+  test_pairs();
   test_selection();
 }
 

@@ -129,6 +129,17 @@ void test_between_floats() {
       }
     }
   }
+  // tf32 is an f32 with 10 bits of fraction.
+  constexpr Format kTf32{8, 10};
+  const auto to_tf32 = [=](Mode mode) {
+    return [=](Bits a, Bits, Bits) { return encode(kTf32, decode(kFloat, a), mode) << 13; };
+  };
+  check("cvt.rna.tf32.f32", "F=F", to_tf32(Mode::kAway));
+  check("cvt.rn.tf32.f32", "F=F", to_tf32(Mode::kEven));
+  check("cvt.rz.tf32.f32", "F=F", to_tf32(Mode::kZero));
+  check("cvt.rn.relu.tf32.f32", "F=F", [=](Bits a, Bits b, Bits c) {
+    return is_nan_of(kFloat, a) || !(a & kFloat.sign()) ? to_tf32(Mode::kEven)(a, b, c) : 0;
+  });
   for (const std::string rounding : {"rni", "rzi", "rmi", "rpi"}) {
     for (const FloatType &type : kFloats) {
       const Format f = type.format;

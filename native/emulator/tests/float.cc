@@ -172,6 +172,11 @@ void test_approximations() {
         },
         2 * unit, 0x1p-149);
   }
+  // Of f64 the gross forms see and give the upper 32 bits alone.
+  const auto normal = [](double x) { return std::fabs(x) < 0x1p-1022 ? std::copysign(0.0, x) : x; };
+  check_near("rcp.approx.ftz.f64", [=](double x) { return normal(1 / normal(x)); }, 0x1p-18, 0, 'D');
+  check_near("rsqrt.approx.ftz.f64", [=](double x) { return 1 / std::sqrt(normal(x)); }, 0x1p-18, 0, 'D');
+  check_near("rsqrt.approx.f64", [](double x) { return 1 / std::sqrt(x); }, 0x1p-51, 0, 'D');
   check_near("tanh.approx.f32", [](double x) { return std::tanh(x); }, 0x1p-11, 0);
 }
 

@@ -165,22 +165,27 @@ void check(const std::string &instruction, const std::string &signature, const M
   expect(wrong == 0, first + " (" + std::to_string(wrong) + " of " + std::to_string(results.size()) + " wrong)");
 }
 
-void check_near(const std::string &instruction, const RealModel &model, double relative, double absolute) {
-  const auto number = [](Bits bits) {
+void check_near(const std::string &instruction, const RealModel &model, double relative, double absolute, char kind) {
+  const auto number = [=](Bits bits) {
+    double value;
+    std::memcpy(&value, &bits, 8);
+    if (kind == 'D') return value;
     const uint32_t narrow = static_cast<uint32_t>(bits);
-    float value;
-    std::memcpy(&value, &narrow, 4);
-    return value;
+    float single;
+    std::memcpy(&single, &narrow, 4);
+    return static_cast<double>(single);
   };
-  const std::vector<Bits> rows = rows_for("F");
+  const std::string sources(1, kind);
+  const std::vector<Bits> rows = rows_for(sources);
   std::vector<Bits> results;
   try {
-    results = results_of(instruction, "F=F", rows);
+    results = results_of(instruction, sources + "=" + sources, rows);
   } catch (const Error &error) {
     return expect(false, instruction + ": " + error.what());
   }
   for (size_t i = 0; i < results.size(); ++i) {
-    const float got = number(results[i]), want = static_cast<float>(model(number(rows[3 * i])));
+    const double got = number(results[i]), exact = model(number(rows[3 * i]));
+    const double want = kind == 'D' ? exact : static_cast<float>(exact);
     const bool near = std::isnan(want) ? std::isnan(got)
                                        : got == want || std::fabs(got - want) <= absolute + relative * std::fabs(want);
     expect(near, instruction + " of " + hexadecimal(rows[3 * i]) + " gave " + std::to_string(got) + ", not " +

@@ -23,8 +23,9 @@ using RealModel = std::function<double(double a)>;
 // p1. Results that are NaNs by their kind agree whatever their bits.
 void check(const std::string &instruction, const std::string &signature, const Model &model);
 
-// For approximations of f32: the result is within `relative` of the model, or within `absolute`.
-void check_near(const std::string &instruction, const RealModel &model, double relative, double absolute);
+// For approximations of f32, or of f64 (kind D): the result is within `relative` of the model, or within `absolute`.
+void check_near(const std::string &instruction, const RealModel &model, double relative, double absolute,
+                char kind = 'F');
 
 // The statements are not accepted, and the error contains each of `names`.
 void refused(const std::string &statements, const std::vector<std::string> &names);
@@ -55,6 +56,9 @@ void test_memory();
 void test_warp();
 void test_matrix();
 void test_control();
+void test_counters();
+void test_findings();
+void test_launches();
 void test_refusals();
 
 }  // namespace lily::emulator::tests

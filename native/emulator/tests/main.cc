@@ -16,6 +16,9 @@ int main() {
   test_warp();
   test_matrix();
   test_control();
+  test_counters();
+  test_findings();
+  test_launches();
   test_refusals();
   for (const std::string &opcode : untested_opcodes()) expect(false, opcode + " is accepted, but no test uses it");
   std::printf("%d checks, %d failed\n", checks(), failures());

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "tests/soft_float.h"
+#include "tests/soft_arithmetic.h"
 
 namespace lily::emulator::tests {
 namespace {
@@ -136,6 +136,43 @@ void test_mma() {
   }
 }
 
+// Sums are made in double and rounded once, with c among them. All elements of A, of B and of C are the same.
+void check_sum(const std::string &types, uint32_t a, uint32_t b, uint32_t c, uint32_t want) {
+  const auto number = [](uint32_t bits) { return std::to_string(bits); };
+  const bool is_tf32 = types == "tf32", half_sums = types == "f16 sums";
+  const std::string type = half_sums ? "f16" : types, sum = half_sums ? "f16" : "f32";
+  const std::string sums = half_sums ? "{w6, w7}" : "{w6, w7, w8, w9}";
+  std::string body;
+  for (int i = 0; i < 4; ++i) body += "mov.b32 w" + std::to_string(i) + ", " + number(a) + ";\n";
+  for (int i = 4; i < 6; ++i) body += "mov.b32 w" + std::to_string(i) + ", " + number(b) + ";\n";
+  for (int i = 6; i < 10; ++i) body += "mov.b32 w" + std::to_string(i) + ", " + number(c) + ";\n";
+  body += std::string("mma.sync.aligned.") + (is_tf32 ? "m16n8k8" : "m16n8k16") + ".row.col." + sum + "." + type + "." +
+          type + "." + sum + " " + sums + ", {w0, w1, w2, w3}, {w4, w5}, " + sums +
+          ";\nmov.u32 w0, %laneid;\nmad.wide.u32 l0, w0, 4, out;\nst.global.u32 [l0], w7;";
+  Words out(32, 0);
+  const std::string findings = run_body(body, {0}, out, 32);
+  expect(findings.empty(), "sums of " + types + ": " + findings);
+  for (const uint32_t got : out) {
+    expect(got == want, "sums of " + types + ": " + std::to_string(got) + ", not " + std::to_string(want));
+  }
+}
+
+void test_sums() {
+  const auto half = [](Real x) { return static_cast<uint32_t>(encode(kHalf, x)) * 0x10001; };
+  const auto bfloat = [](Real x) { return static_cast<uint32_t>(encode(kBfloat, x)) * 0x10001; };
+  const auto single = [](Real x) { return static_cast<uint32_t>(encode(kFloat, x)); };
+  // Sixteen addends, each of which would be lost against 1 in f32, together are not.
+  check_sum("f16", half(0x1p-13L), half(0x1p-12L), single(1), single(1 + 0x1p-21L));
+  check_sum("bf16", bfloat(0x1p-13L), bfloat(0x1p-12L), single(1), single(1 + 0x1p-21L));
+  // Half a unit beside 1 + one unit: to even.
+  check_sum("f16", half(0x1p-14L), half(0x1p-14L), single(1 + 0x1p-23L), single(1 + 0x1p-22L));
+  // Nor do f16 sums round on the way.
+  check_sum("f16 sums", half(0x1p-7L), half(0x1p-7L), half(1), half(1 + 0x1p-10L));
+  // Of tf32 operands the low 13 bits do not count.
+  check_sum("tf32", single(1 + 0x1p-11L), single(2 + 0x1p-11L), single(0.5L), single(16.5L));
+  check_sum("tf32", single(1 + 0x1p-10L), single(1), single(0), single(8 + 0x1p-7L));
+}
+
 // A matrix of 8 x 8 halves: lane l holds, of row l / 4, the elements 2 (l % 4) and one more; of .trans, of the column.
 uint32_t fragment(const Words &tile, int matrix, int lane, bool transposed) {
   uint32_t word = 0;
@@ -211,6 +248,7 @@ void test_moves() {
 
 void test_matrix() {
   test_mma();
+  test_sums();
   test_moves();
 }
 

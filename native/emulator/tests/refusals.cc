@@ -22,6 +22,7 @@ void test_refusals() {
       {"cvt.f32.f64 w0, l0;", "cvt.f32.f64"},
       {"ld.global.v16.u32 w0, [in];", "v16"},
       {"ld.global.frob.u32 w0, [in];", "frob"},
+      {"add.u32 w0, w1, %clock;", "clock"},
       {"st.const.u32 [in], w0;", "st.const.u32"},
       {"atom.global.mul.u32 w0, [in], w1;", "atom.global.mul.u32"},
       {"shfl.idx.b32 w0, w1, 0, 31;", "shfl.idx.b32"},

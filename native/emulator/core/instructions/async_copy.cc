@@ -23,7 +23,7 @@ void copy(Thread &thread, const Instruction &in) {
                   "source size " + std::to_string(source_bytes) + " is beyond the copy's " + std::to_string(bytes));
     source_bytes = bytes;
   }
-  thread.copy_async(in, address_of(thread, in, in.operands[0]), thread.address(in.operands[1]), bytes, source_bytes);
+  thread.copy_async(in, thread.address(in.operands[0]), thread.address(in.operands[1]), bytes, source_bytes);
 }
 
 void commit_group(Thread &thread, const Instruction &) { thread.commit_async(); }

@@ -19,7 +19,7 @@ void apply(Thread &thread, const Instruction &in, Update update) {
   const int first = address_operand(in);
   const Value operand = source<Value>(thread, in, first + 1);
   const uint64_t old =
-      thread.atomic_update(in, in.space, address_of(thread, in, in.operands[first]), sizeof(Value),
+      thread.atomic_update(in, in.space, thread.address(in.operands[first]), sizeof(Value),
                            [&](uint64_t bits) { return register_bits<Value>(update(value_of<Value>(bits), operand)); });
   if (!in.flag) thread.set(in.operands[0], old);
 }

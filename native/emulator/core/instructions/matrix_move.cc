@@ -24,8 +24,9 @@ void place_fragment(Matrix &matrix, int lane, uint32_t fragment, bool transposed
 }
 
 uint64_t row_address(const Thread &thread, const Instruction &in, const Operand &operand) {
-  const uint64_t address = address_of(thread, in, operand);
-  return in.flag && address - kSharedWindow < kWindowBytes ? address - kSharedWindow : address;
+  const uint64_t address = thread.address(operand);
+  // What lies above 32 bits is not part of an address in shared memory.
+  return static_cast<uint32_t>(in.flag && address - kSharedWindow < kWindowBytes ? address - kSharedWindow : address);
 }
 
 void load_matrices(WarpOperation &operation, const Instruction &in) {

@@ -8,6 +8,10 @@ namespace {
 
 constexpr uint32_t kMaxBytes = 16;  // of one access
 
+uint64_t address_of(const Thread &thread, const Instruction &in, int operand) {
+  return thread.registers[in.registers[operand]] + in.offset;
+}
+
 // Signed types are extended to the register's width.
 template <class Value>
 uint64_t extended(Value value) {
@@ -18,23 +22,23 @@ uint64_t extended(Value value) {
 template <class Value>
 void load_scalar(Thread &thread, const Instruction &in) {
   Value value;
-  thread.load(in, in.space, address_of(thread, in, in.operands[1]), &value, sizeof value);
-  thread.set_register(Thread::element(in.operands[0], 0), extended(value));
+  thread.load(in, in.space, address_of(thread, in, 1), &value, sizeof value);
+  thread.set_register(in.registers[0], extended(value));
 }
 
 template <class Value>
 void load_vector(Thread &thread, const Instruction &in) {
   Value values[kMaxBytes / sizeof(Value)];
   const int count = in.vector_width;
-  thread.load(in, in.space, address_of(thread, in, in.operands[1]), values,
+  thread.load(in, in.space, address_of(thread, in, 1), values,
               static_cast<uint32_t>(sizeof(Value)) * static_cast<uint32_t>(count));
   for (int i = 0; i < count; ++i) thread.set_register(Thread::element(in.operands[0], i), extended(values[i]));
 }
 
 template <class Value>
 void store_scalar(Thread &thread, const Instruction &in) {
-  const Value value = static_cast<Value>(thread.registers[Thread::element(in.operands[1], 0)]);
-  thread.store(in, in.space, address_of(thread, in, in.operands[0]), &value, sizeof value);
+  const Value value = static_cast<Value>(thread.registers[in.registers[1]]);
+  thread.store(in, in.space, address_of(thread, in, 0), &value, sizeof value);
 }
 
 template <class Value>
@@ -44,7 +48,7 @@ void store_vector(Thread &thread, const Instruction &in) {
   for (int i = 0; i < count; ++i) {
     values[i] = static_cast<Value>(thread.registers[Thread::element(in.operands[1], i)]);
   }
-  thread.store(in, in.space, address_of(thread, in, in.operands[0]), values,
+  thread.store(in, in.space, address_of(thread, in, 0), values,
                static_cast<uint32_t>(sizeof(Value)) * static_cast<uint32_t>(count));
 }
 

@@ -5,12 +5,6 @@
 
 namespace lily::emulator {
 
-// An address in a 32-bit register does not see what an executor has left above it.
-inline uint64_t address_of(const Thread &thread, const Instruction &in, const Operand &operand) {
-  const uint64_t address = thread.address(operand);
-  return in.space == Space::kShared && size_of(operand.type) == 4 ? static_cast<uint32_t>(address) : address;
-}
-
 // .weak is the default; the others are strong. Every scope is treated as the widest, and .cluster, which needs what is
 // not here, is refused.
 inline void take_ordering(Instruction &in, Modifiers &modifiers) {

@@ -1,4 +1,6 @@
 // Moves and addresses: mov, cvta, isspacep, and hints that change nothing (prefetch, createpolicy, ...).
+#include <atomic>
+
 #include "core/instructions/families.h"
 #include "core/instructions/operands.h"
 
@@ -12,6 +14,12 @@ void move_predicate(Thread &thread, const Instruction &in) {
 template <class Int>
 void move_value(Thread &thread, const Instruction &in) {
   set_result<Int>(thread, in, static_cast<Int>(thread.get(in.operands[1]) + in.operands[1].offset));
+}
+// Each reading is later than all before it, of any thread, by enough for a loop that waits for a time to end.
+void read_clock(Thread &thread, const Instruction &in) {
+  static std::atomic<uint64_t> now{0};
+  constexpr uint64_t kStep = 1000;
+  thread.set(in.operands[0], zero_extend(now += kStep, size_of(in.type)));
 }
 // mov.b32 d, {a, b}: the first element is the lowest.
 void pack(Thread &thread, const Instruction &in) {
@@ -63,6 +71,10 @@ void decode_mov(Instruction &in, Modifiers &modifiers) {
     const int count = Thread::elements(in.operands[splits ? 0 : 1]);
     if ((count != 2 && count != 4) || size_of(type) % count != 0) refuse(in, "wrong number of elements");
     in.executor = splits ? unpack : pack;
+    return;
+  }
+  if (in.operands[1].is_clock) {
+    in.executor = read_clock;
     return;
   }
   if (type == Type::kPred) {

@@ -33,11 +33,11 @@ uint64_t register_bits(Value value) {
 
 template <class Value>
 Value source(const Thread &thread, const Instruction &in, int operand) {
-  return value_of<Value>(thread.get(in.operands[operand]));
+  return value_of<Value>(thread.registers[in.register_of(operand)]);
 }
 template <class Value>
 void set_result(Thread &thread, const Instruction &in, Value value) {
-  thread.set(in.operands[0], register_bits(value));
+  thread.set_register(in.registers[0], register_bits(value));
 }
 
 template <class Value, Value (*kFunction)(Value)>

@@ -1,0 +1,12 @@
+// Single instructions on many values: `instructions CASE --print`, for scripts/compare-emulator.sh. Whether they are
+// right is for tests/ and for the comparison to say; a case alone only runs.
+#include "instructions_memory.cuh"
+
+int main(int count, char **arguments) {
+  static const Case cases[] = {
+      {"integers", test_integers}, {"floats", test_floats},    {"conversions", test_conversions},
+      {"halves", test_halves},     {"warps", test_warps},      {"approximations", test_approximations},
+      {"ampere", test_ampere},     {"hopper", test_hopper},    {"movement", test_movement},
+      {"atomics", test_atomics},   {"products", test_products}};
+  return run_case(count, arguments, cases);
+}

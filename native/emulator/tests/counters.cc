@@ -1,0 +1,200 @@
+// The counters of kernels whose numbers can be worked out by hand: instructions of each thread, sectors of 32 bytes,
+// wavefronts of 32 banks of 4 bytes.
+#include <cstring>
+
+#include "core/emulator.h"
+#include "tests/harness.h"
+
+namespace lily::emulator::tests {
+namespace {
+
+// kernel_of() puts four instructions before the body and a ret behind it.
+constexpr uint64_t kFrame = 5;
+
+// x = in + lane * step bytes and s = an address in shared memory + lane * step, of 3 instructions.
+std::string addresses(int step) {
+  const std::string text = std::to_string(step);
+  return "mov.u32 w0, %tid.x;\nmad.wide.u32 l0, w0, " + text + ", in;\nmad.lo.u32 w1, w0, " + text + ", tile;\n";
+}
+constexpr uint64_t kAddresses = 3;
+const std::string kTile = ".shared .align 128 .b8 tile[8192];\n";
+
+KernelCounters count(const std::string &body, unsigned threads = 32) {
+  constexpr size_t kBytes = 16384;
+  void *in = device_memory().allocate(kBytes), *out = device_memory().allocate(kBytes);
+  for (void *each : {in, out}) {
+    std::memset(each, 0, kBytes);
+    device_memory().mark_initialised(each, kBytes);
+  }
+  LaunchOptions options;
+  options.counters = true;
+  KernelCounters counters;
+  try {
+    const auto module = Module::parse(kernel_of(body, kTile));
+    const LaunchResult result = run(module->kernel("test"), {1}, {threads}, 0, options, in, out);
+    for (const Finding &finding : result.findings) expect(false, body + finding.text());
+    counters = result.counters;
+  } catch (const Error &error) {
+    expect(false, body + error.what());
+  }
+  for (void *each : {in, out}) device_memory().release(each);
+  return counters;
+}
+
+void expect_number(const std::string &what, uint64_t got, uint64_t want) {
+  expect(got == want, what + ": " + std::to_string(got) + ", not " + std::to_string(want));
+}
+
+struct Sectors {
+  const char *name, *access;
+  int step;
+  uint64_t touched, ideal, distinct;
+};
+
+void test_global() {
+  static constexpr Sectors cases[] = {
+      {"words side by side", "ld.global.u32 w2, [l0];", 4, 4, 4, 4},
+      {"one word for all", "ld.global.u32 w2, [l0];", 0, 1, 1, 1},
+      {"a word of every sector", "ld.global.u32 w2, [l0];", 32, 32, 4, 32},
+      {"every second word", "ld.global.u32 w2, [l0];", 8, 8, 4, 8},
+      {"words that start in a sector", "ld.global.u32 w2, [l0+4];", 4, 5, 4, 5},
+      {"16 bytes side by side", "ld.global.v4.u32 {w2, w3, w4, w5}, [l0];", 16, 16, 16, 16},
+      {"16 bytes of every sector", "ld.global.v4.u32 {w2, w3, w4, w5}, [l0];", 32, 32, 16, 32},
+      {"bytes side by side", "ld.global.u8 w2, [l0];", 1, 1, 1, 1},
+  };
+  for (const Sectors &each : cases) {
+    const KernelCounters counters = count(addresses(each.step) + each.access);
+    const std::string name = each.name;
+    expect_number(name + ", instructions", counters.total.thread_instructions, 32 * (kFrame + kAddresses + 1));
+    expect_number(name + ", requests", counters.total.global_requests, 1);
+    expect_number(name + ", sectors", counters.total.global_sectors, each.touched);
+    expect_number(name + ", ideal", counters.total.global_sectors_ideal, each.ideal);
+    expect_number(name + ", distinct", counters.distinct_sectors_read, each.distinct);
+    expect_number(name + ", distinct written", counters.distinct_sectors_written, 0);
+  }
+  const KernelCounters store = count(addresses(4) + "st.global.u32 [l0], w0;\nst.global.u32 [l0], w0;");
+  expect_number("two stores, sectors", store.total.global_sectors, 8);
+  expect_number("two stores, distinct", store.distinct_sectors_written, 4);
+  // Half a warp, which is 16 words; and half of a warp's lanes, by a guard that does not count.
+  const KernelCounters small = count(addresses(4) + "ld.global.u32 w2, [l0];", 16);
+  expect_number("half a warp, instructions", small.total.thread_instructions, 16 * (kFrame + kAddresses + 1));
+  expect_number("half a warp, sectors", small.total.global_sectors, 2);
+  const KernelCounters guarded = count(addresses(4) + "setp.lt.u32 p0, w0, 16;\n@p0 ld.global.u32 w2, [l0];");
+  expect_number("a guard, instructions", guarded.total.thread_instructions, 32 * (kFrame + kAddresses + 1) + 16);
+  expect_number("a guard, requests", guarded.total.global_requests, 1);
+  expect_number("a guard, sectors", guarded.total.global_sectors, 2);
+}
+
+struct Wavefronts {
+  const char *name, *access;
+  int step;
+  uint64_t wavefronts, ideal;
+};
+
+void test_shared() {
+  static constexpr Wavefronts cases[] = {
+      {"words side by side", "st.shared.u32 [w1], w0;", 4, 1, 1},
+      {"every second word", "st.shared.u32 [w1], w0;", 8, 2, 1},
+      {"one bank", "st.shared.u32 [w1], w0;", 128, 32, 1},
+      {"33 words apart", "st.shared.u32 [w1], w0;", 132, 1, 1},
+      {"halves side by side", "st.shared.u16 [w1], w0;", 2, 1, 1},
+      {"8 bytes side by side", "st.shared.v2.u32 [w1], {w0, w0};", 8, 2, 2},
+      {"16 bytes side by side", "st.shared.v4.u32 [w1], {w0, w0, w0, w0};", 16, 4, 4},
+      {"16 bytes of every 32", "st.shared.v4.u32 [w1], {w0, w0, w0, w0};", 32, 8, 4},
+      {"16 bytes of every 128", "st.shared.v4.u32 [w1], {w0, w0, w0, w0};", 128, 32, 4},
+      {"16 bytes of every 80", "st.shared.v4.u32 [w1], {w0, w0, w0, w0};", 80, 4, 4},
+  };
+  for (const Wavefronts &each : cases) {
+    const KernelCounters counters = count(addresses(each.step) + each.access);
+    const std::string name = std::string("shared: ") + each.name;
+    expect_number(name + ", requests", counters.total.shared_requests, 1);
+    expect_number(name + ", wavefronts", counters.total.shared_wavefronts, each.wavefronts);
+    expect_number(name + ", ideal", counters.total.shared_wavefronts_ideal, each.ideal);
+    expect_number(name + ", global", counters.total.global_requests, 0);
+  }
+  const KernelCounters broadcast = count(
+      "mov.u32 w0, %tid.x;\nsetp.eq.u32 p0, w0, 0;\n@p0 st.shared.u32 [tile], 1;\nbar.sync 0;\n"
+      "ld.shared.u32 w1, [tile];");
+  expect_number("one word for all, wavefronts", broadcast.total.shared_wavefronts, 2);  // the store is the other
+}
+
+// Eight rows of 16 bytes make a wavefront when their banks differ: pitches of 16 and 80 bytes, but not 128.
+void test_matrix_rows() {
+  for (const auto &[pitch, conflicts] : {std::pair{16, 1}, {80, 1}, {64, 4}, {128, 8}}) {
+    const std::string fill = addresses(pitch) + "st.shared.v4.u32 [w1], {w0, w0, w0, w0};\nbar.warp.sync -1;\n";
+    const uint64_t store = count(fill).total.shared_wavefronts;
+    for (const auto &[form, registers, matrices] :
+         {std::tuple{"x1", "{w2}", 1}, {"x2", "{w2, w3}", 2}, {"x4", "{w2, w3, w4, w5}", 4}}) {
+      const KernelCounters counters =
+          count(fill + "ldmatrix.sync.aligned.m8n8." + form + ".shared.b16 " + registers + ", [w1];");
+      const std::string name = std::string("ldmatrix ") + form + " of pitch " + std::to_string(pitch);
+      expect_number(name + ", wavefronts", counters.total.shared_wavefronts - store, matrices * conflicts);
+      expect_number(name + ", ideal", counters.total.shared_wavefronts_ideal, 4 + matrices);
+      expect_number(name + ", matrix instructions", counters.total.matrix_instructions, 0);
+    }
+  }
+}
+
+// The write into shared memory counts as a store of the same size does.
+void test_async_copies() {
+  const std::string wait = "cp.async.wait_all;";
+  for (const auto &[size, step, wavefronts, ideal, sectors] : {std::tuple{16, 16, 4, 4, 16},
+                                                               {16, 32, 8, 4, 32},
+                                                               {16, 128, 32, 4, 32},
+                                                               {8, 8, 2, 2, 8},
+                                                               {4, 4, 1, 1, 4},
+                                                               {4, 128, 32, 1, 32}}) {
+    const KernelCounters counters =
+        count(addresses(step) + "cp.async.ca.shared.global [w1], [l0], " + std::to_string(size) + ";\n" + wait);
+    const std::string name = "cp.async of " + std::to_string(size) + " bytes, " + std::to_string(step) + " apart";
+    expect_number(name + ", instructions", counters.total.thread_instructions, 32 * (kFrame + kAddresses + 2));
+    expect_number(name + ", shared requests", counters.total.shared_requests, 1);
+    expect_number(name + ", wavefronts", counters.total.shared_wavefronts, wavefronts);
+    expect_number(name + ", ideal wavefronts", counters.total.shared_wavefronts_ideal, ideal);
+    expect_number(name + ", global requests", counters.total.global_requests, 1);
+    expect_number(name + ", sectors", counters.total.global_sectors, sectors);
+  }
+  // What is filled with zeros is written but not read.
+  const KernelCounters zeros = count(addresses(16) + "cp.async.cg.shared.global [w1], [l0], 16, 0;\n" + wait);
+  expect_number("cp.async of zeros, wavefronts", zeros.total.shared_wavefronts, 4);
+  expect_number("cp.async of zeros, global requests", zeros.total.global_requests, 0);
+  const KernelCounters half = count(addresses(16) + "cp.async.cg.shared.global [w1], [l0], 16, 8;\n" + wait);
+  expect_number("cp.async of half, wavefronts", half.total.shared_wavefronts, 4);
+  expect_number("cp.async of half, sectors", half.total.global_sectors, 16);
+  expect_number("cp.async of half, ideal sectors", half.total.global_sectors_ideal, 8);
+}
+
+void test_others() {
+  const KernelCounters barriers = count("bar.sync 0;\nbar.warp.sync -1;\nbarrier.sync 1;", 64);
+  expect_number("barriers", barriers.total.barriers, 2 + 2);  // two of the block, one of each warp
+  const KernelCounters atomics = count("red.global.add.u32 [in], 1;\natom.global.max.u32 w0, [in+4], 1;", 64);
+  expect_number("atomics", atomics.total.atomics, 2 * 64);
+  expect_number("atomics, requests", atomics.total.global_requests, 2 * 2);
+  expect_number("atomics, sectors", atomics.total.global_sectors, 2 * 2);
+  const std::string zeros =
+      "mov.u32 w0, 0;\nmov.u32 w1, 0;\nmov.u32 w2, 0;\nmov.u32 w3, 0;\nmov.u32 w4, 0;\nmov.u32 w5, 0;\n";
+  const KernelCounters products =
+      count(zeros +
+                "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {w0, w1, w2, w3}, {w0, w1, w2, w3}, {w4, w5}, "
+                "{w0, w1, w2, w3};\n",
+            96);
+  expect_number("products", products.total.matrix_instructions, 3);
+  expect_number("products, instructions", products.total.thread_instructions, 96 * (kFrame + 6 + 1));
+  // Lane i goes round i + 1 times: 3 instructions each time.
+  const KernelCounters loop =
+      count("mov.u32 w0, %tid.x;\nmov.u32 w1, 0;\nNEXT:\nadd.u32 w1, w1, 1;\nsetp.le.u32 p0, w1, w0;\n@p0 bra NEXT;");
+  // A branch that is not taken does not execute: 32 of them.
+  expect_number("a loop", loop.total.thread_instructions, 32 * (kFrame + 2) + 3 * (32 * 33 / 2) - 32);
+}
+
+}  // namespace
+
+void test_counters() {
+  test_global();
+  test_shared();
+  test_matrix_rows();
+  test_async_copies();
+  test_others();
+}
+
+}  // namespace lily::emulator::tests

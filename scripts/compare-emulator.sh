@@ -1,0 +1,158 @@
+#!/bin/sh
+# Compares the emulator with a GPU: the programs of native/emulator/kernels are built for both and run on both, and what
+# they print of their results (print.h there) is compared, to the bit where it is exact.
+#
+#   scripts/compare-emulator.sh                    on a machine with a GPU, nvcc and CMake
+#   scripts/compare-emulator.sh --record FILE      only the GPU's results, into a file; needs no CMake
+#   scripts/compare-emulator.sh --against FILE     only the emulator's, compared with such a file; needs no GPU
+#   scripts/compare-emulator.sh --emulated-twice   the emulator in both places, which tries this script
+#     --wrong PROGRAM:CASE                         with a result of each of its lines changed in the first place, which
+#                                                  must be noticed; may be given again
+#
+# A shell script with awk, because a machine with a GPU need not have Node. Ends with 0 if all agrees, with 1 if
+# something differs, with 2 if it could not be compared.
+set -u
+root=$(cd "$(dirname "$0")/.." && pwd)
+emulator=$root/build/emulator
+folder=$root/build/compare
+cases='
+numerics:reduction numerics:softmax numerics:layer_norm numerics:grid_sync numerics:streams
+numerics:spaces matrix_product:half matrix_product:bfloat16
+instructions:integers instructions:floats instructions:conversions instructions:halves instructions:warps
+instructions:approximations instructions:ampere instructions:hopper instructions:movement instructions:atomics
+instructions:products'
+
+fail() {
+  echo "compare-emulator: $1" >&2
+  exit 2
+}
+
+device=gpu record= against= wrong=
+while [ $# -gt 0 ]; do
+  case $1 in
+    --record) [ $# -gt 1 ] || fail "$1 needs a file"; record=$2; shift ;;
+    --against) [ $# -gt 1 ] || fail "$1 needs a file"; against=$2; shift ;;
+    --emulated-twice) device=emulator ;;
+    --wrong) [ $# -gt 1 ] || fail "$1 needs PROGRAM:CASE"; wrong="$wrong $2"; shift ;;
+    *) fail "there is no option $1" ;;
+  esac
+  shift
+done
+[ -z "$record" ] || [ -z "$against" ] || fail '--record and --against exclude each other'
+
+# Lines "PROGRAM:CASE, tab, what it printed", with an exit code for each case.
+run_all() {  # FOLDER WRONG_CASES
+  for each in $cases; do
+    # Turing has no bfloat16.
+    [ "$each $architecture" != 'matrix_product:bfloat16 75' ] || continue
+    option=--print
+    case "$2 " in *" $each "*) option=--print-wrong ;; esac
+    output=$("$1/${each%%:*}" "${each#*:}" $option)
+    code=$?
+    printf '%s\n' "$output" | awk -F '\t' -v name="$each" '/^(exact|near)\t/ { print name FS $0 }'
+    printf '%s\texit\t%s\n' "$each" "$code"
+  done
+}
+
+run_emulator() {  # SEED WRONG_CASES
+  LD_LIBRARY_PATH=$emulator LILY_EMULATOR_ARCH=$architecture LILY_EMULATOR_SEED=$1 run_all "$emulator/kernels" "$2"
+}
+
+build_emulator() {
+  command -v cmake >/dev/null || fail 'cmake was not found; it builds the emulator'
+  cmake -S "$root/native/emulator" -B "$emulator" >"$folder/build.log" 2>&1 &&
+    cmake --build "$emulator" --target emulator_tests --parallel 2 >>"$folder/build.log" 2>&1 ||
+    fail "the emulator does not build: see $folder/build.log"
+  [ -x "$emulator/kernels/instructions" ] || fail "the test programs were not built: see $folder/build.log"
+}
+
+build_for_gpu() {
+  command -v nvcc >/dev/null || fail 'nvcc was not found; it builds the programs for the GPU'
+  for program in numerics matrix_product instructions; do
+    nvcc -std=c++17 -O2 -arch=native -cudart static -o "$folder/$program" \
+      "$root/native/emulator/kernels/$program.cu" || fail "$program does not build"
+  done
+}
+
+mkdir -p "$folder"
+first=$folder/first.txt second=$folder/second.txt
+
+if [ -n "$against" ]; then
+  [ -r "$against" ] || fail "$against cannot be read"
+  architecture=$(awk '$1 == "architecture" { print $2 }' "$against")
+  [ -n "$architecture" ] || fail "$against was not made by --record"
+  first=$against
+elif [ "$device" = emulator ]; then
+  architecture=${LILY_EMULATOR_ARCH:-80}
+  build_emulator
+  { echo "architecture $architecture"; run_emulator 5 "$wrong"; } >"$first"
+else
+  command -v nvidia-smi >/dev/null ||
+    fail 'nvidia-smi was not found: no GPU here; --emulated-twice tries the script without one'
+  architecture=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d '. ')
+  [ -n "$architecture" ] || fail 'nvidia-smi names no GPU'
+  build_for_gpu
+  { echo "architecture $architecture"; run_all "$folder" "$wrong"; } >"$first"
+fi
+
+if [ -n "$record" ]; then
+  [ "$first" = "$record" ] || cp "$first" "$record" || fail "$record cannot be written"
+  echo "recorded $(grep -c . "$record") lines of compute capability $architecture"
+  exit 0
+fi
+
+[ "$device" = emulator ] && [ -z "$against" ] || build_emulator
+run_emulator 1 '' >"$second"
+
+awk -F '\t' '
+  function differ(text) { printf "DIFFERS %s\n", text; differences++ }
+  function is_number(text) { return text !~ /[Nn][Aa][Nn]|[Ii][Nn][Ff]/ }
+  function magnitude(x) { return x < 0 ? -x : x }
+  # A bound and values against the same of the other side.
+  function compare_near(where, mine, other,    i, error, bound, worst) {
+    split(other, theirs, FS)
+    split(mine, ours, FS)
+    if (theirs[4] != ours[4] || theirs[5] != ours[5] || split(other, theirs, FS) != split(mine, ours, FS)) {
+      differ(where ": not the same bounds and number of values")
+      return
+    }
+    worst = 0
+    for (i = 6; i in ours; i++) {
+      values++
+      if (ours[i] == theirs[i]) continue
+      if (!is_number(ours[i]) || !is_number(theirs[i])) {
+        differ(where ": value " i - 6 " is " theirs[i] " and " ours[i])
+        return
+      }
+      error = magnitude(ours[i] - theirs[i])
+      bound = magnitude(ours[i]) > magnitude(theirs[i]) ? magnitude(ours[i]) : magnitude(theirs[i])
+      bound = ours[5] + ours[4] * bound
+      if (error > bound) {
+        differ(where ": value " i - 6 " is " theirs[i] " and " ours[i] ", apart by " error " of " bound)
+        return
+      }
+      if (bound > 0 && error / bound > worst) worst = error / bound
+    }
+    near++
+    if (worst > 0) printf "near    %s: %.2g of the bound\n", where, worst
+  }
+  FNR == 1 { file++ }
+  NF < 3 { next }
+  { key = $2 == "exit" ? $1 FS "exit" : $1 FS $2 FS $3 }
+  file == 1 { line[key] = $0; order[++count] = key; next }
+  !(key in line) { differ($1 ", " $3 ": only on the emulator"); next }
+  {
+    seen[key] = 1
+    where = $1 ", " $3
+    if ($2 == "exit" && line[key] != $0) differ($1 ": the exit codes are not the same")
+    if ($2 == "exit" && $3 != 0) differ($1 ": exit code " $3 " of the emulator")
+    if ($2 == "exact" && line[key] != $0) differ(where ": not the same bits")
+    if ($2 == "exact" && line[key] == $0) exact++
+    if ($2 == "near") compare_near(where, $0, line[key])
+  }
+  END {
+    for (i = 1; i <= count; i++) if (!(order[i] in seen)) differ(order[i] ": only in the first place")
+    printf "%d exact results agree, %d near ones with %d values, %d differences\n", exact, near, values, differences
+    if (differences == 0 && (exact == 0 || near == 0)) { print "nothing was compared"; exit 2 }
+    exit differences > 0
+  }' "$first" "$second"
