@@ -6,13 +6,6 @@
 
 namespace lily::cuda {
 
-// Errors of one launch after the other: the first one ends the call.
-#define LILY_TRY(expression)                                \
-  do {                                                      \
-    const lily_status lily_try_status = (expression);       \
-    if (lily_try_status != LILY_OK) return lily_try_status; \
-  } while (false)
-
 // What a kernel has of shared memory beside the part whose size the launch gives.
 constexpr int kStaticBytes = 1024;
 

@@ -101,13 +101,13 @@ lily_status fold(const lily_fold *call) {
   return LILY_OK;
 }
 
+// Turing has the exact engine alone.
 lily_status prepare(const Device &device) {
-  for (const EngineFunctions *functions :
-       {&kExactFunctions, &kTf32Functions, &kBfloat16Functions, &kFloat16Functions}) {
-    const lily_status status = functions->prepare(device);
-    if (status != LILY_OK) return status;
-  }
-  return LILY_OK;
+  LILY_TRY(kExactFunctions.prepare(device));
+  if (device.compute_major < 8) return LILY_OK;
+  LILY_TRY(kTf32Functions.prepare(device));
+  LILY_TRY(kBfloat16Functions.prepare(device));
+  return kFloat16Functions.prepare(device);
 }
 
 }  // namespace lily::cuda
