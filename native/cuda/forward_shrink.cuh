@@ -59,13 +59,12 @@ __device__ inline void finish_route(const Route &route, float *logits, int token
   }
 }
 
+// Leaves h of the tile in shared memory as `shrink` does, and behind it, at Tile::kProduct, what finish_route left of
+// the logits.
 template <typename Tile>
-__global__ __launch_bounds__(kThreads, kBlocks) void forward_shrink(const __grid_constant__ ForwardShrink call) {
-  extern __shared__ __align__(16) char shared[];
-  const int token = blockIdx.x * call.operands.tile_tokens;
-  const int token_end = min(token + call.operands.tile_tokens, call.operands.tokens);
+__device__ inline const float *shrink_and_route(char *shared, const ForwardShrink &call, int token, int token_end,
+                                                int row) {
   const int count = token_end - token;
-  const int row = blockIdx.y * Tile::kRank;
   const int columns = min(Tile::kRank, call.operands.rows - row);
   // The block owns what it wrote: phi in place is visible after the barriers below.
   auto *product = const_cast<float *>(shrink<Tile>(shared, call.operands, token, token_end, row));
@@ -75,14 +74,14 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_shrink(const __grid
     load_four(product + t * Tile::kProductPitch + n, 4, true, value);
     if (call.relu) {
 #pragma unroll
-      for (int v = 0; v < 4; ++v) value[v] = fmaxf(value[v], 0.0f);
+      for (int v = 0; v < 4; ++v) value[v] = value[v] < 0 ? 0.0f : value[v];  // not a number stays so
       store_four(product + t * Tile::kProductPitch + n, 4, true, value);
     }
     if (call.hidden.data != nullptr) store_four(call.hidden, token + t, row + n, row + columns, value);
     if (call.expand.data != nullptr) store_four(call.expand, token + t, row + n, row + columns, value);
   }
   const Route &route = call.route;
-  if (route.router.data == nullptr) return;
+  if (route.router.data == nullptr) return product;
 
   // The other warps' sums are done with: their memory takes the router and the logits.
   float *logits = product + Tile::kProduct;
@@ -105,6 +104,15 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_shrink(const __grid
     logits[t * (route.experts | 1) + e] = sum;
   }
   finish_route(route, logits, token, count, blockIdx.x);
+  return product;
+}
+
+template <typename Tile>
+__global__ __launch_bounds__(kThreads, kBlocks) void forward_shrink(const __grid_constant__ ForwardShrink call) {
+  extern __shared__ __align__(16) char shared[];
+  const int token = blockIdx.x * call.operands.tile_tokens;
+  const int token_end = min(token + call.operands.tile_tokens, call.operands.tokens);
+  shrink_and_route<Tile>(shared, call, token, token_end, blockIdx.y * Tile::kRank);
 }
 
 }  // namespace lily::cuda

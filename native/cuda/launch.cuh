@@ -29,6 +29,7 @@ struct Rows {
   using Shrink = typename Tiles<Engine>::Shrink;
   using Strip = typename Tiles<Engine>::Strip;
   using Once = typename Tiles<Engine>::Once;
+  using Token = typename Tiles<Engine>::Token;
   // Numbers in 16 bytes: rows of the workspace begin at multiples of it.
   static constexpr int kVector = 16 / static_cast<int>(sizeof(Scalar));
 

@@ -35,6 +35,7 @@ lily_status prepare_engine(const Device &device) {
                "setting the shared memory of a kernel");
   };
   for_each_row(typename Table::Shrink{}, [&](auto row) { allow(forward_shrink<decltype(row)>); });
+  for_each_row(typename Table::Token{}, [&](auto row) { allow(forward_token<decltype(row)>); });
   for_each_row(typename Table::Once{}, [&](auto row) { allow(backward_dy_once<decltype(row)>); });
   for_each_row(typename Table::Strip{}, [&](auto strip) {
     using Strip = decltype(strip);

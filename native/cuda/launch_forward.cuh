@@ -1,5 +1,5 @@
-// The launches of forward for one engine: two, and between them one more where sequences are pooled or the rank is
-// larger than a tile.
+// The launches of forward for one engine: two; between them one more where sequences are pooled or the rank is larger
+// than a tile; one alone for token routing of many tokens.
 #pragma once
 
 #include "cuda/launch.cuh"
@@ -43,6 +43,7 @@ class Forward {
     const bool shares = saved.data != nullptr && saved.dtype == kDtype<Scalar> && saved.wide;
     const Output hidden = shares ? saved : contiguous_output(own_hidden_, hidden_pitch_, kDtype<Scalar>);
     const Route route = this->route();
+    if (expands_at_once()) return run_at_once(saved, route);
     LILY_TRY(shrink(saved, shares ? Output{} : hidden, route));
     float *group_weights = call_.weights;
     if (problem_.routing == LILY_ROUTING_SEQUENCE) {
@@ -79,13 +80,53 @@ class Forward {
     return route;
   }
 
-  lily_status shrink(const Output &saved, const Output &expand, const Route &route) const {
-    const int row_blocks = ceil_divide(rank_, shrink_rank_);
+  ForwardShrink shrink_call(const Output &saved, const Output &expand) const {
     ForwardShrink call = {};
     call.operands = {operand(call_.x), operand(call_.a), tokens_, static_cast<int>(problem_.d_in), rank_, tile_tokens_};
     call.relu = problem_.activation == LILY_ACTIVATION_RELU;
     call.hidden = saved;
     call.expand = expand;
+    return call;
+  }
+
+  template <typename Take>
+  bool with_token_row(const Take &take) const {
+    return with_row(
+        typename Table::Token{},
+        [&](auto row) {
+          using Tile = decltype(row);
+          return Tile::Shrink::kRank == shrink_rank_ && tile_tokens_ == Tile::kTokens &&
+                 experts_ * rank_ <= Tile::kRank &&
+                 Tile::bytes(experts_, rank_) <= device_.shared_bytes_per_block - kStaticBytes;
+        },
+        take);
+  }
+
+  bool expands_at_once() const {
+    return problem_.routing == LILY_ROUTING_TOKEN && with_token_row([](auto) {});
+  }
+
+  lily_status run_at_once(const Output &saved, const Route &route) const {
+    ForwardToken call = {};
+    call.shrink = shrink_call(saved, {});
+    call.shrink.route = route;
+    if (call_.probabilities == nullptr) call.shrink.route.values = nullptr;
+    call.b = operand(call_.b);
+    call.y = output(call_.y);
+    call.scale = problem_.scaling;
+    call.columns = d_out_;
+    lily_status status = LILY_OK;
+    with_token_row([&](auto row) {
+      using Tile = decltype(row);
+      status = launch(forward_token<Tile>, "launching forward's only phase", dim3(tiles_), Tile::bytes(experts_, rank_),
+                      stream(), call);
+    });
+    return status;
+  }
+
+  lily_status shrink(const Output &saved, const Output &expand, const Route &route) const {
+    const int row_blocks = ceil_divide(rank_, shrink_rank_);
+    ForwardShrink call = shrink_call(saved, expand);
     if (row_blocks == 1) call.route = route;
     LILY_TRY(Table::with_shrink(shrink_rank_, tile_tokens_, [&](auto row) {
       using Tile = decltype(row);

@@ -50,6 +50,23 @@ struct StripTile {
   }
 };
 
+// tile (+)= scale sum, where the accumulators begin at row m and column n of the tile.
+template <typename Scalar, int kColumns, int kM, int kN>
+__device__ inline void add_scaled(Scalar *tile, const Accumulators<kM, kN> &sum, int m, int n, float scale,
+                                  bool accumulate) {
+  for_each_pair(sum, [&](int row, int column, float first, float second) {
+    Scalar *pair = tile + place<Scalar, kColumns>(m + row, n + column);
+    first *= scale;
+    second *= scale;
+    if (accumulate) {
+      const float2 old = load_pair(pair);
+      first += old.x;
+      second += old.y;
+    }
+    store_pair(pair, first, second);
+  });
+}
+
 struct StripBlock {
   int slice, split;  // of columns, of tokens
   int block;         // of the left operand's columns, for outer
@@ -134,17 +151,7 @@ __device__ inline const float *walk_strip(char *shared, const StripOperands &ope
             sum, left, down, w, across, 0, (depth + Engine::kDepth - 1) / Engine::kDepth);
         if (block == blocks - 1) {
           Scalar *out = out_ring + tile % 2 * Tile::kStrip;
-          for_each_pair(sum, [&](int m, int n, float first, float second) {
-            Scalar *pair = out + place<Scalar, Tile::kColumns>(down + m, across + n);
-            first *= operands.out_scale;
-            second *= operands.out_scale;
-            if (operands.out.accumulate) {
-              const float2 old = load_pair(pair);
-              first += old.x;
-              second += old.y;
-            }
-            store_pair(pair, first, second);
-          });
+          add_scaled<Scalar, Tile::kColumns>(out, sum, down, across, operands.out_scale, operands.out.accumulate);
           clear(sum);
           __syncthreads();
           unstage<Scalar, Tile::kTokens, Tile::kColumns>(out, operands.out, {token, end, column, operands.columns});

@@ -5,6 +5,7 @@
 #include "backward_dy_once.cuh"
 #include "forward_expand.cuh"
 #include "forward_shrink.cuh"
+#include "forward_token.cuh"
 
 namespace lily::cuda {
 
@@ -32,6 +33,8 @@ struct Tiles<Tensor<T>> {
                       StripTile<E, 64, 32, 64>,                            //
                       StripTile<E, 64, 64, 64>, StripTile<E, 64, 64, 32>,  //
                       StripTile<E, 64, 128, 64>, StripTile<E, 64, 128, 32>>;
+  // Shrink tile, E r. Fewer tokens than 64 would not pay for streaming B.
+  using Token = Table<TokenTile<ShrinkTile<E, 64, 16>, 64>, TokenTile<ShrinkTile<E, 64, 32>, 64>>;
   // Rank: beyond 32 the parts of q and D are more than a second reading of dy.
   using Once = Table<OnceTile<E, 16>, OnceTile<E, 32>>;
 };
@@ -42,6 +45,7 @@ struct FloatTiles {
   using Shrink = Table<ShrinkTile<Engine, 16, 16>, ShrinkTile<Engine, 32, 16>,  //
                        ShrinkTile<Engine, 16, 64>, ShrinkTile<Engine, 32, 64>>;
   using Strip = Table<StripTile<Engine, 32, 16, 64>, StripTile<Engine, 32, 64, 32>>;
+  using Token = Table<>;
   using Once = Table<>;  // arithmetic is their limit, not memory
 };
 template <>
