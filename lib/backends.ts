@@ -53,10 +53,8 @@ export function checkDevice(argument: string, { type, id }: Device): void {
     usable.add(id)
     return
   }
-  const reason =
-    cuda?.available === true
-      ? `there is no such device, the devices are ${cuda.devices.map((device) => device.id).join(', ')}`
-      : (cuda?.reason ?? 'it gave no reason')
+  // A device that failed to answer left its reason there.
+  const reason = cuda?.reason ?? `the devices are ${cuda?.devices.map((device) => device.id).join(', ') ?? 'none'}`
   fail(
     'ERR_LILY_BACKEND_UNAVAILABLE',
     argument,

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // Packs the package as it would be published, into build/package/, and checks the tarball with publint and attw.
-// dist/ must be there (npm run build:ts); nothing is built but the prebuilt addon.
+// dist/ must be there (npm run build:ts); nothing is built but the prebuilt addon and, with --release, the CUDA library.
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -22,7 +22,7 @@ const tarball = join(folder, `${name}-${version}.tgz`)
 
 rmSync(folder, { recursive: true, force: true })
 mkdirSync(folder, { recursive: true })
-run('npm', 'run', 'prebuild')
+run('npm', 'run', 'prebuild', '--', ...(process.argv.includes('--release') ? [] : ['--addon-only']))
 run('npm', 'pack', '--ignore-scripts', '--pack-destination', folder)
 run('npx', '--no-install', 'publint', '--strict', tarball)
 run('npx', '--no-install', 'attw', tarball)

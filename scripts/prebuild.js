@@ -1,10 +1,11 @@
 #!/usr/bin/env node
-// Makes prebuilds/<platform>-<arch>/lily.<libc>.node, which the published package carries instead of an install script.
+// Makes prebuilds/<platform>-<arch>/lily.<libc>.node, which the published package carries instead of an install script,
+// and beside it lily_cuda.so for all architectures, which takes nvcc and many minutes; --addon-only leaves it out.
 //
 // prebuildify strips and moves what it finds in build/Release; it gets a folder of its own for that, so that the addon
 // in the checkout, which a running program may have mapped, stays as it is.
 import { spawnSync } from 'node:child_process'
-import { mkdirSync } from 'node:fs'
+import { mkdirSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -14,10 +15,25 @@ const builder = join(root, 'scripts', 'build-native.js')
 const prebuildify = join(root, 'node_modules', 'prebuildify', 'bin.js')
 mkdirSync(stage, { recursive: true })
 
+// Machine code from Turing to Blackwell, and PTX of the oldest for what is to come.
+const architectures = '75;80-real;86-real;89-real;90-real;100-real;120'
+const isAddonOnly = process.argv.includes('--addon-only')
+const cuda = isAddonOnly ? ['-DLILY_CUDA=OFF'] : ['-DLILY_CUDA=ON', `-DLILY_CUDA_ARCHITECTURES=${architectures}`]
+const env = { ...process.env, LILY_CMAKE_ARGS: [process.env.LILY_CMAKE_ARGS ?? '', ...cuda].join(' ') }
+// What a build with it has left would be packed.
+if (isAddonOnly) {
+  for (const folder of [
+    join('build', 'prebuild', 'build', 'Release'),
+    join('prebuilds', `${process.platform}-${process.arch}`),
+  ]) {
+    rmSync(join(root, folder, 'lily_cuda.so'), { force: true })
+  }
+}
+
 const options = ['--napi', '--strip', '--tag-libc', '--name', 'lily']
 const { status } = spawnSync(
   process.execPath,
   [prebuildify, ...options, '--cwd', stage, '--out', root, '--node-gyp', builder],
-  { stdio: 'inherit' },
+  { env, stdio: 'inherit' },
 )
 process.exitCode = status ?? 1

@@ -12,10 +12,22 @@ import {
   loraBackwardAsync,
   loraForward,
   loraForwardAsync,
+  isEmulated,
 } from './support/backend.js'
 import { makeCase, type Case, type Spec } from './support/cases.js'
 import { expectSameBits } from './support/compare.js'
 import { numbers, smallOperands } from './support/small.js'
+
+/** Enough work for the event loop to turn meanwhile; the emulator takes its time with less. */
+const [long, medium] = isEmulated
+  ? [
+      { tokens: 64, dIn: 64, dOut: 64, rank: 16 },
+      { tokens: 33, dIn: 64, dOut: 64, rank: 16 },
+    ]
+  : [
+      { tokens: 1024, dIn: 1024, dOut: 1024, rank: 128 },
+      { tokens: 256, dIn: 512, dOut: 512, rank: 64 },
+    ]
 
 const routings = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'lora'] as const
 
@@ -51,9 +63,7 @@ describe('the event loop', () => {
   it('goes on while a call is pending', async () => {
     // Calls that blocked would be done before the first turn of the loop; these are long enough for many turns, also
     // where other processes get most of the processor.
-    const { x, a, router, b } = operands(
-      makeCase({ routing: 'batch', tokens: 1024, dIn: 1024, dOut: 1024, rank: 128, experts: 4, seed: 1 }),
-    )
+    const { x, a, router, b } = operands(makeCase({ routing: 'batch', ...long, experts: 4, seed: 1 }))
     let pending = true
     const calls = Array.from({ length: 16 }, () => lilyForwardAsync({ x, a, router, b }))
     const done = Promise.all(calls).finally(() => (pending = false))
@@ -69,7 +79,7 @@ describe('the event loop', () => {
   it('operands that nobody else holds live until the call is done', async () => {
     setFlagsFromString('--expose-gc')
     const collect = runInNewContext('gc') as () => void
-    const spec = { routing: 'batch', tokens: 256, dIn: 512, dOut: 512, rank: 64, experts: 4, seed: 1 } as const
+    const spec = { routing: 'batch', ...medium, experts: 4, seed: 1 } as const
     const pending = Array.from({ length: 4 }, () => callAsync(makeCase(spec)))
     for (let i = 0; i < 5; i++) {
       collect()

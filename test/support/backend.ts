@@ -4,6 +4,7 @@
  * everything that was moved or made comes back after it, so that a test only ever sees host memory.
  */
 import * as lily from '../../lib/index.js'
+import { isDetached } from '../../lib/operand.js'
 import {
   DeviceBuffer,
   Tensor,
@@ -35,7 +36,10 @@ interface HostOperand {
   byteOffset?: number
 }
 
-/** Moves operands to the device and back. Operands that share host memory share device memory. */
+/** The device's side of the host memory that was moved: what shares the one shares the other, in later calls too. */
+const moved = new WeakMap<ArrayBufferLike, DeviceBuffer>()
+
+/** Moves the operands of a call to the device and back. */
 class Moves {
   readonly #buffers = new Map<ArrayBufferLike, DeviceBuffer>()
 
@@ -70,8 +74,9 @@ class Moves {
   #buffer(memory: ArrayBufferLike): DeviceBuffer {
     const known = this.#buffers.get(memory)
     if (known !== undefined) return known
-    const buffer = DeviceBuffer.allocate([memory.byteLength], 'uint8').upload(new Uint8Array(memory))
-    this.#buffers.set(memory, buffer)
+    const buffer = moved.get(memory) ?? DeviceBuffer.allocate([memory.byteLength], 'uint8')
+    moved.set(memory, buffer)
+    this.#buffers.set(memory, buffer.upload(new Uint8Array(memory)))
     return buffer
   }
 
@@ -91,7 +96,7 @@ const dtypes: Record<string, DType> = {
 function isHostOperand(value: unknown): value is HostOperand {
   if (typeof value !== 'object' || value === null) return false
   const { data, shape } = value as Partial<HostOperand>
-  return ArrayBuffer.isView(data) && data.byteLength > 0 && Array.isArray(shape)
+  return ArrayBuffer.isView(data) && Array.isArray(shape) && !isDetached(data.buffer)
 }
 
 /** Calls a function of the package on the suite's backend. */
@@ -152,14 +157,14 @@ export async function lilyForward<O extends lily.LilyForwardOptions = object>(
   operands: lily.LilyForwardOperands,
   options?: O,
 ): Promise<lily.LilyForwardResult<O>> {
-  return call(operands, options, (moved, rest) => lily.lilyForward(moved, rest))
+  return call(operands, options, (there, rest) => lily.lilyForward(there, rest))
 }
 
 export async function lilyForwardAsync<O extends lily.LilyForwardOptions = object>(
   operands: lily.LilyForwardOperands,
   options?: O,
 ): Promise<lily.LilyForwardResult<O>> {
-  return call(operands, options, (moved, rest) => lily.lilyForwardAsync(moved, rest))
+  return call(operands, options, (there, rest) => lily.lilyForwardAsync(there, rest))
 }
 
 export async function lilyBackward<R extends Routing, O extends lily.LilyBackwardOptions = object>(
@@ -167,7 +172,7 @@ export async function lilyBackward<R extends Routing, O extends lily.LilyBackwar
   saved: LilySaved<R>,
   options?: O,
 ): Promise<lily.LilyGradients<R, O>> {
-  return call(operands, options, (moved, rest) => lily.lilyBackward(moved, released(saved), rest))
+  return call(operands, options, (there, rest) => lily.lilyBackward(there, released(saved), rest))
 }
 
 export async function lilyBackwardAsync<R extends Routing, O extends lily.LilyBackwardOptions = object>(
@@ -175,21 +180,21 @@ export async function lilyBackwardAsync<R extends Routing, O extends lily.LilyBa
   saved: LilySaved<R>,
   options?: O,
 ): Promise<lily.LilyGradients<R, O>> {
-  return call(operands, options, (moved, rest) => lily.lilyBackwardAsync(moved, released(saved), rest))
+  return call(operands, options, (there, rest) => lily.lilyBackwardAsync(there, released(saved), rest))
 }
 
 export async function loraForward<O extends lily.LoraForwardOptions = object>(
   operands: lily.LoraForwardOperands,
   options?: O,
 ): Promise<lily.LoraForwardResult<O>> {
-  return call(operands, options, (moved, rest) => lily.loraForward(moved, rest))
+  return call(operands, options, (there, rest) => lily.loraForward(there, rest))
 }
 
 export async function loraForwardAsync<O extends lily.LoraForwardOptions = object>(
   operands: lily.LoraForwardOperands,
   options?: O,
 ): Promise<lily.LoraForwardResult<O>> {
-  return call(operands, options, (moved, rest) => lily.loraForwardAsync(moved, rest))
+  return call(operands, options, (there, rest) => lily.loraForwardAsync(there, rest))
 }
 
 export async function loraBackward<O extends lily.LoraBackwardOptions = object>(
@@ -197,7 +202,7 @@ export async function loraBackward<O extends lily.LoraBackwardOptions = object>(
   saved: LoraSaved,
   options?: O,
 ): Promise<lily.LoraGradients<O>> {
-  return call(operands, options, (moved, rest) => lily.loraBackward(moved, released(saved), rest))
+  return call(operands, options, (there, rest) => lily.loraBackward(there, released(saved), rest))
 }
 
 export async function loraBackwardAsync<O extends lily.LoraBackwardOptions = object>(
@@ -205,7 +210,7 @@ export async function loraBackwardAsync<O extends lily.LoraBackwardOptions = obj
   saved: LoraSaved,
   options?: O,
 ): Promise<lily.LoraGradients<O>> {
-  return call(operands, options, (moved, rest) => lily.loraBackwardAsync(moved, released(saved), rest))
+  return call(operands, options, (there, rest) => lily.loraBackwardAsync(there, released(saved), rest))
 }
 
 export async function foldB(
@@ -213,8 +218,8 @@ export async function foldB(
   db?: TensorLike,
   options?: lily.FoldOptions,
 ): Promise<Tensor> {
-  const run = (moved: { db?: TensorLike | undefined }, rest: lily.FoldOptions | undefined) => ({
-    db: lily.foldB(released(saved), moved.db, rest),
+  const run = (there: { db?: TensorLike | undefined }, rest: lily.FoldOptions | undefined) => ({
+    db: lily.foldB(released(saved), there.db, rest),
   })
   return (await call({ db }, options, run)).db
 }
