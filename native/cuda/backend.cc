@@ -124,18 +124,15 @@ lily_status allocate(int32_t id, size_t bytes, void **memory) {
   });
 }
 
-lily_status release(int32_t id, void *memory) {
-  return on_device(id, [&] { return report(cudaFree(memory), "freeing device memory"); });
-}
+// What lets go of something needs no current device, and so does not fail for want of one.
+lily_status release(int32_t, void *memory) { return report(cudaFree(memory), "freeing device memory"); }
 
 lily_status allocate_pinned(int32_t id, size_t bytes, void **memory) {
   return on_device(
       id, [&] { return report(cudaHostAlloc(memory, bytes, cudaHostAllocPortable), "allocating pinned host memory"); });
 }
 
-lily_status release_pinned(int32_t id, void *memory) {
-  return on_device(id, [&] { return report(cudaFreeHost(memory), "freeing pinned host memory"); });
-}
+lily_status release_pinned(int32_t, void *memory) { return report(cudaFreeHost(memory), "freeing pinned host memory"); }
 
 lily_status pointer_info(const void *pointer, lily_pointer_info *info) {
   *info = {};
@@ -183,8 +180,8 @@ lily_status stream_create(int32_t id, lily_stream *stream) {
   });
 }
 
-lily_status stream_destroy(int32_t id, lily_stream stream) {
-  return on_device(id, [&] { return report(cudaStreamDestroy(cuda_stream(stream)), "destroying a stream"); });
+lily_status stream_destroy(int32_t, lily_stream stream) {
+  return report(cudaStreamDestroy(cuda_stream(stream)), "destroying a stream");
 }
 
 lily_status stream_wait_event(int32_t id, lily_stream stream, lily_event event) {
@@ -204,8 +201,8 @@ lily_status event_create(int32_t id, int32_t timing, lily_event *event) {
   });
 }
 
-lily_status event_destroy(int32_t id, lily_event event) {
-  return on_device(id, [&] { return report(cudaEventDestroy(cuda_event(event)), "destroying an event"); });
+lily_status event_destroy(int32_t, lily_event event) {
+  return report(cudaEventDestroy(cuda_event(event)), "destroying an event");
 }
 
 lily_status event_record(int32_t id, lily_event event, lily_stream stream) {
@@ -239,13 +236,10 @@ lily_status close() {
   lily_status first = LILY_OK;
   for (int32_t id = 0; id < kMaxDevices; ++id) {
     if (own_streams[id] == nullptr) continue;
-    const lily_status status = on_device(id, [&] {
-      const lily_status waited = report(cudaStreamSynchronize(own_streams[id]), "waiting for the device");
-      const lily_status destroyed = report(cudaStreamDestroy(own_streams[id]), "destroying a stream");
-      return waited != LILY_OK ? waited : destroyed;
-    });
+    const lily_status waited = report(cudaStreamSynchronize(own_streams[id]), "waiting for the device");
+    const lily_status destroyed = report(cudaStreamDestroy(own_streams[id]), "destroying a stream");
     own_streams[id] = nullptr;
-    if (first == LILY_OK) first = status;
+    if (first == LILY_OK) first = waited != LILY_OK ? waited : destroyed;
   }
   return first;
 }
