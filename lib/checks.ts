@@ -9,17 +9,20 @@ const MAX_RANK = 4096
 const MAX_EXPERTS = 64
 
 /** An operand is where `other` is, and its memory is there and holds all of it. */
-export function checkPlace(argument: string, operand: Operand | null, other: string, { device }: Operand): void {
+export function checkPlace(argument: string, operand: Operand | null, other: string, at: Operand): void {
   if (operand === null) return
-  if (operand.device !== device && !(operand.device.type === device.type && operand.device.id === device.id)) {
-    fail(
-      'ERR_LILY_DEVICE',
-      argument,
-      `is on device ${deviceText(operand.device)}, but ${other} is on ${deviceText(device)}; ` +
-        `all operands of a call must be on one device`,
-    )
-  }
+  checkSameDevice(argument, operand, other, at)
   checkMemory(argument, operand)
+}
+
+export function checkSameDevice(argument: string, operand: Operand | null, other: string, { device }: Operand): void {
+  if (operand === null || operand.device === device) return
+  fail(
+    'ERR_LILY_DEVICE',
+    argument,
+    `is on device ${deviceText(operand.device)}, but ${other} is on ${deviceText(device)}; ` +
+      `all operands of a call must be on one device`,
+  )
 }
 
 function deviceText({ type, id }: Device): string {

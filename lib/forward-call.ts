@@ -1,6 +1,6 @@
 /** What the forward calls of Lily and LoRA have in common: operands in, checks of memory, results out. */
 import { checkComputes, checkDevice } from './backends.js'
-import { checkPlace, checkTokenRows, checkType, refuseOverlap } from './checks.js'
+import { checkPlace, checkSameDevice, checkTokenRows, checkType, refuseOverlap } from './checks.js'
 import { CPU, type Operand } from './operand.js'
 import { checkKeys, get, type Known } from './options.js'
 import { Output } from './output.js'
@@ -34,6 +34,10 @@ export function readInputs(operands: object, known: Known): Inputs {
 
 /** All operands are on one device that computes, and their memory is there. */
 export function checkPlaces({ x, a, router, b, y }: Inputs, { mask, sequenceOffsets, weights }: Settings): void {
+  // Before a device is asked about its memory, which it may not have.
+  checkSameDevice('a', a, 'x', x)
+  checkSameDevice('router', router, 'x', x)
+  checkSameDevice('b', b, 'x', x)
   checkPlace('x', x, 'x', x)
   checkPlace('a', a, 'x', x)
   checkPlace('router', router, 'x', x)
