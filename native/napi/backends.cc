@@ -6,6 +6,15 @@
 
 #include <atomic>
 
+#if defined(__x86_64__) && defined(__GLIBC__)
+// glibc 2.34 gave these new versions without changing them; a linker takes the newest, and the addon would then not
+// load where it otherwise does.
+__asm__(".symver dladdr,dladdr@GLIBC_2.2.5");
+__asm__(".symver dlerror,dlerror@GLIBC_2.2.5");
+__asm__(".symver dlopen,dlopen@GLIBC_2.2.5");
+__asm__(".symver dlsym,dlsym@GLIBC_2.2.5");
+#endif
+
 namespace lily::napi {
 namespace {
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 
@@ -24,7 +25,7 @@ struct Handle {
 struct Memory : Handle {
   static constexpr Kind kKind = kMemory;
   static constexpr const char *kName = "device memory";
-  Memory(const lily_backend &backend, std::shared_ptr<Stream> stream, size_t bytes)
+  Memory(const lily_backend &backend, Shared<Stream> stream, size_t bytes)
       : Handle(kKind),
         backend(backend),
         home(std::move(stream)),
@@ -39,7 +40,7 @@ struct Memory : Handle {
   }
 
   const lily_backend &backend;
-  const std::shared_ptr<Stream> home;
+  const Shared<Stream> home;
   const size_t bytes;
   void *data;
 };
@@ -47,9 +48,9 @@ struct Memory : Handle {
 struct StreamHandle : Handle {
   static constexpr Kind kKind = kStream;
   static constexpr const char *kName = "a stream";
-  explicit StreamHandle(std::shared_ptr<Stream> stream) : Handle(kKind), stream(std::move(stream)) {}
+  explicit StreamHandle(Shared<Stream> stream) : Handle(kKind), stream(std::move(stream)) {}
   void release(Napi::Env) { stream->end(); }
-  const std::shared_ptr<Stream> stream;
+  const Shared<Stream> stream;
 };
 
 // An event of the backend, shared with those who wait for it.
@@ -75,9 +76,9 @@ class EventState {
 struct EventHandle : Handle {
   static constexpr Kind kKind = kEvent;
   static constexpr const char *kName = "an event";
-  explicit EventHandle(std::shared_ptr<EventState> state) : Handle(kKind), state(std::move(state)) {}
+  explicit EventHandle(Shared<EventState> state) : Handle(kKind), state(std::move(state)) {}
   void release(Napi::Env) { state = nullptr; }
-  std::shared_ptr<EventState> state;
+  Shared<EventState> state;
 };
 
 template <typename T>
@@ -165,7 +166,7 @@ void check_pointer(const Napi::CallbackInfo &info) {
 // Waits on libuv's pool.
 class Wait : public Napi::AsyncWorker {
  public:
-  Wait(Napi::Env env, std::shared_ptr<EventState> event)
+  Wait(Napi::Env env, Shared<EventState> event)
       : Napi::AsyncWorker(env, "lily-kernels"),
         deferred_(Napi::Promise::Deferred::New(env)),
         event_(std::move(event)) {}
@@ -189,7 +190,7 @@ class Wait : public Napi::AsyncWorker {
 
  private:
   Napi::Promise::Deferred deferred_;
-  std::shared_ptr<EventState> event_;
+  Shared<EventState> event_;
   Failure failure_;
 };
 
@@ -226,8 +227,8 @@ class Staging {
 
 class Download : public Wait {
  public:
-  Download(Napi::Env env, std::shared_ptr<EventState> event, std::unique_ptr<Staging> staging,
-           const Napi::Object &destination, void *data, size_t bytes)
+  Download(Napi::Env env, Shared<EventState> event, std::unique_ptr<Staging> staging, const Napi::Object &destination,
+           void *data, size_t bytes)
       : Wait(env, std::move(event)),
         staging_(std::move(staging)),
         destination_(Napi::Persistent(destination)),
@@ -252,7 +253,7 @@ class Download : public Wait {
 // (bytes, stream) -> memory of its device
 Napi::Value memory_allocate(const Napi::CallbackInfo &info) {
   const lily_backend &backend = cuda(info.Env());
-  const std::shared_ptr<Stream> &home = argument<StreamHandle>(info, 1).stream;
+  const Shared<Stream> &home = argument<StreamHandle>(info, 1).stream;
   const size_t bytes = static_cast<size_t>(number(info, 0));
   auto memory = std::make_unique<Memory>(backend, home, bytes);
   if (memory->data == nullptr) throw out_of_memory(info.Env(), backend, "device memory", bytes);
@@ -295,7 +296,7 @@ Napi::Value download(const Napi::CallbackInfo &info) {
   const void *source = device_memory_of(env, device, info[1], number(info, 2), static_cast<int64_t>(bytes), "source");
   void *data = array_memory(env, destination, static_cast<int64_t>(bytes), 1, "data");
   const lily_stream stream = stream_number(info, 4);
-  auto event = std::make_shared<EventState>(env, backend, device, false);
+  auto event = Shared<EventState>::make(env, backend, device, false);
   auto staging = std::make_unique<Staging>(backend, device, bytes, stream);
   if (staging->data() == nullptr) throw out_of_memory(env, backend, "pinned memory", bytes);
   if (bytes > 0) check(env, backend, backend.copy(device, staging->data(), source, bytes, stream));
@@ -358,21 +359,21 @@ void stream_order(const Napi::CallbackInfo &info) {
 
 // (device, stream) -> promise
 Napi::Value stream_wait(const Napi::CallbackInfo &info) {
-  auto event = std::make_shared<EventState>(info.Env(), cuda(info.Env()), device_number(info, 0), false);
+  auto event = Shared<EventState>::make(info.Env(), cuda(info.Env()), device_number(info, 0), false);
   event->record(info.Env(), stream_number(info, 1));
   return queue(new Wait(info.Env(), std::move(event)));
 }
 
 // ---- Events ----
 
-const std::shared_ptr<EventState> &event_argument(const Napi::CallbackInfo &info, size_t index) {
+const Shared<EventState> &event_argument(const Napi::CallbackInfo &info, size_t index) {
   const EventHandle &handle = argument<EventHandle>(info, index);
   if (handle.state != nullptr) return handle.state;
   throw make_error(info.Env(), "ERR_LILY_DISPOSED", "the event has been disposed of");
 }
 
 Napi::Value event_create(const Napi::CallbackInfo &info) {
-  auto state = std::make_shared<EventState>(info.Env(), cuda(info.Env()), device_number(info, 0), true);
+  auto state = Shared<EventState>::make(info.Env(), cuda(info.Env()), device_number(info, 0), true);
   return wrap(info.Env(), std::make_unique<EventHandle>(std::move(state)));
 }
 
@@ -433,8 +434,8 @@ void empty_cache(const Napi::CallbackInfo &) {
 
 std::mutex own_streams_mutex;
 
-std::map<int32_t, std::shared_ptr<Stream>> &own_streams() {
-  static auto *const streams = new std::map<int32_t, std::shared_ptr<Stream>>;
+std::map<int32_t, Shared<Stream>> &own_streams() {
+  static auto *const streams = new std::map<int32_t, Shared<Stream>>;
   return *streams;
 }
 
@@ -443,22 +444,22 @@ int environments = 0;
 
 }  // namespace
 
-std::shared_ptr<Stream> Stream::own(Napi::Env env, const lily_backend &backend, int32_t device) {
+Shared<Stream> Stream::own(Napi::Env env, const lily_backend &backend, int32_t device) {
   const std::lock_guard<std::mutex> lock(own_streams_mutex);
-  std::shared_ptr<Stream> &stream = own_streams()[device];
+  Shared<Stream> &stream = own_streams()[device];
   if (stream == nullptr) {
     lily_stream handle = 0;
     check(env, backend, backend.stream_default(device, &handle));
-    stream = std::make_shared<Stream>(backend, device, handle, nullptr);
+    stream = Shared<Stream>::make(backend, device, handle, nullptr);
   }
   return stream;
 }
 
-std::shared_ptr<Stream> Stream::create(Napi::Env env, const lily_backend &backend, int32_t device) {
-  std::shared_ptr<Stream> heir = own(env, backend, device);
+Shared<Stream> Stream::create(Napi::Env env, const lily_backend &backend, int32_t device) {
+  Shared<Stream> heir = own(env, backend, device);
   lily_stream handle = 0;
   check(env, backend, backend.stream_create(device, &handle));
-  return std::make_shared<Stream>(backend, device, handle, std::move(heir));
+  return Shared<Stream>::make(backend, device, handle, std::move(heir));
 }
 
 lily_status Stream::end() {

@@ -3,9 +3,8 @@
 
 #include <napi.h>
 
-#include <memory>
-
 #include "lily/backend.h"
+#include "napi/shared.h"
 
 namespace lily::napi {
 
@@ -14,10 +13,10 @@ namespace lily::napi {
 class Stream {
  public:
   // The device's own one.
-  static std::shared_ptr<Stream> own(Napi::Env env, const lily_backend &backend, int32_t device);
-  static std::shared_ptr<Stream> create(Napi::Env env, const lily_backend &backend, int32_t device);
+  static Shared<Stream> own(Napi::Env env, const lily_backend &backend, int32_t device);
+  static Shared<Stream> create(Napi::Env env, const lily_backend &backend, int32_t device);
 
-  Stream(const lily_backend &backend, int32_t device, lily_stream handle, std::shared_ptr<Stream> heir)
+  Stream(const lily_backend &backend, int32_t device, lily_stream handle, Shared<Stream> heir)
       : backend_(backend), device_(device), handle_(handle), heir_(std::move(heir)) {}
   ~Stream() { end(); }
 
@@ -29,7 +28,7 @@ class Stream {
   const lily_backend &backend_;
   const int32_t device_;
   const lily_stream handle_;
-  const std::shared_ptr<Stream> heir_;  // null: this is the device's own stream, which is not ended
+  const Shared<Stream> heir_;  // null: this is the device's own stream, which is not ended
   bool ended_ = false;
 };
 
