@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { makeCase, splitTokens, type Spec } from './support/cases.js'
 import { runInChild, type Job } from './support/child.js'
 import { expectSameBits } from './support/compare.js'
+import { TYPES } from './support/dtypes.js'
 import { run, type Values } from './support/run.js'
 
 const medium = { tokens: 257, dIn: 384, dOut: 520, rank: 33, experts: 3, scaling: 2 }
@@ -24,9 +25,17 @@ const specs: Spec[] = [
   { routing: 'lora', tokens: 1100, dIn: 256, dOut: 192, rank: 8, experts: 1, seed: 13 },
 ]
 
-const jobs: Job[] = specs.flatMap((spec) => [
+// Every problem in float32, and in the types of 16 bits in turn.
+const sixteen = Object.values(TYPES).slice(1)
+const jobs: Job[] = specs.flatMap((spec, i) => [
   { spec, how: { outputs: 'add' } },
-  ...(spec.routing === 'lora' ? [] : [{ spec, how: { deferB: true } }]),
+  { spec: { ...spec, ...sixteen[i % sixteen.length] }, how: { outputs: 'add' } },
+  ...(spec.routing === 'lora'
+    ? []
+    : [spec, { ...spec, ...sixteen[(i + 2) % sixteen.length] }].map((deferred) => ({
+        spec: deferred,
+        how: { deferB: true },
+      }))),
 ])
 
 function expectSameValues(actual: Values, expected: Values): void {
@@ -37,8 +46,22 @@ function expectSameValues(actual: Values, expected: Values): void {
 
 const here: Values[] = []
 for (const { spec, how } of jobs) here.push((await run(makeCase(spec), how)).values)
+const typesOf = ({ activations = 'float32', parameters = activations, precision = 'default' }: Spec) =>
+  `${activations} ${parameters} ${precision}`
+
 const title = ({ spec, how }: Job) =>
-  [spec.routing, spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts, how.deferB ? 'dB deferred' : ''].join(' ')
+  [
+    spec.routing,
+    spec.tokens,
+    spec.dIn,
+    spec.dOut,
+    spec.rank,
+    spec.experts,
+    typesOf(spec),
+    how.deferB ? 'dB deferred' : '',
+  ]
+    .join(' ')
+    .trim()
 
 describe('a second run', () => {
   jobs.forEach((job, i) => {
