@@ -67,8 +67,10 @@ lily_status device_info(int32_t device, lily_device_info *info) {
 
 lily_status measure_roof(int32_t, int32_t roof, size_t bytes, double *rate) {
   if (const lily_status status = check_available()) return status;
-  if (roof < LILY_ROOF_MULTIPLY_ADD || roof > LILY_ROOF_UPDATE) return fail(LILY_ERROR_ARGUMENT, "unknown roof");
-  *rate = cpu::measure_roof(*instruction_set().kernels, roof, bytes);
+  if (roof < LILY_ROOF_MULTIPLY_ADD || roof > LILY_ROOF_BFLOAT16) return fail(LILY_ERROR_ARGUMENT, "unknown roof");
+  const InstructionSet &set = instruction_set();
+  const bool of_pairs = roof == LILY_ROOF_BFLOAT16 && set.pairs != nullptr;
+  *rate = cpu::measure_roof(of_pairs ? *set.pairs : *set.kernels, roof, bytes);
   return *rate > 0.0 ? LILY_OK : fail(LILY_ERROR_OUT_OF_MEMORY, "the host has no " + std::to_string(bytes) + " bytes");
 }
 

@@ -171,7 +171,8 @@ typedef struct lily_pointer_info {
 typedef enum lily_roof {
   LILY_ROOF_MULTIPLY_ADD = 0, /* float32 FLOP/s of multiply-adds that wait for nothing */
   LILY_ROOF_READ = 1,         /* bytes/s of reading a buffer again and again */
-  LILY_ROOF_UPDATE = 2        /* bytes/s, read and written, of adding to a buffer in place */
+  LILY_ROOF_UPDATE = 2,       /* bytes/s, read and written, of adding to a buffer in place */
+  LILY_ROOF_BFLOAT16 = 3      /* FLOP/s of multiply-adds of bfloat16 into float32, as fast as the device has them */
 } lily_roof;
 
 /* A backend: a table of functions, constant for the life of the process. */
