@@ -1,10 +1,11 @@
 /**
  * The least time in which a call can be done on this machine: the sum over its phases, which the pooling barrier keeps
- * apart, of max(FLOPs / FMA roof, bytes / bandwidth of the level that the data lives in). float32; caches warm (every
+ * apart, of max(FLOPs / FMA roof, bytes / bandwidth of the level that the data lives in). The FMA roof is that of bfloat16 products
+ * where x is bfloat16; caches warm (every
  * call uses the same buffers); y, dx and the gradients accumulate.
  */
 import { memoryRoof, type Roofs } from './roofs.js'
-import type { Shape } from './shapes.js'
+import type { DTypes, Shape } from './shapes.js'
 
 interface Phase {
   readonly flops: number
@@ -13,40 +14,53 @@ interface Phase {
   readonly updated: number
 }
 
+interface Bytes {
+  /** Of one activation, and of one parameter or gradient. */
+  readonly x: number
+  readonly p: number
+}
+
 export type Method = 'lily' | 'lora'
 
 /** Forward: shrink (+ routing), combine + expand. LoRA has one expert and combines nothing. */
-function forwardPhases(method: Method, { tokens: M, d, rank: r, experts }: Shape): Phase[] {
+function forwardPhases(method: Method, { tokens: M, d, rank: r, experts }: Shape, { x, p }: Bytes): Phase[] {
   const E = method === 'lily' ? experts : 1
   const combine = method === 'lily' ? 2 * E * r * d : 0
   return [
-    { flops: 2 * M * r * d, read: 4 * (M * d + r * d), updated: 0 },
-    { flops: 2 * M * r * d + combine, read: 4 * E * r * d, updated: 4 * M * d },
+    { flops: 2 * M * r * d, read: x * M * d + p * r * d, updated: 0 },
+    { flops: 2 * M * r * d + combine, read: p * E * r * d, updated: x * M * d },
   ]
 }
 
 /** Backward: the dy pass (q, D, and with Lily C, dw), the x pass (dA, dx). dB is updated in the first. */
-function backwardPhases(method: Method, { tokens: M, d, rank: r, experts }: Shape): Phase[] {
+function backwardPhases(method: Method, { tokens: M, d, rank: r, experts }: Shape, { x, p }: Bytes): Phase[] {
   const E = method === 'lily' ? experts : 1
   const mixing = method === 'lily' ? 6 * E * r * d : 2 * r * d
   return [
-    { flops: 4 * M * r * d + mixing, read: 4 * (M * d + E * r * d), updated: 4 * E * r * d },
-    { flops: 4 * M * r * d, read: 4 * (M * d + r * d), updated: 4 * (M * d + r * d) },
+    { flops: 4 * M * r * d + mixing, read: x * M * d + p * E * r * d, updated: p * E * r * d },
+    { flops: 4 * M * r * d, read: x * M * d + p * r * d, updated: x * M * d + p * r * d },
   ]
 }
 
 /** Seconds. */
-export function floor(method: Method, shape: Shape, withBackward: boolean, roofs: Roofs): number {
-  const phases = forwardPhases(method, shape)
-  if (withBackward) phases.push(...backwardPhases(method, shape))
+export function floor(
+  method: Method,
+  shape: Shape,
+  { activations: ofX, parameters: ofP }: DTypes,
+  withBackward: boolean,
+  roofs: Roofs,
+): number {
+  const bytes = { x: ofX === 'float32' ? 4 : 2, p: ofP === 'float32' ? 4 : 2 }
+  const flops = ofX === 'bfloat16' ? roofs.bfloat16Flops : roofs.flops
+  const phases = forwardPhases(method, shape, bytes)
+  if (withBackward) phases.push(...backwardPhases(method, shape, bytes))
   const { tokens: M, d, rank: r, experts } = shape
   const E = method === 'lily' ? experts : 1
   const activations = (withBackward ? 4 : 2) * M * d
   const parameters = (withBackward ? 2 : 1) * (1 + E) * r * d
-  const memory = memoryRoof(roofs, 4 * (activations + parameters))
+  const memory = memoryRoof(roofs, bytes.x * activations + bytes.p * parameters)
   return phases.reduce(
-    (sum, phase) =>
-      sum + Math.max(phase.flops / roofs.flops, phase.read / memory.read + (2 * phase.updated) / memory.update),
+    (sum, phase) => sum + Math.max(phase.flops / flops, phase.read / memory.read + (2 * phase.updated) / memory.update),
     0,
   )
 }

@@ -1,11 +1,20 @@
 /** The microbenchmark: fused Lily against fused LoRA of the same rank, through the public API, on this machine. */
 import { cpus } from 'node:os'
 import { parseArgs } from 'node:util'
-import { backends, lilyBackward, lilyForward, loraBackward, loraForward, tensor, type Tensor } from '../lib/index.js'
+import {
+  backends,
+  lilyBackward,
+  lilyForward,
+  loraBackward,
+  loraForward,
+  tensor,
+  type DType,
+  type Tensor,
+} from '../lib/index.js'
 import { floor } from './floor.js'
 import { compare, type Comparison } from './measure.js'
 import { measureRoofs, type Roofs } from './roofs.js'
-import { parseShape, shapes, type Shape } from './shapes.js'
+import { dtypes, parseShape, shapes, type DTypeName, type DTypes, type Shape } from './shapes.js'
 
 interface Result extends Comparison {
   readonly shape: Shape
@@ -16,34 +25,48 @@ interface Result extends Comparison {
 }
 
 /** Deterministic numbers in [-scale, scale): the speed of a kernel must not depend on luck with denormals. */
-function filled(shape: readonly number[], scale: number, state = { seed: 1 }): Tensor {
+function filled(shape: readonly number[], scale: number, dtype: DType = 'float32', state = { seed: 1 }): Tensor {
   const data = new Float32Array(shape.reduce((product, size) => product * size, 1))
   for (let i = 0; i < data.length; i++) {
     state.seed = (Math.imul(state.seed, 1664525) + 1013904223) >>> 0
     data[i] = scale * (state.seed / 2 ** 31 - 1)
   }
-  return tensor(data, shape)
+  if (dtype === 'float32') return tensor(data, shape)
+  return tensor(
+    Uint16Array.from(new Uint32Array(data.buffer), dtype === 'bfloat16' ? upperHalf : float16),
+    shape,
+    dtype,
+  )
 }
 
-function zeros(shape: readonly number[]): Tensor {
-  return tensor(new Float32Array(shape.reduce((product, size) => product * size, 1)), shape)
+/** A float32's bits to those of a bfloat16, and of a float16: cut off, with zero for what is too small. */
+const upperHalf = (bits: number): number => bits >>> 16
+function float16(bits: number): number {
+  const magnitude = (bits & 0x7fffffff) - (112 << 23)
+  return magnitude < 1 << 23 ? 0 : ((bits >>> 16) & 0x8000) | (magnitude >>> 13)
+}
+
+function zeros(shape: readonly number[], dtype: DType = 'float32'): Tensor {
+  const count = shape.reduce((product, size) => product * size, 1)
+  return tensor(dtype === 'float32' ? new Float32Array(count) : new Uint16Array(count), shape, dtype)
 }
 
 /** One shape, both methods on the same activations; every output is given and accumulated into. */
-function measureShape(shape: Shape, seconds: number, roofs: Roofs): Result[] {
+function measureShape(shape: Shape, types: DTypes, seconds: number, roofs: Roofs): Result[] {
   const { tokens, d, rank, experts } = shape
-  const x = filled([tokens, d], 1)
-  const dy = filled([tokens, d], 1e-3)
-  const y = zeros([tokens, d])
-  const dx = zeros([tokens, d])
-  const a = filled([rank, d], d ** -0.5)
-  const da = zeros([rank, d])
-  const router = filled([experts, rank], rank ** -0.5)
-  const dRouter = zeros([experts, rank])
-  const b = filled([experts, rank, d], 1e-3)
-  const db = zeros([experts, rank, d])
-  const loraB = filled([d, rank], 1e-3)
-  const loraDb = zeros([d, rank])
+  const { activations, parameters } = types
+  const x = filled([tokens, d], 1, activations)
+  const dy = filled([tokens, d], 1e-3, activations)
+  const y = zeros([tokens, d], activations)
+  const dx = zeros([tokens, d], activations)
+  const a = filled([rank, d], d ** -0.5, parameters)
+  const da = zeros([rank, d], parameters)
+  const router = filled([experts, rank], rank ** -0.5, parameters)
+  const dRouter = zeros([experts, rank], parameters)
+  const b = filled([experts, rank, d], 1e-3, parameters)
+  const db = zeros([experts, rank, d], parameters)
+  const loraB = filled([d, rank], 1e-3, parameters)
+  const loraDb = zeros([d, rank], parameters)
 
   const forward = compare(
     () => lilyForward({ x, a, router, b, y }).saved.dispose(),
@@ -67,8 +90,8 @@ function measureShape(shape: Shape, seconds: number, roofs: Roofs): Result[] {
     shape,
     what,
     ...comparison,
-    floor: floor('lily', shape, what !== 'forward', roofs),
-    loraFloor: floor('lora', shape, what !== 'forward', roofs),
+    floor: floor('lily', shape, types, what !== 'forward', roofs),
+    loraFloor: floor('lora', shape, types, what !== 'forward', roofs),
   })
   return [result('forward', forward), result('forward+backward', both)]
 }
@@ -137,6 +160,7 @@ function printRow(cells: readonly string[]): void {
 
 const usage = `npm run bench -- [options]
   --shape M,d,r,E   instead of the usual shapes; may be given several times
+  --dtype NAME      float32 (default), bfloat16, float16, or mixed: bfloat16 with parameters in float32
   --quick           less time for each shape
   --json            everything measured, as JSON
   --help`
@@ -144,6 +168,7 @@ const usage = `npm run bench -- [options]
 const { values: options } = parseArgs({
   options: {
     json: { type: 'boolean', default: false },
+    dtype: { type: 'string', default: 'float32' },
     quick: { type: 'boolean', default: false },
     shape: { type: 'string', multiple: true, default: [] },
     help: { type: 'boolean', default: false },
@@ -153,6 +178,10 @@ if (options.help) {
   console.log(usage)
   process.exit()
 }
+if (!Object.keys(dtypes).includes(options.dtype)) {
+  throw new Error(`--dtype takes ${Object.keys(dtypes).join(', ')}, not ${options.dtype}`)
+}
+const dtype = options.dtype as DTypeName
 const chosen = options.shape.length > 0 ? options.shape.map(parseShape) : shapes
 const cpu = backends().find(({ name }) => name === 'cpu')
 const device = cpu?.devices[0]
@@ -169,7 +198,7 @@ const machine = {
 if (!options.json) {
   console.log(`${machine.cpu}, ${machine.simd}, ${machine.threads} threads, Node ${machine.node}`)
   console.log(
-    `roofs: ${(roofs.flops / 1e9).toFixed(0)} GFLOP/s; ` +
+    `roofs: ${(roofs.flops / 1e9).toFixed(0)} GFLOP/s, ${(roofs.bfloat16Flops / 1e9).toFixed(0)} of bfloat16; ` +
       roofs.memory
         .map(({ bytes, read, update }) => {
           const rates = `${(read / 1e9).toFixed(0)} read, ${(update / 1e9).toFixed(0)} update`
@@ -182,7 +211,7 @@ if (!options.json) {
     `whole calls on (1, 8, 4, 2): forward ${overhead.forward.toFixed(1)} us, backward ${overhead.backward.toFixed(1)} us`,
   )
   console.log(
-    'float32; caches warm; y, dx and all gradients given and accumulated; median ± half the quartile distance',
+    `${dtype}; caches warm; y, dx and all gradients given and accumulated; median ± half the quartile distance`,
   )
   console.log(
     'floor: per phase the larger of FLOPs / roof and bytes / bandwidth of the level that holds the working set\n',
@@ -191,12 +220,12 @@ if (!options.json) {
 }
 const results: Result[] = []
 for (const shape of chosen) {
-  for (const result of measureShape(shape, options.quick ? 0.5 : 3, roofs)) {
+  for (const result of measureShape(shape, dtypes[dtype], options.quick ? 0.5 : 3, roofs)) {
     results.push(result)
     if (!options.json) printRow(columns.map(([, cell]) => cell(result)))
   }
 }
 if (options.json) {
   const named = results.map(({ a: lily, b: lora, ...rest }) => ({ ...rest, lily, lora }))
-  console.log(JSON.stringify({ machine, roofs, overheadMicroseconds: overhead, results: named }, null, 2))
+  console.log(JSON.stringify({ machine, dtype, roofs, overheadMicroseconds: overhead, results: named }, null, 2))
 }

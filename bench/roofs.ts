@@ -4,6 +4,8 @@ import { native } from '../lib/native.js'
 export interface Roofs {
   /** float32 FLOP/s of multiply-adds. */
   readonly flops: number
+  /** The same of products of bfloat16, where the processor has them. */
+  readonly bfloat16Flops: number
   /** Rates by the size of the buffer, ascending: bytes/s read, and bytes/s (read and written) updated in place. */
   readonly memory: readonly { readonly bytes: number; readonly read: number; readonly update: number }[]
 }
@@ -16,6 +18,7 @@ export function measureRoofs(): Roofs {
   const measure = (kind: number, bytes: number): number => native.measureRoof(backend.cpu, 0, kind, bytes)
   return {
     flops: measure(roof.multiplyAdd, 0),
+    bfloat16Flops: measure(roof.bfloat16, 0),
     memory: sizes.map((bytes) => ({ bytes, read: measure(roof.read, bytes), update: measure(roof.update, bytes) })),
   }
 }

@@ -6,6 +6,17 @@ export interface Shape {
   readonly experts: number
 }
 
+/** Data types: of x, y, dy, dx and of parameters with their gradients. `mixed` is as PEFT trains. */
+export const dtypes = {
+  float32: { activations: 'float32', parameters: 'float32' },
+  bfloat16: { activations: 'bfloat16', parameters: 'bfloat16' },
+  float16: { activations: 'float16', parameters: 'float16' },
+  mixed: { activations: 'bfloat16', parameters: 'float32' },
+} as const
+
+export type DTypeName = keyof typeof dtypes
+export type DTypes = (typeof dtypes)[DTypeName]
+
 /** Small and large layers, decoding (M = 1), and the ranks that PEFT users set: 16 to 896. */
 export const shapes: readonly Shape[] = [
   { tokens: 512, d: 768, rank: 16, experts: 4 },

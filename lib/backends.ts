@@ -1,7 +1,7 @@
 /** What can compute on this machine. */
 import { describe, fail } from './errors.js'
 import { native } from './native.js'
-import { CPU, cudaDevice, type Device, type Operand } from './operand.js'
+import { cudaDevice, type Device } from './operand.js'
 
 /** One device of a backend. */
 export interface DeviceInfo {
@@ -71,14 +71,4 @@ export function readCudaDevice(argument: string, value: unknown): Device {
   const device = cudaDevice(id)
   checkDevice(argument, device)
   return device
-}
-
-/** Refuses data types that the cpu backend does not compute yet. */
-export function checkComputes(argument: string, { dtype, device }: Operand): void {
-  if (dtype === 'float32' || device !== CPU) return
-  fail(
-    'ERR_LILY_DTYPE',
-    argument,
-    `this version's cpu backend computes float32, got ${dtype}; convert the operands to Float32Array`,
-  )
 }

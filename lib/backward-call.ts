@@ -1,5 +1,4 @@
 /** What the backward calls of Lily and LoRA have in common: gradients in, checks, gradients out. */
-import { checkComputes } from './backends.js'
 import {
   checkExpertStack,
   checkMatrix,
@@ -125,7 +124,6 @@ export function prepareGradients(state: State, given: Given, settings: Settings)
     checkTypeOrFloat32('db', db.operand, b.dtype)
   }
   checkOverlaps(problem, given)
-  checkComputes('x', x)
 
   const placement = Placement.of(x.device, settings.stream, () => [
     ...problem.located,

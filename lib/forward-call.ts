@@ -1,5 +1,5 @@
 /** What the forward calls of Lily and LoRA have in common: operands in, checks of memory, results out. */
-import { checkComputes, checkDevice } from './backends.js'
+import { checkDevice } from './backends.js'
 import { checkPlace, checkSameDevice, checkTokenRows, checkType, refuseOverlap } from './checks.js'
 import { CPU, type Operand } from './operand.js'
 import { checkKeys, get, type Known } from './options.js'
@@ -76,7 +76,6 @@ export function prepareForward(problem: Problem, y: Output | null, settings: Set
     refuseOverlap('y', y.operand, 'weights', settings.weights?.source)
     y.accumulate = settings.accumulate
   }
-  checkComputes('x', x)
   const placement = Placement.of(x.device, settings.stream, () => [...problem.located, y?.operand])
   if (placement !== null) problem.stage(placement)
   if (settings.save) problem.keep(placement)

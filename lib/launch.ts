@@ -133,7 +133,7 @@ class Descriptor {
     this.part(slot.mask, problem.mask, 0)
     this.part(slot.sequenceOffsets, problem.sequenceOffsets, 0)
     if (kept !== null) {
-      this.set(slot.hidden, kept, 0, problem.rank, dtypeNumber(problem.x.dtype), false)
+      this.set(slot.hidden, kept, 0, problem.rank, dtypeNumber(problem.hiddenDtype), false)
       if (problem.probabilitiesOffset >= 0) {
         this.set(slot.probabilities, kept, problem.probabilitiesOffset, experts, FLOAT32, false)
       }

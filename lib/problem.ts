@@ -1,5 +1,5 @@
 /** A checked forward call: its sizes and operands, and what it keeps for backward. */
-import { bytesPerElement } from './dtype.js'
+import { bytesPerElement, type DType } from './dtype.js'
 import type { DeviceMemory } from './device-memory.js'
 import { allocate } from './memory.js'
 import { native } from './native.js'
@@ -19,8 +19,8 @@ export type Pool = 'probabilities' | 'logits'
 export type Activation = 'none' | 'relu'
 
 /**
- * `default` may round operands of 16-bit matrix units, `high` rounds nothing but 16-bit results, `tf32` lets float32
- * matrix units use TF32. The cpu backend always computes as `high`.
+ * `default` may round what 16-bit matrix units multiply to the type of x. `high` matters where parameters are float32
+ * and x is not: only y and dx are rounded, and saved.hidden is float32. `tf32` lets float32 matrix units use TF32.
  */
 export type Precision = 'default' | 'high' | 'tf32'
 
@@ -72,6 +72,11 @@ export class Problem {
     return this.a.rows
   }
 
+  /** The type of x, unless precision `high` keeps what gradients in float32 are made of. */
+  get hiddenDtype(): DType {
+    return this.precision === 'high' && this.a.dtype === 'float32' ? 'float32' : this.x.dtype
+  }
+
   /** Backward needs each token's probabilities only where no pool of logits stands for them. */
   get keepsProbabilities(): boolean {
     return this.router !== null && (this.routing === 'token' || this.pool === 'probabilities')
@@ -100,7 +105,7 @@ export class Problem {
   /** Allocates what forward leaves for backward. */
   keep(placement: Placement | null): void {
     const { tokens, rank, experts, groups } = this
-    let bytes = aligned(tokens * rank * bytesPerElement(this.x.dtype))
+    let bytes = aligned(tokens * rank * bytesPerElement(this.hiddenDtype))
     let weightsOffset = 0
     if (this.keepsProbabilities) {
       this.probabilitiesOffset = bytes

@@ -61,10 +61,10 @@ export class Saved<R extends Routing | 'none' = Routing | 'none'> {
     return this.#problem().routing as R
   }
 
-  /** [M, r], in the type of x: x a^T after the activation. */
+  /** [M, r], in the type of x (float32 with precision 'high' and float32 parameters): x a^T after the activation. */
   get hidden(): Tensor {
-    const { kept, x, tokens, rank } = this.#problem()
-    return part('hidden', kept, 0, x.dtype, [tokens, rank], x.device)
+    const { kept, hiddenDtype, x, tokens, rank } = this.#problem()
+    return part('hidden', kept, 0, hiddenDtype, [tokens, rank], x.device)
   }
 
   /** [M, E], float32: the router's probabilities of each token, with token routing and pool 'probabilities'. */

@@ -4,6 +4,7 @@ import { backend, isEmulated } from './support/backend.js'
 import { makeCase, splitTokens, type Spec } from './support/cases.js'
 import { runInChild, type Job } from './support/child.js'
 import { expectSameBits } from './support/compare.js'
+import { TYPES } from './support/dtypes.js'
 import { run, type Values } from './support/run.js'
 
 const large = { tokens: 257, dIn: 384, dOut: 520 }
@@ -30,9 +31,17 @@ const larger: Spec[] = [
   { routing: 'lora', tokens: 1100, dIn: 256, dOut: 192, rank: 8, experts: 1, seed: 13 },
 ]
 
-const jobs: Job[] = [...specs, ...(isEmulated ? [] : larger)].flatMap((spec) => [
+// Every problem in float32, and in the types of 16 bits in turn.
+const sixteen = Object.values(TYPES).slice(1)
+const jobs: Job[] = [...specs, ...(isEmulated ? [] : larger)].flatMap((spec, i) => [
   { spec, how: { outputs: 'add' } },
-  ...(spec.routing === 'lora' ? [] : [{ spec, how: { deferB: true } }]),
+  { spec: { ...spec, ...sixteen[i % sixteen.length] }, how: { outputs: 'add' } },
+  ...(spec.routing === 'lora'
+    ? []
+    : [spec, { ...spec, ...sixteen[(i + 2) % sixteen.length] }].map((deferred) => ({
+        spec: deferred,
+        how: { deferB: true },
+      }))),
 ])
 
 function expectSameValues(actual: Values, expected: Values): void {
@@ -43,8 +52,22 @@ function expectSameValues(actual: Values, expected: Values): void {
 
 const here: Values[] = []
 for (const { spec, how } of jobs) here.push((await run(makeCase(spec), how)).values)
+const typesOf = ({ activations = 'float32', parameters = activations, precision = 'default' }: Spec) =>
+  `${activations} ${parameters} ${precision}`
+
 const title = ({ spec, how }: Job) =>
-  [spec.routing, spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts, how.deferB ? 'dB deferred' : ''].join(' ')
+  [
+    spec.routing,
+    spec.tokens,
+    spec.dIn,
+    spec.dOut,
+    spec.rank,
+    spec.experts,
+    typesOf(spec),
+    how.deferB ? 'dB deferred' : '',
+  ]
+    .join(' ')
+    .trim()
 
 describe('a second run', () => {
   jobs.forEach((job, i) => {

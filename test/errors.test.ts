@@ -11,7 +11,7 @@ import {
 } from './support/backend.js'
 import { bits } from './support/compare.js'
 import { expectRefused } from './support/refused.js'
-import { filled, numbers, sizes, smallLoraB, smallOperands } from './support/small.js'
+import { filled, numbers, sizes, smallLoraB, smallOperands, typedOperands } from './support/small.js'
 
 const { tokens, dIn, dOut, rank, experts } = sizes
 const deviceTensor = Symbol.for('lily.deviceTensor')
@@ -56,7 +56,7 @@ const DISPOSED = 'ERR_LILY_DISPOSED'
 const UNAVAILABLE = 'ERR_LILY_BACKEND_UNAVAILABLE'
 
 const onDevice = (shape: number[]) => ({ ptr: 0x1000, shape, dtype: 'float32', device: { type: 'cuda', id: 0 } })
-const halves = (shape: number[]) => ({ data: new Uint16Array(count(shape)), shape, dtype: 'bfloat16' })
+const halves = (shape: number[], dtype = 'bfloat16') => ({ data: new Uint16Array(count(shape)), shape, dtype })
 const detach = ({ data }: Operand) => structuredClone(data.buffer, { transfer: [data.buffer as ArrayBuffer] })
 const throwing = (operand: object, name: string) =>
   Object.defineProperty(operand, name, {
@@ -91,7 +91,6 @@ const forms: Rows<{ x: Operand; [name: string]: unknown }> = [
   ['a Uint16Array without a dtype', DTYPE, 'x', ({ x }) => (x.data = new Uint16Array(x.data.length) as never)],
   ['dtype does not exist', DTYPE, 'x', ({ x }) => (x.dtype = 'float64')],
   ['dtype is not that of data', DTYPE, 'x', ({ x }) => (x.dtype = 'bfloat16')],
-  ['16 bits on the cpu', DTYPE, 'x', (call) => (call.x = halves([tokens, dIn]) as never)],
   ['no shape', SHAPE, 'x', ({ x }) => delete (x as Partial<Operand>).shape],
   ['shape is a number', SHAPE, 'x', ({ x }) => (x.shape = 30 as never)],
   ['no dimension', SHAPE, 'x', ({ x }) => (x.shape = [])],
@@ -150,7 +149,15 @@ const forward: Rows<Forward> = [
     (call) => ((call.a = room(0, dIn)), (call.router = room(experts, 0)), (call.b = room(0, dOut))),
   ],
   ['a: rank above 4096', SHAPE, 'a', (call) => manyRanks(call, 4097)],
+  ['x: 16 bits beside a y of float32', DTYPE, 'y', (call) => (call.x = halves([tokens, dIn]) as never)],
   ['a: 16 bits beside float32', DTYPE, 'a', (call) => (call.a = halves([rank, dIn]) as never)],
+  ['a: bfloat16 beside float16', DTYPE, 'a', (call) => sixteen(call, { x: 'float16', a: 'bfloat16' })],
+  ['router: float32 beside an a of 16 bits', DTYPE, 'router', (call) => sixteen(call, { router: 'float32' })],
+  ['router: 16 bits beside an a of float32', DTYPE, 'router', (call) => sixteen(call, { a: 'float32', b: 'float32' })],
+  ['b: float32 beside an a of 16 bits', DTYPE, 'b', (call) => sixteen(call, { b: 'float32' })],
+  ['b: another type of 16 bits', DTYPE, 'b', (call) => sixteen(call, { b: 'float16' })],
+  ['y: float32 beside 16 bits', DTYPE, 'y', (call) => sixteen(call, { y: 'float32' })],
+  ['y: another type of 16 bits', DTYPE, 'y', (call) => sixteen(call, { y: 'float16' })],
   ['router: missing', ARGUMENT, 'router', (call) => delete (call as Partial<Forward>).router],
   ['router: another rank', SHAPE, 'router', (call) => (call.router = room(experts, rank + 1))],
   ['router: one dimension', SHAPE, 'router', (call) => (call.router = room(experts * rank))],
@@ -247,6 +254,7 @@ const backward: Rows<Backward> = [
   ['dx: 16 bits', DTYPE, 'dx', (call) => (call.dx = halves([tokens, dIn]) as never)],
   ['dx: rows that overlap', SHAPE, 'dx', ({ dx }) => (dx.strides = [dIn - 1, 1])],
   ['dx: a getter throws', ARGUMENT, 'dx', ({ dx }) => throwing(dx, 'shape')],
+  ['da: 16 bits beside an a of float32', DTYPE, 'da', (call) => (call.da = halves([rank, dIn]) as never)],
   ['da: another shape', SHAPE, 'da', (call) => (call.da = room(dIn, rank))],
   ['da: three dimensions', SHAPE, 'da', ({ da }) => (da.shape = [1, rank, dIn])],
   ['da: detached', ARGUMENT, 'da', ({ da }) => void detach(da)],
@@ -402,6 +410,28 @@ describe('lilyBackward refuses', () => {
   }
 })
 
+describe('lilyBackward refuses, after a forward in bfloat16', () => {
+  const operands = () => {
+    const { x, a, router, b } = typedOperands({ activations: 'bfloat16' })
+    return { x, a, router, b }
+  }
+  const dy = halves([tokens, dOut])
+  const rows: [name: string, argument: string, gradients: object][] = [
+    ['dy of float32', 'dy', { dy: room(tokens, dOut) }],
+    ['dy of float16', 'dy', { dy: halves([tokens, dOut], 'float16') }],
+    ['dx of float32', 'dx', { dy, dx: room(tokens, dIn) }],
+    ['da of float16', 'da', { dy, da: halves([rank, dIn], 'float16') }],
+    ['dRouter of float16', 'dRouter', { dy, dRouter: halves([experts, rank], 'float16') }],
+    ['db of float16', 'db', { dy, db: halves([experts, rank, dOut], 'float16') }],
+  ]
+  for (const [name, argument, gradients] of rows) {
+    it(name, async () => {
+      const { saved } = await lilyForward(operands())
+      await expectRefused(DTYPE, argument, () => lilyBackward(gradients as never, saved))
+    })
+  }
+})
+
 describe('LoRA refuses', () => {
   const b = smallLoraB()
   const { x, a, dy } = smallOperands()
@@ -545,6 +575,14 @@ function memoryOf(call: object): Float32Array[] {
     const data: unknown = Object.getOwnPropertyDescriptor(operand, 'data')?.value
     return data instanceof Float32Array ? [data] : []
   })
+}
+
+/** The operands in bfloat16, but those that are named. */
+function sixteen(call: Forward, dtypes: Partial<Record<'x' | 'a' | 'router' | 'b' | 'y', string>>): void {
+  for (const name of ['x', 'a', 'router', 'b', 'y'] as const) {
+    const dtype = dtypes[name] ?? 'bfloat16'
+    call[name] = (dtype === 'float32' ? room(...call[name].shape) : halves(call[name].shape, dtype)) as never
+  }
 }
 
 function badOffsets(): Rows<Forward> {

@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { isEmulated } from './support/backend.js'
 import { makeCase, type Case, type Spec } from './support/cases.js'
 import { expectSameBits, relativeError } from './support/compare.js'
+import { roundoff, TYPES, type Types } from './support/dtypes.js'
 import { run, wantedGradients, type Values } from './support/run.js'
 
 const sizes = { tokens: 75, dIn: 96, dOut: 113, rank: 16, experts: 4, scaling: 1.5 }
@@ -19,10 +20,12 @@ const specs: Record<string, Spec> = {
   fixed: { ...sizes, routing: 'fixed', lengths, seed: 9 },
   lora: { ...sizes, routing: 'lora', experts: 1, seed: 10 },
 }
-const modes = Object.entries(specs)
+const modes = Object.entries(specs).flatMap(([mode, spec]) =>
+  Object.entries(TYPES).map(([types, of]): [string, Spec] => [`${mode}, ${types}`, { ...spec, ...of }]),
+)
 
-/** float32's rounding, doubled a few times over: sums of the sizes here. */
-const CLOSE = 2e-6
+/** float32's rounding, doubled a few times over: sums of the sizes here. A rounding to 16 bits is all there is of it. */
+const closeTo = ({ activations = 'float32' }: Types) => (activations === 'float32' ? 2e-6 : roundoff(activations))
 
 function valueOf(values: Values, name: keyof Values): Float32Array {
   const value = values[name]
@@ -30,9 +33,9 @@ function valueOf(values: Values, name: keyof Values): Float32Array {
   return value
 }
 
-function expectSame(actual: Values, expected: Values, names: (keyof Values)[]): void {
+function expectSame(actual: Values, expected: Values, names: (keyof Values)[], close: number): void {
   for (const name of names)
-    expect(relativeError(valueOf(actual, name), valueOf(expected, name)), name).toBeLessThanOrEqual(CLOSE)
+    expect(relativeError(valueOf(actual, name), valueOf(expected, name)), name).toBeLessThanOrEqual(close)
 }
 
 /** <u, v>, and the sum of the terms' magnitudes. */
@@ -47,6 +50,7 @@ const isZero = (values: Float32Array) => values.every((value) => value === 0)
 // x and a enter as x a^T alone, and h = relu(x a^T) is homogeneous in both, as are the logits h R^T in h and R.
 describe('homogeneity', () => {
   test.each(modes)('%s', async (_, spec) => {
+    const close = closeTo(spec)
     const c = makeCase(spec)
     const { values } = await run(c)
     const y = inner(valueOf(values, 'y'), c.dy)
@@ -54,11 +58,11 @@ describe('homogeneity', () => {
     const x = inner(c.x, valueOf(values, 'dx'))
     const a = inner(c.a, valueOf(values, 'da'))
     const router = c.router ? inner(c.router, valueOf(values, 'dRouter')) : { sum: 0, size: 0 }
-    expect(Math.abs(b.sum - y.sum), '<b, db> = <y, dy>').toBeLessThan(CLOSE * (b.size + y.size))
-    expect(Math.abs(a.sum - x.sum), '<a, da> = <x, dx>').toBeLessThan(CLOSE * (a.size + x.size))
+    expect(Math.abs(b.sum - y.sum), '<b, db> = <y, dy>').toBeLessThan(close * (b.size + y.size))
+    expect(Math.abs(a.sum - x.sum), '<a, da> = <x, dx>').toBeLessThan(close * (a.size + x.size))
     const sum = y.sum + router.sum
     expect(Math.abs(x.sum - sum), '<x, dx> = <y, dy> + <router, dRouter>').toBeLessThan(
-      CLOSE * (x.size + y.size + router.size),
+      close * (x.size + y.size + router.size),
     )
   })
 })
@@ -68,12 +72,13 @@ describe("the router's gradients add up to zero over the experts", () => {
   test.each(modes.filter(([, { routing }]) => ['batch', 'sequence', 'token'].includes(routing)))(
     '%s',
     async (_, spec) => {
+      const close = closeTo(spec)
       const dRouter = valueOf((await run(makeCase(spec))).values, 'dRouter')
       for (let i = 0; i < spec.rank; i++) {
         const column = dRouter.filter((_, at) => at % spec.rank === i)
         const { sum, size } = inner(column, new Float32Array(spec.experts).fill(1))
         expect(size).toBeGreaterThan(0)
-        expect(Math.abs(sum)).toBeLessThan(CLOSE * size)
+        expect(Math.abs(sum)).toBeLessThan(close * size)
       }
     },
   )
@@ -131,39 +136,46 @@ describe('a group with no kept token', () => {
     expect(isZero(rows('weights', 0, 2))).toBe(true)
     for (const group of [2, 3]) {
       const sum = rows('weights', group, group + 1).reduce((total, w) => total + w, 0)
-      expect(Math.abs(sum - 1)).toBeLessThan(CLOSE)
+      expect(Math.abs(sum - 1)).toBeLessThan(2e-6)
     }
   })
 })
 
-describe('modes that coincide', () => {
+describe.each(Object.entries(TYPES))('modes that coincide, %s', (_, types) => {
+  const close = closeTo(types)
+  const base = { ...sizes, ...types }
   const all: (keyof Values)[] = ['y', 'hidden', 'dx', 'da', 'db']
 
   test.each(['probabilities', 'logits'] as const)('batch is one sequence, pooled %s', async (pool) => {
-    const spec = { ...sizes, pool, sharpness: 0.1, masked: 0.3, seed: 20 }
+    const spec = { ...base, pool, sharpness: 0.1, masked: 0.3, seed: 20 }
     const batch = (await run(makeCase({ ...spec, routing: 'batch' }))).values
     const sequence = (await run(makeCase({ ...spec, routing: 'sequence', lengths: [sizes.tokens] }))).values
-    expectSame(sequence, batch, [...all, 'dRouter', 'weights'])
+    expectSame(sequence, batch, [...all, 'dRouter', 'weights'], close)
   })
 
   test.each(['batch', 'sequence'] as const)('fixed with the weights that %s pooled', async (routing) => {
-    const c = makeCase({ ...sizes, routing, lengths: routing === 'sequence' ? lengths : undefined, seed: 21 })
+    const c = makeCase({ ...base, routing, lengths: routing === 'sequence' ? lengths : undefined, seed: 21 })
     const pooled = (await run(c)).values
     const fixed = (await run({ ...c, routing: 'fixed', router: undefined, weights: valueOf(pooled, 'weights') })).values
-    expectSame(fixed, pooled, ['y', 'hidden', 'db'])
+    expectSame(fixed, pooled, ['y', 'hidden', 'db'], close)
   })
 
   test('uniform is fixed with 1 / E', async () => {
-    const c = makeCase({ ...sizes, routing: 'uniform', seed: 22 })
+    const c = makeCase({ ...base, routing: 'uniform', seed: 22 })
     const weights = new Float32Array(sizes.experts).fill(1 / sizes.experts)
-    expectSame((await run({ ...c, routing: 'fixed', weights })).values, (await run(c)).values, [...all, 'weights'])
+    expectSame(
+      (await run({ ...c, routing: 'fixed', weights })).values,
+      (await run(c)).values,
+      [...all, 'weights'],
+      close,
+    )
   })
 
   test('token with one expert is LoRA with b transposed', async () => {
-    const c = makeCase({ ...sizes, routing: 'token', experts: 1, seed: 23 })
+    const c = makeCase({ ...base, routing: 'token', experts: 1, seed: 23 })
     const token = (await run(c)).values
     const lora = (await run({ ...c, routing: 'lora', router: undefined, b: transpose(c.b, sizes.rank) })).values
-    expectSame({ ...lora, db: transpose(valueOf(lora, 'db'), sizes.dOut) }, token, all)
+    expectSame({ ...lora, db: transpose(valueOf(lora, 'db'), sizes.dOut) }, token, all, close)
     expect(isZero(valueOf(token, 'dRouter'))).toBe(true)
   })
 })
@@ -193,7 +205,7 @@ describe('a sequence does not depend on the batch it is in', () => {
     weights: c.weights?.slice(c.experts, 2 * c.experts),
   })
 
-  test.each([
+  const invariant = [
     ['sequence', { routing: 'sequence' }],
     ['sequence, masked', { routing: 'sequence', masked: 0.3 }],
     ['sequence, logits', { routing: 'sequence', pool: 'logits', sharpness: 0.1 }],
@@ -201,10 +213,15 @@ describe('a sequence does not depend on the batch it is in', () => {
     ['token', { routing: 'token' }],
     ['uniform', { routing: 'uniform' }],
     ['lora', { routing: 'lora', experts: 1 }],
-  ] as const)('%s, bit for bit', async (_, mode) => {
+  ] as const
+  const each = (['float32', 'bfloat16', 'mixed float16'] as const).flatMap((types) =>
+    invariant.map(([name, mode]) => [`${name}, ${types}`, mode, TYPES[types]] as const),
+  )
+
+  test.each(each)('%s, bit for bit', async (_, mode, types) => {
     const grouped = mode.routing === 'sequence' || mode.routing === 'fixed'
     const tokens = before + length + after
-    const spec = { ...wide, tokens, seed: 24, ...mode }
+    const spec = { ...wide, ...types, tokens, seed: 24, ...mode }
     const c = makeCase(grouped ? { ...spec, lengths: [before, length, after] } : spec)
     const expected = (await run(alone(c))).values
     const batch = (await run(c)).values

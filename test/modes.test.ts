@@ -1,10 +1,11 @@
-/** The table of modes, row by row: which operands a routing needs and refuses, its groups, and what saved holds. */
+/** The table of modes, row by row, in every data type: what a routing needs and refuses, its groups, what saved holds. */
 import { describe, expect, it } from 'vitest'
 import { type LilyForwardOptions, type Tensor } from '../lib/index.js'
 import { foldB, lilyBackward, lilyForward, loraBackward, loraForward } from './support/backend.js'
 import { expectSameBits } from './support/compare.js'
+import { roundoff, TYPES, type Types } from './support/dtypes.js'
 import { expectRefused } from './support/refused.js'
-import { filled, numbers, sizes, smallLoraB, smallOperands } from './support/small.js'
+import { filled, numbers, sizes, smallLoraB, typed, typedOperands, type TypedTensor } from './support/small.js'
 
 const { tokens, dIn, dOut, rank, experts } = sizes
 const offsets = [0, 2, 2, 6]
@@ -62,251 +63,281 @@ const modes: Mode[] = [
   },
 ]
 
-function operandsOf(mode: Mode) {
-  const { x, a, router, b } = smallOperands()
-  return mode.router ? { x, a, b, router } : { x, a, b }
-}
+/** Precision has no part in this. */
+const combinations = Object.entries(TYPES).filter(([, { precision, gradients }]) => !precision && !gradients)
 
-for (const mode of modes) {
-  const { routing } = mode
-  const options = { routing, ...mode.options }
-  const operands = operandsOf(mode)
-  const { router } = smallOperands()
+for (const [name, types] of combinations)
+  describe(name, () => {
+    modesIn(types)
+  })
 
-  describe(routing, () => {
-    it(mode.router ? 'needs a router' : 'refuses a router', async () => {
-      const { x, a, b } = operands
-      const opposite = mode.router ? { x, a, b } : { x, a, b, router }
-      await expectRefused('ERR_LILY_ARGUMENT', 'router', () => lilyForward(opposite, options))
-      expect((await lilyForward(operands, options)).y.shape).toEqual([tokens, dOut])
-    })
+function modesIn(types: Types): void {
+  const smallOperands = () => typedOperands(types)
+  const { activations, parameters = activations } = types
+  /** Results to add to: of the activations' type, and of the parameters'. */
+  const rows = (value: number, ...shape: number[]) => typed(filled(value, ...shape), activations)
+  const gradient = (value: number, ...shape: number[]) => typed(filled(value, ...shape), parameters)
 
-    it(mode.mask ? 'may have a mask' : 'refuses a mask', async () => {
-      const masked = () => lilyForward(operands, { ...options, mask })
-      if (mode.mask)
-        expect(Array.from((await masked()).y.data)).not.toEqual(
-          Array.from((await lilyForward(operands, options)).y.data),
-        )
-      else await expectRefused('ERR_LILY_ARGUMENT', 'mask', masked)
-    })
+  function operandsOf(mode: Mode) {
+    const { x, a, router, b } = smallOperands()
+    return mode.router ? { x, a, b, router } : { x, a, b }
+  }
 
-    if (!mode.sequenceOffsets) {
-      it('refuses sequenceOffsets', async () => {
-        const call = () => lilyForward(operands, { ...options, sequenceOffsets: offsets })
-        await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
+  for (const mode of modes) {
+    const { routing } = mode
+    const options = { routing, ...mode.options }
+    const operands = operandsOf(mode)
+    const { router } = smallOperands()
+
+    describe(routing, () => {
+      it(mode.router ? 'needs a router' : 'refuses a router', async () => {
+        const { x, a, b } = operands
+        const opposite = mode.router ? { x, a, b } : { x, a, b, router }
+        await expectRefused('ERR_LILY_ARGUMENT', 'router', () => lilyForward(opposite, options))
+        expect((await lilyForward(operands, options)).y.shape).toEqual([tokens, dOut])
       })
-    }
 
-    if (routing !== 'fixed') {
-      it('refuses weights', async () => {
-        await expectRefused('ERR_LILY_ARGUMENT', 'weights', () =>
-          lilyForward(operands, { ...options, weights: [1, 0] }),
-        )
+      it(mode.mask ? 'may have a mask' : 'refuses a mask', async () => {
+        const masked = () => lilyForward(operands, { ...options, mask })
+        if (mode.mask)
+          expect(Array.from((await masked()).y.data)).not.toEqual(
+            Array.from((await lilyForward(operands, options)).y.data),
+          )
+        else await expectRefused('ERR_LILY_ARGUMENT', 'mask', masked)
       })
-    }
 
-    it('saves what the table says', async () => {
-      const { saved } = await lilyForward(operands, options)
-      expect(saved.hidden.shape).toEqual([tokens, rank])
-      expect(saved.probabilities?.shape).toEqual(mode.probabilities ? [tokens, experts] : undefined)
-      expect(saved.weights?.shape).toEqual(mode.weights)
+      if (!mode.sequenceOffsets) {
+        it('refuses sequenceOffsets', async () => {
+          const call = () => lilyForward(operands, { ...options, sequenceOffsets: offsets })
+          await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
+        })
+      }
+
+      if (routing !== 'fixed') {
+        it('refuses weights', async () => {
+          await expectRefused('ERR_LILY_ARGUMENT', 'weights', () =>
+            lilyForward(operands, { ...options, weights: [1, 0] }),
+          )
+        })
+      }
+
+      it('saves what the table says', async () => {
+        const { saved } = await lilyForward(operands, options)
+        expect(saved.hidden.shape).toEqual([tokens, rank])
+        expect(saved.probabilities?.shape).toEqual(mode.probabilities ? [tokens, experts] : undefined)
+        expect(saved.weights?.shape).toEqual(mode.weights)
+      })
+
+      it('saves nothing for inference, and gives the same y', async () => {
+        const { y, saved } = await lilyForward(operands, { ...options, save: false })
+        expect(saved).toBeUndefined()
+        expectSameBits('y', y.data, (await lilyForward(operands, options)).y.data)
+      })
+
+      it(`has gradients of x, a and b${mode.router ? ' and of the router' : ' but of no router'}`, async () => {
+        const { saved } = await lilyForward(operands, options)
+        const { dy } = smallOperands()
+        const gradients = await lilyBackward({ dy }, saved)
+        const names = ['dx', 'da', 'db', ...(mode.router ? ['dRouter'] : [])]
+        expect(computed(gradients)).toEqual(names.sort())
+        expect(gradients.dx.shape).toEqual([tokens, dIn])
+        expect(gradients.da.shape).toEqual([rank, dIn])
+        expect(gradients.db.shape).toEqual([experts, rank, dOut])
+        if (mode.router) expect(gradients.dRouter?.shape).toEqual([experts, rank])
+        else {
+          const dRouter = gradient(0, experts, rank)
+          await expectRefused('ERR_LILY_ARGUMENT', 'dRouter', () => lilyBackward({ dy, dRouter }, saved))
+        }
+      })
+
+      it('pools logits where it pools at all', async () => {
+        const logits = async () => (await lilyForward(operands, { ...options, pool: 'logits' })).saved
+        if (!mode.mask) {
+          await expectRefused('ERR_LILY_ARGUMENT', 'pool', logits)
+        } else {
+          expect((await logits()).probabilities).toBeUndefined()
+          expect((await logits()).weights?.shape).toEqual(mode.weights)
+        }
+      })
+    })
+  }
+
+  describe('groups', () => {
+    const { x, a, b, router, dy } = smallOperands()
+    const cube = { ...x, shape: [3, 2, dIn] }
+
+    it('sequence: the rows of a 3-D x', async () => {
+      const rows = await lilyForward({ x: cube, a, router, b }, { routing: 'sequence' })
+      const same = await lilyForward({ x, a, router, b }, { routing: 'sequence', sequenceOffsets: [0, 2, 4, 6] })
+      expect(rows.saved.weights?.shape).toEqual([3, experts])
+      expectSameBits('y', rows.y.data, same.y.data)
+      expectSameBits(
+        'dx',
+        (await lilyBackward({ dy }, rows.saved)).dx.data,
+        (await lilyBackward({ dy }, same.saved)).dx.data,
+      )
     })
 
-    it('saves nothing for inference, and gives the same y', async () => {
-      const { y, saved } = await lilyForward(operands, { ...options, save: false })
-      expect(saved).toBeUndefined()
-      expectSameBits('y', y.data, (await lilyForward(operands, options)).y.data)
+    it('sequence: offsets count before the rows of a 3-D x', async () => {
+      const { saved } = await lilyForward({ x: cube, a, router, b }, { routing: 'sequence', sequenceOffsets: [0, 6] })
+      expect(saved.weights?.shape).toEqual([1, experts])
     })
 
-    it(`has gradients of x, a and b${mode.router ? ' and of the router' : ' but of no router'}`, async () => {
-      const { saved } = await lilyForward(operands, options)
-      const { dy } = smallOperands()
-      const gradients = await lilyBackward({ dy }, saved)
-      const names = ['dx', 'da', 'db', ...(mode.router ? ['dRouter'] : [])]
-      expect(computed(gradients)).toEqual(names.sort())
-      expect(gradients.dx.shape).toEqual([tokens, dIn])
-      expect(gradients.da.shape).toEqual([rank, dIn])
-      expect(gradients.db.shape).toEqual([experts, rank, dOut])
-      if (mode.router) expect(gradients.dRouter?.shape).toEqual([experts, rank])
-      else {
-        const dRouter = filled(0, experts, rank)
-        await expectRefused('ERR_LILY_ARGUMENT', 'dRouter', () => lilyBackward({ dy, dRouter }, saved))
+    it('sequence: neither is an error', async () => {
+      await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', () =>
+        lilyForward({ x, a, router, b }, { routing: 'sequence' }),
+      )
+      const deep = { ...x, shape: [1, 3, 2, dIn] }
+      const call = () => lilyForward({ x: deep, a, router, b }, { routing: 'sequence' })
+      await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
+    })
+
+    it('sequence: no sequences and no tokens', async () => {
+      const none = rows(0, 0, 2, dIn)
+      for (const pool of ['probabilities', 'logits'] as const) {
+        const { y, saved } = await lilyForward({ x: none, a, router, b }, { routing: 'sequence', pool })
+        expect(y.shape).toEqual([0, 2, dOut])
+        expect(saved.weights?.shape).toEqual([0, experts])
+        const noGradient = rows(0, 0, 2, dOut)
+        for (const deferB of [false, true]) {
+          const { dx, da, dRouter, db = await foldB(saved) } = await lilyBackward({ dy: noGradient }, saved, { deferB })
+          expect(dx.shape).toEqual([0, 2, dIn])
+          for (const gradient of [da, dRouter, db]) expect(numbers(gradient).every((value) => value === 0)).toBe(true)
+        }
       }
     })
 
-    it('pools logits where it pools at all', async () => {
-      const logits = async () => (await lilyForward(operands, { ...options, pool: 'logits' })).saved
-      if (!mode.mask) {
-        await expectRefused('ERR_LILY_ARGUMENT', 'pool', logits)
-      } else {
-        expect((await logits()).probabilities).toBeUndefined()
-        expect((await logits()).weights?.shape).toEqual(mode.weights)
-      }
+    const weights = { data: Float32Array.of(1, 0, 0.5, 0.5, 0, 1), shape: [3, experts] }
+
+    it('fixed: [E] is one group', async () => {
+      const { saved } = await lilyForward({ x: cube, a, b }, { routing: 'fixed', weights: [0.25, 0.75] })
+      expect(saved.weights?.shape).toEqual([1, experts])
+      expect(Array.from(numbers(saved.weights))).toEqual([0.25, 0.75])
     })
-  })
-}
 
-describe('groups', () => {
-  const { x, a, b, router, dy } = smallOperands()
-  const cube = { ...x, shape: [3, 2, dIn] }
+    it('fixed: [G, E] by offsets or by the rows of a 3-D x', async () => {
+      const rows = await lilyForward({ x: cube, a, b }, { routing: 'fixed', weights })
+      const same = await lilyForward({ x, a, b }, { routing: 'fixed', weights, sequenceOffsets: [0, 2, 4, 6] })
+      expect(Array.from(numbers(rows.saved.weights))).toEqual(Array.from(weights.data))
+      expectSameBits('y', rows.y.data, same.y.data)
+    })
 
-  it('sequence: the rows of a 3-D x', async () => {
-    const rows = await lilyForward({ x: cube, a, router, b }, { routing: 'sequence' })
-    const same = await lilyForward({ x, a, router, b }, { routing: 'sequence', sequenceOffsets: [0, 2, 4, 6] })
-    expect(rows.saved.weights?.shape).toEqual([3, experts])
-    expectSameBits('y', rows.y.data, same.y.data)
-    expectSameBits(
-      'dx',
-      (await lilyBackward({ dy }, rows.saved)).dx.data,
-      (await lilyBackward({ dy }, same.saved)).dx.data,
-    )
-  })
-
-  it('sequence: offsets count before the rows of a 3-D x', async () => {
-    const { saved } = await lilyForward({ x: cube, a, router, b }, { routing: 'sequence', sequenceOffsets: [0, 6] })
-    expect(saved.weights?.shape).toEqual([1, experts])
-  })
-
-  it('sequence: neither is an error', async () => {
-    await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', () =>
-      lilyForward({ x, a, router, b }, { routing: 'sequence' }),
-    )
-    const deep = { ...x, shape: [1, 3, 2, dIn] }
-    const call = () => lilyForward({ x: deep, a, router, b }, { routing: 'sequence' })
-    await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
-  })
-
-  it('sequence: no sequences and no tokens', async () => {
-    const none = { data: new Float32Array(0), shape: [0, 2, dIn] }
-    for (const pool of ['probabilities', 'logits'] as const) {
-      const { y, saved } = await lilyForward({ x: none, a, router, b }, { routing: 'sequence', pool })
-      expect(y.shape).toEqual([0, 2, dOut])
-      expect(saved.weights?.shape).toEqual([0, experts])
-      const noGradient = { data: new Float32Array(0), shape: [0, 2, dOut] }
-      for (const deferB of [false, true]) {
-        const { dx, da, dRouter, db = await foldB(saved) } = await lilyBackward({ dy: noGradient }, saved, { deferB })
-        expect(dx.shape).toEqual([0, 2, dIn])
-        for (const gradient of [da, dRouter, db]) expect(numbers(gradient).every((value) => value === 0)).toBe(true)
-      }
-    }
-  })
-
-  const weights = { data: Float32Array.of(1, 0, 0.5, 0.5, 0, 1), shape: [3, experts] }
-
-  it('fixed: [E] is one group', async () => {
-    const { saved } = await lilyForward({ x: cube, a, b }, { routing: 'fixed', weights: [0.25, 0.75] })
-    expect(saved.weights?.shape).toEqual([1, experts])
-    expect(Array.from(numbers(saved.weights))).toEqual([0.25, 0.75])
-  })
-
-  it('fixed: [G, E] by offsets or by the rows of a 3-D x', async () => {
-    const rows = await lilyForward({ x: cube, a, b }, { routing: 'fixed', weights })
-    const same = await lilyForward({ x, a, b }, { routing: 'fixed', weights, sequenceOffsets: [0, 2, 4, 6] })
-    expect(Array.from(numbers(rows.saved.weights))).toEqual(Array.from(weights.data))
-    expectSameBits('y', rows.y.data, same.y.data)
-  })
-
-  it('fixed: [G, E] without groups, or with another number of them, is an error', async () => {
-    const call = () => lilyForward({ x, a, b }, { routing: 'fixed', weights })
-    await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
-    const other = () => lilyForward({ x, a, b }, { routing: 'fixed', weights, sequenceOffsets: [0, 3, 6] })
-    await expectRefused('ERR_LILY_SHAPE', 'weights', other)
-  })
-})
-
-describe('outputs', async () => {
-  const { dy, ...operands } = smallOperands()
-  const fresh = await lilyForward(operands)
-  const gradients = await lilyBackward({ dy }, fresh.saved)
-
-  it('given ones are added to in place', async () => {
-    const y = filled(1, tokens, dOut)
-    expectSum(y.data, (await lilyForward({ ...operands, y })).y.data, fresh.y.data)
-    const given = { dx: filled(1, tokens, dIn), da: filled(1, rank, dIn), dRouter: filled(1, experts, rank) }
-    const db = filled(1, experts * rank, dOut)
-    const added = await lilyBackward({ dy, ...given, db }, fresh.saved)
-    expect(added.db.shape).toEqual(db.shape)
-    for (const name of ['dx', 'da', 'dRouter', 'db'] as const) {
-      expectSum({ ...given, db }[name].data, added[name].data, gradients[name].data)
-    }
-  })
-
-  it('accumulate: false overwrites, NaN too', async () => {
-    const y = filled(NaN, tokens, dOut)
-    await lilyForward({ ...operands, y }, { accumulate: false })
-    expectSameBits('y', y.data, fresh.y.data)
-    const given = { dx: filled(NaN, tokens, dIn), da: filled(NaN, rank, dIn), dRouter: filled(NaN, experts, rank) }
-    const db = filled(NaN, experts, rank, dOut)
-    await lilyBackward({ dy, ...given, db }, fresh.saved, { accumulate: false })
-    for (const name of ['dx', 'da', 'dRouter', 'db'] as const) {
-      expectSameBits(name, { ...given, db }[name].data, gradients[name].data)
-    }
-  })
-
-  it('needs: what is not needed is not returned, and the rest stays the same', async () => {
-    const names = ['dx', 'da', 'dRouter', 'db'] as const
-    for (let chosen = 0; chosen < 16; chosen++) {
-      const needs = Object.fromEntries(names.map((name, i) => [name, (chosen >> i) % 2 === 1]))
-      const some: Partial<Record<(typeof names)[number], Tensor>> = await lilyBackward({ dy }, fresh.saved, { needs })
-      expect(computed(some)).toEqual(names.filter((name) => needs[name]).sort())
-      for (const name of names) {
-        const value = some[name]
-        if (value) expectSameBits(name, value.data, gradients[name].data)
-      }
-    }
-  })
-
-  it('deferB leaves db to foldB, which adds it up over layers', async () => {
-    const run = async (scaling: number) => (await lilyForward(operands, { scaling })).saved
-    const layers = [await run(1), await run(2)]
-    const db = await Promise.all(layers.map(async (saved) => (await lilyBackward({ dy }, saved)).db.data))
-    for (const saved of layers) expect((await lilyBackward({ dy }, saved, { deferB: true })).db).toBeUndefined()
-    const folded = await foldB(layers)
-    expect(folded.shape).toEqual([experts, rank, dOut])
-    numbers(folded).forEach((value, i) => {
-      expect(value).toBeCloseTo(db[0][i] + db[1][i], 5)
+    it('fixed: [G, E] without groups, or with another number of them, is an error', async () => {
+      const call = () => lilyForward({ x, a, b }, { routing: 'fixed', weights })
+      await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
+      const other = () => lilyForward({ x, a, b }, { routing: 'fixed', weights, sequenceOffsets: [0, 3, 6] })
+      await expectRefused('ERR_LILY_SHAPE', 'weights', other)
     })
   })
 
-  it('a layer that ran backward twice is folded twice', async () => {
-    const { saved } = await lilyForward(operands)
-    for (let i = 0; i < 2; i++) await lilyBackward({ dy }, saved, { deferB: true })
-    numbers(await foldB(saved)).forEach((value, i) => {
-      expect(value).toBeCloseTo(2 * gradients.db.data[i], 5)
-    })
-  })
+  describe('outputs', async () => {
+    const { dy, ...operands } = smallOperands()
+    const fresh = await lilyForward(operands)
+    const gradients = await lilyBackward({ dy }, fresh.saved)
 
-  it('foldB takes one layer, and memory to add to or to overwrite', async () => {
-    for (const accumulate of [true, false]) {
+    it('given ones are added to in place', async () => {
+      const y = rows(1, tokens, dOut)
+      expectSum(y, (await lilyForward({ ...operands, y })).y, fresh.y)
+      const given = { dx: rows(1, tokens, dIn), da: gradient(1, rank, dIn), dRouter: gradient(1, experts, rank) }
+      const db = gradient(1, experts * rank, dOut)
+      const added = await lilyBackward({ dy, ...given, db }, fresh.saved)
+      expect(added.db.shape).toEqual(db.shape)
+      for (const name of ['dx', 'da', 'dRouter', 'db'] as const) {
+        expectSum({ ...given, db }[name], added[name], gradients[name])
+      }
+    })
+
+    it('accumulate: false overwrites, NaN too', async () => {
+      const y = rows(NaN, tokens, dOut)
+      await lilyForward({ ...operands, y }, { accumulate: false })
+      expectSameBits('y', y.data, fresh.y.data)
+      const given = { dx: rows(NaN, tokens, dIn), da: gradient(NaN, rank, dIn), dRouter: gradient(NaN, experts, rank) }
+      const db = gradient(NaN, experts, rank, dOut)
+      await lilyBackward({ dy, ...given, db }, fresh.saved, { accumulate: false })
+      for (const name of ['dx', 'da', 'dRouter', 'db'] as const) {
+        expectSameBits(name, { ...given, db }[name].data, gradients[name].data)
+      }
+    })
+
+    it('needs: what is not needed is not returned, and the rest stays the same', async () => {
+      const names = ['dx', 'da', 'dRouter', 'db'] as const
+      for (let chosen = 0; chosen < 16; chosen++) {
+        const needs = Object.fromEntries(names.map((name, i) => [name, (chosen >> i) % 2 === 1]))
+        const some: Partial<Record<(typeof names)[number], Tensor>> = await lilyBackward({ dy }, fresh.saved, { needs })
+        expect(computed(some)).toEqual(names.filter((name) => needs[name]).sort())
+        for (const name of names) {
+          const value = some[name]
+          if (value) expectSameBits(name, value.data, gradients[name].data)
+        }
+      }
+    })
+
+    it('deferB leaves db to foldB, which adds it up over layers', async () => {
+      const run = async (scaling: number) => (await lilyForward(operands, { scaling })).saved
+      const layers = [await run(1), await run(2)]
+      const db = await Promise.all(layers.map(async (saved) => numbers((await lilyBackward({ dy }, saved)).db)))
+      for (const saved of layers) expect((await lilyBackward({ dy }, saved, { deferB: true })).db).toBeUndefined()
+      const folded = await foldB(layers)
+      expect(folded.shape).toEqual([experts, rank, dOut])
+      numbers(folded).forEach((value, i) => {
+        expectNear(value, db[0][i] + db[1][i])
+      })
+    })
+
+    it('a layer that ran backward twice is folded twice', async () => {
       const { saved } = await lilyForward(operands)
-      await lilyBackward({ dy }, saved, { deferB: true })
-      const db = filled(accumulate ? 1 : NaN, experts, rank, dOut)
-      await foldB(saved, db, { accumulate })
-      db.data.forEach((value, i) => {
-        expect(value).toBeCloseTo(gradients.db.data[i] + (accumulate ? 1 : 0), 5)
+      for (let i = 0; i < 2; i++) await lilyBackward({ dy }, saved, { deferB: true })
+      numbers(await foldB(saved)).forEach((value, i) => {
+        expectNear(value, 2 * numbers(gradients.db)[i])
       })
-    }
-  })
-})
+    })
 
-describe('lora', () => {
-  const { x, a, dy, router } = smallOperands()
-  const b = smallLoraB()
-
-  it('has a hidden, and gradients of x, a and b', async () => {
-    const { y, saved } = await loraForward({ x, a, b })
-    expect(y.shape).toEqual([tokens, dOut])
-    expect(saved.hidden.shape).toEqual([tokens, rank])
-    const gradients = await loraBackward({ dy }, saved)
-    expect(computed(gradients)).toEqual(['da', 'db', 'dx'])
-    expect(gradients.db.shape).toEqual([dOut, rank])
+    it('foldB takes one layer, and memory to add to or to overwrite', async () => {
+      for (const accumulate of [true, false]) {
+        const { saved } = await lilyForward(operands)
+        await lilyBackward({ dy }, saved, { deferB: true })
+        const db = gradient(accumulate ? 1 : NaN, experts, rank, dOut)
+        await foldB(saved, db, { accumulate })
+        numbers(db).forEach((value, i) => {
+          expectNear(value, numbers(gradients.db)[i] + (accumulate ? 1 : 0))
+        })
+      }
+    })
   })
 
-  it('knows no router and no routing', async () => {
-    await expectRefused('ERR_LILY_ARGUMENT', 'router', () => loraForward({ x, a, b, router } as never))
-    await expectRefused('ERR_LILY_ARGUMENT', 'routing', () => loraForward({ x, a, b }, { routing: 'batch' } as never))
+  describe('lora', () => {
+    const { x, a, dy, router } = smallOperands()
+    const b = typed(smallLoraB(), parameters)
+
+    it('has a hidden, and gradients of x, a and b', async () => {
+      const { y, saved } = await loraForward({ x, a, b })
+      expect(y.shape).toEqual([tokens, dOut])
+      expect(saved.hidden.shape).toEqual([tokens, rank])
+      const gradients = await loraBackward({ dy }, saved)
+      expect(computed(gradients)).toEqual(['da', 'db', 'dx'])
+      expect(gradients.db.shape).toEqual([dOut, rank])
+    })
+
+    it('knows no router and no routing', async () => {
+      await expectRefused('ERR_LILY_ARGUMENT', 'router', () => loraForward({ x, a, b, router } as never))
+      await expectRefused('ERR_LILY_ARGUMENT', 'routing', () => loraForward({ x, a, b }, { routing: 'batch' } as never))
+    })
   })
-})
+
+  /** As two roundings of a result's type leave it; the numbers here are small. */
+  function expectNear(actual: number, expected: number): void {
+    const close = activations === undefined ? 5e-6 : 4 * roundoff(activations) * (1 + Math.abs(expected))
+    expect(Math.abs(actual - expected)).toBeLessThan(close)
+  }
+
+  /** added = 1 + value; and it lies in `memory`. */
+  function expectSum(memory: TypedTensor, added: Tensor, value: Tensor): void {
+    expect(added.data.buffer).toBe(memory.data.buffer)
+    numbers(value).forEach((number, i) => {
+      expectNear(numbers(added)[i], 1 + number)
+    })
+  }
+}
 
 /** The names of the gradients that there are. */
 function computed(gradients: object): string[] {
@@ -314,12 +345,4 @@ function computed(gradients: object): string[] {
     .filter(([, value]) => value !== undefined)
     .map(([name]) => name)
     .sort()
-}
-
-/** added = 1 + value, in float32; and it lies in `memory`. */
-function expectSum(memory: Float32Array, added: ArrayLike<number>, value: ArrayLike<number>): void {
-  expect(Array.from(added)).toEqual(Array.from(memory))
-  Array.from(value).forEach((number, i) => {
-    expect(added[i]).toBeCloseTo(1 + number, 5)
-  })
 }

@@ -1,6 +1,6 @@
 /**
- * Random shapes, modes, masks, sequences, layouts and ways of calling against the float64 reference; then larger shapes
- * that cross the kernels' block sizes. fast-check prints the seed of a failure: give it as FAST_CHECK_SEED to repeat it, and
+ * Random shapes, modes, data types, masks, sequences, layouts and ways of calling against the float64 reference; then
+ * larger shapes that cross the kernels' block sizes. fast-check prints the seed of a failure: give it as FAST_CHECK_SEED to repeat it, and
  * FAST_CHECK_RUNS for more than the usual number of problems.
  */
 import fc from 'fast-check'
@@ -9,6 +9,7 @@ import type { Routing } from './reference.js'
 import { isEmulated } from './support/backend.js'
 import { makeCase, splitTokens, type Spec } from './support/cases.js'
 import { checkCase } from './support/check.js'
+import { TYPES } from './support/dtypes.js'
 import { GRADIENTS, type How } from './support/run.js'
 
 const ROUTINGS = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'lora'] as const
@@ -52,8 +53,10 @@ const problem = (routing: Routing): fc.Arbitrary<{ spec: Spec; leading: number[]
       groups: fc.integer({ min: 0, max: 9 }),
       equal: fc.boolean(),
       seed: fc.integer(),
+      types: fc.constantFrom(...Object.values(TYPES)),
     })
-    .map(({ groups, equal, ...spec }) => {
+    .map(({ groups, equal, types, ...sizes }) => {
+      const spec = { ...sizes, ...types }
       if (routing !== 'sequence' && routing !== 'fixed') return { spec, leading: [] }
       if (!equal && groups > 0)
         return { spec: { ...spec, lengths: splitTokens(spec.tokens, groups, spec.seed) }, leading: [] }
@@ -84,7 +87,7 @@ const large: Spec[] = [
   { routing: 'batch', tokens: 300, dIn: 1023, dOut: 1024, rank: 130, experts: 3, seed: 1 },
   { routing: 'batch', tokens: 1023, dIn: 130, dOut: 2050, rank: 16, experts: 4, pool: 'logits', masked: 0.3, seed: 2 },
   { routing: 'token', tokens: 300, dIn: 1024, dOut: 257, rank: 33, experts: 4, seed: 3 },
-  { routing: 'token', tokens: 67, dIn: 300, dOut: 1030, rank: 200, experts: 2, activation: 'relu', seed: 4 },
+  { routing: 'token', tokens: 67, dIn: 300, dOut: 530, rank: 200, experts: 2, activation: 'relu', seed: 4 },
   { routing: 'uniform', tokens: 65, dIn: 2050, dOut: 1023, rank: 200, experts: 2, seed: 5 },
   { routing: 'fixed', tokens: 300, dIn: 520, dOut: 1024, rank: 64, experts: 2, lengths: [1, 0, 255, 44], seed: 6 },
   { routing: 'lora', tokens: 1023, dIn: 1024, dOut: 300, rank: 33, experts: 1, seed: 7 },
@@ -103,14 +106,20 @@ function reduced(spec: Spec): Spec {
 }
 
 describe('problems that cross block sizes', () => {
-  for (const spec of isEmulated ? large.map(reduced) : large)
-    test(`${spec.routing} ${[spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts].join(', ')}`, async () => {
-      await checkCase(makeCase(spec), { outputs: 'add' })
-    })
+  // Each in float32, and in the types of 16 bits by turns.
+  const names = Object.keys(TYPES).filter((name) => name !== 'float32')
+  const crossing = isEmulated ? large.map(reduced) : large
+  crossing.forEach((spec, i) => {
+    for (const types of ['float32', names[i % names.length]])
+      test(`${spec.routing} ${[spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts].join(', ')}, ${types}`, async () => {
+        await checkCase(makeCase({ ...spec, ...TYPES[types] }), { outputs: 'add', plain: true })
+      })
+  })
   for (const pool of ['probabilities', 'logits'] as const)
-    test(`${count} tokens in 40 ragged sequences, pooled ${pool}`, async () => {
-      const c = makeCase({ ...ragged, routing: 'sequence', pool, masked: 0.2, seed: 10 })
-      await checkCase(c)
-      await checkCase(c, { deferB: true })
-    })
+    for (const [name, types] of Object.entries(TYPES).slice(0, pool === 'logits' ? 2 : undefined))
+      test(`${count} tokens in 40 ragged sequences, pooled ${pool}, ${name}`, async () => {
+        const c = makeCase({ ...ragged, ...types, routing: 'sequence', pool, masked: 0.2, seed: 10 })
+        await checkCase(c, { plain: true })
+        await checkCase(c, { deferB: true })
+      })
 })

@@ -1,15 +1,22 @@
 /**
  * The operation in float64: plain loops over the published formulas (arXiv 2407.09946), sharing nothing with lib/.
  *
- * Every matrix carries, beside its values, the variance of the error that a plain float32 computation would make in
- * them, in units of the float32 rounding squared, as if errors were independent: the errors of what enters a sum, and
- * the rounding of each partial sum. So a test can ask for float32 accuracy of any shape, where terms cancel, too.
+ * Every matrix carries, beside its values, the variance of the error that a plain computation in the problem's data types
+ * would make in them, in units of the float32 rounding squared, as if errors were independent: the errors of what
+ * enters a sum, the rounding of each partial sum to float32, and every rounding to 16 bits. So a test can ask for the
+ * accuracy of any shape, where terms cancel, too.
+ *
+ * The plain computation itself is the same formulas with what a 16-bit computation may round rounded: `exact: false`.
+ * With 16-bit activations that is hidden, and what matrix units multiply: the combined b, or the tokens' shares of
+ * hidden, and the gradient of hidden; with parameters in float32 beside them a, router and b, too; but with precision
+ * 'high' none of it. Results are rounded by whoever adds them to what was there.
  */
+import { quantum, round, roundoff, type Float, type Types } from './support/dtypes.js'
 
 export type Routing = 'batch' | 'sequence' | 'token' | 'uniform' | 'fixed' | 'lora'
 
 /** Row-major operands. b is [E * r, dOut], but [dOut, r] with routing 'lora', which has no router and one expert. */
-export interface Problem {
+export interface Problem extends Types {
   routing: Routing
   pool?: 'probabilities' | 'logits' | undefined
   activation?: 'none' | 'relu' | undefined
@@ -93,6 +100,26 @@ export class Matrix {
   times(factor: number): Matrix {
     return new Matrix(this.rows, this.cols).plus(this, factor)
   }
+
+  /** Rounded to a type; or, where it stays exact, with the variance of that: an even distribution between two numbers. */
+  rounded(dtype: Float | undefined, exact: boolean): Matrix {
+    if (dtype === undefined || dtype === 'float32') return this
+    if (!exact)
+      return new Matrix(
+        this.rows,
+        this.cols,
+        this.value.map((v) => round(dtype, v)),
+        this.variance,
+      )
+    const variance = this.variance.map((old, i) => old + roundingVariance(dtype, this.value[i]))
+    return new Matrix(this.rows, this.cols, this.value, variance)
+  }
+}
+
+/** Of a rounding anywhere between two numbers of a type. */
+function roundingVariance(dtype: Float, value: number): number {
+  const distance = quantum(dtype, value) / roundoff('float32')
+  return (distance * distance) / 12
 }
 
 /** a [m, k] times b [k, n] */
@@ -193,26 +220,63 @@ function scaleRows(matrix: Matrix, factors: number[]): Matrix {
   return result
 }
 
+/** What is rounded on the way, and to what. */
+interface Rounding {
+  /** hidden, and other intermediate operands of matrix units. */
+  operands: Float | undefined
+  /** Parameters as operands of matrix units, where they are not of that type anyway. */
+  parameters: Float | undefined
+  exact: boolean
+}
+
+function roundingOf({ activations, parameters = activations, precision }: Problem, exact: boolean): Rounding {
+  const isMixed = parameters !== activations
+  const operands = isMixed && precision === 'high' ? undefined : activations
+  return { operands, parameters: isMixed ? operands : undefined, exact }
+}
+
+function parameter(rows: number, cols: number, values: ArrayLike<number>, rounding: Rounding): Matrix {
+  return Matrix.exact(rows, cols, values).rounded(rounding.parameters, rounding.exact)
+}
+
 /** b as [E * r, dOut] */
-function expertsOf(problem: Problem): Matrix {
+function expertsOf(problem: Problem, rounding: Rounding): Matrix {
   const { rank, experts, dOut, b } = problem
-  if (problem.routing === 'lora') return Matrix.exact(dOut, rank, b).transpose()
-  return Matrix.exact(experts * rank, dOut, b)
+  if (problem.routing === 'lora') return parameter(dOut, rank, b, rounding).transpose()
+  return parameter(experts * rank, dOut, b, rounding)
 }
 
-function combine(weights: Matrix, g: number, b: Matrix, rank: number): Matrix {
+/**
+ * C_g as an operand. What multiplies h and B_e by turns rounds w_ge h instead: that is the larger error where the terms
+ * of C_g cancel. A single weight of 1 combines nothing.
+ */
+function combine(weights: Matrix, g: number, b: Matrix, rank: number, { operands, exact }: Rounding): Matrix {
   const flat = b.reshape(weights.cols, rank * b.cols)
-  return multiply(weights.slice(g, g + 1), flat).reshape(rank, b.cols)
+  const row = weights.slice(g, g + 1)
+  const combined = multiply(row, flat).reshape(rank, b.cols)
+  if (weights.cols === 1 && row.value[0] === 1) return combined
+  const result = combined.rounded(operands, exact)
+  if (operands === undefined || operands === 'float32' || !exact) return result
+  result.variance.forEach((of, i) => {
+    let squares = 0
+    for (let e = 0, at = i; e < row.cols; e++, at += flat.cols) {
+      const term = row.value[e] * flat.value[at]
+      squares += term * term
+    }
+    result.variance[i] = Math.max(of, combined.variance[i] + roundingVariance(operands, Math.sqrt(squares)))
+  })
+  return result
 }
 
-export function forward(problem: Problem): Forward {
+export function forward(problem: Problem, exact = true): Forward {
   const { tokens, dIn, dOut, rank, experts, scaling = 1, pool = 'probabilities' } = problem
+  const rounding = roundingOf(problem, exact)
   const x = Matrix.exact(tokens, dIn, problem.x)
-  const a = Matrix.exact(rank, dIn, problem.a)
-  const b = expertsOf(problem)
+  const a = parameter(rank, dIn, problem.a, rounding)
+  const b = expertsOf(problem, rounding)
   const groups = groupsOf(problem)
 
-  const hidden = multiply(x, a.transpose())
+  const hidden = multiply(x, a.transpose()).rounded(rounding.operands, exact)
   if (problem.activation === 'relu')
     hidden.value.forEach((h, i) => {
       if (h <= 0) hidden.value[i] = hidden.variance[i] = 0
@@ -221,7 +285,7 @@ export function forward(problem: Problem): Forward {
   let probabilities: Matrix | undefined
   let weights: Matrix
   if (isRouted(problem)) {
-    const logits = multiply(hidden, Matrix.exact(experts, rank, problem.router ?? []).transpose())
+    const logits = multiply(hidden, parameter(experts, rank, problem.router ?? [], rounding).transpose())
     if (isPooled(problem) && pool === 'logits') {
       weights = softmax(sumOfKept(logits, groups))
       weights = scaleRows(
@@ -245,18 +309,19 @@ export function forward(problem: Problem): Forward {
   const y = new Matrix(tokens, dOut)
   groups.forEach(({ first, last }, g) => {
     if (first === last) return
-    const part = multiply(hidden.slice(first, last), combine(weights, g, b, rank)).times(scaling)
+    const part = multiply(hidden.slice(first, last), combine(weights, g, b, rank, rounding)).times(scaling)
     y.value.set(part.value, first * dOut)
     y.variance.set(part.variance, first * dOut)
   })
   return { y, hidden, probabilities, weights }
 }
 
-export function backward(problem: Problem, saved: Forward, dyValues: ArrayLike<number>): Gradients {
+export function backward(problem: Problem, saved: Forward, dyValues: ArrayLike<number>, exact = true): Gradients {
   const { tokens, dIn, dOut, rank, experts, scaling = 1 } = problem
+  const rounding = roundingOf(problem, exact)
   const x = Matrix.exact(tokens, dIn, problem.x)
-  const a = Matrix.exact(rank, dIn, problem.a)
-  const b = expertsOf(problem)
+  const a = parameter(rank, dIn, problem.a, rounding)
+  const b = expertsOf(problem, rounding)
   const dy = Matrix.exact(tokens, dOut, dyValues)
   const groups = groupsOf(problem)
   const { hidden, weights } = saved
@@ -267,7 +332,7 @@ export function backward(problem: Problem, saved: Forward, dyValues: ArrayLike<n
   groups.forEach(({ first, last }, g) => {
     if (first === last) return
     const [hGroup, dyGroup] = [hidden.slice(first, last), dy.slice(first, last)]
-    const q = multiply(dyGroup, combine(weights, g, b, rank).transpose()).times(scaling)
+    const q = multiply(dyGroup, combine(weights, g, b, rank, rounding).transpose()).times(scaling)
     dHidden.value.set(q.value, first * rank)
     dHidden.variance.set(q.variance, first * rank)
 
@@ -296,12 +361,13 @@ export function backward(problem: Problem, saved: Forward, dyValues: ArrayLike<n
       }
     })
     dRouter = multiply(dLogits.transpose(), hidden)
-    dHidden = dHidden.plus(multiply(dLogits, Matrix.exact(experts, rank, problem.router ?? [])))
+    dHidden = dHidden.plus(multiply(dLogits, parameter(experts, rank, problem.router ?? [], rounding)))
   }
   if (problem.activation === 'relu')
     hidden.value.forEach((h, i) => {
       if (h === 0) dHidden.value[i] = dHidden.variance[i] = 0
     })
+  dHidden = dHidden.rounded(rounding.operands, exact)
 
   return {
     dx: multiply(dHidden, a),

@@ -16,6 +16,9 @@ const char *problem_error(const lily_problem &problem) {
   }
   if (problem.precision < LILY_PRECISION_DEFAULT || problem.precision > LILY_PRECISION_TF32) return "unknown precision";
   if (dtype_bytes(problem.activation_dtype) == 0 || dtype_bytes(problem.parameter_dtype) == 0) return "unknown dtype";
+  if (problem.parameter_dtype != LILY_FLOAT32 && problem.parameter_dtype != problem.activation_dtype) {
+    return "parameters have the activations' dtype or float32";
+  }
   if (problem.routing == LILY_ROUTING_NONE && problem.experts != 1) return "LoRA has one expert";
   if (problem.groups < 0 || problem.groups > INT32_MAX) return "groups must be from 0 to 2^31 - 1";
   if (!may_have_groups(problem) && problem.groups != 1) return "this routing has one group";
@@ -51,6 +54,11 @@ int64_t dtype_bytes(int32_t dtype) {
     case LILY_FLOAT16: return 2;
     default: return 0;
   }
+}
+
+int32_t hidden_dtype(const lily_problem &problem) {
+  const bool high = problem.parameter_dtype == LILY_FLOAT32 && problem.precision == LILY_PRECISION_HIGH;
+  return high ? LILY_FLOAT32 : problem.activation_dtype;
 }
 
 }  // namespace lily

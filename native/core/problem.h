@@ -32,4 +32,8 @@ bool deferred_is_weighted(const lily_problem &problem);
 
 int64_t dtype_bytes(int32_t dtype);
 
+// Of saved.hidden: the activations' type; float32 where parameters are float32 and precision `high` rounds nothing that
+// a gradient of theirs is made of.
+int32_t hidden_dtype(const lily_problem &problem);
+
 }  // namespace lily

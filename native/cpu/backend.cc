@@ -40,9 +40,6 @@ lily_status check_available() {
 lily_status check(const lily_problem &problem) {
   if (const lily_status status = check_available()) return status;
   if (const char *wrong = problem_error(problem)) return fail(LILY_ERROR_ARGUMENT, wrong);
-  if (problem.activation_dtype != LILY_FLOAT32 || problem.parameter_dtype != LILY_FLOAT32) {
-    return fail(LILY_ERROR_UNSUPPORTED, "the cpu backend computes float32 only");
-  }
   return LILY_OK;
 }
 
@@ -70,8 +67,10 @@ lily_status device_info(int32_t device, lily_device_info *info) {
 
 lily_status measure_roof(int32_t, int32_t roof, size_t bytes, double *rate) {
   if (const lily_status status = check_available()) return status;
-  if (roof < LILY_ROOF_MULTIPLY_ADD || roof > LILY_ROOF_UPDATE) return fail(LILY_ERROR_ARGUMENT, "unknown roof");
-  *rate = cpu::measure_roof(*instruction_set().kernels, roof, bytes);
+  if (roof < LILY_ROOF_MULTIPLY_ADD || roof > LILY_ROOF_BFLOAT16) return fail(LILY_ERROR_ARGUMENT, "unknown roof");
+  const InstructionSet &set = instruction_set();
+  const bool of_pairs = roof == LILY_ROOF_BFLOAT16 && set.pairs != nullptr;
+  *rate = cpu::measure_roof(of_pairs ? *set.pairs : *set.kernels, roof, bytes);
   return *rate > 0.0 ? LILY_OK : fail(LILY_ERROR_OUT_OF_MEMORY, "the host has no " + std::to_string(bytes) + " bytes");
 }
 
@@ -79,13 +78,13 @@ lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {
   if (const lily_status status = check(*problem)) return status;
   lily_forward call = {};
   call.problem = *problem;
-  *bytes = plan_forward(call, *instruction_set().kernels).workspace_bytes;
+  *bytes = plan_forward(call, instruction_set().kernels_for(*problem)).workspace_bytes;
   return LILY_OK;
 }
 
 lily_status forward(const lily_forward *call) {
   if (const lily_status status = check(call->problem)) return status;
-  const Kernels &kernels = *instruction_set().kernels;
+  const Kernels &kernels = instruction_set().kernels_for(call->problem);
   const ForwardPlan plan = plan_forward(*call, kernels);
   const ForwardPass &pass = plan.pass;
   if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
@@ -96,7 +95,8 @@ lily_status forward(const lily_forward *call) {
   parallel_for(pass.partial_count * pass.shrink_chunks,
                [&](int64_t task, int64_t worker) { kernels.shrink(pass, task, scratch(worker)); });
   if (pass.router_packed != nullptr) kernels.pack_router(pass);
-  parallel_for(pass.groups.block_count(), [&](int64_t block, int64_t) { kernels.route(pass, block); });
+  parallel_for(pass.groups.block_count(),
+               [&](int64_t block, int64_t worker) { kernels.route(pass, block, scratch(worker)); });
   if (has_weights(call->problem) && call->problem.routing != LILY_ROUTING_FIXED) pool_weights(pass, plan.weights);
   parallel_for(pass.expand_slabs.count * pass.expand_chunks,
                [&](int64_t task, int64_t worker) { kernels.expand(pass, task, scratch(worker)); });
@@ -108,13 +108,13 @@ lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
   if (const lily_status status = check(*problem)) return status;
   lily_backward call = {};
   call.problem = *problem;
-  *bytes = plan_backward(call, *instruction_set().kernels).workspace_bytes;
+  *bytes = plan_backward(call, instruction_set().kernels_for(*problem)).workspace_bytes;
   return LILY_OK;
 }
 
 lily_status backward(const lily_backward *call) {
   if (const lily_status status = check(call->problem)) return status;
-  const Kernels &kernels = *instruction_set().kernels;
+  const Kernels &kernels = instruction_set().kernels_for(call->problem);
   const BackwardPlan plan = plan_backward(*call, kernels);
   const BackwardPass &pass = plan.pass;
   if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
@@ -122,7 +122,7 @@ lily_status backward(const lily_backward *call) {
   }
   const auto scratch = [&plan](int64_t worker) { return plan.scratch + worker * plan.scratch_floats; };
 
-  if (pass.mixed_hidden != nullptr) {
+  if (pass.mixed_hidden.data != nullptr) {
     parallel_for(pass.groups.block_count(), [&](int64_t block, int64_t) { kernels.mix_hidden(pass, block); });
   }
   if (pass.wants_hidden_gradient || pass.wants_db) {

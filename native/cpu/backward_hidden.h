@@ -5,7 +5,7 @@
 //   dl_t = p_t * (dp_t - <p_t, dp_t>);  with pool `logits` dl_te = keep_t group_gradient_ge
 //   dh_t = (q_t + dl_t R) * phi'(h_t)
 //
-//   dl  M x E;  dh  M x rank_pitch, its padding zero
+//   dl  M x E;  dh  M x rank_pitch, its padding zero;  dh_left  the same, as elements of the large products
 #pragma once
 
 #include "cpu/mixture.h"
@@ -15,8 +15,7 @@ namespace {
 
 void pack_router_rows(const BackwardPass &pass) {
   const lily_problem &problem = pass.call->problem;
-  copy_padded(problem.experts, problem.rank, static_cast<const float *>(pass.call->router.data),
-              pass.call->router.pitch, 1.0f, pass.router_packed, pass.rank_pitch);
+  copy_padded<Floats>(problem.experts, problem.rank, pass.call->router, 1.0f, pass.router_packed, pass.rank_pitch);
 }
 
 // Sum over the slabs, whole vectors; q_partial's rows are padded with zeros.
@@ -32,29 +31,31 @@ LILY_INLINE Vector sum_of_slabs(const BackwardPass &pass, int64_t token, int64_t
 // dp of a token with token routing, and its q into dh.
 LILY_INLINE void gradient_of_mixing(const BackwardPass &pass, int64_t token, float *dp, float *dh) {
   const lily_problem &problem = pass.call->problem;
-  const float *hidden = static_cast<const float *>(pass.call->hidden) + token * problem.rank;
   const float *p = pass.call->probabilities + token * problem.experts;
   // v lies at any offset in its row: an expert's part need not begin on a whole vector. The slabs are summed once, into
   // the first slab's row, which nobody else reads.
   float *v = pass.q_partial + token * pass.left_pitch;
   for (int64_t j = 0; j < pass.left_pitch; j += kLanes) store(v + j, sum_of_slabs(pass, token, j));
   clear(dh, pass.rank_pitch);
-  for (int64_t e = 0; e < problem.experts; ++e) {
-    const float *part = v + e * problem.rank;
-    Vector sum = {};
-    int64_t i = 0;
-    for (; i + kLanes <= problem.rank; i += kLanes) {
-      const Vector values = load(part + i);
-      sum += load(hidden + i) * values;
-      store(dh + i, load(dh + i) + p[e] * values);
+  with_element(pass.hidden.dtype, [&](auto element) __attribute__((always_inline)) {
+    const auto *hidden = static_cast<const decltype(element) *>(pass.hidden.data) + token * problem.rank;
+    for (int64_t e = 0; e < problem.experts; ++e) {
+      const float *part = v + e * problem.rank;
+      Vector sum = {};
+      int64_t i = 0;
+      for (; i + kLanes <= problem.rank; i += kLanes) {
+        const Vector values = load(part + i);
+        sum += load(hidden + i) * values;
+        store(dh + i, load(dh + i) + p[e] * values);
+      }
+      float rest = 0.0f;
+      for (; i < problem.rank; ++i) {
+        rest += value_of(hidden[i]) * part[i];
+        dh[i] += p[e] * part[i];
+      }
+      dp[e] = sum_lanes(sum) + rest;
     }
-    float rest = 0.0f;
-    for (; i < problem.rank; ++i) {
-      rest += hidden[i] * part[i];
-      dh[i] += p[e] * part[i];
-    }
-    dp[e] = sum_lanes(sum) + rest;
-  }
+  });
 }
 
 // The gradient does not change when a constant is added to dp. Counted from the dp of the likeliest expert, what is
@@ -100,16 +101,25 @@ void hidden_gradient(const BackwardPass &pass, int64_t block) {
   if (pass.dl != nullptr) {
     for (int64_t i = 0; i < pass.rank_pitch; i += kPanel) {
       multiply_rows(end - begin, minimum(kPanel, pass.rank_pitch - i) / kLanes, experts,
-                    Left{pass.dl + begin * experts, experts, 1}, pass.router_packed + i, pass.rank_pitch,
+                    Left<Floats>{pass.dl + begin * experts, experts, 1}, pass.router_packed + i, pass.rank_pitch,
                     pass.dh + begin * pass.rank_pitch + i, pass.rank_pitch, true);
     }
   }
   if (problem.activation == LILY_ACTIVATION_RELU) {
-    for (int64_t t = begin; t < end; ++t) {
-      const float *hidden = static_cast<const float *>(pass.call->hidden) + t * problem.rank;
-      float *dh = pass.dh + t * pass.rank_pitch;
-      for (int64_t i = 0; i < problem.rank; ++i) dh[i] = hidden[i] > 0.0f ? dh[i] : 0.0f;
-    }
+    with_element(pass.hidden.dtype, [&](auto element) __attribute__((always_inline)) {
+      for (int64_t t = begin; t < end; ++t) {
+        const auto *hidden = static_cast<const decltype(element) *>(pass.hidden.data) + t * problem.rank;
+        float *dh = pass.dh + t * pass.rank_pitch;
+        for_vectors(problem.rank, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+          store(dh + i, load_up_to(hidden + i, count) > 0.0f ? load(dh + i) : Vector{});
+        });
+      }
+    });
+  }
+  if (Operand::kDtype != LILY_FLOAT32) {
+    auto *const left = static_cast<Operand::Element *>(pass.dh_left.data);
+    for (int64_t i = begin * pass.rank_pitch; i < end * pass.rank_pitch; i += kLanes)
+      store(left + i, load(pass.dh + i));
   }
 }
 

@@ -3,8 +3,8 @@
 //   left  M x mixture.rank
 //   y     M x d_out, pitched
 //
-// For each group the slab's columns of C_g are combined into scratch, [panel][rank][width], where they stay while the
-// group's tokens pass. y is read (when accumulating) and written once, B is read once per group and chunk.
+// For each group the slab's columns of C_g are combined into scratch, [panel][step of rank][width], where they stay
+// while the group's tokens pass. y is read (when accumulating) and written once, B is read once per group and chunk.
 #pragma once
 
 #include "cpu/mixture.h"
@@ -13,7 +13,8 @@ namespace lily::cpu {
 namespace {
 
 LILY_INLINE int64_t expand_scratch(const ForwardPass &pass) {
-  return pass.mixture.rank * round_up(pass.expand_slabs.width, kLanes);
+  return steps_of<Operand>(pass.mixture.rank) * round_up(pass.expand_slabs.width, kLanes) +
+         kTileRows * round_up(pass.mixture.rank, kLanes);
 }
 
 // The panels of C_g for the columns [begin, end).
@@ -21,17 +22,8 @@ LILY_INLINE void mix_slab(const Mixture &mixture, int64_t group, int64_t begin, 
   const float *weights = mixture.weights + group * mixture.experts;
   for (int64_t p = 0; p < panel_count(end - begin); ++p) {
     const int64_t columns = panel_columns(end - begin, p);
-    mix_panel(mixture, weights, begin + p * kPanel, columns, out + p * kPanel * mixture.rank,
+    mix_panel(mixture, weights, begin + p * kPanel, columns, out + p * kPanel * steps_of<Operand>(mixture.rank),
               round_up(columns, kLanes));
-  }
-}
-
-// out[rows][columns] (+)= left panels, for at most kTileRows rows and any number of packed panels.
-LILY_INLINE void multiply_panels(int64_t rows, int64_t columns, int64_t depth, Left left, const float *panels,
-                                 float *out, int64_t pitch, bool accumulate) {
-  for (int64_t p = 0; p < panel_count(columns); ++p) {
-    multiply_into(rows, panel_columns(columns, p), depth, left, panels + p * kPanel * depth, out + p * kPanel, pitch,
-                  accumulate);
   }
 }
 
@@ -42,16 +34,21 @@ void expand(const ForwardPass &pass, int64_t task, float *scratch) {
   const int64_t begin = pass.expand_slabs.begin(slab), end = pass.expand_slabs.end(slab);
   const int64_t token_begin = task / pass.expand_slabs.count * pass.expand_chunk;
   const int64_t token_end = minimum(pass.groups.tokens, token_begin + pass.expand_chunk);
-  float *out = static_cast<float *>(y.data) + begin;
+  const int64_t steps = steps_of<Operand>(rank);
+  float *panels = scratch, *block = panels + steps * round_up(pass.expand_slabs.width, kLanes);
   for (int64_t group = pass.groups.of_token(token_begin); group < pass.groups.count; ++group) {
-    const int64_t from = maximum(token_begin, pass.groups.begin(group));
-    const int64_t to = minimum(token_end, pass.groups.end(group));
+    const int64_t from_token = maximum(token_begin, pass.groups.begin(group));
+    const int64_t to_token = minimum(token_end, pass.groups.end(group));
     if (pass.groups.begin(group) >= token_end) break;
-    if (from >= to) continue;
-    mix_slab(pass.mixture, group, begin, end, scratch);
-    for (int64_t t = from; t < to; t += kTileRows) {
-      multiply_panels(minimum(kTileRows, to - t), end - begin, rank, Left{pass.left + t * rank, rank, 1}, scratch,
-                      out + t * y.pitch, y.pitch, y.accumulate != 0);
+    if (from_token >= to_token) continue;
+    mix_slab(pass.mixture, group, begin, end, panels);
+    for (int64_t t = from_token; t < to_token; t += kTileRows) {
+      const int64_t tokens = minimum(kTileRows, to_token - t);
+      const Left<Operand> left = left_rows<Operand>(from(pass.left, t, 0), tokens, rank, block);
+      for (int64_t p = 0; p < panel_count(end - begin); ++p) {
+        multiply_into(tokens, panel_columns(end - begin, p), steps, left, panels + p * kPanel * steps,
+                      from(y, t, begin + p * kPanel));
+      }
     }
   }
 }

@@ -26,8 +26,7 @@ struct Slabs {
 // Where a C_g comes from: C_g = scaling * sum_e w_ge B_e with B_e = rows e * rank .. of b. Token routing is the case of
 // one expert of rank E r and weight 1; LoRA that of one expert whose b is stored transposed, [d_out, r].
 struct Mixture {
-  const float *b;
-  int64_t pitch;
+  lily_matrix b;
   int64_t experts;
   int64_t rank;
   bool transposed;
@@ -94,18 +93,18 @@ struct ForwardPass {
   float *partial;         // [slab][M][rank_pitch]
 
   // route: tasks = blocks of tokens
-  float *hidden;         // M x r
-  float *probabilities;  // M x E, may be null
-  float *mixed_hidden;   // M x E r, u_t of token routing, else null
-  float *router_packed;  // r x expert_pitch, R^T
-  int64_t expert_pitch;  // E in whole vectors
-  float *pool_sums;      // [block][E]: sums of p, or of the logits, over the block's kept tokens
+  lily_matrix hidden;        // M x r
+  float *probabilities;      // M x E, may be null
+  lily_matrix mixed_hidden;  // M x E r, u_t of token routing, else absent
+  float *router_packed;      // r x expert_pitch, R^T
+  int64_t expert_pitch;      // E in whole vectors
+  float *pool_sums;          // [block][E]: sums of p, or of the logits, over the block's kept tokens
 
   // expand: tasks = slabs of d_out x chunks of tokens
   Slabs expand_slabs;
   int64_t expand_chunk;
   int64_t expand_chunks;
-  const float *left;  // M x mixture.rank: hidden or mixed_hidden
+  lily_matrix left;  // M x mixture.rank: hidden or mixed_hidden
 };
 
 struct BackwardPass {
@@ -118,14 +117,16 @@ struct BackwardPass {
 
   // dy pass: tasks = slabs of d_out
   Slabs dy_slabs;
-  int64_t dy_width;         // columns of a slab worked on at once, so that C and D stay in the cache
-  int64_t token_step;       // tokens per outer product: long enough to pay for reading and writing the sums
-  const float *left;        // M x mixture.rank: hidden, or u_t of token routing
-  float *mixed_hidden;      // M x E r, of token routing, else null
-  int64_t left_pitch;       // mixture.rank in whole vectors
-  float *q_partial;         // [slab][M][left_pitch]: v_t with token routing
-  double *weight_gradient;  // [slab][G][E]: slab's share of dw
+  int64_t dy_width;          // columns of a slab worked on at once, so that C and D stay in the cache
+  int64_t token_step;        // tokens per outer product: long enough to pay for reading and writing the sums
+  lily_matrix hidden;        // M x r
+  lily_matrix mixed_hidden;  // M x E r, u_t of token routing, else absent
+  lily_matrix left;          // M x mixture.rank: hidden or mixed_hidden
+  int64_t left_pitch;        // mixture.rank in whole vectors
+  float *q_partial;          // [slab][M][left_pitch]: v_t with token routing
+  double *weight_gradient;   // [slab][G][E]: slab's share of dw
   bool wants_weight_gradient;
+  lily_matrix db_sums;  // E r x d_out in float32, where a db of 16 bits is the sum of several groups; else absent
 
   // gradient of the hidden: tasks = blocks of tokens
   float *group_gradient;  // [G][E]: of a kept token's p (pool probabilities) or logits (pool logits)
@@ -133,6 +134,7 @@ struct BackwardPass {
   float *router_packed;   // E x rank_pitch
   float *dl;              // M x E
   float *dh;              // M x rank_pitch
+  lily_matrix dh_left;    // the same as elements of the large products
 
   // x pass: tasks = slabs of d_in; dR: one task per slab of r
   Slabs x_slabs;
@@ -146,6 +148,8 @@ struct Kernels {
   int64_t lanes;
   int64_t panel;      // columns of a panel: slab widths are multiples of it
   int64_t tile_rows;  // rows of a tile: chunks of tokens are multiples of it
+  int32_t dtype;      // of the elements of the large products
+  int64_t depth;      // values of k to a step of theirs, in the bytes of one float
 
   // Floats of scratch memory per thread.
   int64_t (*forward_scratch)(const ForwardPass &);
@@ -153,7 +157,7 @@ struct Kernels {
 
   void (*shrink)(const ForwardPass &, int64_t task, float *scratch);
   void (*pack_router)(const ForwardPass &);
-  void (*route)(const ForwardPass &, int64_t task);
+  void (*route)(const ForwardPass &, int64_t task, float *scratch);
   void (*expand)(const ForwardPass &, int64_t task, float *scratch);
 
   void (*mix_hidden)(const BackwardPass &, int64_t task);
@@ -166,7 +170,7 @@ struct Kernels {
   void (*fold)(const lily_fold &, const Slabs &, int64_t task);
 
   // Roofs; each returns something that depends on all of its work.
-  float (*roof_multiply_add)(int64_t steps);  // kRoofChains vectors a step
+  float (*roof_multiply_add)(int64_t steps);  // kRoofChains vectors of `depth` multiply-adds a lane, each step
   float (*roof_read)(const float *values, int64_t count);
   float (*roof_update)(float *values, int64_t count);
 };
@@ -175,6 +179,7 @@ extern const Kernels kKernelsPortable;
 #if defined(__x86_64__)
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
+extern const Kernels kKernelsAvx512Bf16;  // for activations in bfloat16
 #endif
 
 }  // namespace lily::cpu

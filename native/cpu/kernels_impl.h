@@ -1,5 +1,6 @@
 // The kernels of one instruction set. Included by exactly one translation unit per set, which defines
-// LILY_VECTOR_BYTES and LILY_KERNELS (the name of its table) and is compiled with that set's flags.
+// LILY_VECTOR_BYTES, LILY_KERNELS (the name of its table) and LILY_OPERAND (Floats or Pairs, see tile.h) and is
+// compiled with that set's flags.
 #include "cpu/backward_dy.h"
 #include "cpu/backward_hidden.h"
 #include "cpu/backward_x.h"
@@ -12,7 +13,9 @@
 namespace lily::cpu {
 namespace {
 
-int64_t forward_scratch(const ForwardPass &pass) { return maximum(shrink_scratch(pass), expand_scratch(pass)); }
+int64_t forward_scratch(const ForwardPass &pass) {
+  return maximum(maximum(shrink_scratch(pass), route_scratch(pass)), expand_scratch(pass));
+}
 
 int64_t backward_scratch(const BackwardPass &pass) {
   return maximum(backward_dy_scratch(pass), backward_x_scratch(pass));
@@ -24,6 +27,8 @@ const Kernels LILY_KERNELS = {
     .lanes = kLanes,
     .panel = kPanel,
     .tile_rows = kTileRows,
+    .dtype = Operand::kDtype,
+    .depth = Operand::kDepth,
     .forward_scratch = forward_scratch,
     .backward_scratch = backward_scratch,
     .shrink = shrink,

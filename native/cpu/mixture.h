@@ -1,6 +1,7 @@
 // Panels of C_g = s sum_e w_ge B_e, made where they are used and never stored whole: once as it is (columns of d_out),
-// once transposed (columns of r), for LoRA's transposed b the other way round. And what the passes do with a panel of
-// sums when they are done with it.
+// once transposed (columns of r), for LoRA's transposed b the other way round. How operands of any element type become
+// those of a tile: all conversions happen here, on the way into scratch. And what the passes do with a panel of sums
+// when they are done with it.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -12,105 +13,174 @@ namespace {
 // A block of kPanel x kPanel numbers on the way from one layout to the other.
 constexpr int64_t kBlockFloats = kPanel * kPanel;
 
-// out[j][i] = scale * in[i][j] for i < rows, j < columns. Rows of out are `width` long, whole vectors; what lies behind
-// the last row of `in` becomes zero.
-LILY_INLINE void transpose(int64_t rows, int64_t columns, const float *in, int64_t in_pitch, float scale, float *out,
-                           int64_t width) {
-  for (int64_t i = 0; i < width; i += kLanes) {
-    for (int64_t j = 0; j < columns; j += kLanes) {
-      Vector block[kLanes];
+// out[j][i] = scale * in[i][j] for i < rows, j < columns, joined to steps over j. Rows of out are `width` long, whole
+// vectors; what lies behind the last row of `in` becomes zero.
+template <typename T>
+void transpose(int64_t rows, int64_t columns, const lily_matrix &in, float scale, float *out, int64_t width) {
+  const int64_t steps = steps_of<T>(columns);
+  with_element(in.dtype, [&](auto element) __attribute__((always_inline)) {
+    const auto *elements = static_cast<const decltype(element) *>(in.data);
+    for (int64_t i = 0; i < width; i += kLanes) {
+      for (int64_t j = 0; j < steps; j += kLanes) {
+        Vector block[kLanes];
+        const auto *corner = elements + i * in.pitch + j * T::kDepth;
+        const int64_t count = columns - j * T::kDepth;
 #pragma GCC unroll 16
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        block[lane] = i + lane < rows ? scale * load_up_to(in + (i + lane) * in_pitch + j, columns - j) : Vector{};
+        for (int64_t lane = 0; lane < kLanes; ++lane) {
+          block[lane] = i + lane < rows ? T::load_steps(corner + lane * in.pitch, count, scale) : Vector{};
+        }
+        transpose_block(block);
+        const int64_t lanes = minimum(kLanes, steps - j);
+        for (int64_t lane = 0; lane < lanes; ++lane) store(out + (j + lane) * width + i, block[lane]);
       }
-      transpose_block(block);
-      const int64_t count = minimum(kLanes, columns - j);
-      for (int64_t lane = 0; lane < count; ++lane) store(out + (j + lane) * width + i, block[lane]);
     }
-  }
+  });
 }
 
-// out[i][j] = scale * in[i][j], rows of out padded with zeros to `width`: `columns` in whole vectors.
-LILY_INLINE void copy_padded(int64_t rows, int64_t columns, const float *in, int64_t in_pitch, float scale, float *out,
-                             int64_t width) {
-  for (int64_t i = 0; i < rows; ++i) {
-    const float *from = in + i * in_pitch;
-    float *to = out + i * width;
-    for_vectors(columns, [=](int64_t j, int64_t count)
-                             __attribute__((always_inline)) { store(to + j, scale * load_up_to(from + j, count)); });
-  }
+// out[i][j] = scale * in[i][j], joined to steps over i, rows of out padded with zeros to `width`: `columns` in whole
+// vectors.
+template <typename T>
+void copy_padded(int64_t rows, int64_t columns, const lily_matrix &in, float scale, float *out, int64_t width) {
+  with_element(in.dtype, [&](auto element) __attribute__((always_inline)) {
+    const auto *elements = static_cast<const decltype(element) *>(in.data);
+    for (int64_t i = 0; i < rows; i += T::kDepth) {
+      const auto *row = elements + i * in.pitch;
+      const int64_t count_rows = T::kDepth == 1 ? 1 : minimum(T::kDepth, rows - i);
+      float *to = out + i / T::kDepth * width;
+      const int64_t done = T::join_rows(row, in.pitch, count_rows, columns, scale, to);
+      for_vectors(columns - done, [=](int64_t offset, int64_t count) __attribute__((always_inline)) {
+        const int64_t j = done + offset;
+        Vector values[T::kDepth];
+        for (int64_t k = 0; k < T::kDepth; ++k) {
+          values[k] = k < count_rows ? scale * load_up_to(row + k * in.pitch + j, count) : Vector{};
+        }
+        store(to + j, T::join(values));
+      });
+    }
+  });
 }
 
-// Rows [row, row + rows) and columns [column, column + columns) of s sum_e w_e B_e, rows of out padded to `width`.
-LILY_INLINE void mix_rows(const Mixture &mixture, const float *weights, int64_t row, int64_t rows, int64_t column,
-                          int64_t columns, float *out, int64_t width) {
-  const int64_t expert_pitch = mixture.rank * mixture.pitch;
+// The rows of a matrix as a tile's left operand: in place where the tile can take them so, else by way of `block`,
+// which holds rows * round_up(depth, kLanes) floats.
+template <typename T>
+Left<T> left_rows(const lily_matrix &matrix, int64_t rows, int64_t depth, float *block) {
+  if (matrix.dtype == T::kDtype && depth % T::kDepth == 0) {
+    return {static_cast<const typename T::Element *>(matrix.data), matrix.pitch, T::kDepth};
+  }
+  const int64_t pitch = round_up(depth, kLanes);
+  auto *const copy = reinterpret_cast<typename T::Element *>(block);
+  with_element(matrix.dtype, [&](auto element) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < rows; ++i) {
+      const auto *from_row = static_cast<const decltype(element) *>(matrix.data) + i * matrix.pitch;
+      for_vectors(depth, [=](int64_t k, int64_t count) __attribute__((always_inline)) {
+        store(copy + i * pitch + k, load_up_to(from_row + k, count));
+      });
+    }
+  });
+  return {copy, pitch, T::kDepth};
+}
+
+// The columns of a matrix as a tile's left operand, k being its rows; `block` holds round_up(columns, kLanes) floats
+// for each step.
+template <typename T>
+Left<T> left_columns(const lily_matrix &matrix, int64_t rows, int64_t columns, float *block) {
+  if (matrix.dtype == T::kDtype && T::kDepth == 1) {
+    return {static_cast<const typename T::Element *>(matrix.data), 1, matrix.pitch};
+  }
+  const int64_t width = round_up(columns, kLanes);
+  copy_padded<T>(rows, columns, matrix, 1.0f, block, width);
+  return {reinterpret_cast<const typename T::Element *>(block), T::kDepth, T::kDepth * width};
+}
+
+// Rows [row, row + rows) and columns [column, column + columns) of s sum_e w_e B_e, joined to steps over the rows, rows
+// of out padded to `width`.
+template <typename T>
+void mix_rows(const Mixture &mixture, const float *weights, int64_t row, int64_t rows, int64_t column, int64_t columns,
+              float *out, int64_t width) {
+  const int64_t pitch = mixture.b.pitch, expert_pitch = mixture.rank * pitch;
   float scaled[kMaxExperts];
   for (int64_t e = 0; e < mixture.experts; ++e) scaled[e] = mixture.scaling * weights[e];
-  for (int64_t i = 0; i < rows; ++i) {
-    const float *first = mixture.b + (row + i) * mixture.pitch + column;
-    float *row_out = out + i * width;
-    for_vectors(columns, [&](int64_t j, int64_t count) __attribute__((always_inline)) {
-      Vector sum = {};
-      for (int64_t e = 0; e < mixture.experts; ++e) {
-        const float *from = first + e * expert_pitch + j;
-        sum += scaled[e] * load_up_to(from, count);
-        __builtin_prefetch(from + mixture.pitch);  // rows are too short for the processor to see a stream
-      }
-      store(row_out + j, sum);
-    });
-  }
+  with_element(mixture.b.dtype, [&](auto element) __attribute__((always_inline)) {
+    const auto *first_row = static_cast<const decltype(element) *>(mixture.b.data) + row * pitch + column;
+    for (int64_t i = 0; i < rows; i += T::kDepth) {
+      const auto *first = first_row + i * pitch;
+      const int64_t count_rows = T::kDepth == 1 ? 1 : minimum(T::kDepth, rows - i);
+      float *row_out = out + i / T::kDepth * width;
+      for_vectors(columns, [&](int64_t j, int64_t count) __attribute__((always_inline)) {
+        Vector sums[T::kDepth] = {};
+        for (int64_t k = 0; k < count_rows; ++k) {
+          for (int64_t e = 0; e < mixture.experts; ++e) {
+            const auto *from = first + k * pitch + e * expert_pitch + j;
+            sums[k] += scaled[e] * load_up_to(from, count);
+            __builtin_prefetch(from + T::kDepth * pitch);  // rows are too short for the processor to see a stream
+          }
+        }
+        store(row_out + j, T::join(sums));
+      });
+    }
+  });
 }
 
-// C[0 .. rank)[column .. column + columns), packed [rank][width].
-LILY_INLINE void mix_panel(const Mixture &mixture, const float *weights, int64_t column, int64_t columns, float *out,
-                           int64_t width) {
+// C[0 .. rank)[column .. column + columns), packed [step of rank][width].
+void mix_panel(const Mixture &mixture, const float *weights, int64_t column, int64_t columns, float *out,
+               int64_t width) {
   if (!mixture.transposed) {
-    mix_rows(mixture, weights, 0, mixture.rank, column, columns, out, width);
+    mix_rows<Operand>(mixture, weights, 0, mixture.rank, column, columns, out, width);
     return;
   }
-  transpose(columns, mixture.rank, mixture.b + column * mixture.pitch, mixture.pitch, mixture.scaling, out, width);
+  transpose<Operand>(columns, mixture.rank, from(mixture.b, column, 0), mixture.scaling, out, width);
 }
 
-// C^T of the same columns and of rows [row, row + rows) of C, packed [columns][width]; `block` holds kBlockFloats.
-LILY_INLINE void mix_transposed_panel(const Mixture &mixture, const float *weights, int64_t row, int64_t rows,
-                                      int64_t column, int64_t columns, float *out, int64_t width, float *block) {
+// C^T of the same columns and of rows [row, row + rows) of C, packed [step of columns][width]; `block` holds
+// kBlockFloats.
+void mix_transposed_panel(const Mixture &mixture, const float *weights, int64_t row, int64_t rows, int64_t column,
+                          int64_t columns, float *out, int64_t width, float *block) {
   if (mixture.transposed) {
-    copy_padded(columns, rows, mixture.b + column * mixture.pitch + row, mixture.pitch, mixture.scaling, out, width);
+    copy_padded<Operand>(columns, rows, from(mixture.b, column, row), mixture.scaling, out, width);
     return;
   }
   for (int64_t j = 0; j < columns; j += kPanel) {
     const int64_t block_columns = minimum(kPanel, columns - j);
-    mix_rows(mixture, weights, row, rows, column + j, block_columns, block, round_up(block_columns, kLanes));
-    transpose(rows, block_columns, block, round_up(block_columns, kLanes), 1.0f, out + j * width, width);
+    const lily_matrix mixed = {block, round_up(block_columns, kLanes), LILY_FLOAT32, 0};
+    mix_rows<Floats>(mixture, weights, row, rows, column + j, block_columns, block, mixed.pitch);
+    transpose<Operand>(rows, block_columns, mixed, 1.0f, out + j / Operand::kDepth * width, width);
   }
 }
 
-// sums += left^T right over `tokens` tokens: left is tokens x rows (read transposed), right tokens x columns, sums are
-// packed panels [rows][width]. `edge` holds tokens * kPanel floats: right's last columns, padded to whole vectors.
-LILY_INLINE void add_outer_product(int64_t rows, int64_t tokens, const float *left, int64_t left_pitch,
-                                   const float *right, int64_t right_pitch, int64_t columns, float *sums, float *edge) {
+// sums += left^T right over `tokens` tokens: left has `rows` columns (left_columns), right is tokens x columns, sums
+// are packed panels [rows][width]. `edge` holds kPanel floats per step of tokens: a panel of right, where a tile cannot
+// take it in place.
+template <typename T>
+void add_outer_product(int64_t rows, int64_t tokens, const Left<T> &left, const lily_matrix &right, int64_t columns,
+                       float *sums, float *edge) {
   for (int64_t p = 0; p < panel_count(columns); ++p) {
     const int64_t panel = panel_columns(columns, p);
     const int64_t width = round_up(panel, kLanes);
-    const float *panel_right = right + p * kPanel;
-    int64_t panel_pitch = right_pitch;
-    if (panel != width) {
-      copy_padded(tokens, panel, panel_right, right_pitch, 1.0f, edge, width);
+    const lily_matrix part = from(right, 0, p * kPanel);
+    const float *panel_right = static_cast<const float *>(part.data);
+    int64_t panel_pitch = right.pitch;
+    if (T::kDepth > 1 || right.dtype != LILY_FLOAT32 || panel != width) {
+      copy_padded<T>(tokens, panel, part, 1.0f, edge, width);
       panel_right = edge;
       panel_pitch = width;
     }
-    multiply_rows(rows, width / kLanes, tokens, Left{left, 1, left_pitch}, panel_right, panel_pitch,
-                  sums + p * kPanel * rows, width, true);
+    multiply_rows(rows, width / kLanes, steps_of<T>(tokens), left, panel_right, panel_pitch, sums + p * kPanel * rows,
+                  width, true);
   }
 }
 
-// u_t = p_t (x) h_t of one token.
-LILY_INLINE void write_mixed_hidden(const lily_problem &problem, const float *hidden, const float *probabilities,
-                                    float *mixed) {
-  for (int64_t e = 0; e < problem.experts; ++e) {
-    for (int64_t i = 0; i < problem.rank; ++i) mixed[e * problem.rank + i] = probabilities[e] * hidden[i];
-  }
+// u_t = p_t (x) h_t of one token, as elements of the large products.
+void write_mixed_hidden(const lily_problem &problem, const lily_matrix &hidden, int64_t token,
+                        const float *probabilities, const lily_matrix &mixed) {
+  auto *const out = static_cast<Operand::Element *>(from(mixed, token, 0).data);
+  with_element(hidden.dtype, [&](auto element) __attribute__((always_inline)) {
+    const auto *h = static_cast<const decltype(element) *>(hidden.data) + token * hidden.pitch;
+    for (int64_t e = 0; e < problem.experts; ++e) {
+      for_vectors(problem.rank, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+        store_up_to(out + e * problem.rank + i, probabilities[e] * load_up_to(h + i, count), count);
+      });
+    }
+  });
 }
 
 LILY_INLINE void clear(float *values, int64_t count) {
@@ -118,19 +188,12 @@ LILY_INLINE void clear(float *values, int64_t count) {
 }
 
 // out[i][j] (+)= scale * sums[i][j] of packed panels.
-LILY_INLINE void write_panels(int64_t rows, int64_t columns, const float *sums, float scale, float *out, int64_t pitch,
+LILY_INLINE void write_panels(int64_t rows, int64_t columns, const float *sums, float scale, const lily_matrix &out,
                               bool accumulate) {
   for (int64_t p = 0; p < panel_count(columns); ++p) {
     const int64_t panel = panel_columns(columns, p);
-    const int64_t width = round_up(panel, kLanes);
-    const float *from = sums + p * kPanel * rows;
-    for (int64_t i = 0; i < rows; ++i) {
-      float *to = out + i * pitch + p * kPanel;
-      for_vectors(panel, [=](int64_t j, int64_t count) __attribute__((always_inline)) {
-        const Vector value = scale * load(from + i * width + j);
-        store_up_to(to + j, accumulate ? load_up_to(to + j, count) + value : value, count);
-      });
-    }
+    write_rows(rows, panel, sums + p * kPanel * rows, round_up(panel, kLanes), scale, from(out, 0, p * kPanel),
+               accumulate);
   }
 }
 

@@ -63,8 +63,7 @@ Groups groups_of(const lily_problem &problem, const lily_tokens &tokens, Workspa
 
 Mixture mixture_of(const lily_problem &problem, const lily_matrix &b, const float *weights) {
   Mixture mixture = {
-      .b = static_cast<const float *>(b.data),
-      .pitch = b.pitch,
+      .b = b,
       .experts = problem.experts,
       .rank = problem.rank,
       .transposed = false,
@@ -80,6 +79,11 @@ Mixture mixture_of(const lily_problem &problem, const lily_matrix &b, const floa
     mixture.weights = &kOne;
   }
   return mixture;
+}
+
+// rows x columns in the workspace.
+lily_matrix take_matrix(Workspace &workspace, int64_t rows, int64_t columns, int32_t dtype) {
+  return {workspace.take<char>(rows * columns * dtype_bytes(dtype)), columns, dtype, 0};
 }
 
 }  // namespace
@@ -103,13 +107,16 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
   pass.packed_slabs =
       pass.partial_count > 1
           ? 1
-          : std::clamp<int64_t>(kSlabFloats / (pass.shrink_slabs.width * pass.rank_pitch), 1, pass.shrink_slabs.count);
+          : std::clamp<int64_t>(kSlabFloats * kernels.depth / (pass.shrink_slabs.width * pass.rank_pitch), 1,
+                                pass.shrink_slabs.count);
   pass.expert_pitch = round_up(problem.experts, kernels.lanes);
   pass.partial = workspace.take<float>(pass.partial_count * problem.tokens * pass.rank_pitch);
-  float *const own_hidden = workspace.take<float>(problem.tokens * problem.rank);
-  pass.hidden = call.hidden != nullptr ? static_cast<float *>(call.hidden) : own_hidden;
+  pass.hidden = take_matrix(workspace, problem.tokens, problem.rank, hidden_dtype(problem));
+  if (call.hidden != nullptr) pass.hidden.data = call.hidden;
   pass.probabilities = keeps_probabilities(problem) ? call.probabilities : nullptr;
-  if (token_routing) pass.mixed_hidden = workspace.take<float>(problem.tokens * problem.experts * problem.rank);
+  if (token_routing) {
+    pass.mixed_hidden = take_matrix(workspace, problem.tokens, problem.experts * problem.rank, kernels.dtype);
+  }
   if (has_router(problem)) {
     pass.router_packed = workspace.take<float>(problem.rank * pass.expert_pitch);
     pass.pool_sums = workspace.take<float>(most_blocks(problem) * problem.experts);
@@ -157,10 +164,20 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   pass.token_step = pass.mixture.rank <= 64 ? 24 : 96;
   pass.left_pitch = round_up(pass.mixture.rank, kernels.lanes);
   pass.rank_pitch = round_up(problem.rank, kernels.lanes);
-  if (token_routing) pass.mixed_hidden = workspace.take<float>(problem.tokens * pass.mixture.rank);
-  pass.left = token_routing ? pass.mixed_hidden : static_cast<const float *>(call.hidden);
+  pass.hidden = {const_cast<void *>(call.hidden), problem.rank, hidden_dtype(problem), 0};
+  if (token_routing) pass.mixed_hidden = take_matrix(workspace, problem.tokens, pass.mixture.rank, kernels.dtype);
+  pass.left = token_routing ? pass.mixed_hidden : pass.hidden;
   pass.q_partial = workspace.take<float>(pass.dy_slabs.count * problem.tokens * pass.left_pitch);
   pass.dh = workspace.take<float>(problem.tokens * pass.rank_pitch);
+  pass.dh_left = {pass.dh, pass.rank_pitch, LILY_FLOAT32, 0};
+  if (kernels.dtype != LILY_FLOAT32) {
+    pass.dh_left = take_matrix(workspace, problem.tokens, pass.rank_pitch, kernels.dtype);
+  }
+  if (problem.parameter_dtype != LILY_FLOAT32 && pass.groups.count > 1) {
+    const int64_t pitch = round_up(problem.d_out, kernels.lanes);
+    pass.db_sums = take_matrix(workspace, problem.experts * problem.rank, pitch, LILY_FLOAT32);
+    if (call.db.dtype == LILY_FLOAT32) pass.db_sums.data = nullptr;
+  }
   if (has_router(problem)) {
     pass.weight_gradient = workspace.take<double>(pass.dy_slabs.count * pass.groups.count * problem.experts);
     pass.group_gradient = workspace.take<float>(pass.groups.count * problem.experts);

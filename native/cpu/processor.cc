@@ -19,30 +19,37 @@ namespace {
 struct Candidate {
   const char *name;
   const Kernels *kernels;
+  const Kernels *pairs;
   bool supported;
 };
 
 InstructionSet choose_instruction_set() {
+#if defined(__x86_64__)
+  const bool has_avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
   // Narrowest first.
   const Candidate candidates[] = {
-      {"portable", &kKernelsPortable, true},
+      {"portable", &kKernelsPortable, nullptr, true},
 #if defined(__x86_64__)
-      {"avx2", &kKernelsAvx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
-      {"avx512", &kKernelsAvx512,
-       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl")},
+      {"avx2", &kKernelsAvx2, nullptr, has_avx2},
+      {"avx512", &kKernelsAvx512, nullptr, has_avx512},
+      {"avx512bf16", &kKernelsAvx512, &kKernelsAvx512Bf16, has_avx512 && __builtin_cpu_supports("avx512bf16")},
 #endif
   };
   const char *wanted = getenv("LILY_CPU_ISA");
-  InstructionSet chosen = {"none", nullptr, ""};
+  InstructionSet chosen = {"none", nullptr, nullptr, ""};
   std::string names;
   for (const Candidate &candidate : candidates) {
     names += std::string(names.empty() ? "" : ", ") + candidate.name;
+    const InstructionSet set = {candidate.name, candidate.kernels, candidate.pairs, ""};
     if (wanted == nullptr || *wanted == '\0') {
-      if (candidate.supported) chosen = {candidate.name, candidate.kernels, ""};
+      if (candidate.supported) chosen = set;
     } else if (strcmp(wanted, candidate.name) == 0) {
-      if (candidate.supported) return {candidate.name, candidate.kernels, ""};
-      return {candidate.name, nullptr,
+      if (candidate.supported) return set;
+      return {candidate.name, nullptr, nullptr,
               "LILY_CPU_ISA=" + std::string(wanted) + ", but this processor does not have it; unset it"};
     }
   }

@@ -10,9 +10,16 @@
 namespace lily::cpu {
 
 struct InstructionSet {
-  const char *name;        // "portable", "avx2", "avx512"
+  const char *name;        // "portable", "avx2", "avx512", "avx512bf16"
   const Kernels *kernels;  // null: `error` says why
+  const Kernels *pairs;    // kernels for products of bfloat16 pairs; null: the set has none
   std::string error;
+
+  // The kernels of a problem's data types. With parameters in float32, pairs round what precision `high` does not.
+  const Kernels &kernels_for(const lily_problem &problem) const {
+    const bool may_round = problem.parameter_dtype != LILY_FLOAT32 || problem.precision != LILY_PRECISION_HIGH;
+    return pairs != nullptr && problem.activation_dtype == LILY_BFLOAT16 && may_round ? *pairs : *kernels;
+  }
 };
 
 // The widest instruction set of this processor, or the one that LILY_CPU_ISA names.

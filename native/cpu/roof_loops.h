@@ -9,10 +9,11 @@ namespace {
 float roof_multiply_add(int64_t steps) {
   Vector chains[kRoofChains];
   for (int64_t i = 0; i < kRoofChains; ++i) chains[i] = broadcast(static_cast<float>(i));
-  const Vector factor = broadcast(0.999f), term = broadcast(0.001f);
+  const Operand::Element zeros[Operand::kDepth] = {};  // the chains keep their values
+  const auto factor = Operand::step_of(zeros);
   for (int64_t step = 0; step < steps; ++step) {
 #pragma GCC unroll 12
-    for (int64_t i = 0; i < kRoofChains; ++i) chains[i] = chains[i] * factor + term;
+    for (int64_t i = 0; i < kRoofChains; ++i) chains[i] = Operand::multiply_add(factor, chains[i], chains[i]);
   }
   Vector sum = {};
   for (int64_t i = 0; i < kRoofChains; ++i) sum += chains[i];

@@ -34,9 +34,10 @@ double measure_roof(const Kernels &kernels, int32_t roof, size_t bytes) {
   constexpr int64_t kMultiplyAddSteps = 100000;
   constexpr int64_t kBytesPerRepetition = 64 << 20;
   const int64_t passes = std::max<int64_t>(1, kBytesPerRepetition / std::max<int64_t>(1, shared_bytes));
+  const bool multiplies = roof == LILY_ROOF_MULTIPLY_ADD || roof == LILY_ROOF_BFLOAT16;
   const double work =
-      roof == LILY_ROOF_MULTIPLY_ADD
-          ? 2.0 * static_cast<double>(threads * kMultiplyAddSteps * kRoofChains * kernels.lanes)
+      multiplies
+          ? 2.0 * static_cast<double>(threads * kMultiplyAddSteps * kRoofChains * kernels.lanes * kernels.depth)
           : static_cast<double>(share * threads * passes) * sizeof(float) * (roof == LILY_ROOF_UPDATE ? 2.0 : 1.0);
   double best = 0.0;
   for (int repetition = 0; repetition < 7; ++repetition) {
@@ -44,8 +45,8 @@ double measure_roof(const Kernels &kernels, int32_t roof, size_t bytes) {
     parallel_for(threads, [&](int64_t thread, int64_t) {
       float *own = buffer.get() + thread * share;
       float result = 0.0f;
-      if (roof == LILY_ROOF_MULTIPLY_ADD) result = kernels.roof_multiply_add(kMultiplyAddSteps);
-      for (int64_t pass = 0; roof != LILY_ROOF_MULTIPLY_ADD && pass < passes; ++pass) {
+      if (multiplies) result = kernels.roof_multiply_add(kMultiplyAddSteps);
+      for (int64_t pass = 0; !multiplies && pass < passes; ++pass) {
         result += roof == LILY_ROOF_READ ? kernels.roof_read(own, share) : kernels.roof_update(own, share);
       }
       sink.store(result, std::memory_order_relaxed);

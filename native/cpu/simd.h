@@ -5,12 +5,21 @@
 
 #include "cpu/kernels.h"
 
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace lily::cpu {
 namespace {
 
 typedef float Vector __attribute__((vector_size(LILY_VECTOR_BYTES)));
 typedef int32_t IntVector __attribute__((vector_size(LILY_VECTOR_BYTES)));
+typedef uint32_t BitVector __attribute__((vector_size(LILY_VECTOR_BYTES)));
 typedef float UnalignedVector __attribute__((vector_size(LILY_VECTOR_BYTES), aligned(4), may_alias));
+
+// As many 16-bit numbers as a Vector has lanes.
+typedef uint16_t HalfVector __attribute__((vector_size(LILY_VECTOR_BYTES / 2)));
+typedef uint16_t UnalignedHalfVector __attribute__((vector_size(LILY_VECTOR_BYTES / 2), aligned(2), may_alias));
 
 constexpr int64_t kLanes = LILY_VECTOR_BYTES / 4;
 
@@ -18,22 +27,111 @@ LILY_INLINE Vector load(const float *p) { return *reinterpret_cast<const Unalign
 LILY_INLINE void store(float *p, Vector v) { *reinterpret_cast<UnalignedVector *>(p) = v; }
 LILY_INLINE Vector broadcast(float value) { return value - Vector{}; }
 
+// Elements of operands in memory, beside float: numbers are computed with as float32 only.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+LILY_INLINE BitVector load_bits(const void *p) {
+  return __builtin_convertvector(*static_cast<const UnalignedHalfVector *>(p), BitVector);
+}
+LILY_INLINE void store_bits(void *p, BitVector bits) {
+  *static_cast<UnalignedHalfVector *>(p) = __builtin_convertvector(bits, HalfVector);
+}
+
+// bfloat16 is the upper half of a float32. Rounding is to nearest, ties to even, everywhere.
+LILY_INLINE Vector load(const BFloat16 *p) { return (Vector)(load_bits(p) << 16); }
+
+#if defined(__AVX512BF16__)
+LILY_INLINE void store(BFloat16 *p, Vector v) {
+  *reinterpret_cast<UnalignedHalfVector *>(p) = (HalfVector)_mm512_cvtneps_pbh((__m512)v);
+}
+#else
+LILY_INLINE void store(BFloat16 *p, Vector v) {
+  const BitVector bits = (BitVector)v;
+  // Adding carries into the exponent where the mantissa overflows, up to infinity. A NaN stays one, made quiet.
+  const BitVector rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  store_bits(p, (v == v ? rounded : bits | 0x400000) >> 16);
+}
+#endif
+
+#if LILY_VECTOR_BYTES == 64
+LILY_INLINE Vector load(const Float16 *p) {
+  return (Vector)_mm512_cvtph_ps((__m256i) * reinterpret_cast<const UnalignedHalfVector *>(p));
+}
+LILY_INLINE void store(Float16 *p, Vector v) {
+  *reinterpret_cast<UnalignedHalfVector *>(p) = (HalfVector)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
+}
+#elif defined(__F16C__)
+LILY_INLINE Vector load(const Float16 *p) {
+  return (Vector)_mm256_cvtph_ps((__m128i) * reinterpret_cast<const UnalignedHalfVector *>(p));
+}
+LILY_INLINE void store(Float16 *p, Vector v) {
+  *reinterpret_cast<UnalignedHalfVector *>(p) = (HalfVector)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+}
+#else
+// float16 has 5 bits of exponent (bias 15) and 10 of mantissa, float32 8 (bias 127) and 23. Shifted by 13 its bits are
+// those of a float32 2^112 times smaller, subnormal numbers included.
+LILY_INLINE Vector load(const Float16 *p) {
+  const BitVector bits = load_bits(p);
+  const BitVector magnitude = (bits & 0x7fff) << 13;
+  const BitVector scaled = (BitVector)((Vector)magnitude * 0x1p112f);
+  const BitVector infinite = (BitVector)(magnitude >= 0x0f800000u) & 0x7f800000;  // infinity or NaN
+  return (Vector)(scaled | infinite | ((bits & 0x8000) << 16));
+}
+LILY_INLINE void store(Float16 *p, Vector v) {
+  const BitVector bits = (BitVector)v;
+  const BitVector magnitude = bits & 0x7fffffff;
+  // Below 2^-14, the smallest normal float16: the last bit of 0.5f is 2^-24, that of a subnormal float16.
+  const BitVector subnormal = (BitVector)((Vector)magnitude + 0.5f) - 0x3f000000;
+  BitVector normal = (magnitude - (112 << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  normal = normal < 0x7c00u ? normal : BitVector{} + 0x7c00;
+  BitVector result = magnitude < (113u << 23) ? subnormal : normal;
+  result = magnitude > 0x7f800000u ? BitVector{} + 0x7e00 : result;
+  store_bits(p, result | ((bits >> 16) & 0x8000));
+}
+#endif
+
 // Whole vectors where `count` allows it; else the first `count` lanes, zeros in the rest.
-LILY_INLINE Vector load_up_to(const float *p, int64_t count) {
+template <typename Element>
+LILY_INLINE Vector load_up_to(const Element *p, int64_t count) {
   if (count >= kLanes) return load(p);
-  float lanes[kLanes] = {};
+  Element lanes[kLanes] = {};
   for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
   return load(lanes);
 }
 
-LILY_INLINE void store_up_to(float *p, Vector v, int64_t count) {
+template <typename Element>
+LILY_INLINE void store_up_to(Element *p, Vector v, int64_t count) {
   if (count >= kLanes) {
     store(p, v);
     return;
   }
-  float lanes[kLanes];
+  Element lanes[kLanes];
   store(lanes, v);
   for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
+}
+
+LILY_INLINE float value_of(float number) { return number; }
+template <typename Element>
+LILY_INLINE float value_of(Element number) {
+  return load_up_to(&number, 1)[0];
+}
+
+// body(Element{}) with the element type of a lily_dtype: types are told apart outside of loops, so that one copy of a
+// pass serves all of them.
+template <typename Body>
+LILY_INLINE void with_element(int32_t dtype, Body body) {
+  if (dtype == LILY_FLOAT32) {
+    body(float{});
+  } else if (dtype == LILY_BFLOAT16) {
+    body(BFloat16{});
+  } else {
+    body(Float16{});
+  }
 }
 
 // body(j, count) for j = 0, kLanes, ...: count is the constant kLanes but for a last, partial vector, so that the loads

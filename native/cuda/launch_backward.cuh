@@ -66,7 +66,7 @@ class Backward {
  private:
   cudaStream_t stream() const { return reinterpret_cast<cudaStream_t>(call_.stream); }
   Groups groups() const { return {call_.tokens.sequence_offsets, static_cast<int>(problem_.groups), tokens_}; }
-  Operand hidden() const { return contiguous(call_.hidden, rank_, problem_.activation_dtype); }
+  Operand hidden() const { return contiguous(call_.hidden, rank_, hidden_dtype(problem_)); }
 
   bool wants_db() const { return call_.db.data != nullptr || call_.deferred_db != nullptr; }
   bool wants_router() const { return routes_ && call_.d_router.data != nullptr; }

@@ -39,7 +39,7 @@ class Forward {
   lily_status run() const {
     if (tokens_ == 0) return write_weights_of_nothing();
     // h, for backward and for the next phase: one matrix where its type and rows serve both.
-    const Output saved = contiguous_output(call_.hidden, rank_, problem_.activation_dtype);
+    const Output saved = contiguous_output(call_.hidden, rank_, hidden_dtype(problem_));
     const bool shares = saved.data != nullptr && saved.dtype == kDtype<Scalar> && saved.wide;
     const Output hidden = shares ? saved : contiguous_output(own_hidden_, hidden_pitch_, kDtype<Scalar>);
     const Route route = this->route();

@@ -43,6 +43,7 @@ constexpr Constant kConstants[] = {
     {"roof", "multiplyAdd", LILY_ROOF_MULTIPLY_ADD},
     {"roof", "read", LILY_ROOF_READ},
     {"roof", "update", LILY_ROOF_UPDATE},
+    {"roof", "bfloat16", LILY_ROOF_BFLOAT16},
 };
 
 Napi::Object constants(Napi::Env env) {

@@ -205,7 +205,7 @@ lily_forward read_forward(const Arguments &arguments) {
   call.b = lora ? arguments.matrix(kB, problem.d_out, problem.rank)
                 : arguments.matrix(kB, problem.experts * problem.rank, problem.d_out);
   call.y = arguments.matrix(kY, problem.tokens, problem.d_out);
-  call.hidden = arguments.array_if_given(kHidden, problem.tokens * problem.rank, dtype_bytes(problem.activation_dtype));
+  call.hidden = arguments.array_if_given(kHidden, problem.tokens * problem.rank, dtype_bytes(hidden_dtype(problem)));
   call.probabilities =
       static_cast<float *>(arguments.array_if_given(kProbabilities, problem.tokens * problem.experts, sizeof(float)));
   if (has_weights(problem)) {
@@ -231,7 +231,7 @@ lily_backward read_backward(const Arguments &arguments) {
   call.x = arguments.matrix(kX, problem.tokens, problem.d_in);
   call.a = arguments.matrix(kA, problem.rank, problem.d_in);
   call.b = arguments.matrix(kB, b_rows, b_columns);
-  call.hidden = arguments.array(kHidden, problem.tokens * problem.rank, dtype_bytes(problem.activation_dtype));
+  call.hidden = arguments.array(kHidden, problem.tokens * problem.rank, dtype_bytes(hidden_dtype(problem)));
   call.dx = arguments.matrix_if_given(kDx, problem.tokens, problem.d_in);
   call.da = arguments.matrix_if_given(kDa, problem.rank, problem.d_in);
   if (has_router(problem)) {

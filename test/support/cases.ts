@@ -1,8 +1,9 @@
 import type { Problem, Routing } from '../reference.js'
+import { roundAll, type Types } from './dtypes.js'
 import { eighths, gaussian, integer, randomFrom } from './random.js'
 
 /** Sizes and modes of a problem; its numbers follow from the seed. */
-export interface Spec {
+export interface Spec extends Types {
   routing: Routing
   tokens: number
   dIn: number
@@ -21,7 +22,7 @@ export interface Spec {
   sharpness?: number | undefined
 }
 
-/** A problem with float32 numbers and the gradient of its output. */
+/** A problem with numbers of its types and the gradient of its output. */
 export interface Case extends Problem {
   x: Float32Array
   a: Float32Array
@@ -37,6 +38,7 @@ export function makeCase(spec: Spec): Case {
   const { routing, tokens, dIn, dOut, rank, experts, lengths, masked = 0, sharpness = 1 } = spec
   const random = randomFrom(spec.seed)
   const relu = spec.activation === 'relu'
+  const { activations = 'float32', parameters = activations } = spec
   const x = relu ? eighths(random, tokens * dIn) : gaussian(random, tokens * dIn)
   const a = relu ? eighths(random, rank * dIn) : gaussian(random, rank * dIn, 1 / Math.sqrt(dIn))
   // Deviation of hidden: 1, or that of a sum of products of two eighths (deviation sqrt(3/8) each).
@@ -46,11 +48,13 @@ export function makeCase(spec: Spec): Case {
   const hasRouter = routing === 'batch' || routing === 'sequence' || routing === 'token'
   return {
     ...spec,
-    x,
-    a,
-    router: hasRouter ? gaussian(random, experts * rank, sharpness / (Math.sqrt(rank) * hidden)) : undefined,
-    b: gaussian(random, experts * rank * dOut, 1 / (Math.sqrt(rank) * hidden)),
-    dy: gaussian(random, tokens * dOut),
+    x: roundAll(activations, x),
+    a: roundAll(parameters, a),
+    router: hasRouter
+      ? roundAll(parameters, gaussian(random, experts * rank, sharpness / (Math.sqrt(rank) * hidden)))
+      : undefined,
+    b: roundAll(parameters, gaussian(random, experts * rank * dOut, 1 / (Math.sqrt(rank) * hidden))),
+    dy: roundAll(activations, gaussian(random, tokens * dOut)),
     mask: masked > 0 ? Uint8Array.from({ length: tokens }, () => (random() < masked ? 0 : 1)) : undefined,
     offsets,
     weights: routing === 'fixed' ? gaussian(random, groups * experts) : undefined,

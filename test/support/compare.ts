@@ -5,11 +5,14 @@ import type { Matrix } from '../reference.js'
 const ROUNDING = 2 ** -24
 
 /**
- * How many times the error that the reference expects of a plain float32 computation a result may have, as L2 norms.
- * The expectation is a mean: over random problems results had 0.2 times it, and in the worst of thousands, problems of a
- * few numbers, twice. A bfloat16 or TF32 rounding of any operand has hundreds of times.
+ * How many times the error that the reference expects of a plain computation in the same data types a result may have,
+ * as L2 norms. The expectation is a mean: over random problems of float32 results had 0.2 times it, and in the worst of
+ * thousands, problems of a few numbers, twice. A bfloat16 or TF32 rounding of any operand has hundreds of times.
  */
 const LIMIT = 4
+
+/** Units in the last place of float32, of the whole result's norm, that count for nothing beside roundings to 16 bits. */
+const ULPS = 8
 
 function norm(values: Iterable<number>): number {
   let sum = 0
@@ -38,6 +41,20 @@ export function errorInScale(actual: ArrayLike<number>, expected: Matrix): numbe
 export function expectClose(name: string, actual: ArrayLike<number>, expected: Matrix): void {
   const error = errorInScale(actual, expected)
   expect(error, `${name}: error in units of the float32 error scale`).toBeLessThanOrEqual(LIMIT)
+}
+
+/** At most twice the error of a plain computation that rounded the same; for one that rounded nothing see expectClose. */
+export function expectCloseAsPlain(
+  name: string,
+  actual: ArrayLike<number>,
+  expected: ArrayLike<number>,
+  plain: ArrayLike<number>,
+): void {
+  const ofPlain = relativeError(plain, expected)
+  const floor = ULPS * ROUNDING
+  if (ofPlain < floor) return
+  const error = relativeError(actual, expected)
+  expect(error, `${name}: relative error, of the plain computation ${ofPlain}`).toBeLessThanOrEqual(2 * ofPlain + floor)
 }
 
 /** The bits of float32 numbers, for exact comparison: NaN equals itself, -0 is not 0. */

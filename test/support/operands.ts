@@ -1,5 +1,7 @@
-/** A NaN that no computation makes, to tell untouched padding by its bits. */
-const SENTINEL = 0x7fc5a5a5
+import { pack, unpack, type Float } from './dtypes.js'
+
+/** NaNs that no computation makes, to tell untouched padding by its bits. */
+const SENTINEL = { 4: 0x7fc5a5a5, 2: 0x7fa5 } as const
 
 /** How a matrix lies in its buffer: numbers between its rows, and before the first and after the last. */
 export interface Layout {
@@ -7,14 +9,23 @@ export interface Layout {
   margin: number
 }
 
+export interface HostOperand {
+  data: Float32Array | Uint16Array
+  dtype: Float
+  shape: number[]
+  strides: number[]
+  byteOffset: number
+}
+
 /** A matrix in a buffer of its own, with NaN in every place that is not its. */
 export class Operand {
-  readonly data: Float32Array
-  readonly #before: Uint32Array
+  readonly data: Float32Array | Uint16Array
+  readonly #before: Uint16Array
   readonly #pitch: number
   readonly #margin: number
 
   constructor(
+    readonly dtype: Float,
     readonly rows: number,
     readonly cols: number,
     values: ArrayLike<number>,
@@ -24,24 +35,30 @@ export class Operand {
     this.#margin = margin
     // The last row has no gap after it: one that is read or written there would go beyond the buffer, too.
     const length = 2 * margin + Math.max(rows * this.#pitch - gap, 0)
-    this.data = new Float32Array(new Uint32Array(length).fill(SENTINEL).buffer)
-    for (let row = 0; row < rows; row++)
-      for (let col = 0; col < cols; col++) this.data[this.#start(row) + col] = values[row * cols + col]
+    this.data =
+      dtype === 'float32'
+        ? new Float32Array(new Uint32Array(length).fill(SENTINEL[4]).buffer)
+        : new Uint16Array(length).fill(SENTINEL[2])
+    const packed = pack(dtype, values)
+    for (let row = 0; row < rows; row++) this.data.set(packed.subarray(row * cols, (row + 1) * cols), this.#start(row))
     this.#before = this.#words().slice()
   }
 
   /** As an operand of a call; `leading` dimensions may split the rows. */
-  tensor(...leading: number[]): { data: Float32Array; shape: number[]; strides: number[]; byteOffset: number } {
+  tensor(...leading: number[]): HostOperand {
+    const { data, dtype } = this
     const shape = leading.length > 0 ? [...leading, this.cols] : [this.rows, this.cols]
     const strides = [1]
     for (let axis = shape.length - 2, stride = this.#pitch; axis >= 0; stride *= shape[axis--]) strides.unshift(stride)
-    return { data: this.data, shape, strides, byteOffset: this.#margin * Float32Array.BYTES_PER_ELEMENT }
+    return { data, dtype, shape, strides, byteOffset: this.#margin * data.BYTES_PER_ELEMENT }
   }
 
   values(): Float32Array {
     const values = new Float32Array(this.rows * this.cols)
-    for (let row = 0; row < this.rows; row++)
-      values.set(this.data.subarray(this.#start(row), this.#start(row) + this.cols), row * this.cols)
+    for (let row = 0; row < this.rows; row++) {
+      const numbers = this.data.subarray(this.#start(row), this.#start(row) + this.cols)
+      values.set(unpack(this.dtype, numbers), row * this.cols)
+    }
     return values
   }
 
@@ -50,16 +67,21 @@ export class Operand {
   }
 
   isPaddingUnchanged(): boolean {
-    const words = this.#words().slice()
-    for (let row = 0; row < this.rows; row++) words.fill(SENTINEL, this.#start(row), this.#start(row) + this.cols)
-    return words.every((word) => word === SENTINEL)
+    const [words, before] = [this.#words().slice(), this.#before.slice()]
+    const size = this.data.BYTES_PER_ELEMENT / 2
+    for (let row = 0; row < this.rows; row++) {
+      const range = [size * this.#start(row), size * (this.#start(row) + this.cols)] as const
+      words.fill(0, ...range)
+      before.fill(0, ...range)
+    }
+    return words.every((word, i) => word === before[i])
   }
 
   #start(row: number): number {
     return this.#margin + row * this.#pitch
   }
 
-  #words(): Uint32Array {
-    return new Uint32Array(this.data.buffer)
+  #words(): Uint16Array {
+    return new Uint16Array(this.data.buffer)
   }
 }

@@ -2,6 +2,7 @@
 import type { Tensor } from '../../lib/index.js'
 import { foldB, lilyBackward, lilyForward, loraBackward, loraForward } from './backend.js'
 import type { Case } from './cases.js'
+import { roundAll, unpack, type Float } from './dtypes.js'
 import { Operand, type Layout } from './operands.js'
 import { gaussian, randomFrom } from './random.js'
 
@@ -38,13 +39,19 @@ export async function run(c: Case, how: How = {}): Promise<Result> {
   const { routing, tokens, dIn, dOut, rank, experts } = c
   const { outputs = 'new', deferB = false, leading = [], needs } = how
   const isLora = routing === 'lora'
+  const { activations = 'float32', parameters = activations, gradients: ofGradients = parameters } = c
+  const dtypeOf: Record<OperandName, Float> = {
+    ...{ x: activations, y: activations, dy: activations, dx: activations },
+    ...{ a: parameters, router: parameters, b: parameters },
+    ...{ da: ofGradients, dRouter: ofGradients, db: ofGradients },
+  }
   const inputs: Operand[] = []
   const given: [OutputName, Operand][] = []
   const names = new Map<Operand, string>()
   const old: Result['old'] = {}
 
   const place = (name: OperandName, rows: number, cols: number, values: ArrayLike<number>) => {
-    const operand = new Operand(rows, cols, values, how.layout?.(name) ?? { gap: 0, margin: 0 })
+    const operand = new Operand(dtypeOf[name], rows, cols, values, how.layout?.(name) ?? { gap: 0, margin: 0 })
     names.set(operand, name)
     return operand
   }
@@ -57,7 +64,9 @@ export async function run(c: Case, how: How = {}): Promise<Result> {
     if (outputs === 'new') return undefined
     // What is overwritten must not be read: NaN would show it.
     const values =
-      outputs === 'add' ? gaussian(randomFrom(rows + cols), rows * cols) : new Float32Array(rows * cols).fill(NaN)
+      outputs === 'add'
+        ? roundAll(dtypeOf[name], gaussian(randomFrom(rows + cols), rows * cols))
+        : new Float32Array(rows * cols).fill(NaN)
     const operand = place(name, rows, cols, values)
     given.push([name, operand])
     old[name] = values
@@ -80,23 +89,24 @@ export async function run(c: Case, how: How = {}): Promise<Result> {
   const dRouter = gradient('dRouter', experts, rank)?.tensor()
   const db = gradient('db', bRows, bCols)?.tensor(...bShape)
 
-  const { scaling, activation } = c
+  const { scaling, activation, precision } = c
   const accumulate = outputs !== 'overwrite'
   const backwardOptions = { accumulate, ...(needs && { needs }) }
   const values: Values = {}
   const keep = (name: keyof Values, tensor: Tensor | null | undefined) => {
-    if (tensor) values[name] = (tensor.data as Float32Array).slice()
+    if (tensor) values[name] = unpack(tensor.dtype, tensor.data)
   }
 
   if (isLora) {
-    const { y: result, saved } = await loraForward({ x, a, b, y }, { scaling, accumulate })
+    const { y: result, saved } = await loraForward({ x, a, b, y }, { scaling, accumulate, precision })
     keep('y', result)
     keep('hidden', saved.hidden)
     const gradients = await loraBackward({ dy, dx, da, db }, saved, backwardOptions)
     for (const name of ['dx', 'da', 'db'] as const) keep(name, gradients[name])
   } else {
     const offsets = leading.length > 1 && (routing === 'sequence' || routing === 'fixed') ? undefined : c.offsets
-    const options = { scaling, activation, accumulate, routing, pool: c.pool, mask: c.mask, sequenceOffsets: offsets }
+    const { pool, mask } = c
+    const options = { scaling, activation, precision, accumulate, routing, pool, mask, sequenceOffsets: offsets }
     const weights = c.weights && { data: c.weights, shape: [c.weights.length / experts, experts] }
     const { y: result, saved } = await lilyForward({ x, a, router, b, y }, { ...options, weights })
     keep('y', result)

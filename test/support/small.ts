@@ -1,4 +1,5 @@
 import type { Tensor } from '../../lib/index.js'
+import { pack, unpack, type Float, type Types } from './dtypes.js'
 import { gaussian, randomFrom } from './random.js'
 
 /** A small problem as plain operands, for tests of the interface rather than of the numbers. */
@@ -41,12 +42,39 @@ export function filled(value: number, ...shape: number[]): HostTensor {
   return { data: new Float32Array(count(shape)).fill(value), shape }
 }
 
-function count(shape: readonly number[]): number {
-  return shape.reduce((product, size) => product * size, 1)
+export interface TypedTensor {
+  data: Float32Array | Uint16Array
+  shape: number[]
+  dtype: Float
 }
 
-/** The numbers of a float32 tensor. */
-export function numbers(tensor: Tensor | undefined): Float32Array {
+/** Rounded to a type. */
+export function typed({ data, shape }: HostTensor, dtype: Float = 'float32'): TypedTensor {
+  return { data: pack(dtype, data), shape, dtype }
+}
+
+/** The small operands in the types of a problem. */
+export function typedOperands({
+  activations,
+  parameters = activations,
+}: Types): Record<keyof SmallOperands, TypedTensor> {
+  const { x, a, router, b, dy } = smallOperands()
+  return {
+    x: typed(x, activations),
+    a: typed(a, parameters),
+    router: typed(router, parameters),
+    b: typed(b, parameters),
+    dy: typed(dy, activations),
+  }
+}
+
+/** The numbers of a tensor or an operand; float32 ones are not copied. */
+export function numbers(tensor: Pick<Tensor, 'dtype' | 'data'> | undefined): Float32Array {
   if (tensor?.data instanceof Float32Array) return tensor.data
-  throw new Error('expected a tensor of float32 numbers')
+  if (tensor?.data instanceof Uint16Array) return unpack(tensor.dtype, tensor.data)
+  throw new Error('expected a tensor of numbers')
+}
+
+function count(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1)
 }

@@ -77,8 +77,8 @@ typedef struct lily_problem {
   int32_t pool;
   int32_t activation;
   int32_t precision;
-  int32_t activation_dtype; /* of x, y, dy, dx and hidden */
-  int32_t parameter_dtype;  /* of a, router and b */
+  int32_t activation_dtype; /* of x, y, dy, dx; of hidden too but for float32 parameters with LILY_PRECISION_HIGH */
+  int32_t parameter_dtype;  /* of a, router and b: float32 or activation_dtype */
   float scaling;            /* s */
   int32_t device;
 } lily_problem;
@@ -103,7 +103,7 @@ typedef struct lily_forward {
   lily_matrix router;   /* E x r; absent where the routing has no router */
   lily_matrix b;        /* E*r x d_out; d_out x r with LILY_ROUTING_NONE */
   lily_matrix y;        /* M x d_out, out */
-  void *hidden;         /* M x r, contiguous, activation_dtype, out: after phi */
+  void *hidden;         /* M x r, contiguous, activation_dtype (see there), out: after phi */
   float *probabilities; /* M x E, contiguous, out: token routing, and pooling of probabilities */
   float *weights;       /* G x E, contiguous; out, but in with LILY_ROUTING_FIXED, where it is required */
   void *workspace;
@@ -171,7 +171,8 @@ typedef struct lily_pointer_info {
 typedef enum lily_roof {
   LILY_ROOF_MULTIPLY_ADD = 0, /* float32 FLOP/s of multiply-adds that wait for nothing */
   LILY_ROOF_READ = 1,         /* bytes/s of reading a buffer again and again */
-  LILY_ROOF_UPDATE = 2        /* bytes/s, read and written, of adding to a buffer in place */
+  LILY_ROOF_UPDATE = 2,       /* bytes/s, read and written, of adding to a buffer in place */
+  LILY_ROOF_BFLOAT16 = 3      /* FLOP/s of multiply-adds of bfloat16 into float32, as fast as the device has them */
 } lily_roof;
 
 /* A backend: a table of functions, constant for the life of the process. */

@@ -1,0 +1,122 @@
+/** The number types of operands, written down apart from lib/: rounding to them, and their bits. */
+
+export type Float = 'float32' | 'bfloat16' | 'float16'
+
+/** Data types of a problem. Without `parameters` (and `gradients`) they have the type of what they belong to. */
+export interface Types {
+  /** Of x, y, dy and dx. */
+  activations?: Float | undefined
+  /** Of a, router and b. */
+  parameters?: Float | undefined
+  /** Of da, dRouter and db where they are given. */
+  gradients?: Float | undefined
+  precision?: 'default' | 'high' | undefined
+}
+
+/** Every combination that is computed, by a name for tests. */
+export const TYPES: Readonly<Record<string, Types>> = {
+  float32: {},
+  bfloat16: { activations: 'bfloat16' },
+  float16: { activations: 'float16' },
+  'bfloat16, gradients in float32': { activations: 'bfloat16', gradients: 'float32' },
+  'mixed bfloat16': { activations: 'bfloat16', parameters: 'float32' },
+  'mixed float16': { activations: 'float16', parameters: 'float32' },
+  'mixed bfloat16, high': { activations: 'bfloat16', parameters: 'float32', precision: 'high' },
+  'mixed float16, high': { activations: 'float16', parameters: 'float32', precision: 'high' },
+}
+
+/** Bits of the significand, and the exponents of the smallest and the largest normal number. */
+const FORMATS = {
+  float32: { digits: 24, least: -126, most: 127 },
+  bfloat16: { digits: 8, least: -126, most: 127 },
+  float16: { digits: 11, least: -14, most: 15 },
+} as const
+
+/** The largest relative error of rounding. */
+export function roundoff(dtype: Float): number {
+  return 2 ** -FORMATS[dtype].digits
+}
+
+/** The bits of a number, by views of one memory. */
+const double = new Float64Array(1)
+const halves = new Uint32Array(double.buffer)
+const float = new Float32Array(1)
+const bitsOf = new Uint32Array(float.buffer)
+/** Which of the halves has the exponent: the second one where the lowest byte is the first. */
+const HIGH = new Uint8Array(Uint32Array.of(1).buffer)[0]
+
+/** Distance of the type's numbers around a value. */
+export function quantum(dtype: Float, value: number): number {
+  const { digits, least } = FORMATS[dtype]
+  double[0] = value
+  const exponent = ((halves[HIGH] >>> 20) & 0x7ff) - 1023
+  halves[1 - HIGH] = 0
+  halves[HIGH] = (Math.max(exponent, least) - digits + 1 + 1023) << 20
+  return double[0]
+}
+
+/** The nearest number of the type, the even one of two. */
+export function round(dtype: Float, value: number): number {
+  if (dtype === 'float32' || !Number.isFinite(value)) return Math.fround(value)
+  const step = quantum(dtype, value)
+  const steps = value / step
+  const below = Math.floor(steps)
+  const rest = steps - below
+  const rounded = step * (rest > 0.5 || (rest === 0.5 && below % 2 !== 0) ? below + 1 : below)
+  return Math.abs(rounded) < 2 ** (FORMATS[dtype].most + 1) ? rounded : Infinity * Math.sign(value)
+}
+
+export function roundAll(dtype: Float, values: ArrayLike<number>): Float32Array {
+  const rounded = new Float32Array(values)
+  if (dtype === 'float32') return rounded
+  for (let i = 0; i < rounded.length; i++) rounded[i] = round(dtype, values[i])
+  return rounded
+}
+
+/** The bits of the nearest numbers of the type, in the array that an operand has them in. */
+export function pack(dtype: Float, values: ArrayLike<number>): Float32Array | Uint16Array {
+  const rounded = roundAll(dtype, values)
+  if (dtype === 'float32') return rounded
+  const packed = new Uint16Array(rounded.length)
+  for (let i = 0; i < packed.length; i++)
+    packed[i] = dtype === 'bfloat16' ? bfloat16Bits(rounded[i]) : float16Bits(rounded[i])
+  return packed
+}
+
+/** bfloat16 is the upper half of a float32. */
+function bfloat16Bits(value: number): number {
+  float[0] = value
+  return bitsOf[0] >>> 16
+}
+
+function float16Bits(value: number): number {
+  float[0] = value
+  const bits = bitsOf[0]
+  const sign = (bits >>> 16) & 0x8000
+  if (Number.isNaN(value)) return sign | 0x7e00
+  if (!Number.isFinite(value)) return sign | 0x7c00
+  const size = Math.abs(value)
+  // 2^-24 is the smallest subnormal number.
+  if (size < 2 ** -14) return sign | (size / 2 ** -24)
+  return sign | (((bits & 0x7fffffff) - (112 << 23)) >>> 13)
+}
+
+/** The numbers in an operand's array, as new float32 ones. */
+export function unpack(dtype: string, data: ArrayLike<number>): Float32Array {
+  const values = new Float32Array(data)
+  if (dtype === 'float32') return values
+  for (let i = 0; i < values.length; i++) values[i] = dtype === 'bfloat16' ? bfloat16(data[i]) : float16(data[i])
+  return values
+}
+
+function bfloat16(bits: number): number {
+  bitsOf[0] = bits << 16
+  return float[0]
+}
+
+function float16(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1
+  const [exponent, fraction] = [(bits >> 10) & 0x1f, bits & 0x3ff]
+  if (exponent === 0x1f) return fraction ? NaN : sign * Infinity
+  return sign * (exponent === 0 ? fraction * 2 ** -24 : (1024 + fraction) * 2 ** (exponent - 25))
+}
