@@ -42,6 +42,12 @@ LILY_INLINE void store_bits(void *p, BitVector bits) {
   *static_cast<UnalignedHalfVector *>(p) = __builtin_convertvector(bits, HalfVector);
 }
 
+// The bytes of a vector, of 16-bit numbers at any address of theirs.
+LILY_INLINE Vector load_bytes(const void *p) {
+  typedef float Bytes __attribute__((vector_size(LILY_VECTOR_BYTES), aligned(2), may_alias));
+  return *static_cast<const Bytes *>(p);
+}
+
 // bfloat16 is the upper half of a float32. Rounding is to nearest, ties to even, everywhere.
 LILY_INLINE Vector load(const BFloat16 *p) { return (Vector)(load_bits(p) << 16); }
 

@@ -74,8 +74,8 @@ struct Pairs {
     const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
     int64_t j = 0;
     for (; j + 2 * kLanes <= columns; j += 2 * kLanes) {
-      const __m512i even = (__m512i)load(reinterpret_cast<const float *>(rows + j));
-      const __m512i odd = (__m512i)load(reinterpret_cast<const float *>(rows + pitch + j));
+      const __m512i even = (__m512i)load_bytes(rows + j);
+      const __m512i odd = (__m512i)load_bytes(rows + pitch + j);
       store(out + j, (Vector)_mm512_permutex2var_epi16(even, first, odd));
       store(out + j + kLanes, (Vector)_mm512_permutex2var_epi16(even, second, odd));
     }
@@ -89,7 +89,7 @@ struct Pairs {
     return (Vector)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
   }
   static LILY_INLINE Vector load_steps(const BFloat16 *row, int64_t count, float scale) {
-    if (scale == 1.0f && count >= 2 * kLanes) return load(reinterpret_cast<const float *>(row));
+    if (scale == 1.0f && count >= 2 * kLanes) return load_bytes(row);
     return load_steps<BFloat16>(row, count, scale);
   }
 };
