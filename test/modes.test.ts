@@ -124,6 +124,12 @@ function modesIn(types: Types): void {
       it('saves what the table says', async () => {
         const { saved } = await lilyForward(operands, options)
         expect(saved.hidden.shape).toEqual([tokens, rank])
+        const { dtype } = (await lilyForward(operands, { ...options, precision: 'high' })).saved.hidden
+        expect([saved.hidden.dtype, dtype]).toEqual([
+          activations ?? 'float32',
+          parameters === 'float32' ? 'float32' : (activations ?? 'float32'),
+        ])
+        expect(saved.weights?.dtype ?? saved.probabilities?.dtype).toBe('float32')
         expect(saved.probabilities?.shape).toEqual(mode.probabilities ? [tokens, experts] : undefined)
         expect(saved.weights?.shape).toEqual(mode.weights)
       })

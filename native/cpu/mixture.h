@@ -104,15 +104,18 @@ void mix_rows(const Mixture &mixture, const float *weights, int64_t row, int64_t
     const auto *first_row = static_cast<const decltype(element) *>(mixture.b.data) + row * pitch + column;
     for (int64_t i = 0; i < rows; i += T::kDepth) {
       const auto *first = first_row + i * pitch;
-      const int64_t count_rows = T::kDepth == 1 ? 1 : minimum(T::kDepth, rows - i);
+      const bool fills_step = i + T::kDepth <= rows;
       float *row_out = out + i / T::kDepth * width;
       for_vectors(columns, [&](int64_t j, int64_t count) __attribute__((always_inline)) {
         Vector sums[T::kDepth] = {};
-        for (int64_t k = 0; k < count_rows; ++k) {
-          for (int64_t e = 0; e < mixture.experts; ++e) {
-            const auto *from = first + k * pitch + e * expert_pitch + j;
-            sums[k] += scaled[e] * load_up_to(from, count);
-            __builtin_prefetch(from + T::kDepth * pitch);  // rows are too short for the processor to see a stream
+        // Rows are too short for the processor to see a stream. One prefetch of a line is enough.
+        const bool begins_line = sizeof(element) == 4 || j % 32 == 0;
+        for (int64_t e = 0; e < mixture.experts; ++e) {
+          const auto *from = first + e * expert_pitch + j;
+#pragma GCC unroll 2
+          for (int64_t k = 0; k < T::kDepth; ++k) {
+            if (k == 0 || fills_step) sums[k] += scaled[e] * load_up_to(from + k * pitch, count);
+            if (begins_line) __builtin_prefetch(from + (k + T::kDepth) * pitch);
           }
         }
         store(row_out + j, T::join(sums));

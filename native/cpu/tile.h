@@ -55,10 +55,16 @@ struct Pairs {
     return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)left, (__m512bh)right);
   }
 
+  // 0, odd, 1, odd + 1, ...
+  static LILY_INLINE __m512i interleaving(int odd) {
+    const __m512i step = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_or_si512(step, _mm512_slli_epi32(_mm512_add_epi32(step, _mm512_set1_epi32(odd)), 16));
+  }
+
   static LILY_INLINE Vector join(const Vector (&rows)[kDepth]) {
-    const HalfVector even = (HalfVector)_mm512_cvtneps_pbh((__m512)rows[0]);
-    const HalfVector odd = (HalfVector)_mm512_cvtneps_pbh((__m512)rows[1]);
-    return (Vector)(__builtin_convertvector(even, BitVector) | __builtin_convertvector(odd, BitVector) << 16);
+    // All even numbers, then all odd ones.
+    const __m512i apart = (__m512i)_mm512_cvtne2ps_pbh((__m512)rows[1], (__m512)rows[0]);
+    return (Vector)_mm512_permutexvar_epi16(interleaving(16), apart);
   }
 
   template <typename E>
@@ -68,10 +74,7 @@ struct Pairs {
   static LILY_INLINE int64_t join_rows(const BFloat16 *rows, int64_t pitch, int64_t count, int64_t columns, float scale,
                                        float *out) {
     if (count < kDepth || scale != 1.0f) return 0;
-    const __m512i first =
-        _mm512_cvtepu8_epi16(_mm256_setr_epi8(0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41, 10,
-                                              42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47));
-    const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+    const __m512i first = interleaving(32), second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
     int64_t j = 0;
     for (; j + 2 * kLanes <= columns; j += 2 * kLanes) {
       const __m512i even = (__m512i)load_bytes(rows + j);
