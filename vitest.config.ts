@@ -46,6 +46,26 @@ if (cuda.missing !== undefined) console.log(`the tests of the cuda backend are s
 /** The same on both backends. */
 const both = ['async', 'determinism', 'errors', 'golden', 'identities', 'modes', 'property']
 
+const files = (names: string[]) => names.map((name) => `test/${name}.test.ts`)
+
+/** All of it once; the numbers on further schedules of the emulator, and on its oldest architecture. */
+const cudaProjects =
+  cuda.missing !== undefined
+    ? [{ name: 'cuda', include: ['test/cuda/missing.test.ts'], env: {} }]
+    : [
+        { name: 'cuda', include: ['test/cuda/**/*.test.ts', ...files(both)], env: {} },
+        ...(cuda.env.LILY_TEST_EMULATED === '1'
+          ? [
+              { name: 'cuda seed 2', include: files(['golden', 'property']), env: { LILY_EMULATOR_SEED: '2' } },
+              {
+                name: 'cuda turing',
+                include: files(['golden', 'property']),
+                env: { LILY_EMULATOR_SEED: '3', LILY_EMULATOR_ARCH: '75' },
+              },
+            ]
+          : []),
+      ]
+
 const shared = {
   // The addon reads its environment once per process, and sanitizers need processes.
   pool: 'forks' as const,
@@ -70,22 +90,19 @@ export default defineConfig({
           env: { LILY_TEST_BACKEND: 'cpu', LILY_CUDA_LIBRARY: 'none' },
         },
       },
-      {
+      ...cudaProjects.map(({ name, include, env }) => ({
         resolve,
         test: {
           ...shared,
-          name: 'cuda',
-          include:
-            cuda.missing === undefined
-              ? ['test/cuda/**/*.test.ts', ...both.map((name) => `test/${name}.test.ts`)]
-              : ['test/cuda/missing.test.ts'],
+          name,
+          include,
           exclude: cuda.missing === undefined ? ['test/cuda/missing.test.ts'] : [],
-          env: { LILY_TEST_BACKEND: 'cuda', LILY_TEST_CUDA_MISSING: cuda.missing ?? '', ...cuda.env },
+          env: { LILY_TEST_BACKEND: 'cuda', LILY_TEST_CUDA_MISSING: cuda.missing ?? '', ...cuda.env, ...env },
           // Emulated kernels take seconds.
           testTimeout: 300_000,
           hookTimeout: 300_000,
         },
-      },
+      })),
     ],
   },
 })

@@ -1,6 +1,6 @@
 /** What must hold between the numbers of any problem, whatever the reference says. */
 import { describe, expect, test } from 'vitest'
-import { isEmulated } from './support/backend.js'
+import { backend, isEmulated } from './support/backend.js'
 import { makeCase, type Case, type Spec } from './support/cases.js'
 import { expectSameBits, relativeError } from './support/compare.js'
 import { roundoff, TYPES, type Types } from './support/dtypes.js'
@@ -138,6 +138,19 @@ describe('a group with no kept token', () => {
       const sum = rows('weights', group, group + 1).reduce((total, w) => total + w, 0)
       expect(Math.abs(sum - 1)).toBeLessThan(2e-6)
     }
+  })
+})
+
+// It is a permission: a backend without TF32 keeps to full precision. Rounded are both operands of every product, to 11
+// bits; a result is a product of three at most.
+describe('tf32 stays within its roundings', () => {
+  test.each(Object.entries(specs))('%s', async (_, spec) => {
+    const full = (await run(makeCase(spec))).values
+    const rounded = (await run(makeCase({ ...spec, precision: 'tf32' }))).values
+    const names = Object.keys(full) as (keyof Values)[]
+    expectSame(rounded, full, names, 6 * 2 ** -11)
+    const differs = names.some((name) => relativeError(valueOf(rounded, name), valueOf(full, name)) > 0)
+    if (backend === 'cpu' || isEmulated) expect(differs).toBe(backend === 'cuda')
   })
 })
 

@@ -83,6 +83,26 @@ describe('random problems', () => {
     })
 })
 
+// Every size of tokens with every rank; the other sizes, the routing and the data types in turn.
+describe('ragged shapes', () => {
+  const types = Object.entries(TYPES)
+  const pairs = [1, 7, 33, 65].flatMap((tokens) => [4, 8, 33, 128].map((rank) => ({ tokens, rank })))
+  pairs.forEach(({ tokens, rank }, i) => {
+    for (const turn of [i, i + 3]) {
+      const routing = ROUTINGS[turn % ROUTINGS.length]
+      const [name, of] = types[(i + turn) % types.length]
+      const [dIn, dOut] = [[8, 96, 136][turn % 3], [136, 8, 96][(turn + i) % 3]]
+      const experts = routing === 'lora' ? 1 : 1 + (turn % 8)
+      const lengths = routing === 'sequence' || routing === 'fixed' ? splitTokens(tokens, 3, turn) : undefined
+      test(`${routing} ${[tokens, dIn, dOut, rank, experts].join(', ')}, ${name}`, async () => {
+        const c = makeCase({ routing, tokens, dIn, dOut, rank, experts, lengths, ...of, seed: turn })
+        await checkCase(c, { outputs: 'add' })
+        if (routing !== 'lora') await checkCase(c, { deferB: true })
+      })
+    }
+  })
+})
+
 const large: Spec[] = [
   { routing: 'batch', tokens: 300, dIn: 1023, dOut: 1024, rank: 130, experts: 3, seed: 1 },
   { routing: 'batch', tokens: 1023, dIn: 130, dOut: 2050, rank: 16, experts: 4, pool: 'logits', masked: 0.3, seed: 2 },

@@ -15,7 +15,7 @@ namespace lily::cuda {
 inline int ceil_divide(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 inline int round_up(int64_t a, int b) { return ceil_divide(a, b) * b; }
 
-// Blocks that a launch should have at least: two for each multiprocessor, and 64 on any device.
+// Blocks that a launch should have at least: one for each multiprocessor, and 64 on any device.
 inline int wanted_blocks(const Device &device) { return std::max(64, device.multiprocessors); }
 
 // Every token its own mixture, or one combined HP for all. Sequences take the first: no combined HP per sequence is

@@ -10,7 +10,7 @@ export interface Types {
   parameters?: Float | undefined
   /** Of da, dRouter and db where they are given. */
   gradients?: Float | undefined
-  precision?: 'default' | 'high' | undefined
+  precision?: 'default' | 'high' | 'tf32' | undefined
 }
 
 /** Every combination that is computed, by a name for tests. */
