@@ -22,10 +22,16 @@ export class State {
 
   constructor(readonly problem: Problem) {}
 
+  /** The deferred gradients, of which the caller disposes. */
+  takeDeferred(): DeferredB[] {
+    const { deferred } = this
+    this.deferred = []
+    return deferred
+  }
+
   /** Lets go of the deferred gradients. */
   dropDeferred(): void {
-    for (const deferred of this.deferred) deferred.dispose()
-    this.deferred = []
+    for (const deferred of this.takeDeferred()) deferred.dispose()
   }
 
   dispose(): void {
