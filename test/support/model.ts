@@ -1,6 +1,13 @@
 /** Models and tensors where the suite computes. */
-import { LilyModel, tensor, type LilyModelOptions, type Tensor, type TensorLike } from '../../lib/index.js'
-import { operandOf } from '../../lib/tensor.js'
+import {
+  LilyModel,
+  tensor,
+  type LayerBackwardOptions,
+  type LilyModelOptions,
+  type LilySaved,
+  type Tensor,
+  type TensorLike,
+} from '../../lib/index.js'
 import { backend } from './backend.js'
 import { pack, unpack, type Float } from './dtypes.js'
 
@@ -35,10 +42,6 @@ export async function setValues(model: LilyModel, valueOf: (name: string, index:
   moved(model)
 }
 
-export function isDisposed(value: Tensor): boolean {
-  return operandOf(value) === null
-}
-
 /** Layers of a transformer's projections, in the order in which PyTorch lists them. */
 export function projections(layers: number, sizes: Readonly<Record<string, readonly [number, number]>>) {
   return Array.from({ length: layers }, (_, l) =>
@@ -48,4 +51,31 @@ export function projections(layers: number, sizes: Readonly<Record<string, reado
       outFeatures,
     })),
   ).flat()
+}
+
+/** A chain in which each layer adds to what passes: x_l+1 = x_l + adapter_l(x_l), as the golden case has it. */
+export async function runChain(
+  model: LilyModel,
+  input: ArrayLike<number>,
+  shape: number[],
+  gradient: ArrayLike<number>,
+  options: LayerBackwardOptions = {},
+) {
+  const layers = [...model.layers.values()]
+  const outputs: Float32Array[] = []
+  const saved: LilySaved[] = []
+  let x = place(input, shape)
+  for (const layer of layers) {
+    const y = place(await numbersOf(x), shape)
+    saved.push(layer.forward(x, y).saved)
+    outputs.push(await numbersOf(y))
+    x = y
+  }
+  const dx = place(gradient, shape)
+  for (const [l, layer] of [...layers.entries()].reverse()) {
+    const dy = place(await numbersOf(dx), shape)
+    layer.backward(dy, saved[l], { ...options, dx })
+    saved[l].dispose()
+  }
+  return { outputs, dx: await numbersOf(dx) }
 }
