@@ -44,7 +44,7 @@ const cuda = findCuda()
 if (cuda.missing !== undefined) console.log(`the tests of the cuda backend are skipped: ${cuda.missing}`)
 
 /** The same on both backends. */
-const both = ['async', 'determinism', 'errors', 'golden', 'identities', 'modes', 'property']
+const both = ['adamw', 'async', 'determinism', 'errors', 'golden', 'identities', 'modes', 'property']
 
 const shared = {
   // The addon reads its environment once per process, and sanitizers need processes.

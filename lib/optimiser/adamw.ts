@@ -37,7 +37,7 @@ const STATE: Known = new Set(['step', 'parameters'])
  * before it, for all parameters at once:
  *
  *     g     = grad min(1, maxNorm / (norm + 1e-6))             norm = |all gradients|; without maxNorm g = grad
- *     m     = m + (1 - beta1) (g - m)
+ *     m     = beta1 m + (1 - beta1) g
  *     v     = beta2 v + (1 - beta2) g²
  *     value = (1 - lr weightDecay) value - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)       t: the step
  *

@@ -7,6 +7,7 @@ namespace lily {
 AdamWStep adamw_step(const lily_adamw &call) {
   const double correction = 1.0 - pow(call.beta2, static_cast<double>(call.step));
   return {
+      .beta1 = static_cast<float>(call.beta1),
       .beta1_rest = static_cast<float>(1.0 - call.beta1),
       .beta2 = static_cast<float>(call.beta2),
       .beta2_rest = static_cast<float>(1.0 - call.beta2),

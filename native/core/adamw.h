@@ -7,6 +7,7 @@ namespace lily {
 
 // The factors of a step that all parameters share, with the names of lily_adamw's formula.
 struct AdamWStep {
+  float beta1;
   float beta1_rest;  // 1 - beta1
   float beta2;
   float beta2_rest;   // 1 - beta2

@@ -42,7 +42,7 @@ LILY_INLINE void update_elements(const AdamWUpdate &update, Value *value, const 
     const int64_t i = begin + offset;
     const Vector g = load_up_to(grad + i, count) * update.clip;
     Vector m = load_up_to(exp_avg + i, count), v = load_up_to(exp_avg_sq + i, count);
-    m += step.beta1_rest * (g - m);
+    m = step.beta1 * m + step.beta1_rest * g;
     v = step.beta2 * v + step.beta2_rest * g * g;
     const Vector change = rate.step_size * m / (square_root(v) * step.root_factor + step.eps);
     store_up_to(exp_avg + i, m, count);

@@ -129,7 +129,7 @@ __global__ __launch_bounds__(kThreads) void adamw_update(const __grid_constant__
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const float gradient = g[e] * clip;
-      m[e] += step.beta1_rest * (gradient - m[e]);
+      m[e] = step.beta1 * m[e] + step.beta1_rest * gradient;
       v[e] = step.beta2 * v[e] + step.beta2_rest * gradient * gradient;
       p[e] = rate.keep * p[e] - rate.step_size * m[e] / (sqrtf(v[e]) * step.root_factor + step.eps);
     }

@@ -163,7 +163,7 @@ typedef struct lily_adamw_parameter {
  * One step of AdamW (arXiv 1711.05101, as PyTorch computes it) for all parameters; all arrays are apart in memory.
  *
  *   g     = grad * min(1, max_norm / (norm + 1e-6)), norm = |all gradients| as one vector; without `norm` g = grad
- *   m     = m + (1 - beta1) (g - m)
+ *   m     = beta1 m + (1 - beta1) g
  *   v     = beta2 v + (1 - beta2) g^2
  *   value = (1 - lr weight_decay) value - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
  *
