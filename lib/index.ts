@@ -40,7 +40,7 @@ export { emptyCache, memoryStats, type MemoryStats, type PoolStats } from './mem
 export type { Device } from './operand.js'
 export { AdamW, type AdamWState, type AdamWStepOptions } from './optimiser/adamw.js'
 export type { AdamWGroup, AdamWOptions } from './optimiser/options.js'
-export type { Parameter } from './optimiser/parameters.js'
+export type { TrainableParameter } from './optimiser/parameters.js'
 export type { Activation, Pool, Precision, Routing } from './problem.js'
 export type { DeviceTensorLike, DeviceTensorProvider, HostTensorLike, OnnxTensorLike, TensorLike } from './resolve.js'
 export type { LilySaved, LoraSaved } from './saved.js'

@@ -1,7 +1,14 @@
 /** AdamW against PyTorch's recorded numbers, against its formula in float64, and against itself. */
 import { readFileSync } from 'node:fs'
 import { describe, expect, it, test } from 'vitest'
-import { AdamW, tensor, type AdamWOptions, type Parameter, type Tensor, type TensorLike } from '../lib/index.js'
+import {
+  AdamW,
+  tensor,
+  type AdamWOptions,
+  type TrainableParameter,
+  type Tensor,
+  type TensorLike,
+} from '../lib/index.js'
 import { checkHistory } from './support/adamw.js'
 import { backend, isEmulated } from './support/backend.js'
 import { expectSameBits, relativeError } from './support/compare.js'
@@ -271,7 +278,11 @@ it('reads value and grad anew in every step', async () => {
       return grad.tensor
     },
   }
-  const optimiser = new AdamW(new Map<string, Parameter>([['a', parameter]]), { lr: 0.5, weightDecay: 0, eps: 0 })
+  const optimiser = new AdamW(new Map<string, TrainableParameter>([['a', parameter]]), {
+    lr: 0.5,
+    weightDecay: 0,
+    eps: 0,
+  })
   expect(reads).toEqual(['value'])
   optimiser.step()
   expect(reads).toEqual(['value', 'value', 'grad'])
@@ -314,7 +325,7 @@ describe('refusals', () => {
   })
 
   it('parameters', async () => {
-    const make = (parameters: unknown) => () => new AdamW(parameters as Map<string, Parameter>)
+    const make = (parameters: unknown) => () => new AdamW(parameters as Map<string, TrainableParameter>)
     await expectRefused('ERR_LILY_ARGUMENT', 'expected a Map', make({}))
     await expectRefused('ERR_LILY_ARGUMENT', 'at least one', make(new Map()))
     await expectRefused('ERR_LILY_ARGUMENT', 'names as keys', make(new Map([[1, {}]])))
@@ -464,9 +475,9 @@ describe('refusals', () => {
         'h.value: is on device cpu:0',
         () => new AdamW(new Map([...parameters, ['h', onHost]])),
       )
-      const moved: Parameter = { ...onHost }
+      const moved: TrainableParameter = { ...onHost }
       const optimiser = new AdamW(new Map([['h', moved]]))
-      const state = new AdamW(new Map<string, Parameter>([['h', { value: place(1), grad: place(1) }]])).state()
+      const state = new AdamW(new Map<string, TrainableParameter>([['h', { value: place(1), grad: place(1) }]])).state()
       await expectRefused('ERR_LILY_DEVICE', 'toHost()', () => optimiser.load(state))
       Object.assign(moved, { value: place(1), grad: place(1) })
       await expectRefused('ERR_LILY_DEVICE', "the optimiser's state is on cpu:0", () => optimiser.step())

@@ -11,7 +11,14 @@ import { tensorOf, type Tensor } from '../tensor.js'
 import { runAdamW } from './launch.js'
 import { checkMoments, checkNames, copyTo, disposeMoments, newMoments, readMoments, type Moments } from './moments.js'
 import { readFromZero, readSettings, type AdamWOptions, type Settings } from './options.js'
-import { checkParameters, checkValue, readNames, readParameters, readValue, type Parameter } from './parameters.js'
+import {
+  checkParameters,
+  checkValue,
+  readNames,
+  readParameters,
+  readValue,
+  type TrainableParameter,
+} from './parameters.js'
 
 /** All that AdamW keeps from step to step: what {@link AdamW.state} gives and {@link AdamW.load} takes. */
 export interface AdamWState<T extends TensorLike = Tensor> {
@@ -55,7 +62,7 @@ const STATE: Known = new Set(['step', 'parameters'])
  * model.zeroGrad()
  */
 export class AdamW {
-  readonly #parameters: ReadonlyMap<string, Parameter>
+  readonly #parameters: ReadonlyMap<string, TrainableParameter>
   readonly #settings: Settings
   readonly #device: Device
   /** Null once disposed of. */
@@ -68,7 +75,7 @@ export class AdamW {
    *   they may be getters. The names, the shapes and the device stay what they are now.
    * @throws LilyError
    */
-  constructor(parameters: ReadonlyMap<string, Parameter>, options: AdamWOptions = {}) {
+  constructor(parameters: ReadonlyMap<string, TrainableParameter>, options: AdamWOptions = {}) {
     const names = readNames(parameters)
     this.#parameters = parameters
     this.#settings = readSettings(options, names)

@@ -1,19 +1,19 @@
 /** What an optimiser reads of a model's parameters, and checks before it writes any. */
 import { checkFloat, checkPlace, checkTypeOrFloat32, deviceText } from '../checks.js'
 import { describe, fail, shapeText } from '../errors.js'
-import { isHostMemory, overlaps, startOf, type Device, type Operand } from '../operand.js'
+import { checkMemory, isHostMemory, overlaps, startOf, type Device, type Operand } from '../operand.js'
 import { get } from '../options.js'
 import { resolve, type TensorLike } from '../resolve.js'
 
 /** A trainable array and its gradient, of the same shape; both contiguous. */
-export interface Parameter {
+export interface TrainableParameter {
   /** float32, bfloat16 or float16; updated in place. */
   readonly value: TensorLike
   /** Of the value's type or float32. */
   readonly grad: TensorLike
 }
 
-export type Parameters = ReadonlyMap<string, Parameter>
+export type Parameters = ReadonlyMap<string, TrainableParameter>
 
 export interface ParameterOperands {
   readonly name: string
@@ -80,7 +80,7 @@ export function checkValue(name: string, value: Operand, device: Device, shape: 
 
 export function checkParameters(parameters: readonly ParameterOperands[]): void {
   for (const { name, value, grad } of parameters) {
-    checkPlace(`${name}.value`, value, 'it', value)
+    checkMemory(`${name}.value`, value)
     checkPlace(`${name}.grad`, grad, `${name}.value`, value)
     checkShape(`${name}.grad`, grad, value.shape)
     checkTypeOrFloat32(`${name}.grad`, grad, value.dtype)

@@ -17,10 +17,9 @@ struct AdamWTensor {
   int first_block;
 };
 
-constexpr int kAdamWTensors = 60;        // within the 4 KiB of a kernel's parameters
-constexpr int kAdamWPasses = 4;          // of a block over fours, whose loads are under way together
-constexpr int kAdamWRow = kThreads * 4;  // elements of a pass
-constexpr int kAdamWChunk = kAdamWRow * kAdamWPasses;
+constexpr int kAdamWTensors = 72;           // within the 4 KiB of a kernel's parameters
+constexpr int kAdamWRow = kThreads * 4;     // elements that a block has in hand
+constexpr int kAdamWChunk = kAdamWRow * 4;  // and in all: some rows pay for finding the chunk
 
 struct AdamW {
   AdamWTensor tensors[kAdamWTensors];
@@ -67,10 +66,7 @@ __global__ __launch_bounds__(kThreads) void adamw_squares(const __grid_constant_
   const AdamWTensor &tensor = call.tensors[at.tensor];
   const Operand grad = adamw_chunk(tensor.grad, tensor.grad_dtype, at.begin).operand();
   float sum = 0;
-#pragma unroll
-  for (int pass = 0; pass < kAdamWPasses; ++pass) {
-    const int i = pass * kAdamWRow + threadIdx.x * 4;
-    if (i >= at.length) break;
+  for (int i = threadIdx.x * 4; i < at.length; i += kAdamWRow) {
     float g[4];
     load_four(grad, 0, i, at.length, g);
 #pragma unroll
@@ -117,10 +113,7 @@ __global__ __launch_bounds__(kThreads) void adamw_update(const __grid_constant__
   const Output value = adamw_chunk(tensor.value, tensor.value_dtype, at.begin);
   const Output exp_avg = adamw_chunk(tensor.exp_avg, LILY_FLOAT32, at.begin);
   const Output exp_avg_sq = adamw_chunk(tensor.exp_avg_sq, LILY_FLOAT32, at.begin);
-#pragma unroll
-  for (int pass = 0; pass < kAdamWPasses; ++pass) {
-    const int i = pass * kAdamWRow + threadIdx.x * 4;
-    if (i >= at.length) break;
+  for (int i = threadIdx.x * 4; i < at.length; i += kAdamWRow) {
     float g[4], m[4], v[4], p[4];
     load_four(grad, 0, i, at.length, g);
     load_four(exp_avg.operand(), 0, i, at.length, m);
