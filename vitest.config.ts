@@ -45,6 +45,7 @@ if (cuda.missing !== undefined) console.log(`the tests of the cuda backend are s
 
 /** The same on both backends. */
 const both = [
+  'adamw',
   'async',
   'determinism',
   'errors',

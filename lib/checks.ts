@@ -24,7 +24,7 @@ export function checkSameDevice(argument: string, operand: Operand | null, other
   )
 }
 
-function deviceText({ type, id }: Device): string {
+export function deviceText({ type, id }: Device): string {
   return `${type}:${id}`
 }
 

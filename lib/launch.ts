@@ -69,7 +69,10 @@ const backwardSlot = positions(native.backwardSlots, [
 ])
 
 /** Where the binding has each of its names. */
-function positions<K extends string>(names: readonly string[], wanted: readonly K[]): Readonly<Record<K, number>> {
+export function positions<K extends string>(
+  names: readonly string[],
+  wanted: readonly K[],
+): Readonly<Record<K, number>> {
   const missing = wanted.find((name) => !names.includes(name))
   if (missing !== undefined || names.length !== wanted.length) {
     throw new LilyError(
@@ -81,7 +84,7 @@ function positions<K extends string>(names: readonly string[], wanted: readonly 
   return Object.fromEntries(wanted.map((name) => [name, names.indexOf(name)])) as Record<K, number>
 }
 
-function dtypeNumber(dtype: DType): number {
+export function dtypeNumber(dtype: DType): number {
   if (dtype === 'float32') return FLOAT32
   return dtype === 'bfloat16' ? constants.dtype.bfloat16 : constants.dtype.float16
 }
@@ -90,7 +93,7 @@ function dtypeNumber(dtype: DType): number {
 type SharedSlot = keyof typeof forwardSlot & keyof typeof backwardSlot
 
 /** As the binding takes it. */
-function boundMemory(memory: OperandMemory): Memory {
+export function boundMemory(memory: OperandMemory): Memory {
   return isDeviceMemory(memory) ? memory.handle : memory
 }
 
@@ -205,7 +208,7 @@ const backward = new Descriptor(native.backwardSlots.length)
 const fold = new Descriptor(1)
 
 /** On the host now, on a device after the work that it must wait for. */
-function run(placement: Placement | null, work: () => void): void {
+export function run(placement: Placement | null, work: () => void): void {
   if (placement === null) bound(work)
   else placement.run(work)
 }

@@ -62,6 +62,8 @@ export interface Native {
   readonly slotFields: readonly string[]
   readonly forwardSlots: readonly string[]
   readonly backwardSlots: readonly string[]
+  readonly adamwFields: readonly string[]
+  readonly adamwParameterFields: readonly string[]
   readonly constants: {
     readonly backend: Readonly<Record<'cpu' | 'cuda', number>>
     readonly dtype: Readonly<Record<'float32' | 'bfloat16' | 'float16', number>>
@@ -81,6 +83,12 @@ export interface Native {
    * already weighted).
    */
   fold(descriptor: Float64Array, db: Memory, layers: Float64Array, partials: Memory[], weights: Memory[]): void
+  /**
+   * A step of AdamW. The descriptor has the numbers of `adamwFields`, then for each parameter those of
+   * `adamwParameterFields`; `arrays` has four for each: value, grad, exp_avg, exp_avg_sq, the last two from their first
+   * byte on. The norm of all gradients is written to `norm`; null: it is not wanted, and nothing is clipped.
+   */
+  adamw(descriptor: Float64Array, norm: Memory, arrays: readonly Memory[]): void
   /**
    * The best rate of a roof, by its number in `constants`, with all threads at work: FLOP/s of multiply-adds, or bytes/s
    * of reading, or of updating in place, a buffer of `byteLength`. Takes milliseconds; for benchmarks.

@@ -272,7 +272,7 @@ export function sharesMemory({ memory, byteOffset, byteLength }: Operand, own: O
 }
 
 /** Where memory begins: in its buffer, or on the devices, which have no address in common. */
-function startOf(memory: OperandMemory): number {
+export function startOf(memory: OperandMemory): number {
   if (typeof memory === 'bigint') return Number(memory)
   return isHostMemory(memory) ? memory.byteOffset : memory.address
 }

@@ -29,6 +29,12 @@ export function copyToDevice(operand: Operand, device: Device): Operand {
   return layOutOnDevice('device', target, 0, dtype, shape)
 }
 
+/** A contiguous copy on the host of an operand that is there. */
+export function copyOnHost(operand: Operand): Operand {
+  const copy = compact(operand).slice() as HostData
+  return layOut('copy', copy, 0, operand.dtype, CPU, operand.shape, null)
+}
+
 /** A contiguous copy on the host, when all work on the operand is done. */
 export async function copyToHost(operand: Operand): Promise<Operand> {
   const { dtype, shape, rows, columns, pitch, device } = operand

@@ -10,6 +10,7 @@
 
 #include "core/problem.h"
 #include "core/workspace.h"
+#include "cpu/optimiser.h"
 #include "cpu/plan.h"
 #include "cpu/pooling.h"
 #include "cpu/processor.h"
@@ -155,6 +156,19 @@ lily_status fold(const lily_fold *call) {
   return LILY_OK;
 }
 
+lily_status adamw_workspace(const lily_adamw *call, size_t *bytes) {
+  *bytes = cpu::adamw_workspace(*call);
+  return LILY_OK;
+}
+
+lily_status adamw(const lily_adamw *call) {
+  if (const lily_status status = check_available()) return status;
+  const size_t needed = cpu::adamw_workspace(*call);
+  if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, needed)) return status;
+  cpu::adamw(*call, *instruction_set().kernels);
+  return LILY_OK;
+}
+
 lily_status allocate(int32_t, size_t bytes, void **memory) {
   *memory = aligned_alloc(Workspace::kAlignment,
                           (bytes + Workspace::kAlignment - 1) / Workspace::kAlignment * Workspace::kAlignment);
@@ -207,6 +221,8 @@ constexpr lily_backend kBackend = {
     .backward_workspace = backward_workspace,
     .backward = backward,
     .fold = fold,
+    .adamw_workspace = adamw_workspace,
+    .adamw = adamw,
     .allocate = allocate,
     .release = release,
     .allocate_pinned = allocate,

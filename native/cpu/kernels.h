@@ -4,6 +4,7 @@
 // task writes what another one reads or writes, and every sum has one fixed order that depends on the problem alone.
 #pragma once
 
+#include "core/adamw.h"
 #include "core/problem.h"
 #include "lily/backend.h"
 
@@ -141,6 +142,14 @@ struct BackwardPass {
   Slabs router_slabs;
 };
 
+// A step of AdamW for one parameter.
+struct AdamWUpdate {
+  const lily_adamw_parameter *parameter;
+  AdamWStep step;
+  AdamWRate rate;
+  float clip;  // times the gradient
+};
+
 // Independent chains of multiply-adds: more than any processor's latency times its units.
 constexpr int64_t kRoofChains = 12;
 
@@ -168,6 +177,10 @@ struct Kernels {
   void (*router_gradient)(const BackwardPass &, int64_t task, float *scratch);
 
   void (*fold)(const lily_fold &, const Slabs &, int64_t task);
+
+  // Of the elements begin .. end - 1.
+  double (*sum_of_squares)(const void *values, int32_t dtype, int64_t begin, int64_t end);
+  void (*adamw)(const AdamWUpdate &, int64_t begin, int64_t end);
 
   // Roofs; each returns something that depends on all of its work.
   float (*roof_multiply_add)(int64_t steps);  // kRoofChains vectors of `depth` multiply-adds a lane, each step

@@ -1,6 +1,7 @@
 // The kernels of one instruction set. Included by exactly one translation unit per set, which defines
 // LILY_VECTOR_BYTES, LILY_KERNELS (the name of its table) and LILY_OPERAND (Floats or Pairs, see tile.h) and is
 // compiled with that set's flags.
+#include "cpu/adamw.h"
 #include "cpu/backward_dy.h"
 #include "cpu/backward_hidden.h"
 #include "cpu/backward_x.h"
@@ -42,6 +43,8 @@ const Kernels LILY_KERNELS = {
     .x_pass = x_pass,
     .router_gradient = router_gradient,
     .fold = fold,
+    .sum_of_squares = sum_of_squares,
+    .adamw = adamw,
     .roof_multiply_add = roof_multiply_add,
     .roof_read = roof_read,
     .roof_update = roof_update,

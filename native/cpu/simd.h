@@ -27,6 +27,18 @@ LILY_INLINE Vector load(const float *p) { return *reinterpret_cast<const Unalign
 LILY_INLINE void store(float *p, Vector v) { *reinterpret_cast<UnalignedVector *>(p) = v; }
 LILY_INLINE Vector broadcast(float value) { return value - Vector{}; }
 
+// Rounded correctly, as every set's instruction does.
+LILY_INLINE Vector square_root(Vector v) {
+#if LILY_VECTOR_BYTES == 64
+  return (Vector)_mm512_sqrt_ps((__m512)v);
+#elif defined(__F16C__)
+  return (Vector)_mm256_sqrt_ps((__m256)v);
+#else
+  for (int64_t lane = 0; lane < kLanes; ++lane) v[lane] = __builtin_sqrtf(v[lane]);
+  return v;
+#endif
+}
+
 // Elements of operands in memory, beside float: numbers are computed with as float32 only.
 struct BFloat16 {
   uint16_t bits;

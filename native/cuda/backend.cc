@@ -114,6 +114,14 @@ lily_status fold(const lily_fold *given) {
   });
 }
 
+lily_status adamw(const lily_adamw *given) {
+  lily_adamw call = *given;
+  return on_stream(call.device, call.stream, [&](lily_stream stream) {
+    call.stream = stream;
+    return cuda::adamw(&call);
+  });
+}
+
 lily_status allocate(int32_t id, size_t bytes, void **memory) {
   return on_device(id, [&] {
     const cudaError_t error = cudaMalloc(memory, bytes);
@@ -257,6 +265,8 @@ constexpr lily_backend kBackend = {
     .backward_workspace = backward_workspace,
     .backward = backward,
     .fold = fold,
+    .adamw_workspace = adamw_workspace,
+    .adamw = adamw,
     .allocate = allocate,
     .release = release,
     .allocate_pinned = allocate_pinned,

@@ -1,7 +1,7 @@
 // The operations of the C ABI on a CUDA device: what backend.cc calls and the kernels implement.
 //
-// All pointers in a call are device pointers, but lily_fold.layers, which is a host array of device pointers. The
-// current device is the call's and its stream is a handle of CUDA's own when they are called.
+// All pointers in a call are device pointers, but lily_fold.layers and lily_adamw.parameters, which are host arrays of
+// device pointers. The current device is the call's and its stream is a handle of CUDA's own when they are called.
 #pragma once
 
 #include <stddef.h>
@@ -17,6 +17,8 @@ lily_status forward(const lily_forward *call);
 lily_status backward_workspace(const lily_problem *problem, size_t *bytes);
 lily_status backward(const lily_backward *call);
 lily_status fold(const lily_fold *call);
+lily_status adamw_workspace(const lily_adamw *call, size_t *bytes);
+lily_status adamw(const lily_adamw *call);
 
 // Sets the attributes of the kernels, so that no launch has to: called once per device, before any launch on it.
 lily_status prepare(const Device &device);

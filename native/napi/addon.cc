@@ -2,6 +2,7 @@
 #include <napi.h>
 
 #include "lily/backend.h"
+#include "napi/adamw.h"
 #include "napi/backends.h"
 #include "napi/calls.h"
 #include "napi/descriptor.h"
@@ -61,12 +62,15 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("slotFields", names(env, kSlotFieldNames, kSlotFieldCount));
   exports.Set("forwardSlots", names(env, forward_slot::kNames, forward_slot::kCount));
   exports.Set("backwardSlots", names(env, backward_slot::kNames, backward_slot::kCount));
+  exports.Set("adamwFields", names(env, adamw_field::kNames, adamw_field::kCount));
+  exports.Set("adamwParameterFields", names(env, adamw_parameter_field::kNames, adamw_parameter_field::kCount));
   exports.Set("constants", constants(env));
   exports.Set("forward", Napi::Function::New<forward>(env));
   exports.Set("forwardAsync", Napi::Function::New<forward_async>(env));
   exports.Set("backward", Napi::Function::New<backward>(env));
   exports.Set("backwardAsync", Napi::Function::New<backward_async>(env));
   exports.Set("fold", Napi::Function::New<fold>(env));
+  exports.Set("adamw", Napi::Function::New<adamw>(env));
   exports.Set("measureRoof", Napi::Function::New<measure_roof>(env));
   exports.Set("backends", Napi::Function::New<backends>(env));
   add_device_functions(env, exports);

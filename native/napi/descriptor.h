@@ -34,6 +34,18 @@ enum Slot {
 constexpr const char *kNames[kCount] = {"dy", "x", "a", "router", "b", "hidden", "probabilities", "weights", "mask",
                                         "sequenceOffsets", "dx", "da", "dRouter", "db", "deferredDb"};
 }  // namespace backward_slot
+
+// Of adamw: those of the call, then those of each parameter, whose state has no offsets.
+namespace adamw_field {
+enum Field { kBackend, kDevice, kStream, kHome, kStep, kBeta1, kBeta2, kEps, kMaxNorm, kCount };
+constexpr const char *kNames[kCount] = {"backend", "device", "stream", "home", "step", "beta1", "beta2", "eps", "maxNorm"};
+}  // namespace adamw_field
+
+namespace adamw_parameter_field {
+enum Field { kElements, kValueOffset, kValueDtype, kGradOffset, kGradDtype, kLr, kWeightDecay, kCount };
+constexpr const char *kNames[kCount] = {"elements", "valueOffset", "valueDtype", "gradOffset", "gradDtype", "lr",
+                                        "weightDecay"};
+}  // namespace adamw_parameter_field
 // clang-format on
 
 }  // namespace lily::napi

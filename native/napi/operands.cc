@@ -73,6 +73,12 @@ Napi::Error out_of_memory(Napi::Env env, const lily_backend &backend, const char
       "no memory for " + std::string(what) + " of " + std::to_string(bytes) + " bytes: " + failure.message);
 }
 
+int64_t whole_number(Napi::Env env, double number, const char *name) {
+  constexpr double kLimit = 9007199254740992.0;  // 2^53
+  if (number >= -kLimit && number <= kLimit) return static_cast<int64_t>(number);
+  throw make_error(env, "ERR_LILY_ARGUMENT", std::string(name) + " is not a whole number");
+}
+
 Arguments::Arguments(const Napi::CallbackInfo &info, const char *const *slot_names, int slot_count)
     : info_(info), slot_names_(slot_names) {
   Napi::Env env = info.Env();
@@ -99,11 +105,7 @@ Arguments::Arguments(const Napi::CallbackInfo &info, const char *const *slot_nam
   if (const char *wrong = problem_error(problem_)) throw make_error(env, "ERR_LILY_ARGUMENT", wrong);
 }
 
-int64_t Arguments::whole(double number, const char *name) const {
-  constexpr double kLimit = 9007199254740992.0;  // 2^53
-  if (number >= -kLimit && number <= kLimit) return static_cast<int64_t>(number);
-  throw make_error(info_.Env(), "ERR_LILY_ARGUMENT", std::string(name) + " is not a whole number");
-}
+int64_t Arguments::whole(double number, const char *name) const { return whole_number(info_.Env(), number, name); }
 
 bool Arguments::has(int slot) const {
   const Napi::Value value = info_[slot + 1];

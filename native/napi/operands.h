@@ -74,6 +74,9 @@ class Arguments {
 void *memory_of(Napi::Env env, const lily_backend &backend, int32_t device, napi_value value, int64_t offset,
                 int64_t bytes, const char *name);
 
+// A number that an int64 holds, and a double exactly.
+int64_t whole_number(Napi::Env env, double number, const char *name);
+
 // A typed array of at least `count` elements.
 void *array_memory(Napi::Env env, napi_value value, int64_t count, int64_t element_bytes, const char *name);
 

@@ -2,11 +2,10 @@
  * Cases in a process of its own, with its own environment variables: the addon reads them once per process. This file
  * is both sides; the child runs it with tsx, from the sources.
  */
-import { fork } from 'node:child_process'
-import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { backends, LilyError, type BackendInfo } from '../../lib/index.js'
 import { makeCase, type Spec } from './cases.js'
+import { answer, ask } from './fork.js'
 import { run, type How, type Result } from './run.js'
 
 export interface Job {
@@ -22,18 +21,7 @@ export interface Report {
 }
 
 export async function runInChild(jobs: Job[], env: Record<string, string>): Promise<Report> {
-  const child = fork(fileURLToPath(import.meta.url), ['child'], {
-    execArgv: ['--import', 'tsx'],
-    serialization: 'advanced',
-    env: { ...process.env, ...env },
-  })
-  const exit = once(child, 'exit').then(([code, signal]) => {
-    throw new Error(`the child ended with ${String(signal ?? code)} and no report`)
-  })
-  const report = once(child, 'message').then(([message]) => message as Report)
-  exit.catch(() => undefined)
-  child.send(jobs)
-  return Promise.race([report, exit])
+  return ask<Report>(fileURLToPath(import.meta.url), jobs, env)
 }
 
 async function reportOn(jobs: Job[]): Promise<Report> {
@@ -48,12 +36,4 @@ async function reportOn(jobs: Job[]): Promise<Report> {
   }
 }
 
-if (process.argv[2] === 'child') {
-  process.once('message', (jobs) => {
-    void reportOn(jobs as Job[]).then((report) => {
-      process.send?.(report, () => {
-        process.disconnect()
-      })
-    })
-  })
-}
+answer(reportOn)

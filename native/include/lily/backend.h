@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of a struct or a meaning; a library of another version is refused when it is loaded. */
-#define LILY_ABI_VERSION 2
+#define LILY_ABI_VERSION 3
 
 typedef enum lily_status {
   LILY_OK = 0,
@@ -147,6 +147,42 @@ typedef struct lily_fold {
   lily_stream stream;
 } lily_fold;
 
+/* One parameter of lily_adamw. All arrays are contiguous and have `count` elements. */
+typedef struct lily_adamw_parameter {
+  void *value;       /* in and out */
+  const void *grad;  /* read only: clipping does not write the scaled gradient back */
+  float *exp_avg;    /* in and out: m, the running mean of the gradient */
+  float *exp_avg_sq; /* in and out: v, that of its square */
+  int64_t count;
+  int32_t value_dtype;
+  int32_t grad_dtype; /* value_dtype or float32 */
+  double lr, weight_decay;
+} lily_adamw_parameter;
+
+/*
+ * One step of AdamW (arXiv 1711.05101, as PyTorch computes it) for all parameters; all arrays are apart in memory.
+ *
+ *   g     = grad * min(1, max_norm / (norm + 1e-6)), norm = |all gradients| as one vector; without `norm` g = grad
+ *   m     = beta1 m + (1 - beta1) g
+ *   v     = beta2 v + (1 - beta2) g^2
+ *   value = (1 - lr weight_decay) value - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
+ *
+ * Arithmetic is float32, and a value of 16 bits is rounded once, to nearest even. A norm that is not finite is not
+ * caught: one of infinity makes g zero (NaN where it was infinite), one of NaN makes everything NaN.
+ */
+typedef struct lily_adamw {
+  const lily_adamw_parameter *parameters; /* of the host; their arrays are the device's */
+  int64_t parameter_count;
+  double beta1, beta2, eps;
+  int64_t step; /* this one, from 1 */
+  float *norm;  /* 1 number, out: before clipping; absent: nothing is clipped */
+  float max_norm;
+  int32_t device;
+  void *workspace;
+  size_t workspace_bytes;
+  lily_stream stream;
+} lily_adamw;
+
 typedef struct lily_device_info {
   char name[128];
   char detail[64];       /* the instruction set of a CPU, the compute capability of a GPU */
@@ -198,6 +234,8 @@ typedef struct lily_backend {
   lily_status (*backward_workspace)(const lily_problem *problem, size_t *bytes);
   lily_status (*backward)(const lily_backward *call);
   lily_status (*fold)(const lily_fold *call);
+  lily_status (*adamw_workspace)(const lily_adamw *call, size_t *bytes); /* looks at the counts alone */
+  lily_status (*adamw)(const lily_adamw *call);
 
   /* Memory of a device, and of the host where a device copies to and from without waiting; both aligned to 64 bytes
    * at least. */
@@ -207,7 +245,7 @@ typedef struct lily_backend {
   lily_status (*release_pinned)(int32_t device, void *memory);
   lily_status (*pointer_info)(const void *pointer, lily_pointer_info *info);
 
-  /* Only enqueued, as forward, backward and fold are: memory of the host must be pinned and stay as it is until the
+  /* Only enqueued, as the operations are: memory of the host must be pinned and stay as it is until the
    * stream has passed. */
   lily_status (*copy)(int32_t device, void *destination, const void *source, size_t bytes, lily_stream stream);
   lily_status (*fill)(int32_t device, void *destination, uint8_t value, size_t bytes, lily_stream stream);

@@ -1,6 +1,7 @@
-// A short program that uses all of a device: memory, streams, events, forward, backward, fold. It tells whether the
+// A short program that uses all of a device: memory, streams, events, forward, backward, fold, a step of AdamW. It tells whether the
 // numbers are right, and what error ended it; then, unless that was for good, it does everything again.
 import {
+  AdamW,
   DeviceBuffer,
   emptyCache,
   Event,
@@ -26,16 +27,24 @@ async function run() {
   const dy = tensor(Float32Array.of(1, 1, 1, 1), [2, 2]).to(device)
   const { dx, da, dRouter } = lilyBackward({ dy }, saved, { deferB: true })
   const db = foldB(saved)
+  // Without memory of earlier gradients AdamW goes by their signs.
+  const plain = { lr: 0.5, betas: [0, 0], eps: 0, weightDecay: 0, maxNorm: 1 }
+  const optimiser = new AdamW(new Map([['b', { value: b, grad: db }]]), plain)
+  const state = optimiser.state()
+  optimiser.load(state)
+  optimiser.step()
+  const { expAvg, expAvgSq } = state.parameters.b
   end.record(stream)
   await end.synchronize()
   if (!(start.elapsedTime(end) >= 0)) throw new Error('time runs backwards')
-  const hosts = await Promise.all([y, dx, da, dRouter, db].map((value) => value.toHost()))
+  const hosts = await Promise.all([y, dx, da, dRouter, db, b, optimiser.gradNorm].map((value) => value.toHost()))
   const values = hosts.map(({ data }) => [...data])
-  for (const each of [x, a, router, b, y, saved, dy, dx, da, dRouter, db, stream, start, end]) each.dispose()
+  const operands = [x, a, router, b, y, saved, dy, dx, da, dRouter, db, optimiser, expAvg, expAvgSq]
+  for (const each of [...operands, stream, start, end]) each.dispose()
   return JSON.stringify(values)
 }
 
-const right = '[[3,6,7,14],[3,3,3,3],[12,18],[-25,25],[10,10,10,10]]'
+const right = '[[3,6,7,14],[3,3,3,3],[12,18],[-25,25],[10,10,10,10],[0.5,-0.5,-0.5,1.5],[20]]'
 let failure = null
 for (let attempt = 0; attempt < 2; attempt++) {
   try {

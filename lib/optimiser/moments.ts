@@ -1,0 +1,80 @@
+/** The state that AdamW keeps of each parameter, in float32 on the parameter's device. */
+import { checkType, deviceText } from '../checks.js'
+import { describe, fail } from '../errors.js'
+import { newOperand } from '../memory.js'
+import { native } from '../native.js'
+import { checkMemory, CPU, isHostMemory, type Device, type Operand } from '../operand.js'
+import { checkKeys, get, type Known } from '../options.js'
+import type { Placement } from '../placement.js'
+import { resolve } from '../resolve.js'
+import { copyOnHost, copyToDevice, memoryOf } from '../transfer.js'
+import { checkShape } from './parameters.js'
+
+const MOMENTS = ['expAvg', 'expAvgSq'] as const
+const KEYS: Known = new Set(MOMENTS)
+
+/** Running means of a parameter's gradient and of its square, in memory of the package's. */
+export type Moments = Readonly<Record<(typeof MOMENTS)[number], Operand>>
+
+/** @param placement where there are streams; null: on the host */
+export function newMoments(name: string, shape: readonly number[], placement: Placement | null): Moments {
+  const zeros = (moment: string) => {
+    const operand = newOperand(`${name}.${moment}`, 'float32', shape, placement)
+    const { memory, byteLength } = operand
+    if (isHostMemory(memory)) memory.fill(0)
+    placement?.run(() => {
+      native.fill(placement.device.id, memoryOf(operand), 0, byteLength, 0, placement.stream.number)
+    })
+    return operand
+  }
+  return { expAvg: zeros('expAvg'), expAvgSq: zeros('expAvgSq') }
+}
+
+export function disposeMoments(moments: Moments): void {
+  for (const moment of MOMENTS) moments[moment].dispose()
+}
+
+export function copyTo(device: Device, operand: Operand): Operand {
+  return device === CPU ? copyOnHost(operand) : copyToDevice(operand, device)
+}
+
+/** Operands of the caller's, not checked yet. */
+export function readMoments(name: string, value: unknown): Moments {
+  const argument = `state.parameters['${name}']`
+  checkKeys(argument, value, KEYS)
+  const read = (moment: string) => resolve(`${argument}.${moment}`, get(argument, value, moment))
+  return { expAvg: read('expAvg'), expAvgSq: read('expAvgSq') }
+}
+
+/** They can be copied to where the state of a parameter of this shape is. */
+export function checkMoments(name: string, moments: Moments, { device, shape }: Operand): void {
+  for (const moment of MOMENTS) {
+    const argument = `state.parameters['${name}'].${moment}`
+    const operand = moments[moment]
+    checkShape(argument, operand, shape)
+    checkType(argument, operand, 'float32')
+    if (operand.device !== device && operand.device !== CPU) {
+      fail(
+        'ERR_LILY_DEVICE',
+        argument,
+        `is on device ${deviceText(operand.device)}, but the parameters are on ${deviceText(device)}; ` +
+          `await its toHost() first`,
+      )
+    }
+    checkMemory(argument, operand)
+  }
+}
+
+/** The same names as the parameters'. */
+export function checkNames(names: readonly string[], given: readonly string[]): void {
+  const missing = names.find((name) => !given.includes(name))
+  const unknown = given.find((name) => !names.includes(name))
+  if (missing === undefined && unknown === undefined) return
+  fail(
+    'ERR_LILY_ARGUMENT',
+    'state.parameters',
+    missing !== undefined
+      ? `has nothing for the parameter ${describe(missing)}; load the state of the same model`
+      : `has a parameter ${describe(unknown)} that the optimiser does not; load the state of the same model`,
+  )
+}

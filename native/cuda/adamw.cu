@@ -1,0 +1,88 @@
+// A step of AdamW: three kernels, the first and the last of which are launched as often as the parameters ask for.
+#include "core/workspace.h"
+#include "cuda/adamw.cuh"
+#include "cuda/launch.h"
+#include "cuda/operations.h"
+
+namespace lily::cuda {
+namespace {
+
+int64_t blocks_of(const lily_adamw_parameter &parameter) { return (parameter.count + kAdamWChunk - 1) / kAdamWChunk; }
+
+int64_t blocks_of(const lily_adamw &call) {
+  int64_t blocks = 0;
+  for (int64_t i = 0; i < call.parameter_count; ++i) blocks += blocks_of(call.parameters[i]);
+  return blocks;
+}
+
+// The most blocks of a launch: no parameter has more, or its memory would be 16 TB.
+constexpr int64_t kMostBlocks = INT32_MAX;
+
+// run(part, blocks) for all parameters that have elements, as many at a time as a launch takes.
+template <typename Run>
+lily_status for_each_part(const lily_adamw &call, AdamW part, const Run &run) {
+  int64_t blocks = 0;
+  part.count = 0;
+  const auto flush = [&] {
+    if (part.count == 0) return LILY_OK;
+    const lily_status status = run(part, static_cast<int>(blocks));
+    if (part.parts != nullptr) part.parts += blocks;
+    part.count = 0, blocks = 0;
+    return status;
+  };
+  for (int64_t i = 0; i < call.parameter_count; ++i) {
+    const lily_adamw_parameter &parameter = call.parameters[i];
+    if (parameter.count == 0) continue;
+    if (part.count == kAdamWTensors || blocks + blocks_of(parameter) > kMostBlocks) LILY_TRY(flush());
+    part.tensors[part.count++] = {
+        .value = parameter.value,
+        .grad = const_cast<void *>(parameter.grad),
+        .exp_avg = parameter.exp_avg,
+        .exp_avg_sq = parameter.exp_avg_sq,
+        .count = parameter.count,
+        .rate = adamw_rate(call, parameter),
+        .value_dtype = static_cast<int16_t>(parameter.value_dtype),
+        .grad_dtype = static_cast<int16_t>(parameter.grad_dtype),
+        .first_block = static_cast<int>(blocks),
+    };
+    blocks += blocks_of(parameter);
+  }
+  return flush();
+}
+
+}  // namespace
+
+lily_status adamw_workspace(const lily_adamw *call, size_t *bytes) {
+  Workspace workspace(nullptr);
+  workspace.take<float>(blocks_of(*call));
+  *bytes = workspace.bytes();
+  return LILY_OK;
+}
+
+lily_status adamw(const lily_adamw *call) {
+  size_t needed = 0;
+  LILY_TRY(adamw_workspace(call, &needed));
+  if (call->workspace_bytes < needed)
+    return fail(LILY_ERROR_ARGUMENT, "the workspace has %zu bytes, %zu are needed", call->workspace_bytes, needed);
+  const auto stream = reinterpret_cast<cudaStream_t>(call->stream);
+  auto *const parts = static_cast<float *>(call->workspace);
+  AdamW part = {};
+  part.step = adamw_step(*call);
+  part.max_norm = call->max_norm;
+  part.norm = call->norm;
+  if (call->norm != nullptr) {
+    part.parts = parts;
+    LILY_TRY(for_each_part(*call, part, [&](const AdamW &squares, int blocks) {
+      return launch(adamw_squares<void>, "launching the kernel of the gradients' norm", dim3(blocks), 0, stream,
+                    squares);
+    }));
+    LILY_TRY(launch(adamw_norm<void>, "launching the kernel of the gradients' norm", dim3(1), 0, stream,
+                    AdamWNorm{parts, blocks_of(*call), call->norm}));
+    part.parts = nullptr;
+  }
+  return for_each_part(*call, part, [&](const AdamW &update, int blocks) {
+    return launch(adamw_update<void>, "launching the kernel of AdamW", dim3(blocks), 0, stream, update);
+  });
+}
+
+}  // namespace lily::cuda

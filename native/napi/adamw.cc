@@ -1,0 +1,117 @@
+// The optimiser's step: unpack, take a workspace, call the ABI.
+#include "napi/adamw.h"
+
+#include <vector>
+
+#include "core/caching_pool.h"
+#include "core/problem.h"
+#include "napi/backends.h"
+#include "napi/descriptor.h"
+#include "napi/operands.h"
+
+namespace lily::napi {
+namespace {
+
+// Four arrays for each parameter, in this order.
+enum Array { kValue, kGrad, kExpAvg, kExpAvgSq, kArrayCount };
+
+class AdamWArguments {
+ public:
+  explicit AdamWArguments(const Napi::CallbackInfo &info)
+      : env_(info.Env()), norm_(info[1]), arrays_(info[2].As<Napi::Array>()), count_(arrays_.Length() / kArrayCount) {
+    const int64_t length = adamw_field::kCount + count_ * adamw_parameter_field::kCount;
+    numbers_ = static_cast<const double *>(array_memory(env_, info[0], length, sizeof(double), "descriptor"));
+    backend_ = backend_by_number(numbers_[adamw_field::kBackend]);
+    if (backend_ == nullptr) throw make_error(env_, "ERR_LILY_BACKEND_UNAVAILABLE", cuda_absence());
+    device_ = static_cast<int32_t>(whole(adamw_field::kDevice));
+  }
+
+  const lily_backend &backend() const { return *backend_; }
+  lily_stream home() const { return static_cast<lily_stream>(whole(adamw_field::kHome)); }
+
+  lily_adamw call() const {
+    lily_adamw call = {};
+    call.beta1 = numbers_[adamw_field::kBeta1];
+    call.beta2 = numbers_[adamw_field::kBeta2];
+    call.eps = numbers_[adamw_field::kEps];
+    call.step = whole(adamw_field::kStep);
+    call.max_norm = static_cast<float>(numbers_[adamw_field::kMaxNorm]);
+    if (!norm_.IsNull()) call.norm = static_cast<float *>(memory(norm_, 0, 1, sizeof(float), "norm"));
+    call.device = device_;
+    call.stream = static_cast<lily_stream>(whole(adamw_field::kStream));
+    return call;
+  }
+
+  std::vector<lily_adamw_parameter> parameters() const {
+    std::vector<lily_adamw_parameter> parameters;
+    parameters.reserve(count_);
+    for (uint32_t i = 0; i < count_; ++i) parameters.push_back(parameter(i));
+    return parameters;
+  }
+
+ private:
+  lily_adamw_parameter parameter(uint32_t index) const {
+    using namespace adamw_parameter_field;
+    const double *const field = numbers_ + adamw_field::kCount + index * kCount;
+    const auto integer = [&](int i) { return whole_number(env_, field[i], kNames[i]); };
+    const int64_t count = integer(kElements);
+    const auto dtype = [&](int i) {
+      const int64_t value = integer(i);
+      if (value >= LILY_FLOAT32 && value <= LILY_FLOAT16) return static_cast<int32_t>(value);
+      throw make_error(env_, "ERR_LILY_DTYPE", "unknown dtype");
+    };
+    const auto array = [&](Array array, int64_t offset, int32_t type, const char *name) {
+      return memory(arrays_[index * kArrayCount + array], offset, count, dtype_bytes(type), name);
+    };
+    lily_adamw_parameter parameter = {};
+    parameter.value_dtype = dtype(kValueDtype);
+    parameter.grad_dtype = dtype(kGradDtype);
+    if (parameter.grad_dtype != parameter.value_dtype && parameter.grad_dtype != LILY_FLOAT32) {
+      throw make_error(env_, "ERR_LILY_DTYPE", "a gradient has its value's dtype or float32");
+    }
+    parameter.value = array(kValue, integer(kValueOffset), parameter.value_dtype, "value");
+    parameter.grad = array(kGrad, integer(kGradOffset), parameter.grad_dtype, "grad");
+    parameter.exp_avg = static_cast<float *>(array(kExpAvg, 0, LILY_FLOAT32, "exp_avg"));
+    parameter.exp_avg_sq = static_cast<float *>(array(kExpAvgSq, 0, LILY_FLOAT32, "exp_avg_sq"));
+    parameter.count = count;
+    parameter.lr = field[kLr];
+    parameter.weight_decay = field[kWeightDecay];
+    return parameter;
+  }
+
+  int64_t whole(int field) const { return whole_number(env_, numbers_[field], adamw_field::kNames[field]); }
+
+  void *memory(napi_value value, int64_t offset, int64_t count, int64_t element_bytes, const char *name) const {
+    int64_t bytes = 0;
+    if (__builtin_mul_overflow(count, element_bytes, &bytes)) bytes = -1;
+    return memory_of(env_, *backend_, device_, value, offset, bytes, name);
+  }
+
+  const Napi::Env env_;
+  const Napi::Value norm_;
+  const Napi::Array arrays_;
+  const uint32_t count_;
+  const double *numbers_;
+  const lily_backend *backend_;
+  int32_t device_;
+};
+
+}  // namespace
+
+void adamw(const Napi::CallbackInfo &info) {
+  const AdamWArguments arguments(info);
+  const lily_backend &backend = arguments.backend();
+  const std::vector<lily_adamw_parameter> parameters = arguments.parameters();
+  lily_adamw call = arguments.call();
+  call.parameters = parameters.data();
+  call.parameter_count = static_cast<int64_t>(parameters.size());
+  size_t bytes = 0;
+  check(info.Env(), backend, backend.adamw_workspace(&call, &bytes));
+  const PooledBlock workspace(caching_pool(backend, call.device), bytes, arguments.home());
+  if (workspace.data() == nullptr) throw out_of_memory(info.Env(), backend, "a workspace", bytes);
+  call.workspace = workspace.data();
+  call.workspace_bytes = workspace.bytes();
+  check(info.Env(), backend, backend.adamw(&call));
+}
+
+}  // namespace lily::napi

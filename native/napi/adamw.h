@@ -1,0 +1,10 @@
+#pragma once
+
+#include <napi.h>
+
+namespace lily::napi {
+
+// Described in lib/native.ts.
+void adamw(const Napi::CallbackInfo &info);
+
+}  // namespace lily::napi

@@ -1,0 +1,486 @@
+/** AdamW against PyTorch's recorded numbers, against its formula in float64, and against itself. */
+import { readFileSync } from 'node:fs'
+import { describe, expect, it, test } from 'vitest'
+import {
+  AdamW,
+  tensor,
+  type AdamWOptions,
+  type TrainableParameter,
+  type Tensor,
+  type TensorLike,
+} from '../lib/index.js'
+import { checkHistory } from './support/adamw.js'
+import { backend, isEmulated } from './support/backend.js'
+import { expectSameBits, relativeError } from './support/compare.js'
+import type { Float } from './support/dtypes.js'
+import { gaussian, randomFrom } from './support/random.js'
+import { expectRefused } from './support/refused.js'
+import { Placed, train, trainInChild, Training, type History, type TrainedParameter } from './support/training.js'
+
+type Numbers = Record<string, number[]>
+interface Recorded {
+  values: Numbers[]
+  norms: number[]
+  exp_avg: Numbers
+  exp_avg_sq: Numbers
+}
+interface Case extends Omit<AdamWOptions, 'groups'> {
+  name: string
+  groups?: Record<string, { lr?: number; weightDecay?: number }>
+  float32: Recorded
+  float64: Recorded
+}
+interface Fixture {
+  torch: string
+  shapes: Record<string, number[]>
+  start: Numbers
+  gradients: Numbers[]
+  cases: Case[]
+}
+
+const file = new URL('fixtures/adamw/torch.json', import.meta.url)
+const { torch, shapes, start, gradients, cases } = JSON.parse(readFileSync(file, 'utf8')) as Fixture
+
+const ROUNDING = 2 ** -24
+
+/** Parameters whose numbers a seed gives, and gradients of sizes that differ from step to step. */
+function makeTrained(
+  specs: readonly (Pick<TrainedParameter, 'shape' | 'dtype' | 'gradDtype' | 'margin'> & { name?: string })[],
+  steps = 3,
+): TrainedParameter[] {
+  const random = randomFrom(specs.length)
+  return specs.map((spec, i) => {
+    const count = spec.shape.reduce((product, size) => product * size, 1)
+    const gradients = Array.from({ length: steps }, (_, step) => gaussian(random, count, [1, 0.01, 3][step % 3]))
+    return { name: `p${i}`, ...spec, start: gaussian(random, count), gradients }
+  })
+}
+
+function expectSameHistory(actual: History, expected: History): void {
+  expect(actual.norms).toEqual(expected.norms)
+  expect(actual.values.length).toBe(expected.values.length)
+  for (const [step, values] of expected.values.entries())
+    for (const [name, data] of Object.entries(values))
+      expectSameBits(`${name}, step ${step}`, actual.values[step][name], data)
+  for (const key of ['expAvg', 'expAvgSq'] as const)
+    for (const [name, data] of Object.entries(expected[key]))
+      expectSameBits(`${key} of ${name}`, actual[key][name], data)
+}
+
+describe(`PyTorch ${torch}`, () => {
+  const trained = Object.entries(shapes).map(([name, shape]) => ({
+    name,
+    shape,
+    start: start[name],
+    gradients: gradients.map((step) => step[name]),
+  }))
+
+  it.each(cases)('$name', async ({ float32, float64, groups = {}, name: _, ...options }) => {
+    const list = Object.entries(groups).map(([name, rates]) => ({ match: [name], ...rates }))
+    const { values, norms, expAvg, expAvgSq } = await train(trained, { ...options, groups: list })
+    // As far from the exact result as PyTorch's own float32, with a floor for where that was lucky.
+    const expectAsClose = (name: string, actual: ArrayLike<number>, plain: number[], exact: number[]) => {
+      const limit = Math.max(2 * relativeError(plain, exact), 2 * ROUNDING)
+      expect(relativeError(actual, exact), name).toBeLessThanOrEqual(limit)
+    }
+    expect(values.length).toBe(float64.values.length)
+    for (const [step, exact] of float64.values.entries())
+      for (const name of Object.keys(shapes))
+        expectAsClose(`${name}, step ${step + 1}`, values[step][name], float32.values[step][name], exact[name])
+    for (const name of Object.keys(shapes)) {
+      expectAsClose(`exp_avg of ${name}`, expAvg[name], float32.exp_avg[name], float64.exp_avg[name])
+      expectAsClose(`exp_avg_sq of ${name}`, expAvgSq[name], float32.exp_avg_sq[name], float64.exp_avg_sq[name])
+    }
+    expect(norms.length).toBe(float64.norms.length)
+    if (norms.length > 0) expectAsClose('norms', norms, float32.norms, float64.norms)
+  })
+})
+
+const types: { dtype: Float; gradDtype: Float }[] = [
+  { dtype: 'float32', gradDtype: 'float32' },
+  { dtype: 'bfloat16', gradDtype: 'bfloat16' },
+  { dtype: 'bfloat16', gradDtype: 'float32' },
+  { dtype: 'float16', gradDtype: 'float16' },
+  { dtype: 'float16', gradDtype: 'float32' },
+]
+// Up to several chunks of the device, or of the host.
+const large = isEmulated ? [2, 33, 31] : [5, 7001]
+const sizes = [[1], [7], [3, 5], [0, 4], [2048], large]
+const mixed = makeTrained(
+  sizes.flatMap((shape, i) => [0, 1].map((j) => ({ shape, ...types[(i + 2 * j) % types.length] }))),
+)
+const odd: AdamWOptions = { lr: 0.02, betas: [0.8, 0.99], eps: 1e-3, weightDecay: 0.1 }
+
+describe('the formula', () => {
+  describe.each(types)('$dtype, gradients in $gradDtype', (type) => {
+    const trained = makeTrained(sizes.map((shape) => ({ shape, ...type })))
+    it.each<[string, AdamWOptions]>([
+      ['defaults', {}],
+      ['other numbers', odd],
+      ['no momentum', { lr: 0.1, betas: [0, 0], eps: 0.1, weightDecay: 0 }],
+      ['clipped', { lr: 0.05, maxNorm: 1 }],
+      ['clipped by nothing', { ...odd, maxNorm: Infinity }],
+      [
+        'groups',
+        {
+          ...odd,
+          maxNorm: 3,
+          groups: [
+            { match: ['p1', 'p4'], lr: 0.3 },
+            { match: ['p2'], weightDecay: 0 },
+          ],
+        },
+      ],
+    ])('%s', async (_, options) => {
+      checkHistory(await train(trained, options), trained, options)
+    })
+  })
+
+  it('memory that begins at any element', async () => {
+    const trained = makeTrained(
+      types.flatMap((type) => [1, 2, 3].map((margin) => ({ shape: [3, 37], margin, ...type }))),
+    )
+    checkHistory(await train(trained, { maxNorm: 2 }), trained, { maxNorm: 2 })
+  })
+
+  it('more parameters than a launch takes', async () => {
+    const trained = makeTrained(Array.from({ length: 130 }, (_, i) => ({ shape: [1 + (i % 7)], ...types[i % 5] })))
+    checkHistory(await train(trained, { ...odd, maxNorm: 2 }), trained, { ...odd, maxNorm: 2 })
+  })
+
+  it('a gradient of zeros leaves what weight decay leaves', async () => {
+    const { values } = await train([{ name: 'a', shape: [3], start: [1, -2, 3], gradients: [[0, 0, 0]] }], {
+      lr: 0.5,
+      weightDecay: 0.5,
+    })
+    expect([...values[0].a]).toEqual([0.75, -1.5, 2.25])
+  })
+})
+
+describe('the same bits', () => {
+  const options = { ...odd, maxNorm: 2 }
+
+  test('in a second run', async () => {
+    expectSameHistory(await train(mixed, options), await train(mixed, options))
+  })
+
+  test('after the state was saved and loaded', async () => {
+    const trained = makeTrained(
+      mixed.map(({ shape, dtype, gradDtype }) => ({ shape, dtype, gradDtype })),
+      6,
+    )
+    const whole = await train(trained, options)
+    const first = new Training(trained, options)
+    for (const step of [0, 1, 2]) first.step(step)
+    const values = await first.read()
+    const state = first.optimiser.state()
+    // What goes on does not change what was saved.
+    first.step(3)
+
+    const saved = { step: state.step, parameters: {} as Record<string, { expAvg: TensorLike; expAvgSq: TensorLike }> }
+    for (const [name, moments] of Object.entries(state.parameters)) {
+      const host = async (moment: Tensor) => {
+        const { data, shape } = await moment.toHost()
+        return { data: data.slice() as Float32Array, shape }
+      }
+      saved.parameters[name] = { expAvg: await host(moments.expAvg), expAvgSq: await host(moments.expAvgSq) }
+    }
+    const resumed = trained.map((p) => ({ ...p, start: values[p.name] }))
+    for (const loaded of [saved, state]) {
+      const second = new Training(resumed, options)
+      second.optimiser.load(loaded)
+      expect(second.optimiser.stepCount).toBe(3)
+      for (const step of [3, 4, 5]) {
+        second.step(step)
+        for (const [name, data] of Object.entries(await second.read()))
+          expectSameBits(`${name}, step ${step}`, data, whole.values[step][name])
+      }
+      const moments = await second.moments()
+      expectSameHistory({ values: [], norms: [], ...moments }, { ...whole, values: [], norms: [] })
+    }
+  })
+
+  test('however a group is named, and with a scaled rate', async () => {
+    const trained = makeTrained([
+      { name: 'x.A', shape: [9] },
+      { name: 'x.B', shape: [9] },
+      { name: 'y.B', shape: [9] },
+    ])
+    const expected = await train(trained, { lr: 0.1, groups: [{ match: ['y.B', 'x.B'], lr: 0.4, weightDecay: 0.5 }] })
+    for (const match of [/\.B$/, /B/g, (name: string) => name.endsWith('B')])
+      expectSameHistory(await train(trained, { lr: 0.1, groups: [{ match, lr: 0.4, weightDecay: 0.5 }] }), expected)
+
+    const scaled = new Training(trained, {
+      lr: 0.2,
+      weightDecay: 0.01,
+      groups: [{ match: /B/, lr: 0.8, weightDecay: 0.5 }],
+    })
+    scaled.writeGradients(0)
+    scaled.optimiser.step({ lrScale: 0.5 })
+    for (const [name, data] of Object.entries(await scaled.read())) expectSameBits(name, data, expected.values[0][name])
+  })
+
+  // A device has no threads of the host to choose, nor instruction sets.
+  if (backend === 'cpu') {
+    test.each([1, 2, 3, 4])('LILY_NUM_THREADS=%s', async (threads) => {
+      const history = await trainInChild({ trained: mixed, options }, { LILY_NUM_THREADS: String(threads) })
+      expectSameHistory(history!, await train(mixed, options))
+    })
+
+    test.each(['portable', 'avx2', 'avx512', 'avx512bf16'])('LILY_CPU_ISA=%s matches the formula', async (isa) => {
+      const history = await trainInChild({ trained: mixed, options }, { LILY_CPU_ISA: isa })
+      if (history === undefined) {
+        expect(isa, 'the portable kernels run everywhere').not.toBe('portable')
+        console.log(`LILY_CPU_ISA=${isa} is skipped: this processor does not have it`)
+        return
+      }
+      checkHistory(history, mixed, options)
+    })
+  }
+})
+
+describe('a norm that is not finite', () => {
+  const steps = (bad: number) => [
+    { name: 'a', shape: [2], start: [1, 2], gradients: [[bad, 1]] },
+    { name: 'b', shape: [2], start: [1, -2], gradients: [[1, -1]] },
+  ]
+
+  it('of NaN makes everything NaN, as PyTorch has it', async () => {
+    const { values, norms } = await train(steps(NaN), { maxNorm: 1 })
+    expect(norms).toEqual([NaN])
+    expect([...values[0].a, ...values[0].b]).toEqual([NaN, NaN, NaN, NaN])
+  })
+
+  it('of infinity makes finite gradients zero', async () => {
+    const { values, norms } = await train(steps(-Infinity), { lr: 0.5, weightDecay: 0.5, maxNorm: 1 })
+    expect(norms).toEqual([Infinity])
+    expect([...values[0].a, ...values[0].b]).toEqual([NaN, 1.5, 0.75, -1.5])
+  })
+
+  it('is not looked for without maxNorm', async () => {
+    const { values } = await train(steps(NaN), { lr: 0.5, weightDecay: 0, eps: 0 })
+    expect([...values[0].a]).toEqual([NaN, 1.5])
+    expect([...values[0].b]).toEqual([0.5, -1.5])
+  })
+})
+
+it('reads value and grad anew in every step', async () => {
+  const value = new Placed([1, 2], [2])
+  const reads: string[] = []
+  let grad = new Placed([1, -1], [2])
+  const parameter = {
+    get value() {
+      reads.push('value')
+      return value.tensor
+    },
+    get grad() {
+      reads.push('grad')
+      return grad.tensor
+    },
+  }
+  const optimiser = new AdamW(new Map<string, TrainableParameter>([['a', parameter]]), {
+    lr: 0.5,
+    weightDecay: 0,
+    eps: 0,
+  })
+  expect(reads).toEqual(['value'])
+  optimiser.step()
+  expect(reads).toEqual(['value', 'value', 'grad'])
+  expect([...(await value.read())]).toEqual([0.5, 2.5])
+  grad = new Placed([1, -1], [2])
+  optimiser.step()
+  expect(optimiser.stepCount).toBe(2)
+  const [first, second] = await value.read()
+  expect(first).toBeCloseTo(0, 6)
+  expect(second).toBeCloseTo(3, 6)
+})
+
+describe('refusals', () => {
+  const good = () => new Training(makeTrained([{ shape: [2, 3] }, { shape: [4], dtype: 'bfloat16' }]), { maxNorm: 1 })
+  const place = (...shape: number[]) => new Placed(new Float32Array(shape.reduce((p, n) => p * n, 1)), shape).tensor
+
+  it.each<[string, string, AdamWOptions]>([
+    ['lr', 'lr: expected a finite number from 0, got -1', { lr: -1 }],
+    ['lr', 'lr: expected a finite number from 0, got NaN', { lr: NaN }],
+    ['lr', 'lr: expected a finite number from 0, got 1e+39', { lr: 1e39 }],
+    ['eps', 'eps: expected', { eps: -1e-8 }],
+    ['weightDecay', 'weightDecay: expected', { weightDecay: Infinity }],
+    ['maxNorm', 'leave it out', { maxNorm: 0 }],
+    ['maxNorm', 'maxNorm', { maxNorm: NaN }],
+    ['betas', 'betas: expected two numbers from 0 to below 1, got [0.9, 1]', { betas: [0.9, 1] }],
+    ['betas', 'betas', { betas: [-0.1, 0.9] }],
+    ['betas', 'betas', { betas: [0.9] as never }],
+    ['an unknown name', 'weight_decay: is not known in options', { weight_decay: 1 } as never],
+    ['groups', 'groups: expected an array', { groups: {} as never }],
+    ['a group', 'learningRate: is not known in groups[0]', { groups: [{ match: ['p0'], learningRate: 1 } as never] }],
+    ['a rate', 'groups[1].lr', { groups: [{ match: ['p0'] }, { match: ['p1'], lr: -1 }] }],
+    ['a name', "there is no parameter 'q'; the first is 'p0'", { groups: [{ match: ['q'] }] }],
+    ['no name', 'groups[0].match', { groups: [{ match: [] }] }],
+    ['a pattern', 'matches none of 2 parameters', { groups: [{ match: /lily_B/ }] }],
+    ['a string', 'groups[0].match', { groups: [{ match: 'p0' as never }] }],
+    ['two groups', "'p1' is in an earlier group", { groups: [{ match: /p/ }, { match: ['p1'] }] }],
+  ])('options: %s', async (_, message, options) => {
+    const { parameters } = good()
+    await expectRefused('ERR_LILY_ARGUMENT', message, () => new AdamW(parameters, options))
+  })
+
+  it('parameters', async () => {
+    const make = (parameters: unknown) => () => new AdamW(parameters as Map<string, TrainableParameter>)
+    await expectRefused('ERR_LILY_ARGUMENT', 'expected a Map', make({}))
+    await expectRefused('ERR_LILY_ARGUMENT', 'at least one', make(new Map()))
+    await expectRefused('ERR_LILY_ARGUMENT', 'names as keys', make(new Map([[1, {}]])))
+    await expectRefused('ERR_LILY_ARGUMENT', 'a: expected a parameter', make(new Map([['a', null]])))
+    await expectRefused('ERR_LILY_ARGUMENT', 'a.value', make(new Map([['a', {}]])))
+    const bytes = { data: new Uint8Array(2), shape: [2] }
+    await expectRefused('ERR_LILY_DTYPE', 'a.value', make(new Map([['a', { value: bytes }]])))
+  })
+
+  const changes: [string, string, string, (training: Training) => void][] = [
+    [
+      'another shape',
+      'ERR_LILY_SHAPE',
+      'p0.value: expected [2, 3], got [6]',
+      ({ parameters }) => (parameters.get('p0')!.value = place(6)),
+    ],
+    [
+      'a gradient of another shape',
+      'ERR_LILY_SHAPE',
+      'p0.grad: expected [2, 3], got [3, 2]',
+      ({ parameters }) => (parameters.get('p0')!.grad = place(3, 2)),
+    ],
+    [
+      'no gradient',
+      'ERR_LILY_ARGUMENT',
+      'p0.grad: is required',
+      ({ parameters }) => (parameters.get('p0')!.grad = undefined as never),
+    ],
+    [
+      'a gradient of another type',
+      'ERR_LILY_DTYPE',
+      'p1.grad: expected bfloat16 or float32, got float16',
+      ({ parameters }) => (parameters.get('p1')!.grad = new Placed([0, 0, 0, 0], [4], 'float16').tensor),
+    ],
+    [
+      'a parameter that is gone',
+      'ERR_LILY_ARGUMENT',
+      'expected the 2 parameters',
+      ({ parameters }) => parameters.delete('p1'),
+    ],
+    [
+      'a parameter with another name',
+      'ERR_LILY_ARGUMENT',
+      'p1: expected a parameter',
+      ({ parameters }) => {
+        parameters.set('q', parameters.get('p1')!)
+        parameters.delete('p1')
+      },
+    ],
+    [
+      'shared memory',
+      'ERR_LILY_ARGUMENT',
+      'overlaps that of p0',
+      ({ parameters }) => {
+        const { value } = parameters.get('p0')!
+        parameters.set('p0', { value, grad: value })
+      },
+    ],
+    [
+      'rows apart',
+      'ERR_LILY_SHAPE',
+      'p0.value: expected contiguous rows',
+      ({ parameters }) => {
+        const wide = place(2, 5)
+        parameters.get('p0')!.value = Object.assign({}, wide, { shape: [2, 3], strides: [5, 1] })
+      },
+    ],
+    [
+      'an optimiser that was disposed of',
+      'ERR_LILY_DISPOSED',
+      'this optimiser',
+      ({ optimiser }) => {
+        optimiser.dispose()
+        optimiser.dispose()
+      },
+    ],
+    [
+      'a disposed tensor',
+      'ERR_LILY_DISPOSED',
+      'p0.grad',
+      ({ parameters }) => {
+        const grad = tensor(new Float32Array(6), [2, 3])
+        grad.dispose()
+        parameters.get('p0')!.grad = grad
+      },
+    ],
+  ]
+  it.each(changes)('a step with %s writes nothing', async (_, code, message, change) => {
+    const training = good()
+    const { optimiser } = training
+    training.writeGradients(0)
+    const before = await training.read()
+    change(training)
+    await expectRefused(code, message, () => optimiser.step())
+    for (const [name, data] of Object.entries(await training.read())) expectSameBits(name, data, before[name])
+    expect(optimiser.stepCount).toBe(0)
+  })
+
+  it('options of a step', async () => {
+    const { optimiser } = good()
+    await expectRefused('ERR_LILY_ARGUMENT', 'lrScale', () => optimiser.step({ lrScale: -1 }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'lr: is not known in options', () => optimiser.step({ lr: 1 } as never))
+    if (backend === 'cpu') await expectRefused('ERR_LILY_ARGUMENT', 'no streams', () => optimiser.step({ stream: 1 }))
+  })
+
+  it('a state of another model', async () => {
+    const training = good()
+    const { optimiser } = training
+    training.step(0)
+    const { step, parameters } = optimiser.state()
+    const { p0, p1 } = parameters
+    const before = await training.moments()
+    const bad: [string, string, unknown][] = [
+      ['ERR_LILY_ARGUMENT', 'state', null],
+      ['ERR_LILY_ARGUMENT', 'state.step', { step: -1, parameters }],
+      ['ERR_LILY_ARGUMENT', 'state.step', { step: 0.5, parameters }],
+      ['ERR_LILY_ARGUMENT', 'state.parameters', { step }],
+      ['ERR_LILY_ARGUMENT', "nothing for the parameter 'p1'", { step, parameters: { p0 } }],
+      ['ERR_LILY_ARGUMENT', "a parameter 'p2'", { step, parameters: { p0, p1, p2: p1 } }],
+      [
+        'ERR_LILY_SHAPE',
+        "state.parameters['p0'].expAvg: expected [2, 3], got [4]",
+        { step, parameters: { p0: p1, p1 } },
+      ],
+      [
+        'ERR_LILY_ARGUMENT',
+        "state.parameters['p1'].expAvgSq: is required",
+        { step, parameters: { p0, p1: { expAvg: p1.expAvg } } },
+      ],
+      [
+        'ERR_LILY_DTYPE',
+        "state.parameters['p1'].expAvg",
+        { step, parameters: { p0, p1: { ...p1, expAvg: new Placed([0, 0, 0, 0], [4], 'float16').tensor } } },
+      ],
+    ]
+    for (const [code, message, state] of bad) await expectRefused(code, message, () => optimiser.load(state as never))
+    expect(await training.moments()).toEqual(before)
+    expect(optimiser.stepCount).toBe(1)
+  })
+
+  if (backend === 'cuda') {
+    it('devices that differ', async () => {
+      const onHost = { value: tensor([1], [1]), grad: tensor([1], [1]) }
+      const { parameters } = good()
+      await expectRefused(
+        'ERR_LILY_DEVICE',
+        'h.value: is on device cpu:0',
+        () => new AdamW(new Map([...parameters, ['h', onHost]])),
+      )
+      const moved: TrainableParameter = { ...onHost }
+      const optimiser = new AdamW(new Map([['h', moved]]))
+      const state = new AdamW(new Map<string, TrainableParameter>([['h', { value: place(1), grad: place(1) }]])).state()
+      await expectRefused('ERR_LILY_DEVICE', 'toHost()', () => optimiser.load(state))
+      Object.assign(moved, { value: place(1), grad: place(1) })
+      await expectRefused('ERR_LILY_DEVICE', "the optimiser's state is on cpu:0", () => optimiser.step())
+    })
+  }
+})

@@ -1,0 +1,85 @@
+/** The formula of AdamW in float64, and what float32 may lose beside it. */
+import { expect } from 'vitest'
+import type { AdamWOptions } from '../../lib/index.js'
+import { pack, quantum, unpack } from './dtypes.js'
+import type { History, TrainedParameter } from './training.js'
+
+/** Float32's unit of rounding. */
+const ROUNDING = 2 ** -24
+
+/**
+ * Roundings of float32 of ROUNDING each, in proportion to the terms that are added up: 3 of the gradient (norm, factor,
+ * product), 2 of m, half of 4 of v and its root, 5 of the quotient, 3 of the value, and one for those of m and v in
+ * earlier steps.
+ */
+const ROUNDINGS = 16
+
+/**
+ * Every value of every step against the formula in float64, from the value before as it was found; m, v and the norm
+ * are the reference's own, of the gradients as rounded to their type. The value of 16 bits is rounded once.
+ */
+export function checkHistory(history: History, trained: readonly TrainedParameter[], options: AdamWOptions): void {
+  const { betas: [beta1, beta2] = [0.9, 0.999], eps = 1e-8, maxNorm } = options
+  const gradients = trained.map(({ dtype = 'float32', gradDtype = dtype, gradients }) =>
+    gradients.map((values) => unpack(gradDtype, pack(gradDtype, values))),
+  )
+  const moments = trained.map(({ start: { length } }) => ({
+    m: new Float64Array(length),
+    /** Of the absolute gradients: what the error of m is in proportion to, whatever cancels. */
+    size: new Float64Array(length),
+    v: new Float64Array(length),
+  }))
+  let worst = 0
+  for (const [step, values] of history.values.entries()) {
+    const squares = gradients.map((steps) => steps[step].reduce((sum, g) => sum + g * g, 0))
+    const norm = Math.sqrt(squares.reduce((sum, square) => sum + square, 0))
+    if (maxNorm !== undefined) expect(Math.abs(history.norms[step] / norm - 1)).toBeLessThan(16 * ROUNDING)
+    const clip = maxNorm === undefined ? 1 : Math.min(1, maxNorm / (norm + 1e-6))
+    for (const [i, { name, start, dtype = 'float32' }] of trained.entries()) {
+      const { lr, weightDecay } = ratesOf(name, options)
+      const before = step === 0 ? unpack(dtype, pack(dtype, start)) : history.values[step - 1][name]
+      const { m, size, v } = moments[i]
+      expect(values[name].length).toBe(start.length)
+      for (let j = 0; j < start.length; j++) {
+        const g = gradients[i][step][j] * clip
+        m[j] = beta1 * m[j] + (1 - beta1) * g
+        size[j] = beta1 * size[j] + (1 - beta1) * Math.abs(g)
+        v[j] = beta2 * v[j] + (1 - beta2) * g * g
+        const rate = lr / (1 - beta1 ** (step + 1)) / (Math.sqrt(v[j] / (1 - beta2 ** (step + 1))) + eps)
+        const exact = before[j] * (1 - lr * weightDecay) - rate * m[j]
+        const allowed = ROUNDINGS * ROUNDING * (Math.abs(before[j]) + rate * size[j])
+        const error = Math.abs(values[name][j] - exact)
+        const ofType = dtype === 'float32' ? 0 : quantum(dtype, Math.abs(exact) + allowed) / 2
+        if (error > ofType) worst = Math.max(worst, (error - ofType) / allowed)
+        if (Number.isNaN(error)) worst = Infinity
+      }
+    }
+  }
+  expect(worst, 'error of the values in units of what is allowed').toBeLessThanOrEqual(1)
+  for (const [i, { name }] of trained.entries()) {
+    const { m, size, v } = moments[i]
+    const limit = (2 * history.values.length + 4) * ROUNDING
+    expectWithin(`exp_avg of ${name}`, history.expAvg[name], m, size, limit)
+    expectWithin(`exp_avg_sq of ${name}`, history.expAvgSq[name], v, v, 2 * limit)
+  }
+}
+
+/** Each number within `limit` of its scale. */
+function expectWithin(
+  name: string,
+  actual: Float32Array,
+  exact: Float64Array,
+  scale: Float64Array,
+  limit: number,
+): void {
+  expect(actual.length).toBe(exact.length)
+  const wrong = exact.findIndex((value, i) => !(Math.abs(actual[i] - value) <= limit * scale[i]))
+  expect(wrong < 0 ? [] : [wrong, actual[wrong], exact[wrong]], `${name}: a wrong number, and the right one`).toEqual(
+    [],
+  )
+}
+
+function ratesOf(name: string, { lr = 1e-3, weightDecay = 1e-2, groups = [] }: AdamWOptions) {
+  const group = groups.find(({ match }) => Array.isArray(match) && match.includes(name))
+  return { lr: group?.lr ?? lr, weightDecay: group?.weightDecay ?? weightDecay }
+}
