@@ -12,11 +12,7 @@ import type { Job } from './counted-call.js'
 
 /** native/emulator/core/counters.h says what each is. */
 type Field =
-  | 'matrix_instructions'
-  | 'global_sectors'
-  | 'global_sectors_ideal'
-  | 'shared_wavefronts'
-  | 'shared_wavefronts_ideal'
+  'matrix_instructions' | 'global_sectors' | 'global_sectors_ideal' | 'shared_wavefronts' | 'shared_wavefronts_ideal'
 type Counters = Record<Field, number>
 
 interface KernelCounters extends Counters {
@@ -108,7 +104,6 @@ function summarise(kernels: Kernels, without: Kernels = new Map()): Counts {
 }
 
 export async function count(job: Job): Promise<{ forward: Counts; backward: Counts }> {
-  const forward = await countInChild(job, 'forward')
-  const both = await countInChild(job, 'backward')
+  const [forward, both] = await Promise.all([countInChild(job, 'forward'), countInChild(job, 'backward')])
   return { forward: summarise(forward), backward: summarise(both, forward) }
 }

@@ -1,4 +1,5 @@
 /** What calls do on the emulator, in counts against the fewest possible, beside LoRA of the same rank. No time is one. */
+import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { count, type Counts } from './count.js'
 import { methods, type Job } from './counted-call.js'
@@ -74,7 +75,7 @@ const usage = `npm run bench:counters -- [options]
   --shape M,d,r,E   instead of the usual shapes; may be given several times
   --method NAME     ${methods.join(', ')}; several times; all but uniform by default
   --dtype NAME      ${Object.keys(dtypes).join(', ')}; several times; bfloat16 by default
-  --json            everything counted, as JSON
+  --json FILE       everything counted, as JSON
   --help`
 
 const several = { type: 'string', multiple: true } as const
@@ -83,7 +84,7 @@ const { values: options } = parseArgs({
     shape: several,
     method: several,
     dtype: several,
-    json: { type: 'boolean', default: false },
+    json: { type: 'string' },
     help: { type: 'boolean', default: false },
   },
 })
@@ -104,13 +105,12 @@ const chosenMethods = known('method', methods, options.method ?? ['batch', 'sequ
 const chosenTypes = known('dtype', Object.keys(dtypes) as DTypeName[], options.dtype ?? ['bfloat16'])
 const chosenShapes = options.shape?.map(parseShape) ?? shapes
 
-if (!options.json) {
-  console.log(
-    'emulated: sectors touched once per launch and asked for, of 32 bytes; y, dx and all gradients accumulated into;\n' +
-      'wavefronts of shared memory in main loops, and sectors, against those without conflicts; mma of m16n8k16\n',
-  )
-  printRow(columns.map(([title]) => title))
-}
+console.log(
+  'emulated: bytes of sectors touched at least once in a launch, and of all asked for; y, dx and all gradients accumulated\n' +
+    'into; sectors and cycles of shared memory in main loops against those of contiguous and conflict-free accesses;\n' +
+    'm16n8k16 instructions\n',
+)
+printRow(columns.map(([title]) => title))
 const results: Result[] = []
 for (const shape of chosenShapes)
   for (const dtype of chosenTypes) {
@@ -119,7 +119,8 @@ for (const shape of chosenShapes)
       const job: Job = { shape, dtype, method }
       const found = resultsOf(job, method === 'lora' ? lora : await count(job), lora)
       results.push(...found)
-      if (!options.json) for (const result of found) printRow(columns.map(([, , cell]) => cell(result)))
+      for (const result of found) printRow(columns.map(([, , cell]) => cell(result)))
     }
   }
-if (options.json) console.log(JSON.stringify({ sectorBytes: 32, results }, null, 2))
+if (options.json !== undefined)
+  writeFileSync(options.json, JSON.stringify({ sectorBytes: 32, results }, null, 2) + '\n')

@@ -53,9 +53,6 @@ struct Tiles<Exact> : FloatTiles<Exact> {};
 template <>
 struct Tiles<Tf32> : FloatTiles<Tf32> {};
 
-// A multiple of every strip tile's tokens.
-constexpr int kMostStripTokens = 64;
-
 // ---- Looking rows up ----
 
 // The smallest rank of the table that holds `rank`, else its largest.

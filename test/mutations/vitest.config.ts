@@ -10,7 +10,7 @@ export default defineConfig({
     include: ['test/mutations/*.mutations.ts'],
     pool: 'forks',
     // Two compilers at a time; each mistake is built for itself.
-    maxConcurrency: 2,
+    maxConcurrency: 4,
     testTimeout: 900_000,
     env: { LILY_TEST_BACKEND: 'cuda', LILY_TEST_EMULATED: '1', LILY_EMULATOR_LEAKS: '0' },
   },
