@@ -19,7 +19,6 @@ interface KernelCounters extends Counters {
   launches: number
   distinct_sectors_read: number
   distinct_sectors_written: number
-  lines: (Counters & { file: string; line: number; inlined_file?: string; inlined_line?: number })[]
 }
 
 export interface Counts {
@@ -30,19 +29,14 @@ export interface Counts {
   readonly requested: number
   /** Sectors asked for, against those that the same bytes would take side by side. */
   readonly coalescing: number
-  /** Cycles of shared memory in main loops, against those without bank conflicts. */
+  /** Cycles of shared memory, against those without bank conflicts; of whole kernels, not of their main loops alone. */
   readonly wavefronts: number
-  /** The same of whole kernels. */
-  readonly allWavefronts: number
   /** mma, per warp. */
   readonly matrixInstructions: number
 }
 
 const SECTOR = 32
 const root = fileURLToPath(new URL('..', import.meta.url))
-
-/** What loads tiles, multiplies them and stores them: all that repeats along a long dimension. */
-const MAIN_LOOPS = /\/(ptx|stage|matrix|strip)\.cuh$/
 
 type Kernels = Map<string, KernelCounters>
 
@@ -79,12 +73,6 @@ function summarise(kernels: Kernels, without: Kernels = new Map()): Counts {
     const sum = (all: Kernels) => [...all.values()].reduce((result, kernel) => result + of(kernel), 0)
     return sum(kernels) - sum(without)
   }
-  const inMainLoops = (field: Field) =>
-    total(({ lines }) =>
-      lines
-        .filter((line) => MAIN_LOOPS.test(line.file) || MAIN_LOOPS.test(line.inlined_file ?? ''))
-        .reduce((sum, line) => sum + line[field], 0),
-    )
   const ratio = (a: number, b: number) => (b === 0 ? 1 : a / b)
   return {
     launches: total(({ launches }) => launches),
@@ -94,8 +82,7 @@ function summarise(kernels: Kernels, without: Kernels = new Map()): Counts {
       total((kernel) => kernel.global_sectors),
       total((kernel) => kernel.global_sectors_ideal),
     ),
-    wavefronts: ratio(inMainLoops('shared_wavefronts'), inMainLoops('shared_wavefronts_ideal')),
-    allWavefronts: ratio(
+    wavefronts: ratio(
       total((kernel) => kernel.shared_wavefronts),
       total((kernel) => kernel.shared_wavefronts_ideal),
     ),

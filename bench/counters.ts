@@ -107,7 +107,7 @@ const chosenShapes = options.shape?.map(parseShape) ?? shapes
 
 console.log(
   'emulated: bytes of sectors touched at least once in a launch, and of all asked for; y, dx and all gradients accumulated\n' +
-    'into; sectors and cycles of shared memory in main loops against those of contiguous and conflict-free accesses;\n' +
+    'into; sectors and cycles of shared memory against those of contiguous and conflict-free accesses;\n' +
     'm16n8k16 instructions\n',
 )
 printRow(columns.map(([title]) => title))
