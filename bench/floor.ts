@@ -1,8 +1,8 @@
 /**
- * The least time in which a call can be done on this machine: the sum over its phases, which the pooling barrier keeps
- * apart, of max(FLOPs / FMA roof, bytes / bandwidth of the level that the data lives in). The FMA roof is that of bfloat16 products
- * where x is bfloat16; caches warm (every
- * call uses the same buffers); y, dx and the gradients accumulate.
+ * The least that a call must do, and the least time in which this machine can do it: the sum over its phases, which the
+ * pooling barrier keeps apart, of max(FLOPs / FMA roof, bytes / bandwidth of the level that the data lives in). The FMA
+ * roof is that of bfloat16 products where x is bfloat16; caches warm (every call uses the same buffers); y, dx and the
+ * gradients accumulate.
  */
 import { memoryRoof, type Roofs } from './roofs.js'
 import type { DTypes, Shape } from './shapes.js'
@@ -42,16 +42,28 @@ function backwardPhases(method: Method, { tokens: M, d, rank: r, experts }: Shap
   ]
 }
 
+const bytesOf = ({ activations, parameters }: DTypes): Bytes => ({
+  x: activations === 'float32' ? 4 : 2,
+  p: parameters === 'float32' ? 4 : 2,
+})
+
+/**
+ * The fewest bytes that a call must move: forward x once, y read and written, parameters once; backward dy and x once,
+ * dx read and written, parameters once, their gradients read and written. The router's E r numbers are left out.
+ */
+export function fewestBytes(method: Method, direction: 'forward' | 'backward', shape: Shape, types: DTypes): number {
+  const phases = direction === 'forward' ? forwardPhases : backwardPhases
+  return phases(method, shape, bytesOf(types)).reduce((sum, { read, updated }) => sum + read + 2 * updated, 0)
+}
+
+/** FLOPs of the two products forward and the four backward; what mixes the experts is left out. */
+export const productFlops = (direction: 'forward' | 'backward', { tokens, d, rank }: Shape): number =>
+  (direction === 'forward' ? 2 : 4) * 2 * tokens * rank * d
+
 /** Seconds. */
-export function floor(
-  method: Method,
-  shape: Shape,
-  { activations: ofX, parameters: ofP }: DTypes,
-  withBackward: boolean,
-  roofs: Roofs,
-): number {
-  const bytes = { x: ofX === 'float32' ? 4 : 2, p: ofP === 'float32' ? 4 : 2 }
-  const flops = ofX === 'bfloat16' ? roofs.bfloat16Flops : roofs.flops
+export function floor(method: Method, shape: Shape, types: DTypes, withBackward: boolean, roofs: Roofs): number {
+  const bytes = bytesOf(types)
+  const flops = types.activations === 'bfloat16' ? roofs.bfloat16Flops : roofs.flops
   const phases = forwardPhases(method, shape, bytes)
   if (withBackward) phases.push(...backwardPhases(method, shape, bytes))
   const { tokens: M, d, rank: r, experts } = shape

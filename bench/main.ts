@@ -1,18 +1,10 @@
 /** The microbenchmark: fused Lily against fused LoRA of the same rank, through the public API, on this machine. */
 import { cpus } from 'node:os'
 import { parseArgs } from 'node:util'
-import {
-  backends,
-  lilyBackward,
-  lilyForward,
-  loraBackward,
-  loraForward,
-  tensor,
-  type DType,
-  type Tensor,
-} from '../lib/index.js'
+import { backends, lilyBackward, lilyForward, loraBackward, loraForward } from '../lib/index.js'
 import { floor } from './floor.js'
 import { compare, type Comparison } from './measure.js'
+import { filled, makeOperands, zeros } from './operands.js'
 import { measureRoofs, type Roofs } from './roofs.js'
 import { dtypes, parseShape, shapes, type DTypeName, type DTypes, type Shape } from './shapes.js'
 
@@ -24,49 +16,9 @@ interface Result extends Comparison {
   readonly loraFloor: number
 }
 
-/** Deterministic numbers in [-scale, scale): the speed of a kernel must not depend on luck with denormals. */
-function filled(shape: readonly number[], scale: number, dtype: DType = 'float32', state = { seed: 1 }): Tensor {
-  const data = new Float32Array(shape.reduce((product, size) => product * size, 1))
-  for (let i = 0; i < data.length; i++) {
-    state.seed = (Math.imul(state.seed, 1664525) + 1013904223) >>> 0
-    data[i] = scale * (state.seed / 2 ** 31 - 1)
-  }
-  if (dtype === 'float32') return tensor(data, shape)
-  return tensor(
-    Uint16Array.from(new Uint32Array(data.buffer), dtype === 'bfloat16' ? upperHalf : float16),
-    shape,
-    dtype,
-  )
-}
-
-/** A float32's bits to those of a bfloat16, and of a float16: cut off, with zero for what is too small. */
-const upperHalf = (bits: number): number => bits >>> 16
-function float16(bits: number): number {
-  const magnitude = (bits & 0x7fffffff) - (112 << 23)
-  return magnitude < 1 << 23 ? 0 : ((bits >>> 16) & 0x8000) | (magnitude >>> 13)
-}
-
-function zeros(shape: readonly number[], dtype: DType = 'float32'): Tensor {
-  const count = shape.reduce((product, size) => product * size, 1)
-  return tensor(dtype === 'float32' ? new Float32Array(count) : new Uint16Array(count), shape, dtype)
-}
-
 /** One shape, both methods on the same activations; every output is given and accumulated into. */
 function measureShape(shape: Shape, types: DTypes, seconds: number, roofs: Roofs): Result[] {
-  const { tokens, d, rank, experts } = shape
-  const { activations, parameters } = types
-  const x = filled([tokens, d], 1, activations)
-  const dy = filled([tokens, d], 1e-3, activations)
-  const y = zeros([tokens, d], activations)
-  const dx = zeros([tokens, d], activations)
-  const a = filled([rank, d], d ** -0.5, parameters)
-  const da = zeros([rank, d], parameters)
-  const router = filled([experts, rank], rank ** -0.5, parameters)
-  const dRouter = zeros([experts, rank], parameters)
-  const b = filled([experts, rank, d], 1e-3, parameters)
-  const db = zeros([experts, rank, d], parameters)
-  const loraB = filled([d, rank], 1e-3, parameters)
-  const loraDb = zeros([d, rank], parameters)
+  const { x, dy, y, dx, a, da, router, dRouter, b, db, loraB, loraDb } = makeOperands(shape, types)
 
   const forward = compare(
     () => lilyForward({ x, a, router, b, y }).saved.dispose(),

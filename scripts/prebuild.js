@@ -8,6 +8,7 @@ import { spawnSync } from 'node:child_process'
 import { mkdirSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { architectures } from './cuda-architectures.js'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const stage = join(root, 'build', 'prebuild')
@@ -15,10 +16,10 @@ const builder = join(root, 'scripts', 'build-native.js')
 const prebuildify = join(root, 'node_modules', 'prebuildify', 'bin.js')
 mkdirSync(stage, { recursive: true })
 
-// Machine code from Turing to Blackwell, and PTX of the oldest for what is to come.
-const architectures = '75;80-real;86-real;89-real;90-real;100-real;120'
 const isAddonOnly = process.argv.includes('--addon-only')
-const cuda = isAddonOnly ? ['-DLILY_CUDA=OFF'] : ['-DLILY_CUDA=ON', `-DLILY_CUDA_ARCHITECTURES=${architectures}`]
+const cuda = isAddonOnly
+  ? ['-DLILY_CUDA=OFF']
+  : ['-DLILY_CUDA=ON', `-DLILY_CUDA_ARCHITECTURES=${architectures.join(';')}`]
 const env = { ...process.env, LILY_CMAKE_ARGS: [process.env.LILY_CMAKE_ARGS ?? '', ...cuda].join(' ') }
 // What a build with it has left would be packed.
 if (isAddonOnly) {

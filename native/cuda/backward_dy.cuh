@@ -8,6 +8,10 @@
 //                dB = s u^T dy                                          (every token its own mixture)
 //
 // Where one block of columns has all tokens, D becomes dB_e = w_e D without having been in memory.
+//
+// The grid goes split by split of the tokens, first the blocks of its tokens, then those of its columns: what the ones
+// have read the others find in the cache although all of dy would not fit. That is so as long as blocks start in the
+// order of their numbers, which CUDA does not promise; results do not depend on it.
 #pragma once
 
 #include "gradient.cuh"
@@ -18,7 +22,7 @@ namespace lily::cuda {
 struct BackwardDy {
   // Blocks of tokens.
   ShrinkOperands shrink;  // dy, and C or B
-  int token_blocks;       // 0: q is not wanted
+  int token_blocks;       // of one split; 0: q is not wanted
   int row_blocks;         // of C's rows
   int pooled;
   float scale;
@@ -36,13 +40,15 @@ struct BackwardDy {
 };
 
 template <typename Tile>
-__device__ inline void backward_tokens(char *shared, const BackwardDy &call) {
-  const int block = blockIdx.x % call.token_blocks;
-  const int token = block * call.shrink.tile_tokens;
-  const int token_end = min(token + call.shrink.tile_tokens, call.shrink.tokens);
+__device__ inline void backward_tokens(char *shared, const BackwardDy &call, int split, int index) {
+  const int begin = split * call.strip.split_tokens;
+  const int end = min(begin + call.strip.split_tokens, call.shrink.tokens);
+  const int token = begin + index % call.token_blocks * call.shrink.tile_tokens;
+  const int token_end = min(token + call.shrink.tile_tokens, end);
   const int count = token_end - token;
+  if (count <= 0) return;  // the last split may have fewer tokens
   if (call.pooled) {
-    const int row = blockIdx.x / call.token_blocks * Tile::kRank;
+    const int row = index / call.token_blocks * Tile::kRank;
     const float *product = shrink<Tile>(shared, call.shrink, token, token_end, row);
     const int fours = (min(Tile::kRank, call.rank - row) + 3) / 4;
     for (int i = threadIdx.x; i < count * fours; i += kThreads) {
@@ -98,25 +104,24 @@ __device__ inline void backward_tokens(char *shared, const BackwardDy &call) {
 }
 
 template <typename Tile>
-__device__ inline void backward_columns(char *shared, const BackwardDy &call, int index) {
-  StripBlock at;
-  at.slice = index % call.slices;
-  at.split = index / call.slices % call.splits;
-  at.block = index / call.slices / call.splits;
+__device__ inline void backward_columns(char *shared, const BackwardDy &call, int split, int index) {
+  const StripBlock at = {index % call.slices, split, index / call.slices};
   const float *z =
       walk_strip<Tile, false, true>(shared, call.strip, at, false, true, [](typename Tile::Scalar *, int) {});
   finish_outer<Tile>(z, call.target, at);
-  find_expert_losses<Tile>(shared, call.losses, at, call.scale, index);
+  const int part = (at.block * call.splits + at.split) * call.slices + at.slice;
+  find_expert_losses<Tile>(shared, call.losses, at, call.scale, part);
 }
 
 template <typename Shrink, typename Strip>
 __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy(const __grid_constant__ BackwardDy call) {
   extern __shared__ __align__(16) char shared[];
-  const int token_blocks = call.token_blocks * call.row_blocks;
-  if (static_cast<int>(blockIdx.x) < token_blocks)
-    backward_tokens<Shrink>(shared, call);
+  const int of_tokens = call.token_blocks * call.row_blocks, of_columns = call.slices * call.blocks;
+  const int split = blockIdx.x / (of_tokens + of_columns), index = blockIdx.x % (of_tokens + of_columns);
+  if (index < of_tokens)
+    backward_tokens<Shrink>(shared, call, split, index);
   else
-    backward_columns<Strip>(shared, call, blockIdx.x - token_blocks);
+    backward_columns<Strip>(shared, call, split, index - of_tokens);
 }
 
 }  // namespace lily::cuda

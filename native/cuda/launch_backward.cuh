@@ -82,14 +82,42 @@ class Backward {
   int64_t da_part() const { return part(rank_, d_in_); }
   int router_part() const { return round_up(experts_ * rank_, 4); }
 
-  // The walk of what needs dy, by columns; also whether dy is read once.
+  // The walk of what needs dy, by columns; also whether dy is read once. `parts` are bytes of parts of q and D, which
+  // are written and read; dy counts where it comes from memory once more.
   //
-  // Twice: blocks of tokens and blocks of columns share one launch. That costs 2 M d_out bytes (of 16-bit numbers) more
-  // than once, unless dy fits into half of the second-level cache. Once: the parts of q and D are written and read.
+  //   in one walk  parts of q and D    where the table has a tile: nothing is read twice
+  //   split        parts of D          blocks of tokens and of columns share one launch, and the cache what they read
+  //   twice        dy, parts of D      the same, with no more splits than the device needs
+  //
+  // Where dy fits into half of the second-level cache it comes from memory once in any case.
   Walk find_dy_walk() {
     const Walk twice = Table::walk(device_, {outer_rows_, tokens_, d_out_, experts_}, false, true, shrink_rank_);
-    const int64_t dy_bytes = problem_.tokens * d_out_ * static_cast<int64_t>(sizeof(Scalar));
-    if (mixes_ || dy_bytes <= static_cast<int64_t>(device_.l2_bytes) / 2) return twice;
+    const int64_t row_bytes = d_out_ * static_cast<int64_t>(sizeof(Scalar)), dy_bytes = tokens_ * row_bytes;
+    if (twice.slices == 0 || dy_bytes <= static_cast<int64_t>(device_.l2_bytes) / 2) return twice;
+    const auto parts = [&](int64_t q_parts, int64_t d_parts) {
+      return 8 * (rank_ * q_parts * tokens_ + (d_parts > 1 ? outer_rows_ * d_parts * d_out_ : 0));
+    };
+    const Walk split = split_for_cache(twice, static_cast<int64_t>(device_.l2_bytes) / kSplitsInCache / row_bytes);
+    const Walk once = mixes_ ? Walk{} : find_once_walk();
+    const int64_t twice_bytes = dy_bytes + parts(0, twice.splits);
+    reads_dy_once_ = once.slices != 0 && parts(once.slices, once.splits) < twice_bytes;
+    if (reads_dy_once_) return once;
+    return parts(0, split.splits) < twice_bytes ? split : twice;
+  }
+
+  // Splits that are under way together, and as many again for all else that passes through the cache.
+  static constexpr int kSplitsInCache = 8;
+
+  // The same walk with splits of no more tokens than these, in whole tiles.
+  Walk split_for_cache(Walk walk, int64_t tokens) const {
+    const int64_t tiles = std::max<int64_t>(1, tokens / kMostStripTokens);
+    walk.split_tokens = static_cast<int>(std::min<int64_t>(walk.split_tokens, tiles * kMostStripTokens));
+    walk.splits = ceil_divide(tokens_, walk.split_tokens);
+    return walk;
+  }
+
+  // No slices: the table has no tile.
+  Walk find_once_walk() const {
     Walk once = {};
     for_each_row(typename Table::Once{}, [&](auto row) {
       using Tile = decltype(row);
@@ -99,12 +127,7 @@ class Backward {
       const Split split = split_tokens(tokens_, Tile::kTokens, slices, device_);
       once = {Tile::kRank, Tile::kColumns, slices, split.count, 1, split.tokens, Tile::kBytes};
     });
-    if (once.slices == 0) return twice;
-    const auto parts = [&](int64_t q_parts, int64_t d_parts) {
-      return 8 * rank_ * (q_parts * tokens_ + (d_parts > 1 ? d_parts * d_out_ : 0));
-    };
-    reads_dy_once_ = parts(once.slices, once.splits) < dy_bytes + parts(0, twice.splits);
-    return reads_dy_once_ ? once : twice;
+    return once;
   }
 
   // Where D or dB goes.
@@ -165,7 +188,7 @@ class Backward {
     LILY_TRY(run_combine());
     BackwardDy call = {};
     if (wants_q() || (mixes_ && wants_losses())) {
-      call.token_blocks = ceil_divide(tokens_, tile_tokens_);
+      call.token_blocks = ceil_divide(dy_walk_.split_tokens, tile_tokens_);
       call.row_blocks = mixes_ ? 1 : ceil_divide(rank_, shrink_rank_);
     }
     const Operand right = mixes_ ? operand(call_.b) : contiguous(c_, c_pitch_, kDtype<Scalar>);
@@ -195,7 +218,7 @@ class Backward {
     call.target = db_target();
     call.losses = expert_losses();
     call.blocks = wants_db() || call.losses.parts != nullptr ? dy_walk_.blocks : 0;
-    const int grid = call.token_blocks * call.row_blocks + (call.blocks > 0 ? dy_walk_.grid() : 0);
+    const int grid = (call.token_blocks * call.row_blocks + dy_walk_.slices * call.blocks) * dy_walk_.splits;
     if (grid == 0) return LILY_OK;
     LILY_TRY(Table::with_strip(dy_walk_, [&](auto strip_row) {
       return Table::with_shrink(dy_walk_.rank, tile_tokens_, [&](auto row) {

@@ -25,6 +25,9 @@ struct StripOperands {
   int split_tokens;  // tokens of one block, a multiple of the tile's
 };
 
+// What splits of whole tiles may be made of without knowing the tile.
+constexpr int kMostStripTokens = 64;
+
 template <typename Engine_, int kTokens_, int kRank_, int kColumns_>
 struct StripTile {
   using Engine = Engine_;
@@ -37,7 +40,7 @@ struct StripTile {
   static constexpr int kExpandM = kTokens / 16 / kWarpsDown, kExpandN = kColumns / 8 / kWarpsAcross;
   static constexpr int kOuterM = kRank / 16, kOuterN = kColumns / 8 / kWarps;
   static constexpr int kResultPitch = kColumns + 8;  // floats
-  static_assert(kExpandN > 0 && kOuterN > 0);
+  static_assert(kExpandN > 0 && kOuterN > 0 && kMostStripTokens % kTokens == 0);
 
   // Bytes of shared memory. `streams`: the left operand has more than one block, so w does not stay.
   static int bytes(bool expands, bool has_outer, bool streams, int experts) {

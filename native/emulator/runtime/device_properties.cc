@@ -69,7 +69,7 @@ cudaDeviceProp device_properties(int index) {
   p.asyncEngineCount = 2;
   p.unifiedAddressing = 1;
   p.memoryBusWidth = 384;
-  p.l2CacheSize = 4 << 20;
+  p.l2CacheSize = static_cast<int>(std::min<size_t>(environment().l2, INT32_MAX));
   p.streamPrioritiesSupported = 1;
   p.globalL1CacheSupported = p.localL1CacheSupported = 1;
   p.managedMemory = p.concurrentManagedAccess = 1;

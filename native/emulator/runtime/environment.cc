@@ -105,9 +105,9 @@ void read_fail_error(cudaError_t &result) {
 
 // A misspelt variable would be a check that silently does not happen.
 void refuse_unknown() {
-  static constexpr std::string_view known[] = {
-      "SEED",    "ORDER", "RACES", "GLOBAL_RACES", "FAST",         "LEAKS",     "VERBOSE",    "COUNTERS",
-      "DEVICES", "ARCH",  "SMS",   "MEMORY",       "MEMORY_LIMIT", "FAIL_CALL", "FAIL_ERROR", "DRIVER"};
+  static constexpr std::string_view known[] = {"SEED",    "ORDER",        "RACES",     "GLOBAL_RACES", "FAST",  "LEAKS",
+                                               "VERBOSE", "COUNTERS",     "DEVICES",   "ARCH",         "SMS",   "L2",
+                                               "MEMORY",  "MEMORY_LIMIT", "FAIL_CALL", "FAIL_ERROR",   "DRIVER"};
   for (char **entry = environ; *entry != nullptr; ++entry) {
     const std::string_view text = *entry;
     if (!text.starts_with(kPrefix)) continue;
@@ -134,6 +134,7 @@ Environment read_all() {
   read_number("DEVICES", result.devices, 1, 64);
   read_number("ARCH", result.architecture, 75, 121);
   read_number("SMS", result.multiprocessors, 1, 1024);
+  read_bytes("L2", result.l2);
   read_bytes("MEMORY", result.memory);
   result.memory_limit = result.memory;
   read_bytes("MEMORY_LIMIT", result.memory_limit);

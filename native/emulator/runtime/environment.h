@@ -23,6 +23,7 @@ struct Environment {
   int devices = 2;
   int architecture = 80;
   int multiprocessors = 4;
+  size_t l2 = size_t{4} << 20;            // second-level cache, as their properties tell it
   size_t memory = size_t{8} << 30;        // per device, as its properties tell it
   size_t memory_limit = size_t{8} << 30;  // per device: what can be allocated before cudaErrorMemoryAllocation
   std::string fail_function;              // with fail_call: counts calls of this function only

@@ -1,0 +1,96 @@
+/**
+ * What calls do to memory and matrix units, as native/emulator counts it. Every call runs through the public API in a
+ * process of its own; backward is what forward and backward do together, less forward.
+ */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Job } from './counted-call.js'
+
+/** native/emulator/core/counters.h says what each is. */
+type Field =
+  'matrix_instructions' | 'global_sectors' | 'global_sectors_ideal' | 'shared_wavefronts' | 'shared_wavefronts_ideal'
+type Counters = Record<Field, number>
+
+interface KernelCounters extends Counters {
+  launches: number
+  distinct_sectors_read: number
+  distinct_sectors_written: number
+}
+
+export interface Counts {
+  readonly launches: number
+  /** Bytes of the sectors touched at least once in a launch, summed over launches; read and written count apart. */
+  readonly touched: number
+  /** Bytes of all sectors that were asked for; a second-level cache stands between them and memory. */
+  readonly requested: number
+  /** Sectors asked for, against those that the same bytes would take side by side. */
+  readonly coalescing: number
+  /** Cycles of shared memory, against those without bank conflicts; of whole kernels, not of their main loops alone. */
+  readonly wavefronts: number
+  /** mma, per warp. */
+  readonly matrixInstructions: number
+}
+
+const SECTOR = 32
+const root = fileURLToPath(new URL('..', import.meta.url))
+
+type Kernels = Map<string, KernelCounters>
+
+async function countInChild(job: Job, direction: 'forward' | 'backward'): Promise<Kernels> {
+  const folder = mkdtempSync(join(tmpdir(), 'lily-counters-'))
+  const file = join(folder, 'counters.json')
+  try {
+    const program = fileURLToPath(new URL('counted-call.ts', import.meta.url))
+    const child = spawn(process.execPath, ['--import', 'tsx', program, JSON.stringify(job), direction], {
+      cwd: root,
+      stdio: ['ignore', 'ignore', 'pipe'],
+      env: {
+        ...process.env,
+        LILY_CUDA_LIBRARY: join(root, 'build/emulator/lily_cuda.so'),
+        LILY_EMULATOR_COUNTERS: file,
+        // The suite checks; here only counts are wanted.
+        LILY_EMULATOR_FAST: '1',
+        LILY_EMULATOR_LEAKS: '0',
+      },
+    })
+    let message = ''
+    child.stderr.on('data', (text: Buffer) => (message += text.toString()))
+    const [code] = (await once(child, 'close')) as [number | null]
+    if (code !== 0) throw new Error(`counting ${JSON.stringify(job)} ended with ${code}: ${message}`)
+    const { kernels } = JSON.parse(readFileSync(file, 'utf8')) as { kernels: Record<string, KernelCounters> }
+    return new Map(Object.entries(kernels))
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+}
+
+function summarise(kernels: Kernels, without: Kernels = new Map()): Counts {
+  const total = (of: (kernel: KernelCounters) => number): number => {
+    const sum = (all: Kernels) => [...all.values()].reduce((result, kernel) => result + of(kernel), 0)
+    return sum(kernels) - sum(without)
+  }
+  const ratio = (a: number, b: number) => (b === 0 ? 1 : a / b)
+  return {
+    launches: total(({ launches }) => launches),
+    touched: SECTOR * total((kernel) => kernel.distinct_sectors_read + kernel.distinct_sectors_written),
+    requested: SECTOR * total((kernel) => kernel.global_sectors),
+    coalescing: ratio(
+      total((kernel) => kernel.global_sectors),
+      total((kernel) => kernel.global_sectors_ideal),
+    ),
+    wavefronts: ratio(
+      total((kernel) => kernel.shared_wavefronts),
+      total((kernel) => kernel.shared_wavefronts_ideal),
+    ),
+    matrixInstructions: total((kernel) => kernel.matrix_instructions),
+  }
+}
+
+export async function count(job: Job): Promise<{ forward: Counts; backward: Counts }> {
+  const [forward, both] = await Promise.all([countInChild(job, 'forward'), countInChild(job, 'backward')])
+  return { forward: summarise(forward), backward: summarise(both, forward) }
+}

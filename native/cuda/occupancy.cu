@@ -1,0 +1,132 @@
+// Not part of the library: scripts/check-resources.js compiles it, for the host alone. Says how many blocks of each
+// kernel a multiprocessor holds, with the shared memory that the tile table gives it at four experts.
+//
+// Reads lines "architecture, symbol, registers, bytes of static shared memory" and writes lines "blocks, warps, most
+// warps, bytes of dynamic shared memory, kernel".
+#include <cuda_occupancy.h>
+#include <cxxabi.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#include <map>
+#include <string>
+#include <typeinfo>
+
+#include "cuda/tile.cuh"
+
+namespace lily::cuda {
+namespace {
+
+constexpr int kExperts = 4;
+
+// Without what every name has, and without spaces, of which demanglers have different opinions.
+std::string readable(const char *symbol) {
+  char *text = abi::__cxa_demangle(symbol, nullptr, nullptr, nullptr);
+  std::string name = text == nullptr ? symbol : text;
+  std::free(text);
+  name = name.substr(0, name.find('('));
+  for (const char *noise : {"void ", "lily::cuda::", "__nv_", " "})
+    for (size_t at = name.find(noise); at != std::string::npos; at = name.find(noise)) name.erase(at, strlen(noise));
+  return name;
+}
+
+template <typename Row>
+std::string name() {
+  return readable(typeid(Row).name());
+}
+
+// Bytes of dynamic shared memory by kernel; what is not here needs next to none.
+using SharedBytes = std::map<std::string, int>;
+
+template <typename Engine>
+void add_engine(SharedBytes &bytes) {
+  using Rows = Tiles<Engine>;
+  for_each_row(typename Rows::Shrink{}, [&](auto row) {
+    using Tile = decltype(row);
+    bytes["forward_shrink<" + name<Tile>() + ">"] =
+        std::max(Tile::kBytes, Tile::kProduct * 4 + route_bytes(Tile::kTokens, kExperts, Tile::kRank));
+  });
+  for_each_row(typename Rows::Token{}, [&](auto row) {
+    using Tile = decltype(row);
+    bytes["forward_token<" + name<Tile>() + ">"] = Tile::bytes(kExperts, Tile::kRank / kExperts);
+  });
+  for_each_row(typename Rows::Once{},
+               [&](auto row) { bytes["backward_dy_once<" + name<decltype(row)>() + ">"] = decltype(row)::kBytes; });
+  for_each_row(typename Rows::Strip{}, [&](auto strip) {
+    using Strip = decltype(strip);
+    bytes["forward_expand<" + name<Strip>() + ">"] = Strip::bytes(true, false, false, kExperts);
+    bytes["backward_x<" + name<Strip>() + ">"] = Strip::bytes(true, true, false, kExperts);
+    for_each_row(typename Rows::Shrink{}, [&](auto row) {
+      bytes["backward_dy<" + name<decltype(row)>() + "," + name<Strip>() + ">"] =
+          std::max(decltype(row)::kBytes, Strip::bytes(false, true, false, kExperts));
+    });
+  });
+}
+
+// From the table "Technical Specifications per Compute Capability" of the CUDA C++ programming guide.
+struct Limits {
+  int architecture, shared_kib, block_kib, threads;
+};
+constexpr Limits kLimits[] = {{75, 64, 64, 1024},   {80, 164, 163, 2048},  {86, 100, 99, 1536}, {89, 100, 99, 1536},
+                              {90, 228, 227, 2048}, {100, 228, 227, 2048}, {120, 100, 99, 1536}};
+
+cudaOccDeviceProp properties(const Limits &limits) {
+  cudaOccDeviceProp result;
+  result.computeMajor = limits.architecture / 10;
+  result.computeMinor = limits.architecture % 10;
+  result.maxThreadsPerBlock = 1024;
+  result.maxThreadsPerMultiprocessor = limits.threads;
+  result.regsPerBlock = result.regsPerMultiprocessor = 65536;
+  result.warpSize = kWarp;
+  result.sharedMemPerBlock = 48 << 10;
+  result.sharedMemPerMultiprocessor = static_cast<size_t>(limits.shared_kib) << 10;
+  result.sharedMemPerBlockOptin = static_cast<size_t>(limits.block_kib) << 10;
+  result.reservedSharedMemPerBlock = limits.architecture >= 80 ? 1 << 10 : 0;
+  result.numSms = 1;
+  return result;
+}
+
+int fail(const std::string &what) {
+  std::cerr << "occupancy: " << what << '\n';
+  return 1;
+}
+
+int run() {
+  SharedBytes bytes;
+  add_engine<Tensor<__nv_bfloat16>>(bytes);
+  add_engine<Tensor<__half>>(bytes);
+  add_engine<Tf32>(bytes);
+  add_engine<Exact>(bytes);
+  int architecture = 0, registers = 0, static_bytes = 0;
+  std::string symbol;
+  while (std::cin >> architecture >> symbol >> registers >> static_bytes) {
+    const auto *limits = std::find_if(std::begin(kLimits), std::end(kLimits),
+                                      [&](const Limits &each) { return each.architecture == architecture; });
+    if (limits == std::end(kLimits)) return fail("nothing is known of sm_" + std::to_string(architecture));
+    const cudaOccDeviceProp device = properties(*limits);
+    const std::string kernel = readable(symbol.c_str());
+    const auto found = bytes.find(kernel);
+    const int dynamic = found == bytes.end() ? 0 : found->second;
+    cudaOccFuncAttributes attributes;
+    attributes.maxThreadsPerBlock = kThreads;
+    attributes.numRegs = registers;
+    attributes.sharedSizeBytes = static_cast<size_t>(static_bytes);
+    attributes.maxDynamicSharedSizeBytes = device.sharedMemPerBlockOptin;
+    attributes.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN;
+    const cudaOccDeviceState state;
+    cudaOccResult result;
+    if (cudaOccMaxActiveBlocksPerMultiprocessor(&result, &device, &attributes, &state, kThreads,
+                                                static_cast<size_t>(dynamic)) != CUDA_OCC_SUCCESS)
+      return fail("cuda_occupancy.h refuses sm_" + std::to_string(architecture));
+    const int blocks = result.activeBlocksPerMultiprocessor;
+    std::printf("%d\t%d\t%d\t%d\t%s\n", blocks, blocks * kWarps, limits->threads / kWarp, dynamic, kernel.c_str());
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace lily::cuda
+
+int main() { return lily::cuda::run(); }

@@ -1,0 +1,164 @@
+#!/usr/bin/env node
+// What ptxas makes of every kernel on every published architecture: registers, shared memory, how many blocks of it a
+// multiprocessor holds (cuda_occupancy.h). Fails on any spill, stack frame or other local memory.
+//
+//   npm run check:resources                       all of them: half an hour and more on two cores
+//   npm run check:resources -- --architecture 80  one
+//     --json FILE                                 every kernel, as JSON
+//
+// Nothing of the build is used: the sources are compiled with its options to machine code that is thrown away.
+import { spawn, spawnSync } from 'node:child_process'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { architectures as published } from './cuda-architectures.js'
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)))
+const folder = join(root, 'build', 'resources')
+const nvcc = process.env.CUDACXX ?? 'nvcc'
+const options = ['-std=c++20', '-O3', '-DNDEBUG', '-I', join(root, 'native'), '-I', join(root, 'native', 'include')]
+
+// As CMakeLists.txt has them: what uses matrix units is not for Turing.
+const everywhere = ['launch_common', 'launch_exact']
+const fromAmpere = ['launch_bfloat16', 'launch_float16', 'launch_tf32']
+
+/**
+ * @typedef {{ architecture: number, kernel: string, symbol: string, registers: number, stackBytes: number,
+ *   spillStoreBytes: number, spillLoadBytes: number, localBytes: number, staticSharedBytes: number,
+ *   dynamicSharedBytes: number, blocks: number, warps: number, mostWarps: number }} Resources
+ */
+
+/** @type {(message: string) => never} */
+function fail(message) {
+  console.error(`check-resources: ${message}`)
+  process.exit(1)
+}
+
+/** @type {(text: string, pattern: RegExp) => number} */
+const sum = (text, pattern) => [...text.matchAll(pattern)].reduce((total, [, number]) => total + Number(number), 0)
+
+/** @type {(output: string, architecture: number) => Resources[]} */
+function parse(output, architecture) {
+  // Functions that were not inlined have properties and no entry; they belong to the kernel before.
+  return output
+    .split('Compiling entry function')
+    .slice(1)
+    .map((part) => ({
+      architecture,
+      kernel: '',
+      symbol: /'(\w+)'/.exec(part)?.[1] ?? '',
+      registers: sum(part, /Used (\d+) registers/g),
+      stackBytes: sum(part, /(\d+) bytes stack frame/g),
+      spillStoreBytes: sum(part, /(\d+) bytes spill stores/g),
+      spillLoadBytes: sum(part, /(\d+) bytes spill loads/g),
+      localBytes: sum(part, /(\d+) bytes lmem/g),
+      staticSharedBytes: sum(part, /(\d+) bytes smem/g),
+      ...{ dynamicSharedBytes: 0, blocks: 0, warps: 0, mostWarps: 0 },
+    }))
+}
+
+/** @type {(file: string, architecture: number) => Promise<Resources[]>} */
+function compile(file, architecture) {
+  const output = join(folder, `${file}.${architecture}.cubin`)
+  const source = join(root, 'native', 'cuda', `${file}.cu`)
+  const args = [...options, `-arch=sm_${architecture}`, '-cubin', '-Xptxas', '-v', source, '-o', output]
+  return new Promise((resolve) => {
+    const child = spawn(nvcc, args, { stdio: ['ignore', 'ignore', 'pipe'] })
+    let text = ''
+    child.stderr.on('data', (/** @type {Buffer} */ chunk) => (text += chunk.toString()))
+    child.on('error', (error) => fail(`${nvcc}: ${error.message}; set CUDACXX`))
+    child.on('close', (status) => {
+      if (status !== 0) fail(`${source} does not compile for sm_${architecture}:\n${text}`)
+      const kernels = parse(text, architecture)
+      // No result is no proof.
+      if (kernels.length === 0 || kernels.some(({ symbol, registers }) => symbol === '' || registers === 0))
+        fail(`what ptxas says of ${file} for sm_${architecture} was not understood:\n${text}`)
+      console.error(`${file} for sm_${architecture}: ${kernels.length} kernels`)
+      resolve(kernels)
+    })
+  })
+}
+
+/** @type {(kernels: Resources[]) => void} */
+function addOccupancy(kernels) {
+  const program = join(folder, 'occupancy')
+  const source = join(root, 'native', 'cuda', 'occupancy.cu')
+  const built = spawnSync(nvcc, [...options, source, '-o', program], { encoding: 'utf8' })
+  if (built.status !== 0) fail(`${source} does not compile:\n${built.stderr}`)
+  const input = kernels
+    .map((each) => `${each.architecture} ${each.symbol} ${each.registers} ${each.staticSharedBytes}\n`)
+    .join('')
+  const { status, stdout, stderr } = spawnSync(program, { input, encoding: 'utf8' })
+  if (status !== 0) fail(stderr)
+  for (const [i, line] of stdout.trimEnd().split('\n').entries()) {
+    const [blocks, warps, mostWarps, dynamicSharedBytes, kernel] = line.split('\t')
+    Object.assign(kernels[i] ?? {}, {
+      kernel,
+      ...{ blocks: Number(blocks), warps: Number(warps), mostWarps: Number(mostWarps) },
+      dynamicSharedBytes: Number(dynamicSharedBytes),
+    })
+  }
+}
+
+const { values: given } = parseArgs({
+  options: { architecture: { type: 'string', multiple: true }, json: { type: 'string' } },
+})
+const architectures = (given.architecture ?? published).map((name) => Number.parseInt(name))
+mkdirSync(folder, { recursive: true })
+
+const jobs = architectures.flatMap((architecture) =>
+  [...everywhere, ...(architecture >= 80 ? fromAmpere : [])].map((file) => ({ file, architecture })),
+)
+/** @type {Resources[]} */
+const kernels = []
+/** @type {() => Promise<void>} */
+async function work() {
+  for (let job = jobs.shift(); job !== undefined; job = jobs.shift())
+    kernels.push(...(await compile(job.file, job.architecture)))
+}
+await Promise.all(Array.from({ length: availableParallelism() }, work))
+
+addOccupancy(kernels)
+kernels.sort((p, q) => p.architecture - q.architecture || (p.kernel < q.kernel ? -1 : 1))
+
+const columns = ['', 'kernel', 'variants', 'registers', 'shared KiB', 'blocks', 'warps of']
+const widths = [8, 20, 8, 13, 13, 10, 16]
+/** @type {(cells: string[]) => void} */
+const printRow = (cells) => {
+  console.log(cells.map((cell, i) => (i < 2 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))).join(''))
+}
+printRow(columns)
+for (const architecture of architectures) {
+  const here = kernels.filter((each) => each.architecture === architecture)
+  for (const name of new Set(here.map(({ kernel }) => kernel.replace(/<.*/, '')))) {
+    const variants = here.filter(({ kernel }) => kernel.replace(/<.*/, '') === name)
+    /** @type {(of: (each: Resources) => number) => string} */
+    const range = (of) => [...new Set([Math.min(...variants.map(of)), Math.max(...variants.map(of))])].join(' to ')
+    printRow([
+      `sm_${architecture}`,
+      name,
+      String(variants.length),
+      range(({ registers }) => registers),
+      range(({ staticSharedBytes, dynamicSharedBytes }) => Math.ceil((staticSharedBytes + dynamicSharedBytes) / 1024)),
+      range(({ blocks }) => blocks),
+      `${range(({ warps }) => warps)} of ${variants[0]?.mostWarps}`,
+    ])
+  }
+}
+if (given.json !== undefined) {
+  const compiler = spawnSync(nvcc, ['--version'], { encoding: 'utf8' }).stdout.trim().split('\n').at(-1)
+  writeFileSync(given.json, JSON.stringify({ compiler, experts: 4, threads: 128, kernels }, null, 1) + '\n')
+}
+const spilling = kernels.filter(
+  (each) => each.stackBytes + each.spillStoreBytes + each.spillLoadBytes + each.localBytes > 0,
+)
+for (const { architecture, kernel, stackBytes, spillStoreBytes, spillLoadBytes, localBytes } of spilling) {
+  console.error(
+    `sm_${architecture} ${kernel}: a stack frame of ${stackBytes} bytes, ${spillStoreBytes} bytes of spills stored and ` +
+      `${spillLoadBytes} loaded, ${localBytes} bytes of local memory`,
+  )
+}
+if (spilling.length > 0) fail(`${spilling.length} kernels use local memory`)
+console.log(`${kernels.length} kernels, none with a spill or local memory`)

@@ -1,0 +1,72 @@
+/** What the kernels do to memory and matrix units, in counts of the emulator, against bench/budgets.ts. */
+import { describe, expect, test } from 'vitest'
+import { atScale, budgets, type Budget } from '../../bench/budgets.js'
+import { count, type Counts } from '../../bench/count.js'
+import { fewestBytes } from '../../bench/floor.js'
+import { dtypes, type Shape } from '../../bench/shapes.js'
+import { backwardTraffic, devices, forwardTraffic } from '../../bench/traffic.js'
+import { isEmulated } from '../support/backend.js'
+
+const DIRECTIONS = ['forward', 'backward'] as const
+const title = ({ tokens, d, rank, experts }: Shape) => `(${[tokens, d, rank, experts].join(', ')})`
+const fewest = (direction: (typeof DIRECTIONS)[number], shape: Shape) =>
+  fewestBytes('lily', direction, shape, dtypes.bfloat16)
+
+/** Skips where the device is a GPU. */
+function needsEmulator(context: { skip: (reason: string) => void }): void {
+  if (!isEmulated) context.skip('a GPU takes part, which does not count')
+}
+
+const model = (direction: (typeof DIRECTIONS)[number], shape: Shape, device = devices.emulator) =>
+  (direction === 'forward' ? forwardTraffic : backwardTraffic)(shape, device)
+
+function expectWithin(counts: Counts, budget: Budget, fewestBytes: number): void {
+  expect(counts.launches).toBeLessThanOrEqual(budget.launches)
+  expect(counts.touched / fewestBytes).toBeLessThanOrEqual(budget.touched)
+  expect(counts.coalescing).toBeLessThanOrEqual(budget.coalescing)
+  expect(counts.wavefronts).toBeLessThanOrEqual(budget.wavefronts)
+  // Below the least possible something would not have been counted.
+  expect(counts.touched).toBeGreaterThanOrEqual(fewestBytes)
+  expect(counts.coalescing).toBeGreaterThanOrEqual(1)
+  expect(counts.wavefronts).toBeGreaterThanOrEqual(1)
+}
+
+/** The formula is no guess: it gives what is counted, but for the ends of rows that share a sector. */
+function expectModelled(counts: Counts, direction: (typeof DIRECTIONS)[number], shape: Shape): void {
+  expect(Math.abs(counts.touched / model(direction, shape).touched - 1), direction).toBeLessThan(1e-3)
+}
+
+describe('bfloat16, all outputs accumulated into', () => {
+  for (const { shape, ...budget } of budgets)
+    test(title(shape), async (context) => {
+      needsEmulator(context)
+      const counts = await count({ shape, dtype: 'bfloat16', method: 'batch' })
+      for (const direction of DIRECTIONS) {
+        expectWithin(counts[direction], budget[direction], fewest(direction, shape))
+        expectModelled(counts[direction], direction, shape)
+      }
+    })
+
+  // dy is larger than half of the emulator's cache: read once by one kernel, and in splits that fit into the cache.
+  for (const shape of [
+    { tokens: 1280, d: 1024, rank: 8, experts: 4 },
+    { tokens: 1152, d: 1024, rank: 48, experts: 4 },
+  ])
+    test(`dy larger than the cache, ${title(shape)}`, async (context) => {
+      needsEmulator(context)
+      const counts = await count({ shape, dtype: 'bfloat16', method: 'batch' })
+      for (const direction of DIRECTIONS) expectModelled(counts[direction], direction, shape)
+    })
+})
+
+describe('the formula', () => {
+  for (const { shape, ...most } of atScale)
+    for (const [name, device] of Object.entries(devices))
+      if (name !== 'emulator')
+        test(`${title(shape)} on ${name}`, () => {
+          for (const direction of DIRECTIONS)
+            expect(model(direction, shape, device).moved / fewest(direction, shape), direction).toBeLessThanOrEqual(
+              most[direction],
+            )
+        })
+})

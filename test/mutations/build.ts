@@ -1,0 +1,89 @@
+/**
+ * Builds the CUDA backend from a patched copy of the sources: the common kernels and one engine, as PTX alone and with few
+ * tiles, so that it takes seconds. What runs on the host is taken from the checkout's own build.
+ */
+import { execFile } from 'node:child_process'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import type { Mutation } from './mutations.js'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const folder = join(root, 'build/mutations')
+const emulator = join(root, 'build/emulator')
+const SOURCES = ['launch_bfloat16', 'launch_common', 'launch_nothing']
+const HOST = /\/(problem\.cc|backend\.cc|device\.cc|error\.cc|operations\.cu)\.o$/
+
+// The other engines are never asked; the emulator would read all their PTX.
+const NO_OTHER_ENGINES = `#include "cuda/launch.h"
+namespace lily::cuda {
+static lily_status prepare_nothing(const Device &) { return LILY_OK; }
+const EngineFunctions kExactFunctions = {nullptr, nullptr, prepare_nothing};
+const EngineFunctions kTf32Functions = kExactFunctions, kFloat16Functions = kExactFunctions;
+}
+`
+
+// Every kind of kernel, and the smallest rank: larger ones then walk over blocks of rows.
+const FEW_TILES = `struct Tiles<Tensor<T>> {
+  using E = Tensor<T>;
+  using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>>;
+  using Strip = Table<StripTile<E, 64, 16, 64>>;
+  using Token = Table<TokenTile<ShrinkTile<E, 64, 16>, 64>>;
+  using Once = Table<OnceTile<E, 16>>;
+};
+`
+
+const run = promisify(execFile)
+
+/** Of the checkout's build. */
+function hostObjects(): string[] {
+  const objects = join(root, 'build/cmake/CMakeFiles/lily_cuda_objects.dir')
+  const files = existsSync(objects) ? readdirSync(objects, { recursive: true, encoding: 'utf8' }) : []
+  const found = files.map((file) => join(objects, file)).filter((file) => HOST.test(file))
+  if (found.length === 0) throw new Error('the CUDA backend was not built: run npm run build:native')
+  return found
+}
+
+/** Replaces what stands in a file once. */
+function patch(file: string, find: string, replace: string): void {
+  const text = readFileSync(file, 'utf8')
+  if (text.split(find).length !== 2) throw new Error(`${file} does not have this once: ${find}`)
+  writeFileSync(
+    file,
+    text.replace(find, () => replace),
+  )
+}
+
+/** The path of a library with the mistake, or of one without any; dispose() removes what building it has left. */
+export async function build(name: string, mutation?: Mutation): Promise<{ library: string; dispose: () => void }> {
+  const place = join(folder, name)
+  rmSync(place, { recursive: true, force: true })
+  mkdirSync(place, { recursive: true })
+  cpSync(join(root, 'native'), join(place, 'native'), {
+    recursive: true,
+    filter: (path) => !/native\/(emulator|cpu|napi)/.test(path),
+  })
+  const tiles = join(place, 'native/cuda/tile.cuh')
+  const [table] = /struct Tiles<Tensor<T>> \{[^]*?\n\};\n/.exec(readFileSync(tiles, 'utf8')) ?? ['']
+  patch(tiles, table, FEW_TILES)
+  writeFileSync(join(place, 'native/cuda/launch_nothing.cu'), NO_OTHER_ENGINES)
+  if (mutation !== undefined) patch(join(place, 'native/cuda', mutation.file), mutation.find, mutation.replace)
+
+  const includes = ['-I', join(place, 'native'), '-I', join(place, 'native/include')]
+  const options = ['-std=c++20', '-O3', '-DNDEBUG', '-lineinfo', '--no-compress', '-Xcompiler', '-fPIC', ...includes]
+  const made = SOURCES.map((source) => join(place, `${source}.o`))
+  for (const [i, source] of SOURCES.entries()) {
+    const input = join(place, `native/cuda/${source}.cu`)
+    const architecture = 'arch=compute_80,code=compute_80'
+    await run(process.env.CUDACXX ?? 'nvcc', [...options, '-gencode', architecture, '-c', input, '-o', made[i]])
+  }
+  const library = join(place, 'lily_cuda.so')
+  const exported = `-Wl,--version-script=${join(root, 'native/cuda/exports.map')}`
+  const runtime = [`-L${emulator}`, '-l:libcudart.so.13', `-Wl,-rpath,${emulator}`, '-pthread']
+  await run(process.env.CXX ?? 'c++', ['-shared', '-o', library, ...made, ...hostObjects(), exported, ...runtime])
+  const dispose = () => {
+    rmSync(place, { recursive: true })
+  }
+  return { library, dispose }
+}

@@ -1,0 +1,45 @@
+/**
+ * Whether the suite would notice a mistake in a kernel: each of mutations.ts is built and runs the problems of
+ * support/kernels.ts on the emulator, which must find something or give a wrong number. `npm run test:mutations`.
+ */
+import { describe, expect, test } from 'vitest'
+import { makeCase } from '../support/cases.js'
+import { checkResult } from '../support/check.js'
+import { runInChild } from '../support/child.js'
+import { CACHES, kernelJobs } from '../support/kernels.js'
+import { build } from './build.js'
+import { mutations } from './mutations.js'
+
+/** Runs what test/cuda/kernels.test.ts runs; throws where that would fail. */
+async function check(library: string): Promise<void> {
+  for (const L2 of CACHES) {
+    const { results, refused } = await runInChild(kernelJobs, { LILY_CUDA_LIBRARY: library, LILY_EMULATOR_L2: L2 })
+    if (refused !== undefined) throw new Error(refused.message)
+    expect(results.length).toBe(kernelJobs.length)
+    results.forEach((result, i) => {
+      expect(result.damaged).toEqual([])
+      checkResult(makeCase(kernelJobs[i].spec), result, kernelJobs[i].how)
+    })
+  }
+}
+
+test('without a mistake all is right', async () => {
+  const { library, dispose } = await build('none')
+  await check(library)
+  dispose()
+})
+
+describe.concurrent('noticed', () => {
+  mutations.forEach((mutation, i) => {
+    test(`${mutation.file}: ${mutation.what}`, async ({ expect }) => {
+      const { library, dispose } = await build(String(i), mutation)
+      const noticed = await check(library).then(
+        () => undefined,
+        (error: unknown) => String(error),
+      )
+      dispose()
+      expect(noticed, 'no test fails').toBeDefined()
+      console.log(`${mutation.file}: ${mutation.what}: ${noticed?.split('\n')[0] ?? ''}`)
+    })
+  })
+})

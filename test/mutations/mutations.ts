@@ -1,0 +1,241 @@
+/**
+ * Mistakes that a kernel could have, each a patch of one place of native/cuda: the suite must notice every one of them.
+ * `find` stands in its file once; two lines are given where one would not be enough.
+ */
+export interface Mutation {
+  readonly file: string
+  readonly what: string
+  readonly find: string
+  readonly replace: string
+}
+
+const BARRIER = '__syncthreads();\n'
+
+export const mutations: readonly Mutation[] = [
+  // ---- Tiles and their products ----
+  {
+    file: 'stage.cuh',
+    what: 'a tile has the row behind its last one',
+    find: 'const int valid = row < window.row_end ?',
+    replace: 'const int valid = row <= window.row_end ?',
+  },
+  {
+    file: 'stage.cuh',
+    what: 'the row behind the last one is written',
+    find: 'if (row >= window.row_end || column >= window.column_end) continue;',
+    replace: 'if (row > window.row_end || column >= window.column_end) continue;',
+  },
+  {
+    file: 'shrink.cuh',
+    what: 'the last warp is left out of the sum',
+    find: 'for (int w = 1; w < kWarps; ++w) {',
+    replace: 'for (int w = 1; w < kWarps - 1; ++w) {',
+  },
+  {
+    file: 'shrink.cuh',
+    what: 'no barrier between the copies and the product',
+    find: `copy_wait<Tile::kStages - 2>();\n    ${BARRIER}`,
+    replace: 'copy_wait<Tile::kStages - 2>();\n',
+  },
+  {
+    file: 'shrink.cuh',
+    what: 'the copies are not waited for',
+    find: 'copy_wait<Tile::kStages - 2>();',
+    replace: 'copy_wait<Tile::kStages - 1>();',
+  },
+  {
+    file: 'strip.cuh',
+    what: 'no barrier before a tile is written',
+    find: `clear(sum);\n          ${BARRIER}`,
+    replace: 'clear(sum);\n',
+  },
+  {
+    file: 'strip.cuh',
+    what: 'the scale is applied to what is added to as well',
+    find: '      first += old.x;\n',
+    replace: '      first += scale * old.x;\n',
+  },
+  // ---- Left operands ----
+  {
+    file: 'left.cuh',
+    what: "relu' is 1 at 0",
+    find: 'if (!(h[v] > 0)) value[v] = 0;',
+    replace: 'if (!(h[v] >= 0)) value[v] = 0;',
+  },
+  {
+    file: 'left.cuh',
+    what: 'dropped tokens have a router gradient',
+    find: 'const bool keeps = at < token_end && (router.mask == nullptr || router.mask[at] != 0);',
+    replace: 'const bool keeps = at < token_end;',
+  },
+  {
+    file: 'left.cuh',
+    what: 'dl has the wrong sign',
+    find: 'expert_loss[e] - expert_loss[j], loss)',
+    replace: 'expert_loss[j] - expert_loss[e], loss)',
+  },
+  {
+    file: 'left.cuh',
+    what: 'no barrier before dl is read',
+    find: `scratch.logit_loss[t * experts + e] = loss;\n  }\n  ${BARRIER}`,
+    replace: 'scratch.logit_loss[t * experts + e] = loss;\n  }\n',
+  },
+  // ---- Forward ----
+  {
+    file: 'forward_shrink.cuh',
+    what: 'dropped tokens count in the mean',
+    find: 'if (route.mask == nullptr || route.mask[token + t] != 0) sum +=',
+    replace: 'sum +=',
+  },
+  {
+    file: 'forward_shrink.cuh',
+    what: 'the last number of h has no part in the logits',
+    find: 'for (int k = 0; k < route.rank; ++k)',
+    replace: 'for (int k = 0; k < route.rank - 1; ++k)',
+  },
+  {
+    file: 'forward_shrink.cuh',
+    what: 'no barrier between the router and the logits',
+    find: `router[e * router_pitch + k + v] = value[v];\n  }\n  ${BARRIER}`,
+    replace: 'router[e * router_pitch + k + v] = value[v];\n  }\n',
+  },
+  {
+    file: 'forward_route.cuh',
+    what: 'the last token of a tile has no logits',
+    find: 't < count; t += kWarps',
+    replace: 't < count - 1; t += kWarps',
+  },
+  {
+    file: 'forward_route.cuh',
+    what: 'h in place of the router',
+    find: 'load_four(route.router, e, k, route.rank, r);',
+    replace: 'load_four(call.hidden, token + t, k, route.rank, r);',
+  },
+  {
+    file: 'pool.cuh',
+    what: 'the last token of a sequence is left out',
+    find: 'for (int t = begin + lane; t < end; t += kWarp) {',
+    replace: 'for (int t = begin + lane; t < end - 1; t += kWarp) {',
+  },
+  {
+    file: 'pool.cuh',
+    what: 'dropped tokens count in the mean',
+    find: 'const bool keeps = call.mask == nullptr || call.mask[t] != 0;',
+    replace: 'const bool keeps = true;',
+  },
+  {
+    file: 'forward_expand.cuh',
+    what: 'C of the first columns in every block',
+    find: 'combine_tile<Scalar, Tile::kRank, Tile::kColumns>(tile, call.experts, weights, row, column);',
+    replace: 'combine_tile<Scalar, Tile::kRank, Tile::kColumns>(tile, call.experts, weights, row, 0);',
+  },
+  {
+    file: 'forward_token.cuh',
+    what: 'the probability of another expert',
+    find: 'p[t * p_pitch + j / route.rank]',
+    replace: 'p[t * p_pitch + j % route.experts]',
+  },
+  {
+    file: 'forward_token.cuh',
+    what: 'no barrier before y is written',
+    find: `call.y.accumulate);\n    ${BARRIER}`,
+    replace: 'call.y.accumulate);\n',
+  },
+  {
+    file: 'combine.cuh',
+    what: 'the first weight for every expert',
+    find: 'fmaf(weights[e], b[v], value[v])',
+    replace: 'fmaf(weights[0], b[v], value[v])',
+  },
+  {
+    file: 'combine.cuh',
+    what: 'dropped tokens are counted as kept',
+    find: 'count += mask[t] != 0;',
+    replace: 'count += 1;',
+  },
+  {
+    file: 'combine.cuh',
+    what: 'the last row of a tile of C is not written',
+    find: '{row, call.experts.rank, column, call.experts.columns});',
+    replace: '{row, call.experts.rank - 1, column, call.experts.columns});',
+  },
+  // ---- Backward ----
+  {
+    file: 'backward_dy.cuh',
+    what: 'q is not scaled',
+    find: 'for (int v = 0; v < 4; ++v) value[v] *= call.scale;',
+    replace: '',
+  },
+  {
+    file: 'backward_dy.cuh',
+    what: 'an expert that begins within a block of rows begins q anew',
+    find: 'const bool begins = k >= row;',
+    replace: 'const bool begins = true;',
+  },
+  {
+    file: 'backward_dy.cuh',
+    what: 'the first split of tokens in every block of columns',
+    find: 'const StripBlock at = {index % call.slices, split, index / call.slices};',
+    replace: 'const StripBlock at = {index % call.slices, 0, index / call.slices};',
+  },
+  {
+    file: 'backward_dy.cuh',
+    what: 'no barrier between a product and the next',
+    find: '__syncthreads();  // the next product takes the same memory, and other warps go on with c',
+    replace: '',
+  },
+  {
+    file: 'backward_dy_once.cuh',
+    what: 'the last token of a tile has no q',
+    find: 'const int count = min(Tile::kTokens, end - begin - tile * Tile::kTokens);',
+    replace: 'const int count = min(Tile::kTokens, end - begin - tile * Tile::kTokens) - 1;',
+  },
+  {
+    file: 'backward_dy_once.cuh',
+    what: 'no barrier before the parts of q are added',
+    find: `first, second);\n    });\n    ${BARRIER}`,
+    replace: 'first, second);\n    });\n',
+  },
+  {
+    file: 'backward_x.cuh',
+    what: 'dR leaves out the last token of a range',
+    find: 'const int end = min((range + 1) * kRouterTokens, call.strip.tokens);',
+    replace: 'const int end = min((range + 1) * kRouterTokens, call.strip.tokens) - 1;',
+  },
+  {
+    file: 'backward_x.cuh',
+    what: 'A of the first columns in every block',
+    find: 'call.strip.left.columns, row, column, call.strip.columns);',
+    replace: 'call.strip.left.columns, row, 0, call.strip.columns);',
+  },
+  {
+    file: 'gradient.cuh',
+    what: "a gradient's rows of the first expert for every expert",
+    find: 'store_four(out, static_cast<int64_t>(e) * target.rows + row + k, column + n, target.columns, value);',
+    replace: 'store_four(out, row + k, column + n, target.columns, value);',
+  },
+  {
+    file: 'gradient.cuh',
+    what: 'dw leaves out the last warp',
+    find: 'scale * (sums[0] + sums[1] + sums[2] + sums[3])',
+    replace: 'scale * (sums[0] + sums[1] + sums[2])',
+  },
+  {
+    file: 'gradient.cuh',
+    what: 'reduce leaves out the last part',
+    find: 'for (int part = 0; part < job.part_count; ++part) {',
+    replace: 'for (int part = 0; part < job.part_count - 1; ++part) {',
+  },
+  {
+    file: 'gradient.cuh',
+    what: 'reduce does not weigh the experts',
+    find: 'job.weights == nullptr ? sum[v] : sum[v] * job.weights[e];',
+    replace: 'sum[v];',
+  },
+  {
+    file: 'gradient.cuh',
+    what: 'fold leaves out the last group',
+    find: 'for (int64_t g = 0; g < layer.groups; ++g)',
+    replace: 'for (int64_t g = 0; g < layer.groups - 1; ++g)',
+  },
+]
