@@ -14,7 +14,7 @@ import { lilyBackward, lilyForward, loraBackward, loraForward, type Routing, typ
 
 const shape = { tokens: 33, d: 40, rank: 5, experts: 3 }
 const here = (tensor: Tensor): Tensor => tensor
-const numbers = ({ data, dtype }: Tensor): Float32Array => decode(data as Float32Array, dtype as Float)
+const numbers = ({ data, dtype }: Tensor): Float32Array => decode(data, dtype as Float)
 
 /** The largest difference, as a share of the largest number. */
 function distance(found: Tensor, expected: Tensor): number {
