@@ -1,52 +1,79 @@
-/** The tensors of a benchmarked call, in host memory: inputs, and every output to add to. */
-import { tensor, type DType, type Tensor } from '../lib/index.js'
-import type { DTypes, Shape } from './shapes.js'
+/** Operands of a case, every output among them: all are given, and accumulated into. */
+import { tensor, type Tensor } from '../lib/index.js'
+import { encode, type DTypes, type Float } from './dtypes.js'
+import type { Shape } from './shapes.js'
 
-/** Deterministic numbers in [-scale, scale): the speed of a kernel must not depend on luck with denormals. */
-export function filled(shape: readonly number[], scale: number, dtype: DType = 'float32'): Tensor {
-  const data = new Float32Array(count(shape))
+/** Where tensors are to lie. */
+export type Place = (tensor: Tensor) => Tensor
+
+const product = (sizes: readonly number[]): number => sizes.reduce((all, size) => all * size, 1)
+
+const PATTERN = 2 ** 16
+
+/**
+ * Deterministic numbers in [-scale, scale). The scales below keep products normal in float16, too: the speed of a kernel
+ * must not depend on luck with denormals.
+ */
+export function filled(shape: readonly number[], scale: number, dtype: Float = 'float32'): Tensor {
+  const data = new Float32Array(product(shape))
   let state = 1
-  for (let i = 0; i < data.length; i++) {
+  for (let i = 0; i < Math.min(PATTERN, data.length); i++) {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0
     data[i] = scale * (state / 2 ** 31 - 1)
   }
-  if (dtype === 'float32') return tensor(data, shape)
-  return tensor(
-    Uint16Array.from(new Uint32Array(data.buffer), dtype === 'bfloat16' ? upperHalf : float16),
-    shape,
-    dtype,
-  )
+  for (let begin = PATTERN; begin < data.length; begin += PATTERN) data.copyWithin(begin, 0, PATTERN)
+  return tensor(encode(data, dtype), shape, dtype)
 }
 
-/** A float32's bits to those of a bfloat16, and of a float16: cut off, with zero for what is too small. */
-const upperHalf = (bits: number): number => bits >>> 16
-function float16(bits: number): number {
-  const magnitude = (bits & 0x7fffffff) - (112 << 23)
-  return magnitude < 1 << 23 ? 0 : ((bits >>> 16) & 0x8000) | (magnitude >>> 13)
+export function zeros(shape: readonly number[], dtype: Float = 'float32'): Tensor {
+  const count = product(shape)
+  return tensor(dtype === 'float32' ? new Float32Array(count) : new Uint16Array(count), shape, dtype)
 }
 
-export function zeros(shape: readonly number[], dtype: DType = 'float32'): Tensor {
-  return tensor(dtype === 'float32' ? new Float32Array(count(shape)) : new Uint16Array(count(shape)), shape, dtype)
+export interface Activations {
+  readonly x: Tensor
+  readonly y: Tensor
+  readonly dy: Tensor
+  readonly dx: Tensor
 }
 
-const count = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1)
-
-export type Operands = ReturnType<typeof makeOperands>
-
-/** Of Lily and, with `loraB` and `loraDb`, of LoRA of the same rank on the same activations. */
-export function makeOperands({ tokens, d, rank, experts }: Shape, { activations, parameters }: DTypes) {
+export function makeActivations({ tokens, d }: Shape, { activations }: DTypes, place: Place): Activations {
   return {
-    x: filled([tokens, d], 1, activations),
-    dy: filled([tokens, d], 1e-3, activations),
-    y: zeros([tokens, d], activations),
-    dx: zeros([tokens, d], activations),
-    a: filled([rank, d], d ** -0.5, parameters),
-    da: zeros([rank, d], parameters),
-    router: filled([experts, rank], rank ** -0.5, parameters),
-    dRouter: zeros([experts, rank], parameters),
-    b: filled([experts, rank, d], 1e-3, parameters),
-    db: zeros([experts, rank, d], parameters),
-    loraB: filled([d, rank], 1e-3, parameters),
-    loraDb: zeros([d, rank], parameters),
+    x: place(filled([tokens, d], 1, activations)),
+    y: place(zeros([tokens, d], activations)),
+    dy: place(filled([tokens, d], 0.1, activations)),
+    dx: place(zeros([tokens, d], activations)),
+  }
+}
+
+export interface LoraParameters {
+  readonly a: Tensor
+  readonly b: Tensor
+  readonly da: Tensor
+  readonly db: Tensor
+}
+
+export interface LilyParameters extends LoraParameters {
+  readonly router: Tensor
+  readonly dRouter: Tensor
+}
+
+export function makeLilyParameters({ d, rank, experts }: Shape, dtype: Float, place: Place): LilyParameters {
+  return {
+    a: place(filled([rank, d], d ** -0.5, dtype)),
+    router: place(filled([experts, rank], rank ** -0.5, dtype)),
+    b: place(filled([experts, rank, d], 0.02, dtype)),
+    da: place(zeros([rank, d], dtype)),
+    dRouter: place(zeros([experts, rank], dtype)),
+    db: place(zeros([experts, rank, d], dtype)),
+  }
+}
+
+export function makeLoraParameters(d: number, rank: number, dtype: Float, place: Place): LoraParameters {
+  return {
+    a: place(filled([rank, d], d ** -0.5, dtype)),
+    b: place(filled([d, rank], 0.02, dtype)),
+    da: place(zeros([rank, d], dtype)),
+    db: place(zeros([d, rank], dtype)),
   }
 }

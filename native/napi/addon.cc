@@ -73,6 +73,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("adamw", Napi::Function::New<adamw>(env));
   exports.Set("measureRoof", Napi::Function::New<measure_roof>(env));
   exports.Set("backends", Napi::Function::New<backends>(env));
+  exports.Set("processor", Napi::Function::New<processor>(env));
   add_device_functions(env, exports);
   env.SetInstanceData(new Environment);
   return exports;

@@ -1,23 +1,23 @@
 /** What the kernels do to memory and matrix units, in counts of the emulator, against bench/budgets.ts. */
 import { describe, expect, test } from 'vitest'
-import { atScale, budgets, type Budget } from '../../bench/budgets.js'
-import { count, type Counts } from '../../bench/count.js'
-import { fewestBytes } from '../../bench/floor.js'
-import { dtypes, type Shape } from '../../bench/shapes.js'
-import { backwardTraffic, devices, forwardTraffic } from '../../bench/traffic.js'
+import { atScale, budgets, type Budget } from '../../bench/counters/budgets.js'
+import { count, type Counts } from '../../bench/counters/count.js'
+import { dtypes } from '../../bench/dtypes.js'
+import { fewestBytes, type Direction } from '../../bench/floor.js'
+import type { Shape } from '../../bench/shapes.js'
+import { backwardTraffic, devices, forwardTraffic } from '../../bench/counters/traffic.js'
 import { isEmulated } from '../support/backend.js'
 
 const DIRECTIONS = ['forward', 'backward'] as const
 const title = ({ tokens, d, rank, experts }: Shape) => `(${[tokens, d, rank, experts].join(', ')})`
-const fewest = (direction: (typeof DIRECTIONS)[number], shape: Shape) =>
-  fewestBytes('lily', direction, shape, dtypes.bfloat16)
+const fewest = (direction: Direction, shape: Shape) => fewestBytes(direction, shape, 'batch', dtypes.bfloat16)
 
 /** Skips where the device is a GPU. */
 function needsEmulator(context: { skip: (reason: string) => void }): void {
   if (!isEmulated) context.skip('a GPU takes part, which does not count')
 }
 
-const model = (direction: (typeof DIRECTIONS)[number], shape: Shape, device = devices.emulator) =>
+const model = (direction: Direction, shape: Shape, device = devices.emulator) =>
   (direction === 'forward' ? forwardTraffic : backwardTraffic)(shape, device)
 
 function expectWithin(counts: Counts, budget: Budget, fewestBytes: number): void {
@@ -32,7 +32,7 @@ function expectWithin(counts: Counts, budget: Budget, fewestBytes: number): void
 }
 
 /** The formula is no guess: it gives what is counted, but for the ends of rows that share a sector. */
-function expectModelled(counts: Counts, direction: (typeof DIRECTIONS)[number], shape: Shape): void {
+function expectModelled(counts: Counts, direction: Direction, shape: Shape): void {
   expect(Math.abs(counts.touched / model(direction, shape).touched - 1), direction).toBeLessThan(1e-3)
 }
 

@@ -3,10 +3,9 @@ import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { count, type Counts } from './count.js'
 import { methods, type Job } from './counted-call.js'
-import { fewestBytes, productFlops } from './floor.js'
-import { dtypes, parseShape, type DTypeName, type Shape } from './shapes.js'
-
-type Direction = 'forward' | 'backward'
+import { dtypes, dtypeNames } from '../dtypes.js'
+import { fewestBytes, productFlops, type Direction } from '../floor.js'
+import { parseShape, type Shape } from '../shapes.js'
 
 interface Result extends Job {
   readonly direction: Direction
@@ -37,7 +36,7 @@ function resultsOf(job: Job, counts: Record<Direction, Counts>, lora: Record<Dir
     counts: counts[direction],
     lora: lora[direction],
     fewest: {
-      bytes: fewestBytes(method === 'lora' ? 'lora' : 'lily', direction, shape, dtypes[dtype]),
+      bytes: fewestBytes(direction, shape, method === 'lora' ? 'none' : method, dtypes[dtype]),
       matrixInstructions: usesUnits ? productFlops(direction, shape) / MATRIX_FLOPS : 0,
     },
   }))
@@ -74,7 +73,7 @@ function printRow(cells: readonly string[]): void {
 const usage = `npm run bench:counters -- [options]
   --shape M,d,r,E   instead of the usual shapes; may be given several times
   --method NAME     ${methods.join(', ')}; several times; all but uniform by default
-  --dtype NAME      ${Object.keys(dtypes).join(', ')}; several times; bfloat16 by default
+  --dtype NAME      ${dtypeNames.join(', ')}; several times; bfloat16 by default
   --json FILE       everything counted, as JSON
   --help`
 
@@ -102,7 +101,7 @@ function known<Name extends string>(option: string, names: readonly Name[], give
 }
 
 const chosenMethods = known('method', methods, options.method ?? ['batch', 'sequence', 'token', 'lora'])
-const chosenTypes = known('dtype', Object.keys(dtypes) as DTypeName[], options.dtype ?? ['bfloat16'])
+const chosenTypes = known('dtype', dtypeNames, options.dtype ?? ['bfloat16'])
 const chosenShapes = options.shape?.map(parseShape) ?? shapes
 
 console.log(

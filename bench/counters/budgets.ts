@@ -3,7 +3,7 @@
  * at least 64 blocks) and of the formula in traffic.ts. test/cuda/counters.test.ts holds the kernels to them; each
  * limit is as asked for or narrower, and beside it stands what was counted.
  */
-import type { Shape } from './shapes.js'
+import type { Shape } from '../shapes.js'
 
 export interface Budget {
   /** Bytes touched, against the fewest. */

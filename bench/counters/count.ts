@@ -8,6 +8,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import type { Pass } from '../report.js'
 import type { Job } from './counted-call.js'
 
 /** native/emulator/core/counters.h says what each is. */
@@ -36,16 +37,16 @@ export interface Counts {
 }
 
 const SECTOR = 32
-const root = fileURLToPath(new URL('..', import.meta.url))
+const root = fileURLToPath(new URL('../..', import.meta.url))
 
 type Kernels = Map<string, KernelCounters>
 
-async function countInChild(job: Job, direction: 'forward' | 'backward'): Promise<Kernels> {
+async function countInChild(job: Job, pass: Pass): Promise<Kernels> {
   const folder = mkdtempSync(join(tmpdir(), 'lily-counters-'))
   const file = join(folder, 'counters.json')
   try {
     const program = fileURLToPath(new URL('counted-call.ts', import.meta.url))
-    const child = spawn(process.execPath, ['--import', 'tsx', program, JSON.stringify(job), direction], {
+    const child = spawn(process.execPath, ['--import', 'tsx', program, JSON.stringify(job), pass], {
       cwd: root,
       stdio: ['ignore', 'ignore', 'pipe'],
       env: {
@@ -91,6 +92,6 @@ function summarise(kernels: Kernels, without: Kernels = new Map()): Counts {
 }
 
 export async function count(job: Job): Promise<{ forward: Counts; backward: Counts }> {
-  const [forward, both] = await Promise.all([countInChild(job, 'forward'), countInChild(job, 'backward')])
+  const [forward, both] = await Promise.all([countInChild(job, 'forward'), countInChild(job, 'forward+backward')])
   return { forward: summarise(forward), backward: summarise(both, forward) }
 }

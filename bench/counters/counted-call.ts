@@ -1,0 +1,30 @@
+/**
+ * One call on a CUDA device, in a process of its own: the emulator writes its counts when the process ends. The job is
+ * JSON on the command line; count.ts starts it.
+ */
+import { fileURLToPath } from 'node:url'
+import { Stream, type Routing, type Tensor } from '../../lib/index.js'
+import { makeContenders } from '../contenders.js'
+import type { DTypeName } from '../dtypes.js'
+import type { Pass } from '../report.js'
+import type { Shape } from '../shapes.js'
+
+export const methods = ['batch', 'sequence', 'token', 'uniform', 'lora'] as const
+
+export interface Job {
+  readonly shape: Shape
+  readonly dtype: DTypeName
+  /** A routing of Lily, or LoRA of the same rank. */
+  readonly method: (typeof methods)[number]
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const [text, pass] = process.argv.slice(2)
+  const { method, ...job } = JSON.parse(text) as Job
+  const routing: Routing = method === 'lora' ? 'batch' : method
+  const place = (tensor: Tensor): Tensor => tensor.to({ type: 'cuda' })
+  const contender = method === 'lora' ? 'lora' : 'lily'
+  const [calls] = makeContenders([contender], { ...job, routing }, job.shape.rank, () => 1, place)
+  calls[pass as Pass]()
+  await Stream.default({ type: 'cuda' }).synchronize()
+}
