@@ -11,6 +11,8 @@ export interface DeviceInfo {
   readonly computeCapability?: string
   /** Bytes. */
   readonly memory?: number
+  /** Bytes of the cache before that memory. */
+  readonly cache?: number
   /** Of a CPU: the instruction set that the kernels use, for example 'avx512'. */
   readonly simd?: string
   /** Of a CPU: the threads that a call may use (the environment variable LILY_NUM_THREADS sets them). */
@@ -38,6 +40,7 @@ export function backends(): BackendInfo[] {
       name: device.name,
       ...(name === 'cpu' ? { simd: device.detail, threads: device.parallelism } : { computeCapability: device.detail }),
       ...(device.memoryBytes > 0 ? { memory: device.memoryBytes } : {}),
+      ...(device.cacheBytes > 0 ? { cache: device.cacheBytes } : {}),
     })),
   }))
 }

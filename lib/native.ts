@@ -40,6 +40,7 @@ export interface NativeDevice {
   detail: string
   memoryBytes: number
   /** Threads of the CPU backend, multiprocessors of a GPU. */
+  cacheBytes: number
   parallelism: number
 }
 

@@ -62,6 +62,7 @@ lily_status device_info(int32_t device, lily_device_info *info) {
   snprintf(info->name, sizeof info->name, "%s", processor_name().c_str());
   snprintf(info->detail, sizeof info->detail, "%s", instruction_set().name);
   info->memory_bytes = memory_bytes();
+  info->cache_bytes = cache_bytes();
   info->parallelism = thread_count();
   return LILY_OK;
 }

@@ -137,4 +137,15 @@ uint64_t memory_bytes() {
   return pages > 0 && page_bytes > 0 ? static_cast<uint64_t>(pages) * static_cast<uint64_t>(page_bytes) : 0;
 }
 
+uint64_t cache_bytes() {
+  uint64_t largest = 0;
+  for (int index = 0; index < 16; ++index) {
+    const std::string size = first_line("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/size");
+    if (size.empty()) break;
+    const uint64_t unit = size.back() == 'M' ? 1 << 20 : 1 << 10;
+    largest = std::max<uint64_t>(largest, strtoull(size.c_str(), nullptr, 10) * unit);
+  }
+  return largest;
+}
+
 }  // namespace lily::cpu

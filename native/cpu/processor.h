@@ -42,5 +42,6 @@ int default_thread_count();
 
 std::string processor_name();
 uint64_t memory_bytes();
+uint64_t cache_bytes();  // of the last level
 
 }  // namespace lily::cpu

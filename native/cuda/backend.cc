@@ -66,13 +66,14 @@ lily_status device_info(int32_t id, lily_device_info *info) {
     snprintf(info->name, sizeof info->name, "%.127s", properties.name);
     snprintf(info->detail, sizeof info->detail, "%d.%d", properties.major, properties.minor);
     info->memory_bytes = properties.totalGlobalMem;
+    info->cache_bytes = static_cast<uint64_t>(properties.l2CacheSize);
     info->parallelism = properties.multiProcessorCount;
     return LILY_OK;
   });
 }
 
-lily_status measure_roof(int32_t, int32_t, size_t, double *) {
-  return fail(LILY_ERROR_UNSUPPORTED, "the cuda backend does not measure roofs");
+lily_status measure_roof(int32_t id, int32_t roof, size_t bytes, double *rate) {
+  return on_device(id, [&] { return cuda::measure_roof(*device(id), roof, bytes, rate); });
 }
 
 // Checked here once for all operations.

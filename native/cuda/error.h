@@ -5,6 +5,13 @@
 
 #include "lily/backend.h"
 
+// Errors of one call after the other: the first one ends the function.
+#define LILY_TRY(expression)                                \
+  do {                                                      \
+    const lily_status lily_try_status = (expression);       \
+    if (lily_try_status != LILY_OK) return lily_try_status; \
+  } while (false)
+
 namespace lily::cuda {
 
 // The status of a CUDA call; of an error the message names it, after `what` was done ("launching the shrink kernel").

@@ -50,13 +50,6 @@ lily_status launch_write_weights(float *weights, int64_t count, float value, cud
 
 constexpr int kMostColumns = 1 << 30;
 
-// Errors of one launch after the other: the first one ends the call.
-#define LILY_TRY(expression)                                \
-  do {                                                      \
-    const lily_status lily_try_status = (expression);       \
-    if (lily_try_status != LILY_OK) return lily_try_status; \
-  } while (false)
-
 template <typename Call>
 lily_status launch(void (*kernel)(Call), const char *name, dim3 blocks, int shared_bytes, cudaStream_t stream,
                    const Call &call) {

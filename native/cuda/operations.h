@@ -20,6 +20,9 @@ lily_status fold(const lily_fold *call);
 lily_status adamw_workspace(const lily_adamw *call, size_t *bytes);
 lily_status adamw(const lily_adamw *call);
 
+// The ABI's; it allocates, and waits for the device.
+lily_status measure_roof(const Device &device, int32_t roof, size_t bytes, double *rate);
+
 // Sets the attributes of the kernels, so that no launch has to: called once per device, before any launch on it.
 lily_status prepare(const Device &device);
 

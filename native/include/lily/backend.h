@@ -187,6 +187,7 @@ typedef struct lily_device_info {
   char name[128];
   char detail[64];       /* the instruction set of a CPU, the compute capability of a GPU */
   uint64_t memory_bytes; /* 0: unknown */
+  uint64_t cache_bytes;  /* of the cache before memory; 0: unknown */
   int32_t parallelism;   /* threads that the CPU backend uses, multiprocessors of a GPU */
 } lily_device_info;
 
