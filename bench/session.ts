@@ -5,7 +5,7 @@ import type { Case } from './cases.js'
 import { makeContenders, methodsOf } from './contenders.js'
 import { dtypes } from './dtypes.js'
 import { floorOf, phasesOf, workingSet, workOf } from './floor.js'
-import { deviceClock, hostClock, ratioOf, sampleInTurn, timingOf, type Limits } from './measure.js'
+import { deviceClock, hostClock, ratioOf, sampleInTurn, timingOf, type Clock, type Limits } from './measure.js'
 import { measureOverhead, type Overhead } from './overhead.js'
 import { equalParametersRank, type Model } from './parameters.js'
 import { methods, passes, type Method, type Pass, type Result } from './report.js'
@@ -52,17 +52,24 @@ export async function measure(
       findings.notes.push('the cuda backend measures no roofs yet, so there are no floors')
       findings.notes.push('the composed steps work in host memory and are measured on the cpu alone')
     }
+    const clock = plan.backend === 'cuda' ? deviceClock(DEVICE) : hostClock
     for (const [i, each] of plan.cases.entries()) {
       const { shape, dtype, routing } = each
       onProgress(`${shapeText(shape)} ${dtype} ${routing}`, 0.03 + (0.97 * i) / plan.cases.length)
-      findings.results.push(...(await measureCase(each, plan, findings, signal)))
+      findings.results.push(...(await measureCase(each, plan, clock, findings.roofs, signal)))
     }
   } catch (error) {
     if (!signal.aborted) throw error
   }
 }
 
-async function measureCase(each: Case, plan: Plan, findings: Findings, signal: AbortSignal): Promise<Result[]> {
+async function measureCase(
+  each: Case,
+  plan: Plan,
+  clock: Clock,
+  roofs: Roofs | null,
+  signal: AbortSignal,
+): Promise<Result[]> {
   const { shape, dtype, routing } = each
   const types = dtypes[dtype]
   const equalRank = equalParametersRank(plan.model, shape)
@@ -75,8 +82,12 @@ async function measureCase(each: Case, plan: Plan, findings: Findings, signal: A
     if (!plan.isCold) return 1
     return coldSets(workingSet(own(method).shape, own(method).routing, types, false), plan.backend)
   }
-  const place = (tensor: Tensor): Tensor => (plan.backend === 'cuda' ? tensor.to(DEVICE) : tensor)
-  const clock = plan.backend === 'cuda' ? deviceClock(DEVICE) : hostClock
+  const placed: Tensor[] = []
+  const place = (tensor: Tensor): Tensor => {
+    if (plan.backend === 'cpu') return tensor
+    placed.push(tensor.to(DEVICE))
+    return placed[placed.length - 1]
+  }
   const limits: Limits = { seconds: plan.seconds / plan.cases.length / passes.length, rounds: plan.rounds, signal }
 
   const contending = methodsOf(methods, each, plan.backend)
@@ -97,12 +108,13 @@ async function measureCase(each: Case, plan: Plan, findings: Findings, signal: A
         method,
         rank: own(method).shape.rank,
         ...timingOf(samples[i]),
-        ...leastOf(own(method), each, pass, plan, findings.roofs),
+        ...leastOf(own(method), each, pass, plan, roofs),
         ratioToLora: ratioOf(samples[i], samplesOf('lora')!),
         ratioToFused: fused === undefined ? null : ratioOf(samples[i], fused),
       })
     }
   }
+  for (const tensor of placed) tensor.dispose()
   return results
 }
 
