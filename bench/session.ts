@@ -56,7 +56,7 @@ export async function measure(
     for (const [i, each] of plan.cases.entries()) {
       const { shape, dtype, routing } = each
       onProgress(`${shapeText(shape)} ${dtype} ${routing}`, 0.03 + (0.97 * i) / plan.cases.length)
-      findings.results.push(...(await measureCase(each, plan, clock, findings.roofs, signal)))
+      findings.results.push(...(await measureCase(each, plan, clock, findings, signal)))
     }
   } catch (error) {
     if (!signal.aborted) throw error
@@ -67,7 +67,7 @@ async function measureCase(
   each: Case,
   plan: Plan,
   clock: Clock,
-  roofs: Roofs | null,
+  { roofs, notes }: Findings,
   signal: AbortSignal,
 ): Promise<Result[]> {
   const { shape, dtype, routing } = each
@@ -91,6 +91,11 @@ async function measureCase(
   const limits: Limits = { seconds: plan.seconds / plan.cases.length / passes.length, rounds: plan.rounds, signal }
 
   const contending = methodsOf(methods, each, plan.backend)
+  if (plan.backend === 'cpu' && contending.length < methods.length) {
+    notes.push(
+      `${shapeText(shape)}, token routing: no unfused Lily, whose product with E r rows would be wider than 4096`,
+    )
+  }
   const contenders = makeContenders(contending, each, equalRank, setsOf, place)
   const results: Result[] = []
   for (const pass of passes) {
