@@ -17,7 +17,7 @@ export interface Plan {
   readonly cases: readonly Case[]
   readonly isCold: boolean
   readonly model: Model
-  /** For all cases together; a case takes longer where its rounds do. */
+  /** For the whole run; it takes longer where the rounds of its cases do. */
   readonly seconds: number
   readonly rounds: number
 }
@@ -42,6 +42,7 @@ export async function measure(
   signal: AbortSignal,
   onProgress: OnProgress,
 ): Promise<void> {
+  const begin = performance.now()
   try {
     onProgress('roofs', 0)
     if (plan.backend === 'cpu') {
@@ -56,7 +57,11 @@ export async function measure(
     for (const [i, each] of plan.cases.entries()) {
       const { shape, dtype, routing } = each
       onProgress(`${shapeText(shape)} ${dtype} ${routing}`, 0.03 + (0.97 * i) / plan.cases.length)
-      findings.results.push(...(await measureCase(each, plan, clock, findings, signal)))
+      // What earlier cases took beyond their share is missing to later ones, not added to the run.
+      const left = Math.max(0, plan.seconds - (performance.now() - begin) / 1000)
+      const seconds = left / (plan.cases.length - i) / passes.length
+      const limits: Limits = { seconds, rounds: plan.rounds, signal }
+      findings.results.push(...(await measureCase(each, plan, clock, limits, findings)))
     }
   } catch (error) {
     if (!signal.aborted) throw error
@@ -67,8 +72,8 @@ async function measureCase(
   each: Case,
   plan: Plan,
   clock: Clock,
+  limits: Limits,
   { roofs, notes }: Findings,
-  signal: AbortSignal,
 ): Promise<Result[]> {
   const { shape, dtype, routing } = each
   const types = dtypes[dtype]
@@ -88,7 +93,6 @@ async function measureCase(
     placed.push(tensor.to(DEVICE))
     return placed[placed.length - 1]
   }
-  const limits: Limits = { seconds: plan.seconds / plan.cases.length / passes.length, rounds: plan.rounds, signal }
 
   const contending = methodsOf(methods, each, plan.backend)
   if (plan.backend === 'cpu' && contending.length < methods.length) {
