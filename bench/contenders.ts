@@ -1,15 +1,19 @@
 /** The methods that a case is measured with, each as two functions. */
-import { lilyBackward, lilyForward, loraBackward, loraForward, type Tensor } from '../lib/index.js'
+import { lilyBackward, lilyForward, loraBackward, loraForward } from '../lib/index.js'
 import type { Case } from './cases.js'
 import { composedLily } from './composed/lily.js'
 import { composedLora } from './composed/lora.js'
 import { dtypes } from './dtypes.js'
-import { makeActivations, makeLilyParameters, makeLoraParameters, type Activations, type Place } from './operands.js'
-import type { LoraParameters } from './operands.js'
-import type { Method, Pass } from './report.js'
+import {
+  makeActivations,
+  makeLilyParameters,
+  makeLoraParameters,
+  type Activations,
+  type LoraParameters,
+  type Place,
+} from './operands.js'
+import type { Calls, Method, Pass } from './report.js'
 import { sequenceOffsets } from './sequences.js'
-
-export type Calls = Readonly<Record<Pass, () => void>>
 
 /** What calls of one method work on. */
 type Maker = (activations: Activations) => Calls
@@ -64,19 +68,14 @@ function makerOf(method: Method, each: Case, equalRank: number, place: Place): M
     case 'lora-equal-parameters':
       return fusedLora(lora(equalRank))
     case 'lora-composed':
-      return (activations) => named(composedLora(activations, lora(shape.rank), types))
+      return (activations) => composedLora(activations, lora(shape.rank), types)
     case 'lily-composed': {
       const parameters = makeLilyParameters(shape, types.parameters, place)
       const weights = fixedWeights(shape.experts)
-      return (activations) => named(composedLily({ activations, parameters, types, routing, weights }))
+      return (activations) => composedLily({ activations, parameters, types, routing, weights })
     }
   }
 }
-
-const named = ({ forward, both }: { forward: () => void; both: () => void }): Calls => ({
-  forward,
-  'forward+backward': both,
-})
 
 /** The composed steps work in host memory, and their products are no wider than a rank may be. */
 export function methodsOf(all: readonly Method[], { shape, routing }: Case, backend: 'cpu' | 'cuda'): Method[] {
@@ -97,7 +96,7 @@ export function makeContenders(
   each: Case,
   equalRank: number,
   setsOf: (method: Method) => number,
-  place: (tensor: Tensor) => Tensor,
+  place: Place,
 ): Calls[] {
   const fresh = (): Activations => makeActivations(each.shape, dtypes[each.dtype], place)
   const shared = fresh()

@@ -13,6 +13,8 @@ export type Method = (typeof methods)[number]
 
 export const passes = ['forward', 'forward+backward'] as const
 export type Pass = (typeof passes)[number]
+/** What a method does in each pass. */
+export type Calls = Readonly<Record<Pass, () => void>>
 
 export interface Result extends Timing {
   readonly shape: Shape

@@ -33,7 +33,7 @@ export async function run(options: Options, command: Command, version: string): 
     }),
     isCold: options.cold,
     model: { layers: options.layers, strideA: options.strideA },
-    seconds: options.seconds ?? (options.quick ? 10 : 80),
+    seconds: options.seconds ?? (options.quick ? 15 : 90),
     rounds: options.quick ? 3 : 5,
   }
   const findings: Findings = { roofs: null, overhead: null, results: [], notes: [] }

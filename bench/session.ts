@@ -5,7 +5,7 @@ import type { Case } from './cases.js'
 import { makeContenders, methodsOf } from './contenders.js'
 import { dtypes } from './dtypes.js'
 import { floorOf, phasesOf, workingSet, workOf } from './floor.js'
-import { deviceClock, hostClock, ratioOf, sampleInTurn, timingOf, type Limits } from './measure.js'
+import { deviceClock, hostClock, ratioOf, sampleInTurn, timingOf, type Clock, type Limits } from './measure.js'
 import { measureOverhead, type Overhead } from './overhead.js'
 import { equalParametersRank, type Model } from './parameters.js'
 import { methods, passes, type Method, type Pass, type Result } from './report.js'
@@ -17,7 +17,7 @@ export interface Plan {
   readonly cases: readonly Case[]
   readonly isCold: boolean
   readonly model: Model
-  /** For all cases together; a case takes longer where its rounds do. */
+  /** For the whole run; it takes longer where the rounds of its cases do. */
   readonly seconds: number
   readonly rounds: number
 }
@@ -42,6 +42,7 @@ export async function measure(
   signal: AbortSignal,
   onProgress: OnProgress,
 ): Promise<void> {
+  const begin = performance.now()
   try {
     onProgress('roofs', 0)
     if (plan.backend === 'cpu') {
@@ -52,17 +53,28 @@ export async function measure(
       findings.notes.push('the cuda backend measures no roofs yet, so there are no floors')
       findings.notes.push('the composed steps work in host memory and are measured on the cpu alone')
     }
+    const clock = plan.backend === 'cuda' ? deviceClock(DEVICE) : hostClock
     for (const [i, each] of plan.cases.entries()) {
       const { shape, dtype, routing } = each
       onProgress(`${shapeText(shape)} ${dtype} ${routing}`, 0.03 + (0.97 * i) / plan.cases.length)
-      findings.results.push(...(await measureCase(each, plan, findings, signal)))
+      // What earlier cases took beyond their share is missing to later ones, not added to the run.
+      const left = Math.max(0, plan.seconds - (performance.now() - begin) / 1000)
+      const seconds = left / (plan.cases.length - i) / passes.length
+      const limits: Limits = { seconds, rounds: plan.rounds, signal }
+      findings.results.push(...(await measureCase(each, plan, clock, limits, findings)))
     }
   } catch (error) {
     if (!signal.aborted) throw error
   }
 }
 
-async function measureCase(each: Case, plan: Plan, findings: Findings, signal: AbortSignal): Promise<Result[]> {
+async function measureCase(
+  each: Case,
+  plan: Plan,
+  clock: Clock,
+  limits: Limits,
+  { roofs, notes }: Findings,
+): Promise<Result[]> {
   const { shape, dtype, routing } = each
   const types = dtypes[dtype]
   const equalRank = equalParametersRank(plan.model, shape)
@@ -75,11 +87,19 @@ async function measureCase(each: Case, plan: Plan, findings: Findings, signal: A
     if (!plan.isCold) return 1
     return coldSets(workingSet(own(method).shape, own(method).routing, types, false), plan.backend)
   }
-  const place = (tensor: Tensor): Tensor => (plan.backend === 'cuda' ? tensor.to(DEVICE) : tensor)
-  const clock = plan.backend === 'cuda' ? deviceClock(DEVICE) : hostClock
-  const limits: Limits = { seconds: plan.seconds / plan.cases.length / passes.length, rounds: plan.rounds, signal }
+  const placed: Tensor[] = []
+  const place = (tensor: Tensor): Tensor => {
+    if (plan.backend === 'cpu') return tensor
+    placed.push(tensor.to(DEVICE))
+    return placed[placed.length - 1]
+  }
 
   const contending = methodsOf(methods, each, plan.backend)
+  if (plan.backend === 'cpu' && contending.length < methods.length) {
+    notes.push(
+      `${shapeText(shape)}, token routing: no unfused Lily, whose product with E r rows would be wider than 4096`,
+    )
+  }
   const contenders = makeContenders(contending, each, equalRank, setsOf, place)
   const results: Result[] = []
   for (const pass of passes) {
@@ -97,12 +117,13 @@ async function measureCase(each: Case, plan: Plan, findings: Findings, signal: A
         method,
         rank: own(method).shape.rank,
         ...timingOf(samples[i]),
-        ...leastOf(own(method), each, pass, plan, findings.roofs),
+        ...leastOf(own(method), each, pass, plan, roofs),
         ratioToLora: ratioOf(samples[i], samplesOf('lora')!),
         ratioToFused: fused === undefined ? null : ratioOf(samples[i], fused),
       })
     }
   }
+  for (const tensor of placed) tensor.dispose()
   return results
 }
 

@@ -44,7 +44,7 @@ describe('the steps of the composed baseline make the fused result', () => {
         parameters: makeLilyParameters(shape, types.parameters, here),
       })
       const composed = make()
-      composedLily({ ...composed, types, routing, weights }).both()
+      composedLily({ ...composed, types, routing, weights })['forward+backward']()
 
       const fused = make()
       const { x, y, dy, dx } = fused.activations
@@ -70,7 +70,7 @@ describe('the steps of the composed baseline make the fused result', () => {
       ...makeLoraParameters(shape.d, shape.rank, types.parameters, here),
     })
     const composed = make()
-    composedLora(composed, composed, types).both()
+    composedLora(composed, composed, types)['forward+backward']()
     const { x, y, dy, dx, a, b, da, db } = make()
     const { saved } = loraForward({ x, y, a, b })
     loraBackward({ dy, dx, da, db }, saved)

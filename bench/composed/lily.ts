@@ -2,6 +2,7 @@
 import type { Routing } from '../../lib/index.js'
 import type { DTypes } from '../dtypes.js'
 import type { Activations, LilyParameters } from '../operands.js'
+import type { Calls } from '../report.js'
 import { composedPooled } from './pooled.js'
 import { composedToken } from './token.js'
 
@@ -14,11 +15,6 @@ export interface Operands {
   readonly weights: Float32Array
 }
 
-export interface Composed {
-  readonly forward: () => void
-  readonly both: () => void
-}
-
-export function composedLily(operands: Operands): Composed {
+export function composedLily(operands: Operands): Calls {
   return operands.routing === 'token' ? composedToken(operands) : composedPooled(operands)
 }

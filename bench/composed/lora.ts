@@ -2,14 +2,14 @@
 import { loraBackward, loraForward, type LoraSaved } from '../../lib/index.js'
 import type { DTypes } from '../dtypes.js'
 import { zeros, type Activations, type LoraParameters } from '../operands.js'
-import type { Composed } from './lily.js'
+import type { Calls } from '../report.js'
 import { identity, Product } from './steps.js'
 
 export function composedLora(
   { x, y, dy, dx }: Activations,
   { a, b, da, db }: LoraParameters,
   { activations, parameters }: DTypes,
-): Composed {
+): Calls {
   const [tokens] = x.shape
   const [rank] = a.shape
   const shrink = new Product(tokens, a, activations)
@@ -26,7 +26,7 @@ export function composedLora(
   }
   return {
     forward: () => end(run()),
-    both: () => {
+    'forward+backward': () => {
       const expand = run()
       loraBackward({ dy, dx: dh }, expand, { needs: { dx: true, da: false, db: false }, accumulate: false })
       loraBackward({ dy, db }, expand, { needs: { dx: false, da: false, db: true } })

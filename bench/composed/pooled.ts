@@ -2,8 +2,9 @@
 import { tensor, type Tensor } from '../../lib/index.js'
 import { decode, encode } from '../dtypes.js'
 import { zeros } from '../operands.js'
+import type { Calls } from '../report.js'
 import { sequenceOffsets } from '../sequences.js'
-import type { Composed, Operands } from './lily.js'
+import type { Operands } from './lily.js'
 import { meanRows, softmaxBackward, softmaxRows } from './routing.js'
 import { Expansion, Mixture, Product } from './steps.js'
 
@@ -13,7 +14,7 @@ function rows({ data, dtype, shape }: Tensor, begin: number, end: number): Tenso
   return tensor(part, [end - begin, columns], dtype)
 }
 
-export function composedPooled({ activations, parameters, types, routing, weights }: Operands): Composed {
+export function composedPooled({ activations, parameters, types, routing, weights }: Operands): Calls {
   const { x, y, dy, dx } = activations
   const { a, router, b, da, dRouter, db } = parameters
   const [tokens, d] = x.shape as [number, number]
@@ -77,7 +78,7 @@ export function composedPooled({ activations, parameters, types, routing, weight
       forward()
       dispose()
     },
-    both: () => {
+    'forward+backward': () => {
       forward()
       backward()
       dispose()

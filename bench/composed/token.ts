@@ -2,11 +2,12 @@
 import { tensor } from '../../lib/index.js'
 import { decode, encode } from '../dtypes.js'
 import { zeros } from '../operands.js'
-import type { Composed, Operands } from './lily.js'
+import type { Calls } from '../report.js'
+import type { Operands } from './lily.js'
 import { softmaxBackward, softmaxRows } from './routing.js'
 import { Expansion, Product, reshaped } from './steps.js'
 
-export function composedToken({ activations, parameters, types }: Operands): Composed {
+export function composedToken({ activations, parameters, types }: Operands): Calls {
   const { x, y, dy, dx } = activations
   const { a, router, b, da, dRouter, db } = parameters
   const [tokens, d] = x.shape as [number, number]
@@ -74,7 +75,7 @@ export function composedToken({ activations, parameters, types }: Operands): Com
       forward()
       dispose()
     },
-    both: () => {
+    'forward+backward': () => {
       forward()
       backward()
       dispose()

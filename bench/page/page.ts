@@ -20,10 +20,12 @@ function tiles(rows: readonly Row[]): Element[] {
   const unfused = over(null, ({ by }) => by.get('lily-composed')?.ratioToFused)
   const floor = over(null, ({ lily }) => (lily.floor === null ? null : lily.floor / lily.median))
   return [
-    tile(times(forward), 'the time of LoRA of the same rank, forward'),
-    tile(times(both), 'the time of LoRA of the same rank, forward + backward'),
-    ...(unfused === undefined ? [] : [tile(times(unfused), 'the time of fused Lily where its steps are not fused')]),
-    ...(floor === undefined ? [] : [tile(percent(floor), 'of the speed that this machine’s limits allow')]),
+    tile(times(forward), 'the time of LoRA of the same rank, forward; median of all cases'),
+    tile(times(both), 'the time of LoRA of the same rank, forward + backward; median'),
+    ...(unfused === undefined
+      ? []
+      : [tile(times(unfused), 'the time of fused Lily where its steps are not fused; median')]),
+    ...(floor === undefined ? [] : [tile(percent(floor), 'of the speed that this machine’s limits allow; median')]),
   ]
 }
 

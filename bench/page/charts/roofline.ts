@@ -47,6 +47,15 @@ export function rooflineChart(rows: readonly Row[], { roofs }: Report, height: n
       marks: [
         Plot.line(slopes, { x: 'x', y: 'y', z: 'text', stroke: 'var(--muted)' }),
         Plot.ruleY(flats, { y: 'y', stroke: 'var(--muted)' }),
+        Plot.text(slopes, {
+          ...Plot.selectFirst({ x: 'x', y: 'y', z: 'text' }),
+          ...halo,
+          text: 'text',
+          textAnchor: 'start',
+          dx: 16,
+          dy: -8,
+        }),
+        Plot.text(flats, { ...halo, y: 'y', text: 'text', frameAnchor: 'right', textAnchor: 'end', dy: 8 }),
         Plot.dot(marks, {
           x: ({ flops, bytes }: Result) => flops / bytes,
           y: gigaflops,
@@ -58,15 +67,6 @@ export function rooflineChart(rows: readonly Row[], { roofs }: Report, height: n
             `${looks[result.method].text}, ${shapeText(result.shape)}, ${result.dtype}, ${result.routing}, ` +
             `${short(result.pass)}: ${gigaflops(result).toFixed(0)} GFLOP/s`,
         }),
-        Plot.text(slopes, {
-          ...Plot.selectFirst({ x: 'x', y: 'y', z: 'text' }),
-          ...halo,
-          text: 'text',
-          textAnchor: 'start',
-          dx: 16,
-          dy: -8,
-        }),
-        Plot.text(flats, { ...halo, y: 'y', text: 'text', frameAnchor: 'right', textAnchor: 'end', dy: 8 }),
       ],
     }),
   )

@@ -1,0 +1,38 @@
+/** `lily-kernels bench` and `doctor` on a device. */
+import { expect, test } from 'vitest'
+import { passes, type Report } from '../../bench/report.js'
+import type { Diagnosis } from '../../lib/cli/findings.js'
+import { runCli } from '../support/cli.js'
+
+test('bench', async () => {
+  const shape = ['--shape', '8,16,4,2', '--routing', 'batch,fixed', '--dtype', 'float32,bfloat16']
+  const { code, stdout, stderr } = await runCli([
+    'bench',
+    '--backend',
+    'cuda',
+    '--quick',
+    '--seconds',
+    '0.1',
+    ...shape,
+    '--json',
+  ])
+  expect(code, stderr).toBe(0)
+  const { machine, notes, results } = JSON.parse(stdout) as Report
+  expect(machine).toMatchObject({ backend: 'cuda', threads: null })
+  expect(machine.detail).toMatch(/^compute capability \d+\.\d+$/)
+  expect(notes).not.toEqual([])
+  const methods = ['lily', 'lora', 'lora-equal-parameters']
+  expect(results).toHaveLength(2 * 2 * passes.length * methods.length)
+  for (const { median, method } of results) {
+    expect(methods).toContain(method)
+    expect(median).toBeGreaterThan(0)
+  }
+})
+
+test('doctor', async () => {
+  const { code, stdout, stderr } = await runCli(['doctor', '--json'])
+  expect(code, stderr).toBe(0)
+  const { ok, backends } = JSON.parse(stdout) as Diagnosis
+  expect(ok).toBe(true)
+  expect(backends[1]).toMatchObject({ name: 'cuda', available: true, selfTest: { passed: true } })
+})
