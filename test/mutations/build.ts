@@ -13,7 +13,6 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 const folder = join(root, 'build/mutations')
 const emulator = join(root, 'build/emulator')
 const SOURCES = ['launch_bfloat16', 'launch_common', 'launch_nothing']
-const HOST = /\/(problem\.cc|backend\.cc|device\.cc|error\.cc|operations\.cu)\.o$/
 
 // The other engines are never asked; the emulator would read all their PTX.
 const NO_OTHER_ENGINES = `#include "cuda/launch.h"
@@ -36,11 +35,13 @@ const FEW_TILES = `struct Tiles<Tensor<T>> {
 
 const run = promisify(execFile)
 
-/** Of the checkout's build. */
-function hostObjects(): string[] {
+/** Of the checkout's build: all but engines and what is made anew. */
+function otherObjects(): string[] {
   const objects = join(root, 'build/cmake/CMakeFiles/lily_cuda_objects.dir')
   const files = existsSync(objects) ? readdirSync(objects, { recursive: true, encoding: 'utf8' }) : []
-  const found = files.map((file) => join(objects, file)).filter((file) => HOST.test(file))
+  const found = files
+    .map((file) => join(objects, file))
+    .filter((file) => file.endsWith('.o') && !file.includes('/launch_'))
   if (found.length === 0) throw new Error('the CUDA backend was not built: run npm run build:native')
   return found
 }
@@ -81,7 +82,7 @@ export async function build(name: string, mutation?: Mutation): Promise<{ librar
   const library = join(place, 'lily_cuda.so')
   const exported = `-Wl,--version-script=${join(root, 'native/cuda/exports.map')}`
   const runtime = [`-L${emulator}`, '-l:libcudart.so.13', `-Wl,-rpath,${emulator}`, '-pthread']
-  await run(process.env.CXX ?? 'c++', ['-shared', '-o', library, ...made, ...hostObjects(), exported, ...runtime])
+  await run(process.env.CXX ?? 'c++', ['-shared', '-o', library, ...made, ...otherObjects(), exported, ...runtime])
   const dispose = () => {
     rmSync(place, { recursive: true })
   }
