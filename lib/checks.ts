@@ -1,12 +1,11 @@
 /** Checks that several operations share. They run after everything of the caller's has been read. */
 import { is16Bit, type DType } from './dtype.js'
 import { fail, shapeText } from './errors.js'
+import { MAX_EXPERTS, MAX_RANK } from './limits.js'
 import { checkMemory, overlaps, sharesMemory, type Device, type Operand, type OperandMemory } from './operand.js'
 
 /** Tokens and offsets are 32-bit numbers in the kernels. */
 const MAX_TOKENS = 2 ** 31 - 1
-const MAX_RANK = 4096
-const MAX_EXPERTS = 64
 
 /** An operand is where `other` is, and its memory is there and holds all of it. */
 export function checkPlace(argument: string, operand: Operand | null, other: string, at: Operand): void {
