@@ -72,6 +72,7 @@ function headerOf(
   }
   let end = 0
   for (const [name, source] of tensors) {
+    if (name === '__metadata__') throw checkpointError(path, `the name '__metadata__' is the format's own; rename it`)
     const begin = end
     end += byteLengthOf(source)
     const { dtype, shape } = source
