@@ -1,5 +1,6 @@
 /** Backward of Lily: the gradients of x, a, router and b (arXiv 2407.09946). */
 import { prepareGradients, readBackwardSettings, readGradients, tensorsOf, type BackwardCall } from './backward-call.js'
+import { DeferredB } from './deferred-b.js'
 import { runBackward, runBackwardAsync } from './launch.js'
 import type { Known } from './options.js'
 import type { Routing } from './problem.js'
@@ -113,6 +114,6 @@ function prepare(operands: LilyBackwardOperands, saved: Saved, options: LilyBack
 }
 
 function finish<R extends Routing, O>({ state, gradients }: BackwardCall): LilyGradients<R, O> {
-  if (gradients.deferredDb !== null) state.deferred.push(gradients.deferredDb)
+  if (gradients.deferredDb !== null) state.deferred.push(new DeferredB(state.problem, gradients.deferredDb))
   return tensorsOf(gradients) as LilyGradients<R, O>
 }

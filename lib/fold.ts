@@ -2,7 +2,6 @@
 import { checkExpertStack, checkPlace, checkTypeOrFloat32, refuseBuffer, refuseOverlap } from './checks.js'
 import { fail, failedToRead, shapeText } from './errors.js'
 import { runFold } from './launch.js'
-import { isDeviceMemory, type OperandMemory } from './operand.js'
 import { checkKeys, readFlag, readStream, type Known } from './options.js'
 import { Output } from './output.js'
 import { Placement } from './placement.js'
@@ -55,24 +54,14 @@ export function foldB(saved: LilySaved | readonly LilySaved[], db?: TensorLike, 
     given.accumulate = accumulate
   }
 
+  const deferred = states.flatMap((state) => state.deferred)
   const placement = Placement.of(b.device, stream, () => [
     given?.operand,
-    ...states.flatMap(({ problem, deferred }) => [...problem.located, ...deferred.filter(isDeviceMemory)]),
+    ...states.flatMap(({ problem }) => problem.located),
+    ...deferred.flatMap(({ located }) => located),
   ])
-  const numbers: number[] = []
-  const partials: OperandMemory[] = []
-  const weights: (OperandMemory | null)[] = []
-  for (const { problem, deferred } of states) {
-    if (problem.deferredSlabs === 0) continue
-    for (const partial of deferred) {
-      const weight = problem.defersPerGroup ? problem.weights : null
-      numbers.push(problem.deferredSlabs, weight?.byteOffset ?? 0)
-      partials.push(partial)
-      weights.push(weight?.memory ?? null)
-    }
-  }
   const output = given ?? Output.fresh('db', b.dtype, b.shape, placement)
-  runFold(first, placement, output, numbers, partials, weights)
+  runFold(first, deferred, output, placement)
   for (const state of states) state.dropDeferred()
   return output.tensor
 }

@@ -2,6 +2,7 @@
  * Calls into the binding. A call is a descriptor of numbers and one memory per slot. Both are made once and used again,
  * which is safe because the binding reads them before it returns, in the Async forms too.
  */
+import type { DeferredB } from './deferred-b.js'
 import type { DType } from './dtype.js'
 import { bound, LilyError, settled } from './errors.js'
 import type { BackwardCall } from './backward-call.js'
@@ -102,12 +103,17 @@ class Descriptor {
     this.memory = new Array<Memory>(slots).fill(null)
   }
 
-  problem(problem: Problem, placement: Placement | null): void {
+  place(placement: Placement | null): void {
     const { numbers } = this
     numbers[field.backend] = placement === null ? constants.backend.cpu : constants.backend.cuda
     numbers[field.device] = placement?.device.id ?? 0
     numbers[field.stream] = placement?.stream.number ?? 0
     numbers[field.home] = placement?.stream.home.number ?? 0
+  }
+
+  problem(problem: Problem, placement: Placement | null): void {
+    const { numbers } = this
+    this.place(placement)
     numbers[field.routing] = constants.routing[problem.routing]
     numbers[field.pool] = constants.pool[problem.pool]
     numbers[field.activation] = constants.activation[problem.activation]
@@ -121,6 +127,23 @@ class Descriptor {
     numbers[field.experts] = problem.experts
     numbers[field.groups] = problem.groups
     numbers[field.scaling] = problem.scaling
+  }
+
+  /** A fold knows nothing of a problem but this; the rest of it is any that the binding accepts. */
+  stack({ experts, rank, dOut }: ExpertStack, placement: Placement | null): void {
+    const { numbers } = this
+    this.place(placement)
+    numbers[field.routing] = constants.routing.uniform
+    numbers[field.pool] = constants.pool.probabilities
+    numbers[field.activation] = constants.activation.none
+    numbers[field.precision] = constants.precision.default
+    numbers[field.activationDtype] = FLOAT32
+    numbers[field.parameterDtype] = FLOAT32
+    numbers[field.dIn] = 1
+    numbers[field.groups] = 1
+    numbers[field.dOut] = dOut
+    numbers[field.rank] = rank
+    numbers[field.experts] = experts
   }
 
   /** What forward reads or keeps, and backward reads. */
@@ -252,24 +275,32 @@ export async function runBackwardAsync(call: BackwardCall): Promise<void> {
   return settled(done)
 }
 
-/**
- * Adds up the partials in db, weighted by `weights[i]` where that is not null; `layers` has two numbers for each, its
- * slabs and the byte at which its weights begin.
- */
+/** Sizes of a stack of experts, [E, r, d_out]. */
+export interface ExpertStack {
+  readonly experts: number
+  readonly rank: number
+  readonly dOut: number
+}
+
+/** Adds up in db what backward calls have left. */
 export function runFold(
-  problem: Problem,
-  placement: Placement | null,
+  stack: ExpertStack,
+  deferred: readonly DeferredB[],
   db: Output,
-  layers: readonly number[],
-  partials: readonly OperandMemory[],
-  weights: readonly (OperandMemory | null)[],
+  placement: Placement | null,
 ): void {
-  fold.problem(problem, placement)
+  const left = deferred.filter(({ slabs }) => slabs > 0)
+  fold.stack(stack, placement)
   fold.output(0, db)
-  const weightMemory = weights.map((memory) => memory && boundMemory(memory))
   try {
     run(placement, () => {
-      native.fold(fold.numbers, fold.memory[0], Float64Array.from(layers), partials.map(boundMemory), weightMemory)
+      native.fold(
+        fold.numbers,
+        fold.memory[0],
+        Float64Array.from(left.flatMap(({ slabs, weights }) => [slabs, weights?.byteOffset ?? 0])),
+        left.map(({ memory }) => boundMemory(memory)),
+        left.map(({ weights }) => weights && boundMemory(weights.memory)),
+      )
     })
   } finally {
     fold.clear()

@@ -90,6 +90,19 @@ export class Operand {
     return shared
   }
 
+  /** Some of its rows and columns, in the same memory, of which there is at least one. */
+  window(row: number, rows: number, column: number, columns: number): Operand {
+    const bytes = bytesPerElement(this.dtype)
+    const { memory, byteOffset, dtype, device, pitch } = this.share()
+    const offset = byteOffset + (row * pitch + column) * bytes
+    const byteLength = ((rows - 1) * pitch + columns) * bytes
+    const shape = [rows, columns]
+    const window = new Operand(memory, offset, byteLength, dtype, device, shape, [pitch, 1], rows, columns, pitch)
+    window.stream = this.stream
+    window.owner = this.owner
+    return window
+  }
+
   /** Lets go of the memory. */
   dispose(): void {
     if (this.disposed) return

@@ -1,4 +1,5 @@
 /** What forward leaves for backward. */
+import type { DeferredB } from './deferred-b.js'
 import { viewOf, type DType } from './dtype.js'
 import { describe, fail, LilyError } from './errors.js'
 import {
@@ -16,15 +17,21 @@ import { tensorOf, type Tensor } from './tensor.js'
 
 /** The package's side of a saved call. */
 export class State {
-  /** Gradients of b that backward calls have left to foldB: [problem.deferredSlabs, r, d_out] each. */
-  deferred: OperandMemory[] = []
+  /** Gradients of b that backward calls have left to foldB. */
+  deferred: DeferredB[] = []
 
   constructor(readonly problem: Problem) {}
 
+  /** The deferred gradients, of which the caller disposes. */
+  takeDeferred(): DeferredB[] {
+    const { deferred } = this
+    this.deferred = []
+    return deferred
+  }
+
   /** Lets go of the deferred gradients. */
   dropDeferred(): void {
-    for (const memory of this.deferred) if (isDeviceMemory(memory)) memory.release()
-    this.deferred = []
+    for (const deferred of this.takeDeferred()) deferred.dispose()
   }
 
   dispose(): void {

@@ -54,6 +54,19 @@ export function placementOn(device: Device, operand: Operand): Placement {
   return placement
 }
 
+/** Zeros in all of a contiguous operand of the package's own; on a device, enqueued in its stream. */
+export function clear(operand: Operand): void {
+  const { memory, byteOffset, byteLength, device } = operand
+  if (isHostMemory(memory)) {
+    bytesOf(memory).fill(0, byteOffset, byteOffset + byteLength)
+    return
+  }
+  const placement = placementOn(device, operand)
+  placement.run(() => {
+    native.fill(device.id, memoryOf(operand), byteOffset, byteLength, 0, placement.stream.number)
+  })
+}
+
 /** As the binding takes it. */
 export function memoryOf({ memory }: Operand): Memory {
   return isDeviceMemory(memory) ? memory.handle : memory

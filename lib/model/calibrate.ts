@@ -1,0 +1,110 @@
+/** Weights of the experts pooled over a sample, and what it costs to put them in a router's place. */
+import { describe, fail } from '../errors.js'
+import { toFloat32 } from '../numbers.js'
+import { checkKeys, readChoice, type Known } from '../options.js'
+import type { TensorLike } from '../resolve.js'
+import type { Tensor } from '../tensor.js'
+import type { LilyLayer } from './layer.js'
+import type { LilyModel } from './model.js'
+
+/** By layer, what enters it: [..., d_in], one tensor for each call. */
+export type CalibrationSamples =
+  ReadonlyMap<string, readonly TensorLike[]> | Readonly<Record<string, readonly TensorLike[]>>
+
+/** Options of {@link LilyModel.calibrate}. */
+export interface CalibrationOptions {
+  /** How the model routes: what freezing is compared with. 'sequence' wants 3-D samples, [B, N, d_in]. Default 'batch'. */
+  readonly routing?: 'batch' | 'sequence' | undefined
+}
+
+/** What freezing one layer means. */
+export interface LayerCalibration {
+  /** [E]: the mean over the sample's tokens of the weights that the router gave them. */
+  readonly weights: Float32Array
+  readonly tokens: number
+  /** |frozen - routed| / |routed|, Euclidean norms of the adapter's output over the whole sample, base layer excluded. */
+  readonly relativeError: number
+}
+
+/** Result of {@link LilyModel.calibrate}. */
+export interface Calibration {
+  /** [E] by layer, as {@link LilyModel.freeze} takes them. */
+  readonly weights: ReadonlyMap<string, Float32Array>
+  readonly layers: ReadonlyMap<string, LayerCalibration>
+  /** The largest of the layers. */
+  readonly relativeError: number
+}
+
+const OPTIONS: Known = new Set<keyof CalibrationOptions>(['routing'])
+
+export async function calibrate(
+  model: LilyModel,
+  samples: CalibrationSamples,
+  options: CalibrationOptions,
+): Promise<Calibration> {
+  checkKeys('options', options, OPTIONS)
+  const routing = readChoice(options, 'routing', ['batch', 'sequence'], 'batch')
+  const layers = new Map<string, LayerCalibration>()
+  for (const [layer, calls] of readSamples(model, samples)) {
+    layers.set(layer.name, await calibrateLayer(layer, calls, routing))
+  }
+  const weights = new Map(Array.from(layers, ([name, layer]) => [name, layer.weights]))
+  return { weights, layers, relativeError: Math.max(...Array.from(layers.values(), (layer) => layer.relativeError)) }
+}
+
+function readSamples(model: LilyModel, samples: CalibrationSamples): [LilyLayer, readonly TensorLike[]][] {
+  const entries = samples instanceof Map ? [...samples] : Object.entries(samples)
+  if (entries.length === 0) fail('ERR_LILY_ARGUMENT', 'samples', 'expected activations of at least one layer, got none')
+  return entries.map(([name, calls]: [string, unknown]) => {
+    const layer = model.layer(name)
+    if (Array.isArray(calls) && calls.length > 0) return [layer, calls as TensorLike[]]
+    return fail('ERR_LILY_ARGUMENT', 'samples', `expected an array of tensors for '${name}', got ${describe(calls)}`)
+  })
+}
+
+async function calibrateLayer(
+  layer: LilyLayer,
+  calls: readonly TensorLike[],
+  routing: 'batch' | 'sequence',
+): Promise<LayerCalibration> {
+  const { tokens, weights } = await pool(layer, calls, routing)
+  let [error, size] = [0, 0]
+  for (const x of calls) {
+    const routed = await outputOf(layer.forward(x, undefined, { routing, save: false }).y)
+    const frozen = await outputOf(layer.forward(x, undefined, { routing: 'fixed', weights, save: false }).y)
+    for (let i = 0; i < routed.length; i++) {
+      error += (frozen[i] - routed[i]) ** 2
+      size += routed[i] ** 2
+    }
+  }
+  return { weights, tokens, relativeError: error === 0 ? 0 : Math.sqrt(error / size) }
+}
+
+/** The mean of the weights of all calls and their groups, each as often as it has tokens. */
+async function pool(
+  layer: LilyLayer,
+  calls: readonly TensorLike[],
+  routing: 'batch' | 'sequence',
+): Promise<{ tokens: number; weights: Float32Array }> {
+  const experts = layer.router.value.shape[0]
+  const sum = new Float64Array(experts)
+  let tokens = 0
+  for (const x of calls) {
+    const { y, saved } = layer.forward(x, undefined, { routing })
+    const rows = saved.hidden.shape[0]
+    const weights = (await (saved.weights as Tensor).toHost()).data as Float32Array
+    const groups = weights.length / experts
+    weights.forEach((weight, i) => (sum[i % experts] += (weight * rows) / groups))
+    tokens += rows
+    y.dispose()
+    saved.dispose()
+  }
+  if (tokens === 0) fail('ERR_LILY_ARGUMENT', 'samples', `those of '${layer.name}' have no tokens`)
+  return { tokens, weights: Float32Array.from(sum, (weight) => weight / tokens) }
+}
+
+async function outputOf(y: Tensor): Promise<Float32Array> {
+  const host = await y.toHost()
+  y.dispose()
+  return toFloat32(host.dtype, host.data)
+}

@@ -1,0 +1,66 @@
+/** A frozen Lily as LoRA. */
+import { fail } from '../errors.js'
+import { toFloat32 } from '../numbers.js'
+import { tensor, type Tensor } from '../tensor.js'
+import type { LilyModel } from './model.js'
+import type { Parameter } from './parameter.js'
+
+/** The matrices of one layer, as PEFT's lora_A.weight and lora_B.weight; the output is scaling * (x a^T) b^T. */
+export interface LoraMatrices {
+  /** [r, d_in] */
+  readonly a: Tensor
+  /** [d_out, r] */
+  readonly b: Tensor
+}
+
+/** A LoRA adapter, as loraForward takes it. */
+export interface LoraAdapter {
+  readonly r: number
+  /** PEFT's lora_alpha / r. */
+  readonly scaling: number
+  /** By the layers' names, in the model's order. */
+  readonly layers: ReadonlyMap<string, LoraMatrices>
+}
+
+/** Each layer's A, and C^T with C = sum_e w_e B_e, in float32 on the host. */
+export async function exportLora(model: LilyModel): Promise<LoraAdapter> {
+  const frozen = Array.from(model.layers.values(), (layer) => {
+    const weights = layer.frozenWeights
+    if (weights !== undefined) return { layer, weights }
+    return fail('ERR_LILY_ARGUMENT', 'model', `'${layer.name}' has a router, which LoRA has not; freeze it first`)
+  })
+  const values = new Map<Parameter, Promise<Float32Array>>()
+  const valuesOf = (parameter: Parameter) => {
+    const known = values.get(parameter) ?? onHost(parameter.value)
+    values.set(parameter, known)
+    return known
+  }
+  const { r, scaling } = model.config
+  const layers = new Map<string, LoraMatrices>()
+  for (const { layer, weights } of frozen) {
+    const { name, a, b, inFeatures, outFeatures } = layer
+    layers.set(name, {
+      a: tensor((await valuesOf(a)).slice(), [r, inFeatures]),
+      b: tensor(mixedTransposed(await valuesOf(b), weights, r, outFeatures), [outFeatures, r]),
+    })
+  }
+  return { r, scaling, layers }
+}
+
+async function onHost(value: Tensor): Promise<Float32Array> {
+  const { dtype, data } = await value.toHost()
+  return toFloat32(dtype, data)
+}
+
+/** C^T, summed over the experts in float64. */
+function mixedTransposed(b: Float32Array, weights: Float32Array, rank: number, dOut: number): Float32Array {
+  const mixed = new Float32Array(dOut * rank)
+  for (let i = 0; i < rank; i++) {
+    for (let j = 0; j < dOut; j++) {
+      let sum = 0
+      for (let e = 0; e < weights.length; e++) sum += weights[e] * b[(e * rank + i) * dOut + j]
+      mixed[j * rank + i] = sum
+    }
+  }
+  return mixed
+}
