@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { LilyError } from '../errors.js'
 import { readConfig, type LilyConfig } from '../model/config.js'
-import type { Sharing } from '../model/sharing.js'
+import type { LilyModel } from '../model/model.js'
 import { checkpointError, fileSystemError, quote } from './errors.js'
 import { isObject, parseJson } from './json.js'
 
@@ -106,23 +106,20 @@ function isSet(value: unknown): boolean {
 }
 
 /** An adapter_config.json as PEFT writes it, for a model that comes from none. */
-export function writeAdapterConfig(config: LilyConfig, sharing: Sharing): string {
-  const fields = Object.entries(FIELDS).map(([name, field]) => [field, config[name as keyof LilyConfig]])
+export function writeAdapterConfig(model: LilyModel): string {
+  const fields = Object.entries(FIELDS).map(([name, field]) => [field, model.config[name as keyof LilyConfig]])
   return toText({
     ...DESCRIPTION,
     ...(Object.fromEntries(fields) as object),
     peft_type: 'LILY',
-    target_modules: targetsOf(config, sharing),
+    target_modules: targetsOf(model),
   })
 }
 
-/**
- * The configuration of a LoRA adapter, loaded as this one is. With alpha = scaling * r PEFT's scaling, alpha / r, is
- * Lily's.
- */
-export function writeLoraConfig(config: LilyConfig, sharing: Sharing, fields: AdapterConfig['fields'] = {}): string {
-  const description = Object.keys(DESCRIPTION).map((name) => [name, fields[name] ?? null])
-  const { r, scaling, excludeModules, layersToTransform, layersPattern } = config
+/** The configuration of LoRA on the same layers. With alpha = scaling * r PEFT's scaling, alpha / r, is Lily's. */
+export function writeLoraConfig(model: LilyModel): string {
+  const description = Object.keys(DESCRIPTION).map((name) => [name, model.adapterConfig?.[name] ?? null])
+  const { r, scaling, excludeModules, layersToTransform, layersPattern } = model.config
   return toText({
     ...(Object.fromEntries(description) as object),
     bias: 'none',
@@ -136,15 +133,15 @@ export function writeLoraConfig(config: LilyConfig, sharing: Sharing, fields: Ad
     lora_dropout: 0,
     peft_type: 'LORA',
     r,
-    target_modules: targetsOf(config, sharing),
+    target_modules: targetsOf(model),
     use_dora: false,
     use_rslora: false,
   })
 }
 
 /** PEFT has no name for "all the layers given": their last parts name them. */
-function targetsOf({ targetModules }: LilyConfig, { layers }: Sharing): readonly string[] | string {
-  return targetModules ?? [...new Set([...layers.values()].map(({ target }) => target))].sort()
+function targetsOf({ config, layers }: LilyModel): readonly string[] | string {
+  return config.targetModules ?? [...new Set(Array.from(layers.values(), ({ shape }) => shape.target))].sort()
 }
 
 /** As Python's json.dumps with sorted keys: ASCII, no newline at the end. */

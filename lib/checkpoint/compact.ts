@@ -7,8 +7,9 @@ import type { SafetensorsFile } from './safetensors-file.js'
 /** The adapted layers in the order in which they share A, as JSON: [[name, inFeatures, outFeatures], ...]. */
 const LAYERS = 'lily_layers'
 
-export function compactMetadata(layers: readonly LayerShape[]): [string, string] {
-  return [LAYERS, JSON.stringify(layers.map(({ name, inFeatures, outFeatures }) => [name, inFeatures, outFeatures]))]
+export function compactMetadata(layers: Iterable<LayerShape>): [string, string] {
+  const shapes = Array.from(layers, ({ name, inFeatures, outFeatures }) => [name, inFeatures, outFeatures])
+  return [LAYERS, JSON.stringify(shapes)]
 }
 
 export function withoutCompact(metadata: ReadonlyMap<string, string>): Map<string, string> {

@@ -5,6 +5,7 @@ import { describe, fail, LilyError, shapeText } from '../errors.js'
 import type { LilyConfig } from '../model/config.js'
 import { shareLayers, type LayerShape, type Sharing } from '../model/sharing.js'
 import type { Tensor } from '../tensor.js'
+import { checkKeys, get, type Known } from '../options.js'
 import { CONFIG_FILE, readAdapterConfig, type AdapterConfig } from './adapter-config.js'
 import { compactLayers } from './compact.js'
 import { checkpointError, quote } from './errors.js'
@@ -37,13 +38,21 @@ export interface Pretrained {
   readonly origin: Origin
 }
 
-/**
- * Reads an adapter's folder.
- *
- * @param order names of the layers in the order in which they share A, where the numbers in their names do not say it
- * @throws LilyError ERR_LILY_CHECKPOINT, which names the file and the tensor or the field
- */
-export async function loadPretrained(folder: string, order?: readonly string[]): Promise<Pretrained> {
+/** Options of {@link LilyModel.fromPretrained}. */
+export interface LoadOptions {
+  /**
+   * All layers of the adapter in the order in which the model has them, which decides who shares A, and which PEFT's file
+   * does not say. Default: by the numbers in their names, layers.2 before layers.10.
+   */
+  readonly layers?: readonly string[] | undefined
+}
+
+const OPTIONS: Known = new Set<keyof LoadOptions>(['layers'])
+
+/** Reads an adapter's folder. */
+export async function loadPretrained(folder: string, options: LoadOptions): Promise<Pretrained> {
+  checkKeys('options', options, OPTIONS)
+  const order = get('options', options, 'layers')
   const { config, text, fields } = await readAdapterConfig(join(folder, CONFIG_FILE))
   const file = await SafetensorsFile.open(await findFile(folder))
   try {
@@ -72,7 +81,7 @@ async function findFile(folder: string): Promise<string> {
 }
 
 /** The layers that a file of PEFT's has tensors of. */
-function findLayers(file: SafetensorsFile, order: readonly string[] | undefined): LayerShape[] {
+function findLayers(file: SafetensorsFile, order: unknown): LayerShape[] {
   const names = new Set<string>()
   for (const key of file.tensors.keys()) {
     const parsed = parseKey(key)

@@ -16,9 +16,14 @@ export interface FileContent {
  * crash may leave files that end in `.tmp`.
  *
  * @param files in the order in which they take their names
+ * @param obsolete names of files that are removed then, where they are there
  * @throws LilyError ERR_LILY_CHECKPOINT where the file system refuses
  */
-export async function replaceFiles(folder: string, files: readonly FileContent[]): Promise<void> {
+export async function replaceFiles(
+  folder: string,
+  files: readonly FileContent[],
+  obsolete: readonly string[] = [],
+): Promise<void> {
   const written: { path: string; temporary: string }[] = []
   let path = folder
   try {
@@ -33,6 +38,10 @@ export async function replaceFiles(folder: string, files: readonly FileContent[]
       path = written[0].path
       await rename(written[0].temporary, path)
       written.shift()
+    }
+    for (const name of obsolete) {
+      path = join(folder, name)
+      await rm(path, { force: true })
     }
     path = folder
     await synchronizeFolder(folder)
@@ -53,7 +62,7 @@ async function writeNew(path: string, write: FileContent['write']): Promise<void
 }
 
 /** Without it a crash of the machine may undo the renaming. */
-export async function synchronizeFolder(folder: string): Promise<void> {
+async function synchronizeFolder(folder: string): Promise<void> {
   if (process.platform === 'win32') return // no such thing there
   const handle = await open(folder)
   try {

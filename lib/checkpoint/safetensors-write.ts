@@ -1,8 +1,12 @@
 /** Writing of safetensors files, byte for byte as the format's reference implementation does, one tensor at a time. */
 import type { FileHandle } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
+import type { DType } from '../dtype.js'
+import { fail } from '../errors.js'
+import { Tensor, tensor } from '../tensor.js'
 import { checkpointError, quote } from './errors.js'
 import { replaceFiles } from './replace-files.js'
+import type { StoredTensor } from './safetensors-file.js'
 import { bitsOf, DTYPES, MAX_HEADER_BYTES, PREFIX_BYTES } from './safetensors-header.js'
 
 /** A tensor to write. */
@@ -14,8 +18,42 @@ export interface TensorSource {
   readonly bytes: () => Uint8Array | Promise<Uint8Array>
 }
 
-/** Replaces a file as a whole: a failure, or a crash, leaves the old one. */
+/** The format's names of the types of this package. */
+const STORED: Readonly<Partial<Record<DType, string>>> = { float32: 'F32', bfloat16: 'BF16', float16: 'F16' }
+
+/**
+ * Writes a safetensors file in the order of the format's reference implementation. A failure, or a crash at any time,
+ * leaves the file that was there before.
+ *
+ * @param tensors by their names: tensors of this package, on any device, or plain ones on the host; float32, bfloat16 or
+ *   float16. They must not change until the promise resolves
+ * @param metadata of the file, whatever strings one likes
+ * @throws LilyError ERR_LILY_CHECKPOINT where the file cannot be written; ERR_LILY_SHAPE, ERR_LILY_DTYPE
+ */
 export async function writeSafetensors(
+  path: string,
+  tensors: ReadonlyMap<string, Tensor | StoredTensor>,
+  metadata: ReadonlyMap<string, string> = new Map(),
+): Promise<void> {
+  await replaceWithTensors(path, new Map(Array.from(tensors, ([name, value]) => [name, sourceOf(value)])), metadata)
+}
+
+/** What is on a device is copied when it is written, a tensor at a time. */
+export function sourceOf(value: Tensor | StoredTensor): TensorSource {
+  const owned = value instanceof Tensor ? value : tensor(value.data, value.shape, value.dtype)
+  const stored = STORED[owned.dtype]
+  if (stored === undefined) {
+    return fail('ERR_LILY_DTYPE', 'tensors', `expected float32, bfloat16 or float16, got ${owned.dtype}; convert it`)
+  }
+  const bytes = async () => {
+    const { data } = await owned.toHost()
+    return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+  }
+  return { dtype: stored, shape: owned.shape, bytes }
+}
+
+/** Replaces a file as a whole. */
+export async function replaceWithTensors(
   path: string,
   tensors: ReadonlyMap<string, TensorSource>,
   metadata: ReadonlyMap<string, string>,

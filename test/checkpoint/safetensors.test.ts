@@ -4,14 +4,14 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
-import { SafetensorsFile } from '../lib/checkpoint/safetensors-file.js'
-import { writeSafetensors, type TensorSource } from '../lib/checkpoint/safetensors-write.js'
-import { LilyError } from '../lib/index.js'
-import { expectRefused } from './support/refused.js'
-import { readSafetensors } from './support/safetensors.js'
-import { temporaryFolder } from './support/temporary.js'
+import { SafetensorsFile } from '../../lib/checkpoint/safetensors-file.js'
+import { replaceWithTensors, type TensorSource } from '../../lib/checkpoint/safetensors-write.js'
+import { LilyError } from '../../lib/index.js'
+import { expectRefused } from '../support/refused.js'
+import { readSafetensors } from '../support/safetensors.js'
+import { temporaryFolder } from '../support/temporary.js'
 
-const golden = fileURLToPath(new URL('fixtures/golden', import.meta.url))
+const golden = fileURLToPath(new URL('../fixtures/golden', import.meta.url))
 const folder = temporaryFolder()
 const file = join(folder, 'file.safetensors')
 
@@ -81,7 +81,7 @@ describe('a round trip', () => {
     await fc.assert(
       fc.asyncProperty(anyTensors, anyMetadata, async (tensors, metadata) => {
         const pairs = new Map(Object.entries(metadata))
-        await writeSafetensors(file, tensors, pairs)
+        await replaceWithTensors(file, tensors, pairs)
         const read = await openAndReadAll()
         expect(new Set(read.keys())).toEqual(new Set(tensors.keys()))
         for (const [name, { dtype, shape, bytes }] of tensors) {
@@ -106,7 +106,7 @@ describe('a round trip', () => {
       for (const [tensor, { dtype, shape }] of [...opened.tensors].reverse()) {
         tensors.set(tensor, { dtype, shape, bytes: () => opened.readBytes(tensor) })
       }
-      await writeSafetensors(file, tensors, opened.metadata)
+      await replaceWithTensors(file, tensors, opened.metadata)
       await opened.close()
       expect(readFileSync(file).equals(readFileSync(path))).toBe(true)
     },
@@ -125,7 +125,7 @@ describe('a round trip', () => {
 
   it('compares bytes without reading the tensor as a whole', async () => {
     const bytes = Uint8Array.from({ length: 40 }, (_, i) => i)
-    await writeSafetensors(file, new Map([['x', source('F32', [10], bytes)]]), new Map())
+    await replaceWithTensors(file, new Map([['x', source('F32', [10], bytes)]]), new Map())
     const opened = await SafetensorsFile.open(file)
     expect(await opened.hasBytes('x', bytes)).toBe(true)
     expect(await opened.hasBytes('x', bytes.with(39, 0))).toBe(false)
@@ -292,21 +292,21 @@ describe('a write that fails', () => {
   it('leaves the old file and no temporary one', async () => {
     const place = join(folder, 'failing')
     const path = join(place, 'x.safetensors')
-    await writeSafetensors(path, old, new Map())
+    await replaceWithTensors(path, old, new Map())
     const before = readFileSync(path)
     const failing = new Map<string, TensorSource>([
       ['a', source('F32', [1], new Uint8Array(4))],
       ['b', { dtype: 'F32', shape: [1], bytes: () => Promise.reject(new Error('device is gone')) }],
     ])
-    await expect(writeSafetensors(path, failing, new Map())).rejects.toThrow('device is gone')
+    await expect(replaceWithTensors(path, failing, new Map())).rejects.toThrow('device is gone')
     await expectRefused('ERR_LILY_CHECKPOINT', 'tensor "a": expected 8 bytes to write, got 4', () =>
-      writeSafetensors(path, new Map([['a', source('F32', [2], new Uint8Array(4))]]), new Map()),
+      replaceWithTensors(path, new Map([['a', source('F32', [2], new Uint8Array(4))]]), new Map()),
     )
     await expectRefused('ERR_LILY_CHECKPOINT', 'surrogate', () =>
-      writeSafetensors(path, new Map([['\ud800', source('F32', [1], new Uint8Array(4))]]), new Map()),
+      replaceWithTensors(path, new Map([['\ud800', source('F32', [1], new Uint8Array(4))]]), new Map()),
     )
     await expectRefused('ERR_LILY_CHECKPOINT', '__metadata__', () =>
-      writeSafetensors(path, new Map([['__metadata__', source('F32', [1], new Uint8Array(4))]]), new Map()),
+      replaceWithTensors(path, new Map([['__metadata__', source('F32', [1], new Uint8Array(4))]]), new Map()),
     )
     expect(readdirSync(place)).toEqual(['x.safetensors'])
     expect(readFileSync(path).equals(before)).toBe(true)
@@ -315,11 +315,11 @@ describe('a write that fails', () => {
   it('says what the file system said', async () => {
     writeFileSync(join(folder, 'plain'), '')
     await expectRefused('ERR_LILY_CHECKPOINT', 'EEXIST', () =>
-      writeSafetensors(join(folder, 'plain', 'x.safetensors'), old, new Map()),
+      replaceWithTensors(join(folder, 'plain', 'x.safetensors'), old, new Map()),
     )
     mkdirSync(join(folder, 'taken', 'x.safetensors'), { recursive: true })
     await expectRefused('ERR_LILY_CHECKPOINT', 'x.safetensors', () =>
-      writeSafetensors(join(folder, 'taken', 'x.safetensors'), old, new Map()),
+      replaceWithTensors(join(folder, 'taken', 'x.safetensors'), old, new Map()),
     )
     expect(readdirSync(join(folder, 'taken'))).toEqual(['x.safetensors'])
   })
