@@ -1,7 +1,7 @@
 /** Reading of a Lily adapter as PEFT saves it, or in the compact form of this package. */
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { describe, fail, LilyError, shapeText } from '../errors.js'
+import { describe, fail, LilyError } from '../errors.js'
 import type { LilyConfig } from '../model/config.js'
 import { shareLayers, type LayerShape, type Sharing } from '../model/sharing.js'
 import type { Tensor } from '../tensor.js'
@@ -9,8 +9,8 @@ import { checkKeys, get, type Known } from '../options.js'
 import { CONFIG_FILE, readAdapterConfig, type AdapterConfig } from './adapter-config.js'
 import { compactLayers } from './compact.js'
 import { checkpointError, quote } from './errors.js'
-import { byNumbers, keyOf, KINDS, parseKey, PREFIX } from './layer-names.js'
-import { missing, readParameters } from './parameters.js'
+import { byNumbers, keyOf, KINDS, parseKey, PREFIX, type Kind } from './layer-names.js'
+import { missing, readParameters, wrongShape } from './parameters.js'
 import { SafetensorsFile } from './safetensors-file.js'
 import type { TensorSource } from './safetensors-write.js'
 
@@ -57,7 +57,7 @@ export async function loadPretrained(folder: string, options: LoadOptions): Prom
   const file = await SafetensorsFile.open(await findFile(folder))
   try {
     const compact = compactLayers(file)
-    const layers = compact ?? findLayers(file, order)
+    const layers = compact ?? findLayers(file, order, config)
     const sharing = shareStored(file, layers, config)
     const values = await readParameters(file, sharing, compact === null)
     const others = await readOthers(file, sharing, compact === null)
@@ -81,7 +81,7 @@ async function findFile(folder: string): Promise<string> {
 }
 
 /** The layers that a file of PEFT's has tensors of. */
-function findLayers(file: SafetensorsFile, order: unknown): LayerShape[] {
+function findLayers(file: SafetensorsFile, order: unknown, config: LilyConfig): LayerShape[] {
   const names = new Set<string>()
   for (const key of file.tensors.keys()) {
     const parsed = parseKey(key)
@@ -91,7 +91,7 @@ function findLayers(file: SafetensorsFile, order: unknown): LayerShape[] {
     throw checkpointError(file.path, `has no tensor ${PREFIX}<layer>.lily_A.weight; save the adapter with PEFT again`)
   }
   const ordered = order === undefined ? [...names].sort(byNumbers) : readOrder(file, order, names)
-  return ordered.map((name) => layerShape(file, name))
+  return ordered.map((name) => layerShape(file, name, config))
 }
 
 function readOrder({ path }: SafetensorsFile, value: unknown, names: ReadonlySet<string>): string[] {
@@ -106,15 +106,15 @@ function readOrder({ path }: SafetensorsFile, value: unknown, names: ReadonlySet
   return order as string[]
 }
 
-function layerShape(file: SafetensorsFile, name: string): LayerShape {
-  const columns = (kind: 'a' | 'b') => {
+function layerShape(file: SafetensorsFile, name: string, { r, numB }: LilyConfig): LayerShape {
+  const columns = (kind: Kind, rows: number) => {
     const key = keyOf(name, kind)
     const shape = file.tensors.get(key)?.shape
     if (shape === undefined) throw missing(file, key)
-    if (shape.length === 2) return shape[1]
-    throw checkpointError(file.path, `tensor ${quote(key)}: expected a matrix, got ${shapeText(shape)}; save it again`)
+    if (shape.length === 2 && shape[0] === rows) return shape[1]
+    throw wrongShape(file, key, `[${rows}, ${kind === 'a' ? 'd_in' : 'd_out'}]`, shape)
   }
-  return { name, inFeatures: columns('a'), outFeatures: columns('b') }
+  return { name, inFeatures: columns('a', r), outFeatures: columns('b', numB * r) }
 }
 
 /** What is wrong with the layers is wrong with the folder. */

@@ -42,17 +42,21 @@ export function missing(file: SafetensorsFile, key: string): LilyError {
   )
 }
 
+export function wrongShape(file: SafetensorsFile, key: string, expected: string, got: readonly number[]): LilyError {
+  return wrong(
+    file,
+    key,
+    `expected shape ${expected}, as ${CONFIG_FILE} and the layer's sizes give, got ${shapeText(got)}; ` +
+      `take both files from one adapter`,
+  )
+}
+
 function checkEntry(file: SafetensorsFile, key: string, expected: readonly number[], first: string): void {
   const entry = file.tensors.get(key)
   if (entry === undefined) throw missing(file, key)
   const { shape, dtype } = entry
   if (shape.length !== 2 || shape[0] !== expected[0] || shape[1] !== expected[1]) {
-    throw wrong(
-      file,
-      key,
-      `expected shape ${shapeText(expected)}, as ${CONFIG_FILE} and the layer's sizes give, got ${shapeText(shape)}; ` +
-        `take both files from one adapter`,
-    )
+    throw wrongShape(file, key, shapeText(expected), shape)
   }
   const all = file.tensors.get(first)?.dtype
   if (dtype !== all) {
