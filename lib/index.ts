@@ -3,6 +3,16 @@
  *
  * @packageDocumentation
  */
+export {
+  analyse,
+  type Analysis,
+  type AnalysisOptions,
+  type LayerAnalysis,
+  type TargetAnalysis,
+} from './analysis/analyse.js'
+export type { ExpertAnalysis } from './analysis/experts.js'
+export type { RouterAnalysis } from './analysis/routers.js'
+export type { UpdateAnalysis } from './analysis/updates.js'
 export { backends, type BackendInfo, type DeviceInfo } from './backends.js'
 export {
   lilyBackward,
