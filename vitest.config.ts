@@ -44,7 +44,19 @@ const cuda = findCuda()
 if (cuda.missing !== undefined) console.log(`the tests of the cuda backend are skipped: ${cuda.missing}`)
 
 /** The same on both backends. */
-const both = ['async', 'determinism', 'errors', 'golden', 'identities', 'modes', 'property']
+const both = [
+  'async',
+  'determinism',
+  'errors',
+  'golden',
+  'identities',
+  'model/adapters',
+  'model/calibrate',
+  'model/layers',
+  'model/merge',
+  'modes',
+  'property',
+]
 
 const shared = {
   // The addon reads its environment once per process, and sanitizers need processes.

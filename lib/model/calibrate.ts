@@ -105,7 +105,7 @@ async function pool(
 }
 
 async function outputOf(y: Tensor): Promise<Float32Array> {
-  const host = await y.toHost()
+  const { dtype, data } = await y.toHost()
   y.dispose()
-  return toFloat32(host.dtype, host.data)
+  return toFloat32(dtype, data)
 }

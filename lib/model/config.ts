@@ -67,6 +67,7 @@ export function readConfig(options: unknown): LilyConfig {
   if (layersPattern !== null && layersToTransform === null) {
     fail('ERR_LILY_ARGUMENT', 'layersPattern', 'says what layersToTransform counts; give that too, or leave it out')
   }
+  for (const pattern of [layersPattern ?? []].flat()) wholeName(pattern, 'layersPattern')
   const targetModules = readTargets(options, 'targetModules')
   if (typeof targetModules === 'string' && targetModules.toLowerCase() === 'all-linear') {
     fail('ERR_LILY_ARGUMENT', 'targetModules', "'all-linear' is not known; leave it out to adapt all the layers given")

@@ -34,8 +34,8 @@ export function initialValues(
   return values
 }
 
-/** Each step in float32, as PyTorch has it. */
+/** draw * width - bound is exact in float64, so it is rounded once, as the fused multiply-add that PyTorch runs does. */
 function drawUniform(numbers: Float32Array, bound: number, draw: () => number): void {
   const width = Math.fround(2 * bound)
-  for (let i = 0; i < numbers.length; i++) numbers[i] = Math.fround(draw() * width) - bound
+  for (let i = 0; i < numbers.length; i++) numbers[i] = draw() * width - bound
 }

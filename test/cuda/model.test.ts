@@ -1,0 +1,50 @@
+/** A model that moves between the host and a device. */
+import { expect, it } from 'vitest'
+import { LilyModel } from '../../lib/index.js'
+import { expectSameBits, relativeError } from '../support/compare.js'
+import { place, runChain } from '../support/model.js'
+import { expectRefused } from '../support/refused.js'
+
+const options = {
+  layers: ['0.q', '1.q'].map((name) => ({ name, inFeatures: 4, outFeatures: 4 })),
+  config: { r: 2, numB: 2, strideA: 2, initWeights: false },
+  seed: 1,
+}
+const device = { type: 'cuda', id: 0 } as const
+const x = Float32Array.from({ length: 8 }, (_, i) => i / 8 - 0.5)
+
+it('goes there and back, with gradients that wait for a fold', async () => {
+  const host = LilyModel.create(options)
+  const before = Array.from(host.parameters().values(), ({ value }) => (value.data as Float32Array).slice())
+  const model = LilyModel.create(options).to(device)
+  const parameters = [...model.parameters().values()]
+  expect(model.device).toEqual(device)
+  await runChain(model, x, [2, 4], x, { deferB: true })
+  const [{ value: onDevice }] = parameters
+  expect(model.to(device)).toBe(model)
+  expect(parameters[0].value).toBe(onDevice)
+  await expectRefused('ERR_LILY_DEVICE', 'device', () => model.to({ type: 'cpu' }))
+  await model.toHost()
+  expect(onDevice.isDisposed).toBe(true)
+  expect(model.device.type).toBe('cpu')
+  expect([...model.parameters().values()]).toEqual(parameters)
+  for (const [i, { value }] of parameters.entries()) expectSameBits(`value ${i}`, value.data, before[i])
+
+  const direct = LilyModel.create(options).to(device)
+  await runChain(direct, x, [2, 4], x, { deferB: false })
+  await direct.toHost()
+  for (const [name, { grad }] of model.parameters()) {
+    const expected = direct.parameters().get(name)?.grad.data as Float32Array
+    expect(relativeError(grad.data as Float32Array, expected), name).toBeLessThan(1e-6)
+  }
+})
+
+it('refuses operands and saved calls of where it was', async () => {
+  const model = LilyModel.create(options)
+  const layer = model.layer('0.q')
+  const { saved } = layer.forward({ data: x, shape: [2, 4] })
+  model.to(device)
+  await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => layer.backward({ data: x, shape: [2, 4] }, saved))
+  await expectRefused('ERR_LILY_DEVICE', 'x is on cpu', () => layer.forward({ data: x, shape: [2, 4] }))
+  expect(layer.forward(place(x, [2, 4])).y.device).toEqual(device)
+})

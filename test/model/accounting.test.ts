@@ -1,0 +1,88 @@
+/** What an adapter costs, worked out by hand and against the memory of a model. */
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import { accountFor, LilyModel, rankForLora } from '../../lib/index.js'
+import { projections } from '../support/model.js'
+import { expectRefused } from '../support/refused.js'
+
+const layers = projections(5, { q_proj: [8, 8], v_proj: [8, 4] })
+const config = { r: 3, strideA: 2, numB: 4, targetModules: ['q_proj', 'v_proj'] }
+
+describe('accountFor', () => {
+  it('counts what is shared once', () => {
+    // A: 3 blocks of each target, 3 x 8; a router 4 x 3 for each of 10 layers; B: 4 x 3 x 8 and 4 x 3 x 4.
+    const parameters = { a: 144, router: 120, b: 144, total: 408 }
+    expect(accountFor(layers, config)).toEqual({
+      parameters,
+      baseParameters: 5 * (64 + 32),
+      loraRank: 408 / (5 * (16 + 12)),
+      flops: {
+        forwardPerToken: 2 * 3 * 140,
+        backwardPerToken: 4 * 3 * 140,
+        forwardPerMixture: 2 * 4 * 3 * 60,
+        backwardPerMixture: 6 * 4 * 3 * 60,
+      },
+      bytes: { parameters: 1632, gradients: 1632, optimizer: 3264, savedPerToken: 10 * (3 * 4 + 4 * 4) },
+    })
+    expect(accountFor(layers, config, { dtype: 'bfloat16' }).bytes).toEqual({
+      parameters: 816,
+      gradients: 1632,
+      optimizer: 3264,
+      savedPerToken: 10 * (3 * 2 + 4 * 4),
+    })
+    expect(accountFor(layers, config, { activations: 'float16' }).bytes).toMatchObject({
+      parameters: 1632,
+      savedPerToken: 10 * (3 * 2 + 4 * 4),
+    })
+  })
+
+  it('is what a model takes', () => {
+    for (const dtype of ['float32', 'bfloat16'] as const) {
+      const parameters = [...LilyModel.create({ layers, config, dtype }).parameters().values()]
+      const { bytes } = accountFor(layers, config, { dtype })
+      expect(parameters.reduce((sum, { value }) => sum + value.data.byteLength, 0)).toBe(bytes.parameters)
+      expect(parameters.reduce((sum, { grad }) => sum + grad.data.byteLength, 0)).toBe(bytes.gradients)
+    }
+  })
+})
+
+describe('rankForLora', () => {
+  it('is the largest r with no more parameters', () => {
+    // Llama-3.2-3B's q and v in 28 layers; LoRA of rank 16 has 16 * 28 * (6144 + 4096) = 4587520 parameters. Lily has
+    // for each r 14 * 3072 of A and 4 * (3072 + 1024) of B, and 4 * 56 of routers: 59616, so r = 76.9...
+    const llama = projections(28, { q_proj: [3072, 3072], v_proj: [3072, 1024] })
+    expect(rankForLora(llama, { strideA: 4, numB: 4, targetModules: ['q_proj', 'v_proj'] }, 16)).toBe(76)
+  })
+
+  it('fits, and one more does not, whatever the sizes', () => {
+    const size = fc.integer({ min: 1, max: 40 })
+    const cases = fc.record({
+      count: size,
+      q: fc.tuple(size, size),
+      v: fc.tuple(size, size),
+      strideA: size,
+      numB: fc.integer({ min: 2, max: 8 }),
+      k: size,
+    })
+    fc.assert(
+      fc.property(cases, ({ count, q, v, strideA, numB, k }) => {
+        const shapes = projections(count, { q, v })
+        const sharing = { strideA, numB }
+        const lora = shapes.reduce((sum, { inFeatures, outFeatures }) => sum + k * (inFeatures + outFeatures), 0)
+        const total = (r: number) => accountFor(shapes, { ...sharing, r }).parameters.total
+        fc.pre(total(1) <= lora)
+        const r = rankForLora(shapes, sharing, k)
+        expect(total(r)).toBeLessThanOrEqual(lora)
+        expect(total(r + 1)).toBeGreaterThan(lora)
+      }),
+    )
+  })
+
+  it('refuses what has no answer', async () => {
+    const one = [{ name: 'q', inFeatures: 8, outFeatures: 8 }]
+    await expectRefused('ERR_LILY_ARGUMENT', 'loraRank', () => rankForLora(layers, {}, 0))
+    await expectRefused('ERR_LILY_ARGUMENT', 'r would be 0', () => rankForLora(one, { numB: 64 }, 1))
+    await expectRefused('ERR_LILY_ARGUMENT', 'not from 1 to 4096', () => rankForLora(one, {}, 65536))
+    await expectRefused('ERR_LILY_ARGUMENT', 'targetModules', () => rankForLora(one, { targetModules: ['k'] }, 1))
+  })
+})

@@ -1,0 +1,102 @@
+/** Weights pooled over a sample, and the error that they cost, against float64. */
+import { describe, expect, it } from 'vitest'
+import type { LilyLayer } from '../../lib/index.js'
+import { forward } from '../reference.js'
+import { relativeError } from '../support/compare.js'
+import { createModel, numbersOf, place } from '../support/model.js'
+import { gaussian, randomFrom } from '../support/random.js'
+import { expectRefused } from '../support/refused.js'
+
+const [dIn, dOut, rank, experts, scaling] = [6, 5, 3, 4, 2]
+const layers = ['0.q', '1.q'].map((name) => ({ name, inFeatures: dIn, outFeatures: dOut }))
+const config = { r: rank, numB: experts, strideA: 2, scaling, initWeights: false }
+const model = createModel({ layers, config, seed: 5 })
+const random = randomFrom(6)
+// Large enough for routers to have an opinion.
+const samples = [7, 2, 12].map((tokens) => gaussian(random, tokens * dIn, 6))
+
+/** Output and weights in float64, with the router (of one sequence or several) or with weights in its place. */
+async function reference(layer: LilyLayer, x: Float32Array, sequences: number, weights?: Float32Array) {
+  const [a, router, b] = await Promise.all([layer.a, layer.router, layer.b].map(({ value }) => numbersOf(value)))
+  const tokens = x.length / dIn
+  const offsets = Array.from({ length: sequences + 1 }, (_, g) => (g * tokens) / sequences)
+  const sizes = { tokens, dIn, dOut, rank, experts, scaling, x, a, b }
+  const routed = { routing: sequences > 1 ? 'sequence' : 'batch', offsets, router } as const
+  const result = forward({ ...sizes, ...(weights ? { routing: 'fixed', weights } : routed) })
+  return { y: result.y.value, weights: result.weights.value }
+}
+
+async function check(
+  layer: LilyLayer,
+  calls: Float32Array[],
+  sequences: number,
+  result: Awaited<ReturnType<typeof model.calibrate>>,
+) {
+  const found = result.layers.get(layer.name)
+  const mean = new Float64Array(experts)
+  const tokens = calls.reduce((sum, x) => sum + x.length / dIn, 0)
+  const routed: number[] = []
+  const frozen: number[] = []
+  for (const x of calls) {
+    const { y, weights } = await reference(layer, x, sequences)
+    weights.forEach((weight, i) => (mean[i % experts] += (weight * (x.length / dIn / sequences)) / tokens))
+    routed.push(...y)
+  }
+  expect(found?.tokens).toBe(tokens)
+  expect(relativeError(found?.weights ?? [], mean)).toBeLessThan(1e-6)
+  expect(result.weights.get(layer.name)).toBe(found?.weights)
+  for (const x of calls) frozen.push(...(await reference(layer, x, 1, Float32Array.from(mean))).y)
+  const error = relativeError(frozen, routed)
+  // Nothing that would pass by rounding alone.
+  expect(error).toBeGreaterThan(0.01)
+  expect(Math.abs((found?.relativeError ?? NaN) / error - 1)).toBeLessThan(1e-5)
+}
+
+describe('calibrate', () => {
+  it('pools over calls, each as often as it has tokens, and measures the error of the output', async () => {
+    const calls = samples.map((x) => place(x, [x.length / dIn, dIn]))
+    const result = await model.calibrate({ '0.q': calls, '1.q': calls.slice(1) })
+    await check(model.layer('0.q'), samples, 1, result)
+    await check(model.layer('1.q'), samples.slice(1), 1, result)
+    const errors = Array.from(result.layers.values(), ({ relativeError: error }) => error)
+    expect(result.relativeError).toBe(Math.max(...errors))
+  })
+
+  it('of sequences', async () => {
+    const calls = [samples[0].subarray(0, 6 * dIn), samples[2]]
+    const tensors = calls.map((x) => place(x, [3, x.length / dIn / 3, dIn]))
+    const result = await model.calibrate(new Map([['1.q', tensors]]), { routing: 'sequence' })
+    await check(model.layer('1.q'), calls, 3, result)
+  })
+
+  it('of one call costs nothing there, and is what freeze takes', async () => {
+    const x = place(samples[0], [7, dIn])
+    const { weights, relativeError: error } = await model.calibrate({ '0.q': [x] })
+    expect(error).toBeLessThan(1e-6)
+    const routed = await numbersOf(model.layer('0.q').forward(x).y)
+    model.freeze(weights)
+    expect(relativeError(await numbersOf(model.layer('0.q').forward(x).y), routed)).toBeLessThan(1e-6)
+    // A frozen model is calibrated by its routers all the same.
+    expect((await model.calibrate({ '0.q': [x] })).weights).toEqual(weights)
+    model.unfreeze()
+  })
+
+  it('of an adapter that does nothing costs nothing', async () => {
+    const fresh = createModel({ layers, config: { ...config, initWeights: true }, seed: 5 })
+    const { relativeError: error } = await fresh.calibrate({ '0.q': [place(samples[0], [7, dIn])] })
+    expect(error).toBe(0)
+  })
+
+  it.each<[string, string, unknown, unknown]>([
+    ['ERR_LILY_ARGUMENT', 'samples', {}, {}],
+    ['ERR_LILY_ARGUMENT', '2.q', { '2.q': [] }, {}],
+    ['ERR_LILY_ARGUMENT', 'samples', { '0.q': [] }, {}],
+    ['ERR_LILY_ARGUMENT', 'samples', { '0.q': place(samples[0], [7, dIn]) }, {}],
+    ['ERR_LILY_ARGUMENT', 'no tokens', { '0.q': [place([], [0, dIn])] }, {}],
+    ['ERR_LILY_SHAPE', 'a', { '0.q': [place(samples[0], [6, 7])] }, {}],
+    ['ERR_LILY_ARGUMENT', 'routing', { '0.q': [place(samples[0], [7, dIn])] }, { routing: 'token' }],
+    ['ERR_LILY_ARGUMENT', 'mask', { '0.q': [place(samples[0], [7, dIn])] }, { mask: [] }],
+  ])('refuses with %s of %s', async (code, argument, bad, options) => {
+    await expectRefused(code, argument, () => model.calibrate(bad as never, options as object))
+  })
+})

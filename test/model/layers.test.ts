@@ -1,0 +1,279 @@
+/** Layers that share parameters, forward and backward. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { describe, expect, it } from 'vitest'
+import { foldB, lilyBackward, lilyForward, LilyModel, type LilySaved } from '../../lib/index.js'
+import { readConfig } from '../../lib/model/config.js'
+import { forward } from '../reference.js'
+import { expectSameBits, relativeError } from '../support/compare.js'
+import { createModel, numbersOf, place, runChain } from '../support/model.js'
+import { gaussian, randomFrom } from '../support/random.js'
+import { expectRefused } from '../support/refused.js'
+import { readSafetensors } from '../support/safetensors.js'
+
+const golden = fileURLToPath(new URL('../fixtures/golden', import.meta.url))
+
+describe('against PEFT', () => {
+  const index = JSON.parse(readFileSync(join(golden, 'index.json'), 'utf8')) as {
+    multi_layer: {
+      file: string
+      d: number
+      r: number
+      num_B: number
+      scaling: number
+      layers: number
+      stride_A: number
+    }[]
+  }
+  for (const { file, d, r, num_B: numB, scaling, layers, stride_A: strideA } of index.multi_layer) {
+    it.each([undefined, true, false])(`${file}, deferB %s`, async (deferB) => {
+      const tensors = readSafetensors(join(golden, file))
+      const stored = (name: string) => tensors.get(name)?.data ?? new Float32Array()
+      const config = readConfig({ r, numB, scaling, strideA })
+      const shapes = Array.from({ length: layers }, (_, l) => ({ name: `${l}.proj`, inFeatures: d, outFeatures: d }))
+      // Where the golden file has each parameter, and what its gradient is called there.
+      const names = new Map([['0.proj.lily_B.weight', 'Bs']])
+      for (let l = 0; l < layers; l += strideA) names.set(`${l}.proj.lily_A.weight`, `A${l / strideA}`)
+      for (let l = 0; l < layers; l++) names.set(`${l}.proj.lily_router.weight`, `R${l}`)
+      const shapeOf = (name: string) => tensors.get(name)?.shape ?? []
+      const values = new Map(Array.from(names, ([name, key]) => [name, place(stored(key), shapeOf(key))]))
+      const model = LilyModel.fromParts({ config, layers: shapes, values })
+
+      const { outputs, dx } = await runChain(model, stored('x'), [...shapeOf('x')], stored('dy'), { deferB })
+      const results = new Map(outputs.map((y, l) => [`y${l}`, y])).set('dx', dx)
+      for (const [name, { grad }] of model.parameters()) {
+        const key = names.get(name) ?? ''
+        results.set(`d${key === 'Bs' ? 'B' : key}`, await numbersOf(grad))
+      }
+      expect(results.size).toBe(layers + 1 + names.size)
+      for (const [name, actual] of results) {
+        // As golden.test.ts has it: four times the error of PEFT's own float32 run, or 2e-6.
+        const exact = stored(`f64.${name}`)
+        const limit = Math.max(4 * relativeError(stored(`f32.${name}`), exact), 2e-6)
+        expect(relativeError(actual, exact), name).toBeLessThanOrEqual(limit)
+      }
+    })
+  }
+})
+
+describe('gradients of shared parameters', () => {
+  const [tokens, dIn, rank, experts, scaling] = [6, 5, 3, 2, 1.5]
+  const shapes = ['0.q', '1.q'].map((name) => ({ name, inFeatures: dIn, outFeatures: dIn }))
+  const config = { r: rank, numB: experts, strideA: 2, scaling, initWeights: false }
+  const random = randomFrom(5)
+  const x = gaussian(random, tokens * dIn)
+  const dy = gaussian(random, tokens * dIn)
+
+  /** <dy, x_2> in float64, where x_l+1 = x_l + adapter_l(x_l). */
+  function loss(values: Readonly<Record<string, Float64Array>>): number {
+    const { x, a, b } = values
+    let value = Float64Array.from(x)
+    for (const router of [values.router0, values.router1]) {
+      const sizes = { tokens, dIn, dOut: dIn, rank, experts }
+      const { y } = forward({ routing: 'batch', scaling, ...sizes, x: value, a, router, b })
+      value = value.map((number, i) => number + y.value[i])
+    }
+    return value.reduce((sum, number, i) => sum + number * dy[i], 0)
+  }
+
+  it.each([undefined, true, false])('are the finite differences of two layers, deferB %s', async (deferB) => {
+    const model = createModel({ layers: shapes, config, seed: 11 })
+    const { dx } = await runChain(model, x, [tokens, dIn], dy, { deferB })
+    const parameters = model.parameters()
+    const names = {
+      a: '0.q.lily_A.weight',
+      router0: '0.q.lily_router.weight',
+      router1: '1.q.lily_router.weight',
+      b: '0.q.lily_B.weight',
+    }
+    const values: Record<string, Float64Array> = { x: Float64Array.from(x) }
+    const gradients: Record<string, Float32Array> = { x: dx }
+    for (const [key, name] of Object.entries(names)) {
+      const parameter = parameters.get(name)
+      values[key] = Float64Array.from(await numbersOf(parameter?.value))
+      gradients[key] = await numbersOf(parameter?.grad)
+    }
+    const step = 1e-5
+    for (const [key, gradient] of Object.entries(gradients)) {
+      const differences = Float64Array.from(values[key], (_, i) => {
+        const at = (shift: number) => {
+          const shifted = values[key].slice()
+          shifted[i] += shift
+          return loss({ ...values, [key]: shifted })
+        }
+        return (at(step) - at(-step)) / (2 * step)
+      })
+      // Float32's rounding in sums of a few dozen terms; the differences are good to 1e-9.
+      expect(relativeError(gradient, differences), key).toBeLessThan(2e-6)
+    }
+  })
+
+  it('add up over calls until zeroGrad, in memory that stays', async () => {
+    const model = createModel({ layers: shapes, config, seed: 11 })
+    const grads = Array.from(model.parameters().values(), ({ grad }) => grad)
+    const numbers = () => Promise.all(grads.map(numbersOf))
+    await runChain(model, x, [tokens, dIn], dy)
+    const once = await Promise.all(Array.from(model.parameters().values(), ({ grad }) => numbersOf(grad)))
+    await runChain(model, x, [tokens, dIn], dy)
+    expect(Array.from(model.parameters().values(), ({ grad }) => grad)).toEqual(grads)
+    for (const [i, twice] of (await numbers()).entries()) {
+      expect(
+        relativeError(
+          twice,
+          once[i].map((value) => 2 * value),
+        ),
+      ).toBeLessThan(1e-6)
+    }
+    model.zeroGrad()
+    for (const zero of await numbers()) expect(zero.every((value) => Object.is(value, 0))).toBe(true)
+    // What was deferred is gone, too.
+    await runChain(model, x, [tokens, dIn], dy, { deferB: true })
+    model.zeroGrad()
+    for (const { grad } of model.parameters().values()) expect((await numbersOf(grad)).every((v) => v === 0)).toBe(true)
+    await runChain(model, x, [tokens, dIn], dy)
+    // Reading them is what folds.
+    expect(Array.from(model.parameters().values(), ({ grad }) => grad)).toEqual(grads)
+    for (const [i, again] of (await numbers()).entries()) expectSameBits(`gradient ${i}`, again, once[i])
+  })
+
+  it('are those of the plain operations, however many calls wait for the fold', async () => {
+    const model = createModel({ layers: shapes, config, seed: 11 })
+    const layer = model.layer('1.q')
+    const place2 = (values: Float32Array) => place(values, [tokens, dIn])
+    const [a, router, b] = [layer.a, layer.router, layer.b].map(({ value }) => value)
+    const saved: LilySaved[] = []
+    // Folds begin when four times as many as there are experts wait.
+    for (let call = 0; call < 4 * experts + 3; call++) {
+      const inputs = gaussian(randomFrom(call), tokens * dIn)
+      const one = layer.forward(place2(inputs))
+      layer.backward(place2(dy), one.saved, { deferB: true, needs: { dx: false } })
+      one.saved.dispose()
+      const two = lilyForward({ x: place2(inputs), a, router, b }, { scaling })
+      lilyBackward({ dy: place2(dy) }, two.saved, { deferB: true })
+      saved.push(two.saved)
+    }
+    expect(relativeError(await numbersOf(layer.b.grad), await numbersOf(foldB(saved)))).toBeLessThan(1e-6)
+  })
+
+  it('are computed for what needs says only', async () => {
+    const model = createModel({ layers: shapes, config, seed: 11 })
+    const layer = model.layer('0.q')
+    const { saved } = layer.forward(place(x, [tokens, dIn]))
+    const needs = { dx: false, da: false, db: false }
+    expect(layer.backward(place(dy, [tokens, dIn]), saved, { needs })).toBeUndefined()
+    const isZero = async (name: 'a' | 'b' | 'router') =>
+      (await numbersOf(layer[name].grad)).every((value) => value === 0)
+    expect([await isZero('a'), await isZero('b'), await isZero('router')]).toEqual([true, true, false])
+  })
+
+  it.each(['bfloat16', 'float16'] as const)('are float32 beside %s parameters', async (dtype) => {
+    const model = createModel({ layers: shapes, config, seed: 11, dtype })
+    const layer = model.layer('0.q')
+    const inputs = place(x, [tokens, dIn], dtype)
+    const { y, saved } = layer.forward(inputs)
+    const dx = layer.backward(place(dy, [tokens, dIn], dtype), saved)
+    expect([y.dtype, dx.dtype]).toEqual([dtype, dtype])
+    const [a, router, b] = await Promise.all([layer.a, layer.router, layer.b].map(({ value }) => numbersOf(value)))
+    const problem = { routing: 'batch', scaling, tokens, dIn, dOut: dIn, rank, experts } as const
+    const exact = forward({ ...problem, x: await numbersOf(inputs), a, router, b })
+    expect(relativeError(await numbersOf(y), exact.y.value)).toBeLessThan(2 ** -7)
+    for (const { grad } of [layer.a, layer.router, layer.b]) {
+      const numbers = await numbersOf(grad)
+      expect(grad.dtype).toBe('float32')
+      // More than 16 bits hold.
+      expect(numbers.some((value) => (new Uint32Array(Float32Array.of(value).buffer)[0] & 0xffff) !== 0)).toBe(true)
+    }
+  })
+})
+
+describe('a model', () => {
+  const layers = ['0.q', '1.q'].map((name) => ({ name, inFeatures: 4, outFeatures: 3 }))
+  const config = { r: 2, numB: 2, strideA: 2, initWeights: false }
+  const x = Float32Array.from({ length: 8 }, (_, i) => i / 8 - 0.5)
+  const shape = [2, 4]
+  const dy = place(Float32Array.of(1, -1, 2, 0.5, 3, -2), [2, 3])
+  const model = () => createModel({ layers, config, seed: 1 })
+
+  it('lets go of its memory', async () => {
+    const gone = model()
+    const layer = gone.layer('0.q')
+    const { value, grad } = layer.a
+    const { saved } = layer.forward(place(x, shape))
+    gone.dispose()
+    gone.dispose()
+    expect([value.isDisposed, grad.isDisposed]).toEqual([true, true])
+    await expectRefused('ERR_LILY_DISPOSED', 'lily_A', () => layer.forward(place(x, shape)))
+    await expectRefused('ERR_LILY_DISPOSED', 'lily_A', () => layer.backward(dy, saved))
+    await expectRefused('ERR_LILY_DISPOSED', 'model', () => gone.parameters())
+    await expectRefused('ERR_LILY_DISPOSED', 'model', () => gone.zeroGrad())
+  })
+
+  it('refuses what is not its own', async () => {
+    const [one, two] = [model(), model()]
+    const { saved } = one.layer('0.q').forward(place(x, shape))
+    await expectRefused('ERR_LILY_ARGUMENT', 'k_proj', () => one.layer('k_proj'))
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => one.layer('1.q').backward(dy, saved))
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => two.layer('0.q').backward(dy, saved))
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => one.layer('0.q').backward(dy, {} as never))
+    await expectRefused('ERR_LILY_ARGUMENT', 'scaling', () =>
+      one.layer('0.q').forward(place(x, shape), undefined, { scaling: 2 } as never),
+    )
+    await expectRefused('ERR_LILY_ARGUMENT', 'routng', () =>
+      one.layer('0.q').forward(place(x, shape), undefined, { routng: 'batch' } as never),
+    )
+    await expectRefused('ERR_LILY_ARGUMENT', 'accumulate', () =>
+      one.layer('0.q').backward(dy, saved, { accumulate: false } as never),
+    )
+    await expectRefused('ERR_LILY_SHAPE', 'dy', () => one.layer('0.q').backward(place(x, shape), saved))
+    await expectRefused('ERR_LILY_ARGUMENT', 'sed', () => LilyModel.create({ layers, config, sed: 1 } as never))
+  })
+
+  it('is made of parts that fit', async () => {
+    const parts = (change: (values: Map<string, ReturnType<typeof place>>) => void) => {
+      const values = new Map(Array.from(model().parameters(), ([name, { value }]) => [name, value]))
+      change(values)
+      return () => LilyModel.fromParts({ config: readConfig(config), layers, values })
+    }
+    await expectRefused(
+      'ERR_LILY_ARGUMENT',
+      '1.q.lily_router',
+      parts((values) => values.delete('1.q.lily_router.weight')),
+    )
+    const name = '0.q.lily_A.weight'
+    await expectRefused(
+      'ERR_LILY_SHAPE',
+      name,
+      parts((values) => values.set(name, place([1, 2], [1, 2]))),
+    )
+    await expectRefused(
+      'ERR_LILY_DTYPE',
+      'values',
+      parts((values) => values.set(name, place(x, [2, 4], 'bfloat16'))),
+    )
+  })
+
+  it('passes options on', async () => {
+    const layer = model().layer('0.q')
+    const [a, router, b] = [layer.a, layer.router, layer.b].map(({ value }) => value)
+    const rows = place([...x, ...x], [2, 2, 4])
+    for (const options of [
+      { routing: 'sequence' },
+      { routing: 'token' },
+      { mask: [1, 0, 1, 1] },
+      { activation: 'relu' },
+    ] as const) {
+      const { y } = layer.forward(rows, undefined, { ...options, save: false })
+      const plain = lilyForward({ x: rows, a, router, b }, options)
+      expectSameBits(JSON.stringify(options), await numbersOf(y), await numbersOf(plain.y))
+    }
+    const { y, saved } = layer.forward(rows, undefined, { routing: 'uniform' })
+    expectSameBits(
+      'uniform',
+      await numbersOf(y),
+      await numbersOf(lilyForward({ x: rows, a, b }, { routing: 'uniform' }).y),
+    )
+    layer.backward(place([1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3], [2, 2, 3]), saved)
+    expect((await numbersOf(layer.router.grad)).every((value) => value === 0)).toBe(true)
+  })
+})

@@ -1,0 +1,232 @@
+/** A frozen layer's update in its base weight, and as LoRA, against float64. */
+import { describe, expect, it } from 'vitest'
+import { deviceTensor, loraForward, type LilyLayer, type LilyModel } from '../../lib/index.js'
+import { backend } from '../support/backend.js'
+import { expectSameBits, relativeError } from '../support/compare.js'
+import { quantum, roundAll, type Float } from '../support/dtypes.js'
+import { createModel, numbersOf, place } from '../support/model.js'
+import { gaussian, randomFrom } from '../support/random.js'
+import { expectRefused } from '../support/refused.js'
+
+// More rows than are taken at once, and no multiple of anything.
+const [dIn, dOut, rank, experts, scaling] = [19, 301, 5, 3, 0.75]
+const layers = ['0.q', '1.q'].map((name) => ({ name, inFeatures: dIn, outFeatures: dOut }))
+const config = { r: rank, numB: experts, strideA: 2, scaling, initWeights: false }
+const weights = { '0.q': [0.5, -0.25, 1.5], '1.q': [0.1, 0.2, 0.7] }
+
+function frozenModel(dtype: Float = 'float32'): LilyModel {
+  const model = createModel({ layers, config, seed: 3, dtype })
+  model.freeze(weights)
+  return model
+}
+
+const baseWeight = (dtype: Float = 'float32') => roundAll(dtype, gaussian(randomFrom(4), dOut * dIn, 0.05))
+
+/** scaling * C^T A, [d_out, d_in], in float64. */
+async function updateOf(layer: LilyLayer, w: ArrayLike<number>): Promise<Float64Array> {
+  const [a, b] = [await numbersOf(layer.a.value), await numbersOf(layer.b.value)]
+  const update = new Float64Array(dOut * dIn)
+  for (let o = 0; o < dOut; o++) {
+    for (let k = 0; k < rank; k++) {
+      let c = 0
+      for (let e = 0; e < experts; e++) c += Math.fround(w[e]) * b[(e * rank + k) * dOut + o]
+      for (let i = 0; i < dIn; i++) update[o * dIn + i] += scaling * c * a[k * dIn + i]
+    }
+  }
+  return update
+}
+
+describe('merge', () => {
+  it('adds the update of fixed weights, and unmerge takes it out again', async () => {
+    const model = frozenModel()
+    for (const [name, w] of Object.entries(weights)) {
+      const before = baseWeight()
+      const weight = place(before, [dOut, dIn])
+      const update = await updateOf(model.layer(name), w)
+      model.merge(name, weight)
+      expect(model.layer(name).isMerged).toBe(true)
+      const merged = await numbersOf(weight)
+      const exact = update.map((value, i) => value + before[i])
+      // The sum's rounding, at most 6e-8, and those of the update, which is about as large.
+      expect(relativeError(merged, exact)).toBeLessThan(2e-7)
+
+      model.unmerge(name, weight)
+      expect(model.layer(name).isMerged).toBe(false)
+      checkRestored('float32', await numbersOf(weight), merged, before)
+    }
+  })
+
+  it('unmerge subtracts the very numbers that merge has added', async () => {
+    const model = frozenModel()
+    const weight = place(new Float32Array(dOut * dIn), [dOut, dIn])
+    model.merge('0.q', weight)
+    expect((await numbersOf(weight)).every((value) => value !== 0)).toBe(true)
+    model.unmerge('0.q', weight)
+    expect((await numbersOf(weight)).every((value) => value === 0)).toBe(true)
+  })
+
+  it('of uniform weights is what forward adds', async () => {
+    const model = createModel({ layers, config, seed: 3 })
+    model.freeze('uniform')
+    const x = gaussian(randomFrom(6), 4 * dIn)
+    const { y, saved } = model.layer('1.q').forward(place(x, [4, dIn]))
+    expect(saved.routing).toBe('fixed')
+    const uniform = model.layer('1.q').forward(place(x, [4, dIn]), undefined, { routing: 'uniform' }).y
+    const weight = place(new Float32Array(dOut * dIn), [dOut, dIn])
+    model.merge('1.q', weight)
+    const merged = await numbersOf(weight)
+    const product = Float64Array.from({ length: 4 * dOut }, (_, at) => {
+      const [t, o] = [Math.floor(at / dOut), at % dOut]
+      let sum = 0
+      for (let i = 0; i < dIn; i++) sum += x[t * dIn + i] * merged[o * dIn + i]
+      return sum
+    })
+    expect(relativeError(await numbersOf(y), product)).toBeLessThan(1e-6)
+    expect(relativeError(await numbersOf(uniform), product)).toBeLessThan(1e-6)
+  })
+
+  it.each<[Float, Float]>([
+    ['bfloat16', 'float32'],
+    ['float16', 'float32'],
+    ['bfloat16', 'bfloat16'],
+    ['float16', 'float16'],
+    ['float32', 'bfloat16'],
+    ['bfloat16', 'float16'],
+  ])('rounds a %s weight once, %s parameters', async (dtype, parameters) => {
+    const model = frozenModel(parameters)
+    const before = baseWeight(dtype)
+    const weight = place(before, [dOut, dIn], dtype)
+    if (backend === 'cuda' && parameters !== 'float32' && parameters !== dtype) {
+      await expectRefused('ERR_LILY_DTYPE', 'weight', () => model.merge('0.q', weight))
+      expectSameBits('weight', await numbersOf(weight), before)
+      return
+    }
+    const update = await updateOf(model.layer('0.q'), weights['0.q'])
+    model.merge('0.q', weight)
+    const merged = await numbersOf(weight)
+    // A device takes 16-bit parameters, and C, as 16-bit operands; the host never does.
+    const operands = backend === 'cuda' && parameters !== 'float32' ? 2 ** -8 : 1e-6
+    const size = Math.hypot(...update) / Math.sqrt(update.length)
+    merged.forEach((value, i) => {
+      const exact = update[i] + before[i]
+      const limit = quantum(dtype, exact) * (0.5 + 2 ** -10) + operands * 4 * size
+      if (!(Math.abs(value - exact) <= limit)) expect(value, `element ${i}, within ${limit}`).toBe(exact)
+    })
+    model.unmerge('0.q', weight)
+    checkRestored(dtype, await numbersOf(weight), merged, before)
+  })
+
+  it('leaves what is between the rows of a weight', async () => {
+    const model = frozenModel()
+    const values = gaussian(randomFrom(8), dOut * (dIn + 3))
+    const whole = place(values, [dOut, dIn + 3])
+    const memory = backend === 'cuda' ? whole[deviceTensor]() : { data: whole.data }
+    model.merge('0.q', { ...memory, shape: [dOut, dIn], strides: [dIn + 3, 1] })
+    const merged = await numbersOf(whole)
+    values.forEach((value, i) => {
+      if (i % (dIn + 3) >= dIn) expect(merged[i]).toBe(value)
+    })
+    const update = await updateOf(model.layer('0.q'), weights['0.q'])
+    const exact = Float64Array.from(values, (value, i) => {
+      const [o, j] = [Math.floor(i / (dIn + 3)), i % (dIn + 3)]
+      return j < dIn ? value + update[o * dIn + j] : value
+    })
+    expect(relativeError(merged, exact)).toBeLessThan(2e-7)
+  })
+
+  it('is refused where it cannot be, and writes nothing then', async () => {
+    const model = createModel({ layers, config, seed: 3 })
+    const before = baseWeight()
+    const weight = place(before, [dOut, dIn])
+    const x = place(new Float32Array(dIn), [1, dIn])
+    await expectRefused('ERR_LILY_ARGUMENT', 'freeze it first', () => model.merge('0.q', weight))
+    await expectRefused('ERR_LILY_ARGUMENT', 'not merged', () => model.unmerge('0.q', weight))
+    model.freeze(weights)
+    await expectRefused('ERR_LILY_ARGUMENT', '2.q', () => model.merge('2.q', weight))
+    await expectRefused('ERR_LILY_SHAPE', 'weight', () => model.merge('0.q', place(before, [dIn, dOut])))
+    await expectRefused('ERR_LILY_SHAPE', 'weight', () => model.merge('0.q', place(before, [1, dOut, dIn])))
+    await expectRefused('ERR_LILY_DTYPE', 'weight', () =>
+      model.merge('0.q', { data: new Int32Array(dOut * dIn), shape: [dOut, dIn] }),
+    )
+    if (backend === 'cuda') {
+      await expectRefused('ERR_LILY_DEVICE', 'weight', () => model.merge('0.q', { data: before, shape: [dOut, dIn] }))
+    }
+    const gone = place(before, [dOut, dIn])
+    gone.dispose()
+    await expectRefused('ERR_LILY_DISPOSED', 'weight', () => model.merge('0.q', gone))
+    expectSameBits('weight', await numbersOf(weight), before)
+    expect(model.layer('0.q').isMerged).toBe(false)
+
+    model.merge('0.q', weight)
+    const merged = await numbersOf(weight)
+    await expectRefused('ERR_LILY_ARGUMENT', 'is merged', () => model.merge('0.q', weight))
+    await expectRefused('ERR_LILY_ARGUMENT', 'is merged', () => model.layer('0.q').forward(x))
+    await expectRefused('ERR_LILY_ARGUMENT', 'is merged', () => model.unfreeze())
+    await expectRefused('ERR_LILY_ARGUMENT', 'is merged', () => model.freeze('uniform'))
+    expect(model.layer('1.q').frozenWeights).toEqual(Float32Array.from(weights['1.q']))
+    expectSameBits('weight', await numbersOf(weight), merged)
+    model.unmerge('0.q', weight)
+    model.unfreeze()
+    expect(model.layer('0.q').frozenWeights).toBeUndefined()
+  })
+
+  it("refuses a weight in a parameter's memory", async () => {
+    const shape = [{ name: 'q', inFeatures: 2, outFeatures: 2 }]
+    const model = createModel({ layers: shape, config: { r: 2, numB: 2 } })
+    model.freeze('uniform')
+    await expectRefused('ERR_LILY_ARGUMENT', 'lily_A', () => model.merge('q', model.layer('q').a.value))
+  })
+})
+
+describe('freeze', () => {
+  it.each<[string, string, unknown]>([
+    ['ERR_LILY_ARGUMENT', 'weights', 'unform'],
+    ['ERR_LILY_ARGUMENT', 'weights', undefined],
+    ['ERR_LILY_ARGUMENT', '3.q', { '3.q': [1, 2, 3] }],
+    ['ERR_LILY_SHAPE', '1.q', { '0.q': [1, 2, 3], '1.q': [1, 2] }],
+    ['ERR_LILY_SHAPE', '1.q', new Map([['1.q', 3]])],
+    ['ERR_LILY_ARGUMENT', '1.q', { '1.q': [1, 2, NaN] }],
+  ])('refuses with %s of %s: %o', async (code, argument, bad) => {
+    const model = createModel({ layers, config, seed: 3 })
+    await expectRefused(code, argument, () => model.freeze(bad as 'uniform'))
+    expect(model.layer('0.q').frozenWeights).toBeUndefined()
+  })
+})
+
+describe('exportLora', () => {
+  it.each<Float>(['float32', 'bfloat16'])(
+    'gives what forward of the frozen layer gives, %s parameters',
+    async (dtype) => {
+      const model = frozenModel(dtype)
+      const { r, scaling: s, layers: matrices } = await model.exportLora()
+      expect([r, s, [...matrices.keys()]]).toEqual([rank, scaling, ['0.q', '1.q']])
+      const x = roundAll(dtype, gaussian(randomFrom(9), 6 * dIn))
+      for (const [name, { a, b }] of matrices) {
+        expect([a.shape, b.shape, a.dtype, b.dtype]).toEqual([[rank, dIn], [dOut, rank], 'float32', 'float32'])
+        const { y } = model.layer(name).forward(place(x, [6, dIn], dtype))
+        const lora = loraForward({ x: { data: x, shape: [6, dIn] }, a, b }, { scaling: s }).y
+        expect(relativeError(await numbersOf(y), lora.data as Float32Array)).toBeLessThan(
+          dtype === 'float32' ? 1e-6 : 2 ** -7,
+        )
+      }
+      // Memory of its own, for each layer.
+      const [first, second] = [...matrices.values()]
+      expect(first.a.data.buffer).not.toBe(second.a.data.buffer)
+      expectSameBits('the shared A', first.a.data, second.a.data)
+    },
+  )
+
+  it('refuses a layer with a router', async () => {
+    const model = createModel({ layers, config, seed: 3 })
+    model.freeze({ '0.q': [1, 2, 3] })
+    await expectRefused('ERR_LILY_ARGUMENT', '1.q', () => model.exportLora())
+  })
+})
+
+/** Within half a unit in the last place of the merged number, and half of the restored one. */
+function checkRestored(dtype: Float, restored: Float32Array, merged: Float32Array, before: Float32Array): void {
+  restored.forEach((value, i) => {
+    const limit = (quantum(dtype, merged[i]) + quantum(dtype, value)) / 2
+    if (!(Math.abs(value - before[i]) <= limit)) expect(value, `element ${i}, within ${limit}`).toBe(before[i])
+  })
+}

@@ -1,0 +1,142 @@
+/** Which layers share what; and the configuration that says so. */
+import { describe, expect, it } from 'vitest'
+import type { LayerShape, LilyConfigOptions } from '../../lib/index.js'
+import { readConfig } from '../../lib/model/config.js'
+import { shareLayers } from '../../lib/model/sharing.js'
+import { projections } from '../support/model.js'
+import { expectRefused } from '../support/refused.js'
+
+const share = (layers: readonly LayerShape[], config: LilyConfigOptions) => shareLayers(layers, readConfig(config))
+
+/** a, router and b of a layer, less what all their names end with. */
+function usedBy(sharing: ReturnType<typeof share>, name: string): (string | undefined)[] {
+  const layer = sharing.layers.get(name)
+  return [layer?.a, layer?.router, layer?.b].map((parameter) => parameter?.replace(/\.lily_\w+\.weight$/, ''))
+}
+
+const square = (...names: string[]): LayerShape[] => names.map((name) => ({ name, inFeatures: 4, outFeatures: 4 }))
+
+describe('shareLayers', () => {
+  it('shares A in blocks of strideA of which the last may be short, B in all layers of a target, no router', () => {
+    const layers = projections(5, { q_proj: [8, 8], k_proj: [8, 4], v_proj: [8, 4] })
+    const sharing = share(layers, { r: 3, strideA: 2, numB: 4, targetModules: ['v_proj', 'q_proj'] })
+    const name = (l: number, target: string) => `model.layers.${l}.self_attn.${target}`
+    for (const target of ['q_proj', 'v_proj']) {
+      for (let l = 0; l < 5; l++) {
+        const owners = [name(l - (l % 2), target), name(l, target), name(0, target)]
+        expect(usedBy(sharing, name(l, target))).toEqual(owners)
+      }
+    }
+    expect(sharing.layers.has(name(0, 'k_proj'))).toBe(false)
+    expect(sharing.parameters.size).toBe(2 * (3 + 5 + 1))
+    expect(sharing.parameters.get(`${name(4, 'v_proj')}.lily_A.weight`)).toEqual({
+      name: `${name(4, 'v_proj')}.lily_A.weight`,
+      kind: 'a',
+      shape: [3, 8],
+      layers: [name(4, 'v_proj')],
+    })
+    expect(sharing.parameters.get(`${name(0, 'v_proj')}.lily_B.weight`)).toMatchObject({ shape: [12, 4], kind: 'b' })
+    expect(sharing.parameters.get(`${name(3, 'q_proj')}.lily_router.weight`)?.shape).toEqual([4, 3])
+  })
+
+  it('the longest suffix decides, in whatever order they are given', () => {
+    const layers = square('a.mlp.proj', 'a.attn.proj', 'b.mlp.proj', 'b.attn.proj')
+    const suffixes = ['proj', 'attn.proj', 'b.attn.proj']
+    const orders = [suffixes, [...suffixes].reverse(), ['attn.proj', 'b.attn.proj', 'proj']]
+    for (const targetModules of orders) {
+      const sharing = share(layers, { targetModules })
+      expect(Array.from(sharing.layers.values(), ({ target }) => target)).toEqual([
+        'proj',
+        'attn.proj',
+        'proj',
+        'b.attn.proj',
+      ])
+    }
+  })
+
+  it('a suffix ends a name at a dot, or is the name', () => {
+    const sharing = share(square('a.q', 'a.xq', 'q', 'a.q.base'), { targetModules: ['q'] })
+    expect([...sharing.layers.keys()]).toEqual(['a.q', 'q'])
+  })
+
+  it('layers of one suffix and another shape are another target', () => {
+    const sharing = share([...square('0.q', '1.q'), { name: '2.q', inFeatures: 4, outFeatures: 6 }, ...square('3.q')], {
+      strideA: 2,
+      targetModules: ['q'],
+    })
+    expect(usedBy(sharing, '2.q')).toEqual(['2.q', '2.q', '2.q'])
+    // The third of the first shape begins the second block.
+    expect(usedBy(sharing, '3.q')).toEqual(['3.q', '3.q', '0.q'])
+  })
+
+  it('blocks follow the order given, not that of names', () => {
+    const sharing = share(square('10.q', '2.q', '1.q'), { strideA: 2, targetModules: ['q'] })
+    expect(usedBy(sharing, '2.q')).toEqual(['10.q', '2.q', '10.q'])
+    expect(usedBy(sharing, '1.q')).toEqual(['1.q', '1.q', '10.q'])
+  })
+
+  it('a regular expression must match the whole name, and makes one target', () => {
+    const layers = square('layers.0.q', 'layers.0.v', 'layers.1.q', 'head')
+    const sharing = share(layers, { targetModules: String.raw`layers\.(?P<number>\d)\.(q|v)` })
+    expect([...sharing.layers.keys()]).toEqual(['layers.0.q', 'layers.0.v', 'layers.1.q'])
+    expect(usedBy(sharing, 'layers.1.q')[2]).toBe('layers.0.q')
+  })
+
+  it('without targets every layer is adapted, by the last part of its name', () => {
+    const sharing = share(square('a.q', 'a.v', 'b.q'), {})
+    expect(Array.from(sharing.layers.values(), ({ target }) => target)).toEqual(['q', 'v', 'q'])
+  })
+
+  it.each<[string, LilyConfigOptions, string[]]>([
+    ['excluded by suffix', { excludeModules: ['v'] }, ['layers.0.q', 'layers.1.q', 'blocks.1.q']],
+    ['excluded by pattern', { excludeModules: String.raw`layers\..*` }, ['blocks.1.q']],
+    ['by number', { layersToTransform: 1 }, ['layers.1.q', 'blocks.1.q']],
+    ['by number in one list', { layersToTransform: [0, 1], layersPattern: 'blocks' }, ['blocks.1.q']],
+  ])('layers left out: %s', (_name, config, expected) => {
+    // What is before the list is part of PEFT's names, too.
+    const layers = square('m.layers.0.q', 'm.layers.0.v', 'm.layers.1.q', 'm.blocks.1.q')
+    const pattern = typeof config.excludeModules === 'string' ? { excludeModules: `m.${config.excludeModules}` } : {}
+    const sharing = share(layers, { targetModules: ['q', 'v'], ...config, ...pattern })
+    const names = expected.map((name) => `m.${name}`)
+    expect([...sharing.layers.keys()]).toEqual(
+      'layersToTransform' in config ? names.filter((n) => !n.endsWith('v')) : names,
+    )
+  })
+})
+
+describe('bad input', () => {
+  it.each<[string, unknown]>([
+    ['config', undefined],
+    ['rank', { rank: 4 }],
+    ['r', { r: 0 }],
+    ['r', { r: 4097 }],
+    ['strideA', { strideA: 1.5 }],
+    ['numB', { numB: 1 }],
+    ['numB', { numB: 65 }],
+    ['scaling', { scaling: Infinity }],
+    ['targetModules', { targetModules: [] }],
+    ['targetModules', { targetModules: ['q', ''] }],
+    ['targetModules', { targetModules: '(' }],
+    ['targetModules', { targetModules: 'all-linear' }],
+    ['excludeModules', { excludeModules: 3 }],
+    ['layersToTransform', { layersToTransform: -1 }],
+    ['layersPattern', { layersPattern: 'layers' }],
+    ['layersPattern', { layersPattern: '(', layersToTransform: 1 }],
+    ['initWeights', { initWeights: 'yes' }],
+  ])('of the configuration: %s of %o', async (argument, config) => {
+    await expectRefused('ERR_LILY_ARGUMENT', argument, () => readConfig(config))
+  })
+
+  it.each<[string, unknown]>([
+    ['layers', undefined],
+    ['layers[0]', ['q']],
+    ['layers[0].name', [{ name: '', inFeatures: 1, outFeatures: 1 }]],
+    ['layers[0].inFeatures', [{ name: 'q', inFeatures: 0, outFeatures: 1 }]],
+    ['outFeatures', [{ name: 'q', inFeatures: 1 }]],
+    ['features', [{ name: 'q', inFeatures: 1, outFeatures: 1, features: 1 }]],
+    ['layers[1].name', square('q', 'q')],
+    ['targetModules', square('k')],
+  ])('of the layers: %s of %o', async (argument, layers) => {
+    await expectRefused('ERR_LILY_ARGUMENT', argument, () => share(layers as LayerShape[], { targetModules: ['q'] }))
+  })
+})

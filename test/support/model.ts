@@ -1,0 +1,81 @@
+/** Models and tensors where the suite computes. */
+import {
+  LilyModel,
+  tensor,
+  type LayerBackwardOptions,
+  type LilyModelOptions,
+  type LilySaved,
+  type Tensor,
+  type TensorLike,
+} from '../../lib/index.js'
+import { backend } from './backend.js'
+import { pack, unpack, type Float } from './dtypes.js'
+
+/** A tensor on the suite's backend, rounded to a type. */
+export function place(values: ArrayLike<number>, shape: readonly number[], dtype: Float = 'float32'): Tensor {
+  const host = tensor(pack(dtype, values), shape, dtype)
+  return backend === 'cuda' ? host.to({ type: 'cuda' }) : host
+}
+
+/** The numbers of a tensor, wherever it is. */
+export async function numbersOf(value: TensorLike | undefined): Promise<Float32Array> {
+  const { dtype, data } = await (value as Tensor).toHost()
+  return unpack(dtype, data)
+}
+
+/** A model on the suite's backend. */
+export function createModel(options: LilyModelOptions): LilyModel {
+  return moved(LilyModel.create(options))
+}
+
+export function moved(model: LilyModel): LilyModel {
+  return backend === 'cuda' ? model.to({ type: 'cuda' }) : model
+}
+
+/** Gives parameters other values. */
+export async function setValues(model: LilyModel, valueOf: (name: string, index: number) => number): Promise<void> {
+  await model.toHost()
+  for (const [name, { value }] of model.parameters()) {
+    const numbers = Float32Array.from({ length: value.data.length }, (_, index) => valueOf(name, index))
+    ;(value.data as Float32Array).set(pack(value.dtype as Float, numbers))
+  }
+  moved(model)
+}
+
+/** Layers of a transformer's projections, in the order in which PyTorch lists them. */
+export function projections(layers: number, sizes: Readonly<Record<string, readonly [number, number]>>) {
+  return Array.from({ length: layers }, (_, l) =>
+    Object.entries(sizes).map(([name, [inFeatures, outFeatures]]) => ({
+      name: `model.layers.${l}.self_attn.${name}`,
+      inFeatures,
+      outFeatures,
+    })),
+  ).flat()
+}
+
+/** A chain in which each layer adds to what passes: x_l+1 = x_l + adapter_l(x_l), as the golden case has it. */
+export async function runChain(
+  model: LilyModel,
+  input: ArrayLike<number>,
+  shape: number[],
+  gradient: ArrayLike<number>,
+  options: LayerBackwardOptions = {},
+) {
+  const layers = [...model.layers.values()]
+  const outputs: Float32Array[] = []
+  const saved: LilySaved[] = []
+  let x = place(input, shape)
+  for (const layer of layers) {
+    const y = place(await numbersOf(x), shape)
+    saved.push(layer.forward(x, y).saved)
+    outputs.push(await numbersOf(y))
+    x = y
+  }
+  const dx = place(gradient, shape)
+  for (const [l, layer] of [...layers.entries()].reverse()) {
+    const dy = place(await numbersOf(dx), shape)
+    layer.backward(dy, saved[l], { ...options, dx })
+    saved[l].dispose()
+  }
+  return { outputs, dx: await numbersOf(dx) }
+}
