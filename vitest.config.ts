@@ -46,6 +46,7 @@ if (cuda.missing !== undefined) console.log(`the tests of the cuda backend are s
 /** The same on both backends. */
 const both = [
   'async',
+  'checkpoint/device',
   'determinism',
   'errors',
   'golden',
