@@ -1,13 +1,36 @@
+import { licensePlugin } from 'rolldown-license-plugin'
 import { defineConfig } from 'tsdown'
 
-export default defineConfig({
-  entry: ['lib/index.ts'],
-  // Both formats lie flat in dist/: lib/root.ts counts on it.
-  format: ['esm', 'cjs'],
-  outDir: 'dist',
-  platform: 'node',
-  target: 'node20',
-  fixedExtension: false,
-  dts: true,
-  sourcemap: false,
+// All lies flat in dist/: lib/root.ts counts on it.
+const shared = { outDir: 'dist', platform: 'node', target: 'node20', fixedExtension: false, sourcemap: false } as const
+
+/** What the licenses of bundled packages ask for. */
+const licenses = licensePlugin({
+  failOnUnlicensed: true,
+  done(packages, context) {
+    const texts = packages.map(({ name, version, license, licenseText }) => {
+      return `${name} ${version} (${license})\n\n${licenseText.trim()}\n`
+    })
+    context.emitFile({
+      type: 'asset',
+      fileName: 'THIRD-PARTY-LICENSES.txt',
+      source: texts.join(`\n${'-'.repeat(80)}\n\n`),
+    })
+  },
 })
+
+export default defineConfig([
+  { ...shared, entry: ['lib/index.ts'], format: ['esm', 'cjs'], dts: true },
+  // The command line, with the libraries that it is made of: whoever only calls the kernels installs none of them.
+  {
+    ...shared,
+    entry: { cli: 'lib/cli/main.ts' },
+    format: ['esm'],
+    dts: false,
+    clean: false,
+    minify: true,
+    deps: { onlyBundle: false },
+    outputOptions: { chunkFileNames: 'cli-[name].js' },
+    plugins: [licenses],
+  },
+])

@@ -1,64 +1,103 @@
 /**
- * The least time in which a call can be done on this machine: the sum over its phases, which the pooling barrier keeps
- * apart, of max(FLOPs / FMA roof, bytes / bandwidth of the level that the data lives in). The FMA roof is that of bfloat16 products
- * where x is bfloat16; caches warm (every
- * call uses the same buffers); y, dx and the gradients accumulate.
+ * The least work that a call is, and the least time in which it can be done on this machine: the sum over its phases,
+ * which the pooling barrier keeps apart, of max(FLOPs / FMA roof, bytes / bandwidth of the level that the data lives
+ * in). The FMA roof is that of bfloat16 products where x is bfloat16. y, dx and the gradients accumulate.
  */
+import type { Routing } from '../lib/index.js'
+import { bytesOf, type DTypes } from './dtypes.js'
 import { memoryRoof, type Roofs } from './roofs.js'
-import type { DTypes, Shape } from './shapes.js'
+import { sequenceOffsets } from './sequences.js'
+import type { Shape } from './shapes.js'
 
-interface Phase {
+export interface Phase {
   readonly flops: number
   readonly read: number
   /** Bytes of the arrays that are read and written in place. */
   readonly updated: number
 }
 
-interface Bytes {
-  /** Of one activation, and of one parameter or gradient. */
-  readonly x: number
-  readonly p: number
+/** 'none' is LoRA: one expert, nothing to route or to combine. */
+export type WorkRouting = Routing | 'none'
+
+/** Work besides the two products of a low-rank adapter. */
+interface Mixing {
+  /** FLOPs of combining the experts before the expansion, or of expanding them all. */
+  readonly forward: number
+  /** The same again, and of <B_e, D> and of adding w_e D to db. */
+  readonly backward: number
 }
 
-export type Method = 'lily' | 'lora'
+function mixing({ tokens, d, rank, experts }: Shape, routing: WorkRouting): Mixing {
+  const experts2rd = 2 * experts * rank * d
+  // K = E r instead of r in the expansion, and in both products of the dy pass.
+  const widened = (experts - 1) * 2 * tokens * rank * d
+  switch (routing) {
+    case 'none':
+      return { forward: 0, backward: 2 * rank * d }
+    case 'token':
+      return { forward: widened, backward: 2 * widened + experts2rd }
+    case 'sequence': {
+      // Short sequences are cheaper in the token formulation.
+      const groups = sequenceOffsets(tokens).length - 1
+      return {
+        forward: Math.min(groups * experts2rd, widened),
+        backward: Math.min(3 * groups * experts2rd, 2 * widened + experts2rd),
+      }
+    }
+    case 'batch':
+      return { forward: experts2rd, backward: 3 * experts2rd }
+    default:
+      return { forward: experts2rd, backward: 2 * experts2rd }
+  }
+}
 
-/** Forward: shrink (+ routing), combine + expand. LoRA has one expert and combines nothing. */
-function forwardPhases(method: Method, { tokens: M, d, rank: r, experts }: Shape, { x, p }: Bytes): Phase[] {
-  const E = method === 'lily' ? experts : 1
-  const combine = method === 'lily' ? 2 * E * r * d : 0
+/** Forward: shrink (+ routing) | combine + expand. Backward: the dy pass (q, D, and dw) | the x pass (dA, dx). */
+export function phasesOf(shape: Shape, routing: WorkRouting, types: DTypes, withBackward: boolean): Phase[] {
+  const { tokens, d, rank } = shape
+  const experts = routing === 'none' ? 1 : shape.experts
+  const product = 2 * tokens * rank * d
+  const x = bytesOf(types.activations) * tokens * d
+  const a = bytesOf(types.parameters) * rank * d
+  const b = experts * a
+  const mix = mixing({ ...shape, experts }, routing)
+  const forward = [
+    { flops: product, read: x + a, updated: 0 },
+    { flops: product + mix.forward, read: b, updated: x },
+  ]
+  if (!withBackward) return forward
   return [
-    { flops: 2 * M * r * d, read: x * M * d + p * r * d, updated: 0 },
-    { flops: 2 * M * r * d + combine, read: p * E * r * d, updated: x * M * d },
+    ...forward,
+    { flops: 2 * product + mix.backward, read: x + b, updated: b },
+    { flops: 2 * product, read: x + a, updated: x + a },
   ]
 }
 
-/** Backward: the dy pass (q, D, and with Lily C, dw), the x pass (dA, dx). dB is updated in the first. */
-function backwardPhases(method: Method, { tokens: M, d, rank: r, experts }: Shape, { x, p }: Bytes): Phase[] {
-  const E = method === 'lily' ? experts : 1
-  const mixing = method === 'lily' ? 6 * E * r * d : 2 * r * d
-  return [
-    { flops: 4 * M * r * d + mixing, read: x * M * d + p * E * r * d, updated: p * E * r * d },
-    { flops: 4 * M * r * d, read: x * M * d + p * r * d, updated: x * M * d + p * r * d },
-  ]
+export interface Work {
+  readonly flops: number
+  /** Read and written, each array as often as its phases need it. */
+  readonly bytes: number
 }
 
-/** Seconds. */
-export function floor(
-  method: Method,
-  shape: Shape,
-  { activations: ofX, parameters: ofP }: DTypes,
-  withBackward: boolean,
-  roofs: Roofs,
-): number {
-  const bytes = { x: ofX === 'float32' ? 4 : 2, p: ofP === 'float32' ? 4 : 2 }
-  const flops = ofX === 'bfloat16' ? roofs.bfloat16Flops : roofs.flops
-  const phases = forwardPhases(method, shape, bytes)
-  if (withBackward) phases.push(...backwardPhases(method, shape, bytes))
-  const { tokens: M, d, rank: r, experts } = shape
-  const E = method === 'lily' ? experts : 1
-  const activations = (withBackward ? 4 : 2) * M * d
-  const parameters = (withBackward ? 2 : 1) * (1 + E) * r * d
-  const memory = memoryRoof(roofs, bytes.x * activations + bytes.p * parameters)
+export function workOf(phases: readonly Phase[]): Work {
+  return {
+    flops: phases.reduce((sum, { flops }) => sum + flops, 0),
+    bytes: phases.reduce((sum, { read, updated }) => sum + read + 2 * updated, 0),
+  }
+}
+
+/** Bytes of everything that a call touches. */
+export function workingSet(shape: Shape, routing: WorkRouting, types: DTypes, withBackward: boolean): number {
+  const { tokens, d, rank } = shape
+  const experts = routing === 'none' ? 1 : shape.experts
+  const activations = (withBackward ? 4 : 2) * tokens * d
+  const parameters = (withBackward ? 2 : 1) * (1 + experts) * rank * d
+  return bytesOf(types.activations) * activations + bytesOf(types.parameters) * parameters
+}
+
+/** Seconds. `bytes` is the working set, which says in what level of memory it lies: Infinity where caches are cold. */
+export function floorOf(phases: readonly Phase[], bytes: number, types: DTypes, roofs: Roofs): number {
+  const flops = types.activations === 'bfloat16' ? roofs.bfloat16Flops : roofs.flops
+  const memory = memoryRoof(roofs, bytes)
   return phases.reduce(
     (sum, phase) => sum + Math.max(phase.flops / flops, phase.read / memory.read + (2 * phase.updated) / memory.update),
     0,

@@ -1,4 +1,5 @@
 /** What this machine can do at most, measured in the run whose times are held against it. */
+import { setImmediate } from 'node:timers/promises'
 import { native } from '../lib/native.js'
 
 export interface Roofs {
@@ -13,14 +14,21 @@ export interface Roofs {
 const MiB = 2 ** 20
 const sizes = [0.25, 1, 4, 8, 16, 32, 64, 256].map((size) => size * MiB)
 
-export function measureRoofs(): Roofs {
+/** Roofs of the cpu backend. */
+export async function measureRoofs(signal: AbortSignal): Promise<Roofs> {
   const { roof, backend } = native.constants
-  const measure = (kind: number, bytes: number): number => native.measureRoof(backend.cpu, 0, kind, bytes)
-  return {
-    flops: measure(roof.multiplyAdd, 0),
-    bfloat16Flops: measure(roof.bfloat16, 0),
-    memory: sizes.map((bytes) => ({ bytes, read: measure(roof.read, bytes), update: measure(roof.update, bytes) })),
+  const measure = async (kind: number, bytes: number): Promise<number> => {
+    await setImmediate()
+    signal.throwIfAborted()
+    return native.measureRoof(backend.cpu, 0, kind, bytes)
   }
+  const flops = await measure(roof.multiplyAdd, 0)
+  const bfloat16Flops = await measure(roof.bfloat16, 0)
+  const memory: Roofs['memory'][number][] = []
+  for (const bytes of sizes) {
+    memory.push({ bytes, read: await measure(roof.read, bytes), update: await measure(roof.update, bytes) })
+  }
+  return { flops, bfloat16Flops, memory }
 }
 
 /** The roofs of the memory level that a working set lives in: of the smallest measured buffer that is as large. */

@@ -6,17 +6,6 @@ export interface Shape {
   readonly experts: number
 }
 
-/** Data types: of x, y, dy, dx and of parameters with their gradients. `mixed` is as PEFT trains. */
-export const dtypes = {
-  float32: { activations: 'float32', parameters: 'float32' },
-  bfloat16: { activations: 'bfloat16', parameters: 'bfloat16' },
-  float16: { activations: 'float16', parameters: 'float16' },
-  mixed: { activations: 'bfloat16', parameters: 'float32' },
-} as const
-
-export type DTypeName = keyof typeof dtypes
-export type DTypes = (typeof dtypes)[DTypeName]
-
 /** Small and large layers, decoding (M = 1), and the ranks that PEFT users set: 16 to 896. */
 export const shapes: readonly Shape[] = [
   { tokens: 512, d: 768, rank: 16, experts: 4 },
@@ -29,12 +18,14 @@ export const shapes: readonly Shape[] = [
   { tokens: 512, d: 3072, rank: 896, experts: 2 },
 ]
 
+export const shapeText = ({ tokens, d, rank, experts }: Shape): string => [tokens, d, rank, experts].join(', ')
+
 /** `M,d,r,E`, as on the command line. */
 export function parseShape(text: string): Shape {
   const numbers = text.split(',').map(Number)
   const [tokens, d, rank, experts] = numbers
-  if (numbers.length !== 4 || !numbers.every((n) => Number.isInteger(n) && n >= 1)) {
-    throw new Error(`--shape takes four whole numbers, M,d,r,E (for example 512,768,16,4), not ${text}`)
+  if (numbers.length !== 4 || !numbers.every((n) => Number.isInteger(n) && n >= 1) || rank > 4096 || experts > 64) {
+    throw new Error(`expected M,d,r,E: four whole numbers, r up to 4096, E up to 64 (512,768,16,4); got ${text}`)
   }
   return { tokens, d, rank, experts }
 }

@@ -51,6 +51,17 @@ export interface NativeBackend {
   devices: NativeDevice[]
 }
 
+/** What the cpu backend has found of the processor. */
+export interface NativeProcessor {
+  /** Those that it has kernels for, narrowest first, separated by spaces. */
+  readonly instructionSets: string
+  /** Processors that this process may run on. */
+  readonly affinity: number
+  /** Whole processors of the cgroup's quota; 0: there is none. */
+  readonly quota: number
+  readonly physicalCores: number
+}
+
 /**
  * Errors thrown (or rejected with) carry `code`, one of the ERR_LILY_ codes, and `cudaError` where the device named one.
  *
@@ -87,6 +98,7 @@ export interface Native {
    */
   measureRoof(backend: number, device: number, roof: number, byteLength: number): number
   backends(): NativeBackend[]
+  processor(): NativeProcessor
 
   // Of CUDA devices. `device` is a number, `stream` a CUDA handle as a number. What is enqueued is not done when a
   // function returns, unless it returns a promise.

@@ -231,3 +231,16 @@ constexpr lily_backend kBackend = {
 }  // namespace lily::cpu
 
 const lily_backend *lily_cpu_backend(void) { return &lily::cpu::kBackend; }
+
+void lily_cpu_processor(lily_processor *processor) {
+  std::string names;
+  for (const char *name : lily::cpu::supported_instruction_sets()) {
+    names += std::string(names.empty() ? "" : " ") + name;
+  }
+  const lily::cpu::ThreadLimits limits = lily::cpu::thread_limits();
+  *processor = {};
+  snprintf(processor->instruction_sets, sizeof processor->instruction_sets, "%s", names.c_str());
+  processor->affinity = limits.affinity;
+  processor->quota = limits.quota;
+  processor->physical_cores = limits.physical_cores;
+}

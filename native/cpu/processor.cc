@@ -23,15 +23,15 @@ struct Candidate {
   bool supported;
 };
 
-InstructionSet choose_instruction_set() {
+// Narrowest first.
+std::vector<Candidate> candidates() {
 #if defined(__x86_64__)
   const bool has_avx2 =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 #endif
-  // Narrowest first.
-  const Candidate candidates[] = {
+  return {
       {"portable", &kKernelsPortable, nullptr, true},
 #if defined(__x86_64__)
       {"avx2", &kKernelsAvx2, nullptr, has_avx2},
@@ -39,10 +39,13 @@ InstructionSet choose_instruction_set() {
       {"avx512bf16", &kKernelsAvx512, &kKernelsAvx512Bf16, has_avx512 && __builtin_cpu_supports("avx512bf16")},
 #endif
   };
+}
+
+InstructionSet choose_instruction_set() {
   const char *wanted = getenv("LILY_CPU_ISA");
   InstructionSet chosen = {"none", nullptr, nullptr, ""};
   std::string names;
-  for (const Candidate &candidate : candidates) {
+  for (const Candidate &candidate : candidates()) {
     names += std::string(names.empty() ? "" : ", ") + candidate.name;
     const InstructionSet set = {candidate.name, candidate.kernels, candidate.pairs, ""};
     if (wanted == nullptr || *wanted == '\0') {
@@ -74,16 +77,15 @@ std::string first_line(const std::string &path) {
   return line;
 }
 
-// Whole processors of the cgroup's quota (version 2, then version 1); a large number where there is none.
+// Whole processors of the cgroup's quota (version 2, then version 1); 0 where there is none.
 int quota_count() {
-  constexpr int kNone = 1 << 20;
   std::istringstream v2(first_line("/sys/fs/cgroup/cpu.max"));
   double quota = 0, period = 0;
   if (!(v2 >> quota >> period)) {
     std::istringstream(first_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")) >> quota;
     std::istringstream(first_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us")) >> period;
   }
-  return quota > 0 && period > 0 ? std::max(1, static_cast<int>(quota / period)) : kNone;
+  return quota > 0 && period > 0 ? std::max(1, static_cast<int>(quota / period)) : 0;
 }
 
 // Hyperthreads of one core share its multipliers: a second thread there only adds overhead.
@@ -106,8 +108,20 @@ const InstructionSet &instruction_set() {
   return *chosen;
 }
 
+std::vector<const char *> supported_instruction_sets() {
+  std::vector<const char *> names;
+  for (const Candidate &candidate : candidates()) {
+    if (candidate.supported) names.push_back(candidate.name);
+  }
+  return names;
+}
+
+ThreadLimits thread_limits() { return {affinity_count(), quota_count(), physical_core_count()}; }
+
 int default_thread_count() {
-  return std::max(1, std::min({affinity_count(), quota_count(), physical_core_count(), 256}));
+  const ThreadLimits limits = thread_limits();
+  const int allowed = limits.quota > 0 ? std::min(limits.affinity, limits.quota) : limits.affinity;
+  return std::max(1, std::min({allowed, limits.physical_cores, 256}));
 }
 
 std::string processor_name() {

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include <string>
+#include <vector>
 
 #include "cpu/kernels.h"
 
@@ -25,7 +26,18 @@ struct InstructionSet {
 // The widest instruction set of this processor, or the one that LILY_CPU_ISA names.
 const InstructionSet &instruction_set();
 
-// The least of affinity, cgroup quota and physical cores; 1 at least.
+// The names of the sets that this processor has, narrowest first.
+std::vector<const char *> supported_instruction_sets();
+
+// What bounds the threads that are worth having.
+struct ThreadLimits {
+  int affinity;  // processors that this process may run on
+  int quota;     // whole processors of the cgroup's quota; 0: there is none
+  int physical_cores;
+};
+ThreadLimits thread_limits();
+
+// The least of the limits; 1 at least.
 int default_thread_count();
 
 std::string processor_name();

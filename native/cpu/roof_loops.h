@@ -8,7 +8,8 @@ namespace {
 
 float roof_multiply_add(int64_t steps) {
   Vector chains[kRoofChains];
-  for (int64_t i = 0; i < kRoofChains; ++i) chains[i] = broadcast(static_cast<float>(i));
+  // Numbers that the compiler does not know: it would compute the whole loop itself.
+  for (int64_t i = 0; i < kRoofChains; ++i) chains[i] = broadcast(static_cast<float>(steps + i));
   const Operand::Element zeros[Operand::kDepth] = {};  // the chains keep their values
   const auto factor = Operand::step_of(zeros);
   for (int64_t step = 0; step < steps; ++step) {

@@ -69,8 +69,9 @@ lily_status device_count(int32_t *count) {
       return fail(LILY_ERROR_UNAVAILABLE, "no NVIDIA driver was found; install one that supports CUDA %d.%d",
                   runtime / 1000, runtime % 1000 / 10);
     }
-    return fail(LILY_ERROR_UNAVAILABLE, "the NVIDIA driver is too old: it supports CUDA %d.%d, %d.%d is needed",
-                driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    return fail(LILY_ERROR_UNAVAILABLE,
+                "the NVIDIA driver is too old: it supports CUDA %d.%d, %d.%d is needed; update it", driver / 1000,
+                driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
   }
   if (error == cudaErrorNoDevice || (error == cudaSuccess && found == 0)) {
     cudaGetLastError();

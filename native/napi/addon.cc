@@ -69,6 +69,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("fold", Napi::Function::New<fold>(env));
   exports.Set("measureRoof", Napi::Function::New<measure_roof>(env));
   exports.Set("backends", Napi::Function::New<backends>(env));
+  exports.Set("processor", Napi::Function::New<processor>(env));
   add_device_functions(env, exports);
   env.SetInstanceData(new Environment);
   return exports;

@@ -43,10 +43,11 @@ CudaLibrary open_cuda() {
                          "); build it in a checkout on a machine with nvcc of CUDA 13"};
   }
   void *library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) return {nullptr, std::string("the CUDA library does not load: ") + dlerror()};
+  const std::string remedy = is_given ? "; correct or unset LILY_CUDA_LIBRARY" : "; install lily-kernels again";
+  if (library == nullptr) return {nullptr, std::string("the CUDA library does not load: ") + dlerror() + remedy};
   const auto entry = reinterpret_cast<lily_backend_entry>(dlsym(library, LILY_BACKEND_ENTRY));
   if (entry == nullptr) {
-    return {nullptr, path + " is not a CUDA library of lily-kernels: it has no " + LILY_BACKEND_ENTRY};
+    return {nullptr, path + " is not a CUDA library of lily-kernels: it has no " + LILY_BACKEND_ENTRY + remedy};
   }
   const lily_backend *backend = entry(LILY_ABI_VERSION);
   if (backend == nullptr) {
@@ -114,6 +115,18 @@ Napi::Value backends(const Napi::CallbackInfo &info) {
   absent.Set("devices", Napi::Array::New(env));
   all[1u] = absent;
   return all;
+}
+
+Napi::Value processor(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  lily_processor found;
+  lily_cpu_processor(&found);
+  Napi::Object described = Napi::Object::New(env);
+  described.Set("instructionSets", found.instruction_sets);
+  described.Set("affinity", found.affinity);
+  described.Set("quota", found.quota);
+  described.Set("physicalCores", found.physical_cores);
+  return described;
 }
 
 }  // namespace lily::napi

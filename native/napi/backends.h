@@ -20,5 +20,6 @@ const lily_backend *opened_cuda_backend();
 
 // Described in lib/native.ts.
 Napi::Value backends(const Napi::CallbackInfo &info);
+Napi::Value processor(const Napi::CallbackInfo &info);
 
 }  // namespace lily::napi

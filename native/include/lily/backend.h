@@ -234,6 +234,16 @@ typedef struct lily_backend {
 /* The CPU backend, built into the addon. */
 const lily_backend *lily_cpu_backend(void);
 
+/* What the CPU backend has found of the processor: why it runs as it does. No library in between, so no part of the
+ * ABI's version. */
+typedef struct lily_processor {
+  char instruction_sets[64]; /* those that it has kernels for, narrowest first, separated by spaces */
+  int32_t affinity;          /* processors that this process may run on */
+  int32_t quota;             /* whole processors of the cgroup's quota; 0: there is none */
+  int32_t physical_cores;    /* of the machine */
+} lily_processor;
+void lily_cpu_processor(lily_processor *processor);
+
 /* The one symbol that a backend in a library of its own exports. NULL: it was built for another ABI version. */
 typedef const lily_backend *(*lily_backend_entry)(uint32_t abi_version);
 #define LILY_BACKEND_ENTRY "lily_backend_get"

@@ -1,0 +1,76 @@
+/** Operands of a case, every output among them: all are given, and accumulated into. */
+import { tensor, type Tensor } from '../lib/index.js'
+import { encode, type DTypes, type Float } from './dtypes.js'
+import type { Shape } from './shapes.js'
+
+/** Where tensors are to lie. */
+export type Place = (tensor: Tensor) => Tensor
+
+const product = (sizes: readonly number[]): number => sizes.reduce((all, size) => all * size, 1)
+
+const PATTERN = 2 ** 16
+
+/** Deterministic numbers in [-scale, scale): the speed of a kernel must not depend on luck with denormals. */
+export function filled(shape: readonly number[], scale: number, dtype: Float = 'float32'): Tensor {
+  const data = new Float32Array(product(shape))
+  let state = 1
+  for (let i = 0; i < Math.min(PATTERN, data.length); i++) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    data[i] = scale * (state / 2 ** 31 - 1)
+  }
+  for (let begin = PATTERN; begin < data.length; begin += PATTERN) data.copyWithin(begin, 0, PATTERN)
+  return tensor(encode(data, dtype), shape, dtype)
+}
+
+export function zeros(shape: readonly number[], dtype: Float = 'float32'): Tensor {
+  const count = product(shape)
+  return tensor(dtype === 'float32' ? new Float32Array(count) : new Uint16Array(count), shape, dtype)
+}
+
+export interface Activations {
+  readonly x: Tensor
+  readonly y: Tensor
+  readonly dy: Tensor
+  readonly dx: Tensor
+}
+
+export function makeActivations({ tokens, d }: Shape, { activations }: DTypes, place: Place): Activations {
+  return {
+    x: place(filled([tokens, d], 1, activations)),
+    y: place(zeros([tokens, d], activations)),
+    dy: place(filled([tokens, d], 1e-3, activations)),
+    dx: place(zeros([tokens, d], activations)),
+  }
+}
+
+export interface LoraParameters {
+  readonly a: Tensor
+  readonly b: Tensor
+  readonly da: Tensor
+  readonly db: Tensor
+}
+
+export interface LilyParameters extends LoraParameters {
+  readonly router: Tensor
+  readonly dRouter: Tensor
+}
+
+export function makeLilyParameters({ d, rank, experts }: Shape, dtype: Float, place: Place): LilyParameters {
+  return {
+    a: place(filled([rank, d], d ** -0.5, dtype)),
+    router: place(filled([experts, rank], rank ** -0.5, dtype)),
+    b: place(filled([experts, rank, d], 1e-3, dtype)),
+    da: place(zeros([rank, d], dtype)),
+    dRouter: place(zeros([experts, rank], dtype)),
+    db: place(zeros([experts, rank, d], dtype)),
+  }
+}
+
+export function makeLoraParameters(d: number, rank: number, dtype: Float, place: Place): LoraParameters {
+  return {
+    a: place(filled([rank, d], d ** -0.5, dtype)),
+    b: place(filled([d, rank], 1e-3, dtype)),
+    da: place(zeros([rank, d], dtype)),
+    db: place(zeros([d, rank], dtype)),
+  }
+}

@@ -1,0 +1,54 @@
+import * as Plot from '@observablehq/plot'
+import { milliseconds } from '../../format.js'
+import type { Pass } from '../../report.js'
+import type { Row } from '../../rows.js'
+import type { Element } from '../document.js'
+import { axes, familyAlong } from '../families.js'
+import { legend, looks } from '../marks.js'
+import { figure, logarithmic, plot, short } from './plot.js'
+
+/** Time over r, or over M. */
+export function sweepChart(axis: 'rank' | 'tokens', pass: Pass, rows: readonly Row[]): Element | null {
+  const family = familyAlong(
+    axes[axis],
+    rows.filter((row) => row.pass === pass),
+    3,
+  )
+  if (family.length === 0) return null
+  const { shape, dtype, routing } = family[0]
+  const shown = ['lily', 'lora', 'lora-equal-parameters', 'lily-composed', 'floor'] as const
+  const points = family.flatMap((row) =>
+    shown.flatMap((method) => {
+      const seconds = method === 'floor' ? row.lily.floor : row.by.get(method)?.median
+      return seconds == null ? [] : [{ x: axes[axis].of(row), y: seconds * 1e3, method }]
+    }),
+  )
+  const name = axis === 'rank' ? 'r' : 'M'
+  const fixed = axis === 'rank' ? `M = ${shape.tokens}` : `r = ${shape.rank}`
+  const xs = [...new Set(points.map(({ x }) => x))].sort((one, other) => one - other)
+  return figure(
+    `Cost over ${name}: ${short(pass)}`,
+    `${fixed}, d = ${shape.d}, E = ${shape.experts}; ${dtype}, ${routing} routing.`,
+    legend(
+      'line',
+      shown.filter((method) => points.some((point) => point.method === method)).map((method) => looks[method]),
+    ),
+    plot(`Milliseconds over ${name}`, {
+      x: { type: 'log', label: name, ticks: xs, grid: true },
+      y: { ...logarithmic(points.map(({ y }) => y)), label: 'ms' },
+      marks: shown.map((method) =>
+        Plot.line(points, {
+          filter: (point: { method: string }) => point.method === method,
+          x: 'x',
+          y: 'y',
+          sort: 'x',
+          stroke: looks[method].color,
+          strokeWidth: method === 'lily' ? 2.5 : 1.5,
+          ...(looks[method].dash === undefined ? { marker: 'dot' } : { strokeDasharray: looks[method].dash }),
+          title: ({ x, y }: { x: number; y: number }) =>
+            `${looks[method].text}, ${name} = ${x}: ${milliseconds(y / 1e3)} ms`,
+        }),
+      ),
+    }),
+  )
+}

@@ -1,0 +1,34 @@
+/** How methods and passes look, in every chart alike. */
+import { h, type Element } from './document.js'
+import type { Method } from '../report.js'
+
+export interface Look {
+  readonly text: string
+  /** A custom property of the page, which knows light and dark. */
+  readonly color: string
+  readonly dash?: string
+}
+
+export const looks: Readonly<Record<Method | 'floor', Look>> = {
+  lily: { text: 'Lily', color: 'var(--lily)' },
+  lora: { text: 'LoRA of the same rank', color: 'var(--lora)' },
+  'lora-equal-parameters': { text: 'LoRA of equal parameters', color: 'var(--equal)' },
+  'lily-composed': { text: 'Lily, unfused', color: 'var(--lily)', dash: '2 3' },
+  'lora-composed': { text: 'LoRA, unfused', color: 'var(--lora)', dash: '2 3' },
+  floor: { text: 'floor of Lily', color: 'var(--muted)', dash: '6 4' },
+}
+
+export type Key = { readonly text: string; readonly color: string; readonly dash?: string; readonly hollow?: boolean }
+
+/** A legend of lines, or of dots. */
+export function legend(kind: 'line' | 'dot', keys: readonly Key[]): Element {
+  return h(
+    'ul',
+    { class: 'legend' },
+    ...keys.map(({ text, color, dash, hollow }) => {
+      const line = `border-top: 2px ${dash === undefined ? 'solid' : 'dashed'} ${color}`
+      const dot = `border: 2px solid ${color}; background: ${hollow === true ? 'none' : color}`
+      return h('li', {}, h('span', { class: kind, style: kind === 'line' ? line : dot }), text)
+    }),
+  )
+}

@@ -1,0 +1,60 @@
+/** What a run has found out: what `--json` writes, and what the table and the page are made of. */
+import type { Routing } from '../lib/index.js'
+import type { DTypeName } from './dtypes.js'
+import type { Timing } from './measure.js'
+import type { Overhead } from './overhead.js'
+import type { Model } from './parameters.js'
+import type { Roofs } from './roofs.js'
+import type { Shape } from './shapes.js'
+
+/** Fused, but for the two that are composed of separate steps. */
+export const methods = ['lily', 'lora', 'lora-equal-parameters', 'lily-composed', 'lora-composed'] as const
+export type Method = (typeof methods)[number]
+
+export const passes = ['forward', 'forward+backward'] as const
+export type Pass = (typeof passes)[number]
+
+export interface Result extends Timing {
+  readonly shape: Shape
+  readonly dtype: DTypeName
+  readonly routing: Routing
+  readonly pass: Pass
+  readonly method: Method
+  /** The method's own: that of `shape`, but for LoRA of equal trainable parameters. */
+  readonly rank: number
+  /** The least that a call has to compute, and to read and write. */
+  readonly flops: number
+  readonly bytes: number
+  /** The least time that the roofs allow, in seconds; null where none were measured. */
+  readonly floor: number | null
+  /** Median of the ratios to fused LoRA of the same rank. */
+  readonly ratioToLora: number
+  /** Of a composed method: median of the ratios to the fused one. */
+  readonly ratioToFused: number | null
+}
+
+export interface Report {
+  readonly version: string
+  /** ISO 8601. */
+  readonly measuredAt: string
+  readonly command: string
+  /** False where the run was interrupted. */
+  readonly complete: boolean
+  readonly machine: {
+    readonly backend: 'cpu' | 'cuda'
+    readonly device: string
+    /** Instruction set of a CPU, compute capability of a GPU. */
+    readonly detail: string
+    /** Of the cpu backend. */
+    readonly threads: number | null
+    readonly platform: string
+    readonly node: string
+  }
+  readonly caches: 'warm' | 'cold'
+  readonly model: Model
+  readonly roofs: Roofs | null
+  readonly overheadSeconds: Overhead | null
+  /** Why something was left out. */
+  readonly notes: readonly string[]
+  readonly results: readonly Result[]
+}

@@ -1,0 +1,121 @@
+/** One run of the microbenchmark: the roofs, then case by case. */
+import { type CudaDevice, type Tensor } from '../lib/index.js'
+import { coldSets } from './caches.js'
+import type { Case } from './cases.js'
+import { makeContenders, methodsOf } from './contenders.js'
+import { dtypes } from './dtypes.js'
+import { floorOf, phasesOf, workingSet, workOf } from './floor.js'
+import { deviceClock, hostClock, ratioOf, sampleInTurn, timingOf, type Limits } from './measure.js'
+import { measureOverhead, type Overhead } from './overhead.js'
+import { equalParametersRank, type Model } from './parameters.js'
+import { methods, passes, type Method, type Pass, type Result } from './report.js'
+import { measureRoofs, type Roofs } from './roofs.js'
+import { shapeText } from './shapes.js'
+
+export interface Plan {
+  readonly backend: 'cpu' | 'cuda'
+  readonly cases: readonly Case[]
+  readonly isCold: boolean
+  readonly model: Model
+  /** For all cases together; a case takes longer where its rounds do. */
+  readonly seconds: number
+  readonly rounds: number
+}
+
+/** What there is so far. */
+export interface Findings {
+  roofs: Roofs | null
+  overhead: Overhead | null
+  readonly results: Result[]
+  readonly notes: string[]
+}
+
+/** Told what is measured next, and which share of the run is then done. */
+export type OnProgress = (what: string, share: number) => void
+
+const DEVICE: CudaDevice = { type: 'cuda', id: 0 }
+
+/** Adds to `findings` until all is measured, or the signal aborts: a case is there as a whole or not at all. */
+export async function measure(
+  plan: Plan,
+  findings: Findings,
+  signal: AbortSignal,
+  onProgress: OnProgress,
+): Promise<void> {
+  try {
+    onProgress('roofs', 0)
+    if (plan.backend === 'cpu') {
+      findings.roofs = await measureRoofs(signal)
+      onProgress('overhead of a call', 0.02)
+      findings.overhead = await measureOverhead({ seconds: Math.min(1, plan.seconds / 10), rounds: 5, signal })
+    } else {
+      findings.notes.push('the cuda backend measures no roofs yet, so there are no floors')
+      findings.notes.push('the composed steps work in host memory and are measured on the cpu alone')
+    }
+    for (const [i, each] of plan.cases.entries()) {
+      const { shape, dtype, routing } = each
+      onProgress(`${shapeText(shape)} ${dtype} ${routing}`, 0.03 + (0.97 * i) / plan.cases.length)
+      findings.results.push(...(await measureCase(each, plan, findings, signal)))
+    }
+  } catch (error) {
+    if (!signal.aborted) throw error
+  }
+}
+
+async function measureCase(each: Case, plan: Plan, findings: Findings, signal: AbortSignal): Promise<Result[]> {
+  const { shape, dtype, routing } = each
+  const types = dtypes[dtype]
+  const equalRank = equalParametersRank(plan.model, shape)
+  const own = (method: Method) =>
+    ({
+      shape: method === 'lora-equal-parameters' ? { ...shape, rank: equalRank } : shape,
+      routing: method.startsWith('lora') ? ('none' as const) : routing,
+    }) as const
+  const setsOf = (method: Method): number => {
+    if (!plan.isCold) return 1
+    return coldSets(workingSet(own(method).shape, own(method).routing, types, false), plan.backend)
+  }
+  const place = (tensor: Tensor): Tensor => (plan.backend === 'cuda' ? tensor.to(DEVICE) : tensor)
+  const clock = plan.backend === 'cuda' ? deviceClock(DEVICE) : hostClock
+  const limits: Limits = { seconds: plan.seconds / plan.cases.length / passes.length, rounds: plan.rounds, signal }
+
+  const contending = methodsOf(methods, each, plan.backend)
+  const contenders = makeContenders(contending, each, equalRank, setsOf, place)
+  const results: Result[] = []
+  for (const pass of passes) {
+    const samples = await sampleInTurn(
+      contenders.map((calls) => calls[pass]),
+      clock,
+      limits,
+    )
+    const samplesOf = (method: Method): number[] | undefined => samples[contending.indexOf(method)]
+    for (const [i, method] of contending.entries()) {
+      const fused = method.endsWith('-composed') ? samplesOf(method.replace('-composed', '') as Method) : undefined
+      results.push({
+        ...each,
+        pass,
+        method,
+        rank: own(method).shape.rank,
+        ...timingOf(samples[i]),
+        ...leastOf(own(method), each, pass, plan, findings.roofs),
+        ratioToLora: ratioOf(samples[i], samplesOf('lora')!),
+        ratioToFused: fused === undefined ? null : ratioOf(samples[i], fused),
+      })
+    }
+  }
+  return results
+}
+
+function leastOf(
+  own: { readonly shape: Case['shape']; readonly routing: Case['routing'] | 'none' },
+  { dtype }: Case,
+  pass: Pass,
+  { isCold }: Plan,
+  roofs: Roofs | null,
+): Pick<Result, 'flops' | 'bytes' | 'floor'> {
+  const types = dtypes[dtype]
+  const withBackward = pass !== 'forward'
+  const phases = phasesOf(own.shape, own.routing, types, withBackward)
+  const bytes = isCold ? Infinity : workingSet(own.shape, own.routing, types, withBackward)
+  return { ...workOf(phases), floor: roofs === null ? null : floorOf(phases, bytes, types, roofs) }
+}

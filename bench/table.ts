@@ -1,0 +1,85 @@
+/** The results as text. */
+import Table from 'cli-table3'
+import { giga, milliseconds, percent, size } from './format.js'
+import type { Report, Result } from './report.js'
+import { rowsOf, sectionsOf, type Row } from './rows.js'
+import { shapeText } from './shapes.js'
+
+const ratio = (value: number | null | undefined): string => (value == null ? '-' : value.toFixed(2))
+const ofFloor = ({ floor, median }: Result): string => (floor === null ? '-' : percent(floor / median))
+
+const columns: readonly (readonly [title: string, cell: (row: Row) => string])[] = [
+  ['M, d, r, E', ({ shape }) => shapeText(shape)],
+  ['', ({ pass }) => pass],
+  ['Lily ms', ({ lily }) => milliseconds(lily.median)],
+  ['±', ({ lily }) => percent(lily.spread)],
+  ['GB/s', ({ lily }) => giga(lily.bytes / lily.median)],
+  ['of floor', ({ lily }) => ofFloor(lily)],
+  ['LoRA ms', ({ lora }) => milliseconds(lora.median)],
+  ['of floor', ({ lora }) => ofFloor(lora)],
+  ['Lily/LoRA', ({ lily }) => ratio(lily.ratioToLora)],
+  ['equal params', ({ by, lily }) => equalParameters(by.get('lora-equal-parameters'), lily)],
+  ['unfused', ({ by }) => ratio(by.get('lily-composed')?.ratioToFused)],
+]
+
+/** Of the medians: the two are measured side by side, too. */
+function equalParameters(lora: Result | undefined, lily: Result): string {
+  return lora === undefined ? '-' : `${ratio(lily.ratioToLora / lora.ratioToLora)} (r ${lora.rank})`
+}
+
+const none = { top: '', 'top-mid': '', 'top-left': '', 'top-right': '', bottom: '', 'bottom-mid': '' }
+const lines = { 'bottom-left': '', 'bottom-right': '', left: '', 'left-mid': '', mid: '', 'mid-mid': '', right: '' }
+const plain = { ...none, ...lines, 'right-mid': '', middle: '  ' }
+
+/** One table, with a line above the rows of each data type and routing. */
+export function tableOf(report: Report): string {
+  const table = new Table({
+    head: columns.map(([title]) => title),
+    colAligns: columns.map((_, i) => (i < 2 ? 'left' : 'right')),
+    chars: plain,
+    style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 },
+  })
+  for (const [title, rows] of sectionsOf(rowsOf(report.results))) {
+    table.push([{ content: `\n${title}`, colSpan: columns.length }])
+    for (const row of rows) table.push(columns.map(([, cell]) => cell(row)))
+  }
+  return table.toString().replace(/ +$/gm, '')
+}
+
+/** What the numbers are held against, above the table. */
+export function headOf({ machine, roofs, overheadSeconds }: Report): string {
+  const { device, detail, threads, platform, node } = machine
+  const workers = threads === null ? '' : `${threads} thread${threads === 1 ? '' : 's'}, `
+  const text = [`${machine.backend}: ${device}, ${detail}, ${workers}${platform}, Node ${node}`]
+  if (roofs !== null) {
+    text.push(
+      `roofs: ${giga(roofs.flops)} GFLOP/s of float32, ${giga(roofs.bfloat16Flops)} of bfloat16 products; ` +
+        'GB/s of reading / updating ' +
+        roofs.memory.map(({ bytes, read, update }) => `${size(bytes)} ${giga(read)} / ${giga(update)}`).join(', '),
+    )
+  }
+  if (overheadSeconds !== null) {
+    const { forward, backward } = overheadSeconds
+    const microseconds = (seconds: number) => `${(seconds * 1e6).toFixed(1)} µs`
+    text.push(
+      `a whole call on (1, 8, 4, 2): forward ${microseconds(forward)}, backward ${microseconds(backward)}: an upper ` +
+        'bound of what a call costs besides its kernels',
+    )
+  }
+  return text.join('\n')
+}
+
+/** How to read the table, below it. */
+export function legendOf({ caches, model, notes, complete }: Report): string {
+  const text = [
+    `caches ${caches}; y, dx and all gradients given and accumulated; median, ± half the distance of the quartiles`,
+    'floor: per phase the larger of FLOPs / roof and bytes / bandwidth of the level that holds the working set',
+    'Lily/LoRA: to fused LoRA of the same rank, sampled in turn',
+    `equal params: to fused LoRA of the rank in brackets, at which a model of ${model.layers} layers has as many trainable`,
+    `  parameters as with Lily (an A for every ${model.strideA} layers, E B's, a router per layer)`,
+    "unfused: the same steps as separate calls of this package's own products, to the fused call",
+    ...notes,
+    ...(complete ? [] : ['interrupted: what was not measured is missing']),
+  ]
+  return text.join('\n')
+}

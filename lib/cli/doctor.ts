@@ -1,0 +1,49 @@
+/** `lily-kernels doctor`: what was found on this machine, what is missing, and what to do about it. */
+import { Command } from 'commander'
+import { diagnose } from './diagnose.js'
+import type { Diagnosis } from './findings.js'
+
+export function doctorCommand(version: string): Command {
+  return new Command('doctor')
+    .description('say what was found on this machine, what is missing and what to do; test what is there')
+    .option('--json', 'as JSON', false)
+    .addHelpText('after', '\nEnds with 1 where the cpu backend does not work, or a backend fails its test.')
+    .action(async ({ json }: { json: boolean }) => {
+      const diagnosis = await diagnose(version)
+      console.log(json ? JSON.stringify(diagnosis, null, 2) : textOf(diagnosis))
+      if (!diagnosis.ok) process.exitCode = 1
+    })
+}
+
+function textOf(diagnosis: Diagnosis): string {
+  const { version, node, platform, os, libc, addon, environment, processor } = diagnosis
+  const lines: [string, string][] = [
+    ['lily-kernels', version],
+    ['Node', node],
+    ['platform', [platform, os, ...(libc === null ? [] : [libc])].join(', ')],
+    ['addon', addon.loads ? 'loads' : `FAILS: ${addon.reason ?? ''}`],
+  ]
+  for (const [name, value] of Object.entries(environment)) lines.push(['environment', `${name}=${value}`])
+  if (processor !== null) {
+    const { instructionSets, simd, threads, because, affinity, quota, physicalCores } = processor
+    const limits = `physical cores ${physicalCores}, affinity ${affinity}, cgroup quota ${quota ?? 'none'}`
+    lines.push(['instructions', `${simd ?? 'none'}; the processor has ${instructionSets.join(', ')}`])
+    lines.push(['threads', `${threads ?? 'none'}, decided by ${because} (${limits})`])
+  }
+  for (const { name, available, reason, devices, selfTest } of diagnosis.backends) {
+    if (!available) lines.push([name, `not available: ${reason ?? 'no reason given'}`])
+    for (const { id, name: model, computeCapability, memory } of devices) {
+      const gibibytes = memory === undefined ? [] : [`${(memory / 2 ** 30).toFixed(1)} GiB`]
+      const capability = computeCapability === undefined ? [] : [`compute capability ${computeCapability}`]
+      lines.push([`${name}:${id}`, [model, ...capability, ...gibibytes].join(', ')])
+    }
+    // A device that does not answer, beside others that do.
+    if (available && reason !== undefined) lines.push([name, reason])
+    if (selfTest !== undefined) lines.push([name, selfTest.passed ? 'self-test passed' : failure(selfTest.reason)])
+  }
+  const width = Math.max(...lines.map(([name]) => name.length)) + 2
+  return lines.map(([name, text]) => `${name.padEnd(width)}${text}`).join('\n')
+}
+
+const failure = (reason = 'no reason given'): string =>
+  `SELF-TEST FAILED: ${reason}; please report this with the output of lily-kernels doctor --json`
