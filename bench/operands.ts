@@ -10,7 +10,10 @@ const product = (sizes: readonly number[]): number => sizes.reduce((all, size) =
 
 const PATTERN = 2 ** 16
 
-/** Deterministic numbers in [-scale, scale): the speed of a kernel must not depend on luck with denormals. */
+/**
+ * Deterministic numbers in [-scale, scale). The scales below keep products normal in float16, too: the speed of a kernel
+ * must not depend on luck with denormals.
+ */
 export function filled(shape: readonly number[], scale: number, dtype: Float = 'float32'): Tensor {
   const data = new Float32Array(product(shape))
   let state = 1
@@ -38,7 +41,7 @@ export function makeActivations({ tokens, d }: Shape, { activations }: DTypes, p
   return {
     x: place(filled([tokens, d], 1, activations)),
     y: place(zeros([tokens, d], activations)),
-    dy: place(filled([tokens, d], 1e-3, activations)),
+    dy: place(filled([tokens, d], 0.1, activations)),
     dx: place(zeros([tokens, d], activations)),
   }
 }
@@ -59,7 +62,7 @@ export function makeLilyParameters({ d, rank, experts }: Shape, dtype: Float, pl
   return {
     a: place(filled([rank, d], d ** -0.5, dtype)),
     router: place(filled([experts, rank], rank ** -0.5, dtype)),
-    b: place(filled([experts, rank, d], 1e-3, dtype)),
+    b: place(filled([experts, rank, d], 0.02, dtype)),
     da: place(zeros([rank, d], dtype)),
     dRouter: place(zeros([experts, rank], dtype)),
     db: place(zeros([experts, rank, d], dtype)),
@@ -69,7 +72,7 @@ export function makeLilyParameters({ d, rank, experts }: Shape, dtype: Float, pl
 export function makeLoraParameters(d: number, rank: number, dtype: Float, place: Place): LoraParameters {
   return {
     a: place(filled([rank, d], d ** -0.5, dtype)),
-    b: place(filled([d, rank], 1e-3, dtype)),
+    b: place(filled([d, rank], 0.02, dtype)),
     da: place(zeros([rank, d], dtype)),
     db: place(zeros([d, rank], dtype)),
   }

@@ -6,8 +6,9 @@ export interface Progress {
   readonly stop: () => void
 }
 
-/** Where standard error is no terminal there is none. */
+/** A bar in a terminal; elsewhere, in a log, a line for each thing that is measured. */
 export function startProgress(): Progress {
+  if (!process.stderr.isTTY) return { update: (what) => console.error(`measuring ${what}`), stop: () => undefined }
   const bar = new SingleBar({
     stream: process.stderr,
     format: '{bar} {percentage}% | {left} left | {what}',

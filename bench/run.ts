@@ -1,5 +1,6 @@
 /** A run of the microbenchmark from its options to its report. */
-import { writeFileSync } from 'node:fs'
+import { existsSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
 import type { Command } from 'commander'
 import { backends } from '../lib/index.js'
 import { chooseCases } from './cases.js'
@@ -17,6 +18,10 @@ export async function run(options: Options, command: Command, version: string): 
   const device = found?.devices[0]
   if (device === undefined) {
     command.error(`the ${options.backend} backend is not available: ${found?.reason ?? 'it has no device'}`)
+  }
+  // After minutes of measuring it would be too late.
+  for (const [option, file] of Object.entries({ '--json': options.json, '--html': options.html })) {
+    if (typeof file === 'string' && !existsSync(dirname(file))) command.error(`the folder of ${option} does not exist`)
   }
   const plan: Plan = {
     backend: options.backend,

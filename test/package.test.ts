@@ -2,7 +2,7 @@
  * The package as users get it: packed, checked by publint and attw, installed where there is no compiler and no install
  * script may run, and used from both module systems.
  */
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import {
   accessSync,
   constants,
@@ -10,13 +10,16 @@ import {
   mkdtempSync,
   readFileSync,
   readdirSync,
+  renameSync,
   rmSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { Report } from '../bench/report.js'
+import type { Diagnosis } from '../lib/cli/findings.js'
 import { packageRoot } from '../lib/root.js'
 
 // Two tokens, d_in = d_out = 2, r = 1, E = 2. The router is zero, so both experts weigh 1/2; all results are exact.
@@ -58,11 +61,12 @@ function find(program: string): string {
   return found
 }
 
-/** Environment of a machine that has node and npm and nothing else. */
+/** Environment of a machine that has node, npm and a shell and nothing else. */
 function bareEnvironment(bin: string): NodeJS.ProcessEnv {
   mkdirSync(bin)
   symlinkSync(process.execPath, join(bin, 'node'))
-  symlinkSync(find('npm'), join(bin, 'npm'))
+  // npx runs what it finds through a shell.
+  for (const program of ['npm', 'npx', 'sh']) symlinkSync(find(program), join(bin, program))
   // What `npm test` tells its children about this checkout would lead their npm back into it.
   const inherited = Object.entries(process.env).filter(
     ([name]) => !/^npm_(package|lifecycle|command|execpath|config_.*prefix$)/i.test(name) && name !== 'NODE_OPTIONS',
@@ -107,13 +111,50 @@ test.each([
   expect(JSON.parse(output)).toEqual(expected)
 })
 
+describe('npx lily-kernels', () => {
+  const npx = (...args: string[]) =>
+    spawnSync('npx', ['--no-install', 'lily-kernels', ...args], { cwd: project, env: environment, encoding: 'utf8' })
+
+  test('doctor', () => {
+    const { status, stdout, stderr } = npx('doctor', '--json')
+    expect(status, stderr).toBe(0)
+    const { ok, version, addon, backends } = JSON.parse(stdout) as Diagnosis
+    expect({ ok, addon }).toEqual({ ok: true, addon: { loads: true } })
+    expect(version).toBe(npx('--version').stdout.trim())
+    expect(backends[0]).toMatchObject({ name: 'cpu', available: true, selfTest: { passed: true } })
+  })
+
+  test('bench', () => {
+    const shape = ['--shape', '16,32,4,2', '--seconds', '0.1']
+    const { status, stderr } = npx('bench', '--quick', ...shape, '--json', 'bench.json', '--html', 'bench.html')
+    expect(status, stderr).toBe(0)
+    const { results } = JSON.parse(readFileSync(join(project, 'bench.json'), 'utf8')) as Report
+    expect(results).toHaveLength(2 * 5)
+    expect(readFileSync(join(project, 'bench.html'), 'utf8')).toContain('<svg')
+  })
+
+  test('doctor says so where the addon does not load', () => {
+    const prebuilds = join(installed, 'prebuilds')
+    renameSync(prebuilds, `${prebuilds}-gone`)
+    try {
+      const { status, stdout } = npx('doctor', '--json')
+      expect(status).toBe(1)
+      const { ok, addon, processor } = JSON.parse(stdout) as Diagnosis
+      expect({ ok, processor }).toEqual({ ok: false, processor: null })
+      expect(addon.reason).toMatch(/the native addon does not load.*install lily-kernels again/s)
+    } finally {
+      renameSync(`${prebuilds}-gone`, prebuilds)
+    }
+  })
+})
+
 test('the tarball holds what runs and no way to build', () => {
   const files = readdirSync(installed, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name).slice(installed.length + 1))
   const unexpected = files.filter(
     (file) =>
-      !/^(package\.json|README\.md|CHANGELOG\.md|LICENSE|dist\/[\w.-]+\.(c?js|d\.c?ts)|prebuilds\/.*(\.node|lily_cuda\.so))$/.test(
+      !/^(package\.json|README\.md|CHANGELOG\.md|LICENSE|dist\/[\w.-]+\.(c?js|d\.c?ts)|dist\/THIRD-PARTY-LICENSES\.txt|prebuilds\/.*(\.node|lily_cuda\.so))$/.test(
         file,
       ),
   )

@@ -12,7 +12,7 @@ const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), '
 
 await new Command('lily-kernels')
   .description(
-    'Fused Lily and LoRA kernels: what they cost on this machine, whether they work on it, and what an adapter has learnt',
+    'Fused Lily and LoRA kernels: what they cost here, whether they work here, and what an adapter has learnt',
   )
   .version(version)
   .addCommand(benchCommand(version))

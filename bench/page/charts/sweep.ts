@@ -7,6 +7,15 @@ import { axes, familyAlong } from '../families.js'
 import { legend, looks } from '../marks.js'
 import { figure, logarithmic, plot, short } from './plot.js'
 
+const shown = ['lily', 'lora', 'lora-equal-parameters', 'lily-composed', 'floor'] as const
+
+interface Point {
+  readonly x: number
+  /** Milliseconds. */
+  readonly y: number
+  readonly method: (typeof shown)[number]
+}
+
 /** Time over r, or over M. */
 export function sweepChart(axis: 'rank' | 'tokens', pass: Pass, rows: readonly Row[]): Element | null {
   const family = familyAlong(
@@ -16,9 +25,8 @@ export function sweepChart(axis: 'rank' | 'tokens', pass: Pass, rows: readonly R
   )
   if (family.length === 0) return null
   const { shape, dtype, routing } = family[0]
-  const shown = ['lily', 'lora', 'lora-equal-parameters', 'lily-composed', 'floor'] as const
   const points = family.flatMap((row) =>
-    shown.flatMap((method) => {
+    shown.flatMap((method): Point[] => {
       const seconds = method === 'floor' ? row.lily.floor : row.by.get(method)?.median
       return seconds == null ? [] : [{ x: axes[axis].of(row), y: seconds * 1e3, method }]
     }),
@@ -36,19 +44,27 @@ export function sweepChart(axis: 'rank' | 'tokens', pass: Pass, rows: readonly R
     plot(`Milliseconds over ${name}`, {
       x: { type: 'log', label: name, ticks: xs, grid: true },
       y: { ...logarithmic(points.map(({ y }) => y)), label: 'ms' },
-      marks: shown.map((method) =>
-        Plot.line(points, {
-          filter: (point: { method: string }) => point.method === method,
+      marks: [
+        ...shown.map((method) =>
+          Plot.line(points, {
+            filter: (point: Point) => point.method === method,
+            x: 'x',
+            y: 'y',
+            sort: 'x',
+            stroke: looks[method].color,
+            strokeWidth: method === 'lily' ? 2.5 : 1.5,
+            strokeDasharray: looks[method].dash,
+          }),
+        ),
+        Plot.dot(points, {
           x: 'x',
           y: 'y',
-          sort: 'x',
-          stroke: looks[method].color,
-          strokeWidth: method === 'lily' ? 2.5 : 1.5,
-          ...(looks[method].dash === undefined ? { marker: 'dot' } : { strokeDasharray: looks[method].dash }),
-          title: ({ x, y }: { x: number; y: number }) =>
-            `${looks[method].text}, ${name} = ${x}: ${milliseconds(y / 1e3)} ms`,
+          r: ({ method }: Point) => (looks[method].dash === undefined ? 2.5 : 1.5),
+          fill: ({ method }: Point) => looks[method].color,
+          title: ({ x, y, method }: Point) => `${looks[method].text}, ${name} = ${x}: ${milliseconds(y / 1e3)} ms`,
         }),
-      ),
+      ],
+      r: { type: 'identity' },
     }),
   )
 }

@@ -14,6 +14,7 @@ export function inspectionPage(inspection: Inspection): string {
     ...targets.flatMap((target) => [
       h('h2', {}, titleOf(target)),
       h('div', { class: 'charts' }, ...targetCharts(target)),
+      h('h3', {}, 'Layers'),
       layerTable(target),
     ]),
     h('h2', {}, 'What is what'),

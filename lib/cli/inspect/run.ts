@@ -31,15 +31,16 @@ export async function inspect(
 async function find(folder: string, { samples }: InspectOptions, version: string): Promise<Inspection> {
   const model = await LilyModel.fromPretrained(folder)
   const sampled: AnalysisOptions = samples === undefined ? {} : { samples: await readSamples(samples) }
-  const progress = startProgress()
+  // A log has no use for each layer.
+  const progress = process.stderr.isTTY ? startProgress() : null
   try {
     const analysis = await analyse(model, {
       ...sampled,
-      onProgress: (name, done, layers) => progress.update(name, done / layers),
+      onProgress: (name, done, layers) => progress?.update(name, done / layers),
     })
     return { version, folder, samples: samples ?? null, analysis }
   } finally {
-    progress.stop()
+    progress?.stop()
   }
 }
 

@@ -1,0 +1,183 @@
+/** The parts of the microbenchmark that can be wrong without anybody noticing. */
+import { describe, expect, test } from 'vitest'
+import { chooseCases, routings } from '../bench/cases.js'
+import { composedLily } from '../bench/composed/lily.js'
+import { composedLora } from '../bench/composed/lora.js'
+import { decode, dtypeNames, dtypes, encode, type Float } from '../bench/dtypes.js'
+import { floorOf, phasesOf, workOf } from '../bench/floor.js'
+import { ratioOf, sampleInTurn, timingOf } from '../bench/measure.js'
+import { makeActivations, makeLilyParameters, makeLoraParameters } from '../bench/operands.js'
+import { equalParametersRank, lilyParameters } from '../bench/parameters.js'
+import { sequenceOffsets } from '../bench/sequences.js'
+import { parseShape, shapes } from '../bench/shapes.js'
+import { lilyBackward, lilyForward, loraBackward, loraForward, type Routing, type Tensor } from '../lib/index.js'
+
+const shape = { tokens: 33, d: 40, rank: 5, experts: 3 }
+const here = (tensor: Tensor): Tensor => tensor
+const numbers = ({ data, dtype }: Tensor): Float32Array => decode(data, dtype as Float)
+
+/** The largest difference, as a share of the largest number. */
+function distance(found: Tensor, expected: Tensor): number {
+  const [one, other] = [numbers(found), numbers(expected)]
+  const largest = Math.max(...other.map(Math.abs))
+  expect(largest).toBeGreaterThan(0)
+  return Math.max(...one.map((value, i) => Math.abs(value - other[i]))) / largest
+}
+
+// Sums of at most 200 float32 terms in two orders; with 16 bits, a few roundings of intermediates to 8 or 11 bits that
+// only the one or the other makes.
+const tolerance = { float32: 1e-5, bfloat16: 0.03, float16: 0.004, mixed: 0.03 }
+
+describe('the steps of the composed baseline make the fused result', () => {
+  const weights = Float32Array.of(0.5, 0.3, 0.2)
+  const optionsOf = (routing: Routing) => ({
+    routing,
+    ...(routing === 'sequence' ? { sequenceOffsets: sequenceOffsets(shape.tokens) } : {}),
+    ...(routing === 'fixed' ? { weights: { data: weights, shape: [3] } } : {}),
+  })
+
+  for (const dtype of dtypeNames)
+    test.each(routings)(`${dtype}, %s`, (routing) => {
+      const types = dtypes[dtype]
+      const make = () => ({
+        activations: makeActivations(shape, types, here),
+        parameters: makeLilyParameters(shape, types.parameters, here),
+      })
+      const composed = make()
+      composedLily({ ...composed, types, routing, weights }).both()
+
+      const fused = make()
+      const { x, y, dy, dx } = fused.activations
+      const { a, router, b, da, dRouter, db } = fused.parameters
+      const isRouted = routing !== 'uniform' && routing !== 'fixed'
+      const { saved } = lilyForward({ x, y, a, b, ...(isRouted ? { router } : {}) }, optionsOf(routing))
+      lilyBackward({ dy, dx, da, db, ...(isRouted ? { dRouter } : {}) }, saved)
+
+      for (const name of ['y', 'dx'] as const) {
+        const found = distance(composed.activations[name], fused.activations[name])
+        expect(found, name).toBeLessThan(tolerance[dtype])
+      }
+      for (const name of ['da', 'db', ...(isRouted ? (['dRouter'] as const) : [])] as const) {
+        const found = distance(composed.parameters[name], fused.parameters[name])
+        expect(found, name).toBeLessThan(tolerance[dtype])
+      }
+    })
+
+  test.each(dtypeNames)('%s, LoRA', (dtype) => {
+    const types = dtypes[dtype]
+    const make = () => ({
+      ...makeActivations(shape, types, here),
+      ...makeLoraParameters(shape.d, shape.rank, types.parameters, here),
+    })
+    const composed = make()
+    composedLora(composed, composed, types).both()
+    const { x, y, dy, dx, a, b, da, db } = make()
+    const { saved } = loraForward({ x, y, a, b })
+    loraBackward({ dy, dx, da, db }, saved)
+    for (const [name, expected] of Object.entries({ y, dx, da, db })) {
+      expect(distance(composed[name as 'y'], expected), name).toBeLessThan(tolerance[dtype])
+    }
+  })
+})
+
+test('numbers of 16 bits', () => {
+  const values = Float32Array.of(0, 1, -2, 0.5, 65504, 2 ** -14)
+  expect([...decode(encode(values, 'float16'), 'float16')]).toEqual([...values])
+  expect([...encode(Float32Array.of(1, -2), 'bfloat16')]).toEqual([0x3f80, 0xc000])
+  expect([...encode(Float32Array.of(1, -2), 'float16')]).toEqual([0x3c00, 0xc000])
+  // The smallest denormal, and the largest.
+  expect([...decode([0x0001, 0x03ff], 'float16')]).toEqual([2 ** -24, 1023 * 2 ** -24])
+})
+
+test('LoRA of as many trainable parameters', () => {
+  const each = { tokens: 1, d: 100, rank: 10, experts: 3 }
+  // Of 8 layers: 2 A's and 3 B's of 1000 numbers, 8 routers of 30. LoRA of rank r' has 1600 r'.
+  expect(lilyParameters({ layers: 8, strideA: 4 }, each)).toBe(5240)
+  expect(equalParametersRank({ layers: 8, strideA: 4 }, each)).toBe(3)
+  expect(lilyParameters({ layers: 9, strideA: 4 }, each)).toBe(3000 + 3000 + 270)
+  expect(equalParametersRank({ layers: 1000, strideA: 1000 }, { ...each, rank: 1 })).toBe(1)
+})
+
+describe('work and floor', () => {
+  const each = { tokens: 100, d: 10, rank: 2, experts: 4 }
+  const flops = (routing: Parameters<typeof phasesOf>[1], withBackward: boolean) =>
+    workOf(phasesOf(each, routing, dtypes.float32, withBackward)).flops
+
+  test('FLOPs are those of the formulas', () => {
+    // Products of 2 M r d = 4000: two forward, four backward; 2 E r d = 160 for each pass over the experts.
+    expect(flops('none', false)).toBe(8000)
+    expect(flops('none', true)).toBe(24_000 + 40)
+    expect(flops('batch', false)).toBe(8000 + 160)
+    expect(flops('batch', true)).toBe(24_000 + 4 * 160)
+    expect(flops('uniform', true)).toBe(24_000 + 3 * 160)
+    // K = E r: one product forward and two backward are four times as large.
+    expect(flops('token', false)).toBe(8000 + 3 * 4000)
+    expect(flops('token', true)).toBe(24_000 + 9 * 4000 + 160)
+    expect(flops('sequence', false)).toBe(8000 + 8 * 160)
+  })
+
+  test('the slower of arithmetic and memory counts, phase by phase', () => {
+    const roofs = { flops: 1e3, bfloat16Flops: 1e4, memory: [{ bytes: 1e9, read: 1e3, update: 2e3 }] }
+    const phases = [
+      { flops: 5000, read: 1000, updated: 1000 },
+      { flops: 1000, read: 1000, updated: 2000 },
+    ]
+    expect(floorOf(phases, 0, dtypes.float32, roofs)).toBe(5 + 3)
+    expect(floorOf(phases, 0, dtypes.bfloat16, roofs)).toBe(2 + 3)
+  })
+})
+
+describe('sampling', () => {
+  const limits = { seconds: 0, rounds: 3, signal: new AbortController().signal }
+
+  test('is in turn, and ratios are of one round', async () => {
+    const order: string[] = []
+    // The machine gets slower with every sample.
+    let speed = 1
+    const clock = (run: () => void) => {
+      run()
+      speed *= 1.1
+      return speed * (order.at(-1) === 'a' ? 2 : 1)
+    }
+    const [a, b] = await sampleInTurn([() => order.push('a'), () => order.push('b')], clock, limits)
+    expect(order.slice(-6)).toEqual(['a', 'b', 'a', 'b', 'a', 'b'])
+    expect(a).toHaveLength(3)
+    expect(ratioOf(a, b)).toBeCloseTo(2 / 1.1)
+  })
+
+  test('ends with the signal', async () => {
+    const interrupt = new AbortController()
+    const aborting = () => interrupt.abort()
+    const run = sampleInTurn([aborting], () => (aborting(), 1), { ...limits, rounds: 1e9, signal: interrupt.signal })
+    await expect(run).rejects.toThrow('aborted')
+  })
+
+  test('statistics', () => {
+    expect(timingOf([4, 1, 2, 3, 5])).toEqual({ median: 3, spread: 1 / 3, samples: 5 })
+  })
+})
+
+describe('cases', () => {
+  test('by default every shape, data type and routing, none twice', () => {
+    const cases = chooseCases({ shapes: [], dtypes: [], routings: [], quick: false })
+    expect(new Set(cases.map(({ dtype }) => dtype))).toEqual(new Set(dtypeNames))
+    expect(new Set(cases.map(({ routing }) => routing))).toEqual(new Set(routings))
+    for (const each of shapes) expect(cases.map((one) => one.shape)).toContainEqual(each)
+    expect(new Set(cases.map((each) => JSON.stringify(each))).size).toBe(cases.length)
+  })
+
+  test('all combinations of what is chosen', () => {
+    const cases = chooseCases({ shapes: [shape], dtypes: dtypeNames, routings: ['batch', 'token'], quick: false })
+    expect(cases).toHaveLength(8)
+    expect(chooseCases({ shapes: [shape], dtypes: [], routings: [], quick: false })).toEqual([
+      { shape, dtype: 'float32', routing: 'batch' },
+    ])
+  })
+
+  test('shapes of the command line', () => {
+    expect(parseShape('512,768,16,4')).toEqual({ tokens: 512, d: 768, rank: 16, experts: 4 })
+    for (const wrong of ['1,2,3', '1,2,3,4,5', '0,1,1,1', '1,1,1.5,1', '1,1,4097,1', '1,1,1,65', 'a,b,c,d']) {
+      expect(() => parseShape(wrong), wrong).toThrow('expected M,d,r,E')
+    }
+  })
+})
