@@ -1,6 +1,6 @@
 /** Gradients of b that backward calls leave to a fold. */
+import type { DeviceMemory } from './device-memory.js'
 import { isDeviceMemory, type OperandMemory, type Part } from './operand.js'
-import type { Located } from './placement.js'
 import type { Problem } from './problem.js'
 
 /** What one backward call has left: b_e gets the sum over slabs of weights[slab, e] D_slab, or D_e where there are none. */
@@ -21,13 +21,12 @@ export class DeferredB {
   }
 
   /** What of it is in memory of the package's on a device. */
-  get located(): Located[] {
-    return [this.memory, this.weights?.memory].filter((memory) => memory !== undefined).filter(isDeviceMemory)
+  get located(): DeviceMemory[] {
+    const memories = this.weights === null ? [this.memory] : [this.memory, this.weights.memory]
+    return memories.filter(isDeviceMemory)
   }
 
   dispose(): void {
-    for (const memory of [this.memory, this.weights?.memory]) {
-      if (memory !== undefined && isDeviceMemory(memory)) memory.release()
-    }
+    for (const memory of this.located) memory.release()
   }
 }

@@ -2,6 +2,7 @@
 import { lilyBackward, type GradientOf, type LilyNeeds } from '../backward.js'
 import { fail } from '../errors.js'
 import { lilyForward, type LilyForwardOptions, type SavedOf } from '../forward.js'
+import { CPU } from '../operand.js'
 import { checkKeys, get, readFlag, type Known } from '../options.js'
 import type { Problem, Routing } from '../problem.js'
 import type { TensorLike } from '../resolve.js'
@@ -29,8 +30,8 @@ export interface LayerBackwardOptions {
   /** Which gradients are wanted: `{ dx: false }` in a first layer, `{ da: false }` to freeze A. Default: all. */
   readonly needs?: LilyNeeds | undefined
   /**
-   * Whether this layer leaves its part of the gradient of B to a fold with that of others. Default: where it saves
-   * memory traffic that counts beside the call's own; see docs/model.md.
+   * Whether this layer leaves its part of the gradient of B to a fold with that of others. Default: on a device, where
+   * that saves memory traffic which counts beside the call's own; see docs/model.md.
    */
   readonly deferB?: boolean | undefined
   /** The CUDA stream to run in, or its handle. Default: that of the operands. */
@@ -163,11 +164,12 @@ export class LilyLayer {
 
   /**
    * Adding to the gradient of B reads and writes E r d_out numbers a layer. A deferred one writes G r d_out and the fold
-   * reads them, which saves 2 (E - G) r d_out of float32 where layers share the fold. Beside the M d_out of dy and the
-   * 3 M d_in of x and dx that counts from a sixteenth on. Weights that are the caller's may change before the fold.
+   * reads them, which saves 2 (E - G) r d_out of float32 where layers share the fold. On a device that counts from a
+   * sixteenth of the M d_out of dy and the 3 M d_in of x and dx on; a host's caches hide it. Weights that are the caller's
+   * may change before the fold.
    */
-  #deferPays({ groups, experts, rank, tokens, makesWeights, dOut, dIn }: Problem): boolean {
-    if (!makesWeights || groups >= experts || this.b.layers.length < 2) return false
+  #deferPays({ x, groups, experts, rank, tokens, makesWeights, dOut, dIn }: Problem): boolean {
+    if (x.device === CPU || !makesWeights || groups >= experts || this.b.layers.length < 2) return false
     return 16 * 2 * (experts - groups) * rank * dOut >= tokens * (dOut + 3 * dIn)
   }
 }

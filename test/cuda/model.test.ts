@@ -1,8 +1,8 @@
 /** A model that moves between the host and a device. */
 import { expect, it } from 'vitest'
-import { LilyModel } from '../../lib/index.js'
+import { LilyModel, memoryStats } from '../../lib/index.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
-import { place, runChain } from '../support/model.js'
+import { numbersOf, place, runChain } from '../support/model.js'
 import { expectRefused } from '../support/refused.js'
 
 const options = {
@@ -47,4 +47,33 @@ it('refuses operands and saved calls of where it was', async () => {
   await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => layer.backward({ data: x, shape: [2, 4] }, saved))
   await expectRefused('ERR_LILY_DEVICE', 'x is on cpu', () => layer.forward({ data: x, shape: [2, 4] }))
   expect(layer.forward(place(x, [2, 4])).y.device).toEqual(device)
+})
+
+it('gives back all memory, that of gradients which wait for a fold too', async () => {
+  const blocks = () => memoryStats(device).blocksInUse
+  const before = blocks()
+  const model = LilyModel.create(options).to(device)
+  const layer = model.layer('0.q')
+  const input = place(x, [2, 4])
+  const backward = () => {
+    const { y, saved } = layer.forward(input)
+    layer.backward(input, saved, { deferB: true, needs: { dx: false } })
+    y.dispose()
+    saved.dispose()
+  }
+  backward()
+  model.zeroGrad()
+  const kept = blocks()
+  backward()
+  expect(blocks()).toBeGreaterThan(kept)
+  expect((await numbersOf(layer.b.grad)).some((value) => value !== 0)).toBe(true)
+  // A fold makes room for its gradient, once.
+  const folded = blocks()
+  backward()
+  model.zeroGrad()
+  expect(blocks()).toBe(folded)
+  backward()
+  input.dispose()
+  model.dispose()
+  expect(blocks()).toBe(before)
 })
