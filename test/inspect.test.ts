@@ -44,6 +44,9 @@ describe('inspect', () => {
     for (const title of ['q_proj: 4 layers of 32 to 32; LoRA', 'v_proj: 4 layers of 32 to 16; LoRA']) {
       expect(stdout).toContain(title)
     }
+    expect(stdout.match(/^layer +w0 +w1 +w2 +entropy +of tokens +\|dW\| +effective rank +in LoRA\n0 /gm)).toHaveLength(
+      2,
+    )
     // A line for each layer: three weights, two entropies, the update.
     expect(stdout.match(/^[0-3]( +\d\.\d\d){3}( +\d+%){2} +\d\.\d+ +\d\.\d +\d+%$/gm)).toHaveLength(8)
 

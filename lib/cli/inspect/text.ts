@@ -23,16 +23,8 @@ export function inspectionText({ folder, samples, analysis }: Inspection): strin
 
 function layerTable(target: TargetAnalysis, experts: number): string {
   const shown = isRouted(target) && experts <= SHOWN_EXPERTS ? experts : 0
-  const head = [
-    'layer',
-    ...numbers(shown).map((e) => `w${e}`),
-    'entropy',
-    'of tokens',
-    '|dW|',
-    'effective rank',
-    'rank',
-  ]
-  const table = plainTable([...head, 'in LoRA'], ['left', ...head.map(() => 'right' as const)])
+  const columns = [...numbers(shown).map((e) => `w${e}`), 'entropy', 'of tokens', '|dW|', 'effective rank', 'in LoRA']
+  const table = plainTable(['layer', ...columns], ['left', ...columns.map(() => 'right' as const)])
   const labels = labelsOf(target.layers)
   target.layers.forEach(({ router, update }, l) => {
     const routed = router.source !== 'uniform'
