@@ -1,9 +1,9 @@
 /** PEFT's adapter_config.json. */
-import { readFile } from 'node:fs/promises'
+import { readFile, stat } from 'node:fs/promises'
 import { LilyError } from '../errors.js'
 import { readConfig, type LilyConfig } from '../model/config.js'
 import type { LilyModel } from '../model/model.js'
-import { checkpointError, fileSystemError, quote } from './errors.js'
+import { checkpointError, DAMAGED, fileSystemError, quote } from './errors.js'
 import { isObject, parseJson } from './json.js'
 
 /** A file of this name in an adapter's folder says what the adapter is. */
@@ -35,6 +35,9 @@ const DESCRIPTION = {
 
 const KNOWN: ReadonlySet<string> = new Set([...Object.values(FIELDS), ...Object.keys(DESCRIPTION), 'peft_type'])
 
+/** Names of all the modules of a large model take less. */
+const MAX_BYTES = 16 * 1024 * 1024
+
 /** No field is deeper: auto_mapping is an object. Other tuners nest a little more, and are named in an error. */
 const MAX_DEPTH = 8
 
@@ -51,13 +54,23 @@ export interface AdapterConfig {
  * @throws LilyError ERR_LILY_CHECKPOINT, which names the field
  */
 export async function readAdapterConfig(path: string): Promise<AdapterConfig> {
-  const text = await readFile(path, 'utf8').catch((cause: unknown) => {
-    throw fileSystemError(path, 'cannot be read', cause)
-  })
+  const text = await readText(path)
   const fields = parseJson(path, 'the configuration', text, MAX_DEPTH)
   if (!isObject(fields)) throw checkpointError(path, 'expected a JSON object; save the adapter with PEFT again')
   checkFields(path, fields)
   return { config: toConfig(path, fields), text, fields }
+}
+
+async function readText(path: string): Promise<string> {
+  try {
+    const stats = await stat(path)
+    if (!stats.isFile() || stats.size > MAX_BYTES) {
+      throw checkpointError(path, `expected a file of at most ${MAX_BYTES} bytes, got ${stats.size}; ${DAMAGED}`)
+    }
+    return await readFile(path, 'utf8')
+  } catch (cause) {
+    throw fileSystemError(path, 'cannot be read', cause)
+  }
 }
 
 /** Fields that are not known may change what the adapter computes, unless they are off. */

@@ -1,8 +1,9 @@
 /** Adapter folders that are damaged, or lie: each is refused with the file, the field or the tensor, and what to do. */
-import { rmSync, writeFileSync } from 'node:fs'
+import fc from 'fast-check'
+import { readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { LilyModel } from '../../lib/index.js'
+import { LilyError, LilyModel } from '../../lib/index.js'
 import type { TensorSource } from '../../lib/checkpoint/safetensors-write.js'
 import {
   bytesOf,
@@ -54,6 +55,12 @@ describe('the configuration', () => {
   }
   it.each(Object.entries(fields))('%s', async (_, [changed, ...messages]) => {
     await expectRefusal(withFields(changed), CONFIG, ...messages)
+  })
+
+  it('too large', async () => {
+    const folder = goldenCopy()
+    truncateSync(join(folder, CONFIG), 2 ** 40)
+    await expectRefusal(folder, CONFIG, 'at most 16777216 bytes, got 1099511627776')
   })
 
   it('is not there', async () => {
@@ -190,5 +197,50 @@ describe('the compact form', () => {
     length.writeBigUInt64LE(BigInt(header.length))
     writeFileSync(join(folder, 'adapter_model.compact.safetensors'), Buffer.concat([length, header]))
     await expectRefusal(folder, 'adapter_model.compact.safetensors', ...messages)
+  })
+})
+
+describe('random damage', () => {
+  /** A model or a LilyError; nothing else, and no crash. */
+  async function load(folder: string): Promise<LilyModel | null> {
+    try {
+      return await LilyModel.fromPretrained(folder)
+    } catch (error) {
+      expect(error).toBeInstanceOf(LilyError)
+      expect((error as LilyError).code).toBe('ERR_LILY_CHECKPOINT')
+      return null
+    }
+  }
+
+  it('of the fields', async () => {
+    const folder = goldenCopy()
+    const fields = readFields(folder)
+    const anyValue = fc.oneof(
+      fc.jsonValue({ maxDepth: 2 }),
+      fc.constantFrom('(', '.*', 'q_proj', -1, 1, 2 ** 40, 0.5, '', [], ['q_proj', 'v_proj'], [0, 1], ['(']),
+    )
+    const anyFields = fc.dictionary(fc.constantFrom(...Object.keys(fields), '__proto__', 'x'), anyValue, { maxKeys: 4 })
+    await fc.assert(
+      fc.asyncProperty(anyFields, async (changed) => {
+        writeFileSync(join(folder, CONFIG), JSON.stringify({ ...fields, ...changed }))
+        await load(folder)
+      }),
+      { numRuns: 500 },
+    )
+  })
+
+  it.each([CONFIG, TENSORS])('of the bytes of %s', async (name) => {
+    const folder = goldenCopy()
+    const whole = readFileSync(join(folder, name))
+    const anyChange = fc.tuple(fc.nat({ max: Math.min(whole.length, 3000) - 1 }), fc.nat({ max: 255 }))
+    await fc.assert(
+      fc.asyncProperty(fc.array(anyChange, { minLength: 1, maxLength: 3 }), fc.nat(20), async (changes, cut) => {
+        const bytes = Buffer.from(whole.subarray(0, cut === 0 ? changes[0][0] : whole.length))
+        for (const [at, value] of changes) if (at < bytes.length) bytes[at] = value
+        writeFileSync(join(folder, name), bytes)
+        await load(folder)
+      }),
+      { numRuns: 500 },
+    )
   })
 })
