@@ -73,7 +73,7 @@ export class Parameter {
   /** @internal Leaves a layer's gradient of b to the next fold. */
   defer(deferred: readonly DeferredB[]): void {
     this.#deferred.push(...deferred)
-    // Bounds the memory that waits at four times the gradient's; the fold then costs a quarter of what it saves, or less.
+    // Bounds what waits to four times the gradient's memory; a fold's reading and writing of the gradient is little then.
     const slabs = this.#deferred.reduce((sum, { slabs }) => sum + slabs, 0)
     if (this.stack !== null && slabs >= 4 * this.stack.experts) this.fold()
   }
