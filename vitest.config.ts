@@ -47,6 +47,7 @@ if (cuda.missing !== undefined) console.log(`the tests of the cuda backend are s
 const both = [
   'adamw',
   'async',
+  'checkpoint/device',
   'determinism',
   'errors',
   'golden',

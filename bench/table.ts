@@ -1,5 +1,5 @@
 /** The results as text. */
-import Table from 'cli-table3'
+import { plainTable, textOf } from '../lib/cli/plain-table.js'
 import { giga, milliseconds, percent, size } from './format.js'
 import type { Report, Result } from './report.js'
 import { rowsOf, sectionsOf, type Row } from './rows.js'
@@ -27,23 +27,17 @@ function equalParameters(lora: Result | undefined, lily: Result): string {
   return lora === undefined ? '-' : `${ratio(lily.ratioToLora / lora.ratioToLora)} (r ${lora.rank})`
 }
 
-const none = { top: '', 'top-mid': '', 'top-left': '', 'top-right': '', bottom: '', 'bottom-mid': '' }
-const lines = { 'bottom-left': '', 'bottom-right': '', left: '', 'left-mid': '', mid: '', 'mid-mid': '', right: '' }
-const plain = { ...none, ...lines, 'right-mid': '', middle: '  ' }
-
 /** One table, with a line above the rows of each data type and routing. */
 export function tableOf(report: Report): string {
-  const table = new Table({
-    head: columns.map(([title]) => title),
-    colAligns: columns.map((_, i) => (i < 2 ? 'left' : 'right')),
-    chars: plain,
-    style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 },
-  })
+  const table = plainTable(
+    columns.map(([title]) => title),
+    columns.map((_, i) => (i < 2 ? 'left' : 'right')),
+  )
   for (const [title, rows] of sectionsOf(rowsOf(report.results))) {
     table.push([{ content: `\n${title}`, colSpan: columns.length }])
     for (const row of rows) table.push(columns.map(([, cell]) => cell(row)))
   }
-  return table.toString().replace(/ +$/gm, '')
+  return textOf(table)
 }
 
 /** What the numbers are held against, above the table. */

@@ -3,6 +3,16 @@
  *
  * @packageDocumentation
  */
+export {
+  analyse,
+  type Analysis,
+  type AnalysisOptions,
+  type LayerAnalysis,
+  type TargetAnalysis,
+} from './analysis/analyse.js'
+export type { ExpertAnalysis } from './analysis/experts.js'
+export type { RouterAnalysis } from './analysis/routers.js'
+export type { UpdateAnalysis } from './analysis/updates.js'
 export { backends, type BackendInfo, type DeviceInfo } from './backends.js'
 export {
   lilyBackward,
@@ -12,6 +22,11 @@ export {
   type LilyGradients,
   type LilyNeeds,
 } from './backward.js'
+export type { LoadOptions } from './checkpoint/load.js'
+export { SafetensorsFile, type StoredDType, type StoredTensor } from './checkpoint/safetensors-file.js'
+export type { TensorEntry } from './checkpoint/safetensors-header.js'
+export { writeSafetensors } from './checkpoint/safetensors-write.js'
+export type { SaveOptions } from './checkpoint/save.js'
 export { DeviceBuffer } from './device-buffer.js'
 export type { DType, Float16ArrayLike, HostData } from './dtype.js'
 export { LilyError, type LilyErrorCode, type LilyErrorDetails } from './errors.js'

@@ -27,3 +27,21 @@ export function h(tag: string, attributes: Readonly<Record<string, string>>, ...
   element.append(...children)
   return element
 }
+
+/**
+ * A whole page that needs no other file, no script and no network.
+ *
+ * @param data for programs: what --json writes
+ */
+export function pageWith(title: string, style: string, body: readonly Child[], data: unknown): string {
+  document.head.replaceChildren(
+    h('meta', { charset: 'utf-8' }),
+    h('meta', { name: 'viewport', content: 'width=device-width, initial-scale=1' }),
+    h('title', {}, title),
+    h('style', {}, style),
+  )
+  // No text of the data may end its element.
+  const json = JSON.stringify(data).replaceAll('<', '\\u003c')
+  document.body.replaceChildren(...body, h('script', { type: 'application/json', id: 'report' }, json))
+  return `${document.toString()}\n`
+}

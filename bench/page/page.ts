@@ -1,10 +1,10 @@
-/** The report as one HTML file that needs no other, no script and no network. */
+/** The report as one HTML file. */
 import { median } from 'd3-array'
 import { giga, percent } from '../format.js'
 import type { Pass, Report } from '../report.js'
 import { rowsOf, type Row } from '../rows.js'
 import { chartsOf } from './charts/charts.js'
-import { document, h, type Element } from './document.js'
+import { h, pageWith, type Element } from './document.js'
 import { style } from './style.js'
 import { resultTables, roofTable } from './tables.js'
 
@@ -86,15 +86,8 @@ function how({ roofs, overheadSeconds, model, caches, notes }: Report): Element 
 
 export function pageOf(report: Report): string {
   const rows = rowsOf(report.results)
-  const meta = [
-    h('meta', { charset: 'utf-8' }),
-    h('meta', { name: 'viewport', content: 'width=device-width, initial-scale=1' }),
-    h('title', {}, `Lily against LoRA on ${report.machine.device}`),
-    h('style', {}, style),
-  ]
   const charts = rows.length === 0 ? [] : chartsOf(rows, report)
-  document.head.replaceChildren(...meta)
-  document.body.replaceChildren(
+  const body = [
     head(report),
     h('dl', { class: 'tiles' }, ...(rows.length === 0 ? [] : tiles(rows))),
     ...(charts.length === 0 ? [] : [h('h2', {}, 'Charts'), h('div', { class: 'charts' }, ...charts)]),
@@ -103,8 +96,6 @@ export function pageOf(report: Report): string {
     ...(report.roofs === null ? [] : [h('h2', {}, 'Memory'), roofTable(report.roofs)]),
     h('h2', {}, 'How it was measured'),
     how(report),
-    // For programs: what --json writes. No text of it may end the element.
-    h('script', { type: 'application/json', id: 'report' }, JSON.stringify(report).replaceAll('<', '\\u003c')),
-  )
-  return `${document.toString()}\n`
+  ]
+  return pageWith(`Lily against LoRA on ${report.machine.device}`, style, body, report)
 }

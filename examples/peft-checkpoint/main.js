@@ -3,21 +3,19 @@
  *
  *     node examples/peft-checkpoint/main.js [folder] [--json]
  */
+import { LilyModel, SafetensorsFile } from 'lily-kernels'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { readAdapter } from './adapter.js'
 import { TinyModel } from './model.js'
-import { readSafetensors } from './safetensors.js'
 
-const LAYERS = 4
 const json = process.argv.includes('--json')
 const folder =
   process.argv.slice(2).find((argument) => !argument.startsWith('--')) ??
   fileURLToPath(new URL('../../test/fixtures/golden', import.meta.url))
 
-const expected = readSafetensors(join(folder, 'peft_checkpoint_expected.safetensors'))
-const { adapters, parameters } = readAdapter(join(folder, 'peft_checkpoint'), LAYERS)
-const model = new TinyModel(expected, adapters)
+const adapter = await LilyModel.fromPretrained(join(folder, 'peft_checkpoint'))
+const expected = await readTensors(join(folder, 'peft_checkpoint_expected.safetensors'))
+const model = new TinyModel(expected, adapter)
 
 const y = model.forward(expected.get('x'))
 const dx = model.backward(expected.get('dy'))
@@ -26,9 +24,9 @@ const results = [
   { name: 'y', error: relativeError(y, expected.get('y')) },
   { name: 'dx', error: relativeError(dx, expected.get('dx')) },
 ]
-for (const { name, grad } of parameters.values()) {
-  const recorded = expected.get(`grad.${name.replace(/\.weight$/, '.default.weight')}`)
-  results.push({ name: `grad ${name.replace('base_model.model.', '')}`, error: relativeError(grad, recorded) })
+for (const { name, grad } of adapter.parameters().values()) {
+  const recorded = expected.get(`grad.base_model.model.${name.replace(/\.weight$/, '.default.weight')}`)
+  results.push({ name: `grad ${name}`, error: relativeError(grad, recorded) })
 }
 
 if (json) {
@@ -37,6 +35,15 @@ if (json) {
   const width = Math.max(...results.map(({ name }) => name.length))
   console.log(`${'tensor'.padEnd(width)}  relative error against PEFT`)
   for (const { name, error } of results) console.log(`${name.padEnd(width)}  ${error.toExponential(1)}`)
+}
+
+/** The tensors of a file, by name: { data, shape, dtype }. */
+async function readTensors(path) {
+  const file = await SafetensorsFile.open(path)
+  const tensors = new Map()
+  for (const name of file.tensors.keys()) tensors.set(name, await file.read(name))
+  await file.close()
+  return tensors
 }
 
 /** |actual - expected| / |expected|, Euclidean norms. */

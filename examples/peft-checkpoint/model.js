@@ -1,35 +1,31 @@
-import { lilyBackward, lilyForward } from 'lily-kernels'
-
-/**
- * A frozen linear layer with a Lily adapter: y = x W^T + bias + adapter(x), which the adapter adds in place.
- */
+/** A frozen linear layer with a Lily adapter: y = x W^T + bias + adapter(x), which the adapter adds in place. */
 class AdaptedLinear {
-  constructor(weight, bias, { scaling, a, router, b }) {
-    Object.assign(this, { weight, bias, scaling, a, router, b })
+  constructor(base, name, adapter) {
+    this.weight = base.get(`base.${name}.weight`)
+    this.bias = base.get(`base.${name}.bias`)
+    this.adapter = adapter.layer(name)
   }
 
   forward(x) {
     const y = linear(x, this.weight, this.bias)
-    const operands = { x, a: this.a.value, router: this.router.value, b: this.b.value, y }
-    this.saved = lilyForward(operands, { scaling: this.scaling }).saved
+    this.saved = this.adapter.forward(x, y).saved
     return y
   }
 
-  /** Adds to dx and to the gradients of the adapter's parameters. */
+  /** Adds to dx, and to the gradients of the adapter's parameters. */
   backward(dy, dx) {
     addInto(dx, linearGradient(dy, this.weight))
-    lilyBackward({ dy, dx, da: this.a.grad, dRouter: this.router.grad, db: this.b.grad }, this.saved)
+    this.adapter.backward(dy, this.saved, { dx })
     this.saved.dispose()
   }
 }
 
 /** y = x + o_proj(tanh(q_proj(x)[..., :width]) * v_proj(x)), where width is that of v_proj. */
 class Layer {
-  constructor(base, prefix, adapters) {
-    const weight = (name) => base.get(`${prefix}.${name}`)
-    this.q = new AdaptedLinear(weight('q_proj.weight'), weight('q_proj.bias'), adapters.q_proj)
-    this.v = new AdaptedLinear(weight('v_proj.weight'), weight('v_proj.bias'), adapters.v_proj)
-    this.o = weight('o_proj.weight')
+  constructor(base, name, adapter) {
+    this.q = new AdaptedLinear(base, `${name}.q_proj`, adapter)
+    this.v = new AdaptedLinear(base, `${name}.v_proj`, adapter)
+    this.o = base.get(`base.${name}.o_proj.weight`)
   }
 
   forward(x) {
@@ -59,8 +55,8 @@ class Layer {
 
 /** The model of the checkpoint: layers in a row. */
 export class TinyModel {
-  constructor(base, adapters) {
-    this.layers = adapters.map((adapter, l) => new Layer(base, `base.layers.${l}.self_attn`, adapter))
+  constructor(base, adapter) {
+    this.layers = [0, 1, 2, 3].map((l) => new Layer(base, `layers.${l}.self_attn`, adapter))
   }
 
   forward(x) {

@@ -52,7 +52,8 @@ export async function calibrate(
   return { weights, layers, relativeError: Math.max(...Array.from(layers.values(), (layer) => layer.relativeError)) }
 }
 
-function readSamples(model: LilyModel, samples: CalibrationSamples): [LilyLayer, readonly TensorLike[]][] {
+/** The tensors of each layer. */
+export function readSamples(model: LilyModel, samples: CalibrationSamples): [LilyLayer, readonly TensorLike[]][] {
   const entries = samples instanceof Map ? [...samples] : Object.entries(samples)
   if (entries.length === 0) fail('ERR_LILY_ARGUMENT', 'samples', 'expected activations of at least one layer, got none')
   return entries.map(([name, calls]: [string, unknown]) => {

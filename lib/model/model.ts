@@ -1,4 +1,6 @@
 /** The Lily adapter of a whole model. */
+import { loadPretrained, type LoadOptions, type Origin } from '../checkpoint/load.js'
+import { saveLora, savePretrained, type SaveOptions } from '../checkpoint/save.js'
 import { readDType, type DType } from '../dtype.js'
 import { describe, fail, LilyError, shapeText } from '../errors.js'
 import { checkKeys, get, type Known } from '../options.js'
@@ -33,8 +35,8 @@ export interface LilyModelParts {
   readonly layers: readonly LayerShape[]
   /** By names of shareLayers, all of one dtype, on one device; the model takes them over. */
   readonly values: ReadonlyMap<string, Tensor>
-  /** The adapter_config.json that they came with. */
-  readonly adapterConfig?: Readonly<Record<string, unknown>> | undefined
+  /** What the folder that they came from has beside them. */
+  readonly origin?: Origin | undefined
 }
 
 const OPTIONS: Known = new Set<keyof LilyModelOptions>(['layers', 'config', 'seed', 'dtype'])
@@ -53,11 +55,12 @@ export class LilyModel {
   /** The adapted layers by name, in the order given. */
   readonly layers: ReadonlyMap<string, LilyLayer>
   readonly #parameters: ReadonlyMap<string, Parameter>
+  readonly #origin: Origin | undefined
   #isDisposed = false
 
   private constructor(
     readonly config: LilyConfig,
-    { layers: shapes, values, adapterConfig }: Omit<LilyModelParts, 'config'>,
+    { layers: shapes, values, origin }: Omit<LilyModelParts, 'config'>,
   ) {
     const sharing = shareLayers(shapes, config)
     const stack = { experts: config.numB, rank: config.r }
@@ -75,11 +78,13 @@ export class LilyModel {
     }
     this.layers = layers
     this.#parameters = parameters
-    this.adapterConfig = adapterConfig
+    this.#origin = origin
   }
 
-  /** The adapter_config.json that the model was read with; undefined for one that was created. */
-  readonly adapterConfig: Readonly<Record<string, unknown>> | undefined
+  /** The fields of the adapter_config.json that the model was read with; undefined for one that was created. */
+  get adapterConfig(): Readonly<Record<string, unknown>> | undefined {
+    return this.#origin?.fields
+  }
 
   /**
    * A new adapter, initialised as PEFT does: A uniform within 1/sqrt(d_in), routers within 1/sqrt(r), B zero.
@@ -97,6 +102,41 @@ export class LilyModel {
       layers,
       values: initialValues(parameters.values(), seed, dtype, !config.initWeights),
     })
+  }
+
+  /**
+   * Reads an adapter that PEFT, or {@link savePretrained}, has saved: a folder with adapter_config.json and the tensors.
+   * Copies of a shared parameter must agree to the bit; one is kept. The parameters are on the host, of the file's type.
+   *
+   * @throws LilyError ERR_LILY_CHECKPOINT, which names the file and the field or the tensor
+   * @example
+   * const model = await LilyModel.fromPretrained('adapter')
+   * model.to({ type: 'cuda', id: 0 })
+   */
+  static async fromPretrained(folder: string, options: LoadOptions = {}): Promise<LilyModel> {
+    return LilyModel.fromParts(await loadPretrained(folder, options))
+  }
+
+  /**
+   * Saves the adapter in a folder, which is made where it is not there. In the format 'peft' PEFT loads it; a model that
+   * was read and not changed is written as it was, to the bit. A crash leaves each file as it was, or as it shall be.
+   * Weights of {@link freeze} are not saved. The parameters must not change until the promise resolves.
+   *
+   * @throws LilyError ERR_LILY_CHECKPOINT where a file cannot be written; the old files are still there then
+   */
+  async savePretrained(folder: string, options: SaveOptions = {}): Promise<void> {
+    return savePretrained(this, this.#origin, folder, options)
+  }
+
+  /**
+   * Saves what {@link exportLora} gives as an adapter folder of PEFT's LoRA, which any server of LoRA adapters can load:
+   * rank r, lora_alpha = scaling * r. All layers must be frozen.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT where a layer is not frozen, ERR_LILY_CHECKPOINT where a file cannot be written,
+   *   or would replace a Lily adapter, of which LoRA holds less
+   */
+  async saveLora(folder: string): Promise<void> {
+    return saveLora(this, this.#origin, folder)
   }
 
   /** @internal A model of values that exist already. */

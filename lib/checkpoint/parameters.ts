@@ -1,0 +1,104 @@
+/** The parameters in a file of tensors, checked: one of each, whose copies agree. */
+import { LilyError, shapeText } from '../errors.js'
+import type { Sharing } from '../model/sharing.js'
+import { tensor, type Tensor } from '../tensor.js'
+import { CONFIG_FILE } from './adapter-config.js'
+import { checkpointError, quote } from './errors.js'
+import { firstNotFinite } from './finite.js'
+import { keyOf, PREFIX } from './layer-names.js'
+import type { SafetensorsFile, StoredTensor } from './safetensors-file.js'
+
+/**
+ * Reads every parameter once.
+ *
+ * @param withCopies a shared parameter stands there once per layer; the copies are compared with the first
+ * @returns by the names of the parameters
+ */
+export async function readParameters(
+  file: SafetensorsFile,
+  sharing: Sharing,
+  withCopies: boolean,
+): Promise<ReadonlyMap<string, Tensor>> {
+  const values = new Map<string, Tensor>()
+  const first = sharing.parameters.keys().next().value as string
+  for (const { name, kind, shape, layers } of sharing.parameters.values()) {
+    const key = PREFIX + name
+    checkEntry(file, key, shape, PREFIX + first)
+    const stored = await file.read(key)
+    checkFinite(file, key, stored)
+    if (withCopies) {
+      const copies = layers.slice(1).map((layer) => keyOf(layer, kind))
+      await checkCopies(file, key, stored, copies)
+    }
+    values.set(name, tensor(stored.data, stored.shape, stored.dtype))
+  }
+  return values
+}
+
+export function missing(file: SafetensorsFile, key: string): LilyError {
+  return checkpointError(
+    file.path,
+    `expected a tensor ${quote(key)}, which is not there; each layer has lily_A, lily_router and lily_B`,
+  )
+}
+
+export function wrongShape(file: SafetensorsFile, key: string, expected: string, got: readonly number[]): LilyError {
+  return wrong(
+    file,
+    key,
+    `expected shape ${expected}, as ${CONFIG_FILE} and the layer's sizes give, got ${shapeText(got)}; ` +
+      `take both files from one adapter`,
+  )
+}
+
+function checkEntry(file: SafetensorsFile, key: string, expected: readonly number[], first: string): void {
+  const entry = file.tensors.get(key)
+  if (entry === undefined) throw missing(file, key)
+  const { shape, dtype } = entry
+  if (shape.length !== 2 || shape[0] !== expected[0] || shape[1] !== expected[1]) {
+    throw wrongShape(file, key, shapeText(expected), shape)
+  }
+  const all = file.tensors.get(first)?.dtype
+  if (dtype !== all) {
+    throw wrong(file, key, `expected ${String(all)}, as ${quote(first)} is, got ${dtype}; convert all to one type`)
+  }
+}
+
+function checkFinite(file: SafetensorsFile, key: string, stored: StoredTensor): void {
+  const index = firstNotFinite(stored)
+  if (index === -1) return
+  const columns = stored.shape[1]
+  throw wrong(
+    file,
+    key,
+    `expected finite numbers, got an infinity or NaN at [${Math.floor(index / columns)}, ${index % columns}]; ` +
+      `its training has diverged, take an earlier checkpoint`,
+  )
+}
+
+async function checkCopies(
+  file: SafetensorsFile,
+  key: string,
+  { data }: StoredTensor,
+  copies: readonly string[],
+): Promise<void> {
+  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+  const differing: string[] = []
+  for (const copy of copies) {
+    if (!file.tensors.has(copy)) throw missing(file, copy)
+    if (!(await file.hasBytes(copy, bytes))) differing.push(copy)
+  }
+  if (differing.length === 0) return
+  const more = differing.length > 3 ? ` and ${differing.length - 3} more` : ''
+  throw wrong(
+    file,
+    key,
+    `expected an equal copy in each of the ${copies.length} other layers that share it, got different ones in ` +
+      `${differing.slice(0, 3).map(quote).join(', ')}${more}; give the order of the model's layers ` +
+      `({ layers: [...names] }) if the numbers in their names do not say it`,
+  )
+}
+
+function wrong(file: SafetensorsFile, key: string, message: string): LilyError {
+  return checkpointError(file.path, `tensor ${quote(key)}: ${message}`)
+}

@@ -1,0 +1,107 @@
+/** What an adapter has learnt, against plain computations. */
+import { describe, expect, it } from 'vitest'
+import { analyse, LilyModel, type LilyLayer } from '../../lib/index.js'
+import { forward } from '../reference.js'
+import { GOLDEN } from '../support/checkpoint.js'
+import { gaussian, randomFrom } from '../support/random.js'
+import { expectRefused } from '../support/refused.js'
+
+const Q = 'layers.1.self_attn.q_proj'
+
+const dataOf = (parameter: LilyLayer['a']) => parameter.value.data as Float32Array
+
+describe('analyse', () => {
+  it("looks at PEFT's adapter", async () => {
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    const progress: unknown[] = []
+    const analysis = await analyse(model, { onProgress: (...now) => progress.push(now) })
+    expect(progress).toHaveLength(8)
+    expect(progress[1]).toEqual([Q, 1, 8])
+    expect(analysis).toMatchObject({ r: 8, strideA: 2, numB: 3, scaling: 2 })
+    expect(analysis.targets.map(({ target, inFeatures, outFeatures }) => [target, inFeatures, outFeatures])).toEqual([
+      ['q_proj', 32, 32],
+      ['v_proj', 32, 16],
+    ])
+    const [{ parameters, loraRank, experts, layers }] = analysis.targets
+    // Two A, four routers, one B; LoRA has 32 + 32 numbers a rank and layer.
+    expect(parameters).toBe(2 * 8 * 32 + 4 * 3 * 8 + 3 * 8 * 32)
+    expect(loraRank).toBe(parameters / (4 * 64))
+
+    const b = dataOf(model.layer(Q).b)
+    const expert = (e: number) => Array.from(b.subarray(e * 256, (e + 1) * 256))
+    experts.norms.forEach((norm, e) => expect(norm).toBeCloseTo(Math.hypot(...expert(e)), 10))
+    const product = expert(0).reduce((sum, value, i) => sum + value * expert(2)[i], 0)
+    expect(experts.cosines[0][2]).toBeCloseTo(product / (experts.norms[0] * experts.norms[2]), 10)
+    expect(experts.cosines[2][0]).toBeCloseTo(experts.cosines[0][2], 12)
+    expect(experts.cosines.map((row, e) => row[e])).toEqual([1, 1, 1])
+
+    for (const { router, update } of layers) {
+      expect(router).toEqual({ weights: [1 / 3, 1 / 3, 1 / 3], source: 'uniform', entropy: 1, tokenEntropy: null })
+      expect(update.singularValues).toHaveLength(8)
+      expect(update.effectiveRank).toBeGreaterThan(1)
+      expect(update.effectiveRank).toBeLessThanOrEqual(8)
+    }
+    // Plain data.
+    expect(JSON.parse(JSON.stringify(analysis))).toEqual(analysis)
+  })
+
+  it('pools the router over a sample, also of several calls', async () => {
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    const random = randomFrom(5)
+    const tokens = 9
+    const x = gaussian(random, tokens * 32, 4)
+    const samples = {
+      [Q]: [
+        { data: x.slice(0, 5 * 32), shape: [5, 32] },
+        { data: x.slice(5 * 32), shape: [2, 2, 32] },
+      ],
+    }
+    const analysis = await analyse(model, { samples })
+    const layer = model.layer(Q)
+    const sizes = { tokens, dIn: 32, dOut: 32, rank: 8, experts: 3 }
+    const operands = { x, a: dataOf(layer.a), router: dataOf(layer.router), b: dataOf(layer.b) }
+    const { probabilities, weights } = forward({ ...sizes, ...operands, routing: 'batch' })
+    const { router } = analysis.targets[0].layers.find(({ name }) => name === Q)!
+    expect(router.source).toBe('samples')
+    router.weights.forEach((weight, e) => expect(weight).toBeCloseTo(weights.value[e], 6))
+
+    const entropy = (shares: number[]) => -shares.reduce((sum, p) => sum + p * Math.log2(p), 0) / Math.log2(3)
+    expect(router.entropy).toBeCloseTo(entropy([...weights.value]), 5)
+    const rows = Array.from({ length: tokens }, (_, t) => [...probabilities!.value.subarray(3 * t, 3 * t + 3)])
+    expect(router.tokenEntropy).toBeCloseTo(rows.reduce((sum, row) => sum + entropy(row), 0) / tokens, 5)
+    // The other layers have no sample.
+    expect(analysis.targets[1].layers[0].router.source).toBe('uniform')
+  })
+
+  it('takes the weights that a layer is frozen with', async () => {
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    model.freeze({ [Q]: [1, 0, 0], 'layers.0.self_attn.q_proj': [1, -1, 0.5] })
+    const [{ layers, experts }] = (await analyse(model)).targets
+    expect(layers[1].router).toEqual({ weights: [1, 0, 0], source: 'frozen', entropy: 0, tokenEntropy: null })
+    expect(layers[0].router).toEqual({ weights: [1, -1, 0.5], source: 'frozen', entropy: null, tokenEntropy: null })
+    expect(layers[1].update.norm).toBeGreaterThan(0)
+    expect(experts.norms).toHaveLength(3)
+  })
+
+  it('finds nothing in a new adapter', async () => {
+    const layers = [{ name: 'a.q', inFeatures: 6, outFeatures: 5 }]
+    const [target] = (await analyse(LilyModel.create({ layers, config: { r: 2 } }))).targets
+    expect(target.experts).toEqual({
+      norms: [0, 0],
+      cosines: [
+        [0, 0],
+        [0, 0],
+      ],
+    })
+    expect(target.layers[0].update).toMatchObject({ norm: 0, effectiveRank: 0, sharedWithLora: 1 })
+  })
+
+  it('refuses what it does not know', async () => {
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    await expectRefused('ERR_LILY_ARGUMENT', 'sample', () => analyse(model, { sample: {} } as object))
+    await expectRefused('ERR_LILY_ARGUMENT', 'elsewhere', () => analyse(model, { samples: { elsewhere: [] } }))
+    await expectRefused('ERR_LILY_SHAPE', 'a', () =>
+      analyse(model, { samples: { [Q]: [{ data: new Float32Array(4), shape: [1, 4] }] } }),
+    )
+  })
+})

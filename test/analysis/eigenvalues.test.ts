@@ -1,0 +1,99 @@
+/** Eigenvalues and singular values from products of size r, against a library that computes them otherwise. */
+import fc from 'fast-check'
+import { EigenvalueDecomposition, Matrix, SingularValueDecomposition } from 'ml-matrix'
+import { describe, expect, it } from 'vitest'
+import { eigenvalues } from '../../lib/analysis/eigenvalues.js'
+import { analyseUpdate, factorOf } from '../../lib/analysis/updates.js'
+import { gaussian, randomFrom } from '../support/random.js'
+
+const random = randomFrom(11)
+
+/** The matrix whose lower half these numbers have. */
+function symmetric(n: number, values: ArrayLike<number>): Matrix {
+  const mirrored = Array.from({ length: n * n }, (_, index) => {
+    const [i, j] = [Math.floor(index / n), index % n]
+    return values[Math.max(i, j) * n + Math.min(i, j)]
+  })
+  return Matrix.from1DArray(n, n, mirrored)
+}
+
+/** A symmetric matrix with small integers, among which many are equal. */
+const anySymmetric = fc
+  .integer({ min: 1, max: 12 })
+  .chain((n) => fc.array(fc.integer({ min: -2, max: 2 }), { minLength: n * n, maxLength: n * n }))
+  .map((values) => {
+    return symmetric(Math.sqrt(values.length), values)
+  })
+
+function expectEigenvaluesOf(matrix: Matrix): void {
+  const expected = new EigenvalueDecomposition(matrix, { assumeSymmetric: true }).realEigenvalues
+  expected.sort((p, q) => q - p)
+  const n = matrix.rows
+  const actual = eigenvalues(Float64Array.from(matrix.to1DArray()), n)
+  const largest = Math.max(...expected.map(Math.abs), 1e-300)
+  actual.forEach((value, i) => {
+    expect(Math.abs(value - expected[i]) / largest).toBeLessThan(4 * n * Number.EPSILON)
+  })
+}
+
+describe('eigenvalues', () => {
+  it('of small matrices, with equal ones and zeros', () => {
+    fc.assert(fc.property(anySymmetric, expectEigenvaluesOf), { numRuns: 300 })
+  })
+  it.each([1, 2, 33, 113])('of random numbers, n = %d', (n) => {
+    expectEigenvaluesOf(symmetric(n, gaussian(random, n * n)))
+  })
+  it('of zero, one and a diagonal', () => {
+    expect([...eigenvalues(new Float64Array(9), 3)]).toEqual([0, 0, 0])
+    expectEigenvaluesOf(Matrix.identity(7))
+    expectEigenvaluesOf(Matrix.diag([3, -1, 3, 1e-9, 0]))
+  })
+})
+
+describe('the singular values of an update', () => {
+  it.each([
+    [4, 30, 20],
+    [33, 113, 40],
+    [20, 7, 40], // A has rank 7
+    [20, 40, 7],
+    [16, 1, 1],
+  ])('of rank %d, d_in %d, d_out %d', (r, dIn, dOut) => {
+    const a = gaussian(random, r * dIn)
+    const c = gaussian(random, r * dOut)
+    const { singularValues, norm, spectralNorm, effectiveRank } = analyseUpdate(
+      factorOf(Float64Array.from(a), r),
+      Float64Array.from(c),
+      r,
+      -2,
+      3,
+    )
+    const product = Matrix.from1DArray(r, dOut, Array.from(c))
+      .transpose()
+      .mmul(Matrix.from1DArray(r, dIn, Array.from(a)))
+    const expected = new SingularValueDecomposition(product.mul(-2), { autoTranspose: true }).diagonal
+    // Squares are exact to about 1e-16 of the largest, so values to about 1e-8.
+    for (let i = 0; i < r; i++) {
+      expect(Math.abs(singularValues[i] - (expected[i] ?? 0)) / expected[0], `value ${i}`).toBeLessThan(1e-7)
+    }
+    expect(norm / product.norm('frobenius')).toBeCloseTo(1, 10)
+    expect(spectralNorm / expected[0]).toBeCloseTo(1, 10)
+    const sum = expected.reduce((total, value) => total + value, 0)
+    const shares = expected.filter((value) => value > 0).map((value) => value / sum)
+    const expectedRank = shares.reduce((total, share) => total * share ** -share, 1)
+    expect(effectiveRank / expectedRank).toBeCloseTo(1, 5)
+  })
+
+  it('of an update of equal directions: all of them', () => {
+    const r = 6
+    const identity = Float64Array.from({ length: r * r }, (_, i) => (i % (r + 1) === 0 ? 1 : 0))
+    const update = analyseUpdate(factorOf(identity, r), identity, r, 3, 2.9)
+    expect(update.effectiveRank).toBeCloseTo(r, 10)
+    expect(update.sharedWithLora).toBeCloseTo(2 / r, 10)
+    for (const value of update.singularValues) expect(value).toBeCloseTo(3, 10)
+  })
+
+  it('of no update: none', () => {
+    const update = analyseUpdate(factorOf(Float64Array.of(1, 2), 1), new Float64Array(5), 1, 1, 1)
+    expect(update).toEqual({ norm: 0, spectralNorm: 0, effectiveRank: 0, sharedWithLora: 1, singularValues: [0] })
+  })
+})

@@ -1,0 +1,59 @@
+/** Checkpoints and analysis of a model where the suite computes. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, it } from 'vitest'
+import {
+  analyse,
+  LilyModel,
+  SafetensorsFile,
+  writeSafetensors,
+  type StoredTensor,
+  type Tensor,
+} from '../../lib/index.js'
+import { GOLDEN, newFolder, TENSORS } from '../support/checkpoint.js'
+import { moved, place } from '../support/model.js'
+import { gaussian, randomFrom } from '../support/random.js'
+
+it('a model is saved from where it is', async () => {
+  const folder = newFolder()
+  const model = moved(await LilyModel.fromPretrained(GOLDEN))
+  await model.savePretrained(folder)
+  expect(readFileSync(join(folder, TENSORS)).equals(readFileSync(join(GOLDEN, TENSORS)))).toBe(true)
+
+  model.freeze('uniform')
+  await model.saveLora(join(folder, 'lora'))
+  const file = await SafetensorsFile.open(join(folder, 'lora', TENSORS))
+  expect(file.tensors.size).toBe(2 * 8)
+  await file.close()
+})
+
+it('a model is analysed where it is', async () => {
+  const host = await LilyModel.fromPretrained(GOLDEN)
+  const model = moved(await LilyModel.fromPretrained(GOLDEN))
+  const name = 'layers.2.self_attn.v_proj'
+  const values = gaussian(randomFrom(1), 3 * 32)
+  const [expected, actual] = await Promise.all([
+    analyse(host, { samples: { [name]: [{ data: values, shape: [3, 32] }] } }),
+    analyse(model, { samples: { [name]: [place(values, [3, 32])] } }),
+  ])
+  expect(actual.targets[1].experts).toEqual(expected.targets[1].experts)
+  actual.targets[1].layers[2].router.weights.forEach((weight, e) =>
+    expect(weight).toBeCloseTo(expected.targets[1].layers[2].router.weights[e], 6),
+  )
+})
+
+it.each(['float32', 'bfloat16', 'float16'] as const)('tensors of %s are written from where they are', async (dtype) => {
+  const path = join(newFolder(), 'file.safetensors')
+  const values = place(gaussian(randomFrom(2), 6), [2, 3], dtype)
+  const { data } = await values.toHost()
+  const stored: StoredTensor = { dtype, shape: [6], data: data as Uint16Array }
+  const tensors = new Map<string, Tensor | StoredTensor>()
+  tensors.set('here', values)
+  tensors.set('plain', stored)
+  await writeSafetensors(path, tensors, new Map([['step', '3']]))
+  const file = await SafetensorsFile.open(path)
+  expect([...file.metadata]).toEqual([['step', '3']])
+  expect(await file.read('here')).toEqual({ dtype, shape: [2, 3], data })
+  expect(await file.read('plain')).toEqual(stored)
+  await file.close()
+})

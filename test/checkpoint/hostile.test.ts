@@ -1,0 +1,246 @@
+/** Adapter folders that are damaged, or lie: each is refused with the file, the field or the tensor, and what to do. */
+import fc from 'fast-check'
+import { readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, it } from 'vitest'
+import { LilyError, LilyModel } from '../../lib/index.js'
+import type { TensorSource } from '../../lib/checkpoint/safetensors-write.js'
+import {
+  bytesOf,
+  CONFIG,
+  goldenCopy,
+  newFolder,
+  readFields,
+  TENSORS,
+  withFields,
+  withTensors,
+} from '../support/checkpoint.js'
+import { expectRefused } from '../support/refused.js'
+
+const KEY = 'base_model.model.layers.1.self_attn.q_proj'
+const A = `${KEY}.lily_A.weight`
+const ROUTER = `${KEY}.lily_router.weight`
+
+/** The model of a folder is refused with each of these in the message, the file's name first. */
+async function expectRefusal(folder: string, file: string, ...texts: string[]): Promise<void> {
+  const { message } = await expectRefused('ERR_LILY_CHECKPOINT', '', () => LilyModel.fromPretrained(folder))
+  expect(message.startsWith(join(folder, file)), message).toBe(true)
+  for (const text of texts) expect(message).toContain(text)
+}
+
+describe('the configuration', () => {
+  const texts: Record<string, [text: string, ...messages: string[]]> = {
+    'no JSON': ['{"r": 8,', 'the configuration is not JSON'],
+    'JSON that is no object': ['[]', 'expected a JSON object'],
+    'field twice': ['{"peft_type": "LILY", "r": 8, "r": 16}', 'the key "r" twice'],
+    'JSON nested deeply': ['['.repeat(100_000), 'nested deeper than'],
+  }
+  it.each(Object.entries(texts))('%s', async (_, [text, ...messages]) => {
+    const folder = goldenCopy()
+    writeFileSync(join(folder, CONFIG), text)
+    await expectRefusal(folder, CONFIG, ...messages)
+  })
+
+  const fields: Record<string, [fields: object, ...messages: string[]]> = {
+    'of LoRA': [{ peft_type: 'LORA' }, 'expected peft_type \'LILY\', got "LORA"'],
+    'of nothing': [{ peft_type: undefined }, "expected peft_type 'LILY'"],
+    'unknown fields': [{ lily_dropout: 0.1, num_A: 4 }, '"lily_dropout", "num_A"'],
+    'rank that is none': [{ r: 0 }, 'r: expected an integer', 'got 0'],
+    'rank as text': [{ r: '8' }, 'r: expected an integer', "got '8'"],
+    'stride of a half': [{ stride_A: 0.5 }, 'stride_A: expected an integer'],
+    'too few experts': [{ num_B: 1 }, 'num_B: expected an integer'],
+    'no scaling': [{ scaling: '2' }, 'scaling: expected a finite'],
+    'targets that are none': [{ target_modules: [3] }, 'target_modules: expected strings'],
+    'a pattern that is none': [{ target_modules: '(' }, 'target_modules: '],
+  }
+  it.each(Object.entries(fields))('%s', async (_, [changed, ...messages]) => {
+    await expectRefusal(withFields(changed), CONFIG, ...messages)
+  })
+
+  it('too large', async () => {
+    const folder = goldenCopy()
+    truncateSync(join(folder, CONFIG), 2 ** 40)
+    await expectRefusal(folder, CONFIG, 'at most 16777216 bytes, got 1099511627776')
+  })
+
+  it('is not there', async () => {
+    const folder = goldenCopy()
+    rmSync(join(folder, CONFIG))
+    await expectRefusal(folder, CONFIG, 'ENOENT')
+  })
+})
+
+describe('configuration and tensors of two adapters', () => {
+  it('another rank', async () => {
+    const folder = withFields({ r: 4 })
+    await expectRefusal(folder, TENSORS, 'lily_A.weight": expected shape [4, d_in]', 'got [8, 32]')
+  })
+  it('another number of experts', async () => {
+    await expectRefusal(withFields({ num_B: 2 }), TENSORS, 'lily_B.weight": expected shape [16, d_out]', 'got [24, ')
+  })
+  it('another stride', async () => {
+    await expectRefusal(
+      withFields({ stride_A: 4 }),
+      TENSORS,
+      'lily_A.weight": expected an equal copy in each of the 3 other layers that share it',
+      '"base_model.model.layers.2.self_attn.',
+      '"base_model.model.layers.3.self_attn.',
+    )
+  })
+  it('targets that leave out a layer', async () => {
+    await expectRefusal(withFields({ target_modules: ['q_proj'] }), TENSORS, 'layers.0.self_attn.v_proj', 'leave out')
+  })
+  it('targets that no layer has', async () => {
+    await expectRefusal(withFields({ target_modules: ['mlp'] }), TENSORS, 'do not fit adapter_config.json')
+  })
+})
+
+describe('the tensors', () => {
+  const patch = (name: string, change: (numbers: Float32Array) => void) => (tensors: Map<string, TensorSource>) => {
+    const { dtype, shape, bytes } = tensors.get(name)!
+    const numbers = new Float32Array(Uint8Array.from(bytes() as Uint8Array).buffer)
+    change(numbers)
+    tensors.set(name, bytesOf(dtype, shape, numbers))
+  }
+  const everywhere = (change: (source: TensorSource) => TensorSource) => (tensors: Map<string, TensorSource>) => {
+    for (const [name, source] of tensors) tensors.set(name, change(source))
+  }
+  const halves = (dtype: string, bits: number) =>
+    everywhere(({ shape }) => bytesOf(dtype, shape, new Uint16Array(shape[0] * shape[1]).fill(bits)))
+
+  const changes: Record<string, [change: (tensors: Map<string, TensorSource>) => void, ...messages: string[]]> = {
+    'a copy that differs by one bit': [
+      patch(A, (numbers) => (new Uint32Array(numbers.buffer)[255] ^= 1)),
+      'tensor "base_model.model.layers.0.self_attn.q_proj.lily_A.weight": expected an equal copy',
+      A,
+    ],
+    'copies of b that differ': [
+      (tensors) => {
+        for (const l of [1, 2, 3]) {
+          patch(`base_model.model.layers.${l}.self_attn.v_proj.lily_B.weight`, (numbers) => numbers.fill(l))(tensors)
+        }
+      },
+      'layers.0.self_attn.v_proj.lily_B.weight": expected an equal copy in each of the 3',
+      'layers.3.self_attn.v_proj.lily_B.weight"',
+    ],
+    NaN: [patch(ROUTER, (numbers) => (numbers[9] = NaN)), `tensor "${ROUTER}": expected finite`, 'at [1, 1]'],
+    infinity: [patch(ROUTER, (numbers) => (numbers[0] = -Infinity)), `tensor "${ROUTER}"`, 'at [0, 0]'],
+    'NaN in bfloat16': [halves('BF16', 0x7fc0), 'expected finite numbers'],
+    'infinity in float16': [halves('F16', 0xfc00), 'expected finite numbers'],
+    'a router left out': [(tensors) => tensors.delete(ROUTER), `expected a tensor "${ROUTER}", which is not there`],
+    'an A left out': [(tensors) => tensors.delete(A), `expected a tensor "${A}", which is not there`],
+    'a vector for a matrix': [
+      (tensors) => tensors.set(A, bytesOf('F32', [256], new Float32Array(256))),
+      `tensor "${A}": expected shape [8, d_in]`,
+      'got [256]',
+    ],
+    'a copy of another shape': [
+      (tensors) => tensors.set(A, bytesOf('F32', [32, 8], new Float32Array(256))),
+      `tensor "${A}": expected shape [8, d_in]`,
+      'got [32, 8]',
+    ],
+    'two types': [
+      (tensors) => tensors.set(ROUTER, bytesOf('BF16', [3, 8], new Uint16Array(24))),
+      `tensor "${ROUTER}": expected F32, as `,
+      'got BF16',
+    ],
+    'a router of another shape': [
+      (tensors) => tensors.set(ROUTER, bytesOf('F32', [8, 3], new Float32Array(24))),
+      `tensor "${ROUTER}": expected shape [3, 8]`,
+    ],
+    'a type without numbers here': [
+      everywhere(({ shape }) => bytesOf('F64', shape, new Float64Array(shape[0] * shape[1]))),
+      'expected data type F32, BF16 or F16, got F64',
+    ],
+    "a name that is not PEFT's": [
+      (tensors) => tensors.set(`${KEY}.lily_C.weight`, bytesOf('F32', [1], new Float32Array(1))),
+      `tensor "${KEY}.lily_C.weight": expected base_model.model.<layer>.lily_A.weight`,
+    ],
+    'no tensors of Lily': [(tensors) => tensors.clear(), 'has no tensor base_model.model.<layer>.lily_A.weight'],
+  }
+  it.each(Object.entries(changes))('%s', async (_, [change, ...messages]) => {
+    await expectRefusal(await withTensors(change), TENSORS, ...messages)
+  })
+
+  it('cut off', async () => {
+    const folder = goldenCopy()
+    writeFileSync(join(folder, TENSORS), new Uint8Array(100))
+    await expectRefusal(folder, TENSORS)
+  })
+  it('not there', async () => {
+    const folder = goldenCopy()
+    rmSync(join(folder, TENSORS))
+    await expectRefusal(folder, TENSORS, 'ENOENT')
+  })
+})
+
+describe('the compact form', () => {
+  it('beside the other one', async () => {
+    const folder = goldenCopy()
+    writeFileSync(join(folder, 'adapter_model.compact.safetensors'), '')
+    await expectRefusal(folder, '', 'got both')
+  })
+
+  const metadata: Record<string, [layers: string, ...messages: string[]]> = {
+    'no JSON': ['[[', 'lily_layers is not JSON'],
+    'no list': ['{}', 'expected its metadata lily_layers to be a list'],
+    'layers without sizes': ['[["layers.0.q_proj"]]', 'layers[0].inFeatures'],
+    'a number for a layer': ['[3]', 'layers[0].name'],
+    'layers twice': ['[["q_proj", 4, 4], ["q_proj", 4, 4]]', 'is there already'],
+    'layers without tensors': ['[["layers.9.q_proj", 32, 32]]', 'layers.9.q_proj.lily_A.weight", which is not there'],
+  }
+  it.each(Object.entries(metadata))('%s', async (_, [layers, ...messages]) => {
+    const folder = newFolder()
+    writeFileSync(join(folder, CONFIG), JSON.stringify(readFields(goldenCopy())))
+    const header = Buffer.from(JSON.stringify({ __metadata__: { lily_layers: layers } }))
+    const length = Buffer.alloc(8)
+    length.writeBigUInt64LE(BigInt(header.length))
+    writeFileSync(join(folder, 'adapter_model.compact.safetensors'), Buffer.concat([length, header]))
+    await expectRefusal(folder, 'adapter_model.compact.safetensors', ...messages)
+  })
+})
+
+describe('random damage', () => {
+  /** A model or a LilyError; nothing else, and no crash. */
+  async function load(folder: string): Promise<LilyModel | null> {
+    try {
+      return await LilyModel.fromPretrained(folder)
+    } catch (error) {
+      expect(error).toBeInstanceOf(LilyError)
+      expect((error as LilyError).code).toBe('ERR_LILY_CHECKPOINT')
+      return null
+    }
+  }
+
+  it('of the fields', async () => {
+    const folder = goldenCopy()
+    const fields = readFields(folder)
+    const anyValue = fc.oneof(
+      fc.jsonValue({ maxDepth: 2 }),
+      fc.constantFrom('(', '.*', 'q_proj', -1, 1, 2 ** 40, 0.5, '', [], ['q_proj', 'v_proj'], [0, 1], ['(']),
+    )
+    const anyFields = fc.dictionary(fc.constantFrom(...Object.keys(fields), '__proto__', 'x'), anyValue, { maxKeys: 4 })
+    await fc.assert(
+      fc.asyncProperty(anyFields, async (changed) => {
+        writeFileSync(join(folder, CONFIG), JSON.stringify({ ...fields, ...changed }))
+        await load(folder)
+      }),
+      { numRuns: 500 },
+    )
+  })
+
+  it.each([CONFIG, TENSORS])('of the bytes of %s', async (name) => {
+    const folder = goldenCopy()
+    const whole = readFileSync(join(folder, name))
+    const anyChange = fc.tuple(fc.nat({ max: Math.min(whole.length, 3000) - 1 }), fc.nat({ max: 255 }))
+    await fc.assert(
+      fc.asyncProperty(fc.array(anyChange, { minLength: 1, maxLength: 3 }), fc.nat(20), async (changes, cut) => {
+        const bytes = Buffer.from(whole.subarray(0, cut === 0 ? changes[0][0] : whole.length))
+        for (const [at, value] of changes) if (at < bytes.length) bytes[at] = value
+        writeFileSync(join(folder, name), bytes)
+        await load(folder)
+      }),
+      { numRuns: 500 },
+    )
+  })
+})

@@ -1,0 +1,221 @@
+/** Adapter folders: what PEFT wrote is read and written again to the bit, in either format. */
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, it } from 'vitest'
+import { LilyModel, type LayerShape, type LilyConfigOptions } from '../../lib/index.js'
+import {
+  bytesOf,
+  CONFIG,
+  GOLDEN,
+  goldenCopy,
+  newFolder,
+  readFields,
+  TENSORS,
+  withFields,
+  withTensors,
+} from '../support/checkpoint.js'
+import { pack, type Float } from '../support/dtypes.js'
+import { gaussian, randomFrom } from '../support/random.js'
+import { expectRefused } from '../support/refused.js'
+import { readSafetensors } from '../support/safetensors.js'
+
+const COMPACT = 'adapter_model.compact.safetensors'
+
+const filesOf = (folder: string) =>
+  Object.fromEntries(readdirSync(folder).map((name) => [name, readFileSync(join(folder, name), 'latin1')]))
+
+/** The parameters' bits. */
+const valuesOf = (model: LilyModel) =>
+  new Map(Array.from(model.parameters(), ([name, { value }]) => [name, { shape: value.shape, data: value.data }]))
+
+/** A model whose numbers are all different. */
+function randomModel(layers: readonly LayerShape[], config: LilyConfigOptions, dtype: Float = 'float32'): LilyModel {
+  const model = LilyModel.create({ layers, config, dtype, seed: 1 })
+  const random = randomFrom(7)
+  for (const { value } of model.parameters().values()) {
+    ;(value.data as Float32Array).set(pack(dtype, gaussian(random, value.data.length)))
+  }
+  return model
+}
+
+const layersOf = (count: number, ...names: string[]): LayerShape[] =>
+  Array.from({ length: count }, (_, l) =>
+    names.map((name) => ({ name: `model.layers.${l}.${name}`, inFeatures: 12, outFeatures: 10 })),
+  ).flat()
+
+describe("PEFT's folder", () => {
+  it('gives the configuration and each parameter once', async () => {
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    expect(model.config).toMatchObject({
+      r: 8,
+      strideA: 2,
+      numB: 3,
+      scaling: 2,
+      targetModules: ['q_proj', 'v_proj'],
+      initWeights: false,
+    })
+    expect([...model.layers.keys()].sort()).toEqual(
+      [0, 1, 2, 3].flatMap((l) => [`layers.${l}.self_attn.q_proj`, `layers.${l}.self_attn.v_proj`]),
+    )
+    const stored = readSafetensors(join(GOLDEN, TENSORS))
+    // A of two blocks and B for each target, and a router for each layer.
+    expect(model.parameters().size).toBe(2 * (2 + 1) + 8)
+    for (const [name, { value, layers }] of model.parameters()) {
+      for (const layer of layers) {
+        const key = `base_model.model.${layer}${/\.lily_.*$/.exec(name)![0]}`
+        expect({ shape: value.shape, data: value.data }, key).toEqual(stored.get(key))
+      }
+    }
+  })
+
+  it('is written again key for key and bit for bit', async () => {
+    const folder = join(newFolder(), 'made', 'as', 'needed')
+    await (await LilyModel.fromPretrained(GOLDEN)).savePretrained(folder)
+    expect(filesOf(folder)).toEqual(filesOf(GOLDEN))
+  })
+
+  it('is written again by way of the compact form', async () => {
+    const folder = newFolder()
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    await model.savePretrained(folder, { format: 'compact' })
+    expect(readdirSync(folder).sort()).toEqual([COMPACT, CONFIG].sort())
+
+    const compact = await LilyModel.fromPretrained(folder)
+    expect([...compact.layers.keys()]).toEqual([...model.layers.keys()])
+    expect(valuesOf(compact)).toEqual(valuesOf(model))
+    await compact.savePretrained(folder)
+    expect(filesOf(folder)).toEqual(filesOf(GOLDEN))
+  })
+
+  it('keeps fields and tensors that are not of Lily', async () => {
+    const classifier = Float32Array.of(1, 2, 3)
+    const count = BigInt64Array.of(5n)
+    const folder = await withTensors((tensors) => {
+      tensors.set('base_model.model.classifier.weight', bytesOf('F32', [1, 3], classifier))
+      tensors.set('base_model.model.classifier.count', bytesOf('I64', [], count))
+    })
+    const fields = { ...readFields(GOLDEN), modules_to_save: ['classifier'], task_type: 'SEQ_CLS', future_flag: false }
+    writeFileSync(join(folder, CONFIG), JSON.stringify(fields))
+    for (const format of ['peft', 'compact'] as const) {
+      const again = newFolder()
+      await (await LilyModel.fromPretrained(folder)).savePretrained(again, { format })
+      await (await LilyModel.fromPretrained(again)).savePretrained(again, { format: 'peft' })
+      expect(filesOf(again)).toEqual(filesOf(folder))
+    }
+  })
+})
+
+describe('a created model', () => {
+  it('writes the fields that PEFT writes', async () => {
+    const folder = newFolder()
+    const config = { r: 3, strideA: 2, numB: 2, scaling: 0.5 }
+    await randomModel(layersOf(2, 'q_proj', 'k_proj'), config).savePretrained(folder)
+    const text = readFileSync(join(folder, CONFIG), 'utf8')
+    expect(Object.keys(readFields(folder))).toEqual(Object.keys(readFields(GOLDEN)))
+    expect(readFields(folder)).toMatchObject({
+      peft_type: 'LILY',
+      r: 3,
+      stride_A: 2,
+      num_B: 2,
+      scaling: 0.5,
+      target_modules: ['k_proj', 'q_proj'],
+      init_weights: true,
+    })
+    // As json.dumps(indent=2) ends.
+    expect(text.endsWith('\n}')).toBe(true)
+    expect([...readSafetensors(join(folder, TENSORS)).keys()].slice(0, 3)).toEqual(
+      ['A', 'B', 'router'].map((part) => `base_model.model.model.layers.0.k_proj.lily_${part}.weight`),
+    )
+  })
+
+  it.each(['float32', 'bfloat16', 'float16'] as const)('of %s is read again to the bit', async (dtype) => {
+    const folder = newFolder()
+    // Twelve layers in blocks of five: layers.10 comes before layers.2 in the file, and the last block is short.
+    const layers = layersOf(12, 'q_proj', 'mlp')
+    const model = randomModel(layers, { r: 3, strideA: 5, numB: 2, targetModules: ['q_proj', 'mlp'] }, dtype)
+    for (const format of ['peft', 'compact'] as const) {
+      await model.savePretrained(folder, { format })
+      const read = await LilyModel.fromPretrained(folder)
+      expect(read.dtype).toBe(dtype)
+      expect(read.config).toEqual(model.config)
+      expect(new Map([...valuesOf(read)].sort())).toEqual(new Map([...valuesOf(model)].sort()))
+    }
+  })
+
+  it('whose layers have another order is read in the order that the caller gives', async () => {
+    const folder = newFolder()
+    const layers = layersOf(4, 'q_proj').reverse()
+    const model = randomModel(layers, { r: 3, strideA: 3, numB: 2 })
+    await model.savePretrained(folder)
+    await expectRefused(
+      'ERR_LILY_CHECKPOINT',
+      'got different ones in "base_model.model.model.layers.1.q_proj.lily_A.weight", ',
+      () => LilyModel.fromPretrained(folder),
+    )
+    const names = layers.map(({ name }) => name)
+    const read = await LilyModel.fromPretrained(folder, { layers: names })
+    expect([...read.layers.keys()]).toEqual(names)
+    expect(valuesOf(read)).toEqual(valuesOf(model))
+
+    for (const wrong of [names.slice(1), [...names, names[0]], [...names.slice(1), 'elsewhere'], 'names']) {
+      await expectRefused('ERR_LILY_ARGUMENT', 'layers', () =>
+        LilyModel.fromPretrained(folder, { layers: wrong as string[] }),
+      )
+    }
+    // The compact form says it.
+    await read.savePretrained(folder, { format: 'compact' })
+    expect([...(await LilyModel.fromPretrained(folder)).layers.keys()]).toEqual(names)
+  })
+
+  it('writes shared parameters once in the compact form', async () => {
+    const folder = newFolder()
+    const model = randomModel(layersOf(8, 'q_proj'), { r: 4, strideA: 4, numB: 4 })
+    await model.savePretrained(folder, { format: 'compact' })
+    const numbers = 2 * 4 * 12 + 8 * 4 * 4 + 4 * 4 * 10
+    const header = statSync(join(folder, COMPACT)).size - 4 * numbers
+    expect(header).toBeGreaterThan(0)
+    expect(readFileSync(join(folder, COMPACT)).readBigUInt64LE()).toBe(BigInt(header - 8))
+  })
+})
+
+describe('saving', () => {
+  it('leaves the old files until the new ones are written, and when it fails', async () => {
+    const folder = goldenCopy()
+    const before = filesOf(folder)
+    const model = await LilyModel.fromPretrained(folder)
+    const [first] = model.parameters().values()
+    ;(first.value.data as Float32Array)[0] = 42
+    // The state that a crash would leave while the last parameter is asked for.
+    const last = [...model.parameters().values()].at(-1)!
+    let during: Record<string, string> = {}
+    const toHost = last.value.toHost.bind(last.value)
+    last.value.toHost = () => {
+      during = filesOf(folder)
+      return toHost()
+    }
+    await model.savePretrained(folder)
+    expect(during).toMatchObject(before)
+    expect(Object.keys(during).filter((name) => name.endsWith('.tmp'))).toHaveLength(1)
+    expect(Object.keys(filesOf(folder))).toEqual(Object.keys(before))
+    expect(filesOf(folder)).not.toEqual(before)
+
+    const after = filesOf(folder)
+    last.value.dispose()
+    await expectRefused('ERR_LILY_DISPOSED', 'disposed', () => model.savePretrained(folder))
+    expect(filesOf(folder)).toEqual(after)
+  })
+
+  it('refuses options that it does not know', async () => {
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    const folder = join(newFolder(), 'none')
+    await expectRefused('ERR_LILY_ARGUMENT', 'format', () => model.savePretrained(folder, { format: 'lora' as 'peft' }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'fromat', () => model.savePretrained(folder, { fromat: 'peft' } as object))
+    expect(existsSync(folder)).toBe(false)
+  })
+
+  it('says what the file system said', async () => {
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    const file = join(withFields({}), CONFIG)
+    await expectRefused('ERR_LILY_CHECKPOINT', 'EEXIST', () => model.savePretrained(file))
+  })
+})

@@ -1,0 +1,326 @@
+/** Safetensors files: what is written is what is read, byte for byte as the reference writes it; nothing else is taken. */
+import fc from 'fast-check'
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { describe, expect, it } from 'vitest'
+import { SafetensorsFile } from '../../lib/checkpoint/safetensors-file.js'
+import { replaceWithTensors, type TensorSource } from '../../lib/checkpoint/safetensors-write.js'
+import { LilyError } from '../../lib/index.js'
+import { expectRefused } from '../support/refused.js'
+import { readSafetensors } from '../support/safetensors.js'
+import { temporaryFolder } from '../support/temporary.js'
+
+const golden = fileURLToPath(new URL('../fixtures/golden', import.meta.url))
+const folder = temporaryFolder()
+const file = join(folder, 'file.safetensors')
+
+const BYTES: Readonly<Record<string, number>> = { F32: 4, BF16: 2, F16: 2, I64: 8, BOOL: 1 }
+const NAMES: Readonly<Record<string, string>> = { F32: 'float32', BF16: 'bfloat16', F16: 'float16' }
+
+/** A file out of its parts. */
+function encode(header: unknown, data: Uint8Array = new Uint8Array(), length?: bigint): Buffer {
+  const json = Buffer.from(typeof header === 'string' ? header : JSON.stringify(header))
+  const prefix = Buffer.alloc(8)
+  prefix.writeBigUInt64LE(length ?? BigInt(json.length))
+  return Buffer.concat([prefix, json, data])
+}
+
+async function openAndReadAll(): Promise<Map<string, { shape: readonly number[]; dtype: string; bytes: Uint8Array }>> {
+  const opened = await SafetensorsFile.open(file)
+  try {
+    const read = new Map<string, { shape: readonly number[]; dtype: string; bytes: Uint8Array }>()
+    for (const [name, { dtype, shape }] of opened.tensors) {
+      if (!(dtype in NAMES)) {
+        read.set(name, { dtype, shape, bytes: await opened.readBytes(name) })
+        continue
+      }
+      const tensor = await opened.read(name)
+      expect(tensor).toMatchObject({ dtype: NAMES[dtype], shape })
+      const { data } = tensor
+      expect(data).toBeInstanceOf(dtype === 'F32' ? Float32Array : Uint16Array)
+      read.set(name, { dtype, shape, bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) })
+    }
+    return read
+  } finally {
+    await opened.close()
+  }
+}
+
+const source = (dtype: string, shape: readonly number[], bytes: Uint8Array): TensorSource => ({
+  dtype,
+  shape,
+  bytes: () => bytes,
+})
+
+const anyName = fc.oneof(
+  fc.string({ unit: 'binary', maxLength: 12 }),
+  fc.constantFrom('__proto__', 'constructor', '0', '10', 'a"b\\', 'é', ''),
+)
+const anyTensor = fc
+  .record({
+    dtype: fc.constantFrom(...Object.keys(BYTES)),
+    shape: fc.array(fc.nat({ max: 5 }), { maxLength: 4 }),
+    seed: fc.nat({ max: 255 }),
+  })
+  .map(({ dtype, shape, seed }) => {
+    const length = shape.reduce((product, size) => product * size, BYTES[dtype])
+    return source(
+      dtype,
+      shape,
+      Uint8Array.from({ length }, (_, i) => (seed + 37 * i) % 256),
+    )
+  })
+const anyTensors = fc
+  .array(fc.tuple(anyName, anyTensor), { maxLength: 6 })
+  .map((entries) => new Map(entries.filter(([name]) => name !== '__metadata__')))
+const anyMetadata = fc.dictionary(anyName, fc.string({ unit: 'binary' }), { maxKeys: 3 })
+
+describe('a round trip', () => {
+  it('gives every tensor and the metadata back', async () => {
+    await fc.assert(
+      fc.asyncProperty(anyTensors, anyMetadata, async (tensors, metadata) => {
+        const pairs = new Map(Object.entries(metadata))
+        await replaceWithTensors(file, tensors, pairs)
+        const read = await openAndReadAll()
+        expect(new Set(read.keys())).toEqual(new Set(tensors.keys()))
+        for (const [name, { dtype, shape, bytes }] of tensors) {
+          expect(read.get(name)).toEqual({ dtype, shape, bytes: await bytes() })
+        }
+        const opened = await SafetensorsFile.open(file)
+        await opened.close()
+        expect(new Map(opened.metadata)).toEqual(pairs)
+        expect(readFileSync(file).readBigUInt64LE() % 8n).toBe(0n)
+      }),
+      { numRuns: 200 },
+    )
+  })
+
+  it.each(['peft_checkpoint/adapter_model.safetensors', 'case_01.safetensors', 'multi_0.safetensors'])(
+    "writes PEFT's %s again byte for byte",
+    async (name) => {
+      const path = join(golden, name)
+      const opened = await SafetensorsFile.open(path)
+      const tensors = new Map<string, TensorSource>()
+      // Backwards: the order of the file is the writer's doing.
+      for (const [tensor, { dtype, shape }] of [...opened.tensors].reverse()) {
+        tensors.set(tensor, { dtype, shape, bytes: () => opened.readBytes(tensor) })
+      }
+      await replaceWithTensors(file, tensors, opened.metadata)
+      await opened.close()
+      expect(readFileSync(file).equals(readFileSync(path))).toBe(true)
+    },
+  )
+
+  it('reads the numbers that another reader reads', async () => {
+    const path = join(golden, 'peft_checkpoint/adapter_model.safetensors')
+    const expected = readSafetensors(path)
+    const opened = await SafetensorsFile.open(path)
+    expect([...opened.tensors.keys()].sort()).toEqual([...expected.keys()].sort())
+    for (const [name, { data, shape }] of expected) {
+      expect(await opened.read(name)).toEqual({ dtype: 'float32', data, shape })
+    }
+    await opened.close()
+  })
+
+  it('compares bytes without reading the tensor as a whole', async () => {
+    const bytes = Uint8Array.from({ length: 40 }, (_, i) => i)
+    await replaceWithTensors(file, new Map([['x', source('F32', [10], bytes)]]), new Map())
+    const opened = await SafetensorsFile.open(file)
+    expect(await opened.hasBytes('x', bytes)).toBe(true)
+    expect(await opened.hasBytes('x', bytes.with(39, 0))).toBe(false)
+    expect(await opened.hasBytes('x', bytes.subarray(1))).toBe(false)
+    await opened.close()
+  })
+})
+
+describe('a file that is refused', () => {
+  const tensor = { dtype: 'F32', shape: [2], data_offsets: [0, 8] }
+  const data = new Uint8Array(8)
+  const hostile: Record<string, [content: Uint8Array, message: string]> = {
+    'empty file': [new Uint8Array(), 'got 0 bytes'],
+    'no header': [Buffer.alloc(7), 'got 7 bytes'],
+    'huge header length': [encode({}, data, 2n ** 63n), 'at most 100000000 bytes, got a length of 9223372036854775808'],
+    'header behind the end': [encode({}, data, 99_999_999n), 'a header of 99999999 bytes, got a file of 18 bytes'],
+    'header that is no JSON': [encode('{"x":'), 'the header is not JSON'],
+    'header of NULs': [encode('\0'.repeat(64)), 'the header is not JSON'],
+    'header that is no object': [encode('[]'), 'expected a JSON object as header'],
+    'header that is no UTF-8': [encode('{"\xff":1}').fill(0xff, 10, 12), 'not UTF-8'],
+    'byte order mark': [encode('\ufeff{}'), 'the header is not JSON'],
+    'header nested deeply': [encode('['.repeat(1_000_000)), 'nested deeper than 3 levels'],
+    'tensor twice': [
+      encode(`{"x":${JSON.stringify(tensor)},"\\u0078":${JSON.stringify(tensor)}}`, data),
+      'the key "x" twice',
+    ],
+    'key of an entry twice': [
+      encode('{"x":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}}', data),
+      'the key "dtype" twice',
+    ],
+    'entry that is a number': [encode({ x: 3 }), 'tensor "x": expected an object'],
+    'unknown type': [encode({ x: { ...tensor, dtype: 'F31' } }, data), 'tensor "x": expected one of the data types'],
+    'no shape': [encode({ x: { ...tensor, shape: undefined } }, data), 'tensor "x": expected a shape'],
+    'negative size': [encode({ x: { ...tensor, shape: [-2] } }, data), 'tensor "x": expected a shape'],
+    'size of a half': [encode({ x: { ...tensor, shape: [0.5] } }, data), 'tensor "x": expected a shape'],
+    'size too large': [encode({ x: { ...tensor, shape: [2 ** 53] } }, data), 'tensor "x": expected a shape'],
+    'shape that overflows': [
+      encode({ x: { ...tensor, shape: [2 ** 40, 2 ** 40, 0], data_offsets: [0, 0] } }),
+      'tensor "x"',
+    ],
+    'wrong shape': [
+      encode({ x: { ...tensor, shape: [3] } }, data),
+      'tensor "x": expected 12 bytes (F32 [3]), got data_offsets of 8 bytes',
+    ],
+    'offsets of a half': [encode({ x: { ...tensor, data_offsets: [0.5, 8.5] } }, data), 'two integers'],
+    'offsets in the wrong order': [encode({ x: { ...tensor, data_offsets: [8, 0] } }, data), 'two integers'],
+    'three offsets': [encode({ x: { ...tensor, data_offsets: [0, 8, 8] } }, data), 'two integers'],
+    'offsets as text': [encode({ x: { ...tensor, data_offsets: ['0', '8'] } }, data), 'two integers'],
+    'truncated data': [encode({ x: tensor }, data.subarray(1)), 'expected 70 bytes, as its header says, got 69'],
+    'bytes behind the last tensor': [encode({ x: tensor }, new Uint8Array(9)), 'got 71'],
+    'gap before the first': [
+      encode({ x: { ...tensor, data_offsets: [4, 12] } }, new Uint8Array(12)),
+      'tensor "x": expected its data at byte 63, where the header ends, got byte 67, which leaves a gap',
+    ],
+    overlap: [
+      encode({ x: tensor, y: { ...tensor, data_offsets: [4, 12] } }, new Uint8Array(12)),
+      'tensor "y": expected its data at byte 124, where tensor "x" ends, got byte 120, which overlaps',
+    ],
+    'one place for two': [encode({ x: tensor, y: tensor }, data), 'overlaps'],
+    'metadata that is no text': [
+      encode({ __metadata__: { format: 1 } }),
+      'expected __metadata__ to be an object of strings',
+    ],
+  }
+
+  it.each(Object.entries(hostile))('%s', async (_, [content, message]) => {
+    writeFileSync(file, content)
+    const error = await expectRefused('ERR_LILY_CHECKPOINT', message, openAndReadAll)
+    expect(error.message.startsWith(`${file}: `)).toBe(true)
+  })
+
+  it('of a type without numbers here, once it is read', async () => {
+    writeFileSync(file, encode({ x: { dtype: 'I64', shape: [1], data_offsets: [0, 8] } }, data))
+    const opened = await SafetensorsFile.open(file)
+    await expectRefused('ERR_LILY_CHECKPOINT', 'tensor "x": expected data type F32, BF16 or F16, got I64', () =>
+      opened.read('x'),
+    )
+    await expectRefused('ERR_LILY_CHECKPOINT', 'has no tensor "toString"', () => opened.read('toString'))
+    await opened.close()
+  })
+
+  it('shortened while it is open', async () => {
+    writeFileSync(file, encode({ x: tensor }, data))
+    const opened = await SafetensorsFile.open(file)
+    writeFileSync(file, '')
+    await expectRefused('ERR_LILY_CHECKPOINT', 'ended at byte', () => opened.read('x'))
+    await opened.close()
+  })
+
+  it('not there, or a folder', async () => {
+    await expectRefused('ERR_LILY_CHECKPOINT', 'ENOENT', () => SafetensorsFile.open(join(folder, 'none')))
+    await expectRefused('ERR_LILY_CHECKPOINT', 'expected a file', () => SafetensorsFile.open(folder))
+  })
+})
+
+describe('mutated files', () => {
+  const valid = encode(
+    {
+      __metadata__: { format: 'pt' },
+      a: { dtype: 'F32', shape: [2, 3], data_offsets: [0, 24] },
+      b: { dtype: 'BF16', shape: [3], data_offsets: [24, 30] },
+      c: { dtype: 'I64', shape: [], data_offsets: [30, 38] },
+    },
+    Uint8Array.from({ length: 38 }, (_, i) => i * 6),
+  )
+  const splice = fc
+    .tuple(
+      fc.nat({ max: valid.length }),
+      fc.nat({ max: 12 }),
+      fc.oneof(
+        fc.uint8Array({ maxLength: 4 }),
+        fc.constantFrom(
+          ...['9', '0', '-1', '1e3', '"', ',', '}', '{', '[]', 'null', '\\'].map((text) => Buffer.from(text)),
+        ),
+      ),
+    )
+    .map(
+      ([at, removed, added]) =>
+        (bytes: Buffer) =>
+          Buffer.concat([bytes.subarray(0, at), added, bytes.subarray(Math.min(at + removed, bytes.length))]),
+    )
+
+  it('are refused, or hold the tensors that their headers say', async () => {
+    let taken = 0
+    await fc.assert(
+      fc.asyncProperty(fc.array(splice, { minLength: 1, maxLength: 3 }), fc.boolean(), async (splices, honest) => {
+        let bytes = splices.reduce((mutated, mutate) => mutate(mutated), valid)
+        // Else nearly all end at the length of the header.
+        if (honest && bytes.length >= 8) {
+          bytes = Buffer.from(bytes)
+          bytes.writeBigUInt64LE(BigInt(Math.max(bytes.length - 8 - 38, 0)))
+        }
+        writeFileSync(file, bytes)
+        let read
+        try {
+          read = await openAndReadAll()
+        } catch (error) {
+          expect(error).toBeInstanceOf(LilyError)
+          expect((error as LilyError).code).toBe('ERR_LILY_CHECKPOINT')
+          return
+        }
+        taken++
+        const start = 8 + Number(bytes.readBigUInt64LE())
+        const header = JSON.parse(bytes.toString('utf8', 8, start)) as Record<string, typeof valid>
+        const said = Object.entries(header).filter(([name]) => name !== '__metadata__')
+        expect(read.size).toBe(said.length)
+        for (const [name, entry] of said) {
+          const {
+            data_offsets: [begin, end],
+          } = entry as unknown as { data_offsets: [number, number] }
+          expect(Buffer.from(read.get(name)!.bytes)).toEqual(Buffer.from(bytes.subarray(start + begin, start + end)))
+        }
+      }),
+      { numRuns: 2000 },
+    )
+    // Those whose numbers alone have changed, or a name.
+    expect(taken).toBeGreaterThan(10)
+  })
+})
+
+describe('a write that fails', () => {
+  const old = new Map([['x', source('F32', [1], new Uint8Array(4))]])
+
+  it('leaves the old file and no temporary one', async () => {
+    const place = join(folder, 'failing')
+    const path = join(place, 'x.safetensors')
+    await replaceWithTensors(path, old, new Map())
+    const before = readFileSync(path)
+    const failing = new Map<string, TensorSource>([
+      ['a', source('F32', [1], new Uint8Array(4))],
+      ['b', { dtype: 'F32', shape: [1], bytes: () => Promise.reject(new Error('device is gone')) }],
+    ])
+    await expect(replaceWithTensors(path, failing, new Map())).rejects.toThrow('device is gone')
+    await expectRefused('ERR_LILY_CHECKPOINT', 'tensor "a": expected 8 bytes to write, got 4', () =>
+      replaceWithTensors(path, new Map([['a', source('F32', [2], new Uint8Array(4))]]), new Map()),
+    )
+    await expectRefused('ERR_LILY_CHECKPOINT', 'surrogate', () =>
+      replaceWithTensors(path, new Map([['\ud800', source('F32', [1], new Uint8Array(4))]]), new Map()),
+    )
+    await expectRefused('ERR_LILY_CHECKPOINT', '__metadata__', () =>
+      replaceWithTensors(path, new Map([['__metadata__', source('F32', [1], new Uint8Array(4))]]), new Map()),
+    )
+    expect(readdirSync(place)).toEqual(['x.safetensors'])
+    expect(readFileSync(path).equals(before)).toBe(true)
+  })
+
+  it('says what the file system said', async () => {
+    writeFileSync(join(folder, 'plain'), '')
+    await expectRefused('ERR_LILY_CHECKPOINT', 'EEXIST', () =>
+      replaceWithTensors(join(folder, 'plain', 'x.safetensors'), old, new Map()),
+    )
+    mkdirSync(join(folder, 'taken', 'x.safetensors'), { recursive: true })
+    await expectRefused('ERR_LILY_CHECKPOINT', 'x.safetensors', () =>
+      replaceWithTensors(join(folder, 'taken', 'x.safetensors'), old, new Map()),
+    )
+    expect(readdirSync(join(folder, 'taken'))).toEqual(['x.safetensors'])
+  })
+})

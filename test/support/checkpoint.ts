@@ -1,0 +1,59 @@
+/** Adapter folders of the tests. */
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { SafetensorsFile } from '../../lib/index.js'
+import { replaceWithTensors, type TensorSource } from '../../lib/checkpoint/safetensors-write.js'
+import { temporaryFolder } from './temporary.js'
+
+/** What PEFT's save_pretrained wrote. */
+export const GOLDEN = fileURLToPath(new URL('../fixtures/golden/peft_checkpoint', import.meta.url))
+
+export const CONFIG = 'adapter_config.json'
+export const TENSORS = 'adapter_model.safetensors'
+
+let parent: string | undefined
+
+/** A new empty folder. */
+export function newFolder(): string {
+  return mkdtempSync(join((parent ??= temporaryFolder()), 'adapter-'))
+}
+
+/** A copy of PEFT's folder that may be changed. */
+export function goldenCopy(): string {
+  const folder = newFolder()
+  // Without the mode of the files, which may be read-only.
+  for (const name of [CONFIG, TENSORS]) writeFileSync(join(folder, name), readFileSync(join(GOLDEN, name)))
+  return folder
+}
+
+export function readFields(folder: string): Record<string, unknown> {
+  return JSON.parse(readFileSync(join(folder, CONFIG), 'utf8')) as Record<string, unknown>
+}
+
+/** A copy of PEFT's folder with fields of the configuration changed. */
+export function withFields(fields: object): string {
+  const folder = goldenCopy()
+  writeFileSync(join(folder, CONFIG), JSON.stringify({ ...readFields(folder), ...fields }))
+  return folder
+}
+
+/** A copy of PEFT's folder whose tensors `change` has changed. */
+export async function withTensors(change: (tensors: Map<string, TensorSource>) => void): Promise<string> {
+  const folder = goldenCopy()
+  const file = await SafetensorsFile.open(join(GOLDEN, TENSORS))
+  const tensors = new Map<string, TensorSource>()
+  for (const [name, { dtype, shape }] of file.tensors) {
+    const bytes = await file.readBytes(name)
+    tensors.set(name, { dtype, shape, bytes: () => bytes })
+  }
+  await file.close()
+  change(tensors)
+  await replaceWithTensors(join(folder, TENSORS), tensors, file.metadata)
+  return folder
+}
+
+/** A tensor of these bytes. */
+export function bytesOf(dtype: string, shape: readonly number[], data: ArrayBufferView): TensorSource {
+  return { dtype, shape, bytes: () => new Uint8Array(data.buffer, data.byteOffset, data.byteLength) }
+}
