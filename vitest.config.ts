@@ -65,7 +65,7 @@ export default defineConfig({
           ...shared,
           name: 'cpu',
           include: ['test/**/*.test.ts'],
-          exclude: ['test/cuda/**'],
+          exclude: ['test/cuda/**', 'test/runtimes/**', 'test/arm64/**'],
           // No GPU takes part, wherever this runs.
           env: { LILY_TEST_BACKEND: 'cpu', LILY_CUDA_LIBRARY: 'none' },
         },
@@ -86,6 +86,11 @@ export default defineConfig({
           hookTimeout: 300_000,
         },
       },
+      // Apart from `npm test`, because they download runtimes.
+      ...['runtimes', 'arm64'].map((name) => ({
+        resolve,
+        test: { ...shared, name, include: [`test/${name}/**/*.test.ts`], env: { LILY_CUDA_LIBRARY: 'none' } },
+      })),
     ],
   },
 })
