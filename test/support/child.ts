@@ -1,12 +1,17 @@
 /**
- * Cases in a process of its own, with its own environment variables: the addon reads them once per process. This file
- * is both sides; the child runs it with tsx, from the sources.
+ * Cases in a process of its own, with its own environment variables, which the addon reads once per process, or on a
+ * processor of its own. This file is both sides; the child runs it bundled, as QEMU should not have to run a bundler.
  */
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
+import { renameSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { buildSync } from 'esbuild'
 import { backends, LilyError, type BackendInfo } from '../../lib/index.js'
+import { packageRoot } from '../../lib/root.js'
 import { makeCase, type Spec } from './cases.js'
+import { thisProcessor, type Processor } from './processors.js'
 import { run, type How, type Result } from './run.js'
 
 export interface Job {
@@ -21,11 +26,17 @@ export interface Report {
   refused?: { code: string; message: string }
 }
 
-export async function runInChild(jobs: Job[], env: Record<string, string>): Promise<Report> {
-  const child = fork(fileURLToPath(import.meta.url), ['child'], {
-    execArgv: ['--import', 'tsx'],
+export async function runInChild(
+  jobs: Job[],
+  env: Record<string, string>,
+  processor: Processor = thisProcessor,
+): Promise<Report> {
+  const [execPath, ...execArgv] = processor.command
+  const child = fork(bundle(), ['child'], {
+    execPath,
+    execArgv,
     serialization: 'advanced',
-    env: { ...process.env, ...env },
+    env: { ...process.env, ...processor.env, ...env },
   })
   const exit = once(child, 'exit').then(([code, signal]) => {
     throw new Error(`the child ended with ${String(signal ?? code)} and no report`)
@@ -34,6 +45,24 @@ export async function runInChild(jobs: Job[], env: Record<string, string>): Prom
   exit.catch(() => undefined)
   child.send(jobs)
   return Promise.race([report, exit])
+}
+
+/** In build/, one folder below the root, as lib/ is: lib/root.ts counts on it. */
+function bundle(): string {
+  const path = join(packageRoot, 'build', 'child.mjs')
+  const [{ contents }] = buildSync({
+    entryPoints: [fileURLToPath(import.meta.url)],
+    bundle: true,
+    packages: 'external',
+    format: 'esm',
+    platform: 'node',
+    write: false,
+  }).outputFiles
+  // Other test files may be at it as well, and their children must not read half a file.
+  const own = `${path}.${process.pid}`
+  writeFileSync(own, contents)
+  renameSync(own, path)
+  return path
 }
 
 async function reportOn(jobs: Job[]): Promise<Report> {
