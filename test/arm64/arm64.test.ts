@@ -26,13 +26,12 @@ describe('linux-arm64', () => {
 
   test('the same bits with any number of threads', { timeout: 600_000 }, async (context) => {
     if (typeof processor === 'string') return context.skip(processor)
-    const some = jobs.filter(({ spec }) => spec.tokens === 130)
-    const [one, three] = [
-      await runInChild(some, { LILY_NUM_THREADS: '1' }, processor),
-      await runInChild(some, { LILY_NUM_THREADS: '3' }, processor),
-    ]
-    expect([one, three].map(({ backend }) => backend.devices[0].threads)).toEqual([1, 3])
-    expect(three.results).toEqual(one.results)
+    // Those of several slabs, and few of them: under QEMU a thread that spins takes the time of one that computes.
+    const some = jobs.filter(({ spec }) => spec.tokens === 130 && spec.activations === undefined)
+    const one = await runInChild(some, { LILY_NUM_THREADS: '1' }, processor)
+    const two = await runInChild(some, { LILY_NUM_THREADS: '2' }, processor)
+    expect([one, two].map(({ backend }) => backend.devices[0].threads)).toEqual([1, 2])
+    expect(two.results).toEqual(one.results)
   })
 
   describe('from the built package', () => {
@@ -47,7 +46,7 @@ describe('linux-arm64', () => {
       if (typeof processor === 'string') return context.skip(processor)
       writeFileSync(join(folder, file), source)
       const [program, ...options] = processor.command
-      const env = { ...process.env, ...processor.env, LILY_NUM_THREADS: '3' }
+      const env = { ...process.env, ...processor.env, LILY_NUM_THREADS: '2' }
       expect(JSON.parse(execFileSync(program, [...options, file], { cwd: folder, env, encoding: 'utf8' }))).toEqual(
         results,
       )
