@@ -46,11 +46,14 @@ if (cuda.missing !== undefined) console.log(`the tests of the cuda backend are s
 /** The same on both backends. */
 const both = ['async', 'determinism', 'errors', 'golden', 'identities', 'modes', 'property']
 
+// Where a test hangs it says so in the end; the sanitizers make everything several times slower.
+const milliseconds = (process.env.LILY_TEST_SANITIZER === undefined ? 60 : 300) * 1000
+
 const shared = {
   // The addon reads its environment once per process, and sanitizers need processes.
   pool: 'forks' as const,
-  testTimeout: 60_000,
-  hookTimeout: 60_000,
+  testTimeout: milliseconds,
+  hookTimeout: milliseconds,
 }
 const resolve = { alias: { 'lily-kernels': path('lib/index.ts') } }
 

@@ -27,7 +27,7 @@ describe('an older processor gets the widest set that it has', () => {
     ['Nehalem', 'portable'],
     ['Haswell', 'avx2'],
   ] as const)
-    test(`${name}: ${simd}`, async (context) => {
+    test(`${name}: ${simd}`, { timeout: 300_000 }, async (context) => {
       const processor = olderProcessor(name)
       if (typeof processor === 'string') return context.skip(processor)
       expectMatches(fewJobs, await runInChild(fewJobs, { LILY_CPU_ISA: '' }, processor), simd)

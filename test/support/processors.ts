@@ -16,6 +16,7 @@ const NODE_OPTIONS = '--jitless'
 /** An x86-64 processor by QEMU's name; or why there is none. */
 export function olderProcessor(name: 'Nehalem' | 'Haswell'): Processor | string {
   const qemu = findProgram('qemu-x86_64')
+  if (process.env.LILY_TEST_SANITIZER !== undefined) return 'sanitizers do not run in QEMU'
   if (process.arch !== 'x64') return `${name} is no ${process.arch} processor`
   if (qemu === undefined) return 'no qemu-x86_64 (Debian: apt install qemu-user)'
   return { command: [qemu, '-cpu', name, process.execPath, NODE_OPTIONS], env: {} }
