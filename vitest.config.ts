@@ -80,11 +80,14 @@ const cudaProjects =
           : []),
       ]
 
+// Where a test hangs it says so in the end; the sanitizers make everything several times slower.
+const milliseconds = (process.env.LILY_TEST_SANITIZER === undefined ? 60 : 300) * 1000
+
 const shared = {
   // The addon reads its environment once per process, and sanitizers need processes.
   pool: 'forks' as const,
-  testTimeout: 60_000,
-  hookTimeout: 60_000,
+  testTimeout: milliseconds,
+  hookTimeout: milliseconds,
 }
 const resolve = { alias: { 'lily-kernels': path('lib/index.ts') } }
 
@@ -99,7 +102,7 @@ export default defineConfig({
           ...shared,
           name: 'cpu',
           include: ['test/**/*.test.ts'],
-          exclude: ['test/cuda/**'],
+          exclude: ['test/cuda/**', 'test/runtimes/**', 'test/arm64/**'],
           // No GPU takes part, wherever this runs.
           env: { LILY_TEST_BACKEND: 'cpu', LILY_CUDA_LIBRARY: 'none' },
         },
@@ -116,6 +119,11 @@ export default defineConfig({
           testTimeout: 300_000,
           hookTimeout: 300_000,
         },
+      })),
+      // Apart from `npm test`, because they download runtimes.
+      ...['runtimes', 'arm64'].map((name) => ({
+        resolve,
+        test: { ...shared, name, include: [`test/${name}/**/*.test.ts`], env: { LILY_CUDA_LIBRARY: 'none' } },
       })),
     ],
   },

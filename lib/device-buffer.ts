@@ -1,6 +1,6 @@
 /** Memory of a CUDA device, as a tensor that anyone can read and write. */
 import { readCudaDevice } from './backends.js'
-import { bytesPerElement, readDType, type DType, type HostData } from './dtype.js'
+import { bytesOf, bytesPerElement, readDType, type DType, type HostData } from './dtype.js'
 import { describe, fail, LilyError, shapeText } from './errors.js'
 import { allocateOnHost } from './memory.js'
 import { native } from './native.js'
@@ -10,7 +10,7 @@ import { StreamState } from './stream-state.js'
 import { streamStateOf, type CudaDevice, type Stream } from './stream.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from './symbols.js'
 import { tensorOf, type Tensor } from './tensor.js'
-import { bytesOf, download, placementOn } from './transfer.js'
+import { download, placementOn } from './transfer.js'
 
 /** The operand behind a buffer; null once it is disposed of. */
 export let bufferOperand: (buffer: DeviceBuffer) => Operand | null

@@ -95,3 +95,8 @@ export function viewOf(dtype: DType, buffer: ArrayBufferLike, byteOffset: number
   if (dtype === 'uint8') return new Uint8Array(buffer, byteOffset, length)
   return new Uint16Array(buffer, byteOffset, length)
 }
+
+/** The same memory, whatever its type. */
+export function bytesOf({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength)
+}

@@ -3,12 +3,12 @@
  * which is safe because the binding reads them before it returns, in the Async forms too.
  */
 import type { DeferredB } from './deferred-b.js'
-import type { DType } from './dtype.js'
+import { bytesOf, type DType } from './dtype.js'
 import { bound, LilyError, settled } from './errors.js'
 import type { BackwardCall } from './backward-call.js'
 import type { ForwardCall } from './forward-call.js'
 import { native, type Memory } from './native.js'
-import { isDeviceMemory, type Operand, type OperandMemory, type Part } from './operand.js'
+import { isDeviceMemory, isHostMemory, type Operand, type OperandMemory, type Part } from './operand.js'
 import type { Output } from './output.js'
 import type { Placement } from './placement.js'
 import type { Problem } from './problem.js'
@@ -92,9 +92,10 @@ export function dtypeNumber(dtype: DType): number {
 /** The slots that forward and backward have in common. */
 type SharedSlot = keyof typeof forwardSlot & keyof typeof backwardSlot
 
-/** As the binding takes it. */
+/** As the binding takes it. Of a Float16Array the bytes: Node-API does not know it everywhere where there is one. */
 export function boundMemory(memory: OperandMemory): Memory {
-  return isDeviceMemory(memory) ? memory.handle : memory
+  if (isDeviceMemory(memory)) return memory.handle
+  return isHostMemory(memory) && memory[Symbol.toStringTag] === 'Float16Array' ? bytesOf(memory) : memory
 }
 
 class Descriptor {

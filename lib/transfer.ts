@@ -1,5 +1,5 @@
 /** Copies between the host and devices. */
-import { bytesPerElement, viewOf, type HostData } from './dtype.js'
+import { bytesOf, bytesPerElement, viewOf, type HostData } from './dtype.js'
 import { settled } from './errors.js'
 import { allocateOnHost } from './memory.js'
 import { native, type Memory } from './native.js'
@@ -76,10 +76,6 @@ export function clear(operand: Operand): void {
 /** As the binding takes it. */
 export function memoryOf({ memory }: Operand): Memory {
   return isDeviceMemory(memory) ? memory.handle : memory
-}
-
-export function bytesOf({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength)
 }
 
 /** The rows of an operand on the host, one after the other; its own memory where they are so already. */

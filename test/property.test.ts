@@ -70,9 +70,12 @@ const seed = process.env.FAST_CHECK_SEED
 const runs = isEmulated ? 12 : 150
 const parameters = { numRuns: Number(process.env.FAST_CHECK_RUNS ?? runs), ...(seed && { seed: Number(seed) }) }
 
+// A minute for the usual number, on a slow machine; as much for each as many again.
+const timeout = (isEmulated ? 300_000 : 60_000) * Math.max(1, parameters.numRuns / runs)
+
 describe('random problems', () => {
   for (const routing of ROUTINGS)
-    test(routing, async () => {
+    test(routing, { timeout }, async () => {
       await fc.assert(
         fc.asyncProperty(problem(routing), how(routing), async ({ spec, leading }, { deferB, ...rest }) => {
           const canDefer = routing !== 'lora' && rest.needs?.db !== false

@@ -193,6 +193,8 @@ extern const Kernels kKernelsPortable;
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
 extern const Kernels kKernelsAvx512Bf16;  // for activations in bfloat16
+#elif defined(__aarch64__)
+extern const Kernels kKernelsNeon;
 #endif
 
 }  // namespace lily::cpu

@@ -1,6 +1,6 @@
 // The kernels of one instruction set. Included by exactly one translation unit per set, which defines
-// LILY_VECTOR_BYTES, LILY_KERNELS (the name of its table) and LILY_OPERAND (Floats or Pairs, see tile.h) and is
-// compiled with that set's flags.
+// LILY_VECTOR_BYTES, LILY_VECTOR_REGISTERS, LILY_KERNELS (the name of its table) and LILY_OPERAND (Floats or Pairs, see
+// tile.h) and is compiled with that set's flags.
 #include "cpu/adamw.h"
 #include "cpu/backward_dy.h"
 #include "cpu/backward_hidden.h"

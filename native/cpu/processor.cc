@@ -37,6 +37,8 @@ std::vector<Candidate> candidates() {
       {"avx2", &kKernelsAvx2, nullptr, has_avx2},
       {"avx512", &kKernelsAvx512, nullptr, has_avx512},
       {"avx512bf16", &kKernelsAvx512, &kKernelsAvx512Bf16, has_avx512 && __builtin_cpu_supports("avx512bf16")},
+#elif defined(__aarch64__)
+      {"neon", &kKernelsNeon, nullptr, true},
 #endif
   };
 }

@@ -11,7 +11,7 @@
 namespace lily::cpu {
 
 struct InstructionSet {
-  const char *name;        // "portable", "avx2", "avx512", "avx512bf16"
+  const char *name;        // "portable", "avx2", "avx512", "avx512bf16", "neon"
   const Kernels *kernels;  // null: `error` says why
   const Kernels *pairs;    // kernels for products of bfloat16 pairs; null: the set has none
   std::string error;

@@ -1,12 +1,15 @@
 // One vector type for every instruction set: GCC's and Clang's vector extensions. A translation unit sets
-// LILY_VECTOR_BYTES and its compiler flags; everything here has internal linkage, so that no code compiled for a wide
-// instruction set is ever linked into a narrow one. For the same reason kernel files include no C++ library header.
+// LILY_VECTOR_BYTES, LILY_VECTOR_REGISTERS and its compiler flags; everything here has internal linkage, so that no
+// code compiled for a wide instruction set is ever linked into a narrow one. For the same reason kernel files include
+// no C++ library header.
 #pragma once
 
 #include "cpu/kernels.h"
 
 #if defined(__F16C__) || defined(__AVX512F__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace lily::cpu {
@@ -89,6 +92,13 @@ LILY_INLINE Vector load(const Float16 *p) {
 }
 LILY_INLINE void store(Float16 *p, Vector v) {
   *reinterpret_cast<UnalignedHalfVector *>(p) = (HalfVector)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+}
+#elif defined(__aarch64__)
+LILY_INLINE Vector load(const Float16 *p) {
+  return (Vector)vcvt_f32_f16((float16x4_t) * reinterpret_cast<const UnalignedHalfVector *>(p));
+}
+LILY_INLINE void store(Float16 *p, Vector v) {
+  *reinterpret_cast<UnalignedHalfVector *>(p) = (HalfVector)vcvt_f16_f32((float32x4_t)v);
 }
 #else
 // float16 has 5 bits of exponent (bias 15) and 10 of mantissa, float32 8 (bias 127) and 23. Shifted by 13 its bits are

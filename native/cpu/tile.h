@@ -110,8 +110,8 @@ LILY_INLINE int64_t steps_of(int64_t depth) {
 // Six rows: at a power-of-two pitch all rows of an activation share one set of the L1 cache, which has eight ways.
 constexpr int64_t kTileRows = 6;
 
-// 6 x 4 vectors of sums fill AVX-512's 32 registers, 6 x 2 the 16 of AVX2 and of SSE.
-constexpr int64_t kPanelVectors = LILY_VECTOR_BYTES == 64 ? 4 : 2;
+// 6 x 4 vectors of sums fill the 32 registers of AVX-512 and of NEON, 6 x 2 the 16 of AVX2 and of SSE.
+constexpr int64_t kPanelVectors = LILY_VECTOR_REGISTERS == 32 ? 4 : 2;
 constexpr int64_t kPanel = kPanelVectors * kLanes;
 
 template <typename T>
@@ -165,7 +165,7 @@ constexpr Tile<T> kTilesOfWidth[kTileRows] = {multiply_tile<T, 1, kVectors>, mul
 
 template <typename T>
 LILY_INLINE Tile<T> tile_of(int64_t rows, int64_t vectors) {
-#if LILY_VECTOR_BYTES == 64
+#if LILY_VECTOR_REGISTERS == 32
   if (vectors == 4) return kTilesOfWidth<T, 4>[rows - 1];
   if (vectors == 3) return kTilesOfWidth<T, 3>[rows - 1];
 #endif

@@ -6,13 +6,20 @@
 
 #include <atomic>
 
-#if defined(__x86_64__) && defined(__GLIBC__)
+#if defined(__GLIBC__)
 // glibc 2.34 gave these new versions without changing them; a linker takes the newest, and the addon would then not
-// load where it otherwise does.
-__asm__(".symver dladdr,dladdr@GLIBC_2.2.5");
-__asm__(".symver dlerror,dlerror@GLIBC_2.2.5");
-__asm__(".symver dlopen,dlopen@GLIBC_2.2.5");
-__asm__(".symver dlsym,dlsym@GLIBC_2.2.5");
+// load where it otherwise does. The old version is that of the first glibc for the processor.
+#if defined(__x86_64__)
+#define LILY_FIRST_GLIBC "GLIBC_2.2.5"
+#elif defined(__aarch64__)
+#define LILY_FIRST_GLIBC "GLIBC_2.17"
+#endif
+#ifdef LILY_FIRST_GLIBC
+__asm__(".symver dladdr,dladdr@" LILY_FIRST_GLIBC);
+__asm__(".symver dlerror,dlerror@" LILY_FIRST_GLIBC);
+__asm__(".symver dlopen,dlopen@" LILY_FIRST_GLIBC);
+__asm__(".symver dlsym,dlsym@" LILY_FIRST_GLIBC);
+#endif
 #endif
 
 namespace lily::napi {

@@ -22,7 +22,8 @@ int64_t extent(int64_t rows, int64_t columns, int64_t pitch, int64_t element_byt
 
 // False: it is not a typed array.
 bool typed_array_memory(napi_env env, napi_value value, void **data, size_t *bytes) {
-  napi_typedarray_type type;
+  // A kind that Node-API does not know leaves it as it is.
+  auto type = static_cast<napi_typedarray_type>(-1);
   size_t length = 0;
   if (napi_get_typedarray_info(env, value, &type, &length, data, nullptr, nullptr) != napi_ok) return false;
   // An empty array may have no memory at all, yet it is there: NULL means absent to the ABI.

@@ -1,11 +1,12 @@
 /**
- * Cases in a process of its own, with its own environment variables: the addon reads them once per process. This file
- * is both sides; the child runs it with tsx, from the sources.
+ * Cases in a process of its own, with its own environment variables, which the addon reads once per process, or on a
+ * processor of its own. This file is both sides.
  */
 import { fileURLToPath } from 'node:url'
 import { backends, LilyError, type BackendInfo } from '../../lib/index.js'
 import { makeCase, type Spec } from './cases.js'
 import { answer, ask } from './fork.js'
+import { type Processor } from './processors.js'
 import { run, type How, type Result } from './run.js'
 
 export interface Job {
@@ -20,8 +21,8 @@ export interface Report {
   refused?: { code: string; message: string }
 }
 
-export async function runInChild(jobs: Job[], env: Record<string, string>): Promise<Report> {
-  return ask<Report>(fileURLToPath(import.meta.url), jobs, env)
+export async function runInChild(jobs: Job[], env: Record<string, string>, processor?: Processor): Promise<Report> {
+  return ask<Report>(fileURLToPath(import.meta.url), jobs, env, processor)
 }
 
 async function reportOn(jobs: Job[]): Promise<Report> {

@@ -1,0 +1,83 @@
+#!/usr/bin/env node
+// Builds the addon with sanitizers into build/<name>/, which leaves the normal build as it is, and runs tests on it:
+//
+//   node scripts/sanitized.js address|thread [TESTS...]      arguments of vitest; without any, the selection below
+//
+// address is AddressSanitizer with UndefinedBehaviorSanitizer. Their libraries come in by LD_PRELOAD, into node itself.
+// The first finding ends its process, and with it the run.
+import { spawnSync } from 'node:child_process'
+import { mkdirSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)))
+
+/**
+ * @typedef {object} Sanitizer
+ * @property {string} flags of -fsanitize
+ * @property {string[]} libraries
+ * @property {string[]} tests that reach all of the native code, in minutes
+ * @property {Record<string, string>} env
+ */
+/** @type {Record<string, Sanitizer>} */
+const SANITIZERS = {
+  address: {
+    flags: 'address,undefined',
+    libraries: ['libasan.so', 'libubsan.so'],
+    // Every instruction set, mode, data type and refusal, and what lives and dies with V8's garbage.
+    tests: ['async', 'errors', 'golden', 'isa', 'leak', 'modes', 'property', 'tensor'],
+    env: {
+      // Leaks are for test/leak.test.ts alone: vitest ends its processes before they have let go of anything. GCC 12
+      // misaligns 64-byte vectors on AddressSanitizer's second stack.
+      ASAN_OPTIONS: 'detect_leaks=0:detect_stack_use_after_return=0',
+      UBSAN_OPTIONS: 'print_stacktrace=1',
+      FAST_CHECK_RUNS: '40',
+    },
+  },
+  thread: {
+    flags: 'thread',
+    libraries: ['libtsan.so'],
+    // The thread pool and the binding: promises, workers, some stopped in mid-call, numbers of threads.
+    tests: ['async', 'determinism', 'workers'],
+    // Of node only the calls into libc are known, which would look like races of its own.
+    env: { TSAN_OPTIONS: 'ignore_noninstrumented_modules=1:halt_on_error=1', LILY_NUM_THREADS: '4' },
+  },
+}
+
+/** @type {(message: string) => never} */
+function fail(message) {
+  console.error(`lily-kernels: ${message}`)
+  process.exit(1)
+}
+
+/** @type {(command: string, args: string[], cwd: string, env: NodeJS.ProcessEnv) => void} */
+function run(command, args, cwd, env) {
+  const { status } = spawnSync(command, args, { cwd, env: { ...process.env, ...env }, stdio: 'inherit' })
+  if (status !== 0) process.exit(status ?? 1)
+}
+
+const [name, ...chosen] = process.argv.slice(2)
+const sanitizer = SANITIZERS[name ?? '']
+if (!sanitizer) fail(`usage: node scripts/sanitized.js ${Object.keys(SANITIZERS).join('|')} [TESTS...]`)
+
+const folder = join(root, 'build', name)
+mkdirSync(folder, { recursive: true })
+const options = [process.env.LILY_CMAKE_ARGS ?? '', '-DLILY_CUDA=OFF', `-DLILY_SANITIZE=${sanitizer.flags}`]
+run(process.execPath, [join(root, 'scripts', 'build-native.js')], folder, { LILY_CMAKE_ARGS: options.join(' ') })
+
+const libraries = sanitizer.libraries.map((library) => {
+  const { stdout } = spawnSync(process.env.CXX ?? 'g++', [`-print-file-name=${library}`], { encoding: 'utf8' })
+  const path = stdout?.trim() ?? ''
+  // The compiler repeats the name of what it does not find.
+  return path.startsWith('/') ? path : fail(`${library} was not found; it comes with g++`)
+})
+const tests = chosen.length > 0 ? chosen : sanitizer.tests.map((test) => `test/${test}.test.ts`)
+const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs')
+// One file at a time: memory under AddressSanitizer, and threads that the sanitizers slow down already.
+run(process.execPath, [vitest, 'run', '--project', 'cpu', '--no-file-parallelism', ...tests], root, {
+  // node-gyp-build takes the addon from there.
+  LILY_KERNELS_PREBUILD: folder,
+  LILY_TEST_SANITIZER: name,
+  LD_PRELOAD: libraries.join(' '),
+  ...sanitizer.env,
+})

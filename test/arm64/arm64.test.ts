@@ -1,0 +1,55 @@
+/** The addon of prebuilds/ on an arm64 processor: what every instruction set computes, and threads, workers, promises. */
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { packageRoot } from '../../lib/root.js'
+import { runInChild } from '../support/child.js'
+import { asyncConsumer, expected, workersConsumer } from '../support/consumer.js'
+import { jobs, expectMatches } from '../support/instruction-sets.js'
+import { arm64Processor, type Processor } from '../support/processors.js'
+
+const addon = join('prebuilds', 'linux-arm64', 'lily.glibc.node')
+const missing = existsSync(join(packageRoot, addon)) ? undefined : `there is no ${addon}; npm run test:arm64 says why`
+
+describe('linux-arm64', () => {
+  let processor: Processor | string
+  beforeAll(() => {
+    processor = missing ?? arm64Processor()
+  }, 600_000)
+
+  for (const isa of ['neon', 'portable'])
+    test(`${isa} matches the reference`, { timeout: 600_000 }, async (context) => {
+      if (typeof processor === 'string') return context.skip(processor)
+      expectMatches(jobs, await runInChild(jobs, { LILY_CPU_ISA: isa === 'neon' ? '' : isa }, processor), isa)
+    })
+
+  test('the same bits with any number of threads', { timeout: 600_000 }, async (context) => {
+    if (typeof processor === 'string') return context.skip(processor)
+    // Those of several slabs, and few of them: under QEMU a thread that spins takes the time of one that computes.
+    const some = jobs.filter(({ spec }) => spec.tokens === 130 && spec.activations === undefined)
+    const one = await runInChild(some, { LILY_NUM_THREADS: '1' }, processor)
+    const two = await runInChild(some, { LILY_NUM_THREADS: '2' }, processor)
+    expect([one, two].map(({ backend }) => backend.devices[0].threads)).toEqual([1, 2])
+    expect(two.results).toEqual(one.results)
+  })
+
+  describe('from the built package', () => {
+    // Inside the checkout, where the package's name leads to dist/.
+    const folder = mkdtempSync(join(packageRoot, 'build', 'arm64-'))
+    afterAll(() => rmSync(folder, { recursive: true }))
+
+    test.for<[title: string, file: string, source: string, results: unknown]>([
+      ['calls that return promises', 'async.mjs', asyncConsumer, expected],
+      ['four workers at once', 'workers.mjs', workersConsumer, new Array(5).fill(expected)],
+    ])('%s', ([, file, source, results], context) => {
+      if (typeof processor === 'string') return context.skip(processor)
+      writeFileSync(join(folder, file), source)
+      const [program, ...options] = processor.command
+      const env = { ...process.env, ...processor.env, LILY_NUM_THREADS: '2' }
+      expect(JSON.parse(execFileSync(program, [...options, file], { cwd: folder, env, encoding: 'utf8' }))).toEqual(
+        results,
+      )
+    })
+  })
+})

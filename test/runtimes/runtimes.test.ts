@@ -1,0 +1,70 @@
+/** The installed package in every runtime that the README names, as they differ in loading modules, addons and workers. */
+import { buildSync } from 'esbuild'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { asyncConsumer, consumer, expected, float16Consumer, MODULES, workersConsumer } from '../support/consumer.js'
+import { installPackage, type Installed } from '../support/installed.js'
+import { runtimeProgram, type Runtime } from '../support/runtimes.js'
+
+let installed: Installed
+beforeAll(() => {
+  installed = installPackage()
+}, 300_000)
+afterAll(() => installed?.remove())
+
+/** What a program of each runtime is given before the file. */
+const runtimes: [runtime: Runtime, options: string[]][] = [
+  ['Node 20', []],
+  ['Node 22', []],
+  ['Node 24', []],
+  ['Bun', []],
+  // An addon needs --allow-ffi, and its loader reads the environment and looks into folders.
+  ['Deno', ['run', '--allow-ffi', '--allow-read', '--allow-env', '--allow-sys']],
+]
+const FORMATS = ['ESM', 'CJS'] as const
+
+describe.each(runtimes)('%s', (runtime, options) => {
+  let program: string
+  beforeAll(() => {
+    program = runtimeProgram(runtime)
+  }, 600_000)
+
+  const run = (file: string, source: string): unknown => JSON.parse(installed.run(program, options, file, source))
+
+  test('is the runtime meant', () => {
+    const source = 'const { bun, deno, node } = process.versions; console.log(JSON.stringify({ bun, deno, node }))'
+    const { bun, deno, node } = run('versions.mjs', source) as Record<string, string | undefined>
+    const name = bun ? 'Bun' : deno ? 'Deno' : `Node ${(node ?? '').split('.')[0]}`
+    expect(name).toBe(runtime)
+  })
+
+  test.each(FORMATS)('%s', (format) => {
+    expect(run(MODULES[format].file, consumer(format))).toEqual(expected)
+  })
+
+  test.each(FORMATS)('bundled by esbuild as %s, the package external', (format) => {
+    const [bundle] = buildSync({
+      stdin: { contents: consumer('ESM') },
+      bundle: true,
+      external: ['lily-kernels'],
+      format: format === 'ESM' ? 'esm' : 'cjs',
+      platform: 'node',
+      write: false,
+    }).outputFiles
+    expect(bundle.text).toMatch(format === 'ESM' ? /from ["']lily-kernels["']/ : /require\(["']lily-kernels["']\)/)
+    expect(run(`bundled-${MODULES[format].file}`, bundle.text)).toEqual(expected)
+  })
+
+  test('calls that return promises', () => {
+    expect(run('async.mjs', asyncConsumer)).toEqual(expected)
+  })
+
+  // The other suites may run on a Node that has none.
+  test('operands in Float16Arrays, where there are any', () => {
+    const hasFloat16Array = runtime !== 'Node 20' && runtime !== 'Node 22'
+    expect(run('float16.mjs', float16Consumer)).toEqual(hasFloat16Array ? expected : null)
+  })
+
+  test('four workers at once', () => {
+    expect(run('workers.mjs', workersConsumer)).toEqual(new Array(5).fill(expected))
+  })
+})

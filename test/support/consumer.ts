@@ -1,0 +1,73 @@
+/** A user's program whose results are known by hand. */
+
+export const MODULES = {
+  ESM: { file: 'consumer.mjs', load: "import { lilyBackward, lilyForward, tensor } from 'lily-kernels'" },
+  CJS: { file: 'consumer.cjs', load: "const { lilyBackward, lilyForward, tensor } = require('lily-kernels')" },
+}
+
+// Two tokens, d_in = d_out = 2, r = 1, E = 2. The router is zero, so both experts weigh 1/2; all results are exact.
+const results = `
+const { x, a, router, b } = {
+  x: tensor(new Float32Array([1, 2, 3, 4]), [2, 2]),
+  a: tensor(new Float32Array([1, 1]), [1, 2]),
+  router: tensor(new Float32Array(2), [2, 1]),
+  b: tensor(new Float32Array([1, 0, 0, 2]), [2, 1, 2]),
+}
+const { y, saved } = lilyForward({ x, a, router, b }, { scaling: 2 })
+const dy = tensor(new Float32Array([1, 1, 1, 1]), [2, 2])
+const gradients = lilyBackward({ dy }, saved)
+const named = Object.entries({ y, hidden: saved.hidden, ...gradients })
+const results = JSON.stringify(Object.fromEntries(named.map(([name, value]) => [name, [...value.data]])))
+`
+
+export const expected = {
+  hidden: [3, 7], // x a^T
+  y: [3, 6, 7, 14], // 2 h [1/2, 1]
+  dx: [3, 3, 3, 3], // dh a, dh = 2 dy [1/2, 1]^T
+  da: [12, 18], // dh^T x
+  dRouter: [-25, 25], // dw = <b_e, [20, 20]> = 20, 40; dl = 1/2 (dw_e / 2 - 15) = -+2.5 for both tokens
+  db: [10, 10, 10, 10], // 1/2 * 2 h^T dy
+}
+
+/** Prints the results. */
+export function consumer(format: keyof typeof MODULES): string {
+  return `${MODULES[format].load}\n${results}\nconsole.log(results)\n`
+}
+
+/** Prints a list of the results of the main thread and of four workers, which compute at once. */
+export const workersConsumer = `
+import { Worker, isMainThread, parentPort } from 'node:worker_threads'
+${MODULES.ESM.load}
+${results}
+if (isMainThread) {
+  const workers = Array.from({ length: 4 }, () => new Worker(new URL(import.meta.url)))
+  const answers = workers.map((worker) => new Promise((resolve, reject) => {
+    worker.once('message', resolve)
+    worker.once('error', reject)
+  }))
+  const all = await Promise.all(answers)
+  await Promise.all(workers.map((worker) => worker.terminate()))
+  console.log(\`[\${[results, ...all].join()}]\`)
+} else {
+  parentPort.postMessage(results)
+}
+`
+
+/** Prints the results of the forms that return promises. */
+export const asyncConsumer = `
+import { lilyBackwardAsync, lilyForwardAsync, tensor } from 'lily-kernels'
+${results.replaceAll('lilyForward(', 'await lilyForwardAsync(').replaceAll('lilyBackward(', 'await lilyBackwardAsync(')}
+console.log(results)
+`
+
+/** Prints the results of operands in float16; null where there are no Float16Arrays. */
+export const float16Consumer = `
+${MODULES.ESM.load}
+if (typeof Float16Array === 'undefined') {
+  console.log(null)
+} else {
+  const numbers = ({ data }) => (data instanceof Uint16Array ? new Float16Array(data.buffer, data.byteOffset, data.length) : data)
+  ${results.replaceAll('Float32Array', 'Float16Array').replace('[...value.data]', '[...numbers(value)]')}
+  console.log(results)
+}
+`

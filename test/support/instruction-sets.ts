@@ -1,0 +1,47 @@
+/** What every instruction set computes, in a process of its own, and the comparison with the reference. */
+import { expect } from 'vitest'
+import { makeCase, splitTokens, type Spec } from './cases.js'
+import { checkResult } from './check.js'
+import { type Job, type Report } from './child.js'
+import { TYPES } from './dtypes.js'
+
+const odd = { tokens: 65, dIn: 113, dOut: 136, rank: 33, experts: 3, scaling: 2 }
+const wide = { tokens: 130, dIn: 260, dOut: 516, rank: 16, experts: 4 }
+const ragged = { ...odd, lengths: splitTokens(odd.tokens, 5, 1) }
+
+const specs: Spec[] = [
+  { ...odd, routing: 'batch', seed: 1 },
+  { ...odd, routing: 'batch', pool: 'logits', masked: 0.3, activation: 'relu', seed: 2 },
+  { ...ragged, routing: 'sequence', masked: 0.3, seed: 3 },
+  { ...odd, routing: 'token', seed: 4 },
+  { ...odd, routing: 'uniform', seed: 5 },
+  { ...ragged, routing: 'fixed', seed: 6 },
+  { ...odd, routing: 'lora', experts: 1, seed: 7 },
+  { ...wide, routing: 'batch', seed: 8 },
+  { ...wide, routing: 'token', seed: 9 },
+  { ...wide, routing: 'lora', experts: 1, seed: 10 },
+  { routing: 'batch', tokens: 3, dIn: 5, dOut: 7, rank: 2, experts: 64, seed: 11 },
+  { routing: 'batch', tokens: 1, dIn: 1, dOut: 1, rank: 1, experts: 1, seed: 12 },
+]
+// Each in float32, and the types of 16 bits in turn.
+const sixteen = Object.values(TYPES).slice(1)
+export const jobs: Job[] = specs.flatMap((sizes, i) =>
+  [{}, sixteen[i % sixteen.length], sixteen[(i + 3) % sixteen.length]].flatMap((types): Job[] => {
+    const spec = { ...sizes, ...types }
+    const deferred: Job = { spec, how: { deferB: true } }
+    return [{ spec, how: { outputs: 'add' } }, ...(spec.routing === 'lora' || 'activations' in spec ? [] : [deferred])]
+  }),
+)
+
+/** Of some of the jobs, where a processor takes its time; every routing is among them. */
+export const fewJobs = jobs.filter((_, i) => i % 4 === 0)
+
+export function expectMatches(jobs: readonly Job[], { backend, results }: Report, simd: string): void {
+  expect(backend.devices[0]?.simd).toBe(simd)
+  expect(results.length).toBe(jobs.length)
+  results.forEach((result, i) => {
+    expect(result.damaged, 'operands written to where they must not be').toEqual([])
+    const c = makeCase(jobs[i].spec)
+    checkResult(c, result, { ...jobs[i].how, plain: c.tokens * c.rank > 1000 })
+  })
+}

