@@ -1,7 +1,7 @@
 /**
  * The least work that a call is, and the least time in which it can be done on this machine: the sum over its phases,
  * which the pooling barrier keeps apart, of max(FLOPs / FMA roof, bytes / bandwidth of the level that the data lives
- * in). The FMA roof is that of bfloat16 products where x is bfloat16. y, dx and the gradients accumulate.
+ * in). The FMA roof is that of the products of x's type. y, dx and the gradients accumulate.
  */
 import type { Routing } from '../lib/index.js'
 import { bytesOf, type DTypes } from './dtypes.js'
@@ -108,7 +108,8 @@ export function workingSet(shape: Shape, routing: WorkRouting, types: DTypes, wi
 
 /** Seconds. `bytes` is the working set, which says in what level of memory it lies: Infinity where caches are cold. */
 export function floorOf(phases: readonly Phase[], bytes: number, types: DTypes, roofs: Roofs): number {
-  const flops = types.activations === 'bfloat16' ? roofs.bfloat16Flops : roofs.flops
+  const { flops: float32, bfloat16Flops: bfloat16, float16Flops: float16 } = roofs
+  const flops = { float32, bfloat16, float16 }[types.activations]
   const memory = memoryRoof(roofs, bytes)
   return phases.reduce(
     (sum, phase) => sum + Math.max(phase.flops / flops, phase.read / memory.read + (2 * phase.updated) / memory.update),

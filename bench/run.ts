@@ -25,6 +25,7 @@ export async function run(options: Options, command: Command, version: string): 
   }
   const plan: Plan = {
     backend: options.backend,
+    device,
     cases: chooseCases({
       shapes: options.shape,
       dtypes: options.dtype,

@@ -19,9 +19,11 @@ export interface DeviceInfo {
   readonly threads?: number
 }
 
+export type BackendName = 'cpu' | 'cuda'
+
 /** One backend, and why it is not available where it is not. */
 export interface BackendInfo {
-  readonly name: 'cpu' | 'cuda'
+  readonly name: BackendName
   readonly available: boolean
   readonly reason?: string
   readonly devices: readonly DeviceInfo[]
