@@ -56,6 +56,7 @@ const both = [
   'model/calibrate',
   'model/layers',
   'model/merge',
+  'model/training',
   'modes',
   'property',
 ]
