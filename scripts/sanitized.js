@@ -25,7 +25,7 @@ const SANITIZERS = {
     flags: 'address,undefined',
     libraries: ['libasan.so', 'libubsan.so'],
     // Every instruction set, mode, data type and refusal, and what lives and dies with V8's garbage.
-    tests: ['async', 'errors', 'golden', 'isa', 'leak', 'modes', 'property', 'tensor'],
+    tests: ['adamw', 'async', 'errors', 'golden', 'isa', 'leak', 'modes', 'property', 'tensor'],
     env: {
       // Leaks are for test/leak.test.ts alone: vitest ends its processes before they have let go of anything. GCC 12
       // misaligns 64-byte vectors on AddressSanitizer's second stack.
