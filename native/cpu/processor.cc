@@ -144,8 +144,9 @@ uint64_t cache_bytes() {
   for (int index = 0; index < 16; ++index) {
     const std::string size = first_line("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/size");
     if (size.empty()) break;
-    const uint64_t unit = size.back() == 'M' ? 1 << 20 : 1 << 10;
-    largest = std::max<uint64_t>(largest, strtoull(size.c_str(), nullptr, 10) * unit);
+    uint64_t count = 0;
+    std::istringstream(size) >> count;
+    largest = std::max(largest, count * (size.back() == 'M' ? 1 << 20 : 1 << 10));
   }
   return largest;
 }
