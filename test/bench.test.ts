@@ -117,7 +117,12 @@ describe('work and floor', () => {
   })
 
   test('the slower of arithmetic and memory counts, phase by phase', () => {
-    const roofs = { flops: 1e3, bfloat16Flops: 1e4, float16Flops: 1e3, memory: [{ bytes: 1e9, read: 1e3, update: 2e3 }] }
+    const roofs = {
+      flops: 1e3,
+      bfloat16Flops: 1e4,
+      float16Flops: 1e3,
+      memory: [{ bytes: 1e9, read: 1e3, update: 2e3 }],
+    }
     const phases = [
       { flops: 5000, read: 1000, updated: 1000 },
       { flops: 1000, read: 1000, updated: 2000 },
