@@ -21,7 +21,7 @@ const nvcc = process.env.CUDACXX ?? 'nvcc'
 const options = ['-std=c++20', '-O3', '-DNDEBUG', '-I', join(root, 'native'), '-I', join(root, 'native', 'include')]
 
 // As CMakeLists.txt has them: what uses matrix units is not for Turing.
-const everywhere = ['adamw', 'launch_common', 'launch_exact']
+const everywhere = ['adamw', 'launch_common', 'launch_exact', 'roofs']
 const fromAmpere = ['launch_bfloat16', 'launch_float16', 'launch_tf32']
 
 /**
