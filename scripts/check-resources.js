@@ -69,8 +69,8 @@ function compile(file, architecture) {
     let text = ''
     child.stderr.on('data', (/** @type {Buffer} */ chunk) => (text += chunk.toString()))
     child.on('error', (error) => fail(`${nvcc}: ${error.message}; set CUDACXX`))
-    child.on('close', (status) => {
-      if (status !== 0) fail(`${source} does not compile for sm_${architecture}:\n${text}`)
+    child.on('close', (status, signal) => {
+      if (status !== 0) fail(`${source} does not compile for sm_${architecture} (${signal ?? status}):\n${text}`)
       const kernels = parse(text, architecture)
       // No result is no proof.
       if (kernels.length === 0 || kernels.some(({ symbol, registers }) => symbol === '' || registers === 0))
