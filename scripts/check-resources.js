@@ -20,9 +20,9 @@ const folder = join(root, 'build', 'resources')
 const nvcc = process.env.CUDACXX ?? 'nvcc'
 const options = ['-std=c++20', '-O3', '-DNDEBUG', '-I', join(root, 'native'), '-I', join(root, 'native', 'include')]
 
-// As CMakeLists.txt has them: what uses matrix units is not for Turing.
-const everywhere = ['adamw', 'launch_common', 'launch_exact', 'roofs']
-const fromAmpere = ['launch_bfloat16', 'launch_float16', 'launch_tf32']
+// As CMakeLists.txt has them: Turing has neither bfloat16 nor TF32.
+const everywhere = ['adamw', 'launch_common', 'launch_exact', 'launch_float16', 'roofs']
+const fromAmpere = ['launch_bfloat16', 'launch_tf32']
 
 /**
  * @typedef {{ architecture: number, kernel: string, symbol: string, registers: number, stackBytes: number,

@@ -117,6 +117,8 @@ const large: Spec[] = [
   { routing: 'batch', tokens: 33, dIn: 600, dOut: 700, rank: 448, experts: 2, activation: 'relu', seed: 8 },
   { routing: 'lora', tokens: 33, dIn: 700, dOut: 600, rank: 448, experts: 1, seed: 9 },
 ]
+// Of a large rank, and so many tokens that sums over them are split.
+const deep: Spec = { routing: 'batch', tokens: 600, dIn: 64, dOut: 96, rank: 136, experts: 2, masked: 0.2, seed: 11 }
 const count = isEmulated ? 200 : 2000
 const ragged = { tokens: count, dIn: 96, dOut: 113, rank: 16, experts: 4, lengths: splitTokens(count, 40, 40) }
 
@@ -131,7 +133,7 @@ function reduced(spec: Spec): Spec {
 describe('problems that cross block sizes', () => {
   // Each in float32, and in the types of 16 bits by turns.
   const names = Object.keys(TYPES).filter((name) => name !== 'float32')
-  const crossing = isEmulated ? large.map(reduced) : large
+  const crossing = [...(isEmulated ? large.map(reduced) : large), deep]
   crossing.forEach((spec, i) => {
     for (const types of ['float32', names[i % names.length]])
       test(`${spec.routing} ${[spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts].join(', ')}, ${types}`, async () => {

@@ -28,6 +28,20 @@ export const budgets: readonly { shape: Shape; forward: Budget; backward: Budget
   },
 ]
 
+/** What the formula does not know: one token, and a large rank. */
+export const unmodelled: typeof budgets = [
+  {
+    shape: { tokens: 1, d: 4096, rank: 16, experts: 4 },
+    forward: { touched: 1.1, coalescing: 1.02, wavefronts: 1.2, launches: 2 },
+    backward: { touched: 1.2, coalescing: 1.1, wavefronts: 1.2, launches: 4 },
+  },
+  {
+    shape: { tokens: 512, d: 1024, rank: 448, experts: 2 },
+    forward: { touched: 1.3, coalescing: 1.02, wavefronts: 1.1, launches: 3 },
+    backward: { touched: 1.6, coalescing: 1.02, wavefronts: 1.1, launches: 4 },
+  },
+]
+
 /** Of the formula, at 8192 tokens and d = 4096, on any of its devices: bytes moved against the fewest. */
 export const atScale: readonly { shape: Shape; forward: number; backward: number }[] = [
   { shape: { tokens: 8192, d: 4096, rank: 16, experts: 4 }, forward: 1.05, backward: 1.15 }, // 1.003, 1.076

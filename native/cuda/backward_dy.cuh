@@ -49,7 +49,7 @@ __device__ inline void backward_tokens(char *shared, const BackwardDy &call, int
   if (count <= 0) return;  // the last split may have fewer tokens
   if (call.pooled) {
     const int row = index / call.token_blocks * Tile::kRank;
-    const float *product = shrink<Tile>(shared, call.shrink, token, token_end, row);
+    const float *product = shrink<Tile>(shared, call.shrink, token, token_end, row, all_lines<Tile>(call.shrink));
     const int fours = (min(Tile::kRank, call.rank - row) + 3) / 4;
     for (int i = threadIdx.x; i < count * fours; i += kThreads) {
       const int t = i / fours, k = i % fours * 4;
@@ -64,7 +64,7 @@ __device__ inline void backward_tokens(char *shared, const BackwardDy &call, int
   // v in blocks of rows of B; a block may begin and end within an expert.
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   for (int row = 0; row < call.shrink.rows; row += Tile::kRank) {
-    const float *product = shrink<Tile>(shared, call.shrink, token, token_end, row);
+    const float *product = shrink<Tile>(shared, call.shrink, token, token_end, row, all_lines<Tile>(call.shrink));
     const int row_end = min(row + Tile::kRank, call.shrink.rows);
     const int first = row / call.rank, last = (row_end - 1) / call.rank;
     // A thread keeps to its elements of q from block to block, so that they need no barrier.

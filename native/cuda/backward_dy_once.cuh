@@ -8,6 +8,7 @@
 #pragma once
 
 #include "gradient.cuh"
+#include "shrink.cuh"
 
 namespace lily::cuda {
 
@@ -15,14 +16,17 @@ template <typename Engine_, int kRank_>
 struct OnceTile {
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
-  static constexpr int kTokens = 16, kRank = kRank_, kColumns = 512, kStages = 3;
+  // A strip is a chunk of the sum that `shrink` forms; two warps share the rows of C of each half: the bits are the
+  // same.
+  static constexpr int kTokens = 16, kRank = kRank_, kColumns = kChunk<Scalar>, kStages = 3;
+  static constexpr int kHalf = kColumns / kChunkLines / kHalves, kWarpRank = kRank * kHalves / kWarps;
   static constexpr int kWarpColumns = kColumns / kWarps;
   static constexpr int kStrip = kTokens * kColumns, kLeft = kTokens * kRank, kWeights = kRank * kColumns;
-  static constexpr int kHiddenPitch = kRank + 8;  // floats, of a warp's part of q
+  static constexpr int kHiddenPitch = kRank + 8;  // floats, of a half's part of q
   static constexpr int kHidden = kTokens * kHiddenPitch;
   static constexpr int kResultPitch = kColumns + 8;  // floats
   static constexpr int kRing =
-      (kStages * (kStrip + kLeft) + kWeights) * static_cast<int>(sizeof(Scalar)) + kWarps * kHidden * 4;
+      (kStages * (kStrip + kLeft) + kWeights) * static_cast<int>(sizeof(Scalar)) + kHalves * kHidden * 4;
   static constexpr int kResult = kRank * kResultPitch * 4 + kWarps * 4;
   static constexpr int kBytes = kRing > kResult ? kRing : kResult;
 };
@@ -35,7 +39,7 @@ struct BackwardDyOnce {
   int tokens, split_tokens;
   int slices;
   float scale;
-  float *q_parts;  // slices x M x q_pitch, out
+  float *q_parts;  // slices x M x q_pitch, out; not yet scaled
   int q_pitch;
   OuterTarget target;
   ExpertLosses losses;
@@ -82,12 +86,15 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __gr
     const Scalar *strip = ring + tile % Tile::kStages * (Tile::kStrip + Tile::kLeft);
     multiply<Engine, Along::kOuter, Tile::kRank, Along::kOuter, Tile::kColumns>(z, strip + Tile::kStrip, 0, strip, own,
                                                                                 0, Tile::kTokens / Engine::kDepth);
-    Accumulators<1, Tile::kRank / 8> q;
+    const int half = warp % kHalves, row = warp / kHalves * Tile::kWarpRank;
+    Accumulators<1, Tile::kWarpRank / 8> q;
     clear(q);
-    multiply<Engine, Along::kDepth, Tile::kColumns, Along::kDepth, Tile::kColumns>(q, strip, 0, weights, 0, own,
-                                                                                   Tile::kWarpColumns / Engine::kDepth);
+#pragma unroll
+    for (int line = 0; line < kChunkLines; ++line)
+      multiply<Engine, Along::kDepth, Tile::kColumns, Along::kDepth, Tile::kColumns>(
+          q, strip, 0, weights, row, (line * kHalves + half) * Tile::kHalf, Tile::kHalf / Engine::kDepth);
     for_each_pair(q, [&](int t, int k, float first, float second) {
-      store_pair(hidden_parts + warp * Tile::kHidden + t * Tile::kHiddenPitch + k, first, second);
+      store_pair(hidden_parts + half * Tile::kHidden + t * Tile::kHiddenPitch + row + k, first, second);
     });
     __syncthreads();
     const int count = min(Tile::kTokens, end - begin - tile * Tile::kTokens);
@@ -95,14 +102,12 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __gr
       const int t = i / (call.q_pitch / 4), k = i % (call.q_pitch / 4) * 4;
       float sum[4] = {0, 0, 0, 0};
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) {
+      for (int w = 0; w < kHalves; ++w) {
         float part[4];
         load_four(hidden_parts + w * Tile::kHidden + t * Tile::kHiddenPitch + k, 4, true, part);
 #pragma unroll
         for (int v = 0; v < 4; ++v) sum[v] += part[v];
       }
-#pragma unroll
-      for (int v = 0; v < 4; ++v) sum[v] *= call.scale;
       const int64_t row = static_cast<int64_t>(at.slice) * call.tokens + begin + tile * Tile::kTokens + t;
       store_four(call.q_parts + row * call.q_pitch + k, 4, true, sum);
     }

@@ -16,27 +16,32 @@ namespace lily::cuda {
 // Tokens and elements of dR of one block.
 constexpr int kRouterTokens = 256, kRouterTile = 32, kRouterElements = 4 * kThreads;
 
+// dR, in parts over ranges of tokens.
+struct RouterBlocks {
+  RouterGradient router;
+  int ranges, chunks;  // of tokens, of elements: a block each
+  int tokens, rank;
+  Operand hidden;
+  float *parts;  // ranges x (E r)
+};
+
 struct BackwardX {
   StripOperands strip;
   int slices, splits;
   int expand_blocks;  // of the grid, first; with outer_blocks 0 they take dA too, if its target is there
   int outer_blocks;   // for dA alone
   OuterTarget target;
-  // dR
-  int router_ranges, router_chunks;
-  Operand hidden;
-  int rank;
-  float *router_parts;  // ranges x (E r)
+  RouterBlocks router;
 };
 
-__device__ inline void backward_router(char *shared, const BackwardX &call, int index) {
-  const RouterGradient &router = call.strip.left.router;
-  const int range = index % call.router_ranges, chunk = index / call.router_ranges;
+__device__ inline void backward_router(char *shared, const RouterBlocks &call, int index) {
+  const RouterGradient &router = call.router;
+  const int range = index % call.ranges, chunk = index / call.ranges;
   const int elements = router.experts * call.rank;
   const LeftScratch<kRouterTile> scratch(reinterpret_cast<float *>(shared), router.experts);
   prepare_router_gradient(router, scratch);
   float sum[kRouterElements / kThreads] = {};
-  const int end = min((range + 1) * kRouterTokens, call.strip.tokens);
+  const int end = min((range + 1) * kRouterTokens, call.tokens);
   for (int token = range * kRouterTokens; token < end; token += kRouterTile) {
     form_logit_loss(router, scratch, token, end);
     const int count = min(kRouterTile, end - token);
@@ -53,8 +58,7 @@ __device__ inline void backward_router(char *shared, const BackwardX &call, int 
 #pragma unroll
   for (int part = 0; part < kRouterElements / kThreads; ++part) {
     const int element = chunk * kRouterElements + part * kThreads + static_cast<int>(threadIdx.x);
-    if (element < elements)
-      call.router_parts[static_cast<int64_t>(range) * ((elements + 3) / 4 * 4) + element] = sum[part];
+    if (element < elements) call.parts[static_cast<int64_t>(range) * ((elements + 3) / 4 * 4) + element] = sum[part];
   }
 }
 
@@ -64,7 +68,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_x(const __grid_con
   extern __shared__ __align__(16) char shared[];
   int index = blockIdx.x;
   if (index >= call.expand_blocks + call.outer_blocks) {
-    backward_router(shared, call, index - call.expand_blocks - call.outer_blocks);
+    backward_router(shared, call.router, index - call.expand_blocks - call.outer_blocks);
     return;
   }
   const bool expands = index < call.expand_blocks && call.strip.out.data != nullptr;

@@ -55,6 +55,7 @@ struct Experts {
 __device__ inline void combine_four(const Experts &from, const float *weights, int k, int n, float (&value)[4]) {
 #pragma unroll
   for (int v = 0; v < 4; ++v) value[v] = 0;
+#pragma unroll 4
   for (int e = 0; e < from.experts; ++e) {
     float b[4];
     load_four(from.b, static_cast<int64_t>(e) * from.rank + k, n, from.columns, b);
@@ -111,20 +112,25 @@ struct Combine {
 // Of a block.
 constexpr int kCombineRows = 16, kCombineColumns = 64;
 
-// Backward, before the first phase: q = dy C^T takes C from many blocks, each of which would else combine all of it.
+// Block (slice, block) of columns and rows; tile and weights lie in shared memory.
 template <typename T>
-__global__ __launch_bounds__(kThreads) void combine(const __grid_constant__ Combine call) {
-  constexpr int kRows = kCombineRows, kColumns = kCombineColumns;
-  __shared__ float weights[kMostExperts];
-  __shared__ __align__(16) T tile[kRows * kColumns];
+__device__ inline void combine_block(const Combine &call, T *tile, float *weights, int slice, int block) {
   if (call.c.data != nullptr) {
     find_weights(weights, call.weights);
-    const int row = blockIdx.y * kRows, column = blockIdx.x * kColumns;
-    combine_tile<T, kRows, kColumns>(tile, call.experts, weights, row, column);
+    const int row = block * kCombineRows, column = slice * kCombineColumns;
+    combine_tile<T, kCombineRows, kCombineColumns>(tile, call.experts, weights, row, column);
     __syncthreads();
-    unstage<T, kRows, kColumns>(tile, call.c, {row, call.experts.rank, column, call.experts.columns});
+    unstage<T, kCombineRows, kCombineColumns>(tile, call.c, {row, call.experts.rank, column, call.experts.columns});
   }
-  if (call.kept != nullptr && blockIdx.x == 0 && blockIdx.y == 0) count_kept(call.kept, call.mask, call.tokens);
+  if (call.kept != nullptr && slice == 0 && block == 0) count_kept(call.kept, call.mask, call.tokens);
+}
+
+// Where every block of the next phase would else combine all of C: backward, and forward of large ranks.
+template <typename T>
+__global__ __launch_bounds__(kThreads) void combine(const __grid_constant__ Combine call) {
+  __shared__ float weights[kMostExperts];
+  __shared__ __align__(16) T tile[kCombineRows * kCombineColumns];
+  combine_block(call, tile, weights, blockIdx.x, blockIdx.y);
 }
 
 }  // namespace lily::cuda

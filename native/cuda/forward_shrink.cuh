@@ -4,7 +4,8 @@
 //   p
 //
 // A block owns a tile of tokens. Logits come from the float32 product in shared memory, before it is rounded. Partial
-// sums are written, never added atomically: the next phase adds them in the order of the blocks.
+// sums are written, never added atomically: the next phase adds them in the order of the blocks. Of few tokens blocks
+// share the long dimension, and the next phase (forward_decode.cuh) does the rest.
 //
 // Passes over memory: x once, A once per block from the second-level cache; h, p written once.
 #pragma once
@@ -30,6 +31,10 @@ struct ForwardShrink {
   Output hidden;  // what backward needs; may be null
   Output expand;  // what the next phase reads, if that is not `hidden`; may be null
   Route route;
+  // Few tokens: blocks share the long dimension by chunks, and leave their sums to the next phase. Nothing else is
+  // done.
+  float *parts;  // chunks x M x part_pitch, out; null: a block has all of it
+  int part_pitch;
 };
 
 // Bytes of shared memory that routing needs beside the logits' source.
@@ -59,33 +64,10 @@ __device__ inline void finish_route(const Route &route, float *logits, int token
   }
 }
 
-// Leaves h of the tile in shared memory as `shrink` does, and behind it, at Tile::kProduct, what finish_route left of
-// the logits.
-template <typename Tile>
-__device__ inline const float *shrink_and_route(char *shared, const ForwardShrink &call, int token, int token_end,
-                                                int row) {
-  const int count = token_end - token;
-  const int columns = min(Tile::kRank, call.operands.rows - row);
-  // The block owns what it wrote: phi in place is visible after the barriers below.
-  auto *product = const_cast<float *>(shrink<Tile>(shared, call.operands, token, token_end, row));
-  for (int i = threadIdx.x; i < count * ((columns + 3) / 4); i += kThreads) {
-    const int t = i / ((columns + 3) / 4), n = i % ((columns + 3) / 4) * 4;
-    float value[4];
-    load_four(product + t * Tile::kProductPitch + n, 4, true, value);
-    if (call.relu) {
-#pragma unroll
-      for (int v = 0; v < 4; ++v) value[v] = value[v] < 0 ? 0.0f : value[v];  // not a number stays so
-      store_four(product + t * Tile::kProductPitch + n, 4, true, value);
-    }
-    if (call.hidden.data != nullptr) store_four(call.hidden, token + t, row + n, row + columns, value);
-    if (call.expand.data != nullptr) store_four(call.expand, token + t, row + n, row + columns, value);
-  }
-  const Route &route = call.route;
-  if (route.router.data == nullptr) return product;
-
-  // The other warps' sums are done with: their memory takes the router and the logits.
-  float *logits = product + Tile::kProduct;
-  float *router = logits + Tile::kTokens * (route.experts | 1);
+// The logits of `count` tokens from h in shared memory (product_pitch floats a row); `router` takes R (pitch r | 1).
+// Begins with h as this thread sees it, ends before a barrier.
+__device__ inline void form_logits(const Route &route, const float *product, int product_pitch, float *logits,
+                                   float *router, int count) {
   const int router_pitch = route.rank | 1;
   for (int i = threadIdx.x; i < route.experts * ((route.rank + 3) / 4); i += kThreads) {
     const int e = i / ((route.rank + 3) / 4), k = i % ((route.rank + 3) / 4) * 4;
@@ -99,10 +81,48 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
   for (int i = threadIdx.x; i < count * route.experts; i += kThreads) {
     const int t = i / route.experts, e = i % route.experts;
     float sum = 0;
-    for (int k = 0; k < route.rank; ++k)
-      sum = fmaf(product[t * Tile::kProductPitch + k], router[e * router_pitch + k], sum);
+    for (int k = 0; k < route.rank; ++k) sum = fmaf(product[t * product_pitch + k], router[e * router_pitch + k], sum);
     logits[t * (route.experts | 1) + e] = sum;
   }
+}
+
+// Leaves h of the tile in shared memory as `shrink` does, and behind it, at Tile::kProduct, what finish_route left of
+// the logits.
+template <typename Tile>
+__device__ inline const float *shrink_and_route(char *shared, const ForwardShrink &call, int token, int token_end,
+                                                int row) {
+  const int count = token_end - token;
+  const int columns = min(Tile::kRank, call.operands.rows - row);
+  Lines lines = all_lines<Tile>(call.operands);
+  if (call.parts != nullptr) {
+    lines.first = blockIdx.z * kChunkLines;
+    lines.last = min(lines.first + kChunkLines, lines.last);
+  }
+  // The block owns what it wrote: phi in place is visible after the barriers below.
+  auto *product = const_cast<float *>(shrink<Tile>(shared, call.operands, token, token_end, row, lines));
+  for (int i = threadIdx.x; i < count * ((columns + 3) / 4); i += kThreads) {
+    const int t = i / ((columns + 3) / 4), n = i % ((columns + 3) / 4) * 4;
+    float value[4];
+    load_four(product + t * Tile::kProductPitch + n, 4, true, value);
+    if (call.parts != nullptr) {
+      const int64_t part = static_cast<int64_t>(blockIdx.z) * call.operands.tokens + token + t;
+      store_four(call.parts + part * call.part_pitch + row + n, 4, true, value);
+      continue;
+    }
+    if (call.relu) {
+#pragma unroll
+      for (int v = 0; v < 4; ++v) value[v] = value[v] < 0 ? 0.0f : value[v];  // not a number stays so
+      store_four(product + t * Tile::kProductPitch + n, 4, true, value);
+    }
+    if (call.hidden.data != nullptr) store_four(call.hidden, token + t, row + n, row + columns, value);
+    if (call.expand.data != nullptr) store_four(call.expand, token + t, row + n, row + columns, value);
+  }
+  const Route &route = call.route;
+  if (route.router.data == nullptr) return product;
+
+  // The ring is done with: its memory takes the router and the logits.
+  float *logits = product + Tile::kProduct;
+  form_logits(route, product, Tile::kProductPitch, logits, logits + Tile::kTokens * (route.experts | 1), count);
   finish_route(route, logits, token, count, blockIdx.x);
   return product;
 }

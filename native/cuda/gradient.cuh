@@ -98,6 +98,7 @@ struct ReduceJob {
   int64_t part_stride;
   int part_count, part_pitch;
   int rows, columns;
+  float scale;
   const float *weights;  // as in OuterTarget
   int experts;
   Output out;
@@ -138,9 +139,10 @@ __global__ __launch_bounds__(kThreads) void reduce(const __grid_constant__ Reduc
   }
   const int experts = job.weights == nullptr ? 1 : job.experts;
   for (int e = 0; e < experts; ++e) {
+    const float scale = job.weights == nullptr ? job.scale : job.scale * job.weights[e];
     float value[4];
 #pragma unroll
-    for (int v = 0; v < 4; ++v) value[v] = job.weights == nullptr ? sum[v] : sum[v] * job.weights[e];
+    for (int v = 0; v < 4; ++v) value[v] = sum[v] * scale;
     store_four(job.out, static_cast<int64_t>(e) * job.rows + row, column, job.columns, value);
   }
 }

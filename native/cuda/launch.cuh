@@ -23,6 +23,20 @@ struct WalkShape {
   int left_columns, tokens, columns, experts;
 };
 
+// Ranks beyond have real tiles of their own.
+constexpr int kLargeRank = 128;
+
+// The same of a launch of large tiles.
+struct LargeWalk {
+  int m, n, bytes;  // of the tile
+  int slices;       // of columns
+  int row_tiles, token_tiles;
+  int splits, split_tokens;  // of tokens, of outer
+
+  int outer_blocks() const { return slices * row_tiles * splits; }
+  int expand_blocks() const { return slices * token_tiles; }
+};
+
 template <typename Engine>
 struct Rows {
   using Scalar = typename Engine::Scalar;
@@ -30,6 +44,8 @@ struct Rows {
   using Strip = typename Tiles<Engine>::Strip;
   using Once = typename Tiles<Engine>::Once;
   using Token = typename Tiles<Engine>::Token;
+  using Decode = typename Tiles<Engine>::Decode;
+  using Large = typename Tiles<Engine>::Large;
   // Numbers in 16 bytes: rows of the workspace begin at multiples of it.
   static constexpr int kVector = 16 / static_cast<int>(sizeof(Scalar));
 
@@ -85,6 +101,68 @@ struct Rows {
       });
     }
     return best;
+  }
+
+  // The largest tile that makes blocks enough; one of few rows for few tokens alone. Outer, whose blocks are as deep as
+  // there are tokens, is split where one of them would last longer than a block's share of all the work.
+  static LargeWalk large_walk(const Device &device, const WalkShape &shape, bool expands, bool has_outer) {
+    constexpr int kFewTokens = 32;
+    constexpr int64_t kLeastDepth = 512;  // writing and adding parts costs as much as some hundred tokens
+    LargeWalk best = {};
+    int most = 0;
+    for_each_row(Large{}, [&](auto row) {
+      using Tile = decltype(row);
+      const int bytes = Tile::bytes(shape.experts);
+      if (bytes > device.shared_bytes_per_block - kStaticBytes || most >= wanted_blocks(device) ||
+          (Tile::kM < kFewTokens && shape.tokens > kFewTokens))
+        return;
+      LargeWalk walk = {Tile::kM,
+                        Tile::kN,
+                        bytes,
+                        ceil_divide(shape.columns, Tile::kN),
+                        ceil_divide(shape.left_columns, Tile::kM),
+                        ceil_divide(shape.tokens, Tile::kM),
+                        1,
+                        0};
+      const int64_t expand = expands ? walk.expand_blocks() : 0, outer = has_outer ? walk.outer_blocks() : 0;
+      most = static_cast<int>(expand + outer);
+      const int64_t share = (expand * shape.left_columns + outer * shape.tokens) / wanted_blocks(device);
+      walk.split_tokens = round_up(std::max(share, kLeastDepth), Tile::kDepth);
+      walk.splits = std::max(ceil_divide(shape.tokens, walk.split_tokens), 1);
+      best = walk;
+    });
+    return best;
+  }
+
+  template <typename Take>
+  static lily_status with_large(const LargeWalk &walk, const Take &take) {
+    lily_status status = LILY_OK;
+    const bool found = with_row(
+        Large{}, [&](auto row) { return row.kM == walk.m && row.kN == walk.n; }, [&](auto row) { status = take(row); });
+    return found ? status : fail(LILY_ERROR_UNSUPPORTED, "no tile fits into the shared memory of this device");
+  }
+
+  // The product that shrinks: tokens x rows.
+  static lily_status launch_large_shrink(const LargeShrink &call, const Device &device, cudaStream_t stream) {
+    const ShrinkOperands &from = call.operands;
+    const WalkShape shape = {0, from.tokens, from.rows, call.gradient.router.experts};
+    return with_large(large_walk(device, shape, true, false), [&](auto row) {
+      using Tile = decltype(row);
+      const dim3 blocks(ceil_divide(from.tokens, Tile::kM), ceil_divide(from.rows, Tile::kN));
+      return launch(large_shrink<Tile>, "launching the shrinking product", blocks, Tile::bytes(shape.experts), stream,
+                    call);
+    });
+  }
+
+  static lily_status launch_large_strip(const LargeStrip &call, const LargeWalk &walk, cudaStream_t stream) {
+    const int grid =
+        call.outer_blocks + call.expand_blocks + call.combine_blocks + call.router.ranges * call.router.chunks;
+    if (grid == 0) return LILY_OK;
+    const int router_bytes = left_scratch(kRouterTile, call.router.router.experts) * static_cast<int>(sizeof(float));
+    return with_large(walk, [&](auto row) {
+      return launch(large_strip<decltype(row)>, "launching the products of a large rank", dim3(grid),
+                    std::max(walk.bytes, router_bytes), stream, call);
+    });
   }
 };
 

@@ -13,9 +13,11 @@
 namespace lily::cuda {
 
 inline Operand operand(const lily_matrix &matrix) {
-  const bool wide =
-      reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 && matrix.pitch * dtype_bytes(matrix.dtype) % 16 == 0;
-  return {matrix.data, matrix.pitch, matrix.dtype, wide};
+  const auto begins_at = [&](int bytes) {
+    return reinterpret_cast<uintptr_t>(matrix.data) % bytes == 0 &&
+           matrix.pitch * dtype_bytes(matrix.dtype) % bytes == 0;
+  };
+  return {matrix.data, matrix.pitch, matrix.dtype, begins_at(16), begins_at(8)};
 }
 
 inline Output output(const lily_matrix &matrix) {

@@ -3,6 +3,7 @@
 //   combine | what needs dy | what needs dh | reduce            one pooling group
 //   what needs dy, once | sum of q | what needs dh | reduce     one pooling group, small rank, dy larger than the cache
 //   what needs dy | sums per sequence | what needs dh | reduce  every token its own mixture
+//   combine, D | dh | what needs dh | reduce                    one pooling group, large rank
 #pragma once
 
 #include "cuda/backward_dy.cuh"
@@ -36,27 +37,36 @@ class Backward {
         outer_rows_(one_hot_ ? static_cast<int>(problem_.groups) * rank_ : shrink_rows_),
         shrink_rank_(fitting_rank(typename Table::Shrink{}, shrink_rows_)),
         tile_tokens_(shrink_tokens(Table::most_tokens(shrink_rank_), tokens_, device)),
+        is_large_(!mixes_ && rank_ > kLargeRank),
         dy_walk_(find_dy_walk()),
         x_walk_(Table::walk(device, {rank_, tokens_, d_in_, experts_}, true, true)),
+        dy_large_(Table::large_walk(device, {rank_, tokens_, d_out_, experts_}, false, true)),
+        x_large_(Table::large_walk(device, {rank_, tokens_, d_in_, experts_}, true, true)),
         q_pitch_(round_up(rank_, 4)),
         c_pitch_(round_up(d_out_, Table::kVector)),
         router_ranges_(ceil_divide(tokens_, kRouterTokens)),
         workspace_(call.workspace) {
-    q_ = workspace_.take<float>(problem_.tokens * q_pitch_);
+    if (is_large_)
+      gradient_ = workspace_.take<Scalar>(problem_.tokens * gradient_pitch());
+    else
+      q_ = workspace_.take<float>(problem_.tokens * q_pitch_);
     if (reads_dy_once_) q_parts_ = workspace_.take<float>(dy_walk_.slices * problem_.tokens * q_pitch_);
     if (!mixes_ && !reads_dy_once_) c_ = workspace_.take<Scalar>(static_cast<int64_t>(rank_) * c_pitch_);
     if (mixes_ && routes_) products_ = workspace_.take<float>(problem_.tokens * experts_);
-    if (routes_) losses_ = workspace_.take<float>((mixes_ ? problem_.groups : dy_walk_.grid()) * experts_);
+    if (routes_) losses_ = workspace_.take<float>((mixes_ ? problem_.groups : loss_parts()) * experts_);
     if (routes_) kept_ = workspace_.take<float>(problem_.groups);
-    if (dy_walk_.splits > 1) db_parts_ = workspace_.take<float>(dy_walk_.splits * db_part());
-    if (x_walk_.splits > 1) da_parts_ = workspace_.take<float>(x_walk_.splits * da_part());
+    if (dy_splits() > 1) db_parts_ = workspace_.take<float>(dy_splits() * db_part());
+    if (x_splits() > 1) da_parts_ = workspace_.take<float>(x_splits() * da_part());
     if (routes_) router_parts_ = workspace_.take<float>(static_cast<int64_t>(router_ranges_) * router_part());
   }
 
   size_t workspace_bytes() const { return workspace_.bytes(); }
 
   lily_status run() const {
-    if (tokens_ > 0) {
+    if (tokens_ > 0 && is_large_) {
+      LILY_TRY(run_dy_large());
+      LILY_TRY(run_x_large());
+    } else if (tokens_ > 0) {
       LILY_TRY(reads_dy_once_ ? run_dy_once() : run_dy());
       LILY_TRY(run_x());
     }
@@ -130,6 +140,12 @@ class Backward {
     return once;
   }
 
+  int dy_splits() const { return is_large_ ? dy_large_.splits : dy_walk_.splits; }
+  int x_splits() const { return is_large_ ? x_large_.splits : x_walk_.splits; }
+  // Blocks that hold some of D.
+  int loss_parts() const { return is_large_ ? dy_large_.outer_blocks() : dy_walk_.grid(); }
+  int gradient_pitch() const { return round_up(rank_, Table::kVector); }
+
   // Where D or dB goes.
   OuterTarget db_target() const {
     OuterTarget target = {};
@@ -165,13 +181,14 @@ class Backward {
   }
 
   ExpertLosses expert_losses() const {
-    return {experts(), wants_losses() && !mixes_ ? losses_ : nullptr, dy_walk_.grid()};
+    return {experts(), wants_losses() && !mixes_ ? losses_ : nullptr, loss_parts()};
   }
 
   float *kept_target() const { return wants_losses() && counts_kept() ? kept_ : nullptr; }
 
-  lily_status run_combine() const {
-    if (mixes_ || (!wants_q() && kept_target() == nullptr)) return LILY_OK;
+  bool combines() const { return !mixes_ && (wants_q() || kept_target() != nullptr); }
+
+  Combine combine_call() const {
     Combine call = {};
     call.experts = experts();
     call.weights = weights();
@@ -179,9 +196,16 @@ class Backward {
     call.mask = call_.tokens.mask;
     call.tokens = tokens_;
     call.kept = kept_target();
-    const dim3 blocks =
-        wants_q() ? dim3(ceil_divide(d_out_, kCombineColumns), ceil_divide(rank_, kCombineRows)) : dim3(1);
-    return launch(combine<Scalar>, "launching the combine kernel", blocks, 0, stream(), call);
+    return call;
+  }
+
+  dim3 combine_blocks() const {
+    return wants_q() ? dim3(ceil_divide(d_out_, kCombineColumns), ceil_divide(rank_, kCombineRows)) : dim3(1);
+  }
+
+  lily_status run_combine() const {
+    if (!combines()) return LILY_OK;
+    return launch(combine<Scalar>, "launching the combine kernel", combine_blocks(), 0, stream(), combine_call());
   }
 
   lily_status run_dy() const {
@@ -233,7 +257,8 @@ class Backward {
       });
     }));
     if (!wants_losses() || !mixes_ || token_routing_) return LILY_OK;
-    return launch_pool({PoolKind::kSum, groups(), experts_, products_, call_.tokens.mask, losses_, kept_}, stream());
+    return launch_pool({PoolKind::kSum, groups(), experts_, products_, experts_, call_.tokens.mask, losses_, kept_},
+                       stream());
   }
 
   lily_status run_dy_once() const {
@@ -262,8 +287,8 @@ class Backward {
     LILY_TRY(status);
     if (!wants_q()) return LILY_OK;
     Reduce sum = {};
-    add_job(sum, {q_parts_, problem_.tokens * q_pitch_, dy_walk_.slices, q_pitch_, tokens_, rank_, nullptr, 1,
-                  contiguous_output(q_, q_pitch_, LILY_FLOAT32), 0});
+    add_job(sum, {q_parts_, problem_.tokens * q_pitch_, dy_walk_.slices, q_pitch_, tokens_, rank_, problem_.scaling,
+                  nullptr, 1, contiguous_output(q_, q_pitch_, LILY_FLOAT32), 0});
     return launch_reduce(sum, stream());
   }
 
@@ -278,7 +303,7 @@ class Backward {
     router.weights = call_.weights;
     router.expert_loss = token_routing_ ? products_ : losses_;
     router.per_token = token_routing_;
-    router.parts = mixes_ ? 0 : dy_walk_.grid();
+    router.parts = mixes_ ? 0 : loss_parts();
     const bool averages = !token_routing_ && !from_logits_;
     router.kept = averages && counts_kept() ? kept_ : nullptr;
     router.kept_constant = averages ? static_cast<float>(tokens_) : 1.0f;
@@ -286,16 +311,48 @@ class Backward {
     return router;
   }
 
+  // dh, as it is formed.
+  Left gradient_left() const {
+    Left left = {};
+    left.kind = LeftKind::kGradient;
+    left.hidden = hidden();
+    left.rank = left.columns = rank_;
+    left.q = q_;
+    left.q_pitch = q_pitch_;
+    left.relu = problem_.activation == LILY_ACTIVATION_RELU;
+    left.router = router_gradient();
+    return left;
+  }
+
+  OuterTarget da_target() const {
+    OuterTarget target = {};
+    target.out = output(call_.da);
+    target.parts = call_.da.data != nullptr ? da_parts_ : nullptr;
+    target.part_stride = da_part();
+    target.part_pitch = round_up(d_in_, 4);
+    target.rows = rank_;
+    target.columns = d_in_;
+    target.scale = 1.0f;
+    return target;
+  }
+
+  RouterBlocks router_blocks() const {
+    RouterBlocks blocks = {};
+    blocks.router = router_gradient();
+    if (!wants_router()) return blocks;
+    blocks.ranges = router_ranges_;
+    blocks.chunks = ceil_divide(experts_ * rank_, kRouterElements);
+    blocks.tokens = tokens_;
+    blocks.rank = rank_;
+    blocks.hidden = hidden();
+    blocks.parts = router_parts_;
+    return blocks;
+  }
+
   lily_status run_x() const {
     BackwardX call = {};
     StripOperands &strip = call.strip;
-    strip.left.kind = LeftKind::kGradient;
-    strip.left.hidden = hidden();
-    strip.left.rank = strip.left.columns = rank_;
-    strip.left.q = q_;
-    strip.left.q_pitch = q_pitch_;
-    strip.left.relu = problem_.activation == LILY_ACTIVATION_RELU;
-    strip.left.router = router_gradient();
+    strip.left = gradient_left();
     strip.w = operand(call_.a);
     strip.out = output(call_.dx);
     strip.out_scale = 1.0f;
@@ -313,27 +370,70 @@ class Backward {
       call.expand_blocks = wants_dx ? strips : 0;
       call.outer_blocks = wants_da ? x_walk_.grid() : 0;
     }
-    call.target.out = output(call_.da);
-    call.target.parts = wants_da ? da_parts_ : nullptr;
-    call.target.part_stride = da_part();
-    call.target.part_pitch = round_up(d_in_, 4);
-    call.target.rows = rank_;
-    call.target.columns = d_in_;
-    call.target.scale = 1.0f;
-    call.rank = rank_;
-    if (wants_router()) {
-      call.router_ranges = router_ranges_;
-      call.router_chunks = ceil_divide(experts_ * rank_, kRouterElements);
-      call.hidden = hidden();
-      call.router_parts = router_parts_;
-    }
-    const int grid = call.expand_blocks + call.outer_blocks + call.router_ranges * call.router_chunks;
+    call.target = da_target();
+    call.router = router_blocks();
+    const int grid = call.expand_blocks + call.outer_blocks + call.router.ranges * call.router.chunks;
     if (grid == 0) return LILY_OK;
     const int router_bytes = left_scratch(kRouterTile, experts_) * static_cast<int>(sizeof(float));
     return Table::with_strip(x_walk_, [&](auto row) {
       return launch(backward_x<decltype(row)>, "launching backward's second phase", dim3(grid),
                     std::max(x_walk_.bytes, router_bytes), stream(), call);
     });
+  }
+
+  // ---- Large ranks ----
+
+  Output gradient() const { return contiguous_output(gradient_, gradient_pitch(), kDtype<Scalar>); }
+
+  lily_status run_dy_large() const {
+    LargeStrip call = {};
+    call.left.kind = LeftKind::kHidden;
+    call.left.hidden = hidden();
+    call.left.rank = call.left.columns = rank_;
+    call.tokens = tokens_;
+    call.columns = d_out_;
+    call.slices = dy_large_.slices;
+    call.splits = dy_large_.splits;
+    call.split_tokens = dy_large_.split_tokens;
+    call.x = operand(call_.dy);
+    call.target = db_target();
+    call.losses = expert_losses();
+    call.outer_blocks = wants_db() || call.losses.parts != nullptr ? dy_large_.outer_blocks() : 0;
+    if (combines()) {
+      call.combine = combine_call();
+      const dim3 blocks = combine_blocks();
+      call.combine_slices = static_cast<int>(blocks.x);
+      call.combine_blocks = static_cast<int>(blocks.x * blocks.y);
+    }
+    LILY_TRY(Table::launch_large_strip(call, dy_large_, stream()));
+    if (!wants_q()) return LILY_OK;
+    LargeShrink shrink = {};
+    shrink.operands = {operand(call_.dy), contiguous(c_, c_pitch_, kDtype<Scalar>), tokens_, d_out_, rank_, 0};
+    shrink.gradient = gradient_left();
+    shrink.scale = problem_.scaling;
+    shrink.out = gradient();
+    return Table::launch_large_shrink(shrink, device_, stream());
+  }
+
+  lily_status run_x_large() const {
+    LargeStrip call = {};
+    call.left.kind = LeftKind::kHidden;
+    call.left.hidden = gradient().operand();
+    call.left.rank = call.left.columns = rank_;
+    call.tokens = tokens_;
+    call.columns = d_in_;
+    call.slices = x_large_.slices;
+    call.splits = x_large_.splits;
+    call.split_tokens = x_large_.split_tokens;
+    call.x = operand(call_.x);
+    call.target = da_target();
+    call.outer_blocks = call_.da.data != nullptr ? x_large_.outer_blocks() : 0;
+    call.w = operand(call_.a);
+    call.out = output(call_.dx);
+    call.scale = 1.0f;
+    call.expand_blocks = call_.dx.data != nullptr ? x_large_.expand_blocks() : 0;
+    call.router = router_blocks();
+    return Table::launch_large_strip(call, x_large_, stream());
   }
 
   static void add_job(Reduce &reduce, ReduceJob job) {
@@ -346,17 +446,17 @@ class Backward {
   lily_status run_reduce() const {
     Reduce reduce = {};
     const bool empty = tokens_ == 0;
-    if (wants_db() && (dy_walk_.splits > 1 || empty)) {
+    if (wants_db() && (dy_splits() > 1 || empty)) {
       const OuterTarget target = db_target();
-      add_job(reduce, {db_parts_, target.part_stride, empty ? 0 : dy_walk_.splits, target.part_pitch,
-                       transposed_ ? d_out_ : outer_rows_, transposed_ ? rank_ : d_out_, target.weights, experts_,
+      add_job(reduce, {db_parts_, target.part_stride, empty ? 0 : dy_splits(), target.part_pitch,
+                       transposed_ ? d_out_ : outer_rows_, transposed_ ? rank_ : d_out_, 1.0f, target.weights, experts_,
                        target.out, 0});
     }
-    if (call_.da.data != nullptr && (x_walk_.splits > 1 || empty))
-      add_job(reduce, {da_parts_, da_part(), empty ? 0 : x_walk_.splits, round_up(d_in_, 4), rank_, d_in_, nullptr, 1,
+    if (call_.da.data != nullptr && (x_splits() > 1 || empty))
+      add_job(reduce, {da_parts_, da_part(), empty ? 0 : x_splits(), round_up(d_in_, 4), rank_, d_in_, 1.0f, nullptr, 1,
                        output(call_.da), 0});
     if (wants_router())
-      add_job(reduce, {router_parts_, router_part(), router_ranges_, rank_, experts_, rank_, nullptr, 1,
+      add_job(reduce, {router_parts_, router_part(), router_ranges_, rank_, experts_, rank_, 1.0f, nullptr, 1,
                        output(call_.d_router), 0});
     return launch_reduce(reduce, stream());
   }
@@ -369,10 +469,12 @@ class Backward {
   // Phase 1 has blocks of two kinds with tiles of one rank: those of C or B, and those of D or dB.
   const int shrink_rows_, outer_rows_, shrink_rank_, tile_tokens_;
   bool reads_dy_once_ = false;
+  const bool is_large_;
   const Walk dy_walk_, x_walk_;
+  const LargeWalk dy_large_, x_large_;
   const int q_pitch_, c_pitch_, router_ranges_;
   Workspace workspace_;
-  Scalar *c_ = nullptr;
+  Scalar *c_ = nullptr, *gradient_ = nullptr;
   float *q_ = nullptr, *q_parts_ = nullptr, *products_ = nullptr, *losses_ = nullptr, *kept_ = nullptr;
   float *db_parts_ = nullptr, *da_parts_ = nullptr, *router_parts_ = nullptr;
 };

@@ -36,6 +36,11 @@ lily_status prepare_engine(const Device &device) {
   };
   for_each_row(typename Table::Shrink{}, [&](auto row) { allow(forward_shrink<decltype(row)>); });
   for_each_row(typename Table::Token{}, [&](auto row) { allow(forward_token<decltype(row)>); });
+  for_each_row(typename Table::Decode{}, [&](auto row) { allow(forward_decode<decltype(row)>); });
+  for_each_row(typename Table::Large{}, [&](auto row) {
+    allow(large_shrink<decltype(row)>);
+    allow(large_strip<decltype(row)>);
+  });
   for_each_row(typename Table::Once{}, [&](auto row) { allow(backward_dy_once<decltype(row)>); });
   for_each_row(typename Table::Strip{}, [&](auto strip) {
     using Strip = decltype(strip);

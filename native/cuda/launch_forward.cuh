@@ -1,5 +1,6 @@
-// The launches of forward for one engine: two; between them one more where sequences are pooled or the rank is larger
-// than a tile; one alone for token routing of many tokens.
+// The launches of forward for one engine: two; between them one more where sequences are pooled, one where the rank is
+// larger than a tile, one where it is large and so many tokens share C that it is worth writing; one alone for token
+// routing of many tokens; always two for few tokens and ranks that are not large.
 #pragma once
 
 #include "cuda/launch.cuh"
@@ -27,10 +28,16 @@ class Forward {
         tile_tokens_(shrink_tokens(Table::most_tokens(shrink_rank_), tokens_, device)),
         tiles_(ceil_divide(tokens_, tile_tokens_)),
         hidden_pitch_(round_up(rank_, Table::kVector)),
+        decodes_(can_decode()),
         workspace_(call.workspace) {
+    if (decodes_) {
+      parts_ = workspace_.take<float>(chunks() * problem_.tokens * round_up(rank_, 4));
+      return;
+    }
     own_hidden_ = workspace_.take<Scalar>(problem_.tokens * hidden_pitch_);
     if (routes_) own_values_ = workspace_.take<float>(problem_.tokens * experts_);
     if (routes_ && !mixes_) partials_ = workspace_.take<float>(static_cast<int64_t>(tiles_) * (experts_ + 1));
+    if (writes_c()) c_ = workspace_.take<Scalar>(static_cast<int64_t>(rank_) * c_pitch());
     if (mixes_) own_weights_ = workspace_.take<float>(problem_.groups * experts_);
   }
 
@@ -38,6 +45,7 @@ class Forward {
 
   lily_status run() const {
     if (tokens_ == 0) return write_weights_of_nothing();
+    if (decodes_) return run_decode();
     // h, for backward and for the next phase: one matrix where its type and rows serve both.
     const Output saved = contiguous_output(call_.hidden, rank_, hidden_dtype(problem_));
     const bool shares = saved.data != nullptr && saved.dtype == kDtype<Scalar> && saved.wide;
@@ -49,10 +57,10 @@ class Forward {
     if (problem_.routing == LILY_ROUTING_SEQUENCE) {
       if (group_weights == nullptr) group_weights = own_weights_;
       LILY_TRY(launch_pool({pools_logits_ ? PoolKind::kSoftmax : PoolKind::kMean, groups(), experts_, route.values,
-                            call_.tokens.mask, group_weights, nullptr},
+                            experts_, call_.tokens.mask, group_weights, nullptr},
                            stream()));
     }
-    return expand(hidden, route.values, group_weights);
+    return is_large() ? expand_large(hidden, route.values, group_weights) : expand(hidden, route.values, group_weights);
   }
 
  private:
@@ -124,11 +132,148 @@ class Forward {
     return status;
   }
 
+  // ---- Few tokens ----
+
+  int chunks() const { return ceil_divide(problem_.d_in, kChunk<Scalar>); }
+
+  template <typename Take>
+  bool with_decode_row(const Take &take) const {
+    return with_row(
+        typename Table::Decode{},
+        [&](auto row) {
+          using Tile = decltype(row);
+          return tokens_ <= Tile::kTokens && Tile::bytes(rank_, experts_, static_cast<int>(problem_.groups)) <=
+                                                 device_.shared_bytes_per_block - kStaticBytes;
+        },
+        take);
+  }
+
+  bool can_decode() const {
+    return tokens_ > 0 && rank_ <= kDecodeRank && problem_.groups <= kDecodeGroups && with_decode_row([](auto) {});
+  }
+
+  lily_status run_decode() const {
+    const Output saved = contiguous_output(call_.hidden, rank_, hidden_dtype(problem_));
+    ForwardShrink shrink = shrink_call({}, {});
+    shrink.parts = parts_;
+    shrink.part_pitch = round_up(rank_, 4);
+    // Tiles of the smallest rank: a number does not depend on the rank of its tile, and there are more blocks.
+    constexpr int kTile = 16;
+    shrink.operands.tile_tokens = kTile;
+    LILY_TRY(Table::with_shrink(kTile, kTile, [&](auto row) {
+      using Tile = decltype(row);
+      const dim3 blocks(ceil_divide(tokens_, kTile), ceil_divide(rank_, kTile), chunks());
+      return launch(forward_shrink<Tile>, "launching forward's first phase", blocks, Tile::kBytes, stream(), shrink);
+    }));
+    ForwardDecode call = {};
+    call.parts = parts_;
+    call.chunks = chunks();
+    call.part_pitch = shrink.part_pitch;
+    call.tokens = tokens_;
+    call.columns = d_out_;
+    call.relu = shrink.relu;
+    call.hidden = saved;
+    call.route = route();
+    call.route.values = pools_logits_ ? nullptr : call_.probabilities;
+    call.pooled = !mixes_;
+    call.per_token = problem_.routing == LILY_ROUTING_TOKEN;
+    call.pool = pools_logits_ ? PoolKind::kSoftmax : PoolKind::kMean;
+    call.groups = groups();
+    if (!mixes_) call.weights = weights();
+    call.given = call_.weights;
+    call.weights_out = weights_out();
+    call.experts = experts();
+    call.y = output(call_.y);
+    call.scale = problem_.scaling;
+    lily_status status = LILY_OK;
+    with_decode_row([&](auto row) {
+      using Tile = decltype(row);
+      status =
+          launch(forward_decode<Tile>, "launching forward's second phase", dim3(ceil_divide(d_out_, Tile::kColumns)),
+                 Tile::bytes(rank_, experts_, static_cast<int>(problem_.groups)), stream(), call);
+    });
+    return status;
+  }
+
+  // ---- Large ranks ----
+
+  bool is_large() const { return rank_ > kLargeRank; }
+  int c_pitch() const { return round_up(d_out_, Table::kVector); }
+  // Each tile of tokens would else combine all of C: a launch more, and C in memory, are worth it from about here.
+  bool writes_c() const { return is_large() && !mixes_ && tokens_ > 512; }
+
+  lily_status shrink_large(const Output &saved, const Output &expand) const {
+    LargeShrink call = {};
+    call.operands = {operand(call_.x), operand(call_.a), tokens_, static_cast<int>(problem_.d_in), rank_, 0};
+    call.relu = problem_.activation == LILY_ACTIVATION_RELU;
+    call.saved = saved;
+    call.out = expand;
+    return Table::launch_large_shrink(call, device_, stream());
+  }
+
+  lily_status expand_large(const Output &hidden, const float *values, const float *group_weights) const {
+    LargeStrip call = {};
+    call.left = left(hidden, values, group_weights);
+    call.tokens = tokens_;
+    call.columns = d_out_;
+    call.out = output(call_.y);
+    call.scale = problem_.scaling;
+    if (mixes_) {
+      call.w = operand(call_.b);
+    } else {
+      call.experts = experts();
+      call.weights = weights();
+      call.weights_out = weights_out();
+    }
+    if (writes_c()) {
+      Combine combined = {};
+      combined.experts = call.experts;
+      combined.weights = call.weights;
+      combined.c = contiguous_output(c_, c_pitch(), kDtype<Scalar>);
+      const dim3 blocks(ceil_divide(d_out_, kCombineColumns), ceil_divide(rank_, kCombineRows));
+      LILY_TRY(launch(combine<Scalar>, "launching the combine kernel", blocks, 0, stream(), combined));
+      call.w = combined.c.operand();
+    }
+    const LargeWalk walk = Table::large_walk(device_, {call.left.columns, tokens_, d_out_, experts_}, true, false);
+    call.expand_blocks = walk.expand_blocks();
+    return Table::launch_large_strip(call, walk, stream());
+  }
+
+  // ---- All others ----
+
+  Experts experts() const { return {operand(call_.b), experts_, rank_, d_out_, problem_.routing == LILY_ROUTING_NONE}; }
+
+  float *weights_out() const { return problem_.routing == LILY_ROUTING_FIXED ? nullptr : call_.weights; }
+
+  // The left operand of expand.
+  Left left(const Output &hidden, const float *values, const float *group_weights) const {
+    Left left = {};
+    left.kind = mixes_ ? LeftKind::kMixed : LeftKind::kHidden;
+    left.hidden = hidden.operand();
+    left.rank = rank_;
+    left.columns = mixes_ ? experts_ * rank_ : rank_;
+    left.router.experts = experts_;
+    if (mixes_) {
+      const bool per_token = problem_.routing == LILY_ROUTING_TOKEN;
+      left.mixture = {per_token ? values : group_weights, groups(), experts_, per_token};
+    }
+    return left;
+  }
+
+  // Of the one combined HP.
+  Weights weights() const {
+    Weights weights = {WeightSource::kOne, call_.weights, partials_, tiles_, experts_};
+    if (routes_) weights.source = pools_logits_ ? WeightSource::kSoftmax : WeightSource::kMean;
+    if (problem_.routing == LILY_ROUTING_UNIFORM) weights.source = WeightSource::kUniform;
+    if (problem_.routing == LILY_ROUTING_FIXED) weights.source = WeightSource::kGiven;
+    return weights;
+  }
+
   lily_status shrink(const Output &saved, const Output &expand, const Route &route) const {
     const int row_blocks = ceil_divide(rank_, shrink_rank_);
     ForwardShrink call = shrink_call(saved, expand);
     if (row_blocks == 1) call.route = route;
-    LILY_TRY(Table::with_shrink(shrink_rank_, tile_tokens_, [&](auto row) {
+    LILY_TRY(is_large() ? shrink_large(saved, expand) : Table::with_shrink(shrink_rank_, tile_tokens_, [&](auto row) {
       using Tile = decltype(row);
       const int routing = Tile::kProduct * 4 + route_bytes(Tile::kTokens, experts_, rank_);
       const int bytes = call.route.router.data == nullptr ? Tile::kBytes : std::max(Tile::kBytes, routing);
@@ -143,23 +288,14 @@ class Forward {
   lily_status expand(const Output &hidden, const float *values, const float *group_weights) const {
     ForwardExpand call = {};
     StripOperands &strip = call.strip;
-    strip.left.kind = mixes_ ? LeftKind::kMixed : LeftKind::kHidden;
-    strip.left.hidden = hidden.operand();
-    strip.left.rank = rank_;
-    strip.left.columns = mixes_ ? experts_ * rank_ : rank_;
-    strip.left.router.experts = experts_;
+    strip.left = left(hidden, values, group_weights);
     if (mixes_) {
-      const bool per_token = problem_.routing == LILY_ROUTING_TOKEN;
-      strip.left.mixture = {per_token ? values : group_weights, groups(), experts_, per_token};
       strip.w = operand(call_.b);
     } else {
       call.pooled = 1;
-      call.experts = {operand(call_.b), experts_, rank_, d_out_, problem_.routing == LILY_ROUTING_NONE};
-      call.weights = {WeightSource::kOne, call_.weights, partials_, tiles_, experts_};
-      if (routes_) call.weights.source = pools_logits_ ? WeightSource::kSoftmax : WeightSource::kMean;
-      if (problem_.routing == LILY_ROUTING_UNIFORM) call.weights.source = WeightSource::kUniform;
-      if (problem_.routing == LILY_ROUTING_FIXED) call.weights.source = WeightSource::kGiven;
-      call.weights_out = problem_.routing == LILY_ROUTING_FIXED ? nullptr : call_.weights;
+      call.experts = experts();
+      call.weights = weights();
+      call.weights_out = weights_out();
     }
     strip.out = output(call_.y);
     strip.out_scale = problem_.scaling;
@@ -180,8 +316,11 @@ class Forward {
   const int tokens_, rank_, experts_, d_out_;
   const bool mixes_, routes_, pools_logits_;
   const int shrink_rank_, tile_tokens_, tiles_, hidden_pitch_;
+  const bool decodes_;
   Workspace workspace_;
-  Scalar *own_hidden_;
+  Scalar *own_hidden_ = nullptr;
+  Scalar *c_ = nullptr;
+  float *parts_ = nullptr;
   float *own_values_ = nullptr, *partials_ = nullptr, *own_weights_ = nullptr;
 };
 

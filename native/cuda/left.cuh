@@ -115,6 +115,29 @@ __device__ inline void form_logit_loss(const RouterGradient &router, const LeftS
   __syncthreads();
 }
 
+// From q to dh: elements k .. k + 3 of row t of the tile, which is token `at`; dl is formed.
+template <int kTokens>
+__device__ inline void finish_gradient(const Left &left, const LeftScratch<kTokens> &scratch, int t, int at, int k,
+                                       float (&value)[4]) {
+  const RouterGradient &router = left.router;
+  if (router.loss != RouterLoss::kNone) {
+    for (int e = 0; e < router.experts; ++e) {
+      float r[4];
+      load_four(router.router, e, k, left.rank, r);
+      const float loss = scratch.logit_loss[t * router.experts + e];
+#pragma unroll
+      for (int v = 0; v < 4; ++v) value[v] = fmaf(loss, r[v], value[v]);
+    }
+  }
+  if (left.relu) {
+    float h[4];
+    load_four(left.hidden, at, k, left.rank, h);
+#pragma unroll
+    for (int v = 0; v < 4; ++v)
+      if (!(h[v] > 0)) value[v] = 0;
+  }
+}
+
 // Fills a kTokens x kColumns tile with columns [column, ...) of the operand's rows; zeros outside. Copies of hidden
 // are asynchronous.
 template <typename Scalar, int kTokens, int kColumns>
@@ -161,22 +184,7 @@ __device__ inline void stage_left(Scalar *tile, const Left &left, const LeftScra
     float value[4] = {0, 0, 0, 0};
     if (at < token_end && k < left.rank) {
       load_four(left.q + static_cast<int64_t>(at) * left.q_pitch + k, left.rank - k, true, value);
-      if (router.loss != RouterLoss::kNone) {
-        for (int e = 0; e < router.experts; ++e) {
-          float r[4];
-          load_four(router.router, e, k, left.rank, r);
-          const float loss = scratch.logit_loss[t * router.experts + e];
-#pragma unroll
-          for (int v = 0; v < 4; ++v) value[v] = fmaf(loss, r[v], value[v]);
-        }
-      }
-      if (left.relu) {
-        float h[4];
-        load_four(left.hidden, at, k, left.rank, h);
-#pragma unroll
-        for (int v = 0; v < 4; ++v)
-          if (!(h[v] > 0)) value[v] = 0;
-      }
+      finish_gradient(left, scratch, t, at, k, value);
     }
     store_four(tile + place<Scalar, kColumns>(t, c), 4, true, value);
   }

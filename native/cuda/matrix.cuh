@@ -59,6 +59,16 @@ __device__ inline void clear(Accumulators<kM, kN> &c) {
       for (int v = 0; v < 4; ++v) c[i][j][v] = 0.0f;
 }
 
+template <int kM, int kN>
+__device__ inline void add(Accumulators<kM, kN> &c, const Accumulators<kM, kN> &other) {
+#pragma unroll
+  for (int i = 0; i < kM; ++i)
+#pragma unroll
+    for (int j = 0; j < kN; ++j)
+#pragma unroll
+      for (int v = 0; v < 4; ++v) c[i][j][v] += other[i][j][v];
+}
+
 // How an operand of a product lies in its tile.
 enum class Along {
   kDepth,  // the summed dimension is contiguous: rows are rows of a, columns of b

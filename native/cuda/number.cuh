@@ -16,6 +16,7 @@ struct Operand {
   int64_t pitch;  // elements from one row to the next
   int32_t dtype;  // lily_dtype
   int32_t wide;   // every row begins at a multiple of 16 bytes
+  int32_t half;   // ... of 8 bytes: h of a rank that no power of two likes, 140 for one
 };
 
 // A row-major matrix that is written, or added to.
@@ -26,7 +27,7 @@ struct Output {
   int32_t wide;
   int32_t accumulate;
 
-  __host__ __device__ Operand operand() const { return {data, pitch, dtype, wide}; }
+  __host__ __device__ Operand operand() const { return {data, pitch, dtype, wide, wide}; }
 };
 
 template <typename T>

@@ -52,6 +52,14 @@ void add_engine(SharedBytes &bytes) {
     using Tile = decltype(row);
     bytes["forward_token<" + name<Tile>() + ">"] = Tile::bytes(kExperts, Tile::kRank / kExperts);
   });
+  for_each_row(typename Rows::Decode{}, [&](auto row) {
+    using Tile = decltype(row);
+    bytes["forward_decode<" + name<Tile>() + ">"] = Tile::bytes(16, kExperts, 1);
+  });
+  for_each_row(typename Rows::Large{}, [&](auto row) {
+    using Tile = decltype(row);
+    bytes["large_shrink<" + name<Tile>() + ">"] = bytes["large_strip<" + name<Tile>() + ">"] = Tile::bytes(kExperts);
+  });
   for_each_row(typename Rows::Once{},
                [&](auto row) { bytes["backward_dy_once<" + name<decltype(row)>() + ">"] = decltype(row)::kBytes; });
   for_each_row(typename Rows::Strip{}, [&](auto strip) {

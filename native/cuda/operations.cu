@@ -101,13 +101,13 @@ lily_status fold(const lily_fold *call) {
   return LILY_OK;
 }
 
-// Turing has the exact engine alone.
+// Turing has neither TF32 nor bfloat16.
 lily_status prepare(const Device &device) {
   LILY_TRY(kExactFunctions.prepare(device));
+  LILY_TRY(kFloat16Functions.prepare(device));
   if (device.compute_major < 8) return LILY_OK;
   LILY_TRY(kTf32Functions.prepare(device));
-  LILY_TRY(kBfloat16Functions.prepare(device));
-  return kFloat16Functions.prepare(device);
+  return kBfloat16Functions.prepare(device);
 }
 
 }  // namespace lily::cuda

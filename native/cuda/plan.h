@@ -32,8 +32,10 @@ inline EngineKind engine_kind(const lily_problem &problem, const Device &device)
   const bool ampere = device.compute_major >= 8;
   if (problem.activation_dtype == LILY_FLOAT32)
     return problem.precision == LILY_PRECISION_TF32 && ampere ? EngineKind::kTf32 : EngineKind::kExact;
-  if (problem.precision == LILY_PRECISION_HIGH || !ampere) return EngineKind::kExact;
-  return problem.activation_dtype == LILY_BFLOAT16 ? EngineKind::kBfloat16 : EngineKind::kFloat16;
+  if (problem.precision == LILY_PRECISION_HIGH) return EngineKind::kExact;
+  if (problem.activation_dtype == LILY_FLOAT16) return EngineKind::kFloat16;
+  // Turing's matrix units know no bfloat16, and float16 has not its range: numbers become float32 as they are loaded.
+  return ampere ? EngineKind::kBfloat16 : EngineKind::kExact;
 }
 
 // Tokens of a block that owns tokens: as many as its tile holds while there are blocks enough, then fewer.

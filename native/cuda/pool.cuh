@@ -15,41 +15,51 @@ struct Pool {
   PoolKind kind;
   Groups groups;
   int experts;
-  const float *values;  // M x E
+  const float *values;  // M x pitch
+  int pitch;
   const uint8_t *mask;  // may be null; of no meaning to kSum but for `kept`
   float *sums;          // G x E, out
   float *kept;          // G, out; may be null
 };
 
+// Column e of a group's rows, or with e == E how many are kept: by one warp, the same sum in all its lanes.
+__device__ inline float pool_column(const Pool &call, int group, int e) {
+  const int end = call.groups.end(group);
+  float part = 0;
+  for (int t = call.groups.begin(group) + static_cast<int>(threadIdx.x % kWarp); t < end; t += kWarp) {
+    const bool keeps = call.mask == nullptr || call.mask[t] != 0;
+    if (e == call.experts)
+      part += keeps ? 1.0f : 0.0f;
+    else if (keeps || call.kind == PoolKind::kSum)
+      part += call.values[static_cast<int64_t>(t) * call.pitch + e];
+  }
+  return sum_over_warp(part);
+}
+
+// From the E sums and the number of kept tokens behind them, in place, by one thread.
+__device__ inline void finish_pool(PoolKind kind, float *sum, int experts) {
+  const float kept = sum[experts];
+  if (kind == PoolKind::kSoftmax && kept > 0) softmax(sum, experts);
+  for (int e = 0; e < experts && kind != PoolKind::kSum; ++e) {
+    if (kept == 0) sum[e] = 0;
+    if (kind == PoolKind::kMean && kept > 0) sum[e] /= kept;
+  }
+}
+
 template <typename Unused>
 __global__ __launch_bounds__(kThreads) void pool(const __grid_constant__ Pool call) {
   __shared__ float sum[65];
   const int group = blockIdx.x;
-  const int begin = call.groups.begin(group), end = call.groups.end(group);
-  const int lane = threadIdx.x % kWarp;
   for (int e = threadIdx.x / kWarp; e <= call.experts; e += kWarps) {
-    float part = 0;
-    for (int t = begin + lane; t < end; t += kWarp) {
-      const bool keeps = call.mask == nullptr || call.mask[t] != 0;
-      if (e == call.experts)
-        part += keeps ? 1.0f : 0.0f;
-      else if (keeps || call.kind == PoolKind::kSum)
-        part += call.values[static_cast<int64_t>(t) * call.experts + e];
-    }
-    part = sum_over_warp(part);
-    if (lane == 0) sum[e] = part;
+    const float part = pool_column(call, group, e);
+    if (threadIdx.x % kWarp == 0) sum[e] = part;
   }
   __syncthreads();
-  const float kept = sum[call.experts];
-  if (call.kind == PoolKind::kSoftmax && threadIdx.x == 0 && kept > 0) softmax(sum, call.experts);
+  if (threadIdx.x == 0) finish_pool(call.kind, sum, call.experts);
   __syncthreads();
-  for (int e = threadIdx.x; e < call.experts; e += kThreads) {
-    float value = sum[e];
-    if (call.kind != PoolKind::kSum && kept == 0) value = 0;
-    if (call.kind == PoolKind::kMean && kept > 0) value /= kept;
-    call.sums[static_cast<int64_t>(group) * call.experts + e] = value;
-  }
-  if (call.kept != nullptr && threadIdx.x == 0) call.kept[group] = kept;
+  for (int e = threadIdx.x; e < call.experts; e += kThreads)
+    call.sums[static_cast<int64_t>(group) * call.experts + e] = sum[e];
+  if (call.kept != nullptr && threadIdx.x == 0) call.kept[group] = sum[call.experts];
 }
 
 // Weights that no token has a say in: of uniform routing, or where there are no tokens.

@@ -14,21 +14,19 @@ __device__ inline uint32_t shared_address(const void *pointer) {
 
 // ---- Asynchronous copies ----
 
-// Copies 16 bytes, of which all from `bytes` on are zeros. Turing has no such instruction: it copies at once.
+// Copies 16 bytes, of which all from `bytes` on are zeros. Turing has no such instruction: nothing calls this there.
 __device__ inline void copy_async(void *shared, const void *global, int bytes) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
                : "memory");
-#else
-  uint32_t word[4] = {0, 0, 0, 0};
-  auto *byte = reinterpret_cast<char *>(word);
-  if (bytes == 16) {
-    *reinterpret_cast<uint4 *>(word) = *static_cast<const uint4 *>(global);
-  } else {
-    for (int i = 0; i < 16; ++i)
-      if (i < bytes) byte[i] = static_cast<const char *>(global)[i];
-  }
-  *static_cast<uint4 *>(shared) = *reinterpret_cast<uint4 *>(word);
+#endif
+}
+
+// The same of 8 bytes, by the first-level cache.
+__device__ inline void copy_async_half(void *shared, const void *global, int bytes) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
+               : "memory");
 #endif
 }
 
@@ -81,8 +79,7 @@ __device__ inline void load_matrices_transposed(uint32_t (&matrix)[2], const voi
                : "memory");
 }
 
-// c += a b: a is 16x16 by rows, b is 16x8 by columns. Turing's matrix units have no such shape: kernels that call this
-// are never launched there.
+// c += a b: a is 16x16 by rows, b is 16x8 by columns. Turing has no bfloat16: kernels of it are never launched there.
 template <typename T>
 __device__ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 
@@ -105,6 +102,13 @@ __device__ inline void multiply_add<__half>(float (&c)[4], const uint32_t (&a)[4
       "%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else  // Turing: half the depth, of float16 alone
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(b0));
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[2]), "r"(a[3]), "r"(b1));
 #endif
 }
 

@@ -19,13 +19,58 @@ struct Window {
   int column, column_end;
 };
 
+// The 16 bytes of a row from `column` on, of which `valid` numbers are there; zeros after them.
+template <typename T>
+__device__ inline uint4 load_chunk(const Operand &source, int64_t row, int column, int valid) {
+  constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
+  const T *from = static_cast<const T *>(source.data) + row * source.pitch + column;
+  if (valid == kChunk) return *reinterpret_cast<const uint4 *>(from);
+  uint4 chunk = make_uint4(0, 0, 0, 0);
+#pragma unroll
+  for (int i = 0; i < kChunk; ++i)
+    if (i < valid) reinterpret_cast<T *>(&chunk)[i] = from[i];
+  return chunk;
+}
+
+// For Turing, which has no asynchronous copies: four loads of a thread go out before it waits for the first of them.
+template <typename T, int kRows, int kColumns>
+__device__ inline void stage_through_registers(T *tile, const Operand &source, const Window &window) {
+  constexpr int kChunk = 16 / static_cast<int>(sizeof(T)), kChunks = kColumns / kChunk, kCount = 4;
+#pragma unroll 1
+  for (int first = threadIdx.x; first < kRows * kChunks; first += kCount * kThreads) {
+    uint4 chunk[kCount];
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) {
+      const int i = first + n * kThreads;
+      const int64_t row = window.row + i / kChunks;
+      const int column = window.column + i % kChunks * kChunk;
+      const bool inside = i < kRows * kChunks && row < window.row_end;
+      chunk[n] = load_chunk<T>(source, row, column, inside ? min(max(window.column_end - column, 0), kChunk) : 0);
+    }
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) {
+      const int i = first + n * kThreads;
+      if (i < kRows * kChunks)
+        *reinterpret_cast<uint4 *>(tile + place<T, kColumns>(i / kChunks, i % kChunks * kChunk)) = chunk[n];
+    }
+  }
+}
+
 // Fills a kRows x kColumns tile; what lies outside the window is zero. Copies are asynchronous where no number is
 // converted: the caller commits and waits.
 template <typename T, int kRows, int kColumns>
 __device__ inline void stage(T *tile, const Operand &source, const Window &window) {
   constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
   constexpr int kChunks = kColumns / kChunk;
-  const bool copies = source.dtype == kDtype<T> && source.wide;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  if (source.dtype == kDtype<T> && source.wide) {
+    stage_through_registers<T, kRows, kColumns>(tile, source, window);
+    return;
+  }
+  const bool copies = false;
+#else
+  const bool copies = source.dtype == kDtype<T> && source.half;
+#endif
   for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
     const int r = i / kChunks, c = i % kChunks * kChunk;
     T *target = tile + place<T, kColumns>(r, c);
@@ -34,7 +79,13 @@ __device__ inline void stage(T *tile, const Operand &source, const Window &windo
     const int valid = row < window.row_end ? min(max(window.column_end - column, 0), kChunk) : 0;
     if (copies) {
       const T *from = static_cast<const T *>(source.data) + (valid > 0 ? row * source.pitch + column : 0);
-      copy_async(target, from, valid * static_cast<int>(sizeof(T)));
+      const int bytes = valid * static_cast<int>(sizeof(T));
+      if (source.wide) {
+        copy_async(target, from, bytes);
+      } else {
+        copy_async_half(target, from, min(bytes, 8));
+        copy_async_half(target + kChunk / 2, bytes > 8 ? from + kChunk / 2 : from, max(bytes - 8, 0));
+      }
     } else {
 #pragma unroll
       for (int part = 0; part < kChunk; part += 4) {

@@ -1,6 +1,6 @@
 /** What the kernels do to memory and matrix units, in counts of the emulator, against bench/budgets.ts. */
 import { describe, expect, test } from 'vitest'
-import { atScale, budgets, type Budget } from '../../bench/counters/budgets.js'
+import { atScale, budgets, unmodelled, type Budget } from '../../bench/counters/budgets.js'
 import { count, type Counts } from '../../bench/counters/count.js'
 import { dtypes } from '../../bench/dtypes.js'
 import { fewestBytes, type Direction } from '../../bench/floor.js'
@@ -44,6 +44,19 @@ describe('bfloat16, all outputs accumulated into', () => {
       for (const direction of DIRECTIONS) {
         expectWithin(counts[direction], budget[direction], fewest(direction, shape))
         expectModelled(counts[direction], direction, shape)
+      }
+    })
+
+  for (const { shape, ...budget } of unmodelled)
+    test(title(shape), async (context) => {
+      needsEmulator(context)
+      const counts = await count({ shape, dtype: 'bfloat16', method: 'batch' })
+      for (const direction of DIRECTIONS) {
+        expectWithin(counts[direction], budget[direction], fewest(direction, shape))
+        // Where the sides of the result are no multiples of a tile, more would be rounding; one token fills no tile.
+        const { tokens, d, rank } = shape
+        const least = ((direction === 'forward' ? 2 : 4) * tokens * rank * d) / 2048
+        if (tokens >= 64) expect(counts[direction].matrixInstructions / least).toBeLessThanOrEqual(1.1)
       }
     })
 

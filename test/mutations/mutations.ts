@@ -27,9 +27,9 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'shrink.cuh',
-    what: 'the last warp is left out of the sum',
-    find: 'for (int w = 1; w < kWarps; ++w) {',
-    replace: 'for (int w = 1; w < kWarps - 1; ++w) {',
+    what: 'half of every line is left out of the sum',
+    find: 'add(half[0], half[1]);',
+    replace: '',
   },
   {
     file: 'shrink.cuh',
@@ -114,8 +114,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'pool.cuh',
     what: 'the last token of a sequence is left out',
-    find: 'for (int t = begin + lane; t < end; t += kWarp) {',
-    replace: 'for (int t = begin + lane; t < end - 1; t += kWarp) {',
+    find: 't < end; t += kWarp) {',
+    replace: 't < end - 1; t += kWarp) {',
   },
   {
     file: 'pool.cuh',
@@ -159,6 +159,49 @@ export const mutations: readonly Mutation[] = [
     find: '{row, call.experts.rank, column, call.experts.columns});',
     replace: '{row, call.experts.rank - 1, column, call.experts.columns});',
   },
+  {
+    file: 'forward_decode.cuh',
+    what: 'the last chunk of d is left out',
+    find: 'chunk < call.chunks; ++chunk',
+    replace: 'chunk < call.chunks - 1; ++chunk',
+  },
+  {
+    file: 'forward_decode.cuh',
+    what: 'u without its weight',
+    find: 'mixture[group[t] * mixture_pitch + j / rank] *',
+    replace: '1.0f *',
+  },
+  {
+    file: 'forward_decode.cuh',
+    what: 'no barrier between u and the product',
+    find: `copy_wait<Tile::kStages - 1>();\n    ${BARRIER}`,
+    replace: 'copy_wait<Tile::kStages - 1>();\n',
+  },
+  // ---- Large ranks ----
+  {
+    file: 'large.cuh',
+    what: 'the last steps of a sum are left out',
+    find: 'min(left, Tile::kDepth)',
+    replace: 'min(left, Tile::kDepth) - Tile::Engine::kDepth',
+  },
+  {
+    file: 'large.cuh',
+    what: 'the copies are not waited for',
+    find: 'copy_wait<Tile::kStages - 2>();',
+    replace: 'copy_wait<Tile::kStages - 1>();',
+  },
+  {
+    file: 'large_shrink.cuh',
+    what: 'q is not scaled',
+    find: 'for (int v = 0; v < 4; ++v) value[v] *= call.scale;',
+    replace: '',
+  },
+  {
+    file: 'large_strip.cuh',
+    what: 'the first split of tokens in every block',
+    find: 'at.split = index / call.slices % call.splits;',
+    replace: 'at.split = 0;',
+  },
   // ---- Backward ----
   {
     file: 'backward_dy.cuh',
@@ -199,8 +242,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'backward_x.cuh',
     what: 'dR leaves out the last token of a range',
-    find: 'const int end = min((range + 1) * kRouterTokens, call.strip.tokens);',
-    replace: 'const int end = min((range + 1) * kRouterTokens, call.strip.tokens) - 1;',
+    find: 'const int end = min((range + 1) * kRouterTokens, call.tokens);',
+    replace: 'const int end = min((range + 1) * kRouterTokens, call.tokens) - 1;',
   },
   {
     file: 'backward_x.cuh',
@@ -229,8 +272,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'gradient.cuh',
     what: 'reduce does not weigh the experts',
-    find: 'job.weights == nullptr ? sum[v] : sum[v] * job.weights[e];',
-    replace: 'sum[v];',
+    find: 'job.weights == nullptr ? job.scale : job.scale * job.weights[e];',
+    replace: 'job.scale;',
   },
   {
     file: 'gradient.cuh',

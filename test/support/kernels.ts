@@ -31,6 +31,12 @@ const specs: Spec[] = [
   { ...small, routing: 'lora', experts: 1, rank: 20, seed: 11 },
   { ...wide, routing: 'lora', experts: 1, rank: 4, seed: 12 },
   { ...small, routing: 'token', rank: 8, seed: 13 },
+  // Few tokens: two chunks of d.
+  { ...ragged, routing: 'sequence', tokens: 40, lengths: [3, 0, 37], dIn: 530, masked: 0.3, seed: 15 },
+  { ...small, routing: 'batch', tokens: 9, dIn: 530, rank: 20, masked: 0.3, activation: 'relu', seed: 16 },
+  // A large rank, and so many tokens that C is written and gradients are split.
+  { ...small, routing: 'batch', tokens: 600, rank: 132, masked: 0.3, activation: 'relu', seed: 17 },
+  { ...ragged, routing: 'sequence', rank: 132, masked: 0.3, seed: 18 },
 ]
 
 /** In bfloat16, alone or with parameters in float32; every second one with its dB deferred. */

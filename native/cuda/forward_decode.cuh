@@ -1,0 +1,182 @@
+// Forward of few tokens (decoding), second phase: all that follows x A^T, whose chunks many blocks have left in parts.
+//
+//   h = phi(sum of the parts)   l = h R^T   p = softmax(l)   w = pooled p   y (+)= s h C, or s u B
+//
+// Every block adds the parts, in order, and routes all tokens again: a few kilobytes from the second-level cache
+// against a launch more. Then it expands its own few columns; the experts are combined as B streams by, C is never in
+// memory. Matrix units cost nothing here, most rows of their tiles are zeros; with them a row has the same bits as in
+// any batch.
+//
+// Passes over memory: B once, y (read if it accumulates, and written) once; h, p and w are written by the first block.
+//
+// With programmatic dependent launch B and y would be asked for while the first phase runs: they go first for that.
+#pragma once
+
+#include "combine.cuh"
+#include "forward_shrink.cuh"
+#include "pool.cuh"
+
+namespace lily::cuda {
+
+// Beyond, adding the parts in every block is more traffic than it saves; and pooling is by the warps of one block.
+constexpr int kDecodeTokens = 64, kDecodeGroups = 64, kDecodeRank = 128;
+
+struct ForwardDecode {
+  const float *parts;  // chunks x M x part_pitch
+  int chunks, part_pitch;
+  int tokens, columns;  // M, d_out
+  int relu;
+  Output hidden;  // what backward needs; may be null
+  Route route;    // its values may be null
+  int pooled;     // one combined HP, else every token its own mixture
+  int per_token;  // of a mixture: token routing
+  PoolKind pool;
+  Groups groups;
+  Weights weights;     // pooled without a router
+  const float *given;  // G x E of a mixture without a router
+  float *weights_out;  // G x E; may be null
+  Experts experts;
+  Output y;
+  float scale;
+};
+
+template <typename Engine_, int kTokens_>
+struct DecodeTile {
+  using Engine = Engine_;
+  using Scalar = typename Engine::Scalar;
+  // 8 columns a warp: the most blocks that still take whole sectors.
+  static constexpr int kTokens = kTokens_, kColumns = 8 * kWarps, kRank = 64, kStages = 3;
+  static constexpr int kLeft = kTokens * kRank, kStrip = kTokens * kColumns, kWeights = kRank * kColumns;
+
+  // Bytes of shared memory. Tiles, then h, logits, R, and pooled sums.
+  static int bytes(int rank, int experts, int groups) {
+    const int floats = kTokens * (rank + 8) + route_bytes(kTokens, experts, rank) / 4 + groups * (experts + 1);
+    return (kLeft + kStrip + kStages * kWeights) * static_cast<int>(sizeof(Scalar)) + floats * 4;
+  }
+};
+
+// h of all tokens into shared memory, `pitch` floats a row, and to `hidden`.
+__device__ inline void add_parts(const ForwardDecode &call, float *product, int pitch) {
+  const int rank = call.experts.rank, fours = (rank + 3) / 4;
+  for (int i = threadIdx.x; i < call.tokens * fours; i += kThreads) {
+    const int t = i / fours, k = i % fours * 4;
+    float sum[4] = {0, 0, 0, 0};
+#pragma unroll 4
+    for (int chunk = 0; chunk < call.chunks; ++chunk) {
+      float part[4];
+      load_four(call.parts + (static_cast<int64_t>(chunk) * call.tokens + t) * call.part_pitch + k, 4, true, part);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) sum[v] += part[v];
+    }
+    if (call.relu) {
+#pragma unroll
+      for (int v = 0; v < 4; ++v) sum[v] = sum[v] < 0 ? 0.0f : sum[v];  // not a number stays so
+    }
+    store_four(product + t * pitch + k, 4, true, sum);
+    if (blockIdx.x == 0 && call.hidden.data != nullptr) store_four(call.hidden, t, k, rank, sum);
+  }
+}
+
+// w of all groups, E + 1 floats a row; ends with a barrier.
+__device__ inline void pool_all(const ForwardDecode &call, const float *values, float *sums) {
+  const int experts = call.route.experts, pitch = experts + 1;
+  const Pool pool = {call.pool, call.groups, experts, values, experts | 1, call.route.mask, nullptr, nullptr};
+  __syncthreads();
+  for (int i = threadIdx.x / kWarp; i < call.groups.groups * pitch; i += kWarps) {
+    const float sum = pool_column(pool, i / pitch, i % pitch);
+    if (threadIdx.x % kWarp == 0) sums[i] = sum;
+  }
+  __syncthreads();
+  for (int g = threadIdx.x; g < call.groups.groups; g += kThreads) finish_pool(call.pool, sums + g * pitch, experts);
+  __syncthreads();
+  if (blockIdx.x != 0 || call.weights_out == nullptr) return;
+  for (int i = threadIdx.x; i < call.groups.groups * experts; i += kThreads)
+    call.weights_out[i] = sums[i / experts * pitch + i % experts];
+}
+
+template <typename Tile>
+__global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid_constant__ ForwardDecode call) {
+  using Scalar = typename Tile::Scalar;
+  using Engine = typename Tile::Engine;
+  extern __shared__ __align__(16) char shared[];
+  __shared__ float weights[kMostExperts];
+  __shared__ int group[Tile::kTokens];
+  auto *left = reinterpret_cast<Scalar *>(shared);
+  Scalar *strip = left + Tile::kLeft;
+  Scalar *ring = strip + Tile::kStrip;
+  const int rank = call.experts.rank, experts = call.experts.experts;
+  const int pitch = (rank + 3) / 4 * 4 + 4;
+  auto *product = reinterpret_cast<float *>(ring + Tile::kStages * Tile::kWeights);
+  float *logits = product + Tile::kTokens * pitch;
+  float *router = logits + Tile::kTokens * (experts | 1);
+  float *sums = router + experts * (rank | 1);
+  const int column = blockIdx.x * Tile::kColumns;
+  const int rows = call.pooled ? rank : experts * rank;
+  const int steps = (rows + Tile::kRank - 1) / Tile::kRank;
+
+  const auto fill = [&](int step) {
+    if (step < steps && !call.pooled)
+      stage<Scalar, Tile::kRank, Tile::kColumns>(ring + step % Tile::kStages * Tile::kWeights, call.experts.b,
+                                                 {step * Tile::kRank, rows, column, call.columns});
+    copy_commit();
+  };
+  const Window window = {0, call.tokens, column, call.columns};
+  if (call.y.accumulate) stage<Scalar, Tile::kTokens, Tile::kColumns>(strip, call.y.operand(), window);
+#pragma unroll
+  for (int step = 0; step < Tile::kStages - 1; ++step) fill(step);
+
+  add_parts(call, product, pitch);
+  const bool routes = call.route.router.data != nullptr;
+  if (routes) {
+    form_logits(call.route, product, pitch, logits, router, call.tokens);
+    Route route = call.route;
+    if (blockIdx.x != 0) route.values = nullptr;
+    finish_route(route, logits, 0, call.tokens, 0);
+    if (!call.per_token) pool_all(call, logits, sums);
+  }
+  if (call.pooled) {
+    if (routes) {
+      for (int e = threadIdx.x; e < experts; e += kThreads) weights[e] = sums[e];
+    } else {
+      find_weights(weights, call.weights);
+      if (blockIdx.x == 0 && call.weights_out != nullptr)
+        for (int e = threadIdx.x; e < experts; e += kThreads) call.weights_out[e] = weights[e];
+    }
+  } else {
+    for (int t = threadIdx.x; t < call.tokens; t += kThreads) group[t] = call.per_token ? t : call.groups.of(t);
+  }
+  // Rows of weights of a mixture.
+  const float *mixture = call.per_token ? logits : routes ? sums : call.given;
+  const int mixture_pitch = call.per_token ? experts | 1 : routes ? experts + 1 : experts;
+
+  const int warp = threadIdx.x / kWarp;
+  Accumulators<Tile::kTokens / 16, 1> sum;
+  clear(sum);
+  for (int step = 0; step < steps; ++step) {
+    __syncthreads();  // h and weights are there; the tiles before are done with
+    fill(step + Tile::kStages - 1);
+    Scalar *b = ring + step % Tile::kStages * Tile::kWeights;
+    const int row = step * Tile::kRank;
+    if (call.pooled) combine_tile<Scalar, Tile::kRank, Tile::kColumns>(b, call.experts, weights, row, column);
+    for (int i = threadIdx.x; i < Tile::kTokens * Tile::kRank; i += kThreads) {
+      const int t = i / Tile::kRank, j = row + i % Tile::kRank;
+      float value = 0;
+      if (t < call.tokens && j < rows) {
+        value = product[t * pitch + j % rank];
+        if (!call.pooled) value = mixture[group[t] * mixture_pitch + j / rank] * to_float(from_float<Scalar>(value));
+      }
+      left[place<Scalar, Tile::kRank>(t, i % Tile::kRank)] = from_float<Scalar>(value);
+    }
+    copy_wait<Tile::kStages - 1>();
+    __syncthreads();
+    multiply<Engine, Along::kDepth, Tile::kRank, Along::kOuter, Tile::kColumns>(
+        sum, left, 0, b, warp * 8, 0, (min(rows - row, Tile::kRank) + Engine::kDepth - 1) / Engine::kDepth);
+  }
+  copy_wait<0>();
+  __syncthreads();
+  add_scaled<Scalar, Tile::kColumns>(strip, sum, 0, warp * 8, call.scale, call.y.accumulate);
+  __syncthreads();
+  unstage<Scalar, Tile::kTokens, Tile::kColumns>(strip, call.y, window);
+}
+
+}  // namespace lily::cuda
