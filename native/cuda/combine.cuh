@@ -127,7 +127,7 @@ __device__ inline void combine_block(const Combine &call, T *tile, float *weight
 
 // Where every block of the next phase would else combine all of C: backward, and forward of large ranks.
 template <typename T>
-__global__ __launch_bounds__(kThreads) void combine(const __grid_constant__ Combine call) {
+__global__ __launch_bounds__(kThreads, kBlocks) void combine(const __grid_constant__ Combine call) {
   __shared__ float weights[kMostExperts];
   __shared__ __align__(16) T tile[kCombineRows * kCombineColumns];
   combine_block(call, tile, weights, blockIdx.x, blockIdx.y);

@@ -9,7 +9,7 @@ namespace lily::cuda {
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 
-// Of the kernels with a main loop, as many at least share a multiprocessor: the copies of one hide behind the other's
+// Of the kernels that work on tiles, as many at least share a multiprocessor: the copies of one hide behind the other's
 // products. Without a number the compiler spills to make room for more.
 constexpr int kBlocks = 2;
 
