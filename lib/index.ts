@@ -38,6 +38,7 @@ export {
   type LilyForwardOptions,
   type LilyForwardResult,
 } from './forward.js'
+export { captureGraph, type Graph } from './graph.js'
 export type { MaskLike, OffsetsLike, WeightsLike } from './indices.js'
 export {
   loraBackward,

@@ -2,6 +2,7 @@
  * Calls into the binding. A call is a descriptor of numbers and one memory per slot. Both are made once and used again,
  * which is safe because the binding reads them before it returns, in the Async forms too.
  */
+import { refuseInCapture } from './capture.js'
 import type { DeferredB } from './deferred-b.js'
 import { bytesOf, type DType } from './dtype.js'
 import { bound, LilyError, settled } from './errors.js'
@@ -233,6 +234,7 @@ export function runForward(call: ForwardCall): void {
 
 export async function runForwardAsync(call: ForwardCall): Promise<void> {
   if (call.placement !== null) {
+    refuseInCapture('a promise', 'call lilyForward or loraForward')
     runForward(call)
     return settled(call.placement.passed())
   }
@@ -270,6 +272,7 @@ export function runBackward(call: BackwardCall): void {
 
 export async function runBackwardAsync(call: BackwardCall): Promise<void> {
   if (call.placement !== null) {
+    refuseInCapture('a promise', 'call lilyBackward or loraBackward')
     runBackward(call)
     return settled(call.placement.passed())
   }

@@ -19,6 +19,7 @@ export interface Handle<Kind extends string> {
 export type MemoryHandle = Handle<'memory'>
 export type StreamHandle = Handle<'stream'>
 export type EventHandle = Handle<'event'>
+export type GraphHandle = Handle<'graph'>
 
 /** Memory behind an operand: a view of host memory, the package's device memory, that of others, or nothing. */
 export type Memory = ArrayBufferView | MemoryHandle | bigint | null
@@ -39,8 +40,8 @@ export interface NativeDevice {
   /** Instruction set of a CPU, compute capability of a GPU. */
   detail: string
   memoryBytes: number
-  /** Threads of the CPU backend, multiprocessors of a GPU. */
   cacheBytes: number
+  /** Threads of the CPU backend, multiprocessors of a GPU. */
   parallelism: number
 }
 
@@ -149,6 +150,11 @@ export interface Native {
   eventWait(event: EventHandle): Promise<void>
   /** Milliseconds. */
   eventElapsed(start: EventHandle, end: EventHandle): number
+  /** Between the two the stream records what it is given; the record is a graph. */
+  captureBegin(stream: StreamHandle): void
+  captureEnd(stream: StreamHandle): GraphHandle
+  graphLaunch(graph: GraphHandle, stream: number): void
+  graphDestroy(graph: GraphHandle): void
   poolStatistics(backend: number, device: number, pinned: boolean): PoolStatistics
   emptyCache(): void
 }

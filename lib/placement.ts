@@ -1,8 +1,9 @@
 /** Where a call on a device runs: in which stream, after and before which others, and what must live until then. */
+import { Capture } from './capture.js'
 import { DeviceMemory } from './device-memory.js'
 import { bound, fail } from './errors.js'
 import { native } from './native.js'
-import { CPU, type Device } from './operand.js'
+import { CPU, type Device, type OperandMemory } from './operand.js'
 import { StreamState } from './stream-state.js'
 
 /** What `options.stream` may be, once it is read. */
@@ -12,11 +13,14 @@ export type StreamOption = StreamState | number | null
 export interface Located {
   readonly stream: StreamState | null
   readonly owner?: unknown
+  readonly memory?: OperandMemory
 }
 
 export class Placement {
   readonly #joined = new Set<StreamState>()
   readonly #owners: unknown[] = []
+  /** Of the call, where it is recorded and not run. */
+  readonly #capture = Capture.current
 
   private constructor(
     readonly device: Device,
@@ -24,8 +28,9 @@ export class Placement {
   ) {}
 
   /**
-   * The stream of a call: `stream`, else the one that all operands have in common, else the device's own. Every other
-   * stream of an operand is joined to it, before and after. Null: on the host, which has no streams.
+   * The stream of a call: that of a capture, else `stream`, else the one that all operands have in common, else the
+   * device's own. Every other stream of an operand is joined to it, before and after. Null: on the host, which has no
+   * streams.
    */
   static of(
     device: Device,
@@ -48,6 +53,7 @@ export class Placement {
       if (operand == null) continue
       if (operand.stream !== null) streams.add(operand.stream)
       if (operand.owner != null) owners.add(operand.owner)
+      Capture.current?.keep(operand)
     }
     const placement = new Placement(device, Placement.#choose(device, stream, streams))
     for (const other of streams) placement.join(other)
@@ -57,6 +63,7 @@ export class Placement {
   }
 
   static #choose({ id }: Device, stream: StreamOption, streams: ReadonlySet<StreamState>): StreamState {
+    if (Capture.current !== null) return Capture.current.streamFor(id, stream)
     if (stream === null) {
       const [first = null, ...others] = streams
       const isCommon = first?.device === id && others.every(({ number }) => number === first.number)
@@ -72,12 +79,14 @@ export class Placement {
   }
 
   join(other: StreamState): void {
-    if (other.number !== this.stream.number) this.#joined.add(other)
+    if (other.number !== this.stream.number) (this.#capture?.streams ?? this.#joined).add(other)
   }
 
   /** Memory for the call's results and workspace, whose contents are undefined. */
   allocate(argument: string, byteLength: number): DeviceMemory {
-    return new DeviceMemory(argument, this.device, byteLength, this.stream.home)
+    const memory = new DeviceMemory(argument, this.device, byteLength, this.stream.home)
+    this.#capture?.keep(memory)
+    return memory
   }
 
   /** Enqueues work: after all that the operands' streams were given, and before all that they will be given. */
@@ -87,7 +96,7 @@ export class Placement {
       for (const other of this.#joined) native.streamOrder(other.device, other.number, device, number)
       const result = work()
       for (const other of this.#joined) native.streamOrder(device, number, other.device, other.number)
-      if (this.#owners.length > 0) keepUntilPassed(this.stream, this.#owners)
+      if (this.#owners.length > 0 && this.#capture === null) keepUntilPassed(this.stream, this.#owners)
       return result
     })
   }

@@ -4,6 +4,7 @@ import { settled } from './errors.js'
 import { allocateOnHost } from './memory.js'
 import { native, type Memory } from './native.js'
 import { CPU, isDeviceMemory, isHostMemory, layOut, layOutOnDevice, type Device, type Operand } from './operand.js'
+import { refuseInCapture } from './capture.js'
 import { Placement } from './placement.js'
 
 /** A contiguous copy on a device, made in its default stream. The source has been read when it returns, if it is on the host. */
@@ -47,6 +48,7 @@ export async function copyToHost(operand: Operand): Promise<Operand> {
 
 /** Fills `data` with bytes of an operand's memory. */
 export async function download(operand: Operand, data: Uint8Array, byteOffset: number): Promise<void> {
+  refuseInCapture('the contents of device memory', 'read them after replay()')
   const placement = placementOn(operand.device, operand)
   const { device, number } = placement.stream
   await settled(placement.run(() => native.download(device, memoryOf(operand), byteOffset, data, number)))
@@ -54,8 +56,7 @@ export async function download(operand: Operand, data: Uint8Array, byteOffset: n
 
 /** The stream of the operand where it has one and is there, else the device's own. */
 export function placementOn(device: Device, operand: Operand): Placement {
-  const stream = operand.device === device ? operand.stream : null
-  const placement = Placement.of(device, stream, () => [operand])
+  const placement = Placement.of(device, null, () => [operand])
   if (placement === null) throw new Error('only devices have a placement')
   return placement
 }

@@ -1,5 +1,6 @@
 /** One adapted layer of a model. */
 import { lilyBackward, type GradientOf, type LilyNeeds } from '../backward.js'
+import { Capture } from '../capture.js'
 import { fail } from '../errors.js'
 import { lilyForward, type LilyForwardOptions, type SavedOf } from '../forward.js'
 import { CPU } from '../operand.js'
@@ -169,6 +170,8 @@ export class LilyLayer {
    * may change before the fold.
    */
   #deferPays({ x, groups, experts, rank, tokens, makesWeights, dOut, dIn }: Problem): boolean {
+    // A replay knows nothing of what waits for a fold.
+    if (Capture.current !== null) return false
     if (x.device === CPU || !makesWeights || groups >= experts || this.b.layers.length < 2) return false
     return 16 * 2 * (experts - groups) * rank * dOut >= tokens * (dOut + 3 * dIn)
   }

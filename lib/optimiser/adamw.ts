@@ -1,4 +1,5 @@
 /** AdamW. */
+import { refuseInCapture } from '../capture.js'
 import { describe, fail, LilyError } from '../errors.js'
 import { newOperand } from '../memory.js'
 import type { Device, Operand } from '../operand.js'
@@ -107,6 +108,7 @@ export class AdamW {
    */
   step(options: AdamWStepOptions = {}): void {
     const moments = this.#open()
+    refuseInCapture("an optimiser's step", 'its number is in it, so call step() after replay()')
     checkKeys('options', options, STEP_OPTIONS)
     const lrScale = readFromZero('options', options, 'lrScale', 1)
     const stream = readStream(options)

@@ -10,6 +10,8 @@ namespace {
 // of a device is kept until it is asked back: to free it waits for the device.
 constexpr size_t kHostLimit = size_t{1} << 30;
 
+constexpr MemoryKind kKinds[] = {MemoryKind::kDevice, MemoryKind::kPinned};
+
 }  // namespace
 
 CachingPool::CachingPool(const lily_backend &backend, int32_t device, MemoryKind kind)
@@ -29,6 +31,15 @@ size_t CachingPool::size_class(size_t bytes) {
 void *CachingPool::take(size_t bytes, lily_stream stream) {
   const size_t size = size_class(bytes == 0 ? 1 : bytes);
   const std::lock_guard<std::mutex> lock(mutex_);
+  if (Captured *captured = recording(stream)) {
+    // In the order of the record; but the host writes to pinned memory once, before all of it.
+    std::vector<void *> &blocks = captured->blocks[size];
+    if (kind_ == MemoryKind::kDevice && !blocks.empty()) {
+      void *block = blocks.back();
+      blocks.pop_back();
+      return block;
+    }
+  }
   void *block = reuse(size, stream);
   if (block == nullptr && allocate(size, &block) != LILY_OK) {
     block = take_waiting(size, stream);
@@ -48,19 +59,51 @@ void *CachingPool::take(size_t bytes, lily_stream stream) {
 void CachingPool::give_back(void *block, size_t bytes, lily_stream stream, bool idle) {
   const size_t size = size_class(bytes == 0 ? 1 : bytes);
   const std::lock_guard<std::mutex> lock(mutex_);
+  if (Captured *captured = recording(stream)) {
+    captured->blocks[size].push_back(block);
+    return;
+  }
+  keep(size, {block, stream, 0, idle || !has_streams_});
+}
+
+// Moves a block from those in use.
+void CachingPool::keep(size_t size, const Block &block) {
   statistics_.blocks_in_use -= 1;
   statistics_.bytes_in_use -= size;
-  Block kept = {block, stream, 0, idle || !has_streams_};
+  std::vector<Block> &blocks = kept_[size];
+  blocks.push_back(block);
   // The host writes to pinned memory at once, whatever is queued, so what is queued now must be known later.
-  if (kind_ == MemoryKind::kPinned) passed(kept);
-  kept_[size].push_back(kept);
+  if (kind_ == MemoryKind::kPinned) passed(blocks.back());
   statistics_.blocks_kept += 1;
   statistics_.bytes_kept += size;
   if (statistics_.bytes_kept > limit_) shrink();
 }
 
+void CachingPool::begin_capture(lily_stream stream) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  captured_[stream].recording = true;
+}
+
+void CachingPool::end_capture(lily_stream stream) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  captured_[stream].recording = false;
+}
+
+// Null: the stream does what it is given.
+CachingPool::Captured *CachingPool::recording(lily_stream stream) {
+  const auto found = captured_.find(stream);
+  return found != captured_.end() && found->second.recording ? &found->second : nullptr;
+}
+
 void CachingPool::hand_over(lily_stream stream, lily_stream heir) {
   const std::lock_guard<std::mutex> lock(mutex_);
+  if (const auto found = captured_.find(stream); found != captured_.end()) {
+    const Captured captured = std::move(found->second);
+    captured_.erase(found);
+    for (const auto &[size, blocks] : captured.blocks) {
+      for (void *block : blocks) keep(size, {block, heir, 0, false});
+    }
+  }
   for (auto &[size, blocks] : kept_) {
     for (Block &block : blocks) {
       if (block.stream == stream) block.stream = heir;
@@ -210,10 +253,16 @@ CachingPool &caching_pool(const lily_backend &backend, int32_t device, MemoryKin
   return *pool;
 }
 
+void begin_capture_in_pools(const lily_backend &backend, int32_t device, lily_stream stream) {
+  for (const MemoryKind kind : kKinds) caching_pool(backend, device, kind).begin_capture(stream);
+}
+
+void end_capture_in_pools(const lily_backend &backend, int32_t device, lily_stream stream) {
+  for (const MemoryKind kind : kKinds) caching_pool(backend, device, kind).end_capture(stream);
+}
+
 void hand_over_pools(const lily_backend &backend, int32_t device, lily_stream stream, lily_stream heir) {
-  for (const MemoryKind kind : {MemoryKind::kDevice, MemoryKind::kPinned}) {
-    caching_pool(backend, device, kind).hand_over(stream, heir);
-  }
+  for (const MemoryKind kind : kKinds) caching_pool(backend, device, kind).hand_over(stream, heir);
 }
 
 void empty_pools(const lily_backend &backend) {

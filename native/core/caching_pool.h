@@ -38,6 +38,11 @@ class CachingPool {
   // `idle`: no queued work uses it, so that anyone may have it at once.
   void give_back(void *block, size_t bytes, lily_stream stream = 0, bool idle = false);
 
+  // Between the two, what `stream` is given is recorded, to be done later and again and again. Blocks that it gives
+  // back meanwhile serve later work of the record and nobody else, until the stream is handed over.
+  void begin_capture(lily_stream stream);
+  void end_capture(lily_stream stream);
+
   // Of a stream that ends, after its work was ordered before all later work of `heir`.
   void hand_over(lily_stream stream, lily_stream heir);
 
@@ -54,9 +59,17 @@ class CachingPool {
     bool idle;
   };
 
+  // What a capture has given back. To the statistics it is in use.
+  struct Captured {
+    bool recording;
+    std::unordered_map<size_t, std::vector<void *>> blocks;
+  };
+
   static size_t size_class(size_t bytes);
   bool passed(Block &block);
   bool usable_at_once(const Block &block, lily_stream stream) const;
+  void keep(size_t size, const Block &block);
+  Captured *recording(lily_stream stream);
   void *reuse(size_t size, lily_stream stream);
   void *take_waiting(size_t size, lily_stream stream);
   void drop_event(Block &block);
@@ -72,6 +85,7 @@ class CachingPool {
   const size_t limit_;
   mutable std::mutex mutex_;
   std::unordered_map<size_t, std::vector<Block>> kept_;
+  std::unordered_map<lily_stream, Captured> captured_;
   std::vector<lily_event> free_events_;
   PoolStatistics statistics_ = {};
 };
@@ -79,7 +93,9 @@ class CachingPool {
 // The pool of a backend's device, for the life of the process.
 CachingPool &caching_pool(const lily_backend &backend, int32_t device, MemoryKind kind = MemoryKind::kDevice);
 
-// Of every pool of a backend: what a stream that ends leaves, and all that is kept.
+// Of every pool of a backend: a capture, what a stream that ends leaves, and all that is kept.
+void begin_capture_in_pools(const lily_backend &backend, int32_t device, lily_stream stream);
+void end_capture_in_pools(const lily_backend &backend, int32_t device, lily_stream stream);
 void hand_over_pools(const lily_backend &backend, int32_t device, lily_stream stream, lily_stream heir);
 void empty_pools(const lily_backend &backend);
 

@@ -207,6 +207,11 @@ lily_status event_record(int32_t, lily_event, lily_stream) { return LILY_OK; }
 lily_status event_query(int32_t, lily_event, int32_t *ready) { return *ready = 1, LILY_OK; }
 lily_status event_synchronize(int32_t, lily_event) { return LILY_OK; }
 lily_status event_elapsed(int32_t, lily_event, lily_event, float *milliseconds) { return *milliseconds = 0, LILY_OK; }
+lily_status no_graphs() { return fail(LILY_ERROR_UNSUPPORTED, "the CPU backend has no graphs"); }
+lily_status capture_begin(int32_t, lily_stream) { return no_graphs(); }
+lily_status capture_end(int32_t, lily_stream, lily_graph *graph) { return *graph = 0, no_graphs(); }
+lily_status graph_launch(int32_t, lily_graph, lily_stream) { return no_graphs(); }
+lily_status graph_destroy(int32_t, lily_graph) { return no_graphs(); }
 lily_status close() { return LILY_OK; }
 
 constexpr lily_backend kBackend = {
@@ -241,6 +246,10 @@ constexpr lily_backend kBackend = {
     .event_query = event_query,
     .event_synchronize = event_synchronize,
     .event_elapsed = event_elapsed,
+    .capture_begin = capture_begin,
+    .capture_end = capture_end,
+    .graph_launch = graph_launch,
+    .graph_destroy = graph_destroy,
     .close = close,
 };
 

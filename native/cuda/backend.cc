@@ -240,6 +240,40 @@ lily_status event_elapsed(int32_t id, lily_event start, lily_event end, float *m
   });
 }
 
+// Relaxed: what this thread does for other streams meanwhile, and memory for results, are no part of the record.
+lily_status capture_begin(int32_t id, lily_stream stream) {
+  return on_device(id, [&] {
+    return report(cudaStreamBeginCapture(cuda_stream(stream), cudaStreamCaptureModeRelaxed), "beginning a capture");
+  });
+}
+
+lily_status capture_end(int32_t id, lily_stream stream, lily_graph *graph) {
+  *graph = 0;
+  return on_device(id, [&] {
+    cudaGraph_t recorded = nullptr;
+    if (const lily_status status = report(cudaStreamEndCapture(cuda_stream(stream), &recorded), "ending a capture")) {
+      return status;
+    }
+    cudaGraphExec_t executable = nullptr;
+    const lily_status made = report(cudaGraphInstantiate(&executable, recorded, 0), "making a graph of a capture");
+    // The executable one has all that it needs.
+    const lily_status destroyed = report(cudaGraphDestroy(recorded), "destroying a capture");
+    *graph = reinterpret_cast<lily_graph>(executable);
+    return made != LILY_OK ? made : destroyed;
+  });
+}
+
+lily_status graph_launch(int32_t id, lily_graph graph, lily_stream stream) {
+  return on_stream(id, stream, [&](lily_stream resolved) {
+    return report(cudaGraphLaunch(reinterpret_cast<cudaGraphExec_t>(graph), cuda_stream(resolved)),
+                  "launching a graph");
+  });
+}
+
+lily_status graph_destroy(int32_t, lily_graph graph) {
+  return report(cudaGraphExecDestroy(reinterpret_cast<cudaGraphExec_t>(graph)), "destroying a graph");
+}
+
 lily_status close() {
   const std::lock_guard<std::mutex> lock(own_streams_mutex);
   lily_status first = LILY_OK;
@@ -285,6 +319,10 @@ constexpr lily_backend kBackend = {
     .event_query = event_query,
     .event_synchronize = event_synchronize,
     .event_elapsed = event_elapsed,
+    .capture_begin = capture_begin,
+    .capture_end = capture_end,
+    .graph_launch = graph_launch,
+    .graph_destroy = graph_destroy,
     .close = close,
 };
 

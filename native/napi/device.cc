@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "core/caching_pool.h"
 #include "napi/backends.h"
@@ -16,7 +17,7 @@ namespace {
 
 // What an External holds.
 struct Handle {
-  enum Kind : uint32_t { kMemory = 0x6c696c01, kStream, kEvent };
+  enum Kind : uint32_t { kMemory = 0x6c696c01, kStream, kEvent, kGraph };
   explicit Handle(Kind kind) : kind(kind) {}
   const Kind kind;
 };
@@ -79,6 +80,19 @@ struct EventHandle : Handle {
   explicit EventHandle(Shared<EventState> state) : Handle(kKind), state(std::move(state)) {}
   void release(Napi::Env) { state = nullptr; }
   Shared<EventState> state;
+};
+
+struct GraphHandle : Handle {
+  static constexpr Kind kKind = kGraph;
+  static constexpr const char *kName = "a graph";
+  GraphHandle(const lily_backend &backend, int32_t device, lily_graph graph)
+      : Handle(kKind), backend(backend), device(device), graph(graph) {}
+  void release(Napi::Env) { destroy(); }
+  lily_status destroy() { return graph == 0 ? LILY_OK : backend.graph_destroy(device, std::exchange(graph, 0)); }
+
+  const lily_backend &backend;
+  const int32_t device;
+  lily_graph graph;
 };
 
 template <typename T>
@@ -407,6 +421,38 @@ void stream_wait_event(const Napi::CallbackInfo &info) {
         backend.stream_wait_event(device_number(info, 0), stream_number(info, 1), event_argument(info, 2)->event));
 }
 
+// ---- Graphs ----
+
+// (stream)
+void capture_begin(const Napi::CallbackInfo &info) {
+  const lily_backend &backend = cuda(info.Env());
+  const Stream &stream = *argument<StreamHandle>(info, 0).stream;
+  check(info.Env(), backend, backend.capture_begin(stream.device(), stream.handle()));
+  begin_capture_in_pools(backend, stream.device(), stream.handle());
+}
+
+// (stream) -> graph
+Napi::Value capture_end(const Napi::CallbackInfo &info) {
+  const lily_backend &backend = cuda(info.Env());
+  const Stream &stream = *argument<StreamHandle>(info, 0).stream;
+  end_capture_in_pools(backend, stream.device(), stream.handle());
+  lily_graph graph = 0;
+  check(info.Env(), backend, backend.capture_end(stream.device(), stream.handle(), &graph));
+  return wrap(info.Env(), std::make_unique<GraphHandle>(backend, stream.device(), graph));
+}
+
+// (graph, stream)
+void graph_launch(const Napi::CallbackInfo &info) {
+  const GraphHandle &handle = argument<GraphHandle>(info, 0);
+  if (handle.graph == 0) throw make_error(info.Env(), "ERR_LILY_DISPOSED", "the graph has been disposed of");
+  check(info.Env(), handle.backend, handle.backend.graph_launch(handle.device, handle.graph, stream_number(info, 1)));
+}
+
+void graph_destroy(const Napi::CallbackInfo &info) {
+  GraphHandle &handle = argument<GraphHandle>(info, 0);
+  check(info.Env(), handle.backend, handle.destroy());
+}
+
 // ---- Pools ----
 
 // (backend, device, pinned)
@@ -549,6 +595,10 @@ void add_device_functions(Napi::Env env, Napi::Object exports) {
   exports.Set("eventQuery", Napi::Function::New<event_query>(env));
   exports.Set("eventWait", Napi::Function::New<event_wait>(env));
   exports.Set("eventElapsed", Napi::Function::New<event_elapsed>(env));
+  exports.Set("captureBegin", Napi::Function::New<capture_begin>(env));
+  exports.Set("captureEnd", Napi::Function::New<capture_end>(env));
+  exports.Set("graphLaunch", Napi::Function::New<graph_launch>(env));
+  exports.Set("graphDestroy", Napi::Function::New<graph_destroy>(env));
   exports.Set("poolStatistics", Napi::Function::New<pool_statistics>(env));
   exports.Set("emptyCache", Napi::Function::New<empty_cache>(env));
 }

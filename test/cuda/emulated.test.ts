@@ -29,7 +29,7 @@ describe('absence', () => {
 })
 
 describe('order of work', () => {
-  for (const program of ['order.js', 'reuse.js', 'workers.js', 'calls.js'])
+  for (const program of ['order.js', 'reuse.js', 'workers.js', 'graph.js', 'calls.js'])
     for (const ORDER of ORDERS)
       test(`${program}, order ${ORDER}`, async (context) => {
         needsEmulator(context)
@@ -64,7 +64,7 @@ test('a runtime call that fails, whichever it is, leaves no leak and a usable pr
   for (const [i, name] of calls.entries()) {
     if (i % stride !== 0 && calls.indexOf(name) !== i) continue
     // Who cannot free cannot but leak.
-    const frees = /^cuda(Free|StreamDestroy|EventDestroy)/.test(name)
+    const frees = /^cuda(Free|StreamDestroy|EventDestroy|GraphDestroy|GraphExecDestroy)/.test(name)
     const settings = { FAIL_CALL: String(i + 1), LEAKS: frees ? '0' : '1' }
     const { code, stdout, text } = await runProgram('calls.js', settings)
     expect(code, `call ${i + 1}, ${name}: ${text}`).toBe(0)

@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of a struct or a meaning; a library of another version is refused when it is loaded. */
-#define LILY_ABI_VERSION 3
+#define LILY_ABI_VERSION 4
 
 typedef enum lily_status {
   LILY_OK = 0,
@@ -56,6 +56,8 @@ typedef enum lily_precision {
  * backend's own stream of the device. The CPU backend has none. */
 typedef uintptr_t lily_stream;
 typedef uintptr_t lily_event;
+/* Recorded work, ready to be enqueued again and again. */
+typedef uintptr_t lily_graph;
 
 /* A row-major matrix; data == NULL says that the operand is absent. */
 typedef struct lily_matrix {
@@ -264,6 +266,15 @@ typedef struct lily_backend {
   lily_status (*event_synchronize)(int32_t device, lily_event event);
   /* Between two recorded events with timing whose streams have passed them. */
   lily_status (*event_elapsed)(int32_t device, lily_event start, lily_event end, float *milliseconds);
+
+  /* Between begin and end the stream records what it is given instead of doing it. It may not be the device's own, and
+   * may wait for no other stream meanwhile; allocations and the work of other streams are not its concern. What the
+   * record reads and writes must stay for as long as it is launched. A record that has failed makes no graph. The CPU
+   * backend has none: LILY_ERROR_UNSUPPORTED. */
+  lily_status (*capture_begin)(int32_t device, lily_stream stream);
+  lily_status (*capture_end)(int32_t device, lily_stream stream, lily_graph *graph);
+  lily_status (*graph_launch)(int32_t device, lily_graph graph, lily_stream stream);
+  lily_status (*graph_destroy)(int32_t device, lily_graph graph);
 
   /* Waits for all work and gives back what the backend keeps for itself, its own streams for one. It may be used again
    * afterwards. */

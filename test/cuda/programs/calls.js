@@ -1,7 +1,8 @@
-// A short program that uses all of a device: memory, streams, events, forward, backward, fold, a step of AdamW. It tells whether the
-// numbers are right, and what error ended it; then, unless that was for good, it does everything again.
+// A short program that uses all of a device: memory, streams, events, a graph, forward, backward, fold, a step
+// of AdamW. It tells whether the numbers are right, and what error ended it; then, unless that was for good, it does everything again.
 import {
   AdamW,
+  captureGraph,
   DeviceBuffer,
   emptyCache,
   Event,
@@ -27,6 +28,9 @@ async function run() {
   const dy = tensor(Float32Array.of(1, 1, 1, 1), [2, 2]).to(device)
   const { dx, da, dRouter } = lilyBackward({ dy }, saved, { deferB: true })
   const db = foldB(saved)
+  const twice = tensor(new Float32Array(4), [2, 2]).to(device)
+  const graph = captureGraph(() => lilyForward({ x, a, router, b, y: twice }, { mask: [1, 1], save: false }))
+  graph.replay().replay()
   // Without memory of earlier gradients AdamW goes by their signs.
   const plain = { lr: 0.5, betas: [0, 0], eps: 0, weightDecay: 0, maxNorm: 1 }
   const optimiser = new AdamW(new Map([['b', { value: b, grad: db }]]), plain)
@@ -37,14 +41,14 @@ async function run() {
   end.record(stream)
   await end.synchronize()
   if (!(start.elapsedTime(end) >= 0)) throw new Error('time runs backwards')
-  const hosts = await Promise.all([y, dx, da, dRouter, db, b, optimiser.gradNorm].map((value) => value.toHost()))
+  const hosts = await Promise.all([y, twice, dx, da, dRouter, db, b, optimiser.gradNorm].map((value) => value.toHost()))
   const values = hosts.map(({ data }) => [...data])
-  const operands = [x, a, router, b, y, saved, dy, dx, da, dRouter, db, optimiser, expAvg, expAvgSq]
+  const operands = [graph, x, a, router, b, y, twice, saved, dy, dx, da, dRouter, db, optimiser, expAvg, expAvgSq]
   for (const each of [...operands, stream, start, end]) each.dispose()
   return JSON.stringify(values)
 }
 
-const right = '[[3,6,7,14],[3,3,3,3],[12,18],[-25,25],[10,10,10,10],[0.5,-0.5,-0.5,1.5],[20]]'
+const right = '[[3,6,7,14],[3,6,7,14],[3,3,3,3],[12,18],[-25,25],[10,10,10,10],[0.5,-0.5,-0.5,1.5],[20]]'
 let failure = null
 for (let attempt = 0; attempt < 2; attempt++) {
   try {

@@ -1,0 +1,69 @@
+/** A capture: while a function runs, its calls on a device are recorded in a stream instead of run. */
+import { DeviceMemory } from './device-memory.js'
+import { fail } from './errors.js'
+import { isDeviceMemory, type OperandMemory } from './operand.js'
+import type { StreamState } from './stream-state.js'
+
+/** What recorded work uses; as in a placement. */
+interface Used {
+  readonly stream: StreamState | null
+  readonly owner?: unknown
+  readonly memory?: OperandMemory
+}
+
+/** The stream of a recording, and all that the record needs for as long as it is replayed. */
+export class Capture {
+  static #current: Capture | null = null
+
+  /** The one that is recording; null: calls run. Nothing interrupts it, for its function does not wait. */
+  static get current(): Capture | null {
+    return Capture.#current
+  }
+
+  /** Other streams of its operands: a replay comes after what they were given, and before what they will be given. */
+  readonly streams = new Set<StreamState>()
+  readonly #memory = new Set<DeviceMemory>()
+  readonly #owners = new Set()
+
+  constructor(readonly stream: StreamState) {}
+
+  record<T>(work: () => T): T {
+    Capture.#current = this
+    try {
+      return work()
+    } finally {
+      Capture.#current = null
+    }
+  }
+
+  streamFor(device: number, given: StreamState | number | null): StreamState {
+    const { stream } = this
+    if (given !== null && given !== stream && given !== stream.number) {
+      fail('ERR_LILY_ARGUMENT', 'stream', "inside captureGraph calls run in the graph's stream; leave it out")
+    }
+    if (stream.device === device) return stream
+    return fail(
+      'ERR_LILY_DEVICE',
+      'device',
+      `the graph is of cuda:${stream.device}, but the operands are on cuda:${device}; capture one graph a device`,
+    )
+  }
+
+  keep(used: DeviceMemory | Used): void {
+    const memory = used instanceof DeviceMemory ? used : used.memory
+    if (memory !== undefined && isDeviceMemory(memory) && !this.#memory.has(memory)) this.#memory.add(memory.retain())
+    if ('owner' in used && used.owner != null) this.#owners.add(used.owner)
+  }
+
+  /** Lets go of what it keeps. */
+  release(): void {
+    for (const memory of this.#memory) memory.release()
+    this.#memory.clear()
+    this.#owners.clear()
+  }
+}
+
+/** For what waits, or counts its calls: neither can be recorded. */
+export function refuseInCapture(what: string, advice: string): void {
+  if (Capture.current !== null) fail('ERR_LILY_ARGUMENT', 'fn', `${what} cannot be part of a graph; ${advice}`)
+}

@@ -1,0 +1,327 @@
+/** Graphs, on a GPU or on the emulator. */
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import { describe, expect, it } from 'vitest'
+import {
+  AdamW,
+  backends,
+  captureGraph,
+  DeviceBuffer,
+  emptyCache,
+  Event,
+  lilyBackward,
+  lilyForward,
+  lilyForwardAsync,
+  LilyModel,
+  memoryStats,
+  Stream,
+  tensor,
+  type LilyForwardOptions,
+  type Tensor,
+} from '../../lib/index.js'
+import { expectSameBits } from '../support/compare.js'
+import { gaussian, randomFrom } from '../support/random.js'
+import { expectRefused } from '../support/refused.js'
+import { sizes, smallOperands, type HostTensor } from '../support/small.js'
+
+const device = { type: 'cuda', id: 0 } as const
+const { tokens, dIn, dOut, rank, experts } = sizes
+
+setFlagsFromString('--expose-gc')
+const gc = runInNewContext('gc') as () => void
+
+/** Collects what nobody holds, finalizers included. */
+async function collect(): Promise<void> {
+  for (let i = 0; i < 4; i++) {
+    gc()
+    await new Promise(setImmediate)
+  }
+}
+
+const onDevice = ({ data, shape }: HostTensor) => tensor(data, shape).to(device)
+const buffer = ({ data, shape }: HostTensor) => DeviceBuffer.allocate(shape).upload(data)
+const contents = async (of: Tensor) => (await of.toHost()).data as Float32Array
+const blocks = () => memoryStats(device).blocksInUse
+
+/** Inputs of which each seed makes others. */
+function inputs(seed: number) {
+  const random = randomFrom(seed)
+  return { x: gaussian(random, tokens * dIn), dy: gaussian(random, tokens * dOut) }
+}
+
+/** Operands whose inputs are buffers, to be written anew. */
+function operands() {
+  const { x, a, router, b, dy } = smallOperands()
+  return { x: buffer(x), dy: buffer(dy), a: onDevice(a), router: onDevice(router), b: onDevice(b) }
+}
+
+type Operands = ReturnType<typeof operands>
+type Options = Omit<LilyForwardOptions, 'save'>
+
+function pair({ x, dy, a, router, b }: Operands, options: Options = {}) {
+  const { y, saved } = lilyForward({ x, a, b, ...(options.routing !== 'uniform' && { router }) }, options)
+  const { dx, da, dRouter, db } = lilyBackward({ dy }, saved)
+  const { hidden } = saved
+  saved.dispose()
+  return { y, hidden, dx, da, db, ...(dRouter !== undefined && { dRouter }) }
+}
+
+async function values(results: Readonly<Record<string, Tensor>>): Promise<Map<string, Float32Array>> {
+  const found = new Map<string, Float32Array>()
+  for (const [name, result] of Object.entries(results)) found.set(name, await contents(result))
+  return found
+}
+
+/** Captures a pair, replays it on other inputs, and compares with calls that run. */
+async function expectReplays(options: Options): Promise<void> {
+  const all = operands()
+  let results: ReturnType<typeof pair> | undefined
+  const graph = captureGraph(() => {
+    results = pair(all, options)
+  })
+  for (const seed of [1, 2, 3]) {
+    const { x, dy } = inputs(seed)
+    all.x.upload(x)
+    all.dy.upload(dy)
+    graph.replay()
+    const expected = await values(pair(all, options))
+    for (const [name, value] of await values(results!)) expectSameBits(`${name}, ${seed}`, value, expected.get(name)!)
+  }
+  graph.dispose()
+}
+
+describe('a forward and a backward, replayed on other inputs, have the bits of calls', () => {
+  it.each<[string, Options]>([
+    ['batch', {}],
+    ['a mask on the host', { mask: [1, 0, 1, 1, 0, 1] }],
+    ['sequences', { routing: 'sequence', sequenceOffsets: [0, 2, 2, 6], mask: [1, 0, 1, 1, 0, 1] }],
+    ['token', { routing: 'token', activation: 'relu' }],
+    ['uniform', { routing: 'uniform' }],
+  ])('%s', async (_, options) => {
+    await expectReplays(options)
+  })
+})
+
+describe('captureGraph', () => {
+  it('runs nothing, and a replay all of it', async () => {
+    const target = DeviceBuffer.allocate([4], 'uint8').fill(1)
+    const source = DeviceBuffer.allocate([4], 'uint8').fill(7)
+    const graph = captureGraph(() => target.copyFrom(source))
+    expect(Array.from(await target.download())).toEqual([1, 1, 1, 1])
+    graph.replay()
+    expect(Array.from(await target.download())).toEqual([7, 7, 7, 7])
+    source.fill(8)
+    graph.replay()
+    expect(Array.from(await target.download())).toEqual([8, 8, 8, 8])
+  })
+
+  it('adds once a replay to outputs that are given', async () => {
+    const { x, a, b } = operands()
+    const once = await contents(lilyForward({ x, a, b }, { routing: 'uniform' }).y)
+    const y = DeviceBuffer.allocate([tokens, dOut])
+    const graph = captureGraph(() => {
+      lilyForward({ x, a, b, y }, { routing: 'uniform', save: false })
+    })
+    y.fill(0)
+    for (let i = 0; i < 3; i++) graph.replay()
+    const sum = await y.download<Float32Array>()
+    sum.forEach((value, i) => {
+      expect(value).toBeCloseTo(3 * once[i], 5)
+    })
+  })
+
+  it('comes between what the streams of its operands are given', async () => {
+    const [first, second] = [Stream.create(device), Stream.create(device)]
+    const source = DeviceBuffer.allocate([70000], 'uint8', device, { stream: first })
+    const target = DeviceBuffer.allocate([70000], 'uint8', device, { stream: second })
+    const graph = captureGraph(() => target.copyFrom(source))
+    const seen = []
+    for (let i = 1; i <= 5; i++) {
+      source.fill(i)
+      graph.replay()
+      seen.push(target.download())
+      if (i === 3) first.dispose()
+    }
+    expect((await Promise.all(seen)).map((data) => new Set(data))).toEqual([1, 2, 3, 4, 5].map((i) => new Set([i])))
+  })
+
+  it('keeps the memory that it uses, and gives all of it back', async () => {
+    await Stream.default().synchronize()
+    emptyCache()
+    const before = blocks()
+    const all = operands()
+    let results: ReturnType<typeof pair> | undefined
+    const graph = captureGraph(() => {
+      results = pair(all, { mask: [1, 1, 1, 1, 1, 0] })
+    })
+    graph.replay()
+    const expected = await values(results!)
+    const { y, ...others } = results!
+    // Operands and intermediate results; others who ask for memory meanwhile get other memory.
+    for (const each of [...Object.values(others), ...Object.values(all)]) each.dispose()
+    emptyCache()
+    const strangers = Array.from({ length: 40 }, (_, i) => DeviceBuffer.allocate([8 << (i % 8)], 'uint8').fill(255))
+    graph.replay().replay()
+    expectSameBits('y', await contents(y), expected.get('y')!)
+    for (const each of strangers) expect(new Set(await each.download())).toEqual(new Set([255]))
+    for (const each of strangers) each.dispose()
+    await graph.synchronize()
+    graph.dispose()
+    graph.dispose()
+    expectSameBits('y, which outlives the graph', await contents(y), expected.get('y')!)
+    y.dispose()
+    expect(blocks()).toBe(before)
+  })
+
+  it('one that nobody holds gives its memory back', async () => {
+    await collect()
+    const before = blocks()
+    const make = () => {
+      const all = operands()
+      captureGraph(() => {
+        for (const each of Object.values(pair(all))) each.dispose()
+      }).replay()
+      // The graph still has them.
+      for (const each of Object.values(all)) each.dispose()
+    }
+    make()
+    expect(blocks()).toBeGreaterThan(before + 5)
+    await collect()
+    expect(blocks()).toBe(before)
+  })
+
+  it("records a model's layers: gradients add up, and are made zero", async () => {
+    const options = {
+      layers: ['0.q', '1.q'].map((name) => ({ name, inFeatures: dIn, outFeatures: dIn })),
+      config: { r: rank, numB: experts, strideA: 2, initWeights: false },
+      seed: 1,
+    }
+    const x = buffer({ data: inputs(1).x, shape: [tokens, dIn] })
+    const step = (model: LilyModel) => {
+      model.zeroGrad()
+      for (const name of ['0.q', '1.q', '0.q']) {
+        const { saved } = model.layer(name).forward(x)
+        model.layer(name).backward(x, saved)
+      }
+    }
+    const [recorded, called] = [1, 2].map(() => LilyModel.create(options).to(device))
+    const graph = captureGraph(() => {
+      step(recorded)
+    })
+    for (const seed of [2, 3]) {
+      x.upload(inputs(seed).x)
+      graph.replay()
+      step(called)
+      const pairs = [...recorded.parameters()].map(
+        ([name, { grad }]) => [name, grad, called.parameters().get(name)!] as const,
+      )
+      for (const [name, grad, other] of pairs) {
+        // One of them may leave dB to a fold, whose sum has another order.
+        const [actual, expected] = [await contents(grad), await contents(other.grad)]
+        actual.forEach((value, i) => {
+          expect(value, name).toBeCloseTo(expected[i], 4)
+        })
+      }
+    }
+  })
+
+  it('time between events around replays', async () => {
+    const target = DeviceBuffer.allocate([1 << 16], 'uint8')
+    const graph = captureGraph(() => target.fill(1))
+    const [start, end] = [Event.create().record(), Event.create()]
+    graph.replay().replay()
+    end.record()
+    await end.synchronize()
+    expect(start.elapsedTime(end)).toBeGreaterThanOrEqual(0)
+    expect(new Set(await target.download())).toEqual(new Set([1]))
+  })
+
+  it('of nothing', async () => {
+    const graph = captureGraph(() => undefined)
+    await graph.replay().synchronize()
+    graph[Symbol.dispose]()
+    expect(graph.isDisposed).toBe(true)
+    await expectRefused('ERR_LILY_DISPOSED', 'disposed', () => graph.replay())
+    await expectRefused('ERR_LILY_DISPOSED', 'disposed', () => graph.synchronize())
+  })
+})
+
+describe('what cannot be recorded is refused, and leaves nothing behind', () => {
+  const all = operands()
+  const other = Stream.create(device)
+  const parameters = [{ value: all.a, grad: onDevice({ data: new Float32Array(rank * dIn), shape: [rank, dIn] }) }]
+  const optimiser = new AdamW(new Map(parameters.map((each) => ['a', each])), { lr: 1 })
+  const graph = captureGraph(() => undefined)
+  const uniform = { routing: 'uniform' } as const
+  const { x, a, b } = all
+
+  it.each<[string, string, () => void]>([
+    ['another stream', 'stream', () => lilyForward({ x, a, b }, { ...uniform, stream: other })],
+    [
+      "an optimiser's step",
+      'fn',
+      () => {
+        optimiser.step()
+      },
+    ],
+    ['a capture', 'fn', () => captureGraph(() => undefined)],
+    ['a replay', 'fn', () => graph.replay()],
+  ])('%s', async (_, argument, call) => {
+    const before = blocks()
+    await expectRefused('ERR_LILY_ARGUMENT', argument, () => captureGraph(call))
+    expect(blocks()).toBe(before)
+    // The next one is as ever.
+    captureGraph(() => x.fill(0))
+      .replay()
+      .dispose()
+  })
+
+  it.each<[string, () => Promise<unknown>]>([
+    ['the Async forms', () => lilyForwardAsync({ x, a, b }, uniform)],
+    ['a download', () => x.download()],
+    ['toHost', () => a.toHost()],
+  ])('%s', async (_, call) => {
+    let pending: Promise<unknown> | undefined
+    const empty = captureGraph(() => {
+      pending = call()
+    })
+    await expectRefused('ERR_LILY_ARGUMENT', 'cannot be part of a graph', () => pending)
+    empty.replay().dispose()
+  })
+
+  it('an async function', async () => {
+    const asynchronous: () => unknown = async () => {
+      await Promise.resolve()
+      throw new Error('after the capture')
+    }
+    await expectRefused('ERR_LILY_ARGUMENT', 'fn', () => captureGraph(asynchronous))
+  })
+
+  it('no function, and options that there are not', async () => {
+    await expectRefused('ERR_LILY_ARGUMENT', 'fn', () => captureGraph(1 as never))
+    await expectRefused('ERR_LILY_ARGUMENT', 'stream', () => captureGraph(() => undefined, { stream: other } as never))
+    await expectRefused('ERR_LILY_BACKEND_UNAVAILABLE', 'cuda:99', () =>
+      captureGraph(() => undefined, { device: { type: 'cuda', id: 99 } }),
+    )
+  })
+
+  it('what the function throws', async () => {
+    await collect()
+    const before = blocks()
+    const failure = new Error('mine')
+    const failing = () => {
+      lilyForward({ x, a, b }, uniform).y.dispose()
+      throw failure
+    }
+    expect(() => captureGraph(failing)).toThrow(failure)
+    await expectRefused('ERR_LILY_SHAPE', 'x', () => captureGraph(() => lilyForward({ x: b, a, b }, uniform)))
+    await collect()
+    expect(blocks()).toBe(before)
+  })
+
+  it('operands of another device', async (context) => {
+    if (backends()[1].devices.length < 2) context.skip('there is one device only')
+    const there = DeviceBuffer.allocate([4], 'uint8', { type: 'cuda', id: 1 })
+    await expectRefused('ERR_LILY_DEVICE', 'device', () => captureGraph(() => there.fill(1)))
+  })
+})
