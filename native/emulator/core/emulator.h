@@ -134,7 +134,8 @@ struct ModuleVariable {
 
 class Module {
  public:
-  // Throws Error naming the line and what is not supported. `device` owns the module's variables.
+  // Throws Error naming the line and what is not supported, but for kernels: each is read when it is first asked for.
+  // `device` owns the module's variables.
   static std::unique_ptr<Module> parse(std::string_view ptx, int device = 0);
   static std::unique_ptr<Module> load(const std::string &path);
   ~Module();

@@ -5,11 +5,13 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "core/emulator.h"
 #include "core/instruction.h"
+#include "core/lexer.h"
 #include "core/special_registers.h"
 
 namespace lily::emulator {
@@ -51,7 +53,13 @@ struct Variable {
 };
 
 struct ModuleContents {
-  std::map<std::string, std::unique_ptr<KernelCode>, std::less<>> kernels;
+  struct Entry {
+    KernelText text;
+    std::once_flag read;  // host threads may ask at once
+    std::unique_ptr<KernelCode> code;
+  };
+  std::string text;
+  std::map<std::string, Entry, std::less<>> kernels;
   std::map<std::string, Variable, std::less<>> variables;
   std::map<int, std::string> files;
   std::string target;

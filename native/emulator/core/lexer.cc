@@ -1,6 +1,7 @@
 // The tokenizer.
 #include "core/lexer.h"
 
+#include <algorithm>
 #include <cctype>
 
 #include "core/emulator.h"
@@ -12,11 +13,71 @@ bool is_word_character(char c) {
   return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '%' || c == '.';
 }
 
+// Where the comment or the string that begins at i ends; i where none does.
+inline size_t end_of_quiet(std::string_view ptx, size_t i) {
+  const auto behind = [&](std::string_view what, size_t from) {
+    const size_t found = ptx.find(what, from);
+    return found == std::string_view::npos ? ptx.size() : found + what.size();
+  };
+  if (ptx[i] == '"') return behind("\"", i + 1);
+  if (ptx[i] != '/') return i;
+  if (ptx.substr(i, 2) == "/*") return behind("*/", i + 2);
+  if (ptx.substr(i, 2) != "//") return i;
+  return std::min(ptx.find('\n', i), ptx.size());
+}
+
+// Behind the brace that closes the first one from i on.
+size_t end_of_body(std::string_view ptx, size_t i) {
+  for (int depth = 0; i < ptx.size(); ++i) {
+    if (ptx[i] == '{') ++depth;
+    if (ptx[i] == '}' && --depth == 0) return i + 1;
+    if (const size_t end = end_of_quiet(ptx, i); end != i) i = end - 1;
+  }
+  return ptx.size();
+}
+
 }  // namespace
 
-std::vector<Token> tokenize(std::string_view ptx) {
-  std::vector<Token> tokens;
+ModuleText cut_kernels(std::string_view ptx) {
+  constexpr std::string_view kEntry = ".entry";
+  ptx = ptx.substr(0, ptx.find('\0'));
+  ModuleText result;
   int line = 1;
+  size_t i = 0;
+  const auto keep_to = [&](size_t end) {
+    result.rest += ptx.substr(i, end - i);
+    line += static_cast<int>(std::count(ptx.begin() + i, ptx.begin() + end, '\n'));
+    i = end;
+  };
+  while (i < ptx.size()) {
+    if (const size_t end = end_of_quiet(ptx, i); end != i) {
+      keep_to(end);
+    } else if (!is_word_character(ptx[i])) {
+      keep_to(i + 1);
+    } else {
+      const auto end_of_word = [&](size_t from) {
+        while (from < ptx.size() && is_word_character(ptx[from])) ++from;
+        return from;
+      };
+      const bool is_entry = ptx.substr(i, end_of_word(i) - i) == kEntry;
+      keep_to(end_of_word(i));
+      if (!is_entry) continue;
+      while (i < ptx.size() && std::isspace(static_cast<unsigned char>(ptx[i]))) keep_to(i + 1);
+      const size_t name_end = end_of_word(i), end = end_of_body(ptx, name_end);
+      const std::string_view text = ptx.substr(i, end - i);
+      result.kernels.push_back({std::string(ptx.substr(i, name_end - i)), text, line});
+      keep_to(name_end);
+      const auto lines = static_cast<size_t>(std::count(ptx.begin() + i, ptx.begin() + end, '\n'));
+      result.rest.append(lines, '\n');
+      line += static_cast<int>(lines);
+      i = end;
+    }
+  }
+  return result;
+}
+
+std::vector<Token> tokenize(std::string_view ptx, int line) {
+  std::vector<Token> tokens;
   size_t i = 0;
   const auto at = [&](size_t k) { return k < ptx.size() ? ptx[k] : '\0'; };
   while (i < ptx.size() && ptx[i] != '\0') {

@@ -15,7 +15,21 @@ struct Token {
   bool is(std::string_view what) const { return kind != Kind::kString && text == what; }
 };
 
-// The last token is kEnd.
-std::vector<Token> tokenize(std::string_view ptx);
+// The last token is kEnd. `line` is that of the text's beginning.
+std::vector<Token> tokenize(std::string_view ptx, int line = 1);
+
+// The text of a kernel, from its name to its closing brace.
+struct KernelText {
+  std::string name;
+  std::string_view text;
+  int line = 0;
+};
+
+// Takes the kernels out of a module's text. `rest` keeps its lines, and of a kernel .entry and the name.
+struct ModuleText {
+  std::string rest;
+  std::vector<KernelText> kernels;
+};
+ModuleText cut_kernels(std::string_view ptx);
 
 }  // namespace lily::emulator

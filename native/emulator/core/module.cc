@@ -3,9 +3,34 @@
 #include <sstream>
 
 #include "core/kernel_code.h"
+#include "core/kernel_parser.h"
 #include "core/parser.h"
 
 namespace lily::emulator {
+
+namespace {
+
+ModuleContents::Entry &find(ModuleContents &contents, std::string_view name) {
+  if (const auto found = contents.kernels.find(name); found != contents.kernels.end()) return found->second;
+  // The name as written in C++, outside of namespaces and templates, is not ambiguous with longer ones.
+  const std::string mangled = "_Z" + std::to_string(name.size()) + std::string(name);
+  ModuleContents::Entry *match = nullptr;
+  for (auto &[other, entry] : contents.kernels) {
+    if (!other.starts_with(mangled)) continue;
+    if (match != nullptr) throw Error("several kernels are called " + std::string(name));
+    match = &entry;
+  }
+  if (match != nullptr) return *match;
+  for (auto &[other, entry] : contents.kernels) {
+    if (other.find(name) == std::string::npos) continue;
+    if (match != nullptr) throw Error("several kernels are called like " + std::string(name));
+    match = &entry;
+  }
+  if (match == nullptr) throw Error("the module has no kernel " + std::string(name));
+  return *match;
+}
+
+}  // namespace
 
 const std::string &Kernel::name() const { return code_->name; }
 const std::vector<Parameter> &Kernel::parameters() const { return code_->parameters; }
@@ -37,32 +62,19 @@ std::unique_ptr<Module> Module::load(const std::string &path) {
 
 std::vector<std::string> Module::kernel_names() const {
   std::vector<std::string> names;
-  for (const auto &[name, code] : contents_->kernels) names.push_back(name);
+  for (const auto &[name, entry] : contents_->kernels) names.push_back(name);
   return names;
 }
 
 bool Module::has_kernel(std::string_view name) const { return contents_->kernels.contains(name); }
 
 Kernel Module::kernel(std::string_view name) const {
-  if (const auto found = contents_->kernels.find(name); found != contents_->kernels.end()) {
-    return Kernel(found->second.get());
-  }
-  // The name as written in C++, outside of namespaces and templates, is not ambiguous with longer ones.
-  const std::string mangled = "_Z" + std::to_string(name.size()) + std::string(name);
-  const KernelCode *match = nullptr;
-  for (const auto &[other, code] : contents_->kernels) {
-    if (!other.starts_with(mangled)) continue;
-    if (match != nullptr) throw Error("several kernels are called " + std::string(name));
-    match = code.get();
-  }
-  if (match != nullptr) return Kernel(match);
-  for (const auto &[other, code] : contents_->kernels) {
-    if (other.find(name) == std::string::npos) continue;
-    if (match != nullptr) throw Error("several kernels are called like " + std::string(name));
-    match = code.get();
-  }
-  if (match == nullptr) throw Error("the module has no kernel " + std::string(name));
-  return Kernel(match);
+  ModuleContents::Entry &entry = find(*contents_, name);
+  std::call_once(entry.read, [&] {
+    TokenStream tokens(tokenize(entry.text.text, entry.text.line));
+    entry.code = parse_kernel(tokens, *contents_);
+  });
+  return Kernel(entry.code.get());
 }
 
 ModuleVariable Module::variable(std::string_view name) const {

@@ -47,7 +47,10 @@ void parse_file(TokenStream &tokens, ModuleContents &module) {
 std::unique_ptr<ModuleContents> parse_module(std::string_view ptx, int device) {
   auto module = std::make_unique<ModuleContents>();
   module->device = device;
-  TokenStream tokens(tokenize(ptx));
+  module->text = ptx;
+  ModuleText cut = cut_kernels(module->text);
+  for (KernelText &kernel : cut.kernels) module->kernels[kernel.name].text = std::move(kernel);
+  TokenStream tokens(tokenize(cut.rest));
   while (!tokens.at_end()) {
     bool external = false;
     while (tokens.peek().is(".visible") || tokens.peek().is(".extern") || tokens.peek().is(".weak") ||
@@ -72,8 +75,7 @@ std::unique_ptr<ModuleContents> parse_module(std::string_view ptx, int device) {
     } else if (tokens.accept(".shared")) {
       parse_variable(tokens, *module, Space::kShared, external);
     } else if (tokens.accept(".entry")) {
-      std::unique_ptr<KernelCode> kernel = parse_kernel(tokens, *module);
-      module->kernels[kernel->name] = std::move(kernel);
+      tokens.word();  // the name; the kernel is cut out
     } else if (tokens.accept(".func")) {
       skip_function(tokens);
     } else if (tokens.accept(".pragma")) {

@@ -8,6 +8,7 @@
 
 namespace lily::emulator {
 
+// Kernels are only found, not read: a library has many, and most programs launch few of them.
 std::unique_ptr<ModuleContents> parse_module(std::string_view ptx, int device);
 
 }  // namespace lily::emulator

@@ -13,8 +13,8 @@ using namespace lily::emulator::runtime;
 namespace {
 
 cudaError_t set_attribute(Function &function, cudaFuncAttribute attribute, int value) {
-  const auto limit = static_cast<int>(device_properties(current_device_index()).sharedMemPerBlockOptin -
-                                      function.kernel.static_shared_bytes());
+  // Less what the kernel has of its own, which is known when it is read.
+  const auto limit = static_cast<int>(device_properties(current_device_index()).sharedMemPerBlockOptin);
   switch (attribute) {
     case cudaFuncAttributeMaxDynamicSharedMemorySize:
       if (value < 0 || value > limit) return cudaErrorInvalidValue;
@@ -48,8 +48,8 @@ cudaError_t cudaFuncSetAttribute(const void *host, cudaFuncAttribute attribute, 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *host) {
   return with_function(__func__, host, [&](const Function &function) {
     *attributes = {};
-    attributes->sharedSizeBytes = function.kernel.static_shared_bytes();
-    attributes->localSizeBytes = function.kernel.local_bytes();
+    attributes->sharedSizeBytes = function.kernel().static_shared_bytes();
+    attributes->localSizeBytes = function.kernel().local_bytes();
     attributes->maxThreadsPerBlock = max_threads_per_block(function);
     attributes->numRegs = 32;  // the compiler's business, which the PTX does not tell
     attributes->ptxVersion = attributes->binaryVersion = environment().architecture;

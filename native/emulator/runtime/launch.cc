@@ -100,14 +100,14 @@ cudaError_t launch_kernel(Stream &stream, const LaunchRequest &request) {
   if (const cudaError_t error = check_request(*function, request, device_properties(stream.device))) return error;
 
   // Arguments are those of the time of the call.
-  std::vector<char> parameters(function->kernel.parameter_bytes());
-  const std::vector<Parameter> &layout = function->kernel.parameters();
+  std::vector<char> parameters(function->kernel().parameter_bytes());
+  const std::vector<Parameter> &layout = function->kernel().parameters();
   for (size_t i = 0; i < layout.size(); ++i) {
     memcpy(parameters.data() + layout[i].offset, request.arguments[i], layout[i].size);
   }
   const auto launched =
-      std::make_shared<Launch>(Launch{function->kernel, request, std::move(parameters), stream.device});
-  return enqueue(stream, {.name = "the kernel " + readable_name(function->kernel.name()),
+      std::make_shared<Launch>(Launch{function->kernel(), request, std::move(parameters), stream.device});
+  return enqueue(stream, {.name = "the kernel " + readable_name(function->kernel().name()),
                           .run = [launched] { run(*launched); },
                           .node = cudaGraphNodeTypeKernel});
 }

@@ -8,7 +8,7 @@
 namespace lily::emulator::runtime {
 
 int max_threads_per_block(const Function &function) {
-  const int bound = static_cast<int>(function.kernel.max_threads_per_block());
+  const int bound = static_cast<int>(function.kernel().max_threads_per_block());
   return bound != 0 ? bound : 1024;
 }
 
@@ -18,7 +18,7 @@ int blocks_per_multiprocessor(const Function &function, int block_threads, size_
   if (dynamic_shared_bytes > static_cast<size_t>(function.max_dynamic_shared_bytes)) return 0;
   const int threads = (block_threads + 31) / 32 * 32;
   int blocks = std::min(p.maxThreadsPerMultiProcessor / threads, p.maxBlocksPerMultiProcessor);
-  const size_t shared = function.kernel.static_shared_bytes() + dynamic_shared_bytes + p.reservedSharedMemPerBlock;
+  const size_t shared = function.kernel().static_shared_bytes() + dynamic_shared_bytes + p.reservedSharedMemPerBlock;
   if (shared != 0) blocks = std::min(blocks, static_cast<int>(p.sharedMemPerMultiprocessor / shared));
   return blocks;
 }

@@ -59,7 +59,24 @@ Function *find_function(const void *host) {
   if (on_device != function.on_device.end()) return &on_device->second;
   const Module &module = module_of(*function.binary);
   if (!module.has_kernel(function.name)) return nullptr;
-  return &function.on_device.emplace(index, Function{module.kernel(function.name)}).first->second;
+  return &function.on_device.try_emplace(index, module, function.name).first->second;
+}
+
+const Kernel &Function::kernel() const {
+  if (kernel_) return *kernel_;
+  try {
+    kernel_ = module_.kernel(name_);
+  } catch (const Error &error) {
+    unsupported(error.what());
+  }
+  const size_t most = device_properties(current_device_index()).sharedMemPerBlockOptin;
+  const auto dynamic = static_cast<size_t>(max_dynamic_shared_bytes);
+  if (max_dynamic_shared_bytes > kDynamicSharedBytes && kernel_->static_shared_bytes() + dynamic > most) {
+    unsupported("cudaFuncSetAttribute: " + std::to_string(dynamic) + " bytes beside the " +
+                std::to_string(kernel_->static_shared_bytes()) + " of " + readable_name(name_) +
+                " are more shared memory than a block has; a device would have refused them");
+  }
+  return *kernel_;
 }
 
 const char *find_name(const void *host) {

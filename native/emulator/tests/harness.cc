@@ -228,7 +228,7 @@ std::string run_body(const std::string &body, const std::vector<uint32_t> &in, s
 
 void refused(const std::string &statements, const std::vector<std::string> &names) {
   try {
-    Module::parse(kernel_of(statements));
+    Module::parse(kernel_of(statements))->kernel("test");
     expect(false, statements + " was accepted");
   } catch (const Error &error) {
     for (const std::string &name : names) {

@@ -74,9 +74,31 @@ void test_launches_at_a_time() {
   }
 }
 
+// Kernels are cut out of a module's text and read when they are asked for.
+void test_kernels_are_read_late() {
+  const std::string text =
+      "// .entry none(\n.version 8.8\n.target sm_100\n.address_size 64\n"
+      ".visible .entry first()\n{\n// }\n.pragma \"}\"; /* } */\n{\nret;\n}\n}\n"
+      ".visible .entry second()\n{\nnonsense;\n}\n.visible .entry third()\n{\nret;\n}\n";
+  const auto module = Module::parse(text);
+  expect(module->kernel_names() == std::vector<std::string>{"first", "second", "third"}, "the names of kernels");
+  for (const char *name : {"first", "third"}) {
+    expect(run(module->kernel(name), {1}, {1}, 0, LaunchOptions{}).ok(), std::string("the kernel ") + name);
+  }
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    try {
+      module->kernel("second");
+      expect(false, "a kernel of nonsense was accepted");
+    } catch (const Error &error) {
+      expect(std::string(error.what()).starts_with("PTX line 15: "), error.what());
+    }
+  }
+}
+
 }  // namespace
 
 void test_launches() {
+  test_kernels_are_read_late();
   test_blocks_at_a_time();
   test_launches_at_a_time();
 }
