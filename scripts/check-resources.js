@@ -4,7 +4,7 @@
 //
 //   npm run check:resources                       all of them: half an hour and more on two cores
 //   npm run check:resources -- --architecture 80  one
-//     --json FILE                                 every kernel, as JSON
+//     --json FILE                                 the table as JSON
 //
 // Nothing of the build is used: the sources are compiled with its options to machine code that is thrown away.
 import { spawn, spawnSync } from 'node:child_process'
@@ -81,6 +81,11 @@ function compile(file, architecture) {
   })
 }
 
+/** Of the stack and of spills: all that lies in local memory. @type {(kernel: Resources) => number} */
+function localBytesOf({ stackBytes, spillStoreBytes, spillLoadBytes, localBytes }) {
+  return stackBytes + spillStoreBytes + spillLoadBytes + localBytes
+}
+
 /** @type {(kernels: Resources[]) => void} */
 function addOccupancy(kernels) {
   const program = join(folder, 'occupancy')
@@ -123,37 +128,49 @@ await Promise.all(Array.from({ length: availableParallelism() }, work))
 addOccupancy(kernels)
 kernels.sort((p, q) => p.architecture - q.architecture || (p.kernel < q.kernel ? -1 : 1))
 
-const columns = ['', 'kernel', 'variants', 'registers', 'shared KiB', 'blocks', 'warps of']
+/** Least and most of a number. @typedef {[number, number]} Range */
+
+/** The kernels' variants as one row for each architecture and name. */
+const rows = architectures.flatMap((architecture) => {
+  const here = kernels.filter((each) => each.architecture === architecture)
+  /** @type {(each: Resources) => string} */
+  const nameOf = ({ kernel }) => kernel.replace(/<.*/, '')
+  return [...new Set(here.map(nameOf))].map((kernel) => {
+    const variants = here.filter((each) => nameOf(each) === kernel)
+    /** @type {(of: (each: Resources) => number) => Range} */
+    const range = (of) => [Math.min(...variants.map(of)), Math.max(...variants.map(of))]
+    return {
+      ...{ architecture, kernel, variants: variants.length },
+      registers: range(({ registers }) => registers),
+      sharedBytes: range(({ staticSharedBytes, dynamicSharedBytes }) => staticSharedBytes + dynamicSharedBytes),
+      blocks: range(({ blocks }) => blocks),
+      warps: range(({ warps }) => warps),
+      mostWarps: variants[0]?.mostWarps,
+      localBytes: Math.max(...variants.map(localBytesOf)),
+    }
+  })
+})
+
 const widths = [8, 20, 8, 13, 13, 10, 16]
 /** @type {(cells: string[]) => void} */
 const printRow = (cells) => {
   console.log(cells.map((cell, i) => (i < 2 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))).join(''))
 }
-printRow(columns)
-for (const architecture of architectures) {
-  const here = kernels.filter((each) => each.architecture === architecture)
-  for (const name of new Set(here.map(({ kernel }) => kernel.replace(/<.*/, '')))) {
-    const variants = here.filter(({ kernel }) => kernel.replace(/<.*/, '') === name)
-    /** @type {(of: (each: Resources) => number) => string} */
-    const range = (of) => [...new Set([Math.min(...variants.map(of)), Math.max(...variants.map(of))])].join(' to ')
-    printRow([
-      `sm_${architecture}`,
-      name,
-      String(variants.length),
-      range(({ registers }) => registers),
-      range(({ staticSharedBytes, dynamicSharedBytes }) => Math.ceil((staticSharedBytes + dynamicSharedBytes) / 1024)),
-      range(({ blocks }) => blocks),
-      `${range(({ warps }) => warps)} of ${variants[0]?.mostWarps}`,
-    ])
-  }
+/** @type {(range: Range) => string} */
+const printed = (range) => [...new Set(range)].join(' to ')
+printRow(['', 'kernel', 'variants', 'registers', 'shared KiB', 'blocks', 'warps of'])
+for (const { architecture, kernel, variants, registers, sharedBytes, blocks, warps, mostWarps } of rows) {
+  const [least, most] = sharedBytes.map((bytes) => Math.ceil(bytes / 1024))
+  printRow([
+    ...[`sm_${architecture}`, kernel, String(variants), printed(registers), printed([least ?? 0, most ?? 0])],
+    ...[printed(blocks), `${printed(warps)} of ${mostWarps}`],
+  ])
 }
 if (given.json !== undefined) {
   const compiler = spawnSync(nvcc, ['--version'], { encoding: 'utf8' }).stdout.trim().split('\n').at(-1)
-  writeFileSync(given.json, JSON.stringify({ compiler, experts: 4, threads: 128, kernels }, null, 1) + '\n')
+  writeFileSync(given.json, JSON.stringify({ compiler, experts: 4, threads: 128, rows }) + '\n')
 }
-const spilling = kernels.filter(
-  (each) => each.stackBytes + each.spillStoreBytes + each.spillLoadBytes + each.localBytes > 0,
-)
+const spilling = kernels.filter((each) => localBytesOf(each) > 0)
 for (const { architecture, kernel, stackBytes, spillStoreBytes, spillLoadBytes, localBytes } of spilling) {
   console.error(
     `sm_${architecture} ${kernel}: a stack frame of ${stackBytes} bytes, ${spillStoreBytes} bytes of spills stored and ` +
