@@ -1,6 +1,4 @@
 /** The Async forms: the same bits, off the main thread, many at once; what is refused rejects. */
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import { LilyError } from '../lib/index.js'
 import {
@@ -15,6 +13,7 @@ import {
   isEmulated,
 } from './support/backend.js'
 import { makeCase, type Case, type Spec } from './support/cases.js'
+import { gc } from './support/collect.js'
 import { expectSameBits } from './support/compare.js'
 import { numbers, smallOperands } from './support/small.js'
 
@@ -77,12 +76,10 @@ describe('the event loop', () => {
   })
 
   it('operands that nobody else holds live until the call is done', async () => {
-    setFlagsFromString('--expose-gc')
-    const collect = runInNewContext('gc') as () => void
     const spec = { routing: 'batch', ...medium, experts: 4, seed: 1 } as const
     const pending = Array.from({ length: 4 }, () => callAsync(makeCase(spec)))
     for (let i = 0; i < 5; i++) {
-      collect()
+      gc()
       // Memory that was freed too early would be taken, and overwritten, by these.
       Array.from({ length: 8 }, () => new Float32Array(256 * 512).fill(NaN))
       await new Promise(setImmediate)

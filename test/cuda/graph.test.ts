@@ -1,6 +1,4 @@
 /** Graphs, on a GPU or on the emulator. */
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import {
   AdamW,
@@ -19,6 +17,7 @@ import {
   type LilyForwardOptions,
   type Tensor,
 } from '../../lib/index.js'
+import { collect } from '../support/collect.js'
 import { expectSameBits } from '../support/compare.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import { expectRefused } from '../support/refused.js'
@@ -26,17 +25,6 @@ import { sizes, smallOperands, type HostTensor } from '../support/small.js'
 
 const device = { type: 'cuda', id: 0 } as const
 const { tokens, dIn, dOut, rank, experts } = sizes
-
-setFlagsFromString('--expose-gc')
-const gc = runInNewContext('gc') as () => void
-
-/** Collects what nobody holds, finalizers included. */
-async function collect(): Promise<void> {
-  for (let i = 0; i < 4; i++) {
-    gc()
-    await new Promise(setImmediate)
-  }
-}
 
 const onDevice = ({ data, shape }: HostTensor) => tensor(data, shape).to(device)
 const buffer = ({ data, shape }: HostTensor) => DeviceBuffer.allocate(shape).upload(data)

@@ -18,9 +18,13 @@ export interface Installed {
   remove: () => void
 }
 
-/** Takes a minute or two: the prebuilt addons are built, and any finding of publint or attw throws. */
+/**
+ * Takes a minute or two: the prebuilt addons are built, and any finding of publint or attw throws. With
+ * LILY_TEST_RELEASE=1 the CUDA library of all architectures too, which takes many.
+ */
 export function installPackage(): Installed {
-  execFileSync('npm', ['run', 'check:package'], { cwd: packageRoot, stdio: 'inherit' })
+  const release = process.env.LILY_TEST_RELEASE === '1' ? ['--', '--release'] : []
+  execFileSync('npm', ['run', 'check:package', ...release], { cwd: packageRoot, stdio: 'inherit' })
   const temporary = mkdtempSync(join(tmpdir(), 'lily-package-'))
   const project = join(temporary, 'project')
   const environment = bareEnvironment(join(temporary, 'bin'))

@@ -1,0 +1,13 @@
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+
+setFlagsFromString('--expose-gc')
+export const gc = runInNewContext('gc') as () => void
+
+/** Collects what nobody holds, finalizers included. */
+export async function collect(): Promise<void> {
+  for (let i = 0; i < 4; i++) {
+    gc()
+    await new Promise(setImmediate)
+  }
+}
