@@ -1,5 +1,5 @@
 /** The methods that a case is measured with, each as two functions. */
-import { lilyBackward, lilyForward, loraBackward, loraForward } from '../lib/index.js'
+import { captureGraph, type Graph, lilyBackward, lilyForward, loraBackward, loraForward } from '../lib/index.js'
 import type { Case } from './cases.js'
 import { composedLily } from './composed/lily.js'
 import { composedLora } from './composed/lora.js'
@@ -17,6 +17,12 @@ import { sequenceOffsets } from './sequences.js'
 
 /** What calls of one method work on. */
 type Maker = (activations: Activations) => Calls
+
+/** Takes what is made for a case, and lets go of it afterwards. */
+export interface Keeper {
+  readonly place: Place
+  readonly keep: (graph: Graph) => Graph
+}
 
 /** Of fixed routing: no two experts weigh the same. */
 const fixedWeights = (experts: number): Float32Array =>
@@ -55,8 +61,22 @@ const fusedLora =
     },
   })
 
+/** The same calls by replays of their graphs, which the caller disposes of. */
+const replayed =
+  (make: Maker, keep: (graph: Graph) => Graph): Maker =>
+  (activations) => {
+    const calls = make(activations)
+    const record = (pass: Pass) => {
+      const graph = keep(captureGraph(calls[pass]))
+      return () => {
+        graph.replay()
+      }
+    }
+    return { forward: record('forward'), 'forward+backward': record('forward+backward') }
+  }
+
 /** A maker of a method's calls, with parameters of its own. */
-function makerOf(method: Method, each: Case, equalRank: number, place: Place): Maker {
+function makerOf(method: Method, each: Case, equalRank: number, { place, keep }: Keeper): Maker {
   const { shape, routing } = each
   const types = dtypes[each.dtype]
   const lora = (rank: number): LoraParameters => makeLoraParameters(shape.d, rank, types.parameters, place)
@@ -67,6 +87,10 @@ function makerOf(method: Method, each: Case, equalRank: number, place: Place): M
       return fusedLora(lora(shape.rank))
     case 'lora-equal-parameters':
       return fusedLora(lora(equalRank))
+    case 'lily-graph':
+      return replayed(fusedLily(each, place), keep)
+    case 'lora-graph':
+      return replayed(fusedLora(lora(shape.rank)), keep)
     case 'lora-composed':
       return (activations) => composedLora(activations, lora(shape.rank), types)
     case 'lily-composed': {
@@ -77,9 +101,10 @@ function makerOf(method: Method, each: Case, equalRank: number, place: Place): M
   }
 }
 
-/** The composed steps work in host memory, and their products are no wider than a rank may be. */
+/** Graphs are a device's. The composed steps work in host memory, and their products are no wider than a rank may be. */
 export function methodsOf(all: readonly Method[], { shape, routing }: Case, backend: 'cpu' | 'cuda'): Method[] {
   return all.filter((method) => {
+    if (method.endsWith('-graph')) return backend === 'cuda'
     if (!method.endsWith('-composed')) return true
     return (
       backend === 'cpu' && (routing !== 'token' || method === 'lora-composed' || shape.experts * shape.rank <= 4096)
@@ -96,14 +121,14 @@ export function makeContenders(
   each: Case,
   equalRank: number,
   setsOf: (method: Method) => number,
-  place: Place,
+  keeper: Keeper,
 ): Calls[] {
-  const fresh = (): Activations => makeActivations(each.shape, dtypes[each.dtype], place)
+  const fresh = (): Activations => makeActivations(each.shape, dtypes[each.dtype], keeper.place)
   const shared = fresh()
   return all.map((method) => {
     const sets = setsOf(method)
-    if (sets <= 1) return makerOf(method, each, equalRank, place)(shared)
-    return inTurn(Array.from({ length: sets }, () => makerOf(method, each, equalRank, place)(fresh())))
+    if (sets <= 1) return makerOf(method, each, equalRank, keeper)(shared)
+    return inTurn(Array.from({ length: sets }, () => makerOf(method, each, equalRank, keeper)(fresh())))
   })
 }
 

@@ -7,8 +7,19 @@ import type { Model } from './parameters.js'
 import type { Roofs } from './roofs.js'
 import type { Shape } from './shapes.js'
 
-/** Fused, but for the two that are composed of separate steps. */
-export const methods = ['lily', 'lora', 'lora-equal-parameters', 'lily-composed', 'lora-composed'] as const
+/**
+ * Fused, but for the two that are composed of separate steps, which are measured on the cpu. The two graphs are the fused
+ * calls, recorded and replayed, on a device.
+ */
+export const methods = [
+  'lily',
+  'lora',
+  'lora-equal-parameters',
+  'lily-composed',
+  'lora-composed',
+  'lily-graph',
+  'lora-graph',
+] as const
 export type Method = (typeof methods)[number]
 
 export const passes = ['forward', 'forward+backward'] as const
@@ -31,7 +42,7 @@ export interface Result extends Timing {
   readonly floor: number | null
   /** Median of the ratios to fused LoRA of the same rank. */
   readonly ratioToLora: number
-  /** Of a composed method: median of the ratios to the fused one. */
+  /** Of a composed method and of a graph: median of the ratios to the fused calls. */
   readonly ratioToFused: number | null
 }
 

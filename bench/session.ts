@@ -1,5 +1,5 @@
 /** One run of the microbenchmark: the roofs, then case by case. */
-import type { CudaDevice, DeviceInfo, Tensor } from '../lib/index.js'
+import type { CudaDevice, DeviceInfo, Graph, Tensor } from '../lib/index.js'
 import { coldSets } from './caches.js'
 import type { Case } from './cases.js'
 import { makeContenders, methodsOf } from './contenders.js'
@@ -33,6 +33,9 @@ export interface Findings {
 
 /** Told what is measured next, and which share of the run is then done. */
 export type OnProgress = (what: string, share: number) => void
+
+/** Of tiny operands more would take longer to make than to measure. */
+const MOST_SETS = 512
 
 const DEVICE: CudaDevice = { type: 'cuda', id: 0 }
 
@@ -86,22 +89,26 @@ async function measureCase(
     }) as const
   const setsOf = (method: Method): number => {
     if (!plan.isCold) return 1
-    return coldSets(workingSet(own(method).shape, own(method).routing, types, false), plan.device)
+    const sets = coldSets(workingSet(own(method).shape, own(method).routing, types, false), plan.device)
+    if (sets <= MOST_SETS) return sets
+    const note = `${shapeText(shape)}: so small that ${MOST_SETS} sets of operands, of which calls take turns, may stay in the cache`
+    if (!notes.includes(note)) notes.push(note)
+    return MOST_SETS
   }
-  const placed: Tensor[] = []
-  const place = (tensor: Tensor): Tensor => {
-    if (plan.backend === 'cpu') return tensor
-    placed.push(tensor.to(DEVICE))
-    return placed[placed.length - 1]
+  const kept: { dispose: () => void }[] = []
+  const keep = <T extends Tensor | Graph>(made: T): T => {
+    kept.push(made)
+    return made
   }
+  const place = (tensor: Tensor): Tensor => (plan.backend === 'cpu' ? tensor : keep(tensor.to(DEVICE)))
 
   const contending = methodsOf(methods, each, plan.backend)
-  if (plan.backend === 'cpu' && contending.length < methods.length) {
+  if (plan.backend === 'cpu' && !contending.includes('lily-composed')) {
     notes.push(
       `${shapeText(shape)}, token routing: no unfused Lily, whose product with E r rows would be wider than 4096`,
     )
   }
-  const contenders = makeContenders(contending, each, equalRank, setsOf, place)
+  const contenders = makeContenders(contending, each, equalRank, setsOf, { place, keep })
   const results: Result[] = []
   for (const pass of passes) {
     const samples = await sampleInTurn(
@@ -111,7 +118,7 @@ async function measureCase(
     )
     const samplesOf = (method: Method): number[] | undefined => samples[contending.indexOf(method)]
     for (const [i, method] of contending.entries()) {
-      const fused = method.endsWith('-composed') ? samplesOf(method.replace('-composed', '') as Method) : undefined
+      const fused = samplesOf(method.replace(/-(composed|graph)$/, '') as Method)
       results.push({
         ...each,
         pass,
@@ -120,11 +127,11 @@ async function measureCase(
         ...timingOf(samples[i]),
         ...leastOf(own(method), each, pass, plan, roofs),
         ratioToLora: ratioOf(samples[i], samplesOf('lora')!),
-        ratioToFused: fused === undefined ? null : ratioOf(samples[i], fused),
+        ratioToFused: fused === undefined || fused === samples[i] ? null : ratioOf(samples[i], fused),
       })
     }
   }
-  for (const tensor of placed) tensor.dispose()
+  for (const made of kept) made.dispose()
   return results
 }
 

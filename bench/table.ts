@@ -1,14 +1,15 @@
 /** The results as text. */
 import { plainTable, textOf } from '../lib/cli/plain-table.js'
 import { giga, milliseconds, percent, size } from './format.js'
-import type { Report, Result } from './report.js'
+import type { Method, Report, Result } from './report.js'
 import { rowsOf, sectionsOf, type Row } from './rows.js'
 import { shapeText } from './shapes.js'
 
 const ratio = (value: number | null | undefined): string => (value == null ? '-' : value.toFixed(2))
 const ofFloor = ({ floor, median }: Result): string => (floor === null ? '-' : percent(floor / median))
 
-const columns: readonly (readonly [title: string, cell: (row: Row) => string])[] = [
+/** `needs`: of a method that is not measured everywhere. */
+const columns: readonly (readonly [title: string, cell: (row: Row) => string, needs?: Method])[] = [
   ['M, d, r, E', ({ shape }) => shapeText(shape)],
   ['', ({ pass }) => pass],
   ['Lily ms', ({ lily }) => milliseconds(lily.median)],
@@ -19,7 +20,9 @@ const columns: readonly (readonly [title: string, cell: (row: Row) => string])[]
   ['of floor', ({ lora }) => ofFloor(lora)],
   ['Lily/LoRA', ({ lily }) => ratio(lily.ratioToLora)],
   ['equal params', ({ by, lily }) => equalParameters(by.get('lora-equal-parameters'), lily)],
-  ['unfused', ({ by }) => ratio(by.get('lily-composed')?.ratioToFused)],
+  ['unfused', ({ by }) => ratio(by.get('lily-composed')?.ratioToFused), 'lily-composed'],
+  ['graph ms', ({ by }) => milliseconds(by.get('lily-graph')?.median ?? NaN), 'lily-graph'],
+  ['graph/LoRA', ({ by }) => ratio(graphToLora(by)), 'lily-graph'],
 ]
 
 /** Of the medians: the two are measured side by side, too. */
@@ -27,15 +30,23 @@ function equalParameters(lora: Result | undefined, lily: Result): string {
   return lora === undefined ? '-' : `${ratio(lily.ratioToLora / lora.ratioToLora)} (r ${lora.rank})`
 }
 
+/** Of the medians of the two graphs, which are measured side by side. */
+export function graphToLora(by: Row['by']): number | undefined {
+  const [lily, lora] = [by.get('lily-graph'), by.get('lora-graph')]
+  return lily === undefined || lora === undefined ? undefined : lily.ratioToLora / lora.ratioToLora
+}
+
 /** One table, with a line above the rows of each data type and routing. */
 export function tableOf(report: Report): string {
+  const all = rowsOf(report.results)
+  const shown = columns.filter(([, , needs]) => needs === undefined || all.some(({ by }) => by.has(needs)))
   const table = plainTable(
-    columns.map(([title]) => title),
-    columns.map((_, i) => (i < 2 ? 'left' : 'right')),
+    shown.map(([title]) => title),
+    shown.map((_, i) => (i < 2 ? 'left' : 'right')),
   )
-  for (const [title, rows] of sectionsOf(rowsOf(report.results))) {
-    table.push([{ content: `\n${title}`, colSpan: columns.length }])
-    for (const row of rows) table.push(columns.map(([, cell]) => cell(row)))
+  for (const [title, rows] of sectionsOf(all)) {
+    table.push([{ content: `\n${title}`, colSpan: shown.length }])
+    for (const row of rows) table.push(shown.map(([, cell]) => cell(row)))
   }
   return textOf(table)
 }
@@ -64,14 +75,16 @@ export function headOf({ machine, roofs, overheadSeconds }: Report): string {
 }
 
 /** How to read the table, below it. */
-export function legendOf({ caches, model, notes, complete }: Report): string {
+export function legendOf({ machine, caches, model, notes, complete }: Report): string {
   const text = [
     `caches ${caches}; y, dx and all gradients given and accumulated; median, ± half the distance of the quartiles`,
     'floor: per phase the larger of FLOPs / roof and bytes / bandwidth of the level that holds the working set',
     'Lily/LoRA: to fused LoRA of the same rank, sampled in turn',
     `equal params: to fused LoRA of the rank in brackets, at which a model of ${model.layers} layers has as many trainable`,
     `  parameters as with Lily (an A for every ${model.strideA} layers, E B's, a router per layer)`,
-    "unfused: the same steps as separate calls of this package's own products, to the fused call",
+    machine.backend === 'cpu'
+      ? "unfused: the same steps as separate calls of this package's own products, to the fused call"
+      : 'graph: the fused calls recorded and replayed, which leaves out what enqueuing them costs',
     ...notes,
     ...(complete ? [] : ['interrupted: what was not measured is missing']),
   ]

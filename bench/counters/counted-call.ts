@@ -24,7 +24,10 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const routing: Routing = method === 'lora' ? 'batch' : method
   const place = (tensor: Tensor): Tensor => tensor.to({ type: 'cuda' })
   const contender = method === 'lora' ? 'lora' : 'lily'
-  const [calls] = makeContenders([contender], { ...job, routing }, job.shape.rank, () => 1, place)
+  const [calls] = makeContenders([contender], { ...job, routing }, job.shape.rank, () => 1, {
+    place,
+    keep: (graph) => graph,
+  })
   calls[pass as Pass]()
   await Stream.default({ type: 'cuda' }).synchronize()
 }

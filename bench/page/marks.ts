@@ -15,6 +15,8 @@ export const looks: Readonly<Record<Method | 'floor', Look>> = {
   'lora-equal-parameters': { text: 'LoRA of equal parameters', color: 'var(--equal)' },
   'lily-composed': { text: 'Lily, unfused', color: 'var(--lily)', dash: '2 3' },
   'lora-composed': { text: 'LoRA, unfused', color: 'var(--lora)', dash: '2 3' },
+  'lily-graph': { text: 'Lily, as a graph', color: 'var(--lily)', dash: '8 2' },
+  'lora-graph': { text: 'LoRA, as a graph', color: 'var(--lora)', dash: '8 2' },
   floor: { text: 'floor of Lily', color: 'var(--muted)', dash: '6 4' },
 }
 

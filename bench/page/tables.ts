@@ -1,8 +1,9 @@
 /** The page's tables. */
 import { giga, milliseconds, percent, size } from '../format.js'
-import type { Report, Result } from '../report.js'
+import type { Method, Report, Result } from '../report.js'
 import { sectionsOf, type Row } from '../rows.js'
 import { shapeText } from '../shapes.js'
+import { graphToLora } from '../table.js'
 import { h, type Element } from './document.js'
 
 interface Column {
@@ -10,6 +11,8 @@ interface Column {
   readonly cell: (row: Row) => string
   /** Left out where there is little room. */
   readonly isOptional?: boolean
+  /** Of a method that is not measured everywhere. */
+  readonly needs?: Method
 }
 
 const ratio = (value: number | null | undefined): string => (value == null ? '' : value.toFixed(2))
@@ -31,21 +34,26 @@ const columns: readonly Column[] = [
     },
     isOptional: true,
   },
-  { title: 'unfused Lily', cell: ({ by }) => ratio(by.get('lily-composed')?.ratioToFused), isOptional: true },
-  { title: 'unfused LoRA', cell: ({ by }) => ratio(by.get('lora-composed')?.ratioToFused), isOptional: true },
+  ...(['lily', 'lora'] as const).map((adapter): Column => {
+    const [needs, name] = [`${adapter}-composed`, adapter === 'lily' ? 'Lily' : 'LoRA'] as const
+    return { title: `unfused ${name}`, cell: ({ by }) => ratio(by.get(needs)?.ratioToFused), isOptional: true, needs }
+  }),
+  { title: 'graph ms', cell: ({ by }) => milliseconds(by.get('lily-graph')?.median ?? NaN), needs: 'lily-graph' },
+  { title: 'graph / LoRA', cell: ({ by }) => ratio(graphToLora(by)), needs: 'lily-graph' },
 ]
 
 const classOf = ({ isOptional }: Column): Record<string, string> => (isOptional === true ? { class: 'optional' } : {})
 
 function resultTable(rows: readonly Row[]): Element {
-  const head = columns.map((column) => h('th', { scope: 'col', ...classOf(column) }, column.title))
+  const shown = columns.filter(({ needs }) => needs === undefined || rows.some(({ by }) => by.has(needs)))
+  const head = shown.map((column) => h('th', { scope: 'col', ...classOf(column) }, column.title))
   const body = rows.map((row) =>
     h(
       'tr',
       row.pass === 'forward' ? { class: 'first' } : {},
       h('th', { scope: 'row' }, row.pass === 'forward' ? shapeText(row.shape) : ''),
       h('td', { class: 'left' }, row.pass === 'forward' ? 'fwd' : '+ bwd'),
-      ...columns.map((column) => h('td', classOf(column), column.cell(row))),
+      ...shown.map((column) => h('td', classOf(column), column.cell(row))),
     ),
   )
   const first = [h('th', { scope: 'col' }, 'M, d, r, E'), h('th', { scope: 'col', class: 'left' }, 'pass')]

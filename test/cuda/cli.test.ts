@@ -21,7 +21,7 @@ test('bench', async () => {
   expect(machine).toMatchObject({ backend: 'cuda', threads: null })
   expect(machine.detail).toMatch(/^compute capability \d+\.\d+$/)
   expect(notes).not.toEqual([])
-  const methods = ['lily', 'lora', 'lora-equal-parameters']
+  const methods = ['lily', 'lora', 'lora-equal-parameters', 'lily-graph', 'lora-graph']
   expect(results).toHaveLength(2 * 2 * passes.length * methods.length)
   for (const { median, method } of results) {
     expect(methods).toContain(method)

@@ -7,7 +7,7 @@ import { axes, familyAlong } from '../families.js'
 import { legend, looks } from '../marks.js'
 import { figure, logarithmic, plot, short } from './plot.js'
 
-const shown = ['lily', 'lora', 'lora-equal-parameters', 'lily-composed', 'floor'] as const
+const shown = ['lily', 'lora', 'lora-equal-parameters', 'lily-composed', 'lily-graph', 'floor'] as const
 
 interface Point {
   readonly x: number
