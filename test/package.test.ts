@@ -40,6 +40,10 @@ describe('npx lily-kernels', () => {
     expect({ ok, addon }).toEqual({ ok: true, addon: { loads: true } })
     expect(version).toBe(npx('--version').stdout.trim())
     expect(backends[0]).toMatchObject({ name: 'cpu', available: true, selfTest: { passed: true } })
+    // A release has the CUDA library, which loads wherever it is asked for.
+    const hasCuda = existsSync(join(prebuilds(), 'linux-x64', 'lily_cuda.so'))
+    const reason = hasCuda ? /driver|GPU/ : /this build has no CUDA library/
+    if (backends[1].available !== true) expect(backends[1].reason).toMatch(reason)
   })
 
   test('bench', () => {

@@ -385,17 +385,23 @@ class Backward {
 
   Output gradient() const { return contiguous_output(gradient_, gradient_pitch(), kDtype<Scalar>); }
 
-  lily_status run_dy_large() const {
+  // left^T x, and left w, over the columns of x.
+  LargeStrip large_call(const Operand &left, const Operand &x, int columns, const LargeWalk &walk) const {
     LargeStrip call = {};
     call.left.kind = LeftKind::kHidden;
-    call.left.hidden = hidden();
+    call.left.hidden = left;
     call.left.rank = call.left.columns = rank_;
     call.tokens = tokens_;
-    call.columns = d_out_;
-    call.slices = dy_large_.slices;
-    call.splits = dy_large_.splits;
-    call.split_tokens = dy_large_.split_tokens;
-    call.x = operand(call_.dy);
+    call.columns = columns;
+    call.slices = walk.slices;
+    call.splits = walk.splits;
+    call.split_tokens = walk.split_tokens;
+    call.x = x;
+    return call;
+  }
+
+  lily_status run_dy_large() const {
+    LargeStrip call = large_call(hidden(), operand(call_.dy), d_out_, dy_large_);
     call.target = db_target();
     call.losses = expert_losses();
     call.outer_blocks = wants_db() || call.losses.parts != nullptr ? dy_large_.outer_blocks() : 0;
@@ -416,16 +422,7 @@ class Backward {
   }
 
   lily_status run_x_large() const {
-    LargeStrip call = {};
-    call.left.kind = LeftKind::kHidden;
-    call.left.hidden = gradient().operand();
-    call.left.rank = call.left.columns = rank_;
-    call.tokens = tokens_;
-    call.columns = d_in_;
-    call.slices = x_large_.slices;
-    call.splits = x_large_.splits;
-    call.split_tokens = x_large_.split_tokens;
-    call.x = operand(call_.x);
+    LargeStrip call = large_call(gradient().operand(), operand(call_.x), d_in_, x_large_);
     call.target = da_target();
     call.outer_blocks = call_.da.data != nullptr ? x_large_.outer_blocks() : 0;
     call.w = operand(call_.a);

@@ -23,13 +23,15 @@ const EngineFunctions kTf32Functions = kExactFunctions, kFloat16Functions = kExa
 }
 `
 
-// Every kind of kernel, and the smallest rank: larger ones then walk over blocks of rows.
+// Every kind of kernel, and the smallest rank of each: larger ones then walk over blocks of rows.
 const FEW_TILES = `struct Tiles<Tensor<T>> {
   using E = Tensor<T>;
   using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>>;
   using Strip = Table<StripTile<E, 64, 16, 64>>;
   using Token = Table<TokenTile<ShrinkTile<E, 64, 16>, 64>>;
+  using Decode = Table<DecodeTile<E, kDecodeTokens>>;
   using Once = Table<OnceTile<E, 16>>;
+  using Large = Table<LargeTile<E, 64, 64, 64, 3>>;
 };
 `
 

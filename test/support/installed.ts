@@ -59,9 +59,9 @@ function bareEnvironment(bin: string): NodeJS.ProcessEnv {
     if (path === undefined) throw new Error(`${program} is not on PATH`)
     symlinkSync(path, join(bin, program))
   }
-  // What `npm test` tells its children about this checkout would lead their npm back into it.
+  // What `npm test` tells its children about this checkout would lead their npm, or the package, back into it.
   const inherited = Object.entries(process.env).filter(
-    ([name]) => !/^npm_(package|lifecycle|command|execpath|config_.*prefix$)/i.test(name) && name !== 'NODE_OPTIONS',
+    ([name]) => !/^(npm_(package|lifecycle|command|execpath|config_.*prefix$)|LILY_|NODE_OPTIONS$)/i.test(name),
   )
   return { ...Object.fromEntries(inherited), PATH: bin, PREBUILDS_ONLY: '1' }
 }
