@@ -140,6 +140,14 @@ describe('problems that cross block sizes', () => {
         await checkCase(makeCase({ ...spec, ...TYPES[types] }), { outputs: 'add', plain: true })
       })
   })
+  // A matrix of E r rows makes blocks enough, and one of G r rows needs splits: what is deferred has parts of its own.
+  for (const types of ['float32', 'bfloat16'])
+    test(`three sequences of 64 experts, deferred, ${types}`, async () => {
+      const sizes = { tokens: 150, dIn: 33, dOut: 136, rank: 33, experts: 64, lengths: splitTokens(150, 3, 1) }
+      const c = makeCase({ ...sizes, ...TYPES[types], routing: 'sequence', seed: 12 })
+      await checkCase(c, { deferB: true })
+      await checkCase(c, { outputs: 'add' })
+    })
   for (const pool of ['probabilities', 'logits'] as const)
     for (const [name, types] of Object.entries(TYPES).slice(0, pool === 'logits' ? 2 : undefined))
       test(`${count} tokens in 40 ragged sequences, pooled ${pool}, ${name}`, async () => {

@@ -27,7 +27,15 @@ lily_status check(const lily_problem &problem, const Device **found) {
   return *found == nullptr ? LILY_ERROR_UNAVAILABLE : LILY_OK;
 }
 
-// The size for any call: with `fixed` routing the offsets, which only the call has, decide on the formulation.
+void defer(lily_forward &) {}
+
+void defer(lily_backward &call) {
+  static float any;
+  call.deferred_db = &any;
+}
+
+// The size for any call. What only a call has: with `fixed` routing the offsets decide on the formulation, and whether
+// dB is deferred on how tokens are split.
 template <typename Call, typename Function>
 lily_status workspace(const lily_problem *problem, size_t *bytes, Function EngineFunctions::*function) {
   const Device *device = nullptr;
@@ -35,10 +43,12 @@ lily_status workspace(const lily_problem *problem, size_t *bytes, Function Engin
   if (status != LILY_OK) return status;
   static const int32_t any_offsets[2] = {0, 0};
   *bytes = 0;
-  for (const int32_t *offsets : {static_cast<const int32_t *>(nullptr), any_offsets}) {
+  const int variants = deferred_slabs(*problem) > 0 ? 4 : 2;
+  for (int variant = 0; variant < variants; ++variant) {
     Call call = {};
     call.problem = *problem;
-    call.tokens.sequence_offsets = offsets;
+    call.tokens.sequence_offsets = variant % 2 == 0 ? nullptr : any_offsets;
+    if (variant / 2 != 0) defer(call);
     size_t needed = 0;
     const lily_status planned = (engine(*problem, *device).*function)(call, *device, &needed);
     if (planned != LILY_OK) return planned;
