@@ -41,7 +41,7 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 
 type Kernels = Map<string, KernelCounters>
 
-async function countInChild(job: Job, pass: Pass): Promise<Kernels> {
+async function countInChild(job: Job, pass: Pass, architecture: string): Promise<Kernels> {
   const folder = mkdtempSync(join(tmpdir(), 'lily-counters-'))
   const file = join(folder, 'counters.json')
   try {
@@ -53,6 +53,7 @@ async function countInChild(job: Job, pass: Pass): Promise<Kernels> {
         ...process.env,
         LILY_CUDA_LIBRARY: join(root, 'build/emulator/lily_cuda.so'),
         LILY_EMULATOR_COUNTERS: file,
+        LILY_EMULATOR_ARCH: architecture,
         // The suite checks; here only counts are wanted.
         LILY_EMULATOR_FAST: '1',
         LILY_EMULATOR_LEAKS: '0',
@@ -91,7 +92,11 @@ function summarise(kernels: Kernels, without: Kernels = new Map()): Counts {
   }
 }
 
-export async function count(job: Job): Promise<{ forward: Counts; backward: Counts }> {
-  const [forward, both] = await Promise.all([countInChild(job, 'forward'), countInChild(job, 'forward+backward')])
+/** @param architecture of the emulated GPU: 75, 80, ... */
+export async function count(job: Job, architecture = '80'): Promise<{ forward: Counts; backward: Counts }> {
+  const [forward, both] = await Promise.all([
+    countInChild(job, 'forward', architecture),
+    countInChild(job, 'forward+backward', architecture),
+  ])
   return { forward: summarise(forward), backward: summarise(both, forward) }
 }

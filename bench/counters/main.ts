@@ -75,6 +75,7 @@ const usage = `npm run bench:counters -- [options]
   --shape M,d,r,E   instead of the usual shapes; may be given several times
   --method NAME     ${methods.join(', ')}; several times; all but uniform by default
   --dtype NAME      ${dtypeNames.join(', ')}; several times; bfloat16 by default
+  --arch SM         of the emulated GPU; 80 by default
   --json FILE       everything counted, as JSON
   --help`
 
@@ -84,6 +85,7 @@ const { values: options } = parseArgs({
     shape: several,
     method: several,
     dtype: several,
+    arch: { type: 'string', default: '80' },
     json: { type: 'string' },
     help: { type: 'boolean', default: false },
   },
@@ -114,10 +116,10 @@ printRow(columns.map(([title]) => title))
 const results: Result[] = []
 for (const shape of chosenShapes)
   for (const dtype of chosenTypes) {
-    const lora = await count({ shape, dtype, method: 'lora' })
+    const lora = await count({ shape, dtype, method: 'lora' }, options.arch)
     for (const method of chosenMethods) {
       const job: Job = { shape, dtype, method }
-      const found = resultsOf(job, method === 'lora' ? lora : await count(job), lora)
+      const found = resultsOf(job, method === 'lora' ? lora : await count(job, options.arch), lora)
       results.push(...found)
       for (const result of found) printRow(columns.map(([, , cell]) => cell(result)))
     }

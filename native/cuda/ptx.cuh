@@ -1,5 +1,5 @@
-// The only file with inline assembly: matrix units, their loads, asynchronous copies. PTX ISA, section "Warp-level
-// matrix instructions" and "Data movement"; fragment layouts are those of its figures.
+// The only file with inline assembly: matrix units, their loads, copies into shared memory. PTX ISA, section
+// "Warp-level matrix instructions" and "Data movement"; fragment layouts are those of its figures.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -12,7 +12,7 @@ __device__ inline uint32_t shared_address(const void *pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// ---- Asynchronous copies ----
+// ---- Copies into shared memory ----
 
 // Copies 16 bytes, of which all from `bytes` on are zeros. Turing has no such instruction: nothing calls this there.
 __device__ inline void copy_async(void *shared, const void *global, int bytes) {
@@ -43,6 +43,13 @@ __device__ inline void copy_wait() {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 #endif
+}
+
+// 16 bytes by one instruction: numbers that came to the registers one by one the compiler would store one by one.
+__device__ inline void store_chunk(void *shared, const uint4 &chunk) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(shared)), "r"(chunk.x), "r"(chunk.y),
+               "r"(chunk.z), "r"(chunk.w)
+               : "memory");
 }
 
 // ---- Fragments ----

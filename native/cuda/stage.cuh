@@ -50,8 +50,7 @@ __device__ inline void stage_through_registers(T *tile, const Operand &source, c
 #pragma unroll
     for (int n = 0; n < kCount; ++n) {
       const int i = first + n * kThreads;
-      if (i < kRows * kChunks)
-        *reinterpret_cast<uint4 *>(tile + place<T, kColumns>(i / kChunks, i % kChunks * kChunk)) = chunk[n];
+      if (i < kRows * kChunks) store_chunk(tile + place<T, kColumns>(i / kChunks, i % kChunks * kChunk), chunk[n]);
     }
   }
 }
