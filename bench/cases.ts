@@ -1,8 +1,8 @@
 /** What is measured: a shape in a data type with a routing. */
-import type { Routing } from '../lib/index.js'
+import type { BackendName, Routing } from '../lib/index.js'
 import type { DTypeName } from './dtypes.js'
 import { dtypeNames } from './dtypes.js'
-import { shapes, type Shape } from './shapes.js'
+import { deviceShapes, shapes, type Shape } from './shapes.js'
 
 export interface Case {
   readonly shape: Shape
@@ -23,19 +23,20 @@ const tokenCounts = [1, 8, 64, 512, 4096]
  * Every shape, then at one shape every data type and every routing, then the cost over r and over M: all combinations
  * would take an hour, and none tells more than one of these does.
  */
-function usualCases(quick: boolean): Case[] {
-  const float32Batch = (shape: Shape): Case => ({ shape, dtype: 'float32', routing: 'batch' })
+function usualCases(shapes: readonly Shape[], dtype: DTypeName, quick: boolean): Case[] {
+  const batch = (shape: Shape): Case => ({ shape, dtype, routing: 'batch' })
   const thinned = <T>(values: readonly T[]): readonly T[] => (quick ? values.filter((_, i) => i % 2 === 0) : values)
   return [
-    ...shapes.slice(0, quick ? 2 : undefined).map(float32Batch),
-    ...dtypeNames.map((dtype): Case => ({ shape: reference, dtype, routing: 'batch' })),
-    ...routings.map((routing): Case => ({ shape: reference, dtype: 'float32', routing })),
-    ...thinned(ranks).map((rank) => float32Batch({ ...swept, rank })),
-    ...thinned(tokenCounts).map((tokens) => float32Batch({ ...swept, tokens })),
+    ...shapes.slice(0, quick ? 2 : undefined).map(batch),
+    ...dtypeNames.map((each): Case => ({ shape: reference, dtype: each, routing: 'batch' })),
+    ...routings.map((routing): Case => ({ shape: reference, dtype, routing })),
+    ...thinned(ranks).map((rank) => batch({ ...swept, rank })),
+    ...thinned(tokenCounts).map((tokens) => batch({ ...swept, tokens })),
   ]
 }
 
 export interface Choice {
+  readonly backend: BackendName
   readonly shapes: readonly Shape[]
   readonly dtypes: readonly DTypeName[]
   readonly routings: readonly Routing[]
@@ -44,14 +45,17 @@ export interface Choice {
 
 /** The usual cases, or all combinations of what was chosen. */
 export function chooseCases(choice: Choice): Case[] {
-  const or = <T>(chosen: readonly T[], usual: readonly T[]): readonly T[] => (chosen.length > 0 ? chosen : usual)
+  const or = <T>(chosen: readonly T[], others: readonly T[]): readonly T[] => (chosen.length > 0 ? chosen : others)
+  const usual = choice.backend === 'cpu' ? shapes : [...shapes, ...deviceShapes]
+  // What models are trained in there.
+  const dtype = choice.backend === 'cpu' ? 'float32' : 'bfloat16'
   const isChosen = [choice.shapes, choice.dtypes, choice.routings].some(({ length }) => length > 0)
   const all = isChosen
-    ? or(choice.shapes, choice.quick ? shapes.slice(0, 2) : shapes).flatMap((shape) =>
-        or<DTypeName>(choice.dtypes, ['float32']).flatMap((dtype) =>
+    ? or(choice.shapes, choice.quick ? usual.slice(0, 2) : usual).flatMap((shape) =>
+        or<DTypeName>(choice.dtypes, [dtype]).flatMap((dtype) =>
           or<Routing>(choice.routings, ['batch']).map((routing): Case => ({ shape, dtype, routing })),
         ),
       )
-    : usualCases(choice.quick)
+    : usualCases(usual, dtype, choice.quick)
   return [...new Map(all.map((each) => [JSON.stringify(each), each])).values()]
 }

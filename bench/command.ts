@@ -1,8 +1,9 @@
 /** The command line of the microbenchmark. */
 import { Command, InvalidArgumentError, Option } from 'commander'
-import type { Routing } from '../lib/index.js'
+import type { BackendName, Routing } from '../lib/index.js'
 import { routings } from './cases.js'
 import { dtypeNames, type DTypeName } from './dtypes.js'
+import { backendNames, cacheStates, type Caches } from './report.js'
 import { parseShape, type Shape } from './shapes.js'
 
 /** As commander gives them. */
@@ -10,9 +11,9 @@ export interface Options {
   readonly shape: readonly Shape[]
   readonly dtype: readonly DTypeName[]
   readonly routing: readonly Routing[]
-  readonly backend: 'cpu' | 'cuda'
+  readonly backend: readonly BackendName[]
   readonly threads?: number
-  readonly cold: boolean
+  readonly caches?: Caches
   readonly layers: number
   readonly strideA: number
   readonly seconds?: number
@@ -60,12 +61,16 @@ export function benchCommand(version: string): Command {
     .option('--shape <M,d,r,E>', 'instead of the usual shapes; may be given again', shape, [])
     .option('--dtype <names>', `${dtypeNames.join(', ')} or all`, oneOf(dtypeNames), [])
     .option('--routing <names>', `${routings.join(', ')} or all`, oneOf(routings), [])
-    .addOption(new Option('--backend <name>', 'where to run').choices(['cpu', 'cuda']).default('cpu'))
+    .option('--backend <names>', `${backendNames.join(', ')} or all; by default what is there`, oneOf(backendNames), [])
     .option('--threads <count>', 'of the cpu backend', wholeNumber(256))
-    .option('--cold', 'rotate buffers, so that caches hold nothing of the next call', false)
+    .addOption(
+      new Option('--caches <state>', 'cold: rotate buffers; by default warm on the cpu, cold on a device').choices(
+        cacheStates,
+      ),
+    )
     .option('--layers <count>', 'of the model in which LoRA has as many trainable parameters', wholeNumber(10_000), 32)
     .option('--stride-a <count>', 'neighbouring layers that share an A in that model', wholeNumber(10_000), 4)
-    .option('--seconds <time>', 'to measure for; at least a few rounds are', secondsOf)
+    .option('--seconds <time>', 'to measure each backend for; at least a few rounds are', secondsOf)
     .option('--quick', 'fewer cases and less time for each', false)
     .option('--json [file]', 'everything measured, as JSON, into a file, or instead of the table')
     .option('--html <file>', 'a report with charts')

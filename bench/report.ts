@@ -1,5 +1,5 @@
-/** What a run has found out: what `--json` writes, and what the table and the page are made of. */
-import type { Routing } from '../lib/index.js'
+/** What a run has found out: `--json` writes a list of it, one for each backend; the table and the page are made of it. */
+import type { BackendName, Routing } from '../lib/index.js'
 import type { DTypeName } from './dtypes.js'
 import type { Timing } from './measure.js'
 import type { Overhead } from './overhead.js'
@@ -21,6 +21,12 @@ export const methods = [
   'lora-graph',
 ] as const
 export type Method = (typeof methods)[number]
+
+export const backendNames = ['cpu', 'cuda'] as const satisfies readonly BackendName[]
+
+/** Cold: buffers rotate, so that caches hold nothing of the next call. */
+export const cacheStates = ['warm', 'cold'] as const
+export type Caches = (typeof cacheStates)[number]
 
 export const passes = ['forward', 'forward+backward'] as const
 export type Pass = (typeof passes)[number]
@@ -54,7 +60,7 @@ export interface Report {
   /** False where the run was interrupted. */
   readonly complete: boolean
   readonly machine: {
-    readonly backend: 'cpu' | 'cuda'
+    readonly backend: BackendName
     readonly device: string
     /** Instruction set of a CPU, compute capability of a GPU. */
     readonly detail: string
@@ -63,7 +69,7 @@ export interface Report {
     readonly platform: string
     readonly node: string
   }
-  readonly caches: 'warm' | 'cold'
+  readonly caches: Caches
   readonly model: Model
   readonly roofs: Roofs | null
   readonly overheadSeconds: Overhead | null

@@ -1,11 +1,11 @@
-/** A run of the microbenchmark from its options to its report. */
+/** A run of the microbenchmark from its options to its reports. */
 import { existsSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import type { Command } from 'commander'
-import { backends } from '../lib/index.js'
+import { backends, type BackendName } from '../lib/index.js'
 import { chooseCases } from './cases.js'
 import type { Options } from './command.js'
-import { startProgress } from './progress.js'
+import { startProgress, type Progress } from './progress.js'
 import type { Report } from './report.js'
 import { measure, type Findings, type Plan } from './session.js'
 import { headOf, legendOf, tableOf } from './table.js'
@@ -14,75 +14,102 @@ import { headOf, legendOf, tableOf } from './table.js'
 export async function run(options: Options, command: Command, version: string): Promise<void> {
   // The addon reads it before its first call.
   if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(options.threads)
-  const found = backends().find(({ name }) => name === options.backend)
-  const device = found?.devices[0]
-  if (device === undefined) {
-    command.error(`the ${options.backend} backend is not available: ${found?.reason ?? 'it has no device'}`)
-  }
+  const plans = plansOf(options, command)
   // After minutes of measuring it would be too late.
   for (const [option, file] of Object.entries({ '--json': options.json, '--html': options.html })) {
     if (typeof file === 'string' && !existsSync(dirname(file))) command.error(`the folder of ${option} does not exist`)
   }
-  const plan: Plan = {
-    backend: options.backend,
-    device,
-    cases: chooseCases({
-      shapes: options.shape,
-      dtypes: options.dtype,
-      routings: options.routing,
-      quick: options.quick,
-    }),
-    isCold: options.cold,
-    model: { layers: options.layers, strideA: options.strideA },
-    seconds: options.seconds ?? (options.quick ? 15 : 90),
-    rounds: options.quick ? 3 : 5,
-  }
-  const findings: Findings = { roofs: null, overhead: null, results: [], notes: [] }
-  const measuredAt = new Date().toISOString()
   const interrupt = new AbortController()
   // Once: a second one ends the process at once.
   const onInterrupt = (): void => interrupt.abort()
   process.once('SIGINT', onInterrupt).once('SIGTERM', onInterrupt)
   const progress = startProgress()
+  const reports: Report[] = []
   try {
-    await measure(plan, findings, interrupt.signal, progress.update)
+    for (const [i, plan] of plans.entries()) {
+      const onProgress: Progress['update'] = (what, share) =>
+        progress.update(`${plan.backend}: ${what}`, (i + share) / plans.length)
+      reports.push(await reportOf(plan, version, interrupt.signal, onProgress))
+    }
   } finally {
     progress.stop()
     process.off('SIGINT', onInterrupt).off('SIGTERM', onInterrupt)
   }
+  await deliver(reports, options)
+  if (interrupt.signal.aborted) process.exitCode = 130
+}
 
-  const { roofs, overhead: overheadSeconds, results, notes } = findings
-  const report: Report = {
+/** One for each backend that was named, or else that is there. */
+function plansOf(options: Options, command: Command): Plan[] {
+  const found = backends()
+  const wanted = new Set<BackendName>(
+    options.backend.length > 0 ? options.backend : found.filter((each) => each.available).map(({ name }) => name),
+  )
+  return [...wanted].map((backend): Plan => {
+    const { devices, reason } = found.find(({ name }) => name === backend)!
+    if (devices.length === 0) {
+      command.error(`the ${backend} backend is not available: ${reason ?? 'it has no device'}`)
+    }
+    return {
+      backend,
+      device: devices[0],
+      cases: chooseCases({
+        backend,
+        shapes: options.shape,
+        dtypes: options.dtype,
+        routings: options.routing,
+        quick: options.quick,
+      }),
+      caches: options.caches ?? (backend === 'cpu' ? 'warm' : 'cold'),
+      model: { layers: options.layers, strideA: options.strideA },
+      seconds: options.seconds ?? (options.quick ? 15 : 90),
+      rounds: options.quick ? 3 : 5,
+    }
+  })
+}
+
+async function reportOf(
+  plan: Plan,
+  version: string,
+  signal: AbortSignal,
+  onProgress: Progress['update'],
+): Promise<Report> {
+  const { backend, device, caches, model } = plan
+  const measuredAt = new Date().toISOString()
+  const findings: Findings = { roofs: null, overhead: null, results: [], notes: [] }
+  await measure(plan, findings, signal, onProgress)
+  return {
     version,
     measuredAt,
     command: ['npx lily-kernels bench', ...process.argv.slice(3)].join(' '),
-    complete: !interrupt.signal.aborted,
+    complete: !signal.aborted,
     machine: {
-      backend: options.backend,
+      backend,
       device: device.name,
       detail: device.simd ?? `compute capability ${device.computeCapability ?? 'unknown'}`,
       threads: device.threads ?? null,
       platform: `${process.platform}-${process.arch}`,
       node: process.version,
     },
-    caches: options.cold ? 'cold' : 'warm',
-    model: plan.model,
-    roofs,
-    overheadSeconds,
-    notes,
-    results,
+    caches,
+    model,
+    roofs: findings.roofs,
+    overheadSeconds: findings.overhead,
+    notes: findings.notes,
+    results: findings.results,
   }
-  await deliver(report, options)
-  if (!report.complete) process.exitCode = 130
 }
 
-async function deliver(report: Report, { json, html }: Options): Promise<void> {
-  const text = `${JSON.stringify(report, null, 2)}\n`
+async function deliver(reports: readonly Report[], { json, html }: Options): Promise<void> {
+  const text = `${JSON.stringify(reports, null, 2)}\n`
   if (json === true) process.stdout.write(text)
-  else console.log([headOf(report), tableOf(report), legendOf(report)].join('\n\n'))
+  else {
+    const shown = reports.map((report) => [headOf(report), tableOf(report), legendOf(report)].join('\n\n'))
+    console.log(shown.join('\n\n\n'))
+  }
   if (typeof json === 'string') writeFileSync(json, text)
   if (html === undefined) return
   // The charts' libraries are large, and are loaded for this alone.
   const { pageOf } = await import('./page/page.js')
-  writeFileSync(html, pageOf(report))
+  writeFileSync(html, pageOf(reports))
 }

@@ -1,5 +1,5 @@
 /** One run of the microbenchmark: the roofs, then case by case. */
-import type { CudaDevice, DeviceInfo, Graph, Tensor } from '../lib/index.js'
+import type { BackendName, CudaDevice, DeviceInfo, Graph, Tensor } from '../lib/index.js'
 import { coldSets } from './caches.js'
 import type { Case } from './cases.js'
 import { makeContenders, methodsOf } from './contenders.js'
@@ -8,15 +8,15 @@ import { floorOf, phasesOf, workingSet, workOf } from './floor.js'
 import { deviceClock, hostClock, ratioOf, sampleInTurn, timingOf, type Clock, type Limits } from './measure.js'
 import { measureOverhead, type Overhead } from './overhead.js'
 import { equalParametersRank, type Model } from './parameters.js'
-import { methods, passes, type Method, type Pass, type Result } from './report.js'
+import { methods, passes, type Caches, type Method, type Pass, type Result } from './report.js'
 import { measureRoofs, type Roofs } from './roofs.js'
 import { shapeText } from './shapes.js'
 
 export interface Plan {
-  readonly backend: 'cpu' | 'cuda'
+  readonly backend: BackendName
   readonly device: DeviceInfo
   readonly cases: readonly Case[]
-  readonly isCold: boolean
+  readonly caches: Caches
   readonly model: Model
   /** For the whole run; it takes longer where the rounds of its cases do. */
   readonly seconds: number
@@ -88,7 +88,7 @@ async function measureCase(
       routing: method.startsWith('lora') ? ('none' as const) : routing,
     }) as const
   const setsOf = (method: Method): number => {
-    if (!plan.isCold) return 1
+    if (plan.caches === 'warm') return 1
     const sets = coldSets(workingSet(own(method).shape, own(method).routing, types, false), plan.device)
     if (sets <= MOST_SETS) return sets
     const note = `${shapeText(shape)}: so small that ${MOST_SETS} sets of operands, of which calls take turns, may stay in the cache`
@@ -139,12 +139,12 @@ function leastOf(
   own: { readonly shape: Case['shape']; readonly routing: Case['routing'] | 'none' },
   { dtype }: Case,
   pass: Pass,
-  { isCold }: Plan,
+  { caches }: Plan,
   roofs: Roofs | null,
 ): Pick<Result, 'flops' | 'bytes' | 'floor'> {
   const types = dtypes[dtype]
   const withBackward = pass !== 'forward'
   const phases = phasesOf(own.shape, own.routing, types, withBackward)
-  const bytes = isCold ? Infinity : workingSet(own.shape, own.routing, types, withBackward)
+  const bytes = caches === 'cold' ? Infinity : workingSet(own.shape, own.routing, types, withBackward)
   return { ...workOf(phases), floor: roofs === null ? null : floorOf(phases, bytes, types, roofs) }
 }

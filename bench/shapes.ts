@@ -18,6 +18,13 @@ export const shapes: readonly Shape[] = [
   { tokens: 512, d: 3072, rank: 896, experts: 2 },
 ]
 
+/** More of them for a device: a batch of long sequences, which keeps all of one busy. */
+export const deviceShapes: readonly Shape[] = [
+  { tokens: 8192, d: 4096, rank: 16, experts: 4 },
+  { tokens: 8192, d: 4096, rank: 64, experts: 4 },
+  { tokens: 8192, d: 4096, rank: 448, experts: 2 },
+]
+
 export const shapeText = ({ tokens, d, rank, experts }: Shape): string => [tokens, d, rank, experts].join(', ')
 
 /** `M,d,r,E`, as on the command line. */

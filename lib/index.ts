@@ -13,7 +13,7 @@ export {
 export type { ExpertAnalysis } from './analysis/experts.js'
 export type { RouterAnalysis } from './analysis/routers.js'
 export type { UpdateAnalysis } from './analysis/updates.js'
-export { backends, type BackendInfo, type DeviceInfo } from './backends.js'
+export { backends, type BackendInfo, type BackendName, type DeviceInfo } from './backends.js'
 export {
   lilyBackward,
   lilyBackwardAsync,

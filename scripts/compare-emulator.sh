@@ -61,7 +61,7 @@ run_emulator() {  # SEED WRONG_CASES
 build_emulator() {
   command -v cmake >/dev/null || fail 'cmake was not found; it builds the emulator'
   cmake -S "$root/native/emulator" -B "$emulator" >"$folder/build.log" 2>&1 &&
-    cmake --build "$emulator" --target emulator_tests --parallel 2 >>"$folder/build.log" 2>&1 ||
+    cmake --build "$emulator" --target emulator_tests --parallel "$(nproc)" >>"$folder/build.log" 2>&1 ||
     fail "the emulator does not build: see $folder/build.log"
   [ -x "$emulator/kernels/instructions" ] || fail "the test programs were not built: see $folder/build.log"
 }

@@ -7,9 +7,10 @@ import { decode, dtypeNames, dtypes, encode, type Float } from '../bench/dtypes.
 import { floorOf, phasesOf, workOf } from '../bench/floor.js'
 import { ratioOf, sampleInTurn, timingOf } from '../bench/measure.js'
 import { makeActivations, makeLilyParameters, makeLoraParameters } from '../bench/operands.js'
+import { backendNames } from '../bench/report.js'
 import { equalParametersRank, lilyParameters } from '../bench/parameters.js'
 import { sequenceOffsets } from '../bench/sequences.js'
-import { parseShape, shapes } from '../bench/shapes.js'
+import { deviceShapes, parseShape, shapes } from '../bench/shapes.js'
 import { lilyBackward, lilyForward, loraBackward, loraForward, type Routing, type Tensor } from '../lib/index.js'
 
 const shape = { tokens: 33, d: 40, rank: 5, experts: 3 }
@@ -163,20 +164,23 @@ describe('sampling', () => {
 })
 
 describe('cases', () => {
-  test('by default every shape, data type and routing, none twice', () => {
-    const cases = chooseCases({ shapes: [], dtypes: [], routings: [], quick: false })
+  const nothing = { shapes: [], dtypes: [], routings: [], quick: false }
+
+  test.each(backendNames)('%s: by default every shape, data type and routing, none twice', (backend) => {
+    const cases = chooseCases({ backend, ...nothing })
     expect(new Set(cases.map(({ dtype }) => dtype))).toEqual(new Set(dtypeNames))
     expect(new Set(cases.map(({ routing }) => routing))).toEqual(new Set(routings))
-    for (const each of shapes) expect(cases.map((one) => one.shape)).toContainEqual(each)
+    for (const each of backend === 'cpu' ? shapes : [...shapes, ...deviceShapes])
+      expect(cases.map((one) => one.shape)).toContainEqual(each)
     expect(new Set(cases.map((each) => JSON.stringify(each))).size).toBe(cases.length)
   })
 
   test('all combinations of what is chosen', () => {
-    const cases = chooseCases({ shapes: [shape], dtypes: dtypeNames, routings: ['batch', 'token'], quick: false })
+    const chosen = { ...nothing, shapes: [shape] }
+    const cases = chooseCases({ backend: 'cpu', ...chosen, dtypes: dtypeNames, routings: ['batch', 'token'] })
     expect(cases).toHaveLength(8)
-    expect(chooseCases({ shapes: [shape], dtypes: [], routings: [], quick: false })).toEqual([
-      { shape, dtype: 'float32', routing: 'batch' },
-    ])
+    expect(chooseCases({ backend: 'cpu', ...chosen })).toEqual([{ shape, dtype: 'float32', routing: 'batch' }])
+    expect(chooseCases({ backend: 'cuda', ...chosen })).toEqual([{ shape, dtype: 'bfloat16', routing: 'batch' }])
   })
 
   test('shapes of the command line', () => {

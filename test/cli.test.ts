@@ -39,7 +39,9 @@ describe('bench', () => {
       for (const routing of routings) expect(stdout).toContain(`${dtype}, ${routing} routing`)
     }
 
-    const report = JSON.parse(read('all.json')) as Report
+    const reports = JSON.parse(read('all.json')) as Report[]
+    expect(reports).toHaveLength(1)
+    const [report] = reports
     expect(report).toMatchObject({ complete: true, caches: 'warm', machine: { backend: 'cpu', node: process.version } })
     const { roofs, results } = report
     expect(roofs!.flops).toBeGreaterThan(1e8)
@@ -76,7 +78,7 @@ describe('bench', () => {
     expect(charts).toHaveLength(titles.length)
     for (const chart of charts) expect(chart.querySelectorAll('circle, path, rect').length).toBeGreaterThan(3)
     expect(document.querySelectorAll('tbody tr').length).toBeGreaterThan(3 * 4 * 5 * 2)
-    expect(JSON.parse(document.querySelector('#report').textContent)).toEqual(report)
+    expect(JSON.parse(document.querySelector('#report').textContent)).toEqual(reports)
     // Nothing of it comes from elsewhere, and no number in it is none.
     const foreign = /<(link|img|iframe)|<script(?![^>]*application\/json)| src=|url\((?!#)|@import/
     expect(foreign.exec(html)?.[0]).toBeUndefined()
@@ -84,10 +86,22 @@ describe('bench', () => {
   })
 
   test('JSON alone on standard output', async () => {
-    const args = ['--quick', '--seconds', '0.1', '--shape', '256,512,8,2', '--cold', '--threads', '1', '--layers', '8']
+    const args = [
+      '--quick',
+      '--seconds',
+      '0.1',
+      '--shape',
+      '256,512,8,2',
+      '--caches',
+      'cold',
+      '--threads',
+      '1',
+      '--layers',
+      '8',
+    ]
     const { code, stdout } = await runCli(['bench', ...args, '--json'])
     expect(code).toBe(0)
-    const { caches, machine, model, command } = JSON.parse(stdout) as Report
+    const [{ caches, machine, model, command }] = JSON.parse(stdout) as Report[]
     expect({ caches, model }).toEqual({ caches: 'cold', model: { layers: 8, strideA: 4 } })
     expect(machine.threads).toBe(1)
     expect(command).toBe(`npx lily-kernels bench ${args.join(' ')} --json`)
@@ -97,7 +111,7 @@ describe('bench', () => {
     let sent = false
     // The second case is under way: the first is done, and all others will not be.
     const interrupt = (stderr: string, child: { kill: (signal: NodeJS.Signals) => boolean }) => {
-      if (sent || !stderr.includes('measuring 16, 32, 4, 2 float32 sequence')) return
+      if (sent || !stderr.includes('measuring cpu: 16, 32, 4, 2 float32 sequence')) return
       sent = child.kill(signal)
     }
     const files = ['--json', path('part.json'), '--html', path('part.html')]
@@ -107,7 +121,7 @@ describe('bench', () => {
     expect(code).toBe(130)
     expect(stdout).toContain('float32, batch routing')
     expect(stdout).toContain('interrupted')
-    const report = JSON.parse(read('part.json')) as Report
+    const [report] = JSON.parse(read('part.json')) as Report[]
     expect(report.complete).toBe(false)
     expect(new Set(report.results.map(({ routing }) => routing))).toEqual(new Set(['batch']))
     expect(report.results).toHaveLength(passes.length * onHost.length)
@@ -118,7 +132,7 @@ describe('bench', () => {
     const interrupt = (_: string, child: { kill: (signal: NodeJS.Signals) => boolean }) => child.kill('SIGINT')
     const { code } = await runCli([...tiny, '--json', path('none.json'), '--html', path('none.html')], {}, interrupt)
     expect(code).toBe(130)
-    expect((JSON.parse(read('none.json')) as Report).results).toEqual([])
+    expect((JSON.parse(read('none.json')) as Report[])[0].results).toEqual([])
     expect(read('none.html')).toContain('This run was interrupted')
   })
 
@@ -128,6 +142,8 @@ describe('bench', () => {
     [['--routing', 'best'], 'best is none of batch, sequence, token, uniform, fixed, all'],
     [['--threads', '0'], 'expected a whole number from 1 to 256'],
     [['--seconds', 'many'], 'expected seconds'],
+    [['--caches', 'hot'], 'Allowed choices are warm, cold'],
+    [['--backend', 'tpu'], 'tpu is none of cpu, cuda, all'],
     [['--backend', 'cuda'], 'the cuda backend is not available: LILY_CUDA_LIBRARY names none, which does not exist'],
     [['--html', '/no/such/folder/report.html'], 'the folder of --html does not exist'],
   ])('%j is refused before anything is measured', async (args, message) => {

@@ -50,7 +50,7 @@ describe('npx lily-kernels', () => {
     const shape = ['--shape', '16,32,4,2', '--seconds', '0.1']
     const { status, stderr } = npx('bench', '--quick', ...shape, '--json', 'bench.json', '--html', 'bench.html')
     expect(status, stderr).toBe(0)
-    const { results } = JSON.parse(readFileSync(join(installed.project, 'bench.json'), 'utf8')) as Report
+    const [{ results }] = JSON.parse(readFileSync(join(installed.project, 'bench.json'), 'utf8')) as Report[]
     expect(results).toHaveLength(2 * 5)
     expect(readFileSync(join(installed.project, 'bench.html'), 'utf8')).toContain('<svg')
   })

@@ -46,7 +46,7 @@ async function countInChild(job: Job, pass: Pass, architecture: string): Promise
   const file = join(folder, 'counters.json')
   try {
     const program = fileURLToPath(new URL('counted-call.ts', import.meta.url))
-    const child = spawn(process.execPath, ['--import', 'tsx', program, JSON.stringify(job), pass], {
+    const child = spawn(process.execPath, ['--import', 'tsx', program, pass, JSON.stringify(job)], {
       cwd: root,
       stdio: ['ignore', 'ignore', 'pipe'],
       env: {

@@ -1,6 +1,6 @@
 /**
- * One call on a CUDA device, in a process of its own: the emulator writes its counts when the process ends. The job is
- * JSON on the command line; count.ts starts it.
+ * Calls on a CUDA device, in a process of its own: the emulator writes its counts when the process ends. The command line
+ * has the pass and then the jobs, as JSON; count.ts starts it with one, scripts/gpu-verify.js with several.
  */
 import { fileURLToPath } from 'node:url'
 import { Stream, type Routing, type Tensor } from '../../lib/index.js'
@@ -19,15 +19,17 @@ export interface Job {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const [text, pass] = process.argv.slice(2)
-  const { method, ...job } = JSON.parse(text) as Job
-  const routing: Routing = method === 'lora' ? 'batch' : method
+  const [pass, ...jobs] = process.argv.slice(2)
   const place = (tensor: Tensor): Tensor => tensor.to({ type: 'cuda' })
-  const contender = method === 'lora' ? 'lora' : 'lily'
-  const [calls] = makeContenders([contender], { ...job, routing }, job.shape.rank, () => 1, {
-    place,
-    keep: (graph) => graph,
-  })
-  calls[pass as Pass]()
+  for (const text of jobs) {
+    const { method, ...job } = JSON.parse(text) as Job
+    const routing: Routing = method === 'lora' ? 'batch' : method
+    const contender = method === 'lora' ? 'lora' : 'lily'
+    const [calls] = makeContenders([contender], { ...job, routing }, job.shape.rank, () => 1, {
+      place,
+      keep: (graph) => graph,
+    })
+    calls[pass as Pass]()
+  }
   await Stream.default({ type: 'cuda' }).synchronize()
 }

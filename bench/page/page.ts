@@ -36,8 +36,8 @@ function head({ machine, caches, measuredAt, command, version, complete }: Repor
   return h(
     'header',
     {},
-    h('h1', {}, 'Lily against LoRA'),
-    h('p', {}, `${device}: ${detail}, ${workers}${platform}, Node ${node}. Backend ${backend}, caches ${caches}.`),
+    h('h1', {}, `Lily against LoRA on ${device}`),
+    h('p', {}, `${detail}, ${workers}${platform}, Node ${node}. Backend ${backend}, caches ${caches}.`),
     h('p', { class: 'muted' }, `lily-kernels ${version}, ${when} UTC: `, h('code', {}, command)),
     ...(complete ? [] : [h('p', { class: 'alert' }, 'This run was interrupted: what was not measured is missing.')]),
   )
@@ -84,10 +84,12 @@ function how({ roofs, overheadSeconds, model, caches, notes }: Report): Element 
   return h('dl', { class: 'how' }, ...items.flatMap(([name, text]) => [h('dt', {}, name), h('dd', {}, text)]))
 }
 
-export function pageOf(report: Report): string {
+function section(report: Report): Element {
   const rows = rowsOf(report.results)
   const charts = rows.length === 0 ? [] : chartsOf(rows, report)
-  const body = [
+  return h(
+    'section',
+    {},
     head(report),
     h('dl', { class: 'tiles' }, ...(rows.length === 0 ? [] : tiles(rows))),
     ...(charts.length === 0 ? [] : [h('h2', {}, 'Charts'), h('div', { class: 'charts' }, ...charts)]),
@@ -96,6 +98,11 @@ export function pageOf(report: Report): string {
     ...(report.roofs === null ? [] : [h('h2', {}, 'Memory'), roofTable(report.roofs)]),
     h('h2', {}, 'How it was measured'),
     how(report),
-  ]
-  return pageWith(`Lily against LoRA on ${report.machine.device}`, style, body, report)
+  )
+}
+
+/** A section for each backend. */
+export function pageOf(reports: readonly Report[]): string {
+  const devices = reports.map(({ machine }) => machine.device).join(' and ')
+  return pageWith(`Lily against LoRA on ${devices}`, style, reports.map(section), reports)
 }

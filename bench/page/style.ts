@@ -17,6 +17,7 @@ body {
   font: 16px/1.5 system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; font-variant-numeric: tabular-nums;
 }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .4rem; }
+section + section { margin-top: 4rem; break-before: page; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .7rem; }
 h3 { font-size: 1rem; margin: 0; }
 p { margin: 0 0 .5rem; }

@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""The peers in PyTorch: the forward of PEFT's Lily layer and LoRA, eager and compiled, without the base layer.
+"""The peers in PyTorch, without the base layer: the forward of PEFT's Lily layer and LoRA, eager and compiled, and the least
+that separate products can do.
 
     python3 bench/peers/pytorch.py --device cuda --dtype bfloat16 --json out.json 2048,4096,16,4 ...
 
-Formulas and casts are those of Hugging Face PEFT (src/peft/tuners/lily/layer.py and lora/layer.py): x is cast to the type of
-the adapter, the change to that of the result. On CUDA a sample is one call between two events, over activations that are
-rotated through more memory than the second-level cache has; on a CPU it is wall time with warm caches. Medians.
+`lily` and `lora` have the formulas and casts of Hugging Face PEFT (src/peft/tuners/lily/layer.py and lora/layer.py): x is cast
+to the type of the adapter, the change to that of the result. `products` are the shrinks and expands alone, on CUDA those of
+cuBLAS, into memory that is given: no router, and a combined b that is there already.
+
+On CUDA a sample is one call between two events, over operands that are rotated through more memory than the second-level
+cache has; on a CPU it is wall time with warm caches. Medians.
 """
 import argparse
 import json
@@ -22,54 +26,105 @@ DTYPES = {
     "float16": (torch.float16, torch.float16),
     "mixed": (torch.bfloat16, torch.float32),
 }
+SCALING = 2.0
+# As in bench/session.ts: of tiny operands more would take longer to make than to measure.
+MOST_SETS = 512
 
 
-def lily(x, y, a, router, b, scaling):
+def lily(x, y, a, router, b):
     """x [M, d], y [M, d], a [r, d], router [E, r], b [E, r, d]: y plus the adapter."""
     hidden = torch.nn.functional.linear(x.to(a.dtype), a)
     probabilities = torch.softmax(torch.nn.functional.linear(hidden, router), dim=-1)
     weights = probabilities.reshape(-1, router.shape[0]).mean(dim=0)
     combined = torch.einsum("e,eio->io", weights, b)
-    return y + (torch.matmul(hidden, combined) * scaling).to(y.dtype)
+    return y + (torch.matmul(hidden, combined) * SCALING).to(y.dtype)
 
 
-def lora(x, y, a, b, scaling):
+def lora(x, y, a, b):
     """b [d, r], as LoRA stores it."""
     hidden = torch.nn.functional.linear(x.to(a.dtype), a)
-    return y + (torch.nn.functional.linear(hidden, b) * scaling).to(y.dtype)
+    return y + (torch.nn.functional.linear(hidden, b) * SCALING).to(y.dtype)
 
 
-def random(shape, dtype, device, scale=1.0):
+def parameters_of(method, shape):
+    """Shapes and scales."""
+    _, d, rank, experts = shape
+    a = ((rank, d), d**-0.5)
+    if method == "lily":
+        return [a, ((experts, rank), rank**-0.5), ((experts, rank, d), 1e-3)]
+    return [a, ((d, rank) if method == "lora" else (rank, d), 1e-3)]
+
+
+def random(shape, scale, dtype, device):
     return (torch.randn(shape, device=device) * scale).to(dtype)
 
 
-def operands(method, shape, dtype, device):
-    """The parameters of one adapted layer, and a function that makes activations."""
-    tokens, d, rank, experts = shape
+def make_set(method, shape, dtype, device):
+    """x, y, dy and the parameters of one adapted layer."""
+    tokens, d, _, _ = shape
     activations, adapter = DTYPES[dtype]
-    parameters = [random((rank, d), adapter, device, d**-0.5)]
-    if method is lily:
-        parameters += [random((experts, rank), adapter, device, rank**-0.5), random((experts, rank, d), adapter, device, 1e-3)]
-    else:
-        parameters += [random((d, rank), adapter, device, 1e-3)]
-    for parameter in parameters:
-        parameter.requires_grad_()
-
-    def make():
-        x = random((tokens, d), activations, device).requires_grad_()
-        return x, random((tokens, d), activations, device), random((tokens, d), activations, device, 1e-3)
-
-    return parameters, make
+    x, y, dy = (random((tokens, d), scale, activations, device) for scale in (1, 1, 0.1))
+    parameters = [random(*each, adapter, device) for each in parameters_of(method, shape)]
+    if method != "products":
+        for tensor in (x, *parameters):
+            tensor.requires_grad_()
+    return x, y, dy, parameters
 
 
-def rotation(shape, dtype, device):
-    """How many sets of activations exceed twice the second-level cache."""
+def sets_of(method, shape, dtype, device):
+    """So many that the second-level cache has lost one when its turn comes again."""
     if device == "cpu":
         return 1
     tokens, d, _, _ = shape
-    one_set = 3 * tokens * d * torch.empty(0, dtype=DTYPES[dtype][0]).element_size()
+    activations, adapter = DTYPES[dtype]
+    numbers = sum(torch.Size(size).numel() for size, _ in parameters_of(method, shape))
+    bytes_of_one = 2 * tokens * d * activations.itemsize + numbers * adapter.itemsize
     cache = torch.cuda.get_device_properties(0).L2_cache_size
-    return max(2, -(-2 * cache // one_set))
+    return min(MOST_SETS, 1 + max(1, -(-2 * cache // bytes_of_one)))
+
+
+def passes_of(method, compiled, shape, dtype, device):
+    """The two passes, as functions of a set of operands."""
+    if method == "products":
+        return products(shape, dtype, device)
+    function = {"lily": lily, "lora": lora}[method]
+    if compiled:
+        # Each shape for itself: a compiler that has seen others generalises, and after eight of them gives up.
+        torch.compiler.reset()
+        function = torch.compile(function, dynamic=False)
+
+    def forward(x, y, _, parameters):
+        with torch.no_grad():
+            return function(x, y, *parameters)
+
+    def both(x, y, dy, parameters):
+        return torch.autograd.grad(function(x, y, *parameters), [x, *parameters], dy)
+
+    return {"forward": forward, "forward+backward": both}
+
+
+def products(shape, dtype, device):
+    """y += s h c with h = x aT, and its gradients, of which dx is added to."""
+    tokens, d, rank, _ = shape
+    kind = DTYPES[dtype][0]
+    empty = lambda *size: torch.empty(size, dtype=kind, device=device)
+    h, dh, da, dc = empty(tokens, rank), empty(tokens, rank), empty(rank, d), empty(rank, d)
+    dx = torch.zeros((tokens, d), dtype=kind, device=device)
+
+    def forward(x, y, _, parameters):
+        a, c = parameters
+        torch.mm(x, a.t(), out=h)
+        y.addmm_(h, c, alpha=SCALING)
+
+    def both(x, y, dy, parameters):
+        a, c = parameters
+        forward(x, y, dy, parameters)
+        torch.mm(dy, c.t(), out=dh)
+        torch.mm(h.t(), dy, out=dc)
+        torch.mm(dh.t(), x, out=da)
+        dx.addmm_(dh, a, alpha=SCALING)
+
+    return {"forward": forward, "forward+backward": both}
 
 
 def samples(run, sets, device, seconds):
@@ -92,19 +147,9 @@ def samples(run, sets, device, seconds):
 
 
 def measure(method, compiled, shape, dtype, device, seconds):
-    parameters, make = operands(method, shape, dtype, device)
-    sets = [make() for _ in range(rotation(shape, dtype, device))]
-    function = torch.compile(method) if compiled else method
-
-    def forward(x, y, _):
-        with torch.no_grad():
-            return function(x, y, *parameters, 2.0)
-
-    def both(x, y, dy):
-        return torch.autograd.grad(function(x, y, *parameters, 2.0), [x, *parameters], dy)
-
-    result = {"method": method.__name__, "compiled": compiled, "shape": shape, "dtype": dtype}
-    for name, run in (("forward", forward), ("forward+backward", both)):
+    sets = [make_set(method, shape, dtype, device) for _ in range(sets_of(method, shape, dtype, device))]
+    result = {"method": method, "compiled": compiled, "shape": shape, "dtype": dtype}
+    for name, run in passes_of(method, compiled, shape, dtype, device).items():
         for given in sets[:3]:
             run(*given)  # compiles, and picks algorithms
         times = samples(run, sets, device, seconds)
@@ -118,22 +163,34 @@ def main():
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=list(DTYPES), action="append", help="default: bfloat16 and mixed")
     parser.add_argument("--seconds", type=float, default=0.3, help="of each measurement")
+    parser.add_argument("--limit", type=float, help="seconds of the run, after which nothing new is begun")
     parser.add_argument("--no-compile", action="store_true", help="eager alone")
     parser.add_argument("--json", metavar="FILE", help="default: standard output")
     options = parser.parse_args()
 
+    begin = time.perf_counter()
+    shapes = [[int(n) for n in text.split(",")] for text in options.shapes]
+    # What compiles takes longest, and comes last.
+    kinds = [(method, False) for method in ("lily", "lora", "products")]
+    kinds += [] if options.no_compile else [(method, True) for method in ("lily", "lora")]
+    results, missing = [], []
+    for method, compiled in kinds:
+        for dtype in options.dtype or ["bfloat16", "mixed"]:
+            if method == "products" and dtype == "mixed":
+                continue  # both factors of its products have one type
+            for shape in shapes:
+                kind = f"{method}, {'compiled' if compiled else 'eager'}"
+                if options.limit is not None and time.perf_counter() - begin > options.limit:
+                    missing.append(f"{kind}, {dtype}, {shape}")
+                    continue
+                result = measure(method, compiled, shape, dtype, options.device, options.seconds)
+                results.append(result)
+                times = "  ".join(f"{name} {result[name]['median']:9.4f} ms" for name in ("forward", "forward+backward"))
+                print(f"{str(shape):24} {dtype:9} {kind:16} {times}", file=sys.stderr, flush=True)
+    if missing:
+        print(f"no time was left for {'; '.join(missing)}", file=sys.stderr)
     where = torch.cuda.get_device_name(0) if options.device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    results = []
-    for dtype in options.dtype or ["bfloat16", "mixed"]:
-        for shape in [[int(n) for n in text.split(",")] for text in options.shapes]:
-            for method in (lily, lora):
-                for compiled in (False,) if options.no_compile else (False, True):
-                    result = measure(method, compiled, shape, dtype, options.device, options.seconds)
-                    results.append(result)
-                    kind = f"{method.__name__}, {'compiled' if compiled else 'eager'}"
-                    times = "  ".join(f"{name} {result[name]['median']:9.4f} ms" for name in ("forward", "forward+backward"))
-                    print(f"{str(shape):24} {dtype:9} {kind:15} {times}", file=sys.stderr, flush=True)
-    document = {"pytorch": torch.__version__, "device": where, "milliseconds": results}
+    document = {"pytorch": torch.__version__, "device": where, "milliseconds": results, "missing": missing}
     with open(options.json, "w") if options.json else sys.stdout as out:
         json.dump(document, out, indent=2)
         out.write("\n")

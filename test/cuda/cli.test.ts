@@ -4,20 +4,15 @@ import { passes, type Report } from '../../bench/report.js'
 import type { Diagnosis } from '../../lib/cli/findings.js'
 import { runCli } from '../support/cli.js'
 
-test('bench', async () => {
+test('bench, where there is a device', async () => {
   const shape = ['--shape', '8,16,4,2', '--routing', 'batch,fixed', '--dtype', 'float32,bfloat16']
-  const { code, stdout, stderr } = await runCli([
-    'bench',
-    '--backend',
-    'cuda',
-    '--quick',
-    '--seconds',
-    '0.1',
-    ...shape,
-    '--json',
-  ])
+  const { code, stdout, stderr } = await runCli(['bench', '--quick', '--seconds', '0.1', ...shape, '--json'])
   expect(code, stderr).toBe(0)
-  const { machine, notes, results } = JSON.parse(stdout) as Report
+  const [onHost, onDevice, ...more] = JSON.parse(stdout) as Report[]
+  expect(more).toEqual([])
+  expect(onHost).toMatchObject({ machine: { backend: 'cpu' }, caches: 'warm', complete: true })
+  const { machine, caches, notes, results } = onDevice
+  expect(caches).toBe('cold')
   expect(machine).toMatchObject({ backend: 'cuda', threads: null })
   expect(machine.detail).toMatch(/^compute capability \d+\.\d+$/)
   expect(notes).not.toEqual([])
