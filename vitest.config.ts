@@ -20,7 +20,7 @@ interface Cuda {
   missing?: string
 }
 
-/** A GPU if there is one, else native/emulator, else a reason. */
+/** A GPU if there is one, else native/emulator (unless LILY_TEST_GPU is 1), else a reason. */
 function findCuda(): Cuda {
   const addon = path('build/Release/lily.node')
   // In a process of its own: the CUDA runtime does not survive the forks of the tests.
@@ -28,6 +28,9 @@ function findCuda(): Cuda {
   const { LILY_CUDA_LIBRARY: _, ...env } = process.env
   const { status, stdout } = spawnSync(process.execPath, ['-e', ask, addon], { env, encoding: 'utf8' })
   if (status !== 0) return { env: {}, missing: 'the addon is not built; run npm run build:native' }
+  if (stdout.trim() !== '' && process.env.LILY_TEST_GPU === '1') {
+    throw new Error(`LILY_TEST_GPU asks for a GPU, but ${stdout.trim()}`)
+  }
   if (stdout.trim() === '') return { env: { LILY_CUDA_LIBRARY: path('build/Release/lily_cuda.so') } }
 
   const library = path('build/emulator/lily_cuda.so')

@@ -15,14 +15,18 @@ const PATTERN = 2 ** 16
  * must not depend on luck with denormals.
  */
 export function filled(shape: readonly number[], scale: number, dtype: Float = 'float32'): Tensor {
-  const data = new Float32Array(product(shape))
+  const zero = zeros(shape, dtype)
+  const data = zero.data as Float32Array | Uint16Array
+  const numbers = new Float32Array(Math.min(PATTERN, data.length))
   let state = 1
-  for (let i = 0; i < Math.min(PATTERN, data.length); i++) {
+  for (let i = 0; i < numbers.length; i++) {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    data[i] = scale * (state / 2 ** 31 - 1)
+    numbers[i] = scale * (state / 2 ** 31 - 1)
   }
+  // Encoded once: all of a large tensor would take seconds.
+  data.set(encode(numbers, dtype))
   for (let begin = PATTERN; begin < data.length; begin += PATTERN) data.copyWithin(begin, 0, PATTERN)
-  return tensor(encode(data, dtype), shape, dtype)
+  return zero
 }
 
 export function zeros(shape: readonly number[], dtype: Float = 'float32'): Tensor {

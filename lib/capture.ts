@@ -2,7 +2,7 @@
 import { DeviceMemory } from './device-memory.js'
 import { fail } from './errors.js'
 import { isDeviceMemory, type OperandMemory } from './operand.js'
-import type { StreamState } from './stream-state.js'
+import { StreamState } from './stream-state.js'
 
 /** What recorded work uses; as in a placement. */
 interface Used {
@@ -20,12 +20,33 @@ export class Capture {
     return Capture.#current
   }
 
+  /** Runs work at once, though a record is being made: what is done a single time must not be part of it. */
+  static outside<T>(work: () => T): T {
+    const recording = Capture.#current
+    Capture.#current = null
+    try {
+      return work()
+    } finally {
+      Capture.#current = recording
+    }
+  }
+
+  /** Where replays run, and what results belong to: the device's own stream, so that most replays join no other. */
+  readonly home: StreamState
   /** Other streams of its operands: a replay comes after what they were given, and before what they will be given. */
-  readonly streams = new Set<StreamState>()
+  readonly joined = new Set<StreamState>()
   readonly #memory = new Set<DeviceMemory>()
   readonly #owners = new Set()
 
-  constructor(readonly stream: StreamState) {}
+  /** @param stream one for the record alone */
+  constructor(readonly stream: StreamState) {
+    this.home = StreamState.own(stream.device)
+  }
+
+  /** Owners of memory that is not the package's. */
+  get owners(): unknown[] {
+    return [...this.#owners]
+  }
 
   record<T>(work: () => T): T {
     Capture.#current = this
@@ -39,7 +60,12 @@ export class Capture {
   streamFor(device: number, given: StreamState | number | null): StreamState {
     const { stream } = this
     if (given !== null && given !== stream && given !== stream.number) {
-      fail('ERR_LILY_ARGUMENT', 'stream', "inside captureGraph calls run in the graph's stream; leave it out")
+      const number = typeof given === 'number' ? given : given.number
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'stream',
+        `inside captureGraph calls run where the graph is replayed, got the stream 0x${number.toString(16)}; leave it out`,
+      )
     }
     if (stream.device === device) return stream
     return fail(

@@ -5,12 +5,15 @@ import { describe, fail, LilyError, shapeText } from './errors.js'
 import { allocateOnHost } from './memory.js'
 import { native } from './native.js'
 import { checkMemory, isDeviceMemory, layOutOnDevice, readIntegers, type Device, type Operand } from './operand.js'
+import { checkKeys, type Known } from './options.js'
 import { DeviceMemory } from './device-memory.js'
 import { StreamState } from './stream-state.js'
 import { streamStateOf, type CudaDevice, type Stream } from './stream.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from './symbols.js'
 import { tensorOf, type Tensor } from './tensor.js'
 import { download, placementOn } from './transfer.js'
+
+const ALLOCATE_OPTIONS: Known = new Set(['stream'])
 
 /** The operand behind a buffer; null once it is disposed of. */
 export let bufferOperand: (buffer: DeviceBuffer) => Operand | null
@@ -48,6 +51,7 @@ export class DeviceBuffer {
     const sizes = readIntegers('shape', 'shape', shape)
     const type = readDType('dtype', dtype)
     const place = readCudaDevice('device', device)
+    checkKeys('options', options, ALLOCATE_OPTIONS)
     const stream = options.stream === undefined ? StreamState.own(place.id) : streamStateOf('stream', options.stream)
     if (stream.device !== place.id) {
       fail('ERR_LILY_DEVICE', 'stream', `is of cuda:${stream.device}, but the buffer is to be on cuda:${place.id}`)
@@ -115,6 +119,7 @@ export class DeviceBuffer {
    */
   async download<T extends HostData = HostData>(into?: T, offset = 0): Promise<T> {
     const operand = this.#open()
+    checkOffset(offset)
     const elements = operand.rows * operand.columns
     const data = into ?? (allocateOnHost('download', operand.dtype, Math.max(elements - offset, 0)) as T)
     const byteOffset = checkRange(operand, 'into', data, offset)
@@ -137,7 +142,7 @@ export class DeviceBuffer {
       fail('ERR_LILY_SHAPE', 'source', `expected ${to.byteLength} bytes, got ${from.byteLength}`)
     }
     const placement = placementOn(to.device, to)
-    if (from.stream !== null) placement.join(from.stream)
+    placement.use(from)
     const { device, number } = placement.stream
     const [target, origin] = [memoryOf(to), memoryOf(from)]
     placement.run(() => {
@@ -217,9 +222,7 @@ function checkRange(operand: Operand, argument: string, data: unknown, offset: n
   ) {
     fail('ERR_LILY_DTYPE', argument, `expected a typed array for ${dtype}, got ${describe(data)}`)
   }
-  if (!Number.isSafeInteger(offset) || offset < 0) {
-    fail('ERR_LILY_ARGUMENT', 'offset', `expected an element's number, an integer from 0, got ${describe(offset)}`)
-  }
+  checkOffset(offset)
   const byteOffset = offset * bytesPerElement(dtype)
   if (byteOffset + data.byteLength <= byteLength) return byteOffset
   return fail(
@@ -227,6 +230,11 @@ function checkRange(operand: Operand, argument: string, data: unknown, offset: n
     argument,
     `has ${data.byteLength} bytes, but the buffer has ${Math.max(byteLength - byteOffset, 0)} from element ${offset} on`,
   )
+}
+
+function checkOffset(offset: number): void {
+  if (Number.isSafeInteger(offset) && offset >= 0) return
+  fail('ERR_LILY_ARGUMENT', 'offset', `expected an element's number, an integer from 0, got ${describe(offset)}`)
 }
 
 function holds(data: ArrayBufferView, dtype: DType): boolean {

@@ -1,9 +1,10 @@
-/** CUDA graphs: what a function enqueues, recorded once and enqueued again by one call. */
+/** CUDA graphs: what a function enqueues, recorded once and launched again as a whole. */
 import { readCudaDevice } from './backends.js'
 import { Capture, refuseInCapture } from './capture.js'
 import { bound, describe, fail, LilyError, settled } from './errors.js'
 import { native, type GraphHandle, type StreamHandle } from './native.js'
 import { checkKeys, type Known } from './options.js'
+import { keepUntilPassed } from './placement.js'
 import { StreamState } from './stream-state.js'
 import type { CudaDevice } from './stream.js'
 import { disposeSymbol, inspectSymbol } from './symbols.js'
@@ -26,28 +27,29 @@ export class Graph {
   }
 
   /**
-   * Enqueues all that was recorded, on the same memory: after what its operands' streams have been given, and before what
-   * they will be given. Two replays run one after the other.
+   * Enqueues all that was recorded, on the same memory, in the device's default stream: after what its operands' streams
+   * have been given, and before what they will be given. Two replays run one after the other.
    *
    * @throws LilyError ERR_LILY_DISPOSED; ERR_LILY_CUDA where CUDA refuses
    */
   replay(): this {
     const handle = this.#open()
     refuseInCapture('a graph', 'replay it before or after')
-    const { stream, streams } = this.#capture
-    const { device, number } = stream
+    const { home, joined, owners } = this.#capture
+    const { device, number } = home
     bound(() => {
-      for (const other of streams) native.streamOrder(other.device, other.number, device, number)
+      for (const other of joined) native.streamOrder(other.device, other.number, device, number)
       native.graphLaunch(handle, number)
-      for (const other of streams) native.streamOrder(device, number, other.device, other.number)
+      for (const other of joined) native.streamOrder(device, number, other.device, other.number)
     })
+    if (owners.length > 0) keepUntilPassed(home, owners)
     return this
   }
 
   /** Resolves when all replays until now are done. It never blocks the event loop. */
   async synchronize(): Promise<void> {
     this.#open()
-    const { device, number } = this.#capture.stream
+    const { device, number } = this.#capture.home
     await settled(bound(() => native.streamWait(device, number)))
   }
 
@@ -70,8 +72,7 @@ export class Graph {
   }
 
   [inspectSymbol](): string {
-    const { device, number } = this.#capture.stream
-    return this.#handle === null ? 'Graph { disposed }' : `Graph { cuda:${device}, stream 0x${number.toString(16)} }`
+    return this.#handle === null ? 'Graph { disposed }' : `Graph { cuda:${this.#capture.home.device} }`
   }
 
   #open(): GraphHandle {
@@ -81,18 +82,19 @@ export class Graph {
 }
 
 /**
- * Records what `fn` enqueues on a device, without running it. A replay costs one call of CUDA's instead of one a kernel,
- * which is what small work waits for.
+ * Records what `fn` enqueues on a device, without running it. A replay is one launch instead of one a kernel, which is
+ * what small work waits for; operands in other streams than the device's default one add the ordering of the streams.
  *
  * Every call in `fn` whose operands are on the device is recorded: operations, copies and fills, a model's layers. It
  * reads and writes the same memory at each replay: new inputs are copied into the old operands, and results, those that a
- * call in `fn` has made included, are overwritten. The graph keeps all of that memory. What `fn` does on the host is done
- * once: index operands that are there are copied as they are now. Nothing in `fn` may wait.
+ * call in `fn` has made included, are overwritten. The graph keeps all of that memory, and owners of other memory; foreign
+ * streams that operands name must outlive it. What `fn` does on the host is done once: index operands that are there are
+ * copied as they are now. Nothing in `fn` may wait.
  *
  * @param fn synchronous; what it returns is not looked at
  * @param options.device default: cuda:0
  * @throws LilyError what `fn` throws, of which nothing is kept then; ERR_LILY_ARGUMENT for an async `fn`, and for calls in
- *   it that wait, name another stream, or are steps of an optimiser; ERR_LILY_CUDA for what CUDA refuses to record;
+ *   it that wait, name a stream, record or wait for an event, or are steps of an optimiser; ERR_LILY_CUDA for what CUDA refuses to record;
  *   ERR_LILY_BACKEND_UNAVAILABLE where there is no such device
  */
 export function captureGraph(fn: () => void, options: { readonly device?: CudaDevice | undefined } = {}): Graph {

@@ -56,8 +56,8 @@ export class Placement {
       Capture.current?.keep(operand)
     }
     const placement = new Placement(device, Placement.#choose(device, stream, streams))
-    for (const other of streams) placement.join(other)
-    placement.join(placement.stream.home)
+    for (const other of streams) placement.#join(other)
+    placement.#join(placement.#home)
     placement.#owners.push(...owners)
     return placement
   }
@@ -78,13 +78,29 @@ export class Placement {
     )
   }
 
-  join(other: StreamState): void {
-    if (other.number !== this.stream.number) (this.#capture?.streams ?? this.#joined).add(other)
+  /** The stream that memory for results belongs to. */
+  get #home(): StreamState {
+    return this.#capture?.home ?? this.stream.home
+  }
+
+  #join(other: StreamState): void {
+    const joined = this.#capture?.joined ?? this.#joined
+    const known = [this.#capture?.home ?? this.stream, ...joined]
+    // Of a foreign stream every operand has a state of its own.
+    const isKnown = known.some(({ device, number }) => device === other.device && number === other.number)
+    if (!isKnown) joined.add(other)
+  }
+
+  /** A further operand, which may be on another device. */
+  use(operand: Located): void {
+    if (operand.stream !== null) this.#join(operand.stream)
+    if (operand.owner != null) this.#owners.push(operand.owner)
+    this.#capture?.keep(operand)
   }
 
   /** Memory for the call's results and workspace, whose contents are undefined. */
   allocate(argument: string, byteLength: number): DeviceMemory {
-    const memory = new DeviceMemory(argument, this.device, byteLength, this.stream.home)
+    const memory = new DeviceMemory(argument, this.device, byteLength, this.#home)
     this.#capture?.keep(memory)
     return memory
   }
@@ -110,7 +126,8 @@ export class Placement {
 /** Owners whose memory queued work still uses. */
 const waiting = new Set<object>()
 
-function keepUntilPassed({ device, number }: StreamState, owners: readonly unknown[]): void {
+/** Keeps owners until all that the stream has been given is done. */
+export function keepUntilPassed({ device, number }: StreamState, owners: readonly unknown[]): void {
   const entry = { owners }
   waiting.add(entry)
   const drop = () => {

@@ -1,5 +1,6 @@
 /** CUDA streams and events of the package. */
 import { readCudaDevice } from './backends.js'
+import { refuseInCapture } from './capture.js'
 import { bound, describe, fail, LilyError, settled } from './errors.js'
 import { native, type EventHandle } from './native.js'
 import { cudaDevice, type Device } from './operand.js'
@@ -77,6 +78,7 @@ export class Stream {
   waitEvent(event: Event): this {
     const { device, number } = this.#open()
     const handle = eventHandleOf('event', event)
+    refuseInCapture('waiting for an event', 'the order of the calls in it is that of the function')
     bound(() => native.streamWaitEvent(device, number, handle))
     return this
   }
@@ -140,6 +142,7 @@ export class Event {
   /** Marks what the stream (the device's default one, if none is given) has been given until now. May be repeated. */
   record(stream?: Stream): this {
     const handle = this.#open()
+    refuseInCapture("an event's record", 'record it before or after')
     const state = stream === undefined ? StreamState.own(this.device.id) : streamStateOf('stream', stream)
     if (state.device !== this.device.id) {
       fail('ERR_LILY_DEVICE', 'stream', `is of cuda:${state.device}, but the event is of cuda:${this.device.id}`)

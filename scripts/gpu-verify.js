@@ -59,7 +59,7 @@ function whyNot(tool) {
 /**
  * `limit`: seconds on a GPU, which add up to less than ten minutes. `file`: what the step writes, `detail` says of it.
  *
- * @type {{ name: string, limit: number, why?: string | null, command: string[], file?: string, detail?: (data: any) => string }[]}
+ * @type {{ name: string, limit: number, why?: string | null, command: string[], env?: NodeJS.ProcessEnv, file?: string, detail?: (data: any) => string }[]}
  */
 const steps = [
   {
@@ -71,6 +71,7 @@ const steps = [
     name: 'suite',
     limit: 130,
     command: [process.execPath, ...vitest, ...(isEmulated ? ['test/golden.test.ts'] : [])],
+    env: isEmulated ? {} : { LILY_TEST_GPU: '1' },
     file: tests,
     detail: (/** @type {{ numPassedTests: number, numFailedTests: number }} */ { numPassedTests, numFailedTests }) =>
       `${numPassedTests} passed, ${numFailedTests} failed`,
@@ -108,8 +109,7 @@ const steps = [
     why: python === undefined ? 'PyTorch was not found' : null,
     command: [
       ...[python ?? '', 'bench/peers/pytorch.py', '--json', figures.pytorch, '--seconds', '0.1', '--limit', '60'],
-      ...(isEmulated ? ['--device', 'cpu'] : []),
-      ...shapes,
+      ...['--device', isEmulated ? 'cpu' : 'cuda', ...shapes],
     ],
     file: figures.pytorch,
     detail: (/** @type {{ milliseconds: unknown[], missing: unknown[] }} */ { milliseconds, missing }) =>
@@ -118,16 +118,22 @@ const steps = [
 ]
 
 /** @type {(step: (typeof steps)[number], seconds: number) => Outcome} */
-function run({ why, command: [program, ...args], file, detail }, limit) {
+function run({ why, command, env, file, detail }, limit) {
   if (why) return { status: 'skipped', seconds: 0, detail: why }
   if (file !== undefined) rmSync(file, { force: true })
   const begin = performance.now()
-  const { status, error } = spawnSync(program, args, { cwd: root, stdio: 'inherit', timeout: limit * 1000 })
+  // Unlike the time limit of spawnSync it ends what a step has started, too.
+  const { status, error } = spawnSync('timeout', ['--kill-after=5', String(limit), ...command], {
+    cwd: root,
+    stdio: 'inherit',
+    env: { ...process.env, ...env },
+  })
   const seconds = Math.round((performance.now() - begin) / 100) / 10
   /** @type {unknown} */
   const written = file !== undefined && existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : undefined
   const texts = written === undefined ? [] : [detail?.(written) ?? '']
-  if (status !== 0) texts.push(error?.message ?? `ended with ${status ?? 'a signal'}`)
+  if (status === 124 || status === 137) texts.push(`was stopped after ${limit} s`)
+  else if (status !== 0) texts.push(error?.message ?? `ended with ${status ?? 'a signal'}`)
   else if (file !== undefined && written === undefined) texts.push(`did not write ${file}`)
   const isGood = status === 0 && (file === undefined || written !== undefined)
   // Of the suite the numbers do: its file names every test.
@@ -148,17 +154,6 @@ if (unknown !== undefined) {
 rmSync(folder, { recursive: true, force: true })
 mkdirSync(folder, { recursive: true })
 
-/** @type {Record<string, Outcome>} */
-const outcomes = {}
-// What a step leaves of its time is there for later ones. The emulator takes longer.
-let deadline = performance.now()
-for (const step of steps) {
-  if (only !== undefined && !only.includes(step.name)) continue
-  console.log(`\n::: ${step.name}`)
-  deadline += step.limit * 1000 * (isEmulated ? 10 : 1)
-  outcomes[step.name] = run(step, Math.max(1, Math.ceil((deadline - performance.now()) / 1000)))
-}
-
 const machine = {
   gpu: isEmulated ? 'emulated' : gpu,
   nvcc: answer('nvcc')?.split('\n').at(-1) ?? null,
@@ -173,7 +168,19 @@ const label = isEmulated
       .toLowerCase()
       .replaceAll(/[^a-z0-9]+/g, '-')
 const out = options.out ?? join(root, isEmulated ? 'build' : 'bench/results', `gpu-verify-${label}.json`)
-writeFileSync(out, `${JSON.stringify({ machine, steps: outcomes }, null, 2)}\n`)
+
+/** @type {Record<string, Outcome>} */
+const outcomes = {}
+// What a step leaves of its time is there for later ones. The emulator takes longer.
+let deadline = performance.now()
+for (const step of steps) {
+  if (only !== undefined && !only.includes(step.name)) continue
+  console.log(`\n::: ${step.name}`)
+  deadline += step.limit * 1000 * (isEmulated ? 10 : 1)
+  outcomes[step.name] = run(step, Math.max(1, Math.ceil((deadline - performance.now()) / 1000)))
+  // After each, for a run that is cut short.
+  writeFileSync(out, `${JSON.stringify({ machine, steps: outcomes }, null, 2)}\n`)
+}
 
 console.log(`\n${machine.gpu}, ${machine.nvcc ?? 'no nvcc'}, Node ${machine.node}`)
 for (const [name, { status, seconds, detail }] of Object.entries(outcomes)) {

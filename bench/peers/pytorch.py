@@ -8,11 +8,15 @@ that separate products can do.
 to the type of the adapter, the change to that of the result. `products` are the shrinks and expands alone, on CUDA those of
 cuBLAS, into memory that is given: no router, and a combined b that is there already.
 
-On CUDA a sample is one call between two events, over operands that are rotated through more memory than the second-level
-cache has; on a CPU it is wall time with warm caches. Medians.
+They write the gradients of parameters; ours are added to what is there. `products` adds to y and dx.
+
+On CUDA a sample is as many calls as fill half a millisecond between two events, over operands that are rotated through more
+memory than the second-level cache has, as in `lily-kernels bench`; on a CPU it is wall time with warm caches. Medians.
 """
 import argparse
+import itertools
 import json
+import math
 import statistics
 import sys
 import time
@@ -25,8 +29,12 @@ DTYPES = {
     "bfloat16": (torch.bfloat16, torch.bfloat16),
     "float16": (torch.float16, torch.float16),
     "mixed": (torch.bfloat16, torch.float32),
+    # The same, with float32 products in TF32: PyTorch's default is full precision, where our default rounds to 16 bits.
+    "mixed-tf32": (torch.bfloat16, torch.float32),
 }
 SCALING = 2.0
+# As in bench/measure.ts: so long that the clock does not matter.
+SAMPLE_MILLISECONDS = 0.5
 # As in bench/session.ts: of tiny operands more would take longer to make than to measure.
 MOST_SETS = 512
 
@@ -127,27 +135,35 @@ def products(shape, dtype, device):
     return {"forward": forward, "forward+backward": both}
 
 
+def sample(run, sets, device, calls):
+    """Milliseconds of a call, over so many."""
+    if device == "cpu":
+        start = time.perf_counter()
+        for _ in range(calls):
+            run(*next(sets))
+        return (time.perf_counter() - start) * 1e3 / calls
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(calls):
+        run(*next(sets))
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / calls
+
+
 def samples(run, sets, device, seconds):
-    """Milliseconds of single calls, for about so many seconds and at least ten calls."""
+    """For about so many seconds, and at least ten samples."""
+    sets = itertools.cycle(sets)
+    calls = max(1, math.ceil(SAMPLE_MILLISECONDS / min(sample(run, sets, device, 3) for _ in range(2))))
     times, begin = [], time.perf_counter()
-    while len(times) < 10 or (time.perf_counter() - begin < seconds and len(times) < 2000):
-        given = sets[len(times) % len(sets)]
-        if device == "cpu":
-            start = time.perf_counter()
-            run(*given)
-            times.append((time.perf_counter() - start) * 1e3)
-            continue
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        run(*given)
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
+    while len(times) < 10 or time.perf_counter() - begin < seconds:
+        times.append(sample(run, sets, device, calls))
     return times
 
 
 def measure(method, compiled, shape, dtype, device, seconds):
     sets = [make_set(method, shape, dtype, device) for _ in range(sets_of(method, shape, dtype, device))]
+    torch.set_float32_matmul_precision("high" if dtype == "mixed-tf32" else "highest")
     result = {"method": method, "compiled": compiled, "shape": shape, "dtype": dtype}
     for name, run in passes_of(method, compiled, shape, dtype, device).items():
         for given in sets[:3]:
@@ -161,7 +177,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shapes", nargs="+", metavar="M,d,r,E")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=list(DTYPES), action="append", help="default: bfloat16 and mixed")
+    parser.add_argument("--dtype", choices=list(DTYPES), action="append", help="default: bfloat16 and both mixed")
     parser.add_argument("--seconds", type=float, default=0.3, help="of each measurement")
     parser.add_argument("--limit", type=float, help="seconds of the run, after which nothing new is begun")
     parser.add_argument("--no-compile", action="store_true", help="eager alone")
@@ -175,8 +191,8 @@ def main():
     kinds += [] if options.no_compile else [(method, True) for method in ("lily", "lora")]
     results, missing = [], []
     for method, compiled in kinds:
-        for dtype in options.dtype or ["bfloat16", "mixed"]:
-            if method == "products" and dtype == "mixed":
+        for dtype in options.dtype or ["bfloat16", "mixed", "mixed-tf32"]:
+            if method == "products" and dtype.startswith("mixed"):
                 continue  # both factors of its products have one type
             for shape in shapes:
                 kind = f"{method}, {'compiled' if compiled else 'eager'}"

@@ -1,6 +1,6 @@
 /** One adapted layer of a model. */
 import { lilyBackward, type GradientOf, type LilyNeeds } from '../backward.js'
-import { Capture } from '../capture.js'
+import { Capture, refuseInCapture } from '../capture.js'
 import { fail } from '../errors.js'
 import { lilyForward, type LilyForwardOptions, type SavedOf } from '../forward.js'
 import { CPU } from '../operand.js'
@@ -123,6 +123,7 @@ export class LilyLayer {
     const { problem } = state
     this.#checkOwn(problem)
     const { dx, needs, stream } = given
+    if (given.deferB === true) refuseInCapture('what a fold is left', 'leave deferB out')
     const wants = (name: keyof LilyNeeds) => needs === undefined || readFlag(needs, name, true)
     const isDeferred =
       wants('db') &&

@@ -1,4 +1,5 @@
 /** A parameter of a model and its gradient. */
+import { Capture } from '../capture.js'
 import type { DeferredB } from '../deferred-b.js'
 import { LilyError } from '../errors.js'
 import { runFold, type ExpertStack } from '../launch.js'
@@ -67,7 +68,8 @@ export class Parameter {
 
   /** @internal The gradient without what is deferred. */
   get accumulator(): Tensor {
-    return (this.#gradient ??= zerosLike(this.value))
+    // In a record it would be made zero by every replay.
+    return (this.#gradient ??= Capture.outside(() => zerosLike(this.value)))
   }
 
   /** @internal Leaves a layer's gradient of b to the next fold. */
@@ -84,18 +86,22 @@ export class Parameter {
     const deferred = this.#deferred
     if (stack === null || deferred.length === 0) return
     const output = Output.of('grad', this.accumulator) as Output
-    const placement = Placement.of(output.operand.device, null, () => [
-      output.operand,
-      ...deferred.flatMap(({ located }) => located),
-    ])
-    runFold(stack, deferred, output, placement)
+    // It is done once: what waits for it is of calls that have run.
+    Capture.outside(() => {
+      const placement = Placement.of(output.operand.device, null, () => [
+        output.operand,
+        ...deferred.flatMap(({ located }) => located),
+      ])
+      runFold(stack, deferred, output, placement)
+    })
     this.#dropDeferred()
   }
 
   /** @internal */
   zeroGrad(): void {
     this.#dropDeferred()
-    if (this.#gradient !== null) clear(operandOf(this.#gradient) as Operand)
+    // What a record makes zero is what there is when it is replayed.
+    if (this.#gradient !== null || Capture.current !== null) clear(operandOf(this.accumulator) as Operand)
   }
 
   /** @internal */

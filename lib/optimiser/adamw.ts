@@ -1,5 +1,5 @@
 /** AdamW. */
-import { refuseInCapture } from '../capture.js'
+import { Capture, refuseInCapture } from '../capture.js'
 import { describe, fail, LilyError } from '../errors.js'
 import { newOperand } from '../memory.js'
 import type { Device, Operand } from '../operand.js'
@@ -83,8 +83,11 @@ export class AdamW {
     const values = names.map((name) => readValue(parameters, name))
     this.#device = values[0].device
     for (const [i, name] of names.entries()) checkValue(name, values[i], this.#device, values[i].shape)
-    const placement = Placement.of(this.#device, null, () => [])
-    this.#moments = new Map(names.map((name, i) => [name, newMoments(name, values[i].shape, placement)]))
+    // In a record the moments would be made zero by every replay.
+    this.#moments = Capture.outside(() => {
+      const placement = Placement.of(this.#device, null, () => [])
+      return new Map(names.map((name, i) => [name, newMoments(name, values[i].shape, placement)]))
+    })
   }
 
   /** Steps done. */
@@ -148,6 +151,7 @@ export class AdamW {
    */
   load(state: AdamWState<TensorLike>): void {
     const moments = this.#open()
+    refuseInCapture("an optimiser's state", 'load it before')
     checkKeys('state', state, STATE)
     const step = get('state', state, 'step')
     if (!Number.isSafeInteger(step) || (step as number) < 0) {

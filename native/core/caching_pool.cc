@@ -42,7 +42,8 @@ void *CachingPool::take(size_t bytes, lily_stream stream) {
   }
   void *block = reuse(size, stream);
   if (block == nullptr && allocate(size, &block) != LILY_OK) {
-    block = take_waiting(size, stream);
+    // A record cannot wait for what is no part of it.
+    block = recording(stream) == nullptr ? take_waiting(size, stream) : nullptr;
     if (block == nullptr) {
       release_kept();
       if (allocate(size, &block) != LILY_OK) return nullptr;
@@ -87,6 +88,11 @@ void CachingPool::begin_capture(lily_stream stream) {
 void CachingPool::end_capture(lily_stream stream) {
   const std::lock_guard<std::mutex> lock(mutex_);
   captured_[stream].recording = false;
+}
+
+bool CachingPool::is_recording(lily_stream stream) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return recording(stream) != nullptr;
 }
 
 // Null: the stream does what it is given.

@@ -42,6 +42,7 @@ class CachingPool {
   // back meanwhile serve later work of the record and nobody else, until the stream is handed over.
   void begin_capture(lily_stream stream);
   void end_capture(lily_stream stream);
+  bool is_recording(lily_stream stream);
 
   // Of a stream that ends, after its work was ordered before all later work of `heir`.
   void hand_over(lily_stream stream, lily_stream heir);

@@ -296,7 +296,11 @@ void upload(const Napi::CallbackInfo &info) {
   const lily_stream stream = stream_number(info, 4);
   const Staging staging(backend, device, bytes, stream);
   if (staging.data() != nullptr) data = memcpy(staging.data(), data, bytes);
-  // Without pinned memory CUDA stages it by itself, and waits for the stream while it does.
+  // Without pinned memory CUDA stages it by itself, and waits for the stream while it does. A record would read it
+  // later.
+  else if (caching_pool(backend, device, MemoryKind::kPinned).is_recording(stream)) {
+    throw out_of_memory(env, backend, "pinned memory", bytes);
+  }
   check(env, backend, backend.copy(device, destination, data, bytes, stream));
 }
 
@@ -425,19 +429,15 @@ void stream_wait_event(const Napi::CallbackInfo &info) {
 
 // (stream)
 void capture_begin(const Napi::CallbackInfo &info) {
-  const lily_backend &backend = cuda(info.Env());
-  const Stream &stream = *argument<StreamHandle>(info, 0).stream;
-  check(info.Env(), backend, backend.capture_begin(stream.device(), stream.handle()));
-  begin_capture_in_pools(backend, stream.device(), stream.handle());
+  check(info.Env(), cuda(info.Env()), argument<StreamHandle>(info, 0).stream->begin_capture());
 }
 
 // (stream) -> graph
 Napi::Value capture_end(const Napi::CallbackInfo &info) {
   const lily_backend &backend = cuda(info.Env());
-  const Stream &stream = *argument<StreamHandle>(info, 0).stream;
-  end_capture_in_pools(backend, stream.device(), stream.handle());
+  Stream &stream = *argument<StreamHandle>(info, 0).stream;
   lily_graph graph = 0;
-  check(info.Env(), backend, backend.capture_end(stream.device(), stream.handle(), &graph));
+  check(info.Env(), backend, stream.end_capture(&graph));
   return wrap(info.Env(), std::make_unique<GraphHandle>(backend, stream.device(), graph));
 }
 
@@ -508,8 +508,28 @@ Shared<Stream> Stream::create(Napi::Env env, const lily_backend &backend, int32_
   return Shared<Stream>::make(backend, device, handle, std::move(heir));
 }
 
+lily_status Stream::begin_capture() {
+  const lily_status status = backend_.capture_begin(device_, handle_);
+  if (status != LILY_OK) return status;
+  capturing_ = true;
+  begin_capture_in_pools(backend_, device_, handle_);
+  return LILY_OK;
+}
+
+lily_status Stream::end_capture(lily_graph *graph) {
+  end_capture_in_pools(backend_, device_, handle_);
+  const lily_status status = backend_.capture_end(device_, handle_, graph);
+  capturing_ = false;
+  return status;
+}
+
 lily_status Stream::end() {
   if (heir_ == nullptr || ended_) return LILY_OK;
+  if (capturing_) {
+    // A worker that was stopped in mid-capture. What is recorded is never run, and the heir must not become part of it.
+    lily_graph graph = 0;
+    if (end_capture(&graph) == LILY_OK) backend_.graph_destroy(device_, graph);
+  }
   lily_event event = 0;
   lily_status status = backend_.event_create(device_, 0, &event);
   if (status == LILY_OK) {

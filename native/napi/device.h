@@ -22,6 +22,9 @@ class Stream {
 
   int32_t device() const { return device_; }
   lily_stream handle() const { return heir_ != nullptr && ended_ ? heir_->handle() : handle_; }
+  // Between the two it records what it is given, and the pools with it. A record that has failed makes no graph.
+  lily_status begin_capture();
+  lily_status end_capture(lily_graph *graph);
   lily_status end();
 
  private:
@@ -30,6 +33,7 @@ class Stream {
   const lily_stream handle_;
   const Shared<Stream> heir_;  // null: this is the device's own stream, which is not ended
   bool ended_ = false;
+  bool capturing_ = false;
 };
 
 // The address of `bytes` bytes from `offset` on, for a call on a device; memory_of in operands.h describes it.

@@ -176,6 +176,10 @@ describe('DeviceBuffer', () => {
     await expectRefused('ERR_LILY_DTYPE', 'data', () => memory.upload([1] as never))
     await expectRefused('ERR_LILY_ARGUMENT', 'offset', () => memory.upload(new Float32Array(1), -1))
     await expectRefused('ERR_LILY_SHAPE', 'into', () => memory.download(new Float32Array(5)))
+    await expectRefused('ERR_LILY_ARGUMENT', 'offset', () => memory.download(undefined, -1e12))
+    await expectRefused('ERR_LILY_ARGUMENT', 'strem', () =>
+      DeviceBuffer.allocate([1], 'uint8', device, { strem: Stream.default() } as never),
+    )
     await expectRefused('ERR_LILY_ARGUMENT', 'byte', () => memory.fill(256))
     await expectRefused('ERR_LILY_SHAPE', 'source', () => memory.copyFrom(DeviceBuffer.allocate([3])))
     await expectRefused('ERR_LILY_ARGUMENT', 'source', () => memory.copyFrom(new Float32Array(4) as never))

@@ -11,11 +11,12 @@ function needsEmulator(context: { skip: (reason: string) => void }): void {
 }
 
 describe('absence', () => {
-  test.each([
+  test.for([
     ['none', 'no NVIDIA driver was found'],
     ['old', 'the NVIDIA driver is too old'],
     ['nodevice', 'shows no GPU'],
-  ])('DRIVER=%s', async (DRIVER, reason) => {
+  ])('DRIVER=%s', async ([DRIVER, reason], context) => {
+    needsEmulator(context)
     const { code, stdout, text } = await runProgram('backends.js', { DRIVER })
     expect(code, text).toBe(0)
     const { cuda, errors, y } = JSON.parse(stdout) as { cuda: object; errors: string[]; y: number[] }

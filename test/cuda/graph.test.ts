@@ -213,6 +213,71 @@ describe('captureGraph', () => {
     }
   })
 
+  it("leaves a gradient's first zeros out, and keeps an optimiser's state", async () => {
+    const options = {
+      layers: [{ name: '0.q', inFeatures: dIn, outFeatures: dIn }],
+      config: { r: rank, numB: experts, initWeights: false },
+      seed: 1,
+    }
+    const x = buffer({ data: inputs(1).x, shape: [tokens, dIn] })
+    const [recorded, called] = [1, 2].map(() => LilyModel.create(options).to(device))
+    const step = (model: LilyModel) => {
+      const { saved } = model.layer('0.q').forward(x)
+      model.layer('0.q').backward(x, saved)
+    }
+    let optimiser: AdamW | undefined
+    const graph = captureGraph(() => {
+      optimiser ??= new AdamW(recorded.parameters(), { lr: 0 })
+      step(recorded)
+    })
+    for (const [, { grad }] of recorded.parameters()) {
+      expect(new Set(await contents(grad)), 'before the first replay').toEqual(new Set([0]))
+    }
+    graph.replay().replay()
+    for (let i = 0; i < 2; i++) step(called)
+    for (const [name, { grad }] of recorded.parameters()) {
+      expectSameBits(name, await contents(grad), await contents(called.parameters().get(name)!.grad))
+    }
+    optimiser!.step()
+    graph.replay()
+    for (const { expAvg } of Object.values(optimiser!.state().parameters)) {
+      expect((await contents(expAvg)).some((value) => value !== 0)).toBe(true)
+    }
+  })
+
+  it('keeps the source of a copy', async () => {
+    const target = DeviceBuffer.allocate([4096], 'uint8')
+    const source = DeviceBuffer.allocate([4096], 'uint8').fill(7)
+    const graph = captureGraph(() => target.copyFrom(source))
+    source.dispose()
+    emptyCache()
+    const strangers = Array.from({ length: 8 }, () => DeviceBuffer.allocate([4096], 'uint8').fill(255))
+    graph.replay()
+    expect(new Set(await target.download())).toEqual(new Set([7]))
+    for (const each of [...strangers, target]) each.dispose()
+  })
+
+  it('keeps owners of memory that is not of the package until its replays are done', async () => {
+    const { x, a, b } = operands()
+    // Stands for another library's: its memory goes when it is collected.
+    const record = () => {
+      const { ptr, shape, dtype, byteLength } = x
+      const owner = { name: 'of x' }
+      const foreign = { ptr, shape, dtype, byteLength, device, owner }
+      const graph = captureGraph(() => {
+        lilyForward({ x: foreign, a, b }, { routing: 'uniform', save: false })
+      })
+      return { graph, owner: new WeakRef(owner) }
+    }
+    const { graph, owner } = record()
+    await collect()
+    expect(owner.deref()).toBeDefined()
+    graph.replay().dispose()
+    await Stream.default().synchronize()
+    await collect()
+    expect(owner.deref()).toBeUndefined()
+  })
+
   it('time between events around replays', async () => {
     const target = DeviceBuffer.allocate([1 << 16], 'uint8')
     const graph = captureGraph(() => target.fill(1))
@@ -239,6 +304,10 @@ describe('what cannot be recorded is refused, and leaves nothing behind', () => 
   const other = Stream.create(device)
   const parameters = [{ value: all.a, grad: onDevice({ data: new Float32Array(rank * dIn), shape: [rank, dIn] }) }]
   const optimiser = new AdamW(new Map(parameters.map((each) => ['a', each])), { lr: 1 })
+  const state = optimiser.state()
+  const event = Event.create()
+  const layers = [{ name: '0.q', inFeatures: dIn, outFeatures: dIn }]
+  const model = LilyModel.create({ layers, config: { r: rank, numB: experts } }).to(device)
   const graph = captureGraph(() => undefined)
   const uniform = { routing: 'uniform' } as const
   const { x, a, b } = all
@@ -254,6 +323,15 @@ describe('what cannot be recorded is refused, and leaves nothing behind', () => 
     ],
     ['a capture', 'fn', () => captureGraph(() => undefined)],
     ['a replay', 'fn', () => graph.replay()],
+    ["an event's record", 'fn', () => event.record()],
+    ['waiting for an event', 'fn', () => Stream.default().waitEvent(event)],
+    [
+      "an optimiser's state",
+      'fn',
+      () => {
+        optimiser.load(state)
+      },
+    ],
   ])('%s', async (_, argument, call) => {
     const before = blocks()
     await expectRefused('ERR_LILY_ARGUMENT', argument, () => captureGraph(call))
@@ -275,6 +353,13 @@ describe('what cannot be recorded is refused, and leaves nothing behind', () => 
     })
     await expectRefused('ERR_LILY_ARGUMENT', 'cannot be part of a graph', () => pending)
     empty.replay().dispose()
+  })
+
+  it('a gradient that is left to a fold', async () => {
+    const layer = model.layer('0.q')
+    await expectRefused('ERR_LILY_ARGUMENT', 'fn', () =>
+      captureGraph(() => layer.backward(x, layer.forward(x).saved, { deferB: true })),
+    )
   })
 
   it('an async function', async () => {
