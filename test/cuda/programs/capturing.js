@@ -1,0 +1,10 @@
+// Records until it is stopped.
+import { parentPort } from 'node:worker_threads'
+import { captureGraph, DeviceBuffer } from 'lily-kernels'
+
+const buffer = DeviceBuffer.allocate([256])
+captureGraph(() => {
+  buffer.fill(1)
+  parentPort.postMessage('recording')
+  for (;;);
+})
