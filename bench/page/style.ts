@@ -72,7 +72,7 @@ footer { margin-top: 2rem; }
   table { font-size: 7.5pt; }
   th, td { padding: .15rem .4rem; }
   tr, .tile { break-inside: avoid; }
-  h2 { break-after: avoid; }
+  h2, h3 { break-after: avoid; }
   tbody th { position: static; }
 }
 `
