@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// All that should be tried on a machine with a GPU, in under ten minutes: the build, the whole suite on the device,
-// compute-sanitizer, the emulator compared with it, the benchmark and, where PyTorch is installed, its figures for the same
+// All that should be tried on a machine with a GPU, in under ten minutes: the build, the emulator compared with the device,
+// the whole suite on it, compute-sanitizer, the benchmark and, where PyTorch is installed, its figures for the same
 // shapes. Prints a table last and writes one JSON into bench/results. A step that fails, or takes longer than it and those
 // before it may together, does not keep the others from running.
 //
@@ -57,9 +57,10 @@ function whyNot(tool) {
 }
 
 /**
- * `limit`: seconds on a GPU, which add up to less than ten minutes. `file`: what the step writes, `detail` says of it.
+ * `limit`: seconds on a GPU, which add up to less than ten minutes. `file`: what the step writes; `find`: how much is in it,
+ * and in words.
  *
- * @type {{ name: string, limit: number, why?: string | null, command: string[], env?: NodeJS.ProcessEnv, file?: string, detail?: (data: any) => string }[]}
+ * @type {{ name: string, limit: number, why?: string | null, command: string[], env?: NodeJS.ProcessEnv, file?: string, find?: (written: any) => readonly [number, string] }[]}
  */
 const steps = [
   {
@@ -68,13 +69,20 @@ const steps = [
     command: [process.execPath, 'scripts/build-native.js'],
   },
   {
+    name: 'emulator',
+    limit: 60,
+    command: ['scripts/compare-emulator.sh', ...(isEmulated ? ['--emulated-twice'] : [])],
+  },
+  {
     name: 'suite',
     limit: 130,
     command: [process.execPath, ...vitest, ...(isEmulated ? ['test/golden.test.ts'] : [])],
     env: isEmulated ? {} : { LILY_TEST_GPU: '1' },
     file: tests,
-    detail: (/** @type {{ numPassedTests: number, numFailedTests: number }} */ { numPassedTests, numFailedTests }) =>
+    find: (/** @type {{ numPassedTests: number, numFailedTests: number }} */ { numPassedTests, numFailedTests }) => [
+      numPassedTests,
       `${numPassedTests} passed, ${numFailedTests} failed`,
+    ],
   },
   ...['memcheck', 'racecheck', 'synccheck'].map((tool) => ({
     name: tool,
@@ -88,11 +96,6 @@ const steps = [
     ],
   })),
   {
-    name: 'emulator',
-    limit: 60,
-    command: ['scripts/compare-emulator.sh', ...(isEmulated ? ['--emulated-twice'] : [])],
-  },
-  {
     name: 'bench',
     limit: 80,
     command: [
@@ -101,7 +104,7 @@ const steps = [
       ...shapes.flatMap((shape) => ['--shape', shape]),
     ],
     file: figures.bench,
-    detail: (/** @type {{ results: unknown[] }[]} */ [{ results }]) => `${results.length} figures`,
+    find: (/** @type {{ results: unknown[] }[]} */ [{ results }]) => [results.length, `${results.length} figures`],
   },
   {
     name: 'pytorch',
@@ -112,13 +115,15 @@ const steps = [
       ...['--device', isEmulated ? 'cpu' : 'cuda', ...shapes],
     ],
     file: figures.pytorch,
-    detail: (/** @type {{ milliseconds: unknown[], missing: unknown[] }} */ { milliseconds, missing }) =>
+    find: (/** @type {{ milliseconds: unknown[], missing: unknown[] }} */ { milliseconds, missing }) => [
+      milliseconds.length,
       `${milliseconds.length} figures, no time for ${missing.length}`,
+    ],
   },
 ]
 
 /** @type {(step: (typeof steps)[number], seconds: number) => Outcome} */
-function run({ why, command, env, file, detail }, limit) {
+function run({ why, command, env, file, find }, limit) {
   if (why) return { status: 'skipped', seconds: 0, detail: why }
   if (file !== undefined) rmSync(file, { force: true })
   const begin = performance.now()
@@ -131,11 +136,11 @@ function run({ why, command, env, file, detail }, limit) {
   const seconds = Math.round((performance.now() - begin) / 100) / 10
   /** @type {unknown} */
   const written = file !== undefined && existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : undefined
-  const texts = written === undefined ? [] : [detail?.(written) ?? '']
+  const [found, text] = written === undefined ? [0, `did not write ${file}`] : (find?.(written) ?? [0, ''])
+  const texts = file === undefined ? [] : [text]
   if (status === 124 || status === 137) texts.push(`was stopped after ${limit} s`)
   else if (status !== 0) texts.push(error?.message ?? `ended with ${status ?? 'a signal'}`)
-  else if (file !== undefined && written === undefined) texts.push(`did not write ${file}`)
-  const isGood = status === 0 && (file === undefined || written !== undefined)
+  const isGood = status === 0 && (file === undefined || found > 0)
   // Of the suite the numbers do: its file names every test.
   const data = file === tests ? undefined : written
   return { status: isGood ? 'passed' : 'failed', seconds, detail: texts.join('; '), data }
