@@ -10,23 +10,34 @@ const product = (sizes: readonly number[]): number => sizes.reduce((all, size) =
 
 const PATTERN = 2 ** 16
 
+/** By scale and type: cold runs make hundreds of sets of operands, and encoding takes longer than copying. */
+const patterns = new Map<string, ReturnType<typeof encode>>()
+
+function patternOf(scale: number, dtype: Float): ReturnType<typeof encode> {
+  const key = `${scale} ${dtype}`
+  const known = patterns.get(key)
+  if (known !== undefined) return known
+  const numbers = new Float32Array(PATTERN)
+  let state = 1
+  for (let i = 0; i < PATTERN; i++) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    numbers[i] = scale * (state / 2 ** 31 - 1)
+  }
+  const pattern = encode(numbers, dtype)
+  patterns.set(key, pattern)
+  return pattern
+}
+
 /**
  * Deterministic numbers in [-scale, scale). The scales below keep products normal in float16, too: the speed of a kernel
  * must not depend on luck with denormals.
  */
 export function filled(shape: readonly number[], scale: number, dtype: Float = 'float32'): Tensor {
-  const zero = zeros(shape, dtype)
-  const data = zero.data as Float32Array | Uint16Array
-  const numbers = new Float32Array(Math.min(PATTERN, data.length))
-  let state = 1
-  for (let i = 0; i < numbers.length; i++) {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    numbers[i] = scale * (state / 2 ** 31 - 1)
-  }
-  // Encoded once: all of a large tensor would take seconds.
-  data.set(encode(numbers, dtype))
+  const result = zeros(shape, dtype)
+  const data = result.data as Float32Array | Uint16Array
+  data.set(patternOf(scale, dtype).subarray(0, data.length))
   for (let begin = PATTERN; begin < data.length; begin += PATTERN) data.copyWithin(begin, 0, PATTERN)
-  return zero
+  return result
 }
 
 export function zeros(shape: readonly number[], dtype: Float = 'float32'): Tensor {
