@@ -211,9 +211,10 @@ class Backward {
   lily_status run_dy() const {
     LILY_TRY(run_combine());
     BackwardDy call = {};
+    if (dy_walk_.slices == 0) return Table::no_tile();
     if (wants_q() || (mixes_ && wants_losses())) {
       call.token_blocks = ceil_divide(dy_walk_.split_tokens, tile_tokens_);
-      call.row_blocks = mixes_ ? 1 : ceil_divide(rank_, shrink_rank_);
+      call.row_blocks = mixes_ ? 1 : ceil_divide(rank_, dy_walk_.rank);
     }
     const Operand right = mixes_ ? operand(call_.b) : contiguous(c_, c_pitch_, kDtype<Scalar>);
     call.shrink = {operand(call_.dy), right, tokens_, d_out_, shrink_rows_, tile_tokens_};
@@ -353,6 +354,7 @@ class Backward {
     BackwardX call = {};
     StripOperands &strip = call.strip;
     strip.left = gradient_left();
+    if (x_walk_.slices == 0) return Table::no_tile();
     strip.w = operand(call_.a);
     strip.out = output(call_.dx);
     strip.out_scale = 1.0f;
