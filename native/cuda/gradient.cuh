@@ -171,7 +171,6 @@ __global__ __launch_bounds__(kThreads) void fold(const __grid_constant__ Fold ca
   const int64_t row = i / fours;
   const int column = static_cast<int>(i % fours) * 4;
   const int e = static_cast<int>(row / call.rank), k = static_cast<int>(row % call.rank);
-  const bool wide = call.columns % 4 == 0;
   float sum[4] = {0, 0, 0, 0};
   for (int l = 0; l < call.count; ++l) {
     const FoldLayer &layer = call.layers[l];
@@ -191,3 +190,4 @@ __global__ __launch_bounds__(kThreads) void fold(const __grid_constant__ Fold ca
 }
 
 }  // namespace lily::cuda
+    const bool wide = call.columns % 4 == 0 && reinterpret_cast<uintptr_t>(layer.partial) % 16 == 0;
