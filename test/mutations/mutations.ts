@@ -59,8 +59,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'left.cuh',
     what: "relu' is 1 at 0",
-    find: 'if (!(h[v] > 0)) value[v] = 0;',
-    replace: 'if (!(h[v] >= 0)) value[v] = 0;',
+    find: 'if (!(h[v] > 0)) value[n][v] = 0;',
+    replace: 'if (!(h[v] >= 0)) value[n][v] = 0;',
   },
   {
     file: 'left.cuh',
@@ -193,7 +193,7 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'large_shrink.cuh',
     what: 'q is not scaled',
-    find: 'for (int v = 0; v < 4; ++v) value[v] *= call.scale;',
+    find: 'if (backward) value[i][v] *= call.scale;',
     replace: '',
   },
   {
