@@ -144,14 +144,20 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'combine.cuh',
     what: 'the first weight for every expert',
-    find: 'fmaf(weights[e], b[v], value[v])',
-    replace: 'fmaf(weights[0], b[v], value[v])',
+    find: 'weights[is_expert ? first + i : 0]',
+    replace: 'weights[0]',
+  },
+  {
+    file: 'combine.cuh',
+    what: 'the last expert is added again where their number is no multiple of four',
+    find: 'value[v] = is_expert ? fmaf(weight, part[v], value[v]) : value[v];',
+    replace: 'value[v] = fmaf(weight, part[v], value[v]);',
   },
   {
     file: 'combine.cuh',
     what: 'dropped tokens are counted as kept',
-    find: 'count += mask[t] != 0;',
-    replace: 'count += 1;',
+    find: 'count += count_bytes(chunk.x) +',
+    replace: 'count += 4 +',
   },
   {
     file: 'combine.cuh',
