@@ -116,7 +116,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_strip(const __grid_co
     combine_block(call.combine, reinterpret_cast<typename Tile::Scalar *>(shared), weights, index % call.combine_slices,
                   index / call.combine_slices);
   else
-    backward_router(shared, call.router, index - call.combine_blocks);
+    backward_router<typename Tile::Scalar>(shared, call.router, index - call.combine_blocks);
 }
 
 }  // namespace lily::cuda

@@ -248,8 +248,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'backward_x.cuh',
     what: 'dR leaves out the last token of a range',
-    find: 'const int end = min((range + 1) * kRouterTokens, call.tokens);',
-    replace: 'const int end = min((range + 1) * kRouterTokens, call.tokens) - 1;',
+    find: 'end = min(begin + call.range_tokens, call.tokens);',
+    replace: 'end = min(begin + call.range_tokens, call.tokens) - 1;',
   },
   {
     file: 'backward_x.cuh',
