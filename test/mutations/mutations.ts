@@ -114,14 +114,14 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'pool.cuh',
     what: 'the last token of a sequence is left out',
-    find: 't < end; t += kWarp) {',
-    replace: 't < end - 1; t += kWarp) {',
+    find: 'part = first + i * kWarp < end &&',
+    replace: 'part = first + i * kWarp < end - 1 &&',
   },
   {
     file: 'pool.cuh',
     what: 'dropped tokens count in the mean',
-    find: 'const bool keeps = call.mask == nullptr || call.mask[t] != 0;',
-    replace: 'const bool keeps = true;',
+    find: 'drops = call.mask != nullptr &&',
+    replace: 'drops = false &&',
   },
   {
     file: 'forward_expand.cuh',
