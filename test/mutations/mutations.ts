@@ -102,14 +102,14 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'forward_route.cuh',
     what: 'the last token of a tile has no logits',
-    find: 't < count; t += kWarps',
-    replace: 't < count - 1; t += kWarps',
+    find: 'if (lane == 0 && t < count)',
+    replace: 'if (lane == 0 && t < count - 1)',
   },
   {
     file: 'forward_route.cuh',
     what: 'h in place of the router',
-    find: 'load_four(route.router, e, k, route.rank, r);',
-    replace: 'load_four(call.hidden, token + t, k, route.rank, r);',
+    find: 'convert<R>(r_raw[i], r);',
+    replace: 'convert<H>(h_raw[i][0], r);',
   },
   {
     file: 'pool.cuh',
