@@ -121,6 +121,15 @@ export function checkOffsets(indices: Indices, tokens: number): Part {
       `expected G + 1 cumulative offsets, such as [0, ${tokens}], got ${shapeText(shape)}`,
     )
   }
+  // Those in device memory are not read: their number alone says that no sequence has the tokens.
+  if (shape[0] === 1 && tokens > 0) {
+    fail(
+      'ERR_LILY_SHAPE',
+      argument,
+      `expected G + 1 cumulative offsets of at least one sequence, for x has ${tokens} tokens, got [1]; ` +
+        `pass [0, ${tokens}] if they are one sequence`,
+    )
+  }
   return partOf(argument, indices, () => {
     checkAscending(argument, numbers, tokens)
     return new Int32Array(numbers)

@@ -597,6 +597,7 @@ function badOffsets(): Rows<Forward> {
     ['NaN', ARGUMENT, [0, NaN, tokens]],
     ['empty', SHAPE, []],
     ['a matrix', SHAPE, { data: Int32Array.of(0, tokens), shape: [1, 2] }],
+    ['of no sequence', SHAPE, [0]],
     ['float32', DTYPE, Float32Array.of(0, tokens)],
     ['64 bits', DTYPE, BigInt64Array.of(0n, BigInt(tokens))],
     ['detached', ARGUMENT, detachedOffsets()],

@@ -111,7 +111,8 @@ export function backwardTraffic(shape: Shape, device: Device): Traffic {
   /** A gradient in parts that one launch writes and the next adds, or in its place at once. */
   const gradient = (splits: number, bytes: number) => update(bytes) + (splits > 1 ? update(FLOAT * splits * r * d) : 0)
   const losses = FLOAT * E * dyPlan.slices * dyPlan.splits
-  const routerParts = FLOAT * Math.ceil(M / 256) * E * r
+  const rangeTokens = Math.min(Math.max(32 * Math.ceil(M / 32 / 32), 64), 256)
+  const routerParts = FLOAT * Math.ceil(M / rangeTokens) * E * r
 
   const combine = dyPlan.isOnce ? 0 : read(b) + update(a)
   const dyPass = combine + read(x + hidden + b) + losses + q + (dyPlan.isOnce ? update(dyPlan.slices * q) : 0)

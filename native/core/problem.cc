@@ -22,6 +22,7 @@ const char *problem_error(const lily_problem &problem) {
   if (problem.routing == LILY_ROUTING_NONE && problem.experts != 1) return "LoRA has one expert";
   if (problem.groups < 0 || problem.groups > INT32_MAX) return "groups must be from 0 to 2^31 - 1";
   if (!may_have_groups(problem) && problem.groups != 1) return "this routing has one group";
+  if (problem.groups == 0 && problem.tokens > 0) return "tokens need a group that they belong to";
   return nullptr;
 }
 

@@ -39,6 +39,49 @@ struct BackwardDy {
   ExpertLosses losses;  // pooled, with a router
 };
 
+// c of `count` tokens from rows [row, row_end) of v, by warps; h of four tokens and experts is under way at once.
+template <typename Tile, typename T>
+__device__ inline void add_expert_products(const BackwardDy &call, const float *product, int token, int count, int row,
+                                           int row_end) {
+  constexpr int kCount = 4;
+  const int lane = threadIdx.x % kWarp;
+  const int first_expert = row / call.rank, experts = (row_end - 1) / call.rank - first_expert + 1;
+  const T *hidden = static_cast<const T *>(call.hidden.data) + token * call.hidden.pitch;
+#pragma unroll 1
+  for (int first = threadIdx.x / kWarp; first < count * experts; first += kCount * kWarps) {
+    int token_of[kCount], expert[kCount], begin[kCount], end[kCount];
+    float sum[kCount] = {};
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) {
+      const int i = min(first + n * kWarps, count * experts - 1);
+      token_of[n] = i / experts, expert[n] = first_expert + i % experts;
+      begin[n] = max(row, expert[n] * call.rank), end[n] = min(row_end, (expert[n] + 1) * call.rank);
+    }
+#pragma unroll 1
+    for (int offset = lane; offset < min(call.rank, Tile::kRank); offset += kWarp) {
+      T h[kCount];
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) {
+        const int j = min(begin[n] + offset, end[n] - 1);
+        h[n] = hidden[token_of[n] * call.hidden.pitch + j - expert[n] * call.rank];
+      }
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) {
+        const int j = min(begin[n] + offset, end[n] - 1);
+        const float next = fmaf(to_float(h[n]), product[token_of[n] * Tile::kProductPitch + j - row], sum[n]);
+        sum[n] = begin[n] + offset < end[n] ? next : sum[n];
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) {
+      const float value = sum_over_warp(sum[n]) * call.scale;
+      if (lane != 0 || first + n * kWarps >= count * experts) continue;
+      float *c = call.expert_products + static_cast<int64_t>(token + token_of[n]) * call.mixture.experts + expert[n];
+      *c = begin[n] == expert[n] * call.rank ? value : *c + value;
+    }
+  }
+}
+
 template <typename Tile>
 __device__ inline void backward_tokens(char *shared, const BackwardDy &call, int split, int index) {
   const int begin = split * call.strip.split_tokens;
@@ -62,7 +105,6 @@ __device__ inline void backward_tokens(char *shared, const BackwardDy &call, int
     return;
   }
   // v in blocks of rows of B; a block may begin and end within an expert.
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   for (int row = 0; row < call.shrink.rows; row += Tile::kRank) {
     const float *product = shrink<Tile>(shared, call.shrink, token, token_end, row, all_lines<Tile>(call.shrink));
     const int row_end = min(row + Tile::kRank, call.shrink.rows);
@@ -85,19 +127,9 @@ __device__ inline void backward_tokens(char *shared, const BackwardDy &call, int
       *q = begins ? sum * call.scale : fmaf(call.scale, sum, *q);
     }
     if (call.expert_products != nullptr) {
-      const int experts = last - first + 1;
-      for (int i = warp; i < count * experts; i += kWarps) {
-        const int t = i / experts, e = first + i % experts;
-        const int begin = max(row, e * call.rank), end = min(row_end, (e + 1) * call.rank);
-        float sum = 0;
-        for (int j = begin + lane; j < end; j += kWarp)
-          sum = fmaf(load_one(call.hidden, token + t, j - e * call.rank), product[t * Tile::kProductPitch + j - row],
-                     sum);
-        sum = sum_over_warp(sum) * call.scale;
-        if (lane != 0) continue;
-        float *c = call.expert_products + static_cast<int64_t>(token + t) * call.mixture.experts + e;
-        *c = begin == e * call.rank ? sum : *c + sum;
-      }
+      with_activation_type<typename Tile::Scalar>(call.hidden.dtype, [&](auto number) {
+        add_expert_products<Tile, decltype(number)>(call, product, token, count, row, row_end);
+      });
     }
     __syncthreads();  // the next product takes the same memory, and other warps go on with c
   }

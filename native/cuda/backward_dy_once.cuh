@@ -66,8 +66,10 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __gr
     if (tile < tiles) {
       Scalar *strip = ring + tile % Tile::kStages * (Tile::kStrip + Tile::kLeft);
       const int token = begin + tile * Tile::kTokens;
-      stage<Scalar, Tile::kTokens, Tile::kColumns>(strip, call.dy, {token, end, column, call.experts.columns});
-      stage<Scalar, Tile::kTokens, Tile::kRank>(strip + Tile::kStrip, call.hidden, {token, end, 0, call.experts.rank});
+      stage_activations<Scalar, Tile::kTokens, Tile::kColumns>(strip, call.dy,
+                                                               {token, end, column, call.experts.columns});
+      stage_activations<Scalar, Tile::kTokens, Tile::kRank>(strip + Tile::kStrip, call.hidden,
+                                                            {token, end, 0, call.experts.rank});
     }
     copy_commit();
   };

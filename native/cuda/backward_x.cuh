@@ -13,13 +13,16 @@
 
 namespace lily::cuda {
 
-// Tokens and elements of dR of one block.
-constexpr int kRouterTokens = 256, kRouterTile = 32, kRouterElements = 4 * kThreads;
+// Tokens and elements of dR of one block, which walks down its tokens: as few as leave `reduce` few parts to add, for
+// the other blocks are soon done where there are few tokens.
+constexpr int kLeastRouterTokens = 64, kMostRouterTokens = 256, kRouterParts = 32;
+constexpr int kRouterTile = 32, kRouterElements = 4 * kThreads;
 
 // dR, in parts over ranges of tokens.
 struct RouterBlocks {
   RouterGradient router;
   int ranges, chunks;  // of tokens, of elements: a block each
+  int range_tokens;    // whole tiles
   int tokens, rank;
   Operand hidden;
   float *parts;  // ranges x (E r)
@@ -34,6 +37,26 @@ struct BackwardX {
   RouterBlocks router;
 };
 
+// sum += the column of h that begins at `hidden` times that of dl: h of 16 tokens is under way at once.
+template <typename T>
+__device__ inline float add_router_column(float sum, const T *hidden, int64_t pitch, const float *loss, int experts,
+                                          int tokens) {
+  constexpr int kCount = 16;
+#pragma unroll 1
+  for (int first = 0; first < tokens; first += kCount) {
+    T h[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) h[i] = hidden[min(first + i, tokens - 1) * pitch];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const float next = fmaf(loss[(first + i) * experts], to_float(h[i]), sum);
+      sum = first + i < tokens ? next : sum;
+    }
+  }
+  return sum;
+}
+
+template <typename Scalar>
 __device__ inline void backward_router(char *shared, const RouterBlocks &call, int index) {
   const RouterGradient &router = call.router;
   const int range = index % call.ranges, chunk = index / call.ranges;
@@ -41,18 +64,21 @@ __device__ inline void backward_router(char *shared, const RouterBlocks &call, i
   const LeftScratch<kRouterTile> scratch(reinterpret_cast<float *>(shared), router.experts);
   prepare_router_gradient(router, scratch);
   float sum[kRouterElements / kThreads] = {};
-  const int end = min((range + 1) * kRouterTokens, call.tokens);
-  for (int token = range * kRouterTokens; token < end; token += kRouterTile) {
+  const int begin = range * call.range_tokens, end = min(begin + call.range_tokens, call.tokens);
+  for (int token = begin; token < end; token += kRouterTile) {
     form_logit_loss(router, scratch, token, end);
-    const int count = min(kRouterTile, end - token);
+    with_activation_type<Scalar>(call.hidden.dtype, [&](auto number) {
+      using T = decltype(number);
+      const T *hidden = static_cast<const T *>(call.hidden.data) + token * call.hidden.pitch;
 #pragma unroll
-    for (int part = 0; part < kRouterElements / kThreads; ++part) {
-      const int element = chunk * kRouterElements + part * kThreads + static_cast<int>(threadIdx.x);
-      if (element >= elements) continue;
-      const int e = element / call.rank, k = element % call.rank;
-      for (int t = 0; t < count; ++t)
-        sum[part] = fmaf(scratch.logit_loss[t * router.experts + e], load_one(call.hidden, token + t, k), sum[part]);
-    }
+      for (int part = 0; part < kRouterElements / kThreads; ++part) {
+        const int element = chunk * kRouterElements + part * kThreads + static_cast<int>(threadIdx.x);
+        if (element >= elements) continue;
+        const int e = element / call.rank, k = element % call.rank;
+        sum[part] = add_router_column(sum[part], hidden + k, call.hidden.pitch, scratch.logit_loss + e, router.experts,
+                                      min(kRouterTile, end - token));
+      }
+    });
     __syncthreads();
   }
 #pragma unroll
@@ -68,7 +94,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_x(const __grid_con
   extern __shared__ __align__(16) char shared[];
   int index = blockIdx.x;
   if (index >= call.expand_blocks + call.outer_blocks) {
-    backward_router(shared, call.router, index - call.expand_blocks - call.outer_blocks);
+    backward_router<Scalar>(shared, call.router, index - call.expand_blocks - call.outer_blocks);
     return;
   }
   const bool expands = index < call.expand_blocks && call.strip.out.data != nullptr;

@@ -51,16 +51,55 @@ struct Experts {
   int transposed;
 };
 
-// Elements n .. n + 3 of row k of C.
+// Elements n .. n + 3 of row k of C, B's numbers being S: those of several experts are under way together.
+template <typename S, bool kWhole>
 __device__ inline void combine_four(const Experts &from, const float *weights, int k, int n, float (&value)[4]) {
+  constexpr int kCount = kWhole ? 4 : 1;
+  const S *b = static_cast<const S *>(from.b.data) + k * from.b.pitch + n;
+  const int64_t pitch = from.rank * from.b.pitch;  // from expert to expert
 #pragma unroll
   for (int v = 0; v < 4; ++v) value[v] = 0;
-#pragma unroll 4
-  for (int e = 0; e < from.experts; ++e) {
-    float b[4];
-    load_four(from.b, static_cast<int64_t>(e) * from.rank + k, n, from.columns, b);
+#pragma unroll 1
+  for (int first = 0; first < from.experts; first += kCount) {
+    Four<S> four[kCount];
 #pragma unroll
-    for (int v = 0; v < 4; ++v) value[v] = fmaf(weights[e], b[v], value[v]);
+    for (int i = 0; i < kCount; ++i)
+      four[i] = load_raw<kWhole>(b + min(first + i, from.experts - 1) * pitch, from.columns - n);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const bool is_expert = first + i < from.experts;
+      const float weight = weights[is_expert ? first + i : 0];
+      float part[4];
+      convert<S>(four[i], part);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) value[v] = is_expert ? fmaf(weight, part[v], value[v]) : value[v];
+    }
+  }
+}
+
+// The same of a tile of LoRA's b, which is read transposed.
+template <typename T, typename S, bool kWhole, int kRows, int kColumns>
+__device__ inline void transpose_tile(T *tile, const Experts &from, float weight, int row, int column) {
+  constexpr int kFours = kRows / 4, kStep = kThreads / kFours, kCount = kLoads<kWhole, kColumns, kStep>;
+  const int k = static_cast<int>(threadIdx.x) % kFours * 4, valid = from.rank - row - k;
+  const int columns = valid <= 0 ? 0 : from.columns - column;
+  const S *b = static_cast<const S *>(from.b.data) + column * from.b.pitch + row + k;
+#pragma unroll 1
+  for (int first = static_cast<int>(threadIdx.x) / kFours; first < kColumns; first += kCount * kStep) {
+    Four<S> four[kCount] = {};
+    if (columns > 0) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i)
+        four[i] = load_raw<kWhole>(b + min(first + i * kStep, columns - 1) * from.b.pitch, valid);
+    }
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int n = first + i * kStep;
+      float value[4];
+      convert<S>(n < columns ? four[i] : Four<S>{}, value);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) tile[place<T, kColumns>(k + v, n)] = from_float<T>(weight * value[v]);
+    }
   }
 }
 
@@ -68,30 +107,49 @@ __device__ inline void combine_four(const Experts &from, const float *weights, i
 template <typename T, int kRows, int kColumns>
 __device__ inline void combine_tile(T *tile, const Experts &from, const float *weights, int row, int column) {
   if (from.transposed) {
-    constexpr int kFours = kRows / 4;
-    for (int i = threadIdx.x; i < kColumns * kFours; i += kThreads) {
-      const int n = i / kFours, k = i % kFours * 4;
-      float value[4] = {0, 0, 0, 0};
-      if (column + n < from.columns && row + k < from.rank) load_four(from.b, column + n, row + k, from.rank, value);
-#pragma unroll
-      for (int v = 0; v < 4; ++v) tile[place<T, kColumns>(k + v, n)] = from_float<T>(weights[0] * value[v]);
-    }
+    const bool whole = has_fours(from.b) && from.rank % 4 == 0;
+    with_type<T>(from.b.dtype, [&](auto number) {
+      with_whole(whole, [&](auto answer) {
+        transpose_tile<T, decltype(number), decltype(answer)::value, kRows, kColumns>(tile, from, weights[0], row,
+                                                                                      column);
+      });
+    });
     return;
   }
   constexpr int kFours = kColumns / 4;
-  for (int i = threadIdx.x; i < kRows * kFours; i += kThreads) {
-    const int k = i / kFours, n = i % kFours * 4;
-    float value[4] = {0, 0, 0, 0};
-    if (row + k < from.rank && column + n < from.columns) combine_four(from, weights, row + k, column + n, value);
-    store_four(tile + place<T, kColumns>(k, n), 4, true, value);
-  }
+  const int n = static_cast<int>(threadIdx.x) % kFours * 4;
+  const bool whole = has_fours(from.b) && from.columns - column - n >= 4;
+  with_type<T>(from.b.dtype, [&](auto number) {
+    with_whole(whole, [&](auto answer) {
+#pragma unroll 1
+      for (int k = static_cast<int>(threadIdx.x) / kFours; k < kRows; k += kThreads / kFours) {
+        float value[4] = {0, 0, 0, 0};
+        if (row + k < from.rank && column + n < from.columns)
+          combine_four<decltype(number), decltype(answer)::value>(from, weights, row + k, column + n, value);
+        store_tile(tile + place<T, kColumns>(k, n), value);
+      }
+    });
+  });
+}
+
+// How many of the word's four bytes are not zero: adding sets the highest bit of those whose others are not all zero.
+__device__ inline int count_bytes(uint32_t word) {
+  constexpr uint32_t kLow = 0x7f7f7f7f;
+  return __popc((((word & kLow) + kLow) | word) & ~kLow);
 }
 
 // How many tokens the mask keeps, by one block.
 __device__ inline void count_kept(float *kept, const uint8_t *mask, int tokens) {
   __shared__ int part[kWarps];
   int count = 0;
-  for (int t = threadIdx.x; t < tokens; t += kThreads) count += mask[t] != 0;
+  const int chunks = reinterpret_cast<uintptr_t>(mask) % 16 == 0 ? tokens / 16 : 0;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < chunks; i += kThreads) {
+    const uint4 chunk = reinterpret_cast<const uint4 *>(mask)[i];
+    count += count_bytes(chunk.x) + count_bytes(chunk.y) + count_bytes(chunk.z) + count_bytes(chunk.w);
+  }
+#pragma unroll 4
+  for (int t = 16 * chunks + static_cast<int>(threadIdx.x); t < tokens; t += kThreads) count += mask[t] != 0;
 #pragma unroll
   for (int offset = kWarp / 2; offset > 0; offset /= 2) count += __shfl_xor_sync(0xffffffffu, count, offset);
   if (threadIdx.x % kWarp == 0) part[threadIdx.x / kWarp] = count;

@@ -121,7 +121,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
     copy_commit();
   };
   const Window window = {0, call.tokens, column, call.columns};
-  if (call.y.accumulate) stage<Scalar, Tile::kTokens, Tile::kColumns>(strip, call.y.operand(), window);
+  if (call.y.accumulate) stage_activations<Scalar, Tile::kTokens, Tile::kColumns>(strip, call.y.operand(), window);
 #pragma unroll
   for (int step = 0; step < Tile::kStages - 1; ++step) fill(step);
 

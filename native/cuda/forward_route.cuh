@@ -13,29 +13,71 @@ struct ForwardRoute {
   Route route;
 };
 
+// A warp has four tokens at a time and, of each of them and of R, two fours of a lane under way together.
+template <typename H, typename R, bool kWhole>
+__device__ inline void route_tokens(const ForwardRoute &call, float *logits, int token, int count) {
+  constexpr int kTokens = 4, kCount = kWhole ? 2 : 1, kStep = 4 * kWarp;
+  const Route &route = call.route;
+  const int lane = threadIdx.x % kWarp;
+  const H *hidden = static_cast<const H *>(call.hidden.data) + token * call.hidden.pitch;
+#pragma unroll 1
+  for (int first = threadIdx.x / kWarp; first < count; first += kTokens * kWarps) {
+#pragma unroll 1
+    for (int e = 0; e < route.experts; ++e) {
+      const R *router = static_cast<const R *>(route.router.data) + e * route.router.pitch;
+      float sum[kTokens] = {};
+#pragma unroll 1
+      for (int begin = 4 * lane; begin < route.rank; begin += kCount * kStep) {
+        Four<R> r_raw[kCount];
+        Four<H> h_raw[kCount][kTokens];
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+          const int k = min(begin + i * kStep, (route.rank - 1) / 4 * 4);
+          r_raw[i] = load_raw<kWhole>(router + k, route.rank - k);
+#pragma unroll
+          for (int n = 0; n < kTokens; ++n)
+            h_raw[i][n] =
+                load_raw<kWhole>(hidden + min(first + n * kWarps, count - 1) * call.hidden.pitch + k, route.rank - k);
+        }
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+          const bool adds = begin + i * kStep < route.rank;
+          float r[4];
+          convert<R>(r_raw[i], r);
+#pragma unroll
+          for (int n = 0; n < kTokens; ++n) {
+            float h[4];
+            convert<H>(h_raw[i][n], h);
+#pragma unroll
+            for (int v = 0; v < 4; ++v) sum[n] = adds ? fmaf(h[v], r[v], sum[n]) : sum[n];
+          }
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < kTokens; ++n) {
+        const float logit = sum_over_warp(sum[n]);
+        const int t = first + n * kWarps;
+        if (lane == 0 && t < count) logits[t * (route.experts | 1) + e] = logit;
+      }
+    }
+  }
+}
+
 // `Unused` keeps the definition one per translation unit that asks for it.
 template <typename Unused>
-__global__ __launch_bounds__(kThreads) void forward_route(const __grid_constant__ ForwardRoute call) {
+__global__ __launch_bounds__(kThreads, kBlocks) void forward_route(const __grid_constant__ ForwardRoute call) {
   extern __shared__ __align__(16) char shared[];
   auto *logits = reinterpret_cast<float *>(shared);
   const Route &route = call.route;
   const int token = blockIdx.x * call.tile_tokens;
   const int count = min(call.tile_tokens, call.tokens - token);
-  const int lane = threadIdx.x % kWarp;
-  for (int t = threadIdx.x / kWarp; t < count; t += kWarps) {
-    for (int e = 0; e < route.experts; ++e) {
-      float sum = 0;
-      for (int k = 4 * lane; k < route.rank; k += 4 * kWarp) {
-        float h[4], r[4];
-        load_four(call.hidden, token + t, k, route.rank, h);
-        load_four(route.router, e, k, route.rank, r);
-#pragma unroll
-        for (int v = 0; v < 4; ++v) sum = fmaf(h[v], r[v], sum);
-      }
-      sum = sum_over_warp(sum);
-      if (lane == 0) logits[t * (route.experts | 1) + e] = sum;
-    }
-  }
+  with_type<void>(call.hidden.dtype, [&](auto h) {
+    with_type<decltype(h)>(route.router.dtype, [&](auto r) {
+      with_whole(route.rank % 4 == 0 && has_fours(call.hidden) && has_fours(route.router), [&](auto whole) {
+        route_tokens<decltype(h), decltype(r), decltype(whole)::value>(call, logits, token, count);
+      });
+    });
+  });
   finish_route(route, logits, token, count, blockIdx.x);
 }
 

@@ -66,8 +66,8 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_token(const __grid_
       Scalar *weights = ring + step % 2 * (Tile::kWeights + Tile::kStrip);
       stage<Scalar, Tile::kRank, Tile::kColumns>(weights, call.b, {0, mixed_columns, column, call.columns});
       if (call.y.accumulate)
-        stage<Scalar, Tile::kTokens, Tile::kColumns>(weights + Tile::kWeights, call.y.operand(),
-                                                     {token, token_end, column, call.columns});
+        stage_activations<Scalar, Tile::kTokens, Tile::kColumns>(weights + Tile::kWeights, call.y.operand(),
+                                                                 {token, token_end, column, call.columns});
     }
     copy_commit();
   };

@@ -61,6 +61,34 @@ struct ExpertLosses {
   int count;
 };
 
+// This thread's part of <B_e, D>, b being the first number of B_e: several fours of B are under way together.
+template <typename Tile, typename S, bool kWhole>
+__device__ inline float find_expert_loss(const Experts &experts, const S *b, const float *z, int row, int column) {
+  constexpr int kFours = Tile::kColumns / 4, kStep = kThreads / kFours;
+  constexpr int kCount = kLoads<kWhole, Tile::kRank, kStep>;
+  const int n = static_cast<int>(threadIdx.x) % kFours * 4, valid = experts.columns - column - n;
+  const int rows = valid <= 0 ? 0 : min(experts.rank - row, Tile::kRank);
+  b += row * experts.b.pitch + column + n;
+  float sum = 0;
+#pragma unroll 1
+  for (int first = static_cast<int>(threadIdx.x) / kFours; first < rows; first += kCount * kStep) {
+    Four<S> four[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i)
+      four[i] = load_raw<kWhole>(b + min(first + i * kStep, rows - 1) * experts.b.pitch, valid);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int k = first + i * kStep;
+      float part[4], d[4];
+      convert<S>(four[i], part);
+      load_four(z + k * Tile::kResultPitch + n, 4, true, d);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) sum = k < rows ? fmaf(part[v], d[v], sum) : sum;
+    }
+  }
+  return sum;
+}
+
 // From D as the strip left it, scaled as the target says, by block number `index`. The product lies at the start of
 // shared memory, the warps' sums behind it.
 template <typename Tile>
@@ -71,18 +99,17 @@ __device__ inline void find_expert_losses(char *shared, const ExpertLosses &loss
   const auto *z = reinterpret_cast<const float *>(shared);
   auto *sums = reinterpret_cast<float *>(shared) + Tile::kRank * Tile::kResultPitch;
   const int row = at.block * Tile::kRank, column = at.slice * Tile::kColumns;
-  constexpr int kFours = Tile::kColumns / 4;
+  const int n = static_cast<int>(threadIdx.x) % (Tile::kColumns / 4) * 4;
+  const bool whole = has_fours(experts.b) && experts.columns - column - n >= 4;
   for (int e = 0; e < experts.experts; ++e) {
     float sum = 0;
-    for (int i = threadIdx.x; i < Tile::kRank * kFours; i += kThreads) {
-      const int k = i / kFours, n = i % kFours * 4;
-      if (row + k >= experts.rank || column + n >= experts.columns) continue;
-      float b[4], d[4];
-      load_four(experts.b, static_cast<int64_t>(e) * experts.rank + row + k, column + n, experts.columns, b);
-      load_four(z + k * Tile::kResultPitch + n, 4, true, d);
-#pragma unroll
-      for (int v = 0; v < 4; ++v) sum = fmaf(b[v], d[v], sum);
-    }
+    with_type<typename Tile::Scalar>(experts.b.dtype, [&](auto number) {
+      using S = decltype(number);
+      const S *b = static_cast<const S *>(experts.b.data) + static_cast<int64_t>(e) * experts.rank * experts.b.pitch;
+      with_whole(whole, [&](auto answer) {
+        sum = find_expert_loss<Tile, S, decltype(answer)::value>(experts, b, z, row, column);
+      });
+    });
     sum = sum_over_warp(sum);
     if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = sum;
     __syncthreads();
@@ -171,10 +198,10 @@ __global__ __launch_bounds__(kThreads) void fold(const __grid_constant__ Fold ca
   const int64_t row = i / fours;
   const int column = static_cast<int>(i % fours) * 4;
   const int e = static_cast<int>(row / call.rank), k = static_cast<int>(row % call.rank);
-  const bool wide = call.columns % 4 == 0;
   float sum[4] = {0, 0, 0, 0};
   for (int l = 0; l < call.count; ++l) {
     const FoldLayer &layer = call.layers[l];
+    const bool wide = call.columns % 4 == 0 && reinterpret_cast<uintptr_t>(layer.partial) % 16 == 0;
     const auto add = [&](int64_t slab, float weight) {
       float value[4];
       load_four(layer.partial + (slab * call.rank + k) * call.columns + column, call.columns - column, wide, value);

@@ -31,7 +31,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_shrink(const __grid_c
   const float *product = large_product<Tile, Along::kDepth, Along::kDepth>(
       shared, from.depth, token_end - token, row_end - row, [&](Scalar *a, Scalar *b, int step) {
         const int column = step * Tile::kDepth;
-        stage<Scalar, Tile::kM, Tile::kDepth>(a, from.x, {token, token_end, column, from.depth});
+        stage_activations<Scalar, Tile::kM, Tile::kDepth>(a, from.x, {token, token_end, column, from.depth});
         stage<Scalar, Tile::kN, Tile::kDepth>(b, from.w, {row, row_end, column, from.depth});
       });
   const bool backward = call.gradient.kind == LeftKind::kGradient;
@@ -40,23 +40,35 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_shrink(const __grid_c
     prepare_router_gradient(call.gradient.router, scratch);
     form_logit_loss(call.gradient.router, scratch, token, token_end);
   }
-  constexpr int kFours = Tile::kN / 4;
-  for (int i = threadIdx.x; i < (token_end - token) * kFours; i += kThreads) {
-    const int t = i / kFours, n = i % kFours * 4;
-    if (row + n >= row_end) continue;
-    float value[4];
-    load_four(product + t * Tile::kResultPitch + n, 4, true, value);
-    if (backward) {
+  const int n = row + static_cast<int>(threadIdx.x) % (Tile::kN / 4) * 4;
+  if (n >= row_end) return;
+  with_whole(has_whole_gradient(call.gradient, n), [&](auto answer) {
+    constexpr int kStep = kThreads / (Tile::kN / 4), kCount = kLoads<decltype(answer)::value, Tile::kM, kStep>;
+#pragma unroll 1
+    for (int first = static_cast<int>(threadIdx.x) / (Tile::kN / 4); token + first < token_end;
+         first += kCount * kStep) {
+      float value[kCount][4];
 #pragma unroll
-      for (int v = 0; v < 4; ++v) value[v] *= call.scale;
-      finish_gradient(call.gradient, scratch, t, token + t, row + n, value);
-    } else if (call.relu) {
+      for (int i = 0; i < kCount; ++i) {
+        load_four(product + (first + i * kStep) * Tile::kResultPitch + n - row, 4, true, value[i]);
 #pragma unroll
-      for (int v = 0; v < 4; ++v) value[v] = value[v] < 0 ? 0.0f : value[v];  // not a number stays so
+        for (int v = 0; v < 4; ++v) {
+          if (backward) value[i][v] *= call.scale;
+          if (call.relu && value[i][v] < 0) value[i][v] = 0;  // not a number stays so
+        }
+      }
+      if (backward)
+        finish_gradient<Scalar, decltype(answer)::value>(call.gradient, scratch, first, kStep, token + first, token_end,
+                                                         n, value);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const int at = token + first + i * kStep;
+        if (at >= token_end) break;
+        if (call.saved.data != nullptr) store_four(call.saved, at, n, row_end, value[i]);
+        if (call.out.data != nullptr) store_four(call.out, at, n, row_end, value[i]);
+      }
     }
-    if (call.saved.data != nullptr) store_four(call.saved, token + t, row + n, row_end, value);
-    if (call.out.data != nullptr) store_four(call.out, token + t, row + n, row_end, value);
-  }
+  });
 }
 
 }  // namespace lily::cuda

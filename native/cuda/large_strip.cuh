@@ -55,8 +55,9 @@ __device__ inline void large_outer(char *shared, const LargeStrip &call, int ind
       shared, max(token_end - token, 0), call.left.columns - row, call.columns - column,
       [&](Scalar *a, Scalar *b, int step) {
         const int first = token + step * Tile::kDepth;
-        stage<Scalar, Tile::kDepth, Tile::kM>(a, call.left.hidden, {first, token_end, row, call.left.columns});
-        stage<Scalar, Tile::kDepth, Tile::kN>(b, call.x, {first, token_end, column, call.columns});
+        stage_activations<Scalar, Tile::kDepth, Tile::kM>(a, call.left.hidden,
+                                                          {first, token_end, row, call.left.columns});
+        stage_activations<Scalar, Tile::kDepth, Tile::kN>(b, call.x, {first, token_end, column, call.columns});
       });
   finish_outer<Tile>(z, call.target, at);
   find_expert_losses<Tile>(shared, call.losses, at, call.target.scale, index);
@@ -115,7 +116,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_strip(const __grid_co
     combine_block(call.combine, reinterpret_cast<typename Tile::Scalar *>(shared), weights, index % call.combine_slices,
                   index / call.combine_slices);
   else
-    backward_router(shared, call.router, index - call.combine_blocks);
+    backward_router<typename Tile::Scalar>(shared, call.router, index - call.combine_blocks);
 }
 
 }  // namespace lily::cuda

@@ -58,14 +58,18 @@ struct Rows {
     return most;
   }
 
+  static lily_status no_tile() {
+    return fail(LILY_ERROR_UNSUPPORTED, "no tile fits into the shared memory of this device");
+  }
+
   // Calls take(row) with the shrink tile; those of few tokens come first and serve all counts that they hold.
   template <typename Take>
   static lily_status with_shrink(int rank, int tile_tokens, const Take &take) {
     lily_status status = LILY_OK;
-    with_row(
+    const bool found = with_row(
         Shrink{}, [&](auto row) { return row.kRank == rank && tile_tokens <= row.kTokens; },
         [&](auto row) { status = take(row); });
-    return status;
+    return found ? status : no_tile();
   }
 
   template <typename Take>
@@ -74,7 +78,7 @@ struct Rows {
     const bool found = with_row(
         Strip{}, [&](auto row) { return row.kRank == walk.rank && row.kColumns == walk.columns; },
         [&](auto row) { status = take(row); });
-    return found ? status : fail(LILY_ERROR_UNSUPPORTED, "no tile fits into the shared memory of this device");
+    return found ? status : no_tile();
   }
 
   // The tile of a strip: the rank as it is asked for, or with 0 the smallest that holds the left operand; 32 columns in
@@ -103,8 +107,9 @@ struct Rows {
     return best;
   }
 
-  // The largest tile that makes blocks enough; one of few rows for few tokens alone. Outer, whose blocks are as deep as
-  // there are tokens, is split where one of them would last longer than a block's share of all the work.
+  // The largest tile that makes blocks enough; one of few rows for few tokens alone, or where nothing larger fits: on
+  // Turing with many experts. Outer, whose blocks are as deep as there are tokens, is split where one of them would
+  // last longer than a block's share of all the work.
   static LargeWalk large_walk(const Device &device, const WalkShape &shape, bool expands, bool has_outer) {
     constexpr int kFewTokens = 32;
     constexpr int64_t kLeastDepth = 512;  // writing and adding parts costs as much as some hundred tokens
@@ -114,7 +119,7 @@ struct Rows {
       using Tile = decltype(row);
       const int bytes = Tile::bytes(shape.experts);
       if (bytes > device.shared_bytes_per_block - kStaticBytes || most >= wanted_blocks(device) ||
-          (Tile::kM < kFewTokens && shape.tokens > kFewTokens))
+          (Tile::kM < kFewTokens && shape.tokens > kFewTokens && best.m != 0))
         return;
       LargeWalk walk = {Tile::kM,
                         Tile::kN,
@@ -139,7 +144,7 @@ struct Rows {
     lily_status status = LILY_OK;
     const bool found = with_row(
         Large{}, [&](auto row) { return row.kM == walk.m && row.kN == walk.n; }, [&](auto row) { status = take(row); });
-    return found ? status : fail(LILY_ERROR_UNSUPPORTED, "no tile fits into the shared memory of this device");
+    return found ? status : no_tile();
   }
 
   // The product that shrinks: tokens x rows.
@@ -155,6 +160,7 @@ struct Rows {
   }
 
   static lily_status launch_large_strip(const LargeStrip &call, const LargeWalk &walk, cudaStream_t stream) {
+    if (walk.m == 0) return no_tile();
     const int grid =
         call.outer_blocks + call.expand_blocks + call.combine_blocks + call.router.ranges * call.router.chunks;
     if (grid == 0) return LILY_OK;

@@ -44,7 +44,9 @@ class Backward {
         x_large_(Table::large_walk(device, {rank_, tokens_, d_in_, experts_}, true, true)),
         q_pitch_(round_up(rank_, 4)),
         c_pitch_(round_up(d_out_, Table::kVector)),
-        router_ranges_(ceil_divide(tokens_, kRouterTokens)),
+        router_tokens_(std::clamp(round_up(ceil_divide(tokens_, kRouterParts), kRouterTile), kLeastRouterTokens,
+                                  kMostRouterTokens)),
+        router_ranges_(ceil_divide(tokens_, router_tokens_)),
         workspace_(call.workspace) {
     if (is_large_)
       gradient_ = workspace_.take<Scalar>(problem_.tokens * gradient_pitch());
@@ -209,11 +211,12 @@ class Backward {
   }
 
   lily_status run_dy() const {
+    if (dy_walk_.slices == 0) return Table::no_tile();
     LILY_TRY(run_combine());
     BackwardDy call = {};
     if (wants_q() || (mixes_ && wants_losses())) {
       call.token_blocks = ceil_divide(dy_walk_.split_tokens, tile_tokens_);
-      call.row_blocks = mixes_ ? 1 : ceil_divide(rank_, shrink_rank_);
+      call.row_blocks = mixes_ ? 1 : ceil_divide(rank_, dy_walk_.rank);
     }
     const Operand right = mixes_ ? operand(call_.b) : contiguous(c_, c_pitch_, kDtype<Scalar>);
     call.shrink = {operand(call_.dy), right, tokens_, d_out_, shrink_rows_, tile_tokens_};
@@ -341,6 +344,7 @@ class Backward {
     blocks.router = router_gradient();
     if (!wants_router()) return blocks;
     blocks.ranges = router_ranges_;
+    blocks.range_tokens = router_tokens_;
     blocks.chunks = ceil_divide(experts_ * rank_, kRouterElements);
     blocks.tokens = tokens_;
     blocks.rank = rank_;
@@ -350,6 +354,7 @@ class Backward {
   }
 
   lily_status run_x() const {
+    if (x_walk_.slices == 0) return Table::no_tile();
     BackwardX call = {};
     StripOperands &strip = call.strip;
     strip.left = gradient_left();
@@ -469,7 +474,7 @@ class Backward {
   const bool is_large_;
   const Walk dy_walk_, x_walk_;
   const LargeWalk dy_large_, x_large_;
-  const int q_pitch_, c_pitch_, router_ranges_;
+  const int q_pitch_, c_pitch_, router_tokens_, router_ranges_;
   Workspace workspace_;
   Scalar *c_ = nullptr, *gradient_ = nullptr;
   float *q_ = nullptr, *q_parts_ = nullptr, *products_ = nullptr, *losses_ = nullptr, *kept_ = nullptr;

@@ -149,7 +149,9 @@ class Forward {
   }
 
   bool can_decode() const {
-    return tokens_ > 0 && rank_ <= kDecodeRank && problem_.groups <= kDecodeGroups && with_decode_row([](auto) {});
+    constexpr int kMostChunks = 65535;  // they are blockIdx.z of the first launch
+    return tokens_ > 0 && rank_ <= kDecodeRank && problem_.groups <= kDecodeGroups && chunks() <= kMostChunks &&
+           with_decode_row([](auto) {});
   }
 
   lily_status run_decode() const {

@@ -115,26 +115,136 @@ __device__ inline void form_logit_loss(const RouterGradient &router, const LeftS
   __syncthreads();
 }
 
-// From q to dh: elements k .. k + 3 of row t of the tile, which is token `at`; dl is formed.
-template <int kTokens>
-__device__ inline void finish_gradient(const Left &left, const LeftScratch<kTokens> &scratch, int t, int at, int k,
-                                       float (&value)[4]) {
+// Four columns from k on can be loaded whole from R and from h, as far as dh needs them.
+__device__ inline bool has_whole_gradient(const Left &left, int k) {
+  return left.rank - k >= 4 && (left.router.loss == RouterLoss::kNone || has_fours(left.router.router)) &&
+         (!left.relu || has_fours(left.hidden));
+}
+
+// From q to dh, of kCount rows of the tile: elements k .. k + 3 of row t, which is token `at`, of row t + step, and so
+// on; rows of no token stay zero if they are. dl is formed.
+template <typename Scalar, bool kWhole, int kTokens, int kCount>
+__device__ inline void finish_gradient(const Left &left, const LeftScratch<kTokens> &scratch, int t, int step, int at,
+                                       int token_end, int k, float (&value)[kCount][4]) {
   const RouterGradient &router = left.router;
   if (router.loss != RouterLoss::kNone) {
-    for (int e = 0; e < router.experts; ++e) {
-      float r[4];
-      load_four(router.router, e, k, left.rank, r);
-      const float loss = scratch.logit_loss[t * router.experts + e];
+    with_type<Scalar>(router.router.dtype, [&](auto number) {
+      using T = decltype(number);
+      constexpr int kExperts = kWhole ? 4 : 1;
+      const T *from = static_cast<const T *>(router.router.data) + k;
+#pragma unroll 1
+      for (int first = 0; first < router.experts; first += kExperts) {
+        Four<T> four[kExperts];
 #pragma unroll
-      for (int v = 0; v < 4; ++v) value[v] = fmaf(loss, r[v], value[v]);
-    }
+        for (int i = 0; i < kExperts; ++i)
+          four[i] = load_raw<kWhole>(from + min(first + i, router.experts - 1) * router.router.pitch, left.rank - k);
+#pragma unroll
+        for (int i = 0; i < kExperts; ++i) {
+          const int e = min(first + i, router.experts - 1);
+          float r[4];
+          convert<T>(four[i], r);
+#pragma unroll
+          for (int n = 0; n < kCount; ++n) {
+            const bool adds = first + i < router.experts && at + n * step < token_end;
+            const float loss = scratch.logit_loss[(t + n * step) * router.experts + e];
+#pragma unroll
+            for (int v = 0; v < 4; ++v) value[n][v] = adds ? fmaf(loss, r[v], value[n][v]) : value[n][v];
+          }
+        }
+      }
+    });
   }
   if (left.relu) {
-    float h[4];
-    load_four(left.hidden, at, k, left.rank, h);
+    with_activation_type<Scalar>(left.hidden.dtype, [&](auto number) {
+      using T = decltype(number);
+      const T *from = static_cast<const T *>(left.hidden.data) + k;
+      Four<T> four[kCount];
 #pragma unroll
-    for (int v = 0; v < 4; ++v)
-      if (!(h[v] > 0)) value[v] = 0;
+      for (int n = 0; n < kCount; ++n)
+        four[n] = load_raw<kWhole>(from + min(at + n * step, token_end - 1) * left.hidden.pitch, left.rank - k);
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) {
+        float h[4];
+        convert<T>(four[n], h);
+#pragma unroll
+        for (int v = 0; v < 4; ++v)
+          if (!(h[v] > 0)) value[n][v] = 0;
+      }
+    });
+  }
+}
+
+// A tile of dh; dl is formed.
+template <typename Scalar, bool kWhole, int kTokens, int kColumns>
+__device__ inline void form_gradient(Scalar *tile, const Left &left, const LeftScratch<kTokens> &scratch, int token,
+                                     int token_end, int column) {
+  constexpr int kFours = kColumns / 4, kStep = kThreads / kFours, kCount = kLoads<kWhole, kTokens, kStep>;
+  const int c = static_cast<int>(threadIdx.x) % kFours * 4, k = column + c;
+  const int count = k < left.rank ? min(token_end - token, kTokens) : 0;
+  const float *q = left.q + token * static_cast<int64_t>(left.q_pitch) + k;
+#pragma unroll 1
+  for (int first = static_cast<int>(threadIdx.x) / kFours; first < kTokens; first += kCount * kStep) {
+    float4 four[kCount] = {};
+    if (count > 0) {
+#pragma unroll
+      for (int n = 0; n < kCount; ++n)
+        four[n] =
+            load_raw<kWhole>(q + min(first + n * kStep, count - 1) * static_cast<int64_t>(left.q_pitch), left.rank - k);
+    }
+    float value[kCount][4];
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) convert<float>(first + n * kStep < count ? four[n] : float4{}, value[n]);
+    if (count > 0) finish_gradient<Scalar, kWhole>(left, scratch, first, kStep, token + first, token_end, k, value);
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) store_tile(tile + place<Scalar, kColumns>(first + n * kStep, c), value[n]);
+  }
+}
+
+// A tile of u; h's numbers are T. With kWhole r is a multiple of 4 and rows of h begin at multiples of four numbers.
+template <typename Scalar, typename T, bool kWhole, int kTokens, int kColumns>
+__device__ inline void form_mixed(Scalar *tile, const Left &left, const LeftScratch<kTokens> &scratch, int token,
+                                  int token_end, int column) {
+  constexpr int kFours = kColumns / 4, kStep = kThreads / kFours, kCount = kLoads<kWhole, kTokens, kStep>;
+  const int c = static_cast<int>(threadIdx.x) % kFours * 4, j = column + c;
+  const int count = j < left.columns ? min(token_end - token, kTokens) : 0;
+  const T *hidden = static_cast<const T *>(left.hidden.data) + token * left.hidden.pitch;
+  const bool by_token = left.mixture.per_token && !left.one_hot;
+  const auto weight = [&](int t, int e) {
+    const int64_t group = by_token ? token + t : scratch.group[t];
+    return left.one_hot ? (e == group ? 1.0f : 0.0f) : left.mixture.weights[group * left.mixture.experts + e];
+  };
+#pragma unroll 1
+  for (int first = static_cast<int>(threadIdx.x) / kFours; first < kTokens; first += kCount * kStep) {
+    if constexpr (kWhole) {
+      Four<T> four[kCount] = {};
+      float w[kCount] = {};
+      if (count > 0) {
+#pragma unroll
+        for (int n = 0; n < kCount; ++n) {
+          const int t = min(first + n * kStep, count - 1);
+          four[n] = load_raw<true>(hidden + t * left.hidden.pitch + j % left.rank, 4);
+          w[n] = weight(t, j / left.rank);
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) {
+        float value[4];
+        convert<T>(four[n], value);
+#pragma unroll
+        for (int v = 0; v < 4; ++v) value[v] = first + n * kStep < count ? value[v] * w[n] : 0.0f;
+        store_tile(tile + place<Scalar, kColumns>(first + n * kStep, c), value);
+      }
+    } else {
+      float value[4];
+#pragma unroll
+      for (int v = 0; v < 4; ++v) {
+        const int e = (j + v) / left.rank, k = (j + v) % left.rank;
+        value[v] = 0;
+        if (first < count && j + v < left.columns)
+          value[v] = weight(first, e) * to_float(hidden[first * left.hidden.pitch + k]);
+      }
+      store_tile(tile + place<Scalar, kColumns>(first, c), value);
+    }
   }
 }
 
@@ -143,51 +253,31 @@ __device__ inline void finish_gradient(const Left &left, const LeftScratch<kToke
 template <typename Scalar, int kTokens, int kColumns>
 __device__ inline void stage_left(Scalar *tile, const Left &left, const LeftScratch<kTokens> &scratch, int token,
                                   int token_end, int column) {
-  constexpr int kFours = kColumns / 4;
   if (left.kind == LeftKind::kHidden) {
-    stage<Scalar, kTokens, kColumns>(tile, left.hidden, {token, token_end, column, left.columns});
+    stage_activations<Scalar, kTokens, kColumns>(tile, left.hidden, {token, token_end, column, left.columns});
     return;
   }
-  if (left.kind == LeftKind::kMixed) {
-    const bool needs_group = left.one_hot || !left.mixture.per_token;
-    if (needs_group) {
-      for (int t = threadIdx.x; t < kTokens; t += kThreads) scratch.group[t] = left.mixture.groups.of(token + t);
-      __syncthreads();
-    }
-    for (int i = threadIdx.x; i < kTokens * kFours; i += kThreads) {
-      const int t = i / kFours, c = i % kFours * 4, j = column + c, at = token + t;
-      float value[4] = {0, 0, 0, 0};
-      if (at < token_end && j < left.columns) {
-        const int64_t group = needs_group ? scratch.group[t] : at;
-        const float *weights = left.mixture.weights + group * left.mixture.experts;
-        const auto weight = [&](int e) { return left.one_hot ? (e == group ? 1.0f : 0.0f) : weights[e]; };
-        if (left.rank % 4 == 0) {
-          load_four(left.hidden, at, j % left.rank, left.rank, value);
-          const float w = weight(j / left.rank);
-#pragma unroll
-          for (int v = 0; v < 4; ++v) value[v] *= w;
-        } else {
-#pragma unroll
-          for (int v = 0; v < 4; ++v)
-            if (j + v < left.columns)
-              value[v] = weight((j + v) / left.rank) * load_one(left.hidden, at, (j + v) % left.rank);
-        }
-      }
-      store_four(tile + place<Scalar, kColumns>(t, c), 4, true, value);
-    }
-    return;
+  if (left.one_hot || !left.mixture.per_token) {
+    for (int t = threadIdx.x; t < kTokens; t += kThreads) scratch.group[t] = left.mixture.groups.of(token + t);
+    __syncthreads();
   }
-  const RouterGradient &router = left.router;
-  if (router.loss != RouterLoss::kNone) form_logit_loss(router, scratch, token, token_end);
-  for (int i = threadIdx.x; i < kTokens * kFours; i += kThreads) {
-    const int t = i / kFours, c = i % kFours * 4, k = column + c, at = token + t;
-    float value[4] = {0, 0, 0, 0};
-    if (at < token_end && k < left.rank) {
-      load_four(left.q + static_cast<int64_t>(at) * left.q_pitch + k, left.rank - k, true, value);
-      finish_gradient(left, scratch, t, at, k, value);
-    }
-    store_four(tile + place<Scalar, kColumns>(t, c), 4, true, value);
-  }
+  with_activation_type<Scalar>(left.hidden.dtype, [&](auto number) {
+    with_whole(left.rank % 4 == 0 && has_fours(left.hidden), [&](auto whole) {
+      form_mixed<Scalar, decltype(number), decltype(whole)::value, kTokens, kColumns>(tile, left, scratch, token,
+                                                                                      token_end, column);
+    });
+  });
+}
+
+// The same of dh, kGradient.
+template <typename Scalar, int kTokens, int kColumns>
+__device__ inline void stage_gradient(Scalar *tile, const Left &left, const LeftScratch<kTokens> &scratch, int token,
+                                      int token_end, int column) {
+  if (left.router.loss != RouterLoss::kNone) form_logit_loss(left.router, scratch, token, token_end);
+  const int k = column + static_cast<int>(threadIdx.x) % (kColumns / 4) * 4;
+  with_whole(has_whole_gradient(left, k), [&](auto whole) {
+    form_gradient<Scalar, decltype(whole)::value, kTokens, kColumns>(tile, left, scratch, token, token_end, column);
+  });
 }
 
 }  // namespace lily::cuda

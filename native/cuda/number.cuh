@@ -1,10 +1,15 @@
 // Matrices in global memory, of any type that the ABI knows: all arithmetic is float32, the type is looked at when
-// numbers are loaded and stored. It is the same for a whole launch, so the branch costs nothing against the access.
+// numbers are loaded and stored. It is the same for a whole launch; but where a load and its conversion stand behind a
+// branch, the next load waits for both. Loops over loads therefore take the branch outside (`with_type`), load raw what
+// they convert afterwards, and leave out what is too much by selecting: behind a branch the compiler would put its
+// load.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <stdint.h>
+
+#include <type_traits>
 
 #include "lily/backend.h"
 
@@ -38,6 +43,43 @@ template <>
 constexpr int32_t kDtype<__half> = LILY_FLOAT16;
 
 __host__ __device__ inline int dtype_bytes(int32_t dtype) { return dtype == LILY_FLOAT32 ? 4 : 2; }
+
+// Calls take with a number of the type: float32 and Scalar are all that kernels of a 16-bit Scalar meet; of float, and
+// of void, the others too.
+template <typename Scalar, typename Take>
+__device__ inline void with_type(int32_t dtype, const Take &take) {
+  if constexpr (kDtype<Scalar> != LILY_FLOAT32) {
+    if (dtype == LILY_FLOAT32)
+      take(float{});
+    else
+      take(Scalar{});
+  } else {
+    if (dtype == LILY_FLOAT32)
+      take(float{});
+    else if (dtype == LILY_BFLOAT16)
+      take(__nv_bfloat16{});
+    else
+      take(__half{});
+  }
+}
+
+// The same of activations and h: a kernel of a 16-bit Scalar meets no others.
+template <typename Scalar, typename Take>
+__device__ inline void with_activation_type(int32_t dtype, const Take &take) {
+  if constexpr (kDtype<Scalar> != LILY_FLOAT32)
+    take(Scalar{});
+  else
+    with_type<Scalar>(dtype, take);
+}
+
+// Calls take with the answer as a type: loops over whole fours have several under way at once, others one.
+template <typename Take>
+__device__ inline void with_whole(bool whole, const Take &take) {
+  if (whole)
+    take(std::true_type{});
+  else
+    take(std::false_type{});
+}
 
 __device__ inline float to_float(float value) { return value; }
 __device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
@@ -95,22 +137,35 @@ __device__ inline void store_pair(T *target, float first, float second) {
     *reinterpret_cast<uint32_t *>(target) = pack<T>(first, second);
 }
 
-// `valid` of them are there; `wide`: they begin at a multiple of their size.
+// As they lie in memory.
+template <typename T>
+using Four = std::conditional_t<sizeof(T) == 4, float4, uint2>;
+
+// With kWhole all are there and begin at a multiple of their size; else `valid` of them are there, the others are zero.
+template <bool kWhole, typename T>
+__device__ inline Four<T> load_raw(const T *source, int valid) {
+  if constexpr (kWhole) return *reinterpret_cast<const Four<T> *>(source);
+  Four<T> four = {};
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    if (i < valid) reinterpret_cast<T *>(&four)[i] = source[i];
+  return four;
+}
+
+template <typename T>
+__device__ inline void convert(const Four<T> &four, float (&value)[4]) {
+  if constexpr (sizeof(T) == 4) {
+    value[0] = four.x, value[1] = four.y, value[2] = four.z, value[3] = four.w;
+  } else {
+    const float2 low = unpack(four.x, T{}), high = unpack(four.y, T{});
+    value[0] = low.x, value[1] = low.y, value[2] = high.x, value[3] = high.y;
+  }
+}
+
+// `wide`: they begin at a multiple of their size.
 template <typename T>
 __device__ inline void load_four(const T *source, int valid, bool wide, float (&value)[4]) {
-  if (wide && valid >= 4) {
-    if constexpr (sizeof(T) == 4) {
-      const float4 four = *reinterpret_cast<const float4 *>(source);
-      value[0] = four.x, value[1] = four.y, value[2] = four.z, value[3] = four.w;
-    } else {
-      const uint2 four = *reinterpret_cast<const uint2 *>(source);
-      const float2 low = unpack(four.x, T{}), high = unpack(four.y, T{});
-      value[0] = low.x, value[1] = low.y, value[2] = high.x, value[3] = high.y;
-    }
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) value[i] = i < valid ? to_float(source[i]) : 0.0f;
+  convert<T>(wide && valid >= 4 ? load_raw<true>(source, valid) : load_raw<false>(source, valid), value);
 }
 
 template <typename T>
@@ -125,6 +180,11 @@ __device__ inline void store_four(T *target, int valid, bool wide, const float (
 #pragma unroll
   for (int i = 0; i < 4; ++i)
     if (i < valid) target[i] = from_float<T>(value[i]);
+}
+
+// Every four of a row begins at a multiple of its size.
+__device__ inline bool has_fours(const Operand &matrix) {
+  return matrix.dtype == LILY_FLOAT32 ? matrix.wide : matrix.half;
 }
 
 // Elements column .. column + 3 of a row; column is a multiple of 4, and what is not left of `columns` is zero.

@@ -22,16 +22,31 @@ struct Pool {
   float *kept;          // G, out; may be null
 };
 
-// Column e of a group's rows, or with e == E how many are kept: by one warp, the same sum in all its lanes.
+// Column e of a group's rows, or with e == E how many are kept: by one warp, the same sum in all its lanes. The numbers
+// of several rows are under way together, dropped ones too.
 __device__ inline float pool_column(const Pool &call, int group, int e) {
+  constexpr int kCount = 8;
   const int end = call.groups.end(group);
+  const bool counts = e == call.experts, drops = call.mask != nullptr && (counts || call.kind != PoolKind::kSum);
   float part = 0;
-  for (int t = call.groups.begin(group) + static_cast<int>(threadIdx.x % kWarp); t < end; t += kWarp) {
-    const bool keeps = call.mask == nullptr || call.mask[t] != 0;
-    if (e == call.experts)
-      part += keeps ? 1.0f : 0.0f;
-    else if (keeps || call.kind == PoolKind::kSum)
-      part += call.values[static_cast<int64_t>(t) * call.pitch + e];
+#pragma unroll 1
+  for (int first = call.groups.begin(group) + static_cast<int>(threadIdx.x % kWarp); first < end;
+       first += kCount * kWarp) {
+    float value[kCount];
+    uint8_t keeps[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) value[i] = 1, keeps[i] = 1;
+    if (!counts) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i)
+        value[i] = call.values[static_cast<int64_t>(min(first + i * kWarp, end - 1)) * call.pitch + e];
+    }
+    if (drops) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) keeps[i] = call.mask[min(first + i * kWarp, end - 1)];
+    }
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) part = first + i * kWarp < end && keeps[i] != 0 ? part + value[i] : part;
   }
   return sum_over_warp(part);
 }

@@ -82,7 +82,8 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
       Scalar *stage_x = ring + step % Tile::kStages * Tile::kStage;
       Scalar *stage_w = stage_x + Tile::kTokens * Tile::kDepth;
       const int column = (lines.first + step) * Tile::kDepth;
-      stage<Scalar, Tile::kTokens, Tile::kDepth>(stage_x, operands.x, {token, token_end, column, operands.depth});
+      stage_activations<Scalar, Tile::kTokens, Tile::kDepth>(stage_x, operands.x,
+                                                             {token, token_end, column, operands.depth});
       stage<Scalar, Tile::kRank, Tile::kDepth>(stage_w, operands.w, {row, operands.rows, column, operands.depth});
     }
     copy_commit();

@@ -55,45 +55,105 @@ __device__ inline void stage_through_registers(T *tile, const Operand &source, c
   }
 }
 
-// Fills a kRows x kColumns tile; what lies outside the window is zero. Copies are asynchronous where no number is
-// converted: the caller commits and waits.
+// Four numbers into a tile of shared memory.
+template <typename T>
+__device__ inline void store_tile(T *target, const float (&value)[4]) {
+  if constexpr (sizeof(T) == 4)
+    store_chunk(target, make_uint4(__float_as_uint(value[0]), __float_as_uint(value[1]), __float_as_uint(value[2]),
+                                   __float_as_uint(value[3])));
+  else
+    store_chunk(target, make_uint2(pack<T>(value[0], value[1]), pack<T>(value[2], value[3])));
+}
+
+// Fours that a thread has under way where all threads take kStep of kRows rows at once.
+template <bool kWhole, int kRows, int kStep>
+constexpr int kLoads = !kWhole || kRows <= kStep ? 1
+                       : kRows / kStep < 4       ? kRows / kStep
+                                                 : 4;
+
+// A thread's part of a tile: four columns and, down the tile, every kStep-th row. Numbers of type S become T on the
+// way. All fours are loaded before the first is converted.
+template <typename T, typename S, bool kWhole, int kRows, int kColumns>
+__device__ inline void stage_fours(T *tile, const Operand &source, const Window &window) {
+  constexpr int kFours = kColumns / 4, kStep = kThreads / kFours, kCount = kLoads<kWhole, kRows, kStep>;
+  const int c = static_cast<int>(threadIdx.x) % kFours * 4, valid = window.column_end - window.column - c;
+  const int rows = valid <= 0 ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
+  const S *from = static_cast<const S *>(source.data) + window.row * source.pitch + window.column + c;
+#pragma unroll 1
+  for (int first = static_cast<int>(threadIdx.x) / kFours; first < kRows; first += kCount * kStep) {
+    Four<S> four[kCount] = {};
+    if (rows > 0) {
+#pragma unroll
+      for (int n = 0; n < kCount; ++n)
+        four[n] = load_raw<kWhole>(from + min(first + n * kStep, rows - 1) * source.pitch, valid);
+    }
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) {
+      float value[4];
+      convert<S>(first + n * kStep < rows ? four[n] : Four<S>{}, value);
+      store_tile(tile + place<T, kColumns>(first + n * kStep, c), value);
+    }
+  }
+}
+
 template <typename T, int kRows, int kColumns>
-__device__ inline void stage(T *tile, const Operand &source, const Window &window) {
+__device__ inline void stage_copies(T *tile, const Operand &source, const Window &window) {
   constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
   constexpr int kChunks = kColumns / kChunk;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  if (source.dtype == kDtype<T> && source.wide) {
-    stage_through_registers<T, kRows, kColumns>(tile, source, window);
-    return;
-  }
-  const bool copies = false;
-#else
-  const bool copies = source.dtype == kDtype<T> && source.half;
-#endif
   for (int i = threadIdx.x; i < kRows * kChunks; i += kThreads) {
     const int r = i / kChunks, c = i % kChunks * kChunk;
     T *target = tile + place<T, kColumns>(r, c);
     const int64_t row = window.row + r;
     const int column = window.column + c;
     const int valid = row < window.row_end ? min(max(window.column_end - column, 0), kChunk) : 0;
-    if (copies) {
-      const T *from = static_cast<const T *>(source.data) + (valid > 0 ? row * source.pitch + column : 0);
-      const int bytes = valid * static_cast<int>(sizeof(T));
-      if (source.wide) {
-        copy_async(target, from, bytes);
-      } else {
-        copy_async_half(target, from, min(bytes, 8));
-        copy_async_half(target + kChunk / 2, bytes > 8 ? from + kChunk / 2 : from, max(bytes - 8, 0));
-      }
+    const T *from = static_cast<const T *>(source.data) + (valid > 0 ? row * source.pitch + column : 0);
+    const int bytes = valid * static_cast<int>(sizeof(T));
+    if (source.wide) {
+      copy_async(target, from, bytes);
     } else {
-#pragma unroll
-      for (int part = 0; part < kChunk; part += 4) {
-        float value[4] = {0, 0, 0, 0};
-        if (part < valid) load_four(source, row, column + part, window.column_end, value);
-        store_four(target + part, 4, true, value);
-      }
+      copy_async_half(target, from, min(bytes, 8));
+      copy_async_half(target + kChunk / 2, bytes > 8 ? from + kChunk / 2 : from, max(bytes - 8, 0));
     }
   }
+}
+
+// Fills a tile where no number is converted and the alignment allows for it, else returns false.
+template <typename T, int kRows, int kColumns>
+__device__ inline bool stage_as_it_is(T *tile, const Operand &source, const Window &window) {
+  if (source.dtype != kDtype<T>) return false;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  if (!source.wide) return false;
+  stage_through_registers<T, kRows, kColumns>(tile, source, window);
+#else
+  if (!source.half) return false;
+  stage_copies<T, kRows, kColumns>(tile, source, window);
+#endif
+  return true;
+}
+
+// The rest of a thread's tile, its numbers being S.
+template <typename T, typename S, int kRows, int kColumns>
+__device__ inline void stage_converted(T *tile, const Operand &source, const Window &window) {
+  const int c = static_cast<int>(threadIdx.x) % (kColumns / 4) * 4;
+  with_whole(has_fours(source) && window.column_end - window.column - c >= 4,
+             [&](auto whole) { stage_fours<T, S, decltype(whole)::value, kRows, kColumns>(tile, source, window); });
+}
+
+// Fills a kRows x kColumns tile; what lies outside the window is zero. Copies are asynchronous where no number is
+// converted: the caller commits and waits.
+template <typename T, int kRows, int kColumns>
+__device__ inline void stage(T *tile, const Operand &source, const Window &window) {
+  if (stage_as_it_is<T, kRows, kColumns>(tile, source, window)) return;
+  with_type<T>(source.dtype,
+               [&](auto number) { stage_converted<T, decltype(number), kRows, kColumns>(tile, source, window); });
+}
+
+// The same of activations or h.
+template <typename T, int kRows, int kColumns>
+__device__ inline void stage_activations(T *tile, const Operand &source, const Window &window) {
+  if (stage_as_it_is<T, kRows, kColumns>(tile, source, window)) return;
+  with_activation_type<T>(
+      source.dtype, [&](auto number) { stage_converted<T, decltype(number), kRows, kColumns>(tile, source, window); });
 }
 
 // Writes the tile's part inside the window.

@@ -83,6 +83,7 @@ __device__ inline const float *walk_strip(char *shared, const StripOperands &ope
                                           bool expands, bool has_outer, const FillWeights &fill_weights) {
   using Scalar = typename Tile::Scalar;
   using Engine = typename Tile::Engine;
+  constexpr bool kForms = kExpand && kOuter;  // the left operand is dh
   const int column = at.slice * Tile::kColumns;
   const int begin = at.split * operands.split_tokens;
   const int end = min(begin + operands.split_tokens, operands.tokens);
@@ -109,19 +110,24 @@ __device__ inline const float *walk_strip(char *shared, const StripOperands &ope
       const Window window = {token, end, column, operands.columns};
       if (block == 0) {
         if (kOuter && has_outer)
-          stage<Scalar, Tile::kTokens, Tile::kColumns>(x_ring + tile % 2 * Tile::kStrip, operands.x, window);
+          stage_activations<Scalar, Tile::kTokens, Tile::kColumns>(x_ring + tile % 2 * Tile::kStrip, operands.x,
+                                                                   window);
         if (kExpand && expands && operands.out.accumulate)
-          stage<Scalar, Tile::kTokens, Tile::kColumns>(out_ring + tile % 2 * Tile::kStrip, operands.out.operand(),
-                                                       window);
+          stage_activations<Scalar, Tile::kTokens, Tile::kColumns>(out_ring + tile % 2 * Tile::kStrip,
+                                                                   operands.out.operand(), window);
       }
       if (kExpand && blocks > 1) fill_weights(weights + step % 2 * Tile::kWeights, block * Tile::kRank);
-      stage_left<Scalar, Tile::kTokens, Tile::kRank>(left_ring + step % 2 * Tile::kLeft, operands.left, scratch, token,
-                                                     end, (first_block + block) * Tile::kRank);
+      Scalar *left = left_ring + step % 2 * Tile::kLeft;
+      const int row = (first_block + block) * Tile::kRank;
+      if constexpr (kForms)
+        stage_gradient<Scalar, Tile::kTokens, Tile::kRank>(left, operands.left, scratch, token, end, row);
+      else
+        stage_left<Scalar, Tile::kTokens, Tile::kRank>(left, operands.left, scratch, token, end, row);
     }
     copy_commit();
   };
 
-  if (operands.left.kind == LeftKind::kGradient) prepare_router_gradient(operands.left.router, scratch);
+  if constexpr (kForms) prepare_router_gradient(operands.left.router, scratch);
   if (kExpand && expands && blocks == 1) fill_weights(weights, 0);
   fill(0);
   __syncthreads();  // the next fill writes the same scratch

@@ -272,6 +272,14 @@ describe('operands in every form', () => {
       lilyForward(moved, { mask: DeviceBuffer.allocate([tokens + 1], 'uint8') }),
     )
     await expectRefused('ERR_LILY_DTYPE', 'mask', () => lilyForward(moved, { mask: DeviceBuffer.allocate([tokens]) }))
+    const noSequence = small(Int32Array.of(0), [1], 'int32')
+    await expectRefused('ERR_LILY_SHAPE', 'sequenceOffsets', () =>
+      lilyForward(moved, { routing: 'sequence', sequenceOffsets: noSequence }),
+    )
+    const noWeights = DeviceBuffer.allocate([0, experts])
+    await expectRefused('ERR_LILY_SHAPE', 'sequenceOffsets', () =>
+      lilyForward(routerless, { routing: 'fixed', weights: noWeights, sequenceOffsets: noSequence }),
+    )
   })
 
   it('given outputs are what is returned', async () => {

@@ -59,8 +59,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'left.cuh',
     what: "relu' is 1 at 0",
-    find: 'if (!(h[v] > 0)) value[v] = 0;',
-    replace: 'if (!(h[v] >= 0)) value[v] = 0;',
+    find: 'if (!(h[v] > 0)) value[n][v] = 0;',
+    replace: 'if (!(h[v] >= 0)) value[n][v] = 0;',
   },
   {
     file: 'left.cuh',
@@ -102,26 +102,26 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'forward_route.cuh',
     what: 'the last token of a tile has no logits',
-    find: 't < count; t += kWarps',
-    replace: 't < count - 1; t += kWarps',
+    find: 'if (lane == 0 && t < count)',
+    replace: 'if (lane == 0 && t < count - 1)',
   },
   {
     file: 'forward_route.cuh',
     what: 'h in place of the router',
-    find: 'load_four(route.router, e, k, route.rank, r);',
-    replace: 'load_four(call.hidden, token + t, k, route.rank, r);',
+    find: 'convert<R>(r_raw[i], r);',
+    replace: 'convert<H>(h_raw[i][0], r);',
   },
   {
     file: 'pool.cuh',
     what: 'the last token of a sequence is left out',
-    find: 't < end; t += kWarp) {',
-    replace: 't < end - 1; t += kWarp) {',
+    find: 'part = first + i * kWarp < end &&',
+    replace: 'part = first + i * kWarp < end - 1 &&',
   },
   {
     file: 'pool.cuh',
     what: 'dropped tokens count in the mean',
-    find: 'const bool keeps = call.mask == nullptr || call.mask[t] != 0;',
-    replace: 'const bool keeps = true;',
+    find: 'drops = call.mask != nullptr &&',
+    replace: 'drops = false &&',
   },
   {
     file: 'forward_expand.cuh',
@@ -144,14 +144,20 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'combine.cuh',
     what: 'the first weight for every expert',
-    find: 'fmaf(weights[e], b[v], value[v])',
-    replace: 'fmaf(weights[0], b[v], value[v])',
+    find: 'weights[is_expert ? first + i : 0]',
+    replace: 'weights[0]',
+  },
+  {
+    file: 'combine.cuh',
+    what: 'the last expert is added again where their number is no multiple of four',
+    find: 'value[v] = is_expert ? fmaf(weight, part[v], value[v]) : value[v];',
+    replace: 'value[v] = fmaf(weight, part[v], value[v]);',
   },
   {
     file: 'combine.cuh',
     what: 'dropped tokens are counted as kept',
-    find: 'count += mask[t] != 0;',
-    replace: 'count += 1;',
+    find: 'count += count_bytes(chunk.x) +',
+    replace: 'count += 4 +',
   },
   {
     file: 'combine.cuh',
@@ -193,7 +199,7 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'large_shrink.cuh',
     what: 'q is not scaled',
-    find: 'for (int v = 0; v < 4; ++v) value[v] *= call.scale;',
+    find: 'if (backward) value[i][v] *= call.scale;',
     replace: '',
   },
   {
@@ -242,8 +248,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'backward_x.cuh',
     what: 'dR leaves out the last token of a range',
-    find: 'const int end = min((range + 1) * kRouterTokens, call.tokens);',
-    replace: 'const int end = min((range + 1) * kRouterTokens, call.tokens) - 1;',
+    find: 'end = min(begin + call.range_tokens, call.tokens);',
+    replace: 'end = min(begin + call.range_tokens, call.tokens) - 1;',
   },
   {
     file: 'backward_x.cuh',
