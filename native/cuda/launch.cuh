@@ -96,7 +96,10 @@ struct Rows {
         walk.slices = ceil_divide(shape.columns, Tile::kColumns);
         walk.blocks = ceil_divide(shape.left_columns, rank);
         const int independent = walk.slices * (expands ? 1 : walk.blocks);
-        const Split split = split_tokens(shape.tokens, Tile::kTokens, independent, device);
+        // A split is paid with parts of the outer product. Where there is none it costs C once more, and two blocks of
+        // a multiprocessor keep more loads under way than one.
+        const int wanted = (has_outer ? 1 : 2) * wanted_blocks(device);
+        const Split split = split_tokens(shape.tokens, Tile::kTokens, independent, wanted);
         walk.splits = split.count;
         walk.split_tokens = split.tokens;
         walk.bytes = Tile::bytes(expands, has_outer, walk.blocks > 1, shape.experts);

@@ -136,7 +136,7 @@ class Backward {
       if (once.slices != 0 || Tile::kRank < rank_ || Tile::kBytes > device_.shared_bytes_per_block - kStaticBytes)
         return;
       const int slices = ceil_divide(d_out_, Tile::kColumns);
-      const Split split = split_tokens(tokens_, Tile::kTokens, slices, device_);
+      const Split split = split_tokens(tokens_, Tile::kTokens, slices, wanted_blocks(device_));
       once = {Tile::kRank, Tile::kColumns, slices, split.count, 1, split.tokens, Tile::kBytes};
     });
     return once;

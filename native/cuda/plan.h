@@ -45,15 +45,15 @@ inline int shrink_tokens(int most, int tokens, const Device &device) {
   return count;
 }
 
-// Blocks of tokens for strips: enough to fill the device, and whole tiles.
+// Blocks of tokens for strips: so many as make `blocks` of all slices, and whole tiles.
 struct Split {
   int tokens;  // of a block
   int count;
 };
 
-inline Split split_tokens(int tokens, int tile_tokens, int slices, const Device &device) {
+inline Split split_tokens(int tokens, int tile_tokens, int slices, int blocks) {
   const int tiles = std::max(1, ceil_divide(tokens, tile_tokens));
-  const int wanted = std::clamp(ceil_divide(wanted_blocks(device), slices), 1, tiles);
+  const int wanted = std::clamp(ceil_divide(blocks, slices), 1, tiles);
   const int per_split = ceil_divide(tiles, wanted);
   return {per_split * tile_tokens, ceil_divide(tiles, per_split)};
 }
