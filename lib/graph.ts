@@ -94,8 +94,8 @@ export class Graph {
  * @param fn synchronous; what it returns is not looked at
  * @param options.device default: cuda:0
  * @throws LilyError what `fn` throws, of which nothing is kept then; ERR_LILY_ARGUMENT for an async `fn`, and for calls in
- *   it that wait, name a stream, record or wait for an event, or are steps of an optimiser; ERR_LILY_CUDA for what CUDA refuses to record;
- *   ERR_LILY_BACKEND_UNAVAILABLE where there is no such device
+ *   it that wait, name a stream, record or wait for an event, or are steps of an optimiser; ERR_LILY_CUDA for what CUDA
+ *   refuses to record; ERR_LILY_BACKEND_UNAVAILABLE where there is no such device
  */
 export function captureGraph(fn: () => void, options: { readonly device?: CudaDevice | undefined } = {}): Graph {
   if (typeof fn !== 'function') fail('ERR_LILY_ARGUMENT', 'fn', `expected a function, got ${describe(fn)}`)

@@ -1,4 +1,4 @@
-/** What the kernels do to memory and matrix units, in counts of the emulator, against bench/budgets.ts. */
+/** What the kernels do to memory and matrix units, in counts of the emulator, against bench/counters/budgets.ts. */
 import { describe, expect, test } from 'vitest'
 import { atScale, budgets, unmodelled, type Budget } from '../../bench/counters/budgets.js'
 import { count, type Counts } from '../../bench/counters/count.js'
