@@ -26,7 +26,7 @@ export default defineConfig(
   },
   {
     // Index arithmetic on arrays whose length the line above has set.
-    files: ['test/**', 'bench/**', 'examples/**'],
+    files: ['test/**', 'bench/**', 'cli/bench/**', 'examples/**'],
     rules: { '@typescript-eslint/no-non-null-assertion': 'off' },
   },
   {

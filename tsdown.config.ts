@@ -1,7 +1,6 @@
 import { licensePlugin } from 'rolldown-license-plugin'
 import { defineConfig } from 'tsdown'
 
-// All lies flat in dist/: lib/root.ts counts on it.
 const shared = { outDir: 'dist', platform: 'node', target: 'node20', fixedExtension: false, sourcemap: false } as const
 
 /** What the licenses of bundled packages ask for. */
@@ -24,7 +23,7 @@ export default defineConfig([
   // The command line, with the libraries that it is made of: whoever only calls the kernels installs none of them.
   {
     ...shared,
-    entry: { cli: 'lib/cli/main.ts' },
+    entry: { cli: 'cli/main.ts' },
     format: ['esm'],
     dts: false,
     clean: false,

@@ -20,7 +20,7 @@ interface Cuda {
   missing?: string
 }
 
-/** A GPU if there is one, else native/emulator (unless LILY_TEST_GPU is 1), else a reason. */
+/** A GPU if there is one, else emulator (unless LILY_TEST_GPU is 1), else a reason. */
 function findCuda(): Cuda {
   const addon = path('build/Release/lily.node')
   // In a process of its own: the CUDA runtime does not survive the forks of the tests.

@@ -1,8 +1,7 @@
 /** What is measured: a shape in a data type with a routing. */
 import type { BackendName, Routing } from '../lib/index.js'
-import type { DTypeName } from './dtypes.js'
-import { dtypeNames } from './dtypes.js'
-import { deviceShapes, shapes, type Shape } from './shapes.js'
+import { type DTypeName, dtypeNames } from './dtypes.js'
+import { deviceShapes, type Shape, shapes } from './shapes.js'
 
 export interface Case {
   readonly shape: Shape

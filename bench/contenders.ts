@@ -5,11 +5,11 @@ import { composedLily } from './composed/lily.js'
 import { composedLora } from './composed/lora.js'
 import { dtypes } from './dtypes.js'
 import {
+  type Activations,
+  type LoraParameters,
   makeActivations,
   makeLilyParameters,
   makeLoraParameters,
-  type Activations,
-  type LoraParameters,
   type Place,
 } from './operands.js'
 import type { Calls, Method, Pass } from './report.js'

@@ -1,7 +1,7 @@
 /** Timing of several things side by side. */
 import { setImmediate } from 'node:timers/promises'
 import { median, quantile } from 'd3-array'
-import { Event, type CudaDevice } from '../lib/index.js'
+import { type CudaDevice, Event } from '../lib/index.js'
 
 /** Seconds of one call, over `calls` of them. */
 export type Clock = (run: () => void, calls: number) => number | Promise<number>

@@ -1,6 +1,6 @@
 /** Operands of a case, every output among them: all are given, and accumulated into. */
 import { tensor, type Tensor } from '../lib/index.js'
-import { encode, type DTypes, type Float } from './dtypes.js'
+import { type DTypes, encode, type Float } from './dtypes.js'
 import type { Shape } from './shapes.js'
 
 /** Where tensors are to lie. */

@@ -1,6 +1,6 @@
 /** What a call costs besides its kernels. */
 import { lilyBackward, lilyForward } from '../lib/index.js'
-import { hostClock, sampleInTurn, timingOf, type Limits } from './measure.js'
+import { hostClock, type Limits, sampleInTurn, timingOf } from './measure.js'
 import { filled, zeros } from './operands.js'
 
 /** Seconds. */

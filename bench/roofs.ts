@@ -1,7 +1,7 @@
 /** What this machine can do at most, measured in the run whose times are held against it. */
 import { setImmediate } from 'node:timers/promises'
-import type { BackendName, DeviceInfo } from '../lib/backends.js'
-import { native } from '../lib/native.js'
+import { native } from '../lib/binding/native.js'
+import type { BackendName, DeviceInfo } from '../lib/memory/backends.js'
 
 export interface Roofs {
   /** float32 FLOP/s of multiply-adds. */

@@ -13,7 +13,7 @@ export {
 export type { ExpertAnalysis } from './analysis/experts.js'
 export type { RouterAnalysis } from './analysis/routers.js'
 export type { UpdateAnalysis } from './analysis/updates.js'
-export { backends, type BackendInfo, type BackendName, type DeviceInfo } from './backends.js'
+export { backends, type BackendInfo, type BackendName, type DeviceInfo } from './memory/backends.js'
 export {
   lilyBackward,
   lilyBackwardAsync,
@@ -21,25 +21,25 @@ export {
   type LilyBackwardOptions,
   type LilyGradients,
   type LilyNeeds,
-} from './backward.js'
+} from './operations/backward.js'
 export type { LoadOptions } from './checkpoint/load.js'
 export { SafetensorsFile, type StoredDType, type StoredTensor } from './checkpoint/safetensors-file.js'
 export type { TensorEntry } from './checkpoint/safetensors-header.js'
 export { writeSafetensors } from './checkpoint/safetensors-write.js'
 export type { SaveOptions } from './checkpoint/save.js'
-export { DeviceBuffer } from './device-buffer.js'
-export type { DType, Float16ArrayLike, HostData } from './dtype.js'
-export { LilyError, type LilyErrorCode, type LilyErrorDetails } from './errors.js'
-export { foldB, type FoldOptions } from './fold.js'
+export { DeviceBuffer } from './tensor/device-buffer.js'
+export type { DType, Float16ArrayLike, HostData } from './base/dtype.js'
+export { LilyError, type LilyErrorCode, type LilyErrorDetails } from './base/errors.js'
+export { foldB, type FoldOptions } from './operations/fold.js'
 export {
   lilyForward,
   lilyForwardAsync,
   type LilyForwardOperands,
   type LilyForwardOptions,
   type LilyForwardResult,
-} from './forward.js'
-export { captureGraph, type Graph } from './graph.js'
-export type { MaskLike, OffsetsLike, WeightsLike } from './indices.js'
+} from './operations/forward.js'
+export { captureGraph, type Graph } from './tensor/graph.js'
+export type { MaskLike, OffsetsLike, WeightsLike } from './operations/small-operands.js'
 export {
   loraBackward,
   loraBackwardAsync,
@@ -51,8 +51,8 @@ export {
   type LoraForwardOptions,
   type LoraForwardResult,
   type LoraGradients,
-} from './lora.js'
-export { emptyCache, memoryStats, type MemoryStats, type PoolStats } from './memory-stats.js'
+} from './operations/lora.js'
+export { emptyCache, memoryStats, type MemoryStats, type PoolStats } from './memory/memory-stats.js'
 export { accountFor, rankForLora, type Accounting, type ParameterCounts } from './model/accounting.js'
 export { LilyAdapters, type AdaptersLayer, type AdaptersSaved } from './model/adapters.js'
 export type { Calibration, CalibrationOptions, CalibrationSamples, LayerCalibration } from './model/calibrate.js'
@@ -63,13 +63,19 @@ export type { LoraAdapter, LoraMatrices } from './model/lora-export.js'
 export { LilyModel, type LilyModelOptions } from './model/model.js'
 export type { Parameter } from './model/parameter.js'
 export type { LayerShape } from './model/sharing.js'
-export type { Device } from './operand.js'
+export type { Device } from './memory/device.js'
 export { AdamW, type AdamWState, type AdamWStepOptions } from './optimiser/adamw.js'
 export type { AdamWGroup, AdamWOptions } from './optimiser/options.js'
 export type { TrainableParameter } from './optimiser/parameters.js'
-export type { Activation, Pool, Precision, Routing } from './problem.js'
-export type { DeviceTensorLike, DeviceTensorProvider, HostTensorLike, OnnxTensorLike, TensorLike } from './resolve.js'
-export type { LilySaved, LoraSaved } from './saved.js'
-export { Event, Stream, type CudaDevice } from './stream.js'
-export { deviceTensor } from './symbols.js'
-export { tensor, Tensor } from './tensor.js'
+export type { Activation, Pool, Precision, Routing } from './operations/problem.js'
+export type {
+  DeviceTensorLike,
+  DeviceTensorProvider,
+  HostTensorLike,
+  OnnxTensorLike,
+  TensorLike,
+} from './tensor/resolve.js'
+export type { LilySaved, LoraSaved } from './operations/saved.js'
+export { Event, Stream, type CudaDevice } from './tensor/stream.js'
+export { deviceTensor } from './base/symbols.js'
+export { tensor, Tensor } from './tensor/tensor.js'

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compares the emulator with a GPU: the programs of native/emulator/kernels are built for both and run on both, and what
+# Compares the emulator with a GPU: the programs of emulator/kernels are built for both and run on both, and what
 # they print of their results (print.h there) is compared, to the bit where it is exact.
 #
 #   scripts/compare-emulator.sh                    on a machine with a GPU, nvcc and CMake
@@ -60,7 +60,7 @@ run_emulator() {  # SEED WRONG_CASES
 
 build_emulator() {
   command -v cmake >/dev/null || fail 'cmake was not found; it builds the emulator'
-  cmake -S "$root/native/emulator" -B "$emulator" >"$folder/build.log" 2>&1 &&
+  cmake -S "$root/emulator" -B "$emulator" >"$folder/build.log" 2>&1 &&
     cmake --build "$emulator" --target emulator_tests --parallel "$(nproc)" >>"$folder/build.log" 2>&1 ||
     fail "the emulator does not build: see $folder/build.log"
   [ -x "$emulator/kernels/instructions" ] || fail "the test programs were not built: see $folder/build.log"
@@ -70,7 +70,7 @@ build_for_gpu() {
   command -v nvcc >/dev/null || fail 'nvcc was not found; it builds the programs for the GPU'
   for program in numerics matrix_product instructions; do
     nvcc -std=c++17 -O2 -arch=native -cudart static -o "$folder/$program" \
-      "$root/native/emulator/kernels/$program.cu" || fail "$program does not build"
+      "$root/emulator/kernels/$program.cu" || fail "$program does not build"
   done
 }
 

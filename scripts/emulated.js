@@ -24,7 +24,7 @@ if (!command) fail('usage: npm run emulated -- COMMAND...')
 if (!existsSync(join(folder, 'libcudart.so.13'))) {
   fail(
     `the emulator was not built: there is no ${join(folder, 'libcudart.so.13')}. It needs the headers of CUDA 13; with them,\n` +
-      '  cmake -S native/emulator -B build/emulator && cmake --build build/emulator --parallel 2',
+      '  cmake -S emulator -B build/emulator && cmake --build build/emulator --parallel 2',
   )
 }
 

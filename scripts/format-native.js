@@ -1,14 +1,16 @@
 #!/usr/bin/env node
-// Formats native/ in place; with --check it only says what is not formatted. Version 19 alone: others differ in places.
+// Formats native/ and emulator/ in place; with --check it only says what is not formatted. Version 19 alone: others differ in places.
 import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
-const files = readdirSync(join(root, 'native'), { recursive: true, encoding: 'utf8' })
-  .filter((name) => /\.(h|cc|cu|cuh)$/.test(name))
-  .map((name) => join('native', name))
+const files = ['native', 'emulator'].flatMap((folder) =>
+  readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+    .filter((name) => /\.(h|cc|cu|cuh)$/.test(name))
+    .map((name) => join(folder, name)),
+)
 
 const clangFormat = ['clang-format-19', 'clang-format'].find((command) =>
   spawnSync(command, ['--version'], { encoding: 'utf8' }).stdout?.includes('version 19.'),
@@ -18,6 +20,6 @@ if (clangFormat) {
   process.exitCode = spawnSync(clangFormat, [...mode, ...files], { cwd: root, stdio: 'inherit' }).status ?? 1
 } else {
   console.log(
-    'lily-kernels: native/ was left alone: clang-format 19 was not found (Debian: apt install clang-format-19)',
+    'lily-kernels: native/ and emulator/ were not formatted: clang-format 19 was not found (Debian: apt install clang-format-19)',
   )
 }

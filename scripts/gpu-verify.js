@@ -99,7 +99,7 @@ const steps = [
     name: 'bench',
     limit: 80,
     command: [
-      ...[...emulated, process.execPath, '--import', 'tsx', 'lib/cli/main.ts', 'bench', '--backend', 'cuda'],
+      ...[...emulated, process.execPath, '--import', 'tsx', 'cli/main.ts', 'bench', '--backend', 'cuda'],
       ...['--json', figures.bench, '--dtype', 'bfloat16,mixed', '--seconds', isEmulated ? '5' : '60'],
       ...shapes.flatMap((shape) => ['--shape', shape]),
     ],

@@ -3,11 +3,11 @@ import { readFileSync } from 'node:fs'
 import { describe, expect, it, test } from 'vitest'
 import {
   AdamW,
-  tensor,
   type AdamWOptions,
-  type TrainableParameter,
   type Tensor,
+  tensor,
   type TensorLike,
+  type TrainableParameter,
 } from '../lib/index.js'
 import { checkHistory } from './support/adamw.js'
 import { backend, isEmulated } from './support/backend.js'
@@ -15,7 +15,7 @@ import { expectSameBits, relativeError } from './support/compare.js'
 import type { Float } from './support/dtypes.js'
 import { gaussian, randomFrom } from './support/random.js'
 import { expectRefused } from './support/refused.js'
-import { Placed, train, trainInChild, Training, type History, type TrainedParameter } from './support/training.js'
+import { type History, Placed, train, type TrainedParameter, trainInChild, Training } from './support/training.js'
 
 type Numbers = Record<string, number[]>
 interface Recorded {

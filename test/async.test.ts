@@ -2,6 +2,7 @@
 import { describe, expect, it } from 'vitest'
 import { LilyError } from '../lib/index.js'
 import {
+  isEmulated,
   lilyBackward,
   lilyBackwardAsync,
   lilyForward,
@@ -10,9 +11,8 @@ import {
   loraBackwardAsync,
   loraForward,
   loraForwardAsync,
-  isEmulated,
 } from './support/backend.js'
-import { makeCase, type Case, type Spec } from './support/cases.js'
+import { type Case, makeCase, type Spec } from './support/cases.js'
 import { gc } from './support/collect.js'
 import { expectSameBits } from './support/compare.js'
 import { numbers, smallOperands } from './support/small.js'

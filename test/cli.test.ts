@@ -7,7 +7,7 @@ import { afterAll, describe, expect, test } from 'vitest'
 import { routings } from '../bench/cases.js'
 import { dtypeNames } from '../bench/dtypes.js'
 import { methods, passes, type Report } from '../bench/report.js'
-import type { Diagnosis } from '../lib/cli/findings.js'
+import type { Diagnosis } from '../cli/doctor/findings.js'
 import { runCli } from './support/cli.js'
 
 /** Graphs are a device's. */

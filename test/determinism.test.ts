@@ -1,8 +1,8 @@
 /** The same inputs give the same bits: from run to run, and with any number of threads. */
 import { describe, expect, test } from 'vitest'
 import { backend, isEmulated } from './support/backend.js'
-import { makeCase, splitTokens, type Spec } from './support/cases.js'
-import { runInChild, type Job } from './support/child.js'
+import { makeCase, type Spec, splitTokens } from './support/cases.js'
+import { type Job, runInChild } from './support/child.js'
 import { expectSameBits } from './support/compare.js'
 import { TYPES } from './support/dtypes.js'
 import { run, type Values } from './support/run.js'

@@ -1,13 +1,13 @@
 /** Calls that must be refused: each with its code, the argument's name in the message, and nothing written. */
 import { describe, expect, it } from 'vitest'
-import { LilyError, tensor, type LilyForwardOptions, type LilySaved } from '../lib/index.js'
+import { LilyError, type LilyForwardOptions, type LilySaved, tensor } from '../lib/index.js'
 import {
+  backend as suiteBackend,
   foldB,
   lilyBackward,
   lilyForward,
   loraBackward,
   loraForward,
-  backend as suiteBackend,
 } from './support/backend.js'
 import { bits } from './support/compare.js'
 import { expectRefused } from './support/refused.js'

@@ -1,10 +1,10 @@
 /** What must hold between the numbers of any problem, whatever the reference says. */
 import { describe, expect, test } from 'vitest'
 import { backend, isEmulated } from './support/backend.js'
-import { makeCase, type Case, type Spec } from './support/cases.js'
+import { type Case, makeCase, type Spec } from './support/cases.js'
 import { expectSameBits, relativeError } from './support/compare.js'
 import { roundoff, TYPES, type Types } from './support/dtypes.js'
-import { run, wantedGradients, type Values } from './support/run.js'
+import { run, type Values, wantedGradients } from './support/run.js'
 
 const sizes = { tokens: 75, dIn: 96, dOut: 113, rank: 16, experts: 4, scaling: 1.5 }
 const lengths = [33, 0, 1, 41]

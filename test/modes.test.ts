@@ -1,6 +1,6 @@
 /** The table of modes, row by row, in every data type: what a routing needs and refuses, its groups, what saved holds. */
 import { describe, expect, it } from 'vitest'
-import { type LilyForwardOptions, type Tensor } from '../lib/index.js'
+import type { LilyForwardOptions, Tensor } from '../lib/index.js'
 import { foldB, lilyBackward, lilyForward, loraBackward, loraForward } from './support/backend.js'
 import { expectSameBits } from './support/compare.js'
 import { roundoff, TYPES, type Types } from './support/dtypes.js'

@@ -3,15 +3,15 @@
  * script may run, and used from both module systems.
  */
 import { spawnSync } from 'node:child_process'
-import { existsSync, readFileSync, readdirSync, renameSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, renameSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Report } from '../bench/report.js'
-import type { Diagnosis } from '../lib/cli/findings.js'
-import { packageRoot } from '../lib/root.js'
+import type { Diagnosis } from '../cli/doctor/findings.js'
+import { packageRoot } from '../lib/binding/root.js'
 import { consumer, expected, MODULES } from './support/consumer.js'
 import { findProgram } from './support/find-program.js'
-import { installPackage, type Installed } from './support/installed.js'
+import { type Installed, installPackage } from './support/installed.js'
 
 let installed: Installed
 beforeAll(() => {

@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { packageRoot } from '../lib/root.js'
+import { packageRoot } from '../lib/binding/root.js'
 
 test("README's first example prints what the README says", () => {
   const readme = readFileSync(join(packageRoot, 'README.md'), 'utf8')

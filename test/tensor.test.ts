@@ -1,8 +1,8 @@
 /** Every host form of an operand means the same numbers, without a copy; tensors and their life. */
 import { describe, expect, it } from 'vitest'
-import { lilyBackward, lilyForward, LilyError, Tensor, tensor, type TensorLike } from '../lib/index.js'
+import { lilyBackward, LilyError, lilyForward, Tensor, tensor, type TensorLike } from '../lib/index.js'
 import { expectSameBits } from './support/compare.js'
-import { filled, numbers, sizes, smallOperands, type HostTensor } from './support/small.js'
+import { filled, type HostTensor, numbers, sizes, smallOperands } from './support/small.js'
 
 const { tokens, dIn, dOut, rank, experts } = sizes
 

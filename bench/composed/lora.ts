@@ -1,7 +1,7 @@
 /** LoRA in two steps: h = x a^T, y += h b^T. */
 import { loraBackward, loraForward, type LoraSaved } from '../../lib/index.js'
 import type { DTypes } from '../dtypes.js'
-import { zeros, type Activations, type LoraParameters } from '../operands.js'
+import { type Activations, type LoraParameters, zeros } from '../operands.js'
 import type { Calls } from '../report.js'
 import { identity, Product } from './steps.js'
 

@@ -9,12 +9,12 @@
 import {
   lilyBackward,
   lilyForward,
+  type LilySaved,
   loraBackward,
   loraForward,
-  tensor,
-  type LilySaved,
   type LoraSaved,
   type Tensor,
+  tensor,
 } from '../../lib/index.js'
 import { decode, encode, type Float } from '../dtypes.js'
 import { filled, zeros } from '../operands.js'

@@ -1,5 +1,5 @@
 /**
- * What calls do to memory and matrix units, as native/emulator counts it. Every call runs through the public API in a
+ * What calls do to memory and matrix units, as emulator counts it. Every call runs through the public API in a
  * process of its own; backward is what forward and backward do together, less forward.
  */
 import { spawn } from 'node:child_process'
@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url'
 import type { Pass } from '../report.js'
 import type { Job } from './counted-call.js'
 
-/** native/emulator/core/counters.h says what each is. */
+/** emulator/core/counters.h says what each is. */
 type Field =
   'matrix_instructions' | 'global_sectors' | 'global_sectors_ideal' | 'shared_wavefronts' | 'shared_wavefronts_ideal'
 type Counters = Record<Field, number>

@@ -3,7 +3,7 @@
  * has the pass and then the jobs, as JSON; count.ts starts it with one, scripts/gpu-verify.js with several.
  */
 import { fileURLToPath } from 'node:url'
-import { Stream, type Routing, type Tensor } from '../../lib/index.js'
+import { type Routing, Stream, type Tensor } from '../../lib/index.js'
 import { makeContenders } from '../contenders.js'
 import type { DTypeName } from '../dtypes.js'
 import type { Pass } from '../report.js'

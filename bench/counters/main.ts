@@ -1,11 +1,11 @@
 /** What calls do on the emulator, in counts against the fewest possible, beside LoRA of the same rank. No time is one. */
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { count, type Counts } from './count.js'
-import { methods, type Job } from './counted-call.js'
-import { dtypes, dtypeNames } from '../dtypes.js'
-import { fewestBytes, productFlops, type Direction } from '../floor.js'
+import { dtypeNames, dtypes } from '../dtypes.js'
+import { type Direction, fewestBytes, productFlops } from '../floor.js'
 import { parseShape, type Shape } from '../shapes.js'
+import { count, type Counts } from './count.js'
+import { type Job, methods } from './counted-call.js'
 
 interface Result extends Job {
   readonly direction: Direction

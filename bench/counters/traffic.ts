@@ -14,7 +14,7 @@ export interface Device {
   readonly l2Bytes: number
 }
 
-/** From NVIDIA's data sheets and whitepapers; the emulator's own is native/emulator/runtime/device_properties.cc. */
+/** From NVIDIA's data sheets and whitepapers; the emulator's own is emulator/runtime/device_properties.cc. */
 export const devices = {
   A100: { multiprocessors: 108, l2Bytes: 40 * 2 ** 20 },
   H100: { multiprocessors: 132, l2Bytes: 50 * 2 ** 20 },

@@ -1,8 +1,8 @@
 /** Which experts a router chooses. */
-import { lilyForward } from '../forward.js'
 import type { LilyLayer } from '../model/layer.js'
-import type { TensorLike } from '../resolve.js'
-import type { Tensor } from '../tensor.js'
+import { lilyForward } from '../operations/forward.js'
+import type { TensorLike } from '../tensor/resolve.js'
+import type { Tensor } from '../tensor/tensor.js'
 import { entropy } from './entropy.js'
 
 /** A router's weights, and how sure it is of them. */

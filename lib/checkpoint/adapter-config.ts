@@ -1,7 +1,7 @@
 /** PEFT's adapter_config.json. */
 import { readFile, stat } from 'node:fs/promises'
-import { LilyError } from '../errors.js'
-import { readConfig, type LilyConfig } from '../model/config.js'
+import { LilyError } from '../base/errors.js'
+import { type LilyConfig, readConfig } from '../model/config.js'
 import type { LilyModel } from '../model/model.js'
 import { checkpointError, DAMAGED, fileSystemError, quote } from './errors.js'
 import { isObject, parseJson } from './json.js'

@@ -1,5 +1,5 @@
 /** Errors about the files of a checkpoint. */
-import { LilyError } from '../errors.js'
+import { LilyError } from '../base/errors.js'
 
 /** For bytes that no writer of the format leaves. */
 export const DAMAGED = 'the file is damaged or incomplete; copy it again from where it came'

@@ -1,6 +1,5 @@
 /** PEFT's names of the tensors of a Lily adapter, and the order of layers. */
-import type { SharedParameter } from '../model/sharing.js'
-import { PEFT_SUFFIX } from '../model/sharing.js'
+import { PEFT_SUFFIX, type SharedParameter } from '../model/sharing.js'
 
 /** Before every name: the base model in PEFT's model. */
 export const PREFIX = 'base_model.model.'

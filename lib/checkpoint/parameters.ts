@@ -1,7 +1,8 @@
 /** The parameters in a file of tensors, checked: one of each, whose copies agree. */
-import { LilyError, shapeText } from '../errors.js'
+import { LilyError } from '../base/errors.js'
+import { shapeText } from '../base/shape.js'
 import type { Sharing } from '../model/sharing.js'
-import { tensor, type Tensor } from '../tensor.js'
+import { tensor, type Tensor } from '../tensor/tensor.js'
 import { CONFIG_FILE } from './adapter-config.js'
 import { checkpointError, quote } from './errors.js'
 import { firstNotFinite } from './finite.js'

@@ -1,6 +1,6 @@
 /** Files that are replaced as a whole or not at all. */
 import { randomBytes } from 'node:crypto'
-import { mkdir, open, rename, rm, type FileHandle } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileSystemError } from './errors.js'
 

@@ -1,9 +1,9 @@
 /** Reading of safetensors files, one tensor at a time. */
-import { open, stat, type FileHandle } from 'node:fs/promises'
-import type { DType } from '../dtype.js'
-import { allocateOnHost } from '../memory.js'
+import { type FileHandle, open, stat } from 'node:fs/promises'
+import type { DType } from '../base/dtype.js'
+import { allocateOnHost } from '../memory/allocate.js'
 import { checkpointError, DAMAGED, fileSystemError, quote } from './errors.js'
-import { parseHeader, PREFIX_BYTES, readHeaderLength, type Header, type TensorEntry } from './safetensors-header.js'
+import { type Header, parseHeader, PREFIX_BYTES, readHeaderLength, type TensorEntry } from './safetensors-header.js'
 
 /** The types of a tensor's numbers. */
 export type StoredDType = Extract<DType, 'float32' | 'bfloat16' | 'float16'>

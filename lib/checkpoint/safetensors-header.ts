@@ -2,7 +2,7 @@
  * The header of a safetensors file, checked: 8 bytes with its length, then JSON, then the numbers of all tensors without
  * gap or overlap. Format: https://github.com/huggingface/safetensors#format
  */
-import { shapeText } from '../errors.js'
+import { shapeText } from '../base/shape.js'
 import { checkpointError, DAMAGED, quote } from './errors.js'
 import { isObject, parseJson } from './json.js'
 

@@ -1,9 +1,9 @@
 /** Writing of safetensors files, byte for byte as the format's reference implementation does, one tensor at a time. */
 import type { FileHandle } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
-import type { DType } from '../dtype.js'
-import { fail } from '../errors.js'
-import { Tensor, tensor } from '../tensor.js'
+import type { DType } from '../base/dtype.js'
+import { fail } from '../base/errors.js'
+import { tensor, Tensor } from '../tensor/tensor.js'
 import { checkpointError, quote } from './errors.js'
 import { replaceFiles } from './replace-files.js'
 import type { StoredTensor } from './safetensors-file.js'

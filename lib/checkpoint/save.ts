@@ -1,15 +1,15 @@
 /** Writing of a Lily adapter as PEFT saves it, or in the compact form of this package. */
-import { readFile, type FileHandle } from 'node:fs/promises'
+import { type FileHandle, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { checkKeys, type Known, readChoice } from '../base/options.js'
 import type { LilyModel } from '../model/model.js'
-import { checkKeys, readChoice, type Known } from '../options.js'
 import { CONFIG_FILE, writeAdapterConfig, writeLoraConfig } from './adapter-config.js'
 import { compactMetadata, withoutCompact } from './compact.js'
 import { checkpointError } from './errors.js'
 import { keyOf, PREFIX } from './layer-names.js'
-import { COMPACT_FILE, PEFT_FILE, type Origin } from './load.js'
+import { COMPACT_FILE, type Origin, PEFT_FILE } from './load.js'
 import { replaceFiles } from './replace-files.js'
-import { sourceOf, writeTensors, type TensorSource } from './safetensors-write.js'
+import { sourceOf, type TensorSource, writeTensors } from './safetensors-write.js'
 
 /** Options of {@link LilyModel.savePretrained}. */
 export interface SaveOptions {

@@ -1,9 +1,9 @@
 /** What a Lily adapter costs, from sizes alone, and what LoRA of the same layers would. */
-import { bytesPerElement, type DType } from '../dtype.js'
-import { describe, fail } from '../errors.js'
-import { MAX_RANK } from '../limits.js'
-import { readConfig, type LilyConfig, type LilyConfigOptions } from './config.js'
-import { shareLayers, type LayerShape, type SharedParameter } from './sharing.js'
+import { bytesPerElement, type DType } from '../base/dtype.js'
+import { describe, fail } from '../base/errors.js'
+import { MAX_RANK } from '../base/limits.js'
+import { type LilyConfig, type LilyConfigOptions, readConfig } from './config.js'
+import { type LayerShape, type SharedParameter, shareLayers } from './sharing.js'
 
 /** Numbers of one kind of parameter, shared ones counted once. */
 export interface ParameterCounts {

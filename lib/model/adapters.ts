@@ -1,8 +1,8 @@
 /** Several adapters of one base model. */
-import { describe, fail } from '../errors.js'
-import { disposeSymbol } from '../symbols.js'
-import { resolve, type TensorLike } from '../resolve.js'
-import type { LilySaved } from '../saved.js'
+import { describe, fail } from '../base/errors.js'
+import { disposeSymbol } from '../base/symbols.js'
+import type { LilySaved } from '../operations/saved.js'
+import { resolve, type TensorLike } from '../tensor/resolve.js'
 import type { LayerBackwardOptions, LayerForwardOptions, LilyLayer } from './layer.js'
 import { LilyModel } from './model.js'
 import type { Parameter } from './parameter.js'

@@ -1,9 +1,9 @@
 /** Weights of the experts pooled over a sample, and what it costs to put them in a router's place. */
-import { describe, fail } from '../errors.js'
-import { toFloat32 } from '../numbers.js'
-import { checkKeys, readChoice, type Known } from '../options.js'
-import type { TensorLike } from '../resolve.js'
-import type { Tensor } from '../tensor.js'
+import { describe, fail } from '../base/errors.js'
+import { checkKeys, type Known, readChoice } from '../base/options.js'
+import { toFloat32 } from '../tensor/numbers.js'
+import type { TensorLike } from '../tensor/resolve.js'
+import type { Tensor } from '../tensor/tensor.js'
 import type { LilyLayer } from './layer.js'
 import type { LilyModel } from './model.js'
 

@@ -1,7 +1,7 @@
 /** The configuration of a Lily adapter: PEFT's LilyConfig, its names in camelCase. */
-import { describe, fail } from '../errors.js'
-import { MAX_EXPERTS, MAX_RANK } from '../limits.js'
-import { checkKeys, get, readFlag, readScaling, type Known } from '../options.js'
+import { describe, fail } from '../base/errors.js'
+import { MAX_EXPERTS, MAX_RANK } from '../base/limits.js'
+import { checkKeys, get, type Known, readFlag, readScaling } from '../base/options.js'
 
 /** What {@link LilyModel.create} takes; PEFT's names, and its defaults for what is left out. */
 export interface LilyConfigOptions {

@@ -1,5 +1,5 @@
 /** Weights of the experts that stand for a router. */
-import { describe, fail } from '../errors.js'
+import { describe, fail } from '../base/errors.js'
 import type { LilyLayer } from './layer.js'
 import type { LilyModel } from './model.js'
 

@@ -4,10 +4,10 @@
  */
 import { uniformFloat32 } from 'pure-rand/distribution/uniformFloat32'
 import { mersenne } from 'pure-rand/generator/mersenne'
-import type { DType } from '../dtype.js'
-import { allocateOnHost } from '../memory.js'
-import { fromFloat32 } from '../numbers.js'
-import { tensor, type Tensor } from '../tensor.js'
+import type { DType } from '../base/dtype.js'
+import { allocateOnHost } from '../memory/allocate.js'
+import { fromFloat32 } from '../tensor/numbers.js'
+import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { SharedParameter } from './sharing.js'
 
 /**

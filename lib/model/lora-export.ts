@@ -1,7 +1,7 @@
 /** A frozen Lily as LoRA. */
-import { fail } from '../errors.js'
-import { toFloat32 } from '../numbers.js'
-import { tensor, type Tensor } from '../tensor.js'
+import { fail } from '../base/errors.js'
+import { toFloat32 } from '../tensor/numbers.js'
+import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { LilyModel } from './model.js'
 import type { Parameter } from './parameter.js'
 

@@ -4,15 +4,17 @@
  * It is the gradient of x that the adapter itself gives for the identity as dy, since dx = s dy C^T A. So the kernels of
  * either backend do it, in place, a block of rows at a time; each row of the update is summed up before it is added.
  */
-import { lilyBackward } from '../backward.js'
-import { checkFloat, checkMatrix, checkPlace, refuseOverlap } from '../checks.js'
-import { is16Bit, type DType, type HostData } from '../dtype.js'
-import { fail } from '../errors.js'
-import { lilyForward } from '../forward.js'
-import { CPU, type Operand } from '../operand.js'
-import { fromFloat32, toFloat32 } from '../numbers.js'
-import { resolve, type TensorLike } from '../resolve.js'
-import { operandOf, tensor, tensorOf, type Tensor } from '../tensor.js'
+import { checkFloat, checkMatrix } from '../base/checks.js'
+import { type DType, type HostData, is16Bit } from '../base/dtype.js'
+import { fail } from '../base/errors.js'
+import { checkPlace, refuseOverlap } from '../memory/checks.js'
+import { CPU } from '../memory/device.js'
+import type { Operand } from '../memory/operand.js'
+import { lilyBackward } from '../operations/backward.js'
+import { lilyForward } from '../operations/forward.js'
+import { fromFloat32, toFloat32 } from '../tensor/numbers.js'
+import { resolve, type TensorLike } from '../tensor/resolve.js'
+import { operandOf, type Tensor, tensor, tensorOf } from '../tensor/tensor.js'
 import type { LilyLayer } from './layer.js'
 
 /** Enough rows to keep the kernels busy; the identity's have as many zeros as the weight's block has numbers. */

@@ -1,14 +1,15 @@
 /** A parameter of a model and its gradient. */
-import { Capture } from '../capture.js'
-import type { DeferredB } from '../deferred-b.js'
-import { LilyError } from '../errors.js'
-import { runFold, type ExpertStack } from '../launch.js'
-import { newOperand } from '../memory.js'
-import { CPU, type Operand } from '../operand.js'
-import { Output } from '../output.js'
-import { Placement } from '../placement.js'
-import { operandOf, tensorOf, type Tensor } from '../tensor.js'
-import { clear, placementOn } from '../transfer.js'
+import { LilyError } from '../base/errors.js'
+import { newOperand } from '../memory/allocate.js'
+import { Capture } from '../memory/capture.js'
+import { CPU } from '../memory/device.js'
+import type { Operand } from '../memory/operand.js'
+import { Placement } from '../memory/placement.js'
+import type { DeferredB } from '../operations/deferred-b.js'
+import { type ExpertStack, runFold } from '../operations/launch.js'
+import { Output } from '../operations/output.js'
+import { operandOf, type Tensor, tensorOf } from '../tensor/tensor.js'
+import { clear, placementOn } from '../tensor/transfer.js'
 import type { SharedParameter } from './sharing.js'
 
 /** A value and its gradient; null: nothing has asked for one yet. */
@@ -76,8 +77,8 @@ export class Parameter {
   defer(deferred: readonly DeferredB[]): void {
     this.#deferred.push(...deferred)
     // Bounds what waits to four times the gradient's memory; a fold's reading and writing of the gradient is little then.
-    const slabs = this.#deferred.reduce((sum, { slabs }) => sum + slabs, 0)
-    if (this.stack !== null && slabs >= 4 * this.stack.experts) this.fold()
+    const partials = this.#deferred.reduce((sum, { partials }) => sum + partials, 0)
+    if (this.stack !== null && partials >= 4 * this.stack.experts) this.fold()
   }
 
   /** @internal */

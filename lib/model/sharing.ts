@@ -6,9 +6,9 @@
  * Where several suffixes match, the longest counts, so that nothing depends on an order of suffixes. PEFT takes the last
  * of a Python set, whose order changes from run to run.
  */
-import { describe, fail } from '../errors.js'
-import { checkKeys, get, type Known } from '../options.js'
-import { wholeName, type LilyConfig } from './config.js'
+import { describe, fail } from '../base/errors.js'
+import { checkKeys, get, type Known } from '../base/options.js'
+import { type LilyConfig, wholeName } from './config.js'
 
 /** A linear layer of the base model: its name and its sizes. Its weight is [outFeatures, inFeatures]. */
 export interface LayerShape {

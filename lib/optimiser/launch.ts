@@ -1,10 +1,10 @@
 /** The optimiser's call into the binding. */
-import { boundMemory, dtypeNumber, positions, run } from '../launch.js'
-import { native, type Memory } from '../native.js'
-import type { Operand } from '../operand.js'
-import type { Placement } from '../placement.js'
-import type { Settings } from './options.js'
+import { type Memory, native } from '../binding/native.js'
+import type { Operand } from '../memory/operand.js'
+import type { Placement } from '../memory/placement.js'
+import { boundMemory, dtypeNumber, positions, run } from '../operations/launch.js'
 import type { Moments } from './moments.js'
+import type { Settings } from './options.js'
 import type { ParameterOperands } from './parameters.js'
 
 const FIELDS = native.adamwFields.length

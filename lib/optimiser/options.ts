@@ -1,6 +1,6 @@
 /** The hyper-parameters of AdamW, read once. */
-import { describe, fail, failedToRead } from '../errors.js'
-import { checkKeys, get, type Known } from '../options.js'
+import { describe, fail, failedToRead } from '../base/errors.js'
+import { checkKeys, get, type Known } from '../base/options.js'
 
 /** Parameters whose rates differ from those of the rest. */
 export interface AdamWGroup {

@@ -1,9 +1,12 @@
 /** What an optimiser reads of a model's parameters, and checks before it writes any. */
-import { checkFloat, checkPlace, checkTypeOrFloat32, deviceText } from '../checks.js'
-import { describe, fail, shapeText } from '../errors.js'
-import { checkMemory, isHostMemory, overlaps, startOf, type Device, type Operand } from '../operand.js'
-import { get } from '../options.js'
-import { resolve, type TensorLike } from '../resolve.js'
+import { checkFloat, checkTypeOrFloat32 } from '../base/checks.js'
+import { describe, fail } from '../base/errors.js'
+import { get } from '../base/options.js'
+import { shapeText } from '../base/shape.js'
+import { checkPlace, deviceText } from '../memory/checks.js'
+import type { Device } from '../memory/device.js'
+import { checkMemory, isHostMemory, type Operand, overlaps, startOf } from '../memory/operand.js'
+import { resolve, type TensorLike } from '../tensor/resolve.js'
 
 /** A trainable array and its gradient, of the same shape; both contiguous. */
 export interface TrainableParameter {

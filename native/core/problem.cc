@@ -40,7 +40,7 @@ bool has_weights(const lily_problem &problem) {
   return problem.routing != LILY_ROUTING_TOKEN && problem.routing != LILY_ROUTING_NONE;
 }
 
-int64_t deferred_slabs(const lily_problem &problem) {
+int64_t deferred_partials(const lily_problem &problem) {
   return deferred_is_weighted(problem) ? problem.experts : problem.groups;
 }
 

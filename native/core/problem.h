@@ -23,11 +23,11 @@ bool keeps_probabilities(const lily_problem &problem);
 // One weight per group and expert mixes the HPs: all routings of Lily but `token`.
 bool has_weights(const lily_problem &problem);
 
-// Slabs of r x d_out in a deferred gradient of b: one per group, or one per expert where that is fewer (math: D_g is
-// kept for as long as it is smaller than what it folds into).
-int64_t deferred_slabs(const lily_problem &problem);
+// Number of r x d_out matrices in a deferred gradient of b: one D_g per group, or one per expert where there are more
+// groups than experts.
+int64_t deferred_partials(const lily_problem &problem);
 
-// The slabs of a deferred gradient are one per expert, already weighted.
+// Whether a deferred gradient has one matrix per expert, already weighted: sum_g w_ge D_g.
 bool deferred_is_weighted(const lily_problem &problem);
 
 int64_t dtype_bytes(int32_t dtype);

@@ -152,7 +152,7 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   pass.groups = groups_of(problem, call.tokens, workspace);
   pass.mixture = mixture_of(problem, call.b, call.weights);
   pass.wants_hidden_gradient = call.dx.data != nullptr || call.da.data != nullptr || call.d_router.data != nullptr;
-  const bool has_deferred = call.deferred_db != nullptr && deferred_slabs(problem) > 0;
+  const bool has_deferred = call.deferred_db != nullptr && deferred_partials(problem) > 0;
   pass.wants_db = call.db.data != nullptr || has_deferred;
   pass.deferred_is_weighted = deferred_is_weighted(problem);
   pass.wants_weight_gradient = pass.wants_hidden_gradient && has_router(problem) && !token_routing;

@@ -43,7 +43,7 @@ lily_status workspace(const lily_problem *problem, size_t *bytes, Function Engin
   if (status != LILY_OK) return status;
   static const int32_t any_offsets[2] = {0, 0};
   *bytes = 0;
-  const int variants = deferred_slabs(*problem) > 0 ? 4 : 2;
+  const int variants = deferred_partials(*problem) > 0 ? 4 : 2;
   for (int variant = 0; variant < variants; ++variant) {
     Call call = {};
     call.problem = *problem;

@@ -4,7 +4,7 @@
 
 namespace lily::napi {
 
-// Described in lib/native.ts.
+// Described in lib/binding/native.ts.
 void adamw(const Napi::CallbackInfo &info);
 
 }  // namespace lily::napi

@@ -1,4 +1,4 @@
-// The addon's exports. What each is stands in lib/native.ts.
+// The addon's exports. What each is stands in lib/binding/native.ts.
 #include <napi.h>
 
 #include "lily/backend.h"

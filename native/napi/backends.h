@@ -18,7 +18,7 @@ const std::string &cuda_absence();
 // The CUDA backend if it was opened already; it is not opened for this.
 const lily_backend *opened_cuda_backend();
 
-// Described in lib/native.ts.
+// Described in lib/binding/native.ts.
 Napi::Value backends(const Napi::CallbackInfo &info);
 Napi::Value processor(const Napi::CallbackInfo &info);
 

@@ -116,25 +116,25 @@ void fold(const Napi::CallbackInfo &info) {
   const lily_problem &problem = arguments.problem();
   const auto partials = info[3].As<Napi::Array>(), weights = info[4].As<Napi::Array>();
   const int64_t layer_count = partials.Length();
-  // Two numbers for each layer: its slabs, and where its weights begin.
+  // Two numbers for each layer: the number of its partials, and where its weights begin.
   const auto *numbers =
       static_cast<const double *>(array_memory(info.Env(), info[2], 2 * layer_count, sizeof(double), "layers"));
   std::vector<lily_deferred> layers;
   for (int64_t i = 0; i < layer_count; ++i) {
     const Napi::Value partial = partials[static_cast<uint32_t>(i)], weight = weights[static_cast<uint32_t>(i)];
-    const int64_t slabs = static_cast<int64_t>(numbers[2 * i]);
-    if (slabs < 0 || slabs > kMaxExperts || (weight.IsNull() && slabs != problem.experts)) {
+    const int64_t count = static_cast<int64_t>(numbers[2 * i]);
+    if (count < 0 || count > kMaxExperts || (weight.IsNull() && count != problem.experts)) {
       throw make_error(info.Env(), "ERR_LILY_ARGUMENT", "groups do not match the deferred gradients");
     }
     lily_deferred layer = {};
     layer.partial = static_cast<const float *>(
-        arguments.array_of(partial, 0, slabs * problem.rank * problem.d_out, sizeof(float), "a deferred gradient"));
+        arguments.array_of(partial, 0, count * problem.rank * problem.d_out, sizeof(float), "a deferred gradient"));
     if (!weight.IsNull()) {
       layer.weights = static_cast<const float *>(arguments.array_of(weight, static_cast<int64_t>(numbers[2 * i + 1]),
-                                                                    slabs * problem.experts, sizeof(float),
+                                                                    count * problem.experts, sizeof(float),
                                                                     "weights of a deferred gradient"));
     }
-    layer.groups = slabs;
+    layer.groups = count;
     layers.push_back(layer);
   }
   lily_fold call = {};

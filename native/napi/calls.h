@@ -4,7 +4,7 @@
 
 namespace lily::napi {
 
-// Each is described in lib/native.ts.
+// Each is described in lib/binding/native.ts.
 void forward(const Napi::CallbackInfo &info);
 Napi::Value forward_async(const Napi::CallbackInfo &info);
 void backward(const Napi::CallbackInfo &info);

@@ -47,7 +47,7 @@ class Environment {
   ~Environment();
 };
 
-// The functions of lib/native.ts that concern devices.
+// The functions of lib/binding/native.ts that concern devices.
 void add_device_functions(Napi::Env env, Napi::Object exports);
 
 }  // namespace lily::napi

@@ -250,7 +250,7 @@ lily_backward read_backward(const Arguments &arguments) {
   }
   if (arguments.has(kDeferredDb) && !lora) {
     call.deferred_db = static_cast<float *>(
-        arguments.array(kDeferredDb, deferred_slabs(problem) * problem.rank * problem.d_out, sizeof(float)));
+        arguments.array(kDeferredDb, deferred_partials(problem) * problem.rank * problem.d_out, sizeof(float)));
   } else {
     call.db = arguments.matrix_if_given(kDb, b_rows, b_columns);
   }

@@ -1,6 +1,6 @@
 /** What an adapter has learnt, against plain computations. */
 import { describe, expect, it } from 'vitest'
-import { analyse, LilyModel, type LilyLayer } from '../../lib/index.js'
+import { analyse, type LilyLayer, LilyModel } from '../../lib/index.js'
 import { forward } from '../reference.js'
 import { GOLDEN } from '../support/checkpoint.js'
 import { gaussian, randomFrom } from '../support/random.js'

@@ -6,9 +6,9 @@ import {
   analyse,
   LilyModel,
   SafetensorsFile,
-  writeSafetensors,
   type StoredTensor,
   type Tensor,
+  writeSafetensors,
 } from '../../lib/index.js'
 import { GOLDEN, newFolder, TENSORS } from '../support/checkpoint.js'
 import { moved, place } from '../support/model.js'

@@ -1,10 +1,10 @@
 /** Adapter folders that are damaged, or lie: each is refused with the file, the field or the tensor, and what to do. */
-import fc from 'fast-check'
 import { readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { LilyError, LilyModel } from '../../lib/index.js'
 import type { TensorSource } from '../../lib/checkpoint/safetensors-write.js'
+import { LilyError, LilyModel } from '../../lib/index.js'
 import {
   bytesOf,
   CONFIG,

@@ -2,7 +2,7 @@
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { LilyModel, type LayerShape, type LilyConfigOptions } from '../../lib/index.js'
+import { type LayerShape, type LilyConfigOptions, LilyModel } from '../../lib/index.js'
 import {
   bytesOf,
   CONFIG,
@@ -14,7 +14,7 @@ import {
   withFields,
   withTensors,
 } from '../support/checkpoint.js'
-import { pack, type Float } from '../support/dtypes.js'
+import { type Float, pack } from '../support/dtypes.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import { expectRefused } from '../support/refused.js'
 import { readSafetensors } from '../support/safetensors.js'

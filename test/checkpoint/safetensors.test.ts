@@ -1,8 +1,8 @@
 /** Safetensors files: what is written is what is read, byte for byte as the reference writes it; nothing else is taken. */
-import fc from 'fast-check'
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { SafetensorsFile } from '../../lib/checkpoint/safetensors-file.js'
 import { replaceWithTensors, type TensorSource } from '../../lib/checkpoint/safetensors-write.js'

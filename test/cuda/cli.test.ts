@@ -1,7 +1,7 @@
 /** `lily-kernels bench` and `doctor` on a device. */
 import { expect, test } from 'vitest'
 import { passes, type Report } from '../../bench/report.js'
-import type { Diagnosis } from '../../lib/cli/findings.js'
+import type { Diagnosis } from '../../cli/doctor/findings.js'
 import { runCli } from '../support/cli.js'
 
 test('bench, where there is a device', async () => {

@@ -1,11 +1,11 @@
 /** What the kernels do to memory and matrix units, in counts of the emulator, against bench/counters/budgets.ts. */
 import { describe, expect, test } from 'vitest'
-import { atScale, budgets, unmodelled, type Budget } from '../../bench/counters/budgets.js'
+import { atScale, type Budget, budgets, unmodelled } from '../../bench/counters/budgets.js'
 import { count, type Counts } from '../../bench/counters/count.js'
-import { dtypes } from '../../bench/dtypes.js'
-import { fewestBytes, type Direction } from '../../bench/floor.js'
-import type { Shape } from '../../bench/shapes.js'
 import { backwardTraffic, devices, forwardTraffic } from '../../bench/counters/traffic.js'
+import { dtypes } from '../../bench/dtypes.js'
+import { type Direction, fewestBytes } from '../../bench/floor.js'
+import type { Shape } from '../../bench/shapes.js'
 import { isEmulated } from '../support/backend.js'
 
 const DIRECTIONS = ['forward', 'backward'] as const

@@ -4,23 +4,23 @@ import {
   backends,
   DeviceBuffer,
   deviceTensor,
+  type DeviceTensorLike,
+  type DType,
   emptyCache,
   Event,
+  type HostData,
   lilyBackward,
   lilyForward,
   lilyForwardAsync,
   memoryStats,
   Stream,
   tensor,
-  type DeviceTensorLike,
-  type DType,
-  type HostData,
   type TensorLike,
 } from '../../lib/index.js'
 import { collect, gc } from '../support/collect.js'
 import { expectSameBits } from '../support/compare.js'
 import { expectRefused } from '../support/refused.js'
-import { sizes, smallOperands, type HostTensor } from '../support/small.js'
+import { type HostTensor, sizes, smallOperands } from '../support/small.js'
 
 const device = { type: 'cuda', id: 0 } as const
 const [, cuda] = backends()

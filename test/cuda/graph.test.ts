@@ -10,18 +10,18 @@ import {
   lilyBackward,
   lilyForward,
   lilyForwardAsync,
+  type LilyForwardOptions,
   LilyModel,
   memoryStats,
   Stream,
-  tensor,
-  type LilyForwardOptions,
   type Tensor,
+  tensor,
 } from '../../lib/index.js'
 import { collect } from '../support/collect.js'
 import { expectSameBits } from '../support/compare.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import { expectRefused } from '../support/refused.js'
-import { sizes, smallOperands, type HostTensor } from '../support/small.js'
+import { type HostTensor, sizes, smallOperands } from '../support/small.js'
 
 const device = { type: 'cuda', id: 0 } as const
 const { tokens, dIn, dOut, rank, experts } = sizes

@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { isEmulated } from '../support/backend.js'
 import { makeCase } from '../support/cases.js'
 import { checkResult } from '../support/check.js'
-import { runInChild, type Job } from '../support/child.js'
+import { type Job, runInChild } from '../support/child.js'
 import { CACHES, kernelJobs, largeJob } from '../support/kernels.js'
 
 async function check(jobs: Job[], environment: Record<string, string>): Promise<void> {

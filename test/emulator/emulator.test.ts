@@ -12,7 +12,7 @@ const FINDING = 99
 let missing: string | undefined
 beforeAll(() => {
   missing = buildEmulator()
-  if (missing !== undefined) console.log(`programs of native/emulator/kernels are skipped: ${missing}`)
+  if (missing !== undefined) console.log(`programs of emulator/kernels are skipped: ${missing}`)
 }, 900_000)
 
 function needsKernels(context: TestContext) {
@@ -65,7 +65,7 @@ describe.for(['80', '90'])('a mistake in the matrix product for compute_%s', (AR
   })
 })
 
-const kernels = new URL('../../native/emulator/kernels/', import.meta.url)
+const kernels = new URL('../../emulator/kernels/', import.meta.url)
 
 /** Where the sources say `finding: ... NAME`, as `file:line`. */
 function plantedAt(name: string): string[] {

@@ -1,6 +1,6 @@
 /** What parameters start with. */
 import { describe, expect, it } from 'vitest'
-import { LilyModel, type DType } from '../../lib/index.js'
+import { type DType, LilyModel } from '../../lib/index.js'
 import { unpack } from '../support/dtypes.js'
 import { expectRefused } from '../support/refused.js'
 

@@ -1,9 +1,9 @@
 /** A frozen layer's update in its base weight, and as LoRA, against float64. */
 import { describe, expect, it } from 'vitest'
-import { deviceTensor, loraForward, type LilyLayer, type LilyModel } from '../../lib/index.js'
+import { deviceTensor, type LilyLayer, type LilyModel, loraForward } from '../../lib/index.js'
 import { backend } from '../support/backend.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
-import { quantum, roundAll, type Float } from '../support/dtypes.js'
+import { type Float, quantum, roundAll } from '../support/dtypes.js'
 import { createModel, numbersOf, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import { expectRefused } from '../support/refused.js'

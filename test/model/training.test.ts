@@ -1,7 +1,7 @@
 /** Learning a small regression, and going on from what was saved as if nothing had happened. */
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { AdamW, LilyModel, SafetensorsFile, writeSafetensors, type AdamWState, type Tensor } from '../../lib/index.js'
+import { AdamW, type AdamWState, LilyModel, SafetensorsFile, type Tensor, writeSafetensors } from '../../lib/index.js'
 import { newFolder } from '../support/checkpoint.js'
 import { createModel, moved, numbersOf, place, runChain, setValues } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'

@@ -2,8 +2,8 @@
 import { buildSync } from 'esbuild'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { asyncConsumer, consumer, expected, float16Consumer, MODULES, workersConsumer } from '../support/consumer.js'
-import { installPackage, type Installed } from '../support/installed.js'
-import { runtimeProgram, type Runtime } from '../support/runtimes.js'
+import { type Installed, installPackage } from '../support/installed.js'
+import { type Runtime, runtimeProgram } from '../support/runtimes.js'
 
 let installed: Installed
 beforeAll(() => {

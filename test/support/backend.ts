@@ -4,22 +4,22 @@
  * everything that was moved or made comes back after it, so that a test only ever sees host memory.
  */
 import * as lily from '../../lib/index.js'
-import { isDetached } from '../../lib/operand.js'
 import {
   DeviceBuffer,
-  Tensor,
-  tensor,
   type DType,
   type HostData,
   type LilySaved,
   type LoraSaved,
   type Routing,
+  Tensor,
+  tensor,
   type TensorLike,
 } from '../../lib/index.js'
+import { isDetached } from '../../lib/memory/operand.js'
 
 export const backend = process.env.LILY_TEST_BACKEND === 'cuda' ? 'cuda' : 'cpu'
 
-/** The device is native/emulator, on which large problems take too long. */
+/** The device is emulator, on which large problems take too long. */
 export const isEmulated = backend === 'cuda' && process.env.LILY_TEST_EMULATED === '1'
 
 type Saved = LilySaved | LoraSaved

@@ -3,7 +3,7 @@ import { expect } from 'vitest'
 import { backward, forward, Matrix } from '../reference.js'
 import type { Case } from './cases.js'
 import { expectClose, expectCloseAsPlain } from './compare.js'
-import { run, wantedGradients, type How as Call, type Result } from './run.js'
+import { type How as Call, type Result, run, wantedGradients } from './run.js'
 
 interface How extends Call {
   /** Compares with the plain computation, too: for fixed problems of many numbers; of a few, one is luckier than the other. */

@@ -2,8 +2,8 @@
 import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { SafetensorsFile } from '../../lib/index.js'
 import { replaceWithTensors, type TensorSource } from '../../lib/checkpoint/safetensors-write.js'
+import { SafetensorsFile } from '../../lib/index.js'
 import { temporaryFolder } from './temporary.js'
 
 /** What PEFT's save_pretrained wrote. */

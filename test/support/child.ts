@@ -3,11 +3,11 @@
  * processor of its own. This file is both sides.
  */
 import { fileURLToPath } from 'node:url'
-import { backends, LilyError, type BackendInfo } from '../../lib/index.js'
+import { type BackendInfo, backends, LilyError } from '../../lib/index.js'
 import { makeCase, type Spec } from './cases.js'
 import { answer, ask } from './fork.js'
-import { type Processor } from './processors.js'
-import { run, type How, type Result } from './run.js'
+import type { Processor } from './processors.js'
+import { type How, type Result, run } from './run.js'
 
 export interface Job {
   spec: Spec

@@ -1,7 +1,7 @@
 /** The command line in a process of its own, from source. */
-import { spawn, type ChildProcess } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { join } from 'node:path'
-import { packageRoot } from '../../lib/root.js'
+import { packageRoot } from '../../lib/binding/root.js'
 
 export interface Ended {
   code: number | null
@@ -16,7 +16,7 @@ export function runCli(
   env: Record<string, string> = {},
   onError: (text: string, child: ChildProcess) => void = () => undefined,
 ): Promise<Ended> {
-  const main = join(packageRoot, 'lib', 'cli', 'main.ts')
+  const main = join(packageRoot, 'cli', 'main.ts')
   const child = spawn(process.execPath, ['--import', 'tsx', main, ...args], { env: { ...process.env, ...env } })
   let stdout = ''
   let stderr = ''

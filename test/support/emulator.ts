@@ -24,7 +24,7 @@ function spawn(command: string, args: string[], environment: Record<string, stri
 
 /** Why programs of kernels/ are not there, or undefined if they are. Throws if a build fails. */
 export function buildEmulator(): string | undefined {
-  const configured = spawn('cmake', ['-S', 'native/emulator', '-B', 'build/emulator'])
+  const configured = spawn('cmake', ['-S', 'emulator', '-B', 'build/emulator'])
   if (configured.code !== 0) throw new Error(`cmake: ${configured.text}`)
   const built = spawn('cmake', ['--build', 'build/emulator', '--target', 'emulator_tests', '--parallel', '2'])
   if (built.code !== 0) throw new Error(`building the emulator: ${built.text}`)

@@ -7,8 +7,8 @@ import { once } from 'node:events'
 import { renameSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { buildSync } from 'esbuild'
-import { packageRoot } from '../../lib/root.js'
-import { thisProcessor, type Processor } from './processors.js'
+import { packageRoot } from '../../lib/binding/root.js'
+import { type Processor, thisProcessor } from './processors.js'
 
 /** Sends a message to a module in a new process, with its own environment variables, and gives what it answers. */
 export async function ask<Answer>(
@@ -33,7 +33,7 @@ export async function ask<Answer>(
   return Promise.race([report, exit])
 }
 
-/** In build/, one folder below the root, as lib/ is: lib/root.ts counts on it. */
+/** The bundle lies in build/, below the package's folder, where lib/binding/root.ts finds it. */
 function bundle(file: string): string {
   const path = join(packageRoot, 'build', `${basename(file, '.ts')}.mjs`)
   const [{ contents }] = buildSync({

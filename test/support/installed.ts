@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { packageRoot } from '../../lib/root.js'
+import { packageRoot } from '../../lib/binding/root.js'
 import { findProgram } from './find-program.js'
 
 export interface Installed {

@@ -1,8 +1,8 @@
 /** What every instruction set computes, in a process of its own, and the comparison with the reference. */
 import { expect } from 'vitest'
-import { makeCase, splitTokens, type Spec } from './cases.js'
+import { makeCase, type Spec, splitTokens } from './cases.js'
 import { checkResult } from './check.js'
-import { type Job, type Report } from './child.js'
+import type { Job, Report } from './child.js'
 import { TYPES } from './dtypes.js'
 
 const odd = { tokens: 65, dIn: 113, dOut: 136, rank: 33, experts: 3, scaling: 2 }

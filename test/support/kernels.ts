@@ -5,7 +5,7 @@
  * How backward reads dy depends on the second-level cache, so they are run with several sizes of it (LILY_EMULATOR_L2):
  * with the usual one dy fits; in 16 KiB it goes through a kernel of its own where that moves fewer bytes, else in splits.
  */
-import { splitTokens, type Spec } from './cases.js'
+import { type Spec, splitTokens } from './cases.js'
 import type { Job } from './child.js'
 
 export const CACHES = ['4M', '16K']

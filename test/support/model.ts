@@ -1,15 +1,15 @@
 /** Models and tensors where the suite computes. */
 import {
-  LilyModel,
-  tensor,
   type LayerBackwardOptions,
+  LilyModel,
   type LilyModelOptions,
   type LilySaved,
   type Tensor,
+  tensor,
   type TensorLike,
 } from '../../lib/index.js'
 import { backend } from './backend.js'
-import { pack, unpack, type Float } from './dtypes.js'
+import { type Float, pack, unpack } from './dtypes.js'
 
 /** A tensor on the suite's backend, rounded to a type. */
 export function place(values: ArrayLike<number>, shape: readonly number[], dtype: Float = 'float32'): Tensor {

@@ -2,8 +2,8 @@
 import type { Tensor } from '../../lib/index.js'
 import { foldB, lilyBackward, lilyForward, loraBackward, loraForward } from './backend.js'
 import type { Case } from './cases.js'
-import { roundAll, unpack, type Float } from './dtypes.js'
-import { Operand, type Layout } from './operands.js'
+import { type Float, roundAll, unpack } from './dtypes.js'
+import { type Layout, Operand } from './operands.js'
 import { gaussian, randomFrom } from './random.js'
 
 export const GRADIENTS = ['dx', 'da', 'dRouter', 'db'] as const

@@ -1,5 +1,5 @@
 import type { Tensor } from '../../lib/index.js'
-import { pack, unpack, type Float, type Types } from './dtypes.js'
+import { type Float, pack, type Types, unpack } from './dtypes.js'
 import { gaussian, randomFrom } from './random.js'
 
 /** A small problem as plain operands, for tests of the interface rather than of the numbers. */

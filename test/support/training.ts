@@ -3,9 +3,9 @@
  * processes, with environment variables of their own.
  */
 import { fileURLToPath } from 'node:url'
-import { AdamW, backends, DeviceBuffer, type AdamWOptions, type TensorLike } from '../../lib/index.js'
+import { AdamW, type AdamWOptions, backends, DeviceBuffer, type TensorLike } from '../../lib/index.js'
 import { backend } from './backend.js'
-import { pack, unpack, type Float } from './dtypes.js'
+import { type Float, pack, unpack } from './dtypes.js'
 import { answer, ask } from './fork.js'
 
 /** An array on the suite's backend, with some numbers before and after it that nothing may touch. */

@@ -135,8 +135,8 @@ typedef struct lily_backward {
 /* One layer's deferred gradient of the shared b. */
 typedef struct lily_deferred {
   const float *partial; /* deferred_db of its backward */
-  const float *weights; /* [groups, E]: partial holds D_g. NULL: it holds sum_g w_ge D_g, one slab per expert */
-  int64_t groups;       /* slabs in partial */
+  const float *weights; /* [groups, E]: partial holds D_g. NULL: it holds sum_g w_ge D_g, one per expert */
+  int64_t groups;       /* r x d_out matrices in partial */
 } lily_deferred;
 
 /* db_e (+)= sum over layers, in order, and over their groups, in order, of w_ge D_g. */

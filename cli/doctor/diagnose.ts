@@ -1,0 +1,71 @@
+/** Looks at the machine and at the package on it. */
+import { release, type } from 'node:os'
+import { familySync, versionSync } from 'detect-libc'
+import type { NativeProcessor } from '../../lib/binding/native.js'
+import type { Diagnosis } from './findings.js'
+
+const VARIABLES = ['LILY_NUM_THREADS', 'LILY_CPU_ISA', 'LILY_CUDA_LIBRARY', 'CUDA_VISIBLE_DEVICES']
+
+function libc(): string | null {
+  const family = familySync()
+  return family === null ? null : `${family} ${versionSync() ?? 'of unknown version'}`
+}
+
+export async function diagnose(version: string): Promise<Diagnosis> {
+  const machine = {
+    version,
+    node: process.version,
+    platform: `${process.platform}-${process.arch}`,
+    os: `${type()} ${release()}`,
+    libc: libc(),
+    environment: Object.fromEntries(
+      VARIABLES.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]])),
+    ),
+  }
+  try {
+    // Not above: an addon that does not load is the first thing to report.
+    const [{ native }, { backends }, { selfTest }] = await Promise.all([
+      import('../../lib/binding/native.js'),
+      import('../../lib/memory/backends.js'),
+      import('./self-test.js'),
+    ])
+    const tested: Diagnosis['backends'][number][] = []
+    for (const backend of backends()) {
+      tested.push(backend.available ? { ...backend, selfTest: await selfTest(backend.name) } : backend)
+    }
+    const [cpu] = tested
+    const processor = native.processor()
+    const { instructionSets, affinity, quota, physicalCores } = processor
+    const threads = cpu.devices[0]?.threads ?? null
+    return {
+      ok: cpu.available && tested.every(({ selfTest }) => selfTest?.passed !== false),
+      ...machine,
+      addon: { loads: true },
+      processor: {
+        instructionSets: instructionSets.split(' '),
+        simd: cpu.devices[0]?.simd ?? null,
+        threads,
+        because: threads === null ? 'the cpu backend is not available' : whyThreads(threads, processor),
+        affinity,
+        quota: quota > 0 ? quota : null,
+        physicalCores,
+      },
+      backends: tested,
+    }
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error)
+    return { ok: false, ...machine, addon: { loads: false, reason }, processor: null, backends: [] }
+  }
+}
+
+/** What decided their number. */
+function whyThreads(threads: number, { affinity, quota, physicalCores }: NativeProcessor): string {
+  if ((process.env.LILY_NUM_THREADS ?? '') !== '') return 'LILY_NUM_THREADS'
+  const limits: [number, string][] = [
+    [physicalCores, 'physical cores'],
+    [affinity, 'affinity'],
+    [quota, 'cgroup quota'],
+  ]
+  const reasons = limits.filter(([limit]) => limit === threads).map(([, name]) => name)
+  return reasons.length === 0 ? 'the most that the pool takes' : reasons.join(' and ')
+}

@@ -1,0 +1,17 @@
+/** Legends of charts. */
+import { h, type Element } from './document.js'
+
+export type Key = { readonly text: string; readonly color: string; readonly dash?: string; readonly hollow?: boolean }
+
+/** A legend of lines, or of dots. */
+export function legend(kind: 'line' | 'dot', keys: readonly Key[]): Element {
+  return h(
+    'ul',
+    { class: 'legend' },
+    ...keys.map(({ text, color, dash, hollow }) => {
+      const line = `border-top: 2px ${dash === undefined ? 'solid' : 'dashed'} ${color}`
+      const dot = `border: 2px solid ${color}; background: ${hollow === true ? 'none' : color}`
+      return h('li', {}, h('span', { class: kind, style: kind === 'line' ? line : dot }), text)
+    }),
+  )
+}

@@ -1,0 +1,92 @@
+/** Checks of shapes and types that several operations share. They run after everything of the caller's has been read. */
+import { type DType, is16Bit } from './dtype.js'
+import { fail } from './errors.js'
+import { MAX_EXPERTS, MAX_RANK } from './limits.js'
+import { shapeText, type TypedMatrix } from './shape.js'
+
+/** Tokens and offsets are 32-bit numbers in the kernels. */
+const MAX_TOKENS = 2 ** 31 - 1
+
+/** x: any leading dimensions, then d_in. */
+export function checkActivations(x: TypedMatrix): void {
+  checkFloat('x', x)
+  if (x.columns < 1) {
+    fail('ERR_LILY_SHAPE', 'x', `expected [..., d_in] with d_in of at least 1, got ${shapeText(x.shape)}`)
+  }
+  if (x.rows > MAX_TOKENS) {
+    fail('ERR_LILY_SHAPE', 'x', `expected at most ${MAX_TOKENS} tokens, got ${x.rows}; split the call`)
+  }
+}
+
+/** a: [r, d_in]. */
+export function checkA(a: TypedMatrix, dIn: number): void {
+  if (a.shape.length !== 2 || a.columns !== dIn) {
+    fail('ERR_LILY_SHAPE', 'a', `expected [r, ${dIn}] (x has d_in ${dIn}), got ${shapeText(a.shape)}`)
+  }
+  checkLimit('a', 'r', a.rows, MAX_RANK)
+}
+
+export function checkExperts(argument: string, experts: number): void {
+  checkLimit(argument, 'E', experts, MAX_EXPERTS)
+}
+
+function checkLimit(argument: string, name: string, value: number, limit: number): void {
+  if (value >= 1 && value <= limit) return
+  fail('ERR_LILY_SHAPE', argument, `expected ${name} from 1 to ${limit}, got ${value}`)
+}
+
+/** An operand whose leading dimensions are tokens, however they are grouped. */
+export function checkTokenRows(argument: string, operand: TypedMatrix, tokens: number, columns: number): void {
+  if (operand.rows === tokens && operand.columns === columns) return
+  fail(
+    'ERR_LILY_SHAPE',
+    argument,
+    `expected ${tokens} rows of ${columns}, as [${tokens}, ${columns}] or with more leading dimensions, ` +
+      `got ${shapeText(operand.shape)}`,
+  )
+}
+
+/** An operand of two dimensions. */
+export function checkMatrix(argument: string, operand: TypedMatrix, rows: number, columns: number): void {
+  if (operand.shape.length === 2 && operand.rows === rows && operand.columns === columns) return
+  fail('ERR_LILY_SHAPE', argument, `expected ${shapeText([rows, columns])}, got ${shapeText(operand.shape)}`)
+}
+
+/** b: [E, r, d_out] or [E*r, d_out]; or its gradient, whose d_out is known. */
+export function checkExpertStack(
+  argument: string,
+  operand: TypedMatrix,
+  experts: number,
+  rank: number,
+  dOut?: number,
+): void {
+  const { shape, rows, columns } = operand
+  const stacked = shape.length === 2 || (shape.length === 3 && shape[0] === experts)
+  if (stacked && rows === experts * rank && (dOut === undefined ? columns >= 1 : columns === dOut)) return
+  const last = dOut ?? 'd_out'
+  fail(
+    'ERR_LILY_SHAPE',
+    argument,
+    `expected [${experts}, ${rank}, ${last}] or [${experts * rank}, ${last}] (E ${experts}, r ${rank}), ` +
+      `got ${shapeText(shape)}`,
+  )
+}
+
+/** The type of x: a number type that can be computed with at all. */
+export function checkFloat(argument: string, operand: TypedMatrix): void {
+  const { dtype } = operand
+  if (dtype === 'float32' || is16Bit(dtype)) return
+  fail('ERR_LILY_DTYPE', argument, `expected float32, bfloat16 or float16, got ${dtype}`)
+}
+
+export function checkType(argument: string, operand: TypedMatrix, dtype: DType): void {
+  if (operand.dtype === dtype) return
+  fail('ERR_LILY_DTYPE', argument, `expected ${dtype}, got ${operand.dtype}; convert it`)
+}
+
+/** Parameters have the activations' type or float32, and gradients their parameter's type or float32. */
+export function checkTypeOrFloat32(argument: string, operand: TypedMatrix, dtype: DType): void {
+  if (operand.dtype === dtype || operand.dtype === 'float32') return
+  const expected = dtype === 'float32' ? 'float32' : `${dtype} or float32`
+  fail('ERR_LILY_DTYPE', argument, `expected ${expected}, got ${operand.dtype}; convert it`)
+}

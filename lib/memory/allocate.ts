@@ -1,0 +1,57 @@
+/** Memory for results. */
+import { bytesPerElement, type DType, type HostData, viewOf } from '../base/dtype.js'
+import { LilyError } from '../base/errors.js'
+import type { DeviceMemory } from './device-memory.js'
+import { CPU } from './device.js'
+import { layOut, layOutOnDevice, type Operand } from './operand.js'
+import type { Placement } from './placement.js'
+
+/**
+ * From this size on memory is taken uninitialised. A typed array is zeroed: for large results that, and the page faults
+ * of fresh zero pages, cost more than the operation itself.
+ */
+const UNINITIALISED_BYTES = 4096
+
+/**
+ * Memory for a new contiguous tensor. Its contents are undefined: whoever asks for it writes all of it.
+ *
+ * @param placement of the call that writes it; null: on the host
+ */
+export function newOperand(
+  argument: string,
+  dtype: DType,
+  shape: readonly number[],
+  placement: Placement | null,
+): Operand {
+  let elements = 1
+  for (const size of shape) elements *= size
+  if (placement === null) return layOut(argument, allocateOnHost(argument, dtype, elements), 0, dtype, CPU, shape, null)
+  const memory = placement.allocate(argument, elements * bytesPerElement(dtype))
+  return layOutOnDevice(argument, memory, 0, dtype, shape)
+}
+
+/** Memory for `elements` numbers, contents undefined. */
+export function allocate(
+  argument: string,
+  dtype: DType,
+  elements: number,
+  placement: Placement | null,
+): HostData | DeviceMemory {
+  if (placement === null) return allocateOnHost(argument, dtype, elements)
+  return placement.allocate(argument, elements * bytesPerElement(dtype))
+}
+
+export function allocateOnHost(argument: string, dtype: DType, elements: number): HostData {
+  const bytes = elements * bytesPerElement(dtype)
+  try {
+    if (bytes < UNINITIALISED_BYTES) {
+      return dtype === 'float32' ? new Float32Array(elements) : viewOf(dtype, new ArrayBuffer(bytes), 0, elements)
+    }
+    return viewOf(dtype, Buffer.allocUnsafeSlow(bytes).buffer, 0, elements)
+  } catch (cause) {
+    throw new LilyError('ERR_LILY_OUT_OF_MEMORY', `${argument}: no memory for a result of ${bytes} bytes`, {
+      argument,
+      cause,
+    })
+  }
+}

@@ -1,0 +1,106 @@
+/** The fold of deferred gradients of b. */
+import { checkExpertStack, checkTypeOrFloat32 } from '../base/checks.js'
+import { fail, failedToRead } from '../base/errors.js'
+import { checkKeys, type Known, readFlag } from '../base/options.js'
+import { shapeText } from '../base/shape.js'
+import { checkPlace, refuseBuffer, refuseOverlap } from '../memory/checks.js'
+import { Placement } from '../memory/placement.js'
+import type { TensorLike } from '../tensor/resolve.js'
+import { readStream } from '../tensor/stream-option.js'
+import type { Stream } from '../tensor/stream.js'
+import type { Tensor } from '../tensor/tensor.js'
+import { runFold } from './launch.js'
+import { Output } from './output.js'
+import type { Problem } from './problem.js'
+import { type LilySaved, readSaved, type State } from './saved.js'
+
+/** Options of {@link foldB}. */
+export interface FoldOptions {
+  /** Add to the db that is given. Default true; false overwrites it. */
+  readonly accumulate?: boolean | undefined
+  /** The CUDA stream to run in, or its handle. Default: that of the operands. The cpu has none. */
+  readonly stream?: Stream | bigint | number | undefined
+}
+
+const OPTIONS: Known = new Set(['accumulate', 'stream'])
+
+/**
+ * The gradient of b that backward calls with `deferB` have left: db_e += the sum over layers, in order, and over their
+ * groups of w_ge D_g. One fold for all layers that share b saves each of them reading and writing E*r*d_out numbers.
+ * What is folded is used up.
+ *
+ * @param saved one saved call, or those of all layers that share b; each must have a deferred gradient
+ * @param db [E, r, d_out] or [E*r, d_out], added to in place; without it a new tensor with the shape of b is returned
+ * @throws LilyError; a refused call has written nothing and used up nothing
+ * @example
+ * for (const layer of layers) lilyBackward({ dy: layer.dy, dx, da }, layer.saved, { deferB: true })
+ * const db = foldB(layers.map((layer) => layer.saved))
+ */
+export function foldB(saved: LilySaved | readonly LilySaved[], db?: TensorLike, options: FoldOptions = {}): Tensor {
+  const states = readLayers(saved)
+  const given = Output.of('db', db)
+  checkKeys('options', options, OPTIONS)
+  const accumulate = readFlag(options, 'accumulate', true)
+  const stream = readStream(options)
+
+  const first = checkLayers(states)
+  const { experts, rank, dOut, b } = first
+  if (given !== null) {
+    checkPlace('db', given.operand, 'b', b)
+    checkExpertStack('db', given.operand, experts, rank, dOut)
+    checkTypeOrFloat32('db', given.operand, b.dtype)
+    for (const { problem } of states) {
+      refuseOverlap('db', given.operand, 'b', problem.b)
+      refuseBuffer('db', given.operand, 'saved', problem.kept)
+      refuseBuffer('db', given.operand, 'saved.weights', problem.weights?.memory ?? null)
+    }
+    given.accumulate = accumulate
+  }
+
+  const deferred = states.flatMap((state) => state.deferred)
+  const placement = Placement.of(b.device, stream, () => [
+    given?.operand,
+    ...states.flatMap(({ problem }) => problem.located),
+    ...deferred.flatMap(({ located }) => located),
+  ])
+  const output = given ?? Output.fresh('db', b.dtype, b.shape, placement)
+  runFold(first, deferred, output, placement)
+  for (const state of states) state.dropDeferred()
+  return output.tensor
+}
+
+function readLayers(saved: unknown): State[] {
+  if (!Array.isArray(saved)) return [readSaved('saved', saved, 'lilyForward')]
+  try {
+    return Array.from(saved, (layer: unknown, index) => readSaved(`saved[${index}]`, layer, 'lilyForward'))
+  } catch (cause) {
+    throw failedToRead('saved', cause)
+  }
+}
+
+/** The layers share one b, and each has a gradient of it to fold. */
+function checkLayers(states: readonly State[]): Problem {
+  if (states.length === 0) fail('ERR_LILY_ARGUMENT', 'saved', 'expected at least one saved call, got none')
+  const { problem: first } = states[0]
+  const { experts, rank, dOut } = first
+  for (const [index, { problem, deferred }] of states.entries()) {
+    const name = states.length === 1 ? 'saved' : `saved[${index}]`
+    if (deferred.length === 0) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        name,
+        'has no deferred gradient; call lilyBackward with deferB: true first, and fold once',
+      )
+    }
+    if (problem.experts !== experts || problem.rank !== rank || problem.dOut !== dOut) {
+      fail(
+        'ERR_LILY_SHAPE',
+        name,
+        `expected the b that saved[0] has, ${shapeText([experts, rank, dOut])}, ` +
+          `got ${shapeText([problem.experts, problem.rank, problem.dOut])}; fold layers that share one b`,
+      )
+    }
+  }
+  if (new Set(states).size !== states.length) fail('ERR_LILY_ARGUMENT', 'saved', 'a saved call is listed twice')
+  return first
+}
