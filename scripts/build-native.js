@@ -2,7 +2,7 @@
 // Builds CMakeLists.txt into build/Release/lily.node of the current folder; only what is out of date is compiled again.
 //
 // `npm run build:native` and binding.gyp's action run it, and prebuildify runs it in node-gyp's place (it then gets
-// node-gyp's arguments and heeds none). LILY_CMAKE_ARGS may hold arguments for CMake, separated by spaces.
+// node-gyp's arguments and heeds none). With --addon-only the CUDA library is left as it is. LILY_CMAKE_ARGS may hold arguments for CMake, separated by spaces.
 import { spawnSync } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import { dirname, resolve } from 'node:path'
@@ -37,4 +37,5 @@ if (!compilers.some(answers)) fail(`no C++ compiler was found (${compilers.join(
 
 const options = (process.env.LILY_CMAKE_ARGS ?? '').split(' ').filter(Boolean)
 cmake('-S', root, '-B', build, `-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${output}`, ...options)
-cmake('--build', build, '--parallel', String(availableParallelism()))
+const target = process.argv.includes('--addon-only') ? ['--target', 'lily'] : []
+cmake('--build', build, ...target, '--parallel', String(availableParallelism()))
