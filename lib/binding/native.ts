@@ -107,6 +107,11 @@ export interface Native {
    * of reading, or of updating in place, a buffer of `byteLength`. Takes milliseconds; for benchmarks.
    */
   measureRoof(backend: number, device: number, roof: number, byteLength: number): number
+  /**
+   * Locks an open file or folder by its descriptor until that is closed, without waiting: true, or false where another
+   * open file has it. Null: its file system has no locks.
+   */
+  fileLock(fd: number, exclusive: boolean): boolean | null
   backends(): NativeBackend[]
   processor(): NativeProcessor
 

@@ -6,9 +6,6 @@ import type { LilyModel } from '../model/model.js'
 import { checkpointError, DAMAGED, fileSystemError, quote } from './errors.js'
 import { isObject, parseJson } from './json.js'
 
-/** A file of this name in an adapter's folder says what the adapter is. */
-export const CONFIG_FILE = 'adapter_config.json'
-
 /** PEFT's names of what a LilyConfig has. */
 const FIELDS: Readonly<Record<keyof LilyConfig, string>> = {
   r: 'r',
@@ -118,12 +115,28 @@ function isSet(value: unknown): boolean {
   return value !== null && value !== undefined && !(Array.isArray(value) && value.length === 0)
 }
 
-/** An adapter_config.json as PEFT writes it, for a model that comes from none. */
-export function writeAdapterConfig(model: LilyModel): string {
+/**
+ * The text of an adapter_config.json: that which the model was read with, or as PEFT writes it for a model that was
+ * created.
+ *
+ * @param modules names that modules_to_save has to list beside those it lists already
+ */
+export function writeAdapterConfig(
+  model: LilyModel,
+  origin: Pick<AdapterConfig, 'text' | 'fields'> | undefined,
+  modules: readonly string[],
+): string {
+  const listed = origin?.fields.modules_to_save
+  const before: unknown[] = Array.isArray(listed) ? listed : []
+  const added = modules.filter((name) => !before.includes(name))
+  if (origin !== undefined && added.length === 0) return origin.text
+  const modulesToSave = before.length + added.length > 0 ? [...before, ...added] : null
+  if (origin !== undefined) return toText({ ...origin.fields, modules_to_save: modulesToSave })
   const fields = Object.entries(FIELDS).map(([name, field]) => [field, model.config[name as keyof LilyConfig]])
   return toText({
     ...DESCRIPTION,
     ...(Object.fromEntries(fields) as object),
+    modules_to_save: modulesToSave,
     peft_type: 'LILY',
     target_modules: targetsOf(model),
   })

@@ -1,6 +1,7 @@
 /** What the compact form has beside the parameters, each once: the layers that use them, in the metadata of its file. */
 import type { LayerShape } from '../model/sharing.js'
 import { checkpointError, DAMAGED } from './errors.js'
+import { FROZEN } from './frozen.js'
 import { parseJson } from './json.js'
 import type { SafetensorsFile } from './safetensors-file.js'
 
@@ -13,7 +14,7 @@ export function compactMetadata(layers: Iterable<LayerShape>): [string, string] 
 }
 
 export function withoutCompact(metadata: ReadonlyMap<string, string>): Map<string, string> {
-  return new Map([...metadata].filter(([key]) => key !== LAYERS))
+  return new Map([...metadata].filter(([key]) => key !== LAYERS && key !== FROZEN))
 }
 
 /** The layers of a compact file; null for one of PEFT's. */

@@ -1,24 +1,22 @@
 /** Reading of a Lily adapter as PEFT saves it, or in the compact form of this package. */
-import { stat } from 'node:fs/promises'
+import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
 import type { LilyConfig } from '../model/config.js'
 import { type LayerShape, shareLayers, type Sharing } from '../model/sharing.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { type AdapterConfig, CONFIG_FILE, readAdapterConfig } from './adapter-config.js'
+import { type AdapterConfig, readAdapterConfig } from './adapter-config.js'
 import { compactLayers } from './compact.js'
-import { checkpointError, quote } from './errors.js'
+import { checkpointError, fileSystemError, quote } from './errors.js'
+import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE } from './files.js'
+import { withFolderLock } from './folder-lock.js'
+import { type Frozen, FROZEN, readFrozenFile, readFrozenMetadata } from './frozen.js'
 import { byNumbers, keyOf, type Kind, KINDS, parseKey, PREFIX } from './layer-names.js'
 import { missing, readParameters, wrongShape } from './parameters.js'
+import { committedPath, readJournal } from './replace-files.js'
 import { SafetensorsFile } from './safetensors-file.js'
 import type { TensorSource } from './safetensors-write.js'
-
-/** Tensors as PEFT stores them: shared ones once per layer. */
-export const PEFT_FILE = 'adapter_model.safetensors'
-
-/** Shared tensors once. PEFT looks for no such name, and so says that it finds no weights, not that some are missing. */
-export const COMPACT_FILE = 'adapter_model.compact.safetensors'
 
 /** What a folder had beside the parameters; written again as it was. */
 export interface Origin extends Pick<AdapterConfig, 'text' | 'fields'> {
@@ -35,6 +33,8 @@ export interface Pretrained {
   readonly layers: readonly LayerShape[]
   /** By the names of the parameters. */
   readonly values: ReadonlyMap<string, Tensor>
+  /** The layers that are frozen. */
+  readonly frozen: Frozen
   readonly origin: Origin
 }
 
@@ -53,31 +53,64 @@ const OPTIONS: Known = new Set<keyof LoadOptions>(['layers'])
 export async function loadPretrained(folder: string, options: LoadOptions): Promise<Pretrained> {
   checkKeys('options', options, OPTIONS)
   const order = get('options', options, 'layers')
-  const { config, text, fields } = await readAdapterConfig(join(folder, CONFIG_FILE))
-  const file = await SafetensorsFile.open(await findFile(folder))
+  const { config, text, fields, file, frozenFile } = await openFolder(folder)
   try {
     const compact = compactLayers(file)
     const layers = compact ?? findLayers(file, order, config)
     const sharing = shareStored(file, layers, config)
     const values = await readParameters(file, sharing, compact === null)
     const others = await readOthers(file, sharing, compact === null)
-    return { config, layers, values, origin: { text, fields, metadata: file.metadata, others } }
+    const frozen = await readFrozen(file, frozenFile, sharing, values, config.numB)
+    return { config, layers, values, frozen, origin: { text, fields, metadata: file.metadata, others } }
   } finally {
     await file.close()
   }
 }
 
-async function findFile(folder: string): Promise<string> {
-  const paths = [PEFT_FILE, COMPACT_FILE].map((name) => join(folder, name))
-  const [peft, compact] = await Promise.all(paths.map((path) => stat(path).catch(() => null)))
-  if (peft && compact) {
-    throw checkpointError(
-      folder,
-      `expected ${PEFT_FILE} or ${COMPACT_FILE}, got both, as a crash between writing one and removing the other ` +
-        `leaves them; remove the older`,
-    )
+interface OpenFolder extends AdapterConfig {
+  readonly file: SafetensorsFile
+  /** The text of the file of frozen weights and its path. */
+  readonly frozenFile: { readonly path: string; readonly text: string } | null
+}
+
+/**
+ * Opens the files of one save: no save completes while they are opened, and a save that was interrupted is read as it will
+ * be completed. The files stay those of that save after another one has replaced them.
+ */
+async function openFolder(folder: string): Promise<OpenFolder> {
+  try {
+    return await withFolderLock(folder, 'shared', async () => {
+      const journal = await readJournal(folder)
+      const find = async (name: string) => {
+        const path = await committedPath(folder, journal, name)
+        return path !== null && (await stat(path).catch(() => null)) !== null ? path : null
+      }
+      const config = await readAdapterConfig((await find(CONFIG_FILE)) ?? join(folder, CONFIG_FILE))
+      const [peft, compact, frozen] = await Promise.all([PEFT_FILE, COMPACT_FILE, FROZEN_FILE].map(find))
+      if (peft !== null && compact !== null) {
+        throw checkpointError(folder, `expected ${PEFT_FILE} or ${COMPACT_FILE}, got both; remove the older`)
+      }
+      const frozenFile = frozen === null ? null : { path: frozen, text: await readFile(frozen, 'utf8') }
+      const file = await SafetensorsFile.open(compact ?? peft ?? join(folder, PEFT_FILE))
+      return { ...config, file, frozenFile }
+    })
+  } catch (cause) {
+    throw fileSystemError(folder, 'cannot be read', cause)
   }
-  return compact ? paths[1] : paths[0]
+}
+
+async function readFrozen(
+  { path, metadata }: SafetensorsFile,
+  frozenFile: OpenFolder['frozenFile'],
+  { parameters, layers }: Sharing,
+  values: ReadonlyMap<string, Tensor>,
+  experts: number,
+): Promise<Frozen> {
+  const text = metadata.get(FROZEN)
+  if (text !== undefined) return readFrozenMetadata(path, text, new Set(layers.keys()), experts)
+  if (frozenFile === null) return new Map()
+  const valued = [...parameters.values()].map((each) => ({ ...each, value: values.get(each.name) as Tensor }))
+  return readFrozenFile(frozenFile.path, frozenFile.text, valued, experts)
 }
 
 /** The layers that a file of PEFT's has tensors of. */

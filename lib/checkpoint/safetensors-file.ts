@@ -17,7 +17,7 @@ export interface StoredTensor {
 }
 
 /** This package's names of the format's data types. */
-const NAMES: Readonly<Record<string, StoredDType>> = { F32: 'float32', BF16: 'bfloat16', F16: 'float16' }
+export const NAMES: Readonly<Record<string, StoredDType>> = { F32: 'float32', BF16: 'bfloat16', F16: 'float16' }
 
 /** The most that one comparison holds, and one read asks of the system. */
 const CHUNK_BYTES = 1 << 24
@@ -127,7 +127,8 @@ export class SafetensorsFile {
   }
 }
 
-async function readHeader(path: string, handle: FileHandle): Promise<Header> {
+/** Reads and checks the header of an open file. @param path for errors */
+export async function readHeader(path: string, handle: FileHandle): Promise<Header> {
   const { size } = await handle.stat()
   if (size < PREFIX_BYTES) {
     throw checkpointError(path, `expected a safetensors file, got ${size} bytes; ${DAMAGED}`)

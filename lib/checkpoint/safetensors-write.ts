@@ -2,11 +2,11 @@
 import type { FileHandle } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
 import type { DType } from '../base/dtype.js'
-import { fail } from '../base/errors.js'
+import { describe, fail } from '../base/errors.js'
 import { tensor, Tensor } from '../tensor/tensor.js'
 import { checkpointError, quote } from './errors.js'
 import { replaceFiles } from './replace-files.js'
-import type { StoredTensor } from './safetensors-file.js'
+import { readHeader, type StoredTensor } from './safetensors-file.js'
 import { bitsOf, DTYPES, MAX_HEADER_BYTES, PREFIX_BYTES } from './safetensors-header.js'
 
 /** A tensor to write. */
@@ -21,29 +21,58 @@ export interface TensorSource {
 /** The format's names of the types of this package. */
 const STORED: Readonly<Partial<Record<DType, string>>> = { float32: 'F32', bfloat16: 'BF16', float16: 'F16' }
 
+/** Named values, as a Map or as a plain object. */
+export type Named<T> = ReadonlyMap<string, T> | Readonly<Record<string, T>>
+
 /**
  * Writes a safetensors file in the order of the format's reference implementation. A failure, or a crash at any time,
- * leaves the file that was there before.
+ * leaves the file that was there before. The header is read back before the file takes its name.
  *
  * @param tensors by their names: tensors of this package, on any device, or plain ones on the host; float32, bfloat16 or
  *   float16. They must not change until the promise resolves
- * @param metadata of the file, whatever strings one likes
- * @throws LilyError ERR_LILY_CHECKPOINT where the file cannot be written; ERR_LILY_SHAPE, ERR_LILY_DTYPE
+ * @param metadata of the file: strings by strings
+ * @throws LilyError ERR_LILY_ARGUMENT for a name or a metadata value that is not a string, ERR_LILY_SHAPE, ERR_LILY_DTYPE;
+ *   ERR_LILY_CHECKPOINT if the file cannot be written. Nothing has been written then
  */
 export async function writeSafetensors(
   path: string,
-  tensors: ReadonlyMap<string, Tensor | StoredTensor>,
-  metadata: ReadonlyMap<string, string> = new Map(),
+  tensors: Named<Tensor | StoredTensor>,
+  metadata: Named<string> = new Map(),
 ): Promise<void> {
-  await replaceWithTensors(path, new Map(Array.from(tensors, ([name, value]) => [name, sourceOf(value)])), metadata)
+  const sources = new Map(entriesOf('tensors', tensors).map(([name, value]) => [name, sourceOf(value, name)]))
+  const texts = new Map(entriesOf('metadata', metadata))
+  for (const [key, value] of texts) {
+    if (typeof value === 'string') continue
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'metadata',
+      `expected a string for ${quote(key)}, as the format has only strings, got ${describe(value)}; convert it`,
+    )
+  }
+  await replaceWithTensors(path, sources, texts)
 }
 
-/** What is on a device is copied when it is written, a tensor at a time. */
-export function sourceOf(value: Tensor | StoredTensor): TensorSource {
-  const owned = value instanceof Tensor ? value : tensor(value.data, value.shape, value.dtype)
+/** The entries of a Map or a plain object; throws if it is neither, or a name is not a string. */
+export function entriesOf<T>(argument: string, named: Named<T>): [string, T][] {
+  if (typeof named !== 'object' || named === null || Array.isArray(named) || ArrayBuffer.isView(named)) {
+    fail('ERR_LILY_ARGUMENT', argument, `expected a Map or an object, got ${describe(named)}`)
+  }
+  const entries = named instanceof Map ? [...(named as ReadonlyMap<string, T>)] : Object.entries(named)
+  const wrong = entries.find(([name]) => typeof name !== 'string')
+  if (wrong === undefined) return entries as [string, T][]
+  return fail('ERR_LILY_ARGUMENT', argument, `expected names that are strings, got ${describe(wrong[0])}`)
+}
+
+/** Data in device memory is copied when it is written, a tensor at a time. */
+export function sourceOf(value: Tensor | StoredTensor, name: string): TensorSource {
+  const owned = value instanceof Tensor ? value : toTensor(value, name)
   const stored = STORED[owned.dtype]
   if (stored === undefined) {
-    return fail('ERR_LILY_DTYPE', 'tensors', `expected float32, bfloat16 or float16, got ${owned.dtype}; convert it`)
+    return fail(
+      'ERR_LILY_DTYPE',
+      'tensors',
+      `${quote(name)}: expected float32, bfloat16 or float16, got ${owned.dtype}; convert it`,
+    )
   }
   const bytes = async () => {
     const { data } = await owned.toHost()
@@ -52,36 +81,74 @@ export function sourceOf(value: Tensor | StoredTensor): TensorSource {
   return { dtype: stored, shape: owned.shape, bytes }
 }
 
+function toTensor(value: unknown, name: string): Tensor {
+  if (typeof value === 'object' && value !== null) {
+    const { data, shape, dtype } = value as StoredTensor
+    return tensor(data, shape, dtype)
+  }
+  return fail('ERR_LILY_ARGUMENT', 'tensors', `${quote(name)}: expected { data, shape, dtype }, got ${describe(value)}`)
+}
+
 /** Replaces a file as a whole. */
 export async function replaceWithTensors(
   path: string,
   tensors: ReadonlyMap<string, TensorSource>,
   metadata: ReadonlyMap<string, string>,
 ): Promise<void> {
-  const write = (handle: FileHandle) => writeTensors(path, handle, tensors, metadata)
+  const write = tensorsWriter(path, tensors, metadata)
   await replaceFiles(dirname(path), [{ name: basename(path), write }])
 }
 
-/** @param path for errors */
-export async function writeTensors(
+/**
+ * Checks names, metadata and sizes, and returns what writes the file into an empty one.
+ *
+ * @param path for errors
+ */
+export function tensorsWriter(
   path: string,
-  handle: FileHandle,
   tensors: ReadonlyMap<string, TensorSource>,
   metadata: ReadonlyMap<string, string>,
-): Promise<void> {
+): (handle: FileHandle) => Promise<void> {
   const sorted = [...tensors].sort(byTypeAndName)
-  await writeAll(handle, headerOf(path, sorted, metadata))
-  for (const [name, source] of sorted) {
-    const bytes = await source.bytes()
-    if (bytes.byteLength !== byteLengthOf(source)) {
-      throw checkpointError(
-        path,
-        `tensor ${quote(name)}: expected ${byteLengthOf(source)} bytes to write, got ${bytes.byteLength}; ` +
-          `leave a model as it is while it is saved`,
-      )
-    }
-    await writeAll(handle, bytes)
+  const header = headerOf(path, sorted, metadata)
+  return async (handle) => {
+    await writeAll(handle, header)
+    for (const [name, source] of sorted) await writeTensor(path, handle, name, source)
+    await checkWritten(path, handle, sorted, metadata)
   }
+}
+
+async function writeTensor(path: string, handle: FileHandle, name: string, source: TensorSource): Promise<void> {
+  const bytes = await source.bytes()
+  if (bytes.byteLength !== byteLengthOf(source)) {
+    throw checkpointError(
+      path,
+      `tensor ${quote(name)}: expected ${byteLengthOf(source)} bytes to write, got ${bytes.byteLength}; ` +
+        `leave a model as it is while it is saved`,
+    )
+  }
+  await writeAll(handle, bytes)
+}
+
+/** Reads the header back: a file that no reader accepts must not replace one that was good. */
+async function checkWritten(
+  path: string,
+  handle: FileHandle,
+  tensors: readonly [string, TensorSource][],
+  metadata: ReadonlyMap<string, string>,
+): Promise<void> {
+  const header = await readHeader(path, handle)
+  const same =
+    header.tensors.size === tensors.length &&
+    tensors.every(([name, { dtype, shape }]) => {
+      const entry = header.tensors.get(name)
+      return (
+        entry?.dtype === dtype && entry.shape.length === shape.length && entry.shape.every((n, i) => n === shape[i])
+      )
+    }) &&
+    header.metadata.size === metadata.size &&
+    [...metadata].every(([key, value]) => header.metadata.get(key) === value)
+  if (!same) throw checkpointError(path, 'the header that was written reads back differently; the old file was kept')
 }
 
 function byteLengthOf({ dtype, shape }: TensorSource): number {

@@ -1,15 +1,18 @@
 /** Writing of a Lily adapter as PEFT saves it, or in the compact form of this package. */
-import { type FileHandle, readFile } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { checkKeys, type Known, readChoice } from '../base/options.js'
+import { checkKeys, get, type Known, readChoice } from '../base/options.js'
 import type { LilyModel } from '../model/model.js'
-import { CONFIG_FILE, writeAdapterConfig, writeLoraConfig } from './adapter-config.js'
+import { writeAdapterConfig, writeLoraConfig } from './adapter-config.js'
 import { compactMetadata, withoutCompact } from './compact.js'
 import { checkpointError } from './errors.js'
+import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE } from './files.js'
+import { FROZEN, frozenFile, frozenText } from './frozen.js'
 import { keyOf, PREFIX } from './layer-names.js'
-import { COMPACT_FILE, type Origin, PEFT_FILE } from './load.js'
-import { replaceFiles } from './replace-files.js'
-import { sourceOf, type TensorSource, writeTensors } from './safetensors-write.js'
+import type { Origin } from './load.js'
+import { type ModulesToSave, withModules } from './modules-to-save.js'
+import { type FileContent, replaceFiles } from './replace-files.js'
+import { sourceOf, tensorsWriter } from './safetensors-write.js'
 
 /** Options of {@link LilyModel.savePretrained}. */
 export interface SaveOptions {
@@ -18,11 +21,17 @@ export interface SaveOptions {
    * package reads. Default 'peft'.
    */
   readonly format?: 'peft' | 'compact' | undefined
+  /**
+   * Tensors that travel with the adapter, such as a classifier's head: `{ classifier: { weight, bias } }`, by the name of
+   * the module in the base model. PEFT loads them as its modules_to_save. Modules that the adapter was read with are
+   * written again unless they are given here.
+   */
+  readonly modulesToSave?: ModulesToSave | undefined
 }
 
-const OPTIONS: Known = new Set<keyof SaveOptions>(['format'])
+const OPTIONS: Known = new Set<keyof SaveOptions>(['format', 'modulesToSave'])
 
-/** What PyTorch's files say. */
+/** The metadata of files that PyTorch saves. */
 const PYTORCH: ReadonlyMap<string, string> = new Map([['format', 'pt']])
 
 /** Writes an adapter's folder; see {@link LilyModel.savePretrained}. */
@@ -34,16 +43,31 @@ export async function savePretrained(
 ): Promise<void> {
   checkKeys('options', options, OPTIONS)
   const isCompact = readChoice(options, 'format', ['peft', 'compact'], 'peft') === 'compact'
-  const tensors = new Map(origin?.others)
+  const given = get('options', options, 'modulesToSave') as ModulesToSave | undefined
+  const { tensors, modules } = withModules(origin?.others, given)
   const metadata = withoutCompact(origin?.metadata ?? PYTORCH)
-  if (isCompact) metadata.set(...compactMetadata(model.layers.values()))
+  const frozen = frozenText(model)
+  if (isCompact) {
+    metadata.set(...compactMetadata(model.layers.values()))
+    if (frozen !== null) metadata.set(FROZEN, frozen)
+  }
   for (const { name, kind, layers, value } of model.parameters().values()) {
-    const source = sourceOf(value)
+    const source = sourceOf(value, name)
     if (isCompact) tensors.set(PREFIX + name, source)
     else for (const layer of layers) tensors.set(keyOf(layer, kind), source)
   }
-  const text = origin?.text ?? writeAdapterConfig(model)
-  await writeFolder(folder, isCompact ? COMPACT_FILE : PEFT_FILE, tensors, metadata, text)
+  const config = writeAdapterConfig(model, origin, modules)
+  const name = isCompact ? COMPACT_FILE : PEFT_FILE
+  const files: FileContent[] = [
+    { name, write: tensorsWriter(join(folder, name), tensors, metadata) },
+    { name: CONFIG_FILE, write: (handle) => handle.writeFile(config) },
+  ]
+  if (frozen !== null && !isCompact) {
+    const write: FileContent['write'] = async (handle) =>
+      handle.writeFile(await frozenFile(frozen, model.parameters().values()))
+    files.push({ name: FROZEN_FILE, write })
+  }
+  await replaceFiles(folder, files, otherFiles(files))
 }
 
 /** Writes an adapter's folder of PEFT's LoRA; see {@link LilyModel.saveLora}. */
@@ -52,10 +76,15 @@ export async function saveLora(model: LilyModel, origin: Origin | undefined, fol
   await refuseLily(folder)
   const tensors = new Map(origin?.others)
   for (const [layer, { a, b }] of lora.layers) {
-    tensors.set(`${PREFIX}${layer}.lora_A.weight`, sourceOf(a))
-    tensors.set(`${PREFIX}${layer}.lora_B.weight`, sourceOf(b))
+    tensors.set(`${PREFIX}${layer}.lora_A.weight`, sourceOf(a, layer))
+    tensors.set(`${PREFIX}${layer}.lora_B.weight`, sourceOf(b, layer))
   }
-  await writeFolder(folder, PEFT_FILE, tensors, PYTORCH, writeLoraConfig(model))
+  const config = writeLoraConfig(model)
+  const files: FileContent[] = [
+    { name: PEFT_FILE, write: tensorsWriter(join(folder, PEFT_FILE), tensors, PYTORCH) },
+    { name: CONFIG_FILE, write: (handle) => handle.writeFile(config) },
+  ]
+  await replaceFiles(folder, files, otherFiles(files))
 }
 
 async function refuseLily(folder: string): Promise<void> {
@@ -65,17 +94,7 @@ async function refuseLily(folder: string): Promise<void> {
   throw checkpointError(path, 'is of a Lily adapter, of which LoRA would hold less; choose another folder')
 }
 
-/** The tensors take their name before the configuration does; then the file of the other format goes. */
-async function writeFolder(
-  folder: string,
-  name: string,
-  tensors: ReadonlyMap<string, TensorSource>,
-  metadata: ReadonlyMap<string, string>,
-  config: string,
-): Promise<void> {
-  const files = [
-    { name, write: (handle: FileHandle) => writeTensors(join(folder, name), handle, tensors, metadata) },
-    { name: CONFIG_FILE, write: (handle: FileHandle) => handle.writeFile(config) },
-  ]
-  await replaceFiles(folder, files, [name === PEFT_FILE ? COMPACT_FILE : PEFT_FILE])
+/** The files of an adapter's folder that a save does not write: they belong to the adapter that it replaces. */
+function otherFiles(files: readonly FileContent[]): string[] {
+  return [PEFT_FILE, COMPACT_FILE, FROZEN_FILE].filter((other) => !files.some(({ name }) => name === other))
 }

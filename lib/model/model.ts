@@ -5,6 +5,7 @@ import { checkKeys, get, type Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { disposeSymbol } from '../base/symbols.js'
 import { type LoadOptions, loadPretrained, type Origin } from '../checkpoint/load.js'
+import { modulesOf, type SavedModules } from '../checkpoint/modules-to-save.js'
 import { saveLora, type SaveOptions, savePretrained } from '../checkpoint/save.js'
 import type { Device } from '../memory/device.js'
 import type { TensorLike } from '../tensor/resolve.js'
@@ -38,6 +39,8 @@ export interface LilyModelParts {
   readonly values: ReadonlyMap<string, Tensor>
   /** What the folder that they came from has beside them. */
   readonly origin?: Origin | undefined
+  /** Weights of the layers that are frozen. */
+  readonly frozen?: ReadonlyMap<string, Float32Array> | undefined
 }
 
 const OPTIONS: Known = new Set<keyof LilyModelOptions>(['layers', 'config', 'seed', 'dtype'])
@@ -61,7 +64,7 @@ export class LilyModel {
 
   private constructor(
     readonly config: LilyConfig,
-    { layers: shapes, values, origin }: Omit<LilyModelParts, 'config'>,
+    { layers: shapes, values, origin, frozen }: Omit<LilyModelParts, 'config'>,
   ) {
     const sharing = shareLayers(shapes, config)
     const stack = { experts: config.numB, rank: config.r }
@@ -77,6 +80,7 @@ export class LilyModel {
       const { name, a, router, b } = shape
       layers.set(name, new LilyLayer(shape, config.scaling, parameter(a), parameter(router), parameter(b)))
     }
+    for (const [name, weights] of frozen ?? []) layers.get(name)?.freeze(weights)
     this.layers = layers
     this.#parameters = parameters
     this.#origin = origin
@@ -85,6 +89,14 @@ export class LilyModel {
   /** The fields of the adapter_config.json that the model was read with; undefined for one that was created. */
   get adapterConfig(): Readonly<Record<string, unknown>> | undefined {
     return this.#origin?.fields
+  }
+
+  /**
+   * The modules that the adapter was saved with beside its own parameters (PEFT's modules_to_save), such as a classifier's
+   * head: the tensors of each by their names in it. {@link savePretrained} writes them again.
+   */
+  get modulesToSave(): SavedModules {
+    return this.#origin === undefined ? new Map() : modulesOf(this.#origin.others, this.#origin.fields.modules_to_save)
   }
 
   /**
@@ -120,10 +132,11 @@ export class LilyModel {
 
   /**
    * Saves the adapter in a folder, which is made where it is not there. In the format 'peft' PEFT loads it; a model that
-   * was read and not changed is written as it was, to the bit. A crash leaves each file as it was, or as it shall be.
-   * Weights of {@link freeze} are not saved. The parameters must not change until the promise resolves.
+   * was read and not changed is written as it was, to the bit. The folder holds the old adapter or the new one as a whole,
+   * also after a crash and with several processes that save at once. Weights of {@link freeze} are saved too: PEFT ignores
+   * them. The parameters must not change until the promise resolves.
    *
-   * @throws LilyError ERR_LILY_CHECKPOINT where a file cannot be written; the old files are still there then
+   * @throws LilyError ERR_LILY_CHECKPOINT if a file cannot be written; all old files are unchanged then
    */
   async savePretrained(folder: string, options: SaveOptions = {}): Promise<void> {
     return savePretrained(this, this.#origin, folder, options)

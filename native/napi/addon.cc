@@ -7,6 +7,7 @@
 #include "napi/calls.h"
 #include "napi/descriptor.h"
 #include "napi/device.h"
+#include "napi/file_lock.h"
 
 namespace {
 
@@ -72,6 +73,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("fold", Napi::Function::New<fold>(env));
   exports.Set("adamw", Napi::Function::New<adamw>(env));
   exports.Set("measureRoof", Napi::Function::New<measure_roof>(env));
+  exports.Set("fileLock", Napi::Function::New<file_lock>(env));
   exports.Set("backends", Napi::Function::New<backends>(env));
   exports.Set("processor", Napi::Function::New<processor>(env));
   add_device_functions(env, exports);

@@ -1,0 +1,91 @@
+/**
+ * The weights that layers are frozen with. The compact form has them in the metadata of its file. PEFT's files have no
+ * place for them: a file beside those holds them, with a digest of the parameters that they were saved with.
+ */
+import { createHash } from 'node:crypto'
+import type { LilyModel } from '../model/model.js'
+import type { SharedParameter } from '../model/sharing.js'
+import type { Tensor } from '../tensor/tensor.js'
+import { checkpointError, quote } from './errors.js'
+import { FROZEN_FILE } from './files.js'
+import { isObject, parseJson } from './json.js'
+import { keyOf } from './layer-names.js'
+import { sourceOf } from './safetensors-write.js'
+
+/** Weights [E] by the names of the frozen layers. */
+export type Frozen = ReadonlyMap<string, Float32Array>
+
+/** The key in the metadata of a compact file. */
+export const FROZEN = 'lily_frozen'
+
+/** A parameter with its value. */
+type Valued = Pick<SharedParameter, 'name' | 'kind' | 'layers'> & { readonly value: Tensor }
+
+/** The frozen layers of a model as JSON: { name: [w_0, ...] }; null if none is frozen. float32 numbers survive JSON to the bit. */
+export function frozenText(model: LilyModel): string | null {
+  const frozen = [...model.layers.values()].flatMap(({ name, frozenWeights }) =>
+    frozenWeights === undefined ? [] : [[name, Array.from(frozenWeights)] as const],
+  )
+  return frozen.length === 0 ? null : JSON.stringify(Object.fromEntries(frozen))
+}
+
+/** The content of the file beside PEFT's. */
+export async function frozenFile(text: string, parameters: Iterable<Valued>): Promise<string> {
+  return `{"frozen_weights":${text},"parameters_sha256":"${await digestOf(parameters)}"}\n`
+}
+
+/**
+ * Reads the file beside PEFT's.
+ *
+ * @throws LilyError ERR_LILY_CHECKPOINT also if the parameters are not those that the weights were saved with
+ */
+export async function readFrozenFile(
+  path: string,
+  text: string,
+  parameters: Iterable<Valued>,
+  experts: number,
+): Promise<Frozen> {
+  const fields = parseJson(path, 'the file', text, 3)
+  if (!isObject(fields)) throw checkpointError(path, 'expected a JSON object; remove the file')
+  const valued = [...parameters]
+  if (fields.parameters_sha256 !== (await digestOf(valued))) {
+    throw checkpointError(
+      path,
+      `its weights belong to other parameters than the folder has, as when another program saved the adapter again; ` +
+        `remove ${FROZEN_FILE}, and freeze the layers again`,
+    )
+  }
+  return toFrozen(path, fields.frozen_weights, new Set(valued.flatMap(({ layers }) => layers)), experts)
+}
+
+/** Reads the metadata of a compact file. */
+export function readFrozenMetadata(path: string, text: string, layers: ReadonlySet<string>, experts: number): Frozen {
+  return toFrozen(path, parseJson(path, `its metadata ${FROZEN}`, text, 2), layers, experts)
+}
+
+function toFrozen(path: string, value: unknown, layers: ReadonlySet<string>, experts: number): Frozen {
+  if (!isObject(value)) throw checkpointError(path, 'expected frozen weights by the names of layers; save them again')
+  const frozen = new Map<string, Float32Array>()
+  for (const [name, weights] of Object.entries(value)) {
+    if (!layers.has(name))
+      throw checkpointError(path, `has weights of ${quote(name)}, which is no layer of the adapter`)
+    const isRow =
+      Array.isArray(weights) &&
+      weights.length === experts &&
+      weights.every((weight) => typeof weight === 'number' && Number.isFinite(Math.fround(weight)))
+    if (!isRow) throw checkpointError(path, `expected ${experts} finite weights of layer ${quote(name)}`)
+    frozen.set(name, Float32Array.from(weights as number[]))
+  }
+  return frozen
+}
+
+/** Of all tensors by PEFT's names, whatever the order of the layers. */
+async function digestOf(parameters: Iterable<Valued>): Promise<string> {
+  const lines: string[] = []
+  for (const { name, kind, layers, value } of parameters) {
+    const bytes = await sourceOf(value, name).bytes()
+    const digest = createHash('sha256').update(bytes).digest('hex')
+    for (const layer of layers) lines.push(`${keyOf(layer, kind)} ${digest}\n`)
+  }
+  return createHash('sha256').update(lines.sort().join('')).digest('hex')
+}

@@ -1,0 +1,85 @@
+/** Tensors that travel with an adapter, such as a classifier's head: PEFT's modules_to_save. */
+import { viewOf } from '../base/dtype.js'
+import { fail } from '../base/errors.js'
+import type { Tensor } from '../tensor/tensor.js'
+import { quote } from './errors.js'
+import { PREFIX } from './layer-names.js'
+import { NAMES, type StoredTensor } from './safetensors-file.js'
+import { entriesOf, type Named, sourceOf, type TensorSource } from './safetensors-write.js'
+
+/** Tensors by the name of their module, then by their name in it, such as { classifier: { weight, bias } }. */
+export type ModulesToSave = Named<Named<Tensor | StoredTensor>>
+
+/** What {@link LilyModel.modulesToSave} gives. */
+export type SavedModules = ReadonlyMap<string, ReadonlyMap<string, StoredTensor>>
+
+/** The tensors of a file, with those of the given modules in place of their old ones; and the names of the modules. */
+export function withModules(
+  others: ReadonlyMap<string, TensorSource> | undefined,
+  given: ModulesToSave | undefined,
+): { tensors: Map<string, TensorSource>; modules: string[] } {
+  const tensors = new Map(others)
+  const modules: string[] = []
+  if (given === undefined) return { tensors, modules }
+  for (const [module, named] of entriesOf('modulesToSave', given)) {
+    if (module === '' || /(^|\.)lily_/.test(module)) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'modulesToSave',
+        `expected the name of a module, such as 'classifier', got ${quote(module)}`,
+      )
+    }
+    modules.push(module)
+    const prefix = `${PREFIX}${module}.`
+    for (const key of tensors.keys()) if (key.startsWith(prefix)) tensors.delete(key)
+    for (const [name, value] of entriesOf('modulesToSave', named)) {
+      if (name === '' || name.includes('lily_')) {
+        fail(
+          'ERR_LILY_ARGUMENT',
+          'modulesToSave',
+          `expected the name of a tensor, such as 'weight', got ${quote(name)}`,
+        )
+      }
+      tensors.set(prefix + name, sourceOf(value, prefix + name))
+    }
+  }
+  return { tensors, modules }
+}
+
+/** The tensors of the modules that the field modules_to_save of a configuration lists, as far as they hold numbers. */
+export function modulesOf(others: ReadonlyMap<string, TensorSource>, field: unknown): SavedModules {
+  const listed = Array.isArray(field) ? field.filter((name): name is string => typeof name === 'string') : []
+  const modules = new Map<string, Map<string, StoredTensor>>()
+  for (const [key, source] of others) {
+    const found = splitKey(key, listed)
+    const stored = found === null ? null : toStored(source)
+    if (found === null || stored === null) continue
+    const tensors = modules.get(found.module) ?? new Map<string, StoredTensor>()
+    modules.set(found.module, tensors.set(found.name, stored))
+  }
+  return modules
+}
+
+/** PEFT lists modules by the ends of their names. */
+function splitKey(key: string, listed: readonly string[]): { module: string; name: string } | null {
+  if (!key.startsWith(PREFIX)) return null
+  const path = key.slice(PREFIX.length)
+  for (let dot = path.indexOf('.'); dot !== -1; dot = path.indexOf('.', dot + 1)) {
+    const module = path.slice(0, dot)
+    if (listed.some((end) => module === end || module.endsWith(`.${end}`))) return { module, name: path.slice(dot + 1) }
+  }
+  return null
+}
+
+function toStored({ dtype, shape, bytes }: TensorSource): StoredTensor | null {
+  if (!Object.hasOwn(NAMES, dtype)) return null
+  const content = bytes()
+  if (content instanceof Promise) return null
+  const type = NAMES[dtype]
+  const copy = content.slice().buffer
+  return {
+    dtype: type,
+    shape,
+    data: viewOf(type, copy, 0, copy.byteLength / (type === 'float32' ? 4 : 2)) as StoredTensor['data'],
+  }
+}
