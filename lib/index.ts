@@ -23,9 +23,10 @@ export {
   type LilyNeeds,
 } from './operations/backward.js'
 export type { LoadOptions } from './checkpoint/load.js'
+export type { ModulesToSave, SavedModules } from './checkpoint/modules-to-save.js'
 export { SafetensorsFile, type StoredDType, type StoredTensor } from './checkpoint/safetensors-file.js'
 export type { TensorEntry } from './checkpoint/safetensors-header.js'
-export { writeSafetensors } from './checkpoint/safetensors-write.js'
+export { type Named, writeSafetensors } from './checkpoint/safetensors-write.js'
 export type { SaveOptions } from './checkpoint/save.js'
 export { DeviceBuffer } from './tensor/device-buffer.js'
 export type { DType, Float16ArrayLike, HostData } from './base/dtype.js'

@@ -6,7 +6,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { SafetensorsFile } from '../../lib/checkpoint/safetensors-file.js'
 import { replaceWithTensors, type TensorSource } from '../../lib/checkpoint/safetensors-write.js'
-import { LilyError } from '../../lib/index.js'
+import { LilyError, writeSafetensors } from '../../lib/index.js'
 import { expectRefused } from '../support/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
 import { temporaryFolder } from '../support/temporary.js'
@@ -322,5 +322,44 @@ describe('a write that fails', () => {
       replaceWithTensors(join(folder, 'taken', 'x.safetensors'), old, new Map()),
     )
     expect(readdirSync(join(folder, 'taken'))).toEqual(['x.safetensors'])
+  })
+})
+
+describe('writeSafetensors', () => {
+  const x = { data: Float32Array.of(1, 2), shape: [2], dtype: 'float32' as const }
+  const place = join(folder, 'checked')
+  const path = join(place, 'x.safetensors')
+
+  it('takes plain objects as it takes Maps', async () => {
+    await writeSafetensors(path, new Map([['x', x]]), new Map([['step', '3']]))
+    const before = readFileSync(path)
+    await writeSafetensors(path, { x }, { step: '3' })
+    expect(readFileSync(path).equals(before)).toBe(true)
+    const opened = await SafetensorsFile.open(path)
+    await opened.close()
+    expect(opened.metadata).toEqual(new Map([['step', '3']]))
+  })
+
+  it.each<[string, unknown, unknown, string]>([
+    ['a number in the metadata', { x }, new Map([['step', 3]]), 'expected a string for "step"'],
+    ['null in the metadata', { x }, { step: null }, 'expected a string for "step"'],
+    ['an object in the metadata', { x }, { config: {} }, 'expected a string for "config"'],
+    ['nothing in the metadata', { x }, { step: undefined }, 'expected a string for "step"'],
+    ['a number as a key of the metadata', { x }, new Map([[1, 'one']]), 'expected names that are strings, got 1'],
+    ['metadata that is a list', { x }, [['step', '3']], 'metadata: expected a Map or an object'],
+    ['metadata that is text', { x }, 'step', 'metadata: expected a Map or an object'],
+    ['a number as a name', new Map([[3, x]]), {}, 'expected names that are strings, got 3'],
+    ['a symbol as a name', new Map([[Symbol('x'), x]]), {}, 'expected names that are strings'],
+    ['a list of tensors', [x], {}, 'tensors: expected a Map or an object'],
+    ['no tensors', undefined, {}, 'tensors: expected a Map or an object'],
+    ['a tensor that is none', { x: 'x' }, {}, '"x": expected { data, shape, dtype }'],
+  ])('refuses %s, and has written nothing', async (_, tensors, metadata, message) => {
+    await writeSafetensors(path, { x }, {})
+    const before = readFileSync(path)
+    await expectRefused('ERR_LILY_ARGUMENT', message, () =>
+      writeSafetensors(path, tensors as Record<string, typeof x>, metadata as Record<string, string>),
+    )
+    expect(readFileSync(path).equals(before)).toBe(true)
+    expect(readdirSync(place)).toEqual(['x.safetensors'])
   })
 })

@@ -2,6 +2,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
@@ -192,7 +193,7 @@ describe('a save that fails', () => {
           write: async () => {
             // The rename of this file will find nothing.
             const own = readdirSync(folder).find((name) => name.startsWith('.b.'))!
-            await Promise.resolve(rmSync(join(folder, own)))
+            await rm(join(folder, own))
           },
         },
       ],

@@ -1,0 +1,176 @@
+/** What travels with an adapter beside its parameters: frozen weights, and modules such as a classifier's head. */
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, it } from 'vitest'
+import { LilyModel, type ModulesToSave, SafetensorsFile, tensor } from '../../lib/index.js'
+import {
+  bytesOf,
+  CONFIG,
+  GOLDEN,
+  goldenCopy,
+  newFolder,
+  readFields,
+  TENSORS,
+  withTensors,
+} from '../support/checkpoint.js'
+import { expectRefused } from '../support/refused.js'
+
+const FROZEN = 'adapter_frozen.json'
+const Q0 = 'layers.0.self_attn.q_proj'
+const V1 = 'layers.1.self_attn.v_proj'
+/** No multiple of a power of two: its float32 value is another number than the literal. */
+const WEIGHTS = { [Q0]: [0.1, 0.7, -0.3], [V1]: [1 / 3, 1 / 3, 1 / 3] }
+
+const frozenOf = (model: LilyModel) =>
+  Object.fromEntries(
+    [...model.layers.values()].flatMap(({ name, frozenWeights }) => (frozenWeights ? [[name, frozenWeights]] : [])),
+  )
+const EXPECTED = Object.fromEntries(Object.entries(WEIGHTS).map(([name, row]) => [name, Float32Array.from(row)]))
+
+describe('weights that layers are frozen with', () => {
+  it.each(['peft', 'compact'] as const)('come back to the bit, %s', async (format) => {
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    model.freeze(WEIGHTS)
+    const folder = newFolder()
+    await model.savePretrained(folder, { format })
+    expect(readdirSync(folder).includes(FROZEN)).toBe(format === 'peft')
+    const read = await LilyModel.fromPretrained(folder)
+    expect(frozenOf(read)).toEqual(EXPECTED)
+
+    // By way of the other format, and away once they are gone.
+    const again = newFolder()
+    await read.savePretrained(again, { format: format === 'peft' ? 'compact' : 'peft' })
+    expect(frozenOf(await LilyModel.fromPretrained(again))).toEqual(EXPECTED)
+    read.unfreeze()
+    await read.savePretrained(again, { format: 'peft' })
+    expect(readdirSync(again).sort()).toEqual([CONFIG, TENSORS].sort())
+    for (const name of [CONFIG, TENSORS]) {
+      expect(readFileSync(join(again, name)).equals(readFileSync(join(GOLDEN, name))), name).toBe(true)
+    }
+    expect(frozenOf(await LilyModel.fromPretrained(again))).toEqual({})
+  })
+
+  it("leave PEFT's files as they were", async () => {
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    model.freeze('uniform')
+    const folder = newFolder()
+    await model.savePretrained(folder)
+    for (const name of [CONFIG, TENSORS]) {
+      expect(readFileSync(join(folder, name)).equals(readFileSync(join(GOLDEN, name))), name).toBe(true)
+    }
+  })
+
+  it('are refused beside the parameters of another save', async () => {
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    model.freeze(WEIGHTS)
+    const folder = newFolder()
+    await model.savePretrained(folder)
+    // As PEFT does, which knows nothing of the file.
+    const other = await withTensors((tensors) => {
+      for (const l of [0, 1, 2, 3]) {
+        const key = `base_model.model.layers.${l}.self_attn.q_proj.lily_B.weight`
+        tensors.set(key, bytesOf('F32', [24, 32], new Float32Array(24 * 32)))
+      }
+    })
+    writeFileSync(join(folder, TENSORS), readFileSync(join(other, TENSORS)))
+    await expectRefused('ERR_LILY_CHECKPOINT', `remove ${FROZEN}`, () => LilyModel.fromPretrained(folder))
+  })
+
+  it.each([
+    ['no JSON', '{'],
+    ['no object', '[]'],
+    ['nothing', '{}'],
+  ])('in a file with %s are refused', async (_, text) => {
+    const folder = goldenCopy()
+    writeFileSync(join(folder, FROZEN), text)
+    await expectRefused('ERR_LILY_CHECKPOINT', FROZEN, () => LilyModel.fromPretrained(folder))
+  })
+
+  it.each([
+    ['of a layer that is not there', { 'layers.9.x': [1, 0, 0] }, 'layers.9.x'],
+    ['of too few numbers', { [Q0]: [1, 0] }, 'expected 3 finite weights'],
+    ['of text', { [Q0]: ['1', '0', '0'] }, 'expected 3 finite weights'],
+    ['beyond float32', { [Q0]: [1e39, 0, 0] }, 'expected 3 finite weights'],
+  ])('%s are refused', async (_, weights, message) => {
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    model.freeze(WEIGHTS)
+    const folder = newFolder()
+    await model.savePretrained(folder)
+    const fields = JSON.parse(readFileSync(join(folder, FROZEN), 'utf8')) as object
+    writeFileSync(join(folder, FROZEN), JSON.stringify({ ...fields, frozen_weights: weights }))
+    await expectRefused('ERR_LILY_CHECKPOINT', message, () => LilyModel.fromPretrained(folder))
+  })
+})
+
+describe('modules to save', () => {
+  const weight = { data: Float32Array.of(1, 2, 3, 4, 5, 6), shape: [2, 3], dtype: 'float32' as const }
+  const bias = tensor(Uint16Array.of(0x3f80, 0x4000), [2], 'bfloat16')
+
+  it.each(['peft', 'compact'] as const)("are PEFT's keys and field, and come back, %s", async (format) => {
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    const folder = newFolder()
+    await model.savePretrained(folder, { format, modulesToSave: { classifier: { weight, bias } } })
+    expect(readFields(folder)).toEqual({ ...readFields(GOLDEN), modules_to_save: ['classifier'] })
+    const [name] = readdirSync(folder).filter((each) => each.endsWith('.safetensors'))
+    const file = await SafetensorsFile.open(join(folder, name))
+    expect(file.tensors.get('base_model.model.classifier.weight')).toMatchObject({ dtype: 'F32', shape: [2, 3] })
+    expect(file.tensors.get('base_model.model.classifier.bias')).toMatchObject({ dtype: 'BF16', shape: [2] })
+    await file.close()
+
+    const read = await LilyModel.fromPretrained(folder)
+    const expected = new Map([
+      [
+        'classifier',
+        new Map<string, object>([
+          ['weight', weight],
+          ['bias', { data: Uint16Array.of(0x3f80, 0x4000), shape: [2], dtype: 'bfloat16' }],
+        ]),
+      ],
+    ])
+    expect(read.modulesToSave).toEqual(expected)
+    // They stay, unless others take their place.
+    const again = newFolder()
+    await read.savePretrained(again, { format })
+    expect((await LilyModel.fromPretrained(again)).modulesToSave).toEqual(expected)
+    const modulesToSave: ModulesToSave = new Map([
+      ['classifier', new Map([['weight', weight]])],
+      ['model.score', new Map([['0.weight', weight]])],
+    ])
+    await read.savePretrained(again, { format, modulesToSave })
+    expect(readFields(again).modules_to_save).toEqual(['classifier', 'model.score'])
+    expect((await LilyModel.fromPretrained(again)).modulesToSave).toEqual(
+      new Map([
+        ['classifier', new Map([['weight', weight]])],
+        ['model.score', new Map([['0.weight', weight]])],
+      ]),
+    )
+  })
+
+  it('of a created model', async () => {
+    const layers = [{ name: 'layers.0.q_proj', inFeatures: 6, outFeatures: 5 }]
+    const model = LilyModel.create({ layers, config: { r: 2, targetModules: ['q_proj'] } })
+    expect(model.modulesToSave).toEqual(new Map())
+    const folder = newFolder()
+    await model.savePretrained(folder, { modulesToSave: { head: { weight } } })
+    expect(Object.keys(readFields(folder))).toEqual(Object.keys(readFields(GOLDEN)))
+    expect((await LilyModel.fromPretrained(folder)).modulesToSave).toEqual(
+      new Map([['head', new Map([['weight', weight]])]]),
+    )
+  })
+
+  it.each<[string, unknown, string, string]>([
+    ['an array', [], 'ERR_LILY_ARGUMENT', 'a Map or an object'],
+    ['a module without a name', { '': { weight } }, 'ERR_LILY_ARGUMENT', 'name of a module'],
+    ['a module of Lily', { 'q_proj.lily_A': { weight } }, 'ERR_LILY_ARGUMENT', 'name of a module'],
+    ['a tensor without a name', { head: { '': weight } }, 'ERR_LILY_ARGUMENT', 'name of a tensor'],
+    ['a number', { head: { weight: 3 } }, 'ERR_LILY_ARGUMENT', 'head.weight'],
+    ['int32', { head: { weight: tensor(Int32Array.of(1), [1]) } }, 'ERR_LILY_DTYPE', 'head.weight'],
+  ])('%s is refused before anything is written', async (_, modulesToSave, code, message) => {
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    const folder = join(newFolder(), 'none')
+    await expectRefused(code, message, () =>
+      model.savePretrained(folder, { modulesToSave: modulesToSave as ModulesToSave }),
+    )
+    expect(readdirSync(join(folder, '..'))).toEqual([])
+  })
+})
