@@ -1,4 +1,4 @@
-/** A frozen linear layer with a Lily adapter: y = x W^T + bias + adapter(x). The adapter adds its part to y in place. */
+/** A frozen linear layer with a Lily adapter: y = x W^T + bias + adapter(x), the last term added in place. */
 class AdaptedLinear {
   constructor(base, name, adapter) {
     this.weight = base.get(`base.${name}.weight`)
@@ -103,7 +103,7 @@ function addInto(target, source) {
   for (let i = 0; i < target.data.length; i++) target.data[i] += source.data[i]
 }
 
-/** Calls visit(i, j) for each element i of `narrow`, with the index j of the element of `wide` in the same row and column. */
+/** Calls visit(i, j) for each element i of `narrow`; j is the element of `wide` in the same row and column. */
 function eachRow(narrow, wide, visit) {
   const columns = narrow.shape.at(-1)
   const wideColumns = wide.shape.at(-1)
