@@ -33,7 +33,7 @@ const char *last_error_name() { return ""; }
 lily_status check_available() {
   if (instruction_set().kernels == nullptr) return fail(LILY_ERROR_UNAVAILABLE, instruction_set().error);
   if (thread_count() == 0) {
-    return fail(LILY_ERROR_UNAVAILABLE, "LILY_NUM_THREADS is not a whole number from 1 to 256; unset it or give one");
+    return fail(LILY_ERROR_UNAVAILABLE, "LILY_NUM_THREADS must be a whole number from 1 to 256; change it or unset it");
   }
   return LILY_OK;
 }
