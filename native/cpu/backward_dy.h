@@ -7,8 +7,8 @@
 //
 //   dy                 M x d_out, pitched
 //   lhs                M x stack.rank, contiguous
-//   q_partial          [split][M][lhs_pitch], float32: the sum over the columns of the split
-//   d_weights_partial  [split][G][E], double: the sum over the columns of the split
+//   q_partials          [split][M][lhs_pitch], float32: the sum over the columns of the split
+//   d_weights_partials  [split][G][E], double: the sum over the columns of the split
 //   db                 E r x d_out, pitched; d_out x r for LoRA
 //   deferred_db        [partials][r][d_out], contiguous, float32: one D_g per group, or one sum_g w_ge D_g per expert
 //
@@ -76,7 +76,7 @@ LILY_INLINE double dot_with_expert(const ExpertStack &stack, int64_t expert, int
   return total;
 }
 
-// Everything that depends on D_g: adds to d_weights_partial and writes dB. `d_combined` holds the columns [begin, end)
+// Everything that depends on D_g: adds to d_weights_partials and writes dB. `d_combined` holds the columns [begin, end)
 // of D_g; `transpose_scratch` holds kTransposeScratchFloats.
 LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split, int64_t group, int64_t begin,
                                         int64_t end, const float *d_combined, float *transpose_scratch) {
@@ -84,7 +84,7 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split,
   const ExpertStack &stack = pass.stack;
   const float *weights = stack.weights + group * stack.experts;
   if (pass.needs_d_weights) {
-    double *d_weights = pass.d_weights_partial + (split * pass.groups.count + group) * stack.experts;
+    double *d_weights = pass.d_weights_partials + (split * pass.groups.count + group) * stack.experts;
     for (int64_t e = 0; e < stack.experts; ++e) {
       d_weights[e] += stack.scaling * dot_with_expert(stack, e, begin, end, d_combined);
     }
@@ -136,9 +136,9 @@ void dy_pass(const BackwardPass &pass, int64_t split, float *scratch) {
   float *rhs_scratch = d_combined + stack.rank * round_up(pass.dy_tile_columns, kLanes);
   float *transpose_scratch = rhs_scratch + pass.outer_product_tokens * kPanel;
   float *dy_scratch = transpose_scratch + kTransposeScratchFloats, *lhs_scratch = dy_scratch + dy_scratch_floats(pass);
-  float *q = pass.q_partial + split * problem.tokens * pass.lhs_pitch;
+  float *q = pass.q_partials + split * problem.tokens * pass.lhs_pitch;
   if (pass.needs_d_weights) {
-    double *d_weights = pass.d_weights_partial + split * pass.groups.count * stack.experts;
+    double *d_weights = pass.d_weights_partials + split * pass.groups.count * stack.experts;
     for (int64_t i = 0; i < pass.groups.count * stack.experts; ++i) d_weights[i] = 0.0;
   }
   const int64_t split_begin = pass.dy_splits.begin(split), split_end = pass.dy_splits.end(split);

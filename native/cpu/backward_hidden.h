@@ -1,12 +1,12 @@
 // The gradients of the logits and of hidden. A task processes one tile of kTokenTile tokens.
 //
-//   pooled routing:  q_t = sum over splits of q_partial;  dp_te = keep_t d_pooled_ge, with d_pooled_ge = dw_ge / n_g
-//   token routing:   v_t = sum over splits of q_partial;  dp_te = <h_t, v_te>;  q_t = sum_e p_te v_te
+//   pooled routing:  q_t = sum over splits of q_partials;  dp_te = keep_t d_pooled_ge, with d_pooled_ge = dw_ge / n_g
+//   token routing:   v_t = sum over splits of q_partials;  dp_te = <h_t, v_te>;  q_t = sum_e p_te v_te
 //
 //   dl_t = p_t * (dp_t - <p_t, dp_t>)        with pool `logits`: dl_te = keep_t d_pooled_ge
 //   dh_t = (q_t + dl_t R) * phi'(h_t)
 //
-//   q_partial      [split][M][lhs_pitch], float32
+//   q_partials      [split][M][lhs_pitch], float32
 //   probabilities  M x E, contiguous
 //   hidden         M x r, contiguous
 //   router_packed  E x rank_pitch: R, float32
@@ -27,9 +27,9 @@ void pack_router_rows(const BackwardPass &pass) {
   pack<Floats>(problem.experts, problem.rank, pass.call->router, 1.0f, pass.router_packed, pass.rank_pitch);
 }
 
-// One vector of the sum over the splits. The rows of q_partial are padded with zeros.
+// One vector of the sum over the splits. The rows of q_partials are padded with zeros.
 LILY_INLINE Vector sum_of_splits(const BackwardPass &pass, int64_t token, int64_t column) {
-  const float *first = pass.q_partial + token * pass.lhs_pitch + column;
+  const float *first = pass.q_partials + token * pass.lhs_pitch + column;
   Vector sum = load(first);
   for (int64_t split = 1; split < pass.dy_splits.count; ++split) {
     sum += load(first + split * pass.call->problem.tokens * pass.lhs_pitch);
@@ -43,7 +43,7 @@ LILY_INLINE void token_routing_gradient(const BackwardPass &pass, int64_t token,
   const float *p = pass.call->probabilities + token * problem.experts;
   // v_te starts at any offset of the row, so it cannot be summed in whole vectors per expert. The splits are summed
   // once, into the row of the first split, which no other task reads.
-  float *v = pass.q_partial + token * pass.lhs_pitch;
+  float *v = pass.q_partials + token * pass.lhs_pitch;
   for (int64_t j = 0; j < pass.lhs_pitch; j += kLanes) store(v + j, sum_of_splits(pass, token, j));
   clear(d_hidden, pass.rank_pitch);
   with_element(pass.hidden.dtype, [&](auto element) __attribute__((always_inline)) {

@@ -1,12 +1,12 @@
 // Routing: everything that depends on one token. A task processes one tile of kTokenTile tokens.
 //
-//   h_t = phi(sum over splits of hidden_partial)
+//   h_t = phi(sum over splits of hidden_partials)
 //   l_t = h_t R^T
 //   p_t = softmax(l_t)                            not computed with pool `logits`
 //   pool_sums = sum of p_t over the kept tokens   of l_t with pool `logits`
 //   u_t = p_t (x) h_t                             token routing only, which needs no pool_sums
 //
-//   hidden_partial  [split][M][rank_pitch], float32
+//   hidden_partials  [split][M][rank_pitch], float32
 //   hidden          M x r, contiguous; l and u use the values as rounded to its element type
 //   router_packed   r x expert_pitch: R^T, float32
 //   probabilities   M x E, contiguous, may be null
@@ -33,7 +33,7 @@ void pack_router(const ForwardPass &pass) {
 LILY_INLINE void sum_hidden(const ForwardPass &pass, int64_t token) {
   const lily_problem &problem = pass.call->problem;
   const bool relu = problem.activation == LILY_ACTIVATION_RELU;
-  const float *first = pass.hidden_partial + token * pass.rank_pitch;
+  const float *first = pass.hidden_partials + token * pass.rank_pitch;
   with_element(pass.hidden.dtype, [&](auto element) __attribute__((always_inline)) {
     auto *const hidden = static_cast<decltype(element) *>(pass.hidden.data) + token * problem.rank;
     for_vectors(problem.rank, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
@@ -65,19 +65,19 @@ void route(const ForwardPass &pass, int64_t tile, float *scratch) {
   for (int64_t t = begin; t < end; ++t) sum_hidden(pass, t);
   if (pass.router_packed == nullptr) return;
 
-  float rows[kTokenTile * kMaxExperts];  // logits, then probabilities
+  float logits[kTokenTile * kMaxExperts];  // softmax replaces them by the probabilities
   const int64_t pitch = pass.expert_pitch;
   for (int64_t t = begin; t < end; t += kTileRows) {
     const int64_t tokens = minimum(kTileRows, end - t);
     const LeftOperand<Floats> lhs = lhs_of_rows<Floats>(submatrix(pass.hidden, t, 0), tokens, problem.rank, scratch);
     for (int64_t e = 0; e < pitch; e += kPanel) {
       multiply_rows(tokens, minimum(kPanel, pitch - e) / kLanes, problem.rank, lhs, pass.router_packed + e, pitch,
-                    rows + (t - begin) * pitch + e, pitch, false);
+                    logits + (t - begin) * pitch + e, pitch, false);
     }
   }
   if (problem.pool == LILY_POOL_PROBABILITIES) {
     for (int64_t t = begin; t < end; ++t) {
-      float *row = rows + (t - begin) * pitch;
+      float *row = logits + (t - begin) * pitch;
       softmax(row, problem.experts);
       if (pass.probabilities == nullptr) continue;
       for (int64_t e = 0; e < problem.experts; ++e) pass.probabilities[t * problem.experts + e] = row[e];
@@ -85,7 +85,7 @@ void route(const ForwardPass &pass, int64_t tile, float *scratch) {
   }
   if (pass.u.data != nullptr) {
     for (int64_t t = begin; t < end; ++t) {
-      write_u(problem, pass.hidden, t, rows + (t - begin) * pitch, pass.u);
+      write_u(problem, pass.hidden, t, logits + (t - begin) * pitch, pass.u);
     }
     return;
   }
@@ -93,7 +93,7 @@ void route(const ForwardPass &pass, int64_t tile, float *scratch) {
   clear(sums, problem.experts);
   for (int64_t t = begin; t < end; ++t) {
     if (pass.call->tokens.mask != nullptr && pass.call->tokens.mask[t] == 0) continue;
-    for (int64_t e = 0; e < problem.experts; ++e) sums[e] += rows[(t - begin) * pitch + e];
+    for (int64_t e = 0; e < problem.experts; ++e) sums[e] += logits[(t - begin) * pitch + e];
   }
 }
 

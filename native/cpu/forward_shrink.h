@@ -2,7 +2,7 @@
 //
 //   x               M x d_in, pitched
 //   a               r x d_in, pitched; packed transposed into scratch per split: [panel of r][step of k][width]
-//   hidden_partial  [split][M][rank_pitch]: the sum over the columns of the split; with all splits in one task, one
+//   hidden_partials  [split][M][rank_pitch]: the sum over the columns of the split; with all splits in one task, one
 //                   array [M][rank_pitch], to which the splits are added in order
 //
 // x is read once from memory, A once per tile of tokens.
@@ -62,7 +62,7 @@ void shrink(const ForwardPass &pass, int64_t task, float *scratch) {
   const int64_t token_begin = task % pass.shrink_token_tiles * pass.shrink_tile_tokens;
   const int64_t token_end = minimum(problem.tokens, token_begin + pass.shrink_tile_tokens);
   const int64_t split_floats = packed_split_floats(pass);
-  float *partial = pass.hidden_partial + split_begin * problem.tokens * pass.rank_pitch;
+  float *partial = pass.hidden_partials + split_begin * problem.tokens * pass.rank_pitch;
   float *lhs_scratch = scratch + pass.packed_splits * split_floats;
 
   for (int64_t first = split_begin; first < split_end; first += pass.packed_splits) {

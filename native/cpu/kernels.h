@@ -94,7 +94,7 @@ struct ForwardPass {
   int64_t shrink_token_tiles;
   int64_t hidden_partial_count;  // partial sums stored: shrink_splits.count, or 1
   int64_t rank_pitch;            // r rounded up to whole vectors
-  float *hidden_partial;         // [hidden_partial_count][M][rank_pitch]
+  float *hidden_partials;        // [hidden_partial_count][M][rank_pitch]
 
   // route. Tasks: tiles of kTokenTile tokens.
   lily_matrix hidden;    // M x r
@@ -127,8 +127,8 @@ struct BackwardPass {
   lily_matrix u;                 // M x E r: u_t = p_t (x) h_t, token routing only
   lily_matrix lhs;               // M x stack.rank: hidden, or u with token routing
   int64_t lhs_pitch;             // stack.rank rounded up to whole vectors
-  float *q_partial;              // [split][M][lhs_pitch]: partial sums of q_t; of v_t = s dy_t B^T with token routing
-  double *d_weights_partial;     // [split][G][E]: partial sums of dw
+  float *q_partials;             // [split][M][lhs_pitch]: partial sums of q_t; of v_t = s dy_t B^T with token routing
+  double *d_weights_partials;    // [split][G][E]: partial sums of dw
   bool needs_d_weights;
   lily_matrix db_sums;  // E r x d_out, float32: sums of a 16-bit db over several groups; otherwise absent
 

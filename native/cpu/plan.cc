@@ -36,16 +36,15 @@ Partition tiles_for_scratch(int64_t columns, int64_t rank, int64_t panel, int64_
 }
 
 // Splits whose partial sums are added. They affect the rounding of the result, so they depend on the columns alone, not
-// on M or the number of threads. A split has about 512 columns. Narrower matrices get up to four splits of at least 128
-// columns (two panels of AVX-512), and more than one split is rounded up to an even count, which two threads share
-// evenly.
+// on M or the number of threads. The count is one per 512 columns; narrower matrices get one per 128 columns (two
+// panels of AVX-512), up to four. A count above one is rounded up to an even number, which two threads share evenly.
 Partition splits_for_sum(int64_t columns, int64_t panel) {
   const int64_t count = std::max(divide_up(columns, 512), std::min<int64_t>(4, columns / 128));
   return partition(columns, count <= 1 ? 1 : round_up(count, 2), panel);
 }
 
 // The largest number of token tiles for any offsets of the groups.
-int64_t max_token_tiles(const lily_problem &problem) { return divide_up(problem.tokens, kTokenTile) + problem.groups; }
+int64_t max_tile_count(const lily_problem &problem) { return divide_up(problem.tokens, kTokenTile) + problem.groups; }
 
 Groups groups_of(const lily_problem &problem, const lily_tokens &tokens, Workspace &workspace) {
   // Without sequences there are no tokens. One empty group makes the passes run, which sets overwritten gradients to
@@ -114,7 +113,7 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
           : std::clamp<int64_t>(kScratchFloats * kernels.depth / (pass.shrink_splits.width * pass.rank_pitch), 1,
                                 pass.shrink_splits.count);
   pass.expert_pitch = round_up(problem.experts, kernels.lanes);
-  pass.hidden_partial = workspace.take<float>(pass.hidden_partial_count * problem.tokens * pass.rank_pitch);
+  pass.hidden_partials = workspace.take<float>(pass.hidden_partial_count * problem.tokens * pass.rank_pitch);
   pass.hidden = take_matrix(workspace, problem.tokens, problem.rank, hidden_dtype(problem));
   if (call.hidden != nullptr) pass.hidden.data = call.hidden;
   pass.probabilities = keeps_probabilities(problem) ? call.probabilities : nullptr;
@@ -123,7 +122,7 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
   }
   if (has_router(problem)) {
     pass.router_packed = workspace.take<float>(problem.rank * pass.expert_pitch);
-    pass.pool_sums = workspace.take<float>(max_token_tiles(problem) * problem.experts);
+    pass.pool_sums = workspace.take<float>(max_tile_count(problem) * problem.experts);
   }
   float *const workspace_weights = workspace.take<float>(problem.groups * problem.experts);
   plan.weights = call.weights != nullptr ? call.weights : workspace_weights;
@@ -132,8 +131,8 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
   // Tiles of tokens are preferred to tiles of columns, because whole rows of y then stay on one thread. Each token tile
   // combines C again; 32 E tokens amortise that.
   const int64_t min_column_tiles = tiles_for_scratch(problem.d_out, pass.stack.rank, kernels.panel, 1).count;
-  const int64_t max_tiles = std::max<int64_t>(1, problem.tokens / (32 * pass.stack.experts));
-  const int64_t token_tiles = std::min(divide_up(target_tasks(), min_column_tiles), max_tiles);
+  const int64_t max_token_tiles = std::max<int64_t>(1, problem.tokens / (32 * pass.stack.experts));
+  const int64_t token_tiles = std::min(divide_up(target_tasks(), min_column_tiles), max_token_tiles);
   pass.expand_tile_tokens = round_up(std::max<int64_t>(1, divide_up(problem.tokens, token_tiles)), kernels.tile_rows);
   pass.expand_token_tiles = divide_up(problem.tokens, pass.expand_tile_tokens);
   pass.expand_column_tiles =
@@ -172,7 +171,7 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   pass.hidden = {const_cast<void *>(call.hidden), problem.rank, hidden_dtype(problem), 0};
   if (token_routing) pass.u = take_matrix(workspace, problem.tokens, pass.stack.rank, kernels.dtype);
   pass.lhs = token_routing ? pass.u : pass.hidden;
-  pass.q_partial = workspace.take<float>(pass.dy_splits.count * problem.tokens * pass.lhs_pitch);
+  pass.q_partials = workspace.take<float>(pass.dy_splits.count * problem.tokens * pass.lhs_pitch);
   pass.d_hidden = workspace.take<float>(problem.tokens * pass.rank_pitch);
   pass.d_hidden_lhs = {pass.d_hidden, pass.rank_pitch, LILY_FLOAT32, 0};
   if (kernels.dtype != LILY_FLOAT32) {
@@ -184,7 +183,7 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
     if (call.db.dtype == LILY_FLOAT32) pass.db_sums.data = nullptr;
   }
   if (has_router(problem)) {
-    pass.d_weights_partial = workspace.take<double>(pass.dy_splits.count * pass.groups.count * problem.experts);
+    pass.d_weights_partials = workspace.take<double>(pass.dy_splits.count * pass.groups.count * problem.experts);
     pass.d_pooled = workspace.take<float>(pass.groups.count * problem.experts);
     pass.router_packed = workspace.take<float>(problem.experts * pass.rank_pitch);
     pass.d_logits = workspace.take<float>(problem.tokens * problem.experts);

@@ -56,7 +56,7 @@ void compute_d_pooled(const BackwardPass &pass) {
     double d_weights[kMaxExperts] = {};
     for (int64_t split = 0; split < pass.dy_splits.count; ++split) {
       for (int64_t e = 0; e < experts; ++e) {
-        d_weights[e] += pass.d_weights_partial[(split * pass.groups.count + group) * experts + e];
+        d_weights[e] += pass.d_weights_partials[(split * pass.groups.count + group) * experts + e];
       }
     }
     const int64_t kept = kept_tokens(pass.groups, group, pass.call->tokens.mask);
