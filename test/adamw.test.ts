@@ -310,9 +310,9 @@ describe('refusals', () => {
     ['betas', 'betas: expected two numbers from 0 to below 1, got [0.9, 1]', { betas: [0.9, 1] }],
     ['betas', 'betas', { betas: [-0.1, 0.9] }],
     ['betas', 'betas', { betas: [0.9] as never }],
-    ['an unknown name', 'weight_decay: is not known in options', { weight_decay: 1 } as never],
+    ['an unknown name', 'weight_decay: is not a property of options', { weight_decay: 1 } as never],
     ['groups', 'groups: expected an array', { groups: {} as never }],
-    ['a group', 'learningRate: is not known in groups[0]', { groups: [{ match: ['p0'], learningRate: 1 } as never] }],
+    ['a group', 'learningRate: is not a property of groups[0]', { groups: [{ match: ['p0'], learningRate: 1 } as never] }],
     ['a rate', 'groups[1].lr', { groups: [{ match: ['p0'] }, { match: ['p1'], lr: -1 }] }],
     ['a name', "there is no parameter 'q'; the first is 'p0'", { groups: [{ match: ['q'] }] }],
     ['no name', 'groups[0].match', { groups: [{ match: [] }] }],
@@ -427,7 +427,7 @@ describe('refusals', () => {
   it('options of a step', async () => {
     const { optimiser } = good()
     await expectRefused('ERR_LILY_ARGUMENT', 'lrScale', () => optimiser.step({ lrScale: -1 }))
-    await expectRefused('ERR_LILY_ARGUMENT', 'lr: is not known in options', () => optimiser.step({ lr: 1 } as never))
+    await expectRefused('ERR_LILY_ARGUMENT', 'lr: is not a property of options', () => optimiser.step({ lr: 1 } as never))
     if (backend === 'cpu') await expectRefused('ERR_LILY_ARGUMENT', 'no streams', () => optimiser.step({ stream: 1 }))
   })
 

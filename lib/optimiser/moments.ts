@@ -1,5 +1,5 @@
 /** The state that AdamW keeps of each parameter, in float32 on the parameter's device. */
-import { checkType } from '../base/checks.js'
+import { checkShape, checkType } from '../base/checks.js'
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
 import { native } from '../binding/native.js'
@@ -10,7 +10,6 @@ import { checkMemory, isHostMemory, type Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import { resolve } from '../tensor/resolve.js'
 import { copyOnHost, copyToDevice, memoryOf } from '../tensor/transfer.js'
-import { checkShape } from './parameters.js'
 
 const MOMENTS = ['expAvg', 'expAvgSq'] as const
 const KEYS: Known = new Set(MOMENTS)
@@ -25,7 +24,7 @@ export function newMoments(name: string, shape: readonly number[], placement: Pl
     const { memory, byteLength } = operand
     if (isHostMemory(memory)) memory.fill(0)
     placement?.run(() => {
-      native.fill(placement.device.id, memoryOf(operand), 0, byteLength, 0, placement.stream.number)
+      native.fill(placement.device.id, memoryOf(operand), 0, byteLength, 0, placement.stream.cudaStream)
     })
     return operand
   }

@@ -1,8 +1,7 @@
 /** What an optimiser reads of a model's parameters, and checks before it writes any. */
-import { checkFloat, checkTypeOrFloat32 } from '../base/checks.js'
+import { checkFloat, checkShape, checkTypeOrFloat32 } from '../base/checks.js'
 import { describe, fail } from '../base/errors.js'
 import { get } from '../base/options.js'
-import { shapeText } from '../base/shape.js'
 import { checkPlace, deviceText } from '../memory/checks.js'
 import type { Device } from '../memory/device.js'
 import { checkMemory, isHostMemory, type Operand, overlaps, startOf } from '../memory/operand.js'
@@ -90,12 +89,6 @@ export function checkParameters(parameters: readonly ParameterOperands[]): void 
     checkContiguous(`${name}.grad`, grad)
   }
   refuseSharedMemory(parameters)
-}
-
-export function checkShape(argument: string, operand: Operand, shape: readonly number[]): void {
-  const { shape: given } = operand
-  if (given.length === shape.length && given.every((size, axis) => size === shape[axis])) return
-  fail('ERR_LILY_SHAPE', argument, `expected ${shapeText(shape)}, got ${shapeText(given)}`)
 }
 
 function checkContiguous(argument: string, { rows, columns, pitch }: Operand): void {
