@@ -98,7 +98,7 @@ export function shareLayers(shapes: readonly LayerShape[], config: LilyConfig): 
     fail(
       'ERR_LILY_ARGUMENT',
       'targetModules',
-      `expected to match a layer, matches none of ${shapes.length}; compare it with the names of layers`,
+      `expected a match among ${shapes.length} layers, got none; compare it with the names of layers`,
     )
   }
   return { layers, parameters }
