@@ -10,7 +10,7 @@ import { type AdapterConfig, CONFIG_FILE, readAdapterConfig } from './adapter-co
 import { compactLayers } from './compact.js'
 import { checkpointError, quote } from './errors.js'
 import { byNumbers, keyOf, type Kind, KINDS, parseKey, PREFIX } from './layer-names.js'
-import { missing, readParameters, wrongShape } from './parameters.js'
+import { missingTensor, readParameters, wrongShape } from './parameters.js'
 import { SafetensorsFile } from './safetensors-file.js'
 import type { TensorSource } from './safetensors-write.js'
 
@@ -62,7 +62,7 @@ export async function loadPretrained(folder: string, options: LoadOptions): Prom
   try {
     const compact = compactLayers(file)
     const layers = compact ?? findLayers(file, order, config)
-    const sharing = shareStored(file, layers, config)
+    const sharing = shareLayersOf(file, layers, config)
     const values = await readParameters(file, sharing, compact === null)
     const others = await readOthers(file, sharing, compact === null)
     return { config, layers, values, origin: { text, fields, metadata: file.metadata, others } }
@@ -122,7 +122,7 @@ function layerShape(file: SafetensorsFile, name: string, { r, numB }: LilyConfig
   const columns = (kind: Kind, rows: number) => {
     const key = keyOf(name, kind)
     const shape = file.tensors.get(key)?.shape
-    if (shape === undefined) throw missing(file, key)
+    if (shape === undefined) throw missingTensor(file, key)
     if (shape.length === 2 && shape[0] === rows) return shape[1]
     throw wrongShape(file, key, `[${rows}, ${kind === 'a' ? 'd_in' : 'd_out'}]`, shape)
   }
@@ -130,7 +130,7 @@ function layerShape(file: SafetensorsFile, name: string, { r, numB }: LilyConfig
 }
 
 /** Assigns parameters to the layers of the file. Errors of shareLayers become errors about the file. */
-function shareStored(file: SafetensorsFile, layers: readonly LayerShape[], config: LilyConfig): Sharing {
+function shareLayersOf(file: SafetensorsFile, layers: readonly LayerShape[], config: LilyConfig): Sharing {
   let sharing: Sharing
   try {
     sharing = shareLayers(layers, config)

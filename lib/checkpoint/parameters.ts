@@ -39,7 +39,7 @@ export async function readParameters(
 }
 
 /** The error about a tensor that is not in the file. */
-export function missing(file: SafetensorsFile, key: string): LilyError {
+export function missingTensor(file: SafetensorsFile, key: string): LilyError {
   return checkpointError(
     file.path,
     `expected a tensor ${quote(key)}, got none; save the adapter with lily_A, lily_router and lily_B for each layer`,
@@ -48,7 +48,7 @@ export function missing(file: SafetensorsFile, key: string): LilyError {
 
 /** The error about a tensor of another shape. */
 export function wrongShape(file: SafetensorsFile, key: string, expected: string, got: readonly number[]): LilyError {
-  return wrong(
+  return tensorError(
     file,
     key,
     `expected shape ${expected}, from ${CONFIG_FILE} and the layer's sizes, got ${shapeText(got)}; ` +
@@ -59,14 +59,14 @@ export function wrongShape(file: SafetensorsFile, key: string, expected: string,
 /** Checks the shape and the type of a tensor. All tensors must have the type of the tensor `first`. */
 function checkEntry(file: SafetensorsFile, key: string, expected: readonly number[], first: string): void {
   const entry = file.tensors.get(key)
-  if (entry === undefined) throw missing(file, key)
+  if (entry === undefined) throw missingTensor(file, key)
   const { shape, dtype } = entry
   if (shape.length !== 2 || shape[0] !== expected[0] || shape[1] !== expected[1]) {
     throw wrongShape(file, key, shapeText(expected), shape)
   }
   const all = file.tensors.get(first)?.dtype
   if (dtype !== all) {
-    throw wrong(
+    throw tensorError(
       file,
       key,
       `expected ${String(all)}, as ${quote(first)} is, got ${dtype}; convert all tensors to one type`,
@@ -78,7 +78,7 @@ function checkFinite(file: SafetensorsFile, key: string, stored: StoredTensor): 
   const index = firstNotFinite(stored)
   if (index === -1) return
   const columns = stored.shape[1]
-  throw wrong(
+  throw tensorError(
     file,
     key,
     `expected finite numbers, got an infinity or NaN at [${Math.floor(index / columns)}, ${index % columns}]; ` +
@@ -96,21 +96,21 @@ async function checkCopies(
   const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
   const differing: string[] = []
   for (const copy of copies) {
-    if (!file.tensors.has(copy)) throw missing(file, copy)
+    if (!file.tensors.has(copy)) throw missingTensor(file, copy)
     if (!(await file.hasBytes(copy, bytes))) differing.push(copy)
   }
   if (differing.length === 0) return
   const more = differing.length > 3 ? ` and ${differing.length - 3} more` : ''
-  throw wrong(
+  throw tensorError(
     file,
     key,
     `expected an equal copy in each of the ${copies.length} other layers that share it, got different ones in ` +
-      `${differing.slice(0, 3).map(quote).join(', ')}${more}; pass the names of all layers in the order of the model, ` +
-      `{ layers: [...names] }, if it is not the order of the numbers in the names`,
+      `${differing.slice(0, 3).map(quote).join(', ')}${more}; pass the names of all layers in the order of the model ` +
+      `as { layers }, if it is not the order of the numbers in the names`,
   )
 }
 
 /** An error about a tensor of the file. */
-function wrong(file: SafetensorsFile, key: string, message: string): LilyError {
+function tensorError(file: SafetensorsFile, key: string, message: string): LilyError {
   return checkpointError(file.path, `tensor ${quote(key)}: ${message}`)
 }

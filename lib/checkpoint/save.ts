@@ -49,7 +49,7 @@ export async function savePretrained(
 /** Writes a folder with a LoRA adapter in PEFT's format; see {@link LilyModel.saveLora}. */
 export async function saveLora(model: LilyModel, origin: Origin | undefined, folder: string): Promise<void> {
   const lora = await model.exportLora()
-  await refuseLily(folder)
+  await checkNoLilyAdapter(folder)
   const tensors = new Map(origin?.others)
   for (const [layer, { a, b }] of lora.layers) {
     tensors.set(`${PREFIX}${layer}.lora_A.weight`, sourceOf(a))
@@ -59,7 +59,7 @@ export async function saveLora(model: LilyModel, origin: Origin | undefined, fol
 }
 
 /** Rejects a folder that contains a Lily adapter. */
-async function refuseLily(folder: string): Promise<void> {
+async function checkNoLilyAdapter(folder: string): Promise<void> {
   const path = join(folder, CONFIG_FILE)
   const text = await readFile(path, 'utf8').catch(() => '')
   if (!/"peft_type"\s*:\s*"LILY"/.test(text)) return

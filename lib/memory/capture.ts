@@ -38,7 +38,7 @@ export class Capture {
    * The stream in which replays run and to which results belong: `Stream.default` of the device. Most operands belong
    * to it too, so most replays need no ordering with other streams.
    */
-  readonly home: StreamState
+  readonly replayStream: StreamState
   /** The other streams of the operands. A replay is ordered after their earlier work and before their later work. */
   readonly joined = new Set<StreamState>()
   readonly #memory = new Set<DeviceMemory>()
@@ -46,7 +46,7 @@ export class Capture {
 
   /** @param stream the capturing stream, used for nothing else */
   constructor(readonly stream: StreamState) {
-    this.home = StreamState.default(stream.device)
+    this.replayStream = StreamState.default(stream.device)
   }
 
   /** Objects that keep foreign memory alive. */
@@ -55,7 +55,7 @@ export class Capture {
   }
 
   /** Runs `work` as a part of this capture. */
-  record<T>(work: () => T): T {
+  run<T>(work: () => T): T {
     Capture.#current = this
     try {
       return work()

@@ -35,7 +35,7 @@ export function isDeviceMemory(memory: OperandMemory): memory is DeviceMemory {
 
 /** An operand: memory and the matrix in it. */
 export class Operand {
-  /** True once the tensor that owns this operand has been disposed of. */
+  /** True once the tensor that owns this operand is disposed of. */
   disposed = false
   /**
    * The stream in whose order the device memory may be used without further synchronisation; null for host memory, and
@@ -62,7 +62,7 @@ export class Operand {
     readonly pitch: number,
   ) {}
 
-  /** A new operand over the same memory, with a reference of its own to it. */
+  /** A new operand over the same memory, with its own reference to it. */
   share(): Operand {
     const { memory } = this
     const shared = new Operand(
@@ -144,7 +144,7 @@ export function layOut(
  * @throws LilyError ERR_LILY_DISPOSED, ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_DEVICE
  */
 export function checkMemory(argument: string, operand: Operand): void {
-  if (operand.disposed) fail('ERR_LILY_DISPOSED', argument, 'this tensor has been disposed of; use it before dispose()')
+  if (operand.disposed) fail('ERR_LILY_DISPOSED', argument, 'this tensor is disposed of; use it before dispose()')
   const memory = operand.memory
   if (typeof memory === 'bigint') {
     checkDevice(argument, operand.device)

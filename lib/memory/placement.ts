@@ -41,7 +41,7 @@ export class Placement {
    * one stream of all operands, `Stream.default` of the device. The call is ordered with every other stream of an
    * operand: after the work enqueued there so far, and before the work enqueued there later.
    *
-   * @param operands is called once the arguments have been checked; null and undefined entries are ignored
+   * @param operands lists the operands, with null or undefined for absent ones; it is not called on the host
    * @returns null on the host, which has no streams
    * @throws LilyError ERR_LILY_ARGUMENT for a stream with the cpu backend, ERR_LILY_DEVICE for a stream of another
    *   device
@@ -67,7 +67,7 @@ export class Placement {
     }
     const placement = new Placement(device, Placement.#choose(device, stream, streams))
     for (const other of streams) placement.#join(other)
-    placement.#join(placement.#home)
+    placement.#join(placement.#memoryStream)
     placement.#owners.push(...owners)
     return placement
   }
@@ -89,14 +89,14 @@ export class Placement {
   }
 
   /** The stream to which memory for results and workspaces belongs. */
-  get #home(): StreamState {
-    return this.#capture?.home ?? this.stream.home
+  get #memoryStream(): StreamState {
+    return this.#capture?.replayStream ?? this.stream.memoryStream
   }
 
   /** Orders this call with the work of another stream. */
   #join(other: StreamState): void {
     const joined = this.#capture?.joined ?? this.#joined
-    const known = [this.#capture?.home ?? this.stream, ...joined]
+    const known = [this.#capture?.replayStream ?? this.stream, ...joined]
     // Compared by value: each operand in a foreign stream has its own StreamState.
     const isKnown = known.some(({ device, cudaStream }) => device === other.device && cudaStream === other.cudaStream)
     if (!isKnown) joined.add(other)
@@ -111,7 +111,7 @@ export class Placement {
 
   /** Allocates memory for results or a workspace. Its contents are undefined. */
   allocate(argument: string, byteLength: number): DeviceMemory {
-    const memory = new DeviceMemory(argument, this.device, byteLength, this.#home)
+    const memory = new DeviceMemory(argument, this.device, byteLength, this.#memoryStream)
     this.#capture?.keep(memory)
     return memory
   }

@@ -57,7 +57,7 @@ export class StreamState {
    * The stream to which memory allocated for calls in this stream belongs: itself, or the default stream of the device
    * if it is foreign.
    */
-  get home(): StreamState {
+  get memoryStream(): StreamState {
     return this.handle === null ? StreamState.default(this.device) : this
   }
 

@@ -28,10 +28,7 @@ export interface Accounting {
     readonly forwardPerToken: number
     /** Per token: twice `forwardPerToken`. */
     readonly backwardPerToken: number
-    /**
-     * Per combination C = sum_e w_e B_e (one per call with batch routing, per sequence with sequence routing): 2 E r
-     * d_out.
-     */
+    /** Per combination C = sum_e w_e B_e, one per call (batch routing) or sequence (sequence routing): 2 E r d_out. */
     readonly forwardPerMixture: number
     /** Per combination: C again, and the gradients of w and B, 6 E r d_out. */
     readonly backwardPerMixture: number

@@ -193,7 +193,7 @@ function checkSizes(name: string, model: LilyModel, other: LilyModel): void {
 function checkAgreement(layers: ReadonlyMap<string, LilyLayer>): void {
   const [first] = layers.values()
   for (const [adapter, layer] of layers) {
-    layer.refuseMerged()
+    layer.checkNotMerged()
     const [value, other] = [layer.a.value, first.a.value]
     if (value.dtype === other.dtype && value.device === other.device) continue
     fail(

@@ -80,7 +80,7 @@ export function readConfig(options: unknown): LilyConfig {
       'is only valid together with layersToTransform; pass both, or leave it out',
     )
   }
-  for (const pattern of [layersPattern ?? []].flat()) wholeName(pattern, 'layersPattern')
+  for (const pattern of [layersPattern ?? []].flat()) fullMatchPattern(pattern, 'layersPattern')
   const targetModules = readTargets(options, 'targetModules')
   if (typeof targetModules === 'string' && targetModules.toLowerCase() === 'all-linear') {
     fail(
@@ -113,7 +113,7 @@ function readCount(options: object, name: string, fallback: number, from: number
 /** Reads suffixes, sorted and without duplicates, or a regular expression. */
 function readTargets(options: object, name: string): readonly string[] | string | null {
   const names = readNames(options, name)
-  if (typeof names === 'string') wholeName(names, name)
+  if (typeof names === 'string') fullMatchPattern(names, name)
   if (names === null || typeof names === 'string') return names
   if (names.length === 0) {
     fail('ERR_LILY_ARGUMENT', name, "expected suffixes of names, such as ['q_proj'], got none; leave it out")
@@ -156,7 +156,7 @@ function readIndices(options: object): readonly number[] | null {
  *
  * @throws LilyError ERR_LILY_ARGUMENT
  */
-export function wholeName(pattern: string, argument: string): RegExp {
+export function fullMatchPattern(pattern: string, argument: string): RegExp {
   try {
     return new RegExp(`^(?:${pattern.replaceAll('(?P<', '(?<')})$`)
   } catch (cause) {

@@ -14,12 +14,12 @@ export type FrozenWeights =
  *
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE
  */
-export function frozenWeights(model: LilyModel, weights: FrozenWeights): Map<LilyLayer, Float32Array> {
+export function readFrozenWeights(model: LilyModel, weights: FrozenWeights): Map<LilyLayer, Float32Array> {
   const frozen = new Map<LilyLayer, Float32Array>()
   const { numB } = model.config
   for (const [name, values] of entriesOf(model, weights)) {
     const layer = model.layer(name)
-    layer.refuseMerged()
+    layer.checkNotMerged()
     const isArray = values instanceof Float32Array || Array.isArray(values)
     if (!isArray || values.length !== numB) {
       fail('ERR_LILY_SHAPE', 'weights', `expected ${numB} numbers (E) for '${name}', got ${describe(values)}`)

@@ -88,7 +88,7 @@ export class LilyLayer {
    * @throws LilyError as lilyForward; ERR_LILY_ARGUMENT if the layer is merged
    */
   forward<O extends LayerForwardOptions = object>(x: TensorLike, y?: TensorLike, options?: O): LayerForwardResult<O> {
-    this.refuseMerged()
+    this.checkNotMerged()
     const given: LayerForwardOptions = options ?? {}
     if ('scaling' in given)
       fail('ERR_LILY_ARGUMENT', 'scaling', "expected none, since the model's config has it; leave it out")
@@ -151,7 +151,7 @@ export class LilyLayer {
   }
 
   /** @internal */
-  refuseMerged(): void {
+  checkNotMerged(): void {
     if (!this.#isMerged) return
     fail(
       'ERR_LILY_ARGUMENT',

@@ -11,7 +11,7 @@ import type { TensorLike } from '../tensor/resolve.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { calibrate, type Calibration, type CalibrationOptions, type CalibrationSamples } from './calibrate.js'
 import { type LilyConfig, type LilyConfigOptions, readConfig } from './config.js'
-import { frozenWeights, type FrozenWeights } from './freeze.js'
+import { type FrozenWeights, readFrozenWeights } from './freeze.js'
 import { initialValues } from './initial.js'
 import { LilyLayer } from './layer.js'
 import { exportLora, type LoraAdapter } from './lora-export.js'
@@ -48,8 +48,10 @@ const OPTIONS: Known = new Set<keyof LilyModelOptions>(['layers', 'config', 'see
  * until {@link zeroGrad}.
  *
  * @example
- * const model = LilyModel.create({ layers, config: { r: 16, strideA: 2, numB: 4, targetModules: ['q_proj'] }, seed: 1
- * }) const layer = model.layer('model.layers.0.self_attn.q_proj') const { y, saved } = layer.forward(x, baseOutput)
+ * const config = { r: 16, strideA: 2, numB: 4, targetModules: ['q_proj'] }
+ * const model = LilyModel.create({ layers, config, seed: 1 })
+ * const layer = model.layer('model.layers.0.self_attn.q_proj')
+ * const { y, saved } = layer.forward(x, baseOutput)
  * const dx = layer.backward(dy, saved)
  */
 export class LilyModel {
@@ -135,8 +137,8 @@ export class LilyModel {
   }
 
   /**
-   * Saves the result of {@link exportLora} as a LoRA adapter in PEFT's format, with rank r and lora_alpha = scaling *
-   * r, which servers of LoRA adapters load. All layers must be frozen.
+   * Saves the result of {@link exportLora} as a LoRA adapter in PEFT's format, which servers of LoRA adapters load. Its
+   * rank is r and its lora_alpha is scaling * r. All layers must be frozen.
    *
    * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT if a layer is not frozen; ERR_LILY_CHECKPOINT if a file cannot
    *   be written, or if the folder contains a Lily adapter, which cannot be recovered from LoRA
@@ -206,7 +208,7 @@ export class LilyModel {
   to(device: { readonly type: 'cpu' | 'cuda'; readonly id?: number | undefined }): this {
     const parameters = [...this.parameters().values()]
     const moved = parameters.map((parameter) => parameter.onDevice(device))
-    for (const [i, parameter] of parameters.entries()) parameter.moveTo(moved[i])
+    for (const [i, parameter] of parameters.entries()) parameter.replaceBy(moved[i])
     return this
   }
 
@@ -218,7 +220,7 @@ export class LilyModel {
   async toHost(): Promise<this> {
     const parameters = [...this.parameters().values()]
     const moved = await Promise.all(parameters.map((parameter) => parameter.onHost()))
-    for (const [i, parameter] of parameters.entries()) parameter.moveTo(moved[i])
+    for (const [i, parameter] of parameters.entries()) parameter.replaceBy(moved[i])
     return this
   }
 
@@ -231,7 +233,7 @@ export class LilyModel {
    * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE; no layer has been frozen
    */
   freeze(weights: FrozenWeights): void {
-    const frozen = frozenWeights(this, weights)
+    const frozen = readFrozenWeights(this, weights)
     for (const [layer, values] of frozen) layer.freeze(values)
   }
 
@@ -241,7 +243,7 @@ export class LilyModel {
    * @throws LilyError ERR_LILY_ARGUMENT if a layer is merged
    */
   unfreeze(): void {
-    for (const layer of this.layers.values()) layer.refuseMerged()
+    for (const layer of this.layers.values()) layer.checkNotMerged()
     for (const layer of this.layers.values()) layer.freeze(null)
   }
 
@@ -271,7 +273,7 @@ export class LilyModel {
    */
   merge(name: string, weight: TensorLike): void {
     const layer = this.layer(name)
-    layer.refuseMerged()
+    layer.checkNotMerged()
     addUpdate(layer, weight, 1)
     layer.markMerged(true)
   }

@@ -128,7 +128,7 @@ export class Parameter {
   }
 
   /** @internal Replaces the tensors by those that onHost or onDevice returned. */
-  moveTo({ value, grad }: Tensors): void {
+  replaceBy({ value, grad }: Tensors): void {
     if (value === this.#value) return
     this.dispose()
     this.#value = value

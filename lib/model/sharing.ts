@@ -8,7 +8,7 @@
  */
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
-import { type LilyConfig, wholeName } from './config.js'
+import { type LilyConfig, fullMatchPattern } from './config.js'
 
 /** A linear layer of the base model. Its weight is [outFeatures, inFeatures], as in torch.nn.Linear. */
 export interface LayerShape {
@@ -148,7 +148,7 @@ function targets(config: LilyConfig): (name: string) => string | null {
  */
 function matcher(targets: readonly string[] | string, argument: string): (name: string) => string | null {
   if (typeof targets === 'string') {
-    const pattern = wholeName(targets, argument)
+    const pattern = fullMatchPattern(targets, argument)
     return (name) => (pattern.test(name) ? targets : null)
   }
   return (name) => {

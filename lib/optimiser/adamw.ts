@@ -13,7 +13,7 @@ import type { Stream } from '../tensor/stream.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
 import { runAdamW } from './launch.js'
 import { checkMoments, checkNames, copyTo, disposeMoments, type Moments, newMoments, readMoments } from './moments.js'
-import { type AdamWOptions, readFromZero, readSettings, type Settings } from './options.js'
+import { type AdamWOptions, readNonNegative, readSettings, type Settings } from './options.js'
 import {
   checkParameters,
   checkValue,
@@ -124,7 +124,7 @@ export class AdamW {
     const moments = this.#open()
     refuseInCapture("an optimiser's step()", 'its result depends on the number of the step: call it after replay()')
     checkKeys('options', options, STEP_OPTIONS)
-    const lrScale = readFromZero('options', options, 'lrScale', 1)
+    const lrScale = readNonNegative('options', options, 'lrScale', 1)
     const stream = readStream(options)
     const parameters = readParameters(this.#parameters, [...moments.keys()])
     for (const [i, { expAvg }] of [...moments.values()].entries()) {

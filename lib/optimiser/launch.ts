@@ -51,7 +51,7 @@ export function runAdamW(call: AdamWCall): void {
   numbers[field.backend] = placement === null ? backend.cpu : backend.cuda
   numbers[field.device] = placement?.device.id ?? 0
   numbers[field.stream] = placement?.stream.cudaStream ?? 0
-  numbers[field.home] = placement?.stream.home.cudaStream ?? 0
+  numbers[field.home] = placement?.stream.memoryStream.cudaStream ?? 0
   numbers[field.step] = call.step
   numbers[field.beta1] = settings.beta1
   numbers[field.beta2] = settings.beta2

@@ -66,7 +66,7 @@ export function readSettings(options: object, names: readonly string[]): Setting
   return {
     beta1,
     beta2,
-    eps: readFromZero('options', options, 'eps', 1e-8),
+    eps: readNonNegative('options', options, 'eps', 1e-8),
     maxNorm: readMaxNorm(get('options', options, 'maxNorm')),
     rates: readGroups(get('options', options, 'groups'), names, rates),
   }
@@ -74,13 +74,13 @@ export function readSettings(options: object, names: readonly string[]): Setting
 
 function readRates(argument: string, from: object, fallback: Rates): Rates {
   return {
-    lr: readFromZero(argument, from, 'lr', fallback.lr),
-    weightDecay: readFromZero(argument, from, 'weightDecay', fallback.weightDecay),
+    lr: readNonNegative(argument, from, 'lr', fallback.lr),
+    weightDecay: readNonNegative(argument, from, 'weightDecay', fallback.weightDecay),
   }
 }
 
 /** Reads a number that must be at least 0, and finite after rounding to float32. */
-export function readFromZero(argument: string, from: object, name: string, fallback: number): number {
+export function readNonNegative(argument: string, from: object, name: string, fallback: number): number {
   const value = get(argument, from, name)
   if (value === undefined) return fallback
   if (typeof value === 'number' && value >= 0 && Number.isFinite(Math.fround(value))) return value

@@ -97,7 +97,7 @@ export function checkParameters(parameters: readonly ParameterOperands[]): void 
     checkTypeOrFloat32(`${name}.grad`, grad, value.dtype)
     checkContiguous(`${name}.grad`, grad)
   }
-  refuseSharedMemory(parameters)
+  checkNoOverlap(parameters)
 }
 
 function checkContiguous(argument: string, { rows, columns, pitch }: Operand): void {
@@ -113,7 +113,7 @@ function checkContiguous(argument: string, { rows, columns, pitch }: Operand): v
  * Checks that no two arrays overlap: a parameter that is listed twice would be updated twice. The arrays are sorted by
  * address; if any two overlap, then two neighbours do, so only neighbours are compared.
  */
-function refuseSharedMemory(parameters: readonly ParameterOperands[]): void {
+function checkNoOverlap(parameters: readonly ParameterOperands[]): void {
   const buffers = new Map<ArrayBufferLike | null, { argument: string; operand: Operand; start: number }[]>()
   for (const { name, value, grad } of parameters) {
     for (const [argument, operand] of [[`${name}.value`, value] as const, [`${name}.grad`, grad] as const]) {

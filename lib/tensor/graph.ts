@@ -40,14 +40,14 @@ export class Graph {
   replay(): this {
     const handle = this.#open()
     refuseInCapture('a replay', 'call replay() before or after')
-    const { home, joined, owners } = this.#capture
-    const { device, cudaStream } = home
+    const { replayStream, joined, owners } = this.#capture
+    const { device, cudaStream } = replayStream
     bound(() => {
       for (const other of joined) native.streamOrder(other.device, other.cudaStream, device, cudaStream)
       native.graphLaunch(handle, cudaStream)
       for (const other of joined) native.streamOrder(device, cudaStream, other.device, other.cudaStream)
     })
-    if (owners.length > 0) keepUntilComplete(home, owners)
+    if (owners.length > 0) keepUntilComplete(replayStream, owners)
     return this
   }
 
@@ -58,7 +58,7 @@ export class Graph {
    */
   async synchronize(): Promise<void> {
     this.#open()
-    const { device, cudaStream } = this.#capture.home
+    const { device, cudaStream } = this.#capture.replayStream
     await settled(bound(() => native.streamWait(device, cudaStream)))
   }
 
@@ -84,7 +84,7 @@ export class Graph {
   }
 
   [inspectSymbol](): string {
-    return this.#handle === null ? 'Graph { disposed }' : `Graph { cuda:${this.#capture.home.device} }`
+    return this.#handle === null ? 'Graph { disposed }' : `Graph { cuda:${this.#capture.replayStream.device} }`
   }
 
   #open(): GraphHandle {
@@ -133,7 +133,7 @@ function captureIn(capture: Capture, fn: () => unknown): GraphHandle {
     native.captureBegin(stream)
   })
   try {
-    const result = capture.record(fn)
+    const result = capture.run(fn)
     if (result instanceof Promise) refuseAsync(result)
   } catch (error) {
     discard(stream)

@@ -67,7 +67,7 @@ export interface DeviceTensorProvider {
 export type TensorLike =
   Tensor | DeviceBuffer | HostTensorLike | OnnxTensorLike | DeviceTensorLike | DeviceTensorProvider
 
-/** An object of the caller's with unknown properties. */
+/** An object that the caller passed, with unknown properties. */
 type Unknown = Readonly<Record<string | symbol, unknown>>
 
 /**
