@@ -1,23 +1,24 @@
-/** Files that are replaced as a whole or not at all. */
+/** Atomic replacement of files. */
 import { randomBytes } from 'node:crypto'
 import { type FileHandle, mkdir, open, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileSystemError } from './errors.js'
 
+/** A file to write. */
 export interface FileContent {
-  /** Of the file, in the folder. */
+  /** Name of the file in the folder. */
   readonly name: string
   readonly write: (handle: FileHandle) => Promise<void>
 }
 
 /**
- * Writes files of a folder, which is made where it is not there. All are written and on disk before the first takes its
- * name, so a crash at any time leaves each file as it was or as it shall be, and a failure leaves all as they were. A
- * crash may leave files that end in `.tmp`.
+ * Writes files of a folder, which is created if necessary. All files are written under temporary names and flushed to
+ * disk, and then renamed. So each file has its old or its new contents after a crash at any time, and an error before
+ * the first rename leaves all old files. A crash may leave temporary files, which end in `.tmp`.
  *
- * @param files in the order in which they take their names
- * @param obsolete names of files that are removed then, where they are there
- * @throws LilyError ERR_LILY_CHECKPOINT where the file system refuses
+ * @param files the files, in the order in which they are renamed
+ * @param obsolete names of files to remove afterwards, if they exist
+ * @throws LilyError ERR_LILY_CHECKPOINT if a file operation fails
  */
 export async function replaceFiles(
   folder: string,
@@ -61,9 +62,9 @@ async function writeNew(path: string, write: FileContent['write']): Promise<void
   }
 }
 
-/** Without it a crash of the machine may undo the renaming. */
+/** Flushes the folder to disk: otherwise a crash of the machine may undo the renames. */
 async function synchronizeFolder(folder: string): Promise<void> {
-  if (process.platform === 'win32') return // no such thing there
+  if (process.platform === 'win32') return // Windows cannot open folders for fsync
   const handle = await open(folder)
   try {
     await handle.sync()

@@ -1,4 +1,4 @@
-/** Writing of safetensors files, byte for byte as the format's reference implementation does, one tensor at a time. */
+/** Writes safetensors files, byte-identical to those of the format's reference implementation, one tensor at a time. */
 import type { FileHandle } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
 import type { DType } from '../base/dtype.js'
@@ -11,24 +11,24 @@ import { bitsOf, DTYPES, MAX_HEADER_BYTES, PREFIX_BYTES } from './safetensors-he
 
 /** A tensor to write. */
 export interface TensorSource {
-  /** The format's name: F32, BF16, F16, ... */
+  /** The format's name of the type: F32, BF16, F16, ... */
   readonly dtype: string
   readonly shape: readonly number[]
-  /** Its numbers, asked for when they are written. */
+  /** Returns the data. It is called when the tensor is written. */
   readonly bytes: () => Uint8Array | Promise<Uint8Array>
 }
 
-/** The format's names of the types of this package. */
+/** The format's names of this package's float types. */
 const STORED: Readonly<Partial<Record<DType, string>>> = { float32: 'F32', bfloat16: 'BF16', float16: 'F16' }
 
 /**
- * Writes a safetensors file in the order of the format's reference implementation. A failure, or a crash at any time,
- * leaves the file that was there before.
+ * Writes a safetensors file, with the tensors in the order of the format's reference implementation. An existing file
+ * is replaced atomically: after an error or a crash it has its old contents.
  *
- * @param tensors by their names: tensors of this package, on any device, or plain ones on the host; float32, bfloat16 or
- *   float16. They must not change until the promise resolves
- * @param metadata of the file, whatever strings one likes
- * @throws LilyError ERR_LILY_CHECKPOINT where the file cannot be written; ERR_LILY_SHAPE, ERR_LILY_DTYPE
+ * @param tensors by name: a {@link Tensor} on any device, or `{ dtype, shape, data }` on the host, of type float32,
+ *   bfloat16 or float16. They must not change until the promise resolves
+ * @param metadata arbitrary strings, the file's `__metadata__`
+ * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT if the file cannot be written; ERR_LILY_SHAPE, ERR_LILY_DTYPE
  */
 export async function writeSafetensors(
   path: string,
@@ -38,7 +38,7 @@ export async function writeSafetensors(
   await replaceWithTensors(path, new Map(Array.from(tensors, ([name, value]) => [name, sourceOf(value)])), metadata)
 }
 
-/** What is on a device is copied when it is written, a tensor at a time. */
+/** A tensor to write. Device memory is copied to the host when the tensor is written, so one at a time. */
 export function sourceOf(value: Tensor | StoredTensor): TensorSource {
   const owned = value instanceof Tensor ? value : tensor(value.data, value.shape, value.dtype)
   const stored = STORED[owned.dtype]
@@ -52,7 +52,7 @@ export function sourceOf(value: Tensor | StoredTensor): TensorSource {
   return { dtype: stored, shape: owned.shape, bytes }
 }
 
-/** Replaces a file as a whole. */
+/** Replaces a file atomically. */
 export async function replaceWithTensors(
   path: string,
   tensors: ReadonlyMap<string, TensorSource>,
@@ -62,7 +62,11 @@ export async function replaceWithTensors(
   await replaceFiles(dirname(path), [{ name: basename(path), write }])
 }
 
-/** @param path for errors */
+/**
+ * Writes the contents of a safetensors file.
+ *
+ * @param path name of the file in error messages
+ */
 export async function writeTensors(
   path: string,
   handle: FileHandle,
@@ -77,7 +81,7 @@ export async function writeTensors(
       throw checkpointError(
         path,
         `tensor ${quote(name)}: expected ${byteLengthOf(source)} bytes to write, got ${bytes.byteLength}; ` +
-          `leave a model as it is while it is saved`,
+          `do not change a model while it is saved`,
       )
     }
     await writeAll(handle, bytes)
@@ -88,7 +92,10 @@ function byteLengthOf({ dtype, shape }: TensorSource): number {
   return (shape.reduce((product, size) => product * size, 1) * bitsOf(dtype)) / 8
 }
 
-/** The reference's order: the last of its types first, then by the bytes of the name. */
+/**
+ * Compares tensors in the reference implementation's order: by type, the last of DTYPES first, then by the bytes of the
+ * name.
+ */
 function byTypeAndName([leftName, left]: [string, TensorSource], [rightName, right]: [string, TensorSource]): number {
   return (
     DTYPES.indexOf(right.dtype) - DTYPES.indexOf(left.dtype) ||
@@ -96,13 +103,13 @@ function byTypeAndName([leftName, left]: [string, TensorSource], [rightName, rig
   )
 }
 
-/** The length and the header, padded with spaces so that the numbers begin at a multiple of 8 bytes. */
+/** The length and the header. The header is padded with spaces so that the data starts at a multiple of 8 bytes. */
 function headerOf(
   path: string,
   tensors: readonly [string, TensorSource][],
   metadata: ReadonlyMap<string, string>,
 ): Uint8Array {
-  // Joined by hand: an object would put names that look like numbers first.
+  // Not JSON.stringify of one object: that would put names that are integers first.
   const members: string[] = []
   if (metadata.size > 0) {
     const pairs = [...metadata].map(([key, value]) => `${literal(path, key)}:${literal(path, value)}`)
@@ -110,7 +117,8 @@ function headerOf(
   }
   let end = 0
   for (const [name, source] of tensors) {
-    if (name === '__metadata__') throw checkpointError(path, `the name '__metadata__' is the format's own; rename it`)
+    if (name === '__metadata__')
+      throw checkpointError(path, `expected no tensor named '__metadata__', which the format reserves; rename it`)
     const begin = end
     end += byteLengthOf(source)
     const { dtype, shape } = source
@@ -130,14 +138,15 @@ function headerOf(
   return bytes
 }
 
+/** A JSON string literal. */
 function literal(path: string, text: string): string {
   if (/\p{Surrogate}/u.test(text)) {
-    throw checkpointError(path, `${quote(text)} is no Unicode text (half of a surrogate pair); rename it`)
+    throw checkpointError(path, `expected well-formed Unicode, got a lone surrogate in ${quote(text)}; rename it`)
   }
   return JSON.stringify(text)
 }
 
-/** A write may take less than it was given. */
+/** Writes all bytes. A single write may write fewer bytes than requested. */
 async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
   for (let done = 0; done < bytes.byteLength;) {
     const { bytesWritten } = await handle.write(bytes, done, Math.min(bytes.byteLength - done, 1 << 24))

@@ -1,4 +1,4 @@
-/** Writing of a Lily adapter as PEFT saves it, or in the compact form of this package. */
+/** Writes a Lily adapter to a folder in PEFT's format, or in the compact format of this package. */
 import { type FileHandle, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { checkKeys, type Known, readChoice } from '../base/options.js'
@@ -14,15 +14,15 @@ import { sourceOf, type TensorSource, writeTensors } from './safetensors-write.j
 /** Options of {@link LilyModel.savePretrained}. */
 export interface SaveOptions {
   /**
-   * 'peft': shared parameters once per layer, as PEFT writes and reads them. 'compact': once, in a file that only this
-   * package reads. Default 'peft'.
+   * 'peft': a shared parameter is written once per layer, as PEFT requires. 'compact': it is written once, to a file
+   * that only this package reads. Default 'peft'.
    */
   readonly format?: 'peft' | 'compact' | undefined
 }
 
 const OPTIONS: Known = new Set<keyof SaveOptions>(['format'])
 
-/** What PyTorch's files say. */
+/** Metadata of files that PyTorch writes. */
 const PYTORCH: ReadonlyMap<string, string> = new Map([['format', 'pt']])
 
 /** Writes an adapter's folder; see {@link LilyModel.savePretrained}. */
@@ -46,10 +46,10 @@ export async function savePretrained(
   await writeFolder(folder, isCompact ? COMPACT_FILE : PEFT_FILE, tensors, metadata, text)
 }
 
-/** Writes an adapter's folder of PEFT's LoRA; see {@link LilyModel.saveLora}. */
+/** Writes a folder with a LoRA adapter in PEFT's format; see {@link LilyModel.saveLora}. */
 export async function saveLora(model: LilyModel, origin: Origin | undefined, folder: string): Promise<void> {
   const lora = await model.exportLora()
-  await refuseLily(folder)
+  await checkNoLilyAdapter(folder)
   const tensors = new Map(origin?.others)
   for (const [layer, { a, b }] of lora.layers) {
     tensors.set(`${PREFIX}${layer}.lora_A.weight`, sourceOf(a))
@@ -58,14 +58,18 @@ export async function saveLora(model: LilyModel, origin: Origin | undefined, fol
   await writeFolder(folder, PEFT_FILE, tensors, PYTORCH, writeLoraConfig(model))
 }
 
-async function refuseLily(folder: string): Promise<void> {
+/** Rejects a folder that contains a Lily adapter. */
+async function checkNoLilyAdapter(folder: string): Promise<void> {
   const path = join(folder, CONFIG_FILE)
   const text = await readFile(path, 'utf8').catch(() => '')
   if (!/"peft_type"\s*:\s*"LILY"/.test(text)) return
-  throw checkpointError(path, 'is of a Lily adapter, of which LoRA would hold less; choose another folder')
+  throw checkpointError(
+    path,
+    'expected no Lily adapter in the folder: LoRA would replace it and cannot restore it; choose another folder',
+  )
 }
 
-/** The tensors take their name before the configuration does; then the file of the other format goes. */
+/** Replaces the tensor file, then the configuration, and removes the tensor file of the other format. */
 async function writeFolder(
   folder: string,
   name: string,
