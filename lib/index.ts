@@ -1,5 +1,6 @@
 /**
- * Fused forward and backward of Lily, low-rank interconnected adaptation across layers (arXiv 2407.09946), and of LoRA.
+ * Fused forward and backward passes of Lily (Low-Rank Interconnected Adaptation across Layers, arXiv 2407.09946) and
+ * LoRA, on CPUs and CUDA devices.
  *
  * @packageDocumentation
  */

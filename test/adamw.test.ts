@@ -300,25 +300,33 @@ describe('refusals', () => {
   const place = (...shape: number[]) => new Placed(new Float32Array(shape.reduce((p, n) => p * n, 1)), shape).tensor
 
   it.each<[string, string, AdamWOptions]>([
-    ['lr', 'lr: expected a finite number from 0, got -1', { lr: -1 }],
-    ['lr', 'lr: expected a finite number from 0, got NaN', { lr: NaN }],
-    ['lr', 'lr: expected a finite number from 0, got 1e+39', { lr: 1e39 }],
+    ['lr', 'lr: expected a finite number of at least 0, got -1', { lr: -1 }],
+    ['lr', 'lr: expected a finite number of at least 0, got NaN', { lr: NaN }],
+    ['lr', 'lr: expected a finite number of at least 0, got 1e+39', { lr: 1e39 }],
     ['eps', 'eps: expected', { eps: -1e-8 }],
     ['weightDecay', 'weightDecay: expected', { weightDecay: Infinity }],
     ['maxNorm', 'leave it out', { maxNorm: 0 }],
     ['maxNorm', 'maxNorm', { maxNorm: NaN }],
-    ['betas', 'betas: expected two numbers from 0 to below 1, got [0.9, 1]', { betas: [0.9, 1] }],
+    ['betas', 'betas: expected two numbers in [0, 1), got [0.9, 1]', { betas: [0.9, 1] }],
     ['betas', 'betas', { betas: [-0.1, 0.9] }],
     ['betas', 'betas', { betas: [0.9] as never }],
-    ['an unknown name', 'weight_decay: is not known in options', { weight_decay: 1 } as never],
+    ['an unknown name', 'weight_decay: is not a property of options', { weight_decay: 1 } as never],
     ['groups', 'groups: expected an array', { groups: {} as never }],
-    ['a group', 'learningRate: is not known in groups[0]', { groups: [{ match: ['p0'], learningRate: 1 } as never] }],
+    [
+      'a group',
+      'learningRate: is not a property of groups[0]',
+      { groups: [{ match: ['p0'], learningRate: 1 } as never] },
+    ],
     ['a rate', 'groups[1].lr', { groups: [{ match: ['p0'] }, { match: ['p1'], lr: -1 }] }],
-    ['a name', "there is no parameter 'q'; the first is 'p0'", { groups: [{ match: ['q'] }] }],
+    ['a name', "expected names of parameters, such as 'p0', got 'q'", { groups: [{ match: ['q'] }] }],
     ['no name', 'groups[0].match', { groups: [{ match: [] }] }],
-    ['a pattern', 'matches none of 2 parameters', { groups: [{ match: /lily_B/ }] }],
+    ['a pattern', 'expected a match among 2 parameters', { groups: [{ match: /lily_B/ }] }],
     ['a string', 'groups[0].match', { groups: [{ match: 'p0' as never }] }],
-    ['two groups', "'p1' is in an earlier group", { groups: [{ match: /p/ }, { match: ['p1'] }] }],
+    [
+      'two groups',
+      "expected no parameter of an earlier group, got 'p1'",
+      { groups: [{ match: /p/ }, { match: ['p1'] }] },
+    ],
   ])('options: %s', async (_, message, options) => {
     const { parameters } = good()
     await expectRefused('ERR_LILY_ARGUMENT', message, () => new AdamW(parameters, options))
@@ -328,7 +336,7 @@ describe('refusals', () => {
     const make = (parameters: unknown) => () => new AdamW(parameters as Map<string, TrainableParameter>)
     await expectRefused('ERR_LILY_ARGUMENT', 'expected a Map', make({}))
     await expectRefused('ERR_LILY_ARGUMENT', 'at least one', make(new Map()))
-    await expectRefused('ERR_LILY_ARGUMENT', 'names as keys', make(new Map([[1, {}]])))
+    await expectRefused('ERR_LILY_ARGUMENT', 'strings as keys', make(new Map([[1, {}]])))
     await expectRefused('ERR_LILY_ARGUMENT', 'a: expected a parameter', make(new Map([['a', null]])))
     await expectRefused('ERR_LILY_ARGUMENT', 'a.value', make(new Map([['a', {}]])))
     const bytes = { data: new Uint8Array(2), shape: [2] }
@@ -427,7 +435,9 @@ describe('refusals', () => {
   it('options of a step', async () => {
     const { optimiser } = good()
     await expectRefused('ERR_LILY_ARGUMENT', 'lrScale', () => optimiser.step({ lrScale: -1 }))
-    await expectRefused('ERR_LILY_ARGUMENT', 'lr: is not known in options', () => optimiser.step({ lr: 1 } as never))
+    await expectRefused('ERR_LILY_ARGUMENT', 'lr: is not a property of options', () =>
+      optimiser.step({ lr: 1 } as never),
+    )
     if (backend === 'cpu') await expectRefused('ERR_LILY_ARGUMENT', 'no streams', () => optimiser.step({ stream: 1 }))
   })
 
@@ -443,8 +453,8 @@ describe('refusals', () => {
       ['ERR_LILY_ARGUMENT', 'state.step', { step: -1, parameters }],
       ['ERR_LILY_ARGUMENT', 'state.step', { step: 0.5, parameters }],
       ['ERR_LILY_ARGUMENT', 'state.parameters', { step }],
-      ['ERR_LILY_ARGUMENT', "nothing for the parameter 'p1'", { step, parameters: { p0 } }],
-      ['ERR_LILY_ARGUMENT', "a parameter 'p2'", { step, parameters: { p0, p1, p2: p1 } }],
+      ['ERR_LILY_ARGUMENT', "an entry for the parameter 'p1'", { step, parameters: { p0 } }],
+      ['ERR_LILY_ARGUMENT', "got 'p2'", { step, parameters: { p0, p1, p2: p1 } }],
       [
         'ERR_LILY_SHAPE',
         "state.parameters['p0'].expAvg: expected [2, 3], got [4]",
@@ -472,7 +482,7 @@ describe('refusals', () => {
       const { parameters } = good()
       await expectRefused(
         'ERR_LILY_DEVICE',
-        'h.value: is on device cpu:0',
+        'h.value: expected device cuda:0',
         () => new AdamW(new Map([...parameters, ['h', onHost]])),
       )
       const moved: TrainableParameter = { ...onHost }
@@ -480,7 +490,9 @@ describe('refusals', () => {
       const state = new AdamW(new Map<string, TrainableParameter>([['h', { value: place(1), grad: place(1) }]])).state()
       await expectRefused('ERR_LILY_DEVICE', 'toHost()', () => optimiser.load(state))
       Object.assign(moved, { value: place(1), grad: place(1) })
-      await expectRefused('ERR_LILY_DEVICE', "the optimiser's state is on cpu:0", () => optimiser.step())
+      await expectRefused('ERR_LILY_DEVICE', "expected device cpu:0, as the optimiser's state has", () =>
+        optimiser.step(),
+      )
     })
   }
 })

@@ -1,16 +1,24 @@
-/** The README's first example, as printed, in a process of its own with the built package. */
+/** The README's examples, as printed, each in a process of its own with the built package. */
 import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { packageRoot } from '../lib/binding/root.js'
 
-test("README's first example prints what the README says", () => {
-  const readme = readFileSync(join(packageRoot, 'README.md'), 'utf8')
-  const block = (language: string) => new RegExp(`\`\`\`${language}\\n(.*?)\`\`\``, 's').exec(readme)?.[1]
-  const example = block('js')
-  if (example === undefined) throw new Error('README.md has no ```js block')
+/** Of each section whose program is followed by its output: the title, the program and the output. */
+const examples = readFileSync(join(packageRoot, 'README.md'), 'utf8')
+  .split(/^## /m)
+  .flatMap((section): [string, string, string][] => {
+    const match = /^(.*?)\n.*```js\n(.*?)```\s+It prints\s+```text\n(.*?)```/s.exec(section)
+    return match === null ? [] : [[match[1], match[2], match[3]]]
+  })
+
+test('the README has two examples with their output', () => {
+  expect(examples.map(([title]) => title)).toEqual(['Train an adapter', 'One call'])
+})
+
+test.each(examples)('"%s" prints what the README says', (_, program, output) => {
   // From standard input the package's own name leads to its dist/, as it would from a file in a user's project.
-  const output = execFileSync('node', ['--input-type=module'], { cwd: packageRoot, input: example, encoding: 'utf8' })
-  expect(output).toBe(block('text'))
+  const printed = execFileSync('node', ['--input-type=module'], { cwd: packageRoot, input: program, encoding: 'utf8' })
+  expect(printed).toBe(output)
 })

@@ -1,5 +1,6 @@
 /**
- * Runs a Lily adapter that PEFT saved, in the model it was trained for, and compares with PEFT's own numbers.
+ * Runs a Lily adapter that PEFT saved, in the model that it was trained for, and compares the output and the gradients
+ * with those that PEFT recorded.
  *
  *     node examples/peft-checkpoint/main.js [folder] [--json]
  */
@@ -37,7 +38,7 @@ if (json) {
   for (const { name, error } of results) console.log(`${name.padEnd(width)}  ${error.toExponential(1)}`)
 }
 
-/** The tensors of a file, by name: { data, shape, dtype }. */
+/** Reads all tensors of a file: a map from the name to { data, shape, dtype }. */
 async function readTensors(path) {
   const file = await SafetensorsFile.open(path)
   const tensors = new Map()
@@ -46,7 +47,7 @@ async function readTensors(path) {
   return tensors
 }
 
-/** |actual - expected| / |expected|, Euclidean norms. */
+/** |actual - expected| / |expected|, with Euclidean norms. */
 function relativeError(actual, expected) {
   const difference = Math.hypot(...actual.data.map((value, i) => value - expected.data[i]))
   return difference / Math.hypot(...expected.data)

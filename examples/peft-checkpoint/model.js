@@ -1,4 +1,4 @@
-/** A frozen linear layer with a Lily adapter: y = x W^T + bias + adapter(x), which the adapter adds in place. */
+/** A frozen linear layer with a Lily adapter: y = x W^T + bias + adapter(x), the last term added in place. */
 class AdaptedLinear {
   constructor(base, name, adapter) {
     this.weight = base.get(`base.${name}.weight`)
@@ -12,7 +12,7 @@ class AdaptedLinear {
     return y
   }
 
-  /** Adds to dx, and to the gradients of the adapter's parameters. */
+  /** Adds the gradient of x to dx, and the gradients of the adapter's parameters to those in the adapter. */
   backward(dy, dx) {
     addInto(dx, linearGradient(dy, this.weight))
     this.adapter.backward(dy, this.saved, { dx })
@@ -20,7 +20,7 @@ class AdaptedLinear {
   }
 }
 
-/** y = x + o_proj(tanh(q_proj(x)[..., :width]) * v_proj(x)), where width is that of v_proj. */
+/** y = x + o_proj(tanh(q_proj(x)[..., :width]) * v_proj(x)), where width is the output width of v_proj. */
 class Layer {
   constructor(base, name, adapter) {
     this.q = new AdaptedLinear(base, `${name}.q_proj`, adapter)
@@ -53,7 +53,7 @@ class Layer {
   }
 }
 
-/** The model of the checkpoint: layers in a row. */
+/** The model of the checkpoint: a stack of layers. */
 export class TinyModel {
   constructor(base, adapter) {
     this.layers = [0, 1, 2, 3].map((l) => new Layer(base, `layers.${l}.self_attn`, adapter))
@@ -72,7 +72,7 @@ function zeros(shape) {
   return { data: new Float32Array(shape.reduce((product, size) => product * size, 1)), shape }
 }
 
-/** x [..., in] times weight [out, in] transposed, plus bias [out]. */
+/** y = x W^T + bias, with x [..., in], W = weight [out, in] and bias [out]. */
 function linear(x, weight, bias) {
   const [outputs, inputs] = weight.shape
   const y = zeros([...x.shape.slice(0, -1), outputs])
@@ -86,7 +86,7 @@ function linear(x, weight, bias) {
   return y
 }
 
-/** dy [..., out] times weight [out, in]. */
+/** dx = dy W, with dy [..., out] and W = weight [out, in]. */
 function linearGradient(dy, weight) {
   const [outputs, inputs] = weight.shape
   const dx = zeros([...dy.shape.slice(0, -1), inputs])
@@ -103,7 +103,7 @@ function addInto(target, source) {
   for (let i = 0; i < target.data.length; i++) target.data[i] += source.data[i]
 }
 
-/** Calls with the index of each element of `narrow` and that of the element at the same place of `wide`. */
+/** Calls visit(i, j) for each element i of `narrow`; j is the element of `wide` in the same row and column. */
 function eachRow(narrow, wide, visit) {
   const columns = narrow.shape.at(-1)
   const wideColumns = wide.shape.at(-1)

@@ -1,4 +1,7 @@
-/** What an adapter has learnt: which experts its routers choose, how the experts differ, how many directions it changes. */
+/**
+ * Analysis of a trained adapter: the routers' weights, the differences between experts, and the singular values of
+ * updates.
+ */
 import { checkKeys, get, type Known } from '../base/options.js'
 import { accountFor } from '../model/accounting.js'
 import { type CalibrationSamples, readSamples } from '../model/calibrate.js'
@@ -8,38 +11,38 @@ import type { Parameter } from '../model/parameter.js'
 import { toFloat32 } from '../tensor/numbers.js'
 import { analyseExperts, type ExpertAnalysis } from './experts.js'
 import { analyseRouter, type RouterAnalysis } from './routers.js'
-import { analyseUpdate, factorOf, mix, type UpdateAnalysis } from './updates.js'
+import { analyseUpdate, combine, factorOf, type UpdateAnalysis } from './updates.js'
 
 /** Options of {@link analyse}. */
 export interface AnalysisOptions {
-  /** What enters each layer, as {@link LilyModel.calibrate} takes it. */
+  /** Sample inputs of layers, in the form that {@link LilyModel.calibrate} expects. */
   readonly samples?: CalibrationSamples | undefined
-  /** Called before each layer with its name, how many are done, and how many there are. */
+  /** Called before each layer with its name, the number of layers done, and the number of all layers. */
   readonly onProgress?: ((name: string, done: number, layers: number) => void) | undefined
 }
 
-/** One layer: its router, and the update of its weight with the router's weights. */
+/** Analysis of one layer: its router, and the update of its weight for the router's mean weights. */
 export interface LayerAnalysis {
   readonly name: string
   readonly router: RouterAnalysis
   readonly update: UpdateAnalysis
 }
 
-/** The layers that share one set of experts. */
+/** Analysis of one target: the layers that share one set of experts. */
 export interface TargetAnalysis {
   readonly target: string
   readonly inFeatures: number
   readonly outFeatures: number
-  /** Numbers of A, routers and B together. */
+  /** Number of elements of A, routers and B together. */
   readonly parameters: number
-  /** The rank of LoRA on these layers with as many parameters; mostly no integer. */
+  /** Rank at which LoRA on these layers has as many parameters; usually not an integer. */
   readonly loraRank: number
   readonly experts: ExpertAnalysis
-  /** In the model's order. */
+  /** In the order of the model. */
   readonly layers: readonly LayerAnalysis[]
 }
 
-/** Result of {@link analyse}: plain data. */
+/** Result of {@link analyse}, as plain data. */
 export interface Analysis {
   readonly r: number
   readonly strideA: number
@@ -51,12 +54,13 @@ export interface Analysis {
 const OPTIONS: Known = new Set<keyof AnalysisOptions>(['samples', 'onProgress'])
 
 /**
- * Looks at an adapter. A layer's router is looked at with the sample of what enters it; without one the layer's weights
- * are those it is frozen with, else 1/E, which says nothing of its router.
+ * Analyses an adapter. The weights of a layer are the mean of its router's weights over the layer's samples. Without
+ * samples they are the weights that the layer is frozen with, or else 1/E, which is independent of the router.
  *
- * Takes some r³ + r² d operations of the main thread for each layer: seconds where r is 900, milliseconds where it is 50.
+ * For each layer it runs about r³ + r² d operations on the main thread: seconds for r = 900, milliseconds for r = 50.
  *
- * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE
+ * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE,
+ *   ERR_LILY_DISPOSED
  */
 export async function analyse(model: LilyModel, options: AnalysisOptions = {}): Promise<Analysis> {
   checkKeys('options', options, OPTIONS)
@@ -86,7 +90,7 @@ export async function analyse(model: LilyModel, options: AnalysisOptions = {}): 
     for (const layer of group) {
       options.onProgress?.(layer.name, done++, model.layers.size)
       const router = await analyseRouter(layer, samples.get(layer))
-      const update = analyseUpdate(await factorFor(layer), mix(experts, router.weights), r, scaling, loraRank)
+      const update = analyseUpdate(await factorFor(layer), combine(experts, router.weights), r, scaling, loraRank)
       layers.push({ name: layer.name, router, update })
     }
     const expertAnalysis = analyseExperts(experts, numB)

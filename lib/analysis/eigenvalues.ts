@@ -1,45 +1,52 @@
 /**
- * Eigenvalues of a symmetric matrix without its vectors: libraries compute those too, or a singular value decomposition,
- * which takes ten times longer at the sizes here (r up to 4096).
+ * Eigenvalues of a symmetric matrix, without eigenvectors. The available libraries compute eigenvectors too, or a
+ * singular value decomposition, which takes ten times longer at the sizes used here (r up to 4096).
  */
 
-/** All eigenvalues of the matrix [n, n], whose lower half is given and is overwritten; the largest first. */
+/**
+ * All eigenvalues of a symmetric matrix [n, n], in descending order. Only its lower triangle is read; it is
+ * overwritten.
+ */
 export function eigenvalues(lower: Float64Array, n: number): Float64Array {
-  const { diagonal, next } = tridiagonalize(lower, n)
-  return bisect(diagonal, next)
+  return bisect(tridiagonalize(lower, n))
 }
 
-/** A symmetric matrix with the same eigenvalues that is zero beside its diagonal and the elements next to it. */
+/** A symmetric tridiagonal matrix. */
 interface Tridiagonal {
   readonly diagonal: Float64Array
-  /** next[i] couples i - 1 and i; next[0] is 0. */
-  readonly next: Float64Array
+  /** offDiagonal[i] is the element in row i, column i - 1; offDiagonal[0] is 0. */
+  readonly offDiagonal: Float64Array
 }
 
 /**
- * Householder's reflections, from the last row up: each makes a row zero but for the element before the diagonal
- * (Golub and Van Loan, Matrix Computations, 8.3.1).
+ * Reduces a symmetric matrix to a tridiagonal one with the same eigenvalues, by Householder reflections from the last
+ * row up. Each makes the elements of one row to the left of the subdiagonal zero (Golub and Van Loan, Matrix
+ * Computations, 8.3.1).
  */
 function tridiagonalize(lower: Float64Array, n: number): Tridiagonal {
-  const next = new Float64Array(n)
+  const offDiagonal = new Float64Array(n)
   const p = new Float64Array(n)
   for (let i = n - 1; i > 0; i--) {
     const v = lower.subarray(i * n, i * n + i)
-    const before = v[i - 1]
+    const subdiagonal = v[i - 1]
     let norm2 = 0
     for (const value of v) norm2 += value * value
-    if (norm2 - before * before <= 0) {
-      next[i] = before
+    if (norm2 - subdiagonal * subdiagonal <= 0) {
+      offDiagonal[i] = subdiagonal
       continue
     }
-    next[i] = before > 0 ? -Math.sqrt(norm2) : Math.sqrt(norm2)
-    v[i - 1] -= next[i]
-    reflect(lower, n, v, norm2 - before * next[i], p)
+    offDiagonal[i] = subdiagonal > 0 ? -Math.sqrt(norm2) : Math.sqrt(norm2)
+    v[i - 1] -= offDiagonal[i]
+    reflect(lower, n, v, norm2 - subdiagonal * offDiagonal[i], p)
   }
-  return { diagonal: Float64Array.from({ length: n }, (_, i) => lower[i * n + i]), next }
+  return { diagonal: Float64Array.from({ length: n }, (_, i) => lower[i * n + i]), offDiagonal }
 }
 
-/** S := H S H on the leading rows, as many as v has, with H = 1 - v vᵀ / half and half = |v|² / 2. */
+/**
+ * S := H S H for the leading submatrix of the size of v, with H = I - v vᵀ / half and half = |v|² / 2.
+ *
+ * @param p scratch memory of at least that size
+ */
 function reflect(lower: Float64Array, n: number, v: Float64Array, half: number, p: Float64Array): void {
   const size = v.length
   p.fill(0, 0, size)
@@ -69,40 +76,45 @@ function reflect(lower: Float64Array, n: number, v: Float64Array, half: number, 
   }
 }
 
-/** Each eigenvalue is enclosed by how many lie below a number (Golub and Van Loan, 8.4.1); nothing can fail to converge. */
-function bisect(diagonal: Float64Array, next: Float64Array): Float64Array {
+/**
+ * Eigenvalues of a tridiagonal matrix by bisection on the number of eigenvalues below a point (Golub and Van Loan,
+ * 8.4.1). The bisection always converges.
+ */
+function bisect(matrix: Tridiagonal): Float64Array {
+  const { diagonal, offDiagonal } = matrix
   const n = diagonal.length
+  // Gershgorin's bound of the absolute values.
   let bound = 0
   for (let i = 0; i < n; i++) {
-    const beside = Math.abs(next[i]) + (i + 1 < n ? Math.abs(next[i + 1]) : 0)
-    bound = Math.max(bound, Math.abs(diagonal[i]) + beside)
+    const radius = Math.abs(offDiagonal[i]) + (i + 1 < n ? Math.abs(offDiagonal[i + 1]) : 0)
+    bound = Math.max(bound, Math.abs(diagonal[i]) + radius)
   }
   const values = new Float64Array(n)
-  let most = bound
+  let upper = bound
   for (let k = 0; k < n; k++) {
     let low = -bound
-    let high = most
-    // The k-th largest has n - 1 - k below it.
+    let high = upper
+    // n - 1 - k eigenvalues are smaller than the k-th largest.
     while (high - low > bound * Number.EPSILON) {
       const middle = low + (high - low) / 2
       if (middle === low || middle === high) break
-      if (countBelow(diagonal, next, middle, bound) > n - 1 - k) high = middle
+      if (countBelow(matrix, middle, bound) > n - 1 - k) high = middle
       else low = middle
     }
     values[k] = low + (high - low) / 2
-    most = high
+    upper = high
   }
   return values
 }
 
-/** Eigenvalues below x: the negative pivots of the matrix less x. */
-function countBelow(diagonal: Float64Array, next: Float64Array, x: number, bound: number): number {
-  // Stands for a pivot of zero; so small that the eigenvalues of what is counted are those of the matrix.
+/** The number of eigenvalues below x: the number of negative pivots of the matrix minus x I. */
+function countBelow({ diagonal, offDiagonal }: Tridiagonal, x: number, bound: number): number {
+  // Replaces a pivot of zero. It is too small to change an eigenvalue beyond rounding.
   const tiny = bound * Number.EPSILON ** 2
   let count = 0
   let pivot = 1
   for (let i = 0; i < diagonal.length; i++) {
-    pivot = diagonal[i] - x - (next[i] * next[i]) / pivot
+    pivot = diagonal[i] - x - (offDiagonal[i] * offDiagonal[i]) / pivot
     if (Math.abs(pivot) < tiny) pivot = -tiny
     if (pivot < 0) count++
   }

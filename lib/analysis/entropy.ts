@@ -1,6 +1,7 @@
-/** -sum p ln p, where 0 ln 0 is 0. */
-export function entropy(shares: ArrayLike<number>): number {
+/** Shannon entropy in nats, -sum p ln p with 0 ln 0 = 0. Terms that are not positive are skipped. */
+export function entropy(probabilities: ArrayLike<number>): number {
   let sum = 0
-  for (let i = 0; i < shares.length; i++) if (shares[i] > 0) sum -= shares[i] * Math.log(shares[i])
+  for (let i = 0; i < probabilities.length; i++)
+    if (probabilities[i] > 0) sum -= probabilities[i] * Math.log(probabilities[i])
   return sum
 }

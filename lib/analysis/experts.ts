@@ -1,13 +1,18 @@
-/** How the experts of one target differ. */
+/** Comparison of the experts of one target. */
 
+/** Norms and similarities of the experts B_e. */
 export interface ExpertAnalysis {
   /** Frobenius norm of each B_e. */
   readonly norms: readonly number[]
-  /** [E][E]: the cosine of each two, as vectors of r d_out numbers. 0 with an expert that is zero. */
+  /** [E][E]: the cosine similarity of each pair, as vectors of r * d_out elements; 0 if an expert is zero. */
   readonly cosines: readonly (readonly number[])[]
 }
 
-/** @param b [E, r, d_out] */
+/**
+ * Compares experts.
+ *
+ * @param b [E, r, d_out]
+ */
 export function analyseExperts(b: Float32Array, experts: number): ExpertAnalysis {
   const size = b.length / experts
   const product = (e: number, f: number) => {

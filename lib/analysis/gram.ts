@@ -1,12 +1,12 @@
 /**
- * Symmetric matrices of size r in float64, row-major, of which only the lower half is read or written. They stand for
- * matrices of [r, d] rows: what is wanted of a large product is in products of their rows.
+ * Operations on symmetric r x r matrices in float64, row-major. Only the lower triangle is read or written. The
+ * singular values of a product of [r, d] matrices follow from their Gram matrices, which are much smaller.
  */
 
-/** Columns at a time, so that a panel of all rows stays in a cache. */
+/** Columns per panel: a panel of all rows stays in the cache. */
 const PANEL = 128
 
-/** The lower half of X Xᵀ, of X [r, columns]. */
+/** The lower triangle of the Gram matrix X Xᵀ, for X [r, columns]. */
 export function gram(x: Float64Array, r: number, columns: number): Float64Array {
   const product = new Float64Array(r * r)
   for (let start = 0; start < columns; start += PANEL) {
@@ -17,7 +17,7 @@ export function gram(x: Float64Array, r: number, columns: number): Float64Array 
   return product
 }
 
-/** The product of two rows; in four sums, which a processor adds side by side. */
+/** The dot product of two rows. Four independent sums hide the latency of the additions. */
 export function dot(x: Float64Array, xStart: number, y: Float64Array, yStart: number, length: number): number {
   let s0 = 0
   let s1 = 0
@@ -35,18 +35,18 @@ export function dot(x: Float64Array, xStart: number, y: Float64Array, yStart: nu
 }
 
 /**
- * Replaces the lower half of a positive semidefinite matrix by its Cholesky factor L, which is zero above the diagonal.
- * A column whose pivot is no more than rounding is zero: the matrix has a lower rank.
+ * Replaces the lower triangle of a positive semidefinite matrix by its Cholesky factor L, and the upper triangle by
+ * zeros. A pivot of the size of rounding errors makes its column zero: the matrix is then rank-deficient.
  */
 export function cholesky(matrix: Float64Array, r: number): Float64Array {
   let largest = 0
   for (let i = 0; i < r; i++) largest = Math.max(largest, matrix[i * r + i])
-  const least = largest * r * Number.EPSILON
+  const tolerance = largest * r * Number.EPSILON
   for (let i = 0; i < r; i++) {
     for (let j = 0; j <= i; j++) {
       const rest = matrix[i * r + j] - dot(matrix, i * r, matrix, j * r, j)
       const pivot = j === i ? rest : matrix[j * r + j]
-      if (j === i) matrix[i * r + i] = rest > least ? Math.sqrt(rest) : 0
+      if (j === i) matrix[i * r + i] = rest > tolerance ? Math.sqrt(rest) : 0
       else matrix[i * r + j] = pivot > 0 ? rest / pivot : 0
     }
     matrix.fill(0, i * r + i + 1, (i + 1) * r)
@@ -54,7 +54,7 @@ export function cholesky(matrix: Float64Array, r: number): Float64Array {
   return matrix
 }
 
-/** The lower half of Lᵀ S L, of a lower triangular L and the lower half of a symmetric S. */
+/** The lower triangle of Lᵀ S L, for a lower triangular L and the lower triangle of a symmetric S. */
 export function congruence(l: Float64Array, s: Float64Array, r: number): Float64Array {
   const sl = new Float64Array(r * r)
   for (let i = 0; i < r; i++)

@@ -1,23 +1,32 @@
-/** Which experts a router chooses. */
+/** Analysis of the expert weights of a router. */
 import type { LilyLayer } from '../model/layer.js'
 import { lilyForward } from '../operations/forward.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { entropy } from './entropy.js'
 
-/** A router's weights, and how sure it is of them. */
+/** The weights that a router gives the experts, and their entropies. */
 export interface RouterAnalysis {
-  /** [E]: the weights of the experts. */
+  /** [E]: mean weights of the experts. */
   readonly weights: readonly number[]
-  /** Where the weights are from: a sample, what the layer is frozen with, or 1/E for lack of both. */
+  /** Source of the weights: the samples, the weights that the layer is frozen with, or 1/E without either. */
   readonly source: 'samples' | 'frozen' | 'uniform'
-  /** Of the weights, as a share of ln E: 1 where all weigh the same, 0 where one has it all; null for negative weights. */
+  /**
+   * Entropy of the weights divided by ln E: 1 for equal weights, 0 if one expert has all weight; null for negative
+   * weights.
+   */
   readonly entropy: number | null
-  /** The mean of the tokens' own entropies; null without a sample. Less than `entropy` where tokens go different ways. */
+  /**
+   * Mean entropy of the tokens' probabilities, divided by ln E; null without samples. Below `entropy` if tokens differ.
+   */
   readonly tokenEntropy: number | null
 }
 
-/** @param calls what enters the layer, a tensor for each call */
+/**
+ * Analyses the router of a layer.
+ *
+ * @param calls sample inputs x of the layer, one tensor per call
+ */
 export async function analyseRouter(
   layer: LilyLayer,
   calls: readonly TensorLike[] | undefined,
@@ -30,30 +39,35 @@ export async function analyseRouter(
 }
 
 function describeWeights(weights: ArrayLike<number>, source: RouterAnalysis['source']): RouterAnalysis {
-  const isMean = Array.from(weights).every((weight) => weight >= 0)
-  return { weights: Array.from(weights), source, entropy: isMean ? relativeEntropy(weights) : null, tokenEntropy: null }
+  const hasEntropy = Array.from(weights).every((weight) => weight >= 0)
+  return {
+    weights: Array.from(weights),
+    source,
+    entropy: hasEntropy ? relativeEntropy(weights) : null,
+    tokenEntropy: null,
+  }
 }
 
-/** The means over the tokens of a sample, whatever the layer is frozen with. */
+/** Means over the tokens of the samples. The router is used even if the layer is frozen. */
 async function sampleRouter(layer: LilyLayer, calls: readonly TensorLike[]): Promise<RouterAnalysis> {
   const experts = layer.router.value.shape[0]
   const weights = new Float64Array(experts)
-  let [uncertainty, tokens] = [0, 0]
+  let [entropySum, tokens] = [0, 0]
   for (const x of calls) {
     const probabilities = await probabilitiesOf(layer, x)
     for (let t = 0; t < probabilities.length; t += experts) {
       const token = probabilities.subarray(t, t + experts)
       token.forEach((probability, e) => (weights[e] += probability))
-      uncertainty += relativeEntropy(token)
+      entropySum += relativeEntropy(token)
       tokens++
     }
   }
   const mean = weights.map((sum) => sum / tokens)
-  return { ...describeWeights(mean, 'samples'), tokenEntropy: uncertainty / tokens }
+  return { ...describeWeights(mean, 'samples'), tokenEntropy: entropySum / tokens }
 }
 
 async function probabilitiesOf(layer: LilyLayer, x: TensorLike): Promise<Float32Array> {
-  // Not by the layer, which may be merged.
+  // Calls lilyForward instead of layer.forward, which throws for a merged layer.
   const operands = { x, a: layer.a.value, router: layer.router.value, b: layer.b.value }
   const { y, saved } = lilyForward(operands, { routing: 'batch' })
   const { data } = await (saved.probabilities as Tensor).toHost()
@@ -62,7 +76,7 @@ async function probabilitiesOf(layer: LilyLayer, x: TensorLike): Promise<Float32
   return data as Float32Array
 }
 
-/** As a share of the largest that so many can have. */
+/** Entropy divided by its maximum, the logarithm of the number of weights. */
 function relativeEntropy(weights: ArrayLike<number>): number {
   return entropy(weights) / Math.log(weights.length)
 }

@@ -1,45 +1,48 @@
 /**
- * The update of a layer's weight, dW = scaling * Cᵀ A with C = sum_e w_e B_e, from products of size r: with A Aᵀ = L Lᵀ
- * the squares of dW's singular values are the eigenvalues of scaling² Lᵀ (C Cᵀ) L. dW itself, [d_out, d_in], is never made.
+ * Singular values of the update of a layer's weight, dW = scaling * Cᵀ A with C = sum_e w_e B_e. With the Cholesky
+ * factorisation A Aᵀ = L Lᵀ, their squares are the eigenvalues of scaling² Lᵀ (C Cᵀ) L, an r x r matrix. dW itself,
+ * [d_out, d_in], is not computed.
  */
 import { eigenvalues } from './eigenvalues.js'
 import { entropy } from './entropy.js'
 import { cholesky, congruence, gram } from './gram.js'
 
-/** What the singular values of an update say. */
+/** The singular values of an update, and quantities derived from them. */
 export interface UpdateAnalysis {
   /** Frobenius norm. */
   readonly norm: number
   /** The largest singular value. */
   readonly spectralNorm: number
   /**
-   * How many directions the update has, from 0 to r: exp(-sum p ln p), p being each singular value's share of their sum
-   * (Roy and Vetterli, "The effective rank", 2007). LoRA's is at most its rank.
+   * Effective rank, from 0 to r: exp(-sum p ln p), where p are the singular values divided by their sum (Roy and
+   * Vetterli, "The effective rank", 2007). That of a LoRA update is at most LoRA's rank.
    */
   readonly effectiveRank: number
-  /** The share of the squared norm that the best update of LoRA's rank at equal parameters has; 1 for a zero update. */
+  /** Part of the squared norm that the best approximation by LoRA with as many parameters has; 1 for a zero update. */
   readonly sharedWithLora: number
-  /** The singular values, the largest first. */
+  /** Singular values, in descending order. */
   readonly singularValues: readonly number[]
 }
 
-/** L of A Aᵀ = L Lᵀ, for the layers that share A [r, d_in]. */
+/** The Cholesky factor L of A Aᵀ = L Lᵀ, for A [r, d_in]. */
 export function factorOf(a: Float64Array, r: number): Float64Array {
   return cholesky(gram(a, r, a.length / r), r)
 }
 
-/** C [r, d_out] of b [E, r, d_out]. */
-export function mix(b: Float32Array, weights: ArrayLike<number>): Float64Array {
-  const mixed = new Float64Array(b.length / weights.length)
+/** C = sum_e w_e B_e, [r, d_out], for b [E, r, d_out]. */
+export function combine(b: Float32Array, weights: ArrayLike<number>): Float64Array {
+  const combined = new Float64Array(b.length / weights.length)
   for (let e = 0; e < weights.length; e++)
-    for (let i = 0; i < mixed.length; i++) mixed[i] += weights[e] * b[e * mixed.length + i]
-  return mixed
+    for (let i = 0; i < combined.length; i++) combined[i] += weights[e] * b[e * combined.length + i]
+  return combined
 }
 
 /**
- * @param factor of A
+ * Analyses the update of a layer.
+ *
+ * @param factor the result of {@link factorOf} for A
  * @param c [r, d_out]
- * @param loraRank of LoRA at equal parameters
+ * @param loraRank rank at which LoRA has as many parameters
  */
 export function analyseUpdate(
   factor: Float64Array,

@@ -1,13 +1,16 @@
-/** Checks of shapes and types that several operations share. They run after everything of the caller's has been read. */
+/**
+ * Checks of shapes and types that several operations share. They run once all arguments have been read, when no code of
+ * the caller can run any more and change what was checked.
+ */
 import { type DType, is16Bit } from './dtype.js'
 import { fail } from './errors.js'
 import { MAX_EXPERTS, MAX_RANK } from './limits.js'
 import { shapeText, type TypedMatrix } from './shape.js'
 
-/** Tokens and offsets are 32-bit numbers in the kernels. */
+/** The kernels index tokens and sequence offsets with 32-bit signed integers. */
 const MAX_TOKENS = 2 ** 31 - 1
 
-/** x: any leading dimensions, then d_in. */
+/** Checks x: [..., d_in] of type float32, bfloat16 or float16. */
 export function checkActivations(x: TypedMatrix): void {
   checkFloat('x', x)
   if (x.columns < 1) {
@@ -18,7 +21,7 @@ export function checkActivations(x: TypedMatrix): void {
   }
 }
 
-/** a: [r, d_in]. */
+/** Checks a: [r, d_in]. */
 export function checkA(a: TypedMatrix, dIn: number): void {
   if (a.shape.length !== 2 || a.columns !== dIn) {
     fail('ERR_LILY_SHAPE', 'a', `expected [r, ${dIn}] (x has d_in ${dIn}), got ${shapeText(a.shape)}`)
@@ -26,6 +29,7 @@ export function checkA(a: TypedMatrix, dIn: number): void {
   checkLimit('a', 'r', a.rows, MAX_RANK)
 }
 
+/** Checks E, the number of experts that the shape of `argument` gives. */
 export function checkExperts(argument: string, experts: number): void {
   checkLimit(argument, 'E', experts, MAX_EXPERTS)
 }
@@ -35,7 +39,7 @@ function checkLimit(argument: string, name: string, value: number, limit: number
   fail('ERR_LILY_SHAPE', argument, `expected ${name} from 1 to ${limit}, got ${value}`)
 }
 
-/** An operand whose leading dimensions are tokens, however they are grouped. */
+/** Checks an operand of shape [..., columns] whose leading dimensions, flattened, are the tokens. */
 export function checkTokenRows(argument: string, operand: TypedMatrix, tokens: number, columns: number): void {
   if (operand.rows === tokens && operand.columns === columns) return
   fail(
@@ -46,13 +50,22 @@ export function checkTokenRows(argument: string, operand: TypedMatrix, tokens: n
   )
 }
 
-/** An operand of two dimensions. */
+/** Checks an operand of shape [rows, columns]; more leading dimensions are not accepted. */
 export function checkMatrix(argument: string, operand: TypedMatrix, rows: number, columns: number): void {
   if (operand.shape.length === 2 && operand.rows === rows && operand.columns === columns) return
   fail('ERR_LILY_SHAPE', argument, `expected ${shapeText([rows, columns])}, got ${shapeText(operand.shape)}`)
 }
 
-/** b: [E, r, d_out] or [E*r, d_out]; or its gradient, whose d_out is known. */
+/** Checks that an operand has exactly this shape. */
+export function checkShape(argument: string, operand: TypedMatrix, shape: readonly number[]): void {
+  const { shape: given } = operand
+  if (given.length === shape.length && given.every((size, axis) => size === shape[axis])) return
+  fail('ERR_LILY_SHAPE', argument, `expected ${shapeText(shape)}, got ${shapeText(given)}`)
+}
+
+/**
+ * Checks a stack of experts, b or its gradient: [E, r, d_out] or [E*r, d_out]. Without `dOut` any d_out is accepted.
+ */
 export function checkExpertStack(
   argument: string,
   operand: TypedMatrix,
@@ -72,19 +85,23 @@ export function checkExpertStack(
   )
 }
 
-/** The type of x: a number type that can be computed with at all. */
+/** Checks that an operand has one of the types that the kernels compute with. */
 export function checkFloat(argument: string, operand: TypedMatrix): void {
   const { dtype } = operand
   if (dtype === 'float32' || is16Bit(dtype)) return
   fail('ERR_LILY_DTYPE', argument, `expected float32, bfloat16 or float16, got ${dtype}`)
 }
 
+/** Checks that an operand has exactly the type `dtype`. */
 export function checkType(argument: string, operand: TypedMatrix, dtype: DType): void {
   if (operand.dtype === dtype) return
   fail('ERR_LILY_DTYPE', argument, `expected ${dtype}, got ${operand.dtype}; convert it`)
 }
 
-/** Parameters have the activations' type or float32, and gradients their parameter's type or float32. */
+/**
+ * Checks that a parameter has the type of the activations, or a gradient that of its parameter; float32 is accepted
+ * too.
+ */
 export function checkTypeOrFloat32(argument: string, operand: TypedMatrix, dtype: DType): void {
   if (operand.dtype === dtype || operand.dtype === 'float32') return
   const expected = dtype === 'float32' ? 'float32' : `${dtype} or float32`

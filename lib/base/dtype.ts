@@ -1,10 +1,12 @@
 /** Data types of tensors, and the typed arrays that hold them on the host. */
 import { describe, fail } from './errors.js'
 
-/** Data type of a tensor. `uint8` and `int32` are those of masks and offsets. */
+/** Data type of a tensor's elements. Masks are `uint8` and sequence offsets `int32`; all other operands hold floats. */
 export type DType = 'float32' | 'bfloat16' | 'float16' | 'uint8' | 'int32'
 
-/** The part of Node 24's Float16Array that is needed here; older type libraries do not know it. */
+/**
+ * The members of Float16Array (Node.js 24) that this package uses; older TypeScript libraries do not declare the type.
+ */
 export interface Float16ArrayLike extends ArrayBufferView {
   readonly BYTES_PER_ELEMENT: number
   readonly length: number
@@ -19,20 +21,27 @@ export interface Float16ArrayLike extends ArrayBufferView {
 }
 
 /**
- * Host memory of a tensor. bfloat16 and float16 numbers lie in a Uint16Array as bits; float16 may also lie in a native
- * Float16Array. The memory may be shared (SharedArrayBuffer).
+ * Host memory of a tensor. A Uint16Array holds the bit patterns of bfloat16 or float16 elements; float16 elements may
+ * also be in a native Float16Array. The buffer may be a SharedArrayBuffer.
  */
 export type HostData = Float32Array | Uint16Array | Float16ArrayLike | Uint8Array | Int32Array
 
+/** Size of one element, in bytes. */
 export function bytesPerElement(dtype: DType): number {
   if (dtype === 'float32' || dtype === 'int32') return 4
   return dtype === 'uint8' ? 1 : 2
 }
 
+/** Whether `dtype` is one of the two 16-bit float types. */
 export function is16Bit(dtype: DType): boolean {
   return dtype === 'bfloat16' || dtype === 'float16'
 }
 
+/**
+ * Reads a dtype that the caller passed.
+ *
+ * @throws LilyError ERR_LILY_DTYPE
+ */
 export function readDType(argument: string, value: unknown): DType {
   switch (value) {
     case 'float32':
@@ -41,20 +50,25 @@ export function readDType(argument: string, value: unknown): DType {
     case 'uint8':
     case 'int32':
       return value
-    case 'bool': // ONNX Runtime's name of a byte per truth value
+    case 'bool': // ONNX Runtime stores one byte per boolean
       return 'uint8'
     default:
       return fail(
         'ERR_LILY_DTYPE',
         argument,
-        `expected dtype 'float32', 'bfloat16' or 'float16' ('uint8' for masks, 'int32' for offsets), got ${describe(value)}`,
+        `expected dtype 'float32', 'bfloat16' or 'float16' ('uint8' for masks, 'int32' for offsets), ` +
+          `got ${describe(value)}`,
       )
   }
 }
 
 /**
- * The dtype of host memory: what its typed array says, which a given dtype must agree with; the bits in a Uint16Array
- * say nothing by themselves. The tag, not `instanceof`, tells arrays apart: it holds for arrays of other realms too.
+ * The dtype of host memory, from the class of its typed array. `given`, if defined, must agree with it. For a
+ * Uint16Array `given` is required: the array holds bit patterns of bfloat16 or of float16.
+ *
+ * Arrays are told apart by `Symbol.toStringTag`, because `instanceof` fails for arrays of another realm (a vm context).
+ *
+ * @throws LilyError ERR_LILY_DTYPE
  */
 export function dtypeOf(argument: string, data: HostData, given: unknown): DType {
   switch (data[Symbol.toStringTag]) {
@@ -71,7 +85,7 @@ export function dtypeOf(argument: string, data: HostData, given: unknown): DType
       return fail(
         'ERR_LILY_DTYPE',
         argument,
-        `a Uint16Array holds the bits of dtype 'bfloat16' or 'float16', got dtype ${describe(given)}; say which`,
+        `expected dtype 'bfloat16' or 'float16' for a Uint16Array, got ${describe(given)}; pass one of the two`,
       )
     default:
       return fail(
@@ -85,10 +99,16 @@ export function dtypeOf(argument: string, data: HostData, given: unknown): DType
 
 function agreed(argument: string, dtype: DType, given: unknown): DType {
   if (given === undefined || given === dtype || readDType(argument, given) === dtype) return dtype
-  return fail('ERR_LILY_DTYPE', argument, `its typed array holds ${dtype}, but its dtype says ${describe(given)}`)
+  return fail(
+    'ERR_LILY_DTYPE',
+    argument,
+    `expected dtype '${dtype}', the type of its typed array, got ${describe(given)}; pass that dtype or leave it out`,
+  )
 }
 
-/** A view of `length` elements of a dtype in a buffer. */
+/**
+ * A typed array over `length` elements of `buffer`, from `byteOffset` on. 16-bit floats are viewed as a Uint16Array.
+ */
 export function viewOf(dtype: DType, buffer: ArrayBufferLike, byteOffset: number, length: number): HostData {
   if (dtype === 'float32') return new Float32Array(buffer, byteOffset, length)
   if (dtype === 'int32') return new Int32Array(buffer, byteOffset, length)
@@ -96,7 +116,7 @@ export function viewOf(dtype: DType, buffer: ArrayBufferLike, byteOffset: number
   return new Uint16Array(buffer, byteOffset, length)
 }
 
-/** The same memory, whatever its type. */
+/** The same memory as bytes. */
 export function bytesOf({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint8Array {
   return new Uint8Array(buffer, byteOffset, byteLength)
 }

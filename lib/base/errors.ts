@@ -1,6 +1,6 @@
-/** The one error class of the package. */
+/** The error class of the package, and helpers for error messages. */
 
-/** What went wrong, for programs. */
+/** Kind of an error, in a form that programs can compare. */
 export type LilyErrorCode =
   | 'ERR_LILY_SHAPE'
   | 'ERR_LILY_DTYPE'
@@ -12,26 +12,27 @@ export type LilyErrorCode =
   | 'ERR_LILY_CHECKPOINT'
   | 'ERR_LILY_DISPOSED'
 
-/** What a {@link LilyError} carries beside its code and message. */
+/** Properties of a {@link LilyError} besides its code and message. */
 export interface LilyErrorDetails {
-  /** Name of the argument at fault. */
+  /** Name of the invalid argument. */
   readonly argument?: string | undefined
-  /** The CUDA runtime's name of the error, where a device reported one. */
+  /** The CUDA runtime's name of the error, such as 'cudaErrorIllegalAddress', if CUDA reported one. */
   readonly cudaError?: string | undefined
-  /** The error that led to this one. */
+  /** The error that caused this one. */
   readonly cause?: unknown
 }
 
 /**
- * Every error that this package throws on purpose. The message names the argument, what was expected, what came, and
- * what to do. A call that throws one before its work began has written nothing.
+ * The class of all errors that this package throws or rejects with deliberately. The message names the argument, the
+ * expected value, the value received and the remedy. Arguments are checked before any work starts, so a call whose
+ * arguments are rejected has written to no output.
  */
 export class LilyError extends Error {
   declare readonly name: 'LilyError'
   readonly code: LilyErrorCode
-  /** Name of the argument at fault, where there is one. */
+  /** Name of the invalid argument, if the error is about one. */
   readonly argument: string | undefined
-  /** The CUDA runtime's name of the error, where a device reported one. */
+  /** The CUDA runtime's name of the error, such as 'cudaErrorIllegalAddress', if CUDA reported one. */
   readonly cudaError: string | undefined
 
   constructor(code: LilyErrorCode, message: string, details: LilyErrorDetails = {}) {
@@ -42,17 +43,22 @@ export class LilyError extends Error {
   }
 
   static {
-    // On the prototype, as the built-in errors have it, so that the first line of the stack says it.
+    // On the prototype, like the built-in errors: the first line of `stack` then begins with this name.
     Object.defineProperty(this.prototype, 'name', { value: 'LilyError', configurable: true, writable: true })
   }
 }
 
-/** Throws a LilyError about one argument; `message` goes on after the argument's name. */
+/** Throws a LilyError about one argument. The text of the error is `${argument}: ${message}`. */
 export function fail(code: LilyErrorCode, argument: string, message: string): never {
   throw new LilyError(code, `${argument}: ${message}`, { argument })
 }
 
-/** For what a getter or a provider of the caller's threw while `argument` was read, out of an object or by itself. */
+/**
+ * The error to throw after code of the caller (a getter, a `deviceTensor` method) threw `cause` while `argument` was
+ * read. A LilyError is returned as it is.
+ *
+ * @param from the object that `argument` is a property of, if any
+ */
 export function failedToRead(argument: string, cause: unknown, from?: string): LilyError {
   if (cause instanceof LilyError) return cause
   const what = from === undefined ? 'reading it' : `reading it from ${from}`
@@ -60,7 +66,7 @@ export function failedToRead(argument: string, cause: unknown, from?: string): L
   return new LilyError('ERR_LILY_ARGUMENT', message, { argument, cause })
 }
 
-/** A value of the caller's in a few words. */
+/** A short description of any value, for error messages. */
 export function describe(value: unknown): string {
   switch (typeof value) {
     case 'string':

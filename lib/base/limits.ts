@@ -1,6 +1,6 @@
-/** What the kernels bear. */
+/** Limits of the kernels. */
 
-/** Largest r. */
+/** Largest rank r. */
 export const MAX_RANK = 4096
-/** Largest number E of experts. */
+/** Largest number of experts, E. */
 export const MAX_EXPERTS = 64

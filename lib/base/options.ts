@@ -1,22 +1,31 @@
-/** Reading of plain options. */
+/** Reads and checks properties of plain option objects. */
 import { describe, fail, failedToRead } from './errors.js'
 
-/** The names that an object of operands or options may have. */
+/** The property names that an object of operands or options may have. */
 export type Known = ReadonlySet<string>
 
-/** A misspelt name would otherwise be a silent default. */
+/**
+ * Checks that `value` is an object with no properties but those in `known`: a misspelt option would otherwise silently
+ * take its default.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
 export function checkKeys(argument: string, value: unknown, known: Known): asserts value is object {
   if (typeof value !== 'object' || value === null) {
     fail('ERR_LILY_ARGUMENT', argument, `expected an object, got ${describe(value)}`)
   }
   for (const key in value) {
     if (!known.has(key)) {
-      fail('ERR_LILY_ARGUMENT', key, `is not known in ${argument}; known are ${[...known].join(', ')}`)
+      fail('ERR_LILY_ARGUMENT', key, `is not a property of ${argument}; expected one of ${[...known].join(', ')}`)
     }
   }
 }
 
-/** A property of the caller's, whose getter may throw. */
+/**
+ * Reads the property `name` of an object that the caller passed. It may be a getter that throws.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT with the getter's error as `cause`
+ */
 export function get(argument: string, from: object, name: string): unknown {
   try {
     return (from as Readonly<Record<string, unknown>>)[name]
@@ -25,6 +34,7 @@ export function get(argument: string, from: object, name: string): unknown {
   }
 }
 
+/** Reads an option that must be one of `choices`; undefined gives `fallback`. */
 export function readChoice<T extends string>(options: object, name: string, choices: readonly T[], fallback: T): T {
   const value = get('options', options, name)
   if (value === undefined) return fallback
@@ -33,7 +43,11 @@ export function readChoice<T extends string>(options: object, name: string, choi
   return fail('ERR_LILY_ARGUMENT', name, `expected one of ${expected}, got ${describe(value)}`)
 }
 
-/** `argument` is what the flag is called in an error. */
+/**
+ * Reads a boolean option; undefined gives `fallback`.
+ *
+ * @param argument name of the option in an error message
+ */
 export function readFlag(options: object, name: string, fallback: boolean, argument = name): boolean {
   const value = get('options', options, name)
   if (value === undefined) return fallback
@@ -41,7 +55,7 @@ export function readFlag(options: object, name: string, fallback: boolean, argum
   return fail('ERR_LILY_ARGUMENT', argument, `expected true or false, got ${describe(value)}`)
 }
 
-/** A number that is finite in float32 too. */
+/** Reads the option `scaling` (default 1), which must be finite after rounding to float32. */
 export function readScaling(options: object): number {
   const value = get('options', options, 'scaling')
   if (value === undefined) return 1

@@ -1,18 +1,18 @@
-/** Shapes, and the row-major matrix that a shape is seen as: leading dimensions become rows, the last one columns. */
+/** Shapes. The kernels see every operand as a row-major matrix: the last dimension is columns, all others are rows. */
 import { bytesPerElement, type DType } from './dtype.js'
 import { describe, fail } from './errors.js'
 
-/** A shape seen as a matrix. */
+/** A shape flattened to a row-major matrix. */
 export interface Matrix {
   readonly rows: number
   readonly columns: number
-  /** Elements from one row to the next. */
+  /** Elements from the start of one row to the start of the next (the leading dimension of BLAS). */
   readonly pitch: number
-  /** Bytes from the first element to the end of the last. */
+  /** Bytes from the start of the first element to the end of the last. */
   readonly byteLength: number
 }
 
-/** What checks of an operand's shape and type read. */
+/** The properties of an operand that the checks of shape and type need. */
 export interface TypedMatrix {
   readonly shape: readonly number[]
   readonly rows: number
@@ -24,7 +24,7 @@ export interface TypedMatrix {
  * Flattens a shape into a matrix.
  *
  * @param strides in elements; null: contiguous
- * @throws LilyError ERR_LILY_SHAPE where the rows have no common pitch, or overlap
+ * @throws LilyError ERR_LILY_SHAPE if the rows are not evenly spaced, or overlap
  */
 export function flatten(
   argument: string,
@@ -43,12 +43,12 @@ export function flatten(
   const bytes = bytesPerElement(dtype)
   const byteLength = rows * columns > 0 ? ((rows - 1) * pitch + columns) * bytes : 0
   if (!Number.isSafeInteger(rows * columns * bytes) || !Number.isSafeInteger(byteLength)) {
-    fail('ERR_LILY_SHAPE', argument, `shape ${shapeText(shape)} has more bytes than a number can count`)
+    fail('ERR_LILY_SHAPE', argument, `expected at most 2^53 - 1 bytes, got shape ${shapeText(shape)} of ${dtype}`)
   }
   return { rows, columns, pitch, byteLength }
 }
 
-/** The row pitch of a non-empty strided shape. A dimension of one element may have any stride. */
+/** The row pitch of a non-empty strided shape. The stride of a dimension of size 1 is ignored. */
 function commonPitch(argument: string, shape: readonly number[], strides: readonly number[]): number {
   const last = shape.length - 1
   const columns = shape[last]
@@ -56,7 +56,7 @@ function commonPitch(argument: string, shape: readonly number[], strides: readon
     fail(
       'ERR_LILY_SHAPE',
       argument,
-      `the last stride must be 1, got strides ${shapeText(strides)}; make a row-major copy`,
+      `expected 1 as the last stride, got strides ${shapeText(strides)}; make a row-major copy`,
     )
   }
   let rows = 1
@@ -71,8 +71,8 @@ function commonPitch(argument: string, shape: readonly number[], strides: readon
       fail(
         'ERR_LILY_SHAPE',
         argument,
-        `the leading dimensions of shape ${shapeText(shape)} with strides ${shapeText(strides)} are not evenly ` +
-          `spaced rows (stride ${pitch * rows} was expected for dimension ${axis}); make a contiguous copy`,
+        `expected evenly spaced rows, with stride ${pitch * rows} in dimension ${axis}, got shape ` +
+          `${shapeText(shape)} with strides ${shapeText(strides)}; make a contiguous copy`,
       )
     }
     rows *= size
@@ -81,13 +81,19 @@ function commonPitch(argument: string, shape: readonly number[], strides: readon
     fail(
       'ERR_LILY_SHAPE',
       argument,
-      `rows of ${columns} elements overlap: the row pitch is only ${pitch} (strides ${shapeText(strides)})`,
+      `expected a row pitch of at least ${columns} elements, got ${pitch} (strides ${shapeText(strides)}): the rows ` +
+        `overlap; make a contiguous copy`,
     )
   }
   return pitch
 }
 
-/** A copy of the caller's shape or strides: integers from 0. */
+/**
+ * Copies an array of non-negative integers that the caller passed.
+ *
+ * @param what name of the array in an error message, such as 'shape' or 'strides'
+ * @throws LilyError ERR_LILY_SHAPE
+ */
 export function readIntegers(argument: string, what: string, value: unknown): number[] {
   if (!Array.isArray(value)) {
     fail('ERR_LILY_SHAPE', argument, `expected ${what} as an array of integers, got ${describe(value)}`)
@@ -96,13 +102,18 @@ export function readIntegers(argument: string, what: string, value: unknown): nu
   for (let i = 0; i < value.length; i++) {
     const number: unknown = value[i]
     if (!Number.isSafeInteger(number) || (number as number) < 0) {
-      fail('ERR_LILY_SHAPE', argument, `${what}[${i}] must be an integer from 0 to 2^53 - 1, got ${describe(number)}`)
+      fail(
+        'ERR_LILY_SHAPE',
+        argument,
+        `expected ${what}[${i}] to be an integer from 0 to 2^53 - 1, got ${describe(number)}`,
+      )
     }
     copy.push(number as number)
   }
   return copy
 }
 
+/** A shape as it is written in error messages, such as '[2, 3]'. */
 export function shapeText(shape: readonly number[]): string {
   return `[${shape.join(', ')}]`
 }

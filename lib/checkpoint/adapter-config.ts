@@ -1,4 +1,4 @@
-/** PEFT's adapter_config.json. */
+/** Reads and writes PEFT's adapter_config.json. */
 import { readFile, stat } from 'node:fs/promises'
 import { LilyError } from '../base/errors.js'
 import { type LilyConfig, readConfig } from '../model/config.js'
@@ -6,7 +6,7 @@ import type { LilyModel } from '../model/model.js'
 import { checkpointError, DAMAGED, fileSystemError, quote } from './errors.js'
 import { isObject, parseJson } from './json.js'
 
-/** PEFT's names of what a LilyConfig has. */
+/** PEFT's names of the fields of a LilyConfig. */
 const FIELDS: Readonly<Record<keyof LilyConfig, string>> = {
   r: 'r',
   strideA: 'stride_A',
@@ -19,7 +19,7 @@ const FIELDS: Readonly<Record<keyof LilyConfig, string>> = {
   initWeights: 'init_weights',
 }
 
-/** Fields that say nothing about what the adapter computes: PEFT's value of them in a new file. */
+/** Fields that do not affect what the adapter computes, with PEFT's default values. */
 const DESCRIPTION = {
   auto_mapping: null,
   base_model_name_or_path: null,
@@ -30,17 +30,22 @@ const DESCRIPTION = {
   task_type: null,
 }
 
+/** Fields of PEFT's LilyConfig. */
 const KNOWN: ReadonlySet<string> = new Set([...Object.values(FIELDS), ...Object.keys(DESCRIPTION), 'peft_type'])
 
-/** Names of all the modules of a large model take less. */
+/** Limit of the file's size. A list of all modules of a large model is smaller. */
 const MAX_BYTES = 16 * 1024 * 1024
 
-/** No field is deeper: auto_mapping is an object. Other tuners nest a little more, and are named in an error. */
+/**
+ * Limit of the nesting depth of objects and arrays. LilyConfig has two levels (auto_mapping is an object); the limit is
+ * larger so that a configuration of another tuner is still parsed and its peft_type named in the error.
+ */
 const MAX_DEPTH = 8
 
+/** The contents of an adapter_config.json. */
 export interface AdapterConfig {
   readonly config: LilyConfig
-  /** The file, to be written again as it was. */
+  /** Text of the file, which saving the model writes again. */
   readonly text: string
   readonly fields: Readonly<Record<string, unknown>>
 }
@@ -48,12 +53,14 @@ export interface AdapterConfig {
 /**
  * Reads an adapter_config.json.
  *
- * @throws LilyError ERR_LILY_CHECKPOINT, which names the field
+ * @throws LilyError ERR_LILY_CHECKPOINT, with the name of the invalid field
  */
 export async function readAdapterConfig(path: string): Promise<AdapterConfig> {
   const text = await readText(path)
   const fields = parseJson(path, 'the configuration', text, MAX_DEPTH)
-  if (!isObject(fields)) throw checkpointError(path, 'expected a JSON object; save the adapter with PEFT again')
+  if (!isObject(fields)) {
+    throw checkpointError(path, 'expected a JSON object, got another JSON value; save the adapter with PEFT again')
+  }
   checkFields(path, fields)
   return { config: toConfig(path, fields), text, fields }
 }
@@ -61,7 +68,8 @@ export async function readAdapterConfig(path: string): Promise<AdapterConfig> {
 async function readText(path: string): Promise<string> {
   try {
     const stats = await stat(path)
-    if (!stats.isFile() || stats.size > MAX_BYTES) {
+    if (!stats.isFile()) throw checkpointError(path, 'expected a file, got a folder or a special file')
+    if (stats.size > MAX_BYTES) {
       throw checkpointError(path, `expected a file of at most ${MAX_BYTES} bytes, got ${stats.size}; ${DAMAGED}`)
     }
     return await readFile(path, 'utf8')
@@ -70,12 +78,12 @@ async function readText(path: string): Promise<string> {
   }
 }
 
-/** Fields that are not known may change what the adapter computes, unless they are off. */
+/** Rejects unknown fields, which may affect what the adapter computes, unless they are null or false. */
 function checkFields(path: string, fields: Readonly<Record<string, unknown>>): void {
   if (fields.peft_type !== 'LILY') {
     throw checkpointError(
       path,
-      `expected peft_type 'LILY', got ${quote(String(fields.peft_type))}; only Lily adapters can be loaded`,
+      `expected peft_type 'LILY', got ${quote(String(fields.peft_type))}; load a Lily adapter`,
     )
   }
   const unknown = Object.keys(fields).filter(
@@ -84,8 +92,8 @@ function checkFields(path: string, fields: Readonly<Record<string, unknown>>): v
   if (unknown.length > 0) {
     throw checkpointError(
       path,
-      `expected the fields of PEFT's LilyConfig, got also ${unknown.map(quote).join(', ')}, which may change what the ` +
-        `adapter computes; remove what does not`,
+      `expected only fields of PEFT's LilyConfig, got ${unknown.map(quote).join(', ')}; remove the fields that do not ` +
+        `affect what the adapter computes`,
     )
   }
 }
@@ -110,7 +118,7 @@ function toConfig(path: string, fields: Readonly<Record<string, unknown>>): Lily
   }
 }
 
-/** To PEFT an empty list is none. */
+/** Whether a field has a value. PEFT treats an empty list like null. */
 function isSet(value: unknown): boolean {
   return value !== null && value !== undefined && !(Array.isArray(value) && value.length === 0)
 }
@@ -142,7 +150,10 @@ export function writeAdapterConfig(
   })
 }
 
-/** The configuration of LoRA on the same layers. With alpha = scaling * r PEFT's scaling, alpha / r, is Lily's. */
+/**
+ * The text of adapter_config.json for LoRA on the same layers. PEFT scales LoRA by lora_alpha / r, so lora_alpha is
+ * scaling * r.
+ */
 export function writeLoraConfig(model: LilyModel): string {
   const description = Object.keys(DESCRIPTION).map((name) => [name, model.adapterConfig?.[name] ?? null])
   const { r, scaling, excludeModules, layersToTransform, layersPattern } = model.config
@@ -165,12 +176,12 @@ export function writeLoraConfig(model: LilyModel): string {
   })
 }
 
-/** PEFT has no name for "all the layers given": their last parts name them. */
+/** PEFT requires target_modules: without targetModules they are the last components of the layers' names. */
 function targetsOf({ config, layers }: LilyModel): readonly string[] | string {
   return config.targetModules ?? [...new Set(Array.from(layers.values(), ({ shape }) => shape.target))].sort()
 }
 
-/** As Python's json.dumps with sorted keys: ASCII, no newline at the end. */
+/** The text of Python's json.dumps(fields, indent=2, sort_keys=True): ASCII, without a trailing newline. */
 function toText(fields: object): string {
   const sorted = Object.fromEntries(Object.entries(fields).sort(([left], [right]) => (left < right ? -1 : 1)))
   const escape = (character: string) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`

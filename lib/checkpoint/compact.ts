@@ -1,33 +1,40 @@
-/** What the compact form has beside the parameters, each once: the layers that use them, in the metadata of its file. */
+/**
+ * The list of layers in the compact format, which stores each parameter once. It is an entry of the file's metadata.
+ */
 import type { LayerShape } from '../model/sharing.js'
 import { checkpointError, DAMAGED } from './errors.js'
 import { FROZEN } from './frozen.js'
 import { parseJson } from './json.js'
 import type { SafetensorsFile } from './safetensors-file.js'
 
-/** The adapted layers in the order in which they share A, as JSON: [[name, inFeatures, outFeatures], ...]. */
+/**
+ * Metadata key of the adapted layers, in the order in which they share A, as JSON: [[name, inFeatures, outFeatures],
+ * ...].
+ */
 const LAYERS = 'lily_layers'
 
+/** The metadata entry for these layers. */
 export function compactMetadata(layers: Iterable<LayerShape>): [string, string] {
   const shapes = Array.from(layers, ({ name, inFeatures, outFeatures }) => [name, inFeatures, outFeatures])
   return [LAYERS, JSON.stringify(shapes)]
 }
 
+/** A copy of metadata without the list of layers. */
 export function withoutCompact(metadata: ReadonlyMap<string, string>): Map<string, string> {
   return new Map([...metadata].filter(([key]) => key !== LAYERS && key !== FROZEN))
 }
 
-/** The layers of a compact file; null for one of PEFT's. */
+/** The layers of a compact file; null for a file in PEFT's format. */
 export function compactLayers({ path, metadata }: SafetensorsFile): LayerShape[] | null {
   const text = metadata.get(LAYERS)
   if (text === undefined) return null
   const layers = parseJson(path, `its metadata ${LAYERS}`, text, 2)
   if (Array.isArray(layers)) {
-    // Their names and sizes are checked as those of every layer are.
+    // shareLayers checks names and sizes.
     return layers.map((layer: unknown) => {
       const [name, inFeatures, outFeatures] = Array.isArray(layer) ? (layer as unknown[]) : []
       return { name, inFeatures, outFeatures } as LayerShape
     })
   }
-  throw checkpointError(path, `expected its metadata ${LAYERS} to be a list of layers; ${DAMAGED}`)
+  throw checkpointError(path, `expected its metadata ${LAYERS} to be an array of layers; ${DAMAGED}`)
 }

@@ -1,13 +1,16 @@
 /** The files of an adapter's folder. */
 
-/** Says what the adapter is. */
+/** The configuration. */
 export const CONFIG_FILE = 'adapter_config.json'
 
-/** Tensors as PEFT stores them: shared ones once per layer. */
+/** The tensors in PEFT's format: a shared parameter is stored once per layer. */
 export const PEFT_FILE = 'adapter_model.safetensors'
 
-/** Shared tensors once. PEFT does not know this name, and so reports that weights are missing, not that some are. */
+/**
+ * The tensors in the compact format: a shared parameter is stored once. PEFT does not know this file name, so loading
+ * such a folder with PEFT fails with "no weights found" instead of loading a part of them.
+ */
 export const COMPACT_FILE = 'adapter_model.compact.safetensors'
 
-/** What PEFT's files have no place for: the weights that layers are frozen with. PEFT ignores it. */
+/** The weights that layers are frozen with, which PEFT's files cannot hold. PEFT ignores this file. */
 export const FROZEN_FILE = 'adapter_frozen.json'

@@ -1,19 +1,21 @@
-/** PEFT's names of the tensors of a Lily adapter, and the order of layers. */
+/** PEFT's names of the tensors of a Lily adapter, and the default order of layers. */
 import { PEFT_SUFFIX, type SharedParameter } from '../model/sharing.js'
 
-/** Before every name: the base model in PEFT's model. */
+/** Prefix of every tensor's name: the path of the base model in PEFT's model. */
 export const PREFIX = 'base_model.model.'
 
+/** Kind of a parameter. */
 export type Kind = SharedParameter['kind']
 
+/** All kinds of parameters. */
 export const KINDS: readonly Kind[] = ['a', 'router', 'b']
 
-/** The name of a layer's own tensor, or of its copy of a shared one. */
+/** The name of a layer's tensor, which for a shared parameter is the layer's copy. */
 export function keyOf(layer: string, kind: Kind): string {
   return `${PREFIX}${layer}.${PEFT_SUFFIX[kind]}`
 }
 
-/** The layer and the kind of a tensor; null for one that is not Lily's. */
+/** The layer and the kind of a tensor, from its name; null if the name is not that of a Lily parameter. */
 export function parseKey(key: string): { layer: string; kind: Kind } | null {
   if (!key.startsWith(PREFIX)) return null
   for (const kind of KINDS) {
@@ -26,13 +28,13 @@ export function parseKey(key: string): { layer: string; kind: Kind } | null {
 }
 
 /**
- * Layers by the numbers in their names: files have them in the order of characters, layers.10 before layers.2, and the
- * order in which PEFT went through the model is not in the file.
+ * Compares names of layers, with numbers in them compared as numbers. A file sorts names by characters, layers.10
+ * before layers.2, and does not store the order of the layers in the model.
  */
 export function byNumbers(left: string, right: string): number {
   const [lefts, rights] = [left.split(/(\d+)/), right.split(/(\d+)/)]
   for (let i = 0; i < Math.min(lefts.length, rights.length); i++) {
-    // Every second part is a number.
+    // Every second component is a number.
     const difference = i % 2 === 1 ? Number(lefts[i]) - Number(rights[i]) : 0
     if (difference !== 0) return difference
     if (lefts[i] !== rights[i]) return lefts[i] < rights[i] ? -1 : 1

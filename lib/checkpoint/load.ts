@@ -1,4 +1,4 @@
-/** Reading of a Lily adapter as PEFT saves it, or in the compact form of this package. */
+/** Reads a Lily adapter from a folder in PEFT's format, or in the compact format of this package. */
 import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, fail, LilyError } from '../base/errors.js'
@@ -13,25 +13,25 @@ import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE } from './files.js'
 import { withFolderLock } from './folder-lock.js'
 import { type Frozen, FROZEN, readFrozenFile, readFrozenMetadata } from './frozen.js'
 import { byNumbers, keyOf, type Kind, KINDS, parseKey, PREFIX } from './layer-names.js'
-import { missing, readParameters, wrongShape } from './parameters.js'
+import { missingTensor, readParameters, wrongShape } from './parameters.js'
 import { committedPath, readJournal } from './replace-files.js'
 import { SafetensorsFile } from './safetensors-file.js'
 import type { TensorSource } from './safetensors-write.js'
 
-/** What a folder had beside the parameters; written again as it was. */
+/** The contents of a folder other than parameters, which saving the model writes again unchanged. */
 export interface Origin extends Pick<AdapterConfig, 'text' | 'fields'> {
-  /** Of the tensors' file. */
+  /** Metadata of the tensor file. */
   readonly metadata: ReadonlyMap<string, string>
-  /** Tensors that are not Lily's: those of modules_to_save, resized embeddings. */
+  /** Tensors that are not parameters of Lily, such as those of modules_to_save and resized embeddings. */
   readonly others: ReadonlyMap<string, TensorSource>
 }
 
-/** The parts of a model. */
+/** The contents of an adapter's folder. */
 export interface Pretrained {
   readonly config: LilyConfig
   /** In the order in which they share A. */
   readonly layers: readonly LayerShape[]
-  /** By the names of the parameters. */
+  /** By parameter name. */
   readonly values: ReadonlyMap<string, Tensor>
   /** The layers that are frozen. */
   readonly frozen: Frozen
@@ -41,15 +41,16 @@ export interface Pretrained {
 /** Options of {@link LilyModel.fromPretrained}. */
 export interface LoadOptions {
   /**
-   * All layers of the adapter in the order in which the model has them, which decides who shares A, and which PEFT's file
-   * does not say. Default: by the numbers in their names, layers.2 before layers.10.
+   * Names of all layers of the adapter, in the order in which the base model calls them. The order determines which
+   * layers share an A; PEFT's file does not contain it. Default: sorted by the numbers in their names, layers.2 before
+   * layers.10.
    */
   readonly layers?: readonly string[] | undefined
 }
 
 const OPTIONS: Known = new Set<keyof LoadOptions>(['layers'])
 
-/** Reads an adapter's folder. */
+/** Reads an adapter's folder; see {@link LilyModel.fromPretrained}. */
 export async function loadPretrained(folder: string, options: LoadOptions): Promise<Pretrained> {
   checkKeys('options', options, OPTIONS)
   const order = get('options', options, 'layers')
@@ -57,7 +58,7 @@ export async function loadPretrained(folder: string, options: LoadOptions): Prom
   try {
     const compact = compactLayers(file)
     const layers = compact ?? findLayers(file, order, config)
-    const sharing = shareStored(file, layers, config)
+    const sharing = shareLayersOf(file, layers, config)
     const values = await readParameters(file, sharing, compact === null)
     const others = await readOthers(file, sharing, compact === null)
     const frozen = await readFrozen(file, frozenFile, sharing, values, config.numB)
@@ -88,7 +89,7 @@ async function openFolder(folder: string): Promise<OpenFolder> {
       const config = await readAdapterConfig((await find(CONFIG_FILE)) ?? join(folder, CONFIG_FILE))
       const [peft, compact, frozen] = await Promise.all([PEFT_FILE, COMPACT_FILE, FROZEN_FILE].map(find))
       if (peft !== null && compact !== null) {
-        throw checkpointError(folder, `expected ${PEFT_FILE} or ${COMPACT_FILE}, got both; remove the older`)
+        throw checkpointError(folder, `expected ${PEFT_FILE} or ${COMPACT_FILE}, got both; remove the older one`)
       }
       const frozenFile = frozen === null ? null : { path: frozen, text: await readFile(frozen, 'utf8') }
       const file = await SafetensorsFile.open(compact ?? peft ?? join(folder, PEFT_FILE))
@@ -113,7 +114,7 @@ async function readFrozen(
   return readFrozenFile(frozenFile.path, frozenFile.text, valued, experts)
 }
 
-/** The layers that a file of PEFT's has tensors of. */
+/** The layers that have tensors in a file of PEFT's format. */
 function findLayers(file: SafetensorsFile, order: unknown, config: LilyConfig): LayerShape[] {
   const names = new Set<string>()
   for (const key of file.tensors.keys()) {
@@ -121,37 +122,44 @@ function findLayers(file: SafetensorsFile, order: unknown, config: LilyConfig): 
     if (parsed !== null) names.add(parsed.layer)
   }
   if (names.size === 0) {
-    throw checkpointError(file.path, `has no tensor ${PREFIX}<layer>.lily_A.weight; save the adapter with PEFT again`)
+    throw checkpointError(
+      file.path,
+      `expected tensors ${PREFIX}<layer>.lily_A.weight, got none; save the adapter with PEFT again`,
+    )
   }
   const ordered = order === undefined ? [...names].sort(byNumbers) : readOrder(file, order, names)
   return ordered.map((name) => layerShape(file, name, config))
 }
 
+/** Reads the option `layers`, which must name each layer of the file once. */
 function readOrder({ path }: SafetensorsFile, value: unknown, names: ReadonlySet<string>): string[] {
   if (!Array.isArray(value)) fail('ERR_LILY_ARGUMENT', 'layers', `expected names of layers, got ${describe(value)}`)
   const order: unknown[] = value
-  const stranger = order.find((name, i) => !names.has(name as string) || order.indexOf(name) !== i)
-  if (stranger !== undefined) {
-    fail('ERR_LILY_ARGUMENT', 'layers', `expected each layer of ${path} once, got ${describe(stranger)}`)
+  const unexpected = order.find((name, i) => !names.has(name as string) || order.indexOf(name) !== i)
+  if (unexpected !== undefined) {
+    fail('ERR_LILY_ARGUMENT', 'layers', `expected each layer of ${path} once, got ${describe(unexpected)}`)
   }
-  const left = [...names].find((name) => !order.includes(name))
-  if (left !== undefined) fail('ERR_LILY_ARGUMENT', 'layers', `expected all layers of ${path}, got no ${quote(left)}`)
+  const omitted = [...names].find((name) => !order.includes(name))
+  if (omitted !== undefined) {
+    fail('ERR_LILY_ARGUMENT', 'layers', `expected all layers of ${path}, got none named ${quote(omitted)}`)
+  }
   return order as string[]
 }
 
+/** The sizes of a layer, from the shapes of its tensors. */
 function layerShape(file: SafetensorsFile, name: string, { r, numB }: LilyConfig): LayerShape {
   const columns = (kind: Kind, rows: number) => {
     const key = keyOf(name, kind)
     const shape = file.tensors.get(key)?.shape
-    if (shape === undefined) throw missing(file, key)
+    if (shape === undefined) throw missingTensor(file, key)
     if (shape.length === 2 && shape[0] === rows) return shape[1]
     throw wrongShape(file, key, `[${rows}, ${kind === 'a' ? 'd_in' : 'd_out'}]`, shape)
   }
   return { name, inFeatures: columns('a', r), outFeatures: columns('b', numB * r) }
 }
 
-/** What is wrong with the layers is wrong with the folder. */
-function shareStored(file: SafetensorsFile, layers: readonly LayerShape[], config: LilyConfig): Sharing {
+/** Assigns parameters to the layers of the file. Errors of shareLayers become errors about the file. */
+function shareLayersOf(file: SafetensorsFile, layers: readonly LayerShape[], config: LilyConfig): Sharing {
   let sharing: Sharing
   try {
     sharing = shareLayers(layers, config)
@@ -159,16 +167,16 @@ function shareStored(file: SafetensorsFile, layers: readonly LayerShape[], confi
     if (!(cause instanceof LilyError)) throw cause
     throw checkpointError(file.path, `its layers do not fit ${CONFIG_FILE}: ${cause.message}`, cause)
   }
-  const left = layers.find(({ name }) => !sharing.layers.has(name))
-  if (left === undefined) return sharing
+  const excluded = layers.find(({ name }) => !sharing.layers.has(name))
+  if (excluded === undefined) return sharing
   throw checkpointError(
     file.path,
-    `has tensors of layer ${quote(left.name)}, which target_modules and the other fields of ${CONFIG_FILE} leave out; ` +
-      `make them name it`,
+    `expected tensors of adapted layers only, got layer ${quote(excluded.name)}, which ${CONFIG_FILE} excludes; ` +
+      `add it to target_modules`,
   )
 }
 
-/** Kept as bytes: they may be of any type. */
+/** Reads the tensors that are not parameters of Lily, as bytes, since they may have any type. */
 async function readOthers(file: SafetensorsFile, sharing: Sharing, withCopies: boolean): Promise<Origin['others']> {
   const known = new Set([...sharing.parameters.keys()].map((name) => PREFIX + name))
   if (withCopies) for (const layer of sharing.layers.keys()) for (const kind of KINDS) known.add(keyOf(layer, kind))

@@ -1,4 +1,4 @@
-/** The parameters in a file of tensors, checked: one of each, whose copies agree. */
+/** Reads and checks the parameters in a safetensors file. */
 import { LilyError } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import type { Sharing } from '../model/sharing.js'
@@ -10,10 +10,12 @@ import { keyOf, PREFIX } from './layer-names.js'
 import type { SafetensorsFile, StoredTensor } from './safetensors-file.js'
 
 /**
- * Reads every parameter once.
+ * Reads each parameter once.
  *
- * @param withCopies a shared parameter stands there once per layer; the copies are compared with the first
- * @returns by the names of the parameters
+ * @param withCopies whether the file has a copy of a shared parameter for each layer. All copies are compared with the
+ *   first
+ * @returns the values by parameter name
+ * @throws LilyError ERR_LILY_CHECKPOINT, ERR_LILY_OUT_OF_MEMORY
  */
 export async function readParameters(
   file: SafetensorsFile,
@@ -36,32 +38,39 @@ export async function readParameters(
   return values
 }
 
-export function missing(file: SafetensorsFile, key: string): LilyError {
+/** The error about a tensor that is not in the file. */
+export function missingTensor(file: SafetensorsFile, key: string): LilyError {
   return checkpointError(
     file.path,
-    `expected a tensor ${quote(key)}, which is not there; each layer has lily_A, lily_router and lily_B`,
+    `expected a tensor ${quote(key)}, got none; save the adapter with lily_A, lily_router and lily_B for each layer`,
   )
 }
 
+/** The error about a tensor of another shape. */
 export function wrongShape(file: SafetensorsFile, key: string, expected: string, got: readonly number[]): LilyError {
-  return wrong(
+  return tensorError(
     file,
     key,
-    `expected shape ${expected}, as ${CONFIG_FILE} and the layer's sizes give, got ${shapeText(got)}; ` +
-      `take both files from one adapter`,
+    `expected shape ${expected}, from ${CONFIG_FILE} and the layer's sizes, got ${shapeText(got)}; ` +
+      `use both files of one adapter`,
   )
 }
 
+/** Checks the shape and the type of a tensor. All tensors must have the type of the tensor `first`. */
 function checkEntry(file: SafetensorsFile, key: string, expected: readonly number[], first: string): void {
   const entry = file.tensors.get(key)
-  if (entry === undefined) throw missing(file, key)
+  if (entry === undefined) throw missingTensor(file, key)
   const { shape, dtype } = entry
   if (shape.length !== 2 || shape[0] !== expected[0] || shape[1] !== expected[1]) {
     throw wrongShape(file, key, shapeText(expected), shape)
   }
   const all = file.tensors.get(first)?.dtype
   if (dtype !== all) {
-    throw wrong(file, key, `expected ${String(all)}, as ${quote(first)} is, got ${dtype}; convert all to one type`)
+    throw tensorError(
+      file,
+      key,
+      `expected ${String(all)}, as ${quote(first)} is, got ${dtype}; convert all tensors to one type`,
+    )
   }
 }
 
@@ -69,14 +78,15 @@ function checkFinite(file: SafetensorsFile, key: string, stored: StoredTensor): 
   const index = firstNotFinite(stored)
   if (index === -1) return
   const columns = stored.shape[1]
-  throw wrong(
+  throw tensorError(
     file,
     key,
     `expected finite numbers, got an infinity or NaN at [${Math.floor(index / columns)}, ${index % columns}]; ` +
-      `its training has diverged, take an earlier checkpoint`,
+      `use an earlier checkpoint: the training has diverged`,
   )
 }
 
+/** Checks that the copies of a shared parameter are bit-identical. */
 async function checkCopies(
   file: SafetensorsFile,
   key: string,
@@ -86,20 +96,21 @@ async function checkCopies(
   const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
   const differing: string[] = []
   for (const copy of copies) {
-    if (!file.tensors.has(copy)) throw missing(file, copy)
+    if (!file.tensors.has(copy)) throw missingTensor(file, copy)
     if (!(await file.hasBytes(copy, bytes))) differing.push(copy)
   }
   if (differing.length === 0) return
   const more = differing.length > 3 ? ` and ${differing.length - 3} more` : ''
-  throw wrong(
+  throw tensorError(
     file,
     key,
     `expected an equal copy in each of the ${copies.length} other layers that share it, got different ones in ` +
-      `${differing.slice(0, 3).map(quote).join(', ')}${more}; give the order of the model's layers ` +
-      `({ layers: [...names] }) if the numbers in their names do not say it`,
+      `${differing.slice(0, 3).map(quote).join(', ')}${more}; pass the names of all layers in the order of the model ` +
+      `as { layers }, if it is not the order of the numbers in the names`,
   )
 }
 
-function wrong(file: SafetensorsFile, key: string, message: string): LilyError {
+/** An error about a tensor of the file. */
+function tensorError(file: SafetensorsFile, key: string, message: string): LilyError {
   return checkpointError(file.path, `tensor ${quote(key)}: ${message}`)
 }

@@ -1,30 +1,30 @@
-/** Reading of safetensors files, one tensor at a time. */
+/** Reads safetensors files, one tensor at a time. */
 import { type FileHandle, open, stat } from 'node:fs/promises'
 import type { DType } from '../base/dtype.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { checkpointError, DAMAGED, fileSystemError, quote } from './errors.js'
 import { type Header, parseHeader, PREFIX_BYTES, readHeaderLength, type TensorEntry } from './safetensors-header.js'
 
-/** The types of a tensor's numbers. */
+/** Types of the tensors that {@link SafetensorsFile.read} returns. */
 export type StoredDType = Extract<DType, 'float32' | 'bfloat16' | 'float16'>
 
-/** A tensor out of a file, or for one: an operand of every operation. */
+/** A tensor read from a file, or to be written to one. Every operation accepts it as an operand. */
 export interface StoredTensor {
   readonly dtype: StoredDType
   readonly shape: readonly number[]
-  /** Numbers, or for the types of 16 bits their bits. */
+  /** A Float32Array for float32, a Uint16Array of bit patterns for bfloat16 and float16. */
   readonly data: Float32Array | Uint16Array
 }
 
 /** This package's names of the format's data types. */
 export const NAMES: Readonly<Record<string, StoredDType>> = { F32: 'float32', BF16: 'bfloat16', F16: 'float16' }
 
-/** The most that one comparison holds, and one read asks of the system. */
-const CHUNK_BYTES = 1 << 24
+/** Size of the buffer of a comparison, and the largest single read, in bytes. */
+const BLOCK_BYTES = 1 << 24
 
 /**
- * An open safetensors file. The header is checked when it is opened; numbers are read when they are asked for, a tensor
- * at a time, so that a large file is never in memory as a whole.
+ * An open safetensors file. Opening reads and checks the header. Tensors are read on request, one at a time, so a large
+ * file is never completely in memory.
  */
 export class SafetensorsFile {
   readonly path: string
@@ -38,16 +38,16 @@ export class SafetensorsFile {
   }
 
   /**
-   * Opens a file and checks its header: length, JSON without a key twice, types, shapes, offsets that neither overlap
-   * nor leave a gap nor leave the file.
+   * Opens a file and checks its header: its length, JSON without duplicate keys, types and shapes, and offsets that
+   * cover the file without overlaps or gaps.
    *
-   * @throws LilyError ERR_LILY_CHECKPOINT, which names the file, the tensor, what was expected and what is there
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT, with the names of the file and the tensor
    */
   static async open(path: string): Promise<SafetensorsFile> {
     let handle: FileHandle | undefined
     try {
-      // Before it is opened, which for a pipe would wait.
-      if (!(await stat(path)).isFile()) throw checkpointError(path, 'expected a file, got something else')
+      // stat first: open would wait for the other end of a FIFO.
+      if (!(await stat(path)).isFile()) throw checkpointError(path, 'expected a file, got a folder or a special file')
       handle = await open(path)
       return new SafetensorsFile(path, await readHeader(path, handle), handle)
     } catch (cause) {
@@ -61,22 +61,22 @@ export class SafetensorsFile {
     return this.#header.metadata
   }
 
-  /** The tensors by their names, in the order of the file. */
+  /** Type, shape and position of each tensor, by name, in the order of the file. */
   get tensors(): ReadonlyMap<string, TensorEntry> {
     return this.#header.tensors
   }
 
   /**
-   * The numbers of a tensor of type F32, BF16 or F16.
+   * Reads a tensor of type F32, BF16 or F16.
    *
-   * @throws LilyError ERR_LILY_CHECKPOINT for another type, or a name that is not there; ERR_LILY_OUT_OF_MEMORY
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT for another type or an unknown name; ERR_LILY_OUT_OF_MEMORY
    */
   async read(name: string): Promise<StoredTensor> {
     const { dtype: stored, shape, begin, end } = this.#entry(name)
     if (!Object.hasOwn(NAMES, stored)) {
       throw checkpointError(
         this.path,
-        `tensor ${quote(name)}: expected data type F32, BF16 or F16, got ${stored}; convert it before it is saved`,
+        `tensor ${quote(name)}: expected data type F32, BF16 or F16, got ${stored}; convert it before saving`,
       )
     }
     const dtype = NAMES[stored]
@@ -86,7 +86,11 @@ export class SafetensorsFile {
     return { dtype, shape, data }
   }
 
-  /** The bytes of a tensor of any type. */
+  /**
+   * Reads the bytes of a tensor of any type.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT for an unknown name; ERR_LILY_OUT_OF_MEMORY
+   */
   async readBytes(name: string): Promise<Uint8Array> {
     const { begin, end } = this.#entry(name)
     const bytes = allocateOnHost(quote(name), 'uint8', end - begin) as Uint8Array
@@ -94,20 +98,20 @@ export class SafetensorsFile {
     return bytes
   }
 
-  /** Whether a tensor has these bytes; read in pieces. */
+  /** Whether a tensor has these bytes. The tensor is read in blocks of at most 16 MiB. */
   async hasBytes(name: string, expected: Uint8Array): Promise<boolean> {
     const { begin, end } = this.#entry(name)
     if (end - begin !== expected.byteLength) return false
-    const chunk = Buffer.allocUnsafeSlow(Math.min(expected.byteLength, CHUNK_BYTES))
-    for (let start = 0; start < expected.byteLength; start += chunk.length) {
-      const part = chunk.subarray(0, Math.min(chunk.length, expected.byteLength - start))
-      await this.#fill(part, begin + start)
-      if (!part.equals(expected.subarray(start, start + part.length))) return false
+    const buffer = Buffer.allocUnsafeSlow(Math.min(expected.byteLength, BLOCK_BYTES))
+    for (let start = 0; start < expected.byteLength; start += buffer.length) {
+      const block = buffer.subarray(0, Math.min(buffer.length, expected.byteLength - start))
+      await this.#fill(block, begin + start)
+      if (!block.equals(expected.subarray(start, start + block.length))) return false
     }
     return true
   }
 
-  /** Closes the file; what was read stays. */
+  /** Closes the file. Tensors that were read stay valid. */
   async close(): Promise<void> {
     await this.#handle.close()
   }
@@ -115,7 +119,7 @@ export class SafetensorsFile {
   #entry(name: string): TensorEntry {
     const entry = this.#header.tensors.get(name)
     if (entry !== undefined) return entry
-    throw checkpointError(this.path, `has no tensor ${quote(name)}; ask for one of its tensors.keys()`)
+    throw checkpointError(this.path, `has no tensor ${quote(name)}; pass one of tensors.keys()`)
   }
 
   async #fill(bytes: Uint8Array, position: number): Promise<void> {
@@ -127,11 +131,18 @@ export class SafetensorsFile {
   }
 }
 
-/** Reads and checks the header of an open file. @param path for errors */
+/**
+ * Reads and checks the header of an open file.
+ *
+ * @param path name of the file in error messages
+ */
 export async function readHeader(path: string, handle: FileHandle): Promise<Header> {
   const { size } = await handle.stat()
   if (size < PREFIX_BYTES) {
-    throw checkpointError(path, `expected a safetensors file, got ${size} bytes; ${DAMAGED}`)
+    throw checkpointError(
+      path,
+      `expected a safetensors file of at least ${PREFIX_BYTES} bytes, got ${size} bytes; ${DAMAGED}`,
+    )
   }
   const prefix = new Uint8Array(PREFIX_BYTES)
   await fill(path, handle, prefix, 0)
@@ -140,13 +151,16 @@ export async function readHeader(path: string, handle: FileHandle): Promise<Head
   return parseHeader(path, header, size)
 }
 
-/** Reads until the bytes are full: a read may give less than was asked for. */
+/** Fills `bytes` from `position` on. A single read may return fewer bytes than requested. */
 async function fill(path: string, handle: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
   for (let done = 0; done < bytes.length;) {
-    const length = Math.min(bytes.length - done, CHUNK_BYTES)
+    const length = Math.min(bytes.length - done, BLOCK_BYTES)
     const { bytesRead } = await handle.read(bytes, done, length, position + done)
     if (bytesRead === 0) {
-      throw checkpointError(path, `ended at byte ${position + done} while it was read; write it whole, then read it`)
+      throw checkpointError(
+        path,
+        `ended at byte ${position + done} while it was read; finish writing it before reading it`,
+      )
     }
     done += bytesRead
   }

@@ -1,46 +1,56 @@
 /**
- * The header of a safetensors file, checked: 8 bytes with its length, then JSON, then the numbers of all tensors without
- * gap or overlap. Format: https://github.com/huggingface/safetensors#format
+ * Parses and checks the header of a safetensors file. The file consists of the length of the header (8 bytes), the
+ * header (JSON), and the data of all tensors without gaps or overlaps. Format:
+ * https://github.com/huggingface/safetensors#format
  */
 import { shapeText } from '../base/shape.js'
 import { checkpointError, DAMAGED, quote } from './errors.js'
 import { isObject, parseJson } from './json.js'
 
-/** Bytes of the length at the beginning of the file. */
+/** Size of the header's length at the start of the file, in bytes. */
 export const PREFIX_BYTES = 8
 
-/** As in the reference implementation: what parsing a header takes stays in bounds. */
+/** Limit of the header's size, as in the reference implementation. It bounds the memory of the parser. */
 export const MAX_HEADER_BYTES = 100_000_000
 
-/** The format's data types in the order of its reference implementation, whose files have the last types first. */
+/**
+ * The format's data types, in the order of the reference implementation. Files store the tensors of the last type
+ * first.
+ */
 export const DTYPES = (
   'BOOL F4 F6_E2M3 F6_E3M2 U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ ' +
   'I16 U16 F16 BF16 I32 U32 F32 C64 F64 I64 U64'
 ).split(' ')
 
-/** A type's bits: the number in its name, but for those that hold no number or hold two. */
+/** Bits per element: the first number in the type's name, except for BOOL. */
 export function bitsOf(dtype: string): number {
   return dtype === 'BOOL' ? 8 : Number(/\d+/.exec(dtype)?.[0])
 }
 
-/** Where a tensor is in a file. */
+/** Type, shape and position of a tensor in a file. */
 export interface TensorEntry {
-  /** The format's name of it: F32, BF16, F16, or a type that this package has no numbers for. */
+  /** The format's name of the type, such as F32, BF16 or F16. Types that this package cannot compute with occur too. */
   readonly dtype: string
   readonly shape: readonly number[]
-  /** First byte in the file. */
+  /** Offset of the first byte of data in the file. */
   readonly begin: number
-  /** The byte behind the last. */
+  /** Offset after the last byte. */
   readonly end: number
 }
 
+/** A checked header. */
 export interface Header {
   readonly metadata: ReadonlyMap<string, string>
-  /** In the order of the file's bytes. */
+  /** By name, in the order of their data. */
   readonly tensors: ReadonlyMap<string, TensorEntry>
 }
 
-/** The length of the header, from the first bytes of a file of `fileBytes`. */
+/**
+ * Reads the length of the header from the first bytes of a file.
+ *
+ * @param fileBytes size of the file, in bytes
+ * @throws LilyError ERR_LILY_CHECKPOINT
+ */
 export function readHeaderLength(file: string, prefix: Uint8Array, fileBytes: number): number {
   const length = new DataView(prefix.buffer, prefix.byteOffset).getBigUint64(0, true)
   if (length > BigInt(MAX_HEADER_BYTES)) {
@@ -59,10 +69,17 @@ export function readHeaderLength(file: string, prefix: Uint8Array, fileBytes: nu
   return Number(length)
 }
 
-/** @param bytes the header without the length before it */
+/**
+ * Parses and checks a header.
+ *
+ * @param bytes the JSON, without the length before it
+ * @param fileBytes size of the file, in bytes
+ * @throws LilyError ERR_LILY_CHECKPOINT
+ */
 export function parseHeader(file: string, bytes: Uint8Array, fileBytes: number): Header {
   const header = parseJson(file, 'the header', decode(file, bytes), 3)
-  if (!isObject(header)) throw checkpointError(file, `expected a JSON object as header; ${DAMAGED}`)
+  if (!isObject(header))
+    throw checkpointError(file, `expected a JSON object as header, got another JSON value; ${DAMAGED}`)
 
   const dataStart = PREFIX_BYTES + bytes.length
   const entries: [string, TensorEntry][] = []
@@ -80,7 +97,7 @@ function decode(file: string, bytes: Uint8Array): string {
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
   } catch (cause) {
-    throw checkpointError(file, `the header is not UTF-8; ${DAMAGED}`, cause)
+    throw checkpointError(file, `expected the header to be UTF-8, got other bytes; ${DAMAGED}`, cause)
   }
 }
 
@@ -102,7 +119,7 @@ function readEntry(file: string, name: string, value: unknown, dataStart: number
   }
   if (!isSizes(shape)) throw wrong('a shape of integers from 0 to 2^53 - 1')
   if (!isSizes(offsets) || offsets.length !== 2 || offsets[0] > offsets[1]) {
-    throw wrong('data_offsets of two integers, the first not above the second')
+    throw wrong('data_offsets of two integers in ascending order')
   }
   const [begin, end] = offsets
   const bits = shape.reduce((product, size) => exact(product * size), bitsOf(dtype))
@@ -116,12 +133,12 @@ function isSizes(value: unknown): value is number[] {
   return Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && (size as number) >= 0)
 }
 
-/** A product that a number cannot hold equals no count of bytes, even where a later factor is 0. */
+/** NaN for a product above 2^53 - 1. NaN differs from every number of bits, and stays NaN if a later factor is 0. */
 function exact(product: number): number {
   return Number.isSafeInteger(product) ? product : NaN
 }
 
-/** The tensors, in order, cover the file from the header to its end. */
+/** Checks that the tensors, sorted by position, cover the file from the header to its end. */
 function checkCoverage(file: string, entries: [string, TensorEntry][], dataStart: number, fileBytes: number): void {
   let covered = dataStart
   let before = 'the header'
@@ -137,6 +154,6 @@ function checkCoverage(file: string, entries: [string, TensorEntry][], dataStart
     before = `tensor ${quote(name)}`
   }
   if (covered !== fileBytes) {
-    throw checkpointError(file, `expected ${covered} bytes, as its header says, got ${fileBytes}; ${DAMAGED}`)
+    throw checkpointError(file, `expected ${covered} bytes, according to its header, got ${fileBytes}; ${DAMAGED}`)
   }
 }

@@ -1,4 +1,4 @@
-/** Writing of safetensors files, byte for byte as the format's reference implementation does, one tensor at a time. */
+/** Writes safetensors files, byte-identical to those of the format's reference implementation, one tensor at a time. */
 import type { FileHandle } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
 import type { DType } from '../base/dtype.js'
@@ -14,11 +14,11 @@ export interface TensorSource {
   /** The format's name: F32, BF16, F16, ... */
   readonly dtype: string
   readonly shape: readonly number[]
-  /** Its numbers, asked for when they are written. */
+  /** Returns the data. It is called when the tensor is written. */
   readonly bytes: () => Uint8Array | Promise<Uint8Array>
 }
 
-/** The format's names of the types of this package. */
+/** The format's names of this package's float types. */
 const STORED: Readonly<Partial<Record<DType, string>>> = { float32: 'F32', bfloat16: 'BF16', float16: 'F16' }
 
 /** Named values, as a Map or as a plain object. */
@@ -63,7 +63,7 @@ export function entriesOf<T>(argument: string, named: Named<T>): [string, T][] {
   return fail('ERR_LILY_ARGUMENT', argument, `expected names that are strings, got ${describe(wrong[0])}`)
 }
 
-/** Data in device memory is copied when it is written, a tensor at a time. */
+/** A tensor to write. Device memory is copied to the host when the tensor is written, so one at a time. */
 export function sourceOf(value: Tensor | StoredTensor, name: string): TensorSource {
   const owned = value instanceof Tensor ? value : toTensor(value, name)
   const stored = STORED[owned.dtype]
@@ -124,7 +124,7 @@ async function writeTensor(path: string, handle: FileHandle, name: string, sourc
     throw checkpointError(
       path,
       `tensor ${quote(name)}: expected ${byteLengthOf(source)} bytes to write, got ${bytes.byteLength}; ` +
-        `leave a model as it is while it is saved`,
+        `do not change a model while it is saved`,
     )
   }
   await writeAll(handle, bytes)
@@ -155,7 +155,10 @@ function byteLengthOf({ dtype, shape }: TensorSource): number {
   return (shape.reduce((product, size) => product * size, 1) * bitsOf(dtype)) / 8
 }
 
-/** The reference's order: the last of its types first, then by the bytes of the name. */
+/**
+ * Compares tensors in the reference implementation's order: by type, the last of DTYPES first, then by the bytes of the
+ * name.
+ */
 function byTypeAndName([leftName, left]: [string, TensorSource], [rightName, right]: [string, TensorSource]): number {
   return (
     DTYPES.indexOf(right.dtype) - DTYPES.indexOf(left.dtype) ||
@@ -163,13 +166,13 @@ function byTypeAndName([leftName, left]: [string, TensorSource], [rightName, rig
   )
 }
 
-/** The length and the header, padded with spaces so that the numbers begin at a multiple of 8 bytes. */
+/** The length and the header. The header is padded with spaces so that the data starts at a multiple of 8 bytes. */
 function headerOf(
   path: string,
   tensors: readonly [string, TensorSource][],
   metadata: ReadonlyMap<string, string>,
 ): Uint8Array {
-  // Joined by hand: an object would put names that look like numbers first.
+  // Not JSON.stringify of one object: that would put names that are integers first.
   const members: string[] = []
   if (metadata.size > 0) {
     const pairs = [...metadata].map(([key, value]) => `${literal(path, key)}:${literal(path, value)}`)
@@ -177,7 +180,8 @@ function headerOf(
   }
   let end = 0
   for (const [name, source] of tensors) {
-    if (name === '__metadata__') throw checkpointError(path, `the name '__metadata__' is the format's own; rename it`)
+    if (name === '__metadata__')
+      throw checkpointError(path, `expected no tensor named '__metadata__', which the format reserves; rename it`)
     const begin = end
     end += byteLengthOf(source)
     const { dtype, shape } = source
@@ -199,12 +203,12 @@ function headerOf(
 
 function literal(path: string, text: string): string {
   if (/\p{Surrogate}/u.test(text)) {
-    throw checkpointError(path, `${quote(text)} is no Unicode text (half of a surrogate pair); rename it`)
+    throw checkpointError(path, `expected well-formed Unicode, got a lone surrogate in ${quote(text)}; rename it`)
   }
   return JSON.stringify(text)
 }
 
-/** A write may take less than it was given. */
+/** Writes all bytes. A single write may write fewer bytes than requested. */
 async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
   for (let done = 0; done < bytes.byteLength;) {
     const { bytesWritten } = await handle.write(bytes, done, Math.min(bytes.byteLength - done, 1 << 24))

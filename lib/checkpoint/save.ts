@@ -1,4 +1,4 @@
-/** Writing of a Lily adapter as PEFT saves it, or in the compact form of this package. */
+/** Writes a Lily adapter to a folder in PEFT's format, or in the compact format of this package. */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { checkKeys, get, type Known, readChoice } from '../base/options.js'
@@ -17,8 +17,8 @@ import { sourceOf, tensorsWriter } from './safetensors-write.js'
 /** Options of {@link LilyModel.savePretrained}. */
 export interface SaveOptions {
   /**
-   * 'peft': shared parameters once per layer, as PEFT writes and reads them. 'compact': once, in a file that only this
-   * package reads. Default 'peft'.
+   * 'peft': a shared parameter is written once per layer, as PEFT requires. 'compact': it is written once, to a file
+   * that only this package reads. Default 'peft'.
    */
   readonly format?: 'peft' | 'compact' | undefined
   /**
@@ -70,10 +70,10 @@ export async function savePretrained(
   await replaceFiles(folder, files, otherFiles(files))
 }
 
-/** Writes an adapter's folder of PEFT's LoRA; see {@link LilyModel.saveLora}. */
+/** Writes a folder with a LoRA adapter in PEFT's format; see {@link LilyModel.saveLora}. */
 export async function saveLora(model: LilyModel, origin: Origin | undefined, folder: string): Promise<void> {
   const lora = await model.exportLora()
-  await refuseLily(folder)
+  await checkNoLilyAdapter(folder)
   const tensors = new Map(origin?.others)
   for (const [layer, { a, b }] of lora.layers) {
     tensors.set(`${PREFIX}${layer}.lora_A.weight`, sourceOf(a, layer))
@@ -87,11 +87,15 @@ export async function saveLora(model: LilyModel, origin: Origin | undefined, fol
   await replaceFiles(folder, files, otherFiles(files))
 }
 
-async function refuseLily(folder: string): Promise<void> {
+/** Rejects a folder that contains a Lily adapter. */
+async function checkNoLilyAdapter(folder: string): Promise<void> {
   const path = join(folder, CONFIG_FILE)
   const text = await readFile(path, 'utf8').catch(() => '')
   if (!/"peft_type"\s*:\s*"LILY"/.test(text)) return
-  throw checkpointError(path, 'is of a Lily adapter, of which LoRA would hold less; choose another folder')
+  throw checkpointError(
+    path,
+    'expected no Lily adapter in the folder: LoRA would replace it and cannot restore it; choose another folder',
+  )
 }
 
 /** The files of an adapter's folder that a save does not write: they belong to the adapter that it replaces. */

@@ -1,4 +1,4 @@
-/** Memory for results. */
+/** Allocates memory for results and workspaces. */
 import { bytesPerElement, type DType, type HostData, viewOf } from '../base/dtype.js'
 import { LilyError } from '../base/errors.js'
 import type { DeviceMemory } from './device-memory.js'
@@ -7,15 +7,16 @@ import { layOut, layOutOnDevice, type Operand } from './operand.js'
 import type { Placement } from './placement.js'
 
 /**
- * From this size on memory is taken uninitialised. A typed array is zeroed: for large results that, and the page faults
- * of fresh zero pages, cost more than the operation itself.
+ * Smallest allocation that is left uninitialised, in bytes. `new Float32Array` zeroes its memory; for a large result
+ * the zeroing and the page faults that it causes cost more than the operation itself.
  */
 const UNINITIALISED_BYTES = 4096
 
 /**
- * Memory for a new contiguous tensor. Its contents are undefined: whoever asks for it writes all of it.
+ * Allocates a contiguous tensor. Its contents are undefined, so the caller must write all of it.
  *
- * @param placement of the call that writes it; null: on the host
+ * @param placement the placement of the call that writes it; null allocates host memory
+ * @throws LilyError ERR_LILY_OUT_OF_MEMORY
  */
 export function newOperand(
   argument: string,
@@ -30,7 +31,12 @@ export function newOperand(
   return layOutOnDevice(argument, memory, 0, dtype, shape)
 }
 
-/** Memory for `elements` numbers, contents undefined. */
+/**
+ * Allocates memory for `elements` elements. Its contents are undefined.
+ *
+ * @param placement null allocates host memory
+ * @throws LilyError ERR_LILY_OUT_OF_MEMORY
+ */
 export function allocate(
   argument: string,
   dtype: DType,
@@ -41,6 +47,11 @@ export function allocate(
   return placement.allocate(argument, elements * bytesPerElement(dtype))
 }
 
+/**
+ * Allocates host memory for `elements` elements. Its contents are undefined.
+ *
+ * @throws LilyError ERR_LILY_OUT_OF_MEMORY
+ */
 export function allocateOnHost(argument: string, dtype: DType, elements: number): HostData {
   const bytes = elements * bytesPerElement(dtype)
   try {
@@ -49,7 +60,7 @@ export function allocateOnHost(argument: string, dtype: DType, elements: number)
     }
     return viewOf(dtype, Buffer.allocUnsafeSlow(bytes).buffer, 0, elements)
   } catch (cause) {
-    throw new LilyError('ERR_LILY_OUT_OF_MEMORY', `${argument}: no memory for a result of ${bytes} bytes`, {
+    throw new LilyError('ERR_LILY_OUT_OF_MEMORY', `${argument}: allocation of ${bytes} bytes of host memory failed`, {
       argument,
       cause,
     })

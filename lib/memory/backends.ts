@@ -1,4 +1,4 @@
-/** What can compute on this machine. */
+/** The backends and devices of this machine. */
 import { describe, fail } from '../base/errors.js'
 import { native } from '../binding/native.js'
 import { cudaDevice, type Device } from './device.js'
@@ -7,31 +7,30 @@ import { cudaDevice, type Device } from './device.js'
 export interface DeviceInfo {
   readonly id: number
   readonly name: string
-  /** Of a GPU, for example '9.0'. */
+  /** Compute capability of a GPU, such as '9.0'. */
   readonly computeCapability?: string
-  /** Bytes. */
+  /** Size of the device's memory, in bytes. */
   readonly memory?: number
-  /** Bytes of the cache before that memory. */
+  /** Size of the last-level cache, in bytes. */
   readonly cache?: number
-  /** Of a CPU: the instruction set that the kernels use, for example 'avx512'. */
+  /** Instruction set that the kernels use on a CPU, such as 'avx512'. */
   readonly simd?: string
-  /** Of a CPU: the threads that a call may use (the environment variable LILY_NUM_THREADS sets them). */
+  /** Number of threads that a call may use on a CPU. The environment variable LILY_NUM_THREADS sets it. */
   readonly threads?: number
 }
 
 export type BackendName = 'cpu' | 'cuda'
 
-/** One backend, and why it is not available where it is not. */
+/** One backend. */
 export interface BackendInfo {
   readonly name: BackendName
   readonly available: boolean
+  /** Why the backend is not available. */
   readonly reason?: string
   readonly devices: readonly DeviceInfo[]
 }
 
-/**
- * Lists the backends of this machine. The cpu backend is always there; one that is not available gives a `reason`.
- */
+/** Lists the backends of this machine. The cpu backend is always available; a backend that is not has a `reason`. */
 export function backends(): BackendInfo[] {
   return native.backends().map(({ name, available, reason, devices }) => ({
     name,
@@ -47,10 +46,14 @@ export function backends(): BackendInfo[] {
   }))
 }
 
-/** CUDA devices that were found to be usable; they do not go away. */
+/** IDs of the CUDA devices that were found usable. A device stays usable for the life of the process. */
 const usable = new Set<number>()
 
-/** Refuses a device that this machine does not have, with the backend's own reason. */
+/**
+ * Checks that this machine has a device. The error contains the backend's reason.
+ *
+ * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE
+ */
 export function checkDevice(argument: string, { type, id }: Device): void {
   if (type === 'cpu' || usable.has(id)) return
   const cuda = native.backends().find(({ name }) => name === 'cuda')
@@ -58,16 +61,21 @@ export function checkDevice(argument: string, { type, id }: Device): void {
     usable.add(id)
     return
   }
-  // A device that failed to answer left its reason there.
-  const reason = cuda?.reason ?? `the devices are ${cuda?.devices.map((device) => device.id).join(', ') ?? 'none'}`
+  // If querying a device failed, the backend's reason is that failure.
+  const reason =
+    cuda?.reason ?? `the available devices are ${cuda?.devices.map((device) => device.id).join(', ') ?? 'none'}`
   fail(
     'ERR_LILY_BACKEND_UNAVAILABLE',
     argument,
-    `cuda:${id} is not available: ${reason}; use host memory, { data, shape }, or see backends()`,
+    `cuda:${id} is not available: ${reason}; use one of backends(), or host memory, { data, shape }`,
   )
 }
 
-/** A device as callers name it: one of CUDA's. */
+/**
+ * Reads a CUDA device that the caller passed, `{ type: 'cuda', id }` (default id: 0), and checks that it is available.
+ *
+ * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE
+ */
 export function readCudaDevice(argument: string, value: unknown): Device {
   const { type, id = 0 } = (typeof value === 'object' && value !== null ? value : {}) as Partial<Device>
   if (type !== 'cuda' || !Number.isSafeInteger(id) || id < 0) {

@@ -1,54 +1,61 @@
-/** A capture: while a function runs, its calls on a device are recorded in a stream instead of run. */
+/**
+ * Stream capture (CUDA Programming Guide, "CUDA Graphs"): while the function passed to `captureGraph` runs, its calls
+ * on a device are captured into a graph and not executed.
+ */
 import { fail } from '../base/errors.js'
 import { DeviceMemory } from './device-memory.js'
 import { isDeviceMemory, type OperandMemory } from './operand.js'
 import { StreamState } from './stream-state.js'
 
-/** What recorded work uses; as in a placement. */
+/** An operand of captured work; the same as `Located` of placement.ts, which imports this file. */
 interface Used {
   readonly stream: StreamState | null
   readonly owner?: unknown
   readonly memory?: OperandMemory
 }
 
-/** The stream of a recording, and all that the record needs for as long as it is replayed. */
+/** The capturing stream, and the resources that the graph needs until it is disposed of. */
 export class Capture {
   static #current: Capture | null = null
 
-  /** The one that is recording; null: calls run. Nothing interrupts it, for its function does not wait. */
+  /** The capture in progress; null if calls run normally. One is enough: the captured function is synchronous. */
   static get current(): Capture | null {
     return Capture.#current
   }
 
-  /** Runs work at once, though a record is being made: what is done a single time must not be part of it. */
+  /** Runs `work` now, outside a capture in progress. For work that must happen once and not at every replay. */
   static outside<T>(work: () => T): T {
-    const recording = Capture.#current
+    const capture = Capture.#current
     Capture.#current = null
     try {
       return work()
     } finally {
-      Capture.#current = recording
+      Capture.#current = capture
     }
   }
 
-  /** Where replays run, and what results belong to: the device's own stream, so that most replays join no other. */
-  readonly home: StreamState
-  /** Other streams of its operands: a replay comes after what they were given, and before what they will be given. */
+  /**
+   * The stream in which replays run and to which results belong: `Stream.default` of the device. Most operands belong
+   * to it too, so most replays need no ordering with other streams.
+   */
+  readonly replayStream: StreamState
+  /** The other streams of the operands. A replay is ordered after their earlier work and before their later work. */
   readonly joined = new Set<StreamState>()
   readonly #memory = new Set<DeviceMemory>()
   readonly #owners = new Set()
 
-  /** @param stream one for the record alone */
+  /** @param stream the capturing stream, used for nothing else */
   constructor(readonly stream: StreamState) {
-    this.home = StreamState.own(stream.device)
+    this.replayStream = StreamState.default(stream.device)
   }
 
-  /** Owners of memory that is not the package's. */
+  /** Objects that keep foreign memory alive. */
   get owners(): unknown[] {
     return [...this.#owners]
   }
 
-  record<T>(work: () => T): T {
+  /** Runs `work` as a part of this capture. */
+  run<T>(work: () => T): T {
     Capture.#current = this
     try {
       return work()
@@ -57,31 +64,37 @@ export class Capture {
     }
   }
 
+  /**
+   * The stream of a call in the capture. `given` is the call's `options.stream`.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT for another stream, ERR_LILY_DEVICE for another device than the capture's
+   */
   streamFor(device: number, given: StreamState | number | null): StreamState {
     const { stream } = this
-    if (given !== null && given !== stream && given !== stream.number) {
-      const number = typeof given === 'number' ? given : given.number
+    if (given !== null && given !== stream && given !== stream.cudaStream) {
+      const cudaStream = typeof given === 'number' ? given : given.cudaStream
       fail(
         'ERR_LILY_ARGUMENT',
         'stream',
-        `inside captureGraph calls run where the graph is replayed, got the stream 0x${number.toString(16)}; leave it out`,
+        `expected none inside captureGraph, got the stream 0x${cudaStream.toString(16)}; leave it out`,
       )
     }
     if (stream.device === device) return stream
     return fail(
       'ERR_LILY_DEVICE',
       'device',
-      `the graph is of cuda:${stream.device}, but the operands are on cuda:${device}; capture one graph a device`,
+      `expected operands on cuda:${stream.device}, the graph's device, got cuda:${device}; capture one graph per device`,
     )
   }
 
+  /** Keeps the memory and the owner of an operand until the graph is disposed of. */
   keep(used: DeviceMemory | Used): void {
     const memory = used instanceof DeviceMemory ? used : used.memory
     if (memory !== undefined && isDeviceMemory(memory) && !this.#memory.has(memory)) this.#memory.add(memory.retain())
     if ('owner' in used && used.owner != null) this.#owners.add(used.owner)
   }
 
-  /** Lets go of what it keeps. */
+  /** Releases everything that {@link keep} keeps. */
   release(): void {
     for (const memory of this.#memory) memory.release()
     this.#memory.clear()
@@ -89,7 +102,11 @@ export class Capture {
   }
 }
 
-/** For what waits, or counts its calls: neither can be recorded. */
+/**
+ * Rejects a call inside a capture that cannot be captured: it waits, or its effect differs from call to call.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
 export function refuseInCapture(what: string, advice: string): void {
   if (Capture.current !== null) fail('ERR_LILY_ARGUMENT', 'fn', `${what} cannot be part of a graph; ${advice}`)
 }

@@ -1,29 +1,32 @@
-/** Checks of where operands are, and of what they share. They run after everything of the caller's has been read. */
+/** Checks of operands' devices and of overlaps. They run once all arguments have been read (see base/checks.ts). */
 import { fail } from '../base/errors.js'
 import type { Device } from './device.js'
 import { checkMemory, type Operand, type OperandMemory, overlaps, sharesMemory } from './operand.js'
 
-/** An operand is where `other` is, and its memory is there and holds all of it. */
+/** Checks that an operand is on the device of `other` and that its memory is valid; see {@link checkMemory}. */
 export function checkPlace(argument: string, operand: Operand | null, other: string, at: Operand): void {
   if (operand === null) return
   checkSameDevice(argument, operand, other, at)
   checkMemory(argument, operand)
 }
 
+/** Checks that an operand is on the device of `other`. */
 export function checkSameDevice(argument: string, operand: Operand | null, other: string, { device }: Operand): void {
   if (operand === null || operand.device === device) return
   fail(
     'ERR_LILY_DEVICE',
     argument,
-    `is on device ${deviceText(operand.device)}, but ${other} is on ${deviceText(device)}; ` +
-      `all operands of a call must be on one device`,
+    `expected device ${deviceText(device)}, as ${other} has, got ${deviceText(operand.device)}; ` +
+      `copy all operands of a call to one device`,
   )
 }
 
+/** A device as it is written in error messages, such as 'cuda:0'. */
 export function deviceText({ type, id }: Device): string {
   return `${type}:${id}`
 }
 
+/** Checks that an output does not overlap another operand. */
 export function refuseOverlap(
   argument: string,
   output: Operand,
@@ -31,11 +34,13 @@ export function refuseOverlap(
   input: Operand | null | undefined,
 ): void {
   if (input == null || !overlaps(output, input)) return
-  fail('ERR_LILY_ARGUMENT', argument, `its memory overlaps that of ${other}; results need memory of their own`)
+  fail('ERR_LILY_ARGUMENT', argument, `its memory overlaps that of ${other}; pass memory that no other operand uses`)
 }
 
-/** For memory of the package's own, which nothing else lies in. */
+/**
+ * Checks that an output does not lie in memory `own` that a saved call keeps; `other` names its tensors in the error.
+ */
 export function refuseBuffer(argument: string, output: Operand, other: string, own: OperandMemory | null): void {
   if (own === null || !sharesMemory(output, own)) return
-  fail('ERR_LILY_ARGUMENT', argument, `its memory is that of ${other}; results need memory of their own`)
+  fail('ERR_LILY_ARGUMENT', argument, `its memory is that of ${other}; pass memory that no other operand uses`)
 }

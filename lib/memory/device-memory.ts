@@ -1,17 +1,25 @@
-/** Device memory of the package's: a block of the pool, which goes back when its last user lets go or is collected. */
+/** Device memory that this package allocates. */
 import { LilyError } from '../base/errors.js'
 import { fromBinding } from '../binding/errors.js'
 import { type MemoryHandle, native } from '../binding/native.js'
 import type { Device } from './device.js'
 import type { StreamState } from './stream-state.js'
 
+/**
+ * A block of the package's memory pool, with a reference count. The block returns to the pool when the count drops to
+ * 0, or when the object is garbage-collected.
+ */
 export class DeviceMemory {
   readonly handle: MemoryHandle
-  /** A number: addresses have fewer than 53 bits. */
+  /** Device address. It fits a number: CUDA addresses have fewer than 53 bits. */
   readonly address: number
-  #users = 1
+  #references = 1
 
-  /** @param stream the stream it belongs to, whose work orders its life; one of the package's own */
+  /**
+   * @param argument name of the operand that needs the memory, for the error message
+   * @param stream a stream of the package, to which the memory belongs: allocation and release are ordered in it
+   * @throws LilyError ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
+   */
   constructor(
     argument: string,
     readonly device: Device,
@@ -19,7 +27,7 @@ export class DeviceMemory {
     readonly stream: StreamState,
   ) {
     const { handle } = stream
-    if (handle === null) throw new Error('memory belongs to a stream of the package')
+    if (handle === null) throw new Error('device memory must belong to a stream of the package')
     try {
       this.handle = native.memoryAllocate(byteLength, handle)
     } catch (cause) {
@@ -27,21 +35,24 @@ export class DeviceMemory {
       if (!(error instanceof LilyError)) throw error
       throw new LilyError(
         error.code,
-        `${argument}: ${error.message}; dispose of tensors that are not needed, or call emptyCache()`,
+        `${argument}: ${error.message}; dispose of unused tensors, or call emptyCache()`,
         { argument, cause, cudaError: error.cudaError },
       )
     }
     this.address = Number(native.memoryAddress(this.handle))
   }
 
-  /** One user more. */
+  /** Adds a reference. */
   retain(): this {
-    this.#users++
+    this.#references++
     return this
   }
 
-  /** One user less. Work on it that is queued goes on: the memory is reused in the order of its stream. */
+  /**
+   * Removes a reference. Enqueued work may still use the memory: its next use is ordered after that work, in its
+   * stream.
+   */
   release(): void {
-    if (--this.#users === 0) native.memoryRelease(this.handle)
+    if (--this.#references === 0) native.memoryRelease(this.handle)
   }
 }

@@ -1,17 +1,18 @@
-/** Devices, as objects that can be compared by identity. */
+/** Devices: one frozen object per device, so that devices can be compared with `===`. */
 
-/** Where a tensor's memory is. */
+/** The device of a tensor's memory. */
 export interface Device {
   readonly type: 'cpu' | 'cuda'
+  /** CUDA device ID; 0 for the host. */
   readonly id: number
 }
 
-/** The host, as a device. All host operands share this object, so that it can be compared by identity. */
+/** The host. All host operands share this object. */
 export const CPU: Device = Object.freeze({ type: 'cpu', id: 0 })
 
 const cudaDevices = new Map<number, Device>()
 
-/** A CUDA device; the same object for the same number. */
+/** The CUDA device with this ID: always the same object. */
 export function cudaDevice(id: number): Device {
   let device = cudaDevices.get(id)
   if (device === undefined) cudaDevices.set(id, (device = Object.freeze({ type: 'cuda', id })))

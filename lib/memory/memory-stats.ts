@@ -1,32 +1,33 @@
-/** What the package keeps of a device's memory. */
+/** Statistics of the package's memory pools. */
 import { describe, fail } from '../base/errors.js'
 import { native, type PoolStatistics } from '../binding/native.js'
 import { checkDevice } from './backends.js'
 import { cudaDevice } from './device.js'
 
-/** A pool of memory: what calls and tensors use of it, and what is kept for the next ones. */
+/** Statistics of one memory pool: blocks in use by calls and tensors, and free blocks cached for later ones. */
 export interface PoolStats {
   readonly bytesInUse: number
-  /** Kept for later, and given back by {@link emptyCache}. */
+  /** Bytes of free blocks; {@link emptyCache} frees them. */
   readonly bytesCached: number
   readonly peakBytesInUse: number
   readonly blocksInUse: number
   readonly blocksCached: number
-  /** How often memory was asked of the system or the driver. It stands still when all calls are served by the pool. */
+  /** Number of allocations from the system or the driver. Constant while the pool serves all calls. */
   readonly allocations: number
 }
 
-/** See {@link memoryStats}. */
+/** Result of {@link memoryStats}. */
 export interface MemoryStats extends PoolStats {
-  /** Pinned memory of the host, through which data goes to a CUDA device and comes from it. */
+  /** Pool of pinned host memory, the staging buffers of copies between the host and a CUDA device. */
   readonly pinned?: PoolStats
 }
 
 /**
- * The package's pool of a device; `id` is 0 where it is left out. On the cpu results that are not given are not of the
- * pool, workspaces are.
+ * Statistics of the package's memory pool of a device. The cpu pool holds workspaces; new host results are ordinary
+ * ArrayBuffers and not part of it.
  *
- * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE where there is no such device
+ * @param device default: `{ type: 'cuda', id: 0 }`
+ * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE
  */
 export function memoryStats(
   device: { readonly type: 'cpu' | 'cuda'; readonly id?: number | undefined } = { type: 'cuda' },
@@ -46,8 +47,8 @@ function statistics(backend: number, device: number, pinned: boolean): PoolStati
 }
 
 /**
- * Gives memory that no tensor uses back to the system and to the driver, on all devices. It waits for the work that
- * still uses it, so it is not for the middle of training.
+ * Frees the cached blocks of all pools, on the host and on all devices (compare `torch.cuda.empty_cache`). It waits for
+ * enqueued work that still uses them, so do not call it in a training loop.
  */
 export function emptyCache(): void {
   native.emptyCache()

@@ -1,6 +1,6 @@
 /**
- * The one internal form of an operand: where its memory is, and the row-major matrix that it is seen as. Leading
- * dimensions are flattened into rows; the last dimension is a row's columns.
+ * The internal form of an operand: its memory, and its shape as a row-major matrix (base/shape.ts). Every tensor that
+ * the caller passes, in whatever form, is resolved to an `Operand`.
  */
 import { bytesPerElement, type DType, type HostData } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
@@ -12,50 +12,57 @@ import type { DeviceMemory } from './device-memory.js'
 import type { Device } from './device.js'
 import type { StreamState } from './stream-state.js'
 
-/** Memory of an operand: a view on the host, on a device the package's own or an address. */
+/**
+ * Memory of an operand: a view of host memory, device memory of the package, or the address of foreign device memory.
+ */
 export type OperandMemory = HostData | DeviceMemory | bigint
 
-/** Some of a memory, from a byte on. */
+/** Memory from a byte offset on. */
 export interface Part {
   readonly memory: OperandMemory
   readonly byteOffset: number
 }
 
+/** Whether memory is on the host. */
 export function isHostMemory(memory: OperandMemory): memory is HostData {
   return ArrayBuffer.isView(memory)
 }
 
-/** Of the package's own. */
+/** Whether memory is device memory that this package allocated. */
 export function isDeviceMemory(memory: OperandMemory): memory is DeviceMemory {
   return typeof memory === 'object' && !isHostMemory(memory)
 }
 
+/** An operand: memory and the matrix in it. */
 export class Operand {
-  /** Set when the tensor that owns this operand is disposed of. */
+  /** True once the tensor that owns this operand is disposed of. */
   disposed = false
-  /** Of device memory: the stream in which it may be used without waiting; null where its owner says nothing. */
+  /**
+   * The stream in whose order the device memory may be used without further synchronisation; null for host memory, and
+   * for foreign memory that names no stream.
+   */
   stream: StreamState | null = null
-  /** Of device memory that someone else owns: what keeps it. */
+  /** The object that keeps foreign device memory alive. */
   owner: unknown = null
 
   constructor(
     readonly memory: OperandMemory,
-    /** Bytes from the start of the view, or from the address, to the first element. */
+    /** Bytes from the start of `memory` to the first element. */
     readonly byteOffset: number,
-    /** Bytes from the first element to the end of the last. */
+    /** Bytes from the start of the first element to the end of the last. */
     readonly byteLength: number,
     readonly dtype: DType,
     readonly device: Device,
     readonly shape: readonly number[],
-    /** In elements; null: contiguous. */
+    /** Strides in elements; null: contiguous. */
     readonly strides: readonly number[] | null,
     readonly rows: number,
     readonly columns: number,
-    /** Elements from one row to the next. */
+    /** Row pitch: elements from the start of one row to the start of the next. */
     readonly pitch: number,
   ) {}
 
-  /** The same memory for one more tensor. */
+  /** A new operand over the same memory, with its own reference to it. */
   share(): Operand {
     const { memory } = this
     const shared = new Operand(
@@ -75,7 +82,9 @@ export class Operand {
     return shared
   }
 
-  /** Some of its rows and columns, in the same memory, of which there is at least one. */
+  /**
+   * A submatrix in the same memory, of at least one row: `rows` rows from `row` on, `columns` columns from `column` on.
+   */
   window(row: number, rows: number, column: number, columns: number): Operand {
     const bytes = bytesPerElement(this.dtype)
     const { memory, byteOffset, dtype, device, pitch } = this.share()
@@ -88,7 +97,7 @@ export class Operand {
     return window
   }
 
-  /** Lets go of the memory. */
+  /** Releases the memory. Calling it again has no effect. */
   dispose(): void {
     if (this.disposed) return
     this.disposed = true
@@ -97,7 +106,7 @@ export class Operand {
   }
 }
 
-/** An operand in device memory of the package's. */
+/** A contiguous operand in device memory of the package. */
 export function layOutOnDevice(
   argument: string,
   memory: DeviceMemory,
@@ -110,7 +119,11 @@ export function layOutOnDevice(
   return operand
 }
 
-/** An operand over memory, its shape flattened into a matrix; throws where the shape has no single row pitch. */
+/**
+ * An operand of any shape and strides over memory.
+ *
+ * @throws LilyError ERR_LILY_SHAPE if the shape and strides have no single row pitch
+ */
 export function layOut(
   argument: string,
   memory: OperandMemory,
@@ -124,9 +137,14 @@ export function layOut(
   return new Operand(memory, byteOffset, byteLength, dtype, device, shape, strides, rows, columns, pitch)
 }
 
-/** Whether the memory is still there and holds the whole operand. Asked when nothing of the caller's runs any more. */
+/**
+ * Checks that the memory is still valid (not disposed of, not detached) and holds the whole operand. This runs once all
+ * arguments have been read: code of the caller could invalidate the memory after an earlier check.
+ *
+ * @throws LilyError ERR_LILY_DISPOSED, ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_DEVICE
+ */
 export function checkMemory(argument: string, operand: Operand): void {
-  if (operand.disposed) fail('ERR_LILY_DISPOSED', argument, 'this tensor has been disposed of; use it before dispose()')
+  if (operand.disposed) fail('ERR_LILY_DISPOSED', argument, 'this tensor is disposed of; use it before dispose()')
   const memory = operand.memory
   if (typeof memory === 'bigint') {
     checkDevice(argument, operand.device)
@@ -139,34 +157,41 @@ export function checkMemory(argument: string, operand: Operand): void {
   fail(
     'ERR_LILY_SHAPE',
     argument,
-    `shape ${shapeText(operand.shape)}${operand.strides === null ? '' : ` with strides ${shapeText(operand.strides)}`} ` +
-      `of ${operand.dtype} ends ${operand.byteOffset + operand.byteLength} bytes after the start of its data, ` +
-      `which has ${memory.byteLength} bytes${memory.byteLength === 0 ? ' (a buffer that shrank has none left)' : ''}`,
+    `expected at least ${operand.byteOffset + operand.byteLength} bytes of data for shape ${shapeText(operand.shape)} ` +
+      `${operand.strides === null ? '' : `with strides ${shapeText(operand.strides)} `}of ${operand.dtype}, got ` +
+      `${memory.byteLength}${memory.byteLength === 0 ? ' (a view outside a shrunken ArrayBuffer has length 0)' : ''}; ` +
+      `pass longer data or a smaller shape`,
   )
 }
 
-/** Data that is longer than its shape is more likely a wrong shape than meant. */
+/**
+ * Checks that data is not longer than its shape, which is more likely a mistake than intended.
+ *
+ * @throws LilyError ERR_LILY_SHAPE
+ */
 export function checkNotLonger(argument: string, data: ArrayBufferView, { byteLength, shape, dtype }: Operand): void {
   if (data.byteLength <= byteLength) return
   fail(
     'ERR_LILY_SHAPE',
     argument,
-    `shape ${shapeText(shape)} of ${dtype} has ${byteLength} bytes, data has ${data.byteLength}; ` +
-      `pass data.subarray(...), or byteOffset, to use a part of it`,
+    `expected ${byteLength} bytes of data for shape ${shapeText(shape)} of ${dtype}, got ${data.byteLength}; ` +
+      `pass data.subarray(...) or a byteOffset to use a part of it`,
   )
 }
 
+/** Throws the error about a detached ArrayBuffer. */
 export function failDetached(argument: string): never {
   fail(
     'ERR_LILY_ARGUMENT',
     argument,
-    'its ArrayBuffer is detached (transferred elsewhere); pass memory that is still here',
+    'its ArrayBuffer is detached, for example because it was transferred to a worker; pass memory that is not',
   )
 }
 
+/** Whether a buffer is detached. */
 export function isDetached(buffer: ArrayBufferLike): boolean {
   try {
-    new Uint8Array(buffer) // throws for a detached buffer; ArrayBuffer.detached is not in Node 20
+    new Uint8Array(buffer) // throws for a detached buffer; Node.js 20 has no ArrayBuffer.prototype.detached
     return false
   } catch {
     return true
@@ -174,8 +199,8 @@ export function isDetached(buffer: ArrayBufferLike): boolean {
 }
 
 /**
- * Whether two operands share a byte. Exact where both have the same row pitch, as column windows cut from one fused
- * buffer have; by their whole ranges otherwise.
+ * Whether two operands share a byte. The result is exact if both have the same row pitch, as column windows of one
+ * fused buffer do; otherwise their whole byte ranges are compared.
  */
 export function overlaps(a: Operand, b: Operand): boolean {
   const left = a.memory
@@ -188,7 +213,7 @@ export function overlaps(a: Operand, b: Operand): boolean {
 
   const aPitch = a.pitch * bytesPerElement(a.dtype)
   const bPitch = b.pitch * bytesPerElement(b.dtype)
-  // One row has any pitch.
+  // The pitch of an operand with one row is irrelevant.
   const pitch = a.rows === 1 ? bPitch : aPitch
   if (pitch !== bPitch && b.rows !== 1) return true
   const shift = (((bStart - aStart) % pitch) + pitch) % pitch
@@ -197,7 +222,9 @@ export function overlaps(a: Operand, b: Operand): boolean {
   return shift < aWidth || shift + bWidth > pitch
 }
 
-/** Whether an operand lies in memory of the package's own: in its buffer, or in its block on a device. */
+/**
+ * Whether an operand lies in memory `own` that this package allocated: in its ArrayBuffer, or in its block on a device.
+ */
 export function sharesMemory({ memory, byteOffset, byteLength }: Operand, own: OperandMemory): boolean {
   if (isHostMemory(own)) return isHostMemory(memory) && memory.buffer === own.buffer
   if (isHostMemory(memory) || typeof own === 'bigint') return false
@@ -205,7 +232,10 @@ export function sharesMemory({ memory, byteOffset, byteLength }: Operand, own: O
   return start < own.address + own.byteLength && own.address < start + byteLength
 }
 
-/** Where memory begins: in its buffer, or on the devices, which have no address in common. */
+/**
+ * Start of memory: its byte offset in the ArrayBuffer, or its device address. Addresses of different devices can be
+ * compared, because CUDA's unified virtual addressing gives every device a distinct range.
+ */
 export function startOf(memory: OperandMemory): number {
   if (typeof memory === 'bigint') return Number(memory)
   return isHostMemory(memory) ? memory.byteOffset : memory.address

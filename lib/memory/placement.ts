@@ -1,4 +1,6 @@
-/** Where a call on a device runs: in which stream, after and before which others, and what must live until then. */
+/**
+ * The stream of a call on a device, its ordering with other streams, and what the call keeps alive until it has run.
+ */
 import { fail } from '../base/errors.js'
 import { bound } from '../binding/errors.js'
 import { native } from '../binding/native.js'
@@ -8,20 +10,25 @@ import { CPU, type Device } from './device.js'
 import type { OperandMemory } from './operand.js'
 import { StreamState } from './stream-state.js'
 
-/** What `options.stream` may be, once it is read. */
+/**
+ * The option `stream` of a call once it is read: a stream of the package, a cudaStream_t as a number, or null for none.
+ */
 export type StreamOption = StreamState | number | null
 
-/** Something that queued work may use. */
+/** An operand of enqueued work, as far as ordering and lifetime are concerned. */
 export interface Located {
+  /** The stream whose earlier work the call must wait for; null: none. */
   readonly stream: StreamState | null
+  /** The object that keeps foreign memory alive. */
   readonly owner?: unknown
   readonly memory?: OperandMemory
 }
 
+/** Device and stream of one call. */
 export class Placement {
   readonly #joined = new Set<StreamState>()
   readonly #owners: unknown[] = []
-  /** Of the call, where it is recorded and not run. */
+  /** The capture that the call is a part of; null: the call runs. */
   readonly #capture = Capture.current
 
   private constructor(
@@ -30,9 +37,14 @@ export class Placement {
   ) {}
 
   /**
-   * The stream of a call: that of a capture, else `stream`, else the one that all operands have in common, else the
-   * device's own. Every other stream of an operand is joined to it, before and after. Null: on the host, which has no
-   * streams.
+   * Chooses the stream of a call. The first of these that exists: the stream of a capture in progress, `stream`, the
+   * one stream of all operands, `Stream.default` of the device. The call is ordered with every other stream of an
+   * operand: after the work enqueued there so far, and before the work enqueued there later.
+   *
+   * @param operands lists the operands, with null or undefined for absent ones; it is not called on the host
+   * @returns null on the host, which has no streams
+   * @throws LilyError ERR_LILY_ARGUMENT for a stream with the cpu backend, ERR_LILY_DEVICE for a stream of another
+   *   device
    */
   static of(
     device: Device,
@@ -41,11 +53,7 @@ export class Placement {
   ): Placement | null {
     if (device === CPU) {
       if (stream !== null) {
-        fail(
-          'ERR_LILY_ARGUMENT',
-          'stream',
-          'the cpu backend has no streams: its calls are done when they return; leave it out',
-        )
+        fail('ERR_LILY_ARGUMENT', 'stream', 'expected none, since the cpu backend has no streams; leave it out')
       }
       return null
     }
@@ -59,7 +67,7 @@ export class Placement {
     }
     const placement = new Placement(device, Placement.#choose(device, stream, streams))
     for (const other of streams) placement.#join(other)
-    placement.#join(placement.#home)
+    placement.#join(placement.#memoryStream)
     placement.#owners.push(...owners)
     return placement
   }
@@ -68,73 +76,77 @@ export class Placement {
     if (Capture.current !== null) return Capture.current.streamFor(id, stream)
     if (stream === null) {
       const [first = null, ...others] = streams
-      const isCommon = first?.device === id && others.every(({ number }) => number === first.number)
-      return isCommon ? first : StreamState.own(id)
+      const isCommon = first?.device === id && others.every(({ cudaStream }) => cudaStream === first.cudaStream)
+      return isCommon ? first : StreamState.default(id)
     }
     if (typeof stream === 'number') return StreamState.of(id, stream)
     if (stream.device === id) return stream
     return fail(
       'ERR_LILY_DEVICE',
       'stream',
-      `is of cuda:${stream.device}, but the operands are on cuda:${id}; pass a stream of their device`,
+      `expected a stream of cuda:${id}, the device of the operands, got one of cuda:${stream.device}`,
     )
   }
 
-  /** The stream that memory for results belongs to. */
-  get #home(): StreamState {
-    return this.#capture?.home ?? this.stream.home
+  /** The stream to which memory for results and workspaces belongs. */
+  get #memoryStream(): StreamState {
+    return this.#capture?.replayStream ?? this.stream.memoryStream
   }
 
+  /** Orders this call with the work of another stream. */
   #join(other: StreamState): void {
     const joined = this.#capture?.joined ?? this.#joined
-    const known = [this.#capture?.home ?? this.stream, ...joined]
-    // Of a foreign stream every operand has a state of its own.
-    const isKnown = known.some(({ device, number }) => device === other.device && number === other.number)
+    const known = [this.#capture?.replayStream ?? this.stream, ...joined]
+    // Compared by value: each operand in a foreign stream has its own StreamState.
+    const isKnown = known.some(({ device, cudaStream }) => device === other.device && cudaStream === other.cudaStream)
     if (!isKnown) joined.add(other)
   }
 
-  /** A further operand, which may be on another device. */
+  /** Adds an operand, which may be on another device. */
   use(operand: Located): void {
     if (operand.stream !== null) this.#join(operand.stream)
     if (operand.owner != null) this.#owners.push(operand.owner)
     this.#capture?.keep(operand)
   }
 
-  /** Memory for the call's results and workspace, whose contents are undefined. */
+  /** Allocates memory for results or a workspace. Its contents are undefined. */
   allocate(argument: string, byteLength: number): DeviceMemory {
-    const memory = new DeviceMemory(argument, this.device, byteLength, this.#home)
+    const memory = new DeviceMemory(argument, this.device, byteLength, this.#memoryStream)
     this.#capture?.keep(memory)
     return memory
   }
 
-  /** Enqueues work: after all that the operands' streams were given, and before all that they will be given. */
+  /**
+   * Enqueues `work` in the stream, ordered with the other streams of the operands by events. The owners of foreign
+   * memory are kept until it has run.
+   */
   run<T>(work: () => T): T {
     return bound(() => {
-      const { device, number } = this.stream
-      for (const other of this.#joined) native.streamOrder(other.device, other.number, device, number)
+      const { device, cudaStream } = this.stream
+      for (const other of this.#joined) native.streamOrder(other.device, other.cudaStream, device, cudaStream)
       const result = work()
-      for (const other of this.#joined) native.streamOrder(device, number, other.device, other.number)
-      if (this.#owners.length > 0 && this.#capture === null) keepUntilPassed(this.stream, this.#owners)
+      for (const other of this.#joined) native.streamOrder(device, cudaStream, other.device, other.cudaStream)
+      if (this.#owners.length > 0 && this.#capture === null) keepUntilComplete(this.stream, this.#owners)
       return result
     })
   }
 
-  /** When all that the stream has been given is done. */
+  /** Resolves when all work enqueued in the stream so far is complete. */
   passed(): Promise<void> {
-    return native.streamWait(this.stream.device, this.stream.number)
+    return native.streamWait(this.stream.device, this.stream.cudaStream)
   }
 }
 
-/** Owners whose memory queued work still uses. */
+/** Owners of memory that enqueued work still uses. */
 const waiting = new Set<object>()
 
-/** Keeps owners until all that the stream has been given is done. */
-export function keepUntilPassed({ device, number }: StreamState, owners: readonly unknown[]): void {
+/** Keeps owners reachable until all work enqueued in the stream so far is complete. */
+export function keepUntilComplete({ device, cudaStream }: StreamState, owners: readonly unknown[]): void {
   const entry = { owners }
   waiting.add(entry)
   const drop = () => {
     waiting.delete(entry)
   }
-  // A stream that has failed uses nothing any more, and whoever waits for it hears of the failure.
-  native.streamWait(device, number).then(drop, drop)
+  // After a failure no work uses the memory any more. The error is reported to those who await the stream, not here.
+  native.streamWait(device, cudaStream).then(drop, drop)
 }

@@ -1,67 +1,75 @@
-/** Streams as calls see them: those of the package, to which memory belongs, and those of others. */
+/** CUDA streams: those that this package creates, to which its memory belongs, and foreign streams. */
 import { bound } from '../binding/errors.js'
 import { native, type StreamHandle } from '../binding/native.js'
 
 /** A stream of a CUDA device. */
 export class StreamState {
   private constructor(
-    /** Number of the device. */
+    /** CUDA device ID. */
     readonly device: number,
-    /** Null: the stream is someone else's, and may be gone when its owner likes. */
+    /** The addon's stream object; null for a foreign stream, which its owner may destroy at any time. */
     readonly handle: StreamHandle | null,
-    /** CUDA's handle. That of the device's own stream once this one has ended. */
-    public number: number,
+    /** The cudaStream_t, as a number. Once the stream is destroyed, that of the device's default stream. */
+    public cudaStream: number,
   ) {}
 
-  static #own = new Map<number, StreamState>()
+  static #defaults = new Map<number, StreamState>()
   static #created = new Map<number, WeakRef<StreamState>>()
 
-  /** The package's own stream of a device. */
-  static own(device: number): StreamState {
-    const known = StreamState.#own.get(device)
+  /**
+   * The stream in which calls on a device run by default (`Stream.default`). The package creates it with
+   * `cudaStreamNonBlocking`; it is not CUDA's default stream.
+   */
+  static default(device: number): StreamState {
+    const known = StreamState.#defaults.get(device)
     if (known !== undefined) return known
     const state = StreamState.#of(
       device,
       bound(() => native.streamOwn(device)),
     )
-    StreamState.#own.set(device, state)
+    StreamState.#defaults.set(device, state)
     return state
   }
 
+  /** Creates a stream. */
   static create(device: number): StreamState {
     const state = StreamState.#of(
       device,
       bound(() => native.streamCreate(device)),
     )
-    StreamState.#created.set(state.number, new WeakRef(state))
+    StreamState.#created.set(state.cudaStream, new WeakRef(state))
     return state
   }
 
-  /** By CUDA's handle; it may be one of the package's. */
-  static of(device: number, number: number): StreamState {
-    const own = StreamState.#own.get(device)
-    if (own?.number === number) return own
-    const created = StreamState.#created.get(number)?.deref()
-    return created?.device === device ? created : new StreamState(device, null, number)
+  /** The stream with this cudaStream_t: a stream of the package, or a foreign one. */
+  static of(device: number, cudaStream: number): StreamState {
+    const known = StreamState.#defaults.get(device)
+    if (known?.cudaStream === cudaStream) return known
+    const created = StreamState.#created.get(cudaStream)?.deref()
+    return created?.device === device ? created : new StreamState(device, null, cudaStream)
   }
 
   static #of(device: number, handle: StreamHandle): StreamState {
     return new StreamState(device, handle, native.streamHandle(handle))
   }
 
-  /** The stream that memory for calls in this one belongs to. */
-  get home(): StreamState {
-    return this.handle === null ? StreamState.own(this.device) : this
+  /**
+   * The stream to which memory allocated for calls in this stream belongs: itself, or the default stream of the device
+   * if it is foreign.
+   */
+  get memoryStream(): StreamState {
+    return this.handle === null ? StreamState.default(this.device) : this
   }
 
-  end(): void {
-    const { handle, number } = this
+  /** Destroys the stream once its work is complete. Has no effect on a foreign stream. */
+  destroy(): void {
+    const { handle, cudaStream } = this
     if (handle === null) return
-    StreamState.#created.delete(number)
+    StreamState.#created.delete(cudaStream)
     try {
       bound(() => native.streamDestroy(handle))
     } finally {
-      this.number = native.streamHandle(handle)
+      this.cudaStream = native.streamHandle(handle)
     }
   }
 }

@@ -1,11 +1,13 @@
-/** What a Lily adapter costs, from sizes alone, and what LoRA of the same layers would. */
+/**
+ * Parameters, FLOPs and bytes of a Lily adapter, computed from sizes, and the comparison with LoRA on the same layers.
+ */
 import { bytesPerElement, type DType } from '../base/dtype.js'
 import { describe, fail } from '../base/errors.js'
 import { MAX_RANK } from '../base/limits.js'
 import { type LilyConfig, type LilyConfigOptions, readConfig } from './config.js'
 import { type LayerShape, type SharedParameter, shareLayers } from './sharing.js'
 
-/** Numbers of one kind of parameter, shared ones counted once. */
+/** Number of parameter elements, in total and by kind. A shared parameter is counted once. */
 export interface ParameterCounts {
   readonly a: number
   readonly router: number
@@ -13,39 +15,42 @@ export interface ParameterCounts {
   readonly total: number
 }
 
-/** What an adapter costs. */
+/** Result of {@link accountFor}. */
 export interface Accounting {
   readonly parameters: ParameterCounts
-  /** Weights of the base layers that are adapted. */
+  /** Elements of the weights of the adapted base layers. */
   readonly baseParameters: number
-  /** The rank of LoRA on these layers with as many parameters; mostly no integer. */
+  /** Rank at which LoRA on these layers has as many parameters; usually not an integer. */
   readonly loraRank: number
-  /** Floating-point operations of all layers together, a multiply-add counted as two; the base layers' are not in it. */
+  /** FLOPs of all adapters together, without the base layers. A multiply-add counts as two. */
   readonly flops: {
-    /** For each token: 2 r (d_in + d_out), the logits aside. */
+    /** Per token: the sum of 2 r (d_in + d_out) over the layers. The logits, 2 E r, are not included. */
     readonly forwardPerToken: number
-    /** For each token: twice that. */
+    /** Per token: twice `forwardPerToken`. */
     readonly backwardPerToken: number
-    /** For each mixture of experts (a call with batch routing, a sequence with sequence routing): 2 E r d_out. */
+    /** Per combination C = sum_e w_e B_e, one per call (batch routing) or sequence (sequence routing): 2 E r d_out. */
     readonly forwardPerMixture: number
-    /** The mixture again, and the gradients of w and B: 6 E r d_out. */
+    /** Per combination: C again, and the gradients of w and B, 6 E r d_out. */
     readonly backwardPerMixture: number
   }
   readonly bytes: {
     readonly parameters: number
-    /** float32, whatever the type of the parameters. */
+    /** Gradients are float32 for every dtype of the parameters. */
     readonly gradients: number
-    /** Two moments in float32, as AdamW keeps them. */
+    /** State of AdamW: two float32 moments. */
     readonly optimizer: number
-    /** What forward keeps of its own for backward, for each token of all layers: hidden and probabilities. x is the caller's. */
+    /**
+     * Per token, over all layers: hidden and the probabilities, which forward saves for backward. x is not included.
+     */
     readonly savedPerToken: number
   }
 }
 
 /**
- * The cost of a Lily adapter, without making one.
+ * Computes the cost of a Lily adapter without creating it. Formulas: docs/math.md.
  *
- * @param options.dtype of the parameters. Default 'float32'
+ * @param layers linear layers of the base model
+ * @param options.dtype type of the parameters. Default 'float32'
  * @param options.activations type of x and y. Default: that of the parameters
  * @throws LilyError ERR_LILY_ARGUMENT
  */
@@ -61,7 +66,7 @@ export function accountFor(
   const adapted = [...sharing.layers.values()]
   const parameters = countParameters(sharing.parameters.values())
   const perToken = 2 * r * sumOf(adapted, widthOf)
-  const perMixture = 2 * numB * r * sumOf(adapted, ({ outFeatures }) => outFeatures)
+  const perCombination = 2 * numB * r * sumOf(adapted, ({ outFeatures }) => outFeatures)
   return {
     parameters,
     baseParameters: sumOf(adapted, ({ inFeatures, outFeatures }) => inFeatures * outFeatures),
@@ -69,8 +74,8 @@ export function accountFor(
     flops: {
       forwardPerToken: perToken,
       backwardPerToken: 2 * perToken,
-      forwardPerMixture: perMixture,
-      backwardPerMixture: 3 * perMixture,
+      forwardPerMixture: perCombination,
+      backwardPerMixture: 3 * perCombination,
     },
     bytes: {
       parameters: bytesPerElement(dtype) * parameters.total,
@@ -82,11 +87,11 @@ export function accountFor(
 }
 
 /**
- * The largest r with which Lily has no more parameters than LoRA of rank `loraRank` on the same layers. The numbers of
- * Lily's parameters are r times (the d_in of all blocks + E times the d_out of all targets + E for each layer).
+ * The largest r at which Lily has no more parameters than LoRA of rank `loraRank` on the same layers. Lily has
+ * r (sum of d_in over the As + E * sum of d_out over the targets + E * number of layers) parameters.
  *
- * @param config strideA, numB and targets; its r is not read
- * @throws LilyError ERR_LILY_ARGUMENT where not even r = 1 is that small, or r would be above 4096
+ * @param config configuration with strideA, numB and targets; r is ignored
+ * @throws LilyError ERR_LILY_ARGUMENT if that r is 0 or above 4096
  * @example
  * const r = rankForLora(layers, { strideA: 4, numB: 4, targetModules: ['q_proj', 'v_proj'] }, 16)
  */
@@ -107,8 +112,8 @@ export function rankForLora(
   return fail(
     'ERR_LILY_ARGUMENT',
     'loraRank',
-    `LoRA of rank ${loraRank} has ${lora} parameters, Lily ${perRank} for each r: r would be ${rank}, ` +
-      `which is not from 1 to ${MAX_RANK}; change loraRank, strideA or numB`,
+    `expected r from 1 to ${MAX_RANK}, got ${rank}: LoRA of rank ${loraRank} has ${lora} parameters, Lily ${perRank} ` +
+      `per unit of r; change loraRank, strideA or numB`,
   )
 }
 

@@ -7,15 +7,16 @@ import type { LayerBackwardOptions, LayerForwardOptions, LilyLayer } from './lay
 import { LilyModel } from './model.js'
 import type { Parameter } from './parameter.js'
 
-/** What a forward of several adapters leaves for backward: one saved call for each that took part. */
+/** What {@link AdaptersLayer.forward} saves for backward: one saved call per active adapter. */
 export class AdaptersSaved {
   /** @internal */
   constructor(
-    /** By the adapter's name. */
+    /** By adapter name. */
     readonly calls: ReadonlyMap<string, LilySaved>,
     readonly layers: ReadonlyMap<string, LilyLayer>,
   ) {}
 
+  /** Releases all saved calls. */
   dispose(): void {
     for (const saved of this.calls.values()) saved.dispose()
   }
@@ -26,8 +27,8 @@ export class AdaptersSaved {
 }
 
 /**
- * Named adapters of the same base model, of which one, several or none are active: the outputs of the active ones add up,
- * as in PEFT. An adapter may target other layers than the next.
+ * Named adapters of one base model, any number of which are active. The outputs of the active adapters add up, as in
+ * PEFT, whose method names this class uses. The adapters may target different layers.
  *
  * @example
  * const adapters = new LilyAdapters()
@@ -41,22 +42,31 @@ export class LilyAdapters {
   #active: readonly string[] = []
   #isEnabled = true
 
-  /** Those that take part, in the order in which they add up; none while disabled. */
+  /** Names of the active adapters, in the order in which their outputs are added; empty while adapters are disabled. */
   get activeAdapters(): readonly string[] {
     return this.#isEnabled ? this.#active : []
   }
 
-  /** All by name. */
+  /** All adapters by name. */
   get adapters(): ReadonlyMap<string, LilyModel> {
     return this.#models
   }
 
-  /** Adds an adapter, which the set then owns. The first one becomes active. */
+  /**
+   * Adds an adapter, which this object then owns. The first one becomes active.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT; ERR_LILY_SHAPE if another adapter has different sizes for a layer
+   */
   addAdapter(name: string, model: LilyModel): this {
     if (typeof name !== 'string' || name === '' || name.includes('.')) {
       fail('ERR_LILY_ARGUMENT', 'name', `expected a name without a dot, got ${describe(name)}`)
     }
-    if (this.#models.has(name)) fail('ERR_LILY_ARGUMENT', 'name', `'${name}' is there already; delete it first`)
+    if (this.#models.has(name))
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'name',
+        `expected a new name, got '${name}', which is in use; delete that adapter first`,
+      )
     if (!(model instanceof LilyModel)) {
       fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel, got ${describe(model)}`)
     }
@@ -66,46 +76,60 @@ export class LilyAdapters {
     return this
   }
 
-  /** Makes these, and no others, the active ones. */
+  /**
+   * Activates exactly these adapters.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT
+   */
   setAdapter(names: string | readonly string[]): this {
     const active = typeof names === 'string' ? [names] : [...names]
     for (const name of active) this.#model(name)
-    if (new Set(active).size !== active.length) fail('ERR_LILY_ARGUMENT', 'names', 'an adapter is named twice')
+    if (new Set(active).size !== active.length)
+      fail('ERR_LILY_ARGUMENT', 'names', `expected each name once, got one twice: ${active.join(', ')}`)
     this.#active = active
     return this
   }
 
-  /** Only the base model computes, until {@link enableAdapters}. */
+  /** Disables all adapters, so that only the base model computes, until {@link enableAdapters}. */
   disableAdapters(): void {
     this.#isEnabled = false
   }
 
+  /** Reverses {@link disableAdapters}. */
   enableAdapters(): void {
     this.#isEnabled = true
   }
 
-  /** Disposes of an adapter. Where it was active, the others that are stay so. */
+  /**
+   * Removes an adapter and disposes of it. Other active adapters stay active.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT
+   */
   deleteAdapter(name: string): void {
     this.#model(name).dispose()
     this.#models.delete(name)
     this.#active = this.#active.filter((active) => active !== name)
   }
 
-  /** A layer that at least one adapter targets. */
+  /**
+   * A layer that at least one adapter targets.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT
+   */
   layer(name: string): AdaptersLayer {
     if ([...this.#models.values()].some((model) => model.layers.has(name))) {
       return new AdaptersLayer(name, () => this.#activeLayers(name))
     }
-    return fail('ERR_LILY_ARGUMENT', 'name', `no adapter has a layer ${describe(name)}`)
+    return fail('ERR_LILY_ARGUMENT', 'name', `expected a layer that an adapter targets, got ${describe(name)}`)
   }
 
-  /** Moves all adapters, in place; see {@link LilyModel.to}. */
+  /** Moves all adapters to a device, in place; see {@link LilyModel.to}. */
   to(device: Parameters<LilyModel['to']>[0]): this {
     for (const model of this.#models.values()) model.to(device)
     return this
   }
 
-  /** Those of the active adapters, as '<adapter>.<parameter>', for an optimiser. */
+  /** Parameters of the active adapters, as '<adapter>.<parameter>', for an optimiser. */
   parameters(): Map<string, Parameter> {
     const parameters = new Map<string, Parameter>()
     for (const name of this.activeAdapters) {
@@ -114,7 +138,7 @@ export class LilyAdapters {
     return parameters
   }
 
-  /** Of all adapters, active or not. */
+  /** Sets the gradients of all adapters to zero, active or not. */
   zeroGrad(): void {
     for (const model of this.#models.values()) model.zeroGrad()
   }
@@ -132,7 +156,11 @@ export class LilyAdapters {
     const model = this.#models.get(name)
     if (model !== undefined) return model
     const known = [...this.#models.keys()].join(', ')
-    return fail('ERR_LILY_ARGUMENT', 'name', `no adapter ${describe(name)}; there are ${known === '' ? 'none' : known}`)
+    return fail(
+      'ERR_LILY_ARGUMENT',
+      'name',
+      `expected one of the adapters ${known === '' ? '(none)' : known}, got ${describe(name)}`,
+    )
   }
 
   #activeLayers(name: string): Map<string, LilyLayer> {
@@ -145,7 +173,7 @@ export class LilyAdapters {
   }
 }
 
-/** Adapters of one base model have layers of the same sizes. */
+/** Checks that two adapters agree on the sizes of the layers that both target. */
 function checkSizes(name: string, model: LilyModel, other: LilyModel): void {
   for (const layer of model.layers.values()) {
     const { inFeatures, outFeatures } = other.layers.get(layer.name) ?? layer
@@ -153,24 +181,30 @@ function checkSizes(name: string, model: LilyModel, other: LilyModel): void {
     fail(
       'ERR_LILY_SHAPE',
       'model',
-      `layer '${layer.name}' of '${name}' is ${layer.inFeatures} to ${layer.outFeatures}, ` +
-        `in another adapter ${inFeatures} to ${outFeatures}; adapters of a set have one base model`,
+      `expected ${inFeatures} to ${outFeatures} features for layer '${layer.name}', as another adapter has, got ` +
+        `${layer.inFeatures} to ${layer.outFeatures} in '${name}'; add adapters of one base model`,
     )
   }
 }
 
-/** What would refuse a later adapter when an earlier one has written already. */
+/**
+ * Checks all active adapters before the first one writes: otherwise an error of a later one would leave y half updated.
+ */
 function checkAgreement(layers: ReadonlyMap<string, LilyLayer>): void {
   const [first] = layers.values()
   for (const [adapter, layer] of layers) {
-    layer.refuseMerged()
+    layer.checkNotMerged()
     const [value, other] = [layer.a.value, first.a.value]
     if (value.dtype === other.dtype && value.device === other.device) continue
-    fail('ERR_LILY_ARGUMENT', 'adapters', `'${adapter}' has another dtype or device than the others that are active`)
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'adapters',
+      `expected one dtype and device for all active adapters, got another for '${adapter}'; convert or move it`,
+    )
   }
 }
 
-/** One layer with the adapters that are active when it is called. */
+/** One layer of the base model, with the adapters that are active at the time of each call. */
 export class AdaptersLayer {
   /** @internal */
   constructor(
@@ -182,7 +216,9 @@ export class AdaptersLayer {
    * Adds the outputs of the active adapters to y, in place.
    *
    * @param x [..., d_in]
-   * @param y [..., d_out]: the base layer's output, which is what is returned where no adapter is active
+   * @param y [..., d_out]: the base layer's output
+   * @returns y, unchanged if no adapter is active, and what {@link backward} needs
+   * @throws LilyError as `LilyLayer.forward`
    */
   forward(x: TensorLike, y: TensorLike, options: LayerForwardOptions = {}): { y: TensorLike; saved: AdaptersSaved } {
     resolve('y', y)
@@ -197,13 +233,22 @@ export class AdaptersLayer {
   }
 
   /**
-   * Adds the gradients of x to dx, in place, and those of the parameters to the adapters that took part in forward.
+   * Adds the gradient of x to dx, in place, and the gradients of the parameters to the adapters that were active in
+   * forward.
    *
-   * @param options.dx [..., d_in] of M rows, such as the base layer's gradient; required unless `needs.dx` is false
+   * @param dy [..., d_out], M rows: the gradient of y
+   * @param saved what forward returned
+   * @param options.dx [..., d_in], M rows, such as the base layer's gradient of x; required unless `needs.dx` is false
+   * @returns `options.dx`
+   * @throws LilyError as `LilyLayer.backward`
    */
   backward(dy: TensorLike, saved: AdaptersSaved, options: LayerBackwardOptions = {}): TensorLike | undefined {
     if (!(saved instanceof AdaptersSaved)) {
-      fail('ERR_LILY_ARGUMENT', 'saved', `expected what forward of this layer returned, got ${describe(saved)}`)
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'saved',
+        `expected the saved object that forward of this layer returned, got ${describe(saved)}`,
+      )
     }
     if (options.needs?.dx !== false) resolve('dx', options.dx)
     for (const [adapter, call] of saved.calls) saved.layers.get(adapter)?.backward(dy, call, options)

@@ -1,4 +1,4 @@
-/** Weights of the experts pooled over a sample, and what it costs to put them in a router's place. */
+/** Calibration: expert weights pooled over sample activations, and the error of freezing a layer to them. */
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, type Known, readChoice } from '../base/options.js'
 import { toFloat32 } from '../tensor/numbers.js'
@@ -7,22 +7,25 @@ import type { Tensor } from '../tensor/tensor.js'
 import type { LilyLayer } from './layer.js'
 import type { LilyModel } from './model.js'
 
-/** By layer, what enters it: [..., d_in], one tensor for each call. */
+/** Sample inputs x of each layer, by layer name: [..., d_in], one tensor per call. */
 export type CalibrationSamples =
   ReadonlyMap<string, readonly TensorLike[]> | Readonly<Record<string, readonly TensorLike[]>>
 
 /** Options of {@link LilyModel.calibrate}. */
 export interface CalibrationOptions {
-  /** How the model routes: what freezing is compared with. 'sequence' wants 3-D samples, [B, N, d_in]. Default 'batch'. */
+  /**
+   * Routing of the model, with which freezing is compared. 'sequence' requires samples [B, N, d_in]. Default 'batch'.
+   */
   readonly routing?: 'batch' | 'sequence' | undefined
 }
 
-/** What freezing one layer means. */
+/** Calibration of one layer. */
 export interface LayerCalibration {
-  /** [E]: the mean over the sample's tokens of the weights that the router gave them. */
+  /** [E]: the mean over the sample's tokens of the router's weights. */
   readonly weights: Float32Array
+  /** Tokens of the sample. */
   readonly tokens: number
-  /** |frozen - routed| / |routed|, Euclidean norms of the adapter's output over the whole sample, base layer excluded. */
+  /** |frozen - routed| / |routed|: 2-norms of the adapter's output over the whole sample, without the base layer. */
   readonly relativeError: number
 }
 
@@ -31,12 +34,13 @@ export interface Calibration {
   /** [E] by layer, as {@link LilyModel.freeze} takes them. */
   readonly weights: ReadonlyMap<string, Float32Array>
   readonly layers: ReadonlyMap<string, LayerCalibration>
-  /** The largest of the layers. */
+  /** The largest relative error of any layer. */
   readonly relativeError: number
 }
 
 const OPTIONS: Known = new Set<keyof CalibrationOptions>(['routing'])
 
+/** See {@link LilyModel.calibrate}. */
 export async function calibrate(
   model: LilyModel,
   samples: CalibrationSamples,
@@ -52,10 +56,14 @@ export async function calibrate(
   return { weights, layers, relativeError: Math.max(...Array.from(layers.values(), (layer) => layer.relativeError)) }
 }
 
-/** The tensors of each layer. */
+/**
+ * Reads samples that the caller passed: the sample inputs of each layer.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
 export function readSamples(model: LilyModel, samples: CalibrationSamples): [LilyLayer, readonly TensorLike[]][] {
   const entries = samples instanceof Map ? [...samples] : Object.entries(samples)
-  if (entries.length === 0) fail('ERR_LILY_ARGUMENT', 'samples', 'expected activations of at least one layer, got none')
+  if (entries.length === 0) fail('ERR_LILY_ARGUMENT', 'samples', 'expected inputs of at least one layer, got none')
   return entries.map(([name, calls]: [string, unknown]) => {
     const layer = model.layer(name)
     if (Array.isArray(calls) && calls.length > 0) return [layer, calls as TensorLike[]]
@@ -68,7 +76,7 @@ async function calibrateLayer(
   calls: readonly TensorLike[],
   routing: 'batch' | 'sequence',
 ): Promise<LayerCalibration> {
-  const { tokens, weights } = await pool(layer, calls, routing)
+  const { tokens, weights } = await pooledWeights(layer, calls, routing)
   let [error, size] = [0, 0]
   for (const x of calls) {
     const routed = await outputOf(layer.forward(x, undefined, { routing, save: false }).y)
@@ -81,8 +89,8 @@ async function calibrateLayer(
   return { weights, tokens, relativeError: error === 0 ? 0 : Math.sqrt(error / size) }
 }
 
-/** The mean of the weights of all calls and their groups, each as often as it has tokens. */
-async function pool(
+/** The mean of the weights of all groups of all calls, weighted by their numbers of tokens. */
+async function pooledWeights(
   layer: LilyLayer,
   calls: readonly TensorLike[],
   routing: 'batch' | 'sequence',
@@ -100,7 +108,7 @@ async function pool(
     y.dispose()
     saved.dispose()
   }
-  if (tokens === 0) fail('ERR_LILY_ARGUMENT', 'samples', `those of '${layer.name}' have no tokens`)
+  if (tokens === 0) fail('ERR_LILY_ARGUMENT', 'samples', `expected at least one token for '${layer.name}', got none`)
   return { tokens, weights: Float32Array.from(sum, (weight) => weight / tokens) }
 }
 

@@ -1,41 +1,50 @@
-/** The configuration of a Lily adapter: PEFT's LilyConfig, its names in camelCase. */
+/** The configuration of a Lily adapter: the fields of PEFT's LilyConfig in camelCase. */
 import { describe, fail } from '../base/errors.js'
 import { MAX_EXPERTS, MAX_RANK } from '../base/limits.js'
 import { checkKeys, get, type Known, readFlag, readScaling } from '../base/options.js'
 
-/** What {@link LilyModel.create} takes; PEFT's names, and its defaults for what is left out. */
+/** Configuration for {@link LilyModel.create}. Names (in camelCase) and defaults are those of PEFT's LilyConfig. */
 export interface LilyConfigOptions {
-  /** Rank, 1 to 4096. Default 32. */
+  /** Rank r, from 1 to 4096. Default 32. */
   readonly r?: number | undefined
-  /** Neighbouring layers of one target that share an A. Default 1. */
+  /** Number of consecutive layers of one target that share an A. Default 1. */
   readonly strideA?: number | undefined
-  /** Experts E: the high-dimension projectors B_e that all layers of one target share, 2 to 64. Default 2. */
+  /**
+   * Number of experts E, from 2 to 64: the high-dimension projectors B_e that all layers of a target share. Default 2.
+   */
   readonly numB?: number | undefined
-  /** Direct multiplier of the adapter's output, not alpha / r. Default 1. */
+  /** Factor s on the adapter's output; unlike LoRA's alpha it is not divided by r. Default 1. */
   readonly scaling?: number | undefined
   /**
-   * Which layers are adapted, and what makes them one target: suffixes of names, such as `['q_proj', 'v_proj']`, or a
-   * regular expression that the whole name must match, all of whose layers are one target. Default: all layers; the
-   * last part of a name is its target.
+   * Which layers are adapted, and how they are grouped into targets. Suffixes of names, such as `['q_proj', 'v_proj']`:
+   * one target per suffix. A regular expression for the whole name: all matching layers are one target. Default: all
+   * layers are adapted, and the last component of a name is its target.
    */
   readonly targetModules?: readonly string[] | string | null | undefined
-  /** Layers that are left out, as `targetModules` names them. */
+  /** Layers that are not adapted, in the same forms as `targetModules`. */
   readonly excludeModules?: readonly string[] | string | null | undefined
-  /** With suffixes as `targetModules`: only these layers, by the first number in a name (`layers.3.` is 3). */
+  /**
+   * Adapt only the layers with these indices: the first number in a name, 3 in `layers.3.`. Ignored if `targetModules`
+   * is a string.
+   */
   readonly layersToTransform?: readonly number[] | number | null | undefined
-  /** Which list of modules that number belongs to, such as 'layers'. */
+  /** Name of the module list whose indices `layersToTransform` are, such as 'layers'. */
   readonly layersPattern?: readonly string[] | string | null | undefined
-  /** B starts as zero, so that the adapter changes nothing at first. Default true; false draws it as A is drawn. */
+  /**
+   * Initialise B to zero, so that a new adapter does not change the output. Default true; false initialises B like A.
+   */
   readonly initWeights?: boolean | undefined
 }
 
-/** A checked configuration; nothing is left out. */
+/** A checked configuration with all defaults filled in. */
 export interface LilyConfig {
   readonly r: number
   readonly strideA: number
   readonly numB: number
   readonly scaling: number
-  /** Suffixes in alphabetical order, or a regular expression; null: the last part of each name. */
+  /**
+   * Suffixes in alphabetical order, or a regular expression; null: all layers, by the last component of their names.
+   */
   readonly targetModules: readonly string[] | string | null
   readonly excludeModules: readonly string[] | string | null
   readonly layersToTransform: readonly number[] | null
@@ -56,7 +65,7 @@ const KNOWN: Known = new Set<keyof LilyConfig>([
 ])
 
 /**
- * Checks a configuration and fills in what is left out.
+ * Checks a configuration and fills in the defaults.
  *
  * @throws LilyError ERR_LILY_ARGUMENT
  */
@@ -65,12 +74,20 @@ export function readConfig(options: unknown): LilyConfig {
   const layersToTransform = readIndices(options)
   const layersPattern = readNames(options, 'layersPattern')
   if (layersPattern !== null && layersToTransform === null) {
-    fail('ERR_LILY_ARGUMENT', 'layersPattern', 'says what layersToTransform counts; give that too, or leave it out')
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'layersPattern',
+      'is only valid together with layersToTransform; pass both, or leave it out',
+    )
   }
-  for (const pattern of [layersPattern ?? []].flat()) wholeName(pattern, 'layersPattern')
+  for (const pattern of [layersPattern ?? []].flat()) fullMatchPattern(pattern, 'layersPattern')
   const targetModules = readTargets(options, 'targetModules')
   if (typeof targetModules === 'string' && targetModules.toLowerCase() === 'all-linear') {
-    fail('ERR_LILY_ARGUMENT', 'targetModules', "'all-linear' is not known; leave it out to adapt all the layers given")
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'targetModules',
+      "expected suffixes or a regular expression, got 'all-linear'; leave it out to adapt all layers",
+    )
   }
   return Object.freeze({
     r: readCount(options, 'r', 32, 1, MAX_RANK),
@@ -93,10 +110,10 @@ function readCount(options: object, name: string, fallback: number, from: number
   return fail('ERR_LILY_ARGUMENT', name, `expected an integer ${range}, got ${describe(value)}`)
 }
 
-/** Suffixes, of which the order does not matter, or a regular expression. */
+/** Reads suffixes, sorted and without duplicates, or a regular expression. */
 function readTargets(options: object, name: string): readonly string[] | string | null {
   const names = readNames(options, name)
-  if (typeof names === 'string') wholeName(names, name)
+  if (typeof names === 'string') fullMatchPattern(names, name)
   if (names === null || typeof names === 'string') return names
   if (names.length === 0) {
     fail('ERR_LILY_ARGUMENT', name, "expected suffixes of names, such as ['q_proj'], got none; leave it out")
@@ -109,7 +126,11 @@ function readNames(options: object, name: string): readonly string[] | string | 
   if (value === undefined || value === null) return null
   if (isName(value)) return value
   if (Array.isArray(value) && value.every(isName)) return value
-  return fail('ERR_LILY_ARGUMENT', name, `expected strings, or one of them, none empty, got ${describe(value)}`)
+  return fail(
+    'ERR_LILY_ARGUMENT',
+    name,
+    `expected strings, an array or a single one, none of them empty, got ${describe(value)}`,
+  )
 }
 
 function isName(value: unknown): value is string {
@@ -122,18 +143,27 @@ function readIndices(options: object): readonly number[] | null {
   const numbers: unknown[] = Array.isArray(value) ? value : [value]
   const wrong = numbers.find((number) => !Number.isSafeInteger(number) || (number as number) < 0)
   if (wrong === undefined && numbers.length > 0) return Object.freeze(numbers as number[])
-  return fail('ERR_LILY_ARGUMENT', 'layersToTransform', `expected numbers of layers from 0, got ${describe(wrong)}`)
+  return fail(
+    'ERR_LILY_ARGUMENT',
+    'layersToTransform',
+    `expected indices of layers, integers from 0, got ${describe(wrong)}`,
+  )
 }
 
-/** A pattern of PEFT's, which must match a whole name. Python writes named groups (?P<name>...). */
-export function wholeName(pattern: string, argument: string): RegExp {
+/**
+ * The regular expression for a PEFT pattern, which must match a whole name (re.fullmatch). Python's syntax of named
+ * groups, (?P<name>...), is converted.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
+export function fullMatchPattern(pattern: string, argument: string): RegExp {
   try {
     return new RegExp(`^(?:${pattern.replaceAll('(?P<', '(?<')})$`)
   } catch (cause) {
     return fail(
       'ERR_LILY_ARGUMENT',
       argument,
-      `a string is a regular expression, and this is none: ${String(cause)}; pass suffixes as an array`,
+      `expected a valid regular expression, got an invalid one (${String(cause)}); pass suffixes as an array`,
     )
   }
 }

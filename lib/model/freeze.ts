@@ -1,21 +1,25 @@
-/** Weights of the experts that stand for a router. */
+/** Reads the weights with which layers are frozen. */
 import { describe, fail } from '../base/errors.js'
 import type { LilyLayer } from './layer.js'
 import type { LilyModel } from './model.js'
 
-/** 'uniform', or the weights [E] of each layer by its name. */
+/** Weights that replace routers: 'uniform' (1/E), or weights [E] by layer name. */
 export type FrozenWeights =
   | 'uniform'
   | ReadonlyMap<string, Float32Array | readonly number[]>
   | Readonly<Record<string, Float32Array | readonly number[]>>
 
-/** The layers that are to be frozen, with copies of their weights. */
-export function frozenWeights(model: LilyModel, weights: FrozenWeights): Map<LilyLayer, Float32Array> {
+/**
+ * Reads and checks the weights of the layers to freeze, and copies them.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE
+ */
+export function readFrozenWeights(model: LilyModel, weights: FrozenWeights): Map<LilyLayer, Float32Array> {
   const frozen = new Map<LilyLayer, Float32Array>()
   const { numB } = model.config
   for (const [name, values] of entriesOf(model, weights)) {
     const layer = model.layer(name)
-    layer.refuseMerged()
+    layer.checkNotMerged()
     const isArray = values instanceof Float32Array || Array.isArray(values)
     if (!isArray || values.length !== numB) {
       fail('ERR_LILY_SHAPE', 'weights', `expected ${numB} numbers (E) for '${name}', got ${describe(values)}`)
@@ -36,5 +40,9 @@ function entriesOf(model: LilyModel, weights: unknown): Iterable<[string, unknow
   }
   if (weights instanceof Map) return weights as Map<string, unknown>
   if (typeof weights === 'object' && weights !== null) return Object.entries(weights)
-  return fail('ERR_LILY_ARGUMENT', 'weights', `expected 'uniform', or [E] by layer, got ${describe(weights)}`)
+  return fail(
+    'ERR_LILY_ARGUMENT',
+    'weights',
+    `expected 'uniform', or weights [E] by layer name, got ${describe(weights)}`,
+  )
 }

@@ -1,6 +1,6 @@
 /**
- * The numbers that parameters start with, as PEFT draws them: A uniform within 1/sqrt(d_in), the router within 1/sqrt(r)
- * (PyTorch's kaiming_uniform with a = sqrt(5)), B zero.
+ * Initial values of parameters, as in PEFT: A uniform in [-1/sqrt(d_in), 1/sqrt(d_in)), the router uniform in
+ * [-1/sqrt(r), 1/sqrt(r)) (torch.nn.init.kaiming_uniform_ with a = sqrt(5)), B zero.
  */
 import { uniformFloat32 } from 'pure-rand/distribution/uniformFloat32'
 import { mersenne } from 'pure-rand/generator/mersenne'
@@ -11,11 +11,11 @@ import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { SharedParameter } from './sharing.js'
 
 /**
- * Values of parameters, by name. MT19937, seeded with `seed`, is drawn from once for each number, parameter by parameter
- * in the order given and row by row; its low 24 bits make one in [0, 1). That is what PyTorch does on the cpu: they are
- * the numbers of `torch.manual_seed(seed); torch.empty(shape).uniform_(-bound, bound)`, called for one after the other.
+ * Initial values by parameter name. They equal those of PyTorch's CPU generator: `torch.manual_seed(seed)`, then
+ * `torch.empty(shape).uniform_(-bound, bound)` for one parameter after the other, in the order given. For each element,
+ * row by row, that takes the low 24 bits of one output of MT19937 as a number in [0, 1).
  *
- * @param drawB B is drawn too, within 1/sqrt(d_out)
+ * @param drawB whether B is random too, uniform in [-1/sqrt(d_out), 1/sqrt(d_out))
  */
 export function initialValues(
   parameters: Iterable<SharedParameter>,
@@ -34,7 +34,7 @@ export function initialValues(
   return values
 }
 
-/** draw * width - bound is exact in float64, so it is rounded once, as the fused multiply-add that PyTorch runs does. */
+/** draw * width - bound is exact in float64 and so rounded once, to float32, like the fused multiply-add of PyTorch. */
 function drawUniform(numbers: Float32Array, bound: number, draw: () => number): void {
   const width = Math.fround(2 * bound)
   for (let i = 0; i < numbers.length; i++) numbers[i] = draw() * width - bound

@@ -1,4 +1,4 @@
-/** One adapted layer of a model. */
+/** One adapted layer of a {@link LilyModel}. */
 import { fail } from '../base/errors.js'
 import { checkKeys, get, type Known, readFlag } from '../base/options.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
@@ -13,12 +13,14 @@ import { operandOf, type Tensor } from '../tensor/tensor.js'
 import type { Parameter } from './parameter.js'
 import type { LayerShape, SharedLayer } from './sharing.js'
 
-/** Options of {@link LilyLayer.forward}: those of lilyForward, but for the scaling, which the model's config has. */
+/**
+ * Options of {@link LilyLayer.forward}: those of lilyForward without `scaling`, which is part of the model's config.
+ */
 export type LayerForwardOptions = Omit<LilyForwardOptions, 'scaling'>
 
 /** Result of {@link LilyLayer.forward}. */
 export interface LayerForwardResult<O> {
-  /** The y that was given, or a new tensor with the leading dimensions of x. */
+  /** [..., d_out]: the y that was passed, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
   readonly saved: SavedOf<O, LilySaved>
@@ -26,24 +28,24 @@ export interface LayerForwardResult<O> {
 
 /** Options of {@link LilyLayer.backward}. */
 export interface LayerBackwardOptions {
-  /** [..., d_in] of M rows, added to in place and returned. Without it a new tensor is. */
+  /** [..., d_in], M rows: the gradient of x is added to it in place. Default: a new tensor is returned. */
   readonly dx?: TensorLike | undefined
-  /** Which gradients are wanted: `{ dx: false }` in a first layer, `{ da: false }` to freeze A. Default: all. */
+  /** Which gradients to compute: `{ dx: false }` for a first layer, `{ da: false }` to freeze A. Default: all. */
   readonly needs?: LilyNeeds | undefined
   /**
-   * Whether this layer leaves its part of the gradient of B to a fold with that of others. Default: on a device, where
-   * that saves memory traffic which counts beside the call's own; see docs/model.md.
+   * Defer this layer's gradient of B, so that one fold adds up the gradients of several layers. Default: true on a
+   * device if that saves a significant part of the call's memory traffic, otherwise false; see docs/model.md.
    */
   readonly deferB?: boolean | undefined
-  /** The CUDA stream to run in, or its handle. Default: that of the operands. */
+  /** CUDA stream to run in, or its cudaStream_t. Default: the stream of the operands. */
   readonly stream?: Stream | bigint | number | undefined
 }
 
 const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>(['dx', 'needs', 'deferB', 'stream'])
 
-/** The adapter of one linear layer: y += scaling * h C, with parameters that it may share with others. */
+/** The adapter of one linear layer: y += scaling * h C. It may share its parameters with other layers. */
 export class LilyLayer {
-  /** Weights of the experts, [E], that stand for the router's; null: the router decides. */
+  /** [E]: the expert weights that replace the router; null: the layer is not frozen. */
   #frozen: Float32Array | null = null
   #isMerged = false
 
@@ -68,27 +70,28 @@ export class LilyLayer {
     return this.shape.outFeatures
   }
 
-  /** A copy of the weights, [E], that {@link LilyModel.freeze} has set; undefined where the router decides. */
+  /** [E]: a copy of the weights that {@link LilyModel.freeze} set; undefined if the layer is not frozen. */
   get frozenWeights(): Float32Array | undefined {
     return this.#frozen?.slice()
   }
 
-  /** Whether the base weight has this layer's update in it; see {@link LilyModel.merge}. */
+  /** Whether this layer's update is merged into the base weight; see {@link LilyModel.merge}. */
   get isMerged(): boolean {
     return this.#isMerged
   }
 
   /**
-   * {@link lilyForward} with the layer's parameters. A frozen layer's routing is 'fixed' unless the options say otherwise.
+   * {@link lilyForward} with the layer's parameters. The default routing of a frozen layer is 'fixed'.
    *
    * @param x [..., d_in]
-   * @param y [..., d_out]: the base layer's output, added to in place; without it a new tensor is returned
-   * @throws LilyError; a refused call has written nothing. ERR_LILY_ARGUMENT where the layer is merged
+   * @param y [..., d_out]: the base layer's output, to which the adapter's is added in place. Default: a new tensor
+   * @throws LilyError as lilyForward; ERR_LILY_ARGUMENT if the layer is merged
    */
   forward<O extends LayerForwardOptions = object>(x: TensorLike, y?: TensorLike, options?: O): LayerForwardResult<O> {
-    this.refuseMerged()
+    this.checkNotMerged()
     const given: LayerForwardOptions = options ?? {}
-    if ('scaling' in given) fail('ERR_LILY_ARGUMENT', 'scaling', "is the model's config.scaling; leave it out")
+    if ('scaling' in given)
+      fail('ERR_LILY_ARGUMENT', 'scaling', "expected none, since the model's config has it; leave it out")
     const { a, router, b, scaling } = this
     const routing: Routing = given.routing ?? (this.#frozen === null ? 'batch' : 'fixed')
     const weights = given.routing === undefined ? this.#frozen : null
@@ -104,13 +107,14 @@ export class LilyLayer {
   }
 
   /**
-   * {@link lilyBackward} of a call of {@link forward}. The gradients of the parameters add up in `model.parameters()`
-   * until `zeroGrad`.
+   * {@link lilyBackward} for a call of {@link forward}. The gradients of the parameters accumulate in
+   * `model.parameters()` until `zeroGrad`.
    *
-   * @param dy [..., d_out] of M rows: the gradient of y
-   * @param saved what this layer's forward returned; it may be disposed of after this
+   * @param dy [..., d_out], M rows: the gradient of y
+   * @param saved what this layer's forward returned. It may be disposed of afterwards
    * @returns the gradient of x; undefined with `needs: { dx: false }`
-   * @throws LilyError; a refused call has written nothing
+   * @throws LilyError as lilyBackward; ERR_LILY_ARGUMENT if `saved` is not from this layer, or from before the model
+   *   was moved
    */
   backward<O extends LayerBackwardOptions = object>(
     dy: TensorLike,
@@ -121,20 +125,20 @@ export class LilyLayer {
     checkKeys('options', given, BACKWARD_OPTIONS)
     const state = readSaved('saved', saved, 'lilyForward')
     const { problem } = state
-    this.#checkOwn(problem)
+    this.#checkParameters(problem)
     const { dx, needs, stream } = given
-    if (given.deferB === true) refuseInCapture('what a fold is left', 'leave deferB out')
-    const wants = (name: keyof LilyNeeds) => needs === undefined || readFlag(needs, name, true)
+    if (given.deferB === true) refuseInCapture('a deferred gradient of b', 'leave deferB out')
+    const isNeeded = (name: keyof LilyNeeds) => needs === undefined || readFlag(needs, name, true)
     const isDeferred =
-      wants('db') &&
+      isNeeded('db') &&
       (get('options', given, 'deferB') === undefined ? this.#deferPays(problem) : readFlag(given, 'deferB', false))
 
     const gradients = {
       dy,
       dx,
-      da: wants('da') ? this.a.accumulator : undefined,
-      dRouter: problem.router !== null && wants('dRouter') ? this.router.accumulator : undefined,
-      db: wants('db') && !isDeferred ? this.b.accumulator : undefined,
+      da: isNeeded('da') ? this.a.accumulator : undefined,
+      dRouter: problem.router !== null && isNeeded('dRouter') ? this.router.accumulator : undefined,
+      db: isNeeded('db') && !isDeferred ? this.b.accumulator : undefined,
     }
     const result = lilyBackward(gradients, saved, { needs, stream, deferB: isDeferred })
     if (isDeferred) this.b.defer(state.takeDeferred())
@@ -147,9 +151,13 @@ export class LilyLayer {
   }
 
   /** @internal */
-  refuseMerged(): void {
+  checkNotMerged(): void {
     if (!this.#isMerged) return
-    fail('ERR_LILY_ARGUMENT', 'layer', `'${this.name}' is merged: its base weight does its work; unmerge it first`)
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'layer',
+      `expected a layer that is not merged, but '${this.name}' is merged into its base weight; unmerge it first`,
+    )
   }
 
   /** @internal */
@@ -157,21 +165,26 @@ export class LilyLayer {
     this.#isMerged = isMerged
   }
 
-  /** The saved call is of this layer's parameters, as they are now. */
-  #checkOwn({ a, b, router }: Problem): void {
-    const isOwn = (parameter: Parameter, operand: Problem['a']) => operandOf(parameter.value) === operand
-    if (isOwn(this.a, a) && isOwn(this.b, b) && (router === null || isOwn(this.router, router))) return
-    fail('ERR_LILY_ARGUMENT', 'saved', `is not of a forward of '${this.name}' since its model was last moved`)
+  /** Checks that a saved call used the current parameters of this layer. */
+  #checkParameters({ a, b, router }: Problem): void {
+    const isCurrent = (parameter: Parameter, operand: Problem['a']) => operandOf(parameter.value) === operand
+    if (isCurrent(this.a, a) && isCurrent(this.b, b) && (router === null || isCurrent(this.router, router))) return
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'saved',
+      `expected what forward of '${this.name}' returned since its model was last moved; run forward again`,
+    )
   }
 
   /**
-   * Adding to the gradient of B reads and writes E r d_out numbers a layer. A deferred one writes G r d_out and the fold
-   * reads them, which saves 2 (E - G) r d_out of float32 where layers share the fold. On a device that counts from a
-   * sixteenth of the M d_out of dy and the 3 M d_in of x and dx on; a host's caches hide it. Weights that are the caller's
-   * may change before the fold.
+   * Whether to defer the gradient of B by default. Adding to the gradient reads and writes E r d_out float32 elements
+   * per layer. Deferring writes G r d_out elements per layer, which the fold reads: if many layers share a fold, that
+   * saves 2 (E - G) r d_out elements. On a device the gradient is deferred if the saving is at least 1/16 of the
+   * elements of dy (M d_out) and of x and dx (3 M d_in). On the host caches hide the traffic. Calls with weights that
+   * the caller passed are not deferred, since the weights may change before the fold.
    */
   #deferPays({ x, groups, experts, rank, tokens, makesWeights, dOut, dIn }: Problem): boolean {
-    // A replay knows nothing of what waits for a fold.
+    // A replay of the graph would not add its gradient to the list of deferred gradients.
     if (Capture.current !== null) return false
     if (x.device === CPU || !makesWeights || groups >= experts || this.b.layers.length < 2) return false
     return 16 * 2 * (experts - groups) * rank * dOut >= tokens * (dOut + 3 * dIn)

@@ -1,11 +1,11 @@
-/** A frozen Lily as LoRA. */
+/** Export of a frozen Lily adapter as a LoRA adapter. */
 import { fail } from '../base/errors.js'
 import { toFloat32 } from '../tensor/numbers.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { LilyModel } from './model.js'
 import type { Parameter } from './parameter.js'
 
-/** The matrices of one layer, as PEFT's lora_A.weight and lora_B.weight; the output is scaling * (x a^T) b^T. */
+/** The LoRA matrices of one layer, as PEFT's lora_A.weight and lora_B.weight: the output is scaling * (x a^T) b^T. */
 export interface LoraMatrices {
   /** [r, d_in] */
   readonly a: Tensor
@@ -13,21 +13,30 @@ export interface LoraMatrices {
   readonly b: Tensor
 }
 
-/** A LoRA adapter, as loraForward takes it. */
+/** A LoRA adapter, in the form that {@link loraForward} expects. */
 export interface LoraAdapter {
   readonly r: number
   /** PEFT's lora_alpha / r. */
   readonly scaling: number
-  /** By the layers' names, in the model's order. */
+  /** By layer name, in the order of the model. */
   readonly layers: ReadonlyMap<string, LoraMatrices>
 }
 
-/** Each layer's A, and C^T with C = sum_e w_e B_e, in float32 on the host. */
+/**
+ * Returns, for each layer, A and C^T with C = sum_e w_e B_e, as float32 on the host. With constant weights w, Lily is
+ * LoRA of rank r (docs/math.md, LoRA).
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT if a layer is not frozen
+ */
 export async function exportLora(model: LilyModel): Promise<LoraAdapter> {
   const frozen = Array.from(model.layers.values(), (layer) => {
     const weights = layer.frozenWeights
     if (weights !== undefined) return { layer, weights }
-    return fail('ERR_LILY_ARGUMENT', 'model', `'${layer.name}' has a router, which LoRA has not; freeze it first`)
+    return fail(
+      'ERR_LILY_ARGUMENT',
+      'model',
+      `expected frozen layers, but '${layer.name}' has a router, which LoRA cannot express; freeze it first`,
+    )
   })
   const values = new Map<Parameter, Promise<Float32Array>>()
   const valuesOf = (parameter: Parameter) => {
@@ -41,7 +50,7 @@ export async function exportLora(model: LilyModel): Promise<LoraAdapter> {
     const { name, a, b, inFeatures, outFeatures } = layer
     layers.set(name, {
       a: tensor((await valuesOf(a)).slice(), [r, inFeatures]),
-      b: tensor(mixedTransposed(await valuesOf(b), weights, r, outFeatures), [outFeatures, r]),
+      b: tensor(combinedTransposed(await valuesOf(b), weights, r, outFeatures), [outFeatures, r]),
     })
   }
   return { r, scaling, layers }
@@ -52,15 +61,15 @@ async function onHost(value: Tensor): Promise<Float32Array> {
   return toFloat32(dtype, data)
 }
 
-/** C^T, summed over the experts in float64. */
-function mixedTransposed(b: Float32Array, weights: Float32Array, rank: number, dOut: number): Float32Array {
-  const mixed = new Float32Array(dOut * rank)
+/** C^T [d_out, r]; the sum over the experts is in float64. */
+function combinedTransposed(b: Float32Array, weights: Float32Array, rank: number, dOut: number): Float32Array {
+  const combined = new Float32Array(dOut * rank)
   for (let i = 0; i < rank; i++) {
     for (let j = 0; j < dOut; j++) {
       let sum = 0
       for (let e = 0; e < weights.length; e++) sum += weights[e] * b[(e * rank + i) * dOut + j]
-      mixed[j * rank + i] = sum
+      combined[j * rank + i] = sum
     }
   }
-  return mixed
+  return combined
 }

@@ -1,8 +1,9 @@
 /**
- * The update of a frozen layer in its base weight: W += s C^T A, C = sum_e w_e B_e.
+ * Merges the update of a frozen layer into its base weight: W += s C^T A, with C = sum_e w_e B_e.
  *
- * It is the gradient of x that the adapter itself gives for the identity as dy, since dx = s dy C^T A. So the kernels of
- * either backend do it, in place, a block of rows at a time; each row of the update is summed up before it is added.
+ * The update is the adapter's gradient of x for dy = I, since dx = s dy C^T A. So it is computed by the backward
+ * kernels of either backend, in place, one block of rows at a time. The kernels compute each row of the update
+ * completely before they add it to W, so each element is rounded once.
  */
 import { checkFloat, checkMatrix } from '../base/checks.js'
 import { type DType, type HostData, is16Bit } from '../base/dtype.js'
@@ -17,10 +18,10 @@ import { resolve, type TensorLike } from '../tensor/resolve.js'
 import { operandOf, type Tensor, tensor, tensorOf } from '../tensor/tensor.js'
 import type { LilyLayer } from './layer.js'
 
-/** Enough rows to keep the kernels busy; the identity's have as many zeros as the weight's block has numbers. */
+/** Rows per call: enough to keep the kernels busy, few enough that the block of the identity stays small. */
 const BLOCK_ROWS = 256
 
-/** Adds `sign` times the layer's update to a weight. */
+/** Adds `sign` times the layer's update to a weight [d_out, d_in], in place. */
 export function addUpdate(layer: LilyLayer, weight: TensorLike, sign: 1 | -1): void {
   const { inFeatures, outFeatures, scaling, frozenWeights } = layer
   const target = checkedWeight(layer, weight)
@@ -28,16 +29,17 @@ export function addUpdate(layer: LilyLayer, weight: TensorLike, sign: 1 | -1): v
     fail(
       'ERR_LILY_ARGUMENT',
       'name',
-      `'${layer.name}' has a router, whose weights depend on the input; freeze it first`,
+      `expected a frozen layer, but the weights of '${layer.name}' depend on the input; freeze it first`,
     )
   }
   const { dtype, device } = target
-  const [a, b] = [layer.a.value, layer.b.value].map((value) => operand(value, dtype))
+  const [a, b] = [layer.a.value, layer.b.value].map((value) => parameterFor(value, dtype))
   const rows = Math.min(BLOCK_ROWS, outFeatures)
-  const place = (host: Tensor) => (device === CPU ? host : host.to(device))
-  // Ones from column outFeatures of the first row on: the window that begins k columns before it is the identity from row k on.
-  const identity = place(shiftedIdentity(rows, outFeatures, dtype))
-  const zeros = place(tensor(zerosOf(dtype, rows * inFeatures), [rows, inFeatures], dtype))
+  const onDevice = (host: Tensor) => (device === CPU ? host : host.to(device))
+  // Row i has its 1 in column outFeatures + i. The window that starts at column outFeatures - k has it in column k + i:
+  // these are the rows of the identity from k on.
+  const identity = onDevice(shiftedIdentity(rows, outFeatures, dtype))
+  const zeros = onDevice(tensor(zerosOf(dtype, rows * inFeatures), [rows, inFeatures], dtype))
 
   for (let row = 0; row < outFeatures; row += rows) {
     const count = Math.min(rows, outFeatures - row)
@@ -55,6 +57,7 @@ export function addUpdate(layer: LilyLayer, weight: TensorLike, sign: 1 | -1): v
   zeros.dispose()
 }
 
+/** Reads and checks the weight: [d_out, d_in], on the model's device, in other memory than the layer's parameters. */
 function checkedWeight({ inFeatures, outFeatures, a, router, b }: LilyLayer, weight: TensorLike): Operand {
   const target = resolve('weight', weight)
   checkMatrix('weight', target, outFeatures, inFeatures)
@@ -67,14 +70,22 @@ function checkedWeight({ inFeatures, outFeatures, a, router, b }: LilyLayer, wei
   return target
 }
 
-/** A parameter as the kernels take it beside a weight: on the host as float32, so that nothing else is rounded. */
-function operand(value: Tensor, weightType: DType): Tensor {
+/**
+ * A parameter in a type that the kernels accept for a weight of `weightType`. On the host 16-bit parameters are
+ * converted to float32, so that only the merged weight is rounded.
+ */
+function parameterFor(value: Tensor, weightType: DType): Tensor {
   if (!is16Bit(value.dtype)) return value
   if (value.device === CPU) return tensor(toFloat32(value.dtype, value.data), value.shape)
   if (value.dtype === weightType) return value
-  return fail('ERR_LILY_DTYPE', 'weight', `expected ${value.dtype}, as the model on this device has, got ${weightType}`)
+  return fail(
+    'ERR_LILY_DTYPE',
+    'weight',
+    `expected ${value.dtype}, the type of the parameters on the device, got ${weightType}; convert it`,
+  )
 }
 
+/** [rows, 2 columns]: zero, but for a 1 in column `columns + row` of each row. */
 function shiftedIdentity(rows: number, columns: number, dtype: DType): Tensor {
   const data = zerosOf(dtype, rows * 2 * columns)
   const [one] = fromFloat32(dtype, Float32Array.of(1))
@@ -82,7 +93,7 @@ function shiftedIdentity(rows: number, columns: number, dtype: DType): Tensor {
   return tensor(data, [rows, 2 * columns], dtype)
 }
 
-/** Zero is all zero bits in every type. */
+/** Zeros of a type. Zero has the same bits, all 0, in every type. */
 function zerosOf(dtype: DType, length: number): HostData {
   return is16Bit(dtype) ? new Uint16Array(length) : new Float32Array(length)
 }

@@ -1,4 +1,4 @@
-/** The Lily adapter of a whole model. */
+/** The Lily adapter of a base model. */
 import { type DType, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
@@ -12,7 +12,7 @@ import type { TensorLike } from '../tensor/resolve.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { calibrate, type Calibration, type CalibrationOptions, type CalibrationSamples } from './calibrate.js'
 import { type LilyConfig, type LilyConfigOptions, readConfig } from './config.js'
-import { frozenWeights, type FrozenWeights } from './freeze.js'
+import { type FrozenWeights, readFrozenWeights } from './freeze.js'
 import { initialValues } from './initial.js'
 import { LilyLayer } from './layer.js'
 import { exportLora, type LoraAdapter } from './lora-export.js'
@@ -20,24 +20,24 @@ import { addUpdate } from './merge.js'
 import { Parameter } from './parameter.js'
 import { type LayerShape, shareLayers } from './sharing.js'
 
-/** What {@link LilyModel.create} takes. */
+/** Options of {@link LilyModel.create}. */
 export interface LilyModelOptions {
-  /** The linear layers of the base model, in the order in which it calls them. Those that config targets are adapted. */
+  /** Linear layers of the base model, in the order in which it calls them. Those that `config` targets are adapted. */
   readonly layers: readonly LayerShape[]
   readonly config: LilyConfigOptions
-  /** From 0 to 2^32 - 1; the same seed gives the same parameters everywhere. Default: another one each time. */
+  /** Seed of the initial values, from 0 to 2^32 - 1. A seed gives the same values on every machine. Default: random. */
   readonly seed?: number | undefined
-  /** Of the parameters; 'bfloat16' and 'float16' go with activations of that type only. Default 'float32'. */
+  /** Type of the parameters. 'bfloat16' and 'float16' require activations of the same type. Default 'float32'. */
   readonly dtype?: DType | undefined
 }
 
-/** What a checkpoint holds. */
+/** The contents of a checkpoint. */
 export interface LilyModelParts {
   readonly config: LilyConfig
   readonly layers: readonly LayerShape[]
-  /** By names of shareLayers, all of one dtype, on one device; the model takes them over. */
+  /** By the names that shareLayers gives, all of one dtype on one device. The model then owns them. */
   readonly values: ReadonlyMap<string, Tensor>
-  /** What the folder that they came from has beside them. */
+  /** The other contents of the folder that they were read from. */
   readonly origin?: Origin | undefined
   /** Weights of the layers that are frozen. */
   readonly frozen?: ReadonlyMap<string, Float32Array> | undefined
@@ -46,11 +46,13 @@ export interface LilyModelParts {
 const OPTIONS: Known = new Set<keyof LilyModelOptions>(['layers', 'config', 'seed', 'dtype'])
 
 /**
- * Lily across the layers of a model (arXiv 2407.09946): layers of one target share A in blocks of `strideA` and one set
- * of B_e; each has its own router. Gradients of what they share add up until {@link zeroGrad}.
+ * Lily adapters for the layers of a base model (arXiv 2407.09946). Layers of one target share A in blocks of `strideA`
+ * layers and one set of B_e; every layer has its own router. Gradients of parameters accumulate over layers and calls
+ * until {@link zeroGrad}.
  *
  * @example
- * const model = LilyModel.create({ layers, config: { r: 16, strideA: 2, numB: 4, targetModules: ['q_proj'] }, seed: 1 })
+ * const config = { r: 16, strideA: 2, numB: 4, targetModules: ['q_proj'] }
+ * const model = LilyModel.create({ layers, config, seed: 1 })
  * const layer = model.layer('model.layers.0.self_attn.q_proj')
  * const { y, saved } = layer.forward(x, baseOutput)
  * const dx = layer.backward(dy, saved)
@@ -86,23 +88,24 @@ export class LilyModel {
     this.#origin = origin
   }
 
-  /** The fields of the adapter_config.json that the model was read with; undefined for one that was created. */
+  /** The fields of adapter_config.json for a model that was read from a folder; undefined for others. */
   get adapterConfig(): Readonly<Record<string, unknown>> | undefined {
     return this.#origin?.fields
   }
 
   /**
-   * The modules that the adapter was saved with beside its own parameters (PEFT's modules_to_save), such as a classifier's
-   * head: the tensors of each by their names in it. {@link savePretrained} writes them again.
+   * The tensors of the modules that PEFT's modules_to_save lists, such as a classifier's head: by module name, then by
+   * tensor name. Empty for a model that was created. {@link savePretrained} writes them again.
    */
   get modulesToSave(): SavedModules {
     return this.#origin === undefined ? new Map() : modulesOf(this.#origin.others, this.#origin.fields.modules_to_save)
   }
 
   /**
-   * A new adapter, initialised as PEFT does: A uniform within 1/sqrt(d_in), routers within 1/sqrt(r), B zero.
+   * Creates an adapter on the host with PEFT's initial values: A uniform in [-1/sqrt(d_in), 1/sqrt(d_in)), routers
+   * uniform in [-1/sqrt(r), 1/sqrt(r)), B zero.
    *
-   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DTYPE
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DTYPE, ERR_LILY_OUT_OF_MEMORY
    */
   static create(options: LilyModelOptions): LilyModel {
     checkKeys('options', options, OPTIONS)
@@ -118,10 +121,12 @@ export class LilyModel {
   }
 
   /**
-   * Reads an adapter that PEFT, or {@link savePretrained}, has saved: a folder with adapter_config.json and the tensors.
-   * Copies of a shared parameter must agree to the bit; one is kept. The parameters are on the host, of the file's type.
+   * Reads an adapter that PEFT or {@link savePretrained} saved: a folder with adapter_config.json and the tensors. All
+   * copies of a shared parameter must be bit-identical; one is kept. The parameters are on the host, in the type of the
+   * file.
    *
-   * @throws LilyError ERR_LILY_CHECKPOINT, which names the file and the field or the tensor
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT, with the names of the file and of the field or tensor;
+   *   ERR_LILY_ARGUMENT, ERR_LILY_OUT_OF_MEMORY
    * @example
    * const model = await LilyModel.fromPretrained('adapter')
    * model.to({ type: 'cuda', id: 0 })
@@ -131,110 +136,134 @@ export class LilyModel {
   }
 
   /**
-   * Saves the adapter in a folder, which is made where it is not there. In the format 'peft' PEFT loads it; a model that
-   * was read and not changed is written as it was, to the bit. The folder holds the old adapter or the new one as a whole,
-   * also after a crash and with several processes that save at once. Weights of {@link freeze} are saved too: PEFT ignores
-   * them. The parameters must not change until the promise resolves.
+   * Saves the adapter to a folder, which is created if necessary. PEFT loads the format 'peft'. A model that was read
+   * and not modified is written bit-identically. All files are replaced as one: the folder holds the old or the new
+   * adapter, also after a crash, and if several processes save at once. The weights that {@link freeze} set are saved
+   * too; PEFT ignores them. Do not change the parameters until the promise resolves.
    *
-   * @throws LilyError ERR_LILY_CHECKPOINT if a file cannot be written; all old files are unchanged then
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT if a file cannot be written: the old files are intact;
+   *   ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
    */
   async savePretrained(folder: string, options: SaveOptions = {}): Promise<void> {
     return savePretrained(this, this.#origin, folder, options)
   }
 
   /**
-   * Saves what {@link exportLora} gives as an adapter folder of PEFT's LoRA, which any server of LoRA adapters can load:
-   * rank r, lora_alpha = scaling * r. All layers must be frozen.
+   * Saves the result of {@link exportLora} as a LoRA adapter in PEFT's format, which servers of LoRA adapters load. Its
+   * rank is r and its lora_alpha is scaling * r. All layers must be frozen.
    *
-   * @throws LilyError ERR_LILY_ARGUMENT where a layer is not frozen, ERR_LILY_CHECKPOINT where a file cannot be written,
-   *   or would replace a Lily adapter, of which LoRA holds less
+   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT if a layer is not frozen; ERR_LILY_CHECKPOINT if a file cannot
+   *   be written, or if the folder contains a Lily adapter, which cannot be recovered from LoRA
    */
   async saveLora(folder: string): Promise<void> {
     return saveLora(this, this.#origin, folder)
   }
 
-  /** @internal A model of values that exist already. */
+  /** @internal Creates a model from existing values. */
   static fromParts({ config, ...parts }: LilyModelParts): LilyModel {
     const types = new Set(Array.from(parts.values.values(), ({ dtype }) => dtype))
     if (types.size > 1) {
-      fail('ERR_LILY_DTYPE', 'values', `expected parameters of one dtype, got ${[...types].join(', ')}; convert them`)
+      fail(
+        'ERR_LILY_DTYPE',
+        'values',
+        `expected one dtype for all parameters, got ${[...types].join(', ')}; convert them`,
+      )
     }
     return new LilyModel(config, parts)
   }
 
-  /** @throws LilyError ERR_LILY_ARGUMENT for a name that is not adapted */
+  /**
+   * The adapted layer of this name.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT if no adapted layer has this name
+   */
   layer(name: string): LilyLayer {
     const layer = this.layers.get(name)
     if (layer !== undefined) return layer
     const [first] = this.layers.keys()
-    return fail('ERR_LILY_ARGUMENT', 'name', `no layer ${describe(name)} is adapted; the first of them is '${first}'`)
+    return fail('ERR_LILY_ARGUMENT', 'name', `expected an adapted layer, such as '${first}', got ${describe(name)}`)
   }
 
   /**
-   * The parameters by PEFT's name of the first layer that uses each, such as 'layers.0.q_proj.lily_A.weight', in a fixed
-   * order. The map and its entries stay the same for the life of the model; their tensors are replaced by {@link to}.
+   * The parameters by name, in a fixed order. A shared parameter has PEFT's name in the first layer that uses it, such
+   * as 'layers.0.q_proj.lily_A.weight'. The map and its entries stay the same for the life of the model; {@link to} and
+   * {@link toHost} replace their tensors.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED
    */
   parameters(): ReadonlyMap<string, Parameter> {
     if (!this.#isDisposed) return this.#parameters
-    throw new LilyError('ERR_LILY_DISPOSED', 'this model has been disposed of; use it before dispose()')
+    throw new LilyError('ERR_LILY_DISPOSED', 'this model is disposed of; use it before dispose()')
   }
 
-  /** Makes all gradients zero, in place. */
+  /** Sets all gradients to zero, in place. */
   zeroGrad(): void {
     for (const parameter of this.parameters().values()) parameter.zeroGrad()
   }
 
+  /** The device of the parameters. */
   get device(): Device {
     return this.#first().value.device
   }
 
+  /** The type of the parameters. */
   get dtype(): DType {
     return this.#first().value.dtype
   }
 
   /**
-   * Moves parameters and gradients to a device, in place, and returns the model. What forwards have saved before it is
-   * of no use any more.
+   * Moves parameters and gradients to a device and returns the model. `saved` objects of earlier forward calls become
+   * invalid.
    *
-   * @throws LilyError as `Tensor.to`; nothing has been moved then
+   * @throws LilyError as `Tensor.to`; nothing has been moved
    */
   to(device: { readonly type: 'cpu' | 'cuda'; readonly id?: number | undefined }): this {
     const parameters = [...this.parameters().values()]
     const moved = parameters.map((parameter) => parameter.onDevice(device))
-    for (const [i, parameter] of parameters.entries()) parameter.moveTo(moved[i])
-    return this
-  }
-
-  /** Moves parameters and gradients to the host, in place. The model must not be used until the promise resolves. */
-  async toHost(): Promise<this> {
-    const parameters = [...this.parameters().values()]
-    const moved = await Promise.all(parameters.map((parameter) => parameter.onHost()))
-    for (const [i, parameter] of parameters.entries()) parameter.moveTo(moved[i])
+    for (const [i, parameter] of parameters.entries()) parameter.replaceBy(moved[i])
     return this
   }
 
   /**
-   * Replaces routers by weights that no longer depend on the input, so that layers can be merged and exported, and so
-   * that an output does not depend on the batch.
+   * Moves parameters and gradients to the host and returns the model. Do not use the model until the promise resolves.
    *
-   * @param weights 'uniform', 1/E everywhere; or [E] by layer, as {@link calibrate} gives them: other layers stay as they are
-   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE; nothing is frozen then
+   * @throws LilyError (as a rejection) as `Tensor.toHost`
+   */
+  async toHost(): Promise<this> {
+    const parameters = [...this.parameters().values()]
+    const moved = await Promise.all(parameters.map((parameter) => parameter.onHost()))
+    for (const [i, parameter] of parameters.entries()) parameter.replaceBy(moved[i])
+    return this
+  }
+
+  /**
+   * Replaces routers by constant expert weights. Frozen layers can be merged and exported, and the output of one
+   * sequence no longer depends on the rest of the batch.
+   *
+   * @param weights 'uniform' (1/E for all layers), or [E] by layer name, as {@link calibrate} returns; layers without
+   *   an entry do not change
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE; no layer has been frozen
    */
   freeze(weights: FrozenWeights): void {
-    const frozen = frozenWeights(this, weights)
+    const frozen = readFrozenWeights(this, weights)
     for (const [layer, values] of frozen) layer.freeze(values)
   }
 
-  /** Gives all layers back to their routers. None may be merged. */
+  /**
+   * Restores the routers of all layers.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT if a layer is merged
+   */
   unfreeze(): void {
-    for (const layer of this.layers.values()) layer.refuseMerged()
+    for (const layer of this.layers.values()) layer.checkNotMerged()
     for (const layer of this.layers.values()) layer.freeze(null)
   }
 
   /**
-   * Pools the routers' weights over a sample of activations, and says what freezing them costs.
+   * Averages the routers' weights over sample inputs, and computes the error of freezing the layers to them.
    *
-   * @param samples by layer, what enters it: [..., d_in], one tensor for each call
+   * @param samples inputs of each layer, by layer name: [..., d_in], one tensor per call
+   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, and as `LilyLayer.forward`
    * @example
    * const { weights, relativeError } = await model.calibrate({ 'layers.0.q_proj': [x1, x2] })
    * model.freeze(weights)
@@ -244,45 +273,50 @@ export class LilyModel {
   }
 
   /**
-   * Adds a frozen layer's update, scaling * C^T A with C = sum_e w_e B_e, to the weight of its base layer, in place. The
-   * base layer then computes what it and the adapter did (with activation 'none'), and forward of the layer is refused.
+   * Adds the update of a frozen layer, scaling * C^T A with C = sum_e w_e B_e, to the weight of its base layer, in
+   * place. The base layer then computes the sum of both (for activation 'none'), and `forward` of the merged layer
+   * throws.
    *
    * Each element is rounded once, to the type of the weight; see docs/model.md for 16-bit parameters on a device.
    *
-   * @param weight [d_out, d_in], as PyTorch's Linear has it, where the model is: float32, or 16 bits
-   * @throws LilyError; a refused call has written nothing
+   * @param weight [d_out, d_in], as in torch.nn.Linear: float32, bfloat16 or float16, on the model's device
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED: the weight
+   *   is unchanged; ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
    */
   merge(name: string, weight: TensorLike): void {
     const layer = this.layer(name)
-    layer.refuseMerged()
+    layer.checkNotMerged()
     addUpdate(layer, weight, 1)
     layer.markMerged(true)
   }
 
   /**
-   * Subtracts what {@link merge} has added. Parameters must be as they were: then the very numbers that were added are
-   * subtracted, and each element comes back but for two roundings: half a unit in the last place of the merged element,
-   * and half of its own.
+   * Subtracts the update that {@link merge} added. The parameters must not have changed: then the subtracted update
+   * equals the added one, and an element differs from its original by at most two roundings, half a unit in the last
+   * place of the merged element and half a unit of its own.
    *
-   * @throws LilyError; a refused call has written nothing
+   * @param weight [d_out, d_in]: the merged weight
+   * @throws LilyError as {@link merge}
    */
   unmerge(name: string, weight: TensorLike): void {
     const layer = this.layer(name)
-    if (!layer.isMerged) fail('ERR_LILY_ARGUMENT', 'name', `'${name}' is not merged; merge it first`)
+    if (!layer.isMerged)
+      fail('ERR_LILY_ARGUMENT', 'name', `expected a merged layer, but '${name}' is not merged; merge it first`)
     addUpdate(layer, weight, -1)
     layer.markMerged(false)
   }
 
   /**
-   * The adapter as LoRA of rank r, once for each layer, in float32 on the host. All layers must be frozen.
+   * Returns the adapter as LoRA of rank r: one pair of matrices per layer, float32, on the host. All layers must be
+   * frozen.
    *
-   * @throws LilyError ERR_LILY_ARGUMENT
+   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT if a layer is not frozen; as `Tensor.toHost`
    */
   async exportLora(): Promise<LoraAdapter> {
     return exportLora(this)
   }
 
-  /** Lets go of parameters and gradients. */
+  /** Releases parameters and gradients. */
   dispose(): void {
     this.#isDisposed = true
     for (const parameter of this.#parameters.values()) parameter.dispose()
@@ -297,9 +331,11 @@ export class LilyModel {
   }
 }
 
+/** The value of one parameter, whose shape is checked. */
 function checkedValue(values: ReadonlyMap<string, Tensor>, name: string, shape: readonly [number, number]): Tensor {
   const value = values.get(name)
-  if (value === undefined) fail('ERR_LILY_ARGUMENT', 'values', `'${name}' of shape ${shapeText(shape)} is missing`)
+  if (value === undefined)
+    fail('ERR_LILY_ARGUMENT', 'values', `expected '${name}' of shape ${shapeText(shape)}, got none`)
   if (value.shape.length === 2 && value.shape.every((size, axis) => size === shape[axis])) return value
   return fail('ERR_LILY_SHAPE', name, `expected ${shapeText(shape)}, got ${shapeText(value.shape)}`)
 }

@@ -1,4 +1,4 @@
-/** A parameter of a model and its gradient. */
+/** A parameter of a {@link LilyModel} and its gradient. */
 import { LilyError } from '../base/errors.js'
 import { newOperand } from '../memory/allocate.js'
 import { Capture } from '../memory/capture.js'
@@ -12,16 +12,17 @@ import { operandOf, type Tensor, tensorOf } from '../tensor/tensor.js'
 import { clear, placementOn } from '../tensor/transfer.js'
 import type { SharedParameter } from './sharing.js'
 
-/** A value and its gradient; null: nothing has asked for one yet. */
+/** A value and its gradient. */
 interface Tensors {
   readonly value: Tensor
+  /** Null until the gradient is first used. */
   readonly grad: Tensor | null
 }
 
 /**
- * A parameter that one layer or several use, and its gradient, which adds up over layers and calls until `zeroGrad`. What
- * the properties give is the model's own memory: write to it, but do not dispose of it. Moving the model replaces the
- * tensors, so take them from here at each step.
+ * A parameter that one or more layers use, and its gradient, which accumulates over layers and calls until `zeroGrad`.
+ * `value` and `grad` are the model's memory: they may be written, but must not be disposed of. Moving the model
+ * replaces both tensors, so read these properties again at each step.
  */
 export class Parameter {
   #value: Tensor | null
@@ -32,17 +33,18 @@ export class Parameter {
   constructor(
     private readonly shared: SharedParameter,
     value: Tensor,
-    /** Of b; null for the others. */
+    /** Sizes of b; null for a and router. */
     private readonly stack: ExpertStack | null,
   ) {
     this.#value = value
   }
 
+  /** PEFT's name in the first layer that uses it, such as 'layers.0.q_proj.lily_A.weight'. */
   get name(): string {
     return this.shared.name
   }
 
-  /** Which of the layer's operands it is. */
+  /** The operand of the layer that it is. */
   get kind(): SharedParameter['kind'] {
     return this.shared.kind
   }
@@ -52,42 +54,50 @@ export class Parameter {
     return this.shared.layers
   }
 
-  /** a [r, d_in], router [E, r], b [E*r, d_out]. */
+  /**
+   * The value: a [r, d_in], router [E, r] or b [E*r, d_out].
+   *
+   * @throws LilyError ERR_LILY_DISPOSED
+   */
   get value(): Tensor {
     if (this.#value !== null) return this.#value
-    throw new LilyError('ERR_LILY_DISPOSED', `${this.name}: its model has been disposed of; use it before dispose()`)
+    throw new LilyError('ERR_LILY_DISPOSED', `${this.name}: its model is disposed of; use it before dispose()`)
   }
 
   /**
-   * The shape of value, float32 whatever the type of value. Zero before the first backward; complete whenever it is
-   * read: deferred gradients of b are folded first.
+   * The gradient: the shape of `value`, always float32. Zero before the first backward. Reading this property folds
+   * deferred gradients of b first, so the gradient is always complete.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
    */
   get grad(): Tensor {
     this.fold()
     return this.accumulator
   }
 
-  /** @internal The gradient without what is deferred. */
+  /** @internal The gradient without the deferred gradients. */
   get accumulator(): Tensor {
-    // In a record it would be made zero by every replay.
+    // Inside a capture every replay of the graph would set the new gradient to zero.
     return (this.#gradient ??= Capture.outside(() => zerosLike(this.value)))
   }
 
-  /** @internal Leaves a layer's gradient of b to the next fold. */
+  /** @internal Adds a layer's deferred gradients of b to those of the next fold. */
   defer(deferred: readonly DeferredB[]): void {
     this.#deferred.push(...deferred)
-    // Bounds what waits to four times the gradient's memory; a fold's reading and writing of the gradient is little then.
+    // Limits the deferred partials to four times the memory of the gradient. With so many, the fold's traffic for the
+    // gradient itself is small.
     const partials = this.#deferred.reduce((sum, { partials }) => sum + partials, 0)
     if (this.stack !== null && partials >= 4 * this.stack.experts) this.fold()
   }
 
-  /** @internal */
+  /** @internal Adds all deferred gradients of b to the gradient. */
   fold(): void {
     const { stack } = this
     const deferred = this.#deferred
     if (stack === null || deferred.length === 0) return
     const output = Output.of('grad', this.accumulator) as Output
-    // It is done once: what waits for it is of calls that have run.
+    // Outside a capture: the deferred gradients are from calls that have run, so the fold must run once, not at each
+    // replay.
     Capture.outside(() => {
       const placement = Placement.of(output.operand.device, null, () => [
         output.operand,
@@ -98,27 +108,27 @@ export class Parameter {
     this.#dropDeferred()
   }
 
-  /** @internal */
+  /** @internal Sets the gradient to zero, in place. */
   zeroGrad(): void {
     this.#dropDeferred()
-    // What a record makes zero is what there is when it is replayed.
+    // A capture needs the memory now: a gradient that is created later must be set to zero by the replays too.
     if (this.#gradient !== null || Capture.current !== null) clear(operandOf(this.accumulator) as Operand)
   }
 
-  /** @internal */
+  /** @internal Copies to the host. */
   async onHost(): Promise<Tensors> {
     const { value, grad } = this.#tensors()
     return { value: await value.toHost(), grad: (await grad?.toHost()) ?? null }
   }
 
-  /** @internal */
+  /** @internal Copies to a device. */
   onDevice(device: Parameters<Tensor['to']>[0]): Tensors {
     const { value, grad } = this.#tensors()
     return { value: value.to(device), grad: grad?.to(device) ?? null }
   }
 
-  /** @internal Takes what onHost or onDevice made. */
-  moveTo({ value, grad }: Tensors): void {
+  /** @internal Replaces the tensors by those that onHost or onDevice returned. */
+  replaceBy({ value, grad }: Tensors): void {
     if (value === this.#value) return
     this.dispose()
     this.#value = value

@@ -1,59 +1,64 @@
 /**
- * Which layers share which parameters (arXiv 2407.09946, as PEFT reads it). Layers of one target, which have the same
- * suffix and the same shape, share one B, and an A in blocks of strideA in the order in which they are given; the last
- * block may be short. Each has its own router.
+ * Sharing of parameters between layers (arXiv 2407.09946, as implemented in PEFT). Layers with the same target suffix
+ * and the same sizes form a target. All layers of a target share one B. In the order given, each block of `strideA`
+ * consecutive layers shares one A; the last block may be shorter. Every layer has its own router.
  *
- * Where several suffixes match, the longest counts, so that nothing depends on an order of suffixes. PEFT takes the last
- * of a Python set, whose order changes from run to run.
+ * If several suffixes match a name, the longest one applies, so that the result does not depend on their order. PEFT
+ * takes the last one of a Python set, whose order changes from run to run.
  */
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
-import { type LilyConfig, wholeName } from './config.js'
+import { type LilyConfig, fullMatchPattern } from './config.js'
 
-/** A linear layer of the base model: its name and its sizes. Its weight is [outFeatures, inFeatures]. */
+/** A linear layer of the base model. Its weight is [outFeatures, inFeatures], as in torch.nn.Linear. */
 export interface LayerShape {
-  /** As PyTorch's named_modules has it, such as 'model.layers.0.self_attn.q_proj'. */
+  /** Name as in PyTorch's named_modules(), such as 'model.layers.0.self_attn.q_proj'. */
   readonly name: string
+  /** d_in */
   readonly inFeatures: number
+  /** d_out */
   readonly outFeatures: number
 }
 
 /** An adapted layer and the names of its parameters. */
 export interface SharedLayer extends LayerShape {
-  /** The suffix (or the pattern) that makes it one with others of the same shape. */
+  /** The suffix or regular expression that the name matches; layers with the same target and sizes share B. */
   readonly target: string
   readonly a: string
   readonly router: string
   readonly b: string
 }
 
-/** A parameter, and the layers that use it. */
+/** A parameter and the layers that use it. */
 export interface SharedParameter {
-  /** That of its first layer in PEFT: '<layer>.lily_A.weight', '.lily_router.weight' or '.lily_B.weight'. */
+  /**
+   * PEFT's name in the first layer that uses it: '<layer>.lily_A.weight', '.lily_router.weight' or '.lily_B.weight'.
+   */
   readonly name: string
   readonly kind: 'a' | 'router' | 'b'
-  /** a [r, d_in], router [E, r], b [E*r, d_out], as PEFT stores them. */
+  /** a [r, d_in], router [E, r], b [E*r, d_out], as in PEFT. */
   readonly shape: readonly [number, number]
-  /** Names, in the order given. */
+  /** Names of the layers, in the order given. */
   readonly layers: readonly string[]
 }
 
+/** Result of {@link shareLayers}. */
 export interface Sharing {
   /** The adapted layers by name, in the order given. */
   readonly layers: ReadonlyMap<string, SharedLayer>
-  /** By name: for each layer in turn what it is the first to use, a, router, b. */
+  /** The parameters by name, in order of first use: layer by layer, and a, router, b within a layer. */
   readonly parameters: ReadonlyMap<string, SharedParameter>
 }
 
 const LAYER: Known = new Set<keyof LayerShape>(['name', 'inFeatures', 'outFeatures'])
 
-/** PEFT's name of each kind of parameter, after the layer's. */
+/** Suffix of PEFT's name of each kind of parameter, after the layer's name and a dot. */
 export const PEFT_SUFFIX = { a: 'lily_A.weight', router: 'lily_router.weight', b: 'lily_B.weight' } as const
 
 /**
- * Shares parameters between layers. What the configuration does not target is left out.
+ * Assigns parameters to the layers that the configuration targets. Other layers are omitted from the result.
  *
- * @throws LilyError ERR_LILY_ARGUMENT for a bad or repeated layer, or where nothing is targeted
+ * @throws LilyError ERR_LILY_ARGUMENT for an invalid or repeated layer, or if no layer is targeted
  */
 export function shareLayers(shapes: readonly LayerShape[], config: LilyConfig): Sharing {
   const layers = new Map<string, SharedLayer>()
@@ -62,8 +67,8 @@ export function shareLayers(shapes: readonly LayerShape[], config: LilyConfig): 
   const { r, numB, strideA } = config
   const targetOf = targets(config)
 
-  const use = (kind: SharedParameter['kind'], owner: string, shape: [number, number], layer: string) => {
-    const name = `${owner}.${PEFT_SUFFIX[kind]}`
+  const use = (kind: SharedParameter['kind'], first: string, shape: [number, number], layer: string) => {
+    const name = `${first}.${PEFT_SUFFIX[kind]}`
     const parameter = parameters.get(name) ?? { name, kind, shape, layers: [] }
     parameter.layers.push(layer)
     parameters.set(name, parameter)
@@ -76,13 +81,13 @@ export function shareLayers(shapes: readonly LayerShape[], config: LilyConfig): 
     const key = JSON.stringify([target, inFeatures, outFeatures])
     const group = groups.get(key) ?? []
     groups.set(key, group)
-    const leader = group.length % strideA === 0 ? name : group[group.length - (group.length % strideA)].name
+    const firstOfBlock = group.length % strideA === 0 ? name : group[group.length - (group.length % strideA)].name
     const layer: SharedLayer = {
       name,
       inFeatures,
       outFeatures,
       target,
-      a: use('a', leader, [r, inFeatures], name),
+      a: use('a', firstOfBlock, [r, inFeatures], name),
       router: use('router', name, [numB, r], name),
       b: use('b', group.length === 0 ? name : group[0].name, [numB * r, outFeatures], name),
     }
@@ -90,7 +95,11 @@ export function shareLayers(shapes: readonly LayerShape[], config: LilyConfig): 
     layers.set(name, layer)
   }
   if (layers.size === 0) {
-    fail('ERR_LILY_ARGUMENT', 'targetModules', `no layer of ${shapes.length} is targeted; see the names of layers`)
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'targetModules',
+      `expected a match among ${shapes.length} layers, got none; compare it with the names of layers`,
+    )
   }
   return { layers, parameters }
 }
@@ -107,7 +116,8 @@ function readLayers(shapes: unknown): LayerShape[] {
     if (typeof name !== 'string' || name === '') {
       fail('ERR_LILY_ARGUMENT', `${argument}.name`, `expected a name, got ${describe(name)}`)
     }
-    if (names.has(name)) fail('ERR_LILY_ARGUMENT', `${argument}.name`, `'${name}' is there already; names are unique`)
+    if (names.has(name))
+      fail('ERR_LILY_ARGUMENT', `${argument}.name`, `expected unique names, got '${name}' twice; remove one`)
     names.add(name)
     return {
       name,
@@ -123,19 +133,22 @@ function readFeatures(argument: string, shape: object, name: string): number {
   return fail('ERR_LILY_ARGUMENT', `${argument}.${name}`, `expected an integer of at least 1, got ${describe(value)}`)
 }
 
-/** The target of a name, null where the configuration leaves it out. */
+/** Returns a function from a layer's name to its target, null if the layer is not adapted. */
 function targets(config: LilyConfig): (name: string) => string | null {
   const { targetModules, excludeModules } = config
   const excluded = excludeModules === null ? () => null : matcher(excludeModules, 'excludeModules')
-  const matched = targetModules === null ? lastPart : matcher(targetModules, 'targetModules')
+  const matched = targetModules === null ? lastComponent : matcher(targetModules, 'targetModules')
   const transformed = typeof targetModules === 'string' ? () => true : transforms(config)
   return (name) => (excluded(name) === null && transformed(name) ? matched(name) : null)
 }
 
-/** The longest suffix that a name has, by whole parts; or the regular expression, if it matches. */
+/**
+ * A function from a name to the longest suffix that matches it, by whole components, or to the regular expression if it
+ * matches.
+ */
 function matcher(targets: readonly string[] | string, argument: string): (name: string) => string | null {
   if (typeof targets === 'string') {
-    const pattern = wholeName(targets, argument)
+    const pattern = fullMatchPattern(targets, argument)
     return (name) => (pattern.test(name) ? targets : null)
   }
   return (name) => {
@@ -147,11 +160,15 @@ function matcher(targets: readonly string[] | string, argument: string): (name: 
   }
 }
 
-function lastPart(name: string): string {
+/** The part of a name after its last dot. */
+function lastComponent(name: string): string {
   return name.slice(name.lastIndexOf('.') + 1)
 }
 
-/** Whether a layer's number is one of layersToTransform: the first number in its name, of PEFT's lists of layers. */
+/**
+ * A predicate on names: whether the index of the layer, the first number after a module list's name, is in
+ * `layersToTransform`.
+ */
 function transforms({ layersToTransform, layersPattern }: LilyConfig): (name: string) => boolean {
   if (layersToTransform === null) return () => true
   const patterns = (layersPattern ?? ['[^.]*']).map((list) => new RegExp(`^.*?\\.${list}\\.(\\d+)\\.`))

@@ -113,8 +113,8 @@ class Descriptor {
     const { numbers } = this
     numbers[field.backend] = placement === null ? constants.backend.cpu : constants.backend.cuda
     numbers[field.device] = placement?.device.id ?? 0
-    numbers[field.stream] = placement?.stream.number ?? 0
-    numbers[field.home] = placement?.stream.home.number ?? 0
+    numbers[field.stream] = placement?.stream.cudaStream ?? 0
+    numbers[field.home] = placement?.stream.memoryStream.cudaStream ?? 0
   }
 
   problem(problem: Problem, placement: Placement | null): void {

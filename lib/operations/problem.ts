@@ -135,9 +135,9 @@ export class Problem {
     const all = new Uint8Array(bytes)
     for (const [i, part] of parts.entries()) all.set(part, offsets[i])
     const memory = placement.allocate('options', bytes)
-    const { device, number } = placement.stream
+    const { device, cudaStream } = placement.stream
     placement.run(() => {
-      native.upload(device, memory.handle, 0, all, number)
+      native.upload(device, memory.handle, 0, all, cudaStream)
     })
     this.staged = memory
     for (const [i, name] of names.entries()) this[name] = { memory, byteOffset: offsets[i] }

@@ -1,4 +1,4 @@
-/** AdamW. */
+/** The AdamW optimiser. */
 import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
@@ -13,7 +13,7 @@ import type { Stream } from '../tensor/stream.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
 import { runAdamW } from './launch.js'
 import { checkMoments, checkNames, copyTo, disposeMoments, type Moments, newMoments, readMoments } from './moments.js'
-import { type AdamWOptions, readFromZero, readSettings, type Settings } from './options.js'
+import { type AdamWOptions, readNonNegative, readSettings, type Settings } from './options.js'
 import {
   checkParameters,
   checkValue,
@@ -23,19 +23,24 @@ import {
   type TrainableParameter,
 } from './parameters.js'
 
-/** All that AdamW keeps from step to step: what {@link AdamW.state} gives and {@link AdamW.load} takes. */
+/** State of {@link AdamW}: {@link AdamW.state} returns it, {@link AdamW.load} restores it. */
 export interface AdamWState<T extends TensorLike = Tensor> {
-  /** Steps done. */
+  /** Number of steps done. */
   readonly step: number
-  /** By name: the running means of the gradient and of its square, float32, of the parameter's shape. */
+  /**
+   * By parameter name: running means of the gradient (`expAvg`) and of its square (`expAvgSq`), float32, of the
+   * parameter's shape.
+   */
   readonly parameters: Readonly<Record<string, { readonly expAvg: T; readonly expAvgSq: T }>>
 }
 
 /** Options of {@link AdamW.step}. */
 export interface AdamWStepOptions {
-  /** Multiplies the learning rate of every group in this step: what a schedule gives. Default 1. */
+  /** Factor on the learning rate of every group in this step, for learning rate schedules. Default 1. */
   readonly lrScale?: number | undefined
-  /** The CUDA stream to run in, or its handle. Default: that of the operands. The cpu has none. */
+  /**
+   * CUDA stream to run in, or its cudaStream_t. Default: the stream of the operands. Not accepted by the cpu backend.
+   */
   readonly stream?: Stream | bigint | number | undefined
 }
 
@@ -43,20 +48,21 @@ const STEP_OPTIONS: Known = new Set(['lrScale', 'stream'])
 const STATE: Known = new Set(['step', 'parameters'])
 
 /**
- * Adam with decoupled weight decay (arXiv 1711.05101), as torch.optim.AdamW has it, and torch.nn.utils.clip_grad_norm_
- * before it, for all parameters at once:
+ * Adam with decoupled weight decay (arXiv 1711.05101) with the semantics of torch.optim.AdamW, preceded by clipping of
+ * the gradient norm as in torch.nn.utils.clip_grad_norm_. A step updates all parameters at once:
  *
- *     g     = grad min(1, maxNorm / (norm + 1e-6))             norm = |all gradients|; without maxNorm g = grad
+ *     g     = grad min(1, maxNorm / (norm + 1e-6))             norm: of all gradients; without maxNorm: g = grad
  *     m     = beta1 m + (1 - beta1) g
  *     v     = beta2 v + (1 - beta2) g²
- *     value = (1 - lr weightDecay) value - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)       t: the step
+ *     value = (1 - lr weightDecay) value - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)       t: step, from 1
  *
- * Arithmetic and state (m, v) are float32. A 16-bit value is rounded once, to nearest even, and has no copy in float32:
- * a change below half the distance to the next number is lost, so that values that small rates train belong in float32.
- * The gradients are not written, to scale them neither. As in PyTorch a norm that is not finite is not caught: infinity
- * makes finite gradients zero and infinite ones NaN, NaN makes all NaN.
+ * Arithmetic and state (m, v) are float32. A 16-bit value is rounded once per step, to nearest even, and has no float32
+ * copy: an update smaller than half the distance to the next representable number is lost, so keep parameters with
+ * small learning rates in float32. Gradients are not modified; clipping scales them as they are read. As in PyTorch, a
+ * norm that is not finite is not an error: with infinity finite gradients become 0 and infinite ones NaN, with NaN all
+ * become NaN.
  *
- * The same steps give the same bits, whatever the number of threads. On CUDA a step is enqueued and waits for nothing.
+ * Results are bit-identical from run to run, for any number of threads. On CUDA a step is only enqueued.
  *
  * @example
  * const optimiser = new AdamW(model.parameters(), { lr: 1e-3, maxNorm: 1, groups: [{ match: /lily_B/, lr: 1e-2 }] })
@@ -68,15 +74,15 @@ export class AdamW {
   readonly #parameters: ReadonlyMap<string, TrainableParameter>
   readonly #settings: Settings
   readonly #device: Device
-  /** Null once disposed of. */
+  /** By parameter name; null once the optimiser is disposed of. */
   #moments: Map<string, Moments> | null
   #step = 0
   #norm: Operand | null = null
 
   /**
-   * @param parameters by name; the map is kept, and `value` and `grad` of its entries are read in every step, so that
-   *   they may be getters. The names, the shapes and the device stay what they are now.
-   * @throws LilyError
+   * @param parameters by name. The map is kept, and `value` and `grad` of its entries are read in every step, so they
+   *   may be getters. Names, shapes and device must not change.
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_OUT_OF_MEMORY
    */
   constructor(parameters: ReadonlyMap<string, TrainableParameter>, options: AdamWOptions = {}) {
     const names = readNames(parameters)
@@ -85,21 +91,23 @@ export class AdamW {
     const values = names.map((name) => readValue(parameters, name))
     this.#device = values[0].device
     for (const [i, name] of names.entries()) checkValue(name, values[i], this.#device, values[i].shape)
-    // In a record the moments would be made zero by every replay.
+    // Inside a capture every replay of the graph would reset the moments to zero.
     this.#moments = Capture.outside(() => {
       const placement = Placement.of(this.#device, null, () => [])
       return new Map(names.map((name, i) => [name, newMoments(name, values[i].shape, placement)]))
     })
   }
 
-  /** Steps done. */
+  /** Number of steps done. */
   get stepCount(): number {
     return this.#step
   }
 
   /**
-   * [1], float32, on the parameters' device: the norm of all gradients in the last step, before they were clipped. The
-   * next step overwrites it. Undefined without `maxNorm` and before the first step.
+   * Norm of all gradients in the last step, before clipping: [1], float32, on the parameters' device. The next step
+   * overwrites it. Undefined without `maxNorm`, and before the first step.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED
    */
   get gradNorm(): Tensor | undefined {
     this.#open()
@@ -109,13 +117,14 @@ export class AdamW {
   /**
    * Updates all values from their gradients.
    *
-   * @throws LilyError; a refused step has written nothing
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
+   *   ERR_LILY_OUT_OF_MEMORY: nothing has been written; ERR_LILY_CUDA
    */
   step(options: AdamWStepOptions = {}): void {
     const moments = this.#open()
-    refuseInCapture("an optimiser's step", 'its number is in it, so call step() after replay()')
+    refuseInCapture("an optimiser's step()", 'its result depends on the number of the step: call it after replay()')
     checkKeys('options', options, STEP_OPTIONS)
-    const lrScale = readFromZero('options', options, 'lrScale', 1)
+    const lrScale = readNonNegative('options', options, 'lrScale', 1)
     const stream = readStream(options)
     const parameters = readParameters(this.#parameters, [...moments.keys()])
     for (const [i, { expAvg }] of [...moments.values()].entries()) {
@@ -135,8 +144,10 @@ export class AdamW {
   }
 
   /**
-   * A copy of the state, on the parameters' device, which later steps leave as it is. With it and the values an optimiser
-   * made with the same options goes on to the bit where this one is now.
+   * A copy of the state, on the parameters' device. A new optimiser with the same options, values and this state
+   * continues bit-identically to this one.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
    */
   state(): AdamWState {
     const parameters = [...this.#open()].map(([name, { expAvg, expAvgSq }]) => {
@@ -147,13 +158,14 @@ export class AdamW {
   }
 
   /**
-   * Takes a copy of a state, whose tensors may also be on the host.
+   * Restores a state by copying it. Its tensors may be on the parameters' device or on the host.
    *
-   * @throws LilyError; a refused state has changed nothing
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
+   *   ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA: the old state is unchanged
    */
   load(state: AdamWState<TensorLike>): void {
     const moments = this.#open()
-    refuseInCapture("an optimiser's state", 'load it before')
+    refuseInCapture("an optimiser's load()", 'call it before')
     checkKeys('state', state, STATE)
     const step = get('state', state, 'step')
     if (!Number.isSafeInteger(step) || (step as number) < 0) {
@@ -166,10 +178,10 @@ export class AdamW {
     checkNames([...moments.keys()], Object.keys(given))
     const loaded = [...moments].map(([name, { expAvg }]) => ({
       name,
-      own: expAvg,
+      current: expAvg,
       moments: readMoments(name, get('state.parameters', given, name)),
     }))
-    for (const { name, own, moments } of loaded) checkMoments(name, moments, own)
+    for (const { name, current, moments } of loaded) checkMoments(name, moments, current)
     const copies = loaded.map(({ name, moments: { expAvg, expAvgSq } }): [string, Moments] => [
       name,
       { expAvg: copyTo(this.#device, expAvg), expAvgSq: copyTo(this.#device, expAvgSq) },
@@ -179,7 +191,7 @@ export class AdamW {
     this.#step = step as number
   }
 
-  /** Lets go of the state, not of the parameters. */
+  /** Releases the state. The parameters are not affected. */
   dispose(): void {
     for (const moments of this.#moments?.values() ?? []) disposeMoments(moments)
     this.#moments = null
@@ -193,6 +205,6 @@ export class AdamW {
 
   #open(): Map<string, Moments> {
     if (this.#moments !== null) return this.#moments
-    throw new LilyError('ERR_LILY_DISPOSED', 'this optimiser has been disposed of; use it before dispose()')
+    throw new LilyError('ERR_LILY_DISPOSED', 'this optimiser is disposed of; use it before dispose()')
   }
 }

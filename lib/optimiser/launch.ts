@@ -50,8 +50,8 @@ export function runAdamW(call: AdamWCall): void {
   const numbers = new Float64Array(FIELDS + parameters.length * PARAMETER_FIELDS)
   numbers[field.backend] = placement === null ? backend.cpu : backend.cuda
   numbers[field.device] = placement?.device.id ?? 0
-  numbers[field.stream] = placement?.stream.number ?? 0
-  numbers[field.home] = placement?.stream.home.number ?? 0
+  numbers[field.stream] = placement?.stream.cudaStream ?? 0
+  numbers[field.home] = placement?.stream.memoryStream.cudaStream ?? 0
   numbers[field.step] = call.step
   numbers[field.beta1] = settings.beta1
   numbers[field.beta2] = settings.beta2

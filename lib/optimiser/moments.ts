@@ -1,5 +1,5 @@
-/** The state that AdamW keeps of each parameter, in float32 on the parameter's device. */
-import { checkType } from '../base/checks.js'
+/** The moments that AdamW keeps for each parameter: float32, on the parameter's device. */
+import { checkShape, checkType } from '../base/checks.js'
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
 import { native } from '../binding/native.js'
@@ -10,37 +10,38 @@ import { checkMemory, isHostMemory, type Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import { resolve } from '../tensor/resolve.js'
 import { copyOnHost, copyToDevice, memoryOf } from '../tensor/transfer.js'
-import { checkShape } from './parameters.js'
 
 const MOMENTS = ['expAvg', 'expAvgSq'] as const
 const KEYS: Known = new Set(MOMENTS)
 
-/** Running means of a parameter's gradient and of its square, in memory of the package's. */
+/** Running means of a parameter's gradient and of its square, in memory that the package allocates. */
 export type Moments = Readonly<Record<(typeof MOMENTS)[number], Operand>>
 
-/** @param placement where there are streams; null: on the host */
+/** Allocates moments with value zero. `placement` is null on the host. */
 export function newMoments(name: string, shape: readonly number[], placement: Placement | null): Moments {
   const zeros = (moment: string) => {
     const operand = newOperand(`${name}.${moment}`, 'float32', shape, placement)
     const { memory, byteLength } = operand
     if (isHostMemory(memory)) memory.fill(0)
     placement?.run(() => {
-      native.fill(placement.device.id, memoryOf(operand), 0, byteLength, 0, placement.stream.number)
+      native.fill(placement.device.id, memoryOf(operand), 0, byteLength, 0, placement.stream.cudaStream)
     })
     return operand
   }
   return { expAvg: zeros('expAvg'), expAvgSq: zeros('expAvgSq') }
 }
 
+/** Releases the memory of moments. */
 export function disposeMoments(moments: Moments): void {
   for (const moment of MOMENTS) moments[moment].dispose()
 }
 
+/** A contiguous copy on `device` of an operand that is there or on the host. */
 export function copyTo(device: Device, operand: Operand): Operand {
   return device === CPU ? copyOnHost(operand) : copyToDevice(operand, device)
 }
 
-/** Operands of the caller's, not checked yet. */
+/** Reads the moments of one parameter from a state that the caller passed. They are checked by {@link checkMoments}. */
 export function readMoments(name: string, value: unknown): Moments {
   const argument = `state.parameters['${name}']`
   checkKeys(argument, value, KEYS)
@@ -48,7 +49,7 @@ export function readMoments(name: string, value: unknown): Moments {
   return { expAvg: read('expAvg'), expAvgSq: read('expAvgSq') }
 }
 
-/** They can be copied to where the state of a parameter of this shape is. */
+/** Checks that moments fit the state of a parameter: its shape, float32, and on its device or on the host. */
 export function checkMoments(name: string, moments: Moments, { device, shape }: Operand): void {
   for (const moment of MOMENTS) {
     const argument = `state.parameters['${name}'].${moment}`
@@ -59,7 +60,7 @@ export function checkMoments(name: string, moments: Moments, { device, shape }: 
       fail(
         'ERR_LILY_DEVICE',
         argument,
-        `is on device ${deviceText(operand.device)}, but the parameters are on ${deviceText(device)}; ` +
+        `expected device ${deviceText(device)}, as the parameters have, or cpu:0, got ${deviceText(operand.device)}; ` +
           `await its toHost() first`,
       )
     }
@@ -67,7 +68,7 @@ export function checkMoments(name: string, moments: Moments, { device, shape }: 
   }
 }
 
-/** The same names as the parameters'. */
+/** Checks that a state has exactly the names of the parameters. */
 export function checkNames(names: readonly string[], given: readonly string[]): void {
   const missing = names.find((name) => !given.includes(name))
   const unknown = given.find((name) => !names.includes(name))
@@ -76,7 +77,7 @@ export function checkNames(names: readonly string[], given: readonly string[]): 
     'ERR_LILY_ARGUMENT',
     'state.parameters',
     missing !== undefined
-      ? `has nothing for the parameter ${describe(missing)}; load the state of the same model`
-      : `has a parameter ${describe(unknown)} that the optimiser does not; load the state of the same model`,
+      ? `expected an entry for the parameter ${describe(missing)}, got none; load the state of the same model`
+      : `expected only parameters of the optimiser, got ${describe(unknown)}; load the state of the same model`,
   )
 }

@@ -1,55 +1,64 @@
-/** The hyper-parameters of AdamW, read once. */
+/** The options of AdamW. */
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
 
-/** Parameters whose rates differ from those of the rest. */
+/** Parameters with a learning rate or weight decay of their own, like a parameter group of PyTorch. */
 export interface AdamWGroup {
-  /** Their names, a pattern that is found in their names, or a function that says which. */
+  /** Names of the parameters, a pattern that occurs in their names, or a predicate on names. */
   readonly match: readonly string[] | RegExp | ((name: string) => boolean)
-  /** Default: that of the optimiser. */
+  /** Learning rate. Default: that of the optimiser. */
   readonly lr?: number | undefined
-  /** Default: that of the optimiser. */
+  /** Weight decay. Default: that of the optimiser. */
   readonly weightDecay?: number | undefined
 }
 
-/** Options of {@link AdamW}, with PyTorch's meanings and defaults. */
+/** Options of {@link AdamW}, with the meanings and defaults of torch.optim.AdamW. */
 export interface AdamWOptions {
-  /** Learning rate, from 0. Default 1e-3. */
+  /** Learning rate, at least 0. Default 1e-3. */
   readonly lr?: number | undefined
-  /** Decay of the running means of the gradient and of its square, in [0, 1). Default [0.9, 0.999]. */
+  /** Decay rates of the running means of the gradient and of its square, in [0, 1). Default [0.9, 0.999]. */
   readonly betas?: readonly [number, number] | undefined
-  /** Added to the root of the mean square, from 0. Default 1e-8. */
+  /** Term added to the denominator, at least 0. Default 1e-8. */
   readonly eps?: number | undefined
-  /** A step takes lr * weightDecay of each value away, apart from its gradient. Default 1e-2. */
+  /** Decoupled weight decay: a step multiplies each value by 1 - lr * weightDecay. Default 1e-2. */
   readonly weightDecay?: number | undefined
   /**
-   * Gradients are scaled down so that the norm of all of them, as one vector, is at most this. Infinity clips nothing,
-   * but has the norm computed. Default: neither.
+   * Largest 2-norm of all gradients, taken as one vector; larger gradients are scaled down to it. Infinity does not
+   * clip, but still computes the norm. Default: no clipping and no norm.
    */
   readonly maxNorm?: number | undefined
-  /** A parameter belongs to one group at most, and a group has one at least. */
+  /**
+   * Groups with their own rates. A parameter may be in one group at most; a group must match at least one parameter.
+   */
   readonly groups?: readonly AdamWGroup[] | undefined
 }
 
 const OPTIONS: Known = new Set(['lr', 'betas', 'eps', 'weightDecay', 'maxNorm', 'groups'])
 const GROUP: Known = new Set(['match', 'lr', 'weightDecay'])
 
-/** Of one parameter. */
+/** Rates of one parameter. */
 export interface Rates {
   readonly lr: number
   readonly weightDecay: number
 }
 
+/** Checked options. */
 export interface Settings {
   readonly beta1: number
   readonly beta2: number
   readonly eps: number
-  /** Null: no norm is computed. */
+  /** Null: the norm is not computed. */
   readonly maxNorm: number | null
+  /** By parameter name. */
   readonly rates: ReadonlyMap<string, Rates>
 }
 
-/** @param names of the parameters */
+/**
+ * Reads and checks the options of AdamW.
+ *
+ * @param names names of the parameters
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
 export function readSettings(options: object, names: readonly string[]): Settings {
   checkKeys('options', options, OPTIONS)
   const rates = readRates('options', options, { lr: 1e-3, weightDecay: 1e-2 })
@@ -57,7 +66,7 @@ export function readSettings(options: object, names: readonly string[]): Setting
   return {
     beta1,
     beta2,
-    eps: readFromZero('options', options, 'eps', 1e-8),
+    eps: readNonNegative('options', options, 'eps', 1e-8),
     maxNorm: readMaxNorm(get('options', options, 'maxNorm')),
     rates: readGroups(get('options', options, 'groups'), names, rates),
   }
@@ -65,18 +74,18 @@ export function readSettings(options: object, names: readonly string[]): Setting
 
 function readRates(argument: string, from: object, fallback: Rates): Rates {
   return {
-    lr: readFromZero(argument, from, 'lr', fallback.lr),
-    weightDecay: readFromZero(argument, from, 'weightDecay', fallback.weightDecay),
+    lr: readNonNegative(argument, from, 'lr', fallback.lr),
+    weightDecay: readNonNegative(argument, from, 'weightDecay', fallback.weightDecay),
   }
 }
 
-/** A number that is finite in float32 too. */
-export function readFromZero(argument: string, from: object, name: string, fallback: number): number {
+/** Reads a number that must be at least 0, and finite after rounding to float32. */
+export function readNonNegative(argument: string, from: object, name: string, fallback: number): number {
   const value = get(argument, from, name)
   if (value === undefined) return fallback
   if (typeof value === 'number' && value >= 0 && Number.isFinite(Math.fround(value))) return value
   const full = argument === 'options' ? name : `${argument}.${name}`
-  return fail('ERR_LILY_ARGUMENT', full, `expected a finite number from 0, got ${describe(value)}`)
+  return fail('ERR_LILY_ARGUMENT', full, `expected a finite number of at least 0, got ${describe(value)}`)
 }
 
 function readBetas(value: unknown): readonly [number, number] {
@@ -85,7 +94,7 @@ function readBetas(value: unknown): readonly [number, number] {
   const valid = betas.every((beta) => typeof beta === 'number' && beta >= 0 && beta < 1)
   if (betas.length === 2 && valid) return betas as [number, number]
   const got = betas.length > 0 ? `[${betas.map(describe).join(', ')}]` : describe(value)
-  return fail('ERR_LILY_ARGUMENT', 'betas', `expected two numbers from 0 to below 1, got ${got}`)
+  return fail('ERR_LILY_ARGUMENT', 'betas', `expected two numbers in [0, 1), got ${got}`)
 }
 
 function readMaxNorm(value: unknown): number | null {
@@ -94,7 +103,7 @@ function readMaxNorm(value: unknown): number | null {
   return fail(
     'ERR_LILY_ARGUMENT',
     'maxNorm',
-    `expected a number above 0, got ${describe(value)}; leave it out to clip nothing`,
+    `expected a number above 0, got ${describe(value)}; leave it out to disable clipping`,
   )
 }
 
@@ -107,16 +116,21 @@ function readGroups(value: unknown, names: readonly string[], fallback: Rates): 
   for (const [index, group] of groups.entries()) {
     const argument = `groups[${index}]`
     checkKeys(argument, group, GROUP)
-    const own = readRates(argument, group, fallback)
+    const groupRates = readRates(argument, group, fallback)
     for (const name of matched(`${argument}.match`, get(argument, group, 'match'), names)) {
-      if (rates.has(name)) fail('ERR_LILY_ARGUMENT', argument, `'${name}' is in an earlier group already`)
-      rates.set(name, own)
+      if (rates.has(name))
+        fail(
+          'ERR_LILY_ARGUMENT',
+          argument,
+          `expected no parameter of an earlier group, got '${name}'; match it in one group only`,
+        )
+      rates.set(name, groupRates)
     }
   }
   return new Map(names.map((name) => [name, rates.get(name) ?? fallback]))
 }
 
-/** What matches nothing is a misspelt name or a pattern for other names. */
+/** The names that a group matches. It is an error if there are none: the name or the pattern is then misspelt. */
 function matched(argument: string, match: unknown, names: readonly string[]): readonly string[] {
   if (Array.isArray(match)) {
     const list: unknown[] = [...(match as unknown[])]
@@ -127,7 +141,7 @@ function matched(argument: string, match: unknown, names: readonly string[]): re
       argument,
       list.length === 0
         ? 'expected at least one name, got none'
-        : `there is no parameter ${describe(unknown)}; the first is '${names[0]}'`,
+        : `expected names of parameters, such as '${names[0]}', got ${describe(unknown)}`,
     )
   }
   if (!(match instanceof RegExp) && typeof match !== 'function') {
@@ -135,11 +149,15 @@ function matched(argument: string, match: unknown, names: readonly string[]): re
   }
   const found = names.filter((name) => matches(argument, match as RegExp | ((name: string) => unknown), name))
   if (found.length > 0) return found
-  return fail('ERR_LILY_ARGUMENT', argument, `matches none of ${names.length} parameters; the first is '${names[0]}'`)
+  return fail(
+    'ERR_LILY_ARGUMENT',
+    argument,
+    `expected a match among ${names.length} parameters, such as '${names[0]}', got none`,
+  )
 }
 
 function matches(argument: string, match: RegExp | ((name: string) => unknown), name: string): boolean {
-  // Unlike test, search does not go on where the last one ended.
+  // RegExp.test of a global pattern continues at lastIndex; String.search always starts at 0.
   if (match instanceof RegExp) return name.search(match) >= 0
   try {
     return match(name) === true

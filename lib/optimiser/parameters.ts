@@ -1,8 +1,7 @@
-/** What an optimiser reads of a model's parameters, and checks before it writes any. */
-import { checkFloat, checkTypeOrFloat32 } from '../base/checks.js'
+/** Reads and checks the parameters of an optimiser. All checks run before the first value is written. */
+import { checkFloat, checkShape, checkTypeOrFloat32 } from '../base/checks.js'
 import { describe, fail } from '../base/errors.js'
 import { get } from '../base/options.js'
-import { shapeText } from '../base/shape.js'
 import { checkPlace, deviceText } from '../memory/checks.js'
 import type { Device } from '../memory/device.js'
 import { checkMemory, isHostMemory, type Operand, overlaps, startOf } from '../memory/operand.js'
@@ -12,40 +11,47 @@ import { resolve, type TensorLike } from '../tensor/resolve.js'
 export interface TrainableParameter {
   /** float32, bfloat16 or float16; updated in place. */
   readonly value: TensorLike
-  /** Of the value's type or float32. */
+  /** Of the type of value, or float32. */
   readonly grad: TensorLike
 }
 
+/** Parameters by name. */
 export type Parameters = ReadonlyMap<string, TrainableParameter>
 
+/** The operands of one parameter. */
 export interface ParameterOperands {
   readonly name: string
   readonly value: Operand
   readonly grad: Operand
 }
 
+/** Reads the names of a map of parameters. */
 export function readNames(parameters: unknown): string[] {
   if (!(parameters instanceof Map)) {
     fail(
       'ERR_LILY_ARGUMENT',
       'parameters',
-      `expected a Map from names to { value, grad }, such as model.parameters(), got ${describe(parameters)}`,
+      `expected a Map of { value, grad } by name, such as model.parameters(), got ${describe(parameters)}`,
     )
   }
   const names: unknown[] = [...parameters.keys()]
-  if (names.length === 0) fail('ERR_LILY_ARGUMENT', 'parameters', 'expected at least one parameter, got none')
+  if (names.length === 0) fail('ERR_LILY_ARGUMENT', 'parameters', 'expected at least one parameter, got an empty Map')
   const wrong = names.find((name) => typeof name !== 'string')
-  if (wrong !== undefined) fail('ERR_LILY_ARGUMENT', 'parameters', `expected names as keys, got ${describe(wrong)}`)
+  if (wrong !== undefined) fail('ERR_LILY_ARGUMENT', 'parameters', `expected strings as keys, got ${describe(wrong)}`)
   return names as string[]
 }
 
-/** Reads through getters, which may do work of the model's: those of gradients after all others. */
+/**
+ * Reads the operands of all parameters. Values are read before gradients: the getter of a gradient may enqueue work,
+ * the model's deferred folds.
+ */
 export function readParameters(parameters: Parameters, names: readonly string[]): ParameterOperands[] {
   if (parameters.size !== names.length) {
     fail(
       'ERR_LILY_ARGUMENT',
       'parameters',
-      `expected the ${names.length} parameters that the optimiser was made with, got ${parameters.size}; make a new one`,
+      `expected the ${names.length} parameters that the optimiser was created with, got ${parameters.size}; ` +
+        `create a new AdamW`,
     )
   }
   const values = names.map((name) => readValue(parameters, name))
@@ -53,6 +59,7 @@ export function readParameters(parameters: Parameters, names: readonly string[])
   return names.map((name, i) => ({ name, value: values[i], grad: grads[i] }))
 }
 
+/** Reads the value of one parameter. */
 export function readValue(parameters: Parameters, name: string): Operand {
   return readOperand(parameters, name, 'value')
 }
@@ -65,15 +72,15 @@ function readOperand(parameters: Parameters, name: string, of: 'value' | 'grad')
   return resolve(`${name}.${of}`, get(name, parameter, of))
 }
 
-/** A value that has state of this shape on this device. */
+/** Checks that a value has the shape and the device of its state. */
 export function checkValue(name: string, value: Operand, device: Device, shape: readonly number[]): void {
   const argument = `${name}.value`
   if (value.device !== device) {
     fail(
       'ERR_LILY_DEVICE',
       argument,
-      `is on device ${deviceText(value.device)}, but the optimiser's state is on ${deviceText(device)}; ` +
-        `make a new AdamW once all parameters are on one device, and load() the state into it`,
+      `expected device ${deviceText(device)}, as the optimiser's state has, got ${deviceText(value.device)}; ` +
+        `create a new AdamW once all parameters are on one device, and load() the state into it`,
     )
   }
   checkShape(argument, value, shape)
@@ -81,6 +88,7 @@ export function checkValue(name: string, value: Operand, device: Device, shape: 
   checkContiguous(argument, value)
 }
 
+/** Checks the memory of all values, and all gradients against their values. */
 export function checkParameters(parameters: readonly ParameterOperands[]): void {
   for (const { name, value, grad } of parameters) {
     checkMemory(`${name}.value`, value)
@@ -89,13 +97,7 @@ export function checkParameters(parameters: readonly ParameterOperands[]): void 
     checkTypeOrFloat32(`${name}.grad`, grad, value.dtype)
     checkContiguous(`${name}.grad`, grad)
   }
-  refuseSharedMemory(parameters)
-}
-
-export function checkShape(argument: string, operand: Operand, shape: readonly number[]): void {
-  const { shape: given } = operand
-  if (given.length === shape.length && given.every((size, axis) => size === shape[axis])) return
-  fail('ERR_LILY_SHAPE', argument, `expected ${shapeText(shape)}, got ${shapeText(given)}`)
+  checkNoOverlap(parameters)
 }
 
 function checkContiguous(argument: string, { rows, columns, pitch }: Operand): void {
@@ -108,10 +110,10 @@ function checkContiguous(argument: string, { rows, columns, pitch }: Operand): v
 }
 
 /**
- * Each array needs memory of its own: one that is listed twice would be updated twice. In the order of their addresses
- * only neighbours can overlap, and if any overlap, two neighbours do.
+ * Checks that no two arrays overlap: a parameter that is listed twice would be updated twice. The arrays are sorted by
+ * address; if any two overlap, then two neighbours do, so only neighbours are compared.
  */
-function refuseSharedMemory(parameters: readonly ParameterOperands[]): void {
+function checkNoOverlap(parameters: readonly ParameterOperands[]): void {
   const buffers = new Map<ArrayBufferLike | null, { argument: string; operand: Operand; start: number }[]>()
   for (const { name, value, grad } of parameters) {
     for (const [argument, operand] of [[`${name}.value`, value] as const, [`${name}.grad`, grad] as const]) {
@@ -132,7 +134,7 @@ function refuseSharedMemory(parameters: readonly ParameterOperands[]): void {
       fail(
         'ERR_LILY_ARGUMENT',
         after.argument,
-        `its memory overlaps that of ${before.argument}; list a shared parameter once, each with a gradient of its own`,
+        `its memory overlaps that of ${before.argument}; list a shared parameter once, and give each its own gradient`,
       )
     }
   }

@@ -1,4 +1,4 @@
-/** Memory of a CUDA device, as a tensor that anyone can read and write. */
+/** Device memory that the caller can write, read and pass to other libraries. */
 import { bytesOf, bytesPerElement, type DType, type HostData, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, type Known } from '../base/options.js'
@@ -17,15 +17,16 @@ import { download, placementOn } from './transfer.js'
 
 const ALLOCATE_OPTIONS: Known = new Set(['stream'])
 
-/** The operand behind a buffer; null once it is disposed of. */
+/** The operand of a buffer; null once the buffer is disposed of. */
 export let bufferOperand: (buffer: DeviceBuffer) => Operand | null
 
 /**
- * A contiguous row-major array in device memory of the package's pool. It is an operand of every call, and has the fields
- * that other libraries read device memory by (`ptr`, `shape`, `dtype`, `device`, `byteLength`, `stream`).
+ * A contiguous row-major array in device memory of the package's pool. Every call accepts it as an operand, and it has
+ * the properties of a {@link DeviceTensorLike} (`ptr`, `shape`, `dtype`, `device`, `byteLength`, `stream`), for other
+ * libraries.
  *
- * Its work is enqueued in its stream, in order with the calls that use it. One that is not disposed of is given back when
- * it is garbage-collected.
+ * Copies and fills are enqueued in the buffer's stream, in order with the calls that use the buffer. A buffer that is
+ * not disposed of frees its memory when it is garbage-collected.
  */
 export class DeviceBuffer {
   #operand: Operand | null
@@ -39,10 +40,11 @@ export class DeviceBuffer {
   }
 
   /**
-   * Memory whose contents are undefined until something is written.
+   * Allocates a buffer. Its contents are undefined.
    *
-   * @param options.stream the stream that the buffer belongs to; default: that of the device
-   * @throws LilyError ERR_LILY_OUT_OF_MEMORY, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_SHAPE, ERR_LILY_DTYPE
+   * @param options.stream the stream to which the buffer belongs. Default: `Stream.default(device)`
+   * @throws LilyError ERR_LILY_OUT_OF_MEMORY, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_SHAPE, ERR_LILY_DTYPE,
+   *   ERR_LILY_DEVICE, ERR_LILY_DISPOSED, ERR_LILY_ARGUMENT
    */
   static allocate(
     shape: readonly number[],
@@ -54,19 +56,24 @@ export class DeviceBuffer {
     const type = readDType('dtype', dtype)
     const place = readCudaDevice('device', device)
     checkKeys('options', options, ALLOCATE_OPTIONS)
-    const stream = options.stream === undefined ? StreamState.own(place.id) : streamStateOf('stream', options.stream)
+    const stream =
+      options.stream === undefined ? StreamState.default(place.id) : streamStateOf('stream', options.stream)
     if (stream.device !== place.id) {
-      fail('ERR_LILY_DEVICE', 'stream', `is of cuda:${stream.device}, but the buffer is to be on cuda:${place.id}`)
+      fail(
+        'ERR_LILY_DEVICE',
+        'stream',
+        `expected a stream of cuda:${place.id}, the device of the buffer, got one of cuda:${stream.device}`,
+      )
     }
     const elements = sizes.reduce((product, size) => product * size, 1)
     const bytes = elements * bytesPerElement(type)
     if (!Number.isSafeInteger(bytes)) {
-      fail('ERR_LILY_SHAPE', 'shape', `${shapeText(sizes)} has more bytes than a number can count`)
+      fail('ERR_LILY_SHAPE', 'shape', `expected at most 2^53 - 1 bytes, got ${shapeText(sizes)} of ${type}`)
     }
     return new DeviceBuffer(layOutOnDevice('shape', new DeviceMemory('shape', place, bytes, stream), 0, type, sizes))
   }
 
-  /** The address. */
+  /** Device address. */
   get ptr(): bigint {
     return BigInt(memoryOf(this.#open()).address)
   }
@@ -83,13 +90,14 @@ export class DeviceBuffer {
     return this.#open().device as Device & { readonly type: 'cuda' }
   }
 
+  /** Size in bytes. */
   get byteLength(): number {
     return this.#open().byteLength
   }
 
-  /** CUDA's handle of the stream in which the memory may be used without waiting. */
+  /** The cudaStream_t in whose order the memory may be used without further synchronisation. */
   get stream(): bigint {
-    return BigInt(memoryOf(this.#open()).stream.number)
+    return BigInt(memoryOf(this.#open()).stream.cudaStream)
   }
 
   get isDisposed(): boolean {
@@ -97,27 +105,31 @@ export class DeviceBuffer {
   }
 
   /**
-   * Enqueues a copy of host memory into the buffer. `data` has been read when it returns.
+   * Enqueues a copy of host memory into the buffer. `data` may be changed as soon as this returns.
    *
    * @param data a typed array of the buffer's dtype (a Uint16Array or Float16Array for 16-bit types)
-   * @param offset the element of the buffer at which it begins
+   * @param offset index of the first element of the buffer to write
+   * @throws LilyError ERR_LILY_DTYPE, ERR_LILY_SHAPE, ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
    */
   upload(data: HostData, offset = 0): this {
     const operand = this.#open()
     const byteOffset = checkRange(operand, 'data', data, offset)
     const placement = placementOn(operand.device, operand)
-    const { device, number } = placement.stream
+    const { device, cudaStream } = placement.stream
     placement.run(() => {
-      native.upload(device, memoryOf(operand).handle, byteOffset, bytesOf(data), number)
+      native.upload(device, memoryOf(operand).handle, byteOffset, bytesOf(data), cudaStream)
     })
     return this
   }
 
   /**
-   * The contents, once the work on the buffer that has been enqueued is done.
+   * Copies the contents to the host once the work enqueued on the buffer so far is complete.
    *
-   * @param into a typed array to fill, and to return; default: a new one with all elements
-   * @param offset the element of the buffer at which it begins
+   * @param into typed array to fill. Default: a new one for all elements from `offset` on
+   * @param offset index of the first element of the buffer to read
+   * @returns `into`, or the new typed array
+   * @throws LilyError (as a rejection) ERR_LILY_DTYPE, ERR_LILY_SHAPE, ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED,
+   *   ERR_LILY_CUDA
    */
   async download<T extends HostData = HostData>(into?: T, offset = 0): Promise<T> {
     const operand = this.#open()
@@ -129,14 +141,18 @@ export class DeviceBuffer {
     return data
   }
 
-  /** Enqueues a copy of another buffer of the same number of bytes, on any device, into this one. */
+  /**
+   * Enqueues a copy of another buffer of the same size in bytes, on any device, into this one.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DISPOSED, ERR_LILY_CUDA
+   */
   copyFrom(source: DeviceBuffer): this {
     const to = this.#open()
     if (!(source instanceof DeviceBuffer)) {
       fail(
         'ERR_LILY_ARGUMENT',
         'source',
-        `expected a DeviceBuffer, got ${describe(source)}; use upload for host memory`,
+        `expected a DeviceBuffer, got ${describe(source)}; use upload() for host memory`,
       )
     }
     const from = source.#open()
@@ -145,34 +161,39 @@ export class DeviceBuffer {
     }
     const placement = placementOn(to.device, to)
     placement.use(from)
-    const { device, number } = placement.stream
+    const { device, cudaStream } = placement.stream
     const [target, origin] = [memoryOf(to), memoryOf(from)]
     placement.run(() => {
-      native.copy(device, target.handle, 0, from.device.id, origin.handle, 0, to.byteLength, number)
+      native.copy(device, target.handle, 0, from.device.id, origin.handle, 0, to.byteLength, cudaStream)
     })
     return this
   }
 
-  /** Enqueues the writing of one byte, 0 to 255, to all of the buffer. */
+  /**
+   * Enqueues a memset of the whole buffer, as cudaMemsetAsync does.
+   *
+   * @param byte value of every byte, from 0 to 255
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
+   */
   fill(byte: number): this {
     const operand = this.#open()
     if (!Number.isInteger(byte) || byte < 0 || byte > 255) {
       fail('ERR_LILY_ARGUMENT', 'byte', `expected an integer from 0 to 255, got ${describe(byte)}`)
     }
     const placement = placementOn(operand.device, operand)
-    const { device, number } = placement.stream
+    const { device, cudaStream } = placement.stream
     placement.run(() => {
-      native.fill(device, memoryOf(operand).handle, 0, operand.byteLength, byte, number)
+      native.fill(device, memoryOf(operand).handle, 0, operand.byteLength, byte, cudaStream)
     })
     return this
   }
 
-  /** A tensor over the same memory, which lives until both are disposed of. */
+  /** A tensor over the same memory. The memory is freed once both are disposed of. */
   tensor(): Tensor {
     return tensorOf(this.#open().share())
   }
 
-  /** The memory in the form that other libraries understand. */
+  /** The memory as a {@link DeviceTensorLike}. */
   [deviceTensor](): {
     ptr: bigint
     shape: readonly number[]
@@ -186,7 +207,7 @@ export class DeviceBuffer {
     return { ptr, shape, dtype, device, byteLength, stream, owner: this }
   }
 
-  /** Gives the memory back when the work that uses it, and that has been enqueued, is done. */
+  /** Frees the memory once the enqueued work that uses it is complete. Calling it again has no effect. */
   dispose(): void {
     this.#operand?.dispose()
     this.#operand = null
@@ -204,16 +225,16 @@ export class DeviceBuffer {
 
   #open(): Operand {
     if (this.#operand !== null) return this.#operand
-    throw new LilyError('ERR_LILY_DISPOSED', 'this buffer has been disposed of; use it before dispose()')
+    throw new LilyError('ERR_LILY_DISPOSED', 'this buffer is disposed of; use it before dispose()')
   }
 }
 
 function memoryOf(operand: Operand): DeviceMemory {
   if (isDeviceMemory(operand.memory)) return operand.memory
-  throw new Error('a buffer has memory of the package')
+  throw new Error('a DeviceBuffer must have memory of the package')
 }
 
-/** The byte at which `data` begins in the buffer, which holds all of it and has its type. */
+/** Checks the type and length of `data`. Returns the byte offset in the buffer of the element at `offset`. */
 function checkRange(operand: Operand, argument: string, data: unknown, offset: number): number {
   checkMemory('buffer', operand)
   const { dtype, byteLength } = operand
@@ -230,15 +251,17 @@ function checkRange(operand: Operand, argument: string, data: unknown, offset: n
   return fail(
     'ERR_LILY_SHAPE',
     argument,
-    `has ${data.byteLength} bytes, but the buffer has ${Math.max(byteLength - byteOffset, 0)} from element ${offset} on`,
+    `expected at most ${Math.max(byteLength - byteOffset, 0)} bytes, the size of the buffer from element ${offset} on, ` +
+      `got ${data.byteLength}`,
   )
 }
 
 function checkOffset(offset: number): void {
   if (Number.isSafeInteger(offset) && offset >= 0) return
-  fail('ERR_LILY_ARGUMENT', 'offset', `expected an element's number, an integer from 0, got ${describe(offset)}`)
+  fail('ERR_LILY_ARGUMENT', 'offset', `expected an element index, an integer from 0, got ${describe(offset)}`)
 }
 
+/** Whether a typed array is of a class that holds elements of `dtype`. */
 function holds(data: ArrayBufferView, dtype: DType): boolean {
   const tag = (data as HostData)[Symbol.toStringTag]
   switch (dtype) {

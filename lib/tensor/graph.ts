@@ -1,4 +1,4 @@
-/** CUDA graphs: what a function enqueues, recorded once and launched again as a whole. */
+/** CUDA graphs: the work that a function enqueues, captured once and launched as a whole any number of times. */
 import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, type Known } from '../base/options.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
@@ -6,13 +6,16 @@ import { bound, settled } from '../binding/errors.js'
 import { type GraphHandle, native, type StreamHandle } from '../binding/native.js'
 import { readCudaDevice } from '../memory/backends.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
-import { keepUntilPassed } from '../memory/placement.js'
+import { keepUntilComplete } from '../memory/placement.js'
 import { StreamState } from '../memory/stream-state.js'
 import type { CudaDevice } from './stream.js'
 
 const OPTIONS: Known = new Set(['device'])
 
-/** Made by {@link captureGraph}. One that is not disposed of goes when it is garbage-collected. */
+/**
+ * An executable CUDA graph, created by {@link captureGraph}. One that is not disposed of is freed when it is
+ * garbage-collected.
+ */
 export class Graph {
   #handle: GraphHandle | null
   readonly #capture: Capture
@@ -28,33 +31,41 @@ export class Graph {
   }
 
   /**
-   * Enqueues all that was recorded, on the same memory, in the device's default stream: after what its operands' streams
-   * have been given, and before what they will be given. Two replays run one after the other.
+   * Enqueues the captured work, on the same memory, in `Stream.default` of the device. It is ordered after the work
+   * enqueued in its operands' streams so far, and before the work enqueued there later. Two replays run one after the
+   * other.
    *
-   * @throws LilyError ERR_LILY_DISPOSED; ERR_LILY_CUDA where CUDA refuses
+   * @throws LilyError ERR_LILY_DISPOSED, ERR_LILY_ARGUMENT inside a capture, ERR_LILY_CUDA
    */
   replay(): this {
     const handle = this.#open()
-    refuseInCapture('a graph', 'replay it before or after')
-    const { home, joined, owners } = this.#capture
-    const { device, number } = home
+    refuseInCapture('a replay', 'call replay() before or after')
+    const { replayStream, joined, owners } = this.#capture
+    const { device, cudaStream } = replayStream
     bound(() => {
-      for (const other of joined) native.streamOrder(other.device, other.number, device, number)
-      native.graphLaunch(handle, number)
-      for (const other of joined) native.streamOrder(device, number, other.device, other.number)
+      for (const other of joined) native.streamOrder(other.device, other.cudaStream, device, cudaStream)
+      native.graphLaunch(handle, cudaStream)
+      for (const other of joined) native.streamOrder(device, cudaStream, other.device, other.cudaStream)
     })
-    if (owners.length > 0) keepUntilPassed(home, owners)
+    if (owners.length > 0) keepUntilComplete(replayStream, owners)
     return this
   }
 
-  /** Resolves when all replays until now are done. It never blocks the event loop. */
+  /**
+   * Resolves when all replays so far are complete. It does not block the event loop.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_CUDA, ERR_LILY_DISPOSED
+   */
   async synchronize(): Promise<void> {
     this.#open()
-    const { device, number } = this.#capture.home
-    await settled(bound(() => native.streamWait(device, number)))
+    const { device, cudaStream } = this.#capture.replayStream
+    await settled(bound(() => native.streamWait(device, cudaStream)))
   }
 
-  /** Gives back, after replays that are enqueued, what the graph alone holds. Tensors that were made in it stay. */
+  /**
+   * Frees the graph, and the memory that only it uses, once the enqueued replays are complete. Tensors created in it
+   * stay valid.
+   */
   dispose(): void {
     const handle = this.#handle
     if (handle === null) return
@@ -64,7 +75,7 @@ export class Graph {
         native.graphDestroy(handle)
       })
     } finally {
-      end(this.#capture)
+      release(this.#capture)
     }
   }
 
@@ -73,53 +84,56 @@ export class Graph {
   }
 
   [inspectSymbol](): string {
-    return this.#handle === null ? 'Graph { disposed }' : `Graph { cuda:${this.#capture.home.device} }`
+    return this.#handle === null ? 'Graph { disposed }' : `Graph { cuda:${this.#capture.replayStream.device} }`
   }
 
   #open(): GraphHandle {
     if (this.#handle !== null) return this.#handle
-    throw new LilyError('ERR_LILY_DISPOSED', 'this graph has been disposed of; use it before dispose()')
+    throw new LilyError('ERR_LILY_DISPOSED', 'this graph is disposed of; use it before dispose()')
   }
 }
 
 /**
- * Records what `fn` enqueues on a device, without running it. A replay is one launch instead of one a kernel, which is
- * what small work waits for; operands in other streams than the device's default one add the ordering of the streams.
+ * Captures the work that `fn` enqueues on a device into a CUDA graph, without running it. A replay is one launch
+ * instead of one per kernel; launches dominate the time of calls with few tokens. Operands that belong to another
+ * stream than `Stream.default(device)` add event synchronisation to each replay.
  *
- * Every call in `fn` whose operands are on the device is recorded: operations, copies and fills, a model's layers. It
- * reads and writes the same memory at each replay: new inputs are copied into the old operands, and results, those that a
- * call in `fn` has made included, are overwritten. The graph keeps all of that memory, and owners of other memory; foreign
- * streams that operands name must outlive it. What `fn` does on the host is done once: index operands that are there are
- * copied as they are now. Nothing in `fn` may wait.
+ * All calls in `fn` with operands on the device are captured: operations, copies and fills, the layers of a model.
+ * Every replay reads and writes the same memory, including results created in `fn`. To change an input, copy new values
+ * into the same operand. The graph keeps this memory, and the owners of foreign memory, until `dispose()`. A foreign
+ * stream that an operand names must outlive the graph.
  *
- * @param fn synchronous; what it returns is not looked at
+ * What `fn` does on the host happens once, during the capture: a mask, offsets or weights in host memory are copied as
+ * they are then. No call in `fn` may wait for the device.
+ *
+ * @param fn a synchronous function, whose return value is ignored
  * @param options.device default: cuda:0
- * @throws LilyError what `fn` throws, of which nothing is kept then; ERR_LILY_ARGUMENT for an async `fn`, and for calls in
- *   it that wait, name a stream, record or wait for an event, or are steps of an optimiser; ERR_LILY_CUDA for what CUDA
- *   refuses to record; ERR_LILY_BACKEND_UNAVAILABLE where there is no such device
+ * @throws what `fn` throws, after which there is no graph; LilyError ERR_LILY_ARGUMENT for an async `fn`, and for calls
+ *   in it that wait, name a stream, record or wait for an event, or are steps of an optimiser; ERR_LILY_CUDA for work
+ *   that CUDA cannot capture; ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE
  */
 export function captureGraph(fn: () => void, options: { readonly device?: CudaDevice | undefined } = {}): Graph {
   if (typeof fn !== 'function') fail('ERR_LILY_ARGUMENT', 'fn', `expected a function, got ${describe(fn)}`)
-  refuseInCapture('a capture', 'capture one graph after the other')
+  refuseInCapture('captureGraph', 'call it before or after')
   checkKeys('options', options, OPTIONS)
   const { id } = readCudaDevice('device', options.device ?? { type: 'cuda' })
   const capture = new Capture(StreamState.create(id))
   try {
-    return new Graph(record(fn, capture), capture)
+    return new Graph(captureIn(capture, fn), capture)
   } catch (error) {
-    end(capture)
+    release(capture)
     throw error
   }
 }
 
-function record(fn: () => unknown, capture: Capture): GraphHandle {
+function captureIn(capture: Capture, fn: () => unknown): GraphHandle {
   const stream = capture.stream.handle
-  if (stream === null) throw new Error('a capture has a stream of the package')
+  if (stream === null) throw new Error('a capture must have a stream of the package')
   bound(() => {
     native.captureBegin(stream)
   })
   try {
-    const result = capture.record(fn)
+    const result = capture.run(fn)
     if (result instanceof Promise) refuseAsync(result)
   } catch (error) {
     discard(stream)
@@ -129,25 +143,26 @@ function record(fn: () => unknown, capture: Capture): GraphHandle {
 }
 
 function refuseAsync(result: Promise<unknown>): never {
-  // What it throws later is not worth an end of the process.
+  // The promise is dropped here; without a handler its rejection would end the process.
   result.catch(() => undefined)
   return fail(
     'ERR_LILY_ARGUMENT',
     'fn',
-    'expected a function that does not wait, got an async one; await outside of it',
+    'expected a synchronous function, got one that returns a promise; await before or after captureGraph',
   )
 }
 
-/** Ends a capture that has failed for a reason of its own. */
+/** Ends the capture of `stream` after an error, which the caller rethrows. */
 function discard(stream: StreamHandle): void {
   try {
     native.graphDestroy(native.captureEnd(stream))
   } catch {
-    // CUDA refuses to make a graph of what it refused to record; that is the same failure again.
+    // An error during the capture invalidates it, and ending an invalidated capture fails too.
   }
 }
 
-function end(capture: Capture): void {
+/** Releases what a capture keeps, and its stream. */
+function release(capture: Capture): void {
   capture.release()
-  capture.stream.end()
+  capture.stream.destroy()
 }

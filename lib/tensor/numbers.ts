@@ -1,13 +1,13 @@
-/** Numbers of 16 bits on the host. */
+/** Conversion between float32 and the 16-bit float types, on the host. */
 import { getFloat16, setFloat16 } from '@petamoriken/float16'
 import { type DType, type HostData, viewOf } from '../base/dtype.js'
 import { allocateOnHost } from '../memory/allocate.js'
 
-const float = new Float32Array(1)
-const bitsOf = new Uint32Array(float.buffer)
+const float32 = new Float32Array(1)
+const float32Bits = new Uint32Array(float32.buffer)
 const scratch = new DataView(new ArrayBuffer(2))
 
-/** The values of host memory as float32: a copy, but of float32 itself. */
+/** The values of host memory as float32. float32 data is returned as it is, other types are copied. */
 export function toFloat32(dtype: DType, data: HostData): Float32Array {
   if (dtype === 'float32') return data as Float32Array
   const bits = viewOf(dtype, data.buffer, data.byteOffset, data.length)
@@ -17,24 +17,25 @@ export function toFloat32(dtype: DType, data: HostData): Float32Array {
   return values
 }
 
-/** The nearest numbers of a type, the even one of two; float32 ones are not copied. */
+/** Rounds float32 values to `dtype`, to nearest, ties to even. For float32 `values` itself is returned. */
 export function fromFloat32(dtype: DType, values: Float32Array): HostData {
   if (dtype === 'float32') return values
   const bits = allocateOnHost(dtype, dtype, values.length)
-  const bitsOfValue = dtype === 'bfloat16' ? toBFloat16 : toFloat16
-  for (let i = 0; i < bits.length; i++) bits[i] = bitsOfValue(values[i])
+  const round = dtype === 'bfloat16' ? toBFloat16 : toFloat16
+  for (let i = 0; i < bits.length; i++) bits[i] = round(values[i])
   return bits
 }
 
-/** bfloat16 is the upper half of a float32. */
+/** A bfloat16 is the upper 16 bits of a float32. */
 function fromBFloat16(bits: number): number {
-  bitsOf[0] = bits << 16
-  return float[0]
+  float32Bits[0] = bits << 16
+  return float32[0]
 }
 
+/** The rounding below could turn a NaN into an infinity or a zero, so NaNs are truncated, with the quiet bit set. */
 function toBFloat16(value: number): number {
-  float[0] = value
-  const bits = bitsOf[0]
+  float32[0] = value
+  const bits = float32Bits[0]
   if (Number.isNaN(value)) return (bits >>> 16) | 0x40
   return (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16
 }

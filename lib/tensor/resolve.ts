@@ -1,6 +1,6 @@
 /**
- * From what a caller passes to what a call needs. Every getter and provider of the caller's runs here, once; nothing of
- * the caller's runs after it, so what is checked afterwards stays true.
+ * Resolves the tensors that the caller passes, in any of their forms, to operands. Getters and `deviceTensor` methods
+ * of the caller run here and only here, each once, so they cannot change an operand after it has been checked.
  */
 import { bytesPerElement, type DType, dtypeOf, type HostData, readDType } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
@@ -14,20 +14,20 @@ import { bufferOperand, DeviceBuffer } from './device-buffer.js'
 import { readStreamHandle } from './stream-option.js'
 import { operandOf, Tensor } from './tensor.js'
 
-/** Host memory with a shape; never copied. */
+/** Host memory with a shape. It is used in place and never copied. */
 export interface HostTensorLike {
   /** Float32Array for float32; Uint16Array for `dtype` bfloat16 or float16; Float16Array for float16. */
   readonly data: HostData
   readonly shape: readonly number[]
   readonly dtype?: DType | undefined
-  /** In elements; the last is 1. Default: contiguous. */
+  /** Strides in elements, the last one 1; all other dimensions must be evenly spaced rows. Default: contiguous. */
   readonly strides?: readonly number[] | undefined
   /** Bytes from the start of `data` to the first element. */
   readonly byteOffset?: number | undefined
   readonly device?: { readonly type: 'cpu'; readonly id?: number | undefined } | undefined
 }
 
-/** A tensor with the names of ONNX Runtime, in host memory. */
+/** A host tensor with the property names of ONNX Runtime (`ort.Tensor`). */
 export interface OnnxTensorLike {
   readonly data: ArrayBufferView | readonly unknown[]
   readonly dims: readonly number[]
@@ -35,37 +35,46 @@ export interface OnnxTensorLike {
   readonly type: string
 }
 
-/** Device memory that someone else owns. */
+/** Device memory that another library owns. */
 export interface DeviceTensorLike {
+  /** Device address. */
   readonly ptr: bigint | number
   readonly shape: readonly number[]
   readonly dtype: DType
   readonly device: { readonly type: 'cuda'; readonly id: number }
-  /** In elements; the last is 1. Default: contiguous. */
+  /** Strides in elements, the last one 1; all other dimensions must be evenly spaced rows. Default: contiguous. */
   readonly strides?: readonly number[] | undefined
   /** Bytes from `ptr` to the first element. */
   readonly byteOffset?: number | undefined
-  /** Bytes from `ptr` to the end of the allocation, where known; used to check the shape. */
+  /** Bytes from `ptr` to the end of the allocation, if known; the shape is checked against it. */
   readonly byteLength?: number | undefined
-  /** The stream that last wrote the memory: 1 the legacy one, 2 the per-thread one, larger a handle. */
+  /**
+   * The cudaStream_t in which the memory was last written; 1 is cudaStreamLegacy, 2 is cudaStreamPerThread. Default:
+   * the memory is ready to use.
+   */
   readonly stream?: bigint | number | undefined
-  /** Kept alive as long as the memory is in use. */
+  /** Object that keeps the memory alive. It is kept reachable until all enqueued work on the memory is complete. */
   readonly owner?: unknown
 }
 
-/** An object that can offer device memory. */
+/** An object that provides device memory. */
 export interface DeviceTensorProvider {
+  /** Returns the memory. `request` is currently empty. */
   [deviceTensor](request: { readonly stream?: bigint | number | undefined }): DeviceTensorLike
 }
 
-/** Anything that can be an operand. */
+/** Every form of tensor that a call accepts as an operand. */
 export type TensorLike =
   Tensor | DeviceBuffer | HostTensorLike | OnnxTensorLike | DeviceTensorLike | DeviceTensorProvider
 
-/** What a caller's object might have; nothing about it is known. */
+/** An object that the caller passed, with unknown properties. */
 type Unknown = Readonly<Record<string | symbol, unknown>>
 
-/** The operand that `value` stands for. Memory bounds are not checked yet: see checkMemory. */
+/**
+ * Resolves a tensor that the caller passed. The bounds of its memory are checked later, by `checkMemory`.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED
+ */
 export function resolve(argument: string, value: unknown): Operand {
   if (typeof value !== 'object' || value === null) {
     if (value === undefined) fail('ERR_LILY_ARGUMENT', argument, 'is required, got undefined; pass a tensor')
@@ -81,14 +90,14 @@ export function resolve(argument: string, value: unknown): Operand {
   }
 }
 
-/** The operand of that name. */
+/** Resolves the property `name` of an object of operands. */
 export function resolveFrom(operands: object, name: string): Operand {
   return resolve(name, get('operands', operands, name))
 }
 
 function readOperand(argument: string, operand: Operand | null): Operand {
   if (operand !== null) return operand
-  return fail('ERR_LILY_DISPOSED', argument, 'this tensor has been disposed of; use it before dispose()')
+  return fail('ERR_LILY_DISPOSED', argument, 'this tensor is disposed of; use it before dispose()')
 }
 
 function read(argument: string, value: Unknown): Operand {
@@ -102,7 +111,7 @@ function read(argument: string, value: Unknown): Operand {
     const got = ArrayBuffer.isView(value) || Array.isArray(value) ? describe(value) : `data as ${describe(data)}`
     fail('ERR_LILY_ARGUMENT', argument, `expected a tensor, such as { data: Float32Array, shape }, got ${got}`)
   }
-  // ONNX Runtime's names go together: dims with type.
+  // An object has either shape and dtype, or ONNX Runtime's dims and type.
   const shape = value.shape
   const dtype = dtypeOf(argument, data as HostData, shape === undefined ? value.type : value.dtype)
   const sizes = readIntegers(argument, 'shape', shape === undefined ? value.dims : shape)
@@ -111,10 +120,14 @@ function read(argument: string, value: Unknown): Operand {
   const byteOffset = readByteOffset(argument, givenOffset, dtype)
   const device = value.device
   if (device !== undefined && (device as Unknown | null)?.type !== 'cpu') {
-    fail('ERR_LILY_DEVICE', argument, "its data is in host memory, but its device is not of type 'cpu'; leave it out")
+    fail(
+      'ERR_LILY_DEVICE',
+      argument,
+      `expected device { type: 'cpu' } for data in host memory, got ${describe(device)}; leave the device out`,
+    )
   }
   const operand = layOut(argument, data as HostData, byteOffset, dtype, CPU, sizes, strides)
-  // Whoever says where the elements lie may leave room around them.
+  // With explicit strides or offset the operand may be a window of longer data.
   if (strides === null && givenOffset === undefined) checkNotLonger(argument, data, operand)
   return operand
 }
@@ -124,7 +137,7 @@ function readProvided(argument: string, owner: Unknown, provide: unknown): Opera
     fail(
       'ERR_LILY_ARGUMENT',
       argument,
-      `its [Symbol.for('lily.deviceTensor')] must be a method, got ${describe(provide)}`,
+      `expected [Symbol.for('lily.deviceTensor')] to be a method, got ${describe(provide)}`,
     )
   }
   const provided: unknown = Reflect.apply(provide, owner, [{}])
@@ -132,19 +145,24 @@ function readProvided(argument: string, owner: Unknown, provide: unknown): Opera
     fail(
       'ERR_LILY_ARGUMENT',
       argument,
-      `its [Symbol.for('lily.deviceTensor')] must return { ptr, shape, dtype, device }, got ${describe(provided)}`,
+      `expected [Symbol.for('lily.deviceTensor')]() to return { ptr, shape, dtype, device }, got ${describe(provided)}`,
     )
   }
   return readDeviceMemory(argument, provided as Unknown, (provided as Unknown).ptr, owner)
 }
 
-/** @param keeper the caller's object, which may be what keeps the memory */
+/** @param keeper the object that the caller passed, kept reachable together with its `owner` */
 function readDeviceMemory(argument: string, value: Unknown, ptr: unknown, keeper: unknown): Operand {
   if (typeof ptr !== 'bigint' && !Number.isSafeInteger(ptr)) {
-    fail('ERR_LILY_ARGUMENT', argument, `ptr must be an address as a bigint or an integer, got ${describe(ptr)}`)
+    fail(
+      'ERR_LILY_ARGUMENT',
+      argument,
+      `expected ptr to be an address, as a bigint or an integer, got ${describe(ptr)}`,
+    )
   }
   const address = BigInt(ptr as bigint | number)
-  if (address < 0n || address >= 1n << 64n) fail('ERR_LILY_ARGUMENT', argument, `ptr ${address} is not an address`)
+  if (address < 0n || address >= 1n << 64n)
+    fail('ERR_LILY_ARGUMENT', argument, `expected ptr to be an address below 2^64, got ${address}`)
   const dtype = readDType(argument, value.dtype)
   const shape = readIntegers(argument, 'shape', value.shape)
   const strides = readStrides(argument, value.strides, shape.length)
@@ -158,14 +176,18 @@ function readDeviceMemory(argument: string, value: Unknown, ptr: unknown, keeper
   operand.owner = owner === undefined ? keeper : [keeper, owner]
 
   if (address % BigInt(bytesPerElement(dtype)) !== 0n) {
-    fail('ERR_LILY_ARGUMENT', argument, `ptr must be aligned to one ${dtype}, ${bytesPerElement(dtype)} bytes`)
+    fail(
+      'ERR_LILY_ARGUMENT',
+      argument,
+      `expected ptr to be a multiple of ${bytesPerElement(dtype)}, the size of ${dtype}, got ${address}`,
+    )
   }
   if (byteLength !== undefined && !(byteOffset + operand.byteLength <= Number(byteLength))) {
     fail(
       'ERR_LILY_SHAPE',
       argument,
-      `shape ${shapeText(shape)} of ${dtype} ends ${byteOffset + operand.byteLength} bytes after ptr, ` +
-        `but byteLength is ${describe(byteLength)}`,
+      `expected byteLength of at least ${byteOffset + operand.byteLength} for shape ${shapeText(shape)} of ${dtype}, ` +
+        `got ${describe(byteLength)}`,
     )
   }
   return operand
@@ -177,7 +199,7 @@ function readDevice(argument: string, device: unknown): Device {
     fail(
       'ERR_LILY_DEVICE',
       argument,
-      `memory given by ptr needs a device { type: 'cuda', id }, got type ${describe(type)} and id ${describe(id)}`,
+      `expected device { type: 'cuda', id } with ptr, got type ${describe(type)} and id ${describe(id)}`,
     )
   }
   return cudaDevice(id as number)
@@ -198,7 +220,7 @@ function readByteOffset(argument: string, value: unknown, dtype: DType): number 
   return fail(
     'ERR_LILY_ARGUMENT',
     argument,
-    `byteOffset must be a non-negative multiple of ${bytesPerElement(dtype)}, the bytes of one ${dtype}, ` +
+    `expected byteOffset to be a non-negative multiple of ${bytesPerElement(dtype)}, the size of ${dtype}, ` +
       `got ${describe(value)}`,
   )
 }

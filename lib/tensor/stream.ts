@@ -1,4 +1,4 @@
-/** CUDA streams and events of the package. */
+/** CUDA streams and events. */
 import { describe, fail, LilyError } from '../base/errors.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bound, settled } from '../binding/errors.js'
@@ -8,21 +8,22 @@ import { refuseInCapture } from '../memory/capture.js'
 import { cudaDevice, type Device } from '../memory/device.js'
 import { StreamState } from '../memory/stream-state.js'
 
-/** The state behind a stream. Throws where it has been disposed of. */
+/** The state of a Stream. Throws ERR_LILY_DISPOSED if the stream is disposed of. */
 export let streamStateOf: (argument: string, stream: Stream) => StreamState
 
-/** A CUDA device as callers name it; `id` is 0 where it is left out. */
+/** A CUDA device. */
 export interface CudaDevice {
   readonly type: 'cuda'
+  /** CUDA device ID. Default 0. */
   readonly id?: number | undefined
 }
 
 /**
- * A queue of work on a CUDA device: what is enqueued in one stream runs in order, what is enqueued in two may run at the
- * same time. Calls whose operands share a stream run in it; `options.stream` chooses another, and the package then orders
- * the two by itself.
+ * A CUDA stream: work enqueued in one stream runs in order, work in two streams may run concurrently. A call runs in
+ * the stream that its operands share, or in `options.stream`. The package orders a call with the other streams of its
+ * operands.
  *
- * A stream that is not disposed of ends when it is garbage-collected.
+ * A stream that is not disposed of is destroyed when it is garbage-collected.
  */
 export class Stream {
   #state: StreamState | null
@@ -34,31 +35,38 @@ export class Stream {
   static {
     streamStateOf = (argument, stream) => {
       if (stream.#state !== null) return stream.#state
-      return fail('ERR_LILY_DISPOSED', argument, 'this stream has been disposed of; use it before dispose()')
+      return fail('ERR_LILY_DISPOSED', argument, 'this stream is disposed of; use it before dispose()')
     }
   }
 
   /**
-   * A new stream.
+   * Creates a stream.
    *
-   * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE where there is no such device
+   * @param device default: cuda:0
+   * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_CUDA
    */
   static create(device: CudaDevice = { type: 'cuda' }): Stream {
     return new Stream(StreamState.create(readCudaDevice('device', device).id))
   }
 
-  /** The stream that calls on a device run in when nothing else is said. Disposing of it does nothing to it. */
+  /**
+   * The stream in which calls on a device run by default. There is one for each device, which this package creates; it
+   * is not CUDA's default stream. `dispose()` does not destroy it.
+   *
+   * @param device default: cuda:0
+   * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_CUDA
+   */
   static default(device: CudaDevice = { type: 'cuda' }): Stream {
-    return new Stream(StreamState.own(readCudaDevice('device', device).id))
+    return new Stream(StreamState.default(readCudaDevice('device', device).id))
   }
 
   get device(): Device {
     return cudaDevice(this.#open().device)
   }
 
-  /** CUDA's handle, a cudaStream_t, for other libraries. */
+  /** The cudaStream_t, for other libraries. */
   get handle(): bigint {
-    return BigInt(this.#open().number)
+    return BigInt(this.#open().cudaStream)
   }
 
   get isDisposed(): boolean {
@@ -66,29 +74,34 @@ export class Stream {
   }
 
   /**
-   * Resolves when all that the stream has been given until now is done. It never blocks the event loop.
+   * Resolves when all work enqueued in the stream so far is complete. It does not block the event loop.
    *
-   * @throws LilyError (as a rejection) ERR_LILY_CUDA when the work has failed
+   * @throws LilyError (as a rejection) ERR_LILY_CUDA if the work failed, ERR_LILY_DISPOSED
    */
   async synchronize(): Promise<void> {
-    const { device, number } = this.#open()
-    await settled(bound(() => native.streamWait(device, number)))
+    const { device, cudaStream } = this.#open()
+    await settled(bound(() => native.streamWait(device, cudaStream)))
   }
 
-  /** What this stream is given from now on waits for the event's last record. The caller does not wait. */
+  /**
+   * Makes all work enqueued in this stream from now on wait for the event's last `record()`, as cudaStreamWaitEvent
+   * does. The call itself does not wait.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
+   */
   waitEvent(event: Event): this {
-    const { device, number } = this.#open()
+    const { device, cudaStream } = this.#open()
     const handle = eventHandleOf('event', event)
-    refuseInCapture('waiting for an event', 'the order of the calls in it is that of the function')
-    bound(() => native.streamWaitEvent(device, number, handle))
+    refuseInCapture('waitEvent', 'leave it out: captured calls run in the order of the function')
+    bound(() => native.streamWaitEvent(device, cudaStream, handle))
     return this
   }
 
-  /** Ends the stream after its work. Memory that belongs to it belongs to the device's default stream from then on. */
+  /** Destroys the stream once its work is complete. Its memory then belongs to the device's default stream. */
   dispose(): void {
     const state = this.#state
     this.#state = null
-    if (state !== null && state !== StreamState.own(state.device)) state.end()
+    if (state !== null && state !== StreamState.default(state.device)) state.destroy()
   }
 
   [disposeSymbol](): void {
@@ -99,18 +112,21 @@ export class Stream {
     const state = this.#state
     return state === null
       ? 'Stream { disposed }'
-      : `Stream { cuda:${state.device}, handle 0x${state.number.toString(16)} }`
+      : `Stream { cuda:${state.device}, handle 0x${state.cudaStream.toString(16)} }`
   }
 
   #open(): StreamState {
     if (this.#state !== null) return this.#state
-    throw new LilyError('ERR_LILY_DISPOSED', 'this stream has been disposed of; use it before dispose()')
+    throw new LilyError('ERR_LILY_DISPOSED', 'this stream is disposed of; use it before dispose()')
   }
 }
 
 let eventHandleOf: (argument: string, event: unknown) => EventHandle
 
-/** A point in a stream's work, which other streams and the host can wait for, and between two of which time is measured. */
+/**
+ * A CUDA event: marks a point in the work of a stream. Other streams and the host can wait for it, and two events
+ * measure the time between them.
+ */
 export class Event {
   #handle: EventHandle | null
   #recorded = false
@@ -124,14 +140,19 @@ export class Event {
   static {
     eventHandleOf = (argument, event) => {
       if (!(event instanceof Event)) {
-        fail('ERR_LILY_ARGUMENT', argument, `expected an Event of lily-kernels, got ${describe(event)}`)
+        fail('ERR_LILY_ARGUMENT', argument, `expected an Event of this package, got ${describe(event)}`)
       }
       if (event.#handle !== null) return event.#handle
-      return fail('ERR_LILY_DISPOSED', argument, 'this event has been disposed of; use it before dispose()')
+      return fail('ERR_LILY_DISPOSED', argument, 'this event is disposed of; use it before dispose()')
     }
   }
 
-  /** @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE where there is no such device */
+  /**
+   * Creates an event.
+   *
+   * @param device default: cuda:0
+   * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_CUDA
+   */
   static create(device: CudaDevice = { type: 'cuda' }): Event {
     return new Event(readCudaDevice('device', device))
   }
@@ -140,35 +161,44 @@ export class Event {
     return this.#handle === null
   }
 
-  /** Marks what the stream (the device's default one, if none is given) has been given until now. May be repeated. */
+  /**
+   * Records the event after all work enqueued in a stream so far. A later record replaces this one.
+   *
+   * @param stream default: `Stream.default` of the event's device
+   * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_ARGUMENT inside a capture, ERR_LILY_DISPOSED, ERR_LILY_CUDA
+   */
   record(stream?: Stream): this {
     const handle = this.#open()
-    refuseInCapture("an event's record", 'record it before or after')
-    const state = stream === undefined ? StreamState.own(this.device.id) : streamStateOf('stream', stream)
+    refuseInCapture("an event's record()", 'call it before or after')
+    const state = stream === undefined ? StreamState.default(this.device.id) : streamStateOf('stream', stream)
     if (state.device !== this.device.id) {
-      fail('ERR_LILY_DEVICE', 'stream', `is of cuda:${state.device}, but the event is of cuda:${this.device.id}`)
+      fail(
+        'ERR_LILY_DEVICE',
+        'stream',
+        `expected a stream of cuda:${this.device.id}, the device of the event, got one of cuda:${state.device}`,
+      )
     }
-    bound(() => native.eventRecord(handle, state.number))
+    bound(() => native.eventRecord(handle, state.cudaStream))
     this.#recorded = true
     return this
   }
 
-  /** Whether the stream has passed the record; true where there is none. */
+  /** Whether the work before the last record is complete; true if there is no record, as with cudaEventQuery. */
   query(): boolean {
     const handle = this.#open()
     return bound(() => native.eventQuery(handle))
   }
 
-  /** Resolves when the stream has passed the record. It never blocks the event loop. */
+  /** Resolves when the work before the last record is complete. It does not block the event loop. */
   async synchronize(): Promise<void> {
     const handle = this.#open()
     await settled(bound(() => native.eventWait(handle)))
   }
 
   /**
-   * Milliseconds from this event to a later one, both recorded and passed.
+   * Milliseconds from this event to `end`, a later one. Both must be complete.
    *
-   * @throws LilyError ERR_LILY_ARGUMENT for an event that is not recorded, or not passed yet
+   * @throws LilyError ERR_LILY_ARGUMENT if an event is not recorded or not complete, ERR_LILY_DISPOSED, ERR_LILY_CUDA
    */
   elapsedTime(end: Event): number {
     const start = this.#open()
@@ -177,12 +207,13 @@ export class Event {
       ['this event', this],
       ['end', end],
     ] as const) {
-      if (!event.#recorded) fail('ERR_LILY_ARGUMENT', name, 'has not been recorded; call record() first')
-      if (!event.query()) fail('ERR_LILY_ARGUMENT', name, 'has not been passed yet; await its synchronize() first')
+      if (!event.#recorded) fail('ERR_LILY_ARGUMENT', name, 'is not recorded; call record() first')
+      if (!event.query()) fail('ERR_LILY_ARGUMENT', name, 'is not complete; await its synchronize() first')
     }
     return bound(() => native.eventElapsed(start, last))
   }
 
+  /** Destroys the event. Calling it again has no effect. */
   dispose(): void {
     if (this.#handle !== null) native.eventDestroy(this.#handle)
     this.#handle = null
@@ -194,6 +225,6 @@ export class Event {
 
   #open(): EventHandle {
     if (this.#handle !== null) return this.#handle
-    throw new LilyError('ERR_LILY_DISPOSED', 'this event has been disposed of; use it before dispose()')
+    throw new LilyError('ERR_LILY_DISPOSED', 'this event is disposed of; use it before dispose()')
   }
 }

@@ -1,4 +1,4 @@
-/** Tensors: memory with a shape. */
+/** Tensors: memory with a shape and a type. */
 import { type DType, dtypeOf, type HostData, is16Bit, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { readIntegers, shapeText } from '../base/shape.js'
@@ -8,16 +8,16 @@ import { CPU, type Device } from '../memory/device.js'
 import { checkMemory, checkNotLonger, isDeviceMemory, isHostMemory, layOut, type Operand } from '../memory/operand.js'
 import { copyToDevice, copyToHost } from './transfer.js'
 
-/** The operand behind a tensor; null once it is disposed of. */
+/** The operand of a tensor; null once the tensor is disposed of. */
 export let operandOf: (tensor: Tensor) => Operand | null
 
-/** A tensor over an operand. */
+/** Creates a tensor over an operand, which it then owns. */
 export let tensorOf: (operand: Operand) => Tensor
 
 /**
- * A row-major array of numbers, whose rows may have a pitch, on the host or on a device. It wraps memory and never copies
- * it. Device memory that is not disposed of is given back when the tensor is garbage-collected. Make one with
- * {@link tensor}; results of operations are tensors too.
+ * A row-major array of numbers in host or device memory. Its rows may have a pitch. A tensor wraps memory without a
+ * copy; {@link tensor} creates one, and operations return their results as tensors. Device memory of a tensor that is
+ * not disposed of is freed when the tensor is garbage-collected.
  */
 export class Tensor {
   #operand: Operand | null
@@ -43,7 +43,7 @@ export class Tensor {
     return this.#open().device
   }
 
-  /** Elements from one index to the next, for each dimension. */
+  /** Stride of each dimension, in elements. */
   get strides(): readonly number[] {
     const { shape, strides } = this.#open()
     if (strides !== null) return Object.freeze(strides)
@@ -51,15 +51,16 @@ export class Tensor {
   }
 
   /**
-   * The host memory from the first element on: a Float32Array for float32, for bfloat16 and float16 a Uint16Array of
-   * bits (or the Float16Array that was given). It is not a copy; with a row pitch it holds the gaps between rows too.
+   * The host memory from the first element on, not a copy: a Float32Array for float32, a Uint16Array of bit patterns
+   * for bfloat16 and float16 (or the Float16Array that was passed). If the rows have a pitch, it includes the gaps
+   * between them.
    *
-   * @throws LilyError ERR_LILY_DEVICE for a tensor in device memory
+   * @throws LilyError ERR_LILY_DEVICE for a tensor in device memory, ERR_LILY_DISPOSED
    */
   get data(): HostData {
     const { memory, byteOffset } = this.#open()
     if (!isHostMemory(memory)) {
-      return fail('ERR_LILY_DEVICE', 'data', 'this tensor is in device memory; await its toHost() first')
+      return fail('ERR_LILY_DEVICE', 'data', 'is not available for a tensor in device memory; await its toHost() first')
     }
     return byteOffset === 0 ? memory : memory.subarray(byteOffset / memory.BYTES_PER_ELEMENT)
   }
@@ -69,17 +70,21 @@ export class Tensor {
   }
 
   /**
-   * This tensor on a device: itself where it is there already, else a contiguous copy. The copy is enqueued in the
-   * device's default stream; host memory has been read when this returns.
+   * This tensor on a device: itself if it is there already, otherwise a contiguous copy. The copy is enqueued, and
+   * belongs to `Stream.default(device)`. Host memory may be changed as soon as this returns.
    *
-   * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE for a device that this machine does not have, ERR_LILY_OUT_OF_MEMORY,
-   *   ERR_LILY_DEVICE for `{ type: 'cpu' }` on a tensor in device memory, which `toHost` is for
+   * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA, ERR_LILY_DISPOSED,
+   *   ERR_LILY_DEVICE for `{ type: 'cpu' }` on a tensor in device memory: use `toHost`, which is asynchronous
    */
   to(device: { readonly type: 'cpu' | 'cuda'; readonly id?: number | undefined }): Tensor {
     const operand = this.#open()
     if ((device as Partial<Device> | null | undefined)?.type === 'cpu') {
       if (operand.device === CPU) return this
-      fail('ERR_LILY_DEVICE', 'device', 'this tensor is in device memory, which takes time to copy; await its toHost()')
+      fail(
+        'ERR_LILY_DEVICE',
+        'device',
+        "expected 'cuda' for a tensor in device memory, got 'cpu'; copies to the host are asynchronous: await toHost()",
+      )
     }
     const target = readCudaDevice('device', device)
     if (operand.device === target) return this
@@ -87,7 +92,12 @@ export class Tensor {
     return tensorOf(copyToDevice(operand, target))
   }
 
-  /** This tensor in host memory, once the work on it is done: itself where it is there already, else a copy. */
+  /**
+   * This tensor in host memory: itself if it is there already, otherwise a contiguous copy, made once the work enqueued
+   * on it so far is complete.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_CUDA, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_DISPOSED
+   */
   async toHost(): Promise<Tensor> {
     const operand = this.#open()
     if (operand.device === CPU) return this
@@ -95,7 +105,11 @@ export class Tensor {
     return tensorOf(await copyToHost(operand))
   }
 
-  /** Device memory in the form that other libraries understand. */
+  /**
+   * The device memory as a {@link DeviceTensorLike}, for other libraries.
+   *
+   * @throws LilyError ERR_LILY_DEVICE for a tensor in host memory, ERR_LILY_DISPOSED
+   */
   [deviceTensor](): DeviceTensor {
     const operand = this.#open()
     const { memory, byteOffset, byteLength, dtype, device, stream } = operand
@@ -109,12 +123,15 @@ export class Tensor {
       device: device as DeviceTensor['device'],
       strides: this.strides,
       byteLength,
-      stream: stream === null ? undefined : BigInt(stream.number),
+      stream: stream === null ? undefined : BigInt(stream.cudaStream),
       owner: this,
     }
   }
 
-  /** Lets go of the memory. A later use of this tensor throws ERR_LILY_DISPOSED; disposing of it again does nothing. */
+  /**
+   * Releases the memory; enqueued work on it still runs. Later uses of this tensor throw ERR_LILY_DISPOSED. Calling it
+   * again has no effect.
+   */
   dispose(): void {
     this.#operand?.dispose()
     this.#operand = null
@@ -124,7 +141,7 @@ export class Tensor {
     this.dispose()
   }
 
-  /** Shape, dtype and device, without the numbers. */
+  /** Shape, dtype and device, without the values. */
   toJSON(): { shape: readonly number[]; dtype: DType; device: Device } {
     return { shape: this.shape, dtype: this.dtype, device: this.device }
   }
@@ -145,11 +162,11 @@ export class Tensor {
 
   #open(): Operand {
     if (this.#operand !== null) return this.#operand
-    throw new LilyError('ERR_LILY_DISPOSED', 'this tensor has been disposed of; use it before dispose()')
+    throw new LilyError('ERR_LILY_DISPOSED', 'this tensor is disposed of; use it before dispose()')
   }
 }
 
-/** Device memory in the form that other libraries understand. */
+/** What `Tensor[deviceTensor]` returns. */
 interface DeviceTensor {
   readonly ptr: bigint
   readonly shape: readonly number[]
@@ -162,11 +179,12 @@ interface DeviceTensor {
 }
 
 /**
- * A contiguous tensor over memory, without a copy; an array of numbers is copied to float32.
+ * Creates a contiguous host tensor over a typed array, without a copy. An array of numbers is copied to a Float32Array.
  *
- * @param data a Float32Array; a Uint16Array of 16-bit numbers (`dtype` says which) or a Float16Array; a Uint8Array or
- *   Int32Array for masks and offsets; or an array of numbers
- * @param shape its dimensions, whose product is the length of `data`
+ * @param data a Float32Array; a Float16Array; a Uint16Array of bit patterns, with `dtype` 'bfloat16' or 'float16'; a
+ *   Uint8Array for a mask or an Int32Array for offsets; or an array of numbers
+ * @param shape dimensions, whose product is the length of `data`
+ * @param dtype required for a Uint16Array; otherwise the type of `data`, if given
  * @throws LilyError ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_ARGUMENT
  */
 export function tensor(data: HostData | readonly number[], shape: readonly number[], dtype?: DType): Tensor {
@@ -186,14 +204,14 @@ function numbersToFloat32(numbers: readonly unknown[], dtype: unknown): Float32A
     fail(
       'ERR_LILY_DTYPE',
       'dtype',
-      `an array of numbers becomes float32, got dtype ${describe(dtype)}; pass a typed array`,
+      `expected 'float32' for an array of numbers, got ${describe(dtype)}; pass a typed array`,
     )
   }
   const copy = new Float32Array(numbers.length)
   for (let i = 0; i < copy.length; i++) {
     const number = numbers[i]
     if (typeof number !== 'number') {
-      fail('ERR_LILY_ARGUMENT', 'data', `data[${i}] must be a number, got ${describe(number)}`)
+      fail('ERR_LILY_ARGUMENT', 'data', `expected data[${i}] to be a number, got ${describe(number)}`)
     }
     copy[i] = number
   }

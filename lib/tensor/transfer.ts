@@ -1,4 +1,4 @@
-/** Copies between the host and devices. */
+/** Copies between host and device memory. */
 import { bytesOf, bytesPerElement, type HostData, viewOf } from '../base/dtype.js'
 import { settled } from '../binding/errors.js'
 import { type Memory, native } from '../binding/native.js'
@@ -8,22 +8,25 @@ import { CPU, type Device } from '../memory/device.js'
 import { isDeviceMemory, isHostMemory, layOut, layOutOnDevice, type Operand } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
 
-/** A contiguous copy on a device, made in its default stream. The source has been read when it returns, if it is on the host. */
+/**
+ * Enqueues a contiguous copy of an operand to a device; the copy belongs to the default stream of that device. A source
+ * in host memory has been read when this returns.
+ */
 export function copyToDevice(operand: Operand, device: Device): Operand {
   const { dtype, shape, rows, columns, pitch, memory } = operand
   const placement = placementOn(device, operand)
   const rowBytes = columns * bytesPerElement(dtype)
   const target = placement.allocate('device', rows * rowBytes)
-  const { device: id, number } = placement.stream
+  const { device: id, cudaStream } = placement.stream
   placement.run(() => {
     if (isHostMemory(memory)) {
-      native.upload(id, target.handle, 0, bytesOf(compact(operand)), number)
+      native.upload(id, target.handle, 0, bytesOf(compact(operand)), cudaStream)
       return
     }
     const contiguous = rows <= 1 || pitch === columns
     const source = memoryOf(operand)
     const copy = (to: number, from: number, bytes: number) => {
-      native.copy(id, target.handle, to, operand.device.id, source, operand.byteOffset + from, bytes, number)
+      native.copy(id, target.handle, to, operand.device.id, source, operand.byteOffset + from, bytes, cudaStream)
     }
     if (contiguous) copy(0, 0, rows * rowBytes)
     else for (let row = 0; row < rows; row++) copy(row * rowBytes, row * pitch * bytesPerElement(dtype), rowBytes)
@@ -31,38 +34,41 @@ export function copyToDevice(operand: Operand, device: Device): Operand {
   return layOutOnDevice('device', target, 0, dtype, shape)
 }
 
-/** A contiguous copy on the host of an operand that is there. */
+/** A contiguous copy, in host memory, of an operand in host memory. */
 export function copyOnHost(operand: Operand): Operand {
   const copy = compact(operand).slice() as HostData
   return layOut('copy', copy, 0, operand.dtype, CPU, operand.shape, null)
 }
 
-/** A contiguous copy on the host, when all work on the operand is done. */
+/** A contiguous copy, in host memory, of an operand in device memory, made once the work enqueued on it is complete. */
 export async function copyToHost(operand: Operand): Promise<Operand> {
   const { dtype, shape, rows, columns, pitch, device } = operand
   const elements = operand.byteLength / bytesPerElement(dtype)
   const data = allocateOnHost('toHost', dtype, elements)
   await download(operand, bytesOf(data), operand.byteOffset)
-  const spread = layOut('toHost', data, 0, dtype, device, [rows, columns], [pitch, 1])
-  return layOut('toHost', compact(spread), 0, dtype, CPU, shape, null)
+  const pitched = layOut('toHost', data, 0, dtype, device, [rows, columns], [pitch, 1])
+  return layOut('toHost', compact(pitched), 0, dtype, CPU, shape, null)
 }
 
-/** Fills `data` with bytes of an operand's memory. */
+/** Copies bytes of an operand's device memory, from `byteOffset` on, to `data`. Resolves when the copy is complete. */
 export async function download(operand: Operand, data: Uint8Array, byteOffset: number): Promise<void> {
-  refuseInCapture('the contents of device memory', 'read them after replay()')
+  refuseInCapture('a copy to the host', 'make it after replay()')
   const placement = placementOn(operand.device, operand)
-  const { device, number } = placement.stream
-  await settled(placement.run(() => native.download(device, memoryOf(operand), byteOffset, data, number)))
+  const { device, cudaStream } = placement.stream
+  await settled(placement.run(() => native.download(device, memoryOf(operand), byteOffset, data, cudaStream)))
 }
 
-/** The stream of the operand where it has one and is there, else the device's own. */
+/**
+ * The placement of work on a device with one operand: its stream, if it is of that device, otherwise the default
+ * stream.
+ */
 export function placementOn(device: Device, operand: Operand): Placement {
   const placement = Placement.of(device, null, () => [operand])
-  if (placement === null) throw new Error('only devices have a placement')
+  if (placement === null) throw new Error('the host has no placement')
   return placement
 }
 
-/** Zeros in all of a contiguous operand of the package's own; on a device, enqueued in its stream. */
+/** Sets a contiguous operand of the package's memory to zero; on a device this is enqueued in the operand's stream. */
 export function clear(operand: Operand): void {
   const { memory, byteOffset, byteLength, device } = operand
   if (isHostMemory(memory)) {
@@ -71,16 +77,16 @@ export function clear(operand: Operand): void {
   }
   const placement = placementOn(device, operand)
   placement.run(() => {
-    native.fill(device.id, memoryOf(operand), byteOffset, byteLength, 0, placement.stream.number)
+    native.fill(device.id, memoryOf(operand), byteOffset, byteLength, 0, placement.stream.cudaStream)
   })
 }
 
-/** As the binding takes it. */
+/** An operand's memory in the form that the addon expects. */
 export function memoryOf({ memory }: Operand): Memory {
   return isDeviceMemory(memory) ? memory.handle : memory
 }
 
-/** The rows of an operand on the host, one after the other; its own memory where they are so already. */
+/** The elements of a host operand without gaps between rows: a view if it is contiguous, otherwise a copy. */
 function compact({ memory, byteOffset, dtype, rows, columns, pitch }: Operand): HostData {
   const data = memory as HostData
   const start = byteOffset / bytesPerElement(dtype)

@@ -1,11 +1,12 @@
-// What every backend computes of a step of AdamW before it looks at a parameter: in float64, rounded once.
+// The scalar factors of a step of AdamW, shared by the backends. They are computed in float64 and rounded to float32
+// once.
 #pragma once
 
 #include "lily/backend.h"
 
 namespace lily {
 
-// The factors of a step that all parameters share, with the names of lily_adamw's formula.
+// The factors that all parameters share. The symbols are those of the formula at lily_adamw.
 struct AdamWStep {
   float beta1;
   float beta1_rest;  // 1 - beta1
@@ -15,7 +16,7 @@ struct AdamWStep {
   float eps;
 };
 
-// Those of one parameter.
+// The factors of one parameter.
 struct AdamWRate {
   float keep;       // 1 - lr weight_decay
   float step_size;  // lr / (1 - beta1^step)

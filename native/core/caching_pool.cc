@@ -6,8 +6,9 @@
 namespace lily {
 namespace {
 
-// On the host: enough for the workspaces and results of a large layer, not so much that it hurts its neighbours. Memory
-// of a device is kept until it is asked back: to free it waits for the device.
+// The limit of kept host memory: enough for the workspaces and results of a large layer, and small enough to leave
+// memory for other processes. Device memory has no limit, because freeing it waits for the device: it is kept until
+// `empty`, or until an allocation fails.
 constexpr size_t kHostLimit = size_t{1} << 30;
 
 constexpr MemoryKind kKinds[] = {MemoryKind::kDevice, MemoryKind::kPinned};
@@ -21,7 +22,8 @@ CachingPool::CachingPool(const lily_backend &backend, int32_t device, MemoryKind
       has_streams_(&backend != lily_cpu_backend()),
       limit_(has_streams_ && kind == MemoryKind::kDevice ? SIZE_MAX : kHostLimit) {}
 
-// Four classes per power of two: at most a quarter of a block is wasted, and close sizes share blocks.
+// Four size classes per power of two: at most a quarter of a block is unused, and requests of similar size share
+// blocks.
 size_t CachingPool::size_class(size_t bytes) {
   size_t step = 1024;
   while (step * 8 <= bytes) step *= 2;
@@ -32,7 +34,8 @@ void *CachingPool::take(size_t bytes, lily_stream stream) {
   const size_t size = size_class(bytes == 0 ? 1 : bytes);
   const std::lock_guard<std::mutex> lock(mutex_);
   if (Captured *captured = recording(stream)) {
-    // In the order of the record; but the host writes to pinned memory once, before all of it.
+    // Captured work runs in the order of the capture, so it can reuse device memory. The host writes to pinned memory
+    // during the capture, before any captured work runs, so pinned blocks cannot be reused.
     std::vector<void *> &blocks = captured->blocks[size];
     if (kind_ == MemoryKind::kDevice && !blocks.empty()) {
       void *block = blocks.back();
@@ -42,7 +45,7 @@ void *CachingPool::take(size_t bytes, lily_stream stream) {
   }
   void *block = reuse(size, stream);
   if (block == nullptr && allocate(size, &block) != LILY_OK) {
-    // A record cannot wait for what is no part of it.
+    // A capturing stream cannot wait for work outside of the capture.
     block = recording(stream) == nullptr ? take_waiting(size, stream) : nullptr;
     if (block == nullptr) {
       release_kept();
@@ -67,17 +70,17 @@ void CachingPool::give_back(void *block, size_t bytes, lily_stream stream, bool 
   keep(size, {block, stream, 0, idle || !has_streams_});
 }
 
-// Moves a block from those in use.
+// Moves a block from the blocks in use to the kept blocks.
 void CachingPool::keep(size_t size, const Block &block) {
   statistics_.blocks_in_use -= 1;
   statistics_.bytes_in_use -= size;
   std::vector<Block> &blocks = kept_[size];
   blocks.push_back(block);
-  // The host writes to pinned memory at once, whatever is queued, so what is queued now must be known later.
-  if (kind_ == MemoryKind::kPinned) passed(blocks.back());
+  // The host writes to pinned memory without regard to queued work, so the event must be recorded now, at the last use.
+  if (kind_ == MemoryKind::kPinned) work_completed(blocks.back());
   statistics_.blocks_kept += 1;
   statistics_.bytes_kept += size;
-  if (statistics_.bytes_kept > limit_) shrink();
+  if (statistics_.bytes_kept > limit_) trim();
 }
 
 void CachingPool::begin_capture(lily_stream stream) {
@@ -95,24 +98,24 @@ bool CachingPool::is_recording(lily_stream stream) {
   return recording(stream) != nullptr;
 }
 
-// Null: the stream does what it is given.
+// The capture in progress on a stream, or null.
 CachingPool::Captured *CachingPool::recording(lily_stream stream) {
   const auto found = captured_.find(stream);
   return found != captured_.end() && found->second.recording ? &found->second : nullptr;
 }
 
-void CachingPool::hand_over(lily_stream stream, lily_stream heir) {
+void CachingPool::hand_over(lily_stream stream, lily_stream successor) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (const auto found = captured_.find(stream); found != captured_.end()) {
     const Captured captured = std::move(found->second);
     captured_.erase(found);
     for (const auto &[size, blocks] : captured.blocks) {
-      for (void *block : blocks) keep(size, {block, heir, 0, false});
+      for (void *block : blocks) keep(size, {block, successor, 0, false});
     }
   }
   for (auto &[size, blocks] : kept_) {
     for (Block &block : blocks) {
-      if (block.stream == stream) block.stream = heir;
+      if (block.stream == stream) block.stream = successor;
     }
   }
 }
@@ -133,8 +136,9 @@ bool CachingPool::usable_at_once(const Block &block, lily_stream stream) const {
   return block.idle || (kind_ == MemoryKind::kDevice && block.stream == stream);
 }
 
-// Whether all work that was queued in the block's stream has passed; where that is not known yet, all work until now.
-bool CachingPool::passed(Block &block) {
+// Whether the work on a block has completed: all work that was queued on its stream before the event. If the block has
+// no event yet, one is recorded now.
+bool CachingPool::work_completed(Block &block) {
   if (block.idle) return true;
   if (block.event == 0) {
     lily_event event = 0;
@@ -160,12 +164,13 @@ void CachingPool::drop_event(Block &block) {
   block.event = 0;
 }
 
-// A kept block that nothing has to be waited for, the one given back last first: it is the one in caches.
+// Takes a kept block that is usable without waiting. The block that was given back last comes first, because it is most
+// likely in the caches.
 void *CachingPool::reuse(size_t size, lily_stream stream) {
   const auto found = kept_.find(size);
   if (found == kept_.end()) return nullptr;
   std::vector<Block> &blocks = found->second;
-  const auto use = [&](size_t index) {
+  const auto take_block = [&](size_t index) {
     void *data = blocks[index].data;
     drop_event(blocks[index]);
     blocks.erase(blocks.begin() + static_cast<ptrdiff_t>(index));
@@ -174,30 +179,30 @@ void *CachingPool::reuse(size_t size, lily_stream stream) {
     return data;
   };
   for (size_t i = blocks.size(); i-- > 0;) {
-    if (usable_at_once(blocks[i], stream)) return use(i);
+    if (usable_at_once(blocks[i], stream)) return take_block(i);
   }
   for (size_t i = blocks.size(); i-- > 0;) {
-    if (passed(blocks[i])) return use(i);
+    if (work_completed(blocks[i])) return take_block(i);
   }
   return nullptr;
 }
 
-// Where there is no fresh memory: a block of another stream, which this one then waits for.
+// Used when an allocation fails: takes a block of another stream, and makes `stream` wait for the work on it.
 void *CachingPool::take_waiting(size_t size, lily_stream stream) {
   const auto found = kept_.find(size);
   if (found == kept_.end() || found->second.empty() || kind_ == MemoryKind::kPinned) return nullptr;
   Block &block = found->second.back();
-  passed(block);
+  work_completed(block);
   if (block.event == 0 || backend_.stream_wait_event(device_, stream, block.event) != LILY_OK) return nullptr;
   block.stream = stream;
   return reuse(size, stream);
 }
 
-// Gives up blocks whose work has passed until the limit is kept again.
-void CachingPool::shrink() {
+// Releases blocks whose work has completed, until the kept memory is within the limit.
+void CachingPool::trim() {
   for (auto &[size, blocks] : kept_) {
     for (size_t i = blocks.size(); i-- > 0 && statistics_.bytes_kept > limit_;) {
-      if (!passed(blocks[i])) continue;
+      if (!work_completed(blocks[i])) continue;
       drop_event(blocks[i]);
       release(blocks[i].data);
       blocks.erase(blocks.begin() + static_cast<ptrdiff_t>(i));
@@ -210,8 +215,8 @@ void CachingPool::shrink() {
 void CachingPool::release_kept() {
   for (auto &[size, blocks] : kept_) {
     for (Block &block : blocks) {
-      // Freeing alone need not wait for queued work.
-      if (!passed(block) && block.event != 0) backend_.event_synchronize(device_, block.event);
+      // Releasing a block does not have to wait for queued work, so wait here.
+      if (!work_completed(block) && block.event != 0) backend_.event_synchronize(device_, block.event);
       drop_event(block);
       release(block.data);
     }
@@ -239,7 +244,7 @@ namespace {
 
 using Pools = std::map<std::tuple<const lily_backend *, int32_t, MemoryKind>, CachingPool *>;
 
-// Never destroyed: a finalizer may give a block back after static destructors ran.
+// Never destroyed, because a finalizer may give back a block after the static destructors have run.
 std::mutex &pools_mutex() {
   static std::mutex *const mutex = new std::mutex;
   return *mutex;
@@ -267,8 +272,8 @@ void end_capture_in_pools(const lily_backend &backend, int32_t device, lily_stre
   for (const MemoryKind kind : kKinds) caching_pool(backend, device, kind).end_capture(stream);
 }
 
-void hand_over_pools(const lily_backend &backend, int32_t device, lily_stream stream, lily_stream heir) {
-  for (const MemoryKind kind : kKinds) caching_pool(backend, device, kind).hand_over(stream, heir);
+void hand_over_pools(const lily_backend &backend, int32_t device, lily_stream stream, lily_stream successor) {
+  for (const MemoryKind kind : kKinds) caching_pool(backend, device, kind).hand_over(stream, successor);
 }
 
 void empty_pools(const lily_backend &backend) {

@@ -1,9 +1,10 @@
-// Blocks of a backend's memory, kept for the next call instead of given back: fresh memory costs a page fault per 4
-// KiB on the host, and a wait for the whole device on a GPU.
+// A caching allocator: it keeps freed blocks of a backend's memory for later calls. New host memory costs a page fault
+// per 4 KiB, and freeing memory of a GPU waits for the whole device.
 //
-// The order is that of streams. A block belongs to the stream that it was taken for: whoever uses it elsewhere orders
-// the streams by events, before and after. So a block that is given back while work on it is still queued can serve its
-// own stream at once, and another one when that work has passed.
+// Allocation is stream-ordered. A block belongs to the stream that it was taken for; code that uses the block on
+// another stream must order the two streams by events, before and after. A block may be given back while work that uses
+// it is still queued: the pool reuses it on the same stream at once, and on another stream when that work has
+// completed.
 #pragma once
 
 #include <stddef.h>
@@ -18,36 +19,38 @@
 namespace lily {
 
 enum class MemoryKind {
-  kDevice,  // of a device; for the CPU backend the host's
-  kPinned,  // of the host, for copies to and from a device
+  kDevice,  // device memory; host memory for the CPU backend
+  kPinned,  // page-locked host memory, for copies to and from a device
 };
 
 struct PoolStatistics {
   size_t bytes_in_use, bytes_kept, peak_bytes_in_use;
   size_t blocks_in_use, blocks_kept;
-  uint64_t allocations;  // how often the backend was asked for memory
+  uint64_t allocations;  // number of allocations that the pool requested from the backend
 };
 
 class CachingPool {
  public:
   CachingPool(const lily_backend &backend, int32_t device, MemoryKind kind);
 
-  // A block of at least `bytes` with unspecified contents, or null when there is no memory even after the kept blocks
-  // were given up (which waits for the streams that use them). It is given back with the same `bytes` and `stream`.
+  // Returns a block of at least `bytes` with unspecified contents. If memory is exhausted, the pool releases all kept
+  // blocks, which waits for the streams that use them, and tries again; it returns null if that fails too. The block
+  // must be given back with the same `bytes` and `stream`.
   void *take(size_t bytes, lily_stream stream = 0);
-  // `idle`: no queued work uses it, so that anyone may have it at once.
+  // `idle`: no queued work uses the block, so that any stream may reuse it at once.
   void give_back(void *block, size_t bytes, lily_stream stream = 0, bool idle = false);
 
-  // Between the two, what `stream` is given is recorded, to be done later and again and again. Blocks that it gives
-  // back meanwhile serve later work of the record and nobody else, until the stream is handed over.
+  // Between the two calls, work on `stream` is captured into a graph, which may be launched several times. Blocks that
+  // are given back during a capture are reused by later captured work of the stream only, until hand_over.
   void begin_capture(lily_stream stream);
   void end_capture(lily_stream stream);
   bool is_recording(lily_stream stream);
 
-  // Of a stream that ends, after its work was ordered before all later work of `heir`.
-  void hand_over(lily_stream stream, lily_stream heir);
+  // Moves the blocks of a stream that is being destroyed to `successor`. The caller must have ordered all work of
+  // `stream` before all later work of `successor`.
+  void hand_over(lily_stream stream, lily_stream successor);
 
-  // Waits for the kept blocks and gives them back to the backend.
+  // Waits for the work on the kept blocks and releases them to the backend.
   void empty();
 
   PoolStatistics statistics() const;
@@ -56,25 +59,25 @@ class CachingPool {
   struct Block {
     void *data;
     lily_stream stream;
-    lily_event event;  // recorded in `stream` after the block's last use, or none
+    lily_event event;  // recorded on `stream` after the last use of the block; 0: none
     bool idle;
   };
 
-  // What a capture has given back. To the statistics it is in use.
+  // The blocks that were given back during a capture. The statistics count them as in use.
   struct Captured {
     bool recording;
     std::unordered_map<size_t, std::vector<void *>> blocks;
   };
 
   static size_t size_class(size_t bytes);
-  bool passed(Block &block);
+  bool work_completed(Block &block);
   bool usable_at_once(const Block &block, lily_stream stream) const;
   void keep(size_t size, const Block &block);
   Captured *recording(lily_stream stream);
   void *reuse(size_t size, lily_stream stream);
   void *take_waiting(size_t size, lily_stream stream);
   void drop_event(Block &block);
-  void shrink();
+  void trim();
   void release_kept();
   lily_status allocate(size_t size, void **block);
   void release(void *block);
@@ -91,16 +94,16 @@ class CachingPool {
   PoolStatistics statistics_ = {};
 };
 
-// The pool of a backend's device, for the life of the process.
+// The pool of a device of a backend. It exists for the life of the process.
 CachingPool &caching_pool(const lily_backend &backend, int32_t device, MemoryKind kind = MemoryKind::kDevice);
 
-// Of every pool of a backend: a capture, what a stream that ends leaves, and all that is kept.
+// The functions of CachingPool of the same names, for all pools of a device; `empty_pools` for all pools of a backend.
 void begin_capture_in_pools(const lily_backend &backend, int32_t device, lily_stream stream);
 void end_capture_in_pools(const lily_backend &backend, int32_t device, lily_stream stream);
-void hand_over_pools(const lily_backend &backend, int32_t device, lily_stream stream, lily_stream heir);
+void hand_over_pools(const lily_backend &backend, int32_t device, lily_stream stream, lily_stream successor);
 void empty_pools(const lily_backend &backend);
 
-// A block that goes back by itself.
+// A block that the destructor gives back to its pool.
 class PooledBlock {
  public:
   PooledBlock() = default;

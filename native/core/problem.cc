@@ -17,12 +17,12 @@ const char *problem_error(const lily_problem &problem) {
   if (problem.precision < LILY_PRECISION_DEFAULT || problem.precision > LILY_PRECISION_TF32) return "unknown precision";
   if (dtype_bytes(problem.activation_dtype) == 0 || dtype_bytes(problem.parameter_dtype) == 0) return "unknown dtype";
   if (problem.parameter_dtype != LILY_FLOAT32 && problem.parameter_dtype != problem.activation_dtype) {
-    return "parameters have the activations' dtype or float32";
+    return "the dtype of the parameters must be float32 or that of the activations";
   }
-  if (problem.routing == LILY_ROUTING_NONE && problem.experts != 1) return "LoRA has one expert";
+  if (problem.routing == LILY_ROUTING_NONE && problem.experts != 1) return "LoRA must have one expert";
   if (problem.groups < 0 || problem.groups > INT32_MAX) return "groups must be from 0 to 2^31 - 1";
-  if (!may_have_groups(problem) && problem.groups != 1) return "this routing has one group";
-  if (problem.groups == 0 && problem.tokens > 0) return "tokens need a group that they belong to";
+  if (!may_have_groups(problem) && problem.groups != 1) return "this routing must have one group";
+  if (problem.groups == 0 && problem.tokens > 0) return "groups must be at least 1 if there are tokens";
   return nullptr;
 }
 

@@ -1,4 +1,5 @@
-// What every backend must know of a problem before it plans anything: is it legal, and how large are its operands.
+// The validity of a problem, and the sizes and types of its operands that follow from it. Shared by the binding and the
+// backends.
 #pragma once
 
 #include "lily/backend.h"
@@ -8,32 +9,35 @@ namespace lily {
 constexpr int64_t kMaxRank = 4096;
 constexpr int64_t kMaxExperts = 64;
 
-// nullptr, or what is wrong with the problem.
+// Returns nullptr if the problem is valid, otherwise a message that says what is wrong.
 const char *problem_error(const lily_problem &problem);
 
-// Sequences may be ragged in these routings; in all others there is one group of all tokens.
+// Whether the routing has one group per sequence: `sequence` and `fixed`. Sequences may have different lengths. All
+// other routings have one group of all tokens.
 bool may_have_groups(const lily_problem &problem);
 
-// A router's softmax takes part in these.
+// Whether the routing has a router: `batch`, `sequence` and `token`.
 bool has_router(const lily_problem &problem);
 
-// Backward needs the probabilities of each token: token routing, and pooled probabilities.
+// Whether backward needs the probabilities of each token: with token routing, and with pool `probabilities`.
 bool keeps_probabilities(const lily_problem &problem);
 
-// One weight per group and expert mixes the HPs: all routings of Lily but `token`.
+// Whether there is one weight per group and expert: all routings of Lily except `token`.
 bool has_weights(const lily_problem &problem);
 
-// Number of r x d_out matrices in a deferred gradient of b: one D_g per group, or one per expert where there are more
-// groups than experts.
+// The number of r x d_out matrices (partials) in a deferred gradient of b: one D_g per group, or one per expert if
+// deferred_is_weighted.
 int64_t deferred_partials(const lily_problem &problem);
 
-// Whether a deferred gradient has one matrix per expert, already weighted: sum_g w_ge D_g.
+// Whether a deferred gradient has one weighted matrix per expert, sum_g w_ge D_g: with token routing, and if there are
+// more groups than experts.
 bool deferred_is_weighted(const lily_problem &problem);
 
+// Bytes per element; 0 for an unknown dtype.
 int64_t dtype_bytes(int32_t dtype);
 
-// Of saved.hidden: the activations' type; float32 where parameters are float32 and precision `high` rounds nothing that
-// a gradient of theirs is made of.
+// The type of `hidden`: that of the activations, but float32 for float32 parameters with precision `high`, because the
+// gradients of the parameters depend on hidden and `high` rounds none of their inputs.
 int32_t hidden_dtype(const lily_problem &problem);
 
 }  // namespace lily

@@ -1,4 +1,4 @@
-// Lays several arrays out in one workspace. The same code, run with a null base, gives the size.
+// Lays out several arrays in one workspace. With a null base, the same code computes the size only.
 #pragma once
 
 #include <stddef.h>
@@ -8,11 +8,12 @@ namespace lily {
 
 class Workspace {
  public:
-  // Cache line, widest vector, and the alignment that the ABI asks of a workspace.
+  // The size of a cache line and of the widest vector, and the alignment that the ABI requires of a workspace.
   static constexpr size_t kAlignment = 64;
 
   explicit Workspace(void *base) : base_(static_cast<char *>(base)) {}
 
+  // Returns the next `count` elements, or null if the base is null.
   template <typename T>
   T *take(int64_t count) {
     T *array = base_ == nullptr ? nullptr : reinterpret_cast<T *>(base_ + bytes_);

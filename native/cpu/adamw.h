@@ -1,5 +1,13 @@
-// AdamW: the sum of squares for the norm of all gradients, and the update, one pass over value, grad, m and v. What is
-// computed stands at lily_adamw; optimiser.cc cuts the parameters into chunks.
+// AdamW: the sum of squares for the norm of all gradients, and the update. The formulas are those of lily_adamw in
+// lily/backend.h; optimiser.cc cuts the parameters into splits of elements.
+//
+//   value       [count], float32, bfloat16 or float16; in and out
+//   grad        [count], the type of value, or float32
+//   exp_avg     [count], float32: m; in and out
+//   exp_avg_sq  [count], float32: v; in and out
+//
+// The sum of squares reads grad once. The update is one pass: it reads all four arrays once and writes all but grad
+// once.
 #pragma once
 
 #include "cpu/simd.h"
@@ -7,10 +15,10 @@
 namespace lily::cpu {
 namespace {
 
-// In float64, so that neither the squares overflow nor the order of the lanes costs digits.
+// In float64, so that squares do not overflow and the order of the additions costs no accuracy.
 double sum_of_squares(const void *values, int32_t dtype, int64_t begin, int64_t end) {
   typedef double WideVector __attribute__((vector_size(2 * LILY_VECTOR_BYTES)));
-  constexpr int64_t kChains = 4;  // of additions, each as long as the processor's latency
+  constexpr int64_t kChains = 4;  // independent sums, to hide the latency of the additions
   WideVector sums[kChains] = {};
   with_element(dtype, [&](auto element) __attribute__((always_inline)) {
     const auto *p = static_cast<const decltype(element) *>(values);

@@ -1,4 +1,4 @@
-// The C ABI on the CPU: checks, then the passes of a call on the thread pool.
+// The C ABI of the CPU backend: checks a call, then runs its passes on the thread pool.
 #include "lily/backend.h"
 
 #include <stdio.h>
@@ -33,7 +33,7 @@ const char *last_error_name() { return ""; }
 lily_status check_available() {
   if (instruction_set().kernels == nullptr) return fail(LILY_ERROR_UNAVAILABLE, instruction_set().error);
   if (thread_count() == 0) {
-    return fail(LILY_ERROR_UNAVAILABLE, "LILY_NUM_THREADS is not a whole number from 1 to 256; unset it or give one");
+    return fail(LILY_ERROR_UNAVAILABLE, "LILY_NUM_THREADS must be a whole number from 1 to 256; change it or unset it");
   }
   return LILY_OK;
 }
@@ -46,7 +46,8 @@ lily_status check(const lily_problem &problem) {
 
 lily_status check_workspace(const void *workspace, size_t given, size_t needed) {
   if (given >= needed && reinterpret_cast<uintptr_t>(workspace) % Workspace::kAlignment == 0) return LILY_OK;
-  return fail(LILY_ERROR_ARGUMENT, "the workspace must have " + std::to_string(needed) + " bytes, aligned to 64");
+  return fail(LILY_ERROR_ARGUMENT,
+              "the workspace must have at least " + std::to_string(needed) + " bytes and be aligned to 64 bytes");
 }
 
 lily_status device_count(int32_t *count) {
@@ -57,7 +58,7 @@ lily_status device_count(int32_t *count) {
 }
 
 lily_status device_info(int32_t device, lily_device_info *info) {
-  if (device != 0) return fail(LILY_ERROR_ARGUMENT, "the cpu backend has one device, 0");
+  if (device != 0) return fail(LILY_ERROR_ARGUMENT, "the CPU backend has one device, number 0");
   *info = {};
   snprintf(info->name, sizeof info->name, "%s", processor_name().c_str());
   snprintf(info->detail, sizeof info->detail, "%s", instruction_set().name);
@@ -71,9 +72,11 @@ lily_status measure_roof(int32_t, int32_t roof, size_t bytes, double *rate) {
   if (const lily_status status = check_available()) return status;
   if (roof < LILY_ROOF_MULTIPLY_ADD || roof > LILY_ROOF_BFLOAT16) return fail(LILY_ERROR_ARGUMENT, "unknown roof");
   const InstructionSet &set = instruction_set();
-  const bool of_pairs = roof == LILY_ROOF_BFLOAT16 && set.pairs != nullptr;
-  *rate = cpu::measure_roof(of_pairs ? *set.pairs : *set.kernels, roof, bytes);
-  return *rate > 0.0 ? LILY_OK : fail(LILY_ERROR_OUT_OF_MEMORY, "the host has no " + std::to_string(bytes) + " bytes");
+  const bool uses_pairs = roof == LILY_ROOF_BFLOAT16 && set.pairs != nullptr;
+  *rate = cpu::measure_roof(uses_pairs ? *set.pairs : *set.kernels, roof, bytes);
+  return *rate > 0.0
+             ? LILY_OK
+             : fail(LILY_ERROR_OUT_OF_MEMORY, "could not allocate " + std::to_string(bytes) + " bytes of host memory");
 }
 
 lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {
@@ -94,18 +97,18 @@ lily_status forward(const lily_forward *call) {
   }
   const auto scratch = [&plan](int64_t worker) { return plan.scratch + worker * plan.scratch_floats; };
 
-  parallel_for(pass.partial_count * pass.shrink_chunks,
+  parallel_for(pass.hidden_partial_count * pass.shrink_token_tiles,
                [&](int64_t task, int64_t worker) { kernels.shrink(pass, task, scratch(worker)); });
   if (pass.router_packed != nullptr) kernels.pack_router(pass);
-  parallel_for(pass.groups.block_count(),
-               [&](int64_t block, int64_t worker) { kernels.route(pass, block, scratch(worker)); });
+  parallel_for(pass.groups.tile_count(),
+               [&](int64_t tile, int64_t worker) { kernels.route(pass, tile, scratch(worker)); });
   if (has_weights(call->problem) && call->problem.routing != LILY_ROUTING_FIXED) pool_weights(pass, plan.weights);
-  parallel_for(pass.expand_slabs.count * pass.expand_chunks,
+  parallel_for(pass.expand_column_tiles.count * pass.expand_token_tiles,
                [&](int64_t task, int64_t worker) { kernels.expand(pass, task, scratch(worker)); });
   return LILY_OK;
 }
 
-// The problem alone decides the size, so every output is taken to be wanted.
+// The size depends on the problem alone, so that it is enough for any set of outputs.
 lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
   if (const lily_status status = check(*problem)) return status;
   lily_backward call = {};
@@ -124,26 +127,26 @@ lily_status backward(const lily_backward *call) {
   }
   const auto scratch = [&plan](int64_t worker) { return plan.scratch + worker * plan.scratch_floats; };
 
-  if (pass.mixed_hidden.data != nullptr) {
-    parallel_for(pass.groups.block_count(), [&](int64_t block, int64_t) { kernels.mix_hidden(pass, block); });
+  if (pass.u.data != nullptr) {
+    parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.compute_u(pass, tile); });
   }
-  if (pass.wants_hidden_gradient || pass.wants_db) {
-    parallel_for(pass.dy_slabs.count,
-                 [&](int64_t slab, int64_t worker) { kernels.dy_pass(pass, slab, scratch(worker)); });
+  if (pass.needs_d_hidden || pass.needs_db) {
+    parallel_for(pass.dy_splits.count,
+                 [&](int64_t split, int64_t worker) { kernels.dy_pass(pass, split, scratch(worker)); });
   }
-  if (!pass.wants_hidden_gradient) return LILY_OK;
+  if (!pass.needs_d_hidden) return LILY_OK;
 
   if (pass.router_packed != nullptr) kernels.pack_router_rows(pass);
-  if (pass.wants_weight_gradient) pool_gradient(pass);
-  parallel_for(pass.groups.block_count(), [&](int64_t block, int64_t) { kernels.hidden_gradient(pass, block); });
+  if (pass.needs_d_weights) compute_d_pooled(pass);
+  parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.compute_d_hidden(pass, tile); });
 
-  const int64_t x_tasks = call->dx.data != nullptr || call->da.data != nullptr ? pass.x_slabs.count : 0;
-  const int64_t router_tasks = call->d_router.data != nullptr ? pass.router_slabs.count : 0;
+  const int64_t x_tasks = call->dx.data != nullptr || call->da.data != nullptr ? pass.x_tiles.count : 0;
+  const int64_t router_tasks = call->d_router.data != nullptr ? pass.router_tiles.count : 0;
   parallel_for(x_tasks + router_tasks, [&](int64_t task, int64_t worker) {
     if (task < x_tasks) {
       kernels.x_pass(pass, task, scratch(worker));
     } else {
-      kernels.router_gradient(pass, task - x_tasks, scratch(worker));
+      kernels.compute_d_router(pass, task - x_tasks, scratch(worker));
     }
   });
   return LILY_OK;
@@ -152,8 +155,8 @@ lily_status backward(const lily_backward *call) {
 lily_status fold(const lily_fold *call) {
   if (const lily_status status = check_available()) return status;
   const Kernels &kernels = *instruction_set().kernels;
-  const Slabs slabs = plan_fold(*call, kernels);
-  parallel_for(slabs.count, [&](int64_t slab, int64_t) { kernels.fold(*call, slabs, slab); });
+  const Partition tiles = plan_fold(*call, kernels);
+  parallel_for(tiles.count, [&](int64_t tile, int64_t) { kernels.fold(*call, tiles, tile); });
   return LILY_OK;
 }
 
@@ -174,7 +177,7 @@ lily_status allocate(int32_t, size_t bytes, void **memory) {
   *memory = aligned_alloc(Workspace::kAlignment,
                           (bytes + Workspace::kAlignment - 1) / Workspace::kAlignment * Workspace::kAlignment);
   if (*memory != nullptr) return LILY_OK;
-  return fail(LILY_ERROR_OUT_OF_MEMORY, "the host has no " + std::to_string(bytes) + " bytes");
+  return fail(LILY_ERROR_OUT_OF_MEMORY, "could not allocate " + std::to_string(bytes) + " bytes of host memory");
 }
 
 lily_status release(int32_t, void *memory) {
@@ -197,7 +200,7 @@ lily_status fill(int32_t, void *destination, uint8_t value, size_t bytes, lily_s
   return LILY_OK;
 }
 
-// Every call is done when it returns: streams and events have nothing to keep.
+// Every call is complete when it returns, so streams and events have no state.
 lily_status stream_create(int32_t, lily_stream *stream) { return *stream = 0, LILY_OK; }
 lily_status stream_destroy(int32_t, lily_stream) { return LILY_OK; }
 lily_status stream_wait_event(int32_t, lily_stream, lily_event) { return LILY_OK; }
@@ -207,7 +210,7 @@ lily_status event_record(int32_t, lily_event, lily_stream) { return LILY_OK; }
 lily_status event_query(int32_t, lily_event, int32_t *ready) { return *ready = 1, LILY_OK; }
 lily_status event_synchronize(int32_t, lily_event) { return LILY_OK; }
 lily_status event_elapsed(int32_t, lily_event, lily_event, float *milliseconds) { return *milliseconds = 0, LILY_OK; }
-lily_status no_graphs() { return fail(LILY_ERROR_UNSUPPORTED, "the CPU backend has no graphs"); }
+lily_status no_graphs() { return fail(LILY_ERROR_UNSUPPORTED, "the CPU backend does not support graphs"); }
 lily_status capture_begin(int32_t, lily_stream) { return no_graphs(); }
 lily_status capture_end(int32_t, lily_stream, lily_graph *graph) { return *graph = 0, no_graphs(); }
 lily_status graph_launch(int32_t, lily_graph, lily_stream) { return no_graphs(); }

@@ -1,125 +1,134 @@
-// From the partial sums of q to the gradient of the hidden, a block of tokens at a time.
+// The gradients of the logits and of hidden. A task processes one tile of kTokenTile tokens.
 //
-//   pooled:  q_t = sum over slabs of q_partial;  dp_te = keep_t group_gradient_ge (dw_ge / n_g)
-//   token:   v_t = sum over slabs of q_partial;  dp_te = <h_t, v_te>;  q_t = sum_e p_te v_te
-//   dl_t = p_t * (dp_t - <p_t, dp_t>);  with pool `logits` dl_te = keep_t group_gradient_ge
+//   pooled routing:  q_t = sum over splits of q_partials;  dp_te = keep_t d_pooled_ge, with d_pooled_ge = dw_ge / n_g
+//   token routing:   v_t = sum over splits of q_partials;  dp_te = <h_t, v_te>;  q_t = sum_e p_te v_te
+//
+//   dl_t = p_t * (dp_t - <p_t, dp_t>)        with pool `logits`: dl_te = keep_t d_pooled_ge
 //   dh_t = (q_t + dl_t R) * phi'(h_t)
 //
-//   dl  M x E;  dh  M x rank_pitch, its padding zero;  dh_left  the same, as elements of the large products
+//   q_partials      [split][M][lhs_pitch], float32
+//   probabilities  M x E, contiguous
+//   hidden         M x r, contiguous
+//   router_packed  E x rank_pitch: R, float32
+//   d_logits       M x E, contiguous
+//   d_hidden       M x rank_pitch, padded with zeros
+//   d_hidden_lhs   the same values in the element type of the large products; d_hidden itself for float32
+//
+// One pass over the tokens: the partial sums are read once, each output is written once.
 #pragma once
 
-#include "cpu/mixture.h"
+#include "cpu/pack.h"
 
 namespace lily::cpu {
 namespace {
 
 void pack_router_rows(const BackwardPass &pass) {
   const lily_problem &problem = pass.call->problem;
-  copy_padded<Floats>(problem.experts, problem.rank, pass.call->router, 1.0f, pass.router_packed, pass.rank_pitch);
+  pack<Floats>(problem.experts, problem.rank, pass.call->router, 1.0f, pass.router_packed, pass.rank_pitch);
 }
 
-// Sum over the slabs, whole vectors; q_partial's rows are padded with zeros.
-LILY_INLINE Vector sum_of_slabs(const BackwardPass &pass, int64_t token, int64_t column) {
-  const float *first = pass.q_partial + token * pass.left_pitch + column;
+// One vector of the sum over the splits. The rows of q_partials are padded with zeros.
+LILY_INLINE Vector sum_of_splits(const BackwardPass &pass, int64_t token, int64_t column) {
+  const float *first = pass.q_partials + token * pass.lhs_pitch + column;
   Vector sum = load(first);
-  for (int64_t slab = 1; slab < pass.dy_slabs.count; ++slab) {
-    sum += load(first + slab * pass.call->problem.tokens * pass.left_pitch);
+  for (int64_t split = 1; split < pass.dy_splits.count; ++split) {
+    sum += load(first + split * pass.call->problem.tokens * pass.lhs_pitch);
   }
   return sum;
 }
 
-// dp of a token with token routing, and its q into dh.
-LILY_INLINE void gradient_of_mixing(const BackwardPass &pass, int64_t token, float *dp, float *dh) {
+// Token routing: computes dp of one token and stores its q to d_hidden.
+LILY_INLINE void token_routing_gradient(const BackwardPass &pass, int64_t token, float *d_probs, float *d_hidden) {
   const lily_problem &problem = pass.call->problem;
   const float *p = pass.call->probabilities + token * problem.experts;
-  // v lies at any offset in its row: an expert's part need not begin on a whole vector. The slabs are summed once, into
-  // the first slab's row, which nobody else reads.
-  float *v = pass.q_partial + token * pass.left_pitch;
-  for (int64_t j = 0; j < pass.left_pitch; j += kLanes) store(v + j, sum_of_slabs(pass, token, j));
-  clear(dh, pass.rank_pitch);
+  // v_te starts at any offset of the row, so it cannot be summed in whole vectors per expert. The splits are summed
+  // once, into the row of the first split, which no other task reads.
+  float *v = pass.q_partials + token * pass.lhs_pitch;
+  for (int64_t j = 0; j < pass.lhs_pitch; j += kLanes) store(v + j, sum_of_splits(pass, token, j));
+  clear(d_hidden, pass.rank_pitch);
   with_element(pass.hidden.dtype, [&](auto element) __attribute__((always_inline)) {
     const auto *hidden = static_cast<const decltype(element) *>(pass.hidden.data) + token * problem.rank;
     for (int64_t e = 0; e < problem.experts; ++e) {
-      const float *part = v + e * problem.rank;
+      const float *v_e = v + e * problem.rank;
       Vector sum = {};
       int64_t i = 0;
       for (; i + kLanes <= problem.rank; i += kLanes) {
-        const Vector values = load(part + i);
+        const Vector values = load(v_e + i);
         sum += load(hidden + i) * values;
-        store(dh + i, load(dh + i) + p[e] * values);
+        store(d_hidden + i, load(d_hidden + i) + p[e] * values);
       }
       float rest = 0.0f;
       for (; i < problem.rank; ++i) {
-        rest += value_of(hidden[i]) * part[i];
-        dh[i] += p[e] * part[i];
+        rest += value_of(hidden[i]) * v_e[i];
+        d_hidden[i] += p[e] * v_e[i];
       }
-      dp[e] = sum_lanes(sum) + rest;
+      d_probs[e] = sum_lanes(sum) + rest;
     }
   });
 }
 
-// The gradient does not change when a constant is added to dp. Counted from the dp of the likeliest expert, what is
-// left to subtract is small where its p is close to 1; <p, dp> itself would be close to its dp, and their difference
-// rounding.
-LILY_INLINE void softmax_gradient(int64_t experts, const float *p, const float *dp, float *dl) {
-  int64_t likeliest = 0;
-  for (int64_t e = 1; e < experts; ++e) likeliest = p[e] > p[likeliest] ? e : likeliest;
+// dl = p * (dp - <p, dp>). Adding a constant to dp does not change dl, so dp is taken relative to the dp of the most
+// likely expert. If the p of that expert is close to 1, <p, dp> is close to its dp, and the difference of the two would
+// consist of rounding errors; relative to its dp, both terms are small.
+LILY_INLINE void softmax_gradient(int64_t experts, const float *p, const float *d_probs, float *d_logits) {
+  int64_t most_likely = 0;
+  for (int64_t e = 1; e < experts; ++e) most_likely = p[e] > p[most_likely] ? e : most_likely;
   float mean = 0.0f;
-  for (int64_t e = 0; e < experts; ++e) mean += p[e] * (dp[e] - dp[likeliest]);
-  for (int64_t e = 0; e < experts; ++e) dl[e] = p[e] * ((dp[e] - dp[likeliest]) - mean);
+  for (int64_t e = 0; e < experts; ++e) mean += p[e] * (d_probs[e] - d_probs[most_likely]);
+  for (int64_t e = 0; e < experts; ++e) d_logits[e] = p[e] * ((d_probs[e] - d_probs[most_likely]) - mean);
 }
 
-void hidden_gradient(const BackwardPass &pass, int64_t block) {
+void compute_d_hidden(const BackwardPass &pass, int64_t tile) {
   const lily_problem &problem = pass.call->problem;
   const int64_t experts = problem.experts;
-  const int64_t group = pass.groups.of_block(block);
-  const int64_t begin = pass.groups.begin(group) + (block - pass.groups.first_block(group)) * kTokenBlock;
-  const int64_t end = minimum(pass.groups.end(group), begin + kTokenBlock);
+  const int64_t group = pass.groups.of_tile(tile);
+  const int64_t begin = pass.groups.begin(group) + (tile - pass.groups.first_tile(group)) * kTokenTile;
+  const int64_t end = minimum(pass.groups.end(group), begin + kTokenTile);
   const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
 
   for (int64_t t = begin; t < end; ++t) {
-    float *dh = pass.dh + t * pass.rank_pitch;
-    float dp[kMaxExperts];
+    float *d_hidden = pass.d_hidden + t * pass.rank_pitch;
+    float d_probs[kMaxExperts];
     if (token_routing) {
-      gradient_of_mixing(pass, t, dp, dh);
+      token_routing_gradient(pass, t, d_probs, d_hidden);
     } else {
-      for (int64_t i = 0; i < pass.rank_pitch; i += kLanes) store(dh + i, sum_of_slabs(pass, t, i));
+      for (int64_t i = 0; i < pass.rank_pitch; i += kLanes) store(d_hidden + i, sum_of_splits(pass, t, i));
     }
-    if (pass.dl == nullptr) continue;
-    float *dl = pass.dl + t * experts;
-    const float *of_group = pass.group_gradient + group * experts;
+    if (pass.d_logits == nullptr) continue;
+    float *d_logits = pass.d_logits + t * experts;
+    const float *d_pooled = pass.d_pooled + group * experts;
     if (token_routing) {
-      softmax_gradient(experts, pass.call->probabilities + t * experts, dp, dl);
+      softmax_gradient(experts, pass.call->probabilities + t * experts, d_probs, d_logits);
     } else if (pass.call->tokens.mask != nullptr && pass.call->tokens.mask[t] == 0) {
-      clear(dl, experts);
+      clear(d_logits, experts);
     } else if (problem.pool == LILY_POOL_LOGITS) {
-      for (int64_t e = 0; e < experts; ++e) dl[e] = of_group[e];
+      for (int64_t e = 0; e < experts; ++e) d_logits[e] = d_pooled[e];
     } else {
-      softmax_gradient(experts, pass.call->probabilities + t * experts, of_group, dl);
+      softmax_gradient(experts, pass.call->probabilities + t * experts, d_pooled, d_logits);
     }
   }
-  if (pass.dl != nullptr) {
+  if (pass.d_logits != nullptr) {
     for (int64_t i = 0; i < pass.rank_pitch; i += kPanel) {
       multiply_rows(end - begin, minimum(kPanel, pass.rank_pitch - i) / kLanes, experts,
-                    Left<Floats>{pass.dl + begin * experts, experts, 1}, pass.router_packed + i, pass.rank_pitch,
-                    pass.dh + begin * pass.rank_pitch + i, pass.rank_pitch, true);
+                    LeftOperand<Floats>{pass.d_logits + begin * experts, experts, 1}, pass.router_packed + i,
+                    pass.rank_pitch, pass.d_hidden + begin * pass.rank_pitch + i, pass.rank_pitch, true);
     }
   }
   if (problem.activation == LILY_ACTIVATION_RELU) {
     with_element(pass.hidden.dtype, [&](auto element) __attribute__((always_inline)) {
       for (int64_t t = begin; t < end; ++t) {
         const auto *hidden = static_cast<const decltype(element) *>(pass.hidden.data) + t * problem.rank;
-        float *dh = pass.dh + t * pass.rank_pitch;
+        float *d_hidden = pass.d_hidden + t * pass.rank_pitch;
         for_vectors(problem.rank, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
-          store(dh + i, load_up_to(hidden + i, count) > 0.0f ? load(dh + i) : Vector{});
+          store(d_hidden + i, load_up_to(hidden + i, count) > 0.0f ? load(d_hidden + i) : Vector{});
         });
       }
     });
   }
   if (Operand::kDtype != LILY_FLOAT32) {
-    auto *const left = static_cast<Operand::Element *>(pass.dh_left.data);
+    auto *const d_hidden_lhs = static_cast<Operand::Element *>(pass.d_hidden_lhs.data);
     for (int64_t i = begin * pass.rank_pitch; i < end * pass.rank_pitch; i += kLanes)
-      store(left + i, load(pass.dh + i));
+      store(d_hidden_lhs + i, load(pass.d_hidden + i));
   }
 }
 

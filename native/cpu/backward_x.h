@@ -1,91 +1,103 @@
-// One sweep over x and dx, a slab of d_in at a time: dA and dx together.
+// The x pass: computes dx and dA in one pass over x and dx. A task processes one tile of d_in for all tokens. And dR,
+// where a task processes one tile of r for all tokens.
 //
-//   dx_t (+)= dh_t A      A's slab is packed [panel][step of rank][width] into scratch
-//   dA   (+)= dh^T x      summed packed in scratch, written when the slab is done
+//   dx_t (+)= dh_t A
+//   dA   (+)= dh^T x
+//   dR   (+)= dl^T h
 //
-// x is read once, dx is written (and read) once. And dR (+)= dl^T h, a slab of r at a time.
+//   d_hidden_lhs  M x rank_pitch, in the element type of the large products
+//   a, da         r x d_in, pitched; the columns of the tile of A are packed in scratch, [panel][step of r][width]
+//   x, dx         M x d_in, pitched
+//   d_logits      M x E, contiguous
+//   hidden        M x r, contiguous
+//   d_router      E x r, pitched
+//
+// x is read once; dx is written once, and read once if it is accumulated. The sums of dA stay packed in scratch until
+// all tokens are added.
 #pragma once
 
-#include "cpu/mixture.h"
+#include "cpu/outer_product.h"
 
 namespace lily::cpu {
 namespace {
 
-// The columns of dh, where a tile cannot take them in place.
-LILY_INLINE int64_t dh_block_floats(const BackwardPass &pass) {
-  return Operand::kDepth == 1 ? 0 : steps_of<Operand>(pass.token_step) * pass.rank_pitch;
+// Floats for the columns of d_hidden_lhs (lhs_of_columns). 0 if the register tile reads them in place.
+LILY_INLINE int64_t d_hidden_scratch_floats(const BackwardPass &pass) {
+  return Operand::kDepth == 1 ? 0 : steps_of<Operand>(pass.outer_product_tokens) * pass.rank_pitch;
 }
 
 LILY_INLINE int64_t backward_x_scratch(const BackwardPass &pass) {
   const lily_problem &problem = pass.call->problem;
   const int64_t rows = steps_of<Operand>(problem.rank) + problem.rank;
-  const int64_t slab = rows * round_up(pass.x_slabs.width, kLanes) + dh_block_floats(pass);
-  const int64_t router = problem.experts * round_up(pass.router_slabs.width, kLanes);
-  return maximum(slab, router) + pass.token_step * kPanel;
+  const int64_t x_floats = rows * round_up(pass.x_tiles.width, kLanes) + d_hidden_scratch_floats(pass);
+  const int64_t router_floats = problem.experts * round_up(pass.router_tiles.width, kLanes);
+  return maximum(x_floats, router_floats) + pass.outer_product_tokens * kPanel;
 }
 
-// The lines of x that the outer product is about to read, a tile's worth.
+// Prefetches the rows of x that belong to a register tile of dx, by cache lines of 64 bytes: the outer product reads
+// them next.
 LILY_INLINE void prefetch_tile(const lily_matrix &x, int64_t rows, int64_t columns) {
   const int64_t row_bytes = columns * (x.dtype == LILY_FLOAT32 ? 4 : 2);
   for (int64_t i = 0; i < rows; ++i) {
-    const char *row = static_cast<const char *>(from(x, i, 0).data);
+    const char *row = static_cast<const char *>(submatrix(x, i, 0).data);
     for (int64_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(row + byte);
   }
 }
 
-void x_pass(const BackwardPass &pass, int64_t slab, float *scratch) {
+void x_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
   const lily_problem &problem = pass.call->problem;
   const lily_matrix &x = pass.call->x, &a = pass.call->a, &dx = pass.call->dx, &da = pass.call->da;
   const int64_t rank = problem.rank, steps = steps_of<Operand>(rank);
-  const int64_t begin = pass.x_slabs.begin(slab), columns = pass.x_slabs.end(slab) - begin;
+  const int64_t begin = pass.x_tiles.begin(tile), columns = pass.x_tiles.end(tile) - begin;
   const int64_t padded = round_up(columns, kLanes);
-  float *panels = scratch, *sums = panels + steps * padded, *edge = sums + rank * padded;
-  float *dh_block = edge + pass.token_step * kPanel;
-  const bool wants_dx = dx.data != nullptr, wants_da = da.data != nullptr;
+  float *a_packed = scratch, *sums = a_packed + steps * padded, *rhs_scratch = sums + rank * padded;
+  float *d_hidden_scratch = rhs_scratch + pass.outer_product_tokens * kPanel;
+  const bool needs_dx = dx.data != nullptr, needs_da = da.data != nullptr;
 
-  if (wants_dx) {
+  if (needs_dx) {
     for (int64_t p = 0; p < panel_count(columns); ++p) {
-      copy_padded<Operand>(rank, panel_columns(columns, p), from(a, 0, begin + p * kPanel), 1.0f,
-                           panels + p * kPanel * steps, round_up(panel_columns(columns, p), kLanes));
+      pack<Operand>(rank, panel_columns(columns, p), submatrix(a, 0, begin + p * kPanel), 1.0f,
+                    a_packed + p * kPanel * steps, round_up(panel_columns(columns, p), kLanes));
     }
   }
-  if (wants_da) clear(sums, rank * padded);
+  if (needs_da) clear(sums, rank * padded);
 
-  for (int64_t t = 0; t < problem.tokens; t += pass.token_step) {
-    const int64_t step_end = minimum(problem.tokens, t + pass.token_step);
-    if (wants_dx) {
+  for (int64_t t = 0; t < problem.tokens; t += pass.outer_product_tokens) {
+    const int64_t step_end = minimum(problem.tokens, t + pass.outer_product_tokens);
+    if (needs_dx) {
       for (int64_t row = t; row < step_end; row += kTileRows) {
         const int64_t rows = minimum(kTileRows, step_end - row);
-        // The padding of dh fills its last step.
-        const Left<Operand> left =
-            left_rows<Operand>(from(pass.dh_left, row, 0), rows, steps * Operand::kDepth, nullptr);
+        // The padding of d_hidden fills up the last step, so that the rows are read in place.
+        const LeftOperand<Operand> lhs =
+            lhs_of_rows<Operand>(submatrix(pass.d_hidden_lhs, row, 0), rows, steps * Operand::kDepth, nullptr);
         for (int64_t p = 0; p < panel_count(columns); ++p) {
           const int64_t panel = panel_columns(columns, p);
-          multiply_into(rows, panel, steps, left, panels + p * kPanel * steps, from(dx, row, begin + p * kPanel));
-          if (wants_da) prefetch_tile(from(x, row, begin + p * kPanel), rows, panel);
+          multiply_into(rows, panel, steps, lhs, a_packed + p * kPanel * steps, submatrix(dx, row, begin + p * kPanel));
+          if (needs_da) prefetch_tile(submatrix(x, row, begin + p * kPanel), rows, panel);
         }
       }
     }
-    if (wants_da) {
-      const Left<Operand> left = left_columns<Operand>(from(pass.dh_left, t, 0), step_end - t, rank, dh_block);
-      add_outer_product(rank, step_end - t, left, from(x, t, begin), columns, sums, edge);
+    if (needs_da) {
+      const LeftOperand<Operand> lhs =
+          lhs_of_columns<Operand>(submatrix(pass.d_hidden_lhs, t, 0), step_end - t, rank, d_hidden_scratch);
+      add_outer_product(rank, step_end - t, lhs, submatrix(x, t, begin), columns, sums, rhs_scratch);
     }
   }
-  if (wants_da) write_panels(rank, columns, sums, 1.0f, from(da, 0, begin), da.accumulate != 0);
+  if (needs_da) write_panels(rank, columns, sums, 1.0f, submatrix(da, 0, begin), da.accumulate != 0);
 }
 
-void router_gradient(const BackwardPass &pass, int64_t slab, float *scratch) {
+void compute_d_router(const BackwardPass &pass, int64_t tile, float *scratch) {
   const lily_problem &problem = pass.call->problem;
   const lily_matrix &out = pass.call->d_router;
-  const int64_t begin = pass.router_slabs.begin(slab), columns = pass.router_slabs.end(slab) - begin;
-  float *sums = scratch, *edge = sums + problem.experts * round_up(columns, kLanes);
+  const int64_t begin = pass.router_tiles.begin(tile), columns = pass.router_tiles.end(tile) - begin;
+  float *sums = scratch, *rhs_scratch = sums + problem.experts * round_up(columns, kLanes);
   clear(sums, problem.experts * round_up(columns, kLanes));
-  for (int64_t t = 0; t < problem.tokens; t += pass.token_step) {
-    const Left<Floats> left = {pass.dl + t * problem.experts, 1, problem.experts};
-    add_outer_product(problem.experts, minimum(pass.token_step, problem.tokens - t), left, from(pass.hidden, t, begin),
-                      columns, sums, edge);
+  for (int64_t t = 0; t < problem.tokens; t += pass.outer_product_tokens) {
+    const LeftOperand<Floats> lhs = {pass.d_logits + t * problem.experts, 1, problem.experts};
+    add_outer_product(problem.experts, minimum(pass.outer_product_tokens, problem.tokens - t), lhs,
+                      submatrix(pass.hidden, t, begin), columns, sums, rhs_scratch);
   }
-  write_panels(problem.experts, columns, sums, 1.0f, from(out, 0, begin), out.accumulate != 0);
+  write_panels(problem.experts, columns, sums, 1.0f, submatrix(out, 0, begin), out.accumulate != 0);
 }
 
 }  // namespace

@@ -1,5 +1,13 @@
-// db_e (+)= sum over layers and their groups of w_ge D_g, a slab of d_out at a time. Each element of db is read and
-// written once; the sum runs in the order of the layers.
+// Fold: adds up the deferred gradients of b of several layers. A task computes one tile of d_out.
+//
+//   dB_e (+)= sum over layers, sum over groups g, of w_ge D_g
+//
+//   partial  [groups][r][d_out], contiguous, float32: D_g. Without weights [E][r][d_out]: sum_g w_ge D_g
+//   weights  [groups][E], or null
+//   db       E r x d_out, pitched
+//
+// Layers and groups are added in order. Each element of db is written once, and read once if it is accumulated; each
+// D_g is read once per expert.
 #pragma once
 
 #include "cpu/tile.h"
@@ -7,8 +15,8 @@
 namespace lily::cpu {
 namespace {
 
-void fold(const lily_fold &call, const Slabs &slabs, int64_t slab) {
-  const int64_t begin = slabs.begin(slab), end = slabs.end(slab);
+void fold(const lily_fold &call, const Partition &tiles, int64_t tile) {
+  const int64_t begin = tiles.begin(tile), end = tiles.end(tile);
   with_element(call.db.dtype, [&](auto element) __attribute__((always_inline)) {
     for (int64_t e = 0; e < call.experts; ++e) {
       for (int64_t i = 0; i < call.rank; ++i) {

@@ -1,12 +1,22 @@
-// From the partial sums of h to everything that the tokens decide, a block of tokens at a time:
+// Routing: everything that depends on one token. A task processes one tile of kTokenTile tokens.
 //
-//   h_t = phi(sum over slabs of partial)      hidden, M x r; what follows takes it as rounded to hidden's type
-//   p_t = softmax(h_t R^T)                    probabilities, M x E; not with pool `logits`
-//   pool_sums[block] = sum of p_t (or of the logits) over the tokens of the block that the mask keeps
-//   u_t = p_t (x) h_t                         mixed_hidden, M x E r, token routing only
+//   h_t = phi(sum over splits of hidden_partials)
+//   l_t = h_t R^T
+//   p_t = softmax(l_t)                            not computed with pool `logits`
+//   pool_sums = sum of p_t over the kept tokens   of l_t with pool `logits`
+//   u_t = p_t (x) h_t                             token routing only, which needs no pool_sums
+//
+//   hidden_partials  [split][M][rank_pitch], float32
+//   hidden          M x r, contiguous; l and u use the values as rounded to its element type
+//   router_packed   r x expert_pitch: R^T, float32
+//   probabilities   M x E, contiguous, may be null
+//   pool_sums       [token tile][E]
+//   u               M x E r, in the element type of the large products
+//
+// One pass over the tokens: the partial sums are read once, each output is written once.
 #pragma once
 
-#include "cpu/mixture.h"
+#include "cpu/expert_stack.h"
 
 namespace lily::cpu {
 namespace {
@@ -16,20 +26,20 @@ LILY_INLINE int64_t route_scratch(const ForwardPass &pass) {
 }
 
 void pack_router(const ForwardPass &pass) {
-  transpose<Floats>(pass.call->problem.experts, pass.call->problem.rank, pass.call->router, 1.0f, pass.router_packed,
-                    pass.expert_pitch);
+  pack_transposed<Floats>(pass.call->problem.experts, pass.call->problem.rank, pass.call->router, 1.0f,
+                          pass.router_packed, pass.expert_pitch);
 }
 
 LILY_INLINE void sum_hidden(const ForwardPass &pass, int64_t token) {
   const lily_problem &problem = pass.call->problem;
   const bool relu = problem.activation == LILY_ACTIVATION_RELU;
-  const float *first = pass.partial + token * pass.rank_pitch;
+  const float *first = pass.hidden_partials + token * pass.rank_pitch;
   with_element(pass.hidden.dtype, [&](auto element) __attribute__((always_inline)) {
     auto *const hidden = static_cast<decltype(element) *>(pass.hidden.data) + token * problem.rank;
     for_vectors(problem.rank, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
       Vector sum = load(first + i);
-      for (int64_t slab = 1; slab < pass.partial_count; ++slab) {
-        sum += load(first + slab * problem.tokens * pass.rank_pitch + i);
+      for (int64_t split = 1; split < pass.hidden_partial_count; ++split) {
+        sum += load(first + split * problem.tokens * pass.rank_pitch + i);
       }
       if (relu) sum = sum < 0.0f ? Vector{} : sum;
       store_up_to(hidden + i, sum, count);
@@ -37,7 +47,7 @@ LILY_INLINE void sum_hidden(const ForwardPass &pass, int64_t token) {
   });
 }
 
-// In place, over the first `experts` of the padded row.
+// In place, over the first `experts` elements of a row that is padded to whole vectors.
 LILY_INLINE void softmax(float *row, int64_t experts) {
   float largest = row[0];
   for (int64_t e = 1; e < experts; ++e) largest = row[e] > largest ? row[e] : largest;
@@ -47,43 +57,43 @@ LILY_INLINE void softmax(float *row, int64_t experts) {
   for (int64_t e = 0; e < experts; ++e) row[e] /= sum;
 }
 
-void route(const ForwardPass &pass, int64_t block, float *scratch) {
+void route(const ForwardPass &pass, int64_t tile, float *scratch) {
   const lily_problem &problem = pass.call->problem;
-  const int64_t group = pass.groups.of_block(block);
-  const int64_t begin = pass.groups.begin(group) + (block - pass.groups.first_block(group)) * kTokenBlock;
-  const int64_t end = minimum(pass.groups.end(group), begin + kTokenBlock);
+  const int64_t group = pass.groups.of_tile(tile);
+  const int64_t begin = pass.groups.begin(group) + (tile - pass.groups.first_tile(group)) * kTokenTile;
+  const int64_t end = minimum(pass.groups.end(group), begin + kTokenTile);
   for (int64_t t = begin; t < end; ++t) sum_hidden(pass, t);
   if (pass.router_packed == nullptr) return;
 
-  float rows[kTokenBlock * kMaxExperts];  // logits, then probabilities
+  float logits[kTokenTile * kMaxExperts];  // softmax replaces them by the probabilities
   const int64_t pitch = pass.expert_pitch;
   for (int64_t t = begin; t < end; t += kTileRows) {
     const int64_t tokens = minimum(kTileRows, end - t);
-    const Left<Floats> left = left_rows<Floats>(from(pass.hidden, t, 0), tokens, problem.rank, scratch);
+    const LeftOperand<Floats> lhs = lhs_of_rows<Floats>(submatrix(pass.hidden, t, 0), tokens, problem.rank, scratch);
     for (int64_t e = 0; e < pitch; e += kPanel) {
-      multiply_rows(tokens, minimum(kPanel, pitch - e) / kLanes, problem.rank, left, pass.router_packed + e, pitch,
-                    rows + (t - begin) * pitch + e, pitch, false);
+      multiply_rows(tokens, minimum(kPanel, pitch - e) / kLanes, problem.rank, lhs, pass.router_packed + e, pitch,
+                    logits + (t - begin) * pitch + e, pitch, false);
     }
   }
   if (problem.pool == LILY_POOL_PROBABILITIES) {
     for (int64_t t = begin; t < end; ++t) {
-      float *row = rows + (t - begin) * pitch;
+      float *row = logits + (t - begin) * pitch;
       softmax(row, problem.experts);
       if (pass.probabilities == nullptr) continue;
       for (int64_t e = 0; e < problem.experts; ++e) pass.probabilities[t * problem.experts + e] = row[e];
     }
   }
-  if (pass.mixed_hidden.data != nullptr) {
+  if (pass.u.data != nullptr) {
     for (int64_t t = begin; t < end; ++t) {
-      write_mixed_hidden(problem, pass.hidden, t, rows + (t - begin) * pitch, pass.mixed_hidden);
+      write_u(problem, pass.hidden, t, logits + (t - begin) * pitch, pass.u);
     }
     return;
   }
-  float *sums = pass.pool_sums + block * problem.experts;
+  float *sums = pass.pool_sums + tile * problem.experts;
   clear(sums, problem.experts);
   for (int64_t t = begin; t < end; ++t) {
     if (pass.call->tokens.mask != nullptr && pass.call->tokens.mask[t] == 0) continue;
-    for (int64_t e = 0; e < problem.experts; ++e) sums[e] += rows[(t - begin) * pitch + e];
+    for (int64_t e = 0; e < problem.experts; ++e) sums[e] += logits[(t - begin) * pitch + e];
   }
 }
 

@@ -1,32 +1,35 @@
-// What the orchestration (backend.cc) and the kernels (one copy per instruction set) say to each other.
+// The interface between the orchestration (backend.cc) and the kernels, which are compiled once per instruction set.
 //
-// A pass is a function of a task number: the orchestration runs its tasks on the pool, in any order, on any thread. No
-// task writes what another one reads or writes, and every sum has one fixed order that depends on the problem alone.
+// A pass is a function of a task number. The thread pool runs the tasks of a pool call in any order and on any thread.
+// No task writes memory that another task of the same call reads or writes, and every sum has one fixed order that
+// depends on the problem alone. Symbols are those of docs/math.md.
 #pragma once
 
 #include "core/adamw.h"
 #include "core/problem.h"
 #include "lily/backend.h"
 
-// Always inlined: this header is compiled for several instruction sets, and a shared out-of-line copy of a function
-// could be the one for a set that the processor lacks.
+// Always inlined: several instruction sets compile this header. The linker keeps one out-of-line copy of an inline
+// function, and that copy could use instructions that the processor lacks.
 #define LILY_INLINE inline __attribute__((always_inline))
 
 namespace lily::cpu {
 
-// Columns in slabs of equal width; the last may be narrower.
-struct Slabs {
+// The columns of a matrix, cut into pieces of equal width; the last piece may be narrower. The pieces are `splits` if
+// their partial sums are added into one result, and `tiles` if each piece yields its own part of the output.
+struct Partition {
   int64_t columns;
   int64_t width;
   int64_t count;
 
-  LILY_INLINE int64_t begin(int64_t slab) const { return slab * width; }
-  LILY_INLINE int64_t end(int64_t slab) const { return (slab + 1) * width < columns ? (slab + 1) * width : columns; }
+  LILY_INLINE int64_t begin(int64_t index) const { return index * width; }
+  LILY_INLINE int64_t end(int64_t index) const { return (index + 1) * width < columns ? (index + 1) * width : columns; }
 };
 
-// Where a C_g comes from: C_g = scaling * sum_e w_ge B_e with B_e = rows e * rank .. of b. Token routing is the case of
-// one expert of rank E r and weight 1; LoRA that of one expert whose b is stored transposed, [d_out, r].
-struct Mixture {
+// The B_e and the weights that combine them: C_g = scaling * sum_e w_ge B_e, where B_e is the rows e * rank to
+// (e + 1) * rank - 1 of b. Token routing is the case of one expert of rank E r and weight 1. LoRA is the case of one
+// expert whose b is stored transposed, [d_out, r].
+struct ExpertStack {
   lily_matrix b;
   int64_t experts;
   int64_t rank;
@@ -35,36 +38,36 @@ struct Mixture {
   const float *weights;  // [G, experts]
 };
 
-// Tokens that the per-token steps (routing, gradient of the hidden) take at a time.
-constexpr int64_t kTokenBlock = 64;
+// Tokens per tile of the per-token passes: routing, and the gradient of hidden.
+constexpr int64_t kTokenTile = 64;
 
-// The pooling groups of a call: token ranges, in order. Each is cut into blocks of kTokenBlock tokens that begin with
-// it, so that nothing about a group depends on where in the batch it lies.
+// The pooling groups of a call: ranges of tokens, in order. Each group is cut into tiles of kTokenTile tokens, and the
+// first tile begins with the group, so that a group's results do not depend on its position in the batch.
 struct Groups {
-  const int32_t *offsets;  // [count + 1], or null: one group of all tokens
+  const int32_t *offsets;  // [count + 1]; null: one group of all tokens
   int64_t count;
   int64_t tokens;
-  const int32_t *first_blocks;  // [count + 1], or null with offsets
+  const int32_t *first_tiles;  // [count + 1]; null if offsets is null
 
   LILY_INLINE int64_t begin(int64_t group) const { return offsets == nullptr ? 0 : offsets[group]; }
   LILY_INLINE int64_t end(int64_t group) const { return offsets == nullptr ? tokens : offsets[group + 1]; }
-  LILY_INLINE int64_t first_block(int64_t group) const {
-    if (first_blocks != nullptr) return first_blocks[group];
-    return group == 0 ? 0 : (tokens + kTokenBlock - 1) / kTokenBlock;
+  LILY_INLINE int64_t first_tile(int64_t group) const {
+    if (first_tiles != nullptr) return first_tiles[group];
+    return group == 0 ? 0 : (tokens + kTokenTile - 1) / kTokenTile;
   }
-  LILY_INLINE int64_t block_count() const { return first_block(count); }
+  LILY_INLINE int64_t tile_count() const { return first_tile(count); }
 
-  // The group that holds a token, and the one that holds a block: the first one that ends behind it.
+  // The group that contains a token or a tile: the first group that ends after it.
   LILY_INLINE int64_t of_token(int64_t token) const {
-    return first_ending_behind(token, [this](int64_t group) { return end(group); });
+    return first_ending_after(token, [this](int64_t group) { return end(group); });
   }
-  LILY_INLINE int64_t of_block(int64_t block) const {
-    return first_ending_behind(block, [this](int64_t group) { return first_block(group + 1); });
+  LILY_INLINE int64_t of_tile(int64_t tile) const {
+    return first_ending_after(tile, [this](int64_t group) { return first_tile(group + 1); });
   }
 
  private:
   template <typename End>
-  LILY_INLINE int64_t first_ending_behind(int64_t position, End end_of) const {
+  LILY_INLINE int64_t first_ending_after(int64_t position, End end_of) const {
     int64_t low = 0, high = count - 1;
     while (low < high) {
       const int64_t middle = (low + high) / 2;
@@ -81,65 +84,65 @@ struct Groups {
 struct ForwardPass {
   const lily_forward *call;
   Groups groups;
-  Mixture mixture;
+  ExpertStack stack;
 
-  // shrink: tasks = slabs of d_in x chunks of tokens; or, with many chunks, chunks that take all slabs in turn. Either
-  // way the slabs' sums are added in order, and h is the same.
-  Slabs shrink_slabs;
-  int64_t packed_slabs;  // slabs of A in scratch at a time
-  int64_t shrink_chunk;  // tokens in a chunk
-  int64_t shrink_chunks;
-  int64_t partial_count;  // slabs of partial: as many as shrink_slabs, or one
-  int64_t rank_pitch;     // r in whole vectors
-  float *partial;         // [slab][M][rank_pitch]
+  // shrink: h = x A^T. Tasks: splits of d_in x tiles of tokens; with many token tiles, one task per token tile, which
+  // loops over all splits. The partial sums are added in the order of the splits in both cases, so h is the same.
+  Partition shrink_splits;
+  int64_t packed_splits;  // splits of A packed in scratch at a time
+  int64_t shrink_tile_tokens;
+  int64_t shrink_token_tiles;
+  int64_t hidden_partial_count;  // partial sums stored: shrink_splits.count, or 1
+  int64_t rank_pitch;            // r rounded up to whole vectors
+  float *hidden_partials;        // [hidden_partial_count][M][rank_pitch]
 
-  // route: tasks = blocks of tokens
-  lily_matrix hidden;        // M x r
-  float *probabilities;      // M x E, may be null
-  lily_matrix mixed_hidden;  // M x E r, u_t of token routing, else absent
-  float *router_packed;      // r x expert_pitch, R^T
-  int64_t expert_pitch;      // E in whole vectors
-  float *pool_sums;          // [block][E]: sums of p, or of the logits, over the block's kept tokens
+  // route. Tasks: tiles of kTokenTile tokens.
+  lily_matrix hidden;    // M x r
+  float *probabilities;  // M x E; may be null
+  lily_matrix u;         // M x E r: u_t = p_t (x) h_t, token routing only
+  float *router_packed;  // r x expert_pitch: R^T
+  int64_t expert_pitch;  // E rounded up to whole vectors
+  float *pool_sums;      // [token tile][E]: sums of p_t, or of the logits, over the kept tokens of the tile
 
-  // expand: tasks = slabs of d_out x chunks of tokens
-  Slabs expand_slabs;
-  int64_t expand_chunk;
-  int64_t expand_chunks;
-  lily_matrix left;  // M x mixture.rank: hidden or mixed_hidden
+  // expand: y (+)= lhs C. Tasks: tiles of d_out x tiles of tokens.
+  Partition expand_column_tiles;
+  int64_t expand_tile_tokens;
+  int64_t expand_token_tiles;
+  lily_matrix lhs;  // M x stack.rank: hidden, or u with token routing
 };
 
 struct BackwardPass {
   const lily_backward *call;
   Groups groups;
-  Mixture mixture;
-  bool wants_hidden_gradient;  // any of dx, da, d_router
-  bool wants_db;               // db or deferred_db
+  ExpertStack stack;
+  bool needs_d_hidden;  // dx, da or d_router is an output
+  bool needs_db;        // db or deferred_db is an output
   bool deferred_is_weighted;
 
-  // dy pass: tasks = slabs of d_out
-  Slabs dy_slabs;
-  int64_t dy_width;          // columns of a slab worked on at once, so that C and D stay in the cache
-  int64_t token_step;        // tokens per outer product: long enough to pay for reading and writing the sums
-  lily_matrix hidden;        // M x r
-  lily_matrix mixed_hidden;  // M x E r, u_t of token routing, else absent
-  lily_matrix left;          // M x mixture.rank: hidden or mixed_hidden
-  int64_t left_pitch;        // mixture.rank in whole vectors
-  float *q_partial;          // [slab][M][left_pitch]: v_t with token routing
-  double *weight_gradient;   // [slab][G][E]: slab's share of dw
-  bool wants_weight_gradient;
-  lily_matrix db_sums;  // E r x d_out in float32, where a db of 16 bits is the sum of several groups; else absent
+  // dy pass: q and D. Tasks: splits of d_out.
+  Partition dy_splits;
+  int64_t dy_tile_columns;       // columns of a split processed at a time, so that C and D stay in the cache
+  int64_t outer_product_tokens;  // tokens per outer product: enough to amortise reading and writing the sums
+  lily_matrix hidden;            // M x r
+  lily_matrix u;                 // M x E r: u_t = p_t (x) h_t, token routing only
+  lily_matrix lhs;               // M x stack.rank: hidden, or u with token routing
+  int64_t lhs_pitch;             // stack.rank rounded up to whole vectors
+  float *q_partials;             // [split][M][lhs_pitch]: partial sums of q_t; of v_t = s dy_t B^T with token routing
+  double *d_weights_partials;    // [split][G][E]: partial sums of dw
+  bool needs_d_weights;
+  lily_matrix db_sums;  // E r x d_out, float32: sums of a 16-bit db over several groups; otherwise absent
 
-  // gradient of the hidden: tasks = blocks of tokens
-  float *group_gradient;  // [G][E]: of a kept token's p (pool probabilities) or logits (pool logits)
-  int64_t rank_pitch;     // r in whole vectors
-  float *router_packed;   // E x rank_pitch
-  float *dl;              // M x E
-  float *dh;              // M x rank_pitch
-  lily_matrix dh_left;    // the same as elements of the large products
+  // gradient of hidden. Tasks: tiles of kTokenTile tokens.
+  float *d_pooled;           // [G][E]: gradient of p_t (pool `probabilities`) or l_t (pool `logits`) of a kept token
+  int64_t rank_pitch;        // r rounded up to whole vectors
+  float *router_packed;      // E x rank_pitch: R
+  float *d_logits;           // M x E
+  float *d_hidden;           // M x rank_pitch
+  lily_matrix d_hidden_lhs;  // d_hidden in the element type of the large products
 
-  // x pass: tasks = slabs of d_in; dR: one task per slab of r
-  Slabs x_slabs;
-  Slabs router_slabs;
+  // x pass: dx and dA. Tasks: tiles of d_in. dR: one task per tile of r.
+  Partition x_tiles;
+  Partition router_tiles;
 };
 
 // A step of AdamW for one parameter.
@@ -147,18 +150,19 @@ struct AdamWUpdate {
   const lily_adamw_parameter *parameter;
   AdamWStep step;
   AdamWRate rate;
-  float clip;  // times the gradient
+  float clip;  // factor of the gradient
 };
 
-// Independent chains of multiply-adds: more than any processor's latency times its units.
+// Independent chains of multiply-adds, enough to hide the latency: more than the product of latency and number of
+// units on any processor.
 constexpr int64_t kRoofChains = 12;
 
 struct Kernels {
   int64_t lanes;
-  int64_t panel;      // columns of a panel: slab widths are multiples of it
-  int64_t tile_rows;  // rows of a tile: chunks of tokens are multiples of it
-  int32_t dtype;      // of the elements of the large products
-  int64_t depth;      // values of k to a step of theirs, in the bytes of one float
+  int64_t panel;      // columns of a panel; the widths of splits and column tiles are multiples of it
+  int64_t tile_rows;  // rows of a register tile; the token tiles of expand are multiples of it
+  int32_t dtype;      // element type of the large products
+  int64_t depth;      // values of k per step of the large products; a step has the size of a float
 
   // Floats of scratch memory per thread.
   int64_t (*forward_scratch)(const ForwardPass &);
@@ -166,24 +170,24 @@ struct Kernels {
 
   void (*shrink)(const ForwardPass &, int64_t task, float *scratch);
   void (*pack_router)(const ForwardPass &);
-  void (*route)(const ForwardPass &, int64_t task, float *scratch);
+  void (*route)(const ForwardPass &, int64_t tile, float *scratch);
   void (*expand)(const ForwardPass &, int64_t task, float *scratch);
 
-  void (*mix_hidden)(const BackwardPass &, int64_t task);
-  void (*dy_pass)(const BackwardPass &, int64_t task, float *scratch);
+  void (*compute_u)(const BackwardPass &, int64_t tile);
+  void (*dy_pass)(const BackwardPass &, int64_t split, float *scratch);
   void (*pack_router_rows)(const BackwardPass &);
-  void (*hidden_gradient)(const BackwardPass &, int64_t task);
-  void (*x_pass)(const BackwardPass &, int64_t task, float *scratch);
-  void (*router_gradient)(const BackwardPass &, int64_t task, float *scratch);
+  void (*compute_d_hidden)(const BackwardPass &, int64_t tile);
+  void (*x_pass)(const BackwardPass &, int64_t tile, float *scratch);
+  void (*compute_d_router)(const BackwardPass &, int64_t tile, float *scratch);
 
-  void (*fold)(const lily_fold &, const Slabs &, int64_t task);
+  void (*fold)(const lily_fold &, const Partition &tiles, int64_t tile);
 
-  // Of the elements begin .. end - 1.
+  // Both process the elements begin to end - 1.
   double (*sum_of_squares)(const void *values, int32_t dtype, int64_t begin, int64_t end);
   void (*adamw)(const AdamWUpdate &, int64_t begin, int64_t end);
 
-  // Roofs; each returns something that depends on all of its work.
-  float (*roof_multiply_add)(int64_t steps);  // kRoofChains vectors of `depth` multiply-adds a lane, each step
+  // Roofs. Each returns a value that depends on all of its work, so that the compiler cannot remove any of it.
+  float (*roof_multiply_add)(int64_t steps);  // a step: kRoofChains vectors, `depth` multiply-adds per lane
   float (*roof_read)(const float *values, int64_t count);
   float (*roof_update)(float *values, int64_t count);
 };

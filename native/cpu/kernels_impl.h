@@ -1,6 +1,6 @@
-// The kernels of one instruction set. Included by exactly one translation unit per set, which defines
-// LILY_VECTOR_BYTES, LILY_VECTOR_REGISTERS, LILY_KERNELS (the name of its table) and LILY_OPERAND (Floats or Pairs, see
-// tile.h) and is compiled with that set's flags.
+// The kernels of one instruction set. Exactly one translation unit per set includes this file. It is compiled with the
+// flags of the set and defines LILY_VECTOR_BYTES, LILY_VECTOR_REGISTERS, LILY_KERNELS (the name of its table) and
+// LILY_OPERAND (Floats or Pairs, see tile.h).
 #include "cpu/adamw.h"
 #include "cpu/backward_dy.h"
 #include "cpu/backward_hidden.h"
@@ -36,12 +36,12 @@ const Kernels LILY_KERNELS = {
     .pack_router = pack_router,
     .route = route,
     .expand = expand,
-    .mix_hidden = mix_hidden,
+    .compute_u = compute_u,
     .dy_pass = dy_pass,
     .pack_router_rows = pack_router_rows,
-    .hidden_gradient = hidden_gradient,
+    .compute_d_hidden = compute_d_hidden,
     .x_pass = x_pass,
-    .router_gradient = router_gradient,
+    .compute_d_router = compute_d_router,
     .fold = fold,
     .sum_of_squares = sum_of_squares,
     .adamw = adamw,

@@ -1,4 +1,4 @@
-// Vectors of 16 bytes, 16 registers: what every x86-64 processor has (SSE2), and less than every arm64 one has.
+// 16-byte vectors, 16 registers: every x86-64 processor has them (SSE2), and every arm64 processor has more registers.
 #define LILY_VECTOR_BYTES 16
 #define LILY_VECTOR_REGISTERS 16
 #define LILY_KERNELS kKernelsPortable

@@ -6,7 +6,7 @@
 
 namespace lily::cpu {
 
-// Bytes of the workspace, from the counts alone.
+// The size of the workspace in bytes. It depends on the element counts of the parameters alone.
 size_t adamw_workspace(const lily_adamw &call);
 void adamw(const lily_adamw &call, const Kernels &kernels);
 

@@ -8,61 +8,64 @@
 namespace lily::cpu {
 namespace {
 
-// Weight of the one "expert" of LoRA and of token routing; zeros for the one group that no token belongs to.
+// The weight of the single expert of LoRA and of token routing, and the weights of the single, empty group of a call
+// without sequences.
 constexpr float kOne = 1.0f;
 const float kZeros[kMaxExperts] = {};
 
 int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 int64_t round_up(int64_t value, int64_t multiple) { return divide_up(value, multiple) * multiple; }
 
-// About `count` slabs of whole panels.
-Slabs cut(int64_t columns, int64_t count, int64_t panel) {
+// Cuts columns into about `count` pieces of whole panels.
+Partition partition(int64_t columns, int64_t count, int64_t panel) {
   const int64_t width = round_up(divide_up(columns, std::max<int64_t>(count, 1)), panel);
   return {columns, width, divide_up(columns, width)};
 }
 
-// Scratch of rank x width floats stays within this: half of a usual L2 cache (1 MiB) leaves room for activations.
-constexpr int64_t kSlabFloats = 128 * 1024;
+// The limit for a packed operand of rank x width floats: 512 KiB, half of a typical L2 cache of 1 MiB, which leaves
+// room for activations.
+constexpr int64_t kScratchFloats = 128 * 1024;
 
-// Tasks that give every thread two: an unlucky thread then delays less.
-int64_t wanted_tasks() { return 2 * static_cast<int64_t>(thread_count()); }
+// Two tasks per thread: a thread that falls behind then delays the pass less.
+int64_t target_tasks() { return 2 * static_cast<int64_t>(thread_count()); }
 
-// Slabs none of which is wider than the scratch allows.
-Slabs cut_for_scratch(int64_t columns, int64_t rank, int64_t panel, int64_t count) {
-  const int64_t widest = std::max(panel, kSlabFloats / rank / panel * panel);
-  return cut(columns, std::max(divide_up(columns, widest), count), panel);
+// At least `count` tiles, none of which is wider than the scratch limit allows.
+Partition tiles_for_scratch(int64_t columns, int64_t rank, int64_t panel, int64_t count) {
+  const int64_t widest = std::max(panel, kScratchFloats / rank / panel * panel);
+  return partition(columns, std::max(divide_up(columns, widest), count), panel);
 }
 
-// Slabs whose sums are added up, so that the cut decides how a result is rounded: it depends on the columns alone, not
-// on M nor on the threads. About 512 columns, four slabs where that leaves two panels to each, and an even number,
-// which two threads share evenly.
-Slabs cut_for_sum(int64_t columns, int64_t panel) {
+// Splits whose partial sums are added. They affect the rounding of the result, so they depend on the columns alone, not
+// on M or the number of threads. The count is one per 512 columns; narrower matrices get one per 128 columns (two
+// panels of AVX-512), up to four. A count above one is rounded up to an even number, which two threads share evenly.
+Partition splits_for_sum(int64_t columns, int64_t panel) {
   const int64_t count = std::max(divide_up(columns, 512), std::min<int64_t>(4, columns / 128));
-  return cut(columns, count <= 1 ? 1 : round_up(count, 2), panel);
+  return partition(columns, count <= 1 ? 1 : round_up(count, 2), panel);
 }
 
-// At most this many blocks, wherever the groups begin.
-int64_t most_blocks(const lily_problem &problem) { return divide_up(problem.tokens, kTokenBlock) + problem.groups; }
+// The largest number of token tiles for any offsets of the groups.
+int64_t max_tile_count(const lily_problem &problem) { return divide_up(problem.tokens, kTokenTile) + problem.groups; }
 
 Groups groups_of(const lily_problem &problem, const lily_tokens &tokens, Workspace &workspace) {
-  // No sequences means no tokens: one empty group, so that gradients that are overwritten become zero.
-  if (problem.groups == 0) return {.offsets = nullptr, .count = 1, .tokens = 0, .first_blocks = nullptr};
-  Groups groups = {.offsets = nullptr, .count = problem.groups, .tokens = problem.tokens, .first_blocks = nullptr};
+  // Without sequences there are no tokens. One empty group makes the passes run, which sets overwritten gradients to
+  // zero.
+  if (problem.groups == 0) return {.offsets = nullptr, .count = 1, .tokens = 0, .first_tiles = nullptr};
+  Groups groups = {.offsets = nullptr, .count = problem.groups, .tokens = problem.tokens, .first_tiles = nullptr};
   if (!may_have_groups(problem)) return groups;
-  int32_t *const first_blocks = workspace.take<int32_t>(problem.groups + 1);
-  if (tokens.sequence_offsets == nullptr || first_blocks == nullptr) return groups;
+  int32_t *const first_tiles = workspace.take<int32_t>(problem.groups + 1);
+  if (tokens.sequence_offsets == nullptr || first_tiles == nullptr) return groups;
   groups.offsets = tokens.sequence_offsets;
-  groups.first_blocks = first_blocks;
-  first_blocks[0] = 0;
+  groups.first_tiles = first_tiles;
+  first_tiles[0] = 0;
   for (int64_t group = 0; group < problem.groups; ++group) {
-    const int64_t blocks = divide_up(groups.end(group) - groups.begin(group), kTokenBlock);
-    first_blocks[group + 1] = first_blocks[group] + static_cast<int32_t>(blocks);
+    const int64_t tiles = divide_up(groups.end(group) - groups.begin(group), kTokenTile);
+    first_tiles[group + 1] = first_tiles[group] + static_cast<int32_t>(tiles);
   }
   return groups;
 }
 
-Mixture mixture_of(const lily_problem &problem, const lily_matrix &b, const float *weights) {
-  Mixture mixture = {
+ExpertStack stack_of(const lily_problem &problem, const lily_matrix &b, const float *weights) {
+  ExpertStack stack = {
       .b = b,
       .experts = problem.experts,
       .rank = problem.rank,
@@ -71,17 +74,17 @@ Mixture mixture_of(const lily_problem &problem, const lily_matrix &b, const floa
       .weights = problem.groups == 0 ? kZeros : weights,
   };
   if (problem.routing == LILY_ROUTING_TOKEN) {
-    mixture.experts = 1;
-    mixture.rank = problem.experts * problem.rank;
-    mixture.weights = &kOne;
+    stack.experts = 1;
+    stack.rank = problem.experts * problem.rank;
+    stack.weights = &kOne;
   } else if (problem.routing == LILY_ROUTING_NONE) {
-    mixture.transposed = true;
-    mixture.weights = &kOne;
+    stack.transposed = true;
+    stack.weights = &kOne;
   }
-  return mixture;
+  return stack;
 }
 
-// rows x columns in the workspace.
+// A rows x columns matrix in the workspace.
 lily_matrix take_matrix(Workspace &workspace, int64_t rows, int64_t columns, int32_t dtype) {
   return {workspace.take<char>(rows * columns * dtype_bytes(dtype)), columns, dtype, 0};
 }
@@ -97,43 +100,43 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
 
   pass.call = &call;
   pass.groups = groups_of(problem, call.tokens, workspace);
-  // Chunks of 512 tokens pay for packing A once each. Where there are not enough of them, slabs are tasks of their own;
-  // each costs another partial sum of h.
-  pass.shrink_slabs = cut_for_sum(problem.d_in, kernels.panel);
-  pass.shrink_chunk = 512;
-  pass.shrink_chunks = std::max<int64_t>(1, divide_up(problem.tokens, pass.shrink_chunk));
-  pass.partial_count = pass.shrink_chunks >= thread_count() ? 1 : pass.shrink_slabs.count;
+  // Each tile of tokens packs A once; 512 tokens amortise that. With fewer token tiles than threads, each split becomes
+  // a task of its own, at the cost of one more partial sum of h per split.
+  pass.shrink_splits = splits_for_sum(problem.d_in, kernels.panel);
+  pass.shrink_tile_tokens = 512;
+  pass.shrink_token_tiles = std::max<int64_t>(1, divide_up(problem.tokens, pass.shrink_tile_tokens));
+  pass.hidden_partial_count = pass.shrink_token_tiles >= thread_count() ? 1 : pass.shrink_splits.count;
   pass.rank_pitch = round_up(problem.rank, kernels.lanes);
-  pass.packed_slabs =
-      pass.partial_count > 1
+  pass.packed_splits =
+      pass.hidden_partial_count > 1
           ? 1
-          : std::clamp<int64_t>(kSlabFloats * kernels.depth / (pass.shrink_slabs.width * pass.rank_pitch), 1,
-                                pass.shrink_slabs.count);
+          : std::clamp<int64_t>(kScratchFloats * kernels.depth / (pass.shrink_splits.width * pass.rank_pitch), 1,
+                                pass.shrink_splits.count);
   pass.expert_pitch = round_up(problem.experts, kernels.lanes);
-  pass.partial = workspace.take<float>(pass.partial_count * problem.tokens * pass.rank_pitch);
+  pass.hidden_partials = workspace.take<float>(pass.hidden_partial_count * problem.tokens * pass.rank_pitch);
   pass.hidden = take_matrix(workspace, problem.tokens, problem.rank, hidden_dtype(problem));
   if (call.hidden != nullptr) pass.hidden.data = call.hidden;
   pass.probabilities = keeps_probabilities(problem) ? call.probabilities : nullptr;
   if (token_routing) {
-    pass.mixed_hidden = take_matrix(workspace, problem.tokens, problem.experts * problem.rank, kernels.dtype);
+    pass.u = take_matrix(workspace, problem.tokens, problem.experts * problem.rank, kernels.dtype);
   }
   if (has_router(problem)) {
     pass.router_packed = workspace.take<float>(problem.rank * pass.expert_pitch);
-    pass.pool_sums = workspace.take<float>(most_blocks(problem) * problem.experts);
+    pass.pool_sums = workspace.take<float>(max_tile_count(problem) * problem.experts);
   }
-  float *const own_weights = workspace.take<float>(problem.groups * problem.experts);
-  plan.weights = call.weights != nullptr ? call.weights : own_weights;
-  pass.mixture = mixture_of(problem, call.b, plan.weights);
-  pass.left = token_routing ? pass.mixed_hidden : pass.hidden;
-  // Chunks of tokens rather than slabs: whole rows of y stay with one thread. Each chunk combines C anew, which 32 E
-  // tokens pay for.
-  const int64_t fewest_slabs = cut_for_scratch(problem.d_out, pass.mixture.rank, kernels.panel, 1).count;
-  const int64_t worth = std::max<int64_t>(1, problem.tokens / (32 * pass.mixture.experts));
-  const int64_t chunks = std::min(divide_up(wanted_tasks(), fewest_slabs), worth);
-  pass.expand_chunk = round_up(std::max<int64_t>(1, divide_up(problem.tokens, chunks)), kernels.tile_rows);
-  pass.expand_chunks = divide_up(problem.tokens, pass.expand_chunk);
-  pass.expand_slabs =
-      cut_for_scratch(problem.d_out, pass.mixture.rank, kernels.panel, divide_up(wanted_tasks(), chunks));
+  float *const workspace_weights = workspace.take<float>(problem.groups * problem.experts);
+  plan.weights = call.weights != nullptr ? call.weights : workspace_weights;
+  pass.stack = stack_of(problem, call.b, plan.weights);
+  pass.lhs = token_routing ? pass.u : pass.hidden;
+  // Tiles of tokens are preferred to tiles of columns, because whole rows of y then stay on one thread. Each token tile
+  // combines C again; 32 E tokens amortise that.
+  const int64_t min_column_tiles = tiles_for_scratch(problem.d_out, pass.stack.rank, kernels.panel, 1).count;
+  const int64_t max_token_tiles = std::max<int64_t>(1, problem.tokens / (32 * pass.stack.experts));
+  const int64_t token_tiles = std::min(divide_up(target_tasks(), min_column_tiles), max_token_tiles);
+  pass.expand_tile_tokens = round_up(std::max<int64_t>(1, divide_up(problem.tokens, token_tiles)), kernels.tile_rows);
+  pass.expand_token_tiles = divide_up(problem.tokens, pass.expand_tile_tokens);
+  pass.expand_column_tiles =
+      tiles_for_scratch(problem.d_out, pass.stack.rank, kernels.panel, divide_up(target_tasks(), token_tiles));
 
   plan.scratch_floats = round_up(kernels.forward_scratch(pass), Workspace::kAlignment / sizeof(float));
   plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
@@ -150,28 +153,29 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
 
   pass.call = &call;
   pass.groups = groups_of(problem, call.tokens, workspace);
-  pass.mixture = mixture_of(problem, call.b, call.weights);
-  pass.wants_hidden_gradient = call.dx.data != nullptr || call.da.data != nullptr || call.d_router.data != nullptr;
+  pass.stack = stack_of(problem, call.b, call.weights);
+  pass.needs_d_hidden = call.dx.data != nullptr || call.da.data != nullptr || call.d_router.data != nullptr;
   const bool has_deferred = call.deferred_db != nullptr && deferred_partials(problem) > 0;
-  pass.wants_db = call.db.data != nullptr || has_deferred;
+  pass.needs_db = call.db.data != nullptr || has_deferred;
   pass.deferred_is_weighted = deferred_is_weighted(problem);
-  pass.wants_weight_gradient = pass.wants_hidden_gradient && has_router(problem) && !token_routing;
+  pass.needs_d_weights = pass.needs_d_hidden && has_router(problem) && !token_routing;
 
-  pass.dy_slabs = cut_for_sum(problem.d_out, kernels.panel);  // q has a partial sum per slab
-  pass.dy_width = std::min(pass.dy_slabs.width,
-                           std::max(kernels.panel, kSlabFloats / pass.mixture.rank / kernels.panel * kernels.panel));
-  // The sums of an outer product are read and written once per step: the larger they are, the longer the step.
-  pass.token_step = pass.mixture.rank <= 64 ? 24 : 96;
-  pass.left_pitch = round_up(pass.mixture.rank, kernels.lanes);
+  pass.dy_splits = splits_for_sum(problem.d_out, kernels.panel);  // one partial sum of q per split
+  pass.dy_tile_columns = std::min(
+      pass.dy_splits.width, std::max(kernels.panel, kScratchFloats / pass.stack.rank / kernels.panel * kernels.panel));
+  // Each outer product reads and writes its sums once. The larger the sums, the more tokens are needed to amortise
+  // that.
+  pass.outer_product_tokens = pass.stack.rank <= 64 ? 24 : 96;
+  pass.lhs_pitch = round_up(pass.stack.rank, kernels.lanes);
   pass.rank_pitch = round_up(problem.rank, kernels.lanes);
   pass.hidden = {const_cast<void *>(call.hidden), problem.rank, hidden_dtype(problem), 0};
-  if (token_routing) pass.mixed_hidden = take_matrix(workspace, problem.tokens, pass.mixture.rank, kernels.dtype);
-  pass.left = token_routing ? pass.mixed_hidden : pass.hidden;
-  pass.q_partial = workspace.take<float>(pass.dy_slabs.count * problem.tokens * pass.left_pitch);
-  pass.dh = workspace.take<float>(problem.tokens * pass.rank_pitch);
-  pass.dh_left = {pass.dh, pass.rank_pitch, LILY_FLOAT32, 0};
+  if (token_routing) pass.u = take_matrix(workspace, problem.tokens, pass.stack.rank, kernels.dtype);
+  pass.lhs = token_routing ? pass.u : pass.hidden;
+  pass.q_partials = workspace.take<float>(pass.dy_splits.count * problem.tokens * pass.lhs_pitch);
+  pass.d_hidden = workspace.take<float>(problem.tokens * pass.rank_pitch);
+  pass.d_hidden_lhs = {pass.d_hidden, pass.rank_pitch, LILY_FLOAT32, 0};
   if (kernels.dtype != LILY_FLOAT32) {
-    pass.dh_left = take_matrix(workspace, problem.tokens, pass.rank_pitch, kernels.dtype);
+    pass.d_hidden_lhs = take_matrix(workspace, problem.tokens, pass.rank_pitch, kernels.dtype);
   }
   if (problem.parameter_dtype != LILY_FLOAT32 && pass.groups.count > 1) {
     const int64_t pitch = round_up(problem.d_out, kernels.lanes);
@@ -179,13 +183,13 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
     if (call.db.dtype == LILY_FLOAT32) pass.db_sums.data = nullptr;
   }
   if (has_router(problem)) {
-    pass.weight_gradient = workspace.take<double>(pass.dy_slabs.count * pass.groups.count * problem.experts);
-    pass.group_gradient = workspace.take<float>(pass.groups.count * problem.experts);
+    pass.d_weights_partials = workspace.take<double>(pass.dy_splits.count * pass.groups.count * problem.experts);
+    pass.d_pooled = workspace.take<float>(pass.groups.count * problem.experts);
     pass.router_packed = workspace.take<float>(problem.experts * pass.rank_pitch);
-    pass.dl = workspace.take<float>(problem.tokens * problem.experts);
+    pass.d_logits = workspace.take<float>(problem.tokens * problem.experts);
   }
-  pass.x_slabs = cut_for_scratch(problem.d_in, problem.rank, kernels.panel, wanted_tasks());
-  pass.router_slabs = cut_for_scratch(problem.rank, problem.experts, kernels.panel, 1);
+  pass.x_tiles = tiles_for_scratch(problem.d_in, problem.rank, kernels.panel, target_tasks());
+  pass.router_tiles = tiles_for_scratch(problem.rank, problem.experts, kernels.panel, 1);
 
   plan.scratch_floats = round_up(kernels.backward_scratch(pass), Workspace::kAlignment / sizeof(float));
   plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
@@ -193,8 +197,8 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   return plan;
 }
 
-Slabs plan_fold(const lily_fold &call, const Kernels &kernels) {
-  return cut(call.d_out, wanted_tasks(), kernels.panel);
+Partition plan_fold(const lily_fold &call, const Kernels &kernels) {
+  return partition(call.d_out, target_tasks(), kernels.panel);
 }
 
 }  // namespace lily::cpu

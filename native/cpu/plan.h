@@ -1,5 +1,5 @@
-// How a call is cut into tasks and where its intermediate arrays lie in the workspace. The cuts on which a sum's order
-// depends follow from the problem alone; only those that no result can depend on look at the number of threads.
+// The plan of a call: its tasks, and the layout of its intermediate arrays in the workspace. Splits whose partial sums
+// are added depend on the problem alone. Only cuts that cannot change a result may depend on the number of threads.
 #pragma once
 
 #include "core/workspace.h"
@@ -9,22 +9,22 @@ namespace lily::cpu {
 
 struct ForwardPlan {
   ForwardPass pass;
-  float *weights;  // G x E: the caller's, or room of the workspace's
-  float *scratch;  // per thread
+  float *weights;  // G x E: from the call, or in the workspace
+  float *scratch;  // scratch_floats per thread
   int64_t scratch_floats;
   size_t workspace_bytes;
 };
 
 struct BackwardPlan {
   BackwardPass pass;
-  float *scratch;
+  float *scratch;  // scratch_floats per thread
   int64_t scratch_floats;
   size_t workspace_bytes;
 };
 
-// With a null workspace only the sizes mean anything.
+// If the workspace of the call is null, only the sizes of the plan are valid.
 ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels);
 BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels);
-Slabs plan_fold(const lily_fold &call, const Kernels &kernels);
+Partition plan_fold(const lily_fold &call, const Kernels &kernels);
 
 }  // namespace lily::cpu

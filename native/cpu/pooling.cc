@@ -36,8 +36,8 @@ void pool_weights(const ForwardPass &pass, float *weights) {
     double sums[kMaxExperts] = {};
     const int64_t kept = kept_tokens(pass.groups, group, pass.call->tokens.mask);
     if (kept > 0) {
-      for (int64_t block = pass.groups.first_block(group); block < pass.groups.first_block(group + 1); ++block) {
-        for (int64_t e = 0; e < experts; ++e) sums[e] += pass.pool_sums[block * experts + e];
+      for (int64_t tile = pass.groups.first_tile(group); tile < pass.groups.first_tile(group + 1); ++tile) {
+        for (int64_t e = 0; e < experts; ++e) sums[e] += pass.pool_sums[tile * experts + e];
       }
       if (problem.pool == LILY_POOL_LOGITS) {
         softmax(sums, experts);
@@ -49,25 +49,25 @@ void pool_weights(const ForwardPass &pass, float *weights) {
   }
 }
 
-void pool_gradient(const BackwardPass &pass) {
+void compute_d_pooled(const BackwardPass &pass) {
   const lily_problem &problem = pass.call->problem;
   const int64_t experts = problem.experts;
   for (int64_t group = 0; group < problem.groups; ++group) {
-    double gradient[kMaxExperts] = {};
-    for (int64_t slab = 0; slab < pass.dy_slabs.count; ++slab) {
+    double d_weights[kMaxExperts] = {};
+    for (int64_t split = 0; split < pass.dy_splits.count; ++split) {
       for (int64_t e = 0; e < experts; ++e) {
-        gradient[e] += pass.weight_gradient[(slab * pass.groups.count + group) * experts + e];
+        d_weights[e] += pass.d_weights_partials[(split * pass.groups.count + group) * experts + e];
       }
     }
     const int64_t kept = kept_tokens(pass.groups, group, pass.call->tokens.mask);
     const float *weights = pass.call->weights + group * experts;
     double mean = 0;
-    for (int64_t e = 0; e < experts; ++e) mean += static_cast<double>(weights[e]) * gradient[e];
+    for (int64_t e = 0; e < experts; ++e) mean += static_cast<double>(weights[e]) * d_weights[e];
     for (int64_t e = 0; e < experts; ++e) {
       double value = 0;
-      if (kept > 0 && problem.pool == LILY_POOL_LOGITS) value = static_cast<double>(weights[e]) * (gradient[e] - mean);
-      if (kept > 0 && problem.pool == LILY_POOL_PROBABILITIES) value = gradient[e] / static_cast<double>(kept);
-      pass.group_gradient[group * experts + e] = static_cast<float>(value);
+      if (kept > 0 && problem.pool == LILY_POOL_LOGITS) value = static_cast<double>(weights[e]) * (d_weights[e] - mean);
+      if (kept > 0 && problem.pool == LILY_POOL_PROBABILITIES) value = d_weights[e] / static_cast<double>(kept);
+      pass.d_pooled[group * experts + e] = static_cast<float>(value);
     }
   }
 }

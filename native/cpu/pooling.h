@@ -1,15 +1,17 @@
-// The few numbers between two passes: G x E weights forward, their gradient backward. Serial, in double.
+// Pooling between two passes: the G x E weights in forward, and their gradient in backward. It runs on the calling
+// thread, in double.
 #pragma once
 
 #include "cpu/plan.h"
 
 namespace lily::cpu {
 
-// w_g from the blocks' sums: the mean of p over the kept tokens, or the softmax of the summed logits. A group with no
-// kept token has w = 0. With uniform routing w = 1 / E.
+// Computes w_g from pool_sums: the mean of p_t over the kept tokens, or the softmax of the summed logits. A group
+// without kept tokens has w = 0. With uniform routing w = 1 / E.
 void pool_weights(const ForwardPass &pass, float *weights);
 
-// From the slabs' shares of dw: dw_ge / n_g for pool `probabilities`, dl of a kept token for pool `logits`.
-void pool_gradient(const BackwardPass &pass);
+// Computes d_pooled from d_weights_partials: dp of a kept token, dw_ge / n_g, with pool `probabilities`; dl of a kept
+// token, w_ge (dw_ge - <w_g, dw_g>), with pool `logits`.
+void compute_d_pooled(const BackwardPass &pass);
 
 }  // namespace lily::cpu

@@ -44,22 +44,24 @@ std::vector<Candidate> candidates() {
 }
 
 InstructionSet choose_instruction_set() {
-  const char *wanted = getenv("LILY_CPU_ISA");
+  const char *requested = getenv("LILY_CPU_ISA");
   InstructionSet chosen = {"none", nullptr, nullptr, ""};
   std::string names;
   for (const Candidate &candidate : candidates()) {
     names += std::string(names.empty() ? "" : ", ") + candidate.name;
     const InstructionSet set = {candidate.name, candidate.kernels, candidate.pairs, ""};
-    if (wanted == nullptr || *wanted == '\0') {
+    if (requested == nullptr || *requested == '\0') {
       if (candidate.supported) chosen = set;
-    } else if (strcmp(wanted, candidate.name) == 0) {
+    } else if (strcmp(requested, candidate.name) == 0) {
       if (candidate.supported) return set;
-      return {candidate.name, nullptr, nullptr,
-              "LILY_CPU_ISA=" + std::string(wanted) + ", but this processor does not have it; unset it"};
+      return {
+          candidate.name, nullptr, nullptr,
+          "LILY_CPU_ISA=" + std::string(requested) + ", but this processor does not support it; unset LILY_CPU_ISA"};
     }
   }
   if (chosen.kernels == nullptr) {
-    chosen.error = "LILY_CPU_ISA=" + std::string(wanted) + " is not one of " + names + "; unset it or name one of them";
+    chosen.error = "LILY_CPU_ISA=" + std::string(requested) + " is not one of " + names +
+                   "; unset LILY_CPU_ISA or set it to one of them";
   }
   return chosen;
 }
@@ -79,7 +81,7 @@ std::string first_line(const std::string &path) {
   return line;
 }
 
-// Whole processors of the cgroup's quota (version 2, then version 1); 0 where there is none.
+// The CPU quota of the cgroup (version 2, then version 1) in whole processors; 0 if there is none.
 int quota_count() {
   std::istringstream v2(first_line("/sys/fs/cgroup/cpu.max"));
   double quota = 0, period = 0;
@@ -90,7 +92,7 @@ int quota_count() {
   return quota > 0 && period > 0 ? std::max(1, static_cast<int>(quota / period)) : 0;
 }
 
-// Hyperthreads of one core share its multipliers: a second thread there only adds overhead.
+// The hardware threads of a core share its multipliers, so a second thread on a core only adds overhead.
 int physical_core_count() {
   std::set<std::string> cores;
   for (int cpu = 0; cpu < 4096; ++cpu) {

@@ -1,4 +1,4 @@
-// What the processor can do, and how much of it this process may use.
+// Properties of the processor: its instruction sets, and the number of threads that this process should use.
 #pragma once
 
 #include <stdint.h>
@@ -12,36 +12,37 @@ namespace lily::cpu {
 
 struct InstructionSet {
   const char *name;        // "portable", "avx2", "avx512", "avx512bf16", "neon"
-  const Kernels *kernels;  // null: `error` says why
-  const Kernels *pairs;    // kernels for products of bfloat16 pairs; null: the set has none
+  const Kernels *kernels;  // null: not available, see `error`
+  const Kernels *pairs;    // kernels that multiply pairs of bfloat16; null: the set has none
   std::string error;
 
-  // The kernels of a problem's data types. With parameters in float32, pairs round what precision `high` does not.
+  // The kernels for the data types and the precision of a problem. Pairs round float32 parameters to bfloat16, which
+  // precision `high` does not allow.
   const Kernels &kernels_for(const lily_problem &problem) const {
     const bool may_round = problem.parameter_dtype != LILY_FLOAT32 || problem.precision != LILY_PRECISION_HIGH;
     return pairs != nullptr && problem.activation_dtype == LILY_BFLOAT16 && may_round ? *pairs : *kernels;
   }
 };
 
-// The widest instruction set of this processor, or the one that LILY_CPU_ISA names.
+// The widest instruction set that this processor supports, or the one that LILY_CPU_ISA selects.
 const InstructionSet &instruction_set();
 
-// The names of the sets that this processor has, narrowest first.
+// The names of the sets that this processor supports, narrowest first.
 std::vector<const char *> supported_instruction_sets();
 
-// What bounds the threads that are worth having.
+// The limits of the number of threads.
 struct ThreadLimits {
   int affinity;  // processors that this process may run on
-  int quota;     // whole processors of the cgroup's quota; 0: there is none
+  int quota;     // CPU quota of the cgroup in whole processors; 0: no quota
   int physical_cores;
 };
 ThreadLimits thread_limits();
 
-// The least of the limits; 1 at least.
+// The minimum of the limits, and of 256; at least 1.
 int default_thread_count();
 
 std::string processor_name();
 uint64_t memory_bytes();
-uint64_t cache_bytes();  // of the last level
+uint64_t cache_bytes();  // of the last-level cache
 
 }  // namespace lily::cpu

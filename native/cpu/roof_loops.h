@@ -1,4 +1,4 @@
-// Loops that are bound by nothing but what they measure.
+// Loops whose time depends on one resource only: float32 or bfloat16 multiply-adds, reads, or reads and writes.
 #pragma once
 
 #include "cpu/tile.h"
@@ -8,9 +8,9 @@ namespace {
 
 float roof_multiply_add(int64_t steps) {
   Vector chains[kRoofChains];
-  // Numbers that the compiler does not know: it would compute the whole loop itself.
+  // Start values that depend on an argument: with constants, the compiler could evaluate the whole loop.
   for (int64_t i = 0; i < kRoofChains; ++i) chains[i] = broadcast(static_cast<float>(steps + i));
-  const Operand::Element zeros[Operand::kDepth] = {};  // the chains keep their values
+  const Operand::Element zeros[Operand::kDepth] = {};  // so that the chains keep their values
   const auto factor = Operand::step_of(zeros);
   for (int64_t step = 0; step < steps; ++step) {
 #pragma GCC unroll 12

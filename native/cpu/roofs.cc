@@ -15,7 +15,7 @@ namespace {
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-// Keeps the loops' results alive.
+// Stores the results, so that the compiler cannot remove the loops.
 std::atomic<float> sink{0.0f};
 
 }  // namespace
@@ -30,7 +30,7 @@ double measure_roof(const Kernels &kernels, int32_t roof, size_t bytes) {
   if (buffer == nullptr) return 0.0;
   std::fill(buffer.get(), buffer.get() + share * threads, 1.0f);
 
-  // One repetition is long against starting the threads; passes over a small buffer repeat within it.
+  // One repetition takes much longer than the start of the threads. It makes several passes over a small buffer.
   constexpr int64_t kMultiplyAddSteps = 100000;
   constexpr int64_t kBytesPerRepetition = 64 << 20;
   const int64_t passes = std::max<int64_t>(1, kBytesPerRepetition / std::max<int64_t>(1, shared_bytes));

@@ -1,7 +1,7 @@
-// One vector type for every instruction set: GCC's and Clang's vector extensions. A translation unit sets
-// LILY_VECTOR_BYTES, LILY_VECTOR_REGISTERS and its compiler flags; everything here has internal linkage, so that no
-// code compiled for a wide instruction set is ever linked into a narrow one. For the same reason kernel files include
-// no C++ library header.
+// One vector type for every instruction set, made of the vector extensions of GCC and Clang. Each translation unit
+// defines LILY_VECTOR_BYTES and LILY_VECTOR_REGISTERS and has its own compiler flags. Everything here has internal
+// linkage, so that the linker cannot put code for a wider instruction set into a narrower one. For the same reason
+// kernel files include no C++ library header.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -20,7 +20,7 @@ typedef int32_t IntVector __attribute__((vector_size(LILY_VECTOR_BYTES)));
 typedef uint32_t BitVector __attribute__((vector_size(LILY_VECTOR_BYTES)));
 typedef float UnalignedVector __attribute__((vector_size(LILY_VECTOR_BYTES), aligned(4), may_alias));
 
-// As many 16-bit numbers as a Vector has lanes.
+// One 16-bit number per lane of a Vector.
 typedef uint16_t HalfVector __attribute__((vector_size(LILY_VECTOR_BYTES / 2)));
 typedef uint16_t UnalignedHalfVector __attribute__((vector_size(LILY_VECTOR_BYTES / 2), aligned(2), may_alias));
 
@@ -30,7 +30,7 @@ LILY_INLINE Vector load(const float *p) { return *reinterpret_cast<const Unalign
 LILY_INLINE void store(float *p, Vector v) { *reinterpret_cast<UnalignedVector *>(p) = v; }
 LILY_INLINE Vector broadcast(float value) { return value - Vector{}; }
 
-// Rounded correctly, as every set's instruction does.
+// Correctly rounded, as the instruction of every set is.
 LILY_INLINE Vector square_root(Vector v) {
 #if LILY_VECTOR_BYTES == 64
   return (Vector)_mm512_sqrt_ps((__m512)v);
@@ -42,7 +42,7 @@ LILY_INLINE Vector square_root(Vector v) {
 #endif
 }
 
-// Elements of operands in memory, beside float: numbers are computed with as float32 only.
+// Element types in memory besides float. All arithmetic is float32.
 struct BFloat16 {
   uint16_t bits;
 };
@@ -57,13 +57,13 @@ LILY_INLINE void store_bits(void *p, BitVector bits) {
   *static_cast<UnalignedHalfVector *>(p) = __builtin_convertvector(bits, HalfVector);
 }
 
-// The bytes of a vector, of 16-bit numbers at any address of theirs.
+// Loads the bytes of a whole vector of 16-bit numbers. The address needs their alignment only.
 LILY_INLINE Vector load_bytes(const void *p) {
   typedef float Bytes __attribute__((vector_size(LILY_VECTOR_BYTES), aligned(2), may_alias));
   return *static_cast<const Bytes *>(p);
 }
 
-// bfloat16 is the upper half of a float32. Rounding is to nearest, ties to even, everywhere.
+// bfloat16 is the upper half of a float32. All conversions round to nearest, ties to even.
 LILY_INLINE Vector load(const BFloat16 *p) { return (Vector)(load_bits(p) << 16); }
 
 #if defined(__AVX512BF16__)
@@ -73,7 +73,7 @@ LILY_INLINE void store(BFloat16 *p, Vector v) {
 #else
 LILY_INLINE void store(BFloat16 *p, Vector v) {
   const BitVector bits = (BitVector)v;
-  // Adding carries into the exponent where the mantissa overflows, up to infinity. A NaN stays one, made quiet.
+  // If the mantissa overflows, the addition carries into the exponent, up to infinity. A NaN becomes a quiet NaN.
   const BitVector rounded = bits + 0x7fff + ((bits >> 16) & 1);
   store_bits(p, (v == v ? rounded : bits | 0x400000) >> 16);
 }
@@ -101,8 +101,8 @@ LILY_INLINE void store(Float16 *p, Vector v) {
   *reinterpret_cast<UnalignedHalfVector *>(p) = (HalfVector)vcvt_f16_f32((float32x4_t)v);
 }
 #else
-// float16 has 5 bits of exponent (bias 15) and 10 of mantissa, float32 8 (bias 127) and 23. Shifted by 13 its bits are
-// those of a float32 2^112 times smaller, subnormal numbers included.
+// float16 has 5 exponent bits (bias 15) and 10 mantissa bits; float32 has 8 (bias 127) and 23. The bits of a float16,
+// shifted left by 13, are those of a float32 that is 2^112 times smaller. This includes subnormal numbers.
 LILY_INLINE Vector load(const Float16 *p) {
   const BitVector bits = load_bits(p);
   const BitVector magnitude = (bits & 0x7fff) << 13;
@@ -113,7 +113,8 @@ LILY_INLINE Vector load(const Float16 *p) {
 LILY_INLINE void store(Float16 *p, Vector v) {
   const BitVector bits = (BitVector)v;
   const BitVector magnitude = bits & 0x7fffffff;
-  // Below 2^-14, the smallest normal float16: the last bit of 0.5f is 2^-24, that of a subnormal float16.
+  // For magnitudes below 2^-14, the smallest normal float16: the last bit of 0.5f is worth 2^-24, as is the last bit of
+  // a subnormal float16, so the addition rounds correctly.
   const BitVector subnormal = (BitVector)((Vector)magnitude + 0.5f) - 0x3f000000;
   BitVector normal = (magnitude - (112 << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
   normal = normal < 0x7c00u ? normal : BitVector{} + 0x7c00;
@@ -123,7 +124,7 @@ LILY_INLINE void store(Float16 *p, Vector v) {
 }
 #endif
 
-// Whole vectors where `count` allows it; else the first `count` lanes, zeros in the rest.
+// Loads a whole vector if `count` >= kLanes; otherwise the first `count` lanes, with zeros in the rest.
 template <typename Element>
 LILY_INLINE Vector load_up_to(const Element *p, int64_t count) {
   if (count >= kLanes) return load(p);
@@ -149,8 +150,8 @@ LILY_INLINE float value_of(Element number) {
   return load_up_to(&number, 1)[0];
 }
 
-// body(Element{}) with the element type of a lily_dtype: types are told apart outside of loops, so that one copy of a
-// pass serves all of them.
+// Calls body(Element{}) with the element type of a lily_dtype. The branch is outside of the loops, so that one copy of
+// a pass supports all types.
 template <typename Body>
 LILY_INLINE void with_element(int32_t dtype, Body body) {
   if (dtype == LILY_FLOAT32) {
@@ -162,8 +163,8 @@ LILY_INLINE void with_element(int32_t dtype, Body body) {
   }
 }
 
-// body(j, count) for j = 0, kLanes, ...: count is the constant kLanes but for a last, partial vector, so that the loads
-// and stores in body need no branch where it matters.
+// Calls body(j, count) for j = 0, kLanes, ... `count` is the constant kLanes, except for a last, partial vector, so the
+// compiler removes the branches of load_up_to and store_up_to from the main loop.
 template <typename Body>
 LILY_INLINE void for_vectors(int64_t columns, Body body) {
   int64_t j = 0;
@@ -171,7 +172,7 @@ LILY_INLINE void for_vectors(int64_t columns, Body body) {
   if (j < columns) body(j, columns - j);
 }
 
-// The lanes in a fixed order: halves, quarters, ... so that the rounding does not depend on the compiler.
+// Sums the lanes in a fixed order (halves, quarters, ...), so that the rounding does not depend on the compiler.
 LILY_INLINE float sum_lanes(Vector v) {
   float lanes[kLanes];
   store(lanes, v);
@@ -181,7 +182,7 @@ LILY_INLINE float sum_lanes(Vector v) {
   return lanes[0];
 }
 
-// a0 b0 a1 b1 ... of the first or of the second halves of two vectors.
+// a0 b0 a1 b1 ... from the first or the second halves of two vectors.
 #if LILY_VECTOR_BYTES == 64
 LILY_INLINE Vector interleave_first(Vector a, Vector b) {
   return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
@@ -201,24 +202,25 @@ LILY_INLINE Vector interleave_first(Vector a, Vector b) { return __builtin_shuff
 LILY_INLINE Vector interleave_second(Vector a, Vector b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
 #endif
 
-// Row i of a square block becomes column i. Interleaving row i with row i + kLanes / 2 shifts one bit of the row number
-// into the column number; after log2(kLanes) rounds they have changed places.
-LILY_INLINE void transpose_block(Vector (&block)[kLanes]) {
+// Transposes a square of kLanes x kLanes numbers. Interleaving row i with row i + kLanes / 2 moves one bit of the row
+// number into the column number; after log2(kLanes) rounds, row and column number have changed places.
+LILY_INLINE void transpose_square(Vector (&rows)[kLanes]) {
 #pragma GCC unroll 4
   for (int64_t round = 1; round < kLanes; round *= 2) {
     Vector next[kLanes];
 #pragma GCC unroll 16
     for (int64_t i = 0; i < kLanes / 2; ++i) {
-      next[2 * i] = interleave_first(block[i], block[i + kLanes / 2]);
-      next[2 * i + 1] = interleave_second(block[i], block[i + kLanes / 2]);
+      next[2 * i] = interleave_first(rows[i], rows[i + kLanes / 2]);
+      next[2 * i + 1] = interleave_second(rows[i], rows[i + kLanes / 2]);
     }
 #pragma GCC unroll 16
-    for (int64_t i = 0; i < kLanes; ++i) block[i] = next[i];
+    for (int64_t i = 0; i < kLanes; ++i) rows[i] = next[i];
   }
 }
 
-// e^x for x <= 0, within 1 ulp; 0 below the smallest normal result. x = n ln 2 + f with |f| <= ln 2 / 2, e^f from its
-// Taylor polynomial of degree 7 (its remainder, f^8 / 8!, is below 6e-9), 2^n put into the exponent.
+// e^x for x <= 0, within 1 ulp; 0 if the result is below the smallest normal number. Writes x = n ln 2 + f with
+// |f| <= ln 2 / 2, computes e^f with its Taylor polynomial of degree 7 (the remainder, f^8 / 8!, is below 6e-9) and
+// adds n to the exponent.
 LILY_INLINE Vector exp_of_nonpositive(Vector x) {
   const Vector kLog2E = broadcast(0x1.715476p+0f);
   const Vector kLn2High = broadcast(0x1.62e4p-1f), kLn2Low = broadcast(0x1.7f7d1cp-20f);
@@ -237,7 +239,7 @@ LILY_INLINE Vector exp_of_nonpositive(Vector x) {
   sum = sum * f + broadcast(1.0f);
   const IntVector exponent = __builtin_convertvector(n, IntVector) << 23;
   const Vector result = (Vector)((IntVector)sum + exponent);
-  // Written so that a NaN, for which the comparison is false, stays a NaN.
+  // A NaN stays a NaN: x == x is false for it.
   return x < kSmallest ? Vector{} : (x == x ? result : x);
 }
 

@@ -29,19 +29,19 @@ void pause() {
 #endif
 }
 
-// How long an idle worker spins before it sleeps: the phases of one call follow each other within microseconds, and
-// waking a sleeper costs tens of them. About 50 us.
+// Iterations that an idle worker spins before it sleeps, about 50 us. The passes of one call follow each other within
+// microseconds, and waking a thread takes tens of microseconds.
 constexpr int kSpins = 2000;
 
-// A share of a call's tasks: the end of the range in the high half, the next task in the low half, so that one
-// compare-and-swap claims a task.
+// The tasks of a call that are assigned to one worker: the end of their range in the high 32 bits, the next task in the
+// low 32 bits, so that one compare-and-swap claims a task.
 class alignas(64) Share {
  public:
   void set(int64_t begin, int64_t end) {
     ticket_.store(static_cast<uint64_t>(end) << 32 | static_cast<uint64_t>(begin), std::memory_order_release);
   }
 
-  // The claimed task, or -1.
+  // Returns the claimed task, or -1 if none is left.
   int64_t claim() {
     uint64_t ticket = ticket_.load(std::memory_order_acquire);
     while ((ticket & kLow) < (ticket >> 32)) {
@@ -64,7 +64,7 @@ class ThreadPool {
   bool try_acquire() { return !busy_.exchange(true, std::memory_order_acquire); }
   void release() { busy_.store(false, std::memory_order_release); }
 
-  // By the thread that acquired the pool.
+  // Must be called by the thread that acquired the pool.
   void run(int64_t count, Task task, const void *context) {
     start_workers();
     task_ = task;
@@ -83,9 +83,9 @@ class ThreadPool {
   }
 
  private:
-  // A thread's own share first: from one call to the next it then finds its slabs in its own cache. What slower threads
-  // have left comes after. Only a claim gives the right to read the job: the caller waits for every claimed task, so
-  // the job cannot change before it is done.
+  // A worker runs its own share first, which covers the same data from call to call, so that it is in the cache of the
+  // core. Then it runs tasks that slower workers have not claimed. task_ and context_ may be read only after a claim:
+  // run() waits for every claimed task, so they cannot change before the task is complete.
   void work(int64_t worker) {
     for (int64_t i = 0; i < threads_; ++i) {
       Share &share = shares_[(worker + i) % threads_];
@@ -115,7 +115,8 @@ class ThreadPool {
     }
   }
 
-  // Detached: the pool lives as long as the process. Where a thread cannot be had the others do its work.
+  // The threads are detached, because the pool lives as long as the process. If a thread cannot be created, the others
+  // do its work.
   void start_workers() {
     if (started_) return;
     started_ = true;
@@ -132,7 +133,7 @@ class ThreadPool {
   const std::unique_ptr<Share[]> shares_;
   bool started_ = false;
   std::atomic<bool> busy_{false};
-  std::atomic<uint64_t> call_{0};  // counts calls of run()
+  std::atomic<uint64_t> call_{0};  // number of calls of run()
   std::atomic<int64_t> done_{0};
   Task task_ = nullptr;
   const void *context_ = nullptr;
@@ -141,10 +142,11 @@ class ThreadPool {
   std::atomic<int> sleepers_{0};
 };
 
-// Never destroyed: its threads may outlive every static destructor.
+// Never destroyed, because its threads may run after the static destructors.
 std::atomic<ThreadPool *> current_pool{nullptr};
 
-// A forked child has none of the threads, and a mutex may have been held: it starts over with a new pool.
+// A forked child has none of the threads, and the mutex may have been locked at the time of the fork. The child creates
+// a new pool.
 void forget_pool() { current_pool.store(nullptr, std::memory_order_release); }
 
 ThreadPool &pool() {
@@ -160,7 +162,7 @@ ThreadPool &pool() {
 int requested_threads() {
   const char *text = getenv("LILY_NUM_THREADS");
   if (text == nullptr || *text == '\0') return default_thread_count();
-  // Not strtol: with a recent glibc's headers it asks for that glibc at run time.
+  // Not strtol: compiled with the headers of a recent glibc, it requires that version at run time.
   int value = 0;
   const char *const end = text + strlen(text);
   const auto [rest, error] = std::from_chars(text, end, value);

@@ -1,13 +1,14 @@
-// One pool per process, shared by all JavaScript threads.
+// The thread pool. There is one per process, shared by all JavaScript threads.
 #pragma once
 
 #include <stdint.h>
 
 namespace lily::cpu {
 
-// Runs task(context, index, worker) for every index in [0, count) and returns when all are done. `worker` is below
-// thread_count() and no two tasks run under the same number at once: it names a task's scratch memory. The caller works
-// along. A pool that is busy with another thread's call, and a count of one, run on the caller alone.
+// Runs task(context, index, worker) for every index in [0, count) and returns when all tasks are complete. `worker` is
+// less than thread_count(), and no two tasks run with the same number at the same time, so it selects the scratch
+// memory of a task. The calling thread runs tasks too. If `count` is 1, or the pool is busy with a call of another
+// thread, the calling thread runs all tasks.
 using Task = void (*)(const void *context, int64_t index, int64_t worker);
 void parallel_for(int64_t count, Task task, const void *context);
 
@@ -21,8 +22,9 @@ void parallel_for(int64_t count, const Function &function) {
       &function);
 }
 
-// Threads, the caller included: LILY_NUM_THREADS, else the least of the process's affinity, its cgroup's quota and the
-// machine's physical cores. 0: LILY_NUM_THREADS is not a number from 1 to 256.
+// The number of threads, including the calling one: LILY_NUM_THREADS if it is set, otherwise the minimum of the CPU
+// affinity of the process, the CPU quota of its cgroup, and the number of physical cores. 0 if LILY_NUM_THREADS is not
+// a whole number from 1 to 256.
 int thread_count();
 
 }  // namespace lily::cpu

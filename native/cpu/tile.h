@@ -1,12 +1,13 @@
-// The register tile: the one piece of code in which the CPU backend multiplies matrices.
+// The register tile, which BLIS calls a micro-kernel. Every matrix product of the CPU backend runs through it.
 //
-//   out[i][j] (+)= sum_k left(i, k) * right[k][j]      i < rows <= 6, j < vectors * lanes, vectors <= kPanelVectors
+//   out[i][j] (+)= sum_k lhs(i, k) * rhs[k][j]      i < rows <= 6, j < vectors * lanes, vectors <= kPanelVectors
 //
-// `left` is read a step of k at a time with any two strides, so that h and h^T are the same to it; `right` and `out`
-// are read and written in whole vectors. One chain of fused multiply-adds per element, k ascending: the result does not
-// depend on how rows and columns were cut into tiles.
+// `lhs` has one stride for rows and one for steps of k, so that h and h^T need no separate code. `rhs` and `out` are
+// row-major and accessed in whole vectors. Each element of `out` is one chain of fused multiply-adds in ascending k, so
+// the result does not depend on the cut of rows and columns into tiles.
 //
-// A step of k is one number of float32 (Floats), or a pair of neighbours of bfloat16 in the 4 bytes of one (Pairs).
+// A step of k is one float32 value (Floats), or two neighbouring bfloat16 values in the 4 bytes of a float (Pairs).
+// Packing for Pairs interleaves each two rows, as oneDNN's VNNI layouts do.
 #pragma once
 
 #include "cpu/simd.h"
@@ -14,25 +15,25 @@
 namespace lily::cpu {
 namespace {
 
-// How a product takes its operands: `kDepth` values of k to a step.
+// The operand format of a product: `kDepth` values of k per step.
 struct Floats {
-  using Element = float;  // of left
+  using Element = float;  // of lhs
   static constexpr int32_t kDtype = LILY_FLOAT32;
   static constexpr int64_t kDepth = 1;
 
-  static LILY_INLINE float step_of(const float *left) { return *left; }
-  static LILY_INLINE Vector multiply_add(float left, Vector right, Vector sum) { return sum + left * right; }
+  static LILY_INLINE float step_of(const float *lhs) { return *lhs; }
+  static LILY_INLINE Vector multiply_add(float lhs, Vector rhs, Vector sum) { return sum + lhs * rhs; }
 
-  // A step of right from its rows.
-  static LILY_INLINE Vector join(const Vector (&rows)[kDepth]) { return rows[0]; }
+  // Makes one step of rhs from kDepth rows.
+  static LILY_INLINE Vector interleave(const Vector (&rows)[kDepth]) { return rows[0]; }
 
-  // Steps from `count` rows of memory, as many columns as there is a quicker way for; returns their number.
+  // Interleaves `count` rows in memory for as many columns as a fast path covers, and returns that number of columns.
   template <typename E>
-  static LILY_INLINE int64_t join_rows(const E *, int64_t, int64_t, int64_t, float, float *) {
+  static LILY_INLINE int64_t interleave_rows(const E *, int64_t, int64_t, int64_t, float, float *) {
     return 0;
   }
 
-  // kLanes steps of one row, from `count` elements on; zeros behind them.
+  // Loads kLanes steps of one row that has `count` elements left; missing elements are zero.
   template <typename E>
   static LILY_INLINE Vector load_steps(const E *row, int64_t count, float scale) {
     return scale * load_up_to(row, count);
@@ -40,41 +41,41 @@ struct Floats {
 };
 
 #if defined(__AVX512BF16__)
-// The products and sums of VDPBF16PS are float32; its inputs and sums flush subnormal numbers to zero.
+// VDPBF16PS multiplies and adds in float32. It flushes subnormal inputs and sums to zero.
 struct Pairs {
   using Element = BFloat16;
   static constexpr int32_t kDtype = LILY_BFLOAT16;
   static constexpr int64_t kDepth = 2;
 
-  // Any address of an element will do.
-  static LILY_INLINE Vector step_of(const BFloat16 *left) {
+  // The address needs the alignment of one element only.
+  static LILY_INLINE Vector step_of(const BFloat16 *lhs) {
     typedef uint32_t Step __attribute__((aligned(2), may_alias));
-    return (Vector)(*reinterpret_cast<const Step *>(left) - BitVector{});
+    return (Vector)(*reinterpret_cast<const Step *>(lhs) - BitVector{});
   }
-  static LILY_INLINE Vector multiply_add(Vector left, Vector right, Vector sum) {
-    return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)left, (__m512bh)right);
+  static LILY_INLINE Vector multiply_add(Vector lhs, Vector rhs, Vector sum) {
+    return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)lhs, (__m512bh)rhs);
   }
 
-  // 0, odd, 1, odd + 1, ...
-  static LILY_INLINE __m512i interleaving(int odd) {
+  // The indices 0, odd, 1, odd + 1, ...
+  static LILY_INLINE __m512i interleave_indices(int odd) {
     const __m512i step = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return _mm512_or_si512(step, _mm512_slli_epi32(_mm512_add_epi32(step, _mm512_set1_epi32(odd)), 16));
   }
 
-  static LILY_INLINE Vector join(const Vector (&rows)[kDepth]) {
-    // All even numbers, then all odd ones.
-    const __m512i apart = (__m512i)_mm512_cvtne2ps_pbh((__m512)rows[1], (__m512)rows[0]);
-    return (Vector)_mm512_permutexvar_epi16(interleaving(16), apart);
+  static LILY_INLINE Vector interleave(const Vector (&rows)[kDepth]) {
+    // The elements of rows[0], then those of rows[1].
+    const __m512i concatenated = (__m512i)_mm512_cvtne2ps_pbh((__m512)rows[1], (__m512)rows[0]);
+    return (Vector)_mm512_permutexvar_epi16(interleave_indices(16), concatenated);
   }
 
   template <typename E>
-  static LILY_INLINE int64_t join_rows(const E *, int64_t, int64_t, int64_t, float, float *) {
+  static LILY_INLINE int64_t interleave_rows(const E *, int64_t, int64_t, int64_t, float, float *) {
     return 0;
   }
-  static LILY_INLINE int64_t join_rows(const BFloat16 *rows, int64_t pitch, int64_t count, int64_t columns, float scale,
-                                       float *out) {
+  static LILY_INLINE int64_t interleave_rows(const BFloat16 *rows, int64_t pitch, int64_t count, int64_t columns,
+                                             float scale, float *out) {
     if (count < kDepth || scale != 1.0f) return 0;
-    const __m512i first = interleaving(32), second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+    const __m512i first = interleave_indices(32), second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
     int64_t j = 0;
     for (; j + 2 * kLanes <= columns; j += 2 * kLanes) {
       const __m512i even = (__m512i)load_bytes(rows + j);
@@ -98,52 +99,53 @@ struct Pairs {
 };
 #endif
 
-// What the passes of this instruction set take the large products' operands as; the small ones are of Floats.
+// The format of the large products in this instruction set. The small products always use Floats.
 using Operand = LILY_OPERAND;
 
-// Steps of k in `depth` values of it; the last may be partly filled, with zeros.
+// The number of steps for `depth` values of k. Packing fills up the last step with zeros.
 template <typename T>
 LILY_INLINE int64_t steps_of(int64_t depth) {
   return (depth + T::kDepth - 1) / T::kDepth;
 }
 
-// Six rows: at a power-of-two pitch all rows of an activation share one set of the L1 cache, which has eight ways.
+// Six rows: if the pitch is a power of two, all rows of an activation map to the same set of an 8-way L1 cache.
 constexpr int64_t kTileRows = 6;
 
-// 6 x 4 vectors of sums fill the 32 registers of AVX-512 and of NEON, 6 x 2 the 16 of AVX2 and of SSE.
+// 6 x 4 vectors of sums fill the 32 registers of AVX-512 and NEON; 6 x 2 fill the 16 registers of AVX2 and SSE.
 constexpr int64_t kPanelVectors = LILY_VECTOR_REGISTERS == 32 ? 4 : 2;
 constexpr int64_t kPanel = kPanelVectors * kLanes;
 
+// The left operand of a product: a pointer and two strides, in elements.
 template <typename T>
-struct Left {
+struct LeftOperand {
   const typename T::Element *data;
-  int64_t row;   // elements from one row to the next
-  int64_t step;  // elements from one step of k to the next
+  int64_t row_stride;
+  int64_t step_stride;  // from one step of k to the next
 };
 
 template <typename T, int kRows, int kVectors>
-void multiply_tile(int64_t steps, Left<T> left, const float *right, int64_t right_pitch, float *out, int64_t out_pitch,
-                   bool accumulate) {
+void multiply_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t rhs_pitch, float *out,
+                   int64_t out_pitch, bool accumulate) {
   Vector sums[kRows][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 8
     for (int j = 0; j < kVectors; ++j) sums[i][j] = Vector{};
   }
-  const typename T::Element *scalars = left.data;
+  const typename T::Element *scalars = lhs.data;
 #pragma GCC unroll 2
   for (int64_t k = 0; k < steps; ++k) {
-    Vector columns[kVectors];
+    Vector rhs_row[kVectors];
 #pragma GCC unroll 8
-    for (int j = 0; j < kVectors; ++j) columns[j] = load(right + j * kLanes);
+    for (int j = 0; j < kVectors; ++j) rhs_row[j] = load(rhs + j * kLanes);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      const auto scalar = T::step_of(scalars + i * left.row);
+      const auto scalar = T::step_of(scalars + i * lhs.row_stride);
 #pragma GCC unroll 8
-      for (int j = 0; j < kVectors; ++j) sums[i][j] = T::multiply_add(scalar, columns[j], sums[i][j]);
+      for (int j = 0; j < kVectors; ++j) sums[i][j] = T::multiply_add(scalar, rhs_row[j], sums[i][j]);
     }
-    scalars += left.step;
-    right += right_pitch;
+    scalars += lhs.step_stride;
+    rhs += rhs_pitch;
   }
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
@@ -156,7 +158,7 @@ void multiply_tile(int64_t steps, Left<T> left, const float *right, int64_t righ
 }
 
 template <typename T>
-using Tile = void (*)(int64_t, Left<T>, const float *, int64_t, float *, int64_t, bool);
+using Tile = void (*)(int64_t, LeftOperand<T>, const float *, int64_t, float *, int64_t, bool);
 
 template <typename T, int kVectors>
 constexpr Tile<T> kTilesOfWidth[kTileRows] = {multiply_tile<T, 1, kVectors>, multiply_tile<T, 2, kVectors>,
@@ -176,29 +178,29 @@ LILY_INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
 LILY_INLINE int64_t maximum(int64_t a, int64_t b) { return a > b ? a : b; }
 LILY_INLINE int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Columns of a row-major matrix of `columns` columns are taken in panels of kPanel; the last one may be narrower. A
-// packed panel is padded with zeros to whole vectors, and panel p of a matrix with R rows, or of right with R steps,
-// starts at p * kPanel * R.
+// A matrix of `columns` columns is packed in panels (the term of BLAS libraries such as BLIS) of kPanel columns; the
+// last panel may be narrower. Rows of a panel are contiguous and padded with zeros to whole vectors. Panel p starts at
+// p * kPanel * R, where R is the number of rows, or of steps for rhs.
 LILY_INLINE int64_t panel_columns(int64_t columns, int64_t panel) { return minimum(kPanel, columns - panel * kPanel); }
 LILY_INLINE int64_t panel_count(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 
-// Any number of rows.
+// The product for any number of rows.
 template <typename T>
-LILY_INLINE void multiply_rows(int64_t rows, int64_t vectors, int64_t steps, Left<T> left, const float *right,
-                               int64_t right_pitch, float *out, int64_t out_pitch, bool accumulate) {
+LILY_INLINE void multiply_rows(int64_t rows, int64_t vectors, int64_t steps, LeftOperand<T> lhs, const float *rhs,
+                               int64_t rhs_pitch, float *out, int64_t out_pitch, bool accumulate) {
   for (int64_t i = 0; i < rows; i += kTileRows) {
-    const Left<T> tile_left = {left.data + i * left.row, left.row, left.step};
-    tile_of<T>(minimum(kTileRows, rows - i), vectors)(steps, tile_left, right, right_pitch, out + i * out_pitch,
-                                                      out_pitch, accumulate);
+    const LeftOperand<T> tile_lhs = {lhs.data + i * lhs.row_stride, lhs.row_stride, lhs.step_stride};
+    tile_of<T>(minimum(kTileRows, rows - i), vectors)(steps, tile_lhs, rhs, rhs_pitch, out + i * out_pitch, out_pitch,
+                                                      accumulate);
   }
 }
 
-// A matrix of any element type from one of its elements on.
-LILY_INLINE lily_matrix from(const lily_matrix &matrix, int64_t row, int64_t column) {
+// The part of a matrix that starts at (row, column).
+LILY_INLINE lily_matrix submatrix(const lily_matrix &matrix, int64_t row, int64_t column) {
   const int64_t bytes = matrix.dtype == LILY_FLOAT32 ? 4 : 2;
-  lily_matrix part = matrix;
-  part.data = static_cast<char *>(matrix.data) + (row * matrix.pitch + column) * bytes;
-  return part;
+  lily_matrix result = matrix;
+  result.data = static_cast<char *>(matrix.data) + (row * matrix.pitch + column) * bytes;
+  return result;
 }
 
 // out[i][j] (+)= scale * sums[i][j].
@@ -216,20 +218,21 @@ LILY_INLINE void write_rows(int64_t rows, int64_t columns, const float *sums, in
   });
 }
 
-// At most kTileRows rows into an operand of any element type, whose last columns may not fill a vector.
+// Multiplies at most kTileRows rows into `out`, which may have any element type and a last vector of fewer columns. The
+// register tile writes whole float32 vectors, so other cases go through a buffer on the stack.
 template <typename T>
-void multiply_into(int64_t rows, int64_t columns, int64_t steps, Left<T> left, const float *panel,
+void multiply_into(int64_t rows, int64_t columns, int64_t steps, LeftOperand<T> lhs, const float *panel,
                    const lily_matrix &out) {
   const int64_t vectors = (columns + kLanes - 1) / kLanes;
   const int64_t width = vectors * kLanes;
   const Tile<T> tile = tile_of<T>(rows, vectors);
   if (out.dtype == LILY_FLOAT32 && columns == width) {
-    tile(steps, left, panel, width, static_cast<float *>(out.data), out.pitch, out.accumulate != 0);
+    tile(steps, lhs, panel, width, static_cast<float *>(out.data), out.pitch, out.accumulate != 0);
     return;
   }
-  float edge[kTileRows * kPanel];
-  tile(steps, left, panel, width, edge, width, false);
-  write_rows(rows, columns, edge, width, 1.0f, out, out.accumulate != 0);
+  float buffer[kTileRows * kPanel];
+  tile(steps, lhs, panel, width, buffer, width, false);
+  write_rows(rows, columns, buffer, width, 1.0f, out, out.accumulate != 0);
 }
 
 }  // namespace

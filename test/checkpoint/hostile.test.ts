@@ -30,10 +30,10 @@ async function expectRefusal(folder: string, file: string, ...texts: string[]): 
 
 describe('the configuration', () => {
   const texts: Record<string, [text: string, ...messages: string[]]> = {
-    'no JSON': ['{"r": 8,', 'the configuration is not JSON'],
+    'no JSON': ['{"r": 8,', 'expected the configuration to be valid JSON'],
     'JSON that is no object': ['[]', 'expected a JSON object'],
-    'field twice': ['{"peft_type": "LILY", "r": 8, "r": 16}', 'the key "r" twice'],
-    'JSON nested deeply': ['['.repeat(100_000), 'nested deeper than'],
+    'field twice': ['{"peft_type": "LILY", "r": 8, "r": 16}', 'got "r" twice'],
+    'JSON nested deeply': ['['.repeat(100_000), 'at most 8 levels of nesting'],
   }
   it.each(Object.entries(texts))('%s', async (_, [text, ...messages]) => {
     const folder = goldenCopy()
@@ -88,7 +88,7 @@ describe('configuration and tensors of two adapters', () => {
     )
   })
   it('targets that leave out a layer', async () => {
-    await expectRefusal(withFields({ target_modules: ['q_proj'] }), TENSORS, 'layers.0.self_attn.v_proj', 'leave out')
+    await expectRefusal(withFields({ target_modules: ['q_proj'] }), TENSORS, 'layers.0.self_attn.v_proj', 'excludes')
   })
   it('targets that no layer has', async () => {
     await expectRefusal(withFields({ target_modules: ['mlp'] }), TENSORS, 'do not fit adapter_config.json')
@@ -127,8 +127,8 @@ describe('the tensors', () => {
     infinity: [patch(ROUTER, (numbers) => (numbers[0] = -Infinity)), `tensor "${ROUTER}"`, 'at [0, 0]'],
     'NaN in bfloat16': [halves('BF16', 0x7fc0), 'expected finite numbers'],
     'infinity in float16': [halves('F16', 0xfc00), 'expected finite numbers'],
-    'a router left out': [(tensors) => tensors.delete(ROUTER), `expected a tensor "${ROUTER}", which is not there`],
-    'an A left out': [(tensors) => tensors.delete(A), `expected a tensor "${A}", which is not there`],
+    'a router left out': [(tensors) => tensors.delete(ROUTER), `expected a tensor "${ROUTER}", got none`],
+    'an A left out': [(tensors) => tensors.delete(A), `expected a tensor "${A}", got none`],
     'a vector for a matrix': [
       (tensors) => tensors.set(A, bytesOf('F32', [256], new Float32Array(256))),
       `tensor "${A}": expected shape [8, d_in]`,
@@ -156,7 +156,7 @@ describe('the tensors', () => {
       (tensors) => tensors.set(`${KEY}.lily_C.weight`, bytesOf('F32', [1], new Float32Array(1))),
       `tensor "${KEY}.lily_C.weight": expected base_model.model.<layer>.lily_A.weight`,
     ],
-    'no tensors of Lily': [(tensors) => tensors.clear(), 'has no tensor base_model.model.<layer>.lily_A.weight'],
+    'no tensors of Lily': [(tensors) => tensors.clear(), 'expected tensors base_model.model.<layer>.lily_A.weight'],
   }
   it.each(Object.entries(changes))('%s', async (_, [change, ...messages]) => {
     await expectRefusal(await withTensors(change), TENSORS, ...messages)
@@ -182,12 +182,12 @@ describe('the compact form', () => {
   })
 
   const metadata: Record<string, [layers: string, ...messages: string[]]> = {
-    'no JSON': ['[[', 'lily_layers is not JSON'],
-    'no list': ['{}', 'expected its metadata lily_layers to be a list'],
+    'no JSON': ['[[', 'expected its metadata lily_layers to be valid JSON'],
+    'no list': ['{}', 'expected its metadata lily_layers to be an array'],
     'layers without sizes': ['[["layers.0.q_proj"]]', 'layers[0].inFeatures'],
     'a number for a layer': ['[3]', 'layers[0].name'],
-    'layers twice': ['[["q_proj", 4, 4], ["q_proj", 4, 4]]', 'is there already'],
-    'layers without tensors': ['[["layers.9.q_proj", 32, 32]]', 'layers.9.q_proj.lily_A.weight", which is not there'],
+    'layers twice': ['[["q_proj", 4, 4], ["q_proj", 4, 4]]', "got 'q_proj' twice"],
+    'layers without tensors': ['[["layers.9.q_proj", 32, 32]]', 'layers.9.q_proj.lily_A.weight", got none'],
   }
   it.each(Object.entries(metadata))('%s', async (_, [layers, ...messages]) => {
     const folder = newFolder()

@@ -81,8 +81,10 @@ describe('rankForLora', () => {
   it('refuses what has no answer', async () => {
     const one = [{ name: 'q', inFeatures: 8, outFeatures: 8 }]
     await expectRefused('ERR_LILY_ARGUMENT', 'loraRank', () => rankForLora(layers, {}, 0))
-    await expectRefused('ERR_LILY_ARGUMENT', 'r would be 0', () => rankForLora(one, { numB: 64 }, 1))
-    await expectRefused('ERR_LILY_ARGUMENT', 'not from 1 to 4096', () => rankForLora(one, {}, 65536))
+    await expectRefused('ERR_LILY_ARGUMENT', 'expected r from 1 to 4096, got 0', () =>
+      rankForLora(one, { numB: 64 }, 1),
+    )
+    await expectRefused('ERR_LILY_ARGUMENT', 'expected r from 1 to 4096', () => rankForLora(one, {}, 65536))
     await expectRefused('ERR_LILY_ARGUMENT', 'targetModules', () => rankForLora(one, { targetModules: ['k'] }, 1))
   })
 })

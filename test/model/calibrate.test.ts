@@ -92,7 +92,7 @@ describe('calibrate', () => {
     ['ERR_LILY_ARGUMENT', '2.q', { '2.q': [] }, {}],
     ['ERR_LILY_ARGUMENT', 'samples', { '0.q': [] }, {}],
     ['ERR_LILY_ARGUMENT', 'samples', { '0.q': place(samples[0], [7, dIn]) }, {}],
-    ['ERR_LILY_ARGUMENT', 'no tokens', { '0.q': [place([], [0, dIn])] }, {}],
+    ['ERR_LILY_ARGUMENT', 'at least one token', { '0.q': [place([], [0, dIn])] }, {}],
     ['ERR_LILY_SHAPE', 'a', { '0.q': [place(samples[0], [6, 7])] }, {}],
     ['ERR_LILY_ARGUMENT', 'routing', { '0.q': [place(samples[0], [7, dIn])] }, { routing: 'token' }],
     ['ERR_LILY_ARGUMENT', 'mask', { '0.q': [place(samples[0], [7, dIn])] }, { mask: [] }],

@@ -1,0 +1,91 @@
+// The combined projector C_g = s sum_e w_ge B_e, one panel at a time. A task combines a panel in its own scratch and
+// uses it there; C is never stored as a whole. The forward pass packs C (panels of columns of d_out), the backward pass
+// packs C^T (panels of columns of r). For LoRA, whose b is stored transposed, the two exchange roles.
+//
+//   stack.b   E r x d_out, pitched, any element type; d_out x r if `transposed`
+//   out       [step of k][width]: k counts r for C, and d_out for C^T
+//
+// Reads each element of B of the panel once.
+#pragma once
+
+#include "cpu/pack.h"
+
+namespace lily::cpu {
+namespace {
+
+// Combines the rows [row, row + rows) and the columns [column, column + columns) of C, with kDepth rows per step. A row
+// of out has `width` floats.
+template <typename T>
+void combine_rows(const ExpertStack &stack, const float *weights, int64_t row, int64_t rows, int64_t column,
+                  int64_t columns, float *out, int64_t width) {
+  const int64_t pitch = stack.b.pitch, expert_pitch = stack.rank * pitch;
+  float scaled[kMaxExperts];
+  for (int64_t e = 0; e < stack.experts; ++e) scaled[e] = stack.scaling * weights[e];
+  with_element(stack.b.dtype, [&](auto element) __attribute__((always_inline)) {
+    const auto *first_row = static_cast<const decltype(element) *>(stack.b.data) + row * pitch + column;
+    for (int64_t i = 0; i < rows; i += T::kDepth) {
+      const auto *first = first_row + i * pitch;
+      const bool fills_step = i + T::kDepth <= rows;
+      float *row_out = out + i / T::kDepth * width;
+      for_vectors(columns, [&](int64_t j, int64_t count) __attribute__((always_inline)) {
+        Vector sums[T::kDepth] = {};
+        // The rows of a panel are too short for the hardware prefetcher. One prefetch per cache line of 64 bytes is
+        // enough.
+        const bool begins_line = sizeof(element) == 4 || j % 32 == 0;
+        for (int64_t e = 0; e < stack.experts; ++e) {
+          const auto *elements = first + e * expert_pitch + j;
+#pragma GCC unroll 2
+          for (int64_t k = 0; k < T::kDepth; ++k) {
+            if (k == 0 || fills_step) sums[k] += scaled[e] * load_up_to(elements + k * pitch, count);
+            if (begins_line) __builtin_prefetch(elements + (k + T::kDepth) * pitch);
+          }
+        }
+        store(row_out + j, T::interleave(sums));
+      });
+    }
+  });
+}
+
+// Packs the columns [column, column + columns) of C: [step of r][width].
+void combine_panel(const ExpertStack &stack, const float *weights, int64_t column, int64_t columns, float *out,
+                   int64_t width) {
+  if (!stack.transposed) {
+    combine_rows<Operand>(stack, weights, 0, stack.rank, column, columns, out, width);
+    return;
+  }
+  pack_transposed<Operand>(columns, stack.rank, submatrix(stack.b, column, 0), stack.scaling, out, width);
+}
+
+// Packs C^T for the rows [row, row + rows) and the columns [column, column + columns) of C: [step of columns][width].
+// `scratch` holds kTransposeScratchFloats.
+void combine_transposed_panel(const ExpertStack &stack, const float *weights, int64_t row, int64_t rows, int64_t column,
+                              int64_t columns, float *out, int64_t width, float *scratch) {
+  if (stack.transposed) {
+    pack<Operand>(columns, rows, submatrix(stack.b, column, row), stack.scaling, out, width);
+    return;
+  }
+  for (int64_t j = 0; j < columns; j += kPanel) {
+    const int64_t panel = minimum(kPanel, columns - j);
+    const lily_matrix combined = {scratch, round_up(panel, kLanes), LILY_FLOAT32, 0};
+    combine_rows<Floats>(stack, weights, row, rows, column + j, panel, scratch, combined.pitch);
+    pack_transposed<Operand>(rows, panel, combined, 1.0f, out + j / Operand::kDepth * width, width);
+  }
+}
+
+// u_t = p_t (x) h_t of one token, in the element type of the large products. Token routing multiplies u by the rows of
+// all B_e, which is a combined projector of one expert with rank E r.
+void write_u(const lily_problem &problem, const lily_matrix &hidden, int64_t token, const float *probabilities,
+             const lily_matrix &u) {
+  auto *const out = static_cast<Operand::Element *>(submatrix(u, token, 0).data);
+  with_element(hidden.dtype, [&](auto element) __attribute__((always_inline)) {
+    const auto *h = static_cast<const decltype(element) *>(hidden.data) + token * hidden.pitch;
+    for (int64_t e = 0; e < problem.experts; ++e) {
+      for_vectors(problem.rank, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+        store_up_to(out + e * problem.rank + i, probabilities[e] * load_up_to(h + i, count), count);
+      });
+    }
+  });
+}
+
+}  // namespace
+}  // namespace lily::cpu

@@ -1,0 +1,114 @@
+// Conversion of operands into the layouts that the register tile reads, and of its packed sums back into matrices.
+//
+// Operands may have any element type. All conversions to the element type of the product happen here, on the way into
+// scratch; no operand is converted as a whole.
+//
+//   rhs       packed in panels [panel][step of k][width], see tile.h: `pack` and `pack_transposed`
+//   lhs       read in place if its element type and strides allow it, otherwise copied: `lhs_of_rows`, `lhs_of_columns`
+//   sums      float32 panels [panel][row][width], written to a matrix by `write_panels`
+#pragma once
+
+#include "cpu/kernels.h"
+#include "cpu/tile.h"
+
+namespace lily::cpu {
+namespace {
+
+// Floats of a square of kPanel x kPanel numbers that is packed once and then transposed.
+constexpr int64_t kTransposeScratchFloats = kPanel * kPanel;
+
+// Packs scale * in^T: out[j][i] = scale * in[i][j] for i < rows, j < columns, with kDepth values of j per step. A row
+// of out has `width` floats, which are whole vectors; the elements after the last row of `in` are zero.
+template <typename T>
+void pack_transposed(int64_t rows, int64_t columns, const lily_matrix &in, float scale, float *out, int64_t width) {
+  const int64_t steps = steps_of<T>(columns);
+  with_element(in.dtype, [&](auto element) __attribute__((always_inline)) {
+    const auto *elements = static_cast<const decltype(element) *>(in.data);
+    for (int64_t i = 0; i < width; i += kLanes) {
+      for (int64_t j = 0; j < steps; j += kLanes) {
+        Vector square[kLanes];
+        const auto *corner = elements + i * in.pitch + j * T::kDepth;
+        const int64_t count = columns - j * T::kDepth;
+#pragma GCC unroll 16
+        for (int64_t lane = 0; lane < kLanes; ++lane) {
+          square[lane] = i + lane < rows ? T::load_steps(corner + lane * in.pitch, count, scale) : Vector{};
+        }
+        transpose_square(square);
+        const int64_t lanes = minimum(kLanes, steps - j);
+        for (int64_t lane = 0; lane < lanes; ++lane) store(out + (j + lane) * width + i, square[lane]);
+      }
+    }
+  });
+}
+
+// Packs scale * in: out[i][j] = scale * in[i][j], with kDepth values of i per step. A row of out has `width` floats:
+// `columns`, padded with zeros to whole vectors.
+template <typename T>
+void pack(int64_t rows, int64_t columns, const lily_matrix &in, float scale, float *out, int64_t width) {
+  with_element(in.dtype, [&](auto element) __attribute__((always_inline)) {
+    const auto *elements = static_cast<const decltype(element) *>(in.data);
+    for (int64_t i = 0; i < rows; i += T::kDepth) {
+      const auto *row = elements + i * in.pitch;
+      const int64_t count_rows = T::kDepth == 1 ? 1 : minimum(T::kDepth, rows - i);
+      float *row_out = out + i / T::kDepth * width;
+      const int64_t done = T::interleave_rows(row, in.pitch, count_rows, columns, scale, row_out);
+      for_vectors(columns - done, [=](int64_t offset, int64_t count) __attribute__((always_inline)) {
+        const int64_t j = done + offset;
+        Vector values[T::kDepth];
+        for (int64_t k = 0; k < T::kDepth; ++k) {
+          values[k] = k < count_rows ? scale * load_up_to(row + k * in.pitch + j, count) : Vector{};
+        }
+        store(row_out + j, T::interleave(values));
+      });
+    }
+  });
+}
+
+// The rows of a matrix as a left operand. If the register tile cannot read them in place, they are copied to `scratch`,
+// which holds rows * round_up(depth, kLanes) floats.
+template <typename T>
+LeftOperand<T> lhs_of_rows(const lily_matrix &matrix, int64_t rows, int64_t depth, float *scratch) {
+  if (matrix.dtype == T::kDtype && depth % T::kDepth == 0) {
+    return {static_cast<const typename T::Element *>(matrix.data), matrix.pitch, T::kDepth};
+  }
+  const int64_t pitch = round_up(depth, kLanes);
+  auto *const copy = reinterpret_cast<typename T::Element *>(scratch);
+  with_element(matrix.dtype, [&](auto element) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < rows; ++i) {
+      const auto *row = static_cast<const decltype(element) *>(matrix.data) + i * matrix.pitch;
+      for_vectors(depth, [=](int64_t k, int64_t count) __attribute__((always_inline)) {
+        store(copy + i * pitch + k, load_up_to(row + k, count));
+      });
+    }
+  });
+  return {copy, pitch, T::kDepth};
+}
+
+// The columns of a matrix as a left operand, where k counts its rows. If the register tile cannot read them in place,
+// they are packed to `scratch`, which holds round_up(columns, kLanes) floats per step of k.
+template <typename T>
+LeftOperand<T> lhs_of_columns(const lily_matrix &matrix, int64_t rows, int64_t columns, float *scratch) {
+  if (matrix.dtype == T::kDtype && T::kDepth == 1) {
+    return {static_cast<const typename T::Element *>(matrix.data), 1, matrix.pitch};
+  }
+  const int64_t width = round_up(columns, kLanes);
+  pack<T>(rows, columns, matrix, 1.0f, scratch, width);
+  return {reinterpret_cast<const typename T::Element *>(scratch), T::kDepth, T::kDepth * width};
+}
+
+LILY_INLINE void clear(float *values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) values[i] = 0.0f;
+}
+
+// out[i][j] (+)= scale * sums[i][j], where sums are packed in panels.
+LILY_INLINE void write_panels(int64_t rows, int64_t columns, const float *sums, float scale, const lily_matrix &out,
+                              bool accumulate) {
+  for (int64_t p = 0; p < panel_count(columns); ++p) {
+    const int64_t panel = panel_columns(columns, p);
+    write_rows(rows, panel, sums + p * kPanel * rows, round_up(panel, kLanes), scale, submatrix(out, 0, p * kPanel),
+               accumulate);
+  }
+}
+
+}  // namespace
+}  // namespace lily::cpu
