@@ -163,7 +163,7 @@ describe('a planted mistake', () => {
   test('an unordered read names both pieces of work, their streams and the byte', (context) => {
     needsKernels(context)
     const { text } = runKernel('planted', ['unordered_copy', 'bug'], { ORDER: '0' })
-    expect(text).toMatch(/a copy in stream \d+ reads byte 0 of 256 bytes of device memory made by call \d+/)
+    expect(text).toMatch(/a copy in stream \d+ reads byte 0 of 256 bytes of device memory created by call \d+/)
     expect(text).toMatch(/which the kernel add_one\(float\*, int\) in stream \d+ writes/)
   })
 })
