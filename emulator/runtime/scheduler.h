@@ -1,9 +1,9 @@
 // Queued work. An operation may run once all its dependencies are done. A seeded generator chooses among the operations
-// that may run, so that a program does not depend on an order that it has not requested.
+// that may run, so that no order that the program has not requested holds by chance.
 //
-// Work runs when a call waits for it and sometimes when more is queued. A separate thread runs host functions that are
-// due when the program makes no calls for a while, so they run even if nothing waits for them. Everything except the
-// host functions themselves runs under the runtime's lock.
+// Work runs when a call waits for it and sometimes when more is queued. While host functions are pending, a separate
+// thread also runs work when the program makes no calls for a while, so that host functions run even if nothing waits
+// for them. Everything except the host functions themselves runs under the runtime's lock.
 #pragma once
 
 #include <functional>
