@@ -67,7 +67,7 @@ test('a runtime call that fails, whichever it is, leaves no leak and a usable pr
     const { code, stdout, text } = await runProgram('calls.js', { FAIL_CALL: String(i + 1) })
     const label = `call ${i + 1}, ${name}: ${text}`
     // Threads wait while others call, so that the order is not the same in every run.
-    const [, failed = ''] = /call \d+, (cuda\w+), fails as asked/.exec(text) ?? []
+    const [, failed = ''] = /call \d+, (cuda\w+), fails with/.exec(text) ?? []
     // Who cannot free cannot but leak.
     const frees = /^cuda(Free|StreamDestroy|EventDestroy|GraphDestroy|GraphExecDestroy)/.test(failed)
     const findings = [...text.matchAll(/FINDING \[(\w+)\]/g)].filter(([, kind]) => !frees || kind !== 'leak')

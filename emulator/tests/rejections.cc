@@ -1,13 +1,13 @@
-// Unknown opcodes, modifiers, types and shapes are refused with an error that names them.
+// Unknown opcodes, modifiers, types and shapes are rejected with an error that names them.
 #include "tests/harness.h"
 
 namespace lily::emulator::tests {
 
-void test_refusals() {
-  struct Refusal {
+void test_rejections() {
+  struct Rejection {
     const char *statement, *name;
   };
-  static constexpr Refusal refusals[] = {
+  static constexpr Rejection rejections[] = {
       {"frobnicate.u32 w0, w1;", "frobnicate"},
       {"add.frob.u32 w0, w1, w2;", "frob"},
       {"add.sat.u32 w0, w1, w2;", "add.sat.u32"},
@@ -38,7 +38,7 @@ void test_refusals() {
       {"tex.2d.v4.f32.f32 {w0, w1, w2, w3}, [in, {w4, w5}];", "tex"},
       {"mbarrier.init.shared.b64 [w0], 1;", "mbarrier"},
   };
-  for (const Refusal &each : refusals) refused(each.statement, {each.name});
+  for (const Rejection &each : rejections) expect_rejection(each.statement, {each.name});
 }
 
 }  // namespace lily::emulator::tests
