@@ -10,8 +10,8 @@
 // Passes over memory: x once, A once per block from the second-level cache; h, p written once.
 #pragma once
 
-#include "mixture.cuh"
 #include "shrink.cuh"
+#include "token_weights.cuh"
 
 namespace lily::cuda {
 
@@ -33,8 +33,8 @@ struct ForwardShrink {
   Route route;
   // Few tokens: blocks share the long dimension by chunks, and leave their sums to the next phase. Nothing else is
   // done.
-  float *parts;  // chunks x M x part_pitch, out; null: a block has all of it
-  int part_pitch;
+  float *partials;  // chunks x M x part_pitch, out; null: a block has all of it
+  int partial_pitch;
 };
 
 // Bytes of shared memory that routing needs beside the logits' source.
@@ -72,7 +72,7 @@ __device__ inline void form_logits(const Route &route, const float *product, int
   for (int i = threadIdx.x; i < route.experts * ((route.rank + 3) / 4); i += kThreads) {
     const int e = i / ((route.rank + 3) / 4), k = i % ((route.rank + 3) / 4) * 4;
     float value[4];
-    load_four(route.router, e, k, route.rank, value);
+    load_vec4(route.router, e, k, route.rank, value);
 #pragma unroll
     for (int v = 0; v < 4; ++v)
       if (k + v < route.rank) router[e * router_pitch + k + v] = value[v];
@@ -92,37 +92,37 @@ template <typename Tile>
 __device__ inline const float *shrink_and_route(char *shared, const ForwardShrink &call, int token, int token_end,
                                                 int row) {
   const int count = token_end - token;
-  const int columns = min(Tile::kRank, call.operands.rows - row);
-  Lines lines = all_lines<Tile>(call.operands);
-  if (call.parts != nullptr) {
-    lines.first = blockIdx.z * kChunkLines;
-    lines.last = min(lines.first + kChunkLines, lines.last);
+  const int columns = min(Tile::kBlockN, call.operands.rows - row);
+  DepthTiles tiles = all_depth_tiles<Tile>(call.operands);
+  if (call.partials != nullptr) {
+    tiles.first = blockIdx.z * kSplitTiles;
+    tiles.last = min(tiles.first + kSplitTiles, tiles.last);
   }
   // The block owns what it wrote: phi in place is visible after the barriers below.
-  auto *product = const_cast<float *>(shrink<Tile>(shared, call.operands, token, token_end, row, lines));
+  auto *product = const_cast<float *>(shrink<Tile>(shared, call.operands, token, token_end, row, tiles));
   for (int i = threadIdx.x; i < count * ((columns + 3) / 4); i += kThreads) {
     const int t = i / ((columns + 3) / 4), n = i % ((columns + 3) / 4) * 4;
     float value[4];
-    load_four(product + t * Tile::kProductPitch + n, 4, true, value);
-    if (call.parts != nullptr) {
-      const int64_t part = static_cast<int64_t>(blockIdx.z) * call.operands.tokens + token + t;
-      store_four(call.parts + part * call.part_pitch + row + n, 4, true, value);
+    load_vec4(product + t * Tile::kProductPitch + n, 4, true, value);
+    if (call.partials != nullptr) {
+      const int64_t partial_row = static_cast<int64_t>(blockIdx.z) * call.operands.tokens + token + t;
+      store_vec4(call.partials + partial_row * call.partial_pitch + row + n, 4, true, value);
       continue;
     }
     if (call.relu) {
 #pragma unroll
       for (int v = 0; v < 4; ++v) value[v] = value[v] < 0 ? 0.0f : value[v];  // not a number stays so
-      store_four(product + t * Tile::kProductPitch + n, 4, true, value);
+      store_vec4(product + t * Tile::kProductPitch + n, 4, true, value);
     }
-    if (call.hidden.data != nullptr) store_four(call.hidden, token + t, row + n, row + columns, value);
-    if (call.expand.data != nullptr) store_four(call.expand, token + t, row + n, row + columns, value);
+    if (call.hidden.data != nullptr) store_vec4(call.hidden, token + t, row + n, row + columns, value);
+    if (call.expand.data != nullptr) store_vec4(call.expand, token + t, row + n, row + columns, value);
   }
   const Route &route = call.route;
   if (route.router.data == nullptr) return product;
 
   // The ring is done with: its memory takes the router and the logits.
   float *logits = product + Tile::kProduct;
-  form_logits(route, product, Tile::kProductPitch, logits, logits + Tile::kTokens * (route.experts | 1), count);
+  form_logits(route, product, Tile::kProductPitch, logits, logits + Tile::kBlockM * (route.experts | 1), count);
   finish_route(route, logits, token, count, blockIdx.x);
   return product;
 }
@@ -132,7 +132,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_shrink(const __grid
   extern __shared__ __align__(16) char shared[];
   const int token = blockIdx.x * call.operands.tile_tokens;
   const int token_end = min(token + call.operands.tile_tokens, call.operands.tokens);
-  shrink_and_route<Tile>(shared, call, token, token_end, blockIdx.y * Tile::kRank);
+  shrink_and_route<Tile>(shared, call, token, token_end, blockIdx.y * Tile::kBlockN);
 }
 
 }  // namespace lily::cuda

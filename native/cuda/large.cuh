@@ -15,31 +15,31 @@
 
 namespace lily::cuda {
 
-template <typename Engine_, int kM_, int kN_, int kDepth_, int kStages_>
+template <typename Engine_, int kBlockM_, int kBlockN_, int kBlockK_, int kStages_>
 struct LargeTile {
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
-  static constexpr int kM = kM_, kN = kN_, kDepth = kDepth_, kStages = kStages_;
-  static constexpr int kA = kM * kDepth, kStage = (kM + kN) * kDepth;  // numbers
-  static constexpr int kWarpsDown = kM >= 32 ? 2 : 1, kWarpsAcross = kWarps / kWarpsDown;
-  static constexpr int kWarpM = kM / 16 / kWarpsDown, kWarpN = kN / 8 / kWarpsAcross;
+  static constexpr int kBlockM = kBlockM_, kBlockN = kBlockN_, kBlockK = kBlockK_, kStages = kStages_;
+  static constexpr int kA = kBlockM * kBlockK, kStage = (kBlockM + kBlockN) * kBlockK;  // numbers
+  static constexpr int kWarpsDown = kBlockM >= 32 ? 2 : 1, kWarpsAcross = kWarps / kWarpsDown;
+  static constexpr int kWarpM = kBlockM / 16 / kWarpsDown, kWarpN = kBlockN / 8 / kWarpsAcross;
   using Sums = Accumulators<kWarpM, kWarpN>;
   // The result in shared memory, floats; finish_outer calls its sides rank and columns.
-  static constexpr int kRank = kM, kColumns = kN, kResultPitch = kN + 8, kResult = kM * kResultPitch;
+  static constexpr int kResultRows = kBlockM, kResultPitch = kBlockN + 8, kResult = kBlockM * kResultPitch;
   static constexpr int kRing = kStages * kStage * static_cast<int>(sizeof(Scalar));
-  static constexpr int kSteps = kDepth / Engine::kDepth;
+  static constexpr int kSteps = kBlockK / Engine::kStepK;
 
   // Bytes of shared memory: the ring, then the result in its place; what forms operands lies behind both.
   static constexpr int kScratch = (kRing > kResult * 4 ? kRing : kResult * 4) + kWarps * 4;
-  static int bytes(int experts) { return kScratch + left_scratch(kM, experts) * 4; }
+  static int bytes(int experts) { return kScratch + lhs_scratch(kBlockM, experts) * 4; }
 };
 
 // Where a warp's part begins, and how many of its blocks lie within the matrix.
 template <typename Tile>
-struct WarpPart {
+struct WarpTile {
   int down, across, blocks_m, blocks_n;
 
-  __device__ WarpPart(int rows, int columns) {
+  __device__ WarpTile(int rows, int columns) {
     const int warp = threadIdx.x / kWarp;
     down = warp / Tile::kWarpsAcross * Tile::kWarpM * 16;
     across = warp % Tile::kWarpsAcross * Tile::kWarpN * 8;
@@ -51,22 +51,22 @@ struct WarpPart {
 // One stage's part of a product, of which `depth` are left, at the edge of a matrix.
 template <typename Tile, Along kAlongA, Along kAlongB>
 __device__ inline void multiply_edge(typename Tile::Sums &sum, const typename Tile::Scalar *a,
-                                     const typename Tile::Scalar *b, const WarpPart<Tile> &part, int depth) {
+                                     const typename Tile::Scalar *b, const WarpTile<Tile> &warp_tile, int depth) {
   using Loads = Fragments<typename Tile::Engine>;
-  constexpr int kColumnsA = kAlongA == Along::kDepth ? Tile::kDepth : Tile::kM;
-  constexpr int kColumnsB = kAlongB == Along::kDepth ? Tile::kDepth : Tile::kN;
+  constexpr int kColumnsA = kAlongA == Along::kDepth ? Tile::kBlockK : Tile::kBlockM;
+  constexpr int kColumnsB = kAlongB == Along::kDepth ? Tile::kBlockK : Tile::kBlockN;
 #pragma unroll 1
-  for (int k = 0; k < depth; k += Tile::Engine::kDepth) {
-    typename Loads::B b_part[Tile::kWarpN];
-    Loads::template load_b<kAlongB, kColumnsB>(b_part, b, part.across, k);
+  for (int k = 0; k < depth; k += Tile::Engine::kStepK) {
+    typename Loads::B b_fragments[Tile::kWarpN];
+    Loads::template load_b<kAlongB, kColumnsB>(b_fragments, b, warp_tile.across, k);
 #pragma unroll
     for (int i = 0; i < Tile::kWarpM; ++i) {
-      if (i >= part.blocks_m) break;
-      typename Loads::A a_part;
-      Loads::template load_a<kAlongA, kColumnsA>(a_part, a, part.down + 16 * i, k);
+      if (i >= warp_tile.blocks_m) break;
+      typename Loads::A a_fragment;
+      Loads::template load_a<kAlongA, kColumnsA>(a_fragment, a, warp_tile.down + 16 * i, k);
 #pragma unroll
       for (int j = 0; j < Tile::kWarpN; ++j)
-        if (j < part.blocks_n) Loads::multiply(sum[i][j], a_part, b_part[j]);
+        if (j < warp_tile.blocks_n) Loads::multiply(sum[i][j], a_fragment, b_fragments[j]);
     }
   }
 }
@@ -77,17 +77,17 @@ __device__ inline void multiply_edge(typename Tile::Sums &sum, const typename Ti
 template <typename Tile, Along kAlongA, Along kAlongB, typename Fill>
 __device__ inline float *large_product(char *shared, int depth, int rows, int columns, const Fill &fill) {
   using Scalar = typename Tile::Scalar;
-  constexpr int kColumnsA = kAlongA == Along::kDepth ? Tile::kDepth : Tile::kM;
-  constexpr int kColumnsB = kAlongB == Along::kDepth ? Tile::kDepth : Tile::kN;
+  constexpr int kColumnsA = kAlongA == Along::kDepth ? Tile::kBlockK : Tile::kBlockM;
+  constexpr int kColumnsB = kAlongB == Along::kDepth ? Tile::kBlockK : Tile::kBlockN;
   auto *ring = reinterpret_cast<Scalar *>(shared);
-  const int steps = (depth + Tile::kDepth - 1) / Tile::kDepth;
+  const int steps = (depth + Tile::kBlockK - 1) / Tile::kBlockK;
   const auto fill_step = [&](int step) {
     Scalar *a = ring + step % Tile::kStages * Tile::kStage;
     if (step < steps) fill(a, a + Tile::kA, step);
     copy_commit();
   };
-  const WarpPart<Tile> part(rows, columns);
-  const bool whole = part.blocks_m == Tile::kWarpM && part.blocks_n == Tile::kWarpN;
+  const WarpTile<Tile> warp_tile(rows, columns);
+  const bool whole = warp_tile.blocks_m == Tile::kWarpM && warp_tile.blocks_n == Tile::kWarpN;
   typename Tile::Sums sum;
   clear(sum);
   for (int step = 0; step < Tile::kStages - 1; ++step) {
@@ -99,18 +99,18 @@ __device__ inline float *large_product(char *shared, int depth, int rows, int co
     __syncthreads();
     fill_step(step + Tile::kStages - 1);
     const Scalar *a = ring + step % Tile::kStages * Tile::kStage, *b = a + Tile::kA;
-    const int left = depth - step * Tile::kDepth;
-    if (whole && left >= Tile::kDepth)
-      multiply<typename Tile::Engine, kAlongA, kColumnsA, kAlongB, kColumnsB>(sum, a, part.down, b, part.across, 0,
-                                                                              Tile::kSteps);
+    const int remaining = depth - step * Tile::kBlockK;
+    if (whole && remaining >= Tile::kBlockK)
+      multiply<typename Tile::Engine, kAlongA, kColumnsA, kAlongB, kColumnsB>(sum, a, warp_tile.down, b,
+                                                                              warp_tile.across, 0, Tile::kSteps);
     else
-      multiply_edge<Tile, kAlongA, kAlongB>(sum, a, b, part, min(left, Tile::kDepth));
+      multiply_edge<Tile, kAlongA, kAlongB>(sum, a, b, warp_tile, min(remaining, Tile::kBlockK));
   }
   copy_wait<0>();
   __syncthreads();
   auto *result = reinterpret_cast<float *>(shared);
   for_each_pair(sum, [&](int m, int n, float first, float second) {
-    store_pair(result + (part.down + m) * Tile::kResultPitch + part.across + n, first, second);
+    store_pair(result + (warp_tile.down + m) * Tile::kResultPitch + warp_tile.across + n, first, second);
   });
   __syncthreads();
   return result;

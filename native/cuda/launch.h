@@ -22,7 +22,7 @@ inline Operand operand(const lily_matrix &matrix) {
 
 inline Output output(const lily_matrix &matrix) {
   const Operand read = operand(matrix);
-  return {matrix.data, read.pitch, read.dtype, read.wide, matrix.accumulate};
+  return {matrix.data, read.pitch, read.dtype, read.aligned16, matrix.accumulate};
 }
 
 // A contiguous matrix.

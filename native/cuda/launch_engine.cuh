@@ -47,7 +47,7 @@ lily_status prepare_engine(const Device &device) {
     allow(forward_expand<Strip>);
     allow(backward_x<Strip>);
     for_each_row(typename Table::Shrink{}, [&](auto row) {
-      if constexpr (decltype(row)::kRank == Strip::kRank) allow(backward_dy<decltype(row), Strip>);
+      if constexpr (decltype(row)::kBlockN == Strip::kBlockK) allow(backward_dy<decltype(row), Strip>);
     });
   });
   return status;

@@ -21,17 +21,17 @@ constexpr int kWarp = 32;
 template <typename T>
 struct Tensor {
   using Scalar = T;
-  static constexpr int kDepth = 16;  // of one step along the summed dimension
+  static constexpr int kStepK = 16;  // of one step along the summed dimension
 };
 
 struct Tf32 {
   using Scalar = float;
-  static constexpr int kDepth = 8;
+  static constexpr int kStepK = 8;
 };
 
 struct Exact {
   using Scalar = float;
-  static constexpr int kDepth = 4;
+  static constexpr int kStepK = 4;
 };
 
 // Where element (row, column) of a tile of kColumns lies. What begins a chunk of 16 bytes is followed by the rest of
@@ -40,10 +40,10 @@ template <typename T, int kColumns>
 __device__ inline int place(int row, int column) {
   constexpr int kRowBytes = kColumns * static_cast<int>(sizeof(T));
   static_assert(kRowBytes >= 32 && (kRowBytes & (kRowBytes - 1)) == 0);
-  constexpr int kRowsOfLine = kRowBytes < 128 ? 128 / kRowBytes : 1;
-  constexpr int kChunks = kRowBytes < 128 ? kRowBytes / 16 : 8;
-  constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
-  return row * kColumns + (column ^ (row / kRowsOfLine % kChunks * kChunk));
+  constexpr int kRowsPer128Bytes = kRowBytes < 128 ? 128 / kRowBytes : 1;
+  constexpr int kVectors = kRowBytes < 128 ? kRowBytes / 16 : 8;
+  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+  return row * kColumns + (column ^ (row / kRowsPer128Bytes % kVectors * kVector));
 }
 
 template <int kM, int kN>
@@ -101,15 +101,15 @@ struct Fragments<Tensor<T>> {
     const int lane = threadIdx.x % kWarp;
 #pragma unroll
     for (int j = 0; j + 1 < kCount; j += 2) {
-      uint32_t four[4];
+      uint32_t raw[4];
       if constexpr (kAlong == Along::kDepth)
-        load_matrices(four, tile + place<T, kColumns>(n + 8 * j + lane % 8 + lane / 16 * 8, k + lane / 8 % 2 * 8));
+        load_matrices(raw, tile + place<T, kColumns>(n + 8 * j + lane % 8 + lane / 16 * 8, k + lane / 8 % 2 * 8));
       else
-        load_matrices_transposed(four, tile + place<T, kColumns>(k + lane % 16, n + 8 * j + lane / 16 * 8));
-      b[j][0] = four[0];
-      b[j][1] = four[1];
-      b[j + 1][0] = four[2];
-      b[j + 1][1] = four[3];
+        load_matrices_transposed(raw, tile + place<T, kColumns>(k + lane % 16, n + 8 * j + lane / 16 * 8));
+      b[j][0] = raw[0];
+      b[j][1] = raw[1];
+      b[j + 1][0] = raw[2];
+      b[j + 1][1] = raw[3];
     }
     if constexpr (kCount % 2 == 1) {
       constexpr int j = kCount - 1;
@@ -168,8 +168,8 @@ struct Fragments<Exact> {
   __device__ static void load_a(A &a, const float *tile, int m, int k) {
     const int row = m + threadIdx.x % kWarp / 4;
     if constexpr (kAlong == Along::kDepth) {
-      load_four(tile + place<float, kColumns>(row, k), 4, true, a.low);
-      load_four(tile + place<float, kColumns>(row + 8, k), 4, true, a.high);
+      load_vec4(tile + place<float, kColumns>(row, k), 4, true, a.low);
+      load_vec4(tile + place<float, kColumns>(row + 8, k), 4, true, a.high);
     } else {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -185,8 +185,8 @@ struct Fragments<Exact> {
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       if constexpr (kAlong == Along::kDepth) {
-        load_four(tile + place<float, kColumns>(column + 8 * j, k), 4, true, b[j].even);
-        load_four(tile + place<float, kColumns>(column + 8 * j + 1, k), 4, true, b[j].odd);
+        load_vec4(tile + place<float, kColumns>(column + 8 * j, k), 4, true, b[j].even);
+        load_vec4(tile + place<float, kColumns>(column + 8 * j + 1, k), 4, true, b[j].odd);
       } else {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -217,28 +217,28 @@ __device__ inline void multiply(Accumulators<kM, kN> &c, const typename Engine::
   using Loads = Fragments<Engine>;
 #pragma unroll 2
   for (int step = 0; step < steps; ++step) {
-    typename Loads::B b_part[kN];
-    Loads::template load_b<kB, kColumnsB>(b_part, b, n, k + step * Engine::kDepth);
+    typename Loads::B b_fragments[kN];
+    Loads::template load_b<kB, kColumnsB>(b_fragments, b, n, k + step * Engine::kStepK);
 #pragma unroll
     for (int i = 0; i < kM; ++i) {
-      typename Loads::A a_part;
-      Loads::template load_a<kA, kColumnsA>(a_part, a, m + 16 * i, k + step * Engine::kDepth);
+      typename Loads::A a_fragment;
+      Loads::template load_a<kA, kColumnsA>(a_fragment, a, m + 16 * i, k + step * Engine::kStepK);
 #pragma unroll
-      for (int j = 0; j < kN; ++j) Loads::multiply(c[i][j], a_part, b_part[j]);
+      for (int j = 0; j < kN; ++j) Loads::multiply(c[i][j], a_fragment, b_fragments[j]);
     }
   }
 }
 
 // Calls take(row, column, two numbers that lie side by side) for every pair of the accumulators.
-template <int kM, int kN, typename Take>
-__device__ inline void for_each_pair(const Accumulators<kM, kN> &c, const Take &take) {
+template <int kM, int kN, typename Visit>
+__device__ inline void for_each_pair(const Accumulators<kM, kN> &c, const Visit &visit) {
   const int row = threadIdx.x % kWarp / 4, column = threadIdx.x % 4 * 2;
 #pragma unroll
   for (int i = 0; i < kM; ++i)
 #pragma unroll
     for (int j = 0; j < kN; ++j) {
-      take(16 * i + row, 8 * j + column, c[i][j][0], c[i][j][1]);
-      take(16 * i + row + 8, 8 * j + column, c[i][j][2], c[i][j][3]);
+      visit(16 * i + row, 8 * j + column, c[i][j][0], c[i][j][1]);
+      visit(16 * i + row + 8, 8 * j + column, c[i][j][2], c[i][j][3]);
     }
 }
 

@@ -18,10 +18,10 @@ namespace lily::cuda {
 // A row-major matrix that is read.
 struct Operand {
   const void *data;
-  int64_t pitch;  // elements from one row to the next
-  int32_t dtype;  // lily_dtype
-  int32_t wide;   // every row begins at a multiple of 16 bytes
-  int32_t half;   // ... of 8 bytes: h of a rank that no power of two likes, 140 for one
+  int64_t pitch;      // elements from one row to the next
+  int32_t dtype;      // lily_dtype
+  int32_t aligned16;  // every row begins at a multiple of 16 bytes
+  int32_t aligned8;   // ... of 8 bytes: h of a rank that no power of two likes, 140 for one
 };
 
 // A row-major matrix that is written, or added to.
@@ -29,10 +29,10 @@ struct Output {
   void *data;
   int64_t pitch;
   int32_t dtype;
-  int32_t wide;
+  int32_t aligned16;
   int32_t accumulate;
 
-  __host__ __device__ Operand operand() const { return {data, pitch, dtype, wide, wide}; }
+  __host__ __device__ Operand operand() const { return {data, pitch, dtype, aligned16, aligned16}; }
 };
 
 template <typename T>
@@ -46,39 +46,39 @@ __host__ __device__ inline int dtype_bytes(int32_t dtype) { return dtype == LILY
 
 // Calls take with a number of the type: float32 and Scalar are all that kernels of a 16-bit Scalar meet; of float, and
 // of void, the others too.
-template <typename Scalar, typename Take>
-__device__ inline void with_type(int32_t dtype, const Take &take) {
+template <typename Scalar, typename Visit>
+__device__ inline void with_type(int32_t dtype, const Visit &visit) {
   if constexpr (kDtype<Scalar> != LILY_FLOAT32) {
     if (dtype == LILY_FLOAT32)
-      take(float{});
+      visit(float{});
     else
-      take(Scalar{});
+      visit(Scalar{});
   } else {
     if (dtype == LILY_FLOAT32)
-      take(float{});
+      visit(float{});
     else if (dtype == LILY_BFLOAT16)
-      take(__nv_bfloat16{});
+      visit(__nv_bfloat16{});
     else
-      take(__half{});
+      visit(__half{});
   }
 }
 
 // The same of activations and h: a kernel of a 16-bit Scalar meets no others.
-template <typename Scalar, typename Take>
-__device__ inline void with_activation_type(int32_t dtype, const Take &take) {
+template <typename Scalar, typename Visit>
+__device__ inline void with_activation_type(int32_t dtype, const Visit &visit) {
   if constexpr (kDtype<Scalar> != LILY_FLOAT32)
-    take(Scalar{});
+    visit(Scalar{});
   else
-    with_type<Scalar>(dtype, take);
+    with_type<Scalar>(dtype, visit);
 }
 
 // Calls take with the answer as a type: loops over whole fours have several under way at once, others one.
-template <typename Take>
-__device__ inline void with_whole(bool whole, const Take &take) {
+template <typename Visit>
+__device__ inline void with_whole(bool whole, const Visit &visit) {
   if (whole)
-    take(std::true_type{});
+    visit(std::true_type{});
   else
-    take(std::false_type{});
+    visit(std::false_type{});
 }
 
 __device__ inline float to_float(float value) { return value; }
@@ -139,38 +139,38 @@ __device__ inline void store_pair(T *target, float first, float second) {
 
 // As they lie in memory.
 template <typename T>
-using Four = std::conditional_t<sizeof(T) == 4, float4, uint2>;
+using Vec4 = std::conditional_t<sizeof(T) == 4, float4, uint2>;
 
 // With kWhole all are there and begin at a multiple of their size; else `valid` of them are there, the others are zero.
 template <bool kWhole, typename T>
-__device__ inline Four<T> load_raw(const T *source, int valid) {
-  if constexpr (kWhole) return *reinterpret_cast<const Four<T> *>(source);
-  Four<T> four = {};
+__device__ inline Vec4<T> load_raw(const T *source, int valid) {
+  if constexpr (kWhole) return *reinterpret_cast<const Vec4<T> *>(source);
+  Vec4<T> raw = {};
 #pragma unroll
   for (int i = 0; i < 4; ++i)
-    if (i < valid) reinterpret_cast<T *>(&four)[i] = source[i];
-  return four;
+    if (i < valid) reinterpret_cast<T *>(&raw)[i] = source[i];
+  return raw;
 }
 
 template <typename T>
-__device__ inline void convert(const Four<T> &four, float (&value)[4]) {
+__device__ inline void convert(const Vec4<T> &raw, float (&value)[4]) {
   if constexpr (sizeof(T) == 4) {
-    value[0] = four.x, value[1] = four.y, value[2] = four.z, value[3] = four.w;
+    value[0] = raw.x, value[1] = raw.y, value[2] = raw.z, value[3] = raw.w;
   } else {
-    const float2 low = unpack(four.x, T{}), high = unpack(four.y, T{});
+    const float2 low = unpack(raw.x, T{}), high = unpack(raw.y, T{});
     value[0] = low.x, value[1] = low.y, value[2] = high.x, value[3] = high.y;
   }
 }
 
 // `wide`: they begin at a multiple of their size.
 template <typename T>
-__device__ inline void load_four(const T *source, int valid, bool wide, float (&value)[4]) {
-  convert<T>(wide && valid >= 4 ? load_raw<true>(source, valid) : load_raw<false>(source, valid), value);
+__device__ inline void load_vec4(const T *source, int valid, bool aligned, float (&value)[4]) {
+  convert<T>(aligned && valid >= 4 ? load_raw<true>(source, valid) : load_raw<false>(source, valid), value);
 }
 
 template <typename T>
-__device__ inline void store_four(T *target, int valid, bool wide, const float (&value)[4]) {
-  if (wide && valid >= 4) {
+__device__ inline void store_vec4(T *target, int valid, bool aligned, const float (&value)[4]) {
+  if (aligned && valid >= 4) {
     if constexpr (sizeof(T) == 4)
       *reinterpret_cast<float4 *>(target) = make_float4(value[0], value[1], value[2], value[3]);
     else
@@ -183,20 +183,20 @@ __device__ inline void store_four(T *target, int valid, bool wide, const float (
 }
 
 // Every four of a row begins at a multiple of its size.
-__device__ inline bool has_fours(const Operand &matrix) {
-  return matrix.dtype == LILY_FLOAT32 ? matrix.wide : matrix.half;
+__device__ inline bool has_vec4(const Operand &matrix) {
+  return matrix.dtype == LILY_FLOAT32 ? matrix.aligned16 : matrix.aligned8;
 }
 
 // Elements column .. column + 3 of a row; column is a multiple of 4, and what is not left of `columns` is zero.
-__device__ inline void load_four(const Operand &matrix, int64_t row, int column, int columns, float (&value)[4]) {
+__device__ inline void load_vec4(const Operand &matrix, int64_t row, int column, int columns, float (&value)[4]) {
   const int64_t offset = row * matrix.pitch + column;
   const int valid = columns - column;
   if (matrix.dtype == LILY_FLOAT32)
-    load_four(static_cast<const float *>(matrix.data) + offset, valid, matrix.wide, value);
+    load_vec4(static_cast<const float *>(matrix.data) + offset, valid, matrix.aligned16, value);
   else if (matrix.dtype == LILY_BFLOAT16)
-    load_four(static_cast<const __nv_bfloat16 *>(matrix.data) + offset, valid, matrix.wide, value);
+    load_vec4(static_cast<const __nv_bfloat16 *>(matrix.data) + offset, valid, matrix.aligned16, value);
   else
-    load_four(static_cast<const __half *>(matrix.data) + offset, valid, matrix.wide, value);
+    load_vec4(static_cast<const __half *>(matrix.data) + offset, valid, matrix.aligned16, value);
 }
 
 __device__ inline float load_one(const Operand &matrix, int64_t row, int column) {
@@ -207,21 +207,21 @@ __device__ inline float load_one(const Operand &matrix, int64_t row, int column)
 }
 
 // Writes, or adds and rounds once.
-__device__ inline void store_four(const Output &matrix, int64_t row, int column, int columns, float (&value)[4]) {
+__device__ inline void store_vec4(const Output &matrix, int64_t row, int column, int columns, float (&value)[4]) {
   const int64_t offset = row * matrix.pitch + column;
   const int valid = columns - column;
   if (matrix.accumulate) {
     float old[4];
-    load_four(matrix.operand(), row, column, columns, old);
+    load_vec4(matrix.operand(), row, column, columns, old);
 #pragma unroll
     for (int i = 0; i < 4; ++i) value[i] += old[i];
   }
   if (matrix.dtype == LILY_FLOAT32)
-    store_four(static_cast<float *>(matrix.data) + offset, valid, matrix.wide, value);
+    store_vec4(static_cast<float *>(matrix.data) + offset, valid, matrix.aligned16, value);
   else if (matrix.dtype == LILY_BFLOAT16)
-    store_four(static_cast<__nv_bfloat16 *>(matrix.data) + offset, valid, matrix.wide, value);
+    store_vec4(static_cast<__nv_bfloat16 *>(matrix.data) + offset, valid, matrix.aligned16, value);
   else
-    store_four(static_cast<__half *>(matrix.data) + offset, valid, matrix.wide, value);
+    store_vec4(static_cast<__half *>(matrix.data) + offset, valid, matrix.aligned16, value);
 }
 
 __device__ inline void store_one(const Output &matrix, int64_t row, int column, float value) {

@@ -46,11 +46,11 @@ void add_engine(SharedBytes &bytes) {
   for_each_row(typename Rows::Shrink{}, [&](auto row) {
     using Tile = decltype(row);
     bytes["forward_shrink<" + name<Tile>() + ">"] =
-        std::max(Tile::kBytes, Tile::kProduct * 4 + route_bytes(Tile::kTokens, kExperts, Tile::kRank));
+        std::max(Tile::kBytes, Tile::kProduct * 4 + route_bytes(Tile::kBlockM, kExperts, Tile::kBlockN));
   });
   for_each_row(typename Rows::Token{}, [&](auto row) {
     using Tile = decltype(row);
-    bytes["forward_token<" + name<Tile>() + ">"] = Tile::bytes(kExperts, Tile::kRank / kExperts);
+    bytes["forward_token<" + name<Tile>() + ">"] = Tile::bytes(kExperts, Tile::kBlockK / kExperts);
   });
   for_each_row(typename Rows::Decode{}, [&](auto row) {
     using Tile = decltype(row);

@@ -91,22 +91,22 @@ lily_status backward(const lily_backward *call) {
 
 // Layers beyond one launch's parameters are added by further ones, in order.
 lily_status fold(const lily_fold *call) {
-  Fold part = {};
-  part.rank = static_cast<int>(call->rank);
-  part.experts = static_cast<int>(call->experts);
-  part.columns = static_cast<int>(call->d_out);
-  part.db = output(call->db);
+  Fold batch = {};
+  batch.rank = static_cast<int>(call->rank);
+  batch.experts = static_cast<int>(call->experts);
+  batch.columns = static_cast<int>(call->d_out);
+  batch.db = output(call->db);
   int64_t next = 0;
   do {
-    part.count = static_cast<int>(std::min<int64_t>(call->layer_count - next, kFoldLayers));
-    for (int i = 0; i < part.count; ++i) {
+    batch.count = static_cast<int>(std::min<int64_t>(call->layer_count - next, kFoldLayers));
+    for (int i = 0; i < batch.count; ++i) {
       const lily_deferred &layer = call->layers[next + i];
-      part.layers[i] = {layer.partial, layer.weights, layer.groups};
+      batch.layers[i] = {layer.partial, layer.weights, layer.groups};
     }
-    const lily_status status = launch_fold(part, reinterpret_cast<cudaStream_t>(call->stream));
+    const lily_status status = launch_fold(batch, reinterpret_cast<cudaStream_t>(call->stream));
     if (status != LILY_OK) return status;
-    part.db.accumulate = 1;
-    next += part.count;
+    batch.db.accumulate = 1;
+    next += batch.count;
   } while (next < call->layer_count);
   return LILY_OK;
 }

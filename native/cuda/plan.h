@@ -16,11 +16,11 @@ inline int ceil_divide(int64_t a, int64_t b) { return static_cast<int>((a + b - 
 inline int round_up(int64_t a, int b) { return ceil_divide(a, b) * b; }
 
 // Blocks that a launch should have at least: one for each multiprocessor, and 64 on any device.
-inline int wanted_blocks(const Device &device) { return std::max(64, device.multiprocessors); }
+inline int min_blocks(const Device &device) { return std::max(64, device.multiprocessors); }
 
 // Every token its own mixture, or one combined HP for all. Sequences take the first: no combined HP per sequence is
 // ever formed, rows do not depend on how the batch is cut, and while E r is small it costs the same bytes.
-inline bool mixes_per_token(const lily_problem &problem, bool has_offsets) {
+inline bool has_token_weights(const lily_problem &problem, bool has_offsets) {
   return problem.routing == LILY_ROUTING_TOKEN || problem.routing == LILY_ROUTING_SEQUENCE ||
          (problem.routing == LILY_ROUTING_FIXED && (has_offsets || problem.groups != 1));
 }
@@ -41,7 +41,7 @@ inline EngineKind engine_kind(const lily_problem &problem, const Device &device)
 // Tokens of a block that owns tokens: as many as its tile holds while there are blocks enough, then fewer.
 inline int shrink_tokens(int most, int tokens, const Device &device) {
   int count = most;
-  while (count > 8 && ceil_divide(tokens, count) < wanted_blocks(device)) count /= 2;
+  while (count > 8 && ceil_divide(tokens, count) < min_blocks(device)) count /= 2;
   return count;
 }
 
@@ -51,10 +51,10 @@ struct Split {
   int count;
 };
 
-inline Split split_tokens(int tokens, int tile_tokens, int slices, int blocks) {
+inline Split split_tokens(int tokens, int tile_tokens, int column_tiles, int blocks) {
   const int tiles = std::max(1, ceil_divide(tokens, tile_tokens));
-  const int wanted = std::clamp(ceil_divide(blocks, slices), 1, tiles);
-  const int per_split = ceil_divide(tiles, wanted);
+  const int target_count = std::clamp(ceil_divide(blocks, column_tiles), 1, tiles);
+  const int per_split = ceil_divide(tiles, target_count);
   return {per_split * tile_tokens, ceil_divide(tiles, per_split)};
 }
 

@@ -5,7 +5,7 @@
 // of the next phase would else read the probabilities of whole sequences: (blocks) x n E numbers instead of n E.
 #pragma once
 
-#include "mixture.cuh"
+#include "token_weights.cuh"
 
 namespace lily::cuda {
 
@@ -25,30 +25,30 @@ struct Pool {
 // Column e of a group's rows, or with e == E how many are kept: by one warp, the same sum in all its lanes. The numbers
 // of several rows are under way together, dropped ones too.
 __device__ inline float pool_column(const Pool &call, int group, int e) {
-  constexpr int kCount = 8;
+  constexpr int kLoadsInFlight = 8;
   const int end = call.groups.end(group);
   const bool counts = e == call.experts, drops = call.mask != nullptr && (counts || call.kind != PoolKind::kSum);
-  float part = 0;
+  float sum = 0;
 #pragma unroll 1
   for (int first = call.groups.begin(group) + static_cast<int>(threadIdx.x % kWarp); first < end;
-       first += kCount * kWarp) {
-    float value[kCount];
-    uint8_t keeps[kCount];
+       first += kLoadsInFlight * kWarp) {
+    float value[kLoadsInFlight];
+    uint8_t keeps[kLoadsInFlight];
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) value[i] = 1, keeps[i] = 1;
+    for (int i = 0; i < kLoadsInFlight; ++i) value[i] = 1, keeps[i] = 1;
     if (!counts) {
 #pragma unroll
-      for (int i = 0; i < kCount; ++i)
+      for (int i = 0; i < kLoadsInFlight; ++i)
         value[i] = call.values[static_cast<int64_t>(min(first + i * kWarp, end - 1)) * call.pitch + e];
     }
     if (drops) {
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) keeps[i] = call.mask[min(first + i * kWarp, end - 1)];
+      for (int i = 0; i < kLoadsInFlight; ++i) keeps[i] = call.mask[min(first + i * kWarp, end - 1)];
     }
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) part = first + i * kWarp < end && keeps[i] != 0 ? part + value[i] : part;
+    for (int i = 0; i < kLoadsInFlight; ++i) sum = first + i * kWarp < end && keeps[i] != 0 ? sum + value[i] : sum;
   }
-  return sum_over_warp(part);
+  return sum_over_warp(sum);
 }
 
 // From the E sums and the number of kept tokens behind them, in place, by one thread.
@@ -66,8 +66,8 @@ __global__ __launch_bounds__(kThreads) void pool(const __grid_constant__ Pool ca
   __shared__ float sum[65];
   const int group = blockIdx.x;
   for (int e = threadIdx.x / kWarp; e <= call.experts; e += kWarps) {
-    const float part = pool_column(call, group, e);
-    if (threadIdx.x % kWarp == 0) sum[e] = part;
+    const float column_sum = pool_column(call, group, e);
+    if (threadIdx.x % kWarp == 0) sum[e] = column_sum;
   }
   __syncthreads();
   if (threadIdx.x == 0) finish_pool(call.kind, sum, call.experts);

@@ -46,14 +46,15 @@ __device__ inline void copy_wait() {
 }
 
 // 16 or 8 bytes by one instruction: numbers that came to the registers one by one the compiler would store one by one.
-__device__ inline void store_chunk(void *shared, const uint4 &chunk) {
-  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(shared)), "r"(chunk.x), "r"(chunk.y),
-               "r"(chunk.z), "r"(chunk.w)
+__device__ inline void store_vector(void *shared, const uint4 &vector) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(shared)), "r"(vector.x), "r"(vector.y),
+               "r"(vector.z), "r"(vector.w)
                : "memory");
 }
 
-__device__ inline void store_chunk(void *shared, const uint2 &chunk) {
-  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(shared_address(shared)), "r"(chunk.x), "r"(chunk.y) : "memory");
+__device__ inline void store_vector(void *shared, const uint2 &vector) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(shared_address(shared)), "r"(vector.x), "r"(vector.y)
+               : "memory");
 }
 
 // ---- Fragments ----

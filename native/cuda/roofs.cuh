@@ -34,10 +34,10 @@ __global__ void __launch_bounds__(kRoofThreads) roof_multiply_add(int steps, flo
 __global__ void __launch_bounds__(kRoofThreads) roof_bfloat16(int steps, float *sink) {
   float sum[kRoofChains][4] = {};
   const uint32_t one = 0x3f803f80u + (threadIdx.x & 1u);
-  const uint32_t left[4] = {one, one, one, one};
+  const uint32_t a[4] = {one, one, one, one};
   for (int step = 0; step < steps; ++step)
 #pragma unroll
-    for (int i = 0; i < kRoofChains; ++i) multiply_add<__nv_bfloat16>(sum[i], left, one, one);
+    for (int i = 0; i < kRoofChains; ++i) multiply_add<__nv_bfloat16>(sum[i], a, one, one);
   float total = 0;
 #pragma unroll
   for (int i = 0; i < kRoofChains; ++i) total += sum[i][0] + sum[i][1] + sum[i][2] + sum[i][3];

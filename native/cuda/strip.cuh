@@ -10,12 +10,12 @@
 // cache; w once per block. Tiles of the next step arrive while this one is computed.
 #pragma once
 
-#include "left.cuh"
+#include "left_operand.cuh"
 
 namespace lily::cuda {
 
 struct StripOperands {
-  Left left;
+  LeftOperand lhs;
   Operand w;   // left.columns x columns
   Output out;  // tokens x columns
   float out_scale;
@@ -26,39 +26,39 @@ struct StripOperands {
 };
 
 // What splits of whole tiles may be made of without knowing the tile.
-constexpr int kMostStripTokens = 64;
+constexpr int kMaxStripBlockM = 64;
 
-template <typename Engine_, int kTokens_, int kRank_, int kColumns_>
+template <typename Engine_, int kBlockM_, int kBlockK_, int kBlockN_>
 struct StripTile {
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
-  static constexpr int kTokens = kTokens_, kRank = kRank_, kColumns = kColumns_;
-  static constexpr int kLeft = kTokens * kRank, kStrip = kTokens * kColumns, kWeights = kRank * kColumns;
+  static constexpr int kBlockM = kBlockM_, kBlockK = kBlockK_, kBlockN = kBlockN_;
+  static constexpr int kLhs = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
   // Expand: warps side by side over tokens, then over columns. Outer: over columns.
-  static constexpr int kWarpsDown = kTokens / 16 < kWarps ? kTokens / 16 : kWarps;
+  static constexpr int kWarpsDown = kBlockM / 16 < kWarps ? kBlockM / 16 : kWarps;
   static constexpr int kWarpsAcross = kWarps / kWarpsDown;
-  static constexpr int kExpandM = kTokens / 16 / kWarpsDown, kExpandN = kColumns / 8 / kWarpsAcross;
-  static constexpr int kOuterM = kRank / 16, kOuterN = kColumns / 8 / kWarps;
-  static constexpr int kResultPitch = kColumns + 8;  // floats
-  static_assert(kExpandN > 0 && kOuterN > 0 && kMostStripTokens % kTokens == 0);
+  static constexpr int kExpandM = kBlockM / 16 / kWarpsDown, kExpandN = kBlockN / 8 / kWarpsAcross;
+  static constexpr int kOuterM = kBlockK / 16, kOuterN = kBlockN / 8 / kWarps;
+  static constexpr int kResultRows = kBlockK, kResultPitch = kBlockN + 8;  // of z; floats
+  static_assert(kExpandN > 0 && kOuterN > 0 && kMaxStripBlockM % kBlockM == 0);
 
   // Bytes of shared memory. `streams`: the left operand has more than one block, so w does not stay.
   static int bytes(bool expands, bool has_outer, bool streams, int experts) {
-    int numbers = 2 * kLeft;
-    if (expands) numbers += 2 * kStrip + (streams ? 2 : 1) * kWeights;
+    int numbers = 2 * kLhs;
+    if (expands) numbers += 2 * kStrip + (streams ? 2 : 1) * kRhs;
     if (has_outer) numbers += 2 * kStrip;
-    const int ring = numbers * static_cast<int>(sizeof(Scalar)) + left_scratch(kTokens, experts) * 4;
-    const int result = has_outer ? kRank * kResultPitch * 4 + kWarps * 4 : 0;
+    const int ring = numbers * static_cast<int>(sizeof(Scalar)) + lhs_scratch(kBlockM, experts) * 4;
+    const int result = has_outer ? kBlockK * kResultPitch * 4 + kWarps * 4 : 0;
     return ring > result ? ring : result;
   }
 };
 
 // tile (+)= scale sum, where the accumulators begin at row m and column n of the tile.
-template <typename Scalar, int kColumns, int kM, int kN>
+template <typename Scalar, int kBlockN, int kM, int kN>
 __device__ inline void add_scaled(Scalar *tile, const Accumulators<kM, kN> &sum, int m, int n, float scale,
                                   bool accumulate) {
   for_each_pair(sum, [&](int row, int column, float first, float second) {
-    Scalar *pair = tile + place<Scalar, kColumns>(m + row, n + column);
+    Scalar *pair = tile + place<Scalar, kBlockN>(m + row, n + column);
     first *= scale;
     second *= scale;
     if (accumulate) {
@@ -70,65 +70,64 @@ __device__ inline void add_scaled(Scalar *tile, const Accumulators<kM, kN> &sum,
   });
 }
 
-struct StripBlock {
-  int slice, split;  // of columns, of tokens
-  int block;         // of the left operand's columns, for outer
+struct StripIndex {
+  int column_tile, split;  // of columns, of tokens
+  int row_tile;            // of the left operand's columns, for outer
 };
 
 // Runs the walk. With kOuter the result z of the block's rows is left in shared memory, kResultPitch floats a row, for
 // all threads to read. fill_weights(tile, first row) brings w's rows; it is asked once where the left operand is one
 // block.
-template <typename Tile, bool kExpand, bool kOuter, typename FillWeights>
-__device__ inline const float *walk_strip(char *shared, const StripOperands &operands, const StripBlock &at,
-                                          bool expands, bool has_outer, const FillWeights &fill_weights) {
+template <typename Tile, bool kExpand, bool kOuter, typename FillRhs>
+__device__ inline const float *walk_strip(char *shared, const StripOperands &operands, const StripIndex &at,
+                                          bool expands, bool has_outer, const FillRhs &fill_rhs) {
   using Scalar = typename Tile::Scalar;
   using Engine = typename Tile::Engine;
-  constexpr bool kForms = kExpand && kOuter;  // the left operand is dh
-  const int column = at.slice * Tile::kColumns;
+  constexpr bool kFormsDHidden = kExpand && kOuter;  // the left operand is dh
+  const int column = at.column_tile * Tile::kBlockN;
   const int begin = at.split * operands.split_tokens;
   const int end = min(begin + operands.split_tokens, operands.tokens);
-  const int all_blocks = (operands.left.columns + Tile::kRank - 1) / Tile::kRank;
-  const bool walks_blocks = kExpand && expands;
-  const int blocks = walks_blocks ? all_blocks : 1;
-  const int first_block = walks_blocks ? 0 : at.block;
+  const int all_k_tiles = (operands.lhs.columns + Tile::kBlockK - 1) / Tile::kBlockK;
+  const bool iterates_k_tiles = kExpand && expands;
+  const int k_tiles = iterates_k_tiles ? all_k_tiles : 1;
+  const int first_k_tile = iterates_k_tiles ? 0 : at.row_tile;
 
-  auto *left_ring = reinterpret_cast<Scalar *>(shared);
-  Scalar *next = left_ring + 2 * Tile::kLeft;
+  auto *lhs_ring = reinterpret_cast<Scalar *>(shared);
+  Scalar *next = lhs_ring + 2 * Tile::kLhs;
   Scalar *x_ring = next;
   if (kOuter && has_outer) next += 2 * Tile::kStrip;
   Scalar *out_ring = next;
-  Scalar *weights = next + 2 * Tile::kStrip;
-  if (kExpand && expands) next = weights + (blocks > 1 ? 2 : 1) * Tile::kWeights;
-  const LeftScratch<Tile::kTokens> scratch(reinterpret_cast<float *>(next), operands.left.router.experts);
+  Scalar *rhs_ring = next + 2 * Tile::kStrip;
+  if (kExpand && expands) next = rhs_ring + (k_tiles > 1 ? 2 : 1) * Tile::kRhs;
+  const LhsScratch<Tile::kBlockM> scratch(reinterpret_cast<float *>(next), operands.lhs.router.experts);
 
-  const int tiles = max((end - begin + Tile::kTokens - 1) / Tile::kTokens, 0);
-  const int steps = tiles * blocks;
+  const int tiles = max((end - begin + Tile::kBlockM - 1) / Tile::kBlockM, 0);
+  const int steps = tiles * k_tiles;
   const auto fill = [&](int step) {
     if (step < steps) {
-      const int tile = step / blocks, block = step % blocks;
-      const int token = begin + tile * Tile::kTokens;
+      const int tile = step / k_tiles, k_tile = step % k_tiles;
+      const int token = begin + tile * Tile::kBlockM;
       const Window window = {token, end, column, operands.columns};
-      if (block == 0) {
+      if (k_tile == 0) {
         if (kOuter && has_outer)
-          stage_activations<Scalar, Tile::kTokens, Tile::kColumns>(x_ring + tile % 2 * Tile::kStrip, operands.x,
-                                                                   window);
+          stage_activations<Scalar, Tile::kBlockM, Tile::kBlockN>(x_ring + tile % 2 * Tile::kStrip, operands.x, window);
         if (kExpand && expands && operands.out.accumulate)
-          stage_activations<Scalar, Tile::kTokens, Tile::kColumns>(out_ring + tile % 2 * Tile::kStrip,
-                                                                   operands.out.operand(), window);
+          stage_activations<Scalar, Tile::kBlockM, Tile::kBlockN>(out_ring + tile % 2 * Tile::kStrip,
+                                                                  operands.out.operand(), window);
       }
-      if (kExpand && blocks > 1) fill_weights(weights + step % 2 * Tile::kWeights, block * Tile::kRank);
-      Scalar *left = left_ring + step % 2 * Tile::kLeft;
-      const int row = (first_block + block) * Tile::kRank;
-      if constexpr (kForms)
-        stage_gradient<Scalar, Tile::kTokens, Tile::kRank>(left, operands.left, scratch, token, end, row);
+      if (kExpand && k_tiles > 1) fill_rhs(rhs_ring + step % 2 * Tile::kRhs, k_tile * Tile::kBlockK);
+      Scalar *lhs = lhs_ring + step % 2 * Tile::kLhs;
+      const int row = (first_k_tile + k_tile) * Tile::kBlockK;
+      if constexpr (kFormsDHidden)
+        stage_d_hidden<Scalar, Tile::kBlockM, Tile::kBlockK>(lhs, operands.lhs, scratch, token, end, row);
       else
-        stage_left<Scalar, Tile::kTokens, Tile::kRank>(left, operands.left, scratch, token, end, row);
+        stage_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(lhs, operands.lhs, scratch, token, end, row);
     }
     copy_commit();
   };
 
-  if constexpr (kForms) prepare_router_gradient(operands.left.router, scratch);
-  if (kExpand && expands && blocks == 1) fill_weights(weights, 0);
+  if constexpr (kFormsDHidden) prepare_router_gradient(operands.lhs.router, scratch);
+  if (kExpand && expands && k_tiles == 1) fill_rhs(rhs_ring, 0);
   fill(0);
   __syncthreads();  // the next fill writes the same scratch
 
@@ -144,26 +143,26 @@ __device__ inline const float *walk_strip(char *shared, const StripOperands &ope
     fill(step + 1);
     copy_wait<1>();
     __syncthreads();
-    const int tile = step / blocks, block = step % blocks;
-    const int token = begin + tile * Tile::kTokens;
-    const Scalar *left = left_ring + step % 2 * Tile::kLeft;
+    const int tile = step / k_tiles, k_tile = step % k_tiles;
+    const int token = begin + tile * Tile::kBlockM;
+    const Scalar *lhs = lhs_ring + step % 2 * Tile::kLhs;
     if constexpr (kOuter) {
       if (has_outer)
-        multiply<Engine, Along::kOuter, Tile::kRank, Along::kOuter, Tile::kColumns>(
-            z, left, 0, x_ring + tile % 2 * Tile::kStrip, outer_column, 0, Tile::kTokens / Engine::kDepth);
+        multiply<Engine, Along::kOuter, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(
+            z, lhs, 0, x_ring + tile % 2 * Tile::kStrip, outer_column, 0, Tile::kBlockM / Engine::kStepK);
     }
     if constexpr (kExpand) {
       if (expands) {
-        const Scalar *w = weights + (blocks > 1 ? step % 2 * Tile::kWeights : 0);
-        const int depth = min(operands.left.columns - block * Tile::kRank, Tile::kRank);
-        multiply<Engine, Along::kDepth, Tile::kRank, Along::kOuter, Tile::kColumns>(
-            sum, left, down, w, across, 0, (depth + Engine::kDepth - 1) / Engine::kDepth);
-        if (block == blocks - 1) {
+        const Scalar *w = rhs_ring + (k_tiles > 1 ? step % 2 * Tile::kRhs : 0);
+        const int depth = min(operands.lhs.columns - k_tile * Tile::kBlockK, Tile::kBlockK);
+        multiply<Engine, Along::kDepth, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(
+            sum, lhs, down, w, across, 0, (depth + Engine::kStepK - 1) / Engine::kStepK);
+        if (k_tile == k_tiles - 1) {
           Scalar *out = out_ring + tile % 2 * Tile::kStrip;
-          add_scaled<Scalar, Tile::kColumns>(out, sum, down, across, operands.out_scale, operands.out.accumulate);
+          add_scaled<Scalar, Tile::kBlockN>(out, sum, down, across, operands.out_scale, operands.out.accumulate);
           clear(sum);
           __syncthreads();
-          unstage<Scalar, Tile::kTokens, Tile::kColumns>(out, operands.out, {token, end, column, operands.columns});
+          unstage<Scalar, Tile::kBlockM, Tile::kBlockN>(out, operands.out, {token, end, column, operands.columns});
         }
       }
     }
@@ -185,9 +184,9 @@ __device__ inline const float *walk_strip(char *shared, const StripOperands &ope
 
 // Rows of a plain matrix.
 template <typename Tile>
-__device__ inline void stage_weights(typename Tile::Scalar *tile, const Operand &w, int rows, int row, int column,
-                                     int columns) {
-  stage<typename Tile::Scalar, Tile::kRank, Tile::kColumns>(tile, w, {row, rows, column, columns});
+__device__ inline void stage_rhs(typename Tile::Scalar *tile, const Operand &w, int rows, int row, int column,
+                                 int columns) {
+  stage<typename Tile::Scalar, Tile::kBlockK, Tile::kBlockN>(tile, w, {row, rows, column, columns});
 }
 
 }  // namespace lily::cuda

@@ -75,26 +75,26 @@ struct Tiles<Tf32> : FloatTiles<Tf32> {};
 // ---- Looking rows up ----
 
 // The smallest rank of the table that holds `rank`, else its largest.
-template <typename... Rows>
-int fitting_rank(Table<Rows...>, int rank) {
+template <typename... Rows, typename Size>
+int fitting_size(Table<Rows...>, int rank, const Size &size_of) {
   int best = 0, largest = 0;
-  const auto look = [&](int row) {
-    if (row >= rank && (best == 0 || row < best)) best = row;
-    if (row > largest) largest = row;
+  const auto consider = [&](int size) {
+    if (size >= rank && (best == 0 || size < best)) best = size;
+    if (size > largest) largest = size;
   };
-  (look(Rows::kRank), ...);
+  (consider(size_of(Rows{})), ...);
   return best != 0 ? best : largest;
 }
 
 // Calls take(row) for the first row that matches(row); false: there is none.
-template <typename... Rows, typename Matches, typename Take>
-bool with_row(Table<Rows...>, const Matches &matches, const Take &take) {
-  return ((matches(Rows{}) ? (take(Rows{}), true) : false) || ...);
+template <typename... Rows, typename Matches, typename Visit>
+bool with_row(Table<Rows...>, const Matches &matches, const Visit &visit) {
+  return ((matches(Rows{}) ? (visit(Rows{}), true) : false) || ...);
 }
 
-template <typename... Rows, typename Take>
-void for_each_row(Table<Rows...>, const Take &take) {
-  (take(Rows{}), ...);
+template <typename... Rows, typename Visit>
+void for_each_row(Table<Rows...>, const Visit &visit) {
+  (visit(Rows{}), ...);
 }
 
 }  // namespace lily::cuda

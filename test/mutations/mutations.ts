@@ -57,28 +57,28 @@ export const mutations: readonly Mutation[] = [
   },
   // ---- Left operands ----
   {
-    file: 'left.cuh',
+    file: 'left_operand.cuh',
     what: "relu' is 1 at 0",
     find: 'if (!(h[v] > 0)) value[n][v] = 0;',
     replace: 'if (!(h[v] >= 0)) value[n][v] = 0;',
   },
   {
-    file: 'left.cuh',
+    file: 'left_operand.cuh',
     what: 'dropped tokens have a router gradient',
     find: 'const bool keeps = at < token_end && (router.mask == nullptr || router.mask[at] != 0);',
     replace: 'const bool keeps = at < token_end;',
   },
   {
-    file: 'left.cuh',
+    file: 'left_operand.cuh',
     what: 'dl has the wrong sign',
-    find: 'expert_loss[e] - expert_loss[j], loss)',
-    replace: 'expert_loss[j] - expert_loss[e], loss)',
+    find: 'd_weights[e] - d_weights[j], d_logit)',
+    replace: 'd_weights[j] - d_weights[e], d_logit)',
   },
   {
-    file: 'left.cuh',
+    file: 'left_operand.cuh',
     what: 'no barrier before dl is read',
-    find: `scratch.logit_loss[t * experts + e] = loss;\n  }\n  ${BARRIER}`,
-    replace: 'scratch.logit_loss[t * experts + e] = loss;\n  }\n',
+    find: `scratch.d_logits[t * experts + e] = d_logit;\n  }\n  ${BARRIER}`,
+    replace: 'scratch.d_logits[t * experts + e] = d_logit;\n  }\n',
   },
   // ---- Forward ----
   {
@@ -114,8 +114,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'pool.cuh',
     what: 'the last token of a sequence is left out',
-    find: 'part = first + i * kWarp < end &&',
-    replace: 'part = first + i * kWarp < end - 1 &&',
+    find: 'sum = first + i * kWarp < end &&',
+    replace: 'sum = first + i * kWarp < end - 1 &&',
   },
   {
     file: 'pool.cuh',
@@ -126,8 +126,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'forward_expand.cuh',
     what: 'C of the first columns in every block',
-    find: 'combine_tile<Scalar, Tile::kRank, Tile::kColumns>(tile, call.experts, weights, row, column);',
-    replace: 'combine_tile<Scalar, Tile::kRank, Tile::kColumns>(tile, call.experts, weights, row, 0);',
+    find: 'combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(tile, call.experts, weights, row, column);',
+    replace: 'combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(tile, call.experts, weights, row, 0);',
   },
   {
     file: 'forward_token.cuh',
@@ -150,13 +150,13 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'combine.cuh',
     what: 'the last expert is added again where their number is no multiple of four',
-    find: 'value[v] = is_expert ? fmaf(weight, part[v], value[v]) : value[v];',
-    replace: 'value[v] = fmaf(weight, part[v], value[v]);',
+    find: 'value[v] = is_expert ? fmaf(weight, b_values[v], value[v]) : value[v];',
+    replace: 'value[v] = fmaf(weight, b_values[v], value[v]);',
   },
   {
     file: 'combine.cuh',
     what: 'dropped tokens are counted as kept',
-    find: 'count += count_bytes(chunk.x) +',
+    find: 'count += count_bytes(vector.x) +',
     replace: 'count += 4 +',
   },
   {
@@ -168,13 +168,13 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'forward_decode.cuh',
     what: 'the last chunk of d is left out',
-    find: 'chunk < call.chunks; ++chunk',
-    replace: 'chunk < call.chunks - 1; ++chunk',
+    find: 'split < call.splits; ++split',
+    replace: 'split < call.splits - 1; ++split',
   },
   {
     file: 'forward_decode.cuh',
     what: 'u without its weight',
-    find: 'mixture[group[t] * mixture_pitch + j / rank] *',
+    find: 'token_weights[group[t] * token_weights_pitch + j / rank] *',
     replace: '1.0f *',
   },
   {
@@ -187,8 +187,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'large.cuh',
     what: 'the last steps of a sum are left out',
-    find: 'min(left, Tile::kDepth)',
-    replace: 'min(left, Tile::kDepth) - Tile::Engine::kDepth',
+    find: 'min(remaining, Tile::kBlockK)',
+    replace: 'min(remaining, Tile::kBlockK) - Tile::Engine::kStepK',
   },
   {
     file: 'large.cuh',
@@ -205,7 +205,7 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'large_strip.cuh',
     what: 'the first split of tokens in every block',
-    find: 'at.split = index / call.slices % call.splits;',
+    find: 'at.split = index / call.column_tiles % call.splits;',
     replace: 'at.split = 0;',
   },
   // ---- Backward ----
@@ -224,8 +224,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'backward_dy.cuh',
     what: 'the first split of tokens in every block of columns',
-    find: 'const StripBlock at = {index % call.slices, split, index / call.slices};',
-    replace: 'const StripBlock at = {index % call.slices, 0, index / call.slices};',
+    find: 'const StripIndex at = {index % call.column_tiles, split, index / call.column_tiles};',
+    replace: 'const StripIndex at = {index % call.column_tiles, 0, index / call.column_tiles};',
   },
   {
     file: 'backward_dy.cuh',
@@ -236,8 +236,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'backward_dy_once.cuh',
     what: 'the last token of a tile has no q',
-    find: 'const int count = min(Tile::kTokens, end - begin - tile * Tile::kTokens);',
-    replace: 'const int count = min(Tile::kTokens, end - begin - tile * Tile::kTokens) - 1;',
+    find: 'const int count = min(Tile::kBlockM, end - begin - tile * Tile::kBlockM);',
+    replace: 'const int count = min(Tile::kBlockM, end - begin - tile * Tile::kBlockM) - 1;',
   },
   {
     file: 'backward_dy_once.cuh',
@@ -248,20 +248,20 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'backward_x.cuh',
     what: 'dR leaves out the last token of a range',
-    find: 'end = min(begin + call.range_tokens, call.tokens);',
-    replace: 'end = min(begin + call.range_tokens, call.tokens) - 1;',
+    find: 'end = min(begin + call.split_tokens, call.tokens);',
+    replace: 'end = min(begin + call.split_tokens, call.tokens) - 1;',
   },
   {
     file: 'backward_x.cuh',
     what: 'A of the first columns in every block',
-    find: 'call.strip.left.columns, row, column, call.strip.columns);',
-    replace: 'call.strip.left.columns, row, 0, call.strip.columns);',
+    find: 'call.strip.lhs.columns, row, column, call.strip.columns);',
+    replace: 'call.strip.lhs.columns, row, 0, call.strip.columns);',
   },
   {
     file: 'gradient.cuh',
     what: "a gradient's rows of the first expert for every expert",
-    find: 'store_four(out, static_cast<int64_t>(e) * target.rows + row + k, column + n, target.columns, value);',
-    replace: 'store_four(out, row + k, column + n, target.columns, value);',
+    find: 'store_vec4(out, static_cast<int64_t>(e) * target.rows + row + k, column + n, target.columns, value);',
+    replace: 'store_vec4(out, row + k, column + n, target.columns, value);',
   },
   {
     file: 'gradient.cuh',
@@ -272,8 +272,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'gradient.cuh',
     what: 'reduce leaves out the last part',
-    find: 'for (int part = 0; part < job.part_count; ++part) {',
-    replace: 'for (int part = 0; part < job.part_count - 1; ++part) {',
+    find: 'for (int partial = 0; partial < job.partial_count; ++partial) {',
+    replace: 'for (int partial = 0; partial < job.partial_count - 1; ++partial) {',
   },
   {
     file: 'gradient.cuh',

@@ -32,7 +32,7 @@ struct Groups {
 };
 
 // Rows of E weights, one per group or one per token.
-struct Mixture {
+struct TokenWeights {
   const float *weights;
   Groups groups;
   int experts;
@@ -53,10 +53,10 @@ __device__ inline float sum_over_warp(float value) {
 // reads.
 __device__ inline void sum_rows(float *sum, const float *value, int rows, int columns) {
   for (int e = threadIdx.x / kWarp; e < rows; e += kWarps) {
-    float part = 0;
-    for (int i = threadIdx.x % kWarp; i < columns; i += kWarp) part += value[static_cast<int64_t>(e) * columns + i];
-    part = sum_over_warp(part);
-    if (threadIdx.x % kWarp == 0) sum[e] = part;
+    float partial = 0;
+    for (int i = threadIdx.x % kWarp; i < columns; i += kWarp) partial += value[static_cast<int64_t>(e) * columns + i];
+    partial = sum_over_warp(partial);
+    if (threadIdx.x % kWarp == 0) sum[e] = partial;
   }
 }
 
