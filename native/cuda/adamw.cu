@@ -1,4 +1,5 @@
-// A step of AdamW: three kernels, the first and the last of which are launched as often as the parameters ask for.
+// Launches of one AdamW step: the sum of squares of the gradients, the norm, and the update. One launch holds at most
+// kAdamWTensors parameters, so the first and the last kernel may be launched several times.
 #include "core/workspace.h"
 #include "cuda/adamw.cuh"
 #include "cuda/launch.h"
@@ -15,10 +16,11 @@ int64_t blocks_of(const lily_adamw &call) {
   return blocks;
 }
 
-// The most blocks of a launch: no parameter has more, or its memory would be 16 TB.
+// Maximum number of blocks per launch. A parameter that needs more blocks would occupy 16 TB.
 constexpr int64_t kMostBlocks = INT32_MAX;
 
-// run(part, blocks) for all parameters that have elements, as many at a time as a launch takes.
+// Packs the parameters that have elements into launches, as many per launch as fit, and calls run(batch, blocks) for
+// each.
 template <typename Run>
 lily_status for_each_batch(const lily_adamw &call, AdamW batch, const Run &run) {
   int64_t blocks = 0;
@@ -73,15 +75,14 @@ lily_status adamw(const lily_adamw *call) {
   if (call->norm != nullptr) {
     batch.partials = partials;
     LILY_TRY(for_each_batch(*call, batch, [&](const AdamW &squares, int blocks) {
-      return launch(adamw_squares<void>, "launching the kernel of the gradients' norm", dim3(blocks), 0, stream,
-                    squares);
+      return launch(adamw_squares<void>, "launching the adamw_squares kernel", dim3(blocks), 0, stream, squares);
     }));
-    LILY_TRY(launch(adamw_norm<void>, "launching the kernel of the gradients' norm", dim3(1), 0, stream,
+    LILY_TRY(launch(adamw_norm<void>, "launching the adamw_norm kernel", dim3(1), 0, stream,
                     AdamWNorm{partials, blocks_of(*call), call->norm}));
     batch.partials = nullptr;
   }
   return for_each_batch(*call, batch, [&](const AdamW &update, int blocks) {
-    return launch(adamw_update<void>, "launching the kernel of AdamW", dim3(blocks), 0, stream, update);
+    return launch(adamw_update<void>, "launching the adamw_update kernel", dim3(blocks), 0, stream, update);
   });
 }
 

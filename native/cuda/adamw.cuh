@@ -1,5 +1,6 @@
-// AdamW: the norm of all gradients in parts, their sum, and the update, one pass over value, grad, m and v. What is
-// computed stands at lily_adamw. A launch takes many parameters, of which every block has a chunk of one.
+// AdamW kernels: partial sums of squares of all gradients, the norm from these partial sums, and the update, which
+// makes one pass over value, grad, exp_avg and exp_avg_sq. The formulas are documented at lily_adamw in the C ABI. One
+// launch processes many parameters; each block processes one split (kAdamWSplit elements) of one parameter.
 #pragma once
 
 #include "core/adamw.h"
@@ -17,21 +18,21 @@ struct AdamWTensor {
   int first_block;
 };
 
-constexpr int kAdamWTensors = 72;            // within the 4 KiB of a kernel's parameters
-constexpr int kAdamWTile = kThreads * 4;     // elements that a block has in hand
-constexpr int kAdamWSplit = kAdamWTile * 4;  // and in all: some rows pay for finding the chunk
+constexpr int kAdamWTensors = 72;            // fits into the 4 KiB limit on kernel parameters
+constexpr int kAdamWTile = kThreads * 4;     // elements per block and iteration
+constexpr int kAdamWSplit = kAdamWTile * 4;  // elements per block: several tiles amortise the search for the tensor
 
 struct AdamW {
   AdamWTensor tensors[kAdamWTensors];
   int count;
   AdamWStep step;
   float max_norm;
-  const float *norm;  // 1; null: nothing is clipped
-  float *partials;    // one for each block: its share of the sum of squares
+  const float *norm;  // one float; null: no clipping
+  float *partials;    // one float per block: its sum of squares
 };
 static_assert(sizeof(AdamW) <= 4096);
 
-// The chunk of one of a tensor's arrays that a block has, as a matrix of one row.
+// The split that starts at element `begin` of one of the tensor's arrays, as a matrix of one row.
 __device__ inline Output adamw_split(void *data, int32_t dtype, int64_t begin) {
   void *const start = static_cast<char *>(data) + begin * dtype_bytes(dtype);
   return {start, 0, dtype, reinterpret_cast<uintptr_t>(start) % (4 * dtype_bytes(dtype)) == 0, 0};
@@ -44,7 +45,7 @@ struct AdamWBlock {
 };
 
 __device__ inline AdamWBlock adamw_block(const AdamW &call) {
-  // The last tensor that does not begin behind the block.
+  // Binary search for the last tensor whose first block is not after this block.
   int tensor = 0;
   for (int last = call.count - 1; tensor < last;) {
     const int middle = (tensor + last + 1) / 2;
@@ -58,7 +59,7 @@ __device__ inline AdamWBlock adamw_block(const AdamW &call) {
   return {tensor, begin, rest < kAdamWSplit ? static_cast<int>(rest) : kAdamWSplit};
 }
 
-// parts[block] = the sum of the squares of its gradients.
+// partials[block] = sum of the squares of the block's gradients.
 template <typename Unused>
 __global__ __launch_bounds__(kThreads) void adamw_squares(const __grid_constant__ AdamW call) {
   __shared__ float sums[kWarps];
@@ -81,10 +82,10 @@ __global__ __launch_bounds__(kThreads) void adamw_squares(const __grid_constant_
 struct AdamWNorm {
   const float *partials;
   int64_t count;
-  float *norm;  // 1, out
+  float *norm;  // one float, out
 };
 
-// One block. In float64, which the number of parts does not make any coarser.
+// One block adds the partial sums. It accumulates in float64, so that the error does not grow with their number.
 template <typename Unused>
 __global__ __launch_bounds__(kThreads) void adamw_norm(const __grid_constant__ AdamWNorm call) {
   __shared__ double sums[kThreads];
@@ -107,7 +108,7 @@ __global__ __launch_bounds__(kThreads) void adamw_update(const __grid_constant__
   float clip = 1;
   if (call.norm != nullptr) {
     clip = call.max_norm / (call.norm[0] + 1e-6f);
-    if (clip > 1) clip = 1;  // a NaN stays one
+    if (clip > 1) clip = 1;  // keeps a NaN
   }
   const Operand grad = adamw_split(tensor.grad, tensor.grad_dtype, at.begin).operand();
   const Output value = adamw_split(tensor.value, tensor.value_dtype, at.begin);

@@ -1,17 +1,18 @@
-// Backward, first phase: all that needs dy.
+// Backward, first phase: every product that reads dy. Symbols as in docs/math.md.
 //
-// Blocks of two kinds in one launch, so that dy comes once from memory as long as it fits into the second-level cache:
+// One launch has two kinds of blocks, so that dy is loaded from memory once as long as it fits into L2:
 //
-//   of tokens    q_t = s dy_t C^T                                      (pooled)
-//                v_t = s dy_t B^T, q_t = sum_e w_te v_te, c_te = <h_t, v_te>   (every token its own mixture)
-//   of columns   D = s h^T dy, and of it the part of dw_e = <B_e, D>   (pooled)
-//                dB = s u^T dy                                          (every token its own mixture)
+//   token blocks    q_t = s dy_t C^T                                      (one pooling group)
+//                   v_t = s dy_t B^T, q_t = sum_e w_te v_te,
+//                   dw_te = <h_t, v_te>                                   (weights per token)
+//   column blocks   D = s h^T dy, and partial sums of dw_e = <B_e, D>     (one pooling group)
+//                   dB = s u^T dy                                         (weights per token)
 //
-// Where one block of columns has all tokens, D becomes dB_e = w_e D without having been in memory.
+// If tokens are not split, a column block computes dB_e = w_e D from D in shared memory: D is never written to memory.
 //
-// The grid goes split by split of the tokens, first the blocks of its tokens, then those of its columns: what the ones
-// have read the others find in the cache although all of dy would not fit. That is so as long as blocks start in the
-// order of their numbers, which CUDA does not promise; results do not depend on it.
+// The grid is ordered by split of the tokens: first the split's token blocks, then its column blocks. The column blocks
+// then find in L2 what the token blocks have loaded, even if the whole dy does not fit. This requires blocks to start
+// in the order of their indices, which CUDA does not guarantee; only the traffic depends on it, the results do not.
 #pragma once
 
 #include "gradient.cuh"
@@ -20,10 +21,10 @@
 namespace lily::cuda {
 
 struct BackwardDy {
-  // Blocks of tokens.
-  ShrinkOperands shrink;  // dy, and C or B
-  int token_tiles;        // of one split; 0: q is not wanted
-  int q_row_tiles;        // of C's rows
+  // Token blocks.
+  ShrinkOperands shrink;  // x is dy; w is C or B
+  int token_tiles;        // per split; 0: q is not required
+  int q_row_tiles;        // tiles of C's rows
   int pooled;
   float scale;
   float *q;  // M x q_pitch
@@ -31,15 +32,16 @@ struct BackwardDy {
   int rank;
   Operand hidden;
   TokenWeights token_weights;
-  float *token_d_weights;  // c: M x E
-  // Blocks of columns.
+  float *token_d_weights;  // M x E: dw_te of this token alone
+  // Column blocks.
   StripOperands strip;
-  int column_tiles, splits, row_tiles;  // blocks 0: neither dB nor dw is wanted
+  int column_tiles, splits, row_tiles;  // row_tiles 0: neither dB nor dw is required
   OuterTarget target;
-  DWeights d_weights;  // pooled, with a router
+  DWeights d_weights;  // one pooling group with a router
 };
 
-// c of `count` tokens from rows [row, row_end) of v, by warps; h of four tokens and experts is under way at once.
+// dw_te of `count` tokens from rows [row, row_end) of v, one (token, expert) pair per warp and iteration. Loads of h
+// are in flight for kLoadsInFlight pairs.
 template <typename Tile, typename T>
 __device__ inline void add_token_d_weights(const BackwardDy &call, const float *product, int token, int count, int row,
                                            int row_end) {
@@ -105,12 +107,12 @@ __device__ inline void backward_tokens(char *shared, const BackwardDy &call, int
     }
     return;
   }
-  // v in blocks of rows of B; a block may begin and end within an expert.
+  // Computes v in tiles of rows of B. A tile may begin and end within an expert's rows.
   for (int row = 0; row < call.shrink.rows; row += Tile::kBlockN) {
     const float *product = shrink<Tile>(shared, call.shrink, token, token_end, row, all_depth_tiles<Tile>(call.shrink));
     const int row_end = min(row + Tile::kBlockN, call.shrink.rows);
     const int first = row / call.rank, last = (row_end - 1) / call.rank;
-    // A thread keeps to its elements of q from block to block, so that they need no barrier.
+    // Each thread updates the same elements of q in every row tile, so no barrier is needed between them.
     for (int i = threadIdx.x; i < count * call.rank; i += kThreads) {
       const int t = i / call.rank, k = i % call.rank;
       const float *weights = call.token_weights.of(token + t);
@@ -124,7 +126,7 @@ __device__ inline void backward_tokens(char *shared, const BackwardDy &call, int
       }
       if (!any) continue;
       float *q = call.q + static_cast<int64_t>(token + t) * call.q_pitch + k;
-      const bool begins = k >= row;  // this block has the element of the first expert
+      const bool begins = k >= row;  // this row tile holds the first expert's element
       *q = begins ? sum * call.scale : fmaf(call.scale, sum, *q);
     }
     if (call.token_d_weights != nullptr) {
@@ -132,7 +134,7 @@ __device__ inline void backward_tokens(char *shared, const BackwardDy &call, int
         add_token_d_weights<Tile, decltype(tag)>(call, product, token, count, row, row_end);
       });
     }
-    __syncthreads();  // the next product takes the same memory, and other warps go on with c
+    __syncthreads();  // the next product reuses the memory; other warps still read it
   }
 }
 

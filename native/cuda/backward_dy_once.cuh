@@ -1,10 +1,11 @@
-// Backward, first phase of small ranks, where dy does not fit into the second-level cache: it is read once.
+// Backward, first phase for small ranks, used when dy does not fit into L2: reads dy once. Symbols as in docs/math.md.
 //
-//   q_t = s dy_t C^T, in parts over the strips of columns     D = s h^T dy, in parts over the splits of tokens
+//   q_t = s dy_t C^T    partial sums per column tile
+//   D = s h^T dy        partial sums per split of the tokens
 //
-// A block owns a wide strip of columns and walks down its tokens; its slice of C stays in shared memory. Against two
-// readings of dy (2 M d_out bytes more) it writes and reads 8 r (strips M + splits d_out) bytes of parts, which the
-// launch compares.
+// Each block owns a wide tile of columns (BLOCK_N) and iterates over its tokens in tiles of BLOCK_M; its columns of C
+// stay in shared memory. Compared with reading dy twice (2 M d_out more bytes), the block writes and reads 8 r (column
+// tiles * M + splits * d_out) bytes of partial sums. The launch compares the two.
 #pragma once
 
 #include "gradient.cuh"
@@ -16,15 +17,15 @@ template <typename Engine_, int kBlockK_>
 struct OnceTile {
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
-  // A strip is a chunk of the sum that `shrink` forms; two warps share the rows of C of each half: the bits are the
-  // same.
+  // A column tile is one split of the sum in `shrink` (kSplitDepth elements), and two warps share the rows of C of each
+  // half. The order of additions and therefore the bits are the same.
   static constexpr int kBlockM = 16, kBlockK = kBlockK_, kBlockN = kSplitDepth<Scalar>, kStages = 3;
   static constexpr int kHalf = kBlockN / kSplitTiles / kHalves, kWarpRank = kBlockK * kHalves / kWarps;
   static constexpr int kWarpColumns = kBlockN / kWarps;
   static constexpr int kStrip = kBlockM * kBlockN, kLhs = kBlockM * kBlockK, kRhs = kBlockK * kBlockN;
-  static constexpr int kQPitch = kBlockK + 8;  // floats, of a half's part of q
+  static constexpr int kQPitch = kBlockK + 8;  // floats per row of one half's partial sum of q
   static constexpr int kQTile = kBlockM * kQPitch;
-  static constexpr int kResultRows = kBlockK, kResultPitch = kBlockN + 8;  // of D; floats
+  static constexpr int kResultRows = kBlockK, kResultPitch = kBlockN + 8;  // of D in shared memory; pitch in floats
   static constexpr int kRing =
       (kStages * (kStrip + kLhs) + kRhs) * static_cast<int>(sizeof(Scalar)) + kHalves * kQTile * 4;
   static constexpr int kResult = kBlockK * kResultPitch * 4 + kWarps * 4;
@@ -39,12 +40,12 @@ struct BackwardDyOnce {
   int tokens, split_tokens;
   int column_tiles;
   float scale;
-  float *q_partials;  // slices x M x q_pitch, out; not yet scaled
+  float *q_partials;  // column_tiles x M x q_pitch, out; not yet scaled
   int q_pitch;
   OuterTarget target;
   DWeights d_weights;
   const uint8_t *mask;
-  float *kept;  // out: how many the mask keeps; may be null
+  float *kept;  // out: number of tokens that the mask keeps; may be null
 };
 
 template <typename Tile>

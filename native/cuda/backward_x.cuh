@@ -1,43 +1,45 @@
-// Backward, second phase: all that needs the gradient of the hidden activations, which is formed as it is loaded.
+// Backward, second phase: every product that reads dh, which is computed as it is loaded and never stored. Symbols as
+// in docs/math.md.
 //
 //   dx (+)= dh A    dA = dh^T x    dR = dl^T h
 //
-// Blocks of columns walk down the tokens for dx and dA together; where the rank has more than one block, for one of
-// them. Further blocks take dR: it needs neither x nor dx.
+// Strip blocks own BLOCK_N columns and iterate over tokens. One block computes both dx and dA if BLOCK_K covers the
+// rank; otherwise separate blocks compute dx and each row tile of dA. Further blocks compute dR, which needs neither x
+// nor dx.
 //
-// Passes over memory: x once, dx (read if it accumulates, and written) once; q, p, h once per strip from the
-// second-level cache.
+// Global memory traffic: x once; dx written once, and read once if it accumulates; q, p and h once per column tile,
+// from L2.
 #pragma once
 
 #include "gradient.cuh"
 
 namespace lily::cuda {
 
-// Tokens and elements of dR of one block, which walks down its tokens: as few as leave `reduce` few parts to add, for
-// the other blocks are soon done where there are few tokens.
+// Tokens (one split) and elements of dR per block. Splits are as short as a small number of partial sums
+// (kRouterSplits) for `reduce` permits, because the other blocks finish early if there are few tokens.
 constexpr int kLeastRouterTokens = 64, kMostRouterTokens = 256, kRouterSplits = 32;
 constexpr int kRouterTile = 32, kRouterElements = 4 * kThreads;
 
-// dR, in parts over ranges of tokens.
+// dR, as partial sums over splits of the tokens.
 struct RouterBlocks {
   RouterGradient router;
-  int splits, element_tiles;  // of tokens, of elements: a block each
-  int split_tokens;           // whole tiles
+  int splits, element_tiles;  // of tokens, of elements; one block for each pair
+  int split_tokens;           // a multiple of kRouterTile
   int tokens, rank;
   Operand hidden;
-  float *partials;  // ranges x (E r)
+  float *partials;  // splits x (E r)
 };
 
 struct BackwardX {
   StripOperands strip;
   int column_tiles, splits;
-  int expand_blocks;  // of the grid, first; with outer_blocks 0 they take dA too, if its target is there
-  int outer_blocks;   // for dA alone
+  int expand_blocks;  // first in the grid; with outer_blocks 0 they also compute dA, if it has a target
+  int outer_blocks;   // blocks that compute only dA
   OuterTarget target;
   RouterBlocks router;
 };
 
-// sum += the column of h that begins at `hidden` times that of dl: h of 16 tokens is under way at once.
+// Returns sum + <h column, dl column> over `tokens` tokens; kLoadsInFlight loads of h are in flight.
 template <typename T>
 __device__ inline float add_router_column(float sum, const T *hidden, int64_t pitch, const float *d_logits, int experts,
                                           int tokens) {

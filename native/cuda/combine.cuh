@@ -1,4 +1,4 @@
-// The combined HP of one pooling group, C = sum_e w_e B_e, and where its weights come from.
+// The combined HP of one pooling group, C = sum_e w_e B_e, and the source of its weights w. Symbols as in docs/math.md.
 #pragma once
 
 #include "strip.cuh"
@@ -10,20 +10,21 @@ constexpr int kMostExperts = 64;
 enum class WeightSource {
   kOne,      // LoRA
   kUniform,  // 1 / E
-  kGiven,    // E numbers
-  kMean,     // partial sums of probabilities, and their number
+  kGiven,    // E floats given by the caller
+  kMean,     // partial sums of probabilities and of the number of kept tokens
   kSoftmax   // partial sums of logits
 };
 
 struct Weights {
   WeightSource source;
   const float *given;
-  const float *partials;  // (E + 1) x parts
+  const float *partials;  // (E + 1) x partial_count
   int partial_count;
   int experts;
 };
 
-// Into shared memory, by all threads; ends with a barrier. Partial sums are added in the order of their blocks.
+// Writes w to shared memory. All threads must call it; it ends with a barrier. Partial sums are added in the order of
+// the blocks that wrote them.
 __device__ inline void compute_weights(float *weights, const Weights &from) {
   const int experts = from.experts;
   if (from.source == WeightSource::kMean || from.source == WeightSource::kSoftmax) {
@@ -44,19 +45,19 @@ __device__ inline void compute_weights(float *weights, const Weights &from) {
   __syncthreads();
 }
 
-// b: E*r x d_out; LoRA's d_out x r is read transposed.
+// b is E*r x d_out. For LoRA it is d_out x r and is read transposed.
 struct Experts {
   Operand b;
   int experts, rank, columns;
   int transposed;
 };
 
-// Elements n .. n + 3 of row k of C, B's numbers being S: those of several experts are under way together.
+// Elements n .. n + 3 of row k of C; B has elements of type S. Loads of kLoadsInFlight experts are in flight.
 template <typename S, bool kWhole>
 __device__ inline void combine_vec4(const Experts &from, const float *weights, int k, int n, float (&value)[4]) {
   constexpr int kLoadsInFlight = kWhole ? 4 : 1;
   const S *b = static_cast<const S *>(from.b.data) + k * from.b.pitch + n;
-  const int64_t pitch = from.rank * from.b.pitch;  // from expert to expert
+  const int64_t pitch = from.rank * from.b.pitch;  // from one expert to the next
 #pragma unroll
   for (int v = 0; v < 4; ++v) value[v] = 0;
 #pragma unroll 1
@@ -77,7 +78,7 @@ __device__ inline void combine_vec4(const Experts &from, const float *weights, i
   }
 }
 
-// The same of a tile of LoRA's b, which is read transposed.
+// A tile of LoRA's b, transposed as it is loaded.
 template <typename T, typename S, bool kWhole, int kRows, int kColumns>
 __device__ inline void transpose_tile(T *tile, const Experts &from, float weight, int row, int column) {
   constexpr int kVec4PerRow = kRows / 4, kStep = kThreads / kVec4PerRow,
@@ -104,7 +105,7 @@ __device__ inline void transpose_tile(T *tile, const Experts &from, float weight
   }
 }
 
-// A kRows x kColumns tile of C from (row, column) on, zeros outside of it.
+// Computes a kRows x kColumns tile of C from (row, column) on. Elements outside C are zero.
 template <typename T, int kRows, int kColumns>
 __device__ inline void combine_tile(T *tile, const Experts &from, const float *weights, int row, int column) {
   if (from.transposed) {
@@ -133,13 +134,13 @@ __device__ inline void combine_tile(T *tile, const Experts &from, const float *w
   });
 }
 
-// How many of the word's four bytes are not zero: adding sets the highest bit of those whose others are not all zero.
+// Number of non-zero bytes in the word. The addition sets a byte's highest bit if any of its lower bits is set.
 __device__ inline int count_bytes(uint32_t word) {
   constexpr uint32_t kLow = 0x7f7f7f7f;
   return __popc((((word & kLow) + kLow) | word) & ~kLow);
 }
 
-// How many tokens the mask keeps, by one block.
+// Number of tokens that the mask keeps, counted by one block.
 __device__ inline void count_kept(float *kept, const uint8_t *mask, int tokens) {
   __shared__ int warp_count[kWarps];
   int count = 0;
@@ -162,16 +163,16 @@ __device__ inline void count_kept(float *kept, const uint8_t *mask, int tokens) 
 struct Combine {
   Experts experts;
   Weights weights;
-  Output c;             // r x d_out, out; data null: not wanted
+  Output c;             // r x d_out, out; data null: C is not required
   const uint8_t *mask;  // M
   int tokens;
-  float *kept;  // out: how many the mask keeps; null: without a mask it is M
+  float *kept;  // out: number of tokens that the mask keeps; null: there is no mask, all M count
 };
 
-// Of a block.
+// Tile of C per block.
 constexpr int kCombineRows = 16, kCombineColumns = 64;
 
-// Block (slice, block) of columns and rows; tile and weights lie in shared memory.
+// Computes tile (row_tile, column_tile) of C. `tile` and `weights` are in shared memory.
 template <typename T>
 __device__ inline void combine_block(const Combine &call, T *tile, float *weights, int column_tile, int row_tile) {
   if (call.c.data != nullptr) {
@@ -184,7 +185,7 @@ __device__ inline void combine_block(const Combine &call, T *tile, float *weight
   if (call.kept != nullptr && column_tile == 0 && row_tile == 0) count_kept(call.kept, call.mask, call.tokens);
 }
 
-// Where every block of the next phase would else combine all of C: backward, and forward of large ranks.
+// Writes C once. Used by backward and by forward of large ranks, whose blocks would each combine all of C otherwise.
 template <typename T>
 __global__ __launch_bounds__(kThreads, kBlocks) void combine(const __grid_constant__ Combine call) {
   __shared__ float weights[kMostExperts];

@@ -15,7 +15,7 @@ std::atomic<const Device *> devices[kMaxDevices];
 std::mutex devices_mutex;
 
 lily_status attribute(int id, cudaDeviceAttr which, int *value) {
-  return report(cudaDeviceGetAttribute(value, which, id), "asking for a device's attributes");
+  return report(cudaDeviceGetAttribute(value, which, id), "reading the device attributes");
 }
 
 lily_status describe(int id, Device *found) {
@@ -77,19 +77,19 @@ lily_status device_count(int32_t *count) {
     cudaGetLastError();
     return fail(LILY_ERROR_UNAVAILABLE, "the NVIDIA driver shows no GPU; CUDA_VISIBLE_DEVICES may hide it");
   }
-  if (const lily_status status = report(error, "looking for CUDA devices")) return status;
+  if (const lily_status status = report(error, "counting CUDA devices")) return status;
   *count = found;
   return LILY_OK;
 }
 
 DeviceGuard::DeviceGuard(int32_t id) {
-  status_ = report(cudaGetDevice(&previous_), "asking for the current device");
+  status_ = report(cudaGetDevice(&previous_), "reading the current device");
   if (status_ != LILY_OK) return;
   if (previous_ == id) {
-    previous_ = -1;  // nothing to go back to
+    previous_ = -1;  // no device to restore
     return;
   }
-  status_ = report(cudaSetDevice(id), "making a device the current one");
+  status_ = report(cudaSetDevice(id), "setting the current device");
 }
 
 DeviceGuard::~DeviceGuard() {

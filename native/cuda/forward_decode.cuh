@@ -1,15 +1,17 @@
-// Forward of few tokens (decoding), second phase: all that follows x A^T, whose chunks many blocks have left in parts.
+// Forward of few tokens (decoding), second phase: everything after x A^T, which the first phase leaves as partial sums
+// over splits of d_in. Symbols as in docs/math.md.
 //
-//   h = phi(sum of the parts)   l = h R^T   p = softmax(l)   w = pooled p   y (+)= s h C, or s u B
+//   h = phi(sum of the partials)   l = h R^T   p = softmax(l)   w = pooled p   y (+)= s h C, or s u B
 //
-// Every block adds the parts, in order, and routes all tokens again: a few kilobytes from the second-level cache
-// against a launch more. Then it expands its own few columns; the experts are combined as B streams by, C is never in
-// memory. Matrix units cost nothing here, most rows of their tiles are zeros; with them a row has the same bits as in
-// any batch.
+// Each block owns BLOCK_N columns of y. Every block adds the partial sums in order and computes the routing of all
+// tokens: a few kilobytes from L2 instead of one more launch. It then combines the experts as it streams its columns of
+// B; C is never written to memory. Most rows of the matrix-unit tiles are zeros, but their products cost no extra time,
+// and each row has the same bits as in a batch of any size.
 //
-// Passes over memory: B once, y (read if it accumulates, and written) once; h, p and w are written by the first block.
+// Global memory traffic: B once; y written once, and read once if it accumulates; block 0 writes h, p and w.
 //
-// With programmatic dependent launch B and y would be asked for while the first phase runs: they go first for that.
+// The loads of B and y come first because they do not depend on the first phase: with programmatic dependent launch
+// they could overlap with it.
 #pragma once
 
 #include "combine.cuh"
@@ -18,22 +20,23 @@
 
 namespace lily::cuda {
 
-// Beyond, adding the parts in every block is more traffic than it saves; and pooling is by the warps of one block.
+// Limits. Above them, adding the partial sums in every block causes more traffic than it saves; and the warps of one
+// block do all of the pooling.
 constexpr int kDecodeTokens = 64, kDecodeGroups = 64, kDecodeRank = 128;
 
 struct ForwardDecode {
-  const float *partials;  // chunks x M x part_pitch
+  const float *partials;  // splits x M x partial_pitch
   int splits, partial_pitch;
   int tokens, columns;  // M, d_out
   int relu;
-  Output hidden;  // what backward needs; may be null
-  Route route;    // its values may be null
-  int pooled;     // one combined HP, else every token its own mixture
-  int per_token;  // of a mixture: token routing
+  Output hidden;  // for backward; may be null
+  Route route;    // `values` may be null
+  int pooled;     // 1: one combined HP; 0: weights per token
+  int per_token;  // for weights per token: 1 with token routing, 0 if a group's tokens share weights
   PoolKind pool;
   Groups groups;
-  Weights weights;     // pooled without a router
-  const float *given;  // G x E of a mixture without a router
+  Weights weights;     // pooled, without a router
+  const float *given;  // G x E: weights per group, without a router
   float *weights_out;  // G x E; may be null
   Experts experts;
   Output y;
@@ -44,18 +47,18 @@ template <typename Engine_, int kBlockM_>
 struct DecodeTile {
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
-  // 8 columns a warp: the most blocks that still take whole sectors.
+  // 8 columns per warp: the largest number of blocks that still load whole 32-byte sectors.
   static constexpr int kBlockM = kBlockM_, kBlockN = 8 * kWarps, kBlockK = 64, kStages = 3;
   static constexpr int kLhs = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
 
-  // Bytes of shared memory. Tiles, then h, logits, R, and pooled sums.
+  // Bytes of shared memory: the tiles, then h, logits, R, and the pooled sums.
   static int bytes(int rank, int experts, int groups) {
     const int floats = kBlockM * (rank + 8) + route_bytes(kBlockM, experts, rank) / 4 + groups * (experts + 1);
     return (kLhs + kStrip + kStages * kRhs) * static_cast<int>(sizeof(Scalar)) + floats * 4;
   }
 };
 
-// h of all tokens into shared memory, `pitch` floats a row, and to `hidden`.
+// Writes h of all tokens to shared memory (`pitch` floats per row) and, from block 0, to `hidden`.
 __device__ inline void sum_partials(const ForwardDecode &call, float *product, int pitch) {
   const int rank = call.experts.rank, vec4_per_row = (rank + 3) / 4;
   for (int i = threadIdx.x; i < call.tokens * vec4_per_row; i += kThreads) {
@@ -71,14 +74,14 @@ __device__ inline void sum_partials(const ForwardDecode &call, float *product, i
     }
     if (call.relu) {
 #pragma unroll
-      for (int v = 0; v < 4; ++v) sum[v] = sum[v] < 0 ? 0.0f : sum[v];  // not a number stays so
+      for (int v = 0; v < 4; ++v) sum[v] = sum[v] < 0 ? 0.0f : sum[v];  // keeps a NaN
     }
     store_vec4(product + t * pitch + k, 4, true, sum);
     if (blockIdx.x == 0 && call.hidden.data != nullptr) store_vec4(call.hidden, t, k, rank, sum);
   }
 }
 
-// w of all groups, E + 1 floats a row; ends with a barrier.
+// Computes w of all groups, E + 1 floats per row. Ends with a barrier.
 __device__ inline void pool_all(const ForwardDecode &call, const float *values, float *sums) {
   const int experts = call.route.experts, pitch = experts + 1;
   const Pool pool = {call.pool, call.groups, experts, values, experts | 1, call.route.mask, nullptr, nullptr};
@@ -146,7 +149,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
   } else {
     for (int t = threadIdx.x; t < call.tokens; t += kThreads) group[t] = call.per_token ? t : call.groups.of(t);
   }
-  // Rows of weights of a mixture.
+  // Rows of E weights, per token or per group.
   const float *token_weights = call.per_token ? logits : routes ? sums : call.given;
   const int token_weights_pitch = call.per_token ? experts | 1 : routes ? experts + 1 : experts;
 
@@ -154,7 +157,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
   Accumulators<Tile::kBlockM / 16, 1> sum;
   clear(sum);
   for (int step = 0; step < steps; ++step) {
-    __syncthreads();  // h and weights are there; the tiles before are done with
+    __syncthreads();  // h and the weights are written; the previous tiles are no longer read
     fill(step + Tile::kStages - 1);
     Scalar *b = ring + step % Tile::kStages * Tile::kRhs;
     const int row = step * Tile::kBlockK;

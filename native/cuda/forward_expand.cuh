@@ -1,10 +1,12 @@
-// Forward, second phase: the adapted output.
+// Forward, second phase: adds the adapter's output to y. Symbols as in docs/math.md.
 //
 //   y (+)= s h C     one pooling group: each block combines its columns of C once
-//   y (+)= s u B     every token its own mixture, u_t = w_t (x) h_t: B as one matrix of E r rows
+//   y (+)= s u B     weights per token, u_t = w_t (x) h_t: B is one matrix of E r rows
 //
-// Passes over memory: y (read if it accumulates, and written) once; B once per walk down the tokens; h, and the partial
-// sums of the router, from the second-level cache.
+// Each block owns BLOCK_N columns and iterates over tokens in tiles of BLOCK_M.
+//
+// Global memory traffic: y written once, and read once if it accumulates; B once per split of the tokens; h and the
+// router's partial sums from L2.
 #pragma once
 
 #include "combine.cuh"

@@ -1,5 +1,5 @@
-// Forward, between the phases where the rank is larger than a tile: the router, from hidden activations in memory. A
-// block takes the same tokens as a block of the first phase, a warp the logits of one token after the other.
+// Forward, between the two phases, if the rank is larger than one tile: the router, from h in global memory. Each block
+// owns the same tokens as a block of the first phase; each warp computes the logits of kWarpTokens tokens at a time.
 #pragma once
 
 #include "forward_shrink.cuh"
@@ -13,7 +13,8 @@ struct ForwardRoute {
   Route route;
 };
 
-// A warp has four tokens at a time and, of each of them and of R, two fours of a lane under way together.
+// Logits of `count` tokens. Each lane has kLoadsInFlight 4-element loads in flight for each of the warp's kWarpTokens
+// tokens and for R.
 template <typename H, typename R, bool kWhole>
 __device__ inline void route_tokens(const ForwardRoute &call, float *logits, int token, int count) {
   constexpr int kWarpTokens = 4, kLoadsInFlight = kWhole ? 2 : 1, kStep = 4 * kWarp;
@@ -63,7 +64,7 @@ __device__ inline void route_tokens(const ForwardRoute &call, float *logits, int
   }
 }
 
-// `Unused` keeps the definition one per translation unit that asks for it.
+// The template parameter `Unused` lets each translation unit that uses the kernel instantiate it.
 template <typename Unused>
 __global__ __launch_bounds__(kThreads, kBlocks) void forward_route(const __grid_constant__ ForwardRoute call) {
   extern __shared__ __align__(16) char shared[];

@@ -1,21 +1,21 @@
-// Gradients of parameters: sums over tokens, in blocks, in a fixed order.
+// Parameter gradients: sums over tokens, with partial sums that are added in a fixed order. Symbols as in docs/math.md.
 #pragma once
 
 #include "combine.cuh"
 
 namespace lily::cuda {
 
-// Where the product of a strip goes. As long as one block has all tokens it goes to its place at once; else each split
-// leaves its part, and `reduce` adds them in order.
+// Destination of a product z of a strip kernel. If tokens are not split, the result is written to `out`; otherwise each
+// split writes a partial sum, and `reduce` adds them in order.
 struct OuterTarget {
   Output out;              // may be null
-  float *partials;         // splits x rows x pitch; null: the result goes to `out`
-  int64_t partial_stride;  // numbers from split to split
+  float *partials;         // splits x rows x pitch; null: the result is written to `out`
+  int64_t partial_stride;  // elements from one split to the next
   int partial_pitch;
-  int rows, columns;  // of the product z
-  int transposed;     // the gradient is z^T: LoRA's b
+  int rows, columns;  // of z
+  int transposed;     // the gradient is z^T (LoRA's b)
   float scale;
-  const float *weights;  // E, and out has E times the rows: dB_e += w_e z; null: out is z
+  const float *weights;  // E; `out` then has E times the rows: dB_e += w_e z. Null: out is z
   int experts;
 };
 
@@ -55,14 +55,15 @@ __device__ inline void finish_outer(const float *z, const OuterTarget &target, c
   }
 }
 
-// dw_e = <B_e, D>, in parts, one for each block that holds some of D.
+// dw_e = <B_e, D>, as one partial sum per block that holds a tile of D.
 struct DWeights {
   Experts experts;
-  float *partials;  // E x count, out; null: not wanted
+  float *partials;  // E x count, out; null: dw is not required
   int count;
 };
 
-// This thread's part of <B_e, D>, b being the first number of B_e: several fours of B are under way together.
+// This thread's share of <B_e, D>. `b` points to the first element of B_e; kLoadsInFlight 4-element loads of B are in
+// flight.
 template <typename Tile, typename S, bool kWhole>
 __device__ inline float d_weight_partial(const Experts &experts, const S *b, const float *z, int row, int column) {
   constexpr int kVec4PerRow = Tile::kBlockN / 4, kStep = kThreads / kVec4PerRow;
@@ -90,8 +91,8 @@ __device__ inline float d_weight_partial(const Experts &experts, const S *b, con
   return sum;
 }
 
-// From D as the strip left it, scaled as the target says, by block number `index`. The product lies at the start of
-// shared memory, the warps' sums behind it.
+// Computes this block's partial sums of dw from its tile of D, and writes them as column `index`. `scale` is the factor
+// that finish_outer applies to D. The tile is at the start of shared memory, followed by one sum per warp.
 template <typename Tile>
 __device__ inline void form_d_weights(char *shared, const DWeights &d_weights, const StripIndex &at, float scale,
                                       int index) {
@@ -121,7 +122,7 @@ __device__ inline void form_d_weights(char *shared, const DWeights &d_weights, c
   }
 }
 
-// One gradient whose parts wait to be added.
+// A gradient whose partial sums `reduce` adds.
 struct ReduceJob {
   const float *partials;
   int64_t partial_stride;
@@ -145,7 +146,7 @@ inline int reduce_blocks(int rows, int columns) {
   return static_cast<int>((static_cast<int64_t>(rows) * ((columns + 3) / 4) + kThreads - 1) / kThreads);
 }
 
-// Backward, last phase. A thread adds four numbers over all parts.
+// Backward, last phase: each thread adds four elements over all partial sums.
 template <typename Unused>
 __global__ __launch_bounds__(kThreads) void reduce(const __grid_constant__ Reduce call) {
   int job_index = 0;
@@ -162,7 +163,7 @@ __global__ __launch_bounds__(kThreads) void reduce(const __grid_constant__ Reduc
   for (int partial = 0; partial < job.partial_count; ++partial) {
     float value[4];
     load_vec4(job.partials + partial * job.partial_stride + static_cast<int64_t>(row) * job.partial_pitch + column,
-              job.columns - column, wide, value);
+              job.columns - column, aligned, value);
 #pragma unroll
     for (int v = 0; v < 4; ++v) sum[v] += value[v];
   }
@@ -176,14 +177,15 @@ __global__ __launch_bounds__(kThreads) void reduce(const __grid_constant__ Reduc
   }
 }
 
-// db_e (+)= sum over layers, in order, and over their groups, in order, of w_ge D_g: the ABI's lily_fold.
+// db_e (+)= sum of w_ge D_g over the layers, in order, and over each layer's groups, in order. See lily_fold in the C
+// ABI.
 struct FoldLayer {
   const float *partial;
   const float *weights;
   int64_t groups;
 };
 
-constexpr int kFoldLayers = 128;  // within the 4 KiB of a kernel's parameters
+constexpr int kFoldLayers = 128;  // fits into the 4 KiB limit on kernel parameters
 
 struct Fold {
   FoldLayer layers[kFoldLayers];
@@ -206,7 +208,7 @@ __global__ __launch_bounds__(kThreads) void fold(const __grid_constant__ Fold ca
     const bool aligned = call.columns % 4 == 0 && reinterpret_cast<uintptr_t>(layer.partial) % 16 == 0;
     const auto add = [&](int64_t index, float weight) {
       float value[4];
-      load_vec4(layer.partial + (index * call.rank + k) * call.columns + column, call.columns - column, wide, value);
+      load_vec4(layer.partial + (index * call.rank + k) * call.columns + column, call.columns - column, aligned, value);
 #pragma unroll
       for (int v = 0; v < 4; ++v) sum[v] = fmaf(weight, value[v], sum[v]);
     };

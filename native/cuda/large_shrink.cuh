@@ -1,10 +1,10 @@
-// The products that shrink, of large ranks.
+// The shrinking products of large ranks. Symbols as in docs/math.md.
 //
 //   forward    h = phi(x A^T)
-//   backward   dh = (s dy C^T + dl R) phi'     one pooling group; D was there before (large_strip.cuh), so dl is known
+//   backward   dh = (s dy C^T + dl R) phi'     one pooling group; large_strip.cuh has computed D, and so dl is known
 //
-// Passes over memory: x or dy once per block of rows, A or C once per block of tokens, all but the first from the
-// second-level cache; h or dh written once.
+// Each block owns BLOCK_M tokens and BLOCK_N columns of h or dh. Global memory traffic: x or dy once per tile of
+// columns, A or C once per tile of tokens, all but the first time from L2; h or dh written once.
 #pragma once
 
 #include "large.cuh"
@@ -14,11 +14,11 @@ namespace lily::cuda {
 
 struct LargeShrink {
   ShrinkOperands operands;
-  LeftOperand d_hidden;  // backward: kGradient, with q null; forward: kHidden
+  LeftOperand d_hidden;  // describes dh. Backward: kDHidden, with q null; forward: kHidden
   int relu;              // forward
   float scale;           // backward
-  Output saved;          // forward: what backward needs; may be null
-  Output out;            // what the next phase reads: h if that is not `saved`, or dh; may be null
+  Output saved;          // forward: h for backward; may be null
+  Output out;            // for the next phase: h, if that cannot read `saved`, or dh; may be null
 };
 
 template <typename Tile>
@@ -56,7 +56,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_shrink(const __grid_c
 #pragma unroll
         for (int v = 0; v < 4; ++v) {
           if (backward) value[i][v] *= call.scale;
-          if (call.relu && value[i][v] < 0) value[i][v] = 0;  // not a number stays so
+          if (call.relu && value[i][v] < 0) value[i][v] = 0;  // keeps a NaN
         }
       }
       if (backward)

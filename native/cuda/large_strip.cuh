@@ -1,15 +1,16 @@
-// The other products of large ranks, in one kernel with blocks of several kinds:
+// The other products of large ranks: one kernel with blocks of several kinds. Symbols as in docs/math.md.
 //
-//   outer    D = s h^T dy, with its part of dw_e = <B_e, D>, or dA = dh^T x
+//   outer    D = s h^T dy with partial sums of dw_e = <B_e, D>, or dA = dh^T x
 //   expand   y (+)= s h C or s u B, or dx (+)= dh A
-//   combine  C = sum_e w_e B_e, beside D, for q = dy C^T
-//   router   dR = dl^T h, beside dx and dA
+//   combine  C = sum_e w_e B_e, in the same launch as D, for q = dy C^T
+//   router   dR = dl^T h, in the same launch as dx and dA
 //
-// Forward launches expand alone; of few tokens C is combined as it is loaded. Backward launches outer and combine,
-// then, after large_shrink, outer, expand and router. What takes longest comes first in the grid.
+// Forward launches only expand blocks; with few tokens they combine C as they load it. Backward launches outer and
+// combine blocks, then large_shrink, then outer, expand and router blocks. The blocks that run longest come first in
+// the grid.
 //
-// Passes over memory: of outer, each operand once per tile of the other side; of expand, left once per tile of columns,
-// w once per tile of tokens, all but the first from the second-level cache; results once.
+// Global memory traffic: outer loads each operand once per tile of the other dimension; expand loads lhs once per tile
+// of columns and w once per tile of tokens; all but the first time from L2. Results are written once.
 #pragma once
 
 #include "backward_x.cuh"
@@ -18,7 +19,7 @@
 namespace lily::cuda {
 
 struct LargeStrip {
-  LeftOperand lhs;  // kHidden or, forward, kMixed
+  LeftOperand lhs;  // kHidden; in forward also kU
   int tokens, columns;
   // outer
   int outer_blocks;
@@ -29,9 +30,9 @@ struct LargeStrip {
   DWeights d_weights;
   // expand
   int expand_blocks;
-  Operand w;           // left.columns x columns; data null: C, combined here
-  Experts experts;     // of C
-  Weights weights;     // of C
+  Operand w;           // lhs.columns x columns; data null: C, combined as it is loaded
+  Experts experts;     // for C
+  Weights weights;     // for C
   float *weights_out;  // E; may be null
   Output out;
   float scale;

@@ -1,9 +1,11 @@
-// The launches of backward for one engine, four at most:
+// The launches of backward for one engine, at most four. Symbols as in docs/math.md.
 //
-//   combine | what needs dy | what needs dh | reduce            one pooling group
-//   what needs dy, once | sum of q | what needs dh | reduce     one pooling group, small rank, dy larger than the cache
-//   what needs dy | sums per sequence | what needs dh | reduce  every token its own mixture
-//   combine, D | dh | what needs dh | reduce                    one pooling group, large rank
+//   combine | dy phase | dh phase | reduce                    one pooling group
+//   dy phase, once | sum of q | dh phase | reduce             one pooling group, small rank, dy larger than L2
+//   dy phase | sums per sequence | dh phase | reduce          weights per token
+//   combine and D | dh | dh phase | reduce                    one pooling group, large rank
+//
+// The dy phase has the products that read dy, the dh phase those that read dh.
 #pragma once
 
 #include "cuda/backward_dy.cuh"
@@ -84,25 +86,25 @@ class Backward {
   bool needs_db() const { return call_.db.data != nullptr || call_.deferred_db != nullptr; }
   bool needs_d_router() const { return routes_ && call_.d_router.data != nullptr; }
   bool needs_q() const { return call_.dx.data != nullptr || call_.da.data != nullptr; }
-  // dw, or dp of token routing.
+  // dw; with token routing dp.
   bool needs_d_weights() const { return routes_ && (needs_q() || needs_d_router()); }
-  // Kept tokens are counted where a mask or sequences make their number unknown to the host.
+  // Counts the kept tokens on the device if a mask or sequences make their number unknown to the host.
   bool counts_kept() const { return routes_ && (has_token_weights_ || call_.tokens.mask != nullptr); }
 
-  // Numbers of one part of a gradient, rows padded to whole float4.
+  // Elements of one partial sum of a gradient, with rows padded to whole float4.
   static int64_t partial_size(int rows, int columns) { return static_cast<int64_t>(rows) * round_up(columns, 4); }
   int64_t db_partial() const { return transposed_ ? partial_size(d_out_, rank_) : partial_size(outer_rows_, d_out_); }
   int64_t da_partial() const { return partial_size(rank_, d_in_); }
   int router_partial() const { return round_up(experts_ * rank_, 4); }
 
-  // The walk of what needs dy, by columns; also whether dy is read once. `parts` are bytes of parts of q and D, which
-  // are written and read; dy counts where it comes from memory once more.
+  // Selects the walk of the dy phase over columns, and whether it reads dy once. The cost of each choice is the bytes
+  // of partial sums of q and D, which are written and read, plus dy if it is loaded from memory a second time.
   //
-  //   in one walk  parts of q and D    where the table has a tile: nothing is read twice
-  //   split        parts of D          blocks of tokens and of columns share one launch, and the cache what they read
-  //   twice        dy, parts of D      the same, with no more splits than the device needs
+  //   once    partial sums of q and D    if the table has a tile: nothing is read twice
+  //   split   partial sums of D          token and column blocks of a split share its dy through L2
+  //   twice   dy, partial sums of D      as split, with no more splits than the device needs
   //
-  // Where dy fits into half of the second-level cache it comes from memory once in any case.
+  // If dy fits into half of L2, it is loaded from memory once in any case.
   Walk find_dy_walk() {
     const Walk twice = Table::walk(device_, {outer_rows_, tokens_, d_out_, experts_}, false, true, shrink_block_n_);
     const int64_t row_bytes = d_out_ * static_cast<int64_t>(sizeof(Scalar)), dy_bytes = tokens_ * row_bytes;
@@ -118,10 +120,10 @@ class Backward {
     return partial_bytes(0, split.splits) < twice_bytes ? split : twice;
   }
 
-  // Splits that are under way together, and as many again for all else that passes through the cache.
+  // One eighth of L2 per split: several splits are in flight at a time, and other data pass through L2 too.
   static constexpr int kSplitsInCache = 8;
 
-  // The same walk with splits of no more tokens than these, in whole tiles.
+  // The same walk with splits of at most `tokens` tokens, in whole tiles.
   Walk split_for_cache(Walk walk, int64_t tokens) const {
     const int64_t tiles = std::max<int64_t>(1, tokens / kMaxStripBlockM);
     walk.split_tokens = static_cast<int>(std::min<int64_t>(walk.split_tokens, tiles * kMaxStripBlockM));
@@ -129,7 +131,7 @@ class Backward {
     return walk;
   }
 
-  // No slices: the table has no tile.
+  // column_tiles 0: the table has no tile.
   Walk find_once_walk() const {
     Walk once = {};
     for_each_row(typename Table::Once{}, [&](auto row) {
@@ -146,11 +148,11 @@ class Backward {
 
   int dy_splits() const { return is_large_ ? dy_large_.splits : dy_walk_.splits; }
   int x_splits() const { return is_large_ ? x_large_.splits : x_walk_.splits; }
-  // Blocks that hold some of D.
+  // Number of blocks that hold a tile of D.
   int d_weights_partials() const { return is_large_ ? dy_large_.outer_blocks() : dy_walk_.grid(); }
   int d_hidden_pitch() const { return round_up(rank_, Table::kVector); }
 
-  // Where D or dB goes.
+  // Destination of D or dB.
   OuterTarget db_target() const {
     OuterTarget target = {};
     if (needs_db()) {
@@ -173,7 +175,7 @@ class Backward {
     return output(call_.db);
   }
 
-  // dB_e = w_e D where there is one D.
+  // dB_e = w_e D if there is one D; null otherwise.
   const float *db_weights() const {
     return has_token_weights_ || transposed_ || call_.deferred_db != nullptr ? nullptr : call_.weights;
   }
@@ -254,10 +256,10 @@ class Backward {
         using Strip = decltype(strip_row);
         using Shrink = decltype(row);
         if constexpr (Shrink::kBlockN == Strip::kBlockK) {
-          return launch(backward_dy<Shrink, Strip>, "launching backward's first phase", dim3(grid),
+          return launch(backward_dy<Shrink, Strip>, "launching the backward_dy kernel", dim3(grid),
                         std::max(Shrink::kBytes, dy_walk_.bytes), stream(), call);
         } else {
-          return LILY_OK;  // with_shrink asks for one rank; the compiler does not know it
+          return LILY_OK;  // with_shrink selects one BLOCK_N; the compiler does not see that
         }
       });
     }));
@@ -287,8 +289,8 @@ class Backward {
     with_row(
         typename Table::Once{}, [&](auto row) { return row.kBlockK == dy_walk_.block_k; },
         [&](auto row) {
-          status = launch(backward_dy_once<decltype(row)>, "launching backward's first phase", dim3(dy_walk_.grid()),
-                          dy_walk_.bytes, stream(), call);
+          status = launch(backward_dy_once<decltype(row)>, "launching the backward_dy_once kernel",
+                          dim3(dy_walk_.grid()), dy_walk_.bytes, stream(), call);
         });
     LILY_TRY(status);
     if (!needs_q()) return LILY_OK;
@@ -317,7 +319,7 @@ class Backward {
     return router;
   }
 
-  // dh, as it is formed.
+  // dh as a left operand: computed as it is loaded.
   LeftOperand d_hidden_operand() const {
     LeftOperand lhs = {};
     lhs.kind = LeftOperandKind::kDHidden;
@@ -384,7 +386,7 @@ class Backward {
     if (grid == 0) return LILY_OK;
     const int router_bytes = lhs_scratch(kRouterTile, experts_) * static_cast<int>(sizeof(float));
     return Table::with_strip(x_walk_, [&](auto row) {
-      return launch(backward_x<decltype(row)>, "launching backward's second phase", dim3(grid),
+      return launch(backward_x<decltype(row)>, "launching the backward_x kernel", dim3(grid),
                     std::max(x_walk_.bytes, router_bytes), stream(), call);
     });
   }
@@ -393,7 +395,7 @@ class Backward {
 
   Output d_hidden() const { return contiguous_output(d_hidden_, d_hidden_pitch(), kDtype<Scalar>); }
 
-  // left^T x, and left w, over the columns of x.
+  // lhs^T x, and lhs w, over the columns of x.
   LargeStrip large_call(const Operand &lhs, const Operand &x, int columns, const LargeWalk &walk) const {
     LargeStrip call = {};
     call.lhs.kind = LeftOperandKind::kHidden;
@@ -447,7 +449,7 @@ class Backward {
     reduce.blocks += reduce_blocks(job.rows, job.columns);
   }
 
-  // What lies in parts, and zeros where there are no tokens.
+  // Adds partial sums; without tokens it writes zeros.
   lily_status run_reduce() const {
     Reduce reduce = {};
     const bool empty = tokens_ == 0;
@@ -471,7 +473,7 @@ class Backward {
   const lily_problem &problem_;
   const int tokens_, rank_, experts_, d_in_, d_out_;
   const bool has_token_weights_, routes_, token_routing_, from_logits_, transposed_, one_hot_;
-  // Phase 1 has blocks of two kinds with tiles of one rank: those of C or B, and those of D or dB.
+  // The dy phase has two kinds of blocks, whose tiles cover equally many rows: those of C or B, and those of D or dB.
   const int shrink_rows_, outer_rows_, shrink_block_n_, tile_tokens_;
   bool reads_dy_once_ = false;
   const bool is_large_;

@@ -1,6 +1,8 @@
-// The launches of forward for one engine: two; between them one more where sequences are pooled, one where the rank is
-// larger than a tile, one where it is large and so many tokens share C that it is worth writing; one alone for token
-// routing of many tokens; always two for few tokens and ranks that are not large.
+// The launches of forward for one engine. Symbols as in docs/math.md.
+//
+// Normally two: shrink and expand. A third runs between them to pool sequences, to route if the rank is larger than one
+// tile, or to combine C if the rank is large and many tokens share C. Token routing of many tokens takes one launch
+// (forward_token.cuh); few tokens with a rank that is not large always take two (forward_decode.cuh).
 #pragma once
 
 #include "cuda/launch.cuh"
@@ -47,7 +49,7 @@ class Forward {
   lily_status run() const {
     if (tokens_ == 0) return write_weights_of_nothing();
     if (decodes_) return run_decode();
-    // h, for backward and for the next phase: one matrix where its type and rows serve both.
+    // h for backward and for the next phase: one matrix, if its type and alignment suit both.
     const Output saved = contiguous_output(call_.hidden, rank_, hidden_dtype(problem_));
     const bool shares = saved.data != nullptr && saved.dtype == kDtype<Scalar> && saved.aligned16;
     const Output hidden = shares ? saved : contiguous_output(own_hidden_, hidden_pitch_, kDtype<Scalar>);
@@ -83,7 +85,7 @@ class Forward {
     route.rank = rank_;
     route.pools_logits = pools_logits_;
     route.values = pools_logits_ || call_.probabilities == nullptr ? own_values_ : call_.probabilities;
-    if (!has_token_weights_ && route.values == own_values_) route.values = nullptr;  // nobody reads them
+    if (!has_token_weights_ && route.values == own_values_) route.values = nullptr;  // no kernel reads them
     route.partials = partials_;
     route.mask = call_.tokens.mask;
     return route;
@@ -127,8 +129,8 @@ class Forward {
     lily_status status = LILY_OK;
     with_token_row([&](auto row) {
       using Tile = decltype(row);
-      status = launch(forward_token<Tile>, "launching forward's only phase", dim3(tiles_), Tile::bytes(experts_, rank_),
-                      stream(), call);
+      status = launch(forward_token<Tile>, "launching the forward_token kernel", dim3(tiles_),
+                      Tile::bytes(experts_, rank_), stream(), call);
     });
     return status;
   }
@@ -150,7 +152,7 @@ class Forward {
   }
 
   bool can_decode() const {
-    constexpr int kMostSplits = 65535;  // they are blockIdx.z of the first launch
+    constexpr int kMostSplits = 65535;  // the splits are blockIdx.z of the first launch
     return tokens_ > 0 && rank_ <= kDecodeRank && problem_.groups <= kDecodeGroups && depth_splits() <= kMostSplits &&
            with_decode_row([](auto) {});
   }
@@ -160,13 +162,14 @@ class Forward {
     ForwardShrink shrink = shrink_call({}, {});
     shrink.partials = hidden_partials_;
     shrink.partial_pitch = round_up(rank_, 4);
-    // Tiles of the smallest rank: a number does not depend on the rank of its tile, and there are more blocks.
+    // The tile of the smallest rank gives the most blocks; results do not depend on the tile's rank.
     constexpr int kTile = 16;
     shrink.operands.tile_tokens = kTile;
     LILY_TRY(Table::with_shrink(kTile, kTile, [&](auto row) {
       using Tile = decltype(row);
       const dim3 blocks(ceil_divide(tokens_, kTile), ceil_divide(rank_, kTile), depth_splits());
-      return launch(forward_shrink<Tile>, "launching forward's first phase", blocks, Tile::kBytes, stream(), shrink);
+      return launch(forward_shrink<Tile>, "launching the forward_shrink kernel", blocks, Tile::kBytes, stream(),
+                    shrink);
     }));
     ForwardDecode call = {};
     call.partials = hidden_partials_;
@@ -192,7 +195,7 @@ class Forward {
     with_decode_row([&](auto row) {
       using Tile = decltype(row);
       status =
-          launch(forward_decode<Tile>, "launching forward's second phase", dim3(ceil_divide(d_out_, Tile::kBlockN)),
+          launch(forward_decode<Tile>, "launching the forward_decode kernel", dim3(ceil_divide(d_out_, Tile::kBlockN)),
                  Tile::bytes(rank_, experts_, static_cast<int>(problem_.groups)), stream(), call);
     });
     return status;
@@ -202,7 +205,8 @@ class Forward {
 
   bool is_large() const { return rank_ > kLargeRank; }
   int c_pitch() const { return round_up(d_out_, Table::kVector); }
-  // Each tile of tokens would else combine all of C: a launch more, and C in memory, are worth it from about here.
+  // Otherwise each tile of tokens combines all of C. From about 512 tokens on, one more launch and C in memory cost
+  // less.
   bool writes_c() const { return is_large() && !has_token_weights_ && tokens_ > 512; }
 
   lily_status shrink_large(const Output &saved, const Output &expand) const {
@@ -263,7 +267,7 @@ class Forward {
     return lhs;
   }
 
-  // Of the one combined HP.
+  // Source of the weights of the one combined HP.
   Weights weights() const {
     Weights weights = {WeightSource::kOne, call_.weights, partials_, tiles_, experts_};
     if (routes_) weights.source = pools_logits_ ? WeightSource::kSoftmax : WeightSource::kMean;
@@ -281,7 +285,7 @@ class Forward {
           using Tile = decltype(row);
           const int routing = Tile::kProduct * 4 + route_bytes(Tile::kBlockM, experts_, rank_);
           const int bytes = call.route.router.data == nullptr ? Tile::kBytes : std::max(Tile::kBytes, routing);
-          return launch(forward_shrink<Tile>, "launching forward's first phase", dim3(tiles_, row_tiles), bytes,
+          return launch(forward_shrink<Tile>, "launching the forward_shrink kernel", dim3(tiles_, row_tiles), bytes,
                         stream(), call);
         }));
     if (!routes_ || row_tiles == 1) return LILY_OK;
@@ -309,7 +313,7 @@ class Forward {
     strip.split_tokens = walk.split_tokens;
     call.column_tiles = walk.column_tiles;
     return Table::with_strip(walk, [&](auto row) {
-      return launch(forward_expand<decltype(row)>, "launching forward's second phase",
+      return launch(forward_expand<decltype(row)>, "launching the forward_expand kernel",
                     dim3(walk.column_tiles * walk.splits), walk.bytes, stream(), call);
     });
   }

@@ -1,32 +1,32 @@
-// The left operand of the products that run over a strip of columns: for each token a short row, either stored (h), or
-// formed as it is loaded.
+// The left operand of the strip products: for each token a row of r or E r elements, which is either stored (h) or
+// computed as it is loaded. Symbols as in docs/math.md.
 //
-//   hidden    h_t                                    pooled routing forward, D = h^T dy
-//   mixed     u_t[e r + k] = w_te h_t[k]             every token its own mixture: no combined HP is ever formed
-//   gradient  dh_t = (q_t + sum_e dl_te R_e) phi'    never stored
+//   kHidden    h_t                                    one pooling group: y = s h C, D = s h^T dy
+//   kU         u_t[e r + k] = w_te h_t[k]             weights per token: no combined HP is formed
+//   kDHidden   dh_t = (q_t + sum_e dl_te R_e) phi'    never stored
 //
-// with dl_t = p_t * (dp_t - <p_t, dp_t>), written as p_te sum_j p_tj (dp_te - dp_tj): nothing cancels where p_te is
-// near 1.
+// dl_t = p_t * (dp_t - <p_t, dp_t>) is computed as p_te sum_j p_tj (dp_te - dp_tj), which avoids cancellation where
+// p_te is near 1.
 #pragma once
 
 #include "token_weights.cuh"
 
 namespace lily::cuda {
 
-// How the loss reaches the router's logits.
+// How the gradient reaches the logits: through each token's probabilities, or through the softmax of pooled logits.
 enum class LogitGradient { kNone, kProbabilities, kLogits };
 
 struct RouterGradient {
   LogitGradient logit_gradient;
   Operand router;              // E x r
-  const float *probabilities;  // M x E, of kProbabilities
-  const float *weights;        // G x E, of kLogits
-  // dw: rows of E. One per token (token routing, where dp is meant); one per group; or, for one group, E rows of
-  // `parts` numbers to be added.
+  const float *probabilities;  // M x E, for kProbabilities
+  const float *weights;        // G x E, for kLogits
+  // dw in rows of E: one row per token (token routing, where it is dp), or one row per group. With one pooling group: E
+  // rows of `partial_count` partial sums.
   const float *d_weights;
   int per_token, partial_count;
-  const float *kept;    // G: kept tokens of each group; may be null
-  float kept_constant;  // without `kept`: what to divide by
+  const float *kept;    // G: number of kept tokens per group; may be null
+  float kept_constant;  // the divisor without `kept`
   const uint8_t *mask;  // may be null
   Groups groups;
   int experts;
@@ -36,26 +36,26 @@ enum class LeftOperandKind { kHidden, kU, kDHidden };
 
 struct LeftOperand {
   LeftOperandKind kind;
-  Operand hidden;  // M x r; of the gradient only with relu
+  Operand hidden;  // M x r; kDHidden requires it only with relu
   int rank;        // r
-  int columns;     // of the operand: r, or E r
+  int columns;     // r, or E r
   TokenWeights token_weights;
-  int one_hot;     // mixed: weight 1 for the token's group, 0 for others, so that products are apart by group
-  const float *q;  // M x padded r
+  int one_hot;     // kU: weight 1 for the token's group and 0 for others, which keeps the groups' products apart
+  const float *q;  // M x q_pitch
   int q_pitch;
   int relu;
   RouterGradient router;
 };
 
-// Rows of more experts than these lie in lines of their own: reading them by element wastes nothing.
+// With more experts than this, each row is long enough that element-wise loads waste no bandwidth.
 constexpr int kMostStagedExperts = 8;
 
-// Floats of shared memory that forming needs.
+// Floats of shared memory for LhsScratch.
 __host__ __device__ inline int lhs_scratch(int tokens, int experts) {
   return tokens + tokens * experts * (experts <= kMostStagedExperts ? 3 : 1) + experts;
 }
 
-// The group of each token, dl, what dl is made of, and the experts' loss of the one group.
+// Scratch in shared memory: the group of each token, dl and what it is computed from, and dw of the one group.
 template <int kBlockM>
 struct LhsScratch {
   int *group;
@@ -70,7 +70,7 @@ struct LhsScratch {
         d_probs(probs + kBlockM * experts) {}
 };
 
-// Once per block, before the first tile.
+// Adds the partial sums of dw. Called once per block, before the first tile.
 template <int kBlockM>
 __device__ inline void prepare_router_gradient(const RouterGradient &router, const LhsScratch<kBlockM> &scratch) {
   if (router.logit_gradient != LogitGradient::kNone && router.partial_count > 0)
@@ -78,7 +78,7 @@ __device__ inline void prepare_router_gradient(const RouterGradient &router, con
   __syncthreads();
 }
 
-// dl of the tile's tokens; ends with a barrier.
+// Computes dl of the tile's tokens. Ends with a barrier.
 template <int kBlockM>
 __device__ inline void form_d_logits(const RouterGradient &router, const LhsScratch<kBlockM> &scratch, int token,
                                      int token_end) {
@@ -115,14 +115,14 @@ __device__ inline void form_d_logits(const RouterGradient &router, const LhsScra
   __syncthreads();
 }
 
-// Four columns from k on can be loaded whole from R and from h, as far as dh needs them.
+// Whether elements k .. k + 3 of R and of h, as far as dh needs them, can be loaded as one 4-element vector.
 __device__ inline bool has_vec4_d_hidden(const LeftOperand &lhs, int k) {
   return lhs.rank - k >= 4 && (lhs.router.logit_gradient == LogitGradient::kNone || has_vec4(lhs.router.router)) &&
          (!lhs.relu || has_vec4(lhs.hidden));
 }
 
-// From q to dh, of kCount rows of the tile: elements k .. k + 3 of row t, which is token `at`, of row t + step, and so
-// on; rows of no token stay zero if they are. dl is formed.
+// Completes dh from q in place, for kLoadsInFlight rows of the tile: elements k .. k + 3 of row t, which is token `at`,
+// of row t + step, and so on. Rows beyond the last token stay zero. Requires dl.
 template <typename Scalar, bool kWhole, int kBlockM, int kLoadsInFlight>
 __device__ inline void finish_d_hidden(const LeftOperand &lhs, const LhsScratch<kBlockM> &scratch, int t, int step,
                                        int at, int token_end, int k, float (&value)[kLoadsInFlight][4]) {
@@ -174,7 +174,7 @@ __device__ inline void finish_d_hidden(const LeftOperand &lhs, const LhsScratch<
   }
 }
 
-// A tile of dh; dl is formed.
+// Computes a tile of dh. Requires dl.
 template <typename Scalar, bool kWhole, int kBlockM, int kBlockK>
 __device__ inline void form_d_hidden(Scalar *tile, const LeftOperand &lhs, const LhsScratch<kBlockM> &scratch,
                                      int token, int token_end, int column) {
@@ -201,7 +201,8 @@ __device__ inline void form_d_hidden(Scalar *tile, const LeftOperand &lhs, const
   }
 }
 
-// A tile of u; h's numbers are T. With kWhole r is a multiple of 4 and rows of h begin at multiples of four numbers.
+// Computes a tile of u from h of type T. kWhole requires r to be a multiple of 4 and rows of h to begin at multiples of
+// four elements.
 template <typename Scalar, typename T, bool kWhole, int kBlockM, int kBlockK>
 __device__ inline void form_u(Scalar *tile, const LeftOperand &lhs, const LhsScratch<kBlockM> &scratch, int token,
                               int token_end, int column) {
@@ -250,8 +251,8 @@ __device__ inline void form_u(Scalar *tile, const LeftOperand &lhs, const LhsScr
   }
 }
 
-// Fills a kTokens x kColumns tile with columns [column, ...) of the operand's rows; zeros outside. Copies of hidden
-// are asynchronous.
+// Fills a kBlockM x kBlockK tile with columns [column, ...) of the operand; elements outside are zero. Copies of h are
+// asynchronous.
 template <typename Scalar, int kBlockM, int kBlockK>
 __device__ inline void stage_lhs(Scalar *tile, const LeftOperand &lhs, const LhsScratch<kBlockM> &scratch, int token,
                                  int token_end, int column) {
@@ -271,7 +272,7 @@ __device__ inline void stage_lhs(Scalar *tile, const LeftOperand &lhs, const Lhs
   });
 }
 
-// The same of dh, kGradient.
+// The same for kDHidden.
 template <typename Scalar, int kBlockM, int kBlockK>
 __device__ inline void stage_d_hidden(Scalar *tile, const LeftOperand &lhs, const LhsScratch<kBlockM> &scratch,
                                       int token, int token_end, int column) {

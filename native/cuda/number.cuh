@@ -1,8 +1,10 @@
-// Matrices in global memory, of any type that the ABI knows: all arithmetic is float32, the type is looked at when
-// numbers are loaded and stored. It is the same for a whole launch; but where a load and its conversion stand behind a
-// branch, the next load waits for both. Loops over loads therefore take the branch outside (`with_type`), load raw what
-// they convert afterwards, and leave out what is too much by selecting: behind a branch the compiler would put its
-// load.
+// Matrices in global memory of any type of the ABI. All arithmetic is float32; elements are converted as they are
+// loaded and stored.
+//
+// The type is uniform over a launch, but if a load and its conversion are inside a branch, the next load waits for
+// both. Loops over loads therefore branch on the type outside the loop (`with_type`), load raw elements first and
+// convert them afterwards, and discard surplus elements by a select: with a branch the compiler would move the load
+// into it.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -15,16 +17,16 @@
 
 namespace lily::cuda {
 
-// A row-major matrix that is read.
+// A row-major input matrix.
 struct Operand {
   const void *data;
   int64_t pitch;      // elements from one row to the next
   int32_t dtype;      // lily_dtype
   int32_t aligned16;  // every row begins at a multiple of 16 bytes
-  int32_t aligned8;   // ... of 8 bytes: h of a rank that no power of two likes, 140 for one
+  int32_t aligned8;   // ... of 8 bytes: rows of h are only 8-byte aligned when the rank is, for example, 140
 };
 
-// A row-major matrix that is written, or added to.
+// A row-major output matrix, overwritten or accumulated into.
 struct Output {
   void *data;
   int64_t pitch;
@@ -44,8 +46,8 @@ constexpr int32_t kDtype<__half> = LILY_FLOAT16;
 
 __host__ __device__ inline int dtype_bytes(int32_t dtype) { return dtype == LILY_FLOAT32 ? 4 : 2; }
 
-// Calls take with a number of the type: float32 and Scalar are all that kernels of a 16-bit Scalar meet; of float, and
-// of void, the others too.
+// Calls visit with a value of the element type. Kernels of a 16-bit Scalar support float32 and Scalar; kernels of float
+// and void support all types.
 template <typename Scalar, typename Visit>
 __device__ inline void with_type(int32_t dtype, const Visit &visit) {
   if constexpr (kDtype<Scalar> != LILY_FLOAT32) {
@@ -63,7 +65,7 @@ __device__ inline void with_type(int32_t dtype, const Visit &visit) {
   }
 }
 
-// The same of activations and h: a kernel of a 16-bit Scalar meets no others.
+// The same for activations and h. Kernels of a 16-bit Scalar support only Scalar.
 template <typename Scalar, typename Visit>
 __device__ inline void with_activation_type(int32_t dtype, const Visit &visit) {
   if constexpr (kDtype<Scalar> != LILY_FLOAT32)
@@ -72,7 +74,8 @@ __device__ inline void with_activation_type(int32_t dtype, const Visit &visit) {
     with_type<Scalar>(dtype, visit);
 }
 
-// Calls take with the answer as a type: loops over whole fours have several under way at once, others one.
+// Calls visit with `whole` as a compile-time constant: loops over whole 4-element vectors keep several loads in flight,
+// the others one.
 template <typename Visit>
 __device__ inline void with_whole(bool whole, const Visit &visit) {
   if (whole)
@@ -100,7 +103,7 @@ __device__ inline __half from_float<__half>(float value) {
   return __float2half_rn(value);
 }
 
-// Two and four numbers that lie side by side, as one word or two where they have 16 bits.
+// Two and four adjacent elements; 16-bit elements are packed into one and two 32-bit words.
 __device__ inline float2 unpack(uint32_t word, __nv_bfloat16) {
   return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162 &>(word));
 }
@@ -137,11 +140,12 @@ __device__ inline void store_pair(T *target, float first, float second) {
     *reinterpret_cast<uint32_t *>(target) = pack<T>(first, second);
 }
 
-// As they lie in memory.
+// Four elements in their memory representation.
 template <typename T>
 using Vec4 = std::conditional_t<sizeof(T) == 4, float4, uint2>;
 
-// With kWhole all are there and begin at a multiple of their size; else `valid` of them are there, the others are zero.
+// kWhole: all four elements exist and are aligned to the vector's size. Otherwise only the first `valid` elements are
+// loaded; the others are zero.
 template <bool kWhole, typename T>
 __device__ inline Vec4<T> load_raw(const T *source, int valid) {
   if constexpr (kWhole) return *reinterpret_cast<const Vec4<T> *>(source);
@@ -162,7 +166,7 @@ __device__ inline void convert(const Vec4<T> &raw, float (&value)[4]) {
   }
 }
 
-// `wide`: they begin at a multiple of their size.
+// `aligned`: the elements are aligned to the vector's size.
 template <typename T>
 __device__ inline void load_vec4(const T *source, int valid, bool aligned, float (&value)[4]) {
   convert<T>(aligned && valid >= 4 ? load_raw<true>(source, valid) : load_raw<false>(source, valid), value);
@@ -182,12 +186,12 @@ __device__ inline void store_vec4(T *target, int valid, bool aligned, const floa
     if (i < valid) target[i] = from_float<T>(value[i]);
 }
 
-// Every four of a row begins at a multiple of its size.
+// Whether every 4-element vector of a row is aligned to its size.
 __device__ inline bool has_vec4(const Operand &matrix) {
   return matrix.dtype == LILY_FLOAT32 ? matrix.aligned16 : matrix.aligned8;
 }
 
-// Elements column .. column + 3 of a row; column is a multiple of 4, and what is not left of `columns` is zero.
+// Loads elements column .. column + 3 of a row; column is a multiple of 4. Elements at or beyond `columns` are zero.
 __device__ inline void load_vec4(const Operand &matrix, int64_t row, int column, int columns, float (&value)[4]) {
   const int64_t offset = row * matrix.pitch + column;
   const int valid = columns - column;
@@ -206,7 +210,7 @@ __device__ inline float load_one(const Operand &matrix, int64_t row, int column)
   return to_float(static_cast<const __half *>(matrix.data)[offset]);
 }
 
-// Writes, or adds and rounds once.
+// Stores the elements, or adds them to the output and rounds once.
 __device__ inline void store_vec4(const Output &matrix, int64_t row, int column, int columns, float (&value)[4]) {
   const int64_t offset = row * matrix.pitch + column;
   const int valid = columns - column;

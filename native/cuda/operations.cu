@@ -1,4 +1,4 @@
-// The operations of the C ABI: picks the engine, which does the rest.
+// The operations of the C ABI: selects the engine and forwards the call to it.
 #include <algorithm>
 
 #include "core/problem.h"
@@ -22,7 +22,7 @@ lily_status check(const lily_problem &problem, const Device **found) {
   const char *error = problem_error(problem);
   if (error != nullptr) return fail(LILY_ERROR_ARGUMENT, "%s", error);
   if (problem.d_in > kMostColumns || problem.d_out > kMostColumns)
-    return fail(LILY_ERROR_UNSUPPORTED, "the cuda backend takes d_in and d_out up to %d", kMostColumns);
+    return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend supports d_in and d_out up to %d", kMostColumns);
   *found = device(problem.device);
   return *found == nullptr ? LILY_ERROR_UNAVAILABLE : LILY_OK;
 }
@@ -34,8 +34,8 @@ void defer(lily_backward &call) {
   call.deferred_db = &any;
 }
 
-// The size for any call. What only a call has: with `fixed` routing the offsets decide on the formulation, and whether
-// dB is deferred on how tokens are split.
+// A workspace size that suffices for every call of the problem. It is the maximum over what a call may add: with
+// `fixed` routing the offsets select the formulation, and a deferred dB changes how tokens are split.
 template <typename Call, typename Function>
 lily_status workspace(const lily_problem *problem, size_t *bytes, Function EngineFunctions::*function) {
   const Device *device = nullptr;
@@ -89,7 +89,7 @@ lily_status backward(const lily_backward *call) {
   return status == LILY_OK ? run(*call, needed, &EngineFunctions::backward) : status;
 }
 
-// Layers beyond one launch's parameters are added by further ones, in order.
+// A fold of more layers than one launch's parameters hold takes further launches, in order.
 lily_status fold(const lily_fold *call) {
   Fold batch = {};
   batch.rank = static_cast<int>(call->rank);

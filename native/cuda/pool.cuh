@@ -1,8 +1,9 @@
-// Sums per sequence, in an order that depends on the sequence alone.
+// Sums per sequence, in an order that depends only on the sequence. Symbols as in docs/math.md.
 //
-// Forward: w_g, the mean over a sequence's kept tokens of p, or the softmax of their summed logits. Backward: dw_g, the
-// sum over all its tokens of dw_te = <h_t, v_te>, and the number of kept ones. A launch of its own because every block
-// of the next phase would else read the probabilities of whole sequences: (blocks) x n E numbers instead of n E.
+// Forward: w_g, the mean of p over a sequence's kept tokens, or the softmax of their summed logits. Backward: dw_g, the
+// sum of dw_te = <h_t, v_te> over all of its tokens, and the number of kept tokens. A separate launch, because
+// otherwise every block of the next phase reads the probabilities of whole sequences: blocks * n * E floats instead of
+// n * E.
 #pragma once
 
 #include "token_weights.cuh"
@@ -17,13 +18,13 @@ struct Pool {
   int experts;
   const float *values;  // M x pitch
   int pitch;
-  const uint8_t *mask;  // may be null; of no meaning to kSum but for `kept`
+  const uint8_t *mask;  // may be null; kSum uses it only for `kept`
   float *sums;          // G x E, out
   float *kept;          // G, out; may be null
 };
 
-// Column e of a group's rows, or with e == E how many are kept: by one warp, the same sum in all its lanes. The numbers
-// of several rows are under way together, dropped ones too.
+// Sum of column e over a group's rows; with e == E, the number of kept rows. One warp computes it, and all of its lanes
+// return the same sum. kLoadsInFlight loads are in flight, those of dropped rows included.
 __device__ inline float pool_column(const Pool &call, int group, int e) {
   constexpr int kLoadsInFlight = 8;
   const int end = call.groups.end(group);
@@ -51,7 +52,7 @@ __device__ inline float pool_column(const Pool &call, int group, int e) {
   return sum_over_warp(sum);
 }
 
-// From the E sums and the number of kept tokens behind them, in place, by one thread.
+// Converts the E sums, and the number of kept tokens that follows them, into the result. In place, by one thread.
 __device__ inline void finish_pool(PoolKind kind, float *sum, int experts) {
   const float kept = sum[experts];
   if (kind == PoolKind::kSoftmax && kept > 0) softmax(sum, experts);
@@ -77,7 +78,7 @@ __global__ __launch_bounds__(kThreads) void pool(const __grid_constant__ Pool ca
   if (call.kept != nullptr && threadIdx.x == 0) call.kept[group] = sum[call.experts];
 }
 
-// Weights that no token has a say in: of uniform routing, or where there are no tokens.
+// Weights that do not depend on tokens: with uniform routing, or if there are no tokens.
 struct ConstantWeights {
   float *weights;
   int64_t count;

@@ -1,25 +1,25 @@
-// Brings tiles of global memory into shared memory and back.
+// Copies tiles from global to shared memory and back.
 #pragma once
 
 #include "matrix.cuh"
 
 namespace lily::cuda {
 
-// Threads of every block; four warps keep a tile's accumulators within registers.
+// Threads per block. The accumulators of a tile fit into the registers of four warps.
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 
-// Of the kernels that work on tiles, as many at least share a multiprocessor: the copies of one hide behind the other's
-// products. Without a number the compiler spills to make room for more.
+// Minimum number of resident blocks per multiprocessor for the tiled kernels: the copies of one block overlap with the
+// products of another. Without this bound the compiler spills registers to fit more blocks.
 constexpr int kBlocks = 2;
 
-// Part of an operand: rows from `row` to before `row_end`, columns likewise.
+// A region of an operand: rows [row, row_end), columns [column, column_end).
 struct Window {
   int64_t row, row_end;
   int column, column_end;
 };
 
-// The 16 bytes of a row from `column` on, of which `valid` numbers are there; zeros after them.
+// Loads the 16 bytes of a row that begin at `column`; elements from `valid` on are zero.
 template <typename T>
 __device__ inline uint4 load_vector(const Operand &source, int64_t row, int column, int valid) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
@@ -32,7 +32,7 @@ __device__ inline uint4 load_vector(const Operand &source, int64_t row, int colu
   return vector;
 }
 
-// For Turing, which has no asynchronous copies: four loads of a thread go out before it waits for the first of them.
+// For Turing, which has no asynchronous copies: each thread has four loads in flight.
 template <typename T, int kRows, int kColumns>
 __device__ inline void stage_through_registers(T *tile, const Operand &source, const Window &window) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T)), kVectors = kColumns / kVector, kLoadsInFlight = 4;
@@ -56,7 +56,7 @@ __device__ inline void stage_through_registers(T *tile, const Operand &source, c
   }
 }
 
-// Four numbers into a tile of shared memory.
+// Stores four elements to a tile in shared memory.
 template <typename T>
 __device__ inline void store_tile(T *target, const float (&value)[4]) {
   if constexpr (sizeof(T) == 4)
@@ -66,14 +66,14 @@ __device__ inline void store_tile(T *target, const float (&value)[4]) {
     store_vector(target, make_uint2(pack<T>(value[0], value[1]), pack<T>(value[2], value[3])));
 }
 
-// Fours that a thread has under way where all threads take kStep of kRows rows at once.
+// 4-element loads in flight per thread in a tile of kRows rows, if all threads together load kStep rows at once.
 template <bool kWhole, int kRows, int kStep>
 constexpr int kTileLoadsInFlight = !kWhole || kRows <= kStep ? 1
                                    : kRows / kStep < 4       ? kRows / kStep
                                                              : 4;
 
-// A thread's part of a tile: four columns and, down the tile, every kStep-th row. Numbers of type S become T on the
-// way. All fours are loaded before the first is converted.
+// Copies a thread's elements of a tile: four columns of every kStep-th row, converted from S to T. kLoadsInFlight
+// vectors are loaded before the first is converted.
 template <typename T, typename S, bool kWhole, int kRows, int kColumns>
 __device__ inline void stage_vec4(T *tile, const Operand &source, const Window &window) {
   constexpr int kVec4PerRow = kColumns / 4, kStep = kThreads / kVec4PerRow,
@@ -119,7 +119,7 @@ __device__ inline void stage_copies(T *tile, const Operand &source, const Window
   }
 }
 
-// Fills a tile where no number is converted and the alignment allows for it, else returns false.
+// Fills a tile without conversion; returns false if the type or the alignment does not allow that.
 template <typename T, int kRows, int kColumns>
 __device__ inline bool stage_as_it_is(T *tile, const Operand &source, const Window &window) {
   if (source.dtype != kDtype<T>) return false;
@@ -133,7 +133,7 @@ __device__ inline bool stage_as_it_is(T *tile, const Operand &source, const Wind
   return true;
 }
 
-// The rest of a thread's tile, its numbers being S.
+// Fills a tile with elements of type S.
 template <typename T, typename S, int kRows, int kColumns>
 __device__ inline void stage_converted(T *tile, const Operand &source, const Window &window) {
   const int c = static_cast<int>(threadIdx.x) % (kColumns / 4) * 4;
@@ -141,8 +141,8 @@ __device__ inline void stage_converted(T *tile, const Operand &source, const Win
              [&](auto whole) { stage_vec4<T, S, decltype(whole)::value, kRows, kColumns>(tile, source, window); });
 }
 
-// Fills a kRows x kColumns tile; what lies outside the window is zero. Copies are asynchronous where no number is
-// converted: the caller commits and waits.
+// Fills a kRows x kColumns tile; elements outside the window are zero. Without conversion the copies are asynchronous:
+// the caller commits and waits.
 template <typename T, int kRows, int kColumns>
 __device__ inline void stage(T *tile, const Operand &source, const Window &window) {
   if (stage_as_it_is<T, kRows, kColumns>(tile, source, window)) return;
@@ -150,7 +150,7 @@ __device__ inline void stage(T *tile, const Operand &source, const Window &windo
                [&](auto tag) { stage_converted<T, decltype(tag), kRows, kColumns>(tile, source, window); });
 }
 
-// The same of activations or h.
+// The same for activations and h.
 template <typename T, int kRows, int kColumns>
 __device__ inline void stage_activations(T *tile, const Operand &source, const Window &window) {
   if (stage_as_it_is<T, kRows, kColumns>(tile, source, window)) return;
@@ -158,7 +158,7 @@ __device__ inline void stage_activations(T *tile, const Operand &source, const W
                           [&](auto tag) { stage_converted<T, decltype(tag), kRows, kColumns>(tile, source, window); });
 }
 
-// Writes the tile's part inside the window.
+// Writes the elements of the tile that lie inside the window.
 template <typename T, int kRows, int kColumns>
 __device__ inline void unstage(const T *tile, const Output &target, const Window &window) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
@@ -175,7 +175,7 @@ __device__ inline void unstage(const T *tile, const Output &target, const Window
           *reinterpret_cast<const uint4 *>(from);
     } else {
       Output plain = target;
-      plain.accumulate = 0;  // the tile holds the sum
+      plain.accumulate = 0;  // the tile already holds the sum
 #pragma unroll
       for (int offset = 0; offset < kVector; offset += 4) {
         float value[4];

@@ -230,7 +230,7 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'backward_dy.cuh',
     what: 'no barrier between a product and the next',
-    find: '__syncthreads();  // the next product takes the same memory, and other warps go on with c',
+    find: '__syncthreads();  // the next product reuses the memory; other warps still read it',
     replace: '',
   },
   {
