@@ -37,7 +37,7 @@ lily_status describe(int id, Device *found) {
 
 const Device *device(int32_t id) {
   if (id >= 0 && id < kMaxDevices) {
-    if (const Device *known = devices[id].load(std::memory_order_acquire)) return known;
+    if (const Device *cached = devices[id].load(std::memory_order_acquire)) return cached;
   }
   int32_t count = 0;
   if (device_count(&count) != LILY_OK) return nullptr;
@@ -46,7 +46,7 @@ const Device *device(int32_t id) {
     return nullptr;
   }
   const std::lock_guard<std::mutex> lock(devices_mutex);
-  if (const Device *known = devices[id].load(std::memory_order_acquire)) return known;
+  if (const Device *cached = devices[id].load(std::memory_order_acquire)) return cached;
   Device found;
   if (describe(id, &found) != LILY_OK) return nullptr;
   const DeviceGuard guard(id);

@@ -47,14 +47,14 @@ class Forward {
   size_t workspace_bytes() const { return workspace_.bytes(); }
 
   lily_status run() const {
-    if (tokens_ == 0) return write_weights_of_nothing();
+    if (tokens_ == 0) return write_empty_weights();
     if (decodes_) return run_decode();
     // h for backward and for the next phase: one matrix, if its type and alignment suit both.
     const Output saved = contiguous_output(call_.hidden, rank_, hidden_dtype(problem_));
     const bool shares = saved.data != nullptr && saved.dtype == kDtype<Scalar> && saved.aligned16;
     const Output hidden = shares ? saved : contiguous_output(own_hidden_, hidden_pitch_, kDtype<Scalar>);
     const Route route = this->route();
-    if (expands_at_once()) return run_at_once(saved, route);
+    if (uses_token_kernel()) return run_token(saved, route);
     LILY_TRY(shrink(saved, shares ? Output{} : hidden, route));
     float *group_weights = call_.weights;
     if (problem_.routing == LILY_ROUTING_SEQUENCE) {
@@ -71,7 +71,7 @@ class Forward {
   Groups groups() const { return {call_.tokens.sequence_offsets, static_cast<int>(problem_.groups), tokens_}; }
 
   // Without tokens only the weights have values: no group has a kept token.
-  lily_status write_weights_of_nothing() const {
+  lily_status write_empty_weights() const {
     if (call_.weights == nullptr || !has_weights(problem_) || problem_.routing == LILY_ROUTING_FIXED) return LILY_OK;
     const float value = problem_.routing == LILY_ROUTING_UNIFORM ? 1.0f / static_cast<float>(experts_) : 0.0f;
     return launch_write_weights(call_.weights, problem_.groups * experts_, value, stream());
@@ -113,11 +113,11 @@ class Forward {
         visit);
   }
 
-  bool expands_at_once() const {
+  bool uses_token_kernel() const {
     return problem_.routing == LILY_ROUTING_TOKEN && with_token_row([](auto) {});
   }
 
-  lily_status run_at_once(const Output &saved, const Route &route) const {
+  lily_status run_token(const Output &saved, const Route &route) const {
     ForwardToken call = {};
     call.shrink = shrink_call(saved, {});
     call.shrink.route = route;

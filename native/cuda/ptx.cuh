@@ -24,7 +24,7 @@ __device__ inline void copy_async(void *shared, const void *global, int bytes) {
 }
 
 // The same for 8 bytes, cached in L1.
-__device__ inline void copy_async_half(void *shared, const void *global, int bytes) {
+__device__ inline void copy_async_8(void *shared, const void *global, int bytes) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
                : "memory");

@@ -113,15 +113,15 @@ __device__ inline void stage_copies(T *tile, const Operand &source, const Window
     if (source.aligned16) {
       copy_async(target, from, bytes);
     } else {
-      copy_async_half(target, from, min(bytes, 8));
-      copy_async_half(target + kVector / 2, bytes > 8 ? from + kVector / 2 : from, max(bytes - 8, 0));
+      copy_async_8(target, from, min(bytes, 8));
+      copy_async_8(target + kVector / 2, bytes > 8 ? from + kVector / 2 : from, max(bytes - 8, 0));
     }
   }
 }
 
 // Fills a tile without conversion; returns false if the type or the alignment does not allow that.
 template <typename T, int kRows, int kColumns>
-__device__ inline bool stage_as_it_is(T *tile, const Operand &source, const Window &window) {
+__device__ inline bool stage_unconverted(T *tile, const Operand &source, const Window &window) {
   if (source.dtype != kDtype<T>) return false;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   if (!source.aligned16) return false;
@@ -145,7 +145,7 @@ __device__ inline void stage_converted(T *tile, const Operand &source, const Win
 // the caller commits and waits.
 template <typename T, int kRows, int kColumns>
 __device__ inline void stage(T *tile, const Operand &source, const Window &window) {
-  if (stage_as_it_is<T, kRows, kColumns>(tile, source, window)) return;
+  if (stage_unconverted<T, kRows, kColumns>(tile, source, window)) return;
   with_type<T>(source.dtype,
                [&](auto tag) { stage_converted<T, decltype(tag), kRows, kColumns>(tile, source, window); });
 }
@@ -153,7 +153,7 @@ __device__ inline void stage(T *tile, const Operand &source, const Window &windo
 // The same for activations and h.
 template <typename T, int kRows, int kColumns>
 __device__ inline void stage_activations(T *tile, const Operand &source, const Window &window) {
-  if (stage_as_it_is<T, kRows, kColumns>(tile, source, window)) return;
+  if (stage_unconverted<T, kRows, kColumns>(tile, source, window)) return;
   with_activation_type<T>(source.dtype,
                           [&](auto tag) { stage_converted<T, decltype(tag), kRows, kColumns>(tile, source, window); });
 }
