@@ -50,10 +50,10 @@ struct Rows {
   static constexpr int kVector = 16 / static_cast<int>(sizeof(Scalar));
 
   // The largest BLOCK_M of the shrink tiles with this BLOCK_N.
-  static int most_tokens(int rank) {
+  static int most_tokens(int block_n) {
     int most = 0;
     for_each_row(Shrink{}, [&](auto row) {
-      if (row.kBlockN == rank) most = std::max(most, row.kBlockM);
+      if (row.kBlockN == block_n) most = std::max(most, row.kBlockM);
     });
     return most;
   }
@@ -65,10 +65,10 @@ struct Rows {
   // Calls visit(row) with the first shrink tile that has this BLOCK_N and holds `tile_tokens` tokens. Tiles of few
   // tokens come first in the table.
   template <typename Visit>
-  static lily_status with_shrink(int rank, int tile_tokens, const Visit &visit) {
+  static lily_status with_shrink(int block_n, int tile_tokens, const Visit &visit) {
     lily_status status = LILY_OK;
     const bool found = with_row(
-        Shrink{}, [&](auto row) { return row.kBlockN == rank && tile_tokens <= row.kBlockM; },
+        Shrink{}, [&](auto row) { return row.kBlockN == block_n && tile_tokens <= row.kBlockM; },
         [&](auto row) { status = visit(row); });
     return found ? status : no_tile();
   }
@@ -84,18 +84,18 @@ struct Rows {
 
   // Selects the tile of a strip kernel: BLOCK_K as given or, with 0, the smallest that holds all columns of lhs;
   // BLOCK_N = 32 instead of 64 if that saves splits of a gradient; a smaller BLOCK_K if shared memory does not suffice.
-  static Walk walk(const Device &device, const WalkShape &shape, bool expands, bool has_outer, int rank = 0) {
-    if (rank == 0) rank = fitting_size(Strip{}, shape.lhs_columns, [](auto row) { return row.kBlockK; });
+  static Walk walk(const Device &device, const WalkShape &shape, bool expands, bool has_outer, int block_k = 0) {
+    if (block_k == 0) block_k = fitting_size(Strip{}, shape.lhs_columns, [](auto row) { return row.kBlockK; });
     Walk best = {};
-    for (; best.column_tiles == 0 && rank >= 16; rank /= 2) {
+    for (; best.column_tiles == 0 && block_k >= 16; block_k /= 2) {
       for_each_row(Strip{}, [&](auto row) {
         using Tile = decltype(row);
-        if (Tile::kBlockK != rank) return;
+        if (Tile::kBlockK != block_k) return;
         Walk walk = {};
-        walk.block_k = rank;
+        walk.block_k = block_k;
         walk.block_n = Tile::kBlockN;
         walk.column_tiles = ceil_divide(shape.columns, Tile::kBlockN);
-        walk.row_tiles = ceil_divide(shape.lhs_columns, rank);
+        walk.row_tiles = ceil_divide(shape.lhs_columns, block_k);
         const int independent = walk.column_tiles * (expands ? 1 : walk.row_tiles);
         // With an outer product every split costs partial sums. Without one it costs combining C once more, and two
         // blocks per multiprocessor have more loads in flight than one.

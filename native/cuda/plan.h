@@ -47,12 +47,12 @@ inline int shrink_tokens(int most, int tokens, const Device &device) {
   return count;
 }
 
-// Splits the tokens of a strip kernel into whole tiles, so that `column_tiles` * splits is about `blocks`.
 struct Split {
   int tokens;  // per split
   int count;
 };
 
+// Splits the tokens of a strip kernel into whole tiles, so that `column_tiles` * splits is about `blocks`.
 inline Split split_tokens(int tokens, int tile_tokens, int column_tiles, int blocks) {
   const int tiles = std::max(1, ceil_divide(tokens, tile_tokens));
   const int target_count = std::clamp(ceil_divide(blocks, column_tiles), 1, tiles);
