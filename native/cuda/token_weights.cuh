@@ -1,12 +1,12 @@
-// Which weights mix the experts of a token, and which tokens share them.
+// The weights that each token mixes the experts with, and the pooling groups that share them.
 #pragma once
 
 #include "stage.cuh"
 
 namespace lily::cuda {
 
-// Pooling groups: sequences by cumulative offsets. Offsets that live on the device were never read by the host, so
-// they are clamped: a wrong one gives wrong numbers, not a wild access.
+// Pooling groups: sequences, given by cumulative offsets. The host never reads offsets in device memory, so they are
+// clamped: a wrong offset gives wrong results, but no out-of-bounds access.
 struct Groups {
   const int32_t *offsets;  // groups + 1, or null: one group of all tokens
   int groups;
@@ -31,8 +31,8 @@ struct Groups {
   }
 };
 
-// Rows of E weights, one per group or one per token.
-struct Mixture {
+// Rows of E weights: one per token or one per group.
+struct TokenWeights {
   const float *weights;
   Groups groups;
   int experts;
@@ -49,14 +49,14 @@ __device__ inline float sum_over_warp(float value) {
   return value;
 }
 
-// sum[row] = sum over `columns` of the row, by all warps of a block in a fixed order. The caller synchronises before it
-// reads.
+// sum[row] = the sum of the row's `columns` elements. All warps of the block take part; the order is fixed. The caller
+// must synchronise before it reads `sum`.
 __device__ inline void sum_rows(float *sum, const float *value, int rows, int columns) {
   for (int e = threadIdx.x / kWarp; e < rows; e += kWarps) {
-    float part = 0;
-    for (int i = threadIdx.x % kWarp; i < columns; i += kWarp) part += value[static_cast<int64_t>(e) * columns + i];
-    part = sum_over_warp(part);
-    if (threadIdx.x % kWarp == 0) sum[e] = part;
+    float partial = 0;
+    for (int i = threadIdx.x % kWarp; i < columns; i += kWarp) partial += value[static_cast<int64_t>(e) * columns + i];
+    partial = sum_over_warp(partial);
+    if (threadIdx.x % kWarp == 0) sum[e] = partial;
   }
 }
 
