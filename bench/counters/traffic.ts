@@ -7,7 +7,7 @@
  * accumulated into. Within a launch everything that blocks share is taken to come from memory once; dy twice where
  * blocks of tokens and blocks of columns both read it and neither it nor a split of it fits into the second-level cache.
  */
-import type { Shape } from '../shapes.js'
+import type { Shape } from '../workload/shapes.js'
 
 export interface Device {
   readonly multiprocessors: number
