@@ -12,7 +12,7 @@ const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), '
 
 await new Command('lily-kernels')
   .description(
-    'Fused Lily and LoRA kernels for Node.js: benchmark them, diagnose the installation, analyse trained adapters.',
+    'fused Lily and LoRA kernels for Node.js: benchmark, diagnosis of the installation, analysis of trained adapters',
   )
   .version(version)
   .addCommand(benchCommand(version))

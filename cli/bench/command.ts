@@ -40,24 +40,36 @@ function seconds(text: string): number {
   throw new InvalidArgumentError('expected a positive number of seconds, up to 86400.')
 }
 
+/** An option that collects values. Its default is described by words instead of an empty list. */
+const listOption = <T>(
+  flags: string,
+  description: string,
+  parse: (text: string, previous: readonly T[]) => readonly T[],
+  defaultText = 'a set of cases',
+): Option => new Option(flags, description).argParser(parse).default([], defaultText)
+
 /** @param version version of the package */
 export function benchCommand(version: string): Command {
   return new Command('bench')
-    .description('Benchmark Lily against LoRA and against the arithmetic and memory limits of this machine.')
-    .option('--shape <M,d,r,E>', 'shape of the layer: tokens, d_in = d_out, rank, experts; repeatable', shape, [])
-    .option('--dtype <names>', `data types: ${dtypeNames.join(', ')} or all`, oneOf(dtypeNames), [])
-    .option('--routing <names>', `routings: ${routings.join(', ')} or all`, oneOf(routings), [])
-    .option(
-      '--backend <names>',
-      `backends: ${backendNames.join(', ')} or all (default: all available)`,
-      oneOf(backendNames),
-      [],
+    .description('benchmark Lily against LoRA and against the arithmetic and memory limits of this machine')
+    .addOption(
+      listOption('--shape <M,d,r,E>', 'shape of the layer: tokens, d_in = d_out, rank, experts; repeatable', shape),
+    )
+    .addOption(listOption('--dtype <names>', `data types: ${dtypeNames.join(', ')} or all`, oneOf(dtypeNames)))
+    .addOption(listOption('--routing <names>', `routings: ${routings.join(', ')} or all`, oneOf(routings)))
+    .addOption(
+      listOption(
+        '--backend <names>',
+        `backends: ${backendNames.join(', ')} or all`,
+        oneOf(backendNames),
+        'all available',
+      ),
     )
     .option('--threads <count>', 'number of threads of the cpu backend', integerUpTo(256))
     .addOption(
       new Option(
         '--caches <state>',
-        'cache state; cold rotates operands (default: warm on the cpu backend, cold on a GPU)',
+        'state of the caches; cold rotates operands (default: warm on the cpu backend, cold on a GPU)',
       ).choices(cacheStates),
     )
     .option(
@@ -69,16 +81,16 @@ export function benchCommand(version: string): Command {
     .option('--stride-a <count>', 'number of neighbouring layers that share an A in that model', integerUpTo(10_000), 4)
     .option(
       '--seconds <time>',
-      'time budget per backend, in seconds (default: 90, or 15 with --quick; at least a few rounds always run)',
+      'time budget per backend, in seconds; at least a few rounds always run (default: 90, with --quick 15)',
       seconds,
     )
-    .option('--quick', 'measure fewer cases, in less time', false)
-    .option('--json [file]', 'write all results as JSON to FILE, or to stdout instead of the table')
-    .option('--html <file>', 'write a report with charts to FILE')
+    .option('--quick', 'measure fewer cases, in less time')
+    .option('--json [file]', 'write all results as JSON to a file, or to stdout instead of the table')
+    .option('--html <file>', 'write a report with charts to a file')
     .addHelpText(
       'after',
-      '\nWith --shape, --dtype or --routing, every combination of the given values is measured. Without them, a default\n' +
-        'set of cases is measured.',
+      '\nWith --shape, --dtype or --routing, every combination of the given values is measured; options not given are then\n' +
+        'all default shapes, float32 (bfloat16 on a GPU) and batch routing. Without them, a default set of cases is measured.',
     )
     .action(async (options: BenchOptions, command: Command) => {
       // Load the addon only here, so that --help and usage errors do not require it.

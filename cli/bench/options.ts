@@ -14,7 +14,7 @@ export interface BenchOptions {
   readonly layers: number
   readonly strideA: number
   readonly seconds?: number
-  readonly quick: boolean
+  readonly quick?: boolean
   /** True: write JSON to stdout. */
   readonly json?: string | true
   readonly html?: string

@@ -41,6 +41,7 @@ export async function run(options: BenchOptions, command: Command, version: stri
 
 /** One plan per backend: the backends given, or all available ones. */
 function plansOf(options: BenchOptions, command: Command): Plan[] {
+  const { quick = false } = options
   const found = backends()
   const selected = new Set<BackendName>(
     options.backend.length > 0 ? options.backend : found.filter(({ available }) => available).map(({ name }) => name),
@@ -58,12 +59,12 @@ function plansOf(options: BenchOptions, command: Command): Plan[] {
         shapes: options.shape,
         dtypes: options.dtype,
         routings: options.routing,
-        quick: options.quick,
+        quick,
       }),
       caches: options.caches ?? (backend === 'cpu' ? 'warm' : 'cold'),
       model: { layers: options.layers, strideA: options.strideA },
-      seconds: options.seconds ?? (options.quick ? 15 : 90),
-      rounds: options.quick ? 3 : 5,
+      seconds: options.seconds ?? (quick ? 15 : 90),
+      rounds: quick ? 3 : 5,
     }
   })
 }

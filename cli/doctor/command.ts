@@ -6,10 +6,10 @@ import type { Diagnosis } from './diagnosis.js'
 /** @param version version of the package */
 export function doctorCommand(version: string): Command {
   return new Command('doctor')
-    .description('Diagnose the installation: list the available backends, test them, and suggest fixes for the others.')
-    .option('--json', 'print the diagnosis as JSON', false)
+    .description('diagnose the installation: list the backends, test those available, suggest fixes for the others')
+    .option('--json', 'print the diagnosis as JSON')
     .addHelpText('after', '\nThe exit code is 1 if the cpu backend is not available or a self-test fails.')
-    .action(async ({ json }: { json: boolean }) => {
+    .action(async ({ json = false }: { json?: boolean }) => {
       const diagnosis = await diagnose(version)
       console.log(json ? JSON.stringify(diagnosis, null, 2) : textOf(diagnosis))
       if (!diagnosis.ok) process.exitCode = 1
