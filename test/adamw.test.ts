@@ -116,10 +116,10 @@ describe('the formula', () => {
     const trained = makeTrained(sizes.map((shape) => ({ shape, ...type })))
     it.each<[string, AdamWOptions]>([
       ['defaults', {}],
-      ['other numbers', odd],
+      ['other options', odd],
       ['no momentum', { lr: 0.1, betas: [0, 0], eps: 0.1, weightDecay: 0 }],
       ['clipped', { lr: 0.05, maxNorm: 1 }],
-      ['clipped by nothing', { ...odd, maxNorm: Infinity }],
+      ['clipping without effect', { ...odd, maxNorm: Infinity }],
       [
         'groups',
         {
@@ -361,7 +361,7 @@ describe('rejects', () => {
       ({ parameters }) => (parameters.get('p1')!.grad = new Placed([0, 0, 0, 0], [4], 'float16').tensor),
     ],
     [
-      'a parameter that is gone',
+      'a removed parameter',
       'ERR_LILY_ARGUMENT',
       'expected the 2 parameters',
       ({ parameters }) => parameters.delete('p1'),
@@ -385,7 +385,7 @@ describe('rejects', () => {
       },
     ],
     [
-      'rows apart',
+      'rows with a gap',
       'ERR_LILY_SHAPE',
       'p0.value: expected contiguous rows',
       ({ parameters }) => {

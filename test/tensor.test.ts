@@ -37,7 +37,7 @@ describe('host forms of an operand', () => {
     'with a device': ({ data, shape }) => ({ data, shape, device: { type: 'cpu' } }),
     "with ONNX Runtime's names": ({ data, shape }) => ({ data, dims: shape, type: 'float32' }),
     'a Tensor': ({ data, shape }) => tensor(data, shape),
-    'a part of a larger array': ({ data, shape }) => {
+    'a section of a larger array': ({ data, shape }) => {
       const memory = new Float32Array(data.length + 5).fill(NaN)
       memory.set(data, 3)
       return { data: memory.subarray(3, 3 + data.length), shape }
@@ -56,7 +56,7 @@ describe('host forms of an operand', () => {
         return shape
       },
     }),
-    'rows with a pitch, from an offset on': (plain) => {
+    'rows with a pitch, at an offset': (plain) => {
       const pitch = (plain.shape.at(-1) ?? 0) + 3
       const strides = plain.shape.map((_, axis) =>
         plain.shape
@@ -123,7 +123,7 @@ describe('forms of the small operands', () => {
     booleans: flags.map(Boolean),
     'a tensor': { data: Uint8Array.from(flags), shape: [tokens] },
     "a tensor with ONNX Runtime's names": { data: Uint8Array.from(flags), dims: [tokens], type: 'bool' },
-    'any byte but 0': Uint8Array.from(flags, (flag) => flag * 255),
+    'any nonzero byte': Uint8Array.from(flags, (flag) => flag * 255),
   }
   const expected = lilyForward(operands, { mask: masks.numbers }).y
   for (const [form, mask] of Object.entries(masks)) {

@@ -44,8 +44,8 @@ describe('linux-arm64', () => {
     afterAll(() => rmSync(folder, { recursive: true }))
 
     test.for<[title: string, file: string, source: string, results: unknown]>([
-      ['calls that return promises', 'async.mjs', asyncConsumer, expected],
-      ['four workers at once', 'workers.mjs', workersConsumer, new Array(5).fill(expected)],
+      ['async calls', 'async.mjs', asyncConsumer, expected],
+      ['four concurrent workers', 'workers.mjs', workersConsumer, new Array(5).fill(expected)],
     ])('%s', ([, file, source, results], context) => {
       if (typeof processor === 'string') return context.skip(processor)
       writeFileSync(join(folder, file), source)

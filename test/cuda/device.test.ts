@@ -316,11 +316,11 @@ describe('validates memory of other libraries before the call runs', () => {
   const moved = { x: onDevice(x), a: onDevice(a), router: onDevice(router), b: onDevice(b) }
   const like = { shape: x.shape, dtype: 'float32', device } as const
   const refusals: [string, string, () => DeviceTensorLike][] = [
-    ['an address of nothing', 'ERR_LILY_DEVICE', () => ({ ...like, ptr: 0x1000 })],
+    ['an address outside all allocations', 'ERR_LILY_DEVICE', () => ({ ...like, ptr: 0x1000 })],
     ['rows that end beyond the allocation', 'ERR_LILY_SHAPE', () => ({ ...like, ptr: 0n, strides: [2 ** 45, 1] })],
     ['a byteLength that is too short', 'ERR_LILY_SHAPE', () => ({ ...foreign(buffer(x)), byteLength: 8 })],
     ['an address within an element', 'ERR_LILY_ARGUMENT', () => foreign(buffer(x), { ptr: buffer(x).ptr + 1n })],
-    ['a stream that is none', 'ERR_LILY_ARGUMENT', () => foreign(buffer(x), { stream: 0 })],
+    ['an invalid stream', 'ERR_LILY_ARGUMENT', () => foreign(buffer(x), { stream: 0 })],
     ['another device', 'ERR_LILY_DEVICE', () => foreign(buffer(x), { device: { type: 'cuda', id: 1 } })],
   ]
   it.each(refusals)('%s', async (name, code, make) => {

@@ -343,7 +343,7 @@ describe('rejects work that cannot be captured, without side effects', () => {
   })
 
   it.each<[string, () => Promise<unknown>]>([
-    ['the Async forms', () => lilyForwardAsync({ x, a, b }, uniform)],
+    ['the async functions', () => lilyForwardAsync({ x, a, b }, uniform)],
     ['a download', () => x.download()],
     ['toHost', () => a.toHost()],
   ])('%s', async (_, call) => {

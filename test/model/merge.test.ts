@@ -194,27 +194,24 @@ describe('freeze', () => {
 })
 
 describe('exportLora', () => {
-  it.each<Float>(['float32', 'bfloat16'])(
-    'gives what forward of the frozen layer gives, %s parameters',
-    async (dtype) => {
-      const model = frozenModel(dtype)
-      const { r, scaling: s, layers: matrices } = await model.exportLora()
-      expect([r, s, [...matrices.keys()]]).toEqual([rank, scaling, ['0.q', '1.q']])
-      const x = roundAll(dtype, gaussian(randomFrom(9), 6 * dIn))
-      for (const [name, { a, b }] of matrices) {
-        expect([a.shape, b.shape, a.dtype, b.dtype]).toEqual([[rank, dIn], [dOut, rank], 'float32', 'float32'])
-        const { y } = model.layer(name).forward(place(x, [6, dIn], dtype))
-        const lora = loraForward({ x: { data: x, shape: [6, dIn] }, a, b }, { scaling: s }).y
-        expect(relativeError(await numbersOf(y), lora.data as Float32Array)).toBeLessThan(
-          dtype === 'float32' ? 1e-6 : 2 ** -7,
-        )
-      }
-      // Each layer has separate memory.
-      const [first, second] = [...matrices.values()]
-      expect(first.a.data.buffer).not.toBe(second.a.data.buffer)
-      expectSameBits('the shared A', first.a.data, second.a.data)
-    },
-  )
+  it.each<Float>(['float32', 'bfloat16'])('agrees with forward of the frozen layer, %s parameters', async (dtype) => {
+    const model = frozenModel(dtype)
+    const { r, scaling: s, layers: matrices } = await model.exportLora()
+    expect([r, s, [...matrices.keys()]]).toEqual([rank, scaling, ['0.q', '1.q']])
+    const x = roundAll(dtype, gaussian(randomFrom(9), 6 * dIn))
+    for (const [name, { a, b }] of matrices) {
+      expect([a.shape, b.shape, a.dtype, b.dtype]).toEqual([[rank, dIn], [dOut, rank], 'float32', 'float32'])
+      const { y } = model.layer(name).forward(place(x, [6, dIn], dtype))
+      const lora = loraForward({ x: { data: x, shape: [6, dIn] }, a, b }, { scaling: s }).y
+      expect(relativeError(await numbersOf(y), lora.data as Float32Array)).toBeLessThan(
+        dtype === 'float32' ? 1e-6 : 2 ** -7,
+      )
+    }
+    // Each layer has separate memory.
+    const [first, second] = [...matrices.values()]
+    expect(first.a.data.buffer).not.toBe(second.a.data.buffer)
+    expectSameBits('the shared A', first.a.data, second.a.data)
+  })
 
   it('rejects a layer with a router', async () => {
     const model = createModel({ layers, config, seed: 3 })

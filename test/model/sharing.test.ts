@@ -88,10 +88,14 @@ describe('shareLayers', () => {
   })
 
   it.each<[string, LilyConfigOptions, string[]]>([
-    ['a suffix that is excluded', { excludeModules: ['v'] }, ['layers.0.q', 'layers.1.q', 'blocks.1.q']],
-    ['a pattern that is excluded', { excludeModules: String.raw`m\.layers\..*` }, ['blocks.1.q']],
-    ['other numbers', { layersToTransform: 1 }, ['layers.1.q', 'blocks.1.q']],
-    ['other lists', { layersToTransform: [0, 1], layersPattern: 'layers' }, ['layers.0.q', 'layers.0.v', 'layers.1.q']],
+    ['a suffix', { excludeModules: ['v'] }, ['layers.0.q', 'layers.1.q', 'blocks.1.q']],
+    ['a pattern', { excludeModules: String.raw`m\.layers\..*` }, ['blocks.1.q']],
+    ['other layer numbers', { layersToTransform: 1 }, ['layers.1.q', 'blocks.1.q']],
+    [
+      'other lists of layers',
+      { layersToTransform: [0, 1], layersPattern: 'layers' },
+      ['layers.0.q', 'layers.0.v', 'layers.1.q'],
+    ],
   ])('excludes %s', (_what, config, expected) => {
     const layers = square('m.layers.0.q', 'm.layers.0.v', 'm.layers.1.q', 'm.blocks.1.q')
     const sharing = share(layers, { targetModules: ['q', 'v'], ...config })
