@@ -29,7 +29,7 @@ export const budgets: readonly { shape: Shape; forward: Budget; backward: Budget
 ]
 
 /**
- * Shapes that the formula does not model: one token, and a large rank. Backward of one token has no path of its own: two
+ * Shapes that the formula does not model: one token, and a large rank. Backward of one token has no special path: two
  * launches read B, and C is written and read. Its limit follows from its count.
  */
 export const unmodelled: typeof budgets = [

@@ -1,4 +1,4 @@
-/** The contenders of a case: each method with operands of its own, as one function per pass. */
+/** The contenders of a case: each method as one function per pass. */
 import type { BackendName, Graph } from '../../lib/index.js'
 import type { Case } from '../workload/cases.js'
 import { dtypes } from '../workload/dtypes.js'

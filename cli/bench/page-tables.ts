@@ -5,7 +5,7 @@ import { shapeText } from '../../bench/workload/shapes.js'
 import { type Element, h } from '../report/document.js'
 import { columnHeader, rowHeader, scrollable, tableOf } from '../report/elements.js'
 import { giga, milliseconds, percent, ratio, size } from '../report/format.js'
-import { graphRatioToLora, ratioToEqualParameters, type Row, sectionsOf, shareOfFloor } from './rows.js'
+import { equalParametersText, graphRatioToLora, type Row, sectionsOf, shareOfFloor } from './rows.js'
 
 interface Column {
   readonly title: string
@@ -24,14 +24,7 @@ const columns: readonly Column[] = [
   { title: 'LoRA ms', cell: ({ lora }) => milliseconds(lora.median), isOptional: true },
   { title: 'of floor', cell: ({ lora }) => percent(shareOfFloor(lora), ''), isOptional: true },
   { title: 'Lily / LoRA', cell: ({ lily }) => ratio(lily.ratioToLora) },
-  {
-    title: 'equal params',
-    cell: (row) => {
-      const equal = ratioToEqualParameters(row)
-      return equal === null ? '' : `${ratio(equal.ratio)} (r ${equal.rank})`
-    },
-    isOptional: true,
-  },
+  { title: 'equal params', cell: (row) => equalParametersText(row, ''), isOptional: true },
   ...(['lily', 'lora'] as const).map((adapter): Column => {
     const [needs, name] = [`${adapter}-composed`, adapter === 'lily' ? 'Lily' : 'LoRA'] as const
     const cell = ({ by }: Row) => ratio(by.get(needs)?.ratioToFused, '')

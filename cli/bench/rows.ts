@@ -2,7 +2,7 @@
 import type { Report, Result } from '../../bench/harness/report.js'
 import type { Method, Pass } from '../../bench/methods/methods.js'
 import type { Case } from '../../bench/workload/cases.js'
-import { countOf } from '../report/format.js'
+import { countOf, ratio } from '../report/format.js'
 
 export interface Row extends Case {
   readonly pass: Pass
@@ -39,9 +39,15 @@ export function sectionsOf(rows: readonly Row[]): Map<string, Row[]> {
 }
 
 /** Ratio of Lily to LoRA with equal trainable parameters, from the ratios of both to LoRA of the same rank. */
-export function ratioToEqualParameters({ by, lily }: Row): { readonly ratio: number; readonly rank: number } | null {
+export function ratioToEqualParameters({ by, lily }: Row): number | null {
   const equal = by.get('lora-equal-parameters')
-  return equal === undefined ? null : { ratio: lily.ratioToLora / equal.ratioToLora, rank: equal.rank }
+  return equal === undefined ? null : lily.ratioToLora / equal.ratioToLora
+}
+
+/** The same ratio with the rank of LoRA. */
+export function equalParametersText(row: Row, none: string): string {
+  const value = ratioToEqualParameters(row)
+  return value === null ? none : `${ratio(value)} (r ${row.by.get('lora-equal-parameters')?.rank ?? NaN})`
 }
 
 /** Ratio of the two graphs, from the ratios of both to LoRA of the same rank. */

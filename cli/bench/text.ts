@@ -5,9 +5,9 @@ import { shapeText } from '../../bench/workload/shapes.js'
 import { giga, microseconds, milliseconds, NONE, percent, ratio, size } from '../report/format.js'
 import { renderTable, textTable } from '../report/text-table.js'
 import {
+  equalParametersText,
   graphRatioToLora,
   machineText,
-  ratioToEqualParameters,
   type Row,
   rowsOf,
   sectionsOf,
@@ -25,16 +25,11 @@ const columns: readonly (readonly [title: string, cell: (row: Row) => string, ne
   ['LoRA ms', ({ lora }) => milliseconds(lora.median)],
   ['of floor', ({ lora }) => percent(shareOfFloor(lora))],
   ['Lily/LoRA', ({ lily }) => ratio(lily.ratioToLora)],
-  ['equal params', equalParameters],
+  ['equal params', (row) => equalParametersText(row, NONE)],
   ['unfused', ({ by }) => ratio(by.get('lily-composed')?.ratioToFused), 'lily-composed'],
   ['graph ms', ({ by }) => milliseconds(by.get('lily-graph')?.median ?? NaN), 'lily-graph'],
   ['graph/LoRA', (row) => ratio(graphRatioToLora(row)), 'lily-graph'],
 ]
-
-function equalParameters(row: Row): string {
-  const equal = ratioToEqualParameters(row)
-  return equal === null ? NONE : `${ratio(equal.ratio)} (r ${equal.rank})`
-}
 
 export function reportText(report: Report): string {
   return [header(report), table(report), legend(report)].join('\n\n')

@@ -1,5 +1,5 @@
 /**
- * The unfused baseline: the same adapter as separate steps, each with a result in memory and a backward of its own, as
+ * The unfused baseline: the same adapter as separate steps, each with a result in memory and a separate backward, as
  * automatic differentiation would run them.
  *
  * The products are those of this package, so the comparison isolates the effect of fusion. The API has no plain matrix

@@ -1,9 +1,9 @@
 import * as Plot from '@observablehq/plot'
 import type { Pass } from '../../../bench/methods/methods.js'
 import { shapeText } from '../../../bench/workload/shapes.js'
+import { figure, HEIGHT, LABEL_MARGIN, logarithmic, plot } from '../../report/chart.js'
 import type { Element } from '../../report/document.js'
 import { legend } from '../../report/legend.js'
-import { figure, HEIGHT, LABEL_MARGIN, logarithmic, plot } from '../../report/chart.js'
 import { ratioToEqualParameters, type Row, sectionsOf } from '../rows.js'
 import { methodStyles, passText } from './method-styles.js'
 
@@ -17,7 +17,7 @@ export function ratioChart(rows: readonly Row[]): Element | null {
     const mark = { label: shapeText(shape), pass, to: 'rank', ratio: lily.ratioToLora, color: methodStyles.lora.color }
     if (equal === null) return [mark]
     const color = methodStyles['lora-equal-parameters'].color
-    return [mark, { ...mark, to: 'parameters', ratio: equal.ratio, color }]
+    return [mark, { ...mark, to: 'parameters', ratio: equal, color }]
   })
   const labels = labelsOf(section)
   const dot = { x: 'ratio', y: 'label', stroke: 'color', strokeWidth: 1.5, r: 3.5, title: titleOf } as const
