@@ -30,10 +30,10 @@ async function expectRefusal(folder: string, file: string, ...texts: string[]): 
 
 describe('the configuration', () => {
   const texts: Record<string, [text: string, ...messages: string[]]> = {
-    'invalid JSON': ['{"r": 8,', 'the configuration is not JSON'],
-    'JSON that is not an object': ['[]', 'expected a JSON object'],
-    'duplicate field': ['{"peft_type": "LILY", "r": 8, "r": 16}', 'the key "r" twice'],
-    'deeply nested JSON': ['['.repeat(100_000), 'nested deeper than'],
+    'no JSON': ['{"r": 8,', 'the configuration is not JSON'],
+    'JSON that is no object': ['[]', 'expected a JSON object'],
+    'field twice': ['{"peft_type": "LILY", "r": 8, "r": 16}', 'the key "r" twice'],
+    'JSON nested deeply': ['['.repeat(100_000), 'nested deeper than'],
   }
   it.each(Object.entries(texts))('%s', async (_, [text, ...messages]) => {
     const folder = goldenCopy()
@@ -42,16 +42,16 @@ describe('the configuration', () => {
   })
 
   const fields: Record<string, [fields: object, ...messages: string[]]> = {
-    'peft_type of LoRA': [{ peft_type: 'LORA' }, 'expected peft_type \'LILY\', got "LORA"'],
-    'no peft_type': [{ peft_type: undefined }, "expected peft_type 'LILY'"],
+    'of LoRA': [{ peft_type: 'LORA' }, 'expected peft_type \'LILY\', got "LORA"'],
+    'of nothing': [{ peft_type: undefined }, "expected peft_type 'LILY'"],
     'unknown fields': [{ lily_dropout: 0.1, num_A: 4 }, '"lily_dropout", "num_A"'],
-    'rank of zero': [{ r: 0 }, 'r: expected an integer', 'got 0'],
-    'rank as a string': [{ r: '8' }, 'r: expected an integer', "got '8'"],
-    'fractional stride': [{ stride_A: 0.5 }, 'stride_A: expected an integer'],
+    'rank that is none': [{ r: 0 }, 'r: expected an integer', 'got 0'],
+    'rank as text': [{ r: '8' }, 'r: expected an integer', "got '8'"],
+    'stride of a half': [{ stride_A: 0.5 }, 'stride_A: expected an integer'],
     'too few experts': [{ num_B: 1 }, 'num_B: expected an integer'],
-    'scaling as a string': [{ scaling: '2' }, 'scaling: expected a finite'],
-    'targets that are not strings': [{ target_modules: [3] }, 'target_modules: expected strings'],
-    'an invalid pattern': [{ target_modules: '(' }, 'target_modules: '],
+    'no scaling': [{ scaling: '2' }, 'scaling: expected a finite'],
+    'targets that are none': [{ target_modules: [3] }, 'target_modules: expected strings'],
+    'a pattern that is none': [{ target_modules: '(' }, 'target_modules: '],
   }
   it.each(Object.entries(fields))('%s', async (_, [changed, ...messages]) => {
     await expectRefusal(withFields(changed), CONFIG, ...messages)
@@ -182,8 +182,8 @@ describe('the compact form', () => {
   })
 
   const metadata: Record<string, [layers: string, ...messages: string[]]> = {
-    'invalid JSON': ['[[', 'lily_layers is not JSON'],
-    'not a list': ['{}', 'expected its metadata lily_layers to be a list'],
+    'no JSON': ['[[', 'lily_layers is not JSON'],
+    'no list': ['{}', 'expected its metadata lily_layers to be a list'],
     'layers without sizes': ['[["layers.0.q_proj"]]', 'layers[0].inFeatures'],
     'a number for a layer': ['[3]', 'layers[0].name'],
     'layers twice': ['[["q_proj", 4, 4], ["q_proj", 4, 4]]', 'is there already'],
