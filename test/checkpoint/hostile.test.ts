@@ -87,7 +87,7 @@ describe('configuration and tensors of two adapters', () => {
       '"base_model.model.layers.3.self_attn.',
     )
   })
-  it('targets that do not match a layer', async () => {
+  it('targets that leave out a layer', async () => {
     await expectRefusal(withFields({ target_modules: ['q_proj'] }), TENSORS, 'layers.0.self_attn.v_proj', 'leave out')
   })
   it('targets that match no layer', async () => {
