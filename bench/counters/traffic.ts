@@ -7,7 +7,7 @@
  * accumulation into every output. Data that the blocks of a launch share is counted once, except dy: it is counted twice
  * if both token blocks and column blocks read it and neither dy nor one split of it fits into L2.
  */
-import type { Shape } from '../shapes.js'
+import type { Shape } from '../workload/shapes.js'
 
 export interface Device {
   readonly multiprocessors: number
