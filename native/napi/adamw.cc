@@ -1,12 +1,11 @@
-// The optimiser's step: unpack, take a workspace, call the ABI.
-#include "napi/adamw.h"
-
+// A step of AdamW: reads the arguments, takes a workspace from the pool and calls the ABI.
 #include <vector>
 
 #include "core/caching_pool.h"
 #include "core/problem.h"
 #include "napi/backends.h"
 #include "napi/descriptor.h"
+#include "napi/exports.h"
 #include "napi/operands.h"
 
 namespace lily::napi {

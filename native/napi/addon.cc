@@ -1,12 +1,10 @@
-// The addon's exports. What each is stands in lib/binding/native.ts.
+// The addon's exports; lib/binding/native.ts describes them.
 #include <napi.h>
 
 #include "lily/backend.h"
-#include "napi/adamw.h"
-#include "napi/backends.h"
-#include "napi/calls.h"
 #include "napi/descriptor.h"
-#include "napi/device.h"
+#include "napi/environment.h"
+#include "napi/exports.h"
 
 namespace {
 
@@ -74,7 +72,11 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("measureRoof", Napi::Function::New<measure_roof>(env));
   exports.Set("backends", Napi::Function::New<backends>(env));
   exports.Set("processor", Napi::Function::New<processor>(env));
-  add_device_functions(env, exports);
+  add_memory_functions(env, exports);
+  add_transfer_functions(env, exports);
+  add_stream_functions(env, exports);
+  add_graph_functions(env, exports);
+  add_pool_functions(env, exports);
   env.SetInstanceData(new Environment);
   return exports;
 }

@@ -6,6 +6,9 @@
 
 #include <atomic>
 
+#include "napi/errors.h"
+#include "napi/exports.h"
+
 #if defined(__GLIBC__)
 // glibc 2.34 gave these new versions without changing them; a linker takes the newest, and the addon would then not
 // load where it otherwise does. The old version is that of the first glibc for the processor.
@@ -135,6 +138,17 @@ Napi::Value processor(const Napi::CallbackInfo &info) {
   described.Set("quota", found.quota);
   described.Set("physicalCores", found.physical_cores);
   return described;
+}
+
+Napi::Value measure_roof(const Napi::CallbackInfo &info) {
+  const lily_backend *backend = backend_by_number(info[0].As<Napi::Number>().DoubleValue());
+  if (backend == nullptr) throw make_error(info.Env(), "ERR_LILY_BACKEND_UNAVAILABLE", cuda_absence());
+  double rate = 0.0;
+  const lily_status status =
+      backend->measure_roof(info[1].As<Napi::Number>().Int32Value(), info[2].As<Napi::Number>().Int32Value(),
+                            static_cast<size_t>(info[3].As<Napi::Number>().Int64Value()), &rate);
+  check(info.Env(), *backend, status);
+  return Napi::Number::New(info.Env(), rate);
 }
 
 }  // namespace lily::napi

@@ -4,31 +4,11 @@
 
 #include <napi.h>
 
-#include <string>
-
 #include "lily/backend.h"
 #include "napi/descriptor.h"
+#include "napi/errors.h"
 
 namespace lily::napi {
-
-// A JavaScript Error with a `code`; thrown by everything below.
-Napi::Error make_error(Napi::Env env, const char *code, const std::string &message);
-
-// Why a call of a backend failed, as this thread's last error has it; to be thrown on another thread.
-struct Failure {
-  Failure() = default;
-  Failure(const lily_backend &backend, lily_status status);
-  Napi::Error error(Napi::Env env) const;
-
-  lily_status status = LILY_OK;
-  std::string message, device_error;
-};
-
-// Throws where the status is not LILY_OK.
-void check(Napi::Env env, const lily_backend &backend, lily_status status);
-
-// For a pool that has no memory for `what`.
-Napi::Error out_of_memory(Napi::Env env, const lily_backend &backend, const char *what, size_t bytes);
 
 // The arguments of one call: the descriptor first, then one operand per slot.
 class Arguments {
