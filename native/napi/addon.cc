@@ -14,6 +14,17 @@ Napi::Array names(Napi::Env env, const char *const *list, int count) {
   return array;
 }
 
+// The names of each list, in order.
+Napi::Object descriptor(Napi::Env env) {
+  using namespace lily::napi;
+  Napi::Object lists = Napi::Object::New(env);
+#define LILY_EXPORT_LIST(space, javascript_name, list) \
+  lists.Set(#javascript_name, names(env, space::kNames, space::kCount));
+  LILY_DESCRIPTOR_LISTS(LILY_EXPORT_LIST)
+#undef LILY_EXPORT_LIST
+  return lists;
+}
+
 struct Constant {
   const char *kind;
   const char *name;
@@ -56,12 +67,7 @@ Napi::Object constants(Napi::Env env) {
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   using namespace lily::napi;
-  exports.Set("fields", names(env, kFieldNames, kFieldCount));
-  exports.Set("slotFields", names(env, kSlotFieldNames, kSlotFieldCount));
-  exports.Set("forwardSlots", names(env, forward_slot::kNames, forward_slot::kCount));
-  exports.Set("backwardSlots", names(env, backward_slot::kNames, backward_slot::kCount));
-  exports.Set("adamwFields", names(env, adamw_field::kNames, adamw_field::kCount));
-  exports.Set("adamwParameterFields", names(env, adamw_parameter_field::kNames, adamw_parameter_field::kCount));
+  exports.Set("descriptor", descriptor(env));
   exports.Set("constants", constants(env));
   exports.Set("forward", Napi::Function::New<forward>(env));
   exports.Set("forwardAsync", Napi::Function::New<forward_async>(env));

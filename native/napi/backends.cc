@@ -6,8 +6,8 @@
 
 #include <atomic>
 
-#include "napi/errors.h"
 #include "napi/exports.h"
+#include "napi/operands.h"
 
 #if defined(__GLIBC__)
 // glibc 2.34 gave these new versions without changing them; a linker takes the newest, and the addon would then not
@@ -140,14 +140,14 @@ Napi::Value processor(const Napi::CallbackInfo &info) {
   return described;
 }
 
+// (backend, device, roof, bytes) -> rate
 Napi::Value measure_roof(const Napi::CallbackInfo &info) {
-  const lily_backend *backend = backend_by_number(info[0].As<Napi::Number>().DoubleValue());
-  if (backend == nullptr) throw make_error(info.Env(), "ERR_LILY_BACKEND_UNAVAILABLE", cuda_absence());
+  const lily_backend &backend = available_backend(info.Env(), info[0].As<Napi::Number>().DoubleValue());
   double rate = 0.0;
   const lily_status status =
-      backend->measure_roof(info[1].As<Napi::Number>().Int32Value(), info[2].As<Napi::Number>().Int32Value(),
-                            static_cast<size_t>(info[3].As<Napi::Number>().Int64Value()), &rate);
-  check(info.Env(), *backend, status);
+      backend.measure_roof(info[1].As<Napi::Number>().Int32Value(), info[2].As<Napi::Number>().Int32Value(),
+                           static_cast<size_t>(info[3].As<Napi::Number>().Int64Value()), &rate);
+  check(info.Env(), backend, status);
   return Napi::Number::New(info.Env(), rate);
 }
 

@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "core/caching_pool.h"
+#include "napi/arguments.h"
 #include "napi/exports.h"
-#include "napi/operands.h"
 
 namespace lily::napi {
 namespace {

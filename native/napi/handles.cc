@@ -1,7 +1,7 @@
 // Device memory from handles and addresses.
 #include "napi/handles.h"
 
-#include "napi/backends.h"
+#include "napi/operands.h"
 
 namespace lily::napi {
 namespace {
@@ -22,11 +22,7 @@ void *memory_of_handle(Napi::Env env, int32_t device, const Memory &memory, int6
 
 }  // namespace
 
-const lily_backend &cuda(Napi::Env env) {
-  const lily_backend *backend = backend_by_number(1);
-  if (backend == nullptr) throw make_error(env, "ERR_LILY_BACKEND_UNAVAILABLE", cuda_absence());
-  return *backend;
-}
+const lily_backend &cuda(Napi::Env env) { return available_backend(env, 1); }
 
 void *device_memory_of(Napi::Env env, int32_t device, napi_value value, int64_t offset, int64_t bytes,
                        const char *name) {

@@ -115,7 +115,8 @@ inline int32_t device_number(const Napi::CallbackInfo &info, size_t index) {
 // The CUDA backend; throws if it is absent.
 const lily_backend &cuda(Napi::Env env);
 
-// The address of `bytes` bytes from `offset` on, for a call on a device; memory_of in operands.h describes it.
+// The address of `bytes` bytes from `offset` on, for a call on a device: memory of the
+// package or an address.
 void *device_memory_of(Napi::Env env, int32_t device, napi_value value, int64_t offset, int64_t bytes,
                        const char *name);
 

@@ -3,16 +3,16 @@
 #include "napi/backends.h"
 #include "napi/exports.h"
 #include "napi/handles.h"
+#include "napi/operands.h"
 
 namespace lily::napi {
 namespace {
 
 // (backend, device, pinned) -> numbers
 Napi::Value pool_statistics(const Napi::CallbackInfo &info) {
-  const lily_backend *backend = backend_by_number(info[0].As<Napi::Number>().DoubleValue());
-  if (backend == nullptr) throw make_error(info.Env(), "ERR_LILY_BACKEND_UNAVAILABLE", cuda_absence());
+  const lily_backend &backend = available_backend(info.Env(), info[0].As<Napi::Number>().DoubleValue());
   const MemoryKind kind = info[2].ToBoolean() ? MemoryKind::kPinned : MemoryKind::kDevice;
-  const PoolStatistics found = caching_pool(*backend, device_number(info, 1), kind).statistics();
+  const PoolStatistics found = caching_pool(backend, device_number(info, 1), kind).statistics();
   Napi::Object result = Napi::Object::New(info.Env());
   result.Set("bytesInUse", static_cast<double>(found.bytes_in_use));
   result.Set("bytesCached", static_cast<double>(found.bytes_kept));
