@@ -1,7 +1,4 @@
-/**
- * Calls into the binding. A call is a descriptor of numbers and one memory per slot. Both are made once and used again,
- * which is safe because the binding reads them before it returns, in the Async forms too.
- */
+/** The descriptors of calls, as the addon takes them: the numbers of a call, and one memory per operand. */
 import { bytesOf, type DType } from '../base/dtype.js'
 import {
   backwardSlots,
@@ -11,14 +8,12 @@ import {
   forwardSlots,
   slotFields,
 } from '../binding/descriptor.js'
-import { bound, settled } from '../binding/errors.js'
 import { type Memory, native } from '../binding/native.js'
-import { refuseInCapture } from '../memory/capture.js'
 import { isDeviceMemory, isHostMemory, type Operand, type OperandMemory, type Part } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
-import type { BackwardCall } from './backward-call.js'
+import type { BackwardCall, ForwardCall } from './allocate.js'
+import type { CallState } from './call-state.js'
 import type { DeferredB } from './deferred-b.js'
-import type { ForwardCall } from './forward-call.js'
 import type { Output } from './output.js'
 import type { Problem } from './problem.js'
 
@@ -39,7 +34,7 @@ export function dtypeNumber(dtype: DType): number {
 /** The slots that forward and backward have in common. */
 type SharedSlot = keyof typeof forwardSlots & keyof typeof backwardSlots
 
-/** As the binding takes it. Of a Float16Array the bytes: Node-API does not know it everywhere where there is one. */
+/** Memory as the addon takes it. Not every Node-API with Float16Array accepts one, so its bytes are passed instead. */
 export function boundMemory(memory: OperandMemory): Memory {
   if (isDeviceMemory(memory)) return memory.handle
   return isHostMemory(memory) && memory[Symbol.toStringTag] === 'Float16Array' ? bytesOf(memory) : memory
@@ -54,17 +49,12 @@ class Descriptor {
     this.memory = new Array<Memory>(slots).fill(null)
   }
 
-  place(placement: Placement | null): void {
+  problem(problem: Problem, placement: Placement | null): void {
     const { numbers } = this
     numbers[callFields.backend] = placement === null ? constants.backend.cpu : constants.backend.cuda
     numbers[callFields.device] = placement?.device.id ?? 0
     numbers[callFields.stream] = placement?.stream.number ?? 0
     numbers[callFields.home] = placement?.stream.home.number ?? 0
-  }
-
-  problem(problem: Problem, placement: Placement | null): void {
-    const { numbers } = this
-    this.place(placement)
     numbers[callFields.routing] = constants.routing[problem.routing]
     numbers[callFields.pool] = constants.pool[problem.pool]
     numbers[callFields.activation] = constants.activation[problem.activation]
@@ -80,22 +70,23 @@ class Descriptor {
     numbers[callFields.scaling] = problem.scaling
   }
 
-  /** What forward reads or keeps, and backward reads. */
-  inputs(problem: Problem, slot: Readonly<Record<SharedSlot, number>>): void {
-    const { kept, weights, experts } = problem
+  /** The operands that forward and backward have in common. */
+  inputs(state: CallState, slot: Readonly<Record<SharedSlot, number>>): void {
+    const { problem, kept } = state
+    const { experts } = problem
     this.operand(slot.x, problem.x)
     this.operand(slot.a, problem.a)
     this.operand(slot.router, problem.router)
     this.operand(slot.b, problem.b)
-    this.part(slot.mask, problem.mask, 0)
-    this.part(slot.sequenceOffsets, problem.sequenceOffsets, 0)
+    this.part(slot.mask, state.mask, 0)
+    this.part(slot.sequenceOffsets, state.sequenceOffsets, 0)
     if (kept !== null) {
       this.set(slot.hidden, kept, 0, problem.rank, dtypeNumber(problem.hiddenDtype), false)
-      if (problem.probabilitiesOffset >= 0) {
+      if (problem.keepsProbabilities) {
         this.set(slot.probabilities, kept, problem.probabilitiesOffset, experts, FLOAT32, false)
       }
     }
-    this.part(slot.weights, weights, experts)
+    this.part(slot.weights, state.weights, experts)
   }
 
   part(slot: number, part: Part | null, pitch: number): void {
@@ -129,9 +120,6 @@ class Descriptor {
   }
 }
 
-const forward = new Descriptor(FORWARD_SLOTS)
-const backward = new Descriptor(BACKWARD_SLOTS)
-
 /** Writes the numbers of one operand from index `at` on. */
 function writeSlot(
   numbers: Float64Array,
@@ -147,46 +135,21 @@ function writeSlot(
   numbers[at + slotFields.accumulate] = accumulate ? 1 : 0
 }
 
-/** On the host now, on a device after the work that it must wait for. */
-export function run(placement: Placement | null, work: () => void): void {
-  if (placement === null) bound(work)
-  else placement.run(work)
-}
+/** The descriptors of forward and backward, which every call uses again: the addon reads them before it returns. */
+export const forward = new Descriptor(FORWARD_SLOTS)
+export const backward = new Descriptor(BACKWARD_SLOTS)
 
-function describeForward({ problem, y, placement }: ForwardCall): void {
-  forward.problem(problem, placement)
-  forward.inputs(problem, forwardSlots)
+export function describeForward({ state, y, placement }: ForwardCall): void {
+  forward.problem(state.problem, placement)
+  forward.inputs(state, forwardSlots)
   forward.output(forwardSlots.y, y)
 }
 
-export function runForward(call: ForwardCall): void {
-  describeForward(call)
-  try {
-    run(call.placement, () => {
-      native.forward(forward.numbers, ...forward.memory)
-    })
-  } finally {
-    forward.clear()
-  }
-}
-
-export async function runForwardAsync(call: ForwardCall): Promise<void> {
-  if (call.placement !== null) {
-    refuseInCapture('a promise', 'call lilyForward or loraForward')
-    runForward(call)
-    return settled(call.placement.passed())
-  }
-  describeForward(call)
-  const done = bound(() => native.forwardAsync(forward.numbers, ...forward.memory))
-  forward.clear()
-  return settled(done)
-}
-
-function describeBackward({ state, dy, gradients, placement }: BackwardCall): void {
+export function describeBackward({ state, dy, gradients, placement }: BackwardCall): void {
   const { problem } = state
   const { dx, da, dRouter, db, deferredDb } = gradients
   backward.problem(problem, placement)
-  backward.inputs(problem, backwardSlots)
+  backward.inputs(state, backwardSlots)
   backward.operand(backwardSlots.dy, dy)
   backward.output(backwardSlots.dx, dx)
   backward.output(backwardSlots.da, da)
@@ -197,38 +160,15 @@ function describeBackward({ state, dy, gradients, placement }: BackwardCall): vo
   }
 }
 
-export function runBackward(call: BackwardCall): void {
-  describeBackward(call)
-  try {
-    run(call.placement, () => {
-      native.backward(backward.numbers, ...backward.memory)
-    })
-  } finally {
-    backward.clear()
-  }
-}
-
-export async function runBackwardAsync(call: BackwardCall): Promise<void> {
-  if (call.placement !== null) {
-    refuseInCapture('a promise', 'call lilyBackward or loraBackward')
-    runBackward(call)
-    return settled(call.placement.passed())
-  }
-  describeBackward(call)
-  const done = bound(() => native.backwardAsync(backward.numbers, ...backward.memory))
-  backward.clear()
-  return settled(done)
-}
-
-/** Sizes of a stack of experts, [E, r, d_out]. */
+/** Sizes of the expert stack [E, r, d_out]. */
 export interface ExpertStack {
   readonly experts: number
   readonly rank: number
   readonly dOut: number
 }
 
-/** The numbers of a fold. */
-function describeFold(
+/** The descriptor of a fold. */
+export function describeFold(
   { experts, rank, dOut }: ExpertStack,
   deferred: readonly DeferredB[],
   { operand, accumulate }: Output,
@@ -249,23 +189,4 @@ function describeFold(
     numbers[at + foldLayerFields.weightsOffset] = weights?.byteOffset ?? 0
   }
   return numbers
-}
-
-/** Adds the deferred gradients to db. */
-export function runFold(
-  stack: ExpertStack,
-  deferred: readonly DeferredB[],
-  db: Output,
-  placement: Placement | null,
-): void {
-  const layers = deferred.filter(({ partials }) => partials > 0)
-  const numbers = describeFold(stack, layers, db, placement)
-  run(placement, () => {
-    native.fold(
-      numbers,
-      boundMemory(db.operand.memory),
-      layers.map(({ memory }) => boundMemory(memory)),
-      layers.map(({ weights }) => weights && boundMemory(weights.memory)),
-    )
-  })
 }
