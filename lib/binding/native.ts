@@ -88,15 +88,15 @@ export interface Native {
   backward(descriptor: Float64Array, ...operands: Memory[]): void
   backwardAsync(descriptor: Float64Array, ...operands: Memory[]): Promise<void>
   /**
-   * Fold of deferred gradients of b. The descriptor holds the numbers of `foldFields`, those of `slotFields` for db, and
-   * those of `foldLayerFields` for each layer. `partials` has the matrices of each layer, `weights` its pooled weights
-   * (null: one matrix per expert, already weighted).
+   * Fold of deferred gradients of b. The descriptor holds the numbers of `foldFields`, those of `slotFields` for db,
+   * and those of `foldLayerFields` for each layer. `partials` has the matrices of each layer, `weights` its pooled
+   * weights (null: one matrix per expert, already weighted).
    */
   fold(descriptor: Float64Array, db: Memory, partials: readonly Memory[], weights: readonly Memory[]): void
   /**
    * A step of AdamW. The descriptor holds the numbers of `adamwFields`, then those of `adamwParameterFields` for each
-   * parameter. `arrays` has four for each parameter: value, grad, exp_avg, exp_avg_sq; the last two start at their first
-   * byte. The norm of all gradients is written to `norm`. Without it nothing is clipped.
+   * parameter. `arrays` has four for each parameter: value, grad, exp_avg, exp_avg_sq; the last two have no offset. The
+   * norm of all gradients is written to `norm`. Without it nothing is clipped.
    */
   adamw(descriptor: Float64Array, norm: Memory, arrays: readonly Memory[]): void
   /**
@@ -107,8 +107,8 @@ export interface Native {
   backends(): NativeBackend[]
   processor(): NativeProcessor
 
-  // CUDA devices. `device` is a number, `stream` a CUDA handle as a number. The functions enqueue work and return before
-  // it is done; a promise resolves when it is done.
+  // CUDA devices. `device` is a number, `stream` a CUDA handle as a number. The functions enqueue work and return
+  // before it is done; a promise resolves when it is done.
   /** Memory of the stream's device, which belongs to that stream. */
   memoryAllocate(byteLength: number, stream: StreamHandle): MemoryHandle
   memoryAddress(memory: MemoryHandle): bigint

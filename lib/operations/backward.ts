@@ -73,11 +73,11 @@ const OPTIONS: Known = new Set(['needs', 'deferB', 'accumulate', 'stream'])
 const NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db'])
 
 /**
- * The gradients of {@link lilyForward} from the gradient of its y. To sum the gradients of parameters that layers share,
- * pass the same `da` and `db` for each layer. Source: arXiv 2407.09946.
+ * The gradients of {@link lilyForward} from the gradient of its y. To sum the gradients of parameters that layers
+ * share, pass the same `da` and `db` for each layer. Source: arXiv 2407.09946.
  *
- * On the cpu it returns when the work is done; on a device it enqueues the work. You may call it more than once with one
- * `saved`.
+ * On the cpu it returns when the work is done; on a device it enqueues the work. You may call it more than once with
+ * one `saved`.
  *
  * @param saved the result `saved` of lilyForward, whose operands must not have changed
  * @throws LilyError; a call that throws at a check has written nothing
@@ -93,8 +93,8 @@ export function lilyBackward<R extends Routing, O extends LilyBackwardOptions = 
 }
 
 /**
- * {@link lilyBackward} off the main thread. It reads and checks everything before it returns; a failed check rejects the
- * promise. Until the promise settles, do not change its operands or those of forward, and do not transfer or resize
+ * {@link lilyBackward} off the main thread. It reads and checks everything before it returns; a failed check rejects
+ * the promise. Until the promise settles, do not change its operands or those of forward, and do not transfer or resize
  * their memory.
  */
 export async function lilyBackwardAsync<R extends Routing, O extends LilyBackwardOptions = object>(

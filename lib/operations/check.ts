@@ -1,6 +1,6 @@
 /**
- * The second phase of a call: devices, shapes, types and overlaps of its operands. Nothing has been allocated or written
- * when one of these checks throws. `check-routing.ts` has the rules of the routings.
+ * The second phase of a call: devices, shapes, types and overlaps of its operands. When one of these checks throws,
+ * nothing has been allocated or written. `check-routing.ts` has the rules of the routings.
  */
 import { checkExpertStack, checkMatrix, checkTokenRows, checkType, checkTypeOrFloat32 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
@@ -24,7 +24,7 @@ export function checkPlaces(
   { x, a, router, b, y }: ForwardInputs,
   { mask, sequenceOffsets, weights }: ForwardSettings,
 ): void {
-  // The devices come first: checkPlace asks a device about the memory, which another device does not know.
+  // This comes before checkPlace, which queries x's device for memory that may belong to another device.
   checkSameDevice('a', a, 'x', x)
   checkSameDevice('router', router, 'x', x)
   checkSameDevice('b', b, 'x', x)

@@ -31,7 +31,7 @@ const OPTIONS: Known = new Set(['accumulate', 'stream'])
  * consumes the deferred gradients.
  *
  * @param saved one saved call, or those of all layers that share b; each must have a deferred gradient
- * @param db [E, r, d_out] or [E*r, d_out], accumulated in place; without it a new tensor with the shape of b is returned
+ * @param db [E, r, d_out] or [E*r, d_out], accumulated in place. Without it a new tensor of the shape of b is returned
  * @throws LilyError; a call that throws at a check has written and consumed nothing
  * @example
  * for (const layer of layers) lilyBackward({ dy: layer.dy, dx, da }, layer.saved, { deferB: true })

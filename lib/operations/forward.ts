@@ -88,7 +88,8 @@ const OPTIONS: Known = new Set([
 
 /**
  * The Lily adapter of one linear layer: y += scaling * h C, where h = act(x a^T) and C = sum_e w_e B_e mixes the
- * high-dimension projectors by the weights that the routing computes from softmax(h router^T). Source: arXiv 2407.09946.
+ * high-dimension projectors by the weights that the routing computes from softmax(h router^T). Source:
+ * arXiv 2407.09946.
  *
  * | routing | router | mask | groups | saved.probabilities | saved.weights |
  * |---|---|---|---|---|---|

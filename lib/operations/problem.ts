@@ -128,7 +128,7 @@ export class Problem implements ProblemData {
     return this.makesWeights ? offset + this.groups * this.experts * Float32Array.BYTES_PER_ELEMENT : offset
   }
 
-  /** Whether a deferred gradient of b has one partial sum per group. Otherwise it has one per expert, if that is less. */
+  /** Whether a deferred gradient of b has one partial sum per group; otherwise it has one per expert. */
   get defersPerGroup(): boolean {
     return this.routing !== 'token' && this.groups <= this.experts
   }

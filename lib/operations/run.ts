@@ -1,4 +1,4 @@
-/** The last phase of a call: it runs, and its results are what the caller gets. */
+/** The last phase of a call: the addon runs it, and its results become tensors. */
 import { bound, settled } from '../binding/errors.js'
 import { native } from '../binding/native.js'
 import { refuseInCapture } from '../memory/capture.js'

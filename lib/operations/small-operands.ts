@@ -10,7 +10,7 @@ import { CPU } from '../memory/device.js'
 import { checkMemory, failDetached, isDetached, layOut, type Operand, type Part } from '../memory/operand.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 
-/** One flag per token: zero or false drops it, anything else keeps it. */
+/** One flag per token: zero or false drops it, any other value keeps it. */
 export type MaskLike = Uint8Array | readonly boolean[] | readonly number[] | TensorLike
 
 /** Cumulative offsets of G sequences: G + 1 numbers from 0 to M. */

@@ -10,8 +10,9 @@
 #include "napi/operands.h"
 
 #if defined(__GLIBC__)
-// glibc 2.34 gave these new versions without changing them; a linker takes the newest, and the addon would then not
-// load where it otherwise does. The old version is that of the first glibc for the processor.
+// glibc 2.34 gave these functions new symbol versions without changing them. The linker takes the newest version, with
+// which the addon would not load on an older glibc. LILY_FIRST_GLIBC is the version of the first glibc for the
+// processor.
 #if defined(__x86_64__)
 #define LILY_FIRST_GLIBC "GLIBC_2.2.5"
 #elif defined(__aarch64__)
@@ -35,7 +36,7 @@ struct CudaLibrary {
 
 std::atomic<const lily_backend *> opened{nullptr};
 
-// Beside the addon, in build/Release or prebuilds/.
+// The library's default path: beside the addon, in build/Release or prebuilds/.
 std::string default_path() {
   Dl_info addon;
   if (dladdr(reinterpret_cast<const void *>(&default_path), &addon) == 0 || addon.dli_fname == nullptr) return "";
@@ -69,7 +70,7 @@ CudaLibrary open_cuda() {
 }
 
 const CudaLibrary &cuda() {
-  // Never destroyed: finalizers of the addon may come late.
+  // Never destroyed: finalizers of the addon can run late.
   static const CudaLibrary *const library = new CudaLibrary(open_cuda());
   return *library;
 }

@@ -32,7 +32,7 @@ struct Backward {
   static lily_status run(const lily_backend &backend, const Call &call) { return backend.backward(&call); }
 };
 
-// A call that is ready to run on any thread.
+// A call that any thread can run.
 template <typename Operation>
 struct Prepared {
   const lily_backend &backend;
@@ -69,7 +69,7 @@ class Worker : public Napi::AsyncWorker {
       : Napi::AsyncWorker(info.Env(), "lily-kernels"),
         deferred_(Napi::Promise::Deferred::New(info.Env())),
         prepared_(std::move(prepared)) {
-    // The operands' memory must outlive the call.
+    // Keeps the memory of the operands alive during the call.
     Napi::Array operands = Napi::Array::New(info.Env(), info.Length());
     for (uint32_t i = 0; i < info.Length(); ++i) operands[i] = info[i];
     operands_ = Napi::Persistent(operands.As<Napi::Object>());
