@@ -1,4 +1,4 @@
-/** The checks of a Lily call: which operands its routing has, how many experts and groups there are. */
+/** The second phase of a Lily call: which operands its routing takes, and how many experts and groups there are. */
 import {
   checkA,
   checkActivations,
@@ -11,13 +11,14 @@ import { fail } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import { CPU } from '../memory/device.js'
 import type { Operand, Part } from '../memory/operand.js'
-import type { Inputs } from './forward-call.js'
 import { Problem } from './problem.js'
-import type { Settings } from './settings.js'
+import type { ForwardInputs, ForwardSettings } from './read.js'
 import { checkMask, checkOffsets, checkWeights, onDevice } from './small-operands.js'
 
-/** The problem that operands and settings pose; all of its shapes and types are checked. */
-export function lilyProblem({ x, a, router, b }: Inputs, settings: Settings): Problem {
+const NONE: readonly Operand[] = []
+
+/** The problem of a Lily call; throws if a shape or a type is wrong, or an operand does not go with the routing. */
+export function lilyProblem({ x, a, router, b }: ForwardInputs, settings: ForwardSettings): Problem {
   checkPresence(router, settings)
   checkActivations(x)
   checkA(a, x.columns)
@@ -27,9 +28,9 @@ export function lilyProblem({ x, a, router, b }: Inputs, settings: Settings): Pr
   checkType('b', b, a.dtype)
   if (router !== null) checkType('router', router, a.dtype)
 
-  const { offsets, groups } = offsetsOf(x, settings)
   const { routing, pool, activation, precision, scaling, mask, weights } = settings
-  const problem = new Problem(
+  const { offsets, groups } = offsetsOf(x, settings)
+  return new Problem({
     routing,
     pool,
     activation,
@@ -39,19 +40,21 @@ export function lilyProblem({ x, a, router, b }: Inputs, settings: Settings): Pr
     a,
     router,
     b,
-    b.columns,
+    dOut: b.columns,
     experts,
     groups,
-  )
-  problem.sequenceOffsets = offsets
-  if (mask !== null) problem.mask = checkMask(mask, x.rows, x.shape)
-  if (weights !== null) problem.weights = checkWeights(weights, groups, experts)
-  if (x.device !== CPU) problem.sources = deviceSources(settings)
-  return problem
+    mask: mask === null ? null : checkMask(mask, x.rows, x.shape),
+    sequenceOffsets: offsets,
+    weights: weights === null ? null : checkWeights(weights, groups, experts),
+    deviceSources: x.device === CPU ? NONE : deviceSources(settings),
+  })
 }
 
-/** The table of modes: what each routing must have, may have and must not have. */
-function checkPresence(router: Operand | null, { routing, pool, mask, sequenceOffsets, weights }: Settings): void {
+/** The operands and options that each routing requires, allows and refuses. */
+function checkPresence(
+  router: Operand | null,
+  { routing, pool, mask, sequenceOffsets, weights }: ForwardSettings,
+): void {
   const pools = routing === 'batch' || routing === 'sequence'
   const grouped = routing === 'sequence' || routing === 'fixed'
   if (pools || routing === 'token') {
@@ -61,18 +64,18 @@ function checkPresence(router: Operand | null, { routing, pool, mask, sequenceOf
   }
   if (mask !== null && !pools) refuse('mask', routing, 'it pools no tokens')
   if (pool === 'logits' && !pools) refuse('pool', routing, 'it pools no tokens')
-  if (sequenceOffsets !== null && !grouped) refuse('sequenceOffsets', routing, 'it knows no sequences')
+  if (sequenceOffsets !== null && !grouped) refuse('sequenceOffsets', routing, 'it has no sequences')
   if (routing === 'fixed') {
     if (weights === null) fail('ERR_LILY_ARGUMENT', 'weights', "is required by routing 'fixed', got undefined")
     if (weights.shape.length === 1 && sequenceOffsets !== null) {
       fail(
         'ERR_LILY_ARGUMENT',
         'sequenceOffsets',
-        'weights [E] are of one group, all tokens; leave it out, or pass weights [G, E]',
+        'weights [E] are the weights of one group with all tokens; leave it out, or pass weights [G, E]',
       )
     }
   } else if (weights !== null) {
-    refuse('weights', routing, "only routing 'fixed' takes them")
+    refuse('weights', routing, "only routing 'fixed' takes weights")
   }
 }
 
@@ -89,8 +92,8 @@ function checkRouter(router: Operand, rank: number): number {
   return router.rows
 }
 
-/** E where no router says it. */
-function expertsOf(b: Operand, rank: number, { weights }: Settings): number {
+/** E of a routing without a router. */
+function expertsOf(b: Operand, rank: number, { weights }: ForwardSettings): number {
   let experts = b.rows / rank
   if (b.shape.length === 3) {
     experts = b.shape[0]
@@ -103,9 +106,10 @@ function expertsOf(b: Operand, rank: number, { weights }: Settings): number {
   return experts
 }
 
-function deviceSources({ mask, sequenceOffsets, weights }: Settings): Operand[] {
-  const given = [mask, sequenceOffsets, weights].map((indices) => indices && onDevice(indices))
-  return given.filter((source) => source !== null)
+/** The small operands in device memory. */
+function deviceSources({ mask, sequenceOffsets, weights }: ForwardSettings): Operand[] {
+  const sources = [mask, sequenceOffsets, weights].map((operand) => operand && onDevice(operand))
+  return sources.filter((source) => source !== null)
 }
 
 interface Groups {
@@ -116,7 +120,8 @@ interface Groups {
 
 const ONE_GROUP: Groups = { offsets: null, groups: 1 }
 
-function offsetsOf(x: Operand, { routing, sequenceOffsets, weights }: Settings): Groups {
+/** The groups of sequence and fixed routing: from the offsets, or from the rows of a 3-D x. */
+function offsetsOf(x: Operand, { routing, sequenceOffsets, weights }: ForwardSettings): Groups {
   if (routing !== 'sequence' && routing !== 'fixed') return ONE_GROUP
   if (sequenceOffsets !== null) {
     return { offsets: checkOffsets(sequenceOffsets, x.rows), groups: sequenceOffsets.shape[0] - 1 }
@@ -127,7 +132,7 @@ function offsetsOf(x: Operand, { routing, sequenceOffsets, weights }: Settings):
     fail(
       'ERR_LILY_ARGUMENT',
       'sequenceOffsets',
-      `is required by sequences of an x of shape ${shapeText(x.shape)}; ` +
+      `is required by routing '${routing}' with an x of shape ${shapeText(x.shape)}; ` +
         `pass G + 1 cumulative offsets from 0 to ${x.rows}, or x as [B, N, ${x.columns}]`,
     )
   }
