@@ -10,11 +10,11 @@ export default defineConfig(
     languageOptions: { parserOptions: { projectService: true } },
     rules: {
       eqeqeq: ['error', 'always', { null: 'ignore' }],
-      // tsc knows the globals, of scripts/ too.
+      // tsc checks the globals, in scripts/ too.
       'no-undef': 'off',
-      // Numbers and booleans in messages say what they are.
+      // Numbers and booleans are readable in messages.
       '@typescript-eslint/restrict-template-expressions': ['error', { allowNumber: true, allowBoolean: true }],
-      // Callers in JavaScript pass what the types exclude; checks of that are not unnecessary.
+      // JavaScript callers can pass values that the types exclude, so checks for them are not unnecessary.
       '@typescript-eslint/no-unnecessary-condition': 'off',
       '@typescript-eslint/no-unnecessary-boolean-literal-compare': 'off',
       '@typescript-eslint/no-confusing-void-expression': ['error', { ignoreArrowShorthand: true }],
@@ -25,12 +25,12 @@ export default defineConfig(
     },
   },
   {
-    // Index arithmetic on arrays whose length the line above has set.
+    // Index arithmetic on arrays whose length is known at that point.
     files: ['test/**', 'bench/**', 'cli/bench/**', 'examples/**'],
     rules: { '@typescript-eslint/no-non-null-assertion': 'off' },
   },
   {
-    // Plain JavaScript that runs as it stands, as a user's does.
+    // Plain JavaScript that runs without a build, like a user's.
     files: ['test/**/*.js', 'examples/**/*.js'],
     extends: [tseslint.configs.disableTypeChecked],
   },

@@ -3,7 +3,7 @@ import { defineConfig } from 'tsdown'
 
 const shared = { outDir: 'dist', platform: 'node', target: 'node20', fixedExtension: false, sourcemap: false } as const
 
-/** What the licenses of bundled packages ask for. */
+/** The notices that the licenses of the bundled packages require. */
 const licenses = licensePlugin({
   failOnUnlicensed: true,
   done(packages, context) {
@@ -20,7 +20,7 @@ const licenses = licensePlugin({
 
 export default defineConfig([
   { ...shared, entry: ['lib/index.ts'], format: ['esm', 'cjs'], dts: true },
-  // The command line, with the libraries that it is made of: whoever only calls the kernels installs none of them.
+  // The command line, with its dependencies bundled: users who only call the kernels install none of them.
   {
     ...shared,
     entry: { cli: 'cli/main.ts' },

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { defineConfig } from 'vitest/config'
 import type { Reporter } from 'vitest/node'
 
-/** The default reporter counts skipped tests but leaves out why. */
+/** Prints the reasons of skipped tests, which the default reporter omits. */
 const skipReasons: Reporter = {
   onTestCaseResult(test) {
     const result = test.result()
@@ -16,37 +16,37 @@ const path = (relative: string) => fileURLToPath(new URL(relative, import.meta.u
 
 interface Cuda {
   env: Record<string, string>
-  /** Why no CUDA device can be tested, nor emulated. */
+  /** Why there is neither a CUDA device nor the emulator. */
   missing?: string
 }
 
-/** A GPU if there is one, else emulator (unless LILY_TEST_GPU is 1), else a reason. */
+/** Finds a GPU; without one, the emulator (unless LILY_TEST_GPU is 1); without either, the reason. */
 function findCuda(): Cuda {
   const addon = path('build/Release/lily.node')
-  // In a process of its own: the CUDA runtime does not survive the forks of the tests.
+  // In a separate process, because the CUDA runtime does not survive the forks of the tests.
   const ask = 'const [, cuda] = require(process.argv[1]).backends(); console.log(cuda.available ? "" : cuda.reason)'
   const { LILY_CUDA_LIBRARY: _, ...env } = process.env
   const { status, stdout } = spawnSync(process.execPath, ['-e', ask, addon], { env, encoding: 'utf8' })
   if (status !== 0) return { env: {}, missing: 'the addon is not built; run npm run build:native' }
   if (stdout.trim() !== '' && process.env.LILY_TEST_GPU === '1') {
-    throw new Error(`LILY_TEST_GPU asks for a GPU, but ${stdout.trim()}`)
+    throw new Error(`LILY_TEST_GPU is 1, but ${stdout.trim()}`)
   }
   if (stdout.trim() === '') return { env: { LILY_CUDA_LIBRARY: path('build/Release/lily_cuda.so') } }
 
   const library = path('build/emulator/lily_cuda.so')
   const missing = [
-    [library, 'the CUDA library was not built, which needs nvcc of CUDA 13'],
+    [library, 'the CUDA library was not built, which requires nvcc of CUDA 13'],
     [path('build/emulator/libcudart.so.13'), 'the emulator was not built; run npm run build:emulator'],
   ].find(([file]) => !existsSync(file))
   if (missing !== undefined) return { env: {}, missing: `no GPU (${stdout.trim()}), and no emulator: ${missing[1]}` }
-  // What the pool and a stopped test leave is no leak; test/device.test.ts looks for leaks where nothing may be left.
+  // Memory in the pool and leftovers of a stopped test are not leaks; test/cuda/emulated.test.ts checks for leaks.
   return { env: { LILY_CUDA_LIBRARY: library, LILY_TEST_EMULATED: '1', LILY_EMULATOR_LEAKS: '0' } }
 }
 
 const cuda = findCuda()
 if (cuda.missing !== undefined) console.log(`the tests of the cuda backend are skipped: ${cuda.missing}`)
 
-/** The same on both backends. */
+/** Tests that run on both backends. */
 const both = [
   'adamw',
   'async',
@@ -66,7 +66,7 @@ const both = [
 
 const files = (names: string[]) => names.map((name) => `test/${name}.test.ts`)
 
-/** All of it once; the numbers on further schedules of the emulator, and on its oldest architecture. */
+/** All tests once; the numerical tests also with other schedules of the emulator and on its oldest architecture. */
 const cudaProjects =
   cuda.missing !== undefined
     ? [{ name: 'cuda', include: ['test/cuda/missing.test.ts'], env: {} }]
@@ -84,11 +84,11 @@ const cudaProjects =
           : []),
       ]
 
-// Where a test hangs it says so in the end; the sanitizers make everything several times slower.
+// Long enough that only a test that hangs exceeds it; the sanitizers slow everything down several times.
 const milliseconds = (process.env.LILY_TEST_SANITIZER === undefined ? 60 : 300) * 1000
 
 const shared = {
-  // The addon reads its environment once per process, and sanitizers need processes.
+  // The addon reads its environment once per process, and the sanitizers require processes.
   pool: 'forks' as const,
   testTimeout: milliseconds,
   hookTimeout: milliseconds,
@@ -97,9 +97,9 @@ const resolve = { alias: { 'lily-kernels': path('lib/index.ts') } }
 
 export default defineConfig({
   test: {
-    // Emulated kernels run on one thread, and the default leaves a processor idle.
+    // Emulated kernels run on one thread, and the default leaves one processor idle.
     maxWorkers: '100%',
-    // .ci/run counts what the last one writes.
+    // .ci/run reads the JSON file.
     reporters: ['default', skipReasons, ['json', { outputFile: 'build/test-results.json' }]],
     projects: [
       {
@@ -109,7 +109,7 @@ export default defineConfig({
           name: 'cpu',
           include: ['test/**/*.test.ts'],
           exclude: ['test/cuda/**', 'test/runtimes/**', 'test/arm64/**'],
-          // No GPU takes part, wherever this runs.
+          // Excludes GPUs on every machine.
           env: { LILY_TEST_BACKEND: 'cpu', LILY_CUDA_LIBRARY: 'none' },
         },
       },
@@ -126,7 +126,7 @@ export default defineConfig({
           hookTimeout: 300_000,
         },
       })),
-      // Apart from `npm test`, because they download runtimes.
+      // Not part of `npm test`, because they download runtimes.
       ...['runtimes', 'arm64'].map((name) => ({
         resolve,
         test: { ...shared, name, include: [`test/${name}/**/*.test.ts`], env: { LILY_CUDA_LIBRARY: 'none' } },

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** `npx lily-kernels`: the microbenchmark of bench/, the doctor, and a look at adapters. */
+/** `npx lily-kernels`: the command line with its commands bench, doctor and inspect. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command } from 'commander'
@@ -12,7 +12,7 @@ const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), '
 
 await new Command('lily-kernels')
   .description(
-    'Fused Lily and LoRA kernels: what they cost here, whether they work here, and what an adapter has learnt',
+    'fused Lily and LoRA kernels for Node.js: benchmark, diagnosis of the installation, analysis of trained adapters',
   )
   .version(version)
   .addCommand(benchCommand(version))

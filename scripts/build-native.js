@@ -1,8 +1,9 @@
 #!/usr/bin/env node
-// Builds CMakeLists.txt into build/Release/lily.node of the current folder; only what is out of date is compiled again.
+// Builds CMakeLists.txt into build/Release/lily.node of the current folder, incrementally.
 //
-// `npm run build:native` and binding.gyp's action run it, and prebuildify runs it in node-gyp's place (it then gets
-// node-gyp's arguments and heeds none). With --addon-only the CUDA library is left as it is. LILY_CMAKE_ARGS may hold arguments for CMake, separated by spaces.
+// `npm run build:native` and the action in binding.gyp run this script, and prebuildify runs it instead of node-gyp; it
+// ignores the node-gyp arguments that prebuildify passes. --addon-only does not build the CUDA library. LILY_CMAKE_ARGS
+// may contain arguments for CMake, separated by spaces.
 import { spawnSync } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import { dirname, resolve } from 'node:path'
@@ -19,21 +20,22 @@ function fail(message) {
 }
 
 /** @type {(command: string) => boolean} */
-function answers(command) {
+function runs(command) {
   return spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0
 }
 
 /** @type {(...args: string[]) => void} */
 function cmake(...args) {
-  // A make above us (node-gyp's) would lend CMake's make a job server that it cannot reach.
+  // A parent make (node-gyp's) would pass on a job server that CMake's make cannot reach.
   const env = { ...process.env }
   for (const name of ['MAKEFLAGS', 'MFLAGS', 'MAKELEVEL']) Reflect.deleteProperty(env, name)
-  if (spawnSync('cmake', args, { env, stdio: 'inherit' }).status !== 0) fail('the native build failed, see above')
+  if (spawnSync('cmake', args, { env, stdio: 'inherit' }).status !== 0)
+    fail('the native build failed; see the output above')
 }
 
-if (!answers('cmake')) fail('cmake was not found: install CMake 3.24 or later')
+if (!runs('cmake')) fail('cmake was not found: install CMake 3.24 or later')
 const compilers = process.env.CXX ? [process.env.CXX] : ['c++', 'g++', 'clang++']
-if (!compilers.some(answers)) fail(`no C++ compiler was found (${compilers.join(', ')}): install g++, or set CXX`)
+if (!compilers.some(runs)) fail(`no C++ compiler was found (${compilers.join(', ')}): install g++, or set CXX`)
 
 const options = (process.env.LILY_CMAKE_ARGS ?? '').split(' ').filter(Boolean)
 cmake('-S', root, '-B', build, `-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${output}`, ...options)

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// Packs the package as it would be published, into build/package/, and checks the tarball with publint and attw.
-// dist/ must be there (npm run build:ts); nothing is built but the prebuilt addon and, with --release, the CUDA library.
+// Packs the package as it would be published into build/package/ and checks the tarball with publint and attw. Requires
+// dist/ (npm run build:ts). Builds only the prebuilt addon and, with --release, the CUDA library.
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'

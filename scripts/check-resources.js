@@ -1,12 +1,13 @@
 #!/usr/bin/env node
-// What ptxas makes of every kernel on every published architecture: registers, shared memory, how many blocks of it a
-// multiprocessor holds (cuda_occupancy.h). Fails on any spill, stack frame or other local memory.
+// Reports the resources that ptxas assigns to every kernel on every published architecture: registers, shared memory,
+// and the number of resident blocks per multiprocessor (cuda_occupancy.h). Fails on any spill, stack frame or other
+// local memory.
 //
-//   npm run check:resources                       all of them: half an hour and more on two cores
-//   npm run check:resources -- --architecture 80  one
-//     --json FILE                                 the table as JSON
+//   npm run check:resources                       all architectures: more than half an hour on two cores
+//   npm run check:resources -- --architecture 80  one architecture
+//     --json FILE                                 also write the table as JSON
 //
-// Nothing of the build is used: the sources are compiled with its options to machine code that is thrown away.
+// Does not use the build: it compiles the sources with the build's options and discards the machine code.
 import { spawn, spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
@@ -20,7 +21,7 @@ const folder = join(root, 'build', 'resources')
 const nvcc = process.env.CUDACXX ?? 'nvcc'
 const options = ['-std=c++20', '-O3', '-DNDEBUG', '-I', join(root, 'native'), '-I', join(root, 'native', 'include')]
 
-// As CMakeLists.txt has them: Turing has neither bfloat16 nor TF32.
+// As in CMakeLists.txt: Turing has neither bfloat16 nor TF32.
 const everywhere = ['adamw', 'launch_common', 'launch_exact', 'launch_float16', 'roofs']
 const fromAmpere = ['launch_bfloat16', 'launch_tf32']
 
@@ -41,7 +42,7 @@ const sum = (text, pattern) => [...text.matchAll(pattern)].reduce((total, [, num
 
 /** @type {(output: string, architecture: number) => Resources[]} */
 function parse(output, architecture) {
-  // Functions that were not inlined have properties and no entry; they belong to the kernel before.
+  // Functions that were not inlined have properties but no entry; they are counted with the kernel before them.
   return output
     .split('Compiling entry function')
     .slice(1)
@@ -72,16 +73,16 @@ function compile(file, architecture) {
     child.on('close', (status, signal) => {
       if (status !== 0) fail(`${source} does not compile for sm_${architecture} (${signal ?? status}):\n${text}`)
       const kernels = parse(text, architecture)
-      // No result is no proof.
+      // Missing results must not pass as success.
       if (kernels.length === 0 || kernels.some(({ symbol, registers }) => symbol === '' || registers === 0))
-        fail(`what ptxas says of ${file} for sm_${architecture} was not understood:\n${text}`)
+        fail(`the output of ptxas for ${file} and sm_${architecture} was not understood:\n${text}`)
       console.error(`${file} for sm_${architecture}: ${kernels.length} kernels`)
       resolve(kernels)
     })
   })
 }
 
-/** Of the stack and of spills: all that lies in local memory. @type {(kernel: Resources) => number} */
+/** All local memory: the stack frame, spills and other data. @type {(kernel: Resources) => number} */
 function localBytesOf({ stackBytes, spillStoreBytes, spillLoadBytes, localBytes }) {
   return stackBytes + spillStoreBytes + spillLoadBytes + localBytes
 }
@@ -128,9 +129,9 @@ await Promise.all(Array.from({ length: availableParallelism() }, work))
 addOccupancy(kernels)
 kernels.sort((p, q) => p.architecture - q.architecture || (p.kernel < q.kernel ? -1 : 1))
 
-/** Least and most of a number. @typedef {[number, number]} Range */
+/** Minimum and maximum. @typedef {[number, number]} Range */
 
-/** The kernels' variants as one row for each architecture and name. */
+/** One row per architecture and kernel name, over all variants of the kernel. */
 const rows = architectures.flatMap((architecture) => {
   const here = kernels.filter((each) => each.architecture === architecture)
   /** @type {(each: Resources) => string} */
@@ -173,9 +174,9 @@ if (given.json !== undefined) {
 const spilling = kernels.filter((each) => localBytesOf(each) > 0)
 for (const { architecture, kernel, stackBytes, spillStoreBytes, spillLoadBytes, localBytes } of spilling) {
   console.error(
-    `sm_${architecture} ${kernel}: a stack frame of ${stackBytes} bytes, ${spillStoreBytes} bytes of spills stored and ` +
-      `${spillLoadBytes} loaded, ${localBytes} bytes of local memory`,
+    `sm_${architecture} ${kernel}: stack frame of ${stackBytes} bytes, ${spillStoreBytes} bytes of spill stores, ` +
+      `${spillLoadBytes} bytes of spill loads, ${localBytes} bytes of local memory`,
   )
 }
 if (spilling.length > 0) fail(`${spilling.length} kernels use local memory`)
-console.log(`${kernels.length} kernels, none with a spill or local memory`)
+console.log(`${kernels.length} kernels, none of them with spills or other local memory`)

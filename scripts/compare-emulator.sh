@@ -1,16 +1,16 @@
 #!/bin/sh
-# Compares the emulator with a GPU: the programs of emulator/kernels are built for both and run on both, and what
-# they print of their results (print.h there) is compared, to the bit where it is exact.
+# Compares the emulator with a GPU: builds the programs of emulator/kernels for both, runs them on both, and compares
+# the results that they print (emulator/kernels/print.h), to the bit where they are exact.
 #
 #   scripts/compare-emulator.sh                    on a machine with a GPU, nvcc and CMake
-#   scripts/compare-emulator.sh --record FILE      only the GPU's results, into a file; needs no CMake
-#   scripts/compare-emulator.sh --against FILE     only the emulator's, compared with such a file; needs no GPU
-#   scripts/compare-emulator.sh --emulated-twice   the emulator in both places, which tries this script
-#     --wrong PROGRAM:CASE                         with a result of each of its lines changed in the first place, which
-#                                                  must be noticed; may be given again
+#   scripts/compare-emulator.sh --record FILE      write the GPU's results to FILE; does not need CMake
+#   scripts/compare-emulator.sh --against FILE     compare the emulator with recorded results; does not need a GPU
+#   scripts/compare-emulator.sh --emulated-twice   use the emulator on both sides, to test this script
+#     --wrong PROGRAM:CASE                         change one result in each line of the case on the first side, which
+#                                                  must be detected; may be repeated
 #
-# A shell script with awk, because a machine with a GPU need not have Node. Ends with 0 if all agrees, with 1 if
-# something differs, with 2 if it could not be compared.
+# A shell script with awk, because a machine with a GPU may not have Node. Exit code 0: all results agree; 1: there are
+# differences; 2: nothing could be compared.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 emulator=$root/build/emulator
@@ -30,17 +30,17 @@ fail() {
 device=gpu record= against= wrong=
 while [ $# -gt 0 ]; do
   case $1 in
-    --record) [ $# -gt 1 ] || fail "$1 needs a file"; record=$2; shift ;;
-    --against) [ $# -gt 1 ] || fail "$1 needs a file"; against=$2; shift ;;
+    --record) [ $# -gt 1 ] || fail "$1 requires a file"; record=$2; shift ;;
+    --against) [ $# -gt 1 ] || fail "$1 requires a file"; against=$2; shift ;;
     --emulated-twice) device=emulator ;;
-    --wrong) [ $# -gt 1 ] || fail "$1 needs PROGRAM:CASE"; wrong="$wrong $2"; shift ;;
-    *) fail "there is no option $1" ;;
+    --wrong) [ $# -gt 1 ] || fail "$1 requires PROGRAM:CASE"; wrong="$wrong $2"; shift ;;
+    *) fail "unknown option $1" ;;
   esac
   shift
 done
-[ -z "$record" ] || [ -z "$against" ] || fail '--record and --against exclude each other'
+[ -z "$record" ] || [ -z "$against" ] || fail '--record and --against cannot be combined'
 
-# Lines "PROGRAM:CASE, tab, what it printed", with an exit code for each case.
+# Prints the lines of all cases, each after "PROGRAM:CASE" and a tab, and the exit code of each case.
 run_all() {  # FOLDER WRONG_CASES
   for each in $cases; do
     # Turing has no bfloat16.
@@ -59,18 +59,18 @@ run_emulator() {  # SEED WRONG_CASES
 }
 
 build_emulator() {
-  command -v cmake >/dev/null || fail 'cmake was not found; it builds the emulator'
+  command -v cmake >/dev/null || fail 'cmake was not found; the emulator requires it'
   cmake -S "$root/emulator" -B "$emulator" >"$folder/build.log" 2>&1 &&
     cmake --build "$emulator" --target emulator_tests --parallel "$(nproc)" >>"$folder/build.log" 2>&1 ||
-    fail "the emulator does not build: see $folder/build.log"
+    fail "building the emulator failed: see $folder/build.log"
   [ -x "$emulator/kernels/instructions" ] || fail "the test programs were not built: see $folder/build.log"
 }
 
 build_for_gpu() {
-  command -v nvcc >/dev/null || fail 'nvcc was not found; it builds the programs for the GPU'
+  command -v nvcc >/dev/null || fail 'nvcc was not found; the programs for the GPU require it'
   for program in numerics matrix_product instructions; do
     nvcc -std=c++17 -O2 -arch=native -cudart static -o "$folder/$program" \
-      "$root/emulator/kernels/$program.cu" || fail "$program does not build"
+      "$root/emulator/kernels/$program.cu" || fail "building $program failed"
   done
 }
 
@@ -78,9 +78,9 @@ mkdir -p "$folder"
 first=$folder/first.txt second=$folder/second.txt
 
 if [ -n "$against" ]; then
-  [ -r "$against" ] || fail "$against cannot be read"
+  [ -r "$against" ] || fail "cannot read $against"
   architecture=$(awk '$1 == "architecture" { print $2 }' "$against")
-  [ -n "$architecture" ] || fail "$against was not made by --record"
+  [ -n "$architecture" ] || fail "$against was not written by --record"
   first=$against
 elif [ "$device" = emulator ]; then
   architecture=${LILY_EMULATOR_ARCH:-80}
@@ -88,16 +88,16 @@ elif [ "$device" = emulator ]; then
   { echo "architecture $architecture"; run_emulator 5 "$wrong"; } >"$first"
 else
   command -v nvidia-smi >/dev/null ||
-    fail 'nvidia-smi was not found: no GPU here; --emulated-twice tries the script without one'
+    fail 'nvidia-smi was not found, so there is no GPU; --emulated-twice tests the script without one'
   architecture=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d '. ')
-  [ -n "$architecture" ] || fail 'nvidia-smi names no GPU'
+  [ -n "$architecture" ] || fail 'nvidia-smi reports no GPU'
   build_for_gpu
   { echo "architecture $architecture"; run_all "$folder" "$wrong"; } >"$first"
 fi
 
 if [ -n "$record" ]; then
-  [ "$first" = "$record" ] || cp "$first" "$record" || fail "$record cannot be written"
-  echo "recorded $(grep -c . "$record") lines of compute capability $architecture"
+  [ "$first" = "$record" ] || cp "$first" "$record" || fail "cannot write $record"
+  echo "recorded $(grep -c . "$record") lines for compute capability $architecture"
   exit 0
 fi
 
@@ -108,12 +108,12 @@ awk -F '\t' '
   function differ(text) { printf "DIFFERS %s\n", text; differences++ }
   function is_number(text) { return text !~ /[Nn][Aa][Nn]|[Ii][Nn][Ff]/ }
   function magnitude(x) { return x < 0 ? -x : x }
-  # A bound and values against the same of the other side.
+  # Compares the bounds and values of a line with those of the other side.
   function compare_near(where, mine, other,    i, error, bound, worst) {
     split(other, theirs, FS)
     split(mine, ours, FS)
     if (theirs[4] != ours[4] || theirs[5] != ours[5] || split(other, theirs, FS) != split(mine, ours, FS)) {
-      differ(where ": not the same bounds and number of values")
+      differ(where ": the bounds or the numbers of values differ")
       return
     }
     worst = 0
@@ -128,7 +128,7 @@ awk -F '\t' '
       bound = magnitude(ours[i]) > magnitude(theirs[i]) ? magnitude(ours[i]) : magnitude(theirs[i])
       bound = ours[5] + ours[4] * bound
       if (error > bound) {
-        differ(where ": value " i - 6 " is " theirs[i] " and " ours[i] ", apart by " error " of " bound)
+        differ(where ": value " i - 6 " is " theirs[i] " and " ours[i] ": difference " error ", bound " bound)
         return
       }
       if (bound > 0 && error / bound > worst) worst = error / bound
@@ -144,15 +144,16 @@ awk -F '\t' '
   {
     seen[key] = 1
     where = $1 ", " $3
-    if ($2 == "exit" && line[key] != $0) differ($1 ": the exit codes are not the same")
-    if ($2 == "exit" && $3 != 0) differ($1 ": exit code " $3 " of the emulator")
-    if ($2 == "exact" && line[key] != $0) differ(where ": not the same bits")
+    if ($2 == "exit" && line[key] != $0) differ($1 ": the exit codes differ")
+    if ($2 == "exit" && $3 != 0) differ($1 ": the exit code on the emulator is " $3)
+    if ($2 == "exact" && line[key] != $0) differ(where ": the bits differ")
     if ($2 == "exact" && line[key] == $0) exact++
     if ($2 == "near") compare_near(where, $0, line[key])
   }
   END {
-    for (i = 1; i <= count; i++) if (!(order[i] in seen)) differ(order[i] ": only in the first place")
-    printf "%d exact results agree, %d near ones with %d values, %d differences\n", exact, near, values, differences
+    for (i = 1; i <= count; i++) if (!(order[i] in seen)) differ(order[i] ": only on the first side")
+    printf "%d exact results agree, ", exact
+    printf "%d approximate results with %d values, %d differences\n", near, values, differences
     if (differences == 0 && (exact == 0 || near == 0)) { print "nothing was compared"; exit 2 }
     exit differences > 0
   }' "$first" "$second"

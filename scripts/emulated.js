@@ -1,7 +1,7 @@
 #!/usr/bin/env node
-// Runs a command with the CUDA emulator in place of the CUDA runtime: npm run emulated -- COMMAND...
+// Runs a command with the CUDA emulator instead of the CUDA runtime: npm run emulated -- COMMAND...
 //
-// docs/emulator.md describes the emulator and its LILY_EMULATOR_* variables, which are passed on.
+// docs/emulator.md describes the emulator and the LILY_EMULATOR_* variables, which the command inherits.
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { constants } from 'node:os'
@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const folder = join(root, 'build', 'emulator')
-// The CUDA backend as PTX and with a shared runtime, which is what the emulator can run.
+// The CUDA backend as PTX and with the shared runtime, which the emulator requires.
 const backend = join(folder, 'lily_cuda.so')
 
 /** @type {(message: string) => never} */
@@ -23,7 +23,7 @@ const [command, ...args] = process.argv.slice(2)
 if (!command) fail('usage: npm run emulated -- COMMAND...')
 if (!existsSync(join(folder, 'libcudart.so.13'))) {
   fail(
-    `the emulator was not built: there is no ${join(folder, 'libcudart.so.13')}. It needs the headers of CUDA 13; with them,\n` +
+    `the emulator is not built: ${join(folder, 'libcudart.so.13')} is missing. With the headers of CUDA 13 installed, run\n` +
       '  cmake -S emulator -B build/emulator && cmake --build build/emulator --parallel 2',
   )
 }
@@ -34,5 +34,5 @@ if (!env.LILY_CUDA_LIBRARY && existsSync(backend)) env.LILY_CUDA_LIBRARY = backe
 
 const { error, signal, status } = spawnSync(command, args, { env, stdio: 'inherit' })
 if (error) fail(`${command}: ${error.message}`)
-// As a shell reports it.
+// The exit code that a shell reports.
 process.exitCode = signal ? 128 + constants.signals[signal] : (status ?? 1)

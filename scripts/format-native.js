@@ -1,5 +1,6 @@
 #!/usr/bin/env node
-// Formats native/ and emulator/ in place; with --check it only says what is not formatted. Version 19 alone: others differ in places.
+// Formats native/ and emulator/ in place; --check only reports files that are not formatted. Requires clang-format 19,
+// because other versions format some code differently.
 import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'

@@ -1,11 +1,11 @@
 #!/usr/bin/env node
-// All that should be tried on a machine with a GPU, in under ten minutes: the build, the emulator compared with the device,
-// the whole suite on it, compute-sanitizer, the benchmark and, where PyTorch is installed, its figures for the same
-// shapes. Prints a table last and writes one JSON into bench/results. A step that fails, or takes longer than it and those
-// before it may together, does not keep the others from running.
+// Runs all checks that require a GPU, in under ten minutes: the build, the comparison of the emulator with the GPU, the
+// whole test suite, compute-sanitizer, the benchmark and, if PyTorch is installed, PyTorch's times for the same shapes.
+// Prints a table at the end and writes one JSON file to bench/results. A step that fails or exceeds its time limit does
+// not prevent the later steps; time that one step does not use is available to the next.
 //
 //   node scripts/gpu-verify.js [--out FILE] [--only STEP,...]
-//   node scripts/gpu-verify.js --emulated      the same steps on the emulator with less work: it tries this script
+//   node scripts/gpu-verify.js --emulated      run the same steps with less work on the emulator, to test this script
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
@@ -23,22 +23,22 @@ const isEmulated = options.emulated
 /** @typedef {{ status: 'passed' | 'failed' | 'skipped', seconds: number, detail: string, data?: unknown }} Outcome */
 
 /** @type {(command: string, args?: string[]) => string | null} */
-function answer(command, args = ['--version']) {
+function outputOf(command, args = ['--version']) {
   const { status, stdout } = spawnSync(command, args, { encoding: 'utf8' })
   return status === 0 ? stdout.trim() : null
 }
 
-const gpu = answer('nvidia-smi', ['--query-gpu=name,compute_cap,driver_version', '--format=csv,noheader'])
-const python = ['python3', '/usr/bin/python3'].find((each) => answer(each, ['-c', 'import torch']) !== null)
+const gpu = outputOf('nvidia-smi', ['--query-gpu=name,compute_cap,driver_version', '--format=csv,noheader'])
+const python = ['python3', '/usr/bin/python3'].find((each) => outputOf(each, ['-c', 'import torch']) !== null)
 const vitest = ['node_modules/vitest/vitest.mjs', 'run', '--project', 'cuda']
 const emulated = isEmulated ? [process.execPath, 'scripts/emulated.js'] : []
 
-// Large and small ranks, decoding, and what PEFT ships; on the emulator what takes seconds.
+// Large and small ranks, decoding, and the default of PEFT; on the emulator a shape that takes seconds.
 const shapes = isEmulated
   ? ['64,128,16,4']
   : ['8192,4096,16,4', '8192,4096,64,4', '2048,4096,448,2', '512,3072,896,2', '512,768,16,4', '1,4096,16,4']
 
-/** Calls for compute-sanitizer: each formulation, each engine, ragged sizes. */
+/** Calls for compute-sanitizer: every routing granularity and kind of kernel, with sizes that no tile divides. */
 const sanitized = [
   { shape: { tokens: 130, d: 264, rank: 16, experts: 4 }, dtype: 'bfloat16', method: 'batch' },
   { shape: { tokens: 130, d: 264, rank: 16, experts: 4 }, dtype: 'float16', method: 'token' },
@@ -53,12 +53,12 @@ const figures = { bench: join(folder, 'bench.json'), pytorch: join(folder, 'pyto
 
 /** @type {(tool: string) => string | null} */
 function whyNot(tool) {
-  return isEmulated || answer(tool) !== null ? null : `${tool} was not found`
+  return isEmulated || outputOf(tool) !== null ? null : `${tool} was not found`
 }
 
 /**
- * `limit`: seconds on a GPU, which add up to less than ten minutes. `file`: what the step writes; `find`: how much is in it,
- * and in words.
+ * `limit`: time limit on a GPU in seconds; the sum is below ten minutes. `file`: output of the step. `find`: number of
+ * results in the output, and a summary.
  *
  * @type {{ name: string, limit: number, why?: string | null, command: string[], env?: NodeJS.ProcessEnv, file?: string, find?: (written: any) => readonly [number, string] }[]}
  */
@@ -89,7 +89,7 @@ const steps = [
     limit: 30,
     why: whyNot('compute-sanitizer'),
     command: [
-      // The emulator has checks of its own.
+      // The emulator performs its own checks.
       ...(isEmulated ? emulated : ['compute-sanitizer', '--tool', tool, '--error-exitcode', '9']),
       ...[process.execPath, '--import', 'tsx', 'bench/counters/counted-call.ts', 'forward+backward'],
       ...sanitized.map((job) => JSON.stringify(job)),
@@ -117,7 +117,7 @@ const steps = [
     file: figures.pytorch,
     find: (/** @type {{ milliseconds: unknown[], missing: unknown[] }} */ { milliseconds, missing }) => [
       milliseconds.length,
-      `${milliseconds.length} figures, no time for ${missing.length}`,
+      `${milliseconds.length} figures, ${missing.length} not measured in time`,
     ],
   },
 ]
@@ -127,7 +127,7 @@ function run({ why, command, env, file, find }, limit) {
   if (why) return { status: 'skipped', seconds: 0, detail: why }
   if (file !== undefined) rmSync(file, { force: true })
   const begin = performance.now()
-  // Unlike the time limit of spawnSync it ends what a step has started, too.
+  // Unlike the timeout of spawnSync, this also ends the processes that a step has started.
   const { status, error } = spawnSync('timeout', ['--kill-after=5', String(limit), ...command], {
     cwd: root,
     stdio: 'inherit',
@@ -136,24 +136,24 @@ function run({ why, command, env, file, find }, limit) {
   const seconds = Math.round((performance.now() - begin) / 100) / 10
   /** @type {unknown} */
   const written = file !== undefined && existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : undefined
-  const [found, text] = written === undefined ? [0, `did not write ${file}`] : (find?.(written) ?? [0, ''])
+  const [found, text] = written === undefined ? [0, `${file} was not written`] : (find?.(written) ?? [0, ''])
   const texts = file === undefined ? [] : [text]
-  if (status === 124 || status === 137) texts.push(`was stopped after ${limit} s`)
-  else if (status !== 0) texts.push(error?.message ?? `ended with ${status ?? 'a signal'}`)
+  if (status === 124 || status === 137) texts.push(`stopped after ${limit} s`)
+  else if (status !== 0) texts.push(error?.message ?? `exited with ${status ?? 'a signal'}`)
   const isGood = status === 0 && (file === undefined || found > 0)
-  // Of the suite the numbers do: its file names every test.
+  // The summary of the test suite is sufficient: its file lists every test.
   const data = file === tests ? undefined : written
   return { status: isGood ? 'passed' : 'failed', seconds, detail: texts.join('; '), data }
 }
 
 if (gpu === null && !isEmulated) {
-  console.error('gpu-verify: nvidia-smi was not found: no GPU here; --emulated tries the script without one')
+  console.error('gpu-verify: nvidia-smi was not found, so there is no GPU; --emulated tests the script without one')
   process.exit(2)
 }
 const only = options.only?.split(',')
 const unknown = only?.find((name) => !steps.some((step) => step.name === name))
 if (unknown !== undefined) {
-  console.error(`gpu-verify: --only takes ${steps.map(({ name }) => name).join(', ')}, not ${unknown}`)
+  console.error(`gpu-verify: --only: unknown step ${unknown}; expected ${steps.map(({ name }) => name).join(', ')}`)
   process.exit(2)
 }
 rmSync(folder, { recursive: true, force: true })
@@ -161,7 +161,7 @@ mkdirSync(folder, { recursive: true })
 
 const machine = {
   gpu: isEmulated ? 'emulated' : gpu,
-  nvcc: answer('nvcc')?.split('\n').at(-1) ?? null,
+  nvcc: outputOf('nvcc')?.split('\n').at(-1) ?? null,
   node: process.version,
   cores: availableParallelism(),
 }
@@ -176,14 +176,14 @@ const out = options.out ?? join(root, isEmulated ? 'build' : 'bench/results', `g
 
 /** @type {Record<string, Outcome>} */
 const outcomes = {}
-// What a step leaves of its time is there for later ones. The emulator takes longer.
+// Time that one step does not use is available to the next. The emulator gets ten times the limit.
 let deadline = performance.now()
 for (const step of steps) {
   if (only !== undefined && !only.includes(step.name)) continue
   console.log(`\n::: ${step.name}`)
   deadline += step.limit * 1000 * (isEmulated ? 10 : 1)
   outcomes[step.name] = run(step, Math.max(1, Math.ceil((deadline - performance.now()) / 1000)))
-  // After each, for a run that is cut short.
+  // Written after every step, in case the run is interrupted.
   writeFileSync(out, `${JSON.stringify({ machine, steps: outcomes }, null, 2)}\n`)
 }
 
@@ -191,5 +191,5 @@ console.log(`\n${machine.gpu}, ${machine.nvcc ?? 'no nvcc'}, Node ${machine.node
 for (const [name, { status, seconds, detail }] of Object.entries(outcomes)) {
   console.log(`${name.padEnd(10)} ${status.padEnd(8)} ${`${seconds.toFixed(1)} s`.padStart(8)}  ${detail}`)
 }
-console.log(`written to ${out}`)
+console.log(`results: ${out}`)
 process.exitCode = Object.values(outcomes).some(({ status }) => status === 'failed') ? 1 : 0

@@ -1,11 +1,11 @@
 #!/usr/bin/env node
-// Makes prebuilds/<platform>-<arch>/lily.<libc>.node, which the published package carries instead of an install script:
-// for this machine, and on linux-x64 for linux-arm64 too if Debian's cross compiler is there. Beside the first lies
-// lily_cuda.so for all architectures, which takes nvcc and many minutes; --addon-only leaves it out. --arch=ARCH makes
-// one of the two.
+// Builds prebuilds/<platform>-<arch>/lily.<libc>.node, which the published package contains instead of an install
+// script: for this machine and, on linux-x64, also for linux-arm64 if Debian's cross compiler is installed. The folder
+// of this machine also gets lily_cuda.so for all architectures, which requires nvcc and takes many minutes;
+// --addon-only omits it. --arch=ARCH builds for one of the two architectures only.
 //
-// prebuildify strips and moves what it finds in build/Release; it gets a folder of its own for that, so that the addon
-// in the checkout, which a running program may have mapped, stays as it is.
+// prebuildify strips and moves the files in build/Release. It runs in a separate folder, so that the addon in the
+// checkout, which a running program may have mapped, is not modified.
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -18,14 +18,14 @@ const prebuildify = join(root, 'node_modules', 'prebuildify', 'bin.js')
 const isAddonOnly = process.argv.includes('--addon-only')
 
 /** @type {(commands: string[]) => string | undefined} */
-const firstThatAnswers = (commands) =>
+const firstAvailable = (commands) =>
   commands.find((command) => spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0)
 
 /** @type {(arch: string, compiler: string | undefined, strip: string, cmake: string[]) => void} */
 function prebuild(arch, compiler, strip, cmake) {
   const folder = join('build', 'prebuild', `${process.platform}-${arch}`)
   mkdirSync(join(root, folder), { recursive: true })
-  // What a build with it has left would be packed.
+  // A library left by a build with CUDA would be packed.
   if (cmake.includes('-DLILY_CUDA=OFF')) {
     for (const left of [join(folder, 'build', 'Release'), join('prebuilds', `${process.platform}-${arch}`)]) {
       rmSync(join(root, left, 'lily_cuda.so'), { force: true })
@@ -47,17 +47,17 @@ function prebuild(arch, compiler, strip, cmake) {
   if (status !== 0) process.exit(status ?? 1)
 }
 
-// GCC 12 where there is one: the addon asks for no newer libstdc++ than its compiler's.
+// Prefers GCC 12: the addon then does not require a libstdc++ newer than that compiler's.
 function prebuildHere() {
   const cuda = isAddonOnly
     ? ['-DLILY_CUDA=OFF']
     : ['-DLILY_CUDA=ON', `-DLILY_CUDA_ARCHITECTURES=${architectures.join(';')}`]
-  prebuild(process.arch, process.env.CXX ?? firstThatAnswers(['g++-12']), 'strip', cuda)
+  prebuild(process.arch, process.env.CXX ?? firstAvailable(['g++-12']), 'strip', cuda)
 }
 
 function prebuildArm64() {
   const prefix = 'aarch64-linux-gnu'
-  const compiler = firstThatAnswers([`${prefix}-g++-12`, `${prefix}-g++`])
+  const compiler = firstAvailable([`${prefix}-g++-12`, `${prefix}-g++`])
   if (compiler) {
     const system = ['-DCMAKE_SYSTEM_NAME=Linux', '-DCMAKE_SYSTEM_PROCESSOR=aarch64']
     prebuild('arm64', compiler, `${prefix}-strip`, [...system, '-DLILY_CUDA=OFF'])
@@ -66,7 +66,7 @@ function prebuildArm64() {
   rmSync(join(root, 'prebuilds', 'linux-arm64'), { recursive: true, force: true })
   const reason = `no ${prefix}-g++ (Debian: apt install g++-12-${prefix})`
   console.log(`lily-kernels: the addon for linux-arm64 was not built: ${reason}`)
-  // What is published has both.
+  // A published package requires both.
   if (!isAddonOnly) process.exit(1)
 }
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env node
-// Builds the addon with sanitizers into build/<name>/, which leaves the normal build as it is, and runs tests on it:
+// Builds the addon with sanitizers into build/<name>/, without touching the normal build, and runs tests with it:
 //
-//   node scripts/sanitized.js address|thread [TESTS...]      arguments of vitest; without any, the selection below
+//   node scripts/sanitized.js address|thread [TESTS...]      TESTS: arguments for vitest; default: the selection below
 //
-// address is AddressSanitizer with UndefinedBehaviorSanitizer. Their libraries come in by LD_PRELOAD, into node itself.
-// The first finding ends its process, and with it the run.
+// `address` is AddressSanitizer with UndefinedBehaviorSanitizer. LD_PRELOAD loads the sanitizers' libraries into node.
+// The first finding ends its process and the run.
 import { spawnSync } from 'node:child_process'
 import { mkdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -14,9 +14,9 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
 
 /**
  * @typedef {object} Sanitizer
- * @property {string} flags of -fsanitize
+ * @property {string} flags value of -fsanitize
  * @property {string[]} libraries
- * @property {string[]} tests that reach all of the native code, in minutes
+ * @property {string[]} tests that cover the native code within minutes
  * @property {Record<string, string>} env
  */
 /** @type {Record<string, Sanitizer>} */
@@ -24,11 +24,11 @@ const SANITIZERS = {
   address: {
     flags: 'address,undefined',
     libraries: ['libasan.so', 'libubsan.so'],
-    // Every instruction set, mode, data type and refusal, and what lives and dies with V8's garbage.
+    // Every instruction set, mode, data type and error, and objects whose lifetime the garbage collector determines.
     tests: ['adamw', 'async', 'errors', 'golden', 'isa', 'leak', 'modes', 'property', 'tensor'],
     env: {
-      // Leaks are for test/leak.test.ts alone: vitest ends its processes before they have let go of anything. GCC 12
-      // misaligns 64-byte vectors on AddressSanitizer's second stack.
+      // Only test/leak.test.ts checks for leaks: vitest ends its processes before they free their memory. GCC 12
+      // misaligns 64-byte vectors on AddressSanitizer's fake stack.
       ASAN_OPTIONS: 'detect_leaks=0:detect_stack_use_after_return=0',
       UBSAN_OPTIONS: 'print_stacktrace=1',
       FAST_CHECK_RUNS: '40',
@@ -37,9 +37,9 @@ const SANITIZERS = {
   thread: {
     flags: 'thread',
     libraries: ['libtsan.so'],
-    // The thread pool and the binding: promises, workers, some stopped in mid-call, numbers of threads.
+    // The thread pool and the binding: promises, workers (some terminated during a call), and numbers of threads.
     tests: ['async', 'determinism', 'workers'],
-    // Of node only the calls into libc are known, which would look like races of its own.
+    // node itself is not instrumented: only its libc calls are visible, and they would be reported as races.
     env: { TSAN_OPTIONS: 'ignore_noninstrumented_modules=1:halt_on_error=1', LILY_NUM_THREADS: '4' },
   },
 }
@@ -68,14 +68,14 @@ run(process.execPath, [join(root, 'scripts', 'build-native.js')], folder, { LILY
 const libraries = sanitizer.libraries.map((library) => {
   const { stdout } = spawnSync(process.env.CXX ?? 'g++', [`-print-file-name=${library}`], { encoding: 'utf8' })
   const path = stdout?.trim() ?? ''
-  // The compiler repeats the name of what it does not find.
+  // The compiler prints the name unchanged if it does not find the library.
   return path.startsWith('/') ? path : fail(`${library} was not found; it comes with g++`)
 })
 const tests = chosen.length > 0 ? chosen : sanitizer.tests.map((test) => `test/${test}.test.ts`)
 const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs')
-// One file at a time: memory under AddressSanitizer, and threads that the sanitizers slow down already.
+// One file at a time: AddressSanitizer needs much memory, and the sanitizers already slow down the threads.
 run(process.execPath, [vitest, 'run', '--project', 'cpu', '--no-file-parallelism', ...tests], root, {
-  // node-gyp-build takes the addon from there.
+  // node-gyp-build loads the addon from this folder.
   LILY_KERNELS_PREBUILD: folder,
   LILY_TEST_SANITIZER: name,
   LD_PRELOAD: libraries.join(' '),

@@ -1,4 +1,4 @@
-/** A CUDA library that is missing or is none: a reason each, and everything else works. */
+/** A missing or invalid CUDA library: backends() gives the reason, and the cpu backend works. */
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

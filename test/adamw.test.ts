@@ -1,4 +1,4 @@
-/** AdamW against PyTorch's recorded numbers, against its formula in float64, and against itself. */
+/** AdamW compared with recorded results of PyTorch, with its formula in float64, and with a second run. */
 import { readFileSync } from 'node:fs'
 import { describe, expect, it, test } from 'vitest'
 import {
@@ -43,7 +43,7 @@ const { torch, shapes, start, gradients, cases } = JSON.parse(readFileSync(file,
 
 const ROUNDING = 2 ** -24
 
-/** Parameters whose numbers a seed gives, and gradients of sizes that differ from step to step. */
+/** Parameters with numbers from a seed, and gradients whose magnitude differs from step to step. */
 function makeTrained(
   specs: readonly (Pick<TrainedParameter, 'shape' | 'dtype' | 'gradDtype' | 'margin'> & { name?: string })[],
   steps = 3,
@@ -78,7 +78,7 @@ describe(`PyTorch ${torch}`, () => {
   it.each(cases)('$name', async ({ float32, float64, groups = {}, name: _, ...options }) => {
     const list = Object.entries(groups).map(([name, rates]) => ({ match: [name], ...rates }))
     const { values, norms, expAvg, expAvgSq } = await train(trained, { ...options, groups: list })
-    // As far from the exact result as PyTorch's own float32, with a floor for where that was lucky.
+    // The error may be as large as that of PyTorch in float32, with a lower bound in case that error is very small.
     const expectAsClose = (name: string, actual: ArrayLike<number>, plain: number[], exact: number[]) => {
       const limit = Math.max(2 * relativeError(plain, exact), 2 * ROUNDING)
       expect(relativeError(actual, exact), name).toBeLessThanOrEqual(limit)
@@ -103,7 +103,7 @@ const types: { dtype: Float; gradDtype: Float }[] = [
   { dtype: 'float16', gradDtype: 'float16' },
   { dtype: 'float16', gradDtype: 'float32' },
 ]
-// Up to several chunks of the device, or of the host.
+// Sizes up to several blocks of a kernel and several tasks of the thread pool.
 const large = isEmulated ? [2, 33, 31] : [5, 7001]
 const sizes = [[1], [7], [3, 5], [0, 4], [2048], large]
 const mixed = makeTrained(
@@ -116,10 +116,10 @@ describe('the formula', () => {
     const trained = makeTrained(sizes.map((shape) => ({ shape, ...type })))
     it.each<[string, AdamWOptions]>([
       ['defaults', {}],
-      ['other numbers', odd],
+      ['other options', odd],
       ['no momentum', { lr: 0.1, betas: [0, 0], eps: 0.1, weightDecay: 0 }],
       ['clipped', { lr: 0.05, maxNorm: 1 }],
-      ['clipped by nothing', { ...odd, maxNorm: Infinity }],
+      ['clipping without effect', { ...odd, maxNorm: Infinity }],
       [
         'groups',
         {
@@ -136,19 +136,19 @@ describe('the formula', () => {
     })
   })
 
-  it('memory that begins at any element', async () => {
+  it('arrays that begin at any element', async () => {
     const trained = makeTrained(
       types.flatMap((type) => [1, 2, 3].map((margin) => ({ shape: [3, 37], margin, ...type }))),
     )
     checkHistory(await train(trained, { maxNorm: 2 }), trained, { maxNorm: 2 })
   })
 
-  it('more parameters than a launch takes', async () => {
+  it('more parameters than one launch takes', async () => {
     const trained = makeTrained(Array.from({ length: 130 }, (_, i) => ({ shape: [1 + (i % 7)], ...types[i % 5] })))
     checkHistory(await train(trained, { ...odd, maxNorm: 2 }), trained, { ...odd, maxNorm: 2 })
   })
 
-  it('a gradient of zeros leaves what weight decay leaves', async () => {
+  it('a zero gradient applies weight decay only', async () => {
     const { values } = await train([{ name: 'a', shape: [3], start: [1, -2, 3], gradients: [[0, 0, 0]] }], {
       lr: 0.5,
       weightDecay: 0.5,
@@ -157,7 +157,7 @@ describe('the formula', () => {
   })
 })
 
-describe('the same bits', () => {
+describe('the results are bit-equal', () => {
   const options = { ...odd, maxNorm: 2 }
 
   test('in a second run', async () => {
@@ -174,7 +174,7 @@ describe('the same bits', () => {
     for (const step of [0, 1, 2]) first.step(step)
     const values = await first.read()
     const state = first.optimiser.state()
-    // What goes on does not change what was saved.
+    // Later steps do not change the saved state.
     first.step(3)
 
     const saved = { step: state.step, parameters: {} as Record<string, { expAvg: TensorLike; expAvgSq: TensorLike }> }
@@ -200,7 +200,7 @@ describe('the same bits', () => {
     }
   })
 
-  test('however a group is named, and with a scaled rate', async () => {
+  test('for every way to match a group, and with a scaled rate', async () => {
     const trained = makeTrained([
       { name: 'x.A', shape: [9] },
       { name: 'x.B', shape: [9] },
@@ -220,7 +220,7 @@ describe('the same bits', () => {
     for (const [name, data] of Object.entries(await scaled.read())) expectSameBits(name, data, expected.values[0][name])
   })
 
-  // A device has no threads of the host to choose, nor instruction sets.
+  // These variables apply to the cpu backend only.
   if (backend === 'cpu') {
     test.each([1, 2, 3, 4])('LILY_NUM_THREADS=%s', async (threads) => {
       const history = await trainInChild({ trained: mixed, options }, { LILY_NUM_THREADS: String(threads) })
@@ -231,7 +231,7 @@ describe('the same bits', () => {
       const history = await trainInChild({ trained: mixed, options }, { LILY_CPU_ISA: isa })
       if (history === undefined) {
         expect(isa, 'the portable kernels run everywhere').not.toBe('portable')
-        console.log(`LILY_CPU_ISA=${isa} is skipped: this processor does not have it`)
+        console.log(`LILY_CPU_ISA=${isa} is skipped: this processor does not support it`)
         return
       }
       checkHistory(history, mixed, options)
@@ -245,26 +245,26 @@ describe('a norm that is not finite', () => {
     { name: 'b', shape: [2], start: [1, -2], gradients: [[1, -1]] },
   ]
 
-  it('of NaN makes everything NaN, as PyTorch has it', async () => {
+  it('of NaN makes all values NaN, as in PyTorch', async () => {
     const { values, norms } = await train(steps(NaN), { maxNorm: 1 })
     expect(norms).toEqual([NaN])
     expect([...values[0].a, ...values[0].b]).toEqual([NaN, NaN, NaN, NaN])
   })
 
-  it('of infinity makes finite gradients zero', async () => {
+  it('of infinity scales finite gradients to zero', async () => {
     const { values, norms } = await train(steps(-Infinity), { lr: 0.5, weightDecay: 0.5, maxNorm: 1 })
     expect(norms).toEqual([Infinity])
     expect([...values[0].a, ...values[0].b]).toEqual([NaN, 1.5, 0.75, -1.5])
   })
 
-  it('is not looked for without maxNorm', async () => {
+  it('is not computed without maxNorm', async () => {
     const { values } = await train(steps(NaN), { lr: 0.5, weightDecay: 0, eps: 0 })
     expect([...values[0].a]).toEqual([NaN, 1.5])
     expect([...values[0].b]).toEqual([0.5, -1.5])
   })
 })
 
-it('reads value and grad anew in every step', async () => {
+it('reads value and grad again in every step', async () => {
   const value = new Placed([1, 2], [2])
   const reads: string[] = []
   let grad = new Placed([1, -1], [2])
@@ -295,7 +295,7 @@ it('reads value and grad anew in every step', async () => {
   expect(second).toBeCloseTo(3, 6)
 })
 
-describe('refusals', () => {
+describe('rejects', () => {
   const good = () => new Training(makeTrained([{ shape: [2, 3] }, { shape: [4], dtype: 'bfloat16' }]), { maxNorm: 1 })
   const place = (...shape: number[]) => new Placed(new Float32Array(shape.reduce((p, n) => p * n, 1)), shape).tensor
 
@@ -332,7 +332,7 @@ describe('refusals', () => {
     await expectRefused('ERR_LILY_ARGUMENT', message, () => new AdamW(parameters, options))
   })
 
-  it('parameters', async () => {
+  it('invalid parameters', async () => {
     const make = (parameters: unknown) => () => new AdamW(parameters as Map<string, TrainableParameter>)
     await expectRefused('ERR_LILY_ARGUMENT', 'expected a Map', make({}))
     await expectRefused('ERR_LILY_ARGUMENT', 'at least one', make(new Map()))
@@ -369,7 +369,7 @@ describe('refusals', () => {
       ({ parameters }) => (parameters.get('p1')!.grad = new Placed([0, 0, 0, 0], [4], 'float16').tensor),
     ],
     [
-      'a parameter that is gone',
+      'a removed parameter',
       'ERR_LILY_ARGUMENT',
       'expected the 2 parameters',
       ({ parameters }) => parameters.delete('p1'),
@@ -393,7 +393,7 @@ describe('refusals', () => {
       },
     ],
     [
-      'rows apart',
+      'rows with a gap',
       'ERR_LILY_SHAPE',
       'p0.value: expected contiguous rows',
       ({ parameters }) => {
@@ -432,7 +432,7 @@ describe('refusals', () => {
     expect(optimiser.stepCount).toBe(0)
   })
 
-  it('options of a step', async () => {
+  it('invalid options of a step', async () => {
     const { optimiser } = good()
     await expectRefused('ERR_LILY_ARGUMENT', 'lrScale', () => optimiser.step({ lrScale: -1 }))
     await expectRefused('ERR_LILY_ARGUMENT', 'lr: is not a property of options', () =>
@@ -441,7 +441,7 @@ describe('refusals', () => {
     if (backend === 'cpu') await expectRefused('ERR_LILY_ARGUMENT', 'no streams', () => optimiser.step({ stream: 1 }))
   })
 
-  it('a state of another model', async () => {
+  it('the state of another model', async () => {
     const training = good()
     const { optimiser } = training
     training.step(0)
@@ -477,7 +477,7 @@ describe('refusals', () => {
   })
 
   if (backend === 'cuda') {
-    it('devices that differ', async () => {
+    it('parameters on different devices', async () => {
       const onHost = { value: tensor([1], [1]), grad: tensor([1], [1]) }
       const { parameters } = good()
       await expectRefused(

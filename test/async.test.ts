@@ -1,4 +1,4 @@
-/** The Async forms: the same bits, off the main thread, many at once; what is refused rejects. */
+/** The async functions: bit-equal results, computation off the main thread, concurrent calls, rejections. */
 import { describe, expect, it } from 'vitest'
 import { LilyError } from '../lib/index.js'
 import {
@@ -17,7 +17,7 @@ import { gc } from './support/collect.js'
 import { expectSameBits } from './support/compare.js'
 import { numbers, smallOperands } from './support/small.js'
 
-/** Enough work for the event loop to turn meanwhile; the emulator takes its time with less. */
+/** Enough work for several turns of the event loop; the emulator needs less, because it is slow. */
 const [long, medium] = isEmulated
   ? [
       { tokens: 64, dIn: 64, dOut: 64, rank: 16 },
@@ -30,7 +30,7 @@ const [long, medium] = isEmulated
 
 const routings = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'lora'] as const
 
-describe('Async equals sync, bit for bit', () => {
+describe('async results are bit-equal to sync results', () => {
   for (const routing of routings) {
     it(routing, async () => {
       const problem = problemOf(routing, { tokens: 33, dIn: 17, dOut: 40, rank: 7, experts: 3, seed: 1 })
@@ -39,8 +39,8 @@ describe('Async equals sync, bit for bit', () => {
   }
 })
 
-describe('many at once', () => {
-  it('64 concurrent calls are all right', async () => {
+describe('concurrent calls', () => {
+  it('64 concurrent calls give correct results', async () => {
     const problems = Array.from({ length: 64 }, (_, seed) => {
       const routing = routings[seed % routings.length]
       const sizes = { tokens: 1 + seed, dIn: 16 + seed, dOut: 80 - seed, rank: 1 + (seed % 9), experts: 1 + (seed % 4) }
@@ -50,7 +50,7 @@ describe('many at once', () => {
     for (const [i, result] of results.entries()) expectSame(result, await call(problems[i]))
   })
 
-  it('sync calls beside pending ones', async () => {
+  it('sync calls work while async calls are pending', async () => {
     const problem = makeCase({ routing: 'batch', tokens: 65, dIn: 96, dOut: 113, rank: 16, experts: 4, seed: 1 })
     const pending = Array.from({ length: 8 }, () => callAsync(problem))
     const expected = await call(problem)
@@ -59,9 +59,9 @@ describe('many at once', () => {
 })
 
 describe('the event loop', () => {
-  it('goes on while a call is pending', async () => {
-    // Calls that blocked would be done before the first turn of the loop; these are long enough for many turns, also
-    // where other processes get most of the processor.
+  it('runs while a call is pending', async () => {
+    // Calls that block would finish before the first turn of the loop. These calls last for many turns, even if other
+    // processes use most of the processor.
     const { x, a, router, b } = operands(makeCase({ routing: 'batch', ...long, experts: 4, seed: 1 }))
     let pending = true
     const calls = Array.from({ length: 16 }, () => lilyForwardAsync({ x, a, router, b }))
@@ -75,12 +75,12 @@ describe('the event loop', () => {
     expect(turns).toBeGreaterThan(3)
   })
 
-  it('operands that nobody else holds live until the call is done', async () => {
+  it('a pending call keeps its operands alive', async () => {
     const spec = { routing: 'batch', ...medium, experts: 4, seed: 1 } as const
     const pending = Array.from({ length: 4 }, () => callAsync(makeCase(spec)))
     for (let i = 0; i < 5; i++) {
       gc()
-      // Memory that was freed too early would be taken, and overwritten, by these.
+      // These allocations would reuse and overwrite memory that was freed too early.
       Array.from({ length: 8 }, () => new Float32Array(256 * 512).fill(NaN))
       await new Promise(setImmediate)
     }
@@ -89,7 +89,7 @@ describe('the event loop', () => {
   })
 })
 
-describe('what is refused rejects, and does not throw', () => {
+describe('an invalid call rejects and does not throw', () => {
   it('forward', async () => {
     const { dy: _, router: __, ...operands } = smallOperands()
     const promise = lilyForwardAsync(operands)

@@ -1,35 +1,35 @@
-/** The parts of the microbenchmark that can be wrong without anybody noticing. */
+/** Tests of the parts of the benchmark whose errors would not show in its output. */
 import { describe, expect, test } from 'vitest'
-import { chooseCases, routings } from '../bench/cases.js'
-import { composedLily } from '../bench/composed/lily.js'
-import { composedLora } from '../bench/composed/lora.js'
-import { decode, dtypeNames, dtypes, encode, type Float } from '../bench/dtypes.js'
-import { floorOf, phasesOf, workOf } from '../bench/floor.js'
-import { ratioOf, sampleInTurn, timingOf } from '../bench/measure.js'
-import { makeActivations, makeLilyParameters, makeLoraParameters } from '../bench/operands.js'
-import { equalParametersRank, lilyParameters } from '../bench/parameters.js'
-import { backendNames } from '../bench/report.js'
-import { sequenceOffsets } from '../bench/sequences.js'
-import { deviceShapes, parseShape, shapes } from '../bench/shapes.js'
+import { medianRatio, sampleInterleaved, timingOf } from '../bench/harness/sampling.js'
+import { composedLily } from '../bench/methods/composed/lily.js'
+import { composedLora } from '../bench/methods/composed/lora.js'
+import { floorOf } from '../bench/roofs/floor.js'
+import { phasesOf, workOf } from '../bench/roofs/work.js'
+import { backendNames, routings, selectCases } from '../bench/workload/cases.js'
+import { decode, dtypeNames, dtypes, encode, type Float } from '../bench/workload/dtypes.js'
+import { makeActivations, makeLilyParameters, makeLoraParameters } from '../bench/workload/operands.js'
+import { sequenceOffsets } from '../bench/workload/sequences.js'
+import { deviceShapes, parseShape, shapes } from '../bench/workload/shapes.js'
+import { equalParametersRank, lilyParameters } from '../bench/workload/trainable-parameters.js'
 import { lilyBackward, lilyForward, loraBackward, loraForward, type Routing, type Tensor } from '../lib/index.js'
 
 const shape = { tokens: 33, d: 40, rank: 5, experts: 3 }
-const here = (tensor: Tensor): Tensor => tensor
+const onHost = (tensor: Tensor): Tensor => tensor
 const numbers = ({ data, dtype }: Tensor): Float32Array => decode(data, dtype as Float)
 
-/** The largest difference, as a share of the largest number. */
+/** The maximum difference, relative to the maximum of the expected values. */
 function distance(found: Tensor, expected: Tensor): number {
-  const [one, other] = [numbers(found), numbers(expected)]
-  const largest = Math.max(...other.map(Math.abs))
+  const [values, references] = [numbers(found), numbers(expected)]
+  const largest = Math.max(...references.map(Math.abs))
   expect(largest).toBeGreaterThan(0)
-  return Math.max(...one.map((value, i) => Math.abs(value - other[i]))) / largest
+  return Math.max(...values.map((value, i) => Math.abs(value - references[i]))) / largest
 }
 
-// Sums of at most 200 float32 terms in two orders; with 16 bits, a few roundings of intermediates to 8 or 11 bits that
-// only the one or the other makes.
+// float32: sums of at most 200 terms in two orders. 16 bits: a few roundings of intermediate results to 8 or 11 bits that
+// only one of the two implementations performs.
 const tolerance = { float32: 1e-5, bfloat16: 0.03, float16: 0.004, mixed: 0.03 }
 
-describe('the steps of the composed baseline make the fused result', () => {
+describe('the composed baseline matches the fused calls', () => {
   const weights = Float32Array.of(0.5, 0.3, 0.2)
   const optionsOf = (routing: Routing) => ({
     routing,
@@ -41,8 +41,8 @@ describe('the steps of the composed baseline make the fused result', () => {
     test.each(routings)(`${dtype}, %s`, (routing) => {
       const types = dtypes[dtype]
       const make = () => ({
-        activations: makeActivations(shape, types, here),
-        parameters: makeLilyParameters(shape, types.parameters, here),
+        activations: makeActivations(shape, types, onHost),
+        parameters: makeLilyParameters(shape, types.parameters, onHost),
       })
       const composed = make()
       composedLily({ ...composed, types, routing, weights })['forward+backward']()
@@ -67,8 +67,8 @@ describe('the steps of the composed baseline make the fused result', () => {
   test.each(dtypeNames)('%s, LoRA', (dtype) => {
     const types = dtypes[dtype]
     const make = () => ({
-      ...makeActivations(shape, types, here),
-      ...makeLoraParameters(shape.d, shape.rank, types.parameters, here),
+      ...makeActivations(shape, types, onHost),
+      ...makeLoraParameters(shape.d, shape.rank, types.parameters, onHost),
     })
     const composed = make()
     composedLora(composed, composed, types)['forward+backward']()
@@ -81,43 +81,43 @@ describe('the steps of the composed baseline make the fused result', () => {
   })
 })
 
-test('numbers of 16 bits', () => {
+test('encoding and decoding of 16-bit numbers', () => {
   const values = Float32Array.of(0, 1, -2, 0.5, 65504, 2 ** -14)
   expect([...decode(encode(values, 'float16'), 'float16')]).toEqual([...values])
   expect([...encode(Float32Array.of(1, -2), 'bfloat16')]).toEqual([0x3f80, 0xc000])
   expect([...encode(Float32Array.of(1, -2), 'float16')]).toEqual([0x3c00, 0xc000])
-  // The smallest denormal, and the largest.
+  // The smallest and the largest denormal.
   expect([...decode([0x0001, 0x03ff], 'float16')]).toEqual([2 ** -24, 1023 * 2 ** -24])
 })
 
-test('LoRA of as many trainable parameters', () => {
-  const each = { tokens: 1, d: 100, rank: 10, experts: 3 }
-  // Of 8 layers: 2 A's and 3 B's of 1000 numbers, 8 routers of 30. LoRA of rank r' has 1600 r'.
-  expect(lilyParameters({ layers: 8, strideA: 4 }, each)).toBe(5240)
-  expect(equalParametersRank({ layers: 8, strideA: 4 }, each)).toBe(3)
-  expect(lilyParameters({ layers: 9, strideA: 4 }, each)).toBe(3000 + 3000 + 270)
-  expect(equalParametersRank({ layers: 1000, strideA: 1000 }, { ...each, rank: 1 })).toBe(1)
+test('the rank of LoRA with equal trainable parameters', () => {
+  const sizes = { tokens: 1, d: 100, rank: 10, experts: 3 }
+  // 8 layers: 2 matrices A and 3 matrices B of 1000 numbers, 8 routers of 30. LoRA of rank r' has 1600 r'.
+  expect(lilyParameters({ layers: 8, strideA: 4 }, sizes)).toBe(5240)
+  expect(equalParametersRank({ layers: 8, strideA: 4 }, sizes)).toBe(3)
+  expect(lilyParameters({ layers: 9, strideA: 4 }, sizes)).toBe(3000 + 3000 + 270)
+  expect(equalParametersRank({ layers: 1000, strideA: 1000 }, { ...sizes, rank: 1 })).toBe(1)
 })
 
 describe('work and floor', () => {
-  const each = { tokens: 100, d: 10, rank: 2, experts: 4 }
+  const sizes = { tokens: 100, d: 10, rank: 2, experts: 4 }
   const flops = (routing: Parameters<typeof phasesOf>[1], withBackward: boolean) =>
-    workOf(phasesOf(each, routing, dtypes.float32, withBackward)).flops
+    workOf(phasesOf(sizes, routing, dtypes.float32, withBackward)).flops
 
-  test('FLOPs are those of the formulas', () => {
-    // Products of 2 M r d = 4000: two forward, four backward; 2 E r d = 160 for each pass over the experts.
+  test('FLOPs match the formulas', () => {
+    // Products of 2 M r d = 4000: two forward, four backward; 2 E r d = 160 per pass over the experts.
     expect(flops('none', false)).toBe(8000)
     expect(flops('none', true)).toBe(24_000 + 40)
     expect(flops('batch', false)).toBe(8000 + 160)
     expect(flops('batch', true)).toBe(24_000 + 4 * 160)
     expect(flops('uniform', true)).toBe(24_000 + 3 * 160)
-    // K = E r: one product forward and two backward are four times as large.
+    // K = E r: one product of forward and two of backward are four times as large.
     expect(flops('token', false)).toBe(8000 + 3 * 4000)
     expect(flops('token', true)).toBe(24_000 + 9 * 4000 + 160)
     expect(flops('sequence', false)).toBe(8000 + 8 * 160)
   })
 
-  test('the slower of arithmetic and memory counts, phase by phase', () => {
+  test('the floor is the sum over phases of the slower of arithmetic and memory', () => {
     const roofs = {
       flops: 1e3,
       bfloat16Flops: 1e4,
@@ -136,25 +136,29 @@ describe('work and floor', () => {
 describe('sampling', () => {
   const limits = { seconds: 0, rounds: 3, signal: new AbortController().signal }
 
-  test('is in turn, and ratios are of one round', async () => {
+  test('is interleaved, and ratios compare samples of one round', async () => {
     const order: string[] = []
-    // The machine gets slower with every sample.
+    // A machine that becomes slower with every sample.
     let speed = 1
     const clock = (run: () => void) => {
       run()
       speed *= 1.1
       return speed * (order.at(-1) === 'a' ? 2 : 1)
     }
-    const [a, b] = await sampleInTurn([() => order.push('a'), () => order.push('b')], clock, limits)
+    const [a, b] = await sampleInterleaved([() => order.push('a'), () => order.push('b')], clock, limits)
     expect(order.slice(-6)).toEqual(['a', 'b', 'a', 'b', 'a', 'b'])
     expect(a).toHaveLength(3)
-    expect(ratioOf(a, b)).toBeCloseTo(2 / 1.1)
+    expect(medianRatio(a, b)).toBeCloseTo(2 / 1.1)
   })
 
-  test('ends with the signal', async () => {
+  test('ends when the signal aborts', async () => {
     const interrupt = new AbortController()
     const aborting = () => interrupt.abort()
-    const run = sampleInTurn([aborting], () => (aborting(), 1), { ...limits, rounds: 1e9, signal: interrupt.signal })
+    const run = sampleInterleaved([aborting], () => (aborting(), 1), {
+      ...limits,
+      rounds: 1e9,
+      signal: interrupt.signal,
+    })
     await expect(run).rejects.toThrow('aborted')
   })
 
@@ -164,26 +168,29 @@ describe('sampling', () => {
 })
 
 describe('cases', () => {
-  const nothing = { shapes: [], dtypes: [], routings: [], quick: false }
+  const noSelection = { shapes: [], dtypes: [], routings: [], quick: false }
 
-  test.each(backendNames)('%s: by default every shape, data type and routing, none twice', (backend) => {
-    const cases = chooseCases({ backend, ...nothing })
-    expect(new Set(cases.map(({ dtype }) => dtype))).toEqual(new Set(dtypeNames))
-    expect(new Set(cases.map(({ routing }) => routing))).toEqual(new Set(routings))
-    for (const each of backend === 'cpu' ? shapes : [...shapes, ...deviceShapes])
-      expect(cases.map((one) => one.shape)).toContainEqual(each)
-    expect(new Set(cases.map((each) => JSON.stringify(each))).size).toBe(cases.length)
-  })
+  test.each(backendNames)(
+    '%s: the default cases cover every shape, data type and routing, without duplicates',
+    (backend) => {
+      const cases = selectCases({ backend, ...noSelection })
+      expect(new Set(cases.map(({ dtype }) => dtype))).toEqual(new Set(dtypeNames))
+      expect(new Set(cases.map(({ routing }) => routing))).toEqual(new Set(routings))
+      for (const expected of backend === 'cpu' ? shapes : [...shapes, ...deviceShapes])
+        expect(cases.map(({ shape }) => shape)).toContainEqual(expected)
+      expect(new Set(cases.map((one) => JSON.stringify(one))).size).toBe(cases.length)
+    },
+  )
 
-  test('all combinations of what is chosen', () => {
-    const chosen = { ...nothing, shapes: [shape] }
-    const cases = chooseCases({ backend: 'cpu', ...chosen, dtypes: dtypeNames, routings: ['batch', 'token'] })
+  test('a selection gives all combinations', () => {
+    const selected = { ...noSelection, shapes: [shape] }
+    const cases = selectCases({ backend: 'cpu', ...selected, dtypes: dtypeNames, routings: ['batch', 'token'] })
     expect(cases).toHaveLength(8)
-    expect(chooseCases({ backend: 'cpu', ...chosen })).toEqual([{ shape, dtype: 'float32', routing: 'batch' }])
-    expect(chooseCases({ backend: 'cuda', ...chosen })).toEqual([{ shape, dtype: 'bfloat16', routing: 'batch' }])
+    expect(selectCases({ backend: 'cpu', ...selected })).toEqual([{ shape, dtype: 'float32', routing: 'batch' }])
+    expect(selectCases({ backend: 'cuda', ...selected })).toEqual([{ shape, dtype: 'bfloat16', routing: 'batch' }])
   })
 
-  test('shapes of the command line', () => {
+  test('parsing of shapes', () => {
     expect(parseShape('512,768,16,4')).toEqual({ tokens: 512, d: 768, rank: 16, experts: 4 })
     for (const wrong of ['1,2,3', '1,2,3,4,5', '0,1,1,1', '1,1,1.5,1', '1,1,4097,1', '1,1,1,65', 'a,b,c,d']) {
       expect(() => parseShape(wrong), wrong).toThrow('expected M,d,r,E')

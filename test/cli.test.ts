@@ -1,19 +1,20 @@
-/** `lily-kernels bench` and `doctor` as people call them. No time is asserted, only that there is one. */
+/** `lily-kernels bench` and `doctor` as child processes. The tests check that times exist, not their values. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseHTML } from 'linkedom'
 import { afterAll, describe, expect, test } from 'vitest'
-import { routings } from '../bench/cases.js'
-import { dtypeNames } from '../bench/dtypes.js'
-import { methods, passes, type Report } from '../bench/report.js'
-import type { Diagnosis } from '../cli/doctor/findings.js'
+import type { Report } from '../bench/harness/report.js'
+import { methods, passes } from '../bench/methods/methods.js'
+import { routings } from '../bench/workload/cases.js'
+import { dtypeNames } from '../bench/workload/dtypes.js'
+import type { Diagnosis } from '../cli/doctor/diagnosis.js'
 import { runCli } from './support/cli.js'
 
-/** Graphs are a device's. */
-const onHost = methods.filter((method) => !method.endsWith('-graph'))
+/** Graphs require a GPU. */
+const cpuMethods = methods.filter((method) => !method.endsWith('-graph'))
 
-/** What is asked of a page. */
+/** The subset of the DOM that the tests use. */
 interface Page {
   readonly textContent: string
   querySelector(selector: string): Page
@@ -30,7 +31,7 @@ afterAll(() => {
 const tiny = ['bench', '--quick', '--seconds', '0.1', '--shape', '16,32,4,2']
 
 describe('bench', () => {
-  test('every type and routing: a table, JSON and a page', async () => {
+  test('writes a table, JSON and a page for every data type and routing', async () => {
     const all = ['--dtype', 'all', '--routing', 'all', '--shape', '16,32,2,2', '--shape', '16,32,8,2']
     const files = ['--json', path('all.json'), '--html', path('all.html')]
     const { code, stdout, stderr } = await runCli([...tiny, ...all, ...files])
@@ -45,12 +46,12 @@ describe('bench', () => {
     expect(report).toMatchObject({ complete: true, caches: 'warm', machine: { backend: 'cpu', node: process.version } })
     const { roofs, results } = report
     expect(roofs!.flops).toBeGreaterThan(1e8)
-    // A loop that the compiler has seen through has no end of them.
+    // A loop that the compiler removed would give far more.
     expect(roofs!.flops).toBeLessThan(1e15)
     expect(roofs!.bfloat16Flops).toBeGreaterThan(1e8)
     for (const { read, update } of roofs!.memory) expect(Math.min(read, update)).toBeGreaterThan(1e7)
 
-    expect(results).toHaveLength(3 * dtypeNames.length * routings.length * passes.length * onHost.length)
+    expect(results).toHaveLength(3 * dtypeNames.length * routings.length * passes.length * cpuMethods.length)
     for (const result of results) {
       const { median, spread, samples, floor, ratioToLora, ratioToFused, method, flops, bytes } = result
       for (const value of [median, floor, ratioToLora, flops, bytes]) expect(value, method).toBeGreaterThan(0)
@@ -66,26 +67,26 @@ describe('bench', () => {
     const { document } = parseHTML(html) as unknown as { document: Page }
     const titles = [...document.querySelectorAll('figure.chart h3')].map(({ textContent }) => textContent)
     expect(titles).toEqual([
-      'Time of Lily over LoRA',
+      'Time of Lily relative to LoRA',
       'Roofline',
-      'Memory',
-      'Cost over r: forward',
-      'Cost over r: forward + backward',
-      'Data types',
-      'Routing modes',
+      'Memory bandwidth',
+      'Time by r: forward',
+      'Time by r: forward + backward',
+      'Time by data type',
+      'Time by routing',
     ])
     const charts = [...document.querySelectorAll('figure.chart svg.plot')]
     expect(charts).toHaveLength(titles.length)
     for (const chart of charts) expect(chart.querySelectorAll('circle, path, rect').length).toBeGreaterThan(3)
     expect(document.querySelectorAll('tbody tr').length).toBeGreaterThan(3 * 4 * 5 * 2)
     expect(JSON.parse(document.querySelector('#report').textContent)).toEqual(reports)
-    // Nothing of it comes from elsewhere, and no number in it is none.
-    const foreign = /<(link|img|iframe)|<script(?![^>]*application\/json)| src=|url\((?!#)|@import/
-    expect(foreign.exec(html)?.[0]).toBeUndefined()
+    // The page is self-contained, and every number is finite.
+    const external = /<(link|img|iframe)|<script(?![^>]*application\/json)| src=|url\((?!#)|@import/
+    expect(external.exec(html)?.[0]).toBeUndefined()
     expect(/NaN|Infinity|undefined/.exec(html)?.[0]).toBeUndefined()
   })
 
-  test('JSON alone on standard output', async () => {
+  test('--json without a file writes only JSON to stdout', async () => {
     const args = [
       '--quick',
       '--seconds',
@@ -107,9 +108,9 @@ describe('bench', () => {
     expect(command).toBe(`npx lily-kernels bench ${args.join(' ')} --json`)
   })
 
-  test.each(['SIGINT', 'SIGTERM'] as const)('%s leaves what was measured', async (signal) => {
+  test.each(['SIGINT', 'SIGTERM'] as const)('after %s, the results so far are written', async (signal) => {
     let sent = false
-    // The second case is under way: the first is done, and all others will not be.
+    // Interrupt the second case, so that only the results of the first exist.
     const interrupt = (stderr: string, child: { kill: (signal: NodeJS.Signals) => boolean }) => {
       if (sent || !stderr.includes('measuring cpu: 16, 32, 4, 2 float32 sequence')) return
       sent = child.kill(signal)
@@ -124,11 +125,11 @@ describe('bench', () => {
     const [report] = JSON.parse(read('part.json')) as Report[]
     expect(report.complete).toBe(false)
     expect(new Set(report.results.map(({ routing }) => routing))).toEqual(new Set(['batch']))
-    expect(report.results).toHaveLength(passes.length * onHost.length)
+    expect(report.results).toHaveLength(passes.length * cpuMethods.length)
     expect(read('part.html')).toContain('This run was interrupted')
   })
 
-  test('an interrupt before the first result leaves files, too', async () => {
+  test('an interrupt before the first result also writes files', async () => {
     const interrupt = (_: string, child: { kill: (signal: NodeJS.Signals) => boolean }) => child.kill('SIGINT')
     const { code } = await runCli([...tiny, '--json', path('none.json'), '--html', path('none.html')], {}, interrupt)
     expect(code).toBe(130)
@@ -138,15 +139,15 @@ describe('bench', () => {
 
   test.each([
     [['--shape', '1,2,3'], 'expected M,d,r,E'],
-    [['--dtype', 'float8'], 'float8 is none of float32, bfloat16, float16, mixed, all'],
-    [['--routing', 'best'], 'best is none of batch, sequence, token, uniform, fixed, all'],
-    [['--threads', '0'], 'expected a whole number from 1 to 256'],
-    [['--seconds', 'many'], 'expected seconds'],
+    [['--dtype', 'float8'], 'expected one of float32, bfloat16, float16, mixed, all; got float8'],
+    [['--routing', 'best'], 'expected one of batch, sequence, token, uniform, fixed, all; got best'],
+    [['--threads', '0'], 'expected an integer from 1 to 256'],
+    [['--seconds', 'many'], 'expected a positive number of seconds'],
     [['--caches', 'hot'], 'Allowed choices are warm, cold'],
-    [['--backend', 'tpu'], 'tpu is none of cpu, cuda, all'],
+    [['--backend', 'tpu'], 'expected one of cpu, cuda, all; got tpu'],
     [['--backend', 'cuda'], 'the cuda backend is not available: LILY_CUDA_LIBRARY names none, which does not exist'],
     [['--html', '/no/such/folder/report.html'], 'the folder of --html does not exist'],
-  ])('%j is refused before anything is measured', async (args, message) => {
+  ])('%j is rejected before the measurement', async (args, message) => {
     const { code, stderr } = await runCli(['bench', ...args])
     expect(code).toBe(1)
     expect(stderr).toContain(message)
@@ -161,7 +162,7 @@ describe('doctor', () => {
     return { code, ...(JSON.parse(stdout) as Diagnosis) }
   }
 
-  test('says what was found, and tests it', async () => {
+  test('reports the machine and tests its backends', async () => {
     const { code, ok, node, platform, libc, addon, processor, backends } = await doctor({ LILY_NUM_THREADS: '' })
     expect({ code, ok, node, addon }).toEqual({ code: 0, ok: true, node: process.version, addon: { loads: true } })
     expect(platform).toBe(`${process.platform}-${process.arch}`)
@@ -170,32 +171,32 @@ describe('doctor', () => {
     expect(processor!.instructionSets).toContain(processor!.simd)
     const { threads, affinity, quota, physicalCores } = processor!
     expect(threads).toBe(Math.min(affinity, quota ?? Infinity, physicalCores, 256))
-    expect(processor!.because).toMatch(/physical cores|affinity|cgroup quota|the most that the pool takes/)
+    expect(processor!.because).toMatch(/physical cores|affinity|cgroup quota|the limit of the thread pool/)
     expect(backends[0]).toMatchObject({ name: 'cpu', available: true, selfTest: { passed: true } })
     expect(backends[1]).toMatchObject({ name: 'cuda', available: false })
     expect(backends[1]).not.toHaveProperty('selfTest')
   })
 
-  test('LILY_NUM_THREADS decides', async () => {
+  test('reports LILY_NUM_THREADS as the limit of threads', async () => {
     const { processor, environment } = await doctor({ LILY_NUM_THREADS: '3' })
     expect(processor).toMatchObject({ threads: 3, because: 'LILY_NUM_THREADS' })
     expect(environment).toMatchObject({ LILY_NUM_THREADS: '3' })
   })
 
-  test('why there is no CUDA, and what to do', async () => {
+  test('reports why the CUDA library does not load and how to fix it', async () => {
     writeFileSync(path('text.so'), 'no library')
     const reason = async (library: string) => (await doctor({ LILY_CUDA_LIBRARY: library })).backends[1].reason
     expect(await reason(path('nothing.so'))).toMatch(/names .*nothing\.so, which does not exist; correct or unset it/)
     expect(await reason(path('text.so'))).toMatch(/does not load: .*text\.so.*; correct or unset LILY_CUDA_LIBRARY/)
   })
 
-  test('ends with 1 where the cpu backend does not work', async () => {
+  test('exits with code 1 if the cpu backend is not available', async () => {
     const { code, ok, backends } = await doctor({ LILY_CPU_ISA: 'sse9' })
     expect({ code, ok }).toEqual({ code: 1, ok: false })
     expect(backends[0].reason).toContain('LILY_CPU_ISA=sse9')
   })
 
-  test('as text', async () => {
+  test('prints text by default', async () => {
     const { code, stdout } = await runCli(['doctor'])
     expect(code).toBe(0)
     expect(stdout).toMatch(/^cpu +self-test passed$/m)
@@ -203,7 +204,7 @@ describe('doctor', () => {
   })
 })
 
-test('help needs no addon and no machine', async () => {
+test('--help prints the usage', async () => {
   for (const args of [['--help'], ['bench', '--help'], ['doctor', '--help']]) {
     const { code, stdout } = await runCli(args)
     expect(code).toBe(0)

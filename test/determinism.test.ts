@@ -1,4 +1,4 @@
-/** The same inputs give the same bits: from run to run, and with any number of threads. */
+/** Equal inputs give bit-equal results: from run to run, and with any number of threads. */
 import { describe, expect, test } from 'vitest'
 import { backend, isEmulated } from './support/backend.js'
 import { makeCase, type Spec, splitTokens } from './support/cases.js'
@@ -8,7 +8,7 @@ import { TYPES } from './support/dtypes.js'
 import { run, type Values } from './support/run.js'
 
 const large = { tokens: 257, dIn: 384, dOut: 520 }
-// Emulated, several blocks of tokens and of columns as well.
+// On the emulator too, several blocks of tokens and of columns.
 const small = { tokens: 130, dIn: 96, dOut: 136 }
 const medium = { ...(isEmulated ? small : large), rank: 33, experts: 3, scaling: 2 }
 const ragged = { ...medium, lengths: splitTokens(medium.tokens, 9, 1) }
@@ -31,7 +31,7 @@ const larger: Spec[] = [
   { routing: 'lora', tokens: 1100, dIn: 256, dOut: 192, rank: 8, experts: 1, seed: 13 },
 ]
 
-// Every problem in float32, and in the types of 16 bits in turn.
+// Every problem in float32, and in one of the 16-bit types by turns.
 const sixteen = Object.values(TYPES).slice(1)
 const jobs: Job[] = [...specs, ...(isEmulated ? [] : larger)].flatMap((spec, i) => [
   { spec, how: { outputs: 'add' } },
@@ -77,7 +77,7 @@ describe('a second run', () => {
   })
 })
 
-// A device has no threads of the host to choose.
+// LILY_NUM_THREADS applies to the cpu backend only.
 if (backend === 'cpu') {
   for (const threads of [1, 2, 3, 4])
     test(`LILY_NUM_THREADS=${threads}`, async () => {
@@ -89,7 +89,7 @@ if (backend === 'cpu') {
       })
     })
 
-  test.each(['0', '-1', '2.5', 'many', '257'])('LILY_NUM_THREADS=%s is refused with the reason', async (value) => {
+  test.each(['0', '-1', '2.5', 'many', '257'])('LILY_NUM_THREADS=%s is rejected with the reason', async (value) => {
     const { backend, refused } = await runInChild(jobs.slice(0, 1), { LILY_NUM_THREADS: value })
     expect(backend.available).toBe(false)
     expect(backend.reason).toContain('LILY_NUM_THREADS')

@@ -1,4 +1,4 @@
-/** Calls that must be refused: each with its code, the argument's name in the message, and nothing written. */
+/** Invalid calls: each fails with its error code and the name of the argument in the message, and writes nothing. */
 import { describe, expect, it } from 'vitest'
 import { LilyError, type LilyForwardOptions, type LilySaved, tensor } from '../lib/index.js'
 import {
@@ -16,7 +16,7 @@ import { filled, numbers, sizes, smallLoraB, smallOperands, typedOperands } from
 const { tokens, dIn, dOut, rank, experts } = sizes
 const deviceTensor = Symbol.for('lily.deviceTensor')
 
-// What the rows below do is wrong in its types, too.
+// The rows below also violate the types.
 interface Operand {
   data: Float32Array
   shape: number[]
@@ -41,7 +41,7 @@ interface Backward {
   dRouter: Operand
   db: Operand
   saved: LilySaved
-  /** Operands of the forward that made `saved`. */
+  /** Operands of the forward that returned `saved`. */
   inputs: { x: Operand; a: Operand; router: Operand; b: Operand }
   options: Record<string, unknown>
   [name: string]: unknown
@@ -64,7 +64,7 @@ const throwing = (operand: object, name: string) =>
       throw new RangeError('thrown by a getter')
     },
   })
-/** A view of another operand's memory, from an element on. */
+/** A view of the memory of another operand, from an element on. */
 const inside = ({ data }: Operand, from: number, shape: number[]) => ({
   data: new Float32Array(data.buffer, data.byteOffset + 4 * from, count(shape)),
   shape,
@@ -76,7 +76,7 @@ const disposed = (...shape: number[]) => {
   return gone
 }
 
-/** Of any operand; `x` stands for all. */
+/** Errors of any operand; `x` stands for all. */
 const forms: Rows<{ x: Operand; [name: string]: unknown }> = [
   ['missing', ARGUMENT, 'x', (call) => delete (call as Partial<typeof call>).x],
   ['null', ARGUMENT, 'x', (call) => (call.x = null as never)],
@@ -149,15 +149,15 @@ const forward: Rows<Forward> = [
     (call) => ((call.a = room(0, dIn)), (call.router = room(experts, 0)), (call.b = room(0, dOut))),
   ],
   ['a: rank above 4096', SHAPE, 'a', (call) => manyRanks(call, 4097)],
-  ['x: 16 bits beside a y of float32', DTYPE, 'y', (call) => (call.x = halves([tokens, dIn]) as never)],
-  ['a: 16 bits beside float32', DTYPE, 'a', (call) => (call.a = halves([rank, dIn]) as never)],
-  ['a: bfloat16 beside float16', DTYPE, 'a', (call) => sixteen(call, { x: 'float16', a: 'bfloat16' })],
-  ['router: float32 beside an a of 16 bits', DTYPE, 'router', (call) => sixteen(call, { router: 'float32' })],
-  ['router: 16 bits beside an a of float32', DTYPE, 'router', (call) => sixteen(call, { a: 'float32', b: 'float32' })],
-  ['b: float32 beside an a of 16 bits', DTYPE, 'b', (call) => sixteen(call, { b: 'float32' })],
-  ['b: another type of 16 bits', DTYPE, 'b', (call) => sixteen(call, { b: 'float16' })],
-  ['y: float32 beside 16 bits', DTYPE, 'y', (call) => sixteen(call, { y: 'float32' })],
-  ['y: another type of 16 bits', DTYPE, 'y', (call) => sixteen(call, { y: 'float16' })],
+  ['x: 16 bits with a float32 y', DTYPE, 'y', (call) => (call.x = halves([tokens, dIn]) as never)],
+  ['a: 16 bits with float32', DTYPE, 'a', (call) => (call.a = halves([rank, dIn]) as never)],
+  ['a: bfloat16 with float16', DTYPE, 'a', (call) => sixteen(call, { x: 'float16', a: 'bfloat16' })],
+  ['router: float32 with a 16-bit a', DTYPE, 'router', (call) => sixteen(call, { router: 'float32' })],
+  ['router: 16 bits with a float32 a', DTYPE, 'router', (call) => sixteen(call, { a: 'float32', b: 'float32' })],
+  ['b: float32 with a 16-bit a', DTYPE, 'b', (call) => sixteen(call, { b: 'float32' })],
+  ['b: another 16-bit type', DTYPE, 'b', (call) => sixteen(call, { b: 'float16' })],
+  ['y: float32 with 16 bits', DTYPE, 'y', (call) => sixteen(call, { y: 'float32' })],
+  ['y: another 16-bit type', DTYPE, 'y', (call) => sixteen(call, { y: 'float16' })],
   ['router: missing', ARGUMENT, 'router', (call) => delete (call as Partial<Forward>).router],
   ['router: another rank', SHAPE, 'router', (call) => (call.router = room(experts, rank + 1))],
   ['router: one dimension', SHAPE, 'router', (call) => (call.router = room(experts * rank))],
@@ -201,7 +201,7 @@ const forward: Rows<Forward> = [
   ['options: null', ARGUMENT, 'options', (call) => (call.options = null as never)],
   ['options: a string', ARGUMENT, 'options', (call) => (call.options = 'batch' as never)],
   ['options: unknown', ARGUMENT, 'scale', ({ options }) => (options.scale = 2)],
-  ['options: a name of every object', ARGUMENT, 'toString', ({ options }) => (options.toString = () => 'options')],
+  ['options: a property of every object', ARGUMENT, 'toString', ({ options }) => (options.toString = () => 'options')],
   ['options: a getter throws', ARGUMENT, 'scaling', ({ options }) => throwing(options, 'scaling')],
   ['scaling: NaN', ARGUMENT, 'scaling', ({ options }) => (options.scaling = NaN)],
   ['scaling: infinite', ARGUMENT, 'scaling', ({ options }) => (options.scaling = -Infinity)],
@@ -209,8 +209,8 @@ const forward: Rows<Forward> = [
   ['scaling: a string', ARGUMENT, 'scaling', ({ options }) => (options.scaling = '2')],
   ['scaling: null', ARGUMENT, 'scaling', ({ options }) => (options.scaling = null)],
   ['routing: unknown', ARGUMENT, 'routing', ({ options }) => (options.routing = 'expert')],
-  ['routing: a name of every object', ARGUMENT, 'routing', ({ options }) => (options.routing = 'constructor')],
-  ["routing: LoRA's, which is not for callers", ARGUMENT, 'routing', ({ options }) => (options.routing = 'none')],
+  ['routing: a property of every object', ARGUMENT, 'routing', ({ options }) => (options.routing = 'constructor')],
+  ['routing: the internal one of LoRA', ARGUMENT, 'routing', ({ options }) => (options.routing = 'none')],
   ['pool: unknown', ARGUMENT, 'pool', ({ options }) => (options.pool = 'mean')],
   ['activation: unknown', ARGUMENT, 'activation', ({ options }) => (options.activation = 'gelu')],
   ['precision: unknown', ARGUMENT, 'precision', ({ options }) => (options.precision = 'low')],
@@ -254,7 +254,7 @@ const backward: Rows<Backward> = [
   ['dx: 16 bits', DTYPE, 'dx', (call) => (call.dx = halves([tokens, dIn]) as never)],
   ['dx: rows that overlap', SHAPE, 'dx', ({ dx }) => (dx.strides = [dIn - 1, 1])],
   ['dx: a getter throws', ARGUMENT, 'dx', ({ dx }) => throwing(dx, 'shape')],
-  ['da: 16 bits beside an a of float32', DTYPE, 'da', (call) => (call.da = halves([rank, dIn]) as never)],
+  ['da: 16 bits with a float32 a', DTYPE, 'da', (call) => (call.da = halves([rank, dIn]) as never)],
   ['da: another shape', SHAPE, 'da', (call) => (call.da = room(dIn, rank))],
   ['da: three dimensions', SHAPE, 'da', ({ da }) => (da.shape = [1, rank, dIn])],
   ['da: detached', ARGUMENT, 'da', ({ da }) => void detach(da)],
@@ -318,15 +318,15 @@ const backward: Rows<Backward> = [
   ],
 ]
 
-/** Rows that are about host memory itself; the same lines of lib/ check them, whatever the backend. */
+/** Rows about host memory. The same code of lib/ checks them for both backends. */
 const aboutTheHost = /getter|detach|^fewer elements|claims a device|all operands on a device|on the cpu|saved.hidden/
-const here = (name: string) => suiteBackend === 'cpu' || !aboutTheHost.test(name)
+const appliesToBackend = (name: string) => suiteBackend === 'cpu' || !aboutTheHost.test(name)
 
-/** What only the host's memory can do is no test of a device. */
+/** Excludes rows about host memory on a device. */
 const hostIt: typeof it | ((name: string, run: () => unknown) => void) = suiteBackend === 'cpu' ? it : () => undefined
 
-describe('lilyForward refuses', () => {
-  for (const [name, code, argument, change] of forward.filter(([name]) => here(name))) {
+describe('lilyForward rejects', () => {
+  for (const [name, code, argument, change] of forward.filter(([name]) => appliesToBackend(name))) {
     it(name, async () => {
       const call = forwardCall()
       await expectNothingWritten(call, change, async (changed) => {
@@ -344,7 +344,8 @@ describe('lilyForward refuses', () => {
     expect(call.y.data.every((value) => value === 1)).toBe(true)
   })
 
-  // These are small and copied when they are read; y over them may be refused, but must not change what they say.
+  // The small operands are copied when they are read. A y that overlaps them may be rejected, but must not change their
+  // values.
   const overSmall = async (given: LilyForwardOptions, copied: LilyForwardOptions, memory: Float32Array) => {
     const { x, a, router, b } = smallOperands()
     const operands = given.routing === 'fixed' ? { x, a, b } : { x, a, router, b }
@@ -357,20 +358,20 @@ describe('lilyForward refuses', () => {
     }
   }
 
-  it('y over the mask, or reads the mask first', async () => {
+  it('y that overlaps the mask, or reads the mask first', async () => {
     const memory = room(tokens, dOut).data
     const mask = new Uint8Array(memory.buffer, 0, tokens)
     await overSmall({ mask }, { mask: mask.slice() }, memory)
   })
 
-  it('y over the weights, or reads the weights first', async () => {
+  it('y that overlaps the weights, or reads the weights first', async () => {
     const memory = room(tokens, dOut).data
     const weights = memory.subarray(1, 1 + experts)
     await overSmall({ routing: 'fixed', weights }, { routing: 'fixed', weights: weights.slice() }, memory)
   })
 
   it('a buffer that has shrunk', async () => {
-    // Node 20 has resizable buffers; its type library does not know them.
+    // Node 20 has resizable buffers; its type definitions do not include them.
     const Resizable = ArrayBuffer as unknown as new (
       length: number,
       options: object,
@@ -399,8 +400,8 @@ describe('lilyForward refuses', () => {
   })
 })
 
-describe('lilyBackward refuses', () => {
-  for (const [name, code, argument, change] of backward.filter(([name]) => here(name))) {
+describe('lilyBackward rejects', () => {
+  for (const [name, code, argument, change] of backward.filter(([name]) => appliesToBackend(name))) {
     it(name, async () => {
       await expectNothingWritten(await backwardCall(), change, async (call) => {
         const { options, saved, inputs: _, ...operands } = call
@@ -410,7 +411,7 @@ describe('lilyBackward refuses', () => {
   }
 })
 
-describe('lilyBackward refuses, after a forward in bfloat16', () => {
+describe('after a forward in bfloat16, lilyBackward rejects', () => {
   const operands = () => {
     const { x, a, router, b } = typedOperands({ activations: 'bfloat16' })
     return { x, a, router, b }
@@ -432,14 +433,14 @@ describe('lilyBackward refuses, after a forward in bfloat16', () => {
   }
 })
 
-describe('LoRA refuses', () => {
+describe('LoRA rejects', () => {
   const b = smallLoraB()
   const { x, a, dy } = smallOperands()
   it("b in Lily's shape", async () => {
     await expectRefused(SHAPE, 'b', () => loraForward({ x, a, b: room(rank, dOut) }))
     await expectRefused(SHAPE, 'b', () => loraForward({ x, a, b: room(1, rank, dOut) }))
   })
-  it('a of another d_in, y of another d_out', async () => {
+  it('a with another d_in, y with another d_out', async () => {
     await expectRefused(SHAPE, 'a', () => loraForward({ x, a: room(rank, dIn + 1), b }))
     const y = room(tokens, dOut + 1)
     await expectRefused(SHAPE, 'y', () => loraForward({ x, a, b, y }))
@@ -454,7 +455,7 @@ describe('LoRA refuses', () => {
     await expectRefused(ARGUMENT, 'dRouter', () => loraBackward({ dy, dRouter: room(1, rank) } as never, saved))
     await expectRefused(ARGUMENT, 'deferB', () => loraBackward({ dy }, saved, { deferB: true } as never))
   })
-  it("what Lily's forward saved", async () => {
+  it("the saved call of Lily's forward", async () => {
     const { saved: wrong } = await backwardCall()
     await expectRefused(ARGUMENT, 'saved', () => loraBackward({ dy }, wrong as never))
   })
@@ -466,7 +467,7 @@ describe('LoRA refuses', () => {
   })
 })
 
-describe('foldB refuses', () => {
+describe('foldB rejects', () => {
   const deferred = async (columns = dOut) => {
     const { x, a, router } = smallOperands()
     const { saved } = await lilyForward({ x, a, router, b: room(experts, rank, columns) })
@@ -476,7 +477,7 @@ describe('foldB refuses', () => {
   const rows: [name: string, code: string, argument: string, saved: () => unknown, db?: () => unknown][] = [
     ['nothing', ARGUMENT, 'saved', () => undefined],
     ['no layers and no db', ARGUMENT, 'saved', () => []],
-    ['something else than saved', ARGUMENT, 'saved', () => [{}]],
+    ['a value other than saved', ARGUMENT, 'saved', () => [{}]],
     ["LoRA's", ARGUMENT, 'saved', () => loraSaved()],
     ['a layer that deferred nothing', ARGUMENT, 'saved', async () => (await backwardCall()).saved],
     ['one layer twice', ARGUMENT, 'saved', async () => ((saved) => [saved, saved])(await deferred())],
@@ -501,7 +502,7 @@ describe('foldB refuses', () => {
     })
   }
 
-  it('nothing that it refused is lost', async () => {
+  it('a rejected call loses nothing', async () => {
     const saved = await deferred()
     await expectRefused(SHAPE, 'db', () => foldB(saved, room(1, 1, 1)))
     expect(numbers(await foldB(saved)).some((value) => value !== 0)).toBe(true)
@@ -552,7 +553,7 @@ async function loraSaved() {
   return (await loraForward({ x, a, b: smallLoraB() })).saved
 }
 
-/** Runs a changed call and compares all memory that it could have written, but what the change took away. */
+/** Runs a modified call and compares all memory that it could have written, except memory that the change detached. */
 async function expectNothingWritten<Call extends object>(
   call: Call,
   change: (call: Call) => void,
@@ -561,7 +562,7 @@ async function expectNothingWritten<Call extends object>(
   const memory = new Set(memoryOf(call))
   change(call)
   for (const data of memoryOf(call)) memory.add(data)
-  // What the change detached has no length, and cannot be copied.
+  // A detached buffer has no length and cannot be copied.
   const before = Array.from(memory, (data) => [data, Float32Array.from(data.length > 0 ? data : [])] as const)
   await run(call)
   for (const [data, old] of before) {
@@ -577,7 +578,7 @@ function memoryOf(call: object): Float32Array[] {
   })
 }
 
-/** The operands in bfloat16, but those that are named. */
+/** The operands in bfloat16, except those named. */
 function sixteen(call: Forward, dtypes: Partial<Record<'x' | 'a' | 'router' | 'b' | 'y', string>>): void {
   for (const name of ['x', 'a', 'router', 'b', 'y'] as const) {
     const dtype = dtypes[name] ?? 'bfloat16'
@@ -658,7 +659,7 @@ function lastOfX(call: Forward): void {
   call.y = inside(call.x, tokens * dIn - 1, [tokens, dOut])
 }
 
-/** The first elements of a memory, in a shape. */
+/** The first elements of a buffer, with a shape. */
 function part({ data }: { data: Float32Array }, shape: number[]): Operand {
   return { data: data.subarray(0, count(shape)), shape }
 }

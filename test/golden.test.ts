@@ -1,8 +1,10 @@
 /**
- * The public implementation's recorded outputs (Hugging Face PEFT; see the index of the fixtures) against ours, float32
- * in and out: the error against its float64 run is at most four times that of its own float32 run, or 2e-6. The
- * reference of the other tests gives what that float64 run gave. In bfloat16, everything or with parameters in float32,
- * the error against the reference on the inputs as rounded is at most twice that of its run in these types.
+ * Comparison with recorded outputs of the public implementation (Hugging Face PEFT; see the index of the fixtures).
+ *
+ * float32: the error relative to PEFT's float64 run is at most four times that of PEFT's own float32 run, or 2e-6. The
+ * reference of the other tests agrees with that float64 run. bfloat16, for all tensors or with parameters in float32: the
+ * error relative to the reference on the rounded inputs is at most twice that of PEFT's run in these types.
+ *
  * LILY_GOLDEN may name a folder with more cases.
  */
 import { readFileSync } from 'node:fs'
@@ -70,7 +72,7 @@ for (const folder of folders) {
         const ours = { hidden, p: probabilities, w: weights, dx, dA: da, dR: dRouter, dB: db }
         const values = { y, ...Object.fromEntries(Object.entries(ours).map(([name, m]) => [name, m?.value ?? []])) }
         for (const [name, value] of Object.entries(values)) {
-          // Both are float64; the margin is for what a sharp router loses by cancellation.
+          // Both are float64; the margin covers cancellation in a sharp router.
           expect(relativeError(value, tensors.get(`f64.${name}`)?.data ?? []), name).toBeLessThan(1e-11)
         }
       })
@@ -86,7 +88,7 @@ for (const folder of folders) {
         it(file, async () => {
           const { x, y0, dy } = roundedInputs(tensors, 'bfloat16', ['x', 'y0', 'dy'])
           const { A: a, R: router, Bs: b } = roundedInputs(tensors, parameters, ['A', 'R', 'Bs'])
-          // PEFT computes in float32 where the parameters are: so does precision high.
+          // With float32 parameters PEFT computes in float32, as precision high does.
           const options = { scaling, precision: 'high' } as const
           const { y, saved } = await lilyForward(
             { x: x.tensor, a: a.tensor, router: router.tensor, b: b.tensor, y: y0.tensor },
@@ -120,7 +122,7 @@ for (const folder of folders) {
     })
   }
 
-  // Layer l computes y_l = x_l + adapter(x_l) and feeds the next; neighbouring layers share A, all share B.
+  // Layer l computes y_l = x_l + adapter(x_l), the input of the next layer. Neighbouring layers share A, all layers share B.
   describe(`chained layers (${folder === more ? 'LILY_GOLDEN' : 'fixtures'})`, () => {
     for (const { file, scaling, layers, stride_A } of index.multi_layer ?? []) {
       for (const deferB of [false, true]) {
@@ -139,7 +141,7 @@ for (const folder of folders) {
             check(tensors, `y${l}`, y.data)
             x = y
           }
-          // The gradient of a layer's output passes it unchanged (y = x + ...), and dx adds to it.
+          // The gradient of y passes the layer unchanged (y = x + ...), and dx accumulates into it.
           const gradient = copy(tensors, 'dy')
           for (let l = layers - 1; l >= 0; l--) {
             const dy = { data: gradient.data.slice(), shape: gradient.shape }
@@ -164,7 +166,7 @@ interface HostTensor {
   shape: readonly number[]
 }
 
-/** Inputs as a type has them: for the calls, and as numbers for the reference. */
+/** Inputs rounded to a type: as operands of the calls, and as numbers for the reference. */
 function roundedInputs<Name extends string>(tensors: Tensors, dtype: Float, names: Name[]) {
   const rounded = (name: Name) => {
     const { data, shape } = input(tensors, name)

@@ -1,4 +1,4 @@
-/** What must hold between the numbers of any problem, whatever the reference says. */
+/** Identities between the results of any problem, independent of the reference. See docs/math.md, Identities. */
 import { describe, expect, test } from 'vitest'
 import { backend, isEmulated } from './support/backend.js'
 import { type Case, makeCase, type Spec } from './support/cases.js'
@@ -24,7 +24,7 @@ const modes = Object.entries(specs).flatMap(([mode, spec]) =>
   Object.entries(TYPES).map(([types, of]): [string, Spec] => [`${mode}, ${types}`, { ...spec, ...of }]),
 )
 
-/** float32's rounding, doubled a few times over: sums of the sizes here. A rounding to 16 bits is all there is of it. */
+/** A few times the rounding of float32, for sums of these sizes; for 16-bit types a single rounding dominates. */
 const closeTo = ({ activations = 'float32' }: Types) => (activations === 'float32' ? 2e-6 : roundoff(activations))
 
 function valueOf(values: Values, name: keyof Values): Float32Array {
@@ -47,7 +47,7 @@ function inner(u: ArrayLike<number>, v: ArrayLike<number>): { sum: number; size:
 const isZero = (values: Float32Array) => values.every((value) => value === 0)
 
 // y is homogeneous of degree one in b, so <b, db> = <y, dy>: sum_e w_ge dw_ge = sum_t <h_t, q_t>, summed over groups.
-// x and a enter as x a^T alone, and h = relu(x a^T) is homogeneous in both, as are the logits h R^T in h and R.
+// x and a occur only as x a^T. h = relu(x a^T) is homogeneous in both, and so are the logits h R^T in h and R.
 describe('homogeneity', () => {
   test.each(modes)('%s', async (_, spec) => {
     const close = closeTo(spec)
@@ -67,8 +67,8 @@ describe('homogeneity', () => {
   })
 })
 
-// A softmax does not change where all its logits do, so their gradients add up to zero.
-describe("the router's gradients add up to zero over the experts", () => {
+// Adding a constant to all logits does not change their softmax, so the gradients of the logits add up to zero.
+describe('the gradients of the router add up to zero over the experts', () => {
   test.each(modes.filter(([, { routing }]) => ['batch', 'sequence', 'token'].includes(routing)))(
     '%s',
     async (_, spec) => {
@@ -141,9 +141,9 @@ describe('a group with no kept token', () => {
   })
 })
 
-// It is a permission: a backend without TF32 keeps to full precision. Rounded are both operands of every product, to 11
-// bits; a result is a product of three at most.
-describe('tf32 stays within its roundings', () => {
+// precision 'tf32' permits TF32: a backend without it computes in full precision. Both operands of every product are rounded
+// to 11 bits; a result is a product of three factors at most.
+describe('errors of tf32 are within its roundings', () => {
   test.each(Object.entries(specs))('%s', async (_, spec) => {
     const full = (await run(makeCase(spec))).values
     const rounded = (await run(makeCase({ ...spec, precision: 'tf32' }))).values
@@ -154,27 +154,27 @@ describe('tf32 stays within its roundings', () => {
   })
 })
 
-// Modes may be computed by different formulations, each with its own roundings of operands and results.
+// Modes may use different formulations, which round operands and results differently.
 describe.each(Object.entries(TYPES))('modes that coincide, %s', (_, types) => {
   const close = 2 * closeTo(types)
   const base = { ...sizes, ...types }
   const all: (keyof Values)[] = ['y', 'hidden', 'dx', 'da', 'db']
 
-  test.each(['probabilities', 'logits'] as const)('batch is one sequence, pooled %s', async (pool) => {
+  test.each(['probabilities', 'logits'] as const)('batch equals one sequence, pooled %s', async (pool) => {
     const spec = { ...base, pool, sharpness: 0.1, masked: 0.3, seed: 20 }
     const batch = (await run(makeCase({ ...spec, routing: 'batch' }))).values
     const sequence = (await run(makeCase({ ...spec, routing: 'sequence', lengths: [sizes.tokens] }))).values
     expectSame(sequence, batch, [...all, 'dRouter', 'weights'], close)
   })
 
-  test.each(['batch', 'sequence'] as const)('fixed with the weights that %s pooled', async (routing) => {
+  test.each(['batch', 'sequence'] as const)('fixed with the pooled weights equals %s', async (routing) => {
     const c = makeCase({ ...base, routing, lengths: routing === 'sequence' ? lengths : undefined, seed: 21 })
     const pooled = (await run(c)).values
     const fixed = (await run({ ...c, routing: 'fixed', router: undefined, weights: valueOf(pooled, 'weights') })).values
     expectSame(fixed, pooled, ['y', 'hidden', 'db'], close)
   })
 
-  test('uniform is fixed with 1 / E', async () => {
+  test('uniform equals fixed with 1 / E', async () => {
     const c = makeCase({ ...base, routing: 'uniform', seed: 22 })
     const weights = new Float32Array(sizes.experts).fill(1 / sizes.experts)
     expectSame(
@@ -185,7 +185,7 @@ describe.each(Object.entries(TYPES))('modes that coincide, %s', (_, types) => {
     )
   })
 
-  test('token with one expert is LoRA with b transposed', async () => {
+  test('token with one expert equals LoRA with b transposed', async () => {
     const c = makeCase({ ...base, routing: 'token', experts: 1, seed: 23 })
     const token = (await run(c)).values
     const lora = (await run({ ...c, routing: 'lora', router: undefined, b: transpose(c.b, sizes.rank) })).values
@@ -194,14 +194,14 @@ describe.each(Object.entries(TYPES))('modes that coincide, %s', (_, types) => {
   })
 })
 
-// Large enough for the kernels to cut the batch otherwise than the sequence alone: many chunks of tokens, or one; and,
-// of few tokens, the long dimension.
+// Large enough that the kernels split the batch differently from the sequence alone: into many splits of tokens, or one;
+// and for few tokens, along the long dimension.
 describe.each([
   [70, 16],
   [1, 16],
   [19, 16],
   [3, 136],
-])('a sequence of %d does not depend on the batch it is in, rank %d', (length, rank) => {
+])('a sequence of %d tokens does not depend on the rest of its batch, rank %d', (length, rank) => {
   const [before, after] = isEmulated ? [139, 5] : [1203, 5]
   const wide = {
     ...(isEmulated ? { dIn: length < 70 && rank === 16 ? 520 : 140, dOut: 130 } : { dIn: 1100, dOut: 1030 }),
@@ -211,14 +211,14 @@ describe.each([
   const group = { first: before, last: before + length }
   const names = ['y', 'hidden', 'dx'] as const
 
-  /** The sequence's part of a value with one row per token. */
+  /** The rows of the sequence in a matrix with one row per token. */
   const part = (values: Values, name: keyof Values, tokens: number, first: number) => {
     const value = valueOf(values, name)
     const cols = value.length / tokens
     return value.slice(first * cols, (first + length) * cols)
   }
 
-  /** The sequence by itself. */
+  /** The sequence alone. */
   const alone = (c: Case): Case => ({
     ...c,
     tokens: length,
@@ -238,7 +238,7 @@ describe.each([
     ['uniform', { routing: 'uniform' }],
     ['lora', { routing: 'lora', experts: 1 }],
   ] as const
-  // Emulated, one case of each kernel.
+  // On the emulator, one case of each kernel.
   const all = !isEmulated || length === 70
   const each = (['float32', 'bfloat16', 'mixed float16'] as const)
     .filter((types) => all || types !== 'mixed float16')
@@ -258,7 +258,7 @@ describe.each([
     for (const name of names) {
       expectSameBits(name, part(batch, name, tokens, before), part(expected, name, length, 0))
     }
-    // Nor on what the others are, NaN included.
+    // Nor does it depend on the numbers of other sequences, including NaN.
     for (const [values, cols] of [
       [c.x, c.dIn],
       [c.dy, c.dOut],
@@ -272,7 +272,7 @@ describe.each([
   })
 })
 
-/** Of a matrix with that many rows. */
+/** Transposes a matrix with this number of rows. */
 function transpose(values: Float32Array, rows: number): Float32Array {
   const cols = values.length / rows
   return Float32Array.from({ length: values.length }, (_, i) => values[(i % rows) * cols + Math.floor(i / rows)])

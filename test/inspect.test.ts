@@ -1,4 +1,4 @@
-/** `lily-kernels inspect` as people call it. */
+/** `lily-kernels inspect` as a child process. */
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseHTML } from 'linkedom'
@@ -9,7 +9,7 @@ import { GOLDEN, newFolder, withFields } from './support/checkpoint.js'
 import { runCli } from './support/cli.js'
 import { gaussian, randomFrom } from './support/random.js'
 
-/** What is asked of a page. */
+/** The subset of the DOM that the tests use. */
 interface Page {
   readonly textContent: string
   querySelector(selector: string): Page | null
@@ -28,7 +28,7 @@ async function writeSamples(path: string, width = 32): Promise<void> {
 }
 
 describe('inspect', () => {
-  test('with samples: a table, JSON and a page', async () => {
+  test('with samples, writes a table, JSON and a page', async () => {
     const folder = newFolder()
     const [samples, json, html] = ['samples.safetensors', 'all.json', 'all.html'].map((name) => join(folder, name))
     await writeSamples(samples)
@@ -47,7 +47,7 @@ describe('inspect', () => {
     expect(stdout.match(/^layer +w0 +w1 +w2 +entropy +of tokens +\|dW\| +effective rank +in LoRA\n0 /gm)).toHaveLength(
       2,
     )
-    // A line for each layer: three weights, two entropies, the update.
+    // One line per layer: three weights, two entropies, the update.
     expect(stdout.match(/^[0-3]( +\d\.\d\d){3}( +\d+%){2} +\d\.\d+ +\d\.\d +\d+%$/gm)).toHaveLength(8)
 
     const inspection = JSON.parse(readFileSync(json, 'utf8')) as Inspection
@@ -61,28 +61,28 @@ describe('inspect', () => {
     const { document } = parseHTML(readFileSync(html, 'utf8')) as unknown as { document: Page }
     expect(document.querySelectorAll('figure.chart svg')).toHaveLength(2 * 6)
     expect(document.querySelectorAll('tbody tr')).toHaveLength(8)
-    // Needs nothing else: no script but the data, no address.
+    // The page is self-contained: the only script element holds the data.
     expect(document.querySelectorAll('script:not([type="application/json"]), link, img')).toHaveLength(0)
     expect(JSON.parse(document.querySelector('#report')!.textContent)).toEqual(inspection)
   })
 
-  test('without samples routers are not shown', async () => {
+  test('without samples, does not show the routers', async () => {
     const html = join(newFolder(), 'page.html')
     const { code, stdout, stderr } = await runCli(['inspect', GOLDEN, '--html', html])
     expect(code, stderr).toBe(0)
-    expect(stdout).toContain('no samples: every expert counts the same')
+    expect(stdout).toContain('no samples: all experts have equal weights')
     const { document } = parseHTML(readFileSync(html, 'utf8')) as unknown as { document: Page }
     expect(document.querySelectorAll('figure.chart svg')).toHaveLength(2 * 4)
     expect(document.querySelector('.alert')!.textContent).toContain('No samples')
   })
 
-  test('JSON alone', async () => {
+  test('--json with --no-html writes only JSON', async () => {
     const { code, stdout } = await runCli(['inspect', GOLDEN, '--json', '--no-html'])
     expect(code).toBe(0)
     expect((JSON.parse(stdout) as Inspection).analysis.r).toBe(8)
   })
 
-  test('what cannot be read ends with 1 and says why', async () => {
+  test('exits with code 1 and a message if the input cannot be read', async () => {
     const folder = newFolder()
     const html = join(folder, 'page.html')
     const samples = join(folder, 'samples.safetensors')
@@ -97,7 +97,7 @@ describe('inspect', () => {
       const { code, stderr } = await runCli(['inspect', ...args, '--html', html])
       expect(code).toBe(1)
       expect(stderr).toContain(message)
-      // A message, not a stack.
+      // No stack trace.
       expect(stderr).not.toMatch(/^ +at /m)
     }
     expect(existsSync(html)).toBe(false)

@@ -1,4 +1,4 @@
-/** Every instruction set against the reference, in a process of its own. */
+/** Every instruction set, compared with the reference in a separate process. */
 import { describe, expect, test } from 'vitest'
 import { runInChild } from './support/child.js'
 import { expectMatches, fewJobs, jobs } from './support/instruction-sets.js'
@@ -21,8 +21,8 @@ for (const isa of NAMES)
     })
   })
 
-// A processor that lacks an instruction ends a process that uses it.
-describe('an older processor gets the widest set that it has', () => {
+// An unsupported instruction terminates the process.
+describe('an older processor uses the widest set that it supports', () => {
   for (const [name, simd] of [
     ['Nehalem', 'portable'],
     ['Haswell', 'avx2'],
@@ -34,7 +34,7 @@ describe('an older processor gets the widest set that it has', () => {
     })
 })
 
-test('an unknown instruction set is refused with the reason', async () => {
+test('an unknown instruction set is rejected with the reason', async () => {
   const { backend, refused } = await runInChild(jobs.slice(0, 1), { LILY_CPU_ISA: 'sse9' })
   expect(backend.available).toBe(false)
   expect(backend.reason).toContain('LILY_CPU_ISA=sse9')

@@ -1,4 +1,4 @@
-/** Nothing is kept of 10,000 forward/backward pairs, and V8 knows what results weigh while they live. */
+/** 10,000 forward/backward pairs leak nothing, and V8 accounts for the memory of live results. */
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
@@ -20,11 +20,11 @@ interface Report {
 
 const KB = 1024
 const MB = 1024 * KB
-// The checks and the quarantine of a sanitizer hold memory of their own.
+// A sanitizer holds additional memory, for its checks and its quarantine.
 const sanitizer = process.env.LILY_TEST_SANITIZER
 const folder = fileURLToPath(new URL('programs', import.meta.url))
 
-/** Fails where LeakSanitizer finds one when the process ends, if AddressSanitizer is in it. */
+/** With AddressSanitizer, it also fails if LeakSanitizer finds a leak when the process exits. */
 async function pairs(way: string): Promise<Report> {
   const ASAN_OPTIONS = `${process.env.ASAN_OPTIONS ?? ''}:detect_leaks=1`
   const { stdout } = await promisify(execFile)(process.execPath, ['--expose-gc', 'pairs.js', way], {
@@ -34,7 +34,7 @@ async function pairs(way: string): Promise<Report> {
   return JSON.parse(stdout) as Report
 }
 
-describe('10,000 pairs of a forward and a backward', () => {
+describe('10,000 pairs of forward and backward', () => {
   for (const way of ['disposed', 'dropped', 'promised', 'folded', 'lora', 'refused'])
     test(way, { timeout: 300_000 }, async () => {
       const { before, after, peak, keeping, keptBytes } = await pairs(way)
@@ -42,14 +42,14 @@ describe('10,000 pairs of a forward and a backward', () => {
       expect(after.arrayBuffers - before.arrayBuffers).toBeLessThan(64 * KB)
       expect(after.external - before.external).toBeLessThan(64 * KB)
       expect(after.heapUsed - before.heapUsed).toBeLessThan(1 * MB)
-      // Results that live are counted, all of their bytes and little more.
+      // V8 counts all bytes of live results, and little more.
       for (const name of ['arrayBuffers', 'external'] as const) {
         expect(keeping[name] - after[name]).toBeGreaterThanOrEqual(keptBytes)
         expect(keeping[name] - after[name]).toBeLessThan(keptBytes + 1 * MB)
       }
       if (sanitizer !== undefined) return
-      // The allocator keeps some of what it is given back. All results together are more than a gigabyte: were V8 not
-      // told of them, it would collect too late.
+      // The allocator caches some freed memory. All results together exceed a gigabyte: without accounting, V8 would
+      // collect them too late.
       expect(after.rss - before.rss).toBeLessThan(64 * MB)
       expect(peak - before.rss).toBeLessThan(256 * MB)
     })

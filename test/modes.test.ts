@@ -1,4 +1,4 @@
-/** The table of modes, row by row, in every data type: what a routing needs and refuses, its groups, what saved holds. */
+/** The routings in every data type: required and rejected operands, groups, contents of saved. */
 import { describe, expect, it } from 'vitest'
 import type { LilyForwardOptions, Tensor } from '../lib/index.js'
 import { foldB, lilyBackward, lilyForward, loraBackward, loraForward } from './support/backend.js'
@@ -13,7 +13,7 @@ const mask = [1, 0, 1, 1, 1, 1]
 
 interface Mode {
   routing: NonNullable<LilyForwardOptions['routing']>
-  /** What the routing cannot do without, beside the router. */
+  /** Options that the routing requires, besides the router. */
   options: Omit<LilyForwardOptions, 'save'>
   router: boolean
   mask: boolean
@@ -63,7 +63,7 @@ const modes: Mode[] = [
   },
 ]
 
-/** Precision has no part in this. */
+/** The combinations of data types; precision and types of given gradients do not matter here. */
 const combinations = Object.entries(TYPES).filter(([, { precision, gradients }]) => !precision && !gradients)
 
 for (const [name, types] of combinations)
@@ -74,7 +74,7 @@ for (const [name, types] of combinations)
 function modesIn(types: Types): void {
   const smallOperands = () => typedOperands(types)
   const { activations, parameters = activations } = types
-  /** Results to add to: of the activations' type, and of the parameters'. */
+  /** Outputs to accumulate into: of the type of the activations and of that of the parameters. */
   const rows = (value: number, ...shape: number[]) => typed(filled(value, ...shape), activations)
   const gradient = (value: number, ...shape: number[]) => typed(filled(value, ...shape), parameters)
 
@@ -90,14 +90,14 @@ function modesIn(types: Types): void {
     const { router } = smallOperands()
 
     describe(routing, () => {
-      it(mode.router ? 'needs a router' : 'refuses a router', async () => {
+      it(mode.router ? 'requires a router' : 'rejects a router', async () => {
         const { x, a, b } = operands
         const opposite = mode.router ? { x, a, b } : { x, a, b, router }
         await expectRefused('ERR_LILY_ARGUMENT', 'router', () => lilyForward(opposite, options))
         expect((await lilyForward(operands, options)).y.shape).toEqual([tokens, dOut])
       })
 
-      it(mode.mask ? 'may have a mask' : 'refuses a mask', async () => {
+      it(mode.mask ? 'accepts a mask' : 'rejects a mask', async () => {
         const masked = () => lilyForward(operands, { ...options, mask })
         if (mode.mask)
           expect(Array.from((await masked()).y.data)).not.toEqual(
@@ -107,21 +107,21 @@ function modesIn(types: Types): void {
       })
 
       if (!mode.sequenceOffsets) {
-        it('refuses sequenceOffsets', async () => {
+        it('rejects sequenceOffsets', async () => {
           const call = () => lilyForward(operands, { ...options, sequenceOffsets: offsets })
           await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
         })
       }
 
       if (routing !== 'fixed') {
-        it('refuses weights', async () => {
+        it('rejects weights', async () => {
           await expectRefused('ERR_LILY_ARGUMENT', 'weights', () =>
             lilyForward(operands, { ...options, weights: [1, 0] }),
           )
         })
       }
 
-      it('saves what the table says', async () => {
+      it('saves the tensors in the table', async () => {
         const { saved } = await lilyForward(operands, options)
         expect(saved.hidden.shape).toEqual([tokens, rank])
         const { dtype } = (await lilyForward(operands, { ...options, precision: 'high' })).saved.hidden
@@ -134,7 +134,7 @@ function modesIn(types: Types): void {
         expect(saved.weights?.shape).toEqual(mode.weights)
       })
 
-      it('saves nothing for inference, and gives the same y', async () => {
+      it('saves nothing with inference, and returns the same y', async () => {
         const { y, saved } = await lilyForward(operands, { ...options, save: false })
         expect(saved).toBeUndefined()
         expectSameBits('y', y.data, (await lilyForward(operands, options)).y.data)
@@ -156,7 +156,7 @@ function modesIn(types: Types): void {
         }
       })
 
-      it('pools logits where it pools at all', async () => {
+      it('supports pooled logits if it pools', async () => {
         const logits = async () => (await lilyForward(operands, { ...options, pool: 'logits' })).saved
         if (!mode.mask) {
           await expectRefused('ERR_LILY_ARGUMENT', 'pool', logits)
@@ -184,12 +184,12 @@ function modesIn(types: Types): void {
       )
     })
 
-    it('sequence: offsets count before the rows of a 3-D x', async () => {
+    it('sequence: offsets take precedence over the rows of a 3-D x', async () => {
       const { saved } = await lilyForward({ x: cube, a, router, b }, { routing: 'sequence', sequenceOffsets: [0, 6] })
       expect(saved.weights?.shape).toEqual([1, experts])
     })
 
-    it('sequence: neither is an error', async () => {
+    it('sequence: rejects x without offsets unless it is 3-D', async () => {
       await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', () =>
         lilyForward({ x, a, router, b }, { routing: 'sequence' }),
       )
@@ -228,7 +228,7 @@ function modesIn(types: Types): void {
       expectSameBits('y', rows.y.data, same.y.data)
     })
 
-    it('fixed: [G, E] without groups, or with another number of them, is an error', async () => {
+    it('fixed: rejects [G, E] without groups or with another number of groups', async () => {
       const call = () => lilyForward({ x, a, b }, { routing: 'fixed', weights })
       await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
       const other = () => lilyForward({ x, a, b }, { routing: 'fixed', weights, sequenceOffsets: [0, 3, 6] })
@@ -241,7 +241,7 @@ function modesIn(types: Types): void {
     const fresh = await lilyForward(operands)
     const gradients = await lilyBackward({ dy }, fresh.saved)
 
-    it('given ones are added to in place', async () => {
+    it('given outputs are accumulated in place', async () => {
       const y = rows(1, tokens, dOut)
       expectSum(y, (await lilyForward({ ...operands, y })).y, fresh.y)
       const given = { dx: rows(1, tokens, dIn), da: gradient(1, rank, dIn), dRouter: gradient(1, experts, rank) }
@@ -253,7 +253,7 @@ function modesIn(types: Types): void {
       }
     })
 
-    it('accumulate: false overwrites, NaN too', async () => {
+    it('accumulate: false overwrites outputs, including NaN', async () => {
       const y = rows(NaN, tokens, dOut)
       await lilyForward({ ...operands, y }, { accumulate: false })
       expectSameBits('y', y.data, fresh.y.data)
@@ -265,7 +265,7 @@ function modesIn(types: Types): void {
       }
     })
 
-    it('needs: what is not needed is not returned, and the rest stays the same', async () => {
+    it('needs: omits gradients that are not needed, and does not change the others', async () => {
       const names = ['dx', 'da', 'dRouter', 'db'] as const
       for (let chosen = 0; chosen < 16; chosen++) {
         const needs = Object.fromEntries(names.map((name, i) => [name, (chosen >> i) % 2 === 1]))
@@ -278,7 +278,7 @@ function modesIn(types: Types): void {
       }
     })
 
-    it('deferB leaves db to foldB, which adds it up over layers', async () => {
+    it('deferB defers db to foldB, which sums it over layers', async () => {
       const run = async (scaling: number) => (await lilyForward(operands, { scaling })).saved
       const layers = [await run(1), await run(2)]
       const db = await Promise.all(layers.map(async (saved) => numbers((await lilyBackward({ dy }, saved)).db)))
@@ -290,7 +290,7 @@ function modesIn(types: Types): void {
       })
     })
 
-    it('a layer that ran backward twice is folded twice', async () => {
+    it('a saved call that ran backward twice is folded twice', async () => {
       const { saved } = await lilyForward(operands)
       for (let i = 0; i < 2; i++) await lilyBackward({ dy }, saved, { deferB: true })
       numbers(await foldB(saved)).forEach((value, i) => {
@@ -298,7 +298,7 @@ function modesIn(types: Types): void {
       })
     })
 
-    it('foldB takes one layer, and memory to add to or to overwrite', async () => {
+    it('foldB accepts one saved call, and memory to accumulate into or to overwrite', async () => {
       for (const accumulate of [true, false]) {
         const { saved } = await lilyForward(operands)
         await lilyBackward({ dy }, saved, { deferB: true })
@@ -315,7 +315,7 @@ function modesIn(types: Types): void {
     const { x, a, dy, router } = smallOperands()
     const b = typed(smallLoraB(), parameters)
 
-    it('has a hidden, and gradients of x, a and b', async () => {
+    it('has hidden and the gradients of x, a and b', async () => {
       const { y, saved } = await loraForward({ x, a, b })
       expect(y.shape).toEqual([tokens, dOut])
       expect(saved.hidden.shape).toEqual([tokens, rank])
@@ -324,19 +324,19 @@ function modesIn(types: Types): void {
       expect(gradients.db.shape).toEqual([dOut, rank])
     })
 
-    it('knows no router and no routing', async () => {
+    it('has no router and no routing', async () => {
       await expectRefused('ERR_LILY_ARGUMENT', 'router', () => loraForward({ x, a, b, router } as never))
       await expectRefused('ERR_LILY_ARGUMENT', 'routing', () => loraForward({ x, a, b }, { routing: 'batch' } as never))
     })
   })
 
-  /** As two roundings of a result's type leave it; the numbers here are small. */
+  /** Tolerance of two roundings of the type of the result; the numbers here are small. */
   function expectNear(actual: number, expected: number): void {
     const close = activations === undefined ? 5e-6 : 4 * roundoff(activations) * (1 + Math.abs(expected))
     expect(Math.abs(actual - expected)).toBeLessThan(close)
   }
 
-  /** added = 1 + value; and it lies in `memory`. */
+  /** Checks that added = 1 + value, in `memory`. */
   function expectSum(memory: TypedTensor, added: Tensor, value: Tensor): void {
     expect(added.data.buffer).toBe(memory.data.buffer)
     numbers(value).forEach((number, i) => {
@@ -345,7 +345,7 @@ function modesIn(types: Types): void {
   }
 }
 
-/** The names of the gradients that there are. */
+/** The names of the returned gradients. */
 function computed(gradients: object): string[] {
   return Object.entries(gradients)
     .filter(([, value]) => value !== undefined)

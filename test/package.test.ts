@@ -1,13 +1,13 @@
 /**
- * The package as users get it: packed, checked by publint and attw, installed where there is no compiler and no install
- * script may run, and used from both module systems.
+ * The package as users get it: packed, checked by publint and attw, installed without a compiler and without install
+ * scripts, and used from both module systems.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, renameSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import type { Report } from '../bench/report.js'
-import type { Diagnosis } from '../cli/doctor/findings.js'
+import type { Report } from '../bench/harness/report.js'
+import type { Diagnosis } from '../cli/doctor/diagnosis.js'
 import { packageRoot } from '../lib/binding/root.js'
 import { consumer, expected, MODULES } from './support/consumer.js'
 import { findProgram } from './support/find-program.js'
@@ -19,7 +19,7 @@ beforeAll(() => {
 }, 7_200_000)
 afterAll(() => installed?.remove())
 
-test.each(['ESM', 'CJS'] as const)('installed without a compiler or scripts, it runs from %s', (format) => {
+test.each(['ESM', 'CJS'] as const)('runs from %s after an installation without a compiler and scripts', (format) => {
   expect(JSON.parse(installed.run('node', [], MODULES[format].file, consumer(format)))).toEqual(expected)
 })
 
@@ -40,7 +40,7 @@ describe('npx lily-kernels', () => {
     expect({ ok, addon }).toEqual({ ok: true, addon: { loads: true } })
     expect(version).toBe(npx('--version').stdout.trim())
     expect(backends[0]).toMatchObject({ name: 'cpu', available: true, selfTest: { passed: true } })
-    // A release has the CUDA library, which loads wherever it is asked for.
+    // A release contains the CUDA library, which also loads without a GPU.
     const hasCuda = existsSync(join(prebuilds(), 'linux-x64', 'lily_cuda.so'))
     if (process.env.LILY_TEST_RELEASE === '1') expect(hasCuda).toBe(true)
     const reason = hasCuda ? /driver|GPU/ : /has no CUDA library/
@@ -56,7 +56,7 @@ describe('npx lily-kernels', () => {
     expect(readFileSync(join(installed.project, 'bench.html'), 'utf8')).toContain('<svg')
   })
 
-  test('doctor says so where the addon does not load', () => {
+  test('doctor reports an addon that does not load', () => {
     renameSync(prebuilds(), `${prebuilds()}-gone`)
     try {
       const { status, stdout } = npx('doctor', '--json')
@@ -70,7 +70,7 @@ describe('npx lily-kernels', () => {
   })
 })
 
-test('the tarball holds what runs and no way to build', () => {
+test('the tarball contains the runtime files and no build files', () => {
   const files = readdirSync(installed.folder, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name).slice(installed.folder.length + 1))
@@ -91,7 +91,7 @@ test('the tarball holds what runs and no way to build', () => {
   expect(gypfile).toBe(false)
 })
 
-test('addons are there for this machine, and for linux-arm64 where Debian has its compiler', (context) => {
+test('the tarball contains addons for this machine, and for linux-arm64 if its compiler is installed', (context) => {
   const here = `${process.platform}-${process.arch}`
   const hasCompiler = ['aarch64-linux-gnu-g++-12', 'aarch64-linux-gnu-g++'].some(findProgram)
   const platforms = [here, ...(here === 'linux-x64' && hasCompiler ? ['linux-arm64'] : [])]
@@ -99,14 +99,14 @@ test('addons are there for this machine, and for linux-arm64 where Debian has it
   if (here === 'linux-x64' && !hasCompiler) context.skip('of linux-arm64: no aarch64-linux-gnu-g++')
 })
 
-/** The newest minor version that a binary names. */
+/** The newest minor version among the symbols of a binary. */
 function newestIn(binary: Buffer): (version: RegExp) => number {
   const text = binary.toString('latin1')
   return (version) => Math.max(...[...text.matchAll(version)].map((match) => Number(match[1])))
 }
 
-// A newer symbol creeps in with one innocent call, and the addon then does not load where it used to.
-test('the prebuilt addons ask for no newer libraries than the README says', (context) => {
+// A single call can introduce a newer symbol, and the addon then does not load on older systems.
+test('the prebuilt addons require no newer libraries than the README states', (context) => {
   const MACHINES: Record<string, number> = { 'linux-x64': 62, 'linux-arm64': 183 } // EM_X86_64, EM_AARCH64
   const newerCompilers: string[] = []
   for (const platform of readdirSync(prebuilds())) {
@@ -122,13 +122,13 @@ test('the prebuilt addons ask for no newer libraries than the README says', (con
   if (newerCompilers.length > 0) context.skip(`of libstdc++: ${newerCompilers.join(', ')}, releases are with GCC 12`)
 })
 
-test('the CUDA library asks for no newer libraries than the README says', (context) => {
-  // That of the tarball, which releases have; else that of the checkout, of the same code.
+test('the CUDA library requires no newer libraries than the README states', (context) => {
+  // The library of the tarball, which only releases contain, or that of the checkout, which has the same code.
   const file = [
     join(prebuilds(), 'linux-x64', 'lily_cuda.so'),
     join(packageRoot, 'build', 'Release', 'lily_cuda.so'),
   ].find(existsSync)
-  if (file === undefined) return context.skip('there is none: it takes nvcc')
+  if (file === undefined) return context.skip('there is no CUDA library: building it requires nvcc')
   const newest = newestIn(readFileSync(file))
   expect(newest(/GLIBC_2\.(\d+)/g)).toBeLessThanOrEqual(34)
   expect(newest(/GLIBCXX_3\.4\.(\d+)/g)).toBeLessThanOrEqual(30)

@@ -1,7 +1,7 @@
 /**
- * Random shapes, modes, data types, masks, sequences, layouts and ways of calling against the float64 reference; then
- * larger shapes that cross the kernels' block sizes. fast-check prints the seed of a failure: give it as FAST_CHECK_SEED to repeat it, and
- * FAST_CHECK_RUNS for more than the usual number of problems.
+ * Random shapes, modes, data types, masks, sequences, layouts and ways to call, compared with the float64 reference; then
+ * larger shapes that cross the block sizes of the kernels. fast-check prints the seed of a failure: set FAST_CHECK_SEED to
+ * repeat it, and FAST_CHECK_RUNS to change the number of problems.
  */
 import fc from 'fast-check'
 import { describe, test } from 'vitest'
@@ -16,7 +16,7 @@ const ROUTINGS = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'lora'] as c
 
 const isPooled = (routing: Routing) => routing === 'batch' || routing === 'sequence'
 
-/** Any number of a range, but often one of those around vector widths and block sizes. */
+/** A number from a range, often close to a vector width or a block size. */
 const size = (min: number, max: number, ...often: number[]) =>
   fc.oneof(fc.integer({ min, max }), fc.constantFrom(...often))
 
@@ -35,7 +35,7 @@ const how = (routing: Routing): fc.Arbitrary<How> => {
     .map(({ layouts, ...rest }) => ({ ...rest, layout: (name) => layouts[name] }))
 }
 
-/** Every second problem of sequence and fixed routing is a 3-D x of equal sequences; the others are ragged. */
+/** Every second problem of sequence and fixed routing has a 3-D x of equal sequences; the others are ragged. */
 const problem = (routing: Routing): fc.Arbitrary<{ spec: Spec; leading: number[] }> =>
   fc
     .record({
@@ -66,11 +66,11 @@ const problem = (routing: Routing): fc.Arbitrary<{ spec: Spec; leading: number[]
     })
 
 const seed = process.env.FAST_CHECK_SEED
-// Emulated, a problem takes as long as thousands do.
+// On the emulator a problem takes as long as thousands do on the cpu backend.
 const runs = isEmulated ? 12 : 150
 const parameters = { numRuns: Number(process.env.FAST_CHECK_RUNS ?? runs), ...(seed && { seed: Number(seed) }) }
 
-// A minute for the usual number, on a slow machine; as much for each as many again.
+// A minute for the default number of problems on a slow machine, and in proportion for more.
 const timeout = (isEmulated ? 300_000 : 60_000) * Math.max(1, parameters.numRuns / runs)
 
 describe('random problems', () => {
@@ -86,7 +86,7 @@ describe('random problems', () => {
     })
 })
 
-// Every size of tokens with every rank; the other sizes, the routing and the data types in turn.
+// Every number of tokens with every rank; the other sizes, the routing and the data types alternate.
 describe('ragged shapes', () => {
   const types = Object.entries(TYPES)
   const pairs = [1, 7, 33, 65].flatMap((tokens) => [4, 8, 33, 128].map((rank) => ({ tokens, rank })))
@@ -117,12 +117,12 @@ const large: Spec[] = [
   { routing: 'batch', tokens: 33, dIn: 600, dOut: 700, rank: 448, experts: 2, activation: 'relu', seed: 8 },
   { routing: 'lora', tokens: 33, dIn: 700, dOut: 600, rank: 448, experts: 1, seed: 9 },
 ]
-// Of a large rank, and so many tokens that sums over them are split.
+// A large rank, and so many tokens that sums over them are split.
 const deep: Spec = { routing: 'batch', tokens: 600, dIn: 64, dOut: 96, rank: 136, experts: 2, masked: 0.2, seed: 11 }
 const count = isEmulated ? 200 : 2000
 const ragged = { tokens: count, dIn: 96, dOut: 113, rank: 16, experts: 4, lengths: splitTokens(count, 40, 40) }
 
-/** A fraction of it, which the emulator bears; still several blocks in every direction. */
+/** Smaller problems for the emulator, still with several blocks in every direction. */
 function reduced(spec: Spec): Spec {
   const part = (size: number) => (size > 130 ? 100 + (size % 64) : size)
   const { tokens, dIn, dOut, rank, lengths } = spec
@@ -131,7 +131,7 @@ function reduced(spec: Spec): Spec {
 }
 
 describe('problems that cross block sizes', () => {
-  // Each in float32, and in the types of 16 bits by turns.
+  // Each in float32, and in one of the 16-bit types by turns.
   const names = Object.keys(TYPES).filter((name) => name !== 'float32')
   const crossing = [...(isEmulated ? large.map(reduced) : large), deep]
   crossing.forEach((spec, i) => {
@@ -140,7 +140,7 @@ describe('problems that cross block sizes', () => {
         await checkCase(makeCase({ ...spec, ...TYPES[types] }), { outputs: 'add', plain: true })
       })
   })
-  // A matrix of E r rows makes blocks enough, and one of G r rows needs splits: what is deferred has parts of its own.
+  // A matrix of E r rows gives enough blocks, and one of G r rows requires splits: deferred gradients have partials.
   for (const types of ['float32', 'bfloat16'])
     test(`three sequences of 64 experts, deferred, ${types}`, async () => {
       const sizes = { tokens: 150, dIn: 33, dOut: 136, rank: 33, experts: 64, lengths: splitTokens(150, 3, 1) }

@@ -1,4 +1,4 @@
-/** The reference against central differences: d/dv of sum(y * dy) for every element v of every operand. */
+/** The reference compared with central differences: d/dv of sum(y * dy) for every element v of every operand. */
 import { describe, expect, test } from 'vitest'
 import { backward, forward, type Problem } from './reference.js'
 import { makeCase, type Spec } from './support/cases.js'
@@ -38,7 +38,7 @@ for (const [name, spec] of Object.entries(specs)) {
   describe(name, () => {
     for (const activation of ['none', 'relu'] as const) {
       test(`activation ${activation}`, () => {
-        // Gaussian numbers also for relu: no hidden value may be close to the kink.
+        // Gaussian numbers for relu, too, because no hidden value may be close to zero.
         const problem = { ...makeCase(spec), activation }
         const saved = forward(problem)
         const before = forward({ ...problem, activation: 'none' }).hidden.value
@@ -60,7 +60,7 @@ for (const [name, spec] of Object.entries(specs)) {
   })
 }
 
-test('relu has no gradient at zero', () => {
+test('the gradient of relu at zero is zero', () => {
   const problem = { ...makeCase({ ...sizes, routing: 'token' }), x: new Float32Array(45), activation: 'relu' as const }
   const gradients = backward(problem, forward(problem), problem.dy)
   expect(gradients.da.value.every((value) => value === 0)).toBe(true)

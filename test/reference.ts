@@ -1,21 +1,21 @@
 /**
- * The operation in float64: plain loops over the published formulas (arXiv 2407.09946), sharing nothing with lib/.
+ * The operation in float64: plain loops over the published formulas (arXiv 2407.09946), independent of lib/.
  *
- * Every matrix carries, beside its values, the variance of the error that a plain computation in the problem's data types
- * would make in them, in units of the float32 rounding squared, as if errors were independent: the errors of what
- * enters a sum, the rounding of each partial sum to float32, and every rounding to 16 bits. So a test can ask for the
- * accuracy of any shape, where terms cancel, too.
+ * Every matrix carries, besides its values, the variance of the error that a plain computation in the data types of the
+ * problem would have, in units of the float32 rounding squared, under the assumption of independent errors: the errors
+ * of the terms of a sum, the rounding of each partial sum to float32, and every rounding to 16 bits. From this, tests
+ * derive a tolerance for any shape, also if terms cancel.
  *
- * The plain computation itself is the same formulas with what a 16-bit computation may round rounded: `exact: false`.
- * With 16-bit activations that is hidden, and what matrix units multiply: the combined b, or the tokens' shares of
- * hidden, and the gradient of hidden; with parameters in float32 beside them a, router and b, too; but with precision
- * 'high' none of it. Results are rounded by whoever adds them to what was there.
+ * With `exact: false` the same formulas give the plain computation: they round everything that a 16-bit computation may
+ * round. With 16-bit activations these are hidden and the operands of matrix units: the combined b, or u = p (x) h of
+ * token routing, and the gradient of hidden; with float32 parameters also a, router and b. Precision 'high' rounds none of
+ * them. The caller rounds the results, after accumulating them.
  */
 import { quantum, round, roundoff, type Float, type Types } from './support/dtypes.js'
 
 export type Routing = 'batch' | 'sequence' | 'token' | 'uniform' | 'fixed' | 'lora'
 
-/** Row-major operands. b is [E * r, dOut], but [dOut, r] with routing 'lora', which has no router and one expert. */
+/** Row-major operands. b is [E * r, dOut], or [dOut, r] for routing 'lora', which has no router and one expert. */
 export interface Problem extends Types {
   routing: Routing
   pool?: 'probabilities' | 'logits' | undefined
@@ -30,20 +30,20 @@ export interface Problem extends Types {
   a: ArrayLike<number>
   router?: ArrayLike<number> | undefined
   b: ArrayLike<number>
-  /** [M], 1 keeps; of batch and sequence. */
+  /** [M], 1 keeps a token; for batch and sequence. */
   mask?: ArrayLike<number> | undefined
-  /** [G + 1]; of sequence and fixed. */
+  /** [G + 1]; for sequence and fixed. */
   offsets?: ArrayLike<number> | undefined
-  /** [G, E]; of fixed. */
+  /** [G, E]; for fixed. */
   weights?: ArrayLike<number> | undefined
 }
 
 export interface Forward {
   y: Matrix
   hidden: Matrix
-  /** [M, E]: of token routing, and of batch and sequence with pooled probabilities. */
+  /** [M, E]; for token routing, and for batch and sequence with pooled probabilities. */
   probabilities: Matrix | undefined
-  /** [G, E]: the share of every expert in every group; [M, E] with token routing. */
+  /** [G, E]: the weight of every expert in every group; [M, E] for token routing. */
   weights: Matrix
 }
 
@@ -101,7 +101,7 @@ export class Matrix {
     return new Matrix(this.rows, this.cols).plus(this, factor)
   }
 
-  /** Rounded to a type; or, where it stays exact, with the variance of that: an even distribution between two numbers. */
+  /** Rounds to a type, or keeps the values and adds the variance of rounding: a uniform distribution between two numbers. */
   rounded(dtype: Float | undefined, exact: boolean): Matrix {
     if (dtype === undefined || dtype === 'float32') return this
     if (!exact)
@@ -116,7 +116,7 @@ export class Matrix {
   }
 }
 
-/** Of a rounding anywhere between two numbers of a type. */
+/** Variance of rounding a value that is uniformly distributed between two numbers of a type. */
 function roundingVariance(dtype: Float, value: number): number {
   const distance = quantum(dtype, value) / roundoff('float32')
   return (distance * distance) / 12
@@ -142,10 +142,10 @@ function multiply(a: Matrix, b: Matrix): Matrix {
   return result
 }
 
-/** A vectorised exp is good to about two roundings. */
+/** The error of a vectorised exp is about two roundings. */
 const EXP_VARIANCE = 4
 
-/** softmax of every row; an error of a logit is a relative error of its exponential. */
+/** softmax of every row. An absolute error of a logit is a relative error of its exponential. */
 function softmax(logits: Matrix): Matrix {
   const result = new Matrix(logits.rows, logits.cols)
   for (let i = 0; i < logits.rows; i++) {
@@ -183,7 +183,7 @@ function softmaxGradient(p: Matrix, dp: Matrix): Matrix {
 interface Group {
   first: number
   last: number
-  /** Tokens that count. */
+  /** Tokens that the mask keeps. */
   kept: number[]
 }
 
@@ -200,7 +200,7 @@ function groupsOf({ routing, tokens, mask, offsets }: Problem): Group[] {
 const isPooled = (problem: Problem) => problem.routing === 'batch' || problem.routing === 'sequence'
 const isRouted = (problem: Problem) => isPooled(problem) || problem.routing === 'token'
 
-/** A matrix of one row for every group: the sum of the group's kept rows. */
+/** A matrix with one row per group: the sum of the kept rows of the group. */
 function sumOfKept(rows: Matrix, groups: Group[]): Matrix {
   const choice = new Matrix(groups.length, rows.rows)
   groups.forEach(({ kept }, g) => {
@@ -220,11 +220,11 @@ function scaleRows(matrix: Matrix, factors: number[]): Matrix {
   return result
 }
 
-/** What is rounded on the way, and to what. */
+/** Roundings of intermediate values. */
 interface Rounding {
-  /** hidden, and other intermediate operands of matrix units. */
+  /** Type of hidden and of other intermediate operands of matrix units. */
   operands: Float | undefined
-  /** Parameters as operands of matrix units, where they are not of that type anyway. */
+  /** Type of parameters as operands of matrix units, if it differs from their own. */
   parameters: Float | undefined
   exact: boolean
 }
@@ -247,8 +247,8 @@ function expertsOf(problem: Problem, rounding: Rounding): Matrix {
 }
 
 /**
- * C_g as an operand. What multiplies h and B_e by turns rounds w_ge h instead: that is the larger error where the terms
- * of C_g cancel. A single weight of 1 combines nothing.
+ * C_g as an operand. A computation that multiplies w_ge h by B_e rounds w_ge h instead, which is the larger error if the
+ * terms of C_g cancel. A single weight of 1 requires no combination.
  */
 function combine(weights: Matrix, g: number, b: Matrix, rank: number, { operands, exact }: Rounding): Matrix {
   const flat = b.reshape(weights.cols, rank * b.cols)

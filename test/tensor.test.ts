@@ -1,4 +1,4 @@
-/** Every host form of an operand means the same numbers, without a copy; tensors and their life. */
+/** Host forms of operands, which give equal results without a copy; tensors and their lifetime. */
 import { describe, expect, it } from 'vitest'
 import { lilyBackward, LilyError, lilyForward, Tensor, tensor, type TensorLike } from '../lib/index.js'
 import { expectSameBits } from './support/compare.js'
@@ -19,7 +19,7 @@ function expectSameResults(actual: ReturnType<typeof results>, expected = result
   }
 }
 
-/** The matrix with a gap after each row, `start` elements into its memory. */
+/** The matrix with a gap after each row, beginning `start` elements into its memory. */
 function spread({ data, shape }: HostTensor, gap: number, start = 0) {
   const columns = shape.at(-1) ?? 0
   const rows = data.length / columns
@@ -37,7 +37,7 @@ describe('host forms of an operand', () => {
     'with a device': ({ data, shape }) => ({ data, shape, device: { type: 'cpu' } }),
     "with ONNX Runtime's names": ({ data, shape }) => ({ data, dims: shape, type: 'float32' }),
     'a Tensor': ({ data, shape }) => tensor(data, shape),
-    'a part of a larger array': ({ data, shape }) => {
+    'a section of a larger array': ({ data, shape }) => {
       const memory = new Float32Array(data.length + 5).fill(NaN)
       memory.set(data, 3)
       return { data: memory.subarray(3, 3 + data.length), shape }
@@ -56,7 +56,7 @@ describe('host forms of an operand', () => {
         return shape
       },
     }),
-    'rows with a pitch, from an offset on': (plain) => {
+    'rows with a pitch, at an offset': (plain) => {
       const pitch = (plain.shape.at(-1) ?? 0) + 3
       const strides = plain.shape.map((_, axis) =>
         plain.shape
@@ -72,7 +72,7 @@ describe('host forms of an operand', () => {
     })
   }
 
-  it('leading dimensions are tokens, and shapes of results follow them', () => {
+  it('leading dimensions are tokens, and results have the same leading dimensions', () => {
     const { x, dy, ...rest } = smallOperands()
     const cube = { ...x, shape: [2, tokens / 2, dIn] }
     const { y, saved } = lilyForward({ x: cube, ...rest })
@@ -82,14 +82,14 @@ describe('host forms of an operand', () => {
     expectSameResults({ y, ...gradients })
   })
 
-  it('leading dimensions may have a common pitch; a dimension of one any stride', () => {
+  it('leading dimensions may have a common pitch; a dimension of size 1 may have any stride', () => {
     const { x } = smallOperands()
     const pitch = dIn + 2
     const strides = [3 * pitch, 999, pitch, 1]
     expectSameResults(results({ x: { data: spread(x, 2), shape: [2, 1, 3, dIn], strides } }))
   })
 
-  it('b as PEFT stores it, [E*r, d_out], and db likewise', () => {
+  it('b and db in the layout of PEFT, [E*r, d_out]', () => {
     const { b } = smallOperands()
     const actual = results({ b: { ...b, shape: [experts * rank, dOut] } })
     expect(actual.db.shape).toEqual([experts * rank, dOut])
@@ -97,8 +97,8 @@ describe('host forms of an operand', () => {
     expectSameResults(actual)
   })
 
-  it('columns cut out of a wider matrix, as input and as output of one call', () => {
-    // As q of a fused qkv: x in its first columns, y in its last.
+  it('columns of a wider matrix, as input and output of one call', () => {
+    // Like q of a fused qkv: x in the first columns, y in the last.
     const { x, dy: _, ...rest } = smallOperands()
     const width = dIn + dOut
     const fused = spread(x, dOut)
@@ -123,7 +123,7 @@ describe('forms of the small operands', () => {
     booleans: flags.map(Boolean),
     'a tensor': { data: Uint8Array.from(flags), shape: [tokens] },
     "a tensor with ONNX Runtime's names": { data: Uint8Array.from(flags), dims: [tokens], type: 'bool' },
-    'any byte but 0': Uint8Array.from(flags, (flag) => flag * 255),
+    'any nonzero byte': Uint8Array.from(flags, (flag) => flag * 255),
   }
   const expected = lilyForward(operands, { mask: masks.numbers }).y
   for (const [form, mask] of Object.entries(masks)) {
@@ -166,7 +166,7 @@ describe('forms of the small operands', () => {
     })
   }
 
-  it('later changes of the small operands do not reach backward', () => {
+  it('later changes of the small operands do not affect backward', () => {
     const { dy } = smallOperands()
     const changing = { mask: Uint8Array.from(flags), sequenceOffsets: Int32Array.from(offsets) }
     const kept = { mask: flags, sequenceOffsets: offsets }
@@ -192,7 +192,7 @@ describe('Tensor', () => {
     expect(wrapped.data.buffer).toBe(data.buffer)
   })
 
-  it('results are tensors; given outputs are what is returned', () => {
+  it('results are tensors; given outputs are returned', () => {
     const { dy, ...operands } = smallOperands()
     const y = tensor(new Float32Array(tokens * dOut), [tokens, dOut])
     const result = lilyForward({ ...operands, y })
@@ -203,14 +203,14 @@ describe('Tensor', () => {
     for (const value of [gradients.da, gradients.db, result.saved.hidden]) expect(value).toBeInstanceOf(Tensor)
   })
 
-  it('new results have memory of their own', () => {
+  it('new results have separate memory', () => {
     const { dy: _, ...operands } = smallOperands()
     const [first, second] = [lilyForward(operands).y, lilyForward(operands).y]
     numbers(first).fill(7)
     expect(Array.from(second.data)).not.toContain(7)
   })
 
-  it('bfloat16 and float16 are bits in a Uint16Array', () => {
+  it('bfloat16 and float16 are stored as bits in a Uint16Array', () => {
     for (const dtype of ['bfloat16', 'float16'] as const) {
       const half = tensor(Uint16Array.of(0x3f80, 0), [1, 2], dtype)
       expect(half.dtype).toBe(dtype)
@@ -224,14 +224,14 @@ describe('Tensor', () => {
     else expect(tensor(new Float16Array(4), [2, 2]).dtype).toBe('float16')
   })
 
-  it('moves: toHost and to the cpu are itself, cuda is not available', async () => {
+  it('toHost and to(cpu) return the tensor itself; cuda is not available', async () => {
     const here = tensor(new Float32Array(2), [2])
     expect((await here.toHost()).data.buffer).toBe(here.data.buffer)
     expect(here.to({ type: 'cpu', id: 0 }).data.buffer).toBe(here.data.buffer)
     expectCode('ERR_LILY_BACKEND_UNAVAILABLE', () => here.to({ type: 'cuda', id: 0 }))
   })
 
-  it('disposed of: any use is refused; disposing again is not', () => {
+  it('rejects any use after dispose, but not a second dispose', () => {
     const gone = tensor(new Float32Array(6), [2, 3])
     gone.dispose()
     gone.dispose()
@@ -249,7 +249,7 @@ describe('Tensor', () => {
     expectCode('ERR_LILY_DISPOSED', () => saved.hidden)
   })
 
-  it('saved is usable for several backward calls, until it is disposed of', () => {
+  it('saved supports several backward calls until it is disposed of', () => {
     const { dy } = smallOperands()
     const { saved } = lilyForward(smallForward())
     expectSameBits('dx', lilyBackward({ dy }, saved).dx.data, lilyBackward({ dy }, saved).dx.data)
@@ -258,7 +258,7 @@ describe('Tensor', () => {
     expectCode('ERR_LILY_DISPOSED', () => lilyBackward({ dy }, saved))
   })
 
-  it('is refused where data and shape disagree', () => {
+  it('is rejected if data and shape disagree', () => {
     expectCode('ERR_LILY_SHAPE', () => tensor(new Float32Array(5), [2, 3]))
     expectCode('ERR_LILY_DTYPE', () => tensor(new Float64Array(6) as never, [2, 3]))
     expectCode('ERR_LILY_DTYPE', () => tensor(new Uint16Array(6), [2, 3]))

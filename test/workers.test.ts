@@ -1,15 +1,15 @@
-/** Many workers share the process: each computes the same bits, and stopping some in mid-call harms nobody. */
+/** Many workers in one process: results are bit-equal, and terminating workers during calls does not affect others. */
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, it } from 'vitest'
 
 const folder = fileURLToPath(new URL('workers', import.meta.url))
-// A crash shows as a rejection: the exit code is not 0.
+// A crash gives a rejection, because the exit code is not 0.
 const node = (...args: string[]) => promisify(execFile)(process.execPath, args, { cwd: folder })
 
 describe('worker threads', () => {
-  it('200 workers, half of them stopped in mid-call', { timeout: 170_000 }, async () => {
+  it('200 workers, half of them terminated during a call', { timeout: 170_000 }, async () => {
     const { stdout } = await node('main.js')
     expect(JSON.parse(stdout)).toEqual({ right: 100, wrong: 0, stopped: 100, failed: 0, afterwards: true })
   })

@@ -1,16 +1,16 @@
 /**
- * What calls may cost, in bfloat16 with y, dx and all gradients accumulated into: counts of the emulator (with grids of
- * at least 64 blocks) and of the formula in traffic.ts. test/cuda/counters.test.ts holds the kernels to them; each
- * limit is as asked for or narrower, and beside it stands what was counted.
+ * Limits of memory traffic and launches in bfloat16, with y, dx and all gradients accumulated: for the counts of the
+ * emulator (with grids of at least 64 blocks) and for the formula in traffic.ts. test/cuda/counters.test.ts checks them.
+ * The comment after each line has the counted values.
  */
-import type { Shape } from '../shapes.js'
+import type { Shape } from '../workload/shapes.js'
 
 export interface Budget {
-  /** Bytes touched, against the fewest. */
+  /** Bytes touched, relative to the minimum. */
   readonly touched: number
-  /** Sectors asked for, against those of the same bytes side by side. */
+  /** Sectors requested, relative to contiguous accesses to the same bytes. */
   readonly coalescing: number
-  /** Cycles of shared memory, against those without bank conflicts. */
+  /** Wavefronts of shared memory, relative to accesses without bank conflicts. */
   readonly wavefronts: number
   readonly launches: number
 }
@@ -29,8 +29,8 @@ export const budgets: readonly { shape: Shape; forward: Budget; backward: Budget
 ]
 
 /**
- * What the formula does not know: one token, and a large rank. Backward of one token is as for many: nothing was asked of
- * it, its limit is what was counted: B is read by two launches, and C written and read.
+ * Shapes that the formula does not model: one token, and a large rank. Backward of one token has no special path: two
+ * launches read B, and C is written and read. Its limit follows from its count.
  */
 export const unmodelled: typeof budgets = [
   {
@@ -45,7 +45,7 @@ export const unmodelled: typeof budgets = [
   },
 ]
 
-/** Of the formula, at 8192 tokens and d = 4096, on any of its devices: bytes moved against the fewest. */
+/** Limits for the formula on each of its GPUs, at 8192 tokens and d = 4096: bytes moved, relative to the minimum. */
 export const atScale: readonly { shape: Shape; forward: number; backward: number }[] = [
   { shape: { tokens: 8192, d: 4096, rank: 16, experts: 4 }, forward: 1.05, backward: 1.15 }, // 1.003, 1.076
   { shape: { tokens: 8192, d: 4096, rank: 64, experts: 4 }, forward: 1.05, backward: 1.15 }, // 1.011, 1.135

@@ -1,6 +1,6 @@
 /**
- * What calls do to memory and matrix units, as emulator counts it. Every call runs through the public API in a
- * process of its own; backward is what forward and backward do together, less forward.
+ * Memory accesses and MMA instructions of calls, counted by the emulator. Every call runs through the public API in a
+ * separate process. The counts of backward are those of forward and backward together, minus those of forward.
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -8,10 +8,10 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { Pass } from '../report.js'
+import type { Pass } from '../methods/methods.js'
 import type { Job } from './counted-call.js'
 
-/** emulator/core/counters.h says what each is. */
+/** emulator/core/counters.h defines each. */
 type Field =
   'matrix_instructions' | 'global_sectors' | 'global_sectors_ideal' | 'shared_wavefronts' | 'shared_wavefronts_ideal'
 type Counters = Record<Field, number>
@@ -24,15 +24,15 @@ interface KernelCounters extends Counters {
 
 export interface Counts {
   readonly launches: number
-  /** Bytes of the sectors touched at least once in a launch, summed over launches; read and written count apart. */
+  /** Bytes of the distinct sectors that each launch touches, summed over launches; reads and writes count separately. */
   readonly touched: number
-  /** Bytes of all sectors that were asked for; a second-level cache stands between them and memory. */
+  /** Bytes of all sectors requested, from L2 or from memory. */
   readonly requested: number
-  /** Sectors asked for, against those that the same bytes would take side by side. */
+  /** Sectors requested, relative to contiguous accesses to the same bytes. */
   readonly coalescing: number
-  /** Cycles of shared memory, against those without bank conflicts; of whole kernels, not of their main loops alone. */
+  /** Wavefronts of shared memory in whole kernels, relative to accesses without bank conflicts. */
   readonly wavefronts: number
-  /** mma, per warp. */
+  /** MMA instructions of all warps. */
   readonly matrixInstructions: number
 }
 
@@ -54,7 +54,7 @@ async function countInChild(job: Job, pass: Pass, architecture: string): Promise
         LILY_CUDA_LIBRARY: join(root, 'build/emulator/lily_cuda.so'),
         LILY_EMULATOR_COUNTERS: file,
         LILY_EMULATOR_ARCH: architecture,
-        // The suite checks; here only counts are wanted.
+        // The test suite checks the kernels; this process only counts.
         LILY_EMULATOR_FAST: '1',
         LILY_EMULATOR_LEAKS: '0',
       },
@@ -62,7 +62,7 @@ async function countInChild(job: Job, pass: Pass, architecture: string): Promise
     let message = ''
     child.stderr.on('data', (text: Buffer) => (message += text.toString()))
     const [code] = (await once(child, 'close')) as [number | null]
-    if (code !== 0) throw new Error(`counting ${JSON.stringify(job)} ended with ${code}: ${message}`)
+    if (code !== 0) throw new Error(`counting ${JSON.stringify(job)} exited with ${code}: ${message}`)
     const { kernels } = JSON.parse(readFileSync(file, 'utf8')) as { kernels: Record<string, KernelCounters> }
     return new Map(Object.entries(kernels))
   } finally {
@@ -92,7 +92,7 @@ function summarise(kernels: Kernels, without: Kernels = new Map()): Counts {
   }
 }
 
-/** @param architecture of the emulated GPU: 75, 80, ... */
+/** @param architecture compute capability of the emulated GPU: 75, 80, ... */
 export async function count(job: Job, architecture = '80'): Promise<{ forward: Counts; backward: Counts }> {
   const [forward, both] = await Promise.all([
     countInChild(job, 'forward', architecture),

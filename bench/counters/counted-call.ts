@@ -1,13 +1,13 @@
 /**
- * Calls on a CUDA device, in a process of its own: the emulator writes its counts when the process ends. The command line
- * has the pass and then the jobs, as JSON; count.ts starts it with one, scripts/gpu-verify.js with several.
+ * Program that runs calls on a CUDA device. The emulator writes its counts when the process exits. Arguments: the pass,
+ * then one or more jobs as JSON. count.ts passes one job, scripts/gpu-verify.js several.
  */
 import { fileURLToPath } from 'node:url'
 import { type Routing, Stream, type Tensor } from '../../lib/index.js'
-import { makeContenders } from '../contenders.js'
-import type { DTypeName } from '../dtypes.js'
-import type { Pass } from '../report.js'
-import type { Shape } from '../shapes.js'
+import { makeContenders } from '../methods/contenders.js'
+import type { Pass } from '../methods/methods.js'
+import type { DTypeName } from '../workload/dtypes.js'
+import type { Shape } from '../workload/shapes.js'
 
 export const methods = ['batch', 'sequence', 'token', 'uniform', 'lora'] as const
 

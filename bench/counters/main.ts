@@ -1,9 +1,11 @@
-/** What calls do on the emulator, in counts against the fewest possible, beside LoRA of the same rank. No time is one. */
+/**
+ * Counts of calls on the emulator, relative to the minimum and to LoRA of the same rank. The emulator measures no time.
+ */
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { dtypeNames, dtypes } from '../dtypes.js'
-import { type Direction, fewestBytes, productFlops } from '../floor.js'
-import { parseShape, type Shape } from '../shapes.js'
+import { type Direction, minimumBytes, productFlops } from '../roofs/work.js'
+import { dtypeNames, dtypes } from '../workload/dtypes.js'
+import { parseShape, type Shape, shapeText } from '../workload/shapes.js'
 import { count, type Counts } from './count.js'
 import { type Job, methods } from './counted-call.js'
 
@@ -11,11 +13,11 @@ interface Result extends Job {
   readonly direction: Direction
   readonly counts: Counts
   readonly lora: Counts
-  /** Bytes, and instructions of matrix units of one product each; 0 where they are not used. */
+  /** Minimum number of bytes moved and of MMA instructions; 0 instructions if the call does not use the matrix units. */
   readonly fewest: { readonly bytes: number; readonly matrixInstructions: number }
 }
 
-/** Those of the budgets, r = 128, and a small batch that decodes: what the emulator bears in minutes. */
+/** The shapes of the budgets, r = 128, and decoding of a small batch: together some minutes on the emulator. */
 const shapes: readonly Shape[] = [
   { tokens: 1024, d: 1024, rank: 16, experts: 4 },
   { tokens: 512, d: 2048, rank: 64, experts: 4 },
@@ -25,20 +27,20 @@ const shapes: readonly Shape[] = [
   { tokens: 64, d: 4096, rank: 16, experts: 4 },
 ]
 
-/** FLOPs of mma.m16n8k16; float32 is computed without matrix units unless TF32 is asked for. */
+/** FLOPs of one mma.m16n8k16. float32 does not use the matrix units by default. */
 const MATRIX_FLOPS = 2 * 16 * 8 * 16
 
 function resultsOf(job: Job, counts: Record<Direction, Counts>, lora: Record<Direction, Counts>): Result[] {
   const { shape, dtype, method } = job
-  const usesUnits = dtypes[dtype].activations !== 'float32'
+  const usesMatrixUnits = dtypes[dtype].activations !== 'float32'
   return (['forward', 'backward'] as const).map((direction) => ({
     ...job,
     direction,
     counts: counts[direction],
     lora: lora[direction],
     fewest: {
-      bytes: fewestBytes(direction, shape, method === 'lora' ? 'none' : method, dtypes[dtype]),
-      matrixInstructions: usesUnits ? productFlops(direction, shape) / MATRIX_FLOPS : 0,
+      bytes: minimumBytes(direction, shape, method === 'lora' ? 'none' : method, dtypes[dtype]),
+      matrixInstructions: usesMatrixUnits ? productFlops(direction, shape) / MATRIX_FLOPS : 0,
     },
   }))
 }
@@ -47,7 +49,7 @@ const ratio = (a: number, b: number): string => (b === 0 ? '-' : (a / b).toFixed
 const mebibytes = (bytes: number): string => (bytes / 2 ** 20).toFixed(2)
 
 const columns: readonly [title: string, width: number, cell: (result: Result) => string][] = [
-  ['M, d, r, E', 18, ({ shape: s }) => [s.tokens, s.d, s.rank, s.experts].join(', ')],
+  ['M, d, r, E', 18, ({ shape }) => shapeText(shape)],
   ['', 9, ({ dtype }) => dtype],
   ['', 9, ({ method }) => method],
   ['', 9, ({ direction }) => direction],
@@ -72,19 +74,19 @@ function printRow(cells: readonly string[]): void {
 }
 
 const usage = `npm run bench:counters -- [options]
-  --shape M,d,r,E   instead of the usual shapes; may be given several times
-  --method NAME     ${methods.join(', ')}; several times; all but uniform by default
-  --dtype NAME      ${dtypeNames.join(', ')}; several times; bfloat16 by default
-  --arch SM         of the emulated GPU; 80 by default
-  --json FILE       everything counted, as JSON
-  --help`
+  --shape M,d,r,E   shape of the layer; repeatable (default: a list of six shapes)
+  --method NAME     ${methods.join(', ')}; repeatable (default: all but uniform)
+  --dtype NAME      ${dtypeNames.join(', ')}; repeatable (default: bfloat16)
+  --arch SM         compute capability of the emulated GPU (default: 80)
+  --json FILE       write all counts as JSON to FILE
+  --help            show this help`
 
-const several = { type: 'string', multiple: true } as const
+const repeatable = { type: 'string', multiple: true } as const
 const { values: options } = parseArgs({
   options: {
-    shape: several,
-    method: several,
-    dtype: several,
+    shape: repeatable,
+    method: repeatable,
+    dtype: repeatable,
     arch: { type: 'string', default: '80' },
     json: { type: 'string' },
     help: { type: 'boolean', default: false },
@@ -95,29 +97,30 @@ if (options.help) {
   process.exit()
 }
 
-function known<Name extends string>(option: string, names: readonly Name[], given: readonly string[]): Name[] {
+function parseNames<Name extends string>(option: string, names: readonly Name[], given: readonly string[]): Name[] {
   return given.map((name) => {
-    const found = names.find((each) => each === name)
-    if (found === undefined) throw new Error(`--${option} takes ${names.join(', ')}, not ${name}`)
+    const found = names.find((candidate) => candidate === name)
+    if (found === undefined) throw new Error(`--${option}: expected one of ${names.join(', ')}; got ${name}`)
     return found
   })
 }
 
-const chosenMethods = known('method', methods, options.method ?? ['batch', 'sequence', 'token', 'lora'])
-const chosenTypes = known('dtype', dtypeNames, options.dtype ?? ['bfloat16'])
-const chosenShapes = options.shape?.map(parseShape) ?? shapes
+const selectedMethods = parseNames('method', methods, options.method ?? ['batch', 'sequence', 'token', 'lora'])
+const selectedTypes = parseNames('dtype', dtypeNames, options.dtype ?? ['bfloat16'])
+const selectedShapes = options.shape?.map(parseShape) ?? shapes
 
 console.log(
-  'emulated: bytes of sectors touched at least once in a launch, and of all asked for; y, dx and all gradients accumulated\n' +
-    'into; sectors and cycles of shared memory against those of contiguous and conflict-free accesses;\n' +
-    'm16n8k16 instructions\n',
+  'Counts of the emulator; y, dx and all gradients are accumulated.\n' +
+    'touched: bytes of the distinct sectors of each launch; asked: bytes of all sectors requested\n' +
+    'coalescing: sectors relative to contiguous accesses; wavefronts: relative to accesses without bank conflicts\n' +
+    'mma: m16n8k16 instructions; fewest: the minimum for this shape\n',
 )
 printRow(columns.map(([title]) => title))
 const results: Result[] = []
-for (const shape of chosenShapes)
-  for (const dtype of chosenTypes) {
+for (const shape of selectedShapes)
+  for (const dtype of selectedTypes) {
     const lora = await count({ shape, dtype, method: 'lora' }, options.arch)
-    for (const method of chosenMethods) {
+    for (const method of selectedMethods) {
       const job: Job = { shape, dtype, method }
       const found = resultsOf(job, method === 'lora' ? lora : await count(job, options.arch), lora)
       results.push(...found)

@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
-"""The peers in PyTorch, without the base layer: the forward of PEFT's Lily layer and LoRA, eager and compiled, and the least
-that separate products can do.
+"""Benchmark of PyTorch peers, without the base layer: PEFT's Lily layer and LoRA, eager and compiled, and the matrix
+products alone, as a lower bound for separate products.
 
     python3 bench/peers/pytorch.py --device cuda --dtype bfloat16 --json out.json 2048,4096,16,4 ...
 
-`lily` and `lora` have the formulas and casts of Hugging Face PEFT (src/peft/tuners/lily/layer.py and lora/layer.py): x is cast
-to the type of the adapter, the change to that of the result. `products` are the shrinks and expands alone, on CUDA those of
-cuBLAS, into memory that is given: no router, and a combined b that is there already.
+`lily` and `lora` use the formulas and casts of Hugging Face PEFT (src/peft/tuners/lily/layer.py and lora/layer.py): x is
+cast to the type of the adapter, and the output of the adapter to the type of y. `products` runs only the shrink and expand
+products (cuBLAS on CUDA) into preallocated memory, without a router and with a combined b computed beforehand.
 
-They write the gradients of parameters; ours are added to what is there. `products` adds to y and dx.
+All methods overwrite the gradients of the parameters, whereas lily-kernels accumulates them. `products` accumulates y and
+dx.
 
-On CUDA a sample is as many calls as fill half a millisecond between two events, over operands that are rotated through more
-memory than the second-level cache has, as in `lily-kernels bench`; on a CPU it is wall time with warm caches. Medians.
+On CUDA, a sample is the time between two events of enough calls to fill half a millisecond; operand sets rotate through
+more memory than L2 holds, as in `lily-kernels bench`. On a CPU, a sample is wall time with warm caches. The script reports
+medians.
 """
 import argparse
 import itertools
@@ -24,23 +26,23 @@ import time
 import torch
 
 DTYPES = {
-    # name: (activations, adapter). `mixed` is PEFT's default: it keeps adapters in float32.
+    # name: (activations, adapter). `mixed` is PEFT's default, which keeps adapters in float32.
     "float32": (torch.float32, torch.float32),
     "bfloat16": (torch.bfloat16, torch.bfloat16),
     "float16": (torch.float16, torch.float16),
     "mixed": (torch.bfloat16, torch.float32),
-    # The same, with float32 products in TF32: PyTorch's default is full precision, where our default rounds to 16 bits.
+    # `mixed` with float32 products in TF32. PyTorch's default is full precision; that of lily-kernels rounds to 16 bits.
     "mixed-tf32": (torch.bfloat16, torch.float32),
 }
 SCALING = 2.0
-# As in bench/measure.ts: so long that the clock does not matter.
+# As in bench/harness/sampling.ts: at this duration the resolution of the clock is negligible.
 SAMPLE_MILLISECONDS = 0.5
-# As in bench/session.ts: of tiny operands more would take longer to make than to measure.
-MOST_SETS = 512
+# As in bench/harness/session.ts: for tiny operands, creating more sets takes longer than measuring.
+MAX_SETS = 512
 
 
 def lily(x, y, a, router, b):
-    """x [M, d], y [M, d], a [r, d], router [E, r], b [E, r, d]: y plus the adapter."""
+    """Returns y + adapter(x) for x [M, d], y [M, d], a [r, d], router [E, r], b [E, r, d]."""
     hidden = torch.nn.functional.linear(x.to(a.dtype), a)
     probabilities = torch.softmax(torch.nn.functional.linear(hidden, router), dim=-1)
     weights = probabilities.reshape(-1, router.shape[0]).mean(dim=0)
@@ -49,13 +51,13 @@ def lily(x, y, a, router, b):
 
 
 def lora(x, y, a, b):
-    """b [d, r], as LoRA stores it."""
+    """Returns y + adapter(x) for a [r, d] and b [d, r], the layout of LoRA checkpoints."""
     hidden = torch.nn.functional.linear(x.to(a.dtype), a)
     return y + (torch.nn.functional.linear(hidden, b) * SCALING).to(y.dtype)
 
 
 def parameters_of(method, shape):
-    """Shapes and scales."""
+    """Shapes and scales of the parameters."""
     _, d, rank, experts = shape
     a = ((rank, d), d**-0.5)
     if method == "lily":
@@ -80,7 +82,7 @@ def make_set(method, shape, dtype, device):
 
 
 def sets_of(method, shape, dtype, device):
-    """So many that the second-level cache has lost one when its turn comes again."""
+    """Number of operand sets: enough that L2 holds none of a set when it is used again."""
     if device == "cpu":
         return 1
     tokens, d, _, _ = shape
@@ -88,16 +90,16 @@ def sets_of(method, shape, dtype, device):
     numbers = sum(torch.Size(size).numel() for size, _ in parameters_of(method, shape))
     bytes_of_one = 2 * tokens * d * activations.itemsize + numbers * adapter.itemsize
     cache = torch.cuda.get_device_properties(0).L2_cache_size
-    return min(MOST_SETS, 1 + max(1, -(-2 * cache // bytes_of_one)))
+    return min(MAX_SETS, 1 + max(1, -(-2 * cache // bytes_of_one)))
 
 
 def passes_of(method, compiled, shape, dtype, device):
-    """The two passes, as functions of a set of operands."""
+    """The two passes, as functions of an operand set."""
     if method == "products":
         return products(shape, dtype, device)
     function = {"lily": lily, "lora": lora}[method]
     if compiled:
-        # Each shape for itself: a compiler that has seen others generalises, and after eight of them gives up.
+        # Compile each shape separately: otherwise the compiler generalises, and after eight shapes it stops compiling.
         torch.compiler.reset()
         function = torch.compile(function, dynamic=False)
 
@@ -112,31 +114,32 @@ def passes_of(method, compiled, shape, dtype, device):
 
 
 def products(shape, dtype, device):
-    """y += s h c with h = x aT, and its gradients, of which dx is added to."""
+    """y += s hidden combined with hidden = x a^T, and its gradients; dx is accumulated."""
     tokens, d, rank, _ = shape
     kind = DTYPES[dtype][0]
     empty = lambda *size: torch.empty(size, dtype=kind, device=device)
-    h, dh, da, dc = empty(tokens, rank), empty(tokens, rank), empty(rank, d), empty(rank, d)
+    hidden, d_hidden = empty(tokens, rank), empty(tokens, rank)
+    da, d_combined = empty(rank, d), empty(rank, d)
     dx = torch.zeros((tokens, d), dtype=kind, device=device)
 
     def forward(x, y, _, parameters):
-        a, c = parameters
-        torch.mm(x, a.t(), out=h)
-        y.addmm_(h, c, alpha=SCALING)
+        a, combined = parameters
+        torch.mm(x, a.t(), out=hidden)
+        y.addmm_(hidden, combined, alpha=SCALING)
 
     def both(x, y, dy, parameters):
-        a, c = parameters
+        a, combined = parameters
         forward(x, y, dy, parameters)
-        torch.mm(dy, c.t(), out=dh)
-        torch.mm(h.t(), dy, out=dc)
-        torch.mm(dh.t(), x, out=da)
-        dx.addmm_(dh, a, alpha=SCALING)
+        torch.mm(dy, combined.t(), out=d_hidden)
+        torch.mm(hidden.t(), dy, out=d_combined)
+        torch.mm(d_hidden.t(), x, out=da)
+        dx.addmm_(d_hidden, a, alpha=SCALING)
 
     return {"forward": forward, "forward+backward": both}
 
 
 def sample(run, sets, device, calls):
-    """Milliseconds of a call, over so many."""
+    """Milliseconds per call, averaged over `calls`."""
     if device == "cpu":
         start = time.perf_counter()
         for _ in range(calls):
@@ -152,7 +155,7 @@ def sample(run, sets, device, calls):
 
 
 def samples(run, sets, device, seconds):
-    """For about so many seconds, and at least ten samples."""
+    """Samples for about `seconds`, at least ten."""
     sets = itertools.cycle(sets)
     calls = max(1, math.ceil(SAMPLE_MILLISECONDS / min(sample(run, sets, device, 3) for _ in range(2))))
     times, begin = [], time.perf_counter()
@@ -166,8 +169,8 @@ def measure(method, compiled, shape, dtype, device, seconds):
     torch.set_float32_matmul_precision("high" if dtype == "mixed-tf32" else "highest")
     result = {"method": method, "compiled": compiled, "shape": shape, "dtype": dtype}
     for name, run in passes_of(method, compiled, shape, dtype, device).items():
-        for given in sets[:3]:
-            run(*given)  # compiles, and picks algorithms
+        for operands in sets[:3]:
+            run(*operands)  # compiles and selects algorithms
         times = samples(run, sets, device, seconds)
         result[name] = {"median": statistics.median(times), "samples": len(times)}
     return result
@@ -177,23 +180,28 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shapes", nargs="+", metavar="M,d,r,E")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=list(DTYPES), action="append", help="default: bfloat16 and both mixed")
-    parser.add_argument("--seconds", type=float, default=0.3, help="of each measurement")
-    parser.add_argument("--limit", type=float, help="seconds of the run, after which nothing new is begun")
-    parser.add_argument("--no-compile", action="store_true", help="eager alone")
-    parser.add_argument("--json", metavar="FILE", help="default: standard output")
+    parser.add_argument(
+        "--dtype",
+        choices=list(DTYPES),
+        action="append",
+        help="data type; repeatable (default: bfloat16, mixed, mixed-tf32)",
+    )
+    parser.add_argument("--seconds", type=float, default=0.3, help="time budget per measurement, in seconds")
+    parser.add_argument("--limit", type=float, help="time budget of the run, in seconds: start no measurement after it")
+    parser.add_argument("--no-compile", action="store_true", help="measure eager mode only")
+    parser.add_argument("--json", metavar="FILE", help="write the results as JSON to FILE (default: stdout)")
     options = parser.parse_args()
 
     begin = time.perf_counter()
     shapes = [[int(n) for n in text.split(",")] for text in options.shapes]
-    # What compiles takes longest, and comes last.
+    # Compiled methods take longest and run last.
     kinds = [(method, False) for method in ("lily", "lora", "products")]
     kinds += [] if options.no_compile else [(method, True) for method in ("lily", "lora")]
     results, missing = [], []
     for method, compiled in kinds:
         for dtype in options.dtype or ["bfloat16", "mixed", "mixed-tf32"]:
             if method == "products" and dtype.startswith("mixed"):
-                continue  # both factors of its products have one type
+                continue  # the products require operands of one type
             for shape in shapes:
                 kind = f"{method}, {'compiled' if compiled else 'eager'}"
                 if options.limit is not None and time.perf_counter() - begin > options.limit:
@@ -204,7 +212,7 @@ def main():
                 times = "  ".join(f"{name} {result[name]['median']:9.4f} ms" for name in ("forward", "forward+backward"))
                 print(f"{str(shape):24} {dtype:9} {kind:16} {times}", file=sys.stderr, flush=True)
     if missing:
-        print(f"no time was left for {'; '.join(missing)}", file=sys.stderr)
+        print(f"not measured within --limit: {'; '.join(missing)}", file=sys.stderr)
     where = torch.cuda.get_device_name(0) if options.device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     document = {"pytorch": torch.__version__, "device": where, "milliseconds": results, "missing": missing}
     with open(options.json, "w") if options.json else sys.stdout as out:

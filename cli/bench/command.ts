@@ -1,82 +1,99 @@
-/** The command line of the microbenchmark. */
+/** `lily-kernels bench`: the command line of the benchmark. */
 import { Command, InvalidArgumentError, Option } from 'commander'
-import { routings } from '../../bench/cases.js'
-import { type DTypeName, dtypeNames } from '../../bench/dtypes.js'
-import { backendNames, type Caches, cacheStates } from '../../bench/report.js'
-import { parseShape, type Shape } from '../../bench/shapes.js'
-import type { BackendName, Routing } from '../../lib/index.js'
+import { cacheStates } from '../../bench/harness/cold-caches.js'
+import { backendNames, routings } from '../../bench/workload/cases.js'
+import { dtypeNames } from '../../bench/workload/dtypes.js'
+import { parseShape, type Shape } from '../../bench/workload/shapes.js'
+import type { BenchOptions } from './options.js'
 
-/** As commander gives them. */
-export interface Options {
-  readonly shape: readonly Shape[]
-  readonly dtype: readonly DTypeName[]
-  readonly routing: readonly Routing[]
-  readonly backend: readonly BackendName[]
-  readonly threads?: number
-  readonly caches?: Caches
-  readonly layers: number
-  readonly strideA: number
-  readonly seconds?: number
-  readonly quick: boolean
-  readonly json?: string | true
-  readonly html?: string
-}
-
-/** A list's values, given again and again or separated by commas; `all` is all of them. */
+/** Parses an option that takes names, repeated or separated by commas; `all` stands for every name. */
 const oneOf =
   <T extends string>(names: readonly T[]) =>
-  (text: string, before: readonly T[]): readonly T[] => {
-    const wanted = text === 'all' ? names : text.split(',')
-    const unknown = wanted.find((name) => !(names as readonly string[]).includes(name))
-    if (unknown !== undefined) throw new InvalidArgumentError(`${unknown} is none of ${names.join(', ')}, all.`)
-    return [...before, ...(wanted as readonly T[])]
+  (text: string, previous: readonly T[]): readonly T[] => {
+    const selected = text === 'all' ? names : text.split(',')
+    const unknown = selected.find((name) => !(names as readonly string[]).includes(name))
+    if (unknown !== undefined) {
+      throw new InvalidArgumentError(`expected one of ${names.join(', ')}, all; got ${unknown}.`)
+    }
+    return [...previous, ...(selected as readonly T[])]
   }
 
-function shape(text: string, before: readonly Shape[]): readonly Shape[] {
+function shape(text: string, previous: readonly Shape[]): readonly Shape[] {
   try {
-    return [...before, parseShape(text)]
+    return [...previous, parseShape(text)]
   } catch (error) {
     throw new InvalidArgumentError((error as Error).message)
   }
 }
 
-const wholeNumber =
-  (most: number) =>
+const integerUpTo =
+  (max: number) =>
   (text: string): number => {
     const value = Number(text)
-    if (Number.isInteger(value) && value >= 1 && value <= most) return value
-    throw new InvalidArgumentError(`expected a whole number from 1 to ${most}.`)
+    if (Number.isInteger(value) && value >= 1 && value <= max) return value
+    throw new InvalidArgumentError(`expected an integer from 1 to ${max}.`)
   }
 
-function secondsOf(text: string): number {
+function seconds(text: string): number {
   const value = Number(text)
   if (value > 0 && value <= 86_400) return value
-  throw new InvalidArgumentError('expected seconds, above 0.')
+  throw new InvalidArgumentError('expected a positive number of seconds, up to 86400.')
 }
 
-/** `version` is the package's. */
+/** An option that collects values. Its default is described by words instead of an empty list. */
+const listOption = <T>(
+  flags: string,
+  description: string,
+  parse: (text: string, previous: readonly T[]) => readonly T[],
+  defaultText = 'a set of cases',
+): Option => new Option(flags, description).argParser(parse).default([], defaultText)
+
+/** @param version version of the package */
 export function benchCommand(version: string): Command {
   return new Command('bench')
-    .description('measure Lily against LoRA and against the limits of this machine')
-    .option('--shape <M,d,r,E>', 'instead of the usual shapes; may be given again', shape, [])
-    .option('--dtype <names>', `${dtypeNames.join(', ')} or all`, oneOf(dtypeNames), [])
-    .option('--routing <names>', `${routings.join(', ')} or all`, oneOf(routings), [])
-    .option('--backend <names>', `${backendNames.join(', ')} or all; by default what is there`, oneOf(backendNames), [])
-    .option('--threads <count>', 'of the cpu backend', wholeNumber(256))
+    .description('benchmark Lily against LoRA and against the arithmetic and memory limits of this machine')
     .addOption(
-      new Option('--caches <state>', 'cold: rotate buffers; by default warm on the cpu, cold on a device').choices(
-        cacheStates,
+      listOption('--shape <M,d,r,E>', 'shape of the layer: tokens, d_in = d_out, rank, experts; repeatable', shape),
+    )
+    .addOption(listOption('--dtype <names>', `data types: ${dtypeNames.join(', ')} or all`, oneOf(dtypeNames)))
+    .addOption(listOption('--routing <names>', `routings: ${routings.join(', ')} or all`, oneOf(routings)))
+    .addOption(
+      listOption(
+        '--backend <names>',
+        `backends: ${backendNames.join(', ')} or all`,
+        oneOf(backendNames),
+        'all available',
       ),
     )
-    .option('--layers <count>', 'of the model in which LoRA has as many trainable parameters', wholeNumber(10_000), 32)
-    .option('--stride-a <count>', 'neighbouring layers that share an A in that model', wholeNumber(10_000), 4)
-    .option('--seconds <time>', 'to measure each backend for; at least a few rounds are', secondsOf)
-    .option('--quick', 'fewer cases and less time for each', false)
-    .option('--json [file]', 'everything measured, as JSON, into a file, or instead of the table')
-    .option('--html <file>', 'a report with charts')
-    .addHelpText('after', '\nAny of --shape, --dtype and --routing: all combinations of what is given are measured.')
-    .action(async (options: Options, command: Command) => {
-      // What needs the addon comes after this: help and mistakes do not.
+    .option('--threads <count>', 'number of threads of the cpu backend', integerUpTo(256))
+    .addOption(
+      new Option(
+        '--caches <state>',
+        'state of the caches; cold rotates operands (default: warm on the cpu backend, cold on a GPU)',
+      ).choices(cacheStates),
+    )
+    .option(
+      '--layers <count>',
+      'number of layers of the model in which LoRA gets as many trainable parameters as Lily',
+      integerUpTo(10_000),
+      32,
+    )
+    .option('--stride-a <count>', 'number of neighbouring layers that share an A in that model', integerUpTo(10_000), 4)
+    .option(
+      '--seconds <time>',
+      'time budget per backend, in seconds; at least a few rounds always run (default: 90, with --quick 15)',
+      seconds,
+    )
+    .option('--quick', 'measure fewer cases, in less time')
+    .option('--json [file]', 'write all results as JSON to a file, or to stdout instead of the table')
+    .option('--html <file>', 'write a report with charts to a file')
+    .addHelpText(
+      'after',
+      '\nWith --shape, --dtype or --routing, every combination of the given values is measured; options not given are then\n' +
+        'all default shapes, float32 (bfloat16 on a GPU) and batch routing. Without them, a default set of cases is measured.',
+    )
+    .action(async (options: BenchOptions, command: Command) => {
+      // Load the addon only here, so that --help and usage errors do not require it.
       const { run } = await import('./run.js')
       await run(options, command, version)
     })

@@ -1,108 +1,113 @@
 /** The report as one HTML file. */
 import { median } from 'd3-array'
-import type { Pass, Report } from '../../bench/report.js'
-import { type Element, h, pageWith } from '../report/document.js'
-import { giga, percent } from '../report/format.js'
+import type { Report } from '../../bench/harness/report.js'
+import type { Pass } from '../../bench/methods/methods.js'
+import { type Element, h, htmlPage } from '../report/document.js'
+import { charts, definitions, type Tile, tiles } from '../report/elements.js'
+import { giga, microseconds, NONE, percent } from '../report/format.js'
 import { style } from '../report/style.js'
 import { chartsOf } from './charts/charts.js'
-import { type Row, rowsOf } from './rows.js'
-import { resultTables, roofTable } from './tables.js'
+import { resultTables, roofTable } from './page-tables.js'
+import { machineText, type Row, rowsOf, shareOfFloor } from './rows.js'
 
-const tile = (value: string, text: string): Element =>
-  h('div', { class: 'tile' }, h('dt', {}, text), h('dd', {}, value))
-
-function tiles(rows: readonly Row[]): Element[] {
-  const over = (pass: Pass | null, value: (row: Row) => number | null | undefined): number | undefined =>
+function summary(rows: readonly Row[]): Tile[] {
+  const medianOf = (pass: Pass | null, value: (row: Row) => number | null | undefined): number | undefined =>
     median(rows.filter((row) => pass === null || row.pass === pass).map((row) => value(row) ?? NaN))
-  const times = (value: number | undefined): string => (value === undefined ? '-' : `${value.toFixed(2)}×`)
-  const forward = over('forward', ({ lily }) => lily.ratioToLora)
-  const both = over('forward+backward', ({ lily }) => lily.ratioToLora)
-  const unfused = over(null, ({ by }) => by.get('lily-composed')?.ratioToFused)
-  const floor = over(null, ({ lily }) => (lily.floor === null ? null : lily.floor / lily.median))
+  const times = (value: number | undefined): string => (value === undefined ? NONE : `${value.toFixed(2)}×`)
+  const forward = medianOf('forward', ({ lily }) => lily.ratioToLora)
+  const both = medianOf('forward+backward', ({ lily }) => lily.ratioToLora)
+  const unfused = medianOf(null, ({ by }) => by.get('lily-composed')?.ratioToFused)
+  const floor = medianOf(null, ({ lily }) => shareOfFloor(lily))
   return [
-    tile(times(forward), 'the time of LoRA of the same rank, forward; median of all cases'),
-    tile(times(both), 'the time of LoRA of the same rank, forward + backward; median'),
+    { value: times(forward), text: 'forward time relative to LoRA of the same rank, median' },
+    { value: times(both), text: 'forward + backward time relative to LoRA of the same rank, median' },
     ...(unfused === undefined
       ? []
-      : [tile(times(unfused), 'the time of fused Lily where its steps are not fused; median')]),
-    ...(floor === undefined ? [] : [tile(percent(floor), 'of the speed that this machine’s limits allow; median')]),
+      : [{ value: times(unfused), text: 'time of unfused Lily relative to fused, median' }]),
+    ...(floor === undefined
+      ? []
+      : [{ value: percent(floor), text: 'of the speed that the roofs of this machine allow, median' }]),
   ]
 }
 
-function head({ machine, caches, measuredAt, command, version, complete }: Report): Element {
-  const { device, detail, threads, platform, node, backend } = machine
-  const workers = threads === null ? '' : `${threads} thread${threads === 1 ? '' : 's'}, `
-  const when = measuredAt.slice(0, 16).replace('T', ' ')
+function header({ machine, caches, measuredAt, command, version, complete }: Report): Element {
+  const date = measuredAt.slice(0, 16).replace('T', ' ')
   return h(
     'header',
     {},
-    h('h1', {}, `Lily against LoRA on ${device}`),
-    h('p', {}, `${detail}, ${workers}${platform}, Node ${node}. Backend ${backend}, caches ${caches}.`),
-    h('p', { class: 'muted' }, `lily-kernels ${version}, ${when} UTC: `, h('code', {}, command)),
-    ...(complete ? [] : [h('p', { class: 'alert' }, 'This run was interrupted: what was not measured is missing.')]),
+    h('h1', {}, `Lily compared with LoRA on ${machine.device}`),
+    h('p', {}, `${machineText(machine)}. Backend ${machine.backend}, ${caches} caches.`),
+    h('p', { class: 'muted' }, `lily-kernels ${version}, ${date} UTC: `, h('code', {}, command)),
+    ...(complete
+      ? []
+      : [h('p', { class: 'alert' }, 'This run was interrupted: the remaining cases were not measured.')]),
   )
 }
 
-function how({ roofs, overheadSeconds, model, caches, notes }: Report): Element {
+function method({ roofs, overheadSeconds, model, caches, notes }: Report): Element {
   const items: [string, string][] = [
     [
       'time',
-      'Median of one call, whose y, dx and gradients are given and accumulated; ± is half the distance of the ' +
-        `quartiles. All methods are sampled in turn, so their ratios hold where the machine's speed drifts. Caches ${caches}: ` +
+      'Median time of one call with preallocated y, dx and gradients, accumulated in place; ± is half the interquartile ' +
+        'range. All methods are sampled in turn, so a drift in the speed of the machine does not affect their ratios. ' +
         (caches === 'warm'
-          ? 'every call has the same buffers.'
-          : 'buffers rotate, and no call finds its own in a cache.'),
+          ? 'Warm caches: every call uses the same operands.'
+          : 'Cold caches: operands rotate, so no call finds its operands in a cache.'),
     ],
     [
       'of floor',
-      'Share of the speed that the roofs allow: the sum over the phases of the larger of FLOPs / arithmetic roof and ' +
-        'bytes / bandwidth of the level of memory that holds the working set.',
+      'Share of the speed that the roofs allow. The floor is the sum over the phases of the larger of FLOPs / arithmetic ' +
+        'roof and bytes / bandwidth of the memory level that holds the working set.',
     ],
-    ['GB/s', 'The fewest bytes that the phases must read and write, by the time.'],
-    ['Lily / LoRA', "To this package's fused LoRA of the same rank: what the router and the mixing of experts cost."],
+    ['GB/s', 'Minimum number of bytes that the phases must read and write, divided by the time.'],
+    [
+      'Lily / LoRA',
+      'Time relative to the fused LoRA of this package at the same rank: the cost of the router and of combining the experts.',
+    ],
     [
       'equal params',
-      `To fused LoRA of the rank in brackets. There a model of ${model.layers} layers has as many trainable parameters as ` +
-        `with Lily, which has an A for every ${model.strideA} layers, E B's and a router per layer.`,
+      `Time relative to fused LoRA of the rank in brackets, at which a model of ${model.layers} layers has as many ` +
+        `trainable parameters as with Lily (an A per ${model.strideA} layers, E matrices B, a router per layer).`,
     ],
     [
       'unfused',
-      "The same steps as calls of their own with this package's own products, softmax and pooling in JavaScript, every " +
-        'intermediate in memory; relative to the fused call. Its products carry an identity matrix: about r / d more arithmetic.',
+      'Time relative to the fused call when every step is a separate call of this package, softmax and pooling run in ' +
+        'JavaScript, and every intermediate result is in memory. The products include an identity matrix, which adds about ' +
+        'r / d to the arithmetic.',
     ],
   ]
   if (roofs !== null) {
-    const rates = `${giga(roofs.flops)} GFLOP/s of float32 multiply-adds, ${giga(roofs.bfloat16Flops)} of bfloat16 products`
+    const rates = `${giga(roofs.flops)} GFLOP/s of float32 multiply-adds, ${giga(roofs.bfloat16Flops)} GFLOP/s of bfloat16 products`
     items.push(['arithmetic', `${rates}, measured in this run with all threads.`])
   }
   if (overheadSeconds !== null) {
-    const [forward, backward] = [overheadSeconds.forward, overheadSeconds.backward].map((s) => (s * 1e6).toFixed(1))
-    const text = `A whole call on (1, 8, 4, 2) takes ${forward} µs forward and ${backward} µs backward`
-    items.push(['overhead', `${text}: an upper bound of what a call costs besides its kernels.`])
+    const [forward, backward] = [overheadSeconds.forward, overheadSeconds.backward].map(microseconds)
+    const text = `A whole call at (1, 8, 4, 2) takes ${forward} forward and ${backward} backward`
+    items.push(['overhead', `${text}: an upper bound of the cost of a call besides its kernels.`])
   }
   items.push(...notes.map((note): [string, string] => ['note', note]))
-  return h('dl', { class: 'how' }, ...items.flatMap(([name, text]) => [h('dt', {}, name), h('dd', {}, text)]))
+  return definitions(items)
 }
 
 function section(report: Report): Element {
   const rows = rowsOf(report.results)
-  const charts = rows.length === 0 ? [] : chartsOf(rows, report)
+  const figures = rows.length === 0 ? [] : chartsOf(rows, report)
   return h(
     'section',
     {},
-    head(report),
-    h('dl', { class: 'tiles' }, ...(rows.length === 0 ? [] : tiles(rows))),
-    ...(charts.length === 0 ? [] : [h('h2', {}, 'Charts'), h('div', { class: 'charts' }, ...charts)]),
-    h('h2', {}, 'All numbers'),
+    header(report),
+    tiles(rows.length === 0 ? [] : summary(rows)),
+    ...(figures.length === 0 ? [] : [h('h2', {}, 'Charts'), charts(figures)]),
+    h('h2', {}, 'Results'),
     ...resultTables(rows),
-    ...(report.roofs === null ? [] : [h('h2', {}, 'Memory'), roofTable(report.roofs)]),
-    h('h2', {}, 'How it was measured'),
-    how(report),
+    ...(report.roofs === null ? [] : [h('h2', {}, 'Memory bandwidth'), roofTable(report.roofs)]),
+    h('h2', {}, 'Method'),
+    method(report),
   )
 }
 
-/** A section for each backend. */
-export function pageOf(reports: readonly Report[]): string {
+/** One section per backend. */
+export function reportPage(reports: readonly Report[]): string {
   const devices = reports.map(({ machine }) => machine.device).join(' and ')
-  return pageWith(`Lily against LoRA on ${devices}`, style, reports.map(section), reports)
+  return htmlPage(`Lily compared with LoRA on ${devices}`, style, reports.map(section), reports)
 }

@@ -1,6 +1,8 @@
-/** The results by case and pass: a line of the table, a mark in a chart. */
-import type { Case } from '../../bench/cases.js'
-import type { Method, Pass, Result } from '../../bench/report.js'
+/** The results by case and pass: one row of the tables, one mark in the charts. */
+import type { Report, Result } from '../../bench/harness/report.js'
+import type { Method, Pass } from '../../bench/methods/methods.js'
+import type { Case } from '../../bench/workload/cases.js'
+import { countOf, ratio } from '../report/format.js'
 
 export interface Row extends Case {
   readonly pass: Pass
@@ -26,7 +28,7 @@ export function rowsOf(results: readonly Result[]): Row[] {
   })
 }
 
-/** By data type and routing, in the order in which they were first measured. */
+/** Groups rows by data type and routing, in the order of measurement. The keys are titles. */
 export function sectionsOf(rows: readonly Row[]): Map<string, Row[]> {
   const sections = new Map<string, Row[]>()
   for (const row of rows) {
@@ -34,4 +36,31 @@ export function sectionsOf(rows: readonly Row[]): Map<string, Row[]> {
     sections.set(title, [...(sections.get(title) ?? []), row])
   }
   return sections
+}
+
+/** Ratio of Lily to LoRA with equal trainable parameters, from the ratios of both to LoRA of the same rank. */
+export function ratioToEqualParameters({ by, lily }: Row): number | null {
+  const equal = by.get('lora-equal-parameters')
+  return equal === undefined ? null : lily.ratioToLora / equal.ratioToLora
+}
+
+/** The same ratio with the rank of LoRA. */
+export function equalParametersText(row: Row, none: string): string {
+  const value = ratioToEqualParameters(row)
+  return value === null ? none : `${ratio(value)} (r ${row.by.get('lora-equal-parameters')?.rank ?? NaN})`
+}
+
+/** Ratio of the two graphs, from the ratios of both to LoRA of the same rank. */
+export function graphRatioToLora({ by }: Row): number | null {
+  const [lily, lora] = [by.get('lily-graph'), by.get('lora-graph')]
+  return lily === undefined || lora === undefined ? null : lily.ratioToLora / lora.ratioToLora
+}
+
+/** Share of the speed that the roofs allow. */
+export const shareOfFloor = ({ floor, median }: Result): number | null => (floor === null ? null : floor / median)
+
+/** Processor, threads, platform and Node version of a run. */
+export function machineText({ detail, threads, platform, node }: Report['machine']): string {
+  const threadText = threads === null ? [] : [countOf(threads, 'thread')]
+  return [detail, ...threadText, platform, `Node ${node}`].join(', ')
 }

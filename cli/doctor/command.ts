@@ -1,14 +1,15 @@
-/** `lily-kernels doctor`: what was found on this machine, what is missing, and what to do about it. */
+/** `lily-kernels doctor`: diagnoses the installation. */
 import { Command } from 'commander'
 import { diagnose } from './diagnose.js'
-import type { Diagnosis } from './findings.js'
+import type { Diagnosis } from './diagnosis.js'
 
+/** @param version version of the package */
 export function doctorCommand(version: string): Command {
   return new Command('doctor')
-    .description('say what was found on this machine, what is missing and what to do; test what is there')
-    .option('--json', 'as JSON', false)
-    .addHelpText('after', '\nEnds with 1 where the cpu backend does not work, or a backend fails its test.')
-    .action(async ({ json }: { json: boolean }) => {
+    .description('diagnose the installation: list the backends, test those available, suggest fixes for the others')
+    .option('--json', 'print the diagnosis as JSON')
+    .addHelpText('after', '\nThe exit code is 1 if the cpu backend is not available or a self-test fails.')
+    .action(async ({ json = false }: { json?: boolean }) => {
       const diagnosis = await diagnose(version)
       console.log(json ? JSON.stringify(diagnosis, null, 2) : textOf(diagnosis))
       if (!diagnosis.ok) process.exitCode = 1
@@ -26,9 +27,9 @@ function textOf(diagnosis: Diagnosis): string {
   for (const [name, value] of Object.entries(environment)) lines.push(['environment', `${name}=${value}`])
   if (processor !== null) {
     const { instructionSets, simd, threads, because, affinity, quota, physicalCores } = processor
-    const limits = `physical cores ${physicalCores}, affinity ${affinity}, cgroup quota ${quota ?? 'none'}`
-    lines.push(['instructions', `${simd ?? 'none'}; the processor has ${instructionSets.join(', ')}`])
-    lines.push(['threads', `${threads ?? 'none'}, decided by ${because} (${limits})`])
+    const limits = `physical cores ${physicalCores}, CPU affinity ${affinity}, cgroup quota ${quota ?? 'none'}`
+    lines.push(['instructions', `${simd ?? 'none'} in use; supported: ${instructionSets.join(', ')}`])
+    lines.push(['threads', `${threads ?? 'none'}, determined by ${because} (${limits})`])
   }
   for (const { name, available, reason, devices, selfTest } of diagnosis.backends) {
     if (!available) lines.push([name, `not available: ${reason ?? 'no reason given'}`])
@@ -37,7 +38,7 @@ function textOf(diagnosis: Diagnosis): string {
       const capability = computeCapability === undefined ? [] : [`compute capability ${computeCapability}`]
       lines.push([`${name}:${id}`, [model, ...capability, ...gibibytes].join(', ')])
     }
-    // A device that does not answer, beside others that do.
+    // One device does not respond, but others do.
     if (available && reason !== undefined) lines.push([name, reason])
     if (selfTest !== undefined) lines.push([name, selfTest.passed ? 'self-test passed' : failure(selfTest.reason)])
   }
@@ -46,4 +47,4 @@ function textOf(diagnosis: Diagnosis): string {
 }
 
 const failure = (reason = 'no reason given'): string =>
-  `SELF-TEST FAILED: ${reason}; please report this with the output of lily-kernels doctor --json`
+  `SELF-TEST FAILED: ${reason}; please report this and include the output of lily-kernels doctor --json`

@@ -1,8 +1,8 @@
-/** Looks at the machine and at the package on it. */
+/** Collects the diagnosis of the installation. */
 import { release, type } from 'node:os'
 import { familySync, versionSync } from 'detect-libc'
 import type { NativeProcessor } from '../../lib/binding/native.js'
-import type { Diagnosis } from './findings.js'
+import type { Diagnosis } from './diagnosis.js'
 
 const VARIABLES = ['LILY_NUM_THREADS', 'LILY_CPU_ISA', 'LILY_CUDA_LIBRARY', 'CUDA_VISIBLE_DEVICES']
 
@@ -23,7 +23,7 @@ export async function diagnose(version: string): Promise<Diagnosis> {
     ),
   }
   try {
-    // Not above: an addon that does not load is the first thing to report.
+    // Import the addon here: the diagnosis reports a failure to load it.
     const [{ native }, { backends }, { selfTest }] = await Promise.all([
       import('../../lib/binding/native.js'),
       import('../../lib/memory/backends.js'),
@@ -45,7 +45,7 @@ export async function diagnose(version: string): Promise<Diagnosis> {
         instructionSets: instructionSets.split(' '),
         simd: cpu.devices[0]?.simd ?? null,
         threads,
-        because: threads === null ? 'the cpu backend is not available' : whyThreads(threads, processor),
+        because: threads === null ? 'the cpu backend is not available' : threadLimit(threads, processor),
         affinity,
         quota: quota > 0 ? quota : null,
         physicalCores,
@@ -58,8 +58,8 @@ export async function diagnose(version: string): Promise<Diagnosis> {
   }
 }
 
-/** What decided their number. */
-function whyThreads(threads: number, { affinity, quota, physicalCores }: NativeProcessor): string {
+/** Names the limit that determines the number of threads. */
+function threadLimit(threads: number, { affinity, quota, physicalCores }: NativeProcessor): string {
   if ((process.env.LILY_NUM_THREADS ?? '') !== '') return 'LILY_NUM_THREADS'
   const limits: [number, string][] = [
     [physicalCores, 'physical cores'],
@@ -67,5 +67,5 @@ function whyThreads(threads: number, { affinity, quota, physicalCores }: NativeP
     [quota, 'cgroup quota'],
   ]
   const reasons = limits.filter(([limit]) => limit === threads).map(([, name]) => name)
-  return reasons.length === 0 ? 'the most that the pool takes' : reasons.join(' and ')
+  return reasons.length === 0 ? 'the limit of the thread pool' : reasons.join(' and ')
 }

@@ -1,10 +1,10 @@
-/** A problem small enough to be solved by hand, for each backend that claims to work. */
+/** The self-test of a backend: a problem that is small enough to solve by hand. */
 import { lilyBackward, lilyForward, tensor, type Tensor } from '../../lib/index.js'
-import type { SelfTest } from './findings.js'
+import type { SelfTest } from './diagnosis.js'
 
 /**
- * M = 2, d_in = d_out = 2, r = 1, E = 2, s = 2. The router is zero, so both experts weigh 1/2, and every number on the
- * way has few bits: the results are exact in any order of the sums.
+ * M = 2, d_in = d_out = 2, r = 1, E = 2, s = 2. The router is zero, so both weights are 1/2, and all intermediate
+ * results have few bits: the outputs are exact in any order of summation.
  */
 const operands = {
   x: tensor(new Float32Array([1, 2, 3, 4]), [2, 2]),
@@ -14,14 +14,14 @@ const operands = {
   dy: tensor(new Float32Array([1, 1, 1, 1]), [2, 2]),
 }
 const expected = {
-  y: [3, 6, 7, 14], // h = x a^T = 3, 7; C = 1/2 (b_0 + b_1) = 1/2, 1; y = 2 h C
-  dx: [3, 3, 3, 3], // q = 2 dy C^T = 3, 3; dl R = 0; dx = q a
+  y: [3, 6, 7, 14], // hidden = x a^T = 3, 7; combined = 1/2 (b_0 + b_1) = 1/2, 1; y = 2 hidden combined
+  dx: [3, 3, 3, 3], // q = 2 dy combined^T = 3, 3; d_logits router = 0; dx = q a
   da: [12, 18], // q^T x
-  dRouter: [-25, 25], // D = 2 h^T dy = 20, 20; dw = <b_e, D> = 20, 40; dl = -+2.5 for both tokens; dl^T h
-  db: [10, 10, 10, 10], // 1/2 D for both experts
+  dRouter: [-25, 25], // d_combined = 2 hidden^T dy = 20, 20; d_weights = 20, 40; d_logits = -+2.5 for both tokens
+  db: [10, 10, 10, 10], // 1/2 d_combined for both experts
 }
 
-/** Forward and backward on a backend's first device. */
+/** Runs forward and backward on the first device of a backend. */
 export async function selfTest(backend: 'cpu' | 'cuda'): Promise<SelfTest> {
   const place = (operand: Tensor): Tensor => (backend === 'cuda' ? operand.to({ type: 'cuda', id: 0 }) : operand)
   try {
@@ -32,7 +32,7 @@ export async function selfTest(backend: 'cpu' | 'cuda'): Promise<SelfTest> {
       const result = results[name]
       const found = [...(backend === 'cuda' ? await result.toHost() : result).data]
       if (String(found) !== String(values)) {
-        return { passed: false, reason: `${name} is ${String(found)}, not ${String(values)}` }
+        return { passed: false, reason: `${name} is ${String(found)}, expected ${String(values)}` }
       }
     }
     return { passed: true }

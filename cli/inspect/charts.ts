@@ -1,36 +1,37 @@
-/** The charts of one target, drawn by Observable Plot into SVG: no script runs in the page. */
+/** The charts of one target. */
 import * as Plot from '@observablehq/plot'
 import type { TargetAnalysis } from '../../lib/index.js'
 import type { Element } from '../report/document.js'
+import { figure, HEIGHT, plot } from '../report/chart.js'
+import { percent, threeDigits, twoDecimals } from '../report/format.js'
 import { type Key, legend } from '../report/legend.js'
-import { figure, HEIGHT, plot } from '../report/plot.js'
-import { isRouted, labelsOf, percent, short, twoDigits } from './inspection.js'
+import { isRouted, layerLabels } from './inspection.js'
 
 const LILY = 'var(--lily)'
 const LORA = 'var(--lora)'
 
-/** Cells with their numbers in them, where these have room. */
-const MOST_NUMBERS = 8
+/** Up to this number of columns, cells have room for their numbers. */
+const MAX_NUMBERED_COLUMNS = 8
 
-const rowsHigh = (rows: number): number => Math.max(HEIGHT, 60 + 15 * rows)
+const heightOfRows = (rows: number): number => Math.max(HEIGHT, 60 + 15 * rows)
 
-/** Those that what was found allows. */
+/** The charts of the router require samples. */
 export function targetCharts(target: TargetAnalysis): Element[] {
   const routed = isRouted(target) ? [routerMap(target), entropies(target)] : []
   return [...routed, effectiveRanks(target), spectra(target), cosines(target), norms(target)]
 }
 
 function routerMap({ layers }: TargetAnalysis): Element {
-  const labels = labelsOf(layers)
+  const labels = layerLabels(layers)
   const cells = layers.flatMap(({ router }, l) =>
     router.weights.map((weight, e) => ({ layer: labels[l], expert: e, weight })),
   )
   return cellChart({
     title: 'Router',
-    text: 'Mean weight of each expert, by layer.',
+    text: 'Mean weight of each expert by layer.',
     cells: cells.map(({ layer, expert, weight }) => ({ x: expert, y: layer, value: weight })),
     rows: labels,
-    most: Math.max(...cells.map(({ weight }) => Math.abs(weight))),
+    max: Math.max(...cells.map(({ weight }) => Math.abs(weight))),
     keys: [{ text: 'weight', color: LILY }],
   })
 }
@@ -39,13 +40,13 @@ function cosines({ experts }: TargetAnalysis): Element {
   const cells = experts.cosines.flatMap((row, e) => row.map((value, f) => ({ x: f, y: String(e), value })))
   return cellChart({
     title: 'Experts',
-    text: 'Cosine of each two, as vectors.',
+    text: 'Cosine similarity of each pair of experts, as vectors.',
     cells,
     rows: experts.cosines.map((_, e) => String(e)),
-    most: 1,
+    max: 1,
     keys: [
-      { text: 'alike', color: LILY },
-      { text: 'opposite', color: LORA },
+      { text: 'same direction', color: LILY },
+      { text: 'opposite direction', color: LORA },
     ],
   })
 }
@@ -56,31 +57,32 @@ interface Cell {
   readonly value: number
 }
 
-/** Opacity is the size of a number, and colour its sign: both are good on light and dark. */
+/** Opacity shows magnitude, color shows sign: legible in both light and dark mode. */
 function cellChart({
   title,
   text,
   cells,
   rows,
-  most,
+  max,
   keys,
 }: {
   readonly title: string
   readonly text: string
   readonly cells: readonly Cell[]
   readonly rows: readonly string[]
-  readonly most: number
+  /** The value with full opacity. */
+  readonly max: number
   readonly keys: readonly Key[]
 }): Element {
   const columns = [...new Set(cells.map(({ x }) => x))]
-  const opacity = ({ value }: Cell) => (most > 0 ? Math.abs(value) / most : 0)
+  const opacity = ({ value }: Cell) => (max > 0 ? Math.abs(value) / max : 0)
   const place = { x: 'x', y: 'y' } as const
   return figure(
     title,
     text,
     legend('dot', keys),
     plot(text, {
-      height: rowsHigh(rows.length),
+      height: heightOfRows(rows.length),
       x: { domain: columns, label: 'expert', type: 'band' },
       y: { domain: rows, label: null, type: 'band' },
       marks: [
@@ -92,9 +94,9 @@ function cellChart({
           stroke: 'var(--line)',
           title: ({ x, y, value }: Cell) => `${y}, expert ${x}: ${value.toFixed(3)}`,
         }),
-        Plot.text(columns.length <= MOST_NUMBERS ? cells : [], {
+        Plot.text(columns.length <= MAX_NUMBERED_COLUMNS ? cells : [], {
           ...place,
-          text: ({ value }: Cell) => twoDigits(value),
+          text: ({ value }: Cell) => twoDecimals(value),
           fill: (cell: Cell) => (opacity(cell) > 0.55 ? 'var(--surface)' : 'var(--text)'),
           fontSize: 10,
         }),
@@ -104,7 +106,7 @@ function cellChart({
 }
 
 function entropies({ layers }: TargetAnalysis): Element {
-  const labels = labelsOf(layers)
+  const labels = layerLabels(layers)
   const of = (key: 'entropy' | 'tokenEntropy') =>
     layers.flatMap(({ router }, l) => {
       const value = router[key]
@@ -114,14 +116,14 @@ function entropies({ layers }: TargetAnalysis): Element {
   const title = ({ layer, value }: { layer: string; value: number }) => `${layer}: ${percent(value)}`
   return figure(
     'Entropy of the router',
-    'As a share of ln E. Tokens that go different ways have less than their mean.',
+    'Relative to ln E. If tokens prefer different experts, their own entropy is lower than that of the mean weights.',
     legend('dot', [
-      { text: 'of the mean weights', color: LILY },
-      { text: 'mean of the tokens', color: LILY, hollow: true },
+      { text: 'entropy of the mean weights', color: LILY },
+      { text: 'mean entropy of the tokens', color: LILY, hollow: true },
     ]),
     plot('Entropy of the router by layer', {
-      height: rowsHigh(labels.length),
-      x: { domain: [0, 1], label: null, grid: true, tickFormat: percent },
+      height: heightOfRows(labels.length),
+      x: { domain: [0, 1], label: null, grid: true, tickFormat: (share: number) => percent(share) },
       y: { domain: labels, label: null, type: 'point' },
       marks: [
         Plot.dot(of('entropy'), { ...dot, fill: LILY, stroke: LILY, title }),
@@ -132,17 +134,17 @@ function entropies({ layers }: TargetAnalysis): Element {
 }
 
 function effectiveRanks({ layers, loraRank }: TargetAnalysis): Element {
-  const labels = labelsOf(layers)
+  const labels = layerLabels(layers)
   const bars = layers.map(({ update }, l) => ({ layer: labels[l], rank: update.effectiveRank, ...update }))
   return figure(
     'Effective rank of the update',
-    `Its singular values' exp of entropy. LoRA of as many parameters has rank ${loraRank.toFixed(1)}.`,
+    `exp of the entropy of the singular values. LoRA with as many parameters has rank ${loraRank.toFixed(1)}.`,
     legend('line', [
       { text: 'Lily', color: LILY },
-      { text: 'the most that LoRA can have', color: LORA },
+      { text: 'maximum for LoRA', color: LORA },
     ]),
     plot('Effective rank of the update by layer', {
-      height: rowsHigh(labels.length),
+      height: heightOfRows(labels.length),
       x: { label: null, grid: true, ticks: 5 },
       y: { domain: labels, label: null, type: 'band', padding: 0.25 },
       marks: [
@@ -151,8 +153,8 @@ function effectiveRanks({ layers, loraRank }: TargetAnalysis): Element {
           y: 'layer',
           fill: LILY,
           title: ({ layer, rank, norm, sharedWithLora }: (typeof bars)[number]) =>
-            `${layer}: effective rank ${rank.toFixed(1)}, norm ${short(norm)}, ` +
-            `${percent(sharedWithLora)} of its square within LoRA's rank`,
+            `${layer}: effective rank ${rank.toFixed(1)}, norm ${threeDigits(norm)}, ` +
+            `${percent(sharedWithLora)} of its square within the rank of LoRA`,
         }),
         Plot.ruleX([loraRank], { stroke: LORA, strokeWidth: 2 }),
         Plot.ruleX([0]),
@@ -162,7 +164,7 @@ function effectiveRanks({ layers, loraRank }: TargetAnalysis): Element {
 }
 
 function spectra({ layers, loraRank }: TargetAnalysis): Element {
-  const labels = labelsOf(layers)
+  const labels = layerLabels(layers)
   const points = layers.flatMap(({ update: { singularValues, spectralNorm } }, l) =>
     singularValues.map((value, i) => ({
       layer: labels[l],
@@ -172,7 +174,7 @@ function spectra({ layers, loraRank }: TargetAnalysis): Element {
   )
   return figure(
     'Singular values of the update',
-    'A line for each layer, relative to its largest.',
+    'One line per layer, relative to the largest value.',
     legend('line', [
       { text: 'Lily', color: LILY },
       { text: 'rank of LoRA with as many parameters', color: LORA },
@@ -196,7 +198,7 @@ function norms({ experts }: TargetAnalysis): Element {
     'Frobenius norm of each B.',
     legend('dot', [{ text: 'norm', color: LILY }]),
     plot('Norms of the experts', {
-      height: rowsHigh(bars.length),
+      height: heightOfRows(bars.length),
       x: { label: null, grid: true, ticks: 5 },
       y: { domain: bars.map(({ expert }) => expert), label: 'expert', type: 'band', padding: 0.25 },
       marks: [
@@ -204,7 +206,7 @@ function norms({ experts }: TargetAnalysis): Element {
           x: 'norm',
           y: 'expert',
           fill: LILY,
-          title: ({ expert, norm }: (typeof bars)[number]) => `expert ${expert}: ${short(norm)}`,
+          title: ({ expert, norm }: (typeof bars)[number]) => `expert ${expert}: ${threeDigits(norm)}`,
         }),
         Plot.ruleX([0]),
       ],

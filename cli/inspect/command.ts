@@ -1,27 +1,23 @@
-/** `lily-kernels inspect`: what an adapter has learnt, as a table and as a page with charts. */
+/** `lily-kernels inspect`: analyses an adapter and shows a table and a page with charts. */
 import { Command } from 'commander'
+import type { InspectOptions } from './options.js'
 
-/** As commander gives them. */
-export interface InspectOptions {
-  readonly samples?: string
-  readonly json?: string | true
-  readonly html: string | false
-}
-
+/** @param version version of the package */
 export function inspectCommand(version: string): Command {
   return new Command('inspect')
-    .description('look at an adapter that PEFT or savePretrained has saved: its routers, experts and updates')
-    .argument('<folder>', 'with adapter_config.json and the tensors')
-    .option('--samples <file>', 'safetensors of what enters each layer, [..., d_in] by the name of the layer')
-    .option('--json [file]', 'everything found, as JSON, into a file, or instead of the table')
-    .option('--html <file>', 'the page with charts', 'lily-inspect.html')
-    .option('--no-html', 'without the page')
+    .description('analyse the routers, experts and updates of an adapter saved by PEFT or savePretrained')
+    .argument('<folder>', 'folder that contains adapter_config.json and the tensors')
+    .option('--samples <file>', 'safetensors file with sample inputs: one tensor [..., d_in] per layer, by layer name')
+    .option('--json [file]', 'write the analysis as JSON to a file, or to stdout instead of the table')
+    .option('--html <file>', 'write a page with charts to a file', 'lily-inspect.html')
+    .option('--no-html', 'do not write the page')
     .addHelpText(
       'after',
-      '\nWithout samples every expert counts the same, and nothing is said of the routers.\nLarge ranks take a while.',
+      '\nWithout --samples, all experts have equal weights and the routers are not analysed.\n' +
+        'The analysis of large ranks takes a while.',
     )
     .action(async (folder: string, options: InspectOptions, command: Command) => {
-      // What needs the addon comes after this: help and mistakes do not.
+      // Load the addon only here, so that --help and usage errors do not require it.
       const { inspect } = await import('./run.js')
       await inspect(folder, options, command, version)
     })

@@ -1,26 +1,28 @@
-/** What an inspection has found: what `--json` writes, and what the table and the page are made of. */
+/** The result of an inspection: `--json` writes it, and the table and the page show it. */
 import type { Analysis, LayerAnalysis, TargetAnalysis } from '../../lib/index.js'
+import { countOf } from '../report/format.js'
 
 export interface Inspection {
   readonly version: string
   readonly folder: string
-  /** The file of samples; null: there was none. */
+  /** The file of samples; null if none was given. */
   readonly samples: string | null
   readonly analysis: Analysis
 }
 
-export const percent = (share: number | null): string => (share === null ? '-' : `${(share * 100).toFixed(0)}%`)
+/** The configuration of the adapter. */
+export const configText = ({ r, strideA, numB, scaling }: Analysis): string =>
+  `r ${r}, stride_A ${strideA}, num_B ${numB}, scaling ${scaling}`
 
-export const short = (value: number): string => value.toPrecision(3)
+/** Trainable parameters; shared ones count once. */
+export const parameterCount = ({ targets }: Analysis): number =>
+  targets.reduce((sum, { parameters }) => sum + parameters, 0)
 
-export const titleOf = ({ target, inFeatures, outFeatures, layers }: TargetAnalysis): string =>
-  `${target}: ${layers.length} layer${layers.length === 1 ? '' : 's'} of ${inFeatures} to ${outFeatures}`
+export const targetTitle = ({ target, inFeatures, outFeatures, layers }: TargetAnalysis): string =>
+  `${target}: ${countOf(layers.length, 'layer')} of ${inFeatures} to ${outFeatures}`
 
-/** Nothing is -0.00. */
-export const twoDigits = (value: number): string => value.toFixed(2).replace('-0.00', '0.00')
-
-/** The parts of the layers' names in which they differ; all of the name where there is one layer. */
-export function labelsOf(layers: readonly LayerAnalysis[]): string[] {
+/** The parts in which the names of the layers differ; the full name of a single layer. */
+export function layerLabels(layers: readonly LayerAnalysis[]): string[] {
   const names = layers.map(({ name }) => name.split('.'))
   const differs = (i: number) => names.some((parts) => parts.length !== names[0].length || parts[i] !== names[0][i])
   return names.map((parts) => {
@@ -29,6 +31,10 @@ export function labelsOf(layers: readonly LayerAnalysis[]): string[] {
   })
 }
 
-/** Whether its routers are looked at: otherwise every expert counts the same. */
+/** Entropy of the mean weights; null if the routers were not analysed. */
+export const routerEntropy = ({ router }: LayerAnalysis): number | null =>
+  router.source === 'uniform' ? null : router.entropy
+
+/** Whether the routers of a target were analysed. Otherwise all experts have equal weights. */
 export const isRouted = ({ layers }: TargetAnalysis): boolean =>
   layers.some(({ router }) => router.source !== 'uniform')

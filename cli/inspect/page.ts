@@ -1,98 +1,127 @@
-/** What an inspection has found, as one HTML file. */
+/** An inspection as one HTML file. */
 import { median } from 'd3-array'
 import type { LayerAnalysis, TargetAnalysis } from '../../lib/index.js'
-import { type Element, h, pageWith } from '../report/document.js'
+import { type Element, h, htmlPage } from '../report/document.js'
+import {
+  charts,
+  columnHeader,
+  definitions,
+  rowHeader,
+  scrollable,
+  tableOf,
+  type Tile,
+  tiles,
+} from '../report/elements.js'
+import { percent, threeDigits } from '../report/format.js'
 import { style } from '../report/style.js'
 import { targetCharts } from './charts.js'
-import { type Inspection, isRouted, labelsOf, percent, short, titleOf } from './inspection.js'
+import {
+  configText,
+  type Inspection,
+  isRouted,
+  layerLabels,
+  parameterCount,
+  routerEntropy,
+  targetTitle,
+} from './inspection.js'
 
 export function inspectionPage(inspection: Inspection): string {
   const { targets } = inspection.analysis
   const body = [
-    head(inspection),
-    h('dl', { class: 'tiles' }, ...tiles(inspection)),
+    header(inspection),
+    tiles(summary(inspection)),
     ...targets.flatMap((target) => [
-      h('h2', {}, titleOf(target)),
-      h('div', { class: 'charts' }, ...targetCharts(target)),
+      h('h2', {}, targetTitle(target)),
+      charts(targetCharts(target)),
       h('h3', {}, 'Layers'),
       layerTable(target),
     ]),
-    h('h2', {}, 'What is what'),
-    how(inspection),
+    h('h2', {}, 'Definitions'),
+    terms(inspection),
   ]
-  return pageWith(`Lily adapter ${inspection.folder}`, style, body, inspection)
+  return htmlPage(`Lily adapter ${inspection.folder}`, style, body, inspection)
 }
 
-function head({ folder, version, samples, analysis }: Inspection): Element {
-  const { r, strideA, numB, scaling } = analysis
-  const routed = analysis.targets.some(isRouted)
+function header({ folder, version, samples, analysis }: Inspection): Element {
   return h(
     'header',
     {},
-    h('h1', {}, 'A Lily adapter'),
-    h('p', {}, h('code', {}, folder), `: r ${r}, stride_A ${strideA}, num_B ${numB}, scaling ${scaling}.`),
-    h('p', { class: 'muted' }, `lily-kernels ${version}${samples === null ? '' : `, samples of ${samples}`}`),
-    ...(routed ? [] : [h('p', { class: 'alert' }, 'No samples: every expert counts the same, routers are not shown.')]),
+    h('h1', {}, 'Lily adapter'),
+    h('p', {}, h('code', {}, folder), `: ${configText(analysis)}.`),
+    h('p', { class: 'muted' }, `lily-kernels ${version}${samples === null ? '' : `, samples from ${samples}`}`),
+    ...(analysis.targets.some(isRouted)
+      ? []
+      : [h('p', { class: 'alert' }, 'No samples: all experts have equal weights, and the routers are not analysed.')]),
   )
 }
 
-function tiles({ analysis: { targets } }: Inspection): Element[] {
+function summary({ analysis }: Inspection): Tile[] {
+  const { targets } = analysis
   const layers = targets.flatMap((target) => target.layers)
-  const of = (value: (layer: LayerAnalysis) => number | null) => median(layers.map((layer) => value(layer) ?? NaN))
-  const entropy = of(({ router }) => router.tokenEntropy)
-  const parameters = targets.reduce((sum, target) => sum + target.parameters, 0)
+  const medianOf = (value: (layer: LayerAnalysis) => number | null) =>
+    median(layers.map((layer) => value(layer) ?? NaN))
+  const entropy = medianOf(({ router }) => router.tokenEntropy)
   return [
-    tile(parameters.toLocaleString('en'), 'parameters, shared ones counted once'),
-    tile(
-      (of(({ update }) => update.effectiveRank) ?? 0).toFixed(1),
-      'effective rank of an update, median of the layers',
-    ),
-    tile((median(targets.map(({ loraRank }) => loraRank)) ?? 0).toFixed(1), 'rank of LoRA with as many parameters'),
-    tile(
-      percent(of(({ update }) => update.sharedWithLora) ?? null),
-      "of an update's squared norm that LoRA of that rank could have, median",
-    ),
-    ...(entropy === undefined ? [] : [tile(percent(entropy), "of the largest entropy in a token's weights, median")]),
+    { value: parameterCount(analysis).toLocaleString('en'), text: 'parameters; shared ones count once' },
+    {
+      value: (medianOf(({ update }) => update.effectiveRank) ?? 0).toFixed(1),
+      text: 'effective rank of an update, median over the layers',
+    },
+    {
+      value: (median(targets.map(({ loraRank }) => loraRank)) ?? 0).toFixed(1),
+      text: 'rank of LoRA with as many parameters',
+    },
+    {
+      value: percent(medianOf(({ update }) => update.sharedWithLora) ?? null),
+      text: 'of the squared norm of an update that LoRA of that rank can represent, median',
+    },
+    ...(entropy === undefined
+      ? []
+      : [{ value: percent(entropy), text: 'entropy of the weights of a token, relative to ln E, median' }]),
   ]
 }
-
-const tile = (value: string, text: string): Element =>
-  h('div', { class: 'tile' }, h('dt', {}, text), h('dd', {}, value))
 
 function layerTable(target: TargetAnalysis): Element {
   const titles = ['layer', 'entropy', 'of tokens', '|dW|', 'largest singular value', 'effective rank', 'in LoRA']
-  const labels = labelsOf(target.layers)
-  const body = target.layers.map(({ name, router, update }, l) => {
-    const routed = router.source !== 'uniform'
+  const labels = layerLabels(target.layers)
+  const body = target.layers.map((layer, l) => {
+    const { name, router, update } = layer
     const cells = [
-      routed ? percent(router.entropy) : '-',
+      percent(routerEntropy(layer)),
       percent(router.tokenEntropy),
-      short(update.norm),
-      short(update.spectralNorm),
+      threeDigits(update.norm),
+      threeDigits(update.spectralNorm),
       update.effectiveRank.toFixed(1),
       percent(update.sharedWithLora),
     ]
-    return h('tr', {}, h('th', { scope: 'row', title: name }, labels[l]), ...cells.map((cell) => h('td', {}, cell)))
+    return h('tr', {}, rowHeader(labels[l], { title: name }), ...cells.map((cell) => h('td', {}, cell)))
   })
-  const header = h('tr', {}, ...titles.map((title) => h('th', { scope: 'col' }, title)))
-  const table = h('table', {}, h('thead', {}, header), h('tbody', {}, ...body))
-  return h('div', { class: 'box', tabindex: '0', role: 'region', 'aria-label': titleOf(target) }, table)
+  const table = tableOf(
+    titles.map((title) => columnHeader(title)),
+    body,
+  )
+  return scrollable(targetTitle(target), table)
 }
 
-function how({ analysis: { r } }: Inspection): Element {
-  const items: [string, string][] = [
-    ['entropy', 'Of the mean weights of the experts, as a share of ln E: 100% where all weigh the same.'],
-    ['of tokens', "The mean of the tokens' own: less than the entropy of the means where tokens go different ways."],
+const terms = ({ analysis: { r } }: Inspection): Element =>
+  definitions([
+    ['entropy', 'Entropy of the mean weights of the experts, relative to ln E: 100% if all weights are equal.'],
+    [
+      'of tokens',
+      'Mean of the entropies of the tokens. It is lower than the entropy of the mean weights if tokens prefer different ' +
+        'experts.',
+    ],
     [
       '|dW|',
-      "Frobenius norm of the layer's update, scaling * Cᵀ A, where C mixes the experts with the layer's weights.",
+      'Frobenius norm of the update of the layer, scaling * Cᵀ A, where C combines the experts with the weights of the layer.',
     ],
     [
       'effective rank',
-      `exp of the entropy of the singular values as shares of their sum (Roy and Vetterli, 2007): how many directions ` +
-        `the update has, at most r = ${r}. That of LoRA is at most its rank.`,
+      'exp of the entropy of the singular values as shares of their sum (Roy and Vetterli, 2007): the number of directions ' +
+        `of the update, at most r = ${r}. The effective rank of a LoRA update is at most its rank.`,
     ],
-    ['in LoRA', "The share of the update's squared norm that the best matrix of LoRA's rank has, at equal parameters."],
-  ]
-  return h('dl', { class: 'how' }, ...items.flatMap(([name, text]) => [h('dt', {}, name), h('dd', {}, text)]))
-}
+    [
+      'in LoRA',
+      'Share of the squared norm of the update that the best approximation by LoRA with as many parameters has.',
+    ],
+  ])

@@ -1,4 +1,4 @@
-/** An inspection from its options to its output. */
+/** Runs an inspection and writes its output. */
 import { writeFileSync } from 'node:fs'
 import type { Command } from 'commander'
 import {
@@ -10,8 +10,8 @@ import {
   type StoredTensor,
 } from '../../lib/index.js'
 import { startProgress } from '../report/progress.js'
-import type { InspectOptions } from './command.js'
 import type { Inspection } from './inspection.js'
+import type { InspectOptions } from './options.js'
 import { inspectionText } from './text.js'
 
 export async function inspect(
@@ -20,7 +20,7 @@ export async function inspect(
   command: Command,
   version: string,
 ): Promise<void> {
-  const inspection = await find(folder, options, version).catch((error: unknown) => {
+  const inspection = await inspectFolder(folder, options, version).catch((error: unknown) => {
     if (error instanceof LilyError) command.error(`${error.code}: ${error.message}`)
     throw error
   })
@@ -29,16 +29,16 @@ export async function inspect(
   else console.log(inspectionText(inspection))
   if (typeof options.json === 'string') writeFileSync(options.json, json)
   if (options.html === false) return
-  // The charts' libraries are large, and are loaded for this alone.
+  // The chart libraries are large; load them only for a page.
   const { inspectionPage } = await import('./page.js')
   writeFileSync(options.html, inspectionPage(inspection))
   console.error(`charts: ${options.html}`)
 }
 
-async function find(folder: string, { samples }: InspectOptions, version: string): Promise<Inspection> {
+async function inspectFolder(folder: string, { samples }: InspectOptions, version: string): Promise<Inspection> {
   const model = await LilyModel.fromPretrained(folder)
   const sampled: AnalysisOptions = samples === undefined ? {} : { samples: await readSamples(samples) }
-  // A log has no use for each layer.
+  // Show progress in a terminal only: a log does not need one line per layer.
   const progress = process.stderr.isTTY ? startProgress() : null
   try {
     const analysis = await analyse(model, {

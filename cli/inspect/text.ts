@@ -1,19 +1,27 @@
-/** What an inspection has found, as text. */
+/** An inspection as text. */
 import type { TargetAnalysis } from '../../lib/index.js'
-import { plainTable, textOf } from '../report/plain-table.js'
-import { type Inspection, isRouted, labelsOf, percent, short, titleOf, twoDigits } from './inspection.js'
+import { NONE, percent, threeDigits, twoDecimals } from '../report/format.js'
+import { renderTable, textTable } from '../report/text-table.js'
+import {
+  configText,
+  type Inspection,
+  isRouted,
+  layerLabels,
+  parameterCount,
+  routerEntropy,
+  targetTitle,
+} from './inspection.js'
 
-/** More experts than these have no column each. */
-const SHOWN_EXPERTS = 8
+/** Up to this number, each expert has a column. */
+const MAX_COLUMNS = 8
 
 export function inspectionText({ folder, samples, analysis }: Inspection): string {
-  const { r, strideA, numB, scaling, targets } = analysis
+  const { r, numB, targets } = analysis
   const layers = targets.reduce((sum, target) => sum + target.layers.length, 0)
-  const parameters = targets.reduce((sum, target) => sum + target.parameters, 0)
   return [
-    `${folder}: r ${r}, stride_A ${strideA}, num_B ${numB}, scaling ${scaling}; ${layers} layers, ${parameters} parameters`,
+    `${folder}: ${configText(analysis)}; ${layers} layers, ${parameterCount(analysis)} parameters`,
     ...targets.flatMap((target) => [
-      `${titleOf(target)}; LoRA of as many parameters has rank ${target.loraRank.toFixed(1)}`,
+      `${targetTitle(target)}; LoRA with as many parameters has rank ${target.loraRank.toFixed(1)}`,
       layerTable(target, numB),
       expertTable(target, numB),
     ]),
@@ -22,46 +30,48 @@ export function inspectionText({ folder, samples, analysis }: Inspection): strin
 }
 
 function layerTable(target: TargetAnalysis, experts: number): string {
-  const shown = isRouted(target) && experts <= SHOWN_EXPERTS ? experts : 0
-  const columns = [...numbers(shown).map((e) => `w${e}`), 'entropy', 'of tokens', '|dW|', 'effective rank', 'in LoRA']
-  const table = plainTable(['layer', ...columns], ['left', ...columns.map(() => 'right' as const)])
-  const labels = labelsOf(target.layers)
-  target.layers.forEach(({ router, update }, l) => {
-    const routed = router.source !== 'uniform'
+  const shown = isRouted(target) && experts <= MAX_COLUMNS ? experts : 0
+  const columns = [...indices(shown).map((e) => `w${e}`), 'entropy', 'of tokens', '|dW|', 'effective rank', 'in LoRA']
+  const table = textTable(['layer', ...columns], ['left', ...columns.map(() => 'right' as const)])
+  const labels = layerLabels(target.layers)
+  target.layers.forEach((layer, l) => {
+    const { router, update } = layer
     table.push([
       labels[l],
-      ...numbers(shown).map((e) => (routed ? router.weights[e].toFixed(2) : '-')),
-      routed ? percent(router.entropy) : '-',
+      ...indices(shown).map((e) => (router.source === 'uniform' ? NONE : router.weights[e].toFixed(2))),
+      percent(routerEntropy(layer)),
       percent(router.tokenEntropy),
-      short(update.norm),
+      threeDigits(update.norm),
       update.effectiveRank.toFixed(1),
       percent(update.sharedWithLora),
     ])
   })
-  return textOf(table)
+  return renderTable(table)
 }
 
 function expertTable({ experts: { norms, cosines } }: TargetAnalysis, experts: number): string {
-  const shown = numbers(Math.min(experts, SHOWN_EXPERTS))
-  const table = plainTable(
+  const shown = indices(Math.min(experts, MAX_COLUMNS))
+  const table = textTable(
     ['expert', '|B|', ...shown.map((e) => `cos ${e}`)],
     ['left', 'right', ...shown.map(() => 'right' as const)],
   )
-  norms.forEach((norm, e) => table.push([String(e), short(norm), ...shown.map((f) => twoDigits(cosines[e][f]))]))
-  return textOf(table)
+  norms.forEach((norm, e) =>
+    table.push([String(e), threeDigits(norm), ...shown.map((f) => twoDecimals(cosines[e][f]))]),
+  )
+  return renderTable(table)
 }
 
 function legend(samples: string | null, targets: readonly TargetAnalysis[], r: number): string {
-  const routed = targets.some(isRouted)
   return [
-    ...(routed ? ['w: weights of the experts, means over the sample'] : []),
-    ...(samples === null ? ['no samples: every expert counts the same, and nothing is said of the routers'] : []),
-    'entropy: of the weights, 100% where all weigh the same; of tokens: the mean of their own',
-    `|dW|: norm of the layer's update; effective rank: exp of the entropy of its singular values, at most r = ${r}`,
-    'in LoRA: the share of |dW|² that an update of the rank of LoRA with as many parameters can have',
+    ...(targets.some(isRouted) ? ['w: weights of the experts, mean over the samples'] : []),
+    ...(samples === null ? ['no samples: all experts have equal weights, and the routers are not analysed'] : []),
+    'entropy: of the mean weights, 100% if all weights are equal; of tokens: mean of the entropies of the tokens',
+    `|dW|: Frobenius norm of the update of the layer; |B|: Frobenius norm of the expert`,
+    `effective rank: exp of the entropy of the singular values of the update, at most r = ${r}`,
+    'in LoRA: share of |dW|² that an update of LoRA with as many parameters can represent',
   ].join('\n')
 }
 
-function numbers(count: number): number[] {
+function indices(count: number): number[] {
   return Array.from({ length: count }, (_, i) => i)
 }

@@ -1,7 +1,7 @@
-/** The document that the page is built in: a DOM escapes text and takes Plot's charts as they are. */
+/** The HTML document of a report. It is built with a DOM, which escapes text and accepts the charts of Plot. */
 import { parseHTML } from 'linkedom'
 
-/** What of the DOM is used here. The types of a browser would be global, and nothing here runs in one. */
+/** The subset of the DOM that the reports use. The types of lib.dom would be global, and this code runs in Node only. */
 export interface Element {
   readonly outerHTML: string
   setAttribute(name: string, value: string): void
@@ -20,7 +20,7 @@ interface Document {
 const empty = '<!doctype html><html lang="en"><head></head><body></body></html>'
 export const { document } = parseHTML(empty) as unknown as { readonly document: Document }
 
-/** An element with attributes and children. */
+/** Creates an element with attributes and children. */
 export function h(tag: string, attributes: Readonly<Record<string, string>>, ...children: readonly Child[]): Element {
   const element = document.createElement(tag)
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value)
@@ -29,18 +29,18 @@ export function h(tag: string, attributes: Readonly<Record<string, string>>, ...
 }
 
 /**
- * A whole page that needs no other file, no script and no network.
+ * A self-contained page: no other files, scripts or network access.
  *
- * @param data for programs: what --json writes
+ * @param data machine-readable results, the same as those of --json
  */
-export function pageWith(title: string, style: string, body: readonly Child[], data: unknown): string {
+export function htmlPage(title: string, style: string, body: readonly Child[], data: unknown): string {
   document.head.replaceChildren(
     h('meta', { charset: 'utf-8' }),
     h('meta', { name: 'viewport', content: 'width=device-width, initial-scale=1' }),
     h('title', {}, title),
     h('style', {}, style),
   )
-  // No text of the data may end its element.
+  // Escaping `<` keeps the data from closing its script element.
   const json = JSON.stringify(data).replaceAll('<', '\\u003c')
   document.body.replaceChildren(...body, h('script', { type: 'application/json', id: 'report' }, json))
   return `${document.toString()}\n`

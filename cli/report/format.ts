@@ -1,11 +1,29 @@
-/** Numbers as people read them. */
+/** Formatting of numbers. */
+
+/** Stands for a value that does not exist. */
+export const NONE = '-'
+
 export const milliseconds = (seconds: number): string => {
   const value = seconds * 1e3
   return value.toFixed(value < 0.1 ? 4 : value < 10 ? 3 : 1)
 }
 
-export const percent = (share: number): string => `${(share * 100).toFixed(0)}%`
+export const microseconds = (seconds: number): string => `${(seconds * 1e6).toFixed(1)} µs`
 
+export const percent = (share: number | null, none = NONE): string =>
+  share === null ? none : `${(share * 100).toFixed(0)}%`
+
+export const ratio = (value: number | null | undefined, none = NONE): string =>
+  value == null ? none : value.toFixed(2)
+
+/** In units of 10^9 per second. */
 export const giga = (rate: number): string => (rate / 1e9).toFixed(rate < 1e10 ? 1 : 0)
 
 export const size = (bytes: number): string => (bytes < 2 ** 20 ? `${bytes / 2 ** 10} KiB` : `${bytes / 2 ** 20} MiB`)
+
+export const threeDigits = (value: number): string => value.toPrecision(3)
+
+/** Two decimals, without negative zero. */
+export const twoDecimals = (value: number): string => value.toFixed(2).replace('-0.00', '0.00')
+
+export const countOf = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`

@@ -1,9 +1,9 @@
-/** Legends of charts. */
+/** Legends for charts. */
 import { h, type Element } from './document.js'
 
 export type Key = { readonly text: string; readonly color: string; readonly dash?: string; readonly hollow?: boolean }
 
-/** A legend of lines, or of dots. */
+/** A legend with lines or dots as samples. */
 export function legend(kind: 'line' | 'dot', keys: readonly Key[]): Element {
   return h(
     'ul',

@@ -1,33 +1,34 @@
-/** The progress bar, on standard error: standard output may be a file. */
+/** The progress bar. It writes to stderr, because stdout may be redirected to a file. */
 import { SingleBar } from 'cli-progress'
 
 export interface Progress {
-  readonly update: (what: string, share: number) => void
+  /** `share` of the run that is complete when `step` begins. */
+  readonly update: (step: string, share: number) => void
   readonly stop: () => void
 }
 
-/** A bar in a terminal; elsewhere, in a log, a line for each thing that is measured. */
+/** A bar in a terminal; otherwise one line per step. */
 export function startProgress(): Progress {
-  if (!process.stderr.isTTY) return { update: (what) => console.error(`measuring ${what}`), stop: () => undefined }
+  if (!process.stderr.isTTY) return { update: (step) => console.error(`measuring ${step}`), stop: () => undefined }
   const bar = new SingleBar({
     stream: process.stderr,
-    format: '{bar} {percentage}% | {left} left | {what}',
+    format: '{bar} {percentage}% | {left} left | {step}',
     barCompleteChar: '█',
     barIncompleteChar: '░',
     barsize: 24,
     hideCursor: true,
     clearOnComplete: true,
     linewrap: false,
-    // The run ends by its signal, and this bar by stop().
+    // stop() ends the bar, also after a signal.
     gracefulExit: false,
   })
   const begin = performance.now()
-  bar.start(1, 0, { what: '', left: '…' })
+  bar.start(1, 0, { step: '', left: '…' })
   return {
-    update: (what, share) => {
-      // Of the whole run so far: the bar's own estimate looks at the last steps alone, which differ a lot.
+    update: (step, share) => {
+      // Estimate from the whole run: cli-progress uses only the last steps, whose durations differ a lot.
       const left = ((performance.now() - begin) / 1000) * (1 / share - 1)
-      bar.update(share, { what, left: share > 0.02 ? timeText(left) : '…' })
+      bar.update(share, { step, left: share > 0.02 ? timeText(left) : '…' })
     },
     stop: () => bar.stop(),
   }

@@ -1,4 +1,4 @@
-/** The page's look: light and dark as the reader's system is, one column on a phone, plain paper in print. */
+/** The style sheet of the reports: light or dark by system preference, one column on a phone, no backgrounds in print. */
 export const style = `
 :root {
   color-scheme: light dark;

@@ -1,4 +1,4 @@
-// cp.async: the data is fetched at once, but lands in shared memory only at the wait.
+// cp.async: the source is read immediately, but the data reaches shared memory only at the wait.
 #include <bit>
 #include <cstring>
 
@@ -15,20 +15,21 @@ void Thread::copy_async(const Instruction &in, uint64_t shared_address, uint64_t
            describe_access(bytes, false) + "global address " + hexadecimal(global_address));
   }
   if (source_bytes > 0) {
-    // A partial source need not be aligned to its own size, so it is read by powers of two.
+    // A partial source need not be aligned to its own size, so it is read in pieces of a power of two.
     for (uint32_t done = 0; done < source_bytes;) {
       const uint32_t left = source_bytes - done, step = left >= 16 ? 16 : std::bit_floor(left);
-      const Place source = access_memory(*this, in, Space::kGlobal, global_address + done, step, {false, false});
+      const MemoryLocation source =
+          access_memory(*this, in, Space::kGlobal, global_address + done, step, {false, false});
       if (source.data != nullptr) std::memcpy(copy.data.data() + done, source.data, step);
       done += step;
     }
     if (block->traffic != nullptr) block->traffic->record(*this, in, false, false, global_address, source_bytes);
   }
-  const Place target = access_memory(*this, in, Space::kShared, shared_address, bytes, {true, false});
+  const MemoryLocation target = access_memory(*this, in, Space::kShared, shared_address, bytes, {true, false});
   if (target.data == nullptr) return;
   if (block->traffic != nullptr) block->traffic->record(*this, in, true, true, target.offset, bytes);
   copy.to = static_cast<uint32_t>(target.offset);
-  // Whoever reads too early gets NaNs, even with the checks off.
+  // A read before the wait returns NaNs, even with the checks off.
   std::memset(target.data, 0xff, bytes);
   if (target.state != nullptr) std::memset(target.state, static_cast<int>(ByteState::kInFlight), bytes);
   copies.push_back(copy);
@@ -43,7 +44,7 @@ void Thread::wait_async(const Instruction &in, uint32_t groups_left) {
     if (!block->shared_state.empty()) {
       std::memset(block->shared_state.data() + copy.to, static_cast<int>(ByteState::kWritten), copy.bytes);
     }
-    // Only from here on is the write ordered by this thread's barriers.
+    // This thread's barriers order the write only from here on.
     if (block->launch->options.checks && block->launch->options.shared_races) {
       check_shared_race(*this, in, copy.to, copy.bytes, {true, false});
     }

@@ -1,4 +1,4 @@
-// Block barriers (bar, barrier), numbered or not, and the warp barrier (bar.warp.sync).
+// Block barriers (bar, barrier) and the warp barrier (bar.warp.sync).
 #include "core/barriers.h"
 
 #include <algorithm>
@@ -12,7 +12,7 @@ void join(std::vector<uint32_t> &known, const std::vector<uint32_t> &other) {
   for (size_t i = 0; i < known.size(); ++i) known[i] = std::max(known[i], other[i]);
 }
 
-// The votes of bar.red over those that waited.
+// Computes the result of bar.red over the waiting threads.
 void reduce(const Barrier &barrier) {
   uint64_t yes = 0, all = 0;
   for (const Thread *thread : barrier.waiting) {
@@ -32,7 +32,7 @@ void complete(Block &block, uint32_t number) {
   const Barrier barrier = std::move(block.barriers[number]);
   block.barriers.erase(number);
   reduce(barrier);
-  std::vector<uint32_t> known = barrier.known;
+  std::vector<uint32_t> known = barrier.vector_clock;
   const uint32_t now = ++block.time;
   for (const Thread *thread : barrier.waiting) known[thread->index / 32] = now;
   for (Thread *thread : barrier.waiting) {
@@ -43,11 +43,11 @@ void complete(Block &block, uint32_t number) {
     ++thread->pc;
     thread->warp->ready.push_back(thread);
   }
-  // Round-robin would hide missing barriers: priorities are drawn anew.
+  // A fixed rotation of the warps would hide missing barriers, so every warp gets a new random priority.
   for (size_t i = 0; i < block.warps.size(); ++i) {
     Warp &warp = block.warps[i];
     warp.priority = block.random();
-    if (known[i] == now) join(warp.known, known);
+    if (known[i] == now) join(warp.vector_clock, known);
   }
 }
 
@@ -64,20 +64,21 @@ void arrive_at_barrier(Thread &thread, const Instruction &in) {
   const uint32_t number = static_cast<uint32_t>(thread.get(in.operands[first]));
   const uint32_t count = numbers > 1 ? static_cast<uint32_t>(thread.get(in.operands[first + 1])) : 0;
   if (number > 15)
-    add_finding(thread, in, FindingKind::kBadOperand, "there is no barrier " + std::to_string(number), true);
+    add_finding(thread, in, FindingKind::kBadOperand, "barrier number " + std::to_string(number) + " is above 15",
+                true);
   if (count % 32 != 0) {
     add_finding(thread, in, FindingKind::kBadOperand,
-                "a thread count of " + std::to_string(count) + " is not whole warps", true);
+                "thread count " + std::to_string(count) + " is not a multiple of the warp size", true);
   }
 
   Barrier &barrier = block.barriers[number];
   if (barrier.arrived == 0) {
     barrier.needed = count;
-    barrier.known.assign(block.warps.size(), 0);
+    barrier.vector_clock.assign(block.warps.size(), 0);
   } else if (barrier.needed != count) {
     add_finding(thread, in, FindingKind::kDivergentBarrier,
-                "other threads wait for " + std::to_string(barrier.needed) + " threads at barrier " +
-                    std::to_string(number) + ", this one for " + std::to_string(count),
+                "thread count " + std::to_string(count) + " differs from the " + std::to_string(barrier.needed) +
+                    " of the threads that wait at barrier " + std::to_string(number),
                 true);
   }
   if (const Thread *other = thread.warp->at_barrier; in.flag && other != nullptr && other->pc != thread.pc) {
@@ -87,10 +88,10 @@ void arrive_at_barrier(Thread &thread, const Instruction &in) {
                 true);
   }
   ++barrier.arrived;
-  join(barrier.known, thread.warp->known);
+  join(barrier.vector_clock, thread.warp->vector_clock);
   if (in.variant == kBarrierArrive) {
     thread.epoch = ++block.time;
-    uint32_t &known = barrier.known[thread.index / 32];
+    uint32_t &known = barrier.vector_clock[thread.index / 32];
     known = std::max(known, thread.epoch);
     ++thread.pc;
     thread.warp->ready.push_back(&thread);

@@ -1,4 +1,4 @@
-// A block at its start: registers, memory, warps.
+// Sets up a block: registers, memory, warps.
 #include "core/block.h"
 
 #include "core/declaration.h"
@@ -27,7 +27,7 @@ Block::Block(LaunchState &owner, uint32_t number) : launch(&owner), linear(numbe
 
   for (Warp &warp : warps) {
     warp.priority = random();
-    warp.known.assign(warps.size(), 0);
+    warp.vector_clock.assign(warps.size(), 0);
   }
   for (uint32_t i = 0; i < live; ++i) {
     Thread &thread = threads[i];
@@ -48,7 +48,7 @@ Block::Block(LaunchState &owner, uint32_t number) : launch(&owner), linear(numbe
   }
 }
 
-// xorshift64*: small, and its upper bits are good enough for a schedule.
+// xorshift64*: fast, and its upper bits are random enough for a schedule.
 uint32_t Block::random() {
   random_state ^= random_state >> 12;
   random_state ^= random_state << 25;

@@ -32,27 +32,28 @@ struct Warp {
   std::vector<Thread *> ready;
   std::vector<PendingOperation> pending;
   std::vector<Thread *> converging;  // at activemask
-  std::vector<uint32_t> known;  // for each warp of the block: its accesses of earlier epochs are ordered before ours
-  uint32_t live = 0;            // lanes that have not exited
-  const Thread *at_barrier = nullptr;  // one of the lanes that wait at a block barrier
+  // Per warp of the block: accesses of earlier epochs are ordered before ours.
+  std::vector<uint32_t> vector_clock;
+  uint32_t live = 0;                   // lanes that have not exited
+  const Thread *at_barrier = nullptr;  // any lane of the warp that waits at a block barrier
 
   uint32_t existing_mask() const { return count == 32 ? ~0u : (1u << count) - 1; }
   uint32_t live_mask() const { return live; }
 };
 
 struct Barrier {
-  uint32_t needed = 0;  // threads; 0: all that have not exited
+  uint32_t needed = 0;  // thread count of the barrier; 0: all threads that have not exited
   uint32_t arrived = 0;
   std::vector<Thread *> waiting;
-  std::vector<uint32_t> known;  // joined knowledge of those that have arrived
+  std::vector<uint32_t> vector_clock;  // the joined vector clocks of the threads that have arrived
 };
 
-// Not yet or no longer valid bytes of shared and local memory.
+// State of a byte of shared or local memory: kInFlight marks the destination of a cp.async before its wait.
 enum class ByteState : uint8_t { kNeverWritten = 0, kWritten = 1, kInFlight = 2 };
 
 struct Block {
   Block(LaunchState &launch, uint32_t linear);
-  uint32_t random();  // of the schedule
+  uint32_t random();  // for the schedule
 
   LaunchState *launch;
   uint32_t linear;
@@ -61,18 +62,18 @@ struct Block {
   std::vector<Warp> warps;
   std::vector<uint64_t> registers;
   std::vector<uint8_t> shared, shared_state;
-  std::vector<uint8_t> local, local_state;  // local_bytes for each thread
+  std::vector<uint8_t> local, local_state;  // local_bytes per thread
   std::vector<AccessCell> shared_cells;     // empty unless shared races are checked
   std::map<uint32_t, Barrier> barriers;
   uint32_t live = 0;
-  uint32_t time = 1;  // of this block, counted in synchronisations
+  uint32_t time = 1;  // the block's clock: number of synchronisations so far
   uint64_t random_state;
   uint64_t instructions = 0;
-  // What warps have released at a place in memory: an offset of shared memory, or an address.
+  // Vector clocks released at a location in memory; the key is an offset in shared memory or an address.
   std::unordered_map<uint64_t, std::vector<uint32_t>> released;
-  // For each other block: its accesses of earlier epochs are ordered before ours, by a fenced atomic.
-  std::unordered_map<uint32_t, uint32_t> known_blocks;
-  std::array<std::shared_ptr<Allocation>, 8> recent;  // last used first
+  // Per other block: accesses of earlier epochs are ordered before ours, by a fenced atomic.
+  std::unordered_map<uint32_t, uint32_t> block_clocks;
+  std::array<std::shared_ptr<Allocation>, 8> recent;  // most recently used first
   std::unique_ptr<Traffic> traffic;                   // null unless counting
 };
 
@@ -83,16 +84,16 @@ struct LaunchState {
   size_t dynamic_shared_bytes = 0;
   const uint8_t *parameters = nullptr;
   void *grid_workspace = nullptr;
-  uint64_t id = 0;  // unique in the process: race records of other launches are stale
+  uint64_t id = 0;  // unique in the process, so that race records of other launches can be recognised as stale
 
   std::mutex findings_mutex;
   std::vector<Finding> findings;
-  std::atomic<bool> ended{false};  // by a finding: blocks on other threads stop too
+  std::atomic<bool> ended{false};  // set by a finding; blocks on other host threads stop too
   std::atomic<uint64_t> instructions{0};
-  // What has been released at an address by a fenced atomic or a strong store: block -> time.
+  // Clocks released at an address by a fenced atomic or a strong store: block -> time.
   std::unordered_map<uint64_t, std::unordered_map<uint32_t, uint32_t>> released;
   TrafficTotals traffic;
-  std::vector<std::pair<Allocation *, uint64_t>> race_pages;  // in use since this launch began
+  std::vector<std::pair<Allocation *, uint64_t>> race_pages;  // pages accessed by this launch
 
   Dim3 thread_position(uint32_t index) const {
     return {index % block_size.x, index / block_size.x % block_size.y, index / (block_size.x * block_size.y)};
@@ -102,7 +103,7 @@ struct LaunchState {
 // Thrown to end a launch after a finding.
 struct LaunchEnded {};
 
-// Adds the finding; throws LaunchEnded when there are enough of them, or when nothing can go on after it.
+// Adds the finding. Throws LaunchEnded if `fatal` is set or if max_findings is reached.
 void add_finding(const Thread &thread, const Instruction &in, FindingKind kind, const std::string &message, bool fatal);
 
 // races.cc
@@ -113,10 +114,10 @@ void check_shared_race(Thread &thread, const Instruction &in, uint32_t offset, u
 void check_global_race(Thread &thread, const Instruction &in, Allocation &allocation, uint64_t offset, uint32_t bytes,
                        RaceAccess access);
 std::vector<TouchedPage> touched_pages(const LaunchState &launch);
-void release_in_block(Thread &thread, uint64_t place);
-void acquire_in_block(Thread &thread, uint64_t place);
-void release_to_blocks(Thread &thread, uint64_t place);
-void acquire_from_blocks(Thread &thread, uint64_t place);
+void release_in_block(Thread &thread, uint64_t location);
+void acquire_in_block(Thread &thread, uint64_t location);
+void release_to_blocks(Thread &thread, uint64_t location);
+void acquire_from_blocks(Thread &thread, uint64_t location);
 
 // barriers.cc
 void arrive_at_barrier(Thread &thread, const Instruction &in);
@@ -127,7 +128,7 @@ void arrive_at_warp_operation(Thread &thread, const Instruction &in);
 void converge(Warp &warp);
 void exit_thread(Thread &thread, const Instruction &in);
 
-// scheduler.cc: runs blocks to their end, taking turns among their warps.
+// scheduler.cc: runs the blocks to completion, interleaving their warps.
 void run_blocks(const std::vector<Block *> &blocks);
 
 }  // namespace lily::emulator

@@ -1,4 +1,4 @@
-// Decoders of control flow, barriers and fences.
+// Decoders for control flow, barriers and fences.
 #include "core/barriers.h"
 #include "core/block.h"
 
@@ -22,7 +22,7 @@ void decode_branch(Instruction &in, Modifiers &modifiers) {
 }
 
 void decode_branch_indexed(Instruction &in, Modifiers &modifiers) {
-  if (!modifiers.take("idx")) refuse(in, "unsupported branch");
+  if (!modifiers.take("idx")) refuse(in, "only brx.idx is supported");
   modifiers.take("uni");
   in.executor = branch_indexed;
 }
@@ -50,7 +50,7 @@ void decode_fence(Instruction &in, Modifiers &modifiers) {
     if (modifiers.has("proxy")) refuse(in, "fences between proxies are not supported");
   }
   const int scope = modifiers.take_any({"gl", "sys", "gpu", "cta", "cluster"});
-  if (scope < 0) refuse(in, "no scope");
+  if (scope < 0) refuse(in, "the scope is missing");
   in.executor = scope <= 2 ? fence_device : fence_block;
 }
 
@@ -74,7 +74,7 @@ void decode_active_mask(Instruction &in, Modifiers &modifiers) {
 void decode_barrier(Instruction &in, Modifiers &modifiers) {
   const bool aligned = modifiers.take("aligned");
   if (modifiers.take("warp")) {
-    if (!modifiers.take("sync")) refuse(in, "not .sync");
+    if (!modifiers.take("sync")) refuse(in, "bar.warp requires .sync");
     expect_operands(in, 1, 1);
     in.flow = Flow::kWarp;
     in.warp_executor = synchronise_warp;

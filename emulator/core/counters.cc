@@ -1,4 +1,4 @@
-// Sums of counters and their JSON.
+// Adds counters and writes them as JSON.
 #include "core/counters.h"
 
 #include <array>

@@ -1,4 +1,4 @@
-// What a launch did, counted per kernel and per source line: counts are what an emulator can give; times are not.
+// What a launch executed, counted per kernel and per source line. The emulator counts; it does not measure time.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,10 @@ namespace lily::emulator {
 
 struct Counters {
   uint64_t thread_instructions = 0;
-  uint64_t matrix_instructions = 0;   // per warp: mma
+  uint64_t matrix_instructions = 0;   // mma, per warp
   uint64_t global_requests = 0;       // per warp
-  uint64_t global_sectors = 0;        // of 32 bytes, that the requests touched
-  uint64_t global_sectors_ideal = 0;  // what the same bytes would take if they were contiguous
+  uint64_t global_sectors = 0;        // 32-byte sectors that the requests accessed
+  uint64_t global_sectors_ideal = 0;  // sectors needed if the same bytes were contiguous
   uint64_t shared_requests = 0;
   uint64_t shared_wavefronts = 0;
   uint64_t shared_wavefronts_ideal = 0;  // without bank conflicts
@@ -33,8 +33,8 @@ struct LineKey {
 struct KernelCounters {
   uint64_t launches = 0;
   Counters total;
-  // Sectors of global memory touched at least once in a launch, summed over launches: what DRAM must move with a
-  // perfect cache. A sector both read and written counts once in each.
+  // 32-byte sectors of global memory accessed at least once in a launch, summed over launches: the DRAM traffic with a
+  // perfect cache. A sector that is both read and written counts once in each.
   uint64_t distinct_sectors_read = 0;
   uint64_t distinct_sectors_written = 0;
   std::map<LineKey, Counters> lines;

@@ -1,4 +1,4 @@
-// Numbers, declarations and initial values.
+// Parses numbers, declarations and initial values.
 #include "core/declaration.h"
 
 #include <bit>
@@ -22,7 +22,7 @@ uint64_t parse_number(const TokenStream &tokens, const std::string &text, bool a
     value = std::strtoull(text.c_str(), &end, 0);
     if (*end == 'U') ++end;
   }
-  if (*end != '\0') tokens.fail("not a number: " + text);
+  if (*end != '\0') tokens.fail("invalid number: " + text);
   return value;
 }
 
@@ -34,18 +34,18 @@ Declaration parse_declaration(TokenStream &tokens) {
     if (word == "align") {
       declaration.alignment = parse_number(tokens, tokens.word(), false);
     } else if (word == "ptr") {
-      // What a pointer parameter points to: `.ptr .global .align 16`, of no meaning for execution.
+      // Properties of a pointer parameter's target, `.ptr .global .align 16`, do not affect execution.
       for (const char *space : {".global", ".shared", ".const", ".local", ".param"}) tokens.accept(space);
       if (tokens.accept(".align")) tokens.word();
     } else if (const std::optional<Type> type = type_named(word)) {
       declaration.type = *type;
       has_type = true;
     } else {
-      tokens.fail("unsupported in a declaration: ." + word);
+      tokens.fail("unsupported directive in a declaration: ." + word);
     }
   }
   declaration.name = tokens.word();
-  if (!has_type) tokens.fail("no type for " + declaration.name);
+  if (!has_type) tokens.fail("no type in the declaration of " + declaration.name);
   while (tokens.accept("[")) {
     declaration.is_array = true;
     if (tokens.accept("]")) {
@@ -76,7 +76,7 @@ uint64_t initial_value(TokenStream &tokens, const Declaration &declaration, cons
   if (wrapped) tokens.expect(")");
   const auto variable = module.variables.find(name);
   if (variable == module.variables.end() || variable->second.address == nullptr) {
-    tokens.fail("unsupported initialiser: " + name);
+    tokens.fail("unsupported initial value: " + name);
   }
   uint64_t address = reinterpret_cast<uint64_t>(variable->second.address);
   if (tokens.accept("+")) address += parse_number(tokens, tokens.word(), false);
@@ -90,7 +90,7 @@ void parse_initialiser(TokenStream &tokens, const Declaration &declaration, cons
   if (!tokens.accept("=")) return;
   const size_t size = size_of(declaration.type);
   size_t element = 0;
-  // The braces of inner dimensions say nothing that the order of values does not.
+  // Inner braces can be ignored: the order of the values determines their positions.
   int depth = 0;
   do {
     if (tokens.accept("{")) {

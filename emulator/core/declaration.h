@@ -1,4 +1,4 @@
-// Declarations of variables and parameters: `.align 16 .b8 name[4][8]`.
+// Declarations of variables and parameters, such as `.align 16 .b8 name[4][8]`.
 #pragma once
 
 #include <string>
@@ -19,7 +19,7 @@ struct Declaration {
 };
 
 Declaration parse_declaration(TokenStream &tokens);
-// After the name of a .global or .const variable: `= {1, 2}` or nothing. Fills the memory, which is zero.
+// Parses what follows the name of a .global or .const variable: `= {1, 2}` or nothing. The memory must be zeroed.
 void parse_initialiser(TokenStream &tokens, const Declaration &declaration, const ModuleContents &module, void *memory);
 
 constexpr size_t align_up(size_t offset, size_t alignment) { return (offset + alignment - 1) / alignment * alignment; }

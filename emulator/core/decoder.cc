@@ -1,4 +1,4 @@
-// Finds an opcode's decoder and holds it to its duties.
+// Finds an opcode's decoder, runs it, and checks that it consumed every modifier.
 #include <algorithm>
 #include <unordered_map>
 
@@ -36,7 +36,7 @@ std::optional<Type> Modifiers::take_optional_type() {
 
 Type Modifiers::take_type() {
   if (const std::optional<Type> type = take_optional_type()) return *type;
-  throw Error("a type is missing");
+  throw Error("the type is missing");
 }
 
 bool Modifiers::has(std::string_view name) const {
@@ -58,7 +58,7 @@ void refuse(const Instruction &in, const std::string &why) { throw Error(in.full
 
 void expect_operands(const Instruction &in, int least, int most) {
   if (in.operand_count < least || in.operand_count > most) {
-    refuse(in, "has " + std::to_string(in.operand_count) + " operands");
+    refuse(in, std::to_string(in.operand_count) + " operands are not supported");
   }
 }
 
@@ -86,14 +86,14 @@ void decode(Instruction &in, std::vector<std::string> names) {
                         : in.flow == Flow::kNext || in.flow == Flow::kYield ? in.executor != nullptr
                                                                             : true;
   if (!complete) refuse(in, "unsupported combination of modifiers");
-  for (int i = 0; i < std::min<int>(in.operand_count, Instruction::kNear); ++i) {
+  for (int i = 0; i < std::min<int>(in.operand_count, Instruction::kCachedOperands); ++i) {
     const Operand &operand = in.operands[i];
     in.registers[i] = operand.elements.size() == 1 ? operand.elements[0] : operand.reg;
   }
   for (int i = in.operand_count; i-- > 0;) {
     if (in.operands[i].kind == Operand::Kind::kAddress) in.offset = in.operands[i].offset;
   }
-  // A thread that waits for another's store must let that one run.
+  // A thread that polls a location must let the thread that stores to it run.
   if (in.opcode == "ld" && in.is_strong) in.flow = Flow::kYield;
 }
 

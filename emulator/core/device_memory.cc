@@ -1,4 +1,4 @@
-// Allocation with room between, a quarantine for freed memory, and which bytes are initialised.
+// Device allocations with red zones around them, a quarantine for freed memory, and the initialised state of each byte.
 #include "core/device_memory.h"
 
 #include <cstdlib>
@@ -10,12 +10,12 @@
 namespace lily::emulator {
 namespace {
 
-// Between two allocations lies memory that belongs to neither, so that an overrun by a little is always found.
+// Every allocation has unused memory on both sides, so that a small overrun never reaches another allocation.
 constexpr size_t kRedZone = 4096, kAlignment = 256;
-// Freed memory that is kept back; beyond it the oldest goes.
-constexpr size_t kKeptBack = size_t{64} << 20;
+// Bytes of freed memory kept in quarantine; above this limit the oldest allocation is released.
+constexpr size_t kQuarantineBytes = size_t{64} << 20;
 
-uint64_t number_of(const void *pointer) { return reinterpret_cast<uint64_t>(pointer); }
+uint64_t address_of(const void *pointer) { return reinterpret_cast<uint64_t>(pointer); }
 
 }  // namespace
 
@@ -41,7 +41,7 @@ void *DeviceMemory::allocate(size_t bytes, MemoryKind kind, int device, std::str
   std::memset(allocation->base, 0xff, bytes);
   const std::unique_lock lock(mutex_);
   allocation->id = next_id_++;
-  return (live_[number_of(allocation->base)] = std::move(allocation))->base;
+  return (live_[address_of(allocation->base)] = std::move(allocation))->base;
 }
 
 bool DeviceMemory::adopt(void *base, size_t bytes, MemoryKind kind, int device) {
@@ -52,12 +52,12 @@ bool DeviceMemory::adopt(void *base, size_t bytes, MemoryKind kind, int device) 
   allocation->device = device;
   const std::unique_lock lock(mutex_);
   allocation->id = next_id_++;
-  return live_.emplace(number_of(base), std::move(allocation)).second;
+  return live_.emplace(address_of(base), std::move(allocation)).second;
 }
 
 bool DeviceMemory::release(void *base) {
   const std::unique_lock lock(mutex_);
-  const auto found = live_.find(number_of(base));
+  const auto found = live_.find(address_of(base));
   if (found == live_.end()) return false;
   std::shared_ptr<Allocation> allocation = std::move(found->second);
   live_.erase(found);
@@ -65,9 +65,9 @@ bool DeviceMemory::release(void *base) {
   if (allocation->raw == nullptr) return true;
   allocation->race_pages.clear();
   freed_bytes_ += allocation->size;
-  freed_order_.push_back(number_of(base));
-  freed_[number_of(base)] = std::move(allocation);
-  while (freed_bytes_ > kKeptBack) {
+  freed_order_.push_back(address_of(base));
+  freed_[address_of(base)] = std::move(allocation);
+  while (freed_bytes_ > kQuarantineBytes) {
     const auto oldest = freed_.find(freed_order_.front());
     freed_bytes_ -= oldest->second->size;
     freed_.erase(oldest);
@@ -85,23 +85,23 @@ std::shared_ptr<Allocation> DeviceMemory::find_locked(const Map &map, uint64_t a
 
 std::shared_ptr<Allocation> DeviceMemory::find(const void *pointer) const {
   const std::shared_lock lock(mutex_);
-  return find_locked(live_, number_of(pointer));
+  return find_locked(live_, address_of(pointer));
 }
 
 std::shared_ptr<Allocation> DeviceMemory::find_freed(const void *pointer) const {
   const std::shared_lock lock(mutex_);
-  return find_locked(freed_, number_of(pointer));
+  return find_locked(freed_, address_of(pointer));
 }
 
 std::shared_ptr<Allocation> DeviceMemory::find_before(const void *pointer) const {
   const std::shared_lock lock(mutex_);
-  auto next = live_.upper_bound(number_of(pointer));
+  auto next = live_.upper_bound(address_of(pointer));
   return next == live_.begin() ? nullptr : std::prev(next)->second;
 }
 
 bool DeviceMemory::contains(const void *pointer, size_t bytes) const {
   const std::shared_ptr<Allocation> allocation = find(pointer);
-  return allocation != nullptr && allocation->contains(number_of(pointer), bytes);
+  return allocation != nullptr && allocation->contains(address_of(pointer), bytes);
 }
 
 void DeviceMemory::mark_initialised(const void *pointer, size_t bytes) {
@@ -114,9 +114,9 @@ void DeviceMemory::mark_initialised(const void *pointer, size_t bytes) {
 void DeviceMemory::copy(void *to, const void *from, size_t bytes) {
   std::memmove(to, from, bytes);
   const std::shared_ptr<Allocation> source = find(from), target = find(to);
-  if (target == nullptr || target->initialised == nullptr || !target->contains(number_of(to), bytes)) return;
+  if (target == nullptr || target->initialised == nullptr || !target->contains(address_of(to), bytes)) return;
   uint8_t *state = target->initialised + (static_cast<char *>(to) - target->base);
-  if (source == nullptr || source->initialised == nullptr || !source->contains(number_of(from), bytes)) {
+  if (source == nullptr || source->initialised == nullptr || !source->contains(address_of(from), bytes)) {
     std::memset(state, 1, bytes);
   } else {
     std::memmove(state, source->initialised + (static_cast<const char *>(from) - source->base), bytes);
@@ -143,7 +143,7 @@ std::vector<std::shared_ptr<Allocation>> DeviceMemory::live() const {
 }
 
 DeviceMemory &device_memory() {
-  // Never destroyed: kernels' memory may be freed by destructors that run at exit.
+  // Never destroyed: destructors that run at exit may still free device memory.
   static DeviceMemory *memory = new DeviceMemory;
   return *memory;
 }

@@ -1,7 +1,7 @@
-// The registry of device memory: host memory whose bounds, life and initialised bytes the emulator knows.
+// The registry of device memory: host memory for which the emulator records bounds, lifetime and initialised bytes.
 //
-// Fresh memory is filled with 0xff, so that a value used before it was written is a NaN or an absurd integer. Freed
-// memory is kept back for a while, so that a late access is found instead of landing in someone else's allocation.
+// New memory is filled with 0xff, so that a value read before it is written is a NaN or an implausible integer. Freed
+// memory stays in quarantine for a while, so that a late access is reported instead of reaching another allocation.
 #pragma once
 
 #include <cstddef>
@@ -34,13 +34,13 @@ struct Allocation {
     return address >= start && bytes <= size && address - start <= size - bytes;
   }
 
-  // Owned by the registry and the race checker.
+  // Used by the registry and the race checker only.
   static constexpr size_t kRacePageBytes = 1024;
   void *raw = nullptr;
   uint8_t *initialised = nullptr;  // 1 for each byte that was written; null: all are (adopted memory)
   struct RacePage {
     uint64_t launch = 0;
-    std::unique_ptr<AccessCell[]> cells;  // of kRacePageBytes
+    std::unique_ptr<AccessCell[]> cells;  // covers kRacePageBytes
   };
   std::vector<RacePage> race_pages;
 
@@ -50,29 +50,29 @@ struct Allocation {
 
 class DeviceMemory {
  public:
-  // Null where the host has no memory left. Zero bytes give a valid pointer to an empty allocation.
+  // Null if the host is out of memory. Zero bytes give a valid pointer to an empty allocation.
   void *allocate(size_t bytes, MemoryKind kind = MemoryKind::kDevice, int device = 0, std::string label = {});
-  // Memory of the host program that kernels may access (cudaHostRegister). It counts as initialised.
+  // Registers memory of the host program that kernels may access (cudaHostRegister). It counts as initialised.
   bool adopt(void *base, size_t bytes, MemoryKind kind = MemoryKind::kRegisteredHost, int device = 0);
-  // False if `base` is not the start of a live allocation. Also for adopted memory, which is only forgotten.
+  // Frees an allocation, or unregisters adopted memory. False if `base` is not the start of a live allocation.
   bool release(void *base);
 
-  // The live allocation that `pointer` lies in (or, for an empty or one-past-the-end pointer, nothing).
+  // The live allocation that contains `pointer`; null for a pointer to an empty allocation or past the end of one.
   std::shared_ptr<Allocation> find(const void *pointer) const;
-  // Also freed ones that are still kept back.
+  // The freed allocation in quarantine that contains `pointer`.
   std::shared_ptr<Allocation> find_freed(const void *pointer) const;
-  // The live allocation that starts last at or before `pointer`, for messages.
+  // The live allocation with the highest start at or below `pointer`, for messages.
   std::shared_ptr<Allocation> find_before(const void *pointer) const;
   bool contains(const void *pointer, size_t bytes) const;
 
-  // Host-side writes: marks bytes as initialised. Bytes outside allocations are ignored.
+  // Marks bytes that the host wrote as initialised. Bytes outside allocations are ignored.
   void mark_initialised(const void *pointer, size_t bytes);
-  // memmove between device or host memory that carries along which bytes are initialised.
+  // memmove between device or host memory that also copies the initialised state of each byte.
   void copy(void *to, const void *from, size_t bytes);
-  // Offset of the first byte never written, if any.
+  // Offset of the first byte that was never written, if any.
   std::optional<size_t> first_uninitialised(const void *pointer, size_t bytes) const;
 
-  std::vector<std::shared_ptr<Allocation>> live() const;  // in order of allocation: what is left at exit is a leak
+  std::vector<std::shared_ptr<Allocation>> live() const;  // in order of allocation; those left at exit are leaks
 
  private:
   using Map = std::map<uint64_t, std::shared_ptr<Allocation>>;

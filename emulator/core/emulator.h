@@ -1,4 +1,4 @@
-// The emulator's public face: load PTX, launch a kernel on device memory, get findings and counters.
+// The emulator's interface: load PTX, launch a kernel on device memory, get findings and counters.
 //
 //   auto module = Module::load("kernels.ptx");
 //   float *x = static_cast<float *>(device_memory().allocate(bytes));
@@ -26,25 +26,25 @@ struct Dim3 {
   uint64_t count() const { return uint64_t{x} * y * z; }
 };
 
-// PTX that cannot be parsed or is not supported, or a launch that no device would accept. The message names the cause.
+// PTX that cannot be parsed or is not supported, or a launch that every device would reject. The message names the
+// cause.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
 struct LaunchOptions {
-  uint64_t seed = 1;         // of the schedule: warp priorities and the order of lanes; 0 is in order
-  bool checks = true;        // false is the fast mode: bounds only, blocks spread over threads
-  bool shared_races = true;  // these three only with checks
+  uint64_t seed = 1;         // of the schedule (warp priorities and lane order); 0: in index order
+  bool checks = true;        // false: fast mode, which checks bounds only and spreads blocks over host threads
+  bool shared_races = true;  // this and the next two have an effect only if `checks` is set
   bool global_races = true;
   bool uninitialised = true;
   bool counters = false;
-  bool touched = false;      // gives the memory that the launch touched; needs global_races
-  bool cooperative = false;  // all blocks resident, so that they may wait for each other
-  int threads = 0;           // of the fast mode; 0 is one per processor
-  size_t max_findings =
-      1;  // the launch ends at this many; then other findings of the same instruction are not repeated
-  uint64_t max_instructions = uint64_t{8} << 30;  // of all threads; beyond it the launch is taken to hang
+  bool touched = false;      // returns the memory that the launch accessed; requires global_races
+  bool cooperative = false;  // keeps all blocks resident, so that they may wait for each other
+  int threads = 0;           // host threads in fast mode; 0: one per processor
+  size_t max_findings = 1;   // the launch ends at this many findings; a kind is reported once per instruction
+  uint64_t max_instructions = uint64_t{8} << 30;  // over all threads; above it the launch counts as hung
   uint32_t max_shared_bytes = 227 * 1024;         // per block, static and dynamic
 };
 
@@ -60,7 +60,7 @@ enum class FindingKind : uint8_t {
   kUninitialised,
   kSharedRace,
   kGlobalRace,
-  kAsyncCopy,           // read or overwritten before its wait, or in flight at exit
+  kAsyncCopy,           // accessed before its wait, or in flight at exit
   kDivergentOperation,  // lanes of a warp at different warp operations, or a lane outside its own member mask
   kAbsentLane,          // a shuffle reads a lane that does not take part
   kDivergentBarrier,
@@ -77,14 +77,14 @@ struct Finding {
   std::string kernel;
   std::string instruction;  // opcode with modifiers
   int ptx_line = 0;
-  SourceLine source;      // where the instruction stands
-  SourceLine inlined_at;  // the call of the inlined function it stands in, if it does
+  SourceLine source;      // line of the instruction
+  SourceLine inlined_at;  // line of the call, if the instruction belongs to an inlined function
   Dim3 block, thread;
-  std::string text() const;  // all of it, in one or two lines
+  std::string text() const;  // one or two lines
 };
 
-// What a launch did to 1024 bytes of an allocation, in units of two bytes. Only the last access to a unit counts, and a
-// single byte of one does not.
+// What a launch accessed in 1024 bytes of an allocation, in units of two bytes. Only the last access to a unit is
+// recorded, and accesses of a single byte are not.
 struct TouchedPage {
   static constexpr size_t kBytes = 1024, kUnits = kBytes / 2;
   uint64_t allocation = 0;  // its id
@@ -95,12 +95,12 @@ struct TouchedPage {
 struct LaunchResult {
   std::vector<Finding> findings;
   uint64_t instructions = 0;  // of all threads
-  KernelCounters counters;    // empty unless asked for
+  KernelCounters counters;    // empty unless LaunchOptions::counters is set
   std::vector<TouchedPage> touched;
   bool ok() const { return findings.empty(); }
 };
 
-// A mangled name as it is written in C++.
+// Demangles a C++ name.
 std::string readable_name(const std::string &mangled);
 
 struct Parameter {
@@ -111,7 +111,7 @@ struct Parameter {
 struct KernelCode;
 struct ModuleContents;
 
-// A kernel of a module; valid as long as the module.
+// A kernel of a module; valid for the lifetime of the module.
 class Kernel {
  public:
   explicit Kernel(const KernelCode *code) : code_(code) {}
@@ -120,7 +120,7 @@ class Kernel {
   size_t parameter_bytes() const;
   size_t static_shared_bytes() const;
   size_t local_bytes() const;              // per thread
-  uint32_t max_threads_per_block() const;  // of __launch_bounds__; 0 if not given
+  uint32_t max_threads_per_block() const;  // from __launch_bounds__; 0 if not given
   const KernelCode *code() const { return code_; }
 
  private:
@@ -134,17 +134,18 @@ struct ModuleVariable {
 
 class Module {
  public:
-  // Throws Error naming the line and what is not supported, but for kernels: each is read when it is first asked for.
-  // `device` owns the module's variables.
+  // Throws Error that names the line and what is not supported. Kernels are parsed later, at the first call of
+  // kernel(). `device` owns the module's variables.
   static std::unique_ptr<Module> parse(std::string_view ptx, int device = 0);
   static std::unique_ptr<Module> load(const std::string &path);
   ~Module();
 
   std::vector<std::string> kernel_names() const;
   bool has_kernel(std::string_view name) const;
-  // By its exact (mangled) name, its name in C++, or the only one whose mangled name contains it. Throws Error.
+  // Accepts the exact (mangled) name, the name in C++, or part of the mangled name if only one kernel matches. Throws
+  // Error.
   Kernel kernel(std::string_view name) const;
-  // A .global or .const variable; a null address if there is none.
+  // A .global or .const variable; the address is null if there is none of that name.
   ModuleVariable variable(std::string_view name) const;
   std::string target() const;  // "sm_80"
 
@@ -153,12 +154,12 @@ class Module {
   std::unique_ptr<ModuleContents> contents_;
 };
 
-// `parameters` has parameter_bytes() bytes, laid out as parameters() says. Throws Error for a launch no device would
-// accept.
+// `parameters` has parameter_bytes() bytes in the layout given by parameters(). Throws Error for a launch that every
+// device would reject.
 LaunchResult launch(const Kernel &kernel, Dim3 grid, Dim3 block, size_t dynamic_shared_bytes, const void *parameters,
                     const LaunchOptions &options = {});
 
-// launch() with the arguments as a kernel call would give them.
+// launch() with the kernel's arguments as C++ values.
 template <class... Arguments>
 LaunchResult run(const Kernel &kernel, Dim3 grid, Dim3 block, size_t dynamic_shared_bytes, const LaunchOptions &options,
                  const Arguments &...arguments) {

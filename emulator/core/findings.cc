@@ -1,4 +1,4 @@
-// How findings are recorded and worded.
+// Records findings and formats their messages.
 #include <cxxabi.h>
 
 #include <cstdlib>
@@ -15,7 +15,7 @@ std::string file_name(const KernelCode &code, int file) {
 
 std::string without_folder(const std::string &path) { return path.substr(path.rfind('/') + 1); }
 
-std::string place(const SourceLine &source, const SourceLine &inlined, int ptx_line) {
+std::string position_text(const SourceLine &source, const SourceLine &inlined, int ptx_line) {
   if (source.file.empty()) return "PTX line " + std::to_string(ptx_line);
   std::string text = without_folder(source.file) + ":" + std::to_string(source.line);
   if (!inlined.file.empty()) {
@@ -50,7 +50,7 @@ SourceLine inlined_at(const KernelCode &code, const Instruction &in) {
 
 std::string describe(const KernelCode &code, int32_t pc) {
   const Instruction &in = code.instructions[pc];
-  return in.full_name + " (" + place(source_line(code, in), inlined_at(code, in), in.ptx_line) + ")";
+  return in.full_name + " (" + position_text(source_line(code, in), inlined_at(code, in), in.ptx_line) + ")";
 }
 
 const char *name_of(FindingKind kind) {
@@ -74,7 +74,7 @@ const char *name_of(FindingKind kind) {
 
 std::string Finding::text() const {
   return std::string("[") + name_of(kind) + "] " + message + "\n    in " + readable_name(kernel) + ", " + instruction +
-         " (" + place(source, inlined_at, ptx_line) + "), block " + triple(block) + " thread " + triple(thread);
+         " (" + position_text(source, inlined_at, ptx_line) + "), block " + triple(block) + " thread " + triple(thread);
 }
 
 void add_finding(const Thread &thread, const Instruction &in, FindingKind kind, const std::string &message,

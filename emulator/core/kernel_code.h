@@ -1,4 +1,4 @@
-// What the parser makes of a module: kernels as decoded instructions, variables, source positions.
+// The parsed form of a module: kernels as decoded instructions, variables, source positions.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@
 namespace lily::emulator {
 
 struct SourcePosition {
-  int file = 0, line = 0;                  // file: number of a .file directive; 0 is none
-  int inlined_file = 0, inlined_line = 0;  // where the inlined function was called
+  int file = 0, line = 0;                  // file: number of a .file directive; 0: none
+  int inlined_file = 0, inlined_line = 0;  // call site of the inlined function
   bool operator==(const SourcePosition &) const = default;
 };
 
@@ -27,9 +27,9 @@ struct KernelCode {
   const ModuleContents *module = nullptr;
   std::vector<Instruction> instructions;
   std::vector<SourcePosition> locations;
-  std::deque<std::vector<int32_t>> vectors;  // what Operand::elements points into
+  std::deque<std::vector<int32_t>> vectors;  // storage for Operand::elements
 
-  std::vector<uint64_t> initial_registers;  // constants and addresses; 0 for the rest
+  std::vector<uint64_t> initial_registers;  // constants and addresses; 0 for all others
   struct Special {
     int32_t reg;
     SpecialRegister which;
@@ -48,14 +48,14 @@ struct KernelCode {
 struct Variable {
   Space space = Space::kGlobal;
   size_t size = 0, alignment = 1;
-  bool external = false;    // extern shared array: its size is given at launch
-  void *address = nullptr;  // not of shared variables: each kernel places those that it uses
+  bool external = false;    // extern shared array, sized at launch
+  void *address = nullptr;  // null for shared variables, which each kernel that uses them places
 };
 
 struct ModuleContents {
   struct Entry {
     KernelText text;
-    std::once_flag read;  // host threads may ask at once
+    std::once_flag parsed;  // guards parsing: several host threads may request the kernel at once
     std::unique_ptr<KernelCode> code;
   };
   std::string text;

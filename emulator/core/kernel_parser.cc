@@ -1,4 +1,4 @@
-// The body of a kernel: labels, directives, instructions.
+// Parses the body of a kernel: labels, directives, instructions.
 #include "core/kernel_parser.h"
 
 #include <unordered_map>
@@ -50,13 +50,13 @@ class KernelParser {
     do {
       tokens_.expect(".param");
       const Declaration declaration = parse_declaration(tokens_);
-      if (declaration.unsized) tokens_.fail("a parameter without a size");
+      if (declaration.unsized) tokens_.fail("a parameter has no size");
       symbols_.declare_parameter(declaration);
     } while (tokens_.accept(","));
     tokens_.expect(")");
   }
 
-  // .maxntid 128, 1, 1 and the like, up to the body.
+  // Performance directives such as .maxntid 128, 1, 1, up to the opening brace of the body.
   void parse_attributes() {
     while (!tokens_.accept("{")) {
       const std::string name = tokens_.word();
@@ -102,7 +102,7 @@ class KernelParser {
       symbols_.declare_shared(parse_declaration(tokens_));
       tokens_.expect(";");
     } else if (tokens_.accept(".param")) {
-      // Of a call, which is refused when it comes.
+      // Belongs to a call, which refuse_call() rejects.
       tokens_.skip_to(";");
     } else if (tokens_.accept(".loc")) {
       parse_location();
@@ -135,8 +135,8 @@ class KernelParser {
     if (!(position == code_->locations.back())) code_->locations.push_back(position);
   }
 
-  // A call that stands in a function which was inlined itself: the line that a person wrote is the outermost one. nvcc
-  // gives the location of the outer call before those inside it.
+  // A call site inside a function that was itself inlined is replaced by the outermost call site, which is the line of
+  // the kernel's source. nvcc emits the location of the outer call before those of the calls inside it.
   void resolve_nested_inlining(SourcePosition &position) const {
     for (size_t i = code_->locations.size(); i-- > 0;) {
       const SourcePosition &outer = code_->locations[i];
@@ -217,17 +217,17 @@ class KernelParser {
     do {
       if (in.operand_count == Instruction::kMaxOperands) refuse(in, "too many operands");
       const Operand operand = operands_.parse(as_double);
-      // Executors add an offset to addresses only; mov and cvta know of that of an extern array.
+      // Executors add an offset to addresses only; mov and cvta handle the offset of an extern array.
       if (operand.kind == Operand::Kind::kRegister && operand.offset != 0 && in.opcode != "mov" &&
           in.opcode != "cvta") {
-        refuse(in, "unsupported operand: register + offset");
+        refuse(in, "an operand register + offset is supported in addresses only");
       }
-      if (operand.is_clock && in.opcode != "mov") refuse(in, "a clock can only be read by mov");
+      if (operand.is_clock && in.opcode != "mov") refuse(in, "only mov can read a clock register");
       in.operands[in.operand_count++] = operand;
     } while (tokens_.accept(","));
   }
 
-  // Control that runs off the end returns.
+  // A thread that reaches the end of the body returns.
   void append_return() {
     Instruction in;
     in.opcode = in.full_name = "ret";

@@ -1,4 +1,4 @@
-// Registers and addresses behind names.
+// Resolves names to registers and addresses.
 #include "core/kernel_symbols.h"
 
 namespace lily::emulator {
@@ -77,7 +77,7 @@ KernelSymbols::Register KernelSymbols::find(const TokenStream &tokens, const std
   if (variable == module_.variables.end()) tokens.fail("unknown name " + name);
   if (variable->second.external) {
     external_alignment_ = std::max(external_alignment_, variable->second.alignment);
-    // Not among the constants: its value is known only at the end.
+    // Not a constant: the offset is known only after all shared variables are placed.
     return {external_shared_[name] = new_register(), Type::kU64, false};
   }
   if (variable->second.space == Space::kShared) {

@@ -1,4 +1,4 @@
-// The names that a kernel's operands can use, and the registers that stand for them.
+// The names that a kernel's operands can use, and the registers that hold their values.
 #pragma once
 
 #include <map>
@@ -25,15 +25,15 @@ class KernelSymbols {
   void close_scope() { scopes_.pop_back(); }
   bool in_scope() const { return !scopes_.empty(); }
 
-  void declare_registers(TokenStream &tokens);  // after .reg
+  void declare_registers(TokenStream &tokens);  // parses what follows .reg
   void declare_parameter(const Declaration &declaration);
   void declare_local(const Declaration &declaration);
   void declare_shared(const Declaration &declaration);
 
   int32_t constant(uint64_t value);
-  // A declared register, a special register, or a constant: the address of a variable.
+  // A declared register, a special register, or a constant, such as the address of a variable.
   Register find(const TokenStream &tokens, const std::string &name);
-  // All shared variables are placed: extern ones start behind them.
+  // Sets the offset of extern shared arrays, which start after all other shared variables.
   void finish();
 
  private:
@@ -45,7 +45,7 @@ class KernelSymbols {
   std::vector<std::unordered_map<std::string, Register>> scopes_;
   std::unordered_map<std::string, Register> specials_;
   std::unordered_map<uint64_t, int32_t> constants_;
-  std::map<std::string, uint64_t> addresses_;  // of parameters, local and shared variables: offsets
+  std::map<std::string, uint64_t> addresses_;  // offsets of parameters, local and shared variables
   std::map<std::string, int32_t> external_shared_;
   size_t external_alignment_ = 16;
 };

@@ -1,4 +1,4 @@
-// A launch: limits, the order of blocks, threads of the fast mode.
+// Launches a kernel: limits, order of the blocks, host threads of the fast mode.
 #include <algorithm>
 #include <cstring>
 #include <exception>
@@ -15,20 +15,21 @@ void check_configuration(const KernelCode &code, Dim3 grid, Dim3 block, size_t d
                          const LaunchOptions &options) {
   const auto refuse_launch = [&](const std::string &why) { throw Error("launch of " + code.name + ": " + why); };
   if (grid.count() == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 || grid.count() > 0x7fffffffu) {
-    refuse_launch("unsupported grid");
+    refuse_launch("the grid size is invalid");
   }
   if (block.count() == 0 || block.count() > 1024 || block.x > 1024 || block.y > 1024 || block.z > 64) {
-    refuse_launch("unsupported block size");
+    refuse_launch("the block size is invalid");
   }
   if (code.max_threads != 0 && block.count() > code.max_threads) {
-    refuse_launch(std::to_string(block.count()) + " threads per block, but it is compiled for at most " +
+    refuse_launch(std::to_string(block.count()) + " threads per block exceed the kernel's maximum of " +
                   std::to_string(code.max_threads));
   }
   if (code.required_threads != 0 && block.count() != code.required_threads) {
-    refuse_launch("it is compiled for blocks of " + std::to_string(code.required_threads) + " threads");
+    refuse_launch("the kernel requires blocks of " + std::to_string(code.required_threads) + " threads");
   }
   if (code.dynamic_shared_offset + dynamic_shared_bytes > options.max_shared_bytes) {
-    refuse_launch(std::to_string(code.dynamic_shared_offset + dynamic_shared_bytes) + " bytes of shared memory");
+    refuse_launch(std::to_string(code.dynamic_shared_offset + dynamic_shared_bytes) +
+                  " bytes of shared memory per block exceed the limit");
   }
 }
 
@@ -37,7 +38,7 @@ void finish(LaunchState &launch, Block &block) {
   if (block.traffic != nullptr) block.traffic->merge_into(launch.traffic, launch.findings_mutex);
 }
 
-void run_one(LaunchState &launch, uint32_t number) {
+void run_block(LaunchState &launch, uint32_t number) {
   Block block(launch, number);
   try {
     run_blocks({&block});
@@ -46,8 +47,8 @@ void run_one(LaunchState &launch, uint32_t number) {
   finish(launch, block);
 }
 
-// Blocks come in any order on a device, so no order is relied on.
-void run_in_turn(LaunchState &launch) {
+// A device may run blocks in any order, so the order is random.
+void run_sequentially(LaunchState &launch) {
   std::vector<uint32_t> order(launch.grid.count());
   std::iota(order.begin(), order.end(), 0);
   uint64_t state = launch.options.seed;
@@ -55,10 +56,10 @@ void run_in_turn(LaunchState &launch) {
     state = state * 6364136223846793005 + 1442695040888963407;
     std::swap(order[i - 1], order[(state >> 33) % i]);
   }
-  for (size_t i = 0; i < order.size() && !launch.ended; ++i) run_one(launch, order[i]);
+  for (size_t i = 0; i < order.size() && !launch.ended; ++i) run_block(launch, order[i]);
 }
 
-void run_together(LaunchState &launch) {
+void run_cooperatively(LaunchState &launch) {
   std::vector<std::unique_ptr<Block>> blocks;
   std::vector<Block *> pointers;
   for (uint32_t i = 0; i < launch.grid.count(); ++i) {
@@ -73,14 +74,14 @@ void run_together(LaunchState &launch) {
 }
 
 void run_on_threads(LaunchState &launch) {
-  const uint64_t wanted =
+  const uint64_t threads =
       launch.options.threads > 0 ? launch.options.threads : std::max(1u, std::thread::hardware_concurrency());
   const uint64_t blocks = launch.grid.count();
   std::atomic<uint64_t> next{0};
   std::exception_ptr error;
   const auto work = [&] {
     try {
-      for (uint64_t i; !launch.ended && (i = next++) < blocks;) run_one(launch, static_cast<uint32_t>(i));
+      for (uint64_t i; !launch.ended && (i = next++) < blocks;) run_block(launch, static_cast<uint32_t>(i));
     } catch (...) {
       const std::lock_guard lock(launch.findings_mutex);
       error = std::current_exception();
@@ -88,13 +89,13 @@ void run_on_threads(LaunchState &launch) {
     }
   };
   std::vector<std::thread> helpers;
-  for (uint64_t i = 1; i < std::min(wanted, blocks); ++i) helpers.emplace_back(work);
+  for (uint64_t i = 1; i < std::min(threads, blocks); ++i) helpers.emplace_back(work);
   work();
   for (std::thread &helper : helpers) helper.join();
   if (error) std::rethrow_exception(error);
 }
 
-// The memory behind %envreg1 and %envreg2, where the blocks of a cooperative launch meet.
+// The memory behind %envreg1 and %envreg2, which the blocks of a cooperative launch use for grid.sync().
 class GridWorkspace {
  public:
   explicit GridWorkspace(LaunchState &launch) {
@@ -106,7 +107,7 @@ class GridWorkspace {
     });
     if (!used) return;
     memory_ = device_memory().allocate(kBytes, MemoryKind::kModuleVariable, 0, "grid workspace");
-    if (memory_ == nullptr) throw Error("no memory for a launch");
+    if (memory_ == nullptr) throw Error("out of memory for the grid workspace");
     std::memset(memory_, 0, kBytes);
     device_memory().mark_initialised(memory_, kBytes);
     launch.grid_workspace = memory_;
@@ -126,7 +127,8 @@ class GridWorkspace {
 LaunchResult launch(const Kernel &kernel, Dim3 grid, Dim3 block, size_t dynamic_shared_bytes, const void *parameters,
                     const LaunchOptions &options) {
   static std::atomic<uint64_t> launches{0};
-  // What the checks remember of an allocation belongs to one launch: host threads take turns.
+  // The race records of an allocation belong to one launch, so checked launches of several host threads run one at a
+  // time.
   static std::mutex checked;
   std::unique_lock<std::mutex> turn(checked, std::defer_lock);
   if (options.checks) turn.lock();
@@ -142,9 +144,9 @@ LaunchResult launch(const Kernel &kernel, Dim3 grid, Dim3 block, size_t dynamic_
   state.id = ++launches;
   const GridWorkspace workspace(state);
   if (options.cooperative) {
-    run_together(state);
+    run_cooperatively(state);
   } else if (options.checks) {
-    run_in_turn(state);
+    run_sequentially(state);
   } else {
     run_on_threads(state);
   }

@@ -1,4 +1,4 @@
-// The tokenizer.
+// Splits PTX text into tokens and separates a module's kernels from the rest.
 #include "core/lexer.h"
 
 #include <algorithm>
@@ -13,32 +13,32 @@ bool is_word_character(char c) {
   return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '%' || c == '.';
 }
 
-// Where the comment or the string that begins at i ends; i where none does.
-inline size_t end_of_quiet(std::string_view ptx, size_t i) {
-  const auto behind = [&](std::string_view what, size_t from) {
+// End of the comment or string that begins at i; i if none begins there.
+inline size_t end_of_comment_or_string(std::string_view ptx, size_t i) {
+  const auto end_of = [&](std::string_view what, size_t from) {
     const size_t found = ptx.find(what, from);
     return found == std::string_view::npos ? ptx.size() : found + what.size();
   };
-  if (ptx[i] == '"') return behind("\"", i + 1);
+  if (ptx[i] == '"') return end_of("\"", i + 1);
   if (ptx[i] != '/') return i;
-  if (ptx.substr(i, 2) == "/*") return behind("*/", i + 2);
+  if (ptx.substr(i, 2) == "/*") return end_of("*/", i + 2);
   if (ptx.substr(i, 2) != "//") return i;
   return std::min(ptx.find('\n', i), ptx.size());
 }
 
-// Behind the brace that closes the first one from i on.
+// Position after the brace that closes the first one at or after i.
 size_t end_of_body(std::string_view ptx, size_t i) {
   for (int depth = 0; i < ptx.size(); ++i) {
     if (ptx[i] == '{') ++depth;
     if (ptx[i] == '}' && --depth == 0) return i + 1;
-    if (const size_t end = end_of_quiet(ptx, i); end != i) i = end - 1;
+    if (const size_t end = end_of_comment_or_string(ptx, i); end != i) i = end - 1;
   }
   return ptx.size();
 }
 
 }  // namespace
 
-ModuleText cut_kernels(std::string_view ptx) {
+ModuleText separate_kernels(std::string_view ptx) {
   constexpr std::string_view kEntry = ".entry";
   ptx = ptx.substr(0, ptx.find('\0'));
   ModuleText result;
@@ -50,7 +50,7 @@ ModuleText cut_kernels(std::string_view ptx) {
     i = end;
   };
   while (i < ptx.size()) {
-    if (const size_t end = end_of_quiet(ptx, i); end != i) {
+    if (const size_t end = end_of_comment_or_string(ptx, i); end != i) {
       keep_to(end);
     } else if (!is_word_character(ptx[i])) {
       keep_to(i + 1);
@@ -100,7 +100,7 @@ std::vector<Token> tokenize(std::string_view ptx, int line) {
       // `::` belongs to a modifier (.L2::128B); a single colon ends a label.
       while (is_word_character(at(i)) || (at(i) == ':' && at(i + 1) == ':' && is_word_character(at(i + 2)))) {
         i += ptx[i] == ':' ? 2 : 1;
-        // Inline assembly may join directives: .reg.b16
+        // Inline assembly may join directives without a space: .reg.b16
         if (c == '.' && at(i) == '.') break;
       }
       tokens.push_back({Token::Kind::kWord, std::string(ptx.substr(start, i - start)), line});

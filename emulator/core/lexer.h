@@ -1,4 +1,5 @@
-// Splits PTX text into tokens. Comments vanish; every token knows its line, because .loc and .file end with theirs.
+// Splits PTX text into tokens and drops comments. Every token has its line number because .loc and .file end with their
+// line.
 #pragma once
 
 #include <string>
@@ -15,7 +16,7 @@ struct Token {
   bool is(std::string_view what) const { return kind != Kind::kString && text == what; }
 };
 
-// The last token is kEnd. `line` is that of the text's beginning.
+// The last token is kEnd. `line` is the line number of the start of the text.
 std::vector<Token> tokenize(std::string_view ptx, int line = 1);
 
 // The text of a kernel, from its name to its closing brace.
@@ -25,11 +26,11 @@ struct KernelText {
   int line = 0;
 };
 
-// Takes the kernels out of a module's text. `rest` keeps its lines, and of a kernel .entry and the name.
+// Separates the kernels from a module's text. `rest` keeps all line breaks and, of each kernel, .entry and the name.
 struct ModuleText {
   std::string rest;
   std::vector<KernelText> kernels;
 };
-ModuleText cut_kernels(std::string_view ptx);
+ModuleText separate_kernels(std::string_view ptx);
 
 }  // namespace lily::emulator

@@ -1,4 +1,4 @@
-// Loads and stores of a thread: where an address lies, whether it may be accessed, and what it holds.
+// Loads and stores of a thread: locates the address, checks the access, and moves the data.
 #include "core/memory.h"
 
 #include <cstring>
@@ -48,12 +48,14 @@ Allocation *find_allocation(Block &block, uint64_t address, uint32_t bytes) {
   return recent[0].get();
 }
 
-Place window(std::vector<uint8_t> &data, std::vector<uint8_t> &state, uint64_t start, Space space, uint64_t offset) {
+MemoryLocation window(std::vector<uint8_t> &data, std::vector<uint8_t> &state, uint64_t start, Space space,
+                      uint64_t offset) {
   return {data.data() + start + offset, state.empty() ? nullptr : state.data() + start + offset, space, offset,
           nullptr};
 }
 
-Place locate(Thread &thread, const Instruction &in, Space space, uint64_t address, uint32_t bytes, bool write) {
+MemoryLocation locate(Thread &thread, const Instruction &in, Space space, uint64_t address, uint32_t bytes,
+                      bool write) {
   Block &block = *thread.block;
   const KernelCode &code = *block.launch->code;
   if (space == Space::kGeneric) {
@@ -100,8 +102,8 @@ Place locate(Thread &thread, const Instruction &in, Space space, uint64_t addres
       return {};
   }
   thread.report(in, FindingKind::kOutOfBounds,
-                describe_access(bytes, write) + name_of(space) + " offset " + std::to_string(address) + " of " +
-                    std::to_string(size));
+                describe_access(bytes, write) + name_of(space) + " offset " + std::to_string(address) +
+                    ", but the size is " + std::to_string(size));
   return {};
 }
 
@@ -118,55 +120,58 @@ bool all_written(const uint8_t *state, uint32_t bytes) {
   return true;
 }
 
-void check_state(Thread &thread, const Instruction &in, const Place &place, uint32_t bytes, bool write) {
-  if (place.state == nullptr || all_written(place.state, bytes)) return;
-  const std::string where = describe_access(bytes, write) + name_of(place.space) + " offset " +
-                            std::to_string(place.offset) + (place.allocation != nullptr ? " of its allocation" : "");
+void check_state(Thread &thread, const Instruction &in, const MemoryLocation &location, uint32_t bytes, bool write) {
+  if (location.state == nullptr || all_written(location.state, bytes)) return;
+  const std::string where = describe_access(bytes, write) + name_of(location.space) + " offset " +
+                            std::to_string(location.offset) +
+                            (location.allocation != nullptr ? " of the allocation" : "");
   for (uint32_t i = 0; i < bytes; ++i) {
-    if (place.state[i] != static_cast<uint8_t>(ByteState::kInFlight)) continue;
+    if (location.state[i] != static_cast<uint8_t>(ByteState::kInFlight)) continue;
     thread.report(in, FindingKind::kAsyncCopy,
-                  where + ", where an asynchronous copy has not arrived: its wait is missing or too weak");
+                  where + ", the destination of an asynchronous copy in flight: its wait is missing or too weak");
     return;
   }
   if (write || !thread.block->launch->options.uninitialised) return;
-  thread.report(in, FindingKind::kUninitialised, where + ", which nothing has written yet");
+  thread.report(in, FindingKind::kUninitialised, where + ", which has not been written");
 }
 
-void check_race(Thread &thread, const Instruction &in, const Place &place, uint32_t bytes, RaceAccess access) {
+void check_race(Thread &thread, const Instruction &in, const MemoryLocation &location, uint32_t bytes,
+                RaceAccess access) {
   const LaunchOptions &options = thread.block->launch->options;
-  if (place.space == Space::kShared && options.shared_races) {
-    check_shared_race(thread, in, static_cast<uint32_t>(place.offset), bytes, access);
-  } else if (place.space == Space::kGlobal && options.global_races && place.allocation != nullptr) {
-    check_global_race(thread, in, *place.allocation, place.offset, bytes, access);
+  if (location.space == Space::kShared && options.shared_races) {
+    check_shared_race(thread, in, static_cast<uint32_t>(location.offset), bytes, access);
+  } else if (location.space == Space::kGlobal && options.global_races && location.allocation != nullptr) {
+    check_global_race(thread, in, *location.allocation, location.offset, bytes, access);
   }
 }
 
-void count(Thread &thread, const Instruction &in, const Place &place, uint32_t bytes, bool write) {
+void count(Thread &thread, const Instruction &in, const MemoryLocation &location, uint32_t bytes, bool write) {
   Traffic *traffic = thread.block->traffic.get();
-  if (traffic == nullptr || (place.space != Space::kShared && place.space != Space::kGlobal)) return;
-  const bool shared = place.space == Space::kShared;
-  traffic->record(thread, in, shared, write, shared ? place.offset : reinterpret_cast<uint64_t>(place.data), bytes);
+  if (traffic == nullptr || (location.space != Space::kShared && location.space != Space::kGlobal)) return;
+  const bool shared = location.space == Space::kShared;
+  traffic->record(thread, in, shared, write, shared ? location.offset : reinterpret_cast<uint64_t>(location.data),
+                  bytes);
 }
 
-// Offsets of shared memory are below any address.
-uint64_t place_key(const Place &place) {
-  return place.space == Space::kGlobal ? reinterpret_cast<uint64_t>(place.data) : place.offset;
+// Offsets in shared memory are lower than any address, so the two cannot collide.
+uint64_t location_key(const MemoryLocation &location) {
+  return location.space == Space::kGlobal ? reinterpret_cast<uint64_t>(location.data) : location.offset;
 }
 
-// Flags and counters order what was written before them, if the writer had a fence in between.
-void release(Thread &thread, const Instruction &in, const Place &place) {
-  const bool global = place.space == Space::kGlobal;
-  if (in.is_release || thread.fenced >= 1) release_in_block(thread, place_key(place));
-  if (global && (in.is_release || thread.fenced == 2)) release_to_blocks(thread, place_key(place));
+// A strong store or an atomic orders the writes before it if the thread executed a fence in between.
+void release(Thread &thread, const Instruction &in, const MemoryLocation &location) {
+  const bool global = location.space == Space::kGlobal;
+  if (in.is_release || thread.fenced >= 1) release_in_block(thread, location_key(location));
+  if (global && (in.is_release || thread.fenced == 2)) release_to_blocks(thread, location_key(location));
 }
 
-void acquire(Thread &thread, const Place &place) {
-  acquire_in_block(thread, place_key(place));
-  if (place.space == Space::kGlobal) acquire_from_blocks(thread, place_key(place));
+void acquire(Thread &thread, const MemoryLocation &location) {
+  acquire_in_block(thread, location_key(location));
+  if (location.space == Space::kGlobal) acquire_from_blocks(thread, location_key(location));
 }
 
-void mark_written(const Place &place, uint32_t bytes) {
-  if (place.state != nullptr) std::memset(place.state, static_cast<int>(ByteState::kWritten), bytes);
+void mark_written(const MemoryLocation &location, uint32_t bytes) {
+  if (location.state != nullptr) std::memset(location.state, static_cast<int>(ByteState::kWritten), bytes);
 }
 
 }  // namespace
@@ -181,66 +186,66 @@ std::string hexadecimal(uint64_t value) {
   return buffer;
 }
 
-Place access_memory(Thread &thread, const Instruction &in, Space space, uint64_t address, uint32_t bytes,
-                    RaceAccess access) {
-  const Place place = locate(thread, in, space, address, bytes, access.write);
-  if (place.data == nullptr) return place;
+MemoryLocation access_memory(Thread &thread, const Instruction &in, Space space, uint64_t address, uint32_t bytes,
+                             RaceAccess access) {
+  const MemoryLocation location = locate(thread, in, space, address, bytes, access.write);
+  if (location.data == nullptr) return location;
   if (thread.block->launch->options.checks) {
-    check_state(thread, in, place, bytes, access.write);
-    check_race(thread, in, place, bytes, access);
+    check_state(thread, in, location, bytes, access.write);
+    check_race(thread, in, location, bytes, access);
   }
-  if (access.write) mark_written(place, bytes);
-  return place;
+  if (access.write) mark_written(location, bytes);
+  return location;
 }
 
 void Thread::load(const Instruction &in, Space space, uint64_t address, void *to, uint32_t bytes) {
-  const Place place = access_memory(*this, in, space, address, bytes, {false, in.is_strong});
-  if (place.data == nullptr) {
+  const MemoryLocation location = access_memory(*this, in, space, address, bytes, {false, in.is_strong});
+  if (location.data == nullptr) {
     std::memset(to, 0, bytes);
     return;
   }
-  count(*this, in, place, bytes, false);
-  if (in.is_strong) acquire(*this, place);
-  std::memcpy(to, place.data, bytes);
+  count(*this, in, location, bytes, false);
+  if (in.is_strong) acquire(*this, location);
+  std::memcpy(to, location.data, bytes);
 }
 
 void Thread::store(const Instruction &in, Space space, uint64_t address, const void *from, uint32_t bytes) {
-  const Place place = access_memory(*this, in, space, address, bytes, {true, in.is_strong});
-  if (place.data == nullptr) return;
-  count(*this, in, place, bytes, true);
-  std::memcpy(place.data, from, bytes);
+  const MemoryLocation location = access_memory(*this, in, space, address, bytes, {true, in.is_strong});
+  if (location.data == nullptr) return;
+  count(*this, in, location, bytes, true);
+  std::memcpy(location.data, from, bytes);
   if (in.is_strong) {
-    release(*this, in, place);
+    release(*this, in, location);
   } else {
     fenced = 0;
   }
 }
 
 void Thread::load_row(const Instruction &in, uint64_t shared_address, void *to, uint32_t bytes) {
-  const Place place = access_memory(*this, in, Space::kShared, shared_address, bytes, {false, false});
-  if (place.data != nullptr) std::memcpy(to, place.data, bytes);
+  const MemoryLocation location = access_memory(*this, in, Space::kShared, shared_address, bytes, {false, false});
+  if (location.data != nullptr) std::memcpy(to, location.data, bytes);
 }
 
 void Thread::store_row(const Instruction &in, uint64_t shared_address, const void *from, uint32_t bytes) {
-  const Place place = access_memory(*this, in, Space::kShared, shared_address, bytes, {true, false});
-  if (place.data != nullptr) std::memcpy(place.data, from, bytes);
+  const MemoryLocation location = access_memory(*this, in, Space::kShared, shared_address, bytes, {true, false});
+  if (location.data != nullptr) std::memcpy(location.data, from, bytes);
 }
 
-void *Thread::atomic_place(const Instruction &in, Space space, uint64_t address, uint32_t bytes) {
+void *Thread::atomic_location(const Instruction &in, Space space, uint64_t address, uint32_t bytes) {
   static thread_local uint64_t nowhere;
-  const Place place = locate(*this, in, space, address, bytes, true);
-  if (place.data == nullptr) return &(nowhere = 0);
+  const MemoryLocation location = locate(*this, in, space, address, bytes, true);
+  if (location.data == nullptr) return &(nowhere = 0);
   if (block->launch->options.checks) {
-    // An atomic reads what it updates.
-    check_state(*this, in, place, bytes, false);
-    check_race(*this, in, place, bytes, {true, true});
-    acquire(*this, place);
-    release(*this, in, place);
+    // An atomic reads the value that it updates.
+    check_state(*this, in, location, bytes, false);
+    check_race(*this, in, location, bytes, {true, true});
+    acquire(*this, location);
+    release(*this, in, location);
   }
-  mark_written(place, bytes);
-  count(*this, in, place, bytes, true);
+  mark_written(location, bytes);
+  count(*this, in, location, bytes, true);
   if (block->traffic != nullptr) ++block->traffic->at(in.pc).atomics;
-  return place.data;
+  return location.data;
 }
 
 }  // namespace lily::emulator

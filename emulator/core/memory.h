@@ -1,4 +1,4 @@
-// What loads, stores, atomics and asynchronous copies share.
+// Functions that loads, stores, atomics and asynchronous copies share.
 #pragma once
 
 #include <string>
@@ -7,17 +7,17 @@
 
 namespace lily::emulator {
 
-struct Place {
+struct MemoryLocation {
   uint8_t *data = nullptr;   // null after a finding
-  uint8_t *state = nullptr;  // a ByteState for each byte; null where nothing is known
+  uint8_t *state = nullptr;  // a ByteState for each byte; null if bytes are not tracked
   Space space = Space::kGlobal;
   uint64_t offset = 0;
   Allocation *allocation = nullptr;
 };
 
-// Finds the place and makes all checks of an access; null data after a finding.
-Place access_memory(Thread &thread, const Instruction &in, Space space, uint64_t address, uint32_t bytes,
-                    RaceAccess access);
+// Locates the memory and runs all checks of an access; `data` is null after a finding.
+MemoryLocation access_memory(Thread &thread, const Instruction &in, Space space, uint64_t address, uint32_t bytes,
+                             RaceAccess access);
 
 std::string describe_access(uint32_t bytes, bool write);  // "read of 4 bytes at "
 std::string hexadecimal(uint64_t value);

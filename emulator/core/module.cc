@@ -1,4 +1,4 @@
-// The public face of modules and kernels.
+// Implements Module and Kernel.
 #include <fstream>
 #include <sstream>
 
@@ -12,18 +12,18 @@ namespace {
 
 ModuleContents::Entry &find(ModuleContents &contents, std::string_view name) {
   if (const auto found = contents.kernels.find(name); found != contents.kernels.end()) return found->second;
-  // The name as written in C++, outside of namespaces and templates, is not ambiguous with longer ones.
+  // The C++ name of a kernel outside namespaces and templates must not match longer names that contain it.
   const std::string mangled = "_Z" + std::to_string(name.size()) + std::string(name);
   ModuleContents::Entry *match = nullptr;
   for (auto &[other, entry] : contents.kernels) {
     if (!other.starts_with(mangled)) continue;
-    if (match != nullptr) throw Error("several kernels are called " + std::string(name));
+    if (match != nullptr) throw Error("several kernels have the name " + std::string(name));
     match = &entry;
   }
   if (match != nullptr) return *match;
   for (auto &[other, entry] : contents.kernels) {
     if (other.find(name) == std::string::npos) continue;
-    if (match != nullptr) throw Error("several kernels are called like " + std::string(name));
+    if (match != nullptr) throw Error("the names of several kernels contain " + std::string(name));
     match = &entry;
   }
   if (match == nullptr) throw Error("the module has no kernel " + std::string(name));
@@ -70,7 +70,7 @@ bool Module::has_kernel(std::string_view name) const { return contents_->kernels
 
 Kernel Module::kernel(std::string_view name) const {
   ModuleContents::Entry &entry = find(*contents_, name);
-  std::call_once(entry.read, [&] {
+  std::call_once(entry.parsed, [&] {
     TokenStream tokens(tokenize(entry.text.text, entry.text.line));
     entry.code = parse_kernel(tokens, *contents_);
   });

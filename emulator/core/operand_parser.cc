@@ -1,4 +1,4 @@
-// Operands: registers, constants, addresses, vectors.
+// Parses operands: registers, constants, addresses, vectors.
 #include "core/operand_parser.h"
 
 namespace lily::emulator {
@@ -49,7 +49,7 @@ void OperandParser::set_constant(Operand &operand, uint64_t value) {
   operand.reg = symbols_.constant(value);
 }
 
-// `+ 8` after an address; a constant absorbs it, so that only the address of an extern array keeps an offset.
+// Parses `+ 8` after an address. A constant includes the offset, so only the address of an extern array keeps one.
 void OperandParser::parse_offset(Operand &operand) {
   while (tokens_.peek().is("+") || tokens_.peek().is("-")) {
     bool negative = tokens_.next().is("-");
@@ -66,7 +66,7 @@ void OperandParser::parse_offset(Operand &operand) {
 Operand OperandParser::parse_address() {
   Operand operand;
   parse_scalar(operand, false);
-  if (operand.reg < 0) tokens_.fail("not an address");
+  if (operand.reg < 0) tokens_.fail("expected an address");
   parse_offset(operand);
   operand.kind = Operand::Kind::kAddress;
   tokens_.expect("]");

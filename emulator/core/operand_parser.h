@@ -10,7 +10,7 @@ class OperandParser {
   OperandParser(TokenStream &tokens, KernelCode &code, KernelSymbols &symbols)
       : tokens_(tokens), code_(code), symbols_(symbols) {}
 
-  // as_double: a literal with a decimal point is a double's bits, not a float's.
+  // as_double: a literal with a decimal point gives the bits of a double instead of a float.
   Operand parse(bool as_double);
 
  private:

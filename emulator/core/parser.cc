@@ -1,4 +1,4 @@
-// Directives at module level.
+// Parses directives at module level.
 #include "core/parser.h"
 
 #include <cstring>
@@ -15,11 +15,11 @@ void parse_variable(TokenStream &tokens, ModuleContents &module, Space space, bo
   if (space == Space::kShared) {
     variable.external = external || declaration.unsized;
   } else if (external || declaration.unsized) {
-    tokens.fail("unsupported: variable " + declaration.name + " is defined in another module");
+    tokens.fail("variables defined in another module are not supported: " + declaration.name);
   } else {
     variable.address =
         device_memory().allocate(variable.size, MemoryKind::kModuleVariable, module.device, declaration.name);
-    if (variable.address == nullptr) tokens.fail("no memory for " + declaration.name);
+    if (variable.address == nullptr) tokens.fail("out of memory for variable " + declaration.name);
     std::memset(variable.address, 0, variable.size);
     device_memory().mark_initialised(variable.address, variable.size);
   }
@@ -28,7 +28,7 @@ void parse_variable(TokenStream &tokens, ModuleContents &module, Space space, bo
   tokens.expect(";");
 }
 
-// Device functions are only skipped: a call of one is refused where it stands.
+// Device functions are skipped; a call of one is rejected when the calling kernel is parsed.
 void skip_function(TokenStream &tokens) {
   while (!tokens.at_end() && !tokens.peek().is("{") && !tokens.peek().is(";")) tokens.next();
   if (!tokens.accept(";")) tokens.skip_braces();
@@ -48,9 +48,9 @@ std::unique_ptr<ModuleContents> parse_module(std::string_view ptx, int device) {
   auto module = std::make_unique<ModuleContents>();
   module->device = device;
   module->text = ptx;
-  ModuleText cut = cut_kernels(module->text);
-  for (KernelText &kernel : cut.kernels) module->kernels[kernel.name].text = std::move(kernel);
-  TokenStream tokens(tokenize(cut.rest));
+  ModuleText separated = separate_kernels(module->text);
+  for (KernelText &kernel : separated.kernels) module->kernels[kernel.name].text = std::move(kernel);
+  TokenStream tokens(tokenize(separated.rest));
   while (!tokens.at_end()) {
     bool external = false;
     while (tokens.peek().is(".visible") || tokens.peek().is(".extern") || tokens.peek().is(".weak") ||
@@ -75,7 +75,7 @@ std::unique_ptr<ModuleContents> parse_module(std::string_view ptx, int device) {
     } else if (tokens.accept(".shared")) {
       parse_variable(tokens, *module, Space::kShared, external);
     } else if (tokens.accept(".entry")) {
-      tokens.word();  // the name; the kernel is cut out
+      tokens.word();  // the name; the body was separated before
     } else if (tokens.accept(".func")) {
       skip_function(tokens);
     } else if (tokens.accept(".pragma")) {

@@ -1,4 +1,4 @@
-// Parses PTX text into kernels and variables. Throws Error that names the line and what is wrong or not supported.
+// Parses PTX text into kernels and variables. Throws Error that names the line and what is invalid or not supported.
 #pragma once
 
 #include <memory>
@@ -8,7 +8,7 @@
 
 namespace lily::emulator {
 
-// Kernels are only found, not read: a library has many, and most programs launch few of them.
+// Records the text of each kernel without parsing it: a library has many kernels, and most programs launch few of them.
 std::unique_ptr<ModuleContents> parse_module(std::string_view ptx, int device);
 
 }  // namespace lily::emulator

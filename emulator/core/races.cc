@@ -1,4 +1,4 @@
-// Two accesses of the same bytes, one of them a write, by threads that nothing orders.
+// Detects races: two accesses to the same bytes, at least one of them a write, by threads that are not ordered.
 #include <cstring>
 
 #include "core/block.h"
@@ -16,12 +16,12 @@ struct Checker {
     if (!record.exists()) return true;
     const Block &block = *thread.block;
     if (record.block != block.linear) {
-      const auto known = block.known_blocks.find(record.block);
-      return known != block.known_blocks.end() && record.epoch() < known->second;
+      const auto known = block.block_clocks.find(record.block);
+      return known != block.block_clocks.end() && record.epoch() < known->second;
     }
     if (record.thread() == thread.index) return true;
     const uint32_t warp = record.thread() / 32;
-    return record.epoch() < (warp == thread.index / 32u ? thread.epoch : thread.warp->known[warp]);
+    return record.epoch() < (warp == thread.index / 32u ? thread.epoch : thread.warp->vector_clock[warp]);
   }
 
   bool conflicts(const AccessRecord &record) const { return !(access.strong && record.strong()) && !ordered(record); }
@@ -34,7 +34,7 @@ struct Checker {
   void report(const AccessRecord &other, bool other_writes, uint64_t offset) const {
     const char *space = kind == FindingKind::kSharedRace ? "shared" : "global";
     std::string text = std::string(access.write ? "write" : "read") + " of " + space + " byte " +
-                       std::to_string(offset) + (kind == FindingKind::kGlobalRace ? " of its allocation" : "") +
+                       std::to_string(offset) + (kind == FindingKind::kGlobalRace ? " of the allocation" : "") +
                        ", not ordered after the " + (other_writes ? "write" : "read") + " by thread " +
                        std::to_string(other.thread());
     if (other.block != thread.block->linear) text += " of block " + std::to_string(other.block);
@@ -46,7 +46,7 @@ struct Checker {
     return other.block == thread.block->linear && other.thread() / 32 == thread.index / 32u;
   }
 
-  // False after a finding.
+  // Returns false after a finding.
   bool check(AccessCell &cell, uint8_t bytes, uint64_t offset) const {
     if ((cell.write_bytes & bytes) && conflicts(cell.write)) return report(cell.write, true, offset), false;
     if (!access.write) {
@@ -63,12 +63,12 @@ struct Checker {
       return report(cell.other_read, false, offset), false;
     cell.write = record();
     cell.write_bytes = bytes;
-    cell.read.block = cell.other_read.block = AccessRecord::kNobody;
+    cell.read.block = cell.other_read.block = AccessRecord::kNoBlock;
     return true;
   }
 };
 
-// The bytes of cell `index` that [offset, offset + bytes) covers, as a mask of 2 bits.
+// Mask of the two bytes of cell `index` that [offset, offset + bytes) covers.
 uint8_t covered(uint64_t index, uint64_t offset, uint32_t bytes) {
   const uint8_t low = 2 * index >= offset ? 1 : 0, high = 2 * index + 1 < offset + bytes ? 2 : 0;
   return low | high;
@@ -91,7 +91,8 @@ void check_global_race(Thread &thread, const Instruction &in, Allocation &alloca
   if (allocation.race_pages.empty()) {
     allocation.race_pages.resize(allocation.size / Allocation::kRacePageBytes + 1);
   }
-  // An aligned access of at most 16 bytes lies in one page unless the base itself is odd, as adopted memory may be.
+  // An aligned access of at most 16 bytes lies in one page, unless the base address itself is odd, which adopted memory
+  // allows.
   for (uint64_t i = offset / 2; i <= (offset + bytes - 1) / 2; ++i) {
     Allocation::RacePage &page = allocation.race_pages[i / kCells];
     if (page.cells == nullptr) page.cells = std::make_unique<AccessCell[]>(kCells);
@@ -128,7 +129,7 @@ std::vector<TouchedPage> touched_pages(const LaunchState &launch) {
   return pages;
 }
 
-// ---- Order by flags and counters: a fence and a strong access, seen by a strong access of the same place. ----
+// ---- Order through flags and counters: a fence and a strong access, observed by a strong access to the location ----
 
 namespace {
 
@@ -139,48 +140,48 @@ bool tracks_order(const Thread &thread) {
 
 }  // namespace
 
-void release_in_block(Thread &thread, uint64_t place) {
+void release_in_block(Thread &thread, uint64_t location) {
   if (!tracks_order(thread)) return;
   Block &block = *thread.block;
-  std::vector<uint32_t> &released = block.released[place];
+  std::vector<uint32_t> &released = block.released[location];
   released.resize(block.warps.size());
-  for (size_t i = 0; i < released.size(); ++i) released[i] = std::max(released[i], thread.warp->known[i]);
-  // Later accesses of this thread are of a new epoch, and so not covered.
+  for (size_t i = 0; i < released.size(); ++i) released[i] = std::max(released[i], thread.warp->vector_clock[i]);
+  // Later accesses of this thread belong to a new epoch, so this release does not order them.
   thread.epoch = released[thread.index / 32] = ++block.time;
 }
 
-void acquire_in_block(Thread &thread, uint64_t place) {
-  const auto found = thread.block->released.find(place);
+void acquire_in_block(Thread &thread, uint64_t location) {
+  const auto found = thread.block->released.find(location);
   if (found == thread.block->released.end()) return;
   const std::vector<uint32_t> &released = found->second;
   for (size_t i = 0; i < released.size(); ++i) {
-    uint32_t &known = thread.warp->known[i];
+    uint32_t &known = thread.warp->vector_clock[i];
     known = std::max(known, released[i]);
   }
   thread.epoch = std::max(thread.epoch, released[thread.index / 32]);
 }
 
-void release_to_blocks(Thread &thread, uint64_t place) {
+void release_to_blocks(Thread &thread, uint64_t location) {
   if (!tracks_order(thread)) return;
   Block &block = *thread.block;
-  auto &released = block.launch->released[place];
+  auto &released = block.launch->released[location];
   const auto join = [&](uint32_t other, uint32_t time) {
     uint32_t &known = released[other];
     known = std::max(known, time);
   };
-  for (const auto &[other, time] : block.known_blocks) join(other, time);
+  for (const auto &[other, time] : block.block_clocks) join(other, time);
   thread.epoch = ++block.time;
   join(block.linear, block.time);
 }
 
-void acquire_from_blocks(Thread &thread, uint64_t place) {
+void acquire_from_blocks(Thread &thread, uint64_t location) {
   Block &block = *thread.block;
   if (!tracks_order(thread)) return;
-  const auto released = block.launch->released.find(place);
+  const auto released = block.launch->released.find(location);
   if (released == block.launch->released.end()) return;
   for (const auto &[other, time] : released->second) {
     if (other == block.linear) continue;
-    uint32_t &known = block.known_blocks[other];
+    uint32_t &known = block.block_clocks[other];
     known = std::max(known, time);
   }
 }

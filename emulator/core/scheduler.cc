@@ -1,5 +1,5 @@
 // Independent thread scheduling: every thread has its own program counter and runs until a warp operation, a barrier,
-// its end, or the end of its time slice. Which warp goes on is a matter of random priorities, redrawn at each barrier.
+// its exit, or the end of its time slice. Random priorities, redrawn at each barrier, decide which warp runs next.
 #include <algorithm>
 
 #include "core/barriers.h"
@@ -8,11 +8,12 @@
 namespace lily::emulator {
 namespace {
 
-// Long, because switching costs; short where blocks wait for each other in loops.
-constexpr int kSlice = 20000, kCooperativeSlice = 2000;
+// Instructions per time slice: long, because switching is slow; shorter for cooperative launches, whose blocks wait for
+// each other in loops.
+constexpr int kTimeSlice = 20000, kCooperativeTimeSlice = 2000;
 
-// Runs the thread until something other than plain execution; gives the instruction it stopped at, or null at the end
-// of its slice.
+// Runs the thread until an instruction that is not Flow::kNext and returns that instruction, or null at the end of the
+// slice.
 const Instruction *run_slice(Thread &thread, int slice) {
   Block &block = *thread.block;
   const Instruction *code = block.launch->code->instructions.data();
@@ -71,7 +72,7 @@ class Scheduler {
   }
 
   void run() {
-    const int slice = blocks_.size() > 1 ? kCooperativeSlice : kSlice;
+    const int slice = blocks_.size() > 1 ? kCooperativeTimeSlice : kTimeSlice;
     while (Warp *warp = choose()) {
       Thread &thread = take(warp->ready);
       step(thread, slice);
@@ -86,7 +87,7 @@ class Scheduler {
   }
 
  private:
-  // Any of the lanes that are ready; in order with seed 0.
+  // Removes and returns a random ready lane; the first one with seed 0.
   Thread &take(std::vector<Thread *> &ready) {
     const size_t index = launch_.options.seed == 0 ? 0 : blocks_.front()->random() % ready.size();
     Thread &thread = *ready[index];
@@ -100,7 +101,8 @@ class Scheduler {
   }
 
   Warp *choose() {
-    // In turn, or a warp that spins would be chosen again and again; priorities that are drawn anew do the same.
+    // Round robin, because a spinning warp must not be chosen repeatedly. Redrawn priorities give the same guarantee
+    // below.
     if (blocks_.size() > 1 || launch_.options.seed == 0) {
       for (size_t i = 0; i < warps_.size(); ++i) {
         const size_t index = (turn_ + i) % warps_.size();
@@ -127,18 +129,18 @@ class Scheduler {
   }
 
   void report_deadlock(const Thread &thread) {
-    std::string text = "the thread waits for ever";
+    std::string text = "the thread waits forever";
     for (const auto &[number, barrier] : thread.block->barriers) {
       if (thread.state != Thread::State::kAtBarrier) break;
       if (std::find(barrier.waiting.begin(), barrier.waiting.end(), &thread) == barrier.waiting.end()) continue;
       const uint32_t needed = barrier.needed == 0 ? thread.block->live : barrier.needed;
-      text += ": at barrier " + std::to_string(number) + " are " + std::to_string(barrier.arrived) + " of " +
-              std::to_string(needed) + " threads";
+      text += ": " + std::to_string(barrier.arrived) + " of " + std::to_string(needed) +
+              " threads have arrived at barrier " + std::to_string(number);
     }
     for (const PendingOperation &pending : thread.warp->pending) {
       if (thread.state != Thread::State::kAtWarpOperation || !(pending.arrived >> thread.lane & 1)) continue;
-      text += ": of the lanes of its member mask, " + std::to_string(std::popcount(pending.mask & ~pending.arrived)) +
-              " never come";
+      text += ": " + std::to_string(std::popcount(pending.mask & ~pending.arrived)) +
+              " lanes of its member mask never arrive";
     }
     add_finding(thread, launch_.code->instructions[thread.pc], FindingKind::kDeadlock, text, true);
   }

@@ -1,4 +1,4 @@
-// Names and values of special registers.
+// Names and values of the special registers.
 #include "core/special_registers.h"
 
 #include <map>

@@ -1,4 +1,4 @@
-// Special registers (%tid.x, %laneid, ...): read once, when a thread starts.
+// Special registers (%tid.x, %laneid, ...). They are read once, when a thread starts.
 #pragma once
 
 #include <cstdint>
@@ -37,14 +37,14 @@ enum class SpecialRegister : uint8_t {
   kDynamicSharedSize,
   kTotalSharedSize,
   kGridWorkspaceHigh,
-  kGridWorkspaceLow,  // %envreg1, %envreg2: where cooperative groups keep their barrier
+  kGridWorkspaceLow,  // %envreg1, %envreg2: address of the barrier of cooperative groups
   kZero,
-  kOne,  // of a cluster of one block
+  kOne,  // for clusters, which always have one block
   kClock,
 };
 
-// Empty for a register that is not supported. Clocks count how often they are read, as the emulator has no time; mov
-// reads them.
+// Empty for a register that is not supported. The emulator has no time: a clock register counts how often it was read.
+// Only mov can read it.
 std::optional<SpecialRegister> special_register_named(std::string_view name);
 uint64_t value_of(SpecialRegister which, const Thread &thread);
 

@@ -1,4 +1,4 @@
-// A thread, its warp and its block, as executors see them.
+// A thread and a warp operation, as executors see them.
 #pragma once
 
 #include <algorithm>
@@ -28,23 +28,22 @@ struct AsyncCopy {
 
 struct Thread {
   uint64_t *registers = nullptr;
-  int32_t pc = 0;  // of the next instruction while an executor runs; a branch sets it
+  int32_t pc = 0;  // index of the next instruction while an executor runs; a branch changes it
   uint8_t lane = 0;
-  bool carry = false;       // the condition code register of add.cc and its kind
-  bool yield_soon = false;  // a spin loop: let others run
-  uint8_t fenced = 0;       // 1: a fence with no plain store since; 2: one that reaches other blocks
-  uint16_t index = 0;       // in the block
-  uint32_t epoch = 1;       // time of the last synchronisation it took part in
+  bool carry = false;  // the condition code register CC.CF of add.cc and similar instructions
+  uint8_t fenced = 0;  // 1: a fence, with no weak store since; 2: a fence with device scope
+  uint16_t index = 0;  // linear index in the block
+  uint32_t epoch = 1;  // the block's clock at the thread's last synchronisation
   Warp *warp = nullptr;
   Block *block = nullptr;
   enum class State : uint8_t { kReady, kAtWarpOperation, kAtBarrier, kExited } state = State::kReady;
 
-  std::vector<AsyncCopy> copies;      // cp.async under way, oldest first
-  std::vector<uint32_t> copy_groups;  // for each committed group, how many copies up to its end
-  std::vector<uint32_t> executions;   // per instruction, only while counting
+  std::vector<AsyncCopy> copies;      // cp.async operations in flight, oldest first
+  std::vector<uint32_t> copy_groups;  // for each committed group, the number of copies up to its end
+  std::vector<uint32_t> executions;   // per instruction; empty unless counting
 
-  // ---- Registers. A register of n bits holds its value zero-extended, or sign-extended where an executor chose so:
-  // readers look at the low n bits only. Predicates are 0 or 1.
+  // ---- Registers. A register of n bits holds its value zero-extended, or sign-extended if its executor does so.
+  // Readers use only the low n bits. Predicates are 0 or 1.
   uint64_t get(const Operand &operand) const { return registers[operand.reg]; }
   bool predicate(const Operand &operand) const { return (registers[operand.reg] & 1) != operand.negated; }
   void set(const Operand &operand, uint64_t value) {
@@ -53,7 +52,7 @@ struct Thread {
   void set_register(int32_t reg, uint64_t value) {
     if (reg >= 0) registers[reg] = value;
   }
-  // The i-th register of a vector operand, or of a scalar one (i = 0).
+  // The i-th register of a vector operand; for a scalar operand, i must be 0.
   static int32_t element(const Operand &operand, int i) {
     return operand.kind == Operand::Kind::kVector ? operand.elements[i] : operand.reg;
   }
@@ -62,24 +61,25 @@ struct Thread {
   }
   uint64_t address(const Operand &operand) const { return registers[operand.reg] + operand.offset; }
 
-  // ---- Memory. `bytes` is the whole access, 1 to 16; the address must be a multiple of it. Checks bounds, alignment,
-  // races and initialisation, and counts. A finding may end the launch by an exception.
+  // ---- Memory. `bytes` is the size of the whole access, 1 to 16, and the address must be a multiple of it. These
+  // functions check bounds, alignment, races and initialisation, and count the access. A finding may end the launch by
+  // an exception.
   void load(const Instruction &in, Space space, uint64_t address, void *to, uint32_t bytes);
   void store(const Instruction &in, Space space, uint64_t address, const void *from, uint32_t bytes);
-  // Replaces the value by update(old) in one step and gives the old one. bytes: 2, 4 or 8.
+  // Atomically replaces the value by update(old) and returns the old value. bytes: 2, 4 or 8.
   template <class Update>
   uint64_t atomic_update(const Instruction &in, Space space, uint64_t address, uint32_t bytes, Update update) {
-    void *place = atomic_place(in, space, address, bytes);
-    if (bytes == 2) return exchange<uint16_t>(place, update);
-    if (bytes == 4) return exchange<uint32_t>(place, update);
-    return exchange<uint64_t>(place, update);
+    void *location = atomic_location(in, space, address, bytes);
+    if (bytes == 2) return exchange<uint16_t>(location, update);
+    if (bytes == 4) return exchange<uint32_t>(location, update);
+    return exchange<uint64_t>(location, update);
   }
-  // ld/st with rows of matrices (ldmatrix, stmatrix): as load and store, but counted by count_matrix_rows.
+  // Rows of ldmatrix and stmatrix: as load and store, but counted by count_matrix_rows.
   void load_row(const Instruction &in, uint64_t shared_address, void *to, uint32_t bytes = 16);
   void store_row(const Instruction &in, uint64_t shared_address, const void *from, uint32_t bytes = 16);
 
-  // ---- cp.async. `source_bytes` below `bytes` fills the rest with zeros. The data arrives at the wait; until then the
-  // destination may be neither read nor written.
+  // ---- cp.async. If `source_bytes` is less than `bytes`, the rest is filled with zeros. The data arrives at the wait;
+  // until then the destination must be neither read nor written.
   void copy_async(const Instruction &in, uint64_t shared_address, uint64_t global_address, uint32_t bytes,
                   uint32_t source_bytes);
   void commit_async() { copy_groups.push_back(static_cast<uint32_t>(copies.size())); }
@@ -94,10 +94,10 @@ struct Thread {
   void report(const Instruction &in, FindingKind kind, const std::string &message);
 
  private:
-  void *atomic_place(const Instruction &in, Space space, uint64_t address, uint32_t bytes);
+  void *atomic_location(const Instruction &in, Space space, uint64_t address, uint32_t bytes);
   template <class Word, class Update>
-  static uint64_t exchange(void *place, Update &update) {
-    Word *word = static_cast<Word *>(place);
+  static uint64_t exchange(void *location, Update &update) {
+    Word *word = static_cast<Word *>(location);
     Word old = __atomic_load_n(word, __ATOMIC_SEQ_CST);
     while (!__atomic_compare_exchange_n(word, &old, static_cast<Word>(update(static_cast<uint64_t>(old))), false,
                                         __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
@@ -106,10 +106,10 @@ struct Thread {
   }
 };
 
-// A warp operation whose lanes have all arrived.
+// A warp operation at which all lanes have arrived.
 struct WarpOperation {
-  uint32_t mask = 0;                 // the lanes that take part
-  std::array<Thread *, 32> lanes{};  // null for the others
+  uint32_t mask = 0;                 // lanes that take part
+  std::array<Thread *, 32> lanes{};  // null for all other lanes
   Warp *warp = nullptr;
   Block *block = nullptr;
 
@@ -121,7 +121,7 @@ struct WarpOperation {
     }
   }
   Thread &first() const { return *lanes[std::countr_zero(mask)]; }
-  // bar.warp.sync: orders the lanes' memory accesses.
+  // bar.warp.sync: orders the memory accesses of the lanes.
   void synchronise();
   // Counts wavefronts of ldmatrix and stmatrix: one per 8 rows of 16 bytes without bank conflicts.
   void count_matrix_rows(const Instruction &in, const uint64_t *addresses, int rows, bool is_store);

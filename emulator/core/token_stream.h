@@ -1,4 +1,4 @@
-// A cursor over tokens with the small steps that all of the parser takes.
+// A cursor over tokens with the basic operations of the parsers.
 #pragma once
 
 #include <cstdint>
@@ -45,11 +45,11 @@ class TokenStream {
   void skip_line() {
     for (const int line = peek().line; !at_end() && peek().line == line;) next();
   }
-  // From `{` to the matching `}`.
+  // Skips from `{` to the matching `}`.
   void skip_braces() {
     expect("{");
     for (int depth = 1; depth > 0;) {
-      if (at_end()) fail("a brace is not closed");
+      if (at_end()) fail("missing closing brace");
       const Token &token = next();
       depth += token.is("{") ? 1 : token.is("}") ? -1 : 0;
     }
@@ -64,8 +64,8 @@ class TokenStream {
   size_t position_ = 0;
 };
 
-// An unsigned literal: decimal, hexadecimal, octal, binary, 0f (float bits), 0d (double bits), or with a decimal point,
-// which gives the bits of a double or of a float.
+// Parses an unsigned literal: decimal, hexadecimal, octal, binary, 0f (bits of a float), 0d (bits of a double), or a
+// number with a decimal point, which gives the bits of a double or a float.
 uint64_t parse_number(const TokenStream &tokens, const std::string &text, bool as_double);
 
 }  // namespace lily::emulator

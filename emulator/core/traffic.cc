@@ -1,4 +1,4 @@
-// Requests, sectors, wavefronts.
+// Counts requests, sectors and wavefronts.
 #include "core/traffic.h"
 
 #include <algorithm>
@@ -24,7 +24,7 @@ uint64_t SectorSet::count() const {
 }
 
 uint64_t wavefronts(const uint64_t *addresses, const uint8_t *bytes, int lanes) {
-  // Lanes of 8 or 16 bytes are served in two or four phases, so that each phase can use all banks once.
+  // Accesses of 8 or 16 bytes per lane are served in two or four phases, so that each phase can use every bank once.
   uint8_t widest = 4;
   for (int i = 0; i < lanes; ++i) widest = std::max(widest, bytes[i]);
   const int lanes_per_phase = 32 * 4 / std::max<int>(widest, 4);
@@ -51,7 +51,7 @@ uint64_t wavefronts(const uint64_t *addresses, const uint8_t *bytes, int lanes) 
 void Traffic::record(const Thread &thread, const Instruction &in, bool shared, bool write, uint64_t address,
                      uint32_t bytes) {
   if (!shared) (write ? totals_.written : totals_.read).add(address, bytes);
-  // cp.async has a request of each kind.
+  // cp.async has one request in global and one in shared memory.
   const uint64_t key = static_cast<uint64_t>(in.pc) << 33 | uint64_t{thread.executions[in.pc]} << 1 | shared;
   auto &open = open_[thread.index / 32];
   Request &request = open[key];
@@ -88,7 +88,7 @@ void Traffic::close(int32_t pc, const Request &request) {
   }
   std::sort(sectors.begin(), sectors.end());
   sectors.erase(std::unique(sectors.begin(), sectors.end()), sectors.end());
-  // Bytes that several lanes ask for count once.
+  // Bytes that several lanes access count once.
   std::sort(ranges.begin(), ranges.end());
   uint64_t bytes = 0, end = 0;
   for (const auto &[from, to] : ranges) {

@@ -1,4 +1,4 @@
-// Counts what warps ask of memory: lanes that execute the same instruction the same time round form one request.
+// Counts the memory traffic of warps. Lanes that execute the same instruction for the same time form one request.
 #pragma once
 
 #include <array>
@@ -18,7 +18,7 @@ struct Instruction;
 
 inline constexpr uint64_t kSectorBytes = 32;
 
-// Sectors of global memory touched at least once.
+// Sectors of global memory accessed at least once.
 class SectorSet {
  public:
   void add(uint64_t address, uint32_t bytes);
@@ -42,11 +42,11 @@ class Traffic {
   Counters &at(int32_t pc) { return totals_.instructions[pc]; }
   void record(const Thread &thread, const Instruction &in, bool shared, bool write, uint64_t address, uint32_t bytes);
   void matrix_rows(const Instruction &in, const uint64_t *addresses, int rows);
-  // Also requests that not all lanes took part in. Ends the counting.
+  // Includes requests in which not all lanes took part. No access may be recorded afterwards.
   void merge_into(TrafficTotals &totals, std::mutex &mutex);
 
  private:
-  // By lane; no bytes are of a lane that does not take part.
+  // Per lane; `bytes` is 0 for a lane that does not take part.
   struct Request {
     int lanes = 0;
     bool shared = false;
@@ -55,13 +55,13 @@ class Traffic {
   };
   void close(int32_t pc, const Request &request);
 
-  // For each warp, by pc, how often it was executed, and whether it is of shared memory.
+  // Per warp; the key combines the pc, how often the lane has executed it, and whether the request is to shared memory.
   std::vector<std::unordered_map<uint64_t, Request>> open_;
   TrafficTotals totals_;
 };
 
-// Wavefronts that lanes reading these words take: each of the 32 banks gives one 4-byte word at a time. Lanes of no
-// bytes do not take part.
+// Number of wavefronts for an access to these words of shared memory: in each, every one of the 32 banks serves one
+// 4-byte word. Lanes with 0 bytes do not take part.
 uint64_t wavefronts(const uint64_t *addresses, const uint8_t *bytes, int lanes);
 
 KernelCounters summarise(const KernelCode &code, const TrafficTotals &totals);

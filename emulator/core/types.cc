@@ -1,4 +1,4 @@
-// Names and sizes of types.
+// Names and sizes of the types.
 #include "core/types.h"
 
 #include <array>

@@ -1,4 +1,4 @@
-// PTX's fundamental types and state spaces.
+// The fundamental types and state spaces of PTX.
 #pragma once
 
 #include <cstdint>
@@ -43,8 +43,8 @@ constexpr bool is_float(Type type) { return type >= Type::kF16; }
 
 enum class Space : uint8_t { kGeneric, kGlobal, kShared, kLocal, kParam, kConst };
 
-// Generic addresses of shared and local memory lie in windows that no host allocation can be in; global ones are host
-// addresses.
+// Generic addresses of shared and local memory lie in windows that contain no host allocation. Generic addresses of
+// global memory are host addresses.
 inline constexpr uint64_t kSharedWindow = 0x7e00'0000'0000'0000, kLocalWindow = 0x7d00'0000'0000'0000;
 inline constexpr uint64_t kWindowBytes = uint64_t{1} << 24;
 

@@ -1,17 +1,17 @@
-// Lanes that wait for each other: warp operations with their member masks, and what an exit means for those that wait.
+// Warp operations: lanes wait for the others of their member mask, and exits release lanes that wait.
 #include "core/barriers.h"
 #include "core/block.h"
 
 namespace lily::emulator {
 namespace {
 
-// What of a warp operation's mask must arrive: lanes that have exited are not waited for.
+// The lanes that must arrive at a warp operation. Lanes that have exited are not waited for.
 uint32_t member_mask(const Thread &thread, const Instruction &in) {
   const Warp &warp = *thread.warp;
   if (in.mask_operand == Operand::kNone) {
     if (warp.live_mask() != ~0u) {
       add_finding(thread, in, FindingKind::kDivergentOperation,
-                  "needs all 32 lanes of the warp, but some do not exist or have exited", true);
+                  "requires all 32 lanes of the warp, but some do not exist or have exited", true);
     }
     return ~0u;
   }
@@ -48,18 +48,18 @@ void arrive_at_warp_operation(Thread &thread, const Instruction &in) {
   }
   const uint32_t mask = member_mask(thread, in);
   const auto joins = [&](const PendingOperation &pending) {
-    // Lanes may meet at different __syncwarp(); any other operation is one instruction for all of them.
+    // Lanes may be at different __syncwarp() calls; every other operation must be the same instruction for all of them.
     return pending.mask == mask && (pending.in == &in || (in.opcode == "bar" && pending.in->opcode == "bar"));
   };
   size_t i = 0;
   while (i < warp.pending.size() && !joins(warp.pending[i])) ++i;
   if (i == warp.pending.size()) {
     for (const PendingOperation &pending : warp.pending) {
-      // Each waits for the other; disjoint groups and lanes that come later do not.
+      // Two groups that wait for each other. Disjoint groups and lanes that arrive later do not.
       if (!(pending.mask >> thread.lane & 1) || !(pending.arrived & mask)) continue;
       add_finding(thread, in, FindingKind::kDivergentOperation,
                   "other lanes of the warp wait at " + describe(*thread.block->launch->code, pending.in->pc) +
-                      (pending.in == &in ? " with another member mask" : ""),
+                      (pending.in == &in ? " with a different member mask" : ""),
                   true);
     }
     warp.pending.push_back({&in, mask, 0, {}});
@@ -71,7 +71,8 @@ void arrive_at_warp_operation(Thread &thread, const Instruction &in) {
   if (pending.arrived == (mask & warp.live_mask())) execute(warp, i);
 }
 
-// Lanes at activemask go on together when no other lane of the warp can run: as converged as a warp can be.
+// Lanes at activemask continue together once no other lane of the warp can run, so the warp is as converged as it can
+// be.
 void converge(Warp &warp) {
   PendingOperation pending;
   std::vector<Thread *> others;
@@ -92,7 +93,7 @@ void converge(Warp &warp) {
 
 void exit_thread(Thread &thread, const Instruction &in) {
   if (!thread.copies.empty() && thread.block->launch->options.checks) {
-    thread.report(in, FindingKind::kAsyncCopy, "the thread exits with asynchronous copies under way");
+    thread.report(in, FindingKind::kAsyncCopy, "the thread exits with asynchronous copies in flight");
   }
   thread.state = Thread::State::kExited;
   Warp &warp = *thread.warp;
@@ -105,7 +106,7 @@ void exit_thread(Thread &thread, const Instruction &in) {
       if (!(pending.mask >> thread.lane & 1)) continue;
       if (pending.in->mask_operand == Operand::kNone) {
         add_finding(thread, *pending.in, FindingKind::kDivergentOperation,
-                    "needs all 32 lanes of the warp, but this thread has exited", true);
+                    "requires all 32 lanes of the warp, but this thread has exited", true);
       }
       if (pending.arrived == (pending.mask & live)) execute(warp, i);
     }

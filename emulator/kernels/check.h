@@ -1,6 +1,6 @@
-// What the test programs share: checked runtime calls, device arrays, repeatable random numbers and the comparison with
-// a host loop. Each program runs one named case, says whether it is right and ends with 0 (right), 1 (wrong result) or
-// 2 (error). With --print behind the case it prints what print.h describes.
+// Helpers of the test programs: checked runtime calls, device arrays, reproducible random numbers, and the comparison
+// with a host loop. Each program runs the case named on the command line, prints "right" or "WRONG", and exits with 0
+// (right), 1 (wrong result) or 2 (error). With --print after the case it also prints the lines that print.h describes.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -22,7 +22,7 @@ inline void check(cudaError_t error, const char *call) {
 }
 #define CHECK(call) check(call, #call)
 
-// After a launch: its own error, and those of the kernel.
+// Checks for launch errors, waits for the kernel, and checks for its errors.
 inline void finish() {
   CHECK(cudaGetLastError());
   CHECK(cudaDeviceSynchronize());
@@ -36,7 +36,7 @@ class DeviceArray {
   }
   explicit DeviceArray(const std::vector<T> &values) : DeviceArray(values.size()) {
     CHECK(cudaMemcpy(data_, values.data(), count_ * sizeof(T), cudaMemcpyHostToDevice));
-    // A copy from pageable memory may return before it has arrived, which streams that do not block would not wait for.
+    // A copy from pageable memory may return before the data has arrived, and non-blocking streams do not wait for it.
     CHECK(cudaDeviceSynchronize());
   }
   ~DeviceArray() { cudaFree(data_); }
@@ -58,7 +58,7 @@ class DeviceArray {
 class Random {
  public:
   explicit Random(uint32_t seed) : state_(seed) {}
-  // In [-0.5, 0.5), a multiple of 1/256, so that bfloat16 and half hold it exactly and sums of products are exact.
+  // A multiple of 1/256 in [-0.5, 0.5): exact in bfloat16 and half, so that sums of products are exact.
   float next() {
     state_ = state_ * 1664525u + 1013904223u;
     return (static_cast<float>(state_ >> 24) - 128) / 256;
@@ -73,8 +73,8 @@ class Random {
   uint32_t state_;
 };
 
-// True if |got - want| <= tolerance everywhere; not for a NaN. Prints the largest difference. With a tolerance of 0
-// results are exact; otherwise two of them, each within it, differ by at most twice as much.
+// True if |got - want| <= tolerance for every element; false for a NaN. Prints the largest difference. With a tolerance
+// of 0 the results are exact; otherwise two results that are both within the tolerance differ by at most twice as much.
 template <class Got, class Want>
 bool compare(const char *name, const std::vector<Got> &got, const std::vector<Want> &want, double tolerance) {
   double worst = 0;
@@ -101,7 +101,7 @@ struct Case {
   bool (*run)();
 };
 
-// The main program: runs the case that the command line names.
+// Runs the case that the command line names; the return value is the exit code.
 template <size_t kCount>
 int run_case(int count, char **arguments, const Case (&cases)[kCount]) {
   const bool understood = count == 2 || (count == 3 && read_print_option(arguments[2]));
@@ -111,7 +111,7 @@ int run_case(int count, char **arguments, const Case (&cases)[kCount]) {
     std::printf("%s %s\n", right ? "right" : "WRONG", candidate.name);
     return right ? 0 : 1;
   }
-  std::printf("usage: %s CASE [--print|--print-wrong], one of:", arguments[0]);
+  std::printf("usage: %s CASE [--print|--print-wrong]\ncases:", arguments[0]);
   for (const Case &candidate : cases) std::printf(" %s", candidate.name);
   std::printf("\n");
   return 2;

@@ -1,4 +1,4 @@
-// Rotates an array by one element per step; a grid-wide barrier between reading and writing.
+// Rotates an array by one element per step, with a grid-wide barrier between the read and the write.
 #pragma once
 
 #include <cooperative_groups.h>

@@ -1,5 +1,5 @@
-// Single instructions on many values: `instructions CASE --print`, for scripts/compare-emulator.sh. Whether they are
-// right is for tests/ and for the comparison to say; a case alone only runs.
+// Runs single instructions on many values: `instructions CASE --print`, for scripts/compare-emulator.sh. A case does
+// not check its results; emulator/tests and the comparison with a GPU do.
 #include "instructions_memory.cuh"
 
 int main(int count, char **arguments) {

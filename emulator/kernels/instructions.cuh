@@ -1,10 +1,11 @@
 // Lists of PTX statements over one result and three sources of 32 bits each, with scratch registers of every width. The
-// comparison with a GPU runs each on every thread's sources and prints a line per statement, so that a difference names
-// the instruction.
+// comparison with a GPU runs each statement on the sources of every thread and prints one line per statement, so that a
+// difference names the instruction.
 //
-// X(kind, statement) is exact: w is a word, F an f32, X and Y a pair of f16 and of bf16, which says what a NaN is.
-// X(relative, absolute, statement) is within a bound of what the PTX ISA gives for the exact function, twice for two
-// implementations, and its result is an f32.
+// X(kind, statement) has an exact result. `kind` determines which bit patterns are NaNs: w is an integer (none), F an
+// f32, X and Y a pair of f16 and bf16.
+// X(relative, absolute, statement) has an f32 result with a bounded error. The bounds are twice those of the PTX ISA
+// for the exact function, because two implementations are compared.
 #pragma once
 
 #include <cstdint>
@@ -126,7 +127,7 @@
   X(w, "and.b32 w0, %1, 0; match.all.sync.b32 %0|p0, w0, 0xffffffff;")                          \
   X(w, "setp.lt.s32 p0, %1, %2; bar.red.popc.u32 %0, 0, p0;")
 
-// From compute_80 on.
+// Requires compute_80.
 #define AMPERE_STATEMENTS(X)                            \
   X(Y, "cvt.rn.bf16.f32 h0, %1; mov.b32 %0, {h0, h0};") \
   X(Y, "cvt.rz.bf16.f32 h0, %1; mov.b32 %0, {h0, h0};") \
@@ -142,7 +143,7 @@
   X(w, "redux.sync.max.u32 %0, %1, 0xffffffff;")        \
   X(w, "redux.sync.xor.b32 %0, %1, 0xffffffff;")
 
-// From compute_90 on.
+// Requires compute_90.
 #define HOPPER_STATEMENTS(X)                         \
   X(Y, "add.rn.bf16x2 %0, %1, %2;")                  \
   X(Y, "sub.rn.bf16x2 %0, %1, %2;")                  \
@@ -150,7 +151,7 @@
   X(F, "mov.b32 {h0, h1}, %1; cvt.f32.bf16 %0, h1;") \
   X(w, "mov.b32 {h0, h1}, %1; mov.b32 {h2, h3}, %2; setp.lt.bf16 p0, h0, h2; selp.b32 %0, 1, 0, p0;")
 
-// Sources are f32 between 1/512 and 512.
+// The sources are f32 values from 1/512 to 512.
 #define APPROXIMATE_STATEMENTS(X)                                                                               \
   X(0x1p-22, 0, "rcp.approx.f32 %0, %1;")                                                                       \
   X(0x1p-22, 0, "rcp.approx.ftz.f32 %0, %1;")                                                                   \
@@ -182,38 +183,42 @@
 #define RUN_EXACT(kind, statement) RUN_STATEMENT(statement)
 #define RUN_NEAR(relative, absolute, statement) RUN_STATEMENT(statement)
 
-// Threads are multiples of a warp; the sources of a thread are three words of `in` far from each other.
+// The number of threads is a multiple of the warp size. The sources of a thread are three words of `in` that are far
+// apart.
 constexpr int kSources = 1024, kSourceThreads = 128;
 #define SOURCES                                                                              \
   const int i = blockIdx.x * blockDim.x + threadIdx.x;                                       \
   const uint32_t a = in[i], b = in[(i * 7 + 3) % kSources], c = in[(i * 13 + 5) % kSources]; \
   out += i;
 
-__global__ void integer_statements(const uint32_t *in, uint32_t *out){SOURCES INTEGER_STATEMENTS(RUN_EXACT)} __global__
-    void float_statements(const uint32_t *in, uint32_t *out){SOURCES FLOAT_STATEMENTS(RUN_EXACT)} __global__
-    void conversion_statements(const uint32_t *in, uint32_t *out){SOURCES CONVERSION_STATEMENTS(RUN_EXACT)} __global__
-    void half_statements(const uint32_t *in, uint32_t *out){SOURCES HALF_STATEMENTS(RUN_EXACT)} __global__
-    void warp_statements(const uint32_t *in, uint32_t *out){SOURCES WARP_STATEMENTS(RUN_EXACT)} __global__
-    void approximate_statements(const uint32_t *in, uint32_t *out){SOURCES APPROXIMATE_STATEMENTS(RUN_NEAR)} __global__
-    void ampere_statements(const uint32_t *in, uint32_t *out){
+// clang-format off
+__global__ void integer_statements(const uint32_t *in, uint32_t *out) { SOURCES INTEGER_STATEMENTS(RUN_EXACT) }
+__global__ void float_statements(const uint32_t *in, uint32_t *out) { SOURCES FLOAT_STATEMENTS(RUN_EXACT) }
+__global__ void conversion_statements(const uint32_t *in, uint32_t *out) { SOURCES CONVERSION_STATEMENTS(RUN_EXACT) }
+__global__ void half_statements(const uint32_t *in, uint32_t *out) { SOURCES HALF_STATEMENTS(RUN_EXACT) }
+__global__ void warp_statements(const uint32_t *in, uint32_t *out) { SOURCES WARP_STATEMENTS(RUN_EXACT) }
+__global__ void approximate_statements(const uint32_t *in, uint32_t *out) { SOURCES APPROXIMATE_STATEMENTS(RUN_NEAR) }
+__global__ void ampere_statements(const uint32_t *in, uint32_t *out) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-        SOURCES AMPERE_STATEMENTS(RUN_EXACT)
+  SOURCES AMPERE_STATEMENTS(RUN_EXACT)
 #endif
-    } __global__ void hopper_statements(const uint32_t *in, uint32_t *out) {
+}
+__global__ void hopper_statements(const uint32_t *in, uint32_t *out) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   SOURCES HOPPER_STATEMENTS(RUN_EXACT)
 #endif
 }
+// clang-format on
 
 struct Statement {
-  char kind;  // n: near
+  char kind;  // 'n': near; otherwise the kind of an exact result
   double relative, absolute;
   const char *text;
 };
 #define EXACT_ENTRY(kind, statement) {#kind[0], 0, 0, statement},
 #define NEAR_ENTRY(relative, absolute, statement) {'n', relative, absolute, statement},
 
-// NaNs of a kind agree whatever their bits: the PTX ISA leaves most of them open.
+// NaNs of the same kind count as equal, because the PTX ISA leaves most of their bits unspecified.
 inline uint32_t with_one_nan(char kind, uint32_t bits) {
   if (kind == 'F') return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fffffff : bits;
   if (kind == 'w') return bits;
@@ -233,8 +238,8 @@ inline std::vector<uint32_t> random_words(uint32_t seed) {
   return words;
 }
 
-// Ends of ranges and what lies beside them; the rest random bits, which as floats have all exponents, and floats close
-// to each other, whose sums and products do not vanish.
+// Boundary values and their neighbours. The rest is random: half of it random bits, which as floats have all exponents,
+// and half floats of similar magnitude, whose sums and products are neither dominated by one operand nor out of range.
 inline std::vector<uint32_t> edge_words(uint32_t seed) {
   static const uint32_t edges[] = {0,          1,          2,          7,          31,         32,         33,
                                    0x80000000, 0xffffffff, 0x7fffffff, 0xffff8000, 0x00010000, 0x7f800000, 0xff800000,
@@ -306,7 +311,7 @@ inline bool test_approximations() {
   static const Statement statements[] = {APPROXIMATE_STATEMENTS(NEAR_ENTRY)};
   return run_statements(approximate_statements, statements, moderate_floats(6));
 }
-// Nothing to print on a device that does not have them.
+// Prints nothing on a device that does not support these instructions.
 inline bool test_ampere() {
   static const Statement statements[] = {AMPERE_STATEMENTS(EXACT_ENTRY)};
   return !has_capability(8) || run_statements(ampere_statements, statements, edge_words(7));

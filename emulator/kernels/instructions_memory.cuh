@@ -1,11 +1,11 @@
-// Data movement and products of tensor cores, for the comparison with a GPU.
+// Data movement and tensor core products, for the comparison with a GPU.
 #pragma once
 
 #include "instructions.cuh"
 #include "tensor_core.cuh"
 
-// One warp. Vector loads and stores of every width, asynchronous copies of all, half and none of their bytes, local
-// memory, matrices as they lie and transposed: rows of 32 words.
+// Runs on one warp: vector loads and stores of every width, asynchronous copies of all, half and none of their bytes,
+// local memory, and ldmatrix with and without .trans. Output is in rows of 32 words.
 __global__ void move(const uint4 *in, uint32_t *out) {
   __shared__ __align__(16) uint4 tile[32];
   const int lane = threadIdx.x;
@@ -88,8 +88,8 @@ inline bool test_movement() {
   return true;
 }
 
-// Sums that do not depend on the order of the threads.
-__global__ void change_together(const uint32_t *in, uint32_t *out) {
+// Atomics whose results do not depend on the order of the threads.
+__global__ void apply_atomics(const uint32_t *in, uint32_t *out) {
   __shared__ uint32_t sums[4];
   if (threadIdx.x < 4) sums[threadIdx.x] = 0;
   __syncthreads();
@@ -108,13 +108,13 @@ __global__ void change_together(const uint32_t *in, uint32_t *out) {
 
 inline bool test_atomics() {
   DeviceArray<uint32_t> in(random_words(10)), out(std::vector<uint32_t>{0, 0, 0, 0, 0, 0xffffffff, 0, 0});
-  change_together<<<kSources / kSourceThreads, kSourceThreads>>>(in.get(), out.get());
+  apply_atomics<<<kSources / kSourceThreads, kSourceThreads>>>(in.get(), out.get());
   finish();
   print_exact("atomics", out.host());
   return true;
 }
 
-// d = a b + c of a warp, 16 x 8 with k = 16, from fragments as the lanes hold them.
+// d = a b + c for one warp: 16 x 8 with k = 16. Each lane reads its fragments as they are laid out for mma.
 template <class T>
 __global__ void multiply_fragments(const uint32_t *in, float *out) {
   uint32_t a[4], b[2];
@@ -126,7 +126,7 @@ __global__ void multiply_fragments(const uint32_t *in, float *out) {
   for (int k = 0; k < 4; ++k) out[threadIdx.x * 4 + k] = d[k];
 }
 
-// Whole numbers up to 4, whose sums are exact, and numbers below 1 with all their bits.
+// Integers up to 4, whose sums are exact, and fractions below 1 with full mantissas.
 template <class T>
 bool run_products(const char *exact_name, const char *near_name) {
   for (const bool exact : {true, false}) {
@@ -147,7 +147,7 @@ bool run_products(const char *exact_name, const char *near_name) {
     if (exact) {
       print_exact(exact_name, out.host());
     } else {
-      // 17 addends below 4, of which tensor cores may drop what is below 2^-22 of the largest.
+      // 17 addends below 4; tensor cores may drop bits below 2^-22 of the largest addend.
       print_near(near_name, out.host(), 0, 17 * 4 * 0x1p-22);
     }
   }
@@ -155,6 +155,6 @@ bool run_products(const char *exact_name, const char *near_name) {
 }
 
 inline bool test_products() {
-  return run_products<__half>("mma f16, whole numbers", "mma f16") &&
-         (!has_capability(8) || run_products<__nv_bfloat16>("mma bf16, whole numbers", "mma bf16"));
+  return run_products<__half>("mma f16, integers", "mma f16") &&
+         (!has_capability(8) || run_products<__nv_bfloat16>("mma bf16, integers", "mma bf16"));
 }

@@ -1,4 +1,4 @@
-// Layer norm of rows of bfloat16 with a float gain: vector loads, mean and variance, bfloat16 result.
+// Layer norm of bfloat16 rows with a float gain: vector loads, mean and variance, bfloat16 result.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -47,5 +47,5 @@ inline bool test_layer_norm() {
   finish();
   const std::vector<__nv_bfloat16> got = y.host();
   std::vector<float> wide(got.begin(), got.end());
-  return compare("layer norm", wide, want, 1 / 512. + 1e-6);  // half a unit of bfloat16 below 1
+  return compare("layer norm", wide, want, 1 / 512. + 1e-6);  // half an ulp of bfloat16 for values below 1
 }

@@ -1,4 +1,4 @@
-// The tiled matrix product, right and with planted mistakes: `matrix_product half|bfloat16[_MUTATION]`.
+// The tiled matrix product, correct or with a planted mistake: `matrix_product half|bfloat16[_MUTATION]`.
 #include "check.h"
 #include "matrix_product.cuh"
 
@@ -9,7 +9,7 @@ bool test() {
   cudaDeviceProp properties;
   CHECK(cudaGetDeviceProperties(&properties, 0));
   if (std::is_same_v<T, __nv_bfloat16> && properties.major < 8) {
-    std::printf("bfloat16 needs compute_80\n");
+    std::printf("bfloat16 requires compute_80\n");
     return false;
   }
   const int m = 37, n = 40, k = 168;
@@ -25,7 +25,8 @@ bool test() {
   const dim3 grid((n + kTile - 1) / kTile, (m + kTile - 1) / kTile);
   matrix_product<T, kMutation><<<grid, kThreads>>>(device_a.get(), device_b.get(), c.get(), m, n, k);
   finish();
-  return compare("matrix product", c.host(), want, 0);  // 168 products of 16 bits each fit into a float's 24
+  // Exact: sums of 168 products of 16 bits fit into the 24 bits of a float.
+  return compare("matrix product", c.host(), want, 0);
 }
 
 }  // namespace

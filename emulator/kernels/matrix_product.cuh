@@ -1,16 +1,16 @@
-// C [m, n] = A [m, k] B [k, n] in half or bfloat16 with float sums; row-major, k and n multiples of 8.
+// C [m, n] = A [m, k] B [k, n] in half or bfloat16 with float accumulators; row-major, k and n multiples of 8.
 //
-// A block of four warps makes a tile of 32 x 32, 32 of k at a time, in a ring of three stages: while one stage is
-// multiplied, the copies of the next two are under way. Each warp has 16 x 16 of the tile.
+// A block of four warps computes a 32 x 32 tile in steps of 32 along k, with a ring of three stages: while one stage is
+// multiplied, the copies into the next two are in flight. Each warp computes 16 x 16 of the tile.
 #pragma once
 
 #include "tensor_core.cuh"
 
-// Mistakes that the emulator's tests plant, each of which must be caught.
+// Planted mistakes, each of which the emulator must find or turn into a wrong result.
 enum class Mutation { kNone, kSwappedOperands, kDroppedTranspose, kWeakWait, kMissingBarrier, kOffByOne };
 
 constexpr int kTile = 32, kStages = 3, kThreads = 128;
-constexpr int kPitch = kTile + 8;  // 80 bytes: the eight rows of a matrix lie in different banks
+constexpr int kPitch = kTile + 8;  // 80 bytes: the eight rows of a matrix are in different banks
 
 template <class T, Mutation kMutation>
 __global__ void __launch_bounds__(kThreads) matrix_product(const T *a, const T *b, float *c, int m, int n, int k) {

@@ -1,4 +1,4 @@
-// Small real kernels with known results.
+// Small kernels with known results.
 #include "grid_sync.cuh"
 #include "layer_norm.cuh"
 #include "reduction.cuh"

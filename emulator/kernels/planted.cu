@@ -1,4 +1,4 @@
-// Planted mistakes and their clean twins: `planted CASE bug|clean`.
+// Planted mistakes, each with a correct variant: `planted CASE bug|clean`.
 #include "planted_host.cuh"
 #include "planted_memory.cuh"
 #include "planted_order.cuh"

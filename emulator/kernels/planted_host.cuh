@@ -1,11 +1,11 @@
-// Planted mistakes of the host: work that is not ordered, memory freed under a kernel, and what is never freed.
+// Planted mistakes in host code: missing order between streams, memory freed while a kernel uses it, and leaks.
 #pragma once
 
 #include "planted_memory.cuh"
 #include "streams.cuh"
 
-// A kernel in one stream must see what a kernel in another wrote; without the event some orders of the work give the
-// wrong result, and all of them are a finding.
+// A kernel in one stream reads what a kernel in another stream wrote. Without the event, some orders of the work give a
+// wrong result, and every order is a finding.
 template <bool kBug>
 bool run_missing_event() {
   std::vector<float> x(kCount, 3);
@@ -25,7 +25,7 @@ bool run_missing_event() {
   return device_x.host()[0] == 8;
 }
 
-// A copy to the host that does not wait for the kernel in another stream.
+// A copy to the host does not wait for the kernel in another stream.
 template <bool kBug>
 bool run_unordered_copy() {
   float *pinned = nullptr;
@@ -44,7 +44,7 @@ bool run_unordered_copy() {
   return right;
 }
 
-// Two branches of a graph, one of which clears what the other adds to.
+// Two branches of a graph: one clears memory that the other adds to.
 template <bool kBug>
 bool run_unordered_graph() {
   DeviceArray<float> x(std::vector<float>(kCount, 3));
@@ -76,7 +76,7 @@ bool run_unordered_graph() {
   return got[0] == 1 && got[kCount - 1] == 7;
 }
 
-// Stream-ordered memory, freed in a stream that does not wait for the kernel.
+// Stream-ordered memory is freed in a stream that does not wait for the kernel.
 template <bool kBug>
 bool run_early_free() {
   cudaStream_t first, second;
@@ -93,7 +93,7 @@ bool run_early_free() {
   return true;
 }
 
-// What a program makes and must give back.
+// Resources that a program must release.
 template <bool kBug>
 bool run_leak() {
   float *x = nullptr;

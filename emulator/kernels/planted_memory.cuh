@@ -1,5 +1,5 @@
-// Planted accesses to memory that is not there, not aligned, not written or no longer allocated. Each kernel has a
-// clean twin (kBug = false); the line that must be named ends with `finding: CASE`.
+// Planted accesses to memory that is out of bounds, misaligned, uninitialised or freed. Each kernel has a correct
+// variant (kBug = false). The line that the finding must name ends with `finding: CASE`.
 #pragma once
 
 #include "check.h"

@@ -1,4 +1,4 @@
-// Planted mistakes of order: races, copies read before they arrived, barriers and warp operations that not all reach.
+// Planted synchronisation mistakes: races, reads of copies in flight, divergent barriers and warp operations.
 #pragma once
 
 #include "planted_memory.cuh"
@@ -45,7 +45,7 @@ __global__ void divergent_operation(unsigned *x) {
   x[threadIdx.x] = value;
 }
 
-// __shfl_sync is inlined twice over: the finding must name this line, not one of the CUDA headers alone.
+// __shfl_sync is inlined at two levels: the finding must name this line, not only lines of the CUDA headers.
 template <bool kBug>
 __global__ void absent_lane(unsigned *x) {
   unsigned value = threadIdx.x;
@@ -65,7 +65,7 @@ __global__ void divergent_barrier(unsigned *x) {
   }
 }
 
-// Two warps wait for each other at different named barriers.
+// Two warps wait for each other at different barriers.
 template <bool kBug>
 __global__ void deadlock(unsigned *x) {
   if (threadIdx.x < 32) {
@@ -102,7 +102,7 @@ bool run_early_read() {
   return y.host()[kCount - 1].w == 4;
 }
 
-// The kernels on a few threads: x[0] must be `want`.
+// Runs the kernel on one block; x[0] must be `want`.
 inline bool run_order(void (*kernel)(unsigned *), int threads, unsigned want) {
   DeviceArray<unsigned> x(threads);
   kernel<<<1, threads>>>(x.get());

@@ -1,10 +1,10 @@
-// What a program prints of its results with --print, for scripts/compare-emulator.sh, which runs it on a GPU and on the
-// emulator. Fields are separated by tabs:
+// Prints the results of a program with --print. scripts/compare-emulator.sh compares the output of a GPU with that of
+// the emulator. Fields are separated by tabs:
 //
-//   exact  NAME  COUNT  DIGEST                     the results must agree to the bit
+//   exact  NAME  COUNT  DIGEST                     results must agree to the bit
 //   near   NAME  RELATIVE  ABSOLUTE  VALUE ...     may differ by ABSOLUTE + RELATIVE times the larger magnitude
 //
-// --print-wrong does the same with one result of each line changed, which the comparison has to notice.
+// --print-wrong changes one result of each line, which the comparison must detect.
 #pragma once
 
 #include <cmath>
@@ -28,7 +28,7 @@ inline bool read_print_option(const char *option) {
   return printing().on;
 }
 
-// FNV-1a over the bytes: enough to tell results apart that are not meant to collide.
+// FNV-1a over the bytes. Collisions are unlikely, and no adversary provides the results.
 template <class T>
 uint64_t digest_of(const std::vector<T> &values) {
   const unsigned char *bytes = reinterpret_cast<const unsigned char *>(values.data());

@@ -1,4 +1,4 @@
-// Sum of n floats: grid-stride loop, shuffles in a warp, shared memory between warps, one atomic per block.
+// Sum of n floats: grid-stride loop, shuffles within a warp, shared memory between warps, one atomic per block.
 #pragma once
 
 #include "check.h"
@@ -24,5 +24,5 @@ inline bool test_reduction() {
   DeviceArray<float> device_x(x), sum(std::vector<float>{0});
   reduce_sum<<<3, 256>>>(device_x.get(), sum.get(), n);
   finish();
-  return compare("reduction", sum.host(), std::vector<double>{want}, 0);  // multiples of 1/256: any order is exact
+  return compare("reduction", sum.host(), std::vector<double>{want}, 0);  // multiples of 1/256: exact in every order
 }

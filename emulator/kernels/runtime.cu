@@ -1,4 +1,4 @@
-// The runtime's functions, a case each: `runtime CASE`.
+// The functions of the runtime, one case per area: `runtime CASE`.
 #include "runtime_capture.cuh"
 #include "runtime_order.cuh"
 

@@ -1,9 +1,9 @@
-// What the runtime's functions answer: devices, attributes, errors, memory.
+// Results of the runtime functions for devices, attributes, errors and memory.
 #pragma once
 
 #include "check.h"
 
-// One expectation; tells what failed. The thread's last error is taken away.
+// Prints a message if the result is not the expected one. Resets the thread's last error.
 inline bool expect(cudaError_t got, cudaError_t want, const char *call) {
   cudaGetLastError();
   if (got == want) return true;
@@ -13,7 +13,7 @@ inline bool expect(cudaError_t got, cudaError_t want, const char *call) {
 #define EXPECT(call, want) \
   if (!expect(call, want, #call)) return false
 #define EXPECT_TRUE(condition) \
-  if (!(condition)) return std::printf("not so: %s\n", #condition), false
+  if (!(condition)) return std::printf("false: %s\n", #condition), false
 
 __global__ void runtime_scale(float *x, float factor, int n) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -32,7 +32,7 @@ __global__ void runtime_reverse(float *x) {
   x[threadIdx.x] = shared[blockDim.x - 1 - threadIdx.x];
 }
 
-// Prints count, driver and names, so that a test can compare them with the environment.
+// Prints the device count, versions and properties, which the test compares with the environment.
 inline bool runtime_devices() {
   int count = -1, driver = -1, runtime = -1;
   const cudaError_t error = cudaGetDeviceCount(&count);
@@ -59,7 +59,7 @@ inline bool runtime_devices() {
   return true;
 }
 
-// Launch limits and kernel attributes; with the default architecture.
+// Launch limits and kernel attributes of the default architecture.
 inline bool runtime_attributes() {
   float *x = nullptr;
   CHECK(cudaMalloc(reinterpret_cast<void **>(&x), 32 * sizeof(float)));
@@ -83,15 +83,15 @@ inline bool runtime_attributes() {
   CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, runtime_reverse, 32, 60000));
   EXPECT_TRUE(blocks >= 1 && blocks <= 3);
 
-  cudaLaunchAttribute wanted[2];
-  wanted[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  wanted[0].val.programmaticStreamSerializationAllowed = 1;
-  wanted[1].id = cudaLaunchAttributeCooperative;
-  wanted[1].val.cooperative = 1;
+  cudaLaunchAttribute launch_attributes[2];
+  launch_attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  launch_attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  launch_attributes[1].id = cudaLaunchAttributeCooperative;
+  launch_attributes[1].val.cooperative = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = 1;
   config.blockDim = 32;
-  config.attrs = wanted;
+  config.attrs = launch_attributes;
   config.numAttrs = 2;
   EXPECT(cudaLaunchKernelEx(&config, runtime_scale, x, 1.0f, 32), cudaSuccess);
   config.gridDim = 1 << 20;
@@ -137,7 +137,7 @@ inline bool runtime_memory() {
   CHECK(cudaPointerGetAttributes(&attributes, &attributes));
   EXPECT_TRUE(attributes.type == cudaMemoryTypeUnregistered);
 
-  // Rows of 5 of 10 bytes into rows of 7, and back.
+  // Copies 5 of 10 bytes per row into rows with a pitch of 7 bytes, and back.
   char rows[50], back[50] = {};
   for (int i = 0; i < 50; ++i) rows[i] = static_cast<char>(i);
   CHECK(cudaMemset(device, 1, 1000));

@@ -1,11 +1,11 @@
-// Stream capture: what it forbids and what the graph then does.
+// Stream capture: forbidden calls, and the launch of the captured graph.
 #pragma once
 
 #include "runtime_calls.cuh"
 
-// Begins a capture, makes the call, and expects the call's and the end's error.
+// Makes a call during a capture and checks the errors of the call and of the end of the capture.
 template <class Call>
-bool refused(cudaStream_t stream, const char *name, Call call, cudaError_t want, cudaError_t at_end) {
+bool fails_during_capture(cudaStream_t stream, const char *name, Call call, cudaError_t want, cudaError_t at_end) {
   cudaGraph_t graph = nullptr;
   CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
   const bool right = expect(call(), want, name);
@@ -26,32 +26,34 @@ inline bool runtime_capture() {
   const cudaError_t kUnsupported = cudaErrorStreamCaptureUnsupported, kInvalidated = cudaErrorStreamCaptureInvalidated;
   bool right = true;
   void *fresh = nullptr;
-  right &= refused(stream, "malloc", [&] { return cudaMalloc(&fresh, 4); }, kUnsupported, kInvalidated);
-  right &= refused(stream, "free", [&] { return cudaFree(x); }, kUnsupported, kInvalidated);
-  right &= refused(stream, "stream sync", [&] { return cudaStreamSynchronize(stream); }, kUnsupported, kInvalidated);
-  right &= refused(stream, "query", [&] { return cudaStreamQuery(stream); }, kUnsupported, kInvalidated);
-  right &= refused(stream, "device sync", [] { return cudaDeviceSynchronize(); }, kUnsupported, kInvalidated);
+  right &= fails_during_capture(stream, "malloc", [&] { return cudaMalloc(&fresh, 4); }, kUnsupported, kInvalidated);
+  right &= fails_during_capture(stream, "free", [&] { return cudaFree(x); }, kUnsupported, kInvalidated);
+  right &= fails_during_capture(
+      stream, "stream sync", [&] { return cudaStreamSynchronize(stream); }, kUnsupported, kInvalidated);
+  right &= fails_during_capture(stream, "query", [&] { return cudaStreamQuery(stream); }, kUnsupported, kInvalidated);
+  right &=
+      fails_during_capture(stream, "device sync", [] { return cudaDeviceSynchronize(); }, kUnsupported, kInvalidated);
   const auto query_captured = [&] {
     CHECK(cudaEventRecord(event, stream));
     return cudaEventQuery(event);
   };
-  right &= refused(stream, "event query", query_captured, cudaErrorCapturedEvent, kInvalidated);
+  right &= fails_during_capture(stream, "event query", query_captured, cudaErrorCapturedEvent, kInvalidated);
   const auto wait_outside = [&] {
     CHECK(cudaEventRecord(event, other));
     return cudaStreamWaitEvent(stream, event, 0);
   };
-  right &= refused(stream, "isolation", wait_outside, cudaErrorStreamCaptureIsolation, kInvalidated);
+  right &= fails_during_capture(stream, "isolation", wait_outside, cudaErrorStreamCaptureIsolation, kInvalidated);
   const auto fork = [&] {
     CHECK(cudaEventRecord(event, stream));
     CHECK(cudaStreamWaitEvent(other, event, 0));
     return cudaMemsetAsync(x, 0, 4, other);
   };
-  right &= refused(stream, "unjoined", fork, cudaSuccess, cudaErrorStreamCaptureUnjoined);
+  right &= fails_during_capture(stream, "unjoined", fork, cudaSuccess, cudaErrorStreamCaptureUnjoined);
   const auto legacy = [&] { return cudaMemsetAsync(x, 0, 4, cudaStreamLegacy); };
-  right &= refused(blocking, "implicit", legacy, cudaErrorStreamCaptureImplicit, kInvalidated);
+  right &= fails_during_capture(blocking, "implicit", legacy, cudaErrorStreamCaptureImplicit, kInvalidated);
   const auto legacy_sync = [] { return cudaStreamSynchronize(cudaStreamLegacy); };
-  right &= refused(blocking, "implicit sync", legacy_sync, cudaErrorStreamCaptureImplicit, kInvalidated);
-  right &= refused(stream, "nothing", legacy, cudaSuccess, cudaSuccess);
+  right &= fails_during_capture(blocking, "implicit sync", legacy_sync, cudaErrorStreamCaptureImplicit, kInvalidated);
+  right &= fails_during_capture(stream, "nothing", legacy, cudaSuccess, cudaSuccess);
   right &= expect(cudaStreamBeginCapture(cudaStreamLegacy, cudaStreamCaptureModeGlobal), kUnsupported, "legacy");
   for (cudaStream_t each : {stream, other, blocking}) CHECK(cudaStreamDestroy(each));
   CHECK(cudaEventDestroy(event));
@@ -60,7 +62,7 @@ inline bool runtime_capture() {
   return right;
 }
 
-// Captured work runs at each launch, with the memory as it is then, forks and joins kept.
+// Captured work runs at each launch, on the current contents of memory, and keeps its forks and joins.
 inline bool runtime_graph() {
   constexpr int n = 100;
   float *device = nullptr, *pinned = nullptr;

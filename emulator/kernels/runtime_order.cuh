@@ -1,4 +1,4 @@
-// What the runtime orders without being asked: the legacy stream, host functions, polling, two devices.
+// Implicit order: the legacy stream, host functions, polling, two devices.
 #pragma once
 
 #include <atomic>
@@ -32,7 +32,7 @@ inline std::atomic<int> &host_calls() {
   return calls;
 }
 
-// Called in their turn, on another thread, and although nobody waits.
+// Host functions run in stream order, on another thread, and even if nothing waits for them.
 inline bool runtime_host_functions() {
   cudaStream_t stream;
   CHECK(cudaStreamCreate(&stream));
@@ -50,7 +50,7 @@ inline bool runtime_host_functions() {
   return true;
 }
 
-// A program that polls gets there, and elapsed times are sane.
+// Polling makes progress, and elapsed times are plausible.
 inline bool runtime_polling() {
   constexpr int n = 64;
   float *x = nullptr, milliseconds = -1;
@@ -73,7 +73,7 @@ inline bool runtime_polling() {
   return true;
 }
 
-// Every way to put work in one stream before work in another, and work that needs no order: none of it is a finding.
+// Every way to order work across streams, and work that needs no order: none of it may be a finding.
 inline bool runtime_ordered() {
   constexpr int n = 64;
   float *x = nullptr, *sum = nullptr, host[n], total = 0;
@@ -107,7 +107,7 @@ inline bool runtime_ordered() {
   }
   scale(second);
   CHECK(cudaDeviceSynchronize());
-  // The legacy stream and blocking ones wait for each other, also for one that is gone.
+  // The legacy stream and blocking streams wait for each other, even after a blocking stream is destroyed.
   scale(blocking);
   scale(nullptr);
   scale(blocking);
@@ -115,12 +115,12 @@ inline bool runtime_ordered() {
   scale(nullptr);
   CHECK(cudaEventRecord(event, nullptr));
   CHECK(cudaStreamWaitEvent(first, event, 0));
-  // A host function that lets the host go on.
+  // The host continues after a signal from a host function.
   scale(first);
   std::atomic<bool> done{false};
   CHECK(cudaLaunchHostFunc(first, [](void *flag) { *static_cast<std::atomic<bool> *>(flag) = true; }, &done));
   while (!done) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  // Two halves; then two that read, and add to one sum.
+  // Two kernels on disjoint halves, then two kernels that read the same array and add to one sum.
   runtime_scale<<<1, n / 2, 0, first>>>(x, 2, n / 2);
   runtime_scale<<<1, n / 2, 0, second>>>(x + n / 2, 2, n / 2);
   CHECK(cudaEventRecord(event, first));
@@ -137,7 +137,7 @@ inline bool runtime_ordered() {
   return true;
 }
 
-// Several host threads, each with work in a stream of its own, and all with a kernel on one sum.
+// Several host threads, each with its own stream, all adding to one sum.
 inline bool runtime_threads() {
   constexpr int n = 64, kThreads = 4, kRounds = 5;
   float *sum = nullptr, total = 0;

@@ -1,4 +1,4 @@
-// Softmax of the rows of x [rows, columns], one block per row: maximum, sum of exponentials, division.
+// Softmax over the rows of x [rows, columns], one block per row: maximum, sum of exponentials, division.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 template <class Combine>
 __device__ float combine_block(float value, float *partial, Combine combine) {
   for (int step = 16; step > 0; step /= 2) value = combine(value, __shfl_xor_sync(0xffffffffu, value, step));
-  __syncthreads();  // the previous use of `partial` is over
+  __syncthreads();  // waits for the previous readers of `partial`
   if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
   __syncthreads();
   value = partial[0];

@@ -1,9 +1,9 @@
-// Four kilobytes of parameters by value, constant memory that the host fills, and an array in local memory.
+// Parameters of 4 KiB passed by value, constant memory filled by the host, and an array in local memory.
 #pragma once
 
 #include "check.h"
 
-// With the pointer of 8 bytes, 4096: the most that a kernel takes on every architecture.
+// With the 8-byte pointer: 4096 bytes, the largest parameter size that every architecture supports.
 struct LargeParameter {
   int values[1022];
 };

@@ -1,4 +1,4 @@
-// Two streams that hand an array to each other through events, with asynchronous copies and stream-ordered memory.
+// Two streams that alternately modify an array, ordered by events, with asynchronous copies and stream-ordered memory.
 #pragma once
 
 #include "check.h"

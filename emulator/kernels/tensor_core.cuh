@@ -1,5 +1,5 @@
-// Inline assembly for the matrix product. compute_75 has neither cp.async nor mma.m16n8k16: it copies through registers
-// and multiplies in two steps of k = 8.
+// Inline assembly for the matrix product. compute_75 has neither cp.async nor mma.m16n8k16, so it copies through
+// registers and multiplies in two steps of k = 8.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -16,7 +16,7 @@ __device__ inline uint32_t shared_address(const void *pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// 16 bytes, or 16 zeros.
+// Copies 16 bytes, or writes 16 zero bytes if `inside` is false.
 __device__ inline void copy_async(void *to, const void *from, bool inside) {
 #ifdef HAS_ASYNC_COPY
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
@@ -82,7 +82,7 @@ __device__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
           : "r"(a[2 * k]), "r"(a[2 * k + 1]), "r"(b[k]));
     }
   } else {
-    __trap();  // bfloat16 needs compute_80
+    __trap();  // bfloat16 requires compute_80
   }
 #endif
 }

@@ -12,7 +12,7 @@ namespace lily::emulator::runtime {
 namespace {
 
 uint64_t calls = 0;        // of all functions
-uint64_t named_calls = 0;  // of environment().fail_function
+uint64_t named_calls = 0;  // of environment().fail_function only
 
 bool fault_requested(const char *function) {
   const Environment &env = environment();
@@ -34,7 +34,7 @@ cudaError_t driver_error() {
 }  // namespace
 
 std::mutex &runtime_mutex() {
-  // Never destroyed: programs call the runtime from their own static destructors.
+  // Never destroyed: programs call the runtime from static destructors.
   static std::mutex *const mutex = new std::mutex;
   return *mutex;
 }
@@ -46,28 +46,28 @@ bool &inside_host_function() {
 
 uint64_t calls_so_far() { return calls; }
 
-cudaError_t refuse_call(const char *function, Needs needs) {
+cudaError_t check_call(const char *function, Requirement requirement) {
   ++calls;
   note_activity();
   if (environment().verbose >= 2) fprintf(stderr, "emulator: call %llu: %s\n", (unsigned long long)calls, function);
   if (fault_requested(function)) {
     const cudaError_t error = environment().fail_error;
-    fprintf(stderr, "emulator: call %llu, %s, fails as asked with %s\n", (unsigned long long)calls, function,
+    fprintf(stderr, "emulator: call %llu, %s, fails with %s as requested\n", (unsigned long long)calls, function,
             cudaGetErrorName(error));
     return error;
   }
-  if (needs == Needs::kNothing) return cudaSuccess;
+  if (requirement == Requirement::kNothing) return cudaSuccess;
   if (inside_host_function()) {
-    report(
-        {.kind = "runtime call in a host function", .text = std::string(function) + " was called by a host function"});
+    report({.kind = "runtime call in a host function",
+            .text = std::string(function) + " was called inside a host function"});
     return cudaErrorNotPermitted;
   }
   if (const cudaError_t error = driver_error()) return error;
-  return needs == Needs::kContext ? broken_context() : cudaSuccess;
+  return requirement == Requirement::kContext ? current_sticky_error() : cudaSuccess;
 }
 
-cudaError_t broken_context() {
-  return environment().driver == Driver::kPresent ? current_device().broken : cudaSuccess;
+cudaError_t current_sticky_error() {
+  return environment().driver == Driver::kPresent ? current_device().sticky_error : cudaSuccess;
 }
 
 }  // namespace lily::emulator::runtime

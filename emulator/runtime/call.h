@@ -1,4 +1,5 @@
-// The frame around every runtime function: one lock, faults on request, broken contexts, the thread's last error.
+// Wraps every runtime function: takes the lock, injects requested errors, checks for sticky errors, and records the
+// thread's last error.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -9,25 +10,26 @@
 
 namespace lily::emulator::runtime {
 
-enum class Needs {
-  kNothing,  // answers without a driver (versions)
-  kDriver,   // answers although the context is broken (device count, properties)
-  kContext,  // answers with the error of a broken context
+enum class Requirement {
+  kNothing,  // needs no driver (versions)
+  kDriver,   // needs a driver, but works after a sticky error (device count, properties)
+  kContext,  // fails with the sticky error of the context
 };
 
-// Guards all state of the runtime. Kernels run under it: one at a time, whatever the number of threads.
+// Guards all state of the runtime. Kernels run while it is held, so one at a time regardless of the number of host
+// threads.
 std::mutex &runtime_mutex();
 
-// The error with which this call must fail before it does anything; counts it for LILY_EMULATOR_FAIL_CALL.
-cudaError_t refuse_call(const char *function, Needs needs);
+// Counts the call for LILY_EMULATOR_FAIL_CALL and returns the error with which it must fail before it does anything.
+cudaError_t check_call(const char *function, Requirement requirement);
 
-// True on the thread that runs host functions, where CUDA forbids runtime calls.
+// True on the thread that runs host functions, in which CUDA forbids runtime calls.
 bool &inside_host_function();
 
 template <class Body>
-cudaError_t call(const char *function, Needs needs, Body &&body) {
+cudaError_t call(const char *function, Requirement requirement, Body &&body) {
   std::lock_guard<std::mutex> lock(runtime_mutex());
-  cudaError_t error = refuse_call(function, needs);
+  cudaError_t error = check_call(function, requirement);
   if (error == cudaSuccess) error = body();
   remember_error(error);
   return error;
@@ -35,7 +37,7 @@ cudaError_t call(const char *function, Needs needs, Body &&body) {
 
 template <class Body>
 cudaError_t call(const char *function, Body &&body) {
-  return call(function, Needs::kContext, body);
+  return call(function, Requirement::kContext, body);
 }
 
 }  // namespace lily::emulator::runtime

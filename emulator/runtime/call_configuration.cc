@@ -1,4 +1,5 @@
-// What stands between <<< and >>>: pushed before the arguments are evaluated, popped by the kernel's stub.
+// The execution configuration between <<< and >>>: pushed before the arguments are evaluated, popped by the kernel's
+// stub.
 #include <cuda_runtime_api.h>
 
 #include <vector>

@@ -19,24 +19,24 @@ cudaStreamCaptureMode &thread_mode() {
   return mode;
 }
 
-// As cudaThreadExchangeStreamCaptureMode's documentation has it.
+// Implements the rules in the documentation of cudaThreadExchangeStreamCaptureMode.
 bool forbids_unsafe_calls(const Capture &capture) {
   if (thread_mode() == cudaStreamCaptureModeRelaxed || capture.mode == cudaStreamCaptureModeRelaxed) return false;
   if (capture.thread == std::this_thread::get_id()) return true;
   return thread_mode() == cudaStreamCaptureModeGlobal && capture.mode == cudaStreamCaptureModeGlobal;
 }
 
-// True when each stream's last node comes before the origin's next one.
+// True if the last node of every stream is a direct or indirect dependency of the origin stream's next node.
 bool all_joined(const Capture &capture) {
   std::set<const GraphNode *> reached;
-  std::vector<GraphNode *> left = capture.origin->captured_after;
+  std::vector<GraphNode *> left = capture.origin->capture_dependencies;
   while (!left.empty()) {
     GraphNode *node = left.back();
     left.pop_back();
-    if (reached.insert(node).second) left.insert(left.end(), node->after.begin(), node->after.end());
+    if (reached.insert(node).second) left.insert(left.end(), node->dependencies.begin(), node->dependencies.end());
   }
   for (const Stream *stream : capture.streams) {
-    for (const GraphNode *node : stream->captured_after) {
+    for (const GraphNode *node : stream->capture_dependencies) {
       if (!reached.contains(node)) return false;
     }
   }
@@ -46,7 +46,7 @@ bool all_joined(const Capture &capture) {
 void finish_capture(const std::shared_ptr<Capture> &capture) {
   for (Stream *stream : capture->streams) {
     stream->capture = nullptr;
-    stream->captured_after.clear();
+    stream->capture_dependencies.clear();
   }
   std::erase(captures(), capture);
 }
@@ -55,7 +55,7 @@ void finish_capture(const std::shared_ptr<Capture> &capture) {
 
 void invalidate(Capture &capture) { capture.invalid = true; }
 
-cudaError_t refuse_unsafe_call() {
+cudaError_t check_unsafe_call() {
   cudaError_t error = cudaSuccess;
   for (const auto &capture : captures()) {
     if (!forbids_unsafe_calls(*capture)) continue;
@@ -65,7 +65,7 @@ cudaError_t refuse_unsafe_call() {
   return error;
 }
 
-cudaError_t refuse_legacy_work(int device) {
+cudaError_t check_legacy_work(int device) {
   cudaError_t error = cudaSuccess;
   for (const auto &capture : captures()) {
     for (const Stream *stream : capture->streams) {
@@ -77,7 +77,7 @@ cudaError_t refuse_legacy_work(int device) {
   return error;
 }
 
-cudaError_t refuse_captured_event(Event &event) {
+cudaError_t check_captured_event(Event &event) {
   if (!event.capture) return cudaSuccess;
   invalidate(*event.capture);
   return cudaErrorCapturedEvent;
@@ -88,15 +88,15 @@ cudaError_t capture_work(Stream &stream, Work work) {
   if (capture.invalid) return cudaErrorStreamCaptureInvalidated;
   auto node = std::make_unique<GraphNode>();
   node->work = std::move(work);
-  node->after = stream.captured_after;
+  node->dependencies = stream.capture_dependencies;
   node->device = stream.device;
-  stream.captured_after.assign(1, node.get());
+  stream.capture_dependencies.assign(1, node.get());
   capture.graph->nodes.push_back(std::move(node));
   return cudaSuccess;
 }
 
 cudaError_t capture_wait(Stream &stream, Event &event) {
-  // A captured stream may not wait for work outside its capture, nor for another capture.
+  // A captured stream must not wait for work outside its capture or in another capture.
   if (!event.capture) {
     invalidate(*stream.capture);
     return cudaErrorStreamCaptureIsolation;
@@ -108,7 +108,7 @@ cudaError_t capture_wait(Stream &stream, Event &event) {
   }
   if (event.capture->invalid) return cudaErrorStreamCaptureInvalidated;
   if (std::find(captures().begin(), captures().end(), event.capture) == captures().end()) {
-    return cudaErrorCapturedEvent;  // that capture has ended
+    return cudaErrorCapturedEvent;  // the event's capture has ended
   }
   if (stream.kind == Stream::Kind::kLegacy) {
     invalidate(*event.capture);
@@ -117,11 +117,11 @@ cudaError_t capture_wait(Stream &stream, Event &event) {
   if (!stream.capture) {
     stream.capture = event.capture;
     stream.capture->streams.push_back(&stream);
-    stream.captured_after.clear();
+    stream.capture_dependencies.clear();
   }
-  for (GraphNode *node : event.captured_after) {
-    auto &after = stream.captured_after;
-    if (std::find(after.begin(), after.end(), node) == after.end()) after.push_back(node);
+  for (GraphNode *node : event.capture_dependencies) {
+    auto &dependencies = stream.capture_dependencies;
+    if (std::find(dependencies.begin(), dependencies.end(), node) == dependencies.end()) dependencies.push_back(node);
   }
   return cudaSuccess;
 }
@@ -140,7 +140,7 @@ cudaError_t begin_capture(Stream &stream, cudaStreamCaptureMode mode) {
   capture->id = next_id++;
   captures().push_back(capture);
   stream.capture = capture;
-  stream.captured_after.clear();
+  stream.capture_dependencies.clear();
   return cudaSuccess;
 }
 
@@ -160,12 +160,12 @@ cudaError_t end_capture(Stream &stream, cudaGraph_t *graph) {
   finish_capture(capture);
   if (capture->invalid) return cudaErrorStreamCaptureInvalidated;
   if (!joined) return cudaErrorStreamCaptureUnjoined;
-  capture->graph->made_by = describe_call("a graph");
-  *graph = publish(std::move(capture->graph));
+  capture->graph->label = describe_call("a graph");
+  *graph = add_graph(std::move(capture->graph));
   return cudaSuccess;
 }
 
-void forget_stream(Stream &stream) {
+void remove_from_capture(Stream &stream) {
   const std::shared_ptr<Capture> capture = stream.capture;
   if (!capture) return;
   if (capture->origin == &stream) {

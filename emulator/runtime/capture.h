@@ -1,4 +1,4 @@
-// Stream capture: what a real capture forbids fails here with CUDA's own error and makes the capture invalid.
+// Stream capture: a call that CUDA forbids during a capture fails with CUDA's error and invalidates the capture.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -17,31 +17,31 @@ struct Capture {
   cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
   std::thread::id thread;
   Stream *origin = nullptr;
-  std::vector<Stream *> streams;  // that take part, the origin among them
+  std::vector<Stream *> streams;  // all streams that take part, including the origin
   bool invalid = false;
   unsigned long long id = 0;
 };
 
 void invalidate(Capture &capture);
 
-// For calls that the documentation calls potentially unsafe (cudaMalloc, cudaFree, cudaEventQuery, synchronisation of
-// the device): fails and invalidates the captures that forbid them to this thread.
-cudaError_t refuse_unsafe_call();
+// For calls that the documentation classifies as potentially unsafe (cudaMalloc, cudaFree, cudaEventQuery, device
+// synchronisation): invalidates the captures that forbid them on this thread, and returns the error if there is any.
+cudaError_t check_unsafe_call();
 
-// Work in the legacy stream would wait for a capturing blocking stream.
-cudaError_t refuse_legacy_work(int device);
+// Fails if a blocking stream of the device is capturing: work in the legacy stream would wait for it.
+cudaError_t check_legacy_work(int device);
 
-// An event last recorded in a capturing stream can only be waited for by a stream.
-cudaError_t refuse_captured_event(Event &event);
+// Fails for an event that was last recorded in a capturing stream; only cudaStreamWaitEvent accepts such an event.
+cudaError_t check_captured_event(Event &event);
 
-// Adds work to the capture of the stream; makes the stream join the capture of the event.
+// capture_work adds work to the stream's capture; capture_wait makes the stream join the event's capture.
 cudaError_t capture_work(Stream &stream, Work work);
 cudaError_t capture_wait(Stream &stream, Event &event);
 
 cudaError_t begin_capture(Stream &stream, cudaStreamCaptureMode mode);
 cudaError_t end_capture(Stream &stream, cudaGraph_t *graph);
 
-// A stream that is destroyed while it captures.
-void forget_stream(Stream &stream);
+// Removes a stream that is destroyed while it is capturing.
+void remove_from_capture(Stream &stream);
 
 }  // namespace lily::emulator::runtime

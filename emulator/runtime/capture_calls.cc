@@ -1,4 +1,4 @@
-// Functions on captures and graphs within streams.
+// Functions for stream capture and graph launches.
 #include "runtime/call.h"
 #include "runtime/capture.h"
 #include "runtime/default_stream.h"
@@ -40,7 +40,7 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t handle, cudaStreamCaptureStatu
                                      cudaGraph_t *graph, const cudaGraphNode_t **dependencies,
                                      const cudaGraphEdgeData **edges, size_t *count) {
   return call(__func__, [&] {
-    // The graph under construction is not handed out: nothing could be done with it here.
+    // Does not return the graph under construction, because the emulator has no functions that modify it.
     if (graph != nullptr || dependencies != nullptr || edges != nullptr || count != nullptr)
       return cudaErrorNotSupported;
     return with_stream(handle, [&](Stream &stream) {

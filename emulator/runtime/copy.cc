@@ -20,7 +20,8 @@ enum class Side { kDevice, kPinned, kPageable };
 
 Side side_of(const void *pointer) {
   const auto found = device_memory().find(pointer);
-  // Freed memory is device memory, and found out below; a device copy must not take it for the host's.
+  // Freed memory counts as device memory, so that the use after free is reported later instead of a copy from host
+  // memory.
   if (found == nullptr) return device_memory().find_freed(pointer) == nullptr ? Side::kPageable : Side::kDevice;
   return is_host_pinned(pointer) ? Side::kPinned : Side::kDevice;
 }
@@ -38,14 +39,14 @@ bool direction_fits(cudaMemcpyKind kind, Side to, Side from) {
   return false;
 }
 
-// True when all bytes lie in one live allocation, or in none at all (pageable memory, of which nothing is known).
+// True if all bytes are in one live allocation, or if none is in any (pageable memory, which is not tracked).
 bool check(const char *what, const void *pointer, size_t bytes, int device) {
   if (bytes == 0) return true;
   const auto found = device_memory().find(pointer);
   if (found != nullptr && found->contains(reinterpret_cast<uint64_t>(pointer), bytes)) return true;
   if (found != nullptr) {
     const size_t offset = static_cast<const char *>(pointer) - found->base;
-    report_and_break(
+    report_and_fail(
         device, cudaErrorInvalidValue,
         {.kind = "out of bounds",
          .text = std::string(what) + " of " + std::to_string(bytes) + " bytes at offset " + std::to_string(offset) +
@@ -54,7 +55,7 @@ bool check(const char *what, const void *pointer, size_t bytes, int device) {
   }
   const auto freed = device_memory().find_freed(pointer);
   if (freed == nullptr) return true;
-  report_and_break(
+  report_and_fail(
       device, cudaErrorIllegalAddress,
       {.kind = "use after free",
        .text = std::string(what) + " of " + std::to_string(bytes) + " bytes of freed memory, " + freed->label});
@@ -76,7 +77,7 @@ void copy_now(const Rectangle &r) {
   }
 }
 
-// As the runtime stages pageable memory: its bytes are those of the time of the call, the copy comes later.
+// Pageable memory is staged: its contents are read at the time of the call, and the copy runs later.
 std::shared_ptr<std::vector<char>> stage(Rectangle &r) {
   auto staged = std::make_shared<std::vector<char>>(r.width * r.height);
   for (size_t row = 0; row < r.height; ++row) {
@@ -95,7 +96,7 @@ cudaError_t copy(Stream &stream, Rectangle r, bool wait) {
   if (r.height > 1 && (r.to_pitch < r.width || r.from_pitch < r.width)) return cudaErrorInvalidPitchValue;
   const Side to = side_of(r.to), from = side_of(r.from);
   if (!direction_fits(r.kind, to, from)) return cudaErrorInvalidValue;
-  if (wait && stream.capture) return refuse_while_capturing(stream);
+  if (wait && stream.capture) return check_not_capturing(stream);
   if (!check_rectangle(r, stream.device)) return cudaErrorInvalidValue;
 
   std::shared_ptr<std::vector<char>> staged;
@@ -106,8 +107,8 @@ cudaError_t copy(Stream &stream, Rectangle r, bool wait) {
   };
   const cudaError_t error = enqueue(stream, {.name = "a copy", .run = run, .node = cudaGraphNodeTypeMemcpy});
   if (error != cudaSuccess || stream.capture) return error;
-  // A copy within the device never waits, and one from pageable memory has what it needs; all that writes to pageable
-  // memory does wait.
+  // A copy within the device never waits, and a copy from pageable memory already has its data. Every copy to pageable
+  // memory waits.
   const bool within_device = to == Side::kDevice && from == Side::kDevice;
   const bool returns_early = within_device || staged != nullptr;
   if (to == Side::kPageable || (wait && !returns_early)) return synchronize(stream);
@@ -120,16 +121,16 @@ cudaError_t fill(Stream &stream, void *to, size_t pitch, int value, size_t width
   if (to == nullptr || side_of(to) == Side::kPageable) return cudaErrorInvalidValue;
   const size_t bytes = extent(pitch, width, height);
   const int device = stream.device;
-  if (!check("a fill", to, bytes, device)) return cudaErrorInvalidValue;
+  if (!check("a memset", to, bytes, device)) return cudaErrorInvalidValue;
   const auto run = [=] {
-    if (!check("a fill", to, bytes, device)) return;
+    if (!check("a memset", to, bytes, device)) return;
     for (size_t row = 0; row < height; ++row) {
       note_written(static_cast<char *>(to) + row * pitch, width);
       memset(static_cast<char *>(to) + row * pitch, value, width);
       device_memory().mark_initialised(static_cast<char *>(to) + row * pitch, width);
     }
   };
-  return enqueue(stream, {.name = "a fill", .run = run, .node = cudaGraphNodeTypeMemset});
+  return enqueue(stream, {.name = "a memset", .run = run, .node = cudaGraphNodeTypeMemset});
 }
 
 }  // namespace lily::emulator::runtime

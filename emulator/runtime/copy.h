@@ -1,4 +1,4 @@
-// Copies and fills, checked against the registry when they are asked for and again when they run.
+// Copies and memsets, checked against the allocations when they are called and again when they run.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -9,7 +9,7 @@
 
 namespace lily::emulator::runtime {
 
-// A rectangle of bytes; height 1 for a plain copy.
+// A rectangle of bytes; the height is 1 for a one-dimensional copy.
 struct Rectangle {
   void *to = nullptr;
   size_t to_pitch = 0;
@@ -19,7 +19,7 @@ struct Rectangle {
   cudaMemcpyKind kind = cudaMemcpyDefault;
 };
 
-// `wait`: a copy that returns when the host may use its memory.
+// `wait`: the copy returns only when the host may use its memory.
 cudaError_t copy(Stream &stream, Rectangle rectangle, bool wait);
 
 cudaError_t fill(Stream &stream, void *to, size_t pitch, int value, size_t width, size_t height);

@@ -1,4 +1,4 @@
-// Copies and fills.
+// Copy and memset functions.
 #include "runtime/call.h"
 #include "runtime/copy.h"
 #include "runtime/default_stream.h"

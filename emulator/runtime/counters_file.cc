@@ -22,10 +22,10 @@ void count_launch(const std::string &kernel, const KernelCounters &counters) {
   if (!environment().counters.empty()) kernels()[kernel] += counters;
 }
 
-// %p in the name stands for the process, so that those of a test run do not overwrite each other's.
+// %p in the name is replaced by the process id, so that several processes of a test run write separate files.
 void write_counters_file() {
   std::string name = environment().counters;
-  // A program without a launch, such as the shell around the one that is meant, leaves the file alone.
+  // A process without launches, such as the shell that starts the actual program, does not write the file.
   if (name.empty() || kernels().empty()) return;
   const size_t position = name.find("%p");
   if (position != std::string::npos) name.replace(position, 2, std::to_string(getpid()));

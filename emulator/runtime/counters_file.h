@@ -1,4 +1,4 @@
-// The counters of all launches, written as JSON at exit to the file that LILY_EMULATOR_COUNTERS names.
+// The counters of all launches, written as JSON at exit to the file named by LILY_EMULATOR_COUNTERS.
 #pragma once
 
 #include <string>

@@ -1,6 +1,6 @@
-// What a null stream stands for. The files with functions on streams are compiled twice: with
-// CUDA_API_PER_THREAD_DEFAULT_STREAM the CUDA headers rename each cudaX to cudaX_ptsz or cudaX_ptds, which is what
-// programs built with --default-stream per-thread call.
+// Resolves the null stream. Files with stream functions are compiled twice: with CUDA_API_PER_THREAD_DEFAULT_STREAM,
+// the CUDA headers rename each cudaX to cudaX_ptsz or cudaX_ptds, which programs built with --default-stream per-thread
+// call.
 #pragma once
 
 #include "runtime/stream.h"
@@ -14,7 +14,7 @@ constexpr bool kNullIsPerThread = true;
 constexpr bool kNullIsPerThread = false;
 #endif
 
-// Calls body(stream), or fails when the handle is not that of a stream (any more).
+// Calls body(stream), or fails if the handle is not that of an existing stream.
 template <class Body>
 cudaError_t with_stream(cudaStream_t handle, Body &&body) {
   Stream *stream = find_stream(handle, kNullIsPerThread);

@@ -48,30 +48,30 @@ using namespace lily::emulator::runtime;
 extern "C" {
 
 cudaError_t cudaGetDeviceCount(int *count) {
-  *count = 0;  // also where the driver or the device is missing
-  return call(__func__, Needs::kDriver, [&] {
+  *count = 0;  // also if the driver or the device is missing
+  return call(__func__, Requirement::kDriver, [&] {
     *count = device_count();
     return cudaSuccess;
   });
 }
 
 cudaError_t cudaGetDevice(int *index) {
-  return call(__func__, Needs::kDriver, [&] {
+  return call(__func__, Requirement::kDriver, [&] {
     *index = current_device_index();
     return cudaSuccess;
   });
 }
 
 cudaError_t cudaSetDevice(int index) {
-  return call(__func__, Needs::kDriver, [&] {
+  return call(__func__, Requirement::kDriver, [&] {
     if (!is_device(index)) return cudaErrorInvalidDevice;
     current_device_index() = index;
-    return current_device().broken;
+    return current_device().sticky_error;
   });
 }
 
 cudaError_t cudaInitDevice(int index, unsigned, unsigned) {
-  return call(__func__, Needs::kDriver, [&] { return is_device(index) ? cudaSuccess : cudaErrorInvalidDevice; });
+  return call(__func__, Requirement::kDriver, [&] { return is_device(index) ? cudaSuccess : cudaErrorInvalidDevice; });
 }
 
 cudaError_t cudaSetDeviceFlags(unsigned flags) {
@@ -90,14 +90,14 @@ cudaError_t cudaGetDeviceFlags(unsigned *flags) {
 
 cudaError_t cudaDeviceSynchronize() {
   return call(__func__, [&] {
-    if (const cudaError_t error = refuse_unsafe_call()) return error;
+    if (const cudaError_t error = check_unsafe_call()) return error;
     finish_device(current_device_index());
-    return current_device().broken;
+    return current_device().sticky_error;
   });
 }
 
 cudaError_t cudaDeviceReset() {
-  return call(__func__, Needs::kDriver, [&] {
+  return call(__func__, Requirement::kDriver, [&] {
     finish_device(current_device_index());
     release_all(current_device_index());
     return cudaSuccess;
@@ -105,7 +105,7 @@ cudaError_t cudaDeviceReset() {
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int index) {
-  return call(__func__, Needs::kDriver, [&] {
+  return call(__func__, Requirement::kDriver, [&] {
     if (!is_device(index)) return cudaErrorInvalidDevice;
     *properties = device_properties(index);
     return cudaSuccess;
@@ -113,14 +113,14 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int index) {
 }
 
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int index) {
-  return call(__func__, Needs::kDriver, [&] {
+  return call(__func__, Requirement::kDriver, [&] {
     if (!is_device(index)) return cudaErrorInvalidDevice;
     return device_attribute(value, attribute, index);
   });
 }
 
 cudaError_t cudaDeviceGetPCIBusId(char *id, int length, int index) {
-  return call(__func__, Needs::kDriver, [&] {
+  return call(__func__, Requirement::kDriver, [&] {
     if (!is_device(index)) return cudaErrorInvalidDevice;
     return snprintf(id, length, "0000:%02x:00.0", index + 1) < length ? cudaSuccess : cudaErrorInvalidValue;
   });
@@ -135,7 +135,7 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
 }
 
 cudaError_t cudaDeviceCanAccessPeer(int *result, int index, int peer) {
-  return call(__func__, Needs::kDriver, [&] { return peer_access(result, index, peer); });
+  return call(__func__, Requirement::kDriver, [&] { return peer_access(result, index, peer); });
 }
 
 cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
@@ -153,9 +153,9 @@ cudaError_t cudaDeviceDisablePeerAccess(int peer) {
   });
 }
 
-// An old driver is there and says so; without one the version is 0.
+// An old driver reports its version; without a driver the version is 0.
 cudaError_t cudaDriverGetVersion(int *version) {
-  return call(__func__, Needs::kNothing, [&] {
+  return call(__func__, Requirement::kNothing, [&] {
     const Driver driver = environment().driver;
     *version = driver == Driver::kNone ? 0 : driver == Driver::kOld ? 11040 : CUDART_VERSION;
     return cudaSuccess;
@@ -163,13 +163,13 @@ cudaError_t cudaDriverGetVersion(int *version) {
 }
 
 cudaError_t cudaRuntimeGetVersion(int *version) {
-  return call(__func__, Needs::kNothing, [&] {
+  return call(__func__, Requirement::kNothing, [&] {
     *version = CUDART_VERSION;
     return cudaSuccess;
   });
 }
 
-// There is nothing to limit and nothing to profile.
+// The emulator has no limits and no profiler.
 cudaError_t cudaDeviceSetLimit(cudaLimit, size_t) {
   return call(__func__, [] { return cudaSuccess; });
 }

@@ -1,4 +1,4 @@
-// The devices: their state, and which one a thread has chosen.
+// The devices: their state, and the current device of each thread.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -15,12 +15,12 @@ struct Stream;
 
 struct Device {
   int index = 0;
-  cudaError_t broken = cudaSuccess;  // what broke the context; never mended, as on a GPU
+  cudaError_t sticky_error = cudaSuccess;  // returned by every call after a fatal error, until the process ends
   unsigned flags = cudaDeviceScheduleAuto;
   size_t allocated = 0;  // bytes of device and managed memory
-  std::set<int> peers;   // whose memory it may access
+  std::set<int> peers;   // devices whose memory it may access
   std::shared_ptr<Stream> legacy_stream;
-  std::vector<OperationPtr> orphans;  // last work of destroyed blocking streams, for which the legacy stream waits
+  std::vector<OperationPtr> orphans;  // last work of destroyed blocking streams, which the legacy stream waits for
 };
 
 int device_count();
@@ -30,7 +30,7 @@ Device &device(int index);
 int &current_device_index();
 Device &current_device();
 
-// The properties a device shows, as the environment describes it.
+// The properties of a device, as configured by the environment.
 cudaDeviceProp device_properties(int index);
 
 }  // namespace lily::emulator::runtime

@@ -11,11 +11,11 @@
 namespace lily::emulator::runtime {
 namespace {
 
-// What differs between architectures, from the table "Technical Specifications per Compute Capability" of NVIDIA's
-// CUDA C++ programming guide.
+// The limits that differ between architectures, from the table "Technical Specifications per Compute Capability" in
+// NVIDIA's CUDA C++ programming guide.
 struct Limits {
   int architecture;
-  int shared_kib;  // per multiprocessor; one block may have 1 KiB less, which the system keeps
+  int shared_kib;  // per multiprocessor; a block can have 1 KiB less, which the system reserves
   int optin_kib;   // per block
   int threads;     // per multiprocessor
   int blocks;      // per multiprocessor
@@ -122,7 +122,7 @@ cudaError_t device_attribute(int *value, cudaDeviceAttr attribute, int index) {
     case cudaDevAttrMemoryPoolsSupported: *value = p.memoryPoolsSupported; break;
     case cudaDevAttrPciBusId: *value = p.pciBusID; break;
     case cudaDevAttrComputeMode: *value = cudaComputeModeDefault; break;
-    // What the emulator does not have.
+    // Features that the emulator does not have.
     case cudaDevAttrIntegrated:
     case cudaDevAttrEccEnabled:
     case cudaDevAttrTccDriver:

@@ -1,4 +1,4 @@
-// What a device of the emulated architecture can do, as properties and as attributes.
+// Capabilities of the emulated architecture, as device properties and attributes.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -16,12 +16,12 @@ namespace {
 
 constexpr std::string_view kPrefix = "LILY_EMULATOR_";
 
-[[noreturn]] void refuse(const std::string &name, const char *value, const char *expected) {
+[[noreturn]] void reject(const std::string &name, const char *value, const char *expected) {
   fprintf(stderr, "emulator: LILY_EMULATOR_%s=%s: expected %s\n", name.c_str(), value, expected);
   _exit(98);
 }
 
-// The value of LILY_EMULATOR_<name>, or null when it is not set or empty.
+// The value of LILY_EMULATOR_<name>, or null if it is not set or empty.
 const char *variable(const char *name) {
   const char *value = getenv((std::string(kPrefix) + name).c_str());
   return value != nullptr && *value != '\0' ? value : nullptr;
@@ -34,8 +34,8 @@ void read_number(const char *name, Number &result, uint64_t lowest, uint64_t hig
   char *end = nullptr;
   const uint64_t number = strtoull(value, &end, 10);
   if (*end != '\0' || *value == '-' || number < lowest || number > highest) {
-    const std::string expected = "a whole number from " + std::to_string(lowest) + " to " + std::to_string(highest);
-    refuse(name, value, expected.c_str());
+    const std::string expected = "an integer from " + std::to_string(lowest) + " to " + std::to_string(highest);
+    reject(name, value, expected.c_str());
   }
   result = static_cast<Number>(number);
 }
@@ -59,7 +59,7 @@ void read_bytes(const char *name, size_t &result) {
   } else if (unit == "G") {
     bytes <<= 30;
   } else if (!unit.empty() || end == value) {
-    refuse(name, value, "a number of bytes, or one with K, M or G behind it");
+    reject(name, value, "a number of bytes, optionally followed by K, M or G");
   }
   result = bytes;
 }
@@ -75,11 +75,11 @@ void read_driver(Driver &result) {
   } else if (text == "nodevice") {
     result = Driver::kNoDevice;
   } else {
-    refuse("DRIVER", value, "none, old or nodevice");
+    reject("DRIVER", value, "none, old or nodevice");
   }
 }
 
-// n, or a function's name, a colon and n.
+// Parses "n", or a function name and "n", such as "cudaMalloc:3".
 void read_fail_call(Environment &result) {
   const char *value = variable("FAIL_CALL");
   if (value == nullptr) return;
@@ -93,18 +93,18 @@ void read_fail_call(Environment &result) {
   char *end = nullptr;
   result.fail_call = strtoull(digits, &end, 10);
   if (end == digits || *end != '\0' || result.fail_call == 0) {
-    refuse("FAIL_CALL", value, "a whole number from 1 on, or a function and a number such as cudaMalloc:3");
+    reject("FAIL_CALL", value, "an integer of at least 1, or a function name and such a number: cudaMalloc:3");
   }
 }
 
 void read_fail_error(cudaError_t &result) {
   const char *value = variable("FAIL_ERROR");
   if (value != nullptr && !find_error(value, &result))
-    refuse("FAIL_ERROR", value, "the name or number of a CUDA error");
+    reject("FAIL_ERROR", value, "the name or number of a CUDA error");
 }
 
-// A misspelt variable would be a check that silently does not happen.
-void refuse_unknown() {
+// A misspelt variable must not silently disable a check.
+void reject_unknown_variables() {
   static constexpr std::string_view known[] = {"SEED",    "ORDER",        "RACES",     "GLOBAL_RACES", "FAST",  "LEAKS",
                                                "VERBOSE", "COUNTERS",     "DEVICES",   "ARCH",         "SMS",   "L2",
                                                "MEMORY",  "MEMORY_LIMIT", "FAIL_CALL", "FAIL_ERROR",   "DRIVER"};
@@ -113,14 +113,14 @@ void refuse_unknown() {
     if (!text.starts_with(kPrefix)) continue;
     const std::string_view name = text.substr(kPrefix.size(), text.find('=') - kPrefix.size());
     if (std::find(std::begin(known), std::end(known), name) == std::end(known)) {
-      fprintf(stderr, "emulator: there is no variable %.*s\n", static_cast<int>(text.find('=')), *entry);
+      fprintf(stderr, "emulator: unknown variable %.*s\n", static_cast<int>(text.find('=')), *entry);
       _exit(98);
     }
   }
 }
 
 Environment read_all() {
-  refuse_unknown();
+  reject_unknown_variables();
   Environment result;
   read_number("SEED", result.seed, 0, UINT32_MAX);
   result.order = result.seed;

@@ -13,7 +13,7 @@ struct Entry {
   const char *text;
 };
 
-// Every error that CUDA 13's headers define, with the runtime's own texts.
+// Every error that the headers of CUDA 13 define, with the texts of NVIDIA's runtime.
 // clang-format off
 #define ENTRY(name, text) {name, #name, text}
 constexpr Entry kErrors[] = {
@@ -200,13 +200,13 @@ const char *cudaGetErrorString(cudaError_t error) {
   return found != nullptr ? found->text : kUnrecognized;
 }
 
-// A broken context keeps answering with what broke it.
+// A sticky error is returned by every call.
 cudaError_t cudaGetLastError() {
   const cudaError_t error = last_error;
-  last_error = broken_context();
+  last_error = current_sticky_error();
   return error != cudaSuccess ? error : last_error;
 }
 
-cudaError_t cudaPeekAtLastError() { return last_error != cudaSuccess ? last_error : broken_context(); }
+cudaError_t cudaPeekAtLastError() { return last_error != cudaSuccess ? last_error : current_sticky_error(); }
 
 }  // extern "C"

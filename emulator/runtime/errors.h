@@ -1,4 +1,4 @@
-// CUDA's errors: names and texts from one table, the last error of each thread.
+// CUDA errors: their names and texts, and the last error of each thread.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -7,13 +7,13 @@
 
 namespace lily::emulator::runtime {
 
-// By name (cudaErrorInvalidValue) or number; false for none of the table.
+// Finds an error by name (cudaErrorInvalidValue) or number; returns false if there is none.
 bool find_error(std::string_view name_or_number, cudaError_t *error);
 
-// What cudaGetLastError will tell this thread; cudaSuccess does not wipe out an earlier error.
+// Sets the thread's result of cudaGetLastError; cudaSuccess does not reset an earlier error.
 void remember_error(cudaError_t error);
 
-// The error that broke the context of this thread's device, or cudaSuccess.
-cudaError_t broken_context();
+// The sticky error of the thread's current device, or cudaSuccess.
+cudaError_t current_sticky_error();
 
 }  // namespace lily::emulator::runtime

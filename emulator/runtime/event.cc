@@ -1,4 +1,4 @@
-// Events outside of streams; stream_calls.cc has those that name a stream.
+// Functions on events. Those that take a stream are in stream_calls.cc.
 #include <map>
 
 #include "runtime/call.h"
@@ -22,7 +22,7 @@ cudaError_t create_event(cudaEvent_t *handle, unsigned flags) {
   auto event = std::make_unique<Event>();
   event->flags = flags;
   event->device = current_device_index();
-  event->made_by = describe_call("an event");
+  event->label = describe_call("an event");
   *handle = reinterpret_cast<cudaEvent_t>(event.get());
   events()[event.get()] = std::move(event);
   return cudaSuccess;
@@ -38,7 +38,7 @@ Event *find_event(cudaEvent_t handle) {
 std::vector<std::string> live_events(int index) {
   std::vector<std::string> result;
   for (const auto &[handle, each] : events()) {
-    if (each->device == index) result.push_back(each->made_by);
+    if (each->device == index) result.push_back(each->label);
   }
   return result;
 }
@@ -63,7 +63,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t handle) {
-  return call(__func__, Needs::kDriver,
+  return call(__func__, Requirement::kDriver,
               [&] { return events().erase(handle) == 1 ? cudaSuccess : cudaErrorInvalidResourceHandle; });
 }
 
@@ -71,12 +71,12 @@ cudaError_t cudaEventQuery(cudaEvent_t handle) {
   return call(__func__, [&] {
     Event *event = find_event(handle);
     if (event == nullptr) return cudaErrorInvalidResourceHandle;
-    if (const cudaError_t error = refuse_captured_event(*event)) return error;
-    if (const cudaError_t error = refuse_unsafe_call()) return error;
+    if (const cudaError_t error = check_captured_event(*event)) return error;
+    if (const cudaError_t error = check_unsafe_call()) return error;
     if (!is_done(event->record)) make_progress();
     if (!is_done(event->record)) return cudaErrorNotReady;
-    if (event->record != nullptr) host_clock().join(event->record->known);
-    return device(event->device).broken;
+    if (event->record != nullptr) host_clock().join(event->record->clock);
+    return device(event->device).sticky_error;
   });
 }
 
@@ -84,10 +84,10 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
   return call(__func__, [&] {
     Event *event = find_event(handle);
     if (event == nullptr) return cudaErrorInvalidResourceHandle;
-    if (const cudaError_t error = refuse_captured_event(*event)) return error;
+    if (const cudaError_t error = check_captured_event(*event)) return error;
     finish(event->record);
-    if (event->record != nullptr) host_clock().join(event->record->known);
-    return device(event->device).broken;
+    if (event->record != nullptr) host_clock().join(event->record->clock);
+    return device(event->device).sticky_error;
   });
 }
 

@@ -10,7 +10,7 @@
 namespace lily::emulator::runtime {
 namespace {
 
-// The layout is that which the runtime itself reads; NVIDIA documents it nowhere.
+// The layout that NVIDIA's runtime reads; it is not documented.
 struct Wrapper {
   uint32_t magic, version;
   const char *data;
@@ -20,22 +20,22 @@ struct Wrapper {
 struct Header {
   uint32_t magic;
   uint16_t version, header_bytes;
-  uint64_t bytes;  // behind the header
+  uint64_t bytes;  // after the header
 };
 
 struct Entry {
   uint16_t kind, version;
   uint32_t header_bytes;
-  uint64_t bytes;  // behind the entry's header
+  uint64_t bytes;  // after the entry's header
 };
 
 constexpr uint32_t kMagic = 0xba55ed50;
 constexpr uint16_t kPtx = 1;
 
-constexpr const char *kAdvice =
+constexpr const char *kBuildHint =
     ": build it with nvcc -lineinfo -cudart shared --no-compress -gencode arch=compute_80,code=compute_80";
 
-// 80 of ".target sm_80", 0 when it is another one than an exact architecture asks for ("sm_90a").
+// 80 for ".target sm_80"; 0 for an architecture-specific target ("sm_90a") other than the emulated architecture.
 int architecture_of(std::string_view ptx) {
   constexpr std::string_view directive = ".target sm_";
   const size_t position = ptx.find(directive);
@@ -51,7 +51,7 @@ int architecture_of(std::string_view ptx) {
 std::string ptx_of(const void *wrapper) {
   const char *data = static_cast<const Wrapper *>(wrapper)->data;
   const auto *header = reinterpret_cast<const Header *>(data);
-  if (header->magic != kMagic) unsupported("this program's fat binary has an unknown format");
+  if (header->magic != kMagic) unsupported("the program's fat binary has an unknown format");
   const char *position = data + header->header_bytes;
   const char *const end = position + header->bytes;
   std::string best;
@@ -63,17 +63,17 @@ std::string ptx_of(const void *wrapper) {
     position = body + entry->bytes;
     if (entry->kind != kPtx) continue;
     has_ptx = true;
-    const std::string text(std::string(body, entry->bytes).c_str());  // up to its terminating zero
+    const std::string text(std::string(body, entry->bytes).c_str());  // up to the terminating null
     if (text.find(".version") == std::string::npos)
-      unsupported(std::string("this program's PTX is compressed") + kAdvice);
+      unsupported(std::string("the program's PTX is compressed") + kBuildHint);
     const int architecture = architecture_of(text);
     if (architecture > environment().architecture || architecture <= best_architecture) continue;
     best = text;
     best_architecture = architecture;
   }
-  if (!has_ptx) unsupported(std::string("this program holds no PTX") + kAdvice);
+  if (!has_ptx) unsupported(std::string("the program contains no PTX") + kBuildHint);
   if (best.empty()) {
-    unsupported("this program holds no PTX that sm_" + std::to_string(environment().architecture) +
+    unsupported("the program contains no PTX that sm_" + std::to_string(environment().architecture) +
                 " can run: build it for a lower architecture or set LILY_EMULATOR_ARCH");
   }
   return best;

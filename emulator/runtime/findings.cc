@@ -16,7 +16,7 @@ namespace {
 
 uint64_t findings = 0;
 
-// Runs when the library is unloaded: after the program's own static destructors, which may still free what they hold.
+// Runs when the library is unloaded, after the program's static destructors, which may still free resources.
 [[gnu::destructor]] void at_exit() {
   std::lock_guard<std::mutex> lock(runtime_mutex());
   finish_at_exit();
@@ -36,9 +36,9 @@ void report(const RuntimeFinding &finding) {
   fprintf(stderr, "emulator: FINDING %s%s\n", kind.c_str(), finding.text.c_str());
 }
 
-void report_and_break(int index, cudaError_t error, const RuntimeFinding &finding) {
+void report_and_fail(int index, cudaError_t error, const RuntimeFinding &finding) {
   report(finding);
-  if (device(index).broken == cudaSuccess) device(index).broken = error;
+  if (device(index).sticky_error == cudaSuccess) device(index).sticky_error = error;
 }
 
 uint64_t findings_so_far() { return findings; }

@@ -1,5 +1,4 @@
-// Findings of the runtime and of kernels: printed when they are made, remembered, and the end of the process with code
-// 99 at its exit.
+// Findings of the runtime and of kernels. Each is printed when it occurs; a process with findings exits with code 99.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -9,18 +8,18 @@
 namespace lily::emulator::runtime {
 
 constexpr int kFindingExitCode = 99;
-// What cannot be emulated at all (a binary without PTX, an unsupported function) ends the process at once.
+// Anything that is not emulated (a binary without PTX, an unsupported function) ends the process immediately.
 constexpr int kUnsupportedExitCode = 98;
 
 struct RuntimeFinding {
-  std::string kind;  // in a word or two: "use after free"; empty where the text begins with it
-  std::string text;  // what happened and, in a kernel, where
+  std::string kind;  // one or two words, such as "use after free"; empty if the text already begins with it
+  std::string text;  // what happened and, for a kernel, where
 };
 
 void report(const RuntimeFinding &finding);
 
-// Reports and makes all later calls on the device fail with the error, as a GPU would.
-void report_and_break(int device, cudaError_t error, const RuntimeFinding &finding);
+// Reports the finding and makes all later calls on the device fail with the error, as after a sticky error on a GPU.
+void report_and_fail(int device, cudaError_t error, const RuntimeFinding &finding);
 
 uint64_t findings_so_far();
 

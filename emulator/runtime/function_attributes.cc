@@ -13,7 +13,8 @@ using namespace lily::emulator::runtime;
 namespace {
 
 cudaError_t set_attribute(Function &function, cudaFuncAttribute attribute, int value) {
-  // Less what the kernel has of its own, which is known when it is read.
+  // The kernel's static shared memory also counts towards the limit; Function::kernel() checks it once the kernel is
+  // parsed.
   const auto limit = static_cast<int>(device_properties(current_device_index()).sharedMemPerBlockOptin);
   switch (attribute) {
     case cudaFuncAttributeMaxDynamicSharedMemorySize:
@@ -28,7 +29,7 @@ cudaError_t set_attribute(Function &function, cudaFuncAttribute attribute, int v
   }
 }
 
-// Of a kernel on its current device: body(function).
+// Calls body(function) for a kernel on the current device.
 template <class Body>
 cudaError_t with_function(const char *name, const void *host, Body body) {
   return call(name, [&] {
@@ -51,7 +52,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *ho
     attributes->sharedSizeBytes = function.kernel().static_shared_bytes();
     attributes->localSizeBytes = function.kernel().local_bytes();
     attributes->maxThreadsPerBlock = max_threads_per_block(function);
-    attributes->numRegs = 32;  // the compiler's business, which the PTX does not tell
+    attributes->numRegs = 32;  // a placeholder: PTX does not contain the register count
     attributes->ptxVersion = attributes->binaryVersion = environment().architecture;
     attributes->maxDynamicSharedSizeBytes = function.max_dynamic_shared_bytes;
     attributes->preferredShmemCarveout = function.shared_carveout;

@@ -10,12 +10,12 @@
 namespace lily::emulator::runtime {
 namespace {
 
-// An instantiated graph shares its nodes with the graph, which nothing can change any more.
+// Shares its nodes with the graph, which cannot be modified after the capture.
 struct ExecutableGraph {
   std::shared_ptr<Graph> graph;
-  std::string made_by;
-  OperationPtr last_launch;                          // launches of one executable graph follow each other
-  std::vector<std::unique_ptr<Timeline>> timelines;  // of its branches
+  std::string label;
+  OperationPtr last_launch;                          // launches of the same executable graph run one after the other
+  std::vector<std::unique_ptr<Timeline>> timelines;  // one per branch
 };
 
 std::map<const void *, std::shared_ptr<Graph>> &graphs() {
@@ -36,7 +36,7 @@ cudaError_t instantiate(cudaGraphExec_t *result, cudaGraph_t handle, unsigned lo
   if ((flags & ~ignored) != 0) return cudaErrorNotSupported;
   auto executable = std::make_unique<ExecutableGraph>();
   executable->graph = found->second;
-  executable->made_by = describe_call("an executable graph");
+  executable->label = describe_call("an executable graph");
   *result = reinterpret_cast<cudaGraphExec_t>(executable.get());
   executables()[executable.get()] = std::move(executable);
   return cudaSuccess;
@@ -44,32 +44,32 @@ cudaError_t instantiate(cudaGraphExec_t *result, cudaGraph_t handle, unsigned lo
 
 }  // namespace
 
-cudaGraph_t publish(std::unique_ptr<Graph> graph) {
+cudaGraph_t add_graph(std::unique_ptr<Graph> graph) {
   const cudaGraph_t handle = reinterpret_cast<cudaGraph_t>(graph.get());
   graphs()[graph.get()] = std::move(graph);
   return handle;
 }
 
-// The nodes come after what is in the stream and in an order of their own among each other; what is queued in the
-// stream next comes after all of them.
+// The nodes run after the work already in the stream, ordered among each other by their dependencies only. Work queued
+// in the stream afterwards waits for all of them.
 cudaError_t launch_graph(cudaGraphExec_t handle, Stream &stream) {
   const auto found = executables().find(handle);
   if (found == executables().end()) return cudaErrorInvalidValue;
   if (stream.capture) {
-    fprintf(stderr, "emulator: cudaGraphLaunch in a stream capture (a child graph) is not emulated\n");
+    fprintf(stderr, "emulator: cudaGraphLaunch during a stream capture (a child graph) is not emulated\n");
     invalidate(*stream.capture);
     return cudaErrorNotSupported;
   }
   ExecutableGraph &executable = *found->second;
-  if (const cudaError_t error = refuse_while_capturing(stream)) return error;
+  if (const cudaError_t error = check_not_capturing(stream)) return error;
   enqueue_after(stream, executable.last_launch);
   const OperationPtr first = stream.last;
   std::map<const GraphNode *, OperationPtr> operations;
-  // A node goes on with the branch of what it comes after, if no other does, or begins one.
+  // A node continues the branch of one of its dependencies, if no other node has continued it, or starts a new branch.
   std::map<const GraphNode *, Timeline *> open_branches;
   size_t branches = 0;
   const auto branch_of = [&](const GraphNode &node) {
-    for (const GraphNode *each : node.after) {
+    for (const GraphNode *each : node.dependencies) {
       const auto found = open_branches.find(each);
       if (found == open_branches.end()) continue;
       Timeline *const timeline = found->second;
@@ -81,30 +81,30 @@ cudaError_t launch_graph(cudaGraphExec_t handle, Stream &stream) {
   };
   auto last = std::make_shared<Operation>();
   last->device = stream.device;
-  last->known = first->known;
-  last->after.push_back(first);
+  last->clock = first->clock;
+  last->dependencies.push_back(first);
   for (const auto &node : executable.graph->nodes) {
     auto operation = std::make_shared<Operation>();
-    // The nodes must live as long as their work is queued.
+    // The nodes must exist for as long as their work is queued.
     operation->work = [graph = executable.graph, run = &node->work.run] { (*run)(); };
     operation->host_function = node->work.host_function;
     operation->device = node->device;
     operation->name = node->work.name + " of a graph in stream " + std::to_string(stream.id);
-    operation->known = first->known;
-    operation->after.push_back(first);
-    for (const GraphNode *each : node->after) {
-      operation->known.join(operations[each]->known);
-      operation->after.push_back(operations[each]);
+    operation->clock = first->clock;
+    operation->dependencies.push_back(first);
+    for (const GraphNode *each : node->dependencies) {
+      operation->clock.join(operations[each]->clock);
+      operation->dependencies.push_back(operations[each]);
     }
     Timeline *const branch = branch_of(*node);
-    place(*operation, *branch);
+    assign_time(*operation, *branch);
     open_branches[node.get()] = branch;
-    last->known.join(operation->known);
+    last->clock.join(operation->clock);
     operations[node.get()] = operation;
-    last->after.push_back(operation);
+    last->dependencies.push_back(operation);
     submit(operation);
   }
-  place(*last, stream.timeline);
+  assign_time(*last, stream.timeline);
   stream.last = executable.last_launch = last;
   submit(last);
   return cudaSuccess;
@@ -113,10 +113,10 @@ cudaError_t launch_graph(cudaGraphExec_t handle, Stream &stream) {
 std::vector<std::string> live_graphs(int device) {
   std::vector<std::string> result;
   for (const auto &[handle, each] : graphs()) {
-    if (each->device == device) result.push_back(each->made_by);
+    if (each->device == device) result.push_back(each->label);
   }
   for (const auto &[handle, each] : executables()) {
-    if (each->graph->device == device) result.push_back(each->made_by);
+    if (each->graph->device == device) result.push_back(each->label);
   }
   return result;
 }
@@ -142,16 +142,16 @@ cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *result, cudaGraph_t g
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  return call(__func__, Needs::kDriver,
+  return call(__func__, Requirement::kDriver,
               [&] { return graphs().erase(graph) == 1 ? cudaSuccess : cudaErrorInvalidValue; });
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
-  return call(__func__, Needs::kDriver,
+  return call(__func__, Requirement::kDriver,
               [&] { return executables().erase(graph) == 1 ? cudaSuccess : cudaErrorInvalidValue; });
 }
 
-// The number of nodes, or as many of them as `count` allows.
+// Returns the number of nodes, or the nodes themselves, up to `count`.
 cudaError_t cudaGraphGetNodes(cudaGraph_t handle, cudaGraphNode_t *nodes, size_t *count) {
   return call(__func__, [&] {
     const auto found = graphs().find(handle);
@@ -167,7 +167,7 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t handle, cudaGraphNode_t *nodes, size_t
   });
 }
 
-// Of a node that cudaGraphGetNodes gave.
+// `node` must be a result of cudaGraphGetNodes.
 cudaError_t cudaGraphNodeGetType(cudaGraphNode_t node, cudaGraphNodeType *type) {
   return call(__func__, [&] {
     *type = reinterpret_cast<const GraphNode *>(node)->work.node;

@@ -1,4 +1,4 @@
-// Graphs as captures make them: work and what it comes after.
+// Graphs that stream captures create: work and its dependencies.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -13,18 +13,18 @@ namespace lily::emulator::runtime {
 
 struct GraphNode {
   Work work;
-  std::vector<GraphNode *> after;
+  std::vector<GraphNode *> dependencies;
   int device = 0;
 };
 
 struct Graph {
-  std::vector<std::unique_ptr<GraphNode>> nodes;  // each behind those that it comes after
+  std::vector<std::unique_ptr<GraphNode>> nodes;  // in topological order
   int device = 0;
-  std::string made_by;
+  std::string label;
 };
 
-// Hands a captured graph to the program.
-cudaGraph_t publish(std::unique_ptr<Graph> graph);
+// Registers a captured graph and returns its handle.
+cudaGraph_t add_graph(std::unique_ptr<Graph> graph);
 
 cudaError_t launch_graph(cudaGraphExec_t handle, Stream &stream);
 

@@ -16,7 +16,7 @@
 namespace lily::emulator::runtime {
 namespace {
 
-// What a GPU would answer; LaunchFailure for what it would not notice.
+// The error that a GPU returns, or cudaErrorLaunchFailure for mistakes that a GPU does not detect.
 cudaError_t error_of(FindingKind kind) {
   switch (kind) {
     case FindingKind::kOutOfBounds:
@@ -32,7 +32,7 @@ LaunchOptions options_for(const LaunchRequest &request, int device) {
   static uint64_t launches = 0;
   const Environment &env = environment();
   LaunchOptions options;
-  options.seed = env.seed == 0 ? 0 : env.seed + launches++;  // another schedule for each launch
+  options.seed = env.seed == 0 ? 0 : env.seed + launches++;  // a different schedule for each launch
   options.checks = !env.fast;
   options.shared_races = env.races;
   options.global_races = env.global_races;
@@ -65,11 +65,11 @@ void run(const Launch &launched) {
     count_launch(name, result.counters);
     if (result.ok()) note_touched(result.touched);
     for (const Finding &each : result.findings) {
-      report_and_break(launched.device, error_of(each.kind), {.kind = {}, .text = each.text()});
+      report_and_fail(launched.device, error_of(each.kind), {.kind = {}, .text = each.text()});
     }
   } catch (const Error &error) {
-    report_and_break(launched.device, cudaErrorLaunchFailure,
-                     {.kind = "not emulated", .text = name + ": " + error.what()});
+    report_and_fail(launched.device, cudaErrorLaunchFailure,
+                    {.kind = "not emulated", .text = name + ": " + error.what()});
   }
 }
 
@@ -99,7 +99,7 @@ cudaError_t launch_kernel(Stream &stream, const LaunchRequest &request) {
   if (stream.device != current_device_index()) return cudaErrorInvalidResourceHandle;
   if (const cudaError_t error = check_request(*function, request, device_properties(stream.device))) return error;
 
-  // Arguments are those of the time of the call.
+  // Arguments are copied at the time of the call.
   std::vector<char> parameters(function->kernel().parameter_bytes());
   const std::vector<Parameter> &layout = function->kernel().parameters();
   for (size_t i = 0; i < layout.size(); ++i) {
@@ -120,7 +120,7 @@ void read_attributes(const cudaLaunchConfig_t &config, LaunchRequest *request) {
       case cudaLaunchAttributePriority:
       case cudaLaunchAttributePreferredSharedMemoryCarveout:
       case cudaLaunchAttributeAccessPolicyWindow:
-      // The next kernel starts when the first has ended, which programmatic dependent launch allows.
+      // The next kernel starts when the first has ended, which programmatic dependent launch permits.
       case cudaLaunchAttributeProgrammaticStreamSerialization: break;
       case cudaLaunchAttributeCooperative: request->cooperative = attribute.val.cooperative != 0; break;
       case cudaLaunchAttributeClusterDimension: {

@@ -1,4 +1,4 @@
-// Launches of kernels.
+// Kernel launches.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -19,7 +19,7 @@ struct LaunchRequest {
 
 cudaError_t launch_kernel(Stream &stream, const LaunchRequest &request);
 
-// Takes what the attributes ask for into the request; ends the process at one that is not emulated.
+// Copies the launch attributes into the request; ends the process for an attribute that is not emulated.
 void read_attributes(const cudaLaunchConfig_t &config, LaunchRequest *request);
 
 }  // namespace lily::emulator::runtime

@@ -1,4 +1,4 @@
-// Functions that launch kernels, with those that nvcc's code for <<<>>> calls.
+// Functions that launch kernels, including those that nvcc generates calls to for <<<>>>.
 #include "runtime/call.h"
 #include "runtime/default_stream.h"
 #include "runtime/launch.h"

@@ -12,11 +12,11 @@ namespace lily::emulator::runtime {
 
 void report_leaks() {
   for (int index = 0; index < device_count(); ++index) {
-    // What is left behind a broken context is the fault of what broke it.
-    if (device(index).broken != cudaSuccess) continue;
+    // After a sticky error the program may be unable to release resources.
+    if (device(index).sticky_error != cudaSuccess) continue;
     for (const auto &list : {live_memory(index), live_streams(index), live_events(index), live_graphs(index)}) {
       for (const std::string &each : list) {
-        report({.kind = "leak", .text = "device " + std::to_string(index) + ": " + each + " left at exit"});
+        report({.kind = "leak", .text = "device " + std::to_string(index) + ": " + each + " not released before exit"});
       }
     }
   }

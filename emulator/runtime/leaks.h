@@ -1,4 +1,4 @@
-// What the program has made and not given back.
+// Resources that the program has created and not released.
 #pragma once
 
 #include <cstdint>
@@ -8,15 +8,15 @@ namespace lily::emulator::runtime {
 
 uint64_t calls_so_far();
 
-// "a stream made by call 17": LILY_EMULATOR_VERBOSE=2 shows which call that is.
+// "a stream created by call 17"; LILY_EMULATOR_VERBOSE=2 prints the numbers of the calls.
 inline std::string describe_call(const std::string &what) {
-  return what + " made by call " + std::to_string(calls_so_far());
+  return what + " created by call " + std::to_string(calls_so_far());
 }
 
-// At exit: each is a finding.
+// Reports a finding for each resource that is left at exit.
 void report_leaks();
 
-// cudaDeviceReset.
+// For cudaDeviceReset: releases all resources of the device.
 void release_all(int device);
 
 }  // namespace lily::emulator::runtime

@@ -26,20 +26,20 @@ const char *name_of(MemoryKind kind) {
 
 cudaError_t allocate_call(void **result, size_t bytes, MemoryKind kind) {
   if (result == nullptr) return cudaErrorInvalidValue;
-  if (const cudaError_t error = refuse_unsafe_call()) return error;
+  if (const cudaError_t error = check_unsafe_call()) return error;
   *result = nullptr;
   if (bytes == 0) return cudaSuccess;
   *result = allocate(bytes, kind, current_device_index());
   if (*result == nullptr) return cudaErrorMemoryAllocation;
-  // The host may write this memory without a call that tells.
+  // The host may write this memory without a runtime call.
   if (kind != MemoryKind::kDevice) device_memory().mark_initialised(*result, bytes);
   return cudaSuccess;
 }
 
-// Does not wait for queued work: CUDA only says that it may, and a kernel that still needs the memory is a mistake that
-// shows as a use after free.
+// Does not wait for queued work, because CUDA does not guarantee that it waits. A kernel that still uses the memory is
+// reported as a use after free.
 cudaError_t free_call(void *pointer, bool host) {
-  if (const cudaError_t error = refuse_unsafe_call()) return error;
+  if (const cudaError_t error = check_unsafe_call()) return error;
   if (pointer == nullptr) return cudaSuccess;
   const auto found = device_memory().find(pointer);
   if (found != nullptr && (found->kind == MemoryKind::kPinnedHost) != host) return cudaErrorInvalidValue;
@@ -72,7 +72,7 @@ bool can_release(const void *pointer, int index) {
   if (found != nullptr) return found->base == pointer && found->kind != MemoryKind::kModuleVariable;
   const auto freed = device_memory().find_freed(pointer);
   if (freed != nullptr && freed->base == pointer) {
-    report_and_break(index, cudaErrorInvalidValue, {.kind = "double free", .text = freed->label + " is freed twice"});
+    report_and_fail(index, cudaErrorInvalidValue, {.kind = "double free", .text = freed->label + " is freed twice"});
   }
   return false;
 }
@@ -81,7 +81,7 @@ bool release(void *pointer, int index) {
   if (!can_release(pointer, index)) return false;
   const auto found = device_memory().find(pointer);
   if (counts_on_device(found->kind)) device(found->device).allocated -= found->size;
-  forget_touched(found->id);
+  forget_accesses(found->id);
   return device_memory().release(pointer);
 }
 
@@ -118,7 +118,7 @@ cudaError_t cudaMalloc(void **pointer, size_t bytes) {
 
 cudaError_t cudaMallocPitch(void **pointer, size_t *pitch, size_t width, size_t height) {
   return call(__func__, [&] {
-    *pitch = (width + 511) / 512 * 512;  // as GPUs do
+    *pitch = (width + 511) / 512 * 512;  // the pitch of GPUs
     return allocate_call(pointer, *pitch * height, MemoryKind::kDevice);
   });
 }

@@ -1,4 +1,4 @@
-// Allocations of the runtime, on top of the registry that kernels are checked against.
+// Allocations of the runtime, on top of the registry in core/device_memory.h.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,12 +11,12 @@
 
 namespace lily::emulator::runtime {
 
-// Null when the device's limit or the host's memory is reached.
+// Null if the device's limit is reached or the host is out of memory.
 void *allocate(size_t bytes, MemoryKind kind, int device);
 
 bool release(void *pointer, int device);
 
-// Whether release() would succeed; a finding when the memory was freed before.
+// True if release() would succeed. Reports a double free as a finding.
 bool can_release(const void *pointer, int device);
 
 bool is_host_pinned(const void *pointer);

@@ -1,5 +1,5 @@
-// How many blocks fit on a multiprocessor, by threads and shared memory. Registers are the compiler's business and are
-// not in the PTX: with them it may be fewer.
+// Occupancy, limited by threads and shared memory. The PTX does not contain register counts, so the occupancy on a GPU
+// may be lower.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// What comes before what, by the rules of streams, events and waits of the host: not by the order in which work ran.
+// The order of work that streams, events and host synchronisation guarantee, regardless of the order in which it ran.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@
 
 namespace lily::emulator::runtime {
 
-// A sequence of work, each piece after the one before: a stream, or a branch of a graph. Its number goes to another one
-// when it ends.
+// A sequence of work in which each piece runs after the one before: a stream, or a branch of a graph. Its number is
+// reused after it is destroyed.
 class Timeline {
  public:
   Timeline();
@@ -22,18 +22,19 @@ class Timeline {
   uint32_t number_;
 };
 
-// For each timeline, up to what time its work is known to come before.
-class Clock {
+// A vector clock: per timeline, the time up to which its work is ordered before.
+class VectorClock {
  public:
-  void join(const Clock &other);
+  void join(const VectorClock &other);
   void advance(uint32_t timeline, uint32_t time);
-  bool knows(uint32_t timeline, uint32_t time) const { return timeline < times_.size() && times_[timeline] >= time; }
+  bool covers(uint32_t timeline, uint32_t time) const { return timeline < times_.size() && times_[timeline] >= time; }
 
  private:
   std::vector<uint32_t> times_;
 };
 
-// What the host has waited for, of all its threads together: some order too much, none too little.
-Clock &host_clock();
+// The work that the host has waited for. All host threads share it, so order between them may be assumed where there is
+// none, but never the other way round.
+VectorClock &host_clock();
 
 }  // namespace lily::emulator::runtime

@@ -1,4 +1,4 @@
-// Copies between devices: all memory lies in one address space, so they are plain copies in a stream.
+// Copies between devices. All devices share one address space, so these are ordinary copies in a stream.
 #include "runtime/call.h"
 #include "runtime/copy.h"
 #include "runtime/device.h"

@@ -20,13 +20,13 @@ std::vector<Pool> &pools() {
   return *pools;
 }
 
-cudaError_t give_pool(cudaMemPool_t *pool, int index) {
+cudaError_t get_pool(cudaMemPool_t *pool, int index) {
   if (!is_device(index)) return cudaErrorInvalidDevice;
   *pool = reinterpret_cast<cudaMemPool_t>(&pools()[index]);
   return cudaSuccess;
 }
 
-// What the attribute holds; frees that are queued but not yet run count as used.
+// Gets or sets an attribute. Memory whose free is queued but has not run counts as used.
 cudaError_t attribute(cudaMemPool_t pool, cudaMemPoolAttr which, void *value, bool set) {
   const int index = pool_device(pool);
   if (index < 0) return cudaErrorInvalidValue;
@@ -60,8 +60,8 @@ int pool_device(cudaMemPool_t pool) {
   return -1;
 }
 
-cudaError_t refuse_memory_node(Stream &stream) {
-  fprintf(stderr, "emulator: cudaMallocAsync and cudaFreeAsync in a stream capture are not emulated\n");
+cudaError_t reject_memory_node(Stream &stream) {
+  fprintf(stderr, "emulator: cudaMallocAsync and cudaFreeAsync during a stream capture are not emulated\n");
   invalidate(*stream.capture);
   return cudaErrorNotSupported;
 }
@@ -74,11 +74,11 @@ using namespace lily::emulator::runtime;
 extern "C" {
 
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *pool, int index) {
-  return call(__func__, [&] { return give_pool(pool, index); });
+  return call(__func__, [&] { return get_pool(pool, index); });
 }
 
 cudaError_t cudaDeviceGetMemPool(cudaMemPool_t *pool, int index) {
-  return call(__func__, [&] { return give_pool(pool, index); });
+  return call(__func__, [&] { return get_pool(pool, index); });
 }
 
 cudaError_t cudaDeviceSetMemPool(int index, cudaMemPool_t pool) {

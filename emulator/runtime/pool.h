@@ -1,4 +1,4 @@
-// Memory pools, as far as a caching allocator asks: one per device, which keeps nothing.
+// Memory pools, as far as a caching allocator uses them: one per device, which retains no memory.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -7,10 +7,10 @@
 
 namespace lily::emulator::runtime {
 
-// The device of a pool; -1 for no pool.
+// The device of a pool; -1 if the handle is not that of a pool.
 int pool_device(cudaMemPool_t pool);
 
-// Graph memory nodes are not emulated: says so and invalidates the capture.
-cudaError_t refuse_memory_node(Stream &stream);
+// Graph memory nodes are not emulated: prints a message and invalidates the capture.
+cudaError_t reject_memory_node(Stream &stream);
 
 }  // namespace lily::emulator::runtime

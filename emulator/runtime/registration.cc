@@ -9,7 +9,8 @@ namespace lily::emulator::runtime {
 
 struct FatBinary {
   const void *wrapper = nullptr;
-  std::map<int, std::unique_ptr<Module>> modules;  // per device, parsed on first use: each has variables of its own
+  std::map<int, std::unique_ptr<Module>>
+      modules;  // per device, because each has its own variables; parsed at first use
 };
 
 namespace {
@@ -72,9 +73,9 @@ const Kernel &Function::kernel() const {
   const size_t most = device_properties(current_device_index()).sharedMemPerBlockOptin;
   const auto dynamic = static_cast<size_t>(max_dynamic_shared_bytes);
   if (max_dynamic_shared_bytes > kDynamicSharedBytes && kernel_->static_shared_bytes() + dynamic > most) {
-    unsupported("cudaFuncSetAttribute: " + std::to_string(dynamic) + " bytes beside the " +
-                std::to_string(kernel_->static_shared_bytes()) + " of " + readable_name(name_) +
-                " are more shared memory than a block has; a device would have refused them");
+    unsupported("cudaFuncSetAttribute: " + std::to_string(dynamic) + " bytes of dynamic shared memory and " +
+                std::to_string(kernel_->static_shared_bytes()) + " static bytes of " + readable_name(name_) +
+                " exceed the shared memory of a block; a GPU rejects them");
   }
   return *kernel_;
 }
@@ -97,7 +98,7 @@ using namespace lily::emulator::runtime;
 
 extern "C" {
 
-// Called from constructors of the program: nothing is read yet, so that it also loads where it cannot run.
+// Constructors of the program call it, so it parses nothing: a program must also load on a machine that cannot run it.
 void **__cudaRegisterFatBinary(void *wrapper) {
   auto *binary = new FatBinary;
   binary->wrapper = wrapper;
@@ -106,7 +107,7 @@ void **__cudaRegisterFatBinary(void *wrapper) {
 
 void __cudaRegisterFatBinaryEnd(void **) {}
 
-// The kernels may still be queued, and at exit nothing is gained by forgetting them.
+// The kernels may still be queued, and unregistering them at exit has no benefit.
 void __cudaUnregisterFatBinary(void **) {}
 
 char __cudaInitModule(void **) { return 1; }

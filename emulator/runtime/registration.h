@@ -1,4 +1,4 @@
-// The kernels and variables of the program, by the host addresses that nvcc's code registers.
+// The kernels and variables of the program, by the host addresses that nvcc's generated code registers.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -14,16 +14,16 @@ namespace lily::emulator::runtime {
 
 struct FatBinary;
 
-// A kernel on one device: attributes belong to a context. Its code is read when it is asked for: a library sets
-// attributes of all its kernels, and a program launches few.
+// A kernel on one device (attributes belong to a context). Its code is parsed on first use, because a library sets
+// attributes of all its kernels, and a program launches few of them.
 class Function {
  public:
   Function(const Module &module, std::string name) : module_(module), name_(std::move(name)) {}
 
-  // Ends the process where the code is not emulated, or leaves no room for the dynamic shared memory that was allowed.
+  // Ends the process if the code is not emulated, or if static and dynamic shared memory exceed the limit of a block.
   const Kernel &kernel() const;
 
-  // Without being asked for.
+  // The limit without cudaFuncAttributeMaxDynamicSharedMemorySize.
   static constexpr int kDynamicSharedBytes = 48 << 10;
   int max_dynamic_shared_bytes = kDynamicSharedBytes;
   int shared_carveout = -1;
@@ -34,10 +34,10 @@ class Function {
   mutable std::optional<Kernel> kernel_;
 };
 
-// On the current device; null when there is none.
+// On the current device; null if there is none.
 Function *find_function(const void *host);
 const char *find_name(const void *host);
-// With a null address when there is none.
+// The address is null if there is none.
 ModuleVariable find_variable(const void *host);
 
 }  // namespace lily::emulator::runtime

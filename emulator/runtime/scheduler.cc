@@ -16,11 +16,11 @@ namespace {
 
 using State = Operation::State;
 
-// As many launches as a GPU's queue takes before the host has to wait.
+// Number of launches that a GPU's queue holds before the host has to wait.
 constexpr size_t kQueueDepth = 1024;
 
-// After this long without a runtime call, host functions that are due are called.
-constexpr auto kQuiet = std::chrono::milliseconds(2);
+// After this time without a runtime call, host functions that are ready are called.
+constexpr auto kIdleTime = std::chrono::milliseconds(2);
 
 struct Queue {
   std::vector<OperationPtr> pending;  // in the order of submission
@@ -30,18 +30,18 @@ struct Queue {
   uint64_t activity = 0;
   bool has_thread = false;
   const Operation *running = nullptr;
-  std::map<int, Clock> queued;  // by device: all that was queued
+  std::map<int, VectorClock> queued;  // per device: everything queued so far
 };
 
 Queue &queue() {
-  // Never destroyed: its thread may still wait for it when static destructors run.
+  // Never destroyed: its thread may still use it while static destructors run.
   static Queue *const queue = new Queue;
   return *queue;
 }
 
 void mark_done(const OperationPtr &operation) {
   operation->state = State::kDone;
-  operation->after.clear();
+  operation->dependencies.clear();
   operation->work = nullptr;
   std::erase(queue().pending, operation);
   queue().changed.notify_all();
@@ -49,7 +49,7 @@ void mark_done(const OperationPtr &operation) {
 
 bool is_ready(const Operation &operation) {
   if (operation.state != State::kWaiting) return false;
-  for (const OperationPtr &each : operation.after) {
+  for (const OperationPtr &each : operation.dependencies) {
     if (!is_done(each)) return false;
   }
   return true;
@@ -57,20 +57,20 @@ bool is_ready(const Operation &operation) {
 
 void run(const OperationPtr &operation) {
   operation->state = State::kRunning;
-  const bool broken = device(operation->device).broken != cudaSuccess;
-  if (operation->host_function && !broken) {
+  const bool failed = device(operation->device).sticky_error != cudaSuccess;
+  if (operation->host_function && !failed) {
     queue().host_functions.push_back(operation);
     queue().changed.notify_all();
     return;
   }
   queue().running = operation.get();
-  if (operation->work && !broken) operation->work();
+  if (operation->work && !failed) operation->work();
   queue().running = nullptr;
   mark_done(operation);
 }
 
-// Draws one of the operations that may run and runs it; false when there is none. Half of the time it is the one queued
-// last: what a program forgot to order mostly goes well in the order of its calls and fails in the reverse one.
+// Runs a randomly chosen ready operation; returns false if there is none. In half of the cases it chooses the one
+// queued last: missing order usually has no effect in the order of the calls and shows in the reverse order.
 bool run_one(bool host_functions = true) {
   Queue &q = queue();
   std::vector<OperationPtr> ready;
@@ -84,7 +84,7 @@ bool run_one(bool host_functions = true) {
   return true;
 }
 
-// Someone must be running what is waited for: a host function, or another thread.
+// If nothing is ready, a host function or another thread must be running the awaited work.
 void run_one_or_wait() {
   if (!run_one()) queue().changed.wait(runtime_mutex());
 }
@@ -108,12 +108,12 @@ void call_host_functions() {
       lock.unlock();
       work();
       lock.lock();
-      // What it tells the host's threads is not seen here, so they know what it knew.
-      host_clock().join(operation->known);
+      // The emulator does not see what a host function signals to other host threads, so they inherit its clock.
+      host_clock().join(operation->clock);
       mark_done(operation);
     } else if (host_functions_pending()) {
       const uint64_t before = q.activity;
-      q.changed.wait_for(runtime_mutex(), kQuiet);
+      q.changed.wait_for(runtime_mutex(), kIdleTime);
       if (q.activity == before) run_one();
     } else {
       q.changed.wait(runtime_mutex());
@@ -129,17 +129,17 @@ void start_host_thread() {
 
 }  // namespace
 
-void place(Operation &operation, Timeline &timeline) {
+void assign_time(Operation &operation, Timeline &timeline) {
   operation.timeline = timeline.number();
   operation.time = timeline.next_time();
-  operation.known.advance(operation.timeline, operation.time);
+  operation.clock.advance(operation.timeline, operation.time);
 }
 
 const Operation *running_operation() { return queue().running; }
 
 void submit(const OperationPtr &operation) {
   Queue &q = queue();
-  q.queued[operation->device].join(operation->known);
+  q.queued[operation->device].join(operation->clock);
   q.pending.push_back(operation);
   if (operation->host_function) {
     start_host_thread();
@@ -150,7 +150,7 @@ void submit(const OperationPtr &operation) {
     }
     return;
   }
-  // Most work waits, so that what must not be touched meanwhile is touched before it runs; some is early.
+  // Most work is delayed, so that early accesses to its memory occur before it runs; some runs early.
   if (q.random() % 16 == 0) run_one();
   while (q.pending.size() > kQueueDepth) run_one_or_wait();
 }

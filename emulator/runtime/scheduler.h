@@ -1,9 +1,9 @@
-// Queued work. An operation may run once all that it comes after is done; which of those that may run is the next is
-// drawn from a seeded generator, so that order which the program does not ask for is not there by luck.
+// Queued work. An operation may run once all its dependencies are done. A seeded generator chooses among the operations
+// that may run, so that no order that the program has not requested holds by chance.
 //
-// Work runs when a call waits for it, sometimes when more is queued, and, so that host functions are called although
-// nobody waits, on a thread of their own once the program has been quiet for a moment. All under the runtime's lock
-// but for the host functions themselves.
+// Work runs when a call waits for it and sometimes when more is queued. While host functions are pending, a separate
+// thread also runs work when the program makes no calls for a while, so that host functions run even if nothing waits
+// for them. Everything except the host functions themselves runs under the runtime's lock.
 #pragma once
 
 #include <functional>
@@ -18,15 +18,15 @@ namespace lily::emulator::runtime {
 struct Operation {
   enum class State { kWaiting, kRunning, kDone };
 
-  std::function<void()> work;  // empty: a marker, such as an event
-  std::vector<std::shared_ptr<Operation>> after;
+  std::function<void()> work;  // empty for a marker
+  std::vector<std::shared_ptr<Operation>> dependencies;
   int device = 0;
-  bool host_function = false;  // runs on its own thread, without the lock, and not on a broken context
+  bool host_function = false;  // runs on its own thread, without the lock; skipped after a sticky error
   State state = State::kWaiting;
   std::string name;  // for findings: "the kernel scale in stream 3"
-  // Where it stands in the order of all work: itself and what comes before it.
+  // Position in the order of all work: its timeline, its time, and the clock of everything that comes before it.
   uint32_t timeline = 0, time = 0;
-  Clock known;
+  VectorClock clock;
 };
 using OperationPtr = std::shared_ptr<Operation>;
 
@@ -34,28 +34,28 @@ inline bool is_done(const OperationPtr &operation) {
   return operation == nullptr || operation->state == Operation::State::kDone;
 }
 
-// Sets an operation's place in the order; `known` already has what it comes after.
-void place(Operation &operation, Timeline &timeline);
+// Assigns the operation's position in the order; `clock` must already include its dependencies.
+void assign_time(Operation &operation, Timeline &timeline);
 
-// The one whose work is being done, under the runtime's lock.
+// The operation whose work is running under the runtime's lock.
 const Operation *running_operation();
 
-// Queues it; may run some of what is ready.
+// Queues the operation and may run some of the ready ones.
 void submit(const OperationPtr &operation);
 
-// Runs work in random order until this is done.
+// Runs work in random order until the operation is done.
 void finish(const OperationPtr &operation);
 
-// Runs all work of a device; of all of them with -1.
+// Runs all work of a device, or of all devices if `device` is -1.
 void finish_device(int device);
 
-// At the end of the process: all but host functions and what comes after them, for what they use may be gone.
+// At exit: runs everything except host functions and their dependents, because the data they use may be gone.
 void finish_at_exit();
 
-// One step forward, for a program that polls.
+// Runs one operation, for programs that poll.
 void make_progress();
 
-// A runtime call was made: the program is not quiet.
+// Called by every runtime call, so that the host thread knows that the program is not idle.
 void note_activity();
 
 }  // namespace lily::emulator::runtime

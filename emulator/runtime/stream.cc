@@ -15,7 +15,7 @@ namespace {
 using Kind = Stream::Kind;
 
 struct Registry {
-  std::map<const void *, std::shared_ptr<Stream>> streams;  // that the program made
+  std::map<const void *, std::shared_ptr<Stream>> streams;  // created by the program
   std::map<std::pair<std::thread::id, int>, std::shared_ptr<Stream>> per_thread;
   unsigned long long next_id = 1;
 };
@@ -51,16 +51,16 @@ bool waits_for_legacy(const Stream &stream) {
 }
 
 struct Predecessors {
-  std::vector<OperationPtr> operations;  // that are not done
-  Clock known;                           // all of them, done or not
+  std::vector<OperationPtr> operations;  // those that are not done
+  VectorClock clock;                     // of all of them, done or not
 };
 
-// What new work in the stream comes after. The legacy stream and the blocking streams of its device wait for each
+// The dependencies of new work in the stream. The legacy stream and the blocking streams of its device wait for each
 // other.
 Predecessors predecessors(Stream &stream) {
   Predecessors result;
   const auto add = [&](const OperationPtr &operation) {
-    if (operation != nullptr) result.known.join(operation->known);
+    if (operation != nullptr) result.clock.join(operation->clock);
     if (!is_done(operation)) result.operations.push_back(operation);
   };
   add(stream.last);
@@ -79,9 +79,9 @@ Predecessors predecessors(Stream &stream) {
 OperationPtr next_operation(Stream &stream) {
   Predecessors before = predecessors(stream);
   auto operation = std::make_shared<Operation>();
-  operation->after = std::move(before.operations);
-  operation->known = std::move(before.known);
-  operation->known.join(host_clock());
+  operation->dependencies = std::move(before.operations);
+  operation->clock = std::move(before.clock);
+  operation->clock.join(host_clock());
   operation->device = stream.device;
   return operation;
 }
@@ -90,16 +90,16 @@ cudaError_t create_stream(cudaStream_t *handle, unsigned flags, int priority) {
   if (flags != cudaStreamDefault && flags != cudaStreamNonBlocking) return cudaErrorInvalidValue;
   const Kind kind = flags == cudaStreamNonBlocking ? Kind::kNonBlocking : Kind::kBlocking;
   const auto stream = make_stream(kind, current_device_index(), std::clamp(priority, -5, 0));
-  stream->made_by = describe_call("a stream");
+  stream->label = describe_call("a stream");
   registry().streams[stream.get()] = stream;
   *handle = reinterpret_cast<cudaStream_t>(stream.get());
   return cudaSuccess;
 }
 
-// Its work goes on; only the handle ends.
+// The stream's work continues; only the handle becomes invalid.
 void destroy(Stream &stream) {
   if (stream.capture) invalidate(*stream.capture);
-  forget_stream(stream);
+  remove_from_capture(stream);
   if (waits_for_legacy(stream) && stream.last != nullptr) device(stream.device).orphans.push_back(stream.last);
   registry().streams.erase(&stream);
 }
@@ -117,13 +117,13 @@ Stream *find_stream(cudaStream_t handle, bool null_is_per_thread) {
 cudaError_t enqueue(Stream &stream, Work work) {
   if (stream.capture) return capture_work(stream, std::move(work));
   if (stream.kind == Kind::kLegacy) {
-    if (const cudaError_t error = refuse_legacy_work(stream.device)) return error;
+    if (const cudaError_t error = check_legacy_work(stream.device)) return error;
   }
   const OperationPtr operation = next_operation(stream);
   operation->work = std::move(work.run);
   operation->host_function = work.host_function;
   operation->name = work.name + " in stream " + std::to_string(stream.id);
-  place(*operation, stream.timeline);
+  assign_time(*operation, stream.timeline);
   stream.last = operation;
   submit(operation);
   return cudaSuccess;
@@ -131,48 +131,48 @@ cudaError_t enqueue(Stream &stream, Work work) {
 
 void enqueue_after(Stream &stream, const OperationPtr &operation) {
   const OperationPtr marker = next_operation(stream);
-  if (operation != nullptr) marker->known.join(operation->known);
-  if (!is_done(operation)) marker->after.push_back(operation);
-  place(*marker, stream.timeline);
+  if (operation != nullptr) marker->clock.join(operation->clock);
+  if (!is_done(operation)) marker->dependencies.push_back(operation);
+  assign_time(*marker, stream.timeline);
   stream.last = marker;
   submit(marker);
 }
 
-cudaError_t refuse_while_capturing(Stream &stream) {
-  if (stream.kind == Kind::kLegacy) return refuse_legacy_work(stream.device);
+cudaError_t check_not_capturing(Stream &stream) {
+  if (stream.kind == Kind::kLegacy) return check_legacy_work(stream.device);
   if (!stream.capture) return cudaSuccess;
   invalidate(*stream.capture);
   return cudaErrorStreamCaptureUnsupported;
 }
 
 cudaError_t synchronize(Stream &stream) {
-  if (const cudaError_t error = refuse_while_capturing(stream)) return error;
+  if (const cudaError_t error = check_not_capturing(stream)) return error;
   const Predecessors before = predecessors(stream);
   for (const OperationPtr &each : before.operations) finish(each);
-  host_clock().join(before.known);
-  return device(stream.device).broken;
+  host_clock().join(before.clock);
+  return device(stream.device).sticky_error;
 }
 
 cudaError_t query(Stream &stream) {
-  if (const cudaError_t error = refuse_while_capturing(stream)) return error;
+  if (const cudaError_t error = check_not_capturing(stream)) return error;
   if (!predecessors(stream).operations.empty()) make_progress();
   const Predecessors before = predecessors(stream);
   if (!before.operations.empty()) return cudaErrorNotReady;
-  host_clock().join(before.known);
-  return device(stream.device).broken;
+  host_clock().join(before.clock);
+  return device(stream.device).sticky_error;
 }
 
 std::vector<std::string> live_streams(int index) {
   std::vector<std::string> result;
   for (const auto &[handle, each] : registry().streams) {
-    if (each->device == index) result.push_back(each->made_by);
+    if (each->device == index) result.push_back(each->label);
   }
   return result;
 }
 
 void destroy_streams(int index) {
   for (const auto &[handle, each] : registry().streams) {
-    if (each->device == index) forget_stream(*each);
+    if (each->device == index) remove_from_capture(*each);
   }
   std::erase_if(registry().streams, [&](const auto &each) { return each.second->device == index; });
 }
@@ -197,9 +197,9 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, i
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
-  return call(__func__, Needs::kDriver, [&] {
-    const bool made_by_program = handle != nullptr && handle != cudaStreamLegacy && handle != cudaStreamPerThread;
-    Stream *stream = made_by_program ? find_stream(handle, false) : nullptr;
+  return call(__func__, Requirement::kDriver, [&] {
+    const bool is_created = handle != nullptr && handle != cudaStreamLegacy && handle != cudaStreamPerThread;
+    Stream *stream = is_created ? find_stream(handle, false) : nullptr;
     if (stream == nullptr) return cudaErrorInvalidResourceHandle;
     destroy(*stream);
     return cudaSuccess;

@@ -1,4 +1,4 @@
-// Streams and events: what work comes after what.
+// Streams and events, and the order of work that they define.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -22,27 +22,27 @@ struct Stream {
   int device = 0;
   int priority = 0;
   unsigned long long id = 0;
-  std::string made_by;  // for the finding of a leak
-  OperationPtr last;    // comes before all that is queued next
+  std::string label;  // for leak findings
+  OperationPtr last;  // dependency of the next operation
   Timeline timeline;
-  std::shared_ptr<Capture> capture;         // set between begin and end of a capture
-  std::vector<GraphNode *> captured_after;  // what the next captured node comes after
+  std::shared_ptr<Capture> capture;               // set during a capture
+  std::vector<GraphNode *> capture_dependencies;  // dependencies of the next captured node
 };
 
 struct Event {
   unsigned flags = 0;
   int device = 0;
-  std::string made_by;
-  // Of the last record; null before the first.
+  std::string label;
+  // The last record; null before the first.
   OperationPtr record;
   std::shared_ptr<std::chrono::steady_clock::time_point> time;
-  // Of a record in a capturing stream.
+  // Set if the last record was in a capturing stream.
   std::shared_ptr<Capture> capture;
-  std::vector<GraphNode *> captured_after;
+  std::vector<GraphNode *> capture_dependencies;
 };
 
-// The stream behind a handle: null stands for the legacy stream, or for the thread's own in programs built with
-// --default-stream per-thread. Null for a handle that is none (any more).
+// The stream of a handle. The null handle is the legacy stream, or the per-thread stream in programs built with
+// --default-stream per-thread. Returns null for a handle that is not that of an existing stream.
 Stream *find_stream(cudaStream_t handle, bool null_is_per_thread);
 Event *find_event(cudaEvent_t handle);
 
@@ -53,20 +53,20 @@ struct Work {
   cudaGraphNodeType node = cudaGraphNodeTypeEmpty;
 };
 
-// Queues work, or adds it to the graph when the stream is capturing.
+// Queues work, or adds it to the graph if the stream is capturing.
 cudaError_t enqueue(Stream &stream, Work work);
 
-// A marker that comes after the stream's work and after the operation.
+// Queues a marker that runs after the stream's work and after the operation.
 void enqueue_after(Stream &stream, const OperationPtr &operation);
 
-// What a capturing stream forbids, and the legacy stream while a blocking one captures.
-cudaError_t refuse_while_capturing(Stream &stream);
+// Fails and invalidates the capture if the stream is capturing or, for the legacy stream, if a blocking stream is.
+cudaError_t check_not_capturing(Stream &stream);
 
-// Waits for all that was queued; asks whether it is done and takes a step if not.
+// synchronize waits for all work in the stream; query returns whether it is done and, if it is not, runs one operation.
 cudaError_t synchronize(Stream &stream);
 cudaError_t query(Stream &stream);
 
-// For leaks and cudaDeviceReset: what the program made and has not destroyed.
+// For leaks and cudaDeviceReset: objects that the program created and has not destroyed.
 std::vector<std::string> live_streams(int device);
 std::vector<std::string> live_events(int device);
 void destroy_streams(int device);

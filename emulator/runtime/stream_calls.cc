@@ -1,4 +1,4 @@
-// Functions on streams and on events within streams.
+// Stream functions, and event functions that take a stream.
 #include <memory>
 
 #include "runtime/call.h"
@@ -17,7 +17,7 @@ cudaError_t record(Stream &stream, Event &event) {
   if (event.device != stream.device) return cudaErrorInvalidResourceHandle;
   if (stream.capture) {
     event.capture = stream.capture;
-    event.captured_after = stream.captured_after;
+    event.capture_dependencies = stream.capture_dependencies;
     return stream.capture->invalid ? cudaErrorStreamCaptureInvalidated : cudaSuccess;
   }
   event.capture = nullptr;
@@ -29,7 +29,7 @@ cudaError_t record(Stream &stream, Event &event) {
 
 cudaError_t wait(Stream &stream, Event &event) {
   if (event.capture || stream.capture) return capture_wait(stream, event);
-  if (const cudaError_t error = refuse_while_capturing(stream)) return error;
+  if (const cudaError_t error = check_not_capturing(stream)) return error;
   if (event.record != nullptr) enqueue_after(stream, event.record);
   return cudaSuccess;
 }
@@ -92,7 +92,7 @@ cudaError_t cudaStreamAddCallback(cudaStream_t handle, cudaStreamCallback_t call
   return call(__func__, [&] {
     if (callback == nullptr || flags != 0) return cudaErrorInvalidValue;
     return with_stream(handle, [&](Stream &stream) {
-      if (stream.capture) return refuse_while_capturing(stream);  // not allowed in a capture either
+      if (stream.capture) return check_not_capturing(stream);  // also forbidden during a capture
       return host_function(stream, [=] { callback(handle, cudaSuccess, data); });
     });
   });

@@ -14,8 +14,8 @@ namespace {
 
 using Units = std::bitset<TouchedPage::kUnits>;
 
-// What one operation did to a page, less what later work that comes after it did there too: who conflicts with the
-// operation then conflicts with that work.
+// The accesses of one operation to a page, minus those to units that later, ordered work also accessed: work that
+// conflicts with the operation in such a unit also conflicts with that later work.
 struct Record {
   uint32_t timeline = 0, time = 0;
   std::string name;
@@ -24,7 +24,7 @@ struct Record {
 
 using Page = std::vector<Record>;
 
-// By allocation and page.
+// By allocation id and page number.
 std::map<uint64_t, std::map<uint64_t, Page>> &pages() {
   static auto *const pages = new std::map<uint64_t, std::map<uint64_t, Page>>;
   return *pages;
@@ -40,19 +40,18 @@ void report_conflict(const Operation &operation, const Record &record, const Tou
   }
   const char *mine = touched.read.test(unit) ? " reads" : " writes";
   const char *other = record.read.test(unit) ? " reads" : " writes";
-  report_and_break(
-      operation.device, cudaErrorLaunchFailure,
-      {.kind = "unordered work",
-       .text = operation.name + mine + " byte " + std::to_string(touched.page * TouchedPage::kBytes + 2 * unit) +
-               " of " + where + ", which " + record.name + other +
-               ", and no event, stream or wait of the host puts one before the other"});
+  report_and_fail(operation.device, cudaErrorLaunchFailure,
+                  {.kind = "unordered work",
+                   .text = operation.name + mine + " byte " +
+                           std::to_string(touched.page * TouchedPage::kBytes + 2 * unit) + " of " + where + ", which " +
+                           record.name + other + ", and no stream, event or host synchronisation orders the two"});
 }
 
-// False after a finding.
+// Returns false after a finding.
 bool note(const Operation &operation, const TouchedPage &touched) {
   Page &page = pages()[touched.allocation][touched.page];
   for (Record &each : page) {
-    if (!operation.known.knows(each.timeline, each.time)) {
+    if (!operation.clock.covers(each.timeline, each.time)) {
       const Units changed = each.written | each.atomic;
       const Units conflicts = (touched.written & (each.read | changed)) | (touched.read & changed) |
                               (touched.atomic & (each.read | each.written));
@@ -73,7 +72,7 @@ void note_range(const void *pointer, size_t bytes, bool write) {
   if (!checks_order()) return;
   const auto found = device_memory().find(pointer);
   if (found == nullptr) return;
-  // Whole units alone.
+  // Units that are only partly covered are ignored.
   const size_t start = static_cast<const char *>(pointer) - found->base;
   const size_t first = (start + 1) / 2, last = std::min(start + bytes, found->size) / 2;
   for (size_t unit = first; unit < last;) {
@@ -100,6 +99,6 @@ void note_touched(const std::vector<TouchedPage> &touched) {
 void note_read(const void *pointer, size_t bytes) { note_range(pointer, bytes, false); }
 void note_written(const void *pointer, size_t bytes) { note_range(pointer, bytes, true); }
 
-void forget_touched(uint64_t allocation) { pages().erase(allocation); }
+void forget_accesses(uint64_t allocation) { pages().erase(allocation); }
 
 }  // namespace lily::emulator::runtime

@@ -1,5 +1,5 @@
-// Finds queued work that touches the same bytes, one of them writing, while nothing orders it: whatever the order in
-// which it ran this time.
+// Finds pieces of queued work that access the same bytes, at least one of them writing, without any order between them,
+// regardless of the order in which they ran.
 #pragma once
 
 #include <cstddef>
@@ -9,15 +9,15 @@
 
 namespace lily::emulator::runtime {
 
-// Off with LILY_EMULATOR_GLOBAL_RACES=0 and in the fast mode.
+// Disabled by LILY_EMULATOR_GLOBAL_RACES=0 and in fast mode.
 bool checks_order();
 
-// Of the operation that is running. The first conflict is a finding.
+// These record accesses of the running operation. The first conflict is reported as a finding.
 void note_touched(const std::vector<TouchedPage> &pages);
 void note_read(const void *pointer, size_t bytes);
 void note_written(const void *pointer, size_t bytes);
 
-// The allocation is gone.
-void forget_touched(uint64_t allocation);
+// The allocation was freed.
+void forget_accesses(uint64_t allocation);
 
 }  // namespace lily::emulator::runtime

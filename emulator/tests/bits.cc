@@ -1,4 +1,4 @@
-// Bits and logic against models that go bit by bit where the PTX ISA's text does.
+// Bit and logic instructions, compared with models that follow the text of the PTX ISA bit by bit.
 #include <algorithm>
 
 #include "tests/harness.h"
@@ -44,7 +44,7 @@ void test_logic() {
   }
 }
 
-// Counts above the width are clamped to it.
+// Shift amounts above the width are clamped to the width.
 void test_shifts() {
   for (const auto &[width, kind] : {std::pair{16, 'h'}, {32, 'w'}, {64, 'd'}}) {
     const std::string type = std::to_string(width), signature = unary(kind) + "s";

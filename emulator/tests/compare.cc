@@ -1,16 +1,16 @@
-// setp, set, selp and slct: every comparison of every type, ordered and not, with .ftz and a second predicate.
+// setp, set, selp and slct: every comparison of every type, ordered and unordered, with .ftz and a second predicate.
 #include "tests/soft_float.h"
 
 namespace lily::emulator::tests {
 namespace {
 
-// -1, 0, 1, or 2 if a NaN is among them.
+// -1, 0 or 1; 2 if one of them is a NaN.
 int order_of(long double x, long double y) { return x < y ? -1 : x > y ? 1 : x == y ? 0 : 2; }
 
 bool holds(const std::string &comparison, int order) {
   if (comparison == "num") return order != 2;
   if (comparison == "nan") return order == 2;
-  const bool unordered = comparison.size() == 3;  // ltu, geu, ...: true of a NaN
+  const bool unordered = comparison.size() == 3;  // ltu, geu, ...: true for a NaN
   if (order == 2) return unordered;
   const std::string base = comparison.substr(0, 2);
   if (base == "eq") return order == 0;
@@ -83,7 +83,7 @@ void test_floats() {
   }
 }
 
-// setp of pairs: p is of the lower halves, q of the upper ones.
+// setp of packed types: p is the result of the lower halves, q of the upper halves.
 void test_pairs() {
   struct Pair {
     const char *name;

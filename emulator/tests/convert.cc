@@ -1,4 +1,4 @@
-// cvt: integers, floats and 16-bit floats, every rounding, .ftz and .sat; mov with vectors.
+// cvt between integers, floats and 16-bit floats, with every rounding mode, .ftz and .sat; mov with vectors.
 #include "tests/soft_arithmetic.h"
 
 namespace lily::emulator::tests {
@@ -53,7 +53,8 @@ Real whole_of(Real x, const std::string &rounding) {
   return part > 0.5L || (part == 0.5L && odd) ? down + 1 : down;
 }
 
-// Out of range clamps to the ends. A NaN gives 0, but the highest bit alone where .f64 or 64 bits take part.
+// Values out of range become the nearest limit. A NaN becomes 0, or only the top bit is set if a 64-bit type takes
+// part.
 void test_float_to_integer() {
   for (const FloatType &from : kFloats) {
     for (const IntegerType &to : kIntegers) {
@@ -123,13 +124,13 @@ void test_between_floats() {
           return relu && !is_nan_of(f, bits) && bits & f.sign() ? Bits{0} : bits;
         };
         check(prefix + "." + type + ".f32", signature(kind, 'F'), [=](Bits a, Bits, Bits) { return narrow(a); });
-        // The first source goes to the upper half.
+        // The first source is the upper half.
         check(prefix + "." + type + "x2.f32", std::string(1, pair_kind) + "=FF",
               [=](Bits a, Bits b, Bits) { return narrow(a) << 16 | narrow(b); });
       }
     }
   }
-  // tf32 is an f32 with 10 bits of fraction.
+  // tf32 is an f32 with 10 fraction bits.
   constexpr Format kTf32{8, 10};
   const auto to_tf32 = [=](Mode mode) {
     return [=](Bits a, Bits, Bits) { return encode(kTf32, decode(kFloat, a), mode) << 13; };

@@ -1,5 +1,5 @@
-// The counters of kernels whose numbers can be worked out by hand: instructions of each thread, sectors of 32 bytes,
-// wavefronts of 32 banks of 4 bytes.
+// Counters of kernels whose values can be computed by hand: instructions per thread, 32-byte sectors, and wavefronts of
+// 32 banks of 4 bytes.
 #include <cstring>
 
 #include "core/emulator.h"
@@ -8,10 +8,10 @@
 namespace lily::emulator::tests {
 namespace {
 
-// kernel_of() puts four instructions before the body and a ret behind it.
+// kernel_of() adds four instructions before the body and a ret after it.
 constexpr uint64_t kFrame = 5;
 
-// x = in + lane * step bytes and s = an address in shared memory + lane * step, of 3 instructions.
+// Three instructions: l0 = in + lane * step bytes; w1 = an address in shared memory + lane * step bytes.
 std::string addresses(int step) {
   const std::string text = std::to_string(step);
   return "mov.u32 w0, %tid.x;\nmad.wide.u32 l0, w0, " + text + ", in;\nmad.lo.u32 w1, w0, " + text + ", tile;\n";
@@ -42,7 +42,7 @@ KernelCounters count(const std::string &body, unsigned threads = 32) {
 }
 
 void expect_number(const std::string &what, uint64_t got, uint64_t want) {
-  expect(got == want, what + ": " + std::to_string(got) + ", not " + std::to_string(want));
+  expect(got == want, what + ": " + std::to_string(got) + ", expected " + std::to_string(want));
 }
 
 struct Sectors {
@@ -75,7 +75,8 @@ void test_global() {
   const KernelCounters store = count(addresses(4) + "st.global.u32 [l0], w0;\nst.global.u32 [l0], w0;");
   expect_number("two stores, sectors", store.total.global_sectors, 8);
   expect_number("two stores, distinct", store.distinct_sectors_written, 4);
-  // Half a warp, which is 16 words; and half of a warp's lanes, by a guard that does not count.
+  // Half a warp accesses 16 words; so does a warp with a guard that half of the lanes fail, whose instruction does not
+  // count.
   const KernelCounters small = count(addresses(4) + "ld.global.u32 w2, [l0];", 16);
   expect_number("half a warp, instructions", small.total.thread_instructions, 16 * (kFrame + kAddresses + 1));
   expect_number("half a warp, sectors", small.total.global_sectors, 2);
@@ -115,10 +116,11 @@ void test_shared() {
   const KernelCounters broadcast = count(
       "mov.u32 w0, %tid.x;\nsetp.eq.u32 p0, w0, 0;\n@p0 st.shared.u32 [tile], 1;\nbar.sync 0;\n"
       "ld.shared.u32 w1, [tile];");
-  expect_number("one word for all, wavefronts", broadcast.total.shared_wavefronts, 2);  // the store is the other
+  expect_number("one word for all, wavefronts", broadcast.total.shared_wavefronts, 2);  // one of them is the store
 }
 
-// Eight rows of 16 bytes make a wavefront when their banks differ: pitches of 16 and 80 bytes, but not 128.
+// Eight rows of 16 bytes form one wavefront if they are in different banks: with pitches of 16 and 80 bytes, not with
+// 128.
 void test_matrix_rows() {
   for (const auto &[pitch, conflicts] : {std::pair{16, 1}, {80, 1}, {64, 4}, {128, 8}}) {
     const std::string fill = addresses(pitch) + "st.shared.v4.u32 [w1], {w0, w0, w0, w0};\nbar.warp.sync -1;\n";
@@ -135,7 +137,7 @@ void test_matrix_rows() {
   }
 }
 
-// The write into shared memory counts as a store of the same size does.
+// The write to shared memory counts like a store of the same size.
 void test_async_copies() {
   const std::string wait = "cp.async.wait_all;";
   for (const auto &[size, step, wavefronts, ideal, sectors] : {std::tuple{16, 16, 4, 4, 16},
@@ -154,7 +156,7 @@ void test_async_copies() {
     expect_number(name + ", global requests", counters.total.global_requests, 1);
     expect_number(name + ", sectors", counters.total.global_sectors, sectors);
   }
-  // What is filled with zeros is written but not read.
+  // Bytes filled with zeros are written but not read.
   const KernelCounters zeros = count(addresses(16) + "cp.async.cg.shared.global [w1], [l0], 16, 0;\n" + wait);
   expect_number("cp.async of zeros, wavefronts", zeros.total.shared_wavefronts, 4);
   expect_number("cp.async of zeros, global requests", zeros.total.global_requests, 0);
@@ -166,7 +168,7 @@ void test_async_copies() {
 
 void test_others() {
   const KernelCounters barriers = count("bar.sync 0;\nbar.warp.sync -1;\nbarrier.sync 1;", 64);
-  expect_number("barriers", barriers.total.barriers, 2 + 2);  // two of the block, one of each warp
+  expect_number("barriers", barriers.total.barriers, 2 + 2);  // two block barriers, one warp barrier per warp
   const KernelCounters atomics = count("red.global.add.u32 [in], 1;\natom.global.max.u32 w0, [in+4], 1;", 64);
   expect_number("atomics", atomics.total.atomics, 2 * 64);
   expect_number("atomics, requests", atomics.total.global_requests, 2 * 2);
@@ -180,10 +182,10 @@ void test_others() {
             96);
   expect_number("products", products.total.matrix_instructions, 3);
   expect_number("products, instructions", products.total.thread_instructions, 96 * (kFrame + 6 + 1));
-  // Lane i goes round i + 1 times: 3 instructions each time.
+  // Lane i executes i + 1 iterations of 3 instructions.
   const KernelCounters loop =
       count("mov.u32 w0, %tid.x;\nmov.u32 w1, 0;\nNEXT:\nadd.u32 w1, w1, 1;\nsetp.le.u32 p0, w1, w0;\n@p0 bra NEXT;");
-  // A branch that is not taken does not execute: 32 of them.
+  // A branch whose guard is false does not execute: 32 of them.
   expect_number("a loop", loop.total.thread_instructions, 32 * (kFrame + 2) + 3 * (32 * 33 / 2) - 32);
 }
 

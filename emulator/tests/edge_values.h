@@ -1,4 +1,4 @@
-// The values that instructions are tried on: the ends of each type's range and what lies beside them.
+// Test values for instructions: the limits of each type and their neighbours.
 #pragma once
 
 #include <vector>
@@ -7,7 +7,8 @@
 
 namespace lily::emulator::tests {
 
-// By the kinds of a signature. With three sources the short list keeps the combinations to a few thousand.
+// The values for a kind of a signature. `few` shortens the list, so that three sources have a few thousand
+// combinations.
 inline std::vector<Bits> edge_values(char kind, bool few) {
   std::vector<Bits> values;
   switch (kind) {

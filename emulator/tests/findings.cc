@@ -1,4 +1,4 @@
-// Kernels that cannot end, and what the core finds without a CUDA program around it.
+// Findings of the core: kernels that do not end, deadlocks, and invalid operands.
 #include <cstring>
 
 #include "core/emulator.h"
@@ -46,7 +46,7 @@ void test_timeouts() {
   for (const bool checks : {true, false}) {
     options.checks = checks;
     expect_finding("NEXT:\nbra NEXT;", 1, FindingKind::kTimeout, "still running after ", options);
-    // A flag that nobody sets; and one that another thread of the warp sets, which must get its turn.
+    // A flag that no thread sets, and one that another thread of the warp sets, which must be scheduled.
     const std::string spin = "AGAIN:\nld.volatile.global.u32 w1, [in];\nsetp.eq.u32 p1, w1, 0;\n@p1 bra AGAIN;";
     options.max_instructions = 100'000;
     expect_finding(spin, 32, FindingKind::kTimeout, "still running after ", options);
@@ -54,7 +54,7 @@ void test_timeouts() {
         "mov.u32 w0, %tid.x;\nsetp.eq.u32 p0, w0, 7;\nmov.u32 w2, 1;\n@p0 st.volatile.global.u32 [in], w2;\n" + spin,
         64, options);
   }
-  // Blocks of a cooperative launch wait for each other.
+  // The blocks of a cooperative launch wait for each other.
   options.cooperative = true;
   options.checks = true;
   expect_none(
@@ -68,23 +68,23 @@ void test_deadlocks() {
   for (const bool checks : {true, false}) {
     LaunchOptions options;
     options.checks = checks;
-    // Warps at different barriers, each of 64 threads.
+    // The warps wait at different barriers, each for 64 threads.
     expect_finding(second_warp + "@p0 bra OTHER;\nbar.sync 1, 64;\nbra DONE;\nOTHER:\nbar.sync 2, 64;\nDONE:", 64,
-                   FindingKind::kDeadlock, "are 32 of 64 threads", options);
+                   FindingKind::kDeadlock, "32 of 64 threads", options);
     expect_none(second_warp + "@p0 bra OTHER;\nbar.sync 1, 64;\nbra DONE;\nOTHER:\nbar.sync 1, 64;\nDONE:", 64,
                 options);
     // A barrier for more threads than the block has.
-    expect_finding("bar.sync 0, 96;", 64, FindingKind::kDeadlock, "are 64 of 96 threads", options);
-    // A producer arrives where the consumer waits, and once where it does not.
+    expect_finding("bar.sync 0, 96;", 64, FindingKind::kDeadlock, "64 of 96 threads", options);
+    // A producer arrives at the barrier where the consumer waits; then at a different one.
     expect_none(second_warp + "@p0 bar.sync 3, 64;\n@!p0 bar.arrive 3, 64;", 64, options);
     expect_finding(second_warp + "@p0 bar.sync 3, 64;\n@!p0 bar.arrive 4, 64;", 64, FindingKind::kDeadlock,
-                   "barrier 3 are 32 of 64", options);
+                   "32 of 64 threads have arrived at barrier 3", options);
   }
 }
 
 void test_operands() {
-  expect_finding("mov.u32 w0, 16;\nbar.sync w0;", 32, FindingKind::kBadOperand, "there is no barrier 16");
-  expect_finding("bar.sync 0, 40;", 64, FindingKind::kBadOperand, "40 is not whole warps");
+  expect_finding("mov.u32 w0, 16;\nbar.sync w0;", 32, FindingKind::kBadOperand, "barrier number 16 is above 15");
+  expect_finding("bar.sync 0, 40;", 64, FindingKind::kBadOperand, "thread count 40 is not a multiple of the warp size");
   expect_finding(
       ".shared .align 16 .b8 tile[16];\nmov.u32 w0, tile;\nmov.u32 w1, 20;\n"
       "cp.async.cg.shared.global [w0], [in], 16, w1;\ncp.async.wait_all;",

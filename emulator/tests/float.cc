@@ -1,4 +1,4 @@
-// f32 and f64 arithmetic: every rounding, .ftz and .sat, against exact arithmetic with one rounding at its end.
+// f32 and f64 arithmetic: every rounding mode, .ftz and .sat, compared with exact arithmetic that rounds once.
 #include <cfenv>
 
 #include "tests/soft_arithmetic.h"
@@ -14,10 +14,10 @@ constexpr Rounded kRoundings[] = {{".rn", Mode::kEven}, {".rz", Mode::kZero}, {"
 
 using Operation = std::function<Bits(Real, Real, Real, Mode)>;
 
-// All modifiers of an f32 instruction: rounding (none at all if it may be left out), .ftz and .sat.
+// Checks all modifiers of an f32 instruction: rounding mode (also omitted, if it is optional), .ftz and .sat.
 void check_float(const std::string &opcode, const std::string &signature, const Operation &operation,
-                 bool may_leave_out, bool has_saturation) {
-  for (int rounding = may_leave_out ? -1 : 0; rounding < 4; ++rounding) {
+                 bool rounding_optional, bool has_saturation) {
+  for (int rounding = rounding_optional ? -1 : 0; rounding < 4; ++rounding) {
     const Mode mode = rounding < 0 ? Mode::kEven : kRoundings[rounding].mode;
     for (const bool ftz : {false, true}) {
       for (const bool saturates : {false, true}) {
@@ -36,8 +36,8 @@ void check_float(const std::string &opcode, const std::string &signature, const 
 }
 
 void check_double(const std::string &opcode, const std::string &signature, const Operation &operation,
-                  bool may_leave_out) {
-  for (int rounding = may_leave_out ? -1 : 0; rounding < 4; ++rounding) {
+                  bool rounding_optional) {
+  for (int rounding = rounding_optional ? -1 : 0; rounding < 4; ++rounding) {
     const Mode mode = rounding < 0 ? Mode::kEven : kRoundings[rounding].mode;
     check(opcode + (rounding < 0 ? "" : kRoundings[rounding].name) + ".f64", signature, [=](Bits a, Bits b, Bits c) {
       return operation(decode(kDouble, a), decode(kDouble, b), decode(kDouble, c), mode);
@@ -45,7 +45,7 @@ void check_double(const std::string &opcode, const std::string &signature, const
   }
 }
 
-// The processor's own fused multiply-add; volatile keeps it between the changes of the rounding mode.
+// The CPU's fused multiply-add. The volatile variables keep it between the changes of the rounding mode.
 Bits fma_of_doubles(Real x, Real y, Real z, Mode mode) {
   static const int modes[] = {FE_TONEAREST, FE_TOWARDZERO, FE_DOWNWARD, FE_UPWARD};
   volatile double a = static_cast<double>(x), b = static_cast<double>(y), c = static_cast<double>(z);
@@ -107,7 +107,7 @@ void test_signs() {
   }
   check("abs.f64", "D=D", [](Bits a, Bits, Bits) { return a & ~kDouble.sign(); });
   check("neg.f64", "D=D", [](Bits a, Bits, Bits) { return a ^ kDouble.sign(); });
-  // The result takes its sign from a and its magnitude from b.
+  // The result has the sign of a and the magnitude of b.
   check("copysign.f32", "F=FF", [](Bits a, Bits b, Bits) { return (a & kFloat.sign()) | (b & ~kFloat.sign()); });
   check("copysign.f64", "D=DD", [](Bits a, Bits b, Bits) { return (a & kDouble.sign()) | (b & ~kDouble.sign()); });
   for (const auto &[type, kind, format] : {std::tuple{".f32", "F", kFloat}, {".f64", "D", kDouble}}) {
@@ -129,7 +129,7 @@ void test_signs() {
   }
 }
 
-// Bounds as the PTX ISA gives them: units in the last place as relative errors, absolute ones near a result of zero.
+// The bounds of the PTX ISA: units in the last place as relative errors, and absolute errors for results near zero.
 void test_approximations() {
   const auto flushed = [](double x) { return std::fabs(x) < 0x1p-126 ? std::copysign(0.0, x) : x; };
   const double unit = 0x1p-23;
@@ -146,7 +146,7 @@ void test_approximations() {
     check_near("rsqrt" + suffix, with([](double x) { return 1 / std::sqrt(x); }), 2 * unit, 0);
     check_near("ex2" + suffix, with([](double x) { return std::exp2(x); }), 2 * unit, 0);
     check_near("lg2" + suffix, with([](double x) { return std::log2(x); }), 2 * unit, 0x1p-22);
-    // No bound is given for arguments far from zero, so they are folded into [-pi, pi] first.
+    // The ISA gives no bound for arguments far from zero, so they are folded into [-pi, pi] first.
     const std::string fold = "abs.f32 w0, a;\nsetp.gt.f32 p0, w0, 0f40490FDB;\nselp.b32 w0, 0f3F800000, a, p0;\n";
     const auto folded = [](double x) { return std::fabs(x) > 0x1.921fb6p+1 ? 1 : x; };
     check_near(
@@ -172,7 +172,7 @@ void test_approximations() {
         },
         2 * unit, 0x1p-149);
   }
-  // Of f64 the gross forms see and give the upper 32 bits alone.
+  // The gross approximations of f64 read and write only the upper 32 bits.
   const auto normal = [](double x) { return std::fabs(x) < 0x1p-1022 ? std::copysign(0.0, x) : x; };
   check_near("rcp.approx.ftz.f64", [=](double x) { return normal(1 / normal(x)); }, 0x1p-18, 0, 'D');
   check_near("rsqrt.approx.ftz.f64", [=](double x) { return 1 / std::sqrt(normal(x)); }, 0x1p-18, 0, 'D');

@@ -1,5 +1,5 @@
-// 16-bit floats, single and packed, against exact arithmetic with one rounding. Subnormals are kept unless .ftz is
-// given.
+// 16-bit floats, scalar and packed, compared with exact arithmetic that rounds once. Subnormals are supported unless
+// .ftz is given.
 #include "tests/soft_arithmetic.h"
 
 namespace lily::emulator::tests {
@@ -14,7 +14,7 @@ struct Narrow {
 };
 constexpr Narrow kTypes[] = {{"f16", 'H', 'X', kHalf}, {"bf16", 'B', 'Y', kBfloat}};
 
-// The single form, and the packed one, which does the same to both halves.
+// Checks the scalar form and the packed form, which applies the same operation to both halves.
 void check_both(const std::string &opcode, const Narrow &type, int sources, const Operation &operation) {
   const std::string name = type.name;
   check(opcode + "." + name, std::string(1, type.kind) + "=" + std::string(sources, type.kind), operation);
@@ -73,7 +73,7 @@ void test_type(const Narrow &type) {
   }
 }
 
-// Rounded once, which is closer than the PTX ISA asks for.
+// The emulator rounds these once, which is more accurate than the PTX ISA requires.
 void test_approximations(const Narrow &type) {
   const Format f = type.format;
   const bool is_half = type.kind == 'H';

@@ -52,7 +52,7 @@ std::string hexadecimal(Bits bits) {
   return text;
 }
 
-// The first word of each statement behind its guard.
+// Records the opcode of each statement, after its guard.
 void remember_opcodes(const std::string &body) {
   std::string word;
   bool at_start = true;
@@ -160,7 +160,7 @@ void check(const std::string &instruction, const std::string &signature, const M
     const Bits *row = &rows[3 * i], want = model(row[0], row[1], row[2]);
     if (agree(signature[0], results[i], want) || wrong++ > 0) continue;
     first = instruction + " of " + hexadecimal(row[0]) + ", " + hexadecimal(row[1]) + ", " + hexadecimal(row[2]) +
-            " gave " + hexadecimal(results[i]) + ", not " + hexadecimal(want);
+            " is " + hexadecimal(results[i]) + ", expected " + hexadecimal(want);
   }
   expect(wrong == 0, first + " (" + std::to_string(wrong) + " of " + std::to_string(results.size()) + " wrong)");
 }
@@ -188,7 +188,7 @@ void check_near(const std::string &instruction, const RealModel &model, double r
     const double want = kind == 'D' ? exact : static_cast<float>(exact);
     const bool near = std::isnan(want) ? std::isnan(got)
                                        : got == want || std::fabs(got - want) <= absolute + relative * std::fabs(want);
-    expect(near, instruction + " of " + hexadecimal(rows[3 * i]) + " gave " + std::to_string(got) + ", not " +
+    expect(near, instruction + " of " + hexadecimal(rows[3 * i]) + " is " + std::to_string(got) + ", expected " +
                      std::to_string(want));
   }
 }
@@ -226,14 +226,14 @@ std::string run_body(const std::string &body, const std::vector<uint32_t> &in, s
   return kinds;
 }
 
-void refused(const std::string &statements, const std::vector<std::string> &names) {
+void expect_rejection(const std::string &statements, const std::vector<std::string> &names) {
   try {
     Module::parse(kernel_of(statements))->kernel("test");
     expect(false, statements + " was accepted");
   } catch (const Error &error) {
     for (const std::string &name : names) {
       expect(std::string(error.what()).find(name) != std::string::npos,
-             statements + " was refused, but without naming " + name + ": " + error.what());
+             statements + " was rejected without naming " + name + ": " + error.what());
     }
   }
 }

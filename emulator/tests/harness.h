@@ -2,9 +2,9 @@
 //
 //   check("add.sat.s32", "w=ww", [](Bits a, Bits b, Bits) -> Bits { ... });
 //
-// The signature gives the kind of the result and of up to three sources: h, w, d are 16, 32 and 64 bits, p a predicate,
-// s a 32-bit shift or position; F and D are f32 and f64, H and B f16 and bf16, X and Y their pairs. The models are
-// written from the PTX ISA's text and share no code with the emulator.
+// The signature gives the kinds of the result and of up to three sources: h, w, d are 16, 32 and 64 bits, p a
+// predicate, s a 32-bit shift amount or position; F and D are f32 and f64, H and B f16 and bf16, X and Y pairs of
+// these. The models are written from the text of the PTX ISA and share no code with the emulator.
 #pragma once
 
 #include <cstdint>
@@ -18,25 +18,25 @@ using Bits = uint64_t;
 using Model = std::function<Bits(Bits a, Bits b, Bits c)>;
 using RealModel = std::function<double(double a)>;
 
-// `instruction` is an opcode, which gets its operands from the signature, or whole statements (with a semicolon) over
+// `instruction` is an opcode, whose operands follow from the signature, or complete statements (with a semicolon) over
 // the registers d, a, b, c, the scratch registers h0, h1 (.b16), w0..w3 (.b32), l0, l1 (.b64) and the predicates p0,
-// p1. Results that are NaNs by their kind agree whatever their bits.
+// p1. NaNs of the result's kind count as equal regardless of their bits.
 void check(const std::string &instruction, const std::string &signature, const Model &model);
 
-// For approximations of f32, or of f64 (kind D): the result is within `relative` of the model, or within `absolute`.
+// For approximations of f32, or of f64 (kind D): the result must be within `relative` or `absolute` of the model.
 void check_near(const std::string &instruction, const RealModel &model, double relative, double absolute,
                 char kind = 'F');
 
-// The statements are not accepted, and the error contains each of `names`.
-void refused(const std::string &statements, const std::vector<std::string> &names);
+// The statements must be rejected with an error that contains each of `names`.
+void expect_rejection(const std::string &statements, const std::vector<std::string> &names);
 
-// A check of its own: counts it, and prints `what` if it does not hold.
+// Counts a check and prints `what` if the condition is false.
 void expect(bool holds, const std::string &what);
 
-// The PTX of a kernel `test` around a body, over the same registers and, as 64-bit addresses, `in` and `out`.
+// The PTX of a kernel `test` around a body, with the same registers and the 64-bit addresses `in` and `out`.
 std::string kernel_of(const std::string &body, const std::string &declarations = {});
-// Runs that kernel on `threads` threads of one block; `in` and `out` are arrays of 32-bit words. Gives the kinds of its
-// findings, joined by commas.
+// Runs that kernel on one block of `threads` threads; `in` and `out` are arrays of 32-bit words. Returns the kinds of
+// its findings, separated by commas.
 std::string run_body(const std::string &body, const std::vector<uint32_t> &in, std::vector<uint32_t> &out,
                      unsigned threads, const std::string &declarations = {});
 
@@ -45,7 +45,7 @@ std::vector<std::string> untested_opcodes();
 int failures();
 int checks();
 
-// One per file.
+// One function per file.
 void test_integer();
 void test_bits();
 void test_float();
@@ -59,6 +59,6 @@ void test_control();
 void test_counters();
 void test_findings();
 void test_launches();
-void test_refusals();
+void test_rejections();
 
 }  // namespace lily::emulator::tests

@@ -1,4 +1,4 @@
-// Integer arithmetic against models in 128-bit integers.
+// Integer arithmetic, compared with models in 128-bit integers.
 #include <algorithm>
 
 #include "tests/harness.h"
@@ -10,7 +10,7 @@ using Wide = __int128;
 
 struct IntegerType {
   const char *name;
-  char kind, twice;  // letters of signatures; `twice` of a .wide result
+  char kind, twice;  // characters of signatures; `twice` is the kind of a .wide result
   int bits;
   bool is_signed;
 
@@ -31,7 +31,7 @@ std::string signature(char result, std::initializer_list<char> sources) {
   return std::string(1, result) + "=" + std::string(sources);
 }
 
-// The product of two n-bit numbers has 2n bits, and of unsigned 64-bit ones all 128: only shifted as unsigned.
+// The product of two n-bit numbers has 2n bits. For unsigned 64-bit numbers that is all 128, so the shift is unsigned.
 Bits high(Wide product, const IntegerType &type) {
   return static_cast<Bits>(static_cast<unsigned __int128>(product) >> type.bits);
 }
@@ -54,7 +54,7 @@ void test_type(const IntegerType &type) {
   check("sad" + name, three, [&](Bits a, Bits b, Bits c) {
     return static_cast<Bits>(value(c) + std::max(value(a), value(b)) - std::min(value(a), value(b)));
   });
-  // Division by zero is unspecified: the divisor is made odd. INT_MIN / -1 overflows, so -1 becomes 7.
+  // Division by zero is unspecified, so the divisor is made odd. INT_MIN / -1 overflows, so -1 is replaced by 7.
   const std::string bits = std::to_string(type.bits);
   const std::string scratch = type.bits == 16 ? "h0" : type.bits == 32 ? "w0" : "l0";
   const auto divisor = [&](Bits b) { return value(b | 1) == -1 ? Wide{7} : value(b | 1); };
@@ -79,7 +79,7 @@ void test_type(const IntegerType &type) {
   }
 }
 
-// Carries: the second instruction makes the flag of the first visible.
+// Carries: the second instruction makes the carry flag of the first visible.
 void test_carries() {
   for (const IntegerType &type : {kTypes[2], kTypes[3], kTypes[4], kTypes[5]}) {
     const std::string name = std::string(".") + type.name, scratch = type.bits == 32 ? "w0" : "l0";
@@ -116,7 +116,7 @@ void test_carries() {
 
 Wide clamp_to(Wide value, const IntegerType &type) { return std::clamp(value, type.lowest(), type.highest()); }
 
-// The low 24 bits, as a number.
+// The low 24 bits as a number.
 Wide value_24(Bits bits, bool is_signed) {
   const Wide kept = bits & 0xffffff;
   return is_signed && kept >= 0x800000 ? kept - 0x1000000 : kept;

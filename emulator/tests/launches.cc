@@ -1,4 +1,4 @@
-// Blocks on several threads, and launches from several host threads, with checks and without.
+// Blocks on several host threads, and launches from several host threads, with and without checks.
 #include <cstring>
 #include <thread>
 
@@ -9,7 +9,7 @@ namespace lily::emulator::tests {
 
 namespace {
 
-// Each of two blocks raises a flag of its own and waits for the other's, which ends only if both run at a time.
+// Each of two blocks sets its own flag and waits for the other's, so the launch ends only if both run concurrently.
 void test_blocks_at_a_time() {
   const auto module = Module::parse(kernel_of(
       "mov.u32 w0, %ctaid.x;\nmov.u32 w1, 1;\nxor.b32 w2, w0, 1;\nmad.wide.u32 l0, w0, 4, in;\n"
@@ -31,10 +31,10 @@ void test_blocks_at_a_time() {
   device_memory().release(flags);
 }
 
-// Launches of several host threads.
+// Launches from several host threads.
 void test_launches_at_a_time() {
   constexpr unsigned kThreads = 4, kRounds = 12, kBlocks = 16, kBlock = 64;
-  // out[i] = in[i] + 1 by way of shared memory.
+  // out[i] = in[i] + 1, through shared memory.
   const auto module = Module::parse(kernel_of(
       ".shared .align 4 .b8 tile[256];\nmov.u32 w0, %tid.x;\nmov.u32 w1, %ctaid.x;\nmad.lo.u32 w1, w1, 64, w0;\n"
       "mad.wide.u32 in, w1, 4, in;\nmad.wide.u32 out, w1, 4, out;\nmov.u32 w3, tile;\nmad.lo.u32 w2, w0, 4, w3;\n"
@@ -44,7 +44,7 @@ void test_launches_at_a_time() {
   constexpr size_t kWords = kBlocks * kBlock;
   for (const bool checks : {true, false}) {
     for (unsigned round = 0; round < kRounds; ++round) {
-      // Fresh memory for all of them: what the checks remember of it comes to be while all launch.
+      // New memory in each round, so that the race records are created while all threads launch.
       auto *const in = static_cast<uint32_t *>(device_memory().allocate(kWords * 4));
       std::vector<uint32_t *> outs(kThreads);
       for (uint32_t *&out : outs) out = static_cast<uint32_t *>(device_memory().allocate(kWords * 4));
@@ -67,28 +67,28 @@ void test_launches_at_a_time() {
       }
       for (const size_t each : findings) wrong += each;
       expect(wrong == 0, std::string("launches at a time ") + (checks ? "with" : "without") +
-                             " checks: " + std::to_string(wrong) + " words or findings are wrong");
+                             " checks: " + std::to_string(wrong) + " wrong words or findings");
       device_memory().release(in);
       for (uint32_t *out : outs) device_memory().release(out);
     }
   }
 }
 
-// Kernels are cut out of a module's text and read when they are asked for.
+// Kernels are separated from a module's text and parsed on first use.
 void test_kernels_are_read_late() {
   const std::string text =
       "// .entry none(\n.version 8.8\n.target sm_100\n.address_size 64\n"
       ".visible .entry first()\n{\n// }\n.pragma \"}\"; /* } */\n{\nret;\n}\n}\n"
       ".visible .entry second()\n{\nnonsense;\n}\n.visible .entry third()\n{\nret;\n}\n";
   const auto module = Module::parse(text);
-  expect(module->kernel_names() == std::vector<std::string>{"first", "second", "third"}, "the names of kernels");
+  expect(module->kernel_names() == std::vector<std::string>{"first", "second", "third"}, "kernel names");
   for (const char *name : {"first", "third"}) {
     expect(run(module->kernel(name), {1}, {1}, 0, LaunchOptions{}).ok(), std::string("the kernel ") + name);
   }
   for (int attempt = 0; attempt < 2; ++attempt) {
     try {
       module->kernel("second");
-      expect(false, "a kernel of nonsense was accepted");
+      expect(false, "an invalid kernel was accepted");
     } catch (const Error &error) {
       expect(std::string(error.what()).starts_with("PTX line 15: "), error.what());
     }

@@ -1,5 +1,5 @@
-// mma, ldmatrix, stmatrix and movmatrix. The models place elements as the PTX ISA's tables of fragments do: by the
-// lane's group (lane / 4) and its place in it (lane % 4).
+// mma, ldmatrix, stmatrix and movmatrix. The models place elements according to the fragment layouts of the PTX ISA: by
+// the lane's group (lane / 4) and its index in the group (lane % 4).
 #include <algorithm>
 #include <utility>
 
@@ -10,7 +10,7 @@ namespace {
 
 using Words = std::vector<uint32_t>;
 
-struct Place {
+struct Position {
   int row, column;
 };
 
@@ -21,19 +21,19 @@ struct Shape {
   int element_bits;
 };
 
-// Element i of a lane's fragment of A or B; all tables follow from how many elements a register holds.
-Place place_a(const Shape &shape, int lane, int i) {
-  const int group = lane / 4, place = lane % 4, packed = shape.element_bits == 19 ? 1 : 32 / shape.element_bits;
+// Position of element i of a lane's fragment of A or B. All layouts follow from the number of elements per register.
+Position position_a(const Shape &shape, int lane, int i) {
+  const int group = lane / 4, index = lane % 4, packed = shape.element_bits == 19 ? 1 : 32 / shape.element_bits;
   const int reg = i / packed;
-  return {group + reg % 2 * 8, place * packed + i % packed + reg / 2 * packed * 4};
+  return {group + reg % 2 * 8, index * packed + i % packed + reg / 2 * packed * 4};
 }
-Place place_b(const Shape &shape, int lane, int i) {
-  const int group = lane / 4, place = lane % 4, packed = shape.element_bits == 19 ? 1 : 32 / shape.element_bits;
-  return {place * packed + i % packed + i / packed * packed * 4, group};
+Position position_b(const Shape &shape, int lane, int i) {
+  const int group = lane / 4, index = lane % 4, packed = shape.element_bits == 19 ? 1 : 32 / shape.element_bits;
+  return {index * packed + i % packed + i / packed * packed * 4, group};
 }
-Place place_c(int lane, int i) { return {lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2}; }
+Position position_c(int lane, int i) { return {lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2}; }
 
-// Small whole numbers, which every format holds, so that sums are exact.
+// Small integers, which every format represents, so that sums are exact.
 int number_at(int matrix, int row, int column) { return (matrix * 7 + row * 5 + column * 3 + row * column) % 9 - 4; }
 
 uint32_t element(const std::string &type, int value) {
@@ -45,7 +45,7 @@ uint32_t element(const std::string &type, int value) {
 
 int value_of(const std::string &type, int matrix, int row, int column) {
   const int value = number_at(matrix, row, column);
-  if (type == "u8") return (value + 4) * 28 + 3;  // up to 227, beyond a signed byte
+  if (type == "u8") return (value + 4) * 28 + 3;  // up to 227, above the range of a signed byte
   if (type == "s8") return value * 31;
   return value;
 }
@@ -66,17 +66,17 @@ void check_mma(const Shape &shape, bool satfinite) {
     uint32_t *words = &in[lane * 10];
     const uint32_t mask = shape.element_bits == 8 ? 0xff : shape.element_bits == 16 ? 0xffff : 0xffffffff;
     for (int i = 0; i < registers_a * packed; ++i) {
-      const Place at = place_a(shape, lane, i);
+      const Position at = position_a(shape, lane, i);
       words[i / packed] |= (element(shape.type_a, value_of(shape.type_a, 0, at.row, at.column)) & mask)
                            << (i % packed * (32 / packed) % 32);
     }
     for (int i = 0; i < registers_b * packed; ++i) {
-      const Place at = place_b(shape, lane, i);
+      const Position at = position_b(shape, lane, i);
       words[registers_a + i / packed] |= (element(shape.type_b, value_of(shape.type_b, 1, at.row, at.column)) & mask)
                                          << (i % packed * (32 / packed) % 32);
     }
     for (int i = 0; i < 4; ++i) {
-      const Place at = place_c(lane, i);
+      const Position at = position_c(lane, i);
       const int value = satfinite ? (at.row % 2 ? INT32_MAX : INT32_MIN) : number_at(2, at.row, at.column);
       if (half_sums)
         words[registers_a + registers_b + i / 2] |= element("f16", value) << (i % 2 * 16);
@@ -107,7 +107,7 @@ void check_mma(const Shape &shape, bool satfinite) {
   int wrong = 0;
   for (int lane = 0; lane < 32; ++lane) {
     for (int i = 0; i < 4; ++i) {
-      const Place at = place_c(lane, i);
+      const Position at = position_c(lane, i);
       int64_t sum = satfinite ? (at.row % 2 ? INT32_MAX : INT32_MIN) : number_at(2, at.row, at.column);
       for (int k = 0; k < shape.depth; ++k) {
         sum += static_cast<int64_t>(value_of(shape.type_a, 0, at.row, k)) * value_of(shape.type_b, 1, k, at.column);
@@ -117,7 +117,7 @@ void check_mma(const Shape &shape, bool satfinite) {
       wrong += got != element(shape.type_c, static_cast<int>(sum));
     }
   }
-  expect(wrong == 0, opcode + ": " + std::to_string(wrong) + " of 128 elements are wrong");
+  expect(wrong == 0, opcode + ": " + std::to_string(wrong) + " of 128 elements differ");
 }
 
 void test_mma() {
@@ -136,7 +136,8 @@ void test_mma() {
   }
 }
 
-// Sums are made in double and rounded once, with c among them. All elements of A, of B and of C are the same.
+// The sums, including c, are computed in double and rounded once. All elements of A are equal, and so are those of B
+// and C.
 void check_sum(const std::string &types, uint32_t a, uint32_t b, uint32_t c, uint32_t want) {
   const auto number = [](uint32_t bits) { return std::to_string(bits); };
   const bool is_tf32 = types == "tf32", half_sums = types == "f16 sums";
@@ -153,7 +154,7 @@ void check_sum(const std::string &types, uint32_t a, uint32_t b, uint32_t c, uin
   const std::string findings = run_body(body, {0}, out, 32);
   expect(findings.empty(), "sums of " + types + ": " + findings);
   for (const uint32_t got : out) {
-    expect(got == want, "sums of " + types + ": " + std::to_string(got) + ", not " + std::to_string(want));
+    expect(got == want, "sums of " + types + ": " + std::to_string(got) + ", expected " + std::to_string(want));
   }
 }
 
@@ -161,19 +162,20 @@ void test_sums() {
   const auto half = [](Real x) { return static_cast<uint32_t>(encode(kHalf, x)) * 0x10001; };
   const auto bfloat = [](Real x) { return static_cast<uint32_t>(encode(kBfloat, x)) * 0x10001; };
   const auto single = [](Real x) { return static_cast<uint32_t>(encode(kFloat, x)); };
-  // Sixteen addends, each of which would be lost against 1 in f32, together are not.
+  // Each of the sixteen addends alone would be lost in an f32 sum with 1; together they are not.
   check_sum("f16", half(0x1p-13L), half(0x1p-12L), single(1), single(1 + 0x1p-21L));
   check_sum("bf16", bfloat(0x1p-13L), bfloat(0x1p-12L), single(1), single(1 + 0x1p-21L));
-  // Half a unit beside 1 + one unit: to even.
+  // Half an ulp above 1 + 1 ulp rounds to even.
   check_sum("f16", half(0x1p-14L), half(0x1p-14L), single(1 + 0x1p-23L), single(1 + 0x1p-22L));
-  // Nor do f16 sums round on the way.
+  // f16 sums are not rounded in between either.
   check_sum("f16 sums", half(0x1p-7L), half(0x1p-7L), half(1), half(1 + 0x1p-10L));
-  // Of tf32 operands the low 13 bits do not count.
+  // The low 13 bits of tf32 operands are ignored.
   check_sum("tf32", single(1 + 0x1p-11L), single(2 + 0x1p-11L), single(0.5L), single(16.5L));
   check_sum("tf32", single(1 + 0x1p-10L), single(1), single(0), single(8 + 0x1p-7L));
 }
 
-// A matrix of 8 x 8 halves: lane l holds, of row l / 4, the elements 2 (l % 4) and one more; of .trans, of the column.
+// An 8 x 8 matrix of 16-bit elements: lane l holds elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4, or of that column
+// with .trans.
 uint32_t fragment(const Words &tile, int matrix, int lane, bool transposed) {
   uint32_t word = 0;
   for (int i = 0; i < 2; ++i) {
@@ -192,7 +194,7 @@ Words tile_of(int matrices) {
 }
 
 void test_moves() {
-  // Row r of the tile in shared memory: 16 bytes at 16 r.
+  // Row r of the tile is 16 bytes at offset 16 r in shared memory.
   const std::string fill =
       ".shared .align 16 .b8 tile[512];\n.reg .b32 lane;\nmov.u32 lane, %laneid;\nmov.u32 w8, tile;\n"
       "mad.lo.u32 w8, lane, 16, w8;\nmad.wide.u32 l0, lane, 16, in;\nmad.wide.u32 out, lane, 16, out;\n"
@@ -214,9 +216,9 @@ void test_moves() {
         for (int lane = 0; lane < 32; ++lane) {
           for (int i = 0; i < count; ++i) wrong += out[lane * 4 + i] != fragment(tile, i, lane, transposed);
         }
-        expect(wrong == 0, opcode + ": " + std::to_string(wrong) + " registers are wrong");
+        expect(wrong == 0, opcode + ": " + std::to_string(wrong) + " registers differ");
       }
-      // What ldmatrix loads, stmatrix of the same form puts back.
+      // stmatrix must store what ldmatrix of the same form loaded.
       const char *registers = count == 1 ? "{w0}" : count == 2 ? "{w0, w1}" : "{w0, w1, w2, w3}";
       const std::string form =
           ".sync.aligned.m8n8.x" + std::to_string(count) + (transposed ? ".trans" : "") + ".shared.b16 ";
@@ -229,7 +231,7 @@ void test_moves() {
       expect(findings.empty(), "stmatrix" + form + findings);
       int wrong = 0;
       for (int i = 0; i < 32 * count; ++i) wrong += out[i] != tile[i];
-      expect(wrong == 0, "stmatrix" + form + std::to_string(wrong) + " words are wrong");
+      expect(wrong == 0, "stmatrix" + form + std::to_string(wrong) + " words differ");
     }
   }
   Words out(128, 0);
@@ -241,7 +243,7 @@ void test_moves() {
   expect(findings.empty(), "movmatrix: " + findings);
   int wrong = 0;
   for (int lane = 0; lane < 32; ++lane) wrong += out[lane * 4] != fragment(tile, 0, lane, true);
-  expect(wrong == 0, "movmatrix: " + std::to_string(wrong) + " registers are wrong");
+  expect(wrong == 0, "movmatrix: " + std::to_string(wrong) + " registers differ");
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Loads, stores, atomics, asynchronous copies and addresses. Each thread works on words of its own where the result
-// would depend on their order otherwise.
+// Loads, stores, atomics, asynchronous copies and addresses. Where the result would depend on the order of the threads,
+// each thread accesses its own words.
 #include <tuple>
 
 #include "tests/harness.h"
@@ -9,21 +9,21 @@ namespace {
 
 using Words = std::vector<uint32_t>;
 
-// Runs the body on one thread unless told otherwise; no finding, and these results.
+// Runs the body on `threads` threads; it must have no findings and give these results.
 void check_body(const std::string &name, const std::string &body, const Words &in, const Words &want,
                 unsigned threads = 1, const std::string &declarations = {}) {
   Words out(want.size(), 0);
   const std::string findings = run_body(body, in, out, threads, declarations);
   expect(findings.empty(), name + ": " + findings);
   for (size_t i = 0; i < want.size(); ++i) {
-    expect(out[i] == want[i],
-           name + ": word " + std::to_string(i) + " is " + std::to_string(out[i]) + ", not " + std::to_string(want[i]));
+    expect(out[i] == want[i], name + ": word " + std::to_string(i) + " is " + std::to_string(out[i]) + ", expected " +
+                                  std::to_string(want[i]));
   }
 }
 
 void test_loads() {
   const Words in = {0x81828384, 0x05060708, 0x90000001, 0x7fffffff};
-  // Narrow loads into wider registers extend by their type.
+  // Narrow loads into wider registers are extended according to their type.
   check_body("ld.u8", "ld.global.u8 w0, [in];\nst.global.u32 [out], w0;", in, {0x84});
   check_body("ld.s8", "ld.global.s8 w0, [in+1];\nst.global.u32 [out], w0;", in, {0xffffff83});
   check_body("ld.u16", "ld.global.u16 w0, [in];\nst.global.u32 [out], w0;", in, {0x8384});
@@ -60,7 +60,7 @@ void test_loads() {
              "st.global.cs.u32 [out], w0;\nst.global.L1::no_allocate.u32 [out+4], w1;\n"
              "st.global.L2::cache_hint.v2.u32 [out+8], {w2, w3}, l0;",
              in, in);
-  // Each reading of a clock is later than the one before, and wide ones go on where 32 bits end.
+  // Every read of a clock returns a later time; 64-bit clocks do not wrap around at 32 bits.
   check_body("clocks",
              "mov.u64 l0, %clock64;\nmov.u64 l1, %clock64;\nsetp.lt.u64 p0, l0, l1;\nselp.u32 w0, 1, 0, p0;\n"
              "mov.u64 l0, %globaltimer;\nmov.u64 l1, %globaltimer;\nsetp.lt.u64 p0, l0, l1;\nselp.u32 w1, 1, 0, p0;\n"
@@ -91,7 +91,7 @@ void test_spaces() {
              {0}, {9});
 }
 
-// The old value, and the word afterwards.
+// Checks the returned old value and the resulting word.
 void check_atomic(const std::string &operation, const std::string &type, uint32_t old, uint32_t operand,
                   uint32_t after) {
   for (const std::string space : {".global", ""}) {
@@ -134,7 +134,7 @@ void test_atomics() {
              "mov.u64 l0, 0xffffffff;\nst.global.u64 [out], l0;\natom.global.add.u64 l1, [out], 2;\n"
              "st.global.u64 [out+8], l1;",
              {0}, {1, 1, 0xffffffff, 0});
-  // 16 bits: the other half of the word stays.
+  // 16 bits: the other half of the word must not change.
   for (const auto &[type, one, two, three] :
        {std::tuple{"f16", 0x3c00u, 0x4000u, 0x4200u}, {"bf16", 0x3f80u, 0x4000u, 0x4040u}}) {
     const std::string add = std::string("atom.global.add.noftz.") + type;
@@ -146,7 +146,7 @@ void test_atomics() {
   check_body("atom.add.f64",
              "mov.f64 l0, 0d3FF0000000000000;\nst.global.f64 [out], l0;\nmov.f64 l1, 0d3CA8000000000000;\n"
              "atom.global.add.f64 l2, [out], l1;\nst.global.f64 [out+8], l2;\nred.global.add.f64 [out], l0;",
-             {0}, {0, 0x40000000, 0, 0x3ff00000});  // 1 + 1.5 / 2^53 rounds to 1 + 2^-52, and that with 1 to 2
+             {0}, {0, 0x40000000, 0, 0x3ff00000});  // 1 + 1.5 / 2^53 rounds to 1 + 2^-52, and adding 1 rounds to 2
   check_body("atom.cas.b16",
              "mov.u32 w0, 0x00070004;\nst.global.u32 [out], w0;\nmov.u16 h0, 4;\nmov.u16 h1, 9;\n"
              "atom.global.cas.b16 h0, [out], h0, h1;\nst.global.u16 [out+4], h0;\nmov.u16 h0, 4;\n"
@@ -198,7 +198,7 @@ void test_async_copies() {
       "cp.async.cg.shared.global [w0], [in], 16;\ncp.async.commit_group;\n"
       "cp.async.wait_group 1;\n";
   expect(run_body(start + weak + finish, in, out, 1) == "async copy", "a wait that is too weak is found");
-  // Of two groups, wait_group 1 waits for the older.
+  // With two groups in flight, wait_group 1 waits for the older one.
   check_body("cp.async.wait_group 1",
              start +
                  "cp.async.cg.shared.global [w0], [in], 16;\ncp.async.commit_group;\n"

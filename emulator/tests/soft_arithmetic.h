@@ -1,4 +1,4 @@
-// Exact arithmetic on formats: a long double and the side on which the exact result lies, then one rounding.
+// Exact arithmetic for any format: a long double plus the side on which the exact result lies, then one rounding.
 #pragma once
 
 #include "tests/soft_float.h"
@@ -16,14 +16,14 @@ inline Bits soft_add(Format format, Real x, Real y, Mode mode) {
   return encode_sum(format, sum, mode, side_of(error), std::signbit(x), std::signbit(y));
 }
 
-// A product of two doubles has 106 bits; what the long double lacks only decides the rounding.
+// A product of two doubles has 106 bits; the bits that the long double lacks only affect the rounding.
 inline Bits soft_multiply(Format format, Real x, Real y, Mode mode) {
   const Real product = x * y;
   if (!std::isfinite(product)) return encode(format, product);
   return encode(format, product, mode, side_of(std::fma(x, y, -product)));
 }
 
-// For formats whose products a long double holds exactly.
+// For formats whose products are exact in a long double.
 inline Bits soft_fma(Format format, Real x, Real y, Real z, Mode mode) { return soft_add(format, x * y, z, mode); }
 
 inline Bits soft_divide(Format format, Real x, Real y, Mode mode) {
@@ -39,16 +39,16 @@ inline Bits soft_root(Format format, Real x, Mode mode) {
   return encode(format, root, mode, side_of(std::fma(-root, root, x)));
 }
 
-// min, max: a NaN gives way to a number unless it is to be handed on; -0 is below +0.
-inline Bits soft_choose(Format format, Bits a, Bits b, bool greatest, bool hand_on_nan) {
+// min, max: the result is a NaN if both operands are, or if `propagate_nan` is set and one is. -0 is less than +0.
+inline Bits soft_choose(Format format, Bits a, Bits b, bool greatest, bool propagate_nan) {
   const bool a_nan = is_nan_of(format, a), b_nan = is_nan_of(format, b);
-  if (a_nan || b_nan) return (hand_on_nan || (a_nan && b_nan)) ? format.nan() : a_nan ? b : a;
+  if (a_nan || b_nan) return (propagate_nan || (a_nan && b_nan)) ? format.nan() : a_nan ? b : a;
   const Real x = decode(format, a), y = decode(format, b);
   const bool a_below = x < y || (x == y && std::signbit(x));
   return a_below != greatest ? a : b;
 }
 
-// .sat: to [0, 1], and a NaN to +0.
+// .sat: clamps to [0, 1]; a NaN becomes +0.
 inline Bits soft_saturate(Format format, Bits bits) {
   if (is_nan_of(format, bits) || bits & format.sign()) return 0;
   const Bits one = static_cast<Bits>(format.bias()) << format.fraction_bits;

@@ -1,5 +1,5 @@
-// Rounding of exact real values to any binary format, for the models: by the definition of IEEE 754, digit by digit,
-// not by the tricks that a fast implementation uses.
+// Rounding of exact real values to any binary format, for the models. It follows the definition in IEEE 754 rather than
+// the shortcuts of a fast implementation.
 #pragma once
 
 #include <algorithm>
@@ -29,7 +29,7 @@ inline bool is_subnormal(Format format, Bits bits) {
 }
 inline Bits flush(Format format, Bits bits) { return is_subnormal(format, bits) ? bits & format.sign() : bits; }
 
-// long double has 64 bits of significand here, which holds all values of the formats.
+// long double must have a 64-bit significand, which represents all values of the formats.
 inline long double decode(Format format, Bits bits) {
   const bool negative = bits & format.sign();
   bits &= format.sign() - 1;
@@ -45,7 +45,7 @@ inline long double decode(Format format, Bits bits) {
   return negative ? -value : value;
 }
 
-// `rest` says on which side of `value` the exact result lies, when it is not `value` itself: -1, 0 or 1.
+// `rest` is the side of `value` on which the exact result lies: -1, 0 (`value` is exact) or 1.
 inline Bits encode(Format format, long double value, Mode mode = Mode::kEven, int rest = 0) {
   if (std::isnan(value)) return format.nan();
   const bool negative = std::signbit(value);
@@ -58,9 +58,9 @@ inline Bits encode(Format format, long double value, Mode mode = Mode::kEven, in
   long double scaled = std::ldexp(magnitude, format.fraction_bits - exponent);
   long double whole = std::floor(scaled);
   long double part = scaled - whole;
-  int side = outward;  // of the part against a half
+  int side = outward;  // of the part relative to a half
   if (part == 0 && outward < 0) {
-    // Below a power of two the numbers lie twice as close.
+    // Below a power of two the spacing of the numbers is half as large.
     if (std::ldexp(1.0L, format.fraction_bits) == whole && exponent > 1 - format.bias()) whole *= 2, --exponent;
     whole -= 1;
     part = 1;
@@ -77,7 +77,7 @@ inline Bits encode(Format format, long double value, Mode mode = Mode::kEven, in
     case Mode::kDown: up = negative && inexact; break;
     case Mode::kUp: up = !negative && inexact; break;
   }
-  // The fraction's carry runs into the exponent by itself.
+  // A carry out of the fraction increments the exponent.
   Bits result = static_cast<Bits>(whole) + up;
   const Bits unit = Bits{1} << format.fraction_bits;
   if (result >= unit) result = result - unit + (static_cast<Bits>(exponent + format.bias()) << format.fraction_bits);
@@ -88,7 +88,7 @@ inline Bits encode(Format format, long double value, Mode mode = Mode::kEven, in
   return sign | result;
 }
 
-// Zeros of one sign keep it; any other sum of zero is +0, but -0 when rounding down.
+// A sum of zeros of the same sign keeps the sign. Every other zero sum is +0, or -0 when rounding down.
 inline Bits encode_sum(Format format, long double value, Mode mode, int rest, bool x_negative, bool y_negative) {
   if (value != 0 || rest != 0) return encode(format, value, mode, rest);
   return (x_negative == y_negative ? x_negative : mode == Mode::kDown) ? format.sign() : 0;

@@ -1,4 +1,4 @@
-// Operations between the 32 lanes of a warp, against loops over the lanes.
+// Operations between the 32 lanes of a warp, compared with loops over the lanes.
 #include <algorithm>
 
 #include "tests/harness.h"
@@ -31,12 +31,12 @@ void check_lanes(const std::string &body, const std::function<uint32_t(uint32_t 
   const Words out = run_lanes(body, body, values);
   for (uint32_t lane = 0; lane < 32; ++lane) {
     const uint32_t want = model(lane, values);
-    expect(out[lane] == want, body + ": lane " + std::to_string(lane) + " got " + std::to_string(out[lane]) + ", not " +
-                                  std::to_string(want));
+    expect(out[lane] == want, body + ": lane " + std::to_string(lane) + " has " + std::to_string(out[lane]) +
+                                  ", expected " + std::to_string(want));
   }
 }
 
-// c holds the clamp in its low five bits and the segment mask above bit 8, as __shfl_sync builds it.
+// Operand c has the clamp value in its low five bits and the segment mask from bit 8 on, as __shfl_sync sets it.
 void test_shuffles() {
   for (const uint32_t width : {32u, 16u, 8u, 2u}) {
     for (const uint32_t offset : {0u, 1u, 3u, 8u, 31u}) {
@@ -106,7 +106,7 @@ void test_votes() {
   check_lanes("activemask.b32 w1;", [](uint32_t, const Words &) -> uint32_t { return 0xffffffff; });
 }
 
-// A member mask: the even lanes among themselves.
+// With a member mask, the even lanes form their own group.
 void test_reductions() {
   const auto fold = [](const std::string &name, uint32_t x, uint32_t y) -> uint32_t {
     const auto a = static_cast<int32_t>(x), b = static_cast<int32_t>(y);

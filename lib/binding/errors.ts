@@ -1,7 +1,7 @@
-/** Errors of the binding, as the package's own. */
+/** Errors of the addon, as {@link LilyError}. */
 import { LilyError, type LilyErrorCode } from '../base/errors.js'
 
-/** The binding's errors carry a code of ours; anything else is passed on as it is. */
+/** A LilyError for an error with one of the ERR_LILY_ codes; any other value is returned as it is. */
 export function fromBinding(cause: unknown): unknown {
   if (!(cause instanceof Error)) return cause
   const { code, cudaError, argument } = cause as { code?: unknown; cudaError?: unknown; argument?: unknown }
@@ -13,7 +13,7 @@ export function fromBinding(cause: unknown): unknown {
   })
 }
 
-/** Calls into the binding. */
+/** Calls the addon. Its errors are thrown as LilyError. */
 export function bound<T>(call: () => T): T {
   try {
     return call()
@@ -22,7 +22,7 @@ export function bound<T>(call: () => T): T {
   }
 }
 
-/** Waits for the binding. */
+/** Awaits a promise of the addon. It rejects with LilyError. */
 export async function settled<T>(promise: Promise<T>): Promise<T> {
   try {
     return await promise

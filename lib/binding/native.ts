@@ -1,18 +1,18 @@
 /**
  * The native binding: its types, and the one place that loads it.
  *
- * A call is a descriptor of numbers (the fields of `fields`, then four numbers for every operand slot) and the operands
- * themselves in slot order. The binding names its own fields, slots and enumerators, so no number is written down twice.
- * It re-checks every byte length against the problem and never trusts a shape: a mistake above it becomes an error, not
- * a wild access.
+ * A call is a descriptor, which holds the numbers of the call and of its operands, and the operands in slot order.
+ * `descriptor.ts` has the positions. The addon re-checks every byte length against the problem and trusts no shape: a
+ * mistake in lib/ becomes an error and never an access out of bounds.
  */
 import load from 'node-gyp-build'
 import { LilyError } from '../base/errors.js'
 import { packageRoot } from './root.js'
+import { checkVersion } from './version.js'
 
 declare const kind: unique symbol
 
-/** What the binding keeps of a device; when nobody holds it any more it is given back. */
+/** An object of a device that the addon holds. It is released when it is garbage collected. */
 export interface Handle<Kind extends string> {
   readonly [kind]: Kind
 }
@@ -21,10 +21,10 @@ export type StreamHandle = Handle<'stream'>
 export type EventHandle = Handle<'event'>
 export type GraphHandle = Handle<'graph'>
 
-/** Memory behind an operand: a view of host memory, the package's device memory, that of others, or nothing. */
+/** Memory of an operand: a view of host memory, device memory of the package, an address, or null for no operand. */
 export type Memory = ArrayBufferView | MemoryHandle | bigint | null
 
-/** A pool's numbers. */
+/** Statistics of a caching pool. */
 export interface PoolStatistics {
   readonly bytesInUse: number
   readonly bytesCached: number
@@ -53,30 +53,27 @@ export interface NativeBackend {
   devices: NativeDevice[]
 }
 
-/** What the cpu backend has found of the processor. */
+/** What the cpu backend has detected of the processor. */
 export interface NativeProcessor {
-  /** Those that it has kernels for, narrowest first, separated by spaces. */
+  /** The instruction sets that the backend has kernels for, narrowest first, separated by spaces. */
   readonly instructionSets: string
   /** Processors that this process may run on. */
   readonly affinity: number
-  /** Whole processors of the cgroup's quota; 0: there is none. */
+  /** Whole processors of the cgroup's quota; 0 without a quota. */
   readonly quota: number
   readonly physicalCores: number
 }
 
 /**
- * Errors thrown (or rejected with) carry `code`, one of the ERR_LILY_ codes, and `cudaError` where the device named one.
+ * Errors carry `code`, one of the ERR_LILY_ codes, and `cudaError`, the name of the error, if it is an error of CUDA.
  *
- * A descriptor is `fields.length + slots.length * slotFields.length` float64 numbers. Dtypes, routings, ... are given by
- * their numbers in `constants`. An operand that is absent is null, its slot's numbers are then not read.
+ * The descriptor of forward and backward holds the numbers of `callFields`, then those of `slotFields` for each slot.
+ * Dtypes, routings and so on are passed as their numbers in `constants`. An absent operand is null; the numbers of its
+ * slot are not read.
  */
 export interface Native {
-  readonly fields: readonly string[]
-  readonly slotFields: readonly string[]
-  readonly forwardSlots: readonly string[]
-  readonly backwardSlots: readonly string[]
-  readonly adamwFields: readonly string[]
-  readonly adamwParameterFields: readonly string[]
+  /** The names in each list of descriptor.ts, in order. */
+  readonly descriptor: Readonly<Record<string, readonly string[]>>
   readonly constants: {
     readonly backend: Readonly<Record<'cpu' | 'cuda', number>>
     readonly dtype: Readonly<Record<'float32' | 'bfloat16' | 'float16', number>>
@@ -91,20 +88,20 @@ export interface Native {
   backward(descriptor: Float64Array, ...operands: Memory[]): void
   backwardAsync(descriptor: Float64Array, ...operands: Memory[]): Promise<void>
   /**
-   * Fold of deferred gradients of b. The descriptor has the one slot `db`; layer i has `layers[2 * i]` matrices in
-   * `partials[i]` and its pooled weights in `weights[i]`, from byte `layers[2 * i + 1]` on (null: one matrix per expert,
-   * already weighted).
+   * Fold of deferred gradients of b. The descriptor holds the numbers of `foldFields`, those of `slotFields` for db,
+   * and those of `foldLayerFields` for each layer. `partials` has the matrices of each layer, `weights` its pooled
+   * weights (null: one matrix per expert, already weighted).
    */
-  fold(descriptor: Float64Array, db: Memory, layers: Float64Array, partials: Memory[], weights: Memory[]): void
+  fold(descriptor: Float64Array, db: Memory, partials: readonly Memory[], weights: readonly Memory[]): void
   /**
-   * A step of AdamW. The descriptor has the numbers of `adamwFields`, then for each parameter those of
-   * `adamwParameterFields`; `arrays` has four for each: value, grad, exp_avg, exp_avg_sq, the last two from their first
-   * byte on. The norm of all gradients is written to `norm`; null: it is not wanted, and nothing is clipped.
+   * A step of AdamW. The descriptor holds the numbers of `adamwFields`, then those of `adamwParameterFields` for each
+   * parameter. `arrays` has four for each parameter: value, grad, exp_avg, exp_avg_sq; the last two have no offset. The
+   * norm of all gradients is written to `norm`. Without it nothing is clipped.
    */
   adamw(descriptor: Float64Array, norm: Memory, arrays: readonly Memory[]): void
   /**
-   * The best rate of a roof, by its number in `constants`, with all threads at work: FLOP/s of multiply-adds, or bytes/s
-   * of reading, or of updating in place, a buffer of `byteLength`. Takes milliseconds; for benchmarks.
+   * The best rate of a roof, by its number in `constants`, with all threads: FLOP/s of multiply-adds, or bytes/s of
+   * reading, or of updating in place, a buffer of `byteLength`. It takes milliseconds and serves benchmarks.
    */
   measureRoof(backend: number, device: number, roof: number, byteLength: number): number
   /**
@@ -115,16 +112,16 @@ export interface Native {
   backends(): NativeBackend[]
   processor(): NativeProcessor
 
-  // Of CUDA devices. `device` is a number, `stream` a CUDA handle as a number. What is enqueued is not done when a
-  // function returns, unless it returns a promise.
+  // CUDA devices. `device` is a number, `stream` a CUDA handle as a number. The functions enqueue work and return
+  // before it is done; a promise resolves when it is done.
   /** Memory of the stream's device, which belongs to that stream. */
   memoryAllocate(byteLength: number, stream: StreamHandle): MemoryHandle
   memoryAddress(memory: MemoryHandle): bigint
-  /** Gives the memory back to the pool, once. */
+  /** Returns the memory to the pool. A second call does nothing. */
   memoryRelease(memory: MemoryHandle): void
   /** Throws unless an address and all of its bytes are memory of the device. */
   checkPointer(device: number, address: bigint, byteLength: number, argument: string): void
-  /** `data` has been read when it returns. */
+  /** `data` has been read when the function returns. */
   upload(device: number, memory: Memory, byteOffset: number, data: ArrayBufferView, stream: number): void
   download(device: number, memory: Memory, byteOffset: number, data: ArrayBufferView, stream: number): Promise<void>
   copy(
@@ -142,9 +139,9 @@ export interface Native {
   streamOwn(device: number): StreamHandle
   streamCreate(device: number): StreamHandle
   streamHandle(stream: StreamHandle): number
-  /** What belongs to it belongs to the device's own stream afterwards, in order. */
+  /** Its memory and its queued work pass to the device's own stream, in order. */
   streamDestroy(stream: StreamHandle): void
-  /** What `then` is given from now on comes after what `first` has been given. */
+  /** Later work of `then` runs after the work queued in `first` so far. */
   streamOrder(device: number, first: number, thenDevice: number, then: number): void
   streamWait(device: number, stream: number): Promise<void>
   streamWaitEvent(device: number, stream: number, event: EventHandle): void
@@ -155,7 +152,7 @@ export interface Native {
   eventWait(event: EventHandle): Promise<void>
   /** Milliseconds. */
   eventElapsed(start: EventHandle, end: EventHandle): number
-  /** Between the two the stream records what it is given; the record is a graph. */
+  /** Between captureBegin and captureEnd the stream records its work into a graph instead of running it. */
   captureBegin(stream: StreamHandle): void
   captureEnd(stream: StreamHandle): GraphHandle
   graphLaunch(graph: GraphHandle, stream: number): void
@@ -165,6 +162,7 @@ export interface Native {
 }
 
 export const native = loadNative()
+checkVersion(native.descriptor)
 
 function loadNative(): Native {
   try {

@@ -1,4 +1,4 @@
 declare module 'node-gyp-build' {
-  /** Loads the addon of the package at `root`: build/Release first, else the platform's file in prebuilds/. */
+  /** Loads the addon of the package at `root`: from build/Release, otherwise the platform's file in prebuilds/. */
   export default function load(root: string): unknown
 }

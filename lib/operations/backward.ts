@@ -3,13 +3,14 @@ import type { Known } from '../base/options.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { type BackwardCall, prepareGradients, readBackwardSettings, readGradients, tensorsOf } from './backward-call.js'
-import { DeferredB } from './deferred-b.js'
-import { runBackward, runBackwardAsync } from './launch.js'
+import { allocateGradients, type BackwardCall } from './allocate.js'
+import { checkGradients } from './check.js'
 import type { Routing } from './problem.js'
+import { readBackwardInputs, readBackwardSettings } from './read.js'
+import { runBackward, runBackwardAsync } from './run.js'
 import { type LilySaved, readSaved, type Saved } from './saved.js'
 
-/** Operands of {@link lilyBackward}. Gradients that are given are added to in place, and are what is returned. */
+/** Operands of {@link lilyBackward}. Given gradients are accumulated in place and returned. */
 export interface LilyBackwardOperands {
   /** [..., d_out] of M rows: the gradient of y. */
   readonly dy: TensorLike
@@ -23,11 +24,11 @@ export interface LilyBackwardOperands {
   readonly db?: TensorLike | undefined
 }
 
-/** Which gradients are wanted; those that are false are not computed. Default: all. */
+/** Which gradients to compute. Default: all. */
 export interface LilyNeeds {
   readonly dx?: boolean | undefined
   readonly da?: boolean | undefined
-  /** Without effect where the routing has no router. */
+  /** Has no effect if the routing has no router. */
   readonly dRouter?: boolean | undefined
   readonly db?: boolean | undefined
 }
@@ -37,13 +38,13 @@ export interface LilyBackwardOptions {
   readonly needs?: LilyNeeds | undefined
   /** Leave the gradient of b to {@link foldB}. Default false. */
   readonly deferB?: boolean | undefined
-  /** Add to the gradients that are given. Default true; false overwrites them. */
+  /** Add to the given gradients. Default true; false overwrites them. */
   readonly accumulate?: boolean | undefined
-  /** The CUDA stream to run in, or its handle. Default: that of the operands. The cpu has none. */
+  /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
   readonly stream?: Stream | bigint | number | undefined
 }
 
-/** A gradient's type: undefined where options say that it is not wanted, either where that is not known. */
+/** The type of a gradient: undefined if `needs` switches it off; both if the type of the option is not known. */
 export type GradientOf<O, K extends string> = 'needs' extends keyof O
   ? O['needs'] extends object
     ? K extends keyof O['needs']
@@ -52,10 +53,10 @@ export type GradientOf<O, K extends string> = 'needs' extends keyof O
     : Tensor | undefined
   : Tensor
 
-/** Type of a result that a flag switches. */
+/** The type of a result that depends on a flag. */
 export type Switched<Flag, True, False> = Flag extends true ? True : Flag extends false ? False : True | False
 
-/** Result of {@link lilyBackward}: the gradients that were given, or new tensors. */
+/** Result of {@link lilyBackward}: the given gradients, or new tensors. */
 export interface LilyGradients<R extends Routing, O> {
   /** The shape of x, contiguous. */
   readonly dx: GradientOf<O, 'dx'>
@@ -72,13 +73,14 @@ const OPTIONS: Known = new Set(['needs', 'deferB', 'accumulate', 'stream'])
 const NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db'])
 
 /**
- * Gradients of {@link lilyForward}, given that of its y. Gradients of parameters that layers share add up when the same
- * `da` and `db` are given to each layer. Source: arXiv 2407.09946.
+ * The gradients of {@link lilyForward} from the gradient of its y. To sum the gradients of parameters that layers
+ * share, pass the same `da` and `db` for each layer. Source: arXiv 2407.09946.
  *
- * It returns when the work is done. It may be called more than once for one `saved`.
+ * On the cpu it returns when the work is done; on a device it enqueues the work. You may call it more than once with
+ * one `saved`.
  *
- * @param saved what lilyForward returned; its operands must be as they were
- * @throws LilyError; a refused call has written nothing
+ * @param saved the result `saved` of lilyForward, whose operands must not have changed
+ * @throws LilyError; a call that throws at a check has written nothing
  * @example
  * const { dx, da, dRouter, db } = lilyBackward({ dy }, saved)
  */
@@ -87,33 +89,26 @@ export function lilyBackward<R extends Routing, O extends LilyBackwardOptions = 
   saved: LilySaved<R>,
   options?: O,
 ): LilyGradients<R, O> {
-  const call = prepare(operands, saved, options)
-  runBackward(call)
-  return finish(call)
+  return runBackward(prepare(operands, saved, options)) as LilyGradients<R, O>
 }
 
 /**
- * {@link lilyBackward} off the main thread. Its checks and reads are made before it returns; what they refuse rejects
- * the promise. While it runs the operands, those of forward too, must not change, nor their memory be transferred or
- * resized.
+ * {@link lilyBackward} off the main thread. It reads and checks everything before it returns; a failed check rejects
+ * the promise. Until the promise settles, do not change its operands or those of forward, and do not transfer or resize
+ * their memory.
  */
 export async function lilyBackwardAsync<R extends Routing, O extends LilyBackwardOptions = object>(
   operands: LilyBackwardOperands,
   saved: LilySaved<R>,
   options?: O,
 ): Promise<LilyGradients<R, O>> {
-  const call = prepare(operands, saved, options)
-  await runBackwardAsync(call)
-  return finish(call)
+  return (await runBackwardAsync(prepare(operands, saved, options))) as LilyGradients<R, O>
 }
 
 function prepare(operands: LilyBackwardOperands, saved: Saved, options: LilyBackwardOptions = {}): BackwardCall {
-  const given = readGradients(operands, OPERANDS)
+  const inputs = readBackwardInputs(operands, OPERANDS)
   const settings = readBackwardSettings(options, OPTIONS, NEEDS)
-  return prepareGradients(readSaved('saved', saved, 'lilyForward'), given, settings)
-}
-
-function finish<R extends Routing, O>({ state, gradients }: BackwardCall): LilyGradients<R, O> {
-  if (gradients.deferredDb !== null) state.deferred.push(new DeferredB(state.problem, gradients.deferredDb))
-  return tensorsOf(gradients) as LilyGradients<R, O>
+  const state = readSaved('saved', saved, 'lilyForward')
+  checkGradients(state, inputs, settings)
+  return allocateGradients(state, inputs, settings)
 }

@@ -1,27 +1,27 @@
-/** Gradients of b that backward calls leave to a fold. */
+/** Deferred gradients of b: what backward calls leave to a fold. */
 import type { DeviceMemory } from '../memory/device-memory.js'
 import { isDeviceMemory, type OperandMemory, type Part } from '../memory/operand.js'
-import type { Problem } from './problem.js'
+import type { CallState } from './call-state.js'
 
-/** What one backward call has left: b_e gets the sum over g of weights[g, e] D_g, or D_e where there are none. */
+/** The deferred gradient of one backward call. db_e is the sum over g of weights[g, e] D_g, or D_e without weights. */
 export class DeferredB {
-  /** The number of D_g, or of experts. */
+  /** The number of D_g, or of D_e. */
   readonly partials: number
-  /** [partials, E]; null: there is one for each expert, weighted already. */
+  /** [partials, E]; null: there is one partial sum per expert, already weighted. */
   readonly weights: Part | null
 
   constructor(
-    { deferredPartials, defersPerGroup, weights }: Problem,
+    { problem, weights }: CallState,
     /** [partials, r, d_out] */
     readonly memory: OperandMemory,
   ) {
-    this.partials = deferredPartials
-    this.weights = defersPerGroup ? weights : null
-    // The call that the weights are of may be disposed of before the fold.
+    this.partials = problem.deferredPartials
+    this.weights = problem.defersPerGroup ? weights : null
+    // The call that owns the weights may be disposed of before the fold.
     if (this.weights !== null && isDeviceMemory(this.weights.memory)) this.weights.memory.retain()
   }
 
-  /** What of it is in memory of the package's on a device. */
+  /** Its memory on a device, if that is the package's. */
   get located(): DeviceMemory[] {
     const memories = this.weights === null ? [this.memory] : [this.memory, this.weights.memory]
     return memories.filter(isDeviceMemory)

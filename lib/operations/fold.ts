@@ -9,29 +9,30 @@ import type { TensorLike } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { runFold } from './launch.js'
+import type { CallState } from './call-state.js'
 import { Output } from './output.js'
 import type { Problem } from './problem.js'
-import { type LilySaved, readSaved, type State } from './saved.js'
+import { runFold } from './run.js'
+import { type LilySaved, readSaved } from './saved.js'
 
 /** Options of {@link foldB}. */
 export interface FoldOptions {
-  /** Add to the db that is given. Default true; false overwrites it. */
+  /** Add to the given db. Default true; false overwrites it. */
   readonly accumulate?: boolean | undefined
-  /** The CUDA stream to run in, or its handle. Default: that of the operands. The cpu has none. */
+  /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
   readonly stream?: Stream | bigint | number | undefined
 }
 
 const OPTIONS: Known = new Set(['accumulate', 'stream'])
 
 /**
- * The gradient of b that backward calls with `deferB` have left: db_e += the sum over layers, in order, and over their
- * groups of w_ge D_g. One fold for all layers that share b saves each of them reading and writing E*r*d_out numbers.
- * What is folded is used up.
+ * The gradient of b from backward calls with `deferB`: db_e += the sum over layers, in order, and over their groups of
+ * w_ge D_g. One fold for all layers that share b saves each layer from reading and writing E*r*d_out numbers. The fold
+ * consumes the deferred gradients.
  *
  * @param saved one saved call, or those of all layers that share b; each must have a deferred gradient
- * @param db [E, r, d_out] or [E*r, d_out], added to in place; without it a new tensor with the shape of b is returned
- * @throws LilyError; a refused call has written nothing and used up nothing
+ * @param db [E, r, d_out] or [E*r, d_out], accumulated in place. Without it a new tensor of the shape of b is returned
+ * @throws LilyError; a call that throws at a check has written and consumed nothing
  * @example
  * for (const layer of layers) lilyBackward({ dy: layer.dy, dx, da }, layer.saved, { deferB: true })
  * const db = foldB(layers.map((layer) => layer.saved))
@@ -49,10 +50,10 @@ export function foldB(saved: LilySaved | readonly LilySaved[], db?: TensorLike, 
     checkPlace('db', given.operand, 'b', b)
     checkExpertStack('db', given.operand, experts, rank, dOut)
     checkTypeOrFloat32('db', given.operand, b.dtype)
-    for (const { problem } of states) {
+    for (const { problem, kept, weights } of states) {
       refuseOverlap('db', given.operand, 'b', problem.b)
-      refuseBuffer('db', given.operand, 'saved', problem.kept)
-      refuseBuffer('db', given.operand, 'saved.weights', problem.weights?.memory ?? null)
+      refuseBuffer('db', given.operand, 'saved', kept)
+      refuseBuffer('db', given.operand, 'saved.weights', weights?.memory ?? null)
     }
     given.accumulate = accumulate
   }
@@ -60,7 +61,7 @@ export function foldB(saved: LilySaved | readonly LilySaved[], db?: TensorLike, 
   const deferred = states.flatMap((state) => state.deferred)
   const placement = Placement.of(b.device, stream, () => [
     given?.operand,
-    ...states.flatMap(({ problem }) => problem.located),
+    ...states.flatMap(({ located }) => located),
     ...deferred.flatMap(({ located }) => located),
   ])
   const output = given ?? Output.fresh('db', b.dtype, b.shape, placement)
@@ -69,7 +70,7 @@ export function foldB(saved: LilySaved | readonly LilySaved[], db?: TensorLike, 
   return output.tensor
 }
 
-function readLayers(saved: unknown): State[] {
+function readLayers(saved: unknown): CallState[] {
   if (!Array.isArray(saved)) return [readSaved('saved', saved, 'lilyForward')]
   try {
     return Array.from(saved, (layer: unknown, index) => readSaved(`saved[${index}]`, layer, 'lilyForward'))
@@ -78,8 +79,8 @@ function readLayers(saved: unknown): State[] {
   }
 }
 
-/** The layers share one b, and each has a gradient of it to fold. */
-function checkLayers(states: readonly State[]): Problem {
+/** The layers must share one b, and each must have a deferred gradient of it. */
+function checkLayers(states: readonly CallState[]): Problem {
   if (states.length === 0) fail('ERR_LILY_ARGUMENT', 'saved', 'expected at least one saved call, got none')
   const { problem: first } = states[0]
   const { experts, rank, dOut } = first
@@ -89,7 +90,7 @@ function checkLayers(states: readonly State[]): Problem {
       fail(
         'ERR_LILY_ARGUMENT',
         name,
-        'has no deferred gradient; call lilyBackward with deferB: true first, and fold once',
+        'has no deferred gradient; call lilyBackward with deferB: true first, and fold only once',
       )
     }
     if (problem.experts !== experts || problem.rank !== rank || problem.dOut !== dOut) {

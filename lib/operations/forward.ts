@@ -3,12 +3,13 @@ import type { Known } from '../base/options.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { checkPlaces, finishForward, type ForwardCall, prepareForward, readInputs } from './forward-call.js'
-import { runForward, runForwardAsync } from './launch.js'
+import { allocateForward, type ForwardCall } from './allocate.js'
+import { lilyProblem } from './check-routing.js'
+import { checkPlaces, checkY } from './check.js'
 import type { Activation, Pool, Precision, Routing } from './problem.js'
-import { lilyProblem } from './routing.js'
+import { readForwardInputs, readForwardSettings } from './read.js'
+import { runForward, runForwardAsync } from './run.js'
 import type { LilySaved } from './saved.js'
-import { readSettings } from './settings.js'
 import type { MaskLike, OffsetsLike, WeightsLike } from './small-operands.js'
 
 /** Operands of {@link lilyForward}. M is the product of the leading dimensions of x. */
@@ -21,7 +22,7 @@ export interface LilyForwardOperands {
   readonly router?: TensorLike | undefined
   /** [E, r, d_out], or [E*r, d_out] as PEFT stores it: the high-dimension projectors. */
   readonly b: TensorLike
-  /** [..., d_out]: the base layer's output, added to in place. Without it a new tensor is returned. */
+  /** [..., d_out]: the output of the base layer, accumulated in place. Without it a new tensor is returned. */
   readonly y?: TensorLike | undefined
 }
 
@@ -36,24 +37,24 @@ export interface LilyForwardOptions {
   /** Applied to hidden. Default 'none'. */
   readonly activation?: Activation | undefined
   readonly precision?: Precision | undefined
-  /** [M], with batch and sequence routing: tokens that are 0 count in no pool. Their y is computed all the same. */
+  /** [M], for batch and sequence routing: a token with 0 counts in no pool. Its y is computed nevertheless. */
   readonly mask?: MaskLike | undefined
-  /** [G + 1], from 0 to M: sequences of sequence routing (and fixed). Default: the rows of a 3-D x. */
+  /** [G + 1], ascending from 0 to M, for sequence and fixed routing. Default: the rows of a 3-D x. */
   readonly sequenceOffsets?: OffsetsLike | undefined
-  /** [E] or [G, E]: the experts' weights of fixed routing. */
+  /** [E] or [G, E], for fixed routing: the weights of the experts. */
   readonly weights?: WeightsLike | undefined
-  /** Keep what backward needs. Default true; false for inference. */
+  /** Keep what backward needs. Default true; pass false for inference. */
   readonly save?: boolean | undefined
-  /** Add to the y that is given. Default true; false overwrites it. */
+  /** Add to the given y. Default true; false overwrites it. */
   readonly accumulate?: boolean | undefined
-  /** The CUDA stream to run in, or its handle. Default: that of the operands. The cpu has none. */
+  /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
   readonly stream?: Stream | bigint | number | undefined
 }
 
-/** The routing that options ask for, as a type. */
+/** The type of the option `routing`. */
 export type RoutingOf<O> = 'routing' extends keyof O ? (O['routing'] extends Routing ? O['routing'] : Routing) : 'batch'
 
-/** `S`, undefined where options say `save: false`, either where that is not known. */
+/** `S`, or undefined with `save: false`; both if the type of the option is not known. */
 export type SavedOf<O, S> = 'save' extends keyof O
   ? O['save'] extends true
     ? S
@@ -64,7 +65,7 @@ export type SavedOf<O, S> = 'save' extends keyof O
 
 /** Result of {@link lilyForward}. */
 export interface LilyForwardResult<O> {
-  /** [..., d_out]: the y that was given, or a new tensor with the leading dimensions of x. */
+  /** [..., d_out]: the given y, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
   readonly saved: SavedOf<O, LilySaved<RoutingOf<O>>>
@@ -87,7 +88,8 @@ const OPTIONS: Known = new Set([
 
 /**
  * The Lily adapter of one linear layer: y += scaling * h C, where h = act(x a^T) and C = sum_e w_e B_e mixes the
- * high-dimension projectors by the weights that the routing makes of softmax(h router^T). Source: arXiv 2407.09946.
+ * high-dimension projectors by the weights that the routing computes from softmax(h router^T). Source:
+ * arXiv 2407.09946.
  *
  * | routing | router | mask | groups | saved.probabilities | saved.weights |
  * |---|---|---|---|---|---|
@@ -97,9 +99,10 @@ const OPTIONS: Known = new Set([
  * | uniform | refused | refused | 1 | no | [1, E] |
  * | fixed | refused | refused | `weights` [E]: 1; [G, E]: as sequence | no | as given |
  *
- * It returns when the work is done. The operands must not change before backward has run.
+ * On the cpu it returns when the work is done; on a device it enqueues the work. The operands must not change before
+ * backward has run.
  *
- * @throws LilyError; a refused call has written nothing
+ * @throws LilyError; a call that throws at a check has written nothing
  * @example
  * const { y, saved } = lilyForward({ x, a, router, b, y: baseOutput }, { scaling: 2 })
  */
@@ -107,28 +110,25 @@ export function lilyForward<O extends LilyForwardOptions = object>(
   operands: LilyForwardOperands,
   options?: O,
 ): LilyForwardResult<O> {
-  const call = prepare(operands, options)
-  runForward(call)
-  return finishForward(call) as LilyForwardResult<O>
+  return runForward(prepare(operands, options)) as LilyForwardResult<O>
 }
 
 /**
- * {@link lilyForward} off the main thread. Its checks and reads are made before it returns; what they refuse rejects the
- * promise. While it runs the operands must not change, nor their memory be transferred or resized.
+ * {@link lilyForward} off the main thread. It reads and checks everything before it returns; a failed check rejects the
+ * promise. Until the promise settles, do not change the operands, and do not transfer or resize their memory.
  */
 export async function lilyForwardAsync<O extends LilyForwardOptions = object>(
   operands: LilyForwardOperands,
   options?: O,
 ): Promise<LilyForwardResult<O>> {
-  const call = prepare(operands, options)
-  await runForwardAsync(call)
-  return finishForward(call) as LilyForwardResult<O>
+  return (await runForwardAsync(prepare(operands, options))) as LilyForwardResult<O>
 }
 
 function prepare(operands: LilyForwardOperands, options: LilyForwardOptions = {}): ForwardCall {
-  const inputs = readInputs(operands, OPERANDS)
-  const settings = readSettings(options, OPTIONS)
+  const inputs = readForwardInputs(operands, OPERANDS)
+  const settings = readForwardSettings(options, OPTIONS)
   checkPlaces(inputs, settings)
   const problem = lilyProblem(inputs, settings)
-  return prepareForward(problem, inputs.y, settings)
+  checkY(problem, inputs.y, settings)
+  return allocateForward(problem, inputs.y, settings)
 }

@@ -1,90 +1,30 @@
-/**
- * Calls into the binding. A call is a descriptor of numbers and one memory per slot. Both are made once and used again,
- * which is safe because the binding reads them before it returns, in the Async forms too.
- */
+/** The descriptors of calls, as the addon takes them: the numbers of a call, and one memory per operand. */
 import { bytesOf, type DType } from '../base/dtype.js'
-import { LilyError } from '../base/errors.js'
-import { bound, settled } from '../binding/errors.js'
+import {
+  backwardSlots,
+  callFields,
+  foldFields,
+  foldLayerFields,
+  forwardSlots,
+  slotFields,
+} from '../binding/descriptor.js'
 import { type Memory, native } from '../binding/native.js'
-import { refuseInCapture } from '../memory/capture.js'
 import { isDeviceMemory, isHostMemory, type Operand, type OperandMemory, type Part } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
-import type { BackwardCall } from './backward-call.js'
+import type { BackwardCall, ForwardCall } from './allocate.js'
+import type { CallState } from './call-state.js'
 import type { DeferredB } from './deferred-b.js'
-import type { ForwardCall } from './forward-call.js'
 import type { Output } from './output.js'
 import type { Problem } from './problem.js'
 
 const { constants } = native
-const FIELDS = native.fields.length
-const SLOT_FIELDS = native.slotFields.length
+const CALL_FIELDS = Object.keys(callFields).length
+const SLOT_FIELDS = Object.keys(slotFields).length
+const FORWARD_SLOTS = Object.keys(forwardSlots).length
+const BACKWARD_SLOTS = Object.keys(backwardSlots).length
+const FOLD_FIELDS = Object.keys(foldFields).length
+const FOLD_LAYER_FIELDS = Object.keys(foldLayerFields).length
 const FLOAT32 = constants.dtype.float32
-
-const field = positions(native.fields, [
-  'backend',
-  'device',
-  'stream',
-  'home',
-  'routing',
-  'pool',
-  'activation',
-  'precision',
-  'activationDtype',
-  'parameterDtype',
-  'tokens',
-  'dIn',
-  'dOut',
-  'rank',
-  'experts',
-  'groups',
-  'scaling',
-])
-const slotField = positions(native.slotFields, ['byteOffset', 'pitch', 'dtype', 'accumulate'])
-const forwardSlot = positions(native.forwardSlots, [
-  'x',
-  'a',
-  'router',
-  'b',
-  'y',
-  'hidden',
-  'probabilities',
-  'weights',
-  'mask',
-  'sequenceOffsets',
-])
-const backwardSlot = positions(native.backwardSlots, [
-  'dy',
-  'x',
-  'a',
-  'router',
-  'b',
-  'hidden',
-  'probabilities',
-  'weights',
-  'mask',
-  'sequenceOffsets',
-  'dx',
-  'da',
-  'dRouter',
-  'db',
-  'deferredDb',
-])
-
-/** Where the binding has each of its names. */
-export function positions<K extends string>(
-  names: readonly string[],
-  wanted: readonly K[],
-): Readonly<Record<K, number>> {
-  const missing = wanted.find((name) => !names.includes(name))
-  if (missing !== undefined || names.length !== wanted.length) {
-    throw new LilyError(
-      'ERR_LILY_BACKEND_UNAVAILABLE',
-      `the native addon is of another version than this package (${missing ?? names.join(', ')}); ` +
-        `install lily-kernels again, or run npm ci in a checkout`,
-    )
-  }
-  return Object.fromEntries(wanted.map((name) => [name, names.indexOf(name)])) as Record<K, number>
-}
 
 export function dtypeNumber(dtype: DType): number {
   if (dtype === 'float32') return FLOAT32
@@ -92,9 +32,9 @@ export function dtypeNumber(dtype: DType): number {
 }
 
 /** The slots that forward and backward have in common. */
-type SharedSlot = keyof typeof forwardSlot & keyof typeof backwardSlot
+type SharedSlot = keyof typeof forwardSlots & keyof typeof backwardSlots
 
-/** As the binding takes it. Of a Float16Array the bytes: Node-API does not know it everywhere where there is one. */
+/** Memory as the addon takes it. Not every Node-API with Float16Array accepts one, so its bytes are passed instead. */
 export function boundMemory(memory: OperandMemory): Memory {
   if (isDeviceMemory(memory)) return memory.handle
   return isHostMemory(memory) && memory[Symbol.toStringTag] === 'Float16Array' ? bytesOf(memory) : memory
@@ -105,69 +45,48 @@ class Descriptor {
   readonly memory: Memory[]
 
   constructor(slots: number) {
-    this.numbers = new Float64Array(FIELDS + slots * SLOT_FIELDS)
+    this.numbers = new Float64Array(CALL_FIELDS + slots * SLOT_FIELDS)
     this.memory = new Array<Memory>(slots).fill(null)
-  }
-
-  place(placement: Placement | null): void {
-    const { numbers } = this
-    numbers[field.backend] = placement === null ? constants.backend.cpu : constants.backend.cuda
-    numbers[field.device] = placement?.device.id ?? 0
-    numbers[field.stream] = placement?.stream.cudaStream ?? 0
-    numbers[field.home] = placement?.stream.memoryStream.cudaStream ?? 0
   }
 
   problem(problem: Problem, placement: Placement | null): void {
     const { numbers } = this
-    this.place(placement)
-    numbers[field.routing] = constants.routing[problem.routing]
-    numbers[field.pool] = constants.pool[problem.pool]
-    numbers[field.activation] = constants.activation[problem.activation]
-    numbers[field.precision] = constants.precision[problem.precision]
-    numbers[field.activationDtype] = dtypeNumber(problem.x.dtype)
-    numbers[field.parameterDtype] = dtypeNumber(problem.a.dtype)
-    numbers[field.tokens] = problem.tokens
-    numbers[field.dIn] = problem.dIn
-    numbers[field.dOut] = problem.dOut
-    numbers[field.rank] = problem.rank
-    numbers[field.experts] = problem.experts
-    numbers[field.groups] = problem.groups
-    numbers[field.scaling] = problem.scaling
+    numbers[callFields.backend] = placement === null ? constants.backend.cpu : constants.backend.cuda
+    numbers[callFields.device] = placement?.device.id ?? 0
+    numbers[callFields.stream] = placement?.stream.cudaStream ?? 0
+    numbers[callFields.home] = placement?.stream.memoryStream.cudaStream ?? 0
+    numbers[callFields.routing] = constants.routing[problem.routing]
+    numbers[callFields.pool] = constants.pool[problem.pool]
+    numbers[callFields.activation] = constants.activation[problem.activation]
+    numbers[callFields.precision] = constants.precision[problem.precision]
+    numbers[callFields.activationDtype] = dtypeNumber(problem.x.dtype)
+    numbers[callFields.parameterDtype] = dtypeNumber(problem.a.dtype)
+    numbers[callFields.tokens] = problem.tokens
+    numbers[callFields.dIn] = problem.dIn
+    numbers[callFields.dOut] = problem.dOut
+    numbers[callFields.rank] = problem.rank
+    numbers[callFields.experts] = problem.experts
+    numbers[callFields.groups] = problem.groups
+    numbers[callFields.scaling] = problem.scaling
   }
 
-  /** A fold knows nothing of a problem but this; the rest of it is any that the binding accepts. */
-  stack({ experts, rank, dOut }: ExpertStack, placement: Placement | null): void {
-    const { numbers } = this
-    this.place(placement)
-    numbers[field.routing] = constants.routing.uniform
-    numbers[field.pool] = constants.pool.probabilities
-    numbers[field.activation] = constants.activation.none
-    numbers[field.precision] = constants.precision.default
-    numbers[field.activationDtype] = FLOAT32
-    numbers[field.parameterDtype] = FLOAT32
-    numbers[field.dIn] = 1
-    numbers[field.groups] = 1
-    numbers[field.dOut] = dOut
-    numbers[field.rank] = rank
-    numbers[field.experts] = experts
-  }
-
-  /** What forward reads or keeps, and backward reads. */
-  inputs(problem: Problem, slot: Readonly<Record<SharedSlot, number>>): void {
-    const { kept, weights, experts } = problem
+  /** The operands that forward and backward have in common. */
+  inputs(state: CallState, slot: Readonly<Record<SharedSlot, number>>): void {
+    const { problem, kept } = state
+    const { experts } = problem
     this.operand(slot.x, problem.x)
     this.operand(slot.a, problem.a)
     this.operand(slot.router, problem.router)
     this.operand(slot.b, problem.b)
-    this.part(slot.mask, problem.mask, 0)
-    this.part(slot.sequenceOffsets, problem.sequenceOffsets, 0)
+    this.part(slot.mask, state.mask, 0)
+    this.part(slot.sequenceOffsets, state.sequenceOffsets, 0)
     if (kept !== null) {
       this.set(slot.hidden, kept, 0, problem.rank, dtypeNumber(problem.hiddenDtype), false)
-      if (problem.probabilitiesOffset >= 0) {
+      if (problem.keepsProbabilities) {
         this.set(slot.probabilities, kept, problem.probabilitiesOffset, experts, FLOAT32, false)
       }
     }
-    this.part(slot.weights, weights, experts)
+    this.part(slot.weights, state.weights, experts)
   }
 
   part(slot: number, part: Part | null, pitch: number): void {
@@ -191,126 +110,83 @@ class Descriptor {
     dtype: number,
     accumulate: boolean,
   ): void {
-    const { numbers } = this
-    const at = FIELDS + slot * SLOT_FIELDS
     this.memory[slot] = boundMemory(memory)
-    numbers[at + slotField.byteOffset] = byteOffset
-    numbers[at + slotField.pitch] = pitch
-    numbers[at + slotField.dtype] = dtype
-    numbers[at + slotField.accumulate] = accumulate ? 1 : 0
+    writeSlot(this.numbers, CALL_FIELDS + slot * SLOT_FIELDS, byteOffset, pitch, dtype, accumulate)
   }
 
-  /** Lets go of the operands. */
+  /** Releases the references to the operands. */
   clear(): void {
     this.memory.fill(null)
   }
 }
 
-const forward = new Descriptor(native.forwardSlots.length)
-const backward = new Descriptor(native.backwardSlots.length)
-const fold = new Descriptor(1)
-
-/** On the host now, on a device after the work that it must wait for. */
-export function run(placement: Placement | null, work: () => void): void {
-  if (placement === null) bound(work)
-  else placement.run(work)
+/** Writes the numbers of one operand from index `at` on. */
+function writeSlot(
+  numbers: Float64Array,
+  at: number,
+  byteOffset: number,
+  pitch: number,
+  dtype: number,
+  accumulate: boolean,
+): void {
+  numbers[at + slotFields.byteOffset] = byteOffset
+  numbers[at + slotFields.pitch] = pitch
+  numbers[at + slotFields.dtype] = dtype
+  numbers[at + slotFields.accumulate] = accumulate ? 1 : 0
 }
 
-function describeForward({ problem, y, placement }: ForwardCall): void {
-  forward.problem(problem, placement)
-  forward.inputs(problem, forwardSlot)
-  forward.output(forwardSlot.y, y)
+/** The descriptors of forward and backward, which every call uses again: the addon reads them before it returns. */
+export const forward = new Descriptor(FORWARD_SLOTS)
+export const backward = new Descriptor(BACKWARD_SLOTS)
+
+export function describeForward({ state, y, placement }: ForwardCall): void {
+  forward.problem(state.problem, placement)
+  forward.inputs(state, forwardSlots)
+  forward.output(forwardSlots.y, y)
 }
 
-export function runForward(call: ForwardCall): void {
-  describeForward(call)
-  try {
-    run(call.placement, () => {
-      native.forward(forward.numbers, ...forward.memory)
-    })
-  } finally {
-    forward.clear()
-  }
-}
-
-export async function runForwardAsync(call: ForwardCall): Promise<void> {
-  if (call.placement !== null) {
-    refuseInCapture('a promise', 'call lilyForward or loraForward')
-    runForward(call)
-    return settled(call.placement.passed())
-  }
-  describeForward(call)
-  const done = bound(() => native.forwardAsync(forward.numbers, ...forward.memory))
-  forward.clear()
-  return settled(done)
-}
-
-function describeBackward({ state, dy, gradients, placement }: BackwardCall): void {
+export function describeBackward({ state, dy, gradients, placement }: BackwardCall): void {
   const { problem } = state
   const { dx, da, dRouter, db, deferredDb } = gradients
   backward.problem(problem, placement)
-  backward.inputs(problem, backwardSlot)
-  backward.operand(backwardSlot.dy, dy)
-  backward.output(backwardSlot.dx, dx)
-  backward.output(backwardSlot.da, da)
-  backward.output(backwardSlot.dRouter, dRouter)
-  backward.output(backwardSlot.db, db)
+  backward.inputs(state, backwardSlots)
+  backward.operand(backwardSlots.dy, dy)
+  backward.output(backwardSlots.dx, dx)
+  backward.output(backwardSlots.da, da)
+  backward.output(backwardSlots.dRouter, dRouter)
+  backward.output(backwardSlots.db, db)
   if (deferredDb !== null && problem.deferredPartials > 0) {
-    backward.set(backwardSlot.deferredDb, deferredDb, 0, problem.dOut, FLOAT32, false)
+    backward.set(backwardSlots.deferredDb, deferredDb, 0, problem.dOut, FLOAT32, false)
   }
 }
 
-export function runBackward(call: BackwardCall): void {
-  describeBackward(call)
-  try {
-    run(call.placement, () => {
-      native.backward(backward.numbers, ...backward.memory)
-    })
-  } finally {
-    backward.clear()
-  }
-}
-
-export async function runBackwardAsync(call: BackwardCall): Promise<void> {
-  if (call.placement !== null) {
-    refuseInCapture('a promise', 'call lilyBackward or loraBackward')
-    runBackward(call)
-    return settled(call.placement.passed())
-  }
-  describeBackward(call)
-  const done = bound(() => native.backwardAsync(backward.numbers, ...backward.memory))
-  backward.clear()
-  return settled(done)
-}
-
-/** Sizes of a stack of experts, [E, r, d_out]. */
+/** Sizes of the expert stack [E, r, d_out]. */
 export interface ExpertStack {
   readonly experts: number
   readonly rank: number
   readonly dOut: number
 }
 
-/** Adds up in db what backward calls have left. */
-export function runFold(
-  stack: ExpertStack,
+/** The descriptor of a fold. */
+export function describeFold(
+  { experts, rank, dOut }: ExpertStack,
   deferred: readonly DeferredB[],
-  db: Output,
+  { operand, accumulate }: Output,
   placement: Placement | null,
-): void {
-  const left = deferred.filter(({ partials }) => partials > 0)
-  fold.stack(stack, placement)
-  fold.output(0, db)
-  try {
-    run(placement, () => {
-      native.fold(
-        fold.numbers,
-        fold.memory[0],
-        Float64Array.from(left.flatMap(({ partials, weights }) => [partials, weights?.byteOffset ?? 0])),
-        left.map(({ memory }) => boundMemory(memory)),
-        left.map(({ weights }) => weights && boundMemory(weights.memory)),
-      )
-    })
-  } finally {
-    fold.clear()
+): Float64Array {
+  const layers = FOLD_FIELDS + SLOT_FIELDS
+  const numbers = new Float64Array(layers + deferred.length * FOLD_LAYER_FIELDS)
+  numbers[foldFields.backend] = placement === null ? constants.backend.cpu : constants.backend.cuda
+  numbers[foldFields.device] = placement?.device.id ?? 0
+  numbers[foldFields.stream] = placement?.stream.cudaStream ?? 0
+  numbers[foldFields.dOut] = dOut
+  numbers[foldFields.rank] = rank
+  numbers[foldFields.experts] = experts
+  writeSlot(numbers, FOLD_FIELDS, operand.byteOffset, operand.pitch, dtypeNumber(operand.dtype), accumulate)
+  for (const [i, { partials, weights }] of deferred.entries()) {
+    const at = layers + i * FOLD_LAYER_FIELDS
+    numbers[at + foldLayerFields.partials] = partials
+    numbers[at + foldLayerFields.weightsOffset] = weights?.byteOffset ?? 0
   }
+  return numbers
 }

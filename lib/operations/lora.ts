@@ -1,26 +1,27 @@
-/** LoRA, forward and backward: Lily with one expert, no router, and b stored the other way round. */
+/** LoRA, forward and backward: Lily with one expert, no router, and b transposed. */
 import { checkA, checkActivations, checkType, checkTypeOrFloat32 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
 import type { Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
+import type { Operand } from '../memory/operand.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { type BackwardCall, prepareGradients, readBackwardSettings, readGradients, tensorsOf } from './backward-call.js'
+import { allocateForward, allocateGradients, type BackwardCall, type ForwardCall } from './allocate.js'
 import type { GradientOf } from './backward.js'
-import {
-  checkPlaces,
-  finishForward,
-  type ForwardCall,
-  type Inputs,
-  prepareForward,
-  readInputs,
-} from './forward-call.js'
+import { checkGradients, checkPlaces, checkY } from './check.js'
 import type { SavedOf } from './forward.js'
-import { runBackward, runBackwardAsync, runForward, runForwardAsync } from './launch.js'
 import { type Precision, Problem } from './problem.js'
+import {
+  type ForwardInputs,
+  type ForwardSettings,
+  readBackwardInputs,
+  readBackwardSettings,
+  readForwardInputs,
+  readForwardSettings,
+} from './read.js'
+import { runBackward, runBackwardAsync, runForward, runForwardAsync } from './run.js'
 import { type LoraSaved, readSaved } from './saved.js'
-import { readSettings, type Settings } from './settings.js'
 
 /** Operands of {@link loraForward}. M is the product of the leading dimensions of x. */
 export interface LoraForwardOperands {
@@ -30,32 +31,32 @@ export interface LoraForwardOperands {
   readonly a: TensorLike
   /** [d_out, r], as PEFT stores it. */
   readonly b: TensorLike
-  /** [..., d_out]: the base layer's output, added to in place. Without it a new tensor is returned. */
+  /** [..., d_out]: the output of the base layer, accumulated in place. Without it a new tensor is returned. */
   readonly y?: TensorLike | undefined
 }
 
 /** Options of {@link loraForward}. */
 export interface LoraForwardOptions {
-  /** Direct multiplier: alpha / r, where that is how an adapter gives it. Default 1. */
+  /** Direct multiplier. For an adapter that gives alpha, pass alpha / r. Default 1. */
   readonly scaling?: number | undefined
   readonly precision?: Precision | undefined
-  /** Keep what backward needs. Default true; false for inference. */
+  /** Keep what backward needs. Default true; pass false for inference. */
   readonly save?: boolean | undefined
-  /** Add to the y that is given. Default true; false overwrites it. */
+  /** Add to the given y. Default true; false overwrites it. */
   readonly accumulate?: boolean | undefined
-  /** The CUDA stream to run in, or its handle. Default: that of the operands. The cpu has none. */
+  /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
   readonly stream?: Stream | bigint | number | undefined
 }
 
 /** Result of {@link loraForward}. */
 export interface LoraForwardResult<O> {
-  /** [..., d_out]: the y that was given, or a new tensor with the leading dimensions of x. */
+  /** [..., d_out]: the given y, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
   readonly saved: SavedOf<O, LoraSaved>
 }
 
-/** Operands of {@link loraBackward}. Gradients that are given are added to in place, and are what is returned. */
+/** Operands of {@link loraBackward}. Given gradients are accumulated in place and returned. */
 export interface LoraBackwardOperands {
   /** [..., d_out] of M rows: the gradient of y. */
   readonly dy: TensorLike
@@ -69,7 +70,7 @@ export interface LoraBackwardOperands {
 
 /** Options of {@link loraBackward}. */
 export interface LoraBackwardOptions {
-  /** Gradients that are false are not computed. Default: all. */
+  /** Which gradients to compute. Default: all. */
   readonly needs?:
     | {
         readonly dx?: boolean | undefined
@@ -77,13 +78,13 @@ export interface LoraBackwardOptions {
         readonly db?: boolean | undefined
       }
     | undefined
-  /** Add to the gradients that are given. Default true; false overwrites them. */
+  /** Add to the given gradients. Default true; false overwrites them. */
   readonly accumulate?: boolean | undefined
-  /** The CUDA stream to run in, or its handle. Default: that of the operands. The cpu has none. */
+  /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
   readonly stream?: Stream | bigint | number | undefined
 }
 
-/** Result of {@link loraBackward}: the gradients that were given, or new tensors. */
+/** Result of {@link loraBackward}: the given gradients, or new tensors. */
 export interface LoraGradients<O> {
   /** The shape of x, contiguous. */
   readonly dx: GradientOf<O, 'dx'>
@@ -98,12 +99,13 @@ const FORWARD_OPTIONS: Known = new Set(['scaling', 'precision', 'save', 'accumul
 const BACKWARD_OPERANDS: Known = new Set(['dy', 'dx', 'da', 'db'])
 const BACKWARD_OPTIONS: Known = new Set(['needs', 'accumulate', 'stream'])
 const NEEDS: Known = new Set(['dx', 'da', 'db'])
+const NONE: readonly Operand[] = []
 
 /**
- * LoRA of one linear layer: y += scaling * (x a^T) b^T. It returns when the work is done. The operands must not change
- * before backward has run.
+ * The LoRA adapter of one linear layer: y += scaling * (x a^T) b^T. On the cpu it returns when the work is done; on a
+ * device it enqueues the work. The operands must not change before backward has run.
  *
- * @throws LilyError; a refused call has written nothing
+ * @throws LilyError; a call that throws at a check has written nothing
  * @example
  * const { y, saved } = loraForward({ x, a, b, y: baseOutput }, { scaling: alpha / r })
  */
@@ -111,9 +113,7 @@ export function loraForward<O extends LoraForwardOptions = object>(
   operands: LoraForwardOperands,
   options?: O,
 ): LoraForwardResult<O> {
-  const call = prepare(operands, options)
-  runForward(call)
-  return finishForward(call) as LoraForwardResult<O>
+  return runForward(prepare(operands, options)) as LoraForwardResult<O>
 }
 
 /** {@link loraForward} off the main thread; see {@link lilyForwardAsync}. */
@@ -121,26 +121,22 @@ export async function loraForwardAsync<O extends LoraForwardOptions = object>(
   operands: LoraForwardOperands,
   options?: O,
 ): Promise<LoraForwardResult<O>> {
-  const call = prepare(operands, options)
-  await runForwardAsync(call)
-  return finishForward(call) as LoraForwardResult<O>
+  return (await runForwardAsync(prepare(operands, options))) as LoraForwardResult<O>
 }
 
 /**
- * Gradients of {@link loraForward}, given that of its y. It returns when the work is done, and may be called more than
- * once for one `saved`.
+ * The gradients of {@link loraForward} from the gradient of its y. On the cpu it returns when the work is done; on a
+ * device it enqueues the work. You may call it more than once with one `saved`.
  *
- * @param saved what loraForward returned; its operands must be as they were
- * @throws LilyError; a refused call has written nothing
+ * @param saved the result `saved` of loraForward, whose operands must not have changed
+ * @throws LilyError; a call that throws at a check has written nothing
  */
 export function loraBackward<O extends LoraBackwardOptions = object>(
   operands: LoraBackwardOperands,
   saved: LoraSaved,
   options?: O,
 ): LoraGradients<O> {
-  const call = prepareBackward(operands, saved, options)
-  runBackward(call)
-  return finishBackward(call)
+  return runBackward(prepareBackward(operands, saved, options)) as LoraGradients<O>
 }
 
 /** {@link loraBackward} off the main thread; see {@link lilyBackwardAsync}. */
@@ -149,20 +145,19 @@ export async function loraBackwardAsync<O extends LoraBackwardOptions = object>(
   saved: LoraSaved,
   options?: O,
 ): Promise<LoraGradients<O>> {
-  const call = prepareBackward(operands, saved, options)
-  await runBackwardAsync(call)
-  return finishBackward(call)
+  return (await runBackwardAsync(prepareBackward(operands, saved, options))) as LoraGradients<O>
 }
 
 function prepare(operands: LoraForwardOperands, options: LoraForwardOptions = {}): ForwardCall {
-  const inputs = readInputs(operands, FORWARD_OPERANDS)
-  const settings = readSettings(options, FORWARD_OPTIONS)
+  const inputs = readForwardInputs(operands, FORWARD_OPERANDS)
+  const settings = readForwardSettings(options, FORWARD_OPTIONS)
   checkPlaces(inputs, settings)
   const problem = loraProblem(inputs, settings)
-  return prepareForward(problem, inputs.y, settings)
+  checkY(problem, inputs.y, settings)
+  return allocateForward(problem, inputs.y, settings)
 }
 
-function loraProblem({ x, a, b }: Inputs, { precision, scaling }: Settings): Problem {
+function loraProblem({ x, a, b }: ForwardInputs, { precision, scaling }: ForwardSettings): Problem {
   checkActivations(x)
   checkA(a, x.columns)
   checkTypeOrFloat32('a', a, x.dtype)
@@ -170,7 +165,24 @@ function loraProblem({ x, a, b }: Inputs, { precision, scaling }: Settings): Pro
     fail('ERR_LILY_SHAPE', 'b', `expected [d_out, ${a.rows}] (a has r ${a.rows}), got ${shapeText(b.shape)}`)
   }
   checkType('b', b, a.dtype)
-  return new Problem('none', 'probabilities', 'none', precision, scaling, x, a, null, b, b.rows, 1, 1)
+  return new Problem({
+    routing: 'none',
+    pool: 'probabilities',
+    activation: 'none',
+    precision,
+    scaling,
+    x,
+    a,
+    router: null,
+    b,
+    dOut: b.rows,
+    experts: 1,
+    groups: 1,
+    mask: null,
+    sequenceOffsets: null,
+    weights: null,
+    deviceSources: NONE,
+  })
 }
 
 function prepareBackward(
@@ -178,11 +190,9 @@ function prepareBackward(
   saved: LoraSaved,
   options: LoraBackwardOptions = {},
 ): BackwardCall {
-  const given = readGradients(operands, BACKWARD_OPERANDS)
+  const inputs = readBackwardInputs(operands, BACKWARD_OPERANDS)
   const settings = readBackwardSettings(options, BACKWARD_OPTIONS, NEEDS)
-  return prepareGradients(readSaved('saved', saved, 'loraForward'), given, settings)
-}
-
-function finishBackward<O>({ gradients }: BackwardCall): LoraGradients<O> {
-  return tensorsOf(gradients) as LoraGradients<O>
+  const state = readSaved('saved', saved, 'loraForward')
+  checkGradients(state, inputs, settings)
+  return allocateGradients(state, inputs, settings)
 }

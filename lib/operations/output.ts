@@ -1,4 +1,4 @@
-/** A result of a call: memory of the caller's, or new memory. */
+/** A result of a call, in memory that the caller gives or in new memory. */
 import type { DType } from '../base/dtype.js'
 import { get } from '../base/options.js'
 import { newOperand } from '../memory/allocate.js'
@@ -10,13 +10,13 @@ import { Tensor, tensorOf } from '../tensor/tensor.js'
 export class Output {
   private constructor(
     readonly operand: Operand,
-    /** The caller's tensor; null: the operand is new; undefined: it is the caller's, in another form. */
+    /** The tensor that the caller gives; undefined: the caller gives memory in another form; null: new memory. */
     private readonly given: Tensor | null | undefined,
-    /** Adds to the old contents; otherwise they are overwritten unread. */
+    /** Whether the call adds to the old contents; otherwise it overwrites them and does not read them. */
     public accumulate: boolean,
   ) {}
 
-  /** Memory that the caller gives as an operand; null where none is given. */
+  /** Memory that the caller gives as an operand; null if there is none. */
   static from(operands: object, name: string): Output | null {
     return Output.of(name, get('operands', operands, name))
   }
@@ -30,7 +30,7 @@ export class Output {
     return new Output(newOperand(argument, dtype, shape, placement), null, false)
   }
 
-  /** What the caller gets: the very tensor that was given, where it was one. */
+  /** The result for the caller: the same tensor object if the caller gave a tensor. */
   get tensor(): Tensor {
     return this.given ?? tensorOf(this.given === null ? this.operand : this.operand.share())
   }

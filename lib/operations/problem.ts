@@ -1,10 +1,6 @@
-/** A checked forward call: its sizes and operands, and what it keeps for backward. */
+/** A checked forward call: its sizes, its modes and its operands. */
 import { bytesPerElement, type DType } from '../base/dtype.js'
-import { native } from '../binding/native.js'
-import { allocate } from '../memory/allocate.js'
-import type { DeviceMemory } from '../memory/device-memory.js'
-import { isDeviceMemory, isHostMemory, type Operand, type OperandMemory, type Part } from '../memory/operand.js'
-import type { Located, Placement } from '../memory/placement.js'
+import type { Operand, Part } from '../memory/operand.js'
 
 /**
  * How tokens share the experts' weights: one pool for the whole `batch`, one for each `sequence`, none (`token`: every
@@ -12,53 +8,80 @@ import type { Located, Placement } from '../memory/placement.js'
  */
 export type Routing = 'batch' | 'sequence' | 'token' | 'uniform' | 'fixed'
 
-/** What a pool is made of: the mean of its tokens' probabilities, or the softmax of the sum of their logits. */
+/** How a pool is computed: the mean of its tokens' probabilities, or the softmax of the sum of their logits. */
 export type Pool = 'probabilities' | 'logits'
 
 /** Applied to x a^T. */
 export type Activation = 'none' | 'relu'
 
 /**
- * `default` may round what 16-bit matrix units multiply to the type of x. `high` matters where parameters are float32
- * and x is not: only y and dx are rounded, and saved.hidden is float32. `tf32` lets float32 matrix units use TF32.
+ * With `default`, the operands of 16-bit matrix units may be rounded to the type of x. `high` has an effect if the
+ * parameters are float32 and x is not: only y and dx are rounded, and saved.hidden is float32. `tf32` allows float32
+ * matrix units to use TF32.
  */
 export type Precision = 'default' | 'high' | 'tf32'
 
-/** The parts of a block begin on cache lines. */
+/** Alignment in bytes of the parts of a block: a cache line. */
 const ALIGNMENT = 64
 
-const NONE: Operand[] = []
+export interface ProblemData {
+  /** `none`: LoRA. */
+  readonly routing: Routing | 'none'
+  readonly pool: Pool
+  readonly activation: Activation
+  readonly precision: Precision
+  readonly scaling: number
+  readonly x: Operand
+  readonly a: Operand
+  readonly router: Operand | null
+  readonly b: Operand
+  readonly dOut: number
+  readonly experts: number
+  readonly groups: number
+  /** The small operands: a copy on the host, or memory of the caller on the device. */
+  readonly mask: Part | null
+  readonly sequenceOffsets: Part | null
+  readonly weights: Part | null
+  /** The small operands that are in device memory of the caller. */
+  readonly deviceSources: readonly Operand[]
+}
 
-export class Problem {
-  /** The small operands: what the caller has in device memory, else a copy. */
-  mask: Part | null = null
-  sequenceOffsets: Part | null = null
-  /** [G, E]: the caller's with fixed routing, else a part of `kept`. */
-  weights: Part | null = null
-  /** The small operands that are the caller's, in device memory. */
-  sources: Operand[] = NONE
-  /** One block for the copies of the small operands on a device. */
-  staged: DeviceMemory | null = null
-  /** One block for hidden [M, r], probabilities [M, E] and weights [G, E]; null without `save`. */
-  kept: OperandMemory | null = null
-  /** Bytes from the start of `kept`; -1: there are none. */
-  probabilitiesOffset = -1
+export class Problem implements ProblemData {
+  readonly routing: Routing | 'none'
+  readonly pool: Pool
+  readonly activation: Activation
+  readonly precision: Precision
+  readonly scaling: number
+  readonly x: Operand
+  readonly a: Operand
+  readonly router: Operand | null
+  readonly b: Operand
+  readonly dOut: number
+  readonly experts: number
+  readonly groups: number
+  readonly mask: Part | null
+  readonly sequenceOffsets: Part | null
+  readonly weights: Part | null
+  readonly deviceSources: readonly Operand[]
 
-  constructor(
-    /** `none`: LoRA. */
-    readonly routing: Routing | 'none',
-    readonly pool: Pool,
-    readonly activation: Activation,
-    readonly precision: Precision,
-    readonly scaling: number,
-    readonly x: Operand,
-    readonly a: Operand,
-    readonly router: Operand | null,
-    readonly b: Operand,
-    readonly dOut: number,
-    readonly experts: number,
-    readonly groups: number,
-  ) {}
+  constructor(data: ProblemData) {
+    this.routing = data.routing
+    this.pool = data.pool
+    this.activation = data.activation
+    this.precision = data.precision
+    this.scaling = data.scaling
+    this.x = data.x
+    this.a = data.a
+    this.router = data.router
+    this.b = data.b
+    this.dOut = data.dOut
+    this.experts = data.experts
+    this.groups = data.groups
+    this.mask = data.mask
+    this.sequenceOffsets = data.sequenceOffsets
+    this.weights = data.weights
+    this.deviceSources = data.deviceSources
+  }
 
   get tokens(): number {
     return this.x.rows
@@ -72,84 +95,56 @@ export class Problem {
     return this.a.rows
   }
 
-  /** The type of x, unless precision `high` keeps what gradients in float32 are made of. */
+  /** The type of x, or float32 with precision `high`, which computes the gradients of float32 parameters from it. */
   get hiddenDtype(): DType {
     return this.precision === 'high' && this.a.dtype === 'float32' ? 'float32' : this.x.dtype
   }
 
-  /** Backward needs each token's probabilities only where no pool of logits stands for them. */
+  /** Whether backward needs the probabilities of each token: token routing, and pooled probabilities. */
   get keepsProbabilities(): boolean {
     return this.router !== null && (this.routing === 'token' || this.pool === 'probabilities')
   }
 
-  /** The operation makes weights itself: all routings but token, and fixed, which has the caller's. */
+  /** Whether the operation computes the weights: all routings but token, and fixed, whose weights the caller gives. */
   get makesWeights(): boolean {
     return this.routing === 'batch' || this.routing === 'sequence' || this.routing === 'uniform'
   }
 
-  /** A deferred gradient of b has one partial sum for each group, unless one for each expert is less. */
+  /** Bytes from the start of the kept block to the probabilities, which follow hidden. */
+  get probabilitiesOffset(): number {
+    return aligned(this.tokens * this.rank * bytesPerElement(this.hiddenDtype))
+  }
+
+  /** Bytes from the start of the kept block to the weights. */
+  get weightsOffset(): number {
+    const offset = this.probabilitiesOffset
+    if (!this.keepsProbabilities) return offset
+    return aligned(offset + this.tokens * this.experts * Float32Array.BYTES_PER_ELEMENT)
+  }
+
+  /** Bytes of the block that forward keeps for backward: hidden [M, r], probabilities [M, E] and weights [G, E]. */
+  get keptBytes(): number {
+    const offset = this.weightsOffset
+    return this.makesWeights ? offset + this.groups * this.experts * Float32Array.BYTES_PER_ELEMENT : offset
+  }
+
+  /** Whether a deferred gradient of b has one partial sum per group; otherwise it has one per expert. */
   get defersPerGroup(): boolean {
     return this.routing !== 'token' && this.groups <= this.experts
   }
 
+  /** The number of partial sums in a deferred gradient of b. */
   get deferredPartials(): number {
     return this.defersPerGroup ? this.groups : this.experts
   }
 
-  /** All that is in device memory. */
-  get located(): (Located | null)[] {
-    const kept = this.kept !== null && isDeviceMemory(this.kept) ? this.kept : null
-    return [this.x, this.a, this.router, this.b, ...this.sources, this.staged, kept]
-  }
-
-  /** Allocates what forward leaves for backward. */
-  keep(placement: Placement | null): void {
-    const { tokens, rank, experts, groups } = this
-    let bytes = aligned(tokens * rank * bytesPerElement(this.hiddenDtype))
-    let weightsOffset = 0
-    if (this.keepsProbabilities) {
-      this.probabilitiesOffset = bytes
-      bytes = aligned(bytes + tokens * experts * Float32Array.BYTES_PER_ELEMENT)
-    }
-    if (this.makesWeights) {
-      weightsOffset = bytes
-      bytes += groups * experts * Float32Array.BYTES_PER_ELEMENT
-    }
-    this.kept = allocate('saved', 'float32', bytes / Float32Array.BYTES_PER_ELEMENT, placement)
-    if (this.makesWeights) this.weights = { memory: this.kept, byteOffset: weightsOffset }
-  }
-
-  /** Copies the small operands that are on the host to the device, in one piece. */
-  stage(placement: Placement): void {
-    const names = (['mask', 'sequenceOffsets', 'weights'] as const).filter((name) => {
-      const part = this[name]
-      return part !== null && isHostMemory(part.memory)
-    })
-    if (names.length === 0) return
-    const parts = names.map((name) => {
-      const { buffer, byteOffset, byteLength } = this[name]?.memory as ArrayBufferView
-      return new Uint8Array(buffer, byteOffset, byteLength)
-    })
-    let bytes = 0
-    const offsets = parts.map(({ byteLength }) => (bytes = aligned(bytes + byteLength)) - aligned(byteLength))
-    const all = new Uint8Array(bytes)
-    for (const [i, part] of parts.entries()) all.set(part, offsets[i])
-    const memory = placement.allocate('options', bytes)
-    const { device, cudaStream } = placement.stream
-    placement.run(() => {
-      native.upload(device, memory.handle, 0, all, cudaStream)
-    })
-    this.staged = memory
-    for (const [i, name] of names.entries()) this[name] = { memory, byteOffset: offsets[i] }
-  }
-
-  /** Lets go of the memory of its own. */
-  dispose(): void {
-    if (this.kept !== null && isDeviceMemory(this.kept)) this.kept.release()
-    this.staged?.release()
+  /** The operands of the caller that the kernels read. */
+  get operands(): (Operand | null)[] {
+    return [this.x, this.a, this.router, this.b, ...this.deviceSources]
   }
 }
 
-function aligned(bytes: number): number {
+/** Bytes rounded up to the alignment of the parts of a block. */
+export function aligned(bytes: number): number {
   return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT
 }

@@ -1,6 +1,6 @@
 /**
  * The small operands: mask, sequence offsets, weights of experts. Their numbers are copied when they are read, so that
- * no later change by the caller, nor by another thread, can slip past the checks.
+ * the checks and the kernels see the same numbers even if the caller or another thread changes them.
  */
 import { type DType, dtypeOf, type HostData, viewOf } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
@@ -10,7 +10,7 @@ import { CPU } from '../memory/device.js'
 import { checkMemory, failDetached, isDetached, layOut, type Operand, type Part } from '../memory/operand.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 
-/** One flag per token: zero or false drops it, anything else keeps it. */
+/** One flag per token: zero or false drops it, any other value keeps it. */
 export type MaskLike = Uint8Array | readonly boolean[] | readonly number[] | TensorLike
 
 /** Cumulative offsets of G sequences: G + 1 numbers from 0 to M. */
@@ -19,18 +19,19 @@ export type OffsetsLike = Int32Array | readonly number[] | TensorLike
 /** Weights of experts: [E], or a tensor of [G, E]. */
 export type WeightsLike = Float32Array | readonly number[] | TensorLike
 
-export interface Indices {
-  /** A copy, row-major; empty for what is in device memory. */
+/** A small operand as the caller gives it, not checked yet. */
+export interface SmallOperand {
+  /** A copy, row-major; empty for an operand in device memory. */
   readonly numbers: HostData | Float64Array
   readonly shape: readonly number[]
-  /** The tensor or typed array that they were read from; null for an array. */
+  /** The tensor or typed array that the numbers were read from; null for an array. */
   readonly source: Operand | null
 }
 
 const UNREAD = new Float64Array(0)
 
-/** The numbers of an array, a typed array or a tensor of one dtype; null where there is none. */
-export function readIndices(options: object, argument: string, dtype: DType): Indices | null {
+/** An array, or a typed array or tensor of the dtype; null if it is not given. */
+export function readSmallOperand(options: object, argument: string, dtype: DType): SmallOperand | null {
   const value = get('options', options, argument)
   if (value === undefined) return null
   try {
@@ -40,7 +41,7 @@ export function readIndices(options: object, argument: string, dtype: DType): In
   }
 }
 
-function read(argument: string, value: unknown, dtype: DType): Indices {
+function read(argument: string, value: unknown, dtype: DType): SmallOperand {
   if (Array.isArray(value)) return { numbers: copyArray(argument, value), shape: [value.length], source: null }
   const source = ArrayBuffer.isView(value) ? wrap(argument, value as HostData) : resolve(argument, value)
   if (source.dtype !== dtype) fail('ERR_LILY_DTYPE', argument, `expected ${dtype}, got ${source.dtype}`)
@@ -77,22 +78,21 @@ function copyRows({ memory, byteOffset, dtype, rows, columns, pitch }: Operand):
   return copy
 }
 
-/** Those that are in device memory: they are not read, and the kernels clamp what they find. */
-export function onDevice({ source }: Indices): Operand | null {
+/** The operand of a small operand in device memory. Its numbers are not read; the kernels clamp them. */
+export function onDevice({ source }: SmallOperand): Operand | null {
   return source === null || source.device === CPU ? null : source
 }
 
-/** Numbers of the host as they are, those of a device with their rows one after the other. */
-function partOf(argument: string, indices: Indices, copy: () => HostData): Part {
-  const source = onDevice(indices)
-  if (source === null) return { memory: copy(), byteOffset: 0 }
-  if (source.rows <= 1 || source.pitch === source.columns) return source
-  return fail('ERR_LILY_SHAPE', argument, 'in device memory it must be contiguous; copy it into a buffer of its own')
+/** The same, which must be contiguous. */
+function contiguousOnDevice(argument: string, operand: SmallOperand): Operand | null {
+  const source = onDevice(operand)
+  if (source === null || source.rows <= 1 || source.pitch === source.columns) return source
+  return fail('ERR_LILY_SHAPE', argument, 'in device memory it must be contiguous; pass a contiguous copy')
 }
 
 /** One byte per token, 1 to keep it. */
-export function checkMask(indices: Indices, tokens: number, xShape: readonly number[]): Part {
-  const { numbers, shape } = indices
+export function checkMask(operand: SmallOperand, tokens: number, xShape: readonly number[]): Part {
+  const { numbers, shape } = operand
   const leading = shape.length === xShape.length - 1 && shape.every((size, axis) => size === xShape[axis])
   if (!leading && !(shape.length === 1 && shape[0] === tokens)) {
     fail(
@@ -101,21 +101,21 @@ export function checkMask(indices: Indices, tokens: number, xShape: readonly num
       `expected one flag per token, ${shapeText([tokens])} or ${shapeText(xShape.slice(0, -1))}, got ${shapeText(shape)}`,
     )
   }
-  return partOf('mask', indices, () => {
-    const mask = new Uint8Array(tokens)
-    for (let token = 0; token < tokens; token++) {
-      const flag = numbers[token]
-      if (Number.isNaN(flag)) fail('ERR_LILY_ARGUMENT', 'mask', `element ${token} is NaN; 0 drops a token, 1 keeps it`)
-      mask[token] = flag === 0 ? 0 : 1
-    }
-    return mask
-  })
+  const source = contiguousOnDevice('mask', operand)
+  if (source !== null) return source
+  const mask = new Uint8Array(tokens)
+  for (let token = 0; token < tokens; token++) {
+    const flag = numbers[token]
+    if (Number.isNaN(flag)) fail('ERR_LILY_ARGUMENT', 'mask', `element ${token} is NaN; 0 drops a token, 1 keeps it`)
+    mask[token] = flag === 0 ? 0 : 1
+  }
+  return { memory: mask, byteOffset: 0 }
 }
 
 /** Offsets from 0 to M that never decrease. */
-export function checkOffsets(indices: Indices, tokens: number): Part {
+export function checkOffsets(operand: SmallOperand, tokens: number): Part {
   const argument = 'sequenceOffsets'
-  const { numbers, shape } = indices
+  const { numbers, shape } = operand
   if (shape.length !== 1 || shape[0] === 0) {
     fail(
       'ERR_LILY_SHAPE',
@@ -123,22 +123,22 @@ export function checkOffsets(indices: Indices, tokens: number): Part {
       `expected G + 1 cumulative offsets, such as [0, ${tokens}], got ${shapeText(shape)}`,
     )
   }
-  // Those in device memory are not read: their number alone says that no sequence has the tokens.
+  // This check reads no numbers, so it also covers offsets in device memory: no sequence contains the tokens.
   if (shape[0] === 1 && tokens > 0) {
     fail(
       'ERR_LILY_SHAPE',
       argument,
-      `expected G + 1 cumulative offsets of at least one sequence, for x has ${tokens} tokens, got [1]; ` +
+      `expected G + 1 cumulative offsets of at least one sequence, because x has ${tokens} tokens, got [1]; ` +
         `pass [0, ${tokens}] if they are one sequence`,
     )
   }
-  return partOf(argument, indices, () => {
-    checkAscending(argument, numbers, tokens)
-    return new Int32Array(numbers)
-  })
+  const source = contiguousOnDevice(argument, operand)
+  if (source !== null) return source
+  checkAscending(argument, numbers, tokens)
+  return { memory: new Int32Array(numbers), byteOffset: 0 }
 }
 
-function checkAscending(argument: string, numbers: Indices['numbers'], tokens: number): void {
+function checkAscending(argument: string, numbers: SmallOperand['numbers'], tokens: number): void {
   let previous = 0
   for (let i = 0; i < numbers.length; i++) {
     const offset = numbers[i]
@@ -159,8 +159,8 @@ function checkAscending(argument: string, numbers: Indices['numbers'], tokens: n
 }
 
 /** Finite weights, [G, E]; [E] is one group. */
-export function checkWeights(indices: Indices, groups: number, experts: number): Part {
-  const { numbers, shape } = indices
+export function checkWeights(operand: SmallOperand, groups: number, experts: number): Part {
+  const { numbers, shape } = operand
   const [rows, columns] = shape.length === 1 ? [1, shape[0]] : shape
   if (shape.length > 2 || rows !== groups || columns !== experts) {
     fail(
@@ -170,12 +170,12 @@ export function checkWeights(indices: Indices, groups: number, experts: number):
         `got ${shapeText(shape)}`,
     )
   }
-  return partOf('weights', indices, () => {
-    const weights = new Float32Array(numbers)
-    for (let i = 0; i < weights.length; i++) {
-      if (Number.isFinite(weights[i])) continue
-      fail('ERR_LILY_ARGUMENT', 'weights', `element ${i} must be a finite float32, got ${describe(numbers[i])}`)
-    }
-    return weights
-  })
+  const source = contiguousOnDevice('weights', operand)
+  if (source !== null) return source
+  const weights = new Float32Array(numbers)
+  for (let i = 0; i < weights.length; i++) {
+    if (Number.isFinite(weights[i])) continue
+    fail('ERR_LILY_ARGUMENT', 'weights', `element ${i} must be a finite float32, got ${describe(numbers[i])}`)
+  }
+  return { memory: weights, byteOffset: 0 }
 }

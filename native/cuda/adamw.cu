@@ -1,4 +1,5 @@
-// A step of AdamW: three kernels, the first and the last of which are launched as often as the parameters ask for.
+// Launches of one AdamW step: the sum of squares of the gradients, the norm, and the update. One launch holds at most
+// kAdamWTensors parameters, so the first and the last kernel may be launched several times.
 #include "core/workspace.h"
 #include "cuda/adamw.cuh"
 #include "cuda/launch.h"
@@ -7,7 +8,7 @@
 namespace lily::cuda {
 namespace {
 
-int64_t blocks_of(const lily_adamw_parameter &parameter) { return (parameter.count + kAdamWChunk - 1) / kAdamWChunk; }
+int64_t blocks_of(const lily_adamw_parameter &parameter) { return (parameter.count + kAdamWSplit - 1) / kAdamWSplit; }
 
 int64_t blocks_of(const lily_adamw &call) {
   int64_t blocks = 0;
@@ -15,26 +16,27 @@ int64_t blocks_of(const lily_adamw &call) {
   return blocks;
 }
 
-// The most blocks of a launch: no parameter has more, or its memory would be 16 TB.
+// Maximum number of blocks per launch. A parameter that needs more blocks would occupy 16 TB.
 constexpr int64_t kMostBlocks = INT32_MAX;
 
-// run(part, blocks) for all parameters that have elements, as many at a time as a launch takes.
+// Packs the parameters that have elements into launches, as many per launch as fit, and calls run(batch, blocks) for
+// each.
 template <typename Run>
-lily_status for_each_part(const lily_adamw &call, AdamW part, const Run &run) {
+lily_status for_each_batch(const lily_adamw &call, AdamW batch, const Run &run) {
   int64_t blocks = 0;
-  part.count = 0;
+  batch.count = 0;
   const auto flush = [&] {
-    if (part.count == 0) return LILY_OK;
-    const lily_status status = run(part, static_cast<int>(blocks));
-    if (part.parts != nullptr) part.parts += blocks;
-    part.count = 0, blocks = 0;
+    if (batch.count == 0) return LILY_OK;
+    const lily_status status = run(batch, static_cast<int>(blocks));
+    if (batch.partials != nullptr) batch.partials += blocks;
+    batch.count = 0, blocks = 0;
     return status;
   };
   for (int64_t i = 0; i < call.parameter_count; ++i) {
     const lily_adamw_parameter &parameter = call.parameters[i];
     if (parameter.count == 0) continue;
-    if (part.count == kAdamWTensors || blocks + blocks_of(parameter) > kMostBlocks) LILY_TRY(flush());
-    part.tensors[part.count++] = {
+    if (batch.count == kAdamWTensors || blocks + blocks_of(parameter) > kMostBlocks) LILY_TRY(flush());
+    batch.tensors[batch.count++] = {
         .value = parameter.value,
         .grad = const_cast<void *>(parameter.grad),
         .exp_avg = parameter.exp_avg,
@@ -65,23 +67,22 @@ lily_status adamw(const lily_adamw *call) {
   if (call->workspace_bytes < needed)
     return fail(LILY_ERROR_ARGUMENT, "the workspace has %zu bytes, %zu are needed", call->workspace_bytes, needed);
   const auto stream = reinterpret_cast<cudaStream_t>(call->stream);
-  auto *const parts = static_cast<float *>(call->workspace);
-  AdamW part = {};
-  part.step = adamw_step(*call);
-  part.max_norm = call->max_norm;
-  part.norm = call->norm;
+  auto *const partials = static_cast<float *>(call->workspace);
+  AdamW batch = {};
+  batch.step = adamw_step(*call);
+  batch.max_norm = call->max_norm;
+  batch.norm = call->norm;
   if (call->norm != nullptr) {
-    part.parts = parts;
-    LILY_TRY(for_each_part(*call, part, [&](const AdamW &squares, int blocks) {
-      return launch(adamw_squares<void>, "launching the kernel of the gradients' norm", dim3(blocks), 0, stream,
-                    squares);
+    batch.partials = partials;
+    LILY_TRY(for_each_batch(*call, batch, [&](const AdamW &squares, int blocks) {
+      return launch(adamw_squares<void>, "launching the adamw_squares kernel", dim3(blocks), 0, stream, squares);
     }));
-    LILY_TRY(launch(adamw_norm<void>, "launching the kernel of the gradients' norm", dim3(1), 0, stream,
-                    AdamWNorm{parts, blocks_of(*call), call->norm}));
-    part.parts = nullptr;
+    LILY_TRY(launch(adamw_norm<void>, "launching the adamw_norm kernel", dim3(1), 0, stream,
+                    AdamWNorm{partials, blocks_of(*call), call->norm}));
+    batch.partials = nullptr;
   }
-  return for_each_part(*call, part, [&](const AdamW &update, int blocks) {
-    return launch(adamw_update<void>, "launching the kernel of AdamW", dim3(blocks), 0, stream, update);
+  return for_each_batch(*call, batch, [&](const AdamW &update, int blocks) {
+    return launch(adamw_update<void>, "launching the adamw_update kernel", dim3(blocks), 0, stream, update);
   });
 }
 

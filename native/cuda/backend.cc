@@ -1,4 +1,4 @@
-// The C ABI on CUDA devices: memory, streams and events are CUDA's own; operations.h has the operations.
+// The C ABI on CUDA devices. Memory, streams and events map to CUDA's; operations.h declares the operations.
 #include "lily/backend.h"
 
 #include <cuda_runtime_api.h>
@@ -17,7 +17,7 @@ namespace {
 cudaStream_t cuda_stream(lily_stream stream) { return reinterpret_cast<cudaStream_t>(stream); }
 cudaEvent_t cuda_event(lily_event event) { return reinterpret_cast<cudaEvent_t>(event); }
 
-// Calls CUDA with the device as the current one.
+// Runs `work` with the device as the current one.
 template <typename Work>
 lily_status on_device(int32_t id, Work work) {
   const Device *found = device(id);
@@ -27,16 +27,17 @@ lily_status on_device(int32_t id, Work work) {
   return work();
 }
 
-// The backend's own stream of each device, made when it is first wanted.
+// The backend's default stream of each device, created on first use.
 std::mutex own_streams_mutex;
 cudaStream_t own_streams[kMaxDevices];
 
 lily_status create_stream(cudaStream_t *stream) {
-  // It does not wait for the legacy stream: whoever uses that one joins the streams by events.
+  // The stream does not synchronise with the legacy default stream: callers that use that one join the streams with
+  // events.
   return report(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "creating a stream");
 }
 
-// With the device as the current one.
+// Replaces stream 0 by the device's default stream. Requires the device to be the current one.
 lily_status resolve(int32_t id, lily_stream *stream) {
   if (*stream != 0) return LILY_OK;
   const std::lock_guard<std::mutex> lock(own_streams_mutex);
@@ -58,8 +59,7 @@ lily_status on_stream(int32_t id, lily_stream stream, Work work) {
 lily_status device_info(int32_t id, lily_device_info *info) {
   return on_device(id, [&] {
     cudaDeviceProp properties;
-    if (const lily_status status =
-            report(cudaGetDeviceProperties(&properties, id), "asking for a device's properties")) {
+    if (const lily_status status = report(cudaGetDeviceProperties(&properties, id), "reading the device properties")) {
       return status;
     }
     *info = {};
@@ -76,7 +76,7 @@ lily_status measure_roof(int32_t id, int32_t roof, size_t bytes, double *rate) {
   return on_device(id, [&] { return cuda::measure_roof(*device(id), roof, bytes, rate); });
 }
 
-// Checked here once for all operations.
+// Checks the problem once, for all operations.
 template <typename Work>
 lily_status on_problem(const lily_problem &problem, Work work) {
   if (const char *wrong = problem_error(problem)) return fail(LILY_ERROR_ARGUMENT, "%s", wrong);
@@ -128,12 +128,12 @@ lily_status allocate(int32_t id, size_t bytes, void **memory) {
     const cudaError_t error = cudaMalloc(memory, bytes);
     if (error != cudaErrorMemoryAllocation) return report(error, "allocating device memory");
     cudaGetLastError();
-    return fail(LILY_ERROR_OUT_OF_MEMORY, "CUDA device %d has no %zu bytes left (cudaErrorMemoryAllocation)", id,
+    return fail(LILY_ERROR_OUT_OF_MEMORY, "CUDA device %d cannot allocate %zu bytes (cudaErrorMemoryAllocation)", id,
                 bytes);
   });
 }
 
-// What lets go of something needs no current device, and so does not fail for want of one.
+// Freeing and destroying need no current device.
 lily_status release(int32_t, void *memory) { return report(cudaFree(memory), "freeing device memory"); }
 
 lily_status allocate_pinned(int32_t id, size_t bytes, void **memory) {
@@ -149,7 +149,7 @@ lily_status pointer_info(const void *pointer, lily_pointer_info *info) {
   if (const lily_status status = device_count(&count)) return status;
   cudaPointerAttributes attributes;
   if (const lily_status status =
-          report(cudaPointerGetAttributes(&attributes, pointer), "asking what a pointer is of")) {
+          report(cudaPointerGetAttributes(&attributes, pointer), "reading the attributes of a pointer")) {
     return status;
   }
   switch (attributes.type) {
@@ -195,14 +195,15 @@ lily_status stream_destroy(int32_t, lily_stream stream) {
 
 lily_status stream_wait_event(int32_t id, lily_stream stream, lily_event event) {
   return on_stream(id, stream, [&](lily_stream resolved) {
-    return report(cudaStreamWaitEvent(cuda_stream(resolved), cuda_event(event), 0), "letting a stream wait");
+    return report(cudaStreamWaitEvent(cuda_stream(resolved), cuda_event(event), 0),
+                  "making a stream wait for an event");
   });
 }
 
 lily_status event_create(int32_t id, int32_t timing, lily_event *event) {
   return on_device(id, [&] {
     cudaEvent_t created = nullptr;
-    // A thread that waits sleeps: the processor is the event loop's.
+    // A waiting thread sleeps instead of spinning: the CPU stays free for the event loop.
     const unsigned flags = cudaEventBlockingSync | (timing != 0 ? 0u : unsigned{cudaEventDisableTiming});
     const lily_status status = report(cudaEventCreateWithFlags(&created, flags), "creating an event");
     *event = reinterpret_cast<lily_event>(created);
@@ -224,7 +225,7 @@ lily_status event_query(int32_t id, lily_event event, int32_t *ready) {
   return on_device(id, [&] {
     const cudaError_t error = cudaEventQuery(cuda_event(event));
     *ready = error == cudaSuccess ? 1 : 0;
-    if (error != cudaErrorNotReady) return report(error, "asking whether an event has passed");
+    if (error != cudaErrorNotReady) return report(error, "querying an event");
     cudaGetLastError();
     return LILY_OK;
   });
@@ -236,14 +237,17 @@ lily_status event_synchronize(int32_t id, lily_event event) {
 
 lily_status event_elapsed(int32_t id, lily_event start, lily_event end, float *milliseconds) {
   return on_device(id, [&] {
-    return report(cudaEventElapsedTime(milliseconds, cuda_event(start), cuda_event(end)), "measuring between events");
+    return report(cudaEventElapsedTime(milliseconds, cuda_event(start), cuda_event(end)),
+                  "measuring the time between events");
   });
 }
 
-// Relaxed: what this thread does for other streams meanwhile, and memory for results, are no part of the record.
+// Relaxed mode: the capture does not record, and does not forbid, this thread's calls on other streams and its
+// allocations.
 lily_status capture_begin(int32_t id, lily_stream stream) {
   return on_device(id, [&] {
-    return report(cudaStreamBeginCapture(cuda_stream(stream), cudaStreamCaptureModeRelaxed), "beginning a capture");
+    return report(cudaStreamBeginCapture(cuda_stream(stream), cudaStreamCaptureModeRelaxed),
+                  "beginning a stream capture");
   });
 }
 
@@ -251,13 +255,14 @@ lily_status capture_end(int32_t id, lily_stream stream, lily_graph *graph) {
   *graph = 0;
   return on_device(id, [&] {
     cudaGraph_t recorded = nullptr;
-    if (const lily_status status = report(cudaStreamEndCapture(cuda_stream(stream), &recorded), "ending a capture")) {
+    if (const lily_status status =
+            report(cudaStreamEndCapture(cuda_stream(stream), &recorded), "ending a stream capture")) {
       return status;
     }
     cudaGraphExec_t executable = nullptr;
-    const lily_status made = report(cudaGraphInstantiate(&executable, recorded, 0), "making a graph of a capture");
-    // The executable one has all that it needs.
-    const lily_status destroyed = report(cudaGraphDestroy(recorded), "destroying a capture");
+    const lily_status made = report(cudaGraphInstantiate(&executable, recorded, 0), "instantiating a graph");
+    // The executable graph does not depend on the captured one.
+    const lily_status destroyed = report(cudaGraphDestroy(recorded), "destroying a captured graph");
     *graph = reinterpret_cast<lily_graph>(executable);
     return made != LILY_OK ? made : destroyed;
   });

@@ -1,10 +1,11 @@
-// Backward, first phase of small ranks, where dy does not fit into the second-level cache: it is read once.
+// Backward, first phase for small ranks, used when dy does not fit into L2: reads dy once. Symbols as in docs/math.md.
 //
-//   q_t = s dy_t C^T, in parts over the strips of columns     D = s h^T dy, in parts over the splits of tokens
+//   q_t = s dy_t C^T    partial sums per column tile
+//   D = s h^T dy        partial sums per split of the tokens
 //
-// A block owns a wide strip of columns and walks down its tokens; its slice of C stays in shared memory. Against two
-// readings of dy (2 M d_out bytes more) it writes and reads 8 r (strips M + splits d_out) bytes of parts, which the
-// launch compares.
+// Each block owns a wide tile of columns (BLOCK_N) and iterates over its tokens in tiles of BLOCK_M; its columns of C
+// stay in shared memory. Compared with reading dy twice (2 M d_out more bytes), the block writes and reads 8 r (column
+// tiles * M + splits * d_out) bytes of partial sums. The launch compares the two.
 #pragma once
 
 #include "gradient.cuh"
@@ -12,22 +13,22 @@
 
 namespace lily::cuda {
 
-template <typename Engine_, int kRank_>
+template <typename Engine_, int kBlockK_>
 struct OnceTile {
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
-  // A strip is a chunk of the sum that `shrink` forms; two warps share the rows of C of each half: the bits are the
-  // same.
-  static constexpr int kTokens = 16, kRank = kRank_, kColumns = kChunk<Scalar>, kStages = 3;
-  static constexpr int kHalf = kColumns / kChunkLines / kHalves, kWarpRank = kRank * kHalves / kWarps;
-  static constexpr int kWarpColumns = kColumns / kWarps;
-  static constexpr int kStrip = kTokens * kColumns, kLeft = kTokens * kRank, kWeights = kRank * kColumns;
-  static constexpr int kHiddenPitch = kRank + 8;  // floats, of a half's part of q
-  static constexpr int kHidden = kTokens * kHiddenPitch;
-  static constexpr int kResultPitch = kColumns + 8;  // floats
+  // A column tile is one split of the sum in `shrink` (kSplitDepth elements), and two warps share the rows of C of each
+  // half. The order of additions and therefore the bits are the same.
+  static constexpr int kBlockM = 16, kBlockK = kBlockK_, kBlockN = kSplitDepth<Scalar>, kStages = 3;
+  static constexpr int kHalf = kBlockN / kSplitTiles / kHalves, kWarpRank = kBlockK * kHalves / kWarps;
+  static constexpr int kWarpColumns = kBlockN / kWarps;
+  static constexpr int kStrip = kBlockM * kBlockN, kLhs = kBlockM * kBlockK, kRhs = kBlockK * kBlockN;
+  static constexpr int kQPitch = kBlockK + 8;  // floats per row of one half's partial sum of q
+  static constexpr int kQTile = kBlockM * kQPitch;
+  static constexpr int kResultRows = kBlockK, kResultPitch = kBlockN + 8;  // of D in shared memory; pitch in floats
   static constexpr int kRing =
-      (kStages * (kStrip + kLeft) + kWeights) * static_cast<int>(sizeof(Scalar)) + kHalves * kHidden * 4;
-  static constexpr int kResult = kRank * kResultPitch * 4 + kWarps * 4;
+      (kStages * (kStrip + kLhs) + kRhs) * static_cast<int>(sizeof(Scalar)) + kHalves * kQTile * 4;
+  static constexpr int kResult = kBlockK * kResultPitch * 4 + kWarps * 4;
   static constexpr int kBytes = kRing > kResult ? kRing : kResult;
 };
 
@@ -37,14 +38,14 @@ struct BackwardDyOnce {
   Experts experts;
   Weights weights;
   int tokens, split_tokens;
-  int slices;
+  int column_tiles;
   float scale;
-  float *q_parts;  // slices x M x q_pitch, out; not yet scaled
+  float *q_partials;  // column_tiles x M x q_pitch, out; not yet scaled
   int q_pitch;
   OuterTarget target;
-  ExpertLosses losses;
+  DWeights d_weights;
   const uint8_t *mask;
-  float *kept;  // out: how many the mask keeps; may be null
+  float *kept;  // out: number of tokens that the mask keeps; may be null
 };
 
 template <typename Tile>
@@ -52,66 +53,67 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __gr
   using Scalar = typename Tile::Scalar;
   using Engine = typename Tile::Engine;
   extern __shared__ __align__(16) char shared[];
-  __shared__ float mix[kMostExperts];
+  __shared__ float weights[kMostExperts];
   auto *ring = reinterpret_cast<Scalar *>(shared);
-  Scalar *weights = ring + Tile::kStages * (Tile::kStrip + Tile::kLeft);
-  auto *hidden_parts = reinterpret_cast<float *>(weights + Tile::kWeights);
-  const StripBlock at = {static_cast<int>(blockIdx.x) % call.slices, static_cast<int>(blockIdx.x) / call.slices, 0};
-  const int column = at.slice * Tile::kColumns;
+  Scalar *c_tile = ring + Tile::kStages * (Tile::kStrip + Tile::kLhs);
+  auto *q_halves = reinterpret_cast<float *>(c_tile + Tile::kRhs);
+  const StripIndex at = {static_cast<int>(blockIdx.x) % call.column_tiles,
+                         static_cast<int>(blockIdx.x) / call.column_tiles, 0};
+  const int column = at.column_tile * Tile::kBlockN;
   const int begin = at.split * call.split_tokens, end = min(begin + call.split_tokens, call.tokens);
-  const int tiles = (end - begin + Tile::kTokens - 1) / Tile::kTokens;
+  const int tiles = (end - begin + Tile::kBlockM - 1) / Tile::kBlockM;
   if (call.kept != nullptr && blockIdx.x == 0) count_kept(call.kept, call.mask, call.tokens);
 
   const auto fill = [&](int tile) {
     if (tile < tiles) {
-      Scalar *strip = ring + tile % Tile::kStages * (Tile::kStrip + Tile::kLeft);
-      const int token = begin + tile * Tile::kTokens;
-      stage_activations<Scalar, Tile::kTokens, Tile::kColumns>(strip, call.dy,
-                                                               {token, end, column, call.experts.columns});
-      stage_activations<Scalar, Tile::kTokens, Tile::kRank>(strip + Tile::kStrip, call.hidden,
-                                                            {token, end, 0, call.experts.rank});
+      Scalar *strip = ring + tile % Tile::kStages * (Tile::kStrip + Tile::kLhs);
+      const int token = begin + tile * Tile::kBlockM;
+      stage_activations<Scalar, Tile::kBlockM, Tile::kBlockN>(strip, call.dy,
+                                                              {token, end, column, call.experts.columns});
+      stage_activations<Scalar, Tile::kBlockM, Tile::kBlockK>(strip + Tile::kStrip, call.hidden,
+                                                              {token, end, 0, call.experts.rank});
     }
     copy_commit();
   };
 #pragma unroll
   for (int tile = 0; tile < Tile::kStages - 1; ++tile) fill(tile);
-  find_weights(mix, call.weights);
-  combine_tile<Scalar, Tile::kRank, Tile::kColumns>(weights, call.experts, mix, 0, column);
+  compute_weights(weights, call.weights);
+  combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(c_tile, call.experts, weights, 0, column);
 
   const int warp = threadIdx.x / kWarp, own = warp * Tile::kWarpColumns;
-  Accumulators<Tile::kRank / 16, Tile::kWarpColumns / 8> z;
+  Accumulators<Tile::kBlockK / 16, Tile::kWarpColumns / 8> z;
   clear(z);
   for (int tile = 0; tile < tiles; ++tile) {
     copy_wait<Tile::kStages - 2>();
     __syncthreads();
     fill(tile + Tile::kStages - 1);
-    const Scalar *strip = ring + tile % Tile::kStages * (Tile::kStrip + Tile::kLeft);
-    multiply<Engine, Along::kOuter, Tile::kRank, Along::kOuter, Tile::kColumns>(z, strip + Tile::kStrip, 0, strip, own,
-                                                                                0, Tile::kTokens / Engine::kDepth);
+    const Scalar *strip = ring + tile % Tile::kStages * (Tile::kStrip + Tile::kLhs);
+    multiply<Engine, Along::kOuter, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(z, strip + Tile::kStrip, 0, strip, own,
+                                                                                 0, Tile::kBlockM / Engine::kStepK);
     const int half = warp % kHalves, row = warp / kHalves * Tile::kWarpRank;
     Accumulators<1, Tile::kWarpRank / 8> q;
     clear(q);
 #pragma unroll
-    for (int line = 0; line < kChunkLines; ++line)
-      multiply<Engine, Along::kDepth, Tile::kColumns, Along::kDepth, Tile::kColumns>(
-          q, strip, 0, weights, row, (line * kHalves + half) * Tile::kHalf, Tile::kHalf / Engine::kDepth);
+    for (int k_tile = 0; k_tile < kSplitTiles; ++k_tile)
+      multiply<Engine, Along::kDepth, Tile::kBlockN, Along::kDepth, Tile::kBlockN>(
+          q, strip, 0, c_tile, row, (k_tile * kHalves + half) * Tile::kHalf, Tile::kHalf / Engine::kStepK);
     for_each_pair(q, [&](int t, int k, float first, float second) {
-      store_pair(hidden_parts + half * Tile::kHidden + t * Tile::kHiddenPitch + row + k, first, second);
+      store_pair(q_halves + half * Tile::kQTile + t * Tile::kQPitch + row + k, first, second);
     });
     __syncthreads();
-    const int count = min(Tile::kTokens, end - begin - tile * Tile::kTokens);
+    const int count = min(Tile::kBlockM, end - begin - tile * Tile::kBlockM);
     for (int i = threadIdx.x; i < count * (call.q_pitch / 4); i += kThreads) {
       const int t = i / (call.q_pitch / 4), k = i % (call.q_pitch / 4) * 4;
       float sum[4] = {0, 0, 0, 0};
 #pragma unroll
       for (int w = 0; w < kHalves; ++w) {
-        float part[4];
-        load_four(hidden_parts + w * Tile::kHidden + t * Tile::kHiddenPitch + k, 4, true, part);
+        float partial[4];
+        load_vec4(q_halves + w * Tile::kQTile + t * Tile::kQPitch + k, 4, true, partial);
 #pragma unroll
-        for (int v = 0; v < 4; ++v) sum[v] += part[v];
+        for (int v = 0; v < 4; ++v) sum[v] += partial[v];
       }
-      const int64_t row = static_cast<int64_t>(at.slice) * call.tokens + begin + tile * Tile::kTokens + t;
-      store_four(call.q_parts + row * call.q_pitch + k, 4, true, sum);
+      const int64_t row = static_cast<int64_t>(at.column_tile) * call.tokens + begin + tile * Tile::kBlockM + t;
+      store_vec4(call.q_partials + row * call.q_pitch + k, 4, true, sum);
     }
   }
   copy_wait<0>();
@@ -122,7 +124,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __gr
   });
   __syncthreads();
   finish_outer<Tile>(result, call.target, at);
-  find_expert_losses<Tile>(shared, call.losses, at, call.scale, blockIdx.x);
+  form_d_weights<Tile>(shared, call.d_weights, at, call.scale, blockIdx.x);
 }
 
 }  // namespace lily::cuda

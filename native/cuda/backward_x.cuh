@@ -1,45 +1,47 @@
-// Backward, second phase: all that needs the gradient of the hidden activations, which is formed as it is loaded.
+// Backward, second phase: every product that reads dh, which is computed as it is loaded and never stored. Symbols as
+// in docs/math.md.
 //
 //   dx (+)= dh A    dA = dh^T x    dR = dl^T h
 //
-// Blocks of columns walk down the tokens for dx and dA together; where the rank has more than one block, for one of
-// them. Further blocks take dR: it needs neither x nor dx.
+// Strip blocks own BLOCK_N columns and iterate over tokens. One block computes both dx and dA if BLOCK_K covers the
+// rank; otherwise separate blocks compute dx and each row tile of dA. Further blocks compute dR, which needs neither x
+// nor dx.
 //
-// Passes over memory: x once, dx (read if it accumulates, and written) once; q, p, h once per strip from the
-// second-level cache.
+// Global memory traffic: x once; dx written once, and read once if it accumulates; q, p and h once per column tile,
+// from L2.
 #pragma once
 
 #include "gradient.cuh"
 
 namespace lily::cuda {
 
-// Tokens and elements of dR of one block, which walks down its tokens: as few as leave `reduce` few parts to add, for
-// the other blocks are soon done where there are few tokens.
-constexpr int kLeastRouterTokens = 64, kMostRouterTokens = 256, kRouterParts = 32;
+// Tokens (one split) and elements of dR per block. Splits are as short as a small number of partial sums
+// (kRouterSplits) for `reduce` permits, because the other blocks finish early if there are few tokens.
+constexpr int kLeastRouterTokens = 64, kMostRouterTokens = 256, kRouterSplits = 32;
 constexpr int kRouterTile = 32, kRouterElements = 4 * kThreads;
 
-// dR, in parts over ranges of tokens.
+// dR, as partial sums over splits of the tokens.
 struct RouterBlocks {
   RouterGradient router;
-  int ranges, chunks;  // of tokens, of elements: a block each
-  int range_tokens;    // whole tiles
+  int splits, element_tiles;  // of tokens, of elements; one block for each pair
+  int split_tokens;           // a multiple of kRouterTile
   int tokens, rank;
   Operand hidden;
-  float *parts;  // ranges x (E r)
+  float *partials;  // splits x (E r)
 };
 
 struct BackwardX {
   StripOperands strip;
-  int slices, splits;
-  int expand_blocks;  // of the grid, first; with outer_blocks 0 they take dA too, if its target is there
-  int outer_blocks;   // for dA alone
+  int column_tiles, splits;
+  int expand_blocks;  // first in the grid; with outer_blocks 0 they also compute dA, if it has a target
+  int outer_blocks;   // blocks that compute only dA
   OuterTarget target;
   RouterBlocks router;
 };
 
-// sum += the column of h that begins at `hidden` times that of dl: h of 16 tokens is under way at once.
+// Returns sum + <h column, dl column> over `tokens` tokens; kLoadsInFlight loads of h are in flight.
 template <typename T>
-__device__ inline float add_router_column(float sum, const T *hidden, int64_t pitch, const float *loss, int experts,
+__device__ inline float add_router_column(float sum, const T *hidden, int64_t pitch, const float *d_logits, int experts,
                                           int tokens) {
   constexpr int kCount = 16;
 #pragma unroll 1
@@ -49,7 +51,7 @@ __device__ inline float add_router_column(float sum, const T *hidden, int64_t pi
     for (int i = 0; i < kCount; ++i) h[i] = hidden[min(first + i, tokens - 1) * pitch];
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      const float next = fmaf(loss[(first + i) * experts], to_float(h[i]), sum);
+      const float next = fmaf(d_logits[(first + i) * experts], to_float(h[i]), sum);
       sum = first + i < tokens ? next : sum;
     }
   }
@@ -59,32 +61,32 @@ __device__ inline float add_router_column(float sum, const T *hidden, int64_t pi
 template <typename Scalar>
 __device__ inline void backward_router(char *shared, const RouterBlocks &call, int index) {
   const RouterGradient &router = call.router;
-  const int range = index % call.ranges, chunk = index / call.ranges;
+  const int split = index % call.splits, element_tile = index / call.splits;
   const int elements = router.experts * call.rank;
-  const LeftScratch<kRouterTile> scratch(reinterpret_cast<float *>(shared), router.experts);
+  const LhsScratch<kRouterTile> scratch(reinterpret_cast<float *>(shared), router.experts);
   prepare_router_gradient(router, scratch);
   float sum[kRouterElements / kThreads] = {};
-  const int begin = range * call.range_tokens, end = min(begin + call.range_tokens, call.tokens);
+  const int begin = split * call.split_tokens, end = min(begin + call.split_tokens, call.tokens);
   for (int token = begin; token < end; token += kRouterTile) {
-    form_logit_loss(router, scratch, token, end);
-    with_activation_type<Scalar>(call.hidden.dtype, [&](auto number) {
-      using T = decltype(number);
+    form_d_logits(router, scratch, token, end);
+    with_activation_type<Scalar>(call.hidden.dtype, [&](auto tag) {
+      using T = decltype(tag);
       const T *hidden = static_cast<const T *>(call.hidden.data) + token * call.hidden.pitch;
 #pragma unroll
-      for (int part = 0; part < kRouterElements / kThreads; ++part) {
-        const int element = chunk * kRouterElements + part * kThreads + static_cast<int>(threadIdx.x);
+      for (int i = 0; i < kRouterElements / kThreads; ++i) {
+        const int element = element_tile * kRouterElements + i * kThreads + static_cast<int>(threadIdx.x);
         if (element >= elements) continue;
         const int e = element / call.rank, k = element % call.rank;
-        sum[part] = add_router_column(sum[part], hidden + k, call.hidden.pitch, scratch.logit_loss + e, router.experts,
-                                      min(kRouterTile, end - token));
+        sum[i] = add_router_column(sum[i], hidden + k, call.hidden.pitch, scratch.d_logits + e, router.experts,
+                                   min(kRouterTile, end - token));
       }
     });
     __syncthreads();
   }
 #pragma unroll
-  for (int part = 0; part < kRouterElements / kThreads; ++part) {
-    const int element = chunk * kRouterElements + part * kThreads + static_cast<int>(threadIdx.x);
-    if (element < elements) call.parts[static_cast<int64_t>(range) * ((elements + 3) / 4 * 4) + element] = sum[part];
+  for (int i = 0; i < kRouterElements / kThreads; ++i) {
+    const int element = element_tile * kRouterElements + i * kThreads + static_cast<int>(threadIdx.x);
+    if (element < elements) call.partials[static_cast<int64_t>(split) * ((elements + 3) / 4 * 4) + element] = sum[i];
   }
 }
 
@@ -100,13 +102,13 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_x(const __grid_con
   const bool expands = index < call.expand_blocks && call.strip.out.data != nullptr;
   const bool has_outer = call.outer_blocks == 0 ? call.target.out.data != nullptr : index >= call.expand_blocks;
   if (index >= call.expand_blocks) index -= call.expand_blocks;
-  StripBlock at;
-  at.slice = index % call.slices;
-  at.split = index / call.slices % call.splits;
-  at.block = index / call.slices / call.splits;
-  const int column = at.slice * Tile::kColumns;
+  StripIndex at;
+  at.column_tile = index % call.column_tiles;
+  at.split = index / call.column_tiles % call.splits;
+  at.row_tile = index / call.column_tiles / call.splits;
+  const int column = at.column_tile * Tile::kBlockN;
   const float *z = walk_strip<Tile, true, true>(shared, call.strip, at, expands, has_outer, [&](Scalar *tile, int row) {
-    stage_weights<Tile>(tile, call.strip.w, call.strip.left.columns, row, column, call.strip.columns);
+    stage_rhs<Tile>(tile, call.strip.w, call.strip.lhs.columns, row, column, call.strip.columns);
   });
   if (has_outer) finish_outer<Tile>(z, call.target, at);
 }

@@ -15,7 +15,7 @@ std::atomic<const Device *> devices[kMaxDevices];
 std::mutex devices_mutex;
 
 lily_status attribute(int id, cudaDeviceAttr which, int *value) {
-  return report(cudaDeviceGetAttribute(value, which, id), "asking for a device's attributes");
+  return report(cudaDeviceGetAttribute(value, which, id), "reading the device attributes");
 }
 
 lily_status describe(int id, Device *found) {
@@ -37,7 +37,7 @@ lily_status describe(int id, Device *found) {
 
 const Device *device(int32_t id) {
   if (id >= 0 && id < kMaxDevices) {
-    if (const Device *known = devices[id].load(std::memory_order_acquire)) return known;
+    if (const Device *cached = devices[id].load(std::memory_order_acquire)) return cached;
   }
   int32_t count = 0;
   if (device_count(&count) != LILY_OK) return nullptr;
@@ -46,7 +46,7 @@ const Device *device(int32_t id) {
     return nullptr;
   }
   const std::lock_guard<std::mutex> lock(devices_mutex);
-  if (const Device *known = devices[id].load(std::memory_order_acquire)) return known;
+  if (const Device *cached = devices[id].load(std::memory_order_acquire)) return cached;
   Device found;
   if (describe(id, &found) != LILY_OK) return nullptr;
   const DeviceGuard guard(id);
@@ -77,19 +77,19 @@ lily_status device_count(int32_t *count) {
     cudaGetLastError();
     return fail(LILY_ERROR_UNAVAILABLE, "the NVIDIA driver shows no GPU; CUDA_VISIBLE_DEVICES may hide it");
   }
-  if (const lily_status status = report(error, "looking for CUDA devices")) return status;
+  if (const lily_status status = report(error, "counting CUDA devices")) return status;
   *count = found;
   return LILY_OK;
 }
 
 DeviceGuard::DeviceGuard(int32_t id) {
-  status_ = report(cudaGetDevice(&previous_), "asking for the current device");
+  status_ = report(cudaGetDevice(&previous_), "reading the current device");
   if (status_ != LILY_OK) return;
   if (previous_ == id) {
-    previous_ = -1;  // nothing to go back to
+    previous_ = -1;  // no device to restore
     return;
   }
-  status_ = report(cudaSetDevice(id), "making a device the current one");
+  status_ = report(cudaSetDevice(id), "setting the current device");
 }
 
 DeviceGuard::~DeviceGuard() {

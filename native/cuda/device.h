@@ -1,4 +1,4 @@
-// CUDA devices: what a launch plan needs to know of one, and the current one.
+// CUDA devices: the properties that plans depend on, and the current device of a thread.
 #pragma once
 
 #include <stddef.h>
@@ -8,7 +8,7 @@
 
 namespace lily::cuda {
 
-// More than any machine has.
+// An upper bound on the devices of one machine.
 constexpr int kMaxDevices = 64;
 
 struct Device {
@@ -16,17 +16,17 @@ struct Device {
   int compute_major, compute_minor;
   int multiprocessors;
   size_t l2_bytes;
-  int shared_bytes_per_block;  // that a kernel may opt in to
+  int shared_bytes_per_block;  // opt-in maximum of a kernel
 };
 
-// nullptr: there is none of this number, or it cannot be used; last_error says why. Only the first call for a device
-// asks CUDA, and prepares the kernels for it.
+// Returns nullptr if the device does not exist or cannot be used; last_error then has the reason. The first call for a
+// device queries CUDA and prepares the kernels; later calls return the cached result.
 const Device *device(int32_t id);
 
-// LILY_ERROR_UNAVAILABLE: last_error says which of driver and device is missing.
+// Returns LILY_ERROR_UNAVAILABLE if the driver or a device is missing; last_error says which.
 lily_status device_count(int32_t *count);
 
-// Makes a device the current one of this thread as long as it lives.
+// Makes a device the current one of this thread for the lifetime of the guard.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int32_t id);
@@ -34,7 +34,7 @@ class DeviceGuard {
   DeviceGuard &operator=(const DeviceGuard &) = delete;
   ~DeviceGuard();
 
-  // LILY_OK, or why the device could not be made the current one.
+  // LILY_OK, or the reason why the device could not be made the current one.
   lily_status status() const { return status_; }
 
  private:

@@ -9,7 +9,7 @@ namespace {
 thread_local char message[512];
 thread_local const char *name = "";
 
-// After these every later call on the device fails, until the process ends.
+// After one of these errors every later call on the device fails until the process ends.
 bool loses_context(cudaError_t error) {
   switch (error) {
     case cudaErrorIllegalAddress:

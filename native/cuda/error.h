@@ -1,11 +1,11 @@
-// Statuses of the ABI, with the message that lily_backend.last_error gives.
+// Status codes of the ABI, and the messages that lily_backend.last_error returns.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include "lily/backend.h"
 
-// Errors of one call after the other: the first one ends the function.
+// Returns from the enclosing function if the expression's status is an error.
 #define LILY_TRY(expression)                                \
   do {                                                      \
     const lily_status lily_try_status = (expression);       \
@@ -14,14 +14,15 @@
 
 namespace lily::cuda {
 
-// The status of a CUDA call; of an error the message names it, after `what` was done ("launching the shrink kernel").
-// It takes the error back from CUDA's own memory of the last one, so that a later check does not see it again.
+// Converts the result of a CUDA call into a status. For an error the message is "WHAT: ERROR_NAME (description)", with
+// `what` as in "launching the shrink kernel". Also clears CUDA's last error, so that a later check does not see it
+// again.
 lily_status report(cudaError_t error, const char *what);
 
-// A status with a message of printf's kind.
+// Returns `status` and sets the message, formatted as by printf.
 [[gnu::format(printf, 2, 3)]] lily_status fail(lily_status status, const char *format, ...);
 
-// Of this thread: the message of the last of these, and CUDA's name of the error, or "".
+// The message of this thread's last error, and the name of the CUDA error, or "".
 const char *last_error();
 const char *last_error_name();
 

@@ -1,15 +1,17 @@
-// Forward of few tokens (decoding), second phase: all that follows x A^T, whose chunks many blocks have left in parts.
+// Forward of few tokens (decoding), second phase: everything after x A^T, which the first phase leaves as partial sums
+// over splits of d_in. Symbols as in docs/math.md.
 //
-//   h = phi(sum of the parts)   l = h R^T   p = softmax(l)   w = pooled p   y (+)= s h C, or s u B
+//   h = phi(sum of the partials)   l = h R^T   p = softmax(l)   w = pooled p   y (+)= s h C, or s u B
 //
-// Every block adds the parts, in order, and routes all tokens again: a few kilobytes from the second-level cache
-// against a launch more. Then it expands its own few columns; the experts are combined as B streams by, C is never in
-// memory. Matrix units cost nothing here, most rows of their tiles are zeros; with them a row has the same bits as in
-// any batch.
+// Each block owns BLOCK_N columns of y. Every block adds the partial sums in order and computes the routing of all
+// tokens: a few kilobytes from L2 instead of one more launch. It then combines the experts as it streams its columns of
+// B; C is never written to memory. Most rows of the matrix-unit tiles are zeros, but their products cost no extra time,
+// and each row has the same bits as in a batch of any size.
 //
-// Passes over memory: B once, y (read if it accumulates, and written) once; h, p and w are written by the first block.
+// Global memory traffic: B once; y written once, and read once if it accumulates; block 0 writes h, p and w.
 //
-// With programmatic dependent launch B and y would be asked for while the first phase runs: they go first for that.
+// The loads of B and y come first because they do not depend on the first phase: with programmatic dependent launch
+// they could overlap with it.
 #pragma once
 
 #include "combine.cuh"
@@ -18,66 +20,68 @@
 
 namespace lily::cuda {
 
-// Beyond, adding the parts in every block is more traffic than it saves; and pooling is by the warps of one block.
+// Limits. Above them, adding the partial sums in every block causes more traffic than it saves; and the warps of one
+// block do all of the pooling.
 constexpr int kDecodeTokens = 64, kDecodeGroups = 64, kDecodeRank = 128;
 
 struct ForwardDecode {
-  const float *parts;  // chunks x M x part_pitch
-  int chunks, part_pitch;
+  const float *partials;  // splits x M x partial_pitch
+  int splits, partial_pitch;
   int tokens, columns;  // M, d_out
   int relu;
-  Output hidden;  // what backward needs; may be null
-  Route route;    // its values may be null
-  int pooled;     // one combined HP, else every token its own mixture
-  int per_token;  // of a mixture: token routing
+  Output hidden;  // for backward; may be null
+  Route route;    // `values` may be null
+  int pooled;     // 1: one combined HP; 0: weights per token
+  int per_token;  // for weights per token: 1 with token routing, 0 if a group's tokens share weights
   PoolKind pool;
   Groups groups;
-  Weights weights;     // pooled without a router
-  const float *given;  // G x E of a mixture without a router
+  Weights weights;     // pooled, without a router
+  const float *given;  // G x E: weights per group, without a router
   float *weights_out;  // G x E; may be null
   Experts experts;
   Output y;
   float scale;
 };
 
-template <typename Engine_, int kTokens_>
+template <typename Engine_, int kBlockM_>
 struct DecodeTile {
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
-  // 8 columns a warp: the most blocks that still take whole sectors.
-  static constexpr int kTokens = kTokens_, kColumns = 8 * kWarps, kRank = 64, kStages = 3;
-  static constexpr int kLeft = kTokens * kRank, kStrip = kTokens * kColumns, kWeights = kRank * kColumns;
+  // 8 columns per warp: the largest number of blocks that still load whole 32-byte sectors.
+  static constexpr int kBlockM = kBlockM_, kBlockN = 8 * kWarps, kBlockK = 64, kStages = 3;
+  static constexpr int kLhs = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
 
-  // Bytes of shared memory. Tiles, then h, logits, R, and pooled sums.
+  // Bytes of shared memory: the tiles, then h, logits, R, and the pooled sums.
   static int bytes(int rank, int experts, int groups) {
-    const int floats = kTokens * (rank + 8) + route_bytes(kTokens, experts, rank) / 4 + groups * (experts + 1);
-    return (kLeft + kStrip + kStages * kWeights) * static_cast<int>(sizeof(Scalar)) + floats * 4;
+    const int floats = kBlockM * (rank + 8) + route_bytes(kBlockM, experts, rank) / 4 + groups * (experts + 1);
+    return (kLhs + kStrip + kStages * kRhs) * static_cast<int>(sizeof(Scalar)) + floats * 4;
   }
 };
 
-// h of all tokens into shared memory, `pitch` floats a row, and to `hidden`.
-__device__ inline void add_parts(const ForwardDecode &call, float *product, int pitch) {
-  const int rank = call.experts.rank, fours = (rank + 3) / 4;
-  for (int i = threadIdx.x; i < call.tokens * fours; i += kThreads) {
-    const int t = i / fours, k = i % fours * 4;
+// Writes h of all tokens to shared memory (`pitch` floats per row) and, from block 0, to `hidden`.
+__device__ inline void sum_partials(const ForwardDecode &call, float *product, int pitch) {
+  const int rank = call.experts.rank, vec4_per_row = (rank + 3) / 4;
+  for (int i = threadIdx.x; i < call.tokens * vec4_per_row; i += kThreads) {
+    const int t = i / vec4_per_row, k = i % vec4_per_row * 4;
     float sum[4] = {0, 0, 0, 0};
 #pragma unroll 4
-    for (int chunk = 0; chunk < call.chunks; ++chunk) {
-      float part[4];
-      load_four(call.parts + (static_cast<int64_t>(chunk) * call.tokens + t) * call.part_pitch + k, 4, true, part);
+    for (int split = 0; split < call.splits; ++split) {
+      float partial[4];
+      load_vec4(call.partials + (static_cast<int64_t>(split) * call.tokens + t) * call.partial_pitch + k, 4, true,
+                partial);
 #pragma unroll
-      for (int v = 0; v < 4; ++v) sum[v] += part[v];
+      for (int v = 0; v < 4; ++v) sum[v] += partial[v];
     }
     if (call.relu) {
 #pragma unroll
-      for (int v = 0; v < 4; ++v) sum[v] = sum[v] < 0 ? 0.0f : sum[v];  // not a number stays so
+      for (int v = 0; v < 4; ++v) sum[v] = sum[v] < 0 ? 0.0f : sum[v];  // keeps a NaN
     }
-    store_four(product + t * pitch + k, 4, true, sum);
-    if (blockIdx.x == 0 && call.hidden.data != nullptr) store_four(call.hidden, t, k, rank, sum);
+    store_vec4(product + t * pitch + k, 4, true, sum);
+    if (blockIdx.x == 0 && call.hidden.data != nullptr) store_vec4(call.hidden, t, k, rank, sum);
   }
 }
 
-// w of all groups, E + 1 floats a row; ends with a barrier.
+// Computes w of all groups, E + 1 floats per row. Ends with a barrier.
 __device__ inline void pool_all(const ForwardDecode &call, const float *values, float *sums) {
   const int experts = call.route.experts, pitch = experts + 1;
   const Pool pool = {call.pool, call.groups, experts, values, experts | 1, call.route.mask, nullptr, nullptr};
@@ -100,32 +104,32 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
   using Engine = typename Tile::Engine;
   extern __shared__ __align__(16) char shared[];
   __shared__ float weights[kMostExperts];
-  __shared__ int group[Tile::kTokens];
-  auto *left = reinterpret_cast<Scalar *>(shared);
-  Scalar *strip = left + Tile::kLeft;
+  __shared__ int group[Tile::kBlockM];
+  auto *lhs = reinterpret_cast<Scalar *>(shared);
+  Scalar *strip = lhs + Tile::kLhs;
   Scalar *ring = strip + Tile::kStrip;
   const int rank = call.experts.rank, experts = call.experts.experts;
   const int pitch = (rank + 3) / 4 * 4 + 4;
-  auto *product = reinterpret_cast<float *>(ring + Tile::kStages * Tile::kWeights);
-  float *logits = product + Tile::kTokens * pitch;
-  float *router = logits + Tile::kTokens * (experts | 1);
+  auto *product = reinterpret_cast<float *>(ring + Tile::kStages * Tile::kRhs);
+  float *logits = product + Tile::kBlockM * pitch;
+  float *router = logits + Tile::kBlockM * (experts | 1);
   float *sums = router + experts * (rank | 1);
-  const int column = blockIdx.x * Tile::kColumns;
+  const int column = blockIdx.x * Tile::kBlockN;
   const int rows = call.pooled ? rank : experts * rank;
-  const int steps = (rows + Tile::kRank - 1) / Tile::kRank;
+  const int steps = (rows + Tile::kBlockK - 1) / Tile::kBlockK;
 
   const auto fill = [&](int step) {
     if (step < steps && !call.pooled)
-      stage<Scalar, Tile::kRank, Tile::kColumns>(ring + step % Tile::kStages * Tile::kWeights, call.experts.b,
-                                                 {step * Tile::kRank, rows, column, call.columns});
+      stage<Scalar, Tile::kBlockK, Tile::kBlockN>(ring + step % Tile::kStages * Tile::kRhs, call.experts.b,
+                                                  {step * Tile::kBlockK, rows, column, call.columns});
     copy_commit();
   };
   const Window window = {0, call.tokens, column, call.columns};
-  if (call.y.accumulate) stage_activations<Scalar, Tile::kTokens, Tile::kColumns>(strip, call.y.operand(), window);
+  if (call.y.accumulate) stage_activations<Scalar, Tile::kBlockM, Tile::kBlockN>(strip, call.y.operand(), window);
 #pragma unroll
   for (int step = 0; step < Tile::kStages - 1; ++step) fill(step);
 
-  add_parts(call, product, pitch);
+  sum_partials(call, product, pitch);
   const bool routes = call.route.router.data != nullptr;
   if (routes) {
     form_logits(call.route, product, pitch, logits, router, call.tokens);
@@ -138,45 +142,46 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
     if (routes) {
       for (int e = threadIdx.x; e < experts; e += kThreads) weights[e] = sums[e];
     } else {
-      find_weights(weights, call.weights);
+      compute_weights(weights, call.weights);
       if (blockIdx.x == 0 && call.weights_out != nullptr)
         for (int e = threadIdx.x; e < experts; e += kThreads) call.weights_out[e] = weights[e];
     }
   } else {
     for (int t = threadIdx.x; t < call.tokens; t += kThreads) group[t] = call.per_token ? t : call.groups.of(t);
   }
-  // Rows of weights of a mixture.
-  const float *mixture = call.per_token ? logits : routes ? sums : call.given;
-  const int mixture_pitch = call.per_token ? experts | 1 : routes ? experts + 1 : experts;
+  // Rows of E weights, per token or per group.
+  const float *token_weights = call.per_token ? logits : routes ? sums : call.given;
+  const int token_weights_pitch = call.per_token ? experts | 1 : routes ? experts + 1 : experts;
 
   const int warp = threadIdx.x / kWarp;
-  Accumulators<Tile::kTokens / 16, 1> sum;
+  Accumulators<Tile::kBlockM / 16, 1> sum;
   clear(sum);
   for (int step = 0; step < steps; ++step) {
-    __syncthreads();  // h and weights are there; the tiles before are done with
+    __syncthreads();  // h and the weights are written; the previous tiles are no longer read
     fill(step + Tile::kStages - 1);
-    Scalar *b = ring + step % Tile::kStages * Tile::kWeights;
-    const int row = step * Tile::kRank;
-    if (call.pooled) combine_tile<Scalar, Tile::kRank, Tile::kColumns>(b, call.experts, weights, row, column);
-    for (int i = threadIdx.x; i < Tile::kTokens * Tile::kRank; i += kThreads) {
-      const int t = i / Tile::kRank, j = row + i % Tile::kRank;
+    Scalar *b = ring + step % Tile::kStages * Tile::kRhs;
+    const int row = step * Tile::kBlockK;
+    if (call.pooled) combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(b, call.experts, weights, row, column);
+    for (int i = threadIdx.x; i < Tile::kBlockM * Tile::kBlockK; i += kThreads) {
+      const int t = i / Tile::kBlockK, j = row + i % Tile::kBlockK;
       float value = 0;
       if (t < call.tokens && j < rows) {
         value = product[t * pitch + j % rank];
-        if (!call.pooled) value = mixture[group[t] * mixture_pitch + j / rank] * to_float(from_float<Scalar>(value));
+        if (!call.pooled)
+          value = token_weights[group[t] * token_weights_pitch + j / rank] * to_float(from_float<Scalar>(value));
       }
-      left[place<Scalar, Tile::kRank>(t, i % Tile::kRank)] = from_float<Scalar>(value);
+      lhs[place<Scalar, Tile::kBlockK>(t, i % Tile::kBlockK)] = from_float<Scalar>(value);
     }
     copy_wait<Tile::kStages - 1>();
     __syncthreads();
-    multiply<Engine, Along::kDepth, Tile::kRank, Along::kOuter, Tile::kColumns>(
-        sum, left, 0, b, warp * 8, 0, (min(rows - row, Tile::kRank) + Engine::kDepth - 1) / Engine::kDepth);
+    multiply<Engine, Along::kDepth, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(
+        sum, lhs, 0, b, warp * 8, 0, (min(rows - row, Tile::kBlockK) + Engine::kStepK - 1) / Engine::kStepK);
   }
   copy_wait<0>();
   __syncthreads();
-  add_scaled<Scalar, Tile::kColumns>(strip, sum, 0, warp * 8, call.scale, call.y.accumulate);
+  add_scaled<Scalar, Tile::kBlockN>(strip, sum, 0, warp * 8, call.scale, call.y.accumulate);
   __syncthreads();
-  unstage<Scalar, Tile::kTokens, Tile::kColumns>(strip, call.y, window);
+  unstage<Scalar, Tile::kBlockM, Tile::kBlockN>(strip, call.y, window);
 }
 
 }  // namespace lily::cuda

@@ -1,10 +1,12 @@
-// Forward, second phase: the adapted output.
+// Forward, second phase: adds the adapter's output to y. Symbols as in docs/math.md.
 //
 //   y (+)= s h C     one pooling group: each block combines its columns of C once
-//   y (+)= s u B     every token its own mixture, u_t = w_t (x) h_t: B as one matrix of E r rows
+//   y (+)= s u B     weights per token, u_t = w_t (x) h_t: B is one matrix of E r rows
 //
-// Passes over memory: y (read if it accumulates, and written) once; B once per walk down the tokens; h, and the partial
-// sums of the router, from the second-level cache.
+// Each block owns BLOCK_N columns and iterates over tokens in tiles of BLOCK_M.
+//
+// Global memory traffic: y written once, and read once if it accumulates; B once per split of the tokens; h and the
+// router's partial sums from L2.
 #pragma once
 
 #include "combine.cuh"
@@ -17,7 +19,7 @@ struct ForwardExpand {
   Experts experts;     // pooled
   Weights weights;     // pooled
   float *weights_out;  // E, pooled; may be null
-  int slices;
+  int column_tiles;
 };
 
 template <typename Tile>
@@ -25,18 +27,19 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_expand(const __grid
   using Scalar = typename Tile::Scalar;
   extern __shared__ __align__(16) char shared[];
   __shared__ float weights[kMostExperts];
-  const StripBlock at = {static_cast<int>(blockIdx.x) % call.slices, static_cast<int>(blockIdx.x) / call.slices, 0};
-  const int column = at.slice * Tile::kColumns;
+  const StripIndex at = {static_cast<int>(blockIdx.x) % call.column_tiles,
+                         static_cast<int>(blockIdx.x) / call.column_tiles, 0};
+  const int column = at.column_tile * Tile::kBlockN;
   if (call.pooled) {
-    find_weights(weights, call.weights);
+    compute_weights(weights, call.weights);
     if (blockIdx.x == 0 && call.weights_out != nullptr)
       for (int e = threadIdx.x; e < call.weights.experts; e += kThreads) call.weights_out[e] = weights[e];
   }
   walk_strip<Tile, true, false>(shared, call.strip, at, true, false, [&](Scalar *tile, int row) {
     if (call.pooled)
-      combine_tile<Scalar, Tile::kRank, Tile::kColumns>(tile, call.experts, weights, row, column);
+      combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(tile, call.experts, weights, row, column);
     else
-      stage_weights<Tile>(tile, call.strip.w, call.strip.left.columns, row, column, call.strip.columns);
+      stage_rhs<Tile>(tile, call.strip.w, call.strip.lhs.columns, row, column, call.strip.columns);
   });
 }
 

@@ -1,48 +1,47 @@
-// Forward, first phase: the hidden activations and what the router says of each token.
+// Forward, first phase: h, and the router's result for each token. Symbols as in docs/math.md.
 //
-//   h = phi(x A^T)    l = h R^T    p = softmax(l)    and, for one pooling group, per block: sum over its kept tokens of
-//   p
+//   h = phi(x A^T)    l = h R^T    p = softmax(l)
+//   one pooling group: partial sums, per block, of p over the block's kept tokens
 //
-// A block owns a tile of tokens. Logits come from the float32 product in shared memory, before it is rounded. Partial
-// sums are written, never added atomically: the next phase adds them in the order of the blocks. Of few tokens blocks
-// share the long dimension, and the next phase (forward_decode.cuh) does the rest.
+// Each block owns BLOCK_M tokens. Logits are computed from the float32 product in shared memory, before h is rounded.
+// Partial sums are written to memory and the next phase adds them in block order; there are no atomics. With few
+// tokens, blocks split d_in instead and write partial sums of h; forward_decode.cuh does the rest.
 //
-// Passes over memory: x once, A once per block from the second-level cache; h, p written once.
+// Global memory traffic: x once; A once per block, from L2; h and p written once.
 #pragma once
 
-#include "mixture.cuh"
 #include "shrink.cuh"
+#include "token_weights.cuh"
 
 namespace lily::cuda {
 
 struct Route {
-  Operand router;  // E x r; data null: there is none, or a kernel of its own does it
+  Operand router;  // E x r; data null: no router, or a separate kernel computes it
   int experts;
   int rank;
-  int pools_logits;     // 1: pooling sums the logits, no token has a softmax
-  float *values;        // M x E, out: probabilities, or logits where those are pooled; may be null
-  float *partials;      // (E + 1) x tiles, out: sums over each tile's kept tokens, and their number; may be null
+  int pools_logits;     // 1: pooling sums the logits, and tokens have no softmax
+  float *values;        // M x E, out: probabilities, or logits with pools_logits; may be null
+  float *partials;      // (E + 1) x tiles, out: per tile, sums over its kept tokens and their number; may be null
   const uint8_t *mask;  // may be null
 };
 
 struct ForwardShrink {
   ShrinkOperands operands;
   int relu;
-  Output hidden;  // what backward needs; may be null
-  Output expand;  // what the next phase reads, if that is not `hidden`; may be null
+  Output hidden;  // for backward; may be null
+  Output expand;  // for the next phase, if that cannot read `hidden`; may be null
   Route route;
-  // Few tokens: blocks share the long dimension by chunks, and leave their sums to the next phase. Nothing else is
-  // done.
-  float *parts;  // chunks x M x part_pitch, out; null: a block has all of it
-  int part_pitch;
+  // Few tokens: blocks split the long dimension and write partial sums for the next phase, and do nothing further.
+  float *partials;  // splits x M x partial_pitch, out; null: the long dimension is not split
+  int partial_pitch;
 };
 
-// Bytes of shared memory that routing needs beside the logits' source.
+// Bytes of shared memory for the logits and R.
 inline int route_bytes(int tokens, int experts, int rank) {
   return (tokens * (experts | 1) + experts * (rank | 1)) * static_cast<int>(sizeof(float));
 }
 
-// From a tile's logits in shared memory (pitch E | 1) to probabilities and partial sums. Begins with a barrier.
+// Computes probabilities and partial sums from a tile's logits in shared memory (pitch E | 1). Begins with a barrier.
 __device__ inline void finish_route(const Route &route, float *logits, int token, int count, int tile) {
   const int pitch = route.experts | 1;
   __syncthreads();
@@ -64,15 +63,16 @@ __device__ inline void finish_route(const Route &route, float *logits, int token
   }
 }
 
-// The logits of `count` tokens from h in shared memory (product_pitch floats a row); `router` takes R (pitch r | 1).
-// Begins with h as this thread sees it, ends before a barrier.
+// Computes the logits of `count` tokens from h in shared memory (product_pitch floats per row). R is copied to `router`
+// (pitch r | 1) first. On entry h need only be visible to the thread that wrote it; the caller must synchronise before
+// it reads `logits`.
 __device__ inline void form_logits(const Route &route, const float *product, int product_pitch, float *logits,
                                    float *router, int count) {
   const int router_pitch = route.rank | 1;
   for (int i = threadIdx.x; i < route.experts * ((route.rank + 3) / 4); i += kThreads) {
     const int e = i / ((route.rank + 3) / 4), k = i % ((route.rank + 3) / 4) * 4;
     float value[4];
-    load_four(route.router, e, k, route.rank, value);
+    load_vec4(route.router, e, k, route.rank, value);
 #pragma unroll
     for (int v = 0; v < 4; ++v)
       if (k + v < route.rank) router[e * router_pitch + k + v] = value[v];
@@ -86,43 +86,43 @@ __device__ inline void form_logits(const Route &route, const float *product, int
   }
 }
 
-// Leaves h of the tile in shared memory as `shrink` does, and behind it, at Tile::kProduct, what finish_route left of
-// the logits.
+// Leaves h of the tile in shared memory, as `shrink` does, followed at Tile::kProduct by the values that finish_route
+// leaves in `logits`.
 template <typename Tile>
 __device__ inline const float *shrink_and_route(char *shared, const ForwardShrink &call, int token, int token_end,
                                                 int row) {
   const int count = token_end - token;
-  const int columns = min(Tile::kRank, call.operands.rows - row);
-  Lines lines = all_lines<Tile>(call.operands);
-  if (call.parts != nullptr) {
-    lines.first = blockIdx.z * kChunkLines;
-    lines.last = min(lines.first + kChunkLines, lines.last);
+  const int columns = min(Tile::kBlockN, call.operands.rows - row);
+  DepthTiles tiles = all_depth_tiles<Tile>(call.operands);
+  if (call.partials != nullptr) {
+    tiles.first = blockIdx.z * kSplitTiles;
+    tiles.last = min(tiles.first + kSplitTiles, tiles.last);
   }
-  // The block owns what it wrote: phi in place is visible after the barriers below.
-  auto *product = const_cast<float *>(shrink<Tile>(shared, call.operands, token, token_end, row, lines));
+  // The block owns this memory. The barriers below make the in-place phi visible to all threads.
+  auto *product = const_cast<float *>(shrink<Tile>(shared, call.operands, token, token_end, row, tiles));
   for (int i = threadIdx.x; i < count * ((columns + 3) / 4); i += kThreads) {
     const int t = i / ((columns + 3) / 4), n = i % ((columns + 3) / 4) * 4;
     float value[4];
-    load_four(product + t * Tile::kProductPitch + n, 4, true, value);
-    if (call.parts != nullptr) {
-      const int64_t part = static_cast<int64_t>(blockIdx.z) * call.operands.tokens + token + t;
-      store_four(call.parts + part * call.part_pitch + row + n, 4, true, value);
+    load_vec4(product + t * Tile::kProductPitch + n, 4, true, value);
+    if (call.partials != nullptr) {
+      const int64_t partial_row = static_cast<int64_t>(blockIdx.z) * call.operands.tokens + token + t;
+      store_vec4(call.partials + partial_row * call.partial_pitch + row + n, 4, true, value);
       continue;
     }
     if (call.relu) {
 #pragma unroll
-      for (int v = 0; v < 4; ++v) value[v] = value[v] < 0 ? 0.0f : value[v];  // not a number stays so
-      store_four(product + t * Tile::kProductPitch + n, 4, true, value);
+      for (int v = 0; v < 4; ++v) value[v] = value[v] < 0 ? 0.0f : value[v];  // keeps a NaN
+      store_vec4(product + t * Tile::kProductPitch + n, 4, true, value);
     }
-    if (call.hidden.data != nullptr) store_four(call.hidden, token + t, row + n, row + columns, value);
-    if (call.expand.data != nullptr) store_four(call.expand, token + t, row + n, row + columns, value);
+    if (call.hidden.data != nullptr) store_vec4(call.hidden, token + t, row + n, row + columns, value);
+    if (call.expand.data != nullptr) store_vec4(call.expand, token + t, row + n, row + columns, value);
   }
   const Route &route = call.route;
   if (route.router.data == nullptr) return product;
 
-  // The ring is done with: its memory takes the router and the logits.
+  // The ring is no longer used: its memory holds R and the logits.
   float *logits = product + Tile::kProduct;
-  form_logits(route, product, Tile::kProductPitch, logits, logits + Tile::kTokens * (route.experts | 1), count);
+  form_logits(route, product, Tile::kProductPitch, logits, logits + Tile::kBlockM * (route.experts | 1), count);
   finish_route(route, logits, token, count, blockIdx.x);
   return product;
 }
@@ -132,7 +132,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_shrink(const __grid
   extern __shared__ __align__(16) char shared[];
   const int token = blockIdx.x * call.operands.tile_tokens;
   const int token_end = min(token + call.operands.tile_tokens, call.operands.tokens);
-  shrink_and_route<Tile>(shared, call, token, token_end, blockIdx.y * Tile::kRank);
+  shrink_and_route<Tile>(shared, call, token, token_end, blockIdx.y * Tile::kBlockN);
 }
 
 }  // namespace lily::cuda

@@ -1,13 +1,13 @@
-// Forward of token routing in one launch: nothing is pooled, so the block that has a token's h and p expands them at
-// once.
+// Forward of token routing in one launch. Nothing is pooled, so the block that computes h and p of a token also
+// computes its y. Symbols as in docs/math.md.
 //
 //   u_t = p_t (x) h_t    y_t (+)= s u_t B
 //
-// For small E r and many tokens: each block streams all of B from the second-level cache, which a large tile of tokens
-// pays for. u is rounded from the h that is saved, as where the expansion is a launch of its own: both give the same
-// bits.
+// For small E r and many tokens: every block streams all of B from L2, which pays off with a large tile of tokens. u is
+// computed from h rounded as it is saved, as in the two-launch version: both give the same bits.
 //
-// Passes over memory: x once, y (read if it accumulates, and written) once; h and p are written for backward alone.
+// Global memory traffic: x once; y written once, and read once if it accumulates; h and p are written for backward
+// only.
 #pragma once
 
 #include "forward_shrink.cuh"
@@ -15,21 +15,21 @@
 
 namespace lily::cuda {
 
-template <typename Shrink_, int kRank_>
+template <typename Shrink_, int kBlockK_>
 struct TokenTile {
   using Shrink = Shrink_;
   using Engine = typename Shrink::Engine;
   using Scalar = typename Shrink::Scalar;
-  static constexpr int kTokens = Shrink::kTokens, kRank = kRank_, kColumns = 64;
-  static constexpr int kMixed = kTokens * kRank, kStrip = kTokens * kColumns, kWeights = kRank * kColumns;
-  static constexpr int kWarpsDown = kTokens / 16 < kWarps ? kTokens / 16 : kWarps;
-  static constexpr int kWarpsAcross = kWarps / kWarpsDown;
-  static constexpr int kM = kTokens / 16 / kWarpsDown, kN = kColumns / 8 / kWarpsAcross;
+  static constexpr int kBlockM = Shrink::kBlockM, kBlockK = kBlockK_, kBlockN = 64;
+  static constexpr int kU = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
+  static constexpr int kWarpsM = kBlockM / 16 < kWarps ? kBlockM / 16 : kWarps;
+  static constexpr int kWarpsN = kWarps / kWarpsM;
+  static constexpr int kM = kBlockM / 16 / kWarpsM, kN = kBlockN / 8 / kWarpsN;
 
-  // h and logits stay; u, and two stages of B and y, follow them.
+  // h and the logits stay in place; u and two stages of B and y follow them.
   static int bytes(int experts, int rank) {
-    const int stays = Shrink::kProduct * 4 + route_bytes(kTokens, experts, rank);
-    const int all = stays + 16 + (kMixed + 2 * (kStrip + kWeights)) * static_cast<int>(sizeof(Scalar));
+    const int stays = Shrink::kProduct * 4 + route_bytes(kBlockM, experts, rank);
+    const int all = stays + 16 + (kU + 2 * (kStrip + kRhs)) * static_cast<int>(sizeof(Scalar));
     return all > Shrink::kBytes ? all : Shrink::kBytes;
   }
 };
@@ -53,51 +53,51 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_token(const __grid_
   const float *product = shrink_and_route<Shrink>(shared, call.shrink, token, token_end, 0);
   const float *p = product + Shrink::kProduct;
   const int p_pitch = route.experts | 1;
-  const int stays = (Shrink::kProduct + Tile::kTokens * p_pitch + 3) / 4 * 4;  // the router is done with
-  auto *mixed = reinterpret_cast<Scalar *>(shared + stays * sizeof(float));
-  Scalar *ring = mixed + Tile::kMixed;
-  const int mixed_columns = route.experts * route.rank;
+  const int stays = (Shrink::kProduct + Tile::kBlockM * p_pitch + 3) / 4 * 4;  // R is no longer used
+  auto *u = reinterpret_cast<Scalar *>(shared + stays * sizeof(float));
+  Scalar *ring = u + Tile::kU;
+  const int u_columns = route.experts * route.rank;
   __syncthreads();
 
-  const int steps = (call.columns + Tile::kColumns - 1) / Tile::kColumns;
+  const int steps = (call.columns + Tile::kBlockN - 1) / Tile::kBlockN;
   const auto fill = [&](int step) {
     if (step < steps) {
-      const int column = step * Tile::kColumns;
-      Scalar *weights = ring + step % 2 * (Tile::kWeights + Tile::kStrip);
-      stage<Scalar, Tile::kRank, Tile::kColumns>(weights, call.b, {0, mixed_columns, column, call.columns});
+      const int column = step * Tile::kBlockN;
+      Scalar *b = ring + step % 2 * (Tile::kRhs + Tile::kStrip);
+      stage<Scalar, Tile::kBlockK, Tile::kBlockN>(b, call.b, {0, u_columns, column, call.columns});
       if (call.y.accumulate)
-        stage_activations<Scalar, Tile::kTokens, Tile::kColumns>(weights + Tile::kWeights, call.y.operand(),
-                                                                 {token, token_end, column, call.columns});
+        stage_activations<Scalar, Tile::kBlockM, Tile::kBlockN>(b + Tile::kRhs, call.y.operand(),
+                                                                {token, token_end, column, call.columns});
     }
     copy_commit();
   };
   fill(0);
-  for (int i = threadIdx.x; i < Tile::kTokens * Tile::kRank; i += kThreads) {
-    const int t = i / Tile::kRank, j = i % Tile::kRank;
+  for (int i = threadIdx.x; i < Tile::kBlockM * Tile::kBlockK; i += kThreads) {
+    const int t = i / Tile::kBlockK, j = i % Tile::kBlockK;
     float value = 0;
-    if (token + t < token_end && j < mixed_columns) {
+    if (token + t < token_end && j < u_columns) {
       const float h = to_float(from_float<Scalar>(product[t * Shrink::kProductPitch + j % route.rank]));
       value = p[t * p_pitch + j / route.rank] * h;
     }
-    mixed[place<Scalar, Tile::kRank>(t, j)] = from_float<Scalar>(value);
+    u[place<Scalar, Tile::kBlockK>(t, j)] = from_float<Scalar>(value);
   }
   __syncthreads();
 
   const int warp = threadIdx.x / kWarp;
-  const int down = warp / Tile::kWarpsAcross * Tile::kM * 16, across = warp % Tile::kWarpsAcross * Tile::kN * 8;
+  const int warp_m = warp / Tile::kWarpsN * Tile::kM * 16, warp_n = warp % Tile::kWarpsN * Tile::kN * 8;
   for (int step = 0; step < steps; ++step) {
     fill(step + 1);
     copy_wait<1>();
     __syncthreads();
-    const Scalar *weights = ring + step % 2 * (Tile::kWeights + Tile::kStrip);
-    Scalar *y = ring + step % 2 * (Tile::kWeights + Tile::kStrip) + Tile::kWeights;
+    const Scalar *b = ring + step % 2 * (Tile::kRhs + Tile::kStrip);
+    Scalar *y = ring + step % 2 * (Tile::kRhs + Tile::kStrip) + Tile::kRhs;
     Accumulators<Tile::kM, Tile::kN> sum;
     clear(sum);
-    multiply<typename Tile::Engine, Along::kDepth, Tile::kRank, Along::kOuter, Tile::kColumns>(
-        sum, mixed, down, weights, across, 0, (mixed_columns + Tile::Engine::kDepth - 1) / Tile::Engine::kDepth);
-    add_scaled<Scalar, Tile::kColumns>(y, sum, down, across, call.scale, call.y.accumulate);
+    multiply<typename Tile::Engine, Along::kDepth, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(
+        sum, u, warp_m, b, warp_n, 0, (u_columns + Tile::Engine::kStepK - 1) / Tile::Engine::kStepK);
+    add_scaled<Scalar, Tile::kBlockN>(y, sum, warp_m, warp_n, call.scale, call.y.accumulate);
     __syncthreads();
-    unstage<Scalar, Tile::kTokens, Tile::kColumns>(y, call.y, {token, token_end, step * Tile::kColumns, call.columns});
+    unstage<Scalar, Tile::kBlockM, Tile::kBlockN>(y, call.y, {token, token_end, step * Tile::kBlockN, call.columns});
     __syncthreads();
   }
 }

@@ -1,4 +1,4 @@
-// Picks rows of the tile table: what all launches of one engine have in common.
+// Selects rows of the tile table: what the launches of one engine share.
 #pragma once
 
 #include "cuda/launch.h"
@@ -6,35 +6,35 @@
 
 namespace lily::cuda {
 
-// What a kernel has of shared memory beside the part whose size the launch gives.
+// Upper bound on a kernel's static shared memory.
 constexpr int kStaticBytes = 1024;
 
-// How a strip kernel goes over its matrices.
+// How a strip kernel iterates over its matrices.
 struct Walk {
-  int rank, columns;  // of the tile
-  int slices, splits, blocks;
+  int block_k, block_n;  // BLOCK_K and BLOCK_N of the tile
+  int column_tiles, splits, row_tiles;
   int split_tokens;
   int bytes;
 
-  int grid() const { return slices * splits * blocks; }
+  int grid() const { return column_tiles * splits * row_tiles; }
 };
 
 struct WalkShape {
-  int left_columns, tokens, columns, experts;
+  int lhs_columns, tokens, columns, experts;
 };
 
-// Ranks beyond have real tiles of their own.
+// Larger ranks use the kernels of large.cuh.
 constexpr int kLargeRank = 128;
 
-// The same of a launch of large tiles.
+// The same for the kernels of large.cuh.
 struct LargeWalk {
-  int m, n, bytes;  // of the tile
-  int slices;       // of columns
+  int block_m, block_n, bytes;  // BLOCK_M and BLOCK_N of the tile; bytes of shared memory
+  int column_tiles;
   int row_tiles, token_tiles;
-  int splits, split_tokens;  // of tokens, of outer
+  int splits, split_tokens;  // of the tokens, in outer blocks
 
-  int outer_blocks() const { return slices * row_tiles * splits; }
-  int expand_blocks() const { return slices * token_tiles; }
+  int outer_blocks() const { return column_tiles * row_tiles * splits; }
+  int expand_blocks() const { return column_tiles * token_tiles; }
 };
 
 template <typename Engine>
@@ -46,14 +46,14 @@ struct Rows {
   using Token = typename Tiles<Engine>::Token;
   using Decode = typename Tiles<Engine>::Decode;
   using Large = typename Tiles<Engine>::Large;
-  // Numbers in 16 bytes: rows of the workspace begin at multiples of it.
+  // Elements in 16 bytes: rows of workspace matrices begin at multiples of it.
   static constexpr int kVector = 16 / static_cast<int>(sizeof(Scalar));
 
-  // The most tokens of a shrink tile of this rank.
-  static int most_tokens(int rank) {
+  // The largest BLOCK_M of the shrink tiles with this BLOCK_N.
+  static int most_tokens(int block_n) {
     int most = 0;
     for_each_row(Shrink{}, [&](auto row) {
-      if (row.kRank == rank) most = std::max(most, row.kTokens);
+      if (row.kBlockN == block_n) most = std::max(most, row.kBlockM);
     });
     return most;
   }
@@ -62,114 +62,116 @@ struct Rows {
     return fail(LILY_ERROR_UNSUPPORTED, "no tile fits into the shared memory of this device");
   }
 
-  // Calls take(row) with the shrink tile; those of few tokens come first and serve all counts that they hold.
-  template <typename Take>
-  static lily_status with_shrink(int rank, int tile_tokens, const Take &take) {
+  // Calls visit(row) with the first shrink tile that has this BLOCK_N and holds `tile_tokens` tokens. Tiles of few
+  // tokens come first in the table.
+  template <typename Visit>
+  static lily_status with_shrink(int block_n, int tile_tokens, const Visit &visit) {
     lily_status status = LILY_OK;
     const bool found = with_row(
-        Shrink{}, [&](auto row) { return row.kRank == rank && tile_tokens <= row.kTokens; },
-        [&](auto row) { status = take(row); });
+        Shrink{}, [&](auto row) { return row.kBlockN == block_n && tile_tokens <= row.kBlockM; },
+        [&](auto row) { status = visit(row); });
     return found ? status : no_tile();
   }
 
-  template <typename Take>
-  static lily_status with_strip(const Walk &walk, const Take &take) {
+  template <typename Visit>
+  static lily_status with_strip(const Walk &walk, const Visit &visit) {
     lily_status status = LILY_OK;
     const bool found = with_row(
-        Strip{}, [&](auto row) { return row.kRank == walk.rank && row.kColumns == walk.columns; },
-        [&](auto row) { status = take(row); });
+        Strip{}, [&](auto row) { return row.kBlockK == walk.block_k && row.kBlockN == walk.block_n; },
+        [&](auto row) { status = visit(row); });
     return found ? status : no_tile();
   }
 
-  // The tile of a strip: the rank as it is asked for, or with 0 the smallest that holds the left operand; 32 columns in
-  // place of 64 where that saves parts of a gradient; smaller ranks where shared memory does not suffice.
-  static Walk walk(const Device &device, const WalkShape &shape, bool expands, bool has_outer, int rank = 0) {
-    if (rank == 0) rank = fitting_rank(Strip{}, shape.left_columns);
+  // Selects the tile of a strip kernel: BLOCK_K as given or, with 0, the smallest that holds all columns of lhs;
+  // BLOCK_N = 32 instead of 64 if that saves splits of a gradient; a smaller BLOCK_K if shared memory does not suffice.
+  static Walk walk(const Device &device, const WalkShape &shape, bool expands, bool has_outer, int block_k = 0) {
+    if (block_k == 0) block_k = fitting_size(Strip{}, shape.lhs_columns, [](auto row) { return row.kBlockK; });
     Walk best = {};
-    for (; best.slices == 0 && rank >= 16; rank /= 2) {
+    for (; best.column_tiles == 0 && block_k >= 16; block_k /= 2) {
       for_each_row(Strip{}, [&](auto row) {
         using Tile = decltype(row);
-        if (Tile::kRank != rank) return;
+        if (Tile::kBlockK != block_k) return;
         Walk walk = {};
-        walk.rank = rank;
-        walk.columns = Tile::kColumns;
-        walk.slices = ceil_divide(shape.columns, Tile::kColumns);
-        walk.blocks = ceil_divide(shape.left_columns, rank);
-        const int independent = walk.slices * (expands ? 1 : walk.blocks);
-        // A split is paid with parts of the outer product. Where there is none it costs C once more, and two blocks of
-        // a multiprocessor keep more loads under way than one.
-        const int wanted = (has_outer ? 1 : 2) * wanted_blocks(device);
-        const Split split = split_tokens(shape.tokens, Tile::kTokens, independent, wanted);
+        walk.block_k = block_k;
+        walk.block_n = Tile::kBlockN;
+        walk.column_tiles = ceil_divide(shape.columns, Tile::kBlockN);
+        walk.row_tiles = ceil_divide(shape.lhs_columns, block_k);
+        const int independent = walk.column_tiles * (expands ? 1 : walk.row_tiles);
+        // With an outer product every split costs partial sums. Without one it costs combining C once more, and two
+        // blocks per multiprocessor have more loads in flight than one.
+        const int target_count = (has_outer ? 1 : 2) * min_blocks(device);
+        const Split split = split_tokens(shape.tokens, Tile::kBlockM, independent, target_count);
         walk.splits = split.count;
         walk.split_tokens = split.tokens;
-        walk.bytes = Tile::bytes(expands, has_outer, walk.blocks > 1, shape.experts);
+        walk.bytes = Tile::bytes(expands, has_outer, walk.row_tiles > 1, shape.experts);
         if (walk.bytes > device.shared_bytes_per_block - kStaticBytes) return;
-        if (best.slices == 0 || (has_outer && walk.splits < best.splits)) best = walk;
+        if (best.column_tiles == 0 || (has_outer && walk.splits < best.splits)) best = walk;
       });
     }
     return best;
   }
 
-  // The largest tile that makes blocks enough; one of few rows for few tokens alone, or where nothing larger fits: on
-  // Turing with many experts. Outer, whose blocks are as deep as there are tokens, is split where one of them would
-  // last longer than a block's share of all the work.
+  // Selects the largest tile that gives enough blocks. The tile with few rows is for few tokens, or if nothing larger
+  // fits (on Turing with many experts). Outer blocks iterate over tokens: tokens are split if one outer block would run
+  // longer than an average block's share of the work.
   static LargeWalk large_walk(const Device &device, const WalkShape &shape, bool expands, bool has_outer) {
     constexpr int kFewTokens = 32;
-    constexpr int64_t kLeastDepth = 512;  // writing and adding parts costs as much as some hundred tokens
+    constexpr int64_t kLeastDepth = 512;  // writing and adding partial sums costs as much as a few hundred tokens
     LargeWalk best = {};
     int most = 0;
     for_each_row(Large{}, [&](auto row) {
       using Tile = decltype(row);
       const int bytes = Tile::bytes(shape.experts);
-      if (bytes > device.shared_bytes_per_block - kStaticBytes || most >= wanted_blocks(device) ||
-          (Tile::kM < kFewTokens && shape.tokens > kFewTokens && best.m != 0))
+      if (bytes > device.shared_bytes_per_block - kStaticBytes || most >= min_blocks(device) ||
+          (Tile::kBlockM < kFewTokens && shape.tokens > kFewTokens && best.block_m != 0))
         return;
-      LargeWalk walk = {Tile::kM,
-                        Tile::kN,
+      LargeWalk walk = {Tile::kBlockM,
+                        Tile::kBlockN,
                         bytes,
-                        ceil_divide(shape.columns, Tile::kN),
-                        ceil_divide(shape.left_columns, Tile::kM),
-                        ceil_divide(shape.tokens, Tile::kM),
+                        ceil_divide(shape.columns, Tile::kBlockN),
+                        ceil_divide(shape.lhs_columns, Tile::kBlockM),
+                        ceil_divide(shape.tokens, Tile::kBlockM),
                         1,
                         0};
       const int64_t expand = expands ? walk.expand_blocks() : 0, outer = has_outer ? walk.outer_blocks() : 0;
       most = static_cast<int>(expand + outer);
-      const int64_t share = (expand * shape.left_columns + outer * shape.tokens) / wanted_blocks(device);
-      walk.split_tokens = round_up(std::max(share, kLeastDepth), Tile::kDepth);
+      const int64_t share = (expand * shape.lhs_columns + outer * shape.tokens) / min_blocks(device);
+      walk.split_tokens = round_up(std::max(share, kLeastDepth), Tile::kBlockK);
       walk.splits = std::max(ceil_divide(shape.tokens, walk.split_tokens), 1);
       best = walk;
     });
     return best;
   }
 
-  template <typename Take>
-  static lily_status with_large(const LargeWalk &walk, const Take &take) {
+  template <typename Visit>
+  static lily_status with_large(const LargeWalk &walk, const Visit &visit) {
     lily_status status = LILY_OK;
     const bool found = with_row(
-        Large{}, [&](auto row) { return row.kM == walk.m && row.kN == walk.n; }, [&](auto row) { status = take(row); });
+        Large{}, [&](auto row) { return row.kBlockM == walk.block_m && row.kBlockN == walk.block_n; },
+        [&](auto row) { status = visit(row); });
     return found ? status : no_tile();
   }
 
-  // The product that shrinks: tokens x rows.
+  // The shrinking product, tokens x rows.
   static lily_status launch_large_shrink(const LargeShrink &call, const Device &device, cudaStream_t stream) {
     const ShrinkOperands &from = call.operands;
-    const WalkShape shape = {0, from.tokens, from.rows, call.gradient.router.experts};
+    const WalkShape shape = {0, from.tokens, from.rows, call.d_hidden.router.experts};
     return with_large(large_walk(device, shape, true, false), [&](auto row) {
       using Tile = decltype(row);
-      const dim3 blocks(ceil_divide(from.tokens, Tile::kM), ceil_divide(from.rows, Tile::kN));
-      return launch(large_shrink<Tile>, "launching the shrinking product", blocks, Tile::bytes(shape.experts), stream,
+      const dim3 blocks(ceil_divide(from.tokens, Tile::kBlockM), ceil_divide(from.rows, Tile::kBlockN));
+      return launch(large_shrink<Tile>, "launching the large_shrink kernel", blocks, Tile::bytes(shape.experts), stream,
                     call);
     });
   }
 
   static lily_status launch_large_strip(const LargeStrip &call, const LargeWalk &walk, cudaStream_t stream) {
-    if (walk.m == 0) return no_tile();
+    if (walk.block_m == 0) return no_tile();
     const int grid =
-        call.outer_blocks + call.expand_blocks + call.combine_blocks + call.router.ranges * call.router.chunks;
+        call.outer_blocks + call.expand_blocks + call.combine_blocks + call.router.splits * call.router.element_tiles;
     if (grid == 0) return LILY_OK;
-    const int router_bytes = left_scratch(kRouterTile, call.router.router.experts) * static_cast<int>(sizeof(float));
+    const int router_bytes = lhs_scratch(kRouterTile, call.router.router.experts) * static_cast<int>(sizeof(float));
     return with_large(walk, [&](auto row) {
-      return launch(large_strip<decltype(row)>, "launching the products of a large rank", dim3(grid),
+      return launch(large_strip<decltype(row)>, "launching the large_strip kernel", dim3(grid),
                     std::max(walk.bytes, router_bytes), stream, call);
     });
   }

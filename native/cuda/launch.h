@@ -1,4 +1,4 @@
-// The seam between the C ABI's functions and the launches, one implementation per engine.
+// Interface between the C ABI's functions and the launches; one implementation per engine.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -22,7 +22,7 @@ inline Operand operand(const lily_matrix &matrix) {
 
 inline Output output(const lily_matrix &matrix) {
   const Operand read = operand(matrix);
-  return {matrix.data, read.pitch, read.dtype, read.wide, matrix.accumulate};
+  return {matrix.data, read.pitch, read.dtype, read.aligned16, matrix.accumulate};
 }
 
 // A contiguous matrix.
@@ -34,7 +34,8 @@ inline Output contiguous_output(void *data, int64_t columns, int32_t dtype, bool
   return output({data, columns, dtype, accumulate});
 }
 
-// Each call needs a workspace of the size that the same function gives with `workspace` null; nothing is launched then.
+// With workspace_bytes null, forward and backward run the call. Otherwise they store the required workspace size and
+// launch nothing.
 struct EngineFunctions {
   lily_status (*forward)(const lily_forward &call, const Device &device, size_t *workspace_bytes);
   lily_status (*backward)(const lily_backward &call, const Device &device, size_t *workspace_bytes);
@@ -43,7 +44,7 @@ struct EngineFunctions {
 
 extern const EngineFunctions kExactFunctions, kTf32Functions, kBfloat16Functions, kFloat16Functions;
 
-// Kernels that are the same for all engines.
+// Kernels that all engines share.
 lily_status launch_route(const ForwardRoute &call, int tiles, cudaStream_t stream);
 lily_status launch_pool(const Pool &call, cudaStream_t stream);
 lily_status launch_reduce(const Reduce &call, cudaStream_t stream);

@@ -1,4 +1,4 @@
-// All that is launched for one engine: included by one translation unit each.
+// All launches of one engine: each translation unit that includes this file instantiates one engine.
 #pragma once
 
 #include "cuda/launch_backward.cuh"
@@ -22,7 +22,7 @@ lily_status run_backward(const lily_backward &call, const Device &device, size_t
   return LILY_OK;
 }
 
-// Lets every kernel have as much shared memory as the device gives a block.
+// Allows every kernel as much dynamic shared memory as the device supports per block.
 template <typename Engine>
 lily_status prepare_engine(const Device &device) {
   using Table = Rows<Engine>;
@@ -32,7 +32,7 @@ lily_status prepare_engine(const Device &device) {
     status =
         report(cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     device.shared_bytes_per_block - kStaticBytes),
-               "setting the shared memory of a kernel");
+               "setting the maximum shared memory of a kernel");
   };
   for_each_row(typename Table::Shrink{}, [&](auto row) { allow(forward_shrink<decltype(row)>); });
   for_each_row(typename Table::Token{}, [&](auto row) { allow(forward_token<decltype(row)>); });
@@ -47,7 +47,7 @@ lily_status prepare_engine(const Device &device) {
     allow(forward_expand<Strip>);
     allow(backward_x<Strip>);
     for_each_row(typename Table::Shrink{}, [&](auto row) {
-      if constexpr (decltype(row)::kRank == Strip::kRank) allow(backward_dy<decltype(row), Strip>);
+      if constexpr (decltype(row)::kBlockN == Strip::kBlockK) allow(backward_dy<decltype(row), Strip>);
     });
   });
   return status;

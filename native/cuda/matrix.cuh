@@ -1,14 +1,15 @@
-// Products of tiles in shared memory by one warp, on three engines with one layout of accumulators:
+// Products of tiles in shared memory by one warp, on three engines with the same accumulator layout:
 //
-//   Tensor<T>  matrix units, 16-bit operands, float32 sums
-//   Tf32       matrix units, float32 tiles rounded to TF32 as they are loaded
-//   Exact      ordinary float32 multiply-adds: full precision, and every GPU
+//   Tensor<T>  matrix units, 16-bit operands, float32 accumulation
+//   Tf32       matrix units, float32 tiles rounded to TF32 as fragments are loaded
+//   Exact      float32 FMAs: full precision, on every GPU
 //
-// Accumulators are those of mma.m16n8: of block (i, j) of 16x8, lane l holds the elements 2 * (l % 4) and the next of
-// rows l / 4 and l / 4 + 8. Everything around a product is therefore the same code for all engines.
+// The accumulator layout is that of mma.m16n8: of the 16 x 8 fragment (i, j), lane l holds elements 2 * (l % 4) and 2 *
+// (l % 4) + 1 of rows l / 4 and l / 4 + 8. The code around a product is therefore the same for all engines.
 //
-// Rows of a tile follow each other without gaps, so that copies of whole lines meet no bank twice; within each line of
-// 128 bytes the 16-byte chunks are permuted by the line's number, so that 8 rows of one chunk do not either.
+// Rows of a tile are stored without padding, so that contiguous copies have no bank conflicts. Within each 128 bytes
+// the 16-byte vectors are permuted (XOR with the index of the 128 bytes), so that 8 rows of one column of vectors have
+// no bank conflicts either.
 #pragma once
 
 #include "number.cuh"
@@ -21,29 +22,29 @@ constexpr int kWarp = 32;
 template <typename T>
 struct Tensor {
   using Scalar = T;
-  static constexpr int kDepth = 16;  // of one step along the summed dimension
+  static constexpr int kStepK = 16;  // of one step along the summed dimension
 };
 
 struct Tf32 {
   using Scalar = float;
-  static constexpr int kDepth = 8;
+  static constexpr int kStepK = 8;
 };
 
 struct Exact {
   using Scalar = float;
-  static constexpr int kDepth = 4;
+  static constexpr int kStepK = 4;
 };
 
-// Where element (row, column) of a tile of kColumns lies. What begins a chunk of 16 bytes is followed by the rest of
-// it.
+// Offset of element (row, column) in a tile of kColumns columns. The elements of an aligned 16-byte vector stay
+// contiguous.
 template <typename T, int kColumns>
 __device__ inline int place(int row, int column) {
   constexpr int kRowBytes = kColumns * static_cast<int>(sizeof(T));
   static_assert(kRowBytes >= 32 && (kRowBytes & (kRowBytes - 1)) == 0);
-  constexpr int kRowsOfLine = kRowBytes < 128 ? 128 / kRowBytes : 1;
-  constexpr int kChunks = kRowBytes < 128 ? kRowBytes / 16 : 8;
-  constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
-  return row * kColumns + (column ^ (row / kRowsOfLine % kChunks * kChunk));
+  constexpr int kRowsPer128Bytes = kRowBytes < 128 ? 128 / kRowBytes : 1;
+  constexpr int kVectors = kRowBytes < 128 ? kRowBytes / 16 : 8;
+  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+  return row * kColumns + (column ^ (row / kRowsPer128Bytes % kVectors * kVector));
 }
 
 template <int kM, int kN>
@@ -69,10 +70,10 @@ __device__ inline void add(Accumulators<kM, kN> &c, const Accumulators<kM, kN> &
       for (int v = 0; v < 4; ++v) c[i][j][v] += other[i][j][v];
 }
 
-// How an operand of a product lies in its tile.
+// Layout of an operand's tile.
 enum class Along {
-  kDepth,  // the summed dimension is contiguous: rows are rows of a, columns of b
-  kOuter   // the other one is: rows are steps along the summed dimension
+  kDepth,  // the summed dimension is contiguous: tile rows are rows of a, columns of b
+  kOuter   // the other dimension is contiguous: tile rows are steps along the summed dimension
 };
 
 // ---- Fragments ----
@@ -85,7 +86,7 @@ struct Fragments<Tensor<T>> {
   using A = uint32_t[4];
   using B = uint32_t[2];
 
-  // Rows m .. m + 15, depth k .. k + 15.
+  // Loads rows m .. m + 15, depth k .. k + kStepK - 1.
   template <Along kAlong, int kColumns>
   __device__ static void load_a(A &a, const T *tile, int m, int k) {
     const int lane = threadIdx.x % kWarp;
@@ -95,21 +96,21 @@ struct Fragments<Tensor<T>> {
       load_matrices_transposed(a, tile + place<T, kColumns>(k + lane % 8 + lane / 16 * 8, m + lane / 8 % 2 * 8));
   }
 
-  // Columns n .. n + 8 * kCount - 1, two blocks of 8 with one instruction where there are two.
+  // Loads columns n .. n + 8 * kCount - 1; one ldmatrix instruction loads two fragments of 8 columns if there are two.
   template <Along kAlong, int kColumns, int kCount>
   __device__ static void load_b(B (&b)[kCount], const T *tile, int n, int k) {
     const int lane = threadIdx.x % kWarp;
 #pragma unroll
     for (int j = 0; j + 1 < kCount; j += 2) {
-      uint32_t four[4];
+      uint32_t raw[4];
       if constexpr (kAlong == Along::kDepth)
-        load_matrices(four, tile + place<T, kColumns>(n + 8 * j + lane % 8 + lane / 16 * 8, k + lane / 8 % 2 * 8));
+        load_matrices(raw, tile + place<T, kColumns>(n + 8 * j + lane % 8 + lane / 16 * 8, k + lane / 8 % 2 * 8));
       else
-        load_matrices_transposed(four, tile + place<T, kColumns>(k + lane % 16, n + 8 * j + lane / 16 * 8));
-      b[j][0] = four[0];
-      b[j][1] = four[1];
-      b[j + 1][0] = four[2];
-      b[j + 1][1] = four[3];
+        load_matrices_transposed(raw, tile + place<T, kColumns>(k + lane % 16, n + 8 * j + lane / 16 * 8));
+      b[j][0] = raw[0];
+      b[j][1] = raw[1];
+      b[j + 1][0] = raw[2];
+      b[j + 1][1] = raw[3];
     }
     if constexpr (kCount % 2 == 1) {
       constexpr int j = kCount - 1;
@@ -161,15 +162,15 @@ struct Fragments<Exact> {
     float low[4], high[4];  // rows l / 4 and l / 4 + 8, four steps
   };
   struct B {
-    float even[4], odd[4];  // columns 2 * (l % 4) and the next, four steps
+    float even[4], odd[4];  // columns 2 * (l % 4) and 2 * (l % 4) + 1, four steps
   };
 
   template <Along kAlong, int kColumns>
   __device__ static void load_a(A &a, const float *tile, int m, int k) {
     const int row = m + threadIdx.x % kWarp / 4;
     if constexpr (kAlong == Along::kDepth) {
-      load_four(tile + place<float, kColumns>(row, k), 4, true, a.low);
-      load_four(tile + place<float, kColumns>(row + 8, k), 4, true, a.high);
+      load_vec4(tile + place<float, kColumns>(row, k), 4, true, a.low);
+      load_vec4(tile + place<float, kColumns>(row + 8, k), 4, true, a.high);
     } else {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -185,8 +186,8 @@ struct Fragments<Exact> {
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       if constexpr (kAlong == Along::kDepth) {
-        load_four(tile + place<float, kColumns>(column + 8 * j, k), 4, true, b[j].even);
-        load_four(tile + place<float, kColumns>(column + 8 * j + 1, k), 4, true, b[j].odd);
+        load_vec4(tile + place<float, kColumns>(column + 8 * j, k), 4, true, b[j].even);
+        load_vec4(tile + place<float, kColumns>(column + 8 * j + 1, k), 4, true, b[j].odd);
       } else {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -209,36 +210,36 @@ struct Fragments<Exact> {
   }
 };
 
-// c += a b over `steps` steps of the engine's depth: a begins at row m, b at column n, both at depth k; they lie in
-// tiles of kColumnsA and kColumnsB columns.
+// c += a b over `steps` steps of kStepK. a begins at row m, b at column n, both at depth k; their tiles have kColumnsA
+// and kColumnsB columns.
 template <typename Engine, Along kA, int kColumnsA, Along kB, int kColumnsB, int kM, int kN>
 __device__ inline void multiply(Accumulators<kM, kN> &c, const typename Engine::Scalar *a, int m,
                                 const typename Engine::Scalar *b, int n, int k, int steps) {
   using Loads = Fragments<Engine>;
 #pragma unroll 2
   for (int step = 0; step < steps; ++step) {
-    typename Loads::B b_part[kN];
-    Loads::template load_b<kB, kColumnsB>(b_part, b, n, k + step * Engine::kDepth);
+    typename Loads::B b_fragments[kN];
+    Loads::template load_b<kB, kColumnsB>(b_fragments, b, n, k + step * Engine::kStepK);
 #pragma unroll
     for (int i = 0; i < kM; ++i) {
-      typename Loads::A a_part;
-      Loads::template load_a<kA, kColumnsA>(a_part, a, m + 16 * i, k + step * Engine::kDepth);
+      typename Loads::A a_fragment;
+      Loads::template load_a<kA, kColumnsA>(a_fragment, a, m + 16 * i, k + step * Engine::kStepK);
 #pragma unroll
-      for (int j = 0; j < kN; ++j) Loads::multiply(c[i][j], a_part, b_part[j]);
+      for (int j = 0; j < kN; ++j) Loads::multiply(c[i][j], a_fragment, b_fragments[j]);
     }
   }
 }
 
-// Calls take(row, column, two numbers that lie side by side) for every pair of the accumulators.
-template <int kM, int kN, typename Take>
-__device__ inline void for_each_pair(const Accumulators<kM, kN> &c, const Take &take) {
+// Calls visit(row, column, first, second) for every pair of adjacent accumulators of this lane.
+template <int kM, int kN, typename Visit>
+__device__ inline void for_each_pair(const Accumulators<kM, kN> &c, const Visit &visit) {
   const int row = threadIdx.x % kWarp / 4, column = threadIdx.x % 4 * 2;
 #pragma unroll
   for (int i = 0; i < kM; ++i)
 #pragma unroll
     for (int j = 0; j < kN; ++j) {
-      take(16 * i + row, 8 * j + column, c[i][j][0], c[i][j][1]);
-      take(16 * i + row + 8, 8 * j + column, c[i][j][2], c[i][j][3]);
+      visit(16 * i + row, 8 * j + column, c[i][j][0], c[i][j][1]);
+      visit(16 * i + row + 8, 8 * j + column, c[i][j][2], c[i][j][3]);
     }
 }
 

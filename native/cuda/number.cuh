@@ -1,8 +1,10 @@
-// Matrices in global memory, of any type that the ABI knows: all arithmetic is float32, the type is looked at when
-// numbers are loaded and stored. It is the same for a whole launch; but where a load and its conversion stand behind a
-// branch, the next load waits for both. Loops over loads therefore take the branch outside (`with_type`), load raw what
-// they convert afterwards, and leave out what is too much by selecting: behind a branch the compiler would put its
-// load.
+// Matrices in global memory of any type of the ABI. All arithmetic is float32; elements are converted as they are
+// loaded and stored.
+//
+// The type is uniform over a launch, but if a load and its conversion are inside a branch, the next load waits for
+// both. Loops over loads therefore branch on the type outside the loop (`with_type`), load raw elements first and
+// convert them afterwards, and discard surplus elements by a select: with a branch the compiler would move the load
+// into it.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -15,24 +17,24 @@
 
 namespace lily::cuda {
 
-// A row-major matrix that is read.
+// A row-major input matrix.
 struct Operand {
   const void *data;
-  int64_t pitch;  // elements from one row to the next
-  int32_t dtype;  // lily_dtype
-  int32_t wide;   // every row begins at a multiple of 16 bytes
-  int32_t half;   // ... of 8 bytes: h of a rank that no power of two likes, 140 for one
+  int64_t pitch;      // elements from one row to the next
+  int32_t dtype;      // lily_dtype
+  int32_t aligned16;  // every row begins at a multiple of 16 bytes
+  int32_t aligned8;   // ... of 8 bytes: rows of h are only 8-byte aligned when the rank is, for example, 140
 };
 
-// A row-major matrix that is written, or added to.
+// A row-major output matrix, overwritten or accumulated into.
 struct Output {
   void *data;
   int64_t pitch;
   int32_t dtype;
-  int32_t wide;
+  int32_t aligned16;
   int32_t accumulate;
 
-  __host__ __device__ Operand operand() const { return {data, pitch, dtype, wide, wide}; }
+  __host__ __device__ Operand operand() const { return {data, pitch, dtype, aligned16, aligned16}; }
 };
 
 template <typename T>
@@ -44,41 +46,42 @@ constexpr int32_t kDtype<__half> = LILY_FLOAT16;
 
 __host__ __device__ inline int dtype_bytes(int32_t dtype) { return dtype == LILY_FLOAT32 ? 4 : 2; }
 
-// Calls take with a number of the type: float32 and Scalar are all that kernels of a 16-bit Scalar meet; of float, and
-// of void, the others too.
-template <typename Scalar, typename Take>
-__device__ inline void with_type(int32_t dtype, const Take &take) {
+// Calls visit with a value of the element type. Kernels of a 16-bit Scalar support float32 and Scalar; kernels of float
+// and void support all types.
+template <typename Scalar, typename Visit>
+__device__ inline void with_type(int32_t dtype, const Visit &visit) {
   if constexpr (kDtype<Scalar> != LILY_FLOAT32) {
     if (dtype == LILY_FLOAT32)
-      take(float{});
+      visit(float{});
     else
-      take(Scalar{});
+      visit(Scalar{});
   } else {
     if (dtype == LILY_FLOAT32)
-      take(float{});
+      visit(float{});
     else if (dtype == LILY_BFLOAT16)
-      take(__nv_bfloat16{});
+      visit(__nv_bfloat16{});
     else
-      take(__half{});
+      visit(__half{});
   }
 }
 
-// The same of activations and h: a kernel of a 16-bit Scalar meets no others.
-template <typename Scalar, typename Take>
-__device__ inline void with_activation_type(int32_t dtype, const Take &take) {
+// The same for activations and h. Kernels of a 16-bit Scalar support only Scalar.
+template <typename Scalar, typename Visit>
+__device__ inline void with_activation_type(int32_t dtype, const Visit &visit) {
   if constexpr (kDtype<Scalar> != LILY_FLOAT32)
-    take(Scalar{});
+    visit(Scalar{});
   else
-    with_type<Scalar>(dtype, take);
+    with_type<Scalar>(dtype, visit);
 }
 
-// Calls take with the answer as a type: loops over whole fours have several under way at once, others one.
-template <typename Take>
-__device__ inline void with_whole(bool whole, const Take &take) {
+// Calls visit with `whole` as a compile-time constant: loops over whole 4-element vectors keep several loads in flight,
+// the others one.
+template <typename Visit>
+__device__ inline void with_whole(bool whole, const Visit &visit) {
   if (whole)
-    take(std::true_type{});
+    visit(std::true_type{});
   else
-    take(std::false_type{});
+    visit(std::false_type{});
 }
 
 __device__ inline float to_float(float value) { return value; }
@@ -100,7 +103,7 @@ __device__ inline __half from_float<__half>(float value) {
   return __float2half_rn(value);
 }
 
-// Two and four numbers that lie side by side, as one word or two where they have 16 bits.
+// Two and four adjacent elements; 16-bit elements are packed into one and two 32-bit words.
 __device__ inline float2 unpack(uint32_t word, __nv_bfloat16) {
   return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162 &>(word));
 }
@@ -137,40 +140,41 @@ __device__ inline void store_pair(T *target, float first, float second) {
     *reinterpret_cast<uint32_t *>(target) = pack<T>(first, second);
 }
 
-// As they lie in memory.
+// Four elements in their memory representation.
 template <typename T>
-using Four = std::conditional_t<sizeof(T) == 4, float4, uint2>;
+using Vec4 = std::conditional_t<sizeof(T) == 4, float4, uint2>;
 
-// With kWhole all are there and begin at a multiple of their size; else `valid` of them are there, the others are zero.
+// kWhole: all four elements exist and are aligned to the vector's size. Otherwise only the first `valid` elements are
+// loaded; the others are zero.
 template <bool kWhole, typename T>
-__device__ inline Four<T> load_raw(const T *source, int valid) {
-  if constexpr (kWhole) return *reinterpret_cast<const Four<T> *>(source);
-  Four<T> four = {};
+__device__ inline Vec4<T> load_raw(const T *source, int valid) {
+  if constexpr (kWhole) return *reinterpret_cast<const Vec4<T> *>(source);
+  Vec4<T> raw = {};
 #pragma unroll
   for (int i = 0; i < 4; ++i)
-    if (i < valid) reinterpret_cast<T *>(&four)[i] = source[i];
-  return four;
+    if (i < valid) reinterpret_cast<T *>(&raw)[i] = source[i];
+  return raw;
 }
 
 template <typename T>
-__device__ inline void convert(const Four<T> &four, float (&value)[4]) {
+__device__ inline void convert(const Vec4<T> &raw, float (&value)[4]) {
   if constexpr (sizeof(T) == 4) {
-    value[0] = four.x, value[1] = four.y, value[2] = four.z, value[3] = four.w;
+    value[0] = raw.x, value[1] = raw.y, value[2] = raw.z, value[3] = raw.w;
   } else {
-    const float2 low = unpack(four.x, T{}), high = unpack(four.y, T{});
+    const float2 low = unpack(raw.x, T{}), high = unpack(raw.y, T{});
     value[0] = low.x, value[1] = low.y, value[2] = high.x, value[3] = high.y;
   }
 }
 
-// `wide`: they begin at a multiple of their size.
+// `aligned`: the elements are aligned to the vector's size.
 template <typename T>
-__device__ inline void load_four(const T *source, int valid, bool wide, float (&value)[4]) {
-  convert<T>(wide && valid >= 4 ? load_raw<true>(source, valid) : load_raw<false>(source, valid), value);
+__device__ inline void load_vec4(const T *source, int valid, bool aligned, float (&value)[4]) {
+  convert<T>(aligned && valid >= 4 ? load_raw<true>(source, valid) : load_raw<false>(source, valid), value);
 }
 
 template <typename T>
-__device__ inline void store_four(T *target, int valid, bool wide, const float (&value)[4]) {
-  if (wide && valid >= 4) {
+__device__ inline void store_vec4(T *target, int valid, bool aligned, const float (&value)[4]) {
+  if (aligned && valid >= 4) {
     if constexpr (sizeof(T) == 4)
       *reinterpret_cast<float4 *>(target) = make_float4(value[0], value[1], value[2], value[3]);
     else
@@ -182,21 +186,21 @@ __device__ inline void store_four(T *target, int valid, bool wide, const float (
     if (i < valid) target[i] = from_float<T>(value[i]);
 }
 
-// Every four of a row begins at a multiple of its size.
-__device__ inline bool has_fours(const Operand &matrix) {
-  return matrix.dtype == LILY_FLOAT32 ? matrix.wide : matrix.half;
+// Whether every 4-element vector of a row is aligned to its size.
+__device__ inline bool has_vec4(const Operand &matrix) {
+  return matrix.dtype == LILY_FLOAT32 ? matrix.aligned16 : matrix.aligned8;
 }
 
-// Elements column .. column + 3 of a row; column is a multiple of 4, and what is not left of `columns` is zero.
-__device__ inline void load_four(const Operand &matrix, int64_t row, int column, int columns, float (&value)[4]) {
+// Loads elements column .. column + 3 of a row; column is a multiple of 4. Elements at or beyond `columns` are zero.
+__device__ inline void load_vec4(const Operand &matrix, int64_t row, int column, int columns, float (&value)[4]) {
   const int64_t offset = row * matrix.pitch + column;
   const int valid = columns - column;
   if (matrix.dtype == LILY_FLOAT32)
-    load_four(static_cast<const float *>(matrix.data) + offset, valid, matrix.wide, value);
+    load_vec4(static_cast<const float *>(matrix.data) + offset, valid, matrix.aligned16, value);
   else if (matrix.dtype == LILY_BFLOAT16)
-    load_four(static_cast<const __nv_bfloat16 *>(matrix.data) + offset, valid, matrix.wide, value);
+    load_vec4(static_cast<const __nv_bfloat16 *>(matrix.data) + offset, valid, matrix.aligned16, value);
   else
-    load_four(static_cast<const __half *>(matrix.data) + offset, valid, matrix.wide, value);
+    load_vec4(static_cast<const __half *>(matrix.data) + offset, valid, matrix.aligned16, value);
 }
 
 __device__ inline float load_one(const Operand &matrix, int64_t row, int column) {
@@ -206,22 +210,22 @@ __device__ inline float load_one(const Operand &matrix, int64_t row, int column)
   return to_float(static_cast<const __half *>(matrix.data)[offset]);
 }
 
-// Writes, or adds and rounds once.
-__device__ inline void store_four(const Output &matrix, int64_t row, int column, int columns, float (&value)[4]) {
+// Stores the elements, or adds them to the output and rounds once.
+__device__ inline void store_vec4(const Output &matrix, int64_t row, int column, int columns, float (&value)[4]) {
   const int64_t offset = row * matrix.pitch + column;
   const int valid = columns - column;
   if (matrix.accumulate) {
     float old[4];
-    load_four(matrix.operand(), row, column, columns, old);
+    load_vec4(matrix.operand(), row, column, columns, old);
 #pragma unroll
     for (int i = 0; i < 4; ++i) value[i] += old[i];
   }
   if (matrix.dtype == LILY_FLOAT32)
-    store_four(static_cast<float *>(matrix.data) + offset, valid, matrix.wide, value);
+    store_vec4(static_cast<float *>(matrix.data) + offset, valid, matrix.aligned16, value);
   else if (matrix.dtype == LILY_BFLOAT16)
-    store_four(static_cast<__nv_bfloat16 *>(matrix.data) + offset, valid, matrix.wide, value);
+    store_vec4(static_cast<__nv_bfloat16 *>(matrix.data) + offset, valid, matrix.aligned16, value);
   else
-    store_four(static_cast<__half *>(matrix.data) + offset, valid, matrix.wide, value);
+    store_vec4(static_cast<__half *>(matrix.data) + offset, valid, matrix.aligned16, value);
 }
 
 __device__ inline void store_one(const Output &matrix, int64_t row, int column, float value) {

@@ -1,7 +1,7 @@
-// Not part of the library: scripts/check-resources.js compiles it, for the host alone. Says how many blocks of each
-// kernel a multiprocessor holds, with the shared memory that the tile table gives it at four experts.
+// Not part of the library: scripts/check-resources.js compiles it for the host. Computes how many blocks of each kernel
+// fit on a multiprocessor, with the dynamic shared memory that the tile table gives for four experts.
 //
-// Reads lines "architecture, symbol, registers, bytes of static shared memory" and writes lines "blocks, warps, most
+// Reads lines "architecture, symbol, registers, bytes of static shared memory" and writes lines "blocks, warps, maximum
 // warps, bytes of dynamic shared memory, kernel".
 #include <cuda_occupancy.h>
 #include <cxxabi.h>
@@ -21,7 +21,7 @@ namespace {
 
 constexpr int kExperts = 4;
 
-// Without what every name has, and without spaces, of which demanglers have different opinions.
+// The demangled name without common prefixes, and without spaces, which differ between demanglers.
 std::string readable(const char *symbol) {
   char *text = abi::__cxa_demangle(symbol, nullptr, nullptr, nullptr);
   std::string name = text == nullptr ? symbol : text;
@@ -37,7 +37,7 @@ std::string name() {
   return readable(typeid(Row).name());
 }
 
-// Bytes of dynamic shared memory by kernel; what is not here needs next to none.
+// Bytes of dynamic shared memory by kernel. Kernels that are not listed use none, or very little.
 using SharedBytes = std::map<std::string, int>;
 
 template <typename Engine>
@@ -46,11 +46,11 @@ void add_engine(SharedBytes &bytes) {
   for_each_row(typename Rows::Shrink{}, [&](auto row) {
     using Tile = decltype(row);
     bytes["forward_shrink<" + name<Tile>() + ">"] =
-        std::max(Tile::kBytes, Tile::kProduct * 4 + route_bytes(Tile::kTokens, kExperts, Tile::kRank));
+        std::max(Tile::kBytes, Tile::kProduct * 4 + route_bytes(Tile::kBlockM, kExperts, Tile::kBlockN));
   });
   for_each_row(typename Rows::Token{}, [&](auto row) {
     using Tile = decltype(row);
-    bytes["forward_token<" + name<Tile>() + ">"] = Tile::bytes(kExperts, Tile::kRank / kExperts);
+    bytes["forward_token<" + name<Tile>() + ">"] = Tile::bytes(kExperts, Tile::kBlockK / kExperts);
   });
   for_each_row(typename Rows::Decode{}, [&](auto row) {
     using Tile = decltype(row);
@@ -112,7 +112,7 @@ int run() {
   while (std::cin >> architecture >> symbol >> registers >> static_bytes) {
     const auto *limits = std::find_if(std::begin(kLimits), std::end(kLimits),
                                       [&](const Limits &each) { return each.architecture == architecture; });
-    if (limits == std::end(kLimits)) return fail("nothing is known of sm_" + std::to_string(architecture));
+    if (limits == std::end(kLimits)) return fail("unknown architecture sm_" + std::to_string(architecture));
     const cudaOccDeviceProp device = properties(*limits);
     const std::string kernel = readable(symbol.c_str());
     const auto found = bytes.find(kernel);
@@ -127,7 +127,7 @@ int run() {
     cudaOccResult result;
     if (cudaOccMaxActiveBlocksPerMultiprocessor(&result, &device, &attributes, &state, kThreads,
                                                 static_cast<size_t>(dynamic)) != CUDA_OCC_SUCCESS)
-      return fail("cuda_occupancy.h refuses sm_" + std::to_string(architecture));
+      return fail("cuda_occupancy.h returns an error for sm_" + std::to_string(architecture));
     const int blocks = result.activeBlocksPerMultiprocessor;
     std::printf("%d\t%d\t%d\t%d\t%s\n", blocks, blocks * kWarps, limits->threads / kWarp, dynamic, kernel.c_str());
   }

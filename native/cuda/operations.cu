@@ -1,4 +1,4 @@
-// The operations of the C ABI: picks the engine, which does the rest.
+// The operations of the C ABI: selects the engine and forwards the call to it.
 #include <algorithm>
 
 #include "core/problem.h"
@@ -22,7 +22,7 @@ lily_status check(const lily_problem &problem, const Device **found) {
   const char *error = problem_error(problem);
   if (error != nullptr) return fail(LILY_ERROR_ARGUMENT, "%s", error);
   if (problem.d_in > kMostColumns || problem.d_out > kMostColumns)
-    return fail(LILY_ERROR_UNSUPPORTED, "the cuda backend takes d_in and d_out up to %d", kMostColumns);
+    return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend supports d_in and d_out up to %d", kMostColumns);
   *found = device(problem.device);
   return *found == nullptr ? LILY_ERROR_UNAVAILABLE : LILY_OK;
 }
@@ -34,8 +34,8 @@ void defer(lily_backward &call) {
   call.deferred_db = &any;
 }
 
-// The size for any call. What only a call has: with `fixed` routing the offsets decide on the formulation, and whether
-// dB is deferred on how tokens are split.
+// A workspace size that suffices for every call of the problem. It is the maximum over what a call may add: with
+// `fixed` routing the offsets select the formulation, and a deferred dB changes how tokens are split.
 template <typename Call, typename Function>
 lily_status workspace(const lily_problem *problem, size_t *bytes, Function EngineFunctions::*function) {
   const Device *device = nullptr;
@@ -89,24 +89,24 @@ lily_status backward(const lily_backward *call) {
   return status == LILY_OK ? run(*call, needed, &EngineFunctions::backward) : status;
 }
 
-// Layers beyond one launch's parameters are added by further ones, in order.
+// A fold of more layers than one launch's parameters hold takes further launches, in order.
 lily_status fold(const lily_fold *call) {
-  Fold part = {};
-  part.rank = static_cast<int>(call->rank);
-  part.experts = static_cast<int>(call->experts);
-  part.columns = static_cast<int>(call->d_out);
-  part.db = output(call->db);
+  Fold batch = {};
+  batch.rank = static_cast<int>(call->rank);
+  batch.experts = static_cast<int>(call->experts);
+  batch.columns = static_cast<int>(call->d_out);
+  batch.db = output(call->db);
   int64_t next = 0;
   do {
-    part.count = static_cast<int>(std::min<int64_t>(call->layer_count - next, kFoldLayers));
-    for (int i = 0; i < part.count; ++i) {
+    batch.count = static_cast<int>(std::min<int64_t>(call->layer_count - next, kFoldLayers));
+    for (int i = 0; i < batch.count; ++i) {
       const lily_deferred &layer = call->layers[next + i];
-      part.layers[i] = {layer.partial, layer.weights, layer.groups};
+      batch.layers[i] = {layer.partial, layer.weights, layer.groups};
     }
-    const lily_status status = launch_fold(part, reinterpret_cast<cudaStream_t>(call->stream));
+    const lily_status status = launch_fold(batch, reinterpret_cast<cudaStream_t>(call->stream));
     if (status != LILY_OK) return status;
-    part.db.accumulate = 1;
-    next += part.count;
+    batch.db.accumulate = 1;
+    next += batch.count;
   } while (next < call->layer_count);
   return LILY_OK;
 }

@@ -1,7 +1,7 @@
-// The operations of the C ABI on a CUDA device: what backend.cc calls and the kernels implement.
+// The operations of the C ABI on a CUDA device: called by backend.cc, implemented by the launches.
 //
-// All pointers in a call are device pointers, but lily_fold.layers and lily_adamw.parameters, which are host arrays of
-// device pointers. The current device is the call's and its stream is a handle of CUDA's own when they are called.
+// All pointers in a call are device pointers, except lily_fold.layers and lily_adamw.parameters, which are host arrays
+// of device pointers. The caller makes the call's device the current one, and its stream must be a CUDA stream handle.
 #pragma once
 
 #include <stddef.h>
@@ -20,10 +20,10 @@ lily_status fold(const lily_fold *call);
 lily_status adamw_workspace(const lily_adamw *call, size_t *bytes);
 lily_status adamw(const lily_adamw *call);
 
-// The ABI's; it allocates, and waits for the device.
+// As in the ABI. Allocates memory and synchronises with the device.
 lily_status measure_roof(const Device &device, int32_t roof, size_t bytes, double *rate);
 
-// Sets the attributes of the kernels, so that no launch has to: called once per device, before any launch on it.
+// Sets the attributes of all kernels. Called once per device, before the first launch on it.
 lily_status prepare(const Device &device);
 
 }  // namespace lily::cuda

@@ -1,11 +1,12 @@
-// Sums per sequence, in an order that depends on the sequence alone.
+// Sums per sequence, in an order that depends only on the sequence. Symbols as in docs/math.md.
 //
-// Forward: w_g, the mean over a sequence's kept tokens of p, or the softmax of their summed logits. Backward: dw_g, the
-// sum over all its tokens of dw_te = <h_t, v_te>, and the number of kept ones. A launch of its own because every block
-// of the next phase would else read the probabilities of whole sequences: (blocks) x n E numbers instead of n E.
+// Forward: w_g, the mean of p over a sequence's kept tokens, or the softmax of their summed logits. Backward: dw_g, the
+// sum of dw_te = <h_t, v_te> over all of its tokens, and the number of kept tokens. A separate launch, because
+// otherwise every block of the next phase reads the probabilities of whole sequences: blocks * n * E floats instead of
+// n * E.
 #pragma once
 
-#include "mixture.cuh"
+#include "token_weights.cuh"
 
 namespace lily::cuda {
 
@@ -17,41 +18,41 @@ struct Pool {
   int experts;
   const float *values;  // M x pitch
   int pitch;
-  const uint8_t *mask;  // may be null; of no meaning to kSum but for `kept`
+  const uint8_t *mask;  // may be null; kSum uses it only for `kept`
   float *sums;          // G x E, out
   float *kept;          // G, out; may be null
 };
 
-// Column e of a group's rows, or with e == E how many are kept: by one warp, the same sum in all its lanes. The numbers
-// of several rows are under way together, dropped ones too.
+// Sum of column e over a group's rows; with e == E, the number of kept rows. One warp computes it, and all of its lanes
+// return the same sum. kLoadsInFlight loads are in flight, those of dropped rows included.
 __device__ inline float pool_column(const Pool &call, int group, int e) {
-  constexpr int kCount = 8;
+  constexpr int kLoadsInFlight = 8;
   const int end = call.groups.end(group);
   const bool counts = e == call.experts, drops = call.mask != nullptr && (counts || call.kind != PoolKind::kSum);
-  float part = 0;
+  float sum = 0;
 #pragma unroll 1
   for (int first = call.groups.begin(group) + static_cast<int>(threadIdx.x % kWarp); first < end;
-       first += kCount * kWarp) {
-    float value[kCount];
-    uint8_t keeps[kCount];
+       first += kLoadsInFlight * kWarp) {
+    float value[kLoadsInFlight];
+    uint8_t keeps[kLoadsInFlight];
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) value[i] = 1, keeps[i] = 1;
+    for (int i = 0; i < kLoadsInFlight; ++i) value[i] = 1, keeps[i] = 1;
     if (!counts) {
 #pragma unroll
-      for (int i = 0; i < kCount; ++i)
+      for (int i = 0; i < kLoadsInFlight; ++i)
         value[i] = call.values[static_cast<int64_t>(min(first + i * kWarp, end - 1)) * call.pitch + e];
     }
     if (drops) {
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) keeps[i] = call.mask[min(first + i * kWarp, end - 1)];
+      for (int i = 0; i < kLoadsInFlight; ++i) keeps[i] = call.mask[min(first + i * kWarp, end - 1)];
     }
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) part = first + i * kWarp < end && keeps[i] != 0 ? part + value[i] : part;
+    for (int i = 0; i < kLoadsInFlight; ++i) sum = first + i * kWarp < end && keeps[i] != 0 ? sum + value[i] : sum;
   }
-  return sum_over_warp(part);
+  return sum_over_warp(sum);
 }
 
-// From the E sums and the number of kept tokens behind them, in place, by one thread.
+// Converts the E sums, and the number of kept tokens that follows them, into the result. In place, by one thread.
 __device__ inline void finish_pool(PoolKind kind, float *sum, int experts) {
   const float kept = sum[experts];
   if (kind == PoolKind::kSoftmax && kept > 0) softmax(sum, experts);
@@ -66,8 +67,8 @@ __global__ __launch_bounds__(kThreads) void pool(const __grid_constant__ Pool ca
   __shared__ float sum[65];
   const int group = blockIdx.x;
   for (int e = threadIdx.x / kWarp; e <= call.experts; e += kWarps) {
-    const float part = pool_column(call, group, e);
-    if (threadIdx.x % kWarp == 0) sum[e] = part;
+    const float column_sum = pool_column(call, group, e);
+    if (threadIdx.x % kWarp == 0) sum[e] = column_sum;
   }
   __syncthreads();
   if (threadIdx.x == 0) finish_pool(call.kind, sum, call.experts);
@@ -77,7 +78,7 @@ __global__ __launch_bounds__(kThreads) void pool(const __grid_constant__ Pool ca
   if (call.kept != nullptr && threadIdx.x == 0) call.kept[group] = sum[call.experts];
 }
 
-// Weights that no token has a say in: of uniform routing, or where there are no tokens.
+// Weights that do not depend on tokens: with uniform routing, or if there are no tokens.
 struct ConstantWeights {
   float *weights;
   int64_t count;

@@ -1,5 +1,5 @@
-// The only file with inline assembly: matrix units, their loads, copies into shared memory. PTX ISA, section
-// "Warp-level matrix instructions" and "Data movement"; fragment layouts are those of its figures.
+// The only file with inline assembly: matrix units, fragment loads, and asynchronous copies to shared memory. See the
+// PTX ISA, sections "Warp-level matrix instructions" and "Data movement"; fragment layouts are those of its figures.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -12,9 +12,10 @@ __device__ inline uint32_t shared_address(const void *pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// ---- Copies into shared memory ----
+// ---- Copies to shared memory ----
 
-// Copies 16 bytes, of which all from `bytes` on are zeros. Turing has no such instruction: nothing calls this there.
+// Copies `bytes` (at most 16) bytes and fills the rest of 16 bytes with zeros. Turing does not support cp.async; no
+// kernel calls this there.
 __device__ inline void copy_async(void *shared, const void *global, int bytes) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
@@ -22,22 +23,22 @@ __device__ inline void copy_async(void *shared, const void *global, int bytes) {
 #endif
 }
 
-// The same of 8 bytes, by the first-level cache.
-__device__ inline void copy_async_half(void *shared, const void *global, int bytes) {
+// The same for 8 bytes, cached in L1.
+__device__ inline void copy_async_8(void *shared, const void *global, int bytes) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
                : "memory");
 #endif
 }
 
-// Closes the group of copies issued so far by this thread.
+// Commits this thread's copies issued so far as a group.
 __device__ inline void copy_commit() {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
 
-// Waits until at most kPending groups of this thread are under way.
+// Waits until at most kPending of this thread's groups are pending.
 template <int kPending>
 __device__ inline void copy_wait() {
 #if __CUDA_ARCH__ >= 800
@@ -45,21 +46,23 @@ __device__ inline void copy_wait() {
 #endif
 }
 
-// 16 or 8 bytes by one instruction: numbers that came to the registers one by one the compiler would store one by one.
-__device__ inline void store_chunk(void *shared, const uint4 &chunk) {
-  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(shared)), "r"(chunk.x), "r"(chunk.y),
-               "r"(chunk.z), "r"(chunk.w)
+// Stores 16 or 8 bytes with one instruction. The compiler would store elements that were loaded one by one with one
+// instruction each.
+__device__ inline void store_vector(void *shared, const uint4 &vector) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(shared)), "r"(vector.x), "r"(vector.y),
+               "r"(vector.z), "r"(vector.w)
                : "memory");
 }
 
-__device__ inline void store_chunk(void *shared, const uint2 &chunk) {
-  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(shared_address(shared)), "r"(chunk.x), "r"(chunk.y) : "memory");
+__device__ inline void store_vector(void *shared, const uint2 &vector) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(shared_address(shared)), "r"(vector.x), "r"(vector.y)
+               : "memory");
 }
 
 // ---- Fragments ----
 
-// Four 8x8 matrices of 16-bit numbers; lane l gives the address of row l % 8 of matrix l / 8 and gets, of each matrix,
-// the elements 2 * (l % 4) and the next of row l / 4.
+// Loads four 8x8 matrices of 16-bit elements. Lane l passes the address of row l % 8 of matrix l / 8 and receives, of
+// each matrix, elements 2 * (l % 4) and 2 * (l % 4) + 1 of row l / 4.
 __device__ inline void load_matrices(uint32_t (&matrix)[4], const void *row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(matrix[0]), "=r"(matrix[1]), "=r"(matrix[2]), "=r"(matrix[3])
@@ -67,7 +70,7 @@ __device__ inline void load_matrices(uint32_t (&matrix)[4], const void *row) {
                : "memory");
 }
 
-// The same of the transposed matrices: elements 2 * (l % 4) and the next of column l / 4.
+// The same, transposed: elements 2 * (l % 4) and 2 * (l % 4) + 1 of column l / 4.
 __device__ inline void load_matrices_transposed(uint32_t (&matrix)[4], const void *row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(matrix[0]), "=r"(matrix[1]), "=r"(matrix[2]), "=r"(matrix[3])
@@ -75,7 +78,7 @@ __device__ inline void load_matrices_transposed(uint32_t (&matrix)[4], const voi
                : "memory");
 }
 
-// Two 8x8 matrices; lanes 0 to 15 give the addresses.
+// Loads two 8x8 matrices; lanes 0 to 15 pass the addresses.
 __device__ inline void load_matrices(uint32_t (&matrix)[2], const void *row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
                : "=r"(matrix[0]), "=r"(matrix[1])
@@ -90,7 +93,8 @@ __device__ inline void load_matrices_transposed(uint32_t (&matrix)[2], const voi
                : "memory");
 }
 
-// c += a b: a is 16x16 by rows, b is 16x8 by columns. Turing has no bfloat16: kernels of it are never launched there.
+// c += a b: a is 16x16, row-major; b is 16x8, column-major. Turing does not support bfloat16; its kernels are never
+// launched there.
 template <typename T>
 __device__ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 
@@ -113,7 +117,7 @@ __device__ inline void multiply_add<__half>(float (&c)[4], const uint32_t (&a)[4
       "%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#else  // Turing: half the depth, of float16 alone
+#else  // Turing: half the depth, float16 only
   asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(b0));
@@ -123,7 +127,7 @@ __device__ inline void multiply_add<__half>(float (&c)[4], const uint32_t (&a)[4
 #endif
 }
 
-// c += a b of TF32: a is 16x8 by rows, b is 8x8 by columns.
+// c += a b in TF32: a is 16x8, row-major; b is 8x8, column-major.
 __device__ inline void multiply_add_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #if __CUDA_ARCH__ >= 800
   asm volatile(

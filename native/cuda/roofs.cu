@@ -7,9 +7,9 @@
 namespace lily::cuda {
 namespace {
 
-// Memory and events of one measurement.
+// Memory, stream and events of one measurement.
 struct Bench {
-  float *buffer = nullptr;  // its first number is the kernels' sink
+  float *buffer = nullptr;  // its first element is the kernels' sink
   cudaEvent_t begin = nullptr, end = nullptr;
   cudaStream_t stream = nullptr;
 
@@ -25,25 +25,26 @@ struct Bench {
     LILY_TRY(report(cudaEventCreate(&begin), "creating an event"));
     LILY_TRY(report(cudaEventCreate(&end), "creating an event"));
     LILY_TRY(report(cudaMalloc(&buffer, std::max(bytes, sizeof(float4))), "allocating a buffer to measure with"));
-    return report(cudaMemsetAsync(buffer, 0, std::max(bytes, sizeof(float4)), stream), "filling it");
+    return report(cudaMemsetAsync(buffer, 0, std::max(bytes, sizeof(float4)), stream),
+                  "filling a buffer to measure with");
   }
 
   template <typename Launch>
   lily_status time(const Launch &launch, double *seconds) {
     LILY_TRY(report(cudaEventRecord(begin, stream), "recording an event"));
     launch();
-    LILY_TRY(report(cudaGetLastError(), "launching a roof's kernel"));
+    LILY_TRY(report(cudaGetLastError(), "launching a roof kernel"));
     LILY_TRY(report(cudaEventRecord(end, stream), "recording an event"));
-    LILY_TRY(report(cudaEventSynchronize(end), "waiting for a roof's kernel"));
+    LILY_TRY(report(cudaEventSynchronize(end), "waiting for a roof kernel"));
     float milliseconds = 0;
-    LILY_TRY(report(cudaEventElapsedTime(&milliseconds, begin, end), "measuring between events"));
+    LILY_TRY(report(cudaEventElapsedTime(&milliseconds, begin, end), "measuring the time between events"));
     *seconds = static_cast<double>(milliseconds) * 1e-3;
     return LILY_OK;
   }
 };
 
-// The best rate of run(amount), which does work(amount): the amount is doubled until a launch is long against its
-// start.
+// The best rate over several runs of run(amount), which performs work(amount). The amount is doubled until a launch
+// takes long compared with the launch overhead.
 template <typename Run, typename Work>
 lily_status best_rate(Bench &bench, const Run &run, const Work &work, double *rate) {
   constexpr double kLong = 2e-3, kEnough = 20e-3;
@@ -69,7 +70,7 @@ lily_status measure_roof(const Device &device, int32_t roof, size_t bytes, doubl
   const bool moves = roof == LILY_ROOF_READ || roof == LILY_ROOF_UPDATE;
   Bench bench;
   LILY_TRY(bench.open(moves ? bytes : 0));
-  // As many threads as a multiprocessor of any architecture holds at the least.
+  // blocks * kRoofThreads: the smallest maximum of resident threads per multiprocessor of all architectures.
   const int blocks = device.multiprocessors * 4;
   const double threads = static_cast<double>(blocks) * kRoofThreads;
   if (moves) {
@@ -89,9 +90,9 @@ lily_status measure_roof(const Device &device, int32_t roof, size_t bytes, doubl
         },
         rate);
   }
-  // Turing has no products of bfloat16: the backend computes them in float32 there.
+  // Turing's matrix units do not support bfloat16: the backend computes in float32 there.
   if (roof == LILY_ROOF_BFLOAT16 && device.compute_major >= 8) {
-    constexpr double kProduct = 2.0 * 16 * 8 * 16 / 32;  // FLOP of a thread
+    constexpr double kProduct = 2.0 * 16 * 8 * 16 / 32;  // FLOP per thread
     return best_rate(
         bench, [&](int steps) { roof_bfloat16<<<blocks, kRoofThreads, 0, bench.stream>>>(steps, bench.buffer); },
         [&](int steps) { return threads * steps * kRoofChains * kProduct; }, rate);

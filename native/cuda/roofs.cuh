@@ -1,4 +1,4 @@
-// Kernels that do one thing as fast as the device can: roofs for the benchmark, of no use to an operation.
+// Kernels that measure the device's limits (roofs) for the benchmark. No operation uses them.
 #pragma once
 
 #include "ptx.cuh"
@@ -6,12 +6,12 @@
 namespace lily::cuda {
 
 constexpr int kRoofThreads = 256;
-// Independent sums of a thread: more than the latency of any pipeline divided by its warps.
+// Independent accumulators per thread: more than the latency of any pipeline divided by its warps.
 constexpr int kRoofChains = 8;
-// Numbers of four bytes that a thread has in flight, in vectors of four.
+// float4 loads in flight per thread.
 constexpr int kRoofLoads = 4;
 
-// Whoever could tell that a result is never looked at would not compute it.
+// Makes the result observable, so that the compiler does not remove its computation.
 __device__ inline void keep(float result, float *sink) {
   if (result == 0.12345f) *sink = result;
 }
@@ -30,21 +30,21 @@ __global__ void __launch_bounds__(kRoofThreads) roof_multiply_add(int steps, flo
   keep(total, sink);
 }
 
-// mma.m16n8k16 from registers. Where wgmma exists it reaches more; the kernels of this backend do not use it.
+// mma.m16n8k16 on registers. wgmma, where it exists, reaches a higher rate; the kernels of this backend do not use it.
 __global__ void __launch_bounds__(kRoofThreads) roof_bfloat16(int steps, float *sink) {
   float sum[kRoofChains][4] = {};
   const uint32_t one = 0x3f803f80u + (threadIdx.x & 1u);
-  const uint32_t left[4] = {one, one, one, one};
+  const uint32_t a[4] = {one, one, one, one};
   for (int step = 0; step < steps; ++step)
 #pragma unroll
-    for (int i = 0; i < kRoofChains; ++i) multiply_add<__nv_bfloat16>(sum[i], left, one, one);
+    for (int i = 0; i < kRoofChains; ++i) multiply_add<__nv_bfloat16>(sum[i], a, one, one);
   float total = 0;
 #pragma unroll
   for (int i = 0; i < kRoofChains; ++i) total += sum[i][0] + sum[i][1] + sum[i][2] + sum[i][3];
   keep(total, sink);
 }
 
-// The buffer, `passes` times. `count` is that of its vectors.
+// Reads or updates the buffer `passes` times. `count` is its number of float4 vectors.
 template <bool kUpdates>
 __global__ void __launch_bounds__(kRoofThreads) roof_memory(float4 *buffer, int64_t count, int passes, float *sink) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kRoofThreads;

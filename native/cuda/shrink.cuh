@@ -1,27 +1,29 @@
-// The product that shrinks: a few tokens by all of a long dimension, against the rows of a small matrix.
+// The shrinking product: a few tokens times a long dimension d, against the rows of a small matrix. Symbols as in
+// docs/math.md.
 //
-//   product[t][n] = sum_d x[t][d] w[n][d]
+//   product[t, n] = sum_k x[t, k] w[n, k]      (forward h = x A^T; backward q = dy C^T, v = dy B^T)
 //
-// Forward it is h = x A^T, backward q = dy C^T and v = dy B^T. A block owns its tokens and streams both operands
-// through a ring of shared memory; each of its warps owns a part of the tile.
+// Each block owns BLOCK_M tokens and BLOCK_N rows of w, and streams both operands through a ring of kStages stages in
+// shared memory, in tiles of BLOCK_K (128 bytes per row). Each warp owns a part of the BLOCK_M x BLOCK_N product.
 //
-// The order of the sum is the same in every kernel that forms it, so that a number depends neither on the tile, nor on
-// the other tokens, nor on whether blocks share the long dimension: it is cut into chunks of 8 lines; of each chunk two
-// sums are kept, one for each half of a line; these are added, and the chunks in order after them. Shorter chains of
-// products that wait for each other are what the halves are for besides.
+// Every kernel that computes this sum adds in the same order, so a result depends neither on the tile shape, nor on the
+// other tokens, nor on whether blocks split the long dimension. The dimension is divided into splits of kSplitTiles
+// tiles. Each split has two sums, one for each half of every tile's BLOCK_K; these two are added, then the splits in
+// order. The halves also shorten the chains of dependent FMAs.
 //
-// Passes over memory: x once; w once per block, from the second-level cache.
+// Global memory traffic: x once; w once per block, from L2. The copies of the next stages overlap with the current
+// tile's MMAs.
 #pragma once
 
 #include "stage.cuh"
 
 namespace lily::cuda {
 
-constexpr int kLineBytes = 128, kChunkLines = 8, kHalves = 2;
+constexpr int kTileBytes = 128, kSplitTiles = 8, kHalves = 2;
 
-// Numbers of the long dimension that one partial sum is of.
+// Elements of the long dimension per split, which has one partial sum.
 template <typename Scalar>
-constexpr int kChunk = kChunkLines * kLineBytes / static_cast<int>(sizeof(Scalar));
+constexpr int kSplitDepth = kSplitTiles * kTileBytes / static_cast<int>(sizeof(Scalar));
 
 struct ShrinkOperands {
   Operand x;        // tokens x depth
@@ -29,67 +31,68 @@ struct ShrinkOperands {
   int tokens;       // M
   int depth;        // d
   int rows;         // r, or E r
-  int tile_tokens;  // of a block, at most the tile's rows: few tokens still make many blocks
+  int tile_tokens;  // per block, at most kBlockM: fewer tokens per block give more blocks
 };
 
-template <typename Engine_, int kTokens_, int kRank_>
+template <typename Engine_, int kBlockM_, int kBlockN_>
 struct ShrinkTile {
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
-  static constexpr int kTokens = kTokens_, kRank = kRank_;
-  static constexpr int kDepth = kLineBytes / static_cast<int>(sizeof(Scalar));  // one line per row and stage
-  // The smallest tile has few copies under way with 4; with 8 it asks for a whole chunk at once. The largest fit into
-  // the 64 KiB of Turing with 3.
-  static constexpr int kStages = kTokens + kRank <= 32 ? 8 : kTokens + kRank >= 128 ? 3 : 4;
-  static constexpr int kStage = (kTokens + kRank) * kDepth;  // numbers
-  static constexpr int kProductPitch = kRank + 8;            // rows of a fragment meet in no bank
-  static constexpr int kProduct = kTokens * kProductPitch;   // floats
+  static constexpr int kBlockM = kBlockM_, kBlockN = kBlockN_;
+  static constexpr int kBlockK = kTileBytes / static_cast<int>(sizeof(Scalar));  // 128 bytes per row and stage
+  // With 4 stages the smallest tile has few copies in flight; with 8 it loads a whole split at once. With 3 the largest
+  // tiles fit into the 64 KiB of Turing.
+  static constexpr int kStages = kBlockM + kBlockN <= 32 ? 8 : kBlockM + kBlockN >= 128 ? 3 : 4;
+  static constexpr int kStage = (kBlockM + kBlockN) * kBlockK;  // elements
+  static constexpr int kProductPitch = kBlockN + 8;             // no bank conflicts between the rows of a fragment
+  static constexpr int kProduct = kBlockM * kProductPitch;      // floats
   static constexpr int kRing = kStages * kStage * static_cast<int>(sizeof(Scalar));
   static constexpr int kBytes = kRing > kProduct * 4 ? kRing : kProduct * 4;
-  // Parts of warps, as square as they can be: the fewest fragments per product. Of the smallest tile two warps only
-  // copy.
-  static constexpr int kWarpsDown = kRank < 64 ? kTokens / 16 : (kTokens + 31) / 32;
-  static constexpr int kWarpsAcross = kWarps / kWarpsDown < kRank / 8 ? kWarps / kWarpsDown : kRank / 8;
-  static constexpr int kM = kTokens / 16 / kWarpsDown, kN = kRank / 8 / kWarpsAcross;
-  static constexpr int kHalf = kDepth / kHalves;
-  static_assert(kHalf % Engine::kDepth == 0 && kM * kWarpsDown * 16 == kTokens);
+  // Each warp's share is as square as possible, which minimises the fragment loads per product. In the smallest tile
+  // two of the warps only copy.
+  static constexpr int kWarpsM = kBlockN < 64 ? kBlockM / 16 : (kBlockM + 31) / 32;
+  static constexpr int kWarpsN = kWarps / kWarpsM < kBlockN / 8 ? kWarps / kWarpsM : kBlockN / 8;
+  static constexpr int kWarpM = kBlockM / 16 / kWarpsM, kWarpN = kBlockN / 8 / kWarpsN;
+  static constexpr int kHalf = kBlockK / kHalves;
+  static_assert(kHalf % Engine::kStepK == 0 && kWarpM * kWarpsM * 16 == kBlockM);
 };
 
-// Lines [first, last) of the long dimension.
-struct Lines {
+// BLOCK_K tiles [first, last) of the long dimension.
+struct DepthTiles {
   int first, last;
 };
 
 template <typename Tile>
-__device__ inline Lines all_lines(const ShrinkOperands &operands) {
-  return {0, (operands.depth + Tile::kDepth - 1) / Tile::kDepth};
+__device__ inline DepthTiles all_depth_tiles(const ShrinkOperands &operands) {
+  return {0, (operands.depth + Tile::kBlockK - 1) / Tile::kBlockK};
 }
 
-// Leaves the product of tokens [token, token_end) and rows [row, row + kRank) over `lines`, which begin with a chunk,
-// in shared memory, kProductPitch floats a row; all threads may read it at once. Padding rows and columns hold zeros.
+// Leaves the product of tokens [token, token_end) and rows [row, row + kBlockN) over `tiles` in shared memory,
+// kProductPitch floats per row, readable by all threads. `tiles` must begin with a split. Padding rows and columns are
+// zero.
 template <typename Tile>
 __device__ inline const float *shrink(char *shared, const ShrinkOperands &operands, int token, int token_end, int row,
-                                      const Lines &lines) {
+                                      const DepthTiles &tiles) {
   using Scalar = typename Tile::Scalar;
   auto *ring = reinterpret_cast<Scalar *>(shared);
   auto *product = reinterpret_cast<float *>(shared);
   const int warp = threadIdx.x / kWarp;
-  const int down = warp / Tile::kWarpsAcross * Tile::kM * 16, across = warp % Tile::kWarpsAcross * Tile::kN * 8;
-  const bool owns = warp < Tile::kWarpsDown * Tile::kWarpsAcross && down < token_end - token;
-  const int steps = lines.last - lines.first;
+  const int warp_m = warp / Tile::kWarpsN * Tile::kWarpM * 16, warp_n = warp % Tile::kWarpsN * Tile::kWarpN * 8;
+  const bool owns = warp < Tile::kWarpsM * Tile::kWarpsN && warp_m < token_end - token;
+  const int steps = tiles.last - tiles.first;
   const auto fill = [&](int step) {
     if (step < steps) {
       Scalar *stage_x = ring + step % Tile::kStages * Tile::kStage;
-      Scalar *stage_w = stage_x + Tile::kTokens * Tile::kDepth;
-      const int column = (lines.first + step) * Tile::kDepth;
-      stage_activations<Scalar, Tile::kTokens, Tile::kDepth>(stage_x, operands.x,
-                                                             {token, token_end, column, operands.depth});
-      stage<Scalar, Tile::kRank, Tile::kDepth>(stage_w, operands.w, {row, operands.rows, column, operands.depth});
+      Scalar *stage_w = stage_x + Tile::kBlockM * Tile::kBlockK;
+      const int column = (tiles.first + step) * Tile::kBlockK;
+      stage_activations<Scalar, Tile::kBlockM, Tile::kBlockK>(stage_x, operands.x,
+                                                              {token, token_end, column, operands.depth});
+      stage<Scalar, Tile::kBlockN, Tile::kBlockK>(stage_w, operands.w, {row, operands.rows, column, operands.depth});
     }
     copy_commit();
   };
 
-  Accumulators<Tile::kM, Tile::kN> sum, half[kHalves];
+  Accumulators<Tile::kWarpM, Tile::kWarpN> sum, half[kHalves];
   clear(sum);
 #pragma unroll
   for (int i = 0; i < kHalves; ++i) clear(half[i]);
@@ -100,12 +103,12 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
     fill(step + Tile::kStages - 1);
     if (!owns) continue;
     const Scalar *stage_x = ring + step % Tile::kStages * Tile::kStage;
-    const Scalar *stage_w = stage_x + Tile::kTokens * Tile::kDepth;
+    const Scalar *stage_w = stage_x + Tile::kBlockM * Tile::kBlockK;
 #pragma unroll
     for (int i = 0; i < kHalves; ++i)
-      multiply<typename Tile::Engine, Along::kDepth, Tile::kDepth, Along::kDepth, Tile::kDepth>(
-          half[i], stage_x, down, stage_w, across, i * Tile::kHalf, Tile::kHalf / Tile::Engine::kDepth);
-    if (step % kChunkLines == kChunkLines - 1 || step == steps - 1) {
+      multiply<typename Tile::Engine, Along::kDepth, Tile::kBlockK, Along::kDepth, Tile::kBlockK>(
+          half[i], stage_x, warp_m, stage_w, warp_n, i * Tile::kHalf, Tile::kHalf / Tile::Engine::kStepK);
+    if (step % kSplitTiles == kSplitTiles - 1 || step == steps - 1) {
       add(half[0], half[1]);
       add(sum, half[0]);
 #pragma unroll
@@ -116,7 +119,7 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
   __syncthreads();
   if (owns) {
     for_each_pair(sum, [&](int m, int n, float first, float second) {
-      store_pair(product + (down + m) * Tile::kProductPitch + across + n, first, second);
+      store_pair(product + (warp_m + m) * Tile::kProductPitch + warp_n + n, first, second);
     });
   }
   __syncthreads();

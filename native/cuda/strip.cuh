@@ -1,64 +1,65 @@
-// Products over a strip of columns: a block owns some columns of the long dimension and walks down the tokens.
+// Computes two products over a strip of columns. Each block owns BLOCK_N columns and iterates over tokens in tiles of
+// BLOCK_M. Symbols as in docs/math.md.
 //
-//   expand   out[t][n] (+)= scale sum_k left[t][k] w[k][n]     y += s h C, dx += dh A
-//   outer    z[k][n] = sum_t left[t][k] x[t][n]                D = h^T dy, dA = dh^T x
+//   expand   out[t, n] (+)= scale * sum_k lhs[t, k] w[k, n]     y += s h C, dx += dh A
+//   outer    z[k, n] = sum_t lhs[t, k] x[t, n]                  D = h^T dy, dA = dh^T x
 //
-// Both in one walk where both are wanted: the left operand is then formed once. A left operand of more columns than the
-// tile has is walked in blocks: expand visits all of them per tile of tokens, outer is for one.
+// If both results are required, one pass computes both and loads (or computes) lhs once. If lhs has more columns than
+// BLOCK_K, expand iterates over all of its K tiles for each tile of tokens; a block of outer computes one of them.
 //
-// Passes over memory: out (read if it accumulates, and written) and x once; left once per strip from the second-level
-// cache; w once per block. Tiles of the next step arrive while this one is computed.
+// Global memory traffic: x once; out written once, and read once if it accumulates; lhs once per column tile, from L2;
+// w once per block. The next tile's cp.async copies overlap with the current tile's MMAs.
 #pragma once
 
-#include "left.cuh"
+#include "left_operand.cuh"
 
 namespace lily::cuda {
 
 struct StripOperands {
-  Left left;
-  Operand w;   // left.columns x columns
+  LeftOperand lhs;
+  Operand w;   // lhs.columns x columns
   Output out;  // tokens x columns
   float out_scale;
   Operand x;         // tokens x columns
   int tokens;        // M
   int columns;       // d
-  int split_tokens;  // tokens of one block, a multiple of the tile's
+  int split_tokens;  // per block, a multiple of kBlockM
 };
 
-// What splits of whole tiles may be made of without knowing the tile.
-constexpr int kMostStripTokens = 64;
+// A multiple of kBlockM of every strip tile: splits of whole tiles can be chosen before the tile.
+constexpr int kMaxStripBlockM = 64;
 
-template <typename Engine_, int kTokens_, int kRank_, int kColumns_>
+template <typename Engine_, int kBlockM_, int kBlockK_, int kBlockN_>
 struct StripTile {
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
-  static constexpr int kTokens = kTokens_, kRank = kRank_, kColumns = kColumns_;
-  static constexpr int kLeft = kTokens * kRank, kStrip = kTokens * kColumns, kWeights = kRank * kColumns;
-  // Expand: warps side by side over tokens, then over columns. Outer: over columns.
-  static constexpr int kWarpsDown = kTokens / 16 < kWarps ? kTokens / 16 : kWarps;
-  static constexpr int kWarpsAcross = kWarps / kWarpsDown;
-  static constexpr int kExpandM = kTokens / 16 / kWarpsDown, kExpandN = kColumns / 8 / kWarpsAcross;
-  static constexpr int kOuterM = kRank / 16, kOuterN = kColumns / 8 / kWarps;
-  static constexpr int kResultPitch = kColumns + 8;  // floats
-  static_assert(kExpandN > 0 && kOuterN > 0 && kMostStripTokens % kTokens == 0);
+  static constexpr int kBlockM = kBlockM_, kBlockK = kBlockK_, kBlockN = kBlockN_;
+  static constexpr int kLhs = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
+  // Expand divides its warps first over tokens, then over columns; outer over columns.
+  static constexpr int kWarpsM = kBlockM / 16 < kWarps ? kBlockM / 16 : kWarps;
+  static constexpr int kWarpsN = kWarps / kWarpsM;
+  static constexpr int kExpandM = kBlockM / 16 / kWarpsM, kExpandN = kBlockN / 8 / kWarpsN;
+  static constexpr int kOuterM = kBlockK / 16, kOuterN = kBlockN / 8 / kWarps;
+  static constexpr int kResultRows = kBlockK, kResultPitch = kBlockN + 8;  // of z in shared memory; pitch in floats
+  static_assert(kExpandN > 0 && kOuterN > 0 && kMaxStripBlockM % kBlockM == 0);
 
-  // Bytes of shared memory. `streams`: the left operand has more than one block, so w does not stay.
+  // Bytes of shared memory. `streams`: lhs has more than one K tile, so w is loaded again for each.
   static int bytes(bool expands, bool has_outer, bool streams, int experts) {
-    int numbers = 2 * kLeft;
-    if (expands) numbers += 2 * kStrip + (streams ? 2 : 1) * kWeights;
-    if (has_outer) numbers += 2 * kStrip;
-    const int ring = numbers * static_cast<int>(sizeof(Scalar)) + left_scratch(kTokens, experts) * 4;
-    const int result = has_outer ? kRank * kResultPitch * 4 + kWarps * 4 : 0;
+    int elements = 2 * kLhs;
+    if (expands) elements += 2 * kStrip + (streams ? 2 : 1) * kRhs;
+    if (has_outer) elements += 2 * kStrip;
+    const int ring = elements * static_cast<int>(sizeof(Scalar)) + lhs_scratch(kBlockM, experts) * 4;
+    const int result = has_outer ? kBlockK * kResultPitch * 4 + kWarps * 4 : 0;
     return ring > result ? ring : result;
   }
 };
 
-// tile (+)= scale sum, where the accumulators begin at row m and column n of the tile.
-template <typename Scalar, int kColumns, int kM, int kN>
+// tile (+)= scale * sum, with the accumulators starting at (m, n) of the tile.
+template <typename Scalar, int kBlockN, int kM, int kN>
 __device__ inline void add_scaled(Scalar *tile, const Accumulators<kM, kN> &sum, int m, int n, float scale,
                                   bool accumulate) {
   for_each_pair(sum, [&](int row, int column, float first, float second) {
-    Scalar *pair = tile + place<Scalar, kColumns>(m + row, n + column);
+    Scalar *pair = tile + place<Scalar, kBlockN>(m + row, n + column);
     first *= scale;
     second *= scale;
     if (accumulate) {
@@ -70,71 +71,69 @@ __device__ inline void add_scaled(Scalar *tile, const Accumulators<kM, kN> &sum,
   });
 }
 
-struct StripBlock {
-  int slice, split;  // of columns, of tokens
-  int block;         // of the left operand's columns, for outer
+struct StripIndex {
+  int column_tile, split;  // of the columns, of the tokens
+  int row_tile;            // of z, for outer: which BLOCK_K columns of lhs
 };
 
-// Runs the walk. With kOuter the result z of the block's rows is left in shared memory, kResultPitch floats a row, for
-// all threads to read. fill_weights(tile, first row) brings w's rows; it is asked once where the left operand is one
-// block.
-template <typename Tile, bool kExpand, bool kOuter, typename FillWeights>
-__device__ inline const float *walk_strip(char *shared, const StripOperands &operands, const StripBlock &at,
-                                          bool expands, bool has_outer, const FillWeights &fill_weights) {
+// Iterates over the block's tokens. With kOuter the result z is left in shared memory, kResultPitch floats per row,
+// readable by all threads. fill_rhs(tile, first row) loads rows of w; it is called once if lhs has one K tile.
+template <typename Tile, bool kExpand, bool kOuter, typename FillRhs>
+__device__ inline const float *walk_strip(char *shared, const StripOperands &operands, const StripIndex &at,
+                                          bool expands, bool has_outer, const FillRhs &fill_rhs) {
   using Scalar = typename Tile::Scalar;
   using Engine = typename Tile::Engine;
-  constexpr bool kForms = kExpand && kOuter;  // the left operand is dh
-  const int column = at.slice * Tile::kColumns;
+  constexpr bool kFormsDHidden = kExpand && kOuter;  // lhs is dh
+  const int column = at.column_tile * Tile::kBlockN;
   const int begin = at.split * operands.split_tokens;
   const int end = min(begin + operands.split_tokens, operands.tokens);
-  const int all_blocks = (operands.left.columns + Tile::kRank - 1) / Tile::kRank;
-  const bool walks_blocks = kExpand && expands;
-  const int blocks = walks_blocks ? all_blocks : 1;
-  const int first_block = walks_blocks ? 0 : at.block;
+  const int all_k_tiles = (operands.lhs.columns + Tile::kBlockK - 1) / Tile::kBlockK;
+  const bool iterates_k_tiles = kExpand && expands;
+  const int k_tiles = iterates_k_tiles ? all_k_tiles : 1;
+  const int first_k_tile = iterates_k_tiles ? 0 : at.row_tile;
 
-  auto *left_ring = reinterpret_cast<Scalar *>(shared);
-  Scalar *next = left_ring + 2 * Tile::kLeft;
+  auto *lhs_ring = reinterpret_cast<Scalar *>(shared);
+  Scalar *next = lhs_ring + 2 * Tile::kLhs;
   Scalar *x_ring = next;
   if (kOuter && has_outer) next += 2 * Tile::kStrip;
   Scalar *out_ring = next;
-  Scalar *weights = next + 2 * Tile::kStrip;
-  if (kExpand && expands) next = weights + (blocks > 1 ? 2 : 1) * Tile::kWeights;
-  const LeftScratch<Tile::kTokens> scratch(reinterpret_cast<float *>(next), operands.left.router.experts);
+  Scalar *rhs_ring = next + 2 * Tile::kStrip;
+  if (kExpand && expands) next = rhs_ring + (k_tiles > 1 ? 2 : 1) * Tile::kRhs;
+  const LhsScratch<Tile::kBlockM> scratch(reinterpret_cast<float *>(next), operands.lhs.router.experts);
 
-  const int tiles = max((end - begin + Tile::kTokens - 1) / Tile::kTokens, 0);
-  const int steps = tiles * blocks;
+  const int tiles = max((end - begin + Tile::kBlockM - 1) / Tile::kBlockM, 0);
+  const int steps = tiles * k_tiles;
   const auto fill = [&](int step) {
     if (step < steps) {
-      const int tile = step / blocks, block = step % blocks;
-      const int token = begin + tile * Tile::kTokens;
+      const int tile = step / k_tiles, k_tile = step % k_tiles;
+      const int token = begin + tile * Tile::kBlockM;
       const Window window = {token, end, column, operands.columns};
-      if (block == 0) {
+      if (k_tile == 0) {
         if (kOuter && has_outer)
-          stage_activations<Scalar, Tile::kTokens, Tile::kColumns>(x_ring + tile % 2 * Tile::kStrip, operands.x,
-                                                                   window);
+          stage_activations<Scalar, Tile::kBlockM, Tile::kBlockN>(x_ring + tile % 2 * Tile::kStrip, operands.x, window);
         if (kExpand && expands && operands.out.accumulate)
-          stage_activations<Scalar, Tile::kTokens, Tile::kColumns>(out_ring + tile % 2 * Tile::kStrip,
-                                                                   operands.out.operand(), window);
+          stage_activations<Scalar, Tile::kBlockM, Tile::kBlockN>(out_ring + tile % 2 * Tile::kStrip,
+                                                                  operands.out.operand(), window);
       }
-      if (kExpand && blocks > 1) fill_weights(weights + step % 2 * Tile::kWeights, block * Tile::kRank);
-      Scalar *left = left_ring + step % 2 * Tile::kLeft;
-      const int row = (first_block + block) * Tile::kRank;
-      if constexpr (kForms)
-        stage_gradient<Scalar, Tile::kTokens, Tile::kRank>(left, operands.left, scratch, token, end, row);
+      if (kExpand && k_tiles > 1) fill_rhs(rhs_ring + step % 2 * Tile::kRhs, k_tile * Tile::kBlockK);
+      Scalar *lhs = lhs_ring + step % 2 * Tile::kLhs;
+      const int row = (first_k_tile + k_tile) * Tile::kBlockK;
+      if constexpr (kFormsDHidden)
+        stage_d_hidden<Scalar, Tile::kBlockM, Tile::kBlockK>(lhs, operands.lhs, scratch, token, end, row);
       else
-        stage_left<Scalar, Tile::kTokens, Tile::kRank>(left, operands.left, scratch, token, end, row);
+        stage_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(lhs, operands.lhs, scratch, token, end, row);
     }
     copy_commit();
   };
 
-  if constexpr (kForms) prepare_router_gradient(operands.left.router, scratch);
-  if (kExpand && expands && blocks == 1) fill_weights(weights, 0);
+  if constexpr (kFormsDHidden) prepare_router_gradient(operands.lhs.router, scratch);
+  if (kExpand && expands && k_tiles == 1) fill_rhs(rhs_ring, 0);
   fill(0);
-  __syncthreads();  // the next fill writes the same scratch
+  __syncthreads();  // the next fill writes to the same scratch memory
 
   const int warp = threadIdx.x / kWarp;
-  const int down = warp / Tile::kWarpsAcross * Tile::kExpandM * 16;
-  const int across = warp % Tile::kWarpsAcross * Tile::kExpandN * 8;
+  const int warp_m = warp / Tile::kWarpsN * Tile::kExpandM * 16;
+  const int warp_n = warp % Tile::kWarpsN * Tile::kExpandN * 8;
   const int outer_column = warp * Tile::kOuterN * 8;
   Accumulators<kExpand ? Tile::kExpandM : 1, kExpand ? Tile::kExpandN : 1> sum;
   Accumulators<kOuter ? Tile::kOuterM : 1, kOuter ? Tile::kOuterN : 1> z;
@@ -144,26 +143,26 @@ __device__ inline const float *walk_strip(char *shared, const StripOperands &ope
     fill(step + 1);
     copy_wait<1>();
     __syncthreads();
-    const int tile = step / blocks, block = step % blocks;
-    const int token = begin + tile * Tile::kTokens;
-    const Scalar *left = left_ring + step % 2 * Tile::kLeft;
+    const int tile = step / k_tiles, k_tile = step % k_tiles;
+    const int token = begin + tile * Tile::kBlockM;
+    const Scalar *lhs = lhs_ring + step % 2 * Tile::kLhs;
     if constexpr (kOuter) {
       if (has_outer)
-        multiply<Engine, Along::kOuter, Tile::kRank, Along::kOuter, Tile::kColumns>(
-            z, left, 0, x_ring + tile % 2 * Tile::kStrip, outer_column, 0, Tile::kTokens / Engine::kDepth);
+        multiply<Engine, Along::kOuter, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(
+            z, lhs, 0, x_ring + tile % 2 * Tile::kStrip, outer_column, 0, Tile::kBlockM / Engine::kStepK);
     }
     if constexpr (kExpand) {
       if (expands) {
-        const Scalar *w = weights + (blocks > 1 ? step % 2 * Tile::kWeights : 0);
-        const int depth = min(operands.left.columns - block * Tile::kRank, Tile::kRank);
-        multiply<Engine, Along::kDepth, Tile::kRank, Along::kOuter, Tile::kColumns>(
-            sum, left, down, w, across, 0, (depth + Engine::kDepth - 1) / Engine::kDepth);
-        if (block == blocks - 1) {
+        const Scalar *w = rhs_ring + (k_tiles > 1 ? step % 2 * Tile::kRhs : 0);
+        const int depth = min(operands.lhs.columns - k_tile * Tile::kBlockK, Tile::kBlockK);
+        multiply<Engine, Along::kDepth, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(
+            sum, lhs, warp_m, w, warp_n, 0, (depth + Engine::kStepK - 1) / Engine::kStepK);
+        if (k_tile == k_tiles - 1) {
           Scalar *out = out_ring + tile % 2 * Tile::kStrip;
-          add_scaled<Scalar, Tile::kColumns>(out, sum, down, across, operands.out_scale, operands.out.accumulate);
+          add_scaled<Scalar, Tile::kBlockN>(out, sum, warp_m, warp_n, operands.out_scale, operands.out.accumulate);
           clear(sum);
           __syncthreads();
-          unstage<Scalar, Tile::kTokens, Tile::kColumns>(out, operands.out, {token, end, column, operands.columns});
+          unstage<Scalar, Tile::kBlockM, Tile::kBlockN>(out, operands.out, {token, end, column, operands.columns});
         }
       }
     }
@@ -172,7 +171,7 @@ __device__ inline const float *walk_strip(char *shared, const StripOperands &ope
   auto *result = reinterpret_cast<float *>(shared);
   if constexpr (kOuter) {
     if (has_outer) {
-      copy_wait<0>();  // without tokens nothing has waited for w
+      copy_wait<0>();  // without tokens no step has waited for w
       __syncthreads();
       for_each_pair(z, [&](int k, int n, float first, float second) {
         *reinterpret_cast<float2 *>(result + k * Tile::kResultPitch + outer_column + n) = make_float2(first, second);
@@ -183,11 +182,11 @@ __device__ inline const float *walk_strip(char *shared, const StripOperands &ope
   return result;
 }
 
-// Rows of a plain matrix.
+// Loads rows of a stored matrix w.
 template <typename Tile>
-__device__ inline void stage_weights(typename Tile::Scalar *tile, const Operand &w, int rows, int row, int column,
-                                     int columns) {
-  stage<typename Tile::Scalar, Tile::kRank, Tile::kColumns>(tile, w, {row, rows, column, columns});
+__device__ inline void stage_rhs(typename Tile::Scalar *tile, const Operand &w, int rows, int row, int column,
+                                 int columns) {
+  stage<typename Tile::Scalar, Tile::kBlockK, Tile::kBlockN>(tile, w, {row, rows, column, columns});
 }
 
 }  // namespace lily::cuda

@@ -1,5 +1,5 @@
-// Shapes of tiles, as data: each engine's rows, with the reason for each. The host picks a row by rank and by the
-// number of blocks that it makes; kernels are compiled for these rows and no others.
+// The tile table: the tile shapes of each engine, with the reason for each. The host selects a row by the rank and by
+// the number of blocks that it gives; kernels are compiled for these shapes only.
 #pragma once
 
 #include "backward_dy_once.cuh"
@@ -18,45 +18,47 @@ struct Table {};
 template <typename Engine>
 struct Tiles;
 
-// 16-bit operands on matrix units. All rows: four warps; up to 128 accumulators a thread; two blocks or more on a
-// multiprocessor of 100 KiB.
+// 16-bit operands on matrix units. Every shape has four warps, at most 128 accumulators per thread, and at least two
+// resident blocks on a multiprocessor with 100 KiB of shared memory.
 template <typename T>
 struct Tiles<Tensor<T>> {
   using E = Tensor<T>;
-  // Tokens, rank. With few tokens 16 (of which 8 may be used) make enough blocks; with many, a block reads w less
-  // often. Three sums for each element: two halves, and what is added of chunks.
-  using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>,   // w is a quarter of x; decoding: a chunk at once
+  // BLOCK_M (tokens), BLOCK_N (rank). With few tokens, 16 (of which 8 may be used) gives enough blocks; with many, a
+  // larger tile reads w less often. Each element has three accumulators: the two halves of a split, and the sum over
+  // splits.
+  using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>,   // w is a quarter of x; decoding: a split at once
                        ShrinkTile<E, 16, 32>, ShrinkTile<E, 64, 32>,   //
                        ShrinkTile<E, 16, 64>, ShrinkTile<E, 64, 64>,   // 96 accumulators
                        ShrinkTile<E, 16, 128>, ShrinkTile<E, 32, 128>  // 96 accumulators
                        >;
-  // Tokens, rank, columns. 64 columns are a line of memory; 32 make twice the blocks where parts of a gradient, which
-  // more splits would need, are large against x.
+  // BLOCK_M (tokens), BLOCK_K (rank), BLOCK_N (columns). 64 columns are 128 bytes; 32 give twice the blocks, if the
+  // partial sums of a gradient that more splits need are large compared with x.
   using Strip = Table<StripTile<E, 64, 16, 64>,                            //
                       StripTile<E, 64, 32, 64>,                            //
                       StripTile<E, 64, 64, 64>, StripTile<E, 64, 64, 32>,  //
                       StripTile<E, 64, 128, 64>, StripTile<E, 64, 128, 32>>;
-  // Shrink tile, E r. Fewer tokens than 64 would not pay for streaming B.
+  // Shrink tile, BLOCK_K (E r). With fewer than 64 tokens per block, streaming B does not pay off.
   using Token = Table<TokenTile<ShrinkTile<E, 64, 16>, 64>, TokenTile<ShrinkTile<E, 64, 32>, 64>>;
-  // Tokens: up to 16 take one row of blocks of the matrix units; else four, of which some may be zeros.
+  // BLOCK_M (tokens): up to 16 take one 16-row fragment; more take four, some of which may be zeros.
   using Decode = Table<DecodeTile<E, 16>, DecodeTile<E, kDecodeTokens>>;
-  // Rank: beyond 32 the parts of q and D are more than a second reading of dy.
+  // BLOCK_K (rank): above 32 the partial sums of q and D exceed a second read of dy.
   using Once = Table<OnceTile<E, 16>, OnceTile<E, 32>>;
-  // Rows, columns, depth of a stage, stages; the largest that makes blocks enough is taken. Per step of 16, clocks of
-  // shared memory (4 per fragment, and the copies) against those of the matrix units (2 per instruction on A100, 1 on
-  // H100, whose units only wgmma keeps busy):
+  // BLOCK_M, BLOCK_N, BLOCK_K, stages. The largest shape that gives enough blocks is taken. The comments compare, per K
+  // step of 16, the clocks of shared memory (4 per fragment, plus the copies) with those of the matrix units (2 per
+  // instruction on A100; 1 on H100, whose full rate requires wgmma):
   using Large = Table<
-      // 128 accumulators, 2 blocks in 140 KiB. Fragments 128, copies 64: 192 to 256, all of A100's rate but for
-      // barriers (expect 80 %), two thirds of what mma.sync has on H100.
+      // 128 accumulators, 2 blocks in 140 KiB. Fragments 128, copies 64: 192 against 256. All of A100's rate except
+      // barriers (expect 80 %), two thirds of the mma.sync rate on H100.
       LargeTile<E, 128, 128, 32, 4>,
-      // 32 accumulators, 2 to 4 blocks in 48 KiB each. 64 and 32: 96 to 64, two thirds of A100's rate, a third of
+      // 32 accumulators, 2 to 4 blocks in 48 KiB each. 64 and 32: 96 against 64. Two thirds of A100's rate, a third of
       // H100's.
       LargeTile<E, 64, 64, 64, 3>,
-      // Few tokens: the rows of A or the columns of B, once each, are what takes time; many blocks, deep copies.
+      // Few tokens: loading the rows of A or the columns of B once takes most of the time; many blocks with deep
+      // copies.
       LargeTile<E, 16, 32, 64, 6>>;
 };
 
-// float32: half the tokens, for the numbers are twice as long; all rows within the 64 KiB of Turing.
+// float32: half the tokens, because elements are twice as large; every shape fits into the 64 KiB of Turing.
 template <typename Engine>
 struct FloatTiles {
   using Shrink = Table<ShrinkTile<Engine, 16, 16>, ShrinkTile<Engine, 32, 16>,  //
@@ -64,7 +66,7 @@ struct FloatTiles {
   using Strip = Table<StripTile<Engine, 32, 16, 64>, StripTile<Engine, 32, 64, 32>>;
   using Token = Table<>;
   using Decode = Table<DecodeTile<Engine, 16>, DecodeTile<Engine, kDecodeTokens>>;
-  using Once = Table<>;  // arithmetic is their limit, not memory
+  using Once = Table<>;  // limited by arithmetic, not by memory
   using Large = Table<LargeTile<Engine, 64, 64, 32, 3>, LargeTile<Engine, 16, 32, 32, 6>>;
 };
 template <>
@@ -72,29 +74,29 @@ struct Tiles<Exact> : FloatTiles<Exact> {};
 template <>
 struct Tiles<Tf32> : FloatTiles<Tf32> {};
 
-// ---- Looking rows up ----
+// ---- Lookup ----
 
-// The smallest rank of the table that holds `rank`, else its largest.
-template <typename... Rows>
-int fitting_rank(Table<Rows...>, int rank) {
+// The smallest size_of(row) in the table that is at least `rank`; if there is none, the largest.
+template <typename... Rows, typename Size>
+int fitting_size(Table<Rows...>, int rank, const Size &size_of) {
   int best = 0, largest = 0;
-  const auto look = [&](int row) {
-    if (row >= rank && (best == 0 || row < best)) best = row;
-    if (row > largest) largest = row;
+  const auto consider = [&](int size) {
+    if (size >= rank && (best == 0 || size < best)) best = size;
+    if (size > largest) largest = size;
   };
-  (look(Rows::kRank), ...);
+  (consider(size_of(Rows{})), ...);
   return best != 0 ? best : largest;
 }
 
-// Calls take(row) for the first row that matches(row); false: there is none.
-template <typename... Rows, typename Matches, typename Take>
-bool with_row(Table<Rows...>, const Matches &matches, const Take &take) {
-  return ((matches(Rows{}) ? (take(Rows{}), true) : false) || ...);
+// Calls visit(row) for the first row for which matches(row) holds; returns false if there is none.
+template <typename... Rows, typename Matches, typename Visit>
+bool with_row(Table<Rows...>, const Matches &matches, const Visit &visit) {
+  return ((matches(Rows{}) ? (visit(Rows{}), true) : false) || ...);
 }
 
-template <typename... Rows, typename Take>
-void for_each_row(Table<Rows...>, const Take &take) {
-  (take(Rows{}), ...);
+template <typename... Rows, typename Visit>
+void for_each_row(Table<Rows...>, const Visit &visit) {
+  (visit(Rows{}), ...);
 }
 
 }  // namespace lily::cuda

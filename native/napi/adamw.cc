@@ -1,32 +1,32 @@
-// The optimiser's step: unpack, take a workspace, call the ABI.
-#include "napi/adamw.h"
-
+// A step of AdamW: reads the arguments, takes a workspace from the pool and calls the ABI.
 #include <vector>
 
 #include "core/caching_pool.h"
 #include "core/problem.h"
-#include "napi/backends.h"
-#include "napi/descriptor.h"
+#include "napi/exports.h"
 #include "napi/operands.h"
 
 namespace lily::napi {
 namespace {
 
-// Four arrays for each parameter, in this order.
+// The four arrays of a parameter, in the order of the arguments.
 enum Array { kValue, kGrad, kExpAvg, kExpAvgSq, kArrayCount };
 
 class AdamWArguments {
  public:
   explicit AdamWArguments(const Napi::CallbackInfo &info)
-      : env_(info.Env()), norm_(info[1]), arrays_(info[2].As<Napi::Array>()), count_(arrays_.Length() / kArrayCount) {
-    const int64_t length = adamw_field::kCount + count_ * adamw_parameter_field::kCount;
-    numbers_ = static_cast<const double *>(array_memory(env_, info[0], length, sizeof(double), "descriptor"));
-    backend_ = backend_by_number(numbers_[adamw_field::kBackend]);
-    if (backend_ == nullptr) throw make_error(env_, "ERR_LILY_BACKEND_UNAVAILABLE", cuda_absence());
-    device_ = static_cast<int32_t>(whole(adamw_field::kDevice));
+      : env_(info.Env()),
+        norm_(info[1]),
+        arrays_(info[2].As<Napi::Array>()),
+        count_(arrays_.Length() / kArrayCount),
+        numbers_(static_cast<const double *>(array_memory(env_, info[0],
+                                                          adamw_field::kCount + count_ * adamw_parameter_field::kCount,
+                                                          sizeof(double), "descriptor"))),
+        operands_{env_, &available_backend(env_, numbers_[adamw_field::kBackend]), 0} {
+    operands_.device = static_cast<int32_t>(whole(adamw_field::kDevice));
   }
 
-  const lily_backend &backend() const { return *backend_; }
+  const lily_backend &backend() const { return *operands_.backend; }
   lily_stream home() const { return static_cast<lily_stream>(whole(adamw_field::kHome)); }
 
   lily_adamw call() const {
@@ -36,8 +36,8 @@ class AdamWArguments {
     call.eps = numbers_[adamw_field::kEps];
     call.step = whole(adamw_field::kStep);
     call.max_norm = static_cast<float>(numbers_[adamw_field::kMaxNorm]);
-    if (!norm_.IsNull()) call.norm = static_cast<float *>(memory(norm_, 0, 1, sizeof(float), "norm"));
-    call.device = device_;
+    if (!norm_.IsNull()) call.norm = static_cast<float *>(operands_.array(norm_, 0, 1, sizeof(float), "norm"));
+    call.device = operands_.device;
     call.stream = static_cast<lily_stream>(whole(adamw_field::kStream));
     return call;
   }
@@ -53,15 +53,15 @@ class AdamWArguments {
   lily_adamw_parameter parameter(uint32_t index) const {
     using namespace adamw_parameter_field;
     const double *const field = numbers_ + adamw_field::kCount + index * kCount;
-    const auto integer = [&](int i) { return whole_number(env_, field[i], kNames[i]); };
+    const auto integer = [&](Position i) { return whole_number(env_, field[i], kNames[i]); };
     const int64_t count = integer(kElements);
-    const auto dtype = [&](int i) {
+    const auto dtype = [&](Position i) {
       const int64_t value = integer(i);
       if (value >= LILY_FLOAT32 && value <= LILY_FLOAT16) return static_cast<int32_t>(value);
       throw make_error(env_, "ERR_LILY_DTYPE", "unknown dtype");
     };
     const auto array = [&](Array array, int64_t offset, int32_t type, const char *name) {
-      return memory(arrays_[index * kArrayCount + array], offset, count, dtype_bytes(type), name);
+      return operands_.array(arrays_[index * kArrayCount + array], offset, count, dtype_bytes(type), name);
     };
     lily_adamw_parameter parameter = {};
     parameter.value_dtype = dtype(kValueDtype);
@@ -79,21 +79,16 @@ class AdamWArguments {
     return parameter;
   }
 
-  int64_t whole(int field) const { return whole_number(env_, numbers_[field], adamw_field::kNames[field]); }
-
-  void *memory(napi_value value, int64_t offset, int64_t count, int64_t element_bytes, const char *name) const {
-    int64_t bytes = 0;
-    if (__builtin_mul_overflow(count, element_bytes, &bytes)) bytes = -1;
-    return memory_of(env_, *backend_, device_, value, offset, bytes, name);
+  int64_t whole(adamw_field::Position field) const {
+    return whole_number(env_, numbers_[field], adamw_field::kNames[field]);
   }
 
   const Napi::Env env_;
   const Napi::Value norm_;
   const Napi::Array arrays_;
   const uint32_t count_;
-  const double *numbers_;
-  const lily_backend *backend_;
-  int32_t device_;
+  const double *const numbers_;
+  Operands operands_;
 };
 
 }  // namespace

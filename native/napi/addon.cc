@@ -1,13 +1,10 @@
-// The addon's exports. What each is stands in lib/binding/native.ts.
+// The addon's exports; lib/binding/native.ts describes them.
 #include <napi.h>
 
 #include "lily/backend.h"
-#include "napi/adamw.h"
-#include "napi/backends.h"
-#include "napi/calls.h"
 #include "napi/descriptor.h"
-#include "napi/device.h"
-#include "napi/file_lock.h"
+#include "napi/environment.h"
+#include "napi/exports.h"
 
 namespace {
 
@@ -15,6 +12,17 @@ Napi::Array names(Napi::Env env, const char *const *list, int count) {
   Napi::Array array = Napi::Array::New(env, count);
   for (int i = 0; i < count; ++i) array[static_cast<uint32_t>(i)] = Napi::String::New(env, list[i]);
   return array;
+}
+
+// The names of each list, in order.
+Napi::Object descriptor(Napi::Env env) {
+  using namespace lily::napi;
+  Napi::Object lists = Napi::Object::New(env);
+#define LILY_EXPORT_LIST(space, javascript_name, list) \
+  lists.Set(#javascript_name, names(env, space::kNames, space::kCount));
+  LILY_DESCRIPTOR_LISTS(LILY_EXPORT_LIST)
+#undef LILY_EXPORT_LIST
+  return lists;
 }
 
 struct Constant {
@@ -59,12 +67,7 @@ Napi::Object constants(Napi::Env env) {
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   using namespace lily::napi;
-  exports.Set("fields", names(env, kFieldNames, kFieldCount));
-  exports.Set("slotFields", names(env, kSlotFieldNames, kSlotFieldCount));
-  exports.Set("forwardSlots", names(env, forward_slot::kNames, forward_slot::kCount));
-  exports.Set("backwardSlots", names(env, backward_slot::kNames, backward_slot::kCount));
-  exports.Set("adamwFields", names(env, adamw_field::kNames, adamw_field::kCount));
-  exports.Set("adamwParameterFields", names(env, adamw_parameter_field::kNames, adamw_parameter_field::kCount));
+  exports.Set("descriptor", descriptor(env));
   exports.Set("constants", constants(env));
   exports.Set("forward", Napi::Function::New<forward>(env));
   exports.Set("forwardAsync", Napi::Function::New<forward_async>(env));
@@ -76,7 +79,11 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("fileLock", Napi::Function::New<file_lock>(env));
   exports.Set("backends", Napi::Function::New<backends>(env));
   exports.Set("processor", Napi::Function::New<processor>(env));
-  add_device_functions(env, exports);
+  add_memory_functions(env, exports);
+  add_transfer_functions(env, exports);
+  add_stream_functions(env, exports);
+  add_graph_functions(env, exports);
+  add_pool_functions(env, exports);
   env.SetInstanceData(new Environment);
   return exports;
 }

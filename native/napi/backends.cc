@@ -6,9 +6,13 @@
 
 #include <atomic>
 
+#include "napi/exports.h"
+#include "napi/operands.h"
+
 #if defined(__GLIBC__)
-// glibc 2.34 gave these new versions without changing them; a linker takes the newest, and the addon would then not
-// load where it otherwise does. The old version is that of the first glibc for the processor.
+// glibc 2.34 gave these functions new symbol versions without changing them. The linker takes the newest version, with
+// which the addon would not load on an older glibc. LILY_FIRST_GLIBC is the version of the first glibc for the
+// processor.
 #if defined(__x86_64__)
 #define LILY_FIRST_GLIBC "GLIBC_2.2.5"
 #elif defined(__aarch64__)
@@ -32,7 +36,7 @@ struct CudaLibrary {
 
 std::atomic<const lily_backend *> opened{nullptr};
 
-// Beside the addon, in build/Release or prebuilds/.
+// The library's default path: beside the addon, in build/Release or prebuilds/.
 std::string default_path() {
   Dl_info addon;
   if (dladdr(reinterpret_cast<const void *>(&default_path), &addon) == 0 || addon.dli_fname == nullptr) return "";
@@ -66,7 +70,7 @@ CudaLibrary open_cuda() {
 }
 
 const CudaLibrary &cuda() {
-  // Never destroyed: finalizers of the addon may come late.
+  // Never destroyed: finalizers of the addon can run late.
   static const CudaLibrary *const library = new CudaLibrary(open_cuda());
   return *library;
 }
@@ -135,6 +139,17 @@ Napi::Value processor(const Napi::CallbackInfo &info) {
   described.Set("quota", found.quota);
   described.Set("physicalCores", found.physical_cores);
   return described;
+}
+
+// (backend, device, roof, bytes) -> rate
+Napi::Value measure_roof(const Napi::CallbackInfo &info) {
+  const lily_backend &backend = available_backend(info.Env(), info[0].As<Napi::Number>().DoubleValue());
+  double rate = 0.0;
+  const lily_status status =
+      backend.measure_roof(info[1].As<Napi::Number>().Int32Value(), info[2].As<Napi::Number>().Int32Value(),
+                           static_cast<size_t>(info[3].As<Napi::Number>().Int64Value()), &rate);
+  check(info.Env(), backend, status);
+  return Napi::Number::New(info.Env(), rate);
 }
 
 }  // namespace lily::napi

@@ -1,7 +1,5 @@
-// Which backends there are: the CPU's, built in, and CUDA's, a library that is opened when it is first asked for.
+// The backends: the CPU backend is part of the addon, the CUDA backend is a library that is opened on first use.
 #pragma once
-
-#include <napi.h>
 
 #include <string>
 
@@ -9,17 +7,13 @@
 
 namespace lily::napi {
 
-// By its number in `constants.backend`; null: cuda_absence says why.
+// The backend of a number in `constants.backend`; null if it is absent, cuda_absence says why.
 const lily_backend *backend_by_number(double number);
 
-// Why there is no CUDA library, or "".
+// Why the CUDA library is absent; "" if it is not.
 const std::string &cuda_absence();
 
-// The CUDA backend if it was opened already; it is not opened for this.
+// The CUDA backend if it is open already, otherwise null.
 const lily_backend *opened_cuda_backend();
-
-// Described in lib/binding/native.ts.
-Napi::Value backends(const Napi::CallbackInfo &info);
-Napi::Value processor(const Napi::CallbackInfo &info);
 
 }  // namespace lily::napi

@@ -1,14 +1,11 @@
-// The operations: unpack, take a workspace, call the ABI. Each runs on the calling thread or, as Async, on libuv's
-// pool; a CUDA call only enqueues, on the calling thread.
-#include "napi/calls.h"
-
-#include <string>
-#include <vector>
+// Forward and backward: each reads its arguments, takes a workspace from the pool and calls the ABI. A call runs on the
+// calling thread or, as an async function, on libuv's thread pool. A CUDA call only enqueues work, on the calling
+// thread.
+#include <utility>
 
 #include "core/caching_pool.h"
-#include "core/problem.h"
-#include "napi/backends.h"
-#include "napi/operands.h"
+#include "napi/arguments.h"
+#include "napi/exports.h"
 
 namespace lily::napi {
 namespace {
@@ -35,7 +32,7 @@ struct Backward {
   static lily_status run(const lily_backend &backend, const Call &call) { return backend.backward(&call); }
 };
 
-// A call that is ready to run on any thread.
+// A call that any thread can run.
 template <typename Operation>
 struct Prepared {
   const lily_backend &backend;
@@ -72,7 +69,7 @@ class Worker : public Napi::AsyncWorker {
       : Napi::AsyncWorker(info.Env(), "lily-kernels"),
         deferred_(Napi::Promise::Deferred::New(info.Env())),
         prepared_(std::move(prepared)) {
-    // The operands' memory must outlive the call.
+    // Keeps the memory of the operands alive during the call.
     Napi::Array operands = Napi::Array::New(info.Env(), info.Length());
     for (uint32_t i = 0; i < info.Length(); ++i) operands[i] = info[i];
     operands_ = Napi::Persistent(operands.As<Napi::Object>());
@@ -109,55 +106,5 @@ void forward(const Napi::CallbackInfo &info) { run<Forward>(info); }
 Napi::Value forward_async(const Napi::CallbackInfo &info) { return run_async<Forward>(info); }
 void backward(const Napi::CallbackInfo &info) { run<Backward>(info); }
 Napi::Value backward_async(const Napi::CallbackInfo &info) { return run_async<Backward>(info); }
-
-void fold(const Napi::CallbackInfo &info) {
-  static constexpr const char *kSlotNames[] = {"db"};
-  const Arguments arguments(info, kSlotNames, 1);
-  const lily_problem &problem = arguments.problem();
-  const auto partials = info[3].As<Napi::Array>(), weights = info[4].As<Napi::Array>();
-  const int64_t layer_count = partials.Length();
-  // Two numbers for each layer: the number of its partials, and where its weights begin.
-  const auto *numbers =
-      static_cast<const double *>(array_memory(info.Env(), info[2], 2 * layer_count, sizeof(double), "layers"));
-  std::vector<lily_deferred> layers;
-  for (int64_t i = 0; i < layer_count; ++i) {
-    const Napi::Value partial = partials[static_cast<uint32_t>(i)], weight = weights[static_cast<uint32_t>(i)];
-    const int64_t count = static_cast<int64_t>(numbers[2 * i]);
-    if (count < 0 || count > kMaxExperts || (weight.IsNull() && count != problem.experts)) {
-      throw make_error(info.Env(), "ERR_LILY_ARGUMENT", "groups do not match the deferred gradients");
-    }
-    lily_deferred layer = {};
-    layer.partial = static_cast<const float *>(
-        arguments.array_of(partial, 0, count * problem.rank * problem.d_out, sizeof(float), "a deferred gradient"));
-    if (!weight.IsNull()) {
-      layer.weights = static_cast<const float *>(arguments.array_of(weight, static_cast<int64_t>(numbers[2 * i + 1]),
-                                                                    count * problem.experts, sizeof(float),
-                                                                    "weights of a deferred gradient"));
-    }
-    layer.groups = count;
-    layers.push_back(layer);
-  }
-  lily_fold call = {};
-  call.rank = problem.rank;
-  call.experts = problem.experts;
-  call.d_out = problem.d_out;
-  call.layers = layers.data();
-  call.layer_count = layer_count;
-  call.db = arguments.matrix(0, problem.experts * problem.rank, problem.d_out);
-  call.device = problem.device;
-  call.stream = arguments.stream();
-  check(info.Env(), arguments.backend(), arguments.backend().fold(&call));
-}
-
-Napi::Value measure_roof(const Napi::CallbackInfo &info) {
-  const lily_backend *backend = backend_by_number(info[0].As<Napi::Number>().DoubleValue());
-  if (backend == nullptr) throw make_error(info.Env(), "ERR_LILY_BACKEND_UNAVAILABLE", cuda_absence());
-  double rate = 0.0;
-  const lily_status status =
-      backend->measure_roof(info[1].As<Napi::Number>().Int32Value(), info[2].As<Napi::Number>().Int32Value(),
-                            static_cast<size_t>(info[3].As<Napi::Number>().Int64Value()), &rate);
-  check(info.Env(), *backend, status);
-  return Napi::Number::New(info.Env(), rate);
-}
 
 }  // namespace lily::napi

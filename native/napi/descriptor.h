@@ -1,51 +1,135 @@
-// The order of the numbers in a call's descriptor. JavaScript reads the names from here (`fields`, `slotFields`,
-// `forwardSlots`, `backwardSlots`), so this is the only place that knows it.
+// The numbers and operands of a call: what JavaScript passes to the addon, in which order. This file has the only list
+// of them. The preprocessor makes the enumerators and the names from it, and scripts/generate-descriptor.js writes the
+// positions for lib/ to lib/binding/descriptor.ts: run that script after a change here. lib/ compares the names when it
+// loads the addon.
 #pragma once
 
 namespace lily::napi {
 
 // clang-format off
-// `stream` is that of the call, `home` the one of the package that its workspace belongs to.
-enum Field {
-  kBackend, kDevice, kStream, kHome, kRouting, kPool, kActivation, kPrecision, kActivationDtype, kParameterDtype,
-  kTokens, kDIn, kDOut, kRank, kExperts, kGroups, kScaling,
-  kFieldCount
-};
-constexpr const char *kFieldNames[kFieldCount] = {
-    "backend", "device", "stream", "home", "routing", "pool", "activation", "precision", "activationDtype",
-    "parameterDtype",
-    "tokens", "dIn", "dOut", "rank", "experts", "groups", "scaling"};
 
-enum SlotField { kByteOffset, kPitch, kDtype, kAccumulate, kSlotFieldCount };
-constexpr const char *kSlotFieldNames[kSlotFieldCount] = {"byteOffset", "pitch", "dtype", "accumulate"};
+// Numbers of a forward or backward call. The call runs in `stream`; its workspace belongs to `home`, a stream of the
+// package.
+#define LILY_CALL_FIELDS(X)              \
+  X(kBackend, backend)                   \
+  X(kDevice, device)                     \
+  X(kStream, stream)                     \
+  X(kHome, home)                         \
+  X(kRouting, routing)                   \
+  X(kPool, pool)                         \
+  X(kActivation, activation)             \
+  X(kPrecision, precision)               \
+  X(kActivationDtype, activationDtype)   \
+  X(kParameterDtype, parameterDtype)     \
+  X(kTokens, tokens)                     \
+  X(kDIn, dIn)                           \
+  X(kDOut, dOut)                         \
+  X(kRank, rank)                         \
+  X(kExperts, experts)                   \
+  X(kGroups, groups)                     \
+  X(kScaling, scaling)
 
-namespace forward_slot {
-enum Slot { kX, kA, kRouter, kB, kY, kHidden, kProbabilities, kWeights, kMask, kSequenceOffsets, kCount };
-constexpr const char *kNames[kCount] = {"x", "a", "router", "b", "y", "hidden", "probabilities", "weights", "mask",
-                                        "sequenceOffsets"};
-}  // namespace forward_slot
+// Numbers of one operand. They follow the call's numbers, slot by slot.
+#define LILY_SLOT_FIELDS(X)    \
+  X(kByteOffset, byteOffset)   \
+  X(kPitch, pitch)             \
+  X(kDtype, dtype)             \
+  X(kAccumulate, accumulate)
 
-namespace backward_slot {
-enum Slot {
-  kDy, kX, kA, kRouter, kB, kHidden, kProbabilities, kWeights, kMask, kSequenceOffsets,
-  kDx, kDa, kDRouter, kDb, kDeferredDb,
-  kCount
-};
-constexpr const char *kNames[kCount] = {"dy", "x", "a", "router", "b", "hidden", "probabilities", "weights", "mask",
-                                        "sequenceOffsets", "dx", "da", "dRouter", "db", "deferredDb"};
-}  // namespace backward_slot
+// Operands of a forward call.
+#define LILY_FORWARD_SLOTS(X)            \
+  X(kX, x)                               \
+  X(kA, a)                               \
+  X(kRouter, router)                     \
+  X(kB, b)                               \
+  X(kY, y)                               \
+  X(kHidden, hidden)                     \
+  X(kProbabilities, probabilities)       \
+  X(kWeights, weights)                   \
+  X(kMask, mask)                         \
+  X(kSequenceOffsets, sequenceOffsets)
 
-// Of adamw: those of the call, then those of each parameter, whose state has no offsets.
-namespace adamw_field {
-enum Field { kBackend, kDevice, kStream, kHome, kStep, kBeta1, kBeta2, kEps, kMaxNorm, kCount };
-constexpr const char *kNames[kCount] = {"backend", "device", "stream", "home", "step", "beta1", "beta2", "eps", "maxNorm"};
-}  // namespace adamw_field
+// Operands of a backward call.
+#define LILY_BACKWARD_SLOTS(X)           \
+  X(kDy, dy)                             \
+  X(kX, x)                               \
+  X(kA, a)                               \
+  X(kRouter, router)                     \
+  X(kB, b)                               \
+  X(kHidden, hidden)                     \
+  X(kProbabilities, probabilities)       \
+  X(kWeights, weights)                   \
+  X(kMask, mask)                         \
+  X(kSequenceOffsets, sequenceOffsets)   \
+  X(kDx, dx)                             \
+  X(kDa, da)                             \
+  X(kDRouter, dRouter)                   \
+  X(kDb, db)                             \
+  X(kDeferredDb, deferredDb)
 
-namespace adamw_parameter_field {
-enum Field { kElements, kValueOffset, kValueDtype, kGradOffset, kGradDtype, kLr, kWeightDecay, kCount };
-constexpr const char *kNames[kCount] = {"elements", "valueOffset", "valueDtype", "gradOffset", "gradDtype", "lr",
-                                        "weightDecay"};
-}  // namespace adamw_parameter_field
+// Numbers of a fold. The slot numbers of db follow, then the numbers of each layer.
+#define LILY_FOLD_FIELDS(X)   \
+  X(kBackend, backend)        \
+  X(kDevice, device)          \
+  X(kStream, stream)          \
+  X(kDOut, dOut)              \
+  X(kRank, rank)              \
+  X(kExperts, experts)
+
+// Numbers of the deferred gradient of one layer: its number of r x d_out matrices, and the offset in bytes of its
+// weights.
+#define LILY_FOLD_LAYER_FIELDS(X)    \
+  X(kPartials, partials)             \
+  X(kWeightsOffset, weightsOffset)
+
+// Numbers of a step of AdamW. The numbers of each parameter follow.
+#define LILY_ADAMW_FIELDS(X)   \
+  X(kBackend, backend)         \
+  X(kDevice, device)           \
+  X(kStream, stream)           \
+  X(kHome, home)               \
+  X(kStep, step)               \
+  X(kBeta1, beta1)             \
+  X(kBeta2, beta2)             \
+  X(kEps, eps)                 \
+  X(kMaxNorm, maxNorm)
+
+// Numbers of one parameter. Its moments begin at the first byte of their memory and have no offset.
+#define LILY_ADAMW_PARAMETER_FIELDS(X)   \
+  X(kElements, elements)                 \
+  X(kValueOffset, valueOffset)           \
+  X(kValueDtype, valueDtype)             \
+  X(kGradOffset, gradOffset)             \
+  X(kGradDtype, gradDtype)               \
+  X(kLr, lr)                             \
+  X(kWeightDecay, weightDecay)
+
+// Every list with its namespace here and its name in JavaScript.
+#define LILY_DESCRIPTOR_LISTS(X)                                                    \
+  X(call_field, callFields, LILY_CALL_FIELDS)                                       \
+  X(slot_field, slotFields, LILY_SLOT_FIELDS)                                       \
+  X(forward_slot, forwardSlots, LILY_FORWARD_SLOTS)                                 \
+  X(backward_slot, backwardSlots, LILY_BACKWARD_SLOTS)                              \
+  X(fold_field, foldFields, LILY_FOLD_FIELDS)                                       \
+  X(fold_layer_field, foldLayerFields, LILY_FOLD_LAYER_FIELDS)                      \
+  X(adamw_field, adamwFields, LILY_ADAMW_FIELDS)                                    \
+  X(adamw_parameter_field, adamwParameterFields, LILY_ADAMW_PARAMETER_FIELDS)
+
+#define LILY_ENUMERATOR(enumerator, name) enumerator,
+#define LILY_NAME(enumerator, name) #name,
+#define LILY_DEFINE_LIST(space, javascript_name, list)          \
+  namespace space {                                             \
+  enum Position { list(LILY_ENUMERATOR) kEnd };                 \
+  constexpr int kCount = kEnd;                                  \
+  constexpr const char *kNames[kCount] = {list(LILY_NAME)};     \
+  }
+
+LILY_DESCRIPTOR_LISTS(LILY_DEFINE_LIST)
+
+#undef LILY_DEFINE_LIST
+#undef LILY_NAME
+#undef LILY_ENUMERATOR
+
 // clang-format on
 
 }  // namespace lily::napi

@@ -1,13 +1,14 @@
-#include "napi/file_lock.h"
+// Advisory locks of open files, by which processes that save into one folder take turns.
+#include <sys/file.h>
 
 #include <cerrno>
 
-#include <sys/file.h>
+#include "napi/exports.h"
 
 namespace lily::napi {
 
-// flock belongs to the open file, not to the process as fcntl's locks do: two handles of one process exclude each other,
-// and the kernel releases the lock when the process ends, however it ends.
+// flock belongs to the open file, not to the process as fcntl's locks do: two handles of one process exclude each
+// other, and the kernel releases the lock when the process ends, however it ends.
 Napi::Value file_lock(const Napi::CallbackInfo &info) {
   const int file = info[0].As<Napi::Number>().Int32Value();
   const int kind = info[1].As<Napi::Boolean>().Value() ? LOCK_EX : LOCK_SH;

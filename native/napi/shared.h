@@ -1,4 +1,4 @@
-// An object with several owners. What std::shared_ptr does, whose code asks for glibc 2.32.
+// A reference-counted object. It replaces std::shared_ptr, whose code requires glibc 2.32.
 #pragma once
 
 #include <atomic>

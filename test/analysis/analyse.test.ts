@@ -1,4 +1,4 @@
-/** What an adapter has learnt, against plain computations. */
+/** The analysis of an adapter, compared with plain computations. */
 import { describe, expect, it } from 'vitest'
 import { analyse, type LilyLayer, LilyModel } from '../../lib/index.js'
 import { forward } from '../reference.js'
@@ -11,7 +11,7 @@ const Q = 'layers.1.self_attn.q_proj'
 const dataOf = (parameter: LilyLayer['a']) => parameter.value.data as Float32Array
 
 describe('analyse', () => {
-  it("looks at PEFT's adapter", async () => {
+  it("analyses PEFT's adapter", async () => {
     const model = await LilyModel.fromPretrained(GOLDEN)
     const progress: unknown[] = []
     const analysis = await analyse(model, { onProgress: (...now) => progress.push(now) })
@@ -23,7 +23,7 @@ describe('analyse', () => {
       ['v_proj', 32, 16],
     ])
     const [{ parameters, loraRank, experts, layers }] = analysis.targets
-    // Two A, four routers, one B; LoRA has 32 + 32 numbers a rank and layer.
+    // Two A, four routers, one B; LoRA has 32 + 32 numbers per rank and layer.
     expect(parameters).toBe(2 * 8 * 32 + 4 * 3 * 8 + 3 * 8 * 32)
     expect(loraRank).toBe(parameters / (4 * 64))
 
@@ -45,7 +45,7 @@ describe('analyse', () => {
     expect(JSON.parse(JSON.stringify(analysis))).toEqual(analysis)
   })
 
-  it('pools the router over a sample, also of several calls', async () => {
+  it('pools the router over the samples of one or several calls', async () => {
     const model = await LilyModel.fromPretrained(GOLDEN)
     const random = randomFrom(5)
     const tokens = 9
@@ -69,11 +69,11 @@ describe('analyse', () => {
     expect(router.entropy).toBeCloseTo(entropy([...weights.value]), 5)
     const rows = Array.from({ length: tokens }, (_, t) => [...probabilities!.value.subarray(3 * t, 3 * t + 3)])
     expect(router.tokenEntropy).toBeCloseTo(rows.reduce((sum, row) => sum + entropy(row), 0) / tokens, 5)
-    // The other layers have no sample.
+    // The other layers have no samples.
     expect(analysis.targets[1].layers[0].router.source).toBe('uniform')
   })
 
-  it('takes the weights that a layer is frozen with', async () => {
+  it('uses the weights of a frozen layer', async () => {
     const model = await LilyModel.fromPretrained(GOLDEN)
     model.freeze({ [Q]: [1, 0, 0], 'layers.0.self_attn.q_proj': [1, -1, 0.5] })
     const [{ layers, experts }] = (await analyse(model)).targets
@@ -83,7 +83,7 @@ describe('analyse', () => {
     expect(experts.norms).toHaveLength(3)
   })
 
-  it('finds nothing in a new adapter', async () => {
+  it('reports updates of zero for a new adapter', async () => {
     const layers = [{ name: 'a.q', inFeatures: 6, outFeatures: 5 }]
     const [target] = (await analyse(LilyModel.create({ layers, config: { r: 2 } }))).targets
     expect(target.experts).toEqual({
@@ -96,7 +96,7 @@ describe('analyse', () => {
     expect(target.layers[0].update).toMatchObject({ norm: 0, effectiveRank: 0, sharedWithLora: 1 })
   })
 
-  it('refuses what it does not know', async () => {
+  it('rejects unknown layers and options', async () => {
     const model = await LilyModel.fromPretrained(GOLDEN)
     await expectRefused('ERR_LILY_ARGUMENT', 'sample', () => analyse(model, { sample: {} } as object))
     await expectRefused('ERR_LILY_ARGUMENT', 'elsewhere', () => analyse(model, { samples: { elsewhere: [] } }))

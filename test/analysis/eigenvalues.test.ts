@@ -1,4 +1,4 @@
-/** Eigenvalues and singular values from products of size r, against a library that computes them otherwise. */
+/** Eigenvalues and singular values from products of size r, compared with a library that uses another method. */
 import fc from 'fast-check'
 import { EigenvalueDecomposition, Matrix, SingularValueDecomposition } from 'ml-matrix'
 import { describe, expect, it } from 'vitest'
@@ -8,7 +8,7 @@ import { gaussian, randomFrom } from '../support/random.js'
 
 const random = randomFrom(11)
 
-/** The matrix whose lower half these numbers have. */
+/** The symmetric matrix with this lower triangle. */
 function symmetric(n: number, values: ArrayLike<number>): Matrix {
   const mirrored = Array.from({ length: n * n }, (_, index) => {
     const [i, j] = [Math.floor(index / n), index % n]
@@ -17,7 +17,7 @@ function symmetric(n: number, values: ArrayLike<number>): Matrix {
   return Matrix.from1DArray(n, n, mirrored)
 }
 
-/** A symmetric matrix with small integers, among which many are equal. */
+/** A symmetric matrix of small integers, many of them equal. */
 const anySymmetric = fc
   .integer({ min: 1, max: 12 })
   .chain((n) => fc.array(fc.integer({ min: -2, max: 2 }), { minLength: n * n, maxLength: n * n }))
@@ -37,7 +37,7 @@ function expectEigenvaluesOf(matrix: Matrix): void {
 }
 
 describe('eigenvalues', () => {
-  it('of small matrices, with equal ones and zeros', () => {
+  it('of small matrices, with multiple and zero eigenvalues', () => {
     fc.assert(fc.property(anySymmetric, expectEigenvaluesOf), { numRuns: 300 })
   })
   it.each([1, 2, 33, 113])('of random numbers, n = %d', (n) => {
@@ -71,7 +71,7 @@ describe('the singular values of an update', () => {
       .transpose()
       .mmul(Matrix.from1DArray(r, dIn, Array.from(a)))
     const expected = new SingularValueDecomposition(product.mul(-2), { autoTranspose: true }).diagonal
-    // Squares are exact to about 1e-16 of the largest, so values to about 1e-8.
+    // The squares are exact to about 1e-16 of the largest one, so the values to about 1e-8.
     for (let i = 0; i < r; i++) {
       expect(Math.abs(singularValues[i] - (expected[i] ?? 0)) / expected[0], `value ${i}`).toBeLessThan(1e-7)
     }
@@ -83,7 +83,7 @@ describe('the singular values of an update', () => {
     expect(effectiveRank / expectedRank).toBeCloseTo(1, 5)
   })
 
-  it('of an update of equal directions: all of them', () => {
+  it('of an update with equal singular values', () => {
     const r = 6
     const identity = Float64Array.from({ length: r * r }, (_, i) => (i % (r + 1) === 0 ? 1 : 0))
     const update = analyseUpdate(factorOf(identity, r), identity, r, 3, 2.9)
@@ -92,7 +92,7 @@ describe('the singular values of an update', () => {
     for (const value of update.singularValues) expect(value).toBeCloseTo(3, 10)
   })
 
-  it('of no update: none', () => {
+  it('of a zero update', () => {
     const update = analyseUpdate(factorOf(Float64Array.of(1, 2), 1), new Float64Array(5), 1, 1, 1)
     expect(update).toEqual({ norm: 0, spectralNorm: 0, effectiveRank: 0, sharedWithLora: 1, singularValues: [0] })
   })

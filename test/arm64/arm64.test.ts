@@ -1,4 +1,4 @@
-/** The addon of prebuilds/ on an arm64 processor: what every instruction set computes, and threads, workers, promises. */
+/** The prebuilt addon on an arm64 processor: every instruction set, threads, workers, promises. */
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -18,7 +18,7 @@ describe('linux-arm64', () => {
     processor = missing ?? arm64Processor()
   }, 600_000)
 
-  // A processor gets the widest set by itself.
+  // Without LILY_CPU_ISA, the widest instruction set is selected.
   for (const [isa, wanted, some] of [
     ['neon', '', jobs],
     ['portable', 'portable', fewJobs],
@@ -28,9 +28,9 @@ describe('linux-arm64', () => {
       expectMatches(some, await runInChild([...some], { LILY_CPU_ISA: wanted }, processor), isa)
     })
 
-  test('the same bits with any number of threads', { timeout: 600_000 }, async (context) => {
+  test('results are bit-equal with any number of threads', { timeout: 600_000 }, async (context) => {
     if (typeof processor === 'string') return context.skip(processor)
-    // Those of several slabs, and few of them: under QEMU a thread that spins takes the time of one that computes.
+    // Few problems, with several tasks each: under QEMU, spinning threads take time from computing ones.
     const some = jobs.filter(({ spec }) => spec.tokens === 130 && spec.activations === undefined)
     const one = await runInChild(some, { LILY_NUM_THREADS: '1' }, processor)
     const two = await runInChild(some, { LILY_NUM_THREADS: '2' }, processor)
@@ -39,13 +39,13 @@ describe('linux-arm64', () => {
   })
 
   describe('from the built package', () => {
-    // Inside the checkout, where the package's name leads to dist/.
+    // Inside the checkout, where the name of the package resolves to dist/.
     const folder = mkdtempSync(join(packageRoot, 'build', 'arm64-'))
     afterAll(() => rmSync(folder, { recursive: true }))
 
     test.for<[title: string, file: string, source: string, results: unknown]>([
-      ['calls that return promises', 'async.mjs', asyncConsumer, expected],
-      ['four workers at once', 'workers.mjs', workersConsumer, new Array(5).fill(expected)],
+      ['async calls', 'async.mjs', asyncConsumer, expected],
+      ['four concurrent workers', 'workers.mjs', workersConsumer, new Array(5).fill(expected)],
     ])('%s', ([, file, source, results], context) => {
       if (typeof processor === 'string') return context.skip(processor)
       writeFileSync(join(folder, file), source)

@@ -1,4 +1,4 @@
-/** Checkpoints and analysis of a model where the suite computes. */
+/** Checkpoints and analysis of a model on the backend under test. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, it } from 'vitest'
@@ -14,7 +14,7 @@ import { GOLDEN, newFolder, TENSORS } from '../support/checkpoint.js'
 import { moved, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
 
-it('a model is saved from where it is', async () => {
+it('saves a model from the backend', async () => {
   const folder = newFolder()
   const model = moved(await LilyModel.fromPretrained(GOLDEN))
   await model.savePretrained(folder)
@@ -27,7 +27,7 @@ it('a model is saved from where it is', async () => {
   await file.close()
 })
 
-it('a model is analysed where it is', async () => {
+it('analyses a model on the backend', async () => {
   const host = await LilyModel.fromPretrained(GOLDEN)
   const model = moved(await LilyModel.fromPretrained(GOLDEN))
   const name = 'layers.2.self_attn.v_proj'
@@ -42,7 +42,7 @@ it('a model is analysed where it is', async () => {
   )
 })
 
-it.each(['float32', 'bfloat16', 'float16'] as const)('tensors of %s are written from where they are', async (dtype) => {
+it.each(['float32', 'bfloat16', 'float16'] as const)('writes %s tensors from the backend', async (dtype) => {
   const path = join(newFolder(), 'file.safetensors')
   const values = place(gaussian(randomFrom(2), 6), [2, 3], dtype)
   const { data } = await values.toHost()

@@ -1,4 +1,4 @@
-/** Adapter folders that are damaged, or lie: each is refused with the file, the field or the tensor, and what to do. */
+/** Damaged or inconsistent adapter folders: the error names the file, the field or tensor, and a fix. */
 import { readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
@@ -21,7 +21,7 @@ const KEY = 'base_model.model.layers.1.self_attn.q_proj'
 const A = `${KEY}.lily_A.weight`
 const ROUTER = `${KEY}.lily_router.weight`
 
-/** The model of a folder is refused with each of these in the message, the file's name first. */
+/** Loading the folder fails, and the message contains each of these texts. The first is the name of the file. */
 async function expectRefusal(folder: string, file: string, ...texts: string[]): Promise<void> {
   const { message } = await expectRefused('ERR_LILY_CHECKPOINT', '', () => LilyModel.fromPretrained(folder))
   expect(message.startsWith(join(folder, file)), message).toBe(true)
@@ -63,7 +63,7 @@ describe('the configuration', () => {
     await expectRefusal(folder, CONFIG, 'at most 16777216 bytes, got 1099511627776')
   })
 
-  it('is not there', async () => {
+  it('does not exist', async () => {
     const folder = goldenCopy()
     rmSync(join(folder, CONFIG))
     await expectRefusal(folder, CONFIG, 'ENOENT')
@@ -90,7 +90,7 @@ describe('configuration and tensors of two adapters', () => {
   it('targets that leave out a layer', async () => {
     await expectRefusal(withFields({ target_modules: ['q_proj'] }), TENSORS, 'layers.0.self_attn.v_proj', 'excludes')
   })
-  it('targets that no layer has', async () => {
+  it('targets that match no layer', async () => {
     await expectRefusal(withFields({ target_modules: ['mlp'] }), TENSORS, 'do not fit adapter_config.json')
   })
 })
@@ -162,12 +162,12 @@ describe('the tensors', () => {
     await expectRefusal(await withTensors(change), TENSORS, ...messages)
   })
 
-  it('cut off', async () => {
+  it('truncated', async () => {
     const folder = goldenCopy()
     writeFileSync(join(folder, TENSORS), new Uint8Array(100))
     await expectRefusal(folder, TENSORS)
   })
-  it('not there', async () => {
+  it('missing', async () => {
     const folder = goldenCopy()
     rmSync(join(folder, TENSORS))
     await expectRefusal(folder, TENSORS, 'ENOENT')
@@ -175,7 +175,7 @@ describe('the tensors', () => {
 })
 
 describe('the compact form', () => {
-  it('beside the other one', async () => {
+  it('next to the standard form', async () => {
     const folder = goldenCopy()
     writeFileSync(join(folder, 'adapter_model.compact.safetensors'), '')
     await expectRefusal(folder, '', 'got both')
@@ -201,7 +201,7 @@ describe('the compact form', () => {
 })
 
 describe('random damage', () => {
-  /** A model or a LilyError; nothing else, and no crash. */
+  /** Loading returns a model or throws a LilyError, and does not crash. */
   async function load(folder: string): Promise<LilyModel | null> {
     try {
       return await LilyModel.fromPretrained(folder)

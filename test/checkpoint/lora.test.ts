@@ -1,4 +1,4 @@
-/** A frozen Lily as an adapter folder of PEFT's LoRA. */
+/** Export of a frozen Lily adapter as a LoRA adapter folder of PEFT. */
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
@@ -11,7 +11,7 @@ import { expectRefused } from '../support/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
 
 describe('saveLora', () => {
-  it('computes what the frozen layers do', async () => {
+  it('gives the same outputs as the frozen layers', async () => {
     const model = await LilyModel.fromPretrained(GOLDEN)
     const random = randomFrom(3)
     const weights = new Map(Array.from(model.layers.keys(), (name) => [name, gaussian(random, 3)]))
@@ -47,12 +47,12 @@ describe('saveLora', () => {
         weights: weights.get(name)!,
         scaling: 2,
       })
-      // The experts' sum is rounded to float32 once.
+      // The combined projector is rounded to float32 once.
       expect(relativeError(lora.y.value, lily.y.value), name).toBeLessThan(2 ** -23)
     }
   })
 
-  it('writes the fields that PEFT needs, and those that describe the adapter', async () => {
+  it('writes the fields that PEFT requires and those that describe the adapter', async () => {
     const source = withFields({
       task_type: 'CAUSAL_LM',
       base_model_name_or_path: 'a/model',
@@ -79,7 +79,7 @@ describe('saveLora', () => {
     expect(readFields(folder)).not.toHaveProperty('num_B')
   })
 
-  it('is refused while a layer has a router, and over a Lily adapter', async () => {
+  it('rejects layers with a router, and a folder that holds a Lily adapter', async () => {
     const model = await LilyModel.fromPretrained(GOLDEN)
     const folder = join(newFolder(), 'none')
     await expectRefused('ERR_LILY_ARGUMENT', 'freeze it first', () => model.saveLora(folder))

@@ -1,4 +1,4 @@
-/** Adapter folders: what PEFT wrote is read and written again to the bit, in either format. */
+/** Adapter folders: files of PEFT are read and written again bit for bit, in both formats. */
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
@@ -24,11 +24,11 @@ const COMPACT = 'adapter_model.compact.safetensors'
 const filesOf = (folder: string) =>
   Object.fromEntries(readdirSync(folder).map((name) => [name, readFileSync(join(folder, name), 'latin1')]))
 
-/** The parameters' bits. */
+/** The bits of the parameters. */
 const valuesOf = (model: LilyModel) =>
   new Map(Array.from(model.parameters(), ([name, { value }]) => [name, { shape: value.shape, data: value.data }]))
 
-/** A model whose numbers are all different. */
+/** A model with distinct numbers. */
 function randomModel(layers: readonly LayerShape[], config: LilyConfigOptions, dtype: Float = 'float32'): LilyModel {
   const model = LilyModel.create({ layers, config, dtype, seed: 1 })
   const random = randomFrom(7)
@@ -58,7 +58,7 @@ describe("PEFT's folder", () => {
       [0, 1, 2, 3].flatMap((l) => [`layers.${l}.self_attn.q_proj`, `layers.${l}.self_attn.v_proj`]),
     )
     const stored = readSafetensors(join(GOLDEN, TENSORS))
-    // A of two blocks and B for each target, and a router for each layer.
+    // Per target: A of two blocks, and B; per layer: a router.
     expect(model.parameters().size).toBe(2 * (2 + 1) + 8)
     for (const [name, { value, layers }] of model.parameters()) {
       for (const layer of layers) {
@@ -74,7 +74,7 @@ describe("PEFT's folder", () => {
     expect(filesOf(folder)).toEqual(filesOf(GOLDEN))
   })
 
-  it('is written again by way of the compact form', async () => {
+  it('is written again after conversion to the compact form and back', async () => {
     const folder = newFolder()
     const model = await LilyModel.fromPretrained(GOLDEN)
     await model.savePretrained(folder, { format: 'compact' })
@@ -87,7 +87,7 @@ describe("PEFT's folder", () => {
     expect(filesOf(folder)).toEqual(filesOf(GOLDEN))
   })
 
-  it('keeps fields and tensors that are not of Lily', async () => {
+  it('keeps fields and tensors that do not belong to Lily', async () => {
     const classifier = Float32Array.of(1, 2, 3)
     const count = BigInt64Array.of(5n)
     const folder = await withTensors((tensors) => {
@@ -121,16 +121,16 @@ describe('a created model', () => {
       target_modules: ['k_proj', 'q_proj'],
       init_weights: true,
     })
-    // As json.dumps(indent=2) ends.
+    // json.dumps(indent=2) writes no newline at the end.
     expect(text.endsWith('\n}')).toBe(true)
     expect([...readSafetensors(join(folder, TENSORS)).keys()].slice(0, 3)).toEqual(
       ['A', 'B', 'router'].map((part) => `base_model.model.model.layers.0.k_proj.lily_${part}.weight`),
     )
   })
 
-  it.each(['float32', 'bfloat16', 'float16'] as const)('of %s is read again to the bit', async (dtype) => {
+  it.each(['float32', 'bfloat16', 'float16'] as const)('in %s is read again bit for bit', async (dtype) => {
     const folder = newFolder()
-    // Twelve layers in blocks of five: layers.10 comes before layers.2 in the file, and the last block is short.
+    // Twelve layers in blocks of five: layers.10 precedes layers.2 in the file, and the last block is short.
     const layers = layersOf(12, 'q_proj', 'mlp')
     const model = randomModel(layers, { r: 3, strideA: 5, numB: 2, targetModules: ['q_proj', 'mlp'] }, dtype)
     for (const format of ['peft', 'compact'] as const) {
@@ -142,7 +142,7 @@ describe('a created model', () => {
     }
   })
 
-  it('whose layers have another order is read in the order that the caller gives', async () => {
+  it('with another order of layers is read in the given order', async () => {
     const folder = newFolder()
     const layers = layersOf(4, 'q_proj').reverse()
     const model = randomModel(layers, { r: 3, strideA: 3, numB: 2 })
@@ -162,7 +162,7 @@ describe('a created model', () => {
         LilyModel.fromPretrained(folder, { layers: wrong as string[] }),
       )
     }
-    // The compact form says it.
+    // The compact form stores the order.
     await read.savePretrained(folder, { format: 'compact' })
     expect([...(await LilyModel.fromPretrained(folder)).layers.keys()]).toEqual(names)
   })
@@ -179,13 +179,13 @@ describe('a created model', () => {
 })
 
 describe('saving', () => {
-  it('leaves the old files until the new ones are written, and when it fails', async () => {
+  it('keeps the old files until the new ones are written, and if it fails', async () => {
     const folder = goldenCopy()
     const before = filesOf(folder)
     const model = await LilyModel.fromPretrained(folder)
     const [first] = model.parameters().values()
     ;(first.value.data as Float32Array)[0] = 42
-    // The state that a crash would leave while the last parameter is asked for.
+    // The state after a crash while the last parameter is read.
     const last = [...model.parameters().values()].at(-1)!
     let during: Record<string, string> = {}
     const toHost = last.value.toHost.bind(last.value)
@@ -206,7 +206,7 @@ describe('saving', () => {
     expect(filesOf(folder)).toEqual(after)
   })
 
-  it('refuses options that it does not know', async () => {
+  it('rejects unknown options', async () => {
     const model = await LilyModel.fromPretrained(GOLDEN)
     const folder = join(newFolder(), 'none')
     await expectRefused('ERR_LILY_ARGUMENT', 'format', () => model.savePretrained(folder, { format: 'lora' as 'peft' }))
@@ -214,7 +214,7 @@ describe('saving', () => {
     expect(existsSync(folder)).toBe(false)
   })
 
-  it('says what the file system said', async () => {
+  it('reports the error of the file system', async () => {
     const model = await LilyModel.fromPretrained(GOLDEN)
     const file = join(withFields({}), CONFIG)
     await expectRefused('ERR_LILY_CHECKPOINT', 'EEXIST', () => model.savePretrained(file))

@@ -1,4 +1,4 @@
-/** Safetensors files: what is written is what is read, byte for byte as the reference writes it; nothing else is taken. */
+/** Safetensors files: round trips, byte-for-byte agreement with the reference writer, rejection of invalid files. */
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -18,7 +18,7 @@ const file = join(folder, 'file.safetensors')
 const BYTES: Readonly<Record<string, number>> = { F32: 4, BF16: 2, F16: 2, I64: 8, BOOL: 1 }
 const NAMES: Readonly<Record<string, string>> = { F32: 'float32', BF16: 'bfloat16', F16: 'float16' }
 
-/** A file out of its parts. */
+/** Assembles a file from its parts. */
 function encode(header: unknown, data: Uint8Array = new Uint8Array(), length?: bigint): Buffer {
   const json = Buffer.from(typeof header === 'string' ? header : JSON.stringify(header))
   const prefix = Buffer.alloc(8)
@@ -77,7 +77,7 @@ const anyTensors = fc
 const anyMetadata = fc.dictionary(anyName, fc.string({ unit: 'binary' }), { maxKeys: 3 })
 
 describe('a round trip', () => {
-  it('gives every tensor and the metadata back', async () => {
+  it('preserves every tensor and the metadata', async () => {
     await fc.assert(
       fc.asyncProperty(anyTensors, anyMetadata, async (tensors, metadata) => {
         const pairs = new Map(Object.entries(metadata))
@@ -102,7 +102,7 @@ describe('a round trip', () => {
       const path = join(golden, name)
       const opened = await SafetensorsFile.open(path)
       const tensors = new Map<string, TensorSource>()
-      // Backwards: the order of the file is the writer's doing.
+      // In reverse: the writer determines the order in the file.
       for (const [tensor, { dtype, shape }] of [...opened.tensors].reverse()) {
         tensors.set(tensor, { dtype, shape, bytes: () => opened.readBytes(tensor) })
       }
@@ -112,7 +112,7 @@ describe('a round trip', () => {
     },
   )
 
-  it('reads the numbers that another reader reads', async () => {
+  it('reads the same numbers as another reader', async () => {
     const path = join(golden, 'peft_checkpoint/adapter_model.safetensors')
     const expected = readSafetensors(path)
     const opened = await SafetensorsFile.open(path)
@@ -123,7 +123,7 @@ describe('a round trip', () => {
     await opened.close()
   })
 
-  it('compares bytes without reading the tensor as a whole', async () => {
+  it('compares bytes without reading the whole tensor', async () => {
     const bytes = Uint8Array.from({ length: 40 }, (_, i) => i)
     await replaceWithTensors(file, new Map([['x', source('F32', [10], bytes)]]), new Map())
     const opened = await SafetensorsFile.open(file)
@@ -134,7 +134,7 @@ describe('a round trip', () => {
   })
 })
 
-describe('a file that is refused', () => {
+describe('rejects a file', () => {
   const tensor = { dtype: 'F32', shape: [2], data_offsets: [0, 8] }
   const data = new Uint8Array(8)
   const hostile: Record<string, [content: Uint8Array, message: string]> = {
@@ -207,7 +207,7 @@ describe('a file that is refused', () => {
     await opened.close()
   })
 
-  it('shortened while it is open', async () => {
+  it('truncated while it is open', async () => {
     writeFileSync(file, encode({ x: tensor }, data))
     const opened = await SafetensorsFile.open(file)
     writeFileSync(file, '')
@@ -215,7 +215,7 @@ describe('a file that is refused', () => {
     await opened.close()
   })
 
-  it('not there, or a folder', async () => {
+  it('missing, or a folder', async () => {
     await expectRefused('ERR_LILY_CHECKPOINT', 'ENOENT', () => SafetensorsFile.open(join(folder, 'none')))
     await expectRefused('ERR_LILY_CHECKPOINT', 'expected a file', () => SafetensorsFile.open(folder))
   })
@@ -248,12 +248,12 @@ describe('mutated files', () => {
           Buffer.concat([bytes.subarray(0, at), added, bytes.subarray(Math.min(at + removed, bytes.length))]),
     )
 
-  it('are refused, or hold the tensors that their headers say', async () => {
+  it('are rejected, or hold the tensors that their headers describe', async () => {
     let taken = 0
     await fc.assert(
       fc.asyncProperty(fc.array(splice, { minLength: 1, maxLength: 3 }), fc.boolean(), async (splices, honest) => {
         let bytes = splices.reduce((mutated, mutate) => mutate(mutated), valid)
-        // Else nearly all end at the length of the header.
+        // Otherwise nearly all mutations would fail at the length of the header.
         if (honest && bytes.length >= 8) {
           bytes = Buffer.from(bytes)
           bytes.writeBigUInt64LE(BigInt(Math.max(bytes.length - 8 - 38, 0)))
@@ -281,7 +281,7 @@ describe('mutated files', () => {
       }),
       { numRuns: 2000 },
     )
-    // Those whose numbers alone have changed, or a name.
+    // Files in which only numbers or a name changed.
     expect(taken).toBeGreaterThan(10)
   })
 })
@@ -289,7 +289,7 @@ describe('mutated files', () => {
 describe('a write that fails', () => {
   const old = new Map([['x', source('F32', [1], new Uint8Array(4))]])
 
-  it('leaves the old file and no temporary one', async () => {
+  it('keeps the old file and leaves no temporary file', async () => {
     const place = join(folder, 'failing')
     const path = join(place, 'x.safetensors')
     await replaceWithTensors(path, old, new Map())
@@ -312,7 +312,7 @@ describe('a write that fails', () => {
     expect(readFileSync(path).equals(before)).toBe(true)
   })
 
-  it('says what the file system said', async () => {
+  it('reports the error of the file system', async () => {
     writeFileSync(join(folder, 'plain'), '')
     await expectRefused('ERR_LILY_CHECKPOINT', 'EEXIST', () =>
       replaceWithTensors(join(folder, 'plain', 'x.safetensors'), old, new Map()),

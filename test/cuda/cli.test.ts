@@ -1,10 +1,11 @@
-/** `lily-kernels bench` and `doctor` on a device. */
+/** `lily-kernels bench` and `doctor` with a CUDA device. */
 import { expect, test } from 'vitest'
-import { passes, type Report } from '../../bench/report.js'
-import type { Diagnosis } from '../../cli/doctor/findings.js'
+import type { Report } from '../../bench/harness/report.js'
+import { passes } from '../../bench/methods/methods.js'
+import type { Diagnosis } from '../../cli/doctor/diagnosis.js'
 import { runCli } from '../support/cli.js'
 
-test('bench, where there is a device', async () => {
+test('bench measures the cpu backend and the device', async () => {
   const shape = ['--shape', '8,16,4,2', '--routing', 'batch,fixed', '--dtype', 'float32,bfloat16']
   const { code, stdout, stderr } = await runCli(['bench', '--quick', '--seconds', '0.1', ...shape, '--json'])
   expect(code, stderr).toBe(0)
@@ -24,7 +25,7 @@ test('bench, where there is a device', async () => {
   }
 })
 
-test('doctor', async () => {
+test('doctor tests the device', async () => {
   const { code, stdout, stderr } = await runCli(['doctor', '--json'])
   expect(code, stderr).toBe(0)
   const { ok, backends } = JSON.parse(stdout) as Diagnosis

@@ -1,4 +1,4 @@
-/** Device memory, streams and events, on a GPU or on the emulator. */
+/** Device memory, streams and events, on a GPU or the emulator. */
 import { describe, expect, it } from 'vitest'
 import {
   backends,
@@ -29,7 +29,7 @@ const { tokens, dIn, dOut, experts } = sizes
 const onDevice = ({ data, shape }: HostTensor) => tensor(data, shape).to(device)
 const buffer = ({ data, shape }: HostTensor) => DeviceBuffer.allocate(shape).upload(data)
 
-/** The form of someone else's memory, over a buffer. */
+/** A buffer in the form of device memory of another library. */
 function foreign(memory: DeviceBuffer, changes: Partial<DeviceTensorLike> = {}): DeviceTensorLike {
   const { ptr, shape, dtype, stream } = memory
   return { ptr, shape, dtype, device: memory.device, stream, owner: memory, ...changes }
@@ -46,7 +46,7 @@ describe('backends()', () => {
     }
   })
 
-  it('a device that is not there', async () => {
+  it('rejects a device that does not exist', async () => {
     const id = cuda.devices.length
     const use = [
       () => tensor(new Float32Array(1), [1]).to({ type: 'cuda', id }),
@@ -66,7 +66,7 @@ describe('Tensor', () => {
     ['int32', Int32Array.of(1, -2, 3, 4, 5, 2 ** 31 - 1)],
     ['uint8', Uint8Array.of(1, 2, 3, 4, 5, 255)],
   ]
-  it.each(samples)('%s goes to the device and comes back', async (dtype, data) => {
+  it.each(samples)('copies %s to the device and back', async (dtype, data) => {
     const moved = tensor(data, [2, 3], dtype).to(device)
     expect(moved.device).toEqual(device)
     expect(moved.dtype).toBe(dtype)
@@ -82,14 +82,14 @@ describe('Tensor', () => {
     expectSameBits('values', (await tensor(data, shape).to(device).toHost()).data, data)
   })
 
-  it('what changes after the move does not move', async () => {
+  it('changes after the copy do not affect it', async () => {
     const data = new Float32Array(5000).fill(1)
     const moved = tensor(data, [5000]).to(device)
     data.fill(2)
     expect(new Set((await moved.toHost()).data)).toEqual(new Set([1]))
   })
 
-  it('rows with a pitch come back one after the other', async () => {
+  it('rows with a pitch come back contiguous', async () => {
     const memory = buffer({ data: Float32Array.from({ length: 15 }, (_, i) => i), shape: [15] })
     const { y } = lilyForward(
       {
@@ -103,13 +103,13 @@ describe('Tensor', () => {
     expect(Array.from((await y.toHost()).data)).toEqual([2, 3, 7, 8, 12, 13])
   })
 
-  it('has no data on the device, and says what to do', async () => {
+  it('has no data property on the device, and the error names the alternative', async () => {
     const moved = tensor(new Float32Array(2), [2]).to(device)
     await expectRefused('ERR_LILY_DEVICE', 'toHost()', () => moved.data)
     await expectRefused('ERR_LILY_DEVICE', 'toHost()', () => moved.to({ type: 'cpu' }))
   })
 
-  it('disposed of', async () => {
+  it('rejects any use after dispose', async () => {
     const moved = tensor(new Float32Array(2), [2]).to(device)
     moved.dispose()
     moved.dispose()
@@ -121,7 +121,7 @@ describe('Tensor', () => {
     await expectRefused('ERR_LILY_DISPOSED', 'x', () => lilyForward({ x: gone, ...rest }))
   })
 
-  it('offers its memory to others', () => {
+  it('exposes its memory to other libraries', () => {
     const moved = tensor(new Float32Array(6), [2, 3]).to(device)
     const offered = moved[deviceTensor]()
     expect(offered).toMatchObject({ shape: [2, 3], dtype: 'float32', device, byteLength: 24, owner: moved })
@@ -138,7 +138,7 @@ describe('DeviceBuffer', () => {
     expect(memory.stream).toBe(Stream.default(device).handle)
   })
 
-  it('uploads and downloads parts', async () => {
+  it('uploads and downloads sections', async () => {
     const memory = DeviceBuffer.allocate([6]).fill(0)
     memory.upload(Float32Array.of(1, 2), 1).upload(Float32Array.of(3), 5)
     expect(Array.from(await memory.download())).toEqual([0, 1, 2, 0, 0, 3])
@@ -155,7 +155,7 @@ describe('DeviceBuffer', () => {
   })
 
   it('copies between devices', async (context) => {
-    if (cuda.devices.length < 2) context.skip('there is one device only')
+    if (cuda.devices.length < 2) context.skip('there is only one device')
     const other = { type: 'cuda', id: 1 } as const
     const stream = Stream.create(other)
     const there = DeviceBuffer.allocate([5], 'uint8', other, { stream }).copyFrom(
@@ -168,7 +168,7 @@ describe('DeviceBuffer', () => {
     await expectRefused('ERR_LILY_DEVICE', 'stream', () => DeviceBuffer.allocate([1], 'uint8', device, { stream }))
   })
 
-  it('refuses what does not fit', async () => {
+  it('rejects data that does not fit', async () => {
     const memory = DeviceBuffer.allocate([4])
     await expectRefused('ERR_LILY_SHAPE', 'data', () => memory.upload(new Float32Array(5)))
     await expectRefused('ERR_LILY_SHAPE', 'data', () => memory.upload(new Float32Array(2), 3))
@@ -190,13 +190,13 @@ describe('DeviceBuffer', () => {
     )
   })
 
-  it('more than there is', async () => {
+  it('rejects more memory than the device has', async () => {
     const error = await expectRefused('ERR_LILY_OUT_OF_MEMORY', 'shape', () => DeviceBuffer.allocate([2 ** 50]))
     expect(error.message).toContain('emptyCache()')
     expect(DeviceBuffer.allocate([8]).byteLength).toBe(32)
   })
 
-  it('disposed of: any use is refused; a tensor over it lives on', async () => {
+  it('rejects any use after dispose; a tensor over it stays valid', async () => {
     const memory = DeviceBuffer.allocate([3]).upload(Float32Array.of(1, 2, 3))
     const view = memory.tensor()
     memory.dispose()
@@ -213,7 +213,7 @@ describe('DeviceBuffer', () => {
   })
 })
 
-describe('operands in every form', () => {
+describe('forms of operands', () => {
   const { x, a, router, b, dy } = smallOperands()
   const forms: Record<string, (plain: HostTensor) => TensorLike> = {
     'a Tensor': onDevice,
@@ -248,7 +248,7 @@ describe('operands in every form', () => {
       for (const [name, value] of expected) expectSameBits(name, actual.get(name)!, value)
     })
 
-  it('the small operands in device memory', async () => {
+  it('small operands in device memory', async () => {
     const lengths = Int32Array.of(0, 2, 2, 6)
     const flags = Uint8Array.of(1, 0, 1, 1, 1, 1)
     const moved = { x: onDevice(x), a: onDevice(a), router: onDevice(router), b: onDevice(b) }
@@ -282,7 +282,7 @@ describe('operands in every form', () => {
     )
   })
 
-  it('given outputs are what is returned', async () => {
+  it('returns the given outputs', async () => {
     const y = DeviceBuffer.allocate([tokens, dOut]).fill(0)
     const moved = { x: onDevice(x), a: onDevice(a), router: onDevice(router), b: onDevice(b) }
     const result = lilyForward({ ...moved, y })
@@ -293,7 +293,7 @@ describe('operands in every form', () => {
     expect(lilyBackward({ dy: onDevice(dy), dx }, result.saved).dx).toBe(dx)
   })
 
-  it('saved lets go of its memory, what was taken from it stays', async () => {
+  it('saved releases its memory; tensors taken from it stay valid', async () => {
     emptyCache()
     const moved = { x: onDevice(x), a: onDevice(a), router: onDevice(router), b: onDevice(b) }
     const { saved, y } = lilyForward(moved, { mask: [1, 1, 1, 0, 1, 1] })
@@ -301,7 +301,7 @@ describe('operands in every form', () => {
     const expected = (await hidden.toHost()).data
     const before = memoryStats(device).blocksInUse
     saved.dispose()
-    // The mask; hidden still holds the rest.
+    // This frees the mask; `hidden` still holds the rest.
     expect(memoryStats(device).blocksInUse).toBe(before - 1)
     expectSameBits('hidden', (await hidden.toHost()).data, expected)
     hidden.dispose()
@@ -311,16 +311,16 @@ describe('operands in every form', () => {
   })
 })
 
-describe("others' memory is looked at before anything runs", () => {
+describe('validates memory of other libraries before the call runs', () => {
   const { x, a, router, b } = smallOperands()
   const moved = { x: onDevice(x), a: onDevice(a), router: onDevice(router), b: onDevice(b) }
   const like = { shape: x.shape, dtype: 'float32', device } as const
   const refusals: [string, string, () => DeviceTensorLike][] = [
-    ['an address of nothing', 'ERR_LILY_DEVICE', () => ({ ...like, ptr: 0x1000 })],
+    ['an address outside all allocations', 'ERR_LILY_DEVICE', () => ({ ...like, ptr: 0x1000 })],
     ['rows that end beyond the allocation', 'ERR_LILY_SHAPE', () => ({ ...like, ptr: 0n, strides: [2 ** 45, 1] })],
     ['a byteLength that is too short', 'ERR_LILY_SHAPE', () => ({ ...foreign(buffer(x)), byteLength: 8 })],
     ['an address within an element', 'ERR_LILY_ARGUMENT', () => foreign(buffer(x), { ptr: buffer(x).ptr + 1n })],
-    ['a stream that is none', 'ERR_LILY_ARGUMENT', () => foreign(buffer(x), { stream: 0 })],
+    ['an invalid stream', 'ERR_LILY_ARGUMENT', () => foreign(buffer(x), { stream: 0 })],
     ['another device', 'ERR_LILY_DEVICE', () => foreign(buffer(x), { device: { type: 'cuda', id: 1 } })],
   ]
   it.each(refusals)('%s', async (name, code, make) => {
@@ -333,14 +333,14 @@ describe("others' memory is looked at before anything runs", () => {
     expect(new Set(new Uint8Array(bytes.buffer))).toEqual(new Set([1]))
   })
 
-  it('memory of another device', async (context) => {
-    if (cuda.devices.length < 2) context.skip('there is one device only')
+  it('rejects memory of another device', async (context) => {
+    if (cuda.devices.length < 2) context.skip('there is only one device')
     const there = DeviceBuffer.allocate(x.shape, 'float32', { type: 'cuda', id: 1 })
     await expectRefused('ERR_LILY_DEVICE', 'x', () => lilyForward({ ...moved, x: foreign(there, { device }) }))
     await expectRefused('ERR_LILY_DEVICE', 'a', () => lilyForward({ ...moved, x: there }))
   })
 
-  it('operands on the host beside those on a device', async () => {
+  it('rejects operands on the host together with operands on a device', async () => {
     await expectRefused('ERR_LILY_DEVICE', 'a', () => lilyForward({ ...moved, a }))
     await expectRefused('ERR_LILY_DEVICE', 'y', () => lilyForward({ x, a, router, b, y: foreign(buffer(x)) }))
     await expectRefused('ERR_LILY_ARGUMENT', 'stream', () =>
@@ -348,7 +348,7 @@ describe("others' memory is looked at before anything runs", () => {
     )
   })
 
-  it('an output over an input', async () => {
+  it('rejects an output that overlaps an input', async () => {
     const memory = DeviceBuffer.allocate([tokens, dIn + dOut]).fill(0)
     const pitch = dIn + dOut
     const window = (first: number, columns: number) =>
@@ -360,7 +360,7 @@ describe("others' memory is looked at before anything runs", () => {
     )
   })
 
-  it('owners live until the stream has passed', async () => {
+  it('keeps owners alive until the stream has completed the work', async () => {
     let owner: object | undefined = {}
     const reference = new WeakRef(owner)
     const memory = buffer(x)
@@ -372,13 +372,13 @@ describe("others' memory is looked at before anything runs", () => {
     await Stream.default(device).synchronize()
     y.dispose()
     await collect()
-    // The saved call, which nobody holds, held it until now.
+    // The unreachable saved call held it until now.
     expect(reference.deref()).toBeUndefined()
   })
 })
 
 describe('Stream', () => {
-  it('orders what it is given, and waits for events of others', async () => {
+  it('runs work in order, and waits for events of other streams', async () => {
     const [first, second] = [Stream.create(), Stream.create()]
     const memory = DeviceBuffer.allocate([4], 'uint8', device, { stream: first }).fill(3)
     const event = Event.create().record(first)
@@ -390,7 +390,7 @@ describe('Stream', () => {
     expect(first.device).toEqual(device)
   })
 
-  it('that ends leaves its memory to the default stream', async () => {
+  it('leaves its memory to the default stream when it is disposed of', async () => {
     const stream = Stream.create()
     const memory = DeviceBuffer.allocate([4], 'uint8', device, { stream }).fill(3)
     expect(memory.stream).toBe(stream.handle)
@@ -402,12 +402,12 @@ describe('Stream', () => {
     await expectRefused('ERR_LILY_DISPOSED', 'stream', () => DeviceBuffer.allocate([1], 'uint8', device, { stream }))
   })
 
-  it('the default one cannot be ended', async () => {
+  it('the default stream cannot be disposed of', async () => {
     Stream.default().dispose()
     await Stream.default().synchronize()
   })
 
-  it('waiting lets the event loop go on', async () => {
+  it('synchronize does not block the event loop', async () => {
     const { x, a, router, b } = smallOperands()
     const pending = lilyForwardAsync({ x: onDevice(x), a: onDevice(a), router: onDevice(router), b: onDevice(b) })
     let turned = false
@@ -419,7 +419,7 @@ describe('Stream', () => {
 })
 
 describe('Event', () => {
-  it('measures between two', async () => {
+  it('measures the time between two events', async () => {
     const [start, end] = [Event.create(), Event.create()]
     start.record()
     DeviceBuffer.allocate([1 << 20], 'uint8')
@@ -432,7 +432,7 @@ describe('Event', () => {
     expect(start.elapsedTime(start)).toBe(0)
   })
 
-  it('refuses what was not recorded, is not an event, or is gone', async () => {
+  it('rejects events that were not recorded or are disposed of, and other values', async () => {
     const [start, end] = [Event.create().record(), Event.create()]
     await start.synchronize()
     await expectRefused('ERR_LILY_ARGUMENT', 'end', () => start.elapsedTime(end))
@@ -445,7 +445,7 @@ describe('Event', () => {
 })
 
 describe('memory', () => {
-  it('is counted, kept and given back', async () => {
+  it('is counted, cached and released', async () => {
     await collect()
     emptyCache()
     const before = memoryStats(device)
@@ -456,7 +456,7 @@ describe('memory', () => {
     first.dispose()
     expect(memoryStats(device).bytesInUse).toBe(before.bytesInUse)
     expect(memoryStats(device).blocksCached).toBe(1)
-    // The same stream has it again at once.
+    // The same stream can reuse it immediately.
     const second = DeviceBuffer.allocate([100_000])
     expect(second.ptr).toBe(ptr)
     expect(memoryStats(device).allocations).toBe(before.allocations + 1)
@@ -467,7 +467,7 @@ describe('memory', () => {
     expect(after.peakBytesInUse).toBeGreaterThanOrEqual(before.bytesInUse + 400_000)
   })
 
-  it('of one stream serves another only when its work has passed', async () => {
+  it('of one stream is reused by another only after its work has completed', async () => {
     await collect()
     emptyCache()
     const [mine, other] = [Stream.create(), Stream.create()]
@@ -480,7 +480,7 @@ describe('memory', () => {
     expect(second.ptr).toBe(ptr)
   })
 
-  it('that nobody holds is collected', async () => {
+  it('is freed when it is unreachable', async () => {
     await collect()
     const before = memoryStats(device).blocksInUse
     for (let i = 0; i < 3; i++) tensor(new Float32Array(10), [10]).to(device)
@@ -488,8 +488,8 @@ describe('memory', () => {
     expect(memoryStats(device).blocksInUse).toBeLessThanOrEqual(before)
   })
 
-  it('presses the collector as memory of the host does', async () => {
-    // More than the device has, and far more than the heap's own use would ever have collected.
+  it('counts as external memory for the garbage collector', async () => {
+    // More than the device has. The use of the heap alone would not trigger a collection.
     const bytes = 64 << 20
     const count = Math.ceil(cuda.devices[0].memory! / bytes) + 1
     for (let i = 0; i < count; i++) {
@@ -499,7 +499,7 @@ describe('memory', () => {
     emptyCache()
   })
 
-  it('a loop of calls asks for no more of it', () => {
+  it('a loop of calls allocates no more of it', () => {
     const { x, a, router, b, dy } = smallOperands()
     const moved = { x: onDevice(x), a: onDevice(a), router: onDevice(router), b: onDevice(b) }
     const gradient = onDevice(dy)
@@ -515,7 +515,7 @@ describe('memory', () => {
     expect(memoryStats(device).allocations).toBe(allocations)
   })
 
-  it('of the cpu is counted too', async () => {
+  it('of the cpu backend is counted, too', async () => {
     const { x, a, router, b } = smallOperands()
     lilyForward({ x, a, router, b })
     expect(memoryStats({ type: 'cpu' }).allocations).toBeGreaterThan(0)

@@ -1,16 +1,16 @@
-/** What only the emulator can show: faults, leaks, other orders of the streams' work, drivers that are missing. */
+/** Tests that require the emulator: injected faults, leaks, orders of execution of the streams, missing drivers. */
 import { describe, expect, test } from 'vitest'
 import { isEmulated } from '../support/backend.js'
 import { runProgram } from '../support/program.js'
 
 const ORDERS = ['0', '1', '2', '3']
 
-/** Skips where the device is a GPU. */
+/** Skips the test on a GPU. */
 function needsEmulator(context: { skip: (reason: string) => void }): void {
-  if (!isEmulated) context.skip('a GPU takes part, which does not do what the emulator can be told to')
+  if (!isEmulated) context.skip('the device is a GPU, and the test requires the emulator')
 }
 
-describe('absence', () => {
+describe('a missing driver', () => {
   test.for([
     ['none', 'no NVIDIA driver was found'],
     ['old', 'the NVIDIA driver is too old'],
@@ -29,7 +29,7 @@ describe('absence', () => {
   })
 })
 
-describe('order of work', () => {
+describe('order of execution', () => {
   for (const program of ['order.js', 'reuse.js', 'workers.js', 'graph.js', 'stopped.js', 'calls.js'])
     for (const ORDER of ORDERS)
       test(`${program}, order ${ORDER}`, async (context) => {
@@ -41,7 +41,7 @@ describe('order of work', () => {
 })
 
 describe('memory', () => {
-  test('that the device does not have', async (context) => {
+  test('beyond the size of the device', async (context) => {
     needsEmulator(context)
     const { code, stdout, text } = await runProgram('calls.js', { MEMORY_LIMIT: '4K' })
     expect(code, text).not.toBe(0)
@@ -50,25 +50,26 @@ describe('memory', () => {
   })
 })
 
-/** The runtime calls of calls.js, in order. */
+/** The CUDA runtime calls of calls.js, in order. */
 async function callsOf(): Promise<string[]> {
   const { text } = await runProgram('calls.js', { VERBOSE: '2' })
   return [...text.matchAll(/call (\d+)[: ]+(?:of )?(cuda\w+)/g)].map(([, , name]) => name)
 }
 
-test('a runtime call that fails, whichever it is, leaves no leak and a usable process', async (context) => {
+test('after a failure of any runtime call, nothing leaks and the process is usable', async (context) => {
   needsEmulator(context)
   const calls = await callsOf()
   expect(calls.length).toBeGreaterThan(50)
-  // A process takes a second: the first call of every function and every n-th of all, or all if LILY_FAULTS says so.
+  // A process takes a second, so the test covers the first call of every function and every n-th call; LILY_FAULTS
+  // selects all calls.
   const stride = process.env.LILY_FAULTS === 'all' ? 1 : Math.ceil(calls.length / 16)
   for (const [i, name] of calls.entries()) {
     if (i % stride !== 0 && calls.indexOf(name) !== i) continue
     const { code, stdout, text } = await runProgram('calls.js', { FAIL_CALL: String(i + 1) })
     const label = `call ${i + 1}, ${name}: ${text}`
-    // Threads wait while others call, so that the order is not the same in every run.
-    const [, failed = ''] = /call \d+, (cuda\w+), fails as asked/.exec(text) ?? []
-    // Who cannot free cannot but leak.
+    // The order of calls differs from run to run, because threads run concurrently.
+    const [, failed = ''] = /call \d+, (cuda\w+), fails with/.exec(text) ?? []
+    // A failed free necessarily leaks.
     const frees = /^cuda(Free|StreamDestroy|EventDestroy|GraphDestroy|GraphExecDestroy)/.test(failed)
     const findings = [...text.matchAll(/FINDING \[(\w+)\]/g)].filter(([, kind]) => !frees || kind !== 'leak')
     expect(findings, label).toEqual([])
@@ -78,7 +79,7 @@ test('a runtime call that fails, whichever it is, leaves no leak and a usable pr
   }
 }, 900_000)
 
-test('an error that loses the context says so', async (context) => {
+test('an error that invalidates the context reports it', async (context) => {
   needsEmulator(context)
   const settings = { FAIL_CALL: 'cudaEventSynchronize:1', FAIL_ERROR: 'cudaErrorIllegalAddress' }
   const { stdout, text } = await runProgram('calls.js', settings)

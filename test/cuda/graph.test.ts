@@ -1,4 +1,4 @@
-/** Graphs, on a GPU or on the emulator. */
+/** Graphs, on a GPU or the emulator. */
 import { describe, expect, it } from 'vitest'
 import {
   AdamW,
@@ -31,13 +31,13 @@ const buffer = ({ data, shape }: HostTensor) => DeviceBuffer.allocate(shape).upl
 const contents = async (of: Tensor) => (await of.toHost()).data as Float32Array
 const blocks = () => memoryStats(device).blocksInUse
 
-/** Inputs of which each seed makes others. */
+/** Inputs that depend on a seed. */
 function inputs(seed: number) {
   const random = randomFrom(seed)
   return { x: gaussian(random, tokens * dIn), dy: gaussian(random, tokens * dOut) }
 }
 
-/** Operands whose inputs are buffers, to be written anew. */
+/** Operands whose inputs are buffers that can be overwritten. */
 function operands() {
   const { x, a, router, b, dy } = smallOperands()
   return { x: buffer(x), dy: buffer(dy), a: onDevice(a), router: onDevice(router), b: onDevice(b) }
@@ -60,7 +60,7 @@ async function values(results: Readonly<Record<string, Tensor>>): Promise<Map<st
   return found
 }
 
-/** Captures a pair, replays it on other inputs, and compares with calls that run. */
+/** Captures forward and backward, replays them on other inputs, and compares with direct calls. */
 async function expectReplays(options: Options): Promise<void> {
   const all = operands()
   let results: ReturnType<typeof pair> | undefined
@@ -78,7 +78,7 @@ async function expectReplays(options: Options): Promise<void> {
   graph.dispose()
 }
 
-describe('a forward and a backward, replayed on other inputs, have the bits of calls', () => {
+describe('forward and backward replayed on other inputs are bit-equal to direct calls', () => {
   it.each<[string, Options]>([
     ['batch', {}],
     ['a mask on the host', { mask: [1, 0, 1, 1, 0, 1] }],
@@ -91,7 +91,7 @@ describe('a forward and a backward, replayed on other inputs, have the bits of c
 })
 
 describe('captureGraph', () => {
-  it('runs nothing, and a replay all of it', async () => {
+  it('runs nothing; a replay runs everything', async () => {
     const target = DeviceBuffer.allocate([4], 'uint8').fill(1)
     const source = DeviceBuffer.allocate([4], 'uint8').fill(7)
     const graph = captureGraph(() => target.copyFrom(source))
@@ -103,7 +103,7 @@ describe('captureGraph', () => {
     expect(Array.from(await target.download())).toEqual([8, 8, 8, 8])
   })
 
-  it('adds once a replay to outputs that are given', async () => {
+  it('each replay accumulates once into given outputs', async () => {
     const { x, a, b } = operands()
     const once = await contents(lilyForward({ x, a, b }, { routing: 'uniform' }).y)
     const y = DeviceBuffer.allocate([tokens, dOut])
@@ -118,7 +118,7 @@ describe('captureGraph', () => {
     })
   })
 
-  it('comes between what the streams of its operands are given', async () => {
+  it('a replay is ordered with the work on the streams of its operands', async () => {
     const [first, second] = [Stream.create(device), Stream.create(device)]
     const source = DeviceBuffer.allocate([70000], 'uint8', device, { stream: first })
     const target = DeviceBuffer.allocate([70000], 'uint8', device, { stream: second })
@@ -133,7 +133,7 @@ describe('captureGraph', () => {
     expect((await Promise.all(seen)).map((data) => new Set(data))).toEqual([1, 2, 3, 4, 5].map((i) => new Set([i])))
   })
 
-  it('keeps the memory that it uses, and gives all of it back', async () => {
+  it('holds the memory that it uses, and releases all of it', async () => {
     await Stream.default().synchronize()
     emptyCache()
     const before = blocks()
@@ -145,7 +145,7 @@ describe('captureGraph', () => {
     graph.replay()
     const expected = await values(results!)
     const { y, ...others } = results!
-    // Operands and intermediate results; others who ask for memory meanwhile get other memory.
+    // Operands and intermediate results. Other allocations do not reuse this memory.
     for (const each of [...Object.values(others), ...Object.values(all)]) each.dispose()
     emptyCache()
     const strangers = Array.from({ length: 40 }, (_, i) => DeviceBuffer.allocate([8 << (i % 8)], 'uint8').fill(255))
@@ -161,7 +161,7 @@ describe('captureGraph', () => {
     expect(blocks()).toBe(before)
   })
 
-  it('one that nobody holds gives its memory back', async () => {
+  it('an unreachable graph releases its memory', async () => {
     await collect()
     const before = blocks()
     const make = () => {
@@ -169,7 +169,7 @@ describe('captureGraph', () => {
       captureGraph(() => {
         for (const each of Object.values(pair(all))) each.dispose()
       }).replay()
-      // The graph still has them.
+      // The graph still holds them.
       for (const each of Object.values(all)) each.dispose()
     }
     make()
@@ -178,7 +178,7 @@ describe('captureGraph', () => {
     expect(blocks()).toBe(before)
   })
 
-  it("records a model's layers: gradients add up, and are made zero", async () => {
+  it('captures the layers of a model: gradients accumulate, and zeroGrad clears them', async () => {
     const options = {
       layers: ['0.q', '1.q'].map((name) => ({ name, inFeatures: dIn, outFeatures: dIn })),
       config: { r: rank, numB: experts, strideA: 2, initWeights: false },
@@ -204,7 +204,7 @@ describe('captureGraph', () => {
         ([name, { grad }]) => [name, grad, called.parameters().get(name)!] as const,
       )
       for (const [name, grad, other] of pairs) {
-        // One of them may leave dB to a fold, whose sum has another order.
+        // One of them may defer dB to a fold, which sums in another order.
         const [actual, expected] = [await contents(grad), await contents(other.grad)]
         actual.forEach((value, i) => {
           expect(value, name).toBeCloseTo(expected[i], 4)
@@ -213,7 +213,7 @@ describe('captureGraph', () => {
     }
   })
 
-  it("leaves a gradient's first zeros out, and keeps an optimiser's state", async () => {
+  it('omits the initial zeroing of gradients, and holds the state of an optimiser', async () => {
     const options = {
       layers: [{ name: '0.q', inFeatures: dIn, outFeatures: dIn }],
       config: { r: rank, numB: experts, initWeights: false },
@@ -245,7 +245,7 @@ describe('captureGraph', () => {
     }
   })
 
-  it('keeps the source of a copy', async () => {
+  it('holds the source of a copy', async () => {
     const target = DeviceBuffer.allocate([4096], 'uint8')
     const source = DeviceBuffer.allocate([4096], 'uint8').fill(7)
     const graph = captureGraph(() => target.copyFrom(source))
@@ -257,9 +257,9 @@ describe('captureGraph', () => {
     for (const each of [...strangers, target]) each.dispose()
   })
 
-  it('keeps owners of memory that is not of the package until its replays are done', async () => {
+  it('holds the owners of foreign memory until its replays have completed', async () => {
     const { x, a, b } = operands()
-    // Stands for another library's: its memory goes when it is collected.
+    // Stands for an object of another library, which frees its memory when it is collected.
     const record = () => {
       const { ptr, shape, dtype, byteLength } = x
       const owner = { name: 'of x' }
@@ -278,7 +278,7 @@ describe('captureGraph', () => {
     expect(owner.deref()).toBeUndefined()
   })
 
-  it('time between events around replays', async () => {
+  it('events measure the time of replays', async () => {
     const target = DeviceBuffer.allocate([1 << 16], 'uint8')
     const graph = captureGraph(() => target.fill(1))
     const [start, end] = [Event.create().record(), Event.create()]
@@ -289,7 +289,7 @@ describe('captureGraph', () => {
     expect(new Set(await target.download())).toEqual(new Set([1]))
   })
 
-  it('of nothing', async () => {
+  it('captures an empty function', async () => {
     const graph = captureGraph(() => undefined)
     await graph.replay().synchronize()
     graph[Symbol.dispose]()
@@ -299,7 +299,7 @@ describe('captureGraph', () => {
   })
 })
 
-describe('what cannot be recorded is refused, and leaves nothing behind', () => {
+describe('rejects work that cannot be captured, without side effects', () => {
   const all = operands()
   const other = Stream.create(device)
   const parameters = [{ value: all.a, grad: onDevice({ data: new Float32Array(rank * dIn), shape: [rank, dIn] }) }]
@@ -336,14 +336,14 @@ describe('what cannot be recorded is refused, and leaves nothing behind', () => 
     const before = blocks()
     await expectRefused('ERR_LILY_ARGUMENT', argument, () => captureGraph(call))
     expect(blocks()).toBe(before)
-    // The next one is as ever.
+    // The next capture works.
     captureGraph(() => x.fill(0))
       .replay()
       .dispose()
   })
 
   it.each<[string, () => Promise<unknown>]>([
-    ['the Async forms', () => lilyForwardAsync({ x, a, b }, uniform)],
+    ['the async functions', () => lilyForwardAsync({ x, a, b }, uniform)],
     ['a download', () => x.download()],
     ['toHost', () => a.toHost()],
   ])('%s', async (_, call) => {
@@ -355,7 +355,7 @@ describe('what cannot be recorded is refused, and leaves nothing behind', () => 
     empty.replay().dispose()
   })
 
-  it('a gradient that is left to a fold', async () => {
+  it('a gradient that is deferred to a fold', async () => {
     const layer = model.layer('0.q')
     await expectRefused('ERR_LILY_ARGUMENT', 'fn', () =>
       captureGraph(() => layer.backward(x, layer.forward(x).saved, { deferB: true })),
@@ -370,7 +370,7 @@ describe('what cannot be recorded is refused, and leaves nothing behind', () => 
     await expectRefused('ERR_LILY_ARGUMENT', 'fn', () => captureGraph(asynchronous))
   })
 
-  it('no function, and options that there are not', async () => {
+  it('a value that is not a function, and unknown options', async () => {
     await expectRefused('ERR_LILY_ARGUMENT', 'fn', () => captureGraph(1 as never))
     await expectRefused('ERR_LILY_ARGUMENT', 'stream', () => captureGraph(() => undefined, { stream: other } as never))
     await expectRefused('ERR_LILY_BACKEND_UNAVAILABLE', 'cuda:99', () =>
@@ -378,7 +378,7 @@ describe('what cannot be recorded is refused, and leaves nothing behind', () => 
     )
   })
 
-  it('what the function throws', async () => {
+  it('a function that throws', async () => {
     await collect()
     const before = blocks()
     const failure = new Error('mine')
@@ -393,7 +393,7 @@ describe('what cannot be recorded is refused, and leaves nothing behind', () => 
   })
 
   it('operands of another device', async (context) => {
-    if (backends()[1].devices.length < 2) context.skip('there is one device only')
+    if (backends()[1].devices.length < 2) context.skip('there is only one device')
     const there = DeviceBuffer.allocate([4], 'uint8', { type: 'cuda', id: 1 })
     await expectRefused('ERR_LILY_DEVICE', 'device', () => captureGraph(() => there.fill(1)))
   })

@@ -1,4 +1,4 @@
-/** Every kernel, however backward reads dy, which depends on the second-level cache: the emulator's has any size. */
+/** Every kernel, and every way in which backward reads dy. The way depends on the size of L2, which the emulator varies. */
 import { describe, expect, test } from 'vitest'
 import { isEmulated } from '../support/backend.js'
 import { makeCase } from '../support/cases.js'
@@ -18,18 +18,18 @@ async function check(jobs: Job[], environment: Record<string, string>): Promise<
 
 describe('every kernel', () => {
   for (const L2 of CACHES)
-    test(`with a second-level cache of ${L2}`, async (context) => {
-      if (!isEmulated) context.skip('a GPU takes part, whose cache has one size')
+    test(`with an L2 of ${L2}`, async (context) => {
+      if (!isEmulated) context.skip('the device is a GPU, whose L2 has one size')
       await check(kernelJobs, { LILY_EMULATOR_L2: L2 })
     })
 
-  test('dy read once at a rank above 16', async (context) => {
-    if (!isEmulated) context.skip('a GPU takes part, whose cache has one size')
+  test('dy is read once at a rank above 16', async (context) => {
+    if (!isEmulated) context.skip('the device is a GPU, whose L2 has one size')
     await check([largeJob], { LILY_EMULATOR_L2: '4M' })
   })
 
-  test('so many experts at a large rank that on Turing only the smallest tile fits', async (context) => {
-    if (!isEmulated) context.skip('a GPU takes part, which is of one architecture')
+  test('only the smallest tile fits, with many experts at a large rank on Turing', async (context) => {
+    if (!isEmulated) context.skip('the device is a GPU, which has one architecture')
     const jobs = (['float16', 'float32'] as const).map((activations): Job => {
       const spec = { tokens: 40, dIn: 33, dOut: 70, rank: 130, experts: 60, scaling: 2, seed: 19 }
       return { spec: { ...spec, routing: 'batch', activations }, how: { outputs: 'add' } }

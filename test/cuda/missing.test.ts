@@ -1,4 +1,4 @@
-/** In place of the tests of the cuda backend where there is neither a GPU nor the emulator. */
+/** Replaces the tests of the cuda backend if there is neither a GPU nor the emulator. */
 import { test } from 'vitest'
 
 test('the cuda backend', (context) => {

@@ -1,4 +1,4 @@
-/** A model that moves between the host and a device. */
+/** Moving a model between the host and a device. */
 import { expect, it } from 'vitest'
 import { LilyModel, memoryStats } from '../../lib/index.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
@@ -13,7 +13,7 @@ const options = {
 const device = { type: 'cuda', id: 0 } as const
 const x = Float32Array.from({ length: 8 }, (_, i) => i / 8 - 0.5)
 
-it('goes there and back, with gradients that wait for a fold', async () => {
+it('moves to the device and back, with deferred gradients', async () => {
   const host = LilyModel.create(options)
   const before = Array.from(host.parameters().values(), ({ value }) => (value.data as Float32Array).slice())
   const model = LilyModel.create(options).to(device)
@@ -39,7 +39,7 @@ it('goes there and back, with gradients that wait for a fold', async () => {
   }
 })
 
-it('refuses operands and saved calls of where it was', async () => {
+it('rejects operands and saved calls of its previous device', async () => {
   const model = LilyModel.create(options)
   const layer = model.layer('0.q')
   const { saved } = layer.forward({ data: x, shape: [2, 4] })
@@ -49,7 +49,7 @@ it('refuses operands and saved calls of where it was', async () => {
   expect(layer.forward(place(x, [2, 4])).y.device).toEqual(device)
 })
 
-it('gives back all memory, that of gradients which wait for a fold too', async () => {
+it('releases all memory, including that of deferred gradients', async () => {
   const blocks = () => memoryStats(device).blocksInUse
   const before = blocks()
   const model = LilyModel.create(options).to(device)
@@ -67,7 +67,7 @@ it('gives back all memory, that of gradients which wait for a fold too', async (
   backward()
   expect(blocks()).toBeGreaterThan(kept)
   expect((await numbersOf(layer.b.grad)).some((value) => value !== 0)).toBe(true)
-  // A fold makes room for its gradient, once.
+  // The first fold allocates its gradient.
   const folded = blocks()
   backward()
   model.zeroGrad()

@@ -1,4 +1,4 @@
-/** The emulator: single instructions, kernels with known results, planted mistakes and their clean twins. */
+/** The emulator: single instructions, kernels with known results, planted mistakes and their correct variants. */
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -12,7 +12,7 @@ const FINDING = 99
 let missing: string | undefined
 beforeAll(() => {
   missing = buildEmulator()
-  if (missing !== undefined) console.log(`programs of emulator/kernels are skipped: ${missing}`)
+  if (missing !== undefined) console.log(`the programs of emulator/kernels are skipped: ${missing}`)
 }, 900_000)
 
 function needsKernels(context: TestContext) {
@@ -35,7 +35,7 @@ describe.for(['75', '80', '86', '89', '90', '100', '120'])('compute_%s', (ARCH) 
     }
   })
 
-  // Turing's tensor cores know half only.
+  // Turing's tensor cores support half only.
   test.for(ARCH === '75' ? ['half'] : ['half', 'bfloat16'])('the %s matrix product is right', (type, context) => {
     needsKernels(context)
     for (const SEED of ['0', '1', '5']) {
@@ -47,7 +47,7 @@ describe.for(['75', '80', '86', '89', '90', '100', '120'])('compute_%s', (ARCH) 
 })
 
 describe.for(['80', '90'])('a mistake in the matrix product for compute_%s', (ARCH) => {
-  // What must happen on every seed: a wrong result, or a finding.
+  // The exit code for every seed: 1 for a wrong result, or that of a finding.
   test.for([
     ['swapped_operands', 1],
     ['dropped_transpose', 1],
@@ -67,7 +67,7 @@ describe.for(['80', '90'])('a mistake in the matrix product for compute_%s', (AR
 
 const kernels = new URL('../../emulator/kernels/', import.meta.url)
 
-/** Where the sources say `finding: ... NAME`, as `file:line`. */
+/** The lines of the sources that end with `finding: ... NAME`, as `file:line`. */
 function plantedAt(name: string): string[] {
   return readdirSync(kernels).flatMap((file) =>
     readFileSync(new URL(file, kernels), 'utf8')
@@ -96,7 +96,7 @@ describe('a planted mistake', () => {
     ['absent_lane', 'absent lane'],
     ['divergent_barrier', 'divergent barrier'],
     ['deadlock', 'deadlock'],
-  ])('%s is found with its line, its clean twin has no finding', ([name, kind], context) => {
+  ])('%s is found with its line, and its correct variant has no finding', ([name, kind], context) => {
     needsKernels(context)
     const places = plantedAt(name)
     expect(places.length).toBeGreaterThan(0)
@@ -132,15 +132,15 @@ describe('a planted mistake', () => {
     expect(runKernel('planted', [name, 'clean'])).toEqual({ code: 0, text: `right ${name}\n` })
   })
 
-  // Work of two streams that nothing orders is found whatever the order in which it ran.
+  // Unordered work in two streams is found regardless of the order in which it ran.
   test.for(['missing_event', 'unordered_copy', 'unordered_graph', 'early_free'])(
-    '%s is found on every order of the work',
+    '%s is found in every order of the work',
     (name, context) => {
       needsKernels(context)
       for (const ORDER of ORDERS) {
         const { code, text } = runKernel('planted', [name, 'bug'], { ORDER })
         expect(code, text).toBe(FINDING)
-        // Memory that was freed first is another finding.
+        // If the memory is freed first, the finding is a use after free.
         expect(text).toMatch(name === 'early_free' ? /\[(unordered work|use after free)\]/ : /\[unordered work\]/)
         const clean = runKernel('planted', [name, 'clean'], { ORDER })
         expect(clean, `order ${ORDER}`).toEqual({ code: 0, text: `right ${name}\n` })
@@ -148,12 +148,12 @@ describe('a planted mistake', () => {
     },
   )
 
-  // Without that check it shows, but on the harmful orders alone.
+  // Without that check, the mistake shows only in the orders in which it does harm.
   test.for([
     ['missing_event', 1],
     ['unordered_copy', 1],
     ['early_free', FINDING],
-  ] as const)('%s shows on several orders without the check of order', ([name, expected], context) => {
+  ] as const)('%s shows in several orders without the check for unordered work', ([name, expected], context) => {
     needsKernels(context)
     const codes = ORDERS.map((ORDER) => runKernel('planted', [name, 'bug'], { ORDER, GLOBAL_RACES: '0' }).code)
     expect(codes.filter((code) => code === expected).length, codes.join(' ')).toBeGreaterThanOrEqual(3)
@@ -163,7 +163,7 @@ describe('a planted mistake', () => {
   test('an unordered read names both pieces of work, their streams and the byte', (context) => {
     needsKernels(context)
     const { text } = runKernel('planted', ['unordered_copy', 'bug'], { ORDER: '0' })
-    expect(text).toMatch(/a copy in stream \d+ reads byte 0 of 256 bytes of device memory made by call \d+/)
+    expect(text).toMatch(/a copy in stream \d+ reads byte 0 of 256 bytes of device memory created by call \d+/)
     expect(text).toMatch(/which the kernel add_one\(float\*, int\) in stream \d+ writes/)
   })
 })
@@ -179,7 +179,7 @@ describe('the runtime', () => {
     }
   })
 
-  test('looks as the environment says', (context) => {
+  test('reports the devices that the environment configures', (context) => {
     needsKernels(context)
     const devices = (settings: Record<string, string>) => runKernel('runtime', ['devices'], settings)
     expect(devices({ DRIVER: 'none' }).text).toContain('cudaErrorInsufficientDriver: 0 devices, driver 0,')
@@ -191,7 +191,7 @@ describe('the runtime', () => {
     expect(devices({ NO_SUCH_VARIABLE: '1' }).code).toBe(98)
   })
 
-  test('fails where the environment says', (context) => {
+  test('fails at the call that the environment selects', (context) => {
     needsKernels(context)
     const settings = { FAIL_CALL: 'cudaMalloc:1', FAIL_ERROR: 'cudaErrorMemoryAllocation', LEAKS: '0' }
     for (const how of [settings, { MEMORY_LIMIT: '500', LEAKS: '0' }]) {
@@ -231,7 +231,7 @@ describe('a setting', () => {
     expect(found('global_race', { GLOBAL_RACES: '0' })).toBe(false)
   })
 
-  test('MEMORY is the size of the devices, MEMORY_LIMIT what can be allocated of it', (context) => {
+  test('MEMORY is the size of the devices, MEMORY_LIMIT the limit for allocations', (context) => {
     needsKernels(context)
     const total = (MEMORY: string) => /sm_80, (\d+) bytes/.exec(runKernel('runtime', ['devices'], { MEMORY }).text)?.[1]
     expect(total('3G')).toBe(String(3 * 2 ** 30))
@@ -239,7 +239,7 @@ describe('a setting', () => {
     expect(total('7K')).toBe('7168')
     expect(total('1234567')).toBe('1234567')
     expect(runKernel('runtime', ['devices'], { MEMORY: '1T' }).code).toBe(98)
-    // The case holds 1100 bytes of the device at a time.
+    // The case allocates up to 1100 bytes of device memory at a time.
     const memory = (settings: Record<string, string>) => runKernel('runtime', ['memory'], { ...settings, LEAKS: '0' })
     for (const name of ['MEMORY', 'MEMORY_LIMIT']) {
       expect(memory({ [name]: '1100' })).toEqual({ code: 0, text: 'right memory\n' })
@@ -249,7 +249,7 @@ describe('a setting', () => {
     }
   })
 
-  test('COUNTERS is a file with what a kernel did', (context) => {
+  test('COUNTERS names the file for the counters', (context) => {
     needsKernels(context)
     const folder = mkdtempSync(join(tmpdir(), 'lily-emulator-'))
     runKernel('matrix_product', ['bfloat16'], { COUNTERS: join(folder, 'counters-%p.json') })
@@ -264,7 +264,7 @@ describe('a setting', () => {
     expect(name).toContain('matrix_product')
     expect(others).toEqual([])
     const kernel = counted[name]
-    // C [37, 40] = A [37, 168] B [168, 40]: 4 blocks of 4 warps, 6 steps of 2 depths, each of 2 ldmatrix and 2 mma.
+    // C [37, 40] = A [37, 168] B [168, 40]: 4 blocks of 4 warps, 6 steps of 2 x k = 16, each with 2 ldmatrix and 2 mma.
     const warps = 4 * 4
     const matrices = warps * 6 * 2 * 2
     const copies = warps * 6 * 2
@@ -273,12 +273,12 @@ describe('a setting', () => {
       matrix_instructions: matrices,
       barriers: 4 * 6,
       atomics: 0,
-      // ldmatrix .x4 has four wavefronts. Of a copy, eight lanes write two rows of 64 bytes, 80 bytes apart, which share
-      // banks: twice the wavefronts that 512 bytes need.
+      // ldmatrix .x4 has four wavefronts. In a copy, eight lanes write two rows of 64 bytes, 80 bytes apart, which share
+      // banks: twice the wavefronts that 512 bytes require.
       shared_requests: matrices + copies,
       shared_wavefronts: 4 * matrices + 8 * copies,
       shared_wavefronts_ideal: 4 * matrices + 4 * copies,
-      // All of A and B is read and all of C written, once or more.
+      // All of A and B is read, and all of C is written, at least once.
       distinct_sectors_read: Math.ceil((37 * 168 * 2) / 32) + (168 * 40 * 2) / 32,
       distinct_sectors_written: (37 * 40 * 4) / 32,
     })
@@ -290,13 +290,13 @@ describe('a setting', () => {
     expect(withMatrices.length).toBeGreaterThan(0)
     for (const { file, line } of withMatrices) {
       expect(file).toMatch(/tensor_core\.cuh$/)
-      // nvcc takes an assembly statement for where its operands stand.
+      // nvcc gives an assembly statement the line of its operands.
       expect(source.slice(line - 5, line).join()).toContain('mma.sync')
     }
   })
 })
 
-describe('the comparison with a GPU, with the emulator in its place', () => {
+describe('the comparison with a GPU, with the emulator instead of the GPU', () => {
   let folder = ''
   beforeAll(() => {
     folder = mkdtempSync(join(tmpdir(), 'lily-emulator-'))
@@ -306,22 +306,24 @@ describe('the comparison with a GPU, with the emulator in its place', () => {
   test.for(['75', '80', '90'])('compute_%s agrees with itself under another schedule', (ARCH, context) => {
     needsKernels(context)
     const { code, text } = compareEmulator(['--emulated-twice'], ARCH)
-    expect(text).toMatch(/^[1-9][0-9]+ exact results agree, [1-9][0-9]* near ones with [0-9]+ values, 0 differences$/m)
+    expect(text).toMatch(
+      /^[1-9][0-9]+ exact results agree, [1-9][0-9]* approximate results with [0-9]+ values, 0 differences$/m,
+    )
     expect(code, text).toBe(0)
   })
 
-  test('results can be recorded in one place and compared in another', (context) => {
+  test('results can be recorded on one machine and compared on another', (context) => {
     needsKernels(context)
     const file = join(folder, 'recorded')
     expect(compareEmulator(['--emulated-twice', '--record', file], '80').code).toBe(0)
-    // The architecture is that of the file.
+    // The architecture comes from the file.
     const { code, text } = compareEmulator(['--against', file], '75')
     expect(text).toContain(', 0 differences')
     expect(code).toBe(0)
   })
 
-  // One result of each line is changed, an exact one by a bit, another by 1% more than its bound.
-  test.for(['one case', 'all cases'])('every difference in %s is noticed', (which, context) => {
+  // --wrong changes one result of each line: an exact one by a bit, an approximate one by 1% more than its bound.
+  test.for(['one case', 'all cases'])('every difference in %s is detected', (which, context) => {
     needsKernels(context)
     const file = join(folder, 'before')
     compareEmulator(['--emulated-twice', '--record', file], '80')
@@ -339,6 +341,6 @@ describe('the comparison with a GPU, with the emulator in its place', () => {
 
   test('says why it cannot compare', () => {
     expect(compareEmulator(['--against', join(folder, 'nothing')], '80')).toMatchObject({ code: 2 })
-    expect(compareEmulator(['--frob'], '80').text).toContain('no option --frob')
+    expect(compareEmulator(['--frob'], '80').text).toContain('unknown option --frob')
   })
 })

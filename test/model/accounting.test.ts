@@ -1,4 +1,4 @@
-/** What an adapter costs, worked out by hand and against the memory of a model. */
+/** The cost of an adapter, compared with numbers worked out by hand and with the memory of a model. */
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { accountFor, LilyModel, rankForLora } from '../../lib/index.js'
@@ -9,8 +9,8 @@ const layers = projections(5, { q_proj: [8, 8], v_proj: [8, 4] })
 const config = { r: 3, strideA: 2, numB: 4, targetModules: ['q_proj', 'v_proj'] }
 
 describe('accountFor', () => {
-  it('counts what is shared once', () => {
-    // A: 3 blocks of each target, 3 x 8; a router 4 x 3 for each of 10 layers; B: 4 x 3 x 8 and 4 x 3 x 4.
+  it('counts shared parameters once', () => {
+    // A: 3 blocks per target, 3 x 8; a router 4 x 3 for each of 10 layers; B: 4 x 3 x 8 and 4 x 3 x 4.
     const parameters = { a: 144, router: 120, b: 144, total: 408 }
     expect(accountFor(layers, config)).toEqual({
       parameters,
@@ -36,7 +36,7 @@ describe('accountFor', () => {
     })
   })
 
-  it('is what a model takes', () => {
+  it('matches the memory of a model', () => {
     for (const dtype of ['float32', 'bfloat16'] as const) {
       const parameters = [...LilyModel.create({ layers, config, dtype }).parameters().values()]
       const { bytes } = accountFor(layers, config, { dtype })
@@ -48,13 +48,13 @@ describe('accountFor', () => {
 
 describe('rankForLora', () => {
   it('is the largest r with no more parameters', () => {
-    // Llama-3.2-3B's q and v in 28 layers; LoRA of rank 16 has 16 * 28 * (6144 + 4096) = 4587520 parameters. Lily has
-    // for each r 14 * 3072 of A and 4 * (3072 + 1024) of B, and 4 * 56 of routers: 59616, so r = 76.9...
+    // q and v of Llama-3.2-3B in 28 layers: LoRA of rank 16 has 16 * 28 * (6144 + 4096) = 4587520 parameters. Per unit of r,
+    // Lily has 14 * 3072 in A, 4 * (3072 + 1024) in B and 4 * 56 in the routers: 59616, so r = 76.9...
     const llama = projections(28, { q_proj: [3072, 3072], v_proj: [3072, 1024] })
     expect(rankForLora(llama, { strideA: 4, numB: 4, targetModules: ['q_proj', 'v_proj'] }, 16)).toBe(76)
   })
 
-  it('fits, and one more does not, whatever the sizes', () => {
+  it('fits, and the next larger rank does not, for any sizes', () => {
     const size = fc.integer({ min: 1, max: 40 })
     const cases = fc.record({
       count: size,
@@ -78,7 +78,7 @@ describe('rankForLora', () => {
     )
   })
 
-  it('refuses what has no answer', async () => {
+  it('rejects input without a solution', async () => {
     const one = [{ name: 'q', inFeatures: 8, outFeatures: 8 }]
     await expectRefused('ERR_LILY_ARGUMENT', 'loraRank', () => rankForLora(layers, {}, 0))
     await expectRefused('ERR_LILY_ARGUMENT', 'expected r from 1 to 4096, got 0', () =>

@@ -1,4 +1,4 @@
-/** Several adapters of one model. */
+/** Several adapters on one model. */
 import { describe, expect, it } from 'vitest'
 import { LilyAdapters, type LilyModel } from '../../lib/index.js'
 import { expectSameBits } from '../support/compare.js'
@@ -19,14 +19,14 @@ const gradient = () => place(dy, [tokens, dOut])
 const make = (seed: number, targetModules: string[], r = 2) =>
   createModel({ layers, config: { r, numB: 2, targetModules, initWeights: false }, seed })
 
-/** Two adapters, of which the second adapts one layer only, and the same ones by themselves. */
+/** Two adapters, the second of which adapts one layer only, and separate copies of both. */
 function both(): { set: LilyAdapters; one: LilyModel; two: LilyModel } {
   const set = new LilyAdapters().addAdapter('one', make(1, ['q', 'v'])).addAdapter('two', make(2, ['q'], 3))
   return { set, one: make(1, ['q', 'v']), two: make(2, ['q'], 3) }
 }
 
 describe('LilyAdapters', () => {
-  it('adds up the outputs of those that are active', async () => {
+  it('sums the outputs of the active adapters', async () => {
     const { set, one, two } = both()
     const [ofOne, ofBoth] = [output(), output()]
     one.layer('q').forward(input(), ofOne)
@@ -53,13 +53,13 @@ describe('LilyAdapters', () => {
     expectSameBits('deleted', await run(), base)
   })
 
-  it('gives gradients to those that took part', async () => {
+  it('gives gradients to the adapters that were active in forward', async () => {
     const { set, one, two } = both()
     set.setAdapter(['one', 'two'])
     const { saved } = set.layer('q').forward(input(), output())
     expect([...saved.calls.keys()]).toEqual(['one', 'two'])
     const dx = place(x, [tokens, dIn])
-    // Another choice does not matter to what has run.
+    // A later selection does not affect calls that have run.
     set.setAdapter('two')
     expect(set.layer('q').backward(gradient(), saved, { dx })).toBe(dx)
 
@@ -90,7 +90,7 @@ describe('LilyAdapters', () => {
     await expectRefused('ERR_LILY_DISPOSED', 'saved', () => set.layer('q').backward(gradient(), saved, { dx }))
   })
 
-  it('refuses what does not fit, and writes nothing then', async () => {
+  it('rejects invalid calls and writes nothing', async () => {
     const { set } = both()
     await expectRefused('ERR_LILY_ARGUMENT', 'one', () => set.addAdapter('one', make(1, ['q'])))
     await expectRefused('ERR_LILY_ARGUMENT', 'name', () => set.addAdapter('a.b', make(1, ['q'])))

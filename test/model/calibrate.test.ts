@@ -1,4 +1,4 @@
-/** Weights pooled over a sample, and the error that they cost, against float64. */
+/** Weights pooled over samples and the error that they cause, compared with float64. */
 import { describe, expect, it } from 'vitest'
 import type { LilyLayer } from '../../lib/index.js'
 import { forward } from '../reference.js'
@@ -12,10 +12,10 @@ const layers = ['0.q', '1.q'].map((name) => ({ name, inFeatures: dIn, outFeature
 const config = { r: rank, numB: experts, strideA: 2, scaling, initWeights: false }
 const model = createModel({ layers, config, seed: 5 })
 const random = randomFrom(6)
-// Large enough for routers to have an opinion.
+// Large enough that the weights differ clearly.
 const samples = [7, 2, 12].map((tokens) => gaussian(random, tokens * dIn, 6))
 
-/** Output and weights in float64, with the router (of one sequence or several) or with weights in its place. */
+/** Output and weights in float64, with the router (for one sequence or several) or with given weights. */
 async function reference(layer: LilyLayer, x: Float32Array, sequences: number, weights?: Float32Array) {
   const [a, router, b] = await Promise.all([layer.a, layer.router, layer.b].map(({ value }) => numbersOf(value)))
   const tokens = x.length / dIn
@@ -47,13 +47,13 @@ async function check(
   expect(result.weights.get(layer.name)).toBe(found?.weights)
   for (const x of calls) frozen.push(...(await reference(layer, x, 1, Float32Array.from(mean))).y)
   const error = relativeError(frozen, routed)
-  // Nothing that would pass by rounding alone.
+  // The error is well above rounding.
   expect(error).toBeGreaterThan(0.01)
   expect(Math.abs((found?.relativeError ?? NaN) / error - 1)).toBeLessThan(1e-5)
 }
 
 describe('calibrate', () => {
-  it('pools over calls, each as often as it has tokens, and measures the error of the output', async () => {
+  it('pools over calls, weighted by their tokens, and measures the error of the output', async () => {
     const calls = samples.map((x) => place(x, [x.length / dIn, dIn]))
     const result = await model.calibrate({ '0.q': calls, '1.q': calls.slice(1) })
     await check(model.layer('0.q'), samples, 1, result)
@@ -62,26 +62,26 @@ describe('calibrate', () => {
     expect(result.relativeError).toBe(Math.max(...errors))
   })
 
-  it('of sequences', async () => {
+  it('pools sequences', async () => {
     const calls = [samples[0].subarray(0, 6 * dIn), samples[2]]
     const tensors = calls.map((x) => place(x, [3, x.length / dIn / 3, dIn]))
     const result = await model.calibrate(new Map([['1.q', tensors]]), { routing: 'sequence' })
     await check(model.layer('1.q'), calls, 3, result)
   })
 
-  it('of one call costs nothing there, and is what freeze takes', async () => {
+  it('gives no error for a single call, and weights that freeze accepts', async () => {
     const x = place(samples[0], [7, dIn])
     const { weights, relativeError: error } = await model.calibrate({ '0.q': [x] })
     expect(error).toBeLessThan(1e-6)
     const routed = await numbersOf(model.layer('0.q').forward(x).y)
     model.freeze(weights)
     expect(relativeError(await numbersOf(model.layer('0.q').forward(x).y), routed)).toBeLessThan(1e-6)
-    // A frozen model is calibrated by its routers all the same.
+    // Calibration uses the routers of a frozen model, too.
     expect((await model.calibrate({ '0.q': [x] })).weights).toEqual(weights)
     model.unfreeze()
   })
 
-  it('of an adapter that does nothing costs nothing', async () => {
+  it('gives no error for an adapter with B = 0', async () => {
     const fresh = createModel({ layers, config: { ...config, initWeights: true }, seed: 5 })
     const { relativeError: error } = await fresh.calibrate({ '0.q': [place(samples[0], [7, dIn])] })
     expect(error).toBe(0)
@@ -96,7 +96,7 @@ describe('calibrate', () => {
     ['ERR_LILY_SHAPE', 'a', { '0.q': [place(samples[0], [6, 7])] }, {}],
     ['ERR_LILY_ARGUMENT', 'routing', { '0.q': [place(samples[0], [7, dIn])] }, { routing: 'token' }],
     ['ERR_LILY_ARGUMENT', 'mask', { '0.q': [place(samples[0], [7, dIn])] }, { mask: [] }],
-  ])('refuses with %s of %s', async (code, argument, bad, options) => {
+  ])('rejects with %s of %s', async (code, argument, bad, options) => {
     await expectRefused(code, argument, () => model.calibrate(bad as never, options as object))
   })
 })

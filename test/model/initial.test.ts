@@ -1,4 +1,4 @@
-/** What parameters start with. */
+/** Initial values of parameters. */
 import { describe, expect, it } from 'vitest'
 import { type DType, LilyModel } from '../../lib/index.js'
 import { unpack } from '../support/dtypes.js'
@@ -11,8 +11,8 @@ const valuesOf = (model: LilyModel, name: string) =>
   model.parameters().get(name)?.value.data as Float32Array | Uint16Array
 
 describe('initial values', () => {
-  // torch 2.6: torch.manual_seed(7), then for each parameter in turn torch.empty(shape).uniform_(-bound, bound).
-  it("are those that PyTorch's uniform_ draws from the same seed", () => {
+  // torch 2.6: torch.manual_seed(7), then torch.empty(shape).uniform_(-bound, bound) for each parameter in turn.
+  it("equal those of PyTorch's uniform_ with the same seed", () => {
     const model = LilyModel.create({ layers, config, seed: 7 })
     expect([...model.parameters().keys()]).toEqual([
       '0.q.lily_A.weight',
@@ -33,7 +33,7 @@ describe('initial values', () => {
     ])
   })
 
-  it('draw B, too, where initWeights is false', () => {
+  it('are random for B, too, if initWeights is false', () => {
     const model = LilyModel.create({ layers, config: { ...config, initWeights: false }, seed: 7 })
     const b = valuesOf(model, '0.q.lily_B.weight')
     expect([...b.subarray(0, 3), b[23]]).toEqual([
@@ -48,7 +48,7 @@ describe('initial values', () => {
     ['bfloat16', [0x3d00, 0xbe8a, 0x3e12, 0x3e10, 0xbe75, 0xbd89, 0xbe86, 0x3dee, 0xbdf7, 0x3ea1]],
     ['float16', [0x27ff, 0xb44f, 0x308f, 0x307e, 0xb3a6, 0xac4a, 0xb431, 0x2f6d, 0xafb6, 0x3507]],
   ])('are rounded to %s', (dtype, bits) => {
-    // The bits of torch's .to(dtype) of the numbers above.
+    // The bits of the numbers above after .to(dtype) in torch.
     const model = LilyModel.create({ layers, config, seed: 7, dtype })
     expect([...valuesOf(model, '0.q.lily_A.weight')]).toEqual(bits)
     expect(model.dtype).toBe(dtype)
@@ -66,22 +66,22 @@ describe('initial values', () => {
       const mean = numbers.reduce((sum, value) => sum + value, 0) / numbers.length
       const variance = numbers.reduce((sum, value) => sum + value * value, 0) / numbers.length
       expect(Math.max(...numbers.map(Math.abs))).toBeLessThanOrEqual(bound * (1 + 2 ** -8))
-      // Five deviations of the mean, and of the mean square, of so many uniform numbers.
+      // Five standard deviations of the mean and of the mean square of this many uniform numbers.
       expect(Math.abs(mean)).toBeLessThan((5 * bound) / Math.sqrt(3 * numbers.length))
       expect(Math.abs(variance / (bound ** 2 / 3) - 1)).toBeLessThan((5 * Math.sqrt(4 / 5)) / Math.sqrt(numbers.length))
     }
   })
 
-  it('differ without a seed', () => {
+  it('differ between models without a seed', () => {
     const [one, two] = [1, 2].map(() => valuesOf(LilyModel.create({ layers, config }), '0.q.lily_A.weight'))
     expect([...one]).not.toEqual([...two])
   })
 
-  it.each([-1, 2 ** 32, 0.5, '7'])('a bad seed: %o', async (seed) => {
+  it.each([-1, 2 ** 32, 0.5, '7'])('rejects the seed %o', async (seed) => {
     await expectRefused('ERR_LILY_ARGUMENT', 'seed', () => LilyModel.create({ layers, config, seed: seed as number }))
   })
 
-  it('a bad type', async () => {
+  it('rejects an unknown type', async () => {
     await expectRefused('ERR_LILY_DTYPE', 'dtype', () => LilyModel.create({ layers, config, dtype: 'int32' }))
   })
 })

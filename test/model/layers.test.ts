@@ -14,7 +14,7 @@ import { readSafetensors } from '../support/safetensors.js'
 
 const golden = fileURLToPath(new URL('../fixtures/golden', import.meta.url))
 
-describe('against PEFT', () => {
+describe('compared with PEFT', () => {
   const index = JSON.parse(readFileSync(join(golden, 'index.json'), 'utf8')) as {
     multi_layer: {
       file: string
@@ -32,7 +32,7 @@ describe('against PEFT', () => {
       const stored = (name: string) => tensors.get(name)?.data ?? new Float32Array()
       const config = readConfig({ r, numB, scaling, strideA })
       const shapes = Array.from({ length: layers }, (_, l) => ({ name: `${l}.proj`, inFeatures: d, outFeatures: d }))
-      // Where the golden file has each parameter, and what its gradient is called there.
+      // The names of each parameter and its gradient in the golden file.
       const names = new Map([['0.proj.lily_B.weight', 'Bs']])
       for (let l = 0; l < layers; l += strideA) names.set(`${l}.proj.lily_A.weight`, `A${l / strideA}`)
       for (let l = 0; l < layers; l++) names.set(`${l}.proj.lily_router.weight`, `R${l}`)
@@ -48,7 +48,7 @@ describe('against PEFT', () => {
       }
       expect(results.size).toBe(layers + 1 + names.size)
       for (const [name, actual] of results) {
-        // As golden.test.ts has it: four times the error of PEFT's own float32 run, or 2e-6.
+        // As in golden.test.ts: four times the error of PEFT's own float32 run, or 2e-6.
         const exact = stored(`f64.${name}`)
         const limit = Math.max(4 * relativeError(stored(`f32.${name}`), exact), 2e-6)
         expect(relativeError(actual, exact), name).toBeLessThanOrEqual(limit)
@@ -77,7 +77,7 @@ describe('gradients of shared parameters', () => {
     return value.reduce((sum, number, i) => sum + number * dy[i], 0)
   }
 
-  it.each([undefined, true, false])('are the finite differences of two layers, deferB %s', async (deferB) => {
+  it.each([undefined, true, false])('agree with finite differences over two layers, deferB %s', async (deferB) => {
     const model = createModel({ layers: shapes, config, seed: 11 })
     const { dx } = await runChain(model, x, [tokens, dIn], dy, { deferB })
     const parameters = model.parameters()
@@ -104,12 +104,12 @@ describe('gradients of shared parameters', () => {
         }
         return (at(step) - at(-step)) / (2 * step)
       })
-      // Float32's rounding in sums of a few dozen terms; the differences are good to 1e-9.
+      // The rounding of float32 in sums of a few dozen terms; the differences are accurate to 1e-9.
       expect(relativeError(gradient, differences), key).toBeLessThan(2e-6)
     }
   })
 
-  it('add up over calls until zeroGrad, in memory that stays', async () => {
+  it('accumulate over calls until zeroGrad, in the same memory', async () => {
     const model = createModel({ layers: shapes, config, seed: 11 })
     const grads = Array.from(model.parameters().values(), ({ grad }) => grad)
     const numbers = () => Promise.all(grads.map(numbersOf))
@@ -127,23 +127,23 @@ describe('gradients of shared parameters', () => {
     }
     model.zeroGrad()
     for (const zero of await numbers()) expect(zero.every((value) => Object.is(value, 0))).toBe(true)
-    // What was deferred is gone, too.
+    // zeroGrad discards deferred gradients, too.
     await runChain(model, x, [tokens, dIn], dy, { deferB: true })
     model.zeroGrad()
     for (const { grad } of model.parameters().values()) expect((await numbersOf(grad)).every((v) => v === 0)).toBe(true)
     await runChain(model, x, [tokens, dIn], dy)
-    // Reading them is what folds.
+    // Reading the gradients folds them.
     expect(Array.from(model.parameters().values(), ({ grad }) => grad)).toEqual(grads)
     for (const [i, again] of (await numbers()).entries()) expectSameBits(`gradient ${i}`, again, once[i])
   })
 
-  it('are those of the plain operations, however many calls wait for the fold', async () => {
+  it('equal those of the plain operations, for any number of deferred calls', async () => {
     const model = createModel({ layers: shapes, config, seed: 11 })
     const layer = model.layer('1.q')
     const place2 = (values: Float32Array) => place(values, [tokens, dIn])
     const [a, router, b] = [layer.a, layer.router, layer.b].map(({ value }) => value)
     const saved: LilySaved[] = []
-    // Folds begin when four times as many as there are experts wait.
+    // A fold starts when the number of deferred calls reaches four times the number of experts.
     for (let call = 0; call < 4 * experts + 3; call++) {
       const inputs = gaussian(randomFrom(call), tokens * dIn)
       const one = layer.forward(place2(inputs))
@@ -156,7 +156,7 @@ describe('gradients of shared parameters', () => {
     expect(relativeError(await numbersOf(layer.b.grad), await numbersOf(foldB(saved)))).toBeLessThan(1e-6)
   })
 
-  it('are computed for what needs says only', async () => {
+  it('are computed only as needs specifies', async () => {
     const model = createModel({ layers: shapes, config, seed: 11 })
     const layer = model.layer('0.q')
     const { saved } = layer.forward(place(x, [tokens, dIn]))
@@ -167,7 +167,7 @@ describe('gradients of shared parameters', () => {
     expect([await isZero('a'), await isZero('b'), await isZero('router')]).toEqual([true, true, false])
   })
 
-  it.each(['bfloat16', 'float16'] as const)('are float32 beside %s parameters', async (dtype) => {
+  it.each(['bfloat16', 'float16'] as const)('are float32 with %s parameters', async (dtype) => {
     const model = createModel({ layers: shapes, config, seed: 11, dtype })
     const layer = model.layer('0.q')
     const inputs = place(x, [tokens, dIn], dtype)
@@ -181,7 +181,7 @@ describe('gradients of shared parameters', () => {
     for (const { grad } of [layer.a, layer.router, layer.b]) {
       const numbers = await numbersOf(grad)
       expect(grad.dtype).toBe('float32')
-      // More than 16 bits hold.
+      // More precision than 16 bits have.
       expect(numbers.some((value) => (new Uint32Array(Float32Array.of(value).buffer)[0] & 0xffff) !== 0)).toBe(true)
     }
   })
@@ -195,7 +195,7 @@ describe('a model', () => {
   const dy = place(Float32Array.of(1, -1, 2, 0.5, 3, -2), [2, 3])
   const model = () => createModel({ layers, config, seed: 1 })
 
-  it('lets go of its memory', async () => {
+  it('releases its memory', async () => {
     const gone = model()
     const layer = gone.layer('0.q')
     const { value, grad } = layer.a
@@ -209,7 +209,7 @@ describe('a model', () => {
     await expectRefused('ERR_LILY_DISPOSED', 'model', () => gone.zeroGrad())
   })
 
-  it('refuses what is not its own', async () => {
+  it('rejects unknown names and options, and saved calls of other layers and models', async () => {
     const [one, two] = [model(), model()]
     const { saved } = one.layer('0.q').forward(place(x, shape))
     await expectRefused('ERR_LILY_ARGUMENT', 'k_proj', () => one.layer('k_proj'))
@@ -229,7 +229,7 @@ describe('a model', () => {
     await expectRefused('ERR_LILY_ARGUMENT', 'sed', () => LilyModel.create({ layers, config, sed: 1 } as never))
   })
 
-  it('is made of parts that fit', async () => {
+  it('requires parts that fit', async () => {
     const parts = (change: (values: Map<string, ReturnType<typeof place>>) => void) => {
       const values = new Map(Array.from(model().parameters(), ([name, { value }]) => [name, value]))
       change(values)
@@ -253,7 +253,7 @@ describe('a model', () => {
     )
   })
 
-  it('passes options on', async () => {
+  it('forwards options to the operations', async () => {
     const layer = model().layer('0.q')
     const [a, router, b] = [layer.a, layer.router, layer.b].map(({ value }) => value)
     const rows = place([...x, ...x], [2, 2, 4])

@@ -1,4 +1,4 @@
-/** A frozen layer's update in its base weight, and as LoRA, against float64. */
+/** Merging the update of a frozen layer into its base weight, and exporting it as LoRA, compared with float64. */
 import { describe, expect, it } from 'vitest'
 import { deviceTensor, type LilyLayer, type LilyModel, loraForward } from '../../lib/index.js'
 import { backend } from '../support/backend.js'
@@ -8,7 +8,7 @@ import { createModel, numbersOf, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import { expectRefused } from '../support/refused.js'
 
-// More rows than are taken at once, and no multiple of anything.
+// More rows than one block, and sizes that are no multiples of a tile.
 const [dIn, dOut, rank, experts, scaling] = [19, 301, 5, 3, 0.75]
 const layers = ['0.q', '1.q'].map((name) => ({ name, inFeatures: dIn, outFeatures: dOut }))
 const config = { r: rank, numB: experts, strideA: 2, scaling, initWeights: false }
@@ -37,7 +37,7 @@ async function updateOf(layer: LilyLayer, w: ArrayLike<number>): Promise<Float64
 }
 
 describe('merge', () => {
-  it('adds the update of fixed weights, and unmerge takes it out again', async () => {
+  it('adds the update of fixed weights, and unmerge subtracts it', async () => {
     const model = frozenModel()
     for (const [name, w] of Object.entries(weights)) {
       const before = baseWeight()
@@ -47,7 +47,7 @@ describe('merge', () => {
       expect(model.layer(name).isMerged).toBe(true)
       const merged = await numbersOf(weight)
       const exact = update.map((value, i) => value + before[i])
-      // The sum's rounding, at most 6e-8, and those of the update, which is about as large.
+      // The rounding of the sum, at most 6e-8, and that of the update, which is about as large.
       expect(relativeError(merged, exact)).toBeLessThan(2e-7)
 
       model.unmerge(name, weight)
@@ -56,7 +56,7 @@ describe('merge', () => {
     }
   })
 
-  it('unmerge subtracts the very numbers that merge has added', async () => {
+  it('unmerge subtracts exactly the numbers that merge added', async () => {
     const model = frozenModel()
     const weight = place(new Float32Array(dOut * dIn), [dOut, dIn])
     model.merge('0.q', weight)
@@ -65,7 +65,7 @@ describe('merge', () => {
     expect((await numbersOf(weight)).every((value) => value === 0)).toBe(true)
   })
 
-  it('of uniform weights is what forward adds', async () => {
+  it('of uniform weights agrees with forward', async () => {
     const model = createModel({ layers, config, seed: 3 })
     model.freeze('uniform')
     const x = gaussian(randomFrom(6), 4 * dIn)
@@ -92,7 +92,7 @@ describe('merge', () => {
     ['float16', 'float16'],
     ['float32', 'bfloat16'],
     ['bfloat16', 'float16'],
-  ])('rounds a %s weight once, %s parameters', async (dtype, parameters) => {
+  ])('rounds a %s weight once, with %s parameters', async (dtype, parameters) => {
     const model = frozenModel(parameters)
     const before = baseWeight(dtype)
     const weight = place(before, [dOut, dIn], dtype)
@@ -104,7 +104,7 @@ describe('merge', () => {
     const update = await updateOf(model.layer('0.q'), weights['0.q'])
     model.merge('0.q', weight)
     const merged = await numbersOf(weight)
-    // A device takes 16-bit parameters, and C, as 16-bit operands; the host never does.
+    // The cuda backend uses 16-bit parameters and the combined B as 16-bit operands; the cpu backend does not.
     const operands = backend === 'cuda' && parameters !== 'float32' ? 2 ** -8 : 1e-6
     const size = Math.hypot(...update) / Math.sqrt(update.length)
     merged.forEach((value, i) => {
@@ -116,7 +116,7 @@ describe('merge', () => {
     checkRestored(dtype, await numbersOf(weight), merged, before)
   })
 
-  it('leaves what is between the rows of a weight', async () => {
+  it('does not write between the rows of a weight', async () => {
     const model = frozenModel()
     const values = gaussian(randomFrom(8), dOut * (dIn + 3))
     const whole = place(values, [dOut, dIn + 3])
@@ -134,7 +134,7 @@ describe('merge', () => {
     expect(relativeError(merged, exact)).toBeLessThan(2e-7)
   })
 
-  it('is refused where it cannot be, and writes nothing then', async () => {
+  it('rejects invalid calls and writes nothing', async () => {
     const model = createModel({ layers, config, seed: 3 })
     const before = baseWeight()
     const weight = place(before, [dOut, dIn])
@@ -170,7 +170,7 @@ describe('merge', () => {
     expect(model.layer('0.q').frozenWeights).toBeUndefined()
   })
 
-  it("refuses a weight in a parameter's memory", async () => {
+  it('rejects a weight in the memory of a parameter', async () => {
     const shape = [{ name: 'q', inFeatures: 2, outFeatures: 2 }]
     const model = createModel({ layers: shape, config: { r: 2, numB: 2 } })
     model.freeze('uniform')
@@ -186,7 +186,7 @@ describe('freeze', () => {
     ['ERR_LILY_SHAPE', '1.q', { '0.q': [1, 2, 3], '1.q': [1, 2] }],
     ['ERR_LILY_SHAPE', '1.q', new Map([['1.q', 3]])],
     ['ERR_LILY_ARGUMENT', '1.q', { '1.q': [1, 2, NaN] }],
-  ])('refuses with %s of %s: %o', async (code, argument, bad) => {
+  ])('rejects with %s of %s: %o', async (code, argument, bad) => {
     const model = createModel({ layers, config, seed: 3 })
     await expectRefused(code, argument, () => model.freeze(bad as 'uniform'))
     expect(model.layer('0.q').frozenWeights).toBeUndefined()
@@ -194,36 +194,33 @@ describe('freeze', () => {
 })
 
 describe('exportLora', () => {
-  it.each<Float>(['float32', 'bfloat16'])(
-    'gives what forward of the frozen layer gives, %s parameters',
-    async (dtype) => {
-      const model = frozenModel(dtype)
-      const { r, scaling: s, layers: matrices } = await model.exportLora()
-      expect([r, s, [...matrices.keys()]]).toEqual([rank, scaling, ['0.q', '1.q']])
-      const x = roundAll(dtype, gaussian(randomFrom(9), 6 * dIn))
-      for (const [name, { a, b }] of matrices) {
-        expect([a.shape, b.shape, a.dtype, b.dtype]).toEqual([[rank, dIn], [dOut, rank], 'float32', 'float32'])
-        const { y } = model.layer(name).forward(place(x, [6, dIn], dtype))
-        const lora = loraForward({ x: { data: x, shape: [6, dIn] }, a, b }, { scaling: s }).y
-        expect(relativeError(await numbersOf(y), lora.data as Float32Array)).toBeLessThan(
-          dtype === 'float32' ? 1e-6 : 2 ** -7,
-        )
-      }
-      // Memory of its own, for each layer.
-      const [first, second] = [...matrices.values()]
-      expect(first.a.data.buffer).not.toBe(second.a.data.buffer)
-      expectSameBits('the shared A', first.a.data, second.a.data)
-    },
-  )
+  it.each<Float>(['float32', 'bfloat16'])('agrees with forward of the frozen layer, %s parameters', async (dtype) => {
+    const model = frozenModel(dtype)
+    const { r, scaling: s, layers: matrices } = await model.exportLora()
+    expect([r, s, [...matrices.keys()]]).toEqual([rank, scaling, ['0.q', '1.q']])
+    const x = roundAll(dtype, gaussian(randomFrom(9), 6 * dIn))
+    for (const [name, { a, b }] of matrices) {
+      expect([a.shape, b.shape, a.dtype, b.dtype]).toEqual([[rank, dIn], [dOut, rank], 'float32', 'float32'])
+      const { y } = model.layer(name).forward(place(x, [6, dIn], dtype))
+      const lora = loraForward({ x: { data: x, shape: [6, dIn] }, a, b }, { scaling: s }).y
+      expect(relativeError(await numbersOf(y), lora.data as Float32Array)).toBeLessThan(
+        dtype === 'float32' ? 1e-6 : 2 ** -7,
+      )
+    }
+    // Each layer has separate memory.
+    const [first, second] = [...matrices.values()]
+    expect(first.a.data.buffer).not.toBe(second.a.data.buffer)
+    expectSameBits('the shared A', first.a.data, second.a.data)
+  })
 
-  it('refuses a layer with a router', async () => {
+  it('rejects a layer with a router', async () => {
     const model = createModel({ layers, config, seed: 3 })
     model.freeze({ '0.q': [1, 2, 3] })
     await expectRefused('ERR_LILY_ARGUMENT', '1.q', () => model.exportLora())
   })
 })
 
-/** Within half a unit in the last place of the merged number, and half of the restored one. */
+/** Within half a unit in the last place of the merged number plus half a unit of the restored one. */
 function checkRestored(dtype: Float, restored: Float32Array, merged: Float32Array, before: Float32Array): void {
   restored.forEach((value, i) => {
     const limit = (quantum(dtype, merged[i]) + quantum(dtype, value)) / 2

@@ -1,4 +1,4 @@
-/** Which layers share what; and the configuration that says so. */
+/** Sharing of parameters between layers, and its configuration. */
 import { describe, expect, it } from 'vitest'
 import type { LayerShape, LilyConfigOptions } from '../../lib/index.js'
 import { readConfig } from '../../lib/model/config.js'
@@ -8,7 +8,7 @@ import { expectRefused } from '../support/refused.js'
 
 const share = (layers: readonly LayerShape[], config: LilyConfigOptions) => shareLayers(layers, readConfig(config))
 
-/** a, router and b of a layer, less what all their names end with. */
+/** The names of a, router and b of a layer, without their common suffix. */
 function usedBy(sharing: ReturnType<typeof share>, name: string): (string | undefined)[] {
   const layer = sharing.layers.get(name)
   return [layer?.a, layer?.router, layer?.b].map((parameter) => parameter?.replace(/\.lily_\w+\.weight$/, ''))
@@ -17,7 +17,7 @@ function usedBy(sharing: ReturnType<typeof share>, name: string): (string | unde
 const square = (...names: string[]): LayerShape[] => names.map((name) => ({ name, inFeatures: 4, outFeatures: 4 }))
 
 describe('shareLayers', () => {
-  it('shares A in blocks of strideA of which the last may be short, B in all layers of a target, no router', () => {
+  it('shares A within blocks of strideA layers (the last may be shorter), B within a target, and no router', () => {
     const layers = projections(5, { q_proj: [8, 8], k_proj: [8, 4], v_proj: [8, 4] })
     const sharing = share(layers, { r: 3, strideA: 2, numB: 4, targetModules: ['v_proj', 'q_proj'] })
     const name = (l: number, target: string) => `model.layers.${l}.self_attn.${target}`
@@ -39,7 +39,7 @@ describe('shareLayers', () => {
     expect(sharing.parameters.get(`${name(3, 'q_proj')}.lily_router.weight`)?.shape).toEqual([4, 3])
   })
 
-  it('the longest suffix decides, in whatever order they are given', () => {
+  it('the longest suffix wins, in any order of targets', () => {
     const layers = square('a.mlp.proj', 'a.attn.proj', 'b.mlp.proj', 'b.attn.proj')
     const suffixes = ['proj', 'attn.proj', 'b.attn.proj']
     const orders = [suffixes, [...suffixes].reverse(), ['attn.proj', 'b.attn.proj', 'proj']]
@@ -54,52 +54,56 @@ describe('shareLayers', () => {
     }
   })
 
-  it('a suffix ends a name at a dot, or is the name', () => {
+  it('a suffix begins after a dot or is the whole name', () => {
     const sharing = share(square('a.q', 'a.xq', 'q', 'a.q.base'), { targetModules: ['q'] })
     expect([...sharing.layers.keys()]).toEqual(['a.q', 'q'])
   })
 
-  it('layers of one suffix and another shape are another target', () => {
+  it('layers with the same suffix and another shape form another target', () => {
     const sharing = share([...square('0.q', '1.q'), { name: '2.q', inFeatures: 4, outFeatures: 6 }, ...square('3.q')], {
       strideA: 2,
       targetModules: ['q'],
     })
     expect(usedBy(sharing, '2.q')).toEqual(['2.q', '2.q', '2.q'])
-    // The third of the first shape begins the second block.
+    // The third layer of the first shape begins the second block.
     expect(usedBy(sharing, '3.q')).toEqual(['3.q', '3.q', '0.q'])
   })
 
-  it('blocks follow the order given, not that of names', () => {
+  it('blocks follow the given order, not the order of names', () => {
     const sharing = share(square('10.q', '2.q', '1.q'), { strideA: 2, targetModules: ['q'] })
     expect(usedBy(sharing, '2.q')).toEqual(['10.q', '2.q', '10.q'])
     expect(usedBy(sharing, '1.q')).toEqual(['1.q', '1.q', '10.q'])
   })
 
-  it('a regular expression must match the whole name, and makes one target', () => {
+  it('a regular expression must match the whole name, and forms one target', () => {
     const layers = square('layers.0.q', 'layers.0.v', 'layers.1.q', 'head')
     const sharing = share(layers, { targetModules: String.raw`layers\.(?P<number>\d)\.(q|v)` })
     expect([...sharing.layers.keys()]).toEqual(['layers.0.q', 'layers.0.v', 'layers.1.q'])
     expect(usedBy(sharing, 'layers.1.q')[2]).toBe('layers.0.q')
   })
 
-  it('without targets every layer is adapted, by the last part of its name', () => {
+  it('without targets every layer is adapted, grouped by the last part of its name', () => {
     const sharing = share(square('a.q', 'a.v', 'b.q'), {})
     expect(Array.from(sharing.layers.values(), ({ target }) => target)).toEqual(['q', 'v', 'q'])
   })
 
   it.each<[string, LilyConfigOptions, string[]]>([
-    ['a suffix that is excluded', { excludeModules: ['v'] }, ['layers.0.q', 'layers.1.q', 'blocks.1.q']],
-    ['a pattern that is excluded', { excludeModules: String.raw`m\.layers\..*` }, ['blocks.1.q']],
-    ['other numbers', { layersToTransform: 1 }, ['layers.1.q', 'blocks.1.q']],
-    ['other lists', { layersToTransform: [0, 1], layersPattern: 'layers' }, ['layers.0.q', 'layers.0.v', 'layers.1.q']],
-  ])('leaves out %s', (_what, config, expected) => {
+    ['a suffix', { excludeModules: ['v'] }, ['layers.0.q', 'layers.1.q', 'blocks.1.q']],
+    ['a pattern', { excludeModules: String.raw`m\.layers\..*` }, ['blocks.1.q']],
+    ['other layer numbers', { layersToTransform: 1 }, ['layers.1.q', 'blocks.1.q']],
+    [
+      'other lists of layers',
+      { layersToTransform: [0, 1], layersPattern: 'layers' },
+      ['layers.0.q', 'layers.0.v', 'layers.1.q'],
+    ],
+  ])('excludes %s', (_what, config, expected) => {
     const layers = square('m.layers.0.q', 'm.layers.0.v', 'm.layers.1.q', 'm.blocks.1.q')
     const sharing = share(layers, { targetModules: ['q', 'v'], ...config })
     expect([...sharing.layers.keys()]).toEqual(expected.map((name) => `m.${name}`))
   })
 })
 
-describe('bad input', () => {
+describe('rejects', () => {
   it.each<[string, unknown]>([
     ['config', undefined],
     ['rank', { rank: 4 }],
@@ -118,7 +122,7 @@ describe('bad input', () => {
     ['layersPattern', { layersPattern: 'layers' }],
     ['layersPattern', { layersPattern: '(', layersToTransform: 1 }],
     ['initWeights', { initWeights: 'yes' }],
-  ])('of the configuration: %s of %o', async (argument, config) => {
+  ])('%s of the configuration %o', async (argument, config) => {
     await expectRefused('ERR_LILY_ARGUMENT', argument, () => readConfig(config))
   })
 
@@ -131,7 +135,7 @@ describe('bad input', () => {
     ['features', [{ name: 'q', inFeatures: 1, outFeatures: 1, features: 1 }]],
     ['layers[1].name', square('q', 'q')],
     ['targetModules', square('k')],
-  ])('of the layers: %s of %o', async (argument, layers) => {
+  ])('%s of the layers %o', async (argument, layers) => {
     await expectRefused('ERR_LILY_ARGUMENT', argument, () => share(layers as LayerShape[], { targetModules: ['q'] }))
   })
 })

@@ -1,4 +1,4 @@
-/** Learning a small regression, and going on from what was saved as if nothing had happened. */
+/** Training on a small regression, and resuming from a saved state with bit-equal results. */
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { AdamW, type AdamWState, LilyModel, SafetensorsFile, type Tensor, writeSafetensors } from '../../lib/index.js'
@@ -8,7 +8,7 @@ import { gaussian, randomFrom } from '../support/random.js'
 
 const [tokens, width] = [24, 16]
 const layers = [0, 1, 2].map((l) => ({ name: `layers.${l}.proj`, inFeatures: width, outFeatures: width }))
-// The experts are to be told apart: a larger scaling, and A shared by two layers of three.
+// Settings in which the experts matter: a larger scaling, and A shared by two layers of three.
 const config = { r: 4, numB: 2, strideA: 2, scaling: 2, targetModules: ['proj'] }
 const settings = { lr: 0.02, weightDecay: 0.001, maxNorm: 1, groups: [{ match: /lily_B/, lr: 0.04 }] }
 
@@ -22,11 +22,11 @@ const [teacher, target] = await (async () => {
 })()
 teacher.dispose()
 
-/** Mean of the squared differences before the step. */
+/** Mean squared error before the step. */
 async function step(model: LilyModel, optimiser: AdamW): Promise<number> {
   const output = (await runChain(model, input, [tokens, width], new Float32Array(tokens * width))).outputs.at(-1)!
   const difference = output.map((value, i) => value - target[i])
-  // Once more, now that the gradient is known: d/dy of the mean.
+  // Forward again, now with the gradient: d/dy of the mean.
   model.zeroGrad()
   await runChain(
     model,
@@ -47,7 +47,7 @@ async function steps(model: LilyModel, optimiser: AdamW, count: number): Promise
 const valuesOf = (model: LilyModel): Promise<Float32Array[]> =>
   Promise.all([...model.parameters().values()].map(({ value }) => numbersOf(value)))
 
-/** The optimiser's state as a file, as users keep it. */
+/** Writes the state of the optimiser to a file, as a user would. */
 async function writeState(path: string, { step, parameters }: AdamWState): Promise<void> {
   const tensors = Object.entries(parameters).flatMap(([name, { expAvg, expAvgSq }]): [string, Tensor][] => [
     [`${name}.expAvg`, expAvg],
@@ -76,7 +76,7 @@ async function readState(path: string): Promise<Parameters<AdamW['load']>[0]> {
   }
 }
 
-describe('a regression on what another adapter computes', () => {
+describe('a regression on the outputs of another adapter', () => {
   it('reaches a tenth of its first loss in 60 steps', async () => {
     const model = createModel({ layers, config, seed: 2 })
     const optimiser = new AdamW(model.parameters(), settings)
@@ -86,7 +86,7 @@ describe('a regression on what another adapter computes', () => {
     expect(last).toBeLessThan(first / 10)
   })
 
-  it('goes on to the bit after model and optimiser were saved and loaded', async () => {
+  it('continues bit for bit after saving and loading model and optimiser', async () => {
     const model = createModel({ layers, config, seed: 2 })
     const optimiser = new AdamW(model.parameters(), settings)
     await steps(model, optimiser, 5)

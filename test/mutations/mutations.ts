@@ -1,6 +1,6 @@
 /**
- * Mistakes that a kernel could have, each a patch of one place of native/cuda: the suite must notice every one of them.
- * `find` stands in its file once; two lines are given where one would not be enough.
+ * Mistakes that a kernel could have, each a patch of one place in native/cuda. The suite must notice every one of them.
+ * `find` must occur exactly once in its file; it spans two lines if one would be ambiguous.
  */
 export interface Mutation {
   readonly file: string
@@ -15,19 +15,19 @@ export const mutations: readonly Mutation[] = [
   // ---- Tiles and their products ----
   {
     file: 'stage.cuh',
-    what: 'a tile has the row behind its last one',
+    what: 'a tile includes the row after its last one',
     find: 'const int valid = row < window.row_end ?',
     replace: 'const int valid = row <= window.row_end ?',
   },
   {
     file: 'stage.cuh',
-    what: 'the row behind the last one is written',
+    what: 'the row after the last one is written',
     find: 'if (row >= window.row_end || column >= window.column_end) continue;',
     replace: 'if (row > window.row_end || column >= window.column_end) continue;',
   },
   {
     file: 'shrink.cuh',
-    what: 'half of every line is left out of the sum',
+    what: 'half of every K tile is missing from the sum',
     find: 'add(half[0], half[1]);',
     replace: '',
   },
@@ -51,34 +51,34 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'strip.cuh',
-    what: 'the scale is applied to what is added to as well',
+    what: 'the scale is applied to the old output too',
     find: '      first += old.x;\n',
     replace: '      first += scale * old.x;\n',
   },
   // ---- Left operands ----
   {
-    file: 'left.cuh',
+    file: 'left_operand.cuh',
     what: "relu' is 1 at 0",
     find: 'if (!(h[v] > 0)) value[n][v] = 0;',
     replace: 'if (!(h[v] >= 0)) value[n][v] = 0;',
   },
   {
-    file: 'left.cuh',
+    file: 'left_operand.cuh',
     what: 'dropped tokens have a router gradient',
     find: 'const bool keeps = at < token_end && (router.mask == nullptr || router.mask[at] != 0);',
     replace: 'const bool keeps = at < token_end;',
   },
   {
-    file: 'left.cuh',
+    file: 'left_operand.cuh',
     what: 'dl has the wrong sign',
-    find: 'expert_loss[e] - expert_loss[j], loss)',
-    replace: 'expert_loss[j] - expert_loss[e], loss)',
+    find: 'd_weights[e] - d_weights[j], d_logit)',
+    replace: 'd_weights[j] - d_weights[e], d_logit)',
   },
   {
-    file: 'left.cuh',
+    file: 'left_operand.cuh',
     what: 'no barrier before dl is read',
-    find: `scratch.logit_loss[t * experts + e] = loss;\n  }\n  ${BARRIER}`,
-    replace: 'scratch.logit_loss[t * experts + e] = loss;\n  }\n',
+    find: `scratch.d_logits[t * experts + e] = d_logit;\n  }\n  ${BARRIER}`,
+    replace: 'scratch.d_logits[t * experts + e] = d_logit;\n  }\n',
   },
   // ---- Forward ----
   {
@@ -89,7 +89,7 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'forward_shrink.cuh',
-    what: 'the last number of h has no part in the logits',
+    what: 'the logits omit the last element of h',
     find: 'for (int k = 0; k < route.rank; ++k)',
     replace: 'for (int k = 0; k < route.rank - 1; ++k)',
   },
@@ -107,15 +107,15 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'forward_route.cuh',
-    what: 'h in place of the router',
+    what: 'the logits read h instead of the router',
     find: 'convert<R>(r_raw[i], r);',
     replace: 'convert<H>(h_raw[i][0], r);',
   },
   {
     file: 'pool.cuh',
-    what: 'the last token of a sequence is left out',
-    find: 'part = first + i * kWarp < end &&',
-    replace: 'part = first + i * kWarp < end - 1 &&',
+    what: 'the pool omits the last token of a sequence',
+    find: 'sum = first + i * kWarp < end &&',
+    replace: 'sum = first + i * kWarp < end - 1 &&',
   },
   {
     file: 'pool.cuh',
@@ -125,13 +125,13 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'forward_expand.cuh',
-    what: 'C of the first columns in every block',
-    find: 'combine_tile<Scalar, Tile::kRank, Tile::kColumns>(tile, call.experts, weights, row, column);',
-    replace: 'combine_tile<Scalar, Tile::kRank, Tile::kColumns>(tile, call.experts, weights, row, 0);',
+    what: 'every block combines the first columns of C',
+    find: 'combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(tile, call.experts, weights, row, column);',
+    replace: 'combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(tile, call.experts, weights, row, 0);',
   },
   {
     file: 'forward_token.cuh',
-    what: 'the probability of another expert',
+    what: 'u has the probability of another expert',
     find: 'p[t * p_pitch + j / route.rank]',
     replace: 'p[t * p_pitch + j % route.experts]',
   },
@@ -143,20 +143,20 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'combine.cuh',
-    what: 'the first weight for every expert',
+    what: 'every expert has the first weight',
     find: 'weights[is_expert ? first + i : 0]',
     replace: 'weights[0]',
   },
   {
     file: 'combine.cuh',
-    what: 'the last expert is added again where their number is no multiple of four',
-    find: 'value[v] = is_expert ? fmaf(weight, part[v], value[v]) : value[v];',
-    replace: 'value[v] = fmaf(weight, part[v], value[v]);',
+    what: 'the last expert is added again if the number of experts is not a multiple of four',
+    find: 'value[v] = is_expert ? fmaf(weight, b_values[v], value[v]) : value[v];',
+    replace: 'value[v] = fmaf(weight, b_values[v], value[v]);',
   },
   {
     file: 'combine.cuh',
     what: 'dropped tokens are counted as kept',
-    find: 'count += count_bytes(chunk.x) +',
+    find: 'count += count_bytes(vector.x) +',
     replace: 'count += 4 +',
   },
   {
@@ -167,14 +167,14 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'forward_decode.cuh',
-    what: 'the last chunk of d is left out',
-    find: 'chunk < call.chunks; ++chunk',
-    replace: 'chunk < call.chunks - 1; ++chunk',
+    what: 'the sum omits the last split of d',
+    find: 'split < call.splits; ++split',
+    replace: 'split < call.splits - 1; ++split',
   },
   {
     file: 'forward_decode.cuh',
-    what: 'u without its weight',
-    find: 'mixture[group[t] * mixture_pitch + j / rank] *',
+    what: 'u is not weighted',
+    find: 'token_weights[group[t] * token_weights_pitch + j / rank] *',
     replace: '1.0f *',
   },
   {
@@ -186,9 +186,9 @@ export const mutations: readonly Mutation[] = [
   // ---- Large ranks ----
   {
     file: 'large.cuh',
-    what: 'the last steps of a sum are left out',
-    find: 'min(left, Tile::kDepth)',
-    replace: 'min(left, Tile::kDepth) - Tile::Engine::kDepth',
+    what: 'a product omits the last steps of its sum',
+    find: 'min(remaining, Tile::kBlockK)',
+    replace: 'min(remaining, Tile::kBlockK) - Tile::Engine::kStepK',
   },
   {
     file: 'large.cuh',
@@ -204,8 +204,8 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'large_strip.cuh',
-    what: 'the first split of tokens in every block',
-    find: 'at.split = index / call.slices % call.splits;',
+    what: 'every block computes the first split of tokens',
+    find: 'at.split = index / call.column_tiles % call.splits;',
     replace: 'at.split = 0;',
   },
   // ---- Backward ----
@@ -217,73 +217,73 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'backward_dy.cuh',
-    what: 'an expert that begins within a block of rows begins q anew',
+    what: 'an expert that begins within a tile of rows resets q',
     find: 'const bool begins = k >= row;',
     replace: 'const bool begins = true;',
   },
   {
     file: 'backward_dy.cuh',
-    what: 'the first split of tokens in every block of columns',
-    find: 'const StripBlock at = {index % call.slices, split, index / call.slices};',
-    replace: 'const StripBlock at = {index % call.slices, 0, index / call.slices};',
+    what: 'every column block computes the first split of tokens',
+    find: 'const StripIndex at = {index % call.column_tiles, split, index / call.column_tiles};',
+    replace: 'const StripIndex at = {index % call.column_tiles, 0, index / call.column_tiles};',
   },
   {
     file: 'backward_dy.cuh',
     what: 'no barrier between a product and the next',
-    find: '__syncthreads();  // the next product takes the same memory, and other warps go on with c',
+    find: '__syncthreads();  // the next product reuses the memory; other warps still read it',
     replace: '',
   },
   {
     file: 'backward_dy_once.cuh',
     what: 'the last token of a tile has no q',
-    find: 'const int count = min(Tile::kTokens, end - begin - tile * Tile::kTokens);',
-    replace: 'const int count = min(Tile::kTokens, end - begin - tile * Tile::kTokens) - 1;',
+    find: 'const int count = min(Tile::kBlockM, end - begin - tile * Tile::kBlockM);',
+    replace: 'const int count = min(Tile::kBlockM, end - begin - tile * Tile::kBlockM) - 1;',
   },
   {
     file: 'backward_dy_once.cuh',
-    what: 'no barrier before the parts of q are added',
+    what: 'no barrier before the partial sums of q are added',
     find: `first, second);\n    });\n    ${BARRIER}`,
     replace: 'first, second);\n    });\n',
   },
   {
     file: 'backward_x.cuh',
-    what: 'dR leaves out the last token of a range',
-    find: 'end = min(begin + call.range_tokens, call.tokens);',
-    replace: 'end = min(begin + call.range_tokens, call.tokens) - 1;',
+    what: 'dR omits the last token of a split',
+    find: 'end = min(begin + call.split_tokens, call.tokens);',
+    replace: 'end = min(begin + call.split_tokens, call.tokens) - 1;',
   },
   {
     file: 'backward_x.cuh',
-    what: 'A of the first columns in every block',
-    find: 'call.strip.left.columns, row, column, call.strip.columns);',
-    replace: 'call.strip.left.columns, row, 0, call.strip.columns);',
+    what: 'every block reads the first columns of A',
+    find: 'call.strip.lhs.columns, row, column, call.strip.columns);',
+    replace: 'call.strip.lhs.columns, row, 0, call.strip.columns);',
   },
   {
     file: 'gradient.cuh',
-    what: "a gradient's rows of the first expert for every expert",
-    find: 'store_four(out, static_cast<int64_t>(e) * target.rows + row + k, column + n, target.columns, value);',
-    replace: 'store_four(out, row + k, column + n, target.columns, value);',
+    what: "every expert's gradient is written to the first expert's rows",
+    find: 'store_vec4(out, static_cast<int64_t>(e) * target.rows + row + k, column + n, target.columns, value);',
+    replace: 'store_vec4(out, row + k, column + n, target.columns, value);',
   },
   {
     file: 'gradient.cuh',
-    what: 'dw leaves out the last warp',
+    what: 'dw omits the last warp',
     find: 'scale * (sums[0] + sums[1] + sums[2] + sums[3])',
     replace: 'scale * (sums[0] + sums[1] + sums[2])',
   },
   {
     file: 'gradient.cuh',
-    what: 'reduce leaves out the last part',
-    find: 'for (int part = 0; part < job.part_count; ++part) {',
-    replace: 'for (int part = 0; part < job.part_count - 1; ++part) {',
+    what: 'reduce omits the last partial sum',
+    find: 'for (int partial = 0; partial < job.partial_count; ++partial) {',
+    replace: 'for (int partial = 0; partial < job.partial_count - 1; ++partial) {',
   },
   {
     file: 'gradient.cuh',
-    what: 'reduce does not weigh the experts',
+    what: "reduce does not multiply by the experts' weights",
     find: 'job.weights == nullptr ? job.scale : job.scale * job.weights[e];',
     replace: 'job.scale;',
   },
   {
     file: 'gradient.cuh',
-    what: 'fold leaves out the last group',
+    what: 'fold omits the last group',
     find: 'for (int64_t g = 0; g < layer.groups; ++g)',
     replace: 'for (int64_t g = 0; g < layer.groups - 1; ++g)',
   },

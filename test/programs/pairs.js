@@ -1,4 +1,4 @@
-// 10,000 forward/backward pairs, in one of these ways; prints the bytes that the process held before, after and at most.
+// Runs 10,000 forward/backward pairs in one of these ways, and prints the memory of the process before, after and at peak.
 import {
   foldB,
   lilyBackward,
@@ -10,7 +10,7 @@ import {
 } from 'lily-kernels'
 
 const PAIRS = 10_000
-// y and dx have 64 KB each: all pairs together have more than a gigabyte.
+// y and dx have 64 KB each, so all pairs together exceed a gigabyte.
 const [tokens, dIn, dOut, rank, experts] = [128, 128, 128, 8, 2]
 const matrix = (...shape) => ({ data: new Float32Array(shape.reduce((p, q) => p * q)).fill(0.1), shape })
 const [x, a, router, dy] = [matrix(tokens, dIn), matrix(rank, dIn), matrix(experts, rank), matrix(tokens, dOut)]
@@ -48,7 +48,7 @@ const ways = {
 }
 const way = ways[process.argv[2]]
 
-/** Garbage needs a turn of the event loop to be let go of wholly. */
+/** Finalizers run in a later turn of the event loop. */
 async function held() {
   for (let i = 0; i < 3; i++) {
     globalThis.gc()
@@ -62,7 +62,7 @@ async function repeat(count) {
   for (let i = 0; i < count; i++) await way()
 }
 
-// Caches and compiled code first.
+// Warm up caches and compiled code.
 await repeat(500)
 const before = await held()
 await repeat(PAIRS)

@@ -1,4 +1,4 @@
-/** The installed package in every runtime that the README names, as they differ in loading modules, addons and workers. */
+/** The installed package in every runtime of the README. Runtimes differ in loading modules, addons and workers. */
 import { buildSync } from 'esbuild'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { asyncConsumer, consumer, expected, float16Consumer, MODULES, workersConsumer } from '../support/consumer.js'
@@ -11,13 +11,13 @@ beforeAll(() => {
 }, 300_000)
 afterAll(() => installed?.remove())
 
-/** What a program of each runtime is given before the file. */
+/** Arguments of each runtime before the file. */
 const runtimes: [runtime: Runtime, options: string[]][] = [
   ['Node 20', []],
   ['Node 22', []],
   ['Node 24', []],
   ['Bun', []],
-  // An addon needs --allow-ffi, and its loader reads the environment and looks into folders.
+  // An addon requires --allow-ffi; its loader reads environment variables and folders.
   ['Deno', ['run', '--allow-ffi', '--allow-read', '--allow-env', '--allow-sys']],
 ]
 const FORMATS = ['ESM', 'CJS'] as const
@@ -30,7 +30,7 @@ describe.each(runtimes)('%s', (runtime, options) => {
 
   const run = (file: string, source: string): unknown => JSON.parse(installed.run(program, options, file, source))
 
-  test('is the runtime meant', () => {
+  test('is the expected runtime', () => {
     const source = 'const { bun, deno, node } = process.versions; console.log(JSON.stringify({ bun, deno, node }))'
     const { bun, deno, node } = run('versions.mjs', source) as Record<string, string | undefined>
     const name = bun ? 'Bun' : deno ? 'Deno' : `Node ${(node ?? '').split('.')[0]}`
@@ -41,7 +41,7 @@ describe.each(runtimes)('%s', (runtime, options) => {
     expect(run(MODULES[format].file, consumer(format))).toEqual(expected)
   })
 
-  test.each(FORMATS)('bundled by esbuild as %s, the package external', (format) => {
+  test.each(FORMATS)('bundled by esbuild as %s, with the package external', (format) => {
     const [bundle] = buildSync({
       stdin: { contents: consumer('ESM') },
       bundle: true,
@@ -54,17 +54,17 @@ describe.each(runtimes)('%s', (runtime, options) => {
     expect(run(`bundled-${MODULES[format].file}`, bundle.text)).toEqual(expected)
   })
 
-  test('calls that return promises', () => {
+  test('async calls', () => {
     expect(run('async.mjs', asyncConsumer)).toEqual(expected)
   })
 
-  // The other suites may run on a Node that has none.
-  test('operands in Float16Arrays, where there are any', () => {
+  // The other test suites may run on a Node without Float16Array.
+  test('operands in a Float16Array, if the runtime has it', () => {
     const hasFloat16Array = runtime !== 'Node 20' && runtime !== 'Node 22'
     expect(run('float16.mjs', float16Consumer)).toEqual(hasFloat16Array ? expected : null)
   })
 
-  test('four workers at once', () => {
+  test('four concurrent workers', () => {
     expect(run('workers.mjs', workersConsumer)).toEqual(new Array(5).fill(expected))
   })
 })

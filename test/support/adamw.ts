@@ -1,22 +1,22 @@
-/** The formula of AdamW in float64, and what float32 may lose beside it. */
+/** The formula of AdamW in float64, with tolerances for float32. */
 import { expect } from 'vitest'
 import type { AdamWOptions } from '../../lib/index.js'
 import { pack, quantum, unpack } from './dtypes.js'
 import type { History, TrainedParameter } from './training.js'
 
-/** Float32's unit of rounding. */
+/** The unit roundoff of float32. */
 const ROUNDING = 2 ** -24
 
 /**
- * Roundings of float32 of ROUNDING each, in proportion to the terms that are added up: 3 of the gradient (norm, factor,
- * product), 2 of m, half of 4 of v and its root, 5 of the quotient, 3 of the value, and one for those of m and v in
- * earlier steps.
+ * Number of float32 roundings of ROUNDING each, relative to the terms of the sums: 3 for the gradient (norm, factor,
+ * product), 2 for m, half of 4 for v and its root, 5 for the quotient, 3 for the value, and one for m and v in earlier
+ * steps.
  */
 const ROUNDINGS = 16
 
 /**
- * Every value of every step against the formula in float64, from the value before as it was found; m, v and the norm
- * are the reference's own, of the gradients as rounded to their type. The value of 16 bits is rounded once.
+ * Compares every value of every step with the formula in float64, applied to the actual value before the step. m, v and
+ * the norm are those of the reference, from the rounded gradients. A 16-bit value is rounded once.
  */
 export function checkHistory(history: History, trained: readonly TrainedParameter[], options: AdamWOptions): void {
   const { betas: [beta1, beta2] = [0.9, 0.999], eps = 1e-8, maxNorm } = options
@@ -25,7 +25,7 @@ export function checkHistory(history: History, trained: readonly TrainedParamete
   )
   const moments = trained.map(({ start: { length } }) => ({
     m: new Float64Array(length),
-    /** Of the absolute gradients: what the error of m is in proportion to, whatever cancels. */
+    /** m of the absolute gradients. The error of m is proportional to it, even if terms cancel. */
     size: new Float64Array(length),
     v: new Float64Array(length),
   }))
@@ -64,7 +64,7 @@ export function checkHistory(history: History, trained: readonly TrainedParamete
   }
 }
 
-/** Each number within `limit` of its scale. */
+/** Checks that the error of each number is at most `limit` times its scale. */
 function expectWithin(
   name: string,
   actual: Float32Array,

@@ -1,7 +1,7 @@
 /**
- * Where the suite computes. The same tests run on the host and on a CUDA device (vitest.config.ts has a project for
- * each): they take the operations from here, with `await`. On a device the operands are moved there before a call, and
- * everything that was moved or made comes back after it, so that a test only ever sees host memory.
+ * The backend under test. The same tests run on the cpu backend and on a CUDA device (vitest.config.ts has a project for
+ * each): they import the operations from here and call them with `await`. On a device, operands are copied to it before a
+ * call, and operands and results are copied back after it, so tests access host memory only.
  */
 import * as lily from '../../lib/index.js'
 import {
@@ -19,12 +19,12 @@ import { isDetached } from '../../lib/memory/operand.js'
 
 export const backend = process.env.LILY_TEST_BACKEND === 'cuda' ? 'cuda' : 'cpu'
 
-/** The device is emulator, on which large problems take too long. */
+/** The device is the emulator, on which large problems take too long. */
 export const isEmulated = backend === 'cuda' && process.env.LILY_TEST_EMULATED === '1'
 
 type Saved = LilySaved | LoraSaved
 
-/** The device's side of a saved call that a test holds. */
+/** The saved call on the device, by its host counterpart that a test holds. */
 const savedOnDevice = new WeakMap<object, Saved>()
 const HELD = ['hidden', 'probabilities', 'weights'] as const
 
@@ -36,14 +36,14 @@ interface HostOperand {
   byteOffset?: number
 }
 
-/** The device's side of the host memory that was moved: what shares the one shares the other, in later calls too. */
+/** Device buffers by host buffer. Operands that share host memory share device memory, in later calls too. */
 const moved = new WeakMap<ArrayBufferLike, DeviceBuffer>()
 
-/** Moves the operands of a call to the device and back. */
+/** Copies the operands of a call to the device and back. */
 class Moves {
   readonly #buffers = new Map<ArrayBufferLike, DeviceBuffer>()
 
-  /** The operands of a call; what is not plain host memory stays what it is. */
+  /** The operands of a call on the device. Values other than plain host memory are returned unchanged. */
   operands<T>(operands: T): T {
     if (typeof operands !== 'object' || operands === null) return operands
     return Object.fromEntries(Object.entries(operands).map(([name, value]) => [name, this.#operand(value)])) as T
@@ -80,7 +80,7 @@ class Moves {
     return buffer
   }
 
-  /** All that the device has of the host's memory, as it is there now. */
+  /** Copies all device buffers back to host memory. */
   async back(): Promise<void> {
     for (const [memory, buffer] of this.#buffers) await buffer.download(new Uint8Array(memory))
   }
@@ -99,7 +99,7 @@ function isHostOperand(value: unknown): value is HostOperand {
   return ArrayBuffer.isView(data) && Array.isArray(shape) && !isDetached(data.buffer)
 }
 
-/** Calls a function of the package on the suite's backend. */
+/** Calls a function of the package on the backend under test. */
 async function call<Operands, Options, Result extends object>(
   operands: Operands,
   options: Options,
@@ -117,12 +117,12 @@ async function call<Operands, Options, Result extends object>(
     }
     return Object.fromEntries(entries) as Result
   } finally {
-    // A refused call must not have written anything, either.
+    // Also after an error: a rejected call must not have written anything.
     await moves.back()
   }
 }
 
-/** What was given comes back by itself. */
+/** Given outputs are copied back by Moves; new ones are copied here. */
 async function resultOnHost(given: unknown, value: unknown): Promise<unknown> {
   if (!(value instanceof Tensor) || given instanceof Tensor) return value instanceof Tensor ? given : value
   if (isHostOperand(given)) return given.strides === undefined ? tensor(given.data, given.shape, given.dtype) : given
@@ -131,13 +131,13 @@ async function resultOnHost(given: unknown, value: unknown): Promise<unknown> {
   return host
 }
 
-/** A saved call whose tensors are on the host. */
+/** A proxy of a saved call with its tensors on the host. */
 async function held(saved: Saved): Promise<Saved> {
   const tensors = new Map<string | symbol, Tensor | undefined>()
   for (const name of HELD) tensors.set(name, await saved[name]?.toHost())
   const proxy = new Proxy(saved, {
     get(target, name) {
-      // Reading them says whether the call was disposed of.
+      // Reading the property of the target throws if the call was disposed of.
       if (tensors.has(name)) return target[name as 'hidden'] && tensors.get(name)
       const value: unknown = Reflect.get(target, name, target)
       return typeof value === 'function' ? (value.bind(target) as unknown) : value

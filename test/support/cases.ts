@@ -14,15 +14,15 @@ export interface Spec extends Types {
   pool?: 'probabilities' | 'logits' | undefined
   activation?: 'none' | 'relu' | undefined
   scaling?: number | undefined
-  /** Lengths of the sequences; of sequence and fixed routing. */
+  /** Lengths of the sequences; for sequence and fixed routing. */
   lengths?: readonly number[] | undefined
   /** Share of the tokens that the mask drops; 1 drops all. */
   masked?: number | undefined
-  /** Deviation of the logits: 0 is an even mixture, 10 is nearly one expert. */
+  /** Standard deviation of the logits: 0 gives equal weights, 10 nearly a single expert. */
   sharpness?: number | undefined
 }
 
-/** A problem with numbers of its types and the gradient of its output. */
+/** A problem with numbers rounded to its types, and the gradient of its output. */
 export interface Case extends Problem {
   x: Float32Array
   a: Float32Array
@@ -41,7 +41,7 @@ export function makeCase(spec: Spec): Case {
   const { activations = 'float32', parameters = activations } = spec
   const x = relu ? eighths(random, tokens * dIn) : gaussian(random, tokens * dIn)
   const a = relu ? eighths(random, rank * dIn) : gaussian(random, rank * dIn, 1 / Math.sqrt(dIn))
-  // Deviation of hidden: 1, or that of a sum of products of two eighths (deviation sqrt(3/8) each).
+  // Standard deviation of hidden: 1, or that of a sum of products of two eighths (deviation sqrt(3/8) each).
   const hidden = relu ? Math.sqrt(dIn) * (3 / 8) : 1
   const offsets = lengths ? Int32Array.from([0, ...lengths.map((_, g) => total(lengths.slice(0, g + 1)))]) : undefined
   const groups = lengths ? lengths.length : 1
@@ -65,7 +65,7 @@ function total(lengths: readonly number[]): number {
   return lengths.reduce((sum, length) => sum + length, 0)
 }
 
-/** Random lengths, empty ones included, that add up to the tokens. */
+/** Random lengths, including zero, that add up to the tokens. */
 export function splitTokens(tokens: number, groups: number, seed: number): number[] {
   const random = randomFrom(seed)
   const cuts = Array.from({ length: groups - 1 }, () => integer(random, 0, tokens)).sort((p, q) => p - q)

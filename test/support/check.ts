@@ -1,4 +1,4 @@
-/** A case against the reference. */
+/** Comparison of a case with the reference. */
 import { expect } from 'vitest'
 import { backward, forward, Matrix } from '../reference.js'
 import type { Case } from './cases.js'
@@ -6,11 +6,11 @@ import { expectClose, expectCloseAsPlain } from './compare.js'
 import { type How as Call, type Result, run, wantedGradients } from './run.js'
 
 interface How extends Call {
-  /** Compares with the plain computation, too: for fixed problems of many numbers; of a few, one is luckier than the other. */
+  /** Compares with the plain computation, too. For fixed problems with many numbers: with few, errors vary too much. */
   plain?: boolean
 }
 
-/** Runs a case and compares all that it yields, memory around the operands included. */
+/** Runs a case and compares all results, including the memory around the operands. */
 export async function checkCase(c: Case, how: How = {}): Promise<void> {
   const result = await run(c, how)
   expect(result.damaged, 'operands written to where they must not be').toEqual([])
@@ -18,8 +18,8 @@ export async function checkCase(c: Case, how: How = {}): Promise<void> {
 }
 
 /**
- * Every result against what a plain computation in the problem's data types may be expected to lose, and against what
- * that computation lost.
+ * Compares the error of every result with the expected error of a plain computation in the data types of the problem, and
+ * with the actual error of that computation.
  */
 export function checkResult(c: Case, { values, old }: Omit<Result, 'damaged'>, how: How = {}): void {
   const expected = expectedOf(c, old, how, true)
@@ -35,10 +35,10 @@ function valueOf(values: Result['values'], name: string): Float32Array {
   return values[name as keyof typeof values] ?? new Float32Array()
 }
 
-/** All that a call yields: exact, or as the plain computation rounds it. */
+/** All results of a call: exact, or rounded as in the plain computation. */
 function expectedOf(c: Case, old: Result['old'], how: How, exact: boolean): Map<string, Matrix> {
   const { activations, parameters = activations, gradients: given = parameters } = c
-  // With `gradients` only given outputs have that type.
+  // `gradients` applies to given outputs only.
   const ofGradients = (how.outputs ?? 'new') === 'new' ? parameters : given
   const saved = forward(c, exact)
   const gradients = backward(c, saved, c.dy, exact)

@@ -6,7 +6,7 @@ import { replaceWithTensors, type TensorSource } from '../../lib/checkpoint/safe
 import { SafetensorsFile } from '../../lib/index.js'
 import { temporaryFolder } from './temporary.js'
 
-/** What PEFT's save_pretrained wrote. */
+/** The output of PEFT's save_pretrained. */
 export const GOLDEN = fileURLToPath(new URL('../fixtures/golden/peft_checkpoint', import.meta.url))
 
 export const CONFIG = 'adapter_config.json'
@@ -19,10 +19,10 @@ export function newFolder(): string {
   return mkdtempSync(join((parent ??= temporaryFolder()), 'adapter-'))
 }
 
-/** A copy of PEFT's folder that may be changed. */
+/** A writable copy of PEFT's folder. */
 export function goldenCopy(): string {
   const folder = newFolder()
-  // Without the mode of the files, which may be read-only.
+  // The files may be read-only, so do not copy their modes.
   for (const name of [CONFIG, TENSORS]) writeFileSync(join(folder, name), readFileSync(join(GOLDEN, name)))
   return folder
 }
@@ -31,14 +31,14 @@ export function readFields(folder: string): Record<string, unknown> {
   return JSON.parse(readFileSync(join(folder, CONFIG), 'utf8')) as Record<string, unknown>
 }
 
-/** A copy of PEFT's folder with fields of the configuration changed. */
+/** A copy of PEFT's folder with modified fields of the configuration. */
 export function withFields(fields: object): string {
   const folder = goldenCopy()
   writeFileSync(join(folder, CONFIG), JSON.stringify({ ...readFields(folder), ...fields }))
   return folder
 }
 
-/** A copy of PEFT's folder whose tensors `change` has changed. */
+/** A copy of PEFT's folder with tensors modified by `change`. */
 export async function withTensors(change: (tensors: Map<string, TensorSource>) => void): Promise<string> {
   const folder = goldenCopy()
   const file = await SafetensorsFile.open(join(GOLDEN, TENSORS))
@@ -53,7 +53,7 @@ export async function withTensors(change: (tensors: Map<string, TensorSource>) =
   return folder
 }
 
-/** A tensor of these bytes. */
+/** A tensor with these bytes. */
 export function bytesOf(dtype: string, shape: readonly number[], data: ArrayBufferView): TensorSource {
   return { dtype, shape, bytes: () => new Uint8Array(data.buffer, data.byteOffset, data.byteLength) }
 }

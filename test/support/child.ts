@@ -1,6 +1,6 @@
 /**
- * Cases in a process of its own, with its own environment variables, which the addon reads once per process, or on a
- * processor of its own. This file is both sides.
+ * Runs cases in a child process with other environment variables, which the addon reads once per process, or on an
+ * emulated processor. This file contains both sides.
  */
 import { fileURLToPath } from 'node:url'
 import { type BackendInfo, backends, LilyError } from '../../lib/index.js'
@@ -17,7 +17,7 @@ export interface Job {
 export interface Report {
   backend: BackendInfo
   results: Result[]
-  /** Instead of results, where a call was refused. */
+  /** The error of a rejected call, instead of results. */
   refused?: { code: string; message: string }
 }
 

@@ -1,4 +1,4 @@
-/** The command line in a process of its own, from source. */
+/** Runs the command line from source in a child process. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { packageRoot } from '../../lib/binding/root.js'
@@ -10,7 +10,7 @@ export interface Ended {
   stderr: string
 }
 
-/** `onError` sees standard error as it comes. */
+/** `onError` receives all of stderr so far whenever the child writes to it. */
 export function runCli(
   args: string[],
   env: Record<string, string> = {},

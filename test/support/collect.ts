@@ -4,7 +4,7 @@ import { runInNewContext } from 'node:vm'
 setFlagsFromString('--expose-gc')
 export const gc = runInNewContext('gc') as () => void
 
-/** Collects what nobody holds, finalizers included. */
+/** Collects unreachable objects and runs their finalizers. */
 export async function collect(): Promise<void> {
   for (let i = 0; i < 4; i++) {
     gc()

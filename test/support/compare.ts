@@ -1,17 +1,18 @@
 import { expect } from 'vitest'
 import type { Matrix } from '../reference.js'
 
-/** Float32's unit of rounding. */
+/** The unit roundoff of float32. */
 const ROUNDING = 2 ** -24
 
 /**
- * How many times the error that the reference expects of a plain computation in the same data types a result may have,
- * as L2 norms. The expectation is a mean: over random problems of float32 results had 0.2 times it, and in the worst of
- * thousands, problems of a few numbers, twice. A bfloat16 or TF32 rounding of any operand has hundreds of times.
+ * Limit of the error of a result, in units of the error that the reference expects of a plain computation in the same
+ * data types, as L2 norms. The expectation is a mean: over random float32 problems, results had 0.2 times this error, and
+ * twice in the worst of thousands, problems of a few numbers. A bfloat16 or TF32 rounding of any operand exceeds it
+ * hundreds of times.
  */
 const LIMIT = 4
 
-/** Units in the last place of float32, of the whole result's norm, that count for nothing beside roundings to 16 bits. */
+/** Error in float32 units in the last place, of the norm of the result, that is negligible next to 16-bit roundings. */
 const ULPS = 8
 
 function norm(values: Iterable<number>): number {
@@ -31,7 +32,7 @@ export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<num
   return error === 0 ? 0 : error / norm(Array.from(expected))
 }
 
-/** Error in units of what the reference says that float32 may lose; see LIMIT. Not a number counts as infinite. */
+/** The error in units of the error that the reference expects; see LIMIT. NaN counts as infinite. */
 export function errorInScale(actual: ArrayLike<number>, expected: Matrix): number {
   const error = norm(difference(actual, expected.value))
   if (error === 0) return 0
@@ -43,7 +44,7 @@ export function expectClose(name: string, actual: ArrayLike<number>, expected: M
   expect(error, `${name}: error in units of the float32 error scale`).toBeLessThanOrEqual(LIMIT)
 }
 
-/** At most twice the error of a plain computation that rounded the same; for one that rounded nothing see expectClose. */
+/** Checks for at most twice the error of a plain computation with the same roundings. See expectClose for exact ones. */
 export function expectCloseAsPlain(
   name: string,
   actual: ArrayLike<number>,
@@ -57,7 +58,7 @@ export function expectCloseAsPlain(
   expect(error, `${name}: relative error, of the plain computation ${ofPlain}`).toBeLessThanOrEqual(2 * ofPlain + floor)
 }
 
-/** The bits of float32 numbers, for exact comparison: NaN equals itself, -0 is not 0. */
+/** The bits of float32 numbers for exact comparison: NaN equals itself, and -0 differs from 0. */
 export function bits(values: ArrayBufferView): Buffer {
   return Buffer.from(values.buffer, values.byteOffset, values.byteLength)
 }

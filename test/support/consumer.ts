@@ -1,11 +1,11 @@
-/** A user's program whose results are known by hand. */
+/** A program of a user, with results computed by hand. */
 
 export const MODULES = {
   ESM: { file: 'consumer.mjs', load: "import { lilyBackward, lilyForward, tensor } from 'lily-kernels'" },
   CJS: { file: 'consumer.cjs', load: "const { lilyBackward, lilyForward, tensor } = require('lily-kernels')" },
 }
 
-// Two tokens, d_in = d_out = 2, r = 1, E = 2. The router is zero, so both experts weigh 1/2; all results are exact.
+// Two tokens, d_in = d_out = 2, r = 1, E = 2. The router is zero, so both weights are 1/2; all results are exact.
 const results = `
 const { x, a, router, b } = {
   x: tensor(new Float32Array([1, 2, 3, 4]), [2, 2]),
@@ -22,11 +22,11 @@ const results = JSON.stringify(Object.fromEntries(named.map(([name, value]) => [
 
 export const expected = {
   hidden: [3, 7], // x a^T
-  y: [3, 6, 7, 14], // 2 h [1/2, 1]
-  dx: [3, 3, 3, 3], // dh a, dh = 2 dy [1/2, 1]^T
-  da: [12, 18], // dh^T x
-  dRouter: [-25, 25], // dw = <b_e, [20, 20]> = 20, 40; dl = 1/2 (dw_e / 2 - 15) = -+2.5 for both tokens
-  db: [10, 10, 10, 10], // 1/2 * 2 h^T dy
+  y: [3, 6, 7, 14], // 2 hidden [1/2, 1]
+  dx: [3, 3, 3, 3], // d_hidden a, d_hidden = 2 dy [1/2, 1]^T
+  da: [12, 18], // d_hidden^T x
+  dRouter: [-25, 25], // d_weights = <b_e, [20, 20]> = 20, 40; d_logits = 1/2 (d_weights / 2 - 15) = -+2.5
+  db: [10, 10, 10, 10], // 1/2 * 2 hidden^T dy
 }
 
 /** Prints the results. */
@@ -34,7 +34,7 @@ export function consumer(format: keyof typeof MODULES): string {
   return `${MODULES[format].load}\n${results}\nconsole.log(results)\n`
 }
 
-/** Prints a list of the results of the main thread and of four workers, which compute at once. */
+/** Prints a list of the results of the main thread and of four concurrent workers. */
 export const workersConsumer = `
 import { Worker, isMainThread, parentPort } from 'node:worker_threads'
 ${MODULES.ESM.load}
@@ -53,14 +53,14 @@ if (isMainThread) {
 }
 `
 
-/** Prints the results of the forms that return promises. */
+/** Prints the results of the async functions. */
 export const asyncConsumer = `
 import { lilyBackwardAsync, lilyForwardAsync, tensor } from 'lily-kernels'
 ${results.replaceAll('lilyForward(', 'await lilyForwardAsync(').replaceAll('lilyBackward(', 'await lilyBackwardAsync(')}
 console.log(results)
 `
 
-/** Prints the results of operands in float16; null where there are no Float16Arrays. */
+/** Prints the results for float16 operands, or null if the runtime has no Float16Array. */
 export const float16Consumer = `
 ${MODULES.ESM.load}
 if (typeof Float16Array === 'undefined') {

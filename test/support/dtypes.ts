@@ -1,19 +1,19 @@
-/** The number types of operands, written down apart from lib/: rounding to them, and their bits. */
+/** The number types of operands, independent of lib/: rounding, and conversion to bits. */
 
 export type Float = 'float32' | 'bfloat16' | 'float16'
 
-/** Data types of a problem. Without `parameters` (and `gradients`) they have the type of what they belong to. */
+/** Data types of a problem. `parameters` defaults to `activations`, and `gradients` to the type of the parameters. */
 export interface Types {
-  /** Of x, y, dy and dx. */
+  /** Type of x, y, dy and dx. */
   activations?: Float | undefined
-  /** Of a, router and b. */
+  /** Type of a, router and b. */
   parameters?: Float | undefined
-  /** Of da, dRouter and db where they are given. */
+  /** Type of da, dRouter and db if they are given. */
   gradients?: Float | undefined
   precision?: 'default' | 'high' | 'tf32' | undefined
 }
 
-/** Every combination that is computed, by a name for tests. */
+/** Every supported combination, by a name for tests. */
 export const TYPES: Readonly<Record<string, Types>> = {
   float32: {},
   bfloat16: { activations: 'bfloat16' },
@@ -25,27 +25,27 @@ export const TYPES: Readonly<Record<string, Types>> = {
   'mixed float16, high': { activations: 'float16', parameters: 'float32', precision: 'high' },
 }
 
-/** Bits of the significand, and the exponents of the smallest and the largest normal number. */
+/** Bits of the significand, and exponents of the smallest and largest normal numbers. */
 const FORMATS = {
   float32: { digits: 24, least: -126, most: 127 },
   bfloat16: { digits: 8, least: -126, most: 127 },
   float16: { digits: 11, least: -14, most: 15 },
 } as const
 
-/** The largest relative error of rounding. */
+/** The maximum relative error of rounding. */
 export function roundoff(dtype: Float): number {
   return 2 ** -FORMATS[dtype].digits
 }
 
-/** The bits of a number, by views of one memory. */
+/** Views of the same memory, for access to the bits of a number. */
 const double = new Float64Array(1)
 const halves = new Uint32Array(double.buffer)
 const float = new Float32Array(1)
 const bitsOf = new Uint32Array(float.buffer)
-/** Which of the halves has the exponent: the second one where the lowest byte is the first. */
+/** Index of the half that contains the exponent: 1 on little-endian machines. */
 const HIGH = new Uint8Array(Uint32Array.of(1).buffer)[0]
 
-/** Distance of the type's numbers around a value. */
+/** Distance between neighbouring numbers of the type around a value. */
 export function quantum(dtype: Float, value: number): number {
   const { digits, least } = FORMATS[dtype]
   double[0] = value
@@ -55,7 +55,7 @@ export function quantum(dtype: Float, value: number): number {
   return double[0]
 }
 
-/** The nearest number of the type, the even one of two. */
+/** Rounds to the nearest number of the type, ties to even. */
 export function round(dtype: Float, value: number): number {
   if (dtype === 'float32' || !Number.isFinite(value)) return Math.fround(value)
   const step = quantum(dtype, value)
@@ -73,7 +73,7 @@ export function roundAll(dtype: Float, values: ArrayLike<number>): Float32Array 
   return rounded
 }
 
-/** The bits of the nearest numbers of the type, in the array that an operand has them in. */
+/** Rounds numbers to the type and stores them in the array format of an operand. */
 export function pack(dtype: Float, values: ArrayLike<number>): Float32Array | Uint16Array {
   const rounded = roundAll(dtype, values)
   if (dtype === 'float32') return rounded
@@ -101,7 +101,7 @@ function float16Bits(value: number): number {
   return sign | (((bits & 0x7fffffff) - (112 << 23)) >>> 13)
 }
 
-/** The numbers in an operand's array, as new float32 ones. */
+/** Converts the array of an operand to a new float32 array. */
 export function unpack(dtype: string, data: ArrayLike<number>): Float32Array {
   const values = new Float32Array(data)
   if (dtype === 'float32') return values

@@ -1,4 +1,4 @@
-/** Builds the emulator with its test programs, and runs them. */
+/** Builds and runs the emulator's test programs. */
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
@@ -22,7 +22,7 @@ function spawn(command: string, args: string[], environment: Record<string, stri
   return { code: status, text: `${stdout ?? ''}${stderr ?? ''}${error?.message ?? ''}` }
 }
 
-/** Why programs of kernels/ are not there, or undefined if they are. Throws if a build fails. */
+/** Builds everything; returns the reason if the programs of kernels/ cannot be built. Throws if a build fails. */
 export function buildEmulator(): string | undefined {
   const configured = spawn('cmake', ['-S', 'emulator', '-B', 'build/emulator'])
   if (configured.code !== 0) throw new Error(`cmake: ${configured.text}`)
@@ -32,7 +32,7 @@ export function buildEmulator(): string | undefined {
   return missing.length > 0 ? missing.join('; ').replaceAll('-- ', '') : undefined
 }
 
-/** Seed of the schedule within kernels and of the order of work across streams. */
+/** Runs a program of kernels/ on the emulator; `settings` are LILY_EMULATOR_* variables without the prefix. */
 export function runKernel(program: string, args: string[], settings: Record<string, string> = {}): Run {
   const path = join(folder, 'kernels', program)
   if (!existsSync(path)) throw new Error(`${path} was not built`)
@@ -46,7 +46,7 @@ export function runInstructionTests(): Run {
   return spawn(join(folder, 'tests/instruction_tests'), [])
 }
 
-/** scripts/compare-emulator.sh, which needs no GPU with --emulated-twice. */
+/** Runs scripts/compare-emulator.sh, which needs no GPU with --emulated-twice. */
 export function compareEmulator(args: string[], ARCH: string): Run {
   return spawn('sh', ['scripts/compare-emulator.sh', ...args], { LILY_EMULATOR_ARCH: ARCH })
 }

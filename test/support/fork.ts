@@ -1,6 +1,6 @@
 /**
- * A module that is both sides of a conversation with a process of its own, perhaps on a processor of its own. The child runs
- * it bundled, as QEMU should not have to run a bundler.
+ * Communication between a module and a child process that runs the same module, optionally on an emulated processor. The
+ * child runs a bundle, because running a bundler under QEMU is slow.
  */
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
@@ -10,7 +10,7 @@ import { buildSync } from 'esbuild'
 import { packageRoot } from '../../lib/binding/root.js'
 import { type Processor, thisProcessor } from './processors.js'
 
-/** Sends a message to a module in a new process, with its own environment variables, and gives what it answers. */
+/** Sends a message to a module in a new process with additional environment variables, and returns its answer. */
 export async function ask<Answer>(
   file: string,
   message: object,
@@ -25,7 +25,7 @@ export async function ask<Answer>(
     env: { ...process.env, ...processor.env, ...env },
   })
   const exit = once(child, 'exit').then(([code, signal]) => {
-    throw new Error(`the child ended with ${String(signal ?? code)} and no report`)
+    throw new Error(`the child exited with ${String(signal ?? code)} without an answer`)
   })
   const report = once(child, 'message').then(([answer]) => answer as Answer)
   exit.catch(() => undefined)
@@ -33,7 +33,7 @@ export async function ask<Answer>(
   return Promise.race([report, exit])
 }
 
-/** The bundle lies in build/, below the package's folder, where lib/binding/root.ts finds it. */
+/** The bundle is in build/, below the folder of the package, so that lib/binding/root.ts finds the package. */
 function bundle(file: string): string {
   const path = join(packageRoot, 'build', `${basename(file, '.ts')}.mjs`)
   const [{ contents }] = buildSync({
@@ -44,14 +44,14 @@ function bundle(file: string): string {
     platform: 'node',
     write: false,
   }).outputFiles
-  // Other test files may be at it as well, and their children must not read half a file.
+  // Other test files may write the same bundle; a rename keeps their children from reading an incomplete file.
   const own = `${path}.${process.pid}`
   writeFileSync(own, contents)
   renameSync(own, path)
   return path
 }
 
-/** In the child: answers the one message. */
+/** In the child: answers the message. */
 export function answer(respond: (message: never) => Promise<object>): void {
   if (process.argv[2] !== 'child') return
   process.once('message', (message) => {

@@ -1,4 +1,4 @@
-/** The package as users get it: packed, checked by publint and attw, installed where there is no compiler and no script runs. */
+/** The package as users get it: packed, checked by publint and attw, installed without a compiler and without scripts. */
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -11,16 +11,16 @@ export interface Installed {
   project: string
   /** The package in its node_modules. */
   folder: string
-  /** Of a machine that has node, npm and a shell and nothing else. */
+  /** Environment variables of a machine with node, npm and a shell only. */
   environment: NodeJS.ProcessEnv
-  /** Writes a file of the project and runs it; what it prints. */
+  /** Writes a file of the project, runs it and returns its output. */
   run: (program: string, args: readonly string[], file: string, source: string) => string
   remove: () => void
 }
 
 /**
- * Takes a minute or two: the prebuilt addons are built, and any finding of publint or attw throws. With
- * LILY_TEST_RELEASE=1 the CUDA library of all architectures too, which takes many.
+ * Builds the prebuilt addons, which takes a minute or two, and throws on any finding of publint or attw. With
+ * LILY_TEST_RELEASE=1 it also builds the CUDA library for all architectures, which takes many minutes.
  */
 export function installPackage(): Installed {
   const release = process.env.LILY_TEST_RELEASE === '1' ? ['--', '--release'] : []
@@ -53,13 +53,13 @@ export function installPackage(): Installed {
 function bareEnvironment(bin: string): NodeJS.ProcessEnv {
   mkdirSync(bin)
   symlinkSync(process.execPath, join(bin, 'node'))
-  // npx runs what it finds through a shell.
+  // npx runs programs through a shell.
   for (const program of ['npm', 'npx', 'sh']) {
     const path = findProgram(program)
     if (path === undefined) throw new Error(`${program} is not on PATH`)
     symlinkSync(path, join(bin, program))
   }
-  // What `npm test` tells its children about this checkout would lead their npm, or the package, back into it.
+  // The variables that `npm test` sets for its children would point npm, or the package, to this checkout.
   const inherited = Object.entries(process.env).filter(
     ([name]) => !/^(npm_(package|lifecycle|command|execpath|config_.*prefix$)|LILY_|NODE_OPTIONS$)/i.test(name),
   )

@@ -1,4 +1,4 @@
-/** What every instruction set computes, in a process of its own, and the comparison with the reference. */
+/** Runs cases with each instruction set in a child process, and compares them with the reference. */
 import { expect } from 'vitest'
 import { makeCase, type Spec, splitTokens } from './cases.js'
 import { checkResult } from './check.js'
@@ -23,7 +23,7 @@ const specs: Spec[] = [
   { routing: 'batch', tokens: 3, dIn: 5, dOut: 7, rank: 2, experts: 64, seed: 11 },
   { routing: 'batch', tokens: 1, dIn: 1, dOut: 1, rank: 1, experts: 1, seed: 12 },
 ]
-// Each in float32, and the types of 16 bits in turn.
+// Each in float32, and in one of the 16-bit types by turns.
 const sixteen = Object.values(TYPES).slice(1)
 export const jobs: Job[] = specs.flatMap((sizes, i) =>
   [{}, sixteen[i % sixteen.length], sixteen[(i + 3) % sixteen.length]].flatMap((types): Job[] => {
@@ -33,7 +33,7 @@ export const jobs: Job[] = specs.flatMap((sizes, i) =>
   }),
 )
 
-/** Of some of the jobs, where a processor takes its time; every routing is among them. */
+/** A selection of the jobs with every routing, for slow processors. */
 export const fewJobs = jobs.filter((_, i) => i % 4 === 0)
 
 export function expectMatches(jobs: readonly Job[], { backend, results }: Report, simd: string): void {

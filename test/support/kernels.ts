@@ -1,9 +1,9 @@
 /**
- * A few small problems that reach every kernel of the CUDA backend, most of them by a way of their own: with ragged ends
- * in every direction, masks, several blocks and splits. What mutates the kernels (test/mutations) runs these.
+ * A few small problems that together reach every kernel of the CUDA backend: with ragged ends in every direction, masks,
+ * several blocks and splits. The mutation tests (test/mutations) run them.
  *
- * How backward reads dy depends on the second-level cache, so they are run with several sizes of it (LILY_EMULATOR_L2):
- * with the usual one dy fits; in 16 KiB it goes through a kernel of its own where that moves fewer bytes, else in splits.
+ * How backward reads dy depends on the size of L2, so the problems run with several sizes (LILY_EMULATOR_L2). With the
+ * default size dy fits; with 16 KiB a separate kernel reads it if that moves fewer bytes, otherwise it is read in splits.
  */
 import { type Spec, splitTokens } from './cases.js'
 import type { Job } from './child.js'
@@ -12,26 +12,26 @@ export const CACHES = ['4M', '16K']
 
 const small = { tokens: 150, dIn: 33, dOut: 136, experts: 3, scaling: 2 }
 const ragged = { ...small, rank: 9, lengths: splitTokens(small.tokens, 4, 1) }
-// Several strips of columns and several splits, for dy's own kernel too, which at this size takes ranks up to 4.
+// Several strips of columns and several splits, also in the separate kernel for dy, which supports ranks up to 4 here.
 const wide = { ...small, tokens: 260, dIn: 136, dOut: 530 }
 
 const specs: Spec[] = [
   { ...small, routing: 'batch', rank: 7, masked: 0.3, activation: 'relu', seed: 1 },
   { ...wide, routing: 'batch', rank: 4, pool: 'logits', masked: 0.3, seed: 2 },
   { ...wide, routing: 'batch', rank: 33, masked: 0.3, seed: 3 },
-  // More than a tile: the router has a kernel of its own. One split of tokens: gradients go to their place at once.
+  // More than a tile: the router uses a separate kernel. One split of tokens: gradients are written without partials.
   { ...small, routing: 'batch', rank: 140, tokens: 60, masked: 0.3, seed: 4 },
   { ...small, routing: 'uniform', rank: 24, seed: 5 },
   { ...ragged, routing: 'sequence', masked: 0.3, seed: 6 },
   { ...ragged, routing: 'sequence', pool: 'logits', masked: 0.3, seed: 7 },
   { ...ragged, routing: 'fixed', seed: 8 },
   { ...wide, routing: 'batch', rank: 3, masked: 0.3, activation: 'relu', seed: 9 },
-  // So many tokens that one launch does all of forward.
+  // So many tokens that forward is a single launch.
   { ...small, routing: 'token', tokens: 4040, dIn: 9, dOut: 70, rank: 5, seed: 10 },
   { ...small, routing: 'lora', experts: 1, rank: 20, seed: 11 },
   { ...wide, routing: 'lora', experts: 1, rank: 4, seed: 12 },
   { ...small, routing: 'token', rank: 8, seed: 13 },
-  // Few tokens: two chunks of d.
+  // Few tokens: two splits of d.
   { ...ragged, routing: 'sequence', tokens: 40, lengths: [3, 0, 37], dIn: 530, masked: 0.3, seed: 15 },
   { ...small, routing: 'batch', tokens: 9, dIn: 530, rank: 20, masked: 0.3, activation: 'relu', seed: 16 },
   // A large rank, and so many tokens that C is written and gradients are split.
@@ -39,13 +39,13 @@ const specs: Spec[] = [
   { ...ragged, routing: 'sequence', rank: 132, masked: 0.3, seed: 18 },
 ]
 
-/** In bfloat16, alone or with parameters in float32; every second one with its dB deferred. */
+/** In bfloat16, with parameters in bfloat16 or float32; every second problem defers dB. */
 export const kernelJobs = specs.map((spec, i): Job => ({
   spec: { ...spec, activations: 'bfloat16', ...(i % 3 === 0 && { parameters: 'float32' }) },
   how: spec.routing !== 'lora' && i % 2 === 0 ? { outputs: 'add', deferB: true } : { outputs: 'add' },
 }))
 
-/** The larger tile of dy's own kernel, which pays for itself from these sizes on: dy does not fit into the usual cache. */
+/** The larger tile of the separate kernel for dy, which is used from these sizes on: dy exceeds the default L2. */
 export const largeJob: Job = {
   spec: { ...small, routing: 'batch', tokens: 2100, dIn: 9, dOut: 1000, rank: 18, activations: 'bfloat16', seed: 14 },
   how: { outputs: 'add' },

@@ -1,4 +1,4 @@
-/** Models and tensors where the suite computes. */
+/** Models and tensors on the backend under test. */
 import {
   type LayerBackwardOptions,
   LilyModel,
@@ -11,19 +11,19 @@ import {
 import { backend } from './backend.js'
 import { type Float, pack, unpack } from './dtypes.js'
 
-/** A tensor on the suite's backend, rounded to a type. */
+/** A tensor on the backend under test, rounded to a type. */
 export function place(values: ArrayLike<number>, shape: readonly number[], dtype: Float = 'float32'): Tensor {
   const host = tensor(pack(dtype, values), shape, dtype)
   return backend === 'cuda' ? host.to({ type: 'cuda' }) : host
 }
 
-/** The numbers of a tensor, wherever it is. */
+/** The numbers of a tensor on any device. */
 export async function numbersOf(value: TensorLike | undefined): Promise<Float32Array> {
   const { dtype, data } = await (value as Tensor).toHost()
   return unpack(dtype, data)
 }
 
-/** A model on the suite's backend. */
+/** A model on the backend under test. */
 export function createModel(options: LilyModelOptions): LilyModel {
   return moved(LilyModel.create(options))
 }
@@ -32,7 +32,7 @@ export function moved(model: LilyModel): LilyModel {
   return backend === 'cuda' ? model.to({ type: 'cuda' }) : model
 }
 
-/** Gives parameters other values. */
+/** Sets the values of parameters. */
 export async function setValues(model: LilyModel, valueOf: (name: string, index: number) => number): Promise<void> {
   await model.toHost()
   for (const [name, { value }] of model.parameters()) {
@@ -42,7 +42,7 @@ export async function setValues(model: LilyModel, valueOf: (name: string, index:
   moved(model)
 }
 
-/** Layers of a transformer's projections, in the order in which PyTorch lists them. */
+/** The projections of a transformer as layers, in the order of PyTorch's named_modules. */
 export function projections(layers: number, sizes: Readonly<Record<string, readonly [number, number]>>) {
   return Array.from({ length: layers }, (_, l) =>
     Object.entries(sizes).map(([name, [inFeatures, outFeatures]]) => ({
@@ -53,7 +53,7 @@ export function projections(layers: number, sizes: Readonly<Record<string, reado
   ).flat()
 }
 
-/** A chain in which each layer adds to what passes: x_l+1 = x_l + adapter_l(x_l), as the golden case has it. */
+/** A chain of residual layers, x_l+1 = x_l + adapter_l(x_l), as in the golden case. */
 export async function runChain(
   model: LilyModel,
   input: ArrayLike<number>,

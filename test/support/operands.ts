@@ -1,9 +1,9 @@
 import { pack, unpack, type Float } from './dtypes.js'
 
-/** NaNs that no computation makes, to tell untouched padding by its bits. */
+/** NaNs with bit patterns that no computation produces, to recognise untouched padding. */
 const SENTINEL = { 4: 0x7fc5a5a5, 2: 0x7fa5 } as const
 
-/** How a matrix lies in its buffer: numbers between its rows, and before the first and after the last. */
+/** The layout of a matrix in its buffer: the gap between rows, and the margins before the first and after the last. */
 export interface Layout {
   gap: number
   margin: number
@@ -17,7 +17,7 @@ export interface HostOperand {
   byteOffset: number
 }
 
-/** A matrix in a buffer of its own, with NaN in every place that is not its. */
+/** A matrix in a separate buffer, with NaN outside the matrix. */
 export class Operand {
   readonly data: Float32Array | Uint16Array
   readonly #before: Uint16Array
@@ -33,7 +33,7 @@ export class Operand {
   ) {
     this.#pitch = cols + gap
     this.#margin = margin
-    // The last row has no gap after it: one that is read or written there would go beyond the buffer, too.
+    // No gap follows the last row, so an access there would also exceed the buffer.
     const length = 2 * margin + Math.max(rows * this.#pitch - gap, 0)
     this.data =
       dtype === 'float32'

@@ -1,19 +1,19 @@
-/** Where a child computes: on this processor, or on another one that QEMU's user mode stands for. */
+/** The processor of a child process: this one, or one that QEMU's user mode emulates. */
 import { findProgram } from './find-program.js'
 import { runtimeProgram } from './runtimes.js'
 
 export interface Processor {
-  /** What runs a JavaScript file there. */
+  /** The command that runs a JavaScript file. */
   command: [program: string, ...args: string[]]
   env: Record<string, string>
 }
 
 export const thisProcessor: Processor = { command: [process.execPath], env: {} }
 
-/** A program with JIT-compiled code is more than QEMU promises to run. */
+/** QEMU does not reliably run JIT-compiled code. */
 const NODE_OPTIONS = '--jitless'
 
-/** An x86-64 processor by QEMU's name; or why there is none. */
+/** An x86-64 processor by its name in QEMU, or the reason why it is not available. */
 export function olderProcessor(name: 'Nehalem' | 'Haswell'): Processor | string {
   const qemu = findProgram('qemu-x86_64')
   if (process.env.LILY_TEST_SANITIZER !== undefined) return 'sanitizers do not run in QEMU'
@@ -22,9 +22,9 @@ export function olderProcessor(name: 'Nehalem' | 'Haswell'): Processor | string 
   return { command: [qemu, '-cpu', name, process.execPath, NODE_OPTIONS], env: {} }
 }
 
-/** An arm64 processor, with the addon of prebuilds/; or why there is none. */
+/** An arm64 processor with the prebuilt addon, or the reason why it is not available. */
 export function arm64Processor(): Processor | string {
-  // Of libstdc++ for arm64, which g++-aarch64-linux-gnu and g++-12-aarch64-linux-gnu bring.
+  // The folders of libstdc++ for arm64, from the packages g++-aarch64-linux-gnu and g++-12-aarch64-linux-gnu.
   const libraries = '/usr/aarch64-linux-gnu'
   const env = { PREBUILDS_ONLY: '1', QEMU_LD_PREFIX: libraries }
   if (process.arch === 'arm64') return { command: [process.execPath], env: { PREBUILDS_ONLY: '1' } }

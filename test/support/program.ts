@@ -1,4 +1,4 @@
-/** Programs of test/cuda/programs, in processes of their own: they import the built package by its name. */
+/** Runs the programs of test/cuda/programs in child processes. They import the built package by its name. */
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 
@@ -10,7 +10,7 @@ export interface Ended {
   text: string
 }
 
-/** `settings` are environment variables of the emulator without their LILY_EMULATOR_. */
+/** `settings` are environment variables of the emulator without the prefix LILY_EMULATOR_. */
 export function runProgram(
   name: string,
   settings: Record<string, string> = {},

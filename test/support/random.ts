@@ -1,4 +1,4 @@
-/** Random numbers that a seed repeats. */
+/** Reproducible random numbers. */
 
 /** Uniform in [0, 1): a 32-bit integer hash of a counter. */
 export function randomFrom(seed: number): () => number {
@@ -12,7 +12,7 @@ export function randomFrom(seed: number): () => number {
   }
 }
 
-/** Normal, with the given deviation. */
+/** Normally distributed, with the given standard deviation. */
 export function gaussian(random: () => number, length: number, deviation = 1): Float32Array {
   return Float32Array.from({ length }, () => {
     const radius = Math.sqrt(-2 * Math.log(1 - random()))
@@ -21,8 +21,8 @@ export function gaussian(random: () => number, length: number, deviation = 1): F
 }
 
 /**
- * Multiples of 1/8 from -1 to 1. Sums of their products are exact in float32 (up to 2^18 terms), so a float32 and a
- * float64 computation agree about the sign of each, zero included: relu decides the same in both.
+ * Multiples of 1/8 from -1 to 1. Sums of their products are exact in float32 (up to 2^18 terms), so float32 and float64
+ * agree on the sign of each sum, including zero, and relu gives the same mask in both.
  */
 export function eighths(random: () => number, length: number): Float32Array {
   return Float32Array.from({ length }, () => (Math.floor(random() * 17) - 8) / 8)

@@ -1,7 +1,7 @@
 import { expect } from 'vitest'
 import { LilyError } from '../../lib/index.js'
 
-/** The error of a call that must be refused with a code and, where one is at fault, the argument's name in the message. */
+/** Checks that a call fails with an error code and, if given, the name of the argument in the message. */
 export async function expectRefused(code: string, argument: string, action: () => unknown): Promise<LilyError> {
   let thrown: unknown = 'nothing'
   try {

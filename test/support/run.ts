@@ -1,4 +1,4 @@
-/** A case through the public API. Nothing here needs the test runner: child processes use it, too. */
+/** Runs a case through the public API. Child processes use this file, too, so it does not import the test runner. */
 import type { Tensor } from '../../lib/index.js'
 import { foldB, lilyBackward, lilyForward, loraBackward, loraForward } from './backend.js'
 import type { Case } from './cases.js'
@@ -12,22 +12,22 @@ export type OutputName = 'y' | GradientName
 type OperandName = 'x' | 'a' | 'router' | 'b' | 'dy' | OutputName
 export type Values = Partial<Record<OutputName | 'hidden' | 'probabilities' | 'weights', Float32Array>>
 
-/** The freedom a call leaves: none of it may change the numbers. */
+/** Variations of a call that must not change its results. */
 export interface How {
   layout?: (name: OperandName) => Layout
-  /** New tensors, or given ones that are added to or overwritten. */
+  /** New outputs, or given ones that are accumulated into or overwritten. */
   outputs?: 'new' | 'add' | 'overwrite'
   needs?: Partial<Record<GradientName, boolean>>
   deferB?: boolean
-  /** Leading dimensions of x, y, dy and dx; with sequence and fixed routing the first may stand for the offsets. */
+  /** Leading dimensions of x, y, dy and dx; with sequence and fixed routing the first may replace the offsets. */
   leading?: number[]
 }
 
 export interface Result {
   values: Values
-  /** What the given outputs held before. */
+  /** Contents of the given outputs before the call. */
   old: Partial<Record<OutputName, Float32Array>>
-  /** Operands whose padding, or whose numbers in an input, were written to. */
+  /** Inputs that were written to, and operands whose padding was. */
   damaged: string[]
 }
 
@@ -62,7 +62,7 @@ export async function run(c: Case, how: How = {}): Promise<Result> {
   }
   const output = (name: OutputName, rows: number, cols: number) => {
     if (outputs === 'new') return undefined
-    // What is overwritten must not be read: NaN would show it.
+    // Overwritten outputs must not be read; NaN would propagate.
     const values =
       outputs === 'add'
         ? roundAll(dtypeOf[name], gaussian(randomFrom(rows + cols), rows * cols))

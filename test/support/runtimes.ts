@@ -1,6 +1,6 @@
 /**
- * JavaScript runtimes as npm packages of one platform each, which need no install script. They are too large for
- * devDependencies (some 700 MB together): build/runtimes/ takes them, on first use and at exactly these versions.
+ * JavaScript runtimes from npm packages for one platform each, without install scripts. They are too large for
+ * devDependencies (some 700 MB together), so they are installed in build/runtimes/ on first use, at exactly these versions.
  */
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
@@ -19,7 +19,7 @@ const RUNTIMES = {
 }
 export type Runtime = keyof typeof RUNTIMES
 
-/** Path of the runtime's program. Throws if it is not there and cannot be had. */
+/** The path of a runtime. Throws if the runtime cannot be installed. */
 export function runtimeProgram(runtime: Runtime): string {
   const { name, version, program } = RUNTIMES[runtime]
   const folder = join(packageRoot, 'build', 'runtimes', `${name.replace('/', '+')}-${version}`)
@@ -27,7 +27,7 @@ export function runtimeProgram(runtime: Runtime): string {
   if (existsSync(path)) return path
   mkdirSync(folder, { recursive: true })
   writeFileSync(join(folder, 'package.json'), '{ "private": true }\n')
-  // --force: the one for arm64 is for another processor than npm's.
+  // --force: the package for arm64 does not match the processor of npm.
   const options = ['--force', '--ignore-scripts', '--no-audit', '--no-fund', '--prefer-offline', '--loglevel=error']
   execFileSync('npm', ['install', ...options, `${name}@${version}`], { cwd: folder, stdio: 'inherit' })
   return path

@@ -14,7 +14,7 @@ export function readSafetensors(path: string): Map<string, StoredTensor> {
   for (const [name, entry] of Object.entries(header)) {
     if (name === '__metadata__') continue
     const [begin, end] = entry.data_offsets
-    // A copy: typed arrays need alignment, which the file does not give.
+    // Copy: typed arrays require alignment, which the file does not guarantee.
     const bytes = new Uint8Array(file.subarray(headerEnd + begin, headerEnd + end)).buffer
     tensors.set(name, { shape: entry.shape, data: numbers(entry.dtype, bytes) })
   }

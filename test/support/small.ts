@@ -2,7 +2,7 @@ import type { Tensor } from '../../lib/index.js'
 import { type Float, pack, type Types, unpack } from './dtypes.js'
 import { gaussian, randomFrom } from './random.js'
 
-/** A small problem as plain operands, for tests of the interface rather than of the numbers. */
+/** A small problem as plain operands, for tests of the interface, not of the numbers. */
 export const sizes = { tokens: 6, dIn: 5, dOut: 4, rank: 3, experts: 2 }
 
 export interface HostTensor {
@@ -18,7 +18,7 @@ export interface SmallOperands {
   dy: HostTensor
 }
 
-/** Fresh memory at every call, always with the same numbers. */
+/** Returns new memory at every call, always with the same numbers. */
 export function smallOperands(): SmallOperands {
   const { tokens, dIn, dOut, rank, experts } = sizes
   const random = randomFrom(1)
@@ -32,7 +32,7 @@ export function smallOperands(): SmallOperands {
   }
 }
 
-/** [d_out, r], for LoRA. */
+/** b of LoRA, [d_out, r]. */
 export function smallLoraB(): HostTensor {
   const shape = [sizes.dOut, sizes.rank]
   return { data: gaussian(randomFrom(2), count(shape)), shape }
@@ -48,7 +48,7 @@ export interface TypedTensor {
   dtype: Float
 }
 
-/** Rounded to a type. */
+/** The tensor rounded to a type. */
 export function typed({ data, shape }: HostTensor, dtype: Float = 'float32'): TypedTensor {
   return { data: pack(dtype, data), shape, dtype }
 }
@@ -68,7 +68,7 @@ export function typedOperands({
   }
 }
 
-/** The numbers of a tensor or an operand; float32 ones are not copied. */
+/** The numbers of a tensor or an operand. float32 numbers are not copied. */
 export function numbers(tensor: Pick<Tensor, 'dtype' | 'data'> | undefined): Float32Array {
   if (tensor?.data instanceof Float32Array) return tensor.data
   if (tensor?.data instanceof Uint16Array) return unpack(tensor.dtype, tensor.data)

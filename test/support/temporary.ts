@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll } from 'vitest'
 
-/** A new folder, which is there until the tests of the file are done. */
+/** Creates a folder and removes it after the tests of the file. */
 export function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), 'lily-test-'))
   afterAll(() => rmSync(folder, { recursive: true, force: true }))

@@ -1,6 +1,6 @@
 /**
- * AdamW on the suite's backend, step by step. Nothing here needs the test runner: this file is also the program of child
- * processes, with environment variables of their own.
+ * AdamW on the backend under test, step by step. This file is also the program of child processes with other environment
+ * variables, so it does not import the test runner.
  */
 import { fileURLToPath } from 'node:url'
 import { AdamW, type AdamWOptions, backends, DeviceBuffer, type TensorLike } from '../../lib/index.js'
@@ -8,7 +8,7 @@ import { backend } from './backend.js'
 import { type Float, pack, unpack } from './dtypes.js'
 import { answer, ask } from './fork.js'
 
-/** An array on the suite's backend, with some numbers before and after it that nothing may touch. */
+/** An array on the backend under test, with margins before and after it that must not be written to. */
 export class Placed {
   readonly tensor: TensorLike
   readonly #host: Float32Array | Uint16Array
@@ -50,13 +50,13 @@ export class Placed {
     this.#buffer?.upload(this.#host)
   }
 
-  /** The numbers; what lies around them is checked. */
+  /** Reads the numbers and checks the margins. */
   async read(): Promise<Float32Array> {
     await this.#buffer?.download(this.#host)
     const all = unpack(this.dtype, this.#host)
     const inner = all.slice(this.margin, all.length - this.margin)
     const around = [...all.slice(0, this.margin), ...all.slice(all.length - this.margin)]
-    if (!around.every(Number.isNaN)) throw new Error('numbers around an array were written to')
+    if (!around.every(Number.isNaN)) throw new Error('the margins of an array were written to')
     return inner
   }
 }
@@ -68,7 +68,7 @@ export interface TrainedParameter {
   readonly gradDtype?: Float | undefined
   readonly margin?: number | undefined
   readonly start: ArrayLike<number>
-  /** One for each step. */
+  /** One gradient per step. */
   readonly gradients: readonly ArrayLike<number>[]
 }
 
@@ -78,12 +78,12 @@ export interface Moments {
 }
 
 export interface History extends Moments {
-  /** After each step. */
+  /** The values after each step. */
   values: Record<string, Float32Array>[]
   norms: number[]
 }
 
-/** Parameters on the suite's backend, for an optimiser. */
+/** Parameters on the backend under test, with an optimiser. */
 export class Training {
   readonly values: Map<string, Placed>
   readonly grads: Map<string, Placed>
@@ -134,7 +134,7 @@ export class Training {
   }
 }
 
-/** All steps that there are gradients for. */
+/** Runs one step per gradient. */
 export async function train(trained: readonly TrainedParameter[], options: AdamWOptions): Promise<History> {
   const training = new Training(trained, options)
   const values: History['values'] = []
@@ -153,7 +153,7 @@ export interface Job {
   options: AdamWOptions
 }
 
-/** The same in a process of its own; undefined where its backend is not available. */
+/** Runs train in a child process. Returns undefined if the backend is not available there. */
 export async function trainInChild(job: Job, env: Record<string, string>): Promise<History | undefined> {
   return (await ask<{ history?: History }>(fileURLToPath(import.meta.url), job, env)).history
 }

@@ -1,4 +1,4 @@
-// What the main thread and every worker compute: a few problems, forward and backward, and the hash of all results.
+// The work of the main thread and of every worker: forward and backward of a few problems, and a hash of all results.
 import { createHash } from 'node:crypto'
 import {
   lilyBackward,
@@ -66,7 +66,7 @@ export async function runAsync() {
   return digest(results.flat())
 }
 
-/** Calls that take long, and next to nothing between them: whoever stops the thread meets one of them. */
+/** Long calls with almost no time between them, so that terminating the thread interrupts a call. */
 export function longCalls() {
   const { inputs, dy, options } = operands(long)
   return {

@@ -1,4 +1,5 @@
-// 200 workers, eight at a time; half are stopped in mid-call. A process of its own, because a mistake would end it.
+// Runs 200 workers, eight at a time, and terminates half of them during a call. This is a separate process, because a
+// failure would terminate it.
 import { Worker } from 'node:worker_threads'
 import { runAsync, runSync } from './calls.js'
 
@@ -29,7 +30,7 @@ async function one(index) {
   let report
   worker.on('message', (message) => {
     report = message
-    // A different moment for each, so that calls are met at different places.
+    // A different delay for each worker, so that calls are interrupted at different points.
     if (message === 'started') setTimeout(() => void worker.terminate(), index % 13)
   })
   worker.on('error', (error) => {
@@ -44,7 +45,7 @@ async function one(index) {
 
 for (let first = 0; first < WORKERS; first += BATCH) {
   const batch = Array.from({ length: Math.min(BATCH, WORKERS - first) }, (_, i) => one(first + i))
-  // The main thread computes beside them.
+  // The main thread computes at the same time.
   if ((await runAsync()) !== expected || runSync() !== expected) counts.wrong++
   await Promise.all(batch)
 }

@@ -1,4 +1,4 @@
-// One worker: computes and reports, or is busy until it is stopped.
+// One worker: computes and reports, or runs calls until it is terminated.
 import { parentPort, workerData } from 'node:worker_threads'
 import { longCalls, runAsync, runSync } from './calls.js'
 
@@ -12,7 +12,7 @@ if (task === 'compute') {
   parentPort.postMessage('started')
   if (task === 'busy in sync calls') for (;;) calls.sync()
   if (task === 'with pending async calls') for (;;) await four()
-  // Exits by itself, with calls pending.
+  // Exits with calls pending.
   void four()
   setImmediate(() => process.exit(0))
 }

@@ -1,22 +1,22 @@
 import * as Plot from '@observablehq/plot'
-import { type Method, type Pass, passes } from '../../../bench/report.js'
-import { shapeText } from '../../../bench/shapes.js'
+import { type Method, type Pass, passes } from '../../../bench/methods/methods.js'
+import { shapeText } from '../../../bench/workload/shapes.js'
+import { figure, HEIGHT, plot } from '../../report/chart.js'
 import type { Element } from '../../report/document.js'
 import { milliseconds } from '../../report/format.js'
 import { legend } from '../../report/legend.js'
-import { figure, HEIGHT, plot } from '../../report/plot.js'
-import { axes, familyAlong } from '../families.js'
-import { looks, short } from '../looks.js'
 import type { Row } from '../rows.js'
+import { axes, familyAlong } from './families.js'
+import { methodStyles, passText } from './method-styles.js'
 
-/** Time by data type, or by routing. */
+/** Time by data type or by routing. */
 export function barChart(axis: 'dtype' | 'routing', rows: readonly Row[]): Element | null {
   const family = familyAlong(axes[axis], rows, 2)
   if (family.length === 0) return null
   const { shape, dtype, routing } = family[0]
   const bars = family.flatMap((row) =>
     [row.lora, row.lily].map((result) => ({
-      name: axes[axis].of(row),
+      name: axes[axis].value(row),
       ms: result.median * 1e3,
       pass: row.pass,
       method: result.method,
@@ -24,9 +24,9 @@ export function barChart(axis: 'dtype' | 'routing', rows: readonly Row[]): Eleme
   )
   const names = [...new Set(bars.map(({ name }) => name))]
   return figure(
-    axis === 'dtype' ? 'Data types' : 'Routing modes',
-    `ms; ${shapeText(shape)}; ${axis === 'dtype' ? `${routing} routing` : dtype}. Pale: forward + backward.`,
-    legend('dot', [looks.lily, looks.lora]),
+    axis === 'dtype' ? 'Time by data type' : 'Time by routing',
+    `Milliseconds; ${shapeText(shape)}; ${axis === 'dtype' ? `${routing} routing` : dtype}. Light bars: forward + backward.`,
+    legend('dot', [methodStyles.lily, methodStyles.lora]),
     plot(`Milliseconds by ${axis === 'dtype' ? 'data type' : 'routing'}`, {
       height: Math.max(HEIGHT, 52 + 44 * names.length),
       marginLeft: 76,
@@ -41,10 +41,10 @@ export function barChart(axis: 'dtype' | 'routing', rows: readonly Row[]): Eleme
             x: 'ms',
             y: 'method',
             fy: 'name',
-            fill: ({ method }: { method: Method }) => looks[method].color,
+            fill: ({ method }: { method: Method }) => methodStyles[method].color,
             fillOpacity: pass === 'forward' ? 1 : 0.4,
             title: ({ name, ms, method }: { name: string; ms: number; method: Method }) =>
-              `${looks[method].text}, ${name}, ${short(pass)}: ${milliseconds(ms / 1e3)} ms`,
+              `${methodStyles[method].text}, ${name}, ${passText(pass)}: ${milliseconds(ms / 1e3)} ms`,
           }),
         ),
         Plot.text(bars, {

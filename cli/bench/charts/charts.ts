@@ -1,5 +1,6 @@
-/** The charts, drawn by Observable Plot into SVG: no script runs in the page. */
-import { passes, type Report } from '../../../bench/report.js'
+/** All charts of a report. */
+import type { Report } from '../../../bench/harness/report.js'
+import { passes } from '../../../bench/methods/methods.js'
 import type { Element } from '../../report/document.js'
 import type { Row } from '../rows.js'
 import { barChart } from './bars.js'
@@ -8,7 +9,7 @@ import { ratioChart, ratioHeight } from './ratio.js'
 import { rooflineChart } from './roofline.js'
 import { sweepChart } from './sweep.js'
 
-/** Those that what was measured allows. */
+/** The charts for which there are enough results. */
 export function chartsOf(rows: readonly Row[], report: Report): Element[] {
   const sweeps = (['rank', 'tokens'] as const).flatMap((axis) => passes.map((pass) => sweepChart(axis, pass, rows)))
   const height = ratioHeight(rows)

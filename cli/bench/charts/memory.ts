@@ -1,24 +1,24 @@
 import * as Plot from '@observablehq/plot'
-import type { Report } from '../../../bench/report.js'
+import type { Report } from '../../../bench/harness/report.js'
+import { figure, plot } from '../../report/chart.js'
 import type { Element } from '../../report/document.js'
 import { legend } from '../../report/legend.js'
-import { figure, plot } from '../../report/plot.js'
 
-/** Measured bandwidth by the size of the buffer. */
+/** Measured memory bandwidth by buffer size. */
 export function memoryChart({ roofs }: Report, height: number): Element | null {
   if (roofs === null) return null
   const kinds = [
     { kind: 'read', text: 'read', color: 'var(--equal)' },
-    { kind: 'update', text: 'read and written in place', color: 'var(--memory)' },
+    { kind: 'update', text: 'updated in place', color: 'var(--memory)' },
   ] as const
   const points = roofs.memory.flatMap((level) =>
     kinds.map(({ kind, color }) => ({ bytes: level.bytes / 2 ** 20, rate: level[kind] / 1e9, kind, color })),
   )
   return figure(
-    'Memory',
-    'Bandwidth by the size of the buffer, measured in this run: the roof that most calls meet.',
+    'Memory bandwidth',
+    'By buffer size, measured in this run. Most calls are limited by memory bandwidth.',
     legend('line', kinds),
-    plot('GB/s over the size of the buffer', {
+    plot('GB/s by buffer size', {
       height,
       x: { type: 'log', base: 2, label: 'MiB', grid: true, ticks: [0.25, 1, 4, 16, 64, 256] },
       y: { label: 'GB/s', grid: true, zero: true },

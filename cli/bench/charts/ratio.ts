@@ -1,36 +1,37 @@
 import * as Plot from '@observablehq/plot'
-import type { Pass } from '../../../bench/report.js'
-import { shapeText } from '../../../bench/shapes.js'
+import type { Pass } from '../../../bench/methods/methods.js'
+import { shapeText } from '../../../bench/workload/shapes.js'
+import { figure, HEIGHT, LABEL_MARGIN, logarithmic, plot } from '../../report/chart.js'
 import type { Element } from '../../report/document.js'
 import { legend } from '../../report/legend.js'
-import { figure, HEIGHT, LABEL_MARGIN, logarithmic, plot } from '../../report/plot.js'
-import { looks, short } from '../looks.js'
-import { type Row, sectionsOf } from '../rows.js'
+import { ratioToEqualParameters, type Row, sectionsOf } from '../rows.js'
+import { methodStyles, passText } from './method-styles.js'
 
-/** Ratios of Lily to LoRA, shape by shape. */
+/** Ratios of Lily to LoRA by shape. */
 export function ratioChart(rows: readonly Row[]): Element | null {
-  const ofMostRows = mostAlike(rows)
-  if (ofMostRows.length === 0) return null
-  const marks = ofMostRows.flatMap(({ shape, pass, lily, by }) => {
-    const equal = by.get('lora-equal-parameters')
-    const mark = { label: shapeText(shape), pass, to: 'rank', ratio: lily.ratioToLora, color: looks.lora.color }
-    if (equal === undefined) return [mark]
-    const color = looks['lora-equal-parameters'].color
-    return [mark, { ...mark, to: 'parameters', ratio: lily.ratioToLora / equal.ratioToLora, color }]
+  const section = largestSection(rows)
+  if (section.length === 0) return null
+  const marks = section.flatMap((row) => {
+    const { shape, pass, lily } = row
+    const equal = ratioToEqualParameters(row)
+    const mark = { label: shapeText(shape), pass, to: 'rank', ratio: lily.ratioToLora, color: methodStyles.lora.color }
+    if (equal === null) return [mark]
+    const color = methodStyles['lora-equal-parameters'].color
+    return [mark, { ...mark, to: 'parameters', ratio: equal, color }]
   })
-  const labels = labelsOf(ofMostRows)
+  const labels = labelsOf(section)
   const dot = { x: 'ratio', y: 'label', stroke: 'color', strokeWidth: 1.5, r: 3.5, title: titleOf } as const
-  const { dtype, routing } = ofMostRows[0]
+  const { dtype, routing } = section[0]
   return figure(
-    'Time of Lily over LoRA',
-    `Left of the line Lily is faster. M, d, r, E; ${dtype}, ${routing} routing.`,
+    'Time of Lily relative to LoRA',
+    `By shape (M, d, r, E); ${dtype}, ${routing} routing. Lily is faster to the left of the line.`,
     legend('dot', [
-      { text: 'to the same rank', color: looks.lora.color },
-      { text: 'to equal parameters', color: looks['lora-equal-parameters'].color },
+      { text: 'LoRA of the same rank', color: methodStyles.lora.color },
+      { text: 'LoRA with equal parameters', color: methodStyles['lora-equal-parameters'].color },
       { text: 'forward', color: 'var(--muted)', hollow: true },
       { text: 'forward + backward', color: 'var(--muted)' },
     ]),
-    plot('Ratio of the time of Lily to that of LoRA, for each shape', {
+    plot('Ratio of the time of Lily to the time of LoRA by shape', {
       height: ratioHeight(rows),
       marginLeft: LABEL_MARGIN,
       x: { ...logarithmic([0.95, 1.05, ...marks.map(({ ratio }) => ratio)]), label: 'Lily / LoRA' },
@@ -46,14 +47,14 @@ export function ratioChart(rows: readonly Row[]): Element | null {
 }
 
 const titleOf = ({ label, pass, to, ratio }: { label: string; pass: Pass; to: string; ratio: number }): string =>
-  `${label}, ${short(pass)}: ${ratio.toFixed(2)} of LoRA of ${to === 'rank' ? 'the same rank' : 'equal parameters'}`
+  `${label}, ${passText(pass)}: ${ratio.toFixed(2)} relative to LoRA ${to === 'rank' ? 'of the same rank' : 'with equal parameters'}`
 
-/** The rows of the data type and routing that most shapes were measured with. */
-const mostAlike = (rows: readonly Row[]): readonly Row[] =>
+/** The rows of the data type and routing with the most shapes. */
+const largestSection = (rows: readonly Row[]): readonly Row[] =>
   [...sectionsOf(rows).values()].reduce((most, each) => (each.length > most.length ? each : most), [])
 
 const labelsOf = (rows: readonly Row[]): string[] => [...new Set(rows.map(({ shape }) => shapeText(shape)))]
 
-/** A line for each shape; the charts beside this one are as high. */
+/** One line per shape. The neighbouring charts have the same height. */
 export const ratioHeight = (rows: readonly Row[]): number =>
-  Math.max(HEIGHT, 56 + 16 * labelsOf(mostAlike(rows)).length)
+  Math.max(HEIGHT, 56 + 16 * labelsOf(largestSection(rows)).length)

@@ -1,14 +1,15 @@
 import * as Plot from '@observablehq/plot'
-import type { Method, Report, Result } from '../../../bench/report.js'
-import { shapeText } from '../../../bench/shapes.js'
+import type { Report, Result } from '../../../bench/harness/report.js'
+import type { Method } from '../../../bench/methods/methods.js'
+import { shapeText } from '../../../bench/workload/shapes.js'
+import { figure, halo, logarithmic, plot } from '../../report/chart.js'
 import type { Element } from '../../report/document.js'
 import { giga, size } from '../../report/format.js'
 import { legend } from '../../report/legend.js'
-import { figure, halo, logarithmic, plot } from '../../report/plot.js'
-import { looks, short } from '../looks.js'
 import type { Row } from '../rows.js'
+import { methodStyles, passText } from './method-styles.js'
 
-/** Attained arithmetic over intensity, below what memory and multipliers allow. */
+/** Attained FLOP/s by arithmetic intensity, below the memory and arithmetic roofs. */
 export function rooflineChart(rows: readonly Row[], { roofs }: Report, height: number): Element | null {
   if (roofs === null) return null
   const shown: readonly Method[] = ['lily', 'lora', 'lily-composed']
@@ -34,13 +35,13 @@ export function rooflineChart(rows: readonly Row[], { roofs }: Report, height: n
   ]
   return figure(
     'Roofline',
-    'Arithmetic attained over FLOPs per byte of the least traffic, below what this machine can do.',
+    'Attained GFLOP/s by FLOPs per byte of the minimum traffic, with the roofs of this machine.',
     legend('dot', [
-      { text: 'Lily', color: looks.lily.color },
-      { text: 'Lily, unfused', color: looks.lily.color, hollow: true },
-      { text: 'LoRA of the same rank', color: looks.lora.color },
+      { text: 'Lily', color: methodStyles.lily.color },
+      { text: 'Lily, unfused', color: methodStyles.lily.color, hollow: true },
+      { text: 'LoRA of the same rank', color: methodStyles.lora.color },
     ]),
-    plot('Roofline: GFLOP/s over arithmetic intensity', {
+    plot('Roofline: GFLOP/s by arithmetic intensity', {
       x: { ...logarithmic([least, most]), label: 'FLOP / byte' },
       y: { ...logarithmic([bottom, top / 1e9]), label: 'GFLOP/s' },
       height,
@@ -60,13 +61,13 @@ export function rooflineChart(rows: readonly Row[], { roofs }: Report, height: n
         Plot.dot(marks, {
           x: ({ flops, bytes }: Result) => flops / bytes,
           y: gigaflops,
-          stroke: ({ method }: Result) => looks[method].color,
-          fill: ({ method }: Result) => (method === 'lily-composed' ? 'none' : looks[method].color),
+          stroke: ({ method }: Result) => methodStyles[method].color,
+          fill: ({ method }: Result) => (method === 'lily-composed' ? 'none' : methodStyles[method].color),
           fillOpacity: 0.55,
           r: 3,
           title: (result: Result) =>
-            `${looks[result.method].text}, ${shapeText(result.shape)}, ${result.dtype}, ${result.routing}, ` +
-            `${short(result.pass)}: ${gigaflops(result).toFixed(0)} GFLOP/s`,
+            `${methodStyles[result.method].text}, ${shapeText(result.shape)}, ${result.dtype}, ${result.routing}, ` +
+            `${passText(result.pass)}: ${gigaflops(result).toFixed(0)} GFLOP/s`,
         }),
       ],
     }),

@@ -1,12 +1,12 @@
 import * as Plot from '@observablehq/plot'
-import type { Pass } from '../../../bench/report.js'
+import type { Pass } from '../../../bench/methods/methods.js'
+import { figure, logarithmic, plot } from '../../report/chart.js'
 import type { Element } from '../../report/document.js'
 import { milliseconds } from '../../report/format.js'
 import { legend } from '../../report/legend.js'
-import { figure, logarithmic, plot } from '../../report/plot.js'
-import { axes, familyAlong } from '../families.js'
-import { looks, short } from '../looks.js'
 import type { Row } from '../rows.js'
+import { axes, familyAlong } from './families.js'
+import { methodStyles, passText } from './method-styles.js'
 
 const shown = ['lily', 'lora', 'lora-equal-parameters', 'lily-composed', 'lily-graph', 'floor'] as const
 
@@ -17,7 +17,7 @@ interface Point {
   readonly method: (typeof shown)[number]
 }
 
-/** Time over r, or over M. */
+/** Time by r or by M. */
 export function sweepChart(axis: 'rank' | 'tokens', pass: Pass, rows: readonly Row[]): Element | null {
   const family = familyAlong(
     axes[axis],
@@ -29,20 +29,20 @@ export function sweepChart(axis: 'rank' | 'tokens', pass: Pass, rows: readonly R
   const points = family.flatMap((row) =>
     shown.flatMap((method): Point[] => {
       const seconds = method === 'floor' ? row.lily.floor : row.by.get(method)?.median
-      return seconds == null ? [] : [{ x: axes[axis].of(row), y: seconds * 1e3, method }]
+      return seconds == null ? [] : [{ x: axes[axis].value(row), y: seconds * 1e3, method }]
     }),
   )
   const name = axis === 'rank' ? 'r' : 'M'
   const fixed = axis === 'rank' ? `M = ${shape.tokens}` : `r = ${shape.rank}`
-  const xs = [...new Set(points.map(({ x }) => x))].sort((one, other) => one - other)
+  const xs = [...new Set(points.map(({ x }) => x))].sort((a, b) => a - b)
   return figure(
-    `Cost over ${name}: ${short(pass)}`,
-    `${fixed}, d = ${shape.d}, E = ${shape.experts}; ${dtype}, ${routing} routing.`,
+    `Time by ${name}: ${passText(pass)}`,
+    `Milliseconds; ${fixed}, d = ${shape.d}, E = ${shape.experts}; ${dtype}, ${routing} routing.`,
     legend(
       'line',
-      shown.filter((method) => points.some((point) => point.method === method)).map((method) => looks[method]),
+      shown.filter((method) => points.some((point) => point.method === method)).map((method) => methodStyles[method]),
     ),
-    plot(`Milliseconds over ${name}`, {
+    plot(`Milliseconds by ${name}`, {
       x: { type: 'log', label: name, ticks: xs, grid: true },
       y: { ...logarithmic(points.map(({ y }) => y)), label: 'ms' },
       marks: [
@@ -52,17 +52,18 @@ export function sweepChart(axis: 'rank' | 'tokens', pass: Pass, rows: readonly R
             x: 'x',
             y: 'y',
             sort: 'x',
-            stroke: looks[method].color,
+            stroke: methodStyles[method].color,
             strokeWidth: method === 'lily' ? 2.5 : 1.5,
-            strokeDasharray: looks[method].dash,
+            strokeDasharray: methodStyles[method].dash,
           }),
         ),
         Plot.dot(points, {
           x: 'x',
           y: 'y',
-          r: ({ method }: Point) => (looks[method].dash === undefined ? 2.5 : 1.5),
-          fill: ({ method }: Point) => looks[method].color,
-          title: ({ x, y, method }: Point) => `${looks[method].text}, ${name} = ${x}: ${milliseconds(y / 1e3)} ms`,
+          r: ({ method }: Point) => (methodStyles[method].dash === undefined ? 2.5 : 1.5),
+          fill: ({ method }: Point) => methodStyles[method].color,
+          title: ({ x, y, method }: Point) =>
+            `${methodStyles[method].text}, ${name} = ${x}: ${milliseconds(y / 1e3)} ms`,
         }),
       ],
       r: { type: 'identity' },

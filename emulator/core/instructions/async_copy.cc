@@ -1,4 +1,4 @@
-// cp.async: copies of 4, 8 or 16 bytes from global to shared memory that arrive when their group is waited for.
+// cp.async: copies 4, 8 or 16 bytes from global to shared memory. The data arrives at the wait for the copy's group.
 #include "core/instructions/families.h"
 #include "core/instructions/memory_modifiers.h"
 #include "core/instructions/operands.h"
@@ -6,7 +6,7 @@
 namespace lily::emulator {
 namespace {
 
-// The third source is the number of bytes to read, the rest being zero, or a predicate to read none.
+// The optional operand is src-size, the number of bytes to read before zero fill, or the predicate ignore-src.
 void copy(Thread &thread, const Instruction &in) {
   const uint32_t bytes = source<uint32_t>(thread, in, 2);
   uint32_t source_bytes = bytes;
@@ -20,7 +20,7 @@ void copy(Thread &thread, const Instruction &in) {
   }
   if (source_bytes > bytes) {
     thread.report(in, FindingKind::kBadOperand,
-                  "source size " + std::to_string(source_bytes) + " is beyond the copy's " + std::to_string(bytes));
+                  "source size " + std::to_string(source_bytes) + " exceeds cp-size " + std::to_string(bytes));
     source_bytes = bytes;
   }
   thread.copy_async(in, thread.address(in.operands[0]), thread.address(in.operands[1]), bytes, source_bytes);
@@ -46,7 +46,7 @@ void decode_async_copy(Instruction &in, Modifiers &modifiers) {
     in.executor = wait_all;
   } else {
     const bool bypasses_l1 = modifiers.take("cg");
-    if (!bypasses_l1 && !modifiers.take("ca")) refuse(in, "needs .ca or .cg");
+    if (!bypasses_l1 && !modifiers.take("ca")) refuse(in, "requires .ca or .cg");
     if (modifiers.take_any({"shared", "shared::cta"}) < 0) refuse(in, "the destination must be .shared");
     if (!modifiers.take("global")) refuse(in, "the source must be .global");
     in.space = Space::kShared;

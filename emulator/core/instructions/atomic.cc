@@ -1,4 +1,4 @@
-// atom and red: read, change and write back in one step; atom gives the value before.
+// atom and red: atomic read-modify-write operations; atom returns the old value.
 #include "core/instructions/families.h"
 #include "core/instructions/half_arithmetic.h"
 #include "core/instructions/integer_arithmetic.h"
@@ -13,7 +13,7 @@ enum Operation : uint8_t { kAdd, kMinimum, kMaximum, kAnd, kOr, kXor, kExchange,
 // red has no destination, so its operands start with the address.
 int address_operand(const Instruction &in) { return in.flag ? 0 : 1; }
 
-// `update`: from the old value and the operand to the new value.
+// `update` computes the new value from the old value and the operand.
 template <class Value, class Update>
 void apply(Thread &thread, const Instruction &in, Update update) {
   const int first = address_operand(in);
@@ -47,7 +47,7 @@ void compare_and_swap(Thread &thread, const Instruction &in) {
   apply<Unsigned>(thread, in, [&](Unsigned old, Unsigned expected) { return old == expected ? value : old; });
 }
 
-// In global memory sums of f32 flush subnormals, in shared memory they do not.
+// Sums of f32 flush subnormals in global memory but not in shared memory.
 void add_float(Thread &thread, const Instruction &in) {
   const uint64_t address = thread.address(in.operands[address_operand(in)]);
   const bool in_window = address - kSharedWindow < kWindowBytes;
@@ -85,7 +85,7 @@ void choose_add(Instruction &in, Modifiers &modifiers, Type type) {
     case Type::kBf16x2: in.executor = add_half_pair<Bfloat>; break;
     default: refuse(in, "type ." + std::string(name_of(type)) + " is not supported here");
   }
-  if (!modifiers.take("noftz")) refuse(in, "needs .noftz");
+  if (!modifiers.take("noftz")) refuse(in, "requires .noftz");
 }
 
 }  // namespace
@@ -93,7 +93,7 @@ void choose_add(Instruction &in, Modifiers &modifiers, Type type) {
 void decode_atomic(Instruction &in, Modifiers &modifiers) {
   in.flag = in.opcode == "red";
   take_ordering(in, modifiers);
-  if (in.flag && in.is_acquire) refuse(in, "a reduction cannot acquire");
+  if (in.flag && in.is_acquire) refuse(in, "red does not support .acquire");
   take_space(in, modifiers);
   if (in.space != Space::kGeneric && in.space != Space::kGlobal && in.space != Space::kShared) {
     refuse(in, "the state space is not supported");
@@ -121,13 +121,13 @@ void decode_atomic(Instruction &in, Modifiers &modifiers) {
     case kAdd: choose_add(in, modifiers, type); break;
     case kMinimum:
     case kMaximum:
-      if (!is_signed(type) && !is_unsigned(type)) refuse(in, "needs an integer type");
-      if (size_of(type) < 4) refuse(in, "needs 32 or 64 bits");
+      if (!is_signed(type) && !is_unsigned(type)) refuse(in, "requires an integer type");
+      if (size_of(type) < 4) refuse(in, "requires 32 or 64 bits");
       in.executor = by_integer(in, type, [](auto x) -> Executor { return integer_atomic<decltype(x)>; });
       break;
     case kIncrement:
     case kDecrement:
-      if (type != Type::kU32) refuse(in, "needs .u32");
+      if (type != Type::kU32) refuse(in, "requires .u32");
       in.executor = integer_atomic<uint32_t>;
       break;
     case kCompareSwap:

@@ -59,7 +59,7 @@ void insert_field(Thread &thread, const Instruction &in) {
                                    source<uint32_t>(thread, in, 3), source<uint32_t>(thread, in, 4)));
 }
 
-// These have a 32-bit result for operands of any size.
+// The result has 32 bits for operands of either size.
 template <class Int>
 void leading_bit(Thread &thread, const Instruction &in) {
   set_result<uint32_t>(thread, in, find_leading_bit(source<Int>(thread, in, 1), in.flag));
@@ -73,7 +73,7 @@ void count_ones(Thread &thread, const Instruction &in) {
   set_result<uint32_t>(thread, in, static_cast<uint32_t>(std::popcount(source<Int>(thread, in, 1))));
 }
 
-// d = table(a, b, c); with .and or .or also p = (d != 0) op q.
+// d = table(a, b, c). With .or or .and, also p = (d != 0) op q.
 void logic_3(Thread &thread, const Instruction &in) {
   const uint32_t result = logic_of_three(source<uint32_t>(thread, in, 1), source<uint32_t>(thread, in, 2),
                                          source<uint32_t>(thread, in, 3), source<uint32_t>(thread, in, 4));
@@ -89,7 +89,7 @@ void logic_3(Thread &thread, const Instruction &in) {
 template <Logic kLogic>
 Executor logic_of(const Instruction &in, Type type) {
   if (type == Type::kPred) return combine_predicates<kLogic>;
-  if (!is_bits(type)) refuse(in, "needs .pred or a .b type");
+  if (!is_bits(type)) refuse(in, "requires .pred or a .b type");
   return by_integer(in, type, [](auto x) -> Executor {
     using Int = decltype(x);
     return binary<Int, combine_bits<Int, kLogic>>;
@@ -107,9 +107,9 @@ void decode_logic_3(Instruction &in, Modifiers &modifiers) {
 
 void decode_funnel_shift(Instruction &in, Modifiers &modifiers) {
   const bool right = modifiers.take("r");
-  if (!right && !modifiers.take("l")) refuse(in, "needs .l or .r");
+  if (!right && !modifiers.take("l")) refuse(in, "requires .l or .r");
   const bool wrap = modifiers.take("wrap");
-  if (!wrap && !modifiers.take("clamp")) refuse(in, "needs .wrap or .clamp");
+  if (!wrap && !modifiers.take("clamp")) refuse(in, "requires .wrap or .clamp");
   take_type(in, modifiers, {Type::kB32});
   expect_operands(in, 4, 4);
   if (right) {
@@ -122,7 +122,7 @@ void decode_funnel_shift(Instruction &in, Modifiers &modifiers) {
 void decode_shift(Instruction &in, Modifiers &modifiers) {
   const bool left = in.opcode == "shl";
   const Type type = modifiers.take_type();
-  if (left && !is_bits(type)) refuse(in, "needs a .b type");
+  if (left && !is_bits(type)) refuse(in, "requires a .b type");
   expect_operands(in, 3, 3);
   in.executor = by_integer(in, type, [&](auto x) -> Executor {
     using Int = decltype(x);
@@ -166,7 +166,7 @@ void decode_complement(Instruction &in, Modifiers &modifiers) {
     in.executor = negate_predicate;
     return;
   }
-  if (!is_bits(type)) refuse(in, "needs a .b type");
+  if (!is_bits(type)) refuse(in, "requires a .b type");
   in.executor = by_integer(in, type, [&](auto x) -> Executor {
     using Int = decltype(x);
     return is_not ? unary<Int, complement<Int>> : unary<Int, is_zero<Int>>;
@@ -194,7 +194,7 @@ void decode_bits(Instruction &in, Modifiers &modifiers) {
   } else if (name == "bfe" || name == "bfi") {
     decode_field(in, modifiers);
   } else if (name == "prmt") {
-    // The modes .f4e, .b4e, .rc8, .ecl, .ecr and .rc16 stay among the modifiers and so are refused.
+    // The modes .f4e, .b4e, .rc8, .ecl, .ecr and .rc16 are not taken, so decode() rejects them.
     take_type(in, modifiers, {Type::kB32});
     expect_operands(in, 4, 4);
     in.executor = ternary<uint32_t, permute_bytes>;

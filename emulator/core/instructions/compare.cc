@@ -1,6 +1,6 @@
 // Comparisons and selections: setp, set, selp, slct.
 //
-// Ordered comparisons of floats are false if an operand is a NaN, those ending in u are true.
+// If an operand is a NaN, ordered comparisons of floats are false and unordered ones (names ending in u) are true.
 #include "core/instructions/families.h"
 #include "core/instructions/operands.h"
 
@@ -47,7 +47,7 @@ bool compare(Comparison comparison, Value x, Value y) {
   return false;
 }
 
-// Half and Bfloat stand for their types here, since C++20 has none.
+// Half and Bfloat are the template arguments for f16 and bf16, for which C++20 has no types.
 template <class Value>
 auto operand(const Thread &thread, const Instruction &in, int index) {
   if constexpr (std::is_same_v<Value, Half> || std::is_same_v<Value, Bfloat>) {
@@ -82,7 +82,7 @@ void set_predicate(Thread &thread, const Instruction &in) {
   thread.set_register(to.second, combine(in, !result, other));
 }
 
-// set: all ones or 1.0 if true, else 0.
+// set: all ones or 1.0 if true, otherwise 0.
 template <class Value>
 void set_value(Thread &thread, const Instruction &in) {
   const bool result =
@@ -92,13 +92,13 @@ void set_value(Thread &thread, const Instruction &in) {
   set_result<uint32_t>(thread, in, value ? yes : 0);
 }
 
-// set.f16, set.bf16: 1.0 or 0 in 16 bits; set.f16x2, set.bf16x2: lane by lane.
+// set.f16, set.bf16: 1.0 or 0 in 16 bits. set.f16x2, set.bf16x2: the same for each half.
 template <class Format>
 void set_half(Thread &thread, const Instruction &in) {
   const uint64_t x = source<uint64_t>(thread, in, 1), y = source<uint64_t>(thread, in, 2);
   const uint32_t one = Format::narrow(1.0);
   const bool packed = in.source_type == Type::kF16x2 || in.source_type == Type::kBf16x2;
-  // .u32, .s32 and .u16 destinations get all ones.
+  // Destinations .u32, .s32 and .u16 get all ones.
   const uint32_t yes = is_float(in.type) ? one : 0xffff;
   uint32_t result = 0;
   for (int shift = 0; shift < (packed ? 32 : 16); shift += 16) {
@@ -111,7 +111,7 @@ void set_half(Thread &thread, const Instruction &in) {
   set_result<uint32_t>(thread, in, result);
 }
 
-// setp.f16x2: p is the lower lane's result, q the upper one's.
+// setp.f16x2: p is the result of the lower halves, q that of the upper halves.
 template <class Format>
 void set_predicate_pair(Thread &thread, const Instruction &in) {
   const uint64_t x = source<uint64_t>(thread, in, 1), y = source<uint64_t>(thread, in, 2);
@@ -155,20 +155,20 @@ void take_comparison(Instruction &in, Modifiers &modifiers) {
                                                                          {"num", kBothNumbers},
                                                                          {"nan", kAnyNan}});
   if (!comparison) {
-    // Other names of four of them, for unsigned integers alone.
+    // The unsigned names of lt, le, gt and ge.
     comparison =
         modifiers.take_one<Comparison>({{"lo", kLess}, {"ls", kLessEqual}, {"hi", kGreater}, {"hs", kGreaterEqual}});
     in.flag = comparison.has_value();
   }
-  if (!comparison) refuse(in, "needs a comparison");
+  if (!comparison) refuse(in, "the comparison is missing");
   in.operation = *comparison;
   in.variant = modifiers.take_one<Combination>({{"and", kAnd}, {"or", kOr}, {"xor", kXor}}).value_or(kAlone);
   expect_operands(in, in.variant == kAlone ? 3 : 4, in.variant == kAlone ? 3 : 4);
 }
 
-// Bits can be equal or not, integers have no NaN.
+// .b types support only eq and ne; integer types have no comparisons for NaNs.
 void check_comparison(const Instruction &in, Type type) {
-  if (in.flag && !is_unsigned(type)) refuse(in, "the comparison needs an unsigned type");
+  if (in.flag && !is_unsigned(type)) refuse(in, "the comparison requires an unsigned type");
   const bool allowed = is_float(type) || in.operation <= (is_bits(type) ? kNotEqual : kGreaterEqual);
   if (!allowed) refuse(in, "the comparison does not exist for ." + std::string(name_of(type)));
 }
@@ -207,7 +207,7 @@ void decode_set(Instruction &in, Modifiers &modifiers) {
     in.executor = by_integer(in, type, [](auto x) -> Executor { return set_value<decltype(x)>; });
 }
 
-// Selections move bits: floats go by size.
+// A selection copies bits, so float types use the integer of their size.
 Executor selection_of(const Instruction &in, Type type, bool by_sign) {
   const Type bits = type == Type::kF32 ? Type::kB32 : type == Type::kF64 ? Type::kB64 : type;
   return by_integer(in, bits, [&](auto x) -> Executor {
@@ -226,7 +226,7 @@ void decode_compare(Instruction &in, Modifiers &modifiers) {
     in.flush_subnormals = modifiers.take("ftz");
     in.type = modifiers.take_type();
     in.source_type = take_type(in, modifiers, {Type::kS32, Type::kF32});
-    if (in.flush_subnormals && in.source_type != Type::kF32) refuse(in, ".ftz needs .f32");
+    if (in.flush_subnormals && in.source_type != Type::kF32) refuse(in, ".ftz requires .f32");
     expect_operands(in, 4, 4);
     in.executor = selection_of(in, in.type, true);
   } else {
@@ -242,7 +242,7 @@ void decode_compare(Instruction &in, Modifiers &modifiers) {
     }
     const bool has_subnormals =
         in.source_type == Type::kF32 || in.source_type == Type::kF16 || in.source_type == Type::kF16x2;
-    if (flush && !has_subnormals) refuse(in, ".ftz needs .f32, .f16 or .f16x2");
+    if (flush && !has_subnormals) refuse(in, ".ftz requires .f32, .f16 or .f16x2");
   }
 }
 

@@ -1,4 +1,4 @@
-// Conversions between number types, as cvt makes them.
+// Conversions between number types as defined for cvt.
 #pragma once
 
 #include "core/instructions/integer_arithmetic.h"
@@ -6,7 +6,7 @@
 
 namespace lily::emulator {
 
-// Rounds to an integer, keeping the sign of zero.
+// Rounds to an integral value and keeps the sign of zero.
 inline double round_to_integer(double value, Rounding mode) {
   switch (mode) {
     case Rounding::kZero: return std::trunc(value);
@@ -16,8 +16,8 @@ inline double round_to_integer(double value, Rounding mode) {
   }
 }
 
-// A value out of range becomes the nearest limit. NaN becomes 0; with a 64-bit integer or an f64 source it becomes the
-// pattern 100..0, which for unsigned types is no limit.
+// A value out of range becomes the nearest limit. A NaN becomes 0, except with a 64-bit destination or an f64 source:
+// then only the top bit of the result is set.
 inline uint64_t float_to_integer(double value, bool is_signed, int bytes, bool wide_source, Rounding mode) {
   const int bits = bytes * 8;
   if (value != value) return wide_source || bytes == 8 ? 1ull << (bits - 1) : 0;
@@ -32,7 +32,8 @@ inline uint64_t float_to_integer(double value, bool is_signed, int bytes, bool w
   return integer < 0 ? 0 : static_cast<uint64_t>(integer);
 }
 
-// Integer to integer: the lowest bits; with .sat the nearest value that fits. The result is extended by its own sign.
+// Integer to integer: the low bits or, with .sat, the nearest representable value, extended according to the
+// destination's sign.
 inline uint64_t integer_to_integer(uint64_t value, bool from_signed, int from_bytes, bool to_signed, int to_bytes,
                                    bool saturated) {
   Int128 integer = from_signed ? static_cast<Int128>(sign_extend(value, from_bytes))
@@ -53,7 +54,8 @@ Number integer_to_float(uint64_t value, bool is_signed, int bytes, Rounding mode
     return with_rounding(mode, [&] { return static_cast<Number>(integer); });
   }
   const uint64_t integer = zero_extend(value, bytes);
-  // The compiler's conversion of large unsigned numbers halves them first, keeping the lost bit, so it rounds once.
+  // The compiler halves large unsigned numbers before the conversion and keeps the lost bit, so the result is rounded
+  // once.
   const volatile uint64_t guarded = integer;
   return with_rounding(mode, [&] { return static_cast<Number>(guarded); });
 }
@@ -63,7 +65,7 @@ inline float double_to_float(double value, Rounding mode) {
   return with_rounding(mode, [&] { return static_cast<float>(guarded); });
 }
 
-// An integer of up to 64 bits as a double rounded to odd, on its way to a 16-bit format.
+// An integer of up to 64 bits as a double rounded to odd, from which a 16-bit format is rounded.
 inline double integer_to_odd(uint64_t value, bool is_signed, int bytes) {
   const bool negative = is_signed && sign_extend(value, bytes) < 0;
   uint64_t magnitude = zero_extend(value, bytes);

@@ -1,6 +1,7 @@
-// cvt: between integers and floats of all sizes, packing of two f32 into f16x2 and bf16x2, and f32 to tf32.
+// cvt: conversions between integers and floats of all sizes, packing of two f32 into f16x2 or bf16x2, and f32 to tf32.
 //
-// Every float is exact as a double, so a conversion is: to double, then rounded once to the destination.
+// Every other float type converts exactly to double, so a conversion goes through double and rounds once, to the
+// destination.
 #include "core/instructions/conversion.h"
 #include "core/instructions/families.h"
 #include "core/instructions/half_arithmetic.h"
@@ -18,7 +19,7 @@ double widened(const Instruction &in, uint64_t bits) {
   return in.flush_subnormals ? flush_subnormal(value) : value;
 }
 
-// .satfinite: infinity becomes the largest number; .relu: negative numbers become 0.
+// .satfinite: infinity becomes the largest finite number. .relu: negative numbers become 0.
 template <class Format>
 uint16_t finish_16(const Instruction &in, uint16_t bits) {
   if (in.flag && (bits & 0x7fff) == Format::kLargest + 1) bits = (bits & 0x8000) | Format::kLargest;
@@ -39,7 +40,7 @@ template <Type kTo, Type kFrom>
 void float_to_float(Thread &thread, const Instruction &in) {
   thread.set(in.operands[0], narrowed<kTo>(in, widened<kFrom>(in, thread.get(in.operands[1]))));
 }
-// .rni, .rzi, .rmi, .rpi between floats of one size.
+// .rni, .rzi, .rmi, .rpi between floats of the same size.
 template <Type kType>
 void float_to_whole_float(Thread &thread, const Instruction &in) {
   const double value = round_to_integer(widened<kType>(in, thread.get(in.operands[1])), in.rounding);
@@ -73,7 +74,7 @@ void int_to_int(Thread &thread, const Instruction &in) {
                                 is_signed(in.type), size_of(in.type), in.saturate));
 }
 
-// The first source goes into the upper half.
+// The first source is the upper half.
 template <Type kTo>
 void pack(Thread &thread, const Instruction &in) {
   const uint64_t upper = narrowed<kTo>(in, widened<Type::kF32>(in, thread.get(in.operands[1])));
@@ -99,7 +100,7 @@ Executor float_to(const Instruction &in, Type to) {
   }
 }
 
-// Chooses by the float type: make(std::integral_constant<Type, ...>).
+// Chooses an executor by float type: make(std::integral_constant<Type, ...>).
 template <class Make>
 Executor by_float(const Instruction &in, Type type, Make make) {
   switch (type) {
@@ -114,7 +115,7 @@ Executor by_float(const Instruction &in, Type type, Make make) {
 void decode_tf32(Instruction &in, Modifiers &modifiers) {
   const std::optional<Rounding> rounding = modifiers.take_one<Rounding>(
       {{"rna", Rounding::kNearestAway}, {"rn", Rounding::kNearestEven}, {"rz", Rounding::kZero}});
-  if (!rounding) refuse(in, "needs .rna, .rn or .rz");
+  if (!rounding) refuse(in, "requires .rna, .rn or .rz");
   if (in.source_type != Type::kF32) refuse(in, "the source must be .f32");
   in.rounding = *rounding;
   in.flag = modifiers.take("satfinite");
@@ -126,7 +127,7 @@ void decode_tf32(Instruction &in, Modifiers &modifiers) {
 void decode_pack(Instruction &in, Modifiers &modifiers) {
   if (in.source_type != Type::kF32) refuse(in, "the sources must be .f32");
   take_rounding(in, modifiers, true);
-  if (in.rounding != Rounding::kNearestEven && in.rounding != Rounding::kZero) refuse(in, "needs .rn or .rz");
+  if (in.rounding != Rounding::kNearestEven && in.rounding != Rounding::kZero) refuse(in, "requires .rn or .rz");
   in.relu = modifiers.take("relu");
   in.flag = modifiers.take("satfinite");
   expect_operands(in, 3, 3);
@@ -135,7 +136,7 @@ void decode_pack(Instruction &in, Modifiers &modifiers) {
 
 void decode_between_floats(Instruction &in, Modifiers &modifiers, std::optional<Rounding> to_whole) {
   if (to_whole) {
-    if (in.type != in.source_type) refuse(in, "rounding to an integer needs equal types");
+    if (in.type != in.source_type) refuse(in, "rounding to an integer requires equal types");
     in.rounding = *to_whole;
     in.executor = by_float(in, in.type, [](auto type) -> Executor { return float_to_whole_float<type()>; });
     return;
@@ -156,7 +157,7 @@ void decode_convert(Instruction &in, Modifiers &modifiers) {
   if (modifiers.has("pack")) refuse(in, "cvt.pack is not supported");
   in.type = modifiers.take_type();
   in.source_type = modifiers.take_type();
-  if (is_bits(in.type) || is_bits(in.source_type)) refuse(in, "needs types with a sign or a format");
+  if (is_bits(in.type) || is_bits(in.source_type)) refuse(in, ".b types are not supported");
   if (in.type == Type::kTf32) return decode_tf32(in, modifiers);
   if (in.type == Type::kF16x2 || in.type == Type::kBf16x2) return decode_pack(in, modifiers);
 
@@ -164,13 +165,13 @@ void decode_convert(Instruction &in, Modifiers &modifiers) {
   const bool to_float = is_float(in.type), from_float = is_float(in.source_type);
   const std::optional<Rounding> to_whole = modifiers.take_one<Rounding>(
       {{"rni", Rounding::kNearestEven}, {"rzi", Rounding::kZero}, {"rmi", Rounding::kDown}, {"rpi", Rounding::kUp}});
-  if (to_whole && !from_float) refuse(in, "integers need no rounding to an integer");
+  if (to_whole && !from_float) refuse(in, "an integer source does not support rounding to an integer");
   if (in.type == Type::kF32 || in.source_type == Type::kF32) in.flush_subnormals = modifiers.take("ftz");
   in.saturate = modifiers.take("sat");
   if (to_float && from_float) {
     decode_between_floats(in, modifiers, to_whole);
   } else if (from_float) {
-    if (!to_whole) refuse(in, "needs .rni, .rzi, .rmi or .rpi");
+    if (!to_whole) refuse(in, "requires .rni, .rzi, .rmi or .rpi");
     in.rounding = *to_whole;
     in.executor = by_float(in, in.source_type, [](auto from) -> Executor { return float_to_int<from()>; });
   } else if (to_float) {

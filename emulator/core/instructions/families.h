@@ -1,4 +1,4 @@
-// The decoders, one per family of instructions; each is in the file of its name. table.cc says which opcodes they take.
+// The decoders, one per family of instructions, each in the file of its name. table.cc assigns the opcodes to them.
 #pragma once
 
 #include "core/instruction.h"

@@ -1,7 +1,7 @@
 // f32 arithmetic: add, sub, mul, fma, mad, div, min, max, abs, neg, rcp, sqrt, rsqrt, ex2, lg2, sin, cos, tanh,
 // copysign, testp.
 //
-// .ftz flushes subnormal operands and results to zeros of their sign; .sat clamps the result to [0, 1].
+// .ftz flushes subnormal operands and results to zero and keeps their sign; .sat clamps the result to [0, 1].
 #include "core/instructions/families.h"
 #include "core/instructions/float_arithmetic.h"
 #include "core/instructions/operands.h"
@@ -38,7 +38,7 @@ void divide_fast(Thread &thread, const Instruction &in) {
   finish(thread, in, divide_approx(operand(thread, in, 1), operand(thread, in, 2)));
 }
 
-// The plain case, which kernels mostly consist of: rounding to nearest, no modifier.
+// Fast path for the most frequent case: rounding to nearest, no modifiers.
 float add_nearest(float x, float y) { return x + y; }
 float subtract_nearest(float x, float y) { return x - y; }
 float multiply_nearest(float x, float y) { return x * y; }
@@ -52,14 +52,14 @@ void choose(Thread &thread, const Instruction &in) {
   finish(thread, in, in.flag ? kMagnitude(x, y, in.propagate_nan) : kNumber(x, y, in.propagate_nan));
 }
 
-// Signs change on the bits, so that a NaN keeps its pattern.
+// Signs are changed on the bit pattern, so that a NaN keeps its payload.
 template <uint32_t kKeep, uint32_t kFlip>
 void change_sign(Thread &thread, const Instruction &in) {
   uint32_t bits = source<uint32_t>(thread, in, 1);
   if (in.flush_subnormals && (bits & 0x7f800000) == 0) bits &= 0x80000000;
   set_result<uint32_t>(thread, in, (bits & kKeep) ^ kFlip);
 }
-// copysign d, a, b: the sign of a on the magnitude of b.
+// copysign d, a, b: magnitude of b with the sign of a.
 uint32_t copy_sign(uint32_t sign, uint32_t magnitude) { return (sign & 0x80000000) | (magnitude & 0x7fffffff); }
 
 template <class Number>
@@ -85,7 +85,7 @@ void decode_sum_or_product(Instruction &in, Modifiers &modifiers) {
 
 void decode_root_or_reciprocal(Instruction &in, Modifiers &modifiers) {
   expect_operands(in, 2, 2);
-  // An approximate result is the one rounded to nearest here.
+  // Approximate results are computed as correctly rounded ones.
   if (!modifiers.take("approx")) take_rounding(in, modifiers, true);
   in.executor = in.opcode == "rcp" ? rounded_unary<reciprocal> : rounded_unary<sqrt_rounded<float>>;
 }
@@ -101,7 +101,7 @@ void decode_division(Instruction &in, Modifiers &modifiers) {
 }
 
 void decode_approximate(Instruction &in, Modifiers &modifiers) {
-  if (!modifiers.take("approx")) refuse(in, "needs .approx");
+  if (!modifiers.take("approx")) refuse(in, "requires .approx");
   expect_operands(in, 2, 2);
   const std::string &name = in.opcode;
   if (name == "rsqrt") in.executor = approximate<rsqrt_approx>;
@@ -122,7 +122,7 @@ void decode_float32(Instruction &in, Modifiers &modifiers) {
     in.executor = binary<uint32_t, copy_sign>;
     return;
   }
-  if (name == "tanh") return decode_approximate(in, modifiers);  // has no .ftz
+  if (name == "tanh") return decode_approximate(in, modifiers);  // tanh has no .ftz
   in.flush_subnormals = modifiers.take("ftz");
   if (name == "add" || name == "sub" || name == "mul") {
     decode_sum_or_product(in, modifiers);
@@ -138,7 +138,7 @@ void decode_float32(Instruction &in, Modifiers &modifiers) {
   } else if (name == "min" || name == "max") {
     in.propagate_nan = modifiers.take("NaN");
     in.flag = modifiers.take("xorsign");
-    if (in.flag && !modifiers.take("abs")) refuse(in, ".xorsign needs .abs");
+    if (in.flag && !modifiers.take("abs")) refuse(in, ".xorsign requires .abs");
     expect_operands(in, 3, 3);
     in.executor = name == "min" ? choose<minimum_number<float>, minimum_magnitude<float>>
                                 : choose<maximum_number<float>, maximum_magnitude<float>>;
@@ -151,14 +151,14 @@ void decode_float32(Instruction &in, Modifiers &modifiers) {
 }
 
 void decode_test(Instruction &in, Modifiers &modifiers) {
-  const std::optional<FloatClass> wanted = modifiers.take_one<FloatClass>({{"finite", FloatClass::kFinite},
-                                                                           {"infinite", FloatClass::kInfinite},
-                                                                           {"number", FloatClass::kNumber},
-                                                                           {"notanumber", FloatClass::kNotANumber},
-                                                                           {"normal", FloatClass::kNormal},
-                                                                           {"subnormal", FloatClass::kSubnormal}});
-  if (!wanted) refuse(in, "needs the property to test");
-  in.operation = static_cast<uint8_t>(*wanted);
+  const std::optional<FloatClass> float_class = modifiers.take_one<FloatClass>({{"finite", FloatClass::kFinite},
+                                                                                {"infinite", FloatClass::kInfinite},
+                                                                                {"number", FloatClass::kNumber},
+                                                                                {"notanumber", FloatClass::kNotANumber},
+                                                                                {"normal", FloatClass::kNormal},
+                                                                                {"subnormal", FloatClass::kSubnormal}});
+  if (!float_class) refuse(in, "the property to test is missing");
+  in.operation = static_cast<uint8_t>(*float_class);
   const Type type = take_type(in, modifiers, {Type::kF32, Type::kF64});
   expect_operands(in, 2, 2);
   in.executor = type == Type::kF32 ? test_property<float> : test_property<double>;

@@ -1,4 +1,5 @@
-// f64 arithmetic: add, sub, mul, fma, mad, div, min, max, abs, neg, rcp, sqrt, rsqrt, copysign. Subnormals are kept.
+// f64 arithmetic: add, sub, mul, fma, mad, div, min, max, abs, neg, rcp, sqrt, rsqrt, copysign. Subnormals are
+// supported.
 #include "core/instructions/families.h"
 #include "core/instructions/float_arithmetic.h"
 #include "core/instructions/operands.h"
@@ -22,7 +23,7 @@ void fma_double(Thread &thread, const Instruction &in) {
 
 double reciprocal(double x, Rounding mode) { return divide_rounded(1.0, x, mode); }
 double reciprocal_root(double x) { return 1 / std::sqrt(x); }
-// .approx.ftz: from and to the upper 32 bits alone. The hardware's last bits of these differ.
+// .approx.ftz reads and writes only the upper 32 bits. Hardware results differ in the last bits.
 double upper_half(double x) { return double_of(bits_of(flush_subnormal(x)) & 0xffffffff00000000); }
 double reciprocal_gross(double x) { return upper_half(1 / upper_half(x)); }
 double reciprocal_root_gross(double x) { return upper_half(1 / std::sqrt(upper_half(x))); }
@@ -60,7 +61,7 @@ void decode_float64(Instruction &in, Modifiers &modifiers) {
     expect_operands(in, 2, 2);
     in.executor = name == "abs" ? unary<uint64_t, magnitude> : unary<uint64_t, negated>;
   } else if (name == "rcp" && modifiers.take("approx")) {
-    if (!modifiers.take("ftz")) refuse(in, "needs .ftz");
+    if (!modifiers.take("ftz")) refuse(in, "requires .ftz");
     expect_operands(in, 2, 2);
     in.executor = unary<double, reciprocal_gross>;
   } else if (name == "rcp" || name == "sqrt") {
@@ -68,11 +69,11 @@ void decode_float64(Instruction &in, Modifiers &modifiers) {
     expect_operands(in, 2, 2);
     in.executor = name == "rcp" ? rounded_unary<reciprocal> : rounded_unary<sqrt_rounded<double>>;
   } else if (name == "rsqrt") {
-    if (!modifiers.take("approx")) refuse(in, "needs .approx");
+    if (!modifiers.take("approx")) refuse(in, "requires .approx");
     expect_operands(in, 2, 2);
     in.executor = modifiers.take("ftz") ? unary<double, reciprocal_root_gross> : unary<double, reciprocal_root>;
   } else {
-    refuse(in, "is not supported for .f64");
+    refuse(in, "not supported for .f64");
   }
 }
 

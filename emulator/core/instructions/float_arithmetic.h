@@ -1,8 +1,7 @@
-// Floating-point arithmetic of PTX as plain functions on float and double.
+// Floating-point arithmetic of PTX as functions on float and double.
 //
-// Basic operations and fma are correctly rounded in every rounding mode, so they are exact models. The approximate
-// functions
-// (.approx, .full) are computed to nearly full precision here: the hardware's last bits differ.
+// Basic operations and fma are correctly rounded in every rounding mode and match the hardware exactly. The approximate
+// functions (.approx, .full) are computed to nearly full precision, so hardware results differ in the last bits.
 #pragma once
 
 #include "core/instructions/numbers.h"
@@ -40,7 +39,8 @@ Number sqrt_rounded(Number x, Rounding mode) {
   return with_rounding(mode, [&] { return std::sqrt(Number(a)); });
 }
 
-// min and max give the other operand for a NaN, and a NaN for two; with .NaN they give a NaN for any. -0 is below +0.
+// If one operand is a NaN, min and max return the other; if both are, a NaN. With .NaN they return a NaN in either
+// case. -0 is less than +0.
 template <class Number>
 Number minimum_number(Number x, Number y, bool propagate_nan) {
   if (x != x || y != y) return propagate_nan ? std::numeric_limits<Number>::quiet_NaN() : x != x ? y : x;
@@ -54,7 +54,7 @@ Number maximum_number(Number x, Number y, bool propagate_nan) {
   return x > y ? x : y;
 }
 
-// .xorsign.abs: compares magnitudes; the result's sign is the exclusive or of the operands' signs.
+// .xorsign.abs: compares magnitudes; the sign of the result is the XOR of the operands' signs.
 template <class Number>
 Number minimum_magnitude(Number x, Number y, bool propagate_nan) {
   const Number magnitude = minimum_number(std::abs(x), std::abs(y), propagate_nan);
@@ -68,7 +68,7 @@ Number maximum_magnitude(Number x, Number y, bool propagate_nan) {
                                 : std::copysign(magnitude, std::signbit(x) != std::signbit(y) ? Number(-1) : Number(1));
 }
 
-// Approximate functions: double in between, so that one rounding remains.
+// Approximate functions. rsqrt is computed in double, so that the result is rounded only once.
 inline float rsqrt_approx(float x) { return static_cast<float>(1 / std::sqrt(static_cast<double>(x))); }
 inline float exp2_approx(float x) { return std::exp2(x); }
 inline float log2_approx(float x) { return std::log2(x); }
@@ -76,7 +76,7 @@ inline float sin_approx(float x) { return std::sin(x); }
 inline float cos_approx(float x) { return std::cos(x); }
 inline float tanh_approx(float x) { return std::tanh(x); }
 
-// div.approx: a divisor beyond 2^126 gives 0, or NaN for an infinite dividend, because its reciprocal is subnormal.
+// div.approx: a divisor above 2^126 gives 0, or a NaN for an infinite dividend, because its reciprocal is subnormal.
 inline float divide_approx(float x, float y) {
   if (std::abs(y) > 0x1p126f && std::isfinite(y)) {
     return std::isinf(x) ? std::numeric_limits<float>::quiet_NaN() : std::copysign(0.0f, x) * std::copysign(1.0f, y);
@@ -86,10 +86,10 @@ inline float divide_approx(float x, float y) {
 
 enum class FloatClass : uint8_t { kFinite, kInfinite, kNumber, kNotANumber, kNormal, kSubnormal };
 
-// testp. Unlike in C++, zero counts as normal.
+// testp. Unlike std::isnormal, it counts zero as normal.
 template <class Number>
-bool is_of_class(Number x, FloatClass wanted) {
-  switch (wanted) {
+bool is_of_class(Number x, FloatClass float_class) {
+  switch (float_class) {
     case FloatClass::kFinite: return std::isfinite(x);
     case FloatClass::kInfinite: return std::isinf(x);
     case FloatClass::kNumber: return x == x;

@@ -1,7 +1,7 @@
-// f16 and bf16 arithmetic, scalar and in pairs: add, sub, mul, fma, min, max, abs, neg, ex2, tanh.
+// f16 and bf16 arithmetic, scalar and packed: add, sub, mul, fma, min, max, abs, neg, ex2, tanh.
 //
-// Everything rounds once, to nearest even. .ftz flushes subnormal operands and results, .sat clamps to [0, 1], .relu
-// clamps negative results to 0.
+// Every operation rounds once, to nearest even. .ftz flushes subnormal operands and results, .sat clamps to [0, 1],
+// .relu clamps negative results to 0.
 #include "core/instructions/families.h"
 #include "core/instructions/half_arithmetic.h"
 #include "core/instructions/operands.h"
@@ -69,7 +69,7 @@ void decode_half(Instruction &in, Modifiers &modifiers) {
   const std::string &name = in.opcode;
   const Type type = take_type(in, modifiers, {Type::kF16, Type::kF16x2, Type::kBf16, Type::kBf16x2});
   const bool is_bfloat = type == Type::kBf16 || type == Type::kBf16x2;
-  // bf16 has .ftz only in ex2, where it is required.
+  // bf16 supports .ftz only in ex2, where it is required.
   if (!is_bfloat && name != "tanh") in.flush_subnormals = modifiers.take("ftz");
   if (name == "add" || name == "sub" || name == "mul") {
     modifiers.take("rn");
@@ -78,26 +78,26 @@ void decode_half(Instruction &in, Modifiers &modifiers) {
     if (name == "sub") choose<kSubtract>(in, type);
     if (name == "mul") choose<kMultiply>(in, type);
   } else if (name == "fma") {
-    if (!modifiers.take("rn")) refuse(in, "needs .rn");
+    if (!modifiers.take("rn")) refuse(in, "requires .rn");
     in.saturate = !is_bfloat && modifiers.take("sat");
     in.relu = !in.saturate && modifiers.take("relu");
     choose<kFma>(in, type);
   } else if (name == "min" || name == "max") {
     in.propagate_nan = modifiers.take("NaN");
     in.flag = modifiers.take("xorsign");
-    if (in.flag && !modifiers.take("abs")) refuse(in, ".xorsign needs .abs");
+    if (in.flag && !modifiers.take("abs")) refuse(in, ".xorsign requires .abs");
     name == "min" ? choose<kMinimum>(in, type) : choose<kMaximum>(in, type);
   } else if (name == "abs") {
     choose<kAbsolute>(in, type);
   } else if (name == "neg") {
     choose<kNegate>(in, type);
   } else if (name == "ex2" || name == "tanh") {
-    if (!modifiers.take("approx")) refuse(in, "needs .approx");
+    if (!modifiers.take("approx")) refuse(in, "requires .approx");
     if (name == "ex2" && is_bfloat) in.flush_subnormals = modifiers.take("ftz");
-    if (name == "ex2" && is_bfloat && !in.flush_subnormals) refuse(in, "needs .ftz");
+    if (name == "ex2" && is_bfloat && !in.flush_subnormals) refuse(in, "requires .ftz");
     name == "ex2" ? choose<kExp2>(in, type) : choose<kTanh>(in, type);
   } else {
-    refuse(in, "is not supported for 16-bit floats");
+    refuse(in, "not supported for 16-bit floats");
   }
 }
 

@@ -1,4 +1,4 @@
-// Arithmetic on f16 and bf16 bit patterns; `Format` is Half or Bfloat. Every operation rounds once, to nearest even.
+// Arithmetic on bit patterns of f16 and bf16; `Format` is Half or Bfloat. Every operation rounds once, to nearest even.
 #pragma once
 
 #include "core/instructions/float_arithmetic.h"
@@ -12,7 +12,7 @@ bool is_nan_16(uint16_t bits) {
   return value != value;
 }
 
-// What modifiers do to operands and results.
+// Effects of .ftz, .sat and .relu.
 template <class Format>
 uint16_t flush_subnormal_16(uint16_t bits) {
   return (bits & 0x7fff) < Format::kSmallestNormal ? bits & 0x8000 : bits;
@@ -26,7 +26,7 @@ uint16_t clamp_negative_16(uint16_t bits) {
   return is_nan_16<Format>(bits) ? kNan16 : bits & 0x8000 ? 0 : bits;
 }
 
-// Sums are rounded to odd in double and products are exact there, so one rounding is left.
+// In double, sums are rounded to odd and products are exact, so only one rounding remains.
 template <class Format>
 uint16_t add_16(uint16_t x, uint16_t y) {
   return Format::narrow(add_to_odd(Format::widen(x), Format::widen(y)));
@@ -44,7 +44,7 @@ uint16_t fma_16(uint16_t x, uint16_t y, uint16_t z) {
   return Format::narrow(add_to_odd(static_cast<double>(Format::widen(x)) * Format::widen(y), Format::widen(z)));
 }
 
-// min and max choose one of the operands; only a NaN is replaced.
+// min and max return one of the operands; only NaNs are replaced.
 template <class Format>
 uint16_t minimum_16(uint16_t x, uint16_t y, bool propagate_nan, bool magnitude) {
   const float a = Format::widen(x), b = Format::widen(y);

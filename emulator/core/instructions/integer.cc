@@ -1,5 +1,5 @@
-// Integer arithmetic: add, sub, mul, mad and their carries, 24-bit products, div, rem, min, max, abs, neg, sad, dp4a,
-// dp2a.
+// Integer arithmetic: add, sub, mul, mad and their forms with carry, 24-bit products, div, rem, min, max, abs, neg,
+// sad, dp4a, dp2a.
 #include "core/instructions/families.h"
 #include "core/instructions/integer_arithmetic.h"
 #include "core/instructions/operands.h"
@@ -10,7 +10,7 @@ namespace {
 enum Part : uint8_t { kLow, kHigh, kWide };  // of a product
 enum Carry : uint8_t { kCarryIn = 1, kCarryOut = 2 };
 
-// The double-width type of a product.
+// The type with twice the width, for products.
 template <class Int>
 struct WideOf;
 template <>
@@ -30,7 +30,7 @@ struct WideOf<uint32_t> {
   using Type = uint64_t;
 };
 
-// add.cc, addc: kCarryIn reads the thread's carry flag, kCarryOut sets it. It is a borrow after a subtraction.
+// add.cc, addc: kCarryIn reads the thread's carry flag, kCarryOut sets it. For subtractions the flag is a borrow.
 template <class Unsigned>
 void add_with_carry(Thread &thread, const Instruction &in) {
   const UInt128 sum = static_cast<UInt128>(source<Unsigned>(thread, in, 1)) + source<Unsigned>(thread, in, 2) +
@@ -117,7 +117,7 @@ void dot_product_of_2(Thread &thread, const Instruction &in) {
 
 Part take_part(Instruction &in, Modifiers &modifiers) {
   const std::optional<Part> part = modifiers.take_one<Part>({{"lo", kLow}, {"hi", kHigh}, {"wide", kWide}});
-  if (!part) refuse(in, "needs .lo, .hi or .wide");
+  if (!part) refuse(in, "requires .lo, .hi or .wide");
   return *part;
 }
 
@@ -125,12 +125,12 @@ uint8_t take_carries(Modifiers &modifiers, bool carry_in) {
   return static_cast<uint8_t>((carry_in ? kCarryIn : 0) | (modifiers.take("cc") ? kCarryOut : 0));
 }
 
-// add.b32 and the like do not exist: arithmetic has a sign or none, never bits.
+// Integer arithmetic has .u and .s types only, no .b types.
 Type take_integer_type(const Instruction &in, Modifiers &modifiers) {
   return take_type(in, modifiers, {Type::kU16, Type::kS16, Type::kU32, Type::kS32, Type::kU64, Type::kS64});
 }
 
-// The types that have a product of twice their size.
+// The types for which .wide exists: those with an integer type of twice their size.
 template <class Make>
 Executor by_narrow_integer(const Instruction &in, Type type, Make make) {
   switch (type) {
@@ -138,7 +138,7 @@ Executor by_narrow_integer(const Instruction &in, Type type, Make make) {
     case Type::kU16: return make(uint16_t{});
     case Type::kS32: return make(int32_t{});
     case Type::kU32: return make(uint32_t{});
-    default: refuse(in, ".wide needs a 16-bit or 32-bit type");
+    default: refuse(in, ".wide requires a 16-bit or 32-bit type");
   }
 }
 
@@ -149,13 +149,13 @@ void decode_sum(Instruction &in, Modifiers &modifiers) {
   const Type type = in.type = take_integer_type(in, modifiers);
   expect_operands(in, 3, 3);
   if (in.variant != 0) {
-    if (saturated || size_of(type) < 4) refuse(in, "carries need a 32-bit or 64-bit type");
+    if (saturated || size_of(type) < 4) refuse(in, "a carry requires a 32-bit or 64-bit type");
     in.executor = by_integer(in, type, [&](auto x) -> Executor {
       using Int = std::make_unsigned_t<decltype(x)>;
       return addition ? add_with_carry<Int> : subtract_with_borrow<Int>;
     });
   } else if (saturated) {
-    if (type != Type::kS32) refuse(in, ".sat needs .s32");
+    if (type != Type::kS32) refuse(in, ".sat requires .s32");
     in.executor = addition ? binary<int32_t, add_saturated<int32_t>> : binary<int32_t, subtract_saturated<int32_t>>;
   } else {
     in.executor = by_integer(in, type, [&](auto x) -> Executor {
@@ -190,7 +190,7 @@ void decode_multiply_add(Instruction &in, Modifiers &modifiers) {
     if (saturated || part == kWide || size_of(type) < 4) refuse(in, "this form with a carry is not supported");
     in.executor = by_integer(in, type, [](auto x) -> Executor { return multiply_add_with_carry<decltype(x)>; });
   } else if (saturated) {
-    if (type != Type::kS32 || part != kHigh) refuse(in, ".sat needs .hi.s32");
+    if (type != Type::kS32 || part != kHigh) refuse(in, ".sat requires .hi.s32");
     in.executor = ternary<int32_t, multiply_add_high_saturated>;
   } else if (part == kWide) {
     in.executor = by_narrow_integer(in, type, [](auto x) -> Executor { return multiply_add_wide<decltype(x)>; });
@@ -222,7 +222,7 @@ void decode_dot_product(Instruction &in, Modifiers &modifiers) {
   const bool of_two = in.opcode == "dp2a";
   if (of_two) {
     in.operation = take_part(in, modifiers);
-    if (in.operation == kWide) refuse(in, "needs .lo or .hi");
+    if (in.operation == kWide) refuse(in, "requires .lo or .hi");
   }
   in.type = take_type(in, modifiers, {Type::kU32, Type::kS32});
   in.source_type = take_type(in, modifiers, {Type::kU32, Type::kS32});
@@ -231,18 +231,18 @@ void decode_dot_product(Instruction &in, Modifiers &modifiers) {
 }
 
 void decode_choice(Instruction &in, Modifiers &modifiers) {
-  const bool least = in.opcode == "min", relu = modifiers.take("relu");
+  const bool is_minimum = in.opcode == "min", relu = modifiers.take("relu");
   const Type type = in.type = take_integer_type(in, modifiers);
   expect_operands(in, 3, 3);
   if (relu) {
-    if (type != Type::kS32) refuse(in, ".relu needs .s32");
-    in.executor = least ? binary<int32_t, choose_not_negative<int32_t, minimum<int32_t>>>
-                        : binary<int32_t, choose_not_negative<int32_t, maximum<int32_t>>>;
+    if (type != Type::kS32) refuse(in, ".relu requires .s32");
+    in.executor = is_minimum ? binary<int32_t, choose_not_negative<int32_t, minimum<int32_t>>>
+                             : binary<int32_t, choose_not_negative<int32_t, maximum<int32_t>>>;
     return;
   }
   in.executor = by_integer(in, type, [&](auto x) -> Executor {
     using Int = decltype(x);
-    return least ? binary<Int, minimum<Int>> : binary<Int, maximum<Int>>;
+    return is_minimum ? binary<Int, minimum<Int>> : binary<Int, maximum<Int>>;
   });
 }
 
@@ -265,7 +265,7 @@ void decode_integer(Instruction &in, Modifiers &modifiers) {
       return name == "div" ? binary<Int, divide<Int>> : binary<Int, remainder_of<Int>>;
     });
   } else if (name == "abs" || name == "neg") {
-    if (!is_signed(type)) refuse(in, "needs a signed type");
+    if (!is_signed(type)) refuse(in, "requires a signed type");
     expect_operands(in, 2, 2);
     in.executor = by_integer(in, type, [&](auto x) -> Executor {
       using Int = decltype(x);

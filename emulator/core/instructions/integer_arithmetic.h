@@ -1,4 +1,4 @@
-// Integer arithmetic of PTX as plain functions on C++ integer types: sizes 16, 32 and 64, signed and unsigned.
+// Integer arithmetic of PTX as functions on C++ integer types of 16, 32 and 64 bits, signed and unsigned.
 #pragma once
 
 #include <bit>
@@ -14,7 +14,7 @@ __extension__ using UInt128 = unsigned __int128;
 template <class Int>
 inline constexpr int kBits = static_cast<int>(sizeof(Int)) * 8;
 
-// Arithmetic wraps; C++ leaves signed overflow undefined, so it goes through 64 unsigned bits.
+// Arithmetic wraps around. Signed overflow is undefined in C++, so the computation uses uint64_t.
 template <class Int>
 Int add(Int x, Int y) {
   return static_cast<Int>(static_cast<uint64_t>(x) + static_cast<uint64_t>(y));
@@ -48,7 +48,8 @@ Int subtract_saturated(Int x, Int y) {
   return static_cast<Int>(difference);
 }
 
-// Division by zero is unspecified in PTX: the hardware gives all ones and, as remainder, the dividend.
+// PTX leaves the result of division by zero unspecified. The hardware returns all ones, and the dividend as the
+// remainder.
 template <class Int>
 Int divide(Int x, Int y) {
   if (y == 0) return static_cast<Int>(-1);
@@ -81,7 +82,7 @@ Int sum_of_difference(Int x, Int y, Int z) {
   return add<Int>(x < y ? subtract<Int>(y, x) : subtract<Int>(x, y), z);
 }
 
-// Shift amounts are clamped to the width: a wider shift gives 0, or copies of the sign.
+// Shift amounts are clamped to the width: a larger shift gives 0, or copies of the sign bit.
 template <class Int>
 Int shift_left(Int x, uint32_t amount) {
   return amount >= static_cast<uint32_t>(kBits<Int>) ? Int(0) : static_cast<Int>(static_cast<uint64_t>(x) << amount);
@@ -92,7 +93,7 @@ Int shift_right(Int x, uint32_t amount) {
   return std::is_signed_v<Int> && x < 0 ? static_cast<Int>(-1) : Int(0);
 }
 
-// shf: shifts the 64-bit value high:low and gives its upper (left) or lower (right) word.
+// shf: shifts the 64-bit value high:low and returns its upper (left shift) or lower (right shift) word.
 inline uint32_t funnel_shift(uint32_t low, uint32_t high, uint32_t amount, bool right, bool wrap) {
   amount = wrap ? amount & 31 : minimum<uint32_t>(amount, 32);
   const uint64_t value = static_cast<uint64_t>(high) << 32 | low;
@@ -116,7 +117,7 @@ Int bit_field_extract(Int x, uint32_t position, uint32_t length) {
   return static_cast<Int>(fill ? field | static_cast<Unsigned>(~mask) : field);
 }
 
-// The lowest `length` bits of x into y at `position`; what does not fit is dropped.
+// Inserts the lowest `length` bits of x into y at `position`; bits that do not fit are dropped.
 template <class Unsigned>
 Unsigned bit_field_insert(Unsigned x, Unsigned y, uint32_t position, uint32_t length) {
   constexpr uint32_t kWidth = kBits<Unsigned>;
@@ -128,8 +129,8 @@ Unsigned bit_field_insert(Unsigned x, Unsigned y, uint32_t position, uint32_t le
   return (y & ~mask) | (static_cast<Unsigned>(x << position) & mask);
 }
 
-// Position of the most significant bit that is not the sign; all ones if there is none. shift: how far it is from the
-// top.
+// Position of the most significant bit that differs from the sign; all ones if there is none. shift: its distance from
+// the top bit instead.
 template <class Int>
 uint32_t find_leading_bit(Int x, bool shift) {
   using Unsigned = std::make_unsigned_t<Int>;
@@ -146,7 +147,7 @@ Unsigned reverse_bits(Unsigned x) {
   return result;
 }
 
-// lop3: bit (a b c) of the table, for each of 32 positions.
+// lop3: for each of the 32 bit positions, the result is bit abc of the table.
 inline uint32_t logic_of_three(uint32_t a, uint32_t b, uint32_t c, uint32_t table) {
   uint32_t result = 0;
   for (int row = 0; row < 8; ++row) {
@@ -155,7 +156,8 @@ inline uint32_t logic_of_three(uint32_t a, uint32_t b, uint32_t c, uint32_t tabl
   return result;
 }
 
-// prmt, default mode: nibble i of the selector names the source byte of byte i; its top bit replicates the sign.
+// prmt, default mode: nibble i of the selector names the source of byte i; the nibble's top bit replicates the sign
+// instead.
 inline uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
   const uint64_t bytes = static_cast<uint64_t>(high) << 32 | low;
   uint32_t result = 0;
@@ -179,14 +181,14 @@ inline uint32_t dot_product_4(uint32_t a, bool a_signed, uint32_t b, bool b_sign
   for (int i = 0; i < 4; ++i) sum += element_of(a, i, 8, a_signed) * element_of(b, i, 8, b_signed);
   return static_cast<uint32_t>(sum);
 }
-// dp2a: two 16-bit elements of a by the lower or upper two bytes of b.
+// dp2a: dot product of the two 16-bit elements of a and the lower or upper two bytes of b.
 inline uint32_t dot_product_2(uint32_t a, bool a_signed, uint32_t b, bool b_signed, uint32_t c, bool upper) {
   int64_t sum = c;
   for (int i = 0; i < 2; ++i) sum += element_of(a, i, 16, a_signed) * element_of(b, i + 2 * upper, 8, b_signed);
   return static_cast<uint32_t>(sum);
 }
 
-// 24-bit products: the operands' lower 24 bits, the lower or upper 32 bits of the 48-bit product.
+// 24-bit products: the lower or upper 32 bits of the 48-bit product of the operands' lower 24 bits.
 template <class Int>
 Int multiply_24(Int x, Int y, bool high) {
   static_assert(sizeof(Int) == 4);

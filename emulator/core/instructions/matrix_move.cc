@@ -1,7 +1,7 @@
 // ldmatrix, stmatrix and movmatrix: 8x8 matrices of 16-bit elements between shared memory and the registers of a warp.
 //
-// Lane l holds elements 2(l % 4) and 2(l % 4) + 1 of row l / 4, and with .trans those of column l / 4. The address of
-// row r of matrix m comes from lane 8m + r.
+// Lane l holds elements 2(l % 4) and 2(l % 4) + 1 of row l / 4, or of column l / 4 with .trans. Lane 8m + r supplies
+// the address of row r of matrix m.
 #include "core/instructions/families.h"
 #include "core/instructions/memory_modifiers.h"
 #include "core/instructions/operands.h"
@@ -25,7 +25,7 @@ void place_fragment(Matrix &matrix, int lane, uint32_t fragment, bool transposed
 
 uint64_t row_address(const Thread &thread, const Instruction &in, const Operand &operand) {
   const uint64_t address = thread.address(operand);
-  // What lies above 32 bits is not part of an address in shared memory.
+  // Addresses in shared memory have 32 bits.
   return static_cast<uint32_t>(in.flag && address - kSharedWindow < kWindowBytes ? address - kSharedWindow : address);
 }
 
@@ -74,22 +74,23 @@ void transpose(WarpOperation &operation, const Instruction &in) {
 }  // namespace
 
 void decode_matrix_move(Instruction &in, Modifiers &modifiers) {
-  if (!modifiers.take("sync") || !modifiers.take("aligned")) refuse(in, "needs .sync.aligned");
+  if (!modifiers.take("sync") || !modifiers.take("aligned")) refuse(in, "requires .sync.aligned");
   if (!modifiers.take("m8n8")) refuse(in, "only .m8n8 is supported");
   in.flow = Flow::kWarp;
   in.variant = modifiers.take("trans");
   expect_operands(in, 2, 2);
   if (in.opcode == "movmatrix") {
-    if (!in.variant) refuse(in, "needs .trans");
+    if (!in.variant) refuse(in, "requires .trans");
     in.warp_executor = transpose;
   } else {
     const bool loads = in.opcode == "ldmatrix";
     const std::optional<uint8_t> count = modifiers.take_one<uint8_t>({{"x1", 1}, {"x2", 2}, {"x4", 4}});
-    if (!count) refuse(in, "needs .x1, .x2 or .x4");
+    if (!count) refuse(in, "requires .x1, .x2 or .x4");
     in.vector_width = *count;
     in.flag = modifiers.take_any({"shared", "shared::cta"}) < 0;  // a generic address
     in.space = in.flag ? Space::kGeneric : Space::kShared;
-    if (Thread::elements(in.operands[loads ? 0 : 1]) != *count) refuse(in, "wrong number of registers");
+    if (Thread::elements(in.operands[loads ? 0 : 1]) != *count)
+      refuse(in, "the number of registers does not match the number of matrices");
     in.warp_executor = loads ? load_matrices : store_matrices;
   }
   take_type(in, modifiers, {Type::kB16});

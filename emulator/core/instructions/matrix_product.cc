@@ -1,15 +1,14 @@
-// mma.sync.m16n8kK: D = A B + C for a 16 x K matrix A, a K x 8 matrix B and 16 x 8 matrices C and D, spread over a
+// mma.sync.m16n8kK: D = A B + C for a 16 x K matrix A, a K x 8 matrix B and 16 x 8 matrices C and D, distributed over a
 // warp.
 //
-// Each register of A and B holds `packed` neighbouring elements in the direction of k. With g = lane / 4 and q = lane %
-// 4:
+// Each register of A and B holds `packed` elements that are adjacent in k. With g = lane / 4 and q = lane % 4:
 //   A, register i, element e: row g + 8 (i % 2), k = packed (q + 4 (i / 2)) + e
 //   B, register i, element e: column g,          k = packed (q + 4 i) + e
 //   C and D, element i:       row g + 8 (i / 2), column 2 q + i % 2;  as f16, two elements share a register.
 //
-// Products and sums are made in double and rounded once. Tensor cores keep fewer bits between the additions, and which
-// ones is not documented: their last bits differ. Integers are exact; they wrap around, or with .satfinite stop at the
-// limits.
+// Products and sums are computed in double and rounded once. Tensor cores keep fewer bits between the additions, and
+// how many is not documented, so their results differ in the last bits. Integer results are exact: they wrap around or,
+// with .satfinite, are clamped to the limits.
 #include <algorithm>
 
 #include "core/instructions/families.h"
@@ -21,7 +20,7 @@ namespace {
 
 constexpr int kRows = 16, kColumns = 8, kMaxDepth = 32;
 
-// How elements lie in a register: a number type for sums, elements per register, one element as a number.
+// Layout of the elements in a register: number type for the sums, elements per register, conversion of one element.
 struct HalfElements {
   using Number = double;
   static constexpr int kPacked = 2;
@@ -144,7 +143,7 @@ void multiply_matrices(WarpOperation &operation, const Instruction &in) {
 struct Form {
   WarpExecutor executor;
   int packed;
-  int depth, double_depth;  // the two values of K that this element type has
+  int depth, double_depth;  // the two values of K for this element type
 };
 
 Form form_of(const Instruction &in, Type type) {
@@ -162,30 +161,30 @@ bool is_byte(Type type) { return type == Type::kS8 || type == Type::kU8; }
 
 void check_registers(const Instruction &in, int operand, int count) {
   if (Thread::elements(in.operands[operand]) != count) {
-    refuse(in, "operand " + std::to_string(operand) + " needs " + std::to_string(count) + " registers");
+    refuse(in, "operand " + std::to_string(operand) + " requires " + std::to_string(count) + " registers");
   }
 }
 
 }  // namespace
 
 void decode_matrix_product(Instruction &in, Modifiers &modifiers) {
-  if (!modifiers.take("sync") || !modifiers.take("aligned")) refuse(in, "needs .sync.aligned");
+  if (!modifiers.take("sync") || !modifiers.take("aligned")) refuse(in, "requires .sync.aligned");
   const std::optional<uint8_t> depth =
       modifiers.take_one<uint8_t>({{"m16n8k4", 4}, {"m16n8k8", 8}, {"m16n8k16", 16}, {"m16n8k32", 32}});
   if (!depth) refuse(in, "this shape is not supported");
-  if (!modifiers.take("row") || !modifiers.take("col")) refuse(in, "needs .row.col");
+  if (!modifiers.take("row") || !modifiers.take("col")) refuse(in, "requires .row.col");
   in.type = take_type(in, modifiers, {Type::kF32, Type::kF16, Type::kS32});
   const Type a = modifiers.take_type(), b = modifiers.take_type();
-  if (modifiers.take_type() != in.type) refuse(in, "C and D must be of one type");
+  if (modifiers.take_type() != in.type) refuse(in, "C and D must have the same type");
 
   const Form form = form_of(in, a);
-  if (a != b && !(is_byte(a) && is_byte(b))) refuse(in, "A and B must be of one type");
+  if (a != b && !(is_byte(a) && is_byte(b))) refuse(in, "A and B must have the same type");
   if (*depth != form.depth && *depth != form.double_depth) refuse(in, "this shape does not exist for these types");
   const bool allowed =
       is_byte(a) ? in.type == Type::kS32 : in.type == Type::kF32 || (in.type == Type::kF16 && a == Type::kF16);
-  if (!allowed) refuse(in, "this type of C and D does not exist for these types of A and B");
+  if (!allowed) refuse(in, "the type of C and D does not exist for these types of A and B");
   in.saturate = is_byte(a) && modifiers.take("satfinite");
-  // For bytes: whether A and B are signed.
+  // For bytes, these fields say whether A and B are signed.
   in.flag = is_signed(a);
   in.propagate_nan = is_signed(b);
 

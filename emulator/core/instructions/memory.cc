@@ -1,4 +1,4 @@
-// Loads and stores: ld, ldu, st; scalar and vectors of up to 16 bytes, all state spaces. Cache hints change nothing.
+// Loads and stores: ld, ldu, st; scalars and vectors of up to 16 bytes in all state spaces. Cache hints have no effect.
 #include "core/instructions/families.h"
 #include "core/instructions/memory_modifiers.h"
 #include "core/instructions/operands.h"
@@ -12,7 +12,7 @@ uint64_t address_of(const Thread &thread, const Instruction &in, int operand) {
   return thread.registers[in.registers[operand]] + in.offset;
 }
 
-// Signed types are extended to the register's width.
+// Signed values are extended to the register's width.
 template <class Value>
 uint64_t extended(Value value) {
   if constexpr (std::is_signed_v<Value>) return static_cast<uint64_t>(static_cast<int64_t>(value));
@@ -52,7 +52,7 @@ void store_vector(Thread &thread, const Instruction &in) {
                static_cast<uint32_t>(sizeof(Value)) * static_cast<uint32_t>(count));
 }
 
-// Only loads tell signed from unsigned.
+// Signedness matters for loads only.
 template <class Make>
 Executor by_element(const Instruction &in, Make make) {
   switch (in.type) {
@@ -85,13 +85,14 @@ void decode_memory(Instruction &in, Modifiers &modifiers) {
   in.vector_width = width.value_or(1);
   in.type = modifiers.take_type();
   expect_operands(in, has_policy ? 3 : 2, has_policy ? 3 : 2);
-  if (is_store && (in.space == Space::kConst || in.space == Space::kParam)) refuse(in, "this space is read only");
-  if (is_store && in.is_acquire) refuse(in, "a store cannot acquire");
-  if (!is_store && in.is_release) refuse(in, "a load cannot release");
+  if (is_store && (in.space == Space::kConst || in.space == Space::kParam)) refuse(in, "the state space is read-only");
+  if (is_store && in.is_acquire) refuse(in, "st does not support .acquire");
+  if (!is_store && in.is_release) refuse(in, "ld does not support .release");
   if (static_cast<uint32_t>(size_of(in.type)) * in.vector_width > kMaxBytes) {
     refuse(in, "accesses of more than 16 bytes are not supported");
   }
-  if (Thread::elements(in.operands[is_store ? 1 : 0]) != in.vector_width) refuse(in, "wrong number of elements");
+  if (Thread::elements(in.operands[is_store ? 1 : 0]) != in.vector_width)
+    refuse(in, "the number of elements does not match the vector width");
   in.executor = by_element(in, [&](auto x) -> Executor {
     using Value = decltype(x);
     if (is_store) return width ? store_vector<Value> : store_scalar<Value>;

@@ -1,12 +1,12 @@
-// The modifiers and addresses that loads, stores, atomics and copies share.
+// Modifiers of loads, stores, atomics and copies.
 #pragma once
 
 #include "core/instructions/operands.h"
 
 namespace lily::emulator {
 
-// .weak is the default; the others are strong. Every scope is treated as the widest, and .cluster, which needs what is
-// not here, is refused.
+// .weak is the default; all others are strong. Every scope is treated as the widest; .cluster is not taken and so is
+// rejected.
 inline void take_ordering(Instruction &in, Modifiers &modifiers) {
   modifiers.take("weak");
   in.is_acquire = modifiers.take("acquire");
@@ -30,7 +30,7 @@ inline void take_space(Instruction &in, Modifiers &modifiers) {
                  .value_or(Space::kGeneric);
 }
 
-// Hints of a load or store, which change no result. True if a cache policy follows the operands.
+// Takes the cache hints of a load or store, which do not affect results. True if a cache policy follows the operands.
 inline bool take_cache_hints(Modifiers &modifiers, bool is_store) {
   if (is_store) {
     modifiers.take_any({"wb", "cg", "cs", "wt"});

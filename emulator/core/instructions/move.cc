@@ -1,4 +1,4 @@
-// Moves and addresses: mov, cvta, isspacep, and hints that change nothing (prefetch, createpolicy, ...).
+// Moves and addresses: mov, cvta, isspacep, and hints without effect (prefetch, createpolicy, ...).
 #include <atomic>
 
 #include "core/instructions/families.h"
@@ -10,18 +10,19 @@ namespace {
 void move_predicate(Thread &thread, const Instruction &in) {
   thread.set(in.operands[0], thread.predicate(in.operands[1]));
 }
-// The source may be a register, a constant, or the address of a variable with an offset.
+// The source is a register, a constant, or the address of a variable with an offset.
 template <class Int>
 void move_value(Thread &thread, const Instruction &in) {
   set_result<Int>(thread, in, static_cast<Int>(thread.get(in.operands[1]) + in.operands[1].offset));
 }
-// Each reading is later than all before it, of any thread, by enough for a loop that waits for a time to end.
+// Every read, by any thread, returns a later time than all reads before it. The step is large enough for loops that
+// wait for a time to end.
 void read_clock(Thread &thread, const Instruction &in) {
   static std::atomic<uint64_t> now{0};
   constexpr uint64_t kStep = 1000;
   thread.set(in.operands[0], zero_extend(now += kStep, size_of(in.type)));
 }
-// mov.b32 d, {a, b}: the first element is the lowest.
+// mov.b32 d, {a, b}: the first element is the least significant.
 void pack(Thread &thread, const Instruction &in) {
   const Operand &from = in.operands[1];
   const int count = Thread::elements(from), bytes = size_of(in.type) / count;
@@ -67,9 +68,11 @@ void decode_mov(Instruction &in, Modifiers &modifiers) {
              joins = in.operands[1].kind == Operand::Kind::kVector;
   if (splits || joins) {
     if (splits && joins) refuse(in, "vectors on both sides are not supported");
-    if (type != Type::kB16 && type != Type::kB32 && type != Type::kB64) refuse(in, "a vector needs .b16, .b32 or .b64");
+    if (type != Type::kB16 && type != Type::kB32 && type != Type::kB64)
+      refuse(in, "a vector requires .b16, .b32 or .b64");
     const int count = Thread::elements(in.operands[splits ? 0 : 1]);
-    if ((count != 2 && count != 4) || size_of(type) % count != 0) refuse(in, "wrong number of elements");
+    if ((count != 2 && count != 4) || size_of(type) % count != 0)
+      refuse(in, "the vector must have 2 or 4 elements that fill the type");
     in.executor = splits ? unpack : pack;
     return;
   }
@@ -81,7 +84,7 @@ void decode_mov(Instruction &in, Modifiers &modifiers) {
     in.executor = move_predicate;
     return;
   }
-  // Bits move unchanged, NaNs too, so floats go by size.
+  // A move copies bits, NaNs included, so float types use the integer of their size.
   const Type bits = type == Type::kF32 ? Type::kB32 : type == Type::kF64 ? Type::kB64 : type;
   in.executor = by_integer(in, bits, [](auto x) -> Executor { return move_value<decltype(x)>; });
 }
@@ -93,7 +96,7 @@ void decode_address_conversion(Instruction &in, Modifiers &modifiers) {
                                                                 {"shared::cta", Space::kShared},
                                                                 {"local", Space::kLocal},
                                                                 {"const", Space::kConst}});
-  // Parameters have no generic address here, so cvta.param is refused.
+  // Parameters have no generic address in the emulator, so cvta.param is rejected.
   if (!space) refuse(in, "the state space is not supported");
   in.space = *space;
   if (in.opcode == "cvta") {
@@ -116,10 +119,10 @@ void decode_move(Instruction &in, Modifiers &modifiers) {
   }
 }
 
-// Hints to the caches, and to the launch of a dependent grid, which here always starts after this one has ended.
+// Cache hints, and griddepcontrol: in the emulator a dependent grid always starts after this one has ended.
 void decode_hint(Instruction &in, Modifiers &modifiers) {
   if (in.opcode == "createpolicy") {
-    if (modifiers.take_any({"fractional", "range", "cvt"}) < 0) refuse(in, "needs .fractional, .range or .cvt");
+    if (modifiers.take_any({"fractional", "range", "cvt"}) < 0) refuse(in, "requires .fractional, .range or .cvt");
     modifiers.take("global");
     modifiers.take("L2");
     for (int i = 0; i < 2; ++i) {
@@ -130,10 +133,11 @@ void decode_hint(Instruction &in, Modifiers &modifiers) {
     return;
   }
   if (in.opcode == "griddepcontrol") {
-    if (modifiers.take_any({"launch_dependents", "wait"}) < 0) refuse(in, "needs .launch_dependents or .wait");
+    if (modifiers.take_any({"launch_dependents", "wait"}) < 0) refuse(in, "requires .launch_dependents or .wait");
   } else {  // prefetch, prefetchu
     modifiers.take_any({"global", "local"});
-    if (modifiers.take_any({"L1", "L2", "L2::evict_last", "L2::evict_normal"}) < 0) refuse(in, "needs a cache level");
+    if (modifiers.take_any({"L1", "L2", "L2::evict_last", "L2::evict_normal"}) < 0)
+      refuse(in, "the cache level is missing");
   }
   in.executor = do_nothing;
 }

@@ -1,7 +1,7 @@
-// Number formats of PTX: bit patterns, rounding modes, and the 16-bit formats that C++20 has no types for.
+// Number formats of PTX: bit patterns, rounding modes, and the 16-bit formats, for which C++20 has no types.
 //
-// A NaN that an operation makes is the canonical one of its format, as the hardware's are: 0x7fffffff for f32, 0x7fff
-// for f16 and bf16. f64 keeps a payload.
+// An operation that produces a NaN returns the canonical NaN of the format, as the hardware does: 0x7fffffff for f32,
+// 0x7fff for f16 and bf16. f64 keeps a payload.
 #pragma once
 
 #include <bit>
@@ -23,8 +23,8 @@ inline double double_of(uint64_t bits) { return std::bit_cast<double>(bits); }
 inline uint32_t bits_of(float value) { return value != value ? kNanF32 : std::bit_cast<uint32_t>(value); }
 inline uint64_t bits_of(double value) { return std::bit_cast<uint64_t>(value); }
 
-// Evaluates `operation` with the processor's rounding mode set. Its operands must be volatile, or the compiler moves
-// it.
+// Evaluates `operation` in the given rounding mode of the CPU. Its operands must be volatile; otherwise the compiler
+// may move the operation out.
 template <class Operation>
 auto with_rounding(Rounding mode, Operation operation) {
   if (mode == Rounding::kNearestEven) return operation();
@@ -34,8 +34,8 @@ auto with_rounding(Rounding mode, Operation operation) {
   return static_cast<decltype(operation())>(result);
 }
 
-// x + y rounded to odd: the nearest double if it is exact, else the neighbour whose last bit is set. Rounding that once
-// more to a format at least two bits narrower gives what rounding the exact sum once would have given.
+// x + y rounded to odd: the exact sum if it is a double, otherwise the neighbouring double whose last bit is set.
+// Rounding the result to a format that is at least two bits narrower is equivalent to rounding the exact sum once.
 inline double add_to_odd(double x, double y) {
   const double sum = x + y;
   if (!std::isfinite(sum)) return sum;
@@ -46,8 +46,8 @@ inline double add_to_odd(double x, double y) {
   return double_of((error > 0) == (sum > 0) ? bits + 1 : bits - 1);
 }
 
-// Rounds to a 16-bit format of `kMantissa` stored bits and `kExponent` exponent bits. Overflow becomes infinity or,
-// where the mode rounds towards zero from there, the largest finite number.
+// Rounds to a 16-bit format with `kMantissa` stored mantissa bits and `kExponent` exponent bits. Overflow gives
+// infinity, or the largest finite number if the mode rounds towards zero at that sign.
 template <int kMantissa, int kExponent>
 uint16_t narrow_to_16(double value, Rounding mode) {
   constexpr int kBias = (1 << (kExponent - 1)) - 1;
@@ -77,12 +77,12 @@ uint16_t narrow_to_16(double value, Rounding mode) {
   return sign | static_cast<uint16_t>(result + up);
 }
 
-// The traits that the 16-bit executors are written in terms of.
+// The formats that are the template arguments of the 16-bit executors.
 struct Half {
   static float widen(uint64_t bits) {
     const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7fff) << 13, sign = static_cast<uint32_t>(bits & 0x8000)
                                                                                   << 16;
-    // Scaling by 2^112 rebiases the exponent and makes subnormals normal.
+    // Multiplication by 2^112 corrects the exponent bias and makes subnormals normal.
     const float scaled = std::bit_cast<float>(magnitude) * 0x1p112f;
     const bool special = (bits & 0x7c00) == 0x7c00;
     return std::bit_cast<float>(sign | (special ? magnitude | 0x7f800000 : std::bit_cast<uint32_t>(scaled)));
@@ -103,7 +103,7 @@ struct Bfloat {
   static constexpr uint16_t kLargest = 0x7f7f;
 };
 
-// tf32 is a float whose last 13 mantissa bits are not read. rna: ties away from zero; rn: ties to even; rz: cut off.
+// tf32 is an f32 whose last 13 mantissa bits are ignored. rna: ties away from zero; rn: ties to even; rz: truncation.
 inline uint32_t narrow_to_tf32(float value, Rounding mode) {
   const uint32_t bits = bits_of(value);
   if (value != value) return kNanF32;
@@ -117,13 +117,13 @@ Number flush_subnormal(Number value) {
   return std::abs(value) < std::numeric_limits<Number>::min() ? std::copysign(Number(0), value) : value;
 }
 
-// .sat: clamps to [0, 1]; NaN becomes +0.
+// .sat: clamps to [0, 1]; a NaN becomes +0.
 template <class Number>
 Number saturate(Number value) {
   return !(value > 0) ? Number(0) : value > 1 ? Number(1) : value;
 }
 
-// Integers of n bytes inside a 64-bit register.
+// Integers of the given number of bytes in a 64-bit register.
 inline uint64_t zero_extend(uint64_t value, int bytes) {
   return bytes >= 8 ? value : value & ((1ull << (bytes * 8)) - 1);
 }

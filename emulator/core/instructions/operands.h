@@ -1,5 +1,4 @@
-// What all families of instructions use: operands as C++ values, executors made from plain functions, checks of
-// decoders.
+// Helpers for all families of instructions: operands as C++ values, executors built from functions, checks in decoders.
 #pragma once
 
 #include <initializer_list>
@@ -11,7 +10,7 @@
 
 namespace lily::emulator {
 
-// The low bits of a register as a value.
+// The low bits of a register, as a value of the given type.
 template <class Value>
 Value value_of(uint64_t bits) {
   if constexpr (std::is_same_v<Value, float>) {
@@ -54,7 +53,7 @@ void ternary(Thread &thread, const Instruction &in) {
       thread, in, kFunction(source<Value>(thread, in, 1), source<Value>(thread, in, 2), source<Value>(thread, in, 3)));
 }
 
-// The next type among the modifiers, which must be one of these.
+// Takes the next type among the modifiers and throws unless it is in `allowed`.
 inline Type take_type(const Instruction &in, Modifiers &modifiers, std::initializer_list<Type> allowed) {
   const Type type = modifiers.take_type();
   for (Type other : allowed) {
@@ -63,15 +62,15 @@ inline Type take_type(const Instruction &in, Modifiers &modifiers, std::initiali
   refuse(in, "type ." + std::string(name_of(type)) + " is not supported here");
 }
 
-// .rn is the default where a rounding mode is optional.
+// If the rounding mode is optional, the default is .rn.
 inline void take_rounding(Instruction &in, Modifiers &modifiers, bool required) {
   const std::optional<Rounding> rounding = modifiers.take_one<Rounding>(
       {{"rn", Rounding::kNearestEven}, {"rz", Rounding::kZero}, {"rm", Rounding::kDown}, {"rp", Rounding::kUp}});
-  if (!rounding && required) refuse(in, "needs a rounding mode");
+  if (!rounding && required) refuse(in, "the rounding mode is missing");
   in.rounding = rounding.value_or(Rounding::kNearestEven);
 }
 
-// Chooses an executor by C++ type: make(Int{}) for the integer type that PTX names (.bN is unsigned).
+// Chooses an executor by C++ type: make(Int{}) with the integer type that PTX names (.bN is unsigned).
 template <class Make>
 Executor by_integer(const Instruction &in, Type type, Make make) {
   switch (type) {

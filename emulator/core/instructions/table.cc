@@ -1,11 +1,11 @@
-// Which decoder takes which opcode. Control flow, barriers and fences are in core/control.cc.
+// Assigns the opcodes to decoders. Control flow, barriers and fences are in core/control.cc.
 #include "core/instructions/families.h"
 #include "core/instructions/operands.h"
 
 namespace lily::emulator {
 namespace {
 
-// Opcodes that integers share with floats go by their first type.
+// Opcodes that exist for integers and floats are assigned by their first type.
 std::optional<Type> first_type(const Instruction &in) {
   for (size_t dot = in.full_name.find('.'); dot != std::string::npos;) {
     const size_t end = in.full_name.find('.', dot + 1);
@@ -19,15 +19,15 @@ std::optional<Type> first_type(const Instruction &in) {
 
 void decode_arithmetic(Instruction &in, Modifiers &modifiers) {
   const std::optional<Type> type = first_type(in);
-  if (!type) refuse(in, "has no type that is supported");
+  if (!type) refuse(in, "no supported type");
   if (*type == Type::kF32) return decode_float32(in, modifiers);
   if (*type == Type::kF64) return decode_float64(in, modifiers);
   if (is_float(*type)) return decode_half(in, modifiers);
   decode_integer(in, modifiers);
 }
 
-void decode_real(Instruction &in, Modifiers &modifiers) {
-  if (!is_float(first_type(in).value_or(Type::kNone))) refuse(in, "needs a floating-point type");
+void decode_float(Instruction &in, Modifiers &modifiers) {
+  if (!is_float(first_type(in).value_or(Type::kNone))) refuse(in, "requires a floating-point type");
   decode_arithmetic(in, modifiers);
 }
 
@@ -52,16 +52,16 @@ constexpr OpcodeEntry kTable[] = {
     {"dp4a", decode_integer},
     {"dp2a", decode_integer},
 
-    {"fma", decode_real},
-    {"rcp", decode_real},
-    {"sqrt", decode_real},
-    {"rsqrt", decode_real},
-    {"ex2", decode_real},
-    {"lg2", decode_real},
-    {"sin", decode_real},
-    {"cos", decode_real},
-    {"tanh", decode_real},
-    {"copysign", decode_real},
+    {"fma", decode_float},
+    {"rcp", decode_float},
+    {"sqrt", decode_float},
+    {"rsqrt", decode_float},
+    {"ex2", decode_float},
+    {"lg2", decode_float},
+    {"sin", decode_float},
+    {"cos", decode_float},
+    {"tanh", decode_float},
+    {"copysign", decode_float},
     {"testp", decode_test},
 
     {"and", decode_bits},

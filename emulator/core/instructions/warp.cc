@@ -1,5 +1,5 @@
-// Operations between the lanes of a warp: shfl.sync, vote.sync, match.sync, redux.sync, elect.sync. They run once for
-// all lanes of the member mask. The forms without .sync, which newer architectures do not have, are refused.
+// Operations between the lanes of a warp: shfl.sync, vote.sync, match.sync, redux.sync, elect.sync. Each runs once for
+// all lanes of the member mask. The forms without .sync, removed in newer architectures, are rejected.
 #include "core/instructions/families.h"
 #include "core/instructions/integer_arithmetic.h"
 #include "core/instructions/operands.h"
@@ -16,7 +16,7 @@ struct ShuffleSource {
   bool in_range;
 };
 
-// `clamp` holds the segment mask in bits 8 to 12 and the last lane of a segment in bits 0 to 4.
+// `clamp` is operand c: the segment mask in bits 8 to 12 and the clamp value in bits 0 to 4.
 ShuffleSource shuffle_source(ShuffleMode mode, int lane, int offset, uint32_t clamp) {
   const int segment = static_cast<int>(clamp >> 8 & 31), last = static_cast<int>(clamp & 31);
   const int first_lane = lane & segment, limit = first_lane | (last & ~segment);
@@ -59,7 +59,7 @@ void vote(WarpOperation &operation, const Instruction &in) {
   operation.each([&](int, Thread &thread) { thread.set(in.operands[0], result); });
 }
 
-// match.any: the lanes with the same value; match.all: all lanes if their values agree, else none.
+// match.any: mask of the lanes with the same value. match.all: all lanes if all values are equal, otherwise 0.
 void match(WarpOperation &operation, const Instruction &in) {
   const int bytes = size_of(in.type);
   uint64_t values[32] = {};
@@ -96,7 +96,7 @@ void reduce(WarpOperation &operation, const Instruction &in) {
   operation.each([&](int, Thread &thread) { set_result<Int>(thread, in, result); });
 }
 
-// Which lane leads is left open by PTX; here it is the first.
+// PTX does not specify which lane is elected; the emulator elects the first.
 void elect(WarpOperation &operation, const Instruction &in) {
   const int leader = std::countr_zero(operation.mask);
   operation.each([&](int lane, Thread &thread) {
@@ -108,7 +108,7 @@ void elect(WarpOperation &operation, const Instruction &in) {
 void decode_shuffle(Instruction &in, Modifiers &modifiers) {
   const std::optional<ShuffleMode> mode =
       modifiers.take_one<ShuffleMode>({{"up", kUp}, {"down", kDown}, {"bfly", kButterfly}, {"idx", kIndex}});
-  if (!mode) refuse(in, "needs .up, .down, .bfly or .idx");
+  if (!mode) refuse(in, "requires .up, .down, .bfly or .idx");
   in.operation = *mode;
   take_type(in, modifiers, {Type::kB32});
   expect_operands(in, 5, 5);
@@ -119,7 +119,7 @@ void decode_shuffle(Instruction &in, Modifiers &modifiers) {
 void decode_vote(Instruction &in, Modifiers &modifiers) {
   const std::optional<VoteMode> mode =
       modifiers.take_one<VoteMode>({{"all", kAll}, {"any", kAny}, {"uni", kUniform}, {"ballot", kBallot}});
-  if (!mode) refuse(in, "needs .all, .any, .uni or .ballot");
+  if (!mode) refuse(in, "requires .all, .any, .uni or .ballot");
   in.operation = *mode;
   take_type(in, modifiers, {*mode == kBallot ? Type::kB32 : Type::kPred});
   expect_operands(in, 3, 3);
@@ -129,7 +129,7 @@ void decode_vote(Instruction &in, Modifiers &modifiers) {
 
 void decode_match(Instruction &in, Modifiers &modifiers) {
   in.flag = modifiers.take("all");
-  if (!in.flag && !modifiers.take("any")) refuse(in, "needs .any or .all");
+  if (!in.flag && !modifiers.take("any")) refuse(in, "requires .any or .all");
   in.type = take_type(in, modifiers, {Type::kB32, Type::kB64});
   expect_operands(in, 3, 3);
   in.mask_operand = 2;

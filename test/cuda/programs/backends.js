@@ -1,4 +1,4 @@
-// What backends() says, what a call on a device says, and that the cpu computes all the same.
+// Prints the result of backends(), the error of a call on a device, and the result of the cpu backend.
 import { backends, DeviceBuffer, lilyForward, Stream, tensor } from 'lily-kernels'
 
 const refused = [

@@ -1,5 +1,6 @@
-// A short program that uses all of a device: memory, streams, events, a graph, forward, backward, fold, a step
-// of AdamW. It tells whether the numbers are right, and what error ended it; then, unless that was for good, it does everything again.
+// A short program that uses every feature of a device: memory, streams, events, a graph, forward, backward, fold, a step
+// of AdamW. It checks the numbers and prints the error that ended it. Unless the context was lost, it then runs everything
+// again.
 import {
   AdamW,
   captureGraph,
@@ -31,7 +32,7 @@ async function run() {
   const twice = tensor(new Float32Array(4), [2, 2]).to(device)
   const graph = captureGraph(() => lilyForward({ x, a, router, b, y: twice }, { mask: [1, 1], save: false }))
   graph.replay().replay()
-  // Without memory of earlier gradients AdamW goes by their signs.
+  // In its first step AdamW depends only on the signs of the gradients.
   const plain = { lr: 0.5, betas: [0, 0], eps: 0, weightDecay: 0, maxNorm: 1 }
   const optimiser = new AdamW(new Map([['b', { value: b, grad: db }]]), plain)
   const state = optimiser.state()
@@ -40,7 +41,7 @@ async function run() {
   const { expAvg, expAvgSq } = state.parameters.b
   end.record(stream)
   await end.synchronize()
-  if (!(start.elapsedTime(end) >= 0)) throw new Error('time runs backwards')
+  if (!(start.elapsedTime(end) >= 0)) throw new Error('negative time between events')
   const hosts = await Promise.all([y, twice, dx, da, dRouter, db, b, optimiser.gradNorm].map((value) => value.toHost()))
   const values = hosts.map(({ data }) => [...data])
   const operands = [graph, x, a, router, b, y, twice, saved, dy, dx, da, dRouter, db, optimiser, expAvg, expAvgSq]
@@ -56,12 +57,12 @@ for (let attempt = 0; attempt < 2; attempt++) {
     if (result !== right) throw new Error(`wrong result ${result}`)
   } catch (error) {
     if (!(error instanceof LilyError)) throw error
-    // What failed once must not fail again.
+    // The second attempt must succeed.
     if (failure !== null) throw error
     failure = { code: error.code, message: error.message, cudaError: error.cudaError }
   }
 }
-// What the failed attempt left is nobody's any more.
+// Objects of the failed attempt are unreachable now.
 for (let i = 0; i < 3; i++) {
   globalThis.gc()
   await new Promise(setImmediate)

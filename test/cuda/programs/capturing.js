@@ -1,4 +1,4 @@
-// Records until it is stopped.
+// Captures graphs until it is terminated.
 import { parentPort } from 'node:worker_threads'
 import { captureGraph, DeviceBuffer } from 'lily-kernels'
 

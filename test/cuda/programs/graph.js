@@ -1,4 +1,4 @@
-// Graphs in a stream of their own, between the work of others on the same memory; only the package orders them.
+// Graphs on a separate stream, between work of other streams on the same memory. Only the package orders them.
 import { captureGraph, DeviceBuffer, emptyCache, lilyForward, Stream, tensor } from 'lily-kernels'
 
 const device = { type: 'cuda', id: 0 }
@@ -9,14 +9,14 @@ const y = DeviceBuffer.allocate([2, 2], 'float32', device, { stream: second }).f
 const a = host([1, 1], [1, 2]).to(device)
 const b = host([1, 2], [1, 1, 2]).to(device)
 
-// h = [step, step], y += [step, 2 step] for both tokens, and the same again by the second of two graphs.
+// hidden = [step, step], y += [step, 2 step] for both tokens; the second graph does the same.
 const record = () => captureGraph(() => lilyForward({ x, a, b, y }, { routing: 'uniform', save: false }))
 const graphs = [record(), record()]
 const expected = new Float32Array(4)
 for (let step = 1; step <= 6; step++) {
   x.upload(Float32Array.of(step, 0, 0, step))
   for (const graph of graphs) graph.replay()
-  // Memory for whoever asks, in every stream, that work of others fills.
+  // Allocations on every stream, which other work fills.
   for (const stream of [first, second, undefined])
     DeviceBuffer.allocate([64], 'uint8', device, { stream }).fill(255).dispose()
   if (step === 3) emptyCache()

@@ -1,4 +1,4 @@
-// Two streams, a foreign handle and the default stream take turns on the same memory; only the package orders them.
+// Two streams, a foreign handle and the default stream alternate on the same memory. Only the package orders them.
 import { DeviceBuffer, lilyForward, Stream, tensor } from 'lily-kernels'
 
 const device = { type: 'cuda', id: 0 }
@@ -12,7 +12,8 @@ const b = host([1, 2], [1, 1, 2]).to(device)
 const expected = new Float32Array(4)
 for (let step = 1; step <= 6; step++) {
   x.upload(Float32Array.of(step, 0, 0, step))
-  // h = [step, step], y += [step, 2 step] for both tokens. 1 is the legacy stream, which nothing of the package waits for.
+  // hidden = [step, step], y += [step, 2 step] for both tokens. 1 is the legacy stream, which no stream of the package
+  // waits for.
   const stream = [first, second, undefined, first.handle, 1, 2n][step - 1]
   const { y: result } = lilyForward({ x, a, b, y }, { routing: 'uniform', save: false, stream })
   result.dispose()

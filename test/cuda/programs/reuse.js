@@ -1,4 +1,4 @@
-// Memory that is given back while work on it is queued, in one stream and in several, is taken again at once.
+// Memory that is released while work on it is queued, on one stream or several, is reused immediately.
 import { DeviceBuffer, memoryStats, Stream } from 'lily-kernels'
 
 const device = { type: 'cuda', id: 0 }

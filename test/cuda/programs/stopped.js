@@ -1,4 +1,4 @@
-// A worker that is stopped while it records a graph; the main thread goes on in the device's default stream.
+// A worker is terminated while it captures a graph; the main thread continues on the default stream of the device.
 import { Worker } from 'node:worker_threads'
 import { DeviceBuffer } from 'lily-kernels'
 

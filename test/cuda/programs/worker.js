@@ -1,4 +1,4 @@
-// Uses the device until it is stopped.
+// Uses the device until it is terminated.
 import { DeviceBuffer, tensor } from 'lily-kernels'
 import { parentPort } from 'node:worker_threads'
 

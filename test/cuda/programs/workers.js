@@ -1,4 +1,4 @@
-// Workers that use the device at once, each stopped in mid-call; the main thread never does.
+// Workers use the device concurrently, and each is terminated during a call. The main thread does not use the device.
 import { Worker } from 'node:worker_threads'
 
 const run = () =>

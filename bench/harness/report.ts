@@ -1,0 +1,56 @@
+/** The results of a run on one backend. `--json` writes a list of reports, one per backend. */
+import type { BackendName, Routing } from '../../lib/index.js'
+import type { Method, Pass } from '../methods/methods.js'
+import type { Roofs } from '../roofs/roofs.js'
+import type { DTypeName } from '../workload/dtypes.js'
+import type { Shape } from '../workload/shapes.js'
+import type { Model } from '../workload/trainable-parameters.js'
+import type { Caches } from './cold-caches.js'
+import type { Overhead } from './overhead.js'
+import type { Timing } from './sampling.js'
+
+export interface Result extends Timing {
+  readonly shape: Shape
+  readonly dtype: DTypeName
+  readonly routing: Routing
+  readonly pass: Pass
+  readonly method: Method
+  /** The rank of the method: that of `shape`, except for LoRA with equal trainable parameters. */
+  readonly rank: number
+  /** The minimum that a call must compute. */
+  readonly flops: number
+  /** The minimum that a call must read and write. */
+  readonly bytes: number
+  /** The minimum time that the roofs allow, in seconds; null if no roofs were measured. */
+  readonly floor: number | null
+  /** Median of the time ratios to fused LoRA of the same rank. */
+  readonly ratioToLora: number
+  /** For composed methods and graphs: median of the time ratios to the fused calls. */
+  readonly ratioToFused: number | null
+}
+
+export interface Report {
+  readonly version: string
+  /** ISO 8601. */
+  readonly measuredAt: string
+  readonly command: string
+  /** False if the run was interrupted. */
+  readonly complete: boolean
+  readonly machine: {
+    readonly backend: BackendName
+    readonly device: string
+    /** Instruction set of a CPU, compute capability of a GPU. */
+    readonly detail: string
+    /** Threads of the cpu backend; null on a GPU. */
+    readonly threads: number | null
+    readonly platform: string
+    readonly node: string
+  }
+  readonly caches: Caches
+  readonly model: Model
+  readonly roofs: Roofs | null
+  readonly overheadSeconds: Overhead | null
+  /** Limitations of the run, for example methods that were not measured. */
+  readonly notes: readonly string[]
+  readonly results: readonly Result[]
+}

@@ -1,0 +1,88 @@
+/** Interleaved timing of several functions, and statistics of the samples. */
+import { setImmediate } from 'node:timers/promises'
+import { median, quantile } from 'd3-array'
+import { type CudaDevice, Event } from '../../lib/index.js'
+
+/** Runs a function `calls` times and returns the seconds per call. */
+export type Clock = (run: () => void, calls: number) => number | Promise<number>
+
+/** For calls that are complete when they return. */
+export const hostClock: Clock = (run, calls) => {
+  const begin = process.hrtime.bigint()
+  for (let call = 0; call < calls; call++) run()
+  return Number(process.hrtime.bigint() - begin) / 1e9 / calls
+}
+
+/** Measures between two events on the default stream: enqueuing counts only while the device waits for it. */
+export function deviceClock(device: CudaDevice): Clock {
+  const begin = Event.create(device)
+  const end = Event.create(device)
+  return async (run, calls) => {
+    begin.record()
+    for (let call = 0; call < calls; call++) run()
+    end.record()
+    await end.synchronize()
+    return begin.elapsedTime(end) / 1e3 / calls
+  }
+}
+
+export interface Limits {
+  /** Time budget; at least `rounds` rounds always run. */
+  readonly seconds: number
+  readonly rounds: number
+  readonly signal: AbortSignal
+}
+
+/** Minimum duration of a sample, at which the resolution of the clock is negligible. */
+const SAMPLE_SECONDS = 0.0005
+
+async function callsPerSample(run: () => void, clock: Clock): Promise<number> {
+  run()
+  let seconds = await clock(run, 1)
+  if (seconds < 0.01) seconds = Math.min(await clock(run, 3), await clock(run, 3))
+  return Math.max(1, Math.ceil(SAMPLE_SECONDS / seconds))
+}
+
+/**
+ * Samples every function once per round, one after the other. If the speed of the machine drifts, or other processes use
+ * it, all functions are affected alike and the ratio of two of them stays valid.
+ *
+ * @returns seconds per call, by function and round
+ * @throws the reason of the signal when it aborts
+ */
+export async function sampleInterleaved(
+  runs: readonly (() => void)[],
+  clock: Clock,
+  limits: Limits,
+): Promise<number[][]> {
+  const calls: number[] = []
+  for (const run of runs) calls.push(await callsPerSample(run, clock))
+  const samples = runs.map((): number[] => [])
+  const end = performance.now() + limits.seconds * 1000
+  for (let round = 0; round < limits.rounds || performance.now() < end; round++) {
+    // Yield to the event loop, so that signal handlers can run.
+    await setImmediate()
+    limits.signal.throwIfAborted()
+    for (const [i, run] of runs.entries()) samples[i].push(await clock(run, calls[i]))
+  }
+  return samples
+}
+
+export interface Timing {
+  /** Seconds per call. */
+  readonly median: number
+  /** Half the interquartile range, relative to the median. */
+  readonly spread: number
+  readonly samples: number
+}
+
+export function timingOf(seconds: readonly number[]): Timing {
+  const middle = median(seconds) ?? NaN
+  const distance = (quantile(seconds, 0.75) ?? NaN) - (quantile(seconds, 0.25) ?? NaN)
+  return { median: middle, spread: distance / 2 / middle, samples: seconds.length }
+}
+
+/** Median over the rounds of the ratio of two samples of one round. */
+export function medianRatio(seconds: readonly number[], others: readonly number[]): number {
+  return median(seconds.map((time, round) => time / others[round])) ?? NaN
+}

@@ -1,0 +1,170 @@
+/** One run of the benchmark on one backend: the roofs, the overhead of a call, then case by case. */
+import type { BackendName, CudaDevice, DeviceInfo, Graph, Tensor } from '../../lib/index.js'
+import { makeContenders, methodsOf } from '../methods/contenders.js'
+import { type Method, methods, type Pass, passes } from '../methods/methods.js'
+import { floorOf } from '../roofs/floor.js'
+import { measureRoofs, type Roofs } from '../roofs/roofs.js'
+import { phasesOf, workingSet, workOf, type WorkRouting } from '../roofs/work.js'
+import type { Case } from '../workload/cases.js'
+import { dtypes } from '../workload/dtypes.js'
+import { type Shape, shapeText } from '../workload/shapes.js'
+import { equalParametersRank, type Model } from '../workload/trainable-parameters.js'
+import { type Caches, coldSetCount } from './cold-caches.js'
+import { measureOverhead, type Overhead } from './overhead.js'
+import type { Result } from './report.js'
+import {
+  type Clock,
+  deviceClock,
+  hostClock,
+  type Limits,
+  medianRatio,
+  sampleInterleaved,
+  timingOf,
+} from './sampling.js'
+
+export interface Plan {
+  readonly backend: BackendName
+  readonly device: DeviceInfo
+  readonly cases: readonly Case[]
+  readonly caches: Caches
+  readonly model: Model
+  /** Time budget of the whole run. The run exceeds it if the minimum number of rounds takes longer. */
+  readonly seconds: number
+  /** Minimum number of rounds per case and pass. */
+  readonly rounds: number
+}
+
+/** The results so far. */
+export interface Findings {
+  roofs: Roofs | null
+  overhead: Overhead | null
+  readonly results: Result[]
+  readonly notes: string[]
+}
+
+/** Called before each step with the name of the step and the share of the run that is complete. */
+export type OnProgress = (step: string, share: number) => void
+
+/** Limit of operand sets per method: for tiny operands, creating more takes longer than measuring. */
+const MAX_SETS = 512
+
+const DEVICE: CudaDevice = { type: 'cuda', id: 0 }
+
+/** Adds to `findings` until the plan is complete or the signal aborts. Cases are added as a whole or not at all. */
+export async function measure(
+  plan: Plan,
+  findings: Findings,
+  signal: AbortSignal,
+  onProgress: OnProgress,
+): Promise<void> {
+  const begin = performance.now()
+  try {
+    onProgress('roofs', 0)
+    findings.roofs = await measureRoofs(plan.backend, plan.device, signal)
+    if (plan.backend === 'cpu') {
+      onProgress('overhead of a call', 0.02)
+      findings.overhead = await measureOverhead({ seconds: Math.min(1, plan.seconds / 10), rounds: 5, signal })
+    } else {
+      findings.notes.push('the arithmetic roof of 16-bit products is that of mma.sync on registers')
+      findings.notes.push('the unfused methods run in host memory and are measured on the cpu backend only')
+    }
+    const clock = plan.backend === 'cuda' ? deviceClock(DEVICE) : hostClock
+    for (const [i, benchCase] of plan.cases.entries()) {
+      const { shape, dtype, routing } = benchCase
+      onProgress(`${shapeText(shape)} ${dtype} ${routing}`, 0.03 + (0.97 * i) / plan.cases.length)
+      // A case that exceeds its share shortens the later cases and does not extend the run.
+      const left = Math.max(0, plan.seconds - (performance.now() - begin) / 1000)
+      const seconds = left / (plan.cases.length - i) / passes.length
+      const limits: Limits = { seconds, rounds: plan.rounds, signal }
+      findings.results.push(...(await measureCase(benchCase, plan, clock, limits, findings)))
+    }
+  } catch (error) {
+    if (!signal.aborted) throw error
+  }
+}
+
+/** Shape and routing that determine the work of a method. */
+interface MethodWork {
+  readonly shape: Shape
+  readonly routing: WorkRouting
+}
+
+const methodWork = (method: Method, { shape, routing }: Case, equalRank: number): MethodWork => ({
+  shape: method === 'lora-equal-parameters' ? { ...shape, rank: equalRank } : shape,
+  routing: method.startsWith('lora') ? 'none' : routing,
+})
+
+async function measureCase(
+  benchCase: Case,
+  plan: Plan,
+  clock: Clock,
+  limits: Limits,
+  { roofs, notes }: Findings,
+): Promise<Result[]> {
+  const { shape } = benchCase
+  const equalRank = equalParametersRank(plan.model, shape)
+  const selected = methodsOf(methods, benchCase, plan.backend)
+  if (plan.backend === 'cpu' && !selected.includes('lily-composed')) {
+    notes.push(`${shapeText(shape)}, token routing: unfused Lily is not measured, because E r is larger than 4096`)
+  }
+
+  const resources: { dispose: () => void }[] = []
+  const keep = <T extends Tensor | Graph>(resource: T): T => {
+    resources.push(resource)
+    return resource
+  }
+  const place = (tensor: Tensor): Tensor => (plan.backend === 'cpu' ? tensor : keep(tensor.to(DEVICE)))
+  const setCount = (method: Method): number =>
+    setCountOf(methodWork(method, benchCase, equalRank), benchCase, plan, notes)
+  const contenders = makeContenders(selected, benchCase, equalRank, setCount, { place, keep })
+
+  const results: Result[] = []
+  for (const pass of passes) {
+    const samples = await sampleInterleaved(
+      contenders.map((calls) => calls[pass]),
+      clock,
+      limits,
+    )
+    const samplesOf = (method: Method): number[] | undefined => samples[selected.indexOf(method)]
+    for (const [i, method] of selected.entries()) {
+      const work = methodWork(method, benchCase, equalRank)
+      const fused = samplesOf(method.replace(/-(composed|graph)$/, '') as Method)
+      results.push({
+        ...benchCase,
+        pass,
+        method,
+        rank: work.shape.rank,
+        ...timingOf(samples[i]),
+        ...minimumOf(work, benchCase, pass, plan, roofs),
+        ratioToLora: medianRatio(samples[i], samplesOf('lora')!),
+        ratioToFused: fused === undefined || fused === samples[i] ? null : medianRatio(samples[i], fused),
+      })
+    }
+  }
+  for (const resource of resources) resource.dispose()
+  return results
+}
+
+/** The number of operand sets that the calls of a method rotate. */
+function setCountOf({ shape, routing }: MethodWork, benchCase: Case, plan: Plan, notes: string[]): number {
+  if (plan.caches === 'warm') return 1
+  const sets = coldSetCount(workingSet(shape, routing, dtypes[benchCase.dtype], false), plan.device)
+  if (sets <= MAX_SETS) return sets
+  const note = `${shapeText(benchCase.shape)}: operands are so small that ${MAX_SETS} rotated sets may fit in the cache`
+  if (!notes.includes(note)) notes.push(note)
+  return MAX_SETS
+}
+
+function minimumOf(
+  { shape, routing }: MethodWork,
+  { dtype }: Case,
+  pass: Pass,
+  { caches }: Plan,
+  roofs: Roofs | null,
+): Pick<Result, 'flops' | 'bytes' | 'floor'> {
+  const types = dtypes[dtype]
+  const withBackward = pass !== 'forward'
+  const phases = phasesOf(shape, routing, types, withBackward)
+  const bytes = caches === 'cold' ? Infinity : workingSet(shape, routing, types, withBackward)
+  return { ...workOf(phases), floor: roofs === null ? null : floorOf(phases, bytes, types, roofs) }
+}

@@ -1,0 +1,92 @@
+/** The contenders of a case: each method as one function per pass. */
+import type { BackendName, Graph } from '../../lib/index.js'
+import type { Case } from '../workload/cases.js'
+import { dtypes } from '../workload/dtypes.js'
+import {
+  type Activations,
+  type LoraParameters,
+  makeActivations,
+  makeLilyParameters,
+  makeLoraParameters,
+  type Place,
+} from '../workload/operands.js'
+import { composedLily } from './composed/lily.js'
+import { composedLora } from './composed/lora.js'
+import { type Bind, fixedWeights, fusedLily, fusedLora, replayed } from './fused.js'
+import type { Calls, Method, Pass } from './methods.js'
+
+/** Receives the tensors and graphs of a case; the caller disposes of them after the case. */
+export interface Resources {
+  readonly place: Place
+  readonly keep: (graph: Graph) => Graph
+}
+
+/** Creates the parameters of a method. */
+function bindMethod(method: Method, benchCase: Case, equalRank: number, { place, keep }: Resources): Bind {
+  const { shape, routing } = benchCase
+  const types = dtypes[benchCase.dtype]
+  const lora = (rank: number): LoraParameters => makeLoraParameters(shape.d, rank, types.parameters, place)
+  switch (method) {
+    case 'lily':
+      return fusedLily(benchCase, place)
+    case 'lora':
+      return fusedLora(lora(shape.rank))
+    case 'lora-equal-parameters':
+      return fusedLora(lora(equalRank))
+    case 'lily-graph':
+      return replayed(fusedLily(benchCase, place), keep)
+    case 'lora-graph':
+      return replayed(fusedLora(lora(shape.rank)), keep)
+    case 'lora-composed':
+      return (activations) => composedLora(activations, lora(shape.rank), types)
+    case 'lily-composed': {
+      const parameters = makeLilyParameters(shape, types.parameters, place)
+      const weights = fixedWeights(shape.experts)
+      return (activations) => composedLily({ activations, parameters, types, routing, weights })
+    }
+  }
+}
+
+/**
+ * The methods of `all` that a case supports. Graphs require a GPU. Composed methods run in host memory, and the inner
+ * dimension of their products is limited to the maximum rank of a call, 4096.
+ */
+export function methodsOf(all: readonly Method[], { shape, routing }: Case, backend: BackendName): Method[] {
+  return all.filter((method) => {
+    if (method.endsWith('-graph')) return backend === 'cuda'
+    if (!method.endsWith('-composed')) return true
+    return (
+      backend === 'cpu' && (routing !== 'token' || method === 'lora-composed' || shape.experts * shape.rank <= 4096)
+    )
+  })
+}
+
+/**
+ * The calls of each method. With one operand set (warm caches) every call uses the same operands, and all methods share
+ * the activations. With several sets (cold caches) the calls of a method rotate through them.
+ */
+export function makeContenders(
+  selected: readonly Method[],
+  benchCase: Case,
+  equalRank: number,
+  setCount: (method: Method) => number,
+  resources: Resources,
+): Calls[] {
+  const newActivations = (): Activations => makeActivations(benchCase.shape, dtypes[benchCase.dtype], resources.place)
+  const shared = newActivations()
+  return selected.map((method) => {
+    const sets = setCount(method)
+    if (sets <= 1) return bindMethod(method, benchCase, equalRank, resources)(shared)
+    return rotate(
+      Array.from({ length: sets }, () => bindMethod(method, benchCase, equalRank, resources)(newActivations())),
+    )
+  })
+}
+
+function rotate(sets: readonly Calls[]): Calls {
+  let turn = 0
+  const next = (pass: Pass) => (): void => {
+    sets[turn++ % sets.length][pass]()
+  }
+  return { forward: next('forward'), 'forward+backward': next('forward+backward') }
+}

@@ -1,0 +1,69 @@
+/** The fused methods, and their replays as graphs. */
+import {
+  captureGraph,
+  type Graph,
+  lilyBackward,
+  lilyForward,
+  loraBackward,
+  loraForward,
+  type Tensor,
+} from '../../lib/index.js'
+import type { Case } from '../workload/cases.js'
+import { dtypes } from '../workload/dtypes.js'
+import { type Activations, type LoraParameters, makeLilyParameters } from '../workload/operands.js'
+import { sequenceOffsets } from '../workload/sequences.js'
+import type { Calls, Pass } from './methods.js'
+
+/** Binds the calls of a method to activations. */
+export type Bind = (activations: Activations) => Calls
+
+/** Weights for fixed routing, different for every expert. */
+export const fixedWeights = (experts: number): Float32Array =>
+  Float32Array.from({ length: experts }, (_, e) => (2 * (e + 1)) / (experts * (experts + 1)))
+
+export function fusedLily({ shape, dtype, routing }: Case, place: (tensor: Tensor) => Tensor): Bind {
+  const { router, dRouter, da, db, ...rest } = makeLilyParameters(shape, dtypes[dtype].parameters, place)
+  const isRouted = routing !== 'uniform' && routing !== 'fixed'
+  const options = {
+    routing,
+    ...(routing === 'sequence' ? { sequenceOffsets: sequenceOffsets(shape.tokens) } : {}),
+    ...(routing === 'fixed' ? { weights: { data: fixedWeights(shape.experts), shape: [shape.experts] } } : {}),
+  }
+  return ({ x, y, dy, dx }) => {
+    const operands = { x, y, ...rest, ...(isRouted ? { router } : {}) }
+    const gradients = { dy, dx, da, db, ...(isRouted ? { dRouter } : {}) }
+    return {
+      forward: () => lilyForward(operands, options).saved.dispose(),
+      'forward+backward': () => {
+        const { saved } = lilyForward(operands, options)
+        lilyBackward(gradients, saved)
+        saved.dispose()
+      },
+    }
+  }
+}
+
+export const fusedLora =
+  ({ a, b, da, db }: LoraParameters): Bind =>
+  ({ x, y, dy, dx }) => ({
+    forward: () => loraForward({ x, a, b, y }).saved.dispose(),
+    'forward+backward': () => {
+      const { saved } = loraForward({ x, a, b, y })
+      loraBackward({ dy, dx, da, db }, saved)
+      saved.dispose()
+    },
+  })
+
+/** Captures the calls of `bind` in graphs and replays them. The caller disposes of the graphs that `keep` receives. */
+export const replayed =
+  (bind: Bind, keep: (graph: Graph) => Graph): Bind =>
+  (activations) => {
+    const calls = bind(activations)
+    const capture = (pass: Pass) => {
+      const graph = keep(captureGraph(calls[pass]))
+      return () => {
+        graph.replay()
+      }
+    }
+    return { forward: capture('forward'), 'forward+backward': capture('forward+backward') }
+  }

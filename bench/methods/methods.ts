@@ -1,0 +1,22 @@
+/** The methods that the benchmark compares, and the passes that it measures of each. */
+
+/**
+ * All methods are fused calls, except the two `-composed` ones: they run the same adapter as separate steps, on the cpu
+ * backend only. The two `-graph` methods capture the fused calls in a CUDA graph and replay it.
+ */
+export const methods = [
+  'lily',
+  'lora',
+  'lora-equal-parameters',
+  'lily-composed',
+  'lora-composed',
+  'lily-graph',
+  'lora-graph',
+] as const
+export type Method = (typeof methods)[number]
+
+export const passes = ['forward', 'forward+backward'] as const
+export type Pass = (typeof passes)[number]
+
+/** One function per pass, which runs the pass once. */
+export type Calls = Readonly<Record<Pass, () => void>>

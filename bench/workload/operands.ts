@@ -1,0 +1,97 @@
+/** Operands of a case, including preallocated outputs: every call accumulates into them. */
+import { tensor, type Tensor } from '../../lib/index.js'
+import { type DTypes, encode, type Float } from './dtypes.js'
+import type { Shape } from './shapes.js'
+
+/** Copies a tensor to the backend under test. */
+export type Place = (tensor: Tensor) => Tensor
+
+const product = (sizes: readonly number[]): number => sizes.reduce((all, size) => all * size, 1)
+
+const PATTERN = 2 ** 16
+
+/**
+ * Encoded numbers by scale and type. Runs with cold caches create hundreds of operand sets, and encoding is slower than
+ * copying.
+ */
+const patterns = new Map<string, ReturnType<typeof encode>>()
+
+function patternOf(scale: number, dtype: Float): ReturnType<typeof encode> {
+  const key = `${scale} ${dtype}`
+  const known = patterns.get(key)
+  if (known !== undefined) return known
+  const numbers = new Float32Array(PATTERN)
+  let state = 1
+  for (let i = 0; i < PATTERN; i++) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    numbers[i] = scale * (state / 2 ** 31 - 1)
+  }
+  const pattern = encode(numbers, dtype)
+  patterns.set(key, pattern)
+  return pattern
+}
+
+/**
+ * Deterministic numbers in [-scale, scale). The scales below keep products normal in float16, too, because denormals
+ * would change the speed of a kernel.
+ */
+export function filled(shape: readonly number[], scale: number, dtype: Float = 'float32'): Tensor {
+  const result = zeros(shape, dtype)
+  const data = result.data as Float32Array | Uint16Array
+  data.set(patternOf(scale, dtype).subarray(0, data.length))
+  for (let begin = PATTERN; begin < data.length; begin += PATTERN) data.copyWithin(begin, 0, PATTERN)
+  return result
+}
+
+export function zeros(shape: readonly number[], dtype: Float = 'float32'): Tensor {
+  const count = product(shape)
+  return tensor(dtype === 'float32' ? new Float32Array(count) : new Uint16Array(count), shape, dtype)
+}
+
+export interface Activations {
+  readonly x: Tensor
+  readonly y: Tensor
+  readonly dy: Tensor
+  readonly dx: Tensor
+}
+
+export function makeActivations({ tokens, d }: Shape, { activations }: DTypes, place: Place): Activations {
+  return {
+    x: place(filled([tokens, d], 1, activations)),
+    y: place(zeros([tokens, d], activations)),
+    dy: place(filled([tokens, d], 0.1, activations)),
+    dx: place(zeros([tokens, d], activations)),
+  }
+}
+
+export interface LoraParameters {
+  readonly a: Tensor
+  readonly b: Tensor
+  readonly da: Tensor
+  readonly db: Tensor
+}
+
+export interface LilyParameters extends LoraParameters {
+  readonly router: Tensor
+  readonly dRouter: Tensor
+}
+
+export function makeLilyParameters({ d, rank, experts }: Shape, dtype: Float, place: Place): LilyParameters {
+  return {
+    a: place(filled([rank, d], d ** -0.5, dtype)),
+    router: place(filled([experts, rank], rank ** -0.5, dtype)),
+    b: place(filled([experts, rank, d], 0.02, dtype)),
+    da: place(zeros([rank, d], dtype)),
+    dRouter: place(zeros([experts, rank], dtype)),
+    db: place(zeros([experts, rank, d], dtype)),
+  }
+}
+
+export function makeLoraParameters(d: number, rank: number, dtype: Float, place: Place): LoraParameters {
+  return {
+    a: place(filled([rank, d], d ** -0.5, dtype)),
+    b: place(filled([d, rank], 0.02, dtype)),
+    da: place(zeros([rank, d], dtype)),
+    db: place(zeros([d, rank], dtype)),
+  }
+}

@@ -1,0 +1,72 @@
+/** The tables of the HTML report. */
+import type { Report } from '../../bench/harness/report.js'
+import type { Method } from '../../bench/methods/methods.js'
+import { shapeText } from '../../bench/workload/shapes.js'
+import { type Element, h } from '../report/document.js'
+import { columnHeader, rowHeader, scrollable, tableOf } from '../report/elements.js'
+import { giga, milliseconds, percent, ratio, size } from '../report/format.js'
+import { equalParametersText, graphRatioToLora, type Row, sectionsOf, shareOfFloor } from './rows.js'
+
+interface Column {
+  readonly title: string
+  readonly cell: (row: Row) => string
+  /** Hidden on small screens. */
+  readonly isOptional?: boolean
+  /** The column is shown if this method was measured. */
+  readonly needs?: Method
+}
+
+const columns: readonly Column[] = [
+  { title: 'Lily ms', cell: ({ lily }) => milliseconds(lily.median) },
+  { title: '±', cell: ({ lily }) => percent(lily.spread), isOptional: true },
+  { title: 'GB/s', cell: ({ lily }) => giga(lily.bytes / lily.median), isOptional: true },
+  { title: 'of floor', cell: ({ lily }) => percent(shareOfFloor(lily), '') },
+  { title: 'LoRA ms', cell: ({ lora }) => milliseconds(lora.median), isOptional: true },
+  { title: 'of floor', cell: ({ lora }) => percent(shareOfFloor(lora), ''), isOptional: true },
+  { title: 'Lily / LoRA', cell: ({ lily }) => ratio(lily.ratioToLora) },
+  { title: 'equal params', cell: (row) => equalParametersText(row, ''), isOptional: true },
+  ...(['lily', 'lora'] as const).map((adapter): Column => {
+    const [needs, name] = [`${adapter}-composed`, adapter === 'lily' ? 'Lily' : 'LoRA'] as const
+    const cell = ({ by }: Row) => ratio(by.get(needs)?.ratioToFused, '')
+    return { title: `unfused ${name}`, cell, isOptional: true, needs }
+  }),
+  { title: 'graph ms', cell: ({ by }) => milliseconds(by.get('lily-graph')?.median ?? NaN), needs: 'lily-graph' },
+  { title: 'graph / LoRA', cell: (row) => ratio(graphRatioToLora(row), ''), needs: 'lily-graph' },
+]
+
+const classOf = ({ isOptional }: Column): Record<string, string> => (isOptional === true ? { class: 'optional' } : {})
+
+function resultTable(rows: readonly Row[]): Element {
+  const shown = columns.filter(({ needs }) => needs === undefined || rows.some(({ by }) => by.has(needs)))
+  const head = [
+    columnHeader('M, d, r, E'),
+    columnHeader('pass', { class: 'left' }),
+    ...shown.map((column) => columnHeader(column.title, classOf(column))),
+  ]
+  const body = rows.map((row) =>
+    h(
+      'tr',
+      row.pass === 'forward' ? { class: 'first' } : {},
+      rowHeader(row.pass === 'forward' ? shapeText(row.shape) : ''),
+      h('td', { class: 'left' }, row.pass === 'forward' ? 'fwd' : '+ bwd'),
+      ...shown.map((column) => h('td', classOf(column), column.cell(row))),
+    ),
+  )
+  return tableOf(head, body)
+}
+
+/** A heading and a table for each data type and routing. */
+export function resultTables(rows: readonly Row[]): Element[] {
+  return [...sectionsOf(rows)].flatMap(([title, section]) => [
+    h('h3', {}, title),
+    scrollable(title, resultTable(section)),
+  ])
+}
+
+export function roofTable({ memory }: NonNullable<Report['roofs']>): Element {
+  const head = ['Buffer size', 'GB/s read', 'GB/s updated in place'].map((title) => columnHeader(title))
+  const body = memory.map(({ bytes, read, update }) =>
+    h('tr', {}, rowHeader(size(bytes)), h('td', {}, giga(read)), h('td', {}, giga(update))),
+  )
+  return h('div', { class: 'box narrow' }, tableOf(head, body))
+}

@@ -1,0 +1,88 @@
+/** The report as text: a header, a table and a legend. */
+import type { Report } from '../../bench/harness/report.js'
+import type { Method } from '../../bench/methods/methods.js'
+import { shapeText } from '../../bench/workload/shapes.js'
+import { giga, microseconds, milliseconds, NONE, percent, ratio, size } from '../report/format.js'
+import { renderTable, textTable } from '../report/text-table.js'
+import {
+  equalParametersText,
+  graphRatioToLora,
+  machineText,
+  type Row,
+  rowsOf,
+  sectionsOf,
+  shareOfFloor,
+} from './rows.js'
+
+/** A column with `needs` is shown if the method was measured. */
+const columns: readonly (readonly [title: string, cell: (row: Row) => string, needs?: Method])[] = [
+  ['M, d, r, E', ({ shape }) => shapeText(shape)],
+  ['', ({ pass }) => pass],
+  ['Lily ms', ({ lily }) => milliseconds(lily.median)],
+  ['±', ({ lily }) => percent(lily.spread)],
+  ['GB/s', ({ lily }) => giga(lily.bytes / lily.median)],
+  ['of floor', ({ lily }) => percent(shareOfFloor(lily))],
+  ['LoRA ms', ({ lora }) => milliseconds(lora.median)],
+  ['of floor', ({ lora }) => percent(shareOfFloor(lora))],
+  ['Lily/LoRA', ({ lily }) => ratio(lily.ratioToLora)],
+  ['equal params', (row) => equalParametersText(row, NONE)],
+  ['unfused', ({ by }) => ratio(by.get('lily-composed')?.ratioToFused), 'lily-composed'],
+  ['graph ms', ({ by }) => milliseconds(by.get('lily-graph')?.median ?? NaN), 'lily-graph'],
+  ['graph/LoRA', (row) => ratio(graphRatioToLora(row)), 'lily-graph'],
+]
+
+export function reportText(report: Report): string {
+  return [header(report), table(report), legend(report)].join('\n\n')
+}
+
+/** One table, with a title line above the rows of each data type and routing. */
+function table(report: Report): string {
+  const all = rowsOf(report.results)
+  const shown = columns.filter(([, , needs]) => needs === undefined || all.some(({ by }) => by.has(needs)))
+  const result = textTable(
+    shown.map(([title]) => title),
+    shown.map((_, i) => (i < 2 ? 'left' : 'right')),
+  )
+  for (const [title, rows] of sectionsOf(all)) {
+    result.push([{ content: `\n${title}`, colSpan: shown.length }])
+    for (const row of rows) result.push(shown.map(([, cell]) => cell(row)))
+  }
+  return renderTable(result)
+}
+
+/** The machine, its roofs and the overhead of a call. */
+function header({ machine, roofs, overheadSeconds }: Report): string {
+  const lines = [`${machine.backend}: ${machine.device}, ${machineText(machine)}`]
+  if (roofs !== null) {
+    lines.push(
+      `roofs: ${giga(roofs.flops)} GFLOP/s in float32, ${giga(roofs.bfloat16Flops)} GFLOP/s in bfloat16; ` +
+        'GB/s read / updated in place: ' +
+        roofs.memory.map(({ bytes, read, update }) => `${size(bytes)} ${giga(read)} / ${giga(update)}`).join(', '),
+    )
+  }
+  if (overheadSeconds !== null) {
+    const { forward, backward } = overheadSeconds
+    lines.push(
+      `overhead of a call, at most: forward ${microseconds(forward)}, backward ${microseconds(backward)} ` +
+        '(time of a whole call at 1, 8, 4, 2)',
+    )
+  }
+  return lines.join('\n')
+}
+
+function legend({ machine, caches, model, notes, complete }: Report): string {
+  const lines = [
+    `${caches} caches; preallocated y, dx and gradients, accumulated in place; medians, ± half the interquartile range`,
+    'of floor: share of the speed that the roofs allow. The floor is the sum over phases of the larger of FLOPs / roof and',
+    '  bytes / bandwidth of the memory level that holds the working set',
+    'Lily/LoRA: time relative to fused LoRA of the same rank, sampled in turn',
+    `equal params: time relative to fused LoRA of rank r in brackets, at which a model of ${model.layers} layers has as many`,
+    `  trainable parameters as with Lily (an A per ${model.strideA} layers, E matrices B, a router per layer)`,
+    machine.backend === 'cpu'
+      ? 'unfused: time of the same steps as separate calls of this package, relative to the fused call'
+      : 'graph: the fused calls captured in a CUDA graph and replayed, which avoids the cost of enqueuing them',
+    ...notes,
+    ...(complete ? [] : ['interrupted: the remaining cases were not measured']),
+  ]
+  return lines.join('\n')
+}

@@ -1,0 +1,39 @@
+/** The diagnosis that `lily-kernels doctor` reports. */
+import type { BackendInfo } from '../../lib/memory/backends.js'
+
+export interface SelfTest {
+  readonly passed: boolean
+  /** The wrong result or the error. */
+  readonly reason?: string
+}
+
+export interface Diagnosis {
+  /** Whether the package works here: the addon loads, the cpu backend is available, every self-test passes. */
+  readonly ok: boolean
+  readonly version: string
+  readonly node: string
+  /** For example 'linux-x64'. */
+  readonly platform: string
+  readonly os: string
+  /** For example 'glibc 2.41'; null on systems other than Linux. */
+  readonly libc: string | null
+  readonly addon: { readonly loads: boolean; readonly reason?: string }
+  /** The environment variables that the package reads and that are set. */
+  readonly environment: Readonly<Record<string, string>>
+  /** Null if the addon does not load. */
+  readonly processor: {
+    /** Supported by the processor and by the kernels. */
+    readonly instructionSets: readonly string[]
+    /** The instruction set in use. */
+    readonly simd: string | null
+    readonly threads: number | null
+    /** The limit that determines the number of threads. */
+    readonly because: string
+    /** Number of processors in the CPU affinity of this process. */
+    readonly affinity: number
+    /** Null if the cgroup has no quota. */
+    readonly quota: number | null
+    readonly physicalCores: number
+  } | null
+  readonly backends: readonly (BackendInfo & { readonly selfTest?: SelfTest })[]
+}

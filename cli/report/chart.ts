@@ -1,0 +1,52 @@
+/** Charts drawn by Observable Plot into SVG, so that the page contains no scripts. */
+import * as Plot from '@observablehq/plot'
+import { document, type Element, h } from './document.js'
+
+/** The column width of a phone. Wider screens scale the chart up slightly, so text is legible on both. */
+const WIDTH = 360
+export const HEIGHT = 250
+/** Left margin of charts whose rows have text labels. */
+export const LABEL_MARGIN = 112
+
+/** A chart. Logarithmic axes label all of their ticks; Plot omits some by default. */
+export function plot(label: string, options: Plot.PlotOptions): Element {
+  const chart: unknown = Plot.plot({
+    document,
+    width: WIDTH,
+    height: HEIGHT,
+    marginLeft: 44,
+    marginRight: 14,
+    marginBottom: 38,
+    className: 'plot',
+    style: { fontSize: '12px' },
+    ariaLabel: label,
+    ...options,
+    marks: [
+      ...(options.x?.type === 'log' ? [Plot.axisX({ ticks: options.x.ticks, text: String })] : []),
+      ...(options.y?.type === 'log' ? [Plot.axisY({ ticks: options.y.ticks, text: String })] : []),
+      ...(options.marks ?? []),
+    ],
+  })
+  return chart as Element
+}
+
+/** A chart with its title, caption and legend. */
+export function figure(title: string, text: string, legend: Element, chart: Element): Element {
+  const caption = h('figcaption', {}, h('h3', {}, title), h('p', {}, text))
+  return h('figure', { class: 'chart' }, caption, legend, chart)
+}
+
+/** A logarithmic scale over values, with as many round ticks as fit. */
+export function logarithmic(values: readonly number[]): Plot.ScaleOptions {
+  const [least, most] = [Math.min(...values), Math.max(...values)]
+  const span = Math.log10(most / least)
+  const steps = span > 2.5 ? [1] : span > 1.5 ? [1, 3] : span > 0.6 ? [1, 2, 5] : [1, 1.2, 1.5, 2, 3, 5, 7]
+  const decades = Array.from({ length: 31 }, (_, i) => i - 15)
+  const ticks = decades
+    .flatMap((decade) => steps.map((step) => Number(`${step}e${decade}`)))
+    .filter((tick) => tick >= least / 1.001 && tick <= most * 1.001)
+  return { type: 'log', grid: true, domain: [least, most], ticks }
+}
+
+/** Style of text that overlaps marks. */
+export const halo = { fill: 'var(--text)', stroke: 'var(--surface)', strokeWidth: 4, fontSize: 11 } as const

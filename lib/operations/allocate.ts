@@ -1,0 +1,115 @@
+/**
+ * The third phase of a call: its stream, and the memory that the caller has not given. The stream is checked before
+ * anything is allocated.
+ */
+import { native } from '../binding/native.js'
+import { allocate } from '../memory/allocate.js'
+import { isHostMemory, type Operand, type OperandMemory, type Part } from '../memory/operand.js'
+import { Placement } from '../memory/placement.js'
+import { CallState, type Staged } from './call-state.js'
+import { Output } from './output.js'
+import { aligned, type Problem } from './problem.js'
+import type { BackwardInputs, BackwardSettings, ForwardSettings, GradientName } from './read.js'
+
+/** A forward call that is ready to run. */
+export interface ForwardCall {
+  readonly state: CallState
+  readonly y: Output
+  readonly placement: Placement | null
+}
+
+/** The gradients that a backward call computes; null: not computed. */
+export interface Gradients {
+  readonly dx: Output | null
+  readonly da: Output | null
+  readonly dRouter: Output | null
+  readonly db: Output | null
+  /** [problem.deferredPartials, r, d_out] */
+  readonly deferredDb: OperandMemory | null
+}
+
+/** A backward call that is ready to run. */
+export interface BackwardCall {
+  readonly state: CallState
+  readonly dy: Operand
+  readonly gradients: Gradients
+  readonly placement: Placement | null
+}
+
+export function allocateForward(problem: Problem, y: Output | null, settings: ForwardSettings): ForwardCall {
+  const { x } = problem
+  const placement = Placement.of(x.device, settings.stream, () => [...problem.operands, y?.operand])
+  const staged = placement === null ? null : stage(problem, placement)
+  const kept = settings.save ? allocateKept(problem, placement) : null
+  const state = new CallState(problem, staged, kept)
+  if (y !== null) {
+    y.accumulate = settings.accumulate
+    return { state, y, placement }
+  }
+  const shape = x.shape.slice()
+  shape[shape.length - 1] = problem.dOut
+  return { state, y: Output.fresh('y', x.dtype, shape, placement), placement }
+}
+
+/** The block that forward leaves for backward. */
+function allocateKept(problem: Problem, placement: Placement | null): OperandMemory {
+  return allocate('saved', 'float32', problem.keptBytes / Float32Array.BYTES_PER_ELEMENT, placement)
+}
+
+/** Copies the small operands that are on the host to the device, in one transfer. Null if there are none. */
+function stage(problem: Problem, placement: Placement): Staged | null {
+  const parts = [problem.mask, problem.sequenceOffsets, problem.weights]
+  const copies = parts.map((part) => (part !== null && isHostMemory(part.memory) ? part.memory : null))
+  if (copies.every((copy) => copy === null)) return null
+  let byteLength = 0
+  const offsets = copies.map((copy) => {
+    const offset = byteLength
+    if (copy !== null) byteLength += aligned(copy.byteLength)
+    return offset
+  })
+  const block = new Uint8Array(byteLength)
+  for (const [i, copy] of copies.entries()) {
+    if (copy !== null) block.set(new Uint8Array(copy.buffer, copy.byteOffset, copy.byteLength), offsets[i])
+  }
+  const memory = placement.allocate('options', byteLength)
+  const { device, cudaStream } = placement.stream
+  placement.run(() => {
+    native.upload(device, memory.handle, 0, block, cudaStream)
+  })
+  const staged = (i: number): Part | null => (copies[i] === null ? parts[i] : { memory, byteOffset: offsets[i] })
+  return { memory, mask: staged(0), sequenceOffsets: staged(1), weights: staged(2) }
+}
+
+export function allocateGradients(state: CallState, inputs: BackwardInputs, settings: BackwardSettings): BackwardCall {
+  const { problem } = state
+  const { x, a, router, b } = problem
+  const { dy, dx, da, dRouter, db } = inputs
+  const { needs, deferB, accumulate } = settings
+  const placement = Placement.of(x.device, settings.stream, () => [
+    ...state.located,
+    ...[dy, dx?.operand, da?.operand, dRouter?.operand, db?.operand],
+  ])
+  const deferred = problem.deferredPartials * problem.rank * problem.dOut
+  const gradients = {
+    dx: gradient('dx', dx, needs.dx, accumulate, x, placement),
+    da: gradient('da', da, needs.da, accumulate, a, placement),
+    dRouter: router === null ? null : gradient('dRouter', dRouter, needs.dRouter, accumulate, router, placement),
+    db: gradient('db', db, needs.db && !deferB, accumulate, b, placement),
+    deferredDb: deferB ? allocate('deferB', 'float32', deferred, placement) : null,
+  }
+  return { state, dy, gradients, placement }
+}
+
+/** The gradient that is given, or a new one of the shape and type of its operand. */
+function gradient(
+  name: GradientName,
+  given: Output | null,
+  needed: boolean,
+  accumulate: boolean,
+  { dtype, shape }: Operand,
+  placement: Placement | null,
+): Output | null {
+  if (given === null) return needed ? Output.fresh(name, dtype, shape, placement) : null
+  given.accumulate = accumulate
+  return given
+}

@@ -1,0 +1,63 @@
+/** The memory that a forward call allocates beside y. Its backward calls and the fold read it. */
+import type { DeviceMemory } from '../memory/device-memory.js'
+import { isDeviceMemory, type OperandMemory, type Part } from '../memory/operand.js'
+import type { Located } from '../memory/placement.js'
+import type { DeferredB } from './deferred-b.js'
+import type { Problem } from './problem.js'
+
+/** The small operands of a call on a device, with those of the host copied into one block. */
+export interface Staged {
+  readonly memory: DeviceMemory
+  readonly mask: Part | null
+  readonly sequenceOffsets: Part | null
+  readonly weights: Part | null
+}
+
+export class CallState {
+  /** Where the kernels read the small operands: memory of the caller, or a copy. */
+  readonly mask: Part | null
+  readonly sequenceOffsets: Part | null
+  /** [G, E]: the caller's weights with fixed routing, otherwise a part of `kept`. */
+  readonly weights: Part | null
+  /** Gradients of b that backward calls have left to a fold. */
+  deferred: DeferredB[] = []
+
+  constructor(
+    readonly problem: Problem,
+    /** Null: no small operand was copied to a device. */
+    readonly staged: Staged | null,
+    /** One block for hidden, probabilities and weights; `problem` has the offsets. Null without `save`. */
+    readonly kept: OperandMemory | null,
+  ) {
+    const small = staged ?? problem
+    this.mask = small.mask
+    this.sequenceOffsets = small.sequenceOffsets
+    this.weights =
+      kept !== null && problem.makesWeights ? { memory: kept, byteOffset: problem.weightsOffset } : small.weights
+  }
+
+  /** All operands and memory that work on a device uses. */
+  get located(): (Located | null)[] {
+    const { kept, staged, problem } = this
+    return [...problem.operands, staged && staged.memory, kept !== null && isDeviceMemory(kept) ? kept : null]
+  }
+
+  /** Removes the deferred gradients, which the caller must dispose of. */
+  takeDeferred(): DeferredB[] {
+    const { deferred } = this
+    this.deferred = []
+    return deferred
+  }
+
+  /** Releases the deferred gradients. */
+  dropDeferred(): void {
+    for (const deferred of this.takeDeferred()) deferred.dispose()
+  }
+
+  /** Releases the memory that the call has allocated. */
+  dispose(): void {
+    this.dropDeferred()
+    if (this.kept !== null && isDeviceMemory(this.kept)) this.kept.release()
+    this.staged?.memory.release()
+  }
+}

@@ -1,0 +1,137 @@
+/**
+ * The second phase of a call: devices, shapes, types and overlaps of its operands. When one of these checks throws,
+ * nothing has been allocated or written. `check-routing.ts` has the rules of the routings.
+ */
+import { checkExpertStack, checkMatrix, checkTokenRows, checkType, checkTypeOrFloat32 } from '../base/checks.js'
+import { fail } from '../base/errors.js'
+import { checkDevice } from '../memory/backends.js'
+import { checkPlace, checkSameDevice, refuseBuffer, refuseOverlap } from '../memory/checks.js'
+import { CPU } from '../memory/device.js'
+import type { Operand } from '../memory/operand.js'
+import type { CallState } from './call-state.js'
+import type { Output } from './output.js'
+import type { Problem } from './problem.js'
+import {
+  type BackwardInputs,
+  type BackwardSettings,
+  type ForwardInputs,
+  type ForwardSettings,
+  GRADIENTS,
+} from './read.js'
+
+/** All operands of a forward call must be on one device that computes, and their memory must be there. */
+export function checkPlaces(
+  { x, a, router, b, y }: ForwardInputs,
+  { mask, sequenceOffsets, weights }: ForwardSettings,
+): void {
+  // This comes before checkPlace, which queries x's device for memory that may belong to another device.
+  checkSameDevice('a', a, 'x', x)
+  checkSameDevice('router', router, 'x', x)
+  checkSameDevice('b', b, 'x', x)
+  checkPlace('x', x, 'x', x)
+  checkPlace('a', a, 'x', x)
+  checkPlace('router', router, 'x', x)
+  checkPlace('b', b, 'x', x)
+  if (y !== null) checkPlace('y', y.operand, 'x', x)
+  if (mask !== null) checkSmallPlace('mask', mask.source, x)
+  if (sequenceOffsets !== null) checkSmallPlace('sequenceOffsets', sequenceOffsets.source, x)
+  if (weights !== null) checkSmallPlace('weights', weights.source, x)
+  checkDevice('x', x.device)
+}
+
+/** A small operand may be on the host in any call. */
+function checkSmallPlace(argument: string, source: Operand | null, x: Operand): void {
+  if (source !== null && source.device !== CPU) checkPlace(argument, source, 'x', x)
+}
+
+/** y of a forward call must have the problem's shape and type, and share memory with no operand. */
+export function checkY({ x, a, router, b, dOut }: Problem, y: Output | null, settings: ForwardSettings): void {
+  if (y === null) return
+  checkTokenRows('y', y.operand, x.rows, dOut)
+  checkType('y', y.operand, x.dtype)
+  refuseOverlap('y', y.operand, 'x', x)
+  refuseOverlap('y', y.operand, 'a', a)
+  refuseOverlap('y', y.operand, 'router', router)
+  refuseOverlap('y', y.operand, 'b', b)
+  refuseOverlap('y', y.operand, 'mask', settings.mask?.source)
+  refuseOverlap('y', y.operand, 'sequenceOffsets', settings.sequenceOffsets?.source)
+  refuseOverlap('y', y.operand, 'weights', settings.weights?.source)
+}
+
+/** The gradients of a backward call. */
+export function checkGradients(state: CallState, inputs: BackwardInputs, settings: BackwardSettings): void {
+  const { problem } = state
+  const { x, a, router, b } = problem
+  const { dy, dx, da, dRouter, db } = inputs
+  checkNeeded(problem, inputs, settings)
+
+  // The operands of forward may have been disposed of or detached since.
+  checkPlace('x', x, 'x', x)
+  checkPlace('a', a, 'x', x)
+  checkPlace('router', router, 'x', x)
+  checkPlace('b', b, 'x', x)
+  checkPlace('dy', dy, 'x', x)
+  checkTokenRows('dy', dy, problem.tokens, problem.dOut)
+  checkType('dy', dy, x.dtype)
+  if (dx !== null) {
+    checkPlace('dx', dx.operand, 'x', x)
+    checkTokenRows('dx', dx.operand, problem.tokens, problem.dIn)
+    checkType('dx', dx.operand, x.dtype)
+  }
+  if (da !== null) {
+    checkPlace('da', da.operand, 'x', x)
+    checkMatrix('da', da.operand, problem.rank, problem.dIn)
+    checkTypeOrFloat32('da', da.operand, a.dtype)
+  }
+  if (dRouter !== null) {
+    checkPlace('dRouter', dRouter.operand, 'x', x)
+    checkMatrix('dRouter', dRouter.operand, problem.experts, problem.rank)
+    checkTypeOrFloat32('dRouter', dRouter.operand, a.dtype)
+  }
+  if (db !== null) {
+    checkPlace('db', db.operand, 'x', x)
+    checkDb(db.operand, problem)
+    checkTypeOrFloat32('db', db.operand, b.dtype)
+  }
+  checkOverlaps(state, inputs)
+}
+
+/** No gradient is given that the options switch off or that the routing does not have. */
+function checkNeeded({ routing, router }: Problem, inputs: BackwardInputs, { needs, deferB }: BackwardSettings): void {
+  for (const name of GRADIENTS) {
+    if (inputs[name] === null || needs[name]) continue
+    fail('ERR_LILY_ARGUMENT', name, `is given, but needs.${name} is false; leave out one of them`)
+  }
+  if (router === null && inputs.dRouter !== null) {
+    fail('ERR_LILY_ARGUMENT', 'dRouter', `routing '${routing}' has no router; leave it out`)
+  }
+  if (!deferB) return
+  if (!needs.db) fail('ERR_LILY_ARGUMENT', 'deferB', 'leaves db to foldB, but needs.db is false; leave out one of them')
+  if (inputs.db !== null) {
+    fail('ERR_LILY_ARGUMENT', 'db', 'is given, but deferB leaves db to foldB; give it to foldB, or leave out deferB')
+  }
+}
+
+/** A given gradient shares no memory with an operand, with the memory of the saved call, or with another gradient. */
+function checkOverlaps({ problem, kept, weights }: CallState, inputs: BackwardInputs): void {
+  const { x, a, router, b } = problem
+  for (let i = 0; i < GRADIENTS.length; i++) {
+    const name = GRADIENTS[i]
+    const output = inputs[name]?.operand
+    if (output === undefined) continue
+    refuseOverlap(name, output, 'dy', inputs.dy)
+    refuseOverlap(name, output, 'x', x)
+    refuseOverlap(name, output, 'a', a)
+    refuseOverlap(name, output, 'router', router)
+    refuseOverlap(name, output, 'b', b)
+    refuseBuffer(name, output, 'saved', kept)
+    refuseBuffer(name, output, 'saved.weights', weights?.memory ?? null)
+    for (let j = 0; j < i; j++) refuseOverlap(name, output, GRADIENTS[j], inputs[GRADIENTS[j]]?.operand)
+  }
+}
+
+/** db has the shape in which the operation stores b. */
+function checkDb(db: Operand, { routing, experts, rank, dOut }: Problem): void {
+  if (routing === 'none') checkMatrix('db', db, dOut, rank)
+  else checkExpertStack('db', db, experts, rank, dOut)
+}

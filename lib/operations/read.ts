@@ -1,0 +1,121 @@
+/**
+ * The first phase of a call: every operand and every option is read once. Getters of the caller run only here, so that
+ * they cannot change what the later phases have checked.
+ */
+import { checkKeys, get, type Known, readChoice, readFlag, readScaling } from '../base/options.js'
+import type { Operand } from '../memory/operand.js'
+import type { StreamOption } from '../memory/placement.js'
+import { resolve, resolveFrom } from '../tensor/resolve.js'
+import { readStream } from '../tensor/stream-option.js'
+import { Output } from './output.js'
+import type { Activation, Pool, Precision, Routing } from './problem.js'
+import { readSmallOperand, type SmallOperand } from './small-operands.js'
+
+const ROUTINGS = ['batch', 'sequence', 'token', 'uniform', 'fixed'] as const
+const POOLS = ['probabilities', 'logits'] as const
+const ACTIVATIONS = ['none', 'relu'] as const
+const PRECISIONS = ['default', 'high', 'tf32'] as const
+
+/** Operands of a forward call. */
+export interface ForwardInputs {
+  readonly x: Operand
+  readonly a: Operand
+  readonly router: Operand | null
+  readonly b: Operand
+  readonly y: Output | null
+}
+
+/** Options of a forward call. */
+export interface ForwardSettings {
+  readonly scaling: number
+  readonly routing: Routing
+  readonly pool: Pool
+  readonly activation: Activation
+  readonly precision: Precision
+  readonly mask: SmallOperand | null
+  readonly sequenceOffsets: SmallOperand | null
+  readonly weights: SmallOperand | null
+  readonly save: boolean
+  readonly accumulate: boolean
+  readonly stream: StreamOption
+}
+
+export const GRADIENTS = ['dx', 'da', 'dRouter', 'db'] as const
+export type GradientName = (typeof GRADIENTS)[number]
+
+/** Operands of a backward call: the gradients that the caller gives. */
+export interface BackwardInputs extends Readonly<Record<GradientName, Output | null>> {
+  readonly dy: Operand
+}
+
+/** Options of a backward call. */
+export interface BackwardSettings {
+  readonly needs: Readonly<Record<GradientName, boolean>>
+  readonly deferB: boolean
+  readonly accumulate: boolean
+  readonly stream: StreamOption
+}
+
+const ALL: Readonly<Record<GradientName, boolean>> = { dx: true, da: true, dRouter: true, db: true }
+
+export function readForwardInputs(operands: object, known: Known): ForwardInputs {
+  checkKeys('operands', operands, known)
+  const router = get('operands', operands, 'router')
+  return {
+    x: resolveFrom(operands, 'x'),
+    a: resolveFrom(operands, 'a'),
+    router: router === undefined ? null : resolve('router', router),
+    b: resolveFrom(operands, 'b'),
+    y: Output.from(operands, 'y'),
+  }
+}
+
+/** LoRA has fewer options than Lily; the others get their defaults. */
+export function readForwardSettings(options: object, known: Known): ForwardSettings {
+  checkKeys('options', options, known)
+  return {
+    scaling: readScaling(options),
+    routing: readChoice(options, 'routing', ROUTINGS, 'batch'),
+    pool: readChoice(options, 'pool', POOLS, 'probabilities'),
+    activation: readChoice(options, 'activation', ACTIVATIONS, 'none'),
+    precision: readChoice(options, 'precision', PRECISIONS, 'default'),
+    mask: readSmallOperand(options, 'mask', 'uint8'),
+    sequenceOffsets: readSmallOperand(options, 'sequenceOffsets', 'int32'),
+    weights: readSmallOperand(options, 'weights', 'float32'),
+    save: readFlag(options, 'save', true),
+    accumulate: readFlag(options, 'accumulate', true),
+    stream: readStream(options),
+  }
+}
+
+export function readBackwardInputs(operands: object, known: Known): BackwardInputs {
+  checkKeys('operands', operands, known)
+  return {
+    dy: resolveFrom(operands, 'dy'),
+    dx: Output.from(operands, 'dx'),
+    da: Output.from(operands, 'da'),
+    dRouter: Output.from(operands, 'dRouter'),
+    db: Output.from(operands, 'db'),
+  }
+}
+
+export function readBackwardSettings(options: object, known: Known, knownNeeds: Known): BackwardSettings {
+  checkKeys('options', options, known)
+  return {
+    needs: readNeeds(get('options', options, 'needs'), knownNeeds),
+    deferB: readFlag(options, 'deferB', false),
+    accumulate: readFlag(options, 'accumulate', true),
+    stream: readStream(options),
+  }
+}
+
+function readNeeds(needs: unknown, known: Known): Readonly<Record<GradientName, boolean>> {
+  if (needs === undefined) return ALL
+  checkKeys('needs', needs, known)
+  return {
+    dx: readFlag(needs, 'dx', true, 'needs.dx'),
+    da: readFlag(needs, 'da', true, 'needs.da'),
+    dRouter: readFlag(needs, 'dRouter', true, 'needs.dRouter'),
+    db: readFlag(needs, 'db', true, 'needs.db'),
+  }
+}

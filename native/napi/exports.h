@@ -1,0 +1,31 @@
+// The functions that the addon exports; lib/binding/native.ts describes each of them.
+#pragma once
+
+#include <napi.h>
+
+namespace lily::napi {
+
+// calls.cc, fold.cc, adamw.cc
+void forward(const Napi::CallbackInfo &info);
+Napi::Value forward_async(const Napi::CallbackInfo &info);
+void backward(const Napi::CallbackInfo &info);
+Napi::Value backward_async(const Napi::CallbackInfo &info);
+void fold(const Napi::CallbackInfo &info);
+void adamw(const Napi::CallbackInfo &info);
+
+// backends.cc
+Napi::Value backends(const Napi::CallbackInfo &info);
+Napi::Value processor(const Napi::CallbackInfo &info);
+Napi::Value measure_roof(const Napi::CallbackInfo &info);
+
+// file_lock.cc
+Napi::Value file_lock(const Napi::CallbackInfo &info);
+
+// Functions for CUDA devices, each in the file of its name.
+void add_memory_functions(Napi::Env env, Napi::Object exports);
+void add_transfer_functions(Napi::Env env, Napi::Object exports);
+void add_stream_functions(Napi::Env env, Napi::Object exports);
+void add_graph_functions(Napi::Env env, Napi::Object exports);
+void add_pool_functions(Napi::Env env, Napi::Object exports);
+
+}  // namespace lily::napi

@@ -1,0 +1,106 @@
+// The fold of deferred gradients of b: reads the arguments and calls the ABI.
+#include <vector>
+
+#include "core/problem.h"
+#include "napi/exports.h"
+#include "napi/operands.h"
+
+namespace lily::napi {
+namespace {
+
+class FoldArguments {
+ public:
+  explicit FoldArguments(const Napi::CallbackInfo &info)
+      : env_(info.Env()),
+        db_(info[1]),
+        partials_(info[2].As<Napi::Array>()),
+        weights_(info[3].As<Napi::Array>()),
+        numbers_(static_cast<const double *>(array_memory(
+            env_, info[0], kLayers + layer_count() * fold_layer_field::kCount, sizeof(double), "descriptor"))),
+        operands_{env_, &available_backend(env_, numbers_[fold_field::kBackend]), 0} {
+    operands_.device = static_cast<int32_t>(whole(fold_field::kDevice));
+    d_out_ = whole(fold_field::kDOut);
+    rank_ = whole(fold_field::kRank);
+    experts_ = whole(fold_field::kExperts);
+    if (const char *wrong = size_error()) throw make_error(env_, "ERR_LILY_ARGUMENT", wrong);
+  }
+
+  const lily_backend &backend() const { return *operands_.backend; }
+
+  lily_fold call() const {
+    lily_fold call = {};
+    call.rank = rank_;
+    call.experts = experts_;
+    call.d_out = d_out_;
+    call.db = operands_.matrix(db_, numbers_ + fold_field::kCount, experts_ * rank_, d_out_, "db");
+    call.device = operands_.device;
+    call.stream = static_cast<lily_stream>(whole(fold_field::kStream));
+    return call;
+  }
+
+  std::vector<lily_deferred> layers() const {
+    std::vector<lily_deferred> layers;
+    layers.reserve(layer_count());
+    for (uint32_t i = 0; i < layer_count(); ++i) layers.push_back(layer(i));
+    return layers;
+  }
+
+ private:
+  // The numbers of the layers follow those of the call and of db.
+  static constexpr int64_t kLayers = fold_field::kCount + slot_field::kCount;
+
+  uint32_t layer_count() const { return partials_.Length(); }
+
+  // The limits of problem_error: no product of these sizes overflows.
+  const char *size_error() const {
+    constexpr int64_t kMaxDimension = int64_t{1} << 40;
+    if (d_out_ < 1 || d_out_ > kMaxDimension) return "d_out must be at least 1";
+    if (rank_ < 1 || rank_ > kMaxRank) return "rank must be from 1 to 4096";
+    if (experts_ < 1 || experts_ > kMaxExperts) return "experts must be from 1 to 64";
+    return nullptr;
+  }
+
+  lily_deferred layer(uint32_t index) const {
+    using namespace fold_layer_field;
+    const double *const field = numbers_ + kLayers + index * kCount;
+    const auto integer = [&](Position i) { return whole_number(env_, field[i], kNames[i]); };
+    const Napi::Value partial = partials_[index], weight = weights_[index];
+    const int64_t count = integer(kPartials);
+    if (count < 0 || count > kMaxExperts || (weight.IsNull() && count != experts_)) {
+      throw make_error(env_, "ERR_LILY_ARGUMENT", "groups do not match the deferred gradients");
+    }
+    lily_deferred layer = {};
+    layer.partial = static_cast<const float *>(
+        operands_.array(partial, 0, count * rank_ * d_out_, sizeof(float), "a deferred gradient"));
+    if (!weight.IsNull()) {
+      layer.weights = static_cast<const float *>(operands_.array(weight, integer(kWeightsOffset), count * experts_,
+                                                                 sizeof(float), "weights of a deferred gradient"));
+    }
+    layer.groups = count;
+    return layer;
+  }
+
+  int64_t whole(fold_field::Position field) const {
+    return whole_number(env_, numbers_[field], fold_field::kNames[field]);
+  }
+
+  const Napi::Env env_;
+  const Napi::Value db_;
+  const Napi::Array partials_, weights_;
+  const double *const numbers_;
+  Operands operands_;
+  int64_t d_out_, rank_, experts_;
+};
+
+}  // namespace
+
+void fold(const Napi::CallbackInfo &info) {
+  const FoldArguments arguments(info);
+  const std::vector<lily_deferred> layers = arguments.layers();
+  lily_fold call = arguments.call();
+  call.layers = layers.data();
+  call.layer_count = static_cast<int64_t>(layers.size());
+  check(info.Env(), arguments.backend(), arguments.backend().fold(&call));
+}
+
+}  // namespace lily::napi

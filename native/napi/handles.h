@@ -1,0 +1,123 @@
+// The Externals by which JavaScript holds device memory, streams, events and graphs. The finalizer of an External
+// releases what it holds.
+#pragma once
+
+#include <napi.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "core/caching_pool.h"
+#include "lily/backend.h"
+#include "napi/errors.h"
+#include "napi/shared.h"
+#include "napi/streams.h"
+
+namespace lily::napi {
+
+// The start of what an External holds.
+struct Handle {
+  enum Kind : uint32_t { kMemory = 0x6c696c01, kStream, kEvent, kGraph };
+  explicit Handle(Kind kind) : kind(kind) {}
+  const Kind kind;
+};
+
+// A block of the device's pool.
+struct Memory : Handle {
+  static constexpr Kind kKind = kMemory;
+  static constexpr const char *kName = "device memory";
+  Memory(const lily_backend &backend, Shared<Stream> stream, size_t bytes)
+      : Handle(kKind),
+        backend(backend),
+        home(std::move(stream)),
+        bytes(bytes),
+        data(caching_pool(backend, home->device()).take(bytes, home->handle())) {}
+
+  void release(Napi::Env env) {
+    if (data == nullptr) return;
+    caching_pool(backend, home->device()).give_back(data, bytes, home->handle());
+    data = nullptr;
+    Napi::MemoryManagement::AdjustExternalMemory(env, -static_cast<int64_t>(bytes));
+  }
+
+  const lily_backend &backend;
+  const Shared<Stream> home;
+  const size_t bytes;
+  void *data;  // null: released
+};
+
+struct StreamHandle : Handle {
+  static constexpr Kind kKind = kStream;
+  static constexpr const char *kName = "a stream";
+  explicit StreamHandle(Shared<Stream> stream) : Handle(kKind), stream(std::move(stream)) {}
+  void release(Napi::Env) { stream->end(); }
+  const Shared<Stream> stream;
+};
+
+struct EventHandle : Handle {
+  static constexpr Kind kKind = kEvent;
+  static constexpr const char *kName = "an event";
+  explicit EventHandle(Shared<Event> event) : Handle(kKind), event(std::move(event)) {}
+  void release(Napi::Env) { event = nullptr; }
+  Shared<Event> event;  // null: released
+};
+
+struct GraphHandle : Handle {
+  static constexpr Kind kKind = kGraph;
+  static constexpr const char *kName = "a graph";
+  GraphHandle(const lily_backend &backend, int32_t device, lily_graph graph)
+      : Handle(kKind), backend(backend), device(device), graph(graph) {}
+  void release(Napi::Env) { destroy(); }
+  lily_status destroy() { return graph == 0 ? LILY_OK : backend.graph_destroy(device, std::exchange(graph, 0)); }
+
+  const lily_backend &backend;
+  const int32_t device;
+  lily_graph graph;  // 0: destroyed
+};
+
+template <typename T>
+Napi::Value wrap(Napi::Env env, std::unique_ptr<T> handle) {
+  return Napi::External<T>::New(env, handle.release(), [](Napi::Env finalizing, T *held) {
+    held->release(finalizing);
+    delete held;
+  });
+}
+
+// Null if the value is no External of that kind.
+template <typename T>
+T *unwrap(Napi::Env env, napi_value value) {
+  napi_valuetype type;
+  void *data = nullptr;
+  if (napi_typeof(env, value, &type) != napi_ok || type != napi_external) return nullptr;
+  if (napi_get_value_external(env, value, &data) != napi_ok) return nullptr;
+  Handle *handle = static_cast<Handle *>(data);
+  return handle->kind == T::kKind ? static_cast<T *>(handle) : nullptr;
+}
+
+// An argument that must be an External of that kind.
+template <typename T>
+T &argument(const Napi::CallbackInfo &info, size_t index) {
+  if (T *handle = unwrap<T>(info.Env(), info[index])) return *handle;
+  throw make_error(info.Env(), "ERR_LILY_ARGUMENT", std::string("expected ") + T::kName);
+}
+
+inline int64_t number(const Napi::CallbackInfo &info, size_t index) {
+  return info[index].As<Napi::Number>().Int64Value();
+}
+inline lily_stream stream_number(const Napi::CallbackInfo &info, size_t index) {
+  return static_cast<lily_stream>(number(info, index));
+}
+inline int32_t device_number(const Napi::CallbackInfo &info, size_t index) {
+  return static_cast<int32_t>(number(info, index));
+}
+
+// The CUDA backend; throws if it is absent.
+const lily_backend &cuda(Napi::Env env);
+
+// The address of `bytes` bytes from `offset` on, for a call on a device: memory of the
+// package or an address.
+void *device_memory_of(Napi::Env env, int32_t device, napi_value value, int64_t offset, int64_t bytes,
+                       const char *name);
+
+}  // namespace lily::napi

@@ -1,0 +1,38 @@
+// The caching pools: statistics, and release of the cached blocks.
+#include "core/caching_pool.h"
+#include "napi/backends.h"
+#include "napi/exports.h"
+#include "napi/handles.h"
+#include "napi/operands.h"
+
+namespace lily::napi {
+namespace {
+
+// (backend, device, pinned) -> numbers
+Napi::Value pool_statistics(const Napi::CallbackInfo &info) {
+  const lily_backend &backend = available_backend(info.Env(), info[0].As<Napi::Number>().DoubleValue());
+  const MemoryKind kind = info[2].ToBoolean() ? MemoryKind::kPinned : MemoryKind::kDevice;
+  const PoolStatistics found = caching_pool(backend, device_number(info, 1), kind).statistics();
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("bytesInUse", static_cast<double>(found.bytes_in_use));
+  result.Set("bytesCached", static_cast<double>(found.bytes_kept));
+  result.Set("peakBytesInUse", static_cast<double>(found.peak_bytes_in_use));
+  result.Set("blocksInUse", static_cast<double>(found.blocks_in_use));
+  result.Set("blocksCached", static_cast<double>(found.blocks_kept));
+  result.Set("allocations", static_cast<double>(found.allocations));
+  return result;
+}
+
+void empty_cache(const Napi::CallbackInfo &) {
+  empty_pools(*lily_cpu_backend());
+  if (opened_cuda_backend() != nullptr) empty_pools(*opened_cuda_backend());
+}
+
+}  // namespace
+
+void add_pool_functions(Napi::Env env, Napi::Object exports) {
+  exports.Set("poolStatistics", Napi::Function::New<pool_statistics>(env));
+  exports.Set("emptyCache", Napi::Function::New<empty_cache>(env));
+}
+
+}  // namespace lily::napi

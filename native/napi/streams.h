@@ -1,0 +1,91 @@
+// Streams and events of a CUDA device, and promises that wait for them.
+#pragma once
+
+#include <napi.h>
+
+#include "lily/backend.h"
+#include "napi/errors.h"
+#include "napi/shared.h"
+
+namespace lily::napi {
+
+// A stream that the package has created, or the device's own stream. Memory that belongs to a stream can outlive it:
+// when a stream ends, its memory and all later work pass to the device's own stream.
+class Stream {
+ public:
+  // The device's own stream.
+  static Shared<Stream> own(Napi::Env env, const lily_backend &backend, int32_t device);
+  static Shared<Stream> create(Napi::Env env, const lily_backend &backend, int32_t device);
+  // Releases the own streams of all devices.
+  static void release_own();
+
+  Stream(const lily_backend &backend, int32_t device, lily_stream handle, Shared<Stream> heir)
+      : backend_(backend), device_(device), handle_(handle), heir_(std::move(heir)) {}
+  ~Stream() { end(); }
+
+  int32_t device() const { return device_; }
+  lily_stream handle() const { return heir_ != nullptr && ended_ ? heir_->handle() : handle_; }
+  // Between begin_capture and end_capture the stream and the pools record work instead of running it. A capture that
+  // has failed gives no graph.
+  lily_status begin_capture();
+  lily_status end_capture(lily_graph *graph);
+  lily_status end();
+
+ private:
+  const lily_backend &backend_;
+  const int32_t device_;
+  const lily_stream handle_;
+  const Shared<Stream> heir_;  // null: this is the device's own stream, which does not end
+  bool ended_ = false;
+  bool capturing_ = false;
+};
+
+// An event of the backend, shared with the promises that wait for it.
+class Event {
+ public:
+  Event(Napi::Env env, const lily_backend &backend, int32_t device, bool timing) : backend(backend), device(device) {
+    check(env, backend, backend.event_create(device, timing ? 1 : 0, &event));
+  }
+  Event(const Event &) = delete;
+  Event &operator=(const Event &) = delete;
+  ~Event() { backend.event_destroy(device, event); }
+
+  void record(Napi::Env env, lily_stream stream) const {
+    check(env, backend, backend.event_record(device, event, stream));
+  }
+
+  const lily_backend &backend;
+  const int32_t device;
+  lily_event event = 0;
+};
+
+// Waits for an event on libuv's thread pool.
+class Wait : public Napi::AsyncWorker {
+ public:
+  Wait(Napi::Env env, Shared<Event> event)
+      : Napi::AsyncWorker(env, "lily-kernels"),
+        deferred_(Napi::Promise::Deferred::New(env)),
+        event_(std::move(event)) {}
+
+  // Queues the wait, which deletes itself when it is done.
+  static Napi::Value queue(Wait *wait) {
+    const Napi::Promise promise = wait->deferred_.Promise();
+    wait->Queue();
+    return promise;
+  }
+
+ protected:
+  void Execute() override;
+  void OnOK() override { deferred_.Resolve(Env().Undefined()); }
+  void OnError(const Napi::Error &) override { deferred_.Reject(failure_.error(Env()).Value()); }
+
+  // Runs on the pool's thread after the event.
+  virtual void passed() {}
+
+ private:
+  Napi::Promise::Deferred deferred_;
+  Shared<Event> event_;
+  Failure failure_;
+};
+
+}  // namespace lily::napi

@@ -1,0 +1,135 @@
+// Copies between the host and a device, through pinned memory, and copies and fills on devices.
+#include <string.h>
+
+#include "napi/exports.h"
+#include "napi/handles.h"
+#include "napi/operands.h"
+
+namespace lily::napi {
+namespace {
+
+// A block of pinned host memory that a copy to or from a device goes through.
+class Staging {
+ public:
+  Staging(const lily_backend &backend, int32_t device, size_t bytes, lily_stream stream)
+      : pool_(caching_pool(backend, device, MemoryKind::kPinned)),
+        bytes_(bytes),
+        stream_(stream),
+        data_(pool_.take(bytes, stream)) {}
+  Staging(const Staging &) = delete;
+  Staging &operator=(const Staging &) = delete;
+  ~Staging() {
+    if (data_ != nullptr) pool_.give_back(data_, bytes_, stream_, idle_);
+  }
+
+  void *data() const { return data_; }
+  // No queued work uses it any more.
+  void set_idle() { idle_ = true; }
+
+ private:
+  CachingPool &pool_;
+  const size_t bytes_;
+  const lily_stream stream_;
+  void *const data_;
+  bool idle_ = false;
+};
+
+class Download : public Wait {
+ public:
+  Download(Napi::Env env, Shared<Event> event, std::unique_ptr<Staging> staging, const Napi::Object &destination,
+           void *data, size_t bytes)
+      : Wait(env, std::move(event)),
+        staging_(std::move(staging)),
+        destination_(Napi::Persistent(destination)),
+        data_(data),
+        bytes_(bytes) {}
+
+ protected:
+  void passed() override {
+    memcpy(data_, staging_->data(), bytes_);
+    staging_->set_idle();
+  }
+
+ private:
+  std::unique_ptr<Staging> staging_;
+  Napi::ObjectReference destination_;  // keeps its memory alive
+  void *const data_;
+  const size_t bytes_;
+};
+
+// (device, memory, offset, typed array, stream): the array has been read when it returns.
+void upload(const Napi::CallbackInfo &info) {
+  const Napi::Env env = info.Env();
+  const lily_backend &backend = cuda(env);
+  const int32_t device = device_number(info, 0);
+  const auto source = info[3].As<Napi::TypedArray>();
+  const size_t bytes = source.ByteLength();
+  void *destination =
+      device_memory_of(env, device, info[1], number(info, 2), static_cast<int64_t>(bytes), "destination");
+  if (bytes == 0) return;
+  const void *data = array_memory(env, source, static_cast<int64_t>(bytes), 1, "data");
+  const lily_stream stream = stream_number(info, 4);
+  const Staging staging(backend, device, bytes, stream);
+  if (staging.data() != nullptr) {
+    data = memcpy(staging.data(), data, bytes);
+  } else if (caching_pool(backend, device, MemoryKind::kPinned).is_recording(stream)) {
+    // Without pinned memory CUDA stages the copy itself and synchronizes with the stream. A graph would read the array
+    // at each launch.
+    throw out_of_memory(env, backend, "pinned memory", bytes);
+  }
+  check(env, backend, backend.copy(device, destination, data, bytes, stream));
+}
+
+// (device, memory, offset, typed array, stream) -> promise
+Napi::Value download(const Napi::CallbackInfo &info) {
+  const Napi::Env env = info.Env();
+  const lily_backend &backend = cuda(env);
+  const int32_t device = device_number(info, 0);
+  const auto destination = info[3].As<Napi::TypedArray>();
+  const size_t bytes = destination.ByteLength();
+  const void *source = device_memory_of(env, device, info[1], number(info, 2), static_cast<int64_t>(bytes), "source");
+  void *data = array_memory(env, destination, static_cast<int64_t>(bytes), 1, "data");
+  const lily_stream stream = stream_number(info, 4);
+  auto event = Shared<Event>::make(env, backend, device, false);
+  auto staging = std::make_unique<Staging>(backend, device, bytes, stream);
+  if (staging->data() == nullptr) throw out_of_memory(env, backend, "pinned memory", bytes);
+  if (bytes > 0) check(env, backend, backend.copy(device, staging->data(), source, bytes, stream));
+  event->record(env, stream);
+  return Wait::queue(new Download(env, std::move(event), std::move(staging), destination, data, bytes));
+}
+
+// (device, destination, offset, source device, source, offset, bytes, stream)
+void copy(const Napi::CallbackInfo &info) {
+  const Napi::Env env = info.Env();
+  const lily_backend &backend = cuda(env);
+  const int32_t device = device_number(info, 0);
+  const int64_t bytes = number(info, 6);
+  void *destination = device_memory_of(env, device, info[1], number(info, 2), bytes, "destination");
+  const void *source = device_memory_of(env, device_number(info, 3), info[4], number(info, 5), bytes, "source");
+  if (bytes == 0) return;
+  check(env, backend, backend.copy(device, destination, source, static_cast<size_t>(bytes), stream_number(info, 7)));
+}
+
+// (device, memory, offset, bytes, value, stream)
+void fill(const Napi::CallbackInfo &info) {
+  const Napi::Env env = info.Env();
+  const lily_backend &backend = cuda(env);
+  const int32_t device = device_number(info, 0);
+  const int64_t bytes = number(info, 3);
+  void *destination = device_memory_of(env, device, info[1], number(info, 2), bytes, "destination");
+  if (bytes == 0) return;
+  check(env, backend,
+        backend.fill(device, destination, static_cast<uint8_t>(number(info, 4)), static_cast<size_t>(bytes),
+                     stream_number(info, 5)));
+}
+
+}  // namespace
+
+void add_transfer_functions(Napi::Env env, Napi::Object exports) {
+  exports.Set("upload", Napi::Function::New<upload>(env));
+  exports.Set("download", Napi::Function::New<download>(env));
+  exports.Set("copy", Napi::Function::New<copy>(env));
+  exports.Set("fill", Napi::Function::New<fill>(env));
+}
+
+}  // namespace lily::napi
