@@ -2,9 +2,8 @@
  * The update of a layer's weight, dW = scaling * Cᵀ A with C = sum_e w_e B_e, from products of size r: with A Aᵀ = L Lᵀ
  * the squares of dW's singular values are the eigenvalues of scaling² Lᵀ (C Cᵀ) L. dW itself, [d_out, d_in], is never made.
  */
-import { eigenvalues } from './eigenvalues.js'
+import { congruenceEigenvalues, gramFactor } from './eigenvalues.js'
 import { entropy } from './entropy.js'
-import { cholesky, congruence, gram } from './gram.js'
 
 /** What the singular values of an update say. */
 export interface UpdateAnalysis {
@@ -25,7 +24,7 @@ export interface UpdateAnalysis {
 
 /** L of A Aᵀ = L Lᵀ, for the layers that share A [r, d_in]. */
 export function factorOf(a: Float64Array, r: number): Float64Array {
-  return cholesky(gram(a, r, a.length / r), r)
+  return gramFactor(a, r)
 }
 
 /** C [r, d_out] of b [E, r, d_out]. */
@@ -48,7 +47,7 @@ export function analyseUpdate(
   scaling: number,
   loraRank: number,
 ): UpdateAnalysis {
-  const squares = eigenvalues(congruence(factor, gram(c, r, c.length / r), r), r)
+  const squares = congruenceEigenvalues(factor, c, r)
   const singularValues = squares.map((square) => Math.abs(scaling) * Math.sqrt(Math.max(square, 0)))
   const energy = sumOf(singularValues, (value) => value * value)
   const kept = sumOf(singularValues.subarray(0, Math.floor(loraRank)), (value) => value * value)

@@ -107,6 +107,12 @@ export interface Native {
    * of reading, or of updating in place, a buffer of `byteLength`. Takes milliseconds; for benchmarks.
    */
   measureRoof(backend: number, device: number, roof: number, byteLength: number): number
+  /** Writes L [r, r], zero above the diagonal, of X Xᵀ = L Lᵀ, X [r, columns], into `l`. On the CPU in float64, as the next two. */
+  gramFactor(x: Float64Array, r: number, columns: number, l: Float64Array): void
+  /** Writes all eigenvalues of Lᵀ (X Xᵀ) L, the largest first, into `values`. L [r, r] is zero above the diagonal, X [r, columns]. */
+  congruenceEigenvalues(l: Float64Array, x: Float64Array, r: number, columns: number, values: Float64Array): void
+  /** Writes all eigenvalues of a symmetric matrix, the largest first, into `values`. Reads the lower half, and overwrites it. */
+  eigenvalues(lower: Float64Array, n: number, values: Float64Array): void
   backends(): NativeBackend[]
   processor(): NativeProcessor
 

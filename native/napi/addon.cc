@@ -3,6 +3,7 @@
 
 #include "lily/backend.h"
 #include "napi/adamw.h"
+#include "napi/analysis.h"
 #include "napi/backends.h"
 #include "napi/calls.h"
 #include "napi/descriptor.h"
@@ -72,6 +73,9 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("fold", Napi::Function::New<fold>(env));
   exports.Set("adamw", Napi::Function::New<adamw>(env));
   exports.Set("measureRoof", Napi::Function::New<measure_roof>(env));
+  exports.Set("gramFactor", Napi::Function::New<gram_factor>(env));
+  exports.Set("congruenceEigenvalues", Napi::Function::New<congruence_eigenvalues>(env));
+  exports.Set("eigenvalues", Napi::Function::New<eigenvalues>(env));
   exports.Set("backends", Napi::Function::New<backends>(env));
   exports.Set("processor", Napi::Function::New<processor>(env));
   add_device_functions(env, exports);
