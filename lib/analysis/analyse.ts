@@ -9,9 +9,10 @@ import type { LilyLayer } from '../model/layer.js'
 import type { LilyModel } from '../model/model.js'
 import type { Parameter } from '../model/parameter.js'
 import { toFloat32 } from '../tensor/numbers.js'
+import { gramFactor } from './eigenvalues.js'
 import { analyseExperts, type ExpertAnalysis } from './experts.js'
 import { analyseRouter, type RouterAnalysis } from './routers.js'
-import { analyseUpdate, combine, factorOf, type UpdateAnalysis } from './updates.js'
+import { analyseUpdate, combine, type UpdateAnalysis } from './updates.js'
 
 /** Options of {@link analyse}. */
 export interface AnalysisOptions {
@@ -72,7 +73,7 @@ export async function analyse(model: LilyModel, options: AnalysisOptions = {}): 
   for (const layer of model.layers.values()) groups.set(layer.b, [...(groups.get(layer.b) ?? []), layer])
   const factors = new Map<Parameter, Float64Array>()
   const factorFor = async ({ a }: LilyLayer) => {
-    const factor = factors.get(a) ?? factorOf(Float64Array.from(await valuesOf(a)), r)
+    const factor = factors.get(a) ?? gramFactor(Float64Array.from(await valuesOf(a)), r)
     factors.set(a, factor)
     return factor
   }

@@ -3,9 +3,8 @@
  * factorisation A Aᵀ = L Lᵀ, their squares are the eigenvalues of scaling² Lᵀ (C Cᵀ) L, an r x r matrix. dW itself,
  * [d_out, d_in], is not computed.
  */
-import { eigenvalues } from './eigenvalues.js'
+import { congruenceEigenvalues } from './eigenvalues.js'
 import { entropy } from './entropy.js'
-import { cholesky, congruence, gram } from './gram.js'
 
 /** The singular values of an update, and quantities derived from them. */
 export interface UpdateAnalysis {
@@ -22,11 +21,6 @@ export interface UpdateAnalysis {
   readonly sharedWithLora: number
   /** Singular values, in descending order. */
   readonly singularValues: readonly number[]
-}
-
-/** The Cholesky factor L of A Aᵀ = L Lᵀ, for A [r, d_in]. */
-export function factorOf(a: Float64Array, r: number): Float64Array {
-  return cholesky(gram(a, r, a.length / r), r)
 }
 
 /** C = sum_e w_e B_e, [r, d_out], for b [E, r, d_out]. */
@@ -51,7 +45,7 @@ export function analyseUpdate(
   scaling: number,
   loraRank: number,
 ): UpdateAnalysis {
-  const squares = eigenvalues(congruence(factor, gram(c, r, c.length / r), r), r)
+  const squares = congruenceEigenvalues(factor, c, r)
   const singularValues = squares.map((square) => Math.abs(scaling) * Math.sqrt(Math.max(square, 0)))
   const energy = sumOf(singularValues, (value) => value * value)
   const kept = sumOf(singularValues.subarray(0, Math.floor(loraRank)), (value) => value * value)

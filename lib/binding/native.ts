@@ -105,10 +105,14 @@ export interface Native {
    */
   measureRoof(backend: number, device: number, roof: number, byteLength: number): number
   /**
-   * Locks an open file or folder by its descriptor until that is closed, without waiting: true, or false where another
-   * open file has it. Null: its file system has no locks.
+   * Locks an open file or folder until its descriptor is closed. It does not wait: false means that another open file
+   * holds the lock. Null: the file system has no locks.
    */
   fileLock(fd: number, exclusive: boolean): boolean | null
+  // Float64 on the CPU, on the calling thread and the thread pool; lib/analysis/eigenvalues.ts describes them.
+  gramFactor(x: Float64Array, r: number, columns: number, l: Float64Array): void
+  congruenceEigenvalues(l: Float64Array, x: Float64Array, r: number, columns: number, values: Float64Array): void
+  eigenvalues(lower: Float64Array, n: number, values: Float64Array): void
   backends(): NativeBackend[]
   processor(): NativeProcessor
 

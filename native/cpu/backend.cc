@@ -15,6 +15,7 @@
 #include "cpu/pooling.h"
 #include "cpu/processor.h"
 #include "cpu/roofs.h"
+#include "cpu/spectrum.h"
 #include "cpu/thread_pool.h"
 
 namespace lily::cpu {
@@ -217,6 +218,14 @@ lily_status graph_launch(int32_t, lily_graph, lily_stream) { return no_graphs();
 lily_status graph_destroy(int32_t, lily_graph) { return no_graphs(); }
 lily_status close() { return LILY_OK; }
 
+// Runs `work` with the kernels of this processor. It returns false if there is no memory.
+template <typename Work>
+lily_status with_kernels(Work work) {
+  const Kernels *const kernels = instruction_set().kernels;
+  if (kernels == nullptr) return fail(LILY_ERROR_UNAVAILABLE, instruction_set().error);
+  return work(*kernels) ? LILY_OK : fail(LILY_ERROR_OUT_OF_MEMORY, "could not allocate host memory for an analysis");
+}
+
 constexpr lily_backend kBackend = {
     .abi_version = LILY_ABI_VERSION,
     .name = "cpu",
@@ -272,4 +281,20 @@ void lily_cpu_processor(lily_processor *processor) {
   processor->affinity = limits.affinity;
   processor->quota = limits.quota;
   processor->physical_cores = limits.physical_cores;
+}
+
+lily_status lily_cpu_gram_factor(const double *x, int64_t r, int64_t columns, double *l) {
+  return lily::cpu::with_kernels(
+      [&](const auto &kernels) { return lily::cpu::gram_factor(kernels, x, r, columns, l); });
+}
+
+lily_status lily_cpu_congruence_eigenvalues(const double *l, const double *x, int64_t r, int64_t columns,
+                                            double *values) {
+  return lily::cpu::with_kernels(
+      [&](const auto &kernels) { return lily::cpu::congruence_eigenvalues(kernels, l, x, r, columns, values); });
+}
+
+lily_status lily_cpu_eigenvalues(double *lower, int64_t n, double *values) {
+  return lily::cpu::with_kernels(
+      [&](const auto &kernels) { return lily::cpu::eigenvalues(kernels, lower, n, values); });
 }

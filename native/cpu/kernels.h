@@ -157,6 +157,21 @@ struct AdamWUpdate {
 // units on any processor.
 constexpr int64_t kRoofChains = 12;
 
+// One step of a Householder tridiagonalization; see reflect_row.
+struct ReflectRow {
+  const double *v, *p;  // S -= v p^T + p v^T
+  const double *u;      // the vector that S is multiplied by after that
+  double *product;      // a partial sum of S u
+};
+
+// A symmetric tridiagonal matrix.
+struct Tridiagonal {
+  const double *diagonal;
+  const double *squares;  // squares[i]: of the element that couples i - 1 and i; squares[0] is 0
+  int64_t n;
+  double tiny;  // replaces a pivot of zero
+};
+
 struct Kernels {
   int64_t lanes;
   int64_t panel;      // columns of a panel; the widths of splits and column tiles are multiples of it
@@ -185,6 +200,13 @@ struct Kernels {
   // Both process the elements begin to end - 1.
   double (*sum_of_squares)(const void *values, int32_t dtype, int64_t begin, int64_t end);
   void (*adamw)(const AdamWUpdate &, int64_t begin, int64_t end);
+
+  // Float64, for spectrum.cc. A tile of a product has double_rows x double_columns elements; count_below takes `shifts`
+  // values.
+  int64_t double_rows, double_columns, shifts;
+  void (*multiply_tile)(const double *a, const double *b, int64_t depth, double *c, int64_t pitch);
+  void (*reflect_row)(const ReflectRow &, double *row, int64_t i);
+  void (*count_below)(const Tridiagonal &, const double *x, int64_t *counts);
 
   // Roofs. Each returns a value that depends on all of its work, so that the compiler cannot remove any of it.
   float (*roof_multiply_add)(int64_t steps);  // a step: kRoofChains vectors, `depth` multiply-adds per lane

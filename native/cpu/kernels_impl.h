@@ -10,6 +10,7 @@
 #include "cpu/forward_route.h"
 #include "cpu/forward_shrink.h"
 #include "cpu/roof_loops.h"
+#include "cpu/spectrum_kernels.h"
 
 namespace lily::cpu {
 namespace {
@@ -45,6 +46,12 @@ const Kernels LILY_KERNELS = {
     .fold = fold,
     .sum_of_squares = sum_of_squares,
     .adamw = adamw,
+    .double_rows = kDoubleRows,
+    .double_columns = kDoubleColumns,
+    .shifts = kShifts,
+    .multiply_tile = multiply_tile,
+    .reflect_row = reflect_row,
+    .count_below = count_below,
     .roof_multiply_add = roof_multiply_add,
     .roof_read = roof_read,
     .roof_update = roof_update,

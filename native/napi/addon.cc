@@ -76,6 +76,9 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("fold", Napi::Function::New<fold>(env));
   exports.Set("adamw", Napi::Function::New<adamw>(env));
   exports.Set("measureRoof", Napi::Function::New<measure_roof>(env));
+  exports.Set("gramFactor", Napi::Function::New<gram_factor>(env));
+  exports.Set("congruenceEigenvalues", Napi::Function::New<congruence_eigenvalues>(env));
+  exports.Set("eigenvalues", Napi::Function::New<eigenvalues>(env));
   exports.Set("fileLock", Napi::Function::New<file_lock>(env));
   exports.Set("backends", Napi::Function::New<backends>(env));
   exports.Set("processor", Napi::Function::New<processor>(env));

@@ -18,6 +18,11 @@ Napi::Value backends(const Napi::CallbackInfo &info);
 Napi::Value processor(const Napi::CallbackInfo &info);
 Napi::Value measure_roof(const Napi::CallbackInfo &info);
 
+// analysis.cc
+void gram_factor(const Napi::CallbackInfo &info);
+void congruence_eigenvalues(const Napi::CallbackInfo &info);
+void eigenvalues(const Napi::CallbackInfo &info);
+
 // file_lock.cc
 Napi::Value file_lock(const Napi::CallbackInfo &info);
 

@@ -2,8 +2,8 @@
 import fc from 'fast-check'
 import { EigenvalueDecomposition, Matrix, SingularValueDecomposition } from 'ml-matrix'
 import { describe, expect, it } from 'vitest'
-import { eigenvalues } from '../../lib/analysis/eigenvalues.js'
-import { analyseUpdate, factorOf } from '../../lib/analysis/updates.js'
+import { eigenvalues, gramFactor } from '../../lib/analysis/eigenvalues.js'
+import { analyseUpdate } from '../../lib/analysis/updates.js'
 import { gaussian, randomFrom } from '../support/random.js'
 
 const random = randomFrom(11)
@@ -61,7 +61,7 @@ describe('the singular values of an update', () => {
     const a = gaussian(random, r * dIn)
     const c = gaussian(random, r * dOut)
     const { singularValues, norm, spectralNorm, effectiveRank } = analyseUpdate(
-      factorOf(Float64Array.from(a), r),
+      gramFactor(Float64Array.from(a), r),
       Float64Array.from(c),
       r,
       -2,
@@ -86,14 +86,14 @@ describe('the singular values of an update', () => {
   it('of an update with equal singular values', () => {
     const r = 6
     const identity = Float64Array.from({ length: r * r }, (_, i) => (i % (r + 1) === 0 ? 1 : 0))
-    const update = analyseUpdate(factorOf(identity, r), identity, r, 3, 2.9)
+    const update = analyseUpdate(gramFactor(identity, r), identity, r, 3, 2.9)
     expect(update.effectiveRank).toBeCloseTo(r, 10)
     expect(update.sharedWithLora).toBeCloseTo(2 / r, 10)
     for (const value of update.singularValues) expect(value).toBeCloseTo(3, 10)
   })
 
   it('of a zero update', () => {
-    const update = analyseUpdate(factorOf(Float64Array.of(1, 2), 1), new Float64Array(5), 1, 1, 1)
+    const update = analyseUpdate(gramFactor(Float64Array.of(1, 2), 1), new Float64Array(5), 1, 1, 1)
     expect(update).toEqual({ norm: 0, spectralNorm: 0, effectiveRank: 0, sharedWithLora: 1, singularValues: [0] })
   })
 })

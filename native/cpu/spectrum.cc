@@ -1,0 +1,259 @@
+#include "cpu/spectrum.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "core/workspace.h"
+#include "cpu/thread_pool.h"
+
+namespace lily::cpu {
+namespace {
+
+constexpr double kEpsilon = 0x1p-52;
+
+// Rows and columns of C per task, and values of k that a task packs at a time. The two packed blocks take 512 KiB and
+// fit into L2.
+constexpr int64_t kBlock = 144;
+constexpr int64_t kDepth = 224;
+
+using Scratch = std::unique_ptr<double, void (*)(void *)>;
+
+Scratch allocate(int64_t count) {
+  const size_t bytes = (static_cast<size_t>(count) * sizeof(double) + Workspace::kAlignment - 1) /
+                       Workspace::kAlignment * Workspace::kAlignment;
+  return Scratch(static_cast<double *>(aligned_alloc(Workspace::kAlignment, bytes)), free);
+}
+
+// An operand of a product; a transposed matrix has its strides exchanged.
+struct View {
+  const double *data;
+  int64_t row, column;  // strides
+};
+
+int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Packs `lines` rows of a (or columns of b) in panels of `width`: [panel][k][width], zeros behind the last line.
+void pack(const double *data, int64_t line_stride, int64_t k_stride, int64_t lines, int64_t depth, int64_t width,
+          double *packed) {
+  for (int64_t panel = 0; panel < lines; panel += width) {
+    const int64_t count = std::min(width, lines - panel);
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int64_t i = 0; i < count; ++i) packed[i] = data[(panel + i) * line_stride + k * k_stride];
+      for (int64_t i = count; i < width; ++i) packed[i] = 0.0;
+      packed += width;
+    }
+  }
+}
+
+// C [n, n] += sign * A B, A [n, k] and B [k, n], in blocks: the lower half only, or all of it. A and B are zero for k
+// before first_k(row, column) of a block that begins there. Each task owns a block of C and adds in the order of k.
+template <typename FirstK>
+bool multiply(const Kernels &kernels, double *c, int64_t pitch, int64_t n, View a, View b, int64_t depth, double sign,
+              bool lower_only, FirstK first_k) {
+  const int64_t rows = round_up(kBlock, kernels.double_rows), columns = round_up(kBlock, kernels.double_columns);
+  const int64_t row_blocks = (n + rows - 1) / rows, column_blocks = (n + columns - 1) / columns;
+  const int64_t worker_doubles = (rows + columns) * kDepth + rows * columns;
+  const Scratch scratch = allocate(thread_count() * worker_doubles);
+  if (scratch == nullptr) return false;
+  parallel_for(row_blocks * column_blocks, [&](int64_t task, int64_t worker) {
+    const int64_t i0 = task / column_blocks * rows, j0 = task % column_blocks * columns;
+    const int64_t m = std::min(rows, n - i0), width = std::min(columns, n - j0);
+    if (lower_only && j0 > i0 + m - 1) return;
+    double *const packed_a = scratch.get() + worker * worker_doubles;
+    double *const packed_b = packed_a + rows * kDepth;
+    double *const block = packed_b + columns * kDepth;
+    std::fill(block, block + rows * columns, 0.0);
+    for (int64_t k = first_k(i0, j0); k < depth; k += kDepth) {
+      const int64_t part = std::min(kDepth, depth - k);
+      pack(a.data + i0 * a.row + k * a.column, a.row, a.column, m, part, kernels.double_rows, packed_a);
+      pack(b.data + j0 * b.column + k * b.row, b.column, b.row, width, part, kernels.double_columns, packed_b);
+      for (int64_t i = 0; i < m; i += kernels.double_rows) {
+        for (int64_t j = 0; j < width; j += kernels.double_columns) {
+          kernels.multiply_tile(packed_a + i * part, packed_b + j * part, part, block + i * columns + j, columns);
+        }
+      }
+    }
+    for (int64_t i = 0; i < m; ++i) {
+      const int64_t end = lower_only ? std::min(width, i0 + i - j0 + 1) : width;
+      for (int64_t j = 0; j < end; ++j) c[(i0 + i) * pitch + j0 + j] += sign * block[i * columns + j];
+    }
+  });
+  return true;
+}
+
+int64_t from_zero(int64_t, int64_t) { return 0; }
+
+bool gram(const Kernels &kernels, const double *x, int64_t r, int64_t columns, double *product) {
+  std::fill(product, product + r * r, 0.0);
+  return multiply(kernels, product, r, r, {x, columns, 1}, {x, 1, columns}, columns, 1.0, true, from_zero);
+}
+
+void mirror(double *lower, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < i; ++j) lower[j * n + i] = lower[i * n + j];
+  }
+}
+
+// Elements `begin` to `end` - 1 of row i of the Cholesky factor, whose elements before `begin` have been subtracted.
+void factor_row(double *matrix, int64_t n, int64_t i, int64_t begin, int64_t end, double least) {
+  double *const row = matrix + i * n;
+  for (int64_t j = begin; j < end; ++j) {
+    const double *const other = matrix + j * n;
+    double rest = row[j];
+    for (int64_t k = begin; k < j; ++k) rest -= row[k] * other[k];
+    if (j == i) {
+      row[i] = rest > least ? sqrt(rest) : 0.0;
+    } else {
+      row[j] = other[j] > 0.0 ? rest / other[j] : 0.0;
+    }
+  }
+}
+
+// Columns of the Cholesky factor that are computed before the rest is updated by a matrix product.
+constexpr int64_t kFactorColumns = 64;
+
+bool cholesky(const Kernels &kernels, double *matrix, int64_t n) {
+  double largest = 0.0;
+  for (int64_t i = 0; i < n; ++i) largest = std::max(largest, matrix[i * n + i]);
+  const double least = largest * static_cast<double>(n) * kEpsilon;
+  for (int64_t begin = 0; begin < n; begin += kFactorColumns) {
+    const int64_t end = std::min(begin + kFactorColumns, n), rest = n - end;
+    for (int64_t i = begin; i < end; ++i) factor_row(matrix, n, i, begin, i + 1, least);
+    if (rest == 0) break;
+    parallel_for((rest + 31) / 32, [&](int64_t task, int64_t) {
+      for (int64_t i = end + 32 * task; i < std::min(end + 32 * (task + 1), n); ++i) {
+        factor_row(matrix, n, i, begin, end, least);
+      }
+    });
+    const double *const panel = matrix + end * n + begin;
+    if (!multiply(kernels, matrix + end * n + end, n, rest, {panel, n, 1}, {panel, 1, n}, end - begin, -1.0, true,
+                  from_zero)) {
+      return false;
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) std::fill(matrix + i * n + i + 1, matrix + (i + 1) * n, 0.0);
+  return true;
+}
+
+// Tasks that share the rows of one Householder step. Each has a partial sum of S u, so the number is fixed.
+constexpr int64_t kReflectTasks = 8;
+
+// Householder's reflections, from the last row up: each makes a row zero but for the element before the diagonal (Golub
+// and Van Loan, 8.3.1). The update of one step and the product that the next one needs read the matrix together.
+bool tridiagonalize(const Kernels &kernels, double *lower, int64_t n, double *diagonal, double *beside) {
+  const Scratch scratch = allocate((3 + kReflectTasks) * n);
+  if (scratch == nullptr) return false;
+  double *v = scratch.get(), *u = v + n;
+  double *const p = u + n, *const products = p + n;
+  std::fill(scratch.get(), products, 0.0);
+  for (int64_t i = n - 1; i >= 0; --i) {
+    double *const row = lower + i * n;
+    // The reflection of the row before, applied to this row.
+    for (int64_t j = 0; j <= i; ++j) row[j] -= v[i] * p[j] + p[i] * v[j];
+    diagonal[i] = row[i];
+    beside[i] = 0.0;
+    if (i == 0) break;
+
+    const double before = row[i - 1];
+    double norm2 = 0.0;
+    for (int64_t j = 0; j < i; ++j) norm2 += row[j] * row[j];
+    const bool is_done = norm2 - before * before <= 0.0;
+    beside[i] = is_done ? before : (before > 0.0 ? -sqrt(norm2) : sqrt(norm2));
+    const double half = is_done ? 1.0 : norm2 - before * beside[i];
+    if (is_done) {
+      std::fill(u, u + i, 0.0);
+    } else {
+      std::copy(row, row + i, u);
+      u[i - 1] -= beside[i];
+    }
+
+    // Rows of equal area for each task.
+    const auto row_at = [&](int64_t task) {
+      return static_cast<int64_t>(static_cast<double>(i) * sqrt(static_cast<double>(task) / kReflectTasks));
+    };
+    parallel_for(kReflectTasks, [&](int64_t task, int64_t) {
+      double *const product = products + task * n;
+      std::fill(product, product + i, 0.0);
+      const ReflectRow step = {v, p, u, product};
+      const int64_t end = task == kReflectTasks - 1 ? i : row_at(task + 1);
+      for (int64_t k = row_at(task); k < end; ++k) kernels.reflect_row(step, lower + k * n, k);
+    });
+    double projection = 0.0;
+    for (int64_t j = 0; j < i; ++j) {
+      double sum = 0.0;
+      for (int64_t task = 0; task < kReflectTasks; ++task) sum += products[task * n + j];
+      p[j] = sum / half;
+      projection += p[j] * u[j];
+    }
+    projection /= 2.0 * half;
+    for (int64_t j = 0; j < i; ++j) p[j] -= projection * u[j];
+    std::swap(u, v);
+  }
+  return true;
+}
+
+// Each eigenvalue is enclosed by the number of eigenvalues below a value. Nothing can fail to converge.
+void bisect(const Kernels &kernels, const Tridiagonal &matrix, double bound, double *values) {
+  const int64_t n = matrix.n, width = kernels.shifts;
+  parallel_for((n + width - 1) / width, [&](int64_t task, int64_t) {
+    constexpr int64_t kMostShifts = 16;
+    double low[kMostShifts], high[kMostShifts], middle[kMostShifts] = {};
+    int64_t counts[kMostShifts];
+    std::fill(low, low + width, -bound);
+    std::fill(high, high + width, bound);
+    const int64_t first = task * width, count = std::min(width, n - first);
+    for (bool is_open = true; is_open;) {
+      is_open = false;
+      for (int64_t i = 0; i < width; ++i) middle[i] = low[i] + (high[i] - low[i]) / 2.0;
+      kernels.count_below(matrix, middle, counts);
+      for (int64_t i = 0; i < count; ++i) {
+        // The k-th largest has n - 1 - k below it.
+        (counts[i] > n - 1 - (first + i) ? high : low)[i] = middle[i];
+        const double next = low[i] + (high[i] - low[i]) / 2.0;
+        is_open = is_open || (high[i] - low[i] > bound * kEpsilon && next != low[i] && next != high[i]);
+      }
+    }
+    for (int64_t i = 0; i < count; ++i) values[first + i] = low[i] + (high[i] - low[i]) / 2.0;
+  });
+}
+
+}  // namespace
+
+bool gram_factor(const Kernels &kernels, const double *x, int64_t r, int64_t columns, double *l) {
+  return gram(kernels, x, r, columns, l) && cholesky(kernels, l, r);
+}
+
+bool congruence_eigenvalues(const Kernels &kernels, const double *l, const double *x, int64_t r, int64_t columns,
+                            double *values) {
+  const Scratch scratch = allocate(3 * r * r);
+  if (scratch == nullptr) return false;
+  double *const s = scratch.get(), *const sl = s + r * r, *const product = sl + r * r;
+  if (!gram(kernels, x, r, columns, s)) return false;
+  mirror(s, r);
+  std::fill(sl, sl + 2 * r * r, 0.0);
+  // L^T is zero before the diagonal of a row, as L is before that of a column: the sums begin there.
+  return multiply(kernels, sl, r, r, {s, r, 1}, {l, r, 1}, r, 1.0, false, [](int64_t, int64_t j) { return j; }) &&
+         multiply(kernels, product, r, r, {l, 1, r}, {sl, r, 1}, r, 1.0, true, [](int64_t i, int64_t) { return i; }) &&
+         eigenvalues(kernels, product, r, values);
+}
+
+bool eigenvalues(const Kernels &kernels, double *lower, int64_t n, double *values) {
+  const Scratch scratch = allocate(2 * n);
+  if (scratch == nullptr) return false;
+  double *const diagonal = scratch.get(), *const squares = diagonal + n;
+  if (!tridiagonalize(kernels, lower, n, diagonal, squares)) return false;
+  double bound = 0.0;
+  for (int64_t i = 0; i < n; ++i) {
+    const double next = i + 1 < n ? fabs(squares[i + 1]) : 0.0;
+    bound = std::max(bound, fabs(diagonal[i]) + fabs(squares[i]) + next);
+  }
+  for (int64_t i = 0; i < n; ++i) squares[i] *= squares[i];
+  bisect(kernels, {diagonal, squares, n, bound * kEpsilon * kEpsilon}, bound, values);
+  return true;
+}
+
+}  // namespace lily::cpu

@@ -1,0 +1,43 @@
+// The float64 functions of the CPU backend, for lib/analysis.
+#include "core/problem.h"
+#include "lily/backend.h"
+#include "napi/errors.h"
+#include "napi/exports.h"
+#include "napi/operands.h"
+
+namespace lily::napi {
+namespace {
+
+int64_t size(const Napi::CallbackInfo &info, size_t index, int64_t most) {
+  const int64_t value = info[index].As<Napi::Number>().Int64Value();
+  if (value >= 1 && value <= most) return value;
+  throw make_error(info.Env(), "ERR_LILY_ARGUMENT", "a matrix has an impossible size");
+}
+
+double *matrix(const Napi::CallbackInfo &info, size_t index, int64_t rows, int64_t columns) {
+  return static_cast<double *>(array_memory(info.Env(), info[index], rows * columns, sizeof(double), "a matrix"));
+}
+
+constexpr int64_t kMaxColumns = int64_t{1} << 40;
+
+}  // namespace
+
+void gram_factor(const Napi::CallbackInfo &info) {
+  const int64_t r = size(info, 1, kMaxRank), columns = size(info, 2, kMaxColumns);
+  check(info.Env(), *lily_cpu_backend(),
+        lily_cpu_gram_factor(matrix(info, 0, r, columns), r, columns, matrix(info, 3, r, r)));
+}
+
+void congruence_eigenvalues(const Napi::CallbackInfo &info) {
+  const int64_t r = size(info, 2, kMaxRank), columns = size(info, 3, kMaxColumns);
+  check(info.Env(), *lily_cpu_backend(),
+        lily_cpu_congruence_eigenvalues(matrix(info, 0, r, r), matrix(info, 1, r, columns), r, columns,
+                                        matrix(info, 4, r, 1)));
+}
+
+void eigenvalues(const Napi::CallbackInfo &info) {
+  const int64_t n = size(info, 1, kMaxRank);
+  check(info.Env(), *lily_cpu_backend(), lily_cpu_eigenvalues(matrix(info, 0, n, n), n, matrix(info, 2, n, 1)));
+}
+
+}  // namespace lily::napi
