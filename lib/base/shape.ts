@@ -1,6 +1,6 @@
 /** Shapes, and the row-major matrix that a shape is seen as: leading dimensions become rows, the last one columns. */
 import { bytesPerElement, type DType } from './dtype.js'
-import { describe, fail } from './errors.js'
+import { cut, describe, fail } from './errors.js'
 
 /** A shape seen as a matrix. */
 export interface Matrix {
@@ -104,5 +104,6 @@ export function readIntegers(argument: string, what: string, value: unknown): nu
 }
 
 export function shapeText(shape: readonly number[]): string {
-  return `[${shape.join(', ')}]`
+  const sizes = shape.length > 32 ? `${shape.slice(0, 32).join(', ')}, ... (${shape.length} sizes)` : shape.join(', ')
+  return `[${cut(sizes)}]`
 }

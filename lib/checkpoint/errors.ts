@@ -1,12 +1,15 @@
 /** Errors about the files of a checkpoint. */
-import { LilyError } from '../base/errors.js'
+import { cut, cutMessage, LilyError, MAX_QUOTED } from '../base/errors.js'
 
 /** For bytes that no writer of the format leaves. */
 export const DAMAGED = 'the file is damaged or incomplete; copy it again from where it came'
 
+/** Characters of a path in a message: as many as a system takes. */
+const MAX_PATH = 4096
+
 /** An error about a file; `message` goes on after its name. */
 export function checkpointError(file: string, message: string, cause?: unknown): LilyError {
-  return new LilyError('ERR_LILY_CHECKPOINT', `${file}: ${message}`, { cause })
+  return new LilyError('ERR_LILY_CHECKPOINT', `${cut(file, MAX_PATH)}: ${cutMessage(message)}`, { cause })
 }
 
 /** For what the file system said. */
@@ -15,7 +18,13 @@ export function fileSystemError(file: string, what: string, cause: unknown): unk
   return checkpointError(file, `${what} (${cause.message})`, cause)
 }
 
-/** A name out of a file, which may hold anything and be of any length. */
+/** A name out of a file, which may hold anything and be of any length, cut to what a message can hold. */
 export function quote(name: string): string {
-  return JSON.stringify(name.length > 200 ? `${name.slice(0, 200)}...` : name)
+  return cut(JSON.stringify(name.slice(0, MAX_QUOTED)), MAX_QUOTED, name.length)
+}
+
+/** The first of some names; their number where there are more. */
+export function quoteSome(names: readonly string[]): string {
+  const more = names.length > 3 ? ` and ${names.length - 3} more` : ''
+  return `${names.slice(0, 3).map(quote).join(', ')}${more}`
 }
