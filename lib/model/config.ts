@@ -2,6 +2,7 @@
 import { describe, fail } from '../base/errors.js'
 import { MAX_EXPERTS, MAX_RANK } from '../base/limits.js'
 import { checkKeys, get, type Known, readFlag, readScaling } from '../base/options.js'
+import { compilePattern, type Pattern } from './pattern.js'
 
 /** What {@link LilyModel.create} takes; PEFT's names, and its defaults for what is left out. */
 export interface LilyConfigOptions {
@@ -67,7 +68,7 @@ export function readConfig(options: unknown): LilyConfig {
   if (layersPattern !== null && layersToTransform === null) {
     fail('ERR_LILY_ARGUMENT', 'layersPattern', 'says what layersToTransform counts; give that too, or leave it out')
   }
-  for (const pattern of [layersPattern ?? []].flat()) wholeName(pattern, 'layersPattern')
+  compileLayersPatterns([layersPattern ?? []].flat())
   const targetModules = readTargets(options, 'targetModules')
   if (typeof targetModules === 'string' && targetModules.toLowerCase() === 'all-linear') {
     fail('ERR_LILY_ARGUMENT', 'targetModules', "'all-linear' is not known; leave it out to adapt all the layers given")
@@ -96,7 +97,7 @@ function readCount(options: object, name: string, fallback: number, from: number
 /** Suffixes, of which the order does not matter, or a regular expression. */
 function readTargets(options: object, name: string): readonly string[] | string | null {
   const names = readNames(options, name)
-  if (typeof names === 'string') wholeName(names, name)
+  if (typeof names === 'string') compilePattern(names, name)
   if (names === null || typeof names === 'string') return names
   if (names.length === 0) {
     fail('ERR_LILY_ARGUMENT', name, "expected suffixes of names, such as ['q_proj'], got none; leave it out")
@@ -125,15 +126,13 @@ function readIndices(options: object): readonly number[] | null {
   return fail('ERR_LILY_ARGUMENT', 'layersToTransform', `expected numbers of layers from 0, got ${describe(wrong)}`)
 }
 
-/** A pattern of PEFT's, which must match a whole name. Python writes named groups (?P<name>...). */
-export function wholeName(pattern: string, argument: string): RegExp {
-  try {
-    return new RegExp(`^(?:${pattern.replaceAll('(?P<', '(?<')})$`)
-  } catch (cause) {
-    return fail(
-      'ERR_LILY_ARGUMENT',
-      argument,
-      `a string is a regular expression, and this is none: ${String(cause)}; pass suffixes as an array`,
-    )
+/** PEFT has four. */
+const MAX_LAYERS_PATTERNS = 16
+
+/** Patterns whose first group is the number of a layer: the first number in its name behind a list of layers. */
+export function compileLayersPatterns(lists: readonly string[]): Pattern[] {
+  if (lists.length > MAX_LAYERS_PATTERNS) {
+    fail('ERR_LILY_ARGUMENT', 'layersPattern', `expected at most ${MAX_LAYERS_PATTERNS} patterns, got ${lists.length}`)
   }
+  return lists.map((list) => compilePattern(list, 'layersPattern', '.*?\\.', '\\.(\\d+)\\.'))
 }
