@@ -1,9 +1,10 @@
 /** PEFT's adapter_config.json. */
+import { isUtf8 } from 'node:buffer'
 import { readFile, stat } from 'node:fs/promises'
-import { LilyError } from '../base/errors.js'
+import { describe, LilyError } from '../base/errors.js'
 import { type LilyConfig, readConfig } from '../model/config.js'
 import type { LilyModel } from '../model/model.js'
-import { checkpointError, DAMAGED, fileSystemError, quote } from './errors.js'
+import { checkpointError, DAMAGED, fileSystemError, quote, quoteSome } from './errors.js'
 import { isObject, parseJson } from './json.js'
 
 /** A file of this name in an adapter's folder says what the adapter is. */
@@ -67,7 +68,9 @@ async function readText(path: string): Promise<string> {
     if (!stats.isFile() || stats.size > MAX_BYTES) {
       throw checkpointError(path, `expected a file of at most ${MAX_BYTES} bytes, got ${stats.size}; ${DAMAGED}`)
     }
-    return await readFile(path, 'utf8')
+    const bytes = await readFile(path)
+    if (isUtf8(bytes)) return bytes.toString('utf8')
+    throw checkpointError(path, `the configuration is not UTF-8; ${DAMAGED}`)
   } catch (cause) {
     throw fileSystemError(path, 'cannot be read', cause)
   }
@@ -75,11 +78,10 @@ async function readText(path: string): Promise<string> {
 
 /** Fields that are not known may change what the adapter computes, unless they are off. */
 function checkFields(path: string, fields: Readonly<Record<string, unknown>>): void {
-  if (fields.peft_type !== 'LILY') {
-    throw checkpointError(
-      path,
-      `expected peft_type 'LILY', got ${quote(String(fields.peft_type))}; only Lily adapters can be loaded`,
-    )
+  const type = fields.peft_type
+  if (type !== 'LILY') {
+    const got = typeof type === 'string' ? quote(type) : describe(type)
+    throw checkpointError(path, `expected peft_type 'LILY', got ${got}; only Lily adapters can be loaded`)
   }
   const unknown = Object.keys(fields).filter(
     (name) => !KNOWN.has(name) && fields[name] !== null && fields[name] !== false,
@@ -87,7 +89,7 @@ function checkFields(path: string, fields: Readonly<Record<string, unknown>>): v
   if (unknown.length > 0) {
     throw checkpointError(
       path,
-      `expected the fields of PEFT's LilyConfig, got also ${unknown.map(quote).join(', ')}, which may change what the ` +
+      `expected the fields of PEFT's LilyConfig, got also ${quoteSome(unknown)}, which may change what the ` +
         `adapter computes; remove what does not`,
     )
   }

@@ -29,8 +29,12 @@ export function parseKey(key: string): { layer: string; kind: Kind } | null {
  * Layers by the numbers in their names: files have them in the order of characters, layers.10 before layers.2, and the
  * order in which PEFT went through the model is not in the file.
  */
-export function byNumbers(left: string, right: string): number {
-  const [lefts, rights] = [left.split(/(\d+)/), right.split(/(\d+)/)]
+export function sortByNumbers(names: Iterable<string>): string[] {
+  const parts = Array.from(names, (name) => [name, name.split(/(\d+)/)] as const)
+  return parts.sort(([, left], [, right]) => byNumbers(left, right)).map(([name]) => name)
+}
+
+function byNumbers(lefts: readonly string[], rights: readonly string[]): number {
   for (let i = 0; i < Math.min(lefts.length, rights.length); i++) {
     // Every second part is a number.
     const difference = i % 2 === 1 ? Number(lefts[i]) - Number(rights[i]) : 0

@@ -9,7 +9,8 @@ import type { Tensor } from '../tensor/tensor.js'
 import { type AdapterConfig, CONFIG_FILE, readAdapterConfig } from './adapter-config.js'
 import { compactLayers } from './compact.js'
 import { checkpointError, quote } from './errors.js'
-import { byNumbers, keyOf, type Kind, KINDS, parseKey, PREFIX } from './layer-names.js'
+import { keyOf, type Kind, KINDS, parseKey, PREFIX, sortByNumbers } from './layer-names.js'
+import { readPath } from './paths.js'
 import { missing, readParameters, wrongShape } from './parameters.js'
 import { SafetensorsFile } from './safetensors-file.js'
 import type { TensorSource } from './safetensors-write.js'
@@ -50,7 +51,8 @@ export interface LoadOptions {
 const OPTIONS: Known = new Set<keyof LoadOptions>(['layers'])
 
 /** Reads an adapter's folder. */
-export async function loadPretrained(folder: string, options: LoadOptions): Promise<Pretrained> {
+export async function loadPretrained(from: string | URL, options: LoadOptions): Promise<Pretrained> {
+  const folder = readPath('folder', from)
   checkKeys('options', options, OPTIONS)
   const order = get('options', options, 'layers')
   const { config, text, fields } = await readAdapterConfig(join(folder, CONFIG_FILE))
@@ -90,20 +92,22 @@ function findLayers(file: SafetensorsFile, order: unknown, config: LilyConfig): 
   if (names.size === 0) {
     throw checkpointError(file.path, `has no tensor ${PREFIX}<layer>.lily_A.weight; save the adapter with PEFT again`)
   }
-  const ordered = order === undefined ? [...names].sort(byNumbers) : readOrder(file, order, names)
+  const ordered = order === undefined ? sortByNumbers(names) : readOrder(file, order, names)
   return ordered.map((name) => layerShape(file, name, config))
 }
 
 function readOrder({ path }: SafetensorsFile, value: unknown, names: ReadonlySet<string>): string[] {
   if (!Array.isArray(value)) fail('ERR_LILY_ARGUMENT', 'layers', `expected names of layers, got ${describe(value)}`)
-  const order: unknown[] = value
-  const stranger = order.find((name, i) => !names.has(name as string) || order.indexOf(name) !== i)
-  if (stranger !== undefined) {
-    fail('ERR_LILY_ARGUMENT', 'layers', `expected each layer of ${path} once, got ${describe(stranger)}`)
+  const order = new Set<unknown>()
+  for (const name of value as unknown[]) {
+    if (!names.has(name as string) || order.has(name)) {
+      fail('ERR_LILY_ARGUMENT', 'layers', `expected each layer of ${path} once, got ${describe(name)}`)
+    }
+    order.add(name)
   }
-  const left = [...names].find((name) => !order.includes(name))
+  const left = [...names].find((name) => !order.has(name))
   if (left !== undefined) fail('ERR_LILY_ARGUMENT', 'layers', `expected all layers of ${path}, got no ${quote(left)}`)
-  return order as string[]
+  return [...order] as string[]
 }
 
 function layerShape(file: SafetensorsFile, name: string, { r, numB }: LilyConfig): LayerShape {

@@ -5,6 +5,7 @@ import type { DType } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
 import { tensor, Tensor } from '../tensor/tensor.js'
 import { checkpointError, quote } from './errors.js'
+import { readPath } from './paths.js'
 import { replaceFiles } from './replace-files.js'
 import type { StoredTensor } from './safetensors-file.js'
 import { bitsOf, DTYPES, MAX_HEADER_BYTES, PREFIX_BYTES } from './safetensors-header.js'
@@ -31,11 +32,12 @@ const STORED: Readonly<Partial<Record<DType, string>>> = { float32: 'F32', bfloa
  * @throws LilyError ERR_LILY_CHECKPOINT where the file cannot be written; ERR_LILY_SHAPE, ERR_LILY_DTYPE
  */
 export async function writeSafetensors(
-  path: string,
+  path: string | URL,
   tensors: ReadonlyMap<string, Tensor | StoredTensor>,
   metadata: ReadonlyMap<string, string> = new Map(),
 ): Promise<void> {
-  await replaceWithTensors(path, new Map(Array.from(tensors, ([name, value]) => [name, sourceOf(value)])), metadata)
+  const file = readPath('path', path)
+  await replaceWithTensors(file, new Map(Array.from(tensors, ([name, value]) => [name, sourceOf(value)])), metadata)
 }
 
 /** What is on a device is copied when it is written, a tensor at a time. */

@@ -8,6 +8,7 @@ import { compactMetadata, withoutCompact } from './compact.js'
 import { checkpointError } from './errors.js'
 import { keyOf, PREFIX } from './layer-names.js'
 import { COMPACT_FILE, type Origin, PEFT_FILE } from './load.js'
+import { readPath } from './paths.js'
 import { replaceFiles } from './replace-files.js'
 import { sourceOf, type TensorSource, writeTensors } from './safetensors-write.js'
 
@@ -29,9 +30,10 @@ const PYTORCH: ReadonlyMap<string, string> = new Map([['format', 'pt']])
 export async function savePretrained(
   model: LilyModel,
   origin: Origin | undefined,
-  folder: string,
+  to: string | URL,
   options: SaveOptions,
 ): Promise<void> {
+  const folder = readPath('folder', to)
   checkKeys('options', options, OPTIONS)
   const isCompact = readChoice(options, 'format', ['peft', 'compact'], 'peft') === 'compact'
   const tensors = new Map(origin?.others)
@@ -47,7 +49,8 @@ export async function savePretrained(
 }
 
 /** Writes an adapter's folder of PEFT's LoRA; see {@link LilyModel.saveLora}. */
-export async function saveLora(model: LilyModel, origin: Origin | undefined, folder: string): Promise<void> {
+export async function saveLora(model: LilyModel, origin: Origin | undefined, to: string | URL): Promise<void> {
+  const folder = readPath('folder', to)
   const lora = await model.exportLora()
   await refuseLily(folder)
   const tensors = new Map(origin?.others)

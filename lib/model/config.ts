@@ -1,5 +1,5 @@
 /** The configuration of a Lily adapter: PEFT's LilyConfig, its names in camelCase. */
-import { describe, fail } from '../base/errors.js'
+import { describe, fail, failedToRead } from '../base/errors.js'
 import { MAX_EXPERTS, MAX_RANK } from '../base/limits.js'
 import { checkKeys, get, type Known, readFlag, readScaling } from '../base/options.js'
 import { compilePattern, type Pattern } from './pattern.js'
@@ -106,11 +106,21 @@ function readTargets(options: object, name: string): readonly string[] | string 
 }
 
 function readNames(options: object, name: string): readonly string[] | string | null {
-  const value = get('config', options, name)
+  const value = readList(options, name)
   if (value === undefined || value === null) return null
   if (isName(value)) return value
   if (Array.isArray(value) && value.every(isName)) return value
   return fail('ERR_LILY_ARGUMENT', name, `expected strings, or one of them, none empty, got ${describe(value)}`)
+}
+
+/** A value, of an array a copy: reading it again might give something else, or throw. */
+function readList(options: object, name: string): unknown {
+  const value = get('config', options, name)
+  try {
+    return Array.isArray(value) ? Array.from(value as unknown[]) : value
+  } catch (cause) {
+    throw failedToRead(name, cause, 'config')
+  }
 }
 
 function isName(value: unknown): value is string {
@@ -118,7 +128,7 @@ function isName(value: unknown): value is string {
 }
 
 function readIndices(options: object): readonly number[] | null {
-  const value = get('config', options, 'layersToTransform')
+  const value = readList(options, 'layersToTransform')
   if (value === undefined || value === null) return null
   const numbers: unknown[] = Array.isArray(value) ? value : [value]
   const wrong = numbers.find((number) => !Number.isSafeInteger(number) || (number as number) < 0)

@@ -114,7 +114,7 @@ export class LilyModel {
    * const model = await LilyModel.fromPretrained('adapter')
    * model.to({ type: 'cuda', id: 0 })
    */
-  static async fromPretrained(folder: string, options: LoadOptions = {}): Promise<LilyModel> {
+  static async fromPretrained(folder: string | URL, options: LoadOptions = {}): Promise<LilyModel> {
     return LilyModel.fromParts(await loadPretrained(folder, options))
   }
 
@@ -125,7 +125,7 @@ export class LilyModel {
    *
    * @throws LilyError ERR_LILY_CHECKPOINT where a file cannot be written; the old files are still there then
    */
-  async savePretrained(folder: string, options: SaveOptions = {}): Promise<void> {
+  async savePretrained(folder: string | URL, options: SaveOptions = {}): Promise<void> {
     return savePretrained(this, this.#origin, folder, options)
   }
 
@@ -136,7 +136,7 @@ export class LilyModel {
    * @throws LilyError ERR_LILY_ARGUMENT where a layer is not frozen, ERR_LILY_CHECKPOINT where a file cannot be written,
    *   or would replace a Lily adapter, of which LoRA holds less
    */
-  async saveLora(folder: string): Promise<void> {
+  async saveLora(folder: string | URL): Promise<void> {
     return saveLora(this, this.#origin, folder)
   }
 
