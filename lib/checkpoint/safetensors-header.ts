@@ -137,7 +137,13 @@ class HeaderReader {
 
   tensorsByPlace(): ReadonlyMap<string, TensorEntry> {
     if (this.#isSorted) return this.#tensors
-    return new Map([...this.#tensors].sort(([, left], [, right]) => byPlace(left, right)))
+    // Beside one another in memory: entries lie where they were allocated, and a comparison of two would miss the caches.
+    const entries = [...this.#tensors]
+    const begins = Float64Array.from(entries, (entry) => entry[1].begin)
+    const ends = Float64Array.from(entries, (entry) => entry[1].end)
+    const order = Uint32Array.from(entries, (_, i) => i)
+    order.sort((left, right) => begins[left] - begins[right] || ends[left] - ends[right])
+    return new Map(Array.from(order, (i) => entries[i]))
   }
 
   #count(name: string): void {
