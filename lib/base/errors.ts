@@ -50,7 +50,33 @@ export class LilyError extends Error {
 
 /** Throws a LilyError about one argument. The text of the error is `${argument}: ${message}`. */
 export function fail(code: LilyErrorCode, argument: string, message: string): never {
-  throw new LilyError(code, `${argument}: ${message}`, { argument })
+  throw new LilyError(code, `${cut(argument)}: ${cutMessage(message)}`, { argument })
+}
+
+/** Characters of a name or of a value of others in a message. */
+export const MAX_QUOTED = 160
+
+/** Characters of a message, whatever a file or a caller has put into it. */
+const MAX_MESSAGE = 600
+
+/** The end of a message says what to do; a cut keeps this many characters of it. */
+const MAX_MESSAGE_END = 150
+
+/** A text of others, cut to a length that a message can hold; `length` is what is said of the whole. */
+export function cut(text: string, most = MAX_QUOTED, length = text.length): string {
+  return text.length > most ? `${head(text, most)}... (${length} characters)` : text
+}
+
+/** A message, cut in its middle. */
+export function cutMessage(message: string): string {
+  if (message.length <= MAX_MESSAGE) return message
+  return `${head(message, MAX_MESSAGE - MAX_MESSAGE_END)} ... ${message.slice(-MAX_MESSAGE_END)}`
+}
+
+/** The first characters, without half of a surrogate pair at the end. */
+function head(text: string, most: number): string {
+  const isHalf = (text.charCodeAt(most - 1) & 0xfc00) === 0xd800
+  return text.slice(0, isHalf ? most - 1 : most)
 }
 
 /**
@@ -62,7 +88,7 @@ export function fail(code: LilyErrorCode, argument: string, message: string): ne
 export function failedToRead(argument: string, cause: unknown, from?: string): LilyError {
   if (cause instanceof LilyError) return cause
   const what = from === undefined ? 'reading it' : `reading it from ${from}`
-  const message = `${argument}: ${what} threw an error (${messageOf(cause)}); see cause`
+  const message = `${cut(argument)}: ${what} threw an error (${messageOf(cause)}); see cause`
   return new LilyError('ERR_LILY_ARGUMENT', message, { argument, cause })
 }
 
@@ -76,16 +102,30 @@ export function describe(value: unknown): string {
     case 'undefined':
       return String(value)
     case 'bigint':
-      return `${value}n`
+      return `${cut(value.toString(), 40)}n`
     case 'object':
-      if (value === null) return 'null'
-      if (Array.isArray(value)) return `an array of ${value.length}`
-      return `an object of type ${Object.prototype.toString.call(value).slice(8, -1)}`
+      return value === null ? 'null' : describeObject(value)
     default:
       return `a ${typeof value}`
   }
 }
 
+/** A proxy's traps and a getter of Symbol.toStringTag may throw. */
+function describeObject(value: object): string {
+  try {
+    if (Array.isArray(value)) return `an array of ${value.length}`
+    return `an object of type ${cut(Object.prototype.toString.call(value).slice(8, -1), 40)}`
+  } catch {
+    return 'an object that cannot be read'
+  }
+}
+
 function messageOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : describe(cause)
+  try {
+    const message: unknown = cause instanceof Error ? cause.message : undefined
+    if (typeof message === 'string') return cut(message)
+  } catch {
+    // The caller's error has a message or a prototype that throws.
+  }
+  return describe(cause)
 }

@@ -1,6 +1,6 @@
 /** Shapes. The kernels see every operand as a row-major matrix: the last dimension is columns, all others are rows. */
 import { bytesPerElement, type DType } from './dtype.js'
-import { describe, fail } from './errors.js'
+import { cut, describe, fail } from './errors.js'
 
 /** A shape flattened to a row-major matrix. */
 export interface Matrix {
@@ -115,5 +115,6 @@ export function readIntegers(argument: string, what: string, value: unknown): nu
 
 /** A shape as it is written in error messages, such as '[2, 3]'. */
 export function shapeText(shape: readonly number[]): string {
-  return `[${shape.join(', ')}]`
+  const sizes = shape.length > 32 ? `${shape.slice(0, 32).join(', ')}, ... (${shape.length} sizes)` : shape.join(', ')
+  return `[${cut(sizes)}]`
 }

@@ -1,9 +1,10 @@
 /** Reads and writes PEFT's adapter_config.json. */
+import { isUtf8 } from 'node:buffer'
 import { readFile, stat } from 'node:fs/promises'
-import { LilyError } from '../base/errors.js'
+import { describe, LilyError } from '../base/errors.js'
 import { type LilyConfig, readConfig } from '../model/config.js'
 import type { LilyModel } from '../model/model.js'
-import { checkpointError, DAMAGED, fileSystemError, quote } from './errors.js'
+import { checkpointError, DAMAGED, fileSystemError, quote, quoteSome } from './errors.js'
 import { isObject, parseJson } from './json.js'
 
 /** PEFT's names of the fields of a LilyConfig. */
@@ -72,7 +73,9 @@ async function readText(path: string): Promise<string> {
     if (stats.size > MAX_BYTES) {
       throw checkpointError(path, `expected a file of at most ${MAX_BYTES} bytes, got ${stats.size}; ${DAMAGED}`)
     }
-    return await readFile(path, 'utf8')
+    const bytes = await readFile(path)
+    if (isUtf8(bytes)) return bytes.toString('utf8')
+    throw checkpointError(path, `expected the configuration to be UTF-8, got other bytes; ${DAMAGED}`)
   } catch (cause) {
     throw fileSystemError(path, 'cannot be read', cause)
   }
@@ -80,11 +83,10 @@ async function readText(path: string): Promise<string> {
 
 /** Rejects unknown fields, which may affect what the adapter computes, unless they are null or false. */
 function checkFields(path: string, fields: Readonly<Record<string, unknown>>): void {
-  if (fields.peft_type !== 'LILY') {
-    throw checkpointError(
-      path,
-      `expected peft_type 'LILY', got ${quote(String(fields.peft_type))}; load a Lily adapter`,
-    )
+  const type = fields.peft_type
+  if (type !== 'LILY') {
+    const got = typeof type === 'string' ? quote(type) : describe(type)
+    throw checkpointError(path, `expected peft_type 'LILY', got ${got}; load a Lily adapter`)
   }
   const unknown = Object.keys(fields).filter(
     (name) => !KNOWN.has(name) && fields[name] !== null && fields[name] !== false,
@@ -92,7 +94,7 @@ function checkFields(path: string, fields: Readonly<Record<string, unknown>>): v
   if (unknown.length > 0) {
     throw checkpointError(
       path,
-      `expected only fields of PEFT's LilyConfig, got ${unknown.map(quote).join(', ')}; remove the fields that do not ` +
+      `expected only fields of PEFT's LilyConfig, got ${quoteSome(unknown)}; remove the fields that do not ` +
         `affect what the adapter computes`,
     )
   }

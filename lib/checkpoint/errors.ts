@@ -1,21 +1,30 @@
-/** Errors about checkpoint files. */
-import { LilyError } from '../base/errors.js'
+/** Errors about the files of a checkpoint. */
+import { cut, cutMessage, LilyError, MAX_QUOTED } from '../base/errors.js'
 
-/** Advice for contents that no writer of the format produces. */
-export const DAMAGED = 'the file is damaged or incomplete; copy it again from its source'
+/** For bytes that no writer of the format leaves. */
+export const DAMAGED = 'the file is damaged or incomplete; copy it again from where it came'
 
-/** An error about a file. The text of the error is `${file}: ${message}`. */
+/** Characters of a path in a message: as many as a system takes. */
+const MAX_PATH = 4096
+
+/** An error about a file; `message` goes on after its name. */
 export function checkpointError(file: string, message: string, cause?: unknown): LilyError {
-  return new LilyError('ERR_LILY_CHECKPOINT', `${file}: ${message}`, { cause })
+  return new LilyError('ERR_LILY_CHECKPOINT', `${cut(file, MAX_PATH)}: ${cutMessage(message)}`, { cause })
 }
 
-/** Converts an error of Node.js's file system API to a LilyError; other errors are returned as they are. */
+/** For what the file system said. */
 export function fileSystemError(file: string, what: string, cause: unknown): unknown {
   if (!(cause instanceof Error) || !('code' in cause) || cause instanceof LilyError) return cause
   return checkpointError(file, `${what} (${cause.message})`, cause)
 }
 
-/** Quotes a name from a file for an error message: control characters are escaped, and long names are cut off. */
+/** A name out of a file, which may hold anything and be of any length, cut to what a message can hold. */
 export function quote(name: string): string {
-  return JSON.stringify(name.length > 200 ? `${name.slice(0, 200)}...` : name)
+  return cut(JSON.stringify(name.slice(0, MAX_QUOTED)), MAX_QUOTED, name.length)
+}
+
+/** The first of some names; their number where there are more. */
+export function quoteSome(names: readonly string[]): string {
+  const more = names.length > 3 ? ` and ${names.length - 3} more` : ''
+  return `${names.slice(0, 3).map(quote).join(', ')}${more}`
 }

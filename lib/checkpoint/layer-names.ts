@@ -31,8 +31,12 @@ export function parseKey(key: string): { layer: string; kind: Kind } | null {
  * Compares names of layers, with numbers in them compared as numbers. A file sorts names by characters, layers.10
  * before layers.2, and does not store the order of the layers in the model.
  */
-export function byNumbers(left: string, right: string): number {
-  const [lefts, rights] = [left.split(/(\d+)/), right.split(/(\d+)/)]
+export function sortByNumbers(names: Iterable<string>): string[] {
+  const parts = Array.from(names, (name) => [name, name.split(/(\d+)/)] as const)
+  return parts.sort(([, left], [, right]) => byNumbers(left, right)).map(([name]) => name)
+}
+
+function byNumbers(lefts: readonly string[], rights: readonly string[]): number {
   for (let i = 0; i < Math.min(lefts.length, rights.length); i++) {
     // Every second component is a number.
     const difference = i % 2 === 1 ? Number(lefts[i]) - Number(rights[i]) : 0

@@ -12,9 +12,10 @@ import { checkpointError, fileSystemError, quote } from './errors.js'
 import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE } from './files.js'
 import { withFolderLock } from './folder-lock.js'
 import { type Frozen, FROZEN, readFrozenFile, readFrozenMetadata } from './frozen.js'
-import { byNumbers, keyOf, type Kind, KINDS, parseKey, PREFIX } from './layer-names.js'
+import { keyOf, type Kind, KINDS, parseKey, PREFIX, sortByNumbers } from './layer-names.js'
 import { missingTensor, readParameters, wrongShape } from './parameters.js'
 import { committedPath, readJournal } from './replace-files.js'
+import { readPath } from './paths.js'
 import { SafetensorsFile } from './safetensors-file.js'
 import type { TensorSource } from './safetensors-write.js'
 
@@ -51,7 +52,8 @@ export interface LoadOptions {
 const OPTIONS: Known = new Set<keyof LoadOptions>(['layers'])
 
 /** Reads an adapter's folder; see {@link LilyModel.fromPretrained}. */
-export async function loadPretrained(folder: string, options: LoadOptions): Promise<Pretrained> {
+export async function loadPretrained(from: string | URL, options: LoadOptions): Promise<Pretrained> {
+  const folder = readPath('folder', from)
   checkKeys('options', options, OPTIONS)
   const order = get('options', options, 'layers')
   const { config, text, fields, file, frozenFile } = await openFolder(folder)
@@ -127,23 +129,25 @@ function findLayers(file: SafetensorsFile, order: unknown, config: LilyConfig): 
       `expected tensors ${PREFIX}<layer>.lily_A.weight, got none; save the adapter with PEFT again`,
     )
   }
-  const ordered = order === undefined ? [...names].sort(byNumbers) : readOrder(file, order, names)
+  const ordered = order === undefined ? sortByNumbers(names) : readOrder(file, order, names)
   return ordered.map((name) => layerShape(file, name, config))
 }
 
 /** Reads the option `layers`, which must name each layer of the file once. */
 function readOrder({ path }: SafetensorsFile, value: unknown, names: ReadonlySet<string>): string[] {
   if (!Array.isArray(value)) fail('ERR_LILY_ARGUMENT', 'layers', `expected names of layers, got ${describe(value)}`)
-  const order: unknown[] = value
-  const unexpected = order.find((name, i) => !names.has(name as string) || order.indexOf(name) !== i)
-  if (unexpected !== undefined) {
-    fail('ERR_LILY_ARGUMENT', 'layers', `expected each layer of ${path} once, got ${describe(unexpected)}`)
+  const order = new Set<unknown>()
+  for (const name of value as unknown[]) {
+    if (!names.has(name as string) || order.has(name)) {
+      fail('ERR_LILY_ARGUMENT', 'layers', `expected each layer of ${path} once, got ${describe(name)}`)
+    }
+    order.add(name)
   }
-  const omitted = [...names].find((name) => !order.includes(name))
+  const omitted = [...names].find((name) => !order.has(name))
   if (omitted !== undefined) {
     fail('ERR_LILY_ARGUMENT', 'layers', `expected all layers of ${path}, got none named ${quote(omitted)}`)
   }
-  return order as string[]
+  return [...order] as string[]
 }
 
 /** The sizes of a layer, from the shapes of its tensors. */

@@ -1,8 +1,10 @@
 /** Reads safetensors files, one tensor at a time. */
 import { type FileHandle, open, stat } from 'node:fs/promises'
 import type { DType } from '../base/dtype.js'
+import { describe, fail } from '../base/errors.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { checkpointError, DAMAGED, fileSystemError, quote } from './errors.js'
+import { readPath } from './paths.js'
 import { type Header, parseHeader, PREFIX_BYTES, readHeaderLength, type TensorEntry } from './safetensors-header.js'
 
 /** Types of the tensors that {@link SafetensorsFile.read} returns. */
@@ -43,7 +45,8 @@ export class SafetensorsFile {
    *
    * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT, with the names of the file and the tensor
    */
-  static async open(path: string): Promise<SafetensorsFile> {
+  static async open(file: string | URL): Promise<SafetensorsFile> {
+    const path = readPath('path', file)
     let handle: FileHandle | undefined
     try {
       // stat first: open would wait for the other end of a FIFO.
@@ -117,6 +120,9 @@ export class SafetensorsFile {
   }
 
   #entry(name: string): TensorEntry {
+    if (typeof (name as unknown) !== 'string') {
+      fail('ERR_LILY_ARGUMENT', 'name', `expected the name of a tensor, got ${describe(name)}`)
+    }
     const entry = this.#header.tensors.get(name)
     if (entry !== undefined) return entry
     throw checkpointError(this.path, `has no tensor ${quote(name)}; pass one of tensors.keys()`)

@@ -5,6 +5,7 @@ import type { DType } from '../base/dtype.js'
 import { describe, fail } from '../base/errors.js'
 import { tensor, Tensor } from '../tensor/tensor.js'
 import { checkpointError, quote } from './errors.js'
+import { readPath } from './paths.js'
 import { replaceFiles } from './replace-files.js'
 import { readHeader, type StoredTensor } from './safetensors-file.js'
 import { bitsOf, DTYPES, MAX_HEADER_BYTES, PREFIX_BYTES } from './safetensors-header.js'
@@ -35,10 +36,11 @@ export type Named<T> = ReadonlyMap<string, T> | Readonly<Record<string, T>>
  *   ERR_LILY_CHECKPOINT if the file cannot be written. Nothing has been written then
  */
 export async function writeSafetensors(
-  path: string,
+  path: string | URL,
   tensors: Named<Tensor | StoredTensor>,
   metadata: Named<string> = new Map(),
 ): Promise<void> {
+  const file = readPath('path', path)
   const sources = new Map(entriesOf('tensors', tensors).map(([name, value]) => [name, sourceOf(value, name)]))
   const texts = new Map(entriesOf('metadata', metadata))
   for (const [key, value] of texts) {
@@ -49,7 +51,7 @@ export async function writeSafetensors(
       `expected a string for ${quote(key)}, as the format has only strings, got ${describe(value)}; convert it`,
     )
   }
-  await replaceWithTensors(path, sources, texts)
+  await replaceWithTensors(file, sources, texts)
 }
 
 /** The entries of a Map or a plain object; throws if it is neither, or a name is not a string. */

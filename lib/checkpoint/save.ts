@@ -11,6 +11,7 @@ import { FROZEN, frozenFile, frozenText } from './frozen.js'
 import { keyOf, PREFIX } from './layer-names.js'
 import type { Origin } from './load.js'
 import { type ModulesToSave, withModules } from './modules-to-save.js'
+import { readPath } from './paths.js'
 import { type FileContent, replaceFiles } from './replace-files.js'
 import { sourceOf, tensorsWriter } from './safetensors-write.js'
 
@@ -38,9 +39,10 @@ const PYTORCH: ReadonlyMap<string, string> = new Map([['format', 'pt']])
 export async function savePretrained(
   model: LilyModel,
   origin: Origin | undefined,
-  folder: string,
+  to: string | URL,
   options: SaveOptions,
 ): Promise<void> {
+  const folder = readPath('folder', to)
   checkKeys('options', options, OPTIONS)
   const isCompact = readChoice(options, 'format', ['peft', 'compact'], 'peft') === 'compact'
   const given = get('options', options, 'modulesToSave') as ModulesToSave | undefined
@@ -71,7 +73,8 @@ export async function savePretrained(
 }
 
 /** Writes a folder with a LoRA adapter in PEFT's format; see {@link LilyModel.saveLora}. */
-export async function saveLora(model: LilyModel, origin: Origin | undefined, folder: string): Promise<void> {
+export async function saveLora(model: LilyModel, origin: Origin | undefined, to: string | URL): Promise<void> {
+  const folder = readPath('folder', to)
   const lora = await model.exportLora()
   await checkNoLilyAdapter(folder)
   const tensors = new Map(origin?.others)

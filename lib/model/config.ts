@@ -1,7 +1,8 @@
 /** The configuration of a Lily adapter: the fields of PEFT's LilyConfig in camelCase. */
-import { describe, fail } from '../base/errors.js'
+import { describe, fail, failedToRead } from '../base/errors.js'
 import { MAX_EXPERTS, MAX_RANK } from '../base/limits.js'
 import { checkKeys, get, type Known, readFlag, readScaling } from '../base/options.js'
+import { compilePattern, type Pattern } from './pattern.js'
 
 /** Configuration for {@link LilyModel.create}. Names (in camelCase) and defaults are those of PEFT's LilyConfig. */
 export interface LilyConfigOptions {
@@ -80,7 +81,7 @@ export function readConfig(options: unknown): LilyConfig {
       'is only valid together with layersToTransform; pass both, or leave it out',
     )
   }
-  for (const pattern of [layersPattern ?? []].flat()) fullMatchPattern(pattern, 'layersPattern')
+  compileLayersPatterns([layersPattern ?? []].flat())
   const targetModules = readTargets(options, 'targetModules')
   if (typeof targetModules === 'string' && targetModules.toLowerCase() === 'all-linear') {
     fail(
@@ -113,7 +114,7 @@ function readCount(options: object, name: string, fallback: number, from: number
 /** Reads suffixes, sorted and without duplicates, or a regular expression. */
 function readTargets(options: object, name: string): readonly string[] | string | null {
   const names = readNames(options, name)
-  if (typeof names === 'string') fullMatchPattern(names, name)
+  if (typeof names === 'string') compilePattern(names, name)
   if (names === null || typeof names === 'string') return names
   if (names.length === 0) {
     fail('ERR_LILY_ARGUMENT', name, "expected suffixes of names, such as ['q_proj'], got none; leave it out")
@@ -122,7 +123,7 @@ function readTargets(options: object, name: string): readonly string[] | string 
 }
 
 function readNames(options: object, name: string): readonly string[] | string | null {
-  const value = get('config', options, name)
+  const value = readList(options, name)
   if (value === undefined || value === null) return null
   if (isName(value)) return value
   if (Array.isArray(value) && value.every(isName)) return value
@@ -133,12 +134,22 @@ function readNames(options: object, name: string): readonly string[] | string | 
   )
 }
 
+/** Reads a value. Returns a copy of an array: reading it a second time could return other values, or throw. */
+function readList(options: object, name: string): unknown {
+  const value = get('config', options, name)
+  try {
+    return Array.isArray(value) ? Array.from(value as unknown[]) : value
+  } catch (cause) {
+    throw failedToRead(name, cause, 'config')
+  }
+}
+
 function isName(value: unknown): value is string {
   return typeof value === 'string' && value !== ''
 }
 
 function readIndices(options: object): readonly number[] | null {
-  const value = get('config', options, 'layersToTransform')
+  const value = readList(options, 'layersToTransform')
   if (value === undefined || value === null) return null
   const numbers: unknown[] = Array.isArray(value) ? value : [value]
   const wrong = numbers.find((number) => !Number.isSafeInteger(number) || (number as number) < 0)
@@ -150,20 +161,16 @@ function readIndices(options: object): readonly number[] | null {
   )
 }
 
+/** Limit of the time that names take. PEFT itself has four lists of layers. */
+const MAX_LAYERS_PATTERNS = 16
+
 /**
- * The regular expression for a PEFT pattern, which must match a whole name (re.fullmatch). Python's syntax of named
- * groups, (?P<name>...), is converted.
- *
- * @throws LilyError ERR_LILY_ARGUMENT
+ * Compiles patterns of lists of layers. Their first group matches the index of a layer: the first number in its name
+ * after the name of a list.
  */
-export function fullMatchPattern(pattern: string, argument: string): RegExp {
-  try {
-    return new RegExp(`^(?:${pattern.replaceAll('(?P<', '(?<')})$`)
-  } catch (cause) {
-    return fail(
-      'ERR_LILY_ARGUMENT',
-      argument,
-      `expected a valid regular expression, got an invalid one (${String(cause)}); pass suffixes as an array`,
-    )
+export function compileLayersPatterns(lists: readonly string[]): Pattern[] {
+  if (lists.length > MAX_LAYERS_PATTERNS) {
+    fail('ERR_LILY_ARGUMENT', 'layersPattern', `expected at most ${MAX_LAYERS_PATTERNS} patterns, got ${lists.length}`)
   }
+  return lists.map((list) => compilePattern(list, 'layersPattern', '.*?\\.', '\\.(\\d+)\\.'))
 }

@@ -131,7 +131,7 @@ export class LilyModel {
    * const model = await LilyModel.fromPretrained('adapter')
    * model.to({ type: 'cuda', id: 0 })
    */
-  static async fromPretrained(folder: string, options: LoadOptions = {}): Promise<LilyModel> {
+  static async fromPretrained(folder: string | URL, options: LoadOptions = {}): Promise<LilyModel> {
     return LilyModel.fromParts(await loadPretrained(folder, options))
   }
 
@@ -144,7 +144,7 @@ export class LilyModel {
    * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT if a file cannot be written: the old files are intact;
    *   ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
    */
-  async savePretrained(folder: string, options: SaveOptions = {}): Promise<void> {
+  async savePretrained(folder: string | URL, options: SaveOptions = {}): Promise<void> {
     return savePretrained(this, this.#origin, folder, options)
   }
 
@@ -155,7 +155,7 @@ export class LilyModel {
    * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT if a layer is not frozen; ERR_LILY_CHECKPOINT if a file cannot
    *   be written, or if the folder contains a Lily adapter, which cannot be recovered from LoRA
    */
-  async saveLora(folder: string): Promise<void> {
+  async saveLora(folder: string | URL): Promise<void> {
     return saveLora(this, this.#origin, folder)
   }
 

@@ -8,7 +8,8 @@
  */
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
-import { type LilyConfig, fullMatchPattern } from './config.js'
+import { compileLayersPatterns, type LilyConfig } from './config.js'
+import { compilePattern } from './pattern.js'
 
 /** A linear layer of the base model. Its weight is [outFeatures, inFeatures], as in torch.nn.Linear. */
 export interface LayerShape {
@@ -147,16 +148,54 @@ function targets(config: LilyConfig): (name: string) => string | null {
  * matches.
  */
 function matcher(targets: readonly string[] | string, argument: string): (name: string) => string | null {
-  if (typeof targets === 'string') {
-    const pattern = fullMatchPattern(targets, argument)
-    return (name) => (pattern.test(name) ? targets : null)
+  if (typeof targets !== 'string') return suffixMatcher(targets, argument)
+  const pattern = compilePattern(targets, argument)
+  return (name) => (pattern.fullMatch(name) ? targets : null)
+}
+
+/** Suffixes by their components, the last component first. */
+interface SuffixNode {
+  readonly parts: Map<string, SuffixNode>
+  /** The suffix that ends at this node. */
+  suffix: string | null
+}
+
+/** Limit of the memory of one list of suffixes. The names of all modules of the largest models have fewer components. */
+const MAX_SUFFIX_NODES = 1 << 19
+
+/** The time per name depends on the length of the name, not on the number of suffixes. */
+function suffixMatcher(suffixes: readonly string[], argument: string): (name: string) => string | null {
+  const root: SuffixNode = { parts: new Map(), suffix: null }
+  let nodes = 0
+  for (const suffix of suffixes) {
+    let node = root
+    for (const part of suffix.split('.').reverse()) {
+      let next = node.parts.get(part)
+      if (next === undefined) {
+        if (++nodes > MAX_SUFFIX_NODES) {
+          fail(
+            'ERR_LILY_ARGUMENT',
+            argument,
+            `expected at most ${MAX_SUFFIX_NODES} components of names; pass shorter suffixes`,
+          )
+        }
+        next = { parts: new Map(), suffix: null }
+        node.parts.set(part, next)
+      }
+      node = next
+    }
+    node.suffix = suffix
   }
   return (name) => {
-    const matching = targets.filter((suffix) => name === suffix || name.endsWith(`.${suffix}`))
-    return matching.reduce<string | null>(
-      (best, next) => (best === null || next.length > best.length ? next : best),
-      null,
-    )
+    let longest: string | null = null
+    let node: SuffixNode | undefined = root
+    for (let end = name.length; end >= 0 && node !== undefined;) {
+      const dot: number = end === 0 ? -1 : name.lastIndexOf('.', end - 1)
+      node = node.parts.get(name.slice(dot + 1, end))
+      if (node !== undefined && node.suffix !== null) longest = node.suffix
+      end = dot
+    }
+    return longest
   }
 }
 
@@ -171,9 +210,15 @@ function lastComponent(name: string): string {
  */
 function transforms({ layersToTransform, layersPattern }: LilyConfig): (name: string) => boolean {
   if (layersToTransform === null) return () => true
-  const patterns = (layersPattern ?? ['[^.]*']).map((list) => new RegExp(`^.*?\\.${list}\\.(\\d+)\\.`))
+  const transformed = new Set(layersToTransform)
+  const patterns = layersPattern === null ? null : compileLayersPatterns(layersPattern)
   return (name) => {
-    const number = patterns.map((pattern) => pattern.exec(name)?.[1]).find((match) => match !== undefined)
-    return number !== undefined && layersToTransform.includes(Number(number))
+    let number: string | null = null
+    if (patterns === null) number = ANY_LAYER.exec(name)?.[1] ?? null
+    else for (let i = 0; number === null && i < patterns.length; i++) number = patterns[i].firstGroup(name)
+    return number !== null && transformed.has(Number(number))
   }
 }
+
+/** The first component of a name that is a number, with components before and after it. Takes linear time. */
+const ANY_LAYER = /^.*?\.[^.]*\.(\d+)\./

@@ -147,7 +147,7 @@ describe('rejects a file', () => {
     'header that is no object': [encode('[]'), 'expected a JSON object as header'],
     'header that is no UTF-8': [encode('{"\xff":1}').fill(0xff, 10, 12), 'expected the header to be UTF-8'],
     'byte order mark': [encode('\ufeff{}'), 'expected the header to be valid JSON'],
-    'header nested deeply': [encode('['.repeat(1_000_000)), 'at most 3 levels of nesting'],
+    'header nested deeply': [encode('['.repeat(1_000_000)), 'at most 127 levels of nesting'],
     'tensor twice': [
       encode(`{"x":${JSON.stringify(tensor)},"\\u0078":${JSON.stringify(tensor)}}`, data),
       'got "x" twice',
@@ -156,6 +156,45 @@ describe('rejects a file', () => {
       encode('{"x":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}}', data),
       'got "dtype" twice',
     ],
+    'key of an entry in two spellings': [
+      encode('{"x":{"dtype":"F32","shape":[2],"s\\u0068ape":[2],"data_offsets":[0,8]}}', data),
+      'got "shape" twice',
+    ],
+    'metadata twice': [encode('{"__metadata__":null,"__metadata__":{}}'), 'got "__metadata__" twice'],
+    'key of metadata twice': [encode('{"__metadata__":{"a":"1","a":"1"}}'), 'got "a" twice'],
+    'NUL behind the header': [
+      encode('{}\0'),
+      'expected the header to be valid JSON (expected its end at byte 2, got byte 0x00)',
+    ],
+    'comma before the end': [
+      encode('{"__metadata__":{},}'),
+      'expected the header to be valid JSON (expected a string at byte 19',
+    ],
+    'line feed in a name': [encode('{"a\nb":1}'), 'expected the header to be valid JSON'],
+    'escape that is none': [encode('{"\\x":1}'), 'expected the header to be valid JSON (expected an escape sequence'],
+    'lone surrogate': [encode('{"__metadata__":{"a":"\\udc00"}}'), 'expected both halves of a surrogate pair'],
+    'half of a surrogate pair': [encode('{"\\ud800\\u0041":1}'), 'expected both halves of a surrogate pair'],
+    'lone surrogate that is ignored': [
+      encode(`{"x":{"extra":"\\ud800",${JSON.stringify(tensor).slice(1)}}`, data),
+      'expected both halves of a surrogate pair',
+    ],
+    'number that is ignored and too large': [
+      encode(`{"x":{"extra":1e999,${JSON.stringify(tensor).slice(1)}}`, data),
+      'expected the header to be valid JSON',
+    ],
+    'entry that is an array': [encode('{"x":["F32",[2],[0,8]]}', data), 'expected an object with dtype'],
+    'type as an object': [
+      encode('{"x":{"dtype":{"toString":1},"shape":[2],"data_offsets":[0,8]}}', data),
+      'expected one of the data types',
+    ],
+    'size of 1.0': [encode('{"x":{"dtype":"F32","shape":[2.0],"data_offsets":[0,8]}}', data), 'of digits alone'],
+    'size of 2e0': [encode('{"x":{"dtype":"F32","shape":[2e0],"data_offsets":[0,8]}}', data), 'of digits alone'],
+    'size of -0': [encode('{"x":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}'), 'of digits alone'],
+    'size of 02': [
+      encode('{"x":{"dtype":"F32","shape":[02],"data_offsets":[0,8]}}', data),
+      'expected the header to be valid JSON',
+    ],
+    'long name': [encode({ ['x'.repeat(10_001)]: tensor }, data), 'names of at most 10000 characters'],
     'entry that is a number': [encode({ x: 3 }), 'tensor "x": expected an object'],
     'unknown type': [encode({ x: { ...tensor, dtype: 'F31' } }, data), 'tensor "x": expected one of the data types'],
     'no shape': [encode({ x: { ...tensor, shape: undefined } }, data), 'tensor "x": expected a shape'],
@@ -197,6 +236,25 @@ describe('rejects a file', () => {
     expect(error.message.startsWith(`${file}: `)).toBe(true)
   })
 
+  it('is refused in a few hundred characters', async () => {
+    const long = 'é\0"'.repeat(3000)
+    const headers = [
+      { [long]: 1 },
+      { x: { ...tensor, dtype: long } },
+      { x: { ...tensor, shape: new Array(100_000).fill(3) } },
+      { x: { ...tensor, shape: new Array(100).fill(0) } },
+      { [long]: tensor, [`${long}1`]: tensor },
+      { __metadata__: { [long]: 1 } },
+      { __metadata__: { [long.repeat(9)]: '' } },
+      `{"${'x'.repeat(5000)}":${JSON.stringify(tensor)},"${'x'.repeat(5000)}":1}`,
+    ]
+    for (const header of headers) {
+      writeFileSync(file, encode(header, data))
+      const { message } = await expectRefused('ERR_LILY_CHECKPOINT', '', openAndReadAll)
+      expect(message.length, message).toBeLessThan(file.length + 650)
+    }
+  })
+
   it('of a type without numbers here, once it is read', async () => {
     writeFileSync(file, encode({ x: { dtype: 'I64', shape: [1], data_offsets: [0, 8] } }, data))
     const opened = await SafetensorsFile.open(file)
@@ -218,6 +276,41 @@ describe('rejects a file', () => {
   it('missing, or a folder', async () => {
     await expectRefused('ERR_LILY_CHECKPOINT', 'ENOENT', () => SafetensorsFile.open(join(folder, 'none')))
     await expectRefused('ERR_LILY_CHECKPOINT', 'expected a file', () => SafetensorsFile.open(folder))
+  })
+})
+
+describe('a file that is taken, as the reference implementation takes it', () => {
+  const taken: Record<string, [header: string, tensors: Record<string, number[]>, metadata?: Record<string, string>]> =
+    {
+      'no tensors': ['{}', {}],
+      'white space around': [' \n{} \t\r\n', {}],
+      'metadata that is null': ['{"__metadata__":null}', {}],
+      'metadata in escapes': [
+        '{"\\u005f_metadata__":{"a\\/\\"":"\\ud83d\\ude00\\u20ac\\u00e9\\n\\u0000","__proto__":"é€😀"}}',
+        {},
+        { 'a/"': '😀€é\n\0', ['__proto__']: 'é€😀' },
+      ],
+      'fields that are not known': [
+        `{"x":{"dtype":"F32","shape":[2],"extra":[{"a":-0,"a":1.5e-999},true,"\\u00e9",null,${'['.repeat(124)}${']'.repeat(124)}],"data_offsets":[0,8]}}`,
+        { x: [2] },
+      ],
+      'large sizes behind a zero': [
+        `{"x":{"dtype":"F32","shape":[0,${2 ** 40},${2 ** 40}],"data_offsets":[0,0]},"y":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}`,
+        { x: [0, 2 ** 40, 2 ** 40], y: [2] },
+      ],
+      'large sizes before a zero': [
+        `{"x":{"dtype":"F32","shape":[${2 ** 32 - 1},${2 ** 32 + 1},0],"data_offsets":[0,0]}}`,
+        { x: [2 ** 32 - 1, 2 ** 32 + 1, 0] },
+      ],
+    }
+  it.each(Object.entries(taken))('%s', async (_, [header, tensors, metadata]) => {
+    const bytes = header.includes('[0,8]') ? new Uint8Array(8) : undefined
+    writeFileSync(file, encode(header, bytes))
+    const opened = await SafetensorsFile.open(file)
+    await opened.close()
+    const shapes = Array.from(opened.tensors, ([name, { shape }]) => [name, shape])
+    expect(new Map(shapes as [string, number[]][])).toEqual(new Map(Object.entries(tensors)))
+    expect(new Map(opened.metadata)).toEqual(new Map(Object.entries(metadata ?? {})))
   })
 })
 

@@ -1,0 +1,135 @@
+/**
+ * Patterns of PEFT's configurations, which are Python's regular expressions, in time linear in the name: re2js runs them, an
+ * RE2. Where the two read one spelling differently, it is translated or refused.
+ */
+import { RE2JS, RE2JSSyntaxException } from 're2js'
+import { cut, fail } from '../base/errors.js'
+
+/** Characters of a pattern: compiling takes time, too. */
+const MAX_PATTERN = 20_000
+
+/** Instructions of a compiled pattern; each may run once per character of a name. */
+const MAX_INSTRUCTIONS = 20_000
+
+/** Instructions times characters of names: what all the names of one model may take. */
+const MAX_WORK = 2 ** 28
+
+/** A compiled pattern. */
+export interface Pattern {
+  /** Whether it matches a whole name, as Python's re.fullmatch. */
+  fullMatch(name: string): boolean
+  /** The first group of a match that begins where the name does, as that of Python's re.match; null: none. */
+  firstGroup(name: string): string | null
+}
+
+/**
+ * Compiles a pattern. `\d`, `\w`, `\s` and `\b` mean ASCII.
+ *
+ * @param before what is put before it, and `behind`, what is put behind it
+ * @throws LilyError ERR_LILY_ARGUMENT for what is no pattern, and for what only backtracking can match
+ */
+export function compilePattern(pattern: string, argument: string, before = '', behind = ''): Pattern {
+  // By itself, too: text around it must not make it one.
+  const alone = compile(pattern, argument)
+  const compiled = before === '' && behind === '' ? alone : compile(pattern, argument, before, behind)
+  const instructions = compiled.programSize()
+  let work = 0
+  const count = (name: string) => {
+    work += instructions * name.length
+    if (work <= MAX_WORK) return
+    fail(
+      'ERR_LILY_ARGUMENT',
+      argument,
+      `the pattern ${cut(pattern)} takes more than ${MAX_WORK} steps for the names of the layers; ` + ADVICE,
+    )
+  }
+  return {
+    fullMatch(name) {
+      count(name)
+      return compiled.matches(name)
+    },
+    firstGroup(name) {
+      count(name)
+      const matcher = compiled.matcher(name)
+      return matcher.lookingAt() ? (matcher.group(1) ?? null) : null
+    },
+  }
+}
+
+const ADVICE = 'pass suffixes of names as an array'
+
+function compile(pattern: string, argument: string, before = '', behind = ''): RE2JS {
+  const wrong = (why: string) =>
+    fail(
+      'ERR_LILY_ARGUMENT',
+      argument,
+      `expected a regular expression that takes linear time, got ${cut(pattern)}: ${why}; ${ADVICE}`,
+    )
+  if (pattern.length > MAX_PATTERN) wrong(`it has more than ${MAX_PATTERN} characters`)
+  const translated = translate(pattern, before === '', wrong)
+  let compiled: RE2JS
+  try {
+    compiled = RE2JS.compile(`${before}${translated}${behind}`)
+  } catch (cause) {
+    if (!(cause instanceof RE2JSSyntaxException)) throw cause
+    return wrong(cut(cause.message))
+  }
+  if (compiled.programSize() > MAX_INSTRUCTIONS) wrong('its repetitions make it too large')
+  return compiled
+}
+
+/** An escape of Python: a character by its number, a number of a group, or a backslash before anything. */
+const ESCAPE = String.raw`\\(?:u[\da-fA-F]{4}|U[\da-fA-F]{8}|x[\da-fA-F]{2}|[0-3][0-7]{2}|\d{1,2}|[^])`
+const OUTSIDE = new RegExp(String.raw`${ESCAPE}|\[\^?\]?|\(\?(?:P[<=]?|<[=!]?|[=!>(]|[a-zA-Z]*\)?)|\{,\d*\}|[^]`, 'uy')
+const INSIDE = new RegExp(String.raw`${ESCAPE}|\[:|[^]`, 'uy')
+
+/** From Python's spelling to RE2's; `isFirst` where no text comes before it. */
+function translate(pattern: string, isFirst: boolean, wrong: (why: string) => never): string {
+  let translated = ''
+  let inClass = false
+  for (let at = 0; at < pattern.length;) {
+    const tokens: RegExp = inClass ? INSIDE : OUTSIDE
+    tokens.lastIndex = at
+    const token: string = tokens.exec(pattern)?.[0] ?? pattern.slice(at)
+    if (token.length > 1 && token.startsWith('\\')) {
+      translated += translateEscape(token, inClass, wrong)
+    } else if (inClass) {
+      if (token === '[:') wrong('Python has no classes such as [:alpha:]')
+      inClass = token !== ']'
+      translated += token
+    } else if (token.startsWith('[')) {
+      inClass = true
+      translated += token
+    } else if (token.startsWith('(?')) {
+      checkGroup(token, isFirst && at === 0, wrong)
+      translated += token
+    } else {
+      // RE2 reads no lower limit as text.
+      translated += token.startsWith('{,') ? `{0${token.slice(1)}` : token
+    }
+    at += token.length
+  }
+  return translated
+}
+
+function translateEscape(token: string, inClass: boolean, wrong: (why: string) => never): string {
+  const code = /^\\[uUx]([\da-fA-F]+)$/.exec(token)
+  if (code !== null) return `\\x{${code[1]}}`
+  const octal = /^\\(0[0-7]?|[0-3][0-7]{2})$/.exec(token)
+  if (octal !== null) return `\\x{${Number.parseInt(octal[1], 8).toString(16)}}`
+  if (/\d/.test(token)) return wrong('a reference to a group needs backtracking')
+  const character = token.slice(1)
+  if (character === 'Z') return '\\z'
+  if (inClass && character === 'b') return '\\x08'
+  if (/[a-zA-Z]/.test(character)) return 'AbBdDsSwWafnrtv'.includes(character) ? token : wrong(`it has ${token}`)
+  return character < '\x80' ? token : character
+}
+
+function checkGroup(token: string, isFirst: boolean, wrong: (why: string) => never): void {
+  if (/[=!]$/.test(token) && token !== '(?P=') wrong('lookahead and lookbehind need backtracking')
+  if (token === '(?P=' || token === '(?(') wrong('a reference to a group needs backtracking')
+  if (token === '(?>') wrong('atomic groups need backtracking')
+  if (token === '(?<') wrong('Python writes named groups as (?P<name>...)')
+  if (token.includes('U')) wrong('Python has no flag U')
+  if (!isFirst && token.endsWith(')')) wrong('flags of the whole pattern must come first')
+}

@@ -1,0 +1,19 @@
+/** No header of the permitted size keeps a process busy, or takes its memory. */
+import { describe, expect, it } from 'vitest'
+import { HEADERS, openHostile } from '../support/hostile-headers.js'
+
+/** Where a hang ends, not how fast it should be: 2 seconds of an idle processor, several times over. */
+const MOST_MILLISECONDS = 8000
+
+const MOST_BYTES = 500e6
+
+describe('a header of 100 MB', () => {
+  it.for(Object.keys(HEADERS))('of %s', async (name, { skip }) => {
+    if (process.platform !== 'linux') skip('/proc says how much memory a process has had, and is on Linux alone')
+    const { milliseconds, bytes, refused } = await openHostile(name)
+    expect(milliseconds).toBeLessThan(MOST_MILLISECONDS)
+    expect(bytes).toBeLessThan(MOST_BYTES)
+    expect((refused ?? '').length).toBeLessThan(800)
+    if (name.includes('permitted')) expect(refused).toBe(null)
+  })
+})
