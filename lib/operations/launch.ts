@@ -54,7 +54,7 @@ class Descriptor {
     numbers[callFields.backend] = placement === null ? constants.backend.cpu : constants.backend.cuda
     numbers[callFields.device] = placement?.device.id ?? 0
     numbers[callFields.stream] = placement?.stream.cudaStream ?? 0
-    numbers[callFields.home] = placement?.stream.memoryStream.cudaStream ?? 0
+    numbers[callFields.memoryStream] = placement?.stream.memoryStream.cudaStream ?? 0
     numbers[callFields.routing] = constants.routing[problem.routing]
     numbers[callFields.pool] = constants.pool[problem.pool]
     numbers[callFields.activation] = constants.activation[problem.activation]

@@ -32,7 +32,7 @@ export function runAdamW(call: AdamWCall): void {
   numbers[adamwFields.backend] = placement === null ? backend.cpu : backend.cuda
   numbers[adamwFields.device] = placement?.device.id ?? 0
   numbers[adamwFields.stream] = placement?.stream.cudaStream ?? 0
-  numbers[adamwFields.home] = placement?.stream.memoryStream.cudaStream ?? 0
+  numbers[adamwFields.memoryStream] = placement?.stream.memoryStream.cudaStream ?? 0
   numbers[adamwFields.step] = call.step
   numbers[adamwFields.beta1] = settings.beta1
   numbers[adamwFields.beta2] = settings.beta2
