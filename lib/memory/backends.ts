@@ -19,6 +19,7 @@ export interface DeviceInfo {
   readonly threads?: number
 }
 
+/** Name of a backend. */
 export type BackendName = 'cpu' | 'cuda'
 
 /** One backend. */

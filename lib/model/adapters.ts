@@ -123,7 +123,11 @@ export class LilyAdapters {
     return fail('ERR_LILY_ARGUMENT', 'name', `expected a layer that an adapter targets, got ${describe(name)}`)
   }
 
-  /** Moves all adapters to a device, in place; see {@link LilyModel.to}. */
+  /**
+   * Moves all adapters to a device, in place; see {@link LilyModel.to}.
+   *
+   * @throws LilyError as `Tensor.to`
+   */
   to(device: Parameters<LilyModel['to']>[0]): this {
     for (const model of this.#models.values()) model.to(device)
     return this

@@ -34,9 +34,9 @@ export interface LilyModelOptions {
 export interface LilyModelParts {
   readonly config: LilyConfig
   readonly layers: readonly LayerShape[]
-  /** By the names that shareLayers gives, all of one dtype on one device. The model then owns them. */
+  /** By parameter name (see {@link shareLayers}), all of one dtype on one device. The model then owns them. */
   readonly values: ReadonlyMap<string, Tensor>
-  /** The other contents of the folder that they were read from. */
+  /** The other contents of the folder that the model was read from. */
   readonly origin?: Origin | undefined
 }
 
@@ -184,7 +184,11 @@ export class LilyModel {
     throw new LilyError('ERR_LILY_DISPOSED', 'this model is disposed of; use it before dispose()')
   }
 
-  /** Sets all gradients to zero, in place. */
+  /**
+   * Sets all gradients to zero, in place.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED, ERR_LILY_CUDA
+   */
   zeroGrad(): void {
     for (const parameter of this.parameters().values()) parameter.zeroGrad()
   }

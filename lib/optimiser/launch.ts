@@ -1,4 +1,4 @@
-/** The call of a step of AdamW. */
+/** Runs a step of AdamW in the addon. */
 import { adamwFields, adamwParameterFields } from '../binding/descriptor.js'
 import { type Memory, native } from '../binding/native.js'
 import type { Operand } from '../memory/operand.js'

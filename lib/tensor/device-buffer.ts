@@ -188,7 +188,11 @@ export class DeviceBuffer {
     return this
   }
 
-  /** A tensor over the same memory. The memory is freed once both are disposed of. */
+  /**
+   * A tensor over the same memory. The memory is freed once both are disposed of.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED
+   */
   tensor(): Tensor {
     return tensorOf(this.#open().share())
   }

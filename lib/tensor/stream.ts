@@ -183,13 +183,21 @@ export class Event {
     return this
   }
 
-  /** Whether the work before the last record is complete; true if there is no record, as with cudaEventQuery. */
+  /**
+   * Whether the work before the last record is complete; true if there is no record, as with cudaEventQuery.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED, ERR_LILY_CUDA
+   */
   query(): boolean {
     const handle = this.#open()
     return bound(() => native.eventQuery(handle))
   }
 
-  /** Resolves when the work before the last record is complete. It does not block the event loop. */
+  /**
+   * Resolves when the work before the last record is complete. It does not block the event loop.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_CUDA, ERR_LILY_DISPOSED
+   */
   async synchronize(): Promise<void> {
     const handle = this.#open()
     await settled(bound(() => native.eventWait(handle)))
