@@ -38,6 +38,7 @@ export interface LilyErrorDetails {
  */
 export class LilyError extends Error {
   declare readonly name: 'LilyError'
+  /** Kind of the error, for programs. */
   readonly code: LilyErrorCode
   /** Name of the invalid argument, if the error is about one. */
   readonly argument: string | undefined

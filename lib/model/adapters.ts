@@ -133,7 +133,11 @@ export class LilyAdapters {
     return this
   }
 
-  /** Parameters of the active adapters, as '<adapter>.<parameter>', for an optimiser. */
+  /**
+   * Parameters of the active adapters, as '<adapter>.<parameter>', for an optimiser.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED
+   */
   parameters(): Map<string, Parameter> {
     const parameters = new Map<string, Parameter>()
     for (const name of this.activeAdapters) {
@@ -142,7 +146,11 @@ export class LilyAdapters {
     return parameters
   }
 
-  /** Sets the gradients of all adapters to zero, active or not. */
+  /**
+   * Sets the gradients of all adapters to zero, active or not.
+   *
+   * @throws LilyError as `LilyModel.zeroGrad`
+   */
   zeroGrad(): void {
     for (const model of this.#models.values()) model.zeroGrad()
   }

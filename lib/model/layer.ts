@@ -58,14 +58,17 @@ export class LilyLayer {
     readonly b: Parameter,
   ) {}
 
+  /** Name of the base model's linear layer, such as 'layers.0.q_proj'. */
   get name(): string {
     return this.shape.name
   }
 
+  /** d_in */
   get inFeatures(): LayerShape['inFeatures'] {
     return this.shape.inFeatures
   }
 
+  /** d_out */
   get outFeatures(): LayerShape['outFeatures'] {
     return this.shape.outFeatures
   }

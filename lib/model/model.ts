@@ -23,6 +23,7 @@ import { type LayerShape, shareLayers } from './sharing.js'
 export interface LilyModelOptions {
   /** Linear layers of the base model, in the order in which it calls them. Those that `config` targets are adapted. */
   readonly layers: readonly LayerShape[]
+  /** Configuration, with PEFT's defaults for omitted fields. */
   readonly config: LilyConfigOptions
   /** Seed of the initial values, from 0 to 2^32 - 1. A seed gives the same values on every machine. Default: random. */
   readonly seed?: number | undefined

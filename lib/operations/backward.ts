@@ -35,6 +35,7 @@ export interface LilyNeeds {
 
 /** Options of {@link lilyBackward}. */
 export interface LilyBackwardOptions {
+  /** Which gradients to compute. Default: all. */
   readonly needs?: LilyNeeds | undefined
   /** Store partial sums of the gradient of b for {@link foldB} instead of computing it. Default false. */
   readonly deferB?: boolean | undefined
@@ -97,6 +98,8 @@ export function lilyBackward<R extends Routing, O extends LilyBackwardOptions = 
  * {@link lilyBackward} off the main thread. It reads and checks everything before it returns; a failed check rejects
  * the promise. Until the promise settles, do not change its operands or those of forward, and do not transfer or resize
  * their memory.
+ *
+ * @throws LilyError (as a rejection) as lilyBackward
  */
 export async function lilyBackwardAsync<R extends Routing, O extends LilyBackwardOptions = object>(
   operands: LilyBackwardOperands,

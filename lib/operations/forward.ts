@@ -118,6 +118,8 @@ export function lilyForward<O extends LilyForwardOptions = object>(
 /**
  * {@link lilyForward} off the main thread. It reads and checks everything before it returns; a failed check rejects the
  * promise. Until the promise settles, do not change the operands, and do not transfer or resize their memory.
+ *
+ * @throws LilyError (as a rejection) as lilyForward
  */
 export async function lilyForwardAsync<O extends LilyForwardOptions = object>(
   operands: LilyForwardOperands,

@@ -118,7 +118,11 @@ export function loraForward<O extends LoraForwardOptions = object>(
   return runForward(prepare(operands, options)) as LoraForwardResult<O>
 }
 
-/** {@link loraForward} off the main thread; see {@link lilyForwardAsync}. */
+/**
+ * {@link loraForward} off the main thread; see {@link lilyForwardAsync}.
+ *
+ * @throws LilyError (as a rejection) as loraForward
+ */
 export async function loraForwardAsync<O extends LoraForwardOptions = object>(
   operands: LoraForwardOperands,
   options?: O,
@@ -142,7 +146,11 @@ export function loraBackward<O extends LoraBackwardOptions = object>(
   return runBackward(prepareBackward(operands, saved, options)) as LoraGradients<O>
 }
 
-/** {@link loraBackward} off the main thread; see {@link lilyBackwardAsync}. */
+/**
+ * {@link loraBackward} off the main thread; see {@link lilyBackwardAsync}.
+ *
+ * @throws LilyError (as a rejection) as loraBackward
+ */
 export async function loraBackwardAsync<O extends LoraBackwardOptions = object>(
   operands: LoraBackwardOperands,
   saved: LoraSaved,

@@ -64,6 +64,7 @@ export class Saved<R extends Routing | 'none' = Routing | 'none'> {
     return (tensor ?? undefined) as WeightsOf<R>
   }
 
+  /** Whether `dispose()` has been called. */
   get isDisposed(): boolean {
     return this.#state === null
   }

@@ -60,15 +60,25 @@ export class Stream {
     return new Stream(StreamState.default(readCudaDevice('device', device).id))
   }
 
+  /**
+   * The CUDA device of the stream.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED
+   */
   get device(): Device {
     return cudaDevice(this.#open().device)
   }
 
-  /** The cudaStream_t, for other libraries. */
+  /**
+   * The cudaStream_t, for other libraries.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED
+   */
   get handle(): bigint {
     return BigInt(this.#open().cudaStream)
   }
 
+  /** Whether `dispose()` has been called. */
   get isDisposed(): boolean {
     return this.#state === null
   }
@@ -97,7 +107,11 @@ export class Stream {
     return this
   }
 
-  /** Destroys the stream once its work is complete. Its memory then belongs to the device's default stream. */
+  /**
+   * Destroys the stream once its work is complete. Its memory then belongs to the device's default stream.
+   *
+   * @throws LilyError ERR_LILY_CUDA
+   */
   dispose(): void {
     const state = this.#state
     this.#state = null
@@ -130,6 +144,7 @@ let eventHandleOf: (argument: string, event: unknown) => EventHandle
 export class Event {
   #handle: EventHandle | null
   #recorded = false
+  /** The CUDA device of the event. */
   readonly device: Device
 
   private constructor(device: Device) {
@@ -157,6 +172,7 @@ export class Event {
     return new Event(readCudaDevice('device', device))
   }
 
+  /** Whether `dispose()` has been called. */
   get isDisposed(): boolean {
     return this.#handle === null
   }
