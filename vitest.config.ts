@@ -102,17 +102,19 @@ export default defineConfig({
     // .ci/run reads the JSON file.
     reporters: ['default', skipReasons, ['json', { outputFile: 'build/test-results.json' }]],
     projects: [
-      {
-        resolve,
-        test: {
-          ...shared,
+      // A project for each of the two, because `--exclude` does not reach the files of a project.
+      ...[
+        {
           name: 'cpu',
           include: ['test/**/*.test.ts'],
-          exclude: ['test/cuda/**', 'test/runtimes/**', 'test/arm64/**'],
-          // Excludes GPUs on every machine.
-          env: { LILY_TEST_BACKEND: 'cpu', LILY_CUDA_LIBRARY: 'none' },
+          exclude: ['test/cuda/**', 'test/emulator/**', 'test/runtimes/**', 'test/arm64/**'],
         },
-      },
+        { name: 'emulator', include: ['test/emulator/**/*.test.ts'], exclude: [] },
+      ].map((tests) => ({
+        resolve,
+        // The environment excludes GPUs on every machine.
+        test: { ...shared, ...tests, env: { LILY_TEST_BACKEND: 'cpu', LILY_CUDA_LIBRARY: 'none' } },
+      })),
       ...cudaProjects.map(({ name, include, env }) => ({
         resolve,
         test: {

@@ -1,9 +1,9 @@
 // Prints a hash of every output of a list of problems, on each instruction set of this processor, as JSON. Two trees
 // that compute the same bits print the same text: run it before a change that must not alter results, and after it.
 //
-//   npx tsx scripts/output-hashes.ts                              the CPU backend of this checkout, which must be built
-//   npx tsx scripts/output-hashes.ts --package DIR                that of another checkout
-//   npm run emulated -- npx tsx scripts/output-hashes.ts --cuda   the CUDA backend, on the emulator
+//   npx tsx scripts/output-hashes.ts                                 the CPU backend of this checkout (build it first)
+//   npx tsx scripts/output-hashes.ts --package DIR                   that of another checkout
+//   npm run -s emulated -- npx tsx scripts/output-hashes.ts --cuda   the CUDA backend, on the emulator
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { createRequire } from 'node:module'
@@ -103,7 +103,7 @@ function instructionSets(): string[] {
   return load(folder).processor().instructionSets.split(' ')
 }
 
-/** In a process of its own, for the addon reads its environment once. */
+/** Runs in a separate process, because the addon reads its environment once. */
 function hashesOf(name: string): Hashes {
   const child = [
     fileURLToPath(import.meta.url),

@@ -67,7 +67,7 @@ describe('fold', () => {
     ['d_out 0', { dOut: 0 }, 'ERR_LILY_ARGUMENT', 'd_out must be at least 1'],
     ['d_out 2^41', { dOut: 2 ** 41 }, 'ERR_LILY_ARGUMENT', 'd_out must be at least 1'],
     ['d_out NaN', { dOut: NaN }, 'ERR_LILY_ARGUMENT', 'dOut is not a whole number'],
-    ['too many partials', { partials: 65 }, 'ERR_LILY_ARGUMENT', 'groups do not match'],
+    ['too many partials', { partials: 65 }, 'ERR_LILY_ARGUMENT', 'the number of partials does not match'],
     ['partials beyond their memory', { partials: 3 }, 'ERR_LILY_SHAPE', 'a deferred gradient has no 144 bytes'],
     ['a db beyond its memory', { experts: 3, partials: 1 }, 'ERR_LILY_SHAPE', 'weights of a deferred gradient'],
   ] as const)('%s is refused', (_, sizes, code, message) => {
@@ -76,7 +76,7 @@ describe('fold', () => {
   })
 
   test('without weights there is one partial per expert', () => {
-    expect(() => fold({ partials: 1 }, false)).toThrow('groups do not match')
+    expect(() => fold({ partials: 1 }, false)).toThrow('the number of partials does not match')
     expect(fold({ partials: 2 }, false)).toEqual(new Float32Array(ROOM).fill(1))
   })
 })

@@ -56,7 +56,7 @@ const columns: readonly [title: string, width: number, cell: (result: Result) =>
   ['launches', 9, ({ counts }) => String(counts.launches)],
   ['MiB touched', 13, ({ counts }) => mebibytes(counts.touched)],
   ['/ fewest', 10, ({ counts, fewest }) => ratio(counts.touched, fewest.bytes)],
-  ['MiB asked', 11, ({ counts }) => mebibytes(counts.requested)],
+  ['MiB requested', 15, ({ counts }) => mebibytes(counts.requested)],
   ['coalescing', 12, ({ counts }) => counts.coalescing.toFixed(3)],
   ['wavefronts', 12, ({ counts }) => counts.wavefronts.toFixed(3)],
   ['mma', 10, ({ counts }) => String(counts.matrixInstructions)],
@@ -111,7 +111,7 @@ const selectedShapes = options.shape?.map(parseShape) ?? shapes
 
 console.log(
   'Counts of the emulator; y, dx and all gradients are accumulated.\n' +
-    'touched: bytes of the distinct sectors of each launch; asked: bytes of all sectors requested\n' +
+    'touched: bytes of the distinct sectors of each launch; requested: bytes of all sectors that are requested\n' +
     'coalescing: sectors relative to contiguous accesses; wavefronts: relative to accesses without bank conflicts\n' +
     'mma: m16n8k16 instructions; fewest: the minimum for this shape\n',
 )

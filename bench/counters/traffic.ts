@@ -88,7 +88,7 @@ function dyWalk(shape: Shape, device: Device): DyWalk {
 
 // ---- Bytes of the plan ----
 
-/** Bytes that are read once, or read and written. */
+/** Traffic of an array that is read, and of one that is read and written. */
 const read = (bytes: number) => bytes
 const update = (bytes: number) => 2 * bytes
 

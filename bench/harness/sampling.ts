@@ -82,7 +82,7 @@ export function timingOf(seconds: readonly number[]): Timing {
   return { median: middle, spread: distance / 2 / middle, samples: seconds.length }
 }
 
-/** Median over the rounds of the ratio of two samples of one round. */
-export function medianRatio(seconds: readonly number[], others: readonly number[]): number {
-  return median(seconds.map((time, round) => time / others[round])) ?? NaN
+/** Median over the rounds of `seconds` / `reference`, two samples of the same round. */
+export function medianRatio(seconds: readonly number[], reference: readonly number[]): number {
+  return median(seconds.map((time, round) => time / reference[round])) ?? NaN
 }

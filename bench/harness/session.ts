@@ -73,8 +73,8 @@ export async function measure(
       const { shape, dtype, routing } = benchCase
       onProgress(`${shapeText(shape)} ${dtype} ${routing}`, 0.03 + (0.97 * i) / plan.cases.length)
       // A case that exceeds its share shortens the later cases and does not extend the run.
-      const left = Math.max(0, plan.seconds - (performance.now() - begin) / 1000)
-      const seconds = left / (plan.cases.length - i) / passes.length
+      const remaining = Math.max(0, plan.seconds - (performance.now() - begin) / 1000)
+      const seconds = remaining / (plan.cases.length - i) / passes.length
       const limits: Limits = { seconds, rounds: plan.rounds, signal }
       findings.results.push(...(await measureCase(benchCase, plan, clock, limits, findings)))
     }

@@ -19,7 +19,7 @@ export type WorkRouting = Routing | 'none'
 interface ExpertFlops {
   /** Combining the experts before the expansion, or expanding all of them. */
   readonly forward: number
-  /** The same again, <B_e, D>, and adding w_e D to dB. */
+  /** Combining the experts again, <B_e, D>, and adding w_e D to dB. */
   readonly backward: number
 }
 

@@ -44,7 +44,7 @@ export function ratioToEqualParameters({ by, lily }: Row): number | null {
   return equal === undefined ? null : lily.ratioToLora / equal.ratioToLora
 }
 
-/** The same ratio with the rank of LoRA. */
+/** {@link ratioToEqualParameters} as text, with the rank of LoRA. */
 export function equalParametersText(row: Row, none: string): string {
   const value = ratioToEqualParameters(row)
   return value === null ? none : `${ratio(value)} (r ${row.by.get('lora-equal-parameters')?.rank ?? NaN})`

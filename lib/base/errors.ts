@@ -2,14 +2,23 @@
 
 /** Kind of an error, in a form that programs can compare. */
 export type LilyErrorCode =
+  /** The shape, the strides or the length of an operand. */
   | 'ERR_LILY_SHAPE'
+  /** The data type of an operand. */
   | 'ERR_LILY_DTYPE'
+  /** The device of an operand or of a stream. */
   | 'ERR_LILY_DEVICE'
+  /** Any other property of an argument. */
   | 'ERR_LILY_ARGUMENT'
+  /** The addon, a backend or a device cannot be used on this machine. */
   | 'ERR_LILY_BACKEND_UNAVAILABLE'
+  /** An error that CUDA reported; `cudaError` has its name. */
   | 'ERR_LILY_CUDA'
+  /** An allocation of host or device memory failed. */
   | 'ERR_LILY_OUT_OF_MEMORY'
+  /** A file of a checkpoint is invalid, or cannot be read or written. */
   | 'ERR_LILY_CHECKPOINT'
+  /** An object is used after its `dispose()`. */
   | 'ERR_LILY_DISPOSED'
 
 /** Properties of a {@link LilyError} besides its code and message. */
@@ -29,6 +38,7 @@ export interface LilyErrorDetails {
  */
 export class LilyError extends Error {
   declare readonly name: 'LilyError'
+  /** Kind of the error, for programs. */
   readonly code: LilyErrorCode
   /** Name of the invalid argument, if the error is about one. */
   readonly argument: string | undefined

@@ -6,14 +6,14 @@
  */
 
 /**
- * Numbers of a forward or backward call. The call runs in `stream`; its workspace belongs to `home`, a stream of the
- * package.
+ * Numbers of a forward or backward call. The call runs in `stream`; its workspace belongs to `memoryStream`, a stream
+ * of the package.
  */
 export const callFields = {
   backend: 0,
   device: 1,
   stream: 2,
-  home: 3,
+  memoryStream: 3,
   routing: 4,
   pool: 5,
   activation: 6,
@@ -94,7 +94,7 @@ export const adamwFields = {
   backend: 0,
   device: 1,
   stream: 2,
-  home: 3,
+  memoryStream: 3,
   step: 4,
   beta1: 5,
   beta2: 6,

@@ -139,11 +139,11 @@ export interface Native {
     stream: number,
   ): void
   fill(device: number, memory: Memory, byteOffset: number, byteLength: number, value: number, stream: number): void
-  /** The device's own stream. */
-  streamOwn(device: number): StreamHandle
+  /** The stream in which calls on a device run by default; the package creates it. */
+  streamDefault(device: number): StreamHandle
   streamCreate(device: number): StreamHandle
   streamHandle(stream: StreamHandle): number
-  /** Its memory and its queued work pass to the device's own stream, in order. */
+  /** Its memory and its queued work pass to the default stream of its device, in order. */
   streamDestroy(stream: StreamHandle): void
   /** Later work of `then` runs after the work queued in `first` so far. */
   streamOrder(device: number, first: number, thenDevice: number, then: number): void

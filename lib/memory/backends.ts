@@ -5,7 +5,9 @@ import { cudaDevice, type Device } from './device.js'
 
 /** One device of a backend. */
 export interface DeviceInfo {
+  /** CUDA device ID; 0 on the cpu backend. */
   readonly id: number
+  /** Name of the processor or GPU. */
   readonly name: string
   /** Compute capability of a GPU, such as '9.0'. */
   readonly computeCapability?: string
@@ -19,14 +21,17 @@ export interface DeviceInfo {
   readonly threads?: number
 }
 
+/** Name of a backend. */
 export type BackendName = 'cpu' | 'cuda'
 
 /** One backend. */
 export interface BackendInfo {
   readonly name: BackendName
+  /** Whether at least one device is usable. */
   readonly available: boolean
   /** Why the backend is not available. */
   readonly reason?: string
+  /** The usable devices. */
   readonly devices: readonly DeviceInfo[]
 }
 

@@ -2,6 +2,7 @@
 
 /** The device of a tensor's memory. */
 export interface Device {
+  /** 'cpu' is the host. */
   readonly type: 'cpu' | 'cuda'
   /** CUDA device ID; 0 for the host. */
   readonly id: number

@@ -6,11 +6,15 @@ import { cudaDevice } from './device.js'
 
 /** Statistics of one memory pool: blocks in use by calls and tensors, and free blocks cached for later ones. */
 export interface PoolStats {
+  /** Bytes of blocks in use. Sizes of blocks are rounded up. */
   readonly bytesInUse: number
   /** Bytes of free blocks; {@link emptyCache} frees them. */
   readonly bytesCached: number
+  /** Largest value of `bytesInUse` in the life of the process. */
   readonly peakBytesInUse: number
+  /** Number of blocks in use. */
   readonly blocksInUse: number
+  /** Number of free blocks. */
   readonly blocksCached: number
   /** Number of allocations from the system or the driver. Constant while the pool serves all calls. */
   readonly allocations: number

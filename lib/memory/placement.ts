@@ -17,7 +17,7 @@ export type StreamOption = StreamState | number | null
 
 /** An operand of enqueued work, as far as ordering and lifetime are concerned. */
 export interface Located {
-  /** The stream whose earlier work the call must wait for; null: none. */
+  /** The stream whose earlier work the call waits for; null: none. */
   readonly stream: StreamState | null
   /** The object that keeps foreign memory alive. */
   readonly owner?: unknown
@@ -96,10 +96,12 @@ export class Placement {
   /** Orders this call with the work of another stream. */
   #join(other: StreamState): void {
     const joined = this.#capture?.joined ?? this.#joined
-    const known = [this.#capture?.replayStream ?? this.stream, ...joined]
+    const ordered = [this.#capture?.replayStream ?? this.stream, ...joined]
     // Compared by value: each operand in a foreign stream has its own StreamState.
-    const isKnown = known.some(({ device, cudaStream }) => device === other.device && cudaStream === other.cudaStream)
-    if (!isKnown) joined.add(other)
+    const isOrdered = ordered.some(
+      ({ device, cudaStream }) => device === other.device && cudaStream === other.cudaStream,
+    )
+    if (!isOrdered) joined.add(other)
   }
 
   /** Adds an operand, which may be on another device. */
@@ -132,7 +134,7 @@ export class Placement {
   }
 
   /** Resolves when all work enqueued in the stream so far is complete. */
-  passed(): Promise<void> {
+  completed(): Promise<void> {
     return native.streamWait(this.stream.device, this.stream.cudaStream)
   }
 }

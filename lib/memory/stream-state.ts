@@ -25,7 +25,7 @@ export class StreamState {
     if (known !== undefined) return known
     const state = StreamState.#of(
       device,
-      bound(() => native.streamOwn(device)),
+      bound(() => native.streamDefault(device)),
     )
     StreamState.#defaults.set(device, state)
     return state

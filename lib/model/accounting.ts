@@ -17,6 +17,7 @@ export interface ParameterCounts {
 
 /** Result of {@link accountFor}. */
 export interface Accounting {
+  /** Elements of the adapter's parameters. */
   readonly parameters: ParameterCounts
   /** Elements of the weights of the adapted base layers. */
   readonly baseParameters: number
@@ -33,6 +34,7 @@ export interface Accounting {
     /** Per combination: C again, and the gradients of w and B, 6 E r d_out. */
     readonly backwardPerMixture: number
   }
+  /** Bytes of memory for training. */
   readonly bytes: {
     readonly parameters: number
     /** Gradients are float32 for every dtype of the parameters. */

@@ -123,13 +123,21 @@ export class LilyAdapters {
     return fail('ERR_LILY_ARGUMENT', 'name', `expected a layer that an adapter targets, got ${describe(name)}`)
   }
 
-  /** Moves all adapters to a device, in place; see {@link LilyModel.to}. */
+  /**
+   * Moves all adapters to a device, in place; see {@link LilyModel.to}.
+   *
+   * @throws LilyError as `Tensor.to`
+   */
   to(device: Parameters<LilyModel['to']>[0]): this {
     for (const model of this.#models.values()) model.to(device)
     return this
   }
 
-  /** Parameters of the active adapters, as '<adapter>.<parameter>', for an optimiser. */
+  /**
+   * Parameters of the active adapters, as '<adapter>.<parameter>', for an optimiser.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED
+   */
   parameters(): Map<string, Parameter> {
     const parameters = new Map<string, Parameter>()
     for (const name of this.activeAdapters) {
@@ -138,7 +146,11 @@ export class LilyAdapters {
     return parameters
   }
 
-  /** Sets the gradients of all adapters to zero, active or not. */
+  /**
+   * Sets the gradients of all adapters to zero, active or not.
+   *
+   * @throws LilyError as `LilyModel.zeroGrad`
+   */
   zeroGrad(): void {
     for (const model of this.#models.values()) model.zeroGrad()
   }

@@ -33,6 +33,7 @@ export interface LayerCalibration {
 export interface Calibration {
   /** [E] by layer, as {@link LilyModel.freeze} takes them. */
   readonly weights: ReadonlyMap<string, Float32Array>
+  /** By layer name. */
   readonly layers: ReadonlyMap<string, LayerCalibration>
   /** The largest relative error of any layer. */
   readonly relativeError: number

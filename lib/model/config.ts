@@ -37,7 +37,7 @@ export interface LilyConfigOptions {
   readonly initWeights?: boolean | undefined
 }
 
-/** A checked configuration with all defaults filled in. */
+/** A checked configuration with all defaults filled in. The fields are those of {@link LilyConfigOptions}. */
 export interface LilyConfig {
   readonly r: number
   readonly strideA: number

@@ -58,14 +58,17 @@ export class LilyLayer {
     readonly b: Parameter,
   ) {}
 
+  /** Name of the base model's linear layer, such as 'layers.0.q_proj'. */
   get name(): string {
     return this.shape.name
   }
 
+  /** d_in */
   get inFeatures(): LayerShape['inFeatures'] {
     return this.shape.inFeatures
   }
 
+  /** d_out */
   get outFeatures(): LayerShape['outFeatures'] {
     return this.shape.outFeatures
   }
@@ -131,7 +134,9 @@ export class LilyLayer {
     const isNeeded = (name: keyof LilyNeeds) => needs === undefined || readFlag(needs, name, true)
     const isDeferred =
       isNeeded('db') &&
-      (get('options', given, 'deferB') === undefined ? this.#deferPays(problem) : readFlag(given, 'deferB', false))
+      (get('options', given, 'deferB') === undefined
+        ? this.#defersByDefault(problem)
+        : readFlag(given, 'deferB', false))
 
     const gradients = {
       dy,
@@ -183,10 +188,10 @@ export class LilyLayer {
    * elements of dy (M d_out) and of x and dx (3 M d_in). On the host caches hide the traffic. Calls with weights that
    * the caller passed are not deferred, since the weights may change before the fold.
    */
-  #deferPays({ x, groups, experts, rank, tokens, makesWeights, dOut, dIn }: Problem): boolean {
+  #defersByDefault({ x, groups, experts, rank, tokens, computesWeights, dOut, dIn }: Problem): boolean {
     // A replay of the graph would not add its gradient to the list of deferred gradients.
     if (Capture.current !== null) return false
-    if (x.device === CPU || !makesWeights || groups >= experts || this.b.layers.length < 2) return false
+    if (x.device === CPU || !computesWeights || groups >= experts || this.b.layers.length < 2) return false
     return 16 * 2 * (experts - groups) * rank * dOut >= tokens * (dOut + 3 * dIn)
   }
 }

@@ -15,6 +15,7 @@ export interface LoraMatrices {
 
 /** A LoRA adapter, in the form that {@link loraForward} expects. */
 export interface LoraAdapter {
+  /** Rank. */
   readonly r: number
   /** PEFT's lora_alpha / r. */
   readonly scaling: number

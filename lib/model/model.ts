@@ -24,6 +24,7 @@ import { type LayerShape, shareLayers } from './sharing.js'
 export interface LilyModelOptions {
   /** Linear layers of the base model, in the order in which it calls them. Those that `config` targets are adapted. */
   readonly layers: readonly LayerShape[]
+  /** Configuration, with PEFT's defaults for omitted fields. */
   readonly config: LilyConfigOptions
   /** Seed of the initial values, from 0 to 2^32 - 1. A seed gives the same values on every machine. Default: random. */
   readonly seed?: number | undefined
@@ -35,9 +36,9 @@ export interface LilyModelOptions {
 export interface LilyModelParts {
   readonly config: LilyConfig
   readonly layers: readonly LayerShape[]
-  /** By the names that shareLayers gives, all of one dtype on one device. The model then owns them. */
+  /** By parameter name (see {@link shareLayers}), all of one dtype on one device. The model then owns them. */
   readonly values: ReadonlyMap<string, Tensor>
-  /** The other contents of the folder that they were read from. */
+  /** The other contents of the folder that the model was read from. */
   readonly origin?: Origin | undefined
   /** Weights of the layers that are frozen. */
   readonly frozen?: ReadonlyMap<string, Float32Array> | undefined
@@ -196,7 +197,11 @@ export class LilyModel {
     throw new LilyError('ERR_LILY_DISPOSED', 'this model is disposed of; use it before dispose()')
   }
 
-  /** Sets all gradients to zero, in place. */
+  /**
+   * Sets all gradients to zero, in place.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED, ERR_LILY_CUDA
+   */
   zeroGrad(): void {
     for (const parameter of this.parameters().values()) parameter.zeroGrad()
   }

@@ -6,7 +6,7 @@ import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
 import type { DeferredB } from '../operations/deferred-b.js'
-import type { ExpertStack } from '../operations/launch.js'
+import type { StackSizes } from '../operations/launch.js'
 import { Output } from '../operations/output.js'
 import { runFold } from '../operations/run.js'
 import { operandOf, type Tensor, tensorOf } from '../tensor/tensor.js'
@@ -35,22 +35,22 @@ export class Parameter {
     private readonly shared: SharedParameter,
     value: Tensor,
     /** Sizes of b; null for a and router. */
-    private readonly stack: ExpertStack | null,
+    private readonly stack: StackSizes | null,
   ) {
     this.#value = value
   }
 
-  /** PEFT's name in the first layer that uses it, such as 'layers.0.q_proj.lily_A.weight'. */
+  /** PEFT's name in the first layer that uses this parameter, such as 'layers.0.q_proj.lily_A.weight'. */
   get name(): string {
     return this.shared.name
   }
 
-  /** The operand of the layer that it is. */
+  /** The operand of its layers that this parameter is: 'a', 'router' or 'b'. */
   get kind(): SharedParameter['kind'] {
     return this.shared.kind
   }
 
-  /** Names of the layers that use it. */
+  /** Names of the layers that use this parameter. */
   get layers(): readonly string[] {
     return this.shared.layers
   }
@@ -112,7 +112,7 @@ export class Parameter {
   /** @internal Sets the gradient to zero, in place. */
   zeroGrad(): void {
     this.#dropDeferred()
-    // A capture needs the memory now: a gradient that is created later must be set to zero by the replays too.
+    // Inside a capture the memory must exist now: the graph then contains the fill, and every replay zeroes the gradient.
     if (this.#gradient !== null || Capture.current !== null) clear(operandOf(this.accumulator) as Operand)
   }
 

@@ -51,7 +51,7 @@ export function allocateForward(problem: Problem, y: Output | null, settings: Fo
   return { state, y: Output.fresh('y', x.dtype, shape, placement), placement }
 }
 
-/** The block that forward leaves for backward. */
+/** Allocates the block of hidden, probabilities and weights, which forward writes and backward reads. */
 function allocateKept(problem: Problem, placement: Placement | null): OperandMemory {
   return allocate('saved', 'float32', problem.keptBytes / Float32Array.BYTES_PER_ELEMENT, placement)
 }
@@ -100,7 +100,7 @@ export function allocateGradients(state: CallState, inputs: BackwardInputs, sett
   return { state, dy, gradients, placement }
 }
 
-/** The gradient that is given, or a new one of the shape and type of its operand. */
+/** The gradient that the caller gives, or a new one of the shape and type of its operand. */
 function gradient(
   name: GradientName,
   given: Output | null,

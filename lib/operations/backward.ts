@@ -1,4 +1,4 @@
-/** Backward of Lily: the gradients of x, a, router and b (arXiv 2407.09946). */
+/** Backward of Lily: the gradients of x, a, router and b (docs/math.md). */
 import type { Known } from '../base/options.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
@@ -35,8 +35,9 @@ export interface LilyNeeds {
 
 /** Options of {@link lilyBackward}. */
 export interface LilyBackwardOptions {
+  /** Which gradients to compute. Default: all. */
   readonly needs?: LilyNeeds | undefined
-  /** Leave the gradient of b to {@link foldB}. Default false. */
+  /** Store partial sums of the gradient of b for {@link foldB} instead of computing it. Default false. */
   readonly deferB?: boolean | undefined
   /** Add to the given gradients. Default true; false overwrites them. */
   readonly accumulate?: boolean | undefined
@@ -74,13 +75,14 @@ const NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db'])
 
 /**
  * The gradients of {@link lilyForward} from the gradient of its y. To sum the gradients of parameters that layers
- * share, pass the same `da` and `db` for each layer. Source: arXiv 2407.09946.
+ * share, pass the same `da` and `db` for each layer. Formulas: docs/math.md, from the forward of arXiv 2407.09946.
  *
  * On the cpu it returns when the work is done; on a device it enqueues the work. You may call it more than once with
  * one `saved`.
  *
  * @param saved the result `saved` of lilyForward, whose operands must not have changed
- * @throws LilyError; a call that throws at a check has written nothing
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
+ *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
  * @example
  * const { dx, da, dRouter, db } = lilyBackward({ dy }, saved)
  */
@@ -96,6 +98,8 @@ export function lilyBackward<R extends Routing, O extends LilyBackwardOptions = 
  * {@link lilyBackward} off the main thread. It reads and checks everything before it returns; a failed check rejects
  * the promise. Until the promise settles, do not change its operands or those of forward, and do not transfer or resize
  * their memory.
+ *
+ * @throws LilyError (as a rejection) as lilyBackward
  */
 export async function lilyBackwardAsync<R extends Routing, O extends LilyBackwardOptions = object>(
   operands: LilyBackwardOperands,

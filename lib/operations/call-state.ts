@@ -14,12 +14,12 @@ export interface Staged {
 }
 
 export class CallState {
-  /** Where the kernels read the small operands: memory of the caller, or a copy. */
+  /** The small operands as the kernels read them: in memory of the caller, or in a copy. */
   readonly mask: Part | null
   readonly sequenceOffsets: Part | null
   /** [G, E]: the caller's weights with fixed routing, otherwise a part of `kept`. */
   readonly weights: Part | null
-  /** Gradients of b that backward calls have left to a fold. */
+  /** Gradients of b that backward calls have deferred and no fold has added yet. */
   deferred: DeferredB[] = []
 
   constructor(
@@ -33,7 +33,7 @@ export class CallState {
     this.mask = small.mask
     this.sequenceOffsets = small.sequenceOffsets
     this.weights =
-      kept !== null && problem.makesWeights ? { memory: kept, byteOffset: problem.weightsOffset } : small.weights
+      kept !== null && problem.computesWeights ? { memory: kept, byteOffset: problem.weightsOffset } : small.weights
   }
 
   /** All operands and memory that work on a device uses. */

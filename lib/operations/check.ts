@@ -19,7 +19,7 @@ import {
   GRADIENTS,
 } from './read.js'
 
-/** All operands of a forward call must be on one device that computes, and their memory must be there. */
+/** Checks that all operands of a forward call are on one available device, and that their memory is valid. */
 export function checkPlaces(
   { x, a, router, b, y }: ForwardInputs,
   { mask, sequenceOffsets, weights }: ForwardSettings,
@@ -44,7 +44,7 @@ function checkSmallPlace(argument: string, source: Operand | null, x: Operand): 
   if (source !== null && source.device !== CPU) checkPlace(argument, source, 'x', x)
 }
 
-/** y of a forward call must have the problem's shape and type, and share memory with no operand. */
+/** Checks that y of a forward call has the problem's shape and type, and shares memory with no operand. */
 export function checkY({ x, a, router, b, dOut }: Problem, y: Output | null, settings: ForwardSettings): void {
   if (y === null) return
   checkTokenRows('y', y.operand, x.rows, dOut)
@@ -58,7 +58,7 @@ export function checkY({ x, a, router, b, dOut }: Problem, y: Output | null, set
   refuseOverlap('y', y.operand, 'weights', settings.weights?.source)
 }
 
-/** The gradients of a backward call. */
+/** Checks the gradients of a backward call. */
 export function checkGradients(state: CallState, inputs: BackwardInputs, settings: BackwardSettings): void {
   const { problem } = state
   const { x, a, router, b } = problem
@@ -96,7 +96,7 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
   checkOverlaps(state, inputs)
 }
 
-/** No gradient is given that the options switch off or that the routing does not have. */
+/** Checks that no gradient is given that the options switch off or that the routing does not have. */
 function checkNeeded({ routing, router }: Problem, inputs: BackwardInputs, { needs, deferB }: BackwardSettings): void {
   for (const name of GRADIENTS) {
     if (inputs[name] === null || needs[name]) continue
@@ -112,7 +112,7 @@ function checkNeeded({ routing, router }: Problem, inputs: BackwardInputs, { nee
   }
 }
 
-/** A given gradient shares no memory with an operand, with the memory of the saved call, or with another gradient. */
+/** Checks that a given gradient shares no memory with an operand, with the memory of the saved call, or with another gradient. */
 function checkOverlaps({ problem, kept, weights }: CallState, inputs: BackwardInputs): void {
   const { x, a, router, b } = problem
   for (let i = 0; i < GRADIENTS.length; i++) {
@@ -130,7 +130,7 @@ function checkOverlaps({ problem, kept, weights }: CallState, inputs: BackwardIn
   }
 }
 
-/** db has the shape in which the operation stores b. */
+/** Checks that db has the shape in which the operation stores b. */
 function checkDb(db: Operand, { routing, experts, rank, dOut }: Problem): void {
   if (routing === 'none') checkMatrix('db', db, dOut, rank)
   else checkExpertStack('db', db, experts, rank, dOut)

@@ -1,11 +1,14 @@
-/** Deferred gradients of b: what backward calls leave to a fold. */
+/** Deferred gradients of b: the partial sums that backward calls store for a fold. */
 import type { DeviceMemory } from '../memory/device-memory.js'
 import { isDeviceMemory, type OperandMemory, type Part } from '../memory/operand.js'
 import type { CallState } from './call-state.js'
 
-/** The deferred gradient of one backward call. db_e is the sum over g of weights[g, e] D_g, or D_e without weights. */
+/**
+ * The deferred gradient of one backward call. Its memory holds one D_g per group, and the fold adds
+ * sum_g weights[g, e] D_g to db_e; without weights it holds this sum of each expert.
+ */
 export class DeferredB {
-  /** The number of D_g, or of D_e. */
+  /** The number of r x d_out matrices. */
   readonly partials: number
   /** [partials, E]; null: there is one partial sum per expert, already weighted. */
   readonly weights: Part | null
@@ -21,7 +24,7 @@ export class DeferredB {
     if (this.weights !== null && isDeviceMemory(this.weights.memory)) this.weights.memory.retain()
   }
 
-  /** Its memory on a device, if that is the package's. */
+  /** The device memory of the package that it refers to. */
   get located(): DeviceMemory[] {
     const memories = this.weights === null ? [this.memory] : [this.memory, this.weights.memory]
     return memories.filter(isDeviceMemory)

@@ -26,13 +26,15 @@ export interface FoldOptions {
 const OPTIONS: Known = new Set(['accumulate', 'stream'])
 
 /**
- * The gradient of b from backward calls with `deferB`: db_e += the sum over layers, in order, and over their groups of
- * w_ge D_g. One fold for all layers that share b saves each layer from reading and writing E*r*d_out numbers. The fold
+ * The gradient of b from backward calls with `deferB`: db_e += sum over the layers and their groups, both in order, of
+ * w_ge D_g (docs/math.md, Deferred dB). One fold for all layers that share b saves each layer from reading and writing E*r*d_out numbers. The fold
  * consumes the deferred gradients.
  *
  * @param saved one saved call, or those of all layers that share b; each must have a deferred gradient
  * @param db [E, r, d_out] or [E*r, d_out], accumulated in place. Without it a new tensor of the shape of b is returned
- * @throws LilyError; a call that throws at a check has written and consumed nothing
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
+ *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written and
+ *   consumed nothing
  * @example
  * for (const layer of layers) lilyBackward({ dy: layer.dy, dx, da }, layer.saved, { deferB: true })
  * const db = foldB(layers.map((layer) => layer.saved))
@@ -79,7 +81,7 @@ function readLayers(saved: unknown): CallState[] {
   }
 }
 
-/** The layers must share one b, and each must have a deferred gradient of it. */
+/** Checks that the layers share one b, and that each has a deferred gradient of it. Returns the problem of the first layer. */
 function checkLayers(states: readonly CallState[]): Problem {
   if (states.length === 0) fail('ERR_LILY_ARGUMENT', 'saved', 'expected at least one saved call, got none')
   const { problem: first } = states[0]

@@ -1,4 +1,4 @@
-/** Forward of Lily: y += scaling * act(x a^T) C, where C mixes the experts of b (arXiv 2407.09946). */
+/** Forward of Lily: y += s phi(x a^T) C, where C combines the experts of b (arXiv 2407.09946; docs/math.md). */
 import type { Known } from '../base/options.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
@@ -32,12 +32,13 @@ export interface LilyForwardOptions {
   readonly scaling?: number | undefined
   /** How tokens share the experts' weights. Default 'batch'. */
   readonly routing?: Routing | undefined
-  /** What batch and sequence routing pool. Default 'probabilities'. */
+  /** Pooling statistic of batch and sequence routing. Default 'probabilities'. */
   readonly pool?: Pool | undefined
-  /** Applied to hidden. Default 'none'. */
+  /** Function phi that is applied to x a^T. Default 'none'. */
   readonly activation?: Activation | undefined
+  /** Permitted rounding of operands of matrix products. Default 'default'. */
   readonly precision?: Precision | undefined
-  /** [M], for batch and sequence routing: a token with 0 counts in no pool. Its y is computed nevertheless. */
+  /** [M], for batch and sequence routing: a token with 0 does not count in the pooling. Its y is still computed. */
   readonly mask?: MaskLike | undefined
   /** [G + 1], ascending from 0 to M, for sequence and fixed routing. Default: the rows of a 3-D x. */
   readonly sequenceOffsets?: OffsetsLike | undefined
@@ -87,14 +88,14 @@ const OPTIONS: Known = new Set([
 ])
 
 /**
- * The Lily adapter of one linear layer: y += scaling * h C, where h = act(x a^T) and C = sum_e w_e B_e mixes the
- * high-dimension projectors by the weights that the routing computes from softmax(h router^T). Source:
- * arXiv 2407.09946.
+ * The Lily adapter of one linear layer: y += s h C, where h = phi(x a^T) is the hidden state and C = sum_e w_e B_e
+ * combines the high-dimension projectors with the weights of the routing, which pools softmax(h router^T) or its logits.
+ * Source: arXiv 2407.09946, with the details in docs/math.md.
  *
  * | routing | router | mask | groups | saved.probabilities | saved.weights |
  * |---|---|---|---|---|---|
- * | batch | required | may | 1 | with pool 'probabilities' | [1, E] |
- * | sequence | required | may | `sequenceOffsets`, or the rows of a 3-D x | with pool 'probabilities' | [G, E] |
+ * | batch | required | allowed | 1 | with pool 'probabilities' | [1, E] |
+ * | sequence | required | allowed | `sequenceOffsets`, or the rows of a 3-D x | with pool 'probabilities' | [G, E] |
  * | token | required | refused | M | yes | no |
  * | uniform | refused | refused | 1 | no | [1, E] |
  * | fixed | refused | refused | `weights` [E]: 1; [G, E]: as sequence | no | as given |
@@ -102,7 +103,8 @@ const OPTIONS: Known = new Set([
  * On the cpu it returns when the work is done; on a device it enqueues the work. The operands must not change before
  * backward has run.
  *
- * @throws LilyError; a call that throws at a check has written nothing
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
+ *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
  * @example
  * const { y, saved } = lilyForward({ x, a, router, b, y: baseOutput }, { scaling: 2 })
  */
@@ -116,6 +118,8 @@ export function lilyForward<O extends LilyForwardOptions = object>(
 /**
  * {@link lilyForward} off the main thread. It reads and checks everything before it returns; a failed check rejects the
  * promise. Until the promise settles, do not change the operands, and do not transfer or resize their memory.
+ *
+ * @throws LilyError (as a rejection) as lilyForward
  */
 export async function lilyForwardAsync<O extends LilyForwardOptions = object>(
   operands: LilyForwardOperands,

@@ -1,4 +1,4 @@
-/** The descriptors of calls, as the addon takes them: the numbers of a call, and one memory per operand. */
+/** The descriptors of calls in the form that the addon reads: the numbers of a call, and one memory per operand. */
 import { bytesOf, type DType } from '../base/dtype.js'
 import {
   backwardSlots,
@@ -34,7 +34,7 @@ export function dtypeNumber(dtype: DType): number {
 /** The slots that forward and backward have in common. */
 type SharedSlot = keyof typeof forwardSlots & keyof typeof backwardSlots
 
-/** Memory as the addon takes it. Not every Node-API with Float16Array accepts one, so its bytes are passed instead. */
+/** Memory in the form that the addon reads. Some versions of Node-API reject Float16Array: its bytes are passed instead. */
 export function boundMemory(memory: OperandMemory): Memory {
   if (isDeviceMemory(memory)) return memory.handle
   return isHostMemory(memory) && memory[Symbol.toStringTag] === 'Float16Array' ? bytesOf(memory) : memory
@@ -54,7 +54,7 @@ class Descriptor {
     numbers[callFields.backend] = placement === null ? constants.backend.cpu : constants.backend.cuda
     numbers[callFields.device] = placement?.device.id ?? 0
     numbers[callFields.stream] = placement?.stream.cudaStream ?? 0
-    numbers[callFields.home] = placement?.stream.memoryStream.cudaStream ?? 0
+    numbers[callFields.memoryStream] = placement?.stream.memoryStream.cudaStream ?? 0
     numbers[callFields.routing] = constants.routing[problem.routing]
     numbers[callFields.pool] = constants.pool[problem.pool]
     numbers[callFields.activation] = constants.activation[problem.activation]
@@ -135,7 +135,7 @@ function writeSlot(
   numbers[at + slotFields.accumulate] = accumulate ? 1 : 0
 }
 
-/** The descriptors of forward and backward, which every call uses again: the addon reads them before it returns. */
+/** The descriptors of forward and backward. All calls share them, because the addon reads them before it returns. */
 export const forward = new Descriptor(FORWARD_SLOTS)
 export const backward = new Descriptor(BACKWARD_SLOTS)
 
@@ -160,8 +160,8 @@ export function describeBackward({ state, dy, gradients, placement }: BackwardCa
   }
 }
 
-/** Sizes of the expert stack [E, r, d_out]. */
-export interface ExpertStack {
+/** Sizes of the stacked experts b, [E, r, d_out]. */
+export interface StackSizes {
   readonly experts: number
   readonly rank: number
   readonly dOut: number
@@ -169,7 +169,7 @@ export interface ExpertStack {
 
 /** The descriptor of a fold. */
 export function describeFold(
-  { experts, rank, dOut }: ExpertStack,
+  { experts, rank, dOut }: StackSizes,
   deferred: readonly DeferredB[],
   { operand, accumulate }: Output,
   placement: Placement | null,

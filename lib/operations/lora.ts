@@ -39,6 +39,7 @@ export interface LoraForwardOperands {
 export interface LoraForwardOptions {
   /** Direct multiplier. For an adapter that gives alpha, pass alpha / r. Default 1. */
   readonly scaling?: number | undefined
+  /** Permitted rounding of operands of matrix products. Default 'default'. */
   readonly precision?: Precision | undefined
   /** Keep what backward needs. Default true; pass false for inference. */
   readonly save?: boolean | undefined
@@ -60,11 +61,11 @@ export interface LoraForwardResult<O> {
 export interface LoraBackwardOperands {
   /** [..., d_out] of M rows: the gradient of y. */
   readonly dy: TensorLike
-  /** [..., d_in] of M rows. Without it a new tensor with the shape of x is returned. */
+  /** [..., d_in] of M rows: the gradient of x. Without it a new tensor with the shape of x is returned. */
   readonly dx?: TensorLike | undefined
-  /** [r, d_in] */
+  /** [r, d_in]: the gradient of a. */
   readonly da?: TensorLike | undefined
-  /** [d_out, r] */
+  /** [d_out, r]: the gradient of b. */
   readonly db?: TensorLike | undefined
 }
 
@@ -102,10 +103,11 @@ const NEEDS: Known = new Set(['dx', 'da', 'db'])
 const NONE: readonly Operand[] = []
 
 /**
- * The LoRA adapter of one linear layer: y += scaling * (x a^T) b^T. On the cpu it returns when the work is done; on a
- * device it enqueues the work. The operands must not change before backward has run.
+ * The LoRA adapter of one linear layer: y += scaling * (x a^T) b^T (arXiv 2106.09685). On the cpu it returns when the work
+ * is done; on a device it enqueues the work. The operands must not change before backward has run.
  *
- * @throws LilyError; a call that throws at a check has written nothing
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
+ *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
  * @example
  * const { y, saved } = loraForward({ x, a, b, y: baseOutput }, { scaling: alpha / r })
  */
@@ -116,7 +118,11 @@ export function loraForward<O extends LoraForwardOptions = object>(
   return runForward(prepare(operands, options)) as LoraForwardResult<O>
 }
 
-/** {@link loraForward} off the main thread; see {@link lilyForwardAsync}. */
+/**
+ * {@link loraForward} off the main thread; see {@link lilyForwardAsync}.
+ *
+ * @throws LilyError (as a rejection) as loraForward
+ */
 export async function loraForwardAsync<O extends LoraForwardOptions = object>(
   operands: LoraForwardOperands,
   options?: O,
@@ -125,11 +131,12 @@ export async function loraForwardAsync<O extends LoraForwardOptions = object>(
 }
 
 /**
- * The gradients of {@link loraForward} from the gradient of its y. On the cpu it returns when the work is done; on a
+ * The gradients of {@link loraForward} from the gradient of its y (formulas: docs/math.md, LoRA). On the cpu it returns when the work is done; on a
  * device it enqueues the work. You may call it more than once with one `saved`.
  *
  * @param saved the result `saved` of loraForward, whose operands must not have changed
- * @throws LilyError; a call that throws at a check has written nothing
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
+ *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
  */
 export function loraBackward<O extends LoraBackwardOptions = object>(
   operands: LoraBackwardOperands,
@@ -139,7 +146,11 @@ export function loraBackward<O extends LoraBackwardOptions = object>(
   return runBackward(prepareBackward(operands, saved, options)) as LoraGradients<O>
 }
 
-/** {@link loraBackward} off the main thread; see {@link lilyBackwardAsync}. */
+/**
+ * {@link loraBackward} off the main thread; see {@link lilyBackwardAsync}.
+ *
+ * @throws LilyError (as a rejection) as loraBackward
+ */
 export async function loraBackwardAsync<O extends LoraBackwardOptions = object>(
   operands: LoraBackwardOperands,
   saved: LoraSaved,

@@ -3,15 +3,15 @@ import { bytesPerElement, type DType } from '../base/dtype.js'
 import type { Operand, Part } from '../memory/operand.js'
 
 /**
- * How tokens share the experts' weights: one pool for the whole `batch`, one for each `sequence`, none (`token`: every
- * token has its own), equal weights (`uniform`), or weights that the caller gives (`fixed`).
+ * How tokens share the weights w of the experts: pooled over the whole `batch` or over each `sequence`, computed for
+ * each `token`, equal for all experts (`uniform`), or given by the caller (`fixed`).
  */
 export type Routing = 'batch' | 'sequence' | 'token' | 'uniform' | 'fixed'
 
-/** How a pool is computed: the mean of its tokens' probabilities, or the softmax of the sum of their logits. */
+/** Statistic that pools tokens: the mean of their probabilities, or the softmax of the sum of their logits. */
 export type Pool = 'probabilities' | 'logits'
 
-/** Applied to x a^T. */
+/** The function phi in h = phi(x a^T): the identity or ReLU. */
 export type Activation = 'none' | 'relu'
 
 /**
@@ -106,7 +106,7 @@ export class Problem implements ProblemData {
   }
 
   /** Whether the operation computes the weights: all routings but token, and fixed, whose weights the caller gives. */
-  get makesWeights(): boolean {
+  get computesWeights(): boolean {
     return this.routing === 'batch' || this.routing === 'sequence' || this.routing === 'uniform'
   }
 
@@ -125,7 +125,7 @@ export class Problem implements ProblemData {
   /** Bytes of the block that forward keeps for backward: hidden [M, r], probabilities [M, E] and weights [G, E]. */
   get keptBytes(): number {
     const offset = this.weightsOffset
-    return this.makesWeights ? offset + this.groups * this.experts * Float32Array.BYTES_PER_ELEMENT : offset
+    return this.computesWeights ? offset + this.groups * this.experts * Float32Array.BYTES_PER_ELEMENT : offset
   }
 
   /** Whether a deferred gradient of b has one partial sum per group; otherwise it has one per expert. */

@@ -12,7 +12,7 @@ import {
   describeBackward,
   describeFold,
   describeForward,
-  type ExpertStack,
+  type StackSizes,
   forward,
 } from './launch.js'
 import type { Output } from './output.js'
@@ -43,7 +43,7 @@ export async function runForwardAsync(call: ForwardCall): Promise<ForwardResult>
   if (call.placement !== null) {
     refuseInCapture('a promise', 'call lilyForward or loraForward')
     launchForward(call)
-    await settled(call.placement.passed())
+    await settled(call.placement.completed())
     return forwardResult(call)
   }
   describeForward(call)
@@ -79,7 +79,7 @@ export async function runBackwardAsync(call: BackwardCall): Promise<BackwardResu
   if (call.placement !== null) {
     refuseInCapture('a promise', 'call lilyBackward or loraBackward')
     launchBackward(call)
-    await settled(call.placement.passed())
+    await settled(call.placement.completed())
     return backwardResult(call)
   }
   describeBackward(call)
@@ -113,7 +113,7 @@ function backwardResult({ state, gradients }: BackwardCall): BackwardResult {
 
 /** Adds the deferred gradients to db, or overwrites db with their sum. */
 export function runFold(
-  stack: ExpertStack,
+  stack: StackSizes,
   deferred: readonly DeferredB[],
   db: Output,
   placement: Placement | null,

@@ -1,4 +1,4 @@
-/** What a forward call keeps for its backward. */
+/** The `saved` object of a forward call, which its backward calls read. */
 import { type DType, viewOf } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
@@ -10,7 +10,7 @@ import type { Routing } from './problem.js'
 
 let stateOf: (saved: Saved) => CallState | null
 
-/** The object for the caller. */
+/** Creates the `saved` object of a call. */
 export let savedOf: (state: CallState) => Saved
 
 type ProbabilitiesOf<R> = R extends 'token' ? Tensor : R extends 'batch' | 'sequence' ? Tensor | undefined : undefined
@@ -32,11 +32,12 @@ export class Saved<R extends Routing | 'none' = Routing | 'none'> {
     savedOf = (state) => new Saved(state)
   }
 
+  /** The routing of the call; 'none' for LoRA. */
   get routing(): R {
     return this.#open().problem.routing as R
   }
 
-  /** [M, r], in the type of x (float32 with precision 'high' and float32 parameters): x a^T after the activation. */
+  /** [M, r], in the type of x (float32 with precision 'high' and float32 parameters): h = phi(x a^T). */
   get hidden(): Tensor {
     const { kept, problem } = this.#open()
     const { hiddenDtype, x, tokens, rank } = problem
@@ -63,6 +64,7 @@ export class Saved<R extends Routing | 'none' = Routing | 'none'> {
     return (tensor ?? undefined) as WeightsOf<R>
   }
 
+  /** Whether `dispose()` has been called. */
   get isDisposed(): boolean {
     return this.#state === null
   }
@@ -115,7 +117,7 @@ function part(
   return tensorOf(layOut(name, memory, byteOffset, dtype, device, shape, null))
 }
 
-/** The state of a `saved` argument, which must be a result of that forward function. */
+/** The state of a `saved` argument. Fails if it is not a result of the forward function `of`. */
 export function readSaved(argument: string, saved: unknown, of: 'lilyForward' | 'loraForward'): CallState {
   if (!(saved instanceof Saved)) {
     fail('ERR_LILY_ARGUMENT', argument, `expected what ${of} returned as saved, got ${describe(saved)}`)

@@ -30,7 +30,7 @@ export interface SmallOperand {
 
 const UNREAD = new Float64Array(0)
 
-/** An array, or a typed array or tensor of the dtype; null if it is not given. */
+/** Reads an option that is an array, or a typed array or tensor of the dtype; null if it is not given. */
 export function readSmallOperand(options: object, argument: string, dtype: DType): SmallOperand | null {
   const value = get('options', options, argument)
   if (value === undefined) return null
@@ -83,14 +83,14 @@ export function onDevice({ source }: SmallOperand): Operand | null {
   return source === null || source.device === CPU ? null : source
 }
 
-/** The same, which must be contiguous. */
+/** Like {@link onDevice}; fails if the operand is not contiguous. */
 function contiguousOnDevice(argument: string, operand: SmallOperand): Operand | null {
   const source = onDevice(operand)
   if (source === null || source.rows <= 1 || source.pitch === source.columns) return source
   return fail('ERR_LILY_SHAPE', argument, 'in device memory it must be contiguous; pass a contiguous copy')
 }
 
-/** One byte per token, 1 to keep it. */
+/** Checks a mask. Returns one byte per token, 1 to keep it. */
 export function checkMask(operand: SmallOperand, tokens: number, xShape: readonly number[]): Part {
   const { numbers, shape } = operand
   const leading = shape.length === xShape.length - 1 && shape.every((size, axis) => size === xShape[axis])
@@ -112,7 +112,7 @@ export function checkMask(operand: SmallOperand, tokens: number, xShape: readonl
   return { memory: mask, byteOffset: 0 }
 }
 
-/** Offsets from 0 to M that never decrease. */
+/** Checks sequence offsets, which go from 0 to M and never decrease. */
 export function checkOffsets(operand: SmallOperand, tokens: number): Part {
   const argument = 'sequenceOffsets'
   const { numbers, shape } = operand
@@ -123,7 +123,7 @@ export function checkOffsets(operand: SmallOperand, tokens: number): Part {
       `expected G + 1 cumulative offsets, such as [0, ${tokens}], got ${shapeText(shape)}`,
     )
   }
-  // This check reads no numbers, so it also covers offsets in device memory: no sequence contains the tokens.
+  // Without a sequence no tokens can exist. The check reads no offsets, so it also covers those in device memory.
   if (shape[0] === 1 && tokens > 0) {
     fail(
       'ERR_LILY_SHAPE',
@@ -158,7 +158,7 @@ function checkAscending(argument: string, numbers: SmallOperand['numbers'], toke
   }
 }
 
-/** Finite weights, [G, E]; [E] is one group. */
+/** Checks weights, which are finite and [G, E]; [E] is one group. */
 export function checkWeights(operand: SmallOperand, groups: number, experts: number): Part {
   const { numbers, shape } = operand
   const [rows, columns] = shape.length === 1 ? [1, shape[0]] : shape

@@ -1,4 +1,4 @@
-/** The call of a step of AdamW. */
+/** Runs a step of AdamW in the addon. */
 import { adamwFields, adamwParameterFields } from '../binding/descriptor.js'
 import { type Memory, native } from '../binding/native.js'
 import type { Operand } from '../memory/operand.js'
@@ -32,7 +32,7 @@ export function runAdamW(call: AdamWCall): void {
   numbers[adamwFields.backend] = placement === null ? backend.cpu : backend.cuda
   numbers[adamwFields.device] = placement?.device.id ?? 0
   numbers[adamwFields.stream] = placement?.stream.cudaStream ?? 0
-  numbers[adamwFields.home] = placement?.stream.memoryStream.cudaStream ?? 0
+  numbers[adamwFields.memoryStream] = placement?.stream.memoryStream.cudaStream ?? 0
   numbers[adamwFields.step] = call.step
   numbers[adamwFields.beta1] = settings.beta1
   numbers[adamwFields.beta2] = settings.beta2

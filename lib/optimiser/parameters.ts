@@ -121,9 +121,9 @@ function checkNoOverlap(parameters: readonly ParameterOperands[]): void {
       if (byteLength === 0) continue
       const buffer = isHostMemory(memory) ? memory.buffer : null
       const entry = { argument, operand, start: startOf(memory) + byteOffset }
-      const others = buffers.get(buffer)
-      if (others === undefined) buffers.set(buffer, [entry])
-      else others.push(entry)
+      const entries = buffers.get(buffer)
+      if (entries === undefined) buffers.set(buffer, [entry])
+      else entries.push(entry)
     }
   }
   for (const entries of buffers.values()) {

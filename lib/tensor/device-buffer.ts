@@ -78,14 +78,21 @@ export class DeviceBuffer {
     return BigInt(memoryOf(this.#open()).address)
   }
 
+  /**
+   * Dimensions, outermost first.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED, like all properties except `isDisposed`
+   */
   get shape(): readonly number[] {
     return Object.freeze(this.#open().shape)
   }
 
+  /** Data type of the elements. */
   get dtype(): DType {
     return this.#open().dtype
   }
 
+  /** The CUDA device of the memory. */
   get device(): Device & { readonly type: 'cuda' } {
     return this.#open().device as Device & { readonly type: 'cuda' }
   }
@@ -100,6 +107,7 @@ export class DeviceBuffer {
     return BigInt(memoryOf(this.#open()).stream.cudaStream)
   }
 
+  /** Whether `dispose()` has been called. */
   get isDisposed(): boolean {
     return this.#operand === null
   }
@@ -188,7 +196,11 @@ export class DeviceBuffer {
     return this
   }
 
-  /** A tensor over the same memory. The memory is freed once both are disposed of. */
+  /**
+   * A tensor over the same memory. The memory is freed once both are disposed of.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED
+   */
   tensor(): Tensor {
     return tensorOf(this.#open().share())
   }

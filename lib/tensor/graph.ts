@@ -26,6 +26,7 @@ export class Graph {
     this.#capture = capture
   }
 
+  /** Whether `dispose()` has been called. */
   get isDisposed(): boolean {
     return this.#handle === null
   }
@@ -65,6 +66,8 @@ export class Graph {
   /**
    * Frees the graph, and the memory that only it uses, once the enqueued replays are complete. Tensors created in it
    * stay valid.
+   *
+   * @throws LilyError ERR_LILY_CUDA
    */
   dispose(): void {
     const handle = this.#handle

@@ -60,15 +60,25 @@ export class Stream {
     return new Stream(StreamState.default(readCudaDevice('device', device).id))
   }
 
+  /**
+   * The CUDA device of the stream.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED
+   */
   get device(): Device {
     return cudaDevice(this.#open().device)
   }
 
-  /** The cudaStream_t, for other libraries. */
+  /**
+   * The cudaStream_t, for other libraries.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED
+   */
   get handle(): bigint {
     return BigInt(this.#open().cudaStream)
   }
 
+  /** Whether `dispose()` has been called. */
   get isDisposed(): boolean {
     return this.#state === null
   }
@@ -97,7 +107,11 @@ export class Stream {
     return this
   }
 
-  /** Destroys the stream once its work is complete. Its memory then belongs to the device's default stream. */
+  /**
+   * Destroys the stream once its work is complete. Its memory then belongs to the device's default stream.
+   *
+   * @throws LilyError ERR_LILY_CUDA
+   */
   dispose(): void {
     const state = this.#state
     this.#state = null
@@ -130,6 +144,7 @@ let eventHandleOf: (argument: string, event: unknown) => EventHandle
 export class Event {
   #handle: EventHandle | null
   #recorded = false
+  /** The CUDA device of the event. */
   readonly device: Device
 
   private constructor(device: Device) {
@@ -157,6 +172,7 @@ export class Event {
     return new Event(readCudaDevice('device', device))
   }
 
+  /** Whether `dispose()` has been called. */
   get isDisposed(): boolean {
     return this.#handle === null
   }
@@ -183,13 +199,21 @@ export class Event {
     return this
   }
 
-  /** Whether the work before the last record is complete; true if there is no record, as with cudaEventQuery. */
+  /**
+   * Whether the work before the last record is complete; true if there is no record, as with cudaEventQuery.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED, ERR_LILY_CUDA
+   */
   query(): boolean {
     const handle = this.#open()
     return bound(() => native.eventQuery(handle))
   }
 
-  /** Resolves when the work before the last record is complete. It does not block the event loop. */
+  /**
+   * Resolves when the work before the last record is complete. It does not block the event loop.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_CUDA, ERR_LILY_DISPOSED
+   */
   async synchronize(): Promise<void> {
     const handle = this.#open()
     await settled(bound(() => native.eventWait(handle)))

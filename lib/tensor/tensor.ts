@@ -31,14 +31,21 @@ export class Tensor {
     tensorOf = (operand) => new Tensor(operand)
   }
 
+  /**
+   * Dimensions, outermost first.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED, like all properties except `isDisposed`
+   */
   get shape(): readonly number[] {
     return Object.freeze(this.#open().shape)
   }
 
+  /** Data type of the elements. */
   get dtype(): DType {
     return this.#open().dtype
   }
 
+  /** The device of the memory; `{ type: 'cpu', id: 0 }` for host memory. */
   get device(): Device {
     return this.#open().device
   }
@@ -65,6 +72,7 @@ export class Tensor {
     return byteOffset === 0 ? memory : memory.subarray(byteOffset / memory.BYTES_PER_ELEMENT)
   }
 
+  /** Whether `dispose()` has been called. */
   get isDisposed(): boolean {
     return this.#operand === null
   }

@@ -6,8 +6,8 @@
 namespace lily {
 namespace {
 
-// The limit of kept host memory: enough for the workspaces and results of a large layer, and small enough to leave
-// memory for other processes. Device memory has no limit, because freeing it waits for the device: it is kept until
+// The limit of cached host memory: enough for the workspaces and results of a large layer, and small enough to leave
+// memory for other processes. Device memory has no limit, because freeing it waits for the device: it is cached until
 // `empty`, or until an allocation fails.
 constexpr size_t kHostLimit = size_t{1} << 30;
 
@@ -48,7 +48,7 @@ void *CachingPool::take(size_t bytes, lily_stream stream) {
     // A capturing stream cannot wait for work outside of the capture.
     block = recording(stream) == nullptr ? take_waiting(size, stream) : nullptr;
     if (block == nullptr) {
-      release_kept();
+      release_cached();
       if (allocate(size, &block) != LILY_OK) return nullptr;
     }
   }
@@ -60,27 +60,27 @@ void *CachingPool::take(size_t bytes, lily_stream stream) {
   return block;
 }
 
-void CachingPool::give_back(void *block, size_t bytes, lily_stream stream, bool idle) {
+void CachingPool::return_block(void *block, size_t bytes, lily_stream stream, bool idle) {
   const size_t size = size_class(bytes == 0 ? 1 : bytes);
   const std::lock_guard<std::mutex> lock(mutex_);
   if (Captured *captured = recording(stream)) {
     captured->blocks[size].push_back(block);
     return;
   }
-  keep(size, {block, stream, 0, idle || !has_streams_});
+  cache_block(size, {block, stream, 0, idle || !has_streams_});
 }
 
-// Moves a block from the blocks in use to the kept blocks.
-void CachingPool::keep(size_t size, const Block &block) {
+// Moves a block from the blocks in use to the cached blocks.
+void CachingPool::cache_block(size_t size, const Block &block) {
   statistics_.blocks_in_use -= 1;
   statistics_.bytes_in_use -= size;
-  std::vector<Block> &blocks = kept_[size];
+  std::vector<Block> &blocks = cached_[size];
   blocks.push_back(block);
   // The host writes to pinned memory without regard to queued work, so the event must be recorded now, at the last use.
   if (kind_ == MemoryKind::kPinned) work_completed(blocks.back());
-  statistics_.blocks_kept += 1;
-  statistics_.bytes_kept += size;
-  if (statistics_.bytes_kept > limit_) trim();
+  statistics_.blocks_cached += 1;
+  statistics_.bytes_cached += size;
+  if (statistics_.bytes_cached > limit_) trim();
 }
 
 void CachingPool::begin_capture(lily_stream stream) {
@@ -110,10 +110,10 @@ void CachingPool::hand_over(lily_stream stream, lily_stream successor) {
     const Captured captured = std::move(found->second);
     captured_.erase(found);
     for (const auto &[size, blocks] : captured.blocks) {
-      for (void *block : blocks) keep(size, {block, successor, 0, false});
+      for (void *block : blocks) cache_block(size, {block, successor, 0, false});
     }
   }
-  for (auto &[size, blocks] : kept_) {
+  for (auto &[size, blocks] : cached_) {
     for (Block &block : blocks) {
       if (block.stream == stream) block.stream = successor;
     }
@@ -122,7 +122,7 @@ void CachingPool::hand_over(lily_stream stream, lily_stream successor) {
 
 void CachingPool::empty() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  release_kept();
+  release_cached();
   for (const lily_event event : free_events_) backend_.event_destroy(device_, event);
   free_events_.clear();
 }
@@ -164,18 +164,18 @@ void CachingPool::drop_event(Block &block) {
   block.event = 0;
 }
 
-// Takes a kept block that is usable without waiting. The block that was given back last comes first, because it is most
+// Takes a cached block that is usable without waiting. The block that was returned last comes first, because it is most
 // likely in the caches.
 void *CachingPool::reuse(size_t size, lily_stream stream) {
-  const auto found = kept_.find(size);
-  if (found == kept_.end()) return nullptr;
+  const auto found = cached_.find(size);
+  if (found == cached_.end()) return nullptr;
   std::vector<Block> &blocks = found->second;
   const auto take_block = [&](size_t index) {
     void *data = blocks[index].data;
     drop_event(blocks[index]);
     blocks.erase(blocks.begin() + static_cast<ptrdiff_t>(index));
-    statistics_.blocks_kept -= 1;
-    statistics_.bytes_kept -= size;
+    statistics_.blocks_cached -= 1;
+    statistics_.bytes_cached -= size;
     return data;
   };
   for (size_t i = blocks.size(); i-- > 0;) {
@@ -189,8 +189,8 @@ void *CachingPool::reuse(size_t size, lily_stream stream) {
 
 // Used when an allocation fails: takes a block of another stream, and makes `stream` wait for the work on it.
 void *CachingPool::take_waiting(size_t size, lily_stream stream) {
-  const auto found = kept_.find(size);
-  if (found == kept_.end() || found->second.empty() || kind_ == MemoryKind::kPinned) return nullptr;
+  const auto found = cached_.find(size);
+  if (found == cached_.end() || found->second.empty() || kind_ == MemoryKind::kPinned) return nullptr;
   Block &block = found->second.back();
   work_completed(block);
   if (block.event == 0 || backend_.stream_wait_event(device_, stream, block.event) != LILY_OK) return nullptr;
@@ -198,30 +198,30 @@ void *CachingPool::take_waiting(size_t size, lily_stream stream) {
   return reuse(size, stream);
 }
 
-// Releases blocks whose work has completed, until the kept memory is within the limit.
+// Releases blocks whose work has completed, until the cached memory is within the limit.
 void CachingPool::trim() {
-  for (auto &[size, blocks] : kept_) {
-    for (size_t i = blocks.size(); i-- > 0 && statistics_.bytes_kept > limit_;) {
+  for (auto &[size, blocks] : cached_) {
+    for (size_t i = blocks.size(); i-- > 0 && statistics_.bytes_cached > limit_;) {
       if (!work_completed(blocks[i])) continue;
       drop_event(blocks[i]);
       release(blocks[i].data);
       blocks.erase(blocks.begin() + static_cast<ptrdiff_t>(i));
-      statistics_.blocks_kept -= 1;
-      statistics_.bytes_kept -= size;
+      statistics_.blocks_cached -= 1;
+      statistics_.bytes_cached -= size;
     }
   }
 }
 
-void CachingPool::release_kept() {
-  for (auto &[size, blocks] : kept_) {
+void CachingPool::release_cached() {
+  for (auto &[size, blocks] : cached_) {
     for (Block &block : blocks) {
       // Releasing a block does not have to wait for queued work, so wait here.
       if (!work_completed(block) && block.event != 0) backend_.event_synchronize(device_, block.event);
       drop_event(block);
       release(block.data);
     }
-    statistics_.blocks_kept -= blocks.size();
-    statistics_.bytes_kept -= size * blocks.size();
+    statistics_.blocks_cached -= blocks.size();
+    statistics_.bytes_cached -= size * blocks.size();
     blocks.clear();
   }
 }
@@ -244,7 +244,7 @@ namespace {
 
 using Pools = std::map<std::tuple<const lily_backend *, int32_t, MemoryKind>, CachingPool *>;
 
-// Never destroyed, because a finalizer may give back a block after the static destructors have run.
+// Never destroyed, because a finalizer may return a block after the static destructors have run.
 std::mutex &pools_mutex() {
   static std::mutex *const mutex = new std::mutex;
   return *mutex;

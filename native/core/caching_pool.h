@@ -2,7 +2,7 @@
 // per 4 KiB, and freeing memory of a GPU waits for the whole device.
 //
 // Allocation is stream-ordered. A block belongs to the stream that it was taken for; code that uses the block on
-// another stream must order the two streams by events, before and after. A block may be given back while work that uses
+// another stream must order the two streams by events, before and after. A block may be returned while work that uses
 // it is still queued: the pool reuses it on the same stream at once, and on another stream when that work has
 // completed.
 #pragma once
@@ -24,8 +24,8 @@ enum class MemoryKind {
 };
 
 struct PoolStatistics {
-  size_t bytes_in_use, bytes_kept, peak_bytes_in_use;
-  size_t blocks_in_use, blocks_kept;
+  size_t bytes_in_use, bytes_cached, peak_bytes_in_use;
+  size_t blocks_in_use, blocks_cached;
   uint64_t allocations;  // number of allocations that the pool requested from the backend
 };
 
@@ -33,15 +33,15 @@ class CachingPool {
  public:
   CachingPool(const lily_backend &backend, int32_t device, MemoryKind kind);
 
-  // Returns a block of at least `bytes` with unspecified contents. If memory is exhausted, the pool releases all kept
+  // Returns a block of at least `bytes` with unspecified contents. If memory is exhausted, the pool releases all cached
   // blocks, which waits for the streams that use them, and tries again; it returns null if that fails too. The block
-  // must be given back with the same `bytes` and `stream`.
+  // must be returned with the same `bytes` and `stream`.
   void *take(size_t bytes, lily_stream stream = 0);
   // `idle`: no queued work uses the block, so that any stream may reuse it at once.
-  void give_back(void *block, size_t bytes, lily_stream stream = 0, bool idle = false);
+  void return_block(void *block, size_t bytes, lily_stream stream = 0, bool idle = false);
 
   // Between the two calls, work on `stream` is captured into a graph, which may be launched several times. Blocks that
-  // are given back during a capture are reused by later captured work of the stream only, until hand_over.
+  // are returned during a capture are reused by later captured work of the stream only, until hand_over.
   void begin_capture(lily_stream stream);
   void end_capture(lily_stream stream);
   bool is_recording(lily_stream stream);
@@ -50,7 +50,7 @@ class CachingPool {
   // `stream` before all later work of `successor`.
   void hand_over(lily_stream stream, lily_stream successor);
 
-  // Waits for the work on the kept blocks and releases them to the backend.
+  // Waits for the work on the cached blocks and releases them to the backend.
   void empty();
 
   PoolStatistics statistics() const;
@@ -63,7 +63,7 @@ class CachingPool {
     bool idle;
   };
 
-  // The blocks that were given back during a capture. The statistics count them as in use.
+  // The blocks that were returned during a capture. The statistics count them as in use.
   struct Captured {
     bool recording;
     std::unordered_map<size_t, std::vector<void *>> blocks;
@@ -72,13 +72,13 @@ class CachingPool {
   static size_t size_class(size_t bytes);
   bool work_completed(Block &block);
   bool usable_at_once(const Block &block, lily_stream stream) const;
-  void keep(size_t size, const Block &block);
+  void cache_block(size_t size, const Block &block);
   Captured *recording(lily_stream stream);
   void *reuse(size_t size, lily_stream stream);
   void *take_waiting(size_t size, lily_stream stream);
   void drop_event(Block &block);
   void trim();
-  void release_kept();
+  void release_cached();
   lily_status allocate(size_t size, void **block);
   void release(void *block);
 
@@ -88,7 +88,7 @@ class CachingPool {
   const bool has_streams_;
   const size_t limit_;
   mutable std::mutex mutex_;
-  std::unordered_map<size_t, std::vector<Block>> kept_;
+  std::unordered_map<size_t, std::vector<Block>> cached_;
   std::unordered_map<lily_stream, Captured> captured_;
   std::vector<lily_event> free_events_;
   PoolStatistics statistics_ = {};
@@ -103,7 +103,7 @@ void end_capture_in_pools(const lily_backend &backend, int32_t device, lily_stre
 void hand_over_pools(const lily_backend &backend, int32_t device, lily_stream stream, lily_stream successor);
 void empty_pools(const lily_backend &backend);
 
-// A block that the destructor gives back to its pool.
+// A block that the destructor returns to its pool.
 class PooledBlock {
  public:
   PooledBlock() = default;
@@ -115,7 +115,7 @@ class PooledBlock {
   }
   PooledBlock &operator=(PooledBlock &&) = delete;
   ~PooledBlock() {
-    if (data_ != nullptr) pool_->give_back(data_, bytes_, stream_);
+    if (data_ != nullptr) pool_->return_block(data_, bytes_, stream_);
   }
 
   void *data() const { return data_; }

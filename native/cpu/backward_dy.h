@@ -5,14 +5,14 @@
 //   dw_ge = <B_e, D_g>
 //   dB_e (+)= sum_g w_ge D_g    or deferred_db, which a fold adds up over several layers
 //
-//   dy                 M x d_out, pitched
-//   lhs                M x stack.rank, contiguous
+//   dy                  M x d_out, pitched
+//   lhs                 M x stack.rank, contiguous
 //   q_partials          [split][M][lhs_pitch], float32: the sum over the columns of the split
 //   d_weights_partials  [split][G][E], double: the sum over the columns of the split
-//   db                 E r x d_out, pitched; d_out x r for LoRA
-//   deferred_db        [partials][r][d_out], contiguous, float32: one D_g per group, or one sum_g w_ge D_g per expert
+//   db                  E r x d_out, pitched; d_out x r for LoRA
+//   deferred_db         [partials][r][d_out], contiguous, float32: one D_g per group, or one sum_g w_ge D_g per expert
 //
-// Scratch holds, for one tile of columns and one group, C^T packed [panel of rank][step of columns][width], and D
+// Scratch holds, for one tile of columns and one group, s C^T packed [panel of rank][step of columns][width], and D
 // without the factor s packed [panel of columns][rank][width].
 //
 // dy is read once from memory; B is read once per group, and dB is read and written once per group.
@@ -131,7 +131,7 @@ void dy_pass(const BackwardPass &pass, int64_t split, float *scratch) {
   const ExpertStack &stack = pass.stack;
   const lily_matrix &dy = pass.call->dy;
   const bool needs_d_combined = pass.needs_db || pass.needs_d_weights;
-  float *combined = scratch;  // C^T
+  float *combined = scratch;  // s C^T
   float *d_combined = combined + steps_of<Operand>(pass.dy_tile_columns) * pass.lhs_pitch;
   float *rhs_scratch = d_combined + stack.rank * round_up(pass.dy_tile_columns, kLanes);
   float *transpose_scratch = rhs_scratch + pass.outer_product_tokens * kPanel;

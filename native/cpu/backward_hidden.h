@@ -6,7 +6,7 @@
 //   dl_t = p_t * (dp_t - <p_t, dp_t>)        with pool `logits`: dl_te = keep_t d_pooled_ge
 //   dh_t = (q_t + dl_t R) * phi'(h_t)
 //
-//   q_partials      [split][M][lhs_pitch], float32
+//   q_partials     [split][M][lhs_pitch], float32
 //   probabilities  M x E, contiguous
 //   hidden         M x r, contiguous
 //   router_packed  E x rank_pitch: R, float32

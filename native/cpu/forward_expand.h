@@ -1,8 +1,9 @@
-// Expand: y (+)= lhs C_g, where C_g includes the scaling s. A task computes one tile of d_out for one tile of tokens.
+// Expand: y (+)= s lhs C_g. The packed C_g includes the factor s. A task computes one tile of d_out for one tile of
+// tokens.
 //
 //   lhs  M x stack.rank, contiguous: hidden, or u_t = p_t (x) h_t with token routing
 //   y    M x d_out, pitched
-//   C_g  packed in scratch: [panel of d_out][step of k][width]
+//   C_g  s C_g, packed in scratch: [panel of d_out][step of k][width]
 //
 // For each group, the task combines its columns of C_g in scratch and applies them to all tokens of the group. y is
 // written once, and read once if it is accumulated. B is read once per group and tile of tokens.

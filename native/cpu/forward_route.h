@@ -7,11 +7,11 @@
 //   u_t = p_t (x) h_t                             token routing only, which needs no pool_sums
 //
 //   hidden_partials  [split][M][rank_pitch], float32
-//   hidden          M x r, contiguous; l and u use the values as rounded to its element type
-//   router_packed   r x expert_pitch: R^T, float32
-//   probabilities   M x E, contiguous, may be null
-//   pool_sums       [token tile][E]
-//   u               M x E r, in the element type of the large products
+//   hidden           M x r, contiguous; l and u use the values as rounded to its element type
+//   router_packed    r x expert_pitch: R^T, float32
+//   probabilities    M x E, contiguous, may be null
+//   pool_sums        [token tile][E]
+//   u                M x E r, in the element type of the large products
 //
 // One pass over the tokens: the partial sums are read once, each output is written once.
 #pragma once

@@ -26,9 +26,9 @@ struct Partition {
   LILY_INLINE int64_t end(int64_t index) const { return (index + 1) * width < columns ? (index + 1) * width : columns; }
 };
 
-// The B_e and the weights that combine them: C_g = scaling * sum_e w_ge B_e, where B_e is the rows e * rank to
-// (e + 1) * rank - 1 of b. Token routing is the case of one expert of rank E r and weight 1. LoRA is the case of one
-// expert whose b is stored transposed, [d_out, r].
+// The B_e and the weights that combine them: scaling * C_g = scaling * sum_e w_ge B_e, where B_e is the rows
+// e * rank to (e + 1) * rank - 1 of b. Token routing is the case of one expert of rank E r and weight 1. LoRA is the
+// case of one expert whose b is stored transposed, [d_out, r].
 struct ExpertStack {
   lily_matrix b;
   int64_t experts;

@@ -30,7 +30,7 @@ LILY_INLINE Vector load(const float *p) { return *reinterpret_cast<const Unalign
 LILY_INLINE void store(float *p, Vector v) { *reinterpret_cast<UnalignedVector *>(p) = v; }
 LILY_INLINE Vector broadcast(float value) { return value - Vector{}; }
 
-// Correctly rounded, as the instruction of every set is.
+// Correctly rounded, like the square root instruction of every set.
 LILY_INLINE Vector square_root(Vector v) {
 #if LILY_VECTOR_BYTES == 64
   return (Vector)_mm512_sqrt_ps((__m512)v);

@@ -32,8 +32,8 @@ std::mutex own_streams_mutex;
 cudaStream_t own_streams[kMaxDevices];
 
 lily_status create_stream(cudaStream_t *stream) {
-  // The stream does not synchronise with the legacy default stream: callers that use that one join the streams with
-  // events.
+  // The stream does not synchronise with the legacy default stream: callers that use the legacy stream order the
+  // two with events.
   return report(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "creating a stream");
 }
 

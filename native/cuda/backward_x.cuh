@@ -15,8 +15,8 @@
 
 namespace lily::cuda {
 
-// Tokens (one split) and elements of dR per block. Splits are as short as a small number of partial sums
-// (kRouterSplits) for `reduce` permits, because the other blocks finish early if there are few tokens.
+// Tokens (one split) and elements of dR per block. Splits are short, because the other blocks finish early if
+// there are few tokens, and long enough that `reduce` adds about kRouterSplits partial sums.
 constexpr int kLeastRouterTokens = 64, kMostRouterTokens = 256, kRouterSplits = 32;
 constexpr int kRouterTile = 32, kRouterElements = 4 * kThreads;
 
@@ -39,7 +39,7 @@ struct BackwardX {
   RouterBlocks router;
 };
 
-// Returns sum + <h column, dl column> over `tokens` tokens; kLoadsInFlight loads of h are in flight.
+// Returns sum + <h column, dl column> over `tokens` tokens; kCount loads of h are in flight.
 template <typename T>
 __device__ inline float add_router_column(float sum, const T *hidden, int64_t pitch, const float *d_logits, int experts,
                                           int tokens) {

@@ -1,4 +1,5 @@
-// The combined HP of one pooling group, C = sum_e w_e B_e, and the source of its weights w. Symbols as in docs/math.md.
+// The combined projector of one pooling group, C = sum_e w_e B_e, and the source of its weights w. Symbols as in
+// docs/math.md.
 #pragma once
 
 #include "strip.cuh"

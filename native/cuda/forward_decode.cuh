@@ -1,5 +1,5 @@
-// Forward of few tokens (decoding), second phase: everything after x A^T, which the first phase leaves as partial sums
-// over splits of d_in. Symbols as in docs/math.md.
+// Forward of few tokens (decoding), second phase: everything after x A^T, of which the first phase writes partial
+// sums over splits of d_in. Symbols as in docs/math.md.
 //
 //   h = phi(sum of the partials)   l = h R^T   p = softmax(l)   w = pooled p   y (+)= s h C, or s u B
 //
@@ -31,7 +31,7 @@ struct ForwardDecode {
   int relu;
   Output hidden;  // for backward; may be null
   Route route;    // `values` may be null
-  int pooled;     // 1: one combined HP; 0: weights per token
+  int pooled;     // 1: one combined projector; 0: weights per token
   int per_token;  // for weights per token: 1 with token routing, 0 if a group's tokens share weights
   PoolKind pool;
   Groups groups;

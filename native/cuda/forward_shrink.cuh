@@ -86,8 +86,7 @@ __device__ inline void form_logits(const Route &route, const float *product, int
   }
 }
 
-// Leaves h of the tile in shared memory, as `shrink` does, followed at Tile::kProduct by the values that finish_route
-// leaves in `logits`.
+// Computes h of the tile in shared memory, as `shrink` does. The `logits` of finish_route follow at Tile::kProduct.
 template <typename Tile>
 __device__ inline const float *shrink_and_route(char *shared, const ForwardShrink &call, int token, int token_end,
                                                 int row) {

@@ -75,9 +75,9 @@ __device__ inline void multiply_edge(typename Tile::Sums &sum, const typename Ti
   }
 }
 
-// Leaves the tile's `rows` x `columns` (at most the tile's size) in shared memory, kResultPitch floats per row,
-// readable by all threads. fill(a, b, step) loads one stage of both operands: a as [kBlockM][kBlockK] with
-// Along::kDepth and as [kBlockK][kBlockM] with Along::kOuter; b likewise.
+// Computes `rows` x `columns` elements of the product (at most the tile's size). Returns them in shared memory,
+// kResultPitch floats per row, readable by all threads. fill(a, b, step) loads one stage of both operands: a as
+// [kBlockM][kBlockK] with Along::kDepth and as [kBlockK][kBlockM] with Along::kOuter; b likewise.
 template <typename Tile, Along kAlongA, Along kAlongB, typename Fill>
 __device__ inline float *large_product(char *shared, int depth, int rows, int columns, const Fill &fill) {
   using Scalar = typename Tile::Scalar;

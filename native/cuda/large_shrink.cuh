@@ -1,7 +1,7 @@
 // The shrinking products of large ranks. Symbols as in docs/math.md.
 //
 //   forward    h = phi(x A^T)
-//   backward   dh = (s dy C^T + dl R) phi'     one pooling group; large_strip.cuh has computed D, and so dl is known
+//   backward   dh = (s dy C^T + dl R) phi'     one pooling group; large_strip has computed dw, from which dl follows
 //
 // Each block owns BLOCK_M tokens and BLOCK_N columns of h or dh. Global memory traffic: x or dy once per tile of
 // columns, A or C once per tile of tokens, all but the first time from L2; h or dh written once.

@@ -26,7 +26,7 @@ struct WalkShape {
 // Larger ranks use the kernels of large.cuh.
 constexpr int kLargeRank = 128;
 
-// The same for the kernels of large.cuh.
+// How a kernel of large.cuh iterates over its matrices.
 struct LargeWalk {
   int block_m, block_n, bytes;  // BLOCK_M and BLOCK_N of the tile; bytes of shared memory
   int column_tiles;

@@ -267,7 +267,7 @@ class Forward {
     return lhs;
   }
 
-  // Source of the weights of the one combined HP.
+  // Source of the weights of the combined projector.
   Weights weights() const {
     Weights weights = {WeightSource::kOne, call_.weights, partials_, tiles_, experts_};
     if (routes_) weights.source = pools_logits_ ? WeightSource::kSoftmax : WeightSource::kMean;

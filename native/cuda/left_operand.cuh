@@ -2,7 +2,7 @@
 // computed as it is loaded. Symbols as in docs/math.md.
 //
 //   kHidden    h_t                                    one pooling group: y = s h C, D = s h^T dy
-//   kU         u_t[e r + k] = w_te h_t[k]             weights per token: no combined HP is formed
+//   kU         u_t[e r + k] = w_te h_t[k]             weights per token: no C is formed
 //   kDHidden   dh_t = (q_t + sum_e dl_te R_e) phi'    never stored
 //
 // dl_t = p_t * (dp_t - <p_t, dp_t>) is computed as p_te sum_j p_tj (dp_te - dp_tj), which avoids cancellation where
@@ -272,7 +272,7 @@ __device__ inline void stage_lhs(Scalar *tile, const LeftOperand &lhs, const Lhs
   });
 }
 
-// The same for kDHidden.
+// Like stage_lhs, for kDHidden.
 template <typename Scalar, int kBlockM, int kBlockK>
 __device__ inline void stage_d_hidden(Scalar *tile, const LeftOperand &lhs, const LhsScratch<kBlockM> &scratch,
                                       int token, int token_end, int column) {

@@ -65,7 +65,7 @@ __device__ inline void with_type(int32_t dtype, const Visit &visit) {
   }
 }
 
-// The same for activations and h. Kernels of a 16-bit Scalar support only Scalar.
+// Like with_type, for activations and h: kernels of a 16-bit Scalar support only Scalar.
 template <typename Scalar, typename Visit>
 __device__ inline void with_activation_type(int32_t dtype, const Visit &visit) {
   if constexpr (kDtype<Scalar> != LILY_FLOAT32)

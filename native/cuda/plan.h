@@ -18,9 +18,9 @@ inline int round_up(int64_t a, int b) { return ceil_divide(a, b) * b; }
 // Minimum number of blocks that a launch aims for: one per multiprocessor, and 64 on any device.
 inline int min_blocks(const Device &device) { return std::max(64, device.multiprocessors); }
 
-// Whether each token has its own weights (u_t = w_t (x) h_t), instead of one combined HP for all tokens. Sequences use
-// it too: no combined HP per sequence is formed, rows do not depend on how the batch is divided, and while E r is small
-// the traffic is the same.
+// Whether each token has its own weights (u_t = w_t (x) h_t), instead of one combined projector C for all tokens.
+// Sequences use it too: no C per sequence is formed, rows do not depend on how the batch is divided, and while E r is
+// small the traffic is the same.
 inline bool has_token_weights(const lily_problem &problem, bool has_offsets) {
   return problem.routing == LILY_ROUTING_TOKEN || problem.routing == LILY_ROUTING_SEQUENCE ||
          (problem.routing == LILY_ROUTING_FIXED && (has_offsets || problem.groups != 1));

@@ -23,7 +23,7 @@ __device__ inline void copy_async(void *shared, const void *global, int bytes) {
 #endif
 }
 
-// The same for 8 bytes, cached in L1.
+// Like copy_async, for 8 bytes and cached in L1.
 __device__ inline void copy_async_8(void *shared, const void *global, int bytes) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
@@ -70,7 +70,7 @@ __device__ inline void load_matrices(uint32_t (&matrix)[4], const void *row) {
                : "memory");
 }
 
-// The same, transposed: elements 2 * (l % 4) and 2 * (l % 4) + 1 of column l / 4.
+// Like load_matrices, transposed: elements 2 * (l % 4) and 2 * (l % 4) + 1 of column l / 4.
 __device__ inline void load_matrices_transposed(uint32_t (&matrix)[4], const void *row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(matrix[0]), "=r"(matrix[1]), "=r"(matrix[2]), "=r"(matrix[3])

@@ -67,9 +67,9 @@ __device__ inline DepthTiles all_depth_tiles(const ShrinkOperands &operands) {
   return {0, (operands.depth + Tile::kBlockK - 1) / Tile::kBlockK};
 }
 
-// Leaves the product of tokens [token, token_end) and rows [row, row + kBlockN) over `tiles` in shared memory,
-// kProductPitch floats per row, readable by all threads. `tiles` must begin with a split. Padding rows and columns are
-// zero.
+// Computes the product of tokens [token, token_end) and rows [row, row + kBlockN) over `tiles`. Returns it in shared
+// memory, kProductPitch floats per row, readable by all threads. `tiles` must begin with a split. Padding rows and
+// columns are zero.
 template <typename Tile>
 __device__ inline const float *shrink(char *shared, const ShrinkOperands &operands, int token, int token_end, int row,
                                       const DepthTiles &tiles) {

@@ -150,7 +150,7 @@ __device__ inline void stage(T *tile, const Operand &source, const Window &windo
                [&](auto tag) { stage_converted<T, decltype(tag), kRows, kColumns>(tile, source, window); });
 }
 
-// The same for activations and h.
+// Like stage, for activations and h.
 template <typename T, int kRows, int kColumns>
 __device__ inline void stage_activations(T *tile, const Operand &source, const Window &window) {
   if (stage_unconverted<T, kRows, kColumns>(tile, source, window)) return;

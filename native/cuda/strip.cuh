@@ -76,8 +76,8 @@ struct StripIndex {
   int row_tile;            // of z, for outer: which BLOCK_K columns of lhs
 };
 
-// Iterates over the block's tokens. With kOuter the result z is left in shared memory, kResultPitch floats per row,
-// readable by all threads. fill_rhs(tile, first row) loads rows of w; it is called once if lhs has one K tile.
+// Iterates over the block's tokens. With kOuter it returns z in shared memory, kResultPitch floats per row, readable by
+// all threads. fill_rhs(tile, first row) loads rows of w; it is called once if lhs has one K tile.
 template <typename Tile, bool kExpand, bool kOuter, typename FillRhs>
 __device__ inline const float *walk_strip(char *shared, const StripOperands &operands, const StripIndex &at,
                                           bool expands, bool has_outer, const FillRhs &fill_rhs) {

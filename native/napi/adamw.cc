@@ -27,7 +27,7 @@ class AdamWArguments {
   }
 
   const lily_backend &backend() const { return *operands_.backend; }
-  lily_stream home() const { return static_cast<lily_stream>(whole(adamw_field::kHome)); }
+  lily_stream memory_stream() const { return static_cast<lily_stream>(whole(adamw_field::kMemoryStream)); }
 
   lily_adamw call() const {
     lily_adamw call = {};
@@ -102,7 +102,7 @@ void adamw(const Napi::CallbackInfo &info) {
   call.parameter_count = static_cast<int64_t>(parameters.size());
   size_t bytes = 0;
   check(info.Env(), backend, backend.adamw_workspace(&call, &bytes));
-  const PooledBlock workspace(caching_pool(backend, call.device), bytes, arguments.home());
+  const PooledBlock workspace(caching_pool(backend, call.device), bytes, arguments.memory_stream());
   if (workspace.data() == nullptr) throw out_of_memory(info.Env(), backend, "a workspace", bytes);
   call.workspace = workspace.data();
   call.workspace_bytes = workspace.bytes();

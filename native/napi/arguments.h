@@ -15,7 +15,7 @@ class Arguments {
   const lily_backend &backend() const { return *operands_.backend; }
   const lily_problem &problem() const { return problem_; }
   lily_stream stream() const { return static_cast<lily_stream>(whole(call_field::kStream)); }
-  lily_stream home() const { return static_cast<lily_stream>(whole(call_field::kHome)); }
+  lily_stream memory_stream() const { return static_cast<lily_stream>(whole(call_field::kMemoryStream)); }
 
   bool has(int slot) const;
 

@@ -7,7 +7,7 @@
 
 namespace lily::napi {
 
-// The backend of a number in `constants.backend`; null if it is absent, cuda_absence says why.
+// The backend of a number in `constants.backend`. Null if the CUDA library is absent; cuda_absence gives the reason.
 const lily_backend *backend_by_number(double number);
 
 // Why the CUDA library is absent; "" if it is not.

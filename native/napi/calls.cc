@@ -49,7 +49,7 @@ Prepared<Operation> prepare(const Napi::CallbackInfo &info) {
   typename Operation::Call call = Operation::read(arguments);
   size_t bytes = 0;
   check(info.Env(), backend, Operation::workspace(backend, arguments.problem(), &bytes));
-  PooledBlock workspace(caching_pool(backend, call.problem.device), bytes, arguments.home());
+  PooledBlock workspace(caching_pool(backend, call.problem.device), bytes, arguments.memory_stream());
   if (workspace.data() == nullptr) throw out_of_memory(info.Env(), backend, "a workspace", bytes);
   call.workspace = workspace.data();
   call.workspace_bytes = workspace.bytes();

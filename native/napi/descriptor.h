@@ -8,13 +8,13 @@ namespace lily::napi {
 
 // clang-format off
 
-// Numbers of a forward or backward call. The call runs in `stream`; its workspace belongs to `home`, a stream of the
-// package.
+// Numbers of a forward or backward call. The call runs in `stream`; its workspace belongs to `memoryStream`, a stream
+// of the package.
 #define LILY_CALL_FIELDS(X)              \
   X(kBackend, backend)                   \
   X(kDevice, device)                     \
   X(kStream, stream)                     \
-  X(kHome, home)                         \
+  X(kMemoryStream, memoryStream)         \
   X(kRouting, routing)                   \
   X(kPool, pool)                         \
   X(kActivation, activation)             \
@@ -83,15 +83,15 @@ namespace lily::napi {
   X(kWeightsOffset, weightsOffset)
 
 // Numbers of a step of AdamW. The numbers of each parameter follow.
-#define LILY_ADAMW_FIELDS(X)   \
-  X(kBackend, backend)         \
-  X(kDevice, device)           \
-  X(kStream, stream)           \
-  X(kHome, home)               \
-  X(kStep, step)               \
-  X(kBeta1, beta1)             \
-  X(kBeta2, beta2)             \
-  X(kEps, eps)                 \
+#define LILY_ADAMW_FIELDS(X)       \
+  X(kBackend, backend)             \
+  X(kDevice, device)               \
+  X(kStream, stream)               \
+  X(kMemoryStream, memoryStream)   \
+  X(kStep, step)                   \
+  X(kBeta1, beta1)                 \
+  X(kBeta2, beta2)                 \
+  X(kEps, eps)                     \
   X(kMaxNorm, maxNorm)
 
 // Numbers of one parameter. Its moments begin at the first byte of their memory and have no offset.

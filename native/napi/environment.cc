@@ -24,7 +24,7 @@ Environment::~Environment() {
   if (--environments > 0 || opened_cuda_backend() == nullptr) return;
   const lily_backend &backend = *opened_cuda_backend();
   empty_pools(backend);
-  Stream::release_own();
+  Stream::release_defaults();
   backend.close();
 }
 

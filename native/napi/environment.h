@@ -1,4 +1,4 @@
-// The life of the addon in a process.
+// Counts the JavaScript environments that use the addon, and cleans up after the last one.
 #pragma once
 
 namespace lily::napi {

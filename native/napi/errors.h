@@ -12,7 +12,7 @@ namespace lily::napi {
 // A JavaScript Error with a `code`.
 Napi::Error make_error(Napi::Env env, const char *code, const std::string &message);
 
-// The same with the name of the argument, in the message and as `argument`.
+// Like make_error, with the name of the argument at the start of the message and as the property `argument`.
 Napi::Error argument_error(Napi::Env env, const char *code, const char *name, const std::string &message);
 
 // A failed call of a backend: a copy of this thread's last error, which another thread can throw.

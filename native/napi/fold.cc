@@ -67,7 +67,7 @@ class FoldArguments {
     const Napi::Value partial = partials_[index], weight = weights_[index];
     const int64_t count = integer(kPartials);
     if (count < 0 || count > kMaxExperts || (weight.IsNull() && count != experts_)) {
-      throw make_error(env_, "ERR_LILY_ARGUMENT", "groups do not match the deferred gradients");
+      throw make_error(env_, "ERR_LILY_ARGUMENT", "the number of partials does not match the weights and experts");
     }
     lily_deferred layer = {};
     layer.partial = static_cast<const float *>(

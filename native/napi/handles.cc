@@ -9,7 +9,7 @@ namespace {
 void *memory_of_handle(Napi::Env env, int32_t device, const Memory &memory, int64_t offset, int64_t bytes,
                        const char *name) {
   if (memory.data == nullptr) throw argument_error(env, "ERR_LILY_DISPOSED", name, "its memory has been released");
-  if (memory.home->device() != device) {
+  if (memory.stream->device() != device) {
     throw argument_error(env, "ERR_LILY_DEVICE", name, "its memory is of another device");
   }
   const bool fits = bytes >= 0 && offset >= 0 && static_cast<uint64_t>(offset) <= memory.bytes &&

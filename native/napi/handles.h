@@ -1,5 +1,5 @@
-// The Externals by which JavaScript holds device memory, streams, events and graphs. The finalizer of an External
-// releases what it holds.
+// The Externals (Node-API) that represent device memory, streams, events and graphs in JavaScript. The finalizer of an
+// External releases the resource.
 #pragma once
 
 #include <napi.h>
@@ -16,7 +16,7 @@
 
 namespace lily::napi {
 
-// The start of what an External holds.
+// The base of the objects that Externals point to; `kind` identifies the type.
 struct Handle {
   enum Kind : uint32_t { kMemory = 0x6c696c01, kStream, kEvent, kGraph };
   explicit Handle(Kind kind) : kind(kind) {}
@@ -27,22 +27,22 @@ struct Handle {
 struct Memory : Handle {
   static constexpr Kind kKind = kMemory;
   static constexpr const char *kName = "device memory";
-  Memory(const lily_backend &backend, Shared<Stream> stream, size_t bytes)
+  Memory(const lily_backend &backend, Shared<Stream> memory_stream, size_t bytes)
       : Handle(kKind),
         backend(backend),
-        home(std::move(stream)),
+        stream(std::move(memory_stream)),
         bytes(bytes),
-        data(caching_pool(backend, home->device()).take(bytes, home->handle())) {}
+        data(caching_pool(backend, stream->device()).take(bytes, stream->handle())) {}
 
   void release(Napi::Env env) {
     if (data == nullptr) return;
-    caching_pool(backend, home->device()).give_back(data, bytes, home->handle());
+    caching_pool(backend, stream->device()).return_block(data, bytes, stream->handle());
     data = nullptr;
     Napi::MemoryManagement::AdjustExternalMemory(env, -static_cast<int64_t>(bytes));
   }
 
   const lily_backend &backend;
-  const Shared<Stream> home;
+  const Shared<Stream> stream;
   const size_t bytes;
   void *data;  // null: released
 };
@@ -115,8 +115,8 @@ inline int32_t device_number(const Napi::CallbackInfo &info, size_t index) {
 // The CUDA backend; throws if it is absent.
 const lily_backend &cuda(Napi::Env env);
 
-// The address of `bytes` bytes from `offset` on, for a call on a device: memory of the
-// package or an address.
+// The address of `bytes` bytes from `offset` on, for a call on a device. The value is a Memory or an address as a
+// BigInt.
 void *device_memory_of(Napi::Env env, int32_t device, napi_value value, int64_t offset, int64_t bytes,
                        const char *name);
 

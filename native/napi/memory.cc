@@ -9,9 +9,9 @@ namespace {
 // (bytes, stream) -> memory of the stream's device
 Napi::Value memory_allocate(const Napi::CallbackInfo &info) {
   const lily_backend &backend = cuda(info.Env());
-  const Shared<Stream> &home = argument<StreamHandle>(info, 1).stream;
+  const Shared<Stream> &stream = argument<StreamHandle>(info, 1).stream;
   const size_t bytes = static_cast<size_t>(number(info, 0));
-  auto memory = std::make_unique<Memory>(backend, home, bytes);
+  auto memory = std::make_unique<Memory>(backend, stream, bytes);
   if (memory->data == nullptr) throw out_of_memory(info.Env(), backend, "device memory", bytes);
   Napi::MemoryManagement::AdjustExternalMemory(info.Env(), static_cast<int64_t>(bytes));
   return wrap(info.Env(), std::move(memory));

@@ -10,7 +10,7 @@
 
 namespace lily::napi {
 
-// The integer that a double holds exactly; `name` is for the error.
+// Converts a double to an integer. Throws for NaN and for magnitudes above 2^53; `name` is part of the error text.
 int64_t whole_number(Napi::Env env, double number, const char *name);
 
 // The memory of a typed array of at least `count` elements.
@@ -19,7 +19,7 @@ void *array_memory(Napi::Env env, napi_value value, int64_t count, int64_t eleme
 // The backend of a number in `constants.backend`; throws if it is absent.
 const lily_backend &available_backend(Napi::Env env, double number);
 
-// Reads operands that must be on one device; `name` is for the error.
+// Reads operands that must be on one device. `name` is part of the error texts.
 struct Operands {
   // `bytes` bytes from `offset` on. The CPU backend takes typed arrays. Other backends take memory of the package or an
   // address, which lib/ has checked with checkPointer.

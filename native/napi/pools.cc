@@ -15,10 +15,10 @@ Napi::Value pool_statistics(const Napi::CallbackInfo &info) {
   const PoolStatistics found = caching_pool(backend, device_number(info, 1), kind).statistics();
   Napi::Object result = Napi::Object::New(info.Env());
   result.Set("bytesInUse", static_cast<double>(found.bytes_in_use));
-  result.Set("bytesCached", static_cast<double>(found.bytes_kept));
+  result.Set("bytesCached", static_cast<double>(found.bytes_cached));
   result.Set("peakBytesInUse", static_cast<double>(found.peak_bytes_in_use));
   result.Set("blocksInUse", static_cast<double>(found.blocks_in_use));
-  result.Set("blocksCached", static_cast<double>(found.blocks_kept));
+  result.Set("blocksCached", static_cast<double>(found.blocks_cached));
   result.Set("allocations", static_cast<double>(found.allocations));
   return result;
 }

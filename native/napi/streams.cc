@@ -13,9 +13,9 @@
 namespace lily::napi {
 namespace {
 
-std::mutex own_streams_mutex;
+std::mutex default_streams_mutex;
 
-std::map<int32_t, Shared<Stream>> &own_streams() {
+std::map<int32_t, Shared<Stream>> &default_streams() {
   static auto *const streams = new std::map<int32_t, Shared<Stream>>;
   return *streams;
 }
@@ -23,8 +23,8 @@ std::map<int32_t, Shared<Stream>> &own_streams() {
 // ---- Functions for JavaScript: streams ----
 
 // (device) -> stream
-Napi::Value stream_own(const Napi::CallbackInfo &info) {
-  auto stream = Stream::own(info.Env(), cuda(info.Env()), device_number(info, 0));
+Napi::Value stream_default(const Napi::CallbackInfo &info) {
+  auto stream = Stream::default_of(info.Env(), cuda(info.Env()), device_number(info, 0));
   return wrap(info.Env(), std::make_unique<StreamHandle>(std::move(stream)));
 }
 
@@ -111,9 +111,9 @@ void stream_wait_event(const Napi::CallbackInfo &info) {
 
 }  // namespace
 
-Shared<Stream> Stream::own(Napi::Env env, const lily_backend &backend, int32_t device) {
-  const std::lock_guard<std::mutex> lock(own_streams_mutex);
-  Shared<Stream> &stream = own_streams()[device];
+Shared<Stream> Stream::default_of(Napi::Env env, const lily_backend &backend, int32_t device) {
+  const std::lock_guard<std::mutex> lock(default_streams_mutex);
+  Shared<Stream> &stream = default_streams()[device];
   if (stream == nullptr) {
     lily_stream handle = 0;
     check(env, backend, backend.stream_default(device, &handle));
@@ -123,15 +123,15 @@ Shared<Stream> Stream::own(Napi::Env env, const lily_backend &backend, int32_t d
 }
 
 Shared<Stream> Stream::create(Napi::Env env, const lily_backend &backend, int32_t device) {
-  Shared<Stream> heir = own(env, backend, device);
+  Shared<Stream> successor = default_of(env, backend, device);
   lily_stream handle = 0;
   check(env, backend, backend.stream_create(device, &handle));
-  return Shared<Stream>::make(backend, device, handle, std::move(heir));
+  return Shared<Stream>::make(backend, device, handle, std::move(successor));
 }
 
-void Stream::release_own() {
-  const std::lock_guard<std::mutex> lock(own_streams_mutex);
-  own_streams().clear();
+void Stream::release_defaults() {
+  const std::lock_guard<std::mutex> lock(default_streams_mutex);
+  default_streams().clear();
 }
 
 lily_status Stream::begin_capture() {
@@ -150,9 +150,10 @@ lily_status Stream::end_capture(lily_graph *graph) {
 }
 
 lily_status Stream::end() {
-  if (heir_ == nullptr || ended_) return LILY_OK;
+  if (successor_ == nullptr || ended_) return LILY_OK;
   if (capturing_) {
-    // A worker was stopped during a capture. The graph never runs, and the heir must not become part of the capture.
+    // A worker was stopped during a capture. The graph never runs, and the successor must not become part of the
+    // capture.
     lily_graph graph = 0;
     if (end_capture(&graph) == LILY_OK) backend_.graph_destroy(device_, graph);
   }
@@ -160,11 +161,11 @@ lily_status Stream::end() {
   lily_status status = backend_.event_create(device_, 0, &event);
   if (status == LILY_OK) {
     status = backend_.event_record(device_, event, handle_);
-    if (status == LILY_OK) status = backend_.stream_wait_event(device_, heir_->handle(), event);
+    if (status == LILY_OK) status = backend_.stream_wait_event(device_, successor_->handle(), event);
     backend_.event_destroy(device_, event);
   }
   ended_ = true;
-  hand_over_pools(backend_, device_, handle_, heir_->handle());
+  hand_over_pools(backend_, device_, handle_, successor_->handle());
   const lily_status destroyed = backend_.stream_destroy(device_, handle_);
   return status != LILY_OK ? status : destroyed;
 }
@@ -179,7 +180,7 @@ void Wait::Execute() {
 }
 
 void add_stream_functions(Napi::Env env, Napi::Object exports) {
-  exports.Set("streamOwn", Napi::Function::New<stream_own>(env));
+  exports.Set("streamDefault", Napi::Function::New<stream_default>(env));
   exports.Set("streamCreate", Napi::Function::New<stream_create>(env));
   exports.Set("streamHandle", Napi::Function::New<stream_handle>(env));
   exports.Set("streamDestroy", Napi::Function::New<stream_destroy>(env));

@@ -9,24 +9,25 @@
 
 namespace lily::napi {
 
-// A stream that the package has created, or the device's own stream. Memory that belongs to a stream can outlive it:
-// when a stream ends, its memory and all later work pass to the device's own stream.
+// A stream that the package has created. The default stream of a device exists as long as the backend is open. Memory
+// that belongs to another stream can outlive it: when that stream ends, its memory and all later work pass to the
+// default stream of its device, its successor.
 class Stream {
  public:
-  // The device's own stream.
-  static Shared<Stream> own(Napi::Env env, const lily_backend &backend, int32_t device);
+  // The stream in which the package runs calls on a device by default.
+  static Shared<Stream> default_of(Napi::Env env, const lily_backend &backend, int32_t device);
   static Shared<Stream> create(Napi::Env env, const lily_backend &backend, int32_t device);
-  // Releases the own streams of all devices.
-  static void release_own();
+  // Releases the default streams of all devices.
+  static void release_defaults();
 
-  Stream(const lily_backend &backend, int32_t device, lily_stream handle, Shared<Stream> heir)
-      : backend_(backend), device_(device), handle_(handle), heir_(std::move(heir)) {}
+  Stream(const lily_backend &backend, int32_t device, lily_stream handle, Shared<Stream> successor)
+      : backend_(backend), device_(device), handle_(handle), successor_(std::move(successor)) {}
   ~Stream() { end(); }
 
   int32_t device() const { return device_; }
-  lily_stream handle() const { return heir_ != nullptr && ended_ ? heir_->handle() : handle_; }
+  lily_stream handle() const { return successor_ != nullptr && ended_ ? successor_->handle() : handle_; }
   // Between begin_capture and end_capture the stream and the pools record work instead of running it. A capture that
-  // has failed gives no graph.
+  // has failed creates no graph.
   lily_status begin_capture();
   lily_status end_capture(lily_graph *graph);
   lily_status end();
@@ -35,7 +36,7 @@ class Stream {
   const lily_backend &backend_;
   const int32_t device_;
   const lily_stream handle_;
-  const Shared<Stream> heir_;  // null: this is the device's own stream, which does not end
+  const Shared<Stream> successor_;  // null: the default stream, which does not end
   bool ended_ = false;
   bool capturing_ = false;
 };

@@ -8,7 +8,7 @@
 namespace lily::napi {
 namespace {
 
-// A block of pinned host memory that a copy to or from a device goes through.
+// A block of pinned host memory: the staging buffer of a copy between pageable host memory and a device.
 class Staging {
  public:
   Staging(const lily_backend &backend, int32_t device, size_t bytes, lily_stream stream)
@@ -19,11 +19,11 @@ class Staging {
   Staging(const Staging &) = delete;
   Staging &operator=(const Staging &) = delete;
   ~Staging() {
-    if (data_ != nullptr) pool_.give_back(data_, bytes_, stream_, idle_);
+    if (data_ != nullptr) pool_.return_block(data_, bytes_, stream_, idle_);
   }
 
   void *data() const { return data_; }
-  // No queued work uses it any more.
+  // Marks the block as not used by any queued work.
   void set_idle() { idle_ = true; }
 
  private:
@@ -57,7 +57,7 @@ class Download : public Wait {
   const size_t bytes_;
 };
 
-// (device, memory, offset, typed array, stream): the array has been read when it returns.
+// (device, memory, offset, typed array, stream): the function returns after it has read the array.
 void upload(const Napi::CallbackInfo &info) {
   const Napi::Env env = info.Env();
   const lily_backend &backend = cuda(env);

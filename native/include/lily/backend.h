@@ -195,7 +195,7 @@ typedef struct lily_device_info {
 } lily_device_info;
 
 typedef enum lily_memory_kind {
-  LILY_MEMORY_HOST = 0,   /* or memory that the backend does not know */
+  LILY_MEMORY_HOST = 0,   /* or memory of unknown origin */
   LILY_MEMORY_PINNED = 1, /* page-locked host memory that devices can access */
   LILY_MEMORY_DEVICE = 2,
   LILY_MEMORY_MANAGED = 3 /* migrates between host and devices */
@@ -220,9 +220,8 @@ typedef struct lily_backend {
   uint32_t abi_version; /* LILY_ABI_VERSION at the time the library was built */
   const char *name;     /* "cpu", "cuda" */
 
-  /* The message of the last call on this thread that did not return LILY_OK, and the name of the error in the device
-   * API
-   * ("cudaErrorIllegalAddress"), or "". */
+  /* The message of the last call on this thread that did not return LILY_OK, and the device API's name of that error,
+   * such as "cudaErrorIllegalAddress"; "" if it is not an error of the device API. */
   const char *(*last_error)(void);
   const char *(*last_error_name)(void);
 
