@@ -74,6 +74,7 @@ export type {
   DeviceTensorLike,
   DeviceTensorProvider,
   HostTensorLike,
+  NdArrayLike,
   OnnxTensorLike,
   TensorLike,
 } from './tensor/resolve.js'

@@ -4,7 +4,7 @@
  */
 import { bytesPerElement, type DType, dtypeOf, type HostData, readDType } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
-import { get } from '../base/options.js'
+import { get, type Known } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor } from '../base/symbols.js'
 import { CPU, cudaDevice, type Device } from '../memory/device.js'
@@ -25,6 +25,20 @@ export interface HostTensorLike {
   /** Bytes from the start of `data` to the first element. */
   readonly byteOffset?: number | undefined
   readonly device?: { readonly type: 'cpu'; readonly id?: number | undefined } | undefined
+}
+
+/**
+ * A host tensor with the property names of ndarray, which @stdlib/ndarray shares but for `strides`. Its views are accepted
+ * where the rows are evenly spaced: columns cut out of a larger array, but no transposed view and no negative step.
+ */
+export interface NdArrayLike {
+  readonly data: HostData
+  readonly shape: readonly number[]
+  readonly dtype?: string | undefined
+  /** Strides in elements. */
+  readonly stride: readonly number[]
+  /** Elements from the start of `data` to the first one. */
+  readonly offset?: number | undefined
 }
 
 /** A host tensor with the property names of ONNX Runtime (`ort.Tensor`). */
@@ -65,7 +79,7 @@ export interface DeviceTensorProvider {
 
 /** Every form of tensor that a call accepts as an operand. */
 export type TensorLike =
-  Tensor | DeviceBuffer | HostTensorLike | OnnxTensorLike | DeviceTensorLike | DeviceTensorProvider
+  Tensor | DeviceBuffer | HostTensorLike | NdArrayLike | OnnxTensorLike | DeviceTensorLike | DeviceTensorProvider
 
 /** An object that the caller passed, with unknown properties. */
 type Unknown = Readonly<Record<string | symbol, unknown>>
@@ -106,18 +120,19 @@ function read(argument: string, value: Unknown): Operand {
   const ptr = value.ptr
   if (ptr !== undefined) return readDeviceMemory(argument, value, ptr, value)
 
+  if (isSelection(value.selection)) return read(argument, value.selection) // numjs wraps an ndarray
+  checkFramework(argument, value)
   const data = value.data
   if (!ArrayBuffer.isView(data)) {
     const got = ArrayBuffer.isView(value) || Array.isArray(value) ? describe(value) : `data as ${describe(data)}`
     fail('ERR_LILY_ARGUMENT', argument, `expected a tensor, such as { data: Float32Array, shape }, got ${got}`)
   }
+  checkFields(argument, value, HOST_FIELDS)
   // An object has either shape and dtype, or ONNX Runtime's dims and type.
   const shape = value.shape
-  const dtype = dtypeOf(argument, data as HostData, shape === undefined ? value.type : value.dtype)
+  const dtype = dtypeOf(argument, data as HostData, dtypeName(shape === undefined ? value.type : value.dtype))
   const sizes = readIntegers(argument, 'shape', shape === undefined ? value.dims : shape)
-  const strides = readStrides(argument, value.strides, sizes.length)
-  const givenOffset = value.byteOffset
-  const byteOffset = readByteOffset(argument, givenOffset, dtype)
+  const { strides, byteOffset, isWindow } = readLayout(argument, value, sizes.length, dtype)
   const device = value.device
   if (device !== undefined && (device as Unknown | null)?.type !== 'cpu') {
     fail(
@@ -127,9 +142,121 @@ function read(argument: string, value: Unknown): Operand {
     )
   }
   const operand = layOut(argument, data as HostData, byteOffset, dtype, CPU, sizes, strides)
-  // With explicit strides or offset the operand may be a window of longer data.
-  if (strides === null && givenOffset === undefined) checkNotLonger(argument, data, operand)
+  if (!isWindow) checkNotLonger(argument, data, operand)
   return operand
+}
+
+const HOST_FIELDS: Known = new Set([
+  ...['data', 'shape', 'dtype', 'strides', 'byteOffset', 'device'],
+  // ONNX Runtime's names, and those of ndarray and @stdlib/ndarray.
+  ...['dims', 'type', 'stride', 'offset'],
+])
+const DEVICE_FIELDS: Known = new Set([
+  ...['ptr', 'shape', 'dtype', 'device', 'strides', 'byteOffset', 'byteLength', 'stream', 'owner'],
+  ...['stride', 'offset'],
+])
+
+/** A plain object has fields of the known conventions only, and of one of them: a field that is not read may matter. */
+function checkFields(argument: string, value: Unknown, known: Known): void {
+  const prototype: unknown = Object.getPrototypeOf(value)
+  if (prototype !== Object.prototype && prototype !== null) return
+  for (const key in value) {
+    if (known.has(key)) continue
+    fail('ERR_LILY_ARGUMENT', argument, `unknown field ${describe(key)}; the fields are ${[...known].join(', ')}`)
+  }
+  for (const [one, other] of [
+    ['shape', 'dims'],
+    ['dtype', 'type'],
+  ]) {
+    if (value[one] === undefined || value[other] === undefined) continue
+    fail('ERR_LILY_ARGUMENT', argument, `expected ${one} or ${other}, got both; leave one of them out`)
+  }
+}
+
+function isSelection(value: unknown): value is Unknown {
+  return typeof value === 'object' && value !== null && 'data' in value && 'stride' in value
+}
+
+/** Rejects tensors of frameworks that do not give their memory in this form, and says how to get it. */
+function checkFramework(argument: string, value: Unknown): void {
+  const reject = (what: string, remedy: string) => {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      argument,
+      `expected a tensor, such as { data: Float32Array, shape }, got ${what}; ${remedy}`,
+    )
+  }
+  if (typeof value.dataSync === 'function' && 'dataId' in value) {
+    reject('a TensorFlow.js tensor', 'pass { data: await tensor.data(), shape: tensor.shape }')
+  }
+  const location = value.location
+  if (typeof location === 'string' && location !== 'cpu' && location !== 'cpu-pinned') {
+    reject(
+      `an ONNX Runtime tensor at location ${describe(location)}`,
+      'await its getData() and pass { data, dims, type }',
+    )
+  }
+  if ('_data' in value && '_size' in value) {
+    reject('a math.js matrix', 'pass { data: Float32Array.from(matrix.toArray().flat()), shape: matrix.size() }')
+  }
+  if (typeof value.to1DArray === 'function') {
+    reject('an ml-matrix', 'pass { data: Float32Array.from(matrix.to1DArray()), shape: [matrix.rows, matrix.columns] }')
+  }
+  if (typeof value.data === 'function') {
+    reject(
+      'an object whose data is a function',
+      'pass what the function returns, such as { data: await x.data(), shape }',
+    )
+  }
+  if (typeof value.stride === 'function') {
+    reject('an object whose stride is a function', 'pass { data, shape, strides }')
+  }
+}
+
+/** @stdlib/ndarray has objects for data types. */
+function dtypeName(dtype: unknown): unknown {
+  return typeof dtype === 'object' && dtype !== null ? (dtype as { toString(): unknown }).toString() : dtype
+}
+
+/** Where the elements are, by the conventions of this package, of ndarray (stride, offset) and of @stdlib/ndarray. */
+interface Layout {
+  /** In elements; null: contiguous. */
+  readonly strides: number[] | null
+  readonly byteOffset: number
+  /** With explicit strides or an offset the operand may be a window of longer data. */
+  readonly isWindow: boolean
+}
+
+function readLayout(argument: string, value: Unknown, rank: number, dtype: DType): Layout {
+  const { strides, stride, byteOffset, offset } = value
+  if (strides !== undefined && stride !== undefined) {
+    fail('ERR_LILY_ARGUMENT', argument, 'expected strides or stride, got both; leave one of them out')
+  }
+  if (byteOffset !== undefined && offset !== undefined) {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      argument,
+      'expected byteOffset (bytes) or offset (elements), got both; leave one of them out',
+    )
+  }
+  const read = readStrides(argument, strides ?? stride, rank)
+  return {
+    strides: read,
+    byteOffset:
+      offset === undefined ? readByteOffset(argument, byteOffset, dtype) : readOffset(argument, offset, dtype),
+    isWindow: read !== null || byteOffset !== undefined || offset !== undefined,
+  }
+}
+
+/** An offset in elements. */
+function readOffset(argument: string, value: unknown, dtype: DType): number {
+  const bytes = Number(value) * bytesPerElement(dtype)
+  if (Number.isSafeInteger(value) && (value as number) >= 0 && Number.isSafeInteger(bytes)) return bytes
+  return fail(
+    'ERR_LILY_ARGUMENT',
+    argument,
+    `expected offset to be an integer from 0, in elements, got ${describe(value)}`,
+  )
 }
 
 function readProvided(argument: string, owner: Unknown, provide: unknown): Operand {
@@ -160,13 +287,13 @@ function readDeviceMemory(argument: string, value: Unknown, ptr: unknown, keeper
       `expected ptr to be an address, as a bigint or an integer, got ${describe(ptr)}`,
     )
   }
+  checkFields(argument, value, DEVICE_FIELDS)
   const address = BigInt(ptr as bigint | number)
   if (address < 0n || address >= 1n << 64n)
     fail('ERR_LILY_ARGUMENT', argument, `expected ptr to be an address below 2^64, got ${address}`)
   const dtype = readDType(argument, value.dtype)
   const shape = readIntegers(argument, 'shape', value.shape)
-  const strides = readStrides(argument, value.strides, shape.length)
-  const byteOffset = readByteOffset(argument, value.byteOffset, dtype)
+  const { strides, byteOffset } = readLayout(argument, value, shape.length, dtype)
   const device = readDevice(argument, value.device)
   const byteLength = value.byteLength
   const stream = value.stream
@@ -207,6 +334,12 @@ function readDevice(argument: string, device: unknown): Device {
 
 function readStrides(argument: string, value: unknown, rank: number): number[] | null {
   if (value === undefined) return null
+  const negative: unknown = Array.isArray(value)
+    ? value.find((stride) => typeof stride === 'number' && stride < 0)
+    : undefined
+  if (negative !== undefined) {
+    fail('ERR_LILY_SHAPE', argument, `expected strides of at least 0, got ${describe(negative)}; make a row-major copy`)
+  }
   const strides = readIntegers(argument, 'strides', value)
   if (strides.length === rank) return strides
   return fail('ERR_LILY_SHAPE', argument, `expected one stride for each of ${rank} dimensions, got ${strides.length}`)

@@ -1,0 +1,150 @@
+/** Tensors of other libraries: their layout is honoured, or the operand is refused. No field of an operand is ignored. */
+import ndarray from 'ndarray'
+import { describe, expect, it } from 'vitest'
+import { LilyError, lilyForward, type TensorLike } from '../lib/index.js'
+import { gaussian, randomFrom } from './support/random.js'
+
+const [tokens, dIn, dOut, rank, experts] = [5, 6, 4, 3, 2]
+const random = randomFrom(3)
+const x = gaussian(random, tokens * dIn)
+const a = { data: gaussian(random, rank * dIn), shape: [rank, dIn] }
+const router = { data: gaussian(random, experts * rank), shape: [experts, rank] }
+const b = { data: gaussian(random, experts * rank * dOut), shape: [experts, rank, dOut] }
+
+const yOf = (given: unknown) => lilyForward({ x: given as TensorLike, a, router, b }, { routing: 'token' }).y.data
+const expected = yOf({ data: x, shape: [tokens, dIn] })
+
+/** x as columns of a larger array whose other elements must not be read. */
+const [height, width, top, left] = [tokens + 3, dIn + 5, 2, 4]
+const larger = new Float32Array(height * width).fill(NaN)
+for (let t = 0; t < tokens; t++) larger.set(x.subarray(t * dIn, (t + 1) * dIn), (top + t) * width + left)
+const offset = top * width + left
+
+/** What @stdlib/ndarray has: getters of a class, strides and an offset in elements, and an object for the data type. */
+class StdlibArray {
+  constructor(
+    private readonly values: Float32Array,
+    private readonly sizes: number[],
+    private readonly steps: number[],
+    private readonly start: number,
+  ) {}
+  get data() {
+    return this.values
+  }
+  get shape() {
+    return this.sizes.slice()
+  }
+  get strides() {
+    return this.steps.slice()
+  }
+  get offset() {
+    return this.start
+  }
+  get order() {
+    return 'row-major'
+  }
+  get dtype() {
+    return { toString: () => 'float32' }
+  }
+}
+
+const window = ndarray(larger, [height, width]).lo(top, left).hi(tokens, dIn)
+const columnMajor = Float32Array.from({ length: x.length }, (_, i) => x[(i % tokens) * dIn + Math.floor(i / tokens)])
+
+describe('a layout that is supported', () => {
+  it.each<[string, unknown]>([
+    ['of ndarray', ndarray(x.slice(), [tokens, dIn])],
+    ['of a window cut out of an ndarray', window],
+    ['of numjs, which wraps an ndarray', { selection: window }],
+    ['of every second row', ndarray(spread(2), [2 * tokens, dIn]).step(2, 1)],
+    ['of ndarray with more dimensions', ndarray(x.slice(), [1, tokens, 1, dIn])],
+    ['of @stdlib/ndarray', new StdlibArray(larger, [tokens, dIn], [width, 1], offset)],
+    ['with stride and offset', { data: larger, shape: [tokens, dIn], stride: [width, 1], offset }],
+    ['with strides and offset', { data: larger, shape: [tokens, dIn], strides: [width, 1], offset }],
+    [
+      'with strides and byteOffset',
+      { data: larger, shape: [tokens, dIn], strides: [width, 1], byteOffset: 4 * offset },
+    ],
+    ['with an offset alone', { data: Float32Array.from([NaN, ...x, NaN]), shape: [tokens, dIn], offset: 1 }],
+    ['of ONNX Runtime', { data: x, dims: [tokens, dIn], type: 'float32' }],
+    ['without a prototype', Object.assign(Object.create(null), { data: x, shape: [tokens, dIn] })],
+  ])('%s is honoured', (_, given) => {
+    expect(yOf(given)).toEqual(expected)
+  })
+})
+
+/** The rows of x, `step` apart. */
+function spread(step: number): Float32Array {
+  const rows = new Float32Array(step * x.length).fill(NaN)
+  for (let t = 0; t < tokens; t++) rows.set(x.subarray(t * dIn, (t + 1) * dIn), step * t * dIn)
+  return rows
+}
+
+const tfjs = { dataId: {}, dataSync: () => x, data: () => Promise.resolve(x), shape: [tokens, dIn], dtype: 'float32' }
+
+describe('what is not supported', () => {
+  it.each<[string, unknown, string, string]>([
+    ['a transposed ndarray', ndarray(columnMajor, [dIn, tokens]).transpose(1, 0), 'SHAPE', 'row-major copy'],
+    ['an ndarray that runs backwards', ndarray(x.slice(), [tokens, dIn]).step(-1, 1), 'SHAPE', 'at least 0, got -6'],
+    ['columns that run backwards', ndarray(x.slice(), [tokens, dIn]).step(1, -1), 'SHAPE', 'at least 0, got -1'],
+    ['every second column', ndarray(spread(2), [tokens, 2 * dIn]).step(1, 2), 'SHAPE', '1 as the last stride'],
+    ['a column-major array', new StdlibArray(columnMajor, [tokens, dIn], [1, tokens], 0), 'SHAPE', 'last stride'],
+    ['one row for all', { data: x, shape: [tokens, dIn], stride: [0, 1] }, 'SHAPE', 'overlap'],
+    ['an ndarray of arrays', ndarray(Array.from(x), [tokens, dIn]), 'ARGUMENT', 'data as an array'],
+    ['an ndarray of float64', ndarray(Float64Array.from(x), [tokens, dIn]), 'DTYPE', 'Float64Array'],
+    ['an offset beyond data', { data: x, shape: [tokens, dIn], offset: 1 }, 'SHAPE', 'x: '],
+    ['an offset that is negative', { data: x, shape: [tokens, dIn], offset: -1 }, 'ARGUMENT', 'offset'],
+    ['an offset of a half', { data: x, shape: [tokens, dIn], offset: 0.5 }, 'ARGUMENT', 'offset'],
+    ['stride and strides', { data: x, shape: [tokens, dIn], stride: [6, 1], strides: [6, 1] }, 'ARGUMENT', 'got both'],
+    ['both offsets', { data: x, shape: [tokens, dIn], offset: 0, byteOffset: 0 }, 'ARGUMENT', 'got both'],
+    ['shape and dims', { data: x, shape: [tokens, dIn], dims: [dIn, tokens] }, 'ARGUMENT', 'got both'],
+    ['dtype and type', { data: x, shape: [tokens, dIn], dtype: 'float32', type: 'int32' }, 'ARGUMENT', 'got both'],
+    ['a field that nobody reads', { data: x, shape: [tokens, dIn], order: 'F' }, 'ARGUMENT', "unknown field 'order'"],
+    ['a misspelt field', { data: x, shape: [tokens, dIn], byteoffset: 8 }, 'ARGUMENT', "unknown field 'byteoffset'"],
+    ['a tfjs tensor', tfjs, 'ARGUMENT', 'await tensor.data()'],
+    ['a tensor on the GPU of ONNX Runtime', onGpu(), 'ARGUMENT', "location 'gpu-buffer'"],
+    ['a math.js matrix', { _data: [[1]], _size: [1, 1], data: x }, 'ARGUMENT', 'math.js'],
+    ['an ml-matrix', { data: [x], rows: 1, columns: 3, to1DArray: () => [] }, 'ARGUMENT', 'ml-matrix'],
+    ['data that is a function', { data: () => x, shape: [tokens, dIn] }, 'ARGUMENT', 'data is a function'],
+    ['a stride that is a function', { data: x, shape: [tokens, dIn], stride: () => [6, 1] }, 'ARGUMENT', 'stride is'],
+    ['nested arrays', [[1, 2]], 'ARGUMENT', 'an array of 1'],
+  ])('%s is refused', (_, given, code, message) => {
+    const error = caught(() => yOf(given))
+    expect(error).toMatchObject({ code: `ERR_LILY_${code}`, argument: 'x' })
+    expect(error.message).toContain(message)
+  })
+
+  it('in device memory too', () => {
+    const place = { shape: [tokens, dIn], dtype: 'float32', device: { type: 'cuda', id: 0 } }
+    for (const [fields, message] of [
+      [{ stride: [1, tokens] }, 'last stride'],
+      [{ strides: [-dIn, 1] }, 'at least 0'],
+      [{ offset: 1, byteOffset: 4 }, 'got both'],
+      [{ pitch: 8 }, "unknown field 'pitch'"],
+    ] as const) {
+      expect(caught(() => yOf({ ptr: 4096n, ...place, ...fields })).message).toContain(message)
+    }
+  })
+})
+
+function caught(call: () => unknown): LilyError {
+  try {
+    call()
+  } catch (error) {
+    expect(error).toBeInstanceOf(LilyError)
+    return error as LilyError
+  }
+  throw new Error('nothing was refused')
+}
+
+/** Its data cannot be read, which the getter says by throwing. */
+function onGpu(): object {
+  return {
+    dims: [tokens, dIn],
+    type: 'float32',
+    location: 'gpu-buffer',
+    get data(): never {
+      throw new Error('The data is not on CPU')
+    },
+  }
+}
