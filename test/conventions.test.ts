@@ -1,7 +1,7 @@
 /** Tensors of other libraries: their layout is honoured, or the operand is refused. No field of an operand is ignored. */
 import ndarray from 'ndarray'
 import { describe, expect, it } from 'vitest'
-import { LilyError, lilyForward, type TensorLike } from '../lib/index.js'
+import { LilyError, lilyForward, type MaskLike, type TensorLike } from '../lib/index.js'
 import { gaussian, randomFrom } from './support/random.js'
 
 const [tokens, dIn, dOut, rank, experts] = [5, 6, 4, 3, 2]
@@ -71,6 +71,23 @@ describe('a layout that is supported', () => {
   ])('%s is honoured', (_, given) => {
     expect(yOf(given)).toEqual(expected)
   })
+})
+
+it.each<[string, MaskLike]>([
+  ['booleans', [true, false, true, true, false]],
+  ['numbers', [1, 0, 1, 1, 0]],
+  ['a Uint8Array', Uint8Array.of(1, 0, 1, 1, 0)],
+  ['an Int32Array', Int32Array.of(1, 0, 1, 1, 0)],
+  ['a Float32Array', Float32Array.of(1, 0, 1, 1, 0)],
+  ['an int32 tensor of ONNX Runtime', { data: Int32Array.of(1, 0, 1, 1, 0), dims: [tokens], type: 'int32' }],
+  ['a bool tensor of ONNX Runtime', { data: Uint8Array.of(1, 0, 1, 1, 0), dims: [tokens], type: 'bool' }],
+  ['a float32 ndarray', ndarray(Float32Array.of(1, 0, 1, 1, 0), [tokens])],
+])('a mask of %s is the same mask', (_, mask) => {
+  const operands = { x: { data: x, shape: [tokens, dIn] }, a, router, b }
+  const { y, saved } = lilyForward(operands, { mask })
+  const same = lilyForward(operands, { mask: Uint8Array.of(1, 0, 1, 1, 0) })
+  expect(y.data).toEqual(same.y.data)
+  expect(saved.weights.data).not.toEqual(lilyForward(operands).saved.weights.data)
 })
 
 /** The rows of x, `step` apart. */

@@ -11,6 +11,9 @@ import { Output } from './output.js'
 import type { Activation, Pool, Precision, Routing } from './problem.js'
 import { readSmallOperand, type SmallOperand } from './small-operands.js'
 
+const MASK = ['uint8', 'int32', 'float32'] as const
+const OFFSETS = ['int32'] as const
+const WEIGHTS = ['float32'] as const
 const ROUTINGS = ['batch', 'sequence', 'token', 'uniform', 'fixed'] as const
 const POOLS = ['probabilities', 'logits'] as const
 const ACTIVATIONS = ['none', 'relu'] as const
@@ -79,9 +82,9 @@ export function readForwardSettings(options: object, known: Known): ForwardSetti
     pool: readChoice(options, 'pool', POOLS, 'probabilities'),
     activation: readChoice(options, 'activation', ACTIVATIONS, 'none'),
     precision: readChoice(options, 'precision', PRECISIONS, 'default'),
-    mask: readSmallOperand(options, 'mask', 'uint8'),
-    sequenceOffsets: readSmallOperand(options, 'sequenceOffsets', 'int32'),
-    weights: readSmallOperand(options, 'weights', 'float32'),
+    mask: readSmallOperand(options, 'mask', MASK),
+    sequenceOffsets: readSmallOperand(options, 'sequenceOffsets', OFFSETS),
+    weights: readSmallOperand(options, 'weights', WEIGHTS),
     save: readFlag(options, 'save', true),
     accumulate: readFlag(options, 'accumulate', true),
     stream: readStream(options),

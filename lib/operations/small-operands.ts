@@ -10,8 +10,11 @@ import { CPU } from '../memory/device.js'
 import { checkMemory, failDetached, isDetached, layOut, type Operand, type Part } from '../memory/operand.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 
-/** One flag per token: zero or false drops it, any other value keeps it. */
-export type MaskLike = Uint8Array | readonly boolean[] | readonly number[] | TensorLike
+/**
+ * One flag per token: 0 or false drops it. Numbers in an array or of type uint8 may be any others to keep it; int32 and
+ * float32, which also hold masks that are added to scores, may hold 0 and 1 only. In device memory: uint8.
+ */
+export type MaskLike = Uint8Array | Int32Array | Float32Array | readonly boolean[] | readonly number[] | TensorLike
 
 /** Cumulative offsets of G sequences: G + 1 numbers from 0 to M. */
 export type OffsetsLike = Int32Array | readonly number[] | TensorLike
@@ -30,22 +33,34 @@ export interface SmallOperand {
 
 const UNREAD = new Float64Array(0)
 
-/** Reads an option that is an array, or a typed array or tensor of the dtype; null if it is not given. */
-export function readSmallOperand(options: object, argument: string, dtype: DType): SmallOperand | null {
+/**
+ * Reads an option that is an array, or a typed array or tensor of a dtype; null if it is not given.
+ *
+ * @param dtypes the dtypes on the host; the kernels read the first one
+ */
+export function readSmallOperand(
+  options: object,
+  argument: string,
+  dtypes: readonly [DType, ...DType[]],
+): SmallOperand | null {
   const value = get('options', options, argument)
   if (value === undefined) return null
   try {
-    return read(argument, value, dtype)
+    return read(argument, value, dtypes)
   } catch (cause) {
     throw failedToRead(argument, cause)
   }
 }
 
-function read(argument: string, value: unknown, dtype: DType): SmallOperand {
+function read(argument: string, value: unknown, dtypes: readonly [DType, ...DType[]]): SmallOperand {
   if (Array.isArray(value)) return { numbers: copyArray(argument, value), shape: [value.length], source: null }
   const source = ArrayBuffer.isView(value) ? wrap(argument, value as HostData) : resolve(argument, value)
-  if (source.dtype !== dtype) fail('ERR_LILY_DTYPE', argument, `expected ${dtype}, got ${source.dtype}`)
-  if (source.device !== CPU) return { numbers: UNREAD, shape: source.shape, source }
+  const isHost = source.device === CPU
+  if (isHost ? !dtypes.includes(source.dtype) : source.dtype !== dtypes[0]) {
+    const expected = isHost ? dtypes.join(' or ') : `${dtypes[0]} in device memory`
+    fail('ERR_LILY_DTYPE', argument, `expected ${expected}, got ${source.dtype}; convert it`)
+  }
+  if (!isHost) return { numbers: UNREAD, shape: source.shape, source }
   checkMemory(argument, source)
   return { numbers: copyRows(source), shape: source.shape, source }
 }
@@ -103,10 +118,13 @@ export function checkMask(operand: SmallOperand, tokens: number, xShape: readonl
   }
   const source = contiguousOnDevice('mask', operand)
   if (source !== null) return source
+  const isBinary = operand.source !== null && operand.source.dtype !== 'uint8'
   const mask = new Uint8Array(tokens)
   for (let token = 0; token < tokens; token++) {
     const flag = numbers[token]
-    if (Number.isNaN(flag)) fail('ERR_LILY_ARGUMENT', 'mask', `element ${token} is NaN; 0 drops a token, 1 keeps it`)
+    if (Number.isNaN(flag) || (isBinary && flag !== 0 && flag !== 1)) {
+      fail('ERR_LILY_ARGUMENT', 'mask', `element ${token} is ${flag}; expected 0 to drop the token or 1 to keep it`)
+    }
     mask[token] = flag === 0 ? 0 : 1
   }
   return { memory: mask, byteOffset: 0 }
