@@ -121,7 +121,7 @@ function translateEscape(token: string, inClass: boolean, wrong: (why: string) =
   const character = token.slice(1)
   if (character === 'Z') return '\\z'
   if (inClass && character === 'b') return '\\x08'
-  if (/[a-zA-Z]/.test(character)) return 'AbBdDsSwWafnrtv'.includes(character) ? token : wrong(`it has ${token}`)
+  if (/[a-zA-Z]/.test(character)) return 'AbBdDsSwWafnrtv'.includes(character) ? token : wrong(`it has ${token}`) // cspell:disable-line
   return character < '\x80' ? token : character
 }
 
