@@ -64,6 +64,9 @@ const both = [
   'property',
 ]
 
+/** Half of the time of the CPU suite: other processors under QEMU, the tarball, long sweeps. `npm run test:cpu` leaves them out. */
+const slow = ['checkpoint/hostile-headers', 'identities', 'isa', 'package']
+
 const files = (names: string[]) => names.map((name) => `test/${name}.test.ts`)
 
 /** All tests once; the numerical tests also with other schedules of the emulator and on its oldest architecture. */
@@ -102,13 +105,14 @@ export default defineConfig({
     // .ci/run reads the JSON file.
     reporters: ['default', skipReasons, ['json', { outputFile: 'build/test-results.json' }]],
     projects: [
-      // A project for each of the two, because `--exclude` does not reach the files of a project.
+      // A project for each of the three, because `--exclude` does not reach the files of a project.
       ...[
         {
           name: 'cpu',
           include: ['test/**/*.test.ts'],
-          exclude: ['test/cuda/**', 'test/emulator/**', 'test/runtimes/**', 'test/arm64/**'],
+          exclude: ['test/cuda/**', 'test/emulator/**', 'test/runtimes/**', 'test/arm64/**', ...files(slow)],
         },
+        { name: 'cpu slow', include: files(slow), exclude: [] },
         { name: 'emulator', include: ['test/emulator/**/*.test.ts'], exclude: [] },
       ].map((tests) => ({
         resolve,

@@ -74,7 +74,7 @@ const libraries = sanitizer.libraries.map((library) => {
 const tests = chosen.length > 0 ? chosen : sanitizer.tests.map((test) => `test/${test}.test.ts`)
 const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs')
 // One file at a time: AddressSanitizer needs much memory, and the sanitizers already slow down the threads.
-run(process.execPath, [vitest, 'run', '--project', 'cpu', '--no-file-parallelism', ...tests], root, {
+run(process.execPath, [vitest, 'run', '--project', 'cpu*', '--no-file-parallelism', ...tests], root, {
   // node-gyp-build loads the addon from this folder.
   LILY_KERNELS_PREBUILD: folder,
   LILY_TEST_SANITIZER: name,
