@@ -58,7 +58,8 @@ const OPTIONS: Known = new Set<keyof AnalysisOptions>(['samples', 'onProgress'])
  * Analyses an adapter. The weights of a layer are the mean of its router's weights over the layer's samples. Without
  * samples they are the weights that the layer is frozen with, or else 1/E, which is independent of the router.
  *
- * For each layer it runs about r³ + r² d operations on the main thread: seconds for r = 900, milliseconds for r = 50.
+ * For each layer it runs about 3 r³ + 4 r² d operations in float64, on all threads of the CPU backend; the call blocks
+ * the main thread for one layer at a time.
  *
  * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE,
  *   ERR_LILY_DISPOSED
@@ -73,7 +74,7 @@ export async function analyse(model: LilyModel, options: AnalysisOptions = {}): 
   for (const layer of model.layers.values()) groups.set(layer.b, [...(groups.get(layer.b) ?? []), layer])
   const factors = new Map<Parameter, Float64Array>()
   const factorFor = async ({ a }: LilyLayer) => {
-    const factor = factors.get(a) ?? gramFactor(Float64Array.from(await valuesOf(a)), r)
+    const factor = factors.get(a) ?? gramFactor(new Float64Array(await valuesOf(a)), r)
     factors.set(a, factor)
     return factor
   }

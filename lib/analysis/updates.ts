@@ -25,9 +25,13 @@ export interface UpdateAnalysis {
 
 /** C = sum_e w_e B_e, [r, d_out], for b [E, r, d_out]. */
 export function combine(b: Float32Array, weights: ArrayLike<number>): Float64Array {
-  const combined = new Float64Array(b.length / weights.length)
-  for (let e = 0; e < weights.length; e++)
-    for (let i = 0; i < combined.length; i++) combined[i] += weights[e] * b[e * combined.length + i]
+  const size = b.length / weights.length
+  const combined = new Float64Array(size)
+  for (let e = 0; e < weights.length; e++) {
+    const weight = weights[e]
+    const expert = b.subarray(e * size, (e + 1) * size)
+    for (let i = 0; i < size; i++) combined[i] += weight * expert[i]
+  }
   return combined
 }
 
