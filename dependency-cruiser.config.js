@@ -1,6 +1,6 @@
 /**
- * Which folder may import from which. A folder of lib/ imports only from those above it in this list; of the two that
- * need each other, `LilyModel.fromPretrained` is worth the exception.
+ * Checks which folder imports from which. A folder of lib/ imports only from those before it in this list. The one
+ * exception is model -> checkpoint, for `LilyModel.fromPretrained` and `savePretrained`.
  */
 const layers = ['base', 'binding', 'memory', 'tensor', 'operations', 'model', 'checkpoint', 'optimiser', 'analysis']
 
@@ -23,14 +23,14 @@ export default {
     {
       name: 'base-needs-no-addon',
       severity: 'error',
-      comment: 'Backends for browsers build on lib/base: it reaches neither the addon nor Node.js, by any way',
+      comment: 'Backends for browsers build on lib/base: it imports the addon neither directly nor through other files',
       from: { path: '^lib/base/' },
       to: { path: '^lib/binding/', reachable: true },
     },
     {
       name: 'base-needs-no-node',
       severity: 'error',
-      comment: 'Backends for browsers build on lib/base',
+      comment: 'Backends for browsers build on lib/base: it imports no Node.js module and no package',
       from: { path: '^lib/base/' },
       to: { dependencyTypes: ['core', 'npm'] },
     },
@@ -49,7 +49,7 @@ export default {
     {
       name: 'cycle',
       severity: 'error',
-      comment: 'Imports of types alone leave no trace at run time and may close a circle',
+      comment: 'Type-only imports do not exist at run time and may complete a cycle',
       from: {},
       to: {
         circular: true,
@@ -60,14 +60,14 @@ export default {
     {
       name: 'orphan',
       severity: 'error',
-      comment: 'Nobody imports it',
+      comment: 'No file imports it',
       from: { orphan: true, path: '^(lib|cli|bench)/', pathNot: '\\.d\\.ts$|/main\\.ts$' },
       to: {},
     },
   ],
   options: {
     tsConfig: { fileName: 'tsconfig.json' },
-    // pure-rand has its files by exports alone.
+    // The files of pure-rand are reachable through its `exports` only.
     enhancedResolveOptions: { exportsFields: ['exports'], conditionNames: ['import', 'types', 'node', 'default'] },
     tsPreCompilationDeps: true,
     doNotFollow: { path: 'node_modules' },

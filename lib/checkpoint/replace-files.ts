@@ -3,7 +3,7 @@
  * sees all files of one save.
  *
  * A save writes temporary files beside the old ones and flushes them. If there is more than one, it then writes a
- * journal that lists the renames. From then on the save is valid: whoever finds the journal completes the renames (the
+ * journal that lists the renames. From then on the save is valid: the next save that finds the journal completes the renames (the
  * next save) or reads through it (a load). Renames happen under an exclusive lock of the folder.
  */
 import { randomBytes } from 'node:crypto'

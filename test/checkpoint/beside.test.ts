@@ -65,7 +65,7 @@ describe('weights that layers are frozen with', () => {
     model.freeze(WEIGHTS)
     const folder = newFolder()
     await model.savePretrained(folder)
-    // As PEFT does, which knows nothing of the file.
+    // PEFT saves the folder like this: it does not know the file.
     const other = await withTensors((tensors) => {
       for (const l of [0, 1, 2, 3]) {
         const key = `base_model.model.layers.${l}.self_attn.q_proj.lily_B.weight`
