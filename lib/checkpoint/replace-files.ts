@@ -3,8 +3,8 @@
  * sees all files of one save.
  *
  * A save writes temporary files beside the old ones and flushes them. If there is more than one, it then writes a
- * journal that lists the renames. From then on the save is valid: the next save that finds the journal completes the renames (the
- * next save) or reads through it (a load). Renames happen under an exclusive lock of the folder.
+ * journal that lists the renames. From then on the save is valid: the next save completes the renames of a journal that it
+ * finds, and a load reads through it. Renames happen under an exclusive lock of the folder.
  */
 import { randomBytes } from 'node:crypto'
 import { copyFile, type FileHandle, link, lstat, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises'
