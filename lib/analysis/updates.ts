@@ -64,6 +64,7 @@ export function analyseUpdate(
 
 function effectiveRank(values: Float64Array): number {
   const sum = sumOf(values, (value) => value)
+  if (Number.isNaN(sum)) return NaN
   return sum === 0 ? 0 : Math.exp(entropy(values.map((value) => value / sum)))
 }
 

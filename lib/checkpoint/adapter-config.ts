@@ -1,11 +1,10 @@
 /** Reads and writes PEFT's adapter_config.json. */
-import { isUtf8 } from 'node:buffer'
-import { readFile, stat } from 'node:fs/promises'
 import { describe, LilyError } from '../base/errors.js'
 import { type LilyConfig, readConfig } from '../model/config.js'
 import type { LilyModel } from '../model/model.js'
-import { checkpointError, DAMAGED, fileSystemError, quote, quoteSome } from './errors.js'
+import { checkpointError, quote, quoteSome } from './errors.js'
 import { isObject, parseJson } from './json.js'
+import { readText } from './read-text.js'
 
 /** PEFT's names of the fields of a LilyConfig. */
 const FIELDS: Readonly<Record<keyof LilyConfig, string>> = {
@@ -34,9 +33,6 @@ const DESCRIPTION = {
 /** Fields of PEFT's LilyConfig. */
 const KNOWN: ReadonlySet<string> = new Set([...Object.values(FIELDS), ...Object.keys(DESCRIPTION), 'peft_type'])
 
-/** Limit of the file's size. A list of all modules of a large model is smaller. */
-const MAX_BYTES = 16 * 1024 * 1024
-
 /**
  * Limit of the nesting depth of objects and arrays. LilyConfig has two levels (auto_mapping is an object); the limit is
  * larger so that a configuration of another tuner is still parsed and its peft_type named in the error.
@@ -57,28 +53,13 @@ export interface AdapterConfig {
  * @throws LilyError ERR_LILY_CHECKPOINT, with the name of the invalid field
  */
 export async function readAdapterConfig(path: string): Promise<AdapterConfig> {
-  const text = await readText(path)
+  const text = await readText(path, 'the configuration')
   const fields = parseJson(path, 'the configuration', text, MAX_DEPTH)
   if (!isObject(fields)) {
     throw checkpointError(path, 'expected a JSON object, got another JSON value; save the adapter with PEFT again')
   }
   checkFields(path, fields)
   return { config: toConfig(path, fields), text, fields }
-}
-
-async function readText(path: string): Promise<string> {
-  try {
-    const stats = await stat(path)
-    if (!stats.isFile()) throw checkpointError(path, 'expected a file, got a folder or a special file')
-    if (stats.size > MAX_BYTES) {
-      throw checkpointError(path, `expected a file of at most ${MAX_BYTES} bytes, got ${stats.size}; ${DAMAGED}`)
-    }
-    const bytes = await readFile(path)
-    if (isUtf8(bytes)) return bytes.toString('utf8')
-    throw checkpointError(path, `expected the configuration to be UTF-8, got other bytes; ${DAMAGED}`)
-  } catch (cause) {
-    throw fileSystemError(path, 'cannot be read', cause)
-  }
 }
 
 /** Rejects unknown fields, which may affect what the adapter computes, unless they are null or false. */

@@ -1,5 +1,5 @@
 /** Locks of folders, by which saves and loads of several processes, Workers and calls exclude each other. */
-import { type FileHandle, open } from 'node:fs/promises'
+import { constants, type FileHandle, open } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 import { native } from '../binding/native.js'
 import { checkpointError } from './errors.js'
@@ -19,7 +19,7 @@ export async function withFolderLock<T>(
   kind: 'shared' | 'exclusive',
   work: () => Promise<T>,
 ): Promise<T> {
-  const handle = await open(folder).catch((error: unknown) => {
+  const handle = await open(folder, constants.O_RDONLY | constants.O_DIRECTORY).catch((error: unknown) => {
     if (['EACCES', 'EPERM', 'EISDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return null
     throw error
   })

@@ -3,12 +3,13 @@
  * place for them: a file beside those holds them, with a digest of the parameters that they were saved with.
  */
 import { createHash } from 'node:crypto'
+import { fail } from '../base/errors.js'
 import type { LilyModel } from '../model/model.js'
 import type { SharedParameter } from '../model/sharing.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { checkpointError, quote } from './errors.js'
 import { FROZEN_FILE } from './files.js'
-import { isObject, parseJson } from './json.js'
+import { isObject, MAX_TEXT, MAX_VALUES, parseJson } from './json.js'
 import { keyOf } from './layer-names.js'
 import { sourceOf } from './safetensors-write.js'
 
@@ -26,7 +27,15 @@ export function frozenText(model: LilyModel): string | null {
   const frozen = [...model.layers.values()].flatMap(({ name, frozenWeights }) =>
     frozenWeights === undefined ? [] : [[name, Array.from(frozenWeights)] as const],
   )
-  return frozen.length === 0 ? null : JSON.stringify(Object.fromEntries(frozen))
+  if (frozen.length === 0) return null
+  const text = JSON.stringify(Object.fromEntries(frozen))
+  const values = frozen.reduce((sum, [, weights]) => sum + weights.length + 1, 3)
+  if (values <= MAX_VALUES && text.length + 200 <= MAX_TEXT) return text
+  return fail(
+    'ERR_LILY_CHECKPOINT',
+    FROZEN_FILE,
+    `expected at most ${MAX_VALUES} weights of frozen layers, got ${values}`,
+  )
 }
 
 /** The content of the file beside PEFT's. */

@@ -7,10 +7,10 @@ import type { LilyError } from '../base/errors.js'
 import { checkpointError, DAMAGED, quote } from './errors.js'
 
 /** JSON as values is read from texts of at most this many characters: the names of all modules of a large model take less. */
-const MAX_TEXT = 16 * 1024 * 1024
+export const MAX_TEXT = 16 * 1024 * 1024
 
 /** Values that one text may hold: each takes many times the memory of its shortest spelling. */
-const MAX_VALUES = 1 << 20
+export const MAX_VALUES = 1 << 20
 
 const TAB = 0x09
 const NEWLINE = 0x0a

@@ -1,5 +1,5 @@
 /** Reads a Lily adapter from a folder in PEFT's format, or in the compact format of this package. */
-import { readFile, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
@@ -14,6 +14,7 @@ import { withFolderLock } from './folder-lock.js'
 import { type Frozen, FROZEN, readFrozenFile, readFrozenMetadata } from './frozen.js'
 import { keyOf, type Kind, KINDS, parseKey, PREFIX, sortByNumbers } from './layer-names.js'
 import { missingTensor, readParameters, wrongShape } from './parameters.js'
+import { readText } from './read-text.js'
 import { committedPath, readJournal } from './replace-files.js'
 import { readPath } from './paths.js'
 import { SafetensorsFile } from './safetensors-file.js'
@@ -93,7 +94,7 @@ async function openFolder(folder: string): Promise<OpenFolder> {
       if (peft !== null && compact !== null) {
         throw checkpointError(folder, `expected ${PEFT_FILE} or ${COMPACT_FILE}, got both; remove the older one`)
       }
-      const frozenFile = frozen === null ? null : { path: frozen, text: await readFile(frozen, 'utf8') }
+      const frozenFile = frozen === null ? null : { path: frozen, text: await readText(frozen, 'the file') }
       const file = await SafetensorsFile.open(compact ?? peft ?? join(folder, PEFT_FILE))
       return { ...config, file, frozenFile }
     })

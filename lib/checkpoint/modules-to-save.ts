@@ -16,13 +16,14 @@ export type SavedModules = ReadonlyMap<string, ReadonlyMap<string, StoredTensor>
 /** The tensors of a file, with those of the given modules in place of their old ones; and the names of the modules. */
 export function withModules(
   others: ReadonlyMap<string, TensorSource> | undefined,
-  given: ModulesToSave | undefined,
+  modulesToSave: ModulesToSave | undefined,
 ): { tensors: Map<string, TensorSource>; modules: string[] } {
   const tensors = new Map(others)
   const modules: string[] = []
-  if (given === undefined) return { tensors, modules }
-  for (const [module, named] of entriesOf('modulesToSave', given)) {
-    if (module === '' || /(^|\.)lily_/.test(module)) {
+  if (modulesToSave === undefined) return { tensors, modules }
+  const given = new Set<string>()
+  for (const [module, named] of entriesOf('modulesToSave', modulesToSave)) {
+    if (module === '' || module.includes('lily_')) {
       fail(
         'ERR_LILY_ARGUMENT',
         'modulesToSave',
@@ -31,7 +32,7 @@ export function withModules(
     }
     modules.push(module)
     const prefix = `${PREFIX}${module}.`
-    for (const key of tensors.keys()) if (key.startsWith(prefix)) tensors.delete(key)
+    for (const key of others?.keys() ?? []) if (key.startsWith(prefix) && !given.has(key)) tensors.delete(key)
     for (const [name, value] of entriesOf('modulesToSave', named)) {
       if (name === '' || name.includes('lily_')) {
         fail(
@@ -40,7 +41,11 @@ export function withModules(
           `expected the name of a tensor, such as 'weight', got ${quote(name)}`,
         )
       }
-      tensors.set(prefix + name, sourceOf(value, prefix + name))
+      const key = prefix + name
+      if (given.has(key))
+        fail('ERR_LILY_ARGUMENT', 'modulesToSave', `expected each tensor once, got ${quote(key)} twice`)
+      given.add(key)
+      tensors.set(key, sourceOf(value, key))
     }
   }
   return { tensors, modules }

@@ -21,11 +21,14 @@ export interface FileContent {
   readonly write: (handle: FileHandle) => Promise<void>
 }
 
-/** The renames of a save, in order, and the files that it removes after them. */
+/** The steps of a save: its renames, in order, and then the files that it removes. */
 export interface Journal {
-  readonly renames: readonly { readonly from: string; readonly to: string }[]
-  readonly removals: readonly string[]
+  readonly renames: readonly { readonly from: string; readonly to: string; readonly old: Identity }[]
+  readonly removals: readonly { readonly name: string; readonly old: Identity }[]
 }
+
+/** Tells a file from others that take its name later: inode, size and time; null if there was no file. */
+type Identity = string | null
 
 const JOURNAL_FILE = '.lily-save.json'
 
@@ -36,8 +39,11 @@ interface Temporary {
   readonly handle: FileHandle
 }
 
-const temporaryName = (name: string): string => `.${name}.${randomBytes(6).toString('hex')}.tmp`
-const TEMPORARY = /^\.(.+)\.[0-9a-f]{12}\.tmp$/
+const temporaryName = (name: string): string => `.${name}.lily-${randomBytes(6).toString('hex')}.tmp`
+const TEMPORARY = /^\.(.+)\.lily-[0-9a-f]{12}\.tmp$/
+
+/** A journal takes some hundred bytes. */
+const MAX_JOURNAL_BYTES = 1 << 16
 
 /** The last save of each folder in this process: saves of one folder run one after the other, in the order of the calls. */
 const saves = new Map<string, Promise<void>>()
@@ -48,17 +54,19 @@ const saves = new Map<string, Promise<void>>()
  * removed.
  *
  * @param obsolete names of files that are removed with it, if they exist
+ * @param check runs before the first rename, while no other save of the folder renames files
  * @throws LilyError ERR_LILY_CHECKPOINT if the file system refuses; the old files are unchanged then
  */
 export async function replaceFiles(
   folder: string,
   files: readonly FileContent[],
   obsolete: readonly string[] = [],
+  check: () => Promise<void> = () => Promise.resolve(),
 ): Promise<void> {
   // Before the first await: the order of the saves is that of the calls.
   const path = resolve(folder)
   const earlier = saves.get(path) ?? Promise.resolve()
-  const save = earlier.catch(() => undefined).then(() => replaceNow(folder, files, obsolete))
+  const save = earlier.catch(() => undefined).then(() => replaceNow(path, files, obsolete, check))
   saves.set(path, save)
   try {
     await save
@@ -67,12 +75,23 @@ export async function replaceFiles(
   }
 }
 
-async function replaceNow(folder: string, files: readonly FileContent[], obsolete: readonly string[]): Promise<void> {
+/** Whether a journal on the disk may name the temporary files and backups of a save: they must stay then. */
+interface Progress {
+  isJournalled: boolean
+}
+
+async function replaceNow(
+  folder: string,
+  files: readonly FileContent[],
+  obsolete: readonly string[],
+  check: () => Promise<void>,
+): Promise<void> {
   const temporaries: Temporary[] = []
+  const progress: Progress = { isJournalled: false }
   let path = folder
   try {
     await mkdir(folder, { recursive: true })
-    for (const { name } of files) await checkReplaceable(join(folder, name))
+    for (const name of [...files.map((file) => file.name), ...obsolete]) await checkReplaceable(join(folder, name))
     // Under a shared lock no save looks for stale files, between the creation of these and their locking.
     await withFolderLock(folder, 'shared', async () => {
       for (const { name } of files) temporaries.push(await createTemporary(folder, name))
@@ -80,22 +99,28 @@ async function replaceNow(folder: string, files: readonly FileContent[], obsolet
     for (const [i, { write }] of files.entries()) {
       const { name, handle } = temporaries[i]
       path = join(folder, name)
-      await write(handle)
       await keepPermissions(path, handle)
+      await write(handle)
       await handle.sync()
     }
     path = folder
     await withFolderLock(folder, 'exclusive', async () => {
       await completeSave(folder)
       await removeStale(folder)
-      await commit(folder, temporaries, obsolete)
+      await check()
+      await commit(folder, temporaries, obsolete, progress)
     })
   } catch (cause) {
-    await Promise.all(temporaries.map(({ temporary }) => rm(join(folder, temporary), { force: true })))
+    if (!progress.isJournalled) await removeAll(temporaries.map(({ temporary }) => join(folder, temporary)))
     throw fileSystemError(path, 'cannot be written', cause)
   } finally {
-    await Promise.all(temporaries.map(({ handle }) => handle.close()))
+    await Promise.allSettled(temporaries.map(({ handle }) => handle.close()))
   }
+}
+
+/** A file that cannot be removed does not change the result of a save: the next one tries again. */
+async function removeAll(paths: readonly string[]): Promise<void> {
+  await Promise.allSettled(paths.map((path) => rm(path, { force: true })))
 }
 
 /** A rename cannot replace a folder, and must not replace a device or a socket. */
@@ -121,28 +146,57 @@ async function keepPermissions(path: string, handle: FileHandle): Promise<void> 
 }
 
 /** Gives all files their names, or none. */
-async function commit(folder: string, temporaries: readonly Temporary[], obsolete: readonly string[]): Promise<void> {
-  const renames = temporaries.map(({ name, temporary }) => ({ from: temporary, to: name }))
-  if (renames.length + obsolete.length === 1) {
-    await rename(join(folder, renames[0].from), join(folder, renames[0].to))
+async function commit(
+  folder: string,
+  temporaries: readonly Temporary[],
+  obsolete: readonly string[],
+  progress: Progress,
+): Promise<void> {
+  if (temporaries.length + obsolete.length === 1) {
+    await rename(join(folder, temporaries[0].temporary), join(folder, temporaries[0].name))
     await synchronizeFolder(folder)
     return
   }
   const backups = new Map<string, string>()
   try {
-    for (const { to } of renames) await backUp(folder, to, backups)
-    const journal = { renames, removals: obsolete }
-    await writeJournal(folder, journal)
+    const names = [...temporaries.map(({ name }) => name), ...obsolete]
+    for (const name of names) await backUp(folder, name, backups)
+    const journal = await describeSteps(
+      folder,
+      temporaries.map(({ name, temporary }) => ({ from: temporary, to: name })),
+      obsolete,
+    )
+    progress.isJournalled = true
     try {
-      for (const { from, to } of renames) await rename(join(folder, from), join(folder, to))
+      await writeJournal(folder, journal)
+      for (const { from, to } of journal.renames) await rename(join(folder, from), join(folder, to))
       await finish(folder, journal)
     } catch (cause) {
-      await undo(folder, renames, backups)
+      await undo(folder, names, backups)
+      progress.isJournalled = false
       throw cause
     }
+    progress.isJournalled = false
   } finally {
-    await Promise.all([...backups.values()].map((backup) => rm(join(folder, backup), { force: true })))
+    if (!progress.isJournalled) await removeAll([...backups.values()].map((backup) => join(folder, backup)))
   }
+}
+
+async function describeSteps(
+  folder: string,
+  renames: readonly { readonly from: string; readonly to: string }[],
+  removals: readonly string[],
+): Promise<Journal> {
+  const identify = (name: string) => identityOf(join(folder, name))
+  return {
+    renames: await Promise.all(renames.map(async ({ from, to }) => ({ from, to, old: await identify(to) }))),
+    removals: await Promise.all(removals.map(async (name) => ({ name, old: await identify(name) }))),
+  }
+}
+
+async function identityOf(path: string): Promise<Identity> {
+  const stats = await lstat(path).catch(ignoreMissing)
+  return stats === null ? null : `${stats.ino} ${stats.size} ${stats.mtimeMs}`
 }
 
 /** A second name for the old file; a copy on file systems that have one name per file. */
@@ -154,15 +208,14 @@ async function backUp(folder: string, name: string, backups: Map<string, string>
   await link(path, join(folder, backup)).catch(() => copyFile(path, join(folder, backup)))
 }
 
-/** The same steps with the old files: if this process ends meanwhile, the next one completes them. */
-async function undo(folder: string, renames: Journal['renames'], backups: ReadonlyMap<string, string>): Promise<void> {
-  await writeJournal(folder, {
-    renames: renames.flatMap(({ to }) => {
-      const backup = backups.get(to)
-      return backup === undefined ? [] : [{ from: backup, to }]
-    }),
-    removals: renames.map(({ to }) => to).filter((name) => !backups.has(name)),
+/** Restores the old files by the same steps: if this process ends meanwhile, the next save completes them. */
+async function undo(folder: string, names: readonly string[], backups: ReadonlyMap<string, string>): Promise<void> {
+  const renames = names.flatMap((to) => {
+    const from = backups.get(to)
+    return from === undefined ? [] : [{ from, to }]
   })
+  const created = names.filter((name) => !backups.has(name))
+  await writeJournal(folder, await describeSteps(folder, renames, created))
   await completeSave(folder)
 }
 
@@ -183,26 +236,60 @@ async function writeJournal(folder: string, journal: Journal): Promise<void> {
 async function completeSave(folder: string): Promise<void> {
   const journal = await readJournal(folder)
   if (journal === null) return
+  await checkOwner(join(folder, JOURNAL_FILE))
   for (const { from, to } of journal.renames) await rename(join(folder, from), join(folder, to)).catch(ignoreMissing)
   await finish(folder, journal)
 }
 
-/** What comes after the renames. The renames are on the disk before the journal is removed. */
+/** In a folder that several users write, the journal of one must not make another remove files. */
+async function checkOwner(path: string): Promise<void> {
+  const user = process.getuid?.()
+  const { uid } = await lstat(path)
+  if (user === undefined || uid === user || uid === 0) return
+  throw checkpointError(path, 'belongs to the interrupted save of another user; let that user save again, or remove it')
+}
+
+/** The steps after the renames. The renames are on the disk before the journal is removed. */
 async function finish(folder: string, { removals }: Journal): Promise<void> {
-  for (const name of removals) await rm(join(folder, name), { force: true })
+  for (const { name } of removals) await rm(join(folder, name), { force: true })
   await synchronizeFolder(folder)
   await rm(join(folder, JOURNAL_FILE), { force: true })
   await synchronizeFolder(folder)
 }
 
-/** The journal of a save that has not been completed; null if there is none. Held under a lock of the folder. */
+/**
+ * The journal of a save that has not been completed; null if there is none. The caller holds a lock of the folder.
+ *
+ * @throws LilyError ERR_LILY_CHECKPOINT also if another program has replaced a file after the save was interrupted
+ */
 export async function readJournal(folder: string): Promise<Journal | null> {
   const path = join(folder, JOURNAL_FILE)
-  const text = await readFile(path, 'utf8').catch(ignoreMissing)
-  if (text === null) return null
-  const journal = parseJournal(text)
-  if (journal !== null) return journal
-  throw checkpointError(path, 'expected the journal of an interrupted save, got something else; remove the file')
+  const stats = await lstat(path).catch(ignoreMissing)
+  if (stats === null) return null
+  const journal = stats.isFile() && stats.size <= MAX_JOURNAL_BYTES ? parseJournal(await readFile(path, 'utf8')) : null
+  if (journal === null) {
+    throw checkpointError(path, 'expected the journal of an interrupted save, got something else; remove the file')
+  }
+  await checkUnchanged(folder, journal)
+  return journal
+}
+
+/** The steps that are left must find the files that the interrupted save has found. */
+async function checkUnchanged(folder: string, { renames, removals }: Journal): Promise<void> {
+  const open = await Promise.all(renames.map(({ from }) => identityOf(join(folder, from))))
+  const steps = [
+    ...renames.filter((_, i) => open[i] !== null).map(({ to, old }) => ({ name: to, old, isRemoval: false })),
+    ...removals.map(({ name, old }) => ({ name, old, isRemoval: true })),
+  ]
+  for (const { name, old, isRemoval } of steps) {
+    const found = await identityOf(join(folder, name))
+    if (found === old || (isRemoval && found === null)) continue
+    throw checkpointError(
+      join(folder, JOURNAL_FILE),
+      `is of an interrupted save, and another program has since changed ${name}; remove this file to keep that change, ` +
+        `or ${name} to complete the save`,
+    )
+  }
 }
 
 /** Only names of files of this folder, so that a folder of unknown origin cannot name others. */
@@ -218,9 +305,18 @@ function parseJournal(text: string): Journal | null {
   if (!Array.isArray(renames) || !Array.isArray(removals)) return null
   const areRenames = renames.every(
     (step: unknown) =>
-      isObject(step) && isName(step.to) && isName(step.from) && TEMPORARY.exec(step.from)?.[1] === step.to,
+      isObject(step) &&
+      isName(step.to) &&
+      isName(step.from) &&
+      isIdentity(step.old) &&
+      TEMPORARY.exec(step.from)?.[1] === step.to,
   )
-  return areRenames && removals.every(isName) ? { renames: renames as Journal['renames'], removals } : null
+  const areRemovals = removals.every((step: unknown) => isObject(step) && isName(step.name) && isIdentity(step.old))
+  return areRenames && areRemovals ? (value as unknown as Journal) : null
+}
+
+function isIdentity(value: unknown): value is Identity {
+  return value === null || typeof value === 'string'
 }
 
 function isName(value: unknown): value is string {
@@ -233,7 +329,7 @@ function isName(value: unknown): value is string {
  */
 export async function committedPath(folder: string, journal: Journal | null, name: string): Promise<string | null> {
   const path = join(folder, name)
-  if (journal?.removals.includes(name) === true) return null
+  if (journal?.removals.some((step) => step.name === name) === true) return null
   const step = journal?.renames.find(({ to }) => to === name)
   if (step === undefined) return path
   const temporary = join(folder, step.from)
@@ -245,10 +341,12 @@ async function removeStale(folder: string): Promise<void> {
   for (const name of await readdir(folder)) {
     if (!TEMPORARY.test(name)) continue
     const path = join(folder, name)
+    // A pipe would wait for a writer.
+    if ((await lstat(path).catch(() => null))?.isFile() !== true) continue
     const handle = await open(path).catch(() => null)
     if (handle === null) continue
     try {
-      if (native.fileLock(handle.fd, true) === true) await rm(path, { force: true })
+      if (native.fileLock(handle.fd, true) === true) await removeAll([path])
     } finally {
       await handle.close()
     }
@@ -261,6 +359,9 @@ async function synchronizeFolder(folder: string): Promise<void> {
   const handle = await open(folder)
   try {
     await handle.sync()
+  } catch (error) {
+    // Some file systems cannot flush a folder.
+    if (!['EINVAL', 'ENOTSUP'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
   } finally {
     await handle.close()
   }

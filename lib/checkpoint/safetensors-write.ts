@@ -2,8 +2,11 @@
 import type { FileHandle } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
 import type { DType } from '../base/dtype.js'
-import { describe, fail } from '../base/errors.js'
-import { tensor, Tensor } from '../tensor/tensor.js'
+import { describe, fail, failedToRead, LilyError } from '../base/errors.js'
+import { checkMemory } from '../memory/operand.js'
+import { resolve } from '../tensor/resolve.js'
+import { operandOf, Tensor, tensorOf } from '../tensor/tensor.js'
+import { copyOnHost } from '../tensor/transfer.js'
 import { checkpointError, quote } from './errors.js'
 import { readPath } from './paths.js'
 import { replaceFiles } from './replace-files.js'
@@ -54,15 +57,32 @@ export async function writeSafetensors(
   await replaceWithTensors(file, sources, texts)
 }
 
-/** The entries of a Map or a plain object; throws if it is neither, or a name is not a string. */
+/**
+ * The entries of a Map or a plain object.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT if it is neither, if a name is not a string, or if reading it throws
+ */
 export function entriesOf<T>(argument: string, named: Named<T>): [string, T][] {
-  if (typeof named !== 'object' || named === null || Array.isArray(named) || ArrayBuffer.isView(named)) {
-    fail('ERR_LILY_ARGUMENT', argument, `expected a Map or an object, got ${describe(named)}`)
+  let entries: [unknown, T][]
+  try {
+    // The tag holds for Maps of other realms too.
+    const isMap = Object.prototype.toString.call(named) === '[object Map]'
+    if (!isMap && !isPlain(named)) {
+      fail('ERR_LILY_ARGUMENT', argument, `expected a Map or an object, got ${describe(named)}`)
+    }
+    entries = isMap ? [...(named as ReadonlyMap<string, T>)] : Object.entries(named)
+  } catch (cause) {
+    throw failedToRead(argument, cause)
   }
-  const entries = named instanceof Map ? [...(named as ReadonlyMap<string, T>)] : Object.entries(named)
   const wrong = entries.find(([name]) => typeof name !== 'string')
   if (wrong === undefined) return entries as [string, T][]
   return fail('ERR_LILY_ARGUMENT', argument, `expected names that are strings, got ${describe(wrong[0])}`)
+}
+
+function isPlain(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  const prototype: unknown = Object.getPrototypeOf(value)
+  return prototype === null || Object.getPrototypeOf(prototype) === null
 }
 
 /** A tensor to write. Device memory is copied to the host when the tensor is written, so one at a time. */
@@ -77,18 +97,19 @@ export function sourceOf(value: Tensor | StoredTensor, name: string): TensorSour
     )
   }
   const bytes = async () => {
-    const { data } = await owned.toHost()
+    const host = operandOf(await owned.toHost())
+    if (host === null) throw new LilyError('ERR_LILY_DISPOSED', `${quote(name)}: the tensor is disposed of`)
+    const { data } = tensorOf(host.rows > 1 && host.pitch !== host.columns ? copyOnHost(host) : host)
     return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
   }
   return { dtype: stored, shape: owned.shape, bytes }
 }
 
+/** Any form of operand, with the layout that it says. */
 function toTensor(value: unknown, name: string): Tensor {
-  if (typeof value === 'object' && value !== null) {
-    const { data, shape, dtype } = value as StoredTensor
-    return tensor(data, shape, dtype)
-  }
-  return fail('ERR_LILY_ARGUMENT', 'tensors', `${quote(name)}: expected { data, shape, dtype }, got ${describe(value)}`)
+  const operand = resolve(name, value)
+  checkMemory(name, operand)
+  return tensorOf(operand)
 }
 
 /** Replaces a file as a whole. */

@@ -1,5 +1,4 @@
 /** Writes a Lily adapter to a folder in PEFT's format, or in the compact format of this package. */
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { checkKeys, get, type Known, readChoice } from '../base/options.js'
 import type { LilyModel } from '../model/model.js'
@@ -12,6 +11,7 @@ import { keyOf, PREFIX } from './layer-names.js'
 import type { Origin } from './load.js'
 import { type ModulesToSave, withModules } from './modules-to-save.js'
 import { readPath } from './paths.js'
+import { readText } from './read-text.js'
 import { type FileContent, replaceFiles } from './replace-files.js'
 import { sourceOf, tensorsWriter } from './safetensors-write.js'
 
@@ -76,7 +76,6 @@ export async function savePretrained(
 export async function saveLora(model: LilyModel, origin: Origin | undefined, to: string | URL): Promise<void> {
   const folder = readPath('folder', to)
   const lora = await model.exportLora()
-  await checkNoLilyAdapter(folder)
   const tensors = new Map(origin?.others)
   for (const [layer, { a, b }] of lora.layers) {
     tensors.set(`${PREFIX}${layer}.lora_A.weight`, sourceOf(a, layer))
@@ -87,13 +86,13 @@ export async function saveLora(model: LilyModel, origin: Origin | undefined, to:
     { name: PEFT_FILE, write: tensorsWriter(join(folder, PEFT_FILE), tensors, PYTORCH) },
     { name: CONFIG_FILE, write: (handle) => handle.writeFile(config) },
   ]
-  await replaceFiles(folder, files, otherFiles(files))
+  await replaceFiles(folder, files, otherFiles(files), () => checkNoLilyAdapter(folder))
 }
 
 /** Rejects a folder that contains a Lily adapter. */
 async function checkNoLilyAdapter(folder: string): Promise<void> {
   const path = join(folder, CONFIG_FILE)
-  const text = await readFile(path, 'utf8').catch(() => '')
+  const text = await readText(path, 'the configuration').catch(() => '')
   if (!/"peft_type"\s*:\s*"LILY"/.test(text)) return
   throw checkpointError(
     path,

@@ -106,9 +106,9 @@ void factor_row(double *matrix, int64_t n, int64_t i, int64_t begin, int64_t end
     double rest = row[j];
     for (int64_t k = begin; k < j; ++k) rest -= row[k] * other[k];
     if (j == i) {
-      row[i] = rest > least ? sqrt(rest) : 0.0;
+      row[i] = rest <= least ? 0.0 : sqrt(rest);  // a NaN stays a NaN
     } else {
-      row[j] = other[j] > 0.0 ? rest / other[j] : 0.0;
+      row[j] = other[j] == 0.0 ? 0.0 : rest / other[j];
     }
   }
 }
@@ -159,9 +159,10 @@ bool tridiagonalize(const Kernels &kernels, double *lower, int64_t n, double *di
     if (i == 0) break;
 
     const double before = row[i - 1];
-    double norm2 = 0.0;
-    for (int64_t j = 0; j < i; ++j) norm2 += row[j] * row[j];
-    const bool is_done = norm2 - before * before <= 0.0;
+    double rest = 0.0;
+    for (int64_t j = 0; j < i - 1; ++j) rest += row[j] * row[j];
+    const bool is_done = rest == 0.0;
+    const double norm2 = rest + before * before;
     beside[i] = is_done ? before : (before > 0.0 ? -sqrt(norm2) : sqrt(norm2));
     const double half = is_done ? 1.0 : norm2 - before * beside[i];
     if (is_done) {
@@ -247,9 +248,15 @@ bool eigenvalues(const Kernels &kernels, double *lower, int64_t n, double *value
   double *const diagonal = scratch.get(), *const squares = diagonal + n;
   if (!tridiagonalize(kernels, lower, n, diagonal, squares)) return false;
   double bound = 0.0;
+  bool is_finite = true;
   for (int64_t i = 0; i < n; ++i) {
+    is_finite = is_finite && isfinite(diagonal[i]) && isfinite(squares[i]);
     const double next = i + 1 < n ? fabs(squares[i + 1]) : 0.0;
     bound = std::max(bound, fabs(diagonal[i]) + fabs(squares[i]) + next);
+  }
+  if (!is_finite) {
+    std::fill(values, values + n, NAN);
+    return true;
   }
   for (int64_t i = 0; i < n; ++i) squares[i] *= squares[i];
   bisect(kernels, {diagonal, squares, n, bound * kEpsilon * kEpsilon}, bound, values);

@@ -40,7 +40,8 @@ describe('eigenvalues', () => {
   it('of small matrices, with multiple and zero eigenvalues', () => {
     fc.assert(fc.property(anySymmetric, expectEigenvaluesOf), { numRuns: 300 })
   })
-  it.each([1, 2, 33, 113])('of random numbers, n = %d', (n) => {
+  // Beyond the blocks, panels and shift groups of native/cpu/spectrum.cc.
+  it.each([1, 2, 33, 113, 145, 300])('of random numbers, n = %d', (n) => {
     expectEigenvaluesOf(symmetric(n, gaussian(random, n * n)))
   })
   it('of zero, one and a diagonal', () => {
@@ -57,6 +58,10 @@ describe('the singular values of an update', () => {
     [20, 7, 40], // A has rank 7
     [20, 40, 7],
     [16, 1, 1],
+    [65, 225, 30],
+    [145, 40, 449],
+    [300, 225, 449],
+    [300, 100, 400], // A has rank 100
   ])('of rank %d, d_in %d, d_out %d', (r, dIn, dOut) => {
     const a = gaussian(random, r * dIn)
     const c = gaussian(random, r * dOut)

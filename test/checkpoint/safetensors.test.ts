@@ -3,6 +3,7 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
+import ndarray from 'ndarray'
 import { describe, expect, it } from 'vitest'
 import { SafetensorsFile } from '../../lib/checkpoint/safetensors-file.js'
 import { replaceWithTensors, type TensorSource } from '../../lib/checkpoint/safetensors-write.js'
@@ -433,6 +434,23 @@ describe('writeSafetensors', () => {
     expect(opened.metadata).toEqual(new Map([['step', '3']]))
   })
 
+  it('honours the layout of a tensor, or refuses it', async () => {
+    const window = { data: Float32Array.of(0, 1, 2, 0, 0, 3, 4, 0), shape: [2, 2], strides: [4, 1], byteOffset: 4 }
+    const view = ndarray(window.data, [2, 4]).lo(0, 1).hi(2, 2)
+    await writeSafetensors(path, { window, view } as never, {})
+    const opened = await SafetensorsFile.open(path)
+    for (const name of ['window', 'view']) expect((await opened.read(name)).data).toEqual(Float32Array.of(1, 2, 3, 4))
+    await opened.close()
+    const before = readFileSync(path)
+    for (const [tensor, code] of [
+      [ndarray(Float32Array.of(1, 2, 3, 4, 5, 6), [2, 3]).transpose(1, 0), 'ERR_LILY_SHAPE'],
+      [{ ...x, order: 'F' }, 'ERR_LILY_ARGUMENT'],
+    ] as const) {
+      await expectRefused(code, 'x: ', () => writeSafetensors(path, { x: tensor } as never, {}))
+    }
+    expect(readFileSync(path).equals(before)).toBe(true)
+  })
+
   it.each<[string, unknown, unknown, string]>([
     ['a number in the metadata', { x }, new Map([['step', 3]]), 'expected a string for "step"'],
     ['null in the metadata', { x }, { step: null }, 'expected a string for "step"'],
@@ -443,9 +461,10 @@ describe('writeSafetensors', () => {
     ['metadata that is text', { x }, 'step', 'metadata: expected a Map or an object'],
     ['a number as a name', new Map([[3, x]]), {}, 'expected names that are strings, got 3'],
     ['a symbol as a name', new Map([[Symbol('x'), x]]), {}, 'expected names that are strings'],
+    ['a Set of tensors', new Set([x]), {}, 'tensors: expected a Map or an object'],
     ['a list of tensors', [x], {}, 'tensors: expected a Map or an object'],
     ['no tensors', undefined, {}, 'tensors: expected a Map or an object'],
-    ['a tensor that is none', { x: 'x' }, {}, '"x": expected { data, shape, dtype }'],
+    ['a tensor that is none', { x: 'x' }, {}, 'x: expected a tensor, such as { data, shape }'],
   ])('refuses %s, and has written nothing', async (_, tensors, metadata, message) => {
     await writeSafetensors(path, { x }, {})
     const before = readFileSync(path)

@@ -1,7 +1,19 @@
 /** A folder holds one save as a whole: after kills, with several processes and calls at once, and when a save fails. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -87,7 +99,8 @@ describe('a folder holds one save as a whole', () => {
   it('when two processes save in different formats', { timeout: 120_000 }, async () => {
     const folder = newFolder()
     const children = formats.map((format, i) => startSaves(folder, format, 1000 * (i + 1), SAVES))
-    await Promise.all(children.map((child) => once(child, 'exit')))
+    const codes = await Promise.all(children.map(async (child) => (await once(child, 'exit'))[0] as number))
+    expect(codes).toEqual([0, 0])
     await numberIn(folder)
   })
 
@@ -96,6 +109,18 @@ describe('a folder holds one save as a whole', () => {
     const options = (i: number): SaveOptions => ({ format: formats[i % 2] })
     await Promise.all(Array.from({ length: 12 }, (_, i) => numbered(i + 1).savePretrained(folder, options(i))))
     expect(await numberIn(folder)).toBe(12)
+  })
+
+  it('when an adapter and its LoRA are saved into one folder at once', async () => {
+    const folder = newFolder()
+    const model = numbered(2)
+    model.freeze('uniform')
+    const lora = model.saveLora(folder)
+    const lily = model.savePretrained(folder)
+    // Whichever is first: LoRA never replaces an adapter.
+    await lily
+    await lora.catch(() => undefined)
+    expect((await LilyModel.fromPretrained(folder)).config.scaling).toBe(2)
   })
 
   it('also of another format before', async () => {
@@ -114,12 +139,32 @@ describe('a save that was interrupted', () => {
     const [folder, other] = [newFolder(), newFolder()]
     await numbered(3).savePretrained(folder, { format: 'compact' })
     await numbered(5).savePretrained(other)
-    const renames = [TENSORS, CONFIG].map((to) => ({ from: `.${to}.0123456789ab.tmp`, to }))
-    for (const { from, to } of renames) renameSync(join(other, to), join(folder, from))
-    writeFileSync(join(folder, '.lily-save.json'), JSON.stringify({ renames, removals: [COMPACT, FROZEN] }))
-    for (const { from, to } of renames.slice(0, done)) renameSync(join(folder, from), join(folder, to))
+    const steps = [TENSORS, CONFIG].map((to) => ({
+      from: `.${to}.lily-0123456789ab.tmp`,
+      to,
+      old: identityOf(join(folder, to)),
+    }))
+    for (const { from, to } of steps) copyFileSync(join(other, to), join(folder, from))
+    const removals = [COMPACT, FROZEN].map((name) => ({ name, old: identityOf(join(folder, name)) }))
+    writeFileSync(join(folder, '.lily-save.json'), JSON.stringify({ renames: steps, removals }))
+    for (const { from, to } of steps.slice(0, done)) renameSync(join(folder, from), join(folder, to))
     return folder
   }
+
+  /** As the journal has it. */
+  function identityOf(path: string): string | null {
+    if (!existsSync(path)) return null
+    const { ino, size, mtimeMs } = statSync(path)
+    return `${ino} ${size} ${mtimeMs}`
+  }
+
+  it.each([CONFIG, COMPACT])('and whose %s another program has changed since is refused', async (name) => {
+    const folder = await interrupted(0)
+    writeFileSync(join(folder, name), 'of another program')
+    await expectRefused('ERR_LILY_CHECKPOINT', `has since changed ${name}`, () => LilyModel.fromPretrained(folder))
+    await expectRefused('ERR_LILY_CHECKPOINT', `has since changed ${name}`, () => numbered(1).savePretrained(folder))
+    expect(readFileSync(join(folder, name), 'utf8')).toBe('of another program')
+  })
 
   it.each([0, 1, 2])('after its journal and %d renames is read as completed, without a write', async (done) => {
     const folder = await interrupted(done)
@@ -141,10 +186,11 @@ describe('a save that was interrupted', () => {
     for (const journal of [
       '{',
       '[]',
-      { renames: [{ from: '../x', to: TENSORS }], removals: [] },
-      { renames: [{ from: `.${TENSORS}.0123456789ab.tmp`, to: '../x' }], removals: [] },
-      { renames: [{ from: CONFIG, to: TENSORS }], removals: [] },
-      { renames: [], removals: ['a/b'] },
+      { renames: [{ from: '../x', to: TENSORS, old: null }], removals: [] },
+      { renames: [{ from: `.${TENSORS}.lily-0123456789ab.tmp`, to: '../x', old: null }], removals: [] },
+      { renames: [{ from: CONFIG, to: TENSORS, old: null }], removals: [] },
+      { renames: [], removals: [{ name: 'a/b', old: null }] },
+      { renames: [], removals: [{ name: 'a', old: 1 }] },
     ]) {
       writeFileSync(join(folder, '.lily-save.json'), typeof journal === 'string' ? journal : JSON.stringify(journal))
       await expectRefused('ERR_LILY_CHECKPOINT', 'journal', () => LilyModel.fromPretrained(folder))
@@ -156,8 +202,8 @@ describe('a save that was interrupted', () => {
 
   it('leaves temporary files that the next save removes, and no others', async () => {
     const folder = goldenCopy()
-    const stale = [`.${TENSORS}.00112233aabb.tmp`, `.${CONFIG}.ffffffffffff.tmp`]
-    const others = ['.adapter_config.json.swp', 'notes.tmp', '.x.12345.tmp']
+    const stale = [`.${TENSORS}.lily-00112233aabb.tmp`, `.${CONFIG}.lily-ffffffffffff.tmp`]
+    const others = ['.adapter_config.json.swp', 'notes.tmp', '.x.0123456789ab.tmp']
     for (const name of [...stale, ...others]) writeFileSync(join(folder, name), 'x')
     await (await LilyModel.fromPretrained(folder)).savePretrained(folder)
     expect(readdirSync(folder).sort()).toEqual([CONFIG, TENSORS, ...others].sort())
@@ -176,13 +222,23 @@ describe('a save that fails', () => {
     expect(readdirSync(folder).sort()).toEqual([CONFIG, TENSORS].sort())
   })
 
+  it('leaves an adapter of the other format where a file of it cannot be removed', async () => {
+    const folder = newFolder()
+    await numbered(3).savePretrained(folder, { format: 'compact' })
+    mkdirSync(join(folder, FROZEN))
+    await expectRefused('ERR_LILY_CHECKPOINT', 'got a folder', () => numbered(5).savePretrained(folder))
+    rmdirSync(join(folder, FROZEN))
+    expect(await numberIn(folder)).toBe(3)
+    expect(readdirSync(folder).sort()).toEqual([CONFIG, COMPACT].sort())
+  })
+
   it('puts back what it has replaced', async () => {
     const folder = newFolder()
     const text = (name: string, content: string) => ({
       name,
       write: (handle: { writeFile: (content: string) => Promise<void> }) => handle.writeFile(content),
     })
-    await replaceFiles(folder, [text('a', 'old a'), text('b', 'old b')])
+    await replaceFiles(folder, [text('a', 'old a'), text('b', 'old b'), text('d', 'old d')])
     const failing = replaceFiles(
       folder,
       [
@@ -197,11 +253,11 @@ describe('a save that fails', () => {
           },
         },
       ],
-      [],
+      ['d'],
     )
     await expectRefused('ERR_LILY_CHECKPOINT', 'ENOENT', () => failing)
-    expect(readdirSync(folder).sort()).toEqual(['a', 'b'])
-    expect(['a', 'b'].map((name) => readFileSync(join(folder, name), 'utf8'))).toEqual(['old a', 'old b'])
+    expect(readdirSync(folder).sort()).toEqual(['a', 'b', 'd'])
+    expect(['a', 'b', 'd'].map((name) => readFileSync(join(folder, name), 'utf8'))).toEqual(['old a', 'old b', 'old d'])
   })
 })
 
