@@ -70,7 +70,7 @@ export function entriesOf<T>(argument: string, named: Named<T>): [string, T][] {
     if (!isMap && !isPlain(named)) {
       fail('ERR_LILY_ARGUMENT', argument, `expected a Map or an object, got ${describe(named)}`)
     }
-    entries = isMap ? [...(named as ReadonlyMap<string, T>)] : Object.entries(named)
+    entries = isMap ? [...(named as ReadonlyMap<string, T>)] : Object.entries(named as Record<string, T>)
   } catch (cause) {
     throw failedToRead(argument, cause)
   }
