@@ -88,11 +88,18 @@ export async function analyse(model: LilyModel, options: AnalysisOptions = {}): 
       model.config,
     )
     const experts = await valuesOf(b)
+    const combined = new Float64Array(experts.length / numB)
     const layers: LayerAnalysis[] = []
     for (const layer of group) {
       options.onProgress?.(layer.name, done++, model.layers.size)
       const router = await analyseRouter(layer, samples.get(layer))
-      const update = analyseUpdate(await factorFor(layer), combine(experts, router.weights), r, scaling, loraRank)
+      const update = analyseUpdate(
+        await factorFor(layer),
+        combine(experts, router.weights, combined),
+        r,
+        scaling,
+        loraRank,
+      )
       layers.push({ name: layer.name, router, update })
     }
     const expertAnalysis = analyseExperts(experts, numB)

@@ -23,10 +23,14 @@ export interface UpdateAnalysis {
   readonly singularValues: readonly number[]
 }
 
-/** C = sum_e w_e B_e, [r, d_out], for b [E, r, d_out]. */
-export function combine(b: Float32Array, weights: ArrayLike<number>): Float64Array {
-  const size = b.length / weights.length
-  const combined = new Float64Array(size)
+/**
+ * C = sum_e w_e B_e, for b [E, r, d_out].
+ *
+ * @param combined [r, d_out], is overwritten and returned: touching new memory for each layer costs more than the sum
+ */
+export function combine(b: Float32Array, weights: ArrayLike<number>, combined: Float64Array): Float64Array {
+  const size = combined.length
+  combined.fill(0)
   for (let e = 0; e < weights.length; e++) {
     const weight = weights[e]
     const expert = b.subarray(e * size, (e + 1) * size)
@@ -38,7 +42,7 @@ export function combine(b: Float32Array, weights: ArrayLike<number>): Float64Arr
 /**
  * Analyses the update of a layer.
  *
- * @param factor the result of {@link factorOf} for A
+ * @param factor L of A Aᵀ = L Lᵀ
  * @param c [r, d_out]
  * @param loraRank rank at which LoRA has as many parameters
  */
