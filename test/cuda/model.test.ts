@@ -45,7 +45,9 @@ it('rejects operands and saved calls of its previous device', async () => {
   const { saved } = layer.forward({ data: x, shape: [2, 4] })
   model.to(device)
   await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => layer.backward({ data: x, shape: [2, 4] }, saved))
-  await expectRefused('ERR_LILY_DEVICE', 'expected device cpu:0, as x has, got cuda:0', () => layer.forward({ data: x, shape: [2, 4] }))
+  await expectRefused('ERR_LILY_DEVICE', 'expected device cpu:0, as x has, got cuda:0', () =>
+    layer.forward({ data: x, shape: [2, 4] }),
+  )
   expect(layer.forward(place(x, [2, 4])).y.device).toEqual(device)
 })
 
