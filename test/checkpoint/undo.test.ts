@@ -1,0 +1,33 @@
+/** A save that fails after its first renames and removals: with a removal that the file system refuses. */
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, it, vi } from 'vitest'
+import { replaceFiles } from '../../lib/checkpoint/replace-files.js'
+import { newFolder } from '../support/checkpoint.js'
+import { expectRefused } from '../support/refused.js'
+
+vi.mock('node:fs/promises', async (load) => {
+  const actual = await load<typeof import('node:fs/promises')>()
+  const rm: typeof actual.rm = (path, options) => {
+    if (String(path).endsWith('/refused')) return Promise.reject(Object.assign(new Error('EPERM'), { code: 'EPERM' }))
+    return actual.rm(path, options)
+  }
+  return { ...actual, rm }
+})
+
+it('restores replaced and removed files, and removes new ones', async () => {
+  const folder = newFolder()
+  const file = (name: string, content: string) => ({
+    name,
+    write: (handle: { writeFile: (content: string) => Promise<void> }) => handle.writeFile(content),
+  })
+  const old = ['a', 'removed', 'refused']
+  await replaceFiles(
+    folder,
+    old.map((name) => file(name, `old ${name}`)),
+  )
+  const save = () => replaceFiles(folder, [file('a', 'new a'), file('b', 'new b')], ['removed', 'refused'])
+  await expectRefused('ERR_LILY_CHECKPOINT', 'EPERM', save)
+  expect(readdirSync(folder).sort()).toEqual([...old].sort())
+  for (const name of old) expect(readFileSync(join(folder, name), 'utf8')).toBe(`old ${name}`)
+})
