@@ -22,7 +22,10 @@ export const FROZEN = 'lily_frozen'
 /** A parameter with its value. */
 type Valued = Pick<SharedParameter, 'name' | 'kind' | 'layers'> & { readonly value: Tensor }
 
-/** The frozen layers of a model as JSON: { name: [w_0, ...] }; null if none is frozen. float32 numbers survive JSON to the bit. */
+/**
+ * The frozen layers of a model as JSON: { name: [w_0, ...] }; null if none is frozen. JSON keeps every bit of a float32
+ * number but the sign of zero.
+ */
 export function frozenText(model: LilyModel): string | null {
   const frozen = [...model.layers.values()].flatMap(({ name, frozenWeights }) =>
     frozenWeights === undefined ? [] : [[name, Array.from(frozenWeights)] as const],
