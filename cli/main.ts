@@ -2,20 +2,46 @@
 /** `npx lily-kernels`: the command line with its commands bench, doctor and inspect. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { Command } from 'commander'
+import { Command, CommanderError } from 'commander'
 import { packageRoot } from '../lib/binding/root.js'
 import { benchCommand } from './bench/command.js'
 import { doctorCommand } from './doctor/command.js'
 import { inspectCommand } from './inspect/command.js'
+import { reportFailure } from './report/failure.js'
+import { print, note, watchOutput } from './report/print.js'
+import { printableLines } from './report/printable.js'
 
-const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string }
+function program(): Command {
+  const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string }
+  const command = new Command('lily-kernels')
+    .description(
+      'fused Lily and LoRA kernels for Node.js: benchmark, diagnosis of the installation, analysis of trained adapters',
+    )
+    .version(version)
+    .addCommand(benchCommand(version))
+    .addCommand(doctorCommand(version))
+    .addCommand(inspectCommand(version))
+    .addHelpText(
+      'after',
+      '\nExit codes: 0 if everything succeeded, 1 after an error, 130 after SIGINT, 143 after SIGTERM.\n' +
+        'Environment: DEBUG=lily prints the stack traces of errors; NO_COLOR or TERM=dumb replaces the progress bar by lines.',
+    )
+  for (const each of [command, ...command.commands]) {
+    // Without the override, commander ends the process before its text is written.
+    each.exitOverride().configureOutput({
+      writeOut: (text) => print(text.trimEnd()),
+      writeErr: (text) => note(printableLines(text.trimEnd())),
+    })
+  }
+  return command
+}
 
-await new Command('lily-kernels')
-  .description(
-    'fused Lily and LoRA kernels for Node.js: benchmark, diagnosis of the installation, analysis of trained adapters',
-  )
-  .version(version)
-  .addCommand(benchCommand(version))
-  .addCommand(doctorCommand(version))
-  .addCommand(inspectCommand(version))
-  .parseAsync()
+watchOutput()
+// The process goes on, so that a command still writes what it has measured.
+process.on('uncaughtException', reportFailure)
+try {
+  await program().parseAsync()
+} catch (error) {
+  if (error instanceof CommanderError) process.exitCode ||= error.exitCode
+  else reportFailure(error)
+}

@@ -1,18 +1,14 @@
 /** The results of a run on one backend. `--json` writes a list of reports, one per backend. */
-import type { BackendName, Routing } from '../../lib/index.js'
+import type { BackendName } from '../../lib/index.js'
 import type { Method, Pass } from '../methods/methods.js'
 import type { Roofs } from '../roofs/roofs.js'
-import type { DTypeName } from '../workload/dtypes.js'
-import type { Shape } from '../workload/shapes.js'
+import type { Case } from '../workload/cases.js'
 import type { Model } from '../workload/trainable-parameters.js'
 import type { Caches } from './cold-caches.js'
 import type { Overhead } from './overhead.js'
 import type { Timing } from './sampling.js'
 
-export interface Result extends Timing {
-  readonly shape: Shape
-  readonly dtype: DTypeName
-  readonly routing: Routing
+export interface Result extends Timing, Case {
   readonly pass: Pass
   readonly method: Method
   /** The rank of the method: that of `shape`, except for LoRA with equal trainable parameters. */
@@ -29,12 +25,18 @@ export interface Result extends Timing {
   readonly ratioToFused: number | null
 }
 
+/** A case that could not be measured. */
+export interface Failure extends Case {
+  /** The error, as one line. */
+  readonly reason: string
+}
+
 export interface Report {
   readonly version: string
   /** ISO 8601. */
   readonly measuredAt: string
   readonly command: string
-  /** False if the run was interrupted. */
+  /** False if the run was interrupted. Failures do not end a run. */
   readonly complete: boolean
   readonly machine: {
     readonly backend: BackendName
@@ -53,4 +55,6 @@ export interface Report {
   /** Limitations of the run, for example methods that were not measured. */
   readonly notes: readonly string[]
   readonly results: readonly Result[]
+  /** Cases that were skipped because of an error. Their passes are not part of `results`. */
+  readonly failures: readonly Failure[]
 }

@@ -56,16 +56,23 @@ export async function sampleInterleaved(
   limits: Limits,
 ): Promise<number[][]> {
   const calls: number[] = []
-  for (const run of runs) calls.push(await callsPerSample(run, clock))
+  for (const run of runs) {
+    await yieldTo(limits.signal)
+    calls.push(await callsPerSample(run, clock))
+  }
   const samples = runs.map((): number[] => [])
   const end = performance.now() + limits.seconds * 1000
   for (let round = 0; round < limits.rounds || performance.now() < end; round++) {
-    // Yield to the event loop, so that signal handlers can run.
-    await setImmediate()
-    limits.signal.throwIfAborted()
+    await yieldTo(limits.signal)
     for (const [i, run] of runs.entries()) samples[i].push(await clock(run, calls[i]))
   }
   return samples
+}
+
+/** Yields to the event loop, so that signal handlers can run. */
+async function yieldTo(signal: AbortSignal): Promise<void> {
+  await setImmediate()
+  signal.throwIfAborted()
 }
 
 export interface Timing {

@@ -1,4 +1,5 @@
 /** One run of the benchmark on one backend: the roofs, the overhead of a call, then case by case. */
+import { totalmem } from 'node:os'
 import type { BackendName, CudaDevice, DeviceInfo, Graph, Tensor } from '../../lib/index.js'
 import { makeContenders, methodsOf } from '../methods/contenders.js'
 import { type Method, methods, type Pass, passes } from '../methods/methods.js'
@@ -11,16 +12,8 @@ import { type Shape, shapeText } from '../workload/shapes.js'
 import { equalParametersRank, type Model } from '../workload/trainable-parameters.js'
 import { type Caches, coldSetCount } from './cold-caches.js'
 import { measureOverhead, type Overhead } from './overhead.js'
-import type { Result } from './report.js'
-import {
-  type Clock,
-  deviceClock,
-  hostClock,
-  type Limits,
-  medianRatio,
-  sampleInterleaved,
-  timingOf,
-} from './sampling.js'
+import type { Failure, Result } from './report.js'
+import { deviceClock, hostClock, type Limits, medianRatio, sampleInterleaved, timingOf } from './sampling.js'
 
 export interface Plan {
   readonly backend: BackendName
@@ -39,8 +32,12 @@ export interface Findings {
   roofs: Roofs | null
   overhead: Overhead | null
   readonly results: Result[]
+  readonly failures: Failure[]
   readonly notes: string[]
 }
+
+/** Describes an error in one line, which the reports show. */
+export type ReasonOf = (error: unknown) => string
 
 /** Called before each step with the name of the step and the share of the run that is complete. */
 export type OnProgress = (step: string, share: number) => void
@@ -50,25 +47,44 @@ const MAX_SETS = 512
 
 const DEVICE: CudaDevice = { type: 'cuda', id: 0 }
 
-/** Adds to `findings` until the plan is complete or the signal aborts. Cases are added as a whole or not at all. */
+/**
+ * Adds to `findings` until the plan is complete or the signal aborts. Cases are added as a whole or not at all. A step that
+ * fails is recorded, and the next one runs.
+ */
 export async function measure(
   plan: Plan,
   findings: Findings,
   signal: AbortSignal,
   onProgress: OnProgress,
+  reasonOf: ReasonOf,
 ): Promise<void> {
   const begin = performance.now()
+  /** Runs a step; an error other than that of the signal goes to `onError`. */
+  const attempt = async (step: () => Promise<void>, onError: (reason: string) => void): Promise<void> => {
+    try {
+      await step()
+    } catch (error) {
+      if (signal.aborted) throw error
+      onError(reasonOf(error))
+    }
+  }
   try {
     onProgress('roofs', 0)
-    findings.roofs = await measureRoofs(plan.backend, plan.device, signal)
+    await attempt(
+      async () => void (findings.roofs = await measureRoofs(plan.backend, plan.device, signal)),
+      (reason) => findings.notes.push(`the roofs were not measured: ${reason}`),
+    )
     if (plan.backend === 'cpu') {
       onProgress('overhead of a call', 0.02)
-      findings.overhead = await measureOverhead({ seconds: Math.min(1, plan.seconds / 10), rounds: 5, signal })
+      const limits: Limits = { seconds: Math.min(1, plan.seconds / 10), rounds: 5, signal }
+      await attempt(
+        async () => void (findings.overhead = await measureOverhead(limits)),
+        (reason) => findings.notes.push(`the overhead of a call was not measured: ${reason}`),
+      )
     } else {
       findings.notes.push('the arithmetic roof of 16-bit products is that of mma.sync on registers')
       findings.notes.push('the unfused methods run in host memory and are measured on the cpu backend only')
     }
-    const clock = plan.backend === 'cuda' ? deviceClock(DEVICE) : hostClock
     for (const [i, benchCase] of plan.cases.entries()) {
       const { shape, dtype, routing } = benchCase
       onProgress(`${shapeText(shape)} ${dtype} ${routing}`, 0.03 + (0.97 * i) / plan.cases.length)
@@ -76,7 +92,10 @@ export async function measure(
       const remaining = Math.max(0, plan.seconds - (performance.now() - begin) / 1000)
       const seconds = remaining / (plan.cases.length - i) / passes.length
       const limits: Limits = { seconds, rounds: plan.rounds, signal }
-      findings.results.push(...(await measureCase(benchCase, plan, clock, limits, findings)))
+      await attempt(
+        async () => void findings.results.push(...(await measureCase(benchCase, plan, limits, findings))),
+        (reason) => findings.failures.push({ ...benchCase, reason }),
+      )
     }
   } catch (error) {
     if (!signal.aborted) throw error
@@ -94,18 +113,22 @@ const methodWork = (method: Method, { shape, routing }: Case, equalRank: number)
   routing: method.startsWith('lora') ? 'none' : routing,
 })
 
-async function measureCase(
-  benchCase: Case,
-  plan: Plan,
-  clock: Clock,
-  limits: Limits,
-  { roofs, notes }: Findings,
-): Promise<Result[]> {
+async function measureCase(benchCase: Case, plan: Plan, limits: Limits, { roofs, notes }: Findings): Promise<Result[]> {
   const { shape } = benchCase
   const equalRank = equalParametersRank(plan.model, shape)
   const selected = methodsOf(methods, benchCase, plan.backend)
   if (plan.backend === 'cpu' && !selected.includes('lily-composed')) {
     notes.push(`${shapeText(shape)}, token routing: unfused Lily is not measured, because E r is larger than 4096`)
+  }
+
+  const setCount = (method: Method): number =>
+    setCountOf(methodWork(method, benchCase, equalRank), benchCase, plan, notes)
+  if (plan.backend === 'cpu') {
+    const bytes = selected.map((method) => {
+      const { shape, routing } = methodWork(method, benchCase, equalRank)
+      return setCount(method) * workingSet(shape, routing, dtypes[benchCase.dtype], true)
+    })
+    checkMemory(Math.max(...bytes))
   }
 
   const resources: { dispose: () => void }[] = []
@@ -114,35 +137,44 @@ async function measureCase(
     return resource
   }
   const place = (tensor: Tensor): Tensor => (plan.backend === 'cpu' ? tensor : keep(tensor.to(DEVICE)))
-  const setCount = (method: Method): number =>
-    setCountOf(methodWork(method, benchCase, equalRank), benchCase, plan, notes)
-  const contenders = makeContenders(selected, benchCase, equalRank, setCount, { place, keep })
-
-  const results: Result[] = []
-  for (const pass of passes) {
-    const samples = await sampleInterleaved(
-      contenders.map((calls) => calls[pass]),
-      clock,
-      limits,
-    )
-    const samplesOf = (method: Method): number[] | undefined => samples[selected.indexOf(method)]
-    for (const [i, method] of selected.entries()) {
-      const work = methodWork(method, benchCase, equalRank)
-      const fused = samplesOf(method.replace(/-(composed|graph)$/, '') as Method)
-      results.push({
-        ...benchCase,
-        pass,
-        method,
-        rank: work.shape.rank,
-        ...timingOf(samples[i]),
-        ...minimumOf(work, benchCase, pass, plan, roofs),
-        ratioToLora: medianRatio(samples[i], samplesOf('lora')!),
-        ratioToFused: fused === undefined || fused === samples[i] ? null : medianRatio(samples[i], fused),
-      })
+  try {
+    const clock = plan.backend === 'cuda' ? deviceClock(DEVICE) : hostClock
+    const contenders = makeContenders(selected, benchCase, equalRank, setCount, { place, keep })
+    const results: Result[] = []
+    for (const pass of passes) {
+      const samples = await sampleInterleaved(
+        contenders.map((calls) => calls[pass]),
+        clock,
+        limits,
+      )
+      const samplesOf = (method: Method): number[] | undefined => samples[selected.indexOf(method)]
+      for (const [i, method] of selected.entries()) {
+        const work = methodWork(method, benchCase, equalRank)
+        const fused = samplesOf(method.replace(/-(composed|graph)$/, '') as Method)
+        results.push({
+          ...benchCase,
+          pass,
+          method,
+          rank: work.shape.rank,
+          ...timingOf(samples[i]),
+          ...minimumOf(work, benchCase, pass, plan, roofs),
+          ratioToLora: medianRatio(samples[i], samplesOf('lora')!),
+          ratioToFused: fused === undefined || fused === samples[i] ? null : medianRatio(samples[i], fused),
+        })
+      }
     }
+    return results
+  } finally {
+    for (const resource of resources) resource.dispose()
   }
-  for (const resource of resources) resource.dispose()
-  return results
+}
+
+/** Refuses a case that cannot fit: Linux would grant the memory, and end the process when it is used. */
+function checkMemory(bytes: number): void {
+  const available = Math.min(totalmem(), process.constrainedMemory() || Infinity)
+  if (bytes <= available) return
+  const [needed, found] = [bytes, available].map((size) => (size / 2 ** 30).toFixed(1))
+  throw new Error(`not enough memory: the operands have ${needed} GiB or more, this machine or cgroup has ${found} GiB`)
 }
 
 /** The number of operand sets that the calls of a method rotate. */

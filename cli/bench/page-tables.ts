@@ -1,5 +1,5 @@
 /** The tables of the HTML report. */
-import type { Report } from '../../bench/harness/report.js'
+import type { Failure, Report } from '../../bench/harness/report.js'
 import type { Method } from '../../bench/methods/methods.js'
 import { shapeText } from '../../bench/workload/shapes.js'
 import { type Element, h } from '../report/document.js'
@@ -36,7 +36,7 @@ const columns: readonly Column[] = [
 
 const classOf = ({ isOptional }: Column): Record<string, string> => (isOptional === true ? { class: 'optional' } : {})
 
-function resultTable(rows: readonly Row[]): Element {
+function resultTable(rows: readonly Row[], failures: readonly Failure[]): Element {
   const shown = columns.filter(({ needs }) => needs === undefined || rows.some(({ by }) => by.has(needs)))
   const head = [
     columnHeader('M, d, r, E'),
@@ -52,14 +52,23 @@ function resultTable(rows: readonly Row[]): Element {
       ...shown.map((column) => h('td', classOf(column), column.cell(row))),
     ),
   )
-  return tableOf(head, body)
+  const failed = failures.map(({ shape, reason }) =>
+    h(
+      'tr',
+      { class: 'first' },
+      rowHeader(shapeText(shape)),
+      h('td', { class: 'reason', colspan: String(1 + shown.length) }, `failed: ${reason}`),
+    ),
+  )
+  return tableOf(head, [...body, ...failed])
 }
 
 /** A heading and a table for each data type and routing. */
-export function resultTables(rows: readonly Row[]): Element[] {
-  return [...sectionsOf(rows)].flatMap(([title, section]) => [
+export function resultTables(rows: readonly Row[], failures: readonly Failure[]): Element[] {
+  const [measured, failed] = [sectionsOf(rows), sectionsOf(failures)]
+  return [...new Set([...measured.keys(), ...failed.keys()])].flatMap((title) => [
     h('h3', {}, title),
-    scrollable(title, resultTable(section)),
+    scrollable(title, resultTable(measured.get(title) ?? [], failed.get(title) ?? [])),
   ])
 }
 

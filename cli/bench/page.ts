@@ -4,7 +4,8 @@ import type { Report } from '../../bench/harness/report.js'
 import type { Pass } from '../../bench/methods/methods.js'
 import { type Element, h, htmlPage } from '../report/document.js'
 import { charts, definitions, type Tile, tiles } from '../report/elements.js'
-import { giga, microseconds, NONE, percent } from '../report/format.js'
+import { countOf, giga, microseconds, NONE, percent } from '../report/format.js'
+import { printable, withPrintableStrings } from '../report/printable.js'
 import { style } from '../report/style.js'
 import { chartsOf } from './charts/charts.js'
 import { resultTables, roofTable } from './page-tables.js'
@@ -30,7 +31,7 @@ function summary(rows: readonly Row[]): Tile[] {
   ]
 }
 
-function header({ machine, caches, measuredAt, command, version, complete }: Report): Element {
+function header({ machine, caches, measuredAt, command, version, complete, failures }: Report): Element {
   const date = measuredAt.slice(0, 16).replace('T', ' ')
   return h(
     'header',
@@ -41,6 +42,9 @@ function header({ machine, caches, measuredAt, command, version, complete }: Rep
     ...(complete
       ? []
       : [h('p', { class: 'alert' }, 'This run was interrupted: the remaining cases were not measured.')]),
+    ...(failures.length === 0
+      ? []
+      : [h('p', { class: 'alert' }, `${countOf(failures.length, 'case')} failed: see the results.`)]),
   )
 }
 
@@ -99,7 +103,7 @@ function section(report: Report): Element {
     tiles(rows.length === 0 ? [] : summary(rows)),
     ...(figures.length === 0 ? [] : [h('h2', {}, 'Charts'), charts(figures)]),
     h('h2', {}, 'Results'),
-    ...resultTables(rows),
+    ...resultTables(rows, report.failures),
     ...(report.roofs === null ? [] : [h('h2', {}, 'Memory bandwidth'), roofTable(report.roofs)]),
     h('h2', {}, 'Method'),
     method(report),
@@ -109,5 +113,10 @@ function section(report: Report): Element {
 /** One section per backend. */
 export function reportPage(reports: readonly Report[]): string {
   const devices = reports.map(({ machine }) => machine.device).join(' and ')
-  return htmlPage(`Lily compared with LoRA on ${devices}`, style, reports.map(section), reports)
+  return htmlPage(
+    printable(`Lily compared with LoRA on ${devices}`),
+    style,
+    reports.map((report) => section(withPrintableStrings(report))),
+    reports,
+  )
 }

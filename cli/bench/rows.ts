@@ -28,12 +28,15 @@ export function rowsOf(results: readonly Result[]): Row[] {
   })
 }
 
-/** Groups rows by data type and routing, in the order of measurement. The keys are titles. */
-export function sectionsOf(rows: readonly Row[]): Map<string, Row[]> {
-  const sections = new Map<string, Row[]>()
-  for (const row of rows) {
-    const title = `${row.dtype}, ${row.routing} routing`
-    sections.set(title, [...(sections.get(title) ?? []), row])
+/** The data type and the routing of a case: the title of its section. */
+export const sectionTitle = ({ dtype, routing }: Case): string => `${dtype}, ${routing} routing`
+
+/** Groups cases by data type and routing, in the order of measurement. The keys are titles. */
+export function sectionsOf<T extends Case>(cases: readonly T[]): Map<string, T[]> {
+  const sections = new Map<string, T[]>()
+  for (const each of cases) {
+    const title = sectionTitle(each)
+    sections.set(title, [...(sections.get(title) ?? []), each])
   }
   return sections
 }

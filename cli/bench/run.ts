@@ -1,43 +1,66 @@
 /** Runs the benchmark and writes its reports. */
-import { existsSync, writeFileSync } from 'node:fs'
-import { dirname } from 'node:path'
 import type { Command } from 'commander'
 import type { Report } from '../../bench/harness/report.js'
 import { type Findings, measure, type Plan } from '../../bench/harness/session.js'
 import { selectCases } from '../../bench/workload/cases.js'
 import { type BackendName, backends } from '../../lib/index.js'
+import { attemptAll, printStack, reasonOf, reportFailure } from '../report/failure.js'
+import { countOf } from '../report/format.js'
+import { checkWritable, writeOutput } from '../report/output-file.js'
+import { note, print } from '../report/print.js'
+import { jsonText, withPrintableStrings } from '../report/printable.js'
 import { type Progress, startProgress } from '../report/progress.js'
 import type { BenchOptions } from './options.js'
 import { reportText } from './text.js'
 
-/** An interrupt ends the measurement; the results up to then are still written. */
+/** The codes with which a command exits after a signal, as shells report them. */
+const SIGNALS = { SIGINT: 130, SIGTERM: 143 } as const
+
+/** Runs the benchmark. An interrupt ends the measurement; the results up to then are still written. */
 export async function run(options: BenchOptions, command: Command, version: string): Promise<void> {
   // The addon reads the variable at its first call.
   if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(options.threads)
   const plans = plansOf(options, command)
-  // Report a missing folder now, not after minutes of measurement.
-  for (const [option, file] of Object.entries({ '--json': options.json, '--html': options.html })) {
-    if (typeof file === 'string' && !existsSync(dirname(file))) command.error(`the folder of ${option} does not exist`)
-  }
-  const interrupt = new AbortController()
-  // With `once`, a second signal terminates the process immediately.
-  const onInterrupt = (): void => interrupt.abort()
-  process.once('SIGINT', onInterrupt).once('SIGTERM', onInterrupt)
-  const progress = startProgress()
+  // Report a file that cannot be written now, not after minutes of measurement.
+  checkWritable({ '--json': options.json === true ? undefined : options.json, '--html': options.html })
+  const interrupt = interruptSignal()
+  const progress = startProgress((step) => note(`measuring ${step}`))
   const reports: Report[] = []
   try {
     for (const [i, plan] of plans.entries()) {
       const onProgress: Progress['update'] = (step, share) =>
         progress.update(`${plan.backend}: ${step}`, (i + share) / plans.length)
-      reports.push(await runPlan(plan, version, interrupt.signal, onProgress))
+      reports.push(await runPlan(plan, version, interrupt, onProgress))
     }
   } finally {
     progress.stop()
-    process.off('SIGINT', onInterrupt).off('SIGTERM', onInterrupt)
+  }
+  if (interrupt.aborted) {
+    const cases = plans.reduce((sum, plan) => sum + plan.cases.length, 0)
+    const done = reports.reduce((sum, { results, failures }) => sum + casesOf(results) + failures.length, 0)
+    note(`interrupted: ${done} of ${countOf(cases, 'case')} were measured; their results are written`)
   }
   await write(reports, options)
-  if (interrupt.signal.aborted) process.exitCode = 130
+  if (reports.some(({ failures }) => failures.length > 0)) process.exitCode = 1
+  if (interrupt.aborted) process.exitCode = SIGNALS[interrupt.reason as keyof typeof SIGNALS]
 }
+
+/** Aborts at the first SIGINT or SIGTERM, whose name is the reason. A later signal ends the process. */
+function interruptSignal(): AbortSignal {
+  const interrupt = new AbortController()
+  const onSignal = (signal: NodeJS.Signals): void => {
+    interrupt.abort(signal)
+    // npx forwards the SIGINT that the terminal has already sent to all processes: a second one within a second is the same.
+    setTimeout(() => {
+      for (const name of Object.keys(SIGNALS)) process.off(name, onSignal)
+    }, 1000).unref()
+  }
+  for (const name of Object.keys(SIGNALS)) process.on(name, onSignal)
+  return interrupt.signal
+}
+
+const casesOf = (results: Report['results']): number =>
+  new Set(results.map(({ shape, dtype, routing }) => JSON.stringify([shape, dtype, routing]))).size
 
 /** One plan per backend: the backends given, or all available ones. */
 function plansOf(options: BenchOptions, command: Command): Plan[] {
@@ -77,13 +100,24 @@ async function runPlan(
 ): Promise<Report> {
   const { backend, device, caches, model } = plan
   const measuredAt = new Date().toISOString()
-  const findings: Findings = { roofs: null, overhead: null, results: [], notes: [] }
-  await measure(plan, findings, signal, onProgress)
+  const findings: Findings = { roofs: null, overhead: null, results: [], failures: [], notes: [] }
+  const describe = (error: unknown): string => {
+    printStack(error)
+    return reasonOf(error)
+  }
+  let isComplete = true
+  try {
+    await measure(plan, findings, signal, onProgress, describe)
+  } catch (error) {
+    // What was measured before is reported.
+    reportFailure(error)
+    isComplete = false
+  }
   return {
     version,
     measuredAt,
     command: ['npx lily-kernels bench', ...process.argv.slice(3)].join(' '),
-    complete: !signal.aborted,
+    complete: isComplete && !signal.aborted,
     machine: {
       backend,
       device: device.name,
@@ -98,16 +132,23 @@ async function runPlan(
     overheadSeconds: findings.overhead,
     notes: findings.notes,
     results: findings.results,
+    failures: findings.failures,
   }
 }
 
 async function write(reports: readonly Report[], { json, html }: BenchOptions): Promise<void> {
-  const text = `${JSON.stringify(reports, null, 2)}\n`
-  if (json === true) process.stdout.write(text)
-  else console.log(reports.map(reportText).join('\n\n\n'))
-  if (typeof json === 'string') writeFileSync(json, text)
-  if (html === undefined) return
-  // The chart libraries are large; load them only for a page.
-  const { reportPage } = await import('./page.js')
-  writeFileSync(html, reportPage(reports))
+  const text = jsonText(reports, 2)
+  await attemptAll([
+    () => {
+      if (typeof json === 'string') writeOutput('--json', json, `${text}\n`)
+    },
+    () =>
+      print(json === true ? text : reports.map((report) => reportText(withPrintableStrings(report))).join('\n\n\n')),
+    async () => {
+      if (html === undefined) return
+      // The chart libraries are large; load them only for a page.
+      const { reportPage } = await import('./page.js')
+      writeOutput('--html', html, reportPage(reports))
+    },
+  ])
 }

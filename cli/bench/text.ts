@@ -1,5 +1,5 @@
 /** The report as text: a header, a table and a legend. */
-import type { Report } from '../../bench/harness/report.js'
+import type { Failure, Report } from '../../bench/harness/report.js'
 import type { Method } from '../../bench/methods/methods.js'
 import { shapeText } from '../../bench/workload/shapes.js'
 import { giga, microseconds, milliseconds, NONE, percent, ratio, size } from '../report/format.js'
@@ -11,6 +11,7 @@ import {
   type Row,
   rowsOf,
   sectionsOf,
+  sectionTitle,
   shareOfFloor,
 } from './rows.js'
 
@@ -43,9 +44,12 @@ function table(report: Report): string {
     shown.map(([title]) => title),
     shown.map((_, i) => (i < 2 ? 'left' : 'right')),
   )
-  for (const [title, rows] of sectionsOf(all)) {
+  for (const [title, rows] of sectionsOf<Row | Failure>([...all, ...report.failures])) {
     result.push([{ content: `\n${title}`, colSpan: shown.length }])
-    for (const row of rows) result.push(shown.map(([, cell]) => cell(row)))
+    for (const row of rows) {
+      // The reason is below the table, whose columns it would widen.
+      result.push('reason' in row ? [shapeText(row.shape), 'FAILED'] : shown.map(([, cell]) => cell(row)))
+    }
   }
   return renderTable(result)
 }
@@ -70,7 +74,7 @@ function header({ machine, roofs, overheadSeconds }: Report): string {
   return lines.join('\n')
 }
 
-function legend({ machine, caches, model, notes, complete }: Report): string {
+function legend({ machine, caches, model, notes, failures, complete }: Report): string {
   const lines = [
     `${caches} caches; preallocated y, dx and gradients, accumulated in place; medians, ± half the interquartile range`,
     'of floor: share of the speed that the roofs allow. The floor is the sum over phases of the larger of FLOPs / roof and',
@@ -82,6 +86,7 @@ function legend({ machine, caches, model, notes, complete }: Report): string {
       ? 'unfused: time of the same steps as separate calls of this package, relative to the fused call'
       : 'graph: the fused calls captured in a CUDA graph and replayed, which avoids the cost of enqueuing them',
     ...notes,
+    ...failures.map((failure) => `FAILED: ${shapeText(failure.shape)}, ${sectionTitle(failure)}: ${failure.reason}`),
     ...(complete ? [] : ['interrupted: the remaining cases were not measured']),
   ]
   return lines.join('\n')

@@ -1,5 +1,7 @@
 /** `lily-kernels doctor`: diagnoses the installation. */
 import { Command } from 'commander'
+import { print } from '../report/print.js'
+import { jsonText, withPrintableStrings } from '../report/printable.js'
 import { diagnose } from './diagnose.js'
 import type { Diagnosis } from './diagnosis.js'
 
@@ -8,11 +10,14 @@ export function doctorCommand(version: string): Command {
   return new Command('doctor')
     .description('diagnose the installation: list the backends, test those available, suggest fixes for the others')
     .option('--json', 'print the diagnosis as JSON')
-    .addHelpText('after', '\nThe exit code is 1 if the cpu backend is not available or a self-test fails.')
+    .addHelpText(
+      'after',
+      '\nThe exit code is 1 if the cpu backend is not available, a self-test fails, or the diagnosis cannot be written.',
+    )
     .action(async ({ json = false }: { json?: boolean }) => {
       const diagnosis = await diagnose(version)
-      console.log(json ? JSON.stringify(diagnosis, null, 2) : textOf(diagnosis))
       if (!diagnosis.ok) process.exitCode = 1
+      print(json ? jsonText(diagnosis, 2) : textOf(withPrintableStrings(diagnosis)))
     })
 }
 

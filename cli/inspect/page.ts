@@ -25,7 +25,11 @@ import {
   targetTitle,
 } from './inspection.js'
 
-export function inspectionPage(inspection: Inspection): string {
+/**
+ * @param inspection with printable strings
+ * @param data the inspection as it is, for the machine-readable part
+ */
+export function inspectionPage(inspection: Inspection, data: Inspection): string {
   const { targets } = inspection.analysis
   const body = [
     header(inspection),
@@ -39,7 +43,7 @@ export function inspectionPage(inspection: Inspection): string {
     h('h2', {}, 'Definitions'),
     terms(inspection),
   ]
-  return htmlPage(`Lily adapter ${inspection.folder}`, style, body, inspection)
+  return htmlPage(`Lily adapter ${inspection.folder}`, style, body, data)
 }
 
 function header({ folder, version, samples, analysis }: Inspection): Element {

@@ -15,6 +15,7 @@ import {
 /** Up to this number, each expert has a column. */
 const MAX_COLUMNS = 8
 
+/** All strings of the inspection must be printable. */
 export function inspectionText({ folder, samples, analysis }: Inspection): string {
   const { r, numB, targets } = analysis
   const layers = targets.reduce((sum, target) => sum + target.layers.length, 0)

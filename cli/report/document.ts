@@ -1,5 +1,6 @@
 /** The HTML document of a report. It is built with a DOM, which escapes text and accepts the charts of Plot. */
 import { parseHTML } from 'linkedom'
+import { jsonText } from './printable.js'
 
 /** The subset of the DOM that the reports use. The types of lib.dom would be global, and this code runs in Node only. */
 export interface Element {
@@ -41,7 +42,7 @@ export function htmlPage(title: string, style: string, body: readonly Child[], d
     h('style', {}, style),
   )
   // Escaping `<` keeps the data from closing its script element.
-  const json = JSON.stringify(data).replaceAll('<', '\\u003c')
+  const json = jsonText(data).replaceAll('<', '\\u003c')
   document.body.replaceChildren(...body, h('script', { type: 'application/json', id: 'report' }, json))
   return `${document.toString()}\n`
 }

@@ -1,5 +1,7 @@
 /** The progress bar. It writes to stderr, because stdout may be redirected to a file. */
 import { SingleBar } from 'cli-progress'
+import { acceptsEscapes } from './print.js'
+import { printable } from './printable.js'
 
 export interface Progress {
   /** `share` of the run that is complete when `step` begins. */
@@ -7,16 +9,21 @@ export interface Progress {
   readonly stop: () => void
 }
 
-/** A bar in a terminal; otherwise one line per step. */
-export function startProgress(): Progress {
-  if (!process.stderr.isTTY) return { update: (step) => console.error(`measuring ${step}`), stop: () => undefined }
+/**
+ * A bar in a terminal that accepts escape sequences.
+ *
+ * @param otherwise called for each step where there is no bar
+ */
+export function startProgress(otherwise: (step: string) => void): Progress {
+  if (!acceptsEscapes(process.stderr)) return { update: (step) => otherwise(printable(step)), stop: () => undefined }
   const bar = new SingleBar({
     stream: process.stderr,
     format: '{bar} {percentage}% | {left} left | {step}',
     barCompleteChar: '█',
     barIncompleteChar: '░',
     barsize: 24,
-    hideCursor: true,
+    // A signal may end the process without a chance to show the cursor again.
+    hideCursor: false,
     clearOnComplete: true,
     linewrap: false,
     // stop() ends the bar, also after a signal.
@@ -28,7 +35,7 @@ export function startProgress(): Progress {
     update: (step, share) => {
       // Estimate from the whole run: cli-progress uses only the last steps, whose durations differ a lot.
       const left = ((performance.now() - begin) / 1000) * (1 / share - 1)
-      bar.update(share, { step, left: share > 0.02 ? timeText(left) : '…' })
+      bar.update(share, { step: printable(step), left: share > 0.02 ? timeText(left) : '…' })
     },
     stop: () => bar.stop(),
   }

@@ -1,0 +1,85 @@
+/** Files that a command writes at its end, checked at its beginning. */
+import { randomBytes } from 'node:crypto'
+import {
+  accessSync,
+  chmodSync,
+  closeSync,
+  constants,
+  openSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { CommandError } from './failure.js'
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+
+/**
+ * Checks that files can be written, by opening them. Existing files are not changed, and no new ones remain.
+ *
+ * @param files by option
+ * @throws CommandError
+ */
+export function checkWritable(files: Readonly<Record<string, string | undefined>>): void {
+  const seen = new Map<string, string>()
+  for (const [option, path] of Object.entries(files)) {
+    if (path === undefined) continue
+    try {
+      const target = tryToOpen(path)
+      const other = seen.get(target)
+      if (other !== undefined) throw new Error(`${other} names the same file`)
+      seen.set(target, option)
+    } catch (error) {
+      throw new CommandError(`${option}: ${path} cannot be written: ${messageOf(error)}`, { cause: error })
+    }
+  }
+}
+
+/** Returns the path without symbolic links. */
+function tryToOpen(path: string): string {
+  const stats = statSync(path, { throwIfNoEntry: false })
+  if (stats === undefined) {
+    closeSync(openSync(path, 'wx'))
+    const target = realpathSync(path)
+    rmSync(path)
+    return target
+  }
+  if (stats.isDirectory()) throw new Error('it is a folder')
+  // Opening a pipe would wait for its reader.
+  if (stats.isFile()) closeSync(openSync(path, 'r+'))
+  else accessSync(path, constants.W_OK)
+  return stats.isFile() ? realpathSync(path) : path
+}
+
+/** Errors of a folder in which no file can be created or renamed, although the file itself can be written. */
+const IN_PLACE = new Set(['EACCES', 'EPERM', 'EROFS', 'EBUSY', 'ENAMETOOLONG'])
+
+/**
+ * Writes a file. An existing file is replaced as a whole, so that it survives a failure; its permissions remain.
+ *
+ * @throws CommandError
+ */
+export function writeOutput(option: string, path: string, text: string): void {
+  try {
+    const stats = statSync(path, { throwIfNoEntry: false })
+    if (stats !== undefined && !stats.isFile()) writeFileSync(path, text)
+    else replaceFile(stats === undefined ? path : realpathSync(path), text, stats?.mode)
+  } catch (error) {
+    throw new CommandError(`${option}: ${path} cannot be written: ${messageOf(error)}`, { cause: error })
+  }
+}
+
+function replaceFile(path: string, text: string, mode: number | undefined): void {
+  const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`
+  try {
+    writeFileSync(temporary, text, { flag: 'wx' })
+    if (mode !== undefined) chmodSync(temporary, mode)
+    renameSync(temporary, path)
+  } catch (error) {
+    rmSync(temporary, { force: true })
+    if (!IN_PLACE.has((error as NodeJS.ErrnoException).code ?? '')) throw error
+    writeFileSync(path, text)
+  }
+}

@@ -1,0 +1,31 @@
+/**
+ * Strings from files, arguments and the environment, made safe to print: control characters (C0, DEL, C1), format
+ * characters such as bidirectional overrides, separators of lines and paragraphs, and lone surrogates are spelled as in
+ * JSON (`\u001b`).
+ */
+const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu
+
+const spelled = (character: string): string =>
+  character
+    .split('')
+    .map((unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
+    .join('')
+
+export const printable = (text: string): string => text.replace(UNPRINTABLE, spelled)
+
+/** {@link printable} for a text of several lines: line feeds remain. */
+export const printableLines = (text: string): string => text.split('\n').map(printable).join('\n')
+
+/** A copy of plain data in which every string is {@link printable}. */
+export function withPrintableStrings<T>(data: T): T {
+  const copy = (value: unknown): unknown => {
+    if (typeof value === 'string') return printable(value)
+    if (Array.isArray(value)) return value.map(copy)
+    if (typeof value !== 'object' || value === null) return value
+    return Object.fromEntries(Object.entries(value).map(([name, field]) => [name, copy(field)]))
+  }
+  return copy(data) as T
+}
+
+/** JSON without unprintable characters; parsing it returns the original strings. */
+export const jsonText = (data: unknown, indent?: number): string => printableLines(JSON.stringify(data, null, indent))
