@@ -48,7 +48,11 @@ function table(report: Report): string {
     result.push([{ content: `\n${title}`, colSpan: shown.length }])
     for (const row of rows) {
       // The reason is below the table, whose columns it would widen.
-      result.push('reason' in row ? [shapeText(row.shape), 'FAILED'] : shown.map(([, cell]) => cell(row)))
+      result.push(
+        'reason' in row
+          ? shown.map((_, i) => [shapeText(row.shape), 'FAILED'][i] ?? '')
+          : shown.map(([, cell]) => cell(row)),
+      )
     }
   }
   return renderTable(result)

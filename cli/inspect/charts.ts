@@ -2,7 +2,7 @@
 import * as Plot from '@observablehq/plot'
 import type { TargetAnalysis } from '../../lib/index.js'
 import type { Element } from '../report/document.js'
-import { figure, HEIGHT, plot } from '../report/chart.js'
+import { figure, HEIGHT, labelled, plot } from '../report/chart.js'
 import { percent, threeDigits, twoDecimals } from '../report/format.js'
 import { type Key, legend } from '../report/legend.js'
 import { isRouted, layerLabels } from './inspection.js'
@@ -77,14 +77,16 @@ function cellChart({
   const columns = [...new Set(cells.map(({ x }) => x))]
   const opacity = ({ value }: Cell) => (max > 0 ? Math.abs(value) / max : 0)
   const place = { x: 'x', y: 'y' } as const
+  const { marginLeft, y } = labelled(rows)
   return figure(
     title,
     text,
     legend('dot', keys),
     plot(text, {
       height: heightOfRows(rows.length),
+      marginLeft,
       x: { domain: columns, label: 'expert', type: 'band' },
-      y: { domain: rows, label: null, type: 'band' },
+      y: { ...y, type: 'band' },
       marks: [
         Plot.cell(cells, {
           ...place,
@@ -107,6 +109,7 @@ function cellChart({
 
 function entropies({ layers }: TargetAnalysis): Element {
   const labels = layerLabels(layers)
+  const { marginLeft, y } = labelled(labels)
   const of = (key: 'entropy' | 'tokenEntropy') =>
     layers.flatMap(({ router }, l) => {
       const value = router[key]
@@ -123,8 +126,9 @@ function entropies({ layers }: TargetAnalysis): Element {
     ]),
     plot('Entropy of the router by layer', {
       height: heightOfRows(labels.length),
+      marginLeft,
       x: { domain: [0, 1], label: null, grid: true, tickFormat: (share: number) => percent(share) },
-      y: { domain: labels, label: null, type: 'point' },
+      y: { ...y, type: 'point' },
       marks: [
         Plot.dot(of('entropy'), { ...dot, fill: LILY, stroke: LILY, title }),
         Plot.dot(of('tokenEntropy'), { ...dot, fill: 'var(--surface)', stroke: LILY, title }),
@@ -135,6 +139,7 @@ function entropies({ layers }: TargetAnalysis): Element {
 
 function effectiveRanks({ layers, loraRank }: TargetAnalysis): Element {
   const labels = layerLabels(layers)
+  const { marginLeft, y } = labelled(labels)
   const bars = layers.map(({ update }, l) => ({ layer: labels[l], rank: update.effectiveRank, ...update }))
   return figure(
     'Effective rank of the update',
@@ -145,8 +150,9 @@ function effectiveRanks({ layers, loraRank }: TargetAnalysis): Element {
     ]),
     plot('Effective rank of the update by layer', {
       height: heightOfRows(labels.length),
+      marginLeft,
       x: { label: null, grid: true, ticks: 5 },
-      y: { domain: labels, label: null, type: 'band', padding: 0.25 },
+      y: { ...y, type: 'band', padding: 0.25 },
       marks: [
         Plot.barX(bars, {
           x: 'rank',

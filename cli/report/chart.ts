@@ -5,8 +5,23 @@ import { document, type Element, h } from './document.js'
 /** The column width of a phone. Wider screens scale the chart up slightly, so text is legible on both. */
 const WIDTH = 360
 export const HEIGHT = 250
-/** Left margin of charts whose rows have text labels. */
-export const LABEL_MARGIN = 112
+const MARGIN_LEFT = 44
+
+/** Characters of a row's label; of a longer one its end is shown. */
+const MAX_LABEL = 22
+
+/** Options of charts whose rows have text labels: a left margin as wide as they are. */
+export function labelled(labels: readonly string[]): { readonly marginLeft: number; readonly y: Plot.ScaleOptions } {
+  const longest = Math.min(MAX_LABEL, Math.max(...labels.map((label) => label.length)))
+  return {
+    marginLeft: Math.max(MARGIN_LEFT, 16 + 6.5 * longest),
+    y: {
+      domain: labels,
+      label: null,
+      tickFormat: (label: string) => (label.length > MAX_LABEL ? `…${label.slice(1 - MAX_LABEL)}` : label),
+    },
+  }
+}
 
 /** A chart. Logarithmic axes label all of their ticks; Plot omits some by default. */
 export function plot(label: string, options: Plot.PlotOptions): Element {
@@ -14,7 +29,7 @@ export function plot(label: string, options: Plot.PlotOptions): Element {
     document,
     width: WIDTH,
     height: HEIGHT,
-    marginLeft: 44,
+    marginLeft: MARGIN_LEFT,
     marginRight: 14,
     marginBottom: 38,
     className: 'plot',
@@ -47,6 +62,3 @@ export function logarithmic(values: readonly number[]): Plot.ScaleOptions {
     .filter((tick) => tick >= least / 1.001 && tick <= most * 1.001)
   return { type: 'log', grid: true, domain: [least, most], ticks }
 }
-
-/** Style of text that overlaps marks. */
-export const halo = { fill: 'var(--text)', stroke: 'var(--surface)', strokeWidth: 4, fontSize: 11 } as const

@@ -14,7 +14,10 @@ import {
 } from 'node:fs'
 import { CommandError } from './failure.js'
 
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+function messageOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  return 'code' in error && error.code === 'ENOENT' ? 'its folder does not exist; create it first' : error.message
+}
 
 /**
  * Checks that files can be written, by opening them. Existing files are not changed, and no new ones remain.

@@ -1,7 +1,7 @@
 import * as Plot from '@observablehq/plot'
 import type { Pass } from '../../../bench/methods/methods.js'
 import { shapeText } from '../../../bench/workload/shapes.js'
-import { figure, HEIGHT, LABEL_MARGIN, logarithmic, plot } from '../../report/chart.js'
+import { figure, HEIGHT, labelled, logarithmic, plot } from '../../report/chart.js'
 import type { Element } from '../../report/document.js'
 import { legend } from '../../report/legend.js'
 import { ratioToEqualParameters, type Row, sectionsOf } from '../rows.js'
@@ -20,6 +20,7 @@ export function ratioChart(rows: readonly Row[]): Element | null {
     return [mark, { ...mark, to: 'parameters', ratio: equal, color }]
   })
   const labels = labelsOf(section)
+  const { marginLeft, y } = labelled(labels)
   const dot = { x: 'ratio', y: 'label', stroke: 'color', strokeWidth: 1.5, r: 3.5, title: titleOf } as const
   const { dtype, routing } = section[0]
   return figure(
@@ -33,9 +34,9 @@ export function ratioChart(rows: readonly Row[]): Element | null {
     ]),
     plot('Ratio of the time of Lily to the time of LoRA by shape', {
       height: ratioHeight(rows),
-      marginLeft: LABEL_MARGIN,
-      x: { ...logarithmic([0.95, 1.05, ...marks.map(({ ratio }) => ratio)]), label: 'Lily / LoRA' },
-      y: { domain: labels, label: null, tickSize: 0 },
+      marginLeft,
+      x: { ...logarithmic([0.95, 1.05, ...marks.map(({ ratio }) => ratio)]), label: 'Lily / LoRA', inset: 6 },
+      y: { ...y, tickSize: 0 },
       marks: [
         Plot.ruleX([1], { strokeWidth: 1.5 }),
         Plot.ruleY(labels, { strokeOpacity: 0.1 }),
