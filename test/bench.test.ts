@@ -1,8 +1,10 @@
 /** Tests of the parts of the benchmark whose errors would not show in its output. */
 import { describe, expect, test } from 'vitest'
+import type { Report, Result } from '../bench/harness/report.js'
 import { medianRatio, sampleInterleaved, timingOf } from '../bench/harness/sampling.js'
 import { composedLily } from '../bench/methods/composed/lily.js'
 import { composedLora } from '../bench/methods/composed/lora.js'
+import type { Method } from '../bench/methods/methods.js'
 import { floorOf } from '../bench/roofs/floor.js'
 import { phasesOf, workOf } from '../bench/roofs/work.js'
 import { backendNames, routings, selectCases } from '../bench/workload/cases.js'
@@ -11,6 +13,8 @@ import { makeActivations, makeLilyParameters, makeLoraParameters } from '../benc
 import { sequenceOffsets } from '../bench/workload/sequences.js'
 import { deviceShapes, parseShape, shapes } from '../bench/workload/shapes.js'
 import { equalParametersRank, lilyParameters } from '../bench/workload/trainable-parameters.js'
+import { rooflineChart } from '../cli/bench/charts/roofline.js'
+import type { Row } from '../cli/bench/rows.js'
 import { lilyBackward, lilyForward, loraBackward, loraForward, type Routing, type Tensor } from '../lib/index.js'
 
 const shape = { tokens: 33, d: 40, rank: 5, experts: 3 }
@@ -164,6 +168,83 @@ describe('sampling', () => {
 
   test('statistics', () => {
     expect(timingOf([4, 1, 2, 3, 5])).toEqual({ median: 3, spread: 1 / 3, samples: 5 })
+  })
+})
+
+describe('the roofline chart', () => {
+  const roofs = {
+    flops: 118e9,
+    bfloat16Flops: 236e9,
+    float16Flops: 118e9,
+    memory: [
+      { bytes: 2 ** 18, read: 117e9, update: 233e9 },
+      { bytes: 2 ** 28, read: 8e9, update: 16e9 },
+    ],
+  }
+  const result = (intensity: number, gigaflops: number, method: Method): Result => ({
+    ...{
+      shape,
+      dtype: 'float32',
+      routing: 'batch',
+      pass: 'forward',
+      method,
+      rank: 1,
+      spread: 0,
+      samples: 3,
+      floor: null,
+    },
+    ...{ flops: intensity * 1e6, bytes: 1e6, median: (intensity * 1e6) / (gigaflops * 1e9) },
+    ...{ ratioToLora: 1, ratioToFused: null },
+  })
+  /** The first is what one shape gives; the last exceeds all roofs, and is far below them. */
+  const marks: [string, [number, number][]][] = [
+    ['one shape', [[5, 40]]],
+    [
+      'two shapes',
+      [
+        [3, 20],
+        [6, 60],
+      ],
+    ],
+    ['many shapes', Array.from({ length: 40 }, (_, i) => [0.3 * 1.15 ** i, 1.1 ** i])],
+    [
+      'results far from the roofs',
+      [
+        [0.01, 0.001],
+        [5000, 900],
+      ],
+    ],
+  ]
+
+  test.each(marks)('draws inside its frame: %s', (_, list) => {
+    const rows = list.map(([intensity, gigaflops]): Row => {
+      const [lily, lora] = (['lily', 'lora'] as const).map((each) => result(intensity, gigaflops, each))
+      const by = new Map<Method, Result>([lily, lora].map((each) => [each.method, each]))
+      return { shape, dtype: 'float32', routing: 'batch', pass: 'forward', by, lily, lora }
+    })
+    const html = rooflineChart(rows, { roofs } as unknown as Report, 250)!.outerHTML
+    const lines = [...html.matchAll(/aria-label="line">(.*?)<\/g>/g)].map(([, line]) =>
+      [.../[ML]([-\d.]+),([-\d.]+)/g[Symbol.matchAll](line)].map(([, x, y]) => [Number(x), Number(y)]),
+    )
+    // Two arithmetic roofs and two memory roofs, all visible.
+    expect(lines).toHaveLength(4)
+    for (const line of lines) expect(line).toHaveLength(2)
+    const dots = [...html.matchAll(/<circle ([^>]*)>/g)].map(([, text]) =>
+      ['cx', 'cy'].map((name) => Number(new RegExp(`${name}="([^"]*)"`).exec(text)![1])),
+    )
+    expect(dots).toHaveLength(2 * list.length)
+    for (const [x, y] of [...lines.flat(), ...dots]) {
+      expect(x).toBeGreaterThanOrEqual(44 - 0.01)
+      expect(x).toBeLessThanOrEqual(360 - 14 + 0.01)
+      expect(y).toBeGreaterThanOrEqual(32 - 0.01)
+      expect(y).toBeLessThanOrEqual(250 - 38 + 0.01)
+    }
+    // The labels of the roofs are in the legend, where they overlap nothing.
+    const [legend, svg] = html.split('<svg')
+    for (const text of ['float32, 118 GFLOP/s', 'bfloat16, 236 GFLOP/s', '256 KiB, 117 GB/s', '256 MiB, 8.0 GB/s']) {
+      expect(legend).toContain(text)
+      expect(svg).not.toContain(text)
+    }
   })
 })
 

@@ -108,18 +108,24 @@ describe('bench', () => {
     expect(command).toBe(`npx lily-kernels bench ${args.join(' ')} --json`)
   })
 
-  test.each(['SIGINT', 'SIGTERM'] as const)('after %s, the results so far are written', async (signal) => {
+  test.each([
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+  ] as const)('after %s, the results so far are written', async (signal, expected) => {
     let sent = false
     // Interrupt the second case, so that only the results of the first exist.
     const interrupt = (stderr: string, child: { kill: (signal: NodeJS.Signals) => boolean }) => {
       if (sent || !stderr.includes('measuring cpu: 16, 32, 4, 2 float32 sequence')) return
       sent = child.kill(signal)
+      // npx forwards a signal that the terminal has already sent.
+      child.kill(signal)
     }
     const files = ['--json', path('part.json'), '--html', path('part.html')]
     const args = [...tiny, '--routing', 'all', '--seconds', '20', ...files]
-    const { code, stdout } = await runCli(args, {}, interrupt)
+    const { code, stdout, stderr } = await runCli(args, {}, interrupt)
     expect(sent).toBe(true)
-    expect(code).toBe(130)
+    expect(code).toBe(expected)
+    expect(stderr).toContain('interrupted: 1 of 5 cases were measured; their results are written')
     expect(stdout).toContain('float32, batch routing')
     expect(stdout).toContain('interrupted')
     const [report] = JSON.parse(read('part.json')) as Report[]
@@ -146,11 +152,14 @@ describe('bench', () => {
     [['--caches', 'hot'], 'Allowed choices are warm, cold'],
     [['--backend', 'tpu'], 'expected one of cpu, cuda, all; got tpu'],
     [['--backend', 'cuda'], 'the cuda backend is not available: LILY_CUDA_LIBRARY names none, which does not exist'],
-    [['--html', '/no/such/folder/report.html'], 'the folder of --html does not exist'],
-  ])('%j is rejected before the measurement', async (args, message) => {
+    [['--html', '/no/such/folder/report.html'], 'report.html cannot be written: its folder does not exist; create it'],
+    [['--json', folder], 'cannot be written: it is a folder'],
+    [['--json', '/dev/null/report.json'], '--json: /dev/null/report.json cannot be written: ENOTDIR'],
+    [['--json', path('same'), '--html', path('same')], '--html: ', 'cannot be written: --json names the same file'],
+  ])('%j is rejected before the measurement', async (args, ...messages) => {
     const { code, stderr } = await runCli(['bench', ...args])
     expect(code).toBe(1)
-    expect(stderr).toContain(message)
+    for (const message of messages) expect(stderr).toContain(message)
     expect(stderr).not.toContain('measuring')
   })
 })

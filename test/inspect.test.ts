@@ -4,8 +4,9 @@ import { join } from 'node:path'
 import { parseHTML } from 'linkedom'
 import { describe, expect, test } from 'vitest'
 import type { Inspection } from '../cli/inspect/inspection.js'
-import { tensor, type Tensor, writeSafetensors } from '../lib/index.js'
-import { GOLDEN, newFolder, withFields } from './support/checkpoint.js'
+import { replaceWithTensors, type TensorSource } from '../lib/checkpoint/safetensors-write.js'
+import { LilyModel, tensor, type Tensor, writeSafetensors } from '../lib/index.js'
+import { bytesOf, GOLDEN, newFolder, withFields } from './support/checkpoint.js'
 import { runCli } from './support/cli.js'
 import { gaussian, randomFrom } from './support/random.js'
 
@@ -64,6 +65,152 @@ describe('inspect', () => {
     // The page is self-contained: the only script element holds the data.
     expect(document.querySelectorAll('script:not([type="application/json"]), link, img')).toHaveLength(0)
     expect(JSON.parse(document.querySelector('#report')!.textContent)).toEqual(inspection)
+  })
+
+  describe('masks', () => {
+    const kept = [true, true, false, true, false, false]
+    const names = [0, 1, 2, 3].flatMap((l) => ['q_proj', 'v_proj'].map((name) => `layers.${l}.self_attn.${name}`))
+    const name = 'layers.1.self_attn.v_proj'
+    const ones = { dtype: 'BOOL', shape: [2, 3], bytes: () => new Uint8Array(6).fill(1) }
+
+    /** Inspects with random samples [2, 3, 32], in which masked tokens are NaN, and these other tensors. */
+    const inspect = async (masks: Record<string, TensorSource>) => {
+      const random = randomFrom(1)
+      const all = names.map((each) => {
+        const x = gaussian(random, 6 * 32, 3)
+        kept.forEach((keep, t) => !keep && !(`${each}.mask` in masks) && x.fill(NaN, 32 * t, 32 * (t + 1)))
+        return [each, x] as const
+      })
+      const path = join(newFolder(), 'samples.safetensors')
+      const samples = all.map(([each, x]): [string, TensorSource] => [each, bytesOf('F32', [2, 3, 32], x)])
+      await replaceWithTensors(path, new Map([...samples, ...Object.entries(masks)]), new Map())
+      const { code, stdout, stderr } = await runCli(['inspect', GOLDEN, '--samples', path, '--json', '--no-html'])
+      const routers = () =>
+        new Map(
+          (JSON.parse(stdout) as Inspection).analysis.targets.flatMap((target) =>
+            target.layers.map(({ name, router }) => [name, router]),
+          ),
+        )
+      return { code, stderr, routers, all: new Map(all) }
+    }
+
+    /** The mean weights of a router over the tokens of x, in float64. */
+    const expectedWeights = async (layer: string, x: Float32Array, tokens: readonly number[]) => {
+      const { a, router } = (await LilyModel.fromPretrained(GOLDEN)).layer(layer)
+      const [rank, width] = a.value.shape
+      const [experts] = router.value.shape
+      const mean = new Float64Array(experts)
+      for (const t of tokens) {
+        const hidden = Array.from({ length: rank }, (_, k) =>
+          Array.from({ length: width }, (_, i) => x[t * width + i] * a.value.data[k * width + i]).reduce(
+            (p, q) => p + q,
+          ),
+        )
+        const exps = Array.from({ length: experts }, (_, e) =>
+          Math.exp(hidden.reduce((sum, value, k) => sum + value * router.value.data[e * rank + k], 0)),
+        )
+        const sum = exps.reduce((p, q) => p + q)
+        exps.forEach((value, e) => (mean[e] += value / sum / tokens.length))
+      }
+      return [...mean]
+    }
+
+    test('masked tokens do not count, and a layer can have a mask of its own', async () => {
+      const mask = bytesOf(
+        'I64',
+        [2, 3],
+        BigInt64Array.from(kept, (keep) => (keep ? 1n : 0n)),
+      )
+      const { code, stderr, routers, all } = await inspect({ mask, [`${name}.mask`]: ones })
+      expect(code, stderr).toBe(0)
+      expect([...routers().keys()].sort()).toEqual([...names].sort())
+      for (const [layer, { weights, source, tokenEntropy }] of routers()) {
+        const tokens = kept.flatMap((keep, t) => (keep || layer === name ? [t] : []))
+        const expected = await expectedWeights(layer, all.get(layer)!, tokens)
+        expect(source).toBe('samples')
+        expect(tokenEntropy).toBeGreaterThan(0)
+        weights.forEach((weight, e) => expect(weight, layer).toBeCloseTo(expected[e], 5))
+      }
+    })
+
+    test.each([
+      ['BOOL', Uint8Array.from(kept, Number)],
+      ['U8', Uint8Array.from(kept, Number)],
+      ['I8', Int8Array.from(kept, Number)],
+      ['I32', Int32Array.from(kept, Number)],
+      ['F32', Float32Array.from(kept, Number)],
+    ])('%s', async (dtype, data) => {
+      const { code, stderr, routers } = await inspect({ mask: bytesOf(dtype, [2, 3], data) })
+      expect(code, stderr).toBe(0)
+      for (const { weights } of routers().values()) for (const weight of weights) expect(weight).toBeGreaterThan(0)
+    })
+
+    test.each<[string, Record<string, TensorSource>, string]>([
+      [
+        'another shape',
+        { mask: { ...ones, shape: [6] } },
+        'mask "mask": expected [2, 3], a flag for each token of "layers.',
+      ],
+      [
+        'other values',
+        { mask: bytesOf('I32', [2, 3], Int32Array.of(1, 1, 2, 1, 0, 0)) },
+        'element 2 is 2; expected 0 for',
+      ],
+      [
+        'another type',
+        { mask: bytesOf('F64', [2, 3], new Float64Array(6)) },
+        'expected data type BOOL, U8, I8, I32, I64, F32, got F64',
+      ],
+      [
+        'no kept token',
+        { [`${name}.mask`]: bytesOf('U8', [2, 3], new Uint8Array(6)) },
+        `mask "${name}.mask": drops all tokens`,
+      ],
+    ])('%s is refused', async (_, masks, message) => {
+      const { code, stderr } = await inspect(masks)
+      expect(code).toBe(1)
+      expect(stderr).toContain('ERR_LILY_CHECKPOINT: ')
+      expect(stderr).toContain(message)
+    })
+  })
+
+  test('control characters of names are escaped, in text, JSON and the page', async () => {
+    const names = ['\u001b[31mred', 'c1\u009b31m', 'del\u007f', 'bidi\u202egnp', 'two\nlines\u2028', '<b>\u2066'].map(
+      (part, l) => `layers.${l}.${part}.q_proj`,
+    )
+    const layers = names.map((name) => ({ name, inFeatures: 8, outFeatures: 8 }))
+    const folder = join(newFolder(), 'evil\u001b[2J\u202e')
+    const config = { r: 2, strideA: 1, numB: 2, targetModules: ['q_proj'] }
+    await LilyModel.create({ layers, config, seed: 1 }).savePretrained(folder)
+    const [json, html] = ['a.json', 'a.html'].map((name) => join(newFolder(), name))
+    const { code, stdout, stderr } = await runCli(['inspect', folder, '--json', json, '--html', html])
+    expect(code, stderr).toBe(0)
+
+    const texts = [stdout, stderr, readFileSync(json, 'utf8'), readFileSync(html, 'utf8')]
+    for (const text of texts) expect(/[^\P{C}\n]|[\u2028\u2029]/u.exec(text)).toBeNull()
+    for (const shown of ['\\u001b[31mred', 'c1\\u009b31m', 'del\\u007f', 'bidi\\u202egnp', 'two\\u000alines\\u2028']) {
+      expect(stdout).toContain(shown)
+      expect(texts[3].includes(shown)).toBe(true)
+    }
+    expect(stdout).toMatch(/^\S*evil\\u001b\[2J\\u202e: r 2, /m)
+    // Data keeps the names.
+    const inspection = JSON.parse(texts[2]) as Inspection
+    expect(inspection.folder).toBe(folder)
+    expect(inspection.analysis.targets[0].layers.map(({ name }) => name)).toEqual(names)
+    const { document } = parseHTML(texts[3]) as unknown as { document: Page }
+    expect(document.querySelectorAll('b')).toHaveLength(0)
+    expect(JSON.parse(document.querySelector('#report')!.textContent)).toEqual(inspection)
+  })
+
+  test('an error about a file is one line without control characters', async () => {
+    const { code, stderr } = await runCli([
+      'inspect',
+      withFields({ peft_type: 'A\u001b[31m\u009b\n\u202eB' }),
+      '--no-html',
+    ])
+    expect(code).toBe(1)
+    expect(stderr).toMatch(/^error: ERR_LILY_CHECKPOINT: .*\n$/)
+    expect(/[^\P{C}\n]/u.exec(stderr)).toBeNull()
   })
 
   test('without samples, does not show the routers', async () => {

@@ -1,5 +1,5 @@
 /** Runs the command line from source in a child process. */
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { packageRoot } from '../../lib/binding/root.js'
 
@@ -10,14 +10,28 @@ export interface Ended {
   stderr: string
 }
 
+const command = [process.execPath, '--import', 'tsx', join(packageRoot, 'cli', 'main.ts')]
+
 /** `onError` receives all of stderr so far whenever the child writes to it. */
 export function runCli(
   args: string[],
-  env: Record<string, string> = {},
-  onError: (text: string, child: ChildProcess) => void = () => undefined,
+  env: NodeJS.ProcessEnv = {},
+  onError: (text: string, child: ChildProcessWithoutNullStreams) => void = () => undefined,
 ): Promise<Ended> {
-  const main = join(packageRoot, 'cli', 'main.ts')
-  const child = spawn(process.execPath, ['--import', 'tsx', main, ...args], { env: { ...process.env, ...env } })
+  const [program, ...rest] = [...command, ...args]
+  return ended(spawn(program, rest, { env: { ...process.env, ...env } }), onError)
+}
+
+/** Runs a shell script in which `"$@"` is the command line. */
+export function runCliIn(script: string, args: string[], env: NodeJS.ProcessEnv = {}): Promise<Ended> {
+  const child = spawn('sh', ['-c', script, 'sh', ...command, ...args], { env: { ...process.env, ...env } })
+  return ended(child, () => undefined)
+}
+
+function ended(
+  child: ChildProcessWithoutNullStreams,
+  onError: (text: string, child: ChildProcessWithoutNullStreams) => void,
+): Promise<Ended> {
   let stdout = ''
   let stderr = ''
   child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text))
