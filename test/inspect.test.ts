@@ -1,9 +1,11 @@
 /** `lily-kernels inspect` as a child process. */
-import { existsSync, readFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseHTML } from 'linkedom'
 import { describe, expect, test } from 'vitest'
 import type { Inspection } from '../cli/inspect/inspection.js'
+import { packageRoot } from '../lib/binding/root.js'
 import { replaceWithTensors, type TensorSource } from '../lib/checkpoint/safetensors-write.js'
 import { LilyModel, tensor, type Tensor, writeSafetensors } from '../lib/index.js'
 import { bytesOf, GOLDEN, newFolder, withFields } from './support/checkpoint.js'
@@ -172,6 +174,26 @@ describe('inspect', () => {
       expect(stderr).toContain('ERR_LILY_CHECKPOINT: ')
       expect(stderr).toContain(message)
     })
+  })
+
+  test('the example of docs/checkpoints.md runs', async () => {
+    const folder = newFolder()
+    mkdirSync(join(folder, 'node_modules'))
+    symlinkSync(packageRoot, join(folder, 'node_modules', 'lily-kernels'))
+    const [, program] = /^## What an adapter has learnt.*?```js\n(.*?)```/ms.exec(
+      readFileSync(join(packageRoot, 'docs', 'checkpoints.md'), 'utf8'),
+    )!
+    execFileSync(process.execPath, ['--input-type=module'], { cwd: folder, input: program })
+    const samples = join(folder, 'samples.safetensors')
+    const { code, stdout, stderr } = await runCli([
+      'inspect',
+      join(folder, 'adapter'),
+      '--samples',
+      samples,
+      '--no-html',
+    ])
+    expect(code, stderr).toBe(0)
+    expect(stdout).toContain('w: weights of the experts, mean over the samples')
   })
 
   test('control characters of names are escaped, in text, JSON and the page', async () => {
