@@ -133,6 +133,24 @@ describe('closed pipes', () => {
   })
 })
 
+test('a SIGINT that npx forwards after that of the terminal loses no results', async () => {
+  const inside = newFolder()
+  const [again, json, html] = ['again.cjs', 'out.json', 'out.html'].map((name) => join(inside, name))
+  // The second signal comes while the page is loaded and written.
+  writeFileSync(
+    again,
+    `process.once('SIGINT', () => setTimeout(() => process.kill(process.pid, 'SIGINT'), 50).unref())`,
+  )
+  let sent = false
+  const args = [...tiny, '--shape', '16,32,8,2', '--seconds', '20', '--json', json, '--html', html]
+  const { code, signal } = await runCli(args, { NODE_OPTIONS: `--require ${again}` }, (stderr, child) => {
+    if (!sent && stderr.includes('measuring cpu: 16, 32, 8, 2')) sent = child.kill('SIGINT')
+  })
+  expect({ code, signal }).toEqual({ code: 130, signal: null })
+  expect(new Set(reportsIn(json)[0].results.map(({ shape }) => shape.rank))).toEqual(new Set([4]))
+  expect(readFileSync(html, 'utf8').includes('</html>')).toBe(true)
+})
+
 describe('a terminal', () => {
   const clean = { NO_COLOR: undefined, FORCE_COLOR: undefined, CI: undefined, TERM: 'xterm-256color' }
   // `script` of util-linux runs a command in a terminal of its own.
@@ -189,6 +207,12 @@ describe('an unexpected error', () => {
     expect(code).toBe(1)
     expect(stderr).toMatch(/^error: unexpected error: broken [^\n]*\nTypeError: broken [^\n]*\n +at /)
     expect(stderr).not.toContain('\u001b')
+  })
+
+  test('an environment variable with control characters', async () => {
+    const { stdout } = await runCli(['doctor'], { LILY_CUDA_LIBRARY: '/no\u001b[31m\u009b\u202e/lily.so' })
+    expect(stdout).toMatch(/^environment +LILY_CUDA_LIBRARY=\/no\\u001b\[31m\\u009b\\u202e\/lily.so$/m)
+    expect(/[^\P{C}\n]/u.exec(stdout)).toBeNull()
   })
 })
 

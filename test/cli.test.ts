@@ -117,8 +117,6 @@ describe('bench', () => {
     const interrupt = (stderr: string, child: { kill: (signal: NodeJS.Signals) => boolean }) => {
       if (sent || !stderr.includes('measuring cpu: 16, 32, 4, 2 float32 sequence')) return
       sent = child.kill(signal)
-      // npx forwards a signal that the terminal has already sent.
-      child.kill(signal)
     }
     const files = ['--json', path('part.json'), '--html', path('part.html')]
     const args = [...tiny, '--routing', 'all', '--seconds', '20', ...files]

@@ -1,7 +1,7 @@
 /** `lily-kernels doctor`: diagnoses the installation. */
 import { Command } from 'commander'
 import { print } from '../report/print.js'
-import { jsonText, withPrintableStrings } from '../report/printable.js'
+import { jsonText, oneLine } from '../report/printable.js'
 import { diagnose } from './diagnose.js'
 import type { Diagnosis } from './diagnosis.js'
 
@@ -17,7 +17,7 @@ export function doctorCommand(version: string): Command {
     .action(async ({ json = false }: { json?: boolean }) => {
       const diagnosis = await diagnose(version)
       if (!diagnosis.ok) process.exitCode = 1
-      print(json ? jsonText(diagnosis, 2) : textOf(withPrintableStrings(diagnosis)))
+      print(json ? jsonText(diagnosis, 2) : textOf(diagnosis))
     })
 }
 
@@ -48,7 +48,7 @@ function textOf(diagnosis: Diagnosis): string {
     if (selfTest !== undefined) lines.push([name, selfTest.passed ? 'self-test passed' : failure(selfTest.reason)])
   }
   const width = Math.max(...lines.map(([name]) => name.length)) + 2
-  return lines.map(([name, text]) => `${name.padEnd(width)}${text}`).join('\n')
+  return lines.map(([name, text]) => `${name.padEnd(width)}${oneLine(text)}`).join('\n')
 }
 
 const failure = (reason = 'no reason given'): string =>

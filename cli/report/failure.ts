@@ -1,7 +1,7 @@
 /** Errors as sentences. Stack traces of the bundled command line help no user; DEBUG=lily prints them. */
 import { LilyError } from '../../lib/base/errors.js'
 import { note } from './print.js'
-import { printable, printableLines } from './printable.js'
+import { oneLine, printableLines } from './printable.js'
 
 /** An error whose message is complete: it says what failed and what to do. */
 export class CommandError extends Error {}
@@ -11,10 +11,10 @@ const isDebugging = (): boolean =>
 
 /** One line that describes an error. */
 export function reasonOf(error: unknown): string {
-  if (error instanceof LilyError) return printable(`${error.code}: ${error.message}`)
+  if (error instanceof LilyError) return oneLine(`${error.code}: ${error.message}`)
   // V8 has no class of its own for failed allocations.
   if (error instanceof RangeError && /array/i.test(error.message)) return `not enough memory (${error.message})`
-  return printable(error instanceof Error ? error.message : String(error))
+  return oneLine(error instanceof Error ? error.message : String(error))
 }
 
 /** Whether the message alone explains the error: deliberate errors, and those of the operating system. */

@@ -13,6 +13,9 @@ const spelled = (character: string): string =>
 
 export const printable = (text: string): string => text.replace(UNPRINTABLE, spelled)
 
+/** {@link printable} for a message: line feeds, with which some libraries indent their reasons, become spaces. */
+export const oneLine = (text: string): string => printable(text.trim().replace(/\s*\n\s*/g, ' '))
+
 /** {@link printable} for a text of several lines: line feeds remain. */
 export const printableLines = (text: string): string => text.split('\n').map(printable).join('\n')
 
