@@ -4,6 +4,7 @@ import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, type Known } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
+import { byteLengthOf, classNameOf } from '../base/views.js'
 import { native } from '../binding/native.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { readCudaDevice } from '../memory/backends.js'
@@ -250,21 +251,18 @@ function memoryOf(operand: Operand): DeviceMemory {
 function checkRange(operand: Operand, argument: string, data: unknown, offset: number): number {
   checkMemory('buffer', operand)
   const { dtype, byteLength } = operand
-  if (
-    !ArrayBuffer.isView(data) ||
-    (data as HostData).BYTES_PER_ELEMENT !== bytesPerElement(dtype) ||
-    !holds(data, dtype)
-  ) {
+  if (!ArrayBuffer.isView(data) || !holds(data, dtype)) {
     fail('ERR_LILY_DTYPE', argument, `expected a typed array for ${dtype}, got ${describe(data)}`)
   }
   checkOffset(offset)
   const byteOffset = offset * bytesPerElement(dtype)
-  if (byteOffset + data.byteLength <= byteLength) return byteOffset
+  const given = byteLengthOf(data)
+  if (byteOffset + given <= byteLength) return byteOffset
   return fail(
     'ERR_LILY_SHAPE',
     argument,
     `expected at most ${Math.max(byteLength - byteOffset, 0)} bytes, the size of the buffer from element ${offset} on, ` +
-      `got ${data.byteLength}`,
+      `got ${given}`,
   )
 }
 
@@ -275,17 +273,17 @@ function checkOffset(offset: number): void {
 
 /** Whether a typed array is of a class that holds elements of `dtype`. */
 function holds(data: ArrayBufferView, dtype: DType): boolean {
-  const tag = (data as HostData)[Symbol.toStringTag]
+  const name = classNameOf(data)
   switch (dtype) {
     case 'float32':
-      return tag === 'Float32Array'
+      return name === 'Float32Array'
     case 'bfloat16':
-      return tag === 'Uint16Array'
+      return name === 'Uint16Array'
     case 'float16':
-      return tag === 'Uint16Array' || tag === 'Float16Array'
+      return name === 'Uint16Array' || name === 'Float16Array'
     case 'uint8':
-      return tag === 'Uint8Array'
+      return name === 'Uint8Array'
     case 'int32':
-      return tag === 'Int32Array'
+      return name === 'Int32Array'
   }
 }
