@@ -41,7 +41,7 @@ export function boundMemory(memory: OperandMemory): Memory {
   return isHostMemory(memory) && classNameOf(memory) === 'Float16Array' ? bytesOf(memory) : memory
 }
 
-class Descriptor {
+export class Descriptor {
   readonly numbers: Float64Array
   readonly memory: Memory[]
 

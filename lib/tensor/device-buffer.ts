@@ -10,6 +10,7 @@ import { allocateOnHost } from '../memory/allocate.js'
 import { readCudaDevice } from '../memory/backends.js'
 import { DeviceMemory } from '../memory/device-memory.js'
 import type { Device } from '../memory/device.js'
+import { refuseShrinking, refuseTransferred } from '../memory/host-memory.js'
 import { checkMemory, isDeviceMemory, layOutOnDevice, type Operand } from '../memory/operand.js'
 import { StreamState } from '../memory/stream-state.js'
 import { type CudaDevice, type Stream, streamStateOf } from './stream.js'
@@ -134,7 +135,8 @@ export class DeviceBuffer {
   /**
    * Copies the contents to the host once the work enqueued on the buffer so far is complete.
    *
-   * @param into typed array to fill. Default: a new one for all elements from `offset` on
+   * @param into typed array to fill, in memory that is neither resized nor transferred before the promise is settled.
+   *   Default: a new one for all elements from `offset` on
    * @param offset index of the first element of the buffer to read
    * @returns `into`, or the new typed array
    * @throws LilyError (as a rejection) ERR_LILY_DTYPE, ERR_LILY_SHAPE, ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED,
@@ -146,7 +148,10 @@ export class DeviceBuffer {
     const elements = operand.rows * operand.columns
     const data = into ?? (allocateOnHost('download', operand.dtype, Math.max(elements - offset, 0)) as T)
     const byteOffset = checkRange(operand, 'into', data, offset)
+    const isEmpty = byteLengthOf(data) === 0
+    refuseShrinking('into', data)
     await download(operand, bytesOf(data), byteOffset)
+    if (!isEmpty) refuseTransferred('into', data)
     return data
   }
 
