@@ -1,4 +1,5 @@
 /** Device memory that the caller can write, read and pass to other libraries. */
+import { bufferKey, isOf } from '../base/copies.js'
 import { bytesOf, bytesPerElement, type DType, type HostData, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, type Known } from '../base/options.js'
@@ -38,7 +39,16 @@ export class DeviceBuffer {
   }
 
   static {
-    bufferOperand = (buffer) => buffer.#operand
+    bufferOperand = (buffer) => buffer[bufferKey]()
+  }
+
+  static [Symbol.hasInstance](value: unknown): value is DeviceBuffer {
+    return isOf(bufferKey, value)
+  }
+
+  /** @internal */
+  [bufferKey](): Operand | null {
+    return this.#operand
   }
 
   /**
@@ -169,7 +179,8 @@ export class DeviceBuffer {
         `expected a DeviceBuffer, got ${describe(source)}; use upload() for host memory`,
       )
     }
-    const from = source.#open()
+    const from = bufferOperand(source)
+    if (from === null) fail('ERR_LILY_DISPOSED', 'source', 'this buffer is disposed of; use it before dispose()')
     if (from.byteLength !== to.byteLength) {
       fail('ERR_LILY_SHAPE', 'source', `expected ${to.byteLength} bytes, got ${from.byteLength}`)
     }
