@@ -1,4 +1,4 @@
-/** Overlap of an output with another operand through another object of the same memory: it is refused before any write. */
+/** Overlap of an output with an operand through another object of the same memory: refused before anything is written. */
 import { describe, expect, it } from 'vitest'
 import {
   AdamW,

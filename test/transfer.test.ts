@@ -1,4 +1,4 @@
-/** Memory that is transferred or resized while a call runs off the main thread; docs/memory.md describes what happens. */
+/** Memory that is transferred or resized while a call runs off the main thread, as docs/memory.md describes it. */
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'

@@ -47,7 +47,7 @@ export function refuseTransferred(argument: string, array: ArrayBufferView): voi
   fail(
     'ERR_LILY_ARGUMENT',
     argument,
-    'its ArrayBuffer was transferred before the promise was settled, so the result is not valid; transfer it afterwards',
+    'its ArrayBuffer was transferred before the promise was settled, so the result is invalid; transfer it afterwards',
   )
 }
 

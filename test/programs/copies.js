@@ -1,5 +1,5 @@
-// Two copies of the package in one process: what one copy makes, the other uses, in both directions. A copy for `import`,
-// one for `require`.
+// Two copies of the package in one process, for `import` and for `require`: what one copy makes, the other uses, in both
+// directions.
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'

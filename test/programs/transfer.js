@@ -1,4 +1,4 @@
-// Transfers a large operand of a pending call and drops the receiver, so that its memory is freed while the call uses it.
+// Transfers a large operand of a pending call and drops the receiver, which frees its memory while the call uses it.
 // Prints how the call ends, if the process lives that long.
 //
 //   node --expose-gc transfer.js x|y
