@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { expect, it } from 'vitest'
-import { deviceTensor, lilyForward, type TensorLike } from '../lib/index.js'
+import { deviceTensor, lilyBackward, lilyForward, tensor, type TensorLike } from '../lib/index.js'
 import { expectSameBits } from './support/compare.js'
 import { expectRefused } from './support/refused.js'
 import { smallOperands } from './support/small.js'
@@ -31,6 +31,26 @@ class OtherTensor {
     throw new Error('this tensor is in host memory')
   }
 }
+
+it('a proxy of an object of the package is refused', async () => {
+  const { dy, ...operands } = smallOperands()
+  const saved = new Proxy(lilyForward(operands).saved, {})
+  await expectRefused('ERR_LILY_ARGUMENT', 'saved: reading it threw', () => lilyBackward({ dy }, saved))
+  const x = new Proxy(tensor(operands.x.data, operands.x.shape), {})
+  await expectRefused('ERR_LILY_ARGUMENT', 'x: reading it threw', () => lilyForward({ ...operands, x }))
+  const throwing = new Proxy(
+    {},
+    {
+      has: () => {
+        throw new Error()
+      },
+      get: () => {
+        throw new Error()
+      },
+    },
+  )
+  await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => lilyBackward({ dy }, throwing as never))
+})
 
 it('a host tensor of another version is read by its public properties', async () => {
   const { dy: _, x, ...rest } = smallOperands()

@@ -112,6 +112,15 @@ export function failedToRead(argument: string, cause: unknown, from?: string): L
   return new LilyError('ERR_LILY_ARGUMENT', message, { argument, cause })
 }
 
+/** What `read` returns. An object that the caller passed may be a proxy, which throws. */
+export function reading<T>(argument: string, read: () => T): T {
+  try {
+    return read()
+  } catch (cause) {
+    throw failedToRead(argument, cause)
+  }
+}
+
 /** A short description of any value, for error messages. */
 export function describe(value: unknown): string {
   switch (typeof value) {

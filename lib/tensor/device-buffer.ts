@@ -1,7 +1,7 @@
 /** Device memory that the caller can write, read and pass to other libraries. */
 import { bufferKey, isOf } from '../base/copies.js'
 import { bytesOf, bytesPerElement, type DType, type HostData, readDType } from '../base/dtype.js'
-import { describe, fail, LilyError } from '../base/errors.js'
+import { describe, fail, LilyError, reading } from '../base/errors.js'
 import { checkKeys, type Known } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
@@ -179,7 +179,7 @@ export class DeviceBuffer {
         `expected a DeviceBuffer, got ${describe(source)}; use upload() for host memory`,
       )
     }
-    const from = bufferOperand(source)
+    const from = reading('source', () => bufferOperand(source))
     if (from === null) fail('ERR_LILY_DISPOSED', 'source', 'this buffer is disposed of; use it before dispose()')
     if (from.byteLength !== to.byteLength) {
       fail('ERR_LILY_SHAPE', 'source', `expected ${to.byteLength} bytes, got ${from.byteLength}`)

@@ -1,6 +1,6 @@
 /** CUDA streams and events. */
 import { eventKey, isOf, streamKey } from '../base/copies.js'
-import { describe, fail, LilyError } from '../base/errors.js'
+import { describe, fail, LilyError, reading } from '../base/errors.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bound, settled } from '../binding/errors.js'
 import { type EventHandle, native } from '../binding/native.js'
@@ -39,7 +39,7 @@ export class Stream {
         fail('ERR_LILY_ARGUMENT', argument, `expected a Stream of this package, got ${describe(stream)}`)
       }
       return (
-        stream[streamKey]() ??
+        reading(argument, () => stream[streamKey]()) ??
         fail('ERR_LILY_DISPOSED', argument, 'this stream is disposed of; use it before dispose()')
       )
     }
@@ -180,7 +180,7 @@ export class Event {
         fail('ERR_LILY_ARGUMENT', argument, `expected an Event of this package, got ${describe(event)}`)
       }
       return (
-        event[eventKey]().handle ??
+        reading(argument, () => event[eventKey]()).handle ??
         fail('ERR_LILY_DISPOSED', argument, 'this event is disposed of; use it before dispose()')
       )
     }
