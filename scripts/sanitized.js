@@ -25,7 +25,10 @@ const SANITIZERS = {
     flags: 'address,undefined',
     libraries: ['libasan.so', 'libubsan.so'],
     // Every instruction set, mode, data type and error, and objects whose lifetime the garbage collector determines.
-    tests: ['adamw', 'analysis/eigenvalues', 'async', 'errors', 'golden', 'isa', 'leak', 'modes', 'property', 'tensor'],
+    tests: [
+      ...['adamw', 'analysis/eigenvalues', 'async', 'errors', 'golden', 'isa', 'leak', 'modes', 'overlap', 'property'],
+      ...['tensor', 'transfer'],
+    ],
     env: {
       // Only test/leak.test.ts checks for leaks: vitest ends its processes before they free their memory. GCC 12
       // misaligns 64-byte vectors on AddressSanitizer's fake stack.

@@ -1,5 +1,6 @@
 /** Data types of tensors, and the typed arrays that hold them on the host. */
 import { describe, fail } from './errors.js'
+import { bufferOf, byteLengthOf, byteOffsetOf, classNameOf } from './views.js'
 
 /** Data type of a tensor's elements. Masks are `uint8` and sequence offsets `int32`; all other operands hold floats. */
 export type DType = 'float32' | 'bfloat16' | 'float16' | 'uint8' | 'int32'
@@ -66,12 +67,13 @@ export function readDType(argument: string, value: unknown): DType {
  * The dtype of host memory, from the class of its typed array. `given`, if defined, must agree with it. For a
  * Uint16Array `given` is required: the array holds bit patterns of bfloat16 or of float16.
  *
- * Arrays are told apart by `Symbol.toStringTag`, because `instanceof` fails for arrays of another realm (a vm context).
+ * Arrays are told apart by the name of their class, because `instanceof` fails for arrays of another realm (a vm
+ * context).
  *
  * @throws LilyError ERR_LILY_DTYPE
  */
 export function dtypeOf(argument: string, data: HostData, given: unknown): DType {
-  switch (data[Symbol.toStringTag]) {
+  switch (classNameOf(data)) {
     case 'Float32Array':
       return agreed(argument, 'float32', given)
     case 'Float16Array':
@@ -116,7 +118,12 @@ export function viewOf(dtype: DType, buffer: ArrayBufferLike, byteOffset: number
   return new Uint16Array(buffer, byteOffset, length)
 }
 
+/** The same memory as a new array of `dtype`; see {@link viewOf}. */
+export function plainView(dtype: DType, data: ArrayBufferView): HostData {
+  return viewOf(dtype, bufferOf(data), byteOffsetOf(data), byteLengthOf(data) / bytesPerElement(dtype))
+}
+
 /** The same memory as bytes. */
-export function bytesOf({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength)
+export function bytesOf(data: ArrayBufferView): Uint8Array {
+  return plainView('uint8', data) as Uint8Array
 }

@@ -1,4 +1,5 @@
 /** The error class of the package, and helpers for error messages. */
+import { errorKey, isOf } from './copies.js'
 
 /** Kind of an error, in a form that programs can compare. */
 export type LilyErrorCode =
@@ -35,6 +36,8 @@ export interface LilyErrorDetails {
  * The class of all errors that this package throws or rejects with deliberately. The message names the argument, the
  * expected value, the value received and the remedy. Arguments are checked before any work starts, so a call whose
  * arguments are rejected has written to no output.
+ *
+ * `instanceof LilyError` also holds for errors of another copy of the package, such as the CommonJS one.
  */
 export class LilyError extends Error {
   declare readonly name: 'LilyError'
@@ -55,6 +58,13 @@ export class LilyError extends Error {
   static {
     // On the prototype, like the built-in errors: the first line of `stack` then begins with this name.
     Object.defineProperty(this.prototype, 'name', { value: 'LilyError', configurable: true, writable: true })
+    Object.defineProperty(this.prototype, errorKey, { value: true })
+  }
+
+  static override [Symbol.hasInstance](value: unknown): value is LilyError {
+    // A subclass inherits this method, and means its own objects.
+    if (this !== LilyError) return Function.prototype[Symbol.hasInstance].call(this, value)
+    return isOf(errorKey, value)
   }
 }
 
@@ -100,6 +110,15 @@ export function failedToRead(argument: string, cause: unknown, from?: string): L
   const what = from === undefined ? 'reading it' : `reading it from ${from}`
   const message = `${cut(argument)}: ${what} threw an error (${messageOf(cause)}); see cause`
   return new LilyError('ERR_LILY_ARGUMENT', message, { argument, cause })
+}
+
+/** What `read` returns. An object that the caller passed may be a proxy, which throws. */
+export function reading<T>(argument: string, read: () => T): T {
+  try {
+    return read()
+  } catch (cause) {
+    throw failedToRead(argument, cause)
+  }
 }
 
 /** A short description of any value, for error messages. */

@@ -109,6 +109,8 @@ export interface Native {
    * holds the lock. Null: the file system has no locks.
    */
   fileLock(fd: number, exclusive: boolean): boolean | null
+  /** Address of the first element of a typed array. */
+  hostAddress(array: ArrayBufferView): number
   // Float64 on the CPU, on the calling thread and the thread pool; lib/analysis/eigenvalues.ts describes them.
   gramFactor(x: Float64Array, r: number, columns: number, l: Float64Array): void
   congruenceEigenvalues(l: Float64Array, x: Float64Array, r: number, columns: number, values: Float64Array): void

@@ -2,8 +2,9 @@
  * Stream capture (CUDA Programming Guide, "CUDA Graphs"): while the function passed to `captureGraph` runs, its calls
  * on a device are captured into a graph and not executed.
  */
+import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
-import { DeviceMemory } from './device-memory.js'
+import type { DeviceMemory } from './device-memory.js'
 import { isDeviceMemory, type OperandMemory } from './operand.js'
 import { StreamState } from './stream-state.js'
 
@@ -16,21 +17,21 @@ interface Used {
 
 /** The capturing stream, and the resources that the graph needs until it is disposed of. */
 export class Capture {
-  static #current: Capture | null = null
+  static readonly #holder = shared('capture', () => ({ current: null as Capture | null }))
 
   /** The capture in progress; null if calls run normally. One is enough: the captured function is synchronous. */
   static get current(): Capture | null {
-    return Capture.#current
+    return Capture.#holder.current
   }
 
   /** Runs `work` now, outside a capture in progress. For work that must happen once and not at every replay. */
   static outside<T>(work: () => T): T {
-    const capture = Capture.#current
-    Capture.#current = null
+    const capture = Capture.#holder.current
+    Capture.#holder.current = null
     try {
       return work()
     } finally {
-      Capture.#current = capture
+      Capture.#holder.current = capture
     }
   }
 
@@ -56,11 +57,11 @@ export class Capture {
 
   /** Runs `work` as a part of this capture. */
   run<T>(work: () => T): T {
-    Capture.#current = this
+    Capture.#holder.current = this
     try {
       return work()
     } finally {
-      Capture.#current = null
+      Capture.#holder.current = null
     }
   }
 
@@ -89,7 +90,7 @@ export class Capture {
 
   /** Keeps the memory and the owner of an operand until the graph is disposed of. */
   keep(used: DeviceMemory | Used): void {
-    const memory = used instanceof DeviceMemory ? used : used.memory
+    const memory = 'handle' in used ? used : used.memory
     if (memory !== undefined && isDeviceMemory(memory) && !this.#memory.has(memory)) this.#memory.add(memory.retain())
     if ('owner' in used && used.owner != null) this.#owners.add(used.owner)
   }

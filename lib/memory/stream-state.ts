@@ -1,4 +1,5 @@
 /** CUDA streams: those that this package creates, to which its memory belongs, and foreign streams. */
+import { shared } from '../base/copies.js'
 import { bound } from '../binding/errors.js'
 import { native, type StreamHandle } from '../binding/native.js'
 
@@ -13,8 +14,8 @@ export class StreamState {
     public cudaStream: number,
   ) {}
 
-  static #defaults = new Map<number, StreamState>()
-  static #created = new Map<number, WeakRef<StreamState>>()
+  static readonly #defaults = shared('defaultStreams', () => new Map<number, StreamState>())
+  static readonly #created = shared('createdStreams', () => new Map<number, WeakRef<StreamState>>())
 
   /**
    * The stream in which calls on a device run by default (`Stream.default`). The package creates it with

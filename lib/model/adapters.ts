@@ -1,4 +1,5 @@
 /** Several adapters of one base model. */
+import { adaptersSavedKey, isOf } from '../base/copies.js'
 import { describe, fail } from '../base/errors.js'
 import { disposeSymbol } from '../base/symbols.js'
 import type { LilySaved } from '../operations/saved.js'
@@ -15,6 +16,15 @@ export class AdaptersSaved {
     readonly calls: ReadonlyMap<string, LilySaved>,
     readonly layers: ReadonlyMap<string, LilyLayer>,
   ) {}
+
+  static [Symbol.hasInstance](value: unknown): value is AdaptersSaved {
+    return isOf(adaptersSavedKey, value)
+  }
+
+  /** @internal */
+  get [adaptersSavedKey](): true {
+    return true
+  }
 
   /** Releases all saved calls. */
   dispose(): void {

@@ -1,4 +1,5 @@
 /** The Lily adapter of a base model. */
+import { isOf, modelKey } from '../base/copies.js'
 import { type DType, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
@@ -87,6 +88,15 @@ export class LilyModel {
     this.layers = layers
     this.#parameters = parameters
     this.#origin = origin
+  }
+
+  static [Symbol.hasInstance](value: unknown): value is LilyModel {
+    return isOf(modelKey, value)
+  }
+
+  /** @internal */
+  get [modelKey](): true {
+    return true
   }
 
   /** The fields of adapter_config.json for a model that was read from a folder; undefined for others. */

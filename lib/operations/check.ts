@@ -4,10 +4,11 @@
  */
 import { checkExpertStack, checkMatrix, checkTokenRows, checkType, checkTypeOrFloat32 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
+import { byteLengthOf } from '../base/views.js'
 import { checkDevice } from '../memory/backends.js'
 import { checkPlace, checkSameDevice, refuseBuffer, refuseOverlap } from '../memory/checks.js'
 import { CPU } from '../memory/device.js'
-import type { Operand } from '../memory/operand.js'
+import { failDetached, isHostMemory, type Operand, type OperandMemory } from '../memory/operand.js'
 import type { CallState } from './call-state.js'
 import type { Output } from './output.js'
 import type { Problem } from './problem.js'
@@ -70,6 +71,7 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
   checkPlace('a', a, 'x', x)
   checkPlace('router', router, 'x', x)
   checkPlace('b', b, 'x', x)
+  checkKept(state)
   checkPlace('dy', dy, 'x', x)
   checkTokenRows('dy', dy, problem.tokens, problem.dOut)
   checkType('dy', dy, x.dtype)
@@ -94,6 +96,13 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
     checkTypeOrFloat32('db', db.operand, b.dtype)
   }
   checkOverlaps(state, inputs)
+}
+
+/** Checks that the tensors of `saved` have their memory: on the host the caller can transfer it. */
+function checkKept({ problem, kept, weights }: CallState): void {
+  const isGone = (memory: OperandMemory) => isHostMemory(memory) && byteLengthOf(memory) === 0
+  if (kept !== null && problem.keptBytes > 0 && isGone(kept)) failDetached('saved')
+  if (weights !== null && problem.groups > 0 && isGone(weights.memory)) failDetached('saved')
 }
 
 /** Checks that no gradient is given that the options switch off or that the routing does not have. */

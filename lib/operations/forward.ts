@@ -117,7 +117,9 @@ export function lilyForward<O extends LilyForwardOptions = object>(
 
 /**
  * {@link lilyForward} off the main thread. It reads and checks everything before it returns; a failed check rejects the
- * promise. Until the promise settles, do not change the operands, and do not transfer or resize their memory.
+ * promise. Until the promise settles, do not change the operands, and do not transfer their memory: the promise rejects
+ * if an output or an operand above 64 KiB was transferred, and if the memory of one above 64 KiB was freed, the process
+ * may crash (docs/memory.md). Resizable ArrayBuffers are refused.
  *
  * @throws LilyError (as a rejection) as lilyForward
  */

@@ -1,5 +1,6 @@
 /** The descriptors of calls in the form that the addon reads: the numbers of a call, and one memory per operand. */
 import { bytesOf, type DType } from '../base/dtype.js'
+import { classNameOf } from '../base/views.js'
 import {
   backwardSlots,
   callFields,
@@ -37,10 +38,10 @@ type SharedSlot = keyof typeof forwardSlots & keyof typeof backwardSlots
 /** Memory in the form that the addon reads. Some versions of Node-API reject Float16Array: its bytes are passed instead. */
 export function boundMemory(memory: OperandMemory): Memory {
   if (isDeviceMemory(memory)) return memory.handle
-  return isHostMemory(memory) && memory[Symbol.toStringTag] === 'Float16Array' ? bytesOf(memory) : memory
+  return isHostMemory(memory) && classNameOf(memory) === 'Float16Array' ? bytesOf(memory) : memory
 }
 
-class Descriptor {
+export class Descriptor {
   readonly numbers: Float64Array
   readonly memory: Memory[]
 

@@ -30,6 +30,11 @@ export class Output {
     return new Output(newOperand(argument, dtype, shape, placement), null, false)
   }
 
+  /** Whether it is in new memory. */
+  get isNew(): boolean {
+    return this.given === null
+  }
+
   /** The result for the caller: the same tensor object if the caller gave a tensor. */
   get tensor(): Tensor {
     return this.given ?? tensorOf(this.given === null ? this.operand : this.operand.share())

@@ -1,10 +1,12 @@
 /** The last phase of a call: the addon runs it, and its results become tensors. */
 import { bound, settled } from '../binding/errors.js'
+import { backwardSlots, forwardSlots } from '../binding/descriptor.js'
 import { native } from '../binding/native.js'
 import { refuseInCapture } from '../memory/capture.js'
 import type { Placement } from '../memory/placement.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { BackwardCall, ForwardCall } from './allocate.js'
+import { AsyncOperands } from './async-operands.js'
 import { DeferredB } from './deferred-b.js'
 import {
   backward,
@@ -16,7 +18,7 @@ import {
   forward,
 } from './launch.js'
 import type { Output } from './output.js'
-import type { GradientName } from './read.js'
+import { type GradientName, GRADIENTS } from './read.js'
 import { type Saved, savedOf } from './saved.js'
 
 /** Runs work at once on the host, or enqueues it on a device after the work that it must wait for. */
@@ -46,11 +48,32 @@ export async function runForwardAsync(call: ForwardCall): Promise<ForwardResult>
     await settled(call.placement.completed())
     return forwardResult(call)
   }
-  describeForward(call)
-  const done = bound(() => native.forwardAsync(forward.numbers, ...forward.memory))
-  forward.clear()
-  await settled(done)
+  const { promise, operands } = startForward(call)
+  await settled(promise)
+  operands.finish()
   return forwardResult(call)
+}
+
+/** A call that runs off the main thread. */
+interface Started {
+  readonly promise: Promise<void>
+  readonly operands: AsyncOperands
+}
+
+function startForward(call: ForwardCall): Started {
+  const { x, a, router, b } = call.state.problem
+  const operands = new AsyncOperands(forward)
+  describeForward(call)
+  try {
+    operands.input(forwardSlots.x, 'x', x)
+    operands.input(forwardSlots.a, 'a', a)
+    operands.input(forwardSlots.router, 'router', router)
+    operands.input(forwardSlots.b, 'b', b)
+    operands.output(forwardSlots.y, 'y', call.y)
+    return { promise: bound(() => native.forwardAsync(forward.numbers, ...forward.memory)), operands }
+  } finally {
+    forward.clear()
+  }
 }
 
 function launchForward(call: ForwardCall): void {
@@ -82,11 +105,28 @@ export async function runBackwardAsync(call: BackwardCall): Promise<BackwardResu
     await settled(call.placement.completed())
     return backwardResult(call)
   }
-  describeBackward(call)
-  const done = bound(() => native.backwardAsync(backward.numbers, ...backward.memory))
-  backward.clear()
-  await settled(done)
+  const { promise, operands } = startBackward(call)
+  await settled(promise)
+  operands.finish()
   return backwardResult(call)
+}
+
+function startBackward(call: BackwardCall): Started {
+  const { x, a, router, b } = call.state.problem
+  const operands = new AsyncOperands(backward)
+  describeBackward(call)
+  try {
+    operands.input(backwardSlots.dy, 'dy', call.dy)
+    operands.input(backwardSlots.x, 'x', x)
+    operands.input(backwardSlots.a, 'a', a)
+    operands.input(backwardSlots.router, 'router', router)
+    operands.input(backwardSlots.b, 'b', b)
+    operands.saved([backwardSlots.hidden, backwardSlots.probabilities, backwardSlots.weights])
+    for (const name of GRADIENTS) operands.output(backwardSlots[name], name, call.gradients[name])
+    return { promise: bound(() => native.backwardAsync(backward.numbers, ...backward.memory)), operands }
+  } finally {
+    backward.clear()
+  }
 }
 
 function launchBackward(call: BackwardCall): void {

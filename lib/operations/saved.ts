@@ -1,6 +1,7 @@
 /** The `saved` object of a forward call, which its backward calls read. */
+import { isOf, savedKey } from '../base/copies.js'
 import { type DType, viewOf } from '../base/dtype.js'
-import { describe, fail, LilyError } from '../base/errors.js'
+import { describe, fail, LilyError, reading } from '../base/errors.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { CPU, type Device } from '../memory/device.js'
 import { isDeviceMemory, isHostMemory, layOut, layOutOnDevice, type OperandMemory } from '../memory/operand.js'
@@ -28,8 +29,17 @@ export class Saved<R extends Routing | 'none' = Routing | 'none'> {
   }
 
   static {
-    stateOf = (saved) => saved.#state
+    stateOf = (saved) => saved[savedKey]()
     savedOf = (state) => new Saved(state)
+  }
+
+  static [Symbol.hasInstance](value: unknown): value is Saved {
+    return isOf(savedKey, value)
+  }
+
+  /** @internal */
+  [savedKey](): CallState | null {
+    return this.#state
   }
 
   /** The routing of the call; 'none' for LoRA. */
@@ -122,7 +132,7 @@ export function readSaved(argument: string, saved: unknown, of: 'lilyForward' | 
   if (!(saved instanceof Saved)) {
     fail('ERR_LILY_ARGUMENT', argument, `expected what ${of} returned as saved, got ${describe(saved)}`)
   }
-  const state = stateOf(saved as Saved)
+  const state = reading(argument, () => stateOf(saved))
   if (state === null) fail('ERR_LILY_DISPOSED', argument, 'has been disposed of; call backward before dispose()')
   if ((state.problem.routing === 'none') !== (of === 'loraForward')) {
     fail(

@@ -2,10 +2,11 @@
  * The small operands: mask, sequence offsets, weights of experts. Their numbers are copied when they are read, so that
  * the checks and the kernels see the same numbers even if the caller or another thread changes them.
  */
-import { type DType, dtypeOf, type HostData, viewOf } from '../base/dtype.js'
+import { bytesPerElement, type DType, dtypeOf, type HostData, plainView, viewOf } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { get } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
+import { bufferOf, byteLengthOf } from '../base/views.js'
 import { CPU } from '../memory/device.js'
 import { checkMemory, failDetached, isDetached, layOut, type Operand, type Part } from '../memory/operand.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
@@ -66,8 +67,10 @@ function read(argument: string, value: unknown, dtypes: readonly [DType, ...DTyp
 }
 
 function wrap(argument: string, data: HostData): Operand {
-  if (data.length === 0 && isDetached(data.buffer)) failDetached(argument)
-  return layOut(argument, data, 0, dtypeOf(argument, data, undefined), CPU, [data.length], null)
+  const dtype = dtypeOf(argument, data, undefined)
+  const length = byteLengthOf(data) / bytesPerElement(dtype)
+  if (length === 0 && isDetached(bufferOf(data))) failDetached(argument)
+  return layOut(argument, data, 0, dtype, CPU, [length], null)
 }
 
 function copyArray(argument: string, values: readonly unknown[]): Float64Array {
@@ -83,8 +86,8 @@ function copyArray(argument: string, values: readonly unknown[]): Float64Array {
 }
 
 function copyRows({ memory, byteOffset, dtype, rows, columns, pitch }: Operand): HostData {
-  const data = memory as HostData
-  const bytes = data.BYTES_PER_ELEMENT
+  const data = plainView(dtype, memory as HostData)
+  const bytes = bytesPerElement(dtype)
   const copy = viewOf(dtype, new ArrayBuffer(rows * columns * bytes), 0, rows * columns)
   for (let row = 0; row < rows; row++) {
     const start = byteOffset / bytes + row * pitch

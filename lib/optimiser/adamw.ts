@@ -12,7 +12,16 @@ import { readStream } from '../tensor/stream-option.js'
 import type { Stream } from '../tensor/stream.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
 import { runAdamW } from './launch.js'
-import { checkMoments, checkNames, copyTo, disposeMoments, type Moments, newMoments, readMoments } from './moments.js'
+import {
+  checkMoments,
+  checkNames,
+  copyTo,
+  disposeMoments,
+  type Moments,
+  newMoments,
+  readMoments,
+  stateArrays,
+} from './moments.js'
 import { type AdamWOptions, readNonNegative, readSettings, type Settings } from './options.js'
 import {
   checkParameters,
@@ -130,7 +139,7 @@ export class AdamW {
     for (const [i, { expAvg }] of [...moments.values()].entries()) {
       checkValue(parameters[i].name, parameters[i].value, this.#device, expAvg.shape)
     }
-    checkParameters(parameters)
+    checkParameters(parameters, stateArrays(moments, this.#norm))
 
     const placement = Placement.of(this.#device, stream, () => [
       ...parameters.flatMap(({ value, grad }) => [value, grad]),

@@ -4,7 +4,7 @@ import { describe, fail } from '../base/errors.js'
 import { get } from '../base/options.js'
 import { checkPlace, deviceText } from '../memory/checks.js'
 import type { Device } from '../memory/device.js'
-import { checkMemory, isHostMemory, type Operand, overlaps, startOf } from '../memory/operand.js'
+import { checkMemory, type Operand, overlaps, spaceOf, startOf } from '../memory/operand.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 
 /** A trainable array and its gradient, of the same shape; both contiguous. */
@@ -88,8 +88,12 @@ export function checkValue(name: string, value: Operand, device: Device, shape: 
   checkContiguous(argument, value)
 }
 
-/** Checks the memory of all values, and all gradients against their values. */
-export function checkParameters(parameters: readonly ParameterOperands[]): void {
+/**
+ * Checks the memory of all values, and all gradients against their values.
+ *
+ * @param state the optimiser's own arrays, by the names that errors give them
+ */
+export function checkParameters(parameters: readonly ParameterOperands[], state: ReadonlyMap<string, Operand>): void {
   for (const { name, value, grad } of parameters) {
     checkMemory(`${name}.value`, value)
     checkPlace(`${name}.grad`, grad, `${name}.value`, value)
@@ -97,7 +101,13 @@ export function checkParameters(parameters: readonly ParameterOperands[]): void 
     checkTypeOrFloat32(`${name}.grad`, grad, value.dtype)
     checkContiguous(`${name}.grad`, grad)
   }
-  checkNoOverlap(parameters)
+  checkNoOverlap([
+    ...parameters.flatMap(({ name, value, grad }) => [
+      { argument: `${name}.value`, operand: value, isState: false },
+      { argument: `${name}.grad`, operand: grad, isState: false },
+    ]),
+    ...[...state].map(([argument, operand]) => ({ argument, operand, isState: true })),
+  ])
 }
 
 function checkContiguous(argument: string, { rows, columns, pitch }: Operand): void {
@@ -109,32 +119,39 @@ function checkContiguous(argument: string, { rows, columns, pitch }: Operand): v
   )
 }
 
+/** An array of an optimiser, as errors name it. */
+interface Named {
+  readonly argument: string
+  readonly operand: Operand
+  /** Whether it is the optimiser's own; an error is then about the other array. */
+  readonly isState: boolean
+}
+
 /**
  * Checks that no two arrays overlap: a parameter that is listed twice would be updated twice. The arrays are sorted by
  * address; if any two overlap, then two neighbours do, so only neighbours are compared.
  */
-function checkNoOverlap(parameters: readonly ParameterOperands[]): void {
-  const buffers = new Map<ArrayBufferLike | null, { argument: string; operand: Operand; start: number }[]>()
-  for (const { name, value, grad } of parameters) {
-    for (const [argument, operand] of [[`${name}.value`, value] as const, [`${name}.grad`, grad] as const]) {
-      const { memory, byteOffset, byteLength } = operand
-      if (byteLength === 0) continue
-      const buffer = isHostMemory(memory) ? memory.buffer : null
-      const entry = { argument, operand, start: startOf(memory) + byteOffset }
-      const entries = buffers.get(buffer)
-      if (entries === undefined) buffers.set(buffer, [entry])
-      else entries.push(entry)
-    }
+function checkNoOverlap(arrays: readonly Named[]): void {
+  const spaces = new Map<unknown, (Named & { readonly start: number })[]>()
+  for (const array of arrays) {
+    const { memory, byteOffset, byteLength } = array.operand
+    if (byteLength === 0) continue
+    const space = spaceOf(memory)
+    const entry = { ...array, start: startOf(memory) + byteOffset }
+    const entries = spaces.get(space)
+    if (entries === undefined) spaces.set(space, [entry])
+    else entries.push(entry)
   }
-  for (const entries of buffers.values()) {
+  for (const entries of spaces.values()) {
     entries.sort((a, b) => a.start - b.start)
     for (let i = 1; i < entries.length; i++) {
       const [before, after] = [entries[i - 1], entries[i]]
       if (!overlaps(before.operand, after.operand)) continue
+      const [given, other] = after.isState ? [before, after] : [after, before]
       fail(
         'ERR_LILY_ARGUMENT',
-        after.argument,
-        `its memory overlaps that of ${before.argument}; list a shared parameter once, and give each its own gradient`,
+        given.argument,
+        `its memory overlaps that of ${other.argument}; list a shared parameter once, and give each its own gradient`,
       )
     }
   }

@@ -1,14 +1,17 @@
 /** Device memory that the caller can write, read and pass to other libraries. */
+import { bufferKey, isOf } from '../base/copies.js'
 import { bytesOf, bytesPerElement, type DType, type HostData, readDType } from '../base/dtype.js'
-import { describe, fail, LilyError } from '../base/errors.js'
+import { describe, fail, LilyError, reading } from '../base/errors.js'
 import { checkKeys, type Known } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
+import { byteLengthOf, classNameOf } from '../base/views.js'
 import { native } from '../binding/native.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { readCudaDevice } from '../memory/backends.js'
 import { DeviceMemory } from '../memory/device-memory.js'
 import type { Device } from '../memory/device.js'
+import { refuseShrinking, refuseTransferred } from '../memory/host-memory.js'
 import { checkMemory, isDeviceMemory, layOutOnDevice, type Operand } from '../memory/operand.js'
 import { StreamState } from '../memory/stream-state.js'
 import { type CudaDevice, type Stream, streamStateOf } from './stream.js'
@@ -36,7 +39,16 @@ export class DeviceBuffer {
   }
 
   static {
-    bufferOperand = (buffer) => buffer.#operand
+    bufferOperand = (buffer) => buffer[bufferKey]()
+  }
+
+  static [Symbol.hasInstance](value: unknown): value is DeviceBuffer {
+    return isOf(bufferKey, value)
+  }
+
+  /** @internal */
+  [bufferKey](): Operand | null {
+    return this.#operand
   }
 
   /**
@@ -133,7 +145,8 @@ export class DeviceBuffer {
   /**
    * Copies the contents to the host once the work enqueued on the buffer so far is complete.
    *
-   * @param into typed array to fill. Default: a new one for all elements from `offset` on
+   * @param into typed array to fill, in memory that is neither resized nor transferred before the promise is settled.
+   *   Default: a new one for all elements from `offset` on
    * @param offset index of the first element of the buffer to read
    * @returns `into`, or the new typed array
    * @throws LilyError (as a rejection) ERR_LILY_DTYPE, ERR_LILY_SHAPE, ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED,
@@ -145,7 +158,10 @@ export class DeviceBuffer {
     const elements = operand.rows * operand.columns
     const data = into ?? (allocateOnHost('download', operand.dtype, Math.max(elements - offset, 0)) as T)
     const byteOffset = checkRange(operand, 'into', data, offset)
+    const isEmpty = byteLengthOf(data) === 0
+    refuseShrinking('into', data)
     await download(operand, bytesOf(data), byteOffset)
+    if (!isEmpty) refuseTransferred('into', data)
     return data
   }
 
@@ -163,7 +179,8 @@ export class DeviceBuffer {
         `expected a DeviceBuffer, got ${describe(source)}; use upload() for host memory`,
       )
     }
-    const from = source.#open()
+    const from = reading('source', () => bufferOperand(source))
+    if (from === null) fail('ERR_LILY_DISPOSED', 'source', 'this buffer is disposed of; use it before dispose()')
     if (from.byteLength !== to.byteLength) {
       fail('ERR_LILY_SHAPE', 'source', `expected ${to.byteLength} bytes, got ${from.byteLength}`)
     }
@@ -250,21 +267,18 @@ function memoryOf(operand: Operand): DeviceMemory {
 function checkRange(operand: Operand, argument: string, data: unknown, offset: number): number {
   checkMemory('buffer', operand)
   const { dtype, byteLength } = operand
-  if (
-    !ArrayBuffer.isView(data) ||
-    (data as HostData).BYTES_PER_ELEMENT !== bytesPerElement(dtype) ||
-    !holds(data, dtype)
-  ) {
+  if (!ArrayBuffer.isView(data) || !holds(data, dtype)) {
     fail('ERR_LILY_DTYPE', argument, `expected a typed array for ${dtype}, got ${describe(data)}`)
   }
   checkOffset(offset)
   const byteOffset = offset * bytesPerElement(dtype)
-  if (byteOffset + data.byteLength <= byteLength) return byteOffset
+  const given = byteLengthOf(data)
+  if (byteOffset + given <= byteLength) return byteOffset
   return fail(
     'ERR_LILY_SHAPE',
     argument,
     `expected at most ${Math.max(byteLength - byteOffset, 0)} bytes, the size of the buffer from element ${offset} on, ` +
-      `got ${data.byteLength}`,
+      `got ${given}`,
   )
 }
 
@@ -275,17 +289,17 @@ function checkOffset(offset: number): void {
 
 /** Whether a typed array is of a class that holds elements of `dtype`. */
 function holds(data: ArrayBufferView, dtype: DType): boolean {
-  const tag = (data as HostData)[Symbol.toStringTag]
+  const name = classNameOf(data)
   switch (dtype) {
     case 'float32':
-      return tag === 'Float32Array'
+      return name === 'Float32Array'
     case 'bfloat16':
-      return tag === 'Uint16Array'
+      return name === 'Uint16Array'
     case 'float16':
-      return tag === 'Uint16Array' || tag === 'Float16Array'
+      return name === 'Uint16Array' || name === 'Float16Array'
     case 'uint8':
-      return tag === 'Uint8Array'
+      return name === 'Uint8Array'
     case 'int32':
-      return tag === 'Int32Array'
+      return name === 'Int32Array'
   }
 }

@@ -1,6 +1,6 @@
 /** Conversion between float32 and the 16-bit float types, on the host. */
 import { getFloat16, setFloat16 } from '@petamoriken/float16'
-import { type DType, type HostData, viewOf } from '../base/dtype.js'
+import { type DType, type HostData, plainView } from '../base/dtype.js'
 import { allocateOnHost } from '../memory/allocate.js'
 
 const float32 = new Float32Array(1)
@@ -10,7 +10,7 @@ const scratch = new DataView(new ArrayBuffer(2))
 /** The values of host memory as float32. float32 data is returned as it is, other types are copied. */
 export function toFloat32(dtype: DType, data: HostData): Float32Array {
   if (dtype === 'float32') return data as Float32Array
-  const bits = viewOf(dtype, data.buffer, data.byteOffset, data.length)
+  const bits = plainView(dtype, data)
   const values = allocateOnHost('float32', 'float32', bits.length) as Float32Array
   const valueOf = dtype === 'bfloat16' ? fromBFloat16 : fromFloat16
   for (let i = 0; i < values.length; i++) values[i] = valueOf(bits[i])

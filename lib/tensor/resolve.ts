@@ -95,10 +95,12 @@ export function resolve(argument: string, value: unknown): Operand {
     fail('ERR_LILY_ARGUMENT', argument, `expected a tensor, such as { data, shape }, got ${describe(value)}`)
   }
   try {
-    if (value instanceof Tensor) return readOperand(argument, operandOf(value))
-    return value instanceof DeviceBuffer
-      ? readOperand(argument, bufferOperand(value))
-      : read(argument, value as Unknown)
+    const provide = (value as Unknown)[deviceTensor]
+    if (provide !== undefined) {
+      if (value instanceof Tensor) return readOperand(argument, operandOf(value))
+      if (value instanceof DeviceBuffer) return readOperand(argument, bufferOperand(value))
+    }
+    return read(argument, value as Unknown, provide)
   } catch (cause) {
     throw failedToRead(argument, cause)
   }
@@ -114,13 +116,16 @@ function readOperand(argument: string, operand: Operand | null): Operand {
   return fail('ERR_LILY_DISPOSED', argument, 'this tensor is disposed of; use it before dispose()')
 }
 
-function read(argument: string, value: Unknown): Operand {
-  const provide = value[deviceTensor]
-  if (provide !== undefined) return readProvided(argument, value, provide)
+/** @param provide the value's method `deviceTensor`, if it has one */
+function read(argument: string, value: Unknown, provide: unknown): Operand {
+  const device = value.device
+  // A host tensor of another version of this package has the method too, which throws.
+  if (provide !== undefined && !isHost(device)) return readProvided(argument, value, provide)
   const ptr = value.ptr
-  if (ptr !== undefined) return readDeviceMemory(argument, value, ptr, value)
+  if (ptr !== undefined) return readDeviceMemory(argument, value, ptr, device, value)
 
-  if (isSelection(value.selection)) return read(argument, value.selection) // numjs wraps an ndarray
+  const selection = value.selection
+  if (isSelection(selection)) return read(argument, selection, selection[deviceTensor]) // numjs wraps an ndarray
   checkFramework(argument, value)
   const data = value.data
   if (!ArrayBuffer.isView(data)) {
@@ -133,8 +138,7 @@ function read(argument: string, value: Unknown): Operand {
   const dtype = dtypeOf(argument, data as HostData, dtypeName(shape === undefined ? value.type : value.dtype))
   const sizes = readIntegers(argument, 'shape', shape === undefined ? value.dims : shape)
   const { strides, byteOffset, isWindow } = readLayout(argument, value, sizes.length, dtype)
-  const device = value.device
-  if (device !== undefined && (device as Unknown | null)?.type !== 'cpu') {
+  if (device !== undefined && !isHost(device)) {
     fail(
       'ERR_LILY_DEVICE',
       argument,
@@ -171,6 +175,10 @@ function checkFields(argument: string, value: Unknown, known: Known): void {
     if (value[one] === undefined || value[other] === undefined) continue
     fail('ERR_LILY_ARGUMENT', argument, `expected ${one} or ${other}, got both; leave one of them out`)
   }
+}
+
+function isHost(device: unknown): boolean {
+  return (device as Unknown | null | undefined)?.type === 'cpu'
 }
 
 function isSelection(value: unknown): value is Unknown {
@@ -275,11 +283,12 @@ function readProvided(argument: string, owner: Unknown, provide: unknown): Opera
       `expected [Symbol.for('lily.deviceTensor')]() to return { ptr, shape, dtype, device }, got ${describe(provided)}`,
     )
   }
-  return readDeviceMemory(argument, provided as Unknown, (provided as Unknown).ptr, owner)
+  const { ptr, device } = provided as Unknown
+  return readDeviceMemory(argument, provided as Unknown, ptr, device, owner)
 }
 
 /** @param keeper the object that the caller passed, kept reachable together with its `owner` */
-function readDeviceMemory(argument: string, value: Unknown, ptr: unknown, keeper: unknown): Operand {
+function readDeviceMemory(argument: string, value: Unknown, ptr: unknown, given: unknown, keeper: unknown): Operand {
   if (typeof ptr !== 'bigint' && !Number.isSafeInteger(ptr)) {
     fail(
       'ERR_LILY_ARGUMENT',
@@ -294,7 +303,7 @@ function readDeviceMemory(argument: string, value: Unknown, ptr: unknown, keeper
   const dtype = readDType(argument, value.dtype)
   const shape = readIntegers(argument, 'shape', value.shape)
   const { strides, byteOffset } = readLayout(argument, value, shape.length, dtype)
-  const device = readDevice(argument, value.device)
+  const device = readDevice(argument, given)
   const byteLength = value.byteLength
   const stream = value.stream
   const owner = value.owner

@@ -1,5 +1,6 @@
 /** CUDA streams and events. */
-import { describe, fail, LilyError } from '../base/errors.js'
+import { eventKey, isOf, streamKey } from '../base/copies.js'
+import { describe, fail, LilyError, reading } from '../base/errors.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bound, settled } from '../binding/errors.js'
 import { type EventHandle, native } from '../binding/native.js'
@@ -34,9 +35,23 @@ export class Stream {
 
   static {
     streamStateOf = (argument, stream) => {
-      if (stream.#state !== null) return stream.#state
-      return fail('ERR_LILY_DISPOSED', argument, 'this stream is disposed of; use it before dispose()')
+      if (!(stream instanceof Stream)) {
+        fail('ERR_LILY_ARGUMENT', argument, `expected a Stream of this package, got ${describe(stream)}`)
+      }
+      return (
+        reading(argument, () => stream[streamKey]()) ??
+        fail('ERR_LILY_DISPOSED', argument, 'this stream is disposed of; use it before dispose()')
+      )
     }
+  }
+
+  static [Symbol.hasInstance](value: unknown): value is Stream {
+    return isOf(streamKey, value)
+  }
+
+  /** @internal */
+  [streamKey](): StreamState | null {
+    return this.#state
   }
 
   /**
@@ -135,6 +150,13 @@ export class Stream {
   }
 }
 
+/** What an event is to the addon. */
+interface EventState {
+  /** Null once the event is disposed of. */
+  readonly handle: EventHandle | null
+  readonly isRecorded: boolean
+}
+
 let eventHandleOf: (argument: string, event: unknown) => EventHandle
 
 /**
@@ -157,9 +179,20 @@ export class Event {
       if (!(event instanceof Event)) {
         fail('ERR_LILY_ARGUMENT', argument, `expected an Event of this package, got ${describe(event)}`)
       }
-      if (event.#handle !== null) return event.#handle
-      return fail('ERR_LILY_DISPOSED', argument, 'this event is disposed of; use it before dispose()')
+      return (
+        reading(argument, () => event[eventKey]()).handle ??
+        fail('ERR_LILY_DISPOSED', argument, 'this event is disposed of; use it before dispose()')
+      )
     }
+  }
+
+  static [Symbol.hasInstance](value: unknown): value is Event {
+    return isOf(eventKey, value)
+  }
+
+  /** @internal */
+  [eventKey](): EventState {
+    return { handle: this.#handle, isRecorded: this.#recorded }
   }
 
   /**
@@ -231,7 +264,7 @@ export class Event {
       ['this event', this],
       ['end', end],
     ] as const) {
-      if (!event.#recorded) fail('ERR_LILY_ARGUMENT', name, 'is not recorded; call record() first')
+      if (!event[eventKey]().isRecorded) fail('ERR_LILY_ARGUMENT', name, 'is not recorded; call record() first')
       if (!event.query()) fail('ERR_LILY_ARGUMENT', name, 'is not complete; await its synchronize() first')
     }
     return bound(() => native.eventElapsed(start, last))

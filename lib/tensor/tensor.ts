@@ -1,4 +1,5 @@
 /** Tensors: memory with a shape and a type. */
+import { isOf, tensorKey } from '../base/copies.js'
 import { type DType, dtypeOf, type HostData, is16Bit, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { readIntegers, shapeText } from '../base/shape.js'
@@ -27,8 +28,17 @@ export class Tensor {
   }
 
   static {
-    operandOf = (tensor) => tensor.#operand
+    operandOf = (tensor) => tensor[tensorKey]()
     tensorOf = (operand) => new Tensor(operand)
+  }
+
+  static [Symbol.hasInstance](value: unknown): value is Tensor {
+    return isOf(tensorKey, value)
+  }
+
+  /** @internal */
+  [tensorKey](): Operand | null {
+    return this.#operand
   }
 
   /**

@@ -1,5 +1,5 @@
 /** Copies between host and device memory. */
-import { bytesOf, bytesPerElement, type HostData, viewOf } from '../base/dtype.js'
+import { bytesOf, bytesPerElement, type HostData, plainView } from '../base/dtype.js'
 import { settled } from '../binding/errors.js'
 import { type Memory, native } from '../binding/native.js'
 import { allocateOnHost } from '../memory/allocate.js'
@@ -88,9 +88,8 @@ export function memoryOf({ memory }: Operand): Memory {
 
 /** The elements of a host operand without gaps between rows: a view if it is contiguous, otherwise a copy. */
 function compact({ memory, byteOffset, dtype, rows, columns, pitch }: Operand): HostData {
-  const data = memory as HostData
   const start = byteOffset / bytesPerElement(dtype)
-  const view = viewOf(dtype, data.buffer, data.byteOffset, data.byteLength / bytesPerElement(dtype))
+  const view = plainView(dtype, memory as HostData)
   if (rows <= 1 || pitch === columns) return view.subarray(start, start + rows * columns)
   const copy = allocateOnHost('data', dtype, rows * columns)
   for (let row = 0; row < rows; row++) {

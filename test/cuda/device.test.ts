@@ -147,6 +147,20 @@ describe('DeviceBuffer', () => {
     expect(Array.from(part)).toEqual([1, 2])
   })
 
+  it('refuses a download to memory that can shrink, and rejects one to memory that was transferred', async () => {
+    const memory = DeviceBuffer.allocate([6]).fill(0)
+    const Resizable = ArrayBuffer as unknown as new (length: number, options: { maxByteLength: number }) => ArrayBuffer
+    const resizable = new Float32Array(new Resizable(24, { maxByteLength: 24 }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'into: expected memory that cannot shrink', () =>
+      memory.download(resizable),
+    )
+    const into = new Float32Array(6)
+    const pending = memory.download(into)
+    const received = structuredClone(into.buffer, { transfer: [into.buffer] })
+    await expectRefused('ERR_LILY_ARGUMENT', 'into: its ArrayBuffer was transferred', () => pending)
+    expect(received.byteLength).toBe(24)
+  })
+
   it('fills and copies', async () => {
     const from = DeviceBuffer.allocate([5], 'uint8').fill(7)
     const to = DeviceBuffer.allocate([5], 'uint8').copyFrom(from)

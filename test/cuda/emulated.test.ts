@@ -30,7 +30,7 @@ describe('a missing driver', () => {
 })
 
 describe('order of execution', () => {
-  for (const program of ['order.js', 'reuse.js', 'workers.js', 'graph.js', 'stopped.js', 'calls.js'])
+  for (const program of ['order.js', 'reuse.js', 'workers.js', 'graph.js', 'copies.js', 'stopped.js', 'calls.js'])
     for (const ORDER of ORDERS)
       test(`${program}, order ${ORDER}`, async (context) => {
         needsEmulator(context)

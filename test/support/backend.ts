@@ -82,7 +82,8 @@ class Moves {
 
   /** Copies all device buffers back to host memory. */
   async back(): Promise<void> {
-    for (const [memory, buffer] of this.#buffers) await buffer.download(new Uint8Array(memory))
+    // Not to the memory itself, which may be resizable.
+    for (const [memory, buffer] of this.#buffers) new Uint8Array(memory).set(await buffer.download<Uint8Array>())
   }
 }
 

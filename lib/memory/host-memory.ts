@@ -1,0 +1,63 @@
+/** What the buffers of host memory are, and where they lie. */
+import { types } from 'node:util'
+import { bytesOf } from '../base/dtype.js'
+import { fail } from '../base/errors.js'
+import { bufferOf, byteLengthOf } from '../base/views.js'
+import { native } from '../binding/native.js'
+
+/** The getter of `resizable`; undefined in a runtime without resizable buffers. */
+const resizable = (
+  Object.getOwnPropertyDescriptor(ArrayBuffer.prototype, 'resizable') as
+    { readonly get: (this: ArrayBufferLike) => boolean } | undefined
+)?.get
+
+/** Whether a buffer is a SharedArrayBuffer. Several of these may be objects of the same memory. */
+export function isShared(buffer: ArrayBufferLike): boolean {
+  return types.isSharedArrayBuffer(buffer)
+}
+
+/** Whether a buffer may shrink. A SharedArrayBuffer can only grow, and does not move. */
+function canShrink(buffer: ArrayBufferLike): boolean {
+  return resizable !== undefined && !isShared(buffer) && resizable.call(buffer)
+}
+
+/**
+ * Refuses memory that may shrink, for work that goes on after a call returns: the rest of the memory would be gone.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
+export function refuseShrinking(argument: string, array: ArrayBufferView): void {
+  if (!canShrink(bufferOf(array))) return
+  fail(
+    'ERR_LILY_ARGUMENT',
+    argument,
+    'expected memory that cannot shrink before the promise is settled, got a resizable ArrayBuffer; ' +
+      'pass memory of a fixed length, or a SharedArrayBuffer',
+  )
+}
+
+/**
+ * Reports that memory was transferred while work used it. Memory that is not empty has length 0 then, and no view of it
+ * becomes valid again.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
+export function refuseTransferred(argument: string, array: ArrayBufferView): void {
+  if (byteLengthOf(array) > 0) return
+  fail(
+    'ERR_LILY_ARGUMENT',
+    argument,
+    'its ArrayBuffer was transferred before the promise was settled, so the result is invalid; transfer it afterwards',
+  )
+}
+
+/** Address of the first element of an array in shared memory. It fits a number: addresses have fewer than 53 bits. */
+export function addressOf(array: ArrayBufferView): number {
+  return native.hostAddress(bytesOf(array)) // some versions of Node-API reject a Float16Array
+}
+
+/** Whether two arrays have the same buffer, or two buffers that may be of the same memory. */
+export function mayShareMemory(a: ArrayBufferView, b: ArrayBufferView): boolean {
+  const [left, right] = [bufferOf(a), bufferOf(b)]
+  return left === right || (isShared(left) && isShared(right))
+}

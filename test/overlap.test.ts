@@ -1,0 +1,196 @@
+/** Overlap of an output with an operand through another object of the same memory: refused before anything is written. */
+import { describe, expect, it } from 'vitest'
+import {
+  AdamW,
+  foldB,
+  lilyBackward,
+  lilyBackwardAsync,
+  lilyForward,
+  lilyForwardAsync,
+  loraForward,
+  type TrainableParameter,
+} from '../lib/index.js'
+import { expectSameBits } from './support/compare.js'
+import { expectRefused } from './support/refused.js'
+import { filled, sizes, smallLoraB, smallOperands } from './support/small.js'
+
+const { tokens, dIn, dOut, rank, experts } = sizes
+const ARGUMENT = 'ERR_LILY_ARGUMENT'
+
+/** The types of Node.js 20 do not declare WebAssembly. */
+const { Memory } = Reflect.get(globalThis, 'WebAssembly') as {
+  Memory: new (options: object) => { readonly buffer: SharedArrayBuffer; grow(pages: number): number }
+}
+
+/** Two arrays over the same `length` floats. */
+type Pair = (length: number) => [Float32Array, Float32Array]
+
+const kinds: Record<string, Pair> = {
+  'a structured clone of a SharedArrayBuffer': (length) => {
+    const buffer = new SharedArrayBuffer(4 * length)
+    const clone = structuredClone(buffer)
+    expect(clone).not.toBe(buffer)
+    return [new Float32Array(buffer), new Float32Array(clone)]
+  },
+  'a shared WebAssembly.Memory before and after grow': (length) => {
+    const memory = new Memory({ initial: 1, maximum: 4, shared: true })
+    const before = memory.buffer
+    memory.grow(1)
+    expect(memory.buffer).not.toBe(before)
+    return [new Float32Array(before, 64, length), new Float32Array(memory.buffer, 64, length)]
+  },
+  'a subclass with its own getters': (length) => {
+    class Lying extends Float32Array {
+      override get buffer() {
+        return new ArrayBuffer(4 * length)
+      }
+      override get byteOffset() {
+        return 4096
+      }
+      override get byteLength() {
+        return 4 * length
+      }
+    }
+    const plain = new Float32Array(length)
+    return [plain, new Lying(plain.buffer)]
+  },
+  'an array with its own properties': (length) => {
+    const plain = new Float32Array(length)
+    const lying = new Float32Array(plain.buffer)
+    Object.defineProperties(lying, { buffer: { value: new ArrayBuffer(4) }, byteOffset: { value: 1 << 20 } })
+    return [plain, lying]
+  },
+}
+
+for (const [kind, pair] of Object.entries(kinds)) {
+  describe(kind, () => {
+    it('forward: y over each operand', async () => {
+      for (const name of ['x', 'a', 'router', 'b'] as const) {
+        const { dy: _, ...operands } = smallOperands()
+        const [one, two] = pair(64)
+        const length = operands[name].data.length
+        one.set(operands[name].data)
+        const call = {
+          ...operands,
+          [name]: { data: one, shape: operands[name].shape, byteOffset: 0 },
+          y: { data: two, shape: [tokens, dOut], byteOffset: 4 * (length - 1) },
+        }
+        const before = Array.from(one)
+        const error = await expectRefused(ARGUMENT, `overlaps that of ${name}`, () => lilyForward(call))
+        expect(error.argument).toBe('y')
+        await expectRefused(ARGUMENT, `overlaps that of ${name}`, () => lilyForwardAsync(call))
+        expect(Array.from(one)).toEqual(before)
+        // One element further they no longer overlap.
+        const y = { ...call.y, byteOffset: 4 * length }
+        const expected = lilyForward({ ...operands, y: filled(0, tokens, dOut) }).y
+        lilyForward({ ...call, y })
+        expectSameBits('y', one.slice(length, length + tokens * dOut), expected.data)
+      }
+    })
+
+    it('forward of LoRA: y over b', async () => {
+      const { x, a } = smallOperands()
+      const [one, two] = pair(64)
+      const b = { data: one, shape: smallLoraB().shape, byteOffset: 0 }
+      const y = { data: two, shape: [tokens, dOut], byteOffset: 8 }
+      await expectRefused(ARGUMENT, 'y: its memory overlaps that of b', () => loraForward({ x, a, b, y }))
+    })
+
+    it('backward: a gradient over an operand, over dy, over another gradient; fold over b', async () => {
+      const { dy, ...operands } = smallOperands()
+      const [one, two] = pair(128)
+      const at = (data: Float32Array, from: number, ...shape: number[]) => ({ data, shape, byteOffset: 4 * from })
+      one.set(operands.x.data)
+      const { saved } = lilyForward({ ...operands, x: at(one, 0, tokens, dIn) })
+      const before = Array.from(one)
+      const calls = [
+        ['dx', 'x', { dy, dx: at(two, 0, tokens, dIn) }],
+        ['db', 'x', { dy, db: at(two, 7, experts, rank, dOut) }],
+        ['da', 'dy', { dy: at(one, 40, tokens, dOut), da: at(two, 63, rank, dIn) }],
+        ['dRouter', 'da', { dy, da: at(one, 40, rank, dIn), dRouter: at(two, 54, experts, rank) }],
+      ] as const
+      for (const [argument, other, call] of calls) {
+        const text = `${argument}: its memory overlaps that of ${other}`
+        await expectRefused(ARGUMENT, text, () => lilyBackward(call, saved))
+        await expectRefused(ARGUMENT, text, () => lilyBackwardAsync(call, saved))
+      }
+      expect(Array.from(one)).toEqual(before)
+
+      const b = at(one, 64, experts, rank, dOut)
+      const shared = lilyForward({ ...operands, b }).saved
+      lilyBackward({ dy }, shared, { deferB: true })
+      await expectRefused(ARGUMENT, 'db: its memory overlaps that of b', () =>
+        foldB(shared, at(two, 64, experts, rank, dOut)),
+      )
+    })
+
+    it('AdamW: a parameter twice, a gradient over a parameter', async () => {
+      const [one, two] = pair(16)
+      const at = (data: Float32Array, from: number) => ({ data, shape: [4], byteOffset: 4 * from })
+      const refusals = [
+        [
+          'q.value',
+          'p.value',
+          { p: { value: at(one, 0), grad: at(one, 4) }, q: { value: at(two, 0), grad: at(two, 8) } },
+        ],
+        [
+          'q.grad',
+          'p.value',
+          { p: { value: at(one, 0), grad: at(one, 4) }, q: { value: at(two, 8), grad: at(two, 3) } },
+        ],
+        ['p.grad', 'p.value', { p: { value: at(one, 0), grad: at(two, 3) } }],
+      ] as const
+      for (const [argument, other, parameters] of refusals) {
+        one.fill(1)
+        const optimiser = new AdamW(new Map(Object.entries(parameters)), { lr: 0.1 })
+        const error = await expectRefused(ARGUMENT, `overlaps that of ${other}`, () => optimiser.step())
+        expect(error.argument).toBe(argument)
+        expect(optimiser.stepCount).toBe(0)
+        expect(Array.from(one)).toEqual(Array.from({ length: 16 }, () => 1))
+      }
+      const apart = { p: { value: at(one, 0), grad: at(one, 4) }, q: { value: at(two, 8), grad: at(two, 12) } }
+      new AdamW(new Map(Object.entries(apart)), { lr: 0.1 }).step()
+      expect(one[0]).toBeLessThan(1)
+      expect(one[0]).toBe(one[8])
+    })
+  })
+}
+
+it('columns of one matrix in shared memory, through two objects, do not overlap', () => {
+  const { x, dy: _, ...rest } = smallOperands()
+  const width = dIn + dOut
+  const buffer = new SharedArrayBuffer(4 * tokens * width)
+  const fused = new Float32Array(buffer)
+  for (let t = 0; t < tokens; t++) fused.set(x.data.subarray(t * dIn, (t + 1) * dIn), t * width)
+  const strides = [width, 1]
+  const y = { data: new Float32Array(structuredClone(buffer)), shape: [tokens, dOut], strides, byteOffset: 4 * dIn }
+  lilyForward({ x: { data: fused, shape: [tokens, dIn], strides }, ...rest, y })
+  const apart = lilyForward({ x, ...rest, y: filled(0, tokens, dOut) }).y
+  for (let t = 0; t < tokens; t++) {
+    const row = fused.slice(t * width + dIn, (t + 1) * width)
+    expectSameBits(`row ${t}`, row, apart.data.subarray(t * dOut, (t + 1) * dOut))
+  }
+})
+
+it('AdamW: a gradient over the norm of all gradients, which a step writes', async () => {
+  const parameters = new Map<string, TrainableParameter>([['p', { value: filled(1, 1), grad: filled(1, 1) }]])
+  const optimiser = new AdamW(parameters, { maxNorm: 1 })
+  optimiser.step()
+  parameters.set('p', { value: filled(1, 1), grad: optimiser.gradNorm! })
+  const error = await expectRefused(ARGUMENT, 'overlaps that of gradNorm', () => optimiser.step())
+  expect(error.argument).toBe('p.grad')
+})
+
+it('an array is what its class is, whatever Symbol.toStringTag says', async () => {
+  const { x, dy: _, ...rest } = smallOperands()
+  class Bytes extends Uint8Array {
+    // @ts-expect-error: the class lies
+    override get [Symbol.toStringTag]() {
+      return 'Float32Array'
+    }
+  }
+  const bytes = new Bytes(x.data.buffer as ArrayBuffer, 0, tokens * dIn)
+  await expectRefused('ERR_LILY_DTYPE', 'x', () =>
+    lilyForward({ x: { data: bytes as never, shape: [tokens, dIn] }, ...rest }),
+  )
+})

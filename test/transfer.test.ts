@@ -1,0 +1,269 @@
+/** Memory that is transferred or resized while a call runs off the main thread, as docs/memory.md describes it. */
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { describe, expect, it } from 'vitest'
+import {
+  lilyBackward,
+  lilyBackwardAsync,
+  lilyForward,
+  lilyForwardAsync,
+  loraBackward,
+  loraBackwardAsync,
+  loraForward,
+  loraForwardAsync,
+} from '../lib/index.js'
+import { expectSameBits } from './support/compare.js'
+import { expectRefused } from './support/refused.js'
+import { filled, type HostTensor, sizes, smallLoraB, smallOperands } from './support/small.js'
+
+const ARGUMENT = 'ERR_LILY_ARGUMENT'
+const { tokens, dIn, dOut, rank, experts } = sizes
+
+/** Transfers the memory of an array, as postMessage does, and overwrites it. Returns the receiver's array. */
+function transfer({ data }: { readonly data: Float32Array }): Float32Array {
+  const { buffer } = data
+  const received = new Float32Array(structuredClone(buffer, { transfer: [buffer as ArrayBuffer] }))
+  expect(data.length).toBe(0)
+  return received
+}
+
+/** Operands that are too large to be copied, but for the router. */
+function largeOperands() {
+  const [M, d] = [64, 512]
+  return {
+    x: filled(1, M, d),
+    a: filled(1 / 64, 256, d),
+    router: filled(0, 2, 256),
+    b: filled(1 / 64, 2, 256, d),
+  }
+}
+
+describe('a small operand', () => {
+  it.each(['x', 'a', 'router', 'b'] as const)('%s of forward: the call has read it', async (name) => {
+    const { dy: _, ...operands } = smallOperands()
+    const expected = lilyForward(operands)
+    const pending = lilyForwardAsync(operands)
+    transfer(operands[name]).fill(NaN)
+    const { y, saved } = await pending
+    expectSameBits('y', y.data, expected.y.data)
+    expectSameBits('hidden', saved.hidden.data, expected.saved.hidden.data)
+    // Backward needs it again.
+    await expectRefused(ARGUMENT, `${name}: its ArrayBuffer is detached`, () =>
+      lilyBackward({ dy: smallOperands().dy }, saved),
+    )
+  })
+
+  it.each(['dy', 'x', 'a', 'router', 'b'] as const)('%s of backward: the call has read it', async (name) => {
+    const { dy, ...operands } = smallOperands()
+    const { saved } = lilyForward(operands)
+    const expected = lilyBackward({ dy }, saved)
+    const pending = lilyBackwardAsync({ dy }, saved)
+    transfer({ dy, ...operands }[name]).fill(NaN)
+    const gradients = await pending
+    for (const each of ['dx', 'da', 'dRouter', 'db'] as const) {
+      expectSameBits(each, gradients[each].data, expected[each].data)
+    }
+  })
+
+  it('tensors of saved: the call has read them; a later one is refused', async () => {
+    const { dy, ...operands } = smallOperands()
+    const { saved } = lilyForward(operands)
+    const expected = lilyBackward({ dy }, saved)
+    const pending = lilyBackwardAsync({ dy }, saved)
+    transfer(saved.hidden as { data: Float32Array }).fill(NaN)
+    expectSameBits('db', (await pending).db.data, expected.db.data)
+    await expectRefused(ARGUMENT, 'saved: its ArrayBuffer is detached', () => lilyBackward({ dy }, saved))
+    await expectRefused(ARGUMENT, 'saved: its ArrayBuffer is detached', () => lilyBackwardAsync({ dy }, saved))
+  })
+
+  it('of LoRA: the call has read it', async () => {
+    const { x, a, dy } = smallOperands()
+    const operands = { x, a, b: smallLoraB() }
+    const expected = loraForward(operands)
+    const gradients = loraBackward({ dy }, expected.saved)
+    const [forward, backward] = [loraForwardAsync(operands), loraBackwardAsync({ dy }, expected.saved)]
+    for (const operand of [x, a, operands.b, dy]) transfer(operand).fill(NaN)
+    expectSameBits('y', (await forward).y.data, expected.y.data)
+    expectSameBits('db', (await backward).db.data, gradients.db.data)
+  })
+
+  it('y: the call rejects and writes nothing', async () => {
+    const { dy: _, ...operands } = smallOperands()
+    const y = filled(3, tokens, dOut)
+    const pending = lilyForwardAsync({ ...operands, y })
+    const received = transfer(y)
+    const error = await expectRefused(ARGUMENT, 'y: its ArrayBuffer was transferred', () => pending)
+    expect(error.argument).toBe('y')
+    expect(received.every((value) => value === 3)).toBe(true)
+  })
+
+  it('a gradient: the call rejects and writes none of the small ones', async () => {
+    const { dy, ...operands } = smallOperands()
+    const { saved } = lilyForward(operands)
+    const [dx, da, dRouter, db] = [
+      filled(3, tokens, dIn),
+      filled(3, rank, dIn),
+      filled(3, experts, rank),
+      filled(3, experts, rank, dOut),
+    ]
+    const pending = lilyBackwardAsync({ dy, dx, da, dRouter, db }, saved)
+    const received = transfer(da)
+    await expectRefused(ARGUMENT, 'da: its ArrayBuffer was transferred', () => pending)
+    for (const data of [received, dx.data, dRouter.data, db.data]) expect(new Set(data)).toEqual(new Set([3]))
+  })
+
+  it('an output with a pitch: the call writes its own columns only', async () => {
+    const { dy: _, ...operands } = smallOperands()
+    const width = 2 * dOut + 1
+    const fused = filled(1, tokens, width).data
+    const columns = (from: number) => ({
+      data: fused,
+      shape: [tokens, dOut],
+      strides: [width, 1],
+      byteOffset: 4 * from,
+    })
+    const twice = { ...operands, b: { ...operands.b, data: operands.b.data.map((value) => 2 * value) } }
+    const pending = [
+      lilyForwardAsync({ ...operands, y: columns(0) }),
+      lilyForwardAsync({ ...twice, y: columns(dOut) }, { accumulate: false }),
+    ]
+    for (let t = 0; t < tokens; t++) fused[t * width + 2 * dOut] = 7
+    await Promise.all(pending)
+    const left = lilyForward({ ...operands, y: filled(1, tokens, dOut) }).y.data
+    const right = lilyForward(twice).y.data
+    for (let t = 0; t < tokens; t++) {
+      const row = fused.subarray(t * width, (t + 1) * width)
+      expectSameBits('left', row.slice(0, dOut), left.subarray(t * dOut, (t + 1) * dOut))
+      expectSameBits('right', row.slice(dOut, 2 * dOut), right.subarray(t * dOut, (t + 1) * dOut))
+      expect(row[2 * dOut]).toBe(7)
+    }
+  })
+})
+
+describe('a large operand: the call rejects', () => {
+  // The receiver keeps the memory, so the process does not crash.
+  it.each(['x', 'a', 'b'] as const)('%s of forward', async (name) => {
+    const operands = largeOperands()
+    const pending = lilyForwardAsync(operands)
+    const received = transfer(operands[name])
+    await expectRefused(ARGUMENT, `${name}: its ArrayBuffer was transferred`, () => pending)
+    expect(received.length).toBeGreaterThan(0)
+  })
+
+  it('y of forward', async () => {
+    const y = filled(1, 64, 512)
+    const pending = lilyForwardAsync({ ...largeOperands(), y })
+    const received = transfer(y)
+    await expectRefused(ARGUMENT, 'y: its ArrayBuffer was transferred', () => pending)
+    expect(received.length).toBe(64 * 512)
+  })
+
+  it('dy, an operand of forward, the tensors of saved', async () => {
+    for (const name of ['dy', 'x', 'saved'] as const) {
+      const operands = largeOperands()
+      const { saved } = lilyForward(operands)
+      const dy = filled(1, 64, 512)
+      const pending = lilyBackwardAsync({ dy }, saved)
+      const received = transfer(
+        name === 'saved' ? (saved.hidden as { data: Float32Array }) : { dy, x: operands.x }[name],
+      )
+      await expectRefused(ARGUMENT, `${name}: its ArrayBuffer was transferred`, () => pending)
+      expect(received.length).toBeGreaterThan(0)
+    }
+  })
+
+  it('in shared memory it is used in place', async () => {
+    const { x, ...rest } = largeOperands()
+    const expected = lilyForward({ x, ...rest }).y
+    const shared = new Float32Array(new SharedArrayBuffer(x.data.byteLength))
+    shared.set(x.data)
+    const y = { data: new Float32Array(new SharedArrayBuffer(4 * 64 * 512)), shape: [64, 512] }
+    await lilyForwardAsync({ x: { data: shared, shape: x.shape }, ...rest, y })
+    expectSameBits('y', y.data.slice(), expected.data)
+  })
+
+  // Node-API cannot keep the memory alive. If the receiver does not, the process may crash.
+  it.each(['x', 'y'])('%s, in memory that is freed meanwhile: the call rejects or the process ends', async (name) => {
+    const { ended, stdout, stderr } = await run('transfer.js', name)
+    if (ended === 0) expect(stdout).toMatch(new RegExp(`^rejected: ERR_LILY_ARGUMENT ${name}: its ArrayBuffer was`))
+    else expect(['SIGSEGV', 'SIGBUS', 'SIGABRT', 'AddressSanitizer'], stderr).toContain(ended)
+  })
+})
+
+describe('a buffer that can be resized', () => {
+  interface Resizable<Buffer> {
+    new (length: number, options: { maxByteLength: number }): Buffer
+  }
+  const ResizableArrayBuffer = ArrayBuffer as unknown as Resizable<ArrayBuffer & { resize: (length: number) => void }>
+  const GrowableSharedArrayBuffer = SharedArrayBuffer as unknown as Resizable<
+    SharedArrayBuffer & { grow: (length: number) => void }
+  >
+  const resizable = ({ data, shape }: HostTensor) => {
+    const copy = new Float32Array(new ResizableArrayBuffer(data.byteLength, { maxByteLength: data.byteLength }))
+    copy.set(data)
+    return { data: copy, shape }
+  }
+
+  it('is refused by the Async forms, and accepted by the others', async () => {
+    const { dy, ...operands } = smallOperands()
+    const text = (name: string) => `${name}: expected memory that cannot shrink`
+    for (const name of ['x', 'a', 'router', 'b', 'y'] as const) {
+      const call = { ...operands, y: filled(1, tokens, dOut) }
+      call[name] = resizable(call[name])
+      const error = await expectRefused(ARGUMENT, text(name), () => lilyForwardAsync(call))
+      expect(error.argument).toBe(name)
+      expect(new Set(call.y.data)).toEqual(new Set([1]))
+      lilyForward(call)
+    }
+    const { saved } = lilyForward(operands)
+    for (const name of ['dy', 'dx', 'da', 'dRouter', 'db'] as const) {
+      const call = {
+        dy,
+        dx: filled(1, tokens, dIn),
+        da: filled(1, rank, dIn),
+        dRouter: filled(1, experts, rank),
+        db: filled(1, experts, rank, dOut),
+      }
+      call[name] = resizable(call[name])
+      await expectRefused(ARGUMENT, text(name), () => lilyBackwardAsync(call, saved))
+      for (const each of ['dx', 'da', 'dRouter', 'db'] as const) expect(new Set(call[each].data)).toEqual(new Set([1]))
+      lilyBackward(call, saved)
+    }
+    const x = resizable(operands.x)
+    const { saved: savedOfX } = lilyForward({ ...operands, x })
+    await expectRefused(ARGUMENT, text('x'), () => lilyBackwardAsync({ dy }, savedOfX))
+  })
+
+  it('is accepted if it is shared, because shared memory only grows, and stays where it is', async () => {
+    const { x, ...rest } = largeOperands()
+    const expected = lilyForward({ x, ...rest }).y
+    const bytes = x.data.byteLength
+    const buffer = new GrowableSharedArrayBuffer(bytes, { maxByteLength: 2 * bytes })
+    const data = new Float32Array(buffer, 0, x.data.length)
+    data.set(x.data)
+    const pending = lilyForwardAsync({ x: { data, shape: x.shape }, ...rest })
+    buffer.grow(2 * bytes)
+    expectSameBits('y', (await pending).y.data, expected.data)
+  })
+})
+
+interface Ended {
+  /** The exit code, the signal, or 'AddressSanitizer'. */
+  ended: unknown
+  stdout: string
+  stderr: string
+}
+
+function run(...args: string[]): Promise<Ended> {
+  const cwd = fileURLToPath(new URL('programs/', import.meta.url))
+  return new Promise((resolve) => {
+    execFile(process.execPath, ['--expose-gc', ...args], { cwd }, (error, stdout, stderr) => {
+      const ended = stderr.includes('AddressSanitizer')
+        ? 'AddressSanitizer'
+        : error === null
+          ? 0
+          : (error.signal ?? error.code)
+      resolve({ ended, stdout, stderr })
+    })
+  })
+}
