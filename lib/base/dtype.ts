@@ -1,5 +1,6 @@
 /** Data types of tensors, and the typed arrays that hold them on the host. */
 import { describe, fail } from './errors.js'
+import { bufferOf, byteLengthOf, byteOffsetOf, tagOf } from './views.js'
 
 /** Data type of a tensor's elements. Masks are `uint8` and sequence offsets `int32`; all other operands hold floats. */
 export type DType = 'float32' | 'bfloat16' | 'float16' | 'uint8' | 'int32'
@@ -63,15 +64,26 @@ export function readDType(argument: string, value: unknown): DType {
 }
 
 /**
+ * Reads the dtype of parameters or activations.
+ *
+ * @throws LilyError ERR_LILY_DTYPE
+ */
+export function readFloatDType(argument: string, value: unknown): DType {
+  const dtype = readDType(argument, value)
+  if (dtype === 'float32' || is16Bit(dtype)) return dtype
+  return fail('ERR_LILY_DTYPE', argument, `expected float32, bfloat16 or float16, got ${dtype}`)
+}
+
+/**
  * The dtype of host memory, from the class of its typed array. `given`, if defined, must agree with it. For a
  * Uint16Array `given` is required: the array holds bit patterns of bfloat16 or of float16.
  *
- * Arrays are told apart by `Symbol.toStringTag`, because `instanceof` fails for arrays of another realm (a vm context).
+ * Arrays are told apart by their tag, because `instanceof` fails for arrays of another realm (a vm context).
  *
  * @throws LilyError ERR_LILY_DTYPE
  */
 export function dtypeOf(argument: string, data: HostData, given: unknown): DType {
-  switch (data[Symbol.toStringTag]) {
+  switch (tagOf(data)) {
     case 'Float32Array':
       return agreed(argument, 'float32', given)
     case 'Float16Array':
@@ -117,6 +129,6 @@ export function viewOf(dtype: DType, buffer: ArrayBufferLike, byteOffset: number
 }
 
 /** The same memory as bytes. */
-export function bytesOf({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength)
+export function bytesOf(data: HostData): Uint8Array {
+  return new Uint8Array(bufferOf(data), byteOffsetOf(data), byteLengthOf(data))
 }

@@ -5,6 +5,7 @@
 import { bytesPerElement, type DType, type HostData } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
 import { flatten, shapeText } from '../base/shape.js'
+import { bufferOf, byteLengthOf, byteOffsetOf } from '../base/views.js'
 import { bound } from '../binding/errors.js'
 import { native } from '../binding/native.js'
 import { checkDevice } from './backends.js'
@@ -152,14 +153,15 @@ export function checkMemory(argument: string, operand: Operand): void {
     bound(() => native.checkPointer(operand.device.id, address, operand.byteLength, argument))
     return
   }
-  if (operand.byteOffset + operand.byteLength <= memory.byteLength) return
-  if (isHostMemory(memory) && isDetached(memory.buffer)) failDetached(argument)
+  const bytes = isHostMemory(memory) ? byteLengthOf(memory) : memory.byteLength
+  if (operand.byteOffset + operand.byteLength <= bytes) return
+  if (isHostMemory(memory) && isDetached(bufferOf(memory))) failDetached(argument)
   fail(
     'ERR_LILY_SHAPE',
     argument,
     `expected at least ${operand.byteOffset + operand.byteLength} bytes of data for shape ${shapeText(operand.shape)} ` +
       `${operand.strides === null ? '' : `with strides ${shapeText(operand.strides)} `}of ${operand.dtype}, got ` +
-      `${memory.byteLength}${memory.byteLength === 0 ? ' (a view outside a shrunken ArrayBuffer has length 0)' : ''}; ` +
+      `${bytes}${bytes === 0 ? ' (a view outside a shrunken ArrayBuffer has length 0)' : ''}; ` +
       `pass longer data or a smaller shape`,
   )
 }
@@ -169,12 +171,13 @@ export function checkMemory(argument: string, operand: Operand): void {
  *
  * @throws LilyError ERR_LILY_SHAPE
  */
-export function checkNotLonger(argument: string, data: ArrayBufferView, { byteLength, shape, dtype }: Operand): void {
-  if (data.byteLength <= byteLength) return
+export function checkNotLonger(argument: string, data: HostData, { byteLength, shape, dtype }: Operand): void {
+  const bytes = byteLengthOf(data)
+  if (bytes <= byteLength) return
   fail(
     'ERR_LILY_SHAPE',
     argument,
-    `expected ${byteLength} bytes of data for shape ${shapeText(shape)} of ${dtype}, got ${data.byteLength}; ` +
+    `expected ${byteLength} bytes of data for shape ${shapeText(shape)} of ${dtype}, got ${bytes}; ` +
       `pass data.subarray(...) or a byteOffset to use a part of it`,
   )
 }
@@ -205,7 +208,8 @@ export function isDetached(buffer: ArrayBufferLike): boolean {
 export function overlaps(a: Operand, b: Operand): boolean {
   const left = a.memory
   const right = b.memory
-  if (isHostMemory(left) ? !isHostMemory(right) || left.buffer !== right.buffer : isHostMemory(right)) return false
+  if (isHostMemory(left) ? !isHostMemory(right) || bufferOf(left) !== bufferOf(right) : isHostMemory(right))
+    return false
   if (a.byteLength === 0 || b.byteLength === 0) return false
   const aStart = startOf(left) + a.byteOffset
   const bStart = startOf(right) + b.byteOffset
@@ -226,7 +230,7 @@ export function overlaps(a: Operand, b: Operand): boolean {
  * Whether an operand lies in memory `own` that this package allocated: in its ArrayBuffer, or in its block on a device.
  */
 export function sharesMemory({ memory, byteOffset, byteLength }: Operand, own: OperandMemory): boolean {
-  if (isHostMemory(own)) return isHostMemory(memory) && memory.buffer === own.buffer
+  if (isHostMemory(own)) return isHostMemory(memory) && bufferOf(memory) === bufferOf(own)
   if (isHostMemory(memory) || typeof own === 'bigint') return false
   const start = startOf(memory) + byteOffset
   return start < own.address + own.byteLength && own.address < start + byteLength
@@ -238,5 +242,5 @@ export function sharesMemory({ memory, byteOffset, byteLength }: Operand, own: O
  */
 export function startOf(memory: OperandMemory): number {
   if (typeof memory === 'bigint') return Number(memory)
-  return isHostMemory(memory) ? memory.byteOffset : memory.address
+  return isHostMemory(memory) ? byteOffsetOf(memory) : memory.address
 }

@@ -1,5 +1,6 @@
 /** The descriptors of calls in the form that the addon reads: the numbers of a call, and one memory per operand. */
 import { bytesOf, type DType } from '../base/dtype.js'
+import { tagOf } from '../base/views.js'
 import {
   backwardSlots,
   callFields,
@@ -37,7 +38,7 @@ type SharedSlot = keyof typeof forwardSlots & keyof typeof backwardSlots
 /** Memory in the form that the addon reads. Some versions of Node-API reject Float16Array: its bytes are passed instead. */
 export function boundMemory(memory: OperandMemory): Memory {
   if (isDeviceMemory(memory)) return memory.handle
-  return isHostMemory(memory) && memory[Symbol.toStringTag] === 'Float16Array' ? bytesOf(memory) : memory
+  return isHostMemory(memory) && tagOf(memory) === 'Float16Array' ? bytesOf(memory) : memory
 }
 
 class Descriptor {
@@ -135,7 +136,11 @@ function writeSlot(
   numbers[at + slotFields.accumulate] = accumulate ? 1 : 0
 }
 
-/** The descriptors of forward and backward. All calls share them, because the addon reads them before it returns. */
+/**
+ * The descriptors of forward and backward. All calls share them: the addon reads them before it returns, and no code of
+ * the caller runs between the first number that is written here and that. It has run when the call was read (read.ts);
+ * the later phases read typed arrays of the caller by views.ts only.
+ */
 export const forward = new Descriptor(FORWARD_SLOTS)
 export const backward = new Descriptor(BACKWARD_SLOTS)
 

@@ -2,9 +2,10 @@
  * The small operands: mask, sequence offsets, weights of experts. Their numbers are copied when they are read, so that
  * the checks and the kernels see the same numbers even if the caller or another thread changes them.
  */
-import { type DType, dtypeOf, type HostData, viewOf } from '../base/dtype.js'
+import { bytesPerElement, type DType, dtypeOf, type HostData, viewOf } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { get } from '../base/options.js'
+import { bufferOf, byteLengthOf, byteOffsetOf } from '../base/views.js'
 import { shapeText } from '../base/shape.js'
 import { CPU } from '../memory/device.js'
 import { checkMemory, failDetached, isDetached, layOut, type Operand, type Part } from '../memory/operand.js'
@@ -66,8 +67,10 @@ function read(argument: string, value: unknown, dtypes: readonly [DType, ...DTyp
 }
 
 function wrap(argument: string, data: HostData): Operand {
-  if (data.length === 0 && isDetached(data.buffer)) failDetached(argument)
-  return layOut(argument, data, 0, dtypeOf(argument, data, undefined), CPU, [data.length], null)
+  const dtype = dtypeOf(argument, data, undefined)
+  const bytes = byteLengthOf(data)
+  if (bytes === 0 && isDetached(bufferOf(data))) failDetached(argument)
+  return layOut(argument, data, 0, dtype, CPU, [bytes / bytesPerElement(dtype)], null)
 }
 
 function copyArray(argument: string, values: readonly unknown[]): Float64Array {
@@ -84,11 +87,11 @@ function copyArray(argument: string, values: readonly unknown[]): Float64Array {
 
 function copyRows({ memory, byteOffset, dtype, rows, columns, pitch }: Operand): HostData {
   const data = memory as HostData
-  const bytes = data.BYTES_PER_ELEMENT
+  const bytes = bytesPerElement(dtype)
   const copy = viewOf(dtype, new ArrayBuffer(rows * columns * bytes), 0, rows * columns)
+  const [buffer, start] = [bufferOf(data), byteOffsetOf(data) + byteOffset]
   for (let row = 0; row < rows; row++) {
-    const start = byteOffset / bytes + row * pitch
-    copy.set(data.subarray(start, start + columns), row * columns)
+    copy.set(viewOf(dtype, buffer, start + row * pitch * bytes, columns), row * columns)
   }
   return copy
 }

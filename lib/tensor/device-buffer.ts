@@ -1,9 +1,10 @@
 /** Device memory that the caller can write, read and pass to other libraries. */
 import { bytesOf, bytesPerElement, type DType, type HostData, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
-import { checkKeys, type Known } from '../base/options.js'
+import { checkKeys, get, type Known } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
+import { byteLengthOf, tagOf } from '../base/views.js'
 import { native } from '../binding/native.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { readCudaDevice } from '../memory/backends.js'
@@ -11,7 +12,7 @@ import { DeviceMemory } from '../memory/device-memory.js'
 import type { Device } from '../memory/device.js'
 import { checkMemory, isDeviceMemory, layOutOnDevice, type Operand } from '../memory/operand.js'
 import { StreamState } from '../memory/stream-state.js'
-import { type CudaDevice, type Stream, streamStateOf } from './stream.js'
+import { type CudaDevice, openStream, type Stream } from './stream.js'
 import { type Tensor, tensorOf } from './tensor.js'
 import { download, placementOn } from './transfer.js'
 
@@ -19,6 +20,9 @@ const ALLOCATE_OPTIONS: Known = new Set(['stream'])
 
 /** The operand of a buffer; null once the buffer is disposed of. */
 export let bufferOperand: (buffer: DeviceBuffer) => Operand | null
+
+/** Whether a value is a DeviceBuffer. It runs no trap of a proxy. */
+let isBuffer: (value: unknown) => value is DeviceBuffer
 
 /**
  * A contiguous row-major array in device memory of the package's pool. Every call accepts it as an operand, and it has
@@ -37,6 +41,7 @@ export class DeviceBuffer {
 
   static {
     bufferOperand = (buffer) => buffer.#operand
+    isBuffer = (value) => typeof value === 'object' && value !== null && #operand in value
   }
 
   /**
@@ -56,8 +61,8 @@ export class DeviceBuffer {
     const type = readDType('dtype', dtype)
     const place = readCudaDevice('device', device)
     checkKeys('options', options, ALLOCATE_OPTIONS)
-    const stream =
-      options.stream === undefined ? StreamState.default(place.id) : streamStateOf('stream', options.stream)
+    const given = get('options', options, 'stream')
+    const stream = given === undefined ? StreamState.default(place.id) : openStream('stream', given)
     if (stream.device !== place.id) {
       fail(
         'ERR_LILY_DEVICE',
@@ -156,7 +161,7 @@ export class DeviceBuffer {
    */
   copyFrom(source: DeviceBuffer): this {
     const to = this.#open()
-    if (!(source instanceof DeviceBuffer)) {
+    if (!isBuffer(source)) {
       fail(
         'ERR_LILY_ARGUMENT',
         'source',
@@ -250,21 +255,18 @@ function memoryOf(operand: Operand): DeviceMemory {
 function checkRange(operand: Operand, argument: string, data: unknown, offset: number): number {
   checkMemory('buffer', operand)
   const { dtype, byteLength } = operand
-  if (
-    !ArrayBuffer.isView(data) ||
-    (data as HostData).BYTES_PER_ELEMENT !== bytesPerElement(dtype) ||
-    !holds(data, dtype)
-  ) {
+  if (!ArrayBuffer.isView(data) || !holds(data, dtype)) {
     fail('ERR_LILY_DTYPE', argument, `expected a typed array for ${dtype}, got ${describe(data)}`)
   }
   checkOffset(offset)
   const byteOffset = offset * bytesPerElement(dtype)
-  if (byteOffset + data.byteLength <= byteLength) return byteOffset
+  const bytes = byteLengthOf(data)
+  if (byteOffset + bytes <= byteLength) return byteOffset
   return fail(
     'ERR_LILY_SHAPE',
     argument,
     `expected at most ${Math.max(byteLength - byteOffset, 0)} bytes, the size of the buffer from element ${offset} on, ` +
-      `got ${data.byteLength}`,
+      `got ${bytes}`,
   )
 }
 
@@ -275,7 +277,7 @@ function checkOffset(offset: number): void {
 
 /** Whether a typed array is of a class that holds elements of `dtype`. */
 function holds(data: ArrayBufferView, dtype: DType): boolean {
-  const tag = (data as HostData)[Symbol.toStringTag]
+  const tag = tagOf(data)
   switch (dtype) {
     case 'float32':
       return tag === 'Float32Array'

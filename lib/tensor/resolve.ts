@@ -142,7 +142,7 @@ function read(argument: string, value: Unknown): Operand {
     )
   }
   const operand = layOut(argument, data as HostData, byteOffset, dtype, CPU, sizes, strides)
-  if (!isWindow) checkNotLonger(argument, data, operand)
+  if (!isWindow) checkNotLonger(argument, data as HostData, operand)
   return operand
 }
 

@@ -8,8 +8,8 @@ import { refuseInCapture } from '../memory/capture.js'
 import { cudaDevice, type Device } from '../memory/device.js'
 import { StreamState } from '../memory/stream-state.js'
 
-/** The state of a Stream. Throws ERR_LILY_DISPOSED if the stream is disposed of. */
-export let streamStateOf: (argument: string, stream: Stream) => StreamState
+/** The state of a Stream; undefined for any other value. Throws ERR_LILY_DISPOSED if the stream is disposed of. */
+export let streamStateOf: (argument: string, stream: unknown) => StreamState | undefined
 
 /** A CUDA device. */
 export interface CudaDevice {
@@ -34,6 +34,7 @@ export class Stream {
 
   static {
     streamStateOf = (argument, stream) => {
+      if (typeof stream !== 'object' || stream === null || !(#state in stream)) return undefined
       if (stream.#state !== null) return stream.#state
       return fail('ERR_LILY_DISPOSED', argument, 'this stream is disposed of; use it before dispose()')
     }
@@ -135,6 +136,13 @@ export class Stream {
   }
 }
 
+/** The state of a Stream that the caller passed. */
+export function openStream(argument: string, stream: unknown): StreamState {
+  const state = streamStateOf(argument, stream)
+  if (state !== undefined) return state
+  return fail('ERR_LILY_ARGUMENT', argument, `expected a Stream of this package, got ${describe(stream)}`)
+}
+
 let eventHandleOf: (argument: string, event: unknown) => EventHandle
 
 /**
@@ -154,7 +162,7 @@ export class Event {
 
   static {
     eventHandleOf = (argument, event) => {
-      if (!(event instanceof Event)) {
+      if (typeof event !== 'object' || event === null || !(#handle in event)) {
         fail('ERR_LILY_ARGUMENT', argument, `expected an Event of this package, got ${describe(event)}`)
       }
       if (event.#handle !== null) return event.#handle
@@ -186,7 +194,7 @@ export class Event {
   record(stream?: Stream): this {
     const handle = this.#open()
     refuseInCapture("an event's record()", 'call it before or after')
-    const state = stream === undefined ? StreamState.default(this.device.id) : streamStateOf('stream', stream)
+    const state = stream === undefined ? StreamState.default(this.device.id) : openStream('stream', stream)
     if (state.device !== this.device.id) {
       fail(
         'ERR_LILY_DEVICE',

@@ -1,5 +1,6 @@
 /** Copies between host and device memory. */
 import { bytesOf, bytesPerElement, type HostData, viewOf } from '../base/dtype.js'
+import { bufferOf, byteLengthOf, byteOffsetOf } from '../base/views.js'
 import { settled } from '../binding/errors.js'
 import { type Memory, native } from '../binding/native.js'
 import { allocateOnHost } from '../memory/allocate.js'
@@ -90,7 +91,7 @@ export function memoryOf({ memory }: Operand): Memory {
 function compact({ memory, byteOffset, dtype, rows, columns, pitch }: Operand): HostData {
   const data = memory as HostData
   const start = byteOffset / bytesPerElement(dtype)
-  const view = viewOf(dtype, data.buffer, data.byteOffset, data.byteLength / bytesPerElement(dtype))
+  const view = viewOf(dtype, bufferOf(data), byteOffsetOf(data), byteLengthOf(data) / bytesPerElement(dtype))
   if (rows <= 1 || pitch === columns) return view.subarray(start, start + rows * columns)
   const copy = allocateOnHost('data', dtype, rows * columns)
   for (let row = 0; row < rows; row++) {
