@@ -4,16 +4,20 @@
  * change what has been checked.
  */
 
-const prototype = Object.getPrototypeOf(Uint8Array.prototype) as object
+type Getter<T> = (this: ArrayBufferView) => T
 
-function getterOf<T>(name: string | symbol): (this: ArrayBufferView) => T {
-  return Object.getOwnPropertyDescriptor(prototype, name)?.get as (this: ArrayBufferView) => T
+interface Getters {
+  readonly [Symbol.toStringTag]: { readonly get: Getter<string | undefined> }
+  readonly buffer: { readonly get: Getter<ArrayBufferLike> }
+  readonly byteOffset: { readonly get: Getter<number> }
+  readonly byteLength: { readonly get: Getter<number> }
 }
 
-const tag = getterOf<string | undefined>(Symbol.toStringTag)
-const buffer = getterOf<ArrayBufferLike>('buffer')
-const byteOffset = getterOf<number>('byteOffset')
-const byteLength = getterOf<number>('byteLength')
+const getters = Object.getOwnPropertyDescriptors(Object.getPrototypeOf(Uint8Array.prototype)) as unknown as Getters
+const { get: tag } = getters[Symbol.toStringTag]
+const { get: buffer } = getters.buffer
+const { get: byteOffset } = getters.byteOffset
+const { get: byteLength } = getters.byteLength
 
 /** Name of the class of a typed array, also of one of another realm; undefined for a DataView. */
 export function tagOf(view: ArrayBufferView): string | undefined {

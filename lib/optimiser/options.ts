@@ -134,14 +134,14 @@ function readGroups(value: unknown, names: readonly string[], fallback: Rates): 
 function matched(argument: string, match: unknown, names: readonly string[]): readonly string[] {
   const list = copyArray(argument, match)
   if (list !== null) {
-    const unknown = list.find((name) => !names.includes(name as string))
-    if (list.length > 0 && unknown === undefined) return list as string[]
+    const unknown = list.findIndex((name) => !names.includes(name as string))
+    if (list.length > 0 && unknown < 0) return list as string[]
     fail(
       'ERR_LILY_ARGUMENT',
       argument,
       list.length === 0
         ? 'expected at least one name, got none'
-        : `expected names of parameters, such as '${names[0]}', got ${describe(unknown)}`,
+        : `expected names of parameters, such as '${names[0]}', got ${describe(list[unknown])}`,
     )
   }
   if (!isInstance(match, RegExp) && typeof match !== 'function') {

@@ -42,8 +42,10 @@ export function readNames(parameters: unknown): string[] {
     throw failedToRead('parameters', cause)
   }
   if (names.length === 0) fail('ERR_LILY_ARGUMENT', 'parameters', 'expected at least one parameter, got an empty Map')
-  const wrong = names.find((name) => typeof name !== 'string')
-  if (wrong !== undefined) fail('ERR_LILY_ARGUMENT', 'parameters', `expected strings as keys, got ${describe(wrong)}`)
+  for (const name of names) {
+    if (typeof name !== 'string')
+      fail('ERR_LILY_ARGUMENT', 'parameters', `expected strings as keys, got ${describe(name)}`)
+  }
   return names as string[]
 }
 
