@@ -735,16 +735,16 @@ for (const [group, rows] of Object.entries({ ...operations(), ...tensors, ...mod
 
 /** What is wrong with the outcome of a call; null: nothing. */
 async function outcomeOf({ argument, valid = [], call }: Row, value: Value): Promise<string | null> {
-  const before: (readonly [Float32Array, ReturnType<typeof bits>])[] = []
+  const before: (readonly [Float32Array, Buffer])[] = []
   try {
     await call(VALUES[value as keyof typeof VALUES]() as never, (...data) => {
-      for (const each of data as Float32Array[]) before.push([each, bits(each).slice()])
+      for (const each of data as Float32Array[]) before.push([each, Buffer.from(bits(each))])
     })
   } catch (error) {
     if (!(error instanceof LilyError)) return `threw ${String(error)}`
     if (valid.includes(value)) return `is valid, but threw ${error.message}`
     if (!argument.test(error.message)) return `does not name ${String(argument)}: ${error.message}`
-    const isUnchanged = before.every(([data, old]) => bits(data).every((word, i) => word === old[i]))
+    const isUnchanged = before.every(([data, old]) => bits(data).equals(old))
     return isUnchanged ? null : `wrote, and then threw ${error.message}`
   }
   return valid.includes(value) ? null : 'was accepted'

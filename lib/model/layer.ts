@@ -1,6 +1,7 @@
 /** One adapted layer of a {@link LilyModel}. */
 import { fail } from '../base/errors.js'
 import { get, type Known } from '../base/options.js'
+import { shapeText } from '../base/shape.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
 import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
@@ -21,7 +22,7 @@ import { runBackward, runForward } from '../operations/run.js'
 import { type LilySaved, readSaved } from '../operations/saved.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
-import { operandOf, type Tensor } from '../tensor/tensor.js'
+import type { Tensor } from '../tensor/tensor.js'
 import type { Parameter } from './parameter.js'
 import type { LayerShape, SharedLayer } from './sharing.js'
 
@@ -163,6 +164,7 @@ export class LilyLayer {
       b: resolve('b', this.b.value),
       y,
     }
+    if (settings.weights !== null) this.#checkWeights(settings.weights.shape)
     return prepareForward(inputs, { ...settings, routing, weights, scaling: this.scaling })
   }
 
@@ -232,9 +234,21 @@ export class LilyLayer {
     this.#isMerged = isMerged
   }
 
+  /** Without a router the operation takes E from the weights, and its error would name b. */
+  #checkWeights(shape: readonly number[]): void {
+    const [experts] = this.router.value.shape
+    if (shape.at(-1) === experts) return
+    fail(
+      'ERR_LILY_SHAPE',
+      'weights',
+      `expected [${experts}] or [G, ${experts}] (E ${experts}), got ${shapeText(shape)}`,
+    )
+  }
+
   /** Checks that a saved call used the current parameters of this layer. */
   #checkParameters({ a, b, router }: Problem): void {
-    const isCurrent = (parameter: Parameter, operand: Problem['a']) => operandOf(parameter.value) === operand
+    const isCurrent = (parameter: Parameter, operand: Problem['a']) =>
+      resolve(parameter.name, parameter.value) === operand
     if (isCurrent(this.a, a) && isCurrent(this.b, b) && (router === null || isCurrent(this.router, router))) return
     fail(
       'ERR_LILY_ARGUMENT',
