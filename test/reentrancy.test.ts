@@ -306,7 +306,7 @@ describe('code of the caller that changes an object of the call', () => {
         return shape
       },
     })
-    const refused = expect.objectContaining({ code: 'ERR_LILY_ARGUMENT' })
+    const refused: unknown = expect.objectContaining({ code: 'ERR_LILY_ARGUMENT' })
     const before = weight.data.slice()
     expect(() => {
       model.merge('q', merging([dOut, dIn]))

@@ -195,6 +195,8 @@ export class LilyLayer {
     const { needs } = settings
     if (settings.deferB === true) refuseInCapture('a deferred gradient of b', 'leave deferB out')
     const deferB = needs.db && (settings.deferB ?? this.#defersByDefault(problem))
+    // A fold, which the call may end with, must not fail once dx is written.
+    if (deferB) this.b.checkGrad(true)
     const gradient = (name: GradientName, isNeeded: boolean, { accumulator }: Parameter) =>
       isNeeded ? Output.of(name, accumulator) : null
     const inputs = {

@@ -8,6 +8,7 @@ import { type LoadOptions, loadPretrained, type Origin } from '../checkpoint/loa
 import { modulesOf, type SavedModules } from '../checkpoint/modules-to-save.js'
 import { saveLora, type SaveOptions, savePretrained } from '../checkpoint/save.js'
 import { readDevice } from '../memory/backends.js'
+import { Capture } from '../memory/capture.js'
 import type { Device } from '../memory/device.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import type { Tensor } from '../tensor/tensor.js'
@@ -218,7 +219,8 @@ export class LilyModel {
   /** @internal Checks all gradients. Returns what sets them to zero. */
   prepareZeroGrad(): () => void {
     const parameters = [...this.parameters().values()]
-    for (const parameter of parameters) parameter.checkGrad()
+    // Inside a capture the memory must exist now: the graph then contains the fill, and every replay zeroes the gradient.
+    for (const parameter of parameters) parameter.checkGrad(Capture.current !== null)
     return () => {
       for (const parameter of parameters) parameter.zeroGrad()
     }

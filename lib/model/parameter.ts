@@ -115,10 +115,9 @@ export class Parameter {
     checkUsable(`${this.name}.value`, this.value)
   }
 
-  /** @internal Checks the gradient likewise, if there is one. */
-  checkGrad(): void {
-    // Inside a capture the memory must exist now: the graph then contains the fill, and every replay zeroes the gradient.
-    if (this.#gradient !== null || Capture.current !== null) checkUsable(`${this.name}.grad`, this.accumulator)
+  /** @internal Checks the gradient likewise. One that is not there yet is created if it `isNeeded`. */
+  checkGrad(isNeeded = false): void {
+    if (this.#gradient !== null || isNeeded) checkUsable(`${this.name}.grad`, this.accumulator)
   }
 
   /** @internal Sets the gradient to zero, in place. {@link checkGrad} comes first. */

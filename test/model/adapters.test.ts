@@ -161,9 +161,13 @@ describe('LilyAdapters', () => {
   const broken: Record<string, (two: LilyModel, saved: AdaptersSaved) => void> = {
     'a saved call that is disposed of': (_, saved) => saved.calls.get('two')?.dispose(),
     'a gradient that is disposed of': (two) => firstOf(two).grad.dispose(),
+    'a gradient of b that is disposed of': (two) => [...two.parameters().values()].at(-1)?.grad.dispose(),
     'a parameter that is disposed of': (two) => firstOf(two).value.dispose(),
   }
-  it.each(Object.entries(broken))('gives no gradient before all are checked: %s', async (_, spoil) => {
+  const spoiled = Object.entries(broken).flatMap(([name, spoil]) =>
+    [false, true].map((deferB) => [name, deferB, spoil] as const),
+  )
+  it.each(spoiled)('gives no gradient before all are checked: %s, deferB %s', async (_, deferB, spoil) => {
     const { set } = both()
     set.setAdapter(['one', 'two'])
     const layer = set.layer('q')
@@ -173,7 +177,7 @@ describe('LilyAdapters', () => {
     const { saved } = layer.forward(input(), output())
     const before = await Promise.all([dx, ...gradients()].map(numbersOf))
     spoil(set.adapters.get('two') as LilyModel, saved)
-    await expectRefused('ERR_LILY_DISPOSED', '', () => layer.backward(gradient(), saved, { dx }))
+    await expectRefused('ERR_LILY_DISPOSED', '', () => layer.backward(gradient(), saved, { dx, deferB }))
     const after = await Promise.all([dx, ...gradients()].map(numbersOf))
     for (const [i, numbers] of after.entries()) expectSameBits(`output ${i}`, numbers, before[i])
   })
