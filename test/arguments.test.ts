@@ -3,7 +3,6 @@
  * or it throws a LilyError that names the argument, and the outputs that it was given are unchanged.
  */
 import { join } from 'node:path'
-import { expect, it } from 'vitest'
 import {
   accountFor,
   AdamW,
@@ -15,7 +14,6 @@ import {
   LilyAdapters,
   lilyBackward,
   lilyBackwardAsync,
-  LilyError,
   lilyForward,
   lilyForwardAsync,
   LilyModel,
@@ -29,81 +27,11 @@ import {
   tensor,
   writeSafetensors,
 } from '../lib/index.js'
-import { bits } from './support/compare.js'
+import { fields, type Outputs, type Row, testRows } from './support/arguments.js'
 import { filled, sizes, smallLoraB, smallOperands } from './support/small.js'
 import { temporaryFolder } from './support/temporary.js'
 
 const { tokens, dIn, dOut, rank, experts } = sizes
-
-const throws = () => {
-  throw new RangeError('thrown by a trap')
-}
-const TRAPS: ProxyHandler<object> = Object.fromEntries(
-  ['get', 'has', 'ownKeys', 'getOwnPropertyDescriptor', 'getPrototypeOf', 'set', 'isExtensible'].map((trap) => [
-    trap,
-    throws,
-  ]),
-)
-const revoked = (target: object) => {
-  const { proxy, revoke } = Proxy.revocable(target, {})
-  revoke()
-  return proxy
-}
-
-/** The values that replace an argument, by their names in the rows. */
-const VALUES = {
-  undefined: () => undefined,
-  null: () => null,
-  5: () => 5,
-  NaN: () => NaN,
-  x: () => 'x',
-  true: () => true,
-  '{}': () => ({}),
-  '[]': () => [],
-  '[null]': () => [null],
-  '[undefined]': () => [undefined],
-  '[symbol]': () => [Symbol('s')],
-  symbol: () => Symbol('s'),
-  bigint: () => 5n,
-  function: () => () => undefined,
-  map: () => new Map(),
-  'typed array': () => new Float64Array(3),
-  'throwing proxy': () => new Proxy({}, TRAPS),
-  'throwing proxy of an array': () => new Proxy([], TRAPS),
-  'revoked proxy': () => revoked({}),
-  'revoked proxy of an array': () => revoked([]),
-} satisfies Record<string, () => unknown>
-type Value = `${keyof typeof VALUES}`
-const NAMES = Object.keys(VALUES) as Value[]
-
-interface Row {
-  /** What the message names. */
-  argument: RegExp
-  /** The values with which the call is valid. */
-  valid?: readonly Value[]
-  /** The values that are left out. */
-  without?: readonly Value[]
-  /** Calls with the value. `outputs` takes memory that a refused call leaves unchanged. */
-  call: (value: never, outputs: (...data: object[]) => void) => unknown
-}
-
-/** A row per property of `base`, whose call takes `base` with that property replaced. */
-function fields(
-  base: object,
-  rows: Record<string, Omit<Row, 'call' | 'argument'> & { argument?: RegExp }>,
-  call: (changed: never, outputs: (...data: object[]) => void) => unknown,
-): Record<string, Row> {
-  return Object.fromEntries(
-    Object.entries(rows).map(([name, row]) => [
-      name,
-      {
-        argument: new RegExp(`\\b${name}\\b`),
-        ...row,
-        call: (value, outputs) => call({ ...base, [name]: value } as never, outputs),
-      } satisfies Row,
-    ]),
-  )
-}
 
 /** Options that read as absent: they have no property of their own. */
 const EMPTY = ['undefined', '{}', 'map'] as const
@@ -148,7 +76,6 @@ const loraSaved = () => {
   return loraForward(operands).saved
 }
 
-type Outputs = (...data: object[]) => void
 const written = (outputs: Outputs, ...operands: ({ data?: unknown } | undefined)[]) => {
   for (const operand of operands) if (ArrayBuffer.isView(operand?.data)) outputs(operand.data)
 }
@@ -720,32 +647,4 @@ const files: Record<string, Record<string, Row>> = {
   },
 }
 
-for (const [group, rows] of Object.entries({ ...operations(), ...tensors, ...models, ...optimisers, ...files })) {
-  it(`${group}: ${Object.keys(rows).join(', ')}`, async () => {
-    const wrong: string[] = []
-    for (const [name, row] of Object.entries(rows)) {
-      for (const value of NAMES.filter((each) => row.without?.includes(each) !== true)) {
-        const outcome = await outcomeOf(row, value)
-        if (outcome !== null) wrong.push(`${name} = ${value}: ${outcome}`)
-      }
-    }
-    expect(wrong).toEqual([])
-  })
-}
-
-/** What is wrong with the outcome of a call; null: nothing. */
-async function outcomeOf({ argument, valid = [], call }: Row, value: Value): Promise<string | null> {
-  const before: (readonly [Float32Array, Buffer])[] = []
-  try {
-    await call(VALUES[value as keyof typeof VALUES]() as never, (...data) => {
-      for (const each of data as Float32Array[]) before.push([each, Buffer.from(bits(each))])
-    })
-  } catch (error) {
-    if (!(error instanceof LilyError)) return `threw ${String(error)}`
-    if (valid.includes(value)) return `is valid, but threw ${error.message}`
-    if (!argument.test(error.message)) return `does not name ${String(argument)}: ${error.message}`
-    const isUnchanged = before.every(([data, old]) => bits(data).equals(old))
-    return isUnchanged ? null : `wrote, and then threw ${error.message}`
-  }
-  return valid.includes(value) ? null : 'was accepted'
-}
+testRows({ ...operations(), ...tensors, ...models, ...optimisers, ...files })
