@@ -148,7 +148,8 @@ export class DeviceBuffer {
     const operand = this.#open()
     checkOffset(offset)
     const elements = operand.rows * operand.columns
-    const data = into ?? (allocateOnHost('download', operand.dtype, Math.max(elements - offset, 0)) as T)
+    const data =
+      into === undefined ? (allocateOnHost('download', operand.dtype, Math.max(elements - offset, 0)) as T) : into
     const byteOffset = checkRange(operand, 'into', data, offset)
     await download(operand, bytesOf(data), byteOffset)
     return data

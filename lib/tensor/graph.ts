@@ -119,7 +119,8 @@ export function captureGraph(fn: () => void, options: { readonly device?: CudaDe
   if (typeof fn !== 'function') fail('ERR_LILY_ARGUMENT', 'fn', `expected a function, got ${describe(fn)}`)
   refuseInCapture('captureGraph', 'call it before or after')
   checkKeys('options', options, OPTIONS)
-  const { id } = readCudaDevice('device', get('options', options, 'device') ?? { type: 'cuda' })
+  const device = get('options', options, 'device')
+  const { id } = readCudaDevice('device', device === undefined ? { type: 'cuda' } : device)
   const capture = new Capture(StreamState.create(id))
   try {
     return new Graph(captureIn(capture, fn), capture)

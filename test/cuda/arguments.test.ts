@@ -27,7 +27,7 @@ const rows: Record<string, Record<string, Row>> = {
     elapsedTime: { argument: /end/, call: (end) => recorded().elapsedTime(end) },
   },
   DeviceBuffer: {
-    shape: { argument: /shape/, valid: ['[]'], call: (shape) => DeviceBuffer.allocate(shape) },
+    shape: { argument: /shape/, call: (shape) => DeviceBuffer.allocate(shape) },
     dtype: { argument: /dtype/, valid: ['undefined'], call: (dtype) => DeviceBuffer.allocate([1], dtype) },
     device: { ...device, call: (value) => DeviceBuffer.allocate([1], 'float32', value) },
     options: {
@@ -42,13 +42,13 @@ const rows: Record<string, Record<string, Row>> = {
     },
     upload: { argument: /data/, call: (data) => buffer().upload(data) },
     'upload offset': {
-      argument: /offset/,
+      argument: /offset|from element/,
       valid: ['undefined'],
       call: (offset) => buffer().upload(new Float32Array(1), offset),
     },
     download: { argument: /into/, valid: ['undefined'], call: (into) => buffer().download(into) },
     'download offset': {
-      argument: /offset/,
+      argument: /offset|from element/,
       valid: ['undefined'],
       call: (offset) => buffer().download(undefined, offset),
     },
