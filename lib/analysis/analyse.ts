@@ -2,11 +2,12 @@
  * Analysis of a trained adapter: the routers' weights, the differences between experts, and the singular values of
  * updates.
  */
+import { describe, fail } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
 import { accountFor } from '../model/accounting.js'
 import { type CalibrationSamples, readSamples } from '../model/calibrate.js'
 import type { LilyLayer } from '../model/layer.js'
-import type { LilyModel } from '../model/model.js'
+import { isModel, type LilyModel } from '../model/model.js'
 import type { Parameter } from '../model/parameter.js'
 import { toFloat32 } from '../tensor/numbers.js'
 import { gramFactor } from './eigenvalues.js'
@@ -65,8 +66,13 @@ const OPTIONS: Known = new Set<keyof AnalysisOptions>(['samples', 'onProgress'])
  *   ERR_LILY_DISPOSED
  */
 export async function analyse(model: LilyModel, options: AnalysisOptions = {}): Promise<Analysis> {
+  if (!isModel(model)) fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel, got ${describe(model)}`)
   checkKeys('options', options, OPTIONS)
   const given = get('options', options, 'samples') as CalibrationSamples | undefined
+  const onProgress = get('options', options, 'onProgress') as AnalysisOptions['onProgress']
+  if (onProgress !== undefined && typeof onProgress !== 'function') {
+    fail('ERR_LILY_ARGUMENT', 'onProgress', `expected a function, got ${describe(onProgress)}`)
+  }
   const samples = new Map(given === undefined ? [] : readSamples(model, given))
   const { r, strideA, numB, scaling } = model.config
 
@@ -91,7 +97,7 @@ export async function analyse(model: LilyModel, options: AnalysisOptions = {}): 
     const combined = new Float64Array(experts.length / numB)
     const layers: LayerAnalysis[] = []
     for (const layer of group) {
-      options.onProgress?.(layer.name, done++, model.layers.size)
+      onProgress?.(layer.name, done++, model.layers.size)
       const router = await analyseRouter(layer, samples.get(layer))
       const update = analyseUpdate(
         await factorFor(layer),

@@ -64,6 +64,17 @@ export function readDType(argument: string, value: unknown): DType {
 }
 
 /**
+ * Reads the dtype of parameters or activations.
+ *
+ * @throws LilyError ERR_LILY_DTYPE
+ */
+export function readFloatDType(argument: string, value: unknown): DType {
+  const dtype = readDType(argument, value)
+  if (dtype === 'float32' || is16Bit(dtype)) return dtype
+  return fail('ERR_LILY_DTYPE', argument, `expected float32, bfloat16 or float16, got ${dtype}`)
+}
+
+/**
  * The dtype of host memory, from the class of its typed array. `given`, if defined, must agree with it. For a
  * Uint16Array `given` is required: the array holds bit patterns of bfloat16 or of float16.
  *

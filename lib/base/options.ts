@@ -11,14 +11,88 @@ export type Known = ReadonlySet<string>
  * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function checkKeys(argument: string, value: unknown, known: Known): asserts value is object {
-  if (typeof value !== 'object' || value === null) {
+  if (typeof value !== 'object' || value === null || isArray(value)) {
     fail('ERR_LILY_ARGUMENT', argument, `expected an object, got ${describe(value)}`)
   }
-  for (const key in value) {
-    if (!known.has(key)) {
-      fail('ERR_LILY_ARGUMENT', key, `is not a property of ${argument}; expected one of ${[...known].join(', ')}`)
+  try {
+    for (const key in value) {
+      if (!known.has(key)) {
+        fail('ERR_LILY_ARGUMENT', key, `is not a property of ${argument}; expected one of ${[...known].join(', ')}`)
+      }
     }
+  } catch (cause) {
+    throw failedToRead(argument, cause)
   }
+}
+
+/** Whether a value is an array; false for a proxy that has been revoked, for which Array.isArray throws. */
+export function isArray(value: unknown): value is readonly unknown[] {
+  try {
+    return Array.isArray(value)
+  } catch {
+    return false
+  }
+}
+
+/** A class, whose constructor may be private. */
+interface Class<T> {
+  readonly prototype: T
+  [Symbol.hasInstance](value: unknown): boolean
+}
+
+/** Whether a value is an instance of a class; false for a proxy whose trap throws. */
+export function isInstance<T>(value: unknown, of: Class<T>): value is T {
+  try {
+    return value instanceof (of as never)
+  } catch {
+    return false
+  }
+}
+
+/**
+ * Copies an array that the caller passed: reading it a second time could return other elements. Null if `value` is no
+ * array.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT if reading it throws
+ */
+export function copyArray(argument: string, value: unknown): unknown[] | null {
+  if (!isArray(value)) return null
+  try {
+    return Array.from(value)
+  } catch (cause) {
+    throw failedToRead(argument, cause)
+  }
+}
+
+/**
+ * The entries of a Map or a plain object that the caller passed.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT if it is neither, if a name is not a string, or if reading it throws
+ */
+export function entriesOf<T>(
+  argument: string,
+  named: ReadonlyMap<string, T> | Readonly<Record<string, T>>,
+): [string, T][] {
+  let entries: [unknown, T][]
+  try {
+    // The tag holds for Maps of other realms too.
+    const isMap = Object.prototype.toString.call(named) === '[object Map]'
+    if (!isMap && !isPlain(named)) {
+      fail('ERR_LILY_ARGUMENT', argument, `expected a Map or an object, got ${describe(named)}`)
+    }
+    entries = isMap ? [...(named as ReadonlyMap<string, T>)] : Object.entries(named as Record<string, T>)
+  } catch (cause) {
+    throw failedToRead(argument, cause)
+  }
+  const wrong = entries.find(([name]) => typeof name !== 'string')
+  if (wrong === undefined) return entries as [string, T][]
+  return fail('ERR_LILY_ARGUMENT', argument, `expected names that are strings, got ${describe(wrong[0])}`)
+}
+
+function isPlain(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  const prototype: unknown = Object.getPrototypeOf(value)
+  return prototype === null || Object.getPrototypeOf(prototype) === null
 }
 
 /**
@@ -35,7 +109,12 @@ export function get(argument: string, from: object, name: string): unknown {
 }
 
 /** Reads an option that must be one of `choices`; undefined gives `fallback`. */
-export function readChoice<T extends string>(options: object, name: string, choices: readonly T[], fallback: T): T {
+export function readChoice<T extends string, F = T>(
+  options: object,
+  name: string,
+  choices: readonly T[],
+  fallback: F,
+): T | F {
   const value = get('options', options, name)
   if (value === undefined) return fallback
   if (choices.includes(value as T)) return value as T
@@ -48,7 +127,7 @@ export function readChoice<T extends string>(options: object, name: string, choi
  *
  * @param argument name of the option in an error message
  */
-export function readFlag(options: object, name: string, fallback: boolean, argument = name): boolean {
+export function readFlag<F = boolean>(options: object, name: string, fallback: F, argument = name): boolean | F {
   const value = get('options', options, name)
   if (value === undefined) return fallback
   if (typeof value === 'boolean') return value

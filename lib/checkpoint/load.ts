@@ -2,7 +2,7 @@
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, fail, LilyError } from '../base/errors.js'
-import { checkKeys, get, type Known } from '../base/options.js'
+import { checkKeys, copyArray, get, type Known } from '../base/options.js'
 import type { LilyConfig } from '../model/config.js'
 import { type LayerShape, shareLayers, type Sharing } from '../model/sharing.js'
 import type { Tensor } from '../tensor/tensor.js'
@@ -136,9 +136,10 @@ function findLayers(file: SafetensorsFile, order: unknown, config: LilyConfig): 
 
 /** Reads the option `layers`, which must name each layer of the file once. */
 function readOrder({ path }: SafetensorsFile, value: unknown, names: ReadonlySet<string>): string[] {
-  if (!Array.isArray(value)) fail('ERR_LILY_ARGUMENT', 'layers', `expected names of layers, got ${describe(value)}`)
+  const given = copyArray('layers', value)
+  if (given === null) fail('ERR_LILY_ARGUMENT', 'layers', `expected names of layers, got ${describe(value)}`)
   const order = new Set<unknown>()
-  for (const name of value as unknown[]) {
+  for (const name of given) {
     if (!names.has(name as string) || order.has(name)) {
       fail('ERR_LILY_ARGUMENT', 'layers', `expected each layer of ${path} once, got ${describe(name)}`)
     }

@@ -2,6 +2,7 @@
 import { type FileHandle, open, stat } from 'node:fs/promises'
 import type { DType } from '../base/dtype.js'
 import { describe, fail } from '../base/errors.js'
+import { isInstance } from '../base/options.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { checkpointError, DAMAGED, fileSystemError, quote } from './errors.js'
 import { readPath } from './paths.js'
@@ -104,6 +105,9 @@ export class SafetensorsFile {
   /** Whether a tensor has these bytes. The tensor is read in blocks of at most 16 MiB. */
   async hasBytes(name: string, expected: Uint8Array): Promise<boolean> {
     const { begin, end } = this.#entry(name)
+    if (!isInstance(expected, Uint8Array)) {
+      fail('ERR_LILY_ARGUMENT', 'expected', `expected a Uint8Array, got ${describe(expected)}`)
+    }
     if (end - begin !== expected.byteLength) return false
     const buffer = Buffer.allocUnsafeSlow(Math.min(expected.byteLength, BLOCK_BYTES))
     for (let start = 0; start < expected.byteLength; start += buffer.length) {

@@ -2,7 +2,8 @@
 import type { FileHandle } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
 import type { DType } from '../base/dtype.js'
-import { describe, fail, failedToRead, LilyError } from '../base/errors.js'
+import { describe, fail, LilyError } from '../base/errors.js'
+import { entriesOf, isInstance } from '../base/options.js'
 import { checkMemory } from '../memory/operand.js'
 import { resolve } from '../tensor/resolve.js'
 import { operandOf, Tensor, tensorOf } from '../tensor/tensor.js'
@@ -57,37 +58,9 @@ export async function writeSafetensors(
   await replaceWithTensors(file, sources, texts)
 }
 
-/**
- * The entries of a Map or a plain object.
- *
- * @throws LilyError ERR_LILY_ARGUMENT if it is neither, if a name is not a string, or if reading it throws
- */
-export function entriesOf<T>(argument: string, named: Named<T>): [string, T][] {
-  let entries: [unknown, T][]
-  try {
-    // The tag holds for Maps of other realms too.
-    const isMap = Object.prototype.toString.call(named) === '[object Map]'
-    if (!isMap && !isPlain(named)) {
-      fail('ERR_LILY_ARGUMENT', argument, `expected a Map or an object, got ${describe(named)}`)
-    }
-    entries = isMap ? [...(named as ReadonlyMap<string, T>)] : Object.entries(named as Record<string, T>)
-  } catch (cause) {
-    throw failedToRead(argument, cause)
-  }
-  const wrong = entries.find(([name]) => typeof name !== 'string')
-  if (wrong === undefined) return entries as [string, T][]
-  return fail('ERR_LILY_ARGUMENT', argument, `expected names that are strings, got ${describe(wrong[0])}`)
-}
-
-function isPlain(value: unknown): boolean {
-  if (typeof value !== 'object' || value === null) return false
-  const prototype: unknown = Object.getPrototypeOf(value)
-  return prototype === null || Object.getPrototypeOf(prototype) === null
-}
-
 /** A tensor to write. Device memory is copied to the host when the tensor is written, so one at a time. */
 export function sourceOf(value: Tensor | StoredTensor, name: string): TensorSource {
-  const owned = value instanceof Tensor ? value : toTensor(value, name)
+  const owned = isInstance(value, Tensor) ? value : toTensor(value, name)
   const stored = STORED[owned.dtype]
   if (stored === undefined) {
     return fail(

@@ -1,7 +1,7 @@
 /** The backends and devices of this machine. */
-import { describe, fail } from '../base/errors.js'
+import { describe, fail, failedToRead } from '../base/errors.js'
 import { native } from '../binding/native.js'
-import { cudaDevice, type Device } from './device.js'
+import { CPU, cudaDevice, type Device } from './device.js'
 
 /** One device of a backend. */
 export interface DeviceInfo {
@@ -77,16 +77,38 @@ export function checkDevice(argument: string, { type, id }: Device): void {
 }
 
 /**
- * Reads a CUDA device that the caller passed, `{ type: 'cuda', id }` (default id: 0), and checks that it is available.
+ * Reads a device that the caller passed: `{ type: 'cpu' }`, or `{ type: 'cuda', id }` (default id: 0), which must be
+ * available.
  *
- * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE
+ * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE; ERR_LILY_ARGUMENT if a getter throws
+ */
+export function readDevice(argument: string, value: unknown): Device {
+  return readDeviceOf(argument, value, true)
+}
+
+/**
+ * Like {@link readDevice}, for a CUDA device only.
+ *
+ * @throws LilyError as readDevice
  */
 export function readCudaDevice(argument: string, value: unknown): Device {
-  const { type, id = 0 } = (typeof value === 'object' && value !== null ? value : {}) as Partial<Device>
-  if (type !== 'cuda' || !Number.isSafeInteger(id) || id < 0) {
+  return readDeviceOf(argument, value, false)
+}
+
+function readDeviceOf(argument: string, value: unknown, allowsCpu: boolean): Device {
+  const from = typeof value === 'object' && value !== null ? value : {}
+  let type: unknown
+  let id: unknown
+  try {
+    ;({ type, id = 0 } = from as { type?: unknown; id?: unknown })
+  } catch (cause) {
+    throw failedToRead(argument, cause)
+  }
+  if (allowsCpu && type === 'cpu') return CPU
+  if (type !== 'cuda' || !Number.isSafeInteger(id) || (id as number) < 0) {
     fail('ERR_LILY_DEVICE', argument, `expected { type: 'cuda', id }, got ${describe(value)}`)
   }
-  const device = cudaDevice(id)
+  const device = cudaDevice(id as number)
   checkDevice(argument, device)
   return device
 }

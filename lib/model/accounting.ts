@@ -1,9 +1,10 @@
 /**
  * Parameters, FLOPs and bytes of a Lily adapter, computed from sizes, and the comparison with LoRA on the same layers.
  */
-import { bytesPerElement, type DType } from '../base/dtype.js'
+import { bytesPerElement, type DType, readFloatDType } from '../base/dtype.js'
 import { describe, fail } from '../base/errors.js'
 import { MAX_RANK } from '../base/limits.js'
+import { checkKeys, get, type Known } from '../base/options.js'
 import { type LilyConfig, type LilyConfigOptions, readConfig } from './config.js'
 import { type LayerShape, type SharedParameter, shareLayers } from './sharing.js'
 
@@ -48,20 +49,24 @@ export interface Accounting {
   }
 }
 
+const OPTIONS: Known = new Set(['dtype', 'activations'])
+
 /**
  * Computes the cost of a Lily adapter without creating it. Formulas: docs/math.md.
  *
  * @param layers linear layers of the base model
  * @param options.dtype type of the parameters. Default 'float32'
  * @param options.activations type of x and y. Default: that of the parameters
- * @throws LilyError ERR_LILY_ARGUMENT
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DTYPE
  */
 export function accountFor(
   layers: readonly LayerShape[],
   config: LilyConfigOptions,
   options: { readonly dtype?: DType | undefined; readonly activations?: DType | undefined } = {},
 ): Accounting {
-  const { dtype = 'float32', activations = dtype } = options
+  checkKeys('options', options, OPTIONS)
+  const dtype = readFloat(options, 'dtype', 'float32')
+  const activations = readFloat(options, 'activations', dtype)
   const checked = readConfig(config)
   const { r, numB } = checked
   const sharing = shareLayers(layers, checked)
@@ -117,6 +122,11 @@ export function rankForLora(
     `expected r from 1 to ${MAX_RANK}, got ${rank}: LoRA of rank ${loraRank} has ${lora} parameters, Lily ${perRank} ` +
       `per unit of r; change loraRank, strideA or numB`,
   )
+}
+
+function readFloat(options: object, name: string, fallback: DType): DType {
+  const value = get('options', options, name)
+  return value === undefined ? fallback : readFloatDType(name, value)
 }
 
 function countParameters(parameters: Iterable<SharedParameter>): ParameterCounts {

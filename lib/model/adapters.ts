@@ -1,34 +1,61 @@
 /** Several adapters of one base model. */
 import { adaptersSavedKey, isOf } from '../base/copies.js'
-import { describe, fail } from '../base/errors.js'
+import { describe, fail, reading } from '../base/errors.js'
+import { copyArray } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
+import { readDevice } from '../memory/backends.js'
+import { runForward } from '../operations/run.js'
 import type { LilySaved } from '../operations/saved.js'
-import { resolve, type TensorLike } from '../tensor/resolve.js'
-import type { LayerBackwardOptions, LayerForwardOptions, LilyLayer } from './layer.js'
-import { LilyModel } from './model.js'
+import type { TensorLike } from '../tensor/resolve.js'
+import {
+  type LayerBackwardOptions,
+  type LayerForwardInputs,
+  type LayerForwardOptions,
+  type LilyLayer,
+  readLayerBackward,
+  readLayerForward,
+} from './layer.js'
+import { isModel, type LilyModel } from './model.js'
 import type { Parameter } from './parameter.js'
+
+/** One adapter's part of a saved call. */
+interface AdapterCall {
+  readonly adapter: string
+  readonly layer: LilyLayer
+  readonly saved: LilySaved
+}
+
+/** The parts of a saved call; undefined for any other value. */
+let callsOf: (saved: unknown) => readonly AdapterCall[] | undefined
 
 /** What {@link AdaptersLayer.forward} saves for backward: one saved call per active adapter. */
 export class AdaptersSaved {
+  readonly #calls: readonly AdapterCall[]
+  /** By adapter name. */
+  readonly calls: ReadonlyMap<string, LilySaved>
+
   /** @internal */
-  constructor(
-    /** By adapter name. */
-    readonly calls: ReadonlyMap<string, LilySaved>,
-    readonly layers: ReadonlyMap<string, LilyLayer>,
-  ) {}
+  constructor(calls: readonly AdapterCall[]) {
+    this.#calls = calls
+    this.calls = new Map(calls.map(({ adapter, saved }) => [adapter, saved]))
+  }
+
+  static {
+    callsOf = (saved) => (isOf(adaptersSavedKey, saved) ? (saved as AdaptersSaved)[adaptersSavedKey]() : undefined)
+  }
 
   static [Symbol.hasInstance](value: unknown): value is AdaptersSaved {
     return isOf(adaptersSavedKey, value)
   }
 
   /** @internal */
-  get [adaptersSavedKey](): true {
-    return true
+  [adaptersSavedKey](): readonly AdapterCall[] {
+    return this.#calls
   }
 
   /** Releases all saved calls. */
   dispose(): void {
-    for (const saved of this.calls.values()) saved.dispose()
+    for (const { saved } of this.#calls) saved.dispose()
   }
 
   [disposeSymbol](): void {
@@ -77,7 +104,7 @@ export class LilyAdapters {
         'name',
         `expected a new name, got '${name}', which is in use; delete that adapter first`,
       )
-    if (!(model instanceof LilyModel)) {
+    if (!isModel(model)) {
       fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel, got ${describe(model)}`)
     }
     for (const other of this.#models.values()) checkSizes(name, model, other)
@@ -92,7 +119,10 @@ export class LilyAdapters {
    * @throws LilyError ERR_LILY_ARGUMENT
    */
   setAdapter(names: string | readonly string[]): this {
-    const active = typeof names === 'string' ? [names] : [...names]
+    const active = (typeof names === 'string' ? [names] : copyArray('names', names)) as string[] | null
+    if (active === null) {
+      fail('ERR_LILY_ARGUMENT', 'names', `expected a name or an array of names, got ${describe(names)}`)
+    }
     for (const name of active) this.#model(name)
     if (new Set(active).size !== active.length)
       fail('ERR_LILY_ARGUMENT', 'names', `expected each name once, got one twice: ${active.join(', ')}`)
@@ -136,10 +166,12 @@ export class LilyAdapters {
   /**
    * Moves all adapters to a device, in place; see {@link LilyModel.to}.
    *
-   * @throws LilyError as `Tensor.to`
+   * @throws LilyError as `LilyModel.to`; no adapter has been moved
    */
   to(device: Parameters<LilyModel['to']>[0]): this {
-    for (const model of this.#models.values()) model.to(device)
+    const target = readDevice('device', device)
+    const moves = Array.from(this.#models.values(), (model) => model.prepareMove(target))
+    for (const move of moves) move()
     return this
   }
 
@@ -159,10 +191,11 @@ export class LilyAdapters {
   /**
    * Sets the gradients of all adapters to zero, active or not.
    *
-   * @throws LilyError as `LilyModel.zeroGrad`
+   * @throws LilyError as `LilyModel.zeroGrad`: the gradients of all adapters are unchanged
    */
   zeroGrad(): void {
-    for (const model of this.#models.values()) model.zeroGrad()
+    const clears = Array.from(this.#models.values(), (model) => model.prepareZeroGrad())
+    for (const clear of clears) clear()
   }
 
   /** Disposes of all adapters. */
@@ -209,13 +242,10 @@ function checkSizes(name: string, model: LilyModel, other: LilyModel): void {
   }
 }
 
-/**
- * Checks all active adapters before the first one writes: otherwise an error of a later one would leave y half updated.
- */
+/** Checks that the active adapters have one type and device. */
 function checkAgreement(layers: ReadonlyMap<string, LilyLayer>): void {
   const [first] = layers.values()
   for (const [adapter, layer] of layers) {
-    layer.checkNotMerged()
     const [value, other] = [layer.a.value, first.a.value]
     if (value.dtype === other.dtype && value.device === other.device) continue
     fail(
@@ -224,6 +254,11 @@ function checkAgreement(layers: ReadonlyMap<string, LilyLayer>): void {
       `expected one dtype and device for all active adapters, got another for '${adapter}'; convert or move it`,
     )
   }
+}
+
+/** The same call, which adds to y. */
+function addingTo({ y, settings }: LayerForwardInputs): Pick<LayerForwardInputs, 'y' | 'settings'> {
+  return { y: y?.again() ?? null, settings: { ...settings, accumulate: true } }
 }
 
 /** One layer of the base model, with the adapters that are active at the time of each call. */
@@ -235,45 +270,56 @@ export class AdaptersLayer {
   ) {}
 
   /**
-   * Adds the outputs of the active adapters to y, in place.
+   * Adds the outputs of the active adapters to y, in place. All adapters are checked before the first one is applied.
    *
    * @param x [..., d_in]
-   * @param y [..., d_out]: the base layer's output
+   * @param y [..., d_out]: the base layer's output. With `accumulate: false` the sum of the outputs overwrites it
    * @returns y, unchanged if no adapter is active, and what {@link backward} needs
-   * @throws LilyError as `LilyLayer.forward`
+   * @throws LilyError as `LilyLayer.forward`: y is unchanged
    */
   forward(x: TensorLike, y: TensorLike, options: LayerForwardOptions = {}): { y: TensorLike; saved: AdaptersSaved } {
-    resolve('y', y)
+    const inputs = readLayerForward(x, y, options)
+    if (inputs.y === null) fail('ERR_LILY_ARGUMENT', 'y', 'is required, got undefined; pass a tensor')
     const layers = this.activeLayers()
     checkAgreement(layers)
-    const calls = new Map<string, LilySaved>()
-    for (const [adapter, layer] of layers) {
-      const { saved } = layer.forward(x, y, options)
-      if (saved !== undefined) calls.set(adapter, saved)
+    const prepared = Array.from(layers, ([adapter, layer], i) => {
+      // The first adapter may overwrite y; the others add to it.
+      const call = layer.prepareForward(i === 0 ? inputs : { ...inputs, ...addingTo(inputs) })
+      return { adapter, layer, call }
+    })
+    const calls: AdapterCall[] = []
+    for (const { adapter, layer, call } of prepared) {
+      const saved = runForward(call).saved as LilySaved | undefined
+      if (saved !== undefined) calls.push({ adapter, layer, saved })
     }
-    return { y, saved: new AdaptersSaved(calls, layers) }
+    return { y, saved: new AdaptersSaved(calls) }
   }
 
   /**
    * Adds the gradient of x to dx, in place, and the gradients of the parameters to the adapters that were active in
-   * forward.
+   * forward. All of them are checked before the first gradient is written.
    *
    * @param dy [..., d_out], M rows: the gradient of y
    * @param saved what forward returned
    * @param options.dx [..., d_in], M rows, such as the base layer's gradient of x; required unless `needs.dx` is false
    * @returns `options.dx`
-   * @throws LilyError as `LilyLayer.backward`
+   * @throws LilyError as `LilyLayer.backward`: dx and all gradients are unchanged
    */
   backward(dy: TensorLike, saved: AdaptersSaved, options: LayerBackwardOptions = {}): TensorLike | undefined {
-    if (!(saved instanceof AdaptersSaved)) {
+    const inputs = readLayerBackward(dy, options)
+    if (inputs.settings.needs.dx && inputs.dx === null) {
+      fail('ERR_LILY_ARGUMENT', 'dx', 'is required, got undefined; pass a tensor')
+    }
+    const calls = reading('saved', () => callsOf(saved))
+    if (calls === undefined) {
       fail(
         'ERR_LILY_ARGUMENT',
         'saved',
         `expected the saved object that forward of this layer returned, got ${describe(saved)}`,
       )
     }
-    if (options.needs?.dx !== false) resolve('dx', options.dx)
-    for (const [adapter, call] of saved.calls) saved.layers.get(adapter)?.backward(dy, call, options)
-    return options.dx
+    const prepared = calls.map(({ layer, saved }) => ({ layer, call: layer.prepareBackward(inputs, saved) }))
+    for (const { layer, call } of prepared) layer.runBackward(call)
+    return inputs.given
   }
 }

@@ -1,9 +1,11 @@
 /** Calibration: expert weights pooled over sample activations, and the error of freezing a layer to them. */
+import { checkFloat, checkTokenRows } from '../base/checks.js'
 import { describe, fail } from '../base/errors.js'
-import { checkKeys, type Known, readChoice } from '../base/options.js'
+import { checkKeys, copyArray, entriesOf, isInstance, type Known, readChoice } from '../base/options.js'
 import { toFloat32 } from '../tensor/numbers.js'
-import type { TensorLike } from '../tensor/resolve.js'
-import type { Tensor } from '../tensor/tensor.js'
+import { checkPlace } from '../memory/checks.js'
+import { resolve, type TensorLike } from '../tensor/resolve.js'
+import { Tensor, tensorOf } from '../tensor/tensor.js'
 import type { LilyLayer } from './layer.js'
 import type { LilyModel } from './model.js'
 
@@ -58,23 +60,34 @@ export async function calibrate(
 }
 
 /**
- * Reads samples that the caller passed: the sample inputs of each layer.
+ * Reads and checks samples that the caller passed: the sample inputs of each layer.
  *
- * @throws LilyError ERR_LILY_ARGUMENT
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED
  */
-export function readSamples(model: LilyModel, samples: CalibrationSamples): [LilyLayer, readonly TensorLike[]][] {
-  const entries = samples instanceof Map ? [...samples] : Object.entries(samples)
+export function readSamples(model: LilyModel, samples: CalibrationSamples): [LilyLayer, readonly Tensor[]][] {
+  const entries = entriesOf<unknown>('samples', samples)
   if (entries.length === 0) fail('ERR_LILY_ARGUMENT', 'samples', 'expected inputs of at least one layer, got none')
-  return entries.map(([name, calls]: [string, unknown]) => {
+  return entries.map(([name, calls]) => {
     const layer = model.layer(name)
-    if (Array.isArray(calls) && calls.length > 0) return [layer, calls as TensorLike[]]
+    const given = copyArray('samples', calls)
+    if (given !== null && given.length > 0) return [layer, given.map((x, i) => readSample(layer, x, i))]
     return fail('ERR_LILY_ARGUMENT', 'samples', `expected an array of tensors for '${name}', got ${describe(calls)}`)
   })
 }
 
+/** A sample, read once: several calls use it. */
+function readSample(layer: LilyLayer, x: unknown, index: number): Tensor {
+  const argument = `samples['${layer.name}'][${index}]`
+  const operand = resolve(argument, x)
+  checkTokenRows(argument, operand, operand.rows, layer.inFeatures)
+  checkFloat(argument, operand)
+  checkPlace(argument, operand, 'the model', resolve(layer.a.name, layer.a.value))
+  return isInstance(x, Tensor) ? x : tensorOf(operand)
+}
+
 async function calibrateLayer(
   layer: LilyLayer,
-  calls: readonly TensorLike[],
+  calls: readonly Tensor[],
   routing: 'batch' | 'sequence',
 ): Promise<LayerCalibration> {
   const { tokens, weights } = await pooledWeights(layer, calls, routing)
@@ -93,7 +106,7 @@ async function calibrateLayer(
 /** The mean of the weights of all groups of all calls, weighted by their numbers of tokens. */
 async function pooledWeights(
   layer: LilyLayer,
-  calls: readonly TensorLike[],
+  calls: readonly Tensor[],
   routing: 'batch' | 'sequence',
 ): Promise<{ tokens: number; weights: Float32Array }> {
   const experts = layer.router.value.shape[0]

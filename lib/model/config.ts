@@ -152,12 +152,12 @@ function readIndices(options: object): readonly number[] | null {
   const value = readList(options, 'layersToTransform')
   if (value === undefined || value === null) return null
   const numbers: unknown[] = Array.isArray(value) ? value : [value]
-  const wrong = numbers.find((number) => !Number.isSafeInteger(number) || (number as number) < 0)
-  if (wrong === undefined && numbers.length > 0) return Object.freeze(numbers as number[])
+  const wrong = numbers.findIndex((number) => !Number.isSafeInteger(number) || (number as number) < 0)
+  if (wrong < 0 && numbers.length > 0) return Object.freeze(numbers as number[])
   return fail(
     'ERR_LILY_ARGUMENT',
     'layersToTransform',
-    `expected indices of layers, integers from 0, got ${describe(wrong)}`,
+    `expected indices of layers, integers from 0, got ${describe(numbers.length > 0 ? numbers[wrong] : value)}`,
   )
 }
 

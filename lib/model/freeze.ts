@@ -1,5 +1,6 @@
 /** Reads the weights with which layers are frozen. */
-import { describe, fail } from '../base/errors.js'
+import { describe, fail, failedToRead } from '../base/errors.js'
+import { copyArray, entriesOf, isInstance } from '../base/options.js'
 import type { LilyLayer } from './layer.js'
 import type { LilyModel } from './model.js'
 
@@ -10,39 +11,49 @@ export type FrozenWeights =
   | Readonly<Record<string, Float32Array | readonly number[]>>
 
 /**
- * Reads and checks the weights of the layers to freeze, and copies them.
+ * Reads, copies and checks the weights of the layers to freeze.
  *
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE
  */
-export function readFrozenWeights(model: LilyModel, weights: FrozenWeights): Map<LilyLayer, Float32Array> {
-  const frozen = new Map<LilyLayer, Float32Array>()
+export function readFrozenWeights(model: LilyModel, weights: unknown): Map<LilyLayer, Float32Array> {
   const { numB } = model.config
-  for (const [name, values] of entriesOf(model, weights)) {
-    const layer = model.layer(name)
-    layer.checkNotMerged()
-    const isArray = values instanceof Float32Array || Array.isArray(values)
-    if (!isArray || values.length !== numB) {
-      fail('ERR_LILY_SHAPE', 'weights', `expected ${numB} numbers (E) for '${name}', got ${describe(values)}`)
-    }
-    const copy = Float32Array.from(values as ArrayLike<number>)
-    if (!copy.every(Number.isFinite)) {
-      fail('ERR_LILY_ARGUMENT', 'weights', `expected finite float32 numbers for '${name}', got ${copy.join(', ')}`)
-    }
-    frozen.set(layer, copy)
-  }
+  const given =
+    weights === 'uniform'
+      ? Array.from(model.layers.keys(), (name) => [name, new Float32Array(numB).fill(1 / numB)] as const)
+      : readWeights(weights, numB)
+  const frozen = new Map(given.map(([name, values]) => [model.layer(name), values]))
+  // Checked last: the getters of the weights may have merged a layer.
+  for (const layer of frozen.keys()) layer.checkNotMerged()
   return frozen
 }
 
-function entriesOf(model: LilyModel, weights: unknown): Iterable<[string, unknown]> {
-  if (weights === 'uniform') {
-    const { numB } = model.config
-    return Array.from(model.layers.keys(), (name) => [name, new Float32Array(numB).fill(1 / numB)])
+function readWeights(weights: unknown, experts: number): [string, Float32Array][] {
+  if (typeof weights !== 'object' || weights === null) {
+    fail('ERR_LILY_ARGUMENT', 'weights', `expected 'uniform', or weights [E] by layer name, got ${describe(weights)}`)
   }
-  if (weights instanceof Map) return weights as Map<string, unknown>
-  if (typeof weights === 'object' && weights !== null) return Object.entries(weights)
+  const entries = entriesOf('weights', weights as Readonly<Record<string, unknown>>)
+  return entries.map(([name, values]) => [name, readNumbers(name, values, experts)])
+}
+
+function readNumbers(name: string, values: unknown, experts: number): Float32Array {
+  const given = copyNumbers(values)
+  if (given?.length !== experts) {
+    fail('ERR_LILY_SHAPE', 'weights', `expected ${experts} numbers (E) for '${name}', got ${describe(values)}`)
+  }
+  const wrong = given.findIndex((value) => typeof value !== 'number' || !Number.isFinite(Math.fround(value)))
+  if (wrong < 0) return Float32Array.from(given as number[])
   return fail(
     'ERR_LILY_ARGUMENT',
     'weights',
-    `expected 'uniform', or weights [E] by layer name, got ${describe(weights)}`,
+    `expected finite float32 numbers for '${name}', got ${describe(given[wrong])}`,
   )
+}
+
+/** Copies an array or a Float32Array; null for any other value. */
+function copyNumbers(values: unknown): unknown[] | null {
+  try {
+    return isInstance(values, Float32Array) ? Array.from(values) : copyArray('weights', values)
+  } catch (cause) {
+    throw failedToRead('weights', cause) // a detached Float32Array
+  }
 }

@@ -1,15 +1,28 @@
 /** One adapted layer of a {@link LilyModel}. */
 import { fail } from '../base/errors.js'
-import { checkKeys, get, type Known, readFlag } from '../base/options.js'
+import { get, type Known } from '../base/options.js'
+import { shapeText } from '../base/shape.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
 import { CPU } from '../memory/device.js'
-import { type GradientOf, lilyBackward, type LilyNeeds } from '../operations/backward.js'
-import { lilyForward, type LilyForwardOptions, type SavedOf } from '../operations/forward.js'
-import type { Problem, Routing } from '../operations/problem.js'
+import type { Operand } from '../memory/operand.js'
+import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
+import { type GradientOf, type LilyNeeds, prepareBackward } from '../operations/backward.js'
+import { type LilyForwardOptions, prepareForward, type SavedOf } from '../operations/forward.js'
+import { Output } from '../operations/output.js'
+import type { Problem } from '../operations/problem.js'
+import {
+  type BackwardSettings,
+  type ForwardSettings,
+  type GradientName,
+  GRADIENTS,
+  readBackwardOptions,
+  readForwardOptions,
+} from '../operations/read.js'
+import { runBackward, runForward } from '../operations/run.js'
 import { type LilySaved, readSaved } from '../operations/saved.js'
-import type { TensorLike } from '../tensor/resolve.js'
+import { resolve, type TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
-import { operandOf, type Tensor } from '../tensor/tensor.js'
+import type { Tensor } from '../tensor/tensor.js'
 import type { Parameter } from './parameter.js'
 import type { LayerShape, SharedLayer } from './sharing.js'
 
@@ -41,7 +54,48 @@ export interface LayerBackwardOptions {
   readonly stream?: Stream | bigint | number | undefined
 }
 
+const FORWARD_OPTIONS: Known = new Set<keyof LayerForwardOptions>([
+  'routing',
+  'pool',
+  'activation',
+  'precision',
+  'mask',
+  'sequenceOffsets',
+  'weights',
+  'save',
+  'accumulate',
+  'stream',
+])
 const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>(['dx', 'needs', 'deferB', 'stream'])
+const NEEDS: Known = new Set<keyof LilyNeeds>(GRADIENTS)
+
+/** What a forward call of a layer is given, read once. One reading serves several layers. */
+export interface LayerForwardInputs {
+  readonly x: Operand
+  readonly y: Output | null
+  /** A routing that is left out depends on the layer. */
+  readonly settings: ForwardSettings<null>
+}
+
+export function readLayerForward(x: unknown, y: unknown, options: object = {}): LayerForwardInputs {
+  return { x: resolve('x', x), y: Output.of('y', y), settings: readForwardOptions(options, FORWARD_OPTIONS, null) }
+}
+
+/** What a backward call of a layer is given, read once. */
+export interface LayerBackwardInputs {
+  readonly dy: Operand
+  readonly dx: Output | null
+  /** dx in the form in which it is given. */
+  readonly given: TensorLike | undefined
+  /** A `deferB` that is left out depends on the layer. */
+  readonly settings: BackwardSettings<null>
+}
+
+export function readLayerBackward(dy: unknown, options: object = {}): LayerBackwardInputs {
+  const settings = readBackwardOptions(options, BACKWARD_OPTIONS, NEEDS, null)
+  const given = get('options', options, 'dx') as TensorLike | undefined
+  return { settings, given, dx: Output.of('dx', given), dy: resolve('dy', dy) }
+}
 
 /** The adapter of one linear layer: y += scaling * h C. It may share its parameters with other layers. */
 export class LilyLayer {
@@ -84,29 +138,34 @@ export class LilyLayer {
   }
 
   /**
-   * {@link lilyForward} with the layer's parameters. The default routing of a frozen layer is 'fixed'.
+   * {@link lilyForward} with the layer's parameters. The default routing of a frozen layer is 'fixed', with the weights
+   * that it is frozen with, or `options.weights`.
    *
    * @param x [..., d_in]
    * @param y [..., d_out]: the base layer's output, to which the adapter's is added in place. Default: a new tensor
    * @throws LilyError as lilyForward; ERR_LILY_ARGUMENT if the layer is merged
    */
   forward<O extends LayerForwardOptions = object>(x: TensorLike, y?: TensorLike, options?: O): LayerForwardResult<O> {
+    return runForward(this.prepareForward(readLayerForward(x, y, options))) as LayerForwardResult<O>
+  }
+
+  /** @internal Everything but the last phase of {@link forward}: it writes nothing. */
+  prepareForward({ x, y, settings }: LayerForwardInputs): ForwardCall {
     this.checkNotMerged()
-    const given: LayerForwardOptions = options ?? {}
-    if ('scaling' in given)
-      fail('ERR_LILY_ARGUMENT', 'scaling', "expected none, since the model's config has it; leave it out")
-    const { a, router, b, scaling } = this
-    const routing: Routing = given.routing ?? (this.#frozen === null ? 'batch' : 'fixed')
-    const weights = given.routing === undefined ? this.#frozen : null
-    const operands = {
+    const frozen = settings.routing === null ? this.#frozen : null
+    const routing = settings.routing ?? (frozen === null ? 'batch' : 'fixed')
+    const frozenWeights = frozen && { numbers: frozen, shape: [frozen.length], source: null }
+    const weights = settings.weights ?? frozenWeights
+    const hasRouter = routing !== 'uniform' && routing !== 'fixed'
+    const inputs = {
       x,
+      a: resolve('a', this.a.value),
+      router: hasRouter ? resolve('router', this.router.value) : null,
+      b: resolve('b', this.b.value),
       y,
-      a: a.value,
-      b: b.value,
-      router: routing === 'uniform' || routing === 'fixed' ? undefined : router.value,
     }
-    const all = weights === null ? { ...given, routing, scaling } : { ...given, routing, scaling, weights }
-    return lilyForward(operands, all) as LayerForwardResult<O>
+    if (settings.weights !== null) this.#checkWeights(settings.weights.shape)
+    return prepareForward(inputs, { ...settings, routing, weights, scaling: this.scaling })
   }
 
   /**
@@ -124,30 +183,37 @@ export class LilyLayer {
     saved: LilySaved,
     options?: O,
   ): GradientOf<O, 'dx'> {
-    const given: LayerBackwardOptions = options ?? {}
-    checkKeys('options', given, BACKWARD_OPTIONS)
+    const call = this.prepareBackward(readLayerBackward(dy, options), saved)
+    return this.runBackward(call).dx as GradientOf<O, 'dx'>
+  }
+
+  /** @internal Everything but the last phase of {@link backward}: it writes nothing. */
+  prepareBackward({ dy, dx, settings }: LayerBackwardInputs, saved: LilySaved): BackwardCall {
     const state = readSaved('saved', saved, 'lilyForward')
     const { problem } = state
     this.#checkParameters(problem)
-    const { dx, needs, stream } = given
-    if (given.deferB === true) refuseInCapture('a deferred gradient of b', 'leave deferB out')
-    const isNeeded = (name: keyof LilyNeeds) => needs === undefined || readFlag(needs, name, true)
-    const isDeferred =
-      isNeeded('db') &&
-      (get('options', given, 'deferB') === undefined
-        ? this.#defersByDefault(problem)
-        : readFlag(given, 'deferB', false))
-
-    const gradients = {
+    const { needs } = settings
+    if (settings.deferB === true) refuseInCapture('a deferred gradient of b', 'leave deferB out')
+    const deferB = needs.db && (settings.deferB ?? this.#defersByDefault(problem))
+    // A fold, which the call may end with, must not fail once dx is written.
+    if (deferB) this.b.checkGrad(true)
+    const gradient = (name: GradientName, isNeeded: boolean, { accumulator }: Parameter) =>
+      isNeeded ? Output.of(name, accumulator) : null
+    const inputs = {
       dy,
       dx,
-      da: isNeeded('da') ? this.a.accumulator : undefined,
-      dRouter: problem.router !== null && isNeeded('dRouter') ? this.router.accumulator : undefined,
-      db: isNeeded('db') && !isDeferred ? this.b.accumulator : undefined,
+      da: gradient('da', needs.da, this.a),
+      dRouter: gradient('dRouter', needs.dRouter && problem.router !== null, this.router),
+      db: gradient('db', needs.db && !deferB, this.b),
     }
-    const result = lilyBackward(gradients, saved, { needs, stream, deferB: isDeferred })
-    if (isDeferred) this.b.defer(state.takeDeferred())
-    return result.dx as GradientOf<O, 'dx'>
+    return prepareBackward(state, inputs, { ...settings, deferB })
+  }
+
+  /** @internal The last phase of {@link backward}. */
+  runBackward(call: BackwardCall): { readonly dx?: Tensor } {
+    const result = runBackward(call)
+    if (call.gradients.deferredDb !== null) this.b.defer(call.state.takeDeferred())
+    return result
   }
 
   /** @internal */
@@ -170,9 +236,21 @@ export class LilyLayer {
     this.#isMerged = isMerged
   }
 
+  /** Without a router the operation takes E from the weights, and its error would name b. */
+  #checkWeights(shape: readonly number[]): void {
+    const [experts] = this.router.value.shape
+    if (shape.at(-1) === experts) return
+    fail(
+      'ERR_LILY_SHAPE',
+      'weights',
+      `expected [${experts}] or [G, ${experts}] (E ${experts}), got ${shapeText(shape)}`,
+    )
+  }
+
   /** Checks that a saved call used the current parameters of this layer. */
   #checkParameters({ a, b, router }: Problem): void {
-    const isCurrent = (parameter: Parameter, operand: Problem['a']) => operandOf(parameter.value) === operand
+    const isCurrent = (parameter: Parameter, operand: Problem['a']) =>
+      resolve(parameter.name, parameter.value) === operand
     if (isCurrent(this.a, a) && isCurrent(this.b, b) && (router === null || isCurrent(this.router, router))) return
     fail(
       'ERR_LILY_ARGUMENT',

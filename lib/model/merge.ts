@@ -11,20 +11,27 @@ import { fail } from '../base/errors.js'
 import { checkPlace, refuseOverlap } from '../memory/checks.js'
 import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
-import { lilyBackward } from '../operations/backward.js'
+import type { BackwardCall } from '../operations/allocate.js'
+import { prepareBackward } from '../operations/backward.js'
 import { lilyForward } from '../operations/forward.js'
+import { Output } from '../operations/output.js'
+import { runBackward } from '../operations/run.js'
+import { readSaved } from '../operations/saved.js'
 import { fromFloat32, toFloat32 } from '../tensor/numbers.js'
-import { resolve, type TensorLike } from '../tensor/resolve.js'
+import { resolve } from '../tensor/resolve.js'
 import { operandOf, type Tensor, tensor, tensorOf } from '../tensor/tensor.js'
 import type { LilyLayer } from './layer.js'
 
 /** Rows per call: enough to keep the kernels busy, few enough that the block of the identity stays small. */
 const BLOCK_ROWS = 256
 
-/** Adds `sign` times the layer's update to a weight [d_out, d_in], in place. */
-export function addUpdate(layer: LilyLayer, weight: TensorLike, sign: 1 | -1): void {
+/**
+ * Adds `sign` times the layer's update to a weight [d_out, d_in], in place. All blocks are checked before the first one is
+ * written.
+ */
+export function addUpdate(layer: LilyLayer, target: Operand, sign: 1 | -1): void {
   const { inFeatures, outFeatures, scaling, frozenWeights } = layer
-  const target = checkedWeight(layer, weight)
+  checkWeight(layer, target)
   if (frozenWeights === undefined) {
     fail(
       'ERR_LILY_ARGUMENT',
@@ -40,34 +47,51 @@ export function addUpdate(layer: LilyLayer, weight: TensorLike, sign: 1 | -1): v
   // these are the rows of the identity from k on.
   const identity = onDevice(shiftedIdentity(rows, outFeatures, dtype))
   const zeros = onDevice(tensor(zerosOf(dtype, rows * inFeatures), [rows, inFeatures], dtype))
+  const window = (of: Tensor, count: number, column: number, columns: number) =>
+    tensorOf((operandOf(of) as Operand).window(0, count, column, columns))
 
+  const used: { dispose(): void }[] = [identity, zeros]
+  const keep = <T extends { dispose(): void }>(temporary: T) => {
+    used.push(temporary)
+    return temporary
+  }
+  // Blocks of equal size have the same forward; only the last one may be smaller.
+  const options = { routing: 'fixed', weights: frozenWeights, scaling: sign * scaling, precision: 'high' } as const
+  const forwardOf = (count: number) => {
+    const { y, saved } = lilyForward({ x: keep(window(zeros, count, 0, inFeatures)), a, b }, options)
+    keep(y)
+    return readSaved('saved', keep(saved), 'lilyForward')
+  }
+  const whole = forwardOf(rows)
+  const calls: BackwardCall[] = []
   for (let row = 0; row < outFeatures; row += rows) {
     const count = Math.min(rows, outFeatures - row)
-    const window = (of: Tensor, from: number, column: number, columns: number) =>
-      tensorOf((operandOf(of) as Operand).window(from, count, column, columns))
-    const x = window(zeros, 0, 0, inFeatures)
-    const dy = window(identity, 0, outFeatures - row, outFeatures)
-    const dx = tensorOf(target.window(row, count, 0, inFeatures))
-    const options = { routing: 'fixed', weights: frozenWeights, scaling: sign * scaling, precision: 'high' } as const
-    const { y, saved } = lilyForward({ x, a, b }, options)
-    lilyBackward({ dy, dx }, saved, { needs: { da: false, db: false } })
-    for (const used of [x, dy, dx, y, saved]) used.dispose()
+    const dy = keep(window(identity, count, outFeatures - row, outFeatures))
+    const dx = keep(tensorOf(target.window(row, count, 0, inFeatures)))
+    calls.push(
+      prepareBackward(
+        count === rows ? whole : forwardOf(count),
+        { dy: resolve('dy', dy), dx: Output.of('weight', dx), da: null, dRouter: null, db: null },
+        { needs: DX_ONLY, deferB: false, accumulate: true, stream: null },
+      ),
+    )
   }
-  identity.dispose()
-  zeros.dispose()
+  for (const call of calls) runBackward(call)
+  for (const temporary of used) temporary.dispose()
 }
 
-/** Reads and checks the weight: [d_out, d_in], on the model's device, in other memory than the layer's parameters. */
-function checkedWeight({ inFeatures, outFeatures, a, router, b }: LilyLayer, weight: TensorLike): Operand {
-  const target = resolve('weight', weight)
+const DX_ONLY = { dx: true, da: false, dRouter: false, db: false } as const
+
+/** Checks the weight: [d_out, d_in], on the model's device, in other memory than the layer's parameters. */
+function checkWeight({ inFeatures, outFeatures, a, router, b }: LilyLayer, target: Operand): void {
   checkMatrix('weight', target, outFeatures, inFeatures)
   checkFloat('weight', target)
   for (const parameter of [a, router, b]) {
+    parameter.checkValue()
     const value = operandOf(parameter.value) as Operand
     checkPlace('weight', target, 'the model', value)
     refuseOverlap('weight', target, parameter.name, value)
   }
-  return target
 }
 
 /**

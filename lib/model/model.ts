@@ -1,6 +1,6 @@
 /** The Lily adapter of a base model. */
 import { isOf, modelKey } from '../base/copies.js'
-import { type DType, readDType } from '../base/dtype.js'
+import { type DType, readFloatDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
@@ -8,8 +8,10 @@ import { disposeSymbol } from '../base/symbols.js'
 import { type LoadOptions, loadPretrained, type Origin } from '../checkpoint/load.js'
 import { modulesOf, type SavedModules } from '../checkpoint/modules-to-save.js'
 import { saveLora, type SaveOptions, savePretrained } from '../checkpoint/save.js'
+import { readDevice } from '../memory/backends.js'
+import { Capture } from '../memory/capture.js'
 import type { Device } from '../memory/device.js'
-import type { TensorLike } from '../tensor/resolve.js'
+import { resolve, type TensorLike } from '../tensor/resolve.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { calibrate, type Calibration, type CalibrationOptions, type CalibrationSamples } from './calibrate.js'
 import { type LilyConfig, type LilyConfigOptions, readConfig } from './config.js'
@@ -19,7 +21,7 @@ import { LilyLayer } from './layer.js'
 import { exportLora, type LoraAdapter } from './lora-export.js'
 import { addUpdate } from './merge.js'
 import { Parameter } from './parameter.js'
-import { type LayerShape, shareLayers } from './sharing.js'
+import { type LayerShape, readLayers, shareLayers } from './sharing.js'
 
 /** Options of {@link LilyModel.create}. */
 export interface LilyModelOptions {
@@ -43,6 +45,11 @@ export interface LilyModelParts {
   readonly origin?: Origin | undefined
   /** Weights of the layers that are frozen. */
   readonly frozen?: ReadonlyMap<string, Float32Array> | undefined
+}
+
+/** Whether a value is a LilyModel, of any copy of this package. A proxy of one is not. */
+export function isModel(value: unknown): value is LilyModel {
+  return isOf(modelKey, value) && (value as LilyModel)[modelKey]()
 }
 
 const OPTIONS: Known = new Set<keyof LilyModelOptions>(['layers', 'config', 'seed', 'dtype'])
@@ -95,8 +102,8 @@ export class LilyModel {
   }
 
   /** @internal */
-  get [modelKey](): true {
-    return true
+  [modelKey](): boolean {
+    return #parameters in this
   }
 
   /** The fields of adapter_config.json for a model that was read from a folder; undefined for others. */
@@ -121,7 +128,7 @@ export class LilyModel {
   static create(options: LilyModelOptions): LilyModel {
     checkKeys('options', options, OPTIONS)
     const config = readConfig(get('options', options, 'config'))
-    const layers = get('options', options, 'layers') as readonly LayerShape[]
+    const layers = readLayers(get('options', options, 'layers'))
     const seed = readSeed(get('options', options, 'seed'))
     const dtype = readParameterDType(get('options', options, 'dtype'))
     const { parameters } = shareLayers(layers, config)
@@ -210,10 +217,21 @@ export class LilyModel {
   /**
    * Sets all gradients to zero, in place.
    *
-   * @throws LilyError ERR_LILY_DISPOSED, ERR_LILY_CUDA
+   * @throws LilyError ERR_LILY_DISPOSED, or ERR_LILY_ARGUMENT for a gradient whose memory was transferred: all gradients
+   *   are unchanged; ERR_LILY_CUDA
    */
   zeroGrad(): void {
-    for (const parameter of this.parameters().values()) parameter.zeroGrad()
+    this.prepareZeroGrad()()
+  }
+
+  /** @internal Checks all gradients. Returns what sets them to zero. */
+  prepareZeroGrad(): () => void {
+    const parameters = [...this.parameters().values()]
+    // Inside a capture the memory must exist now: the graph then contains the fill, and every replay zeroes the gradient.
+    for (const parameter of parameters) parameter.checkGrad(Capture.current !== null)
+    return () => {
+      for (const parameter of parameters) parameter.zeroGrad()
+    }
   }
 
   /** The device of the parameters. */
@@ -233,10 +251,17 @@ export class LilyModel {
    * @throws LilyError as `Tensor.to`; nothing has been moved
    */
   to(device: { readonly type: 'cpu' | 'cuda'; readonly id?: number | undefined }): this {
-    const parameters = [...this.parameters().values()]
-    const moved = parameters.map((parameter) => parameter.onDevice(device))
-    for (const [i, parameter] of parameters.entries()) parameter.replaceBy(moved[i])
+    this.prepareMove(readDevice('device', device))()
     return this
+  }
+
+  /** @internal Copies all parameters to a device. Returns what replaces them by their copies. */
+  prepareMove(device: Device): () => void {
+    const parameters = this.#checkedParameters()
+    const moved = parameters.map((parameter) => parameter.onDevice(device))
+    return () => {
+      for (const [i, parameter] of parameters.entries()) parameter.replaceBy(moved[i])
+    }
   }
 
   /**
@@ -245,10 +270,20 @@ export class LilyModel {
    * @throws LilyError (as a rejection) as `Tensor.toHost`
    */
   async toHost(): Promise<this> {
-    const parameters = [...this.parameters().values()]
+    const parameters = this.#checkedParameters()
     const moved = await Promise.all(parameters.map((parameter) => parameter.onHost()))
     for (const [i, parameter] of parameters.entries()) parameter.replaceBy(moved[i])
     return this
+  }
+
+  /** The parameters, whose memory is valid. */
+  #checkedParameters(): Parameter[] {
+    const parameters = [...this.parameters().values()]
+    for (const parameter of parameters) {
+      parameter.checkValue()
+      parameter.checkGrad()
+    }
+    return parameters
   }
 
   /**
@@ -299,9 +334,10 @@ export class LilyModel {
    *   is unchanged; ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
    */
   merge(name: string, weight: TensorLike): void {
+    const target = resolve('weight', weight)
     const layer = this.layer(name)
     layer.checkNotMerged()
-    addUpdate(layer, weight, 1)
+    addUpdate(layer, target, 1)
     layer.markMerged(true)
   }
 
@@ -314,10 +350,11 @@ export class LilyModel {
    * @throws LilyError as {@link merge}
    */
   unmerge(name: string, weight: TensorLike): void {
+    const target = resolve('weight', weight)
     const layer = this.layer(name)
     if (!layer.isMerged)
       fail('ERR_LILY_ARGUMENT', 'name', `expected a merged layer, but '${name}' is not merged; merge it first`)
-    addUpdate(layer, weight, -1)
+    addUpdate(layer, target, -1)
     layer.markMerged(false)
   }
 
@@ -362,7 +399,5 @@ function readSeed(value: unknown): number {
 }
 
 function readParameterDType(value: unknown): DType {
-  const dtype = value === undefined ? 'float32' : readDType('dtype', value)
-  if (dtype === 'float32' || dtype === 'bfloat16' || dtype === 'float16') return dtype
-  return fail('ERR_LILY_DTYPE', 'dtype', `expected float32, bfloat16 or float16, got ${dtype}`)
+  return value === undefined ? 'float32' : readFloatDType('dtype', value)
 }

@@ -2,13 +2,14 @@
 import { LilyError } from '../base/errors.js'
 import { newOperand } from '../memory/allocate.js'
 import { Capture } from '../memory/capture.js'
-import { CPU } from '../memory/device.js'
-import type { Operand } from '../memory/operand.js'
+import { CPU, type Device } from '../memory/device.js'
+import { checkMemory, type Operand } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
 import type { DeferredB } from '../operations/deferred-b.js'
 import type { StackSizes } from '../operations/launch.js'
 import { Output } from '../operations/output.js'
 import { runFold } from '../operations/run.js'
+import { resolve } from '../tensor/resolve.js'
 import { operandOf, type Tensor, tensorOf } from '../tensor/tensor.js'
 import { clear, placementOn } from '../tensor/transfer.js'
 import type { SharedParameter } from './sharing.js'
@@ -96,7 +97,7 @@ export class Parameter {
     const { stack } = this
     const deferred = this.#deferred
     if (stack === null || deferred.length === 0) return
-    const output = Output.of('grad', this.accumulator) as Output
+    const output = Output.of(`${this.name}.grad`, this.accumulator) as Output
     // Outside a capture: the deferred gradients are from calls that have run, so the fold must run once, not at each
     // replay.
     Capture.outside(() => {
@@ -109,11 +110,20 @@ export class Parameter {
     this.#dropDeferred()
   }
 
-  /** @internal Sets the gradient to zero, in place. */
+  /** @internal Checks that the value can be read: the caller may have disposed of it or transferred its memory. */
+  checkValue(): void {
+    checkUsable(`${this.name}.value`, this.value)
+  }
+
+  /** @internal Checks the gradient likewise. One that is not there yet is created if it `isNeeded`. */
+  checkGrad(isNeeded = false): void {
+    if (this.#gradient !== null || isNeeded) checkUsable(`${this.name}.grad`, this.accumulator)
+  }
+
+  /** @internal Sets the gradient to zero, in place. {@link checkGrad} comes first. */
   zeroGrad(): void {
     this.#dropDeferred()
-    // Inside a capture the memory must exist now: the graph then contains the fill, and every replay zeroes the gradient.
-    if (this.#gradient !== null || Capture.current !== null) clear(operandOf(this.accumulator) as Operand)
+    if (this.#gradient !== null) clear(operandOf(this.#gradient) as Operand)
   }
 
   /** @internal Copies to the host. */
@@ -123,7 +133,7 @@ export class Parameter {
   }
 
   /** @internal Copies to a device. */
-  onDevice(device: Parameters<Tensor['to']>[0]): Tensors {
+  onDevice(device: Device): Tensors {
     const { value, grad } = this.#tensors()
     return { value: value.to(device), grad: grad?.to(device) ?? null }
   }
@@ -154,6 +164,10 @@ export class Parameter {
     for (const deferred of this.#deferred) deferred.dispose()
     this.#deferred = []
   }
+}
+
+function checkUsable(argument: string, tensor: Tensor): void {
+  checkMemory(argument, resolve(argument, tensor))
 }
 
 function zerosLike(value: Tensor): Tensor {

@@ -7,7 +7,7 @@
  * takes the last one of a Python set, whose order changes from run to run.
  */
 import { describe, fail } from '../base/errors.js'
-import { checkKeys, get, type Known } from '../base/options.js'
+import { checkKeys, copyArray, get, type Known } from '../base/options.js'
 import { compileLayersPatterns, type LilyConfig } from './config.js'
 import { compilePattern } from './pattern.js'
 
@@ -75,7 +75,8 @@ export function shareLayers(shapes: readonly LayerShape[], config: LilyConfig): 
     parameters.set(name, parameter)
     return name
   }
-  for (const shape of readLayers(shapes)) {
+  const read = readLayers(shapes)
+  for (const shape of read) {
     const { name, inFeatures, outFeatures } = shape
     const target = targetOf(name)
     if (target === null) continue
@@ -99,18 +100,24 @@ export function shareLayers(shapes: readonly LayerShape[], config: LilyConfig): 
     fail(
       'ERR_LILY_ARGUMENT',
       'targetModules',
-      `expected a match among ${shapes.length} layers, got none; compare it with the names of layers`,
+      `expected a match among ${read.length} layers, got none; compare it with the names of layers`,
     )
   }
   return { layers, parameters }
 }
 
-function readLayers(shapes: unknown): LayerShape[] {
-  if (!Array.isArray(shapes)) {
+/**
+ * Copies the layers that the caller passed.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
+export function readLayers(shapes: unknown): LayerShape[] {
+  const given = copyArray('layers', shapes)
+  if (given === null) {
     fail('ERR_LILY_ARGUMENT', 'layers', `expected [{ name, inFeatures, outFeatures }], got ${describe(shapes)}`)
   }
   const names = new Set<string>()
-  return Array.from(shapes, (shape: unknown, index) => {
+  return given.map((shape, index) => {
     const argument = `layers[${index}]`
     checkKeys(argument, shape, LAYER)
     const name = get(argument, shape, 'name')

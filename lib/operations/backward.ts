@@ -4,9 +4,10 @@ import type { TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { allocateGradients, type BackwardCall } from './allocate.js'
+import type { CallState } from './call-state.js'
 import { checkGradients } from './check.js'
 import type { Routing } from './problem.js'
-import { readBackwardInputs, readBackwardSettings } from './read.js'
+import { type BackwardInputs, type BackwardSettings, readBackwardInputs, readBackwardSettings } from './read.js'
 import { runBackward, runBackwardAsync } from './run.js'
 import { type LilySaved, readSaved, type Saved } from './saved.js'
 
@@ -112,7 +113,11 @@ export async function lilyBackwardAsync<R extends Routing, O extends LilyBackwar
 function prepare(operands: LilyBackwardOperands, saved: Saved, options: LilyBackwardOptions = {}): BackwardCall {
   const inputs = readBackwardInputs(operands, OPERANDS)
   const settings = readBackwardSettings(options, OPTIONS, NEEDS)
-  const state = readSaved('saved', saved, 'lilyForward')
+  return prepareBackward(readSaved('saved', saved, 'lilyForward'), inputs, settings)
+}
+
+/** Like `prepareForward`: the phases of a backward call between reading and running. */
+export function prepareBackward(state: CallState, inputs: BackwardInputs, settings: BackwardSettings): BackwardCall {
   checkGradients(state, inputs, settings)
   return allocateGradients(state, inputs, settings)
 }

@@ -1,7 +1,7 @@
 /** The fold of deferred gradients of b. */
 import { checkExpertStack, checkTypeOrFloat32 } from '../base/checks.js'
-import { fail, failedToRead } from '../base/errors.js'
-import { checkKeys, type Known, readFlag } from '../base/options.js'
+import { fail } from '../base/errors.js'
+import { checkKeys, copyArray, type Known, readFlag } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { checkPlace, refuseBuffer, refuseOverlap } from '../memory/checks.js'
 import { Placement } from '../memory/placement.js'
@@ -73,12 +73,9 @@ export function foldB(saved: LilySaved | readonly LilySaved[], db?: TensorLike, 
 }
 
 function readLayers(saved: unknown): CallState[] {
-  if (!Array.isArray(saved)) return [readSaved('saved', saved, 'lilyForward')]
-  try {
-    return Array.from(saved, (layer: unknown, index) => readSaved(`saved[${index}]`, layer, 'lilyForward'))
-  } catch (cause) {
-    throw failedToRead('saved', cause)
-  }
+  const layers = copyArray('saved', saved)
+  if (layers === null) return [readSaved('saved', saved, 'lilyForward')]
+  return layers.map((layer, index) => readSaved(`saved[${index}]`, layer, 'lilyForward'))
 }
 
 /** Checks that the layers share one b, and that each has a deferred gradient of it. Returns the problem of the first layer. */

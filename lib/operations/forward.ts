@@ -7,7 +7,7 @@ import { allocateForward, type ForwardCall } from './allocate.js'
 import { lilyProblem } from './check-routing.js'
 import { checkPlaces, checkY } from './check.js'
 import type { Activation, Pool, Precision, Routing } from './problem.js'
-import { readForwardInputs, readForwardSettings } from './read.js'
+import { type ForwardInputs, type ForwardSettings, readForwardInputs, readForwardSettings } from './read.js'
 import { runForward, runForwardAsync } from './run.js'
 import type { LilySaved } from './saved.js'
 import type { MaskLike, OffsetsLike, WeightsLike } from './small-operands.js'
@@ -132,7 +132,14 @@ export async function lilyForwardAsync<O extends LilyForwardOptions = object>(
 
 function prepare(operands: LilyForwardOperands, options: LilyForwardOptions = {}): ForwardCall {
   const inputs = readForwardInputs(operands, OPERANDS)
-  const settings = readForwardSettings(options, OPTIONS)
+  return prepareForward(inputs, readForwardSettings(options, OPTIONS))
+}
+
+/**
+ * The phases of a call between reading and running. It writes to no memory of the caller, so that several calls can be
+ * prepared before the first one runs.
+ */
+export function prepareForward(inputs: ForwardInputs, settings: ForwardSettings): ForwardCall {
   checkPlaces(inputs, settings)
   const problem = lilyProblem(inputs, settings)
   checkY(problem, inputs.y, settings)

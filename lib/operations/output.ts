@@ -1,6 +1,6 @@
 /** A result of a call, in memory that the caller gives or in new memory. */
 import type { DType } from '../base/dtype.js'
-import { get } from '../base/options.js'
+import { get, isInstance } from '../base/options.js'
 import { newOperand } from '../memory/allocate.js'
 import type { Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
@@ -23,7 +23,7 @@ export class Output {
 
   static of(argument: string, value: unknown): Output | null {
     if (value === undefined) return null
-    return new Output(resolve(argument, value), value instanceof Tensor ? value : undefined, true)
+    return new Output(resolve(argument, value), isInstance(value, Tensor) ? value : undefined, true)
   }
 
   static fresh(argument: string, dtype: DType, shape: readonly number[], placement: Placement | null): Output {
@@ -33,6 +33,11 @@ export class Output {
   /** Whether it is in new memory. */
   get isNew(): boolean {
     return this.given === null
+  }
+
+  /** The same memory as the output of a further call. */
+  again(): Output {
+    return new Output(this.operand, this.given, this.accumulate)
   }
 
   /** The result for the caller: the same tensor object if the caller gave a tensor. */

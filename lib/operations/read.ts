@@ -28,10 +28,10 @@ export interface ForwardInputs {
   readonly y: Output | null
 }
 
-/** Options of a forward call. */
-export interface ForwardSettings {
+/** Options of a forward call. `R` is null where the routing may be left out. */
+export interface ForwardSettings<R = Routing> {
   readonly scaling: number
-  readonly routing: Routing
+  readonly routing: Routing | R
   readonly pool: Pool
   readonly activation: Activation
   readonly precision: Precision
@@ -51,10 +51,10 @@ export interface BackwardInputs extends Readonly<Record<GradientName, Output | n
   readonly dy: Operand
 }
 
-/** Options of a backward call. */
-export interface BackwardSettings {
+/** Options of a backward call. `D` is null where `deferB` may be left out. */
+export interface BackwardSettings<D = boolean> {
   readonly needs: Readonly<Record<GradientName, boolean>>
-  readonly deferB: boolean
+  readonly deferB: boolean | D
   readonly accumulate: boolean
   readonly stream: StreamOption
 }
@@ -73,12 +73,17 @@ export function readForwardInputs(operands: object, known: Known): ForwardInputs
   }
 }
 
-/** LoRA has fewer options than Lily; the others get their defaults. */
+/** Reads the options of a forward call. LoRA has fewer options than Lily; the others get their defaults. */
 export function readForwardSettings(options: object, known: Known): ForwardSettings {
+  return readForwardOptions(options, known, 'batch')
+}
+
+/** @param routing what stands for a routing that is left out */
+export function readForwardOptions<R>(options: object, known: Known, routing: R): ForwardSettings<R> {
   checkKeys('options', options, known)
   return {
     scaling: readScaling(options),
-    routing: readChoice(options, 'routing', ROUTINGS, 'batch'),
+    routing: readChoice(options, 'routing', ROUTINGS, routing),
     pool: readChoice(options, 'pool', POOLS, 'probabilities'),
     activation: readChoice(options, 'activation', ACTIVATIONS, 'none'),
     precision: readChoice(options, 'precision', PRECISIONS, 'default'),
@@ -103,10 +108,20 @@ export function readBackwardInputs(operands: object, known: Known): BackwardInpu
 }
 
 export function readBackwardSettings(options: object, known: Known, knownNeeds: Known): BackwardSettings {
+  return readBackwardOptions(options, known, knownNeeds, false)
+}
+
+/** @param deferB what stands for a `deferB` that is left out */
+export function readBackwardOptions<D>(
+  options: object,
+  known: Known,
+  knownNeeds: Known,
+  deferB: D,
+): BackwardSettings<D> {
   checkKeys('options', options, known)
   return {
     needs: readNeeds(get('options', options, 'needs'), knownNeeds),
-    deferB: readFlag(options, 'deferB', false),
+    deferB: readFlag(options, 'deferB', deferB),
     accumulate: readFlag(options, 'accumulate', true),
     stream: readStream(options),
   }

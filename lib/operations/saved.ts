@@ -3,13 +3,15 @@ import { isOf, savedKey } from '../base/copies.js'
 import { type DType, viewOf } from '../base/dtype.js'
 import { describe, fail, LilyError, reading } from '../base/errors.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
+import { bufferOf, byteOffsetOf } from '../base/views.js'
 import { CPU, type Device } from '../memory/device.js'
 import { isDeviceMemory, isHostMemory, layOut, layOutOnDevice, type OperandMemory } from '../memory/operand.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
 import type { CallState } from './call-state.js'
 import type { Routing } from './problem.js'
 
-let stateOf: (saved: Saved) => CallState | null
+/** The state of a saved call: null once it is disposed of; undefined for any other value. */
+let stateOf: (saved: unknown) => CallState | null | undefined
 
 /** Creates the `saved` object of a call. */
 export let savedOf: (state: CallState) => Saved
@@ -29,7 +31,7 @@ export class Saved<R extends Routing | 'none' = Routing | 'none'> {
   }
 
   static {
-    stateOf = (saved) => saved[savedKey]()
+    stateOf = (saved) => (isOf(savedKey, saved) ? (saved as Saved)[savedKey]() : undefined)
     savedOf = (state) => new Saved(state)
   }
 
@@ -120,7 +122,7 @@ function part(
 ): Tensor {
   if (memory === null) throw new Error('a saved call has kept memory')
   if (isHostMemory(memory)) {
-    const data = viewOf(dtype, memory.buffer, memory.byteOffset + byteOffset, shape[0] * shape[1])
+    const data = viewOf(dtype, bufferOf(memory), byteOffsetOf(memory) + byteOffset, shape[0] * shape[1])
     return tensorOf(layOut(name, data, 0, dtype, CPU, shape, null))
   }
   if (isDeviceMemory(memory)) return tensorOf(layOutOnDevice(name, memory.retain(), byteOffset, dtype, shape))
@@ -129,10 +131,10 @@ function part(
 
 /** The state of a `saved` argument. Fails if it is not a result of the forward function `of`. */
 export function readSaved(argument: string, saved: unknown, of: 'lilyForward' | 'loraForward'): CallState {
-  if (!(saved instanceof Saved)) {
+  const state = reading(argument, () => stateOf(saved))
+  if (state === undefined) {
     fail('ERR_LILY_ARGUMENT', argument, `expected what ${of} returned as saved, got ${describe(saved)}`)
   }
-  const state = reading(argument, () => stateOf(saved))
   if (state === null) fail('ERR_LILY_DISPOSED', argument, 'has been disposed of; call backward before dispose()')
   if ((state.problem.routing === 'none') !== (of === 'loraForward')) {
     fail(

@@ -6,7 +6,7 @@ import { bytesPerElement, type DType, dtypeOf, type HostData, plainView, viewOf 
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { get } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
-import { bufferOf, byteLengthOf } from '../base/views.js'
+import { bufferOf, byteLengthOf, byteOffsetOf } from '../base/views.js'
 import { CPU } from '../memory/device.js'
 import { checkMemory, failDetached, isDetached, layOut, type Operand, type Part } from '../memory/operand.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
@@ -89,9 +89,9 @@ function copyRows({ memory, byteOffset, dtype, rows, columns, pitch }: Operand):
   const data = plainView(dtype, memory as HostData)
   const bytes = bytesPerElement(dtype)
   const copy = viewOf(dtype, new ArrayBuffer(rows * columns * bytes), 0, rows * columns)
+  const [buffer, start] = [bufferOf(data), byteOffsetOf(data) + byteOffset]
   for (let row = 0; row < rows; row++) {
-    const start = byteOffset / bytes + row * pitch
-    copy.set(data.subarray(start, start + columns), row * columns)
+    copy.set(viewOf(dtype, buffer, start + row * pitch * bytes, columns), row * columns)
   }
   return copy
 }

@@ -1,6 +1,6 @@
 /** The AdamW optimiser. */
 import { describe, fail, LilyError } from '../base/errors.js'
-import { checkKeys, get, type Known } from '../base/options.js'
+import { checkKeys, entriesOf, get, type Known } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
 import { newOperand } from '../memory/allocate.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
@@ -81,6 +81,7 @@ const STATE: Known = new Set(['step', 'parameters'])
  */
 export class AdamW {
   readonly #parameters: ReadonlyMap<string, TrainableParameter>
+  readonly #names: readonly string[]
   readonly #settings: Settings
   readonly #device: Device
   /** By parameter name; null once the optimiser is disposed of. */
@@ -96,6 +97,7 @@ export class AdamW {
   constructor(parameters: ReadonlyMap<string, TrainableParameter>, options: AdamWOptions = {}) {
     const names = readNames(parameters)
     this.#parameters = parameters
+    this.#names = names
     this.#settings = readSettings(options, names)
     const values = names.map((name) => readValue(parameters, name))
     this.#device = values[0].device
@@ -130,12 +132,14 @@ export class AdamW {
    *   ERR_LILY_OUT_OF_MEMORY: nothing has been written; ERR_LILY_CUDA
    */
   step(options: AdamWStepOptions = {}): void {
-    const moments = this.#open()
+    this.#open()
     refuseInCapture("an optimiser's step()", 'its result depends on the number of the step: call it after replay()')
     checkKeys('options', options, STEP_OPTIONS)
     const lrScale = readNonNegative('options', options, 'lrScale', 1)
     const stream = readStream(options)
-    const parameters = readParameters(this.#parameters, [...moments.keys()])
+    const parameters = readParameters(this.#parameters, this.#names)
+    // The getters of the parameters may have replaced the moments by load(), or released them.
+    const moments = this.#open()
     for (const [i, { expAvg }] of [...moments.values()].entries()) {
       checkValue(parameters[i].name, parameters[i].value, this.#device, expAvg.shape)
     }
@@ -146,10 +150,12 @@ export class AdamW {
       ...[...moments.values()].flatMap(({ expAvg, expAvgSq }) => [expAvg, expAvgSq]),
       this.#norm,
     ])
-    if (this.#settings.maxNorm !== null) this.#norm ??= newOperand('norm', 'float32', [1], placement)
+    const hasNorm = this.#settings.maxNorm !== null
+    const norm = hasNorm ? (this.#norm ?? newOperand('norm', 'float32', [1], placement)) : null
     const step = this.#step + 1
-    runAdamW({ parameters, moments, settings: this.#settings, lrScale, step, norm: this.#norm, placement })
+    runAdamW({ parameters, moments, settings: this.#settings, lrScale, step, norm, placement })
     this.#step = step
+    this.#norm = norm
   }
 
   /**
@@ -173,30 +179,26 @@ export class AdamW {
    *   ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA: the old state is unchanged
    */
   load(state: AdamWState<TensorLike>): void {
-    const moments = this.#open()
+    this.#open()
     refuseInCapture("an optimiser's load()", 'call it before')
     checkKeys('state', state, STATE)
     const step = get('state', state, 'step')
     if (!Number.isSafeInteger(step) || (step as number) < 0) {
       fail('ERR_LILY_ARGUMENT', 'state.step', `expected an integer from 0, got ${describe(step)}`)
     }
-    const given = get('state', state, 'parameters')
-    if (typeof given !== 'object' || given === null) {
-      fail('ERR_LILY_ARGUMENT', 'state.parameters', `expected an object, got ${describe(given)}`)
-    }
-    checkNames([...moments.keys()], Object.keys(given))
-    const loaded = [...moments].map(([name, { expAvg }]) => ({
-      name,
-      current: expAvg,
-      moments: readMoments(name, get('state.parameters', given, name)),
-    }))
-    for (const { name, current, moments } of loaded) checkMoments(name, moments, current)
+    const given = get('state', state, 'parameters') as Readonly<Record<string, unknown>>
+    const entries = new Map(entriesOf('state.parameters', given))
+    checkNames(this.#names, [...entries.keys()])
+    const loaded = this.#names.map((name) => ({ name, moments: readMoments(name, entries.get(name)) }))
+    // The getters of the state may have loaded another one, or disposed of the optimiser.
+    const old = this.#open()
+    for (const { name, moments } of loaded) checkMoments(name, moments, (old.get(name) as Moments).expAvg)
     const copies = loaded.map(({ name, moments: { expAvg, expAvgSq } }): [string, Moments] => [
       name,
       { expAvg: copyTo(this.#device, expAvg), expAvgSq: copyTo(this.#device, expAvgSq) },
     ])
     this.#moments = new Map(copies)
-    for (const old of moments.values()) disposeMoments(old)
+    for (const moments of old.values()) disposeMoments(moments)
     this.#step = step as number
   }
 

@@ -1,6 +1,6 @@
 /** The options of AdamW. */
 import { describe, fail, failedToRead } from '../base/errors.js'
-import { checkKeys, get, type Known } from '../base/options.js'
+import { checkKeys, copyArray, get, isInstance, type Known } from '../base/options.js'
 
 /** Parameters with a learning rate or weight decay of their own, like a parameter group of PyTorch. */
 export interface AdamWGroup {
@@ -90,7 +90,7 @@ export function readNonNegative(argument: string, from: object, name: string, fa
 
 function readBetas(value: unknown): readonly [number, number] {
   if (value === undefined) return [0.9, 0.999]
-  const betas: unknown[] = Array.isArray(value) ? [...(value as unknown[])] : []
+  const betas = copyArray('betas', value) ?? []
   const valid = betas.every((beta) => typeof beta === 'number' && beta >= 0 && beta < 1)
   if (betas.length === 2 && valid) return betas as [number, number]
   const got = betas.length > 0 ? `[${betas.map(describe).join(', ')}]` : describe(value)
@@ -109,10 +109,10 @@ function readMaxNorm(value: unknown): number | null {
 
 function readGroups(value: unknown, names: readonly string[], fallback: Rates): Map<string, Rates> {
   const rates = new Map<string, Rates>()
-  if (value !== undefined && !Array.isArray(value)) {
+  const groups = value === undefined ? [] : copyArray('groups', value)
+  if (groups === null) {
     fail('ERR_LILY_ARGUMENT', 'groups', `expected an array of groups, got ${describe(value)}`)
   }
-  const groups: unknown[] = value === undefined ? [] : [...(value as unknown[])]
   for (const [index, group] of groups.entries()) {
     const argument = `groups[${index}]`
     checkKeys(argument, group, GROUP)
@@ -132,19 +132,19 @@ function readGroups(value: unknown, names: readonly string[], fallback: Rates): 
 
 /** The names that a group matches. It is an error if there are none: the name or the pattern is then misspelt. */
 function matched(argument: string, match: unknown, names: readonly string[]): readonly string[] {
-  if (Array.isArray(match)) {
-    const list: unknown[] = [...(match as unknown[])]
-    const unknown = list.find((name) => !names.includes(name as string))
-    if (list.length > 0 && unknown === undefined) return list as string[]
+  const list = copyArray(argument, match)
+  if (list !== null) {
+    const unknown = list.findIndex((name) => !names.includes(name as string))
+    if (list.length > 0 && unknown < 0) return list as string[]
     fail(
       'ERR_LILY_ARGUMENT',
       argument,
       list.length === 0
         ? 'expected at least one name, got none'
-        : `expected names of parameters, such as '${names[0]}', got ${describe(unknown)}`,
+        : `expected names of parameters, such as '${names[0]}', got ${describe(list[unknown])}`,
     )
   }
-  if (!(match instanceof RegExp) && typeof match !== 'function') {
+  if (!isInstance(match, RegExp) && typeof match !== 'function') {
     fail('ERR_LILY_ARGUMENT', argument, `expected names, a pattern or a function, got ${describe(match)}`)
   }
   const found = names.filter((name) => matches(argument, match as RegExp | ((name: string) => unknown), name))
@@ -157,9 +157,9 @@ function matched(argument: string, match: unknown, names: readonly string[]): re
 }
 
 function matches(argument: string, match: RegExp | ((name: string) => unknown), name: string): boolean {
-  // RegExp.test of a global pattern continues at lastIndex; String.search always starts at 0.
-  if (match instanceof RegExp) return name.search(match) >= 0
   try {
+    // RegExp.test of a global pattern continues at lastIndex; String.search always starts at 0.
+    if (typeof match !== 'function') return name.search(match) >= 0
     return match(name) === true
   } catch (cause) {
     throw failedToRead(argument, cause)

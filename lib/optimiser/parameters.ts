@@ -1,7 +1,7 @@
 /** Reads and checks the parameters of an optimiser. All checks run before the first value is written. */
 import { checkFloat, checkShape, checkTypeOrFloat32 } from '../base/checks.js'
-import { describe, fail } from '../base/errors.js'
-import { get } from '../base/options.js'
+import { describe, fail, failedToRead } from '../base/errors.js'
+import { get, isInstance } from '../base/options.js'
 import { checkPlace, deviceText } from '../memory/checks.js'
 import type { Device } from '../memory/device.js'
 import { checkMemory, type Operand, overlaps, spaceOf, startOf } from '../memory/operand.js'
@@ -27,17 +27,24 @@ export interface ParameterOperands {
 
 /** Reads the names of a map of parameters. */
 export function readNames(parameters: unknown): string[] {
-  if (!(parameters instanceof Map)) {
+  if (!isInstance(parameters, Map)) {
     fail(
       'ERR_LILY_ARGUMENT',
       'parameters',
       `expected a Map of { value, grad } by name, such as model.parameters(), got ${describe(parameters)}`,
     )
   }
-  const names: unknown[] = [...parameters.keys()]
+  let names: unknown[]
+  try {
+    names = [...parameters.keys()]
+  } catch (cause) {
+    throw failedToRead('parameters', cause)
+  }
   if (names.length === 0) fail('ERR_LILY_ARGUMENT', 'parameters', 'expected at least one parameter, got an empty Map')
-  const wrong = names.find((name) => typeof name !== 'string')
-  if (wrong !== undefined) fail('ERR_LILY_ARGUMENT', 'parameters', `expected strings as keys, got ${describe(wrong)}`)
+  for (const name of names) {
+    if (typeof name !== 'string')
+      fail('ERR_LILY_ARGUMENT', 'parameters', `expected strings as keys, got ${describe(name)}`)
+  }
   return names as string[]
 }
 
@@ -65,7 +72,12 @@ export function readValue(parameters: Parameters, name: string): Operand {
 }
 
 function readOperand(parameters: Parameters, name: string, of: 'value' | 'grad'): Operand {
-  const parameter: unknown = parameters.get(name)
+  let parameter: unknown
+  try {
+    parameter = parameters.get(name)
+  } catch (cause) {
+    throw failedToRead(name, cause)
+  }
   if (typeof parameter !== 'object' || parameter === null) {
     fail('ERR_LILY_ARGUMENT', name, `expected a parameter, { value, grad }, got ${describe(parameter)}`)
   }

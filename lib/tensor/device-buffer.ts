@@ -2,7 +2,7 @@
 import { bufferKey, isOf } from '../base/copies.js'
 import { bytesOf, bytesPerElement, type DType, type HostData, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError, reading } from '../base/errors.js'
-import { checkKeys, type Known } from '../base/options.js'
+import { checkKeys, get, type Known } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { byteLengthOf, classNameOf } from '../base/views.js'
@@ -14,7 +14,7 @@ import type { Device } from '../memory/device.js'
 import { refuseShrinking, refuseTransferred } from '../memory/host-memory.js'
 import { checkMemory, isDeviceMemory, layOutOnDevice, type Operand } from '../memory/operand.js'
 import { StreamState } from '../memory/stream-state.js'
-import { type CudaDevice, type Stream, streamStateOf } from './stream.js'
+import { type CudaDevice, openStream, type Stream } from './stream.js'
 import { type Tensor, tensorOf } from './tensor.js'
 import { download, placementOn } from './transfer.js'
 
@@ -68,8 +68,8 @@ export class DeviceBuffer {
     const type = readDType('dtype', dtype)
     const place = readCudaDevice('device', device)
     checkKeys('options', options, ALLOCATE_OPTIONS)
-    const stream =
-      options.stream === undefined ? StreamState.default(place.id) : streamStateOf('stream', options.stream)
+    const given = get('options', options, 'stream')
+    const stream = given === undefined ? StreamState.default(place.id) : openStream('stream', given)
     if (stream.device !== place.id) {
       fail(
         'ERR_LILY_DEVICE',
@@ -156,7 +156,8 @@ export class DeviceBuffer {
     const operand = this.#open()
     checkOffset(offset)
     const elements = operand.rows * operand.columns
-    const data = into ?? (allocateOnHost('download', operand.dtype, Math.max(elements - offset, 0)) as T)
+    const data =
+      into === undefined ? (allocateOnHost('download', operand.dtype, Math.max(elements - offset, 0)) as T) : into
     const byteOffset = checkRange(operand, 'into', data, offset)
     const isEmpty = byteLengthOf(data) === 0
     refuseShrinking('into', data)
@@ -172,7 +173,7 @@ export class DeviceBuffer {
    */
   copyFrom(source: DeviceBuffer): this {
     const to = this.#open()
-    if (!(source instanceof DeviceBuffer)) {
+    if (!isOf(bufferKey, source)) {
       fail(
         'ERR_LILY_ARGUMENT',
         'source',

@@ -247,7 +247,7 @@ function readLayout(argument: string, value: Unknown, rank: number, dtype: DType
       'expected byteOffset (bytes) or offset (elements), got both; leave one of them out',
     )
   }
-  const read = readStrides(argument, strides ?? stride, rank)
+  const read = readStrides(argument, strides === undefined ? stride : strides, rank)
   return {
     strides: read,
     byteOffset:

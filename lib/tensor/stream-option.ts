@@ -2,7 +2,7 @@
 import { describe, fail } from '../base/errors.js'
 import { get } from '../base/options.js'
 import type { StreamOption } from '../memory/placement.js'
-import { Stream, streamStateOf } from './stream.js'
+import { streamStateOf } from './stream.js'
 
 /**
  * Reads `options.stream`: a Stream of this package or a cudaStream_t; null if it is left out.
@@ -12,7 +12,7 @@ import { Stream, streamStateOf } from './stream.js'
 export function readStream(options: object): StreamOption {
   const value = get('options', options, 'stream')
   if (value === undefined) return null
-  return value instanceof Stream ? streamStateOf('stream', value) : readStreamHandle('stream', value)
+  return streamStateOf('stream', value) ?? readStreamHandle('stream', value)
 }
 
 /**

@@ -9,8 +9,8 @@ import { refuseInCapture } from '../memory/capture.js'
 import { cudaDevice, type Device } from '../memory/device.js'
 import { StreamState } from '../memory/stream-state.js'
 
-/** The state of a Stream. Throws ERR_LILY_DISPOSED if the stream is disposed of. */
-export let streamStateOf: (argument: string, stream: Stream) => StreamState
+/** The state of a Stream; undefined for any other value. Throws ERR_LILY_DISPOSED if the stream is disposed of. */
+export let streamStateOf: (argument: string, stream: unknown) => StreamState | undefined
 
 /** A CUDA device. */
 export interface CudaDevice {
@@ -35,11 +35,9 @@ export class Stream {
 
   static {
     streamStateOf = (argument, stream) => {
-      if (!(stream instanceof Stream)) {
-        fail('ERR_LILY_ARGUMENT', argument, `expected a Stream of this package, got ${describe(stream)}`)
-      }
+      if (!isOf(streamKey, stream)) return undefined
       return (
-        reading(argument, () => stream[streamKey]()) ??
+        reading(argument, () => (stream as Stream)[streamKey]()) ??
         fail('ERR_LILY_DISPOSED', argument, 'this stream is disposed of; use it before dispose()')
       )
     }
@@ -150,6 +148,13 @@ export class Stream {
   }
 }
 
+/** The state of a Stream that the caller passed. */
+export function openStream(argument: string, stream: unknown): StreamState {
+  const state = streamStateOf(argument, stream)
+  if (state !== undefined) return state
+  return fail('ERR_LILY_ARGUMENT', argument, `expected a Stream of this package, got ${describe(stream)}`)
+}
+
 /** What an event is to the addon. */
 interface EventState {
   /** Null once the event is disposed of. */
@@ -176,11 +181,11 @@ export class Event {
 
   static {
     eventHandleOf = (argument, event) => {
-      if (!(event instanceof Event)) {
+      if (!isOf(eventKey, event)) {
         fail('ERR_LILY_ARGUMENT', argument, `expected an Event of this package, got ${describe(event)}`)
       }
       return (
-        reading(argument, () => event[eventKey]()).handle ??
+        reading(argument, () => (event as Event)[eventKey]()).handle ??
         fail('ERR_LILY_DISPOSED', argument, 'this event is disposed of; use it before dispose()')
       )
     }
@@ -219,7 +224,7 @@ export class Event {
   record(stream?: Stream): this {
     const handle = this.#open()
     refuseInCapture("an event's record()", 'call it before or after')
-    const state = stream === undefined ? StreamState.default(this.device.id) : streamStateOf('stream', stream)
+    const state = stream === undefined ? StreamState.default(this.device.id) : openStream('stream', stream)
     if (state.device !== this.device.id) {
       fail(
         'ERR_LILY_DEVICE',

@@ -2,9 +2,10 @@
 import { isOf, tensorKey } from '../base/copies.js'
 import { type DType, dtypeOf, type HostData, is16Bit, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
+import { copyArray } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
-import { readCudaDevice } from '../memory/backends.js'
+import { readDevice } from '../memory/backends.js'
 import { CPU, type Device } from '../memory/device.js'
 import { checkMemory, checkNotLonger, isDeviceMemory, isHostMemory, layOut, type Operand } from '../memory/operand.js'
 import { copyToDevice, copyToHost } from './transfer.js'
@@ -95,17 +96,16 @@ export class Tensor {
    *   ERR_LILY_DEVICE for `{ type: 'cpu' }` on a tensor in device memory: use `toHost`, which is asynchronous
    */
   to(device: { readonly type: 'cpu' | 'cuda'; readonly id?: number | undefined }): Tensor {
+    const target = readDevice('device', device)
     const operand = this.#open()
-    if ((device as Partial<Device> | null | undefined)?.type === 'cpu') {
-      if (operand.device === CPU) return this
+    if (operand.device === target) return this
+    if (target === CPU) {
       fail(
         'ERR_LILY_DEVICE',
         'device',
         "expected 'cuda' for a tensor in device memory, got 'cpu'; copies to the host are asynchronous: await toHost()",
       )
     }
-    const target = readCudaDevice('device', device)
-    if (operand.device === target) return this
     checkMemory('this tensor', operand)
     return tensorOf(copyToDevice(operand, target))
   }
@@ -206,7 +206,8 @@ interface DeviceTensor {
  * @throws LilyError ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_ARGUMENT
  */
 export function tensor(data: HostData | readonly number[], shape: readonly number[], dtype?: DType): Tensor {
-  const memory = Array.isArray(data) ? numbersToFloat32(data, dtype) : (data as HostData)
+  const numbers = copyArray('data', data)
+  const memory = numbers !== null ? numbersToFloat32(numbers, dtype) : (data as HostData)
   if (!ArrayBuffer.isView(memory)) {
     fail('ERR_LILY_ARGUMENT', 'data', `expected a typed array or an array of numbers, got ${describe(data)}`)
   }

@@ -1,6 +1,13 @@
 /** Several adapters on one model. */
 import { describe, expect, it } from 'vitest'
-import { LilyAdapters, type LilyModel } from '../../lib/index.js'
+import {
+  type AdaptersSaved,
+  type LayerForwardOptions,
+  LilyAdapters,
+  LilyModel,
+  type Parameter,
+} from '../../lib/index.js'
+import { backend } from '../support/backend.js'
 import { expectSameBits } from '../support/compare.js'
 import { createModel, numbersOf, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -23,6 +30,18 @@ const make = (seed: number, targetModules: string[], r = 2) =>
 function both(): { set: LilyAdapters; one: LilyModel; two: LilyModel } {
   const set = new LilyAdapters().addAdapter('one', make(1, ['q', 'v'])).addAdapter('two', make(2, ['q'], 3))
   return { set, one: make(1, ['q', 'v']), two: make(2, ['q'], 3) }
+}
+
+const firstOf = (model: LilyModel) => model.parameters().values().next().value as Parameter
+const parametersOf = (set: LilyAdapters, name: string) => (set.adapters.get(name) as LilyModel).parameters().values()
+const count = (names: readonly string[], name: string) => names.filter((each) => each === name).length
+const expectedCode = (argument: string) => (argument === 'weights' ? 'ERR_LILY_SHAPE' : 'ERR_LILY_ARGUMENT')
+function freeze(model: LilyModel): void {
+  model.freeze('uniform')
+}
+function merge(model: LilyModel): void {
+  freeze(model)
+  model.merge('q', place(new Float32Array(dOut * dIn), [dOut, dIn]))
 }
 
 describe('LilyAdapters', () => {
@@ -88,6 +107,105 @@ describe('LilyAdapters', () => {
     expect(set.layer('q').backward(gradient(), saved, { needs: { dx: false } })).toBeUndefined()
     saved.dispose()
     await expectRefused('ERR_LILY_DISPOSED', 'saved', () => set.layer('q').backward(gradient(), saved, { dx }))
+  })
+
+  it('overwrites y with the sum', async () => {
+    const { set, one, two } = both()
+    set.setAdapter(['one', 'two'])
+    const [sum, y] = [place(new Float32Array(tokens * dOut), [tokens, dOut]), output()]
+    one.layer('q').forward(input(), sum, { accumulate: false })
+    two.layer('q').forward(input(), sum)
+    set.layer('q').forward(input(), y, { accumulate: false })
+    expectSameBits('y', await numbersOf(y), await numbersOf(sum))
+  })
+
+  it('reads its arguments once', () => {
+    const { set } = both()
+    set.setAdapter(['one', 'two'])
+    const reads: string[] = []
+    const noted = <T extends object>(target: T) =>
+      new Proxy(target, { get: (from, name) => (reads.push(String(name)), Reflect.get(from, name) as unknown) })
+    const { saved } = set.layer('q').forward(input(), output(), noted({ mask: [true, true, false] }))
+    set.layer('q').backward(gradient(), saved, noted({ dx: place(x, [tokens, dIn]), needs: noted({ da: false }) }))
+    for (const name of ['mask', 'routing', 'needs', 'da']) expect([name, count(reads, name)]).toEqual([name, 1])
+    // Of forward and backward; of backward and its needs.
+    for (const name of ['stream', 'dx']) expect([name, count(reads, name)]).toEqual([name, 2])
+  })
+
+  // Each is valid for the first adapter only.
+  const mask = [true, false, true]
+  const refusals: Record<string, [argument: string, options: LayerForwardOptions, change: (two: LilyModel) => void]> = {
+    'a mask, and the second is frozen': ['mask', { mask }, freeze],
+    'pooled logits, and the second is frozen': ['pool', { pool: 'logits' }, freeze],
+    'weights of another length': ['weights', { routing: 'fixed', weights: [0.5, 0.5] }, () => undefined],
+    'the second is merged': ['merged', {}, merge],
+    'the second has a parameter that is disposed of': ['disposed', {}, (two) => firstOf(two).value.dispose()],
+  }
+  it.each(Object.entries(refusals))(
+    'applies no adapter before all are checked: %s',
+    async (_, [argument, options, change]) => {
+      const two = createModel({ layers, config: { r: 3, numB: 3, initWeights: false }, seed: 2 })
+      const set = new LilyAdapters().addAdapter('one', make(1, ['q', 'v'])).addAdapter('two', two)
+      set.setAdapter(['one', 'two'])
+      change(two)
+      const y = output()
+      await expectRefused(argument === 'disposed' ? 'ERR_LILY_DISPOSED' : expectedCode(argument), argument, () =>
+        set.layer('q').forward(input(), y, options),
+      )
+      expectSameBits('y', await numbersOf(y), base)
+      set.setAdapter('one').layer('q').forward(input(), y, options)
+      expect(await numbersOf(y)).not.toEqual(base)
+    },
+  )
+
+  const broken: Record<string, (two: LilyModel, saved: AdaptersSaved) => void> = {
+    'a saved call that is disposed of': (_, saved) => saved.calls.get('two')?.dispose(),
+    'a gradient that is disposed of': (two) => firstOf(two).grad.dispose(),
+    'a gradient of b that is disposed of': (two) => [...two.parameters().values()].at(-1)?.grad.dispose(),
+    'a parameter that is disposed of': (two) => firstOf(two).value.dispose(),
+  }
+  const spoiled = Object.entries(broken).flatMap(([name, spoil]) =>
+    [false, true].map((deferB) => [name, deferB, spoil] as const),
+  )
+  it.each(spoiled)('gives no gradient before all are checked: %s, deferB %s', async (_, deferB, spoil) => {
+    const { set } = both()
+    set.setAdapter(['one', 'two'])
+    const layer = set.layer('q')
+    const dx = place(x, [tokens, dIn])
+    layer.backward(gradient(), layer.forward(input(), output()).saved, { dx })
+    const gradients = () => Array.from(parametersOf(set, 'one'), ({ grad }) => grad)
+    const { saved } = layer.forward(input(), output())
+    const before = await Promise.all([dx, ...gradients()].map(numbersOf))
+    spoil(set.adapters.get('two') as LilyModel, saved)
+    await expectRefused('ERR_LILY_DISPOSED', '', () => layer.backward(gradient(), saved, { dx, deferB }))
+    const after = await Promise.all([dx, ...gradients()].map(numbersOf))
+    for (const [i, numbers] of after.entries()) expectSameBits(`output ${i}`, numbers, before[i])
+  })
+
+  it('zeroes no gradient before all are checked', async () => {
+    const { set } = both()
+    const layer = set.setAdapter(['one', 'two']).layer('q')
+    layer.backward(gradient(), layer.forward(input(), output()).saved, { needs: { dx: false } })
+    const [first, ...others] = set.adapters.values()
+    const last = [...others[0].parameters().values()].at(-1) as Parameter
+    last.grad.dispose()
+    const before = await Promise.all(Array.from(first.parameters().values(), ({ grad }) => numbersOf(grad)))
+    await expectRefused('ERR_LILY_DISPOSED', `${last.name}.grad`, () => {
+      set.zeroGrad()
+    })
+    for (const [i, { grad }] of [...first.parameters().values()].entries()) {
+      expectSameBits(`gradient ${i}`, await numbersOf(grad), before[i])
+    }
+  })
+
+  it('moves no adapter before all are checked', async () => {
+    const models = [1, 2].map((seed) => LilyModel.create({ layers, config: { r: 2 }, seed }))
+    const set = new LilyAdapters().addAdapter('one', models[0]).addAdapter('two', models[1])
+    const values = Array.from(models[0].parameters().values(), ({ value }) => value)
+    firstOf(models[1]).value.dispose()
+    await expectRefused('ERR_LILY_DISPOSED', `${firstOf(models[1]).name}.value`, () => set.to({ type: backend }))
+    expect(Array.from(models[0].parameters().values(), ({ value }) => value)).toEqual(values)
+    expect(values.every(({ isDisposed, device }) => !isDisposed && device.type === 'cpu')).toBe(true)
   })
 
   it('rejects invalid calls and writes nothing', async () => {

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
-import { foldB, lilyBackward, lilyForward, LilyModel, type LilySaved } from '../../lib/index.js'
+import { foldB, lilyBackward, lilyForward, LilyModel, type LilySaved, type Parameter } from '../../lib/index.js'
 import { readConfig } from '../../lib/model/config.js'
 import { forward } from '../reference.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
@@ -106,6 +106,22 @@ describe('gradients of shared parameters', () => {
       })
       // The rounding of float32 in sums of a few dozen terms; the differences are accurate to 1e-9.
       expect(relativeError(gradient, differences), key).toBeLessThan(2e-6)
+    }
+  })
+
+  it('zeroes no gradient before all are checked', async () => {
+    const model = createModel({ layers: shapes, config, seed: 11 })
+    await runChain(model, x, [tokens, dIn], dy)
+    const parameters = [...model.parameters().values()]
+    const last = parameters.at(-1) as Parameter
+    last.grad.dispose()
+    const others = parameters.slice(0, -1).map(({ grad }) => grad)
+    const before = await Promise.all(others.map(numbersOf))
+    await expectRefused('ERR_LILY_DISPOSED', `${last.name}.grad`, () => {
+      model.zeroGrad()
+    })
+    for (const [i, after] of (await Promise.all(others.map(numbersOf))).entries()) {
+      expectSameBits(parameters[i].name, after, before[i])
     }
   })
 
