@@ -41,7 +41,7 @@ export interface Limits {
 async function callsPerSample(sampler: Sampler, { sampleSeconds = 0.0005 }: Limits): Promise<number> {
   await sampler(1)
   let seconds = await sampler(1)
-  if (seconds < 20 * sampleSeconds) seconds = Math.min(await sampler(3), await sampler(3))
+  if (seconds < Math.max(0.01, sampleSeconds)) seconds = Math.min(await sampler(3), await sampler(3))
   return Math.max(1, Math.ceil(sampleSeconds / seconds))
 }
 
