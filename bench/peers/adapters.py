@@ -76,6 +76,7 @@ def parameters_of(method, shape):
     return [a, ((d, rank) if method == "lora" else (rank, d), 0.02)]
 
 
+PATTERN_SIZE = 65521
 PATTERN = None
 
 
@@ -84,7 +85,7 @@ def filled(shape, scale, dtype, device):
     global PATTERN
     if PATTERN is None:
         state, numbers = 1, []
-        for _ in range(2**16):
+        for _ in range(PATTERN_SIZE):
             state = (state * 1664525 + 1013904223) % 2**32
             numbers.append(state / 2**31 - 1)
         PATTERN = torch.tensor(numbers, dtype=torch.float64)
@@ -96,7 +97,7 @@ def filled(shape, scale, dtype, device):
         numbers = ((bits >> 13) << 13).view(torch.float32)
         numbers[numbers.abs() < 2**-14] = 0
     count = torch.Size(shape).numel()
-    return numbers.to(dtype).repeat(-(-count // 2**16))[:count].view(shape).to(device, copy=True)
+    return numbers.to(dtype).repeat(-(-count // PATTERN_SIZE))[:count].view(shape).to(device, copy=True)
 
 
 def make_set(method, shape, dtype, device):

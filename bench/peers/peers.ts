@@ -11,9 +11,9 @@ export interface Peer {
   /** How to install it. */
   readonly install: string
   /** The process, or why there is none. */
-  command(options: PeerOptions): PeerCommand | { readonly reason: string }
+  readonly command: (options: PeerOptions) => PeerCommand | { readonly reason: string }
   /** The name of a method of the peer in the tables. */
-  title(method: string): string
+  readonly title: (method: string) => string
 }
 
 export interface PeerOptions {
@@ -25,30 +25,32 @@ export interface PeerOptions {
 const path = (file: string): string => fileURLToPath(new URL(file, import.meta.url))
 
 /**
- * The environment of PyTorch. By default, glibc returns large arrays to the system when they are freed, and every call pays
- * for new pages. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE, where they are set, select kernels for another processor.
+ * The variables that are set for PyTorch. By default, glibc returns large arrays to the system when they are freed, and
+ * every call pays for new pages. Debian's PyTorch does not link what it compiles with the vector functions that the code
+ * calls, and compiles scalar code if they are not preloaded.
  */
-export function pytorchEnvironment(threads: number, { ...env }: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
-  delete env.OPENBLAS_CORETYPE
-  delete env.OPENBLAS_L2_SIZE
-  return { ...env, ...pytorchSettings(threads) }
-}
-
-/** The variables that differ from the environment of the user. */
 export const pytorchSettings = (threads: number): Readonly<Record<string, string>> => ({
   OMP_NUM_THREADS: String(threads),
   MALLOC_MMAP_THRESHOLD_: String(2 ** 32),
   MALLOC_TRIM_THRESHOLD_: String(2 ** 32),
   MALLOC_TOP_PAD_: String(2 ** 28),
-  PYTHONDONTWRITEBYTECODE: '1',
+  LD_PRELOAD: 'libsleef.so.3',
 })
+
+/** OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE, where they are set, select kernels for another processor. */
+export function pytorchEnvironment(threads: number, { ...env }: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  delete env.OPENBLAS_CORETYPE
+  delete env.OPENBLAS_L2_SIZE
+  return { ...env, ...pytorchSettings(threads), PYTHONDONTWRITEBYTECODE: '1' }
+}
 
 /** Debian's PyTorch belongs to /usr/bin/python3, which need not be the first in PATH. */
 const pythons = ['python3', '/usr/bin/python3']
 
 export const pytorch: Peer = {
   name: 'PyTorch',
-  install: 'apt-get install python3-torch libopenblas0-openmp libtorch-dev g++ (Debian), or pip install torch',
+  install:
+    'apt-get install python3-torch libopenblas0-openmp g++ libtorch-dev libsleef-dev (Debian), or pip install torch',
   command: ({ threads, compiles }) => {
     const env = pytorchEnvironment(threads, process.env)
     const python = pythons.find((each) => spawnSync(each, ['-c', 'import torch'], { env }).status === 0)
@@ -82,7 +84,7 @@ export interface Started {
   readonly versions: Readonly<Record<string, string>>
   readonly missing: readonly Missing[]
   /** Ends the processes. */
-  stop(): void
+  readonly stop: () => void
 }
 
 /** Starts every peer that is there. */

@@ -7,6 +7,7 @@ writes says what it can measure. `--threads N` sets the number of threads, `--no
 import argparse
 import ctypes
 import json
+import math
 import os
 import platform
 import sys
@@ -50,31 +51,33 @@ def reason_of(error):
 
 
 def compiler_problem():
-    """Why torch.compile does not work; None if it does."""
+    """Why torch.compile does not work as its authors intend; None if it does."""
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
     try:
         torch.compile(lambda x: torch.relu(x) + 1, dynamic=False)(torch.ones(64, 64))
     except Exception as error:  # any failure means that there is no compiler
         return reason_of(error)
     finally:
         torch.compiler.reset()
-    return None
+    # It compiles scalar code if a header or library of its vector functions is missing.
+    return None if pick_vec_isa() else "it compiles, but without vector instructions"
 
 
 def available(options):
     methods = [{"name": "lily", "adapter": "lily"}, {"name": "lora", "adapter": "lora"}]
     compiled, missing = {}, []
+    problem = None if options.no_compile else compiler_problem()
     if options.no_compile:
-        problem = "left out by --no-compile"
+        missing.append({"name": "torch.compile", "reason": "left out by --no-compile", "install": ""})
+    elif problem is not None:
+        install = "apt-get install g++ libtorch-dev libsleef-dev (Debian), or pip install torch"
+        missing.append({"name": "torch.compile", "reason": problem, "install": install})
     else:
-        problem = compiler_problem()
-    if problem is None:
-        methods += [{"name": f"{name}-compiled", "adapter": name} for name in ("lily", "lora")]
         from torch._inductor.cpu_vec_isa import pick_vec_isa
 
+        methods += [{"name": f"{name}-compiled", "adapter": name} for name in ("lily", "lora")]
         compiled["torch.compile"] = f"for {pick_vec_isa()}"
-    else:
-        install = "" if options.no_compile else "apt-get install g++ libtorch-dev (Debian), or a PyTorch with its headers"
-        missing.append({"name": "torch.compile", "reason": problem, "install": install})
     try:
         from peft import LilyConfig  # noqa: F401
         import peft
@@ -122,7 +125,9 @@ def outputs_of(opened):
     values = {}
     for name, tensor in outputs.items():
         flat = tensor.detach().reshape(-1)
-        values[name] = flat[:: -(-len(flat) // COMPARED)].float().tolist()
+        compared = flat[:: -(-len(flat) // COMPARED)].float().tolist()
+        # JSON has no NaN and no infinity.
+        values[name] = [value if math.isfinite(value) else None for value in compared]
     return values
 
 
