@@ -53,6 +53,8 @@ export async function measureCase(
         if (wrong !== null) throw new Error(wrong)
         opened.push(contender)
       } catch (error) {
+        // An interrupt in a terminal reaches the peers, too, and they end.
+        limits.signal.throwIfAborted()
         if (contender.name === OURS) throw error
         const reason = (error as Error).message
         missing.push({ name: `${contender.name}, ${contender.adapter}, ${where}`, reason, install: '' })
