@@ -1,4 +1,5 @@
 /** Tests of the parts of the benchmark whose errors would not show in its output. */
+import { totalmem } from 'node:os'
 import { describe, expect, test } from 'vitest'
 import type { Report, Result } from '../bench/harness/report.js'
 import { medianRatio, sampleInterleaved, timingOf } from '../bench/harness/sampling.js'
@@ -6,7 +7,8 @@ import { composedLily } from '../bench/methods/composed/lily.js'
 import { composedLora } from '../bench/methods/composed/lora.js'
 import type { Method } from '../bench/methods/methods.js'
 import { floorOf } from '../bench/roofs/floor.js'
-import { phasesOf, workOf } from '../bench/roofs/work.js'
+import { bandwidthFor, bufferSizes, type Roofs } from '../bench/roofs/roofs.js'
+import { phasesOf, workingSet, workOf } from '../bench/roofs/work.js'
 import { backendNames, routings, selectCases } from '../bench/workload/cases.js'
 import { decode, dtypeNames, dtypes, encode, type Float } from '../bench/workload/dtypes.js'
 import { makeActivations, makeLilyParameters, makeLoraParameters } from '../bench/workload/operands.js'
@@ -15,7 +17,15 @@ import { deviceShapes, parseShape, shapes } from '../bench/workload/shapes.js'
 import { equalParametersRank, lilyParameters } from '../bench/workload/trainable-parameters.js'
 import { rooflineChart } from '../cli/bench/charts/roofline.js'
 import type { Row } from '../cli/bench/rows.js'
-import { lilyBackward, lilyForward, loraBackward, loraForward, type Routing, type Tensor } from '../lib/index.js'
+import {
+  type DeviceInfo,
+  lilyBackward,
+  lilyForward,
+  loraBackward,
+  loraForward,
+  type Routing,
+  type Tensor,
+} from '../lib/index.js'
 
 const shape = { tokens: 33, d: 40, rank: 5, experts: 3 }
 const onHost = (tensor: Tensor): Tensor => tensor
@@ -121,19 +131,110 @@ describe('work and floor', () => {
     expect(flops('sequence', false)).toBe(8000 + 8 * 160)
   })
 
+  // A machine with caches of 100 and 1000 bytes.
+  const roofs: Roofs = {
+    flops: 1e3,
+    bfloat16Flops: 1e4,
+    float16Flops: 1e3,
+    memory: [
+      { bytes: 50, read: 100, update: 200 },
+      { bytes: 100, read: 80, update: 160 },
+      { bytes: 200, read: 40, update: 80 },
+      { bytes: 1000, read: 20, update: 60 },
+      { bytes: 4000, read: 4, update: 8 },
+    ],
+  }
+
+  test('bandwidth is that of the largest measured buffer that is not larger than the working set', () => {
+    const rates = (bytes: number) => Object.values(bandwidthFor(roofs, bytes))
+    expect(rates(10)).toEqual([100, 200])
+    expect(rates(50)).toEqual([100, 200])
+    expect(rates(99)).toEqual([100, 200])
+    expect(rates(100)).toEqual([80, 160])
+    expect(rates(3999)).toEqual([20, 60])
+    expect(rates(4000)).toEqual([4, 8])
+    expect(rates(Infinity)).toEqual([4, 8])
+  })
+
+  test('no larger buffer is faster, even if the measurement of a smaller one was disturbed', () => {
+    const [first, second, ...rest] = roofs.memory
+    const disturbed = { ...roofs, memory: [first, { ...second, read: 1, update: 1 }, ...rest] }
+    expect(bandwidthFor(disturbed, 100)).toEqual({ read: 40, update: 80 })
+  })
+
+  const phase = { flops: 0, read: 0, reread: 0, updated: 0 }
+
   test('the floor is the sum over phases of the slower of arithmetic and memory', () => {
-    const roofs = {
-      flops: 1e3,
-      bfloat16Flops: 1e4,
-      float16Flops: 1e3,
-      memory: [{ bytes: 1e9, read: 1e3, update: 2e3 }],
-    }
     const phases = [
-      { flops: 5000, read: 1000, updated: 1000 },
-      { flops: 1000, read: 1000, updated: 2000 },
+      { ...phase, flops: 5000, read: 30, updated: 20 },
+      { ...phase, flops: 100, read: 20, reread: 20, updated: 10 },
     ]
-    expect(floorOf(phases, 0, dtypes.float32, roofs)).toBe(5 + 3)
-    expect(floorOf(phases, 0, dtypes.bfloat16, roofs)).toBe(2 + 3)
+    // Both phases have a working set of 50 bytes: 0.3 + 0.2 s and 0.4 + 0.1 s of memory traffic.
+    expect(floorOf(phases, 0, dtypes.float32, roofs)).toBeCloseTo(5 + 0.5, 10)
+    expect(floorOf(phases, 0, dtypes.bfloat16, roofs)).toBeCloseTo(0.5 + 0.5, 10)
+    expect(floorOf(phases, 0, dtypes.float16, roofs)).toBeCloseTo(5 + 0.5, 10)
+  })
+
+  test('every phase has the bandwidth of its own working set', () => {
+    // Together the phases use 1100 bytes, but neither uses more than 1000.
+    const phases = [
+      { ...phase, read: 100 },
+      { ...phase, read: 800, updated: 200 },
+    ]
+    expect(floorOf(phases, 0, dtypes.float32, roofs)).toBeCloseTo(100 / 80 + 800 / 20 + 400 / 60, 10)
+  })
+
+  test('with cold caches, only what the call has used before is in a cache', () => {
+    const phases = [{ ...phase, read: 40, reread: 30, updated: 20 }]
+    expect(floorOf(phases, 4000, dtypes.float32, roofs)).toBeCloseTo(40 / 4 + 30 / 100 + 40 / 8, 10)
+    // So few and small operand sets that the second cache holds all of them.
+    expect(floorOf(phases, 1000, dtypes.float32, roofs)).toBeCloseTo(40 / 20 + 30 / 100 + 40 / 60, 10)
+  })
+
+  test.each(['none', ...routings] as const)(
+    'the floor of %s is at most the time of a machine that the roofs describe',
+    (routing) => {
+      // The machine processes one phase after the other, and what a phase uses comes from memory in the first phase that
+      // uses it, and otherwise from the level that holds everything that the call uses: slower than the phase alone.
+      for (const tokens of [1, 10, 300])
+        for (const withBackward of [false, true]) {
+          const phases = phasesOf({ ...sizes, tokens }, routing, dtypes.float32, withBackward)
+          const whole = workingSet({ ...sizes, tokens }, routing, dtypes.float32, withBackward)
+          const { read, update } = bandwidthFor(roofs, whole)
+          const time = phases.reduce(
+            (sum, { flops, read: first, reread, updated }) =>
+              sum + Math.max(flops / roofs.flops, (first + reread) / read + (2 * updated) / update),
+            0,
+          )
+          expect(floorOf(phases, 0, dtypes.float32, roofs)).toBeLessThanOrEqual(time)
+          expect(floorOf(phases, 0, dtypes.float32, roofs)).toBeGreaterThan(0)
+          expect(floorOf(phases, 1e6, dtypes.float32, roofs)).toBeGreaterThanOrEqual(
+            floorOf(phases, 0, dtypes.float32, roofs),
+          )
+        }
+    },
+  )
+
+  test('the arrays of backward that forward has read are read again', () => {
+    const bytes = { x: 4 * 1000, a: 4 * 20, b: 4 * 80 }
+    const { x, a, b } = bytes
+    expect(phasesOf(sizes, 'batch', dtypes.float32, true)).toMatchObject([
+      { read: x + a, reread: 0, updated: 0 },
+      { read: b, reread: 0, updated: x },
+      { read: x, reread: b, updated: b },
+      { read: 0, reread: x + a, updated: x + a },
+    ])
+  })
+
+  test('buffers from the L1 caches of all threads to several times the last-level cache', () => {
+    const device = { threads: 3, cache: 2 ** 28 }
+    const found = bufferSizes('cpu', device as DeviceInfo)
+    expect(found[0]).toBe(3 * 2 ** 14)
+    expect(found.at(-1)).toBeGreaterThanOrEqual(Math.min(4 * 2 ** 28, totalmem() / 8))
+    for (const [i, bytes] of found.slice(1).entries()) {
+      expect(bytes / found[i]).toBeGreaterThan(1.35)
+      expect(bytes / found[i]).toBeLessThan(1.5)
+    }
   })
 })
 
@@ -144,12 +245,12 @@ describe('sampling', () => {
     const order: string[] = []
     // A machine that becomes slower with every sample.
     let speed = 1
-    const clock = (run: () => void) => {
-      run()
+    const sampler = (name: string) => () => {
+      order.push(name)
       speed *= 1.1
-      return speed * (order.at(-1) === 'a' ? 2 : 1)
+      return speed * (name === 'a' ? 2 : 1)
     }
-    const [a, b] = await sampleInterleaved([() => order.push('a'), () => order.push('b')], clock, limits)
+    const [a, b] = await sampleInterleaved([sampler('a'), sampler('b')], limits)
     expect(order.slice(-6)).toEqual(['a', 'b', 'a', 'b', 'a', 'b'])
     expect(a).toHaveLength(3)
     expect(medianRatio(a, b)).toBeCloseTo(2 / 1.1)
@@ -157,13 +258,22 @@ describe('sampling', () => {
 
   test('ends when the signal aborts', async () => {
     const interrupt = new AbortController()
-    const aborting = () => interrupt.abort()
-    const run = sampleInterleaved([aborting], () => (aborting(), 1), {
+    const aborting = () => (interrupt.abort(), 1)
+    const run = sampleInterleaved([aborting], {
       ...limits,
       rounds: 1e9,
       signal: interrupt.signal,
     })
     await expect(run).rejects.toThrow('aborted')
+  })
+
+  test('a sample lasts at least as long as requested', async () => {
+    const calls: number[] = []
+    const sampler = (count: number) => (calls.push(count), 0.01)
+    await sampleInterleaved([sampler], limits)
+    expect(calls.slice(-3)).toEqual([1, 1, 1])
+    await sampleInterleaved([sampler], { ...limits, sampleSeconds: 0.05 })
+    expect(calls.slice(-3)).toEqual([5, 5, 5])
   })
 
   test('statistics', () => {

@@ -3,6 +3,7 @@
  */
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
+import { parseNames } from '../harness/options.js'
 import { type Direction, minimumBytes, productFlops } from '../roofs/work.js'
 import { dtypeNames, dtypes } from '../workload/dtypes.js'
 import { parseShape, type Shape, shapeText } from '../workload/shapes.js'
@@ -95,14 +96,6 @@ const { values: options } = parseArgs({
 if (options.help) {
   console.log(usage)
   process.exit()
-}
-
-function parseNames<Name extends string>(option: string, names: readonly Name[], given: readonly string[]): Name[] {
-  return given.map((name) => {
-    const found = names.find((candidate) => candidate === name)
-    if (found === undefined) throw new Error(`--${option}: expected one of ${names.join(', ')}; got ${name}`)
-    return found
-  })
 }
 
 const selectedMethods = parseNames('method', methods, options.method ?? ['batch', 'sequence', 'token', 'lora'])

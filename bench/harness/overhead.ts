@@ -39,6 +39,9 @@ export async function measureOverhead(limits: Limits): Promise<Overhead> {
     forward()
     backward()
   }
-  const [forwardSamples, backwardSamples] = await sampleInterleaved([forward, backward], hostClock, limits)
+  const [forwardSamples, backwardSamples] = await sampleInterleaved(
+    [forward, backward].map((run) => (calls) => hostClock(run, calls)),
+    limits,
+  )
   return { forward: timingOf(forwardSamples).median, backward: timingOf(backwardSamples).median }
 }

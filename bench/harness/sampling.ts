@@ -26,45 +26,43 @@ export function deviceClock(device: CudaDevice): Clock {
   }
 }
 
+/** Takes one sample: makes `calls` calls and returns the seconds per call. */
+export type Sampler = (calls: number) => number | Promise<number>
+
 export interface Limits {
   /** Time budget; at least `rounds` rounds always run. */
   readonly seconds: number
   readonly rounds: number
   readonly signal: AbortSignal
+  /** Minimum duration of a sample; by default one at which the resolution of the clock is negligible. */
+  readonly sampleSeconds?: number
 }
 
-/** Minimum duration of a sample, at which the resolution of the clock is negligible. */
-const SAMPLE_SECONDS = 0.0005
-
-async function callsPerSample(run: () => void, clock: Clock): Promise<number> {
-  run()
-  let seconds = await clock(run, 1)
-  if (seconds < 0.01) seconds = Math.min(await clock(run, 3), await clock(run, 3))
-  return Math.max(1, Math.ceil(SAMPLE_SECONDS / seconds))
+async function callsPerSample(sampler: Sampler, { sampleSeconds = 0.0005 }: Limits): Promise<number> {
+  await sampler(1)
+  let seconds = await sampler(1)
+  if (seconds < Math.max(0.01, sampleSeconds)) seconds = Math.min(await sampler(3), await sampler(3))
+  return Math.max(1, Math.ceil(sampleSeconds / seconds))
 }
 
 /**
- * Samples every function once per round, one after the other. If the speed of the machine drifts, or other processes use
- * it, all functions are affected alike and the ratio of two of them stays valid.
+ * Samples every contender once per round, one after the other. If the speed of the machine drifts, or other processes use
+ * it, all contenders are affected alike and the ratio of two of them stays valid.
  *
- * @returns seconds per call, by function and round
+ * @returns seconds per call, by contender and round
  * @throws the reason of the signal when it aborts
  */
-export async function sampleInterleaved(
-  runs: readonly (() => void)[],
-  clock: Clock,
-  limits: Limits,
-): Promise<number[][]> {
+export async function sampleInterleaved(samplers: readonly Sampler[], limits: Limits): Promise<number[][]> {
   const calls: number[] = []
-  for (const run of runs) {
+  for (const sampler of samplers) {
     await yieldTo(limits.signal)
-    calls.push(await callsPerSample(run, clock))
+    calls.push(await callsPerSample(sampler, limits))
   }
-  const samples = runs.map((): number[] => [])
+  const samples = samplers.map((): number[] => [])
   const end = performance.now() + limits.seconds * 1000
   for (let round = 0; round < limits.rounds || performance.now() < end; round++) {
     await yieldTo(limits.signal)
-    for (const [i, run] of runs.entries()) samples[i].push(await clock(run, calls[i]))
+    for (const [i, sampler] of samplers.entries()) samples[i].push(await sampler(calls[i]))
   }
   return samples
 }

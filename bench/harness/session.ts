@@ -143,8 +143,7 @@ async function measureCase(benchCase: Case, plan: Plan, limits: Limits, { roofs,
     const results: Result[] = []
     for (const pass of passes) {
       const samples = await sampleInterleaved(
-        contenders.map((calls) => calls[pass]),
-        clock,
+        contenders.map((calls) => (count) => clock(calls[pass], count)),
         limits,
       )
       const samplesOf = (method: Method): number[] | undefined => samples[selected.indexOf(method)]
@@ -157,7 +156,7 @@ async function measureCase(benchCase: Case, plan: Plan, limits: Limits, { roofs,
           method,
           rank: work.shape.rank,
           ...timingOf(samples[i]),
-          ...minimumOf(work, benchCase, pass, plan, roofs),
+          ...minimumOf(work, benchCase, pass, setCount(method), roofs),
           ratioToLora: medianRatio(samples[i], samplesOf('lora')!),
           ratioToFused: fused === undefined || fused === samples[i] ? null : medianRatio(samples[i], fused),
         })
@@ -191,12 +190,12 @@ function minimumOf(
   { shape, routing }: MethodWork,
   { dtype }: Case,
   pass: Pass,
-  { caches }: Plan,
+  setCount: number,
   roofs: Roofs | null,
 ): Pick<Result, 'flops' | 'bytes' | 'floor'> {
   const types = dtypes[dtype]
   const withBackward = pass !== 'forward'
   const phases = phasesOf(shape, routing, types, withBackward)
-  const bytes = caches === 'cold' ? Infinity : workingSet(shape, routing, types, withBackward)
-  return { ...workOf(phases), floor: roofs === null ? null : floorOf(phases, bytes, types, roofs) }
+  const rotatedBytes = setCount === 1 ? 0 : setCount * workingSet(shape, routing, types, withBackward)
+  return { ...workOf(phases), floor: roofs === null ? null : floorOf(phases, rotatedBytes, types, roofs) }
 }

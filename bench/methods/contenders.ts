@@ -4,6 +4,7 @@ import type { Case } from '../workload/cases.js'
 import { dtypes } from '../workload/dtypes.js'
 import {
   type Activations,
+  type LilyParameters,
   type LoraParameters,
   makeActivations,
   makeLilyParameters,
@@ -25,22 +26,23 @@ export interface Resources {
 function bindMethod(method: Method, benchCase: Case, equalRank: number, { place, keep }: Resources): Bind {
   const { shape, routing } = benchCase
   const types = dtypes[benchCase.dtype]
+  const lily = (): LilyParameters => makeLilyParameters(shape, types.parameters, place)
   const lora = (rank: number): LoraParameters => makeLoraParameters(shape.d, rank, types.parameters, place)
   switch (method) {
     case 'lily':
-      return fusedLily(benchCase, place)
+      return fusedLily(benchCase, lily())
     case 'lora':
       return fusedLora(lora(shape.rank))
     case 'lora-equal-parameters':
       return fusedLora(lora(equalRank))
     case 'lily-graph':
-      return replayed(fusedLily(benchCase, place), keep)
+      return replayed(fusedLily(benchCase, lily()), keep)
     case 'lora-graph':
       return replayed(fusedLora(lora(shape.rank)), keep)
     case 'lora-composed':
       return (activations) => composedLora(activations, lora(shape.rank), types)
     case 'lily-composed': {
-      const parameters = makeLilyParameters(shape, types.parameters, place)
+      const parameters = lily()
       const weights = fixedWeights(shape.experts)
       return (activations) => composedLily({ activations, parameters, types, routing, weights })
     }

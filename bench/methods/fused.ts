@@ -1,16 +1,7 @@
 /** The fused methods, and their replays as graphs. */
-import {
-  captureGraph,
-  type Graph,
-  lilyBackward,
-  lilyForward,
-  loraBackward,
-  loraForward,
-  type Tensor,
-} from '../../lib/index.js'
+import { captureGraph, type Graph, lilyBackward, lilyForward, loraBackward, loraForward } from '../../lib/index.js'
 import type { Case } from '../workload/cases.js'
-import { dtypes } from '../workload/dtypes.js'
-import { type Activations, type LoraParameters, makeLilyParameters } from '../workload/operands.js'
+import type { Activations, LilyParameters, LoraParameters } from '../workload/operands.js'
 import { sequenceOffsets } from '../workload/sequences.js'
 import type { Calls, Pass } from './methods.js'
 
@@ -21,8 +12,8 @@ export type Bind = (activations: Activations) => Calls
 export const fixedWeights = (experts: number): Float32Array =>
   Float32Array.from({ length: experts }, (_, e) => (2 * (e + 1)) / (experts * (experts + 1)))
 
-export function fusedLily({ shape, dtype, routing }: Case, place: (tensor: Tensor) => Tensor): Bind {
-  const { router, dRouter, da, db, ...rest } = makeLilyParameters(shape, dtypes[dtype].parameters, place)
+export function fusedLily({ shape, routing }: Case, parameters: LilyParameters): Bind {
+  const { router, dRouter, da, db, ...rest } = parameters
   const isRouted = routing !== 'uniform' && routing !== 'fixed'
   const options = {
     routing,

@@ -4,12 +4,7 @@ products alone, as a lower bound for separate products.
 
     python3 bench/peers/pytorch.py --device cuda --dtype bfloat16 --json out.json 2048,4096,16,4 ...
 
-`lily` and `lora` use the formulas and casts of Hugging Face PEFT (src/peft/tuners/lily/layer.py and lora/layer.py): x is
-cast to the type of the adapter, and the output of the adapter to the type of y. `products` runs only the shrink and expand
-products (cuBLAS on CUDA) into preallocated memory, without a router and with a combined b computed beforehand.
-
-All methods overwrite the gradients of the parameters, whereas lily-kernels accumulates them. `products` accumulates y and
-dx.
+adapters.py has the methods. To compare with lily-kernels on a CPU, use `npm run bench:peers`, which samples both in turn.
 
 On CUDA, a sample is the time between two events of enough calls to fill half a millisecond; operand sets rotate through
 more memory than L2 holds, as in `lily-kernels bench`. On a CPU, a sample is wall time with warm caches. The script reports
@@ -25,60 +20,12 @@ import time
 
 import torch
 
-DTYPES = {
-    # name: (activations, adapter). `mixed` is PEFT's default, which keeps adapters in float32.
-    "float32": (torch.float32, torch.float32),
-    "bfloat16": (torch.bfloat16, torch.bfloat16),
-    "float16": (torch.float16, torch.float16),
-    "mixed": (torch.bfloat16, torch.float32),
-    # `mixed` with float32 products in TF32. PyTorch's default is full precision; that of lily-kernels rounds to 16 bits.
-    "mixed-tf32": (torch.bfloat16, torch.float32),
-}
-SCALING = 2.0
+from adapters import DTYPES, forward_and_both, function_of, make_set, parameters_of, products
+
 # As in bench/harness/sampling.ts: at this duration the resolution of the clock is negligible.
 SAMPLE_MILLISECONDS = 0.5
 # As in bench/harness/session.ts: for tiny operands, creating more sets takes longer than measuring.
 MAX_SETS = 512
-
-
-def lily(x, y, a, router, b):
-    """Returns y + adapter(x) for x [M, d], y [M, d], a [r, d], router [E, r], b [E, r, d]."""
-    hidden = torch.nn.functional.linear(x.to(a.dtype), a)
-    probabilities = torch.softmax(torch.nn.functional.linear(hidden, router), dim=-1)
-    weights = probabilities.reshape(-1, router.shape[0]).mean(dim=0)
-    combined = torch.einsum("e,eio->io", weights, b)
-    return y + (torch.matmul(hidden, combined) * SCALING).to(y.dtype)
-
-
-def lora(x, y, a, b):
-    """Returns y + adapter(x) for a [r, d] and b [d, r], the layout of LoRA checkpoints."""
-    hidden = torch.nn.functional.linear(x.to(a.dtype), a)
-    return y + (torch.nn.functional.linear(hidden, b) * SCALING).to(y.dtype)
-
-
-def parameters_of(method, shape):
-    """Shapes and scales of the parameters."""
-    _, d, rank, experts = shape
-    a = ((rank, d), d**-0.5)
-    if method == "lily":
-        return [a, ((experts, rank), rank**-0.5), ((experts, rank, d), 1e-3)]
-    return [a, ((d, rank) if method == "lora" else (rank, d), 1e-3)]
-
-
-def random(shape, scale, dtype, device):
-    return (torch.randn(shape, device=device) * scale).to(dtype)
-
-
-def make_set(method, shape, dtype, device):
-    """x, y, dy and the parameters of one adapted layer."""
-    tokens, d, _, _ = shape
-    activations, adapter = DTYPES[dtype]
-    x, y, dy = (random((tokens, d), scale, activations, device) for scale in (1, 1, 0.1))
-    parameters = [random(*each, adapter, device) for each in parameters_of(method, shape)]
-    if method != "products":
-        for tensor in (x, *parameters):
-            tensor.requires_grad_()
-    return x, y, dy, parameters
 
 
 def sets_of(method, shape, dtype, device):
@@ -97,45 +44,9 @@ def passes_of(method, compiled, shape, dtype, device):
     """The two passes, as functions of an operand set."""
     if method == "products":
         return products(shape, dtype, device)
-    function = {"lily": lily, "lora": lora}[method]
     if compiled:
-        # Compile each shape separately: otherwise the compiler generalises, and after eight shapes it stops compiling.
         torch.compiler.reset()
-        function = torch.compile(function, dynamic=False)
-
-    def forward(x, y, _, parameters):
-        with torch.no_grad():
-            return function(x, y, *parameters)
-
-    def both(x, y, dy, parameters):
-        return torch.autograd.grad(function(x, y, *parameters), [x, *parameters], dy)
-
-    return {"forward": forward, "forward+backward": both}
-
-
-def products(shape, dtype, device):
-    """y += s hidden combined with hidden = x a^T, and its gradients; dx is accumulated."""
-    tokens, d, rank, _ = shape
-    kind = DTYPES[dtype][0]
-    empty = lambda *size: torch.empty(size, dtype=kind, device=device)
-    hidden, d_hidden = empty(tokens, rank), empty(tokens, rank)
-    da, d_combined = empty(rank, d), empty(rank, d)
-    dx = torch.zeros((tokens, d), dtype=kind, device=device)
-
-    def forward(x, y, _, parameters):
-        a, combined = parameters
-        torch.mm(x, a.t(), out=hidden)
-        y.addmm_(hidden, combined, alpha=SCALING)
-
-    def both(x, y, dy, parameters):
-        a, combined = parameters
-        forward(x, y, dy, parameters)
-        torch.mm(dy, combined.t(), out=d_hidden)
-        torch.mm(hidden.t(), dy, out=d_combined)
-        torch.mm(d_hidden.t(), x, out=da)
-        dx.addmm_(d_hidden, a, alpha=SCALING)
-
-    return {"forward": forward, "forward+backward": both}
+    return forward_and_both(function_of(method, compiled))
 
 
 def sample(run, sets, device, calls):

@@ -1,19 +1,29 @@
 /**
- * The floor of a call: the minimum time in which this machine can do its work. It is the sum over the phases, which the
- * pooling barrier separates, of max(FLOPs / arithmetic roof, bytes / bandwidth of the level that holds the data). The
- * arithmetic roof is that of products of the type of x.
+ * The floor of a call: a time below which this machine cannot do its work. docs/benchmarks.md explains it. It is the sum
+ * over the phases, which the pooling barrier separates, of max(FLOPs / arithmetic roof, bytes / bandwidth).
+ *
+ * The arithmetic roof is that of products of the type of x. The bandwidth is that of a loop over a buffer of the size of
+ * the phase's own working set: the best case, in which the fastest memory that can hold the arrays of the phase does so.
+ * With cold caches, an array that the call has not used before was last used `rotatedBytes` ago, and counts as an array of
+ * that size.
  */
 import type { DTypes } from '../workload/dtypes.js'
-import { memoryRoof, type Roofs } from './roofs.js'
-import type { Phase } from './work.js'
+import { bandwidthFor, type Roofs } from './roofs.js'
+import { type Phase, phaseBytes } from './work.js'
 
-/** In seconds. `workingSet` in bytes selects the memory level; Infinity if caches are cold. */
-export function floorOf(phases: readonly Phase[], workingSet: number, types: DTypes, roofs: Roofs): number {
+/** @returns seconds. `rotatedBytes`: total size of the operand sets that the calls rotate; 0 if caches are warm. */
+export function floorOf(phases: readonly Phase[], rotatedBytes: number, types: DTypes, roofs: Roofs): number {
   const { flops: float32, bfloat16Flops: bfloat16, float16Flops: float16 } = roofs
   const flops = { float32, bfloat16, float16 }[types.activations]
-  const memory = memoryRoof(roofs, workingSet)
   return phases.reduce(
-    (sum, phase) => sum + Math.max(phase.flops / flops, phase.read / memory.read + (2 * phase.updated) / memory.update),
+    (sum, phase) => sum + Math.max(phase.flops / flops, memorySeconds(phase, rotatedBytes, roofs)),
     0,
   )
+}
+
+function memorySeconds(phase: Phase, rotatedBytes: number, roofs: Roofs): number {
+  const bytes = phaseBytes(phase)
+  const near = bandwidthFor(roofs, bytes)
+  const first = bandwidthFor(roofs, Math.max(bytes, rotatedBytes))
+  return phase.read / first.read + phase.reread / near.read + (2 * phase.updated) / first.update
 }

@@ -1,10 +1,11 @@
 /** Roofs of the machine: peak arithmetic and memory bandwidth, measured in the same run as the times. */
+import { totalmem } from 'node:os'
 import { setImmediate } from 'node:timers/promises'
 import { native } from '../../lib/binding/native.js'
 import type { BackendName, DeviceInfo } from '../../lib/memory/backends.js'
 
 export interface MemoryRoof {
-  /** Size of the buffer. */
+  /** Size of the buffer, which is read or updated again and again. */
   readonly bytes: number
   /** Bytes/s of reading. */
   readonly read: number
@@ -15,28 +16,33 @@ export interface MemoryRoof {
 export interface Roofs {
   /** FLOP/s of float32 multiply-adds. */
   readonly flops: number
-  /** FLOP/s of bfloat16 products, or of float32 multiply-adds if the processor has no such products. */
+  /** FLOP/s of the instructions with which this machine multiplies bfloat16; without any, of float32 multiply-adds. */
   readonly bfloat16Flops: number
   /** FLOP/s of float16 products; equal to `flops` on a CPU. */
   readonly float16Flops: number
-  /** Memory bandwidth by buffer size, ascending. */
+  /** Memory bandwidth by buffer size, ascending. The last buffer is several times as large as the caches. */
   readonly memory: readonly MemoryRoof[]
 }
 
+const KiB = 2 ** 10
 const MiB = 2 ** 20
 
-/** Buffer sizes for the cache levels and the memory of a CPU, or for the L2 and the memory of a GPU. */
-function bufferSizes(backend: BackendName, cache: number): number[] {
-  if (backend === 'cpu') return [0.25, 1, 4, 8, 16, 32, 64, 256].map((size) => size * MiB)
-  return [cache / 4, cache * 4]
+/**
+ * Buffer sizes, ascending. On a CPU: from parts that fit in the L1 cache of every thread to a buffer of which the
+ * last-level cache holds a small share, each √2 times the size before, because around the size of a cache the rate
+ * changes within a factor of two. On a GPU: around the size of L2.
+ */
+export function bufferSizes(backend: BackendName, { cache = 64 * MiB, threads = 1 }: DeviceInfo): number[] {
+  if (backend === 'cuda') return [1 / 4, 1 / 2, 1, 2, 4].map((share) => cache * share)
+  // Half the memory of a small machine is not available to a benchmark.
+  const largest = Math.min(Math.max(256 * MiB, 4 * cache), totalmem() / 8)
+  const sizes = [16 * KiB * threads]
+  while (sizes.at(-1)! < largest) sizes.push(Math.round(16 * threads * 2 ** (sizes.length / 2)) * KiB)
+  return sizes
 }
 
 /** Measures the roofs of the first device of a backend. */
-export async function measureRoofs(
-  name: BackendName,
-  { cache = 64 * MiB }: DeviceInfo,
-  signal: AbortSignal,
-): Promise<Roofs> {
+export async function measureRoofs(name: BackendName, device: DeviceInfo, signal: AbortSignal): Promise<Roofs> {
   const { roof, backend } = native.constants
   const measure = async (kind: number, bytes: number): Promise<number> => {
     await setImmediate()
@@ -46,15 +52,23 @@ export async function measureRoofs(
   const flops = await measure(roof.multiplyAdd, 0)
   const bfloat16Flops = await measure(roof.bfloat16, 0)
   const memory: MemoryRoof[] = []
-  for (const bytes of bufferSizes(name, cache)) {
+  for (const bytes of bufferSizes(name, device)) {
     memory.push({ bytes, read: await measure(roof.read, bytes), update: await measure(roof.update, bytes) })
   }
   return { flops, bfloat16Flops, float16Flops: name === 'cuda' ? bfloat16Flops : flops, memory }
 }
 
-/** The roof of the memory level that holds a working set: that of the smallest measured buffer of at least its size. */
-export function memoryRoof(roofs: Roofs, workingSet: number): MemoryRoof {
-  const level = roofs.memory.find(({ bytes }) => bytes >= workingSet) ?? roofs.memory.at(-1)
-  if (level === undefined) throw new Error('no memory roof was measured')
-  return level
+/**
+ * The bandwidth for a working set: no measured buffer of that size or more is faster. The buffers counted are the largest
+ * that is at most as large as the working set, and all larger ones, so that neither the steps between the sizes nor a
+ * disturbed measurement gives a rate that a call exceeds.
+ */
+export function bandwidthFor({ memory }: Roofs, workingSet: number): Pick<MemoryRoof, 'read' | 'update'> {
+  const first = memory.findLastIndex(({ bytes }) => bytes <= workingSet)
+  const levels = memory.slice(Math.max(first, 0))
+  if (levels.length === 0) throw new Error('no memory roof was measured')
+  return {
+    read: Math.max(...levels.map(({ read }) => read)),
+    update: Math.max(...levels.map(({ update }) => update)),
+  }
 }

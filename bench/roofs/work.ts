@@ -6,8 +6,10 @@ import type { Shape } from '../workload/shapes.js'
 
 export interface Phase {
   readonly flops: number
-  /** Bytes of the arrays that are only read. */
+  /** Bytes of the arrays that are only read, and that no earlier phase of the call has read. */
   readonly read: number
+  /** Bytes of the arrays that are only read, and that an earlier phase of the call has read. */
+  readonly reread: number
   /** Bytes of the arrays that are read and written in place. */
   readonly updated: number
 }
@@ -57,14 +59,14 @@ export function phasesOf(shape: Shape, routing: WorkRouting, types: DTypes, with
   const b = experts * a
   const extra = expertFlops({ ...shape, experts }, routing)
   const forward = [
-    { flops: product, read: x + a, updated: 0 },
-    { flops: product + extra.forward, read: b, updated: x },
+    { flops: product, read: x + a, reread: 0, updated: 0 },
+    { flops: product + extra.forward, read: b, reread: 0, updated: x },
   ]
   if (!withBackward) return forward
   return [
     ...forward,
-    { flops: 2 * product + extra.backward, read: x + b, updated: b },
-    { flops: 2 * product, read: x + a, updated: x + a },
+    { flops: 2 * product + extra.backward, read: x, reread: b, updated: b },
+    { flops: 2 * product, read: 0, reread: x + a, updated: x + a },
   ]
 }
 
@@ -77,9 +79,12 @@ export interface Work {
 export function workOf(phases: readonly Phase[]): Work {
   return {
     flops: phases.reduce((sum, { flops }) => sum + flops, 0),
-    bytes: phases.reduce((sum, { read, updated }) => sum + read + 2 * updated, 0),
+    bytes: phases.reduce((sum, { read, reread, updated }) => sum + read + reread + 2 * updated, 0),
   }
 }
+
+/** The working set of a phase: the bytes of the arrays that it reads or updates. */
+export const phaseBytes = ({ read, reread, updated }: Phase): number => read + reread + updated
 
 export type Direction = 'forward' | 'backward'
 

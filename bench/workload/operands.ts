@@ -8,7 +8,8 @@ export type Place = (tensor: Tensor) => Tensor
 
 const product = (sizes: readonly number[]): number => sizes.reduce((all, size) => all * size, 1)
 
-const PATTERN = 2 ** 16
+/** A prime: rows, or experts, that repeat exactly would have equal gradients of the router's probabilities. */
+const PATTERN = 65_521
 
 /**
  * Encoded numbers by scale and type. Runs with cold caches create hundreds of operand sets, and encoding is slower than

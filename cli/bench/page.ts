@@ -61,7 +61,7 @@ function method({ roofs, overheadSeconds, model, caches, notes }: Report): Eleme
     [
       'of floor',
       'Share of the speed that the roofs allow. The floor is the sum over the phases of the larger of FLOPs / arithmetic ' +
-        'roof and bytes / bandwidth of the memory level that holds the working set.',
+        'roof and bytes / bandwidth of the fastest memory that can hold the arrays of the phase.',
     ],
     ['GB/s', 'Minimum number of bytes that the phases must read and write, divided by the time.'],
     [
@@ -81,7 +81,7 @@ function method({ roofs, overheadSeconds, model, caches, notes }: Report): Eleme
     ],
   ]
   if (roofs !== null) {
-    const rates = `${giga(roofs.flops)} GFLOP/s of float32 multiply-adds, ${giga(roofs.bfloat16Flops)} GFLOP/s of bfloat16 products`
+    const rates = `${giga(roofs.flops)} GFLOP/s of float32 multiply-adds, ${giga(roofs.bfloat16Flops)} GFLOP/s of bfloat16 products, with random numbers`
     items.push(['arithmetic', `${rates}, measured in this run with all threads.`])
   }
   if (overheadSeconds !== null) {

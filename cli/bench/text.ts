@@ -65,7 +65,11 @@ function header({ machine, roofs, overheadSeconds }: Report): string {
     lines.push(
       `roofs: ${giga(roofs.flops)} GFLOP/s in float32, ${giga(roofs.bfloat16Flops)} GFLOP/s in bfloat16; ` +
         'GB/s read / updated in place: ' +
-        roofs.memory.map(({ bytes, read, update }) => `${size(bytes)} ${giga(read)} / ${giga(update)}`).join(', '),
+        // Every fourth size, a factor of four: the JSON file has all.
+        roofs.memory
+          .filter((_, i) => i % 4 === 0)
+          .map(({ bytes, read, update }) => `${size(bytes)} ${giga(read)} / ${giga(update)}`)
+          .join(', '),
     )
   }
   if (overheadSeconds !== null) {
@@ -82,7 +86,7 @@ function legend({ machine, caches, model, notes, failures, complete }: Report): 
   const lines = [
     `${caches} caches; preallocated y, dx and gradients, accumulated in place; medians, ± half the interquartile range`,
     'of floor: share of the speed that the roofs allow. The floor is the sum over phases of the larger of FLOPs / roof and',
-    '  bytes / bandwidth of the memory level that holds the working set',
+    '  bytes / bandwidth of the fastest memory that can hold the arrays of the phase (docs/benchmarks.md)',
     'Lily/LoRA: time relative to fused LoRA of the same rank, sampled in turn',
     `equal params: time relative to fused LoRA of rank r in brackets, at which a model of ${model.layers} layers has as many`,
     `  trainable parameters as with Lily (an A per ${model.strideA} layers, E matrices B, a router per layer)`,

@@ -19,7 +19,10 @@ export const ratio = (value: number | null | undefined, none = NONE): string =>
 /** In units of 10^9 per second. */
 export const giga = (rate: number): string => (rate / 1e9).toFixed(rate < 1e10 ? 1 : 0)
 
-export const size = (bytes: number): string => (bytes < 2 ** 20 ? `${bytes / 2 ** 10} KiB` : `${bytes / 2 ** 20} MiB`)
+export const size = (bytes: number): string => {
+  const [unit, name] = bytes < 2 ** 20 ? [2 ** 10, 'KiB'] : [2 ** 20, 'MiB']
+  return `${Number((bytes / unit).toPrecision(3))} ${name}`
+}
 
 export const threeDigits = (value: number): string => value.toPrecision(3)
 

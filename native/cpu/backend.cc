@@ -73,8 +73,13 @@ lily_status measure_roof(int32_t, int32_t roof, size_t bytes, double *rate) {
   if (const lily_status status = check_available()) return status;
   if (roof < LILY_ROOF_MULTIPLY_ADD || roof > LILY_ROOF_BFLOAT16) return fail(LILY_ERROR_ARGUMENT, "unknown roof");
   const InstructionSet &set = instruction_set();
-  const bool uses_pairs = roof == LILY_ROOF_BFLOAT16 && set.pairs != nullptr;
-  *rate = cpu::measure_roof(uses_pairs ? *set.pairs : *set.kernels, roof, bytes);
+  if (roof == LILY_ROOF_READ || roof == LILY_ROOF_UPDATE) {
+    *rate = measure_memory_roof(*set.kernels, roof == LILY_ROOF_UPDATE, bytes);
+  } else {
+    lily_problem problem = {};
+    problem.activation_dtype = problem.parameter_dtype = roof == LILY_ROOF_BFLOAT16 ? LILY_BFLOAT16 : LILY_FLOAT32;
+    *rate = measure_product_roof(set.kernels_for(problem));
+  }
   return *rate > 0.0
              ? LILY_OK
              : fail(LILY_ERROR_OUT_OF_MEMORY, "could not allocate " + std::to_string(bytes) + " bytes of host memory");

@@ -153,10 +153,6 @@ struct AdamWUpdate {
   float clip;  // factor of the gradient
 };
 
-// Independent chains of multiply-adds, enough to hide the latency: more than the product of latency and number of
-// units on any processor.
-constexpr int64_t kRoofChains = 12;
-
 // One step of a Householder tridiagonalization; see reflect_row.
 struct ReflectRow {
   const double *v, *p;  // S -= v p^T + p v^T
@@ -209,7 +205,8 @@ struct Kernels {
   void (*count_below)(const Tridiagonal &, const double *x, int64_t *counts);
 
   // Roofs. Each returns a value that depends on all of its work, so that the compiler cannot remove any of it.
-  float (*roof_multiply_add)(int64_t steps);  // a step: kRoofChains vectors, `depth` multiply-adds per lane
+  double roof_step_flops;                 // FLOPs of a step of roof_products
+  float (*roof_products)(int64_t steps);  // the multiply-adds of the large products
   float (*roof_read)(const float *values, int64_t count);
   float (*roof_update)(float *values, int64_t count);
 };

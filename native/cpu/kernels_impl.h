@@ -52,7 +52,8 @@ const Kernels LILY_KERNELS = {
     .multiply_tile = multiply_tile,
     .reflect_row = reflect_row,
     .count_below = count_below,
-    .roof_multiply_add = roof_multiply_add,
+    .roof_step_flops = kRoofStepFlops,
+    .roof_products = roof_products,
     .roof_read = roof_read,
     .roof_update = roof_update,
 };

@@ -1,4 +1,9 @@
-// Loops whose time depends on one resource only: float32 or bfloat16 multiply-adds, reads, or reads and writes.
+// Loops whose time depends on one resource only: multiply-adds of the large products, reads, or reads and writes.
+// roofs.cc calls them. All operate on random numbers: operands whose bits do not change, such as zeros, take less
+// power, and some processors then run at a higher clock than any real product reaches.
+//
+// A set of instructions that multiplies in another way (a matrix unit) has a function of its own in place of
+// roof_products; its table of kernels names the function and the FLOPs of one step.
 #pragma once
 
 #include "cpu/tile.h"
@@ -6,15 +11,55 @@
 namespace lily::cpu {
 namespace {
 
-float roof_multiply_add(int64_t steps) {
+LILY_INLINE uint32_t random_bits(uint32_t &state) { return state = state * 1664525 + 1013904223; }
+
+// Fills `values` with numbers of magnitude 0.5 to 1 and of both signs.
+LILY_INLINE void fill_random(float *values, int64_t count) {
+  typedef uint32_t Bits __attribute__((may_alias));
+  uint32_t state = 1;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t bits = random_bits(state);
+    reinterpret_cast<Bits *>(values)[i] = 0x3f000000u | (bits & 0x80000000u) | (bits >> 8 & 0x007fffffu);
+  }
+}
+LILY_INLINE void fill_random(BFloat16 *values, int64_t count) {
+  uint32_t state = 1;
+  for (int64_t i = 0; i < count; ++i) {
+    values[i].bits = static_cast<uint16_t>(0x3f00u | (random_bits(state) >> 16 & 0x80ffu));
+  }
+}
+
+LILY_INLINE float negated(float value) { return -value; }
+LILY_INLINE BFloat16 negated(BFloat16 value) { return {static_cast<uint16_t>(value.bits ^ 0x8000u)}; }
+
+// Independent chains of multiply-adds, enough to hide the latency: more than the product of latency and number of units
+// on any processor. With the factors and two right operands they fit in 16 registers.
+constexpr int64_t kRoofChains = 12;
+// Left operands of a step. The second half has those of the first with the opposite sign, so the sums stay bounded.
+constexpr int64_t kRoofFactors = 16;
+constexpr double kRoofStepFlops = 2.0 * kRoofFactors * kRoofChains * kLanes * Operand::kDepth;
+
+// Multiply-adds in registers, as the register tile issues them: the fastest rate of the products of this instruction
+// set.
+float roof_products(int64_t steps) {
+  typename Operand::Element factors[kRoofFactors * Operand::kDepth], values[2 * kLanes * Operand::kDepth];
+  constexpr int64_t kHalf = kRoofFactors / 2 * Operand::kDepth;
+  fill_random(factors, kHalf);
+  for (int64_t i = 0; i < kHalf; ++i) factors[kHalf + i] = negated(factors[i]);
+  fill_random(values, 2 * kLanes * Operand::kDepth);
+  const Vector rhs[2] = {load_bytes(values), load_bytes(values + kLanes * Operand::kDepth)};
   Vector chains[kRoofChains];
   // Start values that depend on an argument: with constants, the compiler could evaluate the whole loop.
-  for (int64_t i = 0; i < kRoofChains; ++i) chains[i] = broadcast(static_cast<float>(steps + i));
-  const Operand::Element zeros[Operand::kDepth] = {};  // so that the chains keep their values
-  const auto factor = Operand::step_of(zeros);
+  for (int64_t i = 0; i < kRoofChains; ++i) chains[i] = broadcast(1.0f / static_cast<float>(steps + i));
   for (int64_t step = 0; step < steps; ++step) {
+    // The compiler must assume new factors in every step. Otherwise it may compute the products before the loop.
+    __asm__ __volatile__("" : : "r"(factors) : "memory");
+#pragma GCC unroll 16
+    for (int64_t k = 0; k < kRoofFactors; ++k) {
+      const auto factor = Operand::step_of(factors + k * Operand::kDepth);
 #pragma GCC unroll 12
-    for (int64_t i = 0; i < kRoofChains; ++i) chains[i] = Operand::multiply_add(factor, chains[i], chains[i]);
+      for (int64_t i = 0; i < kRoofChains; ++i) chains[i] = Operand::multiply_add(factor, rhs[i % 2], chains[i]);
+    }
   }
   Vector sum = {};
   for (int64_t i = 0; i < kRoofChains; ++i) sum += chains[i];

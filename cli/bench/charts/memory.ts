@@ -20,7 +20,7 @@ export function memoryChart({ roofs }: Report, height: number): Element | null {
     legend('line', kinds),
     plot('GB/s by buffer size', {
       height,
-      x: { type: 'log', base: 2, label: 'MiB', grid: true, ticks: [0.25, 1, 4, 16, 64, 256] },
+      x: { type: 'log', base: 2, label: 'MiB', grid: true, ticks: 6 },
       y: { label: 'GB/s', grid: true, zero: true },
       marks: [
         Plot.line(points, { x: 'bytes', y: 'rate', z: 'kind', stroke: 'color', strokeWidth: 2, marker: 'dot' }),

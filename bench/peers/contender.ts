@@ -1,0 +1,122 @@
+/** What is sampled in turn: the calls of this package, and the methods of the peers. */
+import { setTimeout } from 'node:timers/promises'
+import { hostClock, type Sampler } from '../harness/sampling.js'
+import { fusedLily, fusedLora } from '../methods/fused.js'
+import type { Calls, Pass } from '../methods/methods.js'
+import { dtypes, decode, type Float } from '../workload/dtypes.js'
+import { makeActivations, makeLilyParameters, makeLoraParameters } from '../workload/operands.js'
+import type { Case } from '../workload/cases.js'
+import type { Tensor } from '../../lib/index.js'
+import type { PeerProcess } from './peer-process.js'
+import { type Adapter, evenlySpaced, type Outputs, type PeerMethod } from './protocol.js'
+
+export interface Contender {
+  /** The name of a column of the tables. */
+  readonly name: string
+  readonly adapter: Adapter
+  /** Creates the operands. */
+  open(benchCase: Case): Promise<void>
+  /** Evenly spaced elements of the outputs of one call. */
+  outputs(): Promise<Outputs>
+  /** Whether it measures a pass of a case. */
+  measures(benchCase: Case, pass: Pass): boolean
+  sampler(pass: Pass): Sampler
+  /** Releases the operands. */
+  close(): Promise<void>
+}
+
+/**
+ * The pause before a sample, in milliseconds. The threads of OpenMP spin for several milliseconds after the last call of
+ * their process, on the processors that the next contender requires.
+ */
+const PAUSE = 25
+
+/** Untimed calls before a sample: the contenders before it have replaced the contents of the caches. */
+const warmupCalls = (calls: number): number => Math.ceil(calls / 5)
+
+export const OURS = 'lily-kernels'
+
+/** The calls of this package with new operands, and the outputs by name. */
+function bind(adapter: Adapter, { shape, dtype, routing }: Case): { calls: Calls; outputs: Record<string, Tensor> } {
+  const types = dtypes[dtype]
+  const place = (tensor: Tensor): Tensor => tensor
+  const activations = makeActivations(shape, types, place)
+  const { y, dx } = activations
+  if (adapter === 'lora') {
+    const parameters = makeLoraParameters(shape.d, shape.rank, types.parameters, place)
+    const { da, db } = parameters
+    return { calls: fusedLora(parameters)(activations), outputs: { y, dx, da, db } }
+  }
+  const parameters = makeLilyParameters(shape, types.parameters, place)
+  const { da, dRouter, db } = parameters
+  return {
+    calls: fusedLily({ shape, dtype, routing }, parameters)(activations),
+    outputs: { y, dx, da, dRouter, db },
+  }
+}
+
+/** The fused calls of this package, on the cpu backend. */
+export function ourContender(adapter: Adapter): Contender {
+  let current: { benchCase: Case; calls: Calls } | null = null
+  const opened = () => {
+    if (current === null) throw new Error('the contender is not open')
+    return current
+  }
+  return {
+    name: OURS,
+    adapter,
+    open: (benchCase) => {
+      current = { benchCase, calls: bind(adapter, benchCase).calls }
+      return Promise.resolve()
+    },
+    outputs: () => {
+      // All outputs are accumulated: only the first call with new operands leaves the result of one call.
+      const { calls, outputs } = bind(adapter, opened().benchCase)
+      calls['forward+backward']()
+      const values = Object.entries(outputs).map(([name, { data, dtype }]) => {
+        return [name, evenlySpaced(decode(data, dtype as Float))] as const
+      })
+      return Promise.resolve(Object.fromEntries(values))
+    },
+    measures: () => true,
+    sampler: (pass) => {
+      const run = opened().calls[pass]
+      return async (calls) => {
+        await setTimeout(PAUSE)
+        for (let call = 0; call < warmupCalls(calls); call++) run()
+        return hostClock(run, calls)
+      }
+    },
+    close: () => {
+      current = null
+      return Promise.resolve()
+    },
+  }
+}
+
+/** A method of a peer. Its process may serve several contenders. */
+export function peerContender(name: string, peer: PeerProcess, method: PeerMethod): Contender {
+  return {
+    name,
+    adapter: method.adapter,
+    open: async ({ shape: { tokens, d, rank, experts }, dtype }) => {
+      await peer.request({ request: 'open', method: method.name, shape: [tokens, d, rank, experts], dtype })
+    },
+    outputs: async () => {
+      const { outputs } = await peer.request({ request: 'outputs', method: method.name })
+      if (outputs === undefined) throw new Error('the peer returned no outputs')
+      return outputs
+    },
+    measures: ({ dtype }, pass) => method.dtypes.includes(dtype) && method.passes.includes(pass),
+    sampler: (pass) => async (calls) => {
+      await setTimeout(PAUSE)
+      const warmup = warmupCalls(calls)
+      const { seconds = 0 } = await peer.request({ request: 'sample', method: method.name, pass, warmup, calls })
+      if (!(seconds > 0)) throw new Error(`the peer returned ${seconds} seconds`)
+      return seconds
+    },
+    close: async () => {
+      await peer.request({ request: 'close' })
+    },
+  }
+}

@@ -1,0 +1,118 @@
+/** `npm run bench:peers`: this package beside PyTorch and ONNX Runtime, in one run on the CPU. */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { backends } from '../../lib/index.js'
+import { parseNames } from '../harness/options.js'
+import { passes } from '../methods/methods.js'
+import { dtypeNames } from '../workload/dtypes.js'
+import { parseShape, shapes, shapeText } from '../workload/shapes.js'
+import { ourContender } from './contender.js'
+import { measureCase, type PeerRow } from './measure.js'
+import { peers, pytorchSettings, startPeers } from './peers.js'
+import { adapters } from './protocol.js'
+import { peersMarkdown, type PeersReport } from './report.js'
+
+const usage = `npm run bench:peers -- [options]
+  --shape M,d,r,E   shape of the layer; repeatable (default: the shapes of lily-kernels bench)
+  --dtype NAME      ${dtypeNames.join(', ')}; repeatable (default: float32, bfloat16)
+  --threads COUNT   number of threads of every contender (default: that of the cpu backend)
+  --seconds TIME    time budget of the measurements, without compiling (default: 600, with --quick 10)
+  --quick           measure two shapes, in fewer rounds, and write no files
+  --no-compile      leave torch.compile out
+  --output BASE     write BASE.json and BASE.md (default: bench/results/peers-PROCESSOR-SET-N-threads)
+  --help            show this help`
+
+const repeatable = { type: 'string', multiple: true } as const
+const { values: options } = parseArgs({
+  options: {
+    shape: repeatable,
+    dtype: repeatable,
+    threads: { type: 'string' },
+    seconds: { type: 'string' },
+    quick: { type: 'boolean', default: false },
+    'no-compile': { type: 'boolean', default: false },
+    output: { type: 'string' },
+    help: { type: 'boolean', default: false },
+  },
+})
+if (options.help) {
+  console.log(usage)
+  process.exit()
+}
+
+const root = resolve(dirname(fileURLToPath(import.meta.url)), '../..')
+const positive = (option: string, text: string): number => {
+  const value = Number(text)
+  if (!(value > 0)) throw new Error(`--${option}: expected a positive number; got ${text}`)
+  return value
+}
+
+const selectedShapes = options.shape?.map(parseShape) ?? shapes.slice(0, options.quick ? 2 : undefined)
+const selectedTypes = parseNames('dtype', dtypeNames, options.dtype ?? ['float32', 'bfloat16'])
+const budget = positive('seconds', options.seconds ?? (options.quick ? '10' : '600'))
+// The addon reads the variable at its first call.
+if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(positive('threads', options.threads))
+
+const { devices, reason } = backends().find(({ name }) => name === 'cpu')!
+if (devices.length === 0) throw new Error(`the cpu backend is not available: ${reason ?? 'unknown'}`)
+const [{ name: device, simd = 'unknown', threads = 1 }] = devices
+const slug = device.toLowerCase().replaceAll(/[^a-z0-9]+/g, '-')
+const base = options.output ?? (options.quick ? null : `bench/results/peers-${slug}-${simd}-${threads}-threads`)
+// Report a missing folder now, not after minutes of measurement.
+if (base !== null && !existsSync(dirname(resolve(root, base)))) throw new Error(`the folder of ${base} does not exist`)
+
+const interrupt = new AbortController()
+// With `once`, a second signal terminates the process immediately.
+process.once('SIGINT', () => interrupt.abort()).once('SIGTERM', () => interrupt.abort())
+
+console.error('starting the peers')
+const measuredAt = new Date().toISOString()
+const started = await startPeers(peers, { threads, compiles: !options['no-compile'] })
+const missing = [...started.missing]
+for (const { name, reason, install } of missing) {
+  console.error(`missing: ${name}: ${reason}${install === '' ? '' : `; to install it: ${install}`}`)
+}
+const rows: PeerRow[] = []
+try {
+  const contenders = [...adapters.map(ourContender), ...started.contenders]
+  const cases = selectedTypes.flatMap((dtype) =>
+    selectedShapes.map((shape) => ({ shape, dtype, routing: 'batch' }) as const),
+  )
+  for (const benchCase of cases) {
+    console.error(`measuring ${shapeText(benchCase.shape)} ${benchCase.dtype}`)
+    const limits = {
+      seconds: budget / cases.length / passes.length,
+      rounds: options.quick ? 3 : 9,
+      // Long compared with a request to a peer, and with what it does before and after.
+      sampleSeconds: options.quick ? 0.002 : 0.01,
+      signal: interrupt.signal,
+    }
+    rows.push(...(await measureCase(contenders, benchCase, limits, missing)))
+  }
+} catch (error) {
+  if (!interrupt.signal.aborted) throw error
+} finally {
+  started.stop()
+}
+
+const { version } = JSON.parse(readFileSync(resolve(root, 'package.json'), 'utf8')) as { version: string }
+const report: PeersReport = {
+  version,
+  measuredAt,
+  command: ['npm run bench:peers', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' '),
+  complete: !interrupt.signal.aborted,
+  machine: { device, instructionSet: simd, threads, platform: `${process.platform}-${process.arch}` },
+  versions: { Node: process.version, ...started.versions },
+  environment: pytorchSettings(threads),
+  missing,
+  rows,
+}
+console.log(peersMarkdown(report))
+if (base !== null) {
+  writeFileSync(resolve(root, `${base}.json`), `${JSON.stringify(report, null, 2)}\n`)
+  writeFileSync(resolve(root, `${base}.md`), peersMarkdown(report))
+  console.log(`results: ${base}.json and ${base}.md`)
+}
+if (interrupt.signal.aborted) process.exitCode = 130
