@@ -28,6 +28,11 @@ export interface LayerForwardResult<O> {
 
 /** Options of {@link LilyLayer.backward}. */
 export interface LayerBackwardOptions {
+  /**
+   * [..., d_in]: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
+   * Shape, type and numbers must be those of forward. Default: the x that `saved` refers to.
+   */
+  readonly x?: TensorLike | undefined
   /** [..., d_in], M rows: the gradient of x is added to it in place. Default: a new tensor is returned. */
   readonly dx?: TensorLike | undefined
   /** Which gradients to compute: `{ dx: false }` for a first layer, `{ da: false }` to freeze A. Default: all. */
@@ -41,7 +46,7 @@ export interface LayerBackwardOptions {
   readonly stream?: Stream | bigint | number | undefined
 }
 
-const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>(['dx', 'needs', 'deferB', 'stream'])
+const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>(['x', 'dx', 'needs', 'deferB', 'stream'])
 
 /** The adapter of one linear layer: y += scaling * h C. It may share its parameters with other layers. */
 export class LilyLayer {
@@ -129,7 +134,7 @@ export class LilyLayer {
     const state = readSaved('saved', saved, 'lilyForward')
     const { problem } = state
     this.#checkParameters(problem)
-    const { dx, needs, stream } = given
+    const { x, dx, needs, stream } = given
     if (given.deferB === true) refuseInCapture('a deferred gradient of b', 'leave deferB out')
     const isNeeded = (name: keyof LilyNeeds) => needs === undefined || readFlag(needs, name, true)
     const isDeferred =
@@ -140,6 +145,7 @@ export class LilyLayer {
 
     const gradients = {
       dy,
+      x,
       dx,
       da: isNeeded('da') ? this.a.accumulator : undefined,
       dRouter: problem.router !== null && isNeeded('dRouter') ? this.router.accumulator : undefined,

@@ -2,7 +2,14 @@
  * The second phase of a call: devices, shapes, types and overlaps of its operands. When one of these checks throws,
  * nothing has been allocated or written. `check-routing.ts` has the rules of the routings.
  */
-import { checkExpertStack, checkMatrix, checkTokenRows, checkType, checkTypeOrFloat32 } from '../base/checks.js'
+import {
+  checkExpertStack,
+  checkMatrix,
+  checkShape,
+  checkTokenRows,
+  checkType,
+  checkTypeOrFloat32,
+} from '../base/checks.js'
 import { fail } from '../base/errors.js'
 import { checkDevice } from '../memory/backends.js'
 import { checkPlace, checkSameDevice, refuseBuffer, refuseOverlap } from '../memory/checks.js'
@@ -61,11 +68,13 @@ export function checkY({ x, a, router, b, dOut }: Problem, y: Output | null, set
 /** Checks the gradients of a backward call. */
 export function checkGradients(state: CallState, inputs: BackwardInputs, settings: BackwardSettings): void {
   const { problem } = state
-  const { x, a, router, b } = problem
+  const { a, router, b } = problem
   const { dy, dx, da, dRouter, db } = inputs
+  const x = inputs.x ?? problem.x
   checkNeeded(problem, inputs, settings)
 
   // The operands of forward may have been disposed of or detached since.
+  checkSameX(x, problem.x)
   checkPlace('x', x, 'x', x)
   checkPlace('a', a, 'x', x)
   checkPlace('router', router, 'x', x)
@@ -93,7 +102,14 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
     checkDb(db.operand, problem)
     checkTypeOrFloat32('db', db.operand, b.dtype)
   }
-  checkOverlaps(state, inputs)
+  checkOverlaps(state, x, inputs)
+}
+
+/** Checks that an x that is given again is like that of forward. */
+function checkSameX(x: Operand, saved: Operand): void {
+  checkSameDevice('x', x, 'the x of forward', saved)
+  checkShape('x', x, saved.shape)
+  checkType('x', x, saved.dtype)
 }
 
 /** Checks that no gradient is given that the options switch off or that the routing does not have. */
@@ -113,8 +129,8 @@ function checkNeeded({ routing, router }: Problem, inputs: BackwardInputs, { nee
 }
 
 /** Checks that a given gradient shares no memory with an operand, with the memory of the saved call, or with another gradient. */
-function checkOverlaps({ problem, kept, weights }: CallState, inputs: BackwardInputs): void {
-  const { x, a, router, b } = problem
+function checkOverlaps({ problem, kept, weights }: CallState, x: Operand, inputs: BackwardInputs): void {
+  const { a, router, b } = problem
   for (let i = 0; i < GRADIENTS.length; i++) {
     const name = GRADIENTS[i]
     const output = inputs[name]?.operand

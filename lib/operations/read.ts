@@ -49,6 +49,8 @@ export type GradientName = (typeof GRADIENTS)[number]
 /** Operands of a backward call: the gradients that the caller gives. */
 export interface BackwardInputs extends Readonly<Record<GradientName, Output | null>> {
   readonly dy: Operand
+  /** In the place of the x of forward; null: that x. */
+  readonly x: Operand | null
 }
 
 /** Options of a backward call. */
@@ -93,8 +95,10 @@ export function readForwardSettings(options: object, known: Known): ForwardSetti
 
 export function readBackwardInputs(operands: object, known: Known): BackwardInputs {
   checkKeys('operands', operands, known)
+  const x = get('operands', operands, 'x')
   return {
     dy: resolveFrom(operands, 'dy'),
+    x: x === undefined ? null : resolve('x', x),
     dx: Output.from(operands, 'dx'),
     da: Output.from(operands, 'da'),
     dRouter: Output.from(operands, 'dRouter'),
