@@ -109,7 +109,11 @@ export class Parameter {
     this.#dropDeferred()
   }
 
-  /** @internal Sets the gradient to zero, in place. */
+  /**
+   * Sets the gradient to zero, in place, without folding deferred gradients first.
+   *
+   * @throws LilyError ERR_LILY_CUDA
+   */
   zeroGrad(): void {
     this.#dropDeferred()
     // Inside a capture the memory must exist now: the graph then contains the fill, and every replay zeroes the gradient.

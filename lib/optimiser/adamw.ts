@@ -11,12 +11,14 @@ import type { TensorLike } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
 import type { Stream } from '../tensor/stream.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
+import { clear } from '../tensor/transfer.js'
 import { runAdamW } from './launch.js'
 import { checkMoments, checkNames, copyTo, disposeMoments, type Moments, newMoments, readMoments } from './moments.js'
 import { type AdamWOptions, readNonNegative, readSettings, type Settings } from './options.js'
 import {
   checkParameters,
   checkValue,
+  readGradients,
   readNames,
   readParameters,
   readValue,
@@ -68,7 +70,7 @@ const STATE: Known = new Set(['step', 'parameters'])
  * const optimiser = new AdamW(model.parameters(), { lr: 1e-3, maxNorm: 1, groups: [{ match: /lily_B/, lr: 1e-2 }] })
  * // forward, backward
  * optimiser.step()
- * model.zeroGrad()
+ * optimiser.zeroGrad()
  */
 export class AdamW {
   readonly #parameters: ReadonlyMap<string, TrainableParameter>
@@ -141,6 +143,24 @@ export class AdamW {
     const step = this.#step + 1
     runAdamW({ parameters, moments, settings: this.#settings, lrScale, step, norm: this.#norm, placement })
     this.#step = step
+  }
+
+  /**
+   * Sets the gradients of all parameters to zero, in place; on a device this is enqueued in the stream of each gradient.
+   * The state does not change.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED: nothing has
+   *   been written; ERR_LILY_CUDA
+   */
+  zeroGrad(): void {
+    const moments = this.#open()
+    const { methods, others } = readGradients(this.#parameters, [...moments.keys()])
+    for (const { name, value } of others) {
+      checkValue(name, value, this.#device, (moments.get(name) as Moments).expAvg.shape)
+    }
+    checkParameters(others)
+    for (const { grad } of others) clear(grad)
+    for (const zeroGrad of methods) zeroGrad()
   }
 
   /**
