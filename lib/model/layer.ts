@@ -83,6 +83,11 @@ export class LilyLayer {
     return this.#frozen?.slice()
   }
 
+  /** Whether constant weights replace the router; see {@link LilyModel.freeze}. */
+  get isFrozen(): boolean {
+    return this.#frozen !== null
+  }
+
   /** Whether this layer's update is merged into the base weight; see {@link LilyModel.merge}. */
   get isMerged(): boolean {
     return this.#isMerged

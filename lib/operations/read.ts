@@ -8,13 +8,12 @@ import type { StreamOption } from '../memory/placement.js'
 import { resolve, resolveFrom } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
 import { Output } from './output.js'
-import type { Activation, Pool, Precision, Routing } from './problem.js'
+import { type Activation, type Pool, type Precision, type Routing, ROUTINGS } from './problem.js'
 import { readSmallOperand, type SmallOperand } from './small-operands.js'
 
 const MASK = ['uint8', 'int32', 'float32'] as const
 const OFFSETS = ['int32'] as const
 const WEIGHTS = ['float32'] as const
-const ROUTINGS = ['batch', 'sequence', 'token', 'uniform', 'fixed'] as const
 const POOLS = ['probabilities', 'logits'] as const
 const ACTIVATIONS = ['none', 'relu'] as const
 const PRECISIONS = ['default', 'high', 'tf32'] as const
