@@ -55,7 +55,16 @@ export {
   type LoraGradients,
 } from './operations/lora.js'
 export { emptyCache, memoryStats, type MemoryStats, type PoolStats } from './memory/memory-stats.js'
-export { accountFor, rankForLora, type Accounting, type ParameterCounts } from './model/accounting.js'
+export {
+  accountFor,
+  rankForLora,
+  ranksForLora,
+  type Accounting,
+  type AccountingOptions,
+  type ParameterCounts,
+  type RankForLora,
+  type RanksForLora,
+} from './model/accounting.js'
 export { LilyAdapters, type AdaptersLayer, type AdaptersSaved } from './model/adapters.js'
 export type { Calibration, CalibrationOptions, CalibrationSamples, LayerCalibration } from './model/calibrate.js'
 export type { LilyConfig, LilyConfigOptions } from './model/config.js'

@@ -295,6 +295,45 @@ it('reads value and grad again in every step', async () => {
   expect(second).toBeCloseTo(3, 6)
 })
 
+describe('zeroGrad', () => {
+  it('zeroes the gradients of all groups, and nothing else', async () => {
+    const specs = [{ shape: [2, 3], margin: 3 }, { shape: [5], dtype: 'bfloat16', margin: 1 }, { shape: [0] }] as const
+    const training = new Training(makeTrained(specs), { groups: [{ match: ['p0'], lr: 1 }] })
+    const { optimiser, grads } = training
+    training.step(0)
+    const [before, moments] = [await training.read(), await training.moments()]
+    optimiser.zeroGrad()
+    for (const [name, grad] of grads) {
+      const numbers = await grad.read() // checks the margins
+      expectSameBits(name, numbers, new Float32Array(numbers.length))
+    }
+    for (const [name, data] of Object.entries(await training.read())) expectSameBits(name, data, before[name])
+    expect(await training.moments()).toEqual(moments)
+    expect(optimiser.stepCount).toBe(1)
+  })
+
+  it('calls the method of a parameter that has one, and does not read its gradient', async () => {
+    const [value, calls] = [new Placed([1], [1]), [] as unknown[]]
+    const own = {
+      value: value.tensor,
+      get grad(): TensorLike {
+        throw new Error('is read')
+      },
+      zeroGrad() {
+        calls.push(this)
+      },
+    }
+    const parameters = new Map<string, TrainableParameter>([['a', own]])
+    const optimiser = new AdamW(parameters)
+    optimiser.zeroGrad()
+    expect(calls).toEqual([own])
+    parameters.set('a', { value: value.tensor, grad: value.tensor, zeroGrad: 1 as never })
+    await expectRefused('ERR_LILY_ARGUMENT', 'a.zeroGrad: expected a function', () => {
+      optimiser.zeroGrad()
+    })
+  })
+})
+
 describe('rejects', () => {
   const good = () => new Training(makeTrained([{ shape: [2, 3] }, { shape: [4], dtype: 'bfloat16' }]), { maxNorm: 1 })
   const place = (...shape: number[]) => new Placed(new Float32Array(shape.reduce((p, n) => p * n, 1)), shape).tensor
@@ -430,6 +469,18 @@ describe('rejects', () => {
     await expectRefused(code, message, () => optimiser.step())
     for (const [name, data] of Object.entries(await training.read())) expectSameBits(name, data, before[name])
     expect(optimiser.stepCount).toBe(0)
+  })
+
+  it.each(changes)('zeroGrad with %s writes nothing', async (_, code, message, change) => {
+    const training = good()
+    training.writeGradients(0)
+    const before = await Promise.all(Array.from(training.grads.values(), (grad) => grad.read()))
+    change(training)
+    await expectRefused(code, message, () => {
+      training.optimiser.zeroGrad()
+    })
+    for (const [i, grad] of [...training.grads.values()].entries())
+      expectSameBits(`gradient ${i}`, await grad.read(), before[i])
   })
 
   it('invalid options of a step', async () => {

@@ -1,7 +1,7 @@
 /** Tensors of other libraries: their layout is honoured, or the operand is refused. No field of an operand is ignored. */
 import ndarray from 'ndarray'
 import { describe, expect, it } from 'vitest'
-import { LilyError, lilyForward, type MaskLike, type TensorLike } from '../lib/index.js'
+import { LilyError, lilyForward, type MaskLike, tensor, type TensorLike } from '../lib/index.js'
 import { gaussian, randomFrom } from './support/random.js'
 
 const [tokens, dIn, dOut, rank, experts] = [5, 6, 4, 3, 2]
@@ -70,6 +70,51 @@ describe('a layout that is supported', () => {
     ['without a prototype', Object.assign(Object.create(null), { data: x, shape: [tokens, dIn] })],
   ])('%s is honoured', (_, given) => {
     expect(yOf(given)).toEqual(expected)
+  })
+})
+
+/** The parts of other libraries' types that take a shape. */
+interface Frameworks {
+  /** tf.tensor of TensorFlow.js. */
+  tfTensor: (values: Float32Array, shape?: number[]) => unknown
+  /** new ort.Tensor of ONNX Runtime. */
+  onnxTensor: (type: 'float32', data: Float32Array, dims?: readonly number[]) => unknown
+}
+
+describe('the shape of a tensor', () => {
+  const values = tensor(x, [tokens, dIn])
+
+  it('is accepted by other libraries, whose types tsc checks here', () => {
+    const frameworks: Frameworks = { tfTensor: (_, shape) => shape, onnxTensor: (_type, _data, dims) => dims }
+    const data = values.data as Float32Array
+    expect(frameworks.tfTensor(data, values.shape)).toEqual([tokens, dIn])
+    expect(frameworks.onnxTensor('float32', data, values.shape)).toEqual([tokens, dIn])
+    const array = ndarray(data, values.shape, values.strides)
+    expect([array.shape, array.get(1, 2)]).toEqual([[tokens, dIn], data[dIn + 2]])
+  })
+
+  it('is a copy', () => {
+    values.shape[0] = 1
+    values.strides[0] = 1
+    expect([values.shape, values.strides]).toEqual([
+      [tokens, dIn],
+      [dIn, 1],
+    ])
+    const pitched = lilyForward({ x: window, a, router, b }).y
+    pitched.shape.push(1)
+    expect(pitched.shape).toEqual([tokens, dOut])
+  })
+
+  it('may be readonly where it is given', () => {
+    const shape: readonly number[] = Object.freeze([tokens, dIn])
+    const expected = { data: x, shape: [tokens, dIn] }
+    expect(tensor(x, shape).shape).toEqual(expected.shape)
+    expect(yOf({ data: x, shape, strides: Object.freeze([dIn, 1]) })).toEqual(yOf(expected))
+    const forms: TensorLike[] = [
+      { data: x, shape },
+      { data: x, dims: shape, type: 'float32' },
+    ]
+    for (const form of forms) expect(yOf(form)).toEqual(yOf(expected))
   })
 })
 

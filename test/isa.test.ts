@@ -1,6 +1,7 @@
 /** Every instruction set, compared with the reference in a separate process. */
 import { describe, expect, test } from 'vitest'
 import { runInChild } from './support/child.js'
+import { emptyGroupJobs, expectNoGradientOfEmptyGroups } from './support/empty-groups.js'
 import { expectMatches, fewJobs, jobs } from './support/instruction-sets.js'
 import { olderProcessor } from './support/processors.js'
 
@@ -18,6 +19,12 @@ for (const isa of NAMES)
         context.skip(reason)
       }
       expectMatches(jobs, report, isa)
+    })
+
+    test('no gradient of a group without a kept token', async (context) => {
+      const { backend, results } = await runInChild(emptyGroupJobs, { LILY_CPU_ISA: isa })
+      if (!backend.available) return context.skip(backend.reason)
+      expectNoGradientOfEmptyGroups(emptyGroupJobs, results)
     })
   })
 

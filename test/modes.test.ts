@@ -345,6 +345,17 @@ function modesIn(types: Types): void {
   }
 }
 
+it('backward reads the x that is given again', async () => {
+  const { x, a, router, b, dy } = typedOperands({})
+  const { saved } = await lilyForward({ x, a, router, b })
+  const before = await lilyBackward({ dy }, saved)
+  // Only da = dh^T x depends on x, so other numbers show which x was read. Doubling is exact.
+  const doubled = { ...x, data: x.data.map((value) => 2 * value) }
+  const after = await lilyBackward({ dy, x: doubled }, saved)
+  expect(numbers(after.da)).toEqual(numbers(before.da).map((value) => 2 * value))
+  for (const name of ['dx', 'dRouter', 'db'] as const) expectSameBits(name, after[name].data, before[name].data)
+})
+
 /** The names of the returned gradients. */
 function computed(gradients: object): string[] {
   return Object.entries(gradients)

@@ -14,9 +14,13 @@ export interface Inspection {
 export const configText = ({ r, strideA, numB, scaling }: Analysis): string =>
   `r ${r}, stride_A ${strideA}, num_B ${numB}, scaling ${scaling}`
 
-/** Trainable parameters; shared ones count once. */
+/** Parameters; shared ones count once. */
 export const parameterCount = ({ targets }: Analysis): number =>
   targets.reduce((sum, { parameters }) => sum + parameters, 0)
+
+/** Trainable parameters: those without the routers of frozen layers. */
+export const trainableCount = ({ targets }: Analysis): number =>
+  targets.reduce((sum, { trainable }) => sum + trainable, 0)
 
 export const targetTitle = ({ target, inFeatures, outFeatures, layers }: TargetAnalysis): string =>
   `${target}: ${countOf(layers.length, 'layer')} of ${inFeatures} to ${outFeatures}`

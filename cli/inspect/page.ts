@@ -23,6 +23,7 @@ import {
   parameterCount,
   routerEntropy,
   targetTitle,
+  trainableCount,
 } from './inspection.js'
 
 /**
@@ -64,9 +65,11 @@ function summary({ analysis }: Inspection): Tile[] {
   const layers = targets.flatMap((target) => target.layers)
   const medianOf = (value: (layer: LayerAnalysis) => number | null) =>
     median(layers.map((layer) => value(layer) ?? NaN))
+  const [count, trainable] = [parameterCount(analysis), trainableCount(analysis)]
+  const trained = trainable === count ? '' : `; ${trainable.toLocaleString('en')} of them are trainable`
   const entropy = medianOf(({ router }) => router.tokenEntropy)
   return [
-    { value: parameterCount(analysis).toLocaleString('en'), text: 'parameters; shared ones count once' },
+    { value: count.toLocaleString('en'), text: `parameters; shared ones count once${trained}` },
     {
       value: (medianOf(({ update }) => update.effectiveRank) ?? 0).toFixed(1),
       text: 'effective rank of an update, median over the layers',

@@ -1,5 +1,5 @@
 /** An inspection as text. */
-import type { TargetAnalysis } from '../../lib/index.js'
+import type { Analysis, TargetAnalysis } from '../../lib/index.js'
 import { NONE, percent, threeDigits, twoDecimals } from '../report/format.js'
 import { renderTable, textTable } from '../report/text-table.js'
 import {
@@ -10,6 +10,7 @@ import {
   parameterCount,
   routerEntropy,
   targetTitle,
+  trainableCount,
 } from './inspection.js'
 
 /** Up to this number, each expert has a column. */
@@ -20,7 +21,7 @@ export function inspectionText({ folder, samples, analysis }: Inspection): strin
   const { r, numB, targets } = analysis
   const layers = targets.reduce((sum, target) => sum + target.layers.length, 0)
   return [
-    `${folder}: ${configText(analysis)}; ${layers} layers, ${parameterCount(analysis)} parameters`,
+    `${folder}: ${configText(analysis)}; ${layers} layers, ${parameterText(analysis)}`,
     ...targets.flatMap((target) => [
       `${targetTitle(target)}; LoRA with as many parameters has rank ${target.loraRank.toFixed(1)}`,
       layerTable(target, numB),
@@ -28,6 +29,11 @@ export function inspectionText({ folder, samples, analysis }: Inspection): strin
     ]),
     legend(samples, targets, r),
   ].join('\n\n')
+}
+
+function parameterText(analysis: Analysis): string {
+  const [count, trainable] = [parameterCount(analysis), trainableCount(analysis)]
+  return trainable === count ? `${count} parameters` : `${count} parameters, of which ${trainable} are trainable`
 }
 
 function layerTable(target: TargetAnalysis, experts: number): string {

@@ -37,7 +37,9 @@ export interface TargetAnalysis {
   readonly outFeatures: number
   /** Number of elements of A, routers and B together. */
   readonly parameters: number
-  /** Rank at which LoRA on these layers has as many parameters; usually not an integer. */
+  /** Number of those that are trained: without the routers of frozen layers. */
+  readonly trainable: number
+  /** Rank at which LoRA on these layers has as many trainable parameters; usually not an integer. */
   readonly loraRank: number
   readonly experts: ExpertAnalysis
   /** In the order of the model. */
@@ -89,10 +91,13 @@ export async function analyse(model: LilyModel, options: AnalysisOptions = {}): 
   let done = 0
   for (const [b, group] of groups) {
     const { target, inFeatures, outFeatures } = group[0].shape
-    const { parameters, loraRank } = accountFor(
+    const { parameters, loraRank: rankOfAll } = accountFor(
       group.map(({ name }) => ({ name, inFeatures, outFeatures })),
       model.config,
     )
+    const frozen = group.filter(({ isFrozen }) => isFrozen).length
+    const trainable = parameters.total - (parameters.router / group.length) * frozen
+    const loraRank = rankOfAll * (trainable / parameters.total)
     const experts = await valuesOf(b)
     const combined = new Float64Array(experts.length / numB)
     const layers: LayerAnalysis[] = []
@@ -114,6 +119,7 @@ export async function analyse(model: LilyModel, options: AnalysisOptions = {}): 
       inFeatures,
       outFeatures,
       parameters: parameters.total,
+      trainable,
       loraRank,
       experts: expertAnalysis,
       layers,

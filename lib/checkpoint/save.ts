@@ -53,7 +53,7 @@ export async function savePretrained(
     metadata.set(...compactMetadata(model.layers.values()))
     if (frozen !== null) metadata.set(FROZEN, frozen)
   }
-  for (const { name, kind, layers, value } of model.parameters().values()) {
+  for (const { name, kind, layers, value } of model.allParameters().values()) {
     const source = sourceOf(value, name)
     if (isCompact) tensors.set(PREFIX + name, source)
     else for (const layer of layers) tensors.set(keyOf(layer, kind), source)
@@ -66,7 +66,7 @@ export async function savePretrained(
   ]
   if (frozen !== null && !isCompact) {
     const write: FileContent['write'] = async (handle) =>
-      handle.writeFile(await frozenFile(frozen, model.parameters().values()))
+      handle.writeFile(await frozenFile(frozen, model.allParameters().values()))
     files.push({ name: FROZEN_FILE, write })
   }
   await replaceFiles(folder, files, otherFiles(files))

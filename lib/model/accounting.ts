@@ -4,7 +4,8 @@
 import { bytesPerElement, type DType, readFloatDType } from '../base/dtype.js'
 import { describe, fail } from '../base/errors.js'
 import { MAX_RANK } from '../base/limits.js'
-import { checkKeys, get, type Known } from '../base/options.js'
+import { checkKeys, get, type Known, readChoice } from '../base/options.js'
+import { ROUTINGS, type Routing } from '../operations/problem.js'
 import { type LilyConfig, type LilyConfigOptions, readConfig } from './config.js'
 import { type LayerShape, type SharedParameter, shareLayers } from './sharing.js'
 
@@ -20,9 +21,11 @@ export interface ParameterCounts {
 export interface Accounting {
   /** Elements of the adapter's parameters. */
   readonly parameters: ParameterCounts
+  /** Elements of those that are trained: without the routers with routing 'uniform' and 'fixed'. */
+  readonly trainable: ParameterCounts
   /** Elements of the weights of the adapted base layers. */
   readonly baseParameters: number
-  /** Rank at which LoRA on these layers has as many parameters; usually not an integer. */
+  /** Rank at which LoRA on these layers has as many trainable parameters; usually not an integer. */
   readonly loraRank: number
   /** FLOPs of all adapters together, without the base layers. A multiply-add counts as two. */
   readonly flops: {
@@ -38,18 +41,26 @@ export interface Accounting {
   /** Bytes of memory for training. */
   readonly bytes: {
     readonly parameters: number
-    /** Gradients are float32 for every dtype of the parameters. */
+    /** Of trainable parameters. Gradients are float32 for every dtype of the parameters. */
     readonly gradients: number
-    /** State of AdamW: two float32 moments. */
+    /** State of AdamW: two float32 moments of each trainable parameter. */
     readonly optimizer: number
     /**
-     * Per token, over all layers: hidden and the probabilities, which forward saves for backward. x is not included.
+     * Per token, over all layers: hidden, and the probabilities of a router, which forward saves for backward. x is not
+     * included.
      */
     readonly savedPerToken: number
   }
 }
 
-const OPTIONS: Known = new Set(['dtype', 'activations'])
+/** Options of {@link accountFor}. */
+export interface AccountingOptions {
+  readonly dtype?: DType | undefined
+  readonly activations?: DType | undefined
+  readonly routing?: Routing | undefined
+}
+
+const OPTIONS: Known = new Set<keyof AccountingOptions>(['dtype', 'activations', 'routing'])
 
 /**
  * Computes the cost of a Lily adapter without creating it. Formulas: docs/math.md.
@@ -57,27 +68,31 @@ const OPTIONS: Known = new Set(['dtype', 'activations'])
  * @param layers linear layers of the base model
  * @param options.dtype type of the parameters. Default 'float32'
  * @param options.activations type of x and y. Default: that of the parameters
+ * @param options.routing routing of training; 'uniform' and 'fixed' use no router. Default 'batch'
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DTYPE
  */
 export function accountFor(
   layers: readonly LayerShape[],
   config: LilyConfigOptions,
-  options: { readonly dtype?: DType | undefined; readonly activations?: DType | undefined } = {},
+  options: AccountingOptions = {},
 ): Accounting {
   checkKeys('options', options, OPTIONS)
   const dtype = readFloat(options, 'dtype', 'float32')
   const activations = readFloat(options, 'activations', dtype)
+  const routes = hasRouter(readChoice(options, 'routing', ROUTINGS, 'batch'))
   const checked = readConfig(config)
   const { r, numB } = checked
   const sharing = shareLayers(layers, checked)
   const adapted = [...sharing.layers.values()]
   const parameters = countParameters(sharing.parameters.values())
+  const trainable = trainableOf(parameters, routes)
   const perToken = 2 * r * sumOf(adapted, widthOf)
   const perCombination = 2 * numB * r * sumOf(adapted, ({ outFeatures }) => outFeatures)
   return {
     parameters,
+    trainable,
     baseParameters: sumOf(adapted, ({ inFeatures, outFeatures }) => inFeatures * outFeatures),
-    loraRank: parameters.total / sumOf(adapted, widthOf),
+    loraRank: trainable.total / sumOf(adapted, widthOf),
     flops: {
       forwardPerToken: perToken,
       backwardPerToken: 2 * perToken,
@@ -86,18 +101,61 @@ export function accountFor(
     },
     bytes: {
       parameters: bytesPerElement(dtype) * parameters.total,
-      gradients: 4 * parameters.total,
-      optimizer: 8 * parameters.total,
-      savedPerToken: adapted.length * (r * bytesPerElement(activations) + 4 * numB),
+      gradients: 4 * trainable.total,
+      optimizer: 8 * trainable.total,
+      savedPerToken: adapted.length * (r * bytesPerElement(activations) + (routes ? 4 * numB : 0)),
     },
   }
 }
 
+/** A rank of Lily beside the size of a LoRA, part of {@link RanksForLora}. */
+export interface RankForLora {
+  readonly r: number
+  /** Trainable parameters of Lily at this r. */
+  readonly parameters: number
+  /** By how many percent they exceed those of the LoRA; negative below. */
+  readonly percent: number
+}
+
+/** Result of {@link ranksForLora}. */
+export interface RanksForLora {
+  /** Parameters of the LoRA. */
+  readonly parameters: number
+  /** The largest r with no more parameters than the LoRA; undefined if r = 1 has more. */
+  readonly within: RankForLora | undefined
+  /** The next rank, which has more; undefined above 4096. */
+  readonly next: RankForLora | undefined
+}
+
 /**
- * The largest r at which Lily has no more parameters than LoRA of rank `loraRank` on the same layers. Lily has
- * r (sum of d_in over the As + E * sum of d_out over the targets + E * number of layers) parameters.
+ * The ranks at which Lily comes closest to the size of LoRA of rank `loraRank` on the same layers, from below and from
+ * above. Lily has r (sum of d_in over the As + E * sum of d_out over the targets + E * number of layers) trainable
+ * parameters; the last term is that of the routers.
  *
  * @param config configuration with strideA, numB and targets; r is ignored
+ * @param options.routing routing of training; the routers do not count with 'uniform' and 'fixed'. Default 'batch'
+ * @throws LilyError ERR_LILY_ARGUMENT
+ * @example
+ * const { within, next } = ranksForLora(layers, { strideA: 4, numB: 4 }, 16)
+ * const r = next !== undefined && next.percent < 1 ? next.r : within?.r
+ */
+export function ranksForLora(
+  layers: readonly LayerShape[],
+  config: Omit<LilyConfigOptions, 'r'>,
+  loraRank: number,
+  options: { readonly routing?: Routing | undefined } = {},
+): RanksForLora {
+  const { lora, perRank } = compareSizes(layers, config, loraRank, options)
+  const at = (r: number): RankForLora | undefined =>
+    r < 1 || r > MAX_RANK ? undefined : { r, parameters: r * perRank, percent: (100 * (r * perRank - lora)) / lora }
+  const within = Math.min(Math.floor(lora / perRank), MAX_RANK)
+  return { parameters: lora, within: at(within), next: at(within + 1) }
+}
+
+/**
+ * The largest r at which Lily has no more parameters than LoRA of rank `loraRank` on the same layers: `within.r` of
+ * {@link ranksForLora}, which also tells what the next rank costs.
+ *
  * @throws LilyError ERR_LILY_ARGUMENT if that r is 0 or above 4096
  * @example
  * const r = rankForLora(layers, { strideA: 4, numB: 4, targetModules: ['q_proj', 'v_proj'] }, 16)
@@ -106,14 +164,9 @@ export function rankForLora(
   layers: readonly LayerShape[],
   config: Omit<LilyConfigOptions, 'r'>,
   loraRank: number,
+  options: { readonly routing?: Routing | undefined } = {},
 ): number {
-  if (!Number.isSafeInteger(loraRank) || loraRank < 1) {
-    fail('ERR_LILY_ARGUMENT', 'loraRank', `expected an integer of at least 1, got ${describe(loraRank)}`)
-  }
-  const unit: LilyConfig = { ...readConfig(config), r: 1 }
-  const sharing = shareLayers(layers, unit)
-  const perRank = countParameters(sharing.parameters.values()).total
-  const lora = loraRank * sumOf([...sharing.layers.values()], widthOf)
+  const { lora, perRank } = compareSizes(layers, config, loraRank, options)
   const rank = Math.floor(lora / perRank)
   if (rank >= 1 && rank <= MAX_RANK) return rank
   return fail(
@@ -127,6 +180,31 @@ export function rankForLora(
 function readFloat(options: object, name: string, fallback: DType): DType {
   const value = get('options', options, name)
   return value === undefined ? fallback : readFloatDType(name, value)
+}
+
+/** The parameters of a LoRA, and the trainable parameters of Lily per unit of r. */
+function compareSizes(
+  layers: readonly LayerShape[],
+  config: Omit<LilyConfigOptions, 'r'>,
+  loraRank: number,
+  options: { readonly routing?: Routing | undefined },
+): { lora: number; perRank: number } {
+  if (!Number.isSafeInteger(loraRank) || loraRank < 1) {
+    fail('ERR_LILY_ARGUMENT', 'loraRank', `expected an integer of at least 1, got ${describe(loraRank)}`)
+  }
+  const routes = hasRouter(readChoice(options, 'routing', ROUTINGS, 'batch'))
+  const unit: LilyConfig = { ...readConfig(config), r: 1 }
+  const sharing = shareLayers(layers, unit)
+  const perRank = trainableOf(countParameters(sharing.parameters.values()), routes).total
+  return { lora: loraRank * sumOf([...sharing.layers.values()], widthOf), perRank }
+}
+
+function hasRouter(routing: Routing): boolean {
+  return routing !== 'uniform' && routing !== 'fixed'
+}
+
+function trainableOf({ a, router, b, total }: ParameterCounts, routes: boolean): ParameterCounts {
+  return routes ? { a, router, b, total } : { a, router: 0, b, total: a + b }
 }
 
 function countParameters(parameters: Iterable<SharedParameter>): ParameterCounts {

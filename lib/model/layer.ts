@@ -41,6 +41,11 @@ export interface LayerForwardResult<O> {
 
 /** Options of {@link LilyLayer.backward}. */
 export interface LayerBackwardOptions {
+  /**
+   * [..., d_in]: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
+   * Shape, type and numbers must be those of forward. Default: the x that `saved` refers to.
+   */
+  readonly x?: TensorLike | undefined
   /** [..., d_in], M rows: the gradient of x is added to it in place. Default: a new tensor is returned. */
   readonly dx?: TensorLike | undefined
   /** Which gradients to compute: `{ dx: false }` for a first layer, `{ da: false }` to freeze A. Default: all. */
@@ -66,7 +71,7 @@ const FORWARD_OPTIONS: Known = new Set<keyof LayerForwardOptions>([
   'accumulate',
   'stream',
 ])
-const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>(['dx', 'needs', 'deferB', 'stream'])
+const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>(['x', 'dx', 'needs', 'deferB', 'stream'])
 const NEEDS: Known = new Set<keyof LilyNeeds>(GRADIENTS)
 
 /** What a forward call of a layer is given, read once. One reading serves several layers. */
@@ -84,6 +89,8 @@ export function readLayerForward(x: unknown, y: unknown, options: object = {}): 
 /** What a backward call of a layer is given, read once. */
 export interface LayerBackwardInputs {
   readonly dy: Operand
+  /** In the place of the x of forward; null: that x. */
+  readonly x: Operand | null
   readonly dx: Output | null
   /** dx in the form in which it is given. */
   readonly given: TensorLike | undefined
@@ -94,7 +101,14 @@ export interface LayerBackwardInputs {
 export function readLayerBackward(dy: unknown, options: object = {}): LayerBackwardInputs {
   const settings = readBackwardOptions(options, BACKWARD_OPTIONS, NEEDS, null)
   const given = get('options', options, 'dx') as TensorLike | undefined
-  return { settings, given, dx: Output.of('dx', given), dy: resolve('dy', dy) }
+  const x: unknown = get('options', options, 'x')
+  return {
+    settings,
+    given,
+    dx: Output.of('dx', given),
+    x: x === undefined ? null : resolve('x', x),
+    dy: resolve('dy', dy),
+  }
 }
 
 /** The adapter of one linear layer: y += scaling * h C. It may share its parameters with other layers. */
@@ -130,6 +144,11 @@ export class LilyLayer {
   /** [E]: a copy of the weights that {@link LilyModel.freeze} set; undefined if the layer is not frozen. */
   get frozenWeights(): Float32Array | undefined {
     return this.#frozen?.slice()
+  }
+
+  /** Whether constant weights replace the router; see {@link LilyModel.freeze}. */
+  get isFrozen(): boolean {
+    return this.#frozen !== null
   }
 
   /** Whether this layer's update is merged into the base weight; see {@link LilyModel.merge}. */
@@ -188,7 +207,7 @@ export class LilyLayer {
   }
 
   /** @internal Everything but the last phase of {@link backward}: it writes nothing. */
-  prepareBackward({ dy, dx, settings }: LayerBackwardInputs, saved: LilySaved): BackwardCall {
+  prepareBackward({ dy, x, dx, settings }: LayerBackwardInputs, saved: LilySaved): BackwardCall {
     const state = readSaved('saved', saved, 'lilyForward')
     const { problem } = state
     this.#checkParameters(problem)
@@ -201,6 +220,7 @@ export class LilyLayer {
       isNeeded ? Output.of(name, accumulator) : null
     const inputs = {
       dy,
+      x,
       dx,
       da: gradient('da', needs.da, this.a),
       dRouter: gradient('dRouter', needs.dRouter && problem.router !== null, this.router),

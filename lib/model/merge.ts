@@ -71,7 +71,7 @@ export function addUpdate(layer: LilyLayer, target: Operand, sign: 1 | -1): void
     calls.push(
       prepareBackward(
         count === rows ? whole : forwardOf(count),
-        { dy: resolve('dy', dy), dx: Output.of('weight', dx), da: null, dRouter: null, db: null },
+        { dy: resolve('dy', dy), x: null, dx: Output.of('weight', dx), da: null, dRouter: null, db: null },
         { needs: DX_ONLY, deferB: false, accumulate: true, stream: null },
       ),
     )

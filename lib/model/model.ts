@@ -70,6 +70,7 @@ export class LilyModel {
   /** The adapted layers by name, in the order given. */
   readonly layers: ReadonlyMap<string, LilyLayer>
   readonly #parameters: ReadonlyMap<string, Parameter>
+  #trainable: ReadonlyMap<string, Parameter>
   readonly #origin: Origin | undefined
   #isDisposed = false
 
@@ -94,6 +95,7 @@ export class LilyModel {
     for (const [name, weights] of frozen ?? []) layers.get(name)?.freeze(weights)
     this.layers = layers
     this.#parameters = parameters
+    this.#trainable = this.#findTrainable()
     this.#origin = origin
   }
 
@@ -203,19 +205,27 @@ export class LilyModel {
   }
 
   /**
-   * The parameters by name, in a fixed order. A shared parameter has PEFT's name in the first layer that uses it, such
-   * as 'layers.0.q_proj.lily_A.weight'. The map and its entries stay the same for the life of the model; {@link to} and
-   * {@link toHost} replace their tensors.
+   * The trainable parameters by name, in a fixed order. A shared parameter has PEFT's name in the first layer that uses
+   * it, such as 'layers.0.q_proj.lily_A.weight'. The routers of frozen layers are not among them, because constant
+   * weights replace them; {@link savePretrained} still saves them. The entries stay the same for the life of the model,
+   * and so does the map until {@link freeze} or {@link unfreeze} changes which layers are frozen: then create a new
+   * AdamW. {@link to} and {@link toHost} replace the tensors of the entries.
    *
    * @throws LilyError ERR_LILY_DISPOSED
    */
   parameters(): ReadonlyMap<string, Parameter> {
+    this.allParameters()
+    return this.#trainable
+  }
+
+  /** @internal All parameters by name, with the routers of frozen layers. */
+  allParameters(): ReadonlyMap<string, Parameter> {
     if (!this.#isDisposed) return this.#parameters
     throw new LilyError('ERR_LILY_DISPOSED', 'this model is disposed of; use it before dispose()')
   }
 
   /**
-   * Sets all gradients to zero, in place.
+   * Sets all gradients to zero, in place, those of routers of frozen layers included.
    *
    * @throws LilyError ERR_LILY_DISPOSED, or ERR_LILY_ARGUMENT for a gradient whose memory was transferred: all gradients
    *   are unchanged; ERR_LILY_CUDA
@@ -226,9 +236,8 @@ export class LilyModel {
 
   /** @internal Checks all gradients. Returns what sets them to zero. */
   prepareZeroGrad(): () => void {
-    const parameters = [...this.parameters().values()]
-    // Inside a capture the memory must exist now: the graph then contains the fill, and every replay zeroes the gradient.
-    for (const parameter of parameters) parameter.checkGrad(Capture.current !== null)
+    const parameters = [...this.allParameters().values()]
+    for (const parameter of parameters) parameter.checkGrad()
     return () => {
       for (const parameter of parameters) parameter.zeroGrad()
     }
@@ -278,7 +287,7 @@ export class LilyModel {
 
   /** The parameters, whose memory is valid. */
   #checkedParameters(): Parameter[] {
-    const parameters = [...this.parameters().values()]
+    const parameters = [...this.allParameters().values()]
     for (const parameter of parameters) {
       parameter.checkValue()
       parameter.checkGrad()
@@ -288,7 +297,7 @@ export class LilyModel {
 
   /**
    * Replaces routers by constant expert weights. Frozen layers can be merged and exported, and the output of one
-   * sequence no longer depends on the rest of the batch.
+   * sequence no longer depends on the rest of the batch. Their routers are no longer among {@link parameters}.
    *
    * @param weights 'uniform' (1/E for all layers), or [E] by layer name, as {@link calibrate} returns; layers without
    *   an entry do not change
@@ -297,6 +306,7 @@ export class LilyModel {
   freeze(weights: FrozenWeights): void {
     const frozen = readFrozenWeights(this, weights)
     for (const [layer, values] of frozen) layer.freeze(values)
+    this.#updateTrainable()
   }
 
   /**
@@ -307,6 +317,7 @@ export class LilyModel {
   unfreeze(): void {
     for (const layer of this.layers.values()) layer.checkNotMerged()
     for (const layer of this.layers.values()) layer.freeze(null)
+    this.#updateTrainable()
   }
 
   /**
@@ -378,8 +389,21 @@ export class LilyModel {
     this.dispose()
   }
 
+  #findTrainable(): ReadonlyMap<string, Parameter> {
+    const isTrainable = ({ kind, layers }: Parameter) =>
+      kind !== 'router' || this.layers.get(layers[0])?.isFrozen === false
+    const trainable = [...this.#parameters].filter(([, parameter]) => isTrainable(parameter))
+    return trainable.length === this.#parameters.size ? this.#parameters : new Map(trainable)
+  }
+
+  /** Keeps the map if its entries are the same: a call freezes more layers, or unfreezes all. */
+  #updateTrainable(): void {
+    const trainable = this.#findTrainable()
+    if (trainable.size !== this.#trainable.size) this.#trainable = trainable
+  }
+
   #first(): Parameter {
-    return this.parameters().values().next().value as Parameter
+    return this.allParameters().values().next().value as Parameter
   }
 }
 

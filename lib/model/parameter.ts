@@ -120,8 +120,15 @@ export class Parameter {
     if (this.#gradient !== null || isNeeded) checkUsable(`${this.name}.grad`, this.accumulator)
   }
 
-  /** @internal Sets the gradient to zero, in place. {@link checkGrad} comes first. */
+  /**
+   * Sets the gradient to zero, in place, without folding deferred gradients first.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED, or ERR_LILY_ARGUMENT if its memory was transferred: it is unchanged;
+   *   ERR_LILY_CUDA
+   */
   zeroGrad(): void {
+    // Inside a capture the memory must exist now: the graph then contains the fill, and every replay zeroes the gradient.
+    this.checkGrad(Capture.current !== null)
     this.#dropDeferred()
     if (this.#gradient !== null) clear(operandOf(this.#gradient) as Operand)
   }

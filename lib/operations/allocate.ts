@@ -31,6 +31,7 @@ export interface Gradients {
 /** A backward call that is ready to run. */
 export interface BackwardCall {
   readonly state: CallState
+  readonly x: Operand
   readonly dy: Operand
   readonly gradients: Gradients
   readonly placement: Placement | null
@@ -82,12 +83,13 @@ function stage(problem: Problem, placement: Placement): Staged | null {
 
 export function allocateGradients(state: CallState, inputs: BackwardInputs, settings: BackwardSettings): BackwardCall {
   const { problem } = state
-  const { x, a, router, b } = problem
+  const { a, router, b } = problem
   const { dy, dx, da, dRouter, db } = inputs
+  const x = inputs.x ?? problem.x
   const { needs, deferB, accumulate } = settings
   const placement = Placement.of(x.device, settings.stream, () => [
     ...state.located,
-    ...[dy, dx?.operand, da?.operand, dRouter?.operand, db?.operand],
+    ...[x, dy, dx?.operand, da?.operand, dRouter?.operand, db?.operand],
   ])
   const deferred = problem.deferredPartials * problem.rank * problem.dOut
   const gradients = {
@@ -97,7 +99,7 @@ export function allocateGradients(state: CallState, inputs: BackwardInputs, sett
     db: gradient('db', db, needs.db && !deferB, accumulate, b, placement),
     deferredDb: deferB ? allocate('deferB', 'float32', deferred, placement) : null,
   }
-  return { state, dy, gradients, placement }
+  return { state, x, dy, gradients, placement }
 }
 
 /** The gradient that the caller gives, or a new one of the shape and type of its operand. */

@@ -15,6 +15,11 @@ import { type LilySaved, readSaved, type Saved } from './saved.js'
 export interface LilyBackwardOperands {
   /** [..., d_out] of M rows: the gradient of y. */
   readonly dy: TensorLike
+  /**
+   * [..., d_in]: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
+   * Shape, type and numbers must be those of forward. Default: the x that `saved` refers to.
+   */
+  readonly x?: TensorLike | undefined
   /** [..., d_in] of M rows: the gradient of x. Without it a new tensor with the shape of x is returned. */
   readonly dx?: TensorLike | undefined
   /** [r, d_in]: the gradient of a. */
@@ -70,7 +75,7 @@ export interface LilyGradients<R extends Routing, O> {
   readonly db: 'deferB' extends keyof O ? Switched<O['deferB'], undefined, GradientOf<O, 'db'>> : GradientOf<O, 'db'>
 }
 
-const OPERANDS: Known = new Set(['dy', 'dx', 'da', 'dRouter', 'db'])
+const OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'dRouter', 'db'])
 const OPTIONS: Known = new Set(['needs', 'deferB', 'accumulate', 'stream'])
 const NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db'])
 

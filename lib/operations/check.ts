@@ -2,7 +2,14 @@
  * The second phase of a call: devices, shapes, types and overlaps of its operands. When one of these checks throws,
  * nothing has been allocated or written. `check-routing.ts` has the rules of the routings.
  */
-import { checkExpertStack, checkMatrix, checkTokenRows, checkType, checkTypeOrFloat32 } from '../base/checks.js'
+import {
+  checkExpertStack,
+  checkMatrix,
+  checkShape,
+  checkTokenRows,
+  checkType,
+  checkTypeOrFloat32,
+} from '../base/checks.js'
 import { fail } from '../base/errors.js'
 import { byteLengthOf } from '../base/views.js'
 import { checkDevice } from '../memory/backends.js'
@@ -62,11 +69,13 @@ export function checkY({ x, a, router, b, dOut }: Problem, y: Output | null, set
 /** Checks the gradients of a backward call. */
 export function checkGradients(state: CallState, inputs: BackwardInputs, settings: BackwardSettings): void {
   const { problem } = state
-  const { x, a, router, b } = problem
+  const { a, router, b } = problem
   const { dy, dx, da, dRouter, db } = inputs
+  const x = inputs.x ?? problem.x
   checkNeeded(problem, inputs, settings)
 
   // The operands of forward may have been disposed of or detached since.
+  checkSameX(x, problem.x)
   checkPlace('x', x, 'x', x)
   checkPlace('a', a, 'x', x)
   checkPlace('router', router, 'x', x)
@@ -95,7 +104,14 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
     checkDb(db.operand, problem)
     checkTypeOrFloat32('db', db.operand, b.dtype)
   }
-  checkOverlaps(state, inputs)
+  checkOverlaps(state, x, inputs)
+}
+
+/** Checks that an x that is given again is like that of forward. */
+function checkSameX(x: Operand, saved: Operand): void {
+  checkSameDevice('x', x, 'the x of forward', saved)
+  checkShape('x', x, saved.shape)
+  checkType('x', x, saved.dtype)
 }
 
 /** Checks that the tensors of `saved` have their memory: on the host the caller can transfer it. */
@@ -122,8 +138,8 @@ function checkNeeded({ routing, router }: Problem, inputs: BackwardInputs, { nee
 }
 
 /** Checks that a given gradient shares no memory with an operand, with the memory of the saved call, or with another gradient. */
-function checkOverlaps({ problem, kept, weights }: CallState, inputs: BackwardInputs): void {
-  const { x, a, router, b } = problem
+function checkOverlaps({ problem, kept, weights }: CallState, x: Operand, inputs: BackwardInputs): void {
+  const { a, router, b } = problem
   for (let i = 0; i < GRADIENTS.length; i++) {
     const name = GRADIENTS[i]
     const output = inputs[name]?.operand

@@ -72,10 +72,10 @@ export class Descriptor {
   }
 
   /** The operands that forward and backward have in common. */
-  inputs(state: CallState, slot: Readonly<Record<SharedSlot, number>>): void {
+  inputs(state: CallState, x: Operand, slot: Readonly<Record<SharedSlot, number>>): void {
     const { problem, kept } = state
     const { experts } = problem
-    this.operand(slot.x, problem.x)
+    this.operand(slot.x, x)
     this.operand(slot.a, problem.a)
     this.operand(slot.router, problem.router)
     this.operand(slot.b, problem.b)
@@ -146,15 +146,15 @@ export const backward = new Descriptor(BACKWARD_SLOTS)
 
 export function describeForward({ state, y, placement }: ForwardCall): void {
   forward.problem(state.problem, placement)
-  forward.inputs(state, forwardSlots)
+  forward.inputs(state, state.problem.x, forwardSlots)
   forward.output(forwardSlots.y, y)
 }
 
-export function describeBackward({ state, dy, gradients, placement }: BackwardCall): void {
+export function describeBackward({ state, x, dy, gradients, placement }: BackwardCall): void {
   const { problem } = state
   const { dx, da, dRouter, db, deferredDb } = gradients
   backward.problem(problem, placement)
-  backward.inputs(state, backwardSlots)
+  backward.inputs(state, x, backwardSlots)
   backward.operand(backwardSlots.dy, dy)
   backward.output(backwardSlots.dx, dx)
   backward.output(backwardSlots.da, da)

@@ -61,6 +61,11 @@ export interface LoraForwardResult<O> {
 export interface LoraBackwardOperands {
   /** [..., d_out] of M rows: the gradient of y. */
   readonly dy: TensorLike
+  /**
+   * [..., d_in]: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
+   * Shape, type and numbers must be those of forward. Default: the x that `saved` refers to.
+   */
+  readonly x?: TensorLike | undefined
   /** [..., d_in] of M rows: the gradient of x. Without it a new tensor with the shape of x is returned. */
   readonly dx?: TensorLike | undefined
   /** [r, d_in]: the gradient of a. */
@@ -97,7 +102,7 @@ export interface LoraGradients<O> {
 
 const FORWARD_OPERANDS: Known = new Set(['x', 'a', 'b', 'y'])
 const FORWARD_OPTIONS: Known = new Set(['scaling', 'precision', 'save', 'accumulate', 'stream'])
-const BACKWARD_OPERANDS: Known = new Set(['dy', 'dx', 'da', 'db'])
+const BACKWARD_OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'db'])
 const BACKWARD_OPTIONS: Known = new Set(['needs', 'accumulate', 'stream'])
 const NEEDS: Known = new Set(['dx', 'da', 'db'])
 const NONE: readonly Operand[] = []

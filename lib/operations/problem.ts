@@ -6,7 +6,9 @@ import type { Operand, Part } from '../memory/operand.js'
  * How tokens share the weights w of the experts: pooled over the whole `batch` or over each `sequence`, computed for
  * each `token`, equal for all experts (`uniform`), or given by the caller (`fixed`).
  */
-export type Routing = 'batch' | 'sequence' | 'token' | 'uniform' | 'fixed'
+export type Routing = (typeof ROUTINGS)[number]
+
+export const ROUTINGS = ['batch', 'sequence', 'token', 'uniform', 'fixed'] as const
 
 /** Statistic that pools tokens: the mean of their probabilities, or the softmax of the sum of their logits. */
 export type Pool = 'probabilities' | 'logits'

@@ -8,13 +8,12 @@ import type { StreamOption } from '../memory/placement.js'
 import { resolve, resolveFrom } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
 import { Output } from './output.js'
-import type { Activation, Pool, Precision, Routing } from './problem.js'
+import { type Activation, type Pool, type Precision, type Routing, ROUTINGS } from './problem.js'
 import { readSmallOperand, type SmallOperand } from './small-operands.js'
 
 const MASK = ['uint8', 'int32', 'float32'] as const
 const OFFSETS = ['int32'] as const
 const WEIGHTS = ['float32'] as const
-const ROUTINGS = ['batch', 'sequence', 'token', 'uniform', 'fixed'] as const
 const POOLS = ['probabilities', 'logits'] as const
 const ACTIVATIONS = ['none', 'relu'] as const
 const PRECISIONS = ['default', 'high', 'tf32'] as const
@@ -49,6 +48,8 @@ export type GradientName = (typeof GRADIENTS)[number]
 /** Operands of a backward call: the gradients that the caller gives. */
 export interface BackwardInputs extends Readonly<Record<GradientName, Output | null>> {
   readonly dy: Operand
+  /** In the place of the x of forward; null: that x. */
+  readonly x: Operand | null
 }
 
 /** Options of a backward call. `D` is null where `deferB` may be left out. */
@@ -98,8 +99,10 @@ export function readForwardOptions<R>(options: object, known: Known, routing: R)
 
 export function readBackwardInputs(operands: object, known: Known): BackwardInputs {
   checkKeys('operands', operands, known)
+  const x = get('operands', operands, 'x')
   return {
     dy: resolveFrom(operands, 'dy'),
+    x: x === undefined ? null : resolve('x', x),
     dx: Output.from(operands, 'dx'),
     da: Output.from(operands, 'da'),
     dRouter: Output.from(operands, 'dRouter'),

@@ -11,6 +11,7 @@ import type { TensorLike } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
 import type { Stream } from '../tensor/stream.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
+import { clear } from '../tensor/transfer.js'
 import { runAdamW } from './launch.js'
 import {
   checkMoments,
@@ -26,6 +27,7 @@ import { type AdamWOptions, readNonNegative, readSettings, type Settings } from 
 import {
   checkParameters,
   checkValue,
+  readGradients,
   readNames,
   readParameters,
   readValue,
@@ -77,7 +79,7 @@ const STATE: Known = new Set(['step', 'parameters'])
  * const optimiser = new AdamW(model.parameters(), { lr: 1e-3, maxNorm: 1, groups: [{ match: /lily_B/, lr: 1e-2 }] })
  * // forward, backward
  * optimiser.step()
- * model.zeroGrad()
+ * optimiser.zeroGrad()
  */
 export class AdamW {
   readonly #parameters: ReadonlyMap<string, TrainableParameter>
@@ -156,6 +158,24 @@ export class AdamW {
     runAdamW({ parameters, moments, settings: this.#settings, lrScale, step, norm, placement })
     this.#step = step
     this.#norm = norm
+  }
+
+  /**
+   * Sets the gradients of all parameters to zero, in place; on a device this is enqueued in the stream of each gradient.
+   * The state does not change.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED: nothing has
+   *   been written; ERR_LILY_CUDA
+   */
+  zeroGrad(): void {
+    const moments = this.#open()
+    const { methods, others } = readGradients(this.#parameters, [...moments.keys()])
+    for (const { name, value } of others) {
+      checkValue(name, value, this.#device, (moments.get(name) as Moments).expAvg.shape)
+    }
+    checkParameters(others, stateArrays(moments, this.#norm))
+    for (const { grad } of others) clear(grad)
+    for (const zeroGrad of methods) zeroGrad()
   }
 
   /**

@@ -1,6 +1,6 @@
 /** Reads and checks the parameters of an optimiser. All checks run before the first value is written. */
 import { checkFloat, checkShape, checkTypeOrFloat32 } from '../base/checks.js'
-import { describe, fail, failedToRead } from '../base/errors.js'
+import { describe, fail, failedToRead, reading } from '../base/errors.js'
 import { get, isInstance } from '../base/options.js'
 import { checkPlace, deviceText } from '../memory/checks.js'
 import type { Device } from '../memory/device.js'
@@ -13,6 +13,8 @@ export interface TrainableParameter {
   readonly value: TensorLike
   /** Of the type of value, or float32. */
   readonly grad: TensorLike
+  /** Sets grad to zero. Optional: without it, AdamW.zeroGrad() fills the memory of grad. */
+  zeroGrad?(): void
 }
 
 /** Parameters by name. */
@@ -53,17 +55,32 @@ export function readNames(parameters: unknown): string[] {
  * the model's deferred folds.
  */
 export function readParameters(parameters: Parameters, names: readonly string[]): ParameterOperands[] {
-  if (parameters.size !== names.length) {
-    fail(
-      'ERR_LILY_ARGUMENT',
-      'parameters',
-      `expected the ${names.length} parameters that the optimiser was created with, got ${parameters.size}; ` +
-        `create a new AdamW`,
-    )
-  }
+  checkCount(parameters, names)
   const values = names.map((name) => readValue(parameters, name))
   const grads = names.map((name) => readOperand(parameters, name, 'grad'))
   return names.map((name, i) => ({ name, value: values[i], grad: grads[i] }))
+}
+
+/** Reads the parameters whose gradients are to be zeroed: the methods of those that have one, the operands of others. */
+export function readGradients(
+  parameters: Parameters,
+  names: readonly string[],
+): { methods: (() => void)[]; others: ParameterOperands[] } {
+  checkCount(parameters, names)
+  const methods: (() => void)[] = []
+  const others: ParameterOperands[] = []
+  for (const name of names) {
+    const parameter = readParameter(parameters, name)
+    const value = readValue(parameters, name) // throws if its model is disposed of
+    // A parameter of a model checks its gradient before any other gradient is written.
+    const checkGrad = get(name, parameter, 'checkGrad')
+    if (typeof checkGrad === 'function') reading(name, () => void Reflect.apply(checkGrad, parameter, []))
+    const zeroGrad = get(name, parameter, 'zeroGrad')
+    if (zeroGrad === undefined) others.push({ name, value, grad: readOperand(parameters, name, 'grad') })
+    else if (typeof zeroGrad === 'function') methods.push(() => void Reflect.apply(zeroGrad, parameter, []))
+    else fail('ERR_LILY_ARGUMENT', `${name}.zeroGrad`, `expected a function, got ${describe(zeroGrad)}`)
+  }
+  return { methods, others }
 }
 
 /** Reads the value of one parameter. */
@@ -72,16 +89,27 @@ export function readValue(parameters: Parameters, name: string): Operand {
 }
 
 function readOperand(parameters: Parameters, name: string, of: 'value' | 'grad'): Operand {
+  return resolve(`${name}.${of}`, get(name, readParameter(parameters, name), of))
+}
+
+function readParameter(parameters: Parameters, name: string): object {
   let parameter: unknown
   try {
     parameter = parameters.get(name)
   } catch (cause) {
     throw failedToRead(name, cause)
   }
-  if (typeof parameter !== 'object' || parameter === null) {
-    fail('ERR_LILY_ARGUMENT', name, `expected a parameter, { value, grad }, got ${describe(parameter)}`)
-  }
-  return resolve(`${name}.${of}`, get(name, parameter, of))
+  if (typeof parameter === 'object' && parameter !== null) return parameter
+  return fail('ERR_LILY_ARGUMENT', name, `expected a parameter, { value, grad }, got ${describe(parameter)}`)
+}
+
+function checkCount({ size }: Parameters, names: readonly string[]): void {
+  if (size === names.length) return
+  fail(
+    'ERR_LILY_ARGUMENT',
+    'parameters',
+    `expected the ${names.length} parameters that the optimiser was created with, got ${size}; create a new AdamW`,
+  )
 }
 
 /** Checks that a value has the shape and the device of its state. */

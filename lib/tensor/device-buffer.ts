@@ -95,8 +95,8 @@ export class DeviceBuffer {
    *
    * @throws LilyError ERR_LILY_DISPOSED, like all properties except `isDisposed`
    */
-  get shape(): readonly number[] {
-    return Object.freeze(this.#open().shape)
+  get shape(): number[] {
+    return this.#open().shape.slice()
   }
 
   /** Data type of the elements. */

@@ -43,12 +43,12 @@ export class Tensor {
   }
 
   /**
-   * Dimensions, outermost first.
+   * Dimensions, outermost first: a copy, which other libraries accept as theirs.
    *
    * @throws LilyError ERR_LILY_DISPOSED, like all properties except `isDisposed`
    */
-  get shape(): readonly number[] {
-    return Object.freeze(this.#open().shape)
+  get shape(): number[] {
+    return this.#open().shape.slice()
   }
 
   /** Data type of the elements. */
@@ -61,10 +61,10 @@ export class Tensor {
     return this.#open().device
   }
 
-  /** Stride of each dimension, in elements. */
-  get strides(): readonly number[] {
+  /** Stride of each dimension, in elements: a copy. */
+  get strides(): number[] {
     const { shape, strides } = this.#open()
-    if (strides !== null) return Object.freeze(strides)
+    if (strides !== null) return strides.slice()
     return shape.map((_, axis) => shape.slice(axis + 1).reduce((product, size) => product * size, 1))
   }
 
@@ -160,7 +160,7 @@ export class Tensor {
   }
 
   /** Shape, dtype and device, without the values. */
-  toJSON(): { shape: readonly number[]; dtype: DType; device: Device } {
+  toJSON(): { shape: number[]; dtype: DType; device: Device } {
     return { shape: this.shape, dtype: this.dtype, device: this.device }
   }
 

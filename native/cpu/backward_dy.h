@@ -15,6 +15,8 @@
 // Scratch holds, for one tile of columns and one group, s C^T packed [panel of rank][step of columns][width], and D
 // without the factor s packed [panel of columns][rank][width].
 //
+// A group without a kept token has q = 0 and D = 0; its dy and lhs are not read, because they may be NaN.
+//
 // dy is read once from memory; B is read once per group, and dB is read and written once per group.
 #pragma once
 
@@ -147,7 +149,11 @@ void dy_pass(const BackwardPass &pass, int64_t split, float *scratch) {
     const int64_t columns = end - begin, steps = steps_of<Operand>(columns);
     for (int64_t group = 0; group < pass.groups.count; ++group) {
       const int64_t group_begin = pass.groups.begin(group), group_end = pass.groups.end(group);
-      if (pass.needs_d_hidden && group_begin < group_end) {
+      const bool has_gradient =
+          pass.has_gradient == nullptr || group_begin == group_end || pass.has_gradient[group_begin] != 0;
+      if (pass.needs_d_hidden && !has_gradient) {
+        clear(q + group_begin * pass.lhs_pitch, (group_end - group_begin) * pass.lhs_pitch);
+      } else if (pass.needs_d_hidden && group_begin < group_end) {
         for (int64_t p = 0; p < panel_count(stack.rank); ++p) {
           const int64_t rows = panel_columns(stack.rank, p);
           combine_transposed_panel(stack, stack.weights + group * stack.experts, p * kPanel, rows, begin, columns,
@@ -155,7 +161,7 @@ void dy_pass(const BackwardPass &pass, int64_t split, float *scratch) {
         }
       }
       if (needs_d_combined) clear(d_combined, stack.rank * round_up(columns, kLanes));
-      for (int64_t t = group_begin; t < group_end; t += pass.outer_product_tokens) {
+      for (int64_t t = group_begin; has_gradient && t < group_end; t += pass.outer_product_tokens) {
         const int64_t tokens = minimum(pass.outer_product_tokens, group_end - t);
         const lily_matrix dy_tile = submatrix(dy, t, begin);
         if (pass.needs_d_hidden) {

@@ -3,7 +3,7 @@
 //
 //   dx_t (+)= dh_t A
 //   dA   (+)= dh^T x
-//   dR   (+)= dl^T h
+//   dR   (+)= dl^T h        over the tokens that the mask keeps
 //
 //   d_hidden_lhs  M x rank_pitch, in the element type of the large products
 //   a, da         r x d_in, pitched; the columns of the tile of A are packed in scratch, [panel][step of r][width]
@@ -80,7 +80,8 @@ void x_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
     if (needs_da) {
       const LeftOperand<Operand> lhs =
           lhs_of_columns<Operand>(submatrix(pass.d_hidden_lhs, t, 0), step_end - t, rank, d_hidden_scratch);
-      add_outer_product(rank, step_end - t, lhs, submatrix(x, t, begin), columns, sums, rhs_scratch);
+      add_outer_product(rank, step_end - t, lhs, submatrix(x, t, begin), columns, sums, rhs_scratch,
+                        pass.has_gradient == nullptr ? nullptr : pass.has_gradient + t);
     }
   }
   if (needs_da) write_panels(rank, columns, sums, 1.0f, submatrix(da, 0, begin), da.accumulate != 0);
@@ -89,13 +90,15 @@ void x_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
 void compute_d_router(const BackwardPass &pass, int64_t tile, float *scratch) {
   const lily_problem &problem = pass.call->problem;
   const lily_matrix &out = pass.call->d_router;
+  const uint8_t *mask = pass.call->tokens.mask;
   const int64_t begin = pass.router_tiles.begin(tile), columns = pass.router_tiles.end(tile) - begin;
   float *sums = scratch, *rhs_scratch = sums + problem.experts * round_up(columns, kLanes);
   clear(sums, problem.experts * round_up(columns, kLanes));
   for (int64_t t = 0; t < problem.tokens; t += pass.outer_product_tokens) {
     const LeftOperand<Floats> lhs = {pass.d_logits + t * problem.experts, 1, problem.experts};
     add_outer_product(problem.experts, minimum(pass.outer_product_tokens, problem.tokens - t), lhs,
-                      submatrix(pass.hidden, t, begin), columns, sums, rhs_scratch);
+                      submatrix(pass.hidden, t, begin), columns, sums, rhs_scratch,
+                      mask == nullptr ? nullptr : mask + t);
   }
   write_panels(problem.experts, columns, sums, 1.0f, submatrix(out, 0, begin), out.accumulate != 0);
 }

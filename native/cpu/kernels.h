@@ -118,6 +118,7 @@ struct BackwardPass {
   bool needs_d_hidden;  // dx, da or d_router is an output
   bool needs_db;        // db or deferred_db is an output
   bool deferred_is_weighted;
+  const uint8_t *has_gradient;  // M: 0 for the tokens of a group without a kept token; null: 1 for all tokens
 
   // dy pass: q and D. Tasks: splits of d_out.
   Partition dy_splits;

@@ -13,18 +13,18 @@ namespace lily::cpu {
 namespace {
 
 // A panel of rhs that the register tile cannot read in place is packed to `rhs_scratch`, which holds kPanel floats per
-// step of tokens.
+// step of tokens. A row of rhs counts as zero where `keeps` is 0, because 0 * NaN is NaN; null keeps all rows.
 template <typename T>
 void add_outer_product(int64_t rows, int64_t tokens, const LeftOperand<T> &lhs, const lily_matrix &rhs, int64_t columns,
-                       float *sums, float *rhs_scratch) {
+                       float *sums, float *rhs_scratch, const uint8_t *keeps = nullptr) {
   for (int64_t p = 0; p < panel_count(columns); ++p) {
     const int64_t panel = panel_columns(columns, p);
     const int64_t width = round_up(panel, kLanes);
     const lily_matrix panel_of_rhs = submatrix(rhs, 0, p * kPanel);
     const float *panel_data = static_cast<const float *>(panel_of_rhs.data);
     int64_t panel_pitch = rhs.pitch;
-    if (T::kDepth > 1 || rhs.dtype != LILY_FLOAT32 || panel != width) {
-      pack<T>(tokens, panel, panel_of_rhs, 1.0f, rhs_scratch, width);
+    if (T::kDepth > 1 || rhs.dtype != LILY_FLOAT32 || panel != width || keeps != nullptr) {
+      pack<T>(tokens, panel, panel_of_rhs, 1.0f, rhs_scratch, width, keeps);
       panel_data = rhs_scratch;
       panel_pitch = width;
     }

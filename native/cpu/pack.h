@@ -42,21 +42,25 @@ void pack_transposed(int64_t rows, int64_t columns, const lily_matrix &in, float
 }
 
 // Packs scale * in: out[i][j] = scale * in[i][j], with kDepth values of i per step. A row of out has `width` floats:
-// `columns`, padded with zeros to whole vectors.
+// `columns`, padded with zeros to whole vectors. Row i counts as zero where keeps[i] is 0; null keeps all rows.
 template <typename T>
-void pack(int64_t rows, int64_t columns, const lily_matrix &in, float scale, float *out, int64_t width) {
+void pack(int64_t rows, int64_t columns, const lily_matrix &in, float scale, float *out, int64_t width,
+          const uint8_t *keeps = nullptr) {
   with_element(in.dtype, [&](auto element) __attribute__((always_inline)) {
     const auto *elements = static_cast<const decltype(element) *>(in.data);
     for (int64_t i = 0; i < rows; i += T::kDepth) {
       const auto *row = elements + i * in.pitch;
       const int64_t count_rows = T::kDepth == 1 ? 1 : minimum(T::kDepth, rows - i);
       float *row_out = out + i / T::kDepth * width;
-      const int64_t done = T::interleave_rows(row, in.pitch, count_rows, columns, scale, row_out);
-      for_vectors(columns - done, [=](int64_t offset, int64_t count) __attribute__((always_inline)) {
+      bool kept[T::kDepth];
+      for (int64_t k = 0; k < T::kDepth; ++k) kept[k] = k < count_rows && (keeps == nullptr || keeps[i + k] != 0);
+      const int64_t done =
+          keeps == nullptr ? T::interleave_rows(row, in.pitch, count_rows, columns, scale, row_out) : 0;
+      for_vectors(columns - done, [=, &kept](int64_t offset, int64_t count) __attribute__((always_inline)) {
         const int64_t j = done + offset;
         Vector values[T::kDepth];
         for (int64_t k = 0; k < T::kDepth; ++k) {
-          values[k] = k < count_rows ? scale * load_up_to(row + k * in.pitch + j, count) : Vector{};
+          values[k] = kept[k] ? scale * load_up_to(row + k * in.pitch + j, count) : Vector{};
         }
         store(row_out + j, T::interleave(values));
       });

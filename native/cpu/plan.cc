@@ -64,6 +64,23 @@ Groups groups_of(const lily_problem &problem, const lily_tokens &tokens, Workspa
   return groups;
 }
 
+// has_gradient of a BackwardPass; null if every token has a gradient.
+const uint8_t *find_gradients(const BackwardPass &pass, Workspace &workspace) {
+  const lily_problem &problem = pass.call->problem;
+  const uint8_t *mask = pass.call->tokens.mask;
+  if (!has_router(problem) || problem.routing == LILY_ROUTING_TOKEN) return nullptr;
+  uint8_t *const has_gradient = workspace.take<uint8_t>(problem.tokens);
+  if (mask == nullptr || has_gradient == nullptr) return nullptr;
+  bool all = true;
+  for (int64_t group = 0; group < pass.groups.count; ++group) {
+    const int64_t begin = pass.groups.begin(group), end = pass.groups.end(group);
+    const bool keeps = std::any_of(mask + begin, mask + end, [](uint8_t keep) { return keep != 0; });
+    std::fill(has_gradient + begin, has_gradient + end, static_cast<uint8_t>(keeps));
+    all = all && (keeps || begin == end);
+  }
+  return all ? nullptr : has_gradient;
+}
+
 ExpertStack stack_of(const lily_problem &problem, const lily_matrix &b, const float *weights) {
   ExpertStack stack = {
       .b = b,
@@ -153,6 +170,7 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
 
   pass.call = &call;
   pass.groups = groups_of(problem, call.tokens, workspace);
+  pass.has_gradient = find_gradients(pass, workspace);
   pass.stack = stack_of(problem, call.b, call.weights);
   pass.needs_d_hidden = call.dx.data != nullptr || call.da.data != nullptr || call.d_router.data != nullptr;
   const bool has_deferred = call.deferred_db != nullptr && deferred_partials(problem) > 0;

@@ -13,6 +13,8 @@
 #include <sstream>
 #include <thread>
 
+#include "cpu/cgroup.h"
+
 namespace lily::cpu {
 namespace {
 
@@ -81,17 +83,6 @@ std::string first_line(const std::string &path) {
   return line;
 }
 
-// The CPU quota of the cgroup (version 2, then version 1) in whole processors; 0 if there is none.
-int quota_count() {
-  std::istringstream v2(first_line("/sys/fs/cgroup/cpu.max"));
-  double quota = 0, period = 0;
-  if (!(v2 >> quota >> period)) {
-    std::istringstream(first_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")) >> quota;
-    std::istringstream(first_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us")) >> period;
-  }
-  return quota > 0 && period > 0 ? std::max(1, static_cast<int>(quota / period)) : 0;
-}
-
 // The hardware threads of a core share its multipliers, so a second thread on a core only adds overhead.
 int physical_core_count() {
   std::set<std::string> cores;
@@ -120,7 +111,7 @@ std::vector<const char *> supported_instruction_sets() {
   return names;
 }
 
-ThreadLimits thread_limits() { return {affinity_count(), quota_count(), physical_core_count()}; }
+ThreadLimits thread_limits() { return {affinity_count(), cgroup_quota(), physical_core_count()}; }
 
 int default_thread_count() {
   const ThreadLimits limits = thread_limits();

@@ -46,6 +46,7 @@ struct BackwardDyOnce {
   DWeights d_weights;
   const uint8_t *mask;
   float *kept;  // out: number of tokens that the mask keeps; may be null
+  TokensWithGradient with_gradient;
 };
 
 template <typename Tile>
@@ -87,7 +88,14 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __gr
     copy_wait<Tile::kStages - 2>();
     __syncthreads();
     fill(tile + Tile::kStages - 1);
-    const Scalar *strip = ring + tile % Tile::kStages * (Tile::kStrip + Tile::kLhs);
+    Scalar *strip = ring + tile % Tile::kStages * (Tile::kStrip + Tile::kLhs);
+    if (call.with_gradient.weights != nullptr) {
+      const int token = begin + tile * Tile::kBlockM;
+      clear_rows_without_gradient<Scalar, Tile::kBlockM, Tile::kBlockN>(strip, call.with_gradient, token, end);
+      clear_rows_without_gradient<Scalar, Tile::kBlockM, Tile::kBlockK>(strip + Tile::kStrip, call.with_gradient, token,
+                                                                        end);
+      __syncthreads();
+    }
     multiply<Engine, Along::kOuter, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(z, strip + Tile::kStrip, 0, strip, own,
                                                                                  0, Tile::kBlockM / Engine::kStepK);
     const int half = warp % kHalves, row = warp / kHalves * Tile::kWarpRank;

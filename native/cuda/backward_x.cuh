@@ -39,7 +39,8 @@ struct BackwardX {
   RouterBlocks router;
 };
 
-// Returns sum + <h column, dl column> over `tokens` tokens; kCount loads of h are in flight.
+// Returns sum + <h column, dl column> over `tokens` tokens; kCount loads of h are in flight. A token whose dl is 0,
+// such as a masked one, is left out, because its h may be NaN.
 template <typename T>
 __device__ inline float add_router_column(float sum, const T *hidden, int64_t pitch, const float *d_logits, int experts,
                                           int tokens) {
@@ -51,8 +52,8 @@ __device__ inline float add_router_column(float sum, const T *hidden, int64_t pi
     for (int i = 0; i < kCount; ++i) h[i] = hidden[min(first + i, tokens - 1) * pitch];
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      const float next = fmaf(d_logits[(first + i) * experts], to_float(h[i]), sum);
-      sum = first + i < tokens ? next : sum;
+      const float d_logit = d_logits[(first + i) * experts], next = fmaf(d_logit, to_float(h[i]), sum);
+      sum = first + i < tokens && d_logit != 0 ? next : sum;
     }
   }
   return sum;

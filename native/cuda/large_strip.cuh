@@ -28,6 +28,7 @@ struct LargeStrip {
   Operand x;  // M x columns
   OuterTarget target;
   DWeights d_weights;
+  TokensWithGradient with_gradient;
   // expand
   int expand_blocks;
   Operand w;           // lhs.columns x columns; data null: C, combined as it is loaded
@@ -53,7 +54,7 @@ __device__ inline void large_outer(char *shared, const LargeStrip &call, int ind
   const int row = at.row_tile * Tile::kBlockM, column = at.column_tile * Tile::kBlockN;
   const int token = at.split * call.split_tokens, token_end = min(token + call.split_tokens, call.tokens);
   const float *z = large_product<Tile, Along::kOuter, Along::kOuter>(
-      shared, max(token_end - token, 0), call.lhs.columns - row, call.columns - column,
+      shared, call.with_gradient.none() ? 0 : max(token_end - token, 0), call.lhs.columns - row, call.columns - column,
       [&](Scalar *a, Scalar *b, int step) {
         const int first = token + step * Tile::kBlockK;
         stage_activations<Scalar, Tile::kBlockK, Tile::kBlockM>(a, call.lhs.hidden,

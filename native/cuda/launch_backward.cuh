@@ -81,6 +81,9 @@ class Backward {
  private:
   cudaStream_t stream() const { return reinterpret_cast<cudaStream_t>(call_.stream); }
   Groups groups() const { return {call_.tokens.sequence_offsets, static_cast<int>(problem_.groups), tokens_}; }
+  TokensWithGradient with_gradient() const {
+    return {call_.tokens.mask != nullptr ? call_.weights : nullptr, groups(), experts_};
+  }
   Operand hidden() const { return contiguous(call_.hidden, rank_, hidden_dtype(problem_)); }
 
   bool needs_db() const { return call_.db.data != nullptr || call_.deferred_db != nullptr; }
@@ -241,6 +244,7 @@ class Backward {
     strip.lhs.one_hot = one_hot_;
     strip.lhs.router.experts = experts_;
     strip.x = operand(call_.dy);
+    strip.with_gradient = with_gradient();
     strip.tokens = tokens_;
     strip.columns = d_out_;
     strip.split_tokens = dy_walk_.split_tokens;
@@ -285,6 +289,7 @@ class Backward {
     call.d_weights = d_weights();
     call.mask = call_.tokens.mask;
     call.kept = kept_target();
+    call.with_gradient = with_gradient();
     lily_status status = LILY_OK;
     with_row(
         typename Table::Once{}, [&](auto row) { return row.kBlockK == dy_walk_.block_k; },
@@ -367,6 +372,7 @@ class Backward {
     strip.out = output(call_.dx);
     strip.out_scale = 1.0f;
     strip.x = operand(call_.x);
+    strip.with_gradient = with_gradient();
     strip.tokens = tokens_;
     strip.columns = d_in_;
     strip.split_tokens = x_walk_.split_tokens;
@@ -407,6 +413,7 @@ class Backward {
     call.splits = walk.splits;
     call.split_tokens = walk.split_tokens;
     call.x = x;
+    call.with_gradient = with_gradient();
     return call;
   }
 
@@ -427,6 +434,7 @@ class Backward {
     shrink.operands = {operand(call_.dy), contiguous(c_, c_pitch_, kDtype<Scalar>), tokens_, d_out_, rank_, 0};
     shrink.d_hidden = d_hidden_operand();
     shrink.scale = problem_.scaling;
+    shrink.with_gradient = with_gradient();
     shrink.out = d_hidden();
     return Table::launch_large_shrink(shrink, device_, stream());
   }

@@ -20,10 +20,11 @@ struct StripOperands {
   Operand w;   // lhs.columns x columns
   Output out;  // tokens x columns
   float out_scale;
-  Operand x;         // tokens x columns
-  int tokens;        // M
-  int columns;       // d
-  int split_tokens;  // per block, a multiple of kBlockM
+  Operand x;                         // tokens x columns
+  TokensWithGradient with_gradient;  // outer; the rows of other tokens count as zero
+  int tokens;                        // M
+  int columns;                       // d
+  int split_tokens;                  // per block, a multiple of kBlockM
 };
 
 // A multiple of kBlockM of every strip tile: splits of whole tiles can be chosen before the tile.
@@ -145,8 +146,15 @@ __device__ inline const float *walk_strip(char *shared, const StripOperands &ope
     __syncthreads();
     const int tile = step / k_tiles, k_tile = step % k_tiles;
     const int token = begin + tile * Tile::kBlockM;
-    const Scalar *lhs = lhs_ring + step % 2 * Tile::kLhs;
+    Scalar *lhs = lhs_ring + step % 2 * Tile::kLhs;
     if constexpr (kOuter) {
+      if (operands.with_gradient.weights != nullptr) {
+        clear_rows_without_gradient<Scalar, Tile::kBlockM, Tile::kBlockK>(lhs, operands.with_gradient, token, end);
+        if (has_outer)
+          clear_rows_without_gradient<Scalar, Tile::kBlockM, Tile::kBlockN>(x_ring + tile % 2 * Tile::kStrip,
+                                                                            operands.with_gradient, token, end);
+        __syncthreads();
+      }
       if (has_outer)
         multiply<Engine, Along::kOuter, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(
             z, lhs, 0, x_ring + tile % 2 * Tile::kStrip, outer_column, 0, Tile::kBlockM / Engine::kStepK);

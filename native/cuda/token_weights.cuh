@@ -43,6 +43,36 @@ struct TokenWeights {
   }
 };
 
+// The tokens that have a gradient: all of them without a mask, otherwise those of groups with a kept token. A group
+// without one has the weights 0; those of any other group sum to 1.
+struct TokensWithGradient {
+  const float *weights;  // G x E; null without a mask
+  Groups groups;
+  int experts;
+
+  __device__ bool contains(int token) const {
+    const float *row = weights + static_cast<int64_t>(groups.of(token)) * experts;
+    for (int e = 0; e < experts; ++e)
+      if (row[e] != 0) return true;
+    return false;
+  }
+  // For one pooling group.
+  __device__ bool none() const { return weights != nullptr && !contains(0); }
+};
+
+// Sets the rows of a tile to zero whose tokens have no gradient: 0 * NaN in the products would be NaN. One row per warp
+// and iteration. The caller provides the barriers before and after.
+template <typename T, int kRows, int kColumns>
+__device__ inline void clear_rows_without_gradient(T *tile, const TokensWithGradient &tokens, int token,
+                                                   int token_end) {
+  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+  for (int t = static_cast<int>(threadIdx.x) / kWarp; t < min(kRows, token_end - token); t += kWarps) {
+    if (tokens.contains(token + t)) continue;
+    for (int c = static_cast<int>(threadIdx.x) % kWarp * kVector; c < kColumns; c += kWarp * kVector)
+      store_vector(tile + place<T, kColumns>(t, c), make_uint4(0, 0, 0, 0));
+  }
+}
+
 __device__ inline float sum_over_warp(float value) {
 #pragma unroll
   for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);

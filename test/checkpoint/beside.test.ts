@@ -36,6 +36,7 @@ describe('weights that layers are frozen with', () => {
     expect(readdirSync(folder).includes(FROZEN)).toBe(format === 'peft')
     const read = await LilyModel.fromPretrained(folder)
     expect(frozenOf(read)).toEqual(EXPECTED)
+    expect([...read.parameters().keys()], 'without the routers of those layers').toEqual([...model.parameters().keys()])
 
     // By way of the other format, and away once they are gone.
     const again = newFolder()

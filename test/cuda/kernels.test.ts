@@ -4,6 +4,7 @@ import { isEmulated } from '../support/backend.js'
 import { makeCase } from '../support/cases.js'
 import { checkResult } from '../support/check.js'
 import { type Job, runInChild } from '../support/child.js'
+import { emptyGroupJobs, expectNoGradientOfEmptyGroups } from '../support/empty-groups.js'
 import { CACHES, kernelJobs, largeJob } from '../support/kernels.js'
 
 async function check(jobs: Job[], environment: Record<string, string>): Promise<void> {
@@ -22,6 +23,13 @@ describe('every kernel', () => {
       if (!isEmulated) context.skip('the device is a GPU, whose L2 has one size')
       await check(kernelJobs, { LILY_EMULATOR_L2: L2 })
     })
+
+  test('no gradient of a group without a kept token', async () => {
+    // With this size of L2 the problems reach all kernels of backward.
+    const { results, refused } = await runInChild(emptyGroupJobs, { LILY_EMULATOR_L2: '16K' })
+    expect(refused).toBeUndefined()
+    expectNoGradientOfEmptyGroups(emptyGroupJobs, results)
+  })
 
   test('dy is read once at a rank above 16', async (context) => {
     if (!isEmulated) context.skip('the device is a GPU, whose L2 has one size')

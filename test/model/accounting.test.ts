@@ -1,7 +1,7 @@
 /** The cost of an adapter, compared with numbers worked out by hand and with the memory of a model. */
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { accountFor, LilyModel, rankForLora } from '../../lib/index.js'
+import { accountFor, LilyModel, rankForLora, ranksForLora } from '../../lib/index.js'
 import { projections } from '../support/model.js'
 import { expectRefused } from '../support/refused.js'
 
@@ -14,6 +14,7 @@ describe('accountFor', () => {
     const parameters = { a: 144, router: 120, b: 144, total: 408 }
     expect(accountFor(layers, config)).toEqual({
       parameters,
+      trainable: parameters,
       baseParameters: 5 * (64 + 32),
       loraRank: 408 / (5 * (16 + 12)),
       flops: {
@@ -36,6 +37,22 @@ describe('accountFor', () => {
     })
   })
 
+  it.each(['uniform', 'fixed'] as const)('does not train routers with routing %s', (routing) => {
+    const { parameters, trainable, loraRank, bytes } = accountFor(layers, config, { routing })
+    expect(parameters).toEqual({ a: 144, router: 120, b: 144, total: 408 })
+    expect(trainable).toEqual({ a: 144, router: 0, b: 144, total: 288 })
+    expect(loraRank).toBe(288 / (5 * (16 + 12)))
+    expect(bytes).toEqual({ parameters: 1632, gradients: 1152, optimizer: 2304, savedPerToken: 10 * 3 * 4 })
+    const model = LilyModel.create({ layers, config })
+    model.freeze('uniform')
+    const counted = [...model.parameters().values()].reduce((sum, { value }) => sum + value.data.length, 0)
+    expect(counted).toBe(trainable.total)
+  })
+
+  it('rejects an unknown routing', async () => {
+    await expectRefused('ERR_LILY_ARGUMENT', 'routing', () => accountFor(layers, config, { routing: 'all' as never }))
+  })
+
   it('matches the memory of a model', () => {
     for (const dtype of ['float32', 'bfloat16'] as const) {
       const parameters = [...LilyModel.create({ layers, config, dtype }).parameters().values()]
@@ -43,6 +60,38 @@ describe('accountFor', () => {
       expect(parameters.reduce((sum, { value }) => sum + value.data.byteLength, 0)).toBe(bytes.parameters)
       expect(parameters.reduce((sum, { grad }) => sum + grad.data.byteLength, 0)).toBe(bytes.gradients)
     }
+  })
+})
+
+describe('ranksForLora', () => {
+  it('has the size of the LoRA, and of Lily below and above it', () => {
+    // The FFN of an encoder with two layers, 512 -> 1536 -> 512: LoRA of rank 3 has 3 * 4 * 2048 parameters. Per unit of r,
+    // Lily has 2 * (512 + 1536) in A, 2 * (1536 + 512) in B and nothing in routers, which are not trained.
+    const ffn = projections(2, { up: [512, 1536], down: [1536, 512] })
+    expect(ranksForLora(ffn, { numB: 2 }, 3, { routing: 'uniform' })).toEqual({
+      parameters: 24576,
+      within: { r: 3, parameters: 3 * 8192, percent: 0 },
+      next: { r: 4, parameters: 4 * 8192, percent: 100 / 3 },
+    })
+    // With strideA 2 A has 2048 per unit of r, and 4 routers of 2 experts have 8: r = 4 has 32 parameters more.
+    const { within, next } = ranksForLora(ffn, { numB: 2, strideA: 2 }, 3)
+    expect(within).toEqual({ r: 3, parameters: 3 * 6152, percent: expect.closeTo(-24.9, 1) as number })
+    expect(next).toEqual({ r: 4, parameters: 24608, percent: expect.closeTo(0.13, 2) as number })
+    expect(rankForLora(ffn, { numB: 2, strideA: 2 }, 3)).toBe(3)
+    // Without routers r = 4 fits exactly.
+    expect(rankForLora(ffn, { numB: 2, strideA: 2 }, 3, { routing: 'fixed' })).toBe(4)
+  })
+
+  it('has no rank below 1 or above 4096', async () => {
+    const one = [{ name: 'q', inFeatures: 8, outFeatures: 8 }]
+    const small = ranksForLora(one, { numB: 64 }, 1)
+    expect(small.within).toBeUndefined()
+    expect(small.next?.r).toBe(1)
+    const large = ranksForLora(one, {}, 65536)
+    expect(large.within?.r).toBe(4096)
+    expect(large.next).toBeUndefined()
+    await expectRefused('ERR_LILY_ARGUMENT', 'loraRank', () => ranksForLora(one, {}, 0.5))
+    await expectRefused('ERR_LILY_ARGUMENT', 'routing', () => ranksForLora(one, {}, 1, { routing: 'all' as never }))
   })
 })
 
@@ -74,6 +123,9 @@ describe('rankForLora', () => {
         const r = rankForLora(shapes, sharing, k)
         expect(total(r)).toBeLessThanOrEqual(lora)
         expect(total(r + 1)).toBeGreaterThan(lora)
+        const { parameters, within, next } = ranksForLora(shapes, sharing, k)
+        expect([parameters, within?.r, within?.parameters]).toEqual([lora, r, total(r)])
+        expect([next?.r, next?.parameters]).toEqual([r + 1, total(r + 1)])
       }),
     )
   })

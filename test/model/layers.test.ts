@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
-import { foldB, lilyBackward, lilyForward, LilyModel, type LilySaved, type Parameter } from '../../lib/index.js'
+import { AdamW, foldB, lilyBackward, lilyForward, LilyModel, type LilySaved, type Parameter } from '../../lib/index.js'
 import { readConfig } from '../../lib/model/config.js'
 import { forward } from '../reference.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
@@ -146,6 +146,10 @@ describe('gradients of shared parameters', () => {
     // zeroGrad discards deferred gradients, too.
     await runChain(model, x, [tokens, dIn], dy, { deferB: true })
     model.zeroGrad()
+    for (const { grad } of model.parameters().values()) expect((await numbersOf(grad)).every((v) => v === 0)).toBe(true)
+    // So does that of an optimiser.
+    await runChain(model, x, [tokens, dIn], dy, { deferB: true })
+    new AdamW(model.parameters()).zeroGrad()
     for (const { grad } of model.parameters().values()) expect((await numbersOf(grad)).every((v) => v === 0)).toBe(true)
     await runChain(model, x, [tokens, dIn], dy)
     // Reading the gradients folds them.

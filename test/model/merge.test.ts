@@ -4,7 +4,7 @@ import { deviceTensor, type LilyLayer, type LilyModel, loraForward } from '../..
 import { backend } from '../support/backend.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { type Float, quantum, roundAll } from '../support/dtypes.js'
-import { createModel, numbersOf, place } from '../support/model.js'
+import { createModel, moved, numbersOf, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import { expectRefused } from '../support/refused.js'
 
@@ -190,6 +190,43 @@ describe('freeze', () => {
     const model = createModel({ layers, config, seed: 3 })
     await expectRefused(code, argument, () => model.freeze(bad as 'uniform'))
     expect(model.layer('0.q').frozenWeights).toBeUndefined()
+  })
+})
+
+describe('the routers of frozen layers', () => {
+  const routersOf = (model: LilyModel) =>
+    [...model.parameters().values()].filter(({ kind }) => kind === 'router').map(({ name }) => name)
+
+  it('are no trainable parameters until unfreeze', async () => {
+    const model = createModel({ layers, config, seed: 3 })
+    const all = model.parameters()
+    model.freeze({ '0.q': [1, 2, 3] })
+    expect(routersOf(model)).toEqual(['1.q.lily_router.weight'])
+    const some = model.parameters()
+    expect(all.size - some.size).toBe(1)
+    model.freeze({ '0.q': [3, 2, 1] })
+    expect(model.parameters(), 'the map stays the same with other weights').toBe(some)
+    model.freeze('uniform')
+    expect(routersOf(model)).toEqual([])
+    await model.toHost()
+    moved(model)
+    model.unfreeze()
+    expect(model.parameters()).toBe(all)
+    const devices = new Set(Array.from(all.values(), ({ value }) => value.device.type))
+    expect([...devices], 'moved with the others').toEqual([model.device.type])
+  })
+
+  it('keep no gradient of a call with a router after zeroGrad', async () => {
+    const model = createModel({ layers, config, seed: 3 })
+    const [layer, all] = [model.layer('0.q'), model.parameters()]
+    model.freeze('uniform')
+    const x = place(gaussian(randomFrom(9), 6 * dIn), [6, dIn])
+    const { saved } = layer.forward(x, undefined, { routing: 'batch' })
+    layer.backward(place(gaussian(randomFrom(8), 6 * dOut), [6, dOut]), saved)
+    const router = all.get('0.q.lily_router.weight')
+    expect((await numbersOf(router?.grad)).some((value) => value !== 0)).toBe(true)
+    model.zeroGrad()
+    expect((await numbersOf(router?.grad)).every((value) => value === 0)).toBe(true)
   })
 })
 

@@ -6,6 +6,7 @@ import { describe, expect, test } from 'vitest'
 import { makeCase } from '../support/cases.js'
 import { checkResult } from '../support/check.js'
 import { runInChild } from '../support/child.js'
+import { emptyGroupJobsInBfloat16, expectNoGradientOfEmptyGroups } from '../support/empty-groups.js'
 import { CACHES, kernelJobs } from '../support/kernels.js'
 import { build } from './build.js'
 import { mutations } from './mutations.js'
@@ -21,6 +22,10 @@ async function check(library: string): Promise<void> {
       checkResult(makeCase(kernelJobs[i].spec), result, kernelJobs[i].how)
     })
   }
+  const jobs = emptyGroupJobsInBfloat16
+  const { results, refused } = await runInChild(jobs, { LILY_CUDA_LIBRARY: library, LILY_EMULATOR_L2: '16K' })
+  if (refused !== undefined) throw new Error(refused.message)
+  expectNoGradientOfEmptyGroups(jobs, results)
 }
 
 test('without a mistake all is right', async () => {

@@ -287,4 +287,41 @@ export const mutations: readonly Mutation[] = [
     find: 'for (int64_t g = 0; g < layer.groups; ++g)',
     replace: 'for (int64_t g = 0; g < layer.groups - 1; ++g)',
   },
+  // ---- Groups without a kept token, whose x and dy may be NaN ----
+  {
+    file: 'strip.cuh',
+    what: 'the rows of a group without a kept token are not cleared',
+    find: 'if (operands.with_gradient.weights != nullptr) {',
+    replace: 'if (false) {',
+  },
+  {
+    file: 'strip.cuh',
+    what: 'the rows of x of a group without a kept token are not cleared',
+    find: '        if (has_outer)\n          clear_rows',
+    replace: '        if (false)\n          clear_rows',
+  },
+  {
+    file: 'backward_dy_once.cuh',
+    what: 'the rows of a group without a kept token are not cleared',
+    find: 'if (call.with_gradient.weights != nullptr) {',
+    replace: 'if (false) {',
+  },
+  {
+    file: 'large_strip.cuh',
+    what: 'D and dA have a share of a group without a kept token',
+    find: 'call.with_gradient.none() ? 0 : max',
+    replace: 'max',
+  },
+  {
+    file: 'large_shrink.cuh',
+    what: 'dh has a share of a group without a kept token',
+    find: 'call.with_gradient.none() ? 0 : from.depth',
+    replace: 'from.depth',
+  },
+  {
+    file: 'backward_x.cuh',
+    what: 'dR has a share of masked tokens',
+    find: ' && d_logit != 0 ?',
+    replace: ' ?',
+  },
 ]

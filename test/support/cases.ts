@@ -18,6 +18,8 @@ export interface Spec extends Types {
   lengths?: readonly number[] | undefined
   /** Share of the tokens that the mask drops; 1 drops all. */
   masked?: number | undefined
+  /** The mask drops all tokens of the first group that has any; with 'nan' their x and dy are NaN. */
+  emptyGroup?: 'finite' | 'nan' | undefined
   /** Standard deviation of the logits: 0 gives equal weights, 10 nearly a single expert. */
   sharpness?: number | undefined
 }
@@ -46,7 +48,7 @@ export function makeCase(spec: Spec): Case {
   const offsets = lengths ? Int32Array.from([0, ...lengths.map((_, g) => total(lengths.slice(0, g + 1)))]) : undefined
   const groups = lengths ? lengths.length : 1
   const hasRouter = routing === 'batch' || routing === 'sequence' || routing === 'token'
-  return {
+  const c: Case = {
     ...spec,
     x: roundAll(activations, x),
     a: roundAll(parameters, a),
@@ -59,6 +61,16 @@ export function makeCase(spec: Spec): Case {
     offsets,
     weights: routing === 'fixed' ? gaussian(random, groups * experts) : undefined,
   }
+  if (spec.emptyGroup !== undefined) dropFirstGroup(c, spec.emptyGroup)
+  return c
+}
+
+function dropFirstGroup(c: Case, numbers: 'finite' | 'nan'): void {
+  const end = c.offsets?.find((offset) => offset > 0) ?? c.tokens
+  c.mask = (c.mask ?? new Uint8Array(c.tokens).fill(1)).fill(0, 0, end)
+  if (numbers === 'finite') return
+  c.x.fill(NaN, 0, end * c.dIn)
+  c.dy.fill(NaN, 0, end * c.dOut)
 }
 
 function total(lengths: readonly number[]): number {
