@@ -35,10 +35,9 @@ double measure_roof(const Kernels &kernels, int32_t roof, size_t bytes) {
   constexpr int64_t kBytesPerRepetition = 64 << 20;
   const int64_t passes = std::max<int64_t>(1, kBytesPerRepetition / std::max<int64_t>(1, shared_bytes));
   const bool multiplies = roof == LILY_ROOF_MULTIPLY_ADD || roof == LILY_ROOF_BFLOAT16;
-  const double work =
-      multiplies
-          ? 2.0 * static_cast<double>(threads * kMultiplyAddSteps * kRoofChains * kernels.lanes * kernels.depth)
-          : static_cast<double>(share * threads * passes) * sizeof(float) * (roof == LILY_ROOF_UPDATE ? 2.0 : 1.0);
+  const double work = multiplies ? 2.0 * static_cast<double>(threads * kMultiplyAddSteps * kernels.roof_products)
+                                 : static_cast<double>(share * threads * passes) * sizeof(float) *
+                                       (roof == LILY_ROOF_UPDATE ? 2.0 : 1.0);
   double best = 0.0;
   for (int repetition = 0; repetition < 7; ++repetition) {
     const double begin = seconds();
