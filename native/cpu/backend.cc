@@ -10,6 +10,7 @@
 
 #include "core/problem.h"
 #include "core/workspace.h"
+#include "cpu/amx/permission.h"
 #include "cpu/optimiser.h"
 #include "cpu/plan.h"
 #include "cpu/pooling.h"
@@ -299,6 +300,8 @@ void lily_cpu_processor(lily_processor *processor) {
   processor->affinity = limits.affinity;
   processor->quota = limits.quota;
   processor->physical_cores = limits.physical_cores;
+  const bool refused = lily::cpu::instruction_set().tiles != nullptr && lily::cpu::amx_refusal() != nullptr;
+  if (refused) snprintf(processor->amx_refusal, sizeof processor->amx_refusal, "%s", lily::cpu::amx_refusal());
 }
 
 lily_status lily_cpu_gram_factor(const double *x, int64_t r, int64_t columns, double *l) {
