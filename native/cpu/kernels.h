@@ -11,7 +11,9 @@
 
 // Always inlined: several instruction sets compile this header. The linker keeps one out-of-line copy of an inline
 // function, and that copy could use instructions that the processor lacks.
+#if !defined(LILY_INLINE)
 #define LILY_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace lily::cpu {
 

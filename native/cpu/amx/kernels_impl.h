@@ -1,5 +1,6 @@
-// The kernels of AMX, or of its model. The including file defines Tiles (hardware.h or model.h), LILY_KERNELS, and the
-// macros that simd.h requires. Float32 and float16 activations, folds and the optimiser use the kernels of another set.
+// The kernels of AMX, or of its model. The including file defines LILY_TILES (the header with the tile registers) and
+// LILY_KERNELS (the name of the table). Float32 and float16 activations, folds and the optimiser use the kernels of
+// another set.
 //
 // Compiled without contraction to fused multiply-adds: the model and the hardware then give the same bits.
 #define LILY_VECTOR_BYTES 64

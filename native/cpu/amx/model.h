@@ -38,8 +38,7 @@ class Tiles {
   }
   template <int kSums, int kLhs, int kRhs>
   static void dot() {
-    const Tile &lhs = registers()[kLhs], &rhs = registers()[kRhs];
-    if (!add_finite_products(registers()[kSums], lhs, rhs)) add_products(registers()[kSums], lhs, rhs);
+    multiply_add(registers()[kSums], registers()[kLhs], registers()[kRhs]);
   }
 
  private:
@@ -74,6 +73,11 @@ class Tiles {
   }
   // Infinity times zero, and infinity minus infinity, are the quiet NaN with the sign bit.
   static uint32_t rounded_bits(double value) { return value != value ? 0xffc00000 : bits_of(rounded(value)); }
+
+  // Not inlined: the passes contain hundreds of products.
+  static __attribute__((noinline)) void multiply_add(Tile &sums, const Tile &lhs, const Tile &rhs) {
+    if (!add_finite_products(sums, lhs, rhs)) add_products(sums, lhs, rhs);
+  }
 
   static uint32_t multiply_add(uint32_t lhs, uint32_t rhs, uint32_t sum) {
     if (is_nan(lhs)) return quiet(lhs);

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cpu/amx/pack.h"
+#include LILY_TILES
 
 namespace lily::cpu {
 namespace {
@@ -35,8 +36,8 @@ LILY_INLINE TileLhs lhs_in_place(const BFloat16 *rows, int64_t pitch) { return {
 LILY_INLINE TileLhs packed_lhs(const BFloat16 *tiles) { return {tiles, 32, kTileHalves, kStepHalves}; }
 
 template <int kRowTiles, int kColumnTiles>
-void multiply_block(int64_t steps, const TileLhs &lhs, const BFloat16 *rhs, float *sums, int64_t pitch,
-                    bool accumulate) {
+__attribute__((noinline)) void multiply_block(int64_t steps, const TileLhs &lhs, const BFloat16 *rhs, float *sums,
+                                              int64_t pitch, bool accumulate) {
   const int64_t pitch_bytes = pitch * 4, lhs_bytes = lhs.row_pitch * 2;
   if (accumulate) {
     Tiles::load<0>(sums, pitch_bytes);
