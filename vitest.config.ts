@@ -67,6 +67,9 @@ const both = [
 /** Half of the time of the CPU suite: other processors under QEMU, the tarball, long sweeps. `npm run test:cpu` leaves them out. */
 const slow = ['checkpoint/hostile-headers', 'identities', 'isa', 'package']
 
+/** Tests of the AMX kernels on a model of their instructions, on every processor. */
+const amx = ['determinism', 'golden', 'identities', 'modes', 'property']
+
 const files = (names: string[]) => names.map((name) => `test/${name}.test.ts`)
 
 /** All tests once; the numerical tests also with other schedules of the emulator and on its oldest architecture. */
@@ -113,11 +116,12 @@ export default defineConfig({
           exclude: ['test/cuda/**', 'test/emulator/**', 'test/runtimes/**', 'test/arm64/**', ...files(slow)],
         },
         { name: 'cpu slow', include: files(slow), exclude: [] },
+        { name: 'cpu amx', include: files(amx), exclude: [], env: { LILY_CPU_ISA: 'amx-model' } },
         { name: 'emulator', include: ['test/emulator/**/*.test.ts'], exclude: [] },
       ].map((tests) => ({
         resolve,
         // The environment excludes GPUs on every machine.
-        test: { ...shared, ...tests, env: { LILY_TEST_BACKEND: 'cpu', LILY_CUDA_LIBRARY: 'none' } },
+        test: { ...shared, ...tests, env: { LILY_TEST_BACKEND: 'cpu', LILY_CUDA_LIBRARY: 'none', ...tests.env } },
       })),
       ...cudaProjects.map(({ name, include, env }) => ({
         resolve,

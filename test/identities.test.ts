@@ -1,6 +1,6 @@
 /** Identities between the results of any problem, independent of the reference. See docs/math.md, Identities. */
 import { describe, expect, test } from 'vitest'
-import { backend, isEmulated } from './support/backend.js'
+import { backend, isEmulated, isModelled, isSlow } from './support/backend.js'
 import { type Case, makeCase, type Spec } from './support/cases.js'
 import { expectSameBits, relativeError } from './support/compare.js'
 import { roundoff, TYPES, type Types } from './support/dtypes.js'
@@ -201,10 +201,14 @@ describe.each([
   [1, 16],
   [19, 16],
   [3, 136],
+  // A rank at which AMX reads dy twice, unless there may be several sequences.
+  ...(backend === 'cpu' ? [[33, 264]] : []),
 ])('a sequence of %d tokens does not depend on the rest of its batch, rank %d', (length, rank) => {
-  const [before, after] = isEmulated ? [139, 5] : [1203, 5]
+  const [before, after] = isSlow ? [139, 5] : [1203, 5]
   const wide = {
-    ...(isEmulated ? { dIn: length < 70 && rank === 16 ? 520 : 140, dOut: 130 } : { dIn: 1100, dOut: 1030 }),
+    ...(isEmulated
+      ? { dIn: length < 70 && rank === 16 ? 520 : 140, dOut: 130 }
+      : { dIn: isModelled ? 530 : 1100, dOut: isModelled ? 560 : 1030 }),
     rank,
     experts: 3,
   }
@@ -241,7 +245,7 @@ describe.each([
   // On the emulator, one case of each kernel.
   const all = !isEmulated || length === 70
   const each = (['float32', 'bfloat16', 'mixed float16'] as const)
-    .filter((types) => all || types !== 'mixed float16')
+    .filter((types) => types in TYPES && (all || types !== 'mixed float16'))
     .flatMap((types) =>
       invariant
         .filter(([name]) => all || !name.includes(','))

@@ -5,7 +5,11 @@ import { emptyGroupJobs, expectNoGradientOfEmptyGroups } from './support/empty-g
 import { expectMatches, fewJobs, jobs } from './support/instruction-sets.js'
 import { olderProcessor } from './support/processors.js'
 
-const NAMES = process.arch === 'arm64' ? ['portable', 'neon'] : ['portable', 'avx2', 'avx512', 'avx512bf16']
+const NAMES = [
+  'portable',
+  ...(process.arch === 'arm64' ? ['neon'] : ['avx2', 'avx512', 'avx512bf16', 'amx']),
+  'amx-model',
+]
 
 for (const isa of NAMES)
   describe(isa, () => {

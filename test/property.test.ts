@@ -6,7 +6,7 @@
 import fc from 'fast-check'
 import { describe, test } from 'vitest'
 import type { Routing } from './reference.js'
-import { isEmulated } from './support/backend.js'
+import { isEmulated, isModelled, isSlow } from './support/backend.js'
 import { makeCase, type Spec, splitTokens } from './support/cases.js'
 import { checkCase } from './support/check.js'
 import { TYPES } from './support/dtypes.js'
@@ -66,8 +66,8 @@ const problem = (routing: Routing): fc.Arbitrary<{ spec: Spec; leading: number[]
     })
 
 const seed = process.env.FAST_CHECK_SEED
-// On the emulator a problem takes as long as thousands do on the cpu backend.
-const runs = isEmulated ? 12 : 150
+// On the emulator a problem takes as long as thousands do on the cpu backend, on the model of AMX as long as tens.
+const runs = isEmulated ? 12 : isModelled ? 40 : 150
 const parameters = { numRuns: Number(process.env.FAST_CHECK_RUNS ?? runs), ...(seed && { seed: Number(seed) }) }
 
 // A minute for the default number of problems on a slow machine, and in proportion for more.
@@ -119,10 +119,10 @@ const large: Spec[] = [
 ]
 // A large rank, and so many tokens that sums over them are split.
 const deep: Spec = { routing: 'batch', tokens: 600, dIn: 64, dOut: 96, rank: 136, experts: 2, masked: 0.2, seed: 11 }
-const count = isEmulated ? 200 : 2000
+const count = isSlow ? 200 : 2000
 const ragged = { tokens: count, dIn: 96, dOut: 113, rank: 16, experts: 4, lengths: splitTokens(count, 40, 40) }
 
-/** Smaller problems for the emulator, still with several blocks in every direction. */
+/** Smaller problems for the emulator and the model, still with several blocks in every direction. */
 function reduced(spec: Spec): Spec {
   const part = (size: number) => (size > 130 ? 100 + (size % 64) : size)
   const { tokens, dIn, dOut, rank, lengths } = spec
@@ -133,7 +133,7 @@ function reduced(spec: Spec): Spec {
 describe('problems that cross block sizes', () => {
   // Each in float32, and in one of the 16-bit types by turns.
   const names = Object.keys(TYPES).filter((name) => name !== 'float32')
-  const crossing = [...(isEmulated ? large.map(reduced) : large), deep]
+  const crossing = [...(isSlow ? large.map(reduced) : large), deep]
   crossing.forEach((spec, i) => {
     for (const types of ['float32', names[i % names.length]])
       test(`${spec.routing} ${[spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts].join(', ')}, ${types}`, async () => {

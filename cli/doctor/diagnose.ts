@@ -29,13 +29,14 @@ export async function diagnose(version: string): Promise<Diagnosis> {
       import('../../lib/memory/backends.js'),
       import('./self-test.js'),
     ])
+    // First, because it requests the tile registers of AMX: without them, another instruction set is in use.
+    const processor = native.processor()
     const tested: Diagnosis['backends'][number][] = []
     for (const backend of backends()) {
       tested.push(backend.available ? { ...backend, selfTest: await selfTest(backend.name) } : backend)
     }
     const [cpu] = tested
-    const processor = native.processor()
-    const { instructionSets, affinity, quota, physicalCores } = processor
+    const { instructionSets, affinity, quota, physicalCores, amxRefusal } = processor
     const threads = cpu.devices[0]?.threads ?? null
     return {
       ok: cpu.available && tested.every(({ selfTest }) => selfTest?.passed !== false),
@@ -49,6 +50,7 @@ export async function diagnose(version: string): Promise<Diagnosis> {
         affinity,
         quota: quota > 0 ? quota : null,
         physicalCores,
+        amxRefusal: amxRefusal === '' ? null : amxRefusal,
       },
       backends: tested,
     }

@@ -34,6 +34,8 @@ export interface Diagnosis {
     /** Null if the cgroup has no quota. */
     readonly quota: number | null
     readonly physicalCores: number
+    /** Why the operating system refuses the tile registers of AMX to this process; null if it does not. */
+    readonly amxRefusal: string | null
   } | null
   readonly backends: readonly (BackendInfo & { readonly selfTest?: SelfTest })[]
 }

@@ -62,6 +62,8 @@ export interface NativeProcessor {
   /** Whole processors of the cgroup's quota; 0 without a quota. */
   readonly quota: number
   readonly physicalCores: number
+  /** Why the operating system refused the tile registers of AMX that the set in use needs; otherwise empty. */
+  readonly amxRefusal: string
 }
 
 /**

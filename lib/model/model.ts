@@ -9,7 +9,6 @@ import { type LoadOptions, loadPretrained, type Origin } from '../checkpoint/loa
 import { modulesOf, type SavedModules } from '../checkpoint/modules-to-save.js'
 import { saveLora, type SaveOptions, savePretrained } from '../checkpoint/save.js'
 import { readDevice } from '../memory/backends.js'
-import { Capture } from '../memory/capture.js'
 import type { Device } from '../memory/device.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import type { Tensor } from '../tensor/tensor.js'

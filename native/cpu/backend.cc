@@ -10,6 +10,7 @@
 
 #include "core/problem.h"
 #include "core/workspace.h"
+#include "cpu/amx/permission.h"
 #include "cpu/optimiser.h"
 #include "cpu/plan.h"
 #include "cpu/pooling.h"
@@ -62,7 +63,7 @@ lily_status device_info(int32_t device, lily_device_info *info) {
   if (device != 0) return fail(LILY_ERROR_ARGUMENT, "the CPU backend has one device, number 0");
   *info = {};
   snprintf(info->name, sizeof info->name, "%s", processor_name().c_str());
-  snprintf(info->detail, sizeof info->detail, "%s", instruction_set().name);
+  snprintf(info->detail, sizeof info->detail, "%s", instruction_set().effective_name());
   info->memory_bytes = memory_bytes();
   info->cache_bytes = cache_bytes();
   info->parallelism = thread_count();
@@ -76,9 +77,7 @@ lily_status measure_roof(int32_t, int32_t roof, size_t bytes, double *rate) {
   if (roof == LILY_ROOF_READ || roof == LILY_ROOF_UPDATE) {
     *rate = measure_memory_roof(*set.kernels, roof == LILY_ROOF_UPDATE, bytes);
   } else {
-    lily_problem problem = {};
-    problem.activation_dtype = problem.parameter_dtype = roof == LILY_ROOF_BFLOAT16 ? LILY_BFLOAT16 : LILY_FLOAT32;
-    *rate = measure_product_roof(set.kernels_for(problem));
+    *rate = measure_product_roof(roof == LILY_ROOF_BFLOAT16 ? set.bfloat16_kernels() : *set.kernels);
   }
   return *rate > 0.0
              ? LILY_OK
@@ -103,8 +102,10 @@ lily_status forward(const lily_forward *call) {
   }
   const auto scratch = [&plan](int64_t worker) { return plan.scratch + worker * plan.scratch_floats; };
 
-  parallel_for(pass.hidden_partial_count * pass.shrink_token_tiles,
-               [&](int64_t task, int64_t worker) { kernels.shrink(pass, task, scratch(worker)); });
+  if (kernels.pack_shrink != nullptr) {
+    parallel_for(pass.shrink_pieces.count, [&](int64_t piece, int64_t) { kernels.pack_shrink(pass, piece); });
+  }
+  parallel_for(pass.shrink_tasks, [&](int64_t task, int64_t worker) { kernels.shrink(pass, task, scratch(worker)); });
   if (pass.router_packed != nullptr) kernels.pack_router(pass);
   parallel_for(pass.groups.tile_count(),
                [&](int64_t tile, int64_t worker) { kernels.route(pass, tile, scratch(worker)); });
@@ -137,8 +138,16 @@ lily_status backward(const lily_backward *call) {
     parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.compute_u(pass, tile); });
   }
   if (pass.needs_d_hidden || pass.needs_db) {
-    parallel_for(pass.dy_splits.count,
-                 [&](int64_t split, int64_t worker) { kernels.dy_pass(pass, split, scratch(worker)); });
+    if (kernels.pack_lhs != nullptr) {
+      parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.pack_lhs(pass, tile); });
+    }
+    if (pass.needs_d_hidden && pass.c_packed != nullptr) {
+      parallel_for(pass.c_pieces.count,
+                   [&](int64_t piece, int64_t worker) { kernels.pack_c(pass, piece, scratch(worker)); });
+      parallel_for(pass.rank_tiles.count * pass.q_token_tiles,
+                   [&](int64_t task, int64_t worker) { kernels.q_pass(pass, task, scratch(worker)); });
+    }
+    parallel_for(pass.dy_tasks, [&](int64_t task, int64_t worker) { kernels.dy_pass(pass, task, scratch(worker)); });
   }
   if (!pass.needs_d_hidden) return LILY_OK;
 
@@ -146,7 +155,16 @@ lily_status backward(const lily_backward *call) {
   if (pass.needs_d_weights) compute_d_pooled(pass);
   parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.compute_d_hidden(pass, tile); });
 
-  const int64_t x_tasks = call->dx.data != nullptr || call->da.data != nullptr ? pass.x_tiles.count : 0;
+  if (kernels.dx_pass != nullptr && call->dx.data != nullptr) {
+    parallel_for(pass.dx_column_tiles.count * pass.dx_token_tiles,
+                 [&](int64_t task, int64_t worker) { kernels.dx_pass(pass, task, scratch(worker)); });
+  }
+  if (kernels.pack_d_hidden != nullptr && call->da.data != nullptr) {
+    const int64_t tiles = (call->problem.tokens + kTokenTile - 1) / kTokenTile;
+    parallel_for(tiles, [&](int64_t tile, int64_t) { kernels.pack_d_hidden(pass, tile); });
+  }
+  const bool runs_x_pass = call->da.data != nullptr || (call->dx.data != nullptr && kernels.dx_pass == nullptr);
+  const int64_t x_tasks = runs_x_pass ? pass.x_tiles.count : 0;
   const int64_t router_tasks = call->d_router.data != nullptr ? pass.router_tiles.count : 0;
   parallel_for(x_tasks + router_tasks, [&](int64_t task, int64_t worker) {
     if (task < x_tasks) {
@@ -286,6 +304,8 @@ void lily_cpu_processor(lily_processor *processor) {
   processor->affinity = limits.affinity;
   processor->quota = limits.quota;
   processor->physical_cores = limits.physical_cores;
+  const bool refused = lily::cpu::instruction_set().tiles != nullptr && lily::cpu::amx_refusal() != nullptr;
+  if (refused) snprintf(processor->amx_refusal, sizeof processor->amx_refusal, "%s", lily::cpu::amx_refusal());
 }
 
 lily_status lily_cpu_gram_factor(const double *x, int64_t r, int64_t columns, double *l) {

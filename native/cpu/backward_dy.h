@@ -7,7 +7,7 @@
 //
 //   dy                  M x d_out, pitched
 //   lhs                 M x stack.rank, contiguous
-//   q_partials          [split][M][lhs_pitch], float32: the sum over the columns of the split
+//   q_partials          [split][q_rows][lhs_pitch], float32: the sum over the columns of the split
 //   d_weights_partials  [split][G][E], double: the sum over the columns of the split
 //   db                  E r x d_out, pitched; d_out x r for LoRA
 //   deferred_db         [partials][r][d_out], contiguous, float32: one D_g per group, or one sum_g w_ge D_g per expert
@@ -42,15 +42,6 @@ LILY_INLINE int64_t backward_dy_scratch(const BackwardPass &pass) {
   return steps_of<Operand>(pass.dy_tile_columns) * pass.lhs_pitch +
          pass.stack.rank * round_up(pass.dy_tile_columns, kLanes) + pass.outer_product_tokens * kPanel +
          kTransposeScratchFloats + dy_scratch_floats(pass) + lhs_scratch_floats(pass);
-}
-
-// u_t = p_t (x) h_t for one tile of tokens: the left operand of token routing.
-void compute_u(const BackwardPass &pass, int64_t tile) {
-  const lily_problem &problem = pass.call->problem;
-  const int64_t end = minimum(problem.tokens, (tile + 1) * kTokenTile);
-  for (int64_t t = tile * kTokenTile; t < end; ++t) {
-    write_u(problem, pass.hidden, t, pass.call->probabilities + t * problem.experts, pass.u);
-  }
 }
 
 // <B_e, D> over the columns [begin, end), without s: float32 sums per lane and panel, which are added in double.
@@ -129,7 +120,6 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split,
 }
 
 void dy_pass(const BackwardPass &pass, int64_t split, float *scratch) {
-  const lily_problem &problem = pass.call->problem;
   const ExpertStack &stack = pass.stack;
   const lily_matrix &dy = pass.call->dy;
   const bool needs_d_combined = pass.needs_db || pass.needs_d_weights;
@@ -138,7 +128,7 @@ void dy_pass(const BackwardPass &pass, int64_t split, float *scratch) {
   float *rhs_scratch = d_combined + stack.rank * round_up(pass.dy_tile_columns, kLanes);
   float *transpose_scratch = rhs_scratch + pass.outer_product_tokens * kPanel;
   float *dy_scratch = transpose_scratch + kTransposeScratchFloats, *lhs_scratch = dy_scratch + dy_scratch_floats(pass);
-  float *q = pass.q_partials + split * problem.tokens * pass.lhs_pitch;
+  float *q = pass.q_partials + split * pass.q_rows * pass.lhs_pitch;
   if (pass.needs_d_weights) {
     double *d_weights = pass.d_weights_partials + split * pass.groups.count * stack.experts;
     for (int64_t i = 0; i < pass.groups.count * stack.experts; ++i) d_weights[i] = 0.0;

@@ -6,7 +6,7 @@
 //   dl_t = p_t * (dp_t - <p_t, dp_t>)        with pool `logits`: dl_te = keep_t d_pooled_ge
 //   dh_t = (q_t + dl_t R) * phi'(h_t)
 //
-//   q_partials     [split][M][lhs_pitch], float32
+//   q_partials     [split][q_rows][lhs_pitch], float32
 //   probabilities  M x E, contiguous
 //   hidden         M x r, contiguous
 //   router_packed  E x rank_pitch: R, float32
@@ -31,8 +31,8 @@ void pack_router_rows(const BackwardPass &pass) {
 LILY_INLINE Vector sum_of_splits(const BackwardPass &pass, int64_t token, int64_t column) {
   const float *first = pass.q_partials + token * pass.lhs_pitch + column;
   Vector sum = load(first);
-  for (int64_t split = 1; split < pass.dy_splits.count; ++split) {
-    sum += load(first + split * pass.call->problem.tokens * pass.lhs_pitch);
+  for (int64_t split = 1; split < pass.q_partial_count; ++split) {
+    sum += load(first + split * pass.q_rows * pass.lhs_pitch);
   }
   return sum;
 }

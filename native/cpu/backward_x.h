@@ -1,16 +1,11 @@
-// The x pass: computes dx and dA in one pass over x and dx. A task processes one tile of d_in for all tokens. And dR,
-// where a task processes one tile of r for all tokens.
+// The x pass: computes dx and dA in one pass over x and dx. A task processes one tile of d_in for all tokens.
 //
 //   dx_t (+)= dh_t A
 //   dA   (+)= dh^T x
-//   dR   (+)= dl^T h        over the tokens that the mask keeps
 //
 //   d_hidden_lhs  M x rank_pitch, in the element type of the large products
 //   a, da         r x d_in, pitched; the columns of the tile of A are packed in scratch, [panel][step of r][width]
 //   x, dx         M x d_in, pitched
-//   d_logits      M x E, contiguous
-//   hidden        M x r, contiguous
-//   d_router      E x r, pitched
 //
 // x is read once; dx is written once, and read once if it is accumulated. The sums of dA stay packed in scratch until
 // all tokens are added.
@@ -29,9 +24,8 @@ LILY_INLINE int64_t d_hidden_scratch_floats(const BackwardPass &pass) {
 LILY_INLINE int64_t backward_x_scratch(const BackwardPass &pass) {
   const lily_problem &problem = pass.call->problem;
   const int64_t rows = steps_of<Operand>(problem.rank) + problem.rank;
-  const int64_t x_floats = rows * round_up(pass.x_tiles.width, kLanes) + d_hidden_scratch_floats(pass);
-  const int64_t router_floats = problem.experts * round_up(pass.router_tiles.width, kLanes);
-  return maximum(x_floats, router_floats) + pass.outer_product_tokens * kPanel;
+  return rows * round_up(pass.x_tiles.width, kLanes) + d_hidden_scratch_floats(pass) +
+         pass.outer_product_tokens * kPanel;
 }
 
 // Prefetches the rows of x that belong to a register tile of dx, by cache lines of 64 bytes: the outer product reads
@@ -85,22 +79,6 @@ void x_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
     }
   }
   if (needs_da) write_panels(rank, columns, sums, 1.0f, submatrix(da, 0, begin), da.accumulate != 0);
-}
-
-void compute_d_router(const BackwardPass &pass, int64_t tile, float *scratch) {
-  const lily_problem &problem = pass.call->problem;
-  const lily_matrix &out = pass.call->d_router;
-  const uint8_t *mask = pass.call->tokens.mask;
-  const int64_t begin = pass.router_tiles.begin(tile), columns = pass.router_tiles.end(tile) - begin;
-  float *sums = scratch, *rhs_scratch = sums + problem.experts * round_up(columns, kLanes);
-  clear(sums, problem.experts * round_up(columns, kLanes));
-  for (int64_t t = 0; t < problem.tokens; t += pass.outer_product_tokens) {
-    const LeftOperand<Floats> lhs = {pass.d_logits + t * problem.experts, 1, problem.experts};
-    add_outer_product(problem.experts, minimum(pass.outer_product_tokens, problem.tokens - t), lhs,
-                      submatrix(pass.hidden, t, begin), columns, sums, rhs_scratch,
-                      mask == nullptr ? nullptr : mask + t);
-  }
-  write_panels(problem.experts, columns, sums, 1.0f, submatrix(out, 0, begin), out.accumulate != 0);
 }
 
 }  // namespace

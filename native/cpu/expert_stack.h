@@ -73,20 +73,5 @@ void combine_transposed_panel(const ExpertStack &stack, const float *weights, in
   }
 }
 
-// u_t = p_t (x) h_t of one token, in the element type of the large products. Token routing multiplies u by the rows of
-// all B_e, which is a combined projector of one expert with rank E r.
-void write_u(const lily_problem &problem, const lily_matrix &hidden, int64_t token, const float *probabilities,
-             const lily_matrix &u) {
-  auto *const out = static_cast<Operand::Element *>(submatrix(u, token, 0).data);
-  with_element(hidden.dtype, [&](auto element) __attribute__((always_inline)) {
-    const auto *h = static_cast<const decltype(element) *>(hidden.data) + token * hidden.pitch;
-    for (int64_t e = 0; e < problem.experts; ++e) {
-      for_vectors(problem.rank, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
-        store_up_to(out + e * problem.rank + i, probabilities[e] * load_up_to(h + i, count), count);
-      });
-    }
-  });
-}
-
 }  // namespace
 }  // namespace lily::cpu

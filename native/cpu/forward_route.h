@@ -16,7 +16,8 @@
 // One pass over the tokens: the partial sums are read once, each output is written once.
 #pragma once
 
-#include "cpu/expert_stack.h"
+#include "cpu/pack.h"
+#include "cpu/token_routing.h"
 
 namespace lily::cpu {
 namespace {

@@ -11,7 +11,9 @@
 
 // Always inlined: several instruction sets compile this header. The linker keeps one out-of-line copy of an inline
 // function, and that copy could use instructions that the processor lacks.
+#if !defined(LILY_INLINE)
 #define LILY_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace lily::cpu {
 
@@ -81,6 +83,7 @@ struct Groups {
   }
 };
 
+// "AMX:" marks what only the passes in amx/ use.
 struct ForwardPass {
   const lily_forward *call;
   Groups groups;
@@ -95,6 +98,14 @@ struct ForwardPass {
   int64_t hidden_partial_count;  // partial sums stored: shrink_splits.count, or 1
   int64_t rank_pitch;            // r rounded up to whole vectors
   float *hidden_partials;        // [hidden_partial_count][M][rank_pitch]
+  int64_t shrink_tasks;
+
+  // AMX: the packed operand of shrink, and the tiles of r. See amx/forward.h.
+  Partition shrink_pieces;  // of d_in: tasks of pack_shrink
+  Partition rank_tiles;     // tasks: rank_tiles x token tiles
+  void *shrink_packed;
+  bool shrink_exchanges;  // x^T is packed, not A^T
+  int64_t shrink_depth;   // columns of d_in whose packed operand the L2 cache holds
 
   // route. Tasks: tiles of kTokenTile tokens.
   lily_matrix hidden;    // M x r
@@ -108,7 +119,8 @@ struct ForwardPass {
   Partition expand_column_tiles;
   int64_t expand_tile_tokens;
   int64_t expand_token_tiles;
-  lily_matrix lhs;  // M x stack.rank: hidden, or u with token routing
+  int64_t expand_slab;  // AMX: columns of C that the L2 cache holds
+  lily_matrix lhs;      // M x stack.rank: hidden, or u with token routing
 };
 
 struct BackwardPass {
@@ -122,13 +134,16 @@ struct BackwardPass {
 
   // dy pass: q and D. Tasks: splits of d_out.
   Partition dy_splits;
+  int64_t dy_tasks;
   int64_t dy_tile_columns;       // columns of a split processed at a time, so that C and D stay in the cache
   int64_t outer_product_tokens;  // tokens per outer product: enough to amortise reading and writing the sums
   lily_matrix hidden;            // M x r
   lily_matrix u;                 // M x E r: u_t = p_t (x) h_t, token routing only
   lily_matrix lhs;               // M x stack.rank: hidden, or u with token routing
   int64_t lhs_pitch;             // stack.rank rounded up to whole vectors
-  float *q_partials;             // [split][M][lhs_pitch]: partial sums of q_t; of v_t = s dy_t B^T with token routing
+  float *q_partials;             // [q_partial_count][q_rows][lhs_pitch]: partial sums of q_t; of v_t with token routing
+  int64_t q_partial_count;       // dy_splits.count, or 1
+  int64_t q_rows;                // at least M
   double *d_weights_partials;    // [split][G][E]: partial sums of dw
   bool needs_d_weights;
   lily_matrix db_sums;  // E r x d_out, float32: sums of a 16-bit db over several groups; otherwise absent
@@ -144,6 +159,21 @@ struct BackwardPass {
   // x pass: dx and dA. Tasks: tiles of d_in. dR: one task per tile of r.
   Partition x_tiles;
   Partition router_tiles;
+
+  // AMX, see amx/backward.h.
+  void *lhs_packed;        // lhs^T, then dh^T
+  int64_t dy_task_splits;  // splits per task of the dy pass
+  bool reads_dy_once;      // otherwise q is a product of its own
+  Partition c_pieces;      // of d_out: tasks of pack_c
+  void *c_packed;
+  Partition rank_tiles;  // tasks of q_pass: rank_tiles x q_token_tiles
+  int64_t q_token_tiles;
+  int64_t q_tile_tokens;
+  int64_t q_depth;            // columns of d_out whose C^T the L2 cache holds
+  Partition dx_column_tiles;  // tasks of dx_pass: dx_column_tiles x dx_token_tiles
+  int64_t dx_token_tiles;
+  int64_t dx_tile_tokens;
+  int64_t dx_slab;  // columns of A that the L2 cache holds
 };
 
 // A step of AdamW for one parameter.
@@ -176,19 +206,27 @@ struct Kernels {
   int32_t dtype;      // element type of the large products
   int64_t depth;      // values of k per step of the large products; a step has the size of a float
 
+  bool uses_tiles;  // the passes of amx/
+
   // Floats of scratch memory per thread.
   int64_t (*forward_scratch)(const ForwardPass &);
   int64_t (*backward_scratch)(const BackwardPass &);
 
+  void (*pack_shrink)(const ForwardPass &, int64_t piece);  // AMX
   void (*shrink)(const ForwardPass &, int64_t task, float *scratch);
   void (*pack_router)(const ForwardPass &);
   void (*route)(const ForwardPass &, int64_t tile, float *scratch);
   void (*expand)(const ForwardPass &, int64_t task, float *scratch);
 
   void (*compute_u)(const BackwardPass &, int64_t tile);
-  void (*dy_pass)(const BackwardPass &, int64_t split, float *scratch);
+  void (*pack_lhs)(const BackwardPass &, int64_t tile);                 // AMX
+  void (*pack_c)(const BackwardPass &, int64_t piece, float *scratch);  // AMX
+  void (*q_pass)(const BackwardPass &, int64_t task, float *scratch);   // AMX
+  void (*dy_pass)(const BackwardPass &, int64_t task, float *scratch);
   void (*pack_router_rows)(const BackwardPass &);
   void (*compute_d_hidden)(const BackwardPass &, int64_t tile);
+  void (*pack_d_hidden)(const BackwardPass &, int64_t tile);            // AMX
+  void (*dx_pass)(const BackwardPass &, int64_t task, float *scratch);  // AMX: x_pass computes dA only
   void (*x_pass)(const BackwardPass &, int64_t tile, float *scratch);
   void (*compute_d_router)(const BackwardPass &, int64_t tile, float *scratch);
 
@@ -213,10 +251,12 @@ struct Kernels {
 };
 
 extern const Kernels kKernelsPortable;
+extern const Kernels kKernelsAmxModel;  // the bits of kKernelsAmx on any processor, for tests
 #if defined(__x86_64__)
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
 extern const Kernels kKernelsAvx512Bf16;  // for activations in bfloat16
+extern const Kernels kKernelsAmx;         // for activations in bfloat16
 #elif defined(__aarch64__)
 extern const Kernels kKernelsNeon;
 #endif

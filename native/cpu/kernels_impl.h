@@ -4,6 +4,7 @@
 #include "cpu/adamw.h"
 #include "cpu/backward_dy.h"
 #include "cpu/backward_hidden.h"
+#include "cpu/backward_router.h"
 #include "cpu/backward_x.h"
 #include "cpu/fold.h"
 #include "cpu/forward_expand.h"
@@ -11,6 +12,7 @@
 #include "cpu/forward_shrink.h"
 #include "cpu/roof_loops.h"
 #include "cpu/spectrum_kernels.h"
+#include "cpu/token_routing.h"
 
 namespace lily::cpu {
 namespace {
@@ -20,7 +22,7 @@ int64_t forward_scratch(const ForwardPass &pass) {
 }
 
 int64_t backward_scratch(const BackwardPass &pass) {
-  return maximum(backward_dy_scratch(pass), backward_x_scratch(pass));
+  return maximum(maximum(backward_dy_scratch(pass), backward_x_scratch(pass)), d_router_scratch(pass));
 }
 
 }  // namespace
@@ -31,16 +33,23 @@ const Kernels LILY_KERNELS = {
     .tile_rows = kTileRows,
     .dtype = Operand::kDtype,
     .depth = Operand::kDepth,
+    .uses_tiles = false,
     .forward_scratch = forward_scratch,
     .backward_scratch = backward_scratch,
+    .pack_shrink = nullptr,
     .shrink = shrink,
     .pack_router = pack_router,
     .route = route,
     .expand = expand,
     .compute_u = compute_u,
+    .pack_lhs = nullptr,
+    .pack_c = nullptr,
+    .q_pass = nullptr,
     .dy_pass = dy_pass,
     .pack_router_rows = pack_router_rows,
     .compute_d_hidden = compute_d_hidden,
+    .pack_d_hidden = nullptr,
+    .dx_pass = nullptr,
     .x_pass = x_pass,
     .compute_d_router = compute_d_router,
     .fold = fold,

@@ -106,6 +106,173 @@ lily_matrix take_matrix(Workspace &workspace, int64_t rows, int64_t columns, int
   return {workspace.take<char>(rows * columns * dtype_bytes(dtype)), columns, dtype, 0};
 }
 
+// ---- The large products of the vector kernels ----
+
+void plan_shrink(ForwardPass &pass, const Kernels &kernels) {
+  const lily_problem &problem = pass.call->problem;
+  // Each tile of tokens packs A once; 512 tokens amortise that. With fewer token tiles than threads, each split becomes
+  // a task of its own, at the cost of one more partial sum of h per split.
+  pass.shrink_splits = splits_for_sum(problem.d_in, kernels.panel);
+  pass.shrink_tile_tokens = 512;
+  pass.shrink_token_tiles = std::max<int64_t>(1, divide_up(problem.tokens, pass.shrink_tile_tokens));
+  pass.hidden_partial_count = pass.shrink_token_tiles >= thread_count() ? 1 : pass.shrink_splits.count;
+  pass.packed_splits =
+      pass.hidden_partial_count > 1
+          ? 1
+          : std::clamp<int64_t>(kScratchFloats * kernels.depth / (pass.shrink_splits.width * pass.rank_pitch), 1,
+                                pass.shrink_splits.count);
+  pass.shrink_tasks = pass.hidden_partial_count * pass.shrink_token_tiles;
+}
+
+void plan_expand(ForwardPass &pass, const Kernels &kernels) {
+  const lily_problem &problem = pass.call->problem;
+  // Tiles of tokens are preferred to tiles of columns, because whole rows of y then stay on one thread. Each token tile
+  // combines C again; 32 E tokens amortise that.
+  const int64_t min_column_tiles = tiles_for_scratch(problem.d_out, pass.stack.rank, kernels.panel, 1).count;
+  const int64_t max_token_tiles = std::max<int64_t>(1, problem.tokens / (32 * pass.stack.experts));
+  const int64_t token_tiles = std::min(divide_up(target_tasks(), min_column_tiles), max_token_tiles);
+  pass.expand_tile_tokens = round_up(std::max<int64_t>(1, divide_up(problem.tokens, token_tiles)), kernels.tile_rows);
+  pass.expand_token_tiles = divide_up(problem.tokens, pass.expand_tile_tokens);
+  pass.expand_column_tiles =
+      tiles_for_scratch(problem.d_out, pass.stack.rank, kernels.panel, divide_up(target_tasks(), token_tiles));
+}
+
+void plan_dy_pass(BackwardPass &pass, const Kernels &kernels) {
+  const lily_problem &problem = pass.call->problem;
+  pass.dy_splits = splits_for_sum(problem.d_out, kernels.panel);  // one partial sum of q per split
+  pass.dy_tile_columns = std::min(
+      pass.dy_splits.width, std::max(kernels.panel, kScratchFloats / pass.stack.rank / kernels.panel * kernels.panel));
+  // Each outer product reads and writes its sums once. The larger the sums, the more tokens are needed to amortise
+  // that.
+  pass.outer_product_tokens = pass.stack.rank <= 64 ? 24 : 96;
+  pass.dy_tasks = pass.q_partial_count = pass.dy_splits.count;
+  pass.q_rows = problem.tokens;
+}
+
+// ---- The large products of the AMX kernels. Their sums are in blocks of 32 x 32. ----
+
+constexpr int64_t kBlockRows = 32;
+constexpr int64_t kStepDepth = 32;
+constexpr int64_t kStepBytes = 2048;  // of a packed operand: 32 values of k for 32 rows or columns
+
+int64_t block_steps(int64_t size) { return divide_up(size, kBlockRows); }
+
+// The packed operand that a task keeps in the L2 cache while tokens pass, and what it may pack at once: what is packed
+// is read in order, so it may be larger.
+constexpr int64_t kCachedBytes = 512 << 10;
+constexpr int64_t kPackedBytes = 3 << 20;
+constexpr int64_t kSumBytes = 512 << 10;    // sums of an outer product
+constexpr int64_t kWidestColumns = 2048;    // of an outer product: a longer run of a row gains nothing
+constexpr int64_t kOneSweepRank = 256;      // the rank up to which dy is read once
+constexpr int64_t kMostSplitColumns = 512;  // the depth of a chunk, see amx/product.h
+
+// At least `count` pieces of whole blocks, none wider than `widest`; an even number if there are several, which two
+// threads share evenly.
+Partition blocks(int64_t columns, int64_t widest, int64_t count) {
+  count = std::max({count, divide_up(columns, widest), std::min<int64_t>(2, columns / 128)});
+  return partition(columns, count > 1 ? round_up(count, 2) : 1, kBlockRows);
+}
+
+// The tiles of a product of rows with a packed operand of `depth` x `rank`: of columns where each thread has enough of
+// them to do, so that it reads its own part of the operand only; of tokens otherwise.
+struct ProductTiles {
+  Partition ranks;
+  int64_t tile_tokens, token_tiles;
+  int64_t cached_depth;
+};
+ProductTiles product_tiles(int64_t tokens, int64_t rank) {
+  constexpr int64_t kWidestRanks = 448, kSharedRanks = 256, kMostTokens = 512, kChunkDepth = 512;
+  const int64_t threads = thread_count();
+  ProductTiles tiles = {};
+  const int64_t by_columns = rank >= kSharedRanks ? std::min(threads, divide_up(rank, 128)) : 1;
+  tiles.ranks = partition(rank, std::max(divide_up(rank, kWidestRanks), by_columns), kBlockRows);
+  const int64_t row_tasks = divide_up(threads, tiles.ranks.count);
+  tiles.tile_tokens = std::clamp(round_up(divide_up(tokens, row_tasks), kBlockRows), kBlockRows, kMostTokens);
+  tiles.token_tiles = std::max<int64_t>(1, divide_up(tokens, tiles.tile_tokens));
+  tiles.cached_depth =
+      std::max<int64_t>(1, kCachedBytes / (kChunkDepth * round_up(tiles.ranks.width, kBlockRows) * 2)) * kChunkDepth;
+  return tiles;
+}
+
+// The tiles of y or dx. Each tile of tokens packs its columns of C again; 32 E tokens amortise that.
+struct RowTiles {
+  Partition columns;
+  int64_t tile_tokens, token_tiles;
+  int64_t slab;
+};
+RowTiles row_tiles(int64_t tokens, int64_t columns, int64_t rank, int64_t experts) {
+  constexpr int64_t kRunColumns = 128;
+  const int64_t threads = thread_count(), column_bytes = block_steps(rank) * kStepBytes / kBlockRows;
+  RowTiles tiles = {};
+  tiles.slab = std::max(kRunColumns, kCachedBytes / column_bytes / kRunColumns * kRunColumns);
+  const int64_t widest = std::max(kBlockRows, kPackedBytes / column_bytes / kBlockRows * kBlockRows);
+  const int64_t min_columns = columns <= tiles.slab ? 1 : blocks(columns, widest, 1).count;
+  const int64_t max_token_tiles = std::max<int64_t>(1, tokens / (32 * experts));
+  const int64_t token_tiles = std::min(divide_up(threads, min_columns), max_token_tiles);
+  tiles.tile_tokens = std::max(kBlockRows, round_up(divide_up(tokens, token_tiles), kBlockRows));
+  tiles.token_tiles = divide_up(tokens, tiles.tile_tokens);
+  tiles.columns = partition(columns, std::max(min_columns, divide_up(threads, token_tiles)), kBlockRows);
+  return tiles;
+}
+
+void plan_tiled_shrink(ForwardPass &pass, Workspace &workspace) {
+  const lily_problem &problem = pass.call->problem;
+  const bool a_is_packable_only = problem.parameter_dtype != LILY_BFLOAT16;
+  pass.shrink_exchanges = !a_is_packable_only && problem.tokens <= kBlockRows && problem.tokens < problem.rank;
+  pass.hidden_partial_count = 1;
+  const ProductTiles tiles = product_tiles(problem.tokens, problem.rank);
+  pass.rank_tiles = pass.shrink_exchanges ? partition(problem.rank, thread_count(), kBlockRows) : tiles.ranks;
+  pass.shrink_tile_tokens = tiles.tile_tokens;
+  pass.shrink_token_tiles = tiles.token_tiles;
+  pass.shrink_depth = tiles.cached_depth;
+  pass.shrink_tasks = pass.rank_tiles.count * pass.shrink_token_tiles;
+  pass.shrink_pieces = partition(problem.d_in, divide_up(problem.d_in, 512), kStepDepth);
+  const int64_t panels = pass.shrink_exchanges ? 1 : block_steps(problem.rank);
+  pass.shrink_packed = workspace.take<char>(panels * block_steps(problem.d_in) * kStepBytes);
+}
+
+// The splits of d_out depend on the problem alone. A task takes as many of them as its sums allow: long runs of the
+// rows of dy, B and dB.
+void plan_tiled_dy_pass(BackwardPass &pass) {
+  const lily_problem &problem = pass.call->problem;
+  const int64_t rank = pass.stack.rank;
+  const int64_t widest =
+      std::clamp(kSumBytes / 4 / round_up(rank, kBlockRows) / kBlockRows * kBlockRows, kBlockRows, kWidestColumns);
+  // A sequence has the same bits alone as in a batch, so the routing decides, not the number of groups.
+  pass.reads_dy_once = rank <= kOneSweepRank || may_have_groups(problem);
+  pass.dy_splits = blocks(problem.d_out, std::min(widest, kMostSplitColumns), 1);
+  pass.dy_task_splits = std::clamp<int64_t>(divide_up(pass.dy_splits.count, thread_count()), 1,
+                                            std::max<int64_t>(1, widest / pass.dy_splits.width));
+  pass.dy_tasks = divide_up(pass.dy_splits.count, pass.dy_task_splits);
+  pass.q_partial_count = pass.reads_dy_once ? pass.dy_splits.count : 1;
+  // The last block of a group may write up to 31 rows more.
+  pass.q_rows = problem.tokens + kBlockRows;
+  pass.outer_product_tokens = 24;  // of the gradient of the router
+}
+
+void plan_tiled_x_pass(BackwardPass &pass, Workspace &workspace) {
+  const lily_problem &problem = pass.call->problem;
+  const int64_t steps = std::max(kTokenTile / kStepDepth * max_tile_count(problem), block_steps(problem.tokens) + 1);
+  pass.lhs_packed = workspace.take<char>(block_steps(pass.stack.rank) * steps * kStepBytes);
+  if (!pass.reads_dy_once) {
+    const ProductTiles tiles = product_tiles(problem.tokens, pass.stack.rank);
+    pass.c_pieces = partition(problem.d_out, divide_up(problem.d_out, 512), kStepDepth);
+    pass.c_packed = workspace.take<char>(block_steps(pass.stack.rank) * block_steps(problem.d_out) * kStepBytes);
+    pass.rank_tiles = tiles.ranks;
+    pass.q_tile_tokens = tiles.tile_tokens;
+    pass.q_token_tiles = tiles.token_tiles;
+    pass.q_depth = tiles.cached_depth;
+  }
+  const RowTiles dx = row_tiles(problem.tokens, problem.d_in, problem.rank, 1);
+  pass.dx_column_tiles = dx.columns;
+  pass.dx_tile_tokens = dx.tile_tokens;
+  pass.dx_token_tiles = dx.token_tiles;
+  pass.dx_slab = dx.slab;
+  const int64_t widest = std::clamp(kSumBytes / 4 / round_up(problem.rank, kBlockRows) / kBlockRows * kBlockRows,
+                                    kBlockRows, kWidestColumns);
+  pass.x_tiles = blocks(problem.d_in, widest, std::min<int64_t>(thread_count(), divide_up(problem.d_in, 128)));
+}
+
 }  // namespace
 
 ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
@@ -117,20 +284,11 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
 
   pass.call = &call;
   pass.groups = groups_of(problem, call.tokens, workspace);
-  // Each tile of tokens packs A once; 512 tokens amortise that. With fewer token tiles than threads, each split becomes
-  // a task of its own, at the cost of one more partial sum of h per split.
-  pass.shrink_splits = splits_for_sum(problem.d_in, kernels.panel);
-  pass.shrink_tile_tokens = 512;
-  pass.shrink_token_tiles = std::max<int64_t>(1, divide_up(problem.tokens, pass.shrink_tile_tokens));
-  pass.hidden_partial_count = pass.shrink_token_tiles >= thread_count() ? 1 : pass.shrink_splits.count;
   pass.rank_pitch = round_up(problem.rank, kernels.lanes);
-  pass.packed_splits =
-      pass.hidden_partial_count > 1
-          ? 1
-          : std::clamp<int64_t>(kScratchFloats * kernels.depth / (pass.shrink_splits.width * pass.rank_pitch), 1,
-                                pass.shrink_splits.count);
+  kernels.uses_tiles ? plan_tiled_shrink(pass, workspace) : plan_shrink(pass, kernels);
   pass.expert_pitch = round_up(problem.experts, kernels.lanes);
-  pass.hidden_partials = workspace.take<float>(pass.hidden_partial_count * problem.tokens * pass.rank_pitch);
+  const int64_t partial_rows = kernels.uses_tiles ? round_up(problem.tokens, kBlockRows) : problem.tokens;
+  pass.hidden_partials = workspace.take<float>(pass.hidden_partial_count * partial_rows * pass.rank_pitch);
   pass.hidden = take_matrix(workspace, problem.tokens, problem.rank, hidden_dtype(problem));
   if (call.hidden != nullptr) pass.hidden.data = call.hidden;
   pass.probabilities = keeps_probabilities(problem) ? call.probabilities : nullptr;
@@ -145,15 +303,15 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
   plan.weights = call.weights != nullptr ? call.weights : workspace_weights;
   pass.stack = stack_of(problem, call.b, plan.weights);
   pass.lhs = token_routing ? pass.u : pass.hidden;
-  // Tiles of tokens are preferred to tiles of columns, because whole rows of y then stay on one thread. Each token tile
-  // combines C again; 32 E tokens amortise that.
-  const int64_t min_column_tiles = tiles_for_scratch(problem.d_out, pass.stack.rank, kernels.panel, 1).count;
-  const int64_t max_token_tiles = std::max<int64_t>(1, problem.tokens / (32 * pass.stack.experts));
-  const int64_t token_tiles = std::min(divide_up(target_tasks(), min_column_tiles), max_token_tiles);
-  pass.expand_tile_tokens = round_up(std::max<int64_t>(1, divide_up(problem.tokens, token_tiles)), kernels.tile_rows);
-  pass.expand_token_tiles = divide_up(problem.tokens, pass.expand_tile_tokens);
-  pass.expand_column_tiles =
-      tiles_for_scratch(problem.d_out, pass.stack.rank, kernels.panel, divide_up(target_tasks(), token_tiles));
+  if (kernels.uses_tiles) {
+    const RowTiles tiles = row_tiles(problem.tokens, problem.d_out, pass.stack.rank, pass.stack.experts);
+    pass.expand_column_tiles = tiles.columns;
+    pass.expand_tile_tokens = tiles.tile_tokens;
+    pass.expand_token_tiles = tiles.token_tiles;
+    pass.expand_slab = tiles.slab;
+  } else {
+    plan_expand(pass, kernels);
+  }
 
   plan.scratch_floats = round_up(kernels.forward_scratch(pass), Workspace::kAlignment / sizeof(float));
   plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
@@ -178,18 +336,13 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   pass.deferred_is_weighted = deferred_is_weighted(problem);
   pass.needs_d_weights = pass.needs_d_hidden && has_router(problem) && !token_routing;
 
-  pass.dy_splits = splits_for_sum(problem.d_out, kernels.panel);  // one partial sum of q per split
-  pass.dy_tile_columns = std::min(
-      pass.dy_splits.width, std::max(kernels.panel, kScratchFloats / pass.stack.rank / kernels.panel * kernels.panel));
-  // Each outer product reads and writes its sums once. The larger the sums, the more tokens are needed to amortise
-  // that.
-  pass.outer_product_tokens = pass.stack.rank <= 64 ? 24 : 96;
+  kernels.uses_tiles ? plan_tiled_dy_pass(pass) : plan_dy_pass(pass, kernels);
   pass.lhs_pitch = round_up(pass.stack.rank, kernels.lanes);
   pass.rank_pitch = round_up(problem.rank, kernels.lanes);
   pass.hidden = {const_cast<void *>(call.hidden), problem.rank, hidden_dtype(problem), 0};
   if (token_routing) pass.u = take_matrix(workspace, problem.tokens, pass.stack.rank, kernels.dtype);
   pass.lhs = token_routing ? pass.u : pass.hidden;
-  pass.q_partials = workspace.take<float>(pass.dy_splits.count * problem.tokens * pass.lhs_pitch);
+  pass.q_partials = workspace.take<float>(pass.q_partial_count * pass.q_rows * pass.lhs_pitch);
   pass.d_hidden = workspace.take<float>(problem.tokens * pass.rank_pitch);
   pass.d_hidden_lhs = {pass.d_hidden, pass.rank_pitch, LILY_FLOAT32, 0};
   if (kernels.dtype != LILY_FLOAT32) {
@@ -206,7 +359,11 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
     pass.router_packed = workspace.take<float>(problem.experts * pass.rank_pitch);
     pass.d_logits = workspace.take<float>(problem.tokens * problem.experts);
   }
-  pass.x_tiles = tiles_for_scratch(problem.d_in, problem.rank, kernels.panel, target_tasks());
+  if (kernels.uses_tiles) {
+    plan_tiled_x_pass(pass, workspace);
+  } else {
+    pass.x_tiles = tiles_for_scratch(problem.d_in, problem.rank, kernels.panel, target_tasks());
+  }
   pass.router_tiles = tiles_for_scratch(problem.rank, problem.experts, kernels.panel, 1);
 
   plan.scratch_floats = round_up(kernels.backward_scratch(pass), Workspace::kAlignment / sizeof(float));

@@ -11,17 +11,24 @@
 namespace lily::cpu {
 
 struct InstructionSet {
-  const char *name;        // "portable", "avx2", "avx512", "avx512bf16", "neon"
+  const char *name;        // "portable", "avx2", "avx512", "avx512bf16", "amx", "amx-model", "neon"
   const Kernels *kernels;  // null: not available, see `error`
   const Kernels *pairs;    // kernels that multiply pairs of bfloat16; null: the set has none
+  const Kernels *tiles;  // kernels that multiply tiles of bfloat16, which require a permission; null: the set has none
   std::string error;
 
   // The kernels for the data types and the precision of a problem. Pairs round float32 parameters to bfloat16, which
   // precision `high` does not allow.
   const Kernels &kernels_for(const lily_problem &problem) const {
     const bool may_round = problem.parameter_dtype != LILY_FLOAT32 || problem.precision != LILY_PRECISION_HIGH;
-    return pairs != nullptr && problem.activation_dtype == LILY_BFLOAT16 && may_round ? *pairs : *kernels;
+    return problem.activation_dtype == LILY_BFLOAT16 && may_round ? bfloat16_kernels() : *kernels;
   }
+
+  // Requests the permission of the tiles on first use. Without it, the set works as the next narrower one.
+  const Kernels &bfloat16_kernels() const;
+
+  // The name, or that of the next narrower set if the permission was refused.
+  const char *effective_name() const;
 };
 
 // The widest instruction set that this processor supports, or the one that LILY_CPU_ISA selects.

@@ -32,7 +32,7 @@ LILY_INLINE Vector broadcast(float value) { return value - Vector{}; }
 
 // Correctly rounded, like the square root instruction of every set.
 LILY_INLINE Vector square_root(Vector v) {
-#if LILY_VECTOR_BYTES == 64
+#if defined(__AVX512F__)
   return (Vector)_mm512_sqrt_ps((__m512)v);
 #elif defined(__F16C__)
   return (Vector)_mm256_sqrt_ps((__m256)v);
@@ -71,15 +71,20 @@ LILY_INLINE void store(BFloat16 *p, Vector v) {
   *reinterpret_cast<UnalignedHalfVector *>(p) = (HalfVector)_mm512_cvtneps_pbh((__m512)v);
 }
 #else
-LILY_INLINE void store(BFloat16 *p, Vector v) {
+// The bits of a bfloat16 in the lower half of each lane.
+LILY_INLINE BitVector bfloat16_bits(Vector v) {
   const BitVector bits = (BitVector)v;
   // If the mantissa overflows, the addition carries into the exponent, up to infinity. A NaN becomes a quiet NaN.
-  const BitVector rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  store_bits(p, (v == v ? rounded : bits | 0x400000) >> 16);
+  BitVector rounded = bits + 0x7fff + ((bits >> 16) & 1);
+#if defined(LILY_FLUSHES_SUBNORMALS)
+  rounded = (bits & 0x7fffffff) < 0x00800000u ? bits & 0x80000000 : rounded;
+#endif
+  return (v == v ? rounded : bits | 0x400000) >> 16;
 }
+LILY_INLINE void store(BFloat16 *p, Vector v) { store_bits(p, bfloat16_bits(v)); }
 #endif
 
-#if LILY_VECTOR_BYTES == 64
+#if defined(__AVX512F__)
 LILY_INLINE Vector load(const Float16 *p) {
   return (Vector)_mm512_cvtph_ps((__m256i) * reinterpret_cast<const UnalignedHalfVector *>(p));
 }
@@ -93,7 +98,7 @@ LILY_INLINE Vector load(const Float16 *p) {
 LILY_INLINE void store(Float16 *p, Vector v) {
   *reinterpret_cast<UnalignedHalfVector *>(p) = (HalfVector)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
 }
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && LILY_VECTOR_BYTES == 16
 LILY_INLINE Vector load(const Float16 *p) {
   return (Vector)vcvt_f32_f16((float16x4_t) * reinterpret_cast<const UnalignedHalfVector *>(p));
 }

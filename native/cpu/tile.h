@@ -99,6 +99,13 @@ struct Pairs {
 };
 #endif
 
+// The format of the large products on AMX, which do not use the register tile; see amx/product.h.
+struct TilePairs {
+  using Element = BFloat16;
+  static constexpr int32_t kDtype = LILY_BFLOAT16;
+  static constexpr int64_t kDepth = 2;
+};
+
 // The format of the large products in this instruction set. The small products always use Floats.
 using Operand = LILY_OPERAND;
 

@@ -138,6 +138,7 @@ Napi::Value processor(const Napi::CallbackInfo &info) {
   described.Set("affinity", found.affinity);
   described.Set("quota", found.quota);
   described.Set("physicalCores", found.physical_cores);
+  described.Set("amxRefusal", found.amx_refusal);
   return described;
 }
 

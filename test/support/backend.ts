@@ -22,6 +22,12 @@ export const backend = process.env.LILY_TEST_BACKEND === 'cuda' ? 'cuda' : 'cpu'
 /** The device is the emulator, on which large problems take too long. */
 export const isEmulated = backend === 'cuda' && process.env.LILY_TEST_EMULATED === '1'
 
+/** The AMX kernels run on a model of their instructions, which is as slow; see `cpu amx` in vitest.config.ts. */
+export const isModelled = backend === 'cpu' && process.env.LILY_CPU_ISA === 'amx-model'
+
+/** Large problems take too long. */
+export const isSlow = isEmulated || isModelled
+
 type Saved = LilySaved | LoraSaved
 
 /** The saved call on the device, by its host counterpart that a test holds. */

@@ -14,7 +14,7 @@ export interface Types {
 }
 
 /** Every supported combination, by a name for tests. */
-export const TYPES: Readonly<Record<string, Types>> = {
+const ALL: Readonly<Record<string, Types>> = {
   float32: {},
   bfloat16: { activations: 'bfloat16' },
   float16: { activations: 'float16' },
@@ -24,6 +24,18 @@ export const TYPES: Readonly<Record<string, Types>> = {
   'mixed bfloat16, high': { activations: 'bfloat16', parameters: 'float32', precision: 'high' },
   'mixed float16, high': { activations: 'float16', parameters: 'float32', precision: 'high' },
 }
+
+/** The combinations that a kernel of AMX multiplies; all others run on the kernels of another instruction set. */
+const ofTiles = ({ activations, precision }: Types) => activations === 'bfloat16' && precision !== 'high'
+
+/** The combinations under test, by a name for tests. */
+export const TYPES: Readonly<Record<string, Types>> =
+  process.env.LILY_CPU_ISA === 'amx-model'
+    ? Object.fromEntries(Object.entries(ALL).filter(([, types]) => ofTiles(types)))
+    : ALL
+
+/** Those with 16-bit activations. */
+export const SIXTEEN_BITS = Object.values(TYPES).filter(({ activations = 'float32' }) => activations !== 'float32')
 
 /** Bits of the significand, and exponents of the smallest and largest normal numbers. */
 const FORMATS = {

@@ -3,7 +3,7 @@ import { expect } from 'vitest'
 import { makeCase, type Spec, splitTokens } from './cases.js'
 import { checkResult } from './check.js'
 import type { Job, Report } from './child.js'
-import { TYPES } from './dtypes.js'
+import { SIXTEEN_BITS } from './dtypes.js'
 
 const odd = { tokens: 65, dIn: 113, dOut: 136, rank: 33, experts: 3, scaling: 2 }
 const wide = { tokens: 130, dIn: 260, dOut: 516, rank: 16, experts: 4 }
@@ -24,9 +24,8 @@ const specs: Spec[] = [
   { routing: 'batch', tokens: 1, dIn: 1, dOut: 1, rank: 1, experts: 1, seed: 12 },
 ]
 // Each in float32, and in one of the 16-bit types by turns.
-const sixteen = Object.values(TYPES).slice(1)
 export const jobs: Job[] = specs.flatMap((sizes, i) =>
-  [{}, sixteen[i % sixteen.length], sixteen[(i + 3) % sixteen.length]].flatMap((types): Job[] => {
+  [{}, SIXTEEN_BITS[i % SIXTEEN_BITS.length], SIXTEEN_BITS[(i + 3) % SIXTEEN_BITS.length]].flatMap((types): Job[] => {
     const spec = { ...sizes, ...types }
     const deferred: Job = { spec, how: { deferB: true } }
     return [{ spec, how: { outputs: 'add' } }, ...(spec.routing === 'lora' || 'activations' in spec ? [] : [deferred])]

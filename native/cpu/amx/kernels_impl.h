@@ -1,0 +1,57 @@
+// The kernels of AMX, or of its model. The including file defines LILY_TILES (the header with the tile registers) and
+// LILY_KERNELS (the name of the table). Float32 and float16 activations, folds and the optimiser use the kernels of
+// another set.
+//
+// Compiled without contraction to fused multiply-adds: the model and the hardware then give the same bits.
+#define LILY_VECTOR_BYTES 64
+#define LILY_VECTOR_REGISTERS 32
+#define LILY_OPERAND TilePairs
+#include "cpu/amx/backward.h"
+#include "cpu/amx/forward.h"
+#include "cpu/backward_hidden.h"
+#include "cpu/forward_route.h"
+#include "cpu/token_routing.h"
+
+namespace lily::cpu {
+
+const Kernels LILY_KERNELS = {
+    .lanes = kLanes,
+    .panel = kPanel,
+    .tile_rows = 32,
+    .dtype = Operand::kDtype,
+    .depth = Operand::kDepth,
+    .uses_tiles = true,
+    .forward_scratch = forward_scratch,
+    .backward_scratch = backward_scratch,
+    .pack_shrink = pack_shrink,
+    .shrink = shrink,
+    .pack_router = pack_router,
+    .route = route,
+    .expand = expand,
+    .compute_u = compute_u,
+    .pack_lhs = pack_lhs,
+    .pack_c = pack_c,
+    .q_pass = q_pass,
+    .dy_pass = dy_pass,
+    .pack_router_rows = pack_router_rows,
+    .compute_d_hidden = compute_d_hidden,
+    .pack_d_hidden = pack_d_hidden,
+    .dx_pass = dx_pass,
+    .x_pass = da_pass,
+    .compute_d_router = compute_d_router,
+    .fold = nullptr,
+    .sum_of_squares = nullptr,
+    .adamw = nullptr,
+    .double_rows = 0,
+    .double_columns = 0,
+    .shifts = 0,
+    .multiply_tile = nullptr,
+    .reflect_row = nullptr,
+    .count_below = nullptr,
+    .roof_step_flops = kRoofStepFlops,
+    .roof_products = roof_products,
+    .roof_read = nullptr,
+    .roof_update = nullptr,
+};
+
+}  // namespace lily::cpu

@@ -1,0 +1,113 @@
+// The layouts of packed operands. A step is 32 values of k; it takes two tiles of 1 KiB, for 32 rows or columns.
+//
+//   rhs   [panel of 32 columns][step][2 tiles]: a tile has 16 columns, in pairs of k (see hardware.h). In order, the
+//         first tile has columns 0 to 15 of the panel; split, it has the even columns
+//   lhs   [block of 32 rows][step][2 tiles]: a tile has 16 rows. For an operand that had to be transposed; others are
+//         read in place
+//
+// The columns of a split panel are those of an activation, whose rows are split in registers anyway (rows.h).
+#pragma once
+
+#include "cpu/amx/rows.h"
+
+namespace lily::cpu {
+namespace {
+
+constexpr int64_t kStepDepth = 32;    // values of k per step
+constexpr int64_t kTileHalves = 512;  // bfloat16 per tile
+constexpr int64_t kStepHalves = 2 * kTileHalves;
+
+LILY_INLINE int64_t tile_steps(int64_t depth) { return (depth + kStepDepth - 1) / kStepDepth; }
+
+enum class Columns { kInOrder, kSplit };
+
+// The pairs of two rows.
+template <Columns kColumns>
+LILY_INLINE void pair_rows(Halves upper, Halves lower, Halves &first, Halves &second) {
+  if constexpr (kColumns == Columns::kSplit) {
+    first = (Halves)(((BitVector)upper & 0xffffu) | (BitVector)lower << 16);
+    second = (Halves)((BitVector)upper >> 16 | ((BitVector)lower & 0xffff0000u));
+  } else {
+    first = __builtin_shufflevector(upper, lower, 0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41,
+                                    10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47);
+    second = __builtin_shufflevector(upper, lower, 16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55, 24,
+                                     56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63);
+  }
+}
+
+// A matrix whose rows are k, as rhs. Panels are `panel_pitch` numbers apart.
+template <Columns kColumns, typename Matrix>
+LILY_INLINE void pack_rhs(const Matrix &in, int64_t steps, BFloat16 *out, int64_t panel_pitch) {
+  for (int64_t k = 0; k < steps * kStepDepth; k += 2) {
+    BFloat16 *to = out + k / kStepDepth * kStepHalves + k % kStepDepth / 2 * 32;
+    for (int64_t j = 0; j < in.columns; j += 32) {
+      Halves first, second;
+      pair_rows<kColumns>(in.halves(k, j), in.halves(k + 1, j), first, second);
+      store_halves(to, first);
+      store_halves(to + kTileHalves, second);
+      to += panel_pitch;
+    }
+  }
+}
+
+// A matrix whose columns are k, as one panel of rhs: its rows from `row` on are the columns of the panel.
+template <Columns kColumns, typename Matrix>
+LILY_INLINE void pack_rhs_transposed(const Matrix &in, int64_t row, int64_t steps, BFloat16 *out) {
+  const int64_t columns = in.rows - row;
+  if (kColumns == Columns::kInOrder && columns == 1) {
+    // One token: the other columns of the tile are zero.
+    for (int64_t k = 0; k < steps; ++k) {
+      const BitVector pairs = (BitVector)in.halves(row, k * kStepDepth);
+      for (int64_t i = 0; i < 16; ++i) {
+        BitVector tile_row = {};
+        tile_row[0] = pairs[i];
+        store_halves(out + k * kStepHalves + i * 32, (Halves)tile_row);
+      }
+    }
+    return;
+  }
+  // The second tile of at most 16 columns in order is not read.
+  const int64_t tiles = kColumns == Columns::kInOrder && columns <= 16 ? 1 : 2;
+  for (int64_t k = 0; k < steps; ++k) {
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      Vector square[16];
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < 16; ++i) {
+        const int64_t column = kColumns == Columns::kInOrder ? tile * 16 + i : 2 * i + tile;
+        square[i] = (Vector)in.halves(row + column, k * kStepDepth);
+      }
+      transpose_square(square);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < 16; ++i) {
+        store_halves(out + k * kStepHalves + tile * kTileHalves + i * 32, (Halves)square[i]);
+      }
+    }
+  }
+}
+
+// A matrix whose rows are k, as lhs. Blocks are `block_pitch` numbers apart.
+template <typename Matrix>
+LILY_INLINE void pack_lhs_transposed(const Matrix &in, int64_t steps, BFloat16 *out, int64_t block_pitch) {
+  for (int64_t j = 0; j < in.columns; j += 32) {
+    for (int64_t k = 0; k < steps; ++k) {
+      Vector squares[2][16];
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < 16; ++i) {
+        Halves first, second;
+        pair_rows<Columns::kInOrder>(in.halves(k * kStepDepth + 2 * i, j), in.halves(k * kStepDepth + 2 * i + 1, j),
+                                     first, second);
+        squares[0][i] = (Vector)first;
+        squares[1][i] = (Vector)second;
+      }
+      BFloat16 *to = out + j / 32 * block_pitch + k * kStepHalves;
+      for (int64_t tile = 0; tile < 2; ++tile) {
+        transpose_square(squares[tile]);
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < 16; ++i) store_halves(to + tile * kTileHalves + i * 32, (Halves)squares[tile][i]);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lily::cpu

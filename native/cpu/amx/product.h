@@ -1,0 +1,152 @@
+// The product of the AMX passes: a block of up to 32 x 32 sums, which are four tiles.
+//
+//   sums[i][j] (+)= sum_k lhs(i, k) * rhs(k, j)
+//
+// A sum is one chain over the steps of k. If it is continued from memory, the chain goes on: no cut of k, rows or
+// columns into blocks changes a result. The products commute, so exchanging lhs and rhs gives the transposed bits.
+#pragma once
+
+#include "cpu/amx/pack.h"
+#include "cpu/random.h"
+#include LILY_TILES
+
+namespace lily::cpu {
+namespace {
+
+// Configures the tile registers of a task.
+class TileScope {
+ public:
+  LILY_INLINE TileScope() { Tiles::configure(); }
+  LILY_INLINE ~TileScope() { Tiles::release(); }
+  TileScope(const TileScope &) = delete;
+  TileScope &operator=(const TileScope &) = delete;
+};
+
+// k values between two times that the sums of a product go to memory.
+constexpr int64_t kChunkDepth = 512;
+constexpr int64_t kChunkFloats = kChunkDepth / kStepDepth * kStepHalves / 2;  // of 32 rows that are copied
+
+struct TileLhs {
+  const BFloat16 *data;
+  int64_t row_pitch;   // numbers from one row of a tile to the next
+  int64_t tile_pitch;  // to the second tile
+  int64_t step_pitch;  // to the next step
+};
+
+LILY_INLINE TileLhs lhs_in_place(const BFloat16 *rows, int64_t pitch) { return {rows, pitch, 16 * pitch, kStepDepth}; }
+LILY_INLINE TileLhs packed_lhs(const BFloat16 *tiles) { return {tiles, 32, kTileHalves, kStepHalves}; }
+
+template <int kRowTiles, int kColumnTiles>
+__attribute__((noinline)) void multiply_block(int64_t steps, const TileLhs &lhs, const BFloat16 *rhs, float *sums,
+                                              int64_t pitch, bool accumulate) {
+  const int64_t pitch_bytes = pitch * 4, lhs_bytes = lhs.row_pitch * 2;
+  if (accumulate) {
+    Tiles::load<0>(sums, pitch_bytes);
+    if constexpr (kColumnTiles == 2) Tiles::load<1>(sums + 16, pitch_bytes);
+    if constexpr (kRowTiles == 2) Tiles::load<2>(sums + 16 * pitch, pitch_bytes);
+    if constexpr (kRowTiles == 2 && kColumnTiles == 2) Tiles::load<3>(sums + 16 * pitch + 16, pitch_bytes);
+  } else {
+    Tiles::zero<0>();
+    if constexpr (kColumnTiles == 2) Tiles::zero<1>();
+    if constexpr (kRowTiles == 2) Tiles::zero<2>();
+    if constexpr (kRowTiles == 2 && kColumnTiles == 2) Tiles::zero<3>();
+  }
+  const BFloat16 *l = lhs.data;
+  for (int64_t k = 0; k < steps; ++k) {
+    // rhs streams past lhs, which stays in the L1 cache.
+    Tiles::load_streamed<6>(rhs, 64);
+    Tiles::load<4>(l, lhs_bytes);
+    Tiles::dot<0, 4, 6>();
+    if constexpr (kColumnTiles == 2) {
+      Tiles::load_streamed<7>(rhs + kTileHalves, 64);
+      Tiles::dot<1, 4, 7>();
+    }
+    if constexpr (kRowTiles == 2) {
+      Tiles::load<5>(l + lhs.tile_pitch, lhs_bytes);
+      Tiles::dot<2, 5, 6>();
+      if constexpr (kColumnTiles == 2) Tiles::dot<3, 5, 7>();
+    }
+    l += lhs.step_pitch;
+    rhs += kStepHalves;
+  }
+  Tiles::store<0>(sums, pitch_bytes);
+  if constexpr (kColumnTiles == 2) Tiles::store<1>(sums + 16, pitch_bytes);
+  if constexpr (kRowTiles == 2) Tiles::store<2>(sums + 16 * pitch, pitch_bytes);
+  if constexpr (kRowTiles == 2 && kColumnTiles == 2) Tiles::store<3>(sums + 16 * pitch + 16, pitch_bytes);
+}
+
+// Computes at least the first `rows` x `columns` sums of the block, and whole tiles of it.
+LILY_INLINE void multiply_tiles(int64_t rows, int64_t columns, int64_t steps, const TileLhs &lhs, const BFloat16 *rhs,
+                                float *sums, int64_t pitch, bool accumulate) {
+  if (rows > 16) {
+    if (columns > 16) {
+      multiply_block<2, 2>(steps, lhs, rhs, sums, pitch, accumulate);
+    } else {
+      multiply_block<2, 1>(steps, lhs, rhs, sums, pitch, accumulate);
+    }
+  } else if (columns > 16) {
+    multiply_block<1, 2>(steps, lhs, rhs, sums, pitch, accumulate);
+  } else {
+    multiply_block<1, 1>(steps, lhs, rhs, sums, pitch, accumulate);
+  }
+}
+
+// Copies up to 32 rows of a matrix, k from `begin` on, to tiles.
+template <typename Matrix>
+LILY_INLINE TileLhs copy_lhs(const Matrix &in, int64_t row, int64_t begin, int64_t steps, BFloat16 *copy) {
+  for (int64_t k = 0; k < steps; ++k) {
+    for (int64_t i = 0; i < 32; ++i) {
+      store_halves(copy + k * kStepHalves + i * 32, in.halves(row + i, begin + k * kStepDepth));
+    }
+  }
+  return packed_lhs(copy);
+}
+
+// The rows [row, row + 32) of a matrix, k in [begin, begin + 32 steps), as lhs: in place if the tiles end within the
+// matrix, unless `copies`; otherwise copied to `copy`, which holds steps * kStepHalves numbers.
+template <typename E>
+LILY_INLINE TileLhs lhs_of(const ScaledMatrix<E> &in, int64_t row, int64_t begin, int64_t steps, bool copies,
+                           BFloat16 *copy) {
+  if constexpr (__is_same(E, BFloat16)) {
+    const int64_t rows = in.rows - row;
+    const bool whole = (rows >= 32 || rows == 16) && in.columns - begin >= steps * kStepDepth && in.scale == 1.0f;
+    if (whole && !copies) return lhs_in_place(in.data + row * in.pitch + begin, in.pitch);
+  }
+  return copy_lhs(in, row, begin, steps, copy);
+}
+
+// Adds the product of the rows [row, row + 32) of `in`, k in [begin, end), and the panels of rhs that have the columns
+// [first, last) to the rows of sums, which start at column `first`. `rhs` is the step of k = begin of panel 0. A lhs
+// that several panels use is copied: at a pitch that is a multiple of 4 KiB its rows would displace each other in the
+// L1 cache.
+template <typename Matrix>
+LILY_INLINE void multiply_row_block(const Matrix &in, int64_t row, int64_t begin, int64_t end, const BFloat16 *rhs,
+                                    int64_t panel_pitch, int64_t first, int64_t last, float *sums, int64_t pitch,
+                                    bool accumulate, BFloat16 *copy) {
+  const int64_t steps = tile_steps(end - begin);
+  const TileLhs lhs = lhs_of(in, row, begin, steps, last - first > 64, copy);
+  for (int64_t n = first; n < last; n += 32) {
+    multiply_tiles(in.rows - row, last - n, steps, lhs, rhs + n / 32 * panel_pitch, sums + n - first, pitch,
+                   accumulate);
+  }
+}
+
+// The roof of the products: blocks of kChunkDepth values of k, as the passes multiply them. The operands are random
+// numbers, because the unit is faster on zeros than on any real operand.
+constexpr double kRoofStepFlops = 2.0 * 4 * 16 * 16 * kStepDepth;
+
+float roof_products(int64_t steps) {
+  constexpr int64_t kSteps = kChunkDepth / kStepDepth;
+  alignas(64) BFloat16 lhs[kSteps * kStepHalves], rhs[kSteps * kStepHalves];
+  alignas(64) float sums[32 * 32];
+  fill_random(lhs, kSteps * kStepHalves);
+  fill_random(rhs, kSteps * kStepHalves);
+  const TileScope tiles;
+  for (int64_t step = 0; step < steps; step += kSteps) {
+    multiply_block<2, 2>(kSteps, packed_lhs(lhs), rhs, sums, 32, false);
+  }
+  return sums[0];
+}
+
+}  // namespace
+}  // namespace lily::cpu

@@ -1,0 +1,171 @@
+// Rows of 32 neighbouring numbers: what one row of a tile of the left operand holds. Loaded, the even and the odd
+// columns are separate: then neither widening, nor narrowing to bfloat16, nor interleaving two rows needs more than
+// shifts and masks, except for one shuffle on the way back to memory.
+#pragma once
+
+#include "cpu/simd.h"
+#include "cpu/tile.h"
+
+namespace lily::cpu {
+namespace {
+
+typedef uint16_t Halves __attribute__((vector_size(64)));  // 32 bfloat16
+
+struct Row {
+  Vector even, odd;
+};
+
+LILY_INLINE Halves load_halves(const BFloat16 *p) {
+  typedef uint16_t Unaligned __attribute__((vector_size(64), aligned(2), may_alias));
+  return *reinterpret_cast<const Unaligned *>(p);
+}
+LILY_INLINE void store_halves(BFloat16 *p, Halves values) {
+  typedef uint16_t Unaligned __attribute__((vector_size(64), aligned(2), may_alias));
+  *reinterpret_cast<Unaligned *>(p) = values;
+}
+
+LILY_INLINE Row widen(Halves values) {
+  return {(Vector)((BitVector)values << 16), (Vector)((BitVector)values & 0xffff0000u)};
+}
+
+// To nearest, ties to even; subnormal numbers become zeros, NaNs quiet.
+LILY_INLINE Halves narrow(Row row) {
+#if defined(__AVX512BF16__)
+  constexpr Halves kOrder = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                             8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return (Halves)_mm512_permutexvar_epi16((__m512i)kOrder,
+                                          (__m512i)_mm512_cvtne2ps_pbh((__m512)row.odd, (__m512)row.even));
+#else
+  return (Halves)(bfloat16_bits(row.odd) << 16 | bfloat16_bits(row.even));
+#endif
+}
+
+// The first `count` numbers of a row, zeros after them.
+LILY_INLINE Row load_row(const BFloat16 *row, int64_t count) {
+  if (count >= 32) return widen(load_halves(row));
+  Halves edge = {};
+  __builtin_memcpy(&edge, row, static_cast<size_t>(count) * sizeof(BFloat16));
+  return widen(edge);
+}
+LILY_INLINE Row load_row(const float *row, int64_t count) {
+  const Vector first = load_up_to(row, count);
+  const Vector second = count > kLanes ? load_up_to(row + kLanes, count - kLanes) : Vector{};
+  return {__builtin_shufflevector(first, second, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
+          __builtin_shufflevector(first, second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)};
+}
+
+LILY_INLINE void store_row(BFloat16 *row, Row values, int64_t count) {
+  const Halves halves = narrow(values);
+  if (count >= 32) {
+    store_halves(row, halves);
+  } else {
+    __builtin_memcpy(row, &halves, static_cast<size_t>(count) * sizeof(BFloat16));
+  }
+}
+LILY_INLINE void store_row(float *row, Row values, int64_t count) {
+  store_up_to(row, interleave_first(values.even, values.odd), count);
+  if (count > kLanes) store_up_to(row + kLanes, interleave_second(values.even, values.odd), count - kLanes);
+}
+
+// Calls body(Element{}) with the element type of a parameter or of its gradient.
+template <typename Body>
+LILY_INLINE void with_parameter(int32_t dtype, Body body) {
+  if (dtype == LILY_FLOAT32) {
+    body(float{});
+  } else {
+    body(BFloat16{});
+  }
+}
+
+// row (+)= factor * sums for the first `count` columns, rounded once.
+template <typename E>
+LILY_INLINE void write_row(E *row, Vector factor, Row sums, int64_t count, bool accumulate) {
+  Row value = {factor * sums.even, factor * sums.odd};
+  if (accumulate) {
+    const Row old = load_row(row, count);
+    value = {old.even + value.even, old.odd + value.odd};
+  }
+  store_row(row, value, count);
+}
+
+// 32 numbers in bfloat16, zeros after the first `count`.
+LILY_INLINE Halves halves_of(const float *row, int64_t count, float scale) {
+  const Row values = load_row(row, count);
+  return narrow({scale * values.even, scale * values.odd});
+}
+LILY_INLINE Halves halves_of(const BFloat16 *row, int64_t count, float scale) {
+  if (scale == 1.0f && count >= 32) return load_halves(row);
+  const Row values = load_row(row, count);
+  return narrow({scale * values.even, scale * values.odd});
+}
+
+// The matrices that pack.h reads. `halves(i, j)` returns 32 bfloat16 of row i from column j on, zeros outside of the
+// matrix.
+
+template <typename E>
+struct ScaledMatrix {
+  const E *data;
+  int64_t pitch, rows, columns;
+  float scale;
+  const uint8_t *keeps = nullptr;  // 0: the row counts as zero, because 0 * NaN is NaN; null keeps all rows
+
+  LILY_INLINE Halves halves(int64_t i, int64_t j) const {
+    if (i >= rows || j >= columns || (keeps != nullptr && keeps[i] == 0)) return Halves{};
+    return halves_of(data + i * pitch + j, columns - j, scale);
+  }
+};
+
+LILY_INLINE ScaledMatrix<BFloat16> matrix_of(const lily_matrix &matrix, int64_t rows, int64_t columns,
+                                             const uint8_t *keeps = nullptr) {
+  return {static_cast<const BFloat16 *>(matrix.data), matrix.pitch, rows, columns, 1.0f, keeps};
+}
+
+// A part of s C = s sum_e w_e B_e.
+template <typename E>
+struct CombinedMatrix {
+  const E *data;  // the part of B_0
+  int64_t pitch, expert_pitch, experts, rows, columns;
+  float factors[kMaxExperts];  // s w_e
+
+  LILY_INLINE Halves halves(int64_t i, int64_t j) const {
+    if (i >= rows || j >= columns) return Halves{};
+    Row sum = {};
+    for (int64_t e = 0; e < experts; ++e) {
+      const Row values = load_row(data + e * expert_pitch + i * pitch + j, columns - j);
+      sum.even += factors[e] * values.even;
+      sum.odd += factors[e] * values.odd;
+    }
+    return narrow(sum);
+  }
+};
+
+// Calls body(matrix) with the given rows and columns of s C. For a stack that is not transposed.
+template <typename Body>
+LILY_INLINE void with_combined(const ExpertStack &stack, int64_t group, int64_t column, int64_t columns, Body body) {
+  with_parameter(stack.b.dtype, [&](auto element) __attribute__((always_inline)) {
+    using E = decltype(element);
+    CombinedMatrix<E> combined = {static_cast<const E *>(stack.b.data) + column,
+                                  stack.b.pitch,
+                                  stack.rank * stack.b.pitch,
+                                  stack.experts,
+                                  stack.rank,
+                                  columns,
+                                  {}};
+    for (int64_t e = 0; e < stack.experts; ++e) {
+      combined.factors[e] = stack.scaling * stack.weights[group * stack.experts + e];
+    }
+    body(combined);
+  });
+}
+
+// Calls body(matrix) with a part of a parameter, times a factor.
+template <typename Body>
+LILY_INLINE void with_scaled(const lily_matrix &matrix, int64_t rows, int64_t columns, float scale, Body body) {
+  with_parameter(matrix.dtype, [&](auto element) __attribute__((always_inline)) {
+    using E = decltype(element);
+    body(ScaledMatrix<E>{static_cast<const E *>(matrix.data), matrix.pitch, rows, columns, scale, nullptr});
+  });
+}
+
+}  // namespace
+}  // namespace lily::cpu
