@@ -9,6 +9,9 @@ namespace {
 void capture_begin(const Napi::CallbackInfo &info) {
   Stream &stream = *argument<StreamHandle>(info, 0).stream;
   if (stream.has_ended()) throw make_error(info.Env(), "ERR_LILY_DISPOSED", "the stream has been disposed of");
+  if (stream.is_default()) {
+    throw make_error(info.Env(), "ERR_LILY_ARGUMENT", "the default stream of a device cannot be captured");
+  }
   check(info.Env(), cuda(info.Env()), stream.begin_capture());
 }
 

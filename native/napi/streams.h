@@ -25,6 +25,7 @@ class Stream {
   ~Stream() { end(); }
 
   int32_t device() const { return device_; }
+  bool is_default() const { return successor_ == nullptr; }
   bool has_ended() const { return ended_; }
   bool is_capturing() const { return capturing_; }
   lily_stream handle() const { return successor_ != nullptr && ended_ ? successor_->handle() : handle_; }

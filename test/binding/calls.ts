@@ -22,7 +22,7 @@ export interface Call {
   readonly blocks: Block[]
 }
 
-const [CALL, SLOT, FOLD, FOLD_LAYER, ADAMW, ADAMW_PARAMETER] = [
+export const [CALL, SLOT, FOLD, FOLD_LAYER, ADAMW, ADAMW_PARAMETER] = [
   callFields,
   slotFields,
   foldFields,
@@ -30,7 +30,9 @@ const [CALL, SLOT, FOLD, FOLD_LAYER, ADAMW, ADAMW_PARAMETER] = [
   adamwFields,
   adamwParameterFields,
 ].map((fields) => Object.keys(fields).length)
-const SLOTS = { forward: Object.keys(forwardSlots).length, backward: Object.keys(backwardSlots).length }
+const [FORWARD, BACKWARD] = [Object.keys(forwardSlots).length, Object.keys(backwardSlots).length]
+/** Operands of the functions that have slots. */
+export const SLOTS = { forward: FORWARD, forwardAsync: FORWARD, backward: BACKWARD, backwardAsync: BACKWARD }
 const [FLOAT32, BFLOAT16, FLOAT16] = [0, 1, 2]
 const [BATCH, SEQUENCE, TOKEN, FIXED, NONE] = [0, 1, 2, 4, 5]
 

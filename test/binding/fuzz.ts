@@ -11,6 +11,7 @@ import type { Native } from '../../lib/binding/native.js'
 import { answer, ask } from '../support/fork.js'
 import { randomFrom } from '../support/random.js'
 import { type Call, type FunctionName, validCall } from './calls.js'
+import { DeviceCalls } from './device-calls.js'
 import { junkCall, mutate } from './mutations.js'
 
 export interface Outcome {
@@ -27,6 +28,8 @@ interface Job {
   /** The number of the first call. */
   first: number
   count: number
+  /** Calls of the functions for devices, which depend on each other. */
+  devices?: boolean
   /** The file for the number of the call that is running. */
   progress: string
 }
@@ -47,19 +50,20 @@ function junkNames(native: Native): FunctionName[] {
   return names.filter((name): name is FunctionName => typeof native[name] === 'function')
 }
 
-async function run({ seed, first, count, progress }: Job): Promise<Outcome> {
+async function run({ seed, first, count, devices = false, progress }: Job): Promise<Outcome> {
   const native = load(packageRoot) as Native
   const names = junkNames(native)
   const file = openSync(progress, 'w')
   const outcome: Outcome = { accepted: 0, refused: 0, mutatedAccepted: 0, failure: null }
+  const deviceCalls = devices ? new DeviceCalls(native, randomFrom(seed)) : null
   for (let number = first; number < first + count; number++) {
     writeSync(file, String(number).padEnd(16), 0)
     const random = randomFrom(Math.imul(seed, 0x9e3779b1) ^ Math.imul(number + 1, 0x85ebca6b))
     const kind = random()
-    const call = kind < 0.06 ? junkCall(random, names) : validCall(random)
-    const isMutated = kind < 0.75
-    if (isMutated && kind >= 0.06) mutate(random, call)
-    const wrong = await check(native, call, isMutated, outcome)
+    const call = deviceCalls?.next() ?? (kind < 0.06 ? junkCall(random, names) : validCall(random))
+    const isMutated = kind < 0.75 || deviceCalls !== null
+    if (isMutated && kind >= 0.06 && deviceCalls === null) mutate(random, call)
+    const wrong = await check(native, call, isMutated, outcome, deviceCalls)
     if (wrong !== null) {
       outcome.failure = `call ${number} of seed ${seed}, ${call.name}: ${wrong}`
       break
@@ -69,12 +73,19 @@ async function run({ seed, first, count, progress }: Job): Promise<Outcome> {
 }
 
 /** Runs a call. Returns what is wrong with what it did. */
-async function check(native: Native, call: Call, isMutated: boolean, outcome: Outcome): Promise<string | null> {
+async function check(
+  native: Native,
+  call: Call,
+  isMutated: boolean,
+  outcome: Outcome,
+  deviceCalls: DeviceCalls | null,
+): Promise<string | null> {
   const { blocks } = call
   for (const block of blocks) block.keep()
   let refusal: unknown = null
   try {
     const result: unknown = (native[call.name] as (...args: unknown[]) => unknown)(...call.args)
+    deviceCalls?.returned(call.name, result)
     if (result instanceof Promise) {
       // The binding must have its own copy of what it takes addresses from.
       if (isMutated) for (const { view } of blocks) if (view instanceof Int32Array) view.fill(2 ** 31 - 1)

@@ -68,9 +68,9 @@ export function allocate(random: Random, kind: Kind, elementBytes: number, lengt
   if (hasMargins) {
     const rounded = Math.ceil(byteLength / 8) * 8
     view = new kind(new ArrayBuffer(2 * MARGIN + rounded), MARGIN, length)
-  } else if (way < 0.35) {
+  } else if (way < 0.5) {
     view = new kind(new ResizableBuffer(byteLength, { maxByteLength: byteLength + 64 }), 0, length)
-  } else if (way < 0.4) {
+  } else if (way < 0.54) {
     view = new kind(new SharedArrayBuffer(byteLength), 0, length)
   } else {
     view = new kind(new ArrayBuffer(byteLength), 0, length)

@@ -1,8 +1,9 @@
 /** Makes valid calls of the binding invalid, mostly. */
+import { slotFields } from '../../lib/binding/descriptor.js'
 import { gc } from '../support/collect.js'
 import { integer } from '../support/random.js'
-import { type Call, type FunctionName, pick } from './calls.js'
-import type { Random, Resizable, View } from './memory.js'
+import { CALL, type Call, type FunctionName, pick, SLOT, SLOTS } from './calls.js'
+import { allocate, type Random, type Resizable, type View } from './memory.js'
 
 const NUMBERS = [
   ...[NaN, Infinity, -Infinity, -0, -1, 0, 1, 2, 3, 0.5, 1.5, 5, 6, 7, 63, 64, 65, 255, 256, 4095, 4096, 4097],
@@ -37,7 +38,7 @@ export function takeAway(random: Random, view: View): void {
   if (buffer.byteLength === 0) return
   structuredClone(null, { transfer: [buffer] })
   // The memory is freed with its new owner.
-  if (random() < 0.1) gc()
+  if (random() < 0.2) gc()
 }
 
 /** A value that is not what a function expects. */
@@ -111,7 +112,7 @@ function mutateList(random: Random, call: Call, list: unknown[]): void {
     Object.defineProperty(list, at, { value, configurable: true, enumerable: true, writable: true })
   const getter = (get: () => unknown) => Object.defineProperty(list, at, { get, configurable: true, enumerable: true })
   const given = views(call)
-  switch (integer(random, 0, 9)) {
+  switch (integer(random, 0, 15)) {
     case 0:
       set(junk(random))
       return
@@ -122,7 +123,7 @@ function mutateList(random: Random, call: Call, list: unknown[]): void {
       if (list.length < 100) list.push(...new Array<unknown>(integer(random, 1, 4)).fill(old))
       return
     case 3:
-      list.length = pick(random, [2 ** 32 - 1, 2 ** 31, 2 ** 20, list.length + 4])
+      list.length = pick(random, [2 ** 32 - 1, 2 ** 31, 2 ** 20, Math.min(list.length + 4, 2 ** 32 - 1)])
       return
     case 4:
       Reflect.deleteProperty(list, at)
@@ -150,6 +151,22 @@ function mutateList(random: Random, call: Call, list: unknown[]): void {
   }
 }
 
+/** Gives an operand of forward or backward another type, and memory of the size of that type. */
+function retype(random: Random, { name, args, blocks }: Call): void {
+  const [descriptor] = args
+  const at = CALL + integer(random, 0, SLOTS[name as keyof typeof SLOTS] - 1) * SLOT
+  const position = 1 + (at - CALL) / SLOT
+  const old = args[position]
+  if (!(descriptor instanceof Float64Array) || !isView(old) || descriptor.length <= at + slotFields.dtype) return
+  const dtype = integer(random, 0, 2)
+  descriptor[at + slotFields.byteOffset] *= (dtype === 0 ? 4 : 2) / old.BYTES_PER_ELEMENT
+  descriptor[at + slotFields.dtype] = dtype
+  const kind = dtype === 0 ? Float32Array : Uint16Array
+  const block = allocate(random, kind, kind.BYTES_PER_ELEMENT, old.length, true)
+  blocks.push(block)
+  args[position] = block.view
+}
+
 function mutateOnce(random: Random, call: Call): void {
   const { args } = call
   if (args.length === 0) {
@@ -164,8 +181,13 @@ function mutateOnce(random: Random, call: Call): void {
   }
   const at = integer(random, 0, args.length - 1)
   const old = args[at]
-  if (Array.isArray(old) && random() < 0.8) {
-    mutateList(random, call, old)
+  const lists = args.filter((value): value is unknown[] => Array.isArray(value))
+  if (lists.length > 0 && random() < 0.6) {
+    mutateList(random, call, pick(random, lists))
+    return
+  }
+  if (Object.hasOwn(SLOTS, call.name) && random() < 0.15) {
+    retype(random, call)
     return
   }
   if (typeof old === 'number' && random() < 0.8) {
