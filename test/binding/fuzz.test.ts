@@ -12,7 +12,7 @@ const calls = Number(process.env.LILY_TEST_CALLS ?? 20_000)
 const seed = Number(process.env.LILY_TEST_SEED ?? 1)
 const first = Number(process.env.LILY_TEST_FIRST_CALL ?? 0)
 // Where a hang ends.
-const timeout = 120_000 * Math.max(1, calls / 20_000)
+const timeout = 300_000 * Math.max(1, calls / 20_000)
 
 test(`${calls} calls of the binding, seed ${seed}`, { timeout }, async () => {
   const { accepted, refused, mutatedAccepted, failure } = await fuzz({
