@@ -24,10 +24,11 @@ const SANITIZERS = {
   address: {
     flags: 'address,undefined',
     libraries: ['libasan.so', 'libubsan.so'],
-    // Every instruction set, mode, data type and error, and objects whose lifetime the garbage collector determines.
+    // Every instruction set, mode, data type and error, objects whose lifetime the garbage collector determines, and
+    // invalid calls of the addon.
     tests: [
-      ...['adamw', 'analysis/eigenvalues', 'async', 'errors', 'golden', 'isa', 'leak', 'modes', 'overlap', 'property'],
-      ...['tensor', 'transfer'],
+      ...['adamw', 'analysis/eigenvalues', 'async', 'binding/fuzz', 'binding/refusals', 'errors', 'golden', 'isa'],
+      ...['leak', 'modes', 'overlap', 'property', 'tensor', 'transfer'],
     ],
     env: {
       // Only test/leak.test.ts checks for leaks: vitest ends its processes before they free their memory. GCC 12

@@ -2,8 +2,8 @@
  * The native binding: its types, and the one place that loads it.
  *
  * A call is a descriptor, which holds the numbers of the call and of its operands, and the operands in slot order.
- * `descriptor.ts` has the positions. The addon re-checks every byte length against the problem and trusts no shape: a
- * mistake in lib/ becomes an error and never an access out of bounds.
+ * `descriptor.ts` has the positions. The addon re-checks every number, type, alignment and byte length against the problem:
+ * a mistake in lib/ becomes an error and never an access out of bounds.
  */
 import load from 'node-gyp-build'
 import { LilyError } from '../base/errors.js'

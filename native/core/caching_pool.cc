@@ -3,8 +3,21 @@
 #include <map>
 #include <tuple>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace lily {
 namespace {
+
+// Tells AddressSanitizer which part of a block of host memory may be accessed: the rest of its size class, and cached
+// blocks, may not.
+void set_accessible([[maybe_unused]] void *block, [[maybe_unused]] size_t size, [[maybe_unused]] size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_POISON_MEMORY_REGION(block, size);
+  ASAN_UNPOISON_MEMORY_REGION(block, bytes);
+#endif
+}
 
 // The limit of cached host memory: enough for the workspaces and results of a large layer, and small enough to leave
 // memory for other processes. Device memory has no limit, because freeing it waits for the device: it is cached until
@@ -57,11 +70,13 @@ void *CachingPool::take(size_t bytes, lily_stream stream) {
   if (statistics_.bytes_in_use > statistics_.peak_bytes_in_use) {
     statistics_.peak_bytes_in_use = statistics_.bytes_in_use;
   }
+  if (!has_streams_) set_accessible(block, size, bytes);
   return block;
 }
 
 void CachingPool::return_block(void *block, size_t bytes, lily_stream stream, bool idle) {
   const size_t size = size_class(bytes == 0 ? 1 : bytes);
+  if (!has_streams_) set_accessible(block, size, 0);
   const std::lock_guard<std::mutex> lock(mutex_);
   if (Captured *captured = recording(stream)) {
     captured->blocks[size].push_back(block);

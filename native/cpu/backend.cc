@@ -241,12 +241,13 @@ lily_status graph_launch(int32_t, lily_graph, lily_stream) { return no_graphs();
 lily_status graph_destroy(int32_t, lily_graph) { return no_graphs(); }
 lily_status close() { return LILY_OK; }
 
-// Runs `work` with the kernels of this processor. It returns false if there is no memory.
+// Runs `work` with the kernels of this processor. `work` returns false if there is no memory.
 template <typename Work>
 lily_status with_kernels(Work work) {
-  const Kernels *const kernels = instruction_set().kernels;
-  if (kernels == nullptr) return fail(LILY_ERROR_UNAVAILABLE, instruction_set().error);
-  return work(*kernels) ? LILY_OK : fail(LILY_ERROR_OUT_OF_MEMORY, "could not allocate host memory for an analysis");
+  if (const lily_status status = check_available()) return status;
+  return work(*instruction_set().kernels)
+             ? LILY_OK
+             : fail(LILY_ERROR_OUT_OF_MEMORY, "could not allocate host memory for an analysis");
 }
 
 constexpr lily_backend kBackend = {

@@ -15,15 +15,19 @@ enum Array { kValue, kGrad, kExpAvg, kExpAvgSq, kArrayCount };
 class AdamWArguments {
  public:
   explicit AdamWArguments(const Napi::CallbackInfo &info)
-      : env_(info.Env()),
-        norm_(info[1]),
-        arrays_(info[2].As<Napi::Array>()),
-        count_(arrays_.Length() / kArrayCount),
-        numbers_(static_cast<const double *>(array_memory(env_, info[0],
-                                                          adamw_field::kCount + count_ * adamw_parameter_field::kCount,
-                                                          sizeof(double), "descriptor"))),
-        operands_{env_, &available_backend(env_, numbers_[adamw_field::kBackend]), 0} {
-    operands_.device = static_cast<int32_t>(whole(adamw_field::kDevice));
+      : env_(info.Env()), norm_(info[1]), operands_{env_, nullptr, 0} {
+    const uint32_t array_count = info[2].As<Napi::Array>().Length();
+    count_ = array_count / kArrayCount;
+    if (array_count % kArrayCount != 0) {
+      throw make_error(env_, "ERR_LILY_ARGUMENT", "arrays must have four arrays for each parameter");
+    }
+    const int64_t number_count = adamw_field::kCount + int64_t{count_} * adamw_parameter_field::kCount;
+    check_numbers(env_, info[0], number_count);  // bounds the number of arrays
+    arrays_ = read_array(env_, info[2], array_count, "arrays");
+    numbers_.resize(static_cast<size_t>(number_count));
+    read_numbers(env_, info[0], number_count, numbers_.data());
+    operands_.backend = &available_backend(env_, numbers_[adamw_field::kBackend]);
+    operands_.device = device_of(env_, *operands_.backend, numbers_[adamw_field::kDevice]);
   }
 
   const lily_backend &backend() const { return *operands_.backend; }
@@ -34,9 +38,10 @@ class AdamWArguments {
     call.beta1 = numbers_[adamw_field::kBeta1];
     call.beta2 = numbers_[adamw_field::kBeta2];
     call.eps = numbers_[adamw_field::kEps];
-    call.step = whole(adamw_field::kStep);
+    call.step = whole_number(env_, numbers_[adamw_field::kStep], 1, kMaxStep, "step");
     call.max_norm = static_cast<float>(numbers_[adamw_field::kMaxNorm]);
-    if (!norm_.IsNull()) call.norm = static_cast<float *>(operands_.array(norm_, 0, 1, sizeof(float), "norm"));
+    if (!norm_.IsNull() && !norm_.IsUndefined())
+      call.norm = static_cast<float *>(operands_.array(norm_, 0, 1, sizeof(float), "norm"));
     call.device = operands_.device;
     call.stream = static_cast<lily_stream>(whole(adamw_field::kStream));
     return call;
@@ -45,14 +50,16 @@ class AdamWArguments {
   std::vector<lily_adamw_parameter> parameters() const {
     std::vector<lily_adamw_parameter> parameters;
     parameters.reserve(count_);
-    for (uint32_t i = 0; i < count_; ++i) parameters.push_back(parameter(i));
+    for (size_t i = 0; i < count_; ++i) parameters.push_back(parameter(i));
     return parameters;
   }
 
  private:
-  lily_adamw_parameter parameter(uint32_t index) const {
+  static constexpr int64_t kMaxStep = int64_t{1} << 53;  // the largest number of a descriptor
+
+  lily_adamw_parameter parameter(size_t index) const {
     using namespace adamw_parameter_field;
-    const double *const field = numbers_ + adamw_field::kCount + index * kCount;
+    const double *const field = numbers_.data() + adamw_field::kCount + index * kCount;
     const auto integer = [&](Position i) { return whole_number(env_, field[i], kNames[i]); };
     const int64_t count = integer(kElements);
     const auto dtype = [&](Position i) {
@@ -85,9 +92,9 @@ class AdamWArguments {
 
   const Napi::Env env_;
   const Napi::Value norm_;
-  const Napi::Array arrays_;
-  const uint32_t count_;
-  const double *const numbers_;
+  uint32_t count_;  // of parameters
+  std::vector<napi_value> arrays_;
+  std::vector<double> numbers_;
   Operands operands_;
 };
 

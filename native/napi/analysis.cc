@@ -1,7 +1,6 @@
 // The float64 functions of the CPU backend, for lib/analysis.
 #include "core/problem.h"
 #include "lily/backend.h"
-#include "napi/errors.h"
 #include "napi/exports.h"
 #include "napi/operands.h"
 
@@ -9,9 +8,7 @@ namespace lily::napi {
 namespace {
 
 int64_t size(const Napi::CallbackInfo &info, size_t index, int64_t most) {
-  const int64_t value = info[index].As<Napi::Number>().Int64Value();
-  if (value >= 1 && value <= most) return value;
-  throw make_error(info.Env(), "ERR_LILY_ARGUMENT", "a matrix has an impossible size");
+  return whole_number(info.Env(), double_argument(info, index), 1, most, "the size of a matrix");
 }
 
 double *matrix(const Napi::CallbackInfo &info, size_t index, int64_t rows, int64_t columns) {

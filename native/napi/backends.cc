@@ -106,7 +106,7 @@ Napi::Object describe(Napi::Env env, const lily_backend &backend) {
 
 }  // namespace
 
-const lily_backend *backend_by_number(double number) { return number == 0 ? lily_cpu_backend() : cuda().backend; }
+const lily_backend *backend_by_number(int64_t number) { return number == 0 ? lily_cpu_backend() : cuda().backend; }
 
 const std::string &cuda_absence() { return cuda().absence; }
 
@@ -144,13 +144,16 @@ Napi::Value processor(const Napi::CallbackInfo &info) {
 
 // (backend, device, roof, bytes) -> rate
 Napi::Value measure_roof(const Napi::CallbackInfo &info) {
-  const lily_backend &backend = available_backend(info.Env(), info[0].As<Napi::Number>().DoubleValue());
+  const Napi::Env env = info.Env();
+  // Larger than any cache, and small enough to allocate.
+  constexpr int64_t kMaxRoofBytes = int64_t{1} << 32;
+  const lily_backend &backend = available_backend(env, double_argument(info, 0));
+  const int32_t device = device_of(env, backend, double_argument(info, 1));
+  const int64_t roof = whole_number(env, double_argument(info, 2), LILY_ROOF_MULTIPLY_ADD, LILY_ROOF_BFLOAT16, "roof");
+  const int64_t bytes = whole_number(env, double_argument(info, 3), 0, kMaxRoofBytes, "byteLength");
   double rate = 0.0;
-  const lily_status status =
-      backend.measure_roof(info[1].As<Napi::Number>().Int32Value(), info[2].As<Napi::Number>().Int32Value(),
-                           static_cast<size_t>(info[3].As<Napi::Number>().Int64Value()), &rate);
-  check(info.Env(), backend, status);
-  return Napi::Number::New(info.Env(), rate);
+  check(env, backend, backend.measure_roof(device, static_cast<int32_t>(roof), static_cast<size_t>(bytes), &rate));
+  return Napi::Number::New(env, rate);
 }
 
 }  // namespace lily::napi

@@ -8,7 +8,7 @@
 namespace lily::napi {
 
 // The backend of a number in `constants.backend`. Null if the CUDA library is absent; cuda_absence gives the reason.
-const lily_backend *backend_by_number(double number);
+const lily_backend *backend_by_number(int64_t number);
 
 // Why the CUDA library is absent; "" if it is not.
 const std::string &cuda_absence();

@@ -2,6 +2,7 @@
 // calling thread or, as an async function, on libuv's thread pool. A CUDA call only enqueues work, on the calling
 // thread.
 #include <utility>
+#include <vector>
 
 #include "core/caching_pool.h"
 #include "napi/arguments.h"
@@ -14,7 +15,7 @@ struct Forward {
   using Call = lily_forward;
   static constexpr auto kSlotNames = forward_slot::kNames;
   static constexpr int kSlotCount = forward_slot::kCount;
-  static Call read(const Arguments &arguments) { return read_forward(arguments); }
+  static Call read(Arguments &arguments) { return read_forward(arguments); }
   static lily_status workspace(const lily_backend &backend, const lily_problem &problem, size_t *bytes) {
     return backend.forward_workspace(&problem, bytes);
   }
@@ -25,7 +26,7 @@ struct Backward {
   using Call = lily_backward;
   static constexpr auto kSlotNames = backward_slot::kNames;
   static constexpr int kSlotCount = backward_slot::kCount;
-  static Call read(const Arguments &arguments) { return read_backward(arguments); }
+  static Call read(Arguments &arguments) { return read_backward(arguments); }
   static lily_status workspace(const lily_backend &backend, const lily_problem &problem, size_t *bytes) {
     return backend.backward_workspace(&problem, bytes);
   }
@@ -38,13 +39,14 @@ struct Prepared {
   const lily_backend &backend;
   typename Operation::Call call;
   PooledBlock workspace;
+  std::vector<int32_t> sequence_offsets;  // what the call refers to
 
   lily_status run() const { return Operation::run(backend, call); }
 };
 
 template <typename Operation>
 Prepared<Operation> prepare(const Napi::CallbackInfo &info) {
-  const Arguments arguments(info, Operation::kSlotNames, Operation::kSlotCount);
+  Arguments arguments(info, Operation::kSlotNames, Operation::kSlotCount);
   const lily_backend &backend = arguments.backend();
   typename Operation::Call call = Operation::read(arguments);
   size_t bytes = 0;
@@ -53,7 +55,7 @@ Prepared<Operation> prepare(const Napi::CallbackInfo &info) {
   if (workspace.data() == nullptr) throw out_of_memory(info.Env(), backend, "a workspace", bytes);
   call.workspace = workspace.data();
   call.workspace_bytes = workspace.bytes();
-  return {backend, call, std::move(workspace)};
+  return {backend, call, std::move(workspace), arguments.take_offsets()};
 }
 
 template <typename Operation>

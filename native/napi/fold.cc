@@ -10,15 +10,16 @@ namespace {
 
 class FoldArguments {
  public:
-  explicit FoldArguments(const Napi::CallbackInfo &info)
-      : env_(info.Env()),
-        db_(info[1]),
-        partials_(info[2].As<Napi::Array>()),
-        weights_(info[3].As<Napi::Array>()),
-        numbers_(static_cast<const double *>(array_memory(
-            env_, info[0], kLayers + layer_count() * fold_layer_field::kCount, sizeof(double), "descriptor"))),
-        operands_{env_, &available_backend(env_, numbers_[fold_field::kBackend]), 0} {
-    operands_.device = static_cast<int32_t>(whole(fold_field::kDevice));
+  explicit FoldArguments(const Napi::CallbackInfo &info) : env_(info.Env()), db_(info[1]), operands_{env_, nullptr, 0} {
+    const uint32_t layer_count = info[2].As<Napi::Array>().Length();
+    const int64_t number_count = kLayers + int64_t{layer_count} * fold_layer_field::kCount;
+    check_numbers(env_, info[0], number_count);  // bounds the number of layers
+    partials_ = read_array(env_, info[2], layer_count, "partials");
+    weights_ = read_array(env_, info[3], layer_count, "weights");
+    numbers_.resize(static_cast<size_t>(number_count));
+    read_numbers(env_, info[0], number_count, numbers_.data());
+    operands_.backend = &available_backend(env_, numbers_[fold_field::kBackend]);
+    operands_.device = device_of(env_, *operands_.backend, numbers_[fold_field::kDevice]);
     d_out_ = whole(fold_field::kDOut);
     rank_ = whole(fold_field::kRank);
     experts_ = whole(fold_field::kExperts);
@@ -32,7 +33,7 @@ class FoldArguments {
     call.rank = rank_;
     call.experts = experts_;
     call.d_out = d_out_;
-    call.db = operands_.matrix(db_, numbers_ + fold_field::kCount, experts_ * rank_, d_out_, "db");
+    call.db = operands_.matrix(db_, numbers_.data() + fold_field::kCount, experts_ * rank_, d_out_, "db");
     call.device = operands_.device;
     call.stream = static_cast<lily_stream>(whole(fold_field::kStream));
     return call;
@@ -40,16 +41,14 @@ class FoldArguments {
 
   std::vector<lily_deferred> layers() const {
     std::vector<lily_deferred> layers;
-    layers.reserve(layer_count());
-    for (uint32_t i = 0; i < layer_count(); ++i) layers.push_back(layer(i));
+    layers.reserve(partials_.size());
+    for (size_t i = 0; i < partials_.size(); ++i) layers.push_back(layer(i));
     return layers;
   }
 
  private:
   // The numbers of the layers follow those of the call and of db.
   static constexpr int64_t kLayers = fold_field::kCount + slot_field::kCount;
-
-  uint32_t layer_count() const { return partials_.Length(); }
 
   // The limits of problem_error: no product of these sizes overflows.
   const char *size_error() const {
@@ -60,11 +59,12 @@ class FoldArguments {
     return nullptr;
   }
 
-  lily_deferred layer(uint32_t index) const {
+  lily_deferred layer(size_t index) const {
     using namespace fold_layer_field;
-    const double *const field = numbers_ + kLayers + index * kCount;
+    const double *const field = numbers_.data() + kLayers + index * kCount;
     const auto integer = [&](Position i) { return whole_number(env_, field[i], kNames[i]); };
-    const Napi::Value partial = partials_[index], weight = weights_[index];
+    const napi_value partial = partials_[index];
+    const Napi::Value weight(env_, weights_[index]);
     const int64_t count = integer(kPartials);
     if (count < 0 || count > kMaxExperts || (weight.IsNull() && count != experts_)) {
       throw make_error(env_, "ERR_LILY_ARGUMENT", "the number of partials does not match the weights and experts");
@@ -86,10 +86,10 @@ class FoldArguments {
 
   const Napi::Env env_;
   const Napi::Value db_;
-  const Napi::Array partials_, weights_;
-  const double *const numbers_;
+  std::vector<napi_value> partials_, weights_;
+  std::vector<double> numbers_;
   Operands operands_;
-  int64_t d_out_, rank_, experts_;
+  int64_t d_out_ = 0, rank_ = 0, experts_ = 0;
 };
 
 }  // namespace

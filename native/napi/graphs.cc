@@ -7,13 +7,19 @@ namespace {
 
 // (stream)
 void capture_begin(const Napi::CallbackInfo &info) {
-  check(info.Env(), cuda(info.Env()), argument<StreamHandle>(info, 0).stream->begin_capture());
+  Stream &stream = *argument<StreamHandle>(info, 0).stream;
+  if (stream.has_ended()) throw make_error(info.Env(), "ERR_LILY_DISPOSED", "the stream has been disposed of");
+  if (stream.is_default()) {
+    throw make_error(info.Env(), "ERR_LILY_ARGUMENT", "the default stream of a device cannot be captured");
+  }
+  check(info.Env(), cuda(info.Env()), stream.begin_capture());
 }
 
 // (stream) -> graph
 Napi::Value capture_end(const Napi::CallbackInfo &info) {
   const lily_backend &backend = cuda(info.Env());
   Stream &stream = *argument<StreamHandle>(info, 0).stream;
+  if (!stream.is_capturing()) throw make_error(info.Env(), "ERR_LILY_ARGUMENT", "the stream is not being captured");
   lily_graph graph = 0;
   check(info.Env(), backend, stream.end_capture(&graph));
   return wrap(info.Env(), std::make_unique<GraphHandle>(backend, stream.device(), graph));

@@ -19,9 +19,15 @@ namespace lily::napi {
 // The base of the objects that Externals point to; `kind` identifies the type.
 struct Handle {
   enum Kind : uint32_t { kMemory = 0x6c696c01, kStream, kEvent, kGraph };
-  explicit Handle(Kind kind) : kind(kind) {}
+  explicit Handle(Kind kind);
+  Handle(const Handle &) = delete;
+  Handle &operator=(const Handle &) = delete;
+  ~Handle();
   const Kind kind;
 };
+
+// Whether an address is that of a live Handle: other addons and Node.js itself create Externals, too.
+bool is_handle(const void *data);
 
 // A block of the device's pool.
 struct Memory : Handle {
@@ -91,6 +97,7 @@ T *unwrap(Napi::Env env, napi_value value) {
   void *data = nullptr;
   if (napi_typeof(env, value, &type) != napi_ok || type != napi_external) return nullptr;
   if (napi_get_value_external(env, value, &data) != napi_ok) return nullptr;
+  if (!is_handle(data)) return nullptr;
   Handle *handle = static_cast<Handle *>(data);
   return handle->kind == T::kKind ? static_cast<T *>(handle) : nullptr;
 }
@@ -102,21 +109,17 @@ T &argument(const Napi::CallbackInfo &info, size_t index) {
   throw make_error(info.Env(), "ERR_LILY_ARGUMENT", std::string("expected ") + T::kName);
 }
 
-inline int64_t number(const Napi::CallbackInfo &info, size_t index) {
-  return info[index].As<Napi::Number>().Int64Value();
-}
-inline lily_stream stream_number(const Napi::CallbackInfo &info, size_t index) {
-  return static_cast<lily_stream>(number(info, index));
-}
-inline int32_t device_number(const Napi::CallbackInfo &info, size_t index) {
-  return static_cast<int32_t>(number(info, index));
-}
-
 // The CUDA backend; throws if it is absent.
 const lily_backend &cuda(Napi::Env env);
 
-// The address of `bytes` bytes from `offset` on, for a call on a device. The value is a Memory or an address as a
-// BigInt.
+// A whole number among the arguments: a count of bytes or a stream, and the number of a CUDA device. The handle of a
+// stream cannot be checked: it may be of another library.
+int64_t number(const Napi::CallbackInfo &info, size_t index, int64_t most = int64_t{1} << 53);
+lily_stream stream_number(const Napi::CallbackInfo &info, size_t index);
+int32_t device_number(const Napi::CallbackInfo &info, size_t index);
+
+// The address of `bytes` bytes from `offset` on, for a call on a device. The value is a Memory, or an address as a
+// BigInt, whose first and last byte must be memory of the device.
 void *device_memory_of(Napi::Env env, int32_t device, napi_value value, int64_t offset, int64_t bytes,
                        const char *name);
 

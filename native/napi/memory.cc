@@ -26,41 +26,11 @@ Napi::Value memory_address(const Napi::CallbackInfo &info) {
 // (memory)
 void memory_release(const Napi::CallbackInfo &info) { argument<Memory>(info, 0).release(info.Env()); }
 
-const char *kind_name(int32_t kind) {
-  switch (kind) {
-    case LILY_MEMORY_DEVICE: return "device memory";
-    case LILY_MEMORY_MANAGED: return "managed memory";
-    case LILY_MEMORY_PINNED: return "pinned memory of the host";
-    default: return "memory of the host, or not allocated";
-  }
-}
-
-// (device, address, bytes, name): checks the first and the last byte of memory that the package does not own.
+// (device, address, bytes, name): throws unless the memory is of the device.
 void check_pointer(const Napi::CallbackInfo &info) {
   const Napi::Env env = info.Env();
-  const lily_backend &backend = cuda(env);
-  const int32_t device = device_number(info, 0);
-  const int64_t bytes = number(info, 2);
-  const std::string given_name = info[3].As<Napi::String>();
-  const char *name = given_name.c_str();
-  const auto *begin = static_cast<const char *>(device_memory_of(env, device, info[1], 0, bytes, name));
-  if (bytes == 0) return;
-  for (const int64_t at : {int64_t{0}, bytes - 1}) {
-    lily_pointer_info found;
-    check(env, backend, backend.pointer_info(begin + at, &found));
-    const bool usable = found.kind == LILY_MEMORY_DEVICE || found.kind == LILY_MEMORY_MANAGED;
-    if (!usable) {
-      throw argument_error(env, at == 0 ? "ERR_LILY_DEVICE" : "ERR_LILY_SHAPE", name,
-                           std::string(at == 0 ? "ptr is of " : "it ends in ") + kind_name(found.kind) +
-                               "; expected memory of cuda:" + std::to_string(device) +
-                               (at == 0 ? "" : " for all of its " + std::to_string(bytes) + " bytes"));
-    }
-    if (found.kind == LILY_MEMORY_DEVICE && found.device != device) {
-      throw argument_error(
-          env, "ERR_LILY_DEVICE", name,
-          "ptr is of cuda:" + std::to_string(found.device) + ", but its device says cuda:" + std::to_string(device));
-    }
-  }
+  const std::string name = info[3].As<Napi::String>();
+  device_memory_of(env, device_number(info, 0), info[1], 0, number(info, 2), name.c_str());
 }
 
 }  // namespace

@@ -1,5 +1,9 @@
 #include "napi/operands.h"
 
+#include <math.h>
+#include <string.h>
+
+#include <algorithm>
 #include <string>
 
 #include "core/problem.h"
@@ -9,12 +13,12 @@
 namespace lily::napi {
 namespace {
 
-// Bytes from the first element to the end of the last row; -1 if they do not fit into an int64.
+// Bytes from the first element to the end of the last row; -1 if they exceed kMaxBytes.
 int64_t extent(int64_t rows, int64_t columns, int64_t pitch, int64_t element_bytes) {
   if (rows == 0 || columns == 0) return 0;
   int64_t elements = 0, bytes = 0;
   if (__builtin_mul_overflow(rows - 1, pitch, &elements) || __builtin_add_overflow(elements, columns, &elements) ||
-      __builtin_mul_overflow(elements, element_bytes, &bytes)) {
+      __builtin_mul_overflow(elements, element_bytes, &bytes) || bytes > kMaxBytes) {
     return -1;
   }
   return bytes;
@@ -27,7 +31,7 @@ bool typed_array_memory(napi_env env, napi_value value, void **data, size_t *byt
   size_t length = 0;
   if (napi_get_typedarray_info(env, value, &type, &length, data, nullptr, nullptr) != napi_ok) return false;
   // An empty array may have no memory, but in the ABI NULL means that the operand is absent.
-  static char empty[1];
+  alignas(64) static char empty[1];
   if (*data == nullptr) *data = empty;
   static constexpr size_t kElementBytes[] = {1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8};
   if (static_cast<size_t>(type) >= sizeof kElementBytes / sizeof *kElementBytes) return false;
@@ -35,48 +39,104 @@ bool typed_array_memory(napi_env env, napi_value value, void **data, size_t *byt
   return true;
 }
 
+bool is_aligned(const void *data, int64_t alignment) {
+  return reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(alignment) == 0;
+}
+
 }  // namespace
 
 int64_t whole_number(Napi::Env env, double number, const char *name) {
   constexpr double kLimit = 9007199254740992.0;  // 2^53
-  if (number >= -kLimit && number <= kLimit) return static_cast<int64_t>(number);
+  if (number >= -kLimit && number <= kLimit && trunc(number) == number) return static_cast<int64_t>(number);
   throw make_error(env, "ERR_LILY_ARGUMENT", std::string(name) + " is not a whole number");
+}
+
+int64_t whole_number(Napi::Env env, double number, int64_t least, int64_t most, const char *name) {
+  const int64_t whole = whole_number(env, number, name);
+  if (whole >= least && whole <= most) return whole;
+  throw make_error(env, "ERR_LILY_ARGUMENT",
+                   std::string(name) + " must be from " + std::to_string(least) + " to " + std::to_string(most));
+}
+
+void read_numbers(Napi::Env env, napi_value value, int64_t count, double *numbers) {
+  check_numbers(env, value, count);
+  size_t bytes = 0;
+  const void *const data = array_bytes(env, value, &bytes, "descriptor");
+  memcpy(numbers, data, static_cast<size_t>(count) * sizeof(double));
+}
+
+void check_numbers(Napi::Env env, napi_value value, int64_t count) {
+  size_t bytes = 0;
+  array_bytes(env, value, &bytes, "descriptor");
+  if (bytes / sizeof(double) >= static_cast<uint64_t>(count)) return;
+  throw make_error(env, "ERR_LILY_ARGUMENT", "the descriptor must have " + std::to_string(count) + " numbers");
+}
+
+std::vector<napi_value> read_array(Napi::Env env, napi_value value, uint32_t length, const char *name) {
+  const Napi::Array array(env, value);
+  if (array.Length() != length) {
+    throw make_error(env, "ERR_LILY_ARGUMENT",
+                     std::string(name) + " must be an array of " + std::to_string(length) + " elements");
+  }
+  std::vector<napi_value> elements(length);
+  for (uint32_t i = 0; i < length; ++i) elements[i] = array.Get(i);
+  return elements;
 }
 
 void *array_memory(Napi::Env env, napi_value value, int64_t count, int64_t element_bytes, const char *name) {
   void *data = nullptr;
   size_t bytes = 0;
   const int64_t needed = extent(1, count, count, element_bytes);
-  if (typed_array_memory(env, value, &data, &bytes) && needed >= 0 && bytes >= static_cast<uint64_t>(needed)) {
+  if (typed_array_memory(env, value, &data, &bytes) && needed >= 0 && bytes >= static_cast<uint64_t>(needed) &&
+      is_aligned(data, element_bytes)) {
     return data;
   }
   throw make_error(env, "ERR_LILY_ARGUMENT",
-                   std::string(name) + " must be a typed array of at least " + std::to_string(needed) + " bytes");
+                   std::string(name) + " must be a typed array of at least " + std::to_string(needed) +
+                       " bytes, aligned to " + std::to_string(element_bytes));
+}
+
+void *array_bytes(Napi::Env env, napi_value value, size_t *bytes, const char *name) {
+  void *data = nullptr;
+  if (typed_array_memory(env, value, &data, bytes)) return data;
+  throw make_error(env, "ERR_LILY_ARGUMENT", std::string(name) + " is not a typed array");
 }
 
 const lily_backend &available_backend(Napi::Env env, double number) {
-  const lily_backend *backend = backend_by_number(number);
+  const lily_backend *backend = backend_by_number(whole_number(env, number, 0, 1, "backend"));
   if (backend == nullptr) throw make_error(env, "ERR_LILY_BACKEND_UNAVAILABLE", cuda_absence());
   return *backend;
 }
 
-void *Operands::memory(napi_value value, int64_t offset, int64_t bytes, const char *name) const {
-  if (backend != lily_cpu_backend()) return device_memory_of(env, device, value, offset, bytes, name);
-  void *data = nullptr;
-  size_t given = 0;
-  if (!typed_array_memory(env, value, &data, &given)) {
-    throw make_error(env, "ERR_LILY_ARGUMENT", std::string(name) + " is not a typed array");
+int32_t device_of(Napi::Env env, const lily_backend &backend, double number) {
+  // The most devices that a backend supports. Every number that is used has pools of its own.
+  const int64_t most = &backend == lily_cpu_backend() ? 0 : 63;
+  return static_cast<int32_t>(whole_number(env, number, 0, most, "device"));
+}
+
+void *Operands::memory(napi_value value, int64_t offset, int64_t bytes, int64_t alignment, const char *name) const {
+  void *found = nullptr;
+  if (backend == lily_cpu_backend()) {
+    size_t given = 0;
+    char *data = static_cast<char *>(array_bytes(env, value, &given, name));
+    const bool fits = bytes >= 0 && offset >= 0 && static_cast<uint64_t>(offset) <= given &&
+                      static_cast<uint64_t>(bytes) <= given - static_cast<uint64_t>(offset);
+    if (!fits) {
+      throw make_error(env, "ERR_LILY_SHAPE",
+                       std::string(name) + " has no " + std::to_string(bytes) + " bytes from offset " +
+                           std::to_string(offset) + ": it has " + std::to_string(given));
+    }
+    found = data + offset;
+  } else {
+    found = device_memory_of(env, device, value, offset, bytes, name);
   }
-  const bool fits = bytes >= 0 && offset >= 0 && static_cast<uint64_t>(offset) <= given &&
-                    static_cast<uint64_t>(bytes) <= given - static_cast<uint64_t>(offset);
-  if (fits) return static_cast<char *>(data) + offset;
-  throw make_error(env, "ERR_LILY_SHAPE",
-                   std::string(name) + " has no " + std::to_string(bytes) + " bytes from offset " +
-                       std::to_string(offset) + ": it has " + std::to_string(given));
+  if (is_aligned(found, alignment)) return found;
+  throw make_error(env, "ERR_LILY_ARGUMENT",
+                   std::string(name) + " must begin at a multiple of " + std::to_string(alignment) + " bytes");
 }
 
 void *Operands::array(napi_value value, int64_t offset, int64_t count, int64_t element_bytes, const char *name) const {
-  return memory(value, offset, extent(1, count, count, element_bytes), name);
+  return memory(value, offset, extent(1, count, count, element_bytes), element_bytes, name);
 }
 
 lily_matrix Operands::matrix(napi_value value, const double *numbers, int64_t rows, int64_t columns,
@@ -84,16 +144,22 @@ lily_matrix Operands::matrix(napi_value value, const double *numbers, int64_t ro
   using namespace slot_field;
   const auto whole = [&](Position field) { return whole_number(env, numbers[field], kNames[field]); };
   const int64_t pitch = whole(kPitch);
-  const int32_t dtype = static_cast<int32_t>(whole(kDtype));
-  const int64_t element_bytes = dtype_bytes(dtype);
-  if (element_bytes == 0) throw make_error(env, "ERR_LILY_DTYPE", "unknown dtype");
+  const int64_t dtype = whole(kDtype);
+  const int64_t element_bytes = dtype >= LILY_FLOAT32 && dtype <= LILY_FLOAT16 ? dtype_bytes(dtype) : 0;
+  if (element_bytes == 0) throw make_error(env, "ERR_LILY_DTYPE", std::string(name) + " has an unknown dtype");
   const int64_t bytes = extent(rows, columns, pitch, element_bytes);
-  if (bytes < 0 || (pitch < columns && rows > 1)) {
+  if (bytes < 0 || pitch > kMaxBytes || (pitch < columns && rows > 1)) {
     throw make_error(env, "ERR_LILY_SHAPE",
                      std::string(name) + " cannot have " + std::to_string(rows) + " rows of " +
                          std::to_string(columns) + " elements with pitch " + std::to_string(pitch));
   }
-  return {memory(value, whole(kByteOffset), bytes, name), pitch, dtype, numbers[kAccumulate] != 0 ? 1 : 0};
+  return {
+      .data = memory(value, whole(kByteOffset), bytes, element_bytes, name),
+      // The pitch of a single row has no meaning, and may be anything: the address of the next row must not overflow.
+      .pitch = std::max(pitch, columns),
+      .dtype = static_cast<int32_t>(dtype),
+      .accumulate = numbers[kAccumulate] != 0 ? 1 : 0,
+  };
 }
 
 }  // namespace lily::napi

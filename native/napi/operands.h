@@ -1,8 +1,13 @@
-// Operands of a call: from JavaScript values to memory and matrices, with every byte length checked. A mistake in lib/
-// becomes an exception here and never an access out of bounds.
+// Operands of a call: from JavaScript values to memory and matrices, with every byte length, alignment and type
+// checked. A mistake in lib/ becomes an exception here and never an access out of bounds.
+//
+// A pointer into memory of JavaScript is valid until the next piece of JavaScript runs: a getter can detach or shrink a
+// buffer. A call therefore reads its arrays and objects first, and takes pointers afterwards.
 #pragma once
 
 #include <napi.h>
+
+#include <vector>
 
 #include "lily/backend.h"
 #include "napi/descriptor.h"
@@ -10,20 +15,48 @@
 
 namespace lily::napi {
 
-// Converts a double to an integer. Throws for NaN and for magnitudes above 2^53; `name` is part of the error text.
+// No operand has more bytes: more than the address space of any processor. Products of sizes that pass this limit fit
+// into an int64.
+constexpr int64_t kMaxBytes = int64_t{1} << 48;
+
+// Converts a double to an integer. Throws for fractions, NaN and magnitudes above 2^53; `name` is part of the error
+// text.
 int64_t whole_number(Napi::Env env, double number, const char *name);
+
+// The same for a number from `least` to `most`.
+int64_t whole_number(Napi::Env env, double number, int64_t least, int64_t most, const char *name);
+
+// A number among the arguments. Throws for other values.
+inline double double_argument(const Napi::CallbackInfo &info, size_t index) {
+  return info[index].As<Napi::Number>().DoubleValue();
+}
+
+// Copies the first `count` numbers of a descriptor: a copy cannot change during the call.
+void read_numbers(Napi::Env env, napi_value value, int64_t count, double *numbers);
+// Throws if read_numbers would.
+void check_numbers(Napi::Env env, napi_value value, int64_t count);
+
+// Reads the elements of an array, which runs the getters of the array. Throws unless the value is an array of `length`
+// elements.
+std::vector<napi_value> read_array(Napi::Env env, napi_value value, uint32_t length, const char *name);
 
 // The memory of a typed array of at least `count` elements.
 void *array_memory(Napi::Env env, napi_value value, int64_t count, int64_t element_bytes, const char *name);
 
+// The memory of a whole typed array.
+void *array_bytes(Napi::Env env, napi_value value, size_t *bytes, const char *name);
+
 // The backend of a number in `constants.backend`; throws if it is absent.
 const lily_backend &available_backend(Napi::Env env, double number);
 
+// The number of a device. A device that does not exist but could is refused by the backend.
+int32_t device_of(Napi::Env env, const lily_backend &backend, double number);
+
 // Reads operands that must be on one device. `name` is part of the error texts.
 struct Operands {
-  // `bytes` bytes from `offset` on. The CPU backend takes typed arrays. Other backends take memory of the package or an
-  // address, which lib/ has checked with checkPointer.
-  void *memory(napi_value value, int64_t offset, int64_t bytes, const char *name) const;
+  // `bytes` bytes from `offset` on, at an address that is a multiple of `alignment`. The CPU backend takes typed
+  // arrays. Other backends take memory of the package or an address.
+  void *memory(napi_value value, int64_t offset, int64_t bytes, int64_t alignment, const char *name) const;
 
   // `count` contiguous elements from the byte `offset` on.
   void *array(napi_value value, int64_t offset, int64_t count, int64_t element_bytes, const char *name) const;

@@ -10,9 +10,10 @@ namespace {
 
 // (backend, device, pinned) -> numbers
 Napi::Value pool_statistics(const Napi::CallbackInfo &info) {
-  const lily_backend &backend = available_backend(info.Env(), info[0].As<Napi::Number>().DoubleValue());
+  const lily_backend &backend = available_backend(info.Env(), double_argument(info, 0));
+  const int32_t device = device_of(info.Env(), backend, double_argument(info, 1));
   const MemoryKind kind = info[2].ToBoolean() ? MemoryKind::kPinned : MemoryKind::kDevice;
-  const PoolStatistics found = caching_pool(backend, device_number(info, 1), kind).statistics();
+  const PoolStatistics found = caching_pool(backend, device, kind).statistics();
   Napi::Object result = Napi::Object::New(info.Env());
   result.Set("bytesInUse", static_cast<double>(found.bytes_in_use));
   result.Set("bytesCached", static_cast<double>(found.bytes_cached));

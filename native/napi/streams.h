@@ -25,6 +25,9 @@ class Stream {
   ~Stream() { end(); }
 
   int32_t device() const { return device_; }
+  bool is_default() const { return successor_ == nullptr; }
+  bool has_ended() const { return ended_; }
+  bool is_capturing() const { return capturing_; }
   lily_stream handle() const { return successor_ != nullptr && ended_ ? successor_->handle() : handle_; }
   // Between begin_capture and end_capture the stream and the pools record work instead of running it. A capture that
   // has failed creates no graph.

@@ -62,12 +62,11 @@ void upload(const Napi::CallbackInfo &info) {
   const Napi::Env env = info.Env();
   const lily_backend &backend = cuda(env);
   const int32_t device = device_number(info, 0);
-  const auto source = info[3].As<Napi::TypedArray>();
-  const size_t bytes = source.ByteLength();
+  size_t bytes = 0;
+  const void *data = array_bytes(env, info[3], &bytes, "data");
   void *destination =
       device_memory_of(env, device, info[1], number(info, 2), static_cast<int64_t>(bytes), "destination");
   if (bytes == 0) return;
-  const void *data = array_memory(env, source, static_cast<int64_t>(bytes), 1, "data");
   const lily_stream stream = stream_number(info, 4);
   const Staging staging(backend, device, bytes, stream);
   if (staging.data() != nullptr) {
@@ -85,17 +84,16 @@ Napi::Value download(const Napi::CallbackInfo &info) {
   const Napi::Env env = info.Env();
   const lily_backend &backend = cuda(env);
   const int32_t device = device_number(info, 0);
-  const auto destination = info[3].As<Napi::TypedArray>();
-  const size_t bytes = destination.ByteLength();
+  size_t bytes = 0;
+  void *data = array_bytes(env, info[3], &bytes, "data");
   const void *source = device_memory_of(env, device, info[1], number(info, 2), static_cast<int64_t>(bytes), "source");
-  void *data = array_memory(env, destination, static_cast<int64_t>(bytes), 1, "data");
   const lily_stream stream = stream_number(info, 4);
   auto event = Shared<Event>::make(env, backend, device, false);
   auto staging = std::make_unique<Staging>(backend, device, bytes, stream);
   if (staging->data() == nullptr) throw out_of_memory(env, backend, "pinned memory", bytes);
   if (bytes > 0) check(env, backend, backend.copy(device, staging->data(), source, bytes, stream));
   event->record(env, stream);
-  return Wait::queue(new Download(env, std::move(event), std::move(staging), destination, data, bytes));
+  return Wait::queue(new Download(env, std::move(event), std::move(staging), info[3].As<Napi::Object>(), data, bytes));
 }
 
 // (device, destination, offset, source device, source, offset, bytes, stream)
@@ -119,7 +117,7 @@ void fill(const Napi::CallbackInfo &info) {
   void *destination = device_memory_of(env, device, info[1], number(info, 2), bytes, "destination");
   if (bytes == 0) return;
   check(env, backend,
-        backend.fill(device, destination, static_cast<uint8_t>(number(info, 4)), static_cast<size_t>(bytes),
+        backend.fill(device, destination, static_cast<uint8_t>(number(info, 4, 255)), static_cast<size_t>(bytes),
                      stream_number(info, 5)));
 }
 

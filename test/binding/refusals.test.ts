@@ -1,0 +1,361 @@
+/** What the binding refuses by itself, without lib/ before it: one test for each kind of mistake. */
+import { spawnSync } from 'node:child_process'
+import { describe, expect, test } from 'vitest'
+import {
+  adamwFields,
+  adamwParameterFields,
+  backwardSlots,
+  callFields,
+  foldFields,
+  foldLayerFields,
+  forwardSlots,
+  slotFields,
+} from '../../lib/binding/descriptor.js'
+import { type Memory, native } from '../../lib/binding/native.js'
+import { packageRoot } from '../../lib/binding/root.js'
+import type { Resizable } from './memory.js'
+
+const { dtype, routing } = native.constants
+const fieldsOf = (list: object) => Object.keys(list).length
+const [CALL, SLOT] = [fieldsOf(callFields), fieldsOf(slotFields)]
+const [tokens, dIn, dOut, rank, experts] = [6, 8, 10, 2, 3]
+const OUTPUT = 7
+
+interface Slot {
+  memory: Memory
+  byteOffset: number
+  pitch: number
+  dtype: number
+}
+
+const matrix = (rows: number, columns: number, fill = 0.5): Slot => ({
+  memory: new Float32Array(rows * columns).fill(fill),
+  byteOffset: 0,
+  pitch: columns,
+  dtype: dtype.float32,
+})
+
+/** A valid call in float32, with sequences. */
+function makeCall(name: 'forward' | 'backward') {
+  const numbers: Record<keyof typeof callFields, number> = {
+    ...{ backend: 0, device: 0, stream: 0, memoryStream: 0, pool: 0, activation: 0, precision: 0 },
+    ...{ activationDtype: dtype.float32, parameterDtype: dtype.float32, routing: routing.sequence },
+    ...{ tokens, dIn, dOut, rank, experts, groups: 2, scaling: 1 },
+  }
+  const array = (memory: Memory): Slot => ({ memory, byteOffset: 0, pitch: 0, dtype: dtype.float32 })
+  const slots: Record<string, Slot> = {
+    x: matrix(tokens, dIn),
+    a: matrix(rank, dIn),
+    router: matrix(experts, rank),
+    b: matrix(experts * rank, dOut),
+    hidden: matrix(tokens, rank, OUTPUT),
+    probabilities: matrix(tokens, experts, OUTPUT),
+    weights: matrix(2, experts, OUTPUT),
+    mask: array(new Uint8Array(tokens).fill(1)),
+    sequenceOffsets: array(new Int32Array([0, 2, tokens])),
+  }
+  if (name === 'forward') slots.y = matrix(tokens, dOut, OUTPUT)
+  else {
+    slots.dy = matrix(tokens, dOut)
+    slots.dx = matrix(tokens, dIn, OUTPUT)
+    slots.da = matrix(rank, dIn, OUTPUT)
+    slots.dRouter = matrix(experts, rank, OUTPUT)
+    slots.db = matrix(experts * rank, dOut, OUTPUT)
+  }
+  return { name, numbers, slots }
+}
+type Call = ReturnType<typeof makeCall>
+
+function run({ name, numbers, slots }: Call): void {
+  const positions: Record<string, number> = name === 'forward' ? forwardSlots : backwardSlots
+  const descriptor = new Float64Array(CALL + fieldsOf(positions) * SLOT)
+  for (const [field, at] of Object.entries(callFields)) descriptor[at] = numbers[field as keyof typeof callFields]
+  const operands = Object.keys(positions).map((slot) => (slots[slot] as Slot | undefined)?.memory ?? null)
+  for (const [slot, given] of Object.entries(slots)) {
+    const at = CALL + positions[slot] * SLOT
+    descriptor[at + slotFields.byteOffset] = given.byteOffset
+    descriptor[at + slotFields.pitch] = given.pitch
+    descriptor[at + slotFields.dtype] = given.dtype
+  }
+  native[name](descriptor, ...operands)
+}
+
+const refusal = (code: string, message: string) =>
+  expect.objectContaining({ code, message: expect.stringContaining(message) as string }) as Error
+
+/** The call is refused, and has written nothing. */
+function expectRefused(change: (call: Call) => void, name: Call['name'], code: string, message: string): void {
+  const call = makeCall(name)
+  change(call)
+  const contents = () => Object.values(call.slots).map(({ memory }) => structuredClone(memory))
+  const before = contents()
+  expect(() => {
+    run(call)
+  }).toThrow(refusal(code, message))
+  expect(contents()).toEqual(before)
+}
+
+describe('forward and backward', () => {
+  test.each(['forward', 'backward'] as const)('a valid call of %s writes', (name) => {
+    const call = makeCall(name)
+    run(call)
+    const { y, dx } = call.slots
+    expect(new Set(name === 'forward' ? (y.memory as Float32Array) : (dx.memory as Float32Array))).not.toContain(OUTPUT)
+  })
+
+  const half = (of: Slot) => {
+    of.memory = new Uint16Array((of.memory as Float32Array).length)
+    of.dtype = dtype.bfloat16
+  }
+  test.each(['x', 'a', 'router', 'b', 'y'])('%s of another type', (slot) => {
+    expectRefused(({ slots }) => half(slots[slot]), 'forward', 'ERR_LILY_DTYPE', `${slot} has another dtype`)
+  })
+  test.each(['dy', 'x', 'a', 'router', 'b', 'dx', 'da', 'dRouter', 'db'])('%s of backward of another type', (slot) => {
+    expectRefused(({ slots }) => half(slots[slot]), 'backward', 'ERR_LILY_DTYPE', `${slot} has another dtype`)
+  })
+
+  test('a type that does not exist', () => {
+    for (const value of [3, -1, 2 ** 32])
+      expectRefused(({ slots }) => void (slots.x.dtype = value), 'forward', 'ERR_LILY_DTYPE', 'x has an unknown dtype')
+  })
+
+  test('numbers that are not whole, or do not fit', () => {
+    for (const value of [NaN, Infinity, 1.5, 2 ** 53 + 2]) {
+      const change = ({ numbers }: Call) => void (numbers.rank = value)
+      expectRefused(change, 'forward', 'ERR_LILY_ARGUMENT', 'rank is not a whole number')
+    }
+    // Its low 32 bits are 0.
+    const wrapped = ({ numbers }: Call) => void (numbers.pool = 2 ** 32)
+    expectRefused(wrapped, 'forward', 'ERR_LILY_ARGUMENT', 'pool must be from')
+  })
+
+  test.each([
+    ['rows beyond the memory', { pitch: dIn + 1 }, 'ERR_LILY_SHAPE', 'x has no'],
+    ['rows that overlap', { pitch: dIn - 1 }, 'ERR_LILY_SHAPE', 'x cannot have'],
+    ['rows beyond every address', { pitch: 2 ** 52 }, 'ERR_LILY_SHAPE', 'x cannot have'],
+    ['an offset before the memory', { byteOffset: -4 }, 'ERR_LILY_SHAPE', 'x has no'],
+    ['an offset behind the memory', { byteOffset: 2 ** 40 }, 'ERR_LILY_SHAPE', 'x has no'],
+  ])('%s', (_, change, code, message) => {
+    expectRefused(({ slots }) => void Object.assign(slots.x, change), 'forward', code, message)
+  })
+
+  test('elements at odd addresses', () => {
+    const change = ({ slots }: Call) => {
+      const bytes = new Uint8Array(4 * tokens * dIn + 1)
+      Object.assign(slots.x, { memory: bytes, byteOffset: 1 })
+    }
+    expectRefused(change, 'forward', 'ERR_LILY_ARGUMENT', 'x must begin at a multiple of 4 bytes')
+  })
+
+  test('the pitch of a single row may be anything', () => {
+    for (const pitch of [0, -5, 2 ** 40]) {
+      const call = makeCall('forward')
+      Object.assign(call.numbers, { tokens: 1, groups: 1 })
+      call.slots.sequenceOffsets.memory = new Int32Array([0, 1])
+      for (const slot of ['x', 'y']) call.slots[slot].pitch = pitch
+      run(call)
+    }
+  })
+
+  test.each([[[0, 7, tokens]], [[0, -1, tokens]], [[1, 2, tokens]], [[0, 2, tokens - 1]]])(
+    'sequence offsets %j',
+    (offsets) => {
+      const change = ({ slots }: Call) => void (slots.sequenceOffsets.memory = new Int32Array(offsets))
+      expectRefused(change, 'forward', 'ERR_LILY_ARGUMENT', 'sequenceOffsets do not ascend')
+    },
+  )
+
+  test('a deferred gradient beside db', () => {
+    const change = ({ slots }: Call) => void (slots.deferredDb = matrix(2 * rank, dOut, OUTPUT))
+    expectRefused(change, 'backward', 'ERR_LILY_ARGUMENT', 'deferredDb')
+  })
+
+  test('a deferred gradient that is too short', () => {
+    const change = ({ slots }: Call) => {
+      Reflect.deleteProperty(slots, 'db')
+      slots.deferredDb = matrix(2 * rank - 1, dOut, OUTPUT)
+    }
+    expectRefused(change, 'backward', 'ERR_LILY_SHAPE', 'deferredDb has no')
+  })
+
+  test('a backend and a device that cannot exist', () => {
+    for (const backend of [2, -1, 0.5]) {
+      expectRefused(({ numbers }) => void (numbers.backend = backend), 'forward', 'ERR_LILY_ARGUMENT', 'backend')
+    }
+    for (const device of [1, -1, 2 ** 32]) {
+      expectRefused(({ numbers }) => void (numbers.device = device), 'forward', 'ERR_LILY_ARGUMENT', 'device')
+    }
+  })
+
+  test('a descriptor that is too short', () => {
+    const operands = new Array<null>(10).fill(null)
+    for (const descriptor of [new Float64Array(56), new Float32Array(57), [], null]) {
+      expect(() => {
+        native.forward(descriptor as Float64Array, ...operands)
+      }).toThrow('descriptor')
+    }
+  })
+})
+
+/** An array whose first read of an element runs `get` before it returns the element. */
+function withGetter<T>(array: T[], at: number, get: () => void): T[] {
+  const element = array[at]
+  Object.defineProperty(array, at, {
+    get() {
+      get()
+      return element
+    },
+  })
+  return array
+}
+
+/** A resizable array: when it shrinks, its memory is gone at once. */
+function resizable(length: number): [Float32Array, () => void] {
+  const Buffer = ArrayBuffer as unknown as new (bytes: number, options: { maxByteLength: number }) => Resizable
+  const buffer = new Buffer(4 * length, { maxByteLength: 4 * length })
+  return [
+    new Float32Array(buffer, 0, length),
+    () => {
+      buffer.resize(0)
+    },
+  ]
+}
+
+describe('getters', () => {
+  const foldNumbers = () => {
+    const numbers = new Float64Array(fieldsOf(foldFields) + SLOT + fieldsOf(foldLayerFields))
+    Object.entries({ dOut, rank, experts: 1 }).forEach(([field, value]) => {
+      numbers[foldFields[field as 'dOut']] = value
+    })
+    numbers[fieldsOf(foldFields) + slotFields.pitch] = dOut
+    numbers[fieldsOf(foldFields) + SLOT + foldLayerFields.partials] = 1
+    return numbers
+  }
+
+  test('fold: a getter that shrinks db', () => {
+    const [db, shrink] = resizable(rank * dOut)
+    const partials = withGetter([new Float32Array(rank * dOut)], 0, shrink)
+    expect(() => {
+      native.fold(foldNumbers(), db, partials, [new Float32Array(1)])
+    }).toThrow(refusal('ERR_LILY_SHAPE', 'db has no'))
+  })
+
+  test('fold: a getter that shrinks the array that another getter returned', () => {
+    const [partial, shrink] = resizable(rank * dOut)
+    const db = new Float32Array(rank * dOut).fill(OUTPUT)
+    const weights = withGetter([new Float32Array(1)], 0, shrink)
+    expect(() => {
+      native.fold(foldNumbers(), db, [partial], weights)
+    }).toThrow(refusal('ERR_LILY_SHAPE', 'a deferred gradient has no'))
+    expect(new Set(db)).toEqual(new Set([OUTPUT]))
+  })
+
+  test('fold: lists of other lengths', () => {
+    for (const weights of [[], [null, null]]) {
+      expect(() => {
+        native.fold(foldNumbers(), new Float32Array(rank * dOut), [new Float32Array(rank * dOut)], weights)
+      }).toThrow('weights must be an array of 1 elements')
+    }
+    expect(() => {
+      native.fold(foldNumbers(), null, new Array<null>(2 ** 32 - 1), [])
+    }).toThrow('the descriptor must have')
+  })
+
+  const adamwNumbers = (step = 1) => {
+    const numbers = new Float64Array(fieldsOf(adamwFields) + fieldsOf(adamwParameterFields))
+    Object.assign(numbers, { [adamwFields.step]: step, [adamwFields.beta1]: 0.9, [adamwFields.beta2]: 0.999 })
+    numbers[fieldsOf(adamwFields) + adamwParameterFields.elements] = 4
+    numbers[fieldsOf(adamwFields) + adamwParameterFields.lr] = 0.1
+    return numbers
+  }
+  const arrays = () => Array.from({ length: 4 }, () => new Float32Array(4).fill(OUTPUT))
+
+  test('adamw: a getter that shrinks the norm, a value, or the descriptor', () => {
+    const [norm, shrinkNorm] = resizable(1)
+    expect(() => {
+      native.adamw(adamwNumbers(), norm, withGetter(arrays(), 3, shrinkNorm))
+    }).toThrow(refusal('ERR_LILY_SHAPE', 'norm has no'))
+
+    const [value, shrinkValue] = resizable(4)
+    expect(() => {
+      native.adamw(adamwNumbers(), null, withGetter([value, ...arrays().slice(1)], 3, shrinkValue))
+    }).toThrow(refusal('ERR_LILY_SHAPE', 'value has no'))
+
+    const numbers = adamwNumbers()
+    const list = arrays()
+    const detach = () => void structuredClone(null, { transfer: [numbers.buffer] })
+    expect(() => {
+      native.adamw(numbers, null, withGetter(list, 2, detach))
+    }).toThrow(refusal('ERR_LILY_ARGUMENT', 'the descriptor must have'))
+    expect(new Set(list[0])).toEqual(new Set([OUTPUT]))
+  })
+
+  test.each([0, -1, 0.5, NaN])('adamw: step %d', (step) => {
+    const list = arrays()
+    expect(() => {
+      native.adamw(adamwNumbers(step), null, list)
+    }).toThrow(refusal('ERR_LILY_ARGUMENT', 'step'))
+    expect(new Set(list.flatMap((array) => [...array]))).toEqual(new Set([OUTPUT]))
+  })
+
+  test('adamw: other numbers of arrays', () => {
+    expect(() => {
+      native.adamw(adamwNumbers(), null, arrays().slice(1))
+    }).toThrow(refusal('ERR_LILY_ARGUMENT', 'four arrays'))
+  })
+})
+
+describe('other functions', () => {
+  test.each([-1, -0.5, NaN, Infinity, 2 ** 33, 2 ** 53, 2 ** 64])('measureRoof of %d bytes', (bytes) => {
+    expect(() => native.measureRoof(0, 0, 1, bytes)).toThrow(refusal('ERR_LILY_ARGUMENT', 'byteLength'))
+  })
+
+  test('a roof, a backend and a device that do not exist', () => {
+    expect(() => native.measureRoof(0, 0, 4, 64)).toThrow(refusal('ERR_LILY_ARGUMENT', 'roof'))
+    expect(() => native.measureRoof(7, 0, 1, 64)).toThrow(refusal('ERR_LILY_ARGUMENT', 'backend'))
+    expect(() => native.measureRoof(0, 1, 1, 64)).toThrow(refusal('ERR_LILY_ARGUMENT', 'device'))
+    expect(() => native.poolStatistics(0, 1, false)).toThrow(refusal('ERR_LILY_ARGUMENT', 'device'))
+  })
+
+  test('sizes of matrices', () => {
+    const [x, l] = [new Float64Array(6), new Float64Array(4)]
+    for (const r of [0, -1, 1.5, NaN, 4097, 2 ** 62]) {
+      expect(() => {
+        native.gramFactor(x, r, 3, l)
+      }).toThrow(refusal('ERR_LILY_ARGUMENT', 'the size of a matrix'))
+    }
+    expect(() => {
+      native.gramFactor(x, 2, 4, l)
+    }).toThrow(refusal('ERR_LILY_ARGUMENT', 'a matrix must be a typed array of at least 64 bytes'))
+    const odd = new Uint8Array(new ArrayBuffer(40), 4) as unknown as Float64Array
+    expect(() => {
+      native.gramFactor(x, 2, 3, odd)
+    }).toThrow(refusal('ERR_LILY_ARGUMENT', 'aligned to 8'))
+  })
+
+  test('files that are not open', () => {
+    for (const file of [NaN, -1, 0.5, 2 ** 32]) {
+      expect(() => native.fileLock(file, false)).toThrow(refusal('ERR_LILY_ARGUMENT', 'fd'))
+    }
+    expect(() => native.fileLock(2 ** 31 - 1, false)).toThrow(refusal('ERR_LILY_ARGUMENT', 'fd is not an open file'))
+  })
+
+  // With no threads there is no scratch memory for a thread.
+  test('every computation with an invalid LILY_NUM_THREADS', () => {
+    const program = `
+      const native = require('node-gyp-build')(${JSON.stringify(packageRoot)})
+      const m = new Float64Array(4)
+      for (const call of [
+        () => native.gramFactor(m, 2, 2, new Float64Array(4)),
+        () => native.congruenceEigenvalues(m, m, 2, 2, new Float64Array(2)),
+        () => native.eigenvalues(m, 2, new Float64Array(2)),
+        () => native.measureRoof(0, 0, 1, 64),
+      ]) try { call(); console.log('ran') } catch (error) { console.log(error.code) }`
+    const { stdout } = spawnSync(process.execPath, ['-e', program], {
+      cwd: packageRoot,
+      env: { ...process.env, LILY_NUM_THREADS: '0' },
+      encoding: 'utf8',
+    })
+    expect(stdout.trim().split('\n')).toEqual(new Array<string>(4).fill('ERR_LILY_BACKEND_UNAVAILABLE'))
+  })
+})
