@@ -112,12 +112,12 @@ export async function runBackwardAsync(call: BackwardCall): Promise<BackwardResu
 }
 
 function startBackward(call: BackwardCall): Started {
-  const { x, a, router, b } = call.state.problem
+  const { a, router, b } = call.state.problem
   const operands = new AsyncOperands(backward)
   describeBackward(call)
   try {
     operands.input(backwardSlots.dy, 'dy', call.dy)
-    operands.input(backwardSlots.x, 'x', x)
+    operands.input(backwardSlots.x, 'x', call.x)
     operands.input(backwardSlots.a, 'a', a)
     operands.input(backwardSlots.router, 'router', router)
     operands.input(backwardSlots.b, 'b', b)

@@ -71,10 +71,11 @@ class Worker : public Napi::AsyncWorker {
       : Napi::AsyncWorker(info.Env(), "lily-kernels"),
         deferred_(Napi::Promise::Deferred::New(info.Env())),
         prepared_(std::move(prepared)) {
-    // Keeps the memory of the operands alive during the call.
-    Napi::Array operands = Napi::Array::New(info.Env(), info.Length());
-    for (uint32_t i = 0; i < info.Length(); ++i) operands[i] = info[i];
-    operands_ = Napi::Persistent(operands.As<Napi::Object>());
+    // Keep the memory of the operands alive during the call. An array of them would run a setter on Array.prototype.
+    operands_.reserve(info.Length());
+    for (size_t i = 0; i < info.Length(); ++i) {
+      if (info[i].IsObject()) operands_.push_back(Napi::Persistent(info[i].As<Napi::Object>()));
+    }
   }
 
   Napi::Promise promise() const { return deferred_.Promise(); }
@@ -90,7 +91,7 @@ class Worker : public Napi::AsyncWorker {
  private:
   Napi::Promise::Deferred deferred_;
   Prepared<Operation> prepared_;
-  Napi::ObjectReference operands_;
+  std::vector<Napi::ObjectReference> operands_;
   Failure failure_;
 };
 

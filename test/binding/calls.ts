@@ -320,6 +320,7 @@ const MAKERS: readonly [weight: number, name: FunctionName, make: (random: Rando
     },
   ],
   [2, 'poolStatistics', (random) => [0, 0, random() < 0.5]],
+  [0.5, 'hostAddress', (random, arrays) => [arrays.bytes(integer(random, 0, 9))]],
   [0.5, 'emptyCache', () => []],
   [0.1, 'backends', () => []],
   [0.1, 'processor', () => []],
