@@ -138,7 +138,7 @@ lily_status backward(const lily_backward *call) {
     parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.compute_u(pass, tile); });
   }
   if (pass.needs_d_hidden || pass.needs_db) {
-    if (kernels.pack_lhs != nullptr) {
+    if (kernels.pack_lhs != nullptr && (pass.needs_db || pass.needs_d_weights)) {
       parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.pack_lhs(pass, tile); });
     }
     if (pass.needs_d_hidden && pass.c_packed != nullptr) {
@@ -159,7 +159,8 @@ lily_status backward(const lily_backward *call) {
     parallel_for(pass.dx_column_tiles.count * pass.dx_token_tiles,
                  [&](int64_t task, int64_t worker) { kernels.dx_pass(pass, task, scratch(worker)); });
   }
-  if (kernels.pack_d_hidden != nullptr && call->da.data != nullptr) {
+  // With one group, compute_d_hidden has done it.
+  if (kernels.pack_d_hidden != nullptr && call->da.data != nullptr && pass.groups.count > 1) {
     const int64_t tiles = (call->problem.tokens + kTokenTile - 1) / kTokenTile;
     parallel_for(tiles, [&](int64_t tile, int64_t) { kernels.pack_d_hidden(pass, tile); });
   }

@@ -126,9 +126,13 @@ void compute_d_hidden(const BackwardPass &pass, int64_t tile) {
     });
   }
   if (Operand::kDtype != LILY_FLOAT32) {
-    auto *const d_hidden_lhs = static_cast<Operand::Element *>(pass.d_hidden_lhs.data);
-    for (int64_t i = begin * pass.rank_pitch; i < end * pass.rank_pitch; i += kLanes)
-      store(d_hidden_lhs + i, load(pass.d_hidden + i));
+    const int64_t pitch = pass.d_hidden_lhs.pitch;
+    for (int64_t t = begin; t < end; ++t) {
+      auto *const row = static_cast<Operand::Element *>(pass.d_hidden_lhs.data) + t * pitch;
+      for (int64_t i = 0; i < pass.rank_pitch; i += kLanes)
+        store(row + i, load(pass.d_hidden + t * pass.rank_pitch + i));
+      for (int64_t i = pass.rank_pitch; i < pitch; i += kLanes) store(row + i, Vector{});
+    }
   }
 }
 

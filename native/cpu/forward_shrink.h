@@ -70,7 +70,7 @@ void shrink(const ForwardPass &pass, int64_t task, float *scratch) {
     for (int64_t split = first; split < last; ++split) {
       pack_a(pass.call->a, problem.rank, pass.shrink_splits, split, scratch + (split - first) * split_floats);
     }
-    const int64_t step = shrink_step(last - first);
+    const int64_t step = shrink_step(pass.packed_splits);
     for (int64_t t = token_begin; t < token_end; t += step) {
       for (int64_t split = first; split < last; ++split) {
         shrink_split(pass, split, t, minimum(step, token_end - t), scratch + (split - first) * split_floats,

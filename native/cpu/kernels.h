@@ -50,6 +50,7 @@ struct Groups {
   int64_t count;
   int64_t tokens;
   const int32_t *first_tiles;  // [count + 1]; null if offsets is null
+  const int32_t *first_steps;  // AMX: [count + 1], of steps of 32 tokens; null if offsets is null
 
   LILY_INLINE int64_t begin(int64_t group) const { return offsets == nullptr ? 0 : offsets[group]; }
   LILY_INLINE int64_t end(int64_t group) const { return offsets == nullptr ? tokens : offsets[group + 1]; }
@@ -58,6 +59,11 @@ struct Groups {
     return group == 0 ? 0 : (tokens + kTokenTile - 1) / kTokenTile;
   }
   LILY_INLINE int64_t tile_count() const { return first_tile(count); }
+  LILY_INLINE int64_t first_step(int64_t group) const {
+    if (first_steps != nullptr) return first_steps[group];
+    return group == 0 ? 0 : (tokens + 31) / 32;
+  }
+  LILY_INLINE int64_t step_count() const { return first_step(count); }
 
   // The group that contains a token or a tile: the first group that ends after it.
   LILY_INLINE int64_t of_token(int64_t token) const {
@@ -104,7 +110,7 @@ struct ForwardPass {
   Partition shrink_pieces;  // of d_in: tasks of pack_shrink
   Partition rank_tiles;     // tasks: rank_tiles x token tiles
   void *shrink_packed;
-  bool shrink_exchanges;  // x^T is packed, not A^T
+  bool shrink_exchanges;  // the tasks of shrink pack x^T instead
   int64_t shrink_depth;   // columns of d_in whose packed operand the L2 cache holds
 
   // route. Tasks: tiles of kTokenTile tokens.

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/problem.h"
+#include "cpu/amx/blocking.h"
 #include "cpu/thread_pool.h"
 
 namespace lily::cpu {
@@ -49,17 +50,26 @@ int64_t max_tile_count(const lily_problem &problem) { return divide_up(problem.t
 Groups groups_of(const lily_problem &problem, const lily_tokens &tokens, Workspace &workspace) {
   // Without sequences there are no tokens. One empty group makes the passes run, which sets overwritten gradients to
   // zero.
-  if (problem.groups == 0) return {.offsets = nullptr, .count = 1, .tokens = 0, .first_tiles = nullptr};
-  Groups groups = {.offsets = nullptr, .count = problem.groups, .tokens = problem.tokens, .first_tiles = nullptr};
+  if (problem.groups == 0) {
+    return {.offsets = nullptr, .count = 1, .tokens = 0, .first_tiles = nullptr, .first_steps = nullptr};
+  }
+  Groups groups = {.offsets = nullptr,
+                   .count = problem.groups,
+                   .tokens = problem.tokens,
+                   .first_tiles = nullptr,
+                   .first_steps = nullptr};
   if (!may_have_groups(problem)) return groups;
   int32_t *const first_tiles = workspace.take<int32_t>(problem.groups + 1);
+  int32_t *const first_steps = workspace.take<int32_t>(problem.groups + 1);
   if (tokens.sequence_offsets == nullptr || first_tiles == nullptr) return groups;
   groups.offsets = tokens.sequence_offsets;
   groups.first_tiles = first_tiles;
-  first_tiles[0] = 0;
+  groups.first_steps = first_steps;
+  first_tiles[0] = first_steps[0] = 0;
   for (int64_t group = 0; group < problem.groups; ++group) {
-    const int64_t tiles = divide_up(groups.end(group) - groups.begin(group), kTokenTile);
-    first_tiles[group + 1] = first_tiles[group] + static_cast<int32_t>(tiles);
+    const int64_t length = groups.end(group) - groups.begin(group);
+    first_tiles[group + 1] = first_tiles[group] + static_cast<int32_t>(divide_up(length, kTokenTile));
+    first_steps[group + 1] = first_steps[group] + static_cast<int32_t>(divide_up(length, kStepDepth));
   }
   return groups;
 }
@@ -151,20 +161,15 @@ void plan_dy_pass(BackwardPass &pass, const Kernels &kernels) {
 
 // ---- The large products of the AMX kernels. Their sums are in blocks of 32 x 32. ----
 
-constexpr int64_t kBlockRows = 32;
-constexpr int64_t kStepDepth = 32;
-constexpr int64_t kStepBytes = 2048;  // of a packed operand: 32 values of k for 32 rows or columns
-
 int64_t block_steps(int64_t size) { return divide_up(size, kBlockRows); }
 
 // The packed operand that a task keeps in the L2 cache while tokens pass, and what it may pack at once: what is packed
 // is read in order, so it may be larger.
 constexpr int64_t kCachedBytes = 512 << 10;
 constexpr int64_t kPackedBytes = 3 << 20;
-constexpr int64_t kSumBytes = 512 << 10;    // sums of an outer product
-constexpr int64_t kWidestColumns = 2048;    // of an outer product: a longer run of a row gains nothing
-constexpr int64_t kOneSweepRank = 256;      // the rank up to which dy is read once
-constexpr int64_t kMostSplitColumns = 512;  // the depth of a chunk, see amx/product.h
+constexpr int64_t kSumBytes = 512 << 10;  // sums of an outer product
+constexpr int64_t kWidestColumns = 2048;  // of an outer product: a longer run of a row gains nothing
+constexpr int64_t kOneSweepRank = 256;    // the rank up to which dy is read once
 
 // At least `count` pieces of whole blocks, none wider than `widest`; an even number if there are several, which two
 // threads share evenly.
@@ -181,10 +186,11 @@ struct ProductTiles {
   int64_t cached_depth;
 };
 ProductTiles product_tiles(int64_t tokens, int64_t rank) {
-  constexpr int64_t kWidestRanks = 448, kSharedRanks = 256, kMostTokens = 512, kChunkDepth = 512;
+  constexpr int64_t kWidestRanks = 448, kSharedRanks = 256, kMostTokens = 512;
   const int64_t threads = thread_count();
   ProductTiles tiles = {};
-  const int64_t by_columns = rank >= kSharedRanks ? std::min(threads, divide_up(rank, 128)) : 1;
+  const int64_t enough_columns = rank >= kSharedRanks ? 128 : tokens <= kFewTokens ? kBlockRows : rank;
+  const int64_t by_columns = std::min(threads, divide_up(rank, enough_columns));
   tiles.ranks = partition(rank, std::max(divide_up(rank, kWidestRanks), by_columns), kBlockRows);
   const int64_t row_tasks = divide_up(threads, tiles.ranks.count);
   tiles.tile_tokens = std::clamp(round_up(divide_up(tokens, row_tasks), kBlockRows), kBlockRows, kMostTokens);
@@ -201,7 +207,6 @@ struct RowTiles {
   int64_t slab;
 };
 RowTiles row_tiles(int64_t tokens, int64_t columns, int64_t rank, int64_t experts) {
-  constexpr int64_t kRunColumns = 128;
   const int64_t threads = thread_count(), column_bytes = block_steps(rank) * kStepBytes / kBlockRows;
   RowTiles tiles = {};
   tiles.slab = std::max(kRunColumns, kCachedBytes / column_bytes / kRunColumns * kRunColumns);
@@ -215,10 +220,14 @@ RowTiles row_tiles(int64_t tokens, int64_t columns, int64_t rank, int64_t expert
   return tiles;
 }
 
+// The columns of an outer product whose sums the L2 cache holds.
+int64_t outer_columns(int64_t rank) {
+  return std::clamp(kSumBytes / 4 / round_up(rank, kBlockRows) / kBlockRows * kBlockRows, kBlockRows, kWidestColumns);
+}
+
 void plan_tiled_shrink(ForwardPass &pass, Workspace &workspace) {
   const lily_problem &problem = pass.call->problem;
-  const bool a_is_packable_only = problem.parameter_dtype != LILY_BFLOAT16;
-  pass.shrink_exchanges = !a_is_packable_only && problem.tokens <= kBlockRows && problem.tokens < problem.rank;
+  pass.shrink_exchanges = problem.tokens <= kFewTokens && problem.tokens < problem.rank;
   pass.hidden_partial_count = 1;
   const ProductTiles tiles = product_tiles(problem.tokens, problem.rank);
   pass.rank_tiles = pass.shrink_exchanges ? partition(problem.rank, thread_count(), kBlockRows) : tiles.ranks;
@@ -226,23 +235,23 @@ void plan_tiled_shrink(ForwardPass &pass, Workspace &workspace) {
   pass.shrink_token_tiles = tiles.token_tiles;
   pass.shrink_depth = tiles.cached_depth;
   pass.shrink_tasks = pass.rank_tiles.count * pass.shrink_token_tiles;
-  pass.shrink_pieces = partition(problem.d_in, divide_up(problem.d_in, 512), kStepDepth);
-  const int64_t panels = pass.shrink_exchanges ? 1 : block_steps(problem.rank);
-  pass.shrink_packed = workspace.take<char>(panels * block_steps(problem.d_in) * kStepBytes);
+  if (pass.shrink_exchanges) return;
+  pass.shrink_pieces = partition(problem.d_in, divide_up(problem.d_in, kChunkDepth), kStepDepth);
+  pass.shrink_packed = workspace.take<char>(block_steps(problem.rank) * block_steps(problem.d_in) * kStepBytes);
 }
 
-// The splits of d_out depend on the problem alone. A task takes as many of them as its sums allow: long runs of the
-// rows of dy, B and dB.
+// The splits of d_out depend on d_out alone. A task takes as many of them as the sums of D allow: long runs of the rows
+// of dy, B and dB. With a large rank it takes one, in several tiles.
 void plan_tiled_dy_pass(BackwardPass &pass) {
   const lily_problem &problem = pass.call->problem;
   const int64_t rank = pass.stack.rank;
-  const int64_t widest =
-      std::clamp(kSumBytes / 4 / round_up(rank, kBlockRows) / kBlockRows * kBlockRows, kBlockRows, kWidestColumns);
+  const int64_t widest = outer_columns(rank);
   // A sequence has the same bits alone as in a batch, so the routing decides, not the number of groups.
   pass.reads_dy_once = rank <= kOneSweepRank || may_have_groups(problem);
-  pass.dy_splits = blocks(problem.d_out, std::min(widest, kMostSplitColumns), 1);
+  pass.dy_splits = blocks(problem.d_out, kChunkDepth, 1);
   pass.dy_task_splits = std::clamp<int64_t>(divide_up(pass.dy_splits.count, thread_count()), 1,
                                             std::max<int64_t>(1, widest / pass.dy_splits.width));
+  pass.dy_tile_columns = std::min(std::max(widest, kBlockRows), pass.dy_task_splits * pass.dy_splits.width);
   pass.dy_tasks = divide_up(pass.dy_splits.count, pass.dy_task_splits);
   pass.q_partial_count = pass.reads_dy_once ? pass.dy_splits.count : 1;
   // The last block of a group may write up to 31 rows more.
@@ -252,11 +261,11 @@ void plan_tiled_dy_pass(BackwardPass &pass) {
 
 void plan_tiled_x_pass(BackwardPass &pass, Workspace &workspace) {
   const lily_problem &problem = pass.call->problem;
-  const int64_t steps = std::max(kTokenTile / kStepDepth * max_tile_count(problem), block_steps(problem.tokens) + 1);
+  const int64_t steps = block_steps(problem.tokens) + problem.groups;  // a group ends in a step of its own
   pass.lhs_packed = workspace.take<char>(block_steps(pass.stack.rank) * steps * kStepBytes);
   if (!pass.reads_dy_once) {
     const ProductTiles tiles = product_tiles(problem.tokens, pass.stack.rank);
-    pass.c_pieces = partition(problem.d_out, divide_up(problem.d_out, 512), kStepDepth);
+    pass.c_pieces = partition(problem.d_out, divide_up(problem.d_out, kChunkDepth), kStepDepth);
     pass.c_packed = workspace.take<char>(block_steps(pass.stack.rank) * block_steps(problem.d_out) * kStepBytes);
     pass.rank_tiles = tiles.ranks;
     pass.q_tile_tokens = tiles.tile_tokens;
@@ -268,8 +277,7 @@ void plan_tiled_x_pass(BackwardPass &pass, Workspace &workspace) {
   pass.dx_tile_tokens = dx.tile_tokens;
   pass.dx_token_tiles = dx.token_tiles;
   pass.dx_slab = dx.slab;
-  const int64_t widest = std::clamp(kSumBytes / 4 / round_up(problem.rank, kBlockRows) / kBlockRows * kBlockRows,
-                                    kBlockRows, kWidestColumns);
+  const int64_t widest = outer_columns(problem.rank);
   pass.x_tiles = blocks(problem.d_in, widest, std::min<int64_t>(thread_count(), divide_up(problem.d_in, 128)));
 }
 
@@ -346,7 +354,8 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   pass.d_hidden = workspace.take<float>(problem.tokens * pass.rank_pitch);
   pass.d_hidden_lhs = {pass.d_hidden, pass.rank_pitch, LILY_FLOAT32, 0};
   if (kernels.dtype != LILY_FLOAT32) {
-    pass.d_hidden_lhs = take_matrix(workspace, problem.tokens, pass.rank_pitch, kernels.dtype);
+    const int64_t pitch = kernels.uses_tiles ? round_up(problem.rank, kStepDepth) : pass.rank_pitch;
+    pass.d_hidden_lhs = take_matrix(workspace, problem.tokens, pitch, kernels.dtype);
   }
   if (problem.parameter_dtype != LILY_FLOAT32 && pass.groups.count > 1) {
     const int64_t pitch = round_up(problem.d_out, kernels.lanes);

@@ -1,4 +1,4 @@
-// The register tile, which BLIS calls a micro-kernel. Every matrix product of the CPU backend runs through it.
+// The register tile, which BLIS calls a micro-kernel. Every product of the vector kernels runs through it.
 //
 //   out[i][j] (+)= sum_k lhs(i, k) * rhs[k][j]      i < rows <= 6, j < vectors * lanes, vectors <= kPanelVectors
 //

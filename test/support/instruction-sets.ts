@@ -22,6 +22,8 @@ const specs: Spec[] = [
   { ...wide, routing: 'lora', experts: 1, seed: 10 },
   { routing: 'batch', tokens: 3, dIn: 5, dOut: 7, rank: 2, experts: 64, seed: 11 },
   { routing: 'batch', tokens: 1, dIn: 1, dOut: 1, rank: 1, experts: 1, seed: 12 },
+  // Shrink packs all splits of A but one, and then the last one.
+  { routing: 'batch', tokens: 1040, dIn: 1024, dOut: 64, rank: 144, experts: 2, seed: 13 },
 ]
 // Each in float32, and in one of the 16-bit types by turns.
 export const jobs: Job[] = specs.flatMap((sizes, i) =>

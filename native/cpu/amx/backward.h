@@ -7,11 +7,10 @@
 //   dx_pass        dx (+)= dh A. Tasks: tiles of d_in x tiles of tokens
 //   da_pass        dA (+)= dh^T x. Tasks: tiles of d_in
 //
-//   lhs_packed           [block of r][2 steps per tile of tokens][2 tiles]; then the same of dh, where tiles ignore
-//   groups q_partials           [split][q_rows][lhs_pitch], float32; one split where dy is read twice
-//   d_weights_partials   [split][G][E], double
-//   sums                 [panel of 32 columns][r rounded up to 32][32]: the even columns of the panel, then the odd
-//   ones
+//   lhs_packed          [block of 32 of r][step of 32 tokens of a group][2 tiles]; later the same of dh, without groups
+//   q_partials          [split][q_rows][lhs_pitch], float32; one split where dy is read twice
+//   d_weights_partials  [split][G][E], double
+//   sums                [panel of 32 columns][r rounded up to 32][32]: first the even columns of the panel
 //
 // A group without a kept token has q = 0 and D = 0; its dy and lhs are not read, because they may be NaN.
 //
@@ -20,6 +19,7 @@
 #pragma once
 
 #include "cpu/amx/forward.h"
+#include "cpu/backward_hidden.h"
 #include "cpu/backward_router.h"
 
 namespace lily::cpu {
@@ -81,33 +81,31 @@ LILY_INLINE Row row_of_sums(int64_t rank, const float *sums, int64_t i, int64_t 
 
 // ---- Packed left operands ----
 
-LILY_INLINE int64_t lhs_block_pitch(const Groups &groups) {
-  return groups.tile_count() * (kTokenTile / kStepDepth) * kStepHalves;
-}
-
-// The steps of one tile of tokens.
+// Packs up to kTokenTile rows from `begin` on. `steps` are all steps of a block.
 LILY_INLINE void pack_token_tile(const lily_matrix &matrix, int64_t begin, int64_t end, int64_t columns, void *packed,
-                                 int64_t tile, int64_t block_pitch) {
+                                 int64_t step, int64_t steps) {
   const int64_t tokens = minimum(kTokenTile, end - begin);
   pack_lhs_transposed(matrix_of(submatrix(matrix, begin, 0), tokens, columns), tile_steps(tokens),
-                      static_cast<BFloat16 *>(packed) + tile * (kTokenTile / kStepDepth) * kStepHalves, block_pitch);
+                      static_cast<BFloat16 *>(packed) + step * kStepHalves, steps * kStepHalves);
 }
 
 void pack_lhs(const BackwardPass &pass, int64_t tile) {
-  const int64_t group = pass.groups.of_tile(tile);
-  const int64_t begin = pass.groups.begin(group) + (tile - pass.groups.first_tile(group)) * kTokenTile;
-  pack_token_tile(pass.lhs, begin, pass.groups.end(group), pass.stack.rank, pass.lhs_packed, tile,
-                  lhs_block_pitch(pass.groups));
-}
-
-LILY_INLINE int64_t d_hidden_block_pitch(const BackwardPass &pass) {
-  return (pass.call->problem.tokens + kTokenTile - 1) / kTokenTile * (kTokenTile / kStepDepth) * kStepHalves;
+  const int64_t group = pass.groups.of_tile(tile), in_group = tile - pass.groups.first_tile(group);
+  pack_token_tile(pass.lhs, pass.groups.begin(group) + in_group * kTokenTile, pass.groups.end(group), pass.stack.rank,
+                  pass.lhs_packed, pass.groups.first_step(group) + in_group * (kTokenTile / kStepDepth),
+                  pass.groups.step_count());
 }
 
 void pack_d_hidden(const BackwardPass &pass, int64_t tile) {
   const lily_problem &problem = pass.call->problem;
-  pack_token_tile(pass.d_hidden_lhs, tile * kTokenTile, problem.tokens, problem.rank, pass.lhs_packed, tile,
-                  d_hidden_block_pitch(pass));
+  pack_token_tile(pass.d_hidden_lhs, tile * kTokenTile, problem.tokens, problem.rank, pass.lhs_packed,
+                  tile * (kTokenTile / kStepDepth), tile_steps(problem.tokens));
+}
+
+// With one group the tiles of both passes are the same.
+void compute_and_pack_d_hidden(const BackwardPass &pass, int64_t tile) {
+  compute_d_hidden(pass, tile);
+  if (pass.groups.count == 1 && pass.call->da.data != nullptr) pack_d_hidden(pass, tile);
 }
 
 // ---- q ----
@@ -151,7 +149,9 @@ void q_pass(const BackwardPass &pass, int64_t task, float *scratch) {
   const int64_t begin = task % pass.q_token_tiles * pass.q_tile_tokens;
   const int64_t end = minimum(problem.tokens, begin + pass.q_tile_tokens);
   if (pass.has_gradient != nullptr) {  // there is one group
-    for (int64_t t = begin; t < end; ++t) clear(pass.q_partials + t * pass.lhs_pitch, pass.lhs_pitch);
+    for (int64_t t = begin; t < end; ++t) {
+      clear(pass.q_partials + t * pass.lhs_pitch + first, round_up(last, kLanes) - first);
+    }
     return;
   }
   multiply_rows_by_packed(pass.call->dy, problem.tokens, problem.d_out, pass.q_depth,
@@ -161,54 +161,64 @@ void q_pass(const BackwardPass &pass, int64_t task, float *scratch) {
 
 // ---- dy pass ----
 
-// q of the tokens [t, t + tokens) of one group from the columns of one task. C^T is packed as rhs; with few tokens
-// (`exchanges`) its rows are the left operand instead, and dy^T is packed.
-struct QOperand {
-  const BFloat16 *combined;
-  int64_t columns;
-  bool exchanges;
-};
-
-LILY_INLINE void add_q(const BackwardPass &pass, const QOperand &c, int64_t first_split, int64_t last_split, int64_t t,
-                       int64_t tokens, BFloat16 *copy) {
-  const int64_t rank = pass.stack.rank, task_begin = pass.dy_splits.begin(first_split);
-  const int64_t panel_pitch = tile_steps(c.columns) * kStepHalves;
-  for (int64_t split = first_split; split < last_split; ++split) {
-    const int64_t begin = pass.dy_splits.begin(split), end = pass.dy_splits.end(split);
-    float *q = pass.q_partials + (split * pass.q_rows + t) * pass.lhs_pitch;
-    const lily_matrix dy = submatrix(pass.call->dy, t, 0);
-    if (!c.exchanges) {
-      for (int64_t i = 0; i < tokens; i += 32) {
-        multiply_row_block(matrix_of(dy, tokens, end), i, begin, end,
-                           c.combined + (begin - task_begin) / kStepDepth * kStepHalves, panel_pitch, 0, rank,
-                           q + i * pass.lhs_pitch, pass.lhs_pitch, false, copy);
-      }
-      continue;
-    }
-    const int64_t steps = tile_steps(end - begin), pitch = tile_steps(c.columns) * kStepDepth;
-    pack_rhs_transposed<Columns::kInOrder>(matrix_of(submatrix(dy, 0, begin), tokens, end - begin), 0, steps, copy);
-    for (int64_t n = 0; n < rank; n += 32) {
-      alignas(64) float sums[32 * 32];
-      multiply_tiles(rank - n, tokens, steps, lhs_in_place(c.combined + n * pitch + begin - task_begin, pitch), copy,
-                     sums, 32, false);
-      for (int64_t i = 0; i < tokens; ++i) {
-        for (int64_t j = 0; j < minimum(32, pass.lhs_pitch - n); ++j) {
-          q[i * pass.lhs_pitch + n + j] = sums[j * 32 + i];
-        }
-      }
-    }
+// Calls body(split, begin, end) for the parts of the splits of d_out that lie in the given columns.
+template <typename Body>
+LILY_INLINE void for_splits(const BackwardPass &pass, int64_t begin, int64_t columns, const Body &body) {
+  for (int64_t split = begin / pass.dy_splits.width; pass.dy_splits.begin(split) < begin + columns; ++split) {
+    body(split, maximum(begin, pass.dy_splits.begin(split)), minimum(begin + columns, pass.dy_splits.end(split)));
   }
 }
 
-// s C^T for one group and the columns of one task.
+// The operand of q for one group and the columns [begin, begin + columns) of d_out: C^T as rhs. With few tokens
+// (`exchanges`) the rows of C are the left operand instead, and dy^T is packed.
+struct QOperand {
+  const BFloat16 *combined;
+  int64_t begin, columns;
+  bool exchanges;
+};
+
+// Adds q of the tokens [t, t + tokens) of that group.
+LILY_INLINE void add_q(const BackwardPass &pass, const QOperand &c, int64_t t, int64_t tokens, BFloat16 *copy) {
+  const int64_t rank = pass.stack.rank, panel_pitch = tile_steps(c.columns) * kStepHalves;
+  const lily_matrix dy = submatrix(pass.call->dy, t, 0);
+  for_splits(pass, c.begin, c.columns, [&](int64_t split, int64_t begin, int64_t end) __attribute__((always_inline)) {
+    const bool accumulate = begin > pass.dy_splits.begin(split);
+    float *q = pass.q_partials + (split * pass.q_rows + t) * pass.lhs_pitch;
+    if (!c.exchanges) {
+      for (int64_t i = 0; i < tokens; i += 32) {
+        multiply_row_block(matrix_of(dy, tokens, end), i, begin, end,
+                           c.combined + (begin - c.begin) / kStepDepth * kStepHalves, panel_pitch, 0, rank,
+                           q + i * pass.lhs_pitch, pass.lhs_pitch, accumulate, copy);
+      }
+      return;
+    }
+    const int64_t steps = tile_steps(end - begin), pitch = tile_steps(c.columns) * kStepDepth;
+    pack_few_tokens(matrix_of(dy, tokens, end), begin, steps, true, copy);
+    for (int64_t n = 0; n < rank; n += 32) {
+      // The sums of q^T, which continue those of the tile before.
+      alignas(64) float sums[32 * 32];
+      const int64_t rows = minimum(32, pass.lhs_pitch - n);
+      for (int64_t i = 0; accumulate && i < tokens; ++i) {
+        for (int64_t j = 0; j < rows; ++j) sums[j * 32 + i] = q[i * pass.lhs_pitch + n + j];
+      }
+      multiply_tiles(rank - n, tokens, steps, lhs_in_place(c.combined + n * pitch + begin - c.begin, pitch), copy, sums,
+                     32, accumulate);
+      for (int64_t i = 0; i < tokens; ++i) {
+        for (int64_t j = 0; j < rows; ++j) q[i * pass.lhs_pitch + n + j] = sums[j * 32 + i];
+      }
+    }
+  });
+}
+
+// s C^T for one group and some columns.
 LILY_INLINE QOperand q_operand(const BackwardPass &pass, int64_t group, int64_t begin, int64_t columns,
                                BFloat16 *combined, BFloat16 *rows) {
   const ExpertStack &stack = pass.stack;
   const int64_t tokens = pass.groups.end(group) - pass.groups.begin(group);
-  const bool exchanges = !stack.transposed && tokens <= 32 && tokens < stack.rank;
+  const bool exchanges = !stack.transposed && tokens <= kFewTokens && tokens < stack.rank;
   if (!exchanges) {
     pack_combined_transposed(stack, group, begin, columns, combined, tile_steps(columns) * kStepHalves, rows);
-    return {combined, columns, false};
+    return {combined, begin, columns, false};
   }
   const int64_t pitch = tile_steps(columns) * kStepDepth;
   with_combined(stack, group, begin, columns, [&](const auto &c) __attribute__((always_inline)) {
@@ -216,7 +226,7 @@ LILY_INLINE QOperand q_operand(const BackwardPass &pass, int64_t group, int64_t 
       for (int64_t j = 0; j < pitch; j += 32) store_halves(combined + i * pitch + j, c.halves(i, j));
     }
   });
-  return {combined, columns, true};
+  return {combined, begin, columns, true};
 }
 
 // dB of LoRA, whose b is [d_out, r]: squares of 16 of every other row.
@@ -245,11 +255,13 @@ LILY_INLINE void write_transposed_db(const BackwardPass &pass, int64_t begin, in
   });
 }
 
-// What depends on D_g in the columns of one split: dw, and dB or its deferred partials. `sums` starts at the split.
-LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split, int64_t group, const float *sums) {
+// What depends on D_g in the columns [begin, end) of one split: dw, and dB or its deferred partials. `sums` starts at
+// `begin`.
+LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split, int64_t group, int64_t begin,
+                                        int64_t end, const float *sums) {
   const lily_problem &problem = pass.call->problem;
   const ExpertStack &stack = pass.stack;
-  const int64_t begin = pass.dy_splits.begin(split), columns = pass.dy_splits.end(split) - begin;
+  const int64_t columns = end - begin;
   const int64_t rank = stack.rank;
   if (stack.transposed) {
     if (pass.needs_db) write_transposed_db(pass, begin, columns, sums);
@@ -286,7 +298,8 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split,
         }
         if (pass.needs_d_weights) {
           const double sum = static_cast<double>(sum_lanes(products.even)) + sum_lanes(products.odd);
-          pass.d_weights_partials[(split * pass.groups.count + group) * stack.experts + e] = stack.scaling * sum;
+          double &partial = pass.d_weights_partials[(split * pass.groups.count + group) * stack.experts + e];
+          partial = (begin > pass.dy_splits.begin(split) ? partial : 0.0) + stack.scaling * sum;
         }
       }
     });
@@ -297,13 +310,9 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split,
   }
 }
 
-void dy_pass(const BackwardPass &pass, int64_t task, float *scratch) {
-  const TileScope tiles;
-  const int64_t rank = pass.stack.rank;
-  const int64_t first_split = task * pass.dy_task_splits;
-  const int64_t last_split = minimum(pass.dy_splits.count, first_split + pass.dy_task_splits);
-  const int64_t begin = pass.dy_splits.begin(first_split), columns = pass.dy_splits.end(last_split - 1) - begin;
-  const int64_t widest = pass.dy_task_splits * pass.dy_splits.width;
+// The columns [begin, begin + columns), whose sums of D fit the cache.
+LILY_INLINE void dy_tile(const BackwardPass &pass, int64_t begin, int64_t columns, float *scratch) {
+  const int64_t rank = pass.stack.rank, widest = pass.dy_tile_columns;
   const bool needs_d_combined = pass.needs_db || pass.needs_d_weights;
   const bool needs_q = pass.needs_d_hidden && pass.reads_dy_once;
   float *sums = scratch, *rhs = sums + sums_floats(rank, widest), *copy = rhs + outer_rhs_floats(rank, widest);
@@ -314,27 +323,36 @@ void dy_pass(const BackwardPass &pass, int64_t task, float *scratch) {
         group_begin < group_end && (pass.has_gradient == nullptr || pass.has_gradient[group_begin] != 0);
     QOperand c = {};
     if (needs_q && !has_gradient) {
-      for (int64_t split = first_split; split < last_split; ++split) {
+      for_splits(pass, begin, columns, [&](int64_t split, int64_t, int64_t) __attribute__((always_inline)) {
         clear(pass.q_partials + (split * pass.q_rows + group_begin) * pass.lhs_pitch,
               (group_end - group_begin) * pass.lhs_pitch);
-      }
+      });
     } else if (needs_q) {
       c = q_operand(pass, group, begin, columns, halves_at(combined), halves_at(rows));
     }
     const auto q = [&](int64_t t, int64_t tokens) __attribute__((always_inline)) {
-      if (needs_q) add_q(pass, c, first_split, last_split, t, tokens, halves_at(copy));
+      if (needs_q) add_q(pass, c, t, tokens, halves_at(copy));
     };
     if (!needs_d_combined) {
       if (has_gradient) q(group_begin, group_end - group_begin);
       continue;
     }
-    const auto *lhs = static_cast<const BFloat16 *>(pass.lhs_packed) +
-                      pass.groups.first_tile(group) * (kTokenTile / kStepDepth) * kStepHalves;
-    outer_product(rank, lhs, lhs_block_pitch(pass.groups), submatrix(pass.call->dy, 0, begin), columns, group_begin,
+    const int64_t steps = pass.groups.step_count();
+    const auto *lhs = static_cast<const BFloat16 *>(pass.lhs_packed) + pass.groups.first_step(group) * kStepHalves;
+    outer_product(rank, lhs, steps * kStepHalves, submatrix(pass.call->dy, 0, begin), columns, group_begin,
                   has_gradient ? group_end : group_begin, nullptr, sums, rhs, q);
-    for (int64_t split = first_split; split < last_split; ++split) {
-      write_d_weights_and_db(pass, split, group, sums + (pass.dy_splits.begin(split) - begin) * round_up(rank, 32));
-    }
+    for_splits(pass, begin, columns, [&](int64_t split, int64_t from, int64_t to) __attribute__((always_inline)) {
+      write_d_weights_and_db(pass, split, group, from, to, sums + (from - begin) * round_up(rank, 32));
+    });
+  }
+}
+
+void dy_pass(const BackwardPass &pass, int64_t task, float *scratch) {
+  const TileScope tiles;
+  const int64_t width = pass.dy_task_splits * pass.dy_splits.width;
+  const int64_t end = minimum(pass.dy_splits.columns, (task + 1) * width);
+  for (int64_t begin = task * width; begin < end; begin += pass.dy_tile_columns) {
+    dy_tile(pass, begin, minimum(pass.dy_tile_columns, end - begin), scratch);
   }
 }
 
@@ -347,13 +365,15 @@ void dx_pass(const BackwardPass &pass, int64_t task, float *scratch) {
   const int64_t begin = pass.dx_column_tiles.begin(tile), columns = pass.dx_column_tiles.end(tile) - begin;
   const int64_t token_begin = task / pass.dx_column_tiles.count * pass.dx_tile_tokens;
   const int64_t token_end = minimum(problem.tokens, token_begin + pass.dx_tile_tokens);
-  BFloat16 *const a_packed = halves_at(scratch);
-  with_scaled(submatrix(pass.call->a, 0, begin), rank, columns, 1.0f,
-              [&](const auto &a) __attribute__((always_inline)) {
-                pack_rhs<Columns::kSplit>(a, tile_steps(rank), a_packed, tile_steps(rank) * kStepHalves);
-              });
-  add_row_product({pass.d_hidden_lhs, rank, columns, submatrix(pass.call->dx, 0, begin), pass.dx_slab}, token_begin,
-                  token_end, a_packed, scratch + packed_floats(rank, pass.dx_column_tiles.width));
+  const lily_matrix &lhs = pass.d_hidden_lhs;
+  const RowProduct product = {lhs, lhs.pitch, rank, columns, submatrix(pass.call->dx, 0, begin), pass.dx_slab};
+  const auto pack_a = [&](int64_t column, int64_t count, BFloat16 *out) __attribute__((always_inline)) {
+    with_scaled(submatrix(pass.call->a, 0, begin + column), rank, count, 1.0f,
+                [&](const auto &a) __attribute__((always_inline)) {
+                  pack_rhs<Columns::kSplit>(a, tile_steps(rank), out, tile_steps(rank) * kStepHalves);
+                });
+  };
+  add_packed_product(product, token_begin, token_end, pass.dx_column_tiles.width, scratch, pack_a);
 }
 
 void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
@@ -363,7 +383,7 @@ void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
   const int64_t rank = problem.rank;
   const int64_t begin = pass.x_tiles.begin(tile), columns = pass.x_tiles.end(tile) - begin;
   float *sums = scratch;
-  outer_product(rank, static_cast<const BFloat16 *>(pass.lhs_packed), d_hidden_block_pitch(pass),
+  outer_product(rank, static_cast<const BFloat16 *>(pass.lhs_packed), tile_steps(problem.tokens) * kStepHalves,
                 submatrix(pass.call->x, 0, begin), columns, 0, problem.tokens, pass.has_gradient, sums,
                 scratch + sums_floats(rank, pass.x_tiles.width), [](int64_t, int64_t) {});
   with_parameter(da.dtype, [&](auto element) __attribute__((always_inline)) {
@@ -378,7 +398,7 @@ void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
 }
 
 int64_t backward_scratch(const BackwardPass &pass) {
-  const int64_t rank = pass.stack.rank, widest = pass.dy_task_splits * pass.dy_splits.width;
+  const int64_t rank = pass.stack.rank, widest = pass.dy_tile_columns;
   const int64_t c_rows = kStepDepth * round_up(maximum(widest, pass.c_pieces.width), 32) / 2;
   const int64_t dy = sums_floats(rank, widest) + outer_rhs_floats(rank, widest) + kChunkFloats +
                      (pass.reads_dy_once ? packed_floats(rank, widest) : 0) + c_rows;

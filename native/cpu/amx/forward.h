@@ -7,8 +7,8 @@
 //   shrink_packed    [panel of r][step of d_in][2 tiles]
 //   hidden_partials  [M rounded up to 32][rank_pitch], float32
 //
-// Packing A costs as much as a product with 16 tokens. With few tokens x^T is packed instead, and A is the left
-// operand, in place: h^T = A x^T has the same bits.
+// Packing A costs as much as a product with 16 tokens. With few tokens each task of shrink packs x^T instead, and A is
+// the left operand: h^T = A x^T has the same bits.
 #pragma once
 
 #include "cpu/amx/product.h"
@@ -16,17 +16,14 @@
 namespace lily::cpu {
 namespace {
 
-// The columns of y or dx whose sums a block of 32 rows computes before it adds them: 16 KiB, and runs of 256 bytes of
-// y.
-constexpr int64_t kRunColumns = 128;
-
 LILY_INLINE BFloat16 *halves_at(float *scratch) { return reinterpret_cast<BFloat16 *>(scratch); }
 
 // ---- y and dx: rows (+)= lhs rhs ----
 
 struct RowProduct {
-  lily_matrix lhs;  // bfloat16
-  int64_t rank;     // its columns
+  lily_matrix lhs;      // bfloat16
+  int64_t lhs_columns;  // rank, or more if zeros follow
+  int64_t rank;
   int64_t columns;  // of out
   lily_matrix out;  // bfloat16
   int64_t slab;     // columns of rhs that the L2 cache holds, see expand_slab in plan.cc
@@ -52,7 +49,7 @@ LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64
   const int64_t run = run_columns(product.rank, product.slab);
   float *const sums = scratch;
   BFloat16 *const copy = halves_at(scratch + 32 * run);
-  const ScaledMatrix<BFloat16> lhs = matrix_of(product.lhs, end, product.rank);
+  const ScaledMatrix<BFloat16> lhs = matrix_of(product.lhs, end, product.lhs_columns);
   for (int64_t slab = 0; slab < product.columns; slab += product.slab) {
     const int64_t slab_end = minimum(product.columns, slab + product.slab);
     for (int64_t t = begin; t < end; t += 32) {
@@ -81,6 +78,26 @@ LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64
   }
 }
 
+// Packs rhs and adds the product; pack(column, columns, out) packs a part of rhs. With few tokens each part is used
+// once, so it is small enough to stay in the L1 cache. `width` is the widest product.columns of the pass.
+template <typename Pack>
+LILY_INLINE void add_packed_product(const RowProduct &product, int64_t begin, int64_t end, int64_t width,
+                                    float *scratch, const Pack &pack) {
+  constexpr int64_t kFewTokensBytes = 32 << 10;
+  const int64_t column_bytes = tile_steps(product.rank) * kStepBytes / kBlockRows;
+  const int64_t part = end - begin > kFewTokens
+                           ? product.columns
+                           : maximum(kRunColumns, kFewTokensBytes / column_bytes / kRunColumns * kRunColumns);
+  BFloat16 *const packed = halves_at(scratch);
+  for (int64_t column = 0; column < product.columns; column += part) {
+    RowProduct product_of_part = product;
+    product_of_part.columns = minimum(part, product.columns - column);
+    product_of_part.out = submatrix(product.out, 0, column);
+    pack(column, product_of_part.columns, packed);
+    add_row_product(product_of_part, begin, end, packed, scratch + packed_floats(product.rank, width));
+  }
+}
+
 // ---- h and q: rows times a packed operand ----
 
 // sums = in * rhs for the rows [begin, end) and the columns [first, last), where rhs is packed for all of k:
@@ -106,18 +123,13 @@ LILY_INLINE void multiply_rows_by_packed(const lily_matrix &in, int64_t rows, in
 int64_t forward_scratch(const ForwardPass &pass) {
   const int64_t expand = packed_floats(pass.stack.rank, pass.expand_column_tiles.width) +
                          row_product_floats(pass.stack.rank, pass.expand_slab);
-  return maximum(maximum(expand, kChunkFloats), kTileRows * pass.rank_pitch);
+  return maximum(maximum(expand, 2 * kChunkFloats), kTileRows * pass.rank_pitch);
 }
 
 void pack_shrink(const ForwardPass &pass, int64_t piece) {
   const lily_problem &problem = pass.call->problem;
   const int64_t begin = pass.shrink_pieces.begin(piece), depth = pass.shrink_pieces.end(piece) - begin;
   auto *const out = static_cast<BFloat16 *>(pass.shrink_packed) + begin / kStepDepth * kStepHalves;
-  if (pass.shrink_exchanges) {
-    pack_rhs_transposed<Columns::kInOrder>(matrix_of(submatrix(pass.call->x, 0, begin), problem.tokens, depth), 0,
-                                           tile_steps(depth), out);
-    return;
-  }
   const int64_t panel_pitch = tile_steps(problem.d_in) * kStepHalves;
   with_scaled(submatrix(pass.call->a, 0, begin), problem.rank, depth, 1.0f,
               [&](const auto &a) __attribute__((always_inline)) {
@@ -130,13 +142,14 @@ void pack_shrink(const ForwardPass &pass, int64_t piece) {
 // h^T = A x^T for 32 rows of A and at most 32 tokens.
 LILY_INLINE void shrink_exchanged(const ForwardPass &pass, int64_t row, float *scratch) {
   const lily_problem &problem = pass.call->problem;
-  const auto *x = static_cast<const BFloat16 *>(pass.shrink_packed);
+  const ScaledMatrix<BFloat16> x = matrix_of(pass.call->x, problem.tokens, problem.d_in);
+  BFloat16 *const packed = halves_at(scratch + kChunkFloats);
   alignas(64) float sums[32 * 32];
   with_scaled(pass.call->a, problem.rank, problem.d_in, 1.0f, [&](const auto &a) __attribute__((always_inline)) {
     for (int64_t k = 0; k < problem.d_in; k += kChunkDepth) {
       const int64_t end = minimum(problem.d_in, k + kChunkDepth);
-      multiply_row_block(a, row, k, end, x + k / kStepDepth * kStepHalves, 0, 0, problem.tokens, sums, 32, k > 0,
-                         halves_at(scratch));
+      pack_few_tokens(x, k, tile_steps(end - k), k == 0, packed);
+      multiply_row_block(a, row, k, end, packed, 0, 0, problem.tokens, sums, 32, k > 0, halves_at(scratch));
     }
   });
   for (int64_t t = 0; t < problem.tokens; ++t) {
@@ -185,15 +198,16 @@ void expand(const ForwardPass &pass, int64_t task, float *scratch) {
   const int64_t begin = column_tiles.begin(tile), columns = column_tiles.end(tile) - begin;
   const int64_t token_begin = task / column_tiles.count * pass.expand_tile_tokens;
   const int64_t token_end = minimum(pass.groups.tokens, token_begin + pass.expand_tile_tokens);
-  const RowProduct product = {pass.lhs, rank, columns, submatrix(pass.call->y, 0, begin), pass.expand_slab};
-  BFloat16 *const combined = halves_at(scratch);
+  const RowProduct product = {pass.lhs, rank, rank, columns, submatrix(pass.call->y, 0, begin), pass.expand_slab};
   for (int64_t group = pass.groups.of_token(token_begin); group < pass.groups.count; ++group) {
     if (pass.groups.begin(group) >= token_end) break;
     const int64_t from = maximum(token_begin, pass.groups.begin(group));
     const int64_t to = minimum(token_end, pass.groups.end(group));
     if (from >= to) continue;
-    pack_combined(pass.stack, group, begin, columns, combined);
-    add_row_product(product, from, to, combined, scratch + packed_floats(rank, column_tiles.width));
+    add_packed_product(product, from, to, column_tiles.width, scratch,
+                       [&](int64_t column, int64_t count, BFloat16 *out) __attribute__((always_inline)) {
+                         pack_combined(pass.stack, group, begin + column, count, out);
+                       });
   }
 }
 

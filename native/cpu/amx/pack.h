@@ -8,12 +8,12 @@
 // The columns of a split panel are those of an activation, whose rows are split in registers anyway (rows.h).
 #pragma once
 
+#include "cpu/amx/blocking.h"
 #include "cpu/amx/rows.h"
 
 namespace lily::cpu {
 namespace {
 
-constexpr int64_t kStepDepth = 32;    // values of k per step
 constexpr int64_t kTileHalves = 512;  // bfloat16 per tile
 constexpr int64_t kStepHalves = 2 * kTileHalves;
 
@@ -54,18 +54,6 @@ LILY_INLINE void pack_rhs(const Matrix &in, int64_t steps, BFloat16 *out, int64_
 template <Columns kColumns, typename Matrix>
 LILY_INLINE void pack_rhs_transposed(const Matrix &in, int64_t row, int64_t steps, BFloat16 *out) {
   const int64_t columns = in.rows - row;
-  if (kColumns == Columns::kInOrder && columns == 1) {
-    // One token: the other columns of the tile are zero.
-    for (int64_t k = 0; k < steps; ++k) {
-      const BitVector pairs = (BitVector)in.halves(row, k * kStepDepth);
-      for (int64_t i = 0; i < 16; ++i) {
-        BitVector tile_row = {};
-        tile_row[0] = pairs[i];
-        store_halves(out + k * kStepHalves + i * 32, (Halves)tile_row);
-      }
-    }
-    return;
-  }
   // The second tile of at most 16 columns in order is not read.
   const int64_t tiles = kColumns == Columns::kInOrder && columns <= 16 ? 1 : 2;
   for (int64_t k = 0; k < steps; ++k) {
@@ -82,6 +70,26 @@ LILY_INLINE void pack_rhs_transposed(const Matrix &in, int64_t row, int64_t step
         store_halves(out + k * kStepHalves + tile * kTileHalves + i * 32, (Halves)square[i]);
       }
     }
+  }
+}
+
+// At most kFewTokens tokens, k in [begin, begin + 32 steps), as one panel of rhs. Of a single token only one column of
+// each tile is written, so that a call with the same `out` and the same or fewer steps need not clear the others again.
+template <typename Matrix>
+LILY_INLINE void pack_few_tokens(const Matrix &in, int64_t begin, int64_t steps, bool clears, BFloat16 *out) {
+  if (in.rows > 1) {
+    Matrix part = in;
+    part.data += begin;
+    part.columns -= begin;
+    pack_rhs_transposed<Columns::kInOrder>(part, 0, steps, out);
+    return;
+  }
+  typedef uint32_t Pair __attribute__((may_alias));
+  for (int64_t k = 0; k < steps; ++k) {
+    BFloat16 *const tile = out + k * kStepHalves;
+    for (int64_t i = 0; clears && i < 16; ++i) store_halves(tile + i * 32, Halves{});
+    const BitVector pairs = (BitVector)in.halves(0, begin + k * kStepDepth);
+    for (int64_t i = 0; i < 16; ++i) *reinterpret_cast<Pair *>(tile + i * 32) = pairs[i];
   }
 }
 

@@ -3,7 +3,8 @@
 //   sums[i][j] (+)= sum_k lhs(i, k) * rhs(k, j)
 //
 // A sum is one chain over the steps of k. If it is continued from memory, the chain goes on: no cut of k, rows or
-// columns into blocks changes a result. The products commute, so exchanging lhs and rhs gives the transposed bits.
+// columns into blocks changes a result. The products commute, so exchanging lhs and rhs gives the transposed bits,
+// except for the payload of a NaN if both operands hold NaNs.
 #pragma once
 
 #include "cpu/amx/pack.h"
@@ -22,8 +23,6 @@ class TileScope {
   TileScope &operator=(const TileScope &) = delete;
 };
 
-// k values between two times that the sums of a product go to memory.
-constexpr int64_t kChunkDepth = 512;
 constexpr int64_t kChunkFloats = kChunkDepth / kStepDepth * kStepHalves / 2;  // of 32 rows that are copied
 
 struct TileLhs {
@@ -52,6 +51,7 @@ __attribute__((noinline)) void multiply_block(int64_t steps, const TileLhs &lhs,
     if constexpr (kRowTiles == 2 && kColumnTiles == 2) Tiles::zero<3>();
   }
   const BFloat16 *l = lhs.data;
+  const int64_t tile_pitch = lhs.tile_pitch, step_pitch = lhs.step_pitch;  // the loads clobber memory
   for (int64_t k = 0; k < steps; ++k) {
     // rhs streams past lhs, which stays in the L1 cache.
     Tiles::load_streamed<6>(rhs, 64);
@@ -62,11 +62,11 @@ __attribute__((noinline)) void multiply_block(int64_t steps, const TileLhs &lhs,
       Tiles::dot<1, 4, 7>();
     }
     if constexpr (kRowTiles == 2) {
-      Tiles::load<5>(l + lhs.tile_pitch, lhs_bytes);
+      Tiles::load<5>(l + tile_pitch, lhs_bytes);
       Tiles::dot<2, 5, 6>();
       if constexpr (kColumnTiles == 2) Tiles::dot<3, 5, 7>();
     }
-    l += lhs.step_pitch;
+    l += step_pitch;
     rhs += kStepHalves;
   }
   Tiles::store<0>(sums, pitch_bytes);

@@ -41,12 +41,17 @@ LILY_INLINE Halves narrow(Row row) {
 }
 
 // The first `count` numbers of a row, zeros after them.
-LILY_INLINE Row load_row(const BFloat16 *row, int64_t count) {
-  if (count >= 32) return widen(load_halves(row));
+LILY_INLINE Halves load_halves(const BFloat16 *row, int64_t count) {
+  if (count >= 32) return load_halves(row);
+#if defined(__AVX512BW__)
+  return (Halves)_mm512_maskz_loadu_epi16((1u << count) - 1, row);
+#else
   Halves edge = {};
   __builtin_memcpy(&edge, row, static_cast<size_t>(count) * sizeof(BFloat16));
-  return widen(edge);
+  return edge;
+#endif
 }
+LILY_INLINE Row load_row(const BFloat16 *row, int64_t count) { return widen(load_halves(row, count)); }
 LILY_INLINE Row load_row(const float *row, int64_t count) {
   const Vector first = load_up_to(row, count);
   const Vector second = count > kLanes ? load_up_to(row + kLanes, count - kLanes) : Vector{};
@@ -58,9 +63,13 @@ LILY_INLINE void store_row(BFloat16 *row, Row values, int64_t count) {
   const Halves halves = narrow(values);
   if (count >= 32) {
     store_halves(row, halves);
-  } else {
-    __builtin_memcpy(row, &halves, static_cast<size_t>(count) * sizeof(BFloat16));
+    return;
   }
+#if defined(__AVX512BW__)
+  _mm512_mask_storeu_epi16(row, (1u << count) - 1, (__m512i)halves);
+#else
+  __builtin_memcpy(row, &halves, static_cast<size_t>(count) * sizeof(BFloat16));
+#endif
 }
 LILY_INLINE void store_row(float *row, Row values, int64_t count) {
   store_up_to(row, interleave_first(values.even, values.odd), count);
@@ -94,7 +103,7 @@ LILY_INLINE Halves halves_of(const float *row, int64_t count, float scale) {
   return narrow({scale * values.even, scale * values.odd});
 }
 LILY_INLINE Halves halves_of(const BFloat16 *row, int64_t count, float scale) {
-  if (scale == 1.0f && count >= 32) return load_halves(row);
+  if (scale == 1.0f) return load_halves(row, count);
   const Row values = load_row(row, count);
   return narrow({scale * values.even, scale * values.odd});
 }
