@@ -35,7 +35,7 @@ export const jobs: Job[] = specs.flatMap((sizes, i) =>
 )
 
 /** A selection of the jobs with every routing, for slow processors. */
-export const fewJobs = jobs.filter((_, i) => i % 4 === 0)
+export const fewJobs = jobs.filter(({ spec }) => spec.tokens < 1000).filter((_, i) => i % 4 === 0)
 
 export function expectMatches(jobs: readonly Job[], { backend, results }: Report, simd: string): void {
   expect(backend.devices[0]?.simd).toBe(simd)
