@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import { runInChild } from './support/child.js'
 import { emptyGroupJobs, expectNoGradientOfEmptyGroups } from './support/empty-groups.js'
-import { expectMatches, fewJobs, jobs } from './support/instruction-sets.js'
+import { expectMatches, fewJobs, jobs, unevenJobs } from './support/instruction-sets.js'
 import { olderProcessor } from './support/processors.js'
 
 const NAMES = [
@@ -23,6 +23,7 @@ for (const isa of NAMES)
         context.skip(reason)
       }
       expectMatches(jobs, report, isa)
+      expectMatches(unevenJobs, await runInChild(unevenJobs, { LILY_CPU_ISA: isa, LILY_NUM_THREADS: '1' }), isa)
     })
 
     test('no gradient of a group without a kept token', async (context) => {

@@ -22,8 +22,6 @@ const specs: Spec[] = [
   { ...wide, routing: 'lora', experts: 1, seed: 10 },
   { routing: 'batch', tokens: 3, dIn: 5, dOut: 7, rank: 2, experts: 64, seed: 11 },
   { routing: 'batch', tokens: 1, dIn: 1, dOut: 1, rank: 1, experts: 1, seed: 12 },
-  // Shrink packs all splits of A but one, and then the last one.
-  { routing: 'batch', tokens: 1040, dIn: 1024, dOut: 64, rank: 144, experts: 2, seed: 13 },
 ]
 // Each in float32, and in one of the 16-bit types by turns.
 export const jobs: Job[] = specs.flatMap((sizes, i) =>
@@ -34,8 +32,14 @@ export const jobs: Job[] = specs.flatMap((sizes, i) =>
   }),
 )
 
+/** On one thread, shrink packs all splits of A but one, and then the last one: AddressSanitizer sees its scratch. */
+export const unevenJobs: Job[] = ['bfloat16', 'float16'].map((activations) => ({
+  spec: { routing: 'batch', tokens: 100, dIn: 1024, dOut: 64, rank: 144, experts: 2, seed: 13, activations } as Spec,
+  how: { outputs: 'add' },
+}))
+
 /** A selection of the jobs with every routing, for slow processors. */
-export const fewJobs = jobs.filter(({ spec }) => spec.tokens < 1000).filter((_, i) => i % 4 === 0)
+export const fewJobs = jobs.filter((_, i) => i % 4 === 0)
 
 export function expectMatches(jobs: readonly Job[], { backend, results }: Report, simd: string): void {
   expect(backend.devices[0]?.simd).toBe(simd)
