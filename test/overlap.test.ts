@@ -10,6 +10,8 @@ import {
   loraForward,
   type TrainableParameter,
 } from '../lib/index.js'
+import { newMoments } from '../lib/optimiser/moments.js'
+import { checkNoOverlap, stateRanges } from '../lib/optimiser/overlap.js'
 import { expectSameBits } from './support/compare.js'
 import { expectRefused } from './support/refused.js'
 import { filled, sizes, smallLoraB, smallOperands } from './support/small.js'
@@ -179,6 +181,20 @@ it('AdamW: a gradient over the norm of all gradients, which a step writes', asyn
   parameters.set('p', { value: filled(1, 1), grad: optimiser.gradNorm! })
   const error = await expectRefused(ARGUMENT, 'overlaps that of gradNorm', () => optimiser.step())
   expect(error.argument).toBe('p.grad')
+})
+
+it("AdamW: arrays over the optimiser's moments, which the caller's own host memory never is", async () => {
+  const moments = new Map(['p', 'q'].map((name) => [name, newMoments(name, [4], null)]))
+  const apart = () => newMoments('apart', [4], null).expAvg
+  for (const [name, { expAvg, expAvgSq }] of moments) {
+    for (const [of, operand] of Object.entries({ expAvg, expAvgSq })) {
+      const error = await expectRefused(ARGUMENT, `overlaps that of the optimiser's ${of} of ${name};`, () => {
+        checkNoOverlap([{ name: 'r', value: apart(), grad: operand }], stateRanges(moments, null))
+      })
+      expect(error.argument).toBe('r.grad')
+    }
+  }
+  checkNoOverlap([{ name: 'r', value: apart(), grad: apart() }], stateRanges(moments, null))
 })
 
 it('an array is what its class is, whatever Symbol.toStringTag says', async () => {

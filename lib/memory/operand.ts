@@ -244,19 +244,19 @@ const DEVICE = Symbol('device')
 const SHARED = Symbol('shared')
 
 /**
- * In what {@link startOf} places memory: two starts can be compared if this is the same. An ArrayBuffer is the only
- * object of its memory. Addresses of different devices can be compared, because CUDA's unified virtual addressing gives
- * every device a distinct range.
+ * Where memory starts, and in which space: two starts can be compared if their space is the same. An ArrayBuffer is the
+ * only object of its memory; the start is then the byte offset in it, otherwise an address. Addresses of different
+ * devices can be compared, because CUDA's unified virtual addressing gives every device a distinct range.
  */
-export function spaceOf(memory: OperandMemory): ArrayBufferLike | symbol {
-  if (!isHostMemory(memory)) return DEVICE
+export function placeOf(memory: OperandMemory): { readonly space: ArrayBufferLike | symbol; readonly start: number } {
+  if (typeof memory === 'bigint') return { space: DEVICE, start: Number(memory) }
+  if (!isHostMemory(memory)) return { space: DEVICE, start: memory.address }
   const buffer = bufferOf(memory)
-  return isShared(buffer) ? SHARED : buffer
+  if (isShared(buffer)) return { space: SHARED, start: addressOf(memory) }
+  return { space: buffer, start: byteOffsetOf(memory) }
 }
 
-/** Start of memory: its byte offset in an ArrayBuffer, otherwise its address. */
+/** Start of memory in its space; see {@link placeOf}. */
 export function startOf(memory: OperandMemory): number {
-  if (typeof memory === 'bigint') return Number(memory)
-  if (!isHostMemory(memory)) return memory.address
-  return isShared(bufferOf(memory)) ? addressOf(memory) : byteOffsetOf(memory)
+  return placeOf(memory).start
 }

@@ -13,17 +13,9 @@ import type { Stream } from '../tensor/stream.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
 import { clear } from '../tensor/transfer.js'
 import { runAdamW } from './launch.js'
-import {
-  checkMoments,
-  checkNames,
-  copyTo,
-  disposeMoments,
-  type Moments,
-  newMoments,
-  readMoments,
-  stateArrays,
-} from './moments.js'
+import { checkMoments, checkNames, copyTo, disposeMoments, type Moments, newMoments, readMoments } from './moments.js'
 import { type AdamWOptions, readNonNegative, readSettings, type Settings } from './options.js'
+import { stateRanges } from './overlap.js'
 import {
   checkParameters,
   checkValue,
@@ -142,10 +134,10 @@ export class AdamW {
     const parameters = readParameters(this.#parameters, this.#names)
     // The getters of the parameters may have replaced the moments by load(), or released them.
     const moments = this.#open()
-    for (const [i, { expAvg }] of [...moments.values()].entries()) {
-      checkValue(parameters[i].name, parameters[i].value, this.#device, expAvg.shape)
+    for (const { name, value } of parameters) {
+      checkValue(name, value, this.#device, (moments.get(name) as Moments).expAvg.shape)
     }
-    checkParameters(parameters, stateArrays(moments, this.#norm))
+    checkParameters(parameters, stateRanges(moments, this.#norm))
 
     const placement = Placement.of(this.#device, stream, () => [
       ...parameters.flatMap(({ value, grad }) => [value, grad]),
@@ -173,7 +165,7 @@ export class AdamW {
     for (const { name, value } of others) {
       checkValue(name, value, this.#device, (moments.get(name) as Moments).expAvg.shape)
     }
-    checkParameters(others, stateArrays(moments, this.#norm))
+    checkParameters(others, stateRanges(moments, this.#norm))
     for (const { grad } of others) clear(grad)
     for (const zeroGrad of methods) zeroGrad()
   }

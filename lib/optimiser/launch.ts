@@ -52,7 +52,7 @@ export function runAdamW(call: AdamWCall): void {
     numbers[at + adamwParameterFields.gradDtype] = dtypeNumber(grad.dtype)
     numbers[at + adamwParameterFields.lr] = rates.lr * call.lrScale
     numbers[at + adamwParameterFields.weightDecay] = rates.weightDecay
-    arrays.push(...[value, grad, moments.expAvg, moments.expAvgSq].map(({ memory }) => boundMemory(memory)))
+    for (const { memory } of [value, grad, moments.expAvg, moments.expAvgSq]) arrays.push(boundMemory(memory))
   }
   run(placement, () => {
     native.adamw(numbers, norm && boundMemory(norm.memory), arrays)

@@ -36,16 +36,6 @@ export function disposeMoments(moments: Moments): void {
   for (const moment of MOMENTS) moments[moment].dispose()
 }
 
-/** The arrays that an optimiser writes beside the values, by the names that errors give them. */
-export function stateArrays(moments: ReadonlyMap<string, Moments>, norm: Operand | null): Map<string, Operand> {
-  const arrays = new Map<string, Operand>()
-  for (const [name, of] of moments) {
-    for (const moment of MOMENTS) arrays.set(`the optimiser's ${moment} of ${name}`, of[moment])
-  }
-  if (norm !== null) arrays.set('gradNorm', norm)
-  return arrays
-}
-
 /** A contiguous copy on `device` of an operand that is there or on the host. */
 export function copyTo(device: Device, operand: Operand): Operand {
   return device === CPU ? copyOnHost(operand) : copyToDevice(operand, device)

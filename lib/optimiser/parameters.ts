@@ -4,8 +4,9 @@ import { describe, fail, failedToRead, reading } from '../base/errors.js'
 import { get, isInstance } from '../base/options.js'
 import { checkPlace, deviceText } from '../memory/checks.js'
 import type { Device } from '../memory/device.js'
-import { checkMemory, type Operand, overlaps, spaceOf, startOf } from '../memory/operand.js'
+import { checkMemory, type Operand } from '../memory/operand.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
+import { checkNoOverlap, type Ranges } from './overlap.js'
 
 /** A trainable array and its gradient, of the same shape; both contiguous. */
 export interface TrainableParameter {
@@ -131,23 +132,18 @@ export function checkValue(name: string, value: Operand, device: Device, shape: 
 /**
  * Checks the memory of all values, and all gradients against their values.
  *
- * @param state the optimiser's own arrays, by the names that errors give them
+ * @param state the ranges of the optimiser's own arrays
  */
-export function checkParameters(parameters: readonly ParameterOperands[], state: ReadonlyMap<string, Operand>): void {
+export function checkParameters(parameters: readonly ParameterOperands[], state: Ranges): void {
   for (const { name, value, grad } of parameters) {
-    checkMemory(`${name}.value`, value)
-    checkPlace(`${name}.grad`, grad, `${name}.value`, value)
-    checkShape(`${name}.grad`, grad, value.shape)
-    checkTypeOrFloat32(`${name}.grad`, grad, value.dtype)
-    checkContiguous(`${name}.grad`, grad)
+    const [valueName, gradName] = [`${name}.value`, `${name}.grad`]
+    checkMemory(valueName, value)
+    checkPlace(gradName, grad, valueName, value)
+    checkShape(gradName, grad, value.shape)
+    checkTypeOrFloat32(gradName, grad, value.dtype)
+    checkContiguous(gradName, grad)
   }
-  checkNoOverlap([
-    ...parameters.flatMap(({ name, value, grad }) => [
-      { argument: `${name}.value`, operand: value, isState: false },
-      { argument: `${name}.grad`, operand: grad, isState: false },
-    ]),
-    ...[...state].map(([argument, operand]) => ({ argument, operand, isState: true })),
-  ])
+  checkNoOverlap(parameters, state)
 }
 
 function checkContiguous(argument: string, { rows, columns, pitch }: Operand): void {
@@ -157,42 +153,4 @@ function checkContiguous(argument: string, { rows, columns, pitch }: Operand): v
     argument,
     `expected contiguous rows, got ${columns} columns with a pitch of ${pitch}; make a contiguous copy`,
   )
-}
-
-/** An array of an optimiser, as errors name it. */
-interface Named {
-  readonly argument: string
-  readonly operand: Operand
-  /** Whether it is the optimiser's own; an error is then about the other array. */
-  readonly isState: boolean
-}
-
-/**
- * Checks that no two arrays overlap: a parameter that is listed twice would be updated twice. The arrays are sorted by
- * address; if any two overlap, then two neighbours do, so only neighbours are compared.
- */
-function checkNoOverlap(arrays: readonly Named[]): void {
-  const spaces = new Map<unknown, (Named & { readonly start: number })[]>()
-  for (const array of arrays) {
-    const { memory, byteOffset, byteLength } = array.operand
-    if (byteLength === 0) continue
-    const space = spaceOf(memory)
-    const entry = { ...array, start: startOf(memory) + byteOffset }
-    const entries = spaces.get(space)
-    if (entries === undefined) spaces.set(space, [entry])
-    else entries.push(entry)
-  }
-  for (const entries of spaces.values()) {
-    entries.sort((a, b) => a.start - b.start)
-    for (let i = 1; i < entries.length; i++) {
-      const [before, after] = [entries[i - 1], entries[i]]
-      if (!overlaps(before.operand, after.operand)) continue
-      const [given, other] = after.isState ? [before, after] : [after, before]
-      fail(
-        'ERR_LILY_ARGUMENT',
-        given.argument,
-        `its memory overlaps that of ${other.argument}; list a shared parameter once, and give each its own gradient`,
-      )
-    }
-  }
 }
