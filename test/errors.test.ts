@@ -1,6 +1,18 @@
 /** Invalid calls: each fails with its error code and the name of the argument in the message, and writes nothing. */
 import { describe, expect, it } from 'vitest'
-import { LilyError, type LilyForwardOptions, type LilySaved, tensor } from '../lib/index.js'
+import {
+  Event,
+  foldB as foldBOf,
+  lilyBackward as lilyBackwardOf,
+  LilyError,
+  lilyForward as lilyForwardOf,
+  type LilyForwardOptions,
+  type LilySaved,
+  memoryStats,
+  Stream,
+  type Tensor,
+  tensor,
+} from '../lib/index.js'
 import {
   backend as suiteBackend,
   foldB,
@@ -540,6 +552,29 @@ describe('foldB rejects', () => {
     const saved = await deferred()
     await expectRefused(SHAPE, 'db', () => foldB(saved, room(1, 1, 1)))
     expect(numbers(await foldB(saved)).some((value) => value !== 0)).toBe(true)
+  })
+
+  it.each<[string, LilyForwardOptions]>([
+    ['batch', {}],
+    ['sequence', { routing: 'sequence', sequenceOffsets: [0, 2, tokens] }],
+    ['fixed', { routing: 'fixed', weights: [0.5, 0.5] }],
+  ])('a layer whose weights were transferred: %s', async (routing, options) => {
+    const saved = [0, 1].map(() => {
+      const { x, a, router, b, dy } = smallOperands()
+      const operands = routing === 'fixed' ? { x, a, b } : { x, a, b, router }
+      const saved = lilyForwardOf(operands, options).saved as LilySaved
+      lilyBackwardOf({ dy }, saved, { deferB: true })
+      return saved
+    })
+    const { buffer } = (saved[1].weights as Tensor).data
+    structuredClone(buffer, { transfer: [buffer as ArrayBuffer] })
+    const db = room(experts, rank, dOut)
+    const before = db.data.slice()
+    const error = await expectRefused(ARGUMENT, 'saved[1]: its ArrayBuffer is detached', () => foldBOf(saved, db))
+    expect(error.argument).toBe('saved[1]')
+    expect(db.data).toEqual(before)
+    await expectRefused(ARGUMENT, 'saved: its ArrayBuffer is detached', () => foldBOf(saved[1], db))
+    foldBOf(saved[0], db)
   })
 
   async function gone() {
