@@ -598,6 +598,38 @@ describe('LilyError', () => {
     expect(error.stack).toContain('LilyError')
     expect(error).toBeInstanceOf(LilyError)
   })
+
+  it('is made of any message and details', () => {
+    const hostile = { toString: () => fail() }
+    for (const [message, text] of [
+      [Symbol('no text'), 'a symbol'],
+      [hostile, 'an object of type Object'],
+      ['text', 'text'],
+    ]) {
+      const error = new LilyError(ARGUMENT, message as never, null as never)
+      expect(error).toMatchObject({ code: ARGUMENT, message: text, argument: undefined, cudaError: undefined })
+      expect('cause' in error).toBe(false)
+    }
+    expect(new LilyError(ARGUMENT, 'text', { argument: 'x', cause: 0 })).toMatchObject({ argument: 'x', cause: 0 })
+  })
+})
+
+it('a private constructor names the function that creates the object', async () => {
+  for (const of of [Stream, Event]) {
+    const create = of as unknown as new (value?: unknown) => unknown
+    for (const value of [undefined, 5, {}, { device: 0, cudaStream: 1 }]) {
+      await expectRefused(ARGUMENT, `call ${of.name}.create(device)`, () => new create(value))
+    }
+  }
+})
+
+it('memoryStats of an object that cannot be read', async () => {
+  const { proxy, revoke } = Proxy.revocable({ type: 'cpu' as const }, {})
+  revoke()
+  await expectRefused(ARGUMENT, 'device: reading it threw an error', () => memoryStats(proxy))
+  await expectRefused(DEVICE, "device: expected { type: 'cpu' } or { type: 'cuda', id }, got null", () =>
+    memoryStats(null as never),
+  )
 })
 
 function forwardCall(): Forward {
