@@ -104,15 +104,15 @@ describe('the Async forms read the x that is given again', () => {
   const stale = async (rows: number, spoil: (old: Float32Array) => void) => {
     const many = { data: gaussian(randomFrom(3), rows * dIn), shape: [rows, dIn] }
     const dy = { data: gaussian(randomFrom(4), rows * dOut), shape: [rows, dOut] }
-    const [lily, loras] = [
+    const [ofLily, ofLora] = [
       numbers(lilyBackward({ dy }, forwardLily(many))),
       numbers(loraBackward({ dy }, forwardLora(many))),
     ]
     const old = { data: many.data.slice(), shape: many.shape }
     const [savedLily, savedLora] = [forwardLily(old), forwardLora(old)]
     spoil(old.data)
-    expect(numbers(await lilyBackwardAsync({ dy, x: many }, savedLily))).toEqual(lily)
-    expect(numbers(await loraBackwardAsync({ dy, x: many }, savedLora))).toEqual(loras)
+    expect(numbers(await lilyBackwardAsync({ dy, x: many }, savedLily))).toEqual(ofLily)
+    expect(numbers(await loraBackwardAsync({ dy, x: many }, savedLora))).toEqual(ofLora)
   }
   it('and not the old memory, which still exists', () => stale(tokens, (old) => old.fill(7)))
   it('and not the old memory, which is gone, where x is used in place', async () => {
