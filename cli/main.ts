@@ -23,7 +23,7 @@ function program(): Command {
     .addCommand(inspectCommand(version))
     .addHelpText(
       'after',
-      '\nExit codes: 0 if everything succeeded, 1 after an error, 130 after SIGINT, 143 after SIGTERM.\n' +
+      '\nExit codes: 0 if everything succeeded, 1 after an error, 129 after SIGHUP, 130 after SIGINT, 143 after SIGTERM.\n' +
         'Environment: DEBUG=lily prints the stack traces of errors; NO_COLOR or TERM=dumb replaces the progress bar by lines.',
     )
   for (const each of [command, ...command.commands]) {

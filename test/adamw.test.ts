@@ -4,6 +4,7 @@ import { describe, expect, it, test } from 'vitest'
 import {
   AdamW,
   type AdamWOptions,
+  LilyError,
   type Tensor,
   tensor,
   type TensorLike,
@@ -329,6 +330,35 @@ describe('zeroGrad', () => {
     expect(calls).toEqual([own])
     parameters.set('a', { value: value.tensor, grad: value.tensor, zeroGrad: 1 as never })
     await expectRefused('ERR_LILY_ARGUMENT', 'a.zeroGrad: expected a function', () => {
+      optimiser.zeroGrad()
+    })
+  })
+
+  const withMethod = (zeroGrad: (grad: Float32Array) => void) => {
+    const own = { data: Float32Array.of(1, 2), shape: [2] }
+    const plain = { data: Float32Array.of(3, 4), shape: [2] }
+    const value = () => tensor(new Float32Array(2), [2])
+    const parameters = new Map<string, TrainableParameter>([
+      ['plain', { value: value(), grad: plain }],
+      ['own', { value: value(), grad: own, zeroGrad: () => zeroGrad(plain.data) }],
+    ])
+    return { optimiser: new AdamW(parameters), plain }
+  }
+
+  it('fills no gradient if a method of a parameter throws', async () => {
+    const detached = new LilyError('ERR_LILY_ARGUMENT', 'own.grad: its ArrayBuffer is detached')
+    const { optimiser, plain } = withMethod(() => {
+      throw detached
+    })
+    await expectRefused('ERR_LILY_ARGUMENT', 'own.grad', () => {
+      optimiser.zeroGrad()
+    })
+    expect([...plain.data]).toEqual([3, 4])
+  })
+
+  it('reports a gradient that a method of a parameter transfers', async () => {
+    const { optimiser } = withMethod(({ buffer }) => structuredClone(buffer, { transfer: [buffer as ArrayBuffer] }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'plain.grad: its ArrayBuffer is detached', () => {
       optimiser.zeroGrad()
     })
   })

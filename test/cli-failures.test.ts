@@ -218,8 +218,8 @@ describe('an unexpected error', () => {
 
 test('the help texts name the exit codes', async () => {
   for (const [args, text] of [
-    [['--help'], '1 after an error, 130 after SIGINT, 143 after SIGTERM'],
-    [['bench', '--help'], 'The exit code is 1 if a case failed or an output could not be written, 130 after SIGINT'],
+    [['--help'], '1 after an error, 129 after SIGHUP, 130 after SIGINT, 143 after SIGTERM'],
+    [['bench', '--help'], 'The exit code is 1 if a case failed or an output could not be written, 129 after SIGHUP'],
     [['doctor', '--help'], 'The exit code is 1 if'],
     [['inspect', '--help'], 'The exit code is 1 if'],
   ] as const) {

@@ -109,6 +109,7 @@ describe('bench', () => {
   })
 
   test.each([
+    ['SIGHUP', 129],
     ['SIGINT', 130],
     ['SIGTERM', 143],
   ] as const)('after %s, the results so far are written', async (signal, expected) => {

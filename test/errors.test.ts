@@ -1,6 +1,18 @@
 /** Invalid calls: each fails with its error code and the name of the argument in the message, and writes nothing. */
 import { describe, expect, it } from 'vitest'
-import { LilyError, type LilyForwardOptions, type LilySaved, tensor } from '../lib/index.js'
+import {
+  Event,
+  foldB as foldBOf,
+  lilyBackward as lilyBackwardOf,
+  LilyError,
+  lilyForward as lilyForwardOf,
+  type LilyForwardOptions,
+  type LilySaved,
+  memoryStats,
+  Stream,
+  type Tensor,
+  tensor,
+} from '../lib/index.js'
 import {
   backend as suiteBackend,
   foldB,
@@ -542,6 +554,29 @@ describe('foldB rejects', () => {
     expect(numbers(await foldB(saved)).some((value) => value !== 0)).toBe(true)
   })
 
+  it.each<[string, LilyForwardOptions]>([
+    ['batch', {}],
+    ['sequence', { routing: 'sequence', sequenceOffsets: [0, 2, tokens] }],
+    ['fixed', { routing: 'fixed', weights: [0.5, 0.5] }],
+  ])('a layer whose weights were transferred: %s', async (routing, options) => {
+    const saved = [0, 1].map(() => {
+      const { x, a, router, b, dy } = smallOperands()
+      const operands = routing === 'fixed' ? { x, a, b } : { x, a, b, router }
+      const saved = lilyForwardOf(operands, options).saved as LilySaved
+      lilyBackwardOf({ dy }, saved, { deferB: true })
+      return saved
+    })
+    const { buffer } = (saved[1].weights as Tensor).data
+    structuredClone(buffer, { transfer: [buffer as ArrayBuffer] })
+    const db = room(experts, rank, dOut)
+    const before = db.data.slice()
+    const error = await expectRefused(ARGUMENT, 'saved[1]: its ArrayBuffer is detached', () => foldBOf(saved, db))
+    expect(error.argument).toBe('saved[1]')
+    expect(db.data).toEqual(before)
+    await expectRefused(ARGUMENT, 'saved: its ArrayBuffer is detached', () => foldBOf(saved[1], db))
+    foldBOf(saved[0], db)
+  })
+
   async function gone() {
     const saved = await deferred()
     saved.dispose()
@@ -563,6 +598,38 @@ describe('LilyError', () => {
     expect(error.stack).toContain('LilyError')
     expect(error).toBeInstanceOf(LilyError)
   })
+
+  it('is made of any message and details', () => {
+    const hostile = { toString: () => fail() }
+    for (const [message, text] of [
+      [Symbol('no text'), 'a symbol'],
+      [hostile, 'an object of type Object'],
+      ['text', 'text'],
+    ]) {
+      const error = new LilyError(ARGUMENT, message as never, null as never)
+      expect(error).toMatchObject({ code: ARGUMENT, message: text, argument: undefined, cudaError: undefined })
+      expect('cause' in error).toBe(false)
+    }
+    expect(new LilyError(ARGUMENT, 'text', { argument: 'x', cause: 0 })).toMatchObject({ argument: 'x', cause: 0 })
+  })
+})
+
+it('a private constructor names the function that creates the object', async () => {
+  for (const of of [Stream, Event]) {
+    const create = of as unknown as new (value?: unknown) => unknown
+    for (const value of [undefined, 5, {}, { device: 0, cudaStream: 1 }]) {
+      await expectRefused(ARGUMENT, `call ${of.name}.create(device)`, () => new create(value))
+    }
+  }
+})
+
+it('memoryStats of an object that cannot be read', async () => {
+  const { proxy, revoke } = Proxy.revocable({ type: 'cpu' as const }, {})
+  revoke()
+  await expectRefused(ARGUMENT, 'device: reading it threw an error', () => memoryStats(proxy))
+  await expectRefused(DEVICE, "device: expected { type: 'cpu' } or { type: 'cuda', id }, got null", () =>
+    memoryStats(null as never),
+  )
 })
 
 function forwardCall(): Forward {

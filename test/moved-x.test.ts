@@ -12,6 +12,7 @@ import {
   loraForward,
   type Tensor,
 } from '../lib/index.js'
+import { gaussian, randomFrom } from './support/random.js'
 import { expectRefused } from './support/refused.js'
 import { sizes, smallLoraB, smallOperands } from './support/small.js'
 
@@ -95,6 +96,39 @@ describe('x is accepted again', () => {
     }
     for (let t = 0; t < tokens; t++) pitched.data.set(x.data.subarray(t * dIn, (t + 1) * dIn), t * (dIn + 2))
     expect(numbers(lilyBackward({ dy, x: pitched }, forwardLily(x)))).toEqual(expected)
+  })
+})
+
+describe('the Async forms read the x that is given again', () => {
+  /** Runs both operations with x in memory that is overwritten or gone once x is elsewhere. */
+  const stale = async (rows: number, spoil: (old: Float32Array) => void) => {
+    const many = { data: gaussian(randomFrom(3), rows * dIn), shape: [rows, dIn] }
+    const dy = { data: gaussian(randomFrom(4), rows * dOut), shape: [rows, dOut] }
+    const [ofLily, ofLora] = [
+      numbers(lilyBackward({ dy }, forwardLily(many))),
+      numbers(loraBackward({ dy }, forwardLora(many))),
+    ]
+    const old = { data: many.data.slice(), shape: many.shape }
+    const [savedLily, savedLora] = [forwardLily(old), forwardLora(old)]
+    spoil(old.data)
+    expect(numbers(await lilyBackwardAsync({ dy, x: many }, savedLily))).toEqual(ofLily)
+    expect(numbers(await loraBackwardAsync({ dy, x: many }, savedLora))).toEqual(ofLora)
+  }
+  it('and not the old memory, which still exists', () => stale(tokens, (old) => old.fill(7)))
+  it('and not the old memory, which is gone, where x is used in place', async () => {
+    const rows = 4000
+    expect(rows * dIn * Float32Array.BYTES_PER_ELEMENT).toBeGreaterThan(64 * 1024)
+    await stale(rows, (old) => structuredClone(old.buffer, { transfer: [old.buffer as ArrayBuffer] }))
+  })
+  it('and refuse it where it can shrink', async () => {
+    const bytes = x.data.byteLength
+    const Resizable = ArrayBuffer as unknown as new (bytes: number, options: object) => ArrayBuffer
+    const data = new Float32Array(new Resizable(bytes, { maxByteLength: 2 * bytes }))
+    data.set(x.data)
+    const given = { dy, x: { data, shape: x.shape } }
+    const refused = 'x: expected memory that cannot shrink'
+    await expectRefused('ERR_LILY_ARGUMENT', refused, () => lilyBackwardAsync(given, forwardLily(x)))
+    await expectRefused('ERR_LILY_ARGUMENT', refused, () => loraBackwardAsync(given, forwardLora(x)))
   })
 })
 

@@ -91,8 +91,9 @@ export function benchCommand(version: string): Command {
       'after',
       '\nWith --shape, --dtype or --routing, every combination of the given values is measured; options not given are then\n' +
         'all default shapes, float32 (bfloat16 on a GPU) and batch routing. Without them, a default set of cases is measured.\n\n' +
-        'A case that fails is reported, and the others are measured. After SIGINT or SIGTERM the results so far are written.\n' +
-        'The exit code is 1 if a case failed or an output could not be written, 130 after SIGINT, 143 after SIGTERM.',
+        'A case that fails is reported, and the others are measured. After SIGHUP, SIGINT or SIGTERM the results so far\n' +
+        'are written. The exit code is 1 if a case failed or an output could not be written, 129 after SIGHUP, 130 after\n' +
+        'SIGINT, 143 after SIGTERM.',
     )
     .action(async (options: BenchOptions, command: Command) => {
       // Load the addon only here, so that --help and usage errors do not require it.

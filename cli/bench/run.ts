@@ -14,7 +14,7 @@ import type { BenchOptions } from './options.js'
 import { reportText } from './text.js'
 
 /** The codes with which a command exits after a signal, as shells report them. */
-const SIGNALS = { SIGINT: 130, SIGTERM: 143 } as const
+const SIGNALS = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const
 
 /** Runs the benchmark. An interrupt ends the measurement; the results up to then are still written. */
 export async function run(options: BenchOptions, command: Command, version: string): Promise<void> {
@@ -45,7 +45,7 @@ export async function run(options: BenchOptions, command: Command, version: stri
   if (interrupt.aborted) process.exitCode = SIGNALS[interrupt.reason as keyof typeof SIGNALS]
 }
 
-/** Aborts at the first SIGINT or SIGTERM, whose name is the reason. A later signal ends the process. */
+/** Aborts at the first SIGHUP, SIGINT or SIGTERM, whose name is the reason. A later signal ends the process. */
 function interruptSignal(): AbortSignal {
   const interrupt = new AbortController()
   const onSignal = (signal: NodeJS.Signals): void => {

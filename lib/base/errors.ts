@@ -48,11 +48,13 @@ export class LilyError extends Error {
   /** The CUDA runtime's name of the error, such as 'cudaErrorIllegalAddress', if CUDA reported one. */
   readonly cudaError: string | undefined
 
-  constructor(code: LilyErrorCode, message: string, details: LilyErrorDetails = {}) {
-    super(message, details.cause === undefined ? undefined : { cause: details.cause })
+  constructor(code: LilyErrorCode, message: string, details?: LilyErrorDetails) {
+    const { argument, cudaError, cause } = details ?? {}
+    // A symbol, or an object whose toString throws, would replace the error by another one.
+    super(typeof message === 'string' ? message : describe(message), cause === undefined ? undefined : { cause })
     this.code = code
-    this.argument = details.argument
-    this.cudaError = details.cudaError
+    this.argument = argument
+    this.cudaError = cudaError
   }
 
   static {

@@ -1,10 +1,10 @@
 /** Writes safetensors files, byte-identical to those of the format's reference implementation, one tensor at a time. */
 import type { FileHandle } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
-import type { DType } from '../base/dtype.js'
+import { bytesOf, type DType, type HostData } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { entriesOf, isInstance } from '../base/options.js'
-import { checkMemory } from '../memory/operand.js'
+import { checkMemory, failDetached } from '../memory/operand.js'
 import { resolve } from '../tensor/resolve.js'
 import { operandOf, Tensor, tensorOf } from '../tensor/tensor.js'
 import { copyOnHost } from '../tensor/transfer.js'
@@ -37,7 +37,8 @@ export type Named<T> = ReadonlyMap<string, T> | Readonly<Record<string, T>>
  *   float16. They must not change until the promise resolves
  * @param metadata of the file: strings by strings
  * @throws LilyError ERR_LILY_ARGUMENT for a name or a metadata value that is not a string, ERR_LILY_SHAPE, ERR_LILY_DTYPE;
- *   ERR_LILY_CHECKPOINT if the file cannot be written. Nothing has been written then
+ *   ERR_LILY_CHECKPOINT if the file cannot be written; ERR_LILY_ARGUMENT with the tensor's name if its buffer is
+ *   transferred meanwhile. The old file is unchanged then
  */
 export async function writeSafetensors(
   path: string | URL,
@@ -72,8 +73,9 @@ export function sourceOf(value: Tensor | StoredTensor, name: string): TensorSour
   const bytes = async () => {
     const host = operandOf(await owned.toHost())
     if (host === null) throw new LilyError('ERR_LILY_DISPOSED', `${quote(name)}: the tensor is disposed of`)
-    const { data } = tensorOf(host.rows > 1 && host.pitch !== host.columns ? copyOnHost(host) : host)
-    return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+    checkMemory(name, host)
+    const { memory, byteOffset, byteLength } = host.rows > 1 && host.pitch !== host.columns ? copyOnHost(host) : host
+    return bytesOf(memory as HostData).subarray(byteOffset, byteOffset + byteLength)
   }
   return { dtype: stored, shape: owned.shape, bytes }
 }
@@ -124,6 +126,8 @@ async function writeTensor(path: string, handle: FileHandle, name: string, sourc
     )
   }
   await writeAll(handle, bytes)
+  // A transfer leaves no bytes, which ends the loop early.
+  if (bytes.byteLength !== byteLengthOf(source)) failDetached(name)
 }
 
 /** Reads the header back: a file that no reader accepts must not replace one that was good. */

@@ -106,7 +106,8 @@ function readDeviceOf(argument: string, value: unknown, allowsCpu: boolean): Dev
   }
   if (allowsCpu && type === 'cpu') return CPU
   if (type !== 'cuda' || !Number.isSafeInteger(id) || (id as number) < 0) {
-    fail('ERR_LILY_DEVICE', argument, `expected { type: 'cuda', id }, got ${describe(value)}`)
+    const expected = `${allowsCpu ? "{ type: 'cpu' } or " : ''}{ type: 'cuda', id }`
+    fail('ERR_LILY_DEVICE', argument, `expected ${expected}, got ${describe(value)}`)
   }
   const device = cudaDevice(id as number)
   checkDevice(argument, device)

@@ -1,8 +1,6 @@
 /** Statistics of the package's memory pools. */
-import { describe, fail } from '../base/errors.js'
 import { native, type PoolStatistics } from '../binding/native.js'
-import { checkDevice } from './backends.js'
-import { cudaDevice } from './device.js'
+import { readDevice } from './backends.js'
 
 /** Statistics of one memory pool: blocks in use by calls and tensors, and free blocks cached for later ones. */
 export interface PoolStats {
@@ -31,18 +29,14 @@ export interface MemoryStats extends PoolStats {
  * ArrayBuffers and not part of it.
  *
  * @param device default: `{ type: 'cuda', id: 0 }`
- * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE
+ * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_ARGUMENT if reading `device` throws
  */
 export function memoryStats(
   device: { readonly type: 'cpu' | 'cuda'; readonly id?: number | undefined } = { type: 'cuda' },
 ): MemoryStats {
-  const { type, id = 0 } = device ?? {}
+  const { type, id } = readDevice('device', device)
   const { backend } = native.constants
   if (type === 'cpu') return statistics(backend.cpu, 0, false)
-  if (type !== 'cuda' || !Number.isSafeInteger(id)) {
-    fail('ERR_LILY_DEVICE', 'device', `expected { type: 'cpu' } or { type: 'cuda', id }, got ${describe(device)}`)
-  }
-  checkDevice('device', cudaDevice(id))
   return { ...statistics(backend.cuda, id, false), pinned: statistics(backend.cuda, id, true) }
 }
 

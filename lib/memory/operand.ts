@@ -183,6 +183,11 @@ export function checkNotLonger(argument: string, data: ArrayBufferView, { byteLe
   )
 }
 
+/** Checks that memory that is not empty is not detached. */
+export function checkAttached(argument: string, memory: OperandMemory): void {
+  if (isHostMemory(memory) && byteLengthOf(memory) === 0) failDetached(argument)
+}
+
 /** Throws the error about a detached ArrayBuffer. */
 export function failDetached(argument: string): never {
   fail(

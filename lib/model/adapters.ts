@@ -318,6 +318,14 @@ export class AdaptersLayer {
         `expected the saved object that forward of this layer returned, got ${describe(saved)}`,
       )
     }
+    for (const { layer } of calls) {
+      if (layer.name === this.name) continue
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'saved',
+        `expected what forward of layer '${this.name}' returned, got that of layer '${layer.name}'`,
+      )
+    }
     const prepared = calls.map(({ layer, saved }) => ({ layer, call: layer.prepareBackward(inputs, saved) }))
     for (const { layer, call } of prepared) layer.runBackward(call)
     return inputs.given

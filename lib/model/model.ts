@@ -48,7 +48,11 @@ export interface LilyModelParts {
 
 /** Whether a value is a LilyModel, of any copy of this package. A proxy of one is not. */
 export function isModel(value: unknown): value is LilyModel {
-  return isOf(modelKey, value) && (value as LilyModel)[modelKey]()
+  try {
+    return isOf(modelKey, value) && (value as LilyModel)[modelKey]()
+  } catch {
+    return false // something else has the symbol
+  }
 }
 
 const OPTIONS: Known = new Set<keyof LilyModelOptions>(['layers', 'config', 'seed', 'dtype'])

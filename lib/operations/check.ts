@@ -11,11 +11,10 @@ import {
   checkTypeOrFloat32,
 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
-import { byteLengthOf } from '../base/views.js'
 import { checkDevice } from '../memory/backends.js'
 import { checkPlace, checkSameDevice, refuseBuffer, refuseOverlap } from '../memory/checks.js'
 import { CPU } from '../memory/device.js'
-import { failDetached, isHostMemory, type Operand, type OperandMemory } from '../memory/operand.js'
+import { checkAttached, type Operand } from '../memory/operand.js'
 import type { CallState } from './call-state.js'
 import type { Output } from './output.js'
 import type { Problem } from './problem.js'
@@ -116,9 +115,8 @@ function checkSameX(x: Operand, saved: Operand): void {
 
 /** Checks that the tensors of `saved` have their memory: on the host the caller can transfer it. */
 function checkKept({ problem, kept, weights }: CallState): void {
-  const isGone = (memory: OperandMemory) => isHostMemory(memory) && byteLengthOf(memory) === 0
-  if (kept !== null && problem.keptBytes > 0 && isGone(kept)) failDetached('saved')
-  if (weights !== null && problem.groups > 0 && isGone(weights.memory)) failDetached('saved')
+  if (kept !== null && problem.keptBytes > 0) checkAttached('saved', kept)
+  if (weights !== null && problem.groups > 0) checkAttached('saved', weights.memory)
 }
 
 /** Checks that no gradient is given that the options switch off or that the routing does not have. */

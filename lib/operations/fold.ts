@@ -3,7 +3,8 @@ import { checkExpertStack, checkTypeOrFloat32 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
 import { checkKeys, copyArray, type Known, readFlag } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
-import { checkPlace, refuseBuffer, refuseOverlap } from '../memory/checks.js'
+import { checkPlace, checkSameDevice, refuseBuffer, refuseOverlap } from '../memory/checks.js'
+import { checkAttached } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
@@ -78,11 +79,11 @@ function readLayers(saved: unknown): CallState[] {
   return layers.map((layer, index) => readSaved(`saved[${index}]`, layer, 'lilyForward'))
 }
 
-/** Checks that the layers share one b, and that each has a deferred gradient of it. Returns the problem of the first layer. */
+/** Checks that the layers share one b, and that each has a deferred gradient of it, whose weights are there. Returns the problem of the first layer. */
 function checkLayers(states: readonly CallState[]): Problem {
   if (states.length === 0) fail('ERR_LILY_ARGUMENT', 'saved', 'expected at least one saved call, got none')
   const { problem: first } = states[0]
-  const { experts, rank, dOut } = first
+  const { experts, rank, dOut, b } = first
   for (const [index, { problem, deferred }] of states.entries()) {
     const name = states.length === 1 ? 'saved' : `saved[${index}]`
     if (deferred.length === 0) {
@@ -99,6 +100,10 @@ function checkLayers(states: readonly CallState[]): Problem {
         `expected the b that saved[0] has, ${shapeText([experts, rank, dOut])}, ` +
           `got ${shapeText([problem.experts, problem.rank, problem.dOut])}; fold layers that share one b`,
       )
+    }
+    checkSameDevice(name, problem.b, 'the b of saved[0]', b)
+    for (const { partials, weights } of deferred) {
+      if (partials > 0 && weights !== null) checkAttached(name, weights.memory)
     }
   }
   if (new Set(states).size !== states.length) fail('ERR_LILY_ARGUMENT', 'saved', 'a saved call is listed twice')

@@ -137,9 +137,9 @@ function writeSlot(
 }
 
 /**
- * The descriptors of forward and backward. All calls share them: the addon reads them before it returns, and no code of
- * the caller runs between the first number that is written here and that. It has run when the call was read (read.ts);
- * the later phases read typed arrays of the caller by views.ts only.
+ * The descriptors of forward and backward. All calls share them: the addon reads them before it returns, and, short of
+ * patched built-ins, no code of the caller runs between the first number that is written here and that. It has run when
+ * the call was read (read.ts); the later phases read typed arrays of the caller by views.ts only.
  */
 export const forward = new Descriptor(FORWARD_SLOTS)
 export const backward = new Descriptor(BACKWARD_SLOTS)

@@ -5,7 +5,7 @@ import { disposeSymbol } from '../base/symbols.js'
 import { newOperand } from '../memory/allocate.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
 import type { Device } from '../memory/device.js'
-import type { Operand } from '../memory/operand.js'
+import { checkMemory, type Operand } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
@@ -156,8 +156,9 @@ export class AdamW {
    * Sets the gradients of all parameters to zero, in place; on a device this is enqueued in the stream of each gradient.
    * The state does not change.
    *
-   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED: nothing has
-   *   been written; ERR_LILY_CUDA
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED: the
+   *   checks of this package fail before anything is written; ERR_LILY_CUDA; what the caller's own `zeroGrad` methods
+   *   throw. They run first, so the gradients that this call fills itself are unchanged then
    */
   zeroGrad(): void {
     const moments = this.#open()
@@ -166,8 +167,10 @@ export class AdamW {
       checkValue(name, value, this.#device, (moments.get(name) as Moments).expAvg.shape)
     }
     checkParameters(others, stateRanges(moments, this.#norm))
-    for (const { grad } of others) clear(grad)
     for (const zeroGrad of methods) zeroGrad()
+    // A method is code of the caller, which may have released or transferred the memory of another gradient.
+    if (methods.length > 0) for (const { name, grad } of others) checkMemory(`${name}.grad`, grad)
+    for (const { grad } of others) clear(grad)
   }
 
   /**

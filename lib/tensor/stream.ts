@@ -12,6 +12,14 @@ import { StreamState } from '../memory/stream-state.js'
 /** The state of a Stream; undefined for any other value. Throws ERR_LILY_DISPOSED if the stream is disposed of. */
 export let streamStateOf: (argument: string, stream: unknown) => StreamState | undefined
 
+/** Given to the private constructors, which JavaScript can call. */
+const CREATE = Symbol('create')
+
+function checkCreate(key: symbol, name: 'Stream' | 'Event'): void {
+  if (key === CREATE) return
+  fail('ERR_LILY_ARGUMENT', name, `expected no call of the constructor, which is private; call ${name}.create(device)`)
+}
+
 /** A CUDA device. */
 export interface CudaDevice {
   readonly type: 'cuda'
@@ -29,7 +37,8 @@ export interface CudaDevice {
 export class Stream {
   #state: StreamState | null
 
-  private constructor(state: StreamState) {
+  private constructor(key: symbol, state: StreamState) {
+    checkCreate(key, 'Stream')
     this.#state = state
   }
 
@@ -59,7 +68,7 @@ export class Stream {
    * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_CUDA
    */
   static create(device: CudaDevice = { type: 'cuda' }): Stream {
-    return new Stream(StreamState.create(readCudaDevice('device', device).id))
+    return new Stream(CREATE, StreamState.create(readCudaDevice('device', device).id))
   }
 
   /**
@@ -70,7 +79,7 @@ export class Stream {
    * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_CUDA
    */
   static default(device: CudaDevice = { type: 'cuda' }): Stream {
-    return new Stream(StreamState.default(readCudaDevice('device', device).id))
+    return new Stream(CREATE, StreamState.default(readCudaDevice('device', device).id))
   }
 
   /**
@@ -174,7 +183,8 @@ export class Event {
   /** The CUDA device of the event. */
   readonly device: Device
 
-  private constructor(device: Device) {
+  private constructor(key: symbol, device: Device) {
+    checkCreate(key, 'Event')
     this.device = device
     this.#handle = bound(() => native.eventCreate(device.id))
   }
@@ -207,7 +217,7 @@ export class Event {
    * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_CUDA
    */
   static create(device: CudaDevice = { type: 'cuda' }): Event {
-    return new Event(readCudaDevice('device', device))
+    return new Event(CREATE, readCudaDevice('device', device))
   }
 
   /** Whether `dispose()` has been called. */

@@ -1,5 +1,6 @@
 /** The analysis of an adapter, compared with plain computations. */
 import { describe, expect, it } from 'vitest'
+import { modelKey } from '../../lib/base/copies.js'
 import { analyse, type LilyLayer, LilyModel } from '../../lib/index.js'
 import { forward } from '../reference.js'
 import { GOLDEN } from '../support/checkpoint.js'
@@ -98,6 +99,7 @@ describe('analyse', () => {
 
   it('rejects unknown layers and options', async () => {
     const model = await LilyModel.fromPretrained(GOLDEN)
+    await expectRefused('ERR_LILY_ARGUMENT', 'model', () => analyse({ [modelKey]: 5 } as never))
     await expectRefused('ERR_LILY_ARGUMENT', 'sample', () => analyse(model, { sample: {} } as object))
     await expectRefused('ERR_LILY_ARGUMENT', 'elsewhere', () => analyse(model, { samples: { elsewhere: [] } }))
     await expectRefused('ERR_LILY_SHAPE', 'a', () =>

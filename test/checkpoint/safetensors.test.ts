@@ -1,10 +1,12 @@
 /** Safetensors files: round trips, byte-for-byte agreement with the reference writer, rejection of invalid files. */
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
 import ndarray from 'ndarray'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { SafetensorsFile } from '../../lib/checkpoint/safetensors-file.js'
 import { replaceWithTensors, type TensorSource } from '../../lib/checkpoint/safetensors-write.js'
 import { LilyError, writeSafetensors } from '../../lib/index.js'
@@ -449,6 +451,41 @@ describe('writeSafetensors', () => {
       await expectRefused(code, 'x: ', () => writeSafetensors(path, { x: tensor } as never, {}))
     }
     expect(readFileSync(path).equals(before)).toBe(true)
+  })
+
+  it('writes the memory of a typed array, whatever its own properties say', async () => {
+    class Other extends Float32Array {
+      override get buffer(): never {
+        return Float32Array.of(8, 9).buffer as never
+      }
+    }
+    const long = Object.defineProperty(Float32Array.of(1, 2), 'byteLength', { value: 64 })
+    const late = Object.defineProperty(Float32Array.of(1, 2), 'byteOffset', { value: 4 })
+    const tensors = { other: { ...x, data: Other.of(1, 2) }, long: { ...x, data: long }, late: { ...x, data: late } }
+    await writeSafetensors(path, tensors)
+    const opened = await SafetensorsFile.open(path)
+    for (const name of Object.keys(tensors)) expect((await opened.read(name)).data).toEqual(Float32Array.of(1, 2))
+    await opened.close()
+  })
+
+  it.each([
+    ['before its tensor is written', 2, 0],
+    ['while its tensor is written', 12 << 20, 2], // one write of the header, and three of the tensor
+  ])('reports a buffer that is transferred %s', async (_, length, writes) => {
+    await writeSafetensors(path, { x })
+    const before = readFileSync(path)
+    const handle = await open(path)
+    const write = vi.spyOn(Object.getPrototypeOf(handle) as FileHandle, 'write')
+    await handle.close()
+    const data = new Float32Array(length)
+    const pending = writeSafetensors(path, { other: { ...x, data, shape: [length] } })
+    const refused = expectRefused('ERR_LILY_ARGUMENT', 'other: its ArrayBuffer is detached', () => pending)
+    while (write.mock.calls.length < writes) await setImmediate()
+    structuredClone(data.buffer, { transfer: [data.buffer] })
+    expect((await refused).argument).toBe('other')
+    write.mockRestore()
+    expect(readFileSync(path).equals(before)).toBe(true)
+    expect(readdirSync(place)).toEqual(['x.safetensors'])
   })
 
   it.each<[string, unknown, unknown, string]>([

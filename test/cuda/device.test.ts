@@ -8,6 +8,7 @@ import {
   type DType,
   emptyCache,
   Event,
+  foldB,
   type HostData,
   lilyBackward,
   lilyForward,
@@ -352,6 +353,19 @@ describe('validates memory of other libraries before the call runs', () => {
     const there = DeviceBuffer.allocate(x.shape, 'float32', { type: 'cuda', id: 1 })
     await expectRefused('ERR_LILY_DEVICE', 'x', () => lilyForward({ ...moved, x: foreign(there, { device }) }))
     await expectRefused('ERR_LILY_DEVICE', 'a', () => lilyForward({ ...moved, x: there }))
+  })
+
+  it('rejects a fold of layers on the host and on a device', async () => {
+    const layer = (place: (operand: HostTensor) => TensorLike) => {
+      const { dy, x, a, router, b } = smallOperands()
+      const { saved } = lilyForward({ x: place(x), a: place(a), router: place(router), b: place(b) })
+      lilyBackward({ dy: place(dy) }, saved, { deferB: true })
+      return saved
+    }
+    const layers = [layer(onDevice), layer((operand) => operand)]
+    const error = await expectRefused('ERR_LILY_DEVICE', 'as the b of saved[0] has', () => foldB(layers))
+    expect(error.argument).toBe('saved[1]')
+    for (const saved of layers) foldB(saved)
   })
 
   it('rejects operands on the host together with operands on a device', async () => {

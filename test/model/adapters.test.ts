@@ -1,5 +1,7 @@
 /** Several adapters on one model. */
+import assert from 'node:assert'
 import { describe, expect, it } from 'vitest'
+import { modelKey } from '../../lib/base/copies.js'
 import {
   type AdaptersSaved,
   type LayerForwardOptions,
@@ -206,6 +208,29 @@ describe('LilyAdapters', () => {
     await expectRefused('ERR_LILY_DISPOSED', `${firstOf(models[1]).name}.value`, () => set.to({ type: backend }))
     expect(Array.from(models[0].parameters().values(), ({ value }) => value)).toEqual(values)
     expect(values.every(({ isDisposed, device }) => !isDisposed && device.type === 'cpu')).toBe(true)
+  })
+
+  it('rejects what another layer saved, and writes nothing', async () => {
+    const { set } = both()
+    const { saved } = set.layer('v').forward(input(), output())
+    const dx = input()
+    const error = await expectRefused('ERR_LILY_ARGUMENT', "of layer 'q' returned, got that of layer 'v'", () =>
+      set.layer('q').backward(gradient(), saved, { dx }),
+    )
+    expect(error.argument).toBe('saved')
+    expectSameBits('dx', await numbersOf(dx), x)
+    for (const { name, grad } of set.parameters().values()) {
+      expect(new Set(await numbersOf(grad)), name).toEqual(new Set([0]))
+    }
+    set.layer('v').backward(gradient(), saved, { dx })
+  })
+
+  it('rejects an object that only has the symbol of a model', async () => {
+    for (const forged of [5, () => assert.fail('called')]) {
+      await expectRefused('ERR_LILY_ARGUMENT', 'model: expected a LilyModel', () =>
+        new LilyAdapters().addAdapter('one', { [modelKey]: forged } as never),
+      )
+    }
   })
 
   it('rejects invalid calls and writes nothing', async () => {
