@@ -31,8 +31,11 @@ export interface Contender {
  */
 const PAUSE = 25
 
-/** Untimed calls before a sample: the contenders before it have replaced the contents of the caches. */
-const warmupCalls = (calls: number): number => Math.ceil(calls / 5)
+/**
+ * Seconds of untimed calls before a sample. The contenders before it have replaced the contents of the caches, and a
+ * process that has slept gets its processors back only after milliseconds.
+ */
+const WARMUP = 0.02
 
 export const OURS = 'lily-kernels'
 
@@ -83,7 +86,9 @@ export function ourContender(adapter: Adapter): Contender {
       const run = opened().calls[pass]
       return async (calls) => {
         await setTimeout(PAUSE)
-        for (let call = 0; call < warmupCalls(calls); call++) run()
+        const end = performance.now() + WARMUP * 1000
+        do run()
+        while (performance.now() < end)
         return hostClock(run, calls)
       }
     },
@@ -110,8 +115,8 @@ export function peerContender(name: string, peer: PeerProcess, method: PeerMetho
     measures: ({ dtype }, pass) => method.dtypes.includes(dtype) && method.passes.includes(pass),
     sampler: (pass) => async (calls) => {
       await setTimeout(PAUSE)
-      const warmup = warmupCalls(calls)
-      const { seconds = 0 } = await peer.request({ request: 'sample', method: method.name, pass, warmup, calls })
+      const request = { request: 'sample', method: method.name, pass, warmup: WARMUP, calls } as const
+      const { seconds = 0 } = await peer.request(request)
       if (!(seconds > 0)) throw new Error(`the peer returned ${seconds} seconds`)
       return seconds
     },

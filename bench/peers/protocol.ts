@@ -36,7 +36,7 @@ export type Request =
   | { readonly request: 'open'; readonly method: string; readonly shape: readonly number[]; readonly dtype: DTypeName }
   /** After `open`: evenly spaced elements of the outputs. */
   | { readonly request: 'outputs'; readonly method: string }
-  /** After `open`: makes `warmup` calls, and then times `calls`. */
+  /** After `open`: makes calls for `warmup` seconds, at least one, and then times `calls` calls. */
   | {
       readonly request: 'sample'
       readonly method: string

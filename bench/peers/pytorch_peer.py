@@ -133,7 +133,9 @@ def outputs_of(opened):
 
 def sample(opened, name, warmup, calls):
     run, operands = opened["runs"][name], opened["operands"]
-    for _ in range(warmup):
+    end = time.perf_counter() + warmup
+    run(*operands)
+    while time.perf_counter() < end:
         run(*operands)
     begin = time.perf_counter()
     for _ in range(calls):
