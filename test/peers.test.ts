@@ -97,7 +97,7 @@ describe('with fake peers', () => {
     for (const pass of passes) {
       const samples = log.filter((line) => line.includes(` ${pass} `))
       expect(samples.slice(-4)).toEqual(
-        ['ours', 'other', 'ours', 'other'].map((name) => `${name} sample m ${pass} 1 1`),
+        ['ours', 'other', 'ours', 'other'].map((name) => `${name} sample m ${pass} 0.02 1`),
       )
     }
     expect(log.slice(-2)).toEqual(['ours close', 'other close'])
