@@ -7,7 +7,7 @@ import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
 import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
 import { type GradientOf, type LilyNeeds, prepareBackward } from '../operations/backward.js'
-import { type LilyForwardOptions, prepareForward, type SavedOf } from '../operations/forward.js'
+import { FORWARD_OPTIONS, type LilyForwardOptions, prepareForward, type SavedOf } from '../operations/forward.js'
 import { Output } from '../operations/output.js'
 import type { Problem } from '../operations/problem.js'
 import {
@@ -59,18 +59,8 @@ export interface LayerBackwardOptions {
   readonly stream?: Stream | bigint | number | undefined
 }
 
-const FORWARD_OPTIONS: Known = new Set<keyof LayerForwardOptions>([
-  'routing',
-  'pool',
-  'activation',
-  'precision',
-  'mask',
-  'sequenceOffsets',
-  'weights',
-  'save',
-  'accumulate',
-  'stream',
-])
+// The model has the scaling.
+const OPTIONS: Known = new Set([...FORWARD_OPTIONS].filter((name) => name !== 'scaling'))
 const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>(['x', 'dx', 'needs', 'deferB', 'stream'])
 const NEEDS: Known = new Set<keyof LilyNeeds>(GRADIENTS)
 
@@ -83,7 +73,7 @@ export interface LayerForwardInputs {
 }
 
 export function readLayerForward(x: unknown, y: unknown, options: object = {}): LayerForwardInputs {
-  return { x: resolve('x', x), y: Output.of('y', y), settings: readForwardOptions(options, FORWARD_OPTIONS, null) }
+  return { x: resolve('x', x), y: Output.of('y', y), settings: readForwardOptions(options, OPTIONS, null) }
 }
 
 /** What a backward call of a layer is given, read once. */

@@ -73,7 +73,8 @@ export interface LilyForwardResult<O> {
 }
 
 const OPERANDS: Known = new Set(['x', 'a', 'router', 'b', 'y'])
-const OPTIONS: Known = new Set([
+/** The options of {@link lilyForward}. */
+export const FORWARD_OPTIONS: Known = new Set([
   'scaling',
   'routing',
   'pool',
@@ -132,7 +133,7 @@ export async function lilyForwardAsync<O extends LilyForwardOptions = object>(
 
 function prepare(operands: LilyForwardOperands, options: LilyForwardOptions = {}): ForwardCall {
   const inputs = readForwardInputs(operands, OPERANDS)
-  return prepareForward(inputs, readForwardSettings(options, OPTIONS))
+  return prepareForward(inputs, readForwardSettings(options, FORWARD_OPTIONS))
 }
 
 /**

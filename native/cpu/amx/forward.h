@@ -7,8 +7,8 @@
 //   shrink_packed    [panel of r][step of d_in][2 tiles]
 //   hidden_partials  [M rounded up to 32][rank_pitch], float32
 //
-// Packing A costs as much as a product with 16 tokens. With few tokens each task of shrink packs x^T instead, and A is
-// the left operand: h^T = A x^T has the same bits.
+// With few tokens, packing A would be most of the work. Each task of shrink packs x^T instead, and A is the left
+// operand: h^T = A x^T has the same bits.
 #pragma once
 
 #include "cpu/amx/product.h"
