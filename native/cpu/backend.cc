@@ -148,6 +148,10 @@ lily_status backward(const lily_backward *call) {
                    [&](int64_t task, int64_t worker) { kernels.q_pass(pass, task, scratch(worker)); });
     }
     parallel_for(pass.dy_tasks, [&](int64_t task, int64_t worker) { kernels.dy_pass(pass, task, scratch(worker)); });
+    if (pass.d_partials != nullptr && (pass.needs_db || pass.needs_d_weights)) {
+      parallel_for(pass.d_sum_tiles.count,
+                   [&](int64_t tile, int64_t worker) { kernels.add_d_partials(pass, tile, scratch(worker)); });
+    }
   }
   if (!pass.needs_d_hidden) return LILY_OK;
 
@@ -165,7 +169,7 @@ lily_status backward(const lily_backward *call) {
     parallel_for(tiles, [&](int64_t tile, int64_t) { kernels.pack_d_hidden(pass, tile); });
   }
   const bool runs_x_pass = call->da.data != nullptr || (call->dx.data != nullptr && kernels.dx_pass == nullptr);
-  const int64_t x_tasks = runs_x_pass ? pass.x_tiles.count : 0;
+  const int64_t x_tasks = runs_x_pass ? pass.x_tasks : 0;
   const int64_t router_tasks = call->d_router.data != nullptr ? pass.router_tiles.count : 0;
   parallel_for(x_tasks + router_tasks, [&](int64_t task, int64_t worker) {
     if (task < x_tasks) {
@@ -174,6 +178,10 @@ lily_status backward(const lily_backward *call) {
       kernels.compute_d_router(pass, task - x_tasks, scratch(worker));
     }
   });
+  if (pass.da_partials != nullptr && call->da.data != nullptr) {
+    parallel_for(pass.x_tiles.count,
+                 [&](int64_t tile, int64_t worker) { kernels.add_da_partials(pass, tile, scratch(worker)); });
+  }
   return LILY_OK;
 }
 

@@ -1,4 +1,5 @@
-// The dy pass: computes q and D in one pass over dy. A task processes one split of d_out, in tiles of dy_tile_columns.
+// The dy pass: computes q and D in one pass over dy. A task processes one split of d_out, in tiles of dy_tile_columns;
+// with many threads, one piece of the tokens and one tile of the rank of it, and add_d_partials completes D.
 //
 //   q_t   = s dy_t C_g^T        v_t = s dy_t B^T with token routing
 //   D_g   = s lhs^T dy          lhs is hidden, or u_t = p_t (x) h_t with token routing
@@ -8,16 +9,17 @@
 //   dy                  M x d_out, pitched
 //   lhs                 M x stack.rank, contiguous
 //   q_partials          [split][q_rows][lhs_pitch], float32: the sum over the columns of the split
-//   d_weights_partials  [split][G][E], double: the sum over the columns of the split
+//   d_partials          [piece][rank tile][panel of d_out][rows of the tile][width], float32: D without the factor s
+//   d_weights_partials  [panel of d_out][G][E], double: the sum over the columns of the panel
 //   db                  E r x d_out, pitched; d_out x r for LoRA
 //   deferred_db         [partials][r][d_out], contiguous, float32: one D_g per group, or one sum_g w_ge D_g per expert
 //
 // Scratch holds, for one tile of columns and one group, s C^T packed [panel of rank][step of columns][width], and D
-// without the factor s packed [panel of columns][rank][width].
+// without the factor s packed [panel of columns][rank][width], also of one piece.
 //
 // A group without a kept token has q = 0 and D = 0; its dy and lhs are not read, because they may be NaN.
 //
-// dy is read once from memory; B is read once per group, and dB is read and written once per group.
+// dy is read once from memory; B is read once per group or piece, and dB is read and written once per group.
 #pragma once
 
 #include "cpu/expert_stack.h"
@@ -38,48 +40,70 @@ LILY_INLINE int64_t lhs_scratch_floats(const BackwardPass &pass) {
   return steps_of<Operand>(pass.outer_product_tokens) * pass.lhs_pitch;
 }
 
-LILY_INLINE int64_t backward_dy_scratch(const BackwardPass &pass) {
-  return steps_of<Operand>(pass.dy_tile_columns) * pass.lhs_pitch +
-         pass.stack.rank * round_up(pass.dy_tile_columns, kLanes) + pass.outer_product_tokens * kPanel +
-         kTransposeScratchFloats + dy_scratch_floats(pass) + lhs_scratch_floats(pass);
+LILY_INLINE int64_t d_tile_floats(const BackwardPass &pass) {
+  return pass.stack.rank * round_up(pass.dy_tile_columns, kLanes);
 }
 
-// <B_e, D> over the columns [begin, end), without s: float32 sums per lane and panel, which are added in double.
-LILY_INLINE double dot_with_expert(const ExpertStack &stack, int64_t expert, int64_t begin, int64_t end,
-                                   const float *d_combined) {
-  double total = 0.0;
-  for (int64_t p = 0; p < panel_count(end - begin); ++p) {
-    const int64_t columns = panel_columns(end - begin, p);
-    const int64_t width = round_up(columns, kLanes);
-    const float *d = d_combined + p * kPanel * stack.rank;
-    const lily_matrix b = submatrix(stack.b, expert * stack.rank, begin + p * kPanel);
-    Vector products[kPanelVectors] = {};
-    with_element(b.dtype, [&](auto element) __attribute__((always_inline)) {
-      for (int64_t i = 0; i < stack.rank; ++i) {
-        const auto *row = static_cast<const decltype(element) *>(b.data) + i * b.pitch;
-        for_vectors(columns, [&](int64_t j, int64_t count) __attribute__((always_inline)) {
-          products[j / kLanes] += load(d + i * width + j) * load_up_to(row + j, count);
-        });
-      }
-    });
-    Vector sum = products[0];
-    for (int64_t j = 1; j < kPanelVectors; ++j) sum += products[j];
-    total += static_cast<double>(sum_lanes(sum));
-  }
-  return total;
+// The scratch of a task.
+struct DyScratch {
+  float *combined;    // s C^T
+  float *d_combined;  // D
+  float *d_piece;     // D of a piece after the first
+  float *rhs, *transpose, *dy, *lhs;
+  int64_t floats;
+};
+LILY_INLINE DyScratch dy_scratch(const BackwardPass &pass, float *scratch) {
+  DyScratch parts = {};
+  const auto take = [&](int64_t floats) __attribute__((always_inline)) {
+    float *const part = scratch + parts.floats;
+    parts.floats += floats;
+    return part;
+  };
+  parts.combined = take(steps_of<Operand>(pass.dy_tile_columns) * pass.lhs_pitch);
+  parts.d_combined = take(d_tile_floats(pass));
+  parts.d_piece = take(pass.groups.pieces.count(pass.groups.tokens) > 1 ? d_tile_floats(pass) : 0);
+  parts.rhs = take(pass.outer_product_tokens * kPanel);
+  parts.transpose = take(kTransposeScratchFloats);
+  parts.dy = take(dy_scratch_floats(pass));
+  parts.lhs = take(lhs_scratch_floats(pass));
+  return parts;
+}
+LILY_INLINE int64_t backward_dy_scratch(const BackwardPass &pass) { return dy_scratch(pass, nullptr).floats; }
+
+// <B_e, D> over the `columns` columns of a panel, which starts at column `begin`, without s.
+LILY_INLINE double dot_with_expert(const ExpertStack &stack, int64_t expert, int64_t begin, int64_t columns,
+                                   const float *d) {
+  const int64_t width = round_up(columns, kLanes);
+  const lily_matrix b = submatrix(stack.b, expert * stack.rank, begin);
+  Vector products[kPanelVectors] = {};
+  with_element(b.dtype, [&](auto element) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < stack.rank; ++i) {
+      const auto *row = static_cast<const decltype(element) *>(b.data) + i * b.pitch;
+      for_vectors(columns, [&](int64_t j, int64_t count) __attribute__((always_inline)) {
+        products[j / kLanes] += load(d + i * width + j) * load_up_to(row + j, count);
+      });
+    }
+  });
+  Vector sum = products[0];
+  for (int64_t j = 1; j < kPanelVectors; ++j) sum += products[j];
+  return static_cast<double>(sum_lanes(sum));
 }
 
-// Everything that depends on D_g: adds to d_weights_partials and writes dB. `d_combined` holds the columns [begin, end)
-// of D_g; `transpose_scratch` holds kTransposeScratchFloats.
-LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split, int64_t group, int64_t begin,
-                                        int64_t end, const float *d_combined, float *transpose_scratch) {
+// Everything that depends on D_g: writes d_weights_partials and dB. `d_combined` holds the columns [begin, end) of D_g;
+// `transpose_scratch` holds kTransposeScratchFloats.
+LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t group, int64_t begin, int64_t end,
+                                        const float *d_combined, float *transpose_scratch) {
   const lily_problem &problem = pass.call->problem;
   const ExpertStack &stack = pass.stack;
   const float *weights = stack.weights + group * stack.experts;
   if (pass.needs_d_weights) {
-    double *d_weights = pass.d_weights_partials + (split * pass.groups.count + group) * stack.experts;
-    for (int64_t e = 0; e < stack.experts; ++e) {
-      d_weights[e] += stack.scaling * dot_with_expert(stack, e, begin, end, d_combined);
+    for (int64_t p = 0; p < panel_count(end - begin); ++p) {
+      const int64_t panel = begin / kPanel + p, columns = panel_columns(end - begin, p);
+      double *d_weights = pass.d_weights_partials + (panel * pass.groups.count + group) * stack.experts;
+      for (int64_t e = 0; e < stack.experts; ++e) {
+        d_weights[e] = stack.scaling * dot_with_expert(stack, e, panel * kPanel, columns,
+                                                       d_combined + p * kPanel * stack.rank);
+      }
     }
   }
   if (!pass.needs_db) return;
@@ -119,56 +143,133 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split,
   }
 }
 
-void dy_pass(const BackwardPass &pass, int64_t split, float *scratch) {
-  const ExpertStack &stack = pass.stack;
-  const lily_matrix &dy = pass.call->dy;
-  const bool needs_d_combined = pass.needs_db || pass.needs_d_weights;
-  float *combined = scratch;  // s C^T
-  float *d_combined = combined + steps_of<Operand>(pass.dy_tile_columns) * pass.lhs_pitch;
-  float *rhs_scratch = d_combined + stack.rank * round_up(pass.dy_tile_columns, kLanes);
-  float *transpose_scratch = rhs_scratch + pass.outer_product_tokens * kPanel;
-  float *dy_scratch = transpose_scratch + kTransposeScratchFloats, *lhs_scratch = dy_scratch + dy_scratch_floats(pass);
-  float *q = pass.q_partials + split * pass.q_rows * pass.lhs_pitch;
-  if (pass.needs_d_weights) {
-    double *d_weights = pass.d_weights_partials + split * pass.groups.count * stack.experts;
-    for (int64_t i = 0; i < pass.groups.count * stack.experts; ++i) d_weights[i] = 0.0;
+// The part of the dy pass that a step of the loops below computes: columns of d_out for tokens of one group, and rows of
+// the rank.
+struct DyPart {
+  int64_t split, begin, end;  // columns, of one split
+  int64_t group;
+  int64_t first, rows;  // of the rank
+
+  LILY_INLINE bool has_gradient(const BackwardPass &pass) const {
+    const int64_t token = pass.groups.begin(group);
+    return pass.has_gradient == nullptr || token == pass.groups.end(group) || pass.has_gradient[token] != 0;
   }
-  const int64_t split_begin = pass.dy_splits.begin(split), split_end = pass.dy_splits.end(split);
-  for (int64_t begin = split_begin; begin < split_end; begin += pass.dy_tile_columns) {
+};
+
+// Packs s C^T of the part.
+LILY_INLINE void combine_part(const BackwardPass &pass, const DyPart &part, const DyScratch &scratch) {
+  const ExpertStack &stack = pass.stack;
+  const int64_t columns = part.end - part.begin, steps = steps_of<Operand>(columns);
+  for (int64_t p = 0; p < panel_count(part.rows); ++p) {
+    const int64_t rows = panel_columns(part.rows, p);
+    combine_transposed_panel(stack, stack.weights + part.group * stack.experts, part.first + p * kPanel, rows,
+                             part.begin, columns, scratch.combined + p * kPanel * steps, round_up(rows, kLanes),
+                             scratch.transpose);
+  }
+}
+
+// q of the tokens [from, to), if it is needed, and D = lhs^T dy over these tokens, unless `d` is null.
+LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_t from, int64_t to, float *d,
+                            const DyScratch &scratch) {
+  const int64_t columns = part.end - part.begin, steps = steps_of<Operand>(columns);
+  float *q = pass.q_partials + part.split * pass.q_rows * pass.lhs_pitch + part.first;
+  const bool continues_q = part.begin > pass.dy_splits.begin(part.split);
+  if (d != nullptr) clear(d, part.rows * round_up(columns, kLanes));
+  if (!part.has_gradient(pass)) {
+    const int64_t width = round_up(part.rows, kLanes);
+    for (int64_t t = from; pass.needs_d_hidden && t < to; ++t) clear(q + t * pass.lhs_pitch, width);
+    return;
+  }
+  for (int64_t t = from; t < to; t += pass.outer_product_tokens) {
+    const int64_t tokens = minimum(pass.outer_product_tokens, to - t);
+    const lily_matrix dy_tile = submatrix(pass.call->dy, t, part.begin);
+    if (pass.needs_d_hidden) {
+      const LeftOperand<Operand> lhs = lhs_of_rows<Operand>(dy_tile, tokens, columns, scratch.dy);
+      for (int64_t p = 0; p < panel_count(part.rows); ++p) {
+        const int64_t width = round_up(panel_columns(part.rows, p), kLanes);
+        multiply_rows(tokens, width / kLanes, steps, lhs, scratch.combined + p * kPanel * steps, width,
+                      q + t * pass.lhs_pitch + p * kPanel, pass.lhs_pitch, continues_q);
+      }
+    }
+    if (d != nullptr) {
+      const LeftOperand<Operand> lhs =
+          lhs_of_columns<Operand>(submatrix(pass.lhs, t, part.first), tokens, part.rows, scratch.lhs);
+      add_outer_product(part.rows, tokens, lhs, dy_tile, columns, d, scratch.rhs);
+    }
+  }
+}
+
+// A split, for all tokens.
+LILY_INLINE void dy_split(const BackwardPass &pass, int64_t split, const DyScratch &scratch) {
+  const bool needs_d_combined = pass.needs_db || pass.needs_d_weights;
+  const int64_t split_end = pass.dy_splits.end(split);
+  for (int64_t begin = pass.dy_splits.begin(split); begin < split_end; begin += pass.dy_tile_columns) {
     const int64_t end = minimum(split_end, begin + pass.dy_tile_columns);
-    const int64_t columns = end - begin, steps = steps_of<Operand>(columns);
     for (int64_t group = 0; group < pass.groups.count; ++group) {
+      const DyPart part = {split, begin, end, group, 0, pass.stack.rank};
       const int64_t group_begin = pass.groups.begin(group), group_end = pass.groups.end(group);
-      const bool has_gradient =
-          pass.has_gradient == nullptr || group_begin == group_end || pass.has_gradient[group_begin] != 0;
-      if (pass.needs_d_hidden && !has_gradient) {
-        clear(q + group_begin * pass.lhs_pitch, (group_end - group_begin) * pass.lhs_pitch);
-      } else if (pass.needs_d_hidden && group_begin < group_end) {
-        for (int64_t p = 0; p < panel_count(stack.rank); ++p) {
-          const int64_t rows = panel_columns(stack.rank, p);
-          combine_transposed_panel(stack, stack.weights + group * stack.experts, p * kPanel, rows, begin, columns,
-                                   combined + p * kPanel * steps, round_up(rows, kLanes), transpose_scratch);
+      const int64_t length = pass.groups.pieces.length(group_end - group_begin);
+      if (pass.needs_d_hidden && group_begin < group_end && part.has_gradient(pass)) combine_part(pass, part, scratch);
+      int64_t t = group_begin;
+      do {
+        float *const d = t == group_begin ? scratch.d_combined : scratch.d_piece;
+        add_tokens(pass, part, t, minimum(group_end, t + length), needs_d_combined ? d : nullptr, scratch);
+        if (needs_d_combined && t > group_begin) {
+          add_floats(part.rows * round_up(end - begin, kLanes), d, scratch.d_combined);
         }
+        t += length;
+      } while (t < group_end);
+      if (needs_d_combined) {
+        write_d_weights_and_db(pass, group, begin, end, scratch.d_combined, scratch.transpose);
       }
-      if (needs_d_combined) clear(d_combined, stack.rank * round_up(columns, kLanes));
-      for (int64_t t = group_begin; has_gradient && t < group_end; t += pass.outer_product_tokens) {
-        const int64_t tokens = minimum(pass.outer_product_tokens, group_end - t);
-        const lily_matrix dy_tile = submatrix(dy, t, begin);
-        if (pass.needs_d_hidden) {
-          const LeftOperand<Operand> lhs = lhs_of_rows<Operand>(dy_tile, tokens, columns, dy_scratch);
-          for (int64_t p = 0; p < panel_count(stack.rank); ++p) {
-            const int64_t width = round_up(panel_columns(stack.rank, p), kLanes);
-            multiply_rows(tokens, width / kLanes, steps, lhs, combined + p * kPanel * steps, width,
-                          q + t * pass.lhs_pitch + p * kPanel, pass.lhs_pitch, begin > split_begin);
-          }
-        }
-        if (needs_d_combined) {
-          const LeftOperand<Operand> lhs =
-              lhs_of_columns<Operand>(submatrix(pass.lhs, t, 0), tokens, stack.rank, lhs_scratch);
-          add_outer_product(stack.rank, tokens, lhs, dy_tile, columns, d_combined, rhs_scratch);
-        }
+    }
+  }
+}
+
+// The columns from `begin` on of a rank tile of d_partials.
+LILY_INLINE float *d_partial(const BackwardPass &pass, int64_t piece, int64_t rank_tile, int64_t begin) {
+  const int64_t first = pass.dy_rank_tiles.begin(rank_tile), rows = pass.dy_rank_tiles.end(rank_tile) - first;
+  return pass.d_partials + piece * pass.d_partial_floats + first * round_up(pass.dy_splits.columns, kLanes) +
+         begin * rows;
+}
+
+void dy_pass(const BackwardPass &pass, int64_t task, float *scratch) {
+  const DyScratch parts = dy_scratch(pass, scratch);
+  if (pass.d_partials == nullptr) {
+    dy_split(pass, task, parts);
+    return;
+  }
+  // The rank tiles of one piece of dy follow each other, so that dy is in the cache.
+  const int64_t rank_tile = task % pass.dy_rank_tiles.count, first = pass.dy_rank_tiles.begin(rank_tile);
+  const int64_t pieces = pass.groups.piece_count(), piece = task / pass.dy_rank_tiles.count % pieces;
+  const int64_t split = task / pass.dy_rank_tiles.count / pieces, split_end = pass.dy_splits.end(split);
+  const int64_t group = pass.groups.of_piece(piece), group_end = pass.groups.end(group);
+  const int64_t length = pass.groups.pieces.length(group_end - pass.groups.begin(group));
+  const int64_t from = pass.groups.begin(group) + (piece - pass.groups.first_piece(group)) * length;
+  const int64_t to = minimum(group_end, from + length);
+  for (int64_t begin = pass.dy_splits.begin(split); begin < split_end; begin += pass.dy_tile_columns) {
+    const int64_t end = minimum(split_end, begin + pass.dy_tile_columns);
+    const DyPart part = {split, begin, end, group, first, pass.dy_rank_tiles.end(rank_tile) - first};
+    if (pass.needs_d_hidden && from < to && part.has_gradient(pass)) combine_part(pass, part, parts);
+    const bool needs_d_combined = pass.needs_db || pass.needs_d_weights;
+    add_tokens(pass, part, from, to, needs_d_combined ? d_partial(pass, piece, rank_tile, begin) : nullptr, parts);
+  }
+}
+
+// Adds the pieces of D for a tile of columns, and writes what depends on it.
+void add_d_partials(const BackwardPass &pass, int64_t tile, float *scratch) {
+  const int64_t tile_end = pass.d_sum_tiles.end(tile), rank = pass.stack.rank;
+  float *const transpose_scratch = scratch + rank * kPanel;
+  for (int64_t begin = pass.d_sum_tiles.begin(tile); begin < tile_end; begin += kPanel) {
+    const int64_t end = minimum(tile_end, begin + kPanel), width = round_up(end - begin, kLanes);
+    for (int64_t group = 0; group < pass.groups.count; ++group) {
+      for (int64_t rank_tile = 0; rank_tile < pass.dy_rank_tiles.count; ++rank_tile) {
+        const int64_t first = pass.dy_rank_tiles.begin(rank_tile), rows = pass.dy_rank_tiles.end(rank_tile) - first;
+        add_partials(rows * width, d_partial(pass, pass.groups.first_piece(group), rank_tile, begin),
+                     pass.d_partial_floats, pass.groups.first_piece(group + 1) - pass.groups.first_piece(group),
+                     scratch + first * width);
       }
-      if (needs_d_combined) write_d_weights_and_db(pass, split, group, begin, end, d_combined, transpose_scratch);
+      write_d_weights_and_db(pass, group, begin, end, scratch, transpose_scratch);
     }
   }
 }

@@ -40,6 +40,23 @@ struct ExpertStack {
   const float *weights;  // [G, experts]
 };
 
+// The pieces of a sum over tokens, which several threads compute. The sum of a piece starts at zero, and the sums are
+// added in order. A range of fewer than 2 * kPieceTokens tokens is one piece.
+constexpr int64_t kPieceTokens = 512;
+struct TokenPieces {
+  int64_t most;      // of one range
+  int64_t multiple;  // of the tokens per piece
+
+  LILY_INLINE int64_t length(int64_t tokens) const {
+    const int64_t whole = tokens / kPieceTokens, count = whole < 1 ? 1 : whole < most ? whole : most;
+    const int64_t multiples = (tokens + count * multiple - 1) / (count * multiple);
+    return multiples < 1 ? multiple : multiples * multiple;
+  }
+  LILY_INLINE int64_t count(int64_t tokens) const {
+    return tokens == 0 ? 1 : (tokens + length(tokens) - 1) / length(tokens);
+  }
+};
+
 // Tokens per tile of the per-token passes: routing, and the gradient of hidden.
 constexpr int64_t kTokenTile = 64;
 
@@ -51,6 +68,8 @@ struct Groups {
   int64_t tokens;
   const int32_t *first_tiles;  // [count + 1]; null if offsets is null
   const int32_t *first_steps;  // AMX: [count + 1], of steps of 32 tokens; null if offsets is null
+  TokenPieces pieces;          // backward: of the sum over the tokens of a group
+  const int32_t *first_pieces;  // [count + 1]; null if offsets is null
 
   LILY_INLINE int64_t begin(int64_t group) const { return offsets == nullptr ? 0 : offsets[group]; }
   LILY_INLINE int64_t end(int64_t group) const { return offsets == nullptr ? tokens : offsets[group + 1]; }
@@ -64,13 +83,21 @@ struct Groups {
     return group == 0 ? 0 : (tokens + 31) / 32;
   }
   LILY_INLINE int64_t step_count() const { return first_step(count); }
+  LILY_INLINE int64_t first_piece(int64_t group) const {
+    if (first_pieces != nullptr) return first_pieces[group];
+    return group == 0 ? 0 : pieces.count(tokens);
+  }
+  LILY_INLINE int64_t piece_count() const { return first_piece(count); }
 
-  // The group that contains a token or a tile: the first group that ends after it.
+  // The group that contains a token, a tile or a piece: the first group that ends after it.
   LILY_INLINE int64_t of_token(int64_t token) const {
     return first_ending_after(token, [this](int64_t group) { return end(group); });
   }
   LILY_INLINE int64_t of_tile(int64_t tile) const {
     return first_ending_after(tile, [this](int64_t group) { return first_tile(group + 1); });
+  }
+  LILY_INLINE int64_t of_piece(int64_t piece) const {
+    return first_ending_after(piece, [this](int64_t group) { return first_piece(group + 1); });
   }
 
  private:
@@ -138,9 +165,15 @@ struct BackwardPass {
   bool deferred_is_weighted;
   const uint8_t *has_gradient;  // M: 0 for the tokens of a group without a kept token; null: 1 for all tokens
 
-  // dy pass: q and D. Tasks: splits of d_out.
+  // dy pass: q and D. Tasks: splits of d_out, which loop over all tokens; or splits of d_out x pieces of the groups'
+  // tokens x tiles of the rank, which store their part of D. The sums of the pieces are added in order in both cases, so
+  // D is the same.
   Partition dy_splits;
   int64_t dy_tasks;
+  Partition dy_rank_tiles;
+  float *d_partials;         // [piece][rank tile][panel of d_out][rows of the tile][width]; null: the first case
+  int64_t d_partial_floats;  // of a piece
+  Partition d_sum_tiles;     // of d_out: tasks of add_d_partials
   int64_t dy_tile_columns;       // columns of a split processed at a time, so that C and D stay in the cache
   int64_t outer_product_tokens;  // tokens per outer product: enough to amortise reading and writing the sums
   lily_matrix hidden;            // M x r
@@ -150,7 +183,8 @@ struct BackwardPass {
   float *q_partials;             // [q_partial_count][q_rows][lhs_pitch]: partial sums of q_t; of v_t with token routing
   int64_t q_partial_count;       // dy_splits.count, or 1
   int64_t q_rows;                // at least M
-  double *d_weights_partials;    // [split][G][E]: partial sums of dw
+  double *d_weights_partials;    // [d_weights_count][G][E]: partial sums of dw
+  int64_t d_weights_count;       // panels of d_out; AMX: splits
   bool needs_d_weights;
   lily_matrix db_sums;  // E r x d_out, float32: sums of a 16-bit db over several groups; otherwise absent
 
@@ -162,8 +196,13 @@ struct BackwardPass {
   float *d_hidden;           // M x rank_pitch
   lily_matrix d_hidden_lhs;  // d_hidden in the element type of the large products
 
-  // x pass: dx and dA. Tasks: tiles of d_in. dR: one task per tile of r.
+  // x pass: dx and dA. Tasks: tiles of d_in, which loop over all tokens; or tiles of d_in x pieces of the tokens, which
+  // store their part of dA. dR: one task per tile of r.
   Partition x_tiles;
+  TokenPieces x_pieces;
+  int64_t x_tasks;
+  float *da_partials;         // [piece][panel of d_in][r][width]; null: the first case
+  int64_t da_partial_floats;  // of a piece
   Partition router_tiles;
 
   // AMX, see amx/backward.h.
@@ -229,11 +268,13 @@ struct Kernels {
   void (*pack_c)(const BackwardPass &, int64_t piece, float *scratch);  // AMX
   void (*q_pass)(const BackwardPass &, int64_t task, float *scratch);   // AMX
   void (*dy_pass)(const BackwardPass &, int64_t task, float *scratch);
+  void (*add_d_partials)(const BackwardPass &, int64_t tile, float *scratch);
   void (*pack_router_rows)(const BackwardPass &);
   void (*compute_d_hidden)(const BackwardPass &, int64_t tile);
   void (*pack_d_hidden)(const BackwardPass &, int64_t tile);            // AMX
   void (*dx_pass)(const BackwardPass &, int64_t task, float *scratch);  // AMX: x_pass computes dA only
-  void (*x_pass)(const BackwardPass &, int64_t tile, float *scratch);
+  void (*x_pass)(const BackwardPass &, int64_t task, float *scratch);
+  void (*add_da_partials)(const BackwardPass &, int64_t tile, float *scratch);
   void (*compute_d_router)(const BackwardPass &, int64_t tile, float *scratch);
 
   void (*fold)(const lily_fold &, const Partition &tiles, int64_t tile);

@@ -4,7 +4,8 @@
 //   rhs    tokens x columns, pitched
 //   sums   float32 panels [panel][rows][width]
 //
-// rhs is read once from memory, lhs once per panel, from the cache. Sums are read and written once per call.
+// rhs is read once from memory, lhs once per panel, from the cache. Sums are read and written once per call. A sum over
+// several pieces of the tokens (TokenPieces) adds the sums of the pieces in order. Arrays of sums are whole vectors.
 #pragma once
 
 #include "cpu/pack.h"
@@ -31,6 +32,22 @@ void add_outer_product(int64_t rows, int64_t tokens, const LeftOperand<T> &lhs, 
     multiply_rows(rows, width / kLanes, steps_of<T>(tokens), lhs, panel_data, panel_pitch, sums + p * kPanel * rows,
                   width, true);
   }
+}
+
+// sums += addends
+LILY_INLINE void add_floats(int64_t count, const float *addends, float *sums) {
+  for_vectors(count, [=](int64_t i, int64_t) __attribute__((always_inline)) {
+    store(sums + i, load(sums + i) + load(addends + i));
+  });
+}
+
+// sums = the sum of `count` arrays in order, which are `pitch` floats apart.
+LILY_INLINE void add_partials(int64_t floats, const float *partials, int64_t pitch, int64_t count, float *sums) {
+  for_vectors(floats, [=](int64_t i, int64_t) __attribute__((always_inline)) {
+    Vector sum = load(partials + i);
+    for (int64_t partial = 1; partial < count; ++partial) sum += load(partials + partial * pitch + i);
+    store(sums + i, sum);
+  });
 }
 
 }  // namespace

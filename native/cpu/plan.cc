@@ -30,6 +30,16 @@ constexpr int64_t kScratchFloats = 128 * 1024;
 // Two tasks per thread: a thread that falls behind then delays the pass less.
 int64_t target_tasks() { return 2 * static_cast<int64_t>(thread_count()); }
 
+// Tasks that a large pass offers where the problem is large enough: two per thread of 64 threads.
+constexpr int64_t kMostTasks = 128;
+
+// The pieces of a sum over tokens in a pass that has `column_tasks` tasks without them. Such a sum is a gradient of a
+// parameter, or D_g of one group, so the cut depends on the number of these tokens. A piece has at least kPieceTokens
+// tokens; its sum, which is written and read once, then is a small part of the bytes that the piece itself moves.
+TokenPieces token_pieces(int64_t column_tasks, int64_t multiple) {
+  return {.most = divide_up(kMostTasks, column_tasks), .multiple = multiple};
+}
+
 // At least `count` tiles, none of which is wider than the scratch limit allows.
 Partition tiles_for_scratch(int64_t columns, int64_t rank, int64_t panel, int64_t count) {
   const int64_t widest = std::max(panel, kScratchFloats / rank / panel * panel);
@@ -51,13 +61,21 @@ Groups groups_of(const lily_problem &problem, const lily_tokens &tokens, Workspa
   // Without sequences there are no tokens. One empty group makes the passes run, which sets overwritten gradients to
   // zero.
   if (problem.groups == 0) {
-    return {.offsets = nullptr, .count = 1, .tokens = 0, .first_tiles = nullptr, .first_steps = nullptr};
+    return {.offsets = nullptr,
+            .count = 1,
+            .tokens = 0,
+            .first_tiles = nullptr,
+            .first_steps = nullptr,
+            .pieces = {},
+            .first_pieces = nullptr};
   }
   Groups groups = {.offsets = nullptr,
                    .count = problem.groups,
                    .tokens = problem.tokens,
                    .first_tiles = nullptr,
-                   .first_steps = nullptr};
+                   .first_steps = nullptr,
+                   .pieces = {},
+                   .first_pieces = nullptr};
   if (!may_have_groups(problem)) return groups;
   int32_t *const first_tiles = workspace.take<int32_t>(problem.groups + 1);
   int32_t *const first_steps = workspace.take<int32_t>(problem.groups + 1);
@@ -72,6 +90,19 @@ Groups groups_of(const lily_problem &problem, const lily_tokens &tokens, Workspa
     first_steps[group + 1] = first_steps[group] + static_cast<int32_t>(divide_up(length, kStepDepth));
   }
   return groups;
+}
+
+// Cuts the tokens of each group into pieces.
+void cut_groups(const TokenPieces &pieces, Groups &groups, Workspace &workspace) {
+  groups.pieces = pieces;
+  int32_t *const first_pieces = workspace.take<int32_t>(groups.count + 1);
+  if (groups.offsets == nullptr || first_pieces == nullptr) return;
+  first_pieces[0] = 0;
+  for (int64_t group = 0; group < groups.count; ++group) {
+    const int64_t count = pieces.count(groups.end(group) - groups.begin(group));
+    first_pieces[group + 1] = first_pieces[group] + static_cast<int32_t>(count);
+  }
+  groups.first_pieces = first_pieces;
 }
 
 // has_gradient of a BackwardPass; null if every token has a gradient.
@@ -120,12 +151,23 @@ lily_matrix take_matrix(Workspace &workspace, int64_t rows, int64_t columns, int
 
 void plan_shrink(ForwardPass &pass, const Kernels &kernels) {
   const lily_problem &problem = pass.call->problem;
-  // Each tile of tokens packs A once; 512 tokens amortise that. With fewer token tiles than threads, each split becomes
-  // a task of its own, at the cost of one more partial sum of h per split.
+  // Each tile of tokens packs A once; 512 tokens amortise that, and with many threads fewer have to. With too few tiles
+  // for the threads, each split becomes a task of its own, at the cost of one more partial sum of h per split.
+  constexpr int64_t kFewestTokens = 60, kMostTokens = 512;
   pass.shrink_splits = splits_for_sum(problem.d_in, kernels.panel);
-  pass.shrink_tile_tokens = 512;
-  pass.shrink_token_tiles = std::max<int64_t>(1, divide_up(problem.tokens, pass.shrink_tile_tokens));
-  pass.hidden_partial_count = pass.shrink_token_tiles >= thread_count() ? 1 : pass.shrink_splits.count;
+  const auto tile_tokens = [&](int64_t tasks) {
+    const int64_t tokens = problem.tokens / divide_up(tasks, 1);
+    return tokens >= kMostTokens ? kMostTokens
+                                 : std::max(kFewestTokens, tokens / kernels.tile_rows * kernels.tile_rows);
+  };
+  pass.shrink_tile_tokens = tile_tokens(target_tasks());
+  pass.shrink_token_tiles = divide_up(problem.tokens, pass.shrink_tile_tokens);
+  pass.hidden_partial_count = 1;
+  if (pass.shrink_token_tiles < target_tasks()) {
+    pass.hidden_partial_count = pass.shrink_splits.count;
+    pass.shrink_tile_tokens = tile_tokens(divide_up(target_tasks(), pass.shrink_splits.count));
+    pass.shrink_token_tiles = std::max<int64_t>(1, divide_up(problem.tokens, pass.shrink_tile_tokens));
+  }
   pass.packed_splits =
       pass.hidden_partial_count > 1
           ? 1
@@ -143,11 +185,27 @@ void plan_expand(ForwardPass &pass, const Kernels &kernels) {
   const int64_t token_tiles = std::min(divide_up(target_tasks(), min_column_tiles), max_token_tiles);
   pass.expand_tile_tokens = round_up(std::max<int64_t>(1, divide_up(problem.tokens, token_tiles)), kernels.tile_rows);
   pass.expand_token_tiles = divide_up(problem.tokens, pass.expand_tile_tokens);
-  pass.expand_column_tiles =
-      tiles_for_scratch(problem.d_out, pass.stack.rank, kernels.panel, divide_up(target_tasks(), token_tiles));
+  pass.expand_column_tiles = tiles_for_scratch(problem.d_out, pass.stack.rank, kernels.panel,
+                                               divide_up(target_tasks(), std::max<int64_t>(1, pass.expand_token_tiles)));
 }
 
-void plan_dy_pass(BackwardPass &pass, const Kernels &kernels) {
+// Columns of a task whose sums over tokens are cut into pieces: whole cache lines, and rows of some length.
+constexpr int64_t kNarrowestTile = 64;
+
+// Tokens per piece are multiples of this: whole tiles of six rows, and whole outer products of 24 tokens.
+constexpr int64_t kPieceMultiple = 24;
+
+// The largest number of pieces whose sums of D may be stored, so that the partial sums of the backward pass are at most a
+// tenth of the bytes that it moves anyway up to rank 32, and a quarter above.
+int64_t affordable_pieces(const BackwardPass &pass) {
+  const lily_problem &problem = pass.call->problem;
+  const int64_t bytes = problem.tokens * (problem.d_out + 2 * problem.d_in) * dtype_bytes(problem.activation_dtype);
+  const int64_t share = bytes / (problem.rank <= 32 ? 10 : 4);
+  const int64_t da_bytes = pass.x_pieces.count(problem.tokens) * problem.rank * problem.d_in * 8;
+  return std::max<int64_t>(0, share - da_bytes) / (pass.stack.rank * problem.d_out * 8);
+}
+
+void plan_dy_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
   const lily_problem &problem = pass.call->problem;
   pass.dy_splits = splits_for_sum(problem.d_out, kernels.panel);  // one partial sum of q per split
   pass.dy_tile_columns = std::min(
@@ -157,6 +215,37 @@ void plan_dy_pass(BackwardPass &pass, const Kernels &kernels) {
   pass.outer_product_tokens = pass.stack.rank <= 64 ? 24 : 96;
   pass.dy_tasks = pass.q_partial_count = pass.dy_splits.count;
   pass.q_rows = problem.tokens;
+  pass.d_weights_count = divide_up(problem.d_out, kernels.panel);
+
+  // Tiles of the rank cost no partial sums, but dy passes once for each; so narrow ones are for many threads only.
+  const int64_t most_rank_tiles = std::max<int64_t>(1, pass.stack.rank / kNarrowestTile);
+  cut_groups(token_pieces(pass.dy_splits.count * most_rank_tiles, kPieceMultiple), pass.groups, workspace);
+  pass.d_partial_floats = pass.stack.rank * round_up(problem.d_out, kernels.lanes);
+  // With one group the pieces are few enough. With several, their number depends on the lengths.
+  const int64_t pieces_of_all = pass.groups.pieces.count(problem.tokens);
+  const int64_t stored = problem.groups <= 1 || !may_have_groups(problem)
+                             ? pieces_of_all
+                             : std::min(affordable_pieces(pass), problem.groups + problem.tokens / kPieceTokens);
+  if (pass.dy_splits.count >= target_tasks() || stored * most_rank_tiles <= 1) return;
+  float *const partials = workspace.take<float>(stored * pass.d_partial_floats);
+  const int64_t pieces = pass.groups.piece_count();
+  const int64_t rank_tiles = std::min(divide_up(target_tasks(), pass.dy_splits.count * pieces), most_rank_tiles);
+  if (pieces > stored || pieces * rank_tiles <= 1) return;
+  pass.d_partials = partials;
+  pass.dy_rank_tiles = partition(pass.stack.rank, rank_tiles, kNarrowestTile);
+  pass.dy_tasks = pass.dy_splits.count * pieces * pass.dy_rank_tiles.count;
+  pass.d_sum_tiles = partition(problem.d_out, target_tasks(), kNarrowestTile);
+}
+
+void plan_x_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
+  const lily_problem &problem = pass.call->problem;
+  pass.x_tiles = tiles_for_scratch(problem.d_in, problem.rank, kNarrowestTile, target_tasks());
+  pass.x_tasks = pass.x_tiles.count;
+  const int64_t pieces = pass.x_pieces.count(problem.tokens);
+  if (pass.x_tiles.count >= target_tasks() || pieces == 1) return;
+  pass.da_partial_floats = problem.rank * round_up(problem.d_in, kernels.lanes);
+  pass.da_partials = workspace.take<float>(pieces * pass.da_partial_floats);
+  pass.x_tasks = pass.x_tiles.count * pieces;
 }
 
 // ---- The large products of the AMX kernels. Their sums are in blocks of 32 x 32. ----
@@ -253,6 +342,7 @@ void plan_tiled_dy_pass(BackwardPass &pass) {
                                             std::max<int64_t>(1, widest / pass.dy_splits.width));
   pass.dy_tile_columns = std::min(std::max(widest, kBlockRows), pass.dy_task_splits * pass.dy_splits.width);
   pass.dy_tasks = divide_up(pass.dy_splits.count, pass.dy_task_splits);
+  pass.d_weights_count = pass.dy_splits.count;
   pass.q_partial_count = pass.reads_dy_once ? pass.dy_splits.count : 1;
   // The last block of a group may write up to 31 rows more.
   pass.q_rows = problem.tokens + kBlockRows;
@@ -279,6 +369,7 @@ void plan_tiled_x_pass(BackwardPass &pass, Workspace &workspace) {
   pass.dx_slab = dx.slab;
   const int64_t widest = outer_columns(problem.rank);
   pass.x_tiles = blocks(problem.d_in, widest, std::min<int64_t>(thread_count(), divide_up(problem.d_in, 128)));
+  pass.x_tasks = pass.x_tiles.count;
 }
 
 }  // namespace
@@ -344,7 +435,8 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   pass.deferred_is_weighted = deferred_is_weighted(problem);
   pass.needs_d_weights = pass.needs_d_hidden && has_router(problem) && !token_routing;
 
-  kernels.uses_tiles ? plan_tiled_dy_pass(pass) : plan_dy_pass(pass, kernels);
+  pass.x_pieces = token_pieces(divide_up(problem.d_in, kNarrowestTile), kPieceMultiple);
+  kernels.uses_tiles ? plan_tiled_dy_pass(pass) : plan_dy_pass(pass, kernels, workspace);
   pass.lhs_pitch = round_up(pass.stack.rank, kernels.lanes);
   pass.rank_pitch = round_up(problem.rank, kernels.lanes);
   pass.hidden = {const_cast<void *>(call.hidden), problem.rank, hidden_dtype(problem), 0};
@@ -363,7 +455,7 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
     if (call.db.dtype == LILY_FLOAT32) pass.db_sums.data = nullptr;
   }
   if (has_router(problem)) {
-    pass.d_weights_partials = workspace.take<double>(pass.dy_splits.count * pass.groups.count * problem.experts);
+    pass.d_weights_partials = workspace.take<double>(pass.d_weights_count * pass.groups.count * problem.experts);
     pass.d_pooled = workspace.take<float>(pass.groups.count * problem.experts);
     pass.router_packed = workspace.take<float>(problem.experts * pass.rank_pitch);
     pass.d_logits = workspace.take<float>(problem.tokens * problem.experts);
@@ -371,7 +463,7 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   if (kernels.uses_tiles) {
     plan_tiled_x_pass(pass, workspace);
   } else {
-    pass.x_tiles = tiles_for_scratch(problem.d_in, problem.rank, kernels.panel, target_tasks());
+    plan_x_pass(pass, kernels, workspace);
   }
   pass.router_tiles = tiles_for_scratch(problem.rank, problem.experts, kernels.panel, 1);
 
