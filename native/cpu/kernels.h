@@ -41,14 +41,14 @@ struct ExpertStack {
 };
 
 // The pieces of a sum over tokens, which several threads compute. The sum of a piece starts at zero, and the sums are
-// added in order. A range of fewer than 2 * kPieceTokens tokens is one piece.
-constexpr int64_t kPieceTokens = 512;
+// added in order. A range of fewer than 2 * shortest tokens is one piece.
 struct TokenPieces {
-  int64_t most;      // of one range
-  int64_t multiple;  // of the tokens per piece
+  int64_t most;      // pieces of a range
+  int64_t shortest;  // tokens of a piece, unless the range is shorter
+  int64_t multiple;  // of the tokens of a piece
 
   LILY_INLINE int64_t length(int64_t tokens) const {
-    const int64_t whole = tokens / kPieceTokens, count = whole < 1 ? 1 : whole < most ? whole : most;
+    const int64_t enough = tokens / shortest, count = enough < 1 ? 1 : enough < most ? enough : most;
     const int64_t multiples = (tokens + count * multiple - 1) / (count * multiple);
     return multiples < 1 ? multiple : multiples * multiple;
   }

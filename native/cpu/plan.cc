@@ -33,11 +33,23 @@ int64_t target_tasks() { return 2 * static_cast<int64_t>(thread_count()); }
 // Tasks that a large pass offers where the problem is large enough: two per thread of 64 threads.
 constexpr int64_t kMostTasks = 128;
 
-// The pieces of a sum over tokens in a pass that has `column_tasks` tasks without them. Such a sum is a gradient of a
-// parameter, or D_g of one group, so the cut depends on the number of these tokens. A piece has at least kPieceTokens
-// tokens; its sum, which is written and read once, then is a small part of the bytes that the piece itself moves.
-TokenPieces token_pieces(int64_t column_tasks, int64_t multiple) {
-  return {.most = divide_up(kMostTasks, column_tasks), .multiple = multiple};
+// Tokens per stored sum of `rows` x `columns` outer products from which on these partial sums, which are written and
+// read once, cost at most 9 % of the bytes that backward moves anyway up to rank 32, and 20 % above.
+int64_t tokens_per_partial(const lily_problem &problem, int64_t rows, int64_t columns) {
+  const int64_t percent = problem.rank <= 32 ? 9 : 20, bytes = 2 * 4 * rows * columns;
+  return divide_up(bytes * 100, percent * (problem.d_out + 2 * problem.d_in) * dtype_bytes(problem.activation_dtype));
+}
+
+// The pieces of a sum of `rows` x `columns` outer products over tokens, in a pass that has `column_tasks` tasks without
+// pieces. Such a sum is the gradient of a parameter, or D_g of one group: the cut depends on the number of these tokens,
+// never on the number of threads.
+TokenPieces token_pieces(const lily_problem &problem, int64_t rows, int64_t columns, int64_t column_tasks,
+                         int64_t multiple) {
+  return {
+      .most = divide_up(kMostTasks, column_tasks),
+      .shortest = std::max<int64_t>(512, tokens_per_partial(problem, rows, columns)),
+      .multiple = multiple,
+  };
 }
 
 // At least `count` tiles, none of which is wider than the scratch limit allows.
@@ -149,25 +161,29 @@ lily_matrix take_matrix(Workspace &workspace, int64_t rows, int64_t columns, int
 
 // ---- The large products of the vector kernels ----
 
+// Tokens per tile of shrink, in whole register tiles, for at least `count` tiles if `fewest` tokens per tile allow it.
+int64_t shrink_tile(int64_t tokens, int64_t count, int64_t fewest, const Kernels &kernels) {
+  int64_t tile = round_up(divide_up(tokens, count), kernels.tile_rows);
+  if (divide_up(tokens, tile) < count) tile -= kernels.tile_rows;
+  return std::clamp<int64_t>(tile, fewest, 512);
+}
+
 void plan_shrink(ForwardPass &pass, const Kernels &kernels) {
   const lily_problem &problem = pass.call->problem;
-  // Each tile of tokens packs A once; 512 tokens amortise that, and with many threads fewer have to. With too few tiles
-  // for the threads, each split becomes a task of its own, at the cost of one more partial sum of h per split.
-  constexpr int64_t kFewestTokens = 60, kMostTokens = 512;
+  // Each tile of tokens packs A once. 252 tokens amortise that; with 60, forward in bfloat16 takes up to 8 % longer. With
+  // too few tiles for the threads, each split becomes a task of its own, at the cost of one more partial sum of h per
+  // split. Of many tokens these would not stay in the caches, so shorter tiles are preferred there.
+  constexpr int64_t kFewestTokens = 60, kEnoughTokens = 252, kManyTokens = 4096;
+  const int64_t fewest = problem.tokens < kManyTokens ? kEnoughTokens : kFewestTokens;
   pass.shrink_splits = splits_for_sum(problem.d_in, kernels.panel);
-  const auto tile_tokens = [&](int64_t tasks) {
-    const int64_t tokens = problem.tokens / divide_up(tasks, 1);
-    return tokens >= kMostTokens ? kMostTokens
-                                 : std::max(kFewestTokens, tokens / kernels.tile_rows * kernels.tile_rows);
-  };
-  pass.shrink_tile_tokens = tile_tokens(target_tasks());
-  pass.shrink_token_tiles = divide_up(problem.tokens, pass.shrink_tile_tokens);
+  pass.shrink_tile_tokens = shrink_tile(problem.tokens, target_tasks(), fewest, kernels);
   pass.hidden_partial_count = 1;
-  if (pass.shrink_token_tiles < target_tasks()) {
+  if (divide_up(problem.tokens, pass.shrink_tile_tokens) < target_tasks()) {
     pass.hidden_partial_count = pass.shrink_splits.count;
-    pass.shrink_tile_tokens = tile_tokens(divide_up(target_tasks(), pass.shrink_splits.count));
-    pass.shrink_token_tiles = std::max<int64_t>(1, divide_up(problem.tokens, pass.shrink_tile_tokens));
+    pass.shrink_tile_tokens = shrink_tile(problem.tokens, divide_up(target_tasks(), pass.shrink_splits.count),
+                                          kFewestTokens, kernels);
   }
+  pass.shrink_token_tiles = std::max<int64_t>(1, divide_up(problem.tokens, pass.shrink_tile_tokens));
   pass.packed_splits =
       pass.hidden_partial_count > 1
           ? 1
@@ -192,18 +208,11 @@ void plan_expand(ForwardPass &pass, const Kernels &kernels) {
 // Columns of a task whose sums over tokens are cut into pieces: whole cache lines, and rows of some length.
 constexpr int64_t kNarrowestTile = 64;
 
+// A tile of the rank reads dy again, if only from the cache; narrower ones are for many threads.
+constexpr int64_t kRankTile = 64, kNarrowestRankTile = 32;
+
 // Tokens per piece are multiples of this: whole tiles of six rows, and whole outer products of 24 tokens.
 constexpr int64_t kPieceMultiple = 24;
-
-// The largest number of pieces whose sums of D may be stored, so that the partial sums of the backward pass are at most a
-// tenth of the bytes that it moves anyway up to rank 32, and a quarter above.
-int64_t affordable_pieces(const BackwardPass &pass) {
-  const lily_problem &problem = pass.call->problem;
-  const int64_t bytes = problem.tokens * (problem.d_out + 2 * problem.d_in) * dtype_bytes(problem.activation_dtype);
-  const int64_t share = bytes / (problem.rank <= 32 ? 10 : 4);
-  const int64_t da_bytes = pass.x_pieces.count(problem.tokens) * problem.rank * problem.d_in * 8;
-  return std::max<int64_t>(0, share - da_bytes) / (pass.stack.rank * problem.d_out * 8);
-}
 
 void plan_dy_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
   const lily_problem &problem = pass.call->problem;
@@ -217,22 +226,23 @@ void plan_dy_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspa
   pass.q_rows = problem.tokens;
   pass.d_weights_count = divide_up(problem.d_out, kernels.panel);
 
-  // Tiles of the rank cost no partial sums, but dy passes once for each; so narrow ones are for many threads only.
-  const int64_t most_rank_tiles = std::max<int64_t>(1, pass.stack.rank / kNarrowestTile);
-  cut_groups(token_pieces(pass.dy_splits.count * most_rank_tiles, kPieceMultiple), pass.groups, workspace);
-  pass.d_partial_floats = pass.stack.rank * round_up(problem.d_out, kernels.lanes);
-  // With one group the pieces are few enough. With several, their number depends on the lengths.
-  const int64_t pieces_of_all = pass.groups.pieces.count(problem.tokens);
-  const int64_t stored = problem.groups <= 1 || !may_have_groups(problem)
-                             ? pieces_of_all
-                             : std::min(affordable_pieces(pass), problem.groups + problem.tokens / kPieceTokens);
-  if (pass.dy_splits.count >= target_tasks() || stored * most_rank_tiles <= 1) return;
+  const int64_t rank = pass.stack.rank, column_tasks = pass.dy_splits.count * divide_up(rank, kRankTile);
+  cut_groups(token_pieces(problem, rank, problem.d_out, column_tasks, kPieceMultiple), pass.groups, workspace);
+  if (thread_count() == 1 || pass.dy_splits.count >= target_tasks()) return;
+  if (problem.tokens < pass.groups.pieces.shortest) return;
+  // Several groups may have many more pieces than one has; then D is not stored.
+  const int64_t affordable = problem.tokens / tokens_per_partial(problem, rank, problem.d_out);
+  const int64_t stored = std::max(pass.groups.pieces.count(problem.tokens),
+                                  std::min(affordable, problem.tokens / pass.groups.pieces.shortest + problem.groups));
+  pass.d_partial_floats = rank * round_up(problem.d_out, kernels.lanes);
   float *const partials = workspace.take<float>(stored * pass.d_partial_floats);
   const int64_t pieces = pass.groups.piece_count();
-  const int64_t rank_tiles = std::min(divide_up(target_tasks(), pass.dy_splits.count * pieces), most_rank_tiles);
-  if (pieces > stored || pieces * rank_tiles <= 1) return;
+  const int64_t rank_tiles =
+      std::min(divide_up(target_tasks(), pass.dy_splits.count * pieces), divide_up(rank, kNarrowestRankTile));
+  if (pieces > stored || pieces * rank_tiles == 1) return;
   pass.d_partials = partials;
-  pass.dy_rank_tiles = partition(pass.stack.rank, rank_tiles, kNarrowestTile);
+  const int64_t rank_tile = std::max(kNarrowestRankTile, rank / rank_tiles / kNarrowestRankTile * kNarrowestRankTile);
+  pass.dy_rank_tiles = partition(rank, divide_up(rank, rank_tile), kNarrowestRankTile);
   pass.dy_tasks = pass.dy_splits.count * pieces * pass.dy_rank_tiles.count;
   pass.d_sum_tiles = partition(problem.d_out, target_tasks(), kNarrowestTile);
 }
@@ -242,7 +252,7 @@ void plan_x_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspac
   pass.x_tiles = tiles_for_scratch(problem.d_in, problem.rank, kNarrowestTile, target_tasks());
   pass.x_tasks = pass.x_tiles.count;
   const int64_t pieces = pass.x_pieces.count(problem.tokens);
-  if (pass.x_tiles.count >= target_tasks() || pieces == 1) return;
+  if (thread_count() == 1 || pass.x_tiles.count >= target_tasks() || pieces == 1) return;
   pass.da_partial_floats = problem.rank * round_up(problem.d_in, kernels.lanes);
   pass.da_partials = workspace.take<float>(pieces * pass.da_partial_floats);
   pass.x_tasks = pass.x_tiles.count * pieces;
@@ -435,7 +445,8 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   pass.deferred_is_weighted = deferred_is_weighted(problem);
   pass.needs_d_weights = pass.needs_d_hidden && has_router(problem) && !token_routing;
 
-  pass.x_pieces = token_pieces(divide_up(problem.d_in, kNarrowestTile), kPieceMultiple);
+  pass.x_pieces = token_pieces(problem, problem.rank, problem.d_in, divide_up(problem.d_in, kNarrowestTile),
+                               kPieceMultiple);
   kernels.uses_tiles ? plan_tiled_dy_pass(pass) : plan_dy_pass(pass, kernels, workspace);
   pass.lhs_pitch = round_up(pass.stack.rank, kernels.lanes);
   pass.rank_pitch = round_up(problem.rank, kernels.lanes);
