@@ -66,15 +66,19 @@ function expectManyTasks(kernels: string, problem: Problem): void {
   const activations = problem.tokens * problem.dIn * (problem.dtype === 'float32' ? 4 : 2)
   const share = problem.rank <= 32 ? 0.1 : 0.25
   expect(plans.map(({ threads }) => threads)).toEqual(Array.from({ length: 64 }, (_, i) => i + 1))
-  for (const { threads, tasks, sums, partialBytes } of plans) {
-    for (const [pass, count] of Object.entries(tasks))
-      expect(count, `${pass} with ${threads} threads`).toBeGreaterThanOrEqual(2 * threads)
+  const tooFew = plans.flatMap(({ threads, tasks }) =>
+    Object.entries(tasks)
+      .filter(([, count]) => count < 2 * threads)
+      .map(([pass, count]) => `${pass} with ${threads} threads: ${count}`),
+  )
+  expect(tooFew, `rank ${problem.rank}`).toEqual([])
+  for (const { threads, sums, partialBytes } of plans) {
     expect(sums).toEqual(plans[0].sums)
+    // They are written once and read once.
     const extra = (name: keyof typeof partialBytes) => 2 * (partialBytes[name] - plans[0].partialBytes[name])
-    expect(extra('hidden'), `forward with ${threads} threads`).toBeLessThanOrEqual(share * 2 * activations)
-    expect(extra('q') + extra('d') + extra('da'), `backward with ${threads} threads`).toBeLessThanOrEqual(
-      share * 3 * activations,
-    )
+    const forward = extra('hidden') / (2 * activations)
+    const backward = (extra('q') + extra('d') + extra('da')) / (3 * activations)
+    expect(Math.max(forward, backward), `rank ${problem.rank}, ${threads} threads`).toBeLessThanOrEqual(share)
   }
 }
 
@@ -118,4 +122,9 @@ describe.each(VECTORS)('lanes and panel %s', (kernels) => {
       expect([sums.dPieces, sums.daPieces]).toEqual([1, 1])
     }
   })
+})
+
+// The passes of native/cpu/amx do not share sums over tokens yet. Replace `fails` when they do.
+test.fails('two tasks per thread: the passes of AMX', () => {
+  for (const rank of ranks) expectManyTasks('tiles', { ...large, rank, routing: 'batch', dtype: 'bfloat16' })
 })

@@ -163,7 +163,7 @@ lily_matrix take_matrix(Workspace &workspace, int64_t rows, int64_t columns, int
 
 // Tokens per tile of shrink, in whole register tiles, for at least `count` tiles if `fewest` tokens per tile allow it.
 int64_t shrink_tile(int64_t tokens, int64_t count, int64_t fewest, const Kernels &kernels) {
-  int64_t tile = round_up(divide_up(tokens, count), kernels.tile_rows);
+  int64_t tile = round_up(divide_up(std::max<int64_t>(tokens, 1), count), kernels.tile_rows);
   if (divide_up(tokens, tile) < count) tile -= kernels.tile_rows;
   return std::clamp<int64_t>(tile, fewest, 512);
 }

@@ -74,13 +74,15 @@ void print_plan(const Kernels &kernels, const lily_problem &problem, const int32
   print("shrinkSplit", f.shrink_splits.width);
   print("dySplit", b.dy_splits.width);
   print("dwParts", b.d_weights_count);
-  print("dPieces", b.groups.piece_count());
-  print("firstPiece", b.groups.pieces.length(b.groups.end(0) - b.groups.begin(0)));
+  // The passes of amx/ do not cut the tokens.
+  const bool cuts = b.groups.pieces.shortest > 0;
+  print("dPieces", cuts ? b.groups.piece_count() : 1);
+  print("firstPiece", cuts ? b.groups.pieces.length(b.groups.end(0) - b.groups.begin(0)) : problem.tokens);
   print("daPieces", b.x_pieces.count(problem.tokens), "}, ");
   printf("\"partialBytes\": {");
   print("hidden", sum_bytes(f.hidden_partials, f.hidden_partial_count, problem.tokens * f.rank_pitch));
   print("q", sum_bytes(b.q_partials, b.q_partial_count, problem.tokens * b.lhs_pitch));
-  print("d", sum_bytes(b.d_partials, b.groups.piece_count(), b.d_partial_floats));
+  print("d", cuts ? sum_bytes(b.d_partials, b.groups.piece_count(), b.d_partial_floats) : 0);
   print("da", sum_bytes(b.da_partials, b.x_pieces.count(problem.tokens), b.da_partial_floats), "}}\n");
 }
 
