@@ -101,8 +101,8 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t group,
       const int64_t panel = begin / kPanel + p, columns = panel_columns(end - begin, p);
       double *d_weights = pass.d_weights_partials + (panel * pass.groups.count + group) * stack.experts;
       for (int64_t e = 0; e < stack.experts; ++e) {
-        d_weights[e] = stack.scaling * dot_with_expert(stack, e, panel * kPanel, columns,
-                                                       d_combined + p * kPanel * stack.rank);
+        d_weights[e] =
+            stack.scaling * dot_with_expert(stack, e, panel * kPanel, columns, d_combined + p * kPanel * stack.rank);
       }
     }
   }
@@ -143,8 +143,8 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t group,
   }
 }
 
-// The part of the dy pass that a step of the loops below computes: columns of d_out for tokens of one group, and rows of
-// the rank.
+// The part of the dy pass that a step of the loops below computes: columns of d_out for tokens of one group, and rows
+// of the rank.
 struct DyPart {
   int64_t split, begin, end;  // columns, of one split
   int64_t group;

@@ -66,9 +66,9 @@ struct Groups {
   const int32_t *offsets;  // [count + 1]; null: one group of all tokens
   int64_t count;
   int64_t tokens;
-  const int32_t *first_tiles;  // [count + 1]; null if offsets is null
-  const int32_t *first_steps;  // AMX: [count + 1], of steps of 32 tokens; null if offsets is null
-  TokenPieces pieces;          // backward: of the sum over the tokens of a group
+  const int32_t *first_tiles;   // [count + 1]; null if offsets is null
+  const int32_t *first_steps;   // AMX: [count + 1], of steps of 32 tokens; null if offsets is null
+  TokenPieces pieces;           // backward: of the sum over the tokens of a group
   const int32_t *first_pieces;  // [count + 1]; null if offsets is null
 
   LILY_INLINE int64_t begin(int64_t group) const { return offsets == nullptr ? 0 : offsets[group]; }
@@ -166,14 +166,14 @@ struct BackwardPass {
   const uint8_t *has_gradient;  // M: 0 for the tokens of a group without a kept token; null: 1 for all tokens
 
   // dy pass: q and D. Tasks: splits of d_out, which loop over all tokens; or splits of d_out x pieces of the groups'
-  // tokens x tiles of the rank, which store their part of D. The sums of the pieces are added in order in both cases, so
-  // D is the same.
+  // tokens x tiles of the rank, which store their part of D. The sums of the pieces are added in order in both cases,
+  // so D is the same.
   Partition dy_splits;
   int64_t dy_tasks;
   Partition dy_rank_tiles;
-  float *d_partials;         // [piece][rank tile][panel of d_out][rows of the tile][width]; null: the first case
-  int64_t d_partial_floats;  // of a piece
-  Partition d_sum_tiles;     // of d_out: tasks of add_d_partials
+  float *d_partials;             // [piece][rank tile][panel of d_out][rows of the tile][width]; null: the first case
+  int64_t d_partial_floats;      // of a piece
+  Partition d_sum_tiles;         // of d_out: tasks of add_d_partials
   int64_t dy_tile_columns;       // columns of a split processed at a time, so that C and D stay in the cache
   int64_t outer_product_tokens;  // tokens per outer product: enough to amortise reading and writing the sums
   lily_matrix hidden;            // M x r

@@ -41,8 +41,8 @@ int64_t tokens_per_partial(const lily_problem &problem, int64_t rows, int64_t co
 }
 
 // The pieces of a sum of `rows` x `columns` outer products over tokens, in a pass that has `column_tasks` tasks without
-// pieces. Such a sum is the gradient of a parameter, or D_g of one group: the cut depends on the number of these tokens,
-// never on the number of threads.
+// pieces. Such a sum is the gradient of a parameter, or D_g of one group: the cut depends on the number of these
+// tokens, never on the number of threads.
 TokenPieces token_pieces(const lily_problem &problem, int64_t rows, int64_t columns, int64_t column_tasks,
                          int64_t multiple) {
   return {
@@ -170,9 +170,9 @@ int64_t shrink_tile(int64_t tokens, int64_t count, int64_t fewest, const Kernels
 
 void plan_shrink(ForwardPass &pass, const Kernels &kernels) {
   const lily_problem &problem = pass.call->problem;
-  // Each tile of tokens packs A once. 252 tokens amortise that; with 60, forward in bfloat16 takes up to 8 % longer. With
-  // too few tiles for the threads, each split becomes a task of its own, at the cost of one more partial sum of h per
-  // split. Of many tokens these would not stay in the caches, so shorter tiles are preferred there.
+  // Each tile of tokens packs A once. 252 tokens amortise that; with 60, forward in bfloat16 takes up to 8 % longer.
+  // With too few tiles for the threads, each split becomes a task of its own, at the cost of one more partial sum of h
+  // per split. Of many tokens these would not stay in the caches, so shorter tiles are preferred there.
   constexpr int64_t kFewestTokens = 60, kEnoughTokens = 252, kManyTokens = 4096;
   const int64_t fewest = problem.tokens < kManyTokens ? kEnoughTokens : kFewestTokens;
   pass.shrink_splits = splits_for_sum(problem.d_in, kernels.panel);
@@ -180,8 +180,8 @@ void plan_shrink(ForwardPass &pass, const Kernels &kernels) {
   pass.hidden_partial_count = 1;
   if (divide_up(problem.tokens, pass.shrink_tile_tokens) < target_tasks()) {
     pass.hidden_partial_count = pass.shrink_splits.count;
-    pass.shrink_tile_tokens = shrink_tile(problem.tokens, divide_up(target_tasks(), pass.shrink_splits.count),
-                                          kFewestTokens, kernels);
+    pass.shrink_tile_tokens =
+        shrink_tile(problem.tokens, divide_up(target_tasks(), pass.shrink_splits.count), kFewestTokens, kernels);
   }
   pass.shrink_token_tiles = std::max<int64_t>(1, divide_up(problem.tokens, pass.shrink_tile_tokens));
   pass.packed_splits =
@@ -201,8 +201,9 @@ void plan_expand(ForwardPass &pass, const Kernels &kernels) {
   const int64_t token_tiles = std::min(divide_up(target_tasks(), min_column_tiles), max_token_tiles);
   pass.expand_tile_tokens = round_up(std::max<int64_t>(1, divide_up(problem.tokens, token_tiles)), kernels.tile_rows);
   pass.expand_token_tiles = divide_up(problem.tokens, pass.expand_tile_tokens);
-  pass.expand_column_tiles = tiles_for_scratch(problem.d_out, pass.stack.rank, kernels.panel,
-                                               divide_up(target_tasks(), std::max<int64_t>(1, pass.expand_token_tiles)));
+  pass.expand_column_tiles =
+      tiles_for_scratch(problem.d_out, pass.stack.rank, kernels.panel,
+                        divide_up(target_tasks(), std::max<int64_t>(1, pass.expand_token_tiles)));
 }
 
 // Columns of a task whose sums over tokens are cut into pieces: whole cache lines, and rows of some length.
@@ -445,8 +446,8 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   pass.deferred_is_weighted = deferred_is_weighted(problem);
   pass.needs_d_weights = pass.needs_d_hidden && has_router(problem) && !token_routing;
 
-  pass.x_pieces = token_pieces(problem, problem.rank, problem.d_in, divide_up(problem.d_in, kNarrowestTile),
-                               kPieceMultiple);
+  pass.x_pieces =
+      token_pieces(problem, problem.rank, problem.d_in, divide_up(problem.d_in, kNarrowestTile), kPieceMultiple);
   kernels.uses_tiles ? plan_tiled_dy_pass(pass) : plan_dy_pass(pass, kernels, workspace);
   pass.lhs_pitch = round_up(pass.stack.rank, kernels.lanes);
   pass.rank_pitch = round_up(problem.rank, kernels.lanes);
