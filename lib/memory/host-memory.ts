@@ -55,9 +55,3 @@ export function refuseTransferred(argument: string, array: ArrayBufferView): voi
 export function addressOf(array: ArrayBufferView): number {
   return native.hostAddress(bytesOf(array)) // some versions of Node-API reject a Float16Array
 }
-
-/** Whether two arrays have the same buffer, or two buffers that may be of the same memory. */
-export function mayShareMemory(a: ArrayBufferView, b: ArrayBufferView): boolean {
-  const [left, right] = [bufferOf(a), bufferOf(b)]
-  return left === right || (isShared(left) && isShared(right))
-}

@@ -11,7 +11,7 @@ import { native } from '../binding/native.js'
 import { checkDevice } from './backends.js'
 import type { DeviceMemory } from './device-memory.js'
 import type { Device } from './device.js'
-import { addressOf, isShared, mayShareMemory } from './host-memory.js'
+import { addressOf, isShared } from './host-memory.js'
 import type { StreamState } from './stream-state.js'
 
 /**
@@ -46,6 +46,7 @@ export class Operand {
   stream: StreamState | null = null
   /** The object that keeps foreign device memory alive. */
   owner: unknown = null
+  #space: Space | null = null
 
   constructor(
     readonly memory: OperandMemory,
@@ -63,6 +64,11 @@ export class Operand {
     /** Row pitch: elements from the start of one row to the start of the next. */
     readonly pitch: number,
   ) {}
+
+  /** The space of the memory. It is found once, because a call compares every output with every other operand. */
+  get space(): Space {
+    return (this.#space ??= spaceOf(this.memory))
+  }
 
   /** A new operand over the same memory, with its own reference to it. */
   share(): Operand {
@@ -212,16 +218,9 @@ export function isDetached(buffer: ArrayBufferLike): boolean {
  * fused buffer do; otherwise their whole byte ranges are compared.
  */
 export function overlaps(a: Operand, b: Operand): boolean {
-  const left = a.memory
-  const right = b.memory
-  if (isHostMemory(left)) {
-    if (!isHostMemory(right) || !mayShareMemory(left, right)) return false
-  } else if (isHostMemory(right)) {
-    return false
-  }
-  if (a.byteLength === 0 || b.byteLength === 0) return false
-  const aStart = startOf(left) + a.byteOffset
-  const bStart = startOf(right) + b.byteOffset
+  if (a.space !== b.space || a.byteLength === 0 || b.byteLength === 0) return false
+  const aStart = startOf(a.memory) + a.byteOffset
+  const bStart = startOf(b.memory) + b.byteOffset
   if (aStart + a.byteLength <= bStart || bStart + b.byteLength <= aStart) return false
 
   const aPitch = a.pitch * bytesPerElement(a.dtype)
@@ -238,8 +237,8 @@ export function overlaps(a: Operand, b: Operand): boolean {
 /**
  * Whether an operand lies in memory `own` that this package allocated: in its ArrayBuffer, or in its block on a device.
  */
-export function sharesMemory({ memory, byteOffset, byteLength }: Operand, own: OperandMemory): boolean {
-  if (isHostMemory(own)) return isHostMemory(memory) && bufferOf(memory) === bufferOf(own)
+export function sharesMemory({ space, memory, byteOffset, byteLength }: Operand, own: OperandMemory): boolean {
+  if (isHostMemory(own)) return space === bufferOf(own)
   if (isHostMemory(memory) || typeof own === 'bigint') return false
   const start = startOf(memory) + byteOffset
   return start < own.address + own.byteLength && own.address < start + byteLength
@@ -249,19 +248,22 @@ const DEVICE = Symbol('device')
 const SHARED = Symbol('shared')
 
 /**
- * Where memory starts, and in which space: two starts can be compared if their space is the same. An ArrayBuffer is the
- * only object of its memory; the start is then the byte offset in it, otherwise an address. Addresses of different
- * devices can be compared, because CUDA's unified virtual addressing gives every device a distinct range.
+ * What starts of memory are relative to: two starts can be compared if their space is the same. An ArrayBuffer is the
+ * only object of its memory, so it is the space, and the start is the byte offset in it; otherwise starts are addresses.
+ * Addresses of different devices can be compared, because CUDA's unified virtual addressing gives every device a
+ * distinct range.
  */
-export function placeOf(memory: OperandMemory): { readonly space: ArrayBufferLike | symbol; readonly start: number } {
-  if (typeof memory === 'bigint') return { space: DEVICE, start: Number(memory) }
-  if (!isHostMemory(memory)) return { space: DEVICE, start: memory.address }
+export type Space = ArrayBufferLike | typeof DEVICE | typeof SHARED
+
+function spaceOf(memory: OperandMemory): Space {
+  if (!isHostMemory(memory)) return DEVICE
   const buffer = bufferOf(memory)
-  if (isShared(buffer)) return { space: SHARED, start: addressOf(memory) }
-  return { space: buffer, start: byteOffsetOf(memory) }
+  return isShared(buffer) ? SHARED : buffer
 }
 
-/** Start of memory in its space; see {@link placeOf}. */
+/** Start of memory in its space; see {@link Space}. */
 export function startOf(memory: OperandMemory): number {
-  return placeOf(memory).start
+  if (typeof memory === 'bigint') return Number(memory)
+  if (!isHostMemory(memory)) return memory.address
+  return isShared(bufferOf(memory)) ? addressOf(memory) : byteOffsetOf(memory)
 }

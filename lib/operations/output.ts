@@ -2,7 +2,7 @@
 import type { DType } from '../base/dtype.js'
 import { get, isInstance } from '../base/options.js'
 import { newOperand } from '../memory/allocate.js'
-import type { Operand } from '../memory/operand.js'
+import { isHostMemory, type Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import { resolve } from '../tensor/resolve.js'
 import { Tensor, tensorOf } from '../tensor/tensor.js'
@@ -42,6 +42,8 @@ export class Output {
 
   /** The result for the caller: the same tensor object if the caller gave a tensor. */
   get tensor(): Tensor {
-    return this.given ?? tensorOf(this.given === null ? this.operand : this.operand.share())
+    const { operand, given } = this
+    // A reference of its own, unless the memory is new or has no references to count.
+    return given ?? tensorOf(given === null || isHostMemory(operand.memory) ? operand : operand.share())
   }
 }

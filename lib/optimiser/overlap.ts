@@ -1,6 +1,6 @@
 /** Checks that the arrays of an optimiser do not overlap: a parameter that is listed twice would be updated twice. */
 import { fail } from '../base/errors.js'
-import { type Operand, placeOf } from '../memory/operand.js'
+import { type Operand, startOf } from '../memory/operand.js'
 import type { Moments } from './moments.js'
 import type { ParameterOperands } from './parameters.js'
 
@@ -49,10 +49,10 @@ export function checkNoOverlap(parameters: readonly ParameterOperands[], state: 
 }
 
 function add(ranges: Map<unknown, Range[]>, operand: Operand, name: string, of: Range['of']): void {
-  const { memory, byteOffset, byteLength } = operand
+  const { space, memory, byteOffset, byteLength } = operand
   if (byteLength === 0) return
-  const { space, start } = placeOf(memory)
-  const range = { start: start + byteOffset, end: start + byteOffset + byteLength, name, of }
+  const start = startOf(memory) + byteOffset
+  const range = { start, end: start + byteLength, name, of }
   const inSpace = ranges.get(space)
   if (inSpace === undefined) ranges.set(space, [range])
   else inSpace.push(range)

@@ -92,8 +92,18 @@ lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {
   return LILY_OK;
 }
 
+// Whether a call is so short that waking a thread would not pay: about a microsecond of multiply-adds.
+bool is_short(const lily_problem &problem) {
+  constexpr double kShort = 32 * 1024;
+  const double rows = static_cast<double>(problem.rank) * static_cast<double>(problem.experts);
+  const double tokens = static_cast<double>(problem.tokens);
+  return rows * ((tokens + 1) * static_cast<double>(problem.d_out) + tokens * static_cast<double>(problem.d_in)) <
+         kShort;
+}
+
 lily_status forward(const lily_forward *call) {
   if (const lily_status status = check(call->problem)) return status;
+  const SerialScope scope(is_short(call->problem));
   const Kernels &kernels = instruction_set().kernels_for(call->problem);
   const ForwardPlan plan = plan_forward(*call, kernels);
   const ForwardPass &pass = plan.pass;
@@ -126,6 +136,7 @@ lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
 
 lily_status backward(const lily_backward *call) {
   if (const lily_status status = check(call->problem)) return status;
+  const SerialScope scope(is_short(call->problem));
   const Kernels &kernels = instruction_set().kernels_for(call->problem);
   const BackwardPlan plan = plan_backward(*call, kernels);
   const BackwardPass &pass = plan.pass;

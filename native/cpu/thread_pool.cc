@@ -169,7 +169,12 @@ int requested_threads() {
   return error == std::errc() && rest == end && value >= 1 && value <= 256 ? value : 0;
 }
 
+thread_local bool runs_serially = false;
+
 }  // namespace
+
+SerialScope::SerialScope(bool serial) { runs_serially = serial; }
+SerialScope::~SerialScope() { runs_serially = false; }
 
 int thread_count() {
   static const int count = requested_threads();
@@ -177,7 +182,7 @@ int thread_count() {
 }
 
 void parallel_for(int64_t count, Task task, const void *context) {
-  if (count > 1 && thread_count() > 1) {
+  if (count > 1 && thread_count() > 1 && !runs_serially) {
     ThreadPool &shared = pool();
     if (shared.try_acquire()) {
       shared.run(count, task, context);

@@ -22,6 +22,16 @@ void parallel_for(int64_t count, const Function &function) {
       &function);
 }
 
+// While one with `serial` exists, parallel_for on its thread runs all tasks itself: waking a thread takes longer than a
+// short call.
+class SerialScope {
+ public:
+  explicit SerialScope(bool serial);
+  ~SerialScope();
+  SerialScope(const SerialScope &) = delete;
+  SerialScope &operator=(const SerialScope &) = delete;
+};
+
 // The number of threads, including the calling one: LILY_NUM_THREADS if it is set, otherwise the minimum of the CPU
 // affinity of the process, the CPU quota of its cgroup, and the number of physical cores. 0 if LILY_NUM_THREADS is not
 // a whole number from 1 to 256.

@@ -33,8 +33,8 @@ Arguments::Arguments(const Napi::CallbackInfo &info, const char *const *slot_nam
 }
 
 bool Arguments::has(int slot) const {
-  const Napi::Value value = info_[slot + 1];
-  return !value.IsNull() && !value.IsUndefined();
+  const napi_valuetype type = info_[slot + 1].Type();
+  return type != napi_null && type != napi_undefined;
 }
 
 lily_matrix Arguments::matrix(int slot, int64_t rows, int64_t columns, int32_t dtype, int32_t other_dtype) const {

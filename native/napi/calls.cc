@@ -1,6 +1,8 @@
 // Forward and backward: each reads its arguments, takes a workspace from the pool and calls the ABI. A call runs on the
 // calling thread or, as an async function, on libuv's thread pool. A CUDA call only enqueues work, on the calling
 // thread.
+#include <string.h>
+
 #include <utility>
 #include <vector>
 
@@ -44,13 +46,29 @@ struct Prepared {
   lily_status run() const { return Operation::run(backend, call); }
 };
 
+// The bytes of the workspace of the last call on this thread. They depend on the problem alone, and finding them takes
+// a plan of the call; training and serving repeat the same problem.
+template <typename Operation>
+size_t workspace_bytes(Napi::Env env, const lily_backend &backend, const lily_problem &problem) {
+  struct Known {
+    const lily_backend *backend;
+    lily_problem problem;
+    size_t bytes;
+  };
+  thread_local Known known = {};
+  if (known.backend == &backend && memcmp(&known.problem, &problem, sizeof problem) == 0) return known.bytes;
+  size_t bytes = 0;
+  check(env, backend, Operation::workspace(backend, problem, &bytes));
+  known = {&backend, problem, bytes};
+  return bytes;
+}
+
 template <typename Operation>
 Prepared<Operation> prepare(const Napi::CallbackInfo &info) {
   Arguments arguments(info, Operation::kSlotNames, Operation::kSlotCount);
   const lily_backend &backend = arguments.backend();
   typename Operation::Call call = Operation::read(arguments);
-  size_t bytes = 0;
-  check(info.Env(), backend, Operation::workspace(backend, arguments.problem(), &bytes));
+  const size_t bytes = workspace_bytes<Operation>(info.Env(), backend, arguments.problem());
   PooledBlock workspace(caching_pool(backend, call.problem.device), bytes, arguments.memory_stream());
   if (workspace.data() == nullptr) throw out_of_memory(info.Env(), backend, "a workspace", bytes);
   call.workspace = workspace.data();

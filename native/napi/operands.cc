@@ -58,19 +58,23 @@ int64_t whole_number(Napi::Env env, double number, int64_t least, int64_t most, 
                    std::string(name) + " must be from " + std::to_string(least) + " to " + std::to_string(most));
 }
 
-void read_numbers(Napi::Env env, napi_value value, int64_t count, double *numbers) {
-  check_numbers(env, value, count);
+namespace {
+
+// The memory of a descriptor of at least `count` numbers.
+const void *descriptor_memory(Napi::Env env, napi_value value, int64_t count) {
   size_t bytes = 0;
   const void *const data = array_bytes(env, value, &bytes, "descriptor");
-  memcpy(numbers, data, static_cast<size_t>(count) * sizeof(double));
-}
-
-void check_numbers(Napi::Env env, napi_value value, int64_t count) {
-  size_t bytes = 0;
-  array_bytes(env, value, &bytes, "descriptor");
-  if (bytes / sizeof(double) >= static_cast<uint64_t>(count)) return;
+  if (bytes / sizeof(double) >= static_cast<uint64_t>(count)) return data;
   throw make_error(env, "ERR_LILY_ARGUMENT", "the descriptor must have " + std::to_string(count) + " numbers");
 }
+
+}  // namespace
+
+void read_numbers(Napi::Env env, napi_value value, int64_t count, double *numbers) {
+  memcpy(numbers, descriptor_memory(env, value, count), static_cast<size_t>(count) * sizeof(double));
+}
+
+void check_numbers(Napi::Env env, napi_value value, int64_t count) { descriptor_memory(env, value, count); }
 
 std::vector<napi_value> read_array(Napi::Env env, napi_value value, uint32_t length, const char *name) {
   const Napi::Array array(env, value);
