@@ -112,14 +112,24 @@ lily_status forward(const lily_forward *call) {
   }
   const auto scratch = [&plan](int64_t worker) { return plan.scratch + worker * plan.scratch_floats; };
 
-  if (kernels.pack_shrink != nullptr) {
-    parallel_for(pass.shrink_pieces.count, [&](int64_t piece, int64_t) { kernels.pack_shrink(pass, piece); });
+  if (pass.is_direct) {
+    parallel_for(pass.direct_ranks.count,
+                 [&](int64_t tile, int64_t worker) { kernels.shrink_direct(pass, tile, scratch(worker)); });
+  } else {
+    if (kernels.pack_shrink != nullptr) {
+      parallel_for(pass.shrink_pieces.count, [&](int64_t piece, int64_t) { kernels.pack_shrink(pass, piece); });
+    }
+    parallel_for(pass.shrink_tasks, [&](int64_t task, int64_t worker) { kernels.shrink(pass, task, scratch(worker)); });
   }
-  parallel_for(pass.shrink_tasks, [&](int64_t task, int64_t worker) { kernels.shrink(pass, task, scratch(worker)); });
   if (pass.router_packed != nullptr) kernels.pack_router(pass);
   parallel_for(pass.groups.tile_count(),
                [&](int64_t tile, int64_t worker) { kernels.route(pass, tile, scratch(worker)); });
   if (has_weights(call->problem) && call->problem.routing != LILY_ROUTING_FIXED) pool_weights(pass, plan.weights);
+  if (pass.is_direct) {
+    parallel_for(pass.direct_columns.count,
+                 [&](int64_t tile, int64_t worker) { kernels.expand_direct(pass, tile, scratch(worker)); });
+    return LILY_OK;
+  }
   parallel_for(pass.expand_column_tiles.count * pass.expand_token_tiles,
                [&](int64_t task, int64_t worker) { kernels.expand(pass, task, scratch(worker)); });
   return LILY_OK;
@@ -148,7 +158,10 @@ lily_status backward(const lily_backward *call) {
   if (pass.u.data != nullptr) {
     parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.compute_u(pass, tile); });
   }
-  if (pass.needs_d_hidden || pass.needs_db) {
+  if (pass.is_direct) {
+    parallel_for(pass.dy_splits.count,
+                 [&](int64_t split, int64_t worker) { kernels.dy_pass_direct(pass, split, scratch(worker)); });
+  } else if (pass.needs_d_hidden || pass.needs_db) {
     if (kernels.pack_lhs != nullptr && (pass.needs_db || pass.needs_d_weights)) {
       parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.pack_lhs(pass, tile); });
     }
@@ -170,7 +183,7 @@ lily_status backward(const lily_backward *call) {
   if (pass.needs_d_weights) compute_d_pooled(pass);
   parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.compute_d_hidden(pass, tile); });
 
-  if (kernels.dx_pass != nullptr && call->dx.data != nullptr) {
+  if (kernels.dx_pass != nullptr && call->dx.data != nullptr && !pass.is_direct) {
     parallel_for(pass.dx_column_tiles.count * pass.dx_token_tiles,
                  [&](int64_t task, int64_t worker) { kernels.dx_pass(pass, task, scratch(worker)); });
   }
@@ -179,12 +192,14 @@ lily_status backward(const lily_backward *call) {
     const int64_t tiles = (call->problem.tokens + kTokenTile - 1) / kTokenTile;
     parallel_for(tiles, [&](int64_t tile, int64_t) { kernels.pack_d_hidden(pass, tile); });
   }
-  const bool runs_x_pass = call->da.data != nullptr || (call->dx.data != nullptr && kernels.dx_pass == nullptr);
-  const int64_t x_tasks = runs_x_pass ? pass.x_tasks : 0;
+  const auto x_pass = pass.is_direct ? kernels.x_pass_direct : kernels.x_pass;
+  const bool computes_dx = kernels.dx_pass == nullptr || pass.is_direct;
+  const bool runs_x_pass = call->da.data != nullptr || (call->dx.data != nullptr && computes_dx);
+  const int64_t x_tasks = !runs_x_pass ? 0 : pass.is_direct ? pass.direct_columns.count : pass.x_tasks;
   const int64_t router_tasks = call->d_router.data != nullptr ? pass.router_tiles.count : 0;
   parallel_for(x_tasks + router_tasks, [&](int64_t task, int64_t worker) {
     if (task < x_tasks) {
-      kernels.x_pass(pass, task, scratch(worker));
+      x_pass(pass, task, scratch(worker));
     } else {
       kernels.compute_d_router(pass, task - x_tasks, scratch(worker));
     }

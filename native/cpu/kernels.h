@@ -57,6 +57,9 @@ struct TokenPieces {
   }
 };
 
+// The most tokens for which batch routing forms neither C nor D; see forward_direct.h and backward_direct.h.
+constexpr int64_t kDirectTokens = 2;
+
 // Tokens per tile of the per-token passes: routing, and the gradient of hidden.
 constexpr int64_t kTokenTile = 64;
 
@@ -148,6 +151,10 @@ struct ForwardPass {
   int64_t expert_pitch;  // E rounded up to whole vectors
   float *pool_sums;      // [token tile][E]: sums of p_t, or of the logits, over the kept tokens of the tile
 
+  bool is_direct;            // shrink_direct and expand_direct take the place of shrink and expand
+  Partition direct_ranks;    // of r: tasks of shrink_direct
+  Partition direct_columns;  // of d_out: tasks of expand_direct
+
   // expand: y (+)= lhs C. Tasks: tiles of d_out x tiles of tokens.
   Partition expand_column_tiles;
   int64_t expand_tile_tokens;
@@ -164,6 +171,9 @@ struct BackwardPass {
   bool needs_db;        // db or deferred_db is an output
   bool deferred_is_weighted;
   const uint8_t *has_gradient;  // M: 0 for the tokens of a group without a kept token; null: 1 for all tokens
+
+  bool is_direct;            // dy_pass_direct and x_pass_direct take the place of dy_pass and x_pass
+  Partition direct_columns;  // of d_in: tasks of x_pass_direct; those of dy_pass_direct are dy_splits
 
   // dy pass: q and D. Tasks: splits of d_out, which loop over all tokens; or splits of d_out x pieces of the groups'
   // tokens x tiles of the rank, which store their part of D. The sums of the pieces are added in order in both cases,
@@ -259,15 +269,18 @@ struct Kernels {
 
   void (*pack_shrink)(const ForwardPass &, int64_t piece);  // AMX
   void (*shrink)(const ForwardPass &, int64_t task, float *scratch);
+  void (*shrink_direct)(const ForwardPass &, int64_t tile, float *scratch);
   void (*pack_router)(const ForwardPass &);
   void (*route)(const ForwardPass &, int64_t tile, float *scratch);
   void (*expand)(const ForwardPass &, int64_t task, float *scratch);
+  void (*expand_direct)(const ForwardPass &, int64_t tile, float *scratch);
 
   void (*compute_u)(const BackwardPass &, int64_t tile);
   void (*pack_lhs)(const BackwardPass &, int64_t tile);                 // AMX
   void (*pack_c)(const BackwardPass &, int64_t piece, float *scratch);  // AMX
   void (*q_pass)(const BackwardPass &, int64_t task, float *scratch);   // AMX
   void (*dy_pass)(const BackwardPass &, int64_t task, float *scratch);
+  void (*dy_pass_direct)(const BackwardPass &, int64_t split, float *scratch);
   void (*add_d_partials)(const BackwardPass &, int64_t tile, float *scratch);
   void (*pack_router_rows)(const BackwardPass &);
   void (*compute_d_hidden)(const BackwardPass &, int64_t tile);
@@ -275,6 +288,7 @@ struct Kernels {
   void (*dx_pass)(const BackwardPass &, int64_t task, float *scratch);  // AMX: x_pass computes dA only
   void (*x_pass)(const BackwardPass &, int64_t task, float *scratch);
   void (*add_da_partials)(const BackwardPass &, int64_t tile, float *scratch);
+  void (*x_pass_direct)(const BackwardPass &, int64_t tile, float *scratch);
   void (*compute_d_router)(const BackwardPass &, int64_t tile, float *scratch);
 
   void (*fold)(const lily_fold &, const Partition &tiles, int64_t tile);

@@ -2,6 +2,7 @@
 // flags of the set and defines LILY_VECTOR_BYTES, LILY_VECTOR_REGISTERS, LILY_KERNELS (the name of its table) and
 // LILY_OPERAND (Floats or Pairs, see tile.h).
 #include "cpu/adamw.h"
+#include "cpu/backward_direct.h"
 #include "cpu/backward_dy.h"
 #include "cpu/backward_hidden.h"
 #include "cpu/backward_router.h"
@@ -18,11 +19,13 @@ namespace lily::cpu {
 namespace {
 
 int64_t forward_scratch(const ForwardPass &pass) {
-  return maximum(maximum(shrink_scratch(pass), route_scratch(pass)), expand_scratch(pass));
+  return maximum(maximum(shrink_scratch(pass), route_scratch(pass)),
+                 maximum(expand_scratch(pass), direct_forward_scratch(pass)));
 }
 
 int64_t backward_scratch(const BackwardPass &pass) {
-  return maximum(maximum(backward_dy_scratch(pass), backward_x_scratch(pass)), d_router_scratch(pass));
+  return maximum(maximum(backward_dy_scratch(pass), direct_backward_scratch(pass)),
+                 maximum(backward_x_scratch(pass), d_router_scratch(pass)));
 }
 
 }  // namespace
@@ -38,14 +41,17 @@ const Kernels LILY_KERNELS = {
     .backward_scratch = backward_scratch,
     .pack_shrink = nullptr,
     .shrink = shrink,
+    .shrink_direct = shrink_direct,
     .pack_router = pack_router,
     .route = route,
     .expand = expand,
+    .expand_direct = expand_direct,
     .compute_u = compute_u,
     .pack_lhs = nullptr,
     .pack_c = nullptr,
     .q_pass = nullptr,
     .dy_pass = dy_pass,
+    .dy_pass_direct = dy_pass_direct,
     .add_d_partials = add_d_partials,
     .pack_router_rows = pack_router_rows,
     .compute_d_hidden = compute_d_hidden,
@@ -53,6 +59,7 @@ const Kernels LILY_KERNELS = {
     .dx_pass = nullptr,
     .x_pass = x_pass,
     .add_da_partials = add_da_partials,
+    .x_pass_direct = x_pass_direct,
     .compute_d_router = compute_d_router,
     .fold = fold,
     .sum_of_squares = sum_of_squares,

@@ -27,6 +27,9 @@ Partition partition(int64_t columns, int64_t count, int64_t panel) {
 // room for activations.
 constexpr int64_t kScratchFloats = 128 * 1024;
 
+// The widest tile of columns of the direct passes: the sums of a token are then 4 KiB.
+constexpr int64_t kDirectColumns = 1024;
+
 // Two tasks per thread: a thread that falls behind then delays the pass less.
 int64_t target_tasks() { return 2 * static_cast<int64_t>(thread_count()); }
 
@@ -383,6 +386,15 @@ void plan_tiled_x_pass(BackwardPass &pass, Workspace &workspace) {
   pass.x_tasks = pass.x_tiles.count;
 }
 
+Partition direct_columns(int64_t columns, int64_t panel) {
+  return partition(columns, std::max(target_tasks(), divide_up(columns, kDirectColumns)), panel);
+}
+
+// Only batch routing: with the others a row has the same bits alone and in any batch.
+bool is_direct(const lily_problem &problem) {
+  return problem.routing == LILY_ROUTING_BATCH && problem.tokens > 0 && problem.tokens <= kDirectTokens;
+}
+
 }  // namespace
 
 ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
@@ -396,6 +408,8 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
   pass.groups = groups_of(problem, call.tokens, workspace);
   pass.rank_pitch = round_up(problem.rank, kernels.lanes);
   kernels.uses_tiles ? plan_tiled_shrink(pass, workspace) : plan_shrink(pass, kernels);
+  pass.is_direct = is_direct(problem);
+  if (pass.is_direct) pass.hidden_partial_count = 1;
   pass.expert_pitch = round_up(problem.experts, kernels.lanes);
   const int64_t partial_rows = kernels.uses_tiles ? round_up(problem.tokens, kBlockRows) : problem.tokens;
   pass.hidden_partials = workspace.take<float>(pass.hidden_partial_count * partial_rows * pass.rank_pitch);
@@ -423,6 +437,9 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
     plan_expand(pass, kernels);
   }
 
+  pass.direct_ranks = partition(problem.rank, target_tasks(), 4);
+  pass.direct_columns = direct_columns(problem.d_out, kernels.panel);
+
   plan.scratch_floats = round_up(kernels.forward_scratch(pass), Workspace::kAlignment / sizeof(float));
   plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
   plan.workspace_bytes = workspace.bytes();
@@ -449,6 +466,12 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   pass.x_pieces =
       token_pieces(problem, problem.rank, problem.d_in, divide_up(problem.d_in, kNarrowestTile), kPieceMultiple);
   kernels.uses_tiles ? plan_tiled_dy_pass(pass) : plan_dy_pass(pass, kernels, workspace);
+  pass.is_direct = is_direct(problem);
+  pass.direct_columns = direct_columns(problem.d_in, kernels.panel);
+  if (pass.is_direct) {
+    pass.q_partial_count = pass.d_weights_count = pass.dy_splits.count;
+    pass.d_partials = nullptr;
+  }
   pass.lhs_pitch = round_up(pass.stack.rank, kernels.lanes);
   pass.rank_pitch = round_up(problem.rank, kernels.lanes);
   pass.hidden = {const_cast<void *>(call.hidden), problem.rank, hidden_dtype(problem), 0};
@@ -477,6 +500,7 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   } else {
     plan_x_pass(pass, kernels, workspace);
   }
+  if (pass.is_direct) pass.da_partials = nullptr;
   pass.router_tiles = tiles_for_scratch(problem.rank, problem.experts, kernels.panel, 1);
 
   plan.scratch_floats = round_up(kernels.backward_scratch(pass), Workspace::kAlignment / sizeof(float));

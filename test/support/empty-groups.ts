@@ -22,6 +22,9 @@ const specs: Spec[] = [
   { ...ragged, activation: 'relu', experts: 5, masked: 0.3, seed: 6 },
   // The group with no kept token is the last one.
   { ...ragged, lengths: [0, 60, 0], seed: 7 },
+  // So few tokens that the CPU backend has passes of their own for them.
+  { ...small, routing: 'batch', tokens: 1, rank: 7, seed: 8 },
+  { ...small, routing: 'batch', tokens: 2, rank: 9, activation: 'relu', seed: 9 },
 ]
 const TYPES: Types[] = [{}, { activations: 'bfloat16' }, { activations: 'float16', parameters: 'float32' }]
 

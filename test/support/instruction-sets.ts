@@ -22,6 +22,11 @@ const specs: Spec[] = [
   { ...wide, routing: 'lora', experts: 1, seed: 10 },
   { routing: 'batch', tokens: 3, dIn: 5, dOut: 7, rank: 2, experts: 64, seed: 11 },
   { routing: 'batch', tokens: 1, dIn: 1, dOut: 1, rank: 1, experts: 1, seed: 12 },
+  // The direct passes; the widest tile of their columns has 1024.
+  { ...odd, routing: 'batch', tokens: 1, dIn: 1100, dOut: 4100, seed: 14 },
+  { ...odd, routing: 'batch', tokens: 2, pool: 'logits', activation: 'relu', seed: 15 },
+  { ...odd, routing: 'batch', tokens: 2, masked: 0.5, seed: 16 },
+  { ...wide, routing: 'batch', tokens: 2, seed: 17 },
 ]
 // Each in float32, and in one of the 16-bit types by turns.
 export const jobs: Job[] = specs.flatMap((sizes, i) =>

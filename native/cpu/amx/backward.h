@@ -19,6 +19,7 @@
 #pragma once
 
 #include "cpu/amx/forward.h"
+#include "cpu/backward_direct.h"
 #include "cpu/backward_hidden.h"
 #include "cpu/backward_router.h"
 
@@ -105,7 +106,7 @@ void pack_d_hidden(const BackwardPass &pass, int64_t tile) {
 // With one group the tiles of both passes are the same.
 void compute_and_pack_d_hidden(const BackwardPass &pass, int64_t tile) {
   compute_d_hidden(pass, tile);
-  if (pass.groups.count == 1 && pass.call->da.data != nullptr) pack_d_hidden(pass, tile);
+  if (pass.groups.count == 1 && pass.call->da.data != nullptr && !pass.is_direct) pack_d_hidden(pass, tile);
 }
 
 // ---- q ----
@@ -406,7 +407,7 @@ int64_t backward_scratch(const BackwardPass &pass) {
                      row_product_floats(pass.call->problem.rank, pass.dx_slab);
   const int64_t da = sums_floats(pass.call->problem.rank, pass.x_tiles.width) +
                      outer_rhs_floats(pass.call->problem.rank, pass.x_tiles.width);
-  return maximum(maximum(dy, dx), maximum(da, d_router_scratch(pass)));
+  return maximum(maximum(maximum(dy, dx), maximum(da, d_router_scratch(pass))), direct_backward_scratch(pass));
 }
 
 }  // namespace

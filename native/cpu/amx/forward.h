@@ -12,6 +12,7 @@
 #pragma once
 
 #include "cpu/amx/product.h"
+#include "cpu/forward_direct.h"
 
 namespace lily::cpu {
 namespace {
@@ -123,7 +124,7 @@ LILY_INLINE void multiply_rows_by_packed(const lily_matrix &in, int64_t rows, in
 int64_t forward_scratch(const ForwardPass &pass) {
   const int64_t expand = packed_floats(pass.stack.rank, pass.expand_column_tiles.width) +
                          row_product_floats(pass.stack.rank, pass.expand_slab);
-  return maximum(maximum(expand, 2 * kChunkFloats), kTileRows * pass.rank_pitch);
+  return maximum(maximum(maximum(expand, 2 * kChunkFloats), kTileRows * pass.rank_pitch), direct_forward_scratch(pass));
 }
 
 void pack_shrink(const ForwardPass &pass, int64_t piece) {
