@@ -7,6 +7,7 @@
 
 #include "core/adamw.h"
 #include "core/problem.h"
+#include "cpu/blocked/blocking.h"
 #include "lily/backend.h"
 
 // Always inlined: several instruction sets compile this header. The linker keeps one out-of-line copy of an inline
@@ -50,7 +51,8 @@ struct Groups {
   int64_t count;
   int64_t tokens;
   const int32_t *first_tiles;  // [count + 1]; null if offsets is null
-  const int32_t *first_steps;  // AMX: [count + 1], of steps of 32 tokens; null if offsets is null
+  const int32_t *first_steps;  // [count + 1], of steps of step_tokens; null if offsets is null
+  int64_t step_tokens;         // of a packed left operand, see Blocking
 
   LILY_INLINE int64_t begin(int64_t group) const { return offsets == nullptr ? 0 : offsets[group]; }
   LILY_INLINE int64_t end(int64_t group) const { return offsets == nullptr ? tokens : offsets[group + 1]; }
@@ -61,7 +63,7 @@ struct Groups {
   LILY_INLINE int64_t tile_count() const { return first_tile(count); }
   LILY_INLINE int64_t first_step(int64_t group) const {
     if (first_steps != nullptr) return first_steps[group];
-    return group == 0 ? 0 : (tokens + 31) / 32;
+    return group == 0 ? 0 : (tokens + step_tokens - 1) / step_tokens;
   }
   LILY_INLINE int64_t step_count() const { return first_step(count); }
 
@@ -89,7 +91,7 @@ struct Groups {
   }
 };
 
-// "AMX:" marks what only the passes in amx/ use.
+// "Blocked:" marks what only the passes in blocked/ use.
 struct ForwardPass {
   const lily_forward *call;
   Groups groups;
@@ -106,10 +108,10 @@ struct ForwardPass {
   float *hidden_partials;        // [hidden_partial_count][M][rank_pitch]
   int64_t shrink_tasks;
 
-  // AMX: the packed operand of shrink, and the tiles of r. See amx/forward.h.
+  // Blocked: the packed operand of shrink, and the tiles of r. See blocked/forward.h.
   Partition shrink_pieces;  // of d_in: tasks of pack_shrink
   Partition rank_tiles;     // tasks: rank_tiles x token tiles
-  void *shrink_packed;
+  float *shrink_packed;
   bool shrink_exchanges;  // the tasks of shrink pack x^T instead
   int64_t shrink_depth;   // columns of d_in whose packed operand the L2 cache holds
 
@@ -125,7 +127,7 @@ struct ForwardPass {
   Partition expand_column_tiles;
   int64_t expand_tile_tokens;
   int64_t expand_token_tiles;
-  int64_t expand_slab;  // AMX: columns of C that the L2 cache holds
+  int64_t expand_slab;  // blocked: columns of C that the L2 cache holds
   lily_matrix lhs;      // M x stack.rank: hidden, or u with token routing
 };
 
@@ -166,12 +168,12 @@ struct BackwardPass {
   Partition x_tiles;
   Partition router_tiles;
 
-  // AMX, see amx/backward.h.
-  void *lhs_packed;        // lhs^T, then dh^T
+  // Blocked, see blocked/backward.h.
+  float *lhs_packed;       // lhs^T, then dh^T
   int64_t dy_task_splits;  // splits per task of the dy pass
   bool reads_dy_once;      // otherwise q is a product of its own
   Partition c_pieces;      // of d_out: tasks of pack_c
-  void *c_packed;
+  float *c_packed;
   Partition rank_tiles;  // tasks of q_pass: rank_tiles x q_token_tiles
   int64_t q_token_tiles;
   int64_t q_tile_tokens;
@@ -205,6 +207,27 @@ struct Tridiagonal {
   double tiny;  // replaces a pivot of zero
 };
 
+// The passes with the large products. A null pointer: the pass does not exist.
+struct LargeProducts {
+  const Blocking *blocking;  // of the passes in blocked/; null: those of the register tile
+
+  // Floats of scratch memory per thread.
+  int64_t (*forward_scratch)(const ForwardPass &);
+  int64_t (*backward_scratch)(const BackwardPass &);
+
+  void (*pack_shrink)(const ForwardPass &, int64_t piece);
+  void (*shrink)(const ForwardPass &, int64_t task, float *scratch);
+  void (*expand)(const ForwardPass &, int64_t task, float *scratch);
+
+  void (*pack_lhs)(const BackwardPass &, int64_t tile);
+  void (*pack_c)(const BackwardPass &, int64_t piece, float *scratch);
+  void (*q_pass)(const BackwardPass &, int64_t task, float *scratch);
+  void (*dy_pass)(const BackwardPass &, int64_t task, float *scratch);
+  void (*pack_d_hidden)(const BackwardPass &, int64_t tile);
+  void (*dx_pass)(const BackwardPass &, int64_t task, float *scratch);  // null: x_pass computes dx, too
+  void (*x_pass)(const BackwardPass &, int64_t tile, float *scratch);
+};
+
 struct Kernels {
   int64_t lanes;
   int64_t panel;      // columns of a panel; the widths of splits and column tiles are multiples of it
@@ -212,28 +235,13 @@ struct Kernels {
   int32_t dtype;      // element type of the large products
   int64_t depth;      // values of k per step of the large products; a step has the size of a float
 
-  bool uses_tiles;  // the passes of amx/
+  const LargeProducts *large_products;
 
-  // Floats of scratch memory per thread.
-  int64_t (*forward_scratch)(const ForwardPass &);
-  int64_t (*backward_scratch)(const BackwardPass &);
-
-  void (*pack_shrink)(const ForwardPass &, int64_t piece);  // AMX
-  void (*shrink)(const ForwardPass &, int64_t task, float *scratch);
   void (*pack_router)(const ForwardPass &);
   void (*route)(const ForwardPass &, int64_t tile, float *scratch);
-  void (*expand)(const ForwardPass &, int64_t task, float *scratch);
-
   void (*compute_u)(const BackwardPass &, int64_t tile);
-  void (*pack_lhs)(const BackwardPass &, int64_t tile);                 // AMX
-  void (*pack_c)(const BackwardPass &, int64_t piece, float *scratch);  // AMX
-  void (*q_pass)(const BackwardPass &, int64_t task, float *scratch);   // AMX
-  void (*dy_pass)(const BackwardPass &, int64_t task, float *scratch);
   void (*pack_router_rows)(const BackwardPass &);
   void (*compute_d_hidden)(const BackwardPass &, int64_t tile);
-  void (*pack_d_hidden)(const BackwardPass &, int64_t tile);            // AMX
-  void (*dx_pass)(const BackwardPass &, int64_t task, float *scratch);  // AMX: x_pass computes dA only
-  void (*x_pass)(const BackwardPass &, int64_t tile, float *scratch);
   void (*compute_d_router)(const BackwardPass &, int64_t tile, float *scratch);
 
   void (*fold)(const lily_fold &, const Partition &tiles, int64_t tile);

@@ -25,6 +25,22 @@ int64_t backward_scratch(const BackwardPass &pass) {
   return maximum(maximum(backward_dy_scratch(pass), backward_x_scratch(pass)), d_router_scratch(pass));
 }
 
+constexpr LargeProducts kTileProducts = {
+    .blocking = nullptr,
+    .forward_scratch = forward_scratch,
+    .backward_scratch = backward_scratch,
+    .pack_shrink = nullptr,
+    .shrink = shrink,
+    .expand = expand,
+    .pack_lhs = nullptr,
+    .pack_c = nullptr,
+    .q_pass = nullptr,
+    .dy_pass = dy_pass,
+    .pack_d_hidden = nullptr,
+    .dx_pass = nullptr,
+    .x_pass = x_pass,
+};
+
 }  // namespace
 
 const Kernels LILY_KERNELS = {
@@ -33,24 +49,12 @@ const Kernels LILY_KERNELS = {
     .tile_rows = kTileRows,
     .dtype = Operand::kDtype,
     .depth = Operand::kDepth,
-    .uses_tiles = false,
-    .forward_scratch = forward_scratch,
-    .backward_scratch = backward_scratch,
-    .pack_shrink = nullptr,
-    .shrink = shrink,
+    .large_products = &kTileProducts,
     .pack_router = pack_router,
     .route = route,
-    .expand = expand,
     .compute_u = compute_u,
-    .pack_lhs = nullptr,
-    .pack_c = nullptr,
-    .q_pass = nullptr,
-    .dy_pass = dy_pass,
     .pack_router_rows = pack_router_rows,
     .compute_d_hidden = compute_d_hidden,
-    .pack_d_hidden = nullptr,
-    .dx_pass = nullptr,
-    .x_pass = x_pass,
     .compute_d_router = compute_d_router,
     .fold = fold,
     .sum_of_squares = sum_of_squares,
