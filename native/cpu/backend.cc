@@ -143,7 +143,7 @@ lily_status backward(const lily_backward *call) {
     if (products.pack_lhs != nullptr && (pass.needs_db || pass.needs_d_weights)) {
       parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { products.pack_lhs(pass, tile); });
     }
-    if (pass.needs_d_hidden && pass.c_packed != nullptr) {
+    if (pass.needs_d_hidden && pass.q_token_tiles > 0) {
       parallel_for(pass.c_pieces.count,
                    [&](int64_t piece, int64_t worker) { products.pack_c(pass, piece, scratch(worker)); });
       parallel_for(pass.rank_tiles.count * pass.q_token_tiles,

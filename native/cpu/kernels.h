@@ -41,6 +41,23 @@ struct ExpertStack {
   const float *weights;  // [G, experts]
 };
 
+// The pieces of a sum over tokens, which several threads compute. The sum of a piece starts at zero, and the sums are
+// added in order. A range of fewer than 2 * kPieceTokens tokens is one piece.
+constexpr int64_t kPieceTokens = 512;
+struct TokenPieces {
+  int64_t most;      // of one range
+  int64_t multiple;  // of the tokens per piece
+
+  LILY_INLINE int64_t length(int64_t tokens) const {
+    const int64_t whole = tokens / kPieceTokens, count = whole < 1 ? 1 : whole < most ? whole : most;
+    const int64_t multiples = (tokens + count * multiple - 1) / (count * multiple);
+    return multiples < 1 ? multiple : multiples * multiple;
+  }
+  LILY_INLINE int64_t count(int64_t tokens) const {
+    return tokens == 0 ? 1 : (tokens + length(tokens) - 1) / length(tokens);
+  }
+};
+
 // Tokens per tile of the per-token passes: routing, and the gradient of hidden.
 constexpr int64_t kTokenTile = 64;
 
@@ -53,6 +70,7 @@ struct Groups {
   const int32_t *first_tiles;  // [count + 1]; null if offsets is null
   const int32_t *first_steps;  // [count + 1], of steps of step_tokens; null if offsets is null
   int64_t step_tokens;         // of a packed left operand, see Blocking
+  TokenPieces pieces;          // backward: of the sum over the tokens of a group
 
   LILY_INLINE int64_t begin(int64_t group) const { return offsets == nullptr ? 0 : offsets[group]; }
   LILY_INLINE int64_t end(int64_t group) const { return offsets == nullptr ? tokens : offsets[group + 1]; }
@@ -113,6 +131,7 @@ struct ForwardPass {
   Partition rank_tiles;     // tasks: rank_tiles x token tiles
   float *shrink_packed;
   bool shrink_exchanges;  // the tasks of shrink pack x^T instead
+  bool shrink_packs;      // each task of shrink packs its own columns of A^T
   int64_t shrink_depth;   // columns of d_in whose packed operand the L2 cache holds
 
   // route. Tasks: tiles of kTokenTile tokens.
@@ -166,6 +185,7 @@ struct BackwardPass {
 
   // x pass: dx and dA. Tasks: tiles of d_in. dR: one task per tile of r.
   Partition x_tiles;
+  TokenPieces x_pieces;
   Partition router_tiles;
 
   // Blocked, see blocked/backward.h.
@@ -177,6 +197,7 @@ struct BackwardPass {
   Partition rank_tiles;  // tasks of q_pass: rank_tiles x q_token_tiles
   int64_t q_token_tiles;
   int64_t q_tile_tokens;
+  bool q_packs;               // each task of q_pass packs its own columns of C^T
   int64_t q_depth;            // columns of d_out whose C^T the L2 cache holds
   Partition dx_column_tiles;  // tasks of dx_pass: dx_column_tiles x dx_token_tiles
   int64_t dx_token_tiles;
@@ -228,6 +249,9 @@ struct LargeProducts {
   void (*x_pass)(const BackwardPass &, int64_t tile, float *scratch);
 };
 
+// The largest rank of small_rank_products. Above it the products are bound by arithmetic.
+constexpr int64_t kSmallRank = 64;
+
 struct Kernels {
   int64_t lanes;
   int64_t panel;      // columns of a panel; the widths of splits and column tiles are multiples of it
@@ -235,7 +259,8 @@ struct Kernels {
   int32_t dtype;      // element type of the large products
   int64_t depth;      // values of k per step of the large products; a step has the size of a float
 
-  const LargeProducts *large_products;
+  const LargeProducts *small_rank_products;  // up to rank kSmallRank
+  const LargeProducts *large_rank_products;
 
   void (*pack_router)(const ForwardPass &);
   void (*route)(const ForwardPass &, int64_t tile, float *scratch);

@@ -1,11 +1,13 @@
 // The kernels of one instruction set. Exactly one translation unit per set includes this file. It is compiled with the
 // flags of the set and defines LILY_VECTOR_BYTES, LILY_VECTOR_REGISTERS, LILY_KERNELS (the name of its table) and
 // LILY_OPERAND (Floats or Pairs, see tile.h).
+#define LILY_ENGINE "cpu/vector_engine.h"
 #include "cpu/adamw.h"
 #include "cpu/backward_dy.h"
 #include "cpu/backward_hidden.h"
 #include "cpu/backward_router.h"
 #include "cpu/backward_x.h"
+#include "cpu/blocked/products.h"
 #include "cpu/fold.h"
 #include "cpu/forward_expand.h"
 #include "cpu/forward_route.h"
@@ -49,7 +51,8 @@ const Kernels LILY_KERNELS = {
     .tile_rows = kTileRows,
     .dtype = Operand::kDtype,
     .depth = Operand::kDepth,
-    .large_products = &kTileProducts,
+    .small_rank_products = &kTileProducts,
+    .large_rank_products = &blocked::kProducts,
     .pack_router = pack_router,
     .route = route,
     .compute_u = compute_u,

@@ -33,5 +33,11 @@ void add_outer_product(int64_t rows, int64_t tokens, const LeftOperand<T> &lhs, 
   }
 }
 
+// sums += addends
+LILY_INLINE void add_floats(int64_t count, const float *addends, float *sums) {
+  for_vectors(count, [=](int64_t i, int64_t)
+                         __attribute__((always_inline)) { store(sums + i, load(sums + i) + load(addends + i)); });
+}
+
 }  // namespace
 }  // namespace lily::cpu

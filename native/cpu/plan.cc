@@ -35,6 +35,16 @@ Partition tiles_for_scratch(int64_t columns, int64_t rank, int64_t panel, int64_
   return partition(columns, std::max(divide_up(columns, widest), count), panel);
 }
 
+// Tasks that a large pass offers where the problem is large enough: two per thread of 64 threads.
+constexpr int64_t kMostTasks = 128;
+
+// The pieces of a sum over tokens in a pass that has `column_tasks` tasks without them. Such a sum is a gradient of a
+// parameter, or D_g of one group, so the cut depends on the number of these tokens. A piece has at least kPieceTokens
+// tokens; its sum, which is written and read once, then is a small part of the bytes that the piece itself moves.
+TokenPieces token_pieces(int64_t column_tasks, int64_t multiple) {
+  return {.most = divide_up(kMostTasks, column_tasks), .multiple = multiple};
+}
+
 // Splits whose partial sums are added. They affect the rounding of the result, so they depend on the columns alone, not
 // on M or the number of threads. The count is one per 512 columns; narrower matrices get one per 128 columns (two
 // panels of AVX-512), up to four. A count above one is rounded up to an even number, which two threads share evenly.
@@ -56,14 +66,16 @@ Groups groups_of(const lily_problem &problem, const lily_tokens &tokens, int64_t
             .tokens = 0,
             .first_tiles = nullptr,
             .first_steps = nullptr,
-            .step_tokens = step_tokens};
+            .step_tokens = step_tokens,
+            .pieces = {}};
   }
   Groups groups = {.offsets = nullptr,
                    .count = problem.groups,
                    .tokens = problem.tokens,
                    .first_tiles = nullptr,
                    .first_steps = nullptr,
-                   .step_tokens = step_tokens};
+                   .step_tokens = step_tokens,
+                   .pieces = {}};
   if (!may_have_groups(problem)) return groups;
   int32_t *const first_tiles = workspace.take<int32_t>(problem.groups + 1);
   int32_t *const first_steps = workspace.take<int32_t>(problem.groups + 1);
@@ -167,8 +179,6 @@ void plan_dy_pass(BackwardPass &pass, const Kernels &kernels) {
 
 // ---- The large products in blocks ----
 
-constexpr int64_t kWidestColumns = 2048;  // of an outer product: a longer run of a row gains nothing
-
 int64_t panel_steps_bytes(const Blocking &blocking, int64_t columns, int64_t depth) {
   return divide_up(columns, blocking.panel) * divide_up(depth, blocking.step_depth) * blocking.panel_bytes;
 }
@@ -191,7 +201,6 @@ struct ProductTiles {
   int64_t cached_depth;
 };
 ProductTiles product_tiles(const Blocking &blocking, int64_t tokens, int64_t rank) {
-  constexpr int64_t kMostTokens = 512;
   const int64_t threads = thread_count();
   ProductTiles tiles = {};
   const int64_t enough_columns = rank >= blocking.shared_ranks   ? 128
@@ -200,12 +209,21 @@ ProductTiles product_tiles(const Blocking &blocking, int64_t tokens, int64_t ran
   const int64_t by_columns = std::min(threads, divide_up(rank, enough_columns));
   tiles.ranks = partition(rank, std::max(divide_up(rank, blocking.widest_ranks), by_columns), blocking.panel);
   const int64_t row_tasks = divide_up(threads, tiles.ranks.count);
-  tiles.tile_tokens =
-      std::clamp(round_up(divide_up(tokens, row_tasks), blocking.block_rows), blocking.block_rows, kMostTokens);
+  tiles.tile_tokens = std::clamp(round_up(divide_up(tokens, row_tasks), blocking.block_rows), blocking.block_rows,
+                                 blocking.most_tokens);
   tiles.token_tiles = std::max<int64_t>(1, divide_up(tokens, tiles.tile_tokens));
   const int64_t chunk_bytes = panel_steps_bytes(blocking, tiles.ranks.width, blocking.chunk_depth);
   tiles.cached_depth = std::max<int64_t>(1, blocking.cached_bytes / chunk_bytes) * blocking.chunk_depth;
   return tiles;
+}
+
+// Whether there is one tile of tokens, so that each task of such a product packs its own columns. The threads then
+// share the columns evenly.
+bool packs_own(const Blocking &blocking, int64_t rank, ProductTiles &tiles) {
+  if (blocking.exchanges || tiles.token_tiles > 1) return false;
+  const int64_t count = tiles.ranks.count > 1 ? round_up(tiles.ranks.count, thread_count()) : 1;
+  tiles.ranks = partition(rank, count, blocking.rank_unit);
+  return true;
 }
 
 // The tiles of y or dx. Each tile of tokens packs its columns of C again; 32 E tokens amortise that.
@@ -233,20 +251,21 @@ RowTiles row_tiles(const Blocking &blocking, int64_t tokens, int64_t columns, in
 // The columns of an outer product whose sums the L2 cache holds.
 int64_t outer_columns(const Blocking &blocking, int64_t rank) {
   const int64_t columns = blocking.sum_bytes / 4 / round_up(rank, blocking.block_rows);
-  return std::clamp(columns / blocking.panel * blocking.panel, blocking.panel, kWidestColumns);
+  return std::clamp(columns / blocking.panel * blocking.panel, blocking.panel, blocking.widest_outer);
 }
 
 void plan_blocked_shrink(const Blocking &blocking, ForwardPass &pass, Workspace &workspace) {
   const lily_problem &problem = pass.call->problem;
-  pass.shrink_exchanges = problem.tokens <= blocking.few_tokens && problem.tokens < problem.rank;
+  pass.shrink_exchanges = blocking.exchanges && problem.tokens <= blocking.few_tokens && problem.tokens < problem.rank;
   pass.hidden_partial_count = 1;
-  const ProductTiles tiles = product_tiles(blocking, problem.tokens, problem.rank);
-  pass.rank_tiles = pass.shrink_exchanges ? partition(problem.rank, thread_count(), blocking.block_rows) : tiles.ranks;
+  ProductTiles tiles = product_tiles(blocking, problem.tokens, problem.rank);
+  pass.shrink_packs = packs_own(blocking, problem.rank, tiles);
+  pass.rank_tiles = pass.shrink_exchanges ? partition(problem.rank, thread_count(), blocking.rank_unit) : tiles.ranks;
   pass.shrink_tile_tokens = tiles.tile_tokens;
   pass.shrink_token_tiles = tiles.token_tiles;
   pass.shrink_depth = tiles.cached_depth;
   pass.shrink_tasks = pass.rank_tiles.count * pass.shrink_token_tiles;
-  if (pass.shrink_exchanges) return;
+  if (pass.shrink_exchanges || pass.shrink_packs) return;
   pass.shrink_pieces = partition(problem.d_in, divide_up(problem.d_in, blocking.chunk_depth), blocking.step_depth);
   pass.shrink_packed = workspace.take<float>(panel_steps_bytes(blocking, problem.rank, problem.d_in) / 4);
 }
@@ -268,7 +287,10 @@ void plan_blocked_dy_pass(const Blocking &blocking, BackwardPass &pass) {
   const int64_t widest = outer_columns(blocking, rank);
   // A sequence has the same bits alone as in a batch, so the routing decides, not the number of groups.
   pass.reads_dy_once = rank <= blocking.one_sweep_rank || may_have_groups(problem);
-  pass.dy_splits = blocks(blocking, problem.d_out, 512, 1);
+  const bool narrow =
+      blocking.many_tasks && !pass.reads_dy_once;  // no partial sums of q that the splits would multiply
+  pass.dy_splits = blocks(blocking, problem.d_out, narrow ? widest : 512, 1);
+  pass.groups.pieces = token_pieces(divide_up(problem.d_out, widest), blocking.chunk_depth);
   pass.dy_task_splits = std::clamp<int64_t>(divide_up(pass.dy_splits.count, thread_count()), 1,
                                             std::max<int64_t>(1, widest / pass.dy_splits.width));
   pass.dy_tile_columns = std::min(widest, pass.dy_task_splits * pass.dy_splits.width);
@@ -285,9 +307,12 @@ void plan_blocked_x_pass(const Blocking &blocking, BackwardPass &pass, Workspace
   const int64_t steps = divide_up(problem.tokens, blocking.step_depth) + problem.groups;
   pass.lhs_packed = workspace.take<float>(packed_lhs_bytes(blocking, pass.stack.rank, steps) / 4);
   if (!pass.reads_dy_once) {
-    const ProductTiles tiles = product_tiles(blocking, problem.tokens, pass.stack.rank);
-    pass.c_pieces = partition(problem.d_out, divide_up(problem.d_out, blocking.chunk_depth), blocking.step_depth);
-    pass.c_packed = workspace.take<float>(panel_steps_bytes(blocking, pass.stack.rank, problem.d_out) / 4);
+    ProductTiles tiles = product_tiles(blocking, problem.tokens, pass.stack.rank);
+    pass.q_packs = packs_own(blocking, pass.stack.rank, tiles);
+    if (!pass.q_packs) {
+      pass.c_pieces = partition(problem.d_out, divide_up(problem.d_out, blocking.chunk_depth), blocking.step_depth);
+      pass.c_packed = workspace.take<float>(panel_steps_bytes(blocking, pass.stack.rank, problem.d_out) / 4);
+    }
     pass.rank_tiles = tiles.ranks;
     pass.q_tile_tokens = tiles.tile_tokens;
     pass.q_token_tiles = tiles.token_tiles;
@@ -301,6 +326,11 @@ void plan_blocked_x_pass(const Blocking &blocking, BackwardPass &pass, Workspace
   const int64_t widest = outer_columns(blocking, problem.rank);
   pass.x_tiles =
       blocks(blocking, problem.d_in, widest, std::min<int64_t>(thread_count(), divide_up(problem.d_in, 128)));
+  pass.x_pieces = token_pieces(divide_up(problem.d_in, widest), blocking.chunk_depth);
+}
+
+const LargeProducts &products_for(const Kernels &kernels, int64_t rank) {
+  return rank <= kSmallRank ? *kernels.small_rank_products : *kernels.large_rank_products;
 }
 
 }  // namespace
@@ -310,7 +340,7 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
   const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
   ForwardPlan plan = {};
   ForwardPass &pass = plan.pass;
-  plan.products = kernels.large_products;
+  plan.products = &products_for(kernels, problem.rank);
   const Blocking *const blocking = plan.products->blocking;
   Workspace workspace(call.workspace);
 
@@ -357,7 +387,7 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
   BackwardPlan plan = {};
   BackwardPass &pass = plan.pass;
-  plan.products = kernels.large_products;
+  plan.products = &products_for(kernels, problem.rank);
   const Blocking *const blocking = plan.products->blocking;
   Workspace workspace(call.workspace);
 
@@ -381,7 +411,8 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   pass.d_hidden = workspace.take<float>(problem.tokens * pass.rank_pitch);
   pass.d_hidden_lhs = {pass.d_hidden, pass.rank_pitch, LILY_FLOAT32, 0};
   if (kernels.dtype != LILY_FLOAT32) {
-    const int64_t pitch = blocking != nullptr ? round_up(problem.rank, blocking->step_depth) : pass.rank_pitch;
+    const int64_t pitch =
+        blocking != nullptr ? std::max(pass.rank_pitch, round_up(problem.rank, blocking->step_depth)) : pass.rank_pitch;
     pass.d_hidden_lhs = take_matrix(workspace, problem.tokens, pitch, kernels.dtype);
   }
   if (problem.parameter_dtype != LILY_FLOAT32 && pass.groups.count > 1) {

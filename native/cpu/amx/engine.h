@@ -18,10 +18,16 @@ struct Engine {
       .chunk_depth = 512,
       .run_columns = 128,  // 16 KiB of sums, and runs of 256 bytes of y
       .few_tokens = 32,
+      .exchanges = true,
+      .prefetches = false,
+      .many_tasks = false,
       .cached_bytes = 512 << 10,
       .packed_bytes = 3 << 20,
       .sum_bytes = 512 << 10,
+      .widest_outer = 2048,  // a longer run of a row gains nothing
+      .rank_unit = 32,
       .widest_ranks = 448,
+      .most_tokens = 512,
       .shared_ranks = 256,
       .one_sweep_rank = 256,
       .by_panel_rank = 128,
@@ -31,6 +37,7 @@ struct Engine {
   using Lhs = TileLhs;
   using Row = ::lily::cpu::Row;
   static constexpr int64_t kRowColumns = 32;
+  static constexpr int64_t kDotChains = 1;
 
   static LILY_INLINE BFloat16 *halves_at(float *packed) { return reinterpret_cast<BFloat16 *>(packed); }
   static LILY_INLINE const BFloat16 *halves_at(const float *packed) {
@@ -76,24 +83,25 @@ struct Engine {
   }
 
   // `scratch` holds 32 rows of that many columns.
-  static LILY_INLINE void pack_combined_transposed(const ExpertStack &stack, int64_t group, int64_t begin,
-                                                   int64_t columns, float *out, int64_t panel_pitch, float *scratch) {
+  static LILY_INLINE void pack_combined_transposed(const ExpertStack &stack, int64_t group, int64_t first, int64_t last,
+                                                   int64_t begin, int64_t columns, float *out, int64_t panel_pitch,
+                                                   float *scratch) {
     const int64_t steps = tile_steps(columns);
     if (stack.transposed) {
-      pack<Columns::kInOrder>(submatrix(stack.b, begin, 0), columns, stack.rank, stack.scaling, nullptr, out,
+      pack<Columns::kInOrder>(submatrix(stack.b, begin, first), columns, last - first, stack.scaling, nullptr, out,
                               panel_pitch);
       return;
     }
     BFloat16 *const rows = halves_at(scratch);
     with_combined(stack, group, begin, columns, [&](const auto &combined) __attribute__((always_inline)) {
       const int64_t pitch = steps * kStepDepth;
-      for (int64_t n = 0; n < stack.rank; n += 32) {
-        const int64_t count = minimum(32, stack.rank - n);
+      for (int64_t n = first; n < last; n += 32) {
+        const int64_t count = minimum(32, last - n);
         for (int64_t i = 0; i < count; ++i) {
           for (int64_t j = 0; j < pitch; j += 32) store_halves(rows + i * pitch + j, combined.halves(n + i, j));
         }
         pack_rhs_transposed<Columns::kInOrder>(ScaledMatrix<BFloat16>{rows, pitch, count, pitch, 1.0f}, 0, steps,
-                                               halves_at(out + n / 32 * panel_pitch));
+                                               halves_at(out + (n - first) / 32 * panel_pitch));
       }
     });
   }

@@ -80,6 +80,33 @@ LILY_INLINE void outer_product(int64_t rank, const float *lhs, int64_t block_pit
   }
 }
 
+// Floats of the sums of a second piece.
+LILY_INLINE int64_t piece_floats(const TokenPieces &pieces, int64_t tokens, int64_t rank, int64_t columns) {
+  return kBlocking.many_tasks && pieces.count(tokens) > 1 ? sums_floats(rank, columns) : 0;
+}
+
+// The same, in pieces of the tokens whose sums are added in order. `piece_sums` holds another array of sums if there
+// are several pieces.
+template <typename Before>
+LILY_INLINE void outer_product_in_pieces(const TokenPieces &pieces, int64_t rank, const float *lhs, int64_t block_pitch,
+                                         const lily_matrix &rhs, int64_t columns, int64_t begin, int64_t end,
+                                         const uint8_t *keeps, float *sums, float *piece_sums, float *packed,
+                                         Before before) {
+  if constexpr (!kBlocking.many_tasks) {
+    outer_product(rank, lhs, block_pitch, rhs, columns, begin, end, keeps, sums, packed, before);
+    return;
+  }
+  const int64_t length = pieces.length(end - begin);
+  int64_t t = begin;
+  do {
+    float *const piece = t == begin ? sums : piece_sums;
+    outer_product(rank, lhs + (t - begin) / kBlocking.step_depth * kBlockFloats, block_pitch, rhs, columns, t,
+                  minimum(end, t + length), keeps, piece, packed, before);
+    if (t > begin) add_floats(sums_floats(rank, columns), piece, sums);
+    t += length;
+  } while (t < end);
+}
+
 // The sums of row i, from column j on, which is a multiple of kRowColumns.
 LILY_INLINE Engine::Row row_of_sums(int64_t rank, const float *sums, int64_t i, int64_t j) {
   constexpr int64_t kPanelColumns = kBlocking.panel;
@@ -113,7 +140,7 @@ void pack_d_hidden(const BackwardPass &pass, int64_t tile) {
 
 void pack_c(const BackwardPass &pass, int64_t piece, float *scratch) {
   const int64_t begin = pass.c_pieces.begin(piece), columns = pass.c_pieces.end(piece) - begin;
-  Engine::pack_combined_transposed(pass.stack, 0, begin, columns,
+  Engine::pack_combined_transposed(pass.stack, 0, 0, pass.stack.rank, begin, columns,
                                    pass.c_packed + begin / kBlocking.step_depth * kPanelFloats,
                                    block_steps(pass.call->problem.d_out) * kPanelFloats, scratch);
 }
@@ -129,6 +156,17 @@ void q_pass(const BackwardPass &pass, int64_t task, float *scratch) {
     for (int64_t t = begin; t < end; ++t) {
       clear(pass.q_partials + t * pass.lhs_pitch + first, round_up(last, kLanes) - first);
     }
+    return;
+  }
+  if (pass.q_packs) {
+    float *const copy = scratch, *const combined_scratch = copy + kCopyFloats;
+    float *const packed = combined_scratch + Engine::combined_scratch_floats(kBlocking.chunk_depth);
+    multiply_rows_packing(pass.call->dy, problem.tokens, problem.d_out, last - first, pass.q_partials + first,
+                          pass.lhs_pitch, packed, copy,
+                          [&](int64_t k, int64_t k_end, float *out) __attribute__((always_inline)) {
+                            Engine::pack_combined_transposed(pass.stack, 0, first, last, k, k_end - k, out,
+                                                             block_steps(k_end - k) * kPanelFloats, combined_scratch);
+                          });
     return;
   }
   multiply_rows_by_packed(pass.call->dy, problem.tokens, problem.d_out, pass.q_depth, pass.c_packed, begin, end, first,
@@ -153,53 +191,69 @@ struct QOperand {
   bool exchanges;
 };
 
-// Adds q of the tokens [t, t + tokens) of that group.
-LILY_INLINE void add_q(const BackwardPass &pass, const QOperand &c, int64_t t, int64_t tokens, float *copy) {
+// Adds the columns [begin, end) of d_out of a split to q of few tokens: q^T = C dy^T. A template, because an engine
+// that does not exchange operands lacks the functions.
+template <typename E>
+LILY_INLINE void add_q_exchanged(int64_t rank, const QOperand &c, const lily_matrix &dy, int64_t tokens, int64_t begin,
+                                 int64_t end, float *q, int64_t q_pitch, bool accumulate, float *packed) {
   constexpr int64_t kBlockRows = kBlocking.block_rows, kPanelColumns = kBlocking.panel;
+  E::pack_few_tokens(dy, tokens, begin, end, true, packed);
+  for (int64_t n = 0; n < rank; n += kBlockRows) {
+    // The sums of q^T, which continue those of the tile before.
+    alignas(64) float sums[kBlockRows * kPanelColumns];
+    const int64_t rows = minimum(kBlockRows, q_pitch - n);
+    for (int64_t i = 0; accumulate && i < tokens; ++i) {
+      for (int64_t j = 0; j < rows; ++j) sums[j * kPanelColumns + i] = q[i * q_pitch + n + j];
+    }
+    E::template multiply<Columns::kInOrder>(rank - n, tokens, block_steps(end - begin),
+                                            E::combined_lhs(c.combined, c.columns, n, begin - c.begin), packed, sums,
+                                            kPanelColumns, accumulate);
+    for (int64_t i = 0; i < tokens; ++i) {
+      for (int64_t j = 0; j < rows; ++j) q[i * q_pitch + n + j] = sums[j * kPanelColumns + i];
+    }
+  }
+}
+
+// Adds q of the tokens [t, t + tokens) of that group.
+template <typename E = Engine>
+LILY_INLINE void add_q(const BackwardPass &pass, const QOperand &c, int64_t t, int64_t tokens, float *copy) {
   const int64_t rank = pass.stack.rank, panel_pitch = block_steps(c.columns) * kPanelFloats;
   const lily_matrix dy = submatrix(pass.call->dy, t, 0);
   for_splits(pass, c.begin, c.columns, [&](int64_t split, int64_t begin, int64_t end) __attribute__((always_inline)) {
     const bool accumulate = begin > pass.dy_splits.begin(split);
     float *q = pass.q_partials + (split * pass.q_rows + t) * pass.lhs_pitch;
-    if (!c.exchanges) {
-      for (int64_t i = 0; i < tokens; i += kBlockRows) {
-        multiply_row_block(dy, tokens, end, i, begin, end,
-                           c.combined + (begin - c.begin) / kBlocking.step_depth * kPanelFloats, panel_pitch, 0, rank,
-                           q + i * pass.lhs_pitch, pass.lhs_pitch, accumulate, copy);
+    if constexpr (E::kBlocking.exchanges) {
+      if (c.exchanges) {
+        add_q_exchanged<E>(rank, c, dy, tokens, begin, end, q, pass.lhs_pitch, accumulate, copy);
+        return;
       }
-      return;
     }
-    Engine::pack_few_tokens(dy, tokens, begin, end, true, copy);
-    for (int64_t n = 0; n < rank; n += kBlockRows) {
-      // The sums of q^T, which continue those of the tile before.
-      alignas(64) float sums[kBlockRows * kPanelColumns];
-      const int64_t rows = minimum(kBlockRows, pass.lhs_pitch - n);
-      for (int64_t i = 0; accumulate && i < tokens; ++i) {
-        for (int64_t j = 0; j < rows; ++j) sums[j * kPanelColumns + i] = q[i * pass.lhs_pitch + n + j];
-      }
-      Engine::multiply<Columns::kInOrder>(rank - n, tokens, block_steps(end - begin),
-                                          Engine::combined_lhs(c.combined, c.columns, n, begin - c.begin), copy, sums,
-                                          kPanelColumns, accumulate);
-      for (int64_t i = 0; i < tokens; ++i) {
-        for (int64_t j = 0; j < rows; ++j) q[i * pass.lhs_pitch + n + j] = sums[j * kPanelColumns + i];
+    for (int64_t k = begin; k < end; k += kBlocking.chunk_depth) {
+      const int64_t k_end = minimum(end, k + kBlocking.chunk_depth);
+      for (int64_t i = 0; i < tokens; i += kBlocking.block_rows) {
+        multiply_row_block(dy, tokens, k_end, i, k, k_end,
+                           c.combined + (k - c.begin) / kBlocking.step_depth * kPanelFloats, panel_pitch, 0, rank,
+                           q + i * pass.lhs_pitch, pass.lhs_pitch, accumulate || k > begin, copy);
       }
     }
   });
 }
 
 // s C^T for one group and some columns.
+template <typename E = Engine>
 LILY_INLINE QOperand q_operand(const BackwardPass &pass, int64_t group, int64_t begin, int64_t columns, float *combined,
                                float *scratch) {
   const ExpertStack &stack = pass.stack;
-  const int64_t tokens = pass.groups.end(group) - pass.groups.begin(group);
-  const bool exchanges = !stack.transposed && tokens <= kBlocking.few_tokens && tokens < stack.rank;
-  if (exchanges) {
-    Engine::copy_combined(stack, group, begin, columns, combined);
-  } else {
-    Engine::pack_combined_transposed(stack, group, begin, columns, combined, block_steps(columns) * kPanelFloats,
-                                     scratch);
+  if constexpr (E::kBlocking.exchanges) {
+    const int64_t tokens = pass.groups.end(group) - pass.groups.begin(group);
+    if (!stack.transposed && tokens <= kBlocking.few_tokens && tokens < stack.rank) {
+      E::copy_combined(stack, group, begin, columns, combined);
+      return {combined, begin, columns, true};
+    }
   }
-  return {combined, begin, columns, exchanges};
+  E::pack_combined_transposed(stack, group, 0, stack.rank, begin, columns, combined,
+                              block_steps(columns) * kPanelFloats, scratch);
+  return {combined, begin, columns, false};
 }
 
 // dB of LoRA, whose b is [d_out, r].
@@ -209,6 +263,14 @@ LILY_INLINE void write_transposed_db(const BackwardPass &pass, int64_t begin, in
                              sums + j * sums_rows(pass.stack.rank), pass.stack.scaling,
                              submatrix(pass.call->db, begin + j, 0));
   }
+}
+
+// Prefetches a part of a row that is needed kRowsAhead rows later.
+constexpr int64_t kRowsAhead = 8;
+template <typename E>
+LILY_INLINE void prefetch_row(const E *row, int64_t columns) {
+  if (!kBlocking.prefetches) return;
+  for (int64_t j = 0; j < columns; j += 64 / static_cast<int64_t>(sizeof(E))) __builtin_prefetch(row + j);
 }
 
 // What depends on D_g in the columns [begin, end) of one split: dw, and dB or its deferred partials. `sums` starts at
@@ -240,19 +302,24 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split,
             broadcast(whole ? stack.scaling : stack.scaling * stack.weights[group * stack.experts + e]);
         const B *b = static_cast<const B *>(stack.b.data) + e * rank * stack.b.pitch + begin;
         E *out = static_cast<E *>(target.data) + (whole ? group : e) * rank * target.pitch + begin;
-        Engine::Row products = {};
+        Engine::Row products[Engine::kDotChains] = {};
         for (int64_t i = 0; i < rank; ++i) {
+          if (pass.needs_d_weights) prefetch_row(b + (i + kRowsAhead) * stack.b.pitch, columns);
+          if (writes && accumulate) prefetch_row(out + (i + kRowsAhead) * target.pitch, columns);
           for (int64_t j = 0; j < columns; j += Engine::kRowColumns) {
             const Engine::Row d = row_of_sums(rank, sums, i, j);
             if (pass.needs_d_weights) {
-              Engine::add_product(Engine::load_row(b + i * stack.b.pitch + j, columns - j), d, products);
+              Engine::add_product(Engine::load_row(b + i * stack.b.pitch + j, columns - j), d,
+                                  products[j / Engine::kRowColumns % Engine::kDotChains]);
             }
             if (writes) Engine::write_row(out + i * target.pitch + j, factor, d, columns - j, accumulate);
           }
         }
         if (pass.needs_d_weights) {
+          double sum = 0.0;
+          for (const Engine::Row &chain : products) sum += Engine::sum_of(chain);
           double &partial = pass.d_weights_partials[(split * pass.groups.count + group) * stack.experts + e];
-          partial = (begin > pass.dy_splits.begin(split) ? partial : 0.0) + stack.scaling * Engine::sum_of(products);
+          partial = (begin > pass.dy_splits.begin(split) ? partial : 0.0) + stack.scaling * sum;
         }
       }
     });
@@ -268,7 +335,9 @@ LILY_INLINE void dy_tile(const BackwardPass &pass, int64_t begin, int64_t column
   const int64_t rank = pass.stack.rank, widest = pass.dy_tile_columns;
   const bool needs_d_combined = pass.needs_db || pass.needs_d_weights;
   const bool needs_q = pass.needs_d_hidden && pass.reads_dy_once;
-  float *sums = scratch, *rhs = sums + sums_floats(rank, widest), *copy = rhs + outer_rhs_floats(rank, widest);
+  float *sums = scratch, *piece_sums = sums + sums_floats(rank, widest);
+  float *rhs = piece_sums + piece_floats(pass.groups.pieces, pass.groups.tokens, rank, widest);
+  float *copy = rhs + outer_rhs_floats(rank, widest);
   float *combined = copy + kCopyFloats, *combined_scratch = combined + packed_floats(rank, widest);
   for (int64_t group = 0; group < pass.groups.count; ++group) {
     const int64_t group_begin = pass.groups.begin(group), group_end = pass.groups.end(group);
@@ -292,8 +361,9 @@ LILY_INLINE void dy_tile(const BackwardPass &pass, int64_t begin, int64_t column
     }
     const int64_t steps = pass.groups.step_count();
     const float *const lhs = pass.lhs_packed + pass.groups.first_step(group) * kBlockFloats;
-    outer_product(rank, lhs, steps * kBlockFloats, submatrix(pass.call->dy, 0, begin), columns, group_begin,
-                  has_gradient ? group_end : group_begin, nullptr, sums, rhs, q);
+    outer_product_in_pieces(pass.groups.pieces, rank, lhs, steps * kBlockFloats, submatrix(pass.call->dy, 0, begin),
+                            columns, group_begin, has_gradient ? group_end : group_begin, nullptr, sums, piece_sums,
+                            rhs, q);
     for_splits(pass, begin, columns, [&](int64_t split, int64_t from, int64_t to) __attribute__((always_inline)) {
       write_d_weights_and_db(pass, split, group, from, to, sums + (from - begin) * sums_rows(rank));
     });
@@ -333,14 +403,16 @@ void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
   const lily_matrix &da = pass.call->da;
   const int64_t rank = problem.rank;
   const int64_t begin = pass.x_tiles.begin(tile), columns = pass.x_tiles.end(tile) - begin;
-  float *sums = scratch;
-  outer_product(rank, pass.lhs_packed, block_steps(problem.tokens) * kBlockFloats, submatrix(pass.call->x, 0, begin),
-                columns, 0, problem.tokens, pass.has_gradient, sums, scratch + sums_floats(rank, pass.x_tiles.width),
-                [](int64_t, int64_t) {});
+  float *sums = scratch, *piece_sums = sums + sums_floats(rank, pass.x_tiles.width);
+  float *packed = piece_sums + piece_floats(pass.x_pieces, problem.tokens, rank, pass.x_tiles.width);
+  outer_product_in_pieces(pass.x_pieces, rank, pass.lhs_packed, block_steps(problem.tokens) * kBlockFloats,
+                          submatrix(pass.call->x, 0, begin), columns, 0, problem.tokens, pass.has_gradient, sums,
+                          piece_sums, packed, [](int64_t, int64_t) {});
   Engine::with_type(da.dtype, [&](auto element) __attribute__((always_inline)) {
     using E = decltype(element);
     for (int64_t i = 0; i < rank; ++i) {
       E *row = static_cast<E *>(da.data) + i * da.pitch + begin;
+      if (da.accumulate != 0) prefetch_row(row + kRowsAhead * da.pitch, columns);
       for (int64_t j = 0; j < columns; j += Engine::kRowColumns) {
         Engine::write_row(row + j, broadcast(1.0f), row_of_sums(rank, sums, i, j), columns - j, da.accumulate != 0);
       }
@@ -349,15 +421,19 @@ void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
 }
 
 int64_t backward_scratch(const BackwardPass &pass) {
+  const lily_problem &problem = pass.call->problem;
   const int64_t rank = pass.stack.rank, widest = pass.dy_tile_columns;
-  const int64_t combined_scratch = Engine::combined_scratch_floats(maximum(widest, pass.c_pieces.width));
-  const int64_t dy = sums_floats(rank, widest) + outer_rhs_floats(rank, widest) + kCopyFloats +
-                     (pass.reads_dy_once ? packed_floats(rank, widest) : 0) + combined_scratch;
-  const int64_t dx = packed_floats(pass.call->problem.rank, pass.dx_column_tiles.width) +
-                     row_product_floats(pass.call->problem.rank, pass.dx_slab);
-  const int64_t da = sums_floats(pass.call->problem.rank, pass.x_tiles.width) +
-                     outer_rhs_floats(pass.call->problem.rank, pass.x_tiles.width);
-  return maximum(maximum(dy, dx), maximum(da, d_router_scratch(pass)));
+  const int64_t dy = sums_floats(rank, widest) + piece_floats(pass.groups.pieces, pass.groups.tokens, rank, widest) +
+                     outer_rhs_floats(rank, widest) + kCopyFloats +
+                     (pass.reads_dy_once ? packed_floats(rank, widest) : 0) + Engine::combined_scratch_floats(widest);
+  const int64_t q = kCopyFloats + Engine::combined_scratch_floats(maximum(kBlocking.chunk_depth, pass.c_pieces.width)) +
+                    packed_floats(kBlocking.chunk_depth, pass.q_packs ? pass.rank_tiles.width : 1);
+  const int64_t dx =
+      packed_floats(problem.rank, pass.dx_column_tiles.width) + row_product_floats(problem.rank, pass.dx_slab);
+  const int64_t da = sums_floats(problem.rank, pass.x_tiles.width) +
+                     piece_floats(pass.x_pieces, problem.tokens, problem.rank, pass.x_tiles.width) +
+                     outer_rhs_floats(problem.rank, pass.x_tiles.width);
+  return maximum(maximum(maximum(dy, q), dx), maximum(da, d_router_scratch(pass)));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // What the passes of blocked/ require of an engine: how operands are packed, and how one block of sums is multiplied.
 // The translation unit
-// defines LILY_ENGINE, the header with its engine: amx/engine.h.
+// defines LILY_ENGINE, the header with its engine: amx/engine.h or
+// vector_engine.h.
 //
 // A product has a left operand of rows and a packed right operand of columns:
 //
@@ -24,12 +25,14 @@
 //   pack<Columns>(in, rows, columns, scale, keeps, out, panel_pitch)       k counts the rows of `in`; a row counts as
 //                                                                          zero where `keeps` is 0; null keeps all
 //   pack_transposed<Columns>(in, rows, columns, scale, out, panel_pitch)   k counts the columns of `in`
-//   pack_few_tokens(in, tokens, begin, end, clears, out)                   rows of an activation, k in [begin, end), as
-//                                                                          one panel in order. If not `clears`, `out`
-//                                                                          has had at least as many steps before
+//   pack_few_tokens(in, tokens, begin, end, clears, out)                   if it exchanges: rows of an activation, k in
+//                                                                          [begin, end), as one panel in order. If not
+//                                                                          `clears`, `out` has had at least as many
+//                                                                          steps before
 //   pack_combined(stack, group, begin, columns, out)                       columns of s C, k counts r
-//   pack_combined_transposed(stack, group, begin, columns, out, panel_pitch, scratch)
-//                                                                          s C^T, k counts columns of d_out
+//   pack_combined_transposed(stack, group, first, last, begin, columns, out, panel_pitch, scratch)
+//                                                                          columns [first, last) of s C^T, k counts
+//                                                                          d_out
 //   combined_scratch_floats(columns)                                       of that `scratch`
 //
 // Left operands:
@@ -40,7 +43,7 @@
 //   from_step(lhs, step)                                       the same rows, later k
 //   pack_lhs(in, tokens, columns, out, block_pitch)            in^T, packed
 //   packed_lhs(packed)                                         one block of it
-//   copy_combined(stack, group, begin, columns, out)           the rows of s C
+//   copy_combined(stack, group, begin, columns, out)           if it exchanges: the rows of s C
 //   combined_lhs(out, columns, row, begin)                     one block of them, k counts columns
 //
 // The product computes at least the first `rows` x `columns` sums of a block; both may exceed the block:
@@ -54,6 +57,7 @@
 //   load_sums(sums), load_row(row, count)                      a Row; of a matrix, zeros after `count` columns
 //   write_row(row, factor, value, count, accumulate)           row (+)= factor * value
 //   add_product(a, b, sum), sum_of(sum)                        sum += a * b, by column; the sum of the columns, double
+//   kDotChains                                                 sums that a dot product uses in turn
 //   write_transposed(rows, columns, sums, scale, out)          out[j][i] (+)= scale * sums[i][j] for one panel
 #pragma once
 

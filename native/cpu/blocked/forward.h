@@ -7,8 +7,9 @@
 //   shrink_packed    [panel of r][step of d_in]
 //   hidden_partials  [M rounded up to block_rows][rank_pitch], float32
 //
-// With few tokens, packing A would be most of the work. Each task of shrink packs x^T instead, and A is the left
-// operand: h^T = A x^T has the same bits.
+// If there is one tile of tokens, no task of shrink uses the columns of A^T of another, and each task packs its own,
+// one chunk at a time. With few tokens, packing A would be most of the work. An engine that exchanges operands packs
+// x^T instead, and A is the left operand: h^T = A x^T has the same bits.
 #pragma once
 
 #include "cpu/blocked/product.h"
@@ -20,8 +21,9 @@ namespace {
 int64_t forward_scratch(const ForwardPass &pass) {
   const int64_t expand = packed_floats(pass.stack.rank, pass.expand_column_tiles.width) +
                          row_product_floats(pass.stack.rank, pass.expand_slab);
-  const int64_t exchanged = kBlocking.chunk_depth / kBlocking.step_depth * kPanelFloats;
-  return maximum(maximum(expand, kCopyFloats + exchanged), kTileRows * pass.rank_pitch);
+  const int64_t shrink =
+      kCopyFloats + packed_floats(kBlocking.chunk_depth, pass.shrink_packs ? pass.rank_tiles.width : 1);
+  return maximum(maximum(expand, shrink), kTileRows * pass.rank_pitch);
 }
 
 void pack_shrink(const ForwardPass &pass, int64_t piece) {
@@ -33,13 +35,14 @@ void pack_shrink(const ForwardPass &pass, int64_t piece) {
 }
 
 // h^T = A x^T for a block of rows of A and few tokens.
+template <typename E = Engine>
 LILY_INLINE void shrink_exchanged(const ForwardPass &pass, int64_t row, float *scratch) {
   const lily_problem &problem = pass.call->problem;
   float *const copy = scratch, *const packed = scratch + kCopyFloats;
   alignas(64) float sums[kBlocking.block_rows * kBlocking.panel];
   for (int64_t k = 0; k < problem.d_in; k += kBlocking.chunk_depth) {
     const int64_t end = minimum(problem.d_in, k + kBlocking.chunk_depth);
-    Engine::pack_few_tokens(pass.call->x, problem.tokens, k, end, k == 0, packed);
+    E::pack_few_tokens(pass.call->x, problem.tokens, k, end, k == 0, packed);
     multiply_row_block(pass.call->a, problem.rank, problem.d_in, row, k, end, packed, 0, 0, problem.tokens, sums,
                        kBlocking.panel, k > 0, copy);
   }
@@ -55,8 +58,19 @@ void shrink(const ForwardPass &pass, int64_t task, float *scratch) {
   const lily_problem &problem = pass.call->problem;
   const int64_t tile = task / pass.shrink_token_tiles;
   const int64_t first = pass.rank_tiles.begin(tile), last = pass.rank_tiles.end(tile);
-  if (pass.shrink_exchanges) {
-    for (int64_t row = first; row < last; row += kBlocking.block_rows) shrink_exchanged(pass, row, scratch);
+  if constexpr (kBlocking.exchanges) {
+    if (pass.shrink_exchanges) {
+      for (int64_t row = first; row < last; row += kBlocking.block_rows) shrink_exchanged(pass, row, scratch);
+      return;
+    }
+  }
+  if (pass.shrink_packs) {
+    multiply_rows_packing(
+        pass.call->x, problem.tokens, problem.d_in, last - first, pass.hidden_partials + first, pass.rank_pitch,
+        scratch + kCopyFloats, scratch, [&](int64_t k, int64_t end, float *packed) __attribute__((always_inline)) {
+          Engine::pack_transposed<Columns::kInOrder>(submatrix(pass.call->a, first, k), last - first, end - k, 1.0f,
+                                                     packed, block_steps(end - k) * kPanelFloats);
+        });
     return;
   }
   const int64_t begin = task % pass.shrink_token_tiles * pass.shrink_tile_tokens;

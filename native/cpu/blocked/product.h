@@ -52,6 +52,16 @@ LILY_INLINE void write_block(int64_t rows, int64_t columns, const float *sums, i
   });
 }
 
+// Prefetches the lines of the results that a block adds to: their runs are too short for the hardware prefetcher.
+LILY_INLINE void prefetch_block(int64_t rows, int64_t columns, const lily_matrix &out) {
+  if (!kBlocking.prefetches) return;
+  const int64_t bytes = columns * (out.dtype == LILY_FLOAT32 ? 4 : 2);
+  for (int64_t i = 0; i < rows; ++i) {
+    const char *row = static_cast<const char *>(submatrix(out, i, 0).data);
+    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte, 1);
+  }
+}
+
 LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64_t end, const float *rhs,
                                  float *scratch) {
   const int64_t steps = block_steps(product.rank), chunk_steps = kBlocking.chunk_depth / kBlocking.step_depth;
@@ -64,6 +74,7 @@ LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64
       const Engine::Lhs all_steps = Engine::lhs(product.lhs, end, product.lhs_columns, t, 0, steps, false, copy);
       for (int64_t j = slab; j < slab_end; j += run) {
         const int64_t columns = minimum(run, slab_end - j);
+        prefetch_block(rows, columns, submatrix(product.out, t, j));
         for (int64_t k = 0; k < steps; k += chunk_steps) {
           const Engine::Lhs chunk = Engine::from_step(all_steps, k);
           for (int64_t i = 0; i < columns; i += kBlocking.panel) {
@@ -128,6 +139,21 @@ LILY_INLINE void multiply_rows_by_packed(const lily_matrix &in, int64_t rows, in
                            rhs + k / kBlocking.step_depth * kPanelFloats, block_steps(depth) * kPanelFloats, first,
                            last, sums + t * pitch + first, pitch, k > 0, copy);
       }
+    }
+  }
+}
+
+// The same where no other task uses these columns of rhs: pack(k, end, packed) packs them, k in [k, end), and the rows
+// use them at once.
+template <typename Pack>
+LILY_INLINE void multiply_rows_packing(const lily_matrix &in, int64_t rows, int64_t depth, int64_t columns, float *sums,
+                                       int64_t pitch, float *packed, float *copy, const Pack &pack) {
+  for (int64_t k = 0; k < depth; k += kBlocking.chunk_depth) {
+    const int64_t end = minimum(depth, k + kBlocking.chunk_depth);
+    pack(k, end, packed);
+    for (int64_t t = 0; t < rows; t += kBlocking.block_rows) {
+      multiply_row_block(in, rows, depth, t, k, end, packed, block_steps(end - k) * kPanelFloats, 0, columns,
+                         sums + t * pitch, pitch, k > 0, copy);
     }
   }
 }
