@@ -25,13 +25,6 @@ const objects = readdirSync(join(root, 'build'), { recursive: true, encoding: 'u
   .filter((path) => /CMakeFiles\/lily\.dir\/native\/(cpu|core)\/.*\.o$/.test(path) && !path.includes('thread_pool'))
   .map((path) => join(root, 'build', path))
 const tool = join(folder, 'passes')
-const pool = compile('native/cpu/thread_pool.cc', 'thread_pool.o', '-Dparallel_for=parallel_for_of_pool')
-run(process.env.CXX ?? 'g++', [
-  '-o',
-  tool,
-  compile('bench/passes/passes.cc', 'passes.o'),
-  pool,
-  ...objects,
-  '-lpthread',
-])
+const pool = compile('native/cpu/thread_pool.cc', 'thread_pool.o', '-D', 'parallel_for=parallel_for_of_pool')
+run(process.env.CXX ?? 'g++', ['-o', tool, compile('bench/passes/passes.cc', 'passes.o'), pool, ...objects, '-pthread'])
 run(tool, process.argv.slice(2))
