@@ -329,8 +329,12 @@ void plan_blocked_x_pass(const Blocking &blocking, BackwardPass &pass, Workspace
   pass.x_pieces = token_pieces(divide_up(problem.d_in, widest), blocking.chunk_depth);
 }
 
-const LargeProducts &products_for(const Kernels &kernels, int64_t rank) {
-  return rank <= kSmallRank ? *kernels.small_rank_products : *kernels.large_rank_products;
+// With few tokens B is most of the traffic, and the passes of the register tile read it once less. Bits differ, so only
+// batch routing, whose results depend on the whole batch anyway, may choose by the number of tokens.
+const LargeProducts &products_for(const Kernels &kernels, const lily_problem &problem) {
+  constexpr int64_t kFewTokens = 16;
+  const bool few = problem.routing == LILY_ROUTING_BATCH && problem.tokens <= kFewTokens;
+  return problem.rank <= kSmallRank || few ? *kernels.small_rank_products : *kernels.large_rank_products;
 }
 
 }  // namespace
@@ -340,7 +344,7 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
   const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
   ForwardPlan plan = {};
   ForwardPass &pass = plan.pass;
-  plan.products = &products_for(kernels, problem.rank);
+  plan.products = &products_for(kernels, problem);
   const Blocking *const blocking = plan.products->blocking;
   Workspace workspace(call.workspace);
 
@@ -387,7 +391,7 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
   BackwardPlan plan = {};
   BackwardPass &pass = plan.pass;
-  plan.products = &products_for(kernels, problem.rank);
+  plan.products = &products_for(kernels, problem);
   const Blocking *const blocking = plan.products->blocking;
   Workspace workspace(call.workspace);
 

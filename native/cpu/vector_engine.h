@@ -153,6 +153,10 @@ struct Engine {
 
   // ---- Results ----
 
+  static LILY_INLINE bool adds_in_place(const lily_matrix &out, int64_t columns) {
+    return out.dtype == LILY_FLOAT32 && columns % kLanes == 0;
+  }
+
   template <typename Body>
   static LILY_INLINE void with_activation(int32_t dtype, Body body) {
     with_element(dtype, body);

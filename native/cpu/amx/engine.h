@@ -160,6 +160,8 @@ struct Engine {
 
   // ---- Results ----
 
+  static LILY_INLINE bool adds_in_place(const lily_matrix &, int64_t) { return false; }
+
   template <typename Body>
   static LILY_INLINE void with_type(int32_t dtype, Body body) {
     with_parameter(dtype, body);

@@ -54,6 +54,8 @@
 //
 //   with_activation(dtype, body), with_type(dtype, body)       call body(Element{}) with the type of an activation, or
 //                                                              of a parameter or its gradient
+//   adds_in_place(out, columns)                                whether `multiply` may add the sums of one chunk to rows
+//                                                              of an activation, with the bits that write_row gives
 //   load_sums(sums), load_row(row, count)                      a Row; of a matrix, zeros after `count` columns
 //   write_row(row, factor, value, count, accumulate)           row (+)= factor * value
 //   add_product(a, b, sum), sum_of(sum)                        sum += a * b, by column; the sum of the columns, double

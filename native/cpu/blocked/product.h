@@ -29,9 +29,9 @@ LILY_INLINE int64_t run_columns(int64_t rank, int64_t slab) {
   return round_up(rank, kBlocking.step_depth) > kBlocking.chunk_depth ? slab : kBlocking.run_columns;
 }
 
-// Floats of rhs for `columns` columns.
-LILY_INLINE int64_t packed_floats(int64_t rank, int64_t columns) {
-  return block_steps(rank) * block_panels(columns) * kPanelFloats;
+// Floats of a packed rhs of that many k and columns.
+LILY_INLINE int64_t packed_floats(int64_t depth, int64_t columns) {
+  return block_steps(depth) * block_panels(columns) * kPanelFloats;
 }
 
 // Besides rhs: the sums of a block of rows, and a copy of the rows of lhs.
@@ -74,7 +74,16 @@ LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64
       const Engine::Lhs all_steps = Engine::lhs(product.lhs, end, product.lhs_columns, t, 0, steps, false, copy);
       for (int64_t j = slab; j < slab_end; j += run) {
         const int64_t columns = minimum(run, slab_end - j);
-        prefetch_block(rows, columns, submatrix(product.out, t, j));
+        const lily_matrix out = submatrix(product.out, t, j);
+        prefetch_block(rows, columns, out);
+        if (steps <= chunk_steps && Engine::adds_in_place(out, columns)) {
+          for (int64_t i = 0; i < columns; i += kBlocking.panel) {
+            Engine::multiply<Columns::kOfActivation>(
+                rows, columns - i, steps, all_steps, rhs + (j + i) / kBlocking.panel * steps * kPanelFloats,
+                static_cast<float *>(out.data) + i, out.pitch, out.accumulate != 0);
+          }
+          continue;
+        }
         for (int64_t k = 0; k < steps; k += chunk_steps) {
           const Engine::Lhs chunk = Engine::from_step(all_steps, k);
           for (int64_t i = 0; i < columns; i += kBlocking.panel) {
@@ -83,7 +92,7 @@ LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64
                                                      sums + i, run, k > 0);
           }
         }
-        write_block(rows, columns, sums, run, submatrix(product.out, t, j));
+        write_block(rows, columns, sums, run, out);
       }
     }
   }
