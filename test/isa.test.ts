@@ -2,7 +2,9 @@
 import { describe, expect, test } from 'vitest'
 import { runInChild } from './support/child.js'
 import { emptyGroupJobs, expectNoGradientOfEmptyGroups } from './support/empty-groups.js'
-import { expectMatches, fewJobs, jobs, unevenJobs } from './support/instruction-sets.js'
+import { expectSameBits } from './support/compare.js'
+import { expectMatches, fewJobs, jobs, largeRankJobs, unevenJobs } from './support/instruction-sets.js'
+import type { Values } from './support/run.js'
 import { olderProcessor } from './support/processors.js'
 
 const NAMES = [
@@ -25,6 +27,27 @@ for (const isa of NAMES)
       expectMatches(jobs, report, isa)
       expectMatches(unevenJobs, await runInChild(unevenJobs, { LILY_CPU_ISA: isa, LILY_NUM_THREADS: '1' }), isa)
     })
+
+    test(
+      'ranks above 64 match the reference, with the same bits on 1 to 4 threads',
+      { timeout: 300_000 },
+      async (context) => {
+        const on = (threads: number) =>
+          runInChild(largeRankJobs, { LILY_CPU_ISA: isa, LILY_NUM_THREADS: String(threads) })
+        const one = await on(1)
+        if (!one.backend.available) return context.skip(one.backend.reason)
+        expectMatches(largeRankJobs, one, isa)
+        for (const threads of [2, 3, 4]) {
+          const { results } = await on(threads)
+          results.forEach(({ values }, i) => {
+            for (const [name, value] of Object.entries(one.results[i].values)) {
+              const title = `${name} of job ${i} on ${threads} threads`
+              expectSameBits(title, values[name as keyof Values] ?? new Float32Array(), value)
+            }
+          })
+        }
+      },
+    )
 
     test('no gradient of a group without a kept token', async (context) => {
       const { backend, results } = await runInChild(emptyGroupJobs, { LILY_CPU_ISA: isa })

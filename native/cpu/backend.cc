@@ -107,31 +107,22 @@ lily_status forward(const lily_forward *call) {
   const Kernels &kernels = instruction_set().kernels_for(call->problem);
   const ForwardPlan plan = plan_forward(*call, kernels);
   const ForwardPass &pass = plan.pass;
+  const LargeProducts &products = *plan.products;
   if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
     return status;
   }
   const auto scratch = [&plan](int64_t worker) { return plan.scratch + worker * plan.scratch_floats; };
 
-  if (pass.is_direct) {
-    parallel_for(pass.direct_ranks.count,
-                 [&](int64_t tile, int64_t worker) { kernels.shrink_direct(pass, tile, scratch(worker)); });
-  } else {
-    if (kernels.pack_shrink != nullptr) {
-      parallel_for(pass.shrink_pieces.count, [&](int64_t piece, int64_t) { kernels.pack_shrink(pass, piece); });
-    }
-    parallel_for(pass.shrink_tasks, [&](int64_t task, int64_t worker) { kernels.shrink(pass, task, scratch(worker)); });
+  if (products.pack_shrink != nullptr) {
+    parallel_for(pass.shrink_pieces.count, [&](int64_t piece, int64_t) { products.pack_shrink(pass, piece); });
   }
+  parallel_for(pass.shrink_tasks, [&](int64_t task, int64_t worker) { products.shrink(pass, task, scratch(worker)); });
   if (pass.router_packed != nullptr) kernels.pack_router(pass);
   parallel_for(pass.groups.tile_count(),
                [&](int64_t tile, int64_t worker) { kernels.route(pass, tile, scratch(worker)); });
   if (has_weights(call->problem) && call->problem.routing != LILY_ROUTING_FIXED) pool_weights(pass, plan.weights);
-  if (pass.is_direct) {
-    parallel_for(pass.direct_columns.count,
-                 [&](int64_t tile, int64_t worker) { kernels.expand_direct(pass, tile, scratch(worker)); });
-    return LILY_OK;
-  }
   parallel_for(pass.expand_column_tiles.count * pass.expand_token_tiles,
-               [&](int64_t task, int64_t worker) { kernels.expand(pass, task, scratch(worker)); });
+               [&](int64_t task, int64_t worker) { products.expand(pass, task, scratch(worker)); });
   return LILY_OK;
 }
 
@@ -150,6 +141,7 @@ lily_status backward(const lily_backward *call) {
   const Kernels &kernels = instruction_set().kernels_for(call->problem);
   const BackwardPlan plan = plan_backward(*call, kernels);
   const BackwardPass &pass = plan.pass;
+  const LargeProducts &products = *plan.products;
   if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
     return status;
   }
@@ -158,55 +150,55 @@ lily_status backward(const lily_backward *call) {
   if (pass.u.data != nullptr) {
     parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.compute_u(pass, tile); });
   }
-  if (pass.is_direct) {
-    parallel_for(pass.dy_splits.count,
-                 [&](int64_t split, int64_t worker) { kernels.dy_pass_direct(pass, split, scratch(worker)); });
-  } else if (pass.needs_d_hidden || pass.needs_db) {
-    if (kernels.pack_lhs != nullptr && (pass.needs_db || pass.needs_d_weights)) {
-      parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.pack_lhs(pass, tile); });
+  if (pass.needs_d_hidden || pass.needs_db) {
+    if (products.pack_lhs != nullptr && (pass.needs_db || pass.needs_d_weights)) {
+      parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { products.pack_lhs(pass, tile); });
     }
-    if (pass.needs_d_hidden && pass.c_packed != nullptr) {
+    if (pass.needs_d_hidden && pass.q_token_tiles > 0) {
       parallel_for(pass.c_pieces.count,
-                   [&](int64_t piece, int64_t worker) { kernels.pack_c(pass, piece, scratch(worker)); });
+                   [&](int64_t piece, int64_t worker) { products.pack_c(pass, piece, scratch(worker)); });
       parallel_for(pass.rank_tiles.count * pass.q_token_tiles,
-                   [&](int64_t task, int64_t worker) { kernels.q_pass(pass, task, scratch(worker)); });
+                   [&](int64_t task, int64_t worker) { products.q_pass(pass, task, scratch(worker)); });
     }
-    parallel_for(pass.dy_tasks, [&](int64_t task, int64_t worker) { kernels.dy_pass(pass, task, scratch(worker)); });
+    parallel_for(pass.dy_tasks, [&](int64_t task, int64_t worker) { products.dy_pass(pass, task, scratch(worker)); });
     if (pass.d_partials != nullptr && (pass.needs_db || pass.needs_d_weights)) {
       parallel_for(pass.d_sum_tiles.count,
-                   [&](int64_t tile, int64_t worker) { kernels.add_d_partials(pass, tile, scratch(worker)); });
+                   [&](int64_t tile, int64_t worker) { products.add_d_partials(pass, tile, scratch(worker)); });
     }
   }
   if (!pass.needs_d_hidden) return LILY_OK;
 
   if (pass.router_packed != nullptr) kernels.pack_router_rows(pass);
   if (pass.needs_d_weights) compute_d_pooled(pass);
-  parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.compute_d_hidden(pass, tile); });
+  // With one group the tiles of both passes are the same.
+  const bool packs_d_hidden = products.pack_d_hidden != nullptr && call->da.data != nullptr;
+  const bool packs_at_once = packs_d_hidden && pass.groups.count == 1;
+  parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) {
+    kernels.compute_d_hidden(pass, tile);
+    if (packs_at_once) products.pack_d_hidden(pass, tile);
+  });
 
-  if (kernels.dx_pass != nullptr && call->dx.data != nullptr && !pass.is_direct) {
+  if (products.dx_pass != nullptr && call->dx.data != nullptr) {
     parallel_for(pass.dx_column_tiles.count * pass.dx_token_tiles,
-                 [&](int64_t task, int64_t worker) { kernels.dx_pass(pass, task, scratch(worker)); });
+                 [&](int64_t task, int64_t worker) { products.dx_pass(pass, task, scratch(worker)); });
   }
-  // With one group, compute_d_hidden has done it.
-  if (kernels.pack_d_hidden != nullptr && call->da.data != nullptr && pass.groups.count > 1) {
+  if (packs_d_hidden && !packs_at_once) {
     const int64_t tiles = (call->problem.tokens + kTokenTile - 1) / kTokenTile;
-    parallel_for(tiles, [&](int64_t tile, int64_t) { kernels.pack_d_hidden(pass, tile); });
+    parallel_for(tiles, [&](int64_t tile, int64_t) { products.pack_d_hidden(pass, tile); });
   }
-  const auto x_pass = pass.is_direct ? kernels.x_pass_direct : kernels.x_pass;
-  const bool computes_dx = kernels.dx_pass == nullptr || pass.is_direct;
-  const bool runs_x_pass = call->da.data != nullptr || (call->dx.data != nullptr && computes_dx);
-  const int64_t x_tasks = !runs_x_pass ? 0 : pass.is_direct ? pass.direct_columns.count : pass.x_tasks;
+  const bool runs_x_pass = call->da.data != nullptr || (call->dx.data != nullptr && products.dx_pass == nullptr);
+  const int64_t x_tasks = runs_x_pass ? pass.x_tasks : 0;
   const int64_t router_tasks = call->d_router.data != nullptr ? pass.router_tiles.count : 0;
   parallel_for(x_tasks + router_tasks, [&](int64_t task, int64_t worker) {
     if (task < x_tasks) {
-      x_pass(pass, task, scratch(worker));
+      products.x_pass(pass, task, scratch(worker));
     } else {
       kernels.compute_d_router(pass, task - x_tasks, scratch(worker));
     }
   });
   if (pass.da_partials != nullptr && call->da.data != nullptr) {
     parallel_for(pass.x_tiles.count,
-                 [&](int64_t tile, int64_t worker) { kernels.add_da_partials(pass, tile, scratch(worker)); });
+                 [&](int64_t tile, int64_t worker) { products.add_da_partials(pass, tile, scratch(worker)); });
   }
   return LILY_OK;
 }

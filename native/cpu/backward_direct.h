@@ -14,15 +14,17 @@
 // per split. A row of q has another rounding than in a larger batch; with batch routing it depends on the batch anyway.
 #pragma once
 
+#include "cpu/backward_router.h"
 #include "cpu/forward_direct.h"
 
 namespace lily::cpu {
 namespace {
 
 // Floats for the columns of dy of one split, and h; or for the sums of dx and the columns of x.
-LILY_INLINE int64_t direct_backward_scratch(const BackwardPass &pass) {
+int64_t direct_backward_scratch(const BackwardPass &pass) {
   const int64_t dy = round_up(pass.dy_splits.width, kLanes) + round_up(pass.stack.rank, kLanes);
-  return pass.is_direct ? kDirectTokens * maximum(dy, 2 * round_up(pass.direct_columns.width, kLanes)) : 0;
+  const int64_t x = 2 * round_up(pass.x_tiles.width, kLanes);
+  return maximum(kDirectTokens * maximum(dy, x), d_router_scratch(pass));
 }
 
 // q and dw of the columns of a split.
@@ -109,7 +111,7 @@ void dy_pass_direct(const BackwardPass &pass, int64_t split, float *scratch) {
 
 template <int kTokens>
 LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t tile, float *scratch) {
-  const int64_t begin = pass.direct_columns.begin(tile), columns = pass.direct_columns.end(tile) - begin;
+  const int64_t begin = pass.x_tiles.begin(tile), columns = pass.x_tiles.end(tile) - begin;
   const int64_t rank = pass.call->problem.rank, pitch = round_up(columns, kLanes);
   const lily_matrix &a = pass.call->a, &dx = pass.call->dx, &da = pass.call->da;
   if (dx.data != nullptr) {
@@ -144,6 +146,24 @@ void x_pass_direct(const BackwardPass &pass, int64_t tile, float *scratch) {
   if (pass.call->problem.tokens == 1) return x_tokens<1>(pass, tile, scratch);
   x_tokens<2>(pass, tile, scratch);
 }
+
+constexpr LargeProducts kDirectProducts = {
+    .blocking = nullptr,
+    .forward_scratch = direct_forward_scratch,
+    .backward_scratch = direct_backward_scratch,
+    .pack_shrink = nullptr,
+    .shrink = shrink_direct,
+    .expand = expand_direct,
+    .pack_lhs = nullptr,
+    .pack_c = nullptr,
+    .q_pass = nullptr,
+    .dy_pass = dy_pass_direct,
+    .add_d_partials = nullptr,
+    .pack_d_hidden = nullptr,
+    .dx_pass = nullptr,
+    .x_pass = x_pass_direct,
+    .add_da_partials = nullptr,
+};
 
 }  // namespace
 }  // namespace lily::cpu

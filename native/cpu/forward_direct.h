@@ -8,18 +8,16 @@
 // batch routing y depends on the batch anyway.
 #pragma once
 
+#include "cpu/forward_route.h"
 #include "cpu/pack.h"
 
 namespace lily::cpu {
 namespace {
 
-// Rows that pass over the tokens' vectors together.
-constexpr int kDirectRows = 4;
-
 // Floats for a copy of x, or for the sums and a copy of h.
-LILY_INLINE int64_t direct_forward_scratch(const ForwardPass &pass) {
-  const int64_t expand = round_up(pass.direct_columns.width, kLanes) + round_up(pass.stack.rank, kLanes);
-  return pass.is_direct ? kDirectTokens * maximum(expand, round_up(pass.call->problem.d_in, kLanes)) : 0;
+int64_t direct_forward_scratch(const ForwardPass &pass) {
+  const int64_t expand = round_up(pass.expand_column_tiles.width, kLanes) + round_up(pass.stack.rank, kLanes);
+  return maximum(kDirectTokens * maximum(expand, round_up(pass.call->problem.d_in, kLanes)), route_scratch(pass));
 }
 
 // products[k][t] = <row k of `in`, vector t> for `rows` <= kDirectRows rows, whose sums stay in registers.
@@ -68,8 +66,8 @@ LILY_INLINE void shrink_tokens(const ForwardPass &pass, int64_t tile, float *scr
   const lily_problem &problem = pass.call->problem;
   const LeftOperand<Floats> x = lhs_of_rows<Floats>(pass.call->x, kTokens, problem.d_in, scratch);
   with_element(pass.call->a.dtype, [&](auto element) __attribute__((always_inline)) {
-    const int64_t end = pass.direct_ranks.end(tile), pitch = pass.call->a.pitch;
-    for (int64_t i = pass.direct_ranks.begin(tile); i < end; i += kDirectRows) {
+    const int64_t end = pass.rank_tiles.end(tile), pitch = pass.call->a.pitch;
+    for (int64_t i = pass.rank_tiles.begin(tile); i < end; i += kDirectRows) {
       const int64_t rows = minimum(kDirectRows, end - i);
       float products[kDirectRows][kDirectTokens];
       multiply_direct<kTokens>(static_cast<const decltype(element) *>(pass.call->a.data) + i * pitch, pitch, rows,
@@ -89,7 +87,7 @@ void shrink_direct(const ForwardPass &pass, int64_t tile, float *scratch) {
 template <int kTokens>
 LILY_INLINE void expand_tokens(const ForwardPass &pass, int64_t tile, float *scratch) {
   const ExpertStack &stack = pass.stack;
-  const int64_t begin = pass.direct_columns.begin(tile), columns = pass.direct_columns.end(tile) - begin;
+  const int64_t begin = pass.expand_column_tiles.begin(tile), columns = pass.expand_column_tiles.end(tile) - begin;
   const int64_t pitch = round_up(columns, kLanes), hidden_pitch = round_up(stack.rank, kLanes);
   float *const sums = scratch, *const hidden = sums + kTokens * pitch;
   clear(sums, kTokens * pitch);

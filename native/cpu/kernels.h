@@ -7,6 +7,7 @@
 
 #include "core/adamw.h"
 #include "core/problem.h"
+#include "cpu/blocked/blocking.h"
 #include "lily/backend.h"
 
 // Always inlined: several instruction sets compile this header. The linker keeps one out-of-line copy of an inline
@@ -59,6 +60,8 @@ struct TokenPieces {
 
 // The most tokens for which batch routing forms neither C nor D; see forward_direct.h and backward_direct.h.
 constexpr int64_t kDirectTokens = 2;
+// Rows of A or B that these passes read together.
+constexpr int kDirectRows = 4;
 
 // Tokens per tile of the per-token passes: routing, and the gradient of hidden.
 constexpr int64_t kTokenTile = 64;
@@ -70,7 +73,8 @@ struct Groups {
   int64_t count;
   int64_t tokens;
   const int32_t *first_tiles;   // [count + 1]; null if offsets is null
-  const int32_t *first_steps;   // AMX: [count + 1], of steps of 32 tokens; null if offsets is null
+  const int32_t *first_steps;   // [count + 1], of steps of step_tokens; null if offsets is null
+  int64_t step_tokens;          // of a packed left operand, see Blocking
   TokenPieces pieces;           // backward: of the sum over the tokens of a group
   const int32_t *first_pieces;  // [count + 1]; null if offsets is null
 
@@ -83,7 +87,7 @@ struct Groups {
   LILY_INLINE int64_t tile_count() const { return first_tile(count); }
   LILY_INLINE int64_t first_step(int64_t group) const {
     if (first_steps != nullptr) return first_steps[group];
-    return group == 0 ? 0 : (tokens + 31) / 32;
+    return group == 0 ? 0 : (tokens + step_tokens - 1) / step_tokens;
   }
   LILY_INLINE int64_t step_count() const { return first_step(count); }
   LILY_INLINE int64_t first_piece(int64_t group) const {
@@ -119,7 +123,7 @@ struct Groups {
   }
 };
 
-// "AMX:" marks what only the passes in amx/ use.
+// "Blocked:" marks what only the passes in blocked/ use.
 struct ForwardPass {
   const lily_forward *call;
   Groups groups;
@@ -136,11 +140,13 @@ struct ForwardPass {
   float *hidden_partials;        // [hidden_partial_count][M][rank_pitch]
   int64_t shrink_tasks;
 
-  // AMX: the packed operand of shrink, and the tiles of r. See amx/forward.h.
+  Partition rank_tiles;  // blocked, direct: tasks are rank_tiles x token tiles
+
+  // Blocked: the packed operand of shrink. See blocked/forward.h.
   Partition shrink_pieces;  // of d_in: tasks of pack_shrink
-  Partition rank_tiles;     // tasks: rank_tiles x token tiles
-  void *shrink_packed;
+  float *shrink_packed;
   bool shrink_exchanges;  // the tasks of shrink pack x^T instead
+  bool shrink_packs;      // each task of shrink packs its own columns of A^T
   int64_t shrink_depth;   // columns of d_in whose packed operand the L2 cache holds
 
   // route. Tasks: tiles of kTokenTile tokens.
@@ -151,15 +157,11 @@ struct ForwardPass {
   int64_t expert_pitch;  // E rounded up to whole vectors
   float *pool_sums;      // [token tile][E]: sums of p_t, or of the logits, over the kept tokens of the tile
 
-  bool is_direct;            // shrink_direct and expand_direct take the place of shrink and expand
-  Partition direct_ranks;    // of r: tasks of shrink_direct
-  Partition direct_columns;  // of d_out: tasks of expand_direct
-
   // expand: y (+)= lhs C. Tasks: tiles of d_out x tiles of tokens.
   Partition expand_column_tiles;
   int64_t expand_tile_tokens;
   int64_t expand_token_tiles;
-  int64_t expand_slab;  // AMX: columns of C that the L2 cache holds
+  int64_t expand_slab;  // blocked: columns of C that the L2 cache holds
   lily_matrix lhs;      // M x stack.rank: hidden, or u with token routing
 };
 
@@ -171,9 +173,6 @@ struct BackwardPass {
   bool needs_db;        // db or deferred_db is an output
   bool deferred_is_weighted;
   const uint8_t *has_gradient;  // M: 0 for the tokens of a group without a kept token; null: 1 for all tokens
-
-  bool is_direct;            // dy_pass_direct and x_pass_direct take the place of dy_pass and x_pass
-  Partition direct_columns;  // of d_in: tasks of x_pass_direct; those of dy_pass_direct are dy_splits
 
   // dy pass: q and D. Tasks: splits of d_out, which loop over all tokens; or splits of d_out x pieces of the groups'
   // tokens x tiles of the rank, which store their part of D. The sums of the pieces are added in order in both cases,
@@ -194,7 +193,7 @@ struct BackwardPass {
   int64_t q_partial_count;       // dy_splits.count, or 1
   int64_t q_rows;                // at least M
   double *d_weights_partials;    // [d_weights_count][G][E]: partial sums of dw
-  int64_t d_weights_count;       // panels of d_out; AMX: splits
+  int64_t d_weights_count;       // panels of d_out; blocked, direct: splits
   bool needs_d_weights;
   lily_matrix db_sums;  // E r x d_out, float32: sums of a 16-bit db over several groups; otherwise absent
 
@@ -215,15 +214,16 @@ struct BackwardPass {
   int64_t da_partial_floats;  // of a piece
   Partition router_tiles;
 
-  // AMX, see amx/backward.h.
-  void *lhs_packed;        // lhs^T, then dh^T
+  // Blocked, see blocked/backward.h.
+  float *lhs_packed;       // lhs^T, then dh^T
   int64_t dy_task_splits;  // splits per task of the dy pass
   bool reads_dy_once;      // otherwise q is a product of its own
   Partition c_pieces;      // of d_out: tasks of pack_c
-  void *c_packed;
+  float *c_packed;
   Partition rank_tiles;  // tasks of q_pass: rank_tiles x q_token_tiles
   int64_t q_token_tiles;
   int64_t q_tile_tokens;
+  bool q_packs;               // each task of q_pass packs its own columns of C^T
   int64_t q_depth;            // columns of d_out whose C^T the L2 cache holds
   Partition dx_column_tiles;  // tasks of dx_pass: dx_column_tiles x dx_token_tiles
   int64_t dx_token_tiles;
@@ -254,6 +254,32 @@ struct Tridiagonal {
   double tiny;  // replaces a pivot of zero
 };
 
+// The passes with the large products. A null pointer: the pass does not exist.
+struct LargeProducts {
+  const Blocking *blocking;  // of the passes in blocked/; null: those of the register tile
+
+  // Floats of scratch memory per thread.
+  int64_t (*forward_scratch)(const ForwardPass &);
+  int64_t (*backward_scratch)(const BackwardPass &);
+
+  void (*pack_shrink)(const ForwardPass &, int64_t piece);
+  void (*shrink)(const ForwardPass &, int64_t task, float *scratch);
+  void (*expand)(const ForwardPass &, int64_t task, float *scratch);
+
+  void (*pack_lhs)(const BackwardPass &, int64_t tile);
+  void (*pack_c)(const BackwardPass &, int64_t piece, float *scratch);
+  void (*q_pass)(const BackwardPass &, int64_t task, float *scratch);
+  void (*dy_pass)(const BackwardPass &, int64_t task, float *scratch);
+  void (*add_d_partials)(const BackwardPass &, int64_t tile, float *scratch);
+  void (*pack_d_hidden)(const BackwardPass &, int64_t tile);
+  void (*dx_pass)(const BackwardPass &, int64_t task, float *scratch);  // null: x_pass computes dx, too
+  void (*x_pass)(const BackwardPass &, int64_t task, float *scratch);
+  void (*add_da_partials)(const BackwardPass &, int64_t tile, float *scratch);
+};
+
+// The largest rank of small_rank_products. Above it the products are bound by arithmetic.
+constexpr int64_t kSmallRank = 64;
+
 struct Kernels {
   int64_t lanes;
   int64_t panel;      // columns of a panel; the widths of splits and column tiles are multiples of it
@@ -261,34 +287,15 @@ struct Kernels {
   int32_t dtype;      // element type of the large products
   int64_t depth;      // values of k per step of the large products; a step has the size of a float
 
-  bool uses_tiles;  // the passes of amx/
+  const LargeProducts *small_rank_products;  // up to rank kSmallRank
+  const LargeProducts *large_rank_products;
+  const LargeProducts *direct_products;  // batch routing, at most kDirectTokens tokens
 
-  // Floats of scratch memory per thread.
-  int64_t (*forward_scratch)(const ForwardPass &);
-  int64_t (*backward_scratch)(const BackwardPass &);
-
-  void (*pack_shrink)(const ForwardPass &, int64_t piece);  // AMX
-  void (*shrink)(const ForwardPass &, int64_t task, float *scratch);
-  void (*shrink_direct)(const ForwardPass &, int64_t tile, float *scratch);
   void (*pack_router)(const ForwardPass &);
   void (*route)(const ForwardPass &, int64_t tile, float *scratch);
-  void (*expand)(const ForwardPass &, int64_t task, float *scratch);
-  void (*expand_direct)(const ForwardPass &, int64_t tile, float *scratch);
-
   void (*compute_u)(const BackwardPass &, int64_t tile);
-  void (*pack_lhs)(const BackwardPass &, int64_t tile);                 // AMX
-  void (*pack_c)(const BackwardPass &, int64_t piece, float *scratch);  // AMX
-  void (*q_pass)(const BackwardPass &, int64_t task, float *scratch);   // AMX
-  void (*dy_pass)(const BackwardPass &, int64_t task, float *scratch);
-  void (*dy_pass_direct)(const BackwardPass &, int64_t split, float *scratch);
-  void (*add_d_partials)(const BackwardPass &, int64_t tile, float *scratch);
   void (*pack_router_rows)(const BackwardPass &);
   void (*compute_d_hidden)(const BackwardPass &, int64_t tile);
-  void (*pack_d_hidden)(const BackwardPass &, int64_t tile);            // AMX
-  void (*dx_pass)(const BackwardPass &, int64_t task, float *scratch);  // AMX: x_pass computes dA only
-  void (*x_pass)(const BackwardPass &, int64_t task, float *scratch);
-  void (*add_da_partials)(const BackwardPass &, int64_t tile, float *scratch);
-  void (*x_pass_direct)(const BackwardPass &, int64_t tile, float *scratch);
   void (*compute_d_router)(const BackwardPass &, int64_t tile, float *scratch);
 
   void (*fold)(const lily_fold &, const Partition &tiles, int64_t tile);

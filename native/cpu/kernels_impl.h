@@ -1,12 +1,14 @@
 // The kernels of one instruction set. Exactly one translation unit per set includes this file. It is compiled with the
 // flags of the set and defines LILY_VECTOR_BYTES, LILY_VECTOR_REGISTERS, LILY_KERNELS (the name of its table) and
 // LILY_OPERAND (Floats or Pairs, see tile.h).
+#define LILY_ENGINE "cpu/vector_engine.h"
 #include "cpu/adamw.h"
 #include "cpu/backward_direct.h"
 #include "cpu/backward_dy.h"
 #include "cpu/backward_hidden.h"
 #include "cpu/backward_router.h"
 #include "cpu/backward_x.h"
+#include "cpu/blocked/products.h"
 #include "cpu/fold.h"
 #include "cpu/forward_expand.h"
 #include "cpu/forward_route.h"
@@ -19,14 +21,30 @@ namespace lily::cpu {
 namespace {
 
 int64_t forward_scratch(const ForwardPass &pass) {
-  return maximum(maximum(shrink_scratch(pass), route_scratch(pass)),
-                 maximum(expand_scratch(pass), direct_forward_scratch(pass)));
+  return maximum(maximum(shrink_scratch(pass), route_scratch(pass)), expand_scratch(pass));
 }
 
 int64_t backward_scratch(const BackwardPass &pass) {
-  return maximum(maximum(backward_dy_scratch(pass), direct_backward_scratch(pass)),
-                 maximum(backward_x_scratch(pass), d_router_scratch(pass)));
+  return maximum(maximum(backward_dy_scratch(pass), backward_x_scratch(pass)), d_router_scratch(pass));
 }
+
+constexpr LargeProducts kTileProducts = {
+    .blocking = nullptr,
+    .forward_scratch = forward_scratch,
+    .backward_scratch = backward_scratch,
+    .pack_shrink = nullptr,
+    .shrink = shrink,
+    .expand = expand,
+    .pack_lhs = nullptr,
+    .pack_c = nullptr,
+    .q_pass = nullptr,
+    .dy_pass = dy_pass,
+    .add_d_partials = add_d_partials,
+    .pack_d_hidden = nullptr,
+    .dx_pass = nullptr,
+    .x_pass = x_pass,
+    .add_da_partials = add_da_partials,
+};
 
 }  // namespace
 
@@ -36,30 +54,14 @@ const Kernels LILY_KERNELS = {
     .tile_rows = kTileRows,
     .dtype = Operand::kDtype,
     .depth = Operand::kDepth,
-    .uses_tiles = false,
-    .forward_scratch = forward_scratch,
-    .backward_scratch = backward_scratch,
-    .pack_shrink = nullptr,
-    .shrink = shrink,
-    .shrink_direct = shrink_direct,
+    .small_rank_products = &kTileProducts,
+    .large_rank_products = &blocked::kProducts,
+    .direct_products = &kDirectProducts,
     .pack_router = pack_router,
     .route = route,
-    .expand = expand,
-    .expand_direct = expand_direct,
     .compute_u = compute_u,
-    .pack_lhs = nullptr,
-    .pack_c = nullptr,
-    .q_pass = nullptr,
-    .dy_pass = dy_pass,
-    .dy_pass_direct = dy_pass_direct,
-    .add_d_partials = add_d_partials,
     .pack_router_rows = pack_router_rows,
     .compute_d_hidden = compute_d_hidden,
-    .pack_d_hidden = nullptr,
-    .dx_pass = nullptr,
-    .x_pass = x_pass,
-    .add_da_partials = add_da_partials,
-    .x_pass_direct = x_pass_direct,
     .compute_d_router = compute_d_router,
     .fold = fold,
     .sum_of_squares = sum_of_squares,

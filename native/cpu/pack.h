@@ -18,13 +18,13 @@ namespace {
 constexpr int64_t kTransposeScratchFloats = kPanel * kPanel;
 
 // Packs scale * in^T: out[j][i] = scale * in[i][j] for i < rows, j < columns, with kDepth values of j per step. A row
-// of out has `width` floats, which are whole vectors; the elements after the last row of `in` are zero.
+// of out has `width` floats; the elements after the last row of `in` are zero up to whole vectors.
 template <typename T>
 void pack_transposed(int64_t rows, int64_t columns, const lily_matrix &in, float scale, float *out, int64_t width) {
   const int64_t steps = steps_of<T>(columns);
   with_element(in.dtype, [&](auto element) __attribute__((always_inline)) {
     const auto *elements = static_cast<const decltype(element) *>(in.data);
-    for (int64_t i = 0; i < width; i += kLanes) {
+    for (int64_t i = 0; i < rows; i += kLanes) {
       for (int64_t j = 0; j < steps; j += kLanes) {
         Vector square[kLanes];
         const auto *corner = elements + i * in.pitch + j * T::kDepth;

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "core/problem.h"
-#include "cpu/amx/blocking.h"
+#include "cpu/processor.h"
 #include "cpu/thread_pool.h"
 
 namespace lily::cpu {
@@ -26,9 +26,6 @@ Partition partition(int64_t columns, int64_t count, int64_t panel) {
 // The limit for a packed operand of rank x width floats: 512 KiB, half of a typical L2 cache of 1 MiB, which leaves
 // room for activations.
 constexpr int64_t kScratchFloats = 128 * 1024;
-
-// The widest tile of columns of the direct passes: the sums of a token are then 4 KiB.
-constexpr int64_t kDirectColumns = 1024;
 
 // Two tasks per thread: a thread that falls behind then delays the pass less.
 int64_t target_tasks() { return 2 * static_cast<int64_t>(thread_count()); }
@@ -72,7 +69,8 @@ Partition splits_for_sum(int64_t columns, int64_t panel) {
 // The largest number of token tiles for any offsets of the groups.
 int64_t max_tile_count(const lily_problem &problem) { return divide_up(problem.tokens, kTokenTile) + problem.groups; }
 
-Groups groups_of(const lily_problem &problem, const lily_tokens &tokens, Workspace &workspace) {
+// `step_tokens`: of a packed left operand.
+Groups groups_of(const lily_problem &problem, const lily_tokens &tokens, int64_t step_tokens, Workspace &workspace) {
   // Without sequences there are no tokens. One empty group makes the passes run, which sets overwritten gradients to
   // zero.
   if (problem.groups == 0) {
@@ -81,6 +79,7 @@ Groups groups_of(const lily_problem &problem, const lily_tokens &tokens, Workspa
             .tokens = 0,
             .first_tiles = nullptr,
             .first_steps = nullptr,
+            .step_tokens = step_tokens,
             .pieces = {},
             .first_pieces = nullptr};
   }
@@ -89,6 +88,7 @@ Groups groups_of(const lily_problem &problem, const lily_tokens &tokens, Workspa
                    .tokens = problem.tokens,
                    .first_tiles = nullptr,
                    .first_steps = nullptr,
+                   .step_tokens = step_tokens,
                    .pieces = {},
                    .first_pieces = nullptr};
   if (!may_have_groups(problem)) return groups;
@@ -102,7 +102,7 @@ Groups groups_of(const lily_problem &problem, const lily_tokens &tokens, Workspa
   for (int64_t group = 0; group < problem.groups; ++group) {
     const int64_t length = groups.end(group) - groups.begin(group);
     first_tiles[group + 1] = first_tiles[group] + static_cast<int32_t>(divide_up(length, kTokenTile));
-    first_steps[group + 1] = first_steps[group] + static_cast<int32_t>(divide_up(length, kStepDepth));
+    first_steps[group + 1] = first_steps[group] + static_cast<int32_t>(divide_up(length, step_tokens));
   }
   return groups;
 }
@@ -253,6 +253,8 @@ void plan_dy_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspa
 
 void plan_x_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
   const lily_problem &problem = pass.call->problem;
+  pass.x_pieces =
+      token_pieces(problem, problem.rank, problem.d_in, divide_up(problem.d_in, kNarrowestTile), kPieceMultiple);
   pass.x_tiles = tiles_for_scratch(problem.d_in, problem.rank, kNarrowestTile, target_tasks());
   pass.x_tasks = pass.x_tiles.count;
   const int64_t pieces = pass.x_pieces.count(problem.tokens);
@@ -262,23 +264,20 @@ void plan_x_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspac
   pass.x_tasks = pass.x_tiles.count * pieces;
 }
 
-// ---- The large products of the AMX kernels. Their sums are in blocks of 32 x 32. ----
+// ---- The large products in blocks ----
 
-int64_t block_steps(int64_t size) { return divide_up(size, kBlockRows); }
+int64_t panel_steps_bytes(const Blocking &blocking, int64_t columns, int64_t depth) {
+  return divide_up(columns, blocking.panel) * divide_up(depth, blocking.step_depth) * blocking.panel_bytes;
+}
+int64_t packed_lhs_bytes(const Blocking &blocking, int64_t rows, int64_t steps) {
+  return divide_up(rows, blocking.block_rows) * steps * blocking.block_bytes;
+}
 
-// The packed operand that a task keeps in the L2 cache while tokens pass, and what it may pack at once: what is packed
-// is read in order, so it may be larger.
-constexpr int64_t kCachedBytes = 512 << 10;
-constexpr int64_t kPackedBytes = 3 << 20;
-constexpr int64_t kSumBytes = 512 << 10;  // sums of an outer product
-constexpr int64_t kWidestColumns = 2048;  // of an outer product: a longer run of a row gains nothing
-constexpr int64_t kOneSweepRank = 256;    // the rank up to which dy is read once
-
-// At least `count` pieces of whole blocks, none wider than `widest`; an even number if there are several, which two
+// At least `count` pieces of whole panels, none wider than `widest`; an even number if there are several, which two
 // threads share evenly.
-Partition blocks(int64_t columns, int64_t widest, int64_t count) {
+Partition blocks(const Blocking &blocking, int64_t columns, int64_t widest, int64_t count) {
   count = std::max({count, divide_up(columns, widest), std::min<int64_t>(2, columns / 128)});
-  return partition(columns, count > 1 ? round_up(count, 2) : 1, kBlockRows);
+  return partition(columns, count > 1 ? round_up(count, 2) : 1, blocking.panel);
 }
 
 // The tiles of a product of rows with a packed operand of `depth` x `rank`: of columns where each thread has enough of
@@ -288,19 +287,30 @@ struct ProductTiles {
   int64_t tile_tokens, token_tiles;
   int64_t cached_depth;
 };
-ProductTiles product_tiles(int64_t tokens, int64_t rank) {
-  constexpr int64_t kWidestRanks = 448, kSharedRanks = 256, kMostTokens = 512;
+ProductTiles product_tiles(const Blocking &blocking, int64_t tokens, int64_t rank) {
   const int64_t threads = thread_count();
   ProductTiles tiles = {};
-  const int64_t enough_columns = rank >= kSharedRanks ? 128 : tokens <= kFewTokens ? kBlockRows : rank;
+  const int64_t enough_columns = rank >= blocking.shared_ranks   ? 128
+                                 : tokens <= blocking.few_tokens ? blocking.panel
+                                                                 : rank;
   const int64_t by_columns = std::min(threads, divide_up(rank, enough_columns));
-  tiles.ranks = partition(rank, std::max(divide_up(rank, kWidestRanks), by_columns), kBlockRows);
+  tiles.ranks = partition(rank, std::max(divide_up(rank, blocking.widest_ranks), by_columns), blocking.panel);
   const int64_t row_tasks = divide_up(threads, tiles.ranks.count);
-  tiles.tile_tokens = std::clamp(round_up(divide_up(tokens, row_tasks), kBlockRows), kBlockRows, kMostTokens);
+  tiles.tile_tokens = std::clamp(round_up(divide_up(tokens, row_tasks), blocking.block_rows), blocking.block_rows,
+                                 blocking.most_tokens);
   tiles.token_tiles = std::max<int64_t>(1, divide_up(tokens, tiles.tile_tokens));
-  tiles.cached_depth =
-      std::max<int64_t>(1, kCachedBytes / (kChunkDepth * round_up(tiles.ranks.width, kBlockRows) * 2)) * kChunkDepth;
+  const int64_t chunk_bytes = panel_steps_bytes(blocking, tiles.ranks.width, blocking.chunk_depth);
+  tiles.cached_depth = std::max<int64_t>(1, blocking.cached_bytes / chunk_bytes) * blocking.chunk_depth;
   return tiles;
+}
+
+// Whether there is one tile of tokens, so that each task of such a product packs its own columns. The threads then
+// share the columns evenly.
+bool packs_own(const Blocking &blocking, int64_t rank, ProductTiles &tiles) {
+  if (blocking.exchanges || tiles.token_tiles > 1) return false;
+  const int64_t count = tiles.ranks.count > 1 ? round_up(tiles.ranks.count, thread_count()) : 1;
+  tiles.ranks = partition(rank, count, blocking.rank_unit);
+  return true;
 }
 
 // The tiles of y or dx. Each tile of tokens packs its columns of C again; 32 E tokens amortise that.
@@ -309,90 +319,147 @@ struct RowTiles {
   int64_t tile_tokens, token_tiles;
   int64_t slab;
 };
-RowTiles row_tiles(int64_t tokens, int64_t columns, int64_t rank, int64_t experts) {
-  const int64_t threads = thread_count(), column_bytes = block_steps(rank) * kStepBytes / kBlockRows;
+RowTiles row_tiles(const Blocking &blocking, int64_t tokens, int64_t columns, int64_t rank, int64_t experts) {
+  const int64_t threads = thread_count(), run = blocking.run_columns;
+  const int64_t column_bytes = panel_steps_bytes(blocking, 1, rank) / blocking.panel;
   RowTiles tiles = {};
-  tiles.slab = std::max(kRunColumns, kCachedBytes / column_bytes / kRunColumns * kRunColumns);
-  const int64_t widest = std::max(kBlockRows, kPackedBytes / column_bytes / kBlockRows * kBlockRows);
-  const int64_t min_columns = columns <= tiles.slab ? 1 : blocks(columns, widest, 1).count;
+  tiles.slab = std::max(run, blocking.cached_bytes / column_bytes / run * run);
+  const int64_t widest =
+      std::max(blocking.panel, blocking.packed_bytes / column_bytes / blocking.panel * blocking.panel);
+  const int64_t min_columns = columns <= tiles.slab ? 1 : blocks(blocking, columns, widest, 1).count;
   const int64_t max_token_tiles = std::max<int64_t>(1, tokens / (32 * experts));
   const int64_t token_tiles = std::min(divide_up(threads, min_columns), max_token_tiles);
-  tiles.tile_tokens = std::max(kBlockRows, round_up(divide_up(tokens, token_tiles), kBlockRows));
+  tiles.tile_tokens = std::max(blocking.block_rows, round_up(divide_up(tokens, token_tiles), blocking.block_rows));
   tiles.token_tiles = divide_up(tokens, tiles.tile_tokens);
-  tiles.columns = partition(columns, std::max(min_columns, divide_up(threads, token_tiles)), kBlockRows);
+  tiles.columns = partition(columns, std::max(min_columns, divide_up(threads, token_tiles)), blocking.panel);
   return tiles;
 }
 
 // The columns of an outer product whose sums the L2 cache holds.
-int64_t outer_columns(int64_t rank) {
-  return std::clamp(kSumBytes / 4 / round_up(rank, kBlockRows) / kBlockRows * kBlockRows, kBlockRows, kWidestColumns);
+int64_t outer_columns(const Blocking &blocking, int64_t rank) {
+  const int64_t columns = blocking.sum_bytes / 4 / round_up(rank, blocking.block_rows);
+  return std::clamp(columns / blocking.panel * blocking.panel, blocking.panel, blocking.widest_outer);
 }
 
-void plan_tiled_shrink(ForwardPass &pass, Workspace &workspace) {
+void plan_blocked_shrink(const Blocking &blocking, ForwardPass &pass, Workspace &workspace) {
   const lily_problem &problem = pass.call->problem;
-  pass.shrink_exchanges = problem.tokens <= kFewTokens && problem.tokens < problem.rank;
+  pass.shrink_exchanges = blocking.exchanges && problem.tokens <= blocking.few_tokens && problem.tokens < problem.rank;
   pass.hidden_partial_count = 1;
-  const ProductTiles tiles = product_tiles(problem.tokens, problem.rank);
-  pass.rank_tiles = pass.shrink_exchanges ? partition(problem.rank, thread_count(), kBlockRows) : tiles.ranks;
+  ProductTiles tiles = product_tiles(blocking, problem.tokens, problem.rank);
+  pass.shrink_packs = packs_own(blocking, problem.rank, tiles);
+  pass.rank_tiles = pass.shrink_exchanges ? partition(problem.rank, thread_count(), blocking.rank_unit) : tiles.ranks;
   pass.shrink_tile_tokens = tiles.tile_tokens;
   pass.shrink_token_tiles = tiles.token_tiles;
   pass.shrink_depth = tiles.cached_depth;
   pass.shrink_tasks = pass.rank_tiles.count * pass.shrink_token_tiles;
-  if (pass.shrink_exchanges) return;
-  pass.shrink_pieces = partition(problem.d_in, divide_up(problem.d_in, kChunkDepth), kStepDepth);
-  pass.shrink_packed = workspace.take<char>(block_steps(problem.rank) * block_steps(problem.d_in) * kStepBytes);
+  if (pass.shrink_exchanges || pass.shrink_packs) return;
+  pass.shrink_pieces = partition(problem.d_in, divide_up(problem.d_in, blocking.chunk_depth), blocking.step_depth);
+  pass.shrink_packed = workspace.take<float>(panel_steps_bytes(blocking, problem.rank, problem.d_in) / 4);
+}
+
+void plan_blocked_expand(const Blocking &blocking, ForwardPass &pass) {
+  const lily_problem &problem = pass.call->problem;
+  const RowTiles tiles = row_tiles(blocking, problem.tokens, problem.d_out, pass.stack.rank, pass.stack.experts);
+  pass.expand_column_tiles = tiles.columns;
+  pass.expand_tile_tokens = tiles.tile_tokens;
+  pass.expand_token_tiles = tiles.token_tiles;
+  pass.expand_slab = tiles.slab;
 }
 
 // The splits of d_out depend on d_out alone. A task takes as many of them as the sums of D allow: long runs of the rows
 // of dy, B and dB. With a large rank it takes one, in several tiles.
-void plan_tiled_dy_pass(BackwardPass &pass) {
+void plan_blocked_dy_pass(const Blocking &blocking, BackwardPass &pass) {
   const lily_problem &problem = pass.call->problem;
   const int64_t rank = pass.stack.rank;
-  const int64_t widest = outer_columns(rank);
+  const int64_t widest = outer_columns(blocking, rank);
   // A sequence has the same bits alone as in a batch, so the routing decides, not the number of groups.
-  pass.reads_dy_once = rank <= kOneSweepRank || may_have_groups(problem);
-  pass.dy_splits = blocks(problem.d_out, kChunkDepth, 1);
+  pass.reads_dy_once = rank <= blocking.one_sweep_rank || may_have_groups(problem);
+  const bool narrow =
+      blocking.many_tasks && !pass.reads_dy_once;  // no partial sums of q that the splits would multiply
+  pass.dy_splits = blocks(blocking, problem.d_out, narrow ? widest : 512, 1);
+  pass.groups.pieces =
+      token_pieces(problem, rank, problem.d_out, divide_up(problem.d_out, widest), blocking.chunk_depth);
   pass.dy_task_splits = std::clamp<int64_t>(divide_up(pass.dy_splits.count, thread_count()), 1,
                                             std::max<int64_t>(1, widest / pass.dy_splits.width));
-  pass.dy_tile_columns = std::min(std::max(widest, kBlockRows), pass.dy_task_splits * pass.dy_splits.width);
+  pass.dy_tile_columns = std::min(widest, pass.dy_task_splits * pass.dy_splits.width);
   pass.dy_tasks = divide_up(pass.dy_splits.count, pass.dy_task_splits);
   pass.d_weights_count = pass.dy_splits.count;
   pass.q_partial_count = pass.reads_dy_once ? pass.dy_splits.count : 1;
-  // The last block of a group may write up to 31 rows more.
-  pass.q_rows = problem.tokens + kBlockRows;
+  // The last block of a group may write more rows.
+  pass.q_rows = problem.tokens + blocking.block_rows;
   pass.outer_product_tokens = 24;  // of the gradient of the router
 }
 
-void plan_tiled_x_pass(BackwardPass &pass, Workspace &workspace) {
+void plan_blocked_x_pass(const Blocking &blocking, BackwardPass &pass, Workspace &workspace) {
   const lily_problem &problem = pass.call->problem;
-  const int64_t steps = block_steps(problem.tokens) + problem.groups;  // a group ends in a step of its own
-  pass.lhs_packed = workspace.take<char>(block_steps(pass.stack.rank) * steps * kStepBytes);
+  // A group ends in a step of its own.
+  const int64_t steps = divide_up(problem.tokens, blocking.step_depth) + problem.groups;
+  pass.lhs_packed = workspace.take<float>(packed_lhs_bytes(blocking, pass.stack.rank, steps) / 4);
   if (!pass.reads_dy_once) {
-    const ProductTiles tiles = product_tiles(problem.tokens, pass.stack.rank);
-    pass.c_pieces = partition(problem.d_out, divide_up(problem.d_out, kChunkDepth), kStepDepth);
-    pass.c_packed = workspace.take<char>(block_steps(pass.stack.rank) * block_steps(problem.d_out) * kStepBytes);
+    ProductTiles tiles = product_tiles(blocking, problem.tokens, pass.stack.rank);
+    pass.q_packs = packs_own(blocking, pass.stack.rank, tiles);
+    if (!pass.q_packs) {
+      pass.c_pieces = partition(problem.d_out, divide_up(problem.d_out, blocking.chunk_depth), blocking.step_depth);
+      pass.c_packed = workspace.take<float>(panel_steps_bytes(blocking, pass.stack.rank, problem.d_out) / 4);
+    }
     pass.rank_tiles = tiles.ranks;
     pass.q_tile_tokens = tiles.tile_tokens;
     pass.q_token_tiles = tiles.token_tiles;
     pass.q_depth = tiles.cached_depth;
   }
-  const RowTiles dx = row_tiles(problem.tokens, problem.d_in, problem.rank, 1);
+  const RowTiles dx = row_tiles(blocking, problem.tokens, problem.d_in, problem.rank, 1);
   pass.dx_column_tiles = dx.columns;
   pass.dx_tile_tokens = dx.tile_tokens;
   pass.dx_token_tiles = dx.token_tiles;
   pass.dx_slab = dx.slab;
-  const int64_t widest = outer_columns(problem.rank);
-  pass.x_tiles = blocks(problem.d_in, widest, std::min<int64_t>(thread_count(), divide_up(problem.d_in, 128)));
+  const int64_t widest = outer_columns(blocking, problem.rank);
+  pass.x_tiles =
+      blocks(blocking, problem.d_in, widest, std::min<int64_t>(thread_count(), divide_up(problem.d_in, 128)));
+  pass.x_pieces =
+      token_pieces(problem, problem.rank, problem.d_in, divide_up(problem.d_in, widest), blocking.chunk_depth);
   pass.x_tasks = pass.x_tiles.count;
 }
+
+// ---- The direct products ----
+
+// The widest tile of columns: the sums of a token are then 4 KiB.
+constexpr int64_t kDirectColumns = 1024;
 
 Partition direct_columns(int64_t columns, int64_t panel) {
   return partition(columns, std::max(target_tasks(), divide_up(columns, kDirectColumns)), panel);
 }
 
-// Only batch routing: with the others a row has the same bits alone and in any batch.
-bool is_direct(const lily_problem &problem) {
-  return problem.routing == LILY_ROUTING_BATCH && problem.tokens > 0 && problem.tokens <= kDirectTokens;
+void plan_direct_forward(ForwardPass &pass, const Kernels &kernels) {
+  const lily_problem &problem = pass.call->problem;
+  pass.hidden_partial_count = 1;
+  pass.rank_tiles = partition(problem.rank, target_tasks(), kDirectRows);
+  pass.shrink_token_tiles = 1;
+  pass.shrink_tasks = pass.rank_tiles.count;
+  pass.expand_column_tiles = direct_columns(problem.d_out, kernels.panel);
+  pass.expand_token_tiles = 1;
+}
+
+void plan_direct_backward(BackwardPass &pass, const Kernels &kernels) {
+  const lily_problem &problem = pass.call->problem;
+  pass.dy_splits = splits_for_sum(problem.d_out, kernels.panel);
+  pass.dy_tasks = pass.q_partial_count = pass.d_weights_count = pass.dy_splits.count;
+  pass.q_rows = problem.tokens;
+  pass.outer_product_tokens = kDirectTokens;  // of the gradient of the router
+  pass.x_tiles = direct_columns(problem.d_in, kernels.panel);
+  pass.x_tasks = pass.x_tiles.count;
+}
+
+// ---- The choice of the products ----
+
+// With few tokens B is most of the traffic. The direct products and those of the register tile read it less often than
+// those in blocks. Bits differ, so only batch routing, whose results depend on the whole batch anyway, may choose by
+// the number of tokens.
+const LargeProducts &products_for(const Kernels &kernels, const lily_problem &problem) {
+  constexpr int64_t kFewTokens = 16;
+  const bool batch = problem.routing == LILY_ROUTING_BATCH;
+  if (batch && problem.tokens > 0 && problem.tokens <= kDirectTokens) return *kernels.direct_products;
+  const bool small = problem.rank <= kSmallRank || (batch && problem.tokens <= kFewTokens);
+  return small || !multiplies_in_blocks() ? *kernels.small_rank_products : *kernels.large_rank_products;
 }
 
 }  // namespace
@@ -402,16 +469,24 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
   const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
   ForwardPlan plan = {};
   ForwardPass &pass = plan.pass;
+  plan.products = &products_for(kernels, problem);
+  const Blocking *const blocking = plan.products->blocking;
+  const bool is_direct = plan.products == kernels.direct_products;
   Workspace workspace(call.workspace);
 
   pass.call = &call;
-  pass.groups = groups_of(problem, call.tokens, workspace);
+  pass.groups = groups_of(problem, call.tokens, blocking != nullptr ? blocking->step_depth : 1, workspace);
   pass.rank_pitch = round_up(problem.rank, kernels.lanes);
-  kernels.uses_tiles ? plan_tiled_shrink(pass, workspace) : plan_shrink(pass, kernels);
-  pass.is_direct = is_direct(problem);
-  if (pass.is_direct) pass.hidden_partial_count = 1;
+  int64_t partial_rows = problem.tokens;
+  if (is_direct) {
+    plan_direct_forward(pass, kernels);
+  } else if (blocking != nullptr) {
+    plan_blocked_shrink(*blocking, pass, workspace);
+    partial_rows = round_up(problem.tokens, blocking->block_rows);
+  } else {
+    plan_shrink(pass, kernels);
+  }
   pass.expert_pitch = round_up(problem.experts, kernels.lanes);
-  const int64_t partial_rows = kernels.uses_tiles ? round_up(problem.tokens, kBlockRows) : problem.tokens;
   pass.hidden_partials = workspace.take<float>(pass.hidden_partial_count * partial_rows * pass.rank_pitch);
   pass.hidden = take_matrix(workspace, problem.tokens, problem.rank, hidden_dtype(problem));
   if (call.hidden != nullptr) pass.hidden.data = call.hidden;
@@ -427,20 +502,13 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
   plan.weights = call.weights != nullptr ? call.weights : workspace_weights;
   pass.stack = stack_of(problem, call.b, plan.weights);
   pass.lhs = token_routing ? pass.u : pass.hidden;
-  if (kernels.uses_tiles) {
-    const RowTiles tiles = row_tiles(problem.tokens, problem.d_out, pass.stack.rank, pass.stack.experts);
-    pass.expand_column_tiles = tiles.columns;
-    pass.expand_tile_tokens = tiles.tile_tokens;
-    pass.expand_token_tiles = tiles.token_tiles;
-    pass.expand_slab = tiles.slab;
-  } else {
+  if (blocking != nullptr) {
+    plan_blocked_expand(*blocking, pass);
+  } else if (!is_direct) {
     plan_expand(pass, kernels);
   }
 
-  pass.direct_ranks = partition(problem.rank, target_tasks(), 4);
-  pass.direct_columns = direct_columns(problem.d_out, kernels.panel);
-
-  plan.scratch_floats = round_up(kernels.forward_scratch(pass), Workspace::kAlignment / sizeof(float));
+  plan.scratch_floats = round_up(plan.products->forward_scratch(pass), Workspace::kAlignment / sizeof(float));
   plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
   plan.workspace_bytes = workspace.bytes();
   return plan;
@@ -451,10 +519,13 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
   BackwardPlan plan = {};
   BackwardPass &pass = plan.pass;
+  plan.products = &products_for(kernels, problem);
+  const Blocking *const blocking = plan.products->blocking;
+  const bool is_direct = plan.products == kernels.direct_products;
   Workspace workspace(call.workspace);
 
   pass.call = &call;
-  pass.groups = groups_of(problem, call.tokens, workspace);
+  pass.groups = groups_of(problem, call.tokens, blocking != nullptr ? blocking->step_depth : 1, workspace);
   pass.has_gradient = find_gradients(pass, workspace);
   pass.stack = stack_of(problem, call.b, call.weights);
   pass.needs_d_hidden = call.dx.data != nullptr || call.da.data != nullptr || call.d_router.data != nullptr;
@@ -463,14 +534,12 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   pass.deferred_is_weighted = deferred_is_weighted(problem);
   pass.needs_d_weights = pass.needs_d_hidden && has_router(problem) && !token_routing;
 
-  pass.x_pieces =
-      token_pieces(problem, problem.rank, problem.d_in, divide_up(problem.d_in, kNarrowestTile), kPieceMultiple);
-  kernels.uses_tiles ? plan_tiled_dy_pass(pass) : plan_dy_pass(pass, kernels, workspace);
-  pass.is_direct = is_direct(problem);
-  pass.direct_columns = direct_columns(problem.d_in, kernels.panel);
-  if (pass.is_direct) {
-    pass.q_partial_count = pass.d_weights_count = pass.dy_splits.count;
-    pass.d_partials = nullptr;
+  if (is_direct) {
+    plan_direct_backward(pass, kernels);
+  } else if (blocking != nullptr) {
+    plan_blocked_dy_pass(*blocking, pass);
+  } else {
+    plan_dy_pass(pass, kernels, workspace);
   }
   pass.lhs_pitch = round_up(pass.stack.rank, kernels.lanes);
   pass.rank_pitch = round_up(problem.rank, kernels.lanes);
@@ -481,7 +550,8 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   pass.d_hidden = workspace.take<float>(problem.tokens * pass.rank_pitch);
   pass.d_hidden_lhs = {pass.d_hidden, pass.rank_pitch, LILY_FLOAT32, 0};
   if (kernels.dtype != LILY_FLOAT32) {
-    const int64_t pitch = kernels.uses_tiles ? round_up(problem.rank, kStepDepth) : pass.rank_pitch;
+    const int64_t pitch =
+        blocking != nullptr ? std::max(pass.rank_pitch, round_up(problem.rank, blocking->step_depth)) : pass.rank_pitch;
     pass.d_hidden_lhs = take_matrix(workspace, problem.tokens, pitch, kernels.dtype);
   }
   if (problem.parameter_dtype != LILY_FLOAT32 && pass.groups.count > 1) {
@@ -495,15 +565,14 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
     pass.router_packed = workspace.take<float>(problem.experts * pass.rank_pitch);
     pass.d_logits = workspace.take<float>(problem.tokens * problem.experts);
   }
-  if (kernels.uses_tiles) {
-    plan_tiled_x_pass(pass, workspace);
-  } else {
+  if (blocking != nullptr) {
+    plan_blocked_x_pass(*blocking, pass, workspace);
+  } else if (!is_direct) {
     plan_x_pass(pass, kernels, workspace);
   }
-  if (pass.is_direct) pass.da_partials = nullptr;
   pass.router_tiles = tiles_for_scratch(problem.rank, problem.experts, kernels.panel, 1);
 
-  plan.scratch_floats = round_up(kernels.backward_scratch(pass), Workspace::kAlignment / sizeof(float));
+  plan.scratch_floats = round_up(plan.products->backward_scratch(pass), Workspace::kAlignment / sizeof(float));
   plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
   plan.workspace_bytes = workspace.bytes();
   return plan;

@@ -9,6 +9,7 @@ namespace lily::cpu {
 
 struct ForwardPlan {
   ForwardPass pass;
+  const LargeProducts *products;
   float *weights;  // G x E: from the call, or in the workspace
   float *scratch;  // scratch_floats per thread
   int64_t scratch_floats;
@@ -17,6 +18,7 @@ struct ForwardPlan {
 
 struct BackwardPlan {
   BackwardPass pass;
+  const LargeProducts *products;
   float *scratch;  // scratch_floats per thread
   int64_t scratch_floats;
   size_t workspace_bytes;

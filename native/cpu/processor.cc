@@ -131,6 +131,19 @@ const InstructionSet &instruction_set() {
   return *chosen;
 }
 
+bool multiplies_in_blocks() {
+  static const bool blocks = [] {
+    const char *const text = getenv("LILY_CPU_BLOCKS");
+    if (text != nullptr && *text != '\0') return *text != '0';
+#if defined(__x86_64__)
+    return __builtin_cpu_is("intel") != 0;
+#else
+    return false;
+#endif
+  }();
+  return blocks;
+}
+
 const Kernels &InstructionSet::bfloat16_kernels() const {
   if (tiles != nullptr && amx_refusal() == nullptr) return *tiles;
   return pairs != nullptr ? *pairs : *kernels;

@@ -34,6 +34,11 @@ struct InstructionSet {
 // The widest instruction set that this processor supports, or the one that LILY_CPU_ISA selects.
 const InstructionSet &instruction_set();
 
+// Whether the vector kernels multiply in cache blocks above rank kSmallRank, instead of with the register tile alone:
+// on Intel's processors, where a prototype was faster so, and not on AMD's, where it is not. LILY_CPU_BLOCKS=1 or 0
+// decides instead, for tests and measurements.
+bool multiplies_in_blocks();
+
 // The names of the sets that this processor supports, narrowest first.
 std::vector<const char *> supported_instruction_sets();
 

@@ -18,6 +18,7 @@ int threads = 1;
 
 namespace lily::cpu {
 int thread_count() { return threads; }
+bool multiplies_in_blocks() { return false; }
 }  // namespace lily::cpu
 
 namespace {

@@ -37,6 +37,42 @@ export const jobs: Job[] = specs.flatMap((sizes, i) =>
   }),
 )
 
+/** Ranks above 64, which have other passes: ragged blocks, chunks and pieces in every direction, few tokens and many. */
+const largeRanks: Spec[] = [
+  {
+    routing: 'batch',
+    tokens: 131,
+    dIn: 290,
+    dOut: 345,
+    rank: 65,
+    experts: 3,
+    masked: 0.3,
+    activation: 'relu',
+    seed: 14,
+  },
+  {
+    routing: 'sequence',
+    tokens: 90,
+    dIn: 130,
+    dOut: 1030,
+    rank: 97,
+    experts: 2,
+    lengths: splitTokens(90, 4, 1),
+    seed: 15,
+  },
+  { routing: 'lora', tokens: 70, dIn: 545, dOut: 531, rank: 130, experts: 1, seed: 16 },
+  { routing: 'uniform', tokens: 7, dIn: 300, dOut: 277, rank: 200, experts: 2, seed: 17 },
+  { routing: 'batch', tokens: 1, dIn: 530, dOut: 100, rank: 140, experts: 3, seed: 18 },
+  { routing: 'token', tokens: 33, dIn: 96, dOut: 260, rank: 72, experts: 2, seed: 19 },
+  { routing: 'batch', tokens: 1030, dIn: 40, dOut: 72, rank: 71, experts: 2, seed: 20 },
+]
+export const largeRankJobs: Job[] = largeRanks.flatMap((sizes, i) =>
+  [{}, SIXTEEN_BITS[i % SIXTEEN_BITS.length]].map((types): Job => ({
+    spec: { ...sizes, ...types },
+    how: { outputs: 'add' },
+  })),
+)
+
 /** On one thread, shrink packs all splits of A but one, and then the last one: AddressSanitizer sees its scratch. */
 export const unevenJobs: Job[] = ['bfloat16', 'float16'].map((activations) => ({
   spec: { routing: 'batch', tokens: 100, dIn: 1024, dOut: 64, rank: 144, experts: 2, seed: 13, activations } as Spec,

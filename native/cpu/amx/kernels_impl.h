@@ -6,9 +6,11 @@
 #define LILY_VECTOR_BYTES 64
 #define LILY_VECTOR_REGISTERS 32
 #define LILY_OPERAND TilePairs
-#include "cpu/amx/backward.h"
-#include "cpu/amx/forward.h"
+#define LILY_ENGINE "cpu/amx/engine.h"
+#include "cpu/backward_direct.h"
 #include "cpu/backward_hidden.h"
+#include "cpu/backward_router.h"
+#include "cpu/blocked/products.h"
 #include "cpu/forward_route.h"
 #include "cpu/token_routing.h"
 
@@ -20,30 +22,14 @@ const Kernels LILY_KERNELS = {
     .tile_rows = 32,
     .dtype = Operand::kDtype,
     .depth = Operand::kDepth,
-    .uses_tiles = true,
-    .forward_scratch = forward_scratch,
-    .backward_scratch = backward_scratch,
-    .pack_shrink = pack_shrink,
-    .shrink = shrink,
-    .shrink_direct = shrink_direct,
+    .small_rank_products = &blocked::kProducts,
+    .large_rank_products = &blocked::kProducts,
+    .direct_products = &kDirectProducts,
     .pack_router = pack_router,
     .route = route,
-    .expand = expand,
-    .expand_direct = expand_direct,
     .compute_u = compute_u,
-    .pack_lhs = pack_lhs,
-    .pack_c = pack_c,
-    .q_pass = q_pass,
-    .dy_pass = dy_pass,
-    .dy_pass_direct = dy_pass_direct,
-    .add_d_partials = nullptr,
     .pack_router_rows = pack_router_rows,
-    .compute_d_hidden = compute_and_pack_d_hidden,
-    .pack_d_hidden = pack_d_hidden,
-    .dx_pass = dx_pass,
-    .x_pass = da_pass,
-    .add_da_partials = nullptr,
-    .x_pass_direct = x_pass_direct,
+    .compute_d_hidden = compute_d_hidden,
     .compute_d_router = compute_d_router,
     .fold = nullptr,
     .sum_of_squares = nullptr,

@@ -1,30 +1,28 @@
 // The layouts of packed operands. A step is 32 values of k; it takes two tiles of 1 KiB, for 32 rows or columns.
 //
 //   rhs   [panel of 32 columns][step][2 tiles]: a tile has 16 columns, in pairs of k (see hardware.h). In order, the
-//         first tile has columns 0 to 15 of the panel; split, it has the even columns
+//         first tile has columns 0 to 15 of the panel; if they are those of an activation, the even ones
 //   lhs   [block of 32 rows][step][2 tiles]: a tile has 16 rows. For an operand that had to be transposed; others are
 //         read in place
 //
-// The columns of a split panel are those of an activation, whose rows are split in registers anyway (rows.h).
+// Rows of activations are split in registers anyway (rows.h).
 #pragma once
 
-#include "cpu/amx/blocking.h"
 #include "cpu/amx/rows.h"
 
 namespace lily::cpu {
 namespace {
 
+constexpr int64_t kStepDepth = 32;    // values of k per tile of a left operand
 constexpr int64_t kTileHalves = 512;  // bfloat16 per tile
 constexpr int64_t kStepHalves = 2 * kTileHalves;
 
 LILY_INLINE int64_t tile_steps(int64_t depth) { return (depth + kStepDepth - 1) / kStepDepth; }
 
-enum class Columns { kInOrder, kSplit };
-
 // The pairs of two rows.
 template <Columns kColumns>
 LILY_INLINE void pair_rows(Halves upper, Halves lower, Halves &first, Halves &second) {
-  if constexpr (kColumns == Columns::kSplit) {
+  if constexpr (kColumns == Columns::kOfActivation) {
     first = (Halves)(((BitVector)upper & 0xffffu) | (BitVector)lower << 16);
     second = (Halves)((BitVector)upper >> 16 | ((BitVector)lower & 0xffff0000u));
   } else {
@@ -73,7 +71,7 @@ LILY_INLINE void pack_rhs_transposed(const Matrix &in, int64_t row, int64_t step
   }
 }
 
-// At most kFewTokens tokens, k in [begin, begin + 32 steps), as one panel of rhs. Of a single token only one column of
+// At most 32 tokens, k in [begin, begin + 32 steps), as one panel of rhs. Of a single token only one column of
 // each tile is written, so that a call with the same `out` and the same or fewer steps need not clear the others again.
 template <typename Matrix>
 LILY_INLINE void pack_few_tokens(const Matrix &in, int64_t begin, int64_t steps, bool clears, BFloat16 *out) {

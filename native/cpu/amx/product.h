@@ -23,8 +23,6 @@ class TileScope {
   TileScope &operator=(const TileScope &) = delete;
 };
 
-constexpr int64_t kChunkFloats = kChunkDepth / kStepDepth * kStepHalves / 2;  // of 32 rows that are copied
-
 struct TileLhs {
   const BFloat16 *data;
   int64_t row_pitch;   // numbers from one row of a tile to the next
@@ -115,28 +113,12 @@ LILY_INLINE TileLhs lhs_of(const ScaledMatrix<E> &in, int64_t row, int64_t begin
   return copy_lhs(in, row, begin, steps, copy);
 }
 
-// Adds the product of the rows [row, row + 32) of `in`, k in [begin, end), and the panels of rhs that have the columns
-// [first, last) to the rows of sums, which start at column `first`. `rhs` is the step of k = begin of panel 0. A lhs
-// that several panels use is copied: at a pitch that is a multiple of 4 KiB its rows would displace each other in the
-// L1 cache.
-template <typename Matrix>
-LILY_INLINE void multiply_row_block(const Matrix &in, int64_t row, int64_t begin, int64_t end, const BFloat16 *rhs,
-                                    int64_t panel_pitch, int64_t first, int64_t last, float *sums, int64_t pitch,
-                                    bool accumulate, BFloat16 *copy) {
-  const int64_t steps = tile_steps(end - begin);
-  const TileLhs lhs = lhs_of(in, row, begin, steps, last - first > 64, copy);
-  for (int64_t n = first; n < last; n += 32) {
-    multiply_tiles(in.rows - row, last - n, steps, lhs, rhs + n / 32 * panel_pitch, sums + n - first, pitch,
-                   accumulate);
-  }
-}
-
-// The roof of the products: blocks of kChunkDepth values of k, as the passes multiply them. The operands are random
+// The roof of the products: blocks of 512 values of k, as the passes multiply them. The operands are random
 // numbers, because the unit is faster on zeros than on any real operand.
 constexpr double kRoofStepFlops = 2.0 * 4 * 16 * 16 * kStepDepth;
 
 float roof_products(int64_t steps) {
-  constexpr int64_t kSteps = kChunkDepth / kStepDepth;
+  constexpr int64_t kSteps = 512 / kStepDepth;
   alignas(64) BFloat16 lhs[kSteps * kStepHalves], rhs[kSteps * kStepHalves];
   alignas(64) float sums[32 * 32];
   fill_random(lhs, kSteps * kStepHalves);

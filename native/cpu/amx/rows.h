@@ -167,12 +167,13 @@ LILY_INLINE void with_combined(const ExpertStack &stack, int64_t group, int64_t 
   });
 }
 
-// Calls body(matrix) with a part of a parameter, times a factor.
+// Calls body(matrix) with a part of an activation or of a parameter, times a factor.
 template <typename Body>
-LILY_INLINE void with_scaled(const lily_matrix &matrix, int64_t rows, int64_t columns, float scale, Body body) {
+LILY_INLINE void with_scaled(const lily_matrix &matrix, int64_t rows, int64_t columns, float scale,
+                             const uint8_t *keeps, Body body) {
   with_parameter(matrix.dtype, [&](auto element) __attribute__((always_inline)) {
     using E = decltype(element);
-    body(ScaledMatrix<E>{static_cast<const E *>(matrix.data), matrix.pitch, rows, columns, scale, nullptr});
+    body(ScaledMatrix<E>{static_cast<const E *>(matrix.data), matrix.pitch, rows, columns, scale, keeps});
   });
 }
 

@@ -1,0 +1,151 @@
+// Times each pass of a forward and a backward call of the CPU backend in float32. main.ts builds it from the objects of
+// the addon, except for the thread pool, whose parallel_for is replaced by the one below.
+//
+//   passes M d r E [rounds] [lora | sequence]
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "cpu/thread_pool.h"
+#include "lily/backend.h"
+
+namespace lily::cpu {
+void parallel_for_of_pool(int64_t count, Task task, const void *context);
+
+struct TimedPass {
+  int64_t tasks;
+  double seconds;
+};
+std::vector<TimedPass> timed_passes;
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+void parallel_for(int64_t count, Task task, const void *context) {
+  const double begin = now();
+  parallel_for_of_pool(count, task, context);
+  timed_passes.push_back({count, now() - begin});
+}
+}  // namespace lily::cpu
+
+namespace {
+
+using lily::cpu::timed_passes;
+
+float *random_floats(int64_t count, float scale) {
+  auto *const values = static_cast<float *>(aligned_alloc(64, (static_cast<size_t>(count) * 4 + 63) / 64 * 64));
+  uint32_t state = 1;
+  for (int64_t i = 0; i < count; ++i) {
+    state = state * 1664525 + 1013904223;
+    values[i] = scale * (static_cast<float>(state >> 8) / 8388608.0f - 1.0f);
+  }
+  return values;
+}
+
+lily_matrix random_matrix(int64_t rows, int64_t columns, float scale, bool accumulate) {
+  return {random_floats(rows * columns, scale), columns, LILY_FLOAT32, accumulate ? 1 : 0};
+}
+
+void require(lily_status status, const lily_backend &backend) {
+  if (status == LILY_OK) return;
+  fprintf(stderr, "%s\n", backend.last_error());
+  exit(1);
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  if (argc < 5) {
+    fprintf(stderr, "passes M d r E [rounds] [lora | sequence]\n");
+    return 1;
+  }
+  const int64_t tokens = atoll(argv[1]), d = atoll(argv[2]), rank = atoll(argv[3]);
+  const int rounds = argc > 5 ? atoi(argv[5]) : 15;
+  const bool lora = argc > 6 && strcmp(argv[6], "lora") == 0, sequence = argc > 6 && !lora;
+  const int64_t experts = lora ? 1 : atoll(argv[4]);
+
+  lily_problem problem = {};
+  problem.tokens = tokens;
+  problem.d_in = problem.d_out = d;
+  problem.rank = rank;
+  problem.experts = experts;
+  problem.groups = sequence ? 4 : 1;
+  problem.scaling = 1.0f;
+  problem.activation_dtype = problem.parameter_dtype = LILY_FLOAT32;
+  problem.routing = lora ? LILY_ROUTING_NONE : sequence ? LILY_ROUTING_SEQUENCE : LILY_ROUTING_BATCH;
+  std::vector<int32_t> offsets;
+  for (int32_t i = 0; sequence && i <= 4; ++i) offsets.push_back(static_cast<int32_t>(tokens * i / 4));
+
+  const lily_backend &backend = *lily_cpu_backend();
+  lily_forward forward = {};
+  forward.problem = problem;
+  if (sequence) forward.tokens.sequence_offsets = offsets.data();
+  forward.x = random_matrix(tokens, d, 1.0f, false);
+  forward.a = random_matrix(rank, d, 0.05f, false);
+  forward.b = lora ? random_matrix(d, rank, 0.05f, false) : random_matrix(experts * rank, d, 0.05f, false);
+  forward.y = random_matrix(tokens, d, 1.0f, true);
+  forward.hidden = random_floats(tokens * rank, 0.0f);
+  if (!lora) {
+    forward.router = random_matrix(experts, rank, 0.05f, false);
+    forward.probabilities = random_floats(tokens * experts, 0.0f);
+    forward.weights = random_floats(problem.groups * experts, 0.0f);
+  }
+  lily_backward backward = {};
+  backward.problem = problem;
+  backward.tokens = forward.tokens;
+  backward.x = forward.x;
+  backward.a = forward.a;
+  backward.b = forward.b;
+  backward.router = forward.router;
+  backward.hidden = forward.hidden;
+  backward.probabilities = forward.probabilities;
+  backward.weights = forward.weights;
+  backward.dy = random_matrix(tokens, d, 1.0f, false);
+  backward.dx = random_matrix(tokens, d, 1.0f, true);
+  backward.da = random_matrix(rank, d, 1.0f, true);
+  backward.db = lora ? random_matrix(d, rank, 1.0f, true) : random_matrix(experts * rank, d, 1.0f, true);
+  if (!lora) backward.d_router = random_matrix(experts, rank, 1.0f, true);
+  require(backend.forward_workspace(&problem, &forward.workspace_bytes), backend);
+  require(backend.backward_workspace(&problem, &backward.workspace_bytes), backend);
+  forward.workspace = aligned_alloc(64, (forward.workspace_bytes + 63) / 64 * 64);
+  backward.workspace = aligned_alloc(64, (backward.workspace_bytes + 63) / 64 * 64);
+
+  double roof = 0.0;
+  require(backend.measure_roof(0, LILY_ROOF_MULTIPLY_ADD, 0, &roof), backend);
+  std::vector<std::vector<double>> seconds;
+  std::vector<int64_t> tasks;
+  size_t forward_passes = 0;
+  for (int round = -2; round < rounds; ++round) {
+    timed_passes.clear();
+    require(backend.forward(&forward), backend);
+    forward_passes = timed_passes.size();
+    require(backend.backward(&backward), backend);
+    seconds.resize(timed_passes.size());
+    tasks.resize(timed_passes.size());
+    for (size_t i = 0; round >= 0 && i < timed_passes.size(); ++i) {
+      seconds[i].push_back(timed_passes[i].seconds);
+      tasks[i] = timed_passes[i].tasks;
+    }
+  }
+  const double product = 2.0 * static_cast<double>(tokens * d * rank);
+  printf("%lld, %lld, %lld, %lld: roof %.0f GFLOP/s, one product %.3f ms\n", static_cast<long long>(tokens),
+         static_cast<long long>(d), static_cast<long long>(rank), static_cast<long long>(experts), roof * 1e-9,
+         product / roof * 1e3);
+  for (size_t i = 0; i < seconds.size(); ++i) {
+    const double time = median(seconds[i]);
+    printf("%-8s pass %2zu, %4lld tasks: %8.3f ms, one product would be %3.0f %% of the roof\n",
+           i < forward_passes ? "forward" : "backward", i, static_cast<long long>(tasks[i]), time * 1e3,
+           100.0 * product / time / roof);
+  }
+}

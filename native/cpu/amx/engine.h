@@ -1,0 +1,215 @@
+// The engine of AMX: products of bfloat16 tiles. blocked/engine.h explains the interface.
+#pragma once
+
+#include "cpu/amx/product.h"
+#include "cpu/blocked/blocking.h"
+
+namespace lily::cpu {
+namespace {
+
+struct Engine {
+  // Sums are blocks of 32 x 32, which are four tiles.
+  static constexpr Blocking kBlocking = {
+      .step_depth = kStepDepth,
+      .block_rows = 32,
+      .panel = 32,
+      .panel_bytes = 2048,
+      .block_bytes = 2048,
+      .chunk_depth = 512,
+      .run_columns = 128,  // 16 KiB of sums, and runs of 256 bytes of y
+      .few_tokens = 32,
+      .exchanges = true,
+      .prefetches = false,
+      .many_tasks = false,
+      .cached_bytes = 512 << 10,
+      .packed_bytes = 3 << 20,
+      .sum_bytes = 512 << 10,
+      .widest_outer = 2048,  // a longer run of a row gains nothing
+      .rank_unit = 32,
+      .widest_ranks = 448,
+      .most_tokens = 512,
+      .shared_ranks = 256,
+      .one_sweep_rank = 256,
+      .by_panel_rank = 128,
+  };
+
+  using Scope = TileScope;
+  using Lhs = TileLhs;
+  using Row = ::lily::cpu::Row;
+  static constexpr int64_t kRowColumns = 32;
+  static constexpr int64_t kDotChains = 1;
+
+  static LILY_INLINE BFloat16 *halves_at(float *packed) { return reinterpret_cast<BFloat16 *>(packed); }
+  static LILY_INLINE const BFloat16 *halves_at(const float *packed) {
+    return reinterpret_cast<const BFloat16 *>(packed);
+  }
+
+  // ---- Right operands ----
+
+  template <Columns kColumns>
+  static LILY_INLINE void pack(const lily_matrix &in, int64_t rows, int64_t columns, float scale, const uint8_t *keeps,
+                               float *out, int64_t panel_pitch) {
+    with_scaled(in, rows, columns, scale, keeps, [&](const auto &matrix) __attribute__((always_inline)) {
+      pack_rhs<kColumns>(matrix, tile_steps(rows), halves_at(out), 2 * panel_pitch);
+    });
+  }
+
+  template <Columns kColumns>
+  static LILY_INLINE void pack_transposed(const lily_matrix &in, int64_t rows, int64_t columns, float scale, float *out,
+                                          int64_t panel_pitch) {
+    with_scaled(in, rows, columns, scale, nullptr, [&](const auto &matrix) __attribute__((always_inline)) {
+      for (int64_t n = 0; n < rows; n += 32) {
+        pack_rhs_transposed<kColumns>(matrix, n, tile_steps(columns), halves_at(out + n / 32 * panel_pitch));
+      }
+    });
+  }
+
+  static LILY_INLINE void pack_few_tokens(const lily_matrix &in, int64_t tokens, int64_t begin, int64_t end,
+                                          bool clears, float *out) {
+    ::lily::cpu::pack_few_tokens(matrix_of(in, tokens, end), begin, tile_steps(end - begin), clears, halves_at(out));
+  }
+
+  static LILY_INLINE void pack_combined(const ExpertStack &stack, int64_t group, int64_t begin, int64_t columns,
+                                        float *out) {
+    const int64_t steps = tile_steps(stack.rank);
+    if (stack.transposed) {
+      pack_transposed<Columns::kOfActivation>(submatrix(stack.b, begin, 0), columns, stack.rank, stack.scaling, out,
+                                              steps * kStepHalves / 2);
+      return;
+    }
+    with_combined(stack, group, begin, columns, [&](const auto &combined) __attribute__((always_inline)) {
+      pack_rhs<Columns::kOfActivation>(combined, steps, halves_at(out), steps * kStepHalves);
+    });
+  }
+
+  // `scratch` holds 32 rows of that many columns.
+  static LILY_INLINE void pack_combined_transposed(const ExpertStack &stack, int64_t group, int64_t first, int64_t last,
+                                                   int64_t begin, int64_t columns, float *out, int64_t panel_pitch,
+                                                   float *scratch) {
+    const int64_t steps = tile_steps(columns);
+    if (stack.transposed) {
+      pack<Columns::kInOrder>(submatrix(stack.b, begin, first), columns, last - first, stack.scaling, nullptr, out,
+                              panel_pitch);
+      return;
+    }
+    BFloat16 *const rows = halves_at(scratch);
+    with_combined(stack, group, begin, columns, [&](const auto &combined) __attribute__((always_inline)) {
+      const int64_t pitch = steps * kStepDepth;
+      for (int64_t n = first; n < last; n += 32) {
+        const int64_t count = minimum(32, last - n);
+        for (int64_t i = 0; i < count; ++i) {
+          for (int64_t j = 0; j < pitch; j += 32) store_halves(rows + i * pitch + j, combined.halves(n + i, j));
+        }
+        pack_rhs_transposed<Columns::kInOrder>(ScaledMatrix<BFloat16>{rows, pitch, count, pitch, 1.0f}, 0, steps,
+                                               halves_at(out + (n - first) / 32 * panel_pitch));
+      }
+    });
+  }
+  static LILY_INLINE int64_t combined_scratch_floats(int64_t columns) { return kStepDepth * round_up(columns, 32) / 2; }
+
+  // ---- Left operands ----
+
+  static LILY_INLINE Lhs lhs(const lily_matrix &in, int64_t rows, int64_t columns, int64_t row, int64_t begin,
+                             int64_t steps, bool reused, float *copy) {
+    // At a pitch that is a multiple of 4 KiB the rows of a lhs that is read again would displace each other in the L1
+    // cache.
+    Lhs result;
+    with_scaled(in, rows, columns, 1.0f, nullptr, [&](const auto &matrix) __attribute__((always_inline)) {
+      result = lhs_of(matrix, row, begin, steps, reused, halves_at(copy));
+    });
+    return result;
+  }
+  static constexpr int64_t lhs_floats(int64_t steps) { return steps * kStepHalves / 2; }
+
+  static LILY_INLINE Lhs from_step(Lhs lhs, int64_t step) {
+    lhs.data += step * lhs.step_pitch;
+    return lhs;
+  }
+  static LILY_INLINE Lhs packed_lhs(const float *packed) { return ::lily::cpu::packed_lhs(halves_at(packed)); }
+
+  static LILY_INLINE void pack_lhs(const lily_matrix &in, int64_t tokens, int64_t columns, float *out,
+                                   int64_t block_pitch) {
+    pack_lhs_transposed(matrix_of(in, tokens, columns), tile_steps(tokens), halves_at(out), 2 * block_pitch);
+  }
+
+  // The rows of s C: [r rounded up to 16][columns rounded up to 32].
+  static LILY_INLINE void copy_combined(const ExpertStack &stack, int64_t group, int64_t begin, int64_t columns,
+                                        float *out) {
+    const int64_t pitch = tile_steps(columns) * kStepDepth;
+    BFloat16 *const rows = halves_at(out);
+    with_combined(stack, group, begin, columns, [&](const auto &c) __attribute__((always_inline)) {
+      for (int64_t i = 0; i < round_up(stack.rank, 16); ++i) {
+        for (int64_t j = 0; j < pitch; j += 32) store_halves(rows + i * pitch + j, c.halves(i, j));
+      }
+    });
+  }
+  static LILY_INLINE Lhs combined_lhs(const float *combined, int64_t columns, int64_t row, int64_t begin) {
+    const int64_t pitch = tile_steps(columns) * kStepDepth;
+    return lhs_in_place(halves_at(combined) + row * pitch + begin, pitch);
+  }
+
+  // ---- The product ----
+
+  // Both tiles of a panel of an activation are computed, because the first has the even columns.
+  template <Columns kColumns>
+  static LILY_INLINE void multiply(int64_t rows, int64_t columns, int64_t steps, const Lhs &lhs, const float *rhs,
+                                   float *sums, int64_t pitch, bool accumulate) {
+    multiply_tiles(rows, kColumns == Columns::kOfActivation ? 32 : columns, steps, lhs, halves_at(rhs), sums, pitch,
+                   accumulate);
+  }
+
+  // ---- Results ----
+
+  static LILY_INLINE bool adds_in_place(const lily_matrix &, int64_t) { return false; }
+
+  template <typename Body>
+  static LILY_INLINE void with_type(int32_t dtype, Body body) {
+    with_parameter(dtype, body);
+  }
+
+  template <typename Body>
+  static LILY_INLINE void with_activation(int32_t, Body body) {
+    body(BFloat16{});
+  }
+
+  static LILY_INLINE Row load_sums(const float *sums) { return {load(sums), load(sums + 16)}; }
+  template <typename E>
+  static LILY_INLINE Row load_row(const E *row, int64_t count) {
+    return ::lily::cpu::load_row(row, count);
+  }
+  template <typename E>
+  static LILY_INLINE void write_row(E *row, Vector factor, Row value, int64_t count, bool accumulate) {
+    ::lily::cpu::write_row(row, factor, value, count, accumulate);
+  }
+  static LILY_INLINE void add_product(const Row &a, const Row &b, Row &sum) {
+    sum.even += a.even * b.even;
+    sum.odd += a.odd * b.odd;
+  }
+  static LILY_INLINE double sum_of(const Row &row) {
+    return static_cast<double>(sum_lanes(row.even)) + sum_lanes(row.odd);
+  }
+
+  // out[j][i] (+)= scale * sums[i][j] for a panel of columns of an activation: squares of 16 of every other row.
+  static LILY_INLINE void write_transposed(int64_t rows, int64_t columns, const float *sums, float scale,
+                                           const lily_matrix &out) {
+    with_parameter(out.dtype, [&](auto element) __attribute__((always_inline)) {
+      using E = decltype(element);
+      for (int64_t n = 0; n < rows; n += 16) {
+        for (int64_t odd = 0; odd < 2; ++odd) {
+          Vector square[16];
+          for (int64_t i = 0; i < 16; ++i) square[i] = load(sums + (n + i) * 32 + odd * 16);
+          transpose_square(square);
+          for (int64_t i = 0; i < 16 && 2 * i + odd < columns; ++i) {
+            E *row = static_cast<E *>(submatrix(out, 2 * i + odd, n).data);
+            const int64_t count = minimum(16, rows - n);
+            const Vector value = scale * square[i];
+            store_up_to(row, out.accumulate != 0 ? load_up_to(row, count) + value : value, count);
+          }
+        }
+      }
+    });
+  }
+};
+
+}  // namespace
+}  // namespace lily::cpu

@@ -1,0 +1,441 @@
+// The large products of the backward pass in blocks. The passes between them are those of the vector kernels.
+//
+//   pack_lhs       lhs^T as left operand. Tasks: tiles of kTokenTile tokens
+//   pack_c, q      q = s dy C^T where dy is read twice: C^T as rhs, then a product like shrink
+//   dy_pass        D_g = s lhs^T dy, dw, dB; and q of its columns where dy is read once. Tasks: runs of splits of d_out
+//   pack_d_hidden  dh^T as left operand. Tasks: tiles of kTokenTile tokens
+//   dx_pass        dx (+)= dh A. Tasks: tiles of d_in x tiles of tokens
+//   da_pass        dA (+)= dh^T x. Tasks: tiles of d_in
+//
+//   lhs_packed          [block of rows of r][step of tokens of a group]; later the same of dh, without groups
+//   q_partials          [split][q_rows][lhs_pitch], float32; one split where dy is read twice
+//   d_weights_partials  [split][G][E], double
+//   sums                [panel of columns][r rounded up to block_rows][panel]
+//
+// A group without a kept token has q = 0 and D = 0; its dy and lhs are not read, because they may be NaN.
+//
+// dy is read once up to one_sweep_rank: its tile is in the L2 cache when D needs it. Above, the products take longer
+// than the memory, and the partial sums of q would be large.
+#pragma once
+
+#include "cpu/backward_hidden.h"
+#include "cpu/backward_router.h"
+#include "cpu/blocked/forward.h"
+
+namespace lily::cpu {
+namespace blocked {
+namespace {
+
+// The tokens between two times that the sums of an outer product go to memory.
+LILY_INLINE int64_t outer_tokens(int64_t rank) {
+  if (rank > kBlocking.by_panel_rank) return kBlocking.chunk_depth;
+  return rank <= 64 ? 64 : 128;
+}
+
+LILY_INLINE int64_t sums_rows(int64_t rank) { return round_up(rank, kBlocking.block_rows); }
+LILY_INLINE int64_t sums_floats(int64_t rank, int64_t columns) {
+  return sums_rows(rank) * round_up(columns, kBlocking.panel);
+}
+
+LILY_INLINE int64_t outer_rhs_floats(int64_t rank, int64_t columns) {
+  const int64_t panels = rank <= kBlocking.by_panel_rank ? 1 : block_panels(columns);
+  return panels * block_steps(outer_tokens(rank)) * kPanelFloats;
+}
+
+// sums = lhs^T rhs over the tokens [begin, end). `lhs` is the step of token `begin` of the packed operand, whose blocks
+// are block_pitch floats apart. A row of rhs counts as zero where `keeps` is 0; null keeps all. before(t, tokens) is
+// called for the tokens of each run before they are packed.
+template <typename Before>
+LILY_INLINE void outer_product(int64_t rank, const float *lhs, int64_t block_pitch, const lily_matrix &rhs,
+                               int64_t columns, int64_t begin, int64_t end, const uint8_t *keeps, float *sums,
+                               float *packed, Before before) {
+  constexpr int64_t kPanelColumns = kBlocking.panel;
+  const int64_t rows = sums_rows(rank);
+  if (begin == end) clear(sums, sums_floats(rank, columns));
+  for (int64_t t = begin; t < end; t += outer_tokens(rank)) {
+    const int64_t tokens = minimum(outer_tokens(rank), end - t), steps = block_steps(tokens);
+    before(t, tokens);
+    const float *const lhs_step = lhs + (t - begin) / kBlocking.step_depth * kBlockFloats;
+    const auto add = [&](int64_t n, int64_t j, const float *panel) __attribute__((always_inline)) {
+      Engine::multiply<Columns::kOfActivation>(rank - n, columns - j, steps,
+                                               Engine::packed_lhs(lhs_step + n / kBlocking.block_rows * block_pitch),
+                                               panel, sums + j * rows + n * kPanelColumns, kPanelColumns, t > begin);
+    };
+    const lily_matrix tile = submatrix(rhs, t, 0);
+    const uint8_t *const keeps_tile = keeps == nullptr ? nullptr : keeps + t;
+    if (rank <= kBlocking.by_panel_rank) {
+      for (int64_t j = 0; j < columns; j += kPanelColumns) {
+        Engine::pack<Columns::kOfActivation>(submatrix(tile, 0, j), tokens, minimum(kPanelColumns, columns - j), 1.0f,
+                                             keeps_tile, packed, 0);
+        for (int64_t n = 0; n < rank; n += kBlocking.block_rows) add(n, j, packed);
+      }
+    } else {
+      Engine::pack<Columns::kOfActivation>(tile, tokens, columns, 1.0f, keeps_tile, packed, steps * kPanelFloats);
+      for (int64_t n = 0; n < rank; n += kBlocking.block_rows) {
+        for (int64_t j = 0; j < columns; j += kPanelColumns) {
+          add(n, j, packed + j / kPanelColumns * steps * kPanelFloats);
+        }
+      }
+    }
+  }
+}
+
+// Floats of the sums of a second piece.
+LILY_INLINE int64_t piece_floats(const TokenPieces &pieces, int64_t tokens, int64_t rank, int64_t columns) {
+  return kBlocking.many_tasks && pieces.count(tokens) > 1 ? sums_floats(rank, columns) : 0;
+}
+
+// The same, in pieces of the tokens whose sums are added in order. `piece_sums` holds another array of sums if there
+// are several pieces.
+template <typename Before>
+LILY_INLINE void outer_product_in_pieces(const TokenPieces &pieces, int64_t rank, const float *lhs, int64_t block_pitch,
+                                         const lily_matrix &rhs, int64_t columns, int64_t begin, int64_t end,
+                                         const uint8_t *keeps, float *sums, float *piece_sums, float *packed,
+                                         Before before) {
+  if constexpr (!kBlocking.many_tasks) {
+    outer_product(rank, lhs, block_pitch, rhs, columns, begin, end, keeps, sums, packed, before);
+    return;
+  }
+  const int64_t length = pieces.length(end - begin);
+  int64_t t = begin;
+  do {
+    float *const piece = t == begin ? sums : piece_sums;
+    outer_product(rank, lhs + (t - begin) / kBlocking.step_depth * kBlockFloats, block_pitch, rhs, columns, t,
+                  minimum(end, t + length), keeps, piece, packed, before);
+    if (t > begin) add_floats(sums_floats(rank, columns), piece, sums);
+    t += length;
+  } while (t < end);
+}
+
+// The sums of row i, from column j on, which is a multiple of kRowColumns.
+LILY_INLINE Engine::Row row_of_sums(int64_t rank, const float *sums, int64_t i, int64_t j) {
+  constexpr int64_t kPanelColumns = kBlocking.panel;
+  return Engine::load_sums(sums + j / kPanelColumns * kPanelColumns * sums_rows(rank) + i * kPanelColumns +
+                           j % kPanelColumns);
+}
+
+// ---- Packed left operands ----
+
+// Packs up to kTokenTile rows from `begin` on. `steps` are all steps of a block.
+LILY_INLINE void pack_token_tile(const lily_matrix &matrix, int64_t begin, int64_t end, int64_t columns, float *packed,
+                                 int64_t step, int64_t steps) {
+  Engine::pack_lhs(submatrix(matrix, begin, 0), minimum(kTokenTile, end - begin), columns, packed + step * kBlockFloats,
+                   steps * kBlockFloats);
+}
+
+void pack_lhs(const BackwardPass &pass, int64_t tile) {
+  const int64_t group = pass.groups.of_tile(tile), in_group = tile - pass.groups.first_tile(group);
+  pack_token_tile(pass.lhs, pass.groups.begin(group) + in_group * kTokenTile, pass.groups.end(group), pass.stack.rank,
+                  pass.lhs_packed, pass.groups.first_step(group) + in_group * (kTokenTile / kBlocking.step_depth),
+                  pass.groups.step_count());
+}
+
+void pack_d_hidden(const BackwardPass &pass, int64_t tile) {
+  const lily_problem &problem = pass.call->problem;
+  pack_token_tile(pass.d_hidden_lhs, tile * kTokenTile, problem.tokens, problem.rank, pass.lhs_packed,
+                  tile * (kTokenTile / kBlocking.step_depth), block_steps(problem.tokens));
+}
+
+// ---- q ----
+
+void pack_c(const BackwardPass &pass, int64_t piece, float *scratch) {
+  const int64_t begin = pass.c_pieces.begin(piece), columns = pass.c_pieces.end(piece) - begin;
+  Engine::pack_combined_transposed(pass.stack, 0, 0, pass.stack.rank, begin, columns,
+                                   pass.c_packed + begin / kBlocking.step_depth * kPanelFloats,
+                                   block_steps(pass.call->problem.d_out) * kPanelFloats, scratch);
+}
+
+void q_pass(const BackwardPass &pass, int64_t task, float *scratch) {
+  const Engine::Scope scope;
+  const lily_problem &problem = pass.call->problem;
+  const int64_t tile = task / pass.q_token_tiles;
+  const int64_t first = pass.rank_tiles.begin(tile), last = pass.rank_tiles.end(tile);
+  const int64_t begin = task % pass.q_token_tiles * pass.q_tile_tokens;
+  const int64_t end = minimum(problem.tokens, begin + pass.q_tile_tokens);
+  if (pass.has_gradient != nullptr) {  // there is one group
+    for (int64_t t = begin; t < end; ++t) {
+      clear(pass.q_partials + t * pass.lhs_pitch + first, round_up(last, kLanes) - first);
+    }
+    return;
+  }
+  if (pass.q_packs) {
+    float *const copy = scratch, *const combined_scratch = copy + kCopyFloats;
+    float *const packed = combined_scratch + Engine::combined_scratch_floats(kBlocking.chunk_depth);
+    multiply_rows_packing(pass.call->dy, problem.tokens, problem.d_out, last - first, pass.q_partials + first,
+                          pass.lhs_pitch, packed, copy,
+                          [&](int64_t k, int64_t k_end, float *out) __attribute__((always_inline)) {
+                            Engine::pack_combined_transposed(pass.stack, 0, first, last, k, k_end - k, out,
+                                                             block_steps(k_end - k) * kPanelFloats, combined_scratch);
+                          });
+    return;
+  }
+  multiply_rows_by_packed(pass.call->dy, problem.tokens, problem.d_out, pass.q_depth, pass.c_packed, begin, end, first,
+                          last, pass.q_partials, pass.lhs_pitch, scratch);
+}
+
+// ---- dy pass ----
+
+// Calls body(split, begin, end) for the parts of the splits of d_out that lie in the given columns.
+template <typename Body>
+LILY_INLINE void for_splits(const BackwardPass &pass, int64_t begin, int64_t columns, const Body &body) {
+  for (int64_t split = begin / pass.dy_splits.width; pass.dy_splits.begin(split) < begin + columns; ++split) {
+    body(split, maximum(begin, pass.dy_splits.begin(split)), minimum(begin + columns, pass.dy_splits.end(split)));
+  }
+}
+
+// The operand of q for one group and the columns [begin, begin + columns) of d_out: C^T as rhs. With few tokens
+// (`exchanges`) the rows of C are the left operand instead, and dy^T is packed.
+struct QOperand {
+  const float *combined;
+  int64_t begin, columns;
+  bool exchanges;
+};
+
+// Adds the columns [begin, end) of d_out of a split to q of few tokens: q^T = C dy^T. A template, because an engine
+// that does not exchange operands lacks the functions.
+template <typename E>
+LILY_INLINE void add_q_exchanged(int64_t rank, const QOperand &c, const lily_matrix &dy, int64_t tokens, int64_t begin,
+                                 int64_t end, float *q, int64_t q_pitch, bool accumulate, float *packed) {
+  constexpr int64_t kBlockRows = kBlocking.block_rows, kPanelColumns = kBlocking.panel;
+  E::pack_few_tokens(dy, tokens, begin, end, true, packed);
+  for (int64_t n = 0; n < rank; n += kBlockRows) {
+    // The sums of q^T, which continue those of the tile before.
+    alignas(64) float sums[kBlockRows * kPanelColumns];
+    const int64_t rows = minimum(kBlockRows, q_pitch - n);
+    for (int64_t i = 0; accumulate && i < tokens; ++i) {
+      for (int64_t j = 0; j < rows; ++j) sums[j * kPanelColumns + i] = q[i * q_pitch + n + j];
+    }
+    E::template multiply<Columns::kInOrder>(rank - n, tokens, block_steps(end - begin),
+                                            E::combined_lhs(c.combined, c.columns, n, begin - c.begin), packed, sums,
+                                            kPanelColumns, accumulate);
+    for (int64_t i = 0; i < tokens; ++i) {
+      for (int64_t j = 0; j < rows; ++j) q[i * q_pitch + n + j] = sums[j * kPanelColumns + i];
+    }
+  }
+}
+
+// Adds q of the tokens [t, t + tokens) of that group.
+template <typename E = Engine>
+LILY_INLINE void add_q(const BackwardPass &pass, const QOperand &c, int64_t t, int64_t tokens, float *copy) {
+  const int64_t rank = pass.stack.rank, panel_pitch = block_steps(c.columns) * kPanelFloats;
+  const lily_matrix dy = submatrix(pass.call->dy, t, 0);
+  for_splits(pass, c.begin, c.columns, [&](int64_t split, int64_t begin, int64_t end) __attribute__((always_inline)) {
+    const bool accumulate = begin > pass.dy_splits.begin(split);
+    float *q = pass.q_partials + (split * pass.q_rows + t) * pass.lhs_pitch;
+    if constexpr (E::kBlocking.exchanges) {
+      if (c.exchanges) {
+        add_q_exchanged<E>(rank, c, dy, tokens, begin, end, q, pass.lhs_pitch, accumulate, copy);
+        return;
+      }
+    }
+    for (int64_t k = begin; k < end; k += kBlocking.chunk_depth) {
+      const int64_t k_end = minimum(end, k + kBlocking.chunk_depth);
+      for (int64_t i = 0; i < tokens; i += kBlocking.block_rows) {
+        multiply_row_block(dy, tokens, k_end, i, k, k_end,
+                           c.combined + (k - c.begin) / kBlocking.step_depth * kPanelFloats, panel_pitch, 0, rank,
+                           q + i * pass.lhs_pitch, pass.lhs_pitch, accumulate || k > begin, copy);
+      }
+    }
+  });
+}
+
+// s C^T for one group and some columns.
+template <typename E = Engine>
+LILY_INLINE QOperand q_operand(const BackwardPass &pass, int64_t group, int64_t begin, int64_t columns, float *combined,
+                               float *scratch) {
+  const ExpertStack &stack = pass.stack;
+  if constexpr (E::kBlocking.exchanges) {
+    const int64_t tokens = pass.groups.end(group) - pass.groups.begin(group);
+    if (!stack.transposed && tokens <= kBlocking.few_tokens && tokens < stack.rank) {
+      E::copy_combined(stack, group, begin, columns, combined);
+      return {combined, begin, columns, true};
+    }
+  }
+  E::pack_combined_transposed(stack, group, 0, stack.rank, begin, columns, combined,
+                              block_steps(columns) * kPanelFloats, scratch);
+  return {combined, begin, columns, false};
+}
+
+// dB of LoRA, whose b is [d_out, r].
+LILY_INLINE void write_transposed_db(const BackwardPass &pass, int64_t begin, int64_t columns, const float *sums) {
+  for (int64_t j = 0; j < columns; j += kBlocking.panel) {
+    Engine::write_transposed(pass.stack.rank, minimum(kBlocking.panel, columns - j),
+                             sums + j * sums_rows(pass.stack.rank), pass.stack.scaling,
+                             submatrix(pass.call->db, begin + j, 0));
+  }
+}
+
+// Prefetches a part of a row that is needed kRowsAhead rows later.
+constexpr int64_t kRowsAhead = 8;
+template <typename E>
+LILY_INLINE void prefetch_row(const E *row, int64_t columns) {
+  if (!kBlocking.prefetches) return;
+  for (int64_t j = 0; j < columns; j += 64 / static_cast<int64_t>(sizeof(E))) __builtin_prefetch(row + j);
+}
+
+// What depends on D_g in the columns [begin, end) of one split: dw, and dB or its deferred partials. `sums` starts at
+// `begin`.
+LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split, int64_t group, int64_t begin,
+                                        int64_t end, const float *sums) {
+  const lily_problem &problem = pass.call->problem;
+  const ExpertStack &stack = pass.stack;
+  const int64_t columns = end - begin;
+  const int64_t rank = stack.rank;
+  if (stack.transposed) {
+    if (pass.needs_db) write_transposed_db(pass, begin, columns, sums);
+    return;
+  }
+  const bool deferred = pass.call->deferred_db != nullptr, summed = pass.db_sums.data != nullptr;
+  const bool whole = deferred && !pass.deferred_is_weighted;  // D_g itself is the result
+  const lily_matrix target = deferred ? lily_matrix{pass.call->deferred_db, problem.d_out, LILY_FLOAT32, 0}
+                             : summed ? pass.db_sums
+                                      : pass.call->db;
+  // Only the first group may overwrite the old contents; later groups add to it.
+  const bool accumulate = target.accumulate != 0 || (group > 0 && !whole);
+  Engine::with_type(stack.b.dtype, [&](auto parameter) __attribute__((always_inline)) {
+    Engine::with_type(target.dtype, [&](auto element) __attribute__((always_inline)) {
+      using B = decltype(parameter);
+      using E = decltype(element);
+      for (int64_t e = 0; e < stack.experts; ++e) {
+        const bool writes = pass.needs_db && (!whole || e == 0);
+        const Vector factor =
+            broadcast(whole ? stack.scaling : stack.scaling * stack.weights[group * stack.experts + e]);
+        const B *b = static_cast<const B *>(stack.b.data) + e * rank * stack.b.pitch + begin;
+        E *out = static_cast<E *>(target.data) + (whole ? group : e) * rank * target.pitch + begin;
+        Engine::Row products[Engine::kDotChains] = {};
+        for (int64_t i = 0; i < rank; ++i) {
+          if (pass.needs_d_weights) prefetch_row(b + (i + kRowsAhead) * stack.b.pitch, columns);
+          if (writes && accumulate) prefetch_row(out + (i + kRowsAhead) * target.pitch, columns);
+          for (int64_t j = 0; j < columns; j += Engine::kRowColumns) {
+            const Engine::Row d = row_of_sums(rank, sums, i, j);
+            if (pass.needs_d_weights) {
+              Engine::add_product(Engine::load_row(b + i * stack.b.pitch + j, columns - j), d,
+                                  products[j / Engine::kRowColumns % Engine::kDotChains]);
+            }
+            if (writes) Engine::write_row(out + i * target.pitch + j, factor, d, columns - j, accumulate);
+          }
+        }
+        if (pass.needs_d_weights) {
+          double sum = 0.0;
+          for (const Engine::Row &chain : products) sum += Engine::sum_of(chain);
+          double &partial = pass.d_weights_partials[(split * pass.groups.count + group) * stack.experts + e];
+          partial = (begin > pass.dy_splits.begin(split) ? partial : 0.0) + stack.scaling * sum;
+        }
+      }
+    });
+  });
+  if (summed && pass.needs_db && group == pass.groups.count - 1) {
+    write_rows(stack.experts * rank, columns, static_cast<const float *>(target.data) + begin, target.pitch, 1.0f,
+               submatrix(pass.call->db, 0, begin), pass.call->db.accumulate != 0);
+  }
+}
+
+// The columns [begin, begin + columns), whose sums of D fit the cache.
+LILY_INLINE void dy_tile(const BackwardPass &pass, int64_t begin, int64_t columns, float *scratch) {
+  const int64_t rank = pass.stack.rank, widest = pass.dy_tile_columns;
+  const bool needs_d_combined = pass.needs_db || pass.needs_d_weights;
+  const bool needs_q = pass.needs_d_hidden && pass.reads_dy_once;
+  float *sums = scratch, *piece_sums = sums + sums_floats(rank, widest);
+  float *rhs = piece_sums + piece_floats(pass.groups.pieces, pass.groups.tokens, rank, widest);
+  float *copy = rhs + outer_rhs_floats(rank, widest);
+  float *combined = copy + kCopyFloats, *combined_scratch = combined + packed_floats(widest, rank);
+  for (int64_t group = 0; group < pass.groups.count; ++group) {
+    const int64_t group_begin = pass.groups.begin(group), group_end = pass.groups.end(group);
+    const bool has_gradient =
+        group_begin < group_end && (pass.has_gradient == nullptr || pass.has_gradient[group_begin] != 0);
+    QOperand c = {};
+    if (needs_q && !has_gradient) {
+      for_splits(pass, begin, columns, [&](int64_t split, int64_t, int64_t) __attribute__((always_inline)) {
+        clear(pass.q_partials + (split * pass.q_rows + group_begin) * pass.lhs_pitch,
+              (group_end - group_begin) * pass.lhs_pitch);
+      });
+    } else if (needs_q) {
+      c = q_operand(pass, group, begin, columns, combined, combined_scratch);
+    }
+    const auto q = [&](int64_t t, int64_t tokens) __attribute__((always_inline)) {
+      if (needs_q) add_q(pass, c, t, tokens, copy);
+    };
+    if (!needs_d_combined) {
+      if (has_gradient) q(group_begin, group_end - group_begin);
+      continue;
+    }
+    const int64_t steps = pass.groups.step_count();
+    const float *const lhs = pass.lhs_packed + pass.groups.first_step(group) * kBlockFloats;
+    outer_product_in_pieces(pass.groups.pieces, rank, lhs, steps * kBlockFloats, submatrix(pass.call->dy, 0, begin),
+                            columns, group_begin, has_gradient ? group_end : group_begin, nullptr, sums, piece_sums,
+                            rhs, q);
+    for_splits(pass, begin, columns, [&](int64_t split, int64_t from, int64_t to) __attribute__((always_inline)) {
+      write_d_weights_and_db(pass, split, group, from, to, sums + (from - begin) * sums_rows(rank));
+    });
+  }
+}
+
+void dy_pass(const BackwardPass &pass, int64_t task, float *scratch) {
+  const Engine::Scope scope;
+  const int64_t width = pass.dy_task_splits * pass.dy_splits.width;
+  const int64_t end = minimum(pass.dy_splits.columns, (task + 1) * width);
+  for (int64_t begin = task * width; begin < end; begin += pass.dy_tile_columns) {
+    dy_tile(pass, begin, minimum(pass.dy_tile_columns, end - begin), scratch);
+  }
+}
+
+// ---- dx and dA ----
+
+void dx_pass(const BackwardPass &pass, int64_t task, float *scratch) {
+  const Engine::Scope scope;
+  const lily_problem &problem = pass.call->problem;
+  const int64_t tile = task % pass.dx_column_tiles.count, rank = problem.rank;
+  const int64_t begin = pass.dx_column_tiles.begin(tile), columns = pass.dx_column_tiles.end(tile) - begin;
+  const int64_t token_begin = task / pass.dx_column_tiles.count * pass.dx_tile_tokens;
+  const int64_t token_end = minimum(problem.tokens, token_begin + pass.dx_tile_tokens);
+  const lily_matrix &lhs = pass.d_hidden_lhs;
+  const RowProduct product = {lhs, lhs.pitch, rank, columns, submatrix(pass.call->dx, 0, begin), pass.dx_slab};
+  const auto pack_a = [&](int64_t column, int64_t count, float *out) __attribute__((always_inline)) {
+    Engine::pack<Columns::kOfActivation>(submatrix(pass.call->a, 0, begin + column), rank, count, 1.0f, nullptr, out,
+                                         block_steps(rank) * kPanelFloats);
+  };
+  add_packed_product(product, token_begin, token_end, pass.dx_column_tiles.width, scratch, pack_a);
+}
+
+void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
+  const Engine::Scope scope;
+  const lily_problem &problem = pass.call->problem;
+  const lily_matrix &da = pass.call->da;
+  const int64_t rank = problem.rank;
+  const int64_t begin = pass.x_tiles.begin(tile), columns = pass.x_tiles.end(tile) - begin;
+  float *sums = scratch, *piece_sums = sums + sums_floats(rank, pass.x_tiles.width);
+  float *packed = piece_sums + piece_floats(pass.x_pieces, problem.tokens, rank, pass.x_tiles.width);
+  outer_product_in_pieces(pass.x_pieces, rank, pass.lhs_packed, block_steps(problem.tokens) * kBlockFloats,
+                          submatrix(pass.call->x, 0, begin), columns, 0, problem.tokens, pass.has_gradient, sums,
+                          piece_sums, packed, [](int64_t, int64_t) {});
+  Engine::with_type(da.dtype, [&](auto element) __attribute__((always_inline)) {
+    using E = decltype(element);
+    for (int64_t i = 0; i < rank; ++i) {
+      E *row = static_cast<E *>(da.data) + i * da.pitch + begin;
+      if (da.accumulate != 0) prefetch_row(row + kRowsAhead * da.pitch, columns);
+      for (int64_t j = 0; j < columns; j += Engine::kRowColumns) {
+        Engine::write_row(row + j, broadcast(1.0f), row_of_sums(rank, sums, i, j), columns - j, da.accumulate != 0);
+      }
+    }
+  });
+}
+
+int64_t backward_scratch(const BackwardPass &pass) {
+  const lily_problem &problem = pass.call->problem;
+  const int64_t rank = pass.stack.rank, widest = pass.dy_tile_columns;
+  const int64_t dy = sums_floats(rank, widest) + piece_floats(pass.groups.pieces, pass.groups.tokens, rank, widest) +
+                     outer_rhs_floats(rank, widest) + kCopyFloats +
+                     (pass.reads_dy_once ? packed_floats(widest, rank) : 0) + Engine::combined_scratch_floats(widest);
+  const int64_t q = kCopyFloats + Engine::combined_scratch_floats(maximum(kBlocking.chunk_depth, pass.c_pieces.width)) +
+                    packed_floats(kBlocking.chunk_depth, pass.q_packs ? pass.rank_tiles.width : 1);
+  const int64_t dx =
+      packed_floats(problem.rank, pass.dx_column_tiles.width) + row_product_floats(problem.rank, pass.dx_slab);
+  const int64_t da = sums_floats(problem.rank, pass.x_tiles.width) +
+                     piece_floats(pass.x_pieces, problem.tokens, problem.rank, pass.x_tiles.width) +
+                     outer_rhs_floats(problem.rank, pass.x_tiles.width);
+  return maximum(maximum(maximum(dy, q), dx), maximum(da, d_router_scratch(pass)));
+}
+
+}  // namespace
+}  // namespace blocked
+}  // namespace lily::cpu

@@ -1,0 +1,171 @@
+// The two products of the blocked passes whose left operand is rows of an activation:
+//
+//   add_packed_product       out (+)= lhs rhs, rhs packed by the task          (y, dx)
+//   multiply_rows_by_packed  sums = in rhs, rhs packed before for all tasks    (h, q)
+//
+// No cut of rows or columns into blocks or tasks changes a result; k is cut into chunks of chunk_depth.
+#pragma once
+
+#include "cpu/blocked/engine.h"
+
+namespace lily::cpu {
+namespace {
+
+// Floats of the copy of a left operand, one chunk of k.
+constexpr int64_t kCopyFloats = Engine::lhs_floats(kBlocking.chunk_depth / kBlocking.step_depth);
+
+// ---- y and dx: rows (+)= lhs rhs ----
+
+struct RowProduct {
+  lily_matrix lhs;
+  int64_t lhs_columns;  // rank, or more if zeros follow
+  int64_t rank;
+  int64_t columns;  // of out
+  lily_matrix out;
+  int64_t slab;  // columns of rhs that the L2 cache holds, see expand_slab in plan.cc
+};
+
+LILY_INLINE int64_t run_columns(int64_t rank, int64_t slab) {
+  return round_up(rank, kBlocking.step_depth) > kBlocking.chunk_depth ? slab : kBlocking.run_columns;
+}
+
+// Floats of a packed rhs of that many k and columns.
+LILY_INLINE int64_t packed_floats(int64_t depth, int64_t columns) {
+  return block_steps(depth) * block_panels(columns) * kPanelFloats;
+}
+
+// Besides rhs: the sums of a block of rows, and a copy of the rows of lhs.
+LILY_INLINE int64_t row_product_floats(int64_t rank, int64_t slab) {
+  return kBlocking.block_rows * run_columns(rank, slab) + Engine::lhs_floats(block_steps(rank));
+}
+
+// out[i][j] (+)= sums[i][j], where the columns are those of an activation.
+LILY_INLINE void write_block(int64_t rows, int64_t columns, const float *sums, int64_t pitch, const lily_matrix &out) {
+  Engine::with_activation(out.dtype, [&](auto element) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < rows; ++i) {
+      auto *const row = static_cast<decltype(element) *>(out.data) + i * out.pitch;
+      for (int64_t j = 0; j < columns; j += Engine::kRowColumns) {
+        Engine::write_row(row + j, broadcast(1.0f), Engine::load_sums(sums + i * pitch + j), columns - j,
+                          out.accumulate != 0);
+      }
+    }
+  });
+}
+
+// Prefetches the lines of the results that a block adds to: their runs are too short for the hardware prefetcher.
+LILY_INLINE void prefetch_block(int64_t rows, int64_t columns, const lily_matrix &out) {
+  if (!kBlocking.prefetches) return;
+  const int64_t bytes = columns * (out.dtype == LILY_FLOAT32 ? 4 : 2);
+  for (int64_t i = 0; i < rows; ++i) {
+    const char *row = static_cast<const char *>(submatrix(out, i, 0).data);
+    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte, 1);
+  }
+}
+
+LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64_t end, const float *rhs,
+                                 float *scratch) {
+  const int64_t steps = block_steps(product.rank), chunk_steps = kBlocking.chunk_depth / kBlocking.step_depth;
+  const int64_t run = run_columns(product.rank, product.slab);
+  float *const sums = scratch, *const copy = scratch + kBlocking.block_rows * run;
+  for (int64_t slab = 0; slab < product.columns; slab += product.slab) {
+    const int64_t slab_end = minimum(product.columns, slab + product.slab);
+    for (int64_t t = begin; t < end; t += kBlocking.block_rows) {
+      const int64_t rows = minimum(kBlocking.block_rows, end - t);
+      const Engine::Lhs all_steps = Engine::lhs(product.lhs, end, product.lhs_columns, t, 0, steps, false, copy);
+      for (int64_t j = slab; j < slab_end; j += run) {
+        const int64_t columns = minimum(run, slab_end - j);
+        const lily_matrix out = submatrix(product.out, t, j);
+        prefetch_block(rows, columns, out);
+        if (steps <= chunk_steps && Engine::adds_in_place(out, columns)) {
+          for (int64_t i = 0; i < columns; i += kBlocking.panel) {
+            Engine::multiply<Columns::kOfActivation>(
+                rows, columns - i, steps, all_steps, rhs + (j + i) / kBlocking.panel * steps * kPanelFloats,
+                static_cast<float *>(out.data) + i, out.pitch, out.accumulate != 0);
+          }
+          continue;
+        }
+        for (int64_t k = 0; k < steps; k += chunk_steps) {
+          const Engine::Lhs chunk = Engine::from_step(all_steps, k);
+          for (int64_t i = 0; i < columns; i += kBlocking.panel) {
+            Engine::multiply<Columns::kOfActivation>(rows, columns - i, minimum(chunk_steps, steps - k), chunk,
+                                                     rhs + ((j + i) / kBlocking.panel * steps + k) * kPanelFloats,
+                                                     sums + i, run, k > 0);
+          }
+        }
+        write_block(rows, columns, sums, run, out);
+      }
+    }
+  }
+}
+
+// Packs rhs and adds the product; pack(column, columns, out) packs a part of rhs. With few tokens each part is used
+// once, so it is small enough to stay in the L1 cache. `width` is the widest product.columns of the pass.
+template <typename Pack>
+LILY_INLINE void add_packed_product(const RowProduct &product, int64_t begin, int64_t end, int64_t width,
+                                    float *scratch, const Pack &pack) {
+  constexpr int64_t kFewTokensBytes = 32 << 10;
+  const int64_t run = kBlocking.run_columns;
+  const int64_t column_bytes = block_steps(product.rank) * kBlocking.panel_bytes / kBlocking.panel;
+  const int64_t part =
+      end - begin > kBlocking.few_tokens ? product.columns : maximum(run, kFewTokensBytes / column_bytes / run * run);
+  for (int64_t column = 0; column < product.columns; column += part) {
+    RowProduct product_of_part = product;
+    product_of_part.columns = minimum(part, product.columns - column);
+    product_of_part.out = submatrix(product.out, 0, column);
+    pack(column, product_of_part.columns, scratch);
+    add_row_product(product_of_part, begin, end, scratch, scratch + packed_floats(product.rank, width));
+  }
+}
+
+// ---- h and q: rows times a packed operand ----
+
+// Adds the product of the block of rows from `row` on of a `rows` x `columns` matrix, k in [begin, end), and the panels
+// of rhs that have the columns [first, last) to the rows of sums, which start at column `first`. `rhs` is the step of
+// k = begin of panel 0.
+LILY_INLINE void multiply_row_block(const lily_matrix &in, int64_t rows, int64_t columns, int64_t row, int64_t begin,
+                                    int64_t end, const float *rhs, int64_t panel_pitch, int64_t first, int64_t last,
+                                    float *sums, int64_t pitch, bool accumulate, float *copy) {
+  const int64_t steps = block_steps(end - begin);
+  const bool reused = last - first > 2 * kBlocking.panel;
+  const Engine::Lhs lhs = Engine::lhs(in, rows, columns, row, begin, steps, reused, copy);
+  for (int64_t n = first; n < last; n += kBlocking.panel) {
+    Engine::multiply<Columns::kInOrder>(minimum(kBlocking.block_rows, rows - row), last - n, steps, lhs,
+                                        rhs + n / kBlocking.panel * panel_pitch, sums + n - first, pitch, accumulate);
+  }
+}
+
+// sums = in * rhs for the rows [begin, end) and the columns [first, last), where rhs is packed for all of k:
+// [panel][step of k]. A block of rows passes as many chunks of rhs as the L2 cache holds (`cached_depth`) before the
+// next block follows.
+LILY_INLINE void multiply_rows_by_packed(const lily_matrix &in, int64_t rows, int64_t depth, int64_t cached_depth,
+                                         const float *rhs, int64_t begin, int64_t end, int64_t first, int64_t last,
+                                         float *sums, int64_t pitch, float *copy) {
+  for (int64_t group = 0; group < depth; group += cached_depth) {
+    const int64_t group_end = minimum(depth, group + cached_depth);
+    for (int64_t t = begin; t < end; t += kBlocking.block_rows) {
+      for (int64_t k = group; k < group_end; k += kBlocking.chunk_depth) {
+        multiply_row_block(in, rows, depth, t, k, minimum(group_end, k + kBlocking.chunk_depth),
+                           rhs + k / kBlocking.step_depth * kPanelFloats, block_steps(depth) * kPanelFloats, first,
+                           last, sums + t * pitch + first, pitch, k > 0, copy);
+      }
+    }
+  }
+}
+
+// The same where no other task uses these columns of rhs: pack(k, end, packed) packs them, k in [k, end), and the rows
+// use them at once.
+template <typename Pack>
+LILY_INLINE void multiply_rows_packing(const lily_matrix &in, int64_t rows, int64_t depth, int64_t columns, float *sums,
+                                       int64_t pitch, float *packed, float *copy, const Pack &pack) {
+  for (int64_t k = 0; k < depth; k += kBlocking.chunk_depth) {
+    const int64_t end = minimum(depth, k + kBlocking.chunk_depth);
+    pack(k, end, packed);
+    for (int64_t t = 0; t < rows; t += kBlocking.block_rows) {
+      multiply_row_block(in, rows, depth, t, k, end, packed, block_steps(end - k) * kPanelFloats, 0, columns,
+                         sums + t * pitch, pitch, k > 0, copy);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lily::cpu
