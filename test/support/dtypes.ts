@@ -51,7 +51,7 @@ export const SIXTEEN_BITS = Object.values(TYPES).filter(({ activations = 'float3
  * In units of the operand's exponent, the lower term is what remains of the rounding to bfloat16, uniform in +-2^-8. What
  * remains of the rounding of the lower term has a variance of 4/7 * (2^-16)^2 / 12: its spacing is 2^-16 in half of the
  * cases, 2^-17 in a quarter, and so on. The variance of the product that is left out is ((2^-7)^2 / 12)^2. So the variance
- * of the error of a product is 2^-32 (4/7 (p^2 + q^2) + 4/3) / 12 with the significands p and q of the operands, whose
+ * of the error of a product is 2^-32 (4/7 (p^2 + q^2) + 4/3) / 12 with the mantissas p and q of the operands, whose
  * squares have a mean of 7/3: 4 * 2^-32 / 12. Operands that are rounded to 17 digits, a spacing of 2^-16, have
  * 2^-32 (p^2 + q^2) / 12, with a mean of 4.7 * 2^-32 / 12. So that is what `terms` counts as.
  */
