@@ -338,7 +338,7 @@ LILY_INLINE void dy_tile(const BackwardPass &pass, int64_t begin, int64_t column
   float *sums = scratch, *piece_sums = sums + sums_floats(rank, widest);
   float *rhs = piece_sums + piece_floats(pass.groups.pieces, pass.groups.tokens, rank, widest);
   float *copy = rhs + outer_rhs_floats(rank, widest);
-  float *combined = copy + kCopyFloats, *combined_scratch = combined + packed_floats(rank, widest);
+  float *combined = copy + kCopyFloats, *combined_scratch = combined + packed_floats(widest, rank);
   for (int64_t group = 0; group < pass.groups.count; ++group) {
     const int64_t group_begin = pass.groups.begin(group), group_end = pass.groups.end(group);
     const bool has_gradient =
@@ -425,7 +425,7 @@ int64_t backward_scratch(const BackwardPass &pass) {
   const int64_t rank = pass.stack.rank, widest = pass.dy_tile_columns;
   const int64_t dy = sums_floats(rank, widest) + piece_floats(pass.groups.pieces, pass.groups.tokens, rank, widest) +
                      outer_rhs_floats(rank, widest) + kCopyFloats +
-                     (pass.reads_dy_once ? packed_floats(rank, widest) : 0) + Engine::combined_scratch_floats(widest);
+                     (pass.reads_dy_once ? packed_floats(widest, rank) : 0) + Engine::combined_scratch_floats(widest);
   const int64_t q = kCopyFloats + Engine::combined_scratch_floats(maximum(kBlocking.chunk_depth, pass.c_pieces.width)) +
                     packed_floats(kBlocking.chunk_depth, pass.q_packs ? pass.rank_tiles.width : 1);
   const int64_t dx =
