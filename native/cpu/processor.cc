@@ -30,9 +30,8 @@ struct Candidate {
   bool automatic;  // may be chosen without LILY_CPU_ISA
 };
 
-// The rank from which on a product of terms was faster than one of float32 in every pass of a prototype: 1.4 to 2.4
-// times at rank 128, the lowest that was measured. Below, the passes are bound by memory, and terms save none of its
-// traffic.
+// The least rank that a prototype measured. Every product of terms was faster there than that of float32, shrink by a
+// factor of 1.4. With a smaller rank that gain shrinks, because x is split into terms for fewer products.
 constexpr int64_t kLeastTermsRank = 128;
 
 #if defined(__x86_64__)
