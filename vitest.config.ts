@@ -68,7 +68,7 @@ const both = [
 const slow = ['checkpoint/hostile-headers', 'identities', 'isa', 'package']
 
 /** Tests of the AMX kernels on a model of their instructions, on every processor. */
-const amx = ['determinism', 'golden', 'identities', 'modes', 'property']
+const amx = ['determinism', 'golden', 'identities', 'modes', 'property', 'tf32']
 
 const files = (names: string[]) => names.map((name) => `test/${name}.test.ts`)
 

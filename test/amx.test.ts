@@ -20,9 +20,13 @@ const specs: Spec[] = [
   // Products and sums that are subnormal in float32, which the unit flushes.
   { ...odd, routing: 'batch', scaling: 2 ** -120, seed: 10 },
 ]
+/** From this rank on the hardware multiplies float32 as terms of bfloat16. */
+const LEAST_TERMS_RANK = 128
+const inTerms = (spec: Spec): Spec => ({ ...spec, rank: Math.max(spec.rank, LEAST_TERMS_RANK + 1), precision: 'tf32' })
+
 const jobs: Job[] = specs.flatMap((spec) =>
-  ['bfloat16', 'mixed bfloat16'].map((types) => ({
-    spec: { ...spec, ...TYPES[types] },
+  [{ ...spec, ...TYPES.bfloat16 }, { ...spec, ...TYPES['mixed bfloat16'] }, inTerms(spec)].map((of) => ({
+    spec: of,
     how: { outputs: 'add' } as const,
   })),
 )
@@ -42,6 +46,23 @@ test('the hardware computes the bits of the model', { timeout: 300_000 }, async 
       expectSameBits(`${name} of job ${i}`, values[name as keyof Values] ?? new Float32Array(), value)
     }
   })
+})
+
+test('the hardware has terms of bfloat16 from their least rank on', async (context) => {
+  const ofRank = (rank: number, precision: Spec['precision']): Job => ({
+    spec: { ...odd, routing: 'batch', rank, precision, seed: 11 },
+    how: {},
+  })
+  const ranks = [LEAST_TERMS_RANK - 1, LEAST_TERMS_RANK]
+  const both = ranks.flatMap((rank) => [ofRank(rank, 'default'), ofRank(rank, 'tf32')])
+  const { backend, results } = await runInChild(both, { LILY_CPU_ISA: 'amx' })
+  if (!backend.available) {
+    console.log(`LILY_CPU_ISA=amx is skipped: ${backend.reason ?? ''}`)
+    context.skip(backend.reason)
+  }
+  const [narrow, narrowTf32, wide, wideTf32] = results.map(({ values }) => values.y ?? new Float32Array())
+  expectSameBits('y below', narrowTf32, narrow)
+  expect(wideTf32).not.toEqual(wide)
 })
 
 // The portable kernels do not round float32 parameters to bfloat16.

@@ -4,7 +4,7 @@ import { backend, isSlow } from './support/backend.js'
 import { makeCase, type Spec, splitTokens } from './support/cases.js'
 import { type Job, runInChild } from './support/child.js'
 import { expectSameBits } from './support/compare.js'
-import { SIXTEEN_BITS } from './support/dtypes.js'
+import { FLOAT32, SIXTEEN_BITS, TYPES } from './support/dtypes.js'
 import { run, type Values } from './support/run.js'
 
 const large = { tokens: 257, dIn: 384, dOut: 520 }
@@ -33,11 +33,14 @@ const larger: Spec[] = [
 
 // Every problem in float32, and in one of the 16-bit types by turns.
 const jobs: Job[] = [...specs, ...(isSlow ? [] : larger)].flatMap((spec, i) => [
-  { spec, how: { outputs: 'add' } },
+  { spec: { ...spec, ...TYPES[FLOAT32] }, how: { outputs: 'add' } },
   { spec: { ...spec, ...SIXTEEN_BITS[i % SIXTEEN_BITS.length] }, how: { outputs: 'add' } },
   ...(spec.routing === 'lora'
     ? []
-    : [spec, { ...spec, ...SIXTEEN_BITS[(i + 2) % SIXTEEN_BITS.length] }].map((deferred) => ({
+    : [
+        { ...spec, ...TYPES[FLOAT32] },
+        { ...spec, ...SIXTEEN_BITS[(i + 2) % SIXTEEN_BITS.length] },
+      ].map((deferred) => ({
         spec: deferred,
         how: { deferB: true },
       }))),

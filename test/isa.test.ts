@@ -2,9 +2,15 @@
 import { describe, expect, test } from 'vitest'
 import { runInChild } from './support/child.js'
 import { emptyGroupJobs, expectNoGradientOfEmptyGroups } from './support/empty-groups.js'
-import { expectSameBits } from './support/compare.js'
-import { expectMatches, fewJobs, jobs, largeRankJobs, unevenJobs } from './support/instruction-sets.js'
-import type { Values } from './support/run.js'
+import {
+  expectMatches,
+  expectSameResults,
+  fewJobs,
+  jobs,
+  largeRankJobs,
+  tf32Jobs,
+  unevenJobs,
+} from './support/instruction-sets.js'
 import { olderProcessor } from './support/processors.js'
 
 const NAMES = [
@@ -33,21 +39,26 @@ for (const isa of NAMES)
       { timeout: 300_000 },
       async (context) => {
         const on = (threads: number) =>
-          runInChild(largeRankJobs, { LILY_CPU_ISA: isa, LILY_NUM_THREADS: String(threads) })
+          runInChild(largeRankJobs, { LILY_CPU_ISA: isa, LILY_NUM_THREADS: String(threads), LILY_CPU_BLOCKS: '1' })
         const one = await on(1)
         if (!one.backend.available) return context.skip(one.backend.reason)
         expectMatches(largeRankJobs, one, isa)
         for (const threads of [2, 3, 4]) {
-          const { results } = await on(threads)
-          results.forEach(({ values }, i) => {
-            for (const [name, value] of Object.entries(one.results[i].values)) {
-              const title = `${name} of job ${i} on ${threads} threads`
-              expectSameBits(title, values[name as keyof Values] ?? new Float32Array(), value)
-            }
-          })
+          expectSameResults((await on(threads)).results, one.results, `on ${threads} threads`)
         }
       },
     )
+
+    test("precision 'tf32' has an effect on the model of AMX only", async (context) => {
+      const { backend, results } = await runInChild([...tf32Jobs('default'), ...tf32Jobs('tf32')], {
+        LILY_CPU_ISA: isa,
+      })
+      if (!backend.available) return context.skip(backend.reason)
+      const [full, tf32] = [results.slice(0, results.length / 2), results.slice(results.length / 2)]
+      if (isa === 'amx-model')
+        expect(tf32.map(({ values }) => values.y)).not.toEqual(full.map(({ values }) => values.y))
+      else expectSameResults(tf32, full, 'of tf32')
+    })
 
     test('no gradient of a group without a kept token', async (context) => {
       const { backend, results } = await runInChild(emptyGroupJobs, { LILY_CPU_ISA: isa })

@@ -9,7 +9,7 @@ import type { Routing } from './reference.js'
 import { isEmulated, isModelled, isSlow } from './support/backend.js'
 import { makeCase, type Spec, splitTokens } from './support/cases.js'
 import { checkCase } from './support/check.js'
-import { TYPES } from './support/dtypes.js'
+import { FLOAT32, TYPES } from './support/dtypes.js'
 import { GRADIENTS, type How } from './support/run.js'
 
 const ROUTINGS = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'lora'] as const
@@ -132,16 +132,16 @@ function reduced(spec: Spec): Spec {
 
 describe('problems that cross block sizes', () => {
   // Each in float32, and in one of the 16-bit types by turns.
-  const names = Object.keys(TYPES).filter((name) => name !== 'float32')
+  const names = Object.keys(TYPES).filter((name) => name !== FLOAT32)
   const crossing = [...(isSlow ? large.map(reduced) : large), deep]
   crossing.forEach((spec, i) => {
-    for (const types of ['float32', names[i % names.length]])
+    for (const types of [FLOAT32, names[i % names.length]])
       test(`${spec.routing} ${[spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts].join(', ')}, ${types}`, async () => {
         await checkCase(makeCase({ ...spec, ...TYPES[types] }), { outputs: 'add', plain: true })
       })
   })
   // A matrix of E r rows gives enough blocks, and one of G r rows requires splits: deferred gradients have partials.
-  for (const types of ['float32', 'bfloat16'])
+  for (const types of [FLOAT32, 'bfloat16'])
     test(`three sequences of 64 experts, deferred, ${types}`, async () => {
       const sizes = { tokens: 150, dIn: 33, dOut: 136, rank: 33, experts: 64, lengths: splitTokens(150, 3, 1) }
       const c = makeCase({ ...sizes, ...TYPES[types], routing: 'sequence', seed: 12 })

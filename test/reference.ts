@@ -9,9 +9,10 @@
  * With `exact: false` the same formulas give the plain computation: they round everything that a 16-bit computation may
  * round. With 16-bit activations these are hidden and the operands of matrix units: the combined b, or u = p (x) h of
  * token routing, and the gradient of hidden; with float32 parameters also a, router and b. Precision 'high' rounds none of
- * them. The caller rounds the results, after accumulating them.
+ * them. In float32, precision 'tf32' rounds both operands of each large product to two bfloat16 terms, as the CPU does with
+ * AMX. The caller rounds the results, after accumulating them.
  */
-import { quantum, round, roundoff, type Float, type Types } from './support/dtypes.js'
+import { quantum, round, type Rounded, roundoff, type Float, type Types } from './support/dtypes.js'
 
 export type Routing = 'batch' | 'sequence' | 'token' | 'uniform' | 'fixed' | 'lora'
 
@@ -102,7 +103,7 @@ export class Matrix {
   }
 
   /** Rounds to a type, or keeps the values and adds the variance of rounding: a uniform distribution between two numbers. */
-  rounded(dtype: Float | undefined, exact: boolean): Matrix {
+  rounded(dtype: Rounded | undefined, exact: boolean): Matrix {
     if (dtype === undefined || dtype === 'float32') return this
     if (!exact)
       return new Matrix(
@@ -117,7 +118,7 @@ export class Matrix {
 }
 
 /** Variance of rounding a value that is uniformly distributed between two numbers of a type. */
-function roundingVariance(dtype: Float, value: number): number {
+function roundingVariance(dtype: Rounded, value: number): number {
   const distance = quantum(dtype, value) / roundoff('float32')
   return (distance * distance) / 12
 }
@@ -226,13 +227,17 @@ interface Rounding {
   operands: Float | undefined
   /** Type of parameters as operands of matrix units, if it differs from their own. */
   parameters: Float | undefined
+  /** Both operands of each large product, which keep their type elsewhere. */
+  factors: Rounded | undefined
   exact: boolean
 }
 
 function roundingOf({ activations, parameters = activations, precision }: Problem, exact: boolean): Rounding {
   const isMixed = parameters !== activations
   const operands = isMixed && precision === 'high' ? undefined : activations
-  return { operands, parameters: isMixed ? operands : undefined, exact }
+  const isFloat32 = (activations ?? 'float32') === 'float32'
+  const factors = isFloat32 && precision === 'tf32' ? 'terms' : undefined
+  return { operands, parameters: isMixed ? operands : undefined, factors, exact }
 }
 
 function parameter(rows: number, cols: number, values: ArrayLike<number>, rounding: Rounding): Matrix {
@@ -250,20 +255,21 @@ function expertsOf(problem: Problem, rounding: Rounding): Matrix {
  * C_g as an operand. A computation that multiplies w_ge h by B_e rounds w_ge h instead, which is the larger error if the
  * terms of C_g cancel. A single weight of 1 requires no combination.
  */
-function combine(weights: Matrix, g: number, b: Matrix, rank: number, { operands, exact }: Rounding): Matrix {
+function combine(weights: Matrix, g: number, b: Matrix, rank: number, { operands, factors, exact }: Rounding): Matrix {
   const flat = b.reshape(weights.cols, rank * b.cols)
   const row = weights.slice(g, g + 1)
   const combined = multiply(row, flat).reshape(rank, b.cols)
-  if (weights.cols === 1 && row.value[0] === 1) return combined
-  const result = combined.rounded(operands, exact)
-  if (operands === undefined || operands === 'float32' || !exact) return result
+  if (weights.cols === 1 && row.value[0] === 1) return combined.rounded(factors, exact)
+  const type = factors ?? operands
+  const result = combined.rounded(type, exact)
+  if (type === undefined || type === 'float32' || !exact) return result
   result.variance.forEach((of, i) => {
     let squares = 0
     for (let e = 0, at = i; e < row.cols; e++, at += flat.cols) {
       const term = row.value[e] * flat.value[at]
       squares += term * term
     }
-    result.variance[i] = Math.max(of, combined.variance[i] + roundingVariance(operands, Math.sqrt(squares)))
+    result.variance[i] = Math.max(of, combined.variance[i] + roundingVariance(type, Math.sqrt(squares)))
   })
   return result
 }
@@ -276,7 +282,9 @@ export function forward(problem: Problem, exact = true): Forward {
   const b = expertsOf(problem, rounding)
   const groups = groupsOf(problem)
 
-  const hidden = multiply(x, a.transpose()).rounded(rounding.operands, exact)
+  const factor = (matrix: Matrix) => matrix.rounded(rounding.factors, exact)
+
+  const hidden = multiply(factor(x), factor(a).transpose()).rounded(rounding.operands, exact)
   if (problem.activation === 'relu')
     hidden.value.forEach((h, i) => {
       if (h <= 0) hidden.value[i] = hidden.variance[i] = 0
@@ -309,7 +317,7 @@ export function forward(problem: Problem, exact = true): Forward {
   const y = new Matrix(tokens, dOut)
   groups.forEach(({ first, last }, g) => {
     if (first === last) return
-    const part = multiply(hidden.slice(first, last), combine(weights, g, b, rank, rounding)).times(scaling)
+    const part = multiply(factor(hidden.slice(first, last)), combine(weights, g, b, rank, rounding)).times(scaling)
     y.value.set(part.value, first * dOut)
     y.variance.set(part.variance, first * dOut)
   })
@@ -325,13 +333,14 @@ export function backward(problem: Problem, saved: Forward, dyValues: ArrayLike<n
   const dy = Matrix.exact(tokens, dOut, dyValues)
   const groups = groupsOf(problem)
   const { hidden, weights } = saved
+  const factor = (matrix: Matrix) => matrix.rounded(rounding.factors, exact)
 
   const dWeights = new Matrix(groups.length, experts)
   const db = new Matrix(experts * rank, dOut)
   let dHidden = new Matrix(tokens, rank)
   groups.forEach(({ first, last }, g) => {
     if (first === last) return
-    const [hGroup, dyGroup] = [hidden.slice(first, last), dy.slice(first, last)]
+    const [hGroup, dyGroup] = [factor(hidden.slice(first, last)), factor(dy.slice(first, last))]
     const q = multiply(dyGroup, combine(weights, g, b, rank, rounding).transpose()).times(scaling)
     dHidden.value.set(q.value, first * rank)
     dHidden.variance.set(q.variance, first * rank)
@@ -370,8 +379,8 @@ export function backward(problem: Problem, saved: Forward, dyValues: ArrayLike<n
   dHidden = dHidden.rounded(rounding.operands, exact)
 
   return {
-    dx: multiply(dHidden, a),
-    da: multiply(dHidden.transpose(), x),
+    dx: multiply(factor(dHidden), factor(a)),
+    da: multiply(factor(dHidden).transpose(), factor(x)),
     dRouter,
     db: problem.routing === 'lora' ? db.transpose() : db,
   }

@@ -34,7 +34,8 @@ function textOf(diagnosis: Diagnosis): string {
     const { instructionSets, simd, threads, because, affinity, quota, physicalCores, amxRefusal } = processor
     const limits = `physical cores ${physicalCores}, CPU affinity ${affinity}, cgroup quota ${quota ?? 'none'}`
     lines.push(['instructions', `${simd ?? 'none'} in use; supported: ${instructionSets.join(', ')}`])
-    if (amxRefusal !== null) lines.push(['amx', `refused: ${amxRefusal}; bfloat16 runs on ${simd ?? 'no set'}`])
+    if (amxRefusal !== null)
+      lines.push(['amx', `refused: ${amxRefusal}; bfloat16 runs on ${simd ?? 'no set'}, tf32 in float32`])
     lines.push(['threads', `${threads ?? 'none'}, determined by ${because} (${limits})`])
   }
   for (const { name, available, reason, devices, selfTest } of diagnosis.backends) {

@@ -18,8 +18,9 @@ export type Activation = 'none' | 'relu'
 
 /**
  * With `default`, the operands of 16-bit matrix units may be rounded to the type of x. `high` has an effect if the
- * parameters are float32 and x is not: only y and dx are rounded, and saved.hidden is float32. `tf32` allows float32
- * matrix units to use TF32.
+ * parameters are float32 and x is not: only y and dx are rounded, and saved.hidden is float32. `tf32` has an effect if x is
+ * float32: CUDA devices may round operands to TF32, and the CPU to two terms of bfloat16 where it has AMX, from rank 128 on.
+ * Infinities may become NaN in two terms. Elsewhere it is `default`.
  */
 export type Precision = 'default' | 'high' | 'tf32'
 

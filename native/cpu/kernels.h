@@ -320,11 +320,13 @@ struct Kernels {
 
 extern const Kernels kKernelsPortable;
 extern const Kernels kKernelsAmxModel;  // the bits of kKernelsAmx on any processor, for tests
+extern const Kernels kKernelsAmxTermsModel;
 #if defined(__x86_64__)
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
 extern const Kernels kKernelsAvx512Bf16;  // for activations in bfloat16
 extern const Kernels kKernelsAmx;         // for activations in bfloat16
+extern const Kernels kKernelsAmxTerms;    // for float32 with precision `tf32`
 #elif defined(__aarch64__)
 extern const Kernels kKernelsNeon;
 #endif

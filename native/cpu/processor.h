@@ -15,17 +15,18 @@ struct InstructionSet {
   const Kernels *kernels;  // null: not available, see `error`
   const Kernels *pairs;    // kernels that multiply pairs of bfloat16; null: the set has none
   const Kernels *tiles;  // kernels that multiply tiles of bfloat16, which require a permission; null: the set has none
+  const Kernels *terms;  // kernels for float32 as sums of bfloat16 numbers, on the tiles; null: the set has none
+  int64_t least_terms_rank;  // with a smaller rank, `terms` gain too little
   std::string error;
 
-  // The kernels for the data types and the precision of a problem. Pairs round float32 parameters to bfloat16, which
-  // precision `high` does not allow.
-  const Kernels &kernels_for(const lily_problem &problem) const {
-    const bool may_round = problem.parameter_dtype != LILY_FLOAT32 || problem.precision != LILY_PRECISION_HIGH;
-    return problem.activation_dtype == LILY_BFLOAT16 && may_round ? bfloat16_kernels() : *kernels;
-  }
+  // The kernels for the data types, the precision and the rank of a problem. They do not depend on the number of
+  // tokens, because the results of a sequence must not. Pairs and tiles round float32 parameters to bfloat16, which
+  // precision `high` does not allow; terms round float32 operands, which only precision `tf32` allows.
+  const Kernels &kernels_for(const lily_problem &problem) const;
 
-  // Requests the permission of the tiles on first use. Without it, the set works as the next narrower one.
+  // Request the permission of the tiles on first use. Without it, the set works as the next narrower one.
   const Kernels &bfloat16_kernels() const;
+  const Kernels &terms_kernels() const;
 
   // The name, or that of the next narrower set if the permission was refused.
   const char *effective_name() const;

@@ -99,11 +99,19 @@ struct Pairs {
 };
 #endif
 
-// The format of the large products on AMX, which do not use the register tile; see amx/product.h.
+// The formats of the large products on AMX, which do not use the register tile; see amx/product.h. An operand of the
+// unit is the sum of kTerms bfloat16 numbers.
 struct TilePairs {
   using Element = BFloat16;
   static constexpr int32_t kDtype = LILY_BFLOAT16;
   static constexpr int64_t kDepth = 2;
+  static constexpr int64_t kTerms = 1;
+};
+struct TileTerms {
+  using Element = float;
+  static constexpr int32_t kDtype = LILY_FLOAT32;
+  static constexpr int64_t kDepth = 1;
+  static constexpr int64_t kTerms = 2;
 };
 
 // The format of the large products in this instruction set. The small products always use Floats.

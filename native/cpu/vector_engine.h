@@ -144,7 +144,7 @@ struct Engine {
 
   // ---- The product ----
 
-  template <Columns>
+  template <Columns, Order = Order::kOfProblem>
   static LILY_INLINE void multiply(int64_t rows, int64_t columns, int64_t steps, const Lhs &lhs, const float *rhs,
                                    float *sums, int64_t pitch, bool accumulate) {
     const int64_t vectors = columns >= kPanel ? kPanelVectors : (columns + kLanes - 1) / kLanes;

@@ -28,24 +28,45 @@ const ALL: Readonly<Record<string, Types>> = {
 /** The combinations that a kernel of AMX multiplies; all others run on the kernels of another instruction set. */
 const ofTiles = ({ activations, precision }: Types) => activations === 'bfloat16' && precision !== 'high'
 
+const isModelled = process.env.LILY_CPU_ISA === 'amx-model'
+
+/** The name of the combination without 16-bit types. AMX multiplies it with precision 'tf32', as two terms of bfloat16. */
+export const FLOAT32 = isModelled ? 'float32, tf32' : 'float32'
+
 /** The combinations under test, by a name for tests. */
-export const TYPES: Readonly<Record<string, Types>> =
-  process.env.LILY_CPU_ISA === 'amx-model'
-    ? Object.fromEntries(Object.entries(ALL).filter(([, types]) => ofTiles(types)))
-    : ALL
+export const TYPES: Readonly<Record<string, Types>> = isModelled
+  ? {
+      [FLOAT32]: { precision: 'tf32' },
+      ...Object.fromEntries(Object.entries(ALL).filter(([, types]) => ofTiles(types))),
+    }
+  : ALL
 
 /** Those with 16-bit activations. */
 export const SIXTEEN_BITS = Object.values(TYPES).filter(({ activations = 'float32' }) => activations !== 'float32')
+
+/**
+ * What a number may be rounded to: a type, or `terms`, the sum of two bfloat16 numbers. A product of such sums adds up all
+ * products of their terms except that of the two lower ones.
+ *
+ * In units of the operand's exponent, the lower term is what remains of the rounding to bfloat16, uniform in +-2^-8. What
+ * remains of the rounding of the lower term has a variance of 4/7 * (2^-16)^2 / 12: its spacing is 2^-16 in half of the
+ * cases, 2^-17 in a quarter, and so on. The variance of the product that is left out is ((2^-7)^2 / 12)^2. So the variance
+ * of the error of a product is 2^-32 (4/7 (p^2 + q^2) + 4/3) / 12 with the mantissas p and q of the operands, whose
+ * squares have a mean of 7/3: 4 * 2^-32 / 12. Operands that are rounded to 17 digits, a spacing of 2^-16, have
+ * 2^-32 (p^2 + q^2) / 12, with a mean of 4.7 * 2^-32 / 12. So that is what `terms` counts as.
+ */
+export type Rounded = Float | 'terms'
 
 /** Bits of the significand, and exponents of the smallest and largest normal numbers. */
 const FORMATS = {
   float32: { digits: 24, least: -126, most: 127 },
   bfloat16: { digits: 8, least: -126, most: 127 },
   float16: { digits: 11, least: -14, most: 15 },
+  terms: { digits: 17, least: -126, most: 127 },
 } as const
 
 /** The maximum relative error of rounding. */
-export function roundoff(dtype: Float): number {
+export function roundoff(dtype: Rounded): number {
   return 2 ** -FORMATS[dtype].digits
 }
 
@@ -58,7 +79,7 @@ const bitsOf = new Uint32Array(float.buffer)
 const HIGH = new Uint8Array(Uint32Array.of(1).buffer)[0]
 
 /** Distance between neighbouring numbers of the type around a value. */
-export function quantum(dtype: Float, value: number): number {
+export function quantum(dtype: Rounded, value: number): number {
   const { digits, least } = FORMATS[dtype]
   double[0] = value
   const exponent = ((halves[HIGH] >>> 20) & 0x7ff) - 1023
@@ -68,7 +89,7 @@ export function quantum(dtype: Float, value: number): number {
 }
 
 /** Rounds to the nearest number of the type, ties to even. */
-export function round(dtype: Float, value: number): number {
+export function round(dtype: Rounded, value: number): number {
   if (dtype === 'float32' || !Number.isFinite(value)) return Math.fround(value)
   const step = quantum(dtype, value)
   const steps = value / step

@@ -13,9 +13,11 @@ struct Engine {
       .step_depth = kStepDepth,
       .block_rows = 32,
       .panel = 32,
-      .panel_bytes = 2048,
-      .block_bytes = 2048,
-      .chunk_depth = 512,
+      .panel_bytes = 2048 * kTerms,
+      .block_bytes = 2048 * kTerms,
+      // A block of lhs of 32 KiB stays in the L1 cache while panels of rhs pass. With two terms both operands are
+      // loaded more than once per step and stay there: 16 KiB each.
+      .chunk_depth = kTerms == 1 ? 512 : 128,
       .run_columns = 128,  // 16 KiB of sums, and runs of 256 bytes of y
       .few_tokens = 32,
       .exchanges = true,
@@ -92,20 +94,22 @@ struct Engine {
                               panel_pitch);
       return;
     }
-    BFloat16 *const rows = halves_at(scratch);
+    auto *const rows = reinterpret_cast<Operand::Element *>(scratch);
     with_combined(stack, group, begin, columns, [&](const auto &combined) __attribute__((always_inline)) {
       const int64_t pitch = steps * kStepDepth;
       for (int64_t n = first; n < last; n += 32) {
         const int64_t count = minimum(32, last - n);
         for (int64_t i = 0; i < count; ++i) {
-          for (int64_t j = 0; j < pitch; j += 32) store_halves(rows + i * pitch + j, combined.halves(n + i, j));
+          for (int64_t j = 0; j < pitch; j += 32) store_row(rows + i * pitch + j, combined.row(n + i, j), 32);
         }
-        pack_rhs_transposed<Columns::kInOrder>(ScaledMatrix<BFloat16>{rows, pitch, count, pitch, 1.0f}, 0, steps,
-                                               halves_at(out + (n - first) / 32 * panel_pitch));
+        pack_rhs_transposed<Columns::kInOrder>(ScaledMatrix<Operand::Element>{rows, pitch, count, pitch, 1.0f}, 0,
+                                               steps, halves_at(out + (n - first) / 32 * panel_pitch));
       }
     });
   }
-  static LILY_INLINE int64_t combined_scratch_floats(int64_t columns) { return kStepDepth * round_up(columns, 32) / 2; }
+  static LILY_INLINE int64_t combined_scratch_floats(int64_t columns) {
+    return 32 * round_up(columns, 32) * static_cast<int64_t>(sizeof(Operand::Element)) / 4;
+  }
 
   // ---- Left operands ----
 
@@ -132,30 +136,28 @@ struct Engine {
     pack_lhs_transposed(matrix_of(in, tokens, columns), tile_steps(tokens), halves_at(out), 2 * block_pitch);
   }
 
-  // The rows of s C: [r rounded up to 16][columns rounded up to 32].
+  // The rows of s C: [block of 32 rows][step], as tiles.
   static LILY_INLINE void copy_combined(const ExpertStack &stack, int64_t group, int64_t begin, int64_t columns,
                                         float *out) {
-    const int64_t pitch = tile_steps(columns) * kStepDepth;
-    BFloat16 *const rows = halves_at(out);
+    const int64_t steps = tile_steps(columns);
     with_combined(stack, group, begin, columns, [&](const auto &c) __attribute__((always_inline)) {
-      for (int64_t i = 0; i < round_up(stack.rank, 16); ++i) {
-        for (int64_t j = 0; j < pitch; j += 32) store_halves(rows + i * pitch + j, c.halves(i, j));
-      }
+      for (int64_t n = 0; n < stack.rank; n += 32)
+        copy_lhs(c, n, 0, steps, halves_at(out) + n / 32 * steps * kStepHalves);
     });
   }
   static LILY_INLINE Lhs combined_lhs(const float *combined, int64_t columns, int64_t row, int64_t begin) {
-    const int64_t pitch = tile_steps(columns) * kStepDepth;
-    return lhs_in_place(halves_at(combined) + row * pitch + begin, pitch);
+    const int64_t step = row / 32 * tile_steps(columns) + begin / kStepDepth;
+    return ::lily::cpu::packed_lhs(halves_at(combined) + step * kStepHalves);
   }
 
   // ---- The product ----
 
   // Both tiles of a panel of an activation are computed, because the first has the even columns.
-  template <Columns kColumns>
+  template <Columns kColumns, Order kOrder = Order::kOfProblem>
   static LILY_INLINE void multiply(int64_t rows, int64_t columns, int64_t steps, const Lhs &lhs, const float *rhs,
                                    float *sums, int64_t pitch, bool accumulate) {
     multiply_tiles(rows, kColumns == Columns::kOfActivation ? 32 : columns, steps, lhs, halves_at(rhs), sums, pitch,
-                   accumulate);
+                   accumulate, kOrder);
   }
 
   // ---- Results ----
@@ -169,7 +171,7 @@ struct Engine {
 
   template <typename Body>
   static LILY_INLINE void with_activation(int32_t, Body body) {
-    body(BFloat16{});
+    body(Operand::Element{});
   }
 
   static LILY_INLINE Row load_sums(const float *sums) { return {load(sums), load(sums + 16)}; }

@@ -1,11 +1,10 @@
-// The kernels of AMX, or of its model. The including file defines LILY_TILES (the header with the tile registers) and
-// LILY_KERNELS (the name of the table). Float32 and float16 activations, folds and the optimiser use the kernels of
-// another set.
+// The kernels of AMX, or of its model. The including file defines LILY_TILES (the header with the tile registers),
+// LILY_OPERAND (TilePairs for activations in bfloat16, TileTerms for float32; see tile.h) and LILY_KERNELS (the name of
+// the table). Other problems, folds and the optimiser use the kernels of another set.
 //
 // Compiled without contraction to fused multiply-adds: the model and the hardware then give the same bits.
 #define LILY_VECTOR_BYTES 64
 #define LILY_VECTOR_REGISTERS 32
-#define LILY_OPERAND TilePairs
 #define LILY_ENGINE "cpu/amx/engine.h"
 #include "cpu/backward_direct.h"
 #include "cpu/backward_hidden.h"

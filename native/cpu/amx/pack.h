@@ -1,9 +1,10 @@
-// The layouts of packed operands. A step is 32 values of k; it takes two tiles of 1 KiB, for 32 rows or columns.
+// The layouts of packed operands. A step is 32 values of k; for each term it takes two tiles of 1 KiB, for 32 rows or
+// columns.
 //
-//   rhs   [panel of 32 columns][step][2 tiles]: a tile has 16 columns, in pairs of k (see hardware.h). In order, the
-//         first tile has columns 0 to 15 of the panel; if they are those of an activation, the even ones
-//   lhs   [block of 32 rows][step][2 tiles]: a tile has 16 rows. For an operand that had to be transposed; others are
-//         read in place
+//   rhs   [panel of 32 columns][step][term][2 tiles]: a tile has 16 columns, in pairs of k (see hardware.h). In order,
+//         the first tile has columns 0 to 15 of the panel; if they are those of an activation, the even ones
+//   lhs   [block of 32 rows][step][term][2 tiles]: a tile has 16 rows. For an operand that had to be transposed, or has
+//         several terms; others are read in place
 //
 // Rows of activations are split in registers anyway (rows.h).
 #pragma once
@@ -15,7 +16,8 @@ namespace {
 
 constexpr int64_t kStepDepth = 32;    // values of k per tile of a left operand
 constexpr int64_t kTileHalves = 512;  // bfloat16 per tile
-constexpr int64_t kStepHalves = 2 * kTileHalves;
+constexpr int64_t kTermHalves = 2 * kTileHalves;
+constexpr int64_t kStepHalves = kTerms * kTermHalves;
 
 LILY_INLINE int64_t tile_steps(int64_t depth) { return (depth + kStepDepth - 1) / kStepDepth; }
 
@@ -39,10 +41,14 @@ LILY_INLINE void pack_rhs(const Matrix &in, int64_t steps, BFloat16 *out, int64_
   for (int64_t k = 0; k < steps * kStepDepth; k += 2) {
     BFloat16 *to = out + k / kStepDepth * kStepHalves + k % kStepDepth / 2 * 32;
     for (int64_t j = 0; j < in.columns; j += 32) {
-      Halves first, second;
-      pair_rows<kColumns>(in.halves(k, j), in.halves(k + 1, j), first, second);
-      store_halves(to, first);
-      store_halves(to + kTileHalves, second);
+      const Terms upper = in.terms(k, j), lower = in.terms(k + 1, j);
+#pragma GCC unroll 2
+      for (int64_t t = 0; t < kTerms; ++t) {
+        Halves first, second;
+        pair_rows<kColumns>(upper.term[t], lower.term[t], first, second);
+        store_halves(to + t * kTermHalves, first);
+        store_halves(to + t * kTermHalves + kTileHalves, second);
+      }
       to += panel_pitch;
     }
   }
@@ -56,16 +62,19 @@ LILY_INLINE void pack_rhs_transposed(const Matrix &in, int64_t row, int64_t step
   const int64_t tiles = kColumns == Columns::kInOrder && columns <= 16 ? 1 : 2;
   for (int64_t k = 0; k < steps; ++k) {
     for (int64_t tile = 0; tile < tiles; ++tile) {
-      Vector square[16];
+      Vector squares[kTerms][16];
 #pragma GCC unroll 16
       for (int64_t i = 0; i < 16; ++i) {
         const int64_t column = kColumns == Columns::kInOrder ? tile * 16 + i : 2 * i + tile;
-        square[i] = (Vector)in.halves(row + column, k * kStepDepth);
+        const Terms terms = in.terms(row + column, k * kStepDepth);
+        for (int64_t t = 0; t < kTerms; ++t) squares[t][i] = (Vector)terms.term[t];
       }
-      transpose_square(square);
+      for (int64_t t = 0; t < kTerms; ++t) {
+        transpose_square(squares[t]);
 #pragma GCC unroll 16
-      for (int64_t i = 0; i < 16; ++i) {
-        store_halves(out + k * kStepHalves + tile * kTileHalves + i * 32, (Halves)square[i]);
+        for (int64_t i = 0; i < 16; ++i) {
+          store_halves(out + k * kStepHalves + t * kTermHalves + tile * kTileHalves + i * 32, (Halves)squares[t][i]);
+        }
       }
     }
   }
@@ -85,9 +94,13 @@ LILY_INLINE void pack_few_tokens(const Matrix &in, int64_t begin, int64_t steps,
   typedef uint32_t Pair __attribute__((may_alias));
   for (int64_t k = 0; k < steps; ++k) {
     BFloat16 *const tile = out + k * kStepHalves;
-    for (int64_t i = 0; clears && i < 16; ++i) store_halves(tile + i * 32, Halves{});
-    const BitVector pairs = (BitVector)in.halves(0, begin + k * kStepDepth);
-    for (int64_t i = 0; i < 16; ++i) *reinterpret_cast<Pair *>(tile + i * 32) = pairs[i];
+    const Terms terms = in.terms(0, begin + k * kStepDepth);
+    for (int64_t t = 0; t < kTerms; ++t) {
+      BFloat16 *const of_term = tile + t * kTermHalves;
+      for (int64_t i = 0; clears && i < 16; ++i) store_halves(of_term + i * 32, Halves{});
+      const BitVector pairs = (BitVector)terms.term[t];
+      for (int64_t i = 0; i < 16; ++i) *reinterpret_cast<Pair *>(of_term + i * 32) = pairs[i];
+    }
   }
 }
 
@@ -96,17 +109,19 @@ template <typename Matrix>
 LILY_INLINE void pack_lhs_transposed(const Matrix &in, int64_t steps, BFloat16 *out, int64_t block_pitch) {
   for (int64_t j = 0; j < in.columns; j += 32) {
     for (int64_t k = 0; k < steps; ++k) {
-      Vector squares[2][16];
+      Vector squares[2 * kTerms][16];  // of a tile each
 #pragma GCC unroll 16
       for (int64_t i = 0; i < 16; ++i) {
-        Halves first, second;
-        pair_rows<Columns::kInOrder>(in.halves(k * kStepDepth + 2 * i, j), in.halves(k * kStepDepth + 2 * i + 1, j),
-                                     first, second);
-        squares[0][i] = (Vector)first;
-        squares[1][i] = (Vector)second;
+        const Terms upper = in.terms(k * kStepDepth + 2 * i, j), lower = in.terms(k * kStepDepth + 2 * i + 1, j);
+        for (int64_t t = 0; t < kTerms; ++t) {
+          Halves first, second;
+          pair_rows<Columns::kInOrder>(upper.term[t], lower.term[t], first, second);
+          squares[2 * t][i] = (Vector)first;
+          squares[2 * t + 1][i] = (Vector)second;
+        }
       }
       BFloat16 *to = out + j / 32 * block_pitch + k * kStepHalves;
-      for (int64_t tile = 0; tile < 2; ++tile) {
+      for (int64_t tile = 0; tile < 2 * kTerms; ++tile) {
         transpose_square(squares[tile]);
 #pragma GCC unroll 16
         for (int64_t i = 0; i < 16; ++i) store_halves(to + tile * kTileHalves + i * 32, (Halves)squares[tile][i]);

@@ -5,6 +5,9 @@
 // A sum is one chain over the steps of k. If it is continued from memory, the chain goes on: no cut of k, rows or
 // columns into blocks changes a result. The products commute, so exchanging lhs and rhs gives the transposed bits,
 // except for the payload of a NaN if both operands hold NaNs.
+//
+// With two terms, (l1 + l2) (r1 + r2) is l2 r1 + l1 r2 + l1 r1 in this order, a step of k for each. What is left out is
+// 2^-16 of a product at most. If the operands of the problem are exchanged, so are the first two (Order).
 #pragma once
 
 #include "cpu/amx/pack.h"
@@ -33,9 +36,51 @@ struct TileLhs {
 LILY_INLINE TileLhs lhs_in_place(const BFloat16 *rows, int64_t pitch) { return {rows, pitch, 16 * pitch, kStepDepth}; }
 LILY_INLINE TileLhs packed_lhs(const BFloat16 *tiles) { return {tiles, 32, kTileHalves, kStepHalves}; }
 
+template <int kRowTiles>
+LILY_INLINE void load_lhs(const BFloat16 *lhs) {
+  Tiles::load<4>(lhs, 64);
+  if constexpr (kRowTiles == 2) Tiles::load<5>(lhs + kTileHalves, 64);
+}
+template <int kColumnTiles>
+LILY_INLINE void load_rhs(const BFloat16 *rhs) {
+  Tiles::load<6>(rhs, 64);
+  if constexpr (kColumnTiles == 2) Tiles::load<7>(rhs + kTileHalves, 64);
+}
+template <int kRowTiles, int kColumnTiles>
+LILY_INLINE void add_dots() {
+  Tiles::dot<0, 4, 6>();
+  if constexpr (kColumnTiles == 2) Tiles::dot<1, 4, 7>();
+  if constexpr (kRowTiles == 2) Tiles::dot<2, 5, 6>();
+  if constexpr (kRowTiles == 2 && kColumnTiles == 2) Tiles::dot<3, 5, 7>();
+}
+
+// A step of two terms. From one product of terms to the next only the operands that differ are loaded.
+template <int kRowTiles, int kColumnTiles>
+LILY_INLINE void add_terms(const BFloat16 *lhs, const BFloat16 *rhs, Order order) {
+  const BFloat16 *const lhs_low = lhs + kTermHalves, *const rhs_low = rhs + kTermHalves;
+  if (order == Order::kOfProblem) {
+    load_lhs<kRowTiles>(lhs_low);
+    load_rhs<kColumnTiles>(rhs);
+    add_dots<kRowTiles, kColumnTiles>();
+    load_lhs<kRowTiles>(lhs);
+    load_rhs<kColumnTiles>(rhs_low);
+    add_dots<kRowTiles, kColumnTiles>();
+    load_rhs<kColumnTiles>(rhs);
+  } else {
+    load_lhs<kRowTiles>(lhs);
+    load_rhs<kColumnTiles>(rhs_low);
+    add_dots<kRowTiles, kColumnTiles>();
+    load_lhs<kRowTiles>(lhs_low);
+    load_rhs<kColumnTiles>(rhs);
+    add_dots<kRowTiles, kColumnTiles>();
+    load_lhs<kRowTiles>(lhs);
+  }
+  add_dots<kRowTiles, kColumnTiles>();
+}
+
 template <int kRowTiles, int kColumnTiles>
 __attribute__((noinline)) void multiply_block(int64_t steps, const TileLhs &lhs, const BFloat16 *rhs, float *sums,
-                                              int64_t pitch, bool accumulate) {
+                                              int64_t pitch, bool accumulate, Order order) {
   const int64_t pitch_bytes = pitch * 4, lhs_bytes = lhs.row_pitch * 2;
   if (accumulate) {
     Tiles::load<0>(sums, pitch_bytes);
@@ -50,7 +95,11 @@ __attribute__((noinline)) void multiply_block(int64_t steps, const TileLhs &lhs,
   }
   const BFloat16 *l = lhs.data;
   const int64_t tile_pitch = lhs.tile_pitch, step_pitch = lhs.step_pitch;  // the loads clobber memory
-  for (int64_t k = 0; k < steps; ++k) {
+  for (int64_t k = 0; k < steps; ++k, l += step_pitch, rhs += kStepHalves) {
+    if constexpr (kTerms > 1) {
+      add_terms<kRowTiles, kColumnTiles>(l, rhs, order);
+      continue;
+    }
     // rhs streams past lhs, which stays in the L1 cache.
     Tiles::load_streamed<6>(rhs, 64);
     Tiles::load<4>(l, lhs_bytes);
@@ -64,8 +113,6 @@ __attribute__((noinline)) void multiply_block(int64_t steps, const TileLhs &lhs,
       Tiles::dot<2, 5, 6>();
       if constexpr (kColumnTiles == 2) Tiles::dot<3, 5, 7>();
     }
-    l += step_pitch;
-    rhs += kStepHalves;
   }
   Tiles::store<0>(sums, pitch_bytes);
   if constexpr (kColumnTiles == 2) Tiles::store<1>(sums + 16, pitch_bytes);
@@ -75,26 +122,30 @@ __attribute__((noinline)) void multiply_block(int64_t steps, const TileLhs &lhs,
 
 // Computes at least the first `rows` x `columns` sums of the block, and whole tiles of it.
 LILY_INLINE void multiply_tiles(int64_t rows, int64_t columns, int64_t steps, const TileLhs &lhs, const BFloat16 *rhs,
-                                float *sums, int64_t pitch, bool accumulate) {
+                                float *sums, int64_t pitch, bool accumulate, Order order = Order::kOfProblem) {
   if (rows > 16) {
     if (columns > 16) {
-      multiply_block<2, 2>(steps, lhs, rhs, sums, pitch, accumulate);
+      multiply_block<2, 2>(steps, lhs, rhs, sums, pitch, accumulate, order);
     } else {
-      multiply_block<2, 1>(steps, lhs, rhs, sums, pitch, accumulate);
+      multiply_block<2, 1>(steps, lhs, rhs, sums, pitch, accumulate, order);
     }
   } else if (columns > 16) {
-    multiply_block<1, 2>(steps, lhs, rhs, sums, pitch, accumulate);
+    multiply_block<1, 2>(steps, lhs, rhs, sums, pitch, accumulate, order);
   } else {
-    multiply_block<1, 1>(steps, lhs, rhs, sums, pitch, accumulate);
+    multiply_block<1, 1>(steps, lhs, rhs, sums, pitch, accumulate, order);
   }
 }
 
-// Copies up to 32 rows of a matrix, k from `begin` on, to tiles.
+// Copies up to 32 rows of a matrix, k from `begin` on, to tiles. The second tile of at most 16 rows is not read.
 template <typename Matrix>
 LILY_INLINE TileLhs copy_lhs(const Matrix &in, int64_t row, int64_t begin, int64_t steps, BFloat16 *copy) {
+  const int64_t rows = in.rows - row > 16 ? 32 : 16;
   for (int64_t k = 0; k < steps; ++k) {
-    for (int64_t i = 0; i < 32; ++i) {
-      store_halves(copy + k * kStepHalves + i * 32, in.halves(row + i, begin + k * kStepDepth));
+    for (int64_t i = 0; i < rows; ++i) {
+      const Terms terms = in.terms(row + i, begin + k * kStepDepth);
+      for (int64_t t = 0; t < kTerms; ++t) {
+        store_halves(copy + k * kStepHalves + t * kTermHalves + i * 32, terms.term[t]);
+      }
     }
   }
   return packed_lhs(copy);
@@ -115,7 +166,7 @@ LILY_INLINE TileLhs lhs_of(const ScaledMatrix<E> &in, int64_t row, int64_t begin
 
 // The roof of the products: blocks of 512 values of k, as the passes multiply them. The operands are random
 // numbers, because the unit is faster on zeros than on any real operand.
-constexpr double kRoofStepFlops = 2.0 * 4 * 16 * 16 * kStepDepth;
+constexpr double kRoofStepFlops = 2.0 * 4 * 16 * 16 * kStepDepth;  // of products of numbers, not of terms
 
 float roof_products(int64_t steps) {
   constexpr int64_t kSteps = 512 / kStepDepth;
@@ -125,7 +176,7 @@ float roof_products(int64_t steps) {
   fill_random(rhs, kSteps * kStepHalves);
   const TileScope tiles;
   for (int64_t step = 0; step < steps; step += kSteps) {
-    multiply_block<2, 2>(kSteps, packed_lhs(lhs), rhs, sums, 32, false);
+    multiply_block<2, 2>(kSteps, packed_lhs(lhs), rhs, sums, 32, false, Order::kOfProblem);
   }
   return sums[0];
 }

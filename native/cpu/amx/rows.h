@@ -79,10 +79,10 @@ LILY_INLINE void store_row(float *row, Row values, int64_t count) {
 // Calls body(Element{}) with the element type of a parameter or of its gradient.
 template <typename Body>
 LILY_INLINE void with_parameter(int32_t dtype, Body body) {
-  if (dtype == LILY_FLOAT32) {
+  if (dtype == LILY_FLOAT32 || __is_same(Operand, TileTerms)) {
     body(float{});
   } else {
-    body(BFloat16{});
+    if constexpr (!__is_same(Operand, TileTerms)) body(BFloat16{});
   }
 }
 
@@ -97,18 +97,38 @@ LILY_INLINE void write_row(E *row, Vector factor, Row sums, int64_t count, bool 
   store_row(row, value, count);
 }
 
-// 32 numbers in bfloat16, zeros after the first `count`.
-LILY_INLINE Halves halves_of(const float *row, int64_t count, float scale) {
-  const Row values = load_row(row, count);
-  return narrow({scale * values.even, scale * values.odd});
-}
-LILY_INLINE Halves halves_of(const BFloat16 *row, int64_t count, float scale) {
-  if (scale == 1.0f) return load_halves(row, count);
-  const Row values = load_row(row, count);
-  return narrow({scale * values.even, scale * values.odd});
+// 32 numbers as sums of kTerms bfloat16 numbers each.
+constexpr int64_t kTerms = Operand::kTerms;
+struct Terms {
+  Halves term[kTerms];
+};
+
+// Each term is the rest of the number after the terms before it, to nearest. What is infinite as bfloat16 has the rest
+// NaN.
+LILY_INLINE Terms terms_of(Row values) {
+  Terms terms;
+#pragma GCC unroll 2
+  for (int64_t t = 0; t < kTerms; ++t) {
+    terms.term[t] = narrow(values);
+    if (t + 1 == kTerms) break;
+    const Row term = widen(terms.term[t]);
+    values = {values.even - term.even, values.odd - term.odd};
+  }
+  return terms;
 }
 
-// The matrices that pack.h reads. `halves(i, j)` returns 32 bfloat16 of row i from column j on, zeros outside of the
+// The terms of `scale` times 32 numbers, zeros after the first `count`.
+LILY_INLINE Terms terms_of(const float *row, int64_t count, float scale) {
+  const Row values = load_row(row, count);
+  return terms_of({scale * values.even, scale * values.odd});
+}
+LILY_INLINE Terms terms_of(const BFloat16 *row, int64_t count, float scale) {
+  if (scale == 1.0f) return {{load_halves(row, count)}};
+  const Row values = load_row(row, count);
+  return terms_of({scale * values.even, scale * values.odd});
+}
+
+// The matrices that pack.h reads. `terms(i, j)` returns 32 numbers of row i from column j on, zeros outside of the
 // matrix.
 
 template <typename E>
@@ -118,15 +138,16 @@ struct ScaledMatrix {
   float scale;
   const uint8_t *keeps = nullptr;  // 0: the row counts as zero, because 0 * NaN is NaN; null keeps all rows
 
-  LILY_INLINE Halves halves(int64_t i, int64_t j) const {
-    if (i >= rows || j >= columns || (keeps != nullptr && keeps[i] == 0)) return Halves{};
-    return halves_of(data + i * pitch + j, columns - j, scale);
+  LILY_INLINE Terms terms(int64_t i, int64_t j) const {
+    if (i >= rows || j >= columns || (keeps != nullptr && keeps[i] == 0)) return Terms{};
+    return terms_of(data + i * pitch + j, columns - j, scale);
   }
 };
 
-LILY_INLINE ScaledMatrix<BFloat16> matrix_of(const lily_matrix &matrix, int64_t rows, int64_t columns,
-                                             const uint8_t *keeps = nullptr) {
-  return {static_cast<const BFloat16 *>(matrix.data), matrix.pitch, rows, columns, 1.0f, keeps};
+// A matrix in the type of the activations.
+LILY_INLINE ScaledMatrix<Operand::Element> matrix_of(const lily_matrix &matrix, int64_t rows, int64_t columns,
+                                                     const uint8_t *keeps = nullptr) {
+  return {static_cast<const Operand::Element *>(matrix.data), matrix.pitch, rows, columns, 1.0f, keeps};
 }
 
 // A part of s C = s sum_e w_e B_e.
@@ -136,16 +157,17 @@ struct CombinedMatrix {
   int64_t pitch, expert_pitch, experts, rows, columns;
   float factors[kMaxExperts];  // s w_e
 
-  LILY_INLINE Halves halves(int64_t i, int64_t j) const {
-    if (i >= rows || j >= columns) return Halves{};
+  LILY_INLINE Row row(int64_t i, int64_t j) const {
     Row sum = {};
+    if (i >= rows || j >= columns) return sum;
     for (int64_t e = 0; e < experts; ++e) {
       const Row values = load_row(data + e * expert_pitch + i * pitch + j, columns - j);
       sum.even += factors[e] * values.even;
       sum.odd += factors[e] * values.odd;
     }
-    return narrow(sum);
+    return sum;
   }
+  LILY_INLINE Terms terms(int64_t i, int64_t j) const { return terms_of(row(i, j)); }
 };
 
 // Calls body(matrix) with the given rows and columns of s C. For a stack that is not transposed.

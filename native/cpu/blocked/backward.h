@@ -199,15 +199,15 @@ LILY_INLINE void add_q_exchanged(int64_t rank, const QOperand &c, const lily_mat
   constexpr int64_t kBlockRows = kBlocking.block_rows, kPanelColumns = kBlocking.panel;
   E::pack_few_tokens(dy, tokens, begin, end, true, packed);
   for (int64_t n = 0; n < rank; n += kBlockRows) {
-    // The sums of q^T, which continue those of the tile before.
+    // The sums of q^T, which continue those of the chunk before.
     alignas(64) float sums[kBlockRows * kPanelColumns];
     const int64_t rows = minimum(kBlockRows, q_pitch - n);
     for (int64_t i = 0; accumulate && i < tokens; ++i) {
       for (int64_t j = 0; j < rows; ++j) sums[j * kPanelColumns + i] = q[i * q_pitch + n + j];
     }
-    E::template multiply<Columns::kInOrder>(rank - n, tokens, block_steps(end - begin),
-                                            E::combined_lhs(c.combined, c.columns, n, begin - c.begin), packed, sums,
-                                            kPanelColumns, accumulate);
+    E::template multiply<Columns::kInOrder, Order::kExchanged>(
+        rank - n, tokens, block_steps(end - begin), E::combined_lhs(c.combined, c.columns, n, begin - c.begin), packed,
+        sums, kPanelColumns, accumulate);
     for (int64_t i = 0; i < tokens; ++i) {
       for (int64_t j = 0; j < rows; ++j) q[i * q_pitch + n + j] = sums[j * kPanelColumns + i];
     }
@@ -222,14 +222,14 @@ LILY_INLINE void add_q(const BackwardPass &pass, const QOperand &c, int64_t t, i
   for_splits(pass, c.begin, c.columns, [&](int64_t split, int64_t begin, int64_t end) __attribute__((always_inline)) {
     const bool accumulate = begin > pass.dy_splits.begin(split);
     float *q = pass.q_partials + (split * pass.q_rows + t) * pass.lhs_pitch;
-    if constexpr (E::kBlocking.exchanges) {
-      if (c.exchanges) {
-        add_q_exchanged<E>(rank, c, dy, tokens, begin, end, q, pass.lhs_pitch, accumulate, copy);
-        return;
-      }
-    }
     for (int64_t k = begin; k < end; k += kBlocking.chunk_depth) {
       const int64_t k_end = minimum(end, k + kBlocking.chunk_depth);
+      if constexpr (E::kBlocking.exchanges) {
+        if (c.exchanges) {
+          add_q_exchanged<E>(rank, c, dy, tokens, k, k_end, q, pass.lhs_pitch, accumulate || k > begin, copy);
+          continue;
+        }
+      }
       for (int64_t i = 0; i < tokens; i += kBlocking.block_rows) {
         multiply_row_block(dy, tokens, k_end, i, k, k_end,
                            c.combined + (k - c.begin) / kBlocking.step_depth * kPanelFloats, panel_pitch, 0, rank,

@@ -46,9 +46,10 @@
 //   copy_combined(stack, group, begin, columns, out)           if it exchanges: the rows of s C
 //   combined_lhs(out, columns, row, begin)                     one block of them, k counts columns
 //
-// The product computes at least the first `rows` x `columns` sums of a block; both may exceed the block:
+// The product computes at least the first `rows` x `columns` sums of a block; both may exceed the block. With few
+// tokens the passes exchange the operands; the product then has the transposed bits (Order):
 //
-//   multiply<Columns>(rows, columns, steps, lhs, rhs, sums, pitch, accumulate)
+//   multiply<Columns, Order>(rows, columns, steps, lhs, rhs, sums, pitch, accumulate)
 //
 // Results:
 //
@@ -69,6 +70,7 @@ namespace lily::cpu {
 namespace {
 
 enum class Columns { kInOrder, kOfActivation };
+enum class Order { kOfProblem, kExchanged };
 
 }  // namespace
 }  // namespace lily::cpu

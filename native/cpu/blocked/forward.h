@@ -43,8 +43,8 @@ LILY_INLINE void shrink_exchanged(const ForwardPass &pass, int64_t row, float *s
   for (int64_t k = 0; k < problem.d_in; k += kBlocking.chunk_depth) {
     const int64_t end = minimum(problem.d_in, k + kBlocking.chunk_depth);
     E::pack_few_tokens(pass.call->x, problem.tokens, k, end, k == 0, packed);
-    multiply_row_block(pass.call->a, problem.rank, problem.d_in, row, k, end, packed, 0, 0, problem.tokens, sums,
-                       kBlocking.panel, k > 0, copy);
+    multiply_row_block<Order::kExchanged>(pass.call->a, problem.rank, problem.d_in, row, k, end, packed, 0, 0,
+                                          problem.tokens, sums, kBlocking.panel, k > 0, copy);
   }
   for (int64_t t = 0; t < problem.tokens; ++t) {
     float *out = pass.hidden_partials + t * pass.rank_pitch + row;

@@ -122,6 +122,7 @@ LILY_INLINE void add_packed_product(const RowProduct &product, int64_t begin, in
 // Adds the product of the block of rows from `row` on of a `rows` x `columns` matrix, k in [begin, end), and the panels
 // of rhs that have the columns [first, last) to the rows of sums, which start at column `first`. `rhs` is the step of
 // k = begin of panel 0.
+template <Order kOrder = Order::kOfProblem>
 LILY_INLINE void multiply_row_block(const lily_matrix &in, int64_t rows, int64_t columns, int64_t row, int64_t begin,
                                     int64_t end, const float *rhs, int64_t panel_pitch, int64_t first, int64_t last,
                                     float *sums, int64_t pitch, bool accumulate, float *copy) {
@@ -129,8 +130,9 @@ LILY_INLINE void multiply_row_block(const lily_matrix &in, int64_t rows, int64_t
   const bool reused = last - first > 2 * kBlocking.panel;
   const Engine::Lhs lhs = Engine::lhs(in, rows, columns, row, begin, steps, reused, copy);
   for (int64_t n = first; n < last; n += kBlocking.panel) {
-    Engine::multiply<Columns::kInOrder>(minimum(kBlocking.block_rows, rows - row), last - n, steps, lhs,
-                                        rhs + n / kBlocking.panel * panel_pitch, sums + n - first, pitch, accumulate);
+    Engine::multiply<Columns::kInOrder, kOrder>(minimum(kBlocking.block_rows, rows - row), last - n, steps, lhs,
+                                                rhs + n / kBlocking.panel * panel_pitch, sums + n - first, pitch,
+                                                accumulate);
   }
 }
 

@@ -1,0 +1,5 @@
+// The products of kernels_amx.cc for float32 numbers as sums of two bfloat16 numbers.
+#define LILY_OPERAND TileTerms
+#define LILY_TILES "cpu/amx/hardware.h"
+#define LILY_KERNELS kKernelsAmxTerms
+#include "cpu/amx/kernels_impl.h"
