@@ -3,7 +3,7 @@
  * and writes, including partial sums and second reads. It covers sizes that are too large for the emulator; for smaller
  * ones test/cuda/counters.test.ts compares it with the emulator's counts.
  *
- * Valid for 16-bit tensors on matrix units (native/cuda/launch_forward.cuh and launch_backward.cuh), r <= 128, and
+ * Valid for 16-bit tensors on matrix units (native/cuda/launch/plan_forward.cc and plan_backward.cc), r <= 128, and
  * accumulation into every output. Data that the blocks of a launch share is counted once, except dy: it is counted twice
  * if both token blocks and column blocks read it and neither dy nor one split of it fits into L2.
  */
@@ -32,7 +32,7 @@ export interface Traffic {
 const SCALAR = 2
 const FLOAT = 4
 
-// ---- The plan: native/cuda/plan.h, launch.cuh, tile.cuh ----
+// ---- The plan: native/cuda/launch/walk.cc, tiles/table.h ----
 
 interface Walk {
   readonly columnTiles: number

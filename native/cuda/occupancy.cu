@@ -14,7 +14,8 @@
 #include <string>
 #include <typeinfo>
 
-#include "cuda/tile.cuh"
+#include "cuda/tiles/matrix.cuh"
+#include "cuda/tiles/table.h"
 
 namespace lily::cuda {
 namespace {

@@ -12,11 +12,10 @@
 
 namespace lily::cuda {
 
-lily_status forward_workspace(const lily_problem *problem, size_t *bytes);
-lily_status forward(const lily_forward *call);
-lily_status backward_workspace(const lily_problem *problem, size_t *bytes);
-lily_status backward(const lily_backward *call);
-lily_status fold(const lily_fold *call);
+// The problem must be valid, and `device` must be its device. The workspaces are those of launch/plan.h.
+lily_status forward(const lily_forward &call, const Device &device);
+lily_status backward(const lily_backward &call, const Device &device);
+lily_status fold(const lily_fold &call);
 lily_status adamw_workspace(const lily_adamw *call, size_t *bytes);
 lily_status adamw(const lily_adamw *call);
 

@@ -1,0 +1,59 @@
+// What plan_forward and plan_backward share.
+#pragma once
+
+#include "core/problem.h"
+#include "core/workspace.h"
+#include "cuda/launch/walk.h"
+
+namespace lily::cuda {
+
+// Whether each token has its own weights (u_t = w_t (x) h_t), instead of one combined projector C for all tokens.
+// Sequences use it too: no C per sequence is formed, rows do not depend on how the batch is divided, and while E r is
+// small the traffic is the same.
+inline bool has_token_weights(const lily_problem &problem, bool has_offsets) {
+  return problem.routing == LILY_ROUTING_TOKEN || problem.routing == LILY_ROUTING_SEQUENCE ||
+         (problem.routing == LILY_ROUTING_FIXED && (has_offsets || problem.groups != 1));
+}
+
+// Whether the offsets of the sequences select the formulation.
+inline bool depends_on_offsets(const lily_problem &problem) {
+  return has_token_weights(problem, true) != has_token_weights(problem, false);
+}
+
+inline EngineKind engine_kind(const lily_problem &problem, const Device &device) {
+  const bool ampere = device.compute_major >= 8;
+  if (problem.activation_dtype == LILY_FLOAT32)
+    return problem.precision == LILY_PRECISION_TF32 && ampere ? EngineKind::kTf32 : EngineKind::kExact;
+  if (problem.precision == LILY_PRECISION_HIGH) return EngineKind::kExact;
+  if (problem.activation_dtype == LILY_FLOAT16) return EngineKind::kFloat16;
+  // Turing's matrix units do not support bfloat16, and float16 has too small a range: elements are converted to float32
+  // as they are loaded.
+  return ampere ? EngineKind::kBfloat16 : EngineKind::kExact;
+}
+
+inline const TileRows &tile_rows(EngineKind engine) {
+  return tile_rows(engine == EngineKind::kExact || engine == EngineKind::kTf32 ? 4 : 2);
+}
+
+// Elements in 16 bytes: rows of matrices in the workspace begin at multiples of it.
+inline int vector_elements(const TileRows &rows) { return 16 / rows.scalar_bytes; }
+
+inline void add(Launches &launches, const Launch &launch) { launches.list[launches.count++] = launch; }
+
+// Places the next array of `count` elements.
+inline Offset take(Workspace &workspace, int64_t count, int element_bytes = sizeof(float)) {
+  const auto offset = static_cast<Offset>(workspace.bytes());
+  workspace.take<char>(count * element_bytes);
+  return offset;
+}
+
+inline Grid combine_grid(int rank, int d_out) {
+  return {ceil_divide(d_out, kCombineColumns), ceil_divide(rank, kCombineRows), 1};
+}
+
+// Shared memory of a launch with router blocks too, which have scratch memory of their own.
+inline int bytes_with_router(const Walk &walk, int router_experts) {
+  return std::max(walk.shared_bytes, lhs_scratch(kRouterTile, router_experts) * static_cast<int>(sizeof(float)));
+}
+
+}  // namespace lily::cuda
