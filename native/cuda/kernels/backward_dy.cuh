@@ -1,12 +1,14 @@
 // Backward, first phase: every product that reads dy. Symbols as in docs/math.md.
 //
-// One launch has two kinds of blocks, so that dy is loaded from memory once as long as it fits into L2:
+// One launch has both kinds of blocks, so that dy is loaded from memory once as long as it fits into L2:
 //
 //   token blocks    q_t = s dy_t C^T                                      (one pooling group)
 //                   v_t = s dy_t B^T, q_t = sum_e w_te v_te,
 //                   dw_te = <h_t, v_te>                                   (weights per token)
+//                   dh and dl, if dw is known or not required
 //   column blocks   D = s h^T dy, and partial sums of dw_e = <B_e, D>     (one pooling group)
 //                   dB = s u^T dy                                         (weights per token)
+//   combine blocks  C = sum_e w_e B_e, in a launch without token blocks
 //
 // If tokens are not split, a column block computes dB_e = w_e D from D in shared memory: D is never written to memory.
 //
@@ -15,6 +17,7 @@
 // in the order of their indices, which CUDA does not guarantee; only the traffic depends on it, the results do not.
 #pragma once
 
+#include "cuda/kernels/d_hidden.cuh"
 #include "cuda/kernels/gradient.cuh"
 #include "cuda/kernels/shrink.cuh"
 
@@ -27,8 +30,10 @@ struct BackwardDy {
   int q_row_tiles;        // tiles of C's rows
   int pooled;
   float scale;
-  float *q;  // M x q_pitch
+  float *q;  // M x q_pitch, out; null: dh is completed from the product
   int q_pitch;
+  int completes;      // 1: the blocks complete dh and dl
+  DHidden d_hidden;
   int rank;
   Operand hidden;
   TokenWeights token_weights;
@@ -38,6 +43,9 @@ struct BackwardDy {
   int column_tiles, splits, row_tiles;  // row_tiles 0: neither dB nor dw is required
   OuterTarget target;
   DWeights d_weights;  // one pooling group with a router
+  // Combine blocks.
+  Combine combine;
+  int combine_column_tiles;
 };
 
 // dw_te of `count` tokens from rows [row, row_end) of v, one (token, expert) pair per warp and iteration. Loads of h
@@ -93,10 +101,29 @@ __device__ inline void backward_tokens(char *shared, const BackwardDy &call, int
   const int token_end = min(token + call.shrink.tile_tokens, end);
   const int count = token_end - token;
   if (count <= 0) return;  // the last split may have fewer tokens
+  const int experts = call.d_hidden.router.experts;
+  const DHiddenScratch<Tile::kBlockM> scratch(reinterpret_cast<float *>(shared) + Tile::kProduct, experts);
+  // dl does not depend on q: one of the row tiles stores it.
+  const auto prepare_d_hidden = [&](bool stores) {
+    find_rows(call.d_hidden, scratch, token, token_end);
+    __syncthreads();
+    if (call.d_hidden.router.logit_gradient == LogitGradient::kNone) return;
+    prepare_router_gradient(call.d_hidden.router, scratch);
+    form_d_logits(call.d_hidden, scratch, {}, token, token_end, stores);
+  };
   if (call.pooled) {
-    const int row = index / call.token_tiles * Tile::kBlockN;
+    const int row = index / call.token_tiles * Tile::kBlockN, row_end = min(row + Tile::kBlockN, call.rank);
     const float *product = shrink<Tile>(shared, call.shrink, token, token_end, row, all_depth_tiles<Tile>(call.shrink));
-    const int vec4_per_row = (min(Tile::kBlockN, call.rank - row) + 3) / 4;
+    if (call.completes) {
+      prepare_d_hidden(row == 0);
+      store_d_hidden<typename Tile::Scalar>(
+          call.d_hidden, scratch, token, token_end, row, row_end, Tile::kBlockN / 4,
+          [&](auto, int t, int step, int rows, int k, auto &value) {
+            load_product<Tile::kProductPitch>(product + k - row, call.scale, t, step, rows, value);
+          });
+      return;
+    }
+    const int vec4_per_row = (row_end - row + 3) / 4;
     for (int i = threadIdx.x; i < count * vec4_per_row; i += kThreads) {
       const int t = i / vec4_per_row, k = i % vec4_per_row * 4;
       float value[4];
@@ -136,6 +163,17 @@ __device__ inline void backward_tokens(char *shared, const BackwardDy &call, int
     }
     __syncthreads();  // the next product reuses the memory; other warps still read it
   }
+  if (!call.completes) return;
+  prepare_d_hidden(true);
+  if (call.d_hidden.out.data == nullptr) return;
+  const int lanes = d_hidden_lanes(call.rank);
+  for (int column = 0; column < call.rank; column += 4 * lanes)
+    store_d_hidden<typename Tile::Scalar>(
+        call.d_hidden, scratch, token, token_end, column, call.rank, lanes,
+        [&](auto whole, int t, int step, int rows, int k, auto &value) {
+          const float *q = call.q + static_cast<int64_t>(token) * call.q_pitch + k;
+          load_q<decltype(whole)::value>(q, 0, 1, call.q_pitch, call.rank - k, 1.0f, t, step, rows, value);
+        });
 }
 
 template <typename Tile>
@@ -151,7 +189,14 @@ __device__ inline void backward_columns(char *shared, const BackwardDy &call, in
 template <typename Shrink, typename Strip>
 __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy(const __grid_constant__ BackwardDy call) {
   extern __shared__ __align__(16) char shared[];
+  __shared__ float weights[kMostExperts];
   const int of_tokens = call.token_tiles * call.q_row_tiles, of_columns = call.column_tiles * call.row_tiles;
+  if (static_cast<int>(blockIdx.x) >= (of_tokens + of_columns) * call.splits) {
+    const int index = static_cast<int>(blockIdx.x) - (of_tokens + of_columns) * call.splits;
+    combine_block(call.combine, reinterpret_cast<typename Shrink::Scalar *>(shared), weights,
+                  index % call.combine_column_tiles, index / call.combine_column_tiles);
+    return;
+  }
   const int split = blockIdx.x / (of_tokens + of_columns), index = blockIdx.x % (of_tokens + of_columns);
   if (index < of_tokens)
     backward_tokens<Shrink>(shared, call, split, index);

@@ -1,5 +1,4 @@
-// Backward, second phase: every product that reads dh, which is computed as it is loaded and never stored. Symbols as
-// in docs/math.md.
+// Backward, last phase but one: every product that reads dh or dl. Symbols as in docs/math.md.
 //
 //   dx (+)= dh A    dA = dh^T x    dR = dl^T h
 //
@@ -7,8 +6,8 @@
 // rank; otherwise separate blocks compute dx and each row tile of dA. Further blocks compute dR, which needs neither x
 // nor dx.
 //
-// Global memory traffic: x once; dx written once, and read once if it accumulates; q, p and h once per column tile,
-// from L2.
+// Global memory traffic: x once; dx written once, and read once if it accumulates; dh once per column tile, from L2; dl
+// and h once for each kRouterElements elements of dR.
 #pragma once
 
 #include "cuda/kernels/gradient.cuh"
@@ -17,7 +16,8 @@ namespace lily::cuda {
 
 // dR, as partial sums over splits of the tokens.
 struct RouterBlocks {
-  RouterGradient router;
+  const float *d_logits;  // M x E
+  int experts;
   int splits, element_tiles;  // of tokens, of elements; one block for each pair
   int split_tokens;           // a multiple of kRouterTile
   int tokens, rank;
@@ -47,7 +47,7 @@ __device__ inline float add_router_column(float sum, const T *hidden, int64_t pi
     for (int i = 0; i < kCount; ++i) h[i] = hidden[min(first + i, tokens - 1) * pitch];
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      const float d_logit = d_logits[(first + i) * experts], next = fmaf(d_logit, to_float(h[i]), sum);
+      const float d_logit = d_logits[min(first + i, tokens - 1) * experts], next = fmaf(d_logit, to_float(h[i]), sum);
       sum = first + i < tokens && d_logit != 0 ? next : sum;
     }
   }
@@ -56,15 +56,16 @@ __device__ inline float add_router_column(float sum, const T *hidden, int64_t pi
 
 template <typename Scalar>
 __device__ inline void backward_router(char *shared, const RouterBlocks &call, int index) {
-  const RouterGradient &router = call.router;
   const int split = index % call.splits, element_tile = index / call.splits;
-  const int elements = router.experts * call.rank;
-  const LhsScratch<kRouterTile> scratch(reinterpret_cast<float *>(shared), router.experts);
-  prepare_router_gradient(router, scratch);
+  const int elements = call.experts * call.rank;
+  auto *d_logits = reinterpret_cast<float *>(shared);
   float sum[kRouterElements / kThreads] = {};
   const int begin = split * call.split_tokens, end = min(begin + call.split_tokens, call.tokens);
   for (int token = begin; token < end; token += kRouterTile) {
-    form_d_logits(router, scratch, token, end);
+    const int count = min(kRouterTile, end - token);
+    for (int i = threadIdx.x; i < count * call.experts; i += kThreads)
+      d_logits[i] = call.d_logits[static_cast<int64_t>(token) * call.experts + i];
+    __syncthreads();
     with_activation_type<Scalar>(call.hidden.dtype, [&](auto tag) {
       using T = decltype(tag);
       const T *hidden = static_cast<const T *>(call.hidden.data) + token * call.hidden.pitch;
@@ -73,8 +74,7 @@ __device__ inline void backward_router(char *shared, const RouterBlocks &call, i
         const int element = element_tile * kRouterElements + i * kThreads + static_cast<int>(threadIdx.x);
         if (element >= elements) continue;
         const int e = element / call.rank, k = element % call.rank;
-        sum[i] = add_router_column(sum[i], hidden + k, call.hidden.pitch, scratch.d_logits + e, router.experts,
-                                   min(kRouterTile, end - token));
+        sum[i] = add_router_column(sum[i], hidden + k, call.hidden.pitch, d_logits + e, call.experts, count);
       }
     });
     __syncthreads();

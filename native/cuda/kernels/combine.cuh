@@ -51,28 +51,40 @@ struct Experts {
   int transposed;
 };
 
-// Elements n .. n + 3 of row k of C; B has elements of type S. Loads of kLoadsInFlight experts are in flight.
-template <typename S, bool kWhole>
-__device__ inline void combine_vec4(const Experts &from, const float *weights, int k, int n, float (&value)[4]) {
-  constexpr int kLoadsInFlight = kWhole ? 4 : 1;
-  const S *b = static_cast<const S *>(from.b.data) + k * from.b.pitch + n;
-  const int64_t pitch = from.rank * from.b.pitch;  // from one expert to the next
+// Elements n .. n + 3 of rows k, k + step, ... of C; B has elements of type S. Rows from `row_end` on are zero. The
+// loads of kRowsInFlight rows of up to four experts are in flight.
+template <typename S, bool kWhole, int kRowsInFlight>
+__device__ inline void combine_vec4(const Experts &from, const float *weights, int k, int step, int row_end, int n,
+                                    float (&value)[kRowsInFlight][4]) {
+  constexpr int kExpertsInFlight = kWhole ? 4 : 1;
+  const S *b = static_cast<const S *>(from.b.data) + n;
 #pragma unroll
-  for (int v = 0; v < 4; ++v) value[v] = 0;
+  for (int i = 0; i < kRowsInFlight; ++i)
+#pragma unroll
+    for (int v = 0; v < 4; ++v) value[i][v] = 0;
 #pragma unroll 1
-  for (int first = 0; first < from.experts; first += kLoadsInFlight) {
-    Vec4<S> raw[kLoadsInFlight];
+  for (int first = 0; first < from.experts; first += kExpertsInFlight) {
+    Vec4<S> raw[kExpertsInFlight][kRowsInFlight];
 #pragma unroll
-    for (int i = 0; i < kLoadsInFlight; ++i)
-      raw[i] = load_raw<kWhole>(b + min(first + i, from.experts - 1) * pitch, from.columns - n);
+    for (int j = 0; j < kExpertsInFlight; ++j) {
+      const int expert_row = min(first + j, from.experts - 1) * from.rank;
 #pragma unroll
-    for (int i = 0; i < kLoadsInFlight; ++i) {
-      const bool is_expert = first + i < from.experts;
-      const float weight = weights[is_expert ? first + i : 0];
-      float b_values[4];
-      convert<S>(raw[i], b_values);
+      for (int i = 0; i < kRowsInFlight; ++i)
+        raw[j][i] = load_raw<kWhole>(b + (expert_row + min(k + i * step, row_end - 1)) * from.b.pitch,
+                                     from.columns - n);
+    }
 #pragma unroll
-      for (int v = 0; v < 4; ++v) value[v] = is_expert ? fmaf(weight, b_values[v], value[v]) : value[v];
+    for (int j = 0; j < kExpertsInFlight; ++j) {
+      const bool is_expert = first + j < from.experts;
+      const float weight = weights[is_expert ? first + j : 0];
+#pragma unroll
+      for (int i = 0; i < kRowsInFlight; ++i) {
+        float b_values[4];
+        convert<S>(raw[j][i], b_values);
+#pragma unroll
+        for (int v = 0; v < 4; ++v)
+          value[i][v] = is_expert && k + i * step < row_end ? fmaf(weight, b_values[v], value[i][v]) : value[i][v];
+      }
     }
   }
 }
@@ -117,17 +129,22 @@ __device__ inline void combine_tile(T *tile, const Experts &from, const float *w
     });
     return;
   }
-  constexpr int kVec4PerRow = kColumns / 4;
+  constexpr int kVec4PerRow = kColumns / 4, kStep = kThreads / kVec4PerRow;
   const int n = static_cast<int>(threadIdx.x) % kVec4PerRow * 4;
+  const int rows = column + n < from.columns ? min(from.rank - row, kRows) : 0;
   const bool whole = has_vec4(from.b) && from.columns - column - n >= 4;
   with_type<T>(from.b.dtype, [&](auto tag) {
     with_whole(whole, [&](auto is_whole) {
+      constexpr int kRowsInFlight = kTileLoadsInFlight<decltype(is_whole)::value, kRows, kStep>;
 #pragma unroll 1
-      for (int k = static_cast<int>(threadIdx.x) / kVec4PerRow; k < kRows; k += kThreads / kVec4PerRow) {
-        float value[4] = {0, 0, 0, 0};
-        if (row + k < from.rank && column + n < from.columns)
-          combine_vec4<decltype(tag), decltype(is_whole)::value>(from, weights, row + k, column + n, value);
-        store_tile(tile + place<T, kColumns>(k, n), value);
+      for (int k = static_cast<int>(threadIdx.x) / kVec4PerRow; k < kRows; k += kRowsInFlight * kStep) {
+        float value[kRowsInFlight][4] = {};
+        if (k < rows)
+          combine_vec4<decltype(tag), decltype(is_whole)::value>(from, weights, row + k, kStep, row + rows, column + n,
+                                                                 value);
+#pragma unroll
+        for (int i = 0; i < kRowsInFlight; ++i)
+          store_tile(tile + place<T, kColumns>(k + i * kStep, n), value[i]);
       }
     });
   });

@@ -64,12 +64,24 @@ __device__ inline void sum_partials(const ForwardDecode &call, float *product, i
 
 // Computes w of all groups, E + 1 floats per row. Ends with a barrier.
 __device__ inline void pool_all(const ForwardDecode &call, const float *values, float *sums) {
-  const int experts = call.route.experts, pitch = experts + 1;
-  const Pool pool = {call.pool, call.groups, experts, values, experts | 1, call.route.mask, nullptr, nullptr};
+  const int experts = call.route.experts, pitch = experts + 1, quads = (experts + 3) / 4;
+  const PoolRows rows = {values, experts | 1, experts, call.route.mask, 1};
   __syncthreads();
-  for (int i = threadIdx.x / kWarp; i < call.groups.groups * pitch; i += kWarps) {
-    const float sum = pool_column(pool, i / pitch, i % pitch);
-    if (threadIdx.x % kWarp == 0) sums[i] = sum;
+  for (int i = threadIdx.x / kWarp; i < call.groups.groups * quads; i += kWarps) {
+    const int group = i / quads, expert = i % quads * 4;
+    const int begin = call.groups.begin(group), end = call.groups.end(group);
+    float sum[5] = {0, 0, 0, 0, 0};
+    for (int slice = 0; slice < pool_slices(begin, end); ++slice) {
+      float share[5];
+      pool_slice(rows, begin, end, slice, expert, share);
+#pragma unroll
+      for (int v = 0; v < 5; ++v) sum[v] += share[v];
+    }
+    if (threadIdx.x % kWarp != 0) continue;
+#pragma unroll
+    for (int v = 0; v < 4; ++v)
+      if (expert + v < experts) sums[group * pitch + expert + v] = sum[v];
+    if (expert == 0) sums[group * pitch + experts] = sum[4];
   }
   __syncthreads();
   for (int g = threadIdx.x; g < call.groups.groups; g += kThreads) finish_pool(call.pool, sums + g * pitch, experts);

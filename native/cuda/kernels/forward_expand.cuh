@@ -30,16 +30,19 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_expand(const __grid
   const StripIndex at = {static_cast<int>(blockIdx.x) % call.column_tiles,
                          static_cast<int>(blockIdx.x) / call.column_tiles, 0};
   const int column = at.column_tile * Tile::kBlockN;
-  if (call.pooled) {
-    compute_weights(weights, call.weights);
-    if (blockIdx.x == 0 && call.weights_out != nullptr)
-      for (int e = threadIdx.x; e < call.weights.experts; e += kThreads) call.weights_out[e] = weights[e];
-  }
+  bool has_weights = false;
   walk_strip<Tile, true, false>(shared, call.strip, at, true, false, [&](Scalar *tile, int row) {
-    if (call.pooled)
-      combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(tile, call.experts, weights, row, column);
-    else
+    if (!call.pooled) {
       stage_rhs<Tile>(tile, call.strip.w, call.strip.lhs.columns, row, column, call.strip.columns);
+      return;
+    }
+    if (!has_weights) {
+      compute_weights(weights, call.weights);
+      if (blockIdx.x == 0 && call.weights_out != nullptr)
+        for (int e = threadIdx.x; e < call.weights.experts; e += kThreads) call.weights_out[e] = weights[e];
+      has_weights = true;
+    }
+    combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(tile, call.experts, weights, row, column);
   });
 }
 

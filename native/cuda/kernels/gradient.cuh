@@ -62,37 +62,44 @@ struct DWeights {
   int count;
 };
 
-// This thread's share of <B_e, D>. `b` points to the first element of B_e; kLoadsInFlight 4-element loads of B are in
-// flight.
+// This thread's shares of <B_e, D> of kDWeightExperts experts from `expert` on. The loads of kRowsInFlight rows of all
+// of them are in flight.
 template <typename Tile, typename S, bool kWhole>
-__device__ inline float d_weight_partial(const Experts &experts, const S *b, const float *z, int row, int column) {
+__device__ inline void add_d_weights(const Experts &experts, int expert, const float *z, int row, int column,
+                                     float (&sum)[kDWeightExperts]) {
   constexpr int kVec4PerRow = Tile::kBlockN / 4, kStep = kThreads / kVec4PerRow;
-  constexpr int kLoadsInFlight = kTileLoadsInFlight<kWhole, Tile::kResultRows, kStep>;
+  constexpr int kRowsInFlight = kTileLoadsInFlight<kWhole, Tile::kResultRows, kStep>;
   const int n = static_cast<int>(threadIdx.x) % kVec4PerRow * 4, valid = experts.columns - column - n;
   const int rows = valid <= 0 ? 0 : min(experts.rank - row, Tile::kResultRows);
-  b += row * experts.b.pitch + column + n;
-  float sum = 0;
+  const S *b = static_cast<const S *>(experts.b.data) + column + n;
 #pragma unroll 1
-  for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < rows; first += kLoadsInFlight * kStep) {
-    Vec4<S> raw[kLoadsInFlight];
+  for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < rows; first += kRowsInFlight * kStep) {
+    Vec4<S> raw[kDWeightExperts][kRowsInFlight];
 #pragma unroll
-    for (int i = 0; i < kLoadsInFlight; ++i)
-      raw[i] = load_raw<kWhole>(b + min(first + i * kStep, rows - 1) * experts.b.pitch, valid);
+    for (int j = 0; j < kDWeightExperts; ++j) {
+      const int expert_row = min(expert + j, experts.experts - 1) * experts.rank + row;
 #pragma unroll
-    for (int i = 0; i < kLoadsInFlight; ++i) {
+      for (int i = 0; i < kRowsInFlight; ++i)
+        raw[j][i] = load_raw<kWhole>(b + (expert_row + min(first + i * kStep, rows - 1)) * experts.b.pitch, valid);
+    }
+#pragma unroll
+    for (int i = 0; i < kRowsInFlight; ++i) {
       const int k = first + i * kStep;
-      float b_values[4], d[4];
-      convert<S>(raw[i], b_values);
+      float d[4];
       load_vec4(z + k * Tile::kResultPitch + n, 4, true, d);
 #pragma unroll
-      for (int v = 0; v < 4; ++v) sum = k < rows ? fmaf(b_values[v], d[v], sum) : sum;
+      for (int j = 0; j < kDWeightExperts; ++j) {
+        float b_values[4];
+        convert<S>(raw[j][i], b_values);
+#pragma unroll
+        for (int v = 0; v < 4; ++v) sum[j] = k < rows ? fmaf(b_values[v], d[v], sum[j]) : sum[j];
+      }
     }
   }
-  return sum;
 }
 
 // Computes this block's partial sums of dw from its tile of D, and writes them as column `index`. `scale` is the factor
-// that finish_outer applies to D. The tile is at the start of shared memory, followed by one sum per warp.
+// that finish_outer applies to D. The tile is at the start of shared memory, followed by kDWeightExperts sums per warp.
 template <typename Tile>
 __device__ inline void form_d_weights(char *shared, const DWeights &d_weights, const StripIndex &at, float scale,
                                       int index) {
@@ -103,21 +110,24 @@ __device__ inline void form_d_weights(char *shared, const DWeights &d_weights, c
   const int row = at.row_tile * Tile::kResultRows, column = at.column_tile * Tile::kBlockN;
   const int n = static_cast<int>(threadIdx.x) % (Tile::kBlockN / 4) * 4;
   const bool whole = has_vec4(experts.b) && experts.columns - column - n >= 4;
-  for (int e = 0; e < experts.experts; ++e) {
-    float sum = 0;
+  for (int expert = 0; expert < experts.experts; expert += kDWeightExperts) {
+    float sum[kDWeightExperts] = {};
     with_type<typename Tile::Scalar>(experts.b.dtype, [&](auto tag) {
-      using S = decltype(tag);
-      const S *b = static_cast<const S *>(experts.b.data) + static_cast<int64_t>(e) * experts.rank * experts.b.pitch;
       with_whole(whole, [&](auto is_whole) {
-        sum = d_weight_partial<Tile, S, decltype(is_whole)::value>(experts, b, z, row, column);
+        add_d_weights<Tile, decltype(tag), decltype(is_whole)::value>(experts, expert, z, row, column, sum);
       });
     });
-    sum = sum_over_warp(sum);
-    if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = sum;
+#pragma unroll
+    for (int j = 0; j < kDWeightExperts; ++j) {
+      sum[j] = sum_over_warp(sum[j]);
+      if (threadIdx.x % kWarp == 0) sums[j * kWarps + threadIdx.x / kWarp] = sum[j];
+    }
     __syncthreads();
-    if (threadIdx.x == 0)
-      d_weights.partials[static_cast<int64_t>(e) * d_weights.count + index] =
-          scale * (sums[0] + sums[1] + sums[2] + sums[3]);
+    if (threadIdx.x < min(kDWeightExperts, experts.experts - expert)) {
+      const float *of_warp = sums + threadIdx.x * kWarps;
+      d_weights.partials[static_cast<int64_t>(expert + threadIdx.x) * d_weights.count + index] =
+          scale * (of_warp[0] + of_warp[1] + of_warp[2] + of_warp[3]);
+    }
     __syncthreads();
   }
 }

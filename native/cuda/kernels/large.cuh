@@ -14,6 +14,7 @@
 // would not change.
 #pragma once
 
+#include "cuda/kernels/d_hidden.cuh"
 #include "cuda/kernels/gradient.cuh"
 
 namespace lily::cuda {

@@ -14,12 +14,13 @@ namespace lily::cuda {
 
 struct LargeShrink {
   ShrinkOperands operands;
-  LeftOperand d_hidden;              // describes dh. Backward: kDHidden, with q null; forward: kHidden
+  int backward;
+  DHidden d_hidden;                  // backward; the product, scaled, is q
   int relu;                          // forward
   float scale;                       // backward
   TokensWithGradient with_gradient;  // backward
   Output saved;                      // forward: h for backward; may be null
-  Output out;                        // for the next phase: h, if that cannot read `saved`, or dh; may be null
+  Output out;                        // forward: h for the next phase, if that cannot read `saved`; may be null
 };
 
 template <typename Tile>
@@ -36,43 +37,33 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_shrink(const __grid_c
         stage_activations<Scalar, Tile::kBlockM, Tile::kBlockK>(a, from.x, {token, token_end, column, from.depth});
         stage<Scalar, Tile::kBlockN, Tile::kBlockK>(b, from.w, {row, row_end, column, from.depth});
       });
-  const bool backward = call.d_hidden.kind == LeftOperandKind::kDHidden;
-  const LhsScratch<Tile::kBlockM> scratch(reinterpret_cast<float *>(shared + Tile::kScratch),
-                                          call.d_hidden.router.experts);
-  if (backward && call.d_hidden.router.logit_gradient != LogitGradient::kNone) {
-    prepare_router_gradient(call.d_hidden.router, scratch);
-    form_d_logits(call.d_hidden.router, scratch, token, token_end);
-  }
-  const int n = row + static_cast<int>(threadIdx.x) % (Tile::kBlockN / 4) * 4;
-  if (n >= row_end) return;
-  with_whole(has_vec4_d_hidden(call.d_hidden, n), [&](auto is_whole) {
-    constexpr int kStep = kThreads / (Tile::kBlockN / 4),
-                  kLoadsInFlight = kTileLoadsInFlight<decltype(is_whole)::value, Tile::kBlockM, kStep>;
-#pragma unroll 1
-    for (int first = static_cast<int>(threadIdx.x) / (Tile::kBlockN / 4); token + first < token_end;
-         first += kLoadsInFlight * kStep) {
-      float value[kLoadsInFlight][4];
-#pragma unroll
-      for (int i = 0; i < kLoadsInFlight; ++i) {
-        load_vec4(product + (first + i * kStep) * Tile::kResultPitch + n - row, 4, true, value[i]);
-#pragma unroll
-        for (int v = 0; v < 4; ++v) {
-          if (backward) value[i][v] *= call.scale;
-          if (call.relu && value[i][v] < 0) value[i][v] = 0;  // keeps a NaN
-        }
-      }
-      if (backward)
-        finish_d_hidden<Scalar, decltype(is_whole)::value>(call.d_hidden, scratch, first, kStep, token + first,
-                                                           token_end, n, value);
-#pragma unroll
-      for (int i = 0; i < kLoadsInFlight; ++i) {
-        const int at = token + first + i * kStep;
-        if (at >= token_end) break;
-        if (call.saved.data != nullptr) store_vec4(call.saved, at, n, row_end, value[i]);
-        if (call.out.data != nullptr) store_vec4(call.out, at, n, row_end, value[i]);
-      }
+  if (call.backward) {
+    const DHiddenScratch<Tile::kBlockM> scratch(reinterpret_cast<float *>(shared + Tile::kScratch),
+                                                call.d_hidden.router.experts);
+    find_rows(call.d_hidden, scratch, token, token_end);
+    __syncthreads();
+    if (call.d_hidden.router.logit_gradient != LogitGradient::kNone) {
+      prepare_router_gradient(call.d_hidden.router, scratch);
+      form_d_logits(call.d_hidden, scratch, {}, token, token_end, row == 0);
     }
-  });
+    store_d_hidden<Scalar>(call.d_hidden, scratch, token, token_end, row, row_end, Tile::kBlockN / 4,
+                           [&](auto, int t, int step, int rows, int k, auto &value) {
+                             load_product<Tile::kResultPitch>(product + k - row, call.scale, t, step, rows, value);
+                           });
+    return;
+  }
+  constexpr int kVec4PerRow = Tile::kBlockN / 4;
+  for (int i = threadIdx.x; i < (token_end - token) * kVec4PerRow; i += kThreads) {
+    const int t = i / kVec4PerRow, n = i % kVec4PerRow * 4;
+    if (row + n >= row_end) continue;
+    float value[4];
+    load_vec4(product + t * Tile::kResultPitch + n, 4, true, value);
+#pragma unroll
+    for (int v = 0; v < 4; ++v)
+      if (call.relu && value[v] < 0) value[v] = 0;  // keeps a NaN
+    if (call.saved.data != nullptr) store_vec4(call.saved, token + t, row + n, row_end, value);
+    if (call.out.data != nullptr) store_vec4(call.out, token + t, row + n, row_end, value);
+  }
 }
 
 }  // namespace lily::cuda

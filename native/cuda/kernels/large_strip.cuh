@@ -19,7 +19,7 @@
 namespace lily::cuda {
 
 struct LargeStrip {
-  LeftOperand lhs;  // kHidden; in forward also kU
+  LeftOperand lhs;  // h or dh; in forward also u
   int tokens, columns;
   // outer
   int outer_blocks;
@@ -77,15 +77,16 @@ __device__ inline void large_expand(char *shared, float *weights, const LargeStr
     if (index == 0 && call.weights_out != nullptr)
       for (int e = threadIdx.x; e < call.weights.experts; e += kThreads) call.weights_out[e] = weights[e];
   }
-  const LhsScratch<Tile::kBlockM> scratch(reinterpret_cast<float *>(shared + Tile::kScratch), call.lhs.router.experts);
+  int *group_of = reinterpret_cast<int *>(shared + Tile::kScratch);
   const float *product = large_product<Tile, Along::kDepth, Along::kOuter>(
       shared, call.lhs.columns, token_end - token, column_end - column, [&](Scalar *a, Scalar *b, int step) {
         const int k = step * Tile::kBlockK;
+        copy_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(a, call.lhs, token, token_end, k);
         if (combines)
           combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(b, call.experts, weights, k, column);
         else
           stage<Scalar, Tile::kBlockK, Tile::kBlockN>(b, call.w, {k, call.lhs.columns, column, call.columns});
-        stage_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(a, call.lhs, scratch, token, token_end, k);
+        compute_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(a, call.lhs, group_of, token, token_end, k);
       });
   constexpr int kVec4PerRow = Tile::kBlockN / 4;
   for (int i = threadIdx.x; i < (token_end - token) * kVec4PerRow; i += kThreads) {

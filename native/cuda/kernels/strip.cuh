@@ -4,11 +4,12 @@
 //   expand   out[t, n] (+)= scale * sum_k lhs[t, k] w[k, n]     y += s h C, dx += dh A
 //   outer    z[k, n] = sum_t lhs[t, k] x[t, n]                  D = h^T dy, dA = dh^T x
 //
-// If both results are required, one pass computes both and loads (or computes) lhs once. If lhs has more columns than
+// If both results are required, one pass computes both and loads lhs once. If lhs has more columns than
 // BLOCK_K, expand iterates over all of its K tiles for each tile of tokens; a block of outer computes one of them.
 //
 // Global memory traffic: x once; out written once, and read once if it accumulates; lhs once per column tile, from L2;
-// w once per block. The next tile's cp.async copies overlap with the current tile's MMAs.
+// w once per block. The next tile's cp.async copies overlap with the current tile's MMAs, those of the first two tiles
+// with the combination of w.
 #pragma once
 
 #include "cuda/kernels/left_operand.cuh"
@@ -50,13 +51,13 @@ struct StripIndex {
 };
 
 // Iterates over the block's tokens. With kOuter it returns z in shared memory, kResultPitch floats per row, readable by
-// all threads. fill_rhs(tile, first row) loads rows of w; it is called once if lhs has one K tile.
+// all threads. fill_rhs(tile, first row) loads rows of w; it is called once if lhs has one K tile, after the copies of
+// the first two tiles have been issued, so that it may compute w.
 template <typename Tile, bool kExpand, bool kOuter, typename FillRhs>
 __device__ inline const float *walk_strip(char *shared, const StripOperands &operands, const StripIndex &at,
                                           bool expands, bool has_outer, const FillRhs &fill_rhs) {
   using Scalar = typename Tile::Scalar;
   using Engine = typename Tile::Engine;
-  constexpr bool kFormsDHidden = kExpand && kOuter;  // lhs is dh
   const int column = at.column_tile * Tile::kBlockN;
   const int begin = at.split * operands.split_tokens;
   const int end = min(begin + operands.split_tokens, operands.tokens);
@@ -72,7 +73,7 @@ __device__ inline const float *walk_strip(char *shared, const StripOperands &ope
   Scalar *out_ring = next;
   Scalar *rhs_ring = next + 2 * Tile::kStrip;
   if (kExpand && expands) next = rhs_ring + (k_tiles > 1 ? 2 : 1) * Tile::kRhs;
-  const LhsScratch<Tile::kBlockM> scratch(reinterpret_cast<float *>(next), operands.lhs.router.experts);
+  int *group_of = reinterpret_cast<int *>(next);
 
   const int tiles = max((end - begin + Tile::kBlockM - 1) / Tile::kBlockM, 0);
   const int steps = tiles * k_tiles;
@@ -88,21 +89,22 @@ __device__ inline const float *walk_strip(char *shared, const StripOperands &ope
           stage_activations<Scalar, Tile::kBlockM, Tile::kBlockN>(out_ring + tile % 2 * Tile::kStrip,
                                                                   operands.out.operand(), window);
       }
-      if (kExpand && k_tiles > 1) fill_rhs(rhs_ring + step % 2 * Tile::kRhs, k_tile * Tile::kBlockK);
       Scalar *lhs = lhs_ring + step % 2 * Tile::kLhs;
       const int row = (first_k_tile + k_tile) * Tile::kBlockK;
-      if constexpr (kFormsDHidden)
-        stage_d_hidden<Scalar, Tile::kBlockM, Tile::kBlockK>(lhs, operands.lhs, scratch, token, end, row);
-      else
-        stage_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(lhs, operands.lhs, scratch, token, end, row);
+      copy_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(lhs, operands.lhs, token, end, row);
+      if (kExpand && k_tiles > 1) fill_rhs(rhs_ring + step % 2 * Tile::kRhs, k_tile * Tile::kBlockK);
+      compute_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(lhs, operands.lhs, group_of, token, end, row);
     }
     copy_commit();
   };
 
-  if constexpr (kFormsDHidden) prepare_router_gradient(operands.lhs.router, scratch);
-  if (kExpand && expands && k_tiles == 1) fill_rhs(rhs_ring, 0);
   fill(0);
   __syncthreads();  // the next fill writes to the same scratch memory
+  fill(1);
+  if (kExpand && expands && k_tiles == 1) {
+    fill_rhs(rhs_ring, 0);
+    copy_commit();
+  }
 
   const int warp = threadIdx.x / kWarp;
   const int warp_m = warp / Tile::kWarpsN * Tile::kExpandM * 16;
@@ -113,8 +115,10 @@ __device__ inline const float *walk_strip(char *shared, const StripOperands &ope
   clear(sum);
   clear(z);
   for (int step = 0; step < steps; ++step) {
-    fill(step + 1);
-    copy_wait<1>();
+    if (step == 0)
+      copy_wait<0>();  // w is the last group
+    else
+      copy_wait<1>();
     __syncthreads();
     const int tile = step / k_tiles, k_tile = step % k_tiles;
     const int token = begin + tile * Tile::kBlockM;
@@ -147,11 +151,12 @@ __device__ inline const float *walk_strip(char *shared, const StripOperands &ope
       }
     }
     __syncthreads();
+    fill(step + 2);
   }
   auto *result = reinterpret_cast<float *>(shared);
   if constexpr (kOuter) {
     if (has_outer) {
-      copy_wait<0>();  // without tokens no step has waited for w
+      copy_wait<0>();
       __syncthreads();
       for_each_pair(z, [&](int k, int n, float first, float second) {
         *reinterpret_cast<float2 *>(result + k * Tile::kResultPitch + outer_column + n) = make_float2(first, second);

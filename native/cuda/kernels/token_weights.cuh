@@ -79,12 +79,21 @@ __device__ inline float sum_over_warp(float value) {
   return value;
 }
 
-// sum[row] = the sum of the row's `columns` elements. All warps of the block take part; the order is fixed. The caller
-// must synchronise before it reads `sum`.
+// sum[row] = the sum of the row's `columns` elements. All warps of the block take part; the order is fixed, and each lane
+// has kLoadsInFlight loads in flight. The caller must synchronise before it reads `sum`.
 __device__ inline void sum_rows(float *sum, const float *value, int rows, int columns) {
+  constexpr int kLoadsInFlight = 8;
   for (int e = threadIdx.x / kWarp; e < rows; e += kWarps) {
+    const float *row = value + static_cast<int64_t>(e) * columns;
     float partial = 0;
-    for (int i = threadIdx.x % kWarp; i < columns; i += kWarp) partial += value[static_cast<int64_t>(e) * columns + i];
+#pragma unroll 1
+    for (int first = threadIdx.x % kWarp; first < columns; first += kLoadsInFlight * kWarp) {
+      float loaded[kLoadsInFlight];
+#pragma unroll
+      for (int i = 0; i < kLoadsInFlight; ++i) loaded[i] = row[min(first + i * kWarp, columns - 1)];
+#pragma unroll
+      for (int i = 0; i < kLoadsInFlight; ++i) partial = first + i * kWarp < columns ? partial + loaded[i] : partial;
+    }
     partial = sum_over_warp(partial);
     if (threadIdx.x % kWarp == 0) sum[e] = partial;
   }

@@ -58,10 +58,10 @@ lily_status launch_fold(const Fold &call, cudaStream_t stream);
 
 template <typename Call>
 lily_status launch(void (*kernel)(Call), const char *name, dim3 blocks, int shared_bytes, cudaStream_t stream,
-                   const Call &call) {
+                   const Call &call, int threads = kThreads) {
   cudaLaunchConfig_t config = {};
   config.gridDim = blocks;
-  config.blockDim = dim3(kThreads);
+  config.blockDim = dim3(threads);
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, call);
@@ -72,7 +72,7 @@ template <typename Call>
 lily_status launch(void (*kernel)(Call), const char *name, const Launch &planned, cudaStream_t stream,
                    const Call &call) {
   const Grid &grid = planned.grid;
-  return launch(kernel, name, dim3(grid.x, grid.y, grid.z), planned.shared_bytes, stream, call);
+  return launch(kernel, name, dim3(grid.x, grid.y, grid.z), planned.shared_bytes, stream, call, planned.threads);
 }
 
 // Calls visit(row) with the row of the table that the plan names.

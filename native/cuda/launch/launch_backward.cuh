@@ -4,6 +4,7 @@
 #include "core/problem.h"
 #include "cuda/kernels/backward_dy.cuh"
 #include "cuda/kernels/backward_dy_once.cuh"
+#include "cuda/kernels/backward_hidden.cuh"
 #include "cuda/kernels/backward_x.cuh"
 #include "cuda/kernels/large_shrink.cuh"
 #include "cuda/kernels/large_strip.cuh"
@@ -40,14 +41,17 @@ class Backward {
     switch (planned.step) {
       case Step::kCombine:
         return launch(combine<Scalar>, "launching the combine kernel", planned, stream(), combine_call());
-      case Step::kDy: return run_dy(planned);
+      case Step::kDy:
+      case Step::kDyColumns:
+      case Step::kDyTokens: return run_dy(planned);
       case Step::kDyOnce:
         return with_tile<typename Rows::Once>(planned.tile, [&](auto row) {
           return launch(backward_dy_once<decltype(row)>, "launching the backward_dy_once kernel", planned, stream(),
                         dy_once());
         });
-      case Step::kSumQ: return launch_reduce(planned, sum_q(), stream());
-      case Step::kPoolDWeights: return launch_pool(planned, pool_d_weights(), stream());
+      case Step::kDHidden:
+        return launch(backward_hidden<Scalar>, "launching the backward_hidden kernel", planned, stream(),
+                      backward_hidden_call());
       case Step::kX:
         return with_tile<typename Rows::Strip>(planned.tile, [&](auto row) {
           return launch(backward_x<decltype(row)>, "launching the backward_x kernel", planned, stream(), x());
@@ -75,7 +79,7 @@ class Backward {
         using Strip = decltype(strip_row);
         using Shrink = decltype(row);
         if constexpr (Shrink::kBlockN == Strip::kBlockK) {
-          return launch(backward_dy<Shrink, Strip>, "launching the backward_dy kernel", planned, stream(), dy());
+          return launch(backward_dy<Shrink, Strip>, "launching the backward_dy kernel", planned, stream(), dy(planned.step));
         } else {
           return LILY_OK;  // a plan pairs tiles of equally many rows; the compiler does not see that
         }
@@ -94,7 +98,7 @@ class Backward {
   }
   Operand hidden() const { return contiguous(call_.hidden, rank_, hidden_dtype(problem_)); }
   float *q() const { return in_workspace<float>(plan_.q); }
-  float *kept() const { return in_workspace<float>(plan_.kept); }
+  float *d_logits() const { return in_workspace<float>(plan_.d_logits); }
   float *token_d_weights() const { return in_workspace<float>(plan_.token_d_weights); }
   Output c() const { return contiguous_output(in_workspace<Scalar>(plan_.c), plan_.c_pitch, kDtype<Scalar>); }
   Output d_hidden() const {
@@ -152,7 +156,7 @@ class Backward {
     return {experts(), needed ? in_workspace<float>(plan_.d_weights) : nullptr, plan_.d_weights_partials};
   }
 
-  float *kept_target() const { return plan_.needs_d_weights && plan_.counts_kept ? kept() : nullptr; }
+  float *kept_target() const { return plan_.needs_d_weights && plan_.counts_kept ? in_workspace<float>(plan_.kept) : nullptr; }
 
   Combine combine_call() const {
     Combine call = {};
@@ -168,21 +172,38 @@ class Backward {
 
   // ---- The dy phase ----
 
-  BackwardDy dy() const {
+  BackwardDy dy(Step step) const {
     BackwardDy call = {};
+    call.pooled = !plan_.has_token_weights;
+    call.scale = problem_.scaling;
+    call.rank = rank_;
+    call.hidden = hidden();
+    call.token_weights = {token_routing_ ? call_.probabilities : call_.weights, groups(), experts_, token_routing_};
+    call.splits = step == Step::kDyTokens ? 1 : plan_.dy.splits;
+    call.strip.split_tokens = step == Step::kDyTokens ? tokens_ : plan_.dy.split_tokens;
+    if (step != Step::kDyColumns) add_token_blocks(call);
+    if (step != Step::kDyTokens) add_column_blocks(call);
+    if (step == Step::kDyColumns) {
+      call.combine = combine_call();
+      call.combine_column_tiles = plan_.combine_grid.x;
+    }
+    return call;
+  }
+
+  void add_token_blocks(BackwardDy &call) const {
     call.shrink = {operand(call_.dy), plan_.has_token_weights ? operand(call_.b) : c().operand(),
                    tokens_,           d_out_,
                    plan_.shrink_rows, plan_.tile_tokens};
     call.token_tiles = plan_.token_tiles;
     call.q_row_tiles = plan_.q_row_tiles;
-    call.pooled = !plan_.has_token_weights;
-    call.scale = problem_.scaling;
     call.q = q();
     call.q_pitch = plan_.q_pitch;
-    call.rank = rank_;
-    call.hidden = hidden();
-    call.token_weights = {token_routing_ ? call_.probabilities : call_.weights, groups(), experts_, token_routing_};
+    call.completes = plan_.completes_d_hidden;
+    call.d_hidden = d_hidden_call();
     call.token_d_weights = plan_.needs_d_weights && plan_.has_token_weights ? token_d_weights() : nullptr;
+  }
+
+  void add_column_blocks(BackwardDy &call) const {
     StripOperands &strip = call.strip;
     strip.lhs.kind = plan_.has_token_weights ? LeftOperandKind::kU : LeftOperandKind::kHidden;
     strip.lhs.hidden = hidden();
@@ -190,29 +211,14 @@ class Backward {
     strip.lhs.columns = plan_.outer_rows;
     strip.lhs.token_weights = call.token_weights;
     strip.lhs.one_hot = plan_.one_hot;
-    strip.lhs.router.experts = experts_;
     strip.x = operand(call_.dy);
     strip.with_gradient = with_gradient();
     strip.tokens = tokens_;
     strip.columns = d_out_;
-    strip.split_tokens = plan_.dy.split_tokens;
     call.column_tiles = plan_.dy.column_tiles;
     call.row_tiles = plan_.dy_row_tiles;
-    call.splits = plan_.dy.splits;
     call.target = db_target();
     call.d_weights = d_weights();
-    return call;
-  }
-
-  Pool pool_d_weights() const {
-    return {PoolKind::kSum,
-            groups(),
-            experts_,
-            token_d_weights(),
-            experts_,
-            call_.tokens.mask,
-            in_workspace<float>(plan_.d_weights),
-            kept()};
   }
 
   BackwardDyOnce dy_once() const {
@@ -235,15 +241,7 @@ class Backward {
     return call;
   }
 
-  Reduce sum_q() const {
-    Reduce sum = {};
-    add_job(sum, {in_workspace<float>(plan_.q_partials), problem_.tokens * plan_.q_pitch, plan_.dy.column_tiles,
-                  plan_.q_pitch, tokens_, rank_, problem_.scaling, nullptr, 1,
-                  contiguous_output(q(), plan_.q_pitch, LILY_FLOAT32), 0});
-    return sum;
-  }
-
-  // ---- The dh phase ----
+  // ---- dh, and the x phase ----
 
   RouterGradient router_gradient() const {
     RouterGradient router = {};
@@ -255,33 +253,46 @@ class Backward {
     router.router = operand(call_.router);
     router.probabilities = call_.probabilities;
     router.weights = call_.weights;
-    router.d_weights = token_routing_ ? token_d_weights() : in_workspace<float>(plan_.d_weights);
-    router.per_token = token_routing_;
-    router.partial_count = plan_.has_token_weights ? 0 : plan_.d_weights_partials;
-    const bool averages = !token_routing_ && !from_logits;
-    router.kept = averages && plan_.counts_kept ? kept() : nullptr;
-    router.kept_constant = averages ? static_cast<float>(tokens_) : 1.0f;
+    router.source = token_routing_            ? DWeightsSource::kTokens
+                    : plan_.has_token_weights ? DWeightsSource::kGroups
+                                              : DWeightsSource::kPartials;
+    router.d_weights = plan_.has_token_weights ? token_d_weights() : in_workspace<float>(plan_.d_weights);
+    router.partial_count = plan_.d_weights_partials;
+    router.averages = !token_routing_ && !from_logits;
+    router.kept = kept_target();
     router.mask = call_.tokens.mask;
     return router;
   }
 
-  // dh as a left operand: computed as it is loaded.
-  LeftOperand d_hidden_operand() const {
-    LeftOperand lhs = {};
-    lhs.kind = LeftOperandKind::kDHidden;
-    lhs.hidden = hidden();
-    lhs.rank = lhs.columns = rank_;
-    lhs.q = q();
-    lhs.q_pitch = plan_.q_pitch;
-    lhs.relu = problem_.activation == LILY_ACTIVATION_RELU;
-    lhs.router = router_gradient();
-    return lhs;
+  DHidden d_hidden_call() const {
+    DHidden call = {};
+    call.router = router_gradient();
+    call.rank = rank_;
+    call.relu = problem_.activation == LILY_ACTIVATION_RELU;
+    call.hidden = hidden();
+    call.with_gradient = with_gradient();
+    if (plan_.needs_d_router) call.d_logits = d_logits();
+    if (plan_.needs_q) call.out = d_hidden();
+    return call;
+  }
+
+  BackwardHidden backward_hidden_call() const {
+    BackwardHidden call = {};
+    call.d_hidden = d_hidden_call();
+    if (plan_.needs_q) call.q = plan_.reads_dy_once ? in_workspace<float>(plan_.q_partials) : q();
+    call.q_partials = plan_.reads_dy_once ? plan_.dy.column_tiles : 1;
+    call.q_pitch = plan_.q_pitch;
+    call.scale = plan_.reads_dy_once ? problem_.scaling : 1.0f;
+    call.tokens = tokens_;
+    call.block_tokens = plan_.hidden_tokens;
+    return call;
   }
 
   RouterBlocks router_blocks() const {
     RouterBlocks blocks = {};
-    blocks.router = router_gradient();
     if (!plan_.needs_d_router) return blocks;
+    blocks.d_logits = d_logits();
+    blocks.experts = experts_;
     blocks.splits = plan_.router_splits;
     blocks.split_tokens = plan_.router_split_tokens;
     blocks.element_tiles = plan_.router_element_tiles;
@@ -295,7 +306,8 @@ class Backward {
   BackwardX x() const {
     BackwardX call = {};
     StripOperands &strip = call.strip;
-    strip.lhs = d_hidden_operand();
+    strip.lhs.hidden = d_hidden().operand();
+    strip.lhs.rank = strip.lhs.columns = rank_;
     strip.w = operand(call_.a);
     strip.out = output(call_.dx);
     strip.out_scale = 1.0f;
@@ -345,10 +357,10 @@ class Backward {
   LargeShrink large_d_hidden() const {
     LargeShrink call = {};
     call.operands = {operand(call_.dy), c().operand(), tokens_, d_out_, rank_, 0};
-    call.d_hidden = d_hidden_operand();
+    call.backward = 1;
+    call.d_hidden = d_hidden_call();
     call.scale = problem_.scaling;
     call.with_gradient = with_gradient();
-    call.out = d_hidden();
     return call;
   }
 

@@ -122,7 +122,7 @@ class Forward {
   PoolKind pool_kind() const { return plan_.pools_logits ? PoolKind::kSoftmax : PoolKind::kMean; }
 
   Pool pool_weights() const {
-    return {pool_kind(), groups(), experts_, route().values, experts_, call_.tokens.mask, group_weights(), nullptr};
+    return {pool_kind(), groups(), {route().values, experts_, experts_, call_.tokens.mask, 1}, group_weights()};
   }
 
   // The weights of each group. In and out: given with `fixed` routing.
@@ -226,7 +226,6 @@ class Forward {
     lhs.hidden = hidden().operand();
     lhs.rank = rank_;
     lhs.columns = plan_.has_token_weights ? experts_ * rank_ : rank_;
-    lhs.router.experts = experts_;
     if (plan_.has_token_weights)
       lhs.token_weights = {is_per_token() ? route().values : group_weights(), groups(), experts_, is_per_token()};
     return lhs;

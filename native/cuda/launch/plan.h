@@ -33,9 +33,10 @@ enum class Step {
   kDecodeShrink,  // forward_shrink: partial sums of h of few tokens
   kDecode,        // forward_decode: the rest of few tokens
   kDy,            // backward_dy: the products that read dy
-  kDyOnce,        // backward_dy_once: the same
-  kSumQ,          // reduce: q from the partial sums of backward_dy_once
-  kPoolDWeights,  // pool: dw of each sequence
+  kDyColumns,     // backward_dy: of them D, and C
+  kDyTokens,      // backward_dy: of them q, and dh, if kDyColumns was launched before
+  kDyOnce,        // backward_dy_once: the products that read dy
+  kDHidden,       // backward_hidden: dh and dl, if no other launch computes them
   kLargeDy,       // large_strip: D of a large rank, and C
   kLargeDHidden,  // large_shrink: dh of a large rank
   kX,             // backward_x: the products that read dh
@@ -55,10 +56,11 @@ struct Launch {
   Tile strip_tile;  // kDy: that of the column blocks; kToken: that of the second product
   Grid grid;
   int shared_bytes;  // dynamic
+  int threads = kThreads;
 };
 
 struct Launches {
-  static constexpr int kMost = 4;
+  static constexpr int kMost = 5;
   Launch list[kMost];
   int count;
 
@@ -128,8 +130,10 @@ struct BackwardPlan {
   bool one_hot;        // deferred dB of weights per token: one D per group instead of one dB per expert
   // Outputs and intermediate results that the present operands require.
   bool needs_db, needs_q, needs_d_weights, needs_d_router;
-  bool counts_kept;  // the number of kept tokens is unknown to the host
+  bool counts_kept;  // one pooling group: the number of kept tokens is unknown to the host
   bool combines;     // C or the number of kept tokens
+  bool d_first;             // one pooling group with a router: D is computed before q
+  bool completes_d_hidden;  // the token blocks of backward_dy complete dh
 
   int shrink_rows, outer_rows;      // rows of C or B; rows of D or dB
   int tile_tokens, token_tiles;     // backward_dy: tokens per token block, and token blocks per split
@@ -137,14 +141,15 @@ struct BackwardPlan {
   Walk dy, x;                       // products of dy; of dh
   int dy_row_tiles;                 // 0: there are no column blocks
   int expand_blocks, outer_blocks;  // of the dh phase
-  Grid combine_grid;                // large ranks: the combine blocks of the dy phase
+  Grid combine_grid;                // combine blocks in the launch that computes D
+  int hidden_tokens;                // backward_hidden: tokens per block
   int d_weights_partials;
   bool reduces_db, reduces_da;  // from partial sums, or zeros if there are no tokens
   int router_splits, router_split_tokens, router_element_tiles;
 
   int q_pitch, c_pitch, d_hidden_pitch;
   int64_t db_partial, da_partial, router_partial;  // elements of one partial sum
-  Offset q, q_partials, c, d_hidden, token_d_weights, d_weights, kept, db_partials, da_partials, router_partials;
+  Offset q, q_partials, c, d_hidden, d_logits, token_d_weights, d_weights, kept, db_partials, da_partials, router_partials;
   size_t workspace_bytes;
 };
 

@@ -1,11 +1,15 @@
-// The plan of backward, at most four launches. Symbols as in docs/math.md.
+// The plan of backward. Symbols as in docs/math.md.
 //
-//   combine | dy phase | dh phase | reduce                    one pooling group
-//   dy phase, once | sum of q | dh phase | reduce             one pooling group, small rank, dy larger than L2
-//   dy phase | sums per sequence | dh phase | reduce          weights per token
-//   combine and D | dh | dh phase | reduce                    one pooling group, large rank
+//   C and D | q and dh | x phase | reduce                     one pooling group with a router; and large ranks
+//   C | dy phase with dh | x phase | reduce                   one pooling group without a router
+//   dy phase, once | dh | x phase | reduce                    one pooling group, small rank, dy larger than L2
+//   C | dy phase | dh | x phase | reduce                      one pooling group with a router, dy larger than L2
+//   dy phase with dh | x phase | reduce                       token routing, and weights that are given per sequence
+//   dy phase | dh | x phase | reduce                          sequences
 //
-// The dy phase has the products that read dy, the dh phase those that read dh.
+// The dy phase has the products that read dy, the x phase those that read dh. dh requires q, which requires C; and with
+// a router dw, which requires D. In the first row the launch that computes q finds in L2 what the first has loaded of
+// dy. If dy does not fit, a fifth launch costs less than a second reading of dy: about 3 us against M d_out elements.
 #include "cuda/launch/planner.h"
 
 namespace lily::cuda {
@@ -54,7 +58,7 @@ class BackwardPlanner {
     plan_.needs_d_router = routes_ && operands_.has_d_router;
     plan_.needs_q = operands_.has_dx || operands_.has_da;
     plan_.needs_d_weights = routes_ && (plan_.needs_q || plan_.needs_d_router);
-    plan_.counts_kept = routes_ && (plan_.has_token_weights || operands_.has_mask);
+    plan_.counts_kept = routes_ && !plan_.has_token_weights && operands_.has_mask;
     plan_.combines = !plan_.has_token_weights && (plan_.needs_q || (plan_.needs_d_weights && plan_.counts_kept));
   }
 
@@ -71,6 +75,11 @@ class BackwardPlanner {
       plan_.dy = find_dy_walk();
       plan_.x = strip_walk(rows_, device_, {rank_, tokens_, d_in_, experts_}, true, true);
     }
+    // The token blocks of backward_dy know dw of their tokens, or it is not required, or D is computed before q.
+    plan_.completes_d_hidden = !routes_ || (plan_.has_token_weights ? token_routing_ : plan_.d_first);
+    // At most two blocks per multiprocessor, because each adds the partial sums of dw, or dw of its groups.
+    plan_.hidden_tokens =
+        kHiddenTokens * std::max(1, ceil_divide(ceil_divide(tokens_, kHiddenTokens), 2 * min_blocks(device_)));
     plan_.d_weights_partials = plan_.dy.outer_blocks();
     plan_.router_split_tokens =
         std::clamp(round_up(ceil_divide(tokens_, kRouterSplits), kRouterTile), kLeastRouterTokens, kMostRouterTokens);
@@ -85,13 +94,15 @@ class BackwardPlanner {
   //   split   partial sums of D          token and column blocks of a split share its dy through L2
   //   twice   dy, partial sums of D      as split, with no more splits than the device needs
   //
-  // If dy fits into half of L2, it is loaded from memory once in any case.
+  // If dy fits into half of L2, it is loaded from memory once in any case, even by two launches.
   Walk find_dy_walk() {
     const int outer_rows = plan_.outer_rows;
     const Walk twice = strip_walk(rows_, device_, {outer_rows, tokens_, d_out_, experts_}, false, true, block_n_);
     const int64_t row_bytes = int64_t{d_out_} * rows_.scalar_bytes, dy_bytes = tokens_ * row_bytes;
     const auto l2_bytes = static_cast<int64_t>(device_.l2_bytes);
-    if (twice.column_tiles == 0 || dy_bytes <= l2_bytes / 2) return twice;
+    const bool fits = dy_bytes <= l2_bytes / 2;
+    plan_.d_first = fits && routes_ && !plan_.has_token_weights;
+    if (twice.column_tiles == 0 || fits) return twice;
     const auto partial_bytes = [&](int64_t q_partials, int64_t d_partials) {
       return 8 * (rank_ * q_partials * tokens_ + (d_partials > 1 ? outer_rows * d_partials * d_out_ : 0));
     };
@@ -138,20 +149,20 @@ class BackwardPlanner {
     to.db_partial = transposed() ? partial_size(d_out_, rank_) : partial_size(to.outer_rows, d_out_);
     to.da_partial = partial_size(rank_, d_in_);
     to.router_partial = round_up(experts_ * rank_, 4);
-    to.q = to.q_partials = to.c = to.d_hidden = to.token_d_weights = to.d_weights = kAbsent;
+    to.q = to.q_partials = to.c = to.d_hidden = to.d_logits = to.token_d_weights = to.d_weights = kAbsent;
     to.kept = to.db_partials = to.da_partials = to.router_partials = kAbsent;
     Workspace workspace(nullptr);
-    if (to.is_large)
-      to.d_hidden = take(workspace, problem_.tokens * to.d_hidden_pitch, rows_.scalar_bytes);
-    else
+    to.d_hidden = take(workspace, problem_.tokens * to.d_hidden_pitch, rows_.scalar_bytes);
+    if (to.has_token_weights || !(to.is_large || to.reads_dy_once || to.completes_d_hidden))
       to.q = take(workspace, problem_.tokens * to.q_pitch);
+    if (routes_) to.d_logits = take(workspace, problem_.tokens * experts_);
     if (to.reads_dy_once) to.q_partials = take(workspace, to.dy.column_tiles * problem_.tokens * to.q_pitch);
     if (!to.has_token_weights && !to.reads_dy_once)
       to.c = take(workspace, int64_t{rank_} * to.c_pitch, rows_.scalar_bytes);
     if (to.has_token_weights && routes_) to.token_d_weights = take(workspace, problem_.tokens * experts_);
-    if (routes_) {
-      to.d_weights = take(workspace, (to.has_token_weights ? problem_.groups : to.d_weights_partials) * experts_);
-      to.kept = take(workspace, problem_.groups);
+    if (routes_ && !to.has_token_weights) {
+      to.d_weights = take(workspace, int64_t{to.d_weights_partials} * experts_);
+      to.kept = take(workspace, 1);
     }
     if (to.dy.splits > 1) to.db_partials = take(workspace, to.dy.splits * to.db_partial);
     if (to.x.splits > 1) to.da_partials = take(workspace, to.x.splits * to.da_partial);
@@ -168,27 +179,46 @@ class BackwardPlanner {
     plan_.is_supported = plan_.is_supported && plan_.dy.column_tiles != 0;
     if (!plan_.is_supported) return;
     const Walk &dy = plan_.dy;
-    if (plan_.combines) add(plan_.launches, {Step::kCombine, {}, {}, combine_blocks(), 0});
-    if (plan_.needs_q || (plan_.has_token_weights && plan_.needs_d_weights)) {
-      plan_.token_tiles = ceil_divide(dy.split_tokens, plan_.tile_tokens);
-      plan_.q_row_tiles = plan_.has_token_weights ? 1 : ceil_divide(rank_, dy.tile.block_k);
-    }
+    const ShrinkRow *row = find_shrink_row(rows_, dy.tile.block_k, plan_.tile_tokens);
+    plan_.is_supported = row != nullptr;
+    if (!plan_.is_supported) return;
+    const int completion = row->product_bytes + d_hidden_scratch(row->tile.block_m, experts_) * kFloat;
+    const int token_bytes = plan_.completes_d_hidden ? std::max(row->bytes, completion) : row->bytes;
+    const auto add_launch = [&](Step step, int64_t blocks, int bytes) {
+      if (blocks > 0) add(plan_.launches, {step, row->tile, dy.tile, {static_cast<int>(blocks), 1, 1}, bytes});
+    };
+    const bool needs_tokens = plan_.needs_q || (plan_.has_token_weights && plan_.needs_d_weights);
+    const int split_tokens = plan_.d_first ? round_up(tokens_, kMaxStripBlockM) : dy.split_tokens;
+    if (needs_tokens) plan_.token_tiles = ceil_divide(split_tokens, plan_.tile_tokens);
+    plan_.q_row_tiles = plan_.has_token_weights ? 1 : ceil_divide(rank_, dy.tile.block_k);
     plan_.dy_row_tiles = needs_outer_of_dy() ? dy.row_tiles : 0;
-    const int grid = (plan_.token_tiles * plan_.q_row_tiles + dy.column_tiles * plan_.dy_row_tiles) * dy.splits;
-    if (grid > 0) {
-      const ShrinkRow *row = find_shrink_row(rows_, dy.tile.block_k, plan_.tile_tokens);
-      plan_.is_supported = row != nullptr;
-      if (!plan_.is_supported) return;
-      add(plan_.launches, {Step::kDy, row->tile, dy.tile, {grid, 1, 1}, std::max(row->bytes, dy.shared_bytes)});
+    const int token_blocks = plan_.token_tiles * plan_.q_row_tiles;
+    const int column_blocks = dy.column_tiles * plan_.dy_row_tiles;
+    if (plan_.d_first) {
+      plan_.combine_grid = plan_.combines ? combine_blocks() : Grid{};
+      add_launch(Step::kDyColumns, column_blocks * dy.splits + plan_.combine_grid.blocks(), dy.shared_bytes);
+      add_launch(Step::kDyTokens, token_blocks, token_bytes);
+    } else {
+      if (plan_.combines) add(plan_.launches, {Step::kCombine, {}, {}, combine_blocks(), 0});
+      add_launch(Step::kDy, int64_t{token_blocks + column_blocks} * dy.splits, std::max(token_bytes, dy.shared_bytes));
     }
-    if (plan_.needs_d_weights && plan_.has_token_weights && !token_routing_ && problem_.groups > 0)
-      add(plan_.launches, {Step::kPoolDWeights, {}, {}, {static_cast<int>(problem_.groups), 1, 1}, 0});
+    if (!(needs_tokens && plan_.completes_d_hidden)) add_d_hidden();
+  }
+
+  // dh from q or its partial sums; if only dR is required, only dl.
+  void add_d_hidden() {
+    if (!plan_.needs_q && !plan_.needs_d_router) return;
+    add(plan_.launches, {Step::kDHidden,
+                         {},
+                         {},
+                         {ceil_divide(tokens_, plan_.hidden_tokens), 1, 1},
+                         backward_hidden_bytes(experts_, plan_.has_token_weights)});
   }
 
   void add_dy_once() {
     const Walk &dy = plan_.dy;
     add(plan_.launches, {Step::kDyOnce, dy.tile, {}, {dy.outer_blocks(), 1, 1}, dy.shared_bytes});
-    if (plan_.needs_q) add(plan_.launches, {Step::kSumQ, {}, {}, {reduce_blocks(tokens_, rank_), 1, 1}, 0});
+    add_d_hidden();
   }
 
   int router_blocks() const { return plan_.needs_d_router ? plan_.router_splits * plan_.router_element_tiles : 0; }
@@ -221,6 +251,8 @@ class BackwardPlanner {
       const Walk walk = large_walk(rows_, device_, {0, tokens_, rank_, experts_}, true, false);
       add(plan_.launches,
           {Step::kLargeDHidden, walk.tile, {}, {walk.token_tiles, walk.column_tiles, 1}, walk.shared_bytes});
+    } else {
+      add_d_hidden();
     }
     plan_.expand_blocks = operands_.has_dx ? x.expand_blocks() : 0;
     plan_.outer_blocks = operands_.has_da ? x.outer_blocks() : 0;
@@ -240,6 +272,8 @@ class BackwardPlanner {
     if (plan_.needs_d_router) blocks += reduce_blocks(experts_, rank_);
     if (blocks > 0) add(plan_.launches, {Step::kReduce, {}, {}, {blocks, 1, 1}, 0});
   }
+
+  static constexpr int kFloat = sizeof(float);
 
   const lily_problem &problem_;
   const BackwardOperands &operands_;

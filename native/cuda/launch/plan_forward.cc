@@ -103,12 +103,17 @@ class ForwardPlanner {
         add(plan_.launches,
             {Step::kRoute, {}, {}, {plan_.token_tiles, 1, 1}, plan_.tile_tokens * (experts_ | 1) * kFloat});
       if (problem_.routing == LILY_ROUTING_SEQUENCE && problem_.groups > 0)
-        add(plan_.launches, {Step::kPoolWeights, {}, {}, {static_cast<int>(problem_.groups), 1, 1}, 0});
+        add(plan_.launches, {Step::kPoolWeights, {}, {}, {static_cast<int>(problem_.groups), 1, 1}, 0, pool_threads()});
       if (is_large_)
         add_large_expand();
       else
         add_expand();
     }
+  }
+
+  // A warp for each slice of a sequence of average length; the sums do not depend on the number of warps.
+  int pool_threads() const {
+    return kWarp * std::clamp(ceil_divide(tokens_, problem_.groups * kWarp), 1, kPoolSlices);
   }
 
   // Without tokens only the weights have values: no group has a kept token.

@@ -51,9 +51,9 @@ inline Grid combine_grid(int rank, int d_out) {
   return {ceil_divide(d_out, kCombineColumns), ceil_divide(rank, kCombineRows), 1};
 }
 
-// Shared memory of a launch with router blocks too, which have scratch memory of their own.
+// Shared memory of a launch with router blocks too.
 inline int bytes_with_router(const Walk &walk, int router_experts) {
-  return std::max(walk.shared_bytes, lhs_scratch(kRouterTile, router_experts) * static_cast<int>(sizeof(float)));
+  return std::max(walk.shared_bytes, router_bytes(router_experts));
 }
 
 }  // namespace lily::cuda

@@ -67,7 +67,7 @@ Walk strip_walk(const TileRows &rows, const Device &device, const WalkShape &sha
       const Split split = split_tokens(shape.tokens, row.tile.block_m, independent, target_count);
       walk.splits = split.count;
       walk.split_tokens = split.tokens;
-      walk.shared_bytes = row.bytes(expands, has_outer, walk.row_tiles > 1, shape.experts);
+      walk.shared_bytes = row.bytes(expands, has_outer, walk.row_tiles > 1);
       if (walk.shared_bytes > most_shared_bytes(device)) continue;
       if (best.column_tiles == 0 || (has_outer && walk.splits < best.splits)) best = walk;
     }

@@ -15,7 +15,7 @@ struct ShrinkRow {
 
 struct StripRow {
   Tile tile;
-  int (*bytes)(bool expands, bool has_outer, bool streams, int experts);
+  int (*bytes)(bool expands, bool has_outer, bool streams);
 };
 
 struct TokenRow {

@@ -53,13 +53,16 @@ struct ShrinkTile {
 // With more experts than this, each row is long enough that element-wise loads waste no bandwidth.
 constexpr int kMostStagedExperts = 8;
 
-// Floats of shared memory for LhsScratch.
-inline int lhs_scratch(int tokens, int experts) {
+// Floats of shared memory for DHiddenScratch (d_hidden.cuh).
+inline int d_hidden_scratch(int tokens, int experts) {
   return tokens + tokens * experts * (experts <= kMostStagedExperts ? 3 : 1) + experts;
 }
 
 // A multiple of kBlockM of every strip tile: splits of whole tiles can be chosen before the tile.
 constexpr int kMaxStripBlockM = 64;
+
+// Experts whose dw a block computes at a time, and floats for their sums in each warp; they follow z in shared memory.
+constexpr int kDWeightExperts = 4, kDWeightSums = kDWeightExperts * kWarps;
 
 template <typename Engine_, int kBlockM_, int kBlockK_, int kBlockN_>
 struct StripTile {
@@ -76,12 +79,12 @@ struct StripTile {
   static_assert(kExpandN > 0 && kOuterN > 0 && kMaxStripBlockM % kBlockM == 0);
 
   // Bytes of shared memory. `streams`: lhs has more than one K tile, so w is loaded again for each.
-  static int bytes(bool expands, bool has_outer, bool streams, int experts) {
+  static int bytes(bool expands, bool has_outer, bool streams) {
     int elements = 2 * kLhs;
     if (expands) elements += 2 * kStrip + (streams ? 2 : 1) * kRhs;
     if (has_outer) elements += 2 * kStrip;
-    const int ring = elements * static_cast<int>(sizeof(Scalar)) + lhs_scratch(kBlockM, experts) * 4;
-    const int result = has_outer ? kBlockK * kResultPitch * 4 + kWarps * 4 : 0;
+    const int ring = elements * static_cast<int>(sizeof(Scalar)) + kBlockM * static_cast<int>(sizeof(int));
+    const int result = has_outer ? (kBlockK * kResultPitch + kDWeightSums) * 4 : 0;
     return ring > result ? ring : result;
   }
 };
@@ -102,7 +105,7 @@ struct OnceTile {
   static constexpr int kResultRows = kBlockK, kResultPitch = kBlockN + 8;  // of D in shared memory; pitch in floats
   static constexpr int kRing =
       (kStages * (kStrip + kLhs) + kRhs) * static_cast<int>(sizeof(Scalar)) + kHalves * kQTile * 4;
-  static constexpr int kResult = kBlockK * kResultPitch * 4 + kWarps * 4;
+  static constexpr int kResult = (kBlockK * kResultPitch + kDWeightSums) * 4;
   static constexpr int kBytes = kRing > kResult ? kRing : kResult;
 };
 
@@ -167,8 +170,8 @@ struct LargeTile {
   static constexpr int kSteps = kBlockK / Engine::kStepK;
 
   // Bytes of shared memory: the ring, whose memory the result reuses, then the scratch memory for computing operands.
-  static constexpr int kScratch = (kRing > kResult * 4 ? kRing : kResult * 4) + kWarps * 4;
-  static int bytes(int experts) { return kScratch + lhs_scratch(kBlockM, experts) * 4; }
+  static constexpr int kScratch = (kRing > kResult * 4 ? kRing : kResult * 4) + kDWeightSums * 4;
+  static int bytes(int experts) { return kScratch + d_hidden_scratch(kBlockM, experts) * 4; }
 };
 
 // ---- Other kernels ----
@@ -180,6 +183,21 @@ constexpr int kCombineRows = 16, kCombineColumns = 64;
 // there are few tokens, and long enough that `reduce` adds about kRouterSplits partial sums.
 constexpr int kLeastRouterTokens = 64, kMostRouterTokens = 256, kRouterSplits = 32;
 constexpr int kRouterTile = 32, kRouterElements = 4 * kThreads;
+
+// Bytes of shared memory of a router block: dl of a tile.
+inline int router_bytes(int experts) { return kRouterTile * experts * static_cast<int>(sizeof(float)); }
+
+// Slices of a sequence that is pooled, each added by one warp.
+constexpr int kPoolSlices = 16;
+
+// backward_hidden: tokens per tile, one per lane of a warp, and groups whose slices are in shared memory at a time.
+constexpr int kHiddenTokens = kWarp, kPoolRound = 8;
+
+// Bytes of shared memory of backward_hidden. `adds_groups`: it adds dw of each group.
+inline int backward_hidden_bytes(int experts, bool adds_groups) {
+  const int groups = adds_groups ? kHiddenTokens * (experts + 2) + kPoolRound * kPoolSlices * 5 : 0;
+  return (d_hidden_scratch(kHiddenTokens, experts) + groups) * static_cast<int>(sizeof(float));
+}
 
 // Blocks of `reduce` and `fold`: each thread adds four elements.
 inline int reduce_blocks(int rows, int columns) {
