@@ -4,8 +4,8 @@
  * ones test/cuda/counters.test.ts compares it with the emulator's counts.
  *
  * Valid for 16-bit tensors on matrix units (native/cuda/launch/plan_forward.cc and plan_backward.cc), r <= 128, and
- * accumulation into every output. Data that the blocks of a launch share is counted once, except dy: it is counted twice
- * if both token blocks and column blocks read it and neither dy nor one split of it fits into L2.
+ * accumulation into every output. Data that the blocks of a launch share is counted once. Of dy, `moved` counts two
+ * readings if token blocks and column blocks read it and neither dy nor one split of it fits into L2.
  */
 import type { Shape } from '../workload/shapes.js'
 
@@ -66,6 +66,8 @@ function outerWalk({ tokens, d, rank }: Shape, device: Device): Walk {
 interface DyWalk extends Walk {
   /** One kernel reads dy once and writes partial sums of q. */
   readonly isOnce: boolean
+  /** D and q in two launches, both of which read dy; the second finds it in L2. */
+  readonly isDFirst: boolean
   readonly reads: 1 | 2
 }
 
@@ -73,17 +75,18 @@ function dyWalk(shape: Shape, device: Device): DyWalk {
   const { tokens, d, rank } = shape
   const dy = SCALAR * tokens * d
   const twice = outerWalk(shape, device)
-  if (dy <= device.l2Bytes / 2) return { ...twice, isOnce: false, reads: 1 }
+  if (dy <= device.l2Bytes / 2) return { ...twice, isOnce: false, isDFirst: dy <= device.l2Bytes / 8, reads: 1 }
   const partialBytes = (q: number, splits: number) => 2 * FLOAT * rank * (q * tokens + (splits > 1 ? splits * d : 0))
   const twiceBytes = dy + partialBytes(0, twice.splits)
   const columnTiles = Math.ceil(d / 512)
   const once = { columnTiles, splits: splitTokens(tokens, 16, columnTiles, device) }
-  if (rank <= 32 && partialBytes(columnTiles, once.splits) < twiceBytes) return { ...once, isOnce: true, reads: 1 }
+  if (rank <= 32 && partialBytes(columnTiles, once.splits) < twiceBytes)
+    return { ...once, isOnce: true, isDFirst: false, reads: 1 }
   const tiles = Math.ceil(tokens / 64)
   const tilesInCache = Math.max(1, Math.floor(Math.floor(device.l2Bytes / 8 / (SCALAR * d)) / 64))
   const splits = Math.ceil(tiles / Math.min(tilesInCache, Math.ceil(tiles / twice.splits)))
-  if (partialBytes(0, splits) < twiceBytes) return { ...twice, splits, isOnce: false, reads: 1 }
-  return { ...twice, isOnce: false, reads: 2 }
+  if (partialBytes(0, splits) < twiceBytes) return { ...twice, splits, isOnce: false, isDFirst: false, reads: 1 }
+  return { ...twice, isOnce: false, isDFirst: false, reads: 2 }
 }
 
 // ---- Bytes of the plan ----
@@ -114,9 +117,15 @@ export function backwardTraffic(shape: Shape, device: Device): Traffic {
   const routerSplitTokens = Math.min(Math.max(32 * Math.ceil(M / 32 / 32), 64), 256)
   const routerPartials = FLOAT * Math.ceil(M / routerSplitTokens) * E * r
 
-  const combine = dyPlan.isOnce ? 0 : read(b) + update(a)
-  const dyPass = combine + read(x + hidden + b) + dWeights + q + (dyPlan.isOnce ? update(dyPlan.columnTiles * q) : 0)
-  const xPass = read(x + a + q + hidden + probabilities + dWeights + router) + update(x + routerPartials + router)
+  const [dHidden, dLogits] = [SCALAR * M * r, FLOAT * M * E]
+  const partialsOfQ = dyPlan.isOnce ? dyPlan.columnTiles * q : q
+  const forDHidden = read(probabilities + dWeights + router) + dHidden + dLogits
+
+  // C and D, then q and dh; or one phase (after C), then dh.
+  const dyPass = dyPlan.isDFirst
+    ? read(x + hidden + b) + a + dWeights + read(x + a) + forDHidden
+    : (dyPlan.isOnce ? 0 : read(b) + update(a)) + read(x + hidden + b) + dWeights + update(partialsOfQ) + forDHidden
+  const xPass = read(x + a + dHidden + dLogits + hidden) + update(x + routerPartials + router)
   const touched = dyPass + gradient(dyPlan.splits, b) + xPass + gradient(xPlan.splits, a)
-  return { touched, moved: touched + (dyPlan.reads - 1) * x }
+  return { touched, moved: touched + (dyPlan.isDFirst ? -1 : dyPlan.reads - 1) * x }
 }

@@ -24,12 +24,13 @@ describe('every kernel', () => {
       await check(kernelJobs, { LILY_EMULATOR_L2: L2 })
     })
 
-  test('no gradient of a group without a kept token', async () => {
-    // With this size of L2 the problems reach all kernels of backward.
-    const { results, refused } = await runInChild(emptyGroupJobs, { LILY_EMULATOR_L2: '16K' })
-    expect(refused).toBeUndefined()
-    expectNoGradientOfEmptyGroups(emptyGroupJobs, results)
-  })
+  // With both sizes of L2 the problems reach all kernels of backward.
+  for (const L2 of CACHES)
+    test(`no gradient of a group without a kept token, with an L2 of ${L2}`, async () => {
+      const { results, refused } = await runInChild(emptyGroupJobs, { LILY_EMULATOR_L2: L2 })
+      expect(refused).toBeUndefined()
+      expectNoGradientOfEmptyGroups(emptyGroupJobs, results)
+    })
 
   test('dy is read once at a rank above 16', async (context) => {
     if (!isEmulated) context.skip('the device is a GPU, whose L2 has one size')

@@ -55,30 +55,90 @@ export const mutations: readonly Mutation[] = [
     find: '      first += old.x;\n',
     replace: '      first += scale * old.x;\n',
   },
-  // ---- Left operands ----
   {
-    file: 'kernels/left_operand.cuh',
+    file: 'kernels/strip.cuh',
+    what: 'no barrier before the copies of the next tile',
+    find: `${BARRIER}    fill(step + 2);`,
+    replace: 'fill(step + 2);',
+  },
+  {
+    file: 'kernels/strip.cuh',
+    what: 'w is not waited for',
+    find: 'copy_wait<0>();  // w is the last group',
+    replace: 'copy_wait<1>();',
+  },
+  // ---- dh and dl ----
+  {
+    file: 'kernels/d_hidden.cuh',
     what: "relu' is 1 at 0",
     find: 'if (!(h[v] > 0)) value[n][v] = 0;',
     replace: 'if (!(h[v] >= 0)) value[n][v] = 0;',
   },
   {
-    file: 'kernels/left_operand.cuh',
+    file: 'kernels/d_hidden.cuh',
     what: 'dropped tokens have a router gradient',
-    find: 'const bool keeps = at < token_end && (router.mask == nullptr || router.mask[at] != 0);',
-    replace: 'const bool keeps = at < token_end;',
+    find: 'if (router.mask == nullptr || router.mask[token + t] != 0) {',
+    replace: 'if (true) {',
   },
   {
-    file: 'kernels/left_operand.cuh',
+    file: 'kernels/d_hidden.cuh',
     what: 'dl has the wrong sign',
     find: 'd_weights[e] - d_weights[j], d_logit)',
     replace: 'd_weights[j] - d_weights[e], d_logit)',
   },
   {
-    file: 'kernels/left_operand.cuh',
+    file: 'kernels/d_hidden.cuh',
+    what: 'dl is not divided by the number of kept tokens',
+    find: 'if (router.averages)',
+    replace: 'if (false)',
+  },
+  {
+    file: 'kernels/d_hidden.cuh',
     what: 'no barrier before dl is read',
-    find: `scratch.d_logits[t * experts + e] = d_logit;\n  }\n  ${BARRIER}`,
-    replace: 'scratch.d_logits[t * experts + e] = d_logit;\n  }\n',
+    find: `call.d_logits[offset + i] = d_logit;\n  }\n  ${BARRIER}`,
+    replace: 'call.d_logits[offset + i] = d_logit;\n  }\n',
+  },
+  {
+    file: 'kernels/d_hidden.cuh',
+    what: 'q omits the last partial sum',
+    find: 'first + i < partials ?',
+    replace: 'first + i < partials - 1 ?',
+  },
+  {
+    file: 'kernels/d_hidden.cuh',
+    what: 'the last token of a tile has no dh',
+    find: 'if (first + n * step < count) store_vec4',
+    replace: 'if (first + n * step < count - 1) store_vec4',
+  },
+  {
+    file: 'kernels/backward_hidden.cuh',
+    what: 'every token of a tile has dw of its first sequence',
+    find: 'scratch.row[t] = has_gradient ? row : -1;',
+    replace: 'scratch.row[t] = has_gradient ? 0 : -1;',
+  },
+  {
+    file: 'kernels/backward_hidden.cuh',
+    what: 'dw of one sequence is used for the tiles of all later ones',
+    find: 'groups.group[0] != added)',
+    replace: 'added < 0)',
+  },
+  {
+    file: 'kernels/backward_hidden.cuh',
+    what: 'dw of a sequence omits its last slice',
+    find: 'slice < slices; ++slice) sum',
+    replace: 'slice < slices - 1; ++slice) sum',
+  },
+  {
+    file: 'kernels/backward_hidden.cuh',
+    what: 'no barrier between the slices and their sum',
+    find: `* 5 + v] = share[v];\n      }\n      ${BARRIER}`,
+    replace: '* 5 + v] = share[v];\n      }\n',
+  },
+  {
+    file: 'kernels/backward_hidden.cuh',
+    what: 'no barrier before the next tile overwrites dl',
+    find: '__syncthreads();  // the next tile uses the same scratch memory',
+    replace: '',
   },
   // ---- Forward ----
   {
@@ -114,14 +174,26 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/pool.cuh',
     what: 'the pool omits the last token of a sequence',
-    find: 'sum = first + i * kWarp < end &&',
-    replace: 'sum = first + i * kWarp < end - 1 &&',
+    find: 'inside = first + i * kStep < end,',
+    replace: 'inside = first + i * kStep < end - 1,',
   },
   {
     file: 'kernels/pool.cuh',
     what: 'dropped tokens count in the mean',
-    find: 'drops = call.mask != nullptr &&',
-    replace: 'drops = false &&',
+    find: 'adds = inside && (keeps[i] != 0 || !from.drops)',
+    replace: 'adds = inside',
+  },
+  {
+    file: 'kernels/pool.cuh',
+    what: 'dropped tokens are counted as kept',
+    find: 'inside && keeps[i] != 0 ? sum[4] + 1',
+    replace: 'inside ? sum[4] + 1',
+  },
+  {
+    file: 'kernels/pool.cuh',
+    what: 'the pool omits the last slice',
+    find: 'slice < count; ++slice) total',
+    replace: 'slice < count - 1; ++slice) total',
   },
   {
     file: 'kernels/forward_expand.cuh',
@@ -144,14 +216,14 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/combine.cuh',
     what: 'every expert has the first weight',
-    find: 'weights[is_expert ? first + i : 0]',
+    find: 'weights[is_expert ? first + j : 0]',
     replace: 'weights[0]',
   },
   {
     file: 'kernels/combine.cuh',
     what: 'the last expert is added again if the number of experts is not a multiple of four',
-    find: 'value[v] = is_expert ? fmaf(weight, b_values[v], value[v]) : value[v];',
-    replace: 'value[v] = fmaf(weight, b_values[v], value[v]);',
+    find: 'value[i][v] = is_expert && k + i * step < row_end ? fmaf',
+    replace: 'value[i][v] = k + i * step < row_end ? fmaf',
   },
   {
     file: 'kernels/combine.cuh',
@@ -170,6 +242,12 @@ export const mutations: readonly Mutation[] = [
     what: 'the sum omits the last split of d',
     find: 'split < call.splits; ++split',
     replace: 'split < call.splits - 1; ++split',
+  },
+  {
+    file: 'kernels/forward_decode.cuh',
+    what: 'the pool omits the last slice of a sequence',
+    find: 'slice < pool_slices(begin, end); ++slice',
+    replace: 'slice < pool_slices(begin, end) - 1; ++slice',
   },
   {
     file: 'kernels/forward_decode.cuh',
@@ -199,8 +277,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/large_shrink.cuh',
     what: 'q is not scaled',
-    find: 'if (backward) value[i][v] *= call.scale;',
-    replace: '',
+    find: '(product + k - row, call.scale,',
+    replace: '(product + k - row, 1.0f,',
   },
   {
     file: 'kernels/large_strip.cuh',
@@ -214,6 +292,24 @@ export const mutations: readonly Mutation[] = [
     what: 'q is not scaled',
     find: 'for (int v = 0; v < 4; ++v) value[v] *= call.scale;',
     replace: '',
+  },
+  {
+    file: 'kernels/backward_dy.cuh',
+    what: 'q is not scaled where dh is completed',
+    find: '(product + k - row, call.scale,',
+    replace: '(product + k - row, 1.0f,',
+  },
+  {
+    file: 'kernels/backward_dy.cuh',
+    what: 'dl of one pooling group is not stored',
+    find: 'prepare_d_hidden(row == 0);',
+    replace: 'prepare_d_hidden(false);',
+  },
+  {
+    file: 'kernels/backward_dy.cuh',
+    what: 'every combine block computes the first columns of C',
+    find: 'index % call.combine_column_tiles, index / call.combine_column_tiles);',
+    replace: '0, index / call.combine_column_tiles);',
   },
   {
     file: 'kernels/backward_dy.cuh',
@@ -266,8 +362,14 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/gradient.cuh',
     what: 'dw omits the last warp',
-    find: 'scale * (sums[0] + sums[1] + sums[2] + sums[3])',
-    replace: 'scale * (sums[0] + sums[1] + sums[2])',
+    find: 'scale * (of_warp[0] + of_warp[1] + of_warp[2] + of_warp[3])',
+    replace: 'scale * (of_warp[0] + of_warp[1] + of_warp[2])',
+  },
+  {
+    file: 'kernels/gradient.cuh',
+    what: 'dw of every expert is that of the first of its four',
+    find: 'min(expert + j, experts.experts - 1) * experts.rank',
+    replace: 'expert * experts.rank',
   },
   {
     file: 'kernels/gradient.cuh',
@@ -313,10 +415,10 @@ export const mutations: readonly Mutation[] = [
     replace: 'max',
   },
   {
-    file: 'kernels/large_shrink.cuh',
+    file: 'kernels/d_hidden.cuh',
     what: 'dh has a share of a group without a kept token',
-    find: 'call.with_gradient.none() ? 0 : from.depth',
-    replace: 'from.depth',
+    find: 'if (call.with_gradient.weights != nullptr) {',
+    replace: 'if (false) {',
   },
   {
     file: 'kernels/backward_x.cuh',

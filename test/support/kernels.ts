@@ -28,6 +28,17 @@ const specs: Spec[] = [
   { ...wide, routing: 'batch', rank: 3, masked: 0.3, activation: 'relu', seed: 9 },
   // So many tokens that forward is a single launch.
   { ...small, routing: 'token', tokens: 4040, dIn: 9, dOut: 70, rank: 5, seed: 10 },
+  // So many tokens that a block of dh has several tiles; a sequence has several rounds of all slices.
+  {
+    ...ragged,
+    routing: 'sequence',
+    tokens: 4170,
+    lengths: [70, 1, 2000, 0, 2099],
+    dIn: 9,
+    dOut: 9,
+    masked: 0.3,
+    seed: 19,
+  },
   { ...small, routing: 'lora', experts: 1, rank: 20, seed: 11 },
   { ...wide, routing: 'lora', experts: 1, rank: 4, seed: 12 },
   { ...small, routing: 'token', rank: 8, seed: 13 },

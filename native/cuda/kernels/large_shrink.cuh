@@ -15,12 +15,11 @@ namespace lily::cuda {
 struct LargeShrink {
   ShrinkOperands operands;
   int backward;
-  DHidden d_hidden;                  // backward; the product, scaled, is q
-  int relu;                          // forward
-  float scale;                       // backward
-  TokensWithGradient with_gradient;  // backward
-  Output saved;                      // forward: h for backward; may be null
-  Output out;                        // forward: h for the next phase, if that cannot read `saved`; may be null
+  DHidden d_hidden;  // backward; the product, scaled, is q
+  float scale;       // backward
+  int relu;          // forward
+  Output saved;      // forward: h for backward; may be null
+  Output out;        // forward: h for the next phase, if that cannot read `saved`; may be null
 };
 
 template <typename Tile>
@@ -31,7 +30,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_shrink(const __grid_c
   const int token = blockIdx.x * Tile::kBlockM, token_end = min(token + Tile::kBlockM, from.tokens);
   const int row = blockIdx.y * Tile::kBlockN, row_end = min(row + Tile::kBlockN, from.rows);
   const float *product = large_product<Tile, Along::kDepth, Along::kDepth>(
-      shared, call.with_gradient.none() ? 0 : from.depth, token_end - token, row_end - row,
+      shared, from.depth, token_end - token, row_end - row,
       [&](Scalar *a, Scalar *b, int step) {
         const int column = step * Tile::kBlockK;
         stage_activations<Scalar, Tile::kBlockM, Tile::kBlockK>(a, from.x, {token, token_end, column, from.depth});

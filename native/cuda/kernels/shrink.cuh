@@ -45,8 +45,8 @@ template <typename Tile>
 __device__ inline const float *shrink(char *shared, const ShrinkOperands &operands, int token, int token_end, int row,
                                       const DepthTiles &tiles) {
   using Scalar = typename Tile::Scalar;
-  auto *ring = reinterpret_cast<Scalar *>(shared);
   auto *product = reinterpret_cast<float *>(shared);
+  auto *ring = reinterpret_cast<Scalar *>(product + (Tile::kSumsInShared ? Tile::kProduct : 0));
   const int warp = threadIdx.x / kWarp;
   const int warp_m = warp / Tile::kWarpsN * Tile::kWarpM * 16, warp_n = warp % Tile::kWarpsN * Tile::kWarpN * 8;
   const bool owns = warp < Tile::kWarpsM * Tile::kWarpsN && warp_m < token_end - token;
@@ -63,8 +63,8 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
     copy_commit();
   };
 
-  Accumulators<Tile::kWarpM, Tile::kWarpN> sum, half[kHalves];
-  clear(sum);
+  Accumulators<Tile::kWarpM, Tile::kWarpN> sum, half[kHalves];  // no registers for `sum` if it stays in shared memory
+  if constexpr (!Tile::kSumsInShared) clear(sum);
 #pragma unroll
   for (int i = 0; i < kHalves; ++i) clear(half[i]);
   for (int step = 0; step < Tile::kStages - 1; ++step) fill(step);
@@ -81,14 +81,22 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
           half[i], stage_x, warp_m, stage_w, warp_n, i * Tile::kHalf, Tile::kHalf / Tile::Engine::kStepK);
     if (step % kSplitTiles == kSplitTiles - 1 || step == steps - 1) {
       add(half[0], half[1]);
-      add(sum, half[0]);
+      if constexpr (Tile::kSumsInShared) {
+        for_each_pair(half[0], [&](int m, int n, float first, float second) {
+          float *pair = product + (warp_m + m) * Tile::kProductPitch + warp_n + n;
+          const float2 old = step < kSplitTiles ? make_float2(0, 0) : load_pair(pair);
+          store_pair(pair, old.x + first, old.y + second);
+        });
+      } else {
+        add(sum, half[0]);
+      }
 #pragma unroll
       for (int i = 0; i < kHalves; ++i) clear(half[i]);
     }
   }
   copy_wait<0>();
   __syncthreads();
-  if (owns) {
+  if (owns && !Tile::kSumsInShared) {
     for_each_pair(sum, [&](int m, int n, float first, float second) {
       store_pair(product + (warp_m + m) * Tile::kProductPitch + warp_n + n, first, second);
     });

@@ -38,7 +38,7 @@ lily_status prepare_engine(const Device &device) {
   for_each_row(typename Rows::Strip{}, [&](auto strip) {
     using Strip = decltype(strip);
     allow(forward_expand<Strip>);
-    allow(backward_x<Strip>);
+    if constexpr (Strip::kComputesBoth) allow(backward_x<Strip>);
     for_each_row(typename Rows::Shrink{}, [&](auto row) {
       if constexpr (decltype(row)::kBlockN == Strip::kBlockK) allow(backward_dy<decltype(row), Strip>);
     });

@@ -54,7 +54,10 @@ class Backward {
                       backward_hidden_call());
       case Step::kX:
         return with_tile<typename Rows::Strip>(planned.tile, [&](auto row) {
-          return launch(backward_x<decltype(row)>, "launching the backward_x kernel", planned, stream(), x());
+          if constexpr (decltype(row)::kComputesBoth)
+            return launch(backward_x<decltype(row)>, "launching the backward_x kernel", planned, stream(), x());
+          else
+            return LILY_OK;  // a plan does not select these tiles
         });
       case Step::kLargeDy:
       case Step::kLargeX:
@@ -360,7 +363,6 @@ class Backward {
     call.backward = 1;
     call.d_hidden = d_hidden_call();
     call.scale = problem_.scaling;
-    call.with_gradient = with_gradient();
     return call;
   }
 

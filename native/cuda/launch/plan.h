@@ -132,7 +132,7 @@ struct BackwardPlan {
   bool needs_db, needs_q, needs_d_weights, needs_d_router;
   bool counts_kept;  // one pooling group: the number of kept tokens is unknown to the host
   bool combines;     // C or the number of kept tokens
-  bool d_first;             // one pooling group with a router: D is computed before q
+  bool d_first;             // one pooling group with a router: kDyColumns and kDyTokens instead of kDy
   bool completes_d_hidden;  // the token blocks of backward_dy complete dh
 
   int shrink_rows, outer_rows;      // rows of C or B; rows of D or dB

@@ -1,15 +1,15 @@
 // The plan of backward. Symbols as in docs/math.md.
 //
-//   C and D | q and dh | x phase | reduce                     one pooling group with a router; and large ranks
-//   C | dy phase with dh | x phase | reduce                   one pooling group without a router
-//   dy phase, once | dh | x phase | reduce                    one pooling group, small rank, dy larger than L2
-//   C | dy phase | dh | x phase | reduce                      one pooling group with a router, dy larger than L2
-//   dy phase with dh | x phase | reduce                       token routing, and weights that are given per sequence
-//   dy phase | dh | x phase | reduce                          sequences
+//   dy phase with dh | x phase | reduce                    token routing, and weights that are given per sequence
+//   dy phase | dh | x phase | reduce                       sequences
+//   C | dy phase with dh | x phase | reduce                one pooling group without a router
+//   C and D | q and dh | x phase | reduce                  one pooling group with a router: dy is small; or the rank large
+//   dy phase, once | dh | x phase | reduce                 the rank is small, and dy larger than L2
+//   C | dy phase | dh | x phase | reduce                   otherwise
 //
-// The dy phase has the products that read dy, the x phase those that read dh. dh requires q, which requires C; and with
-// a router dw, which requires D. In the first row the launch that computes q finds in L2 what the first has loaded of
-// dy. If dy does not fit, a fifth launch costs less than a second reading of dy: about 3 us against M d_out elements.
+// The dy phase has the products that read dy, the x phase those that read dh. dh requires q, which requires C, and with
+// a router dw, which requires D. The last row has a fifth launch, because forming dh in every block of the x phase takes
+// longer than a launch, and so does reading dy twice.
 #include "cuda/launch/planner.h"
 
 namespace lily::cuda {
@@ -67,7 +67,7 @@ class BackwardPlanner {
     plan_.outer_rows = plan_.one_hot ? static_cast<int>(problem_.groups) * rank_ : plan_.shrink_rows;
     // The dy phase has two kinds of blocks, whose tiles cover equally many rows: those of C or B, and those of D or dB.
     block_n_ = shrink_block_n(rows_, plan_.shrink_rows);
-    plan_.tile_tokens = shrink_tokens(most_shrink_tokens(rows_, block_n_), tokens_, device_);
+    plan_.tile_tokens = shrink_tokens(most_shrink_tokens(rows_, device_, block_n_), tokens_, device_);
     if (plan_.is_large) {
       plan_.dy = large_walk(rows_, device_, {rank_, tokens_, d_out_, experts_}, false, true);
       plan_.x = large_walk(rows_, device_, {rank_, tokens_, d_in_, experts_}, true, true);
@@ -94,15 +94,14 @@ class BackwardPlanner {
   //   split   partial sums of D          token and column blocks of a split share its dy through L2
   //   twice   dy, partial sums of D      as split, with no more splits than the device needs
   //
-  // If dy fits into half of L2, it is loaded from memory once in any case, even by two launches.
+  // If dy fits into half of L2, it is loaded from memory once in any case.
   Walk find_dy_walk() {
     const int outer_rows = plan_.outer_rows;
     const Walk twice = strip_walk(rows_, device_, {outer_rows, tokens_, d_out_, experts_}, false, true, block_n_);
     const int64_t row_bytes = int64_t{d_out_} * rows_.scalar_bytes, dy_bytes = tokens_ * row_bytes;
     const auto l2_bytes = static_cast<int64_t>(device_.l2_bytes);
-    const bool fits = dy_bytes <= l2_bytes / 2;
-    plan_.d_first = fits && routes_ && !plan_.has_token_weights;
-    if (twice.column_tiles == 0 || fits) return twice;
+    plan_.d_first = routes_ && !plan_.has_token_weights && dy_bytes <= l2_bytes / kReadTwice;
+    if (twice.column_tiles == 0 || dy_bytes <= l2_bytes / 2) return twice;
     const auto partial_bytes = [&](int64_t q_partials, int64_t d_partials) {
       return 8 * (rank_ * q_partials * tokens_ + (d_partials > 1 ? outer_rows * d_partials * d_out_ : 0));
     };
@@ -113,6 +112,10 @@ class BackwardPlanner {
     if (plan_.reads_dy_once) return once;
     return partial_bytes(0, split.splits) < twice_bytes ? split : twice;
   }
+
+  // Up to one eighth of L2, two launches read dy: the second finds it in L2, in less time than the two launches take that
+  // this saves (C, dh).
+  static constexpr int kReadTwice = 8;
 
   // One eighth of L2 per split: several splits are in flight at a time, and other data pass through L2 too.
   static constexpr int kSplitsInCache = 8;

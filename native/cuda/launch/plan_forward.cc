@@ -28,7 +28,7 @@ class ForwardPlanner {
     plan_.is_supported = true;
     plan_.has_token_weights = has_token_weights(problem_, operands_.has_offsets);
     plan_.pools_logits = problem_.routing != LILY_ROUTING_TOKEN && problem_.pool == LILY_POOL_LOGITS;
-    plan_.tile_tokens = shrink_tokens(most_shrink_tokens(rows_, block_n_), tokens_, device_);
+    plan_.tile_tokens = shrink_tokens(most_shrink_tokens(rows_, device_, block_n_), tokens_, device_);
     plan_.token_tiles = ceil_divide(tokens_, plan_.tile_tokens);
     plan_.depth_splits = ceil_divide(problem_.d_in, split_depth());
     plan_.hidden_pitch = round_up(rank_, vector_elements(rows_));

@@ -23,10 +23,10 @@ int shrink_block_n(const TileRows &rows, int needed) {
   return best != 0 ? best : largest;
 }
 
-int most_shrink_tokens(const TileRows &rows, int block_n) {
+int most_shrink_tokens(const TileRows &rows, const Device &device, int block_n) {
   int most = 0;
   for (const ShrinkRow &row : rows.shrink)
-    if (row.tile.block_n == block_n) most = std::max(most, row.tile.block_m);
+    if (row.tile.block_n == block_n && row.bytes <= most_shared_bytes(device)) most = std::max(most, row.tile.block_m);
   return most;
 }
 
@@ -55,7 +55,7 @@ Walk strip_walk(const TileRows &rows, const Device &device, const WalkShape &sha
   Walk best = {};
   for (; best.column_tiles == 0 && block_k >= 16; block_k /= 2) {
     for (const StripRow &row : rows.strip) {
-      if (row.tile.block_k != block_k) continue;
+      if (row.tile.block_k != block_k || (expands && has_outer && !row.computes_both)) continue;
       Walk walk = {};
       walk.tile = row.tile;
       walk.column_tiles = ceil_divide(shape.columns, row.tile.block_n);

@@ -26,8 +26,8 @@ inline int min_blocks(const Device &device) { return std::max(64, device.multipr
 // BLOCK_N of the shrink tiles: the smallest that is at least `rows`; if there is none, the largest.
 int shrink_block_n(const TileRows &rows, int needed);
 
-// The largest BLOCK_M of the shrink tiles with this BLOCK_N.
-int most_shrink_tokens(const TileRows &rows, int block_n);
+// The largest BLOCK_M of the shrink tiles with this BLOCK_N that fit into the device's shared memory.
+int most_shrink_tokens(const TileRows &rows, const Device &device, int block_n);
 
 // The first shrink tile that has this BLOCK_N and holds `tile_tokens` tokens, or null. Tiles of few tokens come first
 // in the table.

@@ -21,7 +21,7 @@ constexpr std::array<ShrinkRow, sizeof...(Tile)> shrink_rows(Table<Tile...>) {
 
 template <typename... Tile>
 constexpr std::array<StripRow, sizeof...(Tile)> strip_rows(Table<Tile...>) {
-  return {StripRow{tile_of(Tile{}), Tile::bytes}...};
+  return {StripRow{tile_of(Tile{}), Tile::kComputesBoth, Tile::bytes}...};
 }
 
 template <typename... Tile>

@@ -15,6 +15,7 @@ struct ShrinkRow {
 
 struct StripRow {
   Tile tile;
+  bool computes_both;
   int (*bytes)(bool expands, bool has_outer, bool streams);
 };
 

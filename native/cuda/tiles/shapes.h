@@ -40,13 +40,18 @@ struct ShrinkTile {
   static constexpr int kProductPitch = kBlockN + 8;             // no bank conflicts between the rows of a fragment
   static constexpr int kProduct = kBlockM * kProductPitch;      // floats
   static constexpr int kRing = kStages * kStage * static_cast<int>(sizeof(Scalar));
-  static constexpr int kBytes = kRing > kProduct * 4 ? kRing : kProduct * 4;
   // Each warp's share is as square as possible, which minimises the fragment loads per product. In the smallest tile
   // two of the warps only copy.
   static constexpr int kWarpsM = kBlockN < 64 ? kBlockM / 16 : (kBlockM + 31) / 32;
   static constexpr int kWarpsN = kWarps / kWarpsM < kBlockN / 8 ? kWarps / kWarpsM : kBlockN / 8;
   static constexpr int kWarpM = kBlockM / 16 / kWarpsM, kWarpN = kBlockN / 8 / kWarpsN;
   static constexpr int kHalf = kBlockK / kHalves;
+  // Each element has three accumulators, two for the halves of a split and one for the sum over splits. If those are too
+  // many for the registers, the sum stays in shared memory, in front of the ring.
+  static constexpr bool kSumsInShared = 3 * 4 * kWarpM * kWarpN > 128;
+  static constexpr int kBytes = kSumsInShared         ? kRing + kProduct * 4
+                                : kRing > kProduct * 4 ? kRing
+                                                       : kProduct * 4;
   static_assert(kHalf % Engine::kStepK == 0 && kWarpM * kWarpsM * 16 == kBlockM);
 };
 
@@ -70,11 +75,15 @@ struct StripTile {
   using Scalar = typename Engine::Scalar;
   static constexpr int kBlockM = kBlockM_, kBlockK = kBlockK_, kBlockN = kBlockN_;
   static constexpr int kLhs = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
-  // Expand divides its warps first over tokens, then over columns; outer over columns.
-  static constexpr int kWarpsM = kBlockM / 16 < kWarps ? kBlockM / 16 : kWarps;
+  // Expand divides its warps first over tokens, then over columns; in wide tiles evenly, which needs fewer fragments of w
+  // per warp. Outer divides them over columns.
+  static constexpr int kWarpsM = kBlockN >= 128 ? 2 : kBlockM / 16 < kWarps ? kBlockM / 16 : kWarps;
   static constexpr int kWarpsN = kWarps / kWarpsM;
   static constexpr int kExpandM = kBlockM / 16 / kWarpsM, kExpandN = kBlockN / 8 / kWarpsN;
   static constexpr int kOuterM = kBlockK / 16, kOuterN = kBlockN / 8 / kWarps;
+  // Whether the accumulators of expand and of outer fit into the registers together: otherwise the tile computes only
+  // one of them, and backward_x has no kernel for it.
+  static constexpr bool kComputesBoth = 4 * (kExpandM * kExpandN + kOuterM * kOuterN) <= 128;
   static constexpr int kResultRows = kBlockK, kResultPitch = kBlockN + 8;  // of z in shared memory; pitch in floats
   static_assert(kExpandN > 0 && kOuterN > 0 && kMaxStripBlockM % kBlockM == 0);
 

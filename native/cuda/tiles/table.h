@@ -21,17 +21,27 @@ struct Tiles<E, 2> {
   // BLOCK_M (tokens), BLOCK_N (rank). With few tokens, 16 (of which 8 may be used) gives enough blocks; with many, a
   // larger tile reads w less often. Each element has three accumulators: the two halves of a split, and the sum over
   // splits.
-  using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>,   // w is a quarter of x; decoding: a split at once
-                       ShrinkTile<E, 16, 32>, ShrinkTile<E, 64, 32>,   //
-                       ShrinkTile<E, 16, 64>, ShrinkTile<E, 64, 64>,   // 96 accumulators
-                       ShrinkTile<E, 16, 128>, ShrinkTile<E, 32, 128>  // 96 accumulators
-                       >;
+  using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>,    // w is a quarter of x; decoding: a split at once
+                       ShrinkTile<E, 16, 32>, ShrinkTile<E, 64, 32>,    //
+                       ShrinkTile<E, 16, 64>, ShrinkTile<E, 64, 64>,    // 96 accumulators
+                       ShrinkTile<E, 16, 128>, ShrinkTile<E, 32, 128>,  // 96 accumulators
+                       // 128 accumulators, and the sum in 34 KiB of shared memory. With 32 tokens per block w is read four
+                       // times for each element of x, with 64 twice; v of E r rows reads dy half as often as with 64
+                       // rows. 107 KiB: two blocks per multiprocessor on H100 and B200, one on A100, none elsewhere.
+                       ShrinkTile<E, 64, 128>>;
   // BLOCK_M (tokens), BLOCK_K (rank), BLOCK_N (columns). 64 columns are 128 bytes; 32 give twice the blocks, if the
-  // partial sums of a gradient that more splits need are large compared with x.
+  // partial sums of a gradient that more splits need are large compared with x. 128 read lhs half as often: with 64,
+  // lhs is read d / 64 times, at r = 64 as often as x or y itself has bytes.
   using Strip = Table<StripTile<E, 64, 16, 64>,                            //
                       StripTile<E, 64, 32, 64>,                            //
                       StripTile<E, 64, 64, 64>, StripTile<E, 64, 64, 32>,  //
-                      StripTile<E, 64, 128, 64>, StripTile<E, 64, 128, 32>>;
+                      StripTile<E, 64, 128, 64>, StripTile<E, 64, 128, 32>,
+                      // 128 accumulators for both products. 96 KiB for dx and dA: two blocks on H100 and B200, one
+                      // elsewhere; 64 KiB for y, 48 KiB for D.
+                      StripTile<E, 64, 64, 128>,
+                      // For y and D (128 accumulators) only: 96 KiB and 64 KiB. Not for ranks below 128: at r = 16 and
+                      // 32 lhs is a small part of the bytes.
+                      StripTile<E, 64, 128, 128>>;
   // Shrink tile, BLOCK_K (E r). With fewer than 64 tokens per block, streaming B does not pay off.
   using Token = Table<TokenTile<ShrinkTile<E, 64, 16>, 64>, TokenTile<ShrinkTile<E, 64, 32>, 64>>;
   // BLOCK_M (tokens): up to 16 take one 16-row fragment; more take four, some of which may be zeros.
