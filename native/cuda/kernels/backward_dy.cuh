@@ -32,7 +32,7 @@ struct BackwardDy {
   float scale;
   float *q;  // M x q_pitch, out; null: dh is completed from the product
   int q_pitch;
-  int completes;      // 1: the blocks complete dh and dl
+  int completes;  // 1: the blocks complete dh and dl
   DHidden d_hidden;
   int rank;
   Operand hidden;
@@ -116,11 +116,11 @@ __device__ inline void backward_tokens(char *shared, const BackwardDy &call, int
     const float *product = shrink<Tile>(shared, call.shrink, token, token_end, row, all_depth_tiles<Tile>(call.shrink));
     if (call.completes) {
       prepare_d_hidden(row == 0);
-      store_d_hidden<typename Tile::Scalar>(
-          call.d_hidden, scratch, token, token_end, row, row_end, Tile::kBlockN / 4,
-          [&](auto, int t, int step, int rows, int k, auto &value) {
-            load_product<Tile::kProductPitch>(product + k - row, call.scale, t, step, rows, value);
-          });
+      store_d_hidden<typename Tile::Scalar>(call.d_hidden, scratch, token, token_end, row, row_end, Tile::kBlockN / 4,
+                                            [&](auto, int t, int step, int rows, int k, auto &value) {
+                                              load_product<Tile::kProductPitch>(product + k - row, call.scale, t, step,
+                                                                                rows, value);
+                                            });
       return;
     }
     const int vec4_per_row = (row_end - row + 3) / 4;
@@ -168,12 +168,12 @@ __device__ inline void backward_tokens(char *shared, const BackwardDy &call, int
   if (call.d_hidden.out.data == nullptr) return;
   const int lanes = d_hidden_lanes(call.rank);
   for (int column = 0; column < call.rank; column += 4 * lanes)
-    store_d_hidden<typename Tile::Scalar>(
-        call.d_hidden, scratch, token, token_end, column, call.rank, lanes,
-        [&](auto whole, int t, int step, int rows, int k, auto &value) {
-          const float *q = call.q + static_cast<int64_t>(token) * call.q_pitch + k;
-          load_q<decltype(whole)::value>(q, 0, 1, call.q_pitch, call.rank - k, 1.0f, t, step, rows, value);
-        });
+    store_d_hidden<typename Tile::Scalar>(call.d_hidden, scratch, token, token_end, column, call.rank, lanes,
+                                          [&](auto whole, int t, int step, int rows, int k, auto &value) {
+                                            const float *q = call.q + static_cast<int64_t>(token) * call.q_pitch + k;
+                                            load_q<decltype(whole)::value>(q, 0, 1, call.q_pitch, call.rank - k, 1.0f,
+                                                                           t, step, rows, value);
+                                          });
 }
 
 template <typename Tile>

@@ -116,7 +116,8 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_hidden(const __gri
     }
     if (router.logit_gradient != LogitGradient::kNone)
       form_d_logits(d_hidden, scratch,
-                    adds_groups ? GroupRows{groups.d_weights, groups.kept, groups.group} : GroupRows{}, token, end, true);
+                    adds_groups ? GroupRows{groups.d_weights, groups.kept, groups.group} : GroupRows{}, token, end,
+                    true);
     for (int column = 0; call.q != nullptr && column < d_hidden.rank; column += 4 * lanes)
       store_d_hidden<Scalar>(d_hidden, scratch, token, end, column, d_hidden.rank, lanes,
                              [&](auto whole, int t, int step, int count, int k, auto &value) {

@@ -70,8 +70,8 @@ __device__ inline void combine_vec4(const Experts &from, const float *weights, i
       const int expert_row = min(first + j, from.experts - 1) * from.rank;
 #pragma unroll
       for (int i = 0; i < kRowsInFlight; ++i)
-        raw[j][i] = load_raw<kWhole>(b + (expert_row + min(k + i * step, row_end - 1)) * from.b.pitch,
-                                     from.columns - n);
+        raw[j][i] =
+            load_raw<kWhole>(b + (expert_row + min(k + i * step, row_end - 1)) * from.b.pitch, from.columns - n);
     }
 #pragma unroll
     for (int j = 0; j < kExpertsInFlight; ++j) {
@@ -143,8 +143,7 @@ __device__ inline void combine_tile(T *tile, const Experts &from, const float *w
           combine_vec4<decltype(tag), decltype(is_whole)::value>(from, weights, row + k, kStep, row + rows, column + n,
                                                                  value);
 #pragma unroll
-        for (int i = 0; i < kRowsInFlight; ++i)
-          store_tile(tile + place<T, kColumns>(k + i * kStep, n), value[i]);
+        for (int i = 0; i < kRowsInFlight; ++i) store_tile(tile + place<T, kColumns>(k + i * kStep, n), value[i]);
       }
     });
   });

@@ -50,8 +50,8 @@ struct DHidden {
 // Scratch in shared memory for a tile of tokens.
 template <int kBlockM>
 struct DHiddenScratch {
-  int *row;          // of each token: its row of d_weights; negative: the token has no gradient
-  float *d_weights;  // one group: dw
+  int *row;                           // of each token: its row of d_weights; negative: the token has no gradient
+  float *d_weights;                   // one group: dw
   float *d_logits, *probs, *d_probs;  // rows of E, per token
 
   __device__ DHiddenScratch(float *base, int experts)
@@ -114,9 +114,10 @@ __device__ inline void form_d_logits(const DHidden &call, const DHiddenScratch<k
                                : !by_token ? scratch.d_weights
                                : staged    ? scratch.d_probs + t * experts
                                            : router.d_weights + offset + t * experts;
-      const float *p = from_logits ? router.weights + (in_group ? static_cast<int64_t>(group_rows.group[row]) : 0) * experts
-                       : staged    ? scratch.probs + t * experts
-                                   : router.probabilities + offset + t * experts;
+      const float *p = from_logits
+                           ? router.weights + (in_group ? static_cast<int64_t>(group_rows.group[row]) : 0) * experts
+                       : staged ? scratch.probs + t * experts
+                                : router.probabilities + offset + t * experts;
       for (int j = 0; j < experts; ++j) d_logit = fmaf(p[j], d_weights[e] - d_weights[j], d_logit);
       d_logit *= p[e];
       if (router.averages)
@@ -191,8 +192,8 @@ __device__ inline void finish_d_hidden(const DHidden &call, const DHiddenScratch
   }
 }
 
-// Elements k .. k + 3 of q of the rows t, t + step, ... from a product in shared memory. Rows from `count` on repeat the
-// last one.
+// Elements k .. k + 3 of q of the rows t, t + step, ... from a product in shared memory. Rows from `count` on repeat
+// the last one.
 template <int kPitch, int kLoadsInFlight>
 __device__ inline void load_product(const float *product, float scale, int t, int step, int count,
                                     float (&value)[kLoadsInFlight][4]) {
@@ -204,8 +205,8 @@ __device__ inline void load_product(const float *product, float scale, int t, in
   }
 }
 
-// Likewise from global memory, the sum of partial sums in order: `q` points to the elements of the tile's first row, and
-// partial sums are `stride` elements apart.
+// Likewise from global memory, the sum of partial sums in order: `q` points to the elements of the tile's first row,
+// and partial sums are `stride` elements apart.
 template <bool kWhole, int kLoadsInFlight>
 __device__ inline void load_q(const float *q, int64_t stride, int partials, int pitch, int valid, float scale, int t,
                               int step, int count, float (&value)[kLoadsInFlight][4]) {
@@ -252,8 +253,7 @@ __device__ inline int d_hidden_lanes(int rank) {
 // Requires dl and scratch.row. `lanes` threads, a power of two, load a row.
 template <typename Scalar, int kBlockM, typename LoadRows>
 __device__ inline void store_d_hidden(const DHidden &call, const DHiddenScratch<kBlockM> &scratch, int token,
-                                      int token_end, int column, int column_end, int lanes,
-                                      const LoadRows &load_rows) {
+                                      int token_end, int column, int column_end, int lanes, const LoadRows &load_rows) {
   const int k = column + static_cast<int>(threadIdx.x) % lanes * 4, step = kThreads / lanes;
   const int count = k < min(column_end, call.rank) ? min(token_end - token, kBlockM) : 0;
   const bool whole = call.rank - k >= 4 &&

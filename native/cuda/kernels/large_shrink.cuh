@@ -30,8 +30,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_shrink(const __grid_c
   const int token = blockIdx.x * Tile::kBlockM, token_end = min(token + Tile::kBlockM, from.tokens);
   const int row = blockIdx.y * Tile::kBlockN, row_end = min(row + Tile::kBlockN, from.rows);
   const float *product = large_product<Tile, Along::kDepth, Along::kDepth>(
-      shared, from.depth, token_end - token, row_end - row,
-      [&](Scalar *a, Scalar *b, int step) {
+      shared, from.depth, token_end - token, row_end - row, [&](Scalar *a, Scalar *b, int step) {
         const int column = step * Tile::kBlockK;
         stage_activations<Scalar, Tile::kBlockM, Tile::kBlockK>(a, from.x, {token, token_end, column, from.depth});
         stage<Scalar, Tile::kBlockN, Tile::kBlockK>(b, from.w, {row, row_end, column, from.depth});

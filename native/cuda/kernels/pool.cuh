@@ -1,8 +1,8 @@
 // Sums per sequence, in an order that depends only on the sequence. Symbols as in docs/math.md.
 //
 // Forward: w_g, the mean of p over a sequence's kept tokens, or the softmax of their summed logits; a separate launch,
-// because otherwise every block of the next phase reads the probabilities of whole sequences. Backward: dw_g, the sum of
-// dw_te = <h_t, v_te> over all of its tokens; backward_hidden.cuh adds it in the blocks that need it.
+// because otherwise every block of the next phase reads the probabilities of whole sequences. Backward: dw_g, the sum
+// of dw_te = <h_t, v_te> over all of its tokens; backward_hidden.cuh adds it in the blocks that need it.
 //
 // The order: a row belongs to one of kPoolSlices x 32 lanes by its index within the sequence. Each lane adds its rows
 // in order, then the lanes of a slice are added, then the slices in order. Any number of warps can share the slices, so
@@ -57,15 +57,14 @@ __device__ inline void add_pool_slice(const PoolRows &from, int begin, int end, 
   }
 }
 
-// A slice's share of the sums of columns expert .. expert + 3 over the rows [begin, end), followed by its number of kept
-// rows. One warp computes it, and all of its lanes return the same.
+// A slice's share of the sums of columns expert .. expert + 3 over the rows [begin, end), followed by its number of
+// kept rows. One warp computes it, and all of its lanes return the same.
 __device__ inline void pool_slice(const PoolRows &from, int begin, int end, int slice, int expert, float (&sum)[5]) {
   const bool whole = reinterpret_cast<uintptr_t>(from.values) % 16 == 0 && from.pitch % 4 == 0;
 #pragma unroll
   for (int v = 0; v < 5; ++v) sum[v] = 0;
-  with_whole(whole && from.experts - expert >= 4, [&](auto is_whole) {
-    add_pool_slice<decltype(is_whole)::value>(from, begin, end, slice, expert, sum);
-  });
+  with_whole(whole && from.experts - expert >= 4,
+             [&](auto is_whole) { add_pool_slice<decltype(is_whole)::value>(from, begin, end, slice, expert, sum); });
 #pragma unroll
   for (int v = 0; v < 5; ++v) sum[v] = sum_over_warp(sum[v]);
 }

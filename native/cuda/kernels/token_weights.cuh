@@ -79,8 +79,8 @@ __device__ inline float sum_over_warp(float value) {
   return value;
 }
 
-// sum[row] = the sum of the row's `columns` elements. All warps of the block take part; the order is fixed, and each lane
-// has kLoadsInFlight loads in flight. The caller must synchronise before it reads `sum`.
+// sum[row] = the sum of the row's `columns` elements. All warps of the block take part; the order is fixed, and each
+// lane has kLoadsInFlight loads in flight. The caller must synchronise before it reads `sum`.
 __device__ inline void sum_rows(float *sum, const float *value, int rows, int columns) {
   constexpr int kLoadsInFlight = 8;
   for (int e = threadIdx.x / kWarp; e < rows; e += kWarps) {

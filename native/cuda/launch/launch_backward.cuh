@@ -82,7 +82,8 @@ class Backward {
         using Strip = decltype(strip_row);
         using Shrink = decltype(row);
         if constexpr (Shrink::kBlockN == Strip::kBlockK) {
-          return launch(backward_dy<Shrink, Strip>, "launching the backward_dy kernel", planned, stream(), dy(planned.step));
+          return launch(backward_dy<Shrink, Strip>, "launching the backward_dy kernel", planned, stream(),
+                        dy(planned.step));
         } else {
           return LILY_OK;  // a plan pairs tiles of equally many rows; the compiler does not see that
         }
@@ -159,7 +160,9 @@ class Backward {
     return {experts(), needed ? in_workspace<float>(plan_.d_weights) : nullptr, plan_.d_weights_partials};
   }
 
-  float *kept_target() const { return plan_.needs_d_weights && plan_.counts_kept ? in_workspace<float>(plan_.kept) : nullptr; }
+  float *kept_target() const {
+    return plan_.needs_d_weights && plan_.counts_kept ? in_workspace<float>(plan_.kept) : nullptr;
+  }
 
   Combine combine_call() const {
     Combine call = {};

@@ -130,8 +130,8 @@ struct BackwardPlan {
   bool one_hot;        // deferred dB of weights per token: one D per group instead of one dB per expert
   // Outputs and intermediate results that the present operands require.
   bool needs_db, needs_q, needs_d_weights, needs_d_router;
-  bool counts_kept;  // one pooling group: the number of kept tokens is unknown to the host
-  bool combines;     // C or the number of kept tokens
+  bool counts_kept;         // one pooling group: the number of kept tokens is unknown to the host
+  bool combines;            // C or the number of kept tokens
   bool d_first;             // one pooling group with a router: kDyColumns and kDyTokens instead of kDy
   bool completes_d_hidden;  // the token blocks of backward_dy complete dh
 
@@ -149,7 +149,8 @@ struct BackwardPlan {
 
   int q_pitch, c_pitch, d_hidden_pitch;
   int64_t db_partial, da_partial, router_partial;  // elements of one partial sum
-  Offset q, q_partials, c, d_hidden, d_logits, token_d_weights, d_weights, kept, db_partials, da_partials, router_partials;
+  Offset q, q_partials, c, d_hidden, d_logits, token_d_weights, d_weights, kept, db_partials, da_partials,
+      router_partials;
   size_t workspace_bytes;
 };
 

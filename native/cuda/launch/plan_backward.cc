@@ -3,13 +3,13 @@
 //   dy phase with dh | x phase | reduce                    token routing, and weights that are given per sequence
 //   dy phase | dh | x phase | reduce                       sequences
 //   C | dy phase with dh | x phase | reduce                one pooling group without a router
-//   C and D | q and dh | x phase | reduce                  one pooling group with a router: dy is small; or the rank large
-//   dy phase, once | dh | x phase | reduce                 the rank is small, and dy larger than L2
-//   C | dy phase | dh | x phase | reduce                   otherwise
+//   C and D | q and dh | x phase | reduce                  one pooling group with a router: dy is small; or the rank
+//   large dy phase, once | dh | x phase | reduce                 the rank is small, and dy larger than L2 C | dy phase
+//   | dh | x phase | reduce                   otherwise
 //
 // The dy phase has the products that read dy, the x phase those that read dh. dh requires q, which requires C, and with
-// a router dw, which requires D. The last row has a fifth launch, because forming dh in every block of the x phase takes
-// longer than a launch, and so does reading dy twice.
+// a router dw, which requires D. The last row has a fifth launch, because forming dh in every block of the x phase
+// takes longer than a launch, and so does reading dy twice.
 #include "cuda/launch/planner.h"
 
 namespace lily::cuda {
@@ -113,8 +113,8 @@ class BackwardPlanner {
     return partial_bytes(0, split.splits) < twice_bytes ? split : twice;
   }
 
-  // Up to one eighth of L2, two launches read dy: the second finds it in L2, in less time than the two launches take that
-  // this saves (C, dh).
+  // Up to one eighth of L2, two launches read dy: the second finds it in L2, in less time than the two launches take
+  // that this saves (C, dh).
   static constexpr int kReadTwice = 8;
 
   // One eighth of L2 per split: several splits are in flight at a time, and other data pass through L2 too.

@@ -112,9 +112,7 @@ class ForwardPlanner {
   }
 
   // A warp for each slice of a sequence of average length; the sums do not depend on the number of warps.
-  int pool_threads() const {
-    return kWarp * std::clamp(ceil_divide(tokens_, problem_.groups * kWarp), 1, kPoolSlices);
-  }
+  int pool_threads() const { return kWarp * std::clamp(ceil_divide(tokens_, problem_.groups * kWarp), 1, kPoolSlices); }
 
   // Without tokens only the weights have values: no group has a kept token.
   void add_constant_weights() {

@@ -46,12 +46,10 @@ struct ShrinkTile {
   static constexpr int kWarpsN = kWarps / kWarpsM < kBlockN / 8 ? kWarps / kWarpsM : kBlockN / 8;
   static constexpr int kWarpM = kBlockM / 16 / kWarpsM, kWarpN = kBlockN / 8 / kWarpsN;
   static constexpr int kHalf = kBlockK / kHalves;
-  // Each element has three accumulators, two for the halves of a split and one for the sum over splits. If those are too
-  // many for the registers, the sum stays in shared memory, in front of the ring.
+  // Each element has three accumulators, two for the halves of a split and one for the sum over splits. If those are
+  // too many for the registers, the sum stays in shared memory, in front of the ring.
   static constexpr bool kSumsInShared = 3 * 4 * kWarpM * kWarpN > 128;
-  static constexpr int kBytes = kSumsInShared         ? kRing + kProduct * 4
-                                : kRing > kProduct * 4 ? kRing
-                                                       : kProduct * 4;
+  static constexpr int kBytes = kSumsInShared ? kRing + kProduct * 4 : kRing > kProduct * 4 ? kRing : kProduct * 4;
   static_assert(kHalf % Engine::kStepK == 0 && kWarpM * kWarpsM * 16 == kBlockM);
 };
 
@@ -75,8 +73,8 @@ struct StripTile {
   using Scalar = typename Engine::Scalar;
   static constexpr int kBlockM = kBlockM_, kBlockK = kBlockK_, kBlockN = kBlockN_;
   static constexpr int kLhs = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
-  // Expand divides its warps first over tokens, then over columns; in wide tiles evenly, which needs fewer fragments of w
-  // per warp. Outer divides them over columns.
+  // Expand divides its warps first over tokens, then over columns; in wide tiles evenly, which needs fewer fragments of
+  // w per warp. Outer divides them over columns.
   static constexpr int kWarpsM = kBlockN >= 128 ? 2 : kBlockM / 16 < kWarps ? kBlockM / 16 : kWarps;
   static constexpr int kWarpsN = kWarps / kWarpsM;
   static constexpr int kExpandM = kBlockM / 16 / kWarpsM, kExpandN = kBlockN / 8 / kWarpsN;

@@ -21,13 +21,13 @@ struct Tiles<E, 2> {
   // BLOCK_M (tokens), BLOCK_N (rank). With few tokens, 16 (of which 8 may be used) gives enough blocks; with many, a
   // larger tile reads w less often. Each element has three accumulators: the two halves of a split, and the sum over
   // splits.
-  using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>,    // w is a quarter of x; decoding: a split at once
-                       ShrinkTile<E, 16, 32>, ShrinkTile<E, 64, 32>,    //
-                       ShrinkTile<E, 16, 64>, ShrinkTile<E, 64, 64>,    // 96 accumulators
+  using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>,  // w is a quarter of x; decoding: a split at once
+                       ShrinkTile<E, 16, 32>, ShrinkTile<E, 64, 32>,  //
+                       ShrinkTile<E, 16, 64>, ShrinkTile<E, 64, 64>,  // 96 accumulators
                        ShrinkTile<E, 16, 128>, ShrinkTile<E, 32, 128>,  // 96 accumulators
-                       // 128 accumulators, and the sum in 34 KiB of shared memory. With 32 tokens per block w is read four
-                       // times for each element of x, with 64 twice; v of E r rows reads dy half as often as with 64
-                       // rows. 107 KiB: two blocks per multiprocessor on H100 and B200, one on A100, none elsewhere.
+                       // 128 accumulators, and the sum in 34 KiB of shared memory. With 32 tokens per block w is read
+                       // four times for each element of x, with 64 twice; v of E r rows reads dy half as often as with
+                       // 64 rows. 107 KiB: two blocks per multiprocessor on H100 and B200, one on A100, none elsewhere.
                        ShrinkTile<E, 64, 128>>;
   // BLOCK_M (tokens), BLOCK_K (rank), BLOCK_N (columns). 64 columns are 128 bytes; 32 give twice the blocks, if the
   // partial sums of a gradient that more splits need are large compared with x. 128 read lhs half as often: with 64,
