@@ -10,7 +10,6 @@
 #include "core/problem.h"
 #include "cuda/device.h"
 #include "cuda/error.h"
-#include "cuda/launch/plan.h"
 #include "cuda/operations.h"
 
 namespace lily::cuda {
@@ -93,14 +92,14 @@ lily_status on_problem(const lily_problem &problem, Work work) {
 
 lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {
   return on_problem(*problem, [&](const Device &device) {
-    *bytes = forward_workspace_bytes(*problem, device);
+    *bytes = cuda::forward_workspace(*problem, device);
     return LILY_OK;
   });
 }
 
 lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
   return on_problem(*problem, [&](const Device &device) {
-    *bytes = backward_workspace_bytes(*problem, device);
+    *bytes = cuda::backward_workspace(*problem, device);
     return LILY_OK;
   });
 }

@@ -4,6 +4,7 @@
 #include "core/problem.h"
 #include "cuda/error.h"
 #include "cuda/launch/launch.h"
+#include "cuda/launch/plan_cache.h"
 #include "cuda/operations.h"
 
 namespace lily::cuda {
@@ -28,7 +29,20 @@ lily_status check(const Call &call, const Plan &plan) {
   return LILY_OK;
 }
 
+// A workspace depends on the problem alone.
+struct Nothing {};
+
 }  // namespace
+
+size_t forward_workspace(const lily_problem &problem, const Device &device) {
+  thread_local PlanCache<Nothing, size_t> sizes;
+  return sizes.find(problem, {}, [&] { return forward_workspace_bytes(problem, device); });
+}
+
+size_t backward_workspace(const lily_problem &problem, const Device &device) {
+  thread_local PlanCache<Nothing, size_t> sizes;
+  return sizes.find(problem, {}, [&] { return backward_workspace_bytes(problem, device); });
+}
 
 lily_status forward(const lily_forward &call, const Device &device) {
   ForwardOperands operands = {};
@@ -36,7 +50,9 @@ lily_status forward(const lily_forward &call, const Device &device) {
   operands.has_weights = call.weights != nullptr;
   operands.hidden_is_aligned =
       call.hidden != nullptr && contiguous(call.hidden, call.problem.rank, hidden_dtype(call.problem)).aligned16;
-  const ForwardPlan plan = plan_forward(call.problem, operands, device);
+  thread_local PlanCache<ForwardOperands, ForwardPlan> plans;
+  const ForwardPlan &plan =
+      plans.find(call.problem, operands, [&] { return plan_forward(call.problem, operands, device); });
   LILY_TRY(check(call, plan));
   return functions(plan.engine).forward(call, plan);
 }
@@ -50,7 +66,9 @@ lily_status backward(const lily_backward &call, const Device &device) {
   operands.has_da = call.da.data != nullptr;
   operands.has_d_router = call.d_router.data != nullptr;
   operands.has_db = call.db.data != nullptr;
-  const BackwardPlan plan = plan_backward(call.problem, operands, device);
+  thread_local PlanCache<BackwardOperands, BackwardPlan> plans;
+  const BackwardPlan &plan =
+      plans.find(call.problem, operands, [&] { return plan_backward(call.problem, operands, device); });
   LILY_TRY(check(call, plan));
   return functions(plan.engine).backward(call, plan);
 }

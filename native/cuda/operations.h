@@ -12,7 +12,10 @@
 
 namespace lily::cuda {
 
-// The problem must be valid, and `device` must be its device. The workspaces are those of launch/plan.h.
+// The problem must be valid, and `device` must be its device. The first two return the size of a workspace that is
+// enough for every call of the problem.
+size_t forward_workspace(const lily_problem &problem, const Device &device);
+size_t backward_workspace(const lily_problem &problem, const Device &device);
 lily_status forward(const lily_forward &call, const Device &device);
 lily_status backward(const lily_backward &call, const Device &device);
 lily_status fold(const lily_fold &call);

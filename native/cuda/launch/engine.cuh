@@ -3,7 +3,6 @@
 
 #include "cuda/launch/launch_backward.cuh"
 #include "cuda/launch/launch_forward.cuh"
-#include "cuda/launch/walk.h"
 
 namespace lily::cuda {
 

@@ -9,7 +9,6 @@
 #include "cuda/kernels/gradient.cuh"
 #include "cuda/kernels/pool.cuh"
 #include "cuda/launch/plan.h"
-#include "cuda/launch/walk.h"
 
 namespace lily::cuda {
 

@@ -11,10 +11,20 @@
 #include <stdint.h>
 
 #include "cuda/device.h"
+#include "cuda/launch/work.h"
 #include "cuda/tiles/table.h"
 #include "lily/backend.h"
 
 namespace lily::cuda {
+
+inline int ceil_divide(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+inline int round_up(int64_t a, int b) { return ceil_divide(a, b) * b; }
+
+// Upper bound on a kernel's static shared memory.
+constexpr int kStaticBytes = 1024;
+
+// Dynamic shared memory that a block may have.
+inline int most_shared_bytes(const Device &device) { return device.shared_bytes_per_block - kStaticBytes; }
 
 // The arithmetic that a problem requires.
 enum class EngineKind { kExact, kTf32, kBfloat16, kFloat16 };
@@ -57,6 +67,7 @@ struct Launch {
   Grid grid;
   int shared_bytes;  // dynamic
   int threads = kThreads;
+  Work work = {};  // if every output is required and accumulates: see model.h
 };
 
 struct Launches {
@@ -154,8 +165,15 @@ struct BackwardPlan {
   size_t workspace_bytes;
 };
 
-ForwardPlan plan_forward(const lily_problem &problem, const ForwardOperands &operands, const Device &device);
-BackwardPlan plan_backward(const lily_problem &problem, const BackwardOperands &operands, const Device &device);
+// Restricts the choice to one row of the tables, for comparison; zeros: no restriction.
+struct Restriction {
+  Tile shrink, strip, large;
+};
+
+ForwardPlan plan_forward(const lily_problem &problem, const ForwardOperands &operands, const Device &device,
+                         const Restriction &only = {});
+BackwardPlan plan_backward(const lily_problem &problem, const BackwardOperands &operands, const Device &device,
+                           const Restriction &only = {});
 
 // The size of a workspace that is enough for every call of the problem.
 size_t forward_workspace_bytes(const lily_problem &problem, const Device &device);

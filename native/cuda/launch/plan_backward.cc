@@ -1,15 +1,14 @@
 // The plan of backward. Symbols as in docs/math.md.
 //
-//   dy phase with dh | x phase | reduce                    token routing, and weights that are given per sequence
-//   dy phase | dh | x phase | reduce                       sequences
-//   C | dy phase with dh | x phase | reduce                one pooling group without a router
-//   C and D | q and dh | x phase | reduce                  one pooling group with a router: dy is small; or the rank
-//   large dy phase, once | dh | x phase | reduce                 the rank is small, and dy larger than L2 C | dy phase
-//   | dh | x phase | reduce                   otherwise
+//   dy phase with dh | x phase | reduce         token routing, and weights that are given per sequence
+//   dy phase | dh | x phase | reduce            sequences
+//   C | dy phase with dh | x phase | reduce     one pooling group without a router
+//   C and D | q and dh | x phase | reduce       one pooling group with a router, or a large rank
+//   C | dy phase | dh | x phase | reduce        the same, if dy is too large to read it from L2 in the second launch
+//   dy phase, once | dh | x phase | reduce      one pooling group and a small rank, if that is faster
 //
 // The dy phase has the products that read dy, the x phase those that read dh. dh requires q, which requires C, and with
-// a router dw, which requires D. The last row has a fifth launch, because forming dh in every block of the x phase
-// takes longer than a launch, and so does reading dy twice.
+// a router dw, which requires D. The model of time (model.h) chooses among the last three, and the tiles.
 #include "cuda/launch/planner.h"
 
 namespace lily::cuda {
@@ -17,11 +16,16 @@ namespace {
 
 class BackwardPlanner {
  public:
-  BackwardPlanner(const lily_problem &problem, const BackwardOperands &operands, const Device &device)
+  BackwardPlanner(const lily_problem &problem, const BackwardOperands &operands, const Device &device,
+                  const Restriction &only)
       : problem_(problem),
         operands_(operands),
         device_(device),
-        rows_(tile_rows(engine_kind(problem, device))),
+        only_(only),
+        engine_(engine_kind(problem, device)),
+        rows_(tile_rows(engine_)),
+        has_token_weights_(has_token_weights(problem, operands.has_offsets)),
+        model_(problem, engine_, has_token_weights_, rows_, device),
         tokens_(static_cast<int>(problem.tokens)),
         rank_(static_cast<int>(problem.rank)),
         experts_(static_cast<int>(problem.experts)),
@@ -31,9 +35,9 @@ class BackwardPlanner {
         token_routing_(problem.routing == LILY_ROUTING_TOKEN) {}
 
   BackwardPlan plan() {
-    plan_.engine = engine_kind(problem_, device_);
+    plan_.engine = engine_;
     plan_.is_supported = true;
-    plan_.has_token_weights = has_token_weights(problem_, operands_.has_offsets);
+    plan_.has_token_weights = has_token_weights_;
     plan_.is_large = !plan_.has_token_weights && rank_ > kLargeRank;
     plan_.one_hot = plan_.has_token_weights && operands_.defers_db && !deferred_is_weighted(problem_);
     find_needs();
@@ -63,81 +67,181 @@ class BackwardPlanner {
   }
 
   void choose_tiles() {
-    plan_.shrink_rows = plan_.has_token_weights ? experts_ * rank_ : rank_;
+    plan_.shrink_rows = has_token_weights_ ? experts_ * rank_ : rank_;
     plan_.outer_rows = plan_.one_hot ? static_cast<int>(problem_.groups) * rank_ : plan_.shrink_rows;
-    // The dy phase has two kinds of blocks, whose tiles cover equally many rows: those of C or B, and those of D or dB.
-    block_n_ = shrink_block_n(rows_, plan_.shrink_rows);
-    plan_.tile_tokens = shrink_tokens(most_shrink_tokens(rows_, device_, block_n_), tokens_, device_);
-    if (plan_.is_large) {
-      plan_.dy = large_walk(rows_, device_, {rank_, tokens_, d_out_, experts_}, false, true);
-      plan_.x = large_walk(rows_, device_, {rank_, tokens_, d_in_, experts_}, true, true);
-    } else {
-      plan_.dy = find_dy_walk();
-      plan_.x = strip_walk(rows_, device_, {rank_, tokens_, d_in_, experts_}, true, true);
-    }
-    // The token blocks of backward_dy know dw of their tokens, or it is not required, or D is computed before q.
-    plan_.completes_d_hidden = !routes_ || (plan_.has_token_weights ? token_routing_ : plan_.d_first);
-    // At most two blocks per multiprocessor, because each adds the partial sums of dw, or dw of its groups.
-    plan_.hidden_tokens =
-        kHiddenTokens * std::max(1, ceil_divide(ceil_divide(tokens_, kHiddenTokens), 2 * min_blocks(device_)));
-    plan_.d_weights_partials = plan_.dy.outer_blocks();
     plan_.router_split_tokens =
         std::clamp(round_up(ceil_divide(tokens_, kRouterSplits), kRouterTile), kLeastRouterTokens, kMostRouterTokens);
     plan_.router_splits = ceil_divide(tokens_, plan_.router_split_tokens);
     plan_.router_element_tiles = ceil_divide(experts_ * rank_, kRouterElements);
+    // At most two blocks per multiprocessor, because each adds the partial sums of dw, or dw of its groups.
+    plan_.hidden_tokens =
+        kHiddenTokens * std::max(1, ceil_divide(ceil_divide(tokens_, kHiddenTokens), 2 * device_.multiprocessors));
+    if (plan_.is_large)
+      choose_large();
+    else
+      choose_small();
   }
 
-  // Selects the walk of the dy phase over columns, and whether it reads dy once. The cost of each choice is the bytes
-  // of partial sums of q and D, which are written and read, plus dy if it is loaded from memory a second time.
+  // The time of `reduce` for one gradient, without that of the launch itself.
+  double reduce_seconds(int dy_splits, int x_splits) const {
+    return model_.seconds(model_.reduce(dy_splits, x_splits, plan_.outer_rows, 1)) -
+           model_.seconds(model_.reduce(1, 1, plan_.outer_rows, 1));
+  }
+  // The launch of `reduce`.
+  double reduce_launch_seconds() const {
+    Work empty = model_.reduce(1, 1, plan_.outer_rows, 1);
+    empty.read = empty.written = empty.requested = 0;
+    return model_.seconds(empty);
+  }
+
+  // Calls choose(splits) with splits false, where no tokens may be split, and with true; choose returns the time.
+  // Without splits and without a router there is no launch of `reduce`.
+  template <typename Choose>
+  void choose_splits(const Choose &choose) {
+    if (routes_ || choose(true) + reduce_launch_seconds() < choose(false)) choose(true);
+  }
+
+  struct DyChoice {
+    Walk walk;
+    int tile_tokens;
+    bool d_first, once;
+  };
+
+  void choose_small() {
+    choose_splits([&](bool may_split) {
+      const Fastest<DyChoice> dy = choose_dy(may_split);
+      const Fastest<Walk> x = choose_x(may_split);
+      plan_.is_supported = dy.found && x.found;
+      plan_.dy = dy.best.walk;
+      plan_.tile_tokens = dy.best.tile_tokens;
+      plan_.d_first = dy.best.d_first;
+      plan_.reads_dy_once = dy.best.once;
+      plan_.x = x.best;
+      return dy.seconds + x.seconds;
+    });
+    plan_.completes_d_hidden = completes_d_hidden(plan_.d_first);
+    plan_.d_weights_partials = plan_.dy.outer_blocks();
+  }
+
+  // The token blocks of backward_dy know dw of their tokens, or it is not required, or D is computed before q.
+  bool completes_d_hidden(bool d_first) const { return !routes_ || (has_token_weights_ ? token_routing_ : d_first); }
+
+  // Selects how the dy phase reads dy:
   //
-  //   once    partial sums of q and D    if the table has a tile: nothing is read twice
-  //   split   partial sums of D          token and column blocks of a split share its dy through L2
-  //   twice   dy, partial sums of D      as split, with no more splits than the device needs
+  //   once     in one launch, with partial sums of q and D
+  //   d_first  one pooling group with a router: D and C in one launch, then q and dh in the next
+  //   both     token blocks and column blocks in one launch; with a router, dh is another launch
   //
-  // If dy fits into half of L2, it is loaded from memory once in any case.
-  Walk find_dy_walk() {
-    const int outer_rows = plan_.outer_rows;
-    const Walk twice = strip_walk(rows_, device_, {outer_rows, tokens_, d_out_, experts_}, false, true, block_n_);
-    const int64_t row_bytes = int64_t{d_out_} * rows_.scalar_bytes, dy_bytes = tokens_ * row_bytes;
-    const auto l2_bytes = static_cast<int64_t>(device_.l2_bytes);
-    plan_.d_first = routes_ && !plan_.has_token_weights && dy_bytes <= l2_bytes / kReadTwice;
-    if (twice.column_tiles == 0 || dy_bytes <= l2_bytes / 2) return twice;
-    const auto partial_bytes = [&](int64_t q_partials, int64_t d_partials) {
-      return 8 * (rank_ * q_partials * tokens_ + (d_partials > 1 ? outer_rows * d_partials * d_out_ : 0));
-    };
-    const Walk split = split_for_cache(twice, l2_bytes / kSplitsInCache / row_bytes);
-    const Walk once = plan_.has_token_weights ? Walk{} : find_once_walk();
-    const int64_t twice_bytes = dy_bytes + partial_bytes(0, twice.splits);
-    plan_.reads_dy_once = once.column_tiles != 0 && partial_bytes(once.column_tiles, once.splits) < twice_bytes;
-    if (plan_.reads_dy_once) return once;
-    return partial_bytes(0, split.splits) < twice_bytes ? split : twice;
-  }
-
-  // Up to one eighth of L2, two launches read dy: the second finds it in L2, in less time than the two launches take
-  // that this saves (C, dh).
-  static constexpr int kReadTwice = 8;
-
-  // One eighth of L2 per split: several splits are in flight at a time, and other data pass through L2 too.
-  static constexpr int kSplitsInCache = 8;
-
-  // The same walk with splits of at most `tokens` tokens, in whole tiles.
-  Walk split_for_cache(Walk walk, int64_t tokens) const {
-    const int64_t tiles = std::max<int64_t>(1, tokens / kMaxStripBlockM);
-    walk.split_tokens = static_cast<int>(std::min<int64_t>(walk.split_tokens, tiles * kMaxStripBlockM));
-    walk.splits = ceil_divide(tokens_, walk.split_tokens);
-    return walk;
-  }
-
-  // column_tiles 0: the table has no tile.
-  Walk find_once_walk() const {
-    for (const OnceRow &row : rows_.once) {
-      if (row.tile.block_k < rank_ || row.bytes > most_shared_bytes(device_)) continue;
-      const int column_tiles = ceil_divide(d_out_, row.tile.block_n);
-      const Split split = split_tokens(tokens_, row.tile.block_m, column_tiles, min_blocks(device_));
-      return {row.tile, row.bytes, column_tiles, 1, 0, split.count, split.tokens};
+  // The second reading of dy comes from L2 as far as the dy of the splits in flight fits into it.
+  Fastest<DyChoice> choose_dy(bool may_split) const {
+    Fastest<DyChoice> fastest;
+    const WalkShape shape = {plan_.outer_rows, tokens_, d_out_, experts_};
+    const double combining = has_token_weights_ ? 0 : model_.seconds(model_.combine(0));
+    for (const StripRow &row : rows_.strip) {
+      if (excludes(only_.strip, row.tile)) continue;
+      for (const ShrinkRow &shrink : rows_.shrink) {
+        if (shrink.tile.block_n != row.tile.block_k || excludes(only_.shrink, shrink.tile) ||
+            token_bytes(shrink, true) > most_shared_bytes(device_))
+          continue;
+        const int blocks = ceil_divide(plan_.outer_rows, row.tile.block_k) * ceil_divide(d_out_, row.tile.block_n);
+        for_each_split(tokens_, row.tile.block_m, device_, blocks, [&](int split_tokens) {
+          const Walk walk = strip_walk(row, device_, shape, false, true, split_tokens);
+          if (walk.column_tiles == 0 || (walk.splits > 1 && !may_split)) return;
+          const int tile_tokens = shrink.tile.block_m;
+          const double reduce = reduce_seconds(walk.splits, 1);
+          fastest.consider(
+              {walk, tile_tokens, false, false},
+              combining + model_.seconds(dy_work(walk, tile_tokens, completes_d_hidden(false))) +
+                  (completes_d_hidden(false) ? 0 : model_.seconds(model_.d_hidden(1, walk.outer_blocks(), plan_))) +
+                  reduce);
+          if (!routes_ || has_token_weights_) return;
+          fastest.consider({walk, tile_tokens, true, false},
+                           model_.seconds(dy_columns_work(walk)) +
+                               model_.seconds(dy_tokens_work(shrink, tile_tokens, walk)) + reduce);
+        });
+      }
     }
-    return {};
+    if (has_token_weights_) return fastest;
+    for (const OnceRow &row : rows_.once)
+      for_each_split(tokens_, row.tile.block_m, device_, ceil_divide(d_out_, row.tile.block_n), [&](int split_tokens) {
+        const Walk walk = once_walk(row, device_, shape, split_tokens);
+        if (walk.column_tiles == 0 || (walk.splits > 1 && !may_split)) return;
+        fastest.consider({walk, 0, false, true},
+                         model_.seconds(model_.dy_once(row, walk)) +
+                             model_.seconds(model_.d_hidden(walk.column_tiles, walk.outer_blocks(), plan_)) +
+                             reduce_seconds(walk.splits, 1));
+      });
+    return fastest;
   }
+
+  const ShrinkRow &shrink_row(const Walk &walk, int tile_tokens) const {
+    return *find_shrink_row(rows_, walk.tile.block_k, tile_tokens);
+  }
+  Work dy_work(const Walk &walk, int tile_tokens, bool completes) const {
+    return model_.dy(row_of(rows_.strip, walk.tile), walk, shrink_row(walk, tile_tokens), tile_tokens, plan_.outer_rows,
+                     completes);
+  }
+  Work dy_columns_work(const Walk &walk) const { return model_.dy_columns(row_of(rows_.strip, walk.tile), walk); }
+  Work dy_tokens_work(const ShrinkRow &shrink, int tile_tokens, const Walk &walk) const {
+    return model_.dy_tokens(shrink, tile_tokens, walk.outer_blocks());
+  }
+
+  Fastest<Walk> choose_x(bool may_split) const {
+    Fastest<Walk> fastest;
+    const WalkShape shape = {rank_, tokens_, d_in_, experts_};
+    for (const StripRow &row : rows_.strip) {
+      if (!row.computes_both || excludes(only_.strip, row.tile)) continue;
+      for_each_split(tokens_, row.tile.block_m, device_, ceil_divide(d_in_, row.tile.block_n), [&](int split_tokens) {
+        const Walk walk = strip_walk(row, device_, shape, true, true, split_tokens);
+        if (walk.column_tiles == 0 || (walk.splits > 1 && !may_split)) return;
+        fastest.consider(walk, model_.seconds(model_.x(row, walk, plan_)) + reduce_seconds(1, walk.splits));
+      });
+    }
+    return fastest;
+  }
+
+  void choose_large() {
+    choose_splits([&](bool may_split) {
+      const Fastest<Walk> dy = choose_large_walk(d_out_, may_split, [&](const LargeRow &row, const Walk &walk) {
+        return model_.seconds(model_.large_dy(row, walk)) + reduce_seconds(walk.splits, 1) +
+               choose_large_d_hidden(walk.outer_blocks()).seconds;
+      });
+      const Fastest<Walk> x = choose_large_walk(d_in_, may_split, [&](const LargeRow &row, const Walk &walk) {
+        return model_.seconds(model_.large_x(row, walk, plan_)) + reduce_seconds(1, walk.splits);
+      });
+      plan_.is_supported = dy.found && x.found;
+      plan_.dy = dy.best;
+      plan_.x = x.best;
+      return dy.seconds + x.seconds;
+    });
+    plan_.d_weights_partials = plan_.dy.outer_blocks();
+  }
+
+  template <typename Seconds>
+  Fastest<Walk> choose_large_walk(int columns, bool may_split, const Seconds &seconds) const {
+    Fastest<Walk> fastest;
+    const WalkShape shape = {rank_, tokens_, columns, experts_};
+    for (const LargeRow &row : rows_.large) {
+      if (excludes(only_.large, row.tile)) continue;
+      const int blocks = ceil_divide(rank_, row.tile.block_m) * ceil_divide(columns, row.tile.block_n);
+      for_each_split(tokens_, kLeastLargeDepth, device_, blocks, [&](int split_tokens) {
+        const Walk walk = large_walk(row, device_, shape, split_tokens);
+        if (walk.column_tiles != 0 && (walk.splits == 1 || may_split)) fastest.consider(walk, seconds(row, walk));
+      });
+    }
+    return fastest;
+  }
+
+  Fastest<const LargeRow *> choose_large_d_hidden(int d_weights_partials) const {
+    Fastest<const LargeRow *> fastest;
+    for (const LargeRow &row : rows_.large)
+      if (!excludes(only_.large, row.tile) && row.bytes(experts_) <= most_shared_bytes(device_))
+        fastest.consider(&row, model_.seconds(model_.large_d_hidden(row, d_weights_partials)));
+    return fastest;
+  }
+
+  // Least tokens of a split of a large rank: writing and adding partial sums costs as much as a few hundred tokens.
+  static constexpr int kLeastLargeDepth = 256;
 
   // Elements of one partial sum of a gradient, with rows padded to whole float4.
   static int64_t partial_size(int rows, int columns) { return int64_t{rows} * round_up(columns, 4); }
@@ -178,32 +282,37 @@ class BackwardPlanner {
   // Blocks that hold a tile of D are required for dB and for dw.
   bool needs_outer_of_dy() const { return plan_.needs_db || (plan_.needs_d_weights && !plan_.has_token_weights); }
 
+  // Shared memory of the token blocks of backward_dy.
+  int token_bytes(const ShrinkRow &row, bool completes) const {
+    const int completion = row.product_bytes + d_hidden_scratch(row.tile.block_m, experts_) * kFloat;
+    return completes ? std::max(row.bytes, completion) : row.bytes;
+  }
+
   void add_dy() {
-    plan_.is_supported = plan_.is_supported && plan_.dy.column_tiles != 0;
     if (!plan_.is_supported) return;
     const Walk &dy = plan_.dy;
-    const ShrinkRow *row = find_shrink_row(rows_, dy.tile.block_k, plan_.tile_tokens);
-    plan_.is_supported = row != nullptr;
-    if (!plan_.is_supported) return;
-    const int completion = row->product_bytes + d_hidden_scratch(row->tile.block_m, experts_) * kFloat;
-    const int token_bytes = plan_.completes_d_hidden ? std::max(row->bytes, completion) : row->bytes;
-    const auto add_launch = [&](Step step, int64_t blocks, int bytes) {
-      if (blocks > 0) add(plan_.launches, {step, row->tile, dy.tile, {static_cast<int>(blocks), 1, 1}, bytes});
+    const ShrinkRow &row = shrink_row(dy, plan_.tile_tokens);
+    const int bytes = token_bytes(row, plan_.completes_d_hidden);
+    const auto add_launch = [&](Step step, int64_t blocks, int shared_bytes, const Work &work) {
+      if (blocks > 0)
+        add(plan_.launches, step, row.tile, dy.tile, {static_cast<int>(blocks), 1, 1}, shared_bytes, work);
     };
-    const bool needs_tokens = plan_.needs_q || (plan_.has_token_weights && plan_.needs_d_weights);
-    const int split_tokens = plan_.d_first ? round_up(tokens_, kMaxStripBlockM) : dy.split_tokens;
+    const bool needs_tokens = plan_.needs_q || (has_token_weights_ && plan_.needs_d_weights);
+    const int split_tokens = plan_.d_first ? tokens_ : dy.split_tokens;
     if (needs_tokens) plan_.token_tiles = ceil_divide(split_tokens, plan_.tile_tokens);
-    plan_.q_row_tiles = plan_.has_token_weights ? 1 : ceil_divide(rank_, dy.tile.block_k);
+    plan_.q_row_tiles = has_token_weights_ ? 1 : ceil_divide(rank_, dy.tile.block_k);
     plan_.dy_row_tiles = needs_outer_of_dy() ? dy.row_tiles : 0;
     const int token_blocks = plan_.token_tiles * plan_.q_row_tiles;
     const int column_blocks = dy.column_tiles * plan_.dy_row_tiles;
     if (plan_.d_first) {
       plan_.combine_grid = plan_.combines ? combine_blocks() : Grid{};
-      add_launch(Step::kDyColumns, column_blocks * dy.splits + plan_.combine_grid.blocks(), dy.shared_bytes);
-      add_launch(Step::kDyTokens, token_blocks, token_bytes);
+      add_launch(Step::kDyColumns, column_blocks * dy.splits + plan_.combine_grid.blocks(), dy.shared_bytes,
+                 dy_columns_work(dy));
+      add_launch(Step::kDyTokens, token_blocks, bytes, dy_tokens_work(row, plan_.tile_tokens, dy));
     } else {
-      if (plan_.combines) add(plan_.launches, {Step::kCombine, {}, {}, combine_blocks(), 0});
-      add_launch(Step::kDy, int64_t{token_blocks + column_blocks} * dy.splits, std::max(token_bytes, dy.shared_bytes));
+      if (plan_.combines) add(plan_.launches, Step::kCombine, {}, {}, combine_blocks(), 0, model_.combine(0));
+      add_launch(Step::kDy, int64_t{token_blocks + column_blocks} * dy.splits, std::max(bytes, dy.shared_bytes),
+                 dy_work(dy, plan_.tile_tokens, plan_.completes_d_hidden));
     }
     if (!(needs_tokens && plan_.completes_d_hidden)) add_d_hidden();
   }
@@ -211,16 +320,15 @@ class BackwardPlanner {
   // dh from q or its partial sums; if only dR is required, only dl.
   void add_d_hidden() {
     if (!plan_.needs_q && !plan_.needs_d_router) return;
-    add(plan_.launches, {Step::kDHidden,
-                         {},
-                         {},
-                         {ceil_divide(tokens_, plan_.hidden_tokens), 1, 1},
-                         backward_hidden_bytes(experts_, plan_.has_token_weights)});
+    add(plan_.launches, Step::kDHidden, {}, {}, {ceil_divide(tokens_, plan_.hidden_tokens), 1, 1},
+        backward_hidden_bytes(experts_, has_token_weights_),
+        model_.d_hidden(plan_.reads_dy_once ? plan_.dy.column_tiles : 1, plan_.d_weights_partials, plan_));
   }
 
   void add_dy_once() {
     const Walk &dy = plan_.dy;
-    add(plan_.launches, {Step::kDyOnce, dy.tile, {}, {dy.outer_blocks(), 1, 1}, dy.shared_bytes});
+    add(plan_.launches, Step::kDyOnce, dy.tile, {}, {dy.outer_blocks(), 1, 1}, dy.shared_bytes,
+        model_.dy_once(row_of(rows_.once, dy.tile), dy));
     add_d_hidden();
   }
 
@@ -238,7 +346,9 @@ class BackwardPlanner {
       plan_.outer_blocks = operands_.has_da ? x.outer_blocks() : 0;
     }
     const int grid = plan_.expand_blocks + plan_.outer_blocks + router_blocks();
-    if (grid > 0) add(plan_.launches, {Step::kX, x.tile, {}, {grid, 1, 1}, bytes_with_router(x, experts_)});
+    if (grid > 0)
+      add(plan_.launches, Step::kX, x.tile, {}, {grid, 1, 1}, bytes_with_router(x.shared_bytes, experts_),
+          model_.x(row_of(rows_.strip, x.tile), x, plan_));
   }
 
   void add_large_launches() {
@@ -249,18 +359,23 @@ class BackwardPlanner {
     plan_.combine_grid = plan_.combines ? combine_blocks() : Grid{};
     const int dy_grid =
         static_cast<int>((plan_.dy_row_tiles > 0 ? dy.outer_blocks() : 0) + plan_.combine_grid.blocks());
-    if (dy_grid > 0) add(plan_.launches, {Step::kLargeDy, dy.tile, {}, {dy_grid, 1, 1}, bytes_with_router(dy, 0)});
+    if (dy_grid > 0)
+      add(plan_.launches, Step::kLargeDy, dy.tile, {}, {dy_grid, 1, 1}, bytes_with_router(dy.shared_bytes, 0),
+          model_.large_dy(row_of(rows_.large, dy.tile), dy));
     if (plan_.needs_q) {
-      const Walk walk = large_walk(rows_, device_, {0, tokens_, rank_, experts_}, true, false);
-      add(plan_.launches,
-          {Step::kLargeDHidden, walk.tile, {}, {walk.token_tiles, walk.column_tiles, 1}, walk.shared_bytes});
+      const LargeRow &row = *choose_large_d_hidden(plan_.d_weights_partials).best;
+      add(plan_.launches, Step::kLargeDHidden, row.tile, {},
+          {ceil_divide(tokens_, row.tile.block_m), ceil_divide(rank_, row.tile.block_n), 1}, row.bytes(experts_),
+          model_.large_d_hidden(row, plan_.d_weights_partials));
     } else {
       add_d_hidden();
     }
     plan_.expand_blocks = operands_.has_dx ? x.expand_blocks() : 0;
     plan_.outer_blocks = operands_.has_da ? x.outer_blocks() : 0;
     const int x_grid = plan_.expand_blocks + plan_.outer_blocks + router_blocks();
-    if (x_grid > 0) add(plan_.launches, {Step::kLargeX, x.tile, {}, {x_grid, 1, 1}, bytes_with_router(x, experts_)});
+    if (x_grid > 0)
+      add(plan_.launches, Step::kLargeX, x.tile, {}, {x_grid, 1, 1}, bytes_with_router(x.shared_bytes, experts_),
+          model_.large_x(row_of(rows_.large, x.tile), x, plan_));
   }
 
   // Adds partial sums; without tokens it writes zeros.
@@ -273,7 +388,9 @@ class BackwardPlanner {
       blocks += transposed() ? reduce_blocks(d_out_, rank_) : reduce_blocks(plan_.outer_rows, d_out_);
     if (plan_.reduces_da) blocks += reduce_blocks(rank_, d_in_);
     if (plan_.needs_d_router) blocks += reduce_blocks(experts_, rank_);
-    if (blocks > 0) add(plan_.launches, {Step::kReduce, {}, {}, {blocks, 1, 1}, 0});
+    if (blocks > 0)
+      add(plan_.launches, Step::kReduce, {}, {}, {blocks, 1, 1}, 0,
+          model_.reduce(plan_.dy.splits, plan_.x.splits, plan_.outer_rows, routes_ ? plan_.router_splits : 0));
   }
 
   static constexpr int kFloat = sizeof(float);
@@ -281,17 +398,21 @@ class BackwardPlanner {
   const lily_problem &problem_;
   const BackwardOperands &operands_;
   const Device &device_;
+  const Restriction &only_;
+  const EngineKind engine_;
   const TileRows &rows_;
+  const bool has_token_weights_;
+  const Model model_;
   const int tokens_, rank_, experts_, d_in_, d_out_;
   const bool routes_, token_routing_;
-  int block_n_ = 0;
   BackwardPlan plan_ = {};
 };
 
 }  // namespace
 
-BackwardPlan plan_backward(const lily_problem &problem, const BackwardOperands &operands, const Device &device) {
-  return BackwardPlanner(problem, operands, device).plan();
+BackwardPlan plan_backward(const lily_problem &problem, const BackwardOperands &operands, const Device &device,
+                           const Restriction &only) {
+  return BackwardPlanner(problem, operands, device, only).plan();
 }
 
 size_t backward_workspace_bytes(const lily_problem &problem, const Device &device) {

@@ -3,7 +3,7 @@
 
 #include "core/problem.h"
 #include "core/workspace.h"
-#include "cuda/launch/walk.h"
+#include "cuda/launch/model.h"
 
 namespace lily::cuda {
 
@@ -38,7 +38,10 @@ inline const TileRows &tile_rows(EngineKind engine) {
 // Elements in 16 bytes: rows of matrices in the workspace begin at multiples of it.
 inline int vector_elements(const TileRows &rows) { return 16 / rows.scalar_bytes; }
 
-inline void add(Launches &launches, const Launch &launch) { launches.list[launches.count++] = launch; }
+inline void add(Launches &launches, Step step, const Tile &tile, const Tile &strip_tile, const Grid &grid,
+                int shared_bytes, const Work &work, int threads = kThreads) {
+  launches.list[launches.count++] = {step, tile, strip_tile, grid, shared_bytes, threads, work};
+}
 
 // Places the next array of `count` elements.
 inline Offset take(Workspace &workspace, int64_t count, int element_bytes = sizeof(float)) {
@@ -51,9 +54,31 @@ inline Grid combine_grid(int rank, int d_out) {
   return {ceil_divide(d_out, kCombineColumns), ceil_divide(rank, kCombineRows), 1};
 }
 
-// Shared memory of a launch with router blocks too.
-inline int bytes_with_router(const Walk &walk, int router_experts) {
-  return std::max(walk.shared_bytes, router_bytes(router_experts));
+// The fastest of the candidates that a choice considers; the first of equals.
+template <typename Candidate>
+struct Fastest {
+  Candidate best = {};
+  double seconds = 0;
+  bool found = false;
+
+  void consider(const Candidate &candidate, double its_seconds) {
+    if (found && its_seconds >= seconds) return;
+    best = candidate;
+    seconds = its_seconds;
+    found = true;
+  }
+};
+
+// Whether a restriction excludes a tile.
+inline bool excludes(const Tile &only, const Tile &tile) { return only.block_m != 0 && !(only == tile); }
+
+// The row of a table with this tile.
+template <typename Row>
+const Row &row_of(std::span<const Row> rows, const Tile &tile) {
+  return *std::find_if(rows.begin(), rows.end(), [&](const Row &row) { return row.tile == tile; });
 }
+
+// Shared memory of a launch with router blocks too.
+inline int bytes_with_router(int bytes, int router_experts) { return std::max(bytes, router_bytes(router_experts)); }
 
 }  // namespace lily::cuda

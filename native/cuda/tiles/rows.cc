@@ -16,12 +16,14 @@ struct Sizes {
 
 template <typename... Tile>
 constexpr std::array<ShrinkRow, sizeof...(Tile)> shrink_rows(Table<Tile...>) {
-  return {ShrinkRow{tile_of(Tile{}), Tile::kBytes, Tile::kProduct * 4}...};
+  return {ShrinkRow{tile_of(Tile{}), Tile::kBytes, Tile::kProduct * 4, Tile::kStages,
+                    Warps{Tile::kWarpsM, Tile::kWarpsN}, 3 * 4 * Tile::kWarpM * Tile::kWarpN}...};
 }
 
 template <typename... Tile>
 constexpr std::array<StripRow, sizeof...(Tile)> strip_rows(Table<Tile...>) {
-  return {StripRow{tile_of(Tile{}), Tile::kComputesBoth, Tile::bytes}...};
+  return {StripRow{tile_of(Tile{}), Tile::kComputesBoth, Tile::bytes, Warps{Tile::kWarpsM, Tile::kWarpsN},
+                   4 * Tile::kExpandM * Tile::kExpandN, 4 * Tile::kOuterM * Tile::kOuterN}...};
 }
 
 template <typename... Tile>
@@ -36,12 +38,13 @@ constexpr std::array<DecodeRow, sizeof...(Tile)> decode_rows(Table<Tile...>) {
 
 template <typename... Tile>
 constexpr std::array<OnceRow, sizeof...(Tile)> once_rows(Table<Tile...>) {
-  return {OnceRow{tile_of(Tile{}), Tile::kBytes}...};
+  return {OnceRow{tile_of(Tile{}), Tile::kBytes, Tile::kStages}...};
 }
 
 template <typename... Tile>
 constexpr std::array<LargeRow, sizeof...(Tile)> large_rows(Table<Tile...>) {
-  return {LargeRow{tile_of(Tile{}), Tile::bytes}...};
+  return {LargeRow{tile_of(Tile{}), Tile::bytes, Tile::kStages, Warps{Tile::kWarpsM, Tile::kWarpsN},
+                   4 * Tile::kWarpM * Tile::kWarpN}...};
 }
 
 template <typename Engine>

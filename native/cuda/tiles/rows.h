@@ -7,16 +7,26 @@
 
 namespace lily::cuda {
 
+// How the warps of a block divide its tile: each reads the fragments of its rows and of its columns.
+struct Warps {
+  int m, n;
+};
+
 struct ShrinkRow {
   Tile tile;
   int bytes;          // of shared memory
   int product_bytes;  // of them, those of the product, which the router's scratch memory follows
+  int stages;
+  Warps warps;
+  int accumulators;  // per thread, with those of the halves of a split
 };
 
 struct StripRow {
   Tile tile;
-  bool computes_both;
+  bool computes_both;  // expand and outer in one block: backward_x
   int (*bytes)(bool expands, bool has_outer, bool streams);
+  Warps expand_warps;
+  int expand_accumulators, outer_accumulators;
 };
 
 struct TokenRow {
@@ -32,11 +42,15 @@ struct DecodeRow {
 struct OnceRow {
   Tile tile;
   int bytes;
+  int stages;
 };
 
 struct LargeRow {
   Tile tile;
   int (*bytes)(int experts);
+  int stages;
+  Warps warps;
+  int accumulators;
 };
 
 struct TileRows {

@@ -48,16 +48,21 @@ struct Tiles<E, 2> {
   using Decode = Table<DecodeTile<E, 16>, DecodeTile<E, kDecodeTokens>>;
   // BLOCK_K (rank): above 32 the partial sums of q and D exceed a second read of dy.
   using Once = Table<OnceTile<E, 16>, OnceTile<E, 32>>;
-  // BLOCK_M, BLOCK_N, BLOCK_K, stages. The largest shape that gives enough blocks is taken. The comments compare, per K
-  // step of 16, the clocks of shared memory (4 per fragment, plus the copies) with those of the matrix units (2 per
-  // instruction on A100; 1 on H100, whose full rate requires wgmma):
+  // BLOCK_M, BLOCK_N, BLOCK_K, stages. The comments compare, per K step of 16, the clocks of shared memory (fragments,
+  // and copies) with those of the matrix units (2 per instruction on A100; 1 on H100, whose full rate requires wgmma):
   using Large = Table<
       // 128 accumulators, 2 blocks in 140 KiB. Fragments 128, copies 64: 192 against 256. All of A100's rate except
       // barriers (expect 80 %), two thirds of the mma.sync rate on H100.
       LargeTile<E, 128, 128, 32, 4>,
+      // 64 accumulators, 3 blocks in 48 KiB each: 96 and 48 against 128. Half a tile of the first, where that leaves
+      // most multiprocessors idle in its last wave.
+      LargeTile<E, 64, 128, 32, 4>,
       // 32 accumulators, 2 to 4 blocks in 48 KiB each. 64 and 32: 96 against 64. Two thirds of A100's rate, a third of
       // H100's.
       LargeTile<E, 64, 64, 64, 3>,
+      // Shorter last waves at a few hundred tokens, above all on the GPUs whose matrix units are slow compared with
+      // shared memory (RTX).
+      LargeTile<E, 32, 64, 64, 4>, LargeTile<E, 32, 32, 64, 4>,
       // Few tokens: loading the rows of A or the columns of B once takes most of the time; many blocks with deep
       // copies.
       LargeTile<E, 16, 32, 64, 6>>;
@@ -79,6 +84,8 @@ struct Tiles<E, 4> {
 // Names a tile in a plan. A kernel's template is found by these sizes.
 struct Tile {
   int block_m, block_n, block_k;
+
+  bool operator==(const Tile &) const = default;
 
   template <typename Row>
   constexpr bool is(Row) const {
