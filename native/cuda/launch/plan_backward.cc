@@ -137,8 +137,9 @@ class BackwardPlanner {
     Fastest<DyChoice> fastest;
     const WalkShape shape = {plan_.outer_rows, tokens_, d_out_, experts_};
     const double combining = has_token_weights_ ? 0 : model_.seconds(model_.combine(0));
+    const int fitting = fitting_block_k(rows_, plan_.shrink_rows);
     for (const StripRow &row : rows_.strip) {
-      if (excludes(only_.strip, row.tile)) continue;
+      if (row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
       for (const ShrinkRow &shrink : rows_.shrink) {
         if (shrink.tile.block_n != row.tile.block_k || excludes(only_.shrink, shrink.tile) ||
             token_bytes(shrink, true) > most_shared_bytes(device_))
@@ -189,8 +190,9 @@ class BackwardPlanner {
   Fastest<Walk> choose_x(bool may_split) const {
     Fastest<Walk> fastest;
     const WalkShape shape = {rank_, tokens_, d_in_, experts_};
+    const int fitting = fitting_block_k(rows_, rank_);
     for (const StripRow &row : rows_.strip) {
-      if (!row.computes_both || excludes(only_.strip, row.tile)) continue;
+      if (!row.computes_both || row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
       for_each_split(tokens_, row.tile.block_m, device_, ceil_divide(d_in_, row.tile.block_n), [&](int split_tokens) {
         const Walk walk = strip_walk(row, device_, shape, true, true, split_tokens);
         if (walk.column_tiles == 0 || (walk.splits > 1 && !may_split)) return;

@@ -146,20 +146,23 @@ class ForwardPlanner {
   // w for each tile of tokens, so that its time counts too; that of `seconds` is both.
   Fastest<Shrink> choose_shrink() {
     Fastest<Shrink> fastest;
+    const int fitting = fitting_block_n(rows_, rank_);
     int known_tokens = 0;
     double second_phase = 0;
     for (int tile_tokens : {8, 16, 32, 64, 128})
       for (const ShrinkRow &row : rows_.shrink) {
         // Half a tile of the smallest: fewer tokens per block give more blocks.
         const bool fits = row.tile.block_m == tile_tokens || (row.tile.block_m == 16 && tile_tokens == 8);
-        if (!fits || excludes(only_.shrink, row.tile) || shrink_bytes(row) > most_shared_bytes(device_)) continue;
+        if (!fits || row.tile.block_n > fitting || excludes(only_.shrink, row.tile) ||
+            shrink_bytes(row) > most_shared_bytes(device_))
+          continue;
         if (known_tokens == 0 || (known_tokens != tile_tokens && routes_ && !has_token_weights_)) {
           set_tile_tokens(tile_tokens);
           second_phase = is_large_ ? choose_large_expand().seconds : choose_expand().seconds;
           known_tokens = tile_tokens;
         }
         double seconds = second_phase;
-        if (!is_large_) seconds += model_.seconds(model_.shrink(row, tile_tokens, plan_.shares_hidden));
+        if (!is_large_) seconds += model_.seconds(model_.shrink(row, tile_tokens, true));
         if (routes_apart(row)) seconds += model_.seconds(model_.route(tile_tokens));
         fastest.consider({&row, tile_tokens}, seconds);
       }
@@ -183,8 +186,9 @@ class ForwardPlanner {
   Fastest<Walk> choose_expand() const {
     Fastest<Walk> fastest;
     const WalkShape shape = {expand_rows(), tokens_, d_out_, experts_};
+    const int fitting = fitting_block_k(rows_, expand_rows());
     for (const StripRow &row : rows_.strip) {
-      if (excludes(only_.strip, row.tile)) continue;
+      if (row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
       for_each_split(tokens_, row.tile.block_m, device_, ceil_divide(d_out_, row.tile.block_n), [&](int split_tokens) {
         const Walk walk = strip_walk(row, device_, shape, true, false, split_tokens);
         if (walk.column_tiles != 0) fastest.consider(walk, model_.seconds(model_.expand(row, walk, partial_count())));
@@ -228,7 +232,7 @@ class ForwardPlanner {
     Fastest<const LargeRow *> fastest;
     for (const LargeRow &row : rows_.large)
       if (!excludes(only_.large, row.tile) && row.bytes(0) <= most_shared_bytes(device_))
-        fastest.consider(&row, model_.seconds(model_.large_shrink(row, plan_.shares_hidden)));
+        fastest.consider(&row, model_.seconds(model_.large_shrink(row, true)));
     plan_.is_supported = plan_.is_supported && fastest.found;
     if (!fastest.found) return;
     const LargeRow &row = *fastest.best;

@@ -69,6 +69,26 @@ struct Fastest {
   }
 };
 
+// The smallest size that is at least `needed`; if there is none, the largest. A tile of a larger rank multiplies zeros.
+template <typename Row, typename Size>
+int fitting_size(std::span<const Row> rows, int needed, const Size &size_of) {
+  int best = 0, largest = 0;
+  for (const Row &row : rows) {
+    const int size = size_of(row);
+    if (size >= needed && (best == 0 || size < best)) best = size;
+    largest = std::max(largest, size);
+  }
+  return best != 0 ? best : largest;
+}
+
+inline int fitting_block_k(const TileRows &rows, int columns) {
+  return fitting_size(rows.strip, columns, [](const StripRow &row) { return row.tile.block_k; });
+}
+
+inline int fitting_block_n(const TileRows &rows, int needed) {
+  return fitting_size(rows.shrink, needed, [](const ShrinkRow &row) { return row.tile.block_n; });
+}
+
 // Whether a restriction excludes a tile.
 inline bool excludes(const Tile &only, const Tile &tile) { return only.block_m != 0 && !(only == tile); }
 
