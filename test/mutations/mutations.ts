@@ -296,14 +296,14 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/backward_dy.cuh',
     what: 'q is not scaled where dh is completed',
-    find: '(product + k - row, call.scale,',
-    replace: '(product + k - row, 1.0f,',
+    find: '(product + k - first_row, call.scale,',
+    replace: '(product + k - first_row, 1.0f,',
   },
   {
     file: 'kernels/backward_dy.cuh',
     what: 'dl of one pooling group is not stored',
-    find: 'prepare_d_hidden(row == 0);',
-    replace: 'prepare_d_hidden(false);',
+    find: 'const bool stores = first_row == 0;',
+    replace: 'const bool stores = false;',
   },
   {
     file: 'kernels/backward_dy.cuh',

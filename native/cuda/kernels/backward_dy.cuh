@@ -93,87 +93,90 @@ __device__ inline void add_token_d_weights(const BackwardDy &call, const float *
   }
 }
 
+// Weights per token: adds the share of rows [row, row_end) of v to q, in global memory, and to dw. The tile may begin
+// and end within an expert's rows.
 template <typename Tile>
-__device__ inline void backward_tokens(char *shared, const BackwardDy &call, int split, int index) {
+__device__ inline void add_token_products(const BackwardDy &call, const float *product, int token, int count, int row,
+                                          int row_end) {
+  const int first = row / call.rank, last = (row_end - 1) / call.rank;
+  // Each thread updates the same elements of q in every row tile, so no barrier is needed between them.
+  for (int i = threadIdx.x; i < count * call.rank; i += kThreads) {
+    const int t = i / call.rank, k = i % call.rank;
+    const float *weights = call.token_weights.of(token + t);
+    float sum = 0;
+    bool any = false;
+    for (int e = first; e <= last; ++e) {
+      const int j = e * call.rank + k;
+      if (j < row || j >= row_end) continue;
+      sum = fmaf(weights[e], product[t * Tile::kProductPitch + j - row], sum);
+      any = true;
+    }
+    if (!any) continue;
+    float *q = call.q + static_cast<int64_t>(token + t) * call.q_pitch + k;
+    const bool begins = k >= row;  // this row tile holds the first expert's element
+    *q = begins ? sum * call.scale : fmaf(call.scale, sum, *q);
+  }
+  if (call.token_d_weights != nullptr) {
+    with_activation_type<typename Tile::Scalar>(call.hidden.dtype, [&](auto tag) {
+      add_token_d_weights<Tile, decltype(tag)>(call, product, token, count, row, row_end);
+    });
+  }
+}
+
+// Inlined, because a function would receive the address of the kernel's parameters.
+template <typename Tile>
+__device__ __forceinline__ void backward_tokens(char *shared, const BackwardDy &call, int split, int index) {
   const int begin = split * call.strip.split_tokens;
   const int end = min(begin + call.strip.split_tokens, call.shrink.tokens);
   const int token = begin + index % call.token_tiles * call.shrink.tile_tokens;
   const int token_end = min(token + call.shrink.tile_tokens, end);
   const int count = token_end - token;
   if (count <= 0) return;  // the last split may have fewer tokens
-  const int experts = call.d_hidden.router.experts;
-  const DHiddenScratch<Tile::kBlockM> scratch(reinterpret_cast<float *>(shared) + Tile::kProduct, experts);
-  // dl does not depend on q: one of the row tiles stores it.
-  const auto prepare_d_hidden = [&](bool stores) {
-    find_rows(call.d_hidden, scratch, token, token_end);
-    __syncthreads();
-    if (call.d_hidden.router.logit_gradient == LogitGradient::kNone) return;
-    prepare_router_gradient(call.d_hidden.router, scratch);
-    form_d_logits(call.d_hidden, scratch, {}, token, token_end, stores);
-  };
-  if (call.pooled) {
-    const int row = index / call.token_tiles * Tile::kBlockN, row_end = min(row + Tile::kBlockN, call.rank);
-    const float *product = shrink<Tile>(shared, call.shrink, token, token_end, row, all_depth_tiles<Tile>(call.shrink));
-    if (call.completes) {
-      prepare_d_hidden(row == 0);
-      store_d_hidden<typename Tile::Scalar>(call.d_hidden, scratch, token, token_end, row, row_end, Tile::kBlockN / 4,
-                                            [&](auto, int t, int step, int rows, int k, auto &value) {
-                                              load_product<Tile::kProductPitch>(product + k - row, call.scale, t, step,
-                                                                                rows, value);
-                                            });
-      return;
-    }
-    const int vec4_per_row = (row_end - row + 3) / 4;
+  // One row tile of C per block, or all rows of B.
+  const int first_row = call.pooled ? index / call.token_tiles * Tile::kBlockN : 0;
+  const int rows_end = call.pooled ? min(first_row + Tile::kBlockN, call.rank) : call.shrink.rows;
+  const float *product = nullptr;
+  for (int row = first_row; row < rows_end; row += Tile::kBlockN) {
+    product = shrink<Tile>(shared, call.shrink, token, token_end, row, all_depth_tiles<Tile>(call.shrink));
+    if (call.pooled) break;
+    add_token_products<Tile>(call, product, token, count, row, min(row + Tile::kBlockN, rows_end));
+    __syncthreads();  // the next product reuses the memory; other warps still read it
+  }
+  if (!call.completes) {
+    const int vec4_per_row = call.pooled ? (rows_end - first_row + 3) / 4 : 0;
     for (int i = threadIdx.x; i < count * vec4_per_row; i += kThreads) {
       const int t = i / vec4_per_row, k = i % vec4_per_row * 4;
       float value[4];
       load_vec4(product + t * Tile::kProductPitch + k, 4, true, value);
 #pragma unroll
       for (int v = 0; v < 4; ++v) value[v] *= call.scale;
-      store_vec4(call.q + static_cast<int64_t>(token + t) * call.q_pitch + row + k, 4, true, value);
+      store_vec4(call.q + static_cast<int64_t>(token + t) * call.q_pitch + first_row + k, 4, true, value);
     }
     return;
   }
-  // Computes v in tiles of rows of B. A tile may begin and end within an expert's rows.
-  for (int row = 0; row < call.shrink.rows; row += Tile::kBlockN) {
-    const float *product = shrink<Tile>(shared, call.shrink, token, token_end, row, all_depth_tiles<Tile>(call.shrink));
-    const int row_end = min(row + Tile::kBlockN, call.shrink.rows);
-    const int first = row / call.rank, last = (row_end - 1) / call.rank;
-    // Each thread updates the same elements of q in every row tile, so no barrier is needed between them.
-    for (int i = threadIdx.x; i < count * call.rank; i += kThreads) {
-      const int t = i / call.rank, k = i % call.rank;
-      const float *weights = call.token_weights.of(token + t);
-      float sum = 0;
-      bool any = false;
-      for (int e = first; e <= last; ++e) {
-        const int j = e * call.rank + k;
-        if (j < row || j >= row_end) continue;
-        sum = fmaf(weights[e], product[t * Tile::kProductPitch + j - row], sum);
-        any = true;
-      }
-      if (!any) continue;
-      float *q = call.q + static_cast<int64_t>(token + t) * call.q_pitch + k;
-      const bool begins = k >= row;  // this row tile holds the first expert's element
-      *q = begins ? sum * call.scale : fmaf(call.scale, sum, *q);
-    }
-    if (call.token_d_weights != nullptr) {
-      with_activation_type<typename Tile::Scalar>(call.hidden.dtype, [&](auto tag) {
-        add_token_d_weights<Tile, decltype(tag)>(call, product, token, count, row, row_end);
-      });
-    }
-    __syncthreads();  // the next product reuses the memory; other warps still read it
+  const DHidden &d_hidden = call.d_hidden;
+  const DHiddenScratch<Tile::kBlockM> scratch(reinterpret_cast<float *>(shared) + Tile::kProduct,
+                                              d_hidden.router.experts);
+  find_rows(d_hidden, scratch, token, token_end);
+  __syncthreads();
+  if (d_hidden.router.logit_gradient != LogitGradient::kNone) {
+    const bool stores = first_row == 0;  // dl does not depend on q: one of the row tiles stores it
+    prepare_router_gradient(d_hidden.router, scratch);
+    form_d_logits(d_hidden, scratch, {}, token, token_end, stores);
   }
-  if (!call.completes) return;
-  prepare_d_hidden(true);
-  if (call.d_hidden.out.data == nullptr) return;
-  const int lanes = d_hidden_lanes(call.rank);
-  for (int column = 0; column < call.rank; column += 4 * lanes)
-    store_d_hidden<typename Tile::Scalar>(call.d_hidden, scratch, token, token_end, column, call.rank, lanes,
-                                          [&](auto whole, int t, int step, int rows, int k, auto &value) {
-                                            const float *q = call.q + static_cast<int64_t>(token) * call.q_pitch + k;
-                                            load_q<decltype(whole)::value>(q, 0, 1, call.q_pitch, call.rank - k, 1.0f,
-                                                                           t, step, rows, value);
-                                          });
+  if (d_hidden.out.data == nullptr) return;
+  const int columns_end = call.pooled ? rows_end : call.rank;
+  const int lanes = call.pooled ? Tile::kBlockN / 4 : d_hidden_lanes(call.rank);
+  for (int column = first_row; column < columns_end; column += 4 * lanes)
+    store_d_hidden<typename Tile::Scalar>(
+        d_hidden, scratch, token, token_end, column, columns_end, lanes,
+        [&](auto whole, int t, int step, int rows, int k, auto &value) {
+          const float *q = call.q + static_cast<int64_t>(token) * call.q_pitch + k;
+          if (call.pooled)
+            load_product<Tile::kProductPitch>(product + k - first_row, call.scale, t, step, rows, value);
+          else
+            load_q<decltype(whole)::value>(q, 0, 1, call.q_pitch, call.rank - k, 1.0f, t, step, rows, value);
+        });
 }
 
 template <typename Tile>
