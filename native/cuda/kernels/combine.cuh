@@ -116,8 +116,9 @@ __device__ inline void transpose_tile(T *tile, const Experts &from, float weight
   }
 }
 
-// Computes a kRows x kColumns tile of C from (row, column) on. Elements outside C are zero.
-template <typename T, int kRows, int kColumns>
+// Computes a kRows x kColumns tile of C from (row, column) on. Elements outside C are zero. The loads of up to
+// kMostRows rows are in flight: one where the accumulators of a product occupy the registers.
+template <typename T, int kRows, int kColumns, int kMostRows = 4>
 __device__ inline void combine_tile(T *tile, const Experts &from, const float *weights, int row, int column) {
   if (from.transposed) {
     const bool whole = has_vec4(from.b) && from.rank % 4 == 0;
@@ -135,7 +136,8 @@ __device__ inline void combine_tile(T *tile, const Experts &from, const float *w
   const bool whole = has_vec4(from.b) && from.columns - column - n >= 4;
   with_type<T>(from.b.dtype, [&](auto tag) {
     with_whole(whole, [&](auto is_whole) {
-      constexpr int kRowsInFlight = kTileLoadsInFlight<decltype(is_whole)::value, kRows, kStep>;
+      constexpr int kFitting = kTileLoadsInFlight<decltype(is_whole)::value, kRows, kStep>;
+      constexpr int kRowsInFlight = kFitting < kMostRows ? kFitting : kMostRows;
 #pragma unroll 1
       for (int k = static_cast<int>(threadIdx.x) / kVec4PerRow; k < kRows; k += kRowsInFlight * kStep) {
         float value[kRowsInFlight][4] = {};

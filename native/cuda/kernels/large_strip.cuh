@@ -83,7 +83,7 @@ __device__ inline void large_expand(char *shared, float *weights, const LargeStr
         const int k = step * Tile::kBlockK;
         copy_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(a, call.lhs, token, token_end, k);
         if (combines)
-          combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(b, call.experts, weights, k, column);
+          combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN, 1>(b, call.experts, weights, k, column);
         else
           stage<Scalar, Tile::kBlockK, Tile::kBlockN>(b, call.w, {k, call.lhs.columns, column, call.columns});
         compute_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(a, call.lhs, group_of, token, token_end, k);
