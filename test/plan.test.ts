@@ -123,8 +123,3 @@ describe.each(VECTORS)('lanes and panel %s', (kernels) => {
     }
   })
 })
-
-// The passes of native/cpu/amx do not share sums over tokens yet. Replace `fails` when they do.
-test.fails('two tasks per thread: the passes of AMX', () => {
-  for (const rank of ranks) expectManyTasks('tiles', { ...large, rank, routing: 'batch', dtype: 'bfloat16' })
-})

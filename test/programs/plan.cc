@@ -1,12 +1,11 @@
-// Prints the plan of the vector passes, or of those of native/cpu/amx, for 1 to 64 threads, as JSON: one line per number
-// of threads. Nothing is computed.
+// Prints the plan of the passes of the register tile, for 1 to 64 threads, as JSON: one line per number of threads.
+// Nothing is computed. The passes in blocks do not share sums over tokens yet, so they are left out.
 //
-//   plan tiles|LANES:PANEL TOKENS GROUPS D_IN D_OUT RANK EXPERTS ROUTING DTYPE     ROUTING, DTYPE: numbers of the ABI
+//   plan LANES:PANEL TOKENS GROUPS D_IN D_OUT RANK EXPERTS ROUTING DTYPE     ROUTING, DTYPE: numbers of the ABI
 #include "cpu/plan.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include <vector>
 
@@ -68,22 +67,19 @@ void print_plan(const Kernels &kernels, const lily_problem &problem, const int32
   print("expand", f.expand_column_tiles.count * f.expand_token_tiles);
   print("dy", b.dy_tasks);
   print("hidden", b.groups.tile_count());
-  print("x", kernels.uses_tiles ? b.dx_column_tiles.count * b.dx_token_tiles : b.x_tasks);
-  print("da", b.x_tasks, "}, ");
+  print("x", b.x_tasks, "}, ");
   // What must not depend on the threads, because it affects the order of a sum.
   printf("\"sums\": {");
   print("shrinkSplit", f.shrink_splits.width);
   print("dySplit", b.dy_splits.width);
   print("dwParts", b.d_weights_count);
-  // The passes of amx/ do not cut the tokens.
-  const bool cuts = b.groups.pieces.shortest > 0;
-  print("dPieces", cuts ? b.groups.piece_count() : 1);
-  print("firstPiece", cuts ? b.groups.pieces.length(b.groups.end(0) - b.groups.begin(0)) : problem.tokens);
+  print("dPieces", b.groups.piece_count());
+  print("firstPiece", b.groups.pieces.length(b.groups.end(0) - b.groups.begin(0)));
   print("daPieces", b.x_pieces.count(problem.tokens), "}, ");
   printf("\"partialBytes\": {");
   print("hidden", sum_bytes(f.hidden_partials, f.hidden_partial_count, problem.tokens * f.rank_pitch));
   print("q", sum_bytes(b.q_partials, b.q_partial_count, problem.tokens * b.lhs_pitch));
-  print("d", cuts ? sum_bytes(b.d_partials, b.groups.piece_count(), b.d_partial_floats) : 0);
+  print("d", sum_bytes(b.d_partials, b.groups.piece_count(), b.d_partial_floats));
   print("da", sum_bytes(b.da_partials, b.x_pieces.count(problem.tokens), b.da_partial_floats), "}}\n");
 }
 
@@ -107,20 +103,13 @@ int main(int count, char **arguments) {
   kernels.tile_rows = 6;
   kernels.dtype = LILY_FLOAT32;
   kernels.depth = 1;
-  kernels.forward_scratch = [](const ForwardPass &) { return int64_t{0}; };
-  kernels.backward_scratch = [](const BackwardPass &) { return int64_t{0}; };
-  kernels.uses_tiles = strcmp(arguments[1], "tiles") == 0;
-  if (kernels.uses_tiles) {
-    kernels.lanes = 16;
-    kernels.panel = 64;
-    kernels.tile_rows = 32;
-    kernels.dtype = LILY_BFLOAT16;
-    kernels.depth = 2;
-  } else {
-    char *rest;
-    kernels.lanes = strtoll(arguments[1], &rest, 10);
-    kernels.panel = atoll(rest + 1);
-  }
+  LargeProducts products = {};
+  products.forward_scratch = [](const ForwardPass &) { return int64_t{0}; };
+  products.backward_scratch = [](const BackwardPass &) { return int64_t{0}; };
+  kernels.small_rank_products = &products;
+  char *rest;
+  kernels.lanes = strtoll(arguments[1], &rest, 10);
+  kernels.panel = atoll(rest + 1);
 
   std::vector<int32_t> offsets;
   for (int64_t group = 0; group <= problem.groups; ++group) {
