@@ -54,8 +54,8 @@ struct StripIndex {
 // all threads. fill_rhs(tile, first row) loads rows of w; it is called once if lhs has one K tile, after the copies of
 // the first two tiles have been issued, so that it may compute w.
 template <typename Tile, bool kExpand, bool kOuter, typename FillRhs>
-__device__ inline const float *walk_strip(char *shared, const StripOperands &operands, const StripIndex &at,
-                                          bool expands, bool has_outer, const FillRhs &fill_rhs) {
+__device__ __forceinline__ const float *walk_strip(char *shared, const StripOperands &operands, const StripIndex &at,
+                                                   bool expands, bool has_outer, const FillRhs &fill_rhs) {
   using Scalar = typename Tile::Scalar;
   using Engine = typename Tile::Engine;
   const int column = at.column_tile * Tile::kBlockN;
