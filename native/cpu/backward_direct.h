@@ -117,17 +117,8 @@ LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t tile, float *scratch
   if (dx.data != nullptr) {
     float *const sums = scratch;
     clear(sums, kTokens * pitch);
-    with_element(a.dtype, [&](auto element) __attribute__((always_inline)) {
-      const auto *first = static_cast<const decltype(element) *>(a.data) + begin;
-      for (int64_t i = 0; i < rank; i += kDirectRows) {
-        const int64_t rows = minimum(kDirectRows, rank - i);
-        float factors[kDirectRows][kDirectTokens] = {};
-        for (int64_t k = 0; k < rows; ++k) {
-          for (int64_t t = 0; t < kTokens; ++t) factors[k][t] = pass.d_hidden[t * pass.rank_pitch + i + k];
-        }
-        add_direct_rows<kTokens>(first + i * a.pitch, a.pitch, rows, columns, factors, sums, pitch);
-      }
-    });
+    add_direct_product<kTokens>(submatrix(a, 0, begin), rank, columns, 1.0f, pass.d_hidden, pass.rank_pitch, sums,
+                                pitch);
     write_rows(kTokens, columns, sums, pitch, 1.0f, submatrix(dx, 0, begin), dx.accumulate != 0);
   }
   if (da.data == nullptr) return;

@@ -61,6 +61,23 @@ LILY_INLINE void add_direct_rows(const E *b, int64_t b_pitch, int64_t rows, int6
   });
 }
 
+// sums[t] += scale * sum over the `rows` rows i of `matrix` of values[t][i] row i.
+template <int kTokens>
+LILY_INLINE void add_direct_product(const lily_matrix &matrix, int64_t rows, int64_t columns, float scale,
+                                    const float *values, int64_t values_pitch, float *sums, int64_t pitch) {
+  with_element(matrix.dtype, [&](auto element) __attribute__((always_inline)) {
+    const auto *first = static_cast<const decltype(element) *>(matrix.data);
+    for (int64_t i = 0; i < rows; i += kDirectRows) {
+      const int64_t count = minimum(kDirectRows, rows - i);
+      float factors[kDirectRows][kDirectTokens] = {};
+      for (int64_t k = 0; k < count; ++k) {
+        for (int64_t t = 0; t < kTokens; ++t) factors[k][t] = scale * values[t * values_pitch + i + k];
+      }
+      add_direct_rows<kTokens>(first + i * matrix.pitch, matrix.pitch, count, columns, factors, sums, pitch);
+    }
+  });
+}
+
 template <int kTokens>
 LILY_INLINE void shrink_tokens(const ForwardPass &pass, int64_t tile, float *scratch) {
   const lily_problem &problem = pass.call->problem;
@@ -92,21 +109,10 @@ LILY_INLINE void expand_tokens(const ForwardPass &pass, int64_t tile, float *scr
   float *const sums = scratch, *const hidden = sums + kTokens * pitch;
   clear(sums, kTokens * pitch);
   pack<Floats>(kTokens, stack.rank, pass.hidden, 1.0f, hidden, hidden_pitch);
-  with_element(stack.b.dtype, [&](auto element) __attribute__((always_inline)) {
-    const auto *b = static_cast<const decltype(element) *>(stack.b.data) + begin;
-    for (int64_t e = 0; e < stack.experts; ++e) {
-      const float weight = stack.scaling * stack.weights[e];
-      for (int64_t i = 0; i < stack.rank; i += kDirectRows) {
-        const int64_t rows = minimum(kDirectRows, stack.rank - i);
-        float factors[kDirectRows][kDirectTokens] = {};
-        for (int64_t k = 0; k < rows; ++k) {
-          for (int64_t t = 0; t < kTokens; ++t) factors[k][t] = weight * hidden[t * hidden_pitch + i + k];
-        }
-        add_direct_rows<kTokens>(b + (e * stack.rank + i) * stack.b.pitch, stack.b.pitch, rows, columns, factors, sums,
-                                 pitch);
-      }
-    }
-  });
+  for (int64_t e = 0; e < stack.experts; ++e) {
+    add_direct_product<kTokens>(submatrix(stack.b, e * stack.rank, begin), stack.rank, columns,
+                                stack.scaling * stack.weights[e], hidden, hidden_pitch, sums, pitch);
+  }
   write_rows(kTokens, columns, sums, pitch, 1.0f, submatrix(pass.call->y, 0, begin), pass.call->y.accumulate != 0);
 }
 
