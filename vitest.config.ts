@@ -39,8 +39,11 @@ function findCuda(): Cuda {
     [path('build/emulator/libcudart.so.13'), 'the emulator was not built; run npm run build:emulator'],
   ].find(([file]) => !existsSync(file))
   if (missing !== undefined) return { env: {}, missing: `no GPU (${stdout.trim()}), and no emulator: ${missing[1]}` }
-  // Memory in the pool and leftovers of a stopped test are not leaks; test/cuda/emulated.test.ts checks for leaks.
-  return { env: { LILY_CUDA_LIBRARY: library, LILY_TEST_EMULATED: '1', LILY_EMULATOR_LEAKS: '0' } }
+  // Memory in the pool and leftovers of a stopped test are not leaks; test/cuda/emulated.test.ts checks for leaks. As many
+  // multiprocessors as a GPU has, so that tokens are split over blocks.
+  return {
+    env: { LILY_CUDA_LIBRARY: library, LILY_TEST_EMULATED: '1', LILY_EMULATOR_LEAKS: '0', LILY_EMULATOR_SMS: '64' },
+  }
 }
 
 const cuda = findCuda()

@@ -22,8 +22,8 @@ const nvcc = process.env.CUDACXX ?? 'nvcc'
 const options = ['-std=c++20', '-O3', '-DNDEBUG', '-I', join(root, 'native'), '-I', join(root, 'native', 'include')]
 
 // As in CMakeLists.txt: Turing has neither bfloat16 nor TF32.
-const everywhere = ['adamw', 'launch_common', 'launch_exact', 'launch_float16', 'roofs']
-const fromAmpere = ['launch_bfloat16', 'launch_tf32']
+const everywhere = ['adamw', 'common', 'engine_exact', 'engine_float16', 'roofs']
+const fromAmpere = ['engine_bfloat16', 'engine_tf32']
 
 /**
  * @typedef {{ architecture: number, kernel: string, symbol: string, registers: number, stackBytes: number,
@@ -63,7 +63,7 @@ function parse(output, architecture) {
 /** @type {(file: string, architecture: number) => Promise<Resources[]>} */
 function compile(file, architecture) {
   const output = join(folder, `${file}.${architecture}.cubin`)
-  const source = join(root, 'native', 'cuda', `${file}.cu`)
+  const source = join(root, 'native', 'cuda', 'launch', `${file}.cu`)
   const args = [...options, `-arch=sm_${architecture}`, '-cubin', '-Xptxas', '-v', source, '-o', output]
   return new Promise((resolve) => {
     const child = spawn(nvcc, args, { stdio: ['ignore', 'ignore', 'pipe'] })

@@ -10,6 +10,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Pass } from '../methods/methods.js'
 import type { Job } from './counted-call.js'
+import { EMULATED_MULTIPROCESSORS } from './gpus.js'
 
 /** emulator/core/counters.h defines each. */
 type Field =
@@ -54,6 +55,7 @@ async function countInChild(job: Job, pass: Pass, architecture: string): Promise
         LILY_CUDA_LIBRARY: join(root, 'build/emulator/lily_cuda.so'),
         LILY_EMULATOR_COUNTERS: file,
         LILY_EMULATOR_ARCH: architecture,
+        LILY_EMULATOR_SMS: String(EMULATED_MULTIPROCESSORS),
         // The test suite checks the kernels; this process only counts.
         LILY_EMULATOR_FAST: '1',
         LILY_EMULATOR_LEAKS: '0',

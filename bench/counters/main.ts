@@ -1,5 +1,6 @@
 /**
  * Counts of calls on the emulator, relative to the minimum and to LoRA of the same rank. The emulator measures no time.
+ * With --plan, the planned launches of calls on GPUs that need not be present, with predicted times.
  */
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
@@ -9,6 +10,8 @@ import { dtypeNames, dtypes } from '../workload/dtypes.js'
 import { parseShape, type Shape, shapeText } from '../workload/shapes.js'
 import { count, type Counts } from './count.js'
 import { type Job, methods } from './counted-call.js'
+import { gpuNames } from './gpus.js'
+import { printPlans } from './print-plans.js'
 
 interface Result extends Job {
   readonly direction: Direction
@@ -75,6 +78,8 @@ function printRow(cells: readonly string[]): void {
 }
 
 const usage = `npm run bench:counters -- [options]
+  --plan M,d,r,E    print the planned launches of this shape and their predicted times instead of counts; repeatable
+  --device NAME     GPU of the plans: ${gpuNames.join(', ')}; repeatable (default: h100)
   --shape M,d,r,E   shape of the layer; repeatable (default: a list of six shapes)
   --method NAME     ${methods.join(', ')}; repeatable (default: all but uniform)
   --dtype NAME      ${dtypeNames.join(', ')}; repeatable (default: bfloat16)
@@ -90,6 +95,8 @@ const { values: options } = parseArgs({
     dtype: repeatable,
     arch: { type: 'string', default: '80' },
     json: { type: 'string' },
+    plan: repeatable,
+    device: repeatable,
     help: { type: 'boolean', default: false },
   },
 })
@@ -101,6 +108,12 @@ if (options.help) {
 const selectedMethods = parseNames('method', methods, options.method ?? ['batch', 'sequence', 'token', 'lora'])
 const selectedTypes = parseNames('dtype', dtypeNames, options.dtype ?? ['bfloat16'])
 const selectedShapes = options.shape?.map(parseShape) ?? shapes
+
+if (options.plan !== undefined) {
+  const devices = parseNames('device', gpuNames, options.device ?? ['h100'])
+  printPlans(options.plan.map(parseShape), devices, selectedMethods, selectedTypes)
+  process.exit()
+}
 
 console.log(
   'Counts of the emulator; y, dx and all gradients are accumulated.\n' +

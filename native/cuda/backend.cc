@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include <mutex>
+#include <type_traits>
 
 #include "core/problem.h"
 #include "cuda/device.h"
@@ -24,7 +25,10 @@ lily_status on_device(int32_t id, Work work) {
   if (found == nullptr) return LILY_ERROR_UNAVAILABLE;
   const DeviceGuard guard(id);
   if (const lily_status status = guard.status()) return status;
-  return work();
+  if constexpr (std::is_invocable_v<Work, const Device &>)
+    return work(*found);
+  else
+    return work();
 }
 
 // The backend's default stream of each device, created on first use.
@@ -73,37 +77,46 @@ lily_status device_info(int32_t id, lily_device_info *info) {
 }
 
 lily_status measure_roof(int32_t id, int32_t roof, size_t bytes, double *rate) {
-  return on_device(id, [&] { return cuda::measure_roof(*device(id), roof, bytes, rate); });
+  return on_device(id, [&](const Device &device) { return cuda::measure_roof(device, roof, bytes, rate); });
 }
 
-// Checks the problem once, for all operations.
+// The only check of a problem: the operations do not repeat it.
 template <typename Work>
 lily_status on_problem(const lily_problem &problem, Work work) {
+  constexpr int kMostColumns = 1 << 30;
   if (const char *wrong = problem_error(problem)) return fail(LILY_ERROR_ARGUMENT, "%s", wrong);
+  if (problem.d_in > kMostColumns || problem.d_out > kMostColumns)
+    return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend supports d_in and d_out up to %d", kMostColumns);
   return on_device(problem.device, work);
 }
 
 lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {
-  return on_problem(*problem, [&] { return cuda::forward_workspace(problem, bytes); });
+  return on_problem(*problem, [&](const Device &device) {
+    *bytes = cuda::forward_workspace(*problem, device);
+    return LILY_OK;
+  });
 }
 
 lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
-  return on_problem(*problem, [&] { return cuda::backward_workspace(problem, bytes); });
+  return on_problem(*problem, [&](const Device &device) {
+    *bytes = cuda::backward_workspace(*problem, device);
+    return LILY_OK;
+  });
 }
 
 lily_status forward(const lily_forward *given) {
   lily_forward call = *given;
-  return on_problem(call.problem, [&] {
-    if (const lily_status status = resolve(call.problem.device, &call.stream)) return status;
-    return cuda::forward(&call);
+  return on_problem(call.problem, [&](const Device &device) {
+    if (const lily_status status = resolve(device.id, &call.stream)) return status;
+    return cuda::forward(call, device);
   });
 }
 
 lily_status backward(const lily_backward *given) {
   lily_backward call = *given;
-  return on_problem(call.problem, [&] {
-    if (const lily_status status = resolve(call.problem.device, &call.stream)) return status;
-    return cuda::backward(&call);
+  return on_problem(call.problem, [&](const Device &device) {
+    if (const lily_status status = resolve(device.id, &call.stream)) return status;
+    return cuda::backward(call, device);
   });
 }
 
@@ -111,7 +124,7 @@ lily_status fold(const lily_fold *given) {
   lily_fold call = *given;
   return on_stream(call.device, call.stream, [&](lily_stream stream) {
     call.stream = stream;
-    return cuda::fold(&call);
+    return cuda::fold(call);
   });
 }
 

@@ -29,7 +29,21 @@ lily_status describe(int id, Device *found) {
   if (status == LILY_OK) {
     status = attribute(id, cudaDevAttrMaxSharedMemoryPerBlockOptin, &found->shared_bytes_per_block);
   }
+  if (status == LILY_OK) {
+    status = attribute(id, cudaDevAttrMaxSharedMemoryPerMultiprocessor, &found->shared_bytes_per_multiprocessor);
+  }
+  if (status == LILY_OK) {
+    status = attribute(id, cudaDevAttrMaxThreadsPerMultiProcessor, &found->threads_per_multiprocessor);
+  }
+  int clock_khz = 0, memory_khz = 0, bus_bits = 0;
+  if (status == LILY_OK) status = attribute(id, cudaDevAttrClockRate, &clock_khz);
+  if (status == LILY_OK) status = attribute(id, cudaDevAttrMemoryClockRate, &memory_khz);
+  if (status == LILY_OK) status = attribute(id, cudaDevAttrGlobalMemoryBusWidth, &bus_bits);
   found->l2_bytes = static_cast<size_t>(l2_bytes);
+  // Some virtual GPUs report no clocks: any plausible ratio between them gives a usable plan.
+  found->clock_hz = clock_khz > 0 ? 1e3 * clock_khz : 1.5e9;
+  found->dram_bytes_per_second =
+      memory_khz > 0 && bus_bits > 0 ? 2e3 * memory_khz * bus_bits / 8 : 8.0 * found->multiprocessors * 1e9;
   return status;
 }
 

@@ -17,6 +17,10 @@ struct Device {
   int multiprocessors;
   size_t l2_bytes;
   int shared_bytes_per_block;  // opt-in maximum of a kernel
+  int shared_bytes_per_multiprocessor;
+  int threads_per_multiprocessor;
+  double clock_hz;               // of the multiprocessors, at most
+  double dram_bytes_per_second;  // of the data sheet
 };
 
 // Returns nullptr if the device does not exist or cannot be used; last_error then has the reason. The first call for a

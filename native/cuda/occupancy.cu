@@ -14,7 +14,8 @@
 #include <string>
 #include <typeinfo>
 
-#include "cuda/tile.cuh"
+#include "cuda/tiles/matrix.cuh"
+#include "cuda/tiles/table.h"
 
 namespace lily::cuda {
 namespace {
@@ -64,11 +65,11 @@ void add_engine(SharedBytes &bytes) {
                [&](auto row) { bytes["backward_dy_once<" + name<decltype(row)>() + ">"] = decltype(row)::kBytes; });
   for_each_row(typename Rows::Strip{}, [&](auto strip) {
     using Strip = decltype(strip);
-    bytes["forward_expand<" + name<Strip>() + ">"] = Strip::bytes(true, false, false, kExperts);
-    bytes["backward_x<" + name<Strip>() + ">"] = Strip::bytes(true, true, false, kExperts);
+    bytes["forward_expand<" + name<Strip>() + ">"] = Strip::bytes(true, false, false);
+    bytes["backward_x<" + name<Strip>() + ">"] = Strip::bytes(true, true, false);
     for_each_row(typename Rows::Shrink{}, [&](auto row) {
       bytes["backward_dy<" + name<decltype(row)>() + "," + name<Strip>() + ">"] =
-          std::max(decltype(row)::kBytes, Strip::bytes(false, true, false, kExperts));
+          std::max(decltype(row)::kBytes, Strip::bytes(false, true, false));
     });
   });
 }

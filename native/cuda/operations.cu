@@ -1,16 +1,17 @@
-// The operations of the C ABI: selects the engine and forwards the call to it.
+// The operations of the C ABI: each plans a call once and executes the plan.
 #include <algorithm>
 
 #include "core/problem.h"
 #include "cuda/error.h"
-#include "cuda/launch.h"
+#include "cuda/launch/launch.h"
+#include "cuda/launch/plan_cache.h"
 #include "cuda/operations.h"
 
 namespace lily::cuda {
 namespace {
 
-const EngineFunctions &engine(const lily_problem &problem, const Device &device) {
-  switch (engine_kind(problem, device)) {
+const EngineFunctions &functions(EngineKind engine) {
+  switch (engine) {
     case EngineKind::kTf32: return kTf32Functions;
     case EngineKind::kBfloat16: return kBfloat16Functions;
     case EngineKind::kFloat16: return kFloat16Functions;
@@ -18,96 +19,78 @@ const EngineFunctions &engine(const lily_problem &problem, const Device &device)
   }
 }
 
-lily_status check(const lily_problem &problem, const Device **found) {
-  const char *error = problem_error(problem);
-  if (error != nullptr) return fail(LILY_ERROR_ARGUMENT, "%s", error);
-  if (problem.d_in > kMostColumns || problem.d_out > kMostColumns)
-    return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend supports d_in and d_out up to %d", kMostColumns);
-  *found = device(problem.device);
-  return *found == nullptr ? LILY_ERROR_UNAVAILABLE : LILY_OK;
-}
-
-void defer(lily_forward &) {}
-
-void defer(lily_backward &call) {
-  static float any;
-  call.deferred_db = &any;
-}
-
-// A workspace size that suffices for every call of the problem. It is the maximum over what a call may add: with
-// `fixed` routing the offsets select the formulation, and a deferred dB changes how tokens are split.
-template <typename Call, typename Function>
-lily_status workspace(const lily_problem *problem, size_t *bytes, Function EngineFunctions::*function) {
-  const Device *device = nullptr;
-  const lily_status status = check(*problem, &device);
-  if (status != LILY_OK) return status;
-  static const int32_t any_offsets[2] = {0, 0};
-  *bytes = 0;
-  const int variants = deferred_partials(*problem) > 0 ? 4 : 2;
-  for (int variant = 0; variant < variants; ++variant) {
-    Call call = {};
-    call.problem = *problem;
-    call.tokens.sequence_offsets = variant % 2 == 0 ? nullptr : any_offsets;
-    if (variant / 2 != 0) defer(call);
-    size_t needed = 0;
-    const lily_status planned = (engine(*problem, *device).*function)(call, *device, &needed);
-    if (planned != LILY_OK) return planned;
-    *bytes = std::max(*bytes, needed);
-  }
+// What the device and the workspace do not suffice for.
+template <typename Call, typename Plan>
+lily_status check(const Call &call, const Plan &plan) {
+  if (!plan.is_supported) return fail(LILY_ERROR_UNSUPPORTED, "no tile fits into the shared memory of this device");
+  if (call.workspace_bytes < plan.workspace_bytes)
+    return fail(LILY_ERROR_ARGUMENT, "the workspace has %zu bytes, %zu are needed", call.workspace_bytes,
+                plan.workspace_bytes);
   return LILY_OK;
 }
 
-template <typename Call, typename Function>
-lily_status run(const Call &call, size_t needed, Function EngineFunctions::*function) {
-  if (call.workspace_bytes < needed)
-    return fail(LILY_ERROR_ARGUMENT, "the workspace has %zu bytes, %zu are needed", call.workspace_bytes, needed);
-  const Device *device = nullptr;
-  const lily_status status = check(call.problem, &device);
-  if (status != LILY_OK) return status;
-  return (engine(call.problem, *device).*function)(call, *device, nullptr);
-}
+// A workspace depends on the problem alone.
+struct Nothing {};
 
 }  // namespace
 
-lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {
-  return workspace<lily_forward>(problem, bytes, &EngineFunctions::forward);
+size_t forward_workspace(const lily_problem &problem, const Device &device) {
+  thread_local PlanCache<Nothing, size_t> sizes;
+  return sizes.find(problem, {}, [&] { return forward_workspace_bytes(problem, device); });
 }
 
-lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
-  return workspace<lily_backward>(problem, bytes, &EngineFunctions::backward);
+size_t backward_workspace(const lily_problem &problem, const Device &device) {
+  thread_local PlanCache<Nothing, size_t> sizes;
+  return sizes.find(problem, {}, [&] { return backward_workspace_bytes(problem, device); });
 }
 
-lily_status forward(const lily_forward *call) {
-  size_t needed = 0;
-  const lily_status status = forward_workspace(&call->problem, &needed);
-  return status == LILY_OK ? run(*call, needed, &EngineFunctions::forward) : status;
+lily_status forward(const lily_forward &call, const Device &device) {
+  ForwardOperands operands = {};
+  operands.has_offsets = call.tokens.sequence_offsets != nullptr;
+  operands.has_weights = call.weights != nullptr;
+  operands.hidden_is_aligned =
+      call.hidden != nullptr && contiguous(call.hidden, call.problem.rank, hidden_dtype(call.problem)).aligned16;
+  thread_local PlanCache<ForwardOperands, ForwardPlan> plans;
+  const ForwardPlan &plan =
+      plans.find(call.problem, operands, [&] { return plan_forward(call.problem, operands, device); });
+  LILY_TRY(check(call, plan));
+  return functions(plan.engine).forward(call, plan);
 }
 
-lily_status backward(const lily_backward *call) {
-  size_t needed = 0;
-  const lily_status status = backward_workspace(&call->problem, &needed);
-  return status == LILY_OK ? run(*call, needed, &EngineFunctions::backward) : status;
+lily_status backward(const lily_backward &call, const Device &device) {
+  BackwardOperands operands = {};
+  operands.has_offsets = call.tokens.sequence_offsets != nullptr;
+  operands.has_mask = call.tokens.mask != nullptr;
+  operands.defers_db = call.deferred_db != nullptr;
+  operands.has_dx = call.dx.data != nullptr;
+  operands.has_da = call.da.data != nullptr;
+  operands.has_d_router = call.d_router.data != nullptr;
+  operands.has_db = call.db.data != nullptr;
+  thread_local PlanCache<BackwardOperands, BackwardPlan> plans;
+  const BackwardPlan &plan =
+      plans.find(call.problem, operands, [&] { return plan_backward(call.problem, operands, device); });
+  LILY_TRY(check(call, plan));
+  return functions(plan.engine).backward(call, plan);
 }
 
 // A fold of more layers than one launch's parameters hold takes further launches, in order.
-lily_status fold(const lily_fold *call) {
+lily_status fold(const lily_fold &call) {
   Fold batch = {};
-  batch.rank = static_cast<int>(call->rank);
-  batch.experts = static_cast<int>(call->experts);
-  batch.columns = static_cast<int>(call->d_out);
-  batch.db = output(call->db);
+  batch.rank = static_cast<int>(call.rank);
+  batch.experts = static_cast<int>(call.experts);
+  batch.columns = static_cast<int>(call.d_out);
+  batch.db = output(call.db);
   int64_t next = 0;
   do {
-    batch.count = static_cast<int>(std::min<int64_t>(call->layer_count - next, kFoldLayers));
+    batch.count = static_cast<int>(std::min<int64_t>(call.layer_count - next, kFoldLayers));
     for (int i = 0; i < batch.count; ++i) {
-      const lily_deferred &layer = call->layers[next + i];
+      const lily_deferred &layer = call.layers[next + i];
       batch.layers[i] = {layer.partial, layer.weights, layer.groups};
     }
-    const lily_status status = launch_fold(batch, reinterpret_cast<cudaStream_t>(call->stream));
-    if (status != LILY_OK) return status;
+    LILY_TRY(launch_fold(batch, reinterpret_cast<cudaStream_t>(call.stream)));
     batch.db.accumulate = 1;
     next += batch.count;
-  } while (next < call->layer_count);
+  } while (next < call.layer_count);
   return LILY_OK;
 }
 

@@ -12,11 +12,13 @@
 
 namespace lily::cuda {
 
-lily_status forward_workspace(const lily_problem *problem, size_t *bytes);
-lily_status forward(const lily_forward *call);
-lily_status backward_workspace(const lily_problem *problem, size_t *bytes);
-lily_status backward(const lily_backward *call);
-lily_status fold(const lily_fold *call);
+// The problem must be valid, and `device` must be its device. The first two return the size of a workspace that is
+// enough for every call of the problem.
+size_t forward_workspace(const lily_problem &problem, const Device &device);
+size_t backward_workspace(const lily_problem &problem, const Device &device);
+lily_status forward(const lily_forward &call, const Device &device);
+lily_status backward(const lily_backward &call, const Device &device);
+lily_status fold(const lily_fold &call);
 lily_status adamw_workspace(const lily_adamw *call, size_t *bytes);
 lily_status adamw(const lily_adamw *call);
 

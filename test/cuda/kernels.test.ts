@@ -1,11 +1,11 @@
-/** Every kernel, and every way in which backward reads dy. The way depends on the size of L2, which the emulator varies. */
+/** Every kernel, and every way in which backward reads dy. The way depends on the device, which the emulator varies. */
 import { describe, expect, test } from 'vitest'
 import { isEmulated } from '../support/backend.js'
 import { makeCase } from '../support/cases.js'
 import { checkResult } from '../support/check.js'
 import { type Job, runInChild } from '../support/child.js'
 import { emptyGroupJobs, expectNoGradientOfEmptyGroups } from '../support/empty-groups.js'
-import { CACHES, kernelJobs, largeJob } from '../support/kernels.js'
+import { DEVICES, kernelJobs, largeJob } from '../support/kernels.js'
 
 async function check(jobs: Job[], environment: Record<string, string>): Promise<void> {
   const { results, refused } = await runInChild(jobs, environment)
@@ -17,23 +17,27 @@ async function check(jobs: Job[], environment: Record<string, string>): Promise<
   })
 }
 
+const titleOf = (device: (typeof DEVICES)[number]): string =>
+  `${device.LILY_EMULATOR_SMS} multiprocessors and an L2 of ${device.LILY_EMULATOR_L2}`
+
 describe('every kernel', () => {
-  for (const L2 of CACHES)
-    test(`with an L2 of ${L2}`, async (context) => {
-      if (!isEmulated) context.skip('the device is a GPU, whose L2 has one size')
-      await check(kernelJobs, { LILY_EMULATOR_L2: L2 })
+  for (const device of DEVICES)
+    test(`with ${titleOf(device)}`, async (context) => {
+      if (!isEmulated) context.skip('the device is a GPU, whose size does not vary')
+      await check(kernelJobs, device)
     })
 
-  test('no gradient of a group without a kept token', async () => {
-    // With this size of L2 the problems reach all kernels of backward.
-    const { results, refused } = await runInChild(emptyGroupJobs, { LILY_EMULATOR_L2: '16K' })
-    expect(refused).toBeUndefined()
-    expectNoGradientOfEmptyGroups(emptyGroupJobs, results)
-  })
+  // With both devices the problems reach all kernels of backward.
+  for (const device of DEVICES)
+    test(`no gradient of a group without a kept token, with ${titleOf(device)}`, async () => {
+      const { results, refused } = await runInChild(emptyGroupJobs, device)
+      expect(refused).toBeUndefined()
+      expectNoGradientOfEmptyGroups(emptyGroupJobs, results)
+    })
 
   test('dy is read once at a rank above 16', async (context) => {
-    if (!isEmulated) context.skip('the device is a GPU, whose L2 has one size')
-    await check([largeJob], { LILY_EMULATOR_L2: '4M' })
+    if (!isEmulated) context.skip('the device is a GPU, whose size does not vary')
+    await check([largeJob], DEVICES[1])
   })
 
   test('only the smallest tile fits, with many experts at a large rank on Turing', async (context) => {

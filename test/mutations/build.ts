@@ -4,7 +4,7 @@
  */
 import { execFile } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import type { Mutation } from './mutations.js'
@@ -12,10 +12,13 @@ import type { Mutation } from './mutations.js'
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const folder = join(root, 'build/mutations')
 const emulator = join(root, 'build/emulator')
-const SOURCES = ['launch_bfloat16', 'launch_common', 'launch_nothing']
+const DEVICE_SOURCES = ['launch/engine_bfloat16', 'launch/common', 'launch/engine_nothing']
+// The plan has the table of tiles too.
+const HOST_SOURCES = ['launch/model', 'launch/plan_backward', 'launch/plan_forward', 'launch/walk', 'tiles/rows']
+const BUILT_ANEW = /\/(engine_\w+|common|model|plan_\w+|walk|rows)\.\w+\.o$/
 
 // The other engines are never asked; the emulator would read all their PTX.
-const NO_OTHER_ENGINES = `#include "cuda/launch.h"
+const NO_OTHER_ENGINES = `#include "cuda/launch/launch.h"
 namespace lily::cuda {
 static lily_status prepare_nothing(const Device &) { return LILY_OK; }
 const EngineFunctions kExactFunctions = {nullptr, nullptr, prepare_nothing};
@@ -24,8 +27,7 @@ const EngineFunctions kTf32Functions = kExactFunctions, kFloat16Functions = kExa
 `
 
 // Every kind of kernel, and the smallest rank of each: larger ones then walk over blocks of rows.
-const FEW_TILES = `struct Tiles<Tensor<T>> {
-  using E = Tensor<T>;
+const FEW_TILES = `struct Tiles<E, 2> {
   using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>>;
   using Strip = Table<StripTile<E, 64, 16, 64>>;
   using Token = Table<TokenTile<ShrinkTile<E, 64, 16>, 64>>;
@@ -41,9 +43,7 @@ const run = promisify(execFile)
 function otherObjects(): string[] {
   const objects = join(root, 'build/cmake/CMakeFiles/lily_cuda_objects.dir')
   const files = existsSync(objects) ? readdirSync(objects, { recursive: true, encoding: 'utf8' }) : []
-  const found = files
-    .map((file) => join(objects, file))
-    .filter((file) => file.endsWith('.o') && !file.includes('/launch_'))
+  const found = files.map((file) => join(objects, file)).filter((file) => file.endsWith('.o') && !BUILT_ANEW.test(file))
   if (found.length === 0) throw new Error('the CUDA backend was not built: run npm run build:native')
   return found
 }
@@ -67,20 +67,24 @@ export async function build(name: string, mutation?: Mutation): Promise<{ librar
     recursive: true,
     filter: (path) => !/native\/(emulator|cpu|napi)/.test(path),
   })
-  const tiles = join(place, 'native/cuda/tile.cuh')
-  const [table] = /struct Tiles<Tensor<T>> \{[^]*?\n\};\n/.exec(readFileSync(tiles, 'utf8')) ?? ['']
+  const tiles = join(place, 'native/cuda/tiles/table.h')
+  const [table] = /struct Tiles<E, 2> \{[^]*?\n\};\n/.exec(readFileSync(tiles, 'utf8')) ?? ['']
   patch(tiles, table, FEW_TILES)
-  writeFileSync(join(place, 'native/cuda/launch_nothing.cu'), NO_OTHER_ENGINES)
+  writeFileSync(join(place, 'native/cuda/launch/engine_nothing.cu'), NO_OTHER_ENGINES)
   if (mutation !== undefined) patch(join(place, 'native/cuda', mutation.file), mutation.find, mutation.replace)
 
   const includes = ['-I', join(place, 'native'), '-I', join(place, 'native/include')]
   const options = ['-std=c++20', '-O3', '-DNDEBUG', '-lineinfo', '--no-compress', '-Xcompiler', '-fPIC', ...includes]
-  const made = SOURCES.map((source) => join(place, `${source}.o`))
-  for (const [i, source] of SOURCES.entries()) {
+  const object = (source: string) => join(place, `${basename(source)}.o`)
+  const nvcc = process.env.CUDACXX ?? 'nvcc'
+  const made = [...DEVICE_SOURCES, ...HOST_SOURCES].map(object)
+  for (const source of DEVICE_SOURCES) {
     const input = join(place, `native/cuda/${source}.cu`)
     const architecture = 'arch=compute_80,code=compute_80'
-    await run(process.env.CUDACXX ?? 'nvcc', [...options, '-gencode', architecture, '-c', input, '-o', made[i]])
+    await run(nvcc, [...options, '-gencode', architecture, '-c', input, '-o', object(source)])
   }
+  for (const source of HOST_SOURCES)
+    await run(nvcc, [...options, '-c', join(place, `native/cuda/${source}.cc`), '-o', object(source)])
   const library = join(place, 'lily_cuda.so')
   const exported = `-Wl,--version-script=${join(root, 'native/cuda/exports.map')}`
   const runtime = [`-L${emulator}`, '-l:libcudart.so.13', `-Wl,-rpath,${emulator}`, '-pthread']

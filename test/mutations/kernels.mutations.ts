@@ -7,14 +7,14 @@ import { makeCase } from '../support/cases.js'
 import { checkResult } from '../support/check.js'
 import { runInChild } from '../support/child.js'
 import { emptyGroupJobsInBfloat16, expectNoGradientOfEmptyGroups } from '../support/empty-groups.js'
-import { CACHES, kernelJobs } from '../support/kernels.js'
+import { DEVICES, kernelJobs } from '../support/kernels.js'
 import { build } from './build.js'
 import { mutations } from './mutations.js'
 
 /** Runs what test/cuda/kernels.test.ts runs; throws where that would fail. */
 async function check(library: string): Promise<void> {
-  for (const L2 of CACHES) {
-    const { results, refused } = await runInChild(kernelJobs, { LILY_CUDA_LIBRARY: library, LILY_EMULATOR_L2: L2 })
+  for (const device of DEVICES) {
+    const { results, refused } = await runInChild(kernelJobs, { LILY_CUDA_LIBRARY: library, ...device })
     if (refused !== undefined) throw new Error(refused.message)
     expect(results.length).toBe(kernelJobs.length)
     results.forEach((result, i) => {
@@ -23,7 +23,7 @@ async function check(library: string): Promise<void> {
     })
   }
   const jobs = emptyGroupJobsInBfloat16
-  const { results, refused } = await runInChild(jobs, { LILY_CUDA_LIBRARY: library, LILY_EMULATOR_L2: '16K' })
+  const { results, refused } = await runInChild(jobs, { LILY_CUDA_LIBRARY: library, ...DEVICES[1] })
   if (refused !== undefined) throw new Error(refused.message)
   expectNoGradientOfEmptyGroups(jobs, results)
 }

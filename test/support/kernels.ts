@@ -2,13 +2,16 @@
  * A few small problems that together reach every kernel of the CUDA backend: with ragged ends in every direction, masks,
  * several blocks and splits. The mutation tests (test/mutations) run them.
  *
- * How backward reads dy depends on the size of L2, so the problems run with several sizes (LILY_EMULATOR_L2). With the
- * default size dy fits; with 16 KiB a separate kernel reads it if that moves fewer bytes, otherwise it is read in splits.
+ * The plans depend on the device, so the problems run on two (LILY_EMULATOR_SMS, LILY_EMULATOR_L2). With many multiprocessors
+ * the tokens are split over blocks, and gradients have partial sums. With one, and a small L2, a separate kernel reads dy once.
  */
 import { type Spec, splitTokens } from './cases.js'
 import type { Job } from './child.js'
 
-export const CACHES = ['4M', '16K']
+export const DEVICES = [
+  { LILY_EMULATOR_SMS: '64', LILY_EMULATOR_L2: '4M' },
+  { LILY_EMULATOR_SMS: '1', LILY_EMULATOR_L2: '16K' },
+] as const
 
 const small = { tokens: 150, dIn: 33, dOut: 136, experts: 3, scaling: 2 }
 const ragged = { ...small, rank: 9, lengths: splitTokens(small.tokens, 4, 1) }
@@ -28,6 +31,17 @@ const specs: Spec[] = [
   { ...wide, routing: 'batch', rank: 3, masked: 0.3, activation: 'relu', seed: 9 },
   // So many tokens that forward is a single launch.
   { ...small, routing: 'token', tokens: 4040, dIn: 9, dOut: 70, rank: 5, seed: 10 },
+  // So many tokens that a block of dh has several tiles; a sequence has several rounds of all slices.
+  {
+    ...ragged,
+    routing: 'sequence',
+    tokens: 4170,
+    lengths: [70, 1, 2000, 0, 2099],
+    dIn: 9,
+    dOut: 9,
+    masked: 0.3,
+    seed: 19,
+  },
   { ...small, routing: 'lora', experts: 1, rank: 20, seed: 11 },
   { ...wide, routing: 'lora', experts: 1, rank: 4, seed: 12 },
   { ...small, routing: 'token', rank: 8, seed: 13 },

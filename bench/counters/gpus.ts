@@ -1,0 +1,70 @@
+/** Properties of GPUs, from NVIDIA's data sheets, whitepapers, and the CUDA programming guide. */
+export interface Gpu {
+  /** Compute capability: 75, 80, ... */
+  readonly capability: number
+  readonly multiprocessors: number
+  readonly l2Bytes: number
+  /** The most shared memory of one block, and of all blocks of a multiprocessor. */
+  readonly sharedBytesPerBlock: number
+  readonly sharedBytesPerMultiprocessor: number
+  readonly threadsPerMultiprocessor: number
+  /** The highest clock of the multiprocessors. */
+  readonly clockHz: number
+  readonly memoryBytesPerSecond: number
+  /** FLOP/s of dense 16-bit products with float32 sums. */
+  readonly matrixFlopsPerSecond: number
+}
+
+const KIB = 1024
+const MIB = 1024 * KIB
+
+const kib = (perBlock: number, perMultiprocessor: number) => ({
+  sharedBytesPerBlock: perBlock * KIB,
+  sharedBytesPerMultiprocessor: perMultiprocessor * KIB,
+})
+
+export const gpus = {
+  t4: {
+    ...{ capability: 75, multiprocessors: 40, l2Bytes: 4 * MIB, ...kib(64, 64), threadsPerMultiprocessor: 1024 },
+    ...{ clockHz: 1.59e9, memoryBytesPerSecond: 320e9, matrixFlopsPerSecond: 65e12 },
+  },
+  // SXM4, 40 GB.
+  a100: {
+    ...{ capability: 80, multiprocessors: 108, l2Bytes: 40 * MIB, ...kib(163, 164), threadsPerMultiprocessor: 2048 },
+    ...{ clockHz: 1.41e9, memoryBytesPerSecond: 1555e9, matrixFlopsPerSecond: 312e12 },
+  },
+  rtx4090: {
+    ...{ capability: 89, multiprocessors: 128, l2Bytes: 72 * MIB, ...kib(99, 100), threadsPerMultiprocessor: 1536 },
+    ...{ clockHz: 2.52e9, memoryBytesPerSecond: 1008e9, matrixFlopsPerSecond: 165.2e12 },
+  },
+  // SXM5.
+  h100: {
+    ...{ capability: 90, multiprocessors: 132, l2Bytes: 50 * MIB, ...kib(227, 228), threadsPerMultiprocessor: 2048 },
+    ...{ clockHz: 1.98e9, memoryBytesPerSecond: 3350e9, matrixFlopsPerSecond: 989e12 },
+  },
+  b200: {
+    ...{ capability: 100, multiprocessors: 148, l2Bytes: 126 * MIB, ...kib(227, 228), threadsPerMultiprocessor: 2048 },
+    ...{ clockHz: 1.965e9, memoryBytesPerSecond: 8000e9, matrixFlopsPerSecond: 2250e12 },
+  },
+  rtx5090: {
+    ...{ capability: 120, multiprocessors: 170, l2Bytes: 96 * MIB, ...kib(99, 100), threadsPerMultiprocessor: 1536 },
+    ...{ clockHz: 2.407e9, memoryBytesPerSecond: 1792e9, matrixFlopsPerSecond: 209.5e12 },
+  },
+} satisfies Record<string, Gpu>
+
+export type GpuName = keyof typeof gpus
+export const gpuNames = Object.keys(gpus) as readonly GpuName[]
+
+/** Multiprocessors of the emulated GPU whose accesses are counted: as few as a real GPU has, so that plans are similar. */
+export const EMULATED_MULTIPROCESSORS = 64
+
+/** What the emulator reports (emulator/runtime/device_properties.cc). */
+export function emulatedGpu(capability: number): Gpu {
+  const [perBlock, perMultiprocessor, threadsPerMultiprocessor] =
+    capability === 75 ? ([64, 64, 1024] as const) : ([163, 164, 2048] as const)
+  return {
+    ...{ capability, multiprocessors: EMULATED_MULTIPROCESSORS, l2Bytes: 4 * MIB, ...kib(perBlock, perMultiprocessor) },
+    ...{ threadsPerMultiprocessor, clockHz: 1e9, memoryBytesPerSecond: 12e9 * EMULATED_MULTIPROCESSORS },
+    matrixFlopsPerSecond: 0, // it has no speed
+  }
+}

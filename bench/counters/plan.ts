@@ -1,0 +1,129 @@
+/**
+ * Plans of calls on GPUs that need not be present, and what the backend's model predicts of them: bytes and times. A
+ * program that is built with the backend (native/cuda/print_plans.cc) makes them, with the code of the backend itself.
+ */
+import { spawnSync } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { type Direction, phasesOf } from '../roofs/work.js'
+import { type DTypeName, dtypes, type Float } from '../workload/dtypes.js'
+import { sequenceOffsets } from '../workload/sequences.js'
+import type { Shape } from '../workload/shapes.js'
+import type { Job } from './counted-call.js'
+import type { Gpu } from './gpus.js'
+
+type TileTable = 'shrink' | 'strip' | 'large'
+type Sizes = readonly [blockM: number, blockN: number, blockK: number]
+
+export interface PlannedLaunch {
+  readonly kernel: string
+  /** Zeros if the kernel has no tiles. */
+  readonly tile: Sizes
+  /** Of the column blocks of backward_dy, and of the second product of forward_token. */
+  readonly stripTile: Sizes
+  readonly blocks: number
+  readonly threads: number
+  readonly sharedBytes: number
+  /** Blocks that a multiprocessor holds. */
+  readonly resident: number
+  /** Blocks, relative to what all multiprocessors hold at once. */
+  readonly waves: number
+  /** Bytes of loads in flight per multiprocessor. */
+  readonly inFlight: number
+  /** Bytes of the distinct sectors, those that memory delivers twice, and those of all sectors requested. */
+  readonly touched: number
+  readonly reread: number
+  readonly requested: number
+  /** Predicted, not measured: of the launch, of its traffic with L2 alone, and of its products alone. */
+  readonly seconds: number
+  readonly l2Seconds: number
+  readonly busySeconds: number
+}
+
+export interface Plan {
+  /** Whether the tiles fit into the shared memory of the device. */
+  readonly supported: boolean
+  readonly workspaceBytes: number
+  readonly launches: readonly PlannedLaunch[]
+}
+
+/** `fixed` has one group of all tokens. */
+export type PlannedMethod = Job['method'] | 'fixed'
+
+export interface PlannedCall extends Omit<Job, 'method'> {
+  readonly method: PlannedMethod
+  readonly gpu: Gpu
+  readonly direction: Direction
+  /** Restricts the choice to one row of a table. */
+  readonly only?: Readonly<Partial<Record<TileTable, Sizes>>>
+}
+
+const program = fileURLToPath(new URL('../../build/plans/lily_print_plans', import.meta.url))
+
+/** As in the C ABI. */
+const routings = { batch: 0, sequence: 1, token: 2, uniform: 3, fixed: 4, lora: 5 } satisfies Record<
+  PlannedMethod,
+  number
+>
+const dtypeNumbers = { float32: 0, bfloat16: 1, float16: 2 } satisfies Record<Float, number>
+
+const ANY: Sizes = [0, 0, 0]
+
+function lineOf({ gpu, direction, shape: { tokens, d, rank, experts }, method, dtype, only }: PlannedCall): string {
+  const { activations, parameters } = dtypes[dtype]
+  return [
+    ...[gpu.capability, gpu.multiprocessors, gpu.l2Bytes, gpu.sharedBytesPerBlock, gpu.sharedBytesPerMultiprocessor],
+    ...[gpu.threadsPerMultiprocessor, gpu.clockHz, gpu.memoryBytesPerSecond],
+    ...[direction === 'forward' ? 0 : 1, tokens, d, d, rank, method === 'lora' ? 1 : experts],
+    method === 'sequence' ? sequenceOffsets(tokens).length - 1 : 1,
+    ...[routings[method], dtypeNumbers[activations], dtypeNumbers[parameters]],
+    ...[only?.shrink ?? ANY, only?.strip ?? ANY, only?.large ?? ANY].flat(),
+  ].join(' ')
+}
+
+function run(input: string, ...args: readonly string[]): string {
+  const { error, status, stdout, stderr } = spawnSync(program, args, { input, encoding: 'utf8', maxBuffer: 2 ** 30 })
+  if (error !== undefined) throw new Error(`${program}: ${error.message}; run npm run build:native`)
+  if (status !== 0) throw new Error(`${program}: ${stderr}`)
+  return stdout
+}
+
+/** All outputs are required and accumulate. */
+export function planCalls(calls: readonly PlannedCall[]): Plan[] {
+  return run(calls.map((call) => `${lineOf(call)}\n`).join(''))
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => JSON.parse(line) as Plan)
+}
+
+/** The rows of the tables from which a plan chooses, for 16-bit activations. */
+export const tileRows = (): Record<TileTable, readonly Sizes[]> =>
+  JSON.parse(run('', '--rows')) as Record<TileTable, readonly Sizes[]>
+
+export const planCall = (call: PlannedCall): Plan => planCalls([call])[0]
+
+const sum = (plan: Plan, of: (launch: PlannedLaunch) => number): number =>
+  plan.launches.reduce((total, launch) => total + of(launch), 0)
+
+export const touched = (plan: Plan): number => sum(plan, (launch) => launch.touched)
+export const moved = (plan: Plan): number => sum(plan, (launch) => launch.touched + launch.reread)
+export const requested = (plan: Plan): number => sum(plan, (launch) => launch.requested)
+export const predictedSeconds = (plan: Plan): number => sum(plan, (launch) => launch.seconds)
+
+/** Shares of the data sheet's rates that good programs reach: 3.0 of 3.35 TB/s and 800 of 989e12 FLOP/s on an H100. */
+const MEMORY_SHARE = 0.9
+const MATRIX_SHARE = 0.8
+
+/** The time that the minimum of bytes and FLOPs of each phase takes. */
+export function floorSeconds(
+  gpu: Gpu,
+  direction: Direction,
+  shape: Shape,
+  method: PlannedMethod,
+  dtype: DTypeName,
+): number {
+  const phases = phasesOf(shape, method === 'lora' ? 'none' : method, dtypes[dtype], true)
+  return (direction === 'forward' ? phases.slice(0, 2) : phases.slice(2)).reduce((total, phase) => {
+    const memory = (phase.read + phase.reread + 2 * phase.updated) / (gpu.memoryBytesPerSecond * MEMORY_SHARE)
+    return total + Math.max(memory, phase.flops / (gpu.matrixFlopsPerSecond * MATRIX_SHARE))
+  }, 0)
+}

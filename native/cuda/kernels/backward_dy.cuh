@@ -1,0 +1,210 @@
+// Backward, first phase: every product that reads dy. Symbols as in docs/math.md.
+//
+// One launch has both kinds of blocks, so that dy is loaded from memory once as long as it fits into L2:
+//
+//   token blocks    q_t = s dy_t C^T                                      (one pooling group)
+//                   v_t = s dy_t B^T, q_t = sum_e w_te v_te,
+//                   dw_te = <h_t, v_te>                                   (weights per token)
+//                   dh and dl, if dw is known or not required
+//   column blocks   D = s h^T dy, and partial sums of dw_e = <B_e, D>     (one pooling group)
+//                   dB = s u^T dy                                         (weights per token)
+//   combine blocks  C = sum_e w_e B_e, in a launch without token blocks
+//
+// If tokens are not split, a column block computes dB_e = w_e D from D in shared memory: D is never written to memory.
+//
+// The grid is ordered by split of the tokens: first the split's token blocks, then its column blocks. The column blocks
+// then find in L2 what the token blocks have loaded, even if the whole dy does not fit. This requires blocks to start
+// in the order of their indices, which CUDA does not guarantee; only the traffic depends on it, the results do not.
+#pragma once
+
+#include "cuda/kernels/d_hidden.cuh"
+#include "cuda/kernels/gradient.cuh"
+#include "cuda/kernels/shrink.cuh"
+
+namespace lily::cuda {
+
+struct BackwardDy {
+  // Token blocks.
+  ShrinkOperands shrink;  // x is dy; w is C or B
+  int token_tiles;        // per split; 0: q is not required
+  int q_row_tiles;        // tiles of C's rows
+  int pooled;
+  float scale;
+  float *q;  // M x q_pitch, out; null: dh is completed from the product
+  int q_pitch;
+  int completes;  // 1: the blocks complete dh and dl
+  DHidden d_hidden;
+  int rank;
+  Operand hidden;
+  TokenWeights token_weights;
+  float *token_d_weights;  // M x E: dw_te of this token alone
+  // Column blocks.
+  StripOperands strip;
+  int column_tiles, splits, row_tiles;  // row_tiles 0: neither dB nor dw is required
+  OuterTarget target;
+  DWeights d_weights;  // one pooling group with a router
+  // Combine blocks.
+  Combine combine;
+  int combine_column_tiles;
+};
+
+// dw_te of `count` tokens from rows [row, row_end) of v, one (token, expert) pair per warp and iteration. Loads of h
+// are in flight for kLoadsInFlight pairs.
+template <typename Tile, typename T>
+__device__ inline void add_token_d_weights(const BackwardDy &call, const float *product, int token, int count, int row,
+                                           int row_end) {
+  constexpr int kLoadsInFlight = 4;
+  const int lane = threadIdx.x % kWarp;
+  const int first_expert = row / call.rank, experts = (row_end - 1) / call.rank - first_expert + 1;
+  const T *hidden = static_cast<const T *>(call.hidden.data) + token * call.hidden.pitch;
+#pragma unroll 1
+  for (int first = threadIdx.x / kWarp; first < count * experts; first += kLoadsInFlight * kWarps) {
+    int token_of[kLoadsInFlight], expert[kLoadsInFlight], begin[kLoadsInFlight], end[kLoadsInFlight];
+    float sum[kLoadsInFlight] = {};
+#pragma unroll
+    for (int n = 0; n < kLoadsInFlight; ++n) {
+      const int i = min(first + n * kWarps, count * experts - 1);
+      token_of[n] = i / experts, expert[n] = first_expert + i % experts;
+      begin[n] = max(row, expert[n] * call.rank), end[n] = min(row_end, (expert[n] + 1) * call.rank);
+    }
+#pragma unroll 1
+    for (int offset = lane; offset < min(call.rank, Tile::kBlockN); offset += kWarp) {
+      T h[kLoadsInFlight];
+#pragma unroll
+      for (int n = 0; n < kLoadsInFlight; ++n) {
+        const int j = min(begin[n] + offset, end[n] - 1);
+        h[n] = hidden[token_of[n] * call.hidden.pitch + j - expert[n] * call.rank];
+      }
+#pragma unroll
+      for (int n = 0; n < kLoadsInFlight; ++n) {
+        const int j = min(begin[n] + offset, end[n] - 1);
+        const float next = fmaf(to_float(h[n]), product[token_of[n] * Tile::kProductPitch + j - row], sum[n]);
+        sum[n] = begin[n] + offset < end[n] ? next : sum[n];
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kLoadsInFlight; ++n) {
+      const float value = sum_over_warp(sum[n]) * call.scale;
+      if (lane != 0 || first + n * kWarps >= count * experts) continue;
+      float *d_weight =
+          call.token_d_weights + static_cast<int64_t>(token + token_of[n]) * call.token_weights.experts + expert[n];
+      *d_weight = begin[n] == expert[n] * call.rank ? value : *d_weight + value;
+    }
+  }
+}
+
+// Weights per token: adds the share of rows [row, row_end) of v to q, in global memory, and to dw. The tile may begin
+// and end within an expert's rows.
+template <typename Tile>
+__device__ inline void add_token_products(const BackwardDy &call, const float *product, int token, int count, int row,
+                                          int row_end) {
+  const int first = row / call.rank, last = (row_end - 1) / call.rank;
+  // Each thread updates the same elements of q in every row tile, so no barrier is needed between them.
+  for (int i = threadIdx.x; i < count * call.rank; i += kThreads) {
+    const int t = i / call.rank, k = i % call.rank;
+    const float *weights = call.token_weights.of(token + t);
+    float sum = 0;
+    bool any = false;
+    for (int e = first; e <= last; ++e) {
+      const int j = e * call.rank + k;
+      if (j < row || j >= row_end) continue;
+      sum = fmaf(weights[e], product[t * Tile::kProductPitch + j - row], sum);
+      any = true;
+    }
+    if (!any) continue;
+    float *q = call.q + static_cast<int64_t>(token + t) * call.q_pitch + k;
+    const bool begins = k >= row;  // this row tile holds the first expert's element
+    *q = begins ? sum * call.scale : fmaf(call.scale, sum, *q);
+  }
+  if (call.token_d_weights != nullptr) {
+    with_activation_type<typename Tile::Scalar>(call.hidden.dtype, [&](auto tag) {
+      add_token_d_weights<Tile, decltype(tag)>(call, product, token, count, row, row_end);
+    });
+  }
+}
+
+// Inlined, because a function would receive the address of the kernel's parameters.
+template <typename Tile>
+__device__ __forceinline__ void backward_tokens(char *shared, const BackwardDy &call, int split, int index) {
+  const int begin = split * call.strip.split_tokens;
+  const int end = min(begin + call.strip.split_tokens, call.shrink.tokens);
+  const int token = begin + index % call.token_tiles * call.shrink.tile_tokens;
+  const int token_end = min(token + call.shrink.tile_tokens, end);
+  const int count = token_end - token;
+  if (count <= 0) return;  // the last split may have fewer tokens
+  // One row tile of C per block, or all rows of B.
+  const int first_row = call.pooled ? index / call.token_tiles * Tile::kBlockN : 0;
+  const int rows_end = call.pooled ? min(first_row + Tile::kBlockN, call.rank) : call.shrink.rows;
+  const float *product = nullptr;
+  for (int row = first_row; row < rows_end; row += Tile::kBlockN) {
+    product = shrink<Tile>(shared, call.shrink, token, token_end, row, all_depth_tiles<Tile>(call.shrink));
+    if (call.pooled) break;
+    add_token_products<Tile>(call, product, token, count, row, min(row + Tile::kBlockN, rows_end));
+    __syncthreads();  // the next product reuses the memory; other warps still read it
+  }
+  if (!call.completes) {
+    const int vec4_per_row = call.pooled ? (rows_end - first_row + 3) / 4 : 0;
+    for (int i = threadIdx.x; i < count * vec4_per_row; i += kThreads) {
+      const int t = i / vec4_per_row, k = i % vec4_per_row * 4;
+      float value[4];
+      load_vec4(product + t * Tile::kProductPitch + k, 4, true, value);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) value[v] *= call.scale;
+      store_vec4(call.q + static_cast<int64_t>(token + t) * call.q_pitch + first_row + k, 4, true, value);
+    }
+    return;
+  }
+  const DHidden &d_hidden = call.d_hidden;
+  const DHiddenScratch<Tile::kBlockM> scratch(reinterpret_cast<float *>(shared) + Tile::kProduct,
+                                              d_hidden.router.experts);
+  find_rows(d_hidden, scratch, token, token_end);
+  __syncthreads();
+  if (d_hidden.router.logit_gradient != LogitGradient::kNone) {
+    const bool stores = first_row == 0;  // dl does not depend on q: one of the row tiles stores it
+    prepare_router_gradient(d_hidden.router, scratch);
+    form_d_logits(d_hidden, scratch, {}, token, token_end, stores);
+  }
+  if (d_hidden.out.data == nullptr) return;
+  const int columns_end = call.pooled ? rows_end : call.rank;
+  const int lanes = call.pooled ? Tile::kBlockN / 4 : d_hidden_lanes(call.rank);
+  for (int column = first_row; column < columns_end; column += 4 * lanes)
+    store_d_hidden<typename Tile::Scalar>(
+        d_hidden, scratch, token, token_end, column, columns_end, lanes,
+        [&](auto whole, int t, int step, int rows, int k, auto &value) {
+          const float *q = call.q + static_cast<int64_t>(token) * call.q_pitch + k;
+          if (call.pooled)
+            load_product<Tile::kProductPitch>(product + k - first_row, call.scale, t, step, rows, value);
+          else
+            load_q<decltype(whole)::value>(q, 0, 1, call.q_pitch, call.rank - k, 1.0f, t, step, rows, value);
+        });
+}
+
+template <typename Tile>
+__device__ inline void backward_columns(char *shared, const BackwardDy &call, int split, int index) {
+  const StripIndex at = {index % call.column_tiles, split, index / call.column_tiles};
+  const float *z =
+      walk_strip<Tile, false, true>(shared, call.strip, at, false, true, [](typename Tile::Scalar *, int) {});
+  finish_outer<Tile>(z, call.target, at);
+  const int partial_index = (at.row_tile * call.splits + at.split) * call.column_tiles + at.column_tile;
+  form_d_weights<Tile>(shared, call.d_weights, at, call.scale, partial_index);
+}
+
+template <typename Shrink, typename Strip>
+__global__ __launch_bounds__(kThreads, kBlocks) void backward_dy(const __grid_constant__ BackwardDy call) {
+  extern __shared__ __align__(16) char shared[];
+  __shared__ float weights[kMostExperts];
+  const int of_tokens = call.token_tiles * call.q_row_tiles, of_columns = call.column_tiles * call.row_tiles;
+  if (static_cast<int>(blockIdx.x) >= (of_tokens + of_columns) * call.splits) {
+    const int index = static_cast<int>(blockIdx.x) - (of_tokens + of_columns) * call.splits;
+    combine_block(call.combine, reinterpret_cast<typename Shrink::Scalar *>(shared), weights,
+                  index % call.combine_column_tiles, index / call.combine_column_tiles);
+    return;
+  }
+  const int split = blockIdx.x / (of_tokens + of_columns), index = blockIdx.x % (of_tokens + of_columns);
+  if (index < of_tokens)
+    backward_tokens<Shrink>(shared, call, split, index);
+  else
+    backward_columns<Strip>(shared, call, split, index - of_tokens);
+}
+
+}  // namespace lily::cuda

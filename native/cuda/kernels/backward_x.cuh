@@ -1,0 +1,112 @@
+// Backward, last phase but one: every product that reads dh or dl. Symbols as in docs/math.md.
+//
+//   dx (+)= dh A    dA = dh^T x    dR = dl^T h
+//
+// Strip blocks own BLOCK_N columns and iterate over tokens. One block computes both dx and dA if BLOCK_K covers the
+// rank; otherwise separate blocks compute dx and each row tile of dA. Further blocks compute dR, which needs neither x
+// nor dx.
+//
+// Global memory traffic: x once; dx written once, and read once if it accumulates; dh once per column tile, from L2; dl
+// and h once for each kRouterElements elements of dR.
+#pragma once
+
+#include "cuda/kernels/gradient.cuh"
+
+namespace lily::cuda {
+
+// dR, as partial sums over splits of the tokens.
+struct RouterBlocks {
+  const float *d_logits;  // M x E
+  int experts;
+  int splits, element_tiles;  // of tokens, of elements; one block for each pair
+  int split_tokens;           // a multiple of kRouterTile
+  int tokens, rank;
+  Operand hidden;
+  float *partials;  // splits x (E r)
+};
+
+struct BackwardX {
+  StripOperands strip;
+  int column_tiles, splits;
+  int expand_blocks;  // first in the grid; with outer_blocks 0 they also compute dA, if it has a target
+  int outer_blocks;   // blocks that compute only dA
+  OuterTarget target;
+  RouterBlocks router;
+};
+
+// Returns sum + <h column, dl column> over `tokens` tokens; kCount loads of h are in flight. A token whose dl is 0,
+// such as a masked one, is left out, because its h may be NaN.
+template <typename T>
+__device__ inline float add_router_column(float sum, const T *hidden, int64_t pitch, const float *d_logits, int experts,
+                                          int tokens) {
+  constexpr int kCount = 16;
+#pragma unroll 1
+  for (int first = 0; first < tokens; first += kCount) {
+    T h[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) h[i] = hidden[min(first + i, tokens - 1) * pitch];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const float d_logit = d_logits[min(first + i, tokens - 1) * experts], next = fmaf(d_logit, to_float(h[i]), sum);
+      sum = first + i < tokens && d_logit != 0 ? next : sum;
+    }
+  }
+  return sum;
+}
+
+template <typename Scalar>
+__device__ inline void backward_router(char *shared, const RouterBlocks &call, int index) {
+  const int split = index % call.splits, element_tile = index / call.splits;
+  const int elements = call.experts * call.rank;
+  auto *d_logits = reinterpret_cast<float *>(shared);
+  float sum[kRouterElements / kThreads] = {};
+  const int begin = split * call.split_tokens, end = min(begin + call.split_tokens, call.tokens);
+  for (int token = begin; token < end; token += kRouterTile) {
+    const int count = min(kRouterTile, end - token);
+    for (int i = threadIdx.x; i < count * call.experts; i += kThreads)
+      d_logits[i] = call.d_logits[static_cast<int64_t>(token) * call.experts + i];
+    __syncthreads();
+    with_activation_type<Scalar>(call.hidden.dtype, [&](auto tag) {
+      using T = decltype(tag);
+      const T *hidden = static_cast<const T *>(call.hidden.data) + token * call.hidden.pitch;
+#pragma unroll
+      for (int i = 0; i < kRouterElements / kThreads; ++i) {
+        const int element = element_tile * kRouterElements + i * kThreads + static_cast<int>(threadIdx.x);
+        if (element >= elements) continue;
+        const int e = element / call.rank, k = element % call.rank;
+        sum[i] = add_router_column(sum[i], hidden + k, call.hidden.pitch, d_logits + e, call.experts, count);
+      }
+    });
+    __syncthreads();
+  }
+#pragma unroll
+  for (int i = 0; i < kRouterElements / kThreads; ++i) {
+    const int element = element_tile * kRouterElements + i * kThreads + static_cast<int>(threadIdx.x);
+    if (element < elements) call.partials[static_cast<int64_t>(split) * ((elements + 3) / 4 * 4) + element] = sum[i];
+  }
+}
+
+template <typename Tile>
+__global__ __launch_bounds__(kThreads, kBlocks) void backward_x(const __grid_constant__ BackwardX call) {
+  using Scalar = typename Tile::Scalar;
+  extern __shared__ __align__(16) char shared[];
+  int index = blockIdx.x;
+  if (index >= call.expand_blocks + call.outer_blocks) {
+    backward_router<Scalar>(shared, call.router, index - call.expand_blocks - call.outer_blocks);
+    return;
+  }
+  const bool expands = index < call.expand_blocks && call.strip.out.data != nullptr;
+  const bool has_outer = call.outer_blocks == 0 ? call.target.out.data != nullptr : index >= call.expand_blocks;
+  if (index >= call.expand_blocks) index -= call.expand_blocks;
+  StripIndex at;
+  at.column_tile = index % call.column_tiles;
+  at.split = index / call.column_tiles % call.splits;
+  at.row_tile = index / call.column_tiles / call.splits;
+  const int column = at.column_tile * Tile::kBlockN;
+  const float *z = walk_strip<Tile, true, true>(shared, call.strip, at, expands, has_outer, [&](Scalar *tile, int row) {
+    stage_rhs<Tile>(tile, call.strip.w, call.strip.lhs.columns, row, column, call.strip.columns);
+  });
+  if (has_outer) finish_outer<Tile>(z, call.target, at);
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,210 @@
+// The combined projector of one pooling group, C = sum_e w_e B_e, and the source of its weights w. Symbols as in
+// docs/math.md.
+#pragma once
+
+#include "cuda/kernels/strip.cuh"
+
+namespace lily::cuda {
+
+enum class WeightSource {
+  kOne,      // LoRA
+  kUniform,  // 1 / E
+  kGiven,    // E floats given by the caller
+  kMean,     // partial sums of probabilities and of the number of kept tokens
+  kSoftmax   // partial sums of logits
+};
+
+struct Weights {
+  WeightSource source;
+  const float *given;
+  const float *partials;  // (E + 1) x partial_count
+  int partial_count;
+  int experts;
+};
+
+// Writes w to shared memory. All threads must call it; it ends with a barrier. Partial sums are added in the order of
+// the blocks that wrote them.
+__device__ inline void compute_weights(float *weights, const Weights &from) {
+  const int experts = from.experts;
+  if (from.source == WeightSource::kMean || from.source == WeightSource::kSoftmax) {
+    __shared__ float sum[kMostExperts + 1];
+    sum_rows(sum, from.partials, experts + 1, from.partial_count);
+    __syncthreads();
+    const float kept = sum[experts];
+    if (from.source == WeightSource::kSoftmax && threadIdx.x == 0 && kept > 0) softmax(sum, experts);
+    __syncthreads();
+    for (int e = threadIdx.x; e < experts; e += kThreads)
+      weights[e] = kept == 0 ? 0.0f : from.source == WeightSource::kMean ? sum[e] / kept : sum[e];
+  } else {
+    for (int e = threadIdx.x; e < experts; e += kThreads)
+      weights[e] = from.source == WeightSource::kGiven     ? from.given[e]
+                   : from.source == WeightSource::kUniform ? 1.0f / static_cast<float>(experts)
+                                                           : 1.0f;
+  }
+  __syncthreads();
+}
+
+// b is E*r x d_out. For LoRA it is d_out x r and is read transposed.
+struct Experts {
+  Operand b;
+  int experts, rank, columns;
+  int transposed;
+};
+
+// Elements n .. n + 3 of rows k, k + step, ... of C; B has elements of type S. Rows from `row_end` on are zero. The
+// loads of kRowsInFlight rows of up to four experts are in flight.
+template <typename S, bool kWhole, int kRowsInFlight>
+__device__ inline void combine_vec4(const Experts &from, const float *weights, int k, int step, int row_end, int n,
+                                    float (&value)[kRowsInFlight][4]) {
+  constexpr int kExpertsInFlight = kWhole ? 4 : 1;
+  const S *b = static_cast<const S *>(from.b.data) + n;
+#pragma unroll
+  for (int i = 0; i < kRowsInFlight; ++i)
+#pragma unroll
+    for (int v = 0; v < 4; ++v) value[i][v] = 0;
+#pragma unroll 1
+  for (int first = 0; first < from.experts; first += kExpertsInFlight) {
+    Vec4<S> raw[kExpertsInFlight][kRowsInFlight];
+#pragma unroll
+    for (int j = 0; j < kExpertsInFlight; ++j) {
+      const int expert_row = min(first + j, from.experts - 1) * from.rank;
+#pragma unroll
+      for (int i = 0; i < kRowsInFlight; ++i)
+        raw[j][i] =
+            load_raw<kWhole>(b + (expert_row + min(k + i * step, row_end - 1)) * from.b.pitch, from.columns - n);
+    }
+#pragma unroll
+    for (int j = 0; j < kExpertsInFlight; ++j) {
+      const bool is_expert = first + j < from.experts;
+      const float weight = weights[is_expert ? first + j : 0];
+#pragma unroll
+      for (int i = 0; i < kRowsInFlight; ++i) {
+        float b_values[4];
+        convert<S>(raw[j][i], b_values);
+#pragma unroll
+        for (int v = 0; v < 4; ++v)
+          value[i][v] = is_expert && k + i * step < row_end ? fmaf(weight, b_values[v], value[i][v]) : value[i][v];
+      }
+    }
+  }
+}
+
+// A tile of LoRA's b, transposed as it is loaded.
+template <typename T, typename S, bool kWhole, int kRows, int kColumns>
+__device__ inline void transpose_tile(T *tile, const Experts &from, float weight, int row, int column) {
+  constexpr int kVec4PerRow = kRows / 4, kStep = kThreads / kVec4PerRow,
+                kLoadsInFlight = kTileLoadsInFlight<kWhole, kColumns, kStep>;
+  const int k = static_cast<int>(threadIdx.x) % kVec4PerRow * 4, valid = from.rank - row - k;
+  const int columns = valid <= 0 ? 0 : from.columns - column;
+  const S *b = static_cast<const S *>(from.b.data) + column * from.b.pitch + row + k;
+#pragma unroll 1
+  for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < kColumns; first += kLoadsInFlight * kStep) {
+    Vec4<S> raw[kLoadsInFlight] = {};
+    if (columns > 0) {
+#pragma unroll
+      for (int i = 0; i < kLoadsInFlight; ++i)
+        raw[i] = load_raw<kWhole>(b + min(first + i * kStep, columns - 1) * from.b.pitch, valid);
+    }
+#pragma unroll
+    for (int i = 0; i < kLoadsInFlight; ++i) {
+      const int n = first + i * kStep;
+      float value[4];
+      convert<S>(n < columns ? raw[i] : Vec4<S>{}, value);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) tile[place<T, kColumns>(k + v, n)] = from_float<T>(weight * value[v]);
+    }
+  }
+}
+
+// Computes a kRows x kColumns tile of C from (row, column) on. Elements outside C are zero. The loads of up to
+// kMostRows rows are in flight: one where the accumulators of a product occupy the registers.
+template <typename T, int kRows, int kColumns, int kMostRows = 4>
+__device__ inline void combine_tile(T *tile, const Experts &from, const float *weights, int row, int column) {
+  if (from.transposed) {
+    const bool whole = has_vec4(from.b) && from.rank % 4 == 0;
+    with_type<T>(from.b.dtype, [&](auto tag) {
+      with_whole(whole, [&](auto is_whole) {
+        transpose_tile<T, decltype(tag), decltype(is_whole)::value, kRows, kColumns>(tile, from, weights[0], row,
+                                                                                     column);
+      });
+    });
+    return;
+  }
+  constexpr int kVec4PerRow = kColumns / 4, kStep = kThreads / kVec4PerRow;
+  const int n = static_cast<int>(threadIdx.x) % kVec4PerRow * 4;
+  const int rows = column + n < from.columns ? min(from.rank - row, kRows) : 0;
+  const bool whole = has_vec4(from.b) && from.columns - column - n >= 4;
+  with_type<T>(from.b.dtype, [&](auto tag) {
+    with_whole(whole, [&](auto is_whole) {
+      constexpr int kFitting = kTileLoadsInFlight<decltype(is_whole)::value, kRows, kStep>;
+      constexpr int kRowsInFlight = kFitting < kMostRows ? kFitting : kMostRows;
+#pragma unroll 1
+      for (int k = static_cast<int>(threadIdx.x) / kVec4PerRow; k < kRows; k += kRowsInFlight * kStep) {
+        float value[kRowsInFlight][4] = {};
+        if (k < rows)
+          combine_vec4<decltype(tag), decltype(is_whole)::value>(from, weights, row + k, kStep, row + rows, column + n,
+                                                                 value);
+#pragma unroll
+        for (int i = 0; i < kRowsInFlight; ++i) store_tile(tile + place<T, kColumns>(k + i * kStep, n), value[i]);
+      }
+    });
+  });
+}
+
+// Number of non-zero bytes in the word. The addition sets a byte's highest bit if any of its lower bits is set.
+__device__ inline int count_bytes(uint32_t word) {
+  constexpr uint32_t kLow = 0x7f7f7f7f;
+  return __popc((((word & kLow) + kLow) | word) & ~kLow);
+}
+
+// Number of tokens that the mask keeps, counted by one block.
+__device__ inline void count_kept(float *kept, const uint8_t *mask, int tokens) {
+  __shared__ int warp_count[kWarps];
+  int count = 0;
+  const int vectors = reinterpret_cast<uintptr_t>(mask) % 16 == 0 ? tokens / 16 : 0;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < vectors; i += kThreads) {
+    const uint4 vector = reinterpret_cast<const uint4 *>(mask)[i];
+    count += count_bytes(vector.x) + count_bytes(vector.y) + count_bytes(vector.z) + count_bytes(vector.w);
+  }
+#pragma unroll 4
+  for (int t = 16 * vectors + static_cast<int>(threadIdx.x); t < tokens; t += kThreads) count += mask[t] != 0;
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) count += __shfl_xor_sync(0xffffffffu, count, offset);
+  if (threadIdx.x % kWarp == 0) warp_count[threadIdx.x / kWarp] = count;
+  __syncthreads();
+  if (threadIdx.x == 0) kept[0] = static_cast<float>(warp_count[0] + warp_count[1] + warp_count[2] + warp_count[3]);
+  __syncthreads();
+}
+
+struct Combine {
+  Experts experts;
+  Weights weights;
+  Output c;             // r x d_out, out; data null: C is not required
+  const uint8_t *mask;  // M
+  int tokens;
+  float *kept;  // out: number of tokens that the mask keeps; null: there is no mask, all M count
+};
+
+// Computes tile (row_tile, column_tile) of C. `tile` and `weights` are in shared memory.
+template <typename T>
+__device__ inline void combine_block(const Combine &call, T *tile, float *weights, int column_tile, int row_tile) {
+  if (call.c.data != nullptr) {
+    compute_weights(weights, call.weights);
+    const int row = row_tile * kCombineRows, column = column_tile * kCombineColumns;
+    combine_tile<T, kCombineRows, kCombineColumns>(tile, call.experts, weights, row, column);
+    __syncthreads();
+    unstage<T, kCombineRows, kCombineColumns>(tile, call.c, {row, call.experts.rank, column, call.experts.columns});
+  }
+  if (call.kept != nullptr && column_tile == 0 && row_tile == 0) count_kept(call.kept, call.mask, call.tokens);
+}
+
+// Writes C once. Used by backward and by forward of large ranks, whose blocks would each combine all of C otherwise.
+template <typename T>
+__global__ __launch_bounds__(kThreads, kBlocks) void combine(const __grid_constant__ Combine call) {
+  __shared__ float weights[kMostExperts];
+  __shared__ __align__(16) T tile[kCombineRows * kCombineColumns];
+  combine_block(call, tile, weights, blockIdx.x, blockIdx.y);
+}
+
+}  // namespace lily::cuda

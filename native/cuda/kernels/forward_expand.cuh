@@ -1,0 +1,49 @@
+// Forward, second phase: adds the adapter's output to y. Symbols as in docs/math.md.
+//
+//   y (+)= s h C     one pooling group: each block combines its columns of C once
+//   y (+)= s u B     weights per token, u_t = w_t (x) h_t: B is one matrix of E r rows
+//
+// Each block owns BLOCK_N columns and iterates over tokens in tiles of BLOCK_M.
+//
+// Global memory traffic: y written once, and read once if it accumulates; B once per split of the tokens; h and the
+// router's partial sums from L2.
+#pragma once
+
+#include "cuda/kernels/combine.cuh"
+
+namespace lily::cuda {
+
+struct ForwardExpand {
+  StripOperands strip;
+  int pooled;
+  Experts experts;     // pooled
+  Weights weights;     // pooled
+  float *weights_out;  // E, pooled; may be null
+  int column_tiles;
+};
+
+template <typename Tile>
+__global__ __launch_bounds__(kThreads, kBlocks) void forward_expand(const __grid_constant__ ForwardExpand call) {
+  using Scalar = typename Tile::Scalar;
+  extern __shared__ __align__(16) char shared[];
+  __shared__ float weights[kMostExperts];
+  const StripIndex at = {static_cast<int>(blockIdx.x) % call.column_tiles,
+                         static_cast<int>(blockIdx.x) / call.column_tiles, 0};
+  const int column = at.column_tile * Tile::kBlockN;
+  bool has_weights = false;
+  walk_strip<Tile, true, false>(shared, call.strip, at, true, false, [&](Scalar *tile, int row) {
+    if (!call.pooled) {
+      stage_rhs<Tile>(tile, call.strip.w, call.strip.lhs.columns, row, column, call.strip.columns);
+      return;
+    }
+    if (!has_weights) {
+      compute_weights(weights, call.weights);
+      if (blockIdx.x == 0 && call.weights_out != nullptr)
+        for (int e = threadIdx.x; e < call.weights.experts; e += kThreads) call.weights_out[e] = weights[e];
+      has_weights = true;
+    }
+    combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(tile, call.experts, weights, row, column);
+  });
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,132 @@
+// Forward, first phase: h, and the router's result for each token. Symbols as in docs/math.md.
+//
+//   h = phi(x A^T)    l = h R^T    p = softmax(l)
+//   one pooling group: partial sums, per block, of p over the block's kept tokens
+//
+// Each block owns BLOCK_M tokens. Logits are computed from the float32 product in shared memory, before h is rounded.
+// Partial sums are written to memory and the next phase adds them in block order; there are no atomics. With few
+// tokens, blocks split d_in instead and write partial sums of h; forward_decode.cuh does the rest.
+//
+// Global memory traffic: x once; A once per block, from L2; h and p written once.
+#pragma once
+
+#include "cuda/kernels/shrink.cuh"
+#include "cuda/kernels/token_weights.cuh"
+
+namespace lily::cuda {
+
+struct Route {
+  Operand router;  // E x r; data null: no router, or a separate kernel computes it
+  int experts;
+  int rank;
+  int pools_logits;     // 1: pooling sums the logits, and tokens have no softmax
+  float *values;        // M x E, out: probabilities, or logits with pools_logits; may be null
+  float *partials;      // (E + 1) x tiles, out: per tile, sums over its kept tokens and their number; may be null
+  const uint8_t *mask;  // may be null
+};
+
+struct ForwardShrink {
+  ShrinkOperands operands;
+  int relu;
+  Output hidden;  // for backward; may be null
+  Output expand;  // for the next phase, if that cannot read `hidden`; may be null
+  Route route;
+  // Few tokens: blocks split the long dimension and write partial sums for the next phase, and do nothing further.
+  float *partials;  // splits x M x partial_pitch, out; null: the long dimension is not split
+  int partial_pitch;
+};
+
+// Computes probabilities and partial sums from a tile's logits in shared memory (pitch E | 1). Begins with a barrier.
+__device__ inline void finish_route(const Route &route, float *logits, int token, int count, int tile) {
+  const int pitch = route.experts | 1;
+  __syncthreads();
+  if (!route.pools_logits) {
+    for (int t = threadIdx.x; t < count; t += kThreads) softmax(logits + t * pitch, route.experts);
+    __syncthreads();
+  }
+  if (route.values != nullptr) {
+    float *values = route.values + static_cast<int64_t>(token) * route.experts;
+    for (int i = threadIdx.x; i < count * route.experts; i += kThreads)
+      values[i] = logits[i / route.experts * pitch + i % route.experts];
+  }
+  if (route.partials != nullptr && threadIdx.x <= route.experts) {
+    const int e = threadIdx.x;
+    float sum = 0;
+    for (int t = 0; t < count; ++t)
+      if (route.mask == nullptr || route.mask[token + t] != 0) sum += e < route.experts ? logits[t * pitch + e] : 1.0f;
+    route.partials[static_cast<int64_t>(e) * gridDim.x + tile] = sum;
+  }
+}
+
+// Computes the logits of `count` tokens from h in shared memory (product_pitch floats per row). R is copied to `router`
+// (pitch r | 1) first. On entry h need only be visible to the thread that wrote it; the caller must synchronise before
+// it reads `logits`.
+__device__ inline void form_logits(const Route &route, const float *product, int product_pitch, float *logits,
+                                   float *router, int count) {
+  const int router_pitch = route.rank | 1;
+  for (int i = threadIdx.x; i < route.experts * ((route.rank + 3) / 4); i += kThreads) {
+    const int e = i / ((route.rank + 3) / 4), k = i % ((route.rank + 3) / 4) * 4;
+    float value[4];
+    load_vec4(route.router, e, k, route.rank, value);
+#pragma unroll
+    for (int v = 0; v < 4; ++v)
+      if (k + v < route.rank) router[e * router_pitch + k + v] = value[v];
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < count * route.experts; i += kThreads) {
+    const int t = i / route.experts, e = i % route.experts;
+    float sum = 0;
+    for (int k = 0; k < route.rank; ++k) sum = fmaf(product[t * product_pitch + k], router[e * router_pitch + k], sum);
+    logits[t * (route.experts | 1) + e] = sum;
+  }
+}
+
+// Computes h of the tile in shared memory, as `shrink` does. The `logits` of finish_route follow at Tile::kProduct.
+template <typename Tile>
+__device__ inline const float *shrink_and_route(char *shared, const ForwardShrink &call, int token, int token_end,
+                                                int row) {
+  const int count = token_end - token;
+  const int columns = min(Tile::kBlockN, call.operands.rows - row);
+  DepthTiles tiles = all_depth_tiles<Tile>(call.operands);
+  if (call.partials != nullptr) {
+    tiles.first = blockIdx.z * kSplitTiles;
+    tiles.last = min(tiles.first + kSplitTiles, tiles.last);
+  }
+  // The block owns this memory. The barriers below make the in-place phi visible to all threads.
+  auto *product = const_cast<float *>(shrink<Tile>(shared, call.operands, token, token_end, row, tiles));
+  for (int i = threadIdx.x; i < count * ((columns + 3) / 4); i += kThreads) {
+    const int t = i / ((columns + 3) / 4), n = i % ((columns + 3) / 4) * 4;
+    float value[4];
+    load_vec4(product + t * Tile::kProductPitch + n, 4, true, value);
+    if (call.partials != nullptr) {
+      const int64_t partial_row = static_cast<int64_t>(blockIdx.z) * call.operands.tokens + token + t;
+      store_vec4(call.partials + partial_row * call.partial_pitch + row + n, 4, true, value);
+      continue;
+    }
+    if (call.relu) {
+#pragma unroll
+      for (int v = 0; v < 4; ++v) value[v] = value[v] < 0 ? 0.0f : value[v];  // keeps a NaN
+      store_vec4(product + t * Tile::kProductPitch + n, 4, true, value);
+    }
+    if (call.hidden.data != nullptr) store_vec4(call.hidden, token + t, row + n, row + columns, value);
+    if (call.expand.data != nullptr) store_vec4(call.expand, token + t, row + n, row + columns, value);
+  }
+  const Route &route = call.route;
+  if (route.router.data == nullptr) return product;
+
+  // The ring is no longer used: its memory holds R and the logits.
+  float *logits = product + Tile::kProduct;
+  form_logits(route, product, Tile::kProductPitch, logits, logits + Tile::kBlockM * (route.experts | 1), count);
+  finish_route(route, logits, token, count, blockIdx.x);
+  return product;
+}
+
+template <typename Tile>
+__global__ __launch_bounds__(kThreads, kBlocks) void forward_shrink(const __grid_constant__ ForwardShrink call) {
+  extern __shared__ __align__(16) char shared[];
+  const int token = blockIdx.x * call.operands.tile_tokens;
+  const int token_end = min(token + call.operands.tile_tokens, call.operands.tokens);
+  shrink_and_route<Tile>(shared, call, token, token_end, blockIdx.y * Tile::kBlockN);
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,230 @@
+// Parameter gradients: sums over tokens, with partial sums that are added in a fixed order. Symbols as in docs/math.md.
+#pragma once
+
+#include "cuda/kernels/combine.cuh"
+
+namespace lily::cuda {
+
+// Destination of a product z of a strip kernel. If tokens are not split, the result is written to `out`; otherwise each
+// split writes a partial sum, and `reduce` adds them in order.
+struct OuterTarget {
+  Output out;              // may be null
+  float *partials;         // splits x rows x pitch; null: the result is written to `out`
+  int64_t partial_stride;  // elements from one split to the next
+  int partial_pitch;
+  int rows, columns;  // of z
+  int transposed;     // the gradient is z^T (LoRA's b)
+  float scale;
+  const float *weights;  // E; `out` then has E times the rows: dB_e += w_e z. Null: out is z
+  int experts;
+};
+
+template <typename Tile>
+__device__ inline void finish_outer(const float *z, const OuterTarget &target, const StripIndex &at) {
+  if (target.out.data == nullptr && target.partials == nullptr) return;
+  const int row = at.row_tile * Tile::kResultRows, column = at.column_tile * Tile::kBlockN;
+  Output out = target.out;
+  const bool has_partials = target.partials != nullptr;
+  if (has_partials)
+    out = {target.partials + at.split * target.partial_stride, target.partial_pitch, LILY_FLOAT32, 1, 0};
+  if (target.transposed) {
+    constexpr int kVec4PerRow = Tile::kResultRows / 4;
+    for (int i = threadIdx.x; i < kVec4PerRow * Tile::kBlockN; i += kThreads) {
+      const int n = i / kVec4PerRow, k = i % kVec4PerRow * 4;
+      if (row + k >= target.rows || column + n >= target.columns) continue;
+      float value[4];
+#pragma unroll
+      for (int v = 0; v < 4; ++v) value[v] = z[(k + v) * Tile::kResultPitch + n] * target.scale;
+      store_vec4(out, column + n, row + k, target.rows, value);
+    }
+    return;
+  }
+  constexpr int kVec4PerRow = Tile::kBlockN / 4;
+  const int experts = has_partials || target.weights == nullptr ? 1 : target.experts;
+  for (int e = 0; e < experts; ++e) {
+    const float scale = target.scale * (has_partials || target.weights == nullptr ? 1.0f : target.weights[e]);
+    for (int i = threadIdx.x; i < Tile::kResultRows * kVec4PerRow; i += kThreads) {
+      const int k = i / kVec4PerRow, n = i % kVec4PerRow * 4;
+      if (row + k >= target.rows || column + n >= target.columns) continue;
+      float value[4];
+      load_vec4(z + k * Tile::kResultPitch + n, 4, true, value);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) value[v] *= scale;
+      store_vec4(out, static_cast<int64_t>(e) * target.rows + row + k, column + n, target.columns, value);
+    }
+  }
+}
+
+// dw_e = <B_e, D>, as one partial sum per block that holds a tile of D.
+struct DWeights {
+  Experts experts;
+  float *partials;  // E x count, out; null: dw is not required
+  int count;
+};
+
+// This thread's shares of <B_e, D> of kDWeightExperts experts from `expert` on. The loads of kRowsInFlight rows of all
+// of them are in flight.
+template <typename Tile, typename S, bool kWhole>
+__device__ inline void add_d_weights(const Experts &experts, int expert, const float *z, int row, int column,
+                                     float (&sum)[kDWeightExperts]) {
+  constexpr int kVec4PerRow = Tile::kBlockN / 4, kStep = kThreads / kVec4PerRow;
+  constexpr int kRowsInFlight = kTileLoadsInFlight<kWhole, Tile::kResultRows, kStep>;
+  const int n = static_cast<int>(threadIdx.x) % kVec4PerRow * 4, valid = experts.columns - column - n;
+  const int rows = valid <= 0 ? 0 : min(experts.rank - row, Tile::kResultRows);
+  const S *b = static_cast<const S *>(experts.b.data) + column + n;
+#pragma unroll 1
+  for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < rows; first += kRowsInFlight * kStep) {
+    Vec4<S> raw[kDWeightExperts][kRowsInFlight];
+#pragma unroll
+    for (int j = 0; j < kDWeightExperts; ++j) {
+      const int expert_row = min(expert + j, experts.experts - 1) * experts.rank + row;
+#pragma unroll
+      for (int i = 0; i < kRowsInFlight; ++i)
+        raw[j][i] = load_raw<kWhole>(b + (expert_row + min(first + i * kStep, rows - 1)) * experts.b.pitch, valid);
+    }
+#pragma unroll
+    for (int i = 0; i < kRowsInFlight; ++i) {
+      const int k = first + i * kStep;
+      float d[4];
+      load_vec4(z + k * Tile::kResultPitch + n, 4, true, d);
+#pragma unroll
+      for (int j = 0; j < kDWeightExperts; ++j) {
+        float b_values[4];
+        convert<S>(raw[j][i], b_values);
+#pragma unroll
+        for (int v = 0; v < 4; ++v) sum[j] = k < rows ? fmaf(b_values[v], d[v], sum[j]) : sum[j];
+      }
+    }
+  }
+}
+
+// Computes this block's partial sums of dw from its tile of D, and writes them as column `index`. `scale` is the factor
+// that finish_outer applies to D. The tile is at the start of shared memory, followed by kDWeightExperts sums per warp.
+template <typename Tile>
+__device__ inline void form_d_weights(char *shared, const DWeights &d_weights, const StripIndex &at, float scale,
+                                      int index) {
+  if (d_weights.partials == nullptr) return;
+  const Experts &experts = d_weights.experts;
+  const auto *z = reinterpret_cast<const float *>(shared);
+  auto *sums = reinterpret_cast<float *>(shared) + Tile::kResultRows * Tile::kResultPitch;
+  const int row = at.row_tile * Tile::kResultRows, column = at.column_tile * Tile::kBlockN;
+  const int n = static_cast<int>(threadIdx.x) % (Tile::kBlockN / 4) * 4;
+  const bool whole = has_vec4(experts.b) && experts.columns - column - n >= 4;
+  for (int expert = 0; expert < experts.experts; expert += kDWeightExperts) {
+    float sum[kDWeightExperts] = {};
+    with_type<typename Tile::Scalar>(experts.b.dtype, [&](auto tag) {
+      with_whole(whole, [&](auto is_whole) {
+        add_d_weights<Tile, decltype(tag), decltype(is_whole)::value>(experts, expert, z, row, column, sum);
+      });
+    });
+#pragma unroll
+    for (int j = 0; j < kDWeightExperts; ++j) {
+      sum[j] = sum_over_warp(sum[j]);
+      if (threadIdx.x % kWarp == 0) sums[j * kWarps + threadIdx.x / kWarp] = sum[j];
+    }
+    __syncthreads();
+    if (threadIdx.x < min(kDWeightExperts, experts.experts - expert)) {
+      const float *of_warp = sums + threadIdx.x * kWarps;
+      d_weights.partials[static_cast<int64_t>(expert + threadIdx.x) * d_weights.count + index] =
+          scale * (of_warp[0] + of_warp[1] + of_warp[2] + of_warp[3]);
+    }
+    __syncthreads();
+  }
+}
+
+// A gradient whose partial sums `reduce` adds.
+struct ReduceJob {
+  const float *partials;
+  int64_t partial_stride;
+  int partial_count, partial_pitch;
+  int rows, columns;
+  float scale;
+  const float *weights;  // as in OuterTarget
+  int experts;
+  Output out;
+  int first_block;
+};
+
+constexpr int kMostJobs = 3;  // dB, dA, dR
+
+struct Reduce {
+  ReduceJob jobs[kMostJobs];
+  int count, blocks;
+};
+
+// Backward, last phase: each thread adds four elements over all partial sums.
+template <typename Unused>
+__global__ __launch_bounds__(kThreads) void reduce(const __grid_constant__ Reduce call) {
+  int job_index = 0;
+  while (job_index + 1 < call.count && static_cast<int>(blockIdx.x) >= call.jobs[job_index + 1].first_block)
+    ++job_index;
+  const ReduceJob &job = call.jobs[job_index];
+  const int vec4_per_row = (job.columns + 3) / 4;
+  const int64_t i = static_cast<int64_t>(blockIdx.x - job.first_block) * kThreads + threadIdx.x;
+  if (i >= static_cast<int64_t>(job.rows) * vec4_per_row) return;
+  const int row = static_cast<int>(i / vec4_per_row), column = static_cast<int>(i % vec4_per_row) * 4;
+  const bool aligned = job.partial_pitch % 4 == 0;
+  float sum[4] = {0, 0, 0, 0};
+#pragma unroll 4
+  for (int partial = 0; partial < job.partial_count; ++partial) {
+    float value[4];
+    load_vec4(job.partials + partial * job.partial_stride + static_cast<int64_t>(row) * job.partial_pitch + column,
+              job.columns - column, aligned, value);
+#pragma unroll
+    for (int v = 0; v < 4; ++v) sum[v] += value[v];
+  }
+  const int experts = job.weights == nullptr ? 1 : job.experts;
+  for (int e = 0; e < experts; ++e) {
+    const float scale = job.weights == nullptr ? job.scale : job.scale * job.weights[e];
+    float value[4];
+#pragma unroll
+    for (int v = 0; v < 4; ++v) value[v] = sum[v] * scale;
+    store_vec4(job.out, static_cast<int64_t>(e) * job.rows + row, column, job.columns, value);
+  }
+}
+
+// db_e (+)= sum of w_ge D_g over the layers, in order, and over each layer's groups, in order. See lily_fold in the C
+// ABI.
+struct FoldLayer {
+  const float *partial;
+  const float *weights;
+  int64_t groups;
+};
+
+constexpr int kFoldLayers = 128;  // fits into the 4 KiB limit on kernel parameters
+
+struct Fold {
+  FoldLayer layers[kFoldLayers];
+  int count;
+  int rank, experts, columns;
+  Output db;
+};
+
+template <typename Unused>
+__global__ __launch_bounds__(kThreads) void fold(const __grid_constant__ Fold call) {
+  const int vec4_per_row = (call.columns + 3) / 4;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= static_cast<int64_t>(call.experts) * call.rank * vec4_per_row) return;
+  const int64_t row = i / vec4_per_row;
+  const int column = static_cast<int>(i % vec4_per_row) * 4;
+  const int e = static_cast<int>(row / call.rank), k = static_cast<int>(row % call.rank);
+  float sum[4] = {0, 0, 0, 0};
+  for (int l = 0; l < call.count; ++l) {
+    const FoldLayer &layer = call.layers[l];
+    const bool aligned = call.columns % 4 == 0 && reinterpret_cast<uintptr_t>(layer.partial) % 16 == 0;
+    const auto add = [&](int64_t index, float weight) {
+      float value[4];
+      load_vec4(layer.partial + (index * call.rank + k) * call.columns + column, call.columns - column, aligned, value);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) sum[v] = fmaf(weight, value[v], sum[v]);
+    };
+    if (layer.weights == nullptr) {
+      add(e, 1.0f);
+    } else {
+      for (int64_t g = 0; g < layer.groups; ++g) add(g, layer.weights[g * call.experts + e]);
+    }
+  }
+  store_vec4(call.db, row, column, call.columns, sum);
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,105 @@
+// Products of large ranks. Each block owns a BLOCK_M x BLOCK_N tile of the result and streams both operands through a
+// ring of shared memory, in steps of BLOCK_K.
+//
+//   c[m, n] = sum_k a[m, k] b[k, n]
+//
+// Each of the four warps owns a quarter of the tile and adds over all of k in ascending order, so a result does not
+// depend on the tile shape. 16 x 8 fragments that lie outside the matrix are skipped: a rank is padded to a multiple of
+// 8 or 16, not of the tile.
+//
+// The copies of the next stages overlap with the MMAs of the current one.
+//
+// On Hopper, wgmma could replace `multiply` here (tiles of 128 x 256 by two warpgroups, operands by descriptors with
+// the 128-byte swizzle, which is the permutation of `place`), and TMA with mbarriers could replace `fill`; the rest
+// would not change.
+#pragma once
+
+#include "cuda/kernels/d_hidden.cuh"
+#include "cuda/kernels/gradient.cuh"
+
+namespace lily::cuda {
+
+// Position of a warp's share of the tile, and the number of its 16-row and 8-column fragments that lie within the
+// matrix.
+template <typename Tile>
+struct WarpTile {
+  int m, n, fragments_m, fragments_n;
+
+  __device__ WarpTile(int rows, int columns) {
+    const int warp = threadIdx.x / kWarp;
+    m = warp / Tile::kWarpsN * Tile::kWarpM * 16;
+    n = warp % Tile::kWarpsN * Tile::kWarpN * 8;
+    fragments_m = min(max((rows - m + 15) / 16, 0), Tile::kWarpM);
+    fragments_n = min(max((columns - n + 7) / 8, 0), Tile::kWarpN);
+  }
+};
+
+// The product of one stage at the edge of the matrix, over `depth` steps of the summed dimension.
+template <typename Tile, Along kAlongA, Along kAlongB>
+__device__ inline void multiply_edge(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum, const typename Tile::Scalar *a,
+                                     const typename Tile::Scalar *b, const WarpTile<Tile> &warp_tile, int depth) {
+  using Loads = Fragments<typename Tile::Engine>;
+  constexpr int kColumnsA = kAlongA == Along::kDepth ? Tile::kBlockK : Tile::kBlockM;
+  constexpr int kColumnsB = kAlongB == Along::kDepth ? Tile::kBlockK : Tile::kBlockN;
+#pragma unroll 1
+  for (int k = 0; k < depth; k += Tile::Engine::kStepK) {
+    typename Loads::B b_fragments[Tile::kWarpN];
+    Loads::template load_b<kAlongB, kColumnsB>(b_fragments, b, warp_tile.n, k);
+#pragma unroll
+    for (int i = 0; i < Tile::kWarpM; ++i) {
+      if (i >= warp_tile.fragments_m) break;
+      typename Loads::A a_fragment;
+      Loads::template load_a<kAlongA, kColumnsA>(a_fragment, a, warp_tile.m + 16 * i, k);
+#pragma unroll
+      for (int j = 0; j < Tile::kWarpN; ++j)
+        if (j < warp_tile.fragments_n) Loads::multiply(sum[i][j], a_fragment, b_fragments[j]);
+    }
+  }
+}
+
+// Computes `rows` x `columns` elements of the product (at most the tile's size). Returns them in shared memory,
+// kResultPitch floats per row, readable by all threads. fill(a, b, step) loads one stage of both operands: a as
+// [kBlockM][kBlockK] with Along::kDepth and as [kBlockK][kBlockM] with Along::kOuter; b likewise.
+template <typename Tile, Along kAlongA, Along kAlongB, typename Fill>
+__device__ inline float *large_product(char *shared, int depth, int rows, int columns, const Fill &fill) {
+  using Scalar = typename Tile::Scalar;
+  constexpr int kColumnsA = kAlongA == Along::kDepth ? Tile::kBlockK : Tile::kBlockM;
+  constexpr int kColumnsB = kAlongB == Along::kDepth ? Tile::kBlockK : Tile::kBlockN;
+  auto *ring = reinterpret_cast<Scalar *>(shared);
+  const int steps = (depth + Tile::kBlockK - 1) / Tile::kBlockK;
+  const auto fill_step = [&](int step) {
+    Scalar *a = ring + step % Tile::kStages * Tile::kStage;
+    if (step < steps) fill(a, a + Tile::kA, step);
+    copy_commit();
+  };
+  const WarpTile<Tile> warp_tile(rows, columns);
+  const bool whole = warp_tile.fragments_m == Tile::kWarpM && warp_tile.fragments_n == Tile::kWarpN;
+  Accumulators<Tile::kWarpM, Tile::kWarpN> sum;
+  clear(sum);
+  for (int step = 0; step < Tile::kStages - 1; ++step) {
+    fill_step(step);
+    __syncthreads();  // `fill` may use the scratch memory
+  }
+  for (int step = 0; step < steps; ++step) {
+    copy_wait<Tile::kStages - 2>();
+    __syncthreads();
+    fill_step(step + Tile::kStages - 1);
+    const Scalar *a = ring + step % Tile::kStages * Tile::kStage, *b = a + Tile::kA;
+    const int remaining = depth - step * Tile::kBlockK;
+    if (whole && remaining >= Tile::kBlockK)
+      multiply<typename Tile::Engine, kAlongA, kColumnsA, kAlongB, kColumnsB>(sum, a, warp_tile.m, b, warp_tile.n, 0,
+                                                                              Tile::kSteps);
+    else
+      multiply_edge<Tile, kAlongA, kAlongB>(sum, a, b, warp_tile, min(remaining, Tile::kBlockK));
+  }
+  copy_wait<0>();
+  __syncthreads();
+  auto *result = reinterpret_cast<float *>(shared);
+  for_each_pair(sum, [&](int m, int n, float first, float second) {
+    store_pair(result + (warp_tile.m + m) * Tile::kResultPitch + warp_tile.n + n, first, second);
+  });
+  __syncthreads();
+  return result;
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,73 @@
+// Kernels that measure the device's limits (roofs) for the benchmark. No operation uses them.
+#pragma once
+
+#include "cuda/tiles/ptx.cuh"
+
+namespace lily::cuda {
+
+constexpr int kRoofThreads = 256;
+// Independent accumulators per thread: more than the latency of any pipeline divided by its warps.
+constexpr int kRoofChains = 8;
+// float4 loads in flight per thread.
+constexpr int kRoofLoads = 4;
+
+// Makes the result observable, so that the compiler does not remove its computation.
+__device__ inline void keep(float result, float *sink) {
+  if (result == 0.12345f) *sink = result;
+}
+
+__global__ void __launch_bounds__(kRoofThreads) roof_multiply_add(int steps, float *sink) {
+  float sum[kRoofChains];
+#pragma unroll
+  for (int i = 0; i < kRoofChains; ++i) sum[i] = static_cast<float>(threadIdx.x + i);
+  const float factor = 1.0f - static_cast<float>(blockIdx.x) * 1e-9f;
+  for (int step = 0; step < steps; ++step)
+#pragma unroll
+    for (int i = 0; i < kRoofChains; ++i) sum[i] = fmaf(sum[i], factor, 1e-3f);
+  float total = 0;
+#pragma unroll
+  for (int i = 0; i < kRoofChains; ++i) total += sum[i];
+  keep(total, sink);
+}
+
+// mma.m16n8k16 on registers. wgmma, where it exists, reaches a higher rate; the kernels of this backend do not use it.
+__global__ void __launch_bounds__(kRoofThreads) roof_bfloat16(int steps, float *sink) {
+  float sum[kRoofChains][4] = {};
+  const uint32_t one = 0x3f803f80u + (threadIdx.x & 1u);
+  const uint32_t a[4] = {one, one, one, one};
+  for (int step = 0; step < steps; ++step)
+#pragma unroll
+    for (int i = 0; i < kRoofChains; ++i) multiply_add<__nv_bfloat16>(sum[i], a, one, one);
+  float total = 0;
+#pragma unroll
+  for (int i = 0; i < kRoofChains; ++i) total += sum[i][0] + sum[i][1] + sum[i][2] + sum[i][3];
+  keep(total, sink);
+}
+
+// Reads or updates the buffer `passes` times. `count` is its number of float4 vectors.
+template <bool kUpdates>
+__global__ void __launch_bounds__(kRoofThreads) roof_memory(float4 *buffer, int64_t count, int passes, float *sink) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kRoofThreads;
+  float total = 0;
+  for (int pass = 0; pass < passes; ++pass) {
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * kRoofThreads + threadIdx.x; i < count;
+         i += kRoofLoads * stride) {
+      float4 value[kRoofLoads];
+#pragma unroll
+      for (int j = 0; j < kRoofLoads; ++j)
+        value[j] = i + j * stride < count ? __ldcg(buffer + i + j * stride) : make_float4(0, 0, 0, 0);
+#pragma unroll
+      for (int j = 0; j < kRoofLoads; ++j) {
+        if constexpr (kUpdates) {
+          value[j].x += 1.0f;
+          if (i + j * stride < count) __stcg(buffer + i + j * stride, value[j]);
+        } else {
+          total += value[j].x + value[j].y + value[j].z + value[j].w;
+        }
+      }
+    }
+  }
+  keep(total, sink);
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,114 @@
+// The weights that each token mixes the experts with, and the pooling groups that share them.
+#pragma once
+
+#include "cuda/tiles/stage.cuh"
+
+namespace lily::cuda {
+
+// Pooling groups: sequences, given by cumulative offsets. The host never reads offsets in device memory, so they are
+// clamped: a wrong offset gives wrong results, but no out-of-bounds access.
+struct Groups {
+  const int32_t *offsets;  // groups + 1, or null: one group of all tokens
+  int groups;
+  int tokens;
+
+  __device__ int begin(int group) const { return offsets == nullptr ? 0 : min(max(offsets[group], 0), tokens); }
+  __device__ int end(int group) const {
+    return offsets == nullptr ? tokens : max(begin(group), min(max(offsets[group + 1], 0), tokens));
+  }
+  // The last group that begins at or before the token.
+  __device__ int of(int token) const {
+    if (offsets == nullptr) return 0;
+    int low = 0, high = groups - 1;
+    while (low < high) {
+      const int middle = (low + high + 1) / 2;
+      if (offsets[middle] <= token)
+        low = middle;
+      else
+        high = middle - 1;
+    }
+    return low;
+  }
+};
+
+// Rows of E weights: one per token or one per group.
+struct TokenWeights {
+  const float *weights;
+  Groups groups;
+  int experts;
+  int per_token;
+
+  __device__ const float *of(int token) const {
+    return weights + static_cast<int64_t>(per_token ? token : groups.of(token)) * experts;
+  }
+};
+
+// The tokens that have a gradient: all of them without a mask, otherwise those of groups with a kept token. A group
+// without one has the weights 0; those of any other group sum to 1.
+struct TokensWithGradient {
+  const float *weights;  // G x E; null without a mask
+  Groups groups;
+  int experts;
+
+  __device__ bool contains(int token) const {
+    const float *row = weights + static_cast<int64_t>(groups.of(token)) * experts;
+    for (int e = 0; e < experts; ++e)
+      if (row[e] != 0) return true;
+    return false;
+  }
+  // For one pooling group.
+  __device__ bool none() const { return weights != nullptr && !contains(0); }
+};
+
+// Sets the rows of a tile to zero whose tokens have no gradient: 0 * NaN in the products would be NaN. One row per warp
+// and iteration. The caller provides the barriers before and after.
+template <typename T, int kRows, int kColumns>
+__device__ inline void clear_rows_without_gradient(T *tile, const TokensWithGradient &tokens, int token,
+                                                   int token_end) {
+  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+  for (int t = static_cast<int>(threadIdx.x) / kWarp; t < min(kRows, token_end - token); t += kWarps) {
+    if (tokens.contains(token + t)) continue;
+    for (int c = static_cast<int>(threadIdx.x) % kWarp * kVector; c < kColumns; c += kWarp * kVector)
+      store_vector(tile + place<T, kColumns>(t, c), make_uint4(0, 0, 0, 0));
+  }
+}
+
+__device__ inline float sum_over_warp(float value) {
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
+  return value;
+}
+
+// sum[row] = the sum of the row's `columns` elements. All warps of the block take part; the order is fixed, and each
+// lane has kLoadsInFlight loads in flight. The caller must synchronise before it reads `sum`.
+__device__ inline void sum_rows(float *sum, const float *value, int rows, int columns) {
+  constexpr int kLoadsInFlight = 8;
+  for (int e = threadIdx.x / kWarp; e < rows; e += kWarps) {
+    const float *row = value + static_cast<int64_t>(e) * columns;
+    float partial = 0;
+#pragma unroll 1
+    for (int first = threadIdx.x % kWarp; first < columns; first += kLoadsInFlight * kWarp) {
+      float loaded[kLoadsInFlight];
+#pragma unroll
+      for (int i = 0; i < kLoadsInFlight; ++i) loaded[i] = row[min(first + i * kWarp, columns - 1)];
+#pragma unroll
+      for (int i = 0; i < kLoadsInFlight; ++i) partial = first + i * kWarp < columns ? partial + loaded[i] : partial;
+    }
+    partial = sum_over_warp(partial);
+    if (threadIdx.x % kWarp == 0) sum[e] = partial;
+  }
+}
+
+// In place, by one thread.
+__device__ inline void softmax(float *logits, int experts) {
+  float largest = logits[0];
+  for (int e = 1; e < experts; ++e) largest = fmaxf(largest, logits[e]);
+  float sum = 0;
+  for (int e = 0; e < experts; ++e) {
+    logits[e] = expf(logits[e] - largest);
+    sum += logits[e];
+  }
+  for (int e = 0; e < experts; ++e) logits[e] /= sum;
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,85 @@
+// Executes plans: one implementation of EngineFunctions per engine, and the kernels that all engines share.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "cuda/device.h"
+#include "cuda/error.h"
+#include "cuda/kernels/forward_route.cuh"
+#include "cuda/kernels/gradient.cuh"
+#include "cuda/kernels/pool.cuh"
+#include "cuda/launch/plan.h"
+
+namespace lily::cuda {
+
+inline Operand operand(const lily_matrix &matrix) {
+  const auto begins_at = [&](int bytes) {
+    return reinterpret_cast<uintptr_t>(matrix.data) % bytes == 0 &&
+           matrix.pitch * dtype_bytes(matrix.dtype) % bytes == 0;
+  };
+  return {matrix.data, matrix.pitch, matrix.dtype, begins_at(16), begins_at(8)};
+}
+
+inline Output output(const lily_matrix &matrix) {
+  const Operand read = operand(matrix);
+  return {matrix.data, read.pitch, read.dtype, read.aligned16, matrix.accumulate};
+}
+
+// A contiguous matrix.
+inline Operand contiguous(const void *data, int64_t columns, int32_t dtype) {
+  return operand({const_cast<void *>(data), columns, dtype, 0});
+}
+
+inline Output contiguous_output(void *data, int64_t columns, int32_t dtype, bool accumulate = false) {
+  return output({data, columns, dtype, accumulate});
+}
+
+// An array in the workspace; null if the plan has none.
+template <typename T>
+T *at(void *workspace, Offset offset) {
+  return offset == kAbsent ? nullptr : reinterpret_cast<T *>(static_cast<char *>(workspace) + offset);
+}
+
+struct EngineFunctions {
+  lily_status (*forward)(const lily_forward &call, const ForwardPlan &plan);
+  lily_status (*backward)(const lily_backward &call, const BackwardPlan &plan);
+  // Allows every kernel as much dynamic shared memory as a plan may give it.
+  lily_status (*prepare)(const Device &device);
+};
+
+extern const EngineFunctions kExactFunctions, kTf32Functions, kBfloat16Functions, kFloat16Functions;
+
+lily_status launch_route(const Launch &launch, const ForwardRoute &call, cudaStream_t stream);
+lily_status launch_pool(const Launch &launch, const Pool &call, cudaStream_t stream);
+lily_status launch_reduce(const Launch &launch, const Reduce &call, cudaStream_t stream);
+lily_status launch_write_weights(const Launch &launch, const ConstantWeights &call, cudaStream_t stream);
+lily_status launch_fold(const Fold &call, cudaStream_t stream);
+
+template <typename Call>
+lily_status launch(void (*kernel)(Call), const char *name, dim3 blocks, int shared_bytes, cudaStream_t stream,
+                   const Call &call, int threads = kThreads) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = blocks;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = stream;
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, call);
+  return error == cudaSuccess ? LILY_OK : report(error, name);
+}
+
+template <typename Call>
+lily_status launch(void (*kernel)(Call), const char *name, const Launch &planned, cudaStream_t stream,
+                   const Call &call) {
+  const Grid &grid = planned.grid;
+  return launch(kernel, name, dim3(grid.x, grid.y, grid.z), planned.shared_bytes, stream, call, planned.threads);
+}
+
+// Calls visit(row) with the row of the table that the plan names.
+template <typename Table, typename Visit>
+lily_status with_tile(const Tile &tile, const Visit &visit) {
+  lily_status status = LILY_OK;
+  with_row(Table{}, [&](auto row) { return tile.is(row); }, [&](auto row) { status = visit(row); });
+  return status;
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,418 @@
+// Executes the plan of backward with one engine. Symbols as in docs/math.md.
+#pragma once
+
+#include "core/problem.h"
+#include "cuda/kernels/backward_dy.cuh"
+#include "cuda/kernels/backward_dy_once.cuh"
+#include "cuda/kernels/backward_hidden.cuh"
+#include "cuda/kernels/backward_x.cuh"
+#include "cuda/kernels/large_shrink.cuh"
+#include "cuda/kernels/large_strip.cuh"
+#include "cuda/launch/launch.h"
+
+namespace lily::cuda {
+
+template <typename Engine>
+class Backward {
+ public:
+  using Scalar = typename Engine::Scalar;
+
+  Backward(const lily_backward &call, const BackwardPlan &plan)
+      : call_(call),
+        plan_(plan),
+        problem_(call.problem),
+        tokens_(static_cast<int>(problem_.tokens)),
+        rank_(static_cast<int>(problem_.rank)),
+        experts_(static_cast<int>(problem_.experts)),
+        d_in_(static_cast<int>(problem_.d_in)),
+        d_out_(static_cast<int>(problem_.d_out)),
+        routes_(has_router(problem_)),
+        token_routing_(problem_.routing == LILY_ROUTING_TOKEN),
+        transposed_(problem_.routing == LILY_ROUTING_NONE) {}
+
+  lily_status run() const {
+    for (const Launch &planned : plan_.launches) LILY_TRY(run(planned));
+    return LILY_OK;
+  }
+
+ private:
+  lily_status run(const Launch &planned) const {
+    using Rows = Tiles<Engine>;
+    switch (planned.step) {
+      case Step::kCombine:
+        return launch(combine<Scalar>, "launching the combine kernel", planned, stream(), combine_call());
+      case Step::kDy:
+      case Step::kDyColumns:
+      case Step::kDyTokens: return run_dy(planned);
+      case Step::kDyOnce:
+        return with_tile<typename Rows::Once>(planned.tile, [&](auto row) {
+          return launch(backward_dy_once<decltype(row)>, "launching the backward_dy_once kernel", planned, stream(),
+                        dy_once());
+        });
+      case Step::kDHidden:
+        return launch(backward_hidden<Scalar>, "launching the backward_hidden kernel", planned, stream(),
+                      backward_hidden_call());
+      case Step::kX:
+        return with_tile<typename Rows::Strip>(planned.tile, [&](auto row) {
+          if constexpr (decltype(row)::kComputesBoth)
+            return launch(backward_x<decltype(row)>, "launching the backward_x kernel", planned, stream(), x());
+          else
+            return LILY_OK;  // a plan does not select these tiles
+        });
+      case Step::kLargeDy:
+      case Step::kLargeX:
+        return with_tile<typename Rows::Large>(planned.tile, [&](auto row) {
+          return launch(large_strip<decltype(row)>, "launching the large_strip kernel", planned, stream(),
+                        planned.step == Step::kLargeDy ? large_dy() : large_x());
+        });
+      case Step::kLargeDHidden:
+        return with_tile<typename Rows::Large>(planned.tile, [&](auto row) {
+          return launch(large_shrink<decltype(row)>, "launching the large_shrink kernel", planned, stream(),
+                        large_d_hidden());
+        });
+      case Step::kReduce: return launch_reduce(planned, reduce_call(), stream());
+      default: return LILY_OK;  // steps of forward
+    }
+  }
+
+  lily_status run_dy(const Launch &planned) const {
+    using Rows = Tiles<Engine>;
+    return with_tile<typename Rows::Strip>(planned.strip_tile, [&](auto strip_row) {
+      return with_tile<typename Rows::Shrink>(planned.tile, [&](auto row) {
+        using Strip = decltype(strip_row);
+        using Shrink = decltype(row);
+        if constexpr (Shrink::kBlockN == Strip::kBlockK) {
+          return launch(backward_dy<Shrink, Strip>, "launching the backward_dy kernel", planned, stream(),
+                        dy(planned.step));
+        } else {
+          return LILY_OK;  // a plan pairs tiles of equally many rows; the compiler does not see that
+        }
+      });
+    });
+  }
+
+  cudaStream_t stream() const { return reinterpret_cast<cudaStream_t>(call_.stream); }
+  template <typename T>
+  T *in_workspace(Offset offset) const {
+    return at<T>(call_.workspace, offset);
+  }
+  Groups groups() const { return {call_.tokens.sequence_offsets, static_cast<int>(problem_.groups), tokens_}; }
+  TokensWithGradient with_gradient() const {
+    return {call_.tokens.mask != nullptr ? call_.weights : nullptr, groups(), experts_};
+  }
+  Operand hidden() const { return contiguous(call_.hidden, rank_, hidden_dtype(problem_)); }
+  float *q() const { return in_workspace<float>(plan_.q); }
+  float *d_logits() const { return in_workspace<float>(plan_.d_logits); }
+  float *token_d_weights() const { return in_workspace<float>(plan_.token_d_weights); }
+  Output c() const { return contiguous_output(in_workspace<Scalar>(plan_.c), plan_.c_pitch, kDtype<Scalar>); }
+  Output d_hidden() const {
+    return contiguous_output(in_workspace<Scalar>(plan_.d_hidden), plan_.d_hidden_pitch, kDtype<Scalar>);
+  }
+
+  // Destination of D or dB.
+  OuterTarget db_target() const {
+    OuterTarget target = {};
+    if (plan_.needs_db) {
+      target.out = db();
+      target.partials = in_workspace<float>(plan_.db_partials);
+    }
+    target.partial_stride = plan_.db_partial;
+    target.partial_pitch = round_up(transposed_ ? rank_ : d_out_, 4);
+    target.rows = plan_.outer_rows;
+    target.columns = d_out_;
+    target.transposed = transposed_;
+    target.scale = problem_.scaling;
+    target.weights = db_weights();
+    target.experts = experts_;
+    return target;
+  }
+
+  Output db() const {
+    if (call_.deferred_db != nullptr) return contiguous_output(call_.deferred_db, d_out_, LILY_FLOAT32);
+    return output(call_.db);
+  }
+
+  // dB_e = w_e D if there is one D; null otherwise.
+  const float *db_weights() const {
+    return plan_.has_token_weights || transposed_ || call_.deferred_db != nullptr ? nullptr : call_.weights;
+  }
+
+  OuterTarget da_target() const {
+    OuterTarget target = {};
+    target.out = output(call_.da);
+    target.partials = call_.da.data != nullptr ? in_workspace<float>(plan_.da_partials) : nullptr;
+    target.partial_stride = plan_.da_partial;
+    target.partial_pitch = round_up(d_in_, 4);
+    target.rows = rank_;
+    target.columns = d_in_;
+    target.scale = 1.0f;
+    return target;
+  }
+
+  Experts experts() const { return {operand(call_.b), experts_, rank_, d_out_, transposed_}; }
+
+  Weights weights() const {
+    return {transposed_ ? WeightSource::kOne : WeightSource::kGiven, call_.weights, nullptr, 0, experts_};
+  }
+
+  DWeights d_weights() const {
+    const bool needed = plan_.needs_d_weights && !plan_.has_token_weights;
+    return {experts(), needed ? in_workspace<float>(plan_.d_weights) : nullptr, plan_.d_weights_partials};
+  }
+
+  float *kept_target() const {
+    return plan_.needs_d_weights && plan_.counts_kept ? in_workspace<float>(plan_.kept) : nullptr;
+  }
+
+  Combine combine_call() const {
+    Combine call = {};
+    call.experts = experts();
+    call.weights = weights();
+    call.c = c();
+    if (!plan_.needs_q) call.c.data = nullptr;
+    call.mask = call_.tokens.mask;
+    call.tokens = tokens_;
+    call.kept = kept_target();
+    return call;
+  }
+
+  // ---- The dy phase ----
+
+  BackwardDy dy(Step step) const {
+    BackwardDy call = {};
+    call.pooled = !plan_.has_token_weights;
+    call.scale = problem_.scaling;
+    call.rank = rank_;
+    call.hidden = hidden();
+    call.token_weights = {token_routing_ ? call_.probabilities : call_.weights, groups(), experts_, token_routing_};
+    call.splits = step == Step::kDyTokens ? 1 : plan_.dy.splits;
+    call.strip.split_tokens = step == Step::kDyTokens ? tokens_ : plan_.dy.split_tokens;
+    if (step != Step::kDyColumns) add_token_blocks(call);
+    if (step != Step::kDyTokens) add_column_blocks(call);
+    if (step == Step::kDyColumns) {
+      call.combine = combine_call();
+      call.combine_column_tiles = plan_.combine_grid.x;
+    }
+    return call;
+  }
+
+  void add_token_blocks(BackwardDy &call) const {
+    call.shrink = {operand(call_.dy), plan_.has_token_weights ? operand(call_.b) : c().operand(),
+                   tokens_,           d_out_,
+                   plan_.shrink_rows, plan_.tile_tokens};
+    call.token_tiles = plan_.token_tiles;
+    call.q_row_tiles = plan_.q_row_tiles;
+    call.q = q();
+    call.q_pitch = plan_.q_pitch;
+    call.completes = plan_.completes_d_hidden;
+    call.d_hidden = d_hidden_call();
+    call.token_d_weights = plan_.needs_d_weights && plan_.has_token_weights ? token_d_weights() : nullptr;
+  }
+
+  void add_column_blocks(BackwardDy &call) const {
+    StripOperands &strip = call.strip;
+    strip.lhs.kind = plan_.has_token_weights ? LeftOperandKind::kU : LeftOperandKind::kHidden;
+    strip.lhs.hidden = hidden();
+    strip.lhs.rank = rank_;
+    strip.lhs.columns = plan_.outer_rows;
+    strip.lhs.token_weights = call.token_weights;
+    strip.lhs.one_hot = plan_.one_hot;
+    strip.x = operand(call_.dy);
+    strip.with_gradient = with_gradient();
+    strip.tokens = tokens_;
+    strip.columns = d_out_;
+    call.column_tiles = plan_.dy.column_tiles;
+    call.row_tiles = plan_.dy_row_tiles;
+    call.target = db_target();
+    call.d_weights = d_weights();
+  }
+
+  BackwardDyOnce dy_once() const {
+    BackwardDyOnce call = {};
+    call.dy = operand(call_.dy);
+    call.hidden = hidden();
+    call.experts = experts();
+    call.weights = weights();
+    call.tokens = tokens_;
+    call.split_tokens = plan_.dy.split_tokens;
+    call.column_tiles = plan_.dy.column_tiles;
+    call.scale = problem_.scaling;
+    call.q_partials = in_workspace<float>(plan_.q_partials);
+    call.q_pitch = plan_.q_pitch;
+    call.target = db_target();
+    call.d_weights = d_weights();
+    call.mask = call_.tokens.mask;
+    call.kept = kept_target();
+    call.with_gradient = with_gradient();
+    return call;
+  }
+
+  // ---- dh, and the x phase ----
+
+  RouterGradient router_gradient() const {
+    RouterGradient router = {};
+    router.experts = experts_;
+    router.groups = groups();
+    if (!routes_) return router;
+    const bool from_logits = !token_routing_ && problem_.pool == LILY_POOL_LOGITS;
+    router.logit_gradient = from_logits ? LogitGradient::kLogits : LogitGradient::kProbabilities;
+    router.router = operand(call_.router);
+    router.probabilities = call_.probabilities;
+    router.weights = call_.weights;
+    router.source = token_routing_            ? DWeightsSource::kTokens
+                    : plan_.has_token_weights ? DWeightsSource::kGroups
+                                              : DWeightsSource::kPartials;
+    router.d_weights = plan_.has_token_weights ? token_d_weights() : in_workspace<float>(plan_.d_weights);
+    router.partial_count = plan_.d_weights_partials;
+    router.averages = !token_routing_ && !from_logits;
+    router.kept = kept_target();
+    router.mask = call_.tokens.mask;
+    return router;
+  }
+
+  DHidden d_hidden_call() const {
+    DHidden call = {};
+    call.router = router_gradient();
+    call.rank = rank_;
+    call.relu = problem_.activation == LILY_ACTIVATION_RELU;
+    call.hidden = hidden();
+    call.with_gradient = with_gradient();
+    if (plan_.needs_d_router) call.d_logits = d_logits();
+    if (plan_.needs_q) call.out = d_hidden();
+    return call;
+  }
+
+  BackwardHidden backward_hidden_call() const {
+    BackwardHidden call = {};
+    call.d_hidden = d_hidden_call();
+    if (plan_.needs_q) call.q = plan_.reads_dy_once ? in_workspace<float>(plan_.q_partials) : q();
+    call.q_partials = plan_.reads_dy_once ? plan_.dy.column_tiles : 1;
+    call.q_pitch = plan_.q_pitch;
+    call.scale = plan_.reads_dy_once ? problem_.scaling : 1.0f;
+    call.tokens = tokens_;
+    call.block_tokens = plan_.hidden_tokens;
+    return call;
+  }
+
+  RouterBlocks router_blocks() const {
+    RouterBlocks blocks = {};
+    if (!plan_.needs_d_router) return blocks;
+    blocks.d_logits = d_logits();
+    blocks.experts = experts_;
+    blocks.splits = plan_.router_splits;
+    blocks.split_tokens = plan_.router_split_tokens;
+    blocks.element_tiles = plan_.router_element_tiles;
+    blocks.tokens = tokens_;
+    blocks.rank = rank_;
+    blocks.hidden = hidden();
+    blocks.partials = in_workspace<float>(plan_.router_partials);
+    return blocks;
+  }
+
+  BackwardX x() const {
+    BackwardX call = {};
+    StripOperands &strip = call.strip;
+    strip.lhs.hidden = d_hidden().operand();
+    strip.lhs.rank = strip.lhs.columns = rank_;
+    strip.w = operand(call_.a);
+    strip.out = output(call_.dx);
+    strip.out_scale = 1.0f;
+    strip.x = operand(call_.x);
+    strip.with_gradient = with_gradient();
+    strip.tokens = tokens_;
+    strip.columns = d_in_;
+    strip.split_tokens = plan_.x.split_tokens;
+    call.column_tiles = plan_.x.column_tiles;
+    call.splits = plan_.x.splits;
+    call.expand_blocks = plan_.expand_blocks;
+    call.outer_blocks = plan_.outer_blocks;
+    call.target = da_target();
+    call.router = router_blocks();
+    return call;
+  }
+
+  // ---- Large ranks ----
+
+  // lhs^T x, and lhs w, over the columns of x.
+  LargeStrip large_call(const Operand &lhs, const Operand &x, int columns, const Walk &walk) const {
+    LargeStrip call = {};
+    call.lhs.kind = LeftOperandKind::kHidden;
+    call.lhs.hidden = lhs;
+    call.lhs.rank = call.lhs.columns = rank_;
+    call.tokens = tokens_;
+    call.columns = columns;
+    call.column_tiles = walk.column_tiles;
+    call.splits = walk.splits;
+    call.split_tokens = walk.split_tokens;
+    call.x = x;
+    call.with_gradient = with_gradient();
+    return call;
+  }
+
+  LargeStrip large_dy() const {
+    LargeStrip call = large_call(hidden(), operand(call_.dy), d_out_, plan_.dy);
+    call.target = db_target();
+    call.d_weights = d_weights();
+    call.outer_blocks = plan_.dy_row_tiles > 0 ? plan_.dy.outer_blocks() : 0;
+    call.combine = combine_call();
+    call.combine_column_tiles = plan_.combine_grid.x;
+    call.combine_blocks = static_cast<int>(plan_.combine_grid.blocks());
+    return call;
+  }
+
+  LargeShrink large_d_hidden() const {
+    LargeShrink call = {};
+    call.operands = {operand(call_.dy), c().operand(), tokens_, d_out_, rank_, 0};
+    call.backward = 1;
+    call.d_hidden = d_hidden_call();
+    call.scale = problem_.scaling;
+    return call;
+  }
+
+  LargeStrip large_x() const {
+    LargeStrip call = large_call(d_hidden().operand(), operand(call_.x), d_in_, plan_.x);
+    call.target = da_target();
+    call.outer_blocks = plan_.outer_blocks;
+    call.w = operand(call_.a);
+    call.out = output(call_.dx);
+    call.scale = 1.0f;
+    call.expand_blocks = plan_.expand_blocks;
+    call.router = router_blocks();
+    return call;
+  }
+
+  // ---- Sums of partial sums ----
+
+  static void add_job(Reduce &reduce, ReduceJob job) {
+    job.first_block = reduce.blocks;
+    reduce.jobs[reduce.count++] = job;
+    reduce.blocks += reduce_blocks(job.rows, job.columns);
+  }
+
+  // Without tokens there are no partial sums, and the gradients are zero.
+  Reduce reduce_call() const {
+    Reduce reduce = {};
+    const bool empty = tokens_ == 0;
+    if (plan_.reduces_db) {
+      const OuterTarget target = db_target();
+      add_job(reduce, {target.partials, target.partial_stride, empty ? 0 : plan_.dy.splits, target.partial_pitch,
+                       transposed_ ? d_out_ : plan_.outer_rows, transposed_ ? rank_ : d_out_, 1.0f, target.weights,
+                       experts_, target.out, 0});
+    }
+    if (plan_.reduces_da)
+      add_job(reduce, {in_workspace<float>(plan_.da_partials), plan_.da_partial, empty ? 0 : plan_.x.splits,
+                       round_up(d_in_, 4), rank_, d_in_, 1.0f, nullptr, 1, output(call_.da), 0});
+    if (plan_.needs_d_router)
+      add_job(reduce, {in_workspace<float>(plan_.router_partials), plan_.router_partial, plan_.router_splits, rank_,
+                       experts_, rank_, 1.0f, nullptr, 1, output(call_.d_router), 0});
+    return reduce;
+  }
+
+  const lily_backward &call_;
+  const BackwardPlan &plan_;
+  const lily_problem &problem_;
+  const int tokens_, rank_, experts_, d_in_, d_out_;
+  const bool routes_, token_routing_, transposed_;
+};
+
+}  // namespace lily::cuda

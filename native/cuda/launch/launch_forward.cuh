@@ -1,0 +1,289 @@
+// Executes the plan of forward with one engine. Symbols as in docs/math.md.
+#pragma once
+
+#include "core/problem.h"
+#include "cuda/kernels/forward_decode.cuh"
+#include "cuda/kernels/forward_expand.cuh"
+#include "cuda/kernels/forward_token.cuh"
+#include "cuda/kernels/large_shrink.cuh"
+#include "cuda/kernels/large_strip.cuh"
+#include "cuda/launch/launch.h"
+
+namespace lily::cuda {
+
+template <typename Engine>
+class Forward {
+ public:
+  using Scalar = typename Engine::Scalar;
+
+  Forward(const lily_forward &call, const ForwardPlan &plan)
+      : call_(call),
+        plan_(plan),
+        problem_(call.problem),
+        tokens_(static_cast<int>(problem_.tokens)),
+        rank_(static_cast<int>(problem_.rank)),
+        experts_(static_cast<int>(problem_.experts)),
+        d_out_(static_cast<int>(problem_.d_out)),
+        routes_(has_router(problem_)) {}
+
+  lily_status run() const {
+    for (const Launch &planned : plan_.launches) LILY_TRY(run(planned));
+    return LILY_OK;
+  }
+
+ private:
+  lily_status run(const Launch &planned) const {
+    using Rows = Tiles<Engine>;
+    switch (planned.step) {
+      case Step::kWriteWeights: return launch_write_weights(planned, constant_weights(), stream());
+      case Step::kShrink:
+      case Step::kDecodeShrink:
+        return with_tile<typename Rows::Shrink>(planned.tile, [&](auto row) {
+          return launch(forward_shrink<decltype(row)>, "launching the forward_shrink kernel", planned, stream(),
+                        planned.step == Step::kShrink ? shrink(planned) : decode_shrink());
+        });
+      case Step::kLargeShrink:
+        return with_tile<typename Rows::Large>(planned.tile, [&](auto row) {
+          return launch(large_shrink<decltype(row)>, "launching the large_shrink kernel", planned, stream(),
+                        large_shrink_call());
+        });
+      case Step::kRoute:
+        return launch_route(planned, {hidden().operand(), tokens_, plan_.tile_tokens, route()}, stream());
+      case Step::kPoolWeights: return launch_pool(planned, pool_weights(), stream());
+      case Step::kCombine:
+        return launch(combine<Scalar>, "launching the combine kernel", planned, stream(), combine_call());
+      case Step::kExpand:
+        return with_tile<typename Rows::Strip>(planned.tile, [&](auto row) {
+          return launch(forward_expand<decltype(row)>, "launching the forward_expand kernel", planned, stream(),
+                        expand());
+        });
+      case Step::kLargeExpand:
+        return with_tile<typename Rows::Large>(planned.tile, [&](auto row) {
+          return launch(large_strip<decltype(row)>, "launching the large_strip kernel", planned, stream(),
+                        large_expand(planned));
+        });
+      case Step::kToken: return run_token(planned);
+      case Step::kDecode:
+        return with_tile<typename Rows::Decode>(planned.tile, [&](auto row) {
+          return launch(forward_decode<decltype(row)>, "launching the forward_decode kernel", planned, stream(),
+                        decode());
+        });
+      default: return LILY_OK;  // steps of backward
+    }
+  }
+
+  lily_status run_token(const Launch &planned) const {
+    lily_status status = LILY_OK;
+    with_row(
+        typename Tiles<Engine>::Token{},
+        [&](auto row) { return planned.strip_tile.is(row) && planned.tile.is(typename decltype(row)::Shrink{}); },
+        [&](auto row) {
+          status =
+              launch(forward_token<decltype(row)>, "launching the forward_token kernel", planned, stream(), token());
+        });
+    return status;
+  }
+
+  cudaStream_t stream() const { return reinterpret_cast<cudaStream_t>(call_.stream); }
+  template <typename T>
+  T *in_workspace(Offset offset) const {
+    return at<T>(call_.workspace, offset);
+  }
+  Groups groups() const { return {call_.tokens.sequence_offsets, static_cast<int>(problem_.groups), tokens_}; }
+  bool is_per_token() const { return problem_.routing == LILY_ROUTING_TOKEN; }
+
+  // h for backward, and h for the next phase: one matrix, if its type and alignment suit both.
+  Output saved() const { return contiguous_output(call_.hidden, rank_, hidden_dtype(problem_)); }
+  Output hidden() const {
+    if (plan_.shares_hidden) return saved();
+    return contiguous_output(in_workspace<Scalar>(plan_.hidden), plan_.hidden_pitch, kDtype<Scalar>);
+  }
+
+  ConstantWeights constant_weights() const {
+    const float value = problem_.routing == LILY_ROUTING_UNIFORM ? 1.0f / static_cast<float>(experts_) : 0.0f;
+    return {call_.weights, problem_.groups * experts_, value};
+  }
+
+  Route route() const {
+    Route route = {};
+    if (!routes_) return route;
+    float *own_values = in_workspace<float>(plan_.values);
+    route.router = operand(call_.router);
+    route.experts = experts_;
+    route.rank = rank_;
+    route.pools_logits = plan_.pools_logits;
+    route.values = plan_.pools_logits || call_.probabilities == nullptr ? own_values : call_.probabilities;
+    if (!plan_.has_token_weights && route.values == own_values) route.values = nullptr;  // no kernel reads them
+    route.partials = in_workspace<float>(plan_.pooling_partials);
+    route.mask = call_.tokens.mask;
+    return route;
+  }
+
+  PoolKind pool_kind() const { return plan_.pools_logits ? PoolKind::kSoftmax : PoolKind::kMean; }
+
+  Pool pool_weights() const {
+    return {pool_kind(), groups(), {route().values, experts_, experts_, call_.tokens.mask, 1}, group_weights()};
+  }
+
+  // The weights of each group. In and out: given with `fixed` routing.
+  float *group_weights() const {
+    const bool pools = problem_.routing == LILY_ROUTING_SEQUENCE;
+    return pools && call_.weights == nullptr ? in_workspace<float>(plan_.weights) : call_.weights;
+  }
+
+  ShrinkOperands shrink_operands(int tile_tokens) const {
+    return {operand(call_.x), operand(call_.a), tokens_, static_cast<int>(problem_.d_in), rank_, tile_tokens};
+  }
+
+  int is_relu() const { return problem_.activation == LILY_ACTIVATION_RELU; }
+
+  ForwardShrink shrink(const Launch &planned) const {
+    ForwardShrink call = {};
+    call.operands = shrink_operands(plan_.tile_tokens);
+    call.relu = is_relu();
+    call.hidden = saved();
+    if (!plan_.shares_hidden) call.expand = hidden();
+    if (planned.grid.y == 1) call.route = route();
+    return call;
+  }
+
+  LargeShrink large_shrink_call() const {
+    LargeShrink call = {};
+    call.operands = shrink_operands(0);
+    call.relu = is_relu();
+    call.saved = saved();
+    if (!plan_.shares_hidden) call.out = hidden();
+    return call;
+  }
+
+  ForwardToken token() const {
+    ForwardToken call = {};
+    call.shrink.operands = shrink_operands(plan_.tile_tokens);
+    call.shrink.relu = is_relu();
+    call.shrink.hidden = saved();
+    call.shrink.route = route();
+    if (call_.probabilities == nullptr) call.shrink.route.values = nullptr;
+    call.b = operand(call_.b);
+    call.y = output(call_.y);
+    call.scale = problem_.scaling;
+    call.columns = d_out_;
+    return call;
+  }
+
+  // ---- Few tokens ----
+
+  ForwardShrink decode_shrink() const {
+    ForwardShrink call = {};
+    call.operands = shrink_operands(plan_.tile_tokens);
+    call.partials = in_workspace<float>(plan_.hidden_partials);
+    call.partial_pitch = plan_.partial_pitch;
+    return call;
+  }
+
+  ForwardDecode decode() const {
+    ForwardDecode call = {};
+    call.partials = in_workspace<float>(plan_.hidden_partials);
+    call.splits = plan_.depth_splits;
+    call.partial_pitch = plan_.partial_pitch;
+    call.tokens = tokens_;
+    call.columns = d_out_;
+    call.relu = is_relu();
+    call.hidden = saved();
+    call.route = route();
+    call.route.values = plan_.pools_logits ? nullptr : call_.probabilities;
+    call.pooled = !plan_.has_token_weights;
+    call.per_token = is_per_token();
+    call.pool = pool_kind();
+    call.groups = groups();
+    if (!plan_.has_token_weights) call.weights = weights();
+    call.given = call_.weights;
+    call.weights_out = weights_out();
+    call.experts = experts();
+    call.y = output(call_.y);
+    call.scale = problem_.scaling;
+    return call;
+  }
+
+  // ---- The second phase ----
+
+  Experts experts() const { return {operand(call_.b), experts_, rank_, d_out_, problem_.routing == LILY_ROUTING_NONE}; }
+
+  float *weights_out() const { return problem_.routing == LILY_ROUTING_FIXED ? nullptr : call_.weights; }
+
+  // Source of the weights of the combined projector.
+  Weights weights() const {
+    Weights weights = {WeightSource::kOne, call_.weights, in_workspace<float>(plan_.pooling_partials),
+                       plan_.token_tiles, experts_};
+    if (routes_) weights.source = plan_.pools_logits ? WeightSource::kSoftmax : WeightSource::kMean;
+    if (problem_.routing == LILY_ROUTING_UNIFORM) weights.source = WeightSource::kUniform;
+    if (problem_.routing == LILY_ROUTING_FIXED) weights.source = WeightSource::kGiven;
+    return weights;
+  }
+
+  LeftOperand lhs() const {
+    LeftOperand lhs = {};
+    lhs.kind = plan_.has_token_weights ? LeftOperandKind::kU : LeftOperandKind::kHidden;
+    lhs.hidden = hidden().operand();
+    lhs.rank = rank_;
+    lhs.columns = plan_.has_token_weights ? experts_ * rank_ : rank_;
+    if (plan_.has_token_weights)
+      lhs.token_weights = {is_per_token() ? route().values : group_weights(), groups(), experts_, is_per_token()};
+    return lhs;
+  }
+
+  ForwardExpand expand() const {
+    ForwardExpand call = {};
+    StripOperands &strip = call.strip;
+    strip.lhs = lhs();
+    if (plan_.has_token_weights) {
+      strip.w = operand(call_.b);
+    } else {
+      call.pooled = 1;
+      call.experts = experts();
+      call.weights = weights();
+      call.weights_out = weights_out();
+    }
+    strip.out = output(call_.y);
+    strip.out_scale = problem_.scaling;
+    strip.tokens = tokens_;
+    strip.columns = d_out_;
+    strip.split_tokens = plan_.split_tokens;
+    call.column_tiles = plan_.column_tiles;
+    return call;
+  }
+
+  Combine combine_call() const {
+    Combine call = {};
+    call.experts = experts();
+    call.weights = weights();
+    call.c = contiguous_output(in_workspace<Scalar>(plan_.c), plan_.c_pitch, kDtype<Scalar>);
+    return call;
+  }
+
+  LargeStrip large_expand(const Launch &planned) const {
+    LargeStrip call = {};
+    call.lhs = lhs();
+    call.tokens = tokens_;
+    call.columns = d_out_;
+    call.out = output(call_.y);
+    call.scale = problem_.scaling;
+    call.expand_blocks = planned.grid.x;
+    if (plan_.has_token_weights) {
+      call.w = operand(call_.b);
+    } else {
+      call.experts = experts();
+      call.weights = weights();
+      call.weights_out = weights_out();
+      if (plan_.c != kAbsent) call.w = combine_call().c.operand();
+    }
+    return call;
+  }
+
+  const lily_forward &call_;
+  const ForwardPlan &plan_;
+  const lily_problem &problem_;
+  const int tokens_, rank_, experts_, d_out_;
+  const bool routes_;
+};
+
+}  // namespace lily::cuda

@@ -1,0 +1,731 @@
+#include "cuda/launch/model.h"
+
+#include <cmath>
+
+#include "core/problem.h"
+
+namespace lily::cuda {
+namespace {
+
+constexpr double kSector = 32;
+// Between two dependent launches of a stream: the first drains and the second starts.
+constexpr double kLaunchGap = 1.5e-6;
+// The share of its rate that a multiprocessor reaches with one, two, and more resident blocks of four warps: a single
+// block waits at its barriers. The tile table expects 80 % for two.
+double busy_share(double resident) {
+  return std::clamp(0.65 + 0.15 * (resident - 1) - 0.05 * std::max(resident - 2, 0.0), 0.65, 0.9);
+}
+// Forming dl of a tile: p, a barrier, a division, a barrier.
+constexpr double kFormDLogitsLatencies = 3;  // of L2
+// Static shared memory of the kernels that have most of it: the weights of the experts and their sums.
+constexpr int kTypicalStaticBytes = 576;
+constexpr double kRegisters = 65536;
+// Bytes in flight that a full bandwidth requires, relative to bandwidth times the latency of an idle memory: latency
+// rises with the load, and rings stop at barriers.
+constexpr double kLoadedLatency = 2;
+
+// A linear fit to what ptxas reports for sm_90, within 15 registers; `base` depends on the kernel. launch_bounds of two
+// blocks limits them to 255.
+int registers(int base, int accumulators) { return std::min(255, base + accumulators * 13 / 10); }
+constexpr int kShrinkRegisters = 62, kExpandRegisters = 92, kDyRegisters = 75, kXRegisters = 95;
+constexpr int kLargeShrinkRegisters = 55, kLargeStripRegisters = 85;
+
+double ceil_of(double a, double b) { return std::ceil(a / b); }
+
+// Elements per row that a thread block loads at once, four per thread: rows per step, and steps in flight.
+struct VectorLoads {
+  double step, in_flight, passes;
+
+  VectorLoads(double rows, double columns)
+      : step(std::max(1.0, kThreads / (columns / 4))),
+        in_flight(std::clamp(std::floor(rows / step), 1.0, 4.0)),
+        passes(ceil_of(rows, step * in_flight)) {}
+};
+
+}  // namespace
+
+Model::Model(const lily_problem &problem, EngineKind engine, bool has_token_weights, const TileRows &rows,
+             const Device &device)
+    : problem_(problem),
+      device_(device),
+      rates_(rates_of(device)),
+      tokens_(static_cast<double>(problem.tokens)),
+      d_in_(static_cast<double>(problem.d_in)),
+      d_out_(static_cast<double>(problem.d_out)),
+      rank_(static_cast<double>(problem.rank)),
+      experts_(static_cast<double>(problem.experts)),
+      groups_(static_cast<double>(problem.groups)),
+      activation_(static_cast<double>(dtype_bytes(problem.activation_dtype))),
+      parameter_(static_cast<double>(dtype_bytes(problem.parameter_dtype))),
+      hidden_(static_cast<double>(dtype_bytes(hidden_dtype(problem)))),
+      scalar_(rows.scalar_bytes),
+      has_token_weights_(has_token_weights),
+      routes_(has_router(problem)),
+      per_token_(problem.routing == LILY_ROUTING_TOKEN),
+      pools_logits_(problem.routing != LILY_ROUTING_TOKEN && problem.pool == LILY_POOL_LOGITS) {
+  switch (engine) {
+    case EngineKind::kTf32: rate_ = rates_.tf32; break;
+    case EngineKind::kExact: rate_ = rates_.fma / 2; break;  // every second instruction loads operands
+    default: rate_ = rates_.tensor;
+  }
+}
+
+Prediction Model::predict(const Work &work) const {
+  Prediction result = {};
+  const double multiprocessors = device_.multiprocessors;
+  const int reserved = device_.compute_major >= 8 ? 1024 : 0;
+  const double by_shared = std::floor(static_cast<double>(device_.shared_bytes_per_multiprocessor) /
+                                      (work.shared_bytes + kTypicalStaticBytes + reserved));
+  const double by_registers = std::floor(kRegisters / (kThreads * ((work.registers + 7) / 8 * 8)));
+  const double by_threads = static_cast<double>(device_.threads_per_multiprocessor) / kThreads;
+  const double resident = std::max(1.0, std::min({by_shared, by_registers, by_threads}));
+  double blocks = 0, busy = 0, longest = 0, streaming = 0, serial = 0, in_flight = 0;
+  for (int i = 0; i < work.kind_count; ++i) {
+    const Blocks &kind = work.kinds[i];
+    const auto count = static_cast<double>(kind.count);
+    blocks += count;
+    busy += count * kind.busy;
+    longest = std::max(longest, kind.busy);
+    streaming += count * kind.streaming;
+    serial += count * kind.serial;
+    in_flight += count * kind.in_flight;
+  }
+  if (blocks == 0) return result;
+  const double per_multiprocessor = ceil_of(blocks, multiprocessors);
+  const bool is_mixed = work.kind_count > 1;
+  const double share = busy_share(std::min(resident, is_mixed ? blocks / multiprocessors : per_multiprocessor));
+  result.resident = static_cast<int>(resident);
+  result.waves = blocks / (multiprocessors * resident);
+  result.in_flight = in_flight / blocks * std::min(resident, per_multiprocessor);
+  // Blocks of one kind end together; those of several kinds fill each other's gaps.
+  const double busiest =
+      !is_mixed ? per_multiprocessor * longest : std::max(busy / multiprocessors + longest / 2, longest);
+  // A wave takes the latency of its loads, which rises with their bytes in flight: to twice that of an idle memory
+  // where they would just fill its bandwidth. Rings that stop at barriers need about twice as much in flight.
+  const double filling = device_.dram_bytes_per_second * rates_.dram_latency / device_.clock_hz;
+  const auto wave_clocks = [&](double count) {
+    return streaming / blocks * (1 + std::min(1.0, count * in_flight / blocks / filling));
+  };
+  const double at_once = multiprocessors * resident, full = std::floor(result.waves);
+  const double rest = blocks - full * at_once;
+  double latency = full * (wave_clocks(at_once) + serial / blocks) - serial / blocks;
+  if (is_mixed)
+    latency = std::max(result.waves, 1.0) * wave_clocks(std::min(blocks, at_once));
+  else if (rest > 0)
+    latency += wave_clocks(rest) + serial / blocks;
+  const double memory = (work.touched() + work.reread) / (device_.dram_bytes_per_second * kDramShare);
+  const double l2 = work.requested / (rates_.l2_bytes * multiprocessors * device_.clock_hz);
+  const double on_blocks = std::max(busiest / share, latency) / device_.clock_hz;
+  result.l2_seconds = l2;
+  result.busy_seconds = busiest / share / device_.clock_hz;
+  // The limits interfere: a norm instead of the maximum, which exceeds it by at most 44 %.
+  const auto cube = [](double value) { return value * value * value; };
+  const double bound = std::cbrt(cube(memory) + cube(l2) + cube(on_blocks));
+  result.seconds = kLaunchGap + serial / blocks / device_.clock_hz + bound;
+  return result;
+}
+
+double Model::product_clocks(double m, double n, double k, const Warps &warps, double copied_bytes) const {
+  constexpr double kSharedBytes = 128;  // per clock
+  const double fragments = (m * warps.n + n * warps.m) * k * scalar_;
+  return std::max(m * n * k / rate_, (fragments + copied_bytes) / kSharedBytes);
+}
+
+// Bytes of h that one row of u requests, in tiles of `width` columns: a tile within one expert's columns reads as many
+// elements, a wider one reads h once.
+double Model::form_u_bytes(double width) const {
+  const double columns = experts_ * rank_;
+  return ceil_of(columns, width) * std::min(rank_, std::min(width, columns)) * hidden_;
+}
+
+// A gradient of `copies` x rows x columns, or the partial sums of one copy.
+void Model::add_gradient(Work &work, double rows, double columns, int splits, double copies) const {
+  if (splits > 1)
+    work.writes(4 * splits * rows * columns);
+  else
+    work.updates(parameter_ * copies * rows * columns);
+}
+
+double Model::d_weights_clocks(double rows, double columns) const {
+  if (!routes_ || has_token_weights_) return 0;
+  return ceil_of(experts_, kDWeightExperts) * (VectorLoads(rows, columns).passes + 1) * rates_.l2_latency;
+}
+
+// What sum_rows requests, once by each of `blocks` blocks: of its eight loads in flight, those beyond the end of a row
+// all read its last element.
+void Model::add_sum_rows(Work &work, double rows, double columns, double blocks) const {
+  const double beyond = 8 * ceil_of(columns, 8 * kWarp) - ceil_of(columns, kWarp);
+  work.reads(4 * rows * columns, blocks);
+  work.requested += rows * beyond * kSector * blocks;
+}
+
+// Clocks of sum_rows: one row per warp at a time, eight loads per lane in flight.
+double Model::sum_rows_clocks(double rows, double columns) const {
+  return ceil_of(rows, kWarps) * ceil_of(columns, 8 * kWarp) * rates_.l2_latency;
+}
+
+// ---- Forward ----
+
+void Model::add_hidden_outputs(Work &work, bool shares_hidden) const {
+  work.writes(tokens_ * rank_ * hidden_);
+  if (!shares_hidden) work.writes(tokens_ * rank_ * scalar_);
+}
+
+// What routing reads and writes, apart from h, if `blocks` blocks each read R.
+void Model::add_route(Work &work, int blocks) const {
+  if (!routes_) return;
+  work.reads(experts_ * rank_ * parameter_, blocks);
+  work.writes(4 * tokens_ * experts_);
+  if (has_token_weights_) return;
+  work.written += 4 * (experts_ + 1) * blocks;
+  work.requested += kSector * (experts_ + 1) * blocks;
+}
+
+Work Model::shrink(const ShrinkRow &row, int tile_tokens, bool shares_hidden) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const int token_tiles = ceil_divide(problem_.tokens, tile_tokens);
+  const int row_tiles = ceil_divide(problem_.rank, tile.block_n);
+  work.reads(tokens_ * d_in_ * activation_, row_tiles);
+  work.reads(rank_ * d_in_ * parameter_, token_tiles);
+  add_hidden_outputs(work, shares_hidden);
+  double tail = rates_.dram_latency;
+  if (routes_ && row_tiles == 1) {
+    add_route(work, token_tiles);
+    tail += 3 * rates_.l2_latency + ceil_of(tile_tokens * experts_, kThreads) * rank_ * 2;
+  }
+  const double steps = ceil_of(d_in_, tile.block_k);
+  const double copied = (tile_tokens + std::min<double>(tile.block_n, rank_)) * tile.block_k * scalar_;
+  const double step = product_clocks(tile.block_m, tile.block_n, tile.block_k, row.warps, copied);
+  work.add({int64_t{token_tiles} * row_tiles, steps * step, steps * rates_.dram_latency / (row.stages - 1), tail,
+            static_cast<int>((row.stages - 1) * copied)});
+  work.shared_bytes = row.bytes;
+  work.registers = registers(kShrinkRegisters, row.accumulators);
+  return work;
+}
+
+Work Model::large_shrink(const LargeRow &row, bool shares_hidden) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
+  const int row_tiles = ceil_divide(problem_.rank, tile.block_n);
+  work.reads(tokens_ * d_in_ * activation_, row_tiles);
+  work.reads(rank_ * d_in_ * parameter_, token_tiles);
+  add_hidden_outputs(work, shares_hidden);
+  const double steps = ceil_of(d_in_, tile.block_k);
+  const double columns = std::min<double>(tile.block_n, rank_);
+  const double copied = (tile.block_m + columns) * tile.block_k * scalar_;
+  work.add({int64_t{token_tiles} * row_tiles,
+            steps * product_clocks(tile.block_m, columns, tile.block_k, row.warps, copied),
+            steps * rates_.dram_latency / (row.stages - 1), 2 * rates_.dram_latency,
+            static_cast<int>((row.stages - 1) * copied)});
+  work.shared_bytes = row.bytes(0);
+  work.registers = registers(kLargeShrinkRegisters, row.accumulators);
+  return work;
+}
+
+Work Model::route(int tile_tokens) const {
+  constexpr double kWarpTokens = 4;
+  Work work = {};
+  const int blocks = ceil_divide(problem_.tokens, tile_tokens);
+  work.reads(tokens_ * rank_ * scalar_, experts_);
+  add_route(work, 0);
+  work.requested += ceil_of(tile_tokens, kWarpTokens) * blocks * experts_ * rank_ * parameter_;
+  work.read += experts_ * rank_ * parameter_;
+  if (!has_token_weights_) {
+    work.written += 4 * (experts_ + 1) * blocks;
+    work.requested += kSector * (experts_ + 1) * blocks;
+  }
+  const double rounds = ceil_of(tile_tokens, kWarpTokens * kWarps) * experts_ * ceil_of(rank_, 8 * kWarp);
+  work.add({blocks, 0, rounds * rates_.l2_latency, 2 * rates_.dram_latency, kThreads * 80});
+  work.registers = 64;
+  return work;
+}
+
+Work Model::pool(int threads) const {
+  constexpr double kLoadsInFlight = 8;
+  Work work = {};
+  work.reads(4 * tokens_ * experts_);
+  work.writes(4 * groups_ * experts_);
+  const double rounds = ceil_of(experts_, 4) * ceil_of(tokens_ / groups_, threads * kLoadsInFlight);
+  work.add({problem_.groups, 0, rounds * rates_.dram_latency, 3 * rates_.l2_latency,
+            static_cast<int>(threads * 16 * kLoadsInFlight)});
+  work.registers = 64;
+  return work;
+}
+
+Work Model::combine(int partial_count) const {
+  Work work = {};
+  const int blocks = ceil_divide(problem_.d_out, kCombineColumns) * ceil_divide(problem_.rank, kCombineRows);
+  work.reads(experts_ * rank_ * d_out_ * parameter_);
+  if (partial_count > 0)
+    add_sum_rows(work, experts_ + 1, partial_count, blocks);
+  else
+    work.reads(kSector, blocks);
+  work.writes(rank_ * d_out_ * scalar_);
+  const double passes = VectorLoads(kCombineRows, kCombineColumns).passes * ceil_of(experts_, 4);
+  work.add({blocks, 0, passes * rates_.dram_latency, sum_rows_clocks(experts_ + 1, partial_count),
+            static_cast<int>(kThreads * 16 * scalar_)});
+  work.shared_bytes = static_cast<int>(kCombineRows * kCombineColumns * scalar_);
+  work.registers = 48;
+  return work;
+}
+
+Work Model::expand(const StripRow &row, const Walk &walk, int partial_count) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const double columns = has_token_weights_ ? experts_ * rank_ : rank_;
+  const double tiles = ceil_of(walk.split_tokens, tile.block_m), all_tiles = ceil_of(tokens_, tile.block_m);
+  const double blocks = static_cast<double>(walk.column_tiles) * walk.splits;
+  work.reads(experts_ * rank_ * d_out_ * parameter_, walk.row_tiles == 1 ? walk.splits : all_tiles);
+  double serial = 2 * rates_.dram_latency, step = rates_.dram_latency / 2;  // two tiles are in flight
+  if (has_token_weights_) {
+    work.read += tokens_ * rank_ * scalar_ + 4 * (per_token_ ? tokens_ : groups_) * experts_;
+    work.requested +=
+        tokens_ * walk.column_tiles * (form_u_bytes(tile.block_k) + walk.row_tiles * tile.block_k / 128.0 * kSector);
+    step = std::max(step, 2 * VectorLoads(tile.block_m, tile.block_k).passes * rates_.l2_latency);
+  } else {
+    work.reads(tokens_ * rank_ * scalar_, walk.column_tiles);
+    if (partial_count > 0) {
+      add_sum_rows(work, experts_ + 1, partial_count, blocks);
+      work.writes(4 * experts_);
+    }
+    const double combining = VectorLoads(tile.block_k, tile.block_n).passes * ceil_of(experts_, 4);
+    serial += sum_rows_clocks(experts_ + 1, partial_count);
+    (walk.row_tiles == 1 ? serial : step) += combining * rates_.dram_latency;
+  }
+  work.updates(tokens_ * d_out_ * activation_);
+  const double copied = (columns / walk.row_tiles + 2 * tile.block_n) * tile.block_m * scalar_;
+  const double busy =
+      walk.row_tiles *
+      product_clocks(tile.block_m, tile.block_n, std::min<double>(columns, tile.block_k), row.expand_warps, copied);
+  work.add({static_cast<int64_t>(blocks), tiles * busy, tiles * walk.row_tiles * step, serial,
+            static_cast<int>(2 * (columns / walk.row_tiles + tile.block_n) * tile.block_m * scalar_)});
+  work.shared_bytes = walk.shared_bytes;
+  work.registers = registers(kExpandRegisters, row.expand_accumulators);
+  return work;
+}
+
+Work Model::large_expand(const LargeRow &row, bool has_c, int partial_count) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const double columns = has_token_weights_ ? experts_ * rank_ : rank_;
+  const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
+  const int column_tiles = ceil_divide(problem_.d_out, tile.block_n);
+  const double blocks = static_cast<double>(token_tiles) * column_tiles;
+  const double steps = ceil_of(columns, tile.block_k);
+  double step = rates_.dram_latency / (row.stages - 1);
+  if (has_c)
+    work.reads(rank_ * d_out_ * scalar_, token_tiles);
+  else
+    work.reads(experts_ * rank_ * d_out_ * parameter_, token_tiles);
+  if (has_token_weights_) {
+    work.read += tokens_ * rank_ * scalar_ + 4 * (per_token_ ? tokens_ : groups_) * experts_;
+    work.requested += tokens_ * column_tiles * (form_u_bytes(tile.block_k) + steps * tile.block_k / 128.0 * kSector);
+    step = std::max(step, 2 * VectorLoads(tile.block_m, tile.block_k).passes * rates_.l2_latency);
+  } else {
+    work.reads(tokens_ * rank_ * scalar_, column_tiles);
+    if (!has_c) step += VectorLoads(tile.block_k, tile.block_n).passes * ceil_of(experts_, 4) * rates_.l2_latency;
+    if (partial_count > 0) {
+      add_sum_rows(work, experts_ + 1, partial_count, has_c ? 1 : blocks);
+      work.writes(4 * experts_);
+    }
+  }
+  work.updates(tokens_ * d_out_ * activation_);
+  const double copied = (tile.block_m + tile.block_n) * tile.block_k * scalar_;
+  // The tail adds to y one load per thread at a time.
+  const double tail = tile.block_m * tile.block_n / 4.0 / kThreads * rates_.dram_latency;
+  work.add({static_cast<int64_t>(blocks),
+            steps * product_clocks(tile.block_m, tile.block_n, tile.block_k, row.warps, copied), steps * step,
+            tail + rates_.dram_latency, static_cast<int>((row.stages - 1) * copied)});
+  work.shared_bytes = row.bytes(problem_.experts);
+  work.registers = registers(kLargeStripRegisters, row.accumulators);
+  return work;
+}
+
+Work Model::token(const TokenRow &row, const ShrinkRow &shrink_row, int tile_tokens) const {
+  Work work = shrink(shrink_row, tile_tokens, true);
+  const int blocks = ceil_divide(problem_.tokens, tile_tokens);
+  const Tile &tile = row.tile;
+  work.reads(experts_ * rank_ * d_out_ * parameter_, blocks);
+  work.updates(tokens_ * d_out_ * activation_);
+  const double steps = ceil_of(d_out_, tile.block_n);
+  const double copied = (experts_ * rank_ + 2.0 * tile.block_m) * tile.block_n * scalar_;
+  work.kinds[0].busy += steps * product_clocks(tile.block_m, tile.block_n, experts_ * rank_, {kWarps, 1}, copied);
+  work.kinds[0].streaming += steps * rates_.dram_latency;
+  work.kinds[0].serial += rates_.dram_latency;
+  work.shared_bytes = row.bytes(problem_.experts, problem_.rank);
+  work.registers = std::max(work.registers, 140);
+  return work;
+}
+
+Work Model::decode_shrink(const ShrinkRow &row) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
+  const int row_tiles = ceil_divide(problem_.rank, tile.block_n);
+  const double splits = ceil_of(d_in_ * scalar_, kSplitTiles * kTileBytes);
+  work.reads(tokens_ * d_in_ * activation_, row_tiles);
+  work.reads(rank_ * d_in_ * parameter_, token_tiles);
+  work.writes(4 * splits * tokens_ * round_up(problem_.rank, 4));
+  const double copied = (std::min<double>(tile.block_m, tokens_) + tile.block_n) * tile.block_k * scalar_;
+  const double step = product_clocks(tile.block_m, tile.block_n, tile.block_k, row.warps, copied);
+  work.add({static_cast<int64_t>(token_tiles * row_tiles * splits), kSplitTiles * step,
+            kSplitTiles * rates_.dram_latency / (row.stages - 1), rates_.dram_latency,
+            static_cast<int>((row.stages - 1) * copied)});
+  work.shared_bytes = row.bytes;
+  work.registers = registers(kShrinkRegisters, row.accumulators);
+  return work;
+}
+
+Work Model::decode(const DecodeRow &row) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const double splits = ceil_of(d_in_ * scalar_, kSplitTiles * kTileBytes);
+  const int blocks = ceil_divide(problem_.d_out, tile.block_n);
+  const double pitch = round_up(problem_.rank, 4);
+  work.reads(4 * splits * tokens_ * pitch, blocks);
+  work.reads(experts_ * rank_ * d_out_ * parameter_);
+  work.updates(tokens_ * d_out_ * activation_);
+  work.writes(tokens_ * rank_ * hidden_);
+  if (routes_) {
+    work.reads(experts_ * rank_ * parameter_, blocks);
+    work.writes(4 * tokens_ * experts_ + 4 * groups_ * experts_);
+  }
+  const double sums = ceil_of(tokens_ * pitch / 4, kThreads) * ceil_of(splits, 4) * rates_.l2_latency;
+  const double rows = has_token_weights_ ? experts_ * rank_ : rank_;
+  const double steps = ceil_of(rows, tile.block_k);
+  const double passes = has_token_weights_ ? 1 : VectorLoads(tile.block_k, tile.block_n).passes * ceil_of(experts_, 4);
+  work.add({blocks, steps * product_clocks(tile.block_m, tile.block_n, std::min<double>(rows, tile.block_k), {1, 4}, 0),
+            steps * passes * rates_.dram_latency, sums + 6 * rates_.l2_latency, kThreads * 32});
+  work.shared_bytes = row.bytes(problem_.rank, problem_.experts, problem_.groups);
+  work.registers = 120;
+  return work;
+}
+
+// ---- Backward ----
+
+// dl, and dh from q, of `tiles` tiles of rows x columns elements in `blocks` blocks. Returns the clocks of a block.
+double Model::add_completion(Work &work, double tiles, double blocks, double rows, double columns,
+                             int d_weights_partials) const {
+  const VectorLoads loads(rows, columns);
+  work.writes(tokens_ * rank_ * scalar_);
+  if (!routes_) return rates_.l2_latency;
+  work.read += experts_ * rank_ * parameter_;
+  work.requested += tiles * loads.passes * kWarps * 4 * ceil_of(experts_, 4) * std::min(columns, rank_) * parameter_;
+  // With token routing the probabilities are the weights, which the same launch has read.
+  if (per_token_) work.requested += 4 * tokens_ * experts_;
+  if (per_token_ || !pools_logits_) work.reads(4 * tokens_ * experts_);
+  work.writes(4 * tokens_ * experts_);
+  double clocks = (kFormDLogitsLatencies + loads.passes * ceil_of(experts_, 4)) * rates_.l2_latency * tiles / blocks;
+  if (!has_token_weights_) {
+    add_sum_rows(work, experts_, d_weights_partials, blocks);
+    clocks += sum_rows_clocks(experts_, d_weights_partials);
+  }
+  return clocks;
+}
+
+void Model::add_token_blocks(Work &work, const ShrinkRow &shrink_row, int tile_tokens, double blocks, bool completes,
+                             int d_weights_partials) const {
+  const Tile &tile = shrink_row.tile;
+  const double shrink_rows = has_token_weights_ ? experts_ * rank_ : rank_;
+  const double row_tiles = ceil_of(shrink_rows, tile.block_n);
+  const double q_bytes = 4 * tokens_ * round_up(problem_.rank, 4);
+  double tail = rates_.dram_latency;
+  work.requested += tokens_ * d_out_ * activation_ * row_tiles;
+  if (has_token_weights_) {
+    work.reads(experts_ * rank_ * d_out_ * parameter_, blocks);
+    const double updated = 4 * tokens_ * row_tiles * std::min({rank_, shrink_rows, double(tile.block_n)});
+    work.written += q_bytes;
+    work.requested += std::max(updated, q_bytes);
+    if (updated > q_bytes) work.reads(4 * tokens_ * rank_, (updated - q_bytes) / (4 * tokens_ * rank_));
+    work.read += 4 * (per_token_ ? tokens_ : groups_) * experts_;
+    work.requested += tokens_ * rank_ * experts_;
+    if (completes) work.reads(q_bytes);
+    if (routes_) {
+      work.written += 4 * tokens_ * experts_;
+      work.requested += tokens_ * experts_ * (kSector + std::max(kSector, rank_ * hidden_));
+      tail += ceil_of(tile_tokens * experts_, kWarps * 4) * rates_.l2_latency;
+    }
+  } else {
+    work.reads(rank_ * d_out_ * scalar_, blocks);
+    if (!completes) work.writes(q_bytes);
+  }
+  const double units = has_token_weights_ ? 1 : row_tiles;
+  if (completes)
+    tail += add_completion(work, blocks * units, blocks * units, tile_tokens, has_token_weights_ ? rank_ : tile.block_n,
+                           d_weights_partials);
+  const double steps = ceil_of(d_out_, tile.block_k) * (has_token_weights_ ? row_tiles : 1);
+  const double copied = (tile_tokens + std::min<double>(tile.block_n, shrink_rows)) * tile.block_k * scalar_;
+  const double step = product_clocks(tile.block_m, tile.block_n, tile.block_k, shrink_row.warps, copied);
+  work.add({static_cast<int64_t>(blocks * units), steps * step, steps * rates_.dram_latency / (shrink_row.stages - 1),
+            tail, static_cast<int>((shrink_row.stages - 1) * copied)});
+}
+
+void Model::add_column_blocks(Work &work, const StripRow &row, const Walk &walk, int outer_rows) const {
+  const Tile &tile = row.tile;
+  const double shrink_rows = has_token_weights_ ? experts_ * rank_ : rank_;
+  work.requested += tokens_ * d_out_ * activation_ * walk.row_tiles;
+  work.read += tokens_ * rank_ * hidden_;
+  double lhs_step = rates_.dram_latency / 2;  // two tiles are in flight
+  if (has_token_weights_) {
+    work.requested +=
+        tokens_ * walk.column_tiles * outer_rows / (experts_ * rank_) *
+        (form_u_bytes(tile.block_k) + ceil_of(shrink_rows, tile.block_k) * tile.block_k / 128.0 * kSector);
+    lhs_step = std::max(lhs_step, 2 * VectorLoads(tile.block_m, tile.block_k).passes * rates_.l2_latency);
+    add_gradient(work, outer_rows, d_out_, walk.splits, 1);
+  } else {
+    work.requested += tokens_ * rank_ * hidden_ * walk.column_tiles;
+    add_gradient(work, rank_, d_out_, walk.splits, experts_);
+    if (routes_) {
+      work.reads(experts_ * rank_ * d_out_ * parameter_, walk.splits);
+      work.written += 4 * experts_ * walk.outer_blocks();
+      work.requested += kSector * experts_ * walk.outer_blocks();
+    }
+  }
+  const double tiles = ceil_of(walk.split_tokens, tile.block_m);
+  const double block_k = std::min<double>(tile.block_k, outer_rows);
+  const double copied = (block_k + tile.block_n) * tile.block_m * scalar_;
+  work.add({walk.outer_blocks(), tiles * product_clocks(block_k, tile.block_n, tile.block_m, {1, kWarps}, copied),
+            tiles * lhs_step, 2 * rates_.dram_latency + d_weights_clocks(tile.block_k, tile.block_n),
+            static_cast<int>(2 * copied)});
+}
+
+void Model::add_combine_blocks(Work &work) const {
+  const Grid grid = {ceil_divide(problem_.d_out, kCombineColumns), ceil_divide(problem_.rank, kCombineRows), 1};
+  const auto blocks = static_cast<double>(grid.blocks());
+  // B is touched for dw too.
+  if (routes_)
+    work.requested += experts_ * rank_ * d_out_ * parameter_;
+  else
+    work.reads(experts_ * rank_ * d_out_ * parameter_);
+  work.reads(4 * experts_, blocks * kSector / (4 * experts_));
+  work.writes(rank_ * d_out_ * scalar_);
+  work.add({grid.blocks(), 0, ceil_of(experts_, 4) * rates_.dram_latency, 2 * rates_.dram_latency, kThreads * 32});
+}
+
+Work Model::dy(const StripRow &row, const Walk &walk, const ShrinkRow &shrink_row, int tile_tokens, int outer_rows,
+               bool completes) const {
+  Work work = {};
+  const double dy_bytes = tokens_ * d_out_ * activation_;
+  const double token_blocks = std::min(static_cast<double>(walk.splits) * ceil_divide(walk.split_tokens, tile_tokens),
+                                       ceil_of(tokens_, tile_tokens) + walk.splits - 1);
+  work.read = dy_bytes;
+  add_token_blocks(work, shrink_row, tile_tokens, token_blocks, completes, 0);
+  add_column_blocks(work, row, walk, outer_rows);
+  work.shared_bytes = std::max(shrink_row.bytes, walk.shared_bytes);
+  work.registers = registers(kDyRegisters, std::max(row.outer_accumulators, shrink_row.accumulators));
+  // The second reading of a split's dy finds in L2 what the first has loaded, as far as the dy of the splits in flight
+  // fits into half of L2: other data pass through it too.
+  const double of_split = static_cast<double>(work.kinds[0].count + work.kinds[1].count) / walk.splits;
+  const double in_flight =
+      std::min<double>(walk.splits, 1 + predict(work).resident * device_.multiprocessors / of_split);
+  work.reread = dy_bytes * missing_share(dy_bytes * in_flight / walk.splits);
+  return work;
+}
+
+// The share of `bytes` that has left L2 before it is read again: none up to half of L2, all from the size of L2 on.
+double Model::missing_share(double bytes) const {
+  const double half = static_cast<double>(device_.l2_bytes) / 2;
+  return std::clamp((bytes - half) / half, 0.0, 1.0);
+}
+
+Work Model::dy_columns(const StripRow &row, const Walk &walk) const {
+  Work work = {};
+  work.read = tokens_ * d_out_ * activation_;
+  add_column_blocks(work, row, walk, problem_.rank);
+  add_combine_blocks(work);
+  work.shared_bytes = walk.shared_bytes;
+  work.registers = registers(kDyRegisters, row.outer_accumulators);
+  return work;
+}
+
+// dy_columns has read dy before: what is still in L2 does not come from memory.
+Work Model::dy_tokens(const ShrinkRow &shrink_row, int tile_tokens, int d_weights_partials) const {
+  Work work = {};
+  const double dy_bytes = tokens_ * d_out_ * activation_;
+  work.read = dy_bytes;
+  work.reread = dy_bytes * (missing_share(dy_bytes) - 1);
+  add_token_blocks(work, shrink_row, tile_tokens, ceil_of(tokens_, tile_tokens), true, d_weights_partials);
+  work.shared_bytes = shrink_row.bytes;
+  work.registers = registers(kDyRegisters, shrink_row.accumulators);
+  return work;
+}
+
+Work Model::dy_once(const OnceRow &row, const Walk &walk) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const double blocks = walk.outer_blocks();
+  work.reads(tokens_ * d_out_ * activation_);
+  work.reads(tokens_ * rank_ * hidden_, walk.column_tiles);
+  work.reads(experts_ * rank_ * d_out_ * parameter_, walk.splits * (routes_ ? 2 : 1));
+  work.reads(4 * experts_, blocks);
+  work.writes(4 * walk.column_tiles * tokens_ * round_up(problem_.rank, 4));
+  add_gradient(work, rank_, d_out_, walk.splits, experts_);
+  if (routes_) {
+    work.written += 4 * experts_ * blocks;
+    work.requested += kSector * experts_ * blocks;
+  }
+  const double tiles = ceil_of(walk.split_tokens, tile.block_m);
+  const double copied = (tile.block_k + tile.block_n) * tile.block_m * scalar_;
+  const double busy = product_clocks(tile.block_k, tile.block_n, tile.block_m, {1, kWarps}, copied) +
+                      product_clocks(tile.block_m, tile.block_k, tile.block_n, {1, 2}, 0);
+  const double combining = VectorLoads(tile.block_k, tile.block_n).passes * ceil_of(experts_, 4);
+  work.add({static_cast<int64_t>(blocks), tiles * busy,
+            tiles * (rates_.dram_latency / (row.stages - 1) + rates_.l2_latency),
+            combining * rates_.dram_latency + d_weights_clocks(tile.block_k, tile.block_n),
+            static_cast<int>((row.stages - 1) * copied)});
+  work.shared_bytes = row.bytes;
+  work.registers = registers(kXRegisters, tile.block_k / 16 * tile.block_n / 8);
+  return work;
+}
+
+Work Model::d_hidden(int q_partials, int d_weights_partials, const BackwardPlan &plan) const {
+  Work work = {};
+  const double tiles = ceil_of(tokens_, kHiddenTokens), blocks = ceil_of(tokens_, plan.hidden_tokens);
+  work.reads(4 * q_partials * tokens_ * rank_);
+  double clocks = ceil_of(q_partials, 4) * rates_.dram_latency * tiles / blocks;
+  clocks += add_completion(work, tiles, blocks, kHiddenTokens, std::min(rank_, 128.0), d_weights_partials);
+  if (has_token_weights_ && routes_) {
+    // Each block adds dw of the sequences of its tokens.
+    const double sequence = tokens_ / groups_;
+    work.reads(4 * tokens_ * experts_, std::max(1.0, blocks * sequence / tokens_));
+    clocks += ceil_of(sequence, kThreads * 8) * ceil_of(experts_, 4) * rates_.l2_latency;
+  }
+  work.add({static_cast<int64_t>(blocks), 0, clocks, 2 * rates_.dram_latency, kThreads * 64});
+  work.shared_bytes = backward_hidden_bytes(problem_.experts, has_token_weights_);
+  work.registers = 96;
+  return work;
+}
+
+void Model::add_router_blocks(Work &work, const BackwardPlan &plan) const {
+  if (!routes_) return;
+  const double elements = experts_ * rank_, warps = ceil_of(elements, kWarp);
+  work.read += tokens_ * rank_ * hidden_;
+  work.requested += tokens_ * warps * std::max(kSector, std::min<double>(rank_, kWarp) * hidden_);
+  work.reads(4 * tokens_ * experts_, plan.router_element_tiles);
+  work.writes(4 * plan.router_splits * elements);
+  const double tiles = plan.router_split_tokens / kRouterTile;
+  work.add({int64_t{plan.router_splits} * plan.router_element_tiles, 0,
+            tiles * (2 * rates_.dram_latency + rates_.l2_latency), rates_.dram_latency, kThreads * 16 * 2});
+}
+
+Work Model::x(const StripRow &row, const Walk &walk, const BackwardPlan &plan) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const bool is_one = walk.row_tiles == 1;
+  const double all_tiles = ceil_of(tokens_, tile.block_m), tiles = ceil_of(walk.split_tokens, tile.block_m);
+  work.reads(tokens_ * d_in_ * activation_, walk.row_tiles);
+  work.updates(tokens_ * d_in_ * activation_);
+  work.reads(rank_ * d_in_ * parameter_, is_one ? walk.splits : all_tiles);
+  work.reads(tokens_ * rank_ * scalar_, walk.column_tiles * (is_one ? 1.0 : 2.0));
+  add_gradient(work, rank_, d_in_, walk.splits, 1);
+  const double depth = std::min<double>(tile.block_k, rank_);
+  const double copied = (depth + 3 * tile.block_n) * tile.block_m * scalar_;
+  const double expand = product_clocks(tile.block_m, tile.block_n, depth, row.expand_warps, copied);
+  const double outer = product_clocks(depth, tile.block_n, tile.block_m, {1, kWarps}, 0);
+  const double step = rates_.dram_latency / 2;  // two tiles are in flight
+  const double serial = 2 * rates_.dram_latency;
+  const int in_flight = static_cast<int>(2 * (depth + (is_one ? 2 : 1) * tile.block_n) * tile.block_m * scalar_);
+  if (is_one) {
+    work.add({int64_t{walk.column_tiles} * walk.splits, tiles * (expand + outer), tiles * step, serial, in_flight});
+  } else {
+    work.add({int64_t{walk.column_tiles} * walk.splits, tiles * walk.row_tiles * expand, tiles * walk.row_tiles * step,
+              serial, in_flight});
+    work.add({walk.outer_blocks(), tiles * outer, tiles * step, serial, in_flight});
+  }
+  add_router_blocks(work, plan);
+  work.shared_bytes = walk.shared_bytes;
+  work.registers = registers(kXRegisters, row.outer_accumulators + row.expand_accumulators);
+  return work;
+}
+
+Work Model::large_dy(const LargeRow &row, const Walk &walk) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  work.reads(tokens_ * rank_ * hidden_, walk.column_tiles);
+  work.reads(tokens_ * d_out_ * activation_, walk.row_tiles);
+  add_gradient(work, rank_, d_out_, walk.splits, experts_);
+  if (routes_) {
+    work.reads(experts_ * rank_ * d_out_ * parameter_, walk.splits);
+    work.written += 4 * experts_ * walk.outer_blocks();
+    work.requested += kSector * experts_ * walk.outer_blocks();
+  }
+  const double steps = ceil_of(walk.split_tokens, tile.block_k);
+  const double copied = (tile.block_m + tile.block_n) * tile.block_k * scalar_;
+  const double stores = tile.block_m * tile.block_n / 4.0 / kThreads;
+  const double tail = walk.splits > 1 ? rates_.dram_latency : experts_ * stores * rates_.dram_latency;
+  work.add({walk.outer_blocks(), steps * product_clocks(tile.block_m, tile.block_n, tile.block_k, row.warps, copied),
+            steps * rates_.dram_latency / (row.stages - 1),
+            rates_.dram_latency + tail + d_weights_clocks(tile.block_m, tile.block_n),
+            static_cast<int>((row.stages - 1) * copied)});
+  add_combine_blocks(work);
+  work.shared_bytes = walk.shared_bytes;
+  work.registers = registers(kLargeStripRegisters, row.accumulators);
+  return work;
+}
+
+Work Model::large_d_hidden(const LargeRow &row, int d_weights_partials) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
+  const int row_tiles = ceil_divide(problem_.rank, tile.block_n);
+  const double blocks = static_cast<double>(token_tiles) * row_tiles;
+  work.reads(tokens_ * d_out_ * activation_, row_tiles);
+  work.reads(rank_ * d_out_ * scalar_, token_tiles);
+  double tail = 2 * rates_.dram_latency;
+  tail += add_completion(work, blocks, blocks, tile.block_m, tile.block_n, d_weights_partials);
+  if (routes_ && !pools_logits_) work.requested += 4 * tokens_ * experts_ * (row_tiles - 1);
+  const double steps = ceil_of(d_out_, tile.block_k);
+  const double columns = std::min<double>(tile.block_n, rank_);
+  const double copied = (tile.block_m + columns) * tile.block_k * scalar_;
+  work.add({static_cast<int64_t>(blocks),
+            steps * product_clocks(tile.block_m, columns, tile.block_k, row.warps, copied),
+            steps * rates_.dram_latency / (row.stages - 1), tail, static_cast<int>((row.stages - 1) * copied)});
+  work.shared_bytes = row.bytes(problem_.experts);
+  work.registers = registers(kLargeShrinkRegisters, row.accumulators);
+  return work;
+}
+
+Work Model::large_x(const LargeRow &row, const Walk &walk, const BackwardPlan &plan) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  work.reads(tokens_ * rank_ * scalar_, 2.0 * walk.column_tiles);
+  work.reads(tokens_ * d_in_ * activation_, walk.row_tiles);
+  work.reads(rank_ * d_in_ * parameter_, walk.token_tiles);
+  work.updates(tokens_ * d_in_ * activation_);
+  add_gradient(work, rank_, d_in_, walk.splits, 1);
+  const double copied = (tile.block_m + tile.block_n) * tile.block_k * scalar_;
+  const double step = product_clocks(tile.block_m, tile.block_n, tile.block_k, row.warps, copied);
+  const double stores = tile.block_m * tile.block_n / 4.0 / kThreads;
+  const double outer_steps = ceil_of(walk.split_tokens, tile.block_k), steps = ceil_of(rank_, tile.block_k);
+  const double latency = rates_.dram_latency / (row.stages - 1);
+  const int in_flight = static_cast<int>((row.stages - 1) * copied);
+  work.add({walk.outer_blocks(), outer_steps * step, outer_steps * latency,
+            rates_.dram_latency * (1 + (walk.splits > 1 ? 1 : stores)), in_flight});
+  work.add({walk.expand_blocks(), steps * step, steps * latency, rates_.dram_latency * (1 + stores), in_flight});
+  add_router_blocks(work, plan);
+  work.shared_bytes = walk.shared_bytes;
+  work.registers = registers(kLargeStripRegisters, row.accumulators);
+  return work;
+}
+
+// Its time grows in proportion to its bytes, so that the choices of the dy phase and of the x phase do not depend on
+// each other.
+Work Model::reduce(int dy_splits, int x_splits, int outer_rows, int router_splits) const {
+  Work work = {};
+  double blocks = 0;
+  const auto add = [&](double splits, double rows, double columns, double copies) {
+    work.reads(4 * splits * rows * columns);
+    work.updates(parameter_ * copies * rows * columns);
+    blocks += ceil_of(rows * columns / 4, kThreads);
+  };
+  if (dy_splits > 1) add(dy_splits, outer_rows, d_out_, has_token_weights_ ? 1 : experts_);
+  if (x_splits > 1) add(x_splits, rank_, d_in_, 1);
+  if (router_splits > 0) add(router_splits, experts_, rank_, 1);
+  work.add({static_cast<int64_t>(blocks), 0, 0, 4 * rates_.dram_latency, kThreads * 64});
+  work.registers = 32;
+  return work;
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,182 @@
+// The plan of a call: its launches with their tiles, grids and shared memory, and the layout of its workspace. Symbols
+// as in docs/math.md.
+//
+// A plan follows from the problem, from which operands are present, and from the properties of the device; it has no
+// pointers, and it is host code that does not use CUDA. The tiles, the splits of the tokens and the size of the
+// workspace do not depend on which outputs are present, so that one workspace suffices for every call of a problem and
+// a gradient has the same bits whether or not others are requested.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cuda/device.h"
+#include "cuda/launch/work.h"
+#include "cuda/tiles/table.h"
+#include "lily/backend.h"
+
+namespace lily::cuda {
+
+inline int ceil_divide(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+inline int round_up(int64_t a, int b) { return ceil_divide(a, b) * b; }
+
+// Upper bound on a kernel's static shared memory.
+constexpr int kStaticBytes = 1024;
+
+// Dynamic shared memory that a block may have.
+inline int most_shared_bytes(const Device &device) { return device.shared_bytes_per_block - kStaticBytes; }
+
+// The arithmetic that a problem requires.
+enum class EngineKind { kExact, kTf32, kBfloat16, kFloat16 };
+
+// The steps of a call. Each is one launch; several steps may launch the same kernel.
+enum class Step {
+  kWriteWeights,  // write_weights: without tokens
+  kShrink,        // forward_shrink: h, and the router's result
+  kLargeShrink,   // large_shrink: h of a large rank
+  kRoute,         // forward_route: the router's result, if the rank is larger than a tile
+  kPoolWeights,   // pool: w of each sequence
+  kCombine,       // combine: C, and the number of kept tokens
+  kExpand,        // forward_expand: y
+  kLargeExpand,   // large_strip: y of a large rank
+  kToken,         // forward_token: all of token routing
+  kDecodeShrink,  // forward_shrink: partial sums of h of few tokens
+  kDecode,        // forward_decode: the rest of few tokens
+  kDy,            // backward_dy: the products that read dy
+  kDyColumns,     // backward_dy: of them D, and C
+  kDyTokens,      // backward_dy: of them q, and dh, if kDyColumns was launched before
+  kDyOnce,        // backward_dy_once: the products that read dy
+  kDHidden,       // backward_hidden: dh and dl, if no other launch computes them
+  kLargeDy,       // large_strip: D of a large rank, and C
+  kLargeDHidden,  // large_shrink: dh of a large rank
+  kX,             // backward_x: the products that read dh
+  kLargeX,        // large_strip: the same of a large rank
+  kReduce         // reduce: the gradients of parameters from their partial sums
+};
+
+struct Grid {
+  int x, y, z;
+
+  int64_t blocks() const { return int64_t{x} * y * z; }
+};
+
+struct Launch {
+  Step step;
+  Tile tile;        // zeros if the kernel has no tiles
+  Tile strip_tile;  // kDy: that of the column blocks; kToken: that of the second product
+  Grid grid;
+  int shared_bytes;  // dynamic
+  int threads = kThreads;
+  Work work = {};  // if every output is required and accumulates: see model.h
+};
+
+struct Launches {
+  static constexpr int kMost = 5;
+  Launch list[kMost];
+  int count;
+
+  const Launch *begin() const { return list; }
+  const Launch *end() const { return list + count; }
+};
+
+// Of intermediate arrays in the workspace: bytes from its beginning, or absent.
+using Offset = int64_t;
+constexpr Offset kAbsent = -1;
+
+// How blocks divide the two dimensions of a product: `column_tiles` tiles of the columns, and `splits` of the tokens,
+// each of `split_tokens` tokens, whose partial sums are added afterwards if tokens are summed over.
+struct Walk {
+  Tile tile;
+  int shared_bytes;
+  int column_tiles;
+  int row_tiles;    // of the rank: tiles of the left operand's columns
+  int token_tiles;  // large ranks: tiles of the tokens, for products that are not summed over them
+  int splits, split_tokens;
+
+  int outer_blocks() const { return column_tiles * row_tiles * splits; }
+  int expand_blocks() const { return column_tiles * token_tiles; }
+};
+
+// What the plan depends on apart from the problem and the device.
+struct ForwardOperands {
+  bool has_offsets;
+  bool has_weights;
+  bool hidden_is_aligned;  // h is saved for backward, and its rows begin at multiples of 16 bytes
+};
+
+struct ForwardPlan {
+  EngineKind engine;
+  bool is_supported;  // false: no tile fits into the shared memory of the device
+  Launches launches;
+
+  bool has_token_weights;  // each token has weights of its own; otherwise one C = sum_e w_e B_e serves all tokens
+  bool pools_logits;
+  bool decodes;        // few tokens: d_in is split over blocks
+  bool shares_hidden;  // the second phase reads the h that is saved for backward
+  int tile_tokens;     // per block of the first phase
+  int token_tiles;
+  int depth_splits;  // of d_in, if the call decodes
+  int hidden_pitch, partial_pitch, c_pitch;
+  int column_tiles, split_tokens;  // of the second phase
+
+  Offset hidden, hidden_partials, values, pooling_partials, c, weights;
+  size_t workspace_bytes;
+};
+
+struct BackwardOperands {
+  bool has_offsets;
+  bool has_mask;
+  bool defers_db;
+  bool has_dx, has_da, has_d_router, has_db;
+};
+
+struct BackwardPlan {
+  EngineKind engine;
+  bool is_supported;
+  Launches launches;
+
+  bool has_token_weights;
+  bool is_large;       // the rank is larger than any tile: kernels of large_*.cuh
+  bool reads_dy_once;  // backward_dy_once
+  bool one_hot;        // deferred dB of weights per token: one D per group instead of one dB per expert
+  // Outputs and intermediate results that the present operands require.
+  bool needs_db, needs_q, needs_d_weights, needs_d_router;
+  bool counts_kept;         // one pooling group: the number of kept tokens is unknown to the host
+  bool combines;            // C or the number of kept tokens
+  bool d_first;             // one pooling group with a router: kDyColumns and kDyTokens instead of kDy
+  bool completes_d_hidden;  // the token blocks of backward_dy complete dh
+
+  int shrink_rows, outer_rows;      // rows of C or B; rows of D or dB
+  int tile_tokens, token_tiles;     // backward_dy: tokens per token block, and token blocks per split
+  int q_row_tiles;                  // backward_dy: tiles of C's rows
+  Walk dy, x;                       // products of dy; of dh
+  int dy_row_tiles;                 // 0: there are no column blocks
+  int expand_blocks, outer_blocks;  // of the dh phase
+  Grid combine_grid;                // combine blocks in the launch that computes D
+  int hidden_tokens;                // backward_hidden: tokens per block
+  int d_weights_partials;
+  bool reduces_db, reduces_da;  // from partial sums, or zeros if there are no tokens
+  int router_splits, router_split_tokens, router_element_tiles;
+
+  int q_pitch, c_pitch, d_hidden_pitch;
+  int64_t db_partial, da_partial, router_partial;  // elements of one partial sum
+  Offset q, q_partials, c, d_hidden, d_logits, token_d_weights, d_weights, kept, db_partials, da_partials,
+      router_partials;
+  size_t workspace_bytes;
+};
+
+// Restricts the choice to one row of the tables, for comparison; zeros: no restriction.
+struct Restriction {
+  Tile shrink, strip, large;
+};
+
+ForwardPlan plan_forward(const lily_problem &problem, const ForwardOperands &operands, const Device &device,
+                         const Restriction &only = {});
+BackwardPlan plan_backward(const lily_problem &problem, const BackwardOperands &operands, const Device &device,
+                           const Restriction &only = {});
+
+// The size of a workspace that is enough for every call of the problem.
+size_t forward_workspace_bytes(const lily_problem &problem, const Device &device);
+size_t backward_workspace_bytes(const lily_problem &problem, const Device &device);
+
+}  // namespace lily::cuda

@@ -1,0 +1,307 @@
+// The plan of forward. Symbols as in docs/math.md.
+//
+// Normally two launches: shrink and expand. A third runs between them to pool sequences, to route if the rank is larger
+// than one tile, or to combine C if the rank is large and many tokens share C. Token routing of many tokens takes one
+// launch (forward_token.cuh); few tokens with a rank that is not large always take two (forward_decode.cuh).
+#include "cuda/launch/planner.h"
+
+namespace lily::cuda {
+namespace {
+
+class ForwardPlanner {
+ public:
+  ForwardPlanner(const lily_problem &problem, const ForwardOperands &operands, const Device &device,
+                 const Restriction &only)
+      : problem_(problem),
+        operands_(operands),
+        device_(device),
+        only_(only),
+        engine_(engine_kind(problem, device)),
+        rows_(tile_rows(engine_)),
+        has_token_weights_(has_token_weights(problem, operands.has_offsets)),
+        model_(problem, engine_, has_token_weights_, rows_, device),
+        tokens_(static_cast<int>(problem.tokens)),
+        rank_(static_cast<int>(problem.rank)),
+        experts_(static_cast<int>(problem.experts)),
+        d_out_(static_cast<int>(problem.d_out)),
+        routes_(has_router(problem)),
+        is_large_(problem.rank > kLargeRank) {}
+
+  ForwardPlan plan() {
+    plan_.engine = engine_;
+    plan_.is_supported = true;
+    plan_.has_token_weights = has_token_weights_;
+    plan_.pools_logits = problem_.routing != LILY_ROUTING_TOKEN && problem_.pool == LILY_POOL_LOGITS;
+    plan_.depth_splits = ceil_divide(problem_.d_in, split_depth());
+    plan_.hidden_pitch = round_up(rank_, vector_elements(rows_));
+    plan_.partial_pitch = round_up(rank_, 4);
+    plan_.c_pitch = round_up(d_out_, vector_elements(rows_));
+    plan_.shares_hidden = operands_.hidden_is_aligned && dtype_bytes(hidden_dtype(problem_)) == rows_.scalar_bytes;
+    const DecodeRow *decode_row = find_decode_row();
+    plan_.decodes = decode_row != nullptr;
+    if (tokens_ == 0)
+      add_constant_weights();
+    else if (plan_.decodes)
+      add_decode(*decode_row);
+    else
+      add_phases();
+    lay_out();
+    return plan_;
+  }
+
+ private:
+  // Elements of d_in per split, if the call decodes.
+  int split_depth() const { return kSplitTiles * kTileBytes / rows_.scalar_bytes; }
+
+  void lay_out() {
+    plan_.hidden = plan_.hidden_partials = plan_.values = plan_.pooling_partials = plan_.c = plan_.weights = kAbsent;
+    Workspace workspace(nullptr);
+    if (plan_.decodes) {
+      plan_.hidden_partials = take(workspace, plan_.depth_splits * problem_.tokens * plan_.partial_pitch);
+    } else {
+      plan_.hidden = take(workspace, problem_.tokens * plan_.hidden_pitch, rows_.scalar_bytes);
+      if (routes_) plan_.values = take(workspace, problem_.tokens * experts_);
+      if (routes_ && !has_token_weights_)
+        plan_.pooling_partials = take(workspace, int64_t{plan_.token_tiles} * (experts_ + 1));
+      if (writes_c_) plan_.c = take(workspace, int64_t{rank_} * plan_.c_pitch, rows_.scalar_bytes);
+      if (has_token_weights_) plan_.weights = take(workspace, problem_.groups * experts_);
+    }
+    plan_.workspace_bytes = workspace.bytes();
+  }
+
+  const DecodeRow *find_decode_row() const {
+    constexpr int kMostSplits = 65535;  // the splits are blockIdx.z of the first launch
+    if (tokens_ == 0 || rank_ > kDecodeRank || problem_.groups > kDecodeGroups || plan_.depth_splits > kMostSplits)
+      return nullptr;
+    for (const DecodeRow &row : rows_.decode)
+      if (tokens_ <= row.tile.block_m &&
+          row.bytes(rank_, experts_, static_cast<int>(problem_.groups)) <= most_shared_bytes(device_))
+        return &row;
+    return nullptr;
+  }
+
+  // A warp for each slice of a sequence of average length; the sums do not depend on the number of warps.
+  int pool_threads() const { return kWarp * std::clamp(ceil_divide(tokens_, problem_.groups * kWarp), 1, kPoolSlices); }
+
+  // Without tokens only the weights have values: no group has a kept token.
+  void add_constant_weights() {
+    const int64_t count = problem_.groups * experts_;
+    if (!operands_.has_weights || !has_weights(problem_) || problem_.routing == LILY_ROUTING_FIXED || count == 0)
+      return;
+    add(plan_.launches, Step::kWriteWeights, {}, {}, {ceil_divide(count, kThreads), 1, 1}, 0, {});
+  }
+
+  void add_decode(const DecodeRow &decode_row) {
+    // The tile of the smallest rank gives the most blocks; results do not depend on the tile's rank.
+    constexpr int kTile = 16;
+    plan_.tile_tokens = kTile;
+    const ShrinkRow *row = find_shrink_row(rows_, kTile, kTile);
+    const Grid blocks = {ceil_divide(tokens_, kTile), ceil_divide(rank_, kTile), plan_.depth_splits};
+    add(plan_.launches, Step::kDecodeShrink, row->tile, {}, blocks, row->bytes, model_.decode_shrink(*row));
+    const Tile &tile = decode_row.tile;
+    add(plan_.launches, Step::kDecode, tile, {}, {ceil_divide(d_out_, tile.block_n), 1, 1},
+        decode_row.bytes(rank_, experts_, static_cast<int>(problem_.groups)), model_.decode(decode_row));
+  }
+
+  // ---- Two phases, or one ----
+
+  struct Shrink {
+    const ShrinkRow *row;
+    int tile_tokens;
+  };
+
+  void add_phases() {
+    const Fastest<Shrink> shrink = choose_shrink();
+    plan_.is_supported = shrink.found;
+    if (!shrink.found) return;
+    set_tile_tokens(shrink.best.tile_tokens);
+    if (const TokenRow *row = faster_token_row(shrink.seconds)) {
+      add_token(*row);
+      return;
+    }
+    if (is_large_)
+      add_large_shrink();
+    else
+      add_shrink(*shrink.best.row);
+    if (routes_apart(*shrink.best.row))
+      add(plan_.launches, Step::kRoute, {}, {}, {plan_.token_tiles, 1, 1},
+          plan_.tile_tokens * (experts_ | 1) * static_cast<int>(sizeof(float)), model_.route(plan_.tile_tokens));
+    if (problem_.routing == LILY_ROUTING_SEQUENCE && problem_.groups > 0)
+      add(plan_.launches, Step::kPoolWeights, {}, {}, {static_cast<int>(problem_.groups), 1, 1}, 0,
+          model_.pool(pool_threads()), pool_threads());
+    if (is_large_)
+      add_large_expand();
+    else
+      add_expand(choose_expand());
+  }
+
+  void set_tile_tokens(int tile_tokens) {
+    plan_.tile_tokens = tile_tokens;
+    plan_.token_tiles = ceil_divide(tokens_, tile_tokens);
+  }
+
+  bool routes_apart(const ShrinkRow &row) const { return routes_ && (is_large_ || rank_ > row.tile.block_n); }
+
+  // Of a large rank only the tokens per block are used, by the router's launch. The second phase adds a partial sum of
+  // w for each tile of tokens, so that its time counts too; that of `seconds` is both.
+  Fastest<Shrink> choose_shrink() {
+    Fastest<Shrink> fastest;
+    const int fitting = fitting_block_n(rows_, rank_);
+    int known_tokens = 0;
+    double second_phase = 0;
+    for (int tile_tokens : {8, 16, 32, 64, 128})
+      for (const ShrinkRow &row : rows_.shrink) {
+        // Half a tile of the smallest: fewer tokens per block give more blocks.
+        const bool fits = row.tile.block_m == tile_tokens || (row.tile.block_m == 16 && tile_tokens == 8);
+        if (!fits || row.tile.block_n > fitting || excludes(only_.shrink, row.tile) ||
+            shrink_bytes(row) > most_shared_bytes(device_))
+          continue;
+        if (known_tokens == 0 || (known_tokens != tile_tokens && routes_ && !has_token_weights_)) {
+          set_tile_tokens(tile_tokens);
+          second_phase = is_large_ ? choose_large_expand().seconds : choose_expand().seconds;
+          known_tokens = tile_tokens;
+        }
+        double seconds = second_phase;
+        if (!is_large_) seconds += model_.seconds(model_.shrink(row, tile_tokens, true));
+        if (routes_apart(row)) seconds += model_.seconds(model_.route(tile_tokens));
+        fastest.consider({&row, tile_tokens}, seconds);
+      }
+    return fastest;
+  }
+
+  int shrink_bytes(const ShrinkRow &row) const {
+    const int routing = row.product_bytes + route_bytes(row.tile.block_m, experts_, rank_);
+    return routes_ && !routes_apart(row) ? std::max(row.bytes, routing) : row.bytes;
+  }
+
+  void add_shrink(const ShrinkRow &row) {
+    add(plan_.launches, Step::kShrink, row.tile, {}, {plan_.token_tiles, ceil_divide(rank_, row.tile.block_n), 1},
+        shrink_bytes(row), model_.shrink(row, plan_.tile_tokens, plan_.shares_hidden));
+  }
+
+  // Partial sums of w, which every block of the second phase adds.
+  int partial_count() const { return routes_ && !has_token_weights_ ? plan_.token_tiles : 0; }
+  int expand_rows() const { return has_token_weights_ ? experts_ * rank_ : rank_; }
+
+  Fastest<Walk> choose_expand() const {
+    Fastest<Walk> fastest;
+    const WalkShape shape = {expand_rows(), tokens_, d_out_, experts_};
+    const int fitting = fitting_block_k(rows_, expand_rows());
+    for (const StripRow &row : rows_.strip) {
+      if (row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
+      for_each_split(tokens_, row.tile.block_m, device_, ceil_divide(d_out_, row.tile.block_n), [&](int split_tokens) {
+        const Walk walk = strip_walk(row, device_, shape, true, false, split_tokens);
+        if (walk.column_tiles != 0) fastest.consider(walk, model_.seconds(model_.expand(row, walk, partial_count())));
+      });
+    }
+    return fastest;
+  }
+
+  void add_expand(const Fastest<Walk> &fastest) {
+    plan_.is_supported = plan_.is_supported && fastest.found;
+    if (!fastest.found) return;
+    const Walk &walk = fastest.best;
+    plan_.column_tiles = walk.column_tiles;
+    plan_.split_tokens = walk.split_tokens;
+    add(plan_.launches, Step::kExpand, walk.tile, {}, {walk.column_tiles * walk.splits, 1, 1}, walk.shared_bytes,
+        model_.expand(row_of(rows_.strip, walk.tile), walk, partial_count()));
+  }
+
+  // One launch of token routing, if it is faster than two.
+  const TokenRow *faster_token_row(double seconds) const {
+    if (problem_.routing != LILY_ROUTING_TOKEN) return nullptr;
+    for (const TokenRow &row : rows_.token) {
+      if (row.shrink.block_n < rank_ || experts_ * rank_ > row.tile.block_k ||
+          row.bytes(experts_, rank_) > most_shared_bytes(device_))
+        continue;
+      const Work work = model_.token(row, row_of(rows_.shrink, row.shrink), row.tile.block_m);
+      return model_.seconds(work) < seconds ? &row : nullptr;
+    }
+    return nullptr;
+  }
+
+  void add_token(const TokenRow &row) {
+    set_tile_tokens(row.tile.block_m);
+    add(plan_.launches, Step::kToken, row.shrink, row.tile, {plan_.token_tiles, 1, 1}, row.bytes(experts_, rank_),
+        model_.token(row, row_of(rows_.shrink, row.shrink), plan_.tile_tokens));
+  }
+
+  // ---- Large ranks ----
+
+  void add_large_shrink() {
+    Fastest<const LargeRow *> fastest;
+    for (const LargeRow &row : rows_.large)
+      if (!excludes(only_.large, row.tile) && row.bytes(0) <= most_shared_bytes(device_))
+        fastest.consider(&row, model_.seconds(model_.large_shrink(row, true)));
+    plan_.is_supported = plan_.is_supported && fastest.found;
+    if (!fastest.found) return;
+    const LargeRow &row = *fastest.best;
+    add(plan_.launches, Step::kLargeShrink, row.tile, {},
+        {ceil_divide(tokens_, row.tile.block_m), ceil_divide(rank_, row.tile.block_n), 1}, row.bytes(0),
+        model_.large_shrink(row, plan_.shares_hidden));
+  }
+
+  struct LargeExpand {
+    const LargeRow *row;
+    bool writes_c;
+  };
+
+  // Either a launch of its own writes C, or each tile of tokens combines all of C: with few tokens that takes less time
+  // than one more launch. Both round C, so that the results are the same.
+  Fastest<LargeExpand> choose_large_expand() const {
+    const double combining = model_.seconds(model_.combine(partial_count()));
+    Fastest<LargeExpand> fastest;
+    for (const LargeRow &row : rows_.large) {
+      if (excludes(only_.large, row.tile) || row.bytes(experts_) > most_shared_bytes(device_)) continue;
+      fastest.consider({&row, false}, model_.seconds(model_.large_expand(row, false, partial_count())));
+      if (!has_token_weights_)
+        fastest.consider({&row, true}, combining + model_.seconds(model_.large_expand(row, true, partial_count())));
+    }
+    return fastest;
+  }
+
+  void add_large_expand() {
+    const Fastest<LargeExpand> fastest = choose_large_expand();
+    plan_.is_supported = plan_.is_supported && fastest.found;
+    if (!fastest.found) return;
+    writes_c_ = fastest.best.writes_c;
+    if (writes_c_)
+      add(plan_.launches, Step::kCombine, {}, {}, combine_grid(rank_, d_out_), 0, model_.combine(partial_count()));
+    const LargeRow &row = *fastest.best.row;
+    add(plan_.launches, Step::kLargeExpand, row.tile, {},
+        {ceil_divide(d_out_, row.tile.block_n) * ceil_divide(tokens_, row.tile.block_m), 1, 1},
+        bytes_with_router(row.bytes(experts_), 0), model_.large_expand(row, writes_c_, partial_count()));
+  }
+
+  const lily_problem &problem_;
+  const ForwardOperands &operands_;
+  const Device &device_;
+  const Restriction &only_;
+  const EngineKind engine_;
+  const TileRows &rows_;
+  const bool has_token_weights_;
+  const Model model_;
+  const int tokens_, rank_, experts_, d_out_;
+  const bool routes_, is_large_;
+  bool writes_c_ = false;
+  ForwardPlan plan_ = {};
+};
+
+}  // namespace
+
+ForwardPlan plan_forward(const lily_problem &problem, const ForwardOperands &operands, const Device &device,
+                         const Restriction &only) {
+  return ForwardPlanner(problem, operands, device, only).plan();
+}
+
+size_t forward_workspace_bytes(const lily_problem &problem, const Device &device) {
+  ForwardOperands operands = {};
+  size_t bytes = plan_forward(problem, operands, device).workspace_bytes;
+  if (depends_on_offsets(problem)) {
+    operands.has_offsets = true;
+    bytes = std::max(bytes, plan_forward(problem, operands, device).workspace_bytes);
+  }
+  return bytes;
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,104 @@
+// What plan_forward and plan_backward share.
+#pragma once
+
+#include "core/problem.h"
+#include "core/workspace.h"
+#include "cuda/launch/model.h"
+
+namespace lily::cuda {
+
+// Whether each token has its own weights (u_t = w_t (x) h_t), instead of one combined projector C for all tokens.
+// Sequences use it too: no C per sequence is formed, rows do not depend on how the batch is divided, and while E r is
+// small the traffic is the same.
+inline bool has_token_weights(const lily_problem &problem, bool has_offsets) {
+  return problem.routing == LILY_ROUTING_TOKEN || problem.routing == LILY_ROUTING_SEQUENCE ||
+         (problem.routing == LILY_ROUTING_FIXED && (has_offsets || problem.groups != 1));
+}
+
+// Whether the offsets of the sequences select the formulation.
+inline bool depends_on_offsets(const lily_problem &problem) {
+  return has_token_weights(problem, true) != has_token_weights(problem, false);
+}
+
+inline EngineKind engine_kind(const lily_problem &problem, const Device &device) {
+  const bool ampere = device.compute_major >= 8;
+  if (problem.activation_dtype == LILY_FLOAT32)
+    return problem.precision == LILY_PRECISION_TF32 && ampere ? EngineKind::kTf32 : EngineKind::kExact;
+  if (problem.precision == LILY_PRECISION_HIGH) return EngineKind::kExact;
+  if (problem.activation_dtype == LILY_FLOAT16) return EngineKind::kFloat16;
+  // Turing's matrix units do not support bfloat16, and float16 has too small a range: elements are converted to float32
+  // as they are loaded.
+  return ampere ? EngineKind::kBfloat16 : EngineKind::kExact;
+}
+
+inline const TileRows &tile_rows(EngineKind engine) {
+  return tile_rows(engine == EngineKind::kExact || engine == EngineKind::kTf32 ? 4 : 2);
+}
+
+// Elements in 16 bytes: rows of matrices in the workspace begin at multiples of it.
+inline int vector_elements(const TileRows &rows) { return 16 / rows.scalar_bytes; }
+
+inline void add(Launches &launches, Step step, const Tile &tile, const Tile &strip_tile, const Grid &grid,
+                int shared_bytes, const Work &work, int threads = kThreads) {
+  launches.list[launches.count++] = {step, tile, strip_tile, grid, shared_bytes, threads, work};
+}
+
+// Places the next array of `count` elements.
+inline Offset take(Workspace &workspace, int64_t count, int element_bytes = sizeof(float)) {
+  const auto offset = static_cast<Offset>(workspace.bytes());
+  workspace.take<char>(count * element_bytes);
+  return offset;
+}
+
+inline Grid combine_grid(int rank, int d_out) {
+  return {ceil_divide(d_out, kCombineColumns), ceil_divide(rank, kCombineRows), 1};
+}
+
+// The fastest of the candidates that a choice considers; the first of equals.
+template <typename Candidate>
+struct Fastest {
+  Candidate best = {};
+  double seconds = 0;
+  bool found = false;
+
+  void consider(const Candidate &candidate, double its_seconds) {
+    if (found && its_seconds >= seconds) return;
+    best = candidate;
+    seconds = its_seconds;
+    found = true;
+  }
+};
+
+// The smallest size that is at least `needed`; if there is none, the largest. A tile of a larger rank multiplies zeros.
+template <typename Row, typename Size>
+int fitting_size(std::span<const Row> rows, int needed, const Size &size_of) {
+  int best = 0, largest = 0;
+  for (const Row &row : rows) {
+    const int size = size_of(row);
+    if (size >= needed && (best == 0 || size < best)) best = size;
+    largest = std::max(largest, size);
+  }
+  return best != 0 ? best : largest;
+}
+
+inline int fitting_block_k(const TileRows &rows, int columns) {
+  return fitting_size(rows.strip, columns, [](const StripRow &row) { return row.tile.block_k; });
+}
+
+inline int fitting_block_n(const TileRows &rows, int needed) {
+  return fitting_size(rows.shrink, needed, [](const ShrinkRow &row) { return row.tile.block_n; });
+}
+
+// Whether a restriction excludes a tile.
+inline bool excludes(const Tile &only, const Tile &tile) { return only.block_m != 0 && !(only == tile); }
+
+// The row of a table with this tile.
+template <typename Row>
+const Row &row_of(std::span<const Row> rows, const Tile &tile) {
+  return *std::find_if(rows.begin(), rows.end(), [&](const Row &row) { return row.tile == tile; });
+}
+
+// Shared memory of a launch with router blocks too.
+inline int bytes_with_router(int bytes, int router_experts) { return std::max(bytes, router_bytes(router_experts)); }
+
+}  // namespace lily::cuda

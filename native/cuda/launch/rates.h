@@ -1,0 +1,51 @@
+// Rates of GPUs by compute capability: what the model of time (model.h) knows of a device beyond its properties. No
+// number was measured by this project; each row says where its numbers are from.
+#pragma once
+
+#include "cuda/device.h"
+
+namespace lily::cuda {
+
+struct Rates {
+  int capability;
+  // Multiply-adds per clock and multiprocessor that mma.sync reaches with 16-bit operands and float32 sums, and with
+  // TF32 operands; and of ordinary float32 instructions.
+  double tensor, tf32, fma;
+  double l2_bytes;                  // per clock and multiprocessor, all multiprocessors together
+  double l2_latency, dram_latency;  // clocks
+};
+
+// Dense rates of the data sheets, over clock and multiprocessors. Consumer GPUs (86, 89, 120) have half the rate of
+// their workstation siblings with float32 sums; a plan cannot tell them apart, so the rows have the lower rate.
+// Bandwidths of L2 are those of public microbenchmarks: Chips and Cheese for A100 (5.4 TB/s), H100 PCIe (6.9), H200
+// (9.8), L40 (5.2); Jia et al., "Dissecting the NVidia Turing T4 GPU", for T4 (1.27 TB/s).
+constexpr Rates kRates[] = {
+    // Latencies of Jia et al.
+    {75, 512, 0, 64, 20, 190, 440},
+    // Latencies of "Demystifying the Nvidia Ampere Architecture": 200 and 290 beyond L1, 466 to
+    // 570.
+    {80, 1024, 512, 64, 35, 240, 560},
+    {86, 256, 128, 128, 15, 240, 560},
+    {89, 256, 128, 128, 15, 270, 600},
+    // mma.sync reaches 62 % of the rate of wgmma (2048): Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU
+    // Architecture via Microbenchmarking".
+    {90, 1280, 640, 128, 37, 265, 650},
+    // Assumption: mma.sync and L2 of Hopper, with a longer way to memory.
+    {100, 1280, 640, 128, 37, 360, 900},
+    // Assumption: L2 of Ada.
+    {120, 256, 128, 128, 15, 300, 650},
+};
+
+// The row of the device's capability, or the last one below it.
+inline const Rates &rates_of(const Device &device) {
+  const int capability = 10 * device.compute_major + device.compute_minor;
+  const Rates *found = &kRates[0];
+  for (const Rates &row : kRates)
+    if (row.capability <= capability) found = &row;
+  return *found;
+}
+
+// The share of the memory bandwidth of the data sheet that streaming kernels reach: about 3.0 of 3.35 TB/s on an H100.
+constexpr double kDramShare = 0.9;
+
+}  // namespace lily::cuda

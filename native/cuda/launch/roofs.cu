@@ -1,0 +1,105 @@
+#include <algorithm>
+
+#include "cuda/error.h"
+#include "cuda/kernels/roofs.cuh"
+#include "cuda/operations.h"
+
+namespace lily::cuda {
+namespace {
+
+// Memory, stream and events of one measurement.
+struct Bench {
+  float *buffer = nullptr;  // its first element is the kernels' sink
+  cudaEvent_t begin = nullptr, end = nullptr;
+  cudaStream_t stream = nullptr;
+
+  ~Bench() {
+    cudaFree(buffer);
+    if (begin != nullptr) cudaEventDestroy(begin);
+    if (end != nullptr) cudaEventDestroy(end);
+    if (stream != nullptr) cudaStreamDestroy(stream);
+  }
+
+  lily_status open(size_t bytes) {
+    LILY_TRY(report(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream"));
+    LILY_TRY(report(cudaEventCreate(&begin), "creating an event"));
+    LILY_TRY(report(cudaEventCreate(&end), "creating an event"));
+    LILY_TRY(report(cudaMalloc(&buffer, std::max(bytes, sizeof(float4))), "allocating a buffer to measure with"));
+    return report(cudaMemsetAsync(buffer, 0, std::max(bytes, sizeof(float4)), stream),
+                  "filling a buffer to measure with");
+  }
+
+  template <typename Launch>
+  lily_status time(const Launch &launch, double *seconds) {
+    LILY_TRY(report(cudaEventRecord(begin, stream), "recording an event"));
+    launch();
+    LILY_TRY(report(cudaGetLastError(), "launching a roof kernel"));
+    LILY_TRY(report(cudaEventRecord(end, stream), "recording an event"));
+    LILY_TRY(report(cudaEventSynchronize(end), "waiting for a roof kernel"));
+    float milliseconds = 0;
+    LILY_TRY(report(cudaEventElapsedTime(&milliseconds, begin, end), "measuring the time between events"));
+    *seconds = static_cast<double>(milliseconds) * 1e-3;
+    return LILY_OK;
+  }
+};
+
+// The best rate over several runs of run(amount), which performs work(amount). The amount is doubled until a launch
+// takes long compared with the launch overhead.
+template <typename Run, typename Work>
+lily_status best_rate(Bench &bench, const Run &run, const Work &work, double *rate) {
+  constexpr double kLong = 2e-3, kEnough = 20e-3;
+  int amount = 1;
+  double seconds = 0;
+  for (;; amount *= 2) {
+    LILY_TRY(bench.time([&] { run(amount); }, &seconds));
+    if (seconds >= kLong || amount >= (1 << 24)) break;
+  }
+  double best = seconds, spent = seconds;
+  while (spent < kEnough) {
+    LILY_TRY(bench.time([&] { run(amount); }, &seconds));
+    best = std::min(best, seconds);
+    spent += std::max(seconds, kLong);
+  }
+  *rate = best > 0 ? work(amount) / best : 0;
+  return LILY_OK;
+}
+
+}  // namespace
+
+lily_status measure_roof(const Device &device, int32_t roof, size_t bytes, double *rate) {
+  const bool moves = roof == LILY_ROOF_READ || roof == LILY_ROOF_UPDATE;
+  Bench bench;
+  LILY_TRY(bench.open(moves ? bytes : 0));
+  // blocks * kRoofThreads: the smallest maximum of resident threads per multiprocessor of all architectures.
+  const int blocks = device.multiprocessors * 4;
+  const double threads = static_cast<double>(blocks) * kRoofThreads;
+  if (moves) {
+    auto *buffer = reinterpret_cast<float4 *>(bench.buffer);
+    const int64_t count = static_cast<int64_t>(bytes / sizeof(float4));
+    return best_rate(
+        bench,
+        [&](int passes) {
+          if (roof == LILY_ROOF_READ)
+            roof_memory<false><<<blocks, kRoofThreads, 0, bench.stream>>>(buffer, count, passes, bench.buffer);
+          else
+            roof_memory<true><<<blocks, kRoofThreads, 0, bench.stream>>>(buffer, count, passes, bench.buffer);
+        },
+        [&](int passes) {
+          const double once = static_cast<double>(count) * sizeof(float4) * passes;
+          return roof == LILY_ROOF_UPDATE ? 2 * once : once;
+        },
+        rate);
+  }
+  // Turing's matrix units do not support bfloat16: the backend computes in float32 there.
+  if (roof == LILY_ROOF_BFLOAT16 && device.compute_major >= 8) {
+    constexpr double kProduct = 2.0 * 16 * 8 * 16 / 32;  // FLOP per thread
+    return best_rate(
+        bench, [&](int steps) { roof_bfloat16<<<blocks, kRoofThreads, 0, bench.stream>>>(steps, bench.buffer); },
+        [&](int steps) { return threads * steps * kRoofChains * kProduct; }, rate);
+  }
+  return best_rate(
+      bench, [&](int steps) { roof_multiply_add<<<blocks, kRoofThreads, 0, bench.stream>>>(steps, bench.buffer); },
+      [&](int steps) { return threads * steps * kRoofChains * 2.0; }, rate);
+}
+
+}  // namespace lily::cuda

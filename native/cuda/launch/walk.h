@@ -1,0 +1,45 @@
+// How blocks divide a product: rows of the tile table, and splits of the tokens.
+#pragma once
+
+#include <algorithm>
+
+#include "cuda/launch/plan.h"
+#include "cuda/tiles/rows.h"
+
+namespace lily::cuda {
+
+// Larger ranks use the kernels of large_*.cuh.
+constexpr int kLargeRank = 128;
+
+// The first shrink tile that has this BLOCK_N and holds `tile_tokens` tokens, or null. Tiles of few tokens come first
+// in the table.
+const ShrinkRow *find_shrink_row(const TileRows &rows, int block_n, int tile_tokens);
+
+// The dimensions of a strip or of an outer product.
+struct WalkShape {
+  int lhs_columns, tokens, columns, experts;
+};
+
+// The walk of a row of the table with splits of `split_tokens` tokens, rounded up to whole tiles; column_tiles 0: the
+// tile does not fit into shared memory.
+Walk strip_walk(const StripRow &row, const Device &device, const WalkShape &shape, bool expands, bool has_outer,
+                int split_tokens);
+Walk once_walk(const OnceRow &row, const Device &device, const WalkShape &shape, int split_tokens);
+Walk large_walk(const LargeRow &row, const Device &device, const WalkShape &shape, int split_tokens);
+
+// Calls visit(tokens per split) with the lengths that a choice considers: 1, 2, 3, 4, 6, 8, 12, ... units, all tokens,
+// and the lengths that give each multiprocessor 1, 2, 3 or 4 blocks, if a split has `blocks` blocks.
+template <typename Visit>
+void for_each_split(int tokens, int unit, const Device &device, int blocks, const Visit &visit) {
+  for (int64_t power = unit; power < tokens; power *= 2) {
+    visit(static_cast<int>(power));
+    if (power > unit && power / 2 * 3 < tokens) visit(static_cast<int>(power / 2 * 3));
+  }
+  visit(std::max(tokens, 1));
+  for (int each = 1; each <= 4; ++each) {
+    const int splits = each * device.multiprocessors / blocks;
+    if (splits > 1) visit(std::max(ceil_divide(tokens, splits), unit));
+  }
+}
+
+}  // namespace lily::cuda

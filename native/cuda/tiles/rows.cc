@@ -1,0 +1,69 @@
+#include "cuda/tiles/rows.h"
+
+#include <array>
+
+namespace lily::cuda {
+namespace {
+
+// An engine without its arithmetic.
+template <int kScalarBytes, int kStepK_>
+struct Sizes {
+  struct Scalar {
+    char bytes[kScalarBytes];
+  };
+  static constexpr int kStepK = kStepK_;
+};
+
+template <typename... Tile>
+constexpr std::array<ShrinkRow, sizeof...(Tile)> shrink_rows(Table<Tile...>) {
+  return {ShrinkRow{tile_of(Tile{}), Tile::kBytes, Tile::kProduct * 4, Tile::kStages,
+                    Warps{Tile::kWarpsM, Tile::kWarpsN}, 3 * 4 * Tile::kWarpM * Tile::kWarpN}...};
+}
+
+template <typename... Tile>
+constexpr std::array<StripRow, sizeof...(Tile)> strip_rows(Table<Tile...>) {
+  return {StripRow{tile_of(Tile{}), Tile::kComputesBoth, Tile::bytes, Warps{Tile::kWarpsM, Tile::kWarpsN},
+                   4 * Tile::kExpandM * Tile::kExpandN, 4 * Tile::kOuterM * Tile::kOuterN}...};
+}
+
+template <typename... Tile>
+constexpr std::array<TokenRow, sizeof...(Tile)> token_rows(Table<Tile...>) {
+  return {TokenRow{tile_of(typename Tile::Shrink{}), tile_of(Tile{}), Tile::bytes}...};
+}
+
+template <typename... Tile>
+constexpr std::array<DecodeRow, sizeof...(Tile)> decode_rows(Table<Tile...>) {
+  return {DecodeRow{tile_of(Tile{}), Tile::bytes}...};
+}
+
+template <typename... Tile>
+constexpr std::array<OnceRow, sizeof...(Tile)> once_rows(Table<Tile...>) {
+  return {OnceRow{tile_of(Tile{}), Tile::kBytes, Tile::kStages}...};
+}
+
+template <typename... Tile>
+constexpr std::array<LargeRow, sizeof...(Tile)> large_rows(Table<Tile...>) {
+  return {LargeRow{tile_of(Tile{}), Tile::bytes, Tile::kStages, Warps{Tile::kWarpsM, Tile::kWarpsN},
+                   4 * Tile::kWarpM * Tile::kWarpN}...};
+}
+
+template <typename Engine>
+const TileRows &rows_of() {
+  using Table = Tiles<Engine>;
+  static constexpr auto kShrink = shrink_rows(typename Table::Shrink{});
+  static constexpr auto kStrip = strip_rows(typename Table::Strip{});
+  static constexpr auto kToken = token_rows(typename Table::Token{});
+  static constexpr auto kDecode = decode_rows(typename Table::Decode{});
+  static constexpr auto kOnce = once_rows(typename Table::Once{});
+  static constexpr auto kLarge = large_rows(typename Table::Large{});
+  static constexpr TileRows kRows = {sizeof(typename Engine::Scalar), kShrink, kStrip, kToken, kDecode, kOnce, kLarge};
+  return kRows;
+}
+
+}  // namespace
+
+const TileRows &tile_rows(int scalar_bytes) {
+  return scalar_bytes == 2 ? rows_of<Sizes<2, 16>>() : rows_of<Sizes<4, 8>>();
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,69 @@
+// The rows of the tile table as values: what a plan reads of them.
+#pragma once
+
+#include <span>
+
+#include "cuda/tiles/table.h"
+
+namespace lily::cuda {
+
+// How the warps of a block divide its tile: each reads the fragments of its rows and of its columns.
+struct Warps {
+  int m, n;
+};
+
+struct ShrinkRow {
+  Tile tile;
+  int bytes;          // of shared memory
+  int product_bytes;  // of them, those of the product, which the router's scratch memory follows
+  int stages;
+  Warps warps;
+  int accumulators;  // per thread, with those of the halves of a split
+};
+
+struct StripRow {
+  Tile tile;
+  bool computes_both;  // expand and outer in one block: backward_x
+  int (*bytes)(bool expands, bool has_outer, bool streams);
+  Warps expand_warps;
+  int expand_accumulators, outer_accumulators;
+};
+
+struct TokenRow {
+  Tile shrink, tile;
+  int (*bytes)(int experts, int rank);
+};
+
+struct DecodeRow {
+  Tile tile;
+  int (*bytes)(int rank, int experts, int groups);
+};
+
+struct OnceRow {
+  Tile tile;
+  int bytes;
+  int stages;
+};
+
+struct LargeRow {
+  Tile tile;
+  int (*bytes)(int experts);
+  int stages;
+  Warps warps;
+  int accumulators;
+};
+
+struct TileRows {
+  int scalar_bytes;  // of an element in a tile
+  std::span<const ShrinkRow> shrink;
+  std::span<const StripRow> strip;
+  std::span<const TokenRow> token;
+  std::span<const DecodeRow> decode;
+  std::span<const OnceRow> once;
+  std::span<const LargeRow> large;
+};
+
+// The rows of the engines whose elements have 2 or 4 bytes.
+const TileRows &tile_rows(int scalar_bytes);
+
+}  // namespace lily::cuda

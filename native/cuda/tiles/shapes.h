@@ -1,0 +1,214 @@
+// The shapes of tiles, with their layout in shared memory, and other sizes that kernels and plans share. Host code that
+// does not use CUDA includes this file: of an engine it requires only the size of its elements and kStepK.
+#pragma once
+
+#include <stdint.h>
+
+namespace lily::cuda {
+
+constexpr int kWarp = 32;
+
+// Threads per block. The accumulators of a tile fit into the registers of four warps.
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / kWarp;
+
+// Minimum number of resident blocks per multiprocessor for the tiled kernels: the copies of one block overlap with the
+// products of another. Without this bound the compiler spills registers to fit more blocks.
+constexpr int kBlocks = 2;
+
+// Of the ABI.
+constexpr int kMostExperts = 64;
+
+// ---- The products of small ranks ----
+
+constexpr int kTileBytes = 128, kSplitTiles = 8, kHalves = 2;
+
+// Elements of the long dimension per split, which has one partial sum.
+template <typename Scalar>
+constexpr int kSplitDepth = kSplitTiles * kTileBytes / static_cast<int>(sizeof(Scalar));
+
+template <typename Engine_, int kBlockM_, int kBlockN_>
+struct ShrinkTile {
+  using Engine = Engine_;
+  using Scalar = typename Engine::Scalar;
+  static constexpr int kBlockM = kBlockM_, kBlockN = kBlockN_;
+  static constexpr int kBlockK = kTileBytes / static_cast<int>(sizeof(Scalar));  // 128 bytes per row and stage
+  // With 4 stages the smallest tile has few copies in flight; with 8 it loads a whole split at once. With 3 the largest
+  // tiles fit into the 64 KiB of Turing.
+  static constexpr int kStages = kBlockM + kBlockN <= 32 ? 8 : kBlockM + kBlockN >= 128 ? 3 : 4;
+  static constexpr int kStage = (kBlockM + kBlockN) * kBlockK;  // elements
+  static constexpr int kProductPitch = kBlockN + 8;             // no bank conflicts between the rows of a fragment
+  static constexpr int kProduct = kBlockM * kProductPitch;      // floats
+  static constexpr int kRing = kStages * kStage * static_cast<int>(sizeof(Scalar));
+  // Each warp's share is as square as possible, which minimises the fragment loads per product. In the smallest tile
+  // two of the warps only copy.
+  static constexpr int kWarpsM = kBlockN < 64 ? kBlockM / 16 : (kBlockM + 31) / 32;
+  static constexpr int kWarpsN = kWarps / kWarpsM < kBlockN / 8 ? kWarps / kWarpsM : kBlockN / 8;
+  static constexpr int kWarpM = kBlockM / 16 / kWarpsM, kWarpN = kBlockN / 8 / kWarpsN;
+  static constexpr int kHalf = kBlockK / kHalves;
+  // Each element has three accumulators, two for the halves of a split and one for the sum over splits. If those are
+  // too many for the registers, the sum stays in shared memory, in front of the ring.
+  static constexpr bool kSumsInShared = 3 * 4 * kWarpM * kWarpN > 128;
+  static constexpr int kBytes = kSumsInShared ? kRing + kProduct * 4 : kRing > kProduct * 4 ? kRing : kProduct * 4;
+  static_assert(kHalf % Engine::kStepK == 0 && kWarpM * kWarpsM * 16 == kBlockM);
+};
+
+// With more experts than this, each row is long enough that element-wise loads waste no bandwidth.
+constexpr int kMostStagedExperts = 8;
+
+// Floats of shared memory for DHiddenScratch (d_hidden.cuh).
+inline int d_hidden_scratch(int tokens, int experts) {
+  return tokens + tokens * experts * (experts <= kMostStagedExperts ? 3 : 1) + experts;
+}
+
+// A multiple of kBlockM of every strip tile: splits of whole tiles can be chosen before the tile.
+constexpr int kMaxStripBlockM = 64;
+
+// Experts whose dw a block computes at a time, and floats for their sums in each warp; they follow z in shared memory.
+constexpr int kDWeightExperts = 4, kDWeightSums = kDWeightExperts * kWarps;
+
+template <typename Engine_, int kBlockM_, int kBlockK_, int kBlockN_>
+struct StripTile {
+  using Engine = Engine_;
+  using Scalar = typename Engine::Scalar;
+  static constexpr int kBlockM = kBlockM_, kBlockK = kBlockK_, kBlockN = kBlockN_;
+  static constexpr int kLhs = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
+  // Expand divides its warps first over tokens, then over columns; in wide tiles evenly, which needs fewer fragments of
+  // w per warp. Outer divides them over columns.
+  static constexpr int kWarpsM = kBlockN >= 128 ? 2 : kBlockM / 16 < kWarps ? kBlockM / 16 : kWarps;
+  static constexpr int kWarpsN = kWarps / kWarpsM;
+  static constexpr int kExpandM = kBlockM / 16 / kWarpsM, kExpandN = kBlockN / 8 / kWarpsN;
+  static constexpr int kOuterM = kBlockK / 16, kOuterN = kBlockN / 8 / kWarps;
+  // Whether the accumulators of expand and of outer fit into the registers together: otherwise the tile computes only
+  // one of them, and backward_x has no kernel for it.
+  static constexpr bool kComputesBoth = 4 * (kExpandM * kExpandN + kOuterM * kOuterN) <= 128;
+  static constexpr int kResultRows = kBlockK, kResultPitch = kBlockN + 8;  // of z in shared memory; pitch in floats
+  static_assert(kExpandN > 0 && kOuterN > 0 && kMaxStripBlockM % kBlockM == 0);
+
+  // Bytes of shared memory. `streams`: lhs has more than one K tile, so w is loaded again for each.
+  static int bytes(bool expands, bool has_outer, bool streams) {
+    int elements = 2 * kLhs;
+    if (expands) elements += 2 * kStrip + (streams ? 2 : 1) * kRhs;
+    if (has_outer) elements += 2 * kStrip;
+    const int ring = elements * static_cast<int>(sizeof(Scalar)) + kBlockM * static_cast<int>(sizeof(int));
+    const int result = has_outer ? (kBlockK * kResultPitch + kDWeightSums) * 4 : 0;
+    return ring > result ? ring : result;
+  }
+};
+
+// Backward of small ranks, if dy does not fit into L2: backward_dy_once.cuh.
+template <typename Engine_, int kBlockK_>
+struct OnceTile {
+  using Engine = Engine_;
+  using Scalar = typename Engine::Scalar;
+  // A column tile is one split of the sum in `shrink` (kSplitDepth elements), and two warps share the rows of C of each
+  // half. The order of additions and therefore the bits are the same.
+  static constexpr int kBlockM = 16, kBlockK = kBlockK_, kBlockN = kSplitDepth<Scalar>, kStages = 3;
+  static constexpr int kHalf = kBlockN / kSplitTiles / kHalves, kWarpRank = kBlockK * kHalves / kWarps;
+  static constexpr int kWarpColumns = kBlockN / kWarps;
+  static constexpr int kStrip = kBlockM * kBlockN, kLhs = kBlockM * kBlockK, kRhs = kBlockK * kBlockN;
+  static constexpr int kQPitch = kBlockK + 8;  // floats per row of one half's partial sum of q
+  static constexpr int kQTile = kBlockM * kQPitch;
+  static constexpr int kResultRows = kBlockK, kResultPitch = kBlockN + 8;  // of D in shared memory; pitch in floats
+  static constexpr int kRing =
+      (kStages * (kStrip + kLhs) + kRhs) * static_cast<int>(sizeof(Scalar)) + kHalves * kQTile * 4;
+  static constexpr int kResult = (kBlockK * kResultPitch + kDWeightSums) * 4;
+  static constexpr int kBytes = kRing > kResult ? kRing : kResult;
+};
+
+// ---- Forward of token routing in one launch, and of few tokens ----
+
+// Bytes of shared memory for the logits and R.
+inline int route_bytes(int tokens, int experts, int rank) {
+  return (tokens * (experts | 1) + experts * (rank | 1)) * static_cast<int>(sizeof(float));
+}
+
+template <typename Shrink_, int kBlockK_>
+struct TokenTile {
+  using Shrink = Shrink_;
+  using Engine = typename Shrink::Engine;
+  using Scalar = typename Shrink::Scalar;
+  static constexpr int kBlockM = Shrink::kBlockM, kBlockK = kBlockK_, kBlockN = 64;
+  static constexpr int kU = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
+  static constexpr int kWarpsM = kBlockM / 16 < kWarps ? kBlockM / 16 : kWarps;
+  static constexpr int kWarpsN = kWarps / kWarpsM;
+  static constexpr int kM = kBlockM / 16 / kWarpsM, kN = kBlockN / 8 / kWarpsN;
+
+  // h and the logits stay in place; u and two stages of B and y follow them.
+  static int bytes(int experts, int rank) {
+    const int stays = Shrink::kProduct * 4 + route_bytes(kBlockM, experts, rank);
+    const int all = stays + 16 + (kU + 2 * (kStrip + kRhs)) * static_cast<int>(sizeof(Scalar));
+    return all > Shrink::kBytes ? all : Shrink::kBytes;
+  }
+};
+
+// Limits. Above them, adding the partial sums in every block causes more traffic than it saves; and the warps of one
+// block do all of the pooling.
+constexpr int kDecodeTokens = 64, kDecodeGroups = 64, kDecodeRank = 128;
+
+template <typename Engine_, int kBlockM_>
+struct DecodeTile {
+  using Engine = Engine_;
+  using Scalar = typename Engine::Scalar;
+  // 8 columns per warp: the largest number of blocks that still load whole 32-byte sectors.
+  static constexpr int kBlockM = kBlockM_, kBlockN = 8 * kWarps, kBlockK = 64, kStages = 3;
+  static constexpr int kLhs = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
+
+  // Bytes of shared memory: the tiles, then h, logits, R, and the pooled sums.
+  static int bytes(int rank, int experts, int groups) {
+    const int floats = kBlockM * (rank + 8) + route_bytes(kBlockM, experts, rank) / 4 + groups * (experts + 1);
+    return (kLhs + kStrip + kStages * kRhs) * static_cast<int>(sizeof(Scalar)) + floats * 4;
+  }
+};
+
+// ---- Large ranks ----
+
+template <typename Engine_, int kBlockM_, int kBlockN_, int kBlockK_, int kStages_>
+struct LargeTile {
+  using Engine = Engine_;
+  using Scalar = typename Engine::Scalar;
+  static constexpr int kBlockM = kBlockM_, kBlockN = kBlockN_, kBlockK = kBlockK_, kStages = kStages_;
+  static constexpr int kA = kBlockM * kBlockK, kStage = (kBlockM + kBlockN) * kBlockK;  // elements
+  static constexpr int kWarpsM = kBlockM >= 32 ? 2 : 1, kWarpsN = kWarps / kWarpsM;
+  static constexpr int kWarpM = kBlockM / 16 / kWarpsM, kWarpN = kBlockN / 8 / kWarpsN;
+  // The result in shared memory, in floats. finish_outer reads kResultRows x kBlockN of it.
+  static constexpr int kResultRows = kBlockM, kResultPitch = kBlockN + 8, kResult = kBlockM * kResultPitch;
+  static constexpr int kRing = kStages * kStage * static_cast<int>(sizeof(Scalar));
+  static constexpr int kSteps = kBlockK / Engine::kStepK;
+
+  // Bytes of shared memory: the ring, whose memory the result reuses, then the scratch memory for computing operands.
+  static constexpr int kScratch = (kRing > kResult * 4 ? kRing : kResult * 4) + kDWeightSums * 4;
+  static int bytes(int experts) { return kScratch + d_hidden_scratch(kBlockM, experts) * 4; }
+};
+
+// ---- Other kernels ----
+
+// Tile of C per block.
+constexpr int kCombineRows = 16, kCombineColumns = 64;
+
+// Tokens (one split) and elements of dR per block. Splits are short, because the other blocks finish early if
+// there are few tokens, and long enough that `reduce` adds about kRouterSplits partial sums.
+constexpr int kLeastRouterTokens = 64, kMostRouterTokens = 256, kRouterSplits = 32;
+constexpr int kRouterTile = 32, kRouterElements = 4 * kThreads;
+
+// Bytes of shared memory of a router block: dl of a tile.
+inline int router_bytes(int experts) { return kRouterTile * experts * static_cast<int>(sizeof(float)); }
+
+// Slices of a sequence that is pooled, each added by one warp.
+constexpr int kPoolSlices = 16;
+
+// backward_hidden: tokens per tile, one per lane of a warp, and groups whose slices are in shared memory at a time.
+constexpr int kHiddenTokens = kWarp, kPoolRound = 8;
+
+// Bytes of shared memory of backward_hidden. `adds_groups`: it adds dw of each group.
+inline int backward_hidden_bytes(int experts, bool adds_groups) {
+  const int groups = adds_groups ? kHiddenTokens * (experts + 2) + kPoolRound * kPoolSlices * 5 : 0;
+  return (d_hidden_scratch(kHiddenTokens, experts) + groups) * static_cast<int>(sizeof(float));
+}
+
+// Blocks of `reduce` and `fold`: each thread adds four elements.
+inline int reduce_blocks(int rows, int columns) {
+  return static_cast<int>((static_cast<int64_t>(rows) * ((columns + 3) / 4) + kThreads - 1) / kThreads);
+}
+
+}  // namespace lily::cuda

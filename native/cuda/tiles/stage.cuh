@@ -1,0 +1,181 @@
+// Copies tiles from global to shared memory and back.
+#pragma once
+
+#include "cuda/tiles/matrix.cuh"
+
+namespace lily::cuda {
+
+// A region of an operand: rows [row, row_end), columns [column, column_end).
+struct Window {
+  int64_t row, row_end;
+  int column, column_end;
+};
+
+// Loads the 16 bytes of a row that begin at `column`; elements from `valid` on are zero.
+template <typename T>
+__device__ inline uint4 load_vector(const Operand &source, int64_t row, int column, int valid) {
+  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+  const T *from = static_cast<const T *>(source.data) + row * source.pitch + column;
+  if (valid == kVector) return *reinterpret_cast<const uint4 *>(from);
+  uint4 vector = make_uint4(0, 0, 0, 0);
+#pragma unroll
+  for (int i = 0; i < kVector; ++i)
+    if (i < valid) reinterpret_cast<T *>(&vector)[i] = from[i];
+  return vector;
+}
+
+// For Turing, which has no asynchronous copies: each thread has four loads in flight.
+template <typename T, int kRows, int kColumns>
+__device__ inline void stage_through_registers(T *tile, const Operand &source, const Window &window) {
+  constexpr int kVector = 16 / static_cast<int>(sizeof(T)), kVectors = kColumns / kVector, kLoadsInFlight = 4;
+#pragma unroll 1
+  for (int first = threadIdx.x; first < kRows * kVectors; first += kLoadsInFlight * kThreads) {
+    uint4 vector[kLoadsInFlight];
+#pragma unroll
+    for (int n = 0; n < kLoadsInFlight; ++n) {
+      const int i = first + n * kThreads;
+      const int64_t row = window.row + i / kVectors;
+      const int column = window.column + i % kVectors * kVector;
+      const bool inside = i < kRows * kVectors && row < window.row_end;
+      vector[n] = load_vector<T>(source, row, column, inside ? min(max(window.column_end - column, 0), kVector) : 0);
+    }
+#pragma unroll
+    for (int n = 0; n < kLoadsInFlight; ++n) {
+      const int i = first + n * kThreads;
+      if (i < kRows * kVectors)
+        store_vector(tile + place<T, kColumns>(i / kVectors, i % kVectors * kVector), vector[n]);
+    }
+  }
+}
+
+// Stores four elements to a tile in shared memory.
+template <typename T>
+__device__ inline void store_tile(T *target, const float (&value)[4]) {
+  if constexpr (sizeof(T) == 4)
+    store_vector(target, make_uint4(__float_as_uint(value[0]), __float_as_uint(value[1]), __float_as_uint(value[2]),
+                                    __float_as_uint(value[3])));
+  else
+    store_vector(target, make_uint2(pack<T>(value[0], value[1]), pack<T>(value[2], value[3])));
+}
+
+// 4-element loads in flight per thread in a tile of kRows rows, if all threads together load kStep rows at once.
+template <bool kWhole, int kRows, int kStep>
+constexpr int kTileLoadsInFlight = !kWhole || kRows <= kStep ? 1
+                                   : kRows / kStep < 4       ? kRows / kStep
+                                                             : 4;
+
+// Copies a thread's elements of a tile: four columns of every kStep-th row, converted from S to T. kLoadsInFlight
+// vectors are loaded before the first is converted.
+template <typename T, typename S, bool kWhole, int kRows, int kColumns>
+__device__ inline void stage_vec4(T *tile, const Operand &source, const Window &window) {
+  constexpr int kVec4PerRow = kColumns / 4, kStep = kThreads / kVec4PerRow,
+                kLoadsInFlight = kTileLoadsInFlight<kWhole, kRows, kStep>;
+  const int c = static_cast<int>(threadIdx.x) % kVec4PerRow * 4, valid = window.column_end - window.column - c;
+  const int rows = valid <= 0 ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
+  const S *from = static_cast<const S *>(source.data) + window.row * source.pitch + window.column + c;
+#pragma unroll 1
+  for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < kRows; first += kLoadsInFlight * kStep) {
+    Vec4<S> raw[kLoadsInFlight] = {};
+    if (rows > 0) {
+#pragma unroll
+      for (int n = 0; n < kLoadsInFlight; ++n)
+        raw[n] = load_raw<kWhole>(from + min(first + n * kStep, rows - 1) * source.pitch, valid);
+    }
+#pragma unroll
+    for (int n = 0; n < kLoadsInFlight; ++n) {
+      float value[4];
+      convert<S>(first + n * kStep < rows ? raw[n] : Vec4<S>{}, value);
+      store_tile(tile + place<T, kColumns>(first + n * kStep, c), value);
+    }
+  }
+}
+
+template <typename T, int kRows, int kColumns>
+__device__ inline void stage_copies(T *tile, const Operand &source, const Window &window) {
+  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+  constexpr int kVectors = kColumns / kVector;
+  for (int i = threadIdx.x; i < kRows * kVectors; i += kThreads) {
+    const int r = i / kVectors, c = i % kVectors * kVector;
+    T *target = tile + place<T, kColumns>(r, c);
+    const int64_t row = window.row + r;
+    const int column = window.column + c;
+    const int valid = row < window.row_end ? min(max(window.column_end - column, 0), kVector) : 0;
+    const T *from = static_cast<const T *>(source.data) + (valid > 0 ? row * source.pitch + column : 0);
+    const int bytes = valid * static_cast<int>(sizeof(T));
+    if (source.aligned16) {
+      copy_async(target, from, bytes);
+    } else {
+      copy_async_8(target, from, min(bytes, 8));
+      copy_async_8(target + kVector / 2, bytes > 8 ? from + kVector / 2 : from, max(bytes - 8, 0));
+    }
+  }
+}
+
+// Fills a tile without conversion; returns false if the type or the alignment does not allow that.
+template <typename T, int kRows, int kColumns>
+__device__ inline bool stage_unconverted(T *tile, const Operand &source, const Window &window) {
+  if (source.dtype != kDtype<T>) return false;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  if (!source.aligned16) return false;
+  stage_through_registers<T, kRows, kColumns>(tile, source, window);
+#else
+  if (!source.aligned8) return false;
+  stage_copies<T, kRows, kColumns>(tile, source, window);
+#endif
+  return true;
+}
+
+// Fills a tile with elements of type S.
+template <typename T, typename S, int kRows, int kColumns>
+__device__ inline void stage_converted(T *tile, const Operand &source, const Window &window) {
+  const int c = static_cast<int>(threadIdx.x) % (kColumns / 4) * 4;
+  with_whole(has_vec4(source) && window.column_end - window.column - c >= 4,
+             [&](auto whole) { stage_vec4<T, S, decltype(whole)::value, kRows, kColumns>(tile, source, window); });
+}
+
+// Fills a kRows x kColumns tile; elements outside the window are zero. Without conversion the copies are asynchronous:
+// the caller commits and waits.
+template <typename T, int kRows, int kColumns>
+__device__ inline void stage(T *tile, const Operand &source, const Window &window) {
+  if (stage_unconverted<T, kRows, kColumns>(tile, source, window)) return;
+  with_type<T>(source.dtype,
+               [&](auto tag) { stage_converted<T, decltype(tag), kRows, kColumns>(tile, source, window); });
+}
+
+// Like stage, for activations and h.
+template <typename T, int kRows, int kColumns>
+__device__ inline void stage_activations(T *tile, const Operand &source, const Window &window) {
+  if (stage_unconverted<T, kRows, kColumns>(tile, source, window)) return;
+  with_activation_type<T>(source.dtype,
+                          [&](auto tag) { stage_converted<T, decltype(tag), kRows, kColumns>(tile, source, window); });
+}
+
+// Writes the elements of the tile that lie inside the window.
+template <typename T, int kRows, int kColumns>
+__device__ inline void unstage(const T *tile, const Output &target, const Window &window) {
+  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+  constexpr int kVectors = kColumns / kVector;
+  const bool copies = target.dtype == kDtype<T> && target.aligned16;
+  for (int i = threadIdx.x; i < kRows * kVectors; i += kThreads) {
+    const int r = i / kVectors, c = i % kVectors * kVector;
+    const int64_t row = window.row + r;
+    const int column = window.column + c;
+    if (row >= window.row_end || column >= window.column_end) continue;
+    const T *from = tile + place<T, kColumns>(r, c);
+    if (copies && column + kVector <= window.column_end) {
+      *reinterpret_cast<uint4 *>(static_cast<T *>(target.data) + row * target.pitch + column) =
+          *reinterpret_cast<const uint4 *>(from);
+    } else {
+      Output plain = target;
+      plain.accumulate = 0;  // the tile already holds the sum
+#pragma unroll
+      for (int offset = 0; offset < kVector; offset += 4) {
+        float value[4];
+        load_vec4(from + offset, 4, true, value);
+        if (column + offset < window.column_end) store_vec4(plain, row, column + offset, window.column_end, value);
+      }
+    }
+  }
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,112 @@
+// The tile table: the tile shapes of each engine, with the reason for each. A plan selects rows of it; kernels are
+// compiled for these shapes only. Includes no CUDA header: the plan is host code.
+#pragma once
+
+#include <stddef.h>
+
+#include "cuda/tiles/shapes.h"
+
+namespace lily::cuda {
+
+template <typename... Rows>
+struct Table {};
+
+template <typename Engine, size_t kScalarBytes = sizeof(typename Engine::Scalar)>
+struct Tiles;
+
+// 16-bit operands on matrix units. Every shape has four warps, at most 128 accumulators per thread, and at least two
+// resident blocks on a multiprocessor with 100 KiB of shared memory.
+template <typename E>
+struct Tiles<E, 2> {
+  // BLOCK_M (tokens), BLOCK_N (rank). With few tokens, 16 (of which 8 may be used) gives enough blocks; with many, a
+  // larger tile reads w less often. Each element has three accumulators: the two halves of a split, and the sum over
+  // splits.
+  using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>,  // w is a quarter of x; decoding: a split at once
+                       ShrinkTile<E, 16, 32>, ShrinkTile<E, 64, 32>,  //
+                       ShrinkTile<E, 16, 64>, ShrinkTile<E, 64, 64>,  // 96 accumulators
+                       ShrinkTile<E, 16, 128>, ShrinkTile<E, 32, 128>,  // 96 accumulators
+                       // 128 accumulators, and the sum in 34 KiB of shared memory. With 32 tokens per block w is read
+                       // four times for each element of x, with 64 twice; v of E r rows reads dy half as often as with
+                       // 64 rows. 107 KiB: two blocks per multiprocessor on H100 and B200, one on A100, none elsewhere.
+                       ShrinkTile<E, 64, 128>>;
+  // BLOCK_M (tokens), BLOCK_K (rank), BLOCK_N (columns). 64 columns are 128 bytes; 32 give twice the blocks, if the
+  // partial sums of a gradient that more splits need are large compared with x. 128 read lhs half as often: with 64,
+  // lhs is read d / 64 times, at r = 64 as often as x or y itself has bytes.
+  using Strip = Table<StripTile<E, 64, 16, 64>,                            //
+                      StripTile<E, 64, 32, 64>,                            //
+                      StripTile<E, 64, 64, 64>, StripTile<E, 64, 64, 32>,  //
+                      StripTile<E, 64, 128, 64>, StripTile<E, 64, 128, 32>,
+                      // 128 accumulators for both products. 96 KiB for dx and dA: two blocks on H100 and B200, one
+                      // elsewhere; 64 KiB for y, 48 KiB for D.
+                      StripTile<E, 64, 64, 128>,
+                      // For y and D (128 accumulators) only: 96 KiB and 64 KiB. Not for ranks below 128: at r = 16 and
+                      // 32 lhs is a small part of the bytes.
+                      StripTile<E, 64, 128, 128>>;
+  // Shrink tile, BLOCK_K (E r). With fewer than 64 tokens per block, streaming B does not pay off.
+  using Token = Table<TokenTile<ShrinkTile<E, 64, 16>, 64>, TokenTile<ShrinkTile<E, 64, 32>, 64>>;
+  // BLOCK_M (tokens): up to 16 take one 16-row fragment; more take four, some of which may be zeros.
+  using Decode = Table<DecodeTile<E, 16>, DecodeTile<E, kDecodeTokens>>;
+  // BLOCK_K (rank): above 32 the partial sums of q and D exceed a second read of dy.
+  using Once = Table<OnceTile<E, 16>, OnceTile<E, 32>>;
+  // BLOCK_M, BLOCK_N, BLOCK_K, stages. The comments compare, per K step of 16, the clocks of shared memory (fragments,
+  // and copies) with those of the matrix units (2 per instruction on A100; 1 on H100, whose full rate requires wgmma):
+  using Large = Table<
+      // 128 accumulators, 2 blocks in 140 KiB. Fragments 128, copies 64: 192 against 256. All of A100's rate except
+      // barriers (expect 80 %), two thirds of the mma.sync rate on H100.
+      LargeTile<E, 128, 128, 32, 4>,
+      // 64 accumulators, 3 blocks in 48 KiB each: 96 and 48 against 128. Half a tile of the first, where that leaves
+      // most multiprocessors idle in its last wave.
+      LargeTile<E, 64, 128, 32, 4>,
+      // 32 accumulators, 2 to 4 blocks in 48 KiB each. 64 and 32: 96 against 64. Two thirds of A100's rate, a third of
+      // H100's.
+      LargeTile<E, 64, 64, 64, 3>,
+      // Shorter last waves at a few hundred tokens, above all on the GPUs whose matrix units are slow compared with
+      // shared memory (RTX).
+      LargeTile<E, 32, 64, 64, 4>, LargeTile<E, 32, 32, 64, 4>,
+      // Few tokens: loading the rows of A or the columns of B once takes most of the time; many blocks with deep
+      // copies.
+      LargeTile<E, 16, 32, 64, 6>>;
+};
+
+// float32: half the tokens, because elements are twice as large; every shape fits into the 64 KiB of Turing.
+template <typename E>
+struct Tiles<E, 4> {
+  using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 32, 16>,  //
+                       ShrinkTile<E, 16, 64>, ShrinkTile<E, 32, 64>>;
+  using Strip = Table<StripTile<E, 32, 16, 64>, StripTile<E, 32, 64, 32>>;
+  using Token = Table<>;
+  using Decode = Table<DecodeTile<E, 16>, DecodeTile<E, kDecodeTokens>>;
+  using Once = Table<>;  // limited by arithmetic, not by memory
+  using Large = Table<LargeTile<E, 64, 64, 32, 3>, LargeTile<E, 16, 32, 32, 6>>;
+};
+// ---- Lookup ----
+
+// Names a tile in a plan. A kernel's template is found by these sizes.
+struct Tile {
+  int block_m, block_n, block_k;
+
+  bool operator==(const Tile &) const = default;
+
+  template <typename Row>
+  constexpr bool is(Row) const {
+    return Row::kBlockM == block_m && Row::kBlockN == block_n && Row::kBlockK == block_k;
+  }
+};
+
+template <typename Row>
+constexpr Tile tile_of(Row) {
+  return {Row::kBlockM, Row::kBlockN, Row::kBlockK};
+}
+
+// Calls visit(row) for the first row for which matches(row) holds; returns false if there is none.
+template <typename... Rows, typename Matches, typename Visit>
+bool with_row(Table<Rows...>, const Matches &matches, const Visit &visit) {
+  return ((matches(Rows{}) ? (visit(Rows{}), true) : false) || ...);
+}
+
+template <typename... Rows, typename Visit>
+void for_each_row(Table<Rows...>, const Visit &visit) {
+  (visit(Rows{}), ...);
+}
+
+}  // namespace lily::cuda

@@ -1,0 +1,123 @@
+/**
+ * The plans of the CUDA backend for GPUs that need not be present: the choice of tiles by the model of time. Nothing is
+ * executed, and no time is measured.
+ */
+import { describe, expect, test } from 'vitest'
+import { type GpuName, gpuNames, gpus } from '../../bench/counters/gpus.js'
+import {
+  type PlannedCall,
+  type PlannedMethod,
+  planCalls,
+  predictedSeconds,
+  tileRows,
+} from '../../bench/counters/plan.js'
+
+const DIRECTIONS = ['forward', 'backward'] as const
+
+interface Point {
+  readonly device: GpuName
+  readonly direction: (typeof DIRECTIONS)[number]
+  readonly method: PlannedMethod
+  readonly tokens: number
+  readonly d: number
+  readonly rank: number
+}
+
+/** Turing has no bfloat16. */
+const callOf = ({ device, direction, method, tokens, d, rank }: Point): PlannedCall => ({
+  gpu: gpus[device],
+  shape: { tokens, d, rank, experts: rank > 200 ? 2 : 4 },
+  dtype: device === 't4' ? 'float16' : 'bfloat16',
+  method,
+  direction,
+})
+
+const range = (from: number, to: number, step: number): number[] =>
+  Array.from({ length: Math.floor((to - from) / step) + 1 }, (_, i) => from + i * step)
+
+const secondsOf = (points: readonly Point[]): number[] => planCalls(points.map(callOf)).map(predictedSeconds)
+
+/** How much the time per token or per rank rises from each point to the next. */
+function rises(points: readonly Point[], size: (point: Point) => number): { rise: number; point: Point }[] {
+  const seconds = secondsOf(points)
+  return points.slice(0, -1).flatMap((point, i) => {
+    const next = points[i + 1]
+    const steps = size(next) > size(point)
+    return steps ? [{ rise: seconds[i + 1] / size(next) / (seconds[i] / size(point)) - 1, point }] : []
+  })
+}
+
+/**
+ * The target is 15 %. Where a launch just exceeds what the multiprocessors hold at once, a last wave of few blocks takes as
+ * long as a full one, unless smaller tiles are as fast; a few steps in a thousand therefore rise more.
+ */
+function expectNoCliffs(found: readonly { rise: number; point: Point }[]): void {
+  expect(found.length).toBeGreaterThan(1000)
+  const high = found.filter(({ rise }) => rise > 0.15).toSorted((a, b) => b.rise - a.rise)
+  expect(high.length / found.length, JSON.stringify(high.slice(0, 3))).toBeLessThan(0.01)
+  expect(high[0]?.rise ?? 0, JSON.stringify(high[0])).toBeLessThan(0.3)
+}
+
+describe.each(gpuNames)('on %s', (device) => {
+  const pairs = DIRECTIONS.flatMap((direction) =>
+    (['batch', 'lora', 'token'] as const).map((method) => ({ device, direction, method })),
+  )
+
+  test('the time per token has no cliffs as M grows', () => {
+    const tokens = [...range(512, 2560, 64), ...range(3968, 4352, 64), ...range(8064, 8704, 64)]
+    const found = pairs.flatMap((pair) =>
+      [768, 4096].flatMap((d) =>
+        [16, 64, 128, 256, 448, 896]
+          .filter((rank) => pair.method !== 'token' || rank <= 128)
+          .flatMap((rank) =>
+            rises(
+              tokens.map((M) => ({ ...pair, d, rank, tokens: M })),
+              (point) => point.tokens,
+            ),
+          ),
+      ),
+    )
+    expectNoCliffs(found)
+  })
+
+  describe('the time per rank', () => {
+    const found = pairs.flatMap((pair) =>
+      [512, 2048, 8192].flatMap((tokens) => {
+        const ranks = range(8, pair.method === 'token' ? 128 : 896, 8)
+        return rises(
+          ranks.map((rank) => ({ ...pair, d: 4096, rank, tokens })),
+          (point) => point.rank,
+        )
+      }),
+    )
+    const isBoundary = ({ point }: { point: Point }) => point.rank === 128
+
+    test('has no cliffs as r grows', () => {
+      expectNoCliffs(found.filter((each) => !isBoundary(each)))
+    })
+
+    // The two kinds of kernels add in different orders. If a model chose between them, results would depend on the device.
+    test('rises by less than 80 % where the kernels of large ranks begin', () => {
+      for (const { rise, point } of found.filter(isBoundary)) expect(rise, JSON.stringify(point)).toBeLessThan(0.8)
+    })
+  })
+
+  test('no row of the tables used throughout is faster than the choice', () => {
+    const points = pairs.flatMap((pair) =>
+      [64, 512, 2048, 8192].flatMap((tokens) =>
+        [8, 16, 40, 64, 128, 320, 896]
+          .filter((rank) => pair.method !== 'token' || rank <= 128)
+          .map((rank): Point => ({ ...pair, tokens, rank, d: 2048 })),
+      ),
+    )
+    const chosen = secondsOf(points)
+    for (const [table, rows] of Object.entries(tileRows()))
+      for (const row of rows) {
+        const plans = planCalls(points.map((point) => ({ ...callOf(point), only: { [table]: row } })))
+        const faster = plans.flatMap((plan, i) =>
+          plan.supported && predictedSeconds(plan) < chosen[i] * (1 - 1e-9) ? [points[i]] : [],
+        )
+        expect(faster, `${table} ${row.join(' x ')}`).toEqual([])
+      }
+  })
+})
