@@ -59,12 +59,16 @@ export const gpuNames = Object.keys(gpus) as readonly GpuName[]
 export const EMULATED_MULTIPROCESSORS = 64
 
 /** What the emulator reports (emulator/runtime/device_properties.cc). */
-export function emulatedGpu(capability: number): Gpu {
+export function emulatedGpu(
+  capability: number,
+  multiprocessors = EMULATED_MULTIPROCESSORS,
+  l2Bytes: number = 4 * MIB,
+): Gpu {
   const [perBlock, perMultiprocessor, threadsPerMultiprocessor] =
     capability === 75 ? ([64, 64, 1024] as const) : ([163, 164, 2048] as const)
   return {
-    ...{ capability, multiprocessors: EMULATED_MULTIPROCESSORS, l2Bytes: 4 * MIB, ...kib(perBlock, perMultiprocessor) },
-    ...{ threadsPerMultiprocessor, clockHz: 1e9, memoryBytesPerSecond: 12e9 * EMULATED_MULTIPROCESSORS },
+    ...{ capability, multiprocessors, l2Bytes, ...kib(perBlock, perMultiprocessor), threadsPerMultiprocessor },
+    ...{ clockHz: 1e9, memoryBytesPerSecond: 12e9 * multiprocessors },
     matrixFlopsPerSecond: 0, // it has no speed
   }
 }

@@ -11,14 +11,14 @@ import type { Shape } from '../workload/shapes.js'
 import type { Job } from './counted-call.js'
 import type { Gpu } from './gpus.js'
 
-type TileTable = 'shrink' | 'strip' | 'large'
+type TileTable = 'shrink' | 'strip' | 'large' | 'mix'
 type Sizes = readonly [blockM: number, blockN: number, blockK: number]
 
 export interface PlannedLaunch {
   readonly kernel: string
   /** Zeros if the kernel has no tiles. */
   readonly tile: Sizes
-  /** Of the column blocks of backward_dy, and of the second product of forward_token. */
+  /** Of the column blocks of backward_dy. */
   readonly stripTile: Sizes
   readonly blocks: number
   readonly threads: number
@@ -76,7 +76,7 @@ function lineOf({ gpu, direction, shape: { tokens, d, rank, experts }, method, d
     ...[direction === 'forward' ? 0 : 1, tokens, d, d, rank, method === 'lora' ? 1 : experts],
     method === 'sequence' ? sequenceOffsets(tokens).length - 1 : 1,
     ...[routings[method], dtypeNumbers[activations], dtypeNumbers[parameters]],
-    ...[only?.shrink ?? ANY, only?.strip ?? ANY, only?.large ?? ANY].flat(),
+    ...[only?.shrink ?? ANY, only?.strip ?? ANY, only?.large ?? ANY, only?.mix ?? ANY].flat(),
   ].join(' ')
 }
 
@@ -95,9 +95,9 @@ export function planCalls(calls: readonly PlannedCall[]): Plan[] {
     .map((line) => JSON.parse(line) as Plan)
 }
 
-/** The rows of the tables from which a plan chooses, for 16-bit activations. */
-export const tileRows = (): Record<TileTable, readonly Sizes[]> =>
-  JSON.parse(run('', '--rows')) as Record<TileTable, readonly Sizes[]>
+/** The rows of the tables from which a plan chooses, for tiles whose elements have 2 or 4 bytes. */
+export const tileRows = (scalarBytes: 2 | 4): Record<TileTable | 'decode' | 'once', readonly Sizes[]> =>
+  JSON.parse(run('', '--rows', String(scalarBytes))) as ReturnType<typeof tileRows>
 
 export const planCall = (call: PlannedCall): Plan => planCalls([call])[0]
 

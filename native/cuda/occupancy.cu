@@ -49,9 +49,9 @@ void add_engine(SharedBytes &bytes) {
     bytes["forward_shrink<" + name<Tile>() + ">"] =
         std::max(Tile::kBytes, Tile::kProduct * 4 + route_bytes(Tile::kBlockM, kExperts, Tile::kBlockN));
   });
-  for_each_row(typename Rows::Token{}, [&](auto row) {
+  for_each_row(typename Rows::Mix{}, [&](auto row) {
     using Tile = decltype(row);
-    bytes["forward_token<" + name<Tile>() + ">"] = Tile::bytes(kExperts, Tile::kBlockK / kExperts);
+    bytes["forward_mix<" + name<Tile>() + ">"] = Tile::bytes(kExperts, 16, true);
   });
   for_each_row(typename Rows::Decode{}, [&](auto row) {
     using Tile = decltype(row);

@@ -6,10 +6,11 @@
 //   device     compute capability, multiprocessors, bytes of L2, of shared memory per block and per multiprocessor,
 //              threads per multiprocessor, clock in Hz, bytes per second of memory
 //   call       0 forward or 1 backward, M, d_in, d_out, r, E, G, routing, dtypes of activations and of parameters
-//   tiles      shrink, strip and large: three sizes each, zeros for a free choice
+//   tiles      shrink, strip, large and mix: three sizes each, zeros for a free choice
 //
-// With --rows it prints the rows of the tables of 16-bit engines instead.
+// With --rows N it prints the rows of the tables of engines with elements of N bytes instead.
 #include <cstdio>
+#include <cstdlib>
 #include <iostream>
 #include <string_view>
 
@@ -28,7 +29,7 @@ const char *name(Step step) {
     case Step::kPoolWeights: return "pool";
     case Step::kCombine: return "combine";
     case Step::kExpand: return "forward_expand";
-    case Step::kToken: return "forward_token";
+    case Step::kMix: return "forward_mix";
     case Step::kDecode: return "forward_decode";
     case Step::kDy:
     case Step::kDyColumns:
@@ -73,22 +74,23 @@ void print(const Plan &plan, const lily_problem &problem, const Device &device) 
 }
 
 template <typename Rows>
-void print_rows(const char *name, const Rows &rows) {
-  std::printf("\"%s\":[", name);
+void print_rows(const char *name, const Rows &rows, const char *separator = ",") {
+  std::printf("%s\"%s\":[", separator, name);
   for (const auto &row : rows) {
-    if (&row != &rows.front()) std::printf(",");
+    if (&row != rows.data()) std::printf(",");
     print(row.tile);
   }
   std::printf("]");
 }
 
-int print_rows() {
-  const TileRows &rows = tile_rows(2);
+int print_rows(int scalar_bytes) {
+  const TileRows &rows = tile_rows(scalar_bytes);
   std::printf("{");
-  print_rows("shrink", rows.shrink);
-  std::printf(",");
+  print_rows("shrink", rows.shrink, "");
   print_rows("strip", rows.strip);
-  std::printf(",");
+  print_rows("mix", rows.mix);
+  print_rows("decode", rows.decode);
+  print_rows("once", rows.once);
   print_rows("large", rows.large);
   std::printf("}\n");
   return 0;
@@ -107,7 +109,8 @@ int run() {
              device.dram_bytes_per_second >> backward >> problem.tokens >> problem.d_in >> problem.d_out >>
              problem.rank >> problem.experts >> problem.groups >> problem.routing >> problem.activation_dtype >>
              problem.parameter_dtype &&
-         read(std::cin, only.shrink) && read(std::cin, only.strip) && read(std::cin, only.large)) {
+         read(std::cin, only.shrink) && read(std::cin, only.strip) && read(std::cin, only.large) &&
+         read(std::cin, only.mix)) {
     device.compute_major = capability / 10;
     device.compute_minor = capability % 10;
     if (const char *wrong = problem_error(problem)) {
@@ -127,6 +130,6 @@ int run() {
 }  // namespace lily::cuda
 
 int main(int count, char **arguments) {
-  const bool rows = count > 1 && std::string_view(arguments[1]) == "--rows";
-  return rows ? lily::cuda::print_rows() : lily::cuda::run();
+  const bool rows = count > 2 && std::string_view(arguments[1]) == "--rows";
+  return rows ? lily::cuda::print_rows(std::atoi(arguments[2])) : lily::cuda::run();
 }

@@ -1,11 +1,13 @@
 /** Every kernel, and every way in which backward reads dy. The way depends on the device, which the emulator varies. */
 import { describe, expect, test } from 'vitest'
+import { tileRows } from '../../bench/counters/plan.js'
 import { isEmulated } from '../support/backend.js'
 import { makeCase } from '../support/cases.js'
 import { checkResult } from '../support/check.js'
 import { type Job, runInChild } from '../support/child.js'
 import { emptyGroupJobs, expectNoGradientOfEmptyGroups } from '../support/empty-groups.js'
 import { DEVICES, kernelJobs, largeJob } from '../support/kernels.js'
+import { tileCover } from '../support/tile-cover.js'
 
 async function check(jobs: Job[], environment: Record<string, string>): Promise<void> {
   const { results, refused } = await runInChild(jobs, environment)
@@ -35,6 +37,26 @@ describe('every kernel', () => {
       expectNoGradientOfEmptyGroups(emptyGroupJobs, results)
     })
 
+  for (const [activations, scalarBytes] of [
+    ['bfloat16', 2],
+    ['float32', 4],
+  ] as const)
+    test(`every row of the tile table, ${activations}`, async (context) => {
+      if (!isEmulated) context.skip('the device is a GPU, whose size does not vary')
+      const cover = tileCover(activations, DEVICES)
+      const names = new Set(cover.flatMap(({ kernels }) => [...kernels]))
+      const rows = Object.values(tileRows(scalarBytes)).flat()
+      // A row that no problem launches is not tested: the grid of tile-cover.ts lacks one, or the row can go.
+      const missing = rows.filter((row) => ![...names].some((name) => name.includes(row.join(' x '))))
+      expect(missing).toEqual([])
+      for (const device of DEVICES) {
+        const jobs = cover
+          .filter((each) => each.device === device)
+          .map(({ spec }): Job => ({ spec, how: { outputs: 'add' } }))
+        await check(jobs, device)
+      }
+    })
+
   test('dy is read once at a rank above 16', async (context) => {
     if (!isEmulated) context.skip('the device is a GPU, whose size does not vary')
     await check([largeJob], DEVICES[1])
@@ -46,6 +68,10 @@ describe('every kernel', () => {
       const spec = { tokens: 40, dIn: 33, dOut: 70, rank: 130, experts: 60, scaling: 2, seed: 19 }
       return { spec: { ...spec, routing: 'batch', activations }, how: { outputs: 'add' } }
     })
+    for (const activations of ['float16', 'float32'] as const) {
+      const spec = { tokens: 70, dIn: 33, dOut: 70, rank: 128, experts: 64, scaling: 2, seed: 20 }
+      jobs.push({ spec: { ...spec, routing: 'token', activations }, how: { outputs: 'add' } })
+    }
     await check(jobs, { LILY_EMULATOR_ARCH: '75' })
   })
 })

@@ -30,7 +30,7 @@ const EngineFunctions kTf32Functions = kExactFunctions, kFloat16Functions = kExa
 const FEW_TILES = `struct Tiles<E, 2> {
   using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>>;
   using Strip = Table<StripTile<E, 64, 16, 64>>;
-  using Token = Table<TokenTile<ShrinkTile<E, 64, 16>, 64>>;
+  using Mix = Table<MixTile<E, 64, 64, 64>>;
   using Decode = Table<DecodeTile<E, kDecodeTokens>>;
   using Once = Table<OnceTile<E, 16>>;
   using Large = Table<LargeTile<E, 64, 64, 64, 3>>;

@@ -29,8 +29,8 @@ const specs: Spec[] = [
   { ...ragged, routing: 'sequence', pool: 'logits', masked: 0.3, seed: 7 },
   { ...ragged, routing: 'fixed', seed: 8 },
   { ...wide, routing: 'batch', rank: 3, masked: 0.3, activation: 'relu', seed: 9 },
-  // So many tokens that forward is a single launch.
-  { ...small, routing: 'token', tokens: 4040, dIn: 9, dOut: 70, rank: 5, seed: 10 },
+  // B does not fit into shared memory and is streamed.
+  { ...small, routing: 'token', tokens: 70, dIn: 9, rank: 50, experts: 60, seed: 10 },
   // So many tokens that a block of dh has several tiles; a sequence has several rounds of all slices.
   {
     ...ragged,

@@ -1,9 +1,8 @@
-// Forward, second phase: adds the adapter's output to y. Symbols as in docs/math.md.
+// Forward, second phase with one pooling group: adds the adapter's output to y. Symbols as in docs/math.md.
 //
-//   y (+)= s h C     one pooling group: each block combines its columns of C once
-//   y (+)= s u B     weights per token, u_t = w_t (x) h_t: B is one matrix of E r rows
+//   y (+)= s h C
 //
-// Each block owns BLOCK_N columns and iterates over tokens in tiles of BLOCK_M.
+// Each block combines its BLOCK_N columns of C once and iterates over tokens in tiles of BLOCK_M.
 //
 // Global memory traffic: y written once, and read once if it accumulates; B once per split of the tokens; h and the
 // router's partial sums from L2.
@@ -15,10 +14,9 @@ namespace lily::cuda {
 
 struct ForwardExpand {
   StripOperands strip;
-  int pooled;
-  Experts experts;     // pooled
-  Weights weights;     // pooled
-  float *weights_out;  // E, pooled; may be null
+  Experts experts;
+  Weights weights;
+  float *weights_out;  // E; may be null
   int column_tiles;
 };
 
@@ -32,10 +30,6 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_expand(const __grid
   const int column = at.column_tile * Tile::kBlockN;
   bool has_weights = false;
   walk_strip<Tile, true, false>(shared, call.strip, at, true, false, [&](Scalar *tile, int row) {
-    if (!call.pooled) {
-      stage_rhs<Tile>(tile, call.strip.w, call.strip.lhs.columns, row, column, call.strip.columns);
-      return;
-    }
     if (!has_weights) {
       compute_weights(weights, call.weights);
       if (blockIdx.x == 0 && call.weights_out != nullptr)

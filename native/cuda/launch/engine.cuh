@@ -27,7 +27,7 @@ lily_status prepare_engine(const Device &device) {
                     "setting the maximum shared memory of a kernel");
   };
   for_each_row(typename Rows::Shrink{}, [&](auto row) { allow(forward_shrink<decltype(row)>); });
-  for_each_row(typename Rows::Token{}, [&](auto row) { allow(forward_token<decltype(row)>); });
+  for_each_row(typename Rows::Mix{}, [&](auto row) { allow(forward_mix<decltype(row)>); });
   for_each_row(typename Rows::Decode{}, [&](auto row) { allow(forward_decode<decltype(row)>); });
   for_each_row(typename Rows::Large{}, [&](auto row) {
     allow(large_shrink<decltype(row)>);

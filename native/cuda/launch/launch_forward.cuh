@@ -4,7 +4,7 @@
 #include "core/problem.h"
 #include "cuda/kernels/forward_decode.cuh"
 #include "cuda/kernels/forward_expand.cuh"
-#include "cuda/kernels/forward_token.cuh"
+#include "cuda/kernels/forward_mix.cuh"
 #include "cuda/kernels/large_shrink.cuh"
 #include "cuda/kernels/large_strip.cuh"
 #include "cuda/launch/launch.h"
@@ -57,12 +57,16 @@ class Forward {
           return launch(forward_expand<decltype(row)>, "launching the forward_expand kernel", planned, stream(),
                         expand());
         });
+      case Step::kMix:
+        return with_tile<typename Rows::Mix>(planned.tile, [&](auto row) {
+          return launch(forward_mix<decltype(row)>, "launching the forward_mix kernel", planned, stream(),
+                        mix<decltype(row)>());
+        });
       case Step::kLargeExpand:
         return with_tile<typename Rows::Large>(planned.tile, [&](auto row) {
           return launch(large_strip<decltype(row)>, "launching the large_strip kernel", planned, stream(),
                         large_expand(planned));
         });
-      case Step::kToken: return run_token(planned);
       case Step::kDecode:
         return with_tile<typename Rows::Decode>(planned.tile, [&](auto row) {
           return launch(forward_decode<decltype(row)>, "launching the forward_decode kernel", planned, stream(),
@@ -70,18 +74,6 @@ class Forward {
         });
       default: return LILY_OK;  // steps of backward
     }
-  }
-
-  lily_status run_token(const Launch &planned) const {
-    lily_status status = LILY_OK;
-    with_row(
-        typename Tiles<Engine>::Token{},
-        [&](auto row) { return planned.strip_tile.is(row) && planned.tile.is(typename decltype(row)::Shrink{}); },
-        [&](auto row) {
-          status =
-              launch(forward_token<decltype(row)>, "launching the forward_token kernel", planned, stream(), token());
-        });
-    return status;
   }
 
   cudaStream_t stream() const { return reinterpret_cast<cudaStream_t>(call_.stream); }
@@ -156,20 +148,6 @@ class Forward {
     return call;
   }
 
-  ForwardToken token() const {
-    ForwardToken call = {};
-    call.shrink.operands = shrink_operands(plan_.tile_tokens);
-    call.shrink.relu = is_relu();
-    call.shrink.hidden = saved();
-    call.shrink.route = route();
-    if (call_.probabilities == nullptr) call.shrink.route.values = nullptr;
-    call.b = operand(call_.b);
-    call.y = output(call_.y);
-    call.scale = problem_.scaling;
-    call.columns = d_out_;
-    return call;
-  }
-
   // ---- Few tokens ----
 
   ForwardShrink decode_shrink() const {
@@ -220,36 +198,57 @@ class Forward {
     return weights;
   }
 
-  LeftOperand lhs() const {
-    LeftOperand lhs = {};
-    lhs.kind = plan_.has_token_weights ? LeftOperandKind::kU : LeftOperandKind::kHidden;
-    lhs.hidden = hidden().operand();
-    lhs.rank = rank_;
-    lhs.columns = plan_.has_token_weights ? experts_ * rank_ : rank_;
-    if (plan_.has_token_weights)
-      lhs.token_weights = {is_per_token() ? route().values : group_weights(), groups(), experts_, is_per_token()};
-    return lhs;
+  TokenWeights token_weights() const {
+    return {is_per_token() ? route().values : group_weights(), groups(), experts_, is_per_token()};
   }
 
   ForwardExpand expand() const {
     ForwardExpand call = {};
     StripOperands &strip = call.strip;
-    strip.lhs = lhs();
-    if (plan_.has_token_weights) {
-      strip.w = operand(call_.b);
-    } else {
-      call.pooled = 1;
-      call.experts = experts();
-      call.weights = weights();
-      call.weights_out = weights_out();
-    }
+    strip.lhs.hidden = hidden().operand();
+    strip.lhs.rank = strip.lhs.columns = rank_;
     strip.out = output(call_.y);
     strip.out_scale = problem_.scaling;
     strip.tokens = tokens_;
     strip.columns = d_out_;
     strip.split_tokens = plan_.split_tokens;
+    call.experts = experts();
+    call.weights = weights();
+    call.weights_out = weights_out();
     call.column_tiles = plan_.column_tiles;
     return call;
+  }
+
+  template <typename Tile>
+  ForwardMix mix() const {
+    ForwardMix call = {};
+    call.hidden = hidden().operand();
+    call.weights = token_weights();
+    call.b = operand(call_.b);
+    call.y = output(call_.y);
+    call.scale = problem_.scaling;
+    call.tokens = tokens_;
+    call.columns = d_out_;
+    call.rank = rank_;
+    call.experts = experts_;
+    call.hidden_pitch = Tile::hidden_pitch(rank_);
+    call.k_tiles = Tile::k_tiles(experts_ * rank_);
+    call.stages = mix_stages(call.k_tiles);
+    call.split_tokens = plan_.split_tokens;
+    call.column_tiles = plan_.column_tiles;
+    call.b_stays = plan_.b_stays;
+    return call;
+  }
+
+  LeftOperand large_lhs() const {
+    LeftOperand lhs = {};
+    lhs.hidden = hidden().operand();
+    lhs.rank = lhs.columns = rank_;
+    if (!plan_.has_token_weights) return lhs;
+    lhs.kind = LeftOperandKind::kU;
+    lhs.columns = experts_ * rank_;
+    lhs.token_weights = token_weights();
+    return lhs;
   }
 
   Combine combine_call() const {
@@ -262,7 +261,7 @@ class Forward {
 
   LargeStrip large_expand(const Launch &planned) const {
     LargeStrip call = {};
-    call.lhs = lhs();
+    call.lhs = large_lhs();
     call.tokens = tokens_;
     call.columns = d_out_;
     call.out = output(call_.y);

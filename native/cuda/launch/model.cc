@@ -274,35 +274,55 @@ Work Model::combine(int partial_count) const {
 Work Model::expand(const StripRow &row, const Walk &walk, int partial_count) const {
   Work work = {};
   const Tile &tile = row.tile;
-  const double columns = has_token_weights_ ? experts_ * rank_ : rank_;
   const double tiles = ceil_of(walk.split_tokens, tile.block_m), all_tiles = ceil_of(tokens_, tile.block_m);
   const double blocks = static_cast<double>(walk.column_tiles) * walk.splits;
   work.reads(experts_ * rank_ * d_out_ * parameter_, walk.row_tiles == 1 ? walk.splits : all_tiles);
   double serial = 2 * rates_.dram_latency, step = rates_.dram_latency / 2;  // two tiles are in flight
-  if (has_token_weights_) {
-    work.read += tokens_ * rank_ * scalar_ + 4 * (per_token_ ? tokens_ : groups_) * experts_;
-    work.requested +=
-        tokens_ * walk.column_tiles * (form_u_bytes(tile.block_k) + walk.row_tiles * tile.block_k / 128.0 * kSector);
-    step = std::max(step, 2 * VectorLoads(tile.block_m, tile.block_k).passes * rates_.l2_latency);
-  } else {
-    work.reads(tokens_ * rank_ * scalar_, walk.column_tiles);
-    if (partial_count > 0) {
-      add_sum_rows(work, experts_ + 1, partial_count, blocks);
-      work.writes(4 * experts_);
-    }
-    const double combining = VectorLoads(tile.block_k, tile.block_n).passes * ceil_of(experts_, 4);
-    serial += sum_rows_clocks(experts_ + 1, partial_count);
-    (walk.row_tiles == 1 ? serial : step) += combining * rates_.dram_latency;
+  work.reads(tokens_ * rank_ * scalar_, walk.column_tiles);
+  if (partial_count > 0) {
+    add_sum_rows(work, experts_ + 1, partial_count, blocks);
+    work.writes(4 * experts_);
   }
+  const double combining = VectorLoads(tile.block_k, tile.block_n).passes * ceil_of(experts_, 4);
+  serial += sum_rows_clocks(experts_ + 1, partial_count);
+  (walk.row_tiles == 1 ? serial : step) += combining * rates_.dram_latency;
   work.updates(tokens_ * d_out_ * activation_);
-  const double copied = (columns / walk.row_tiles + 2 * tile.block_n) * tile.block_m * scalar_;
-  const double busy =
-      walk.row_tiles *
-      product_clocks(tile.block_m, tile.block_n, std::min<double>(columns, tile.block_k), row.expand_warps, copied);
+  const double copied = (rank_ / walk.row_tiles + 2 * tile.block_n) * tile.block_m * scalar_;
+  const double busy = walk.row_tiles * product_clocks(tile.block_m, tile.block_n, std::min<double>(rank_, tile.block_k),
+                                                      row.expand_warps, copied);
   work.add({static_cast<int64_t>(blocks), tiles * busy, tiles * walk.row_tiles * step, serial,
-            static_cast<int>(2 * (columns / walk.row_tiles + tile.block_n) * tile.block_m * scalar_)});
+            static_cast<int>(2 * (rank_ / walk.row_tiles + tile.block_n) * tile.block_m * scalar_)});
   work.shared_bytes = walk.shared_bytes;
   work.registers = registers(kExpandRegisters, row.expand_accumulators);
+  return work;
+}
+
+Work Model::mix(const MixRow &row, const Walk &walk, bool b_stays) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const double columns = experts_ * rank_, b_bytes = columns * d_out_ * parameter_;
+  const double tiles = ceil_of(walk.split_tokens, tile.block_m), all_tiles = ceil_of(tokens_, tile.block_m);
+  work.reads(b_bytes, b_stays ? walk.splits : all_tiles);
+  work.reads(tokens_ * rank_ * scalar_, walk.column_tiles);
+  // Four bytes per thread. The tokens of a sequence all read the same sector.
+  work.read += 4 * (per_token_ ? tokens_ : groups_) * experts_;
+  work.requested += tokens_ * experts_ * walk.column_tiles * (per_token_ ? 4 : kSector / kWarp);
+  work.updates(tokens_ * d_out_ * activation_);
+  // u is read from h and written; then the fragments are read.
+  const double copied = ((rank_ + 2 * tile.block_n) * tile.block_m + 2 * columns * tile.block_m +
+                         (b_stays ? 0 : columns * tile.block_n)) *
+                        scalar_;
+  const double busy = product_clocks(tile.block_m, tile.block_n, columns, row.warps, copied);
+  const int ahead = mix_stages(walk.row_tiles) - 1;
+  // Of a step whose operands have arrived: its barrier, and forming u.
+  constexpr double kStepClocks = 100;
+  const double step = b_stays ? kStepClocks : std::max(kStepClocks, rates_.l2_latency / 2);
+  const double of_tokens = (rank_ + tile.block_n) * tile.block_m * scalar_;
+  work.add({int64_t{walk.column_tiles} * walk.splits, tiles * busy,
+            tiles * std::max(rates_.dram_latency / ahead, walk.row_tiles * step), 2 * rates_.dram_latency,
+            static_cast<int>(ahead * of_tokens)});
+  work.shared_bytes = walk.shared_bytes;
+  work.registers = registers(kExpandRegisters, row.accumulators);
   return work;
 }
 
@@ -340,22 +360,6 @@ Work Model::large_expand(const LargeRow &row, bool has_c, int partial_count) con
             tail + rates_.dram_latency, static_cast<int>((row.stages - 1) * copied)});
   work.shared_bytes = row.bytes(problem_.experts);
   work.registers = registers(kLargeStripRegisters, row.accumulators);
-  return work;
-}
-
-Work Model::token(const TokenRow &row, const ShrinkRow &shrink_row, int tile_tokens) const {
-  Work work = shrink(shrink_row, tile_tokens, true);
-  const int blocks = ceil_divide(problem_.tokens, tile_tokens);
-  const Tile &tile = row.tile;
-  work.reads(experts_ * rank_ * d_out_ * parameter_, blocks);
-  work.updates(tokens_ * d_out_ * activation_);
-  const double steps = ceil_of(d_out_, tile.block_n);
-  const double copied = (experts_ * rank_ + 2.0 * tile.block_m) * tile.block_n * scalar_;
-  work.kinds[0].busy += steps * product_clocks(tile.block_m, tile.block_n, experts_ * rank_, {kWarps, 1}, copied);
-  work.kinds[0].streaming += steps * rates_.dram_latency;
-  work.kinds[0].serial += rates_.dram_latency;
-  work.shared_bytes = row.bytes(problem_.experts, problem_.rank);
-  work.registers = std::max(work.registers, 140);
   return work;
 }
 

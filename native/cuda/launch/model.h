@@ -34,8 +34,8 @@ class Model {
   Work pool(int threads) const;
   Work combine(int partial_count) const;  // partial sums of w; 0: w is given
   Work expand(const StripRow &row, const Walk &walk, int partial_count) const;
+  Work mix(const MixRow &row, const Walk &walk, bool b_stays) const;
   Work large_expand(const LargeRow &row, bool has_c, int partial_count) const;
-  Work token(const TokenRow &row, const ShrinkRow &shrink, int tile_tokens) const;
   Work decode_shrink(const ShrinkRow &row) const;
   Work decode(const DecodeRow &row) const;
 

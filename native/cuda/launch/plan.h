@@ -37,9 +37,9 @@ enum class Step {
   kRoute,         // forward_route: the router's result, if the rank is larger than a tile
   kPoolWeights,   // pool: w of each sequence
   kCombine,       // combine: C, and the number of kept tokens
-  kExpand,        // forward_expand: y
+  kExpand,        // forward_expand: y, if one C serves all tokens
+  kMix,           // forward_mix: y with weights per token
   kLargeExpand,   // large_strip: y of a large rank
-  kToken,         // forward_token: all of token routing
   kDecodeShrink,  // forward_shrink: partial sums of h of few tokens
   kDecode,        // forward_decode: the rest of few tokens
   kDy,            // backward_dy: the products that read dy
@@ -63,7 +63,7 @@ struct Grid {
 struct Launch {
   Step step;
   Tile tile;        // zeros if the kernel has no tiles
-  Tile strip_tile;  // kDy: that of the column blocks; kToken: that of the second product
+  Tile strip_tile;  // kDy: that of the column blocks
   Grid grid;
   int shared_bytes;  // dynamic
   int threads = kThreads;
@@ -118,6 +118,7 @@ struct ForwardPlan {
   int depth_splits;  // of d_in, if the call decodes
   int hidden_pitch, partial_pitch, c_pitch;
   int column_tiles, split_tokens;  // of the second phase
+  bool b_stays;                    // forward_mix: all of a block's columns of B stay in shared memory
 
   Offset hidden, hidden_partials, values, pooling_partials, c, weights;
   size_t workspace_bytes;
@@ -167,7 +168,7 @@ struct BackwardPlan {
 
 // Restricts the choice to one row of the tables, for comparison; zeros: no restriction.
 struct Restriction {
-  Tile shrink, strip, large;
+  Tile shrink, strip, large, mix;
 };
 
 ForwardPlan plan_forward(const lily_problem &problem, const ForwardOperands &operands, const Device &device,

@@ -1,8 +1,8 @@
 // The plan of forward. Symbols as in docs/math.md.
 //
-// Normally two launches: shrink and expand. A third runs between them to pool sequences, to route if the rank is larger
-// than one tile, or to combine C if the rank is large and many tokens share C. Token routing of many tokens takes one
-// launch (forward_token.cuh); few tokens with a rank that is not large always take two (forward_decode.cuh).
+// Normally two launches: shrink, and expand (one C for all tokens) or mix (weights per token). A third runs between
+// them to pool sequences, to route if the rank is larger than one tile, or to combine C if the rank is large and many
+// tokens share C. Few tokens with a rank that is not large always take two (forward_decode.cuh).
 #include "cuda/launch/planner.h"
 
 namespace lily::cuda {
@@ -103,7 +103,7 @@ class ForwardPlanner {
         decode_row.bytes(rank_, experts_, static_cast<int>(problem_.groups)), model_.decode(decode_row));
   }
 
-  // ---- Two phases, or one ----
+  // ---- Two phases ----
 
   struct Shrink {
     const ShrinkRow *row;
@@ -115,10 +115,6 @@ class ForwardPlanner {
     plan_.is_supported = shrink.found;
     if (!shrink.found) return;
     set_tile_tokens(shrink.best.tile_tokens);
-    if (const TokenRow *row = faster_token_row(shrink.seconds)) {
-      add_token(*row);
-      return;
-    }
     if (is_large_)
       add_large_shrink();
     else
@@ -131,6 +127,8 @@ class ForwardPlanner {
           model_.pool(pool_threads()), pool_threads());
     if (is_large_)
       add_large_expand();
+    else if (has_token_weights_)
+      add_mix(choose_mix());
     else
       add_expand(choose_expand());
   }
@@ -158,7 +156,7 @@ class ForwardPlanner {
           continue;
         if (known_tokens == 0 || (known_tokens != tile_tokens && routes_ && !has_token_weights_)) {
           set_tile_tokens(tile_tokens);
-          second_phase = is_large_ ? choose_large_expand().seconds : choose_expand().seconds;
+          second_phase = second_phase_seconds();
           known_tokens = tile_tokens;
         }
         double seconds = second_phase;
@@ -167,6 +165,11 @@ class ForwardPlanner {
         fastest.consider({&row, tile_tokens}, seconds);
       }
     return fastest;
+  }
+
+  double second_phase_seconds() const {
+    if (is_large_) return choose_large_expand().seconds;
+    return has_token_weights_ ? choose_mix().seconds : choose_expand().seconds;
   }
 
   int shrink_bytes(const ShrinkRow &row) const {
@@ -181,12 +184,11 @@ class ForwardPlanner {
 
   // Partial sums of w, which every block of the second phase adds.
   int partial_count() const { return routes_ && !has_token_weights_ ? plan_.token_tiles : 0; }
-  int expand_rows() const { return has_token_weights_ ? experts_ * rank_ : rank_; }
 
   Fastest<Walk> choose_expand() const {
     Fastest<Walk> fastest;
-    const WalkShape shape = {expand_rows(), tokens_, d_out_, experts_};
-    const int fitting = fitting_block_k(rows_, expand_rows());
+    const WalkShape shape = {rank_, tokens_, d_out_, experts_};
+    const int fitting = fitting_block_k(rows_, rank_);
     for (const StripRow &row : rows_.strip) {
       if (row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
       for_each_split(tokens_, row.tile.block_m, device_, ceil_divide(d_out_, row.tile.block_n), [&](int split_tokens) {
@@ -207,23 +209,35 @@ class ForwardPlanner {
         model_.expand(row_of(rows_.strip, walk.tile), walk, partial_count()));
   }
 
-  // One launch of token routing, if it is faster than two.
-  const TokenRow *faster_token_row(double seconds) const {
-    if (problem_.routing != LILY_ROUTING_TOKEN) return nullptr;
-    for (const TokenRow &row : rows_.token) {
-      if (row.shrink.block_n < rank_ || experts_ * rank_ > row.tile.block_k ||
-          row.bytes(experts_, rank_) > most_shared_bytes(device_))
-        continue;
-      const Work work = model_.token(row, row_of(rows_.shrink, row.shrink), row.tile.block_m);
-      return model_.seconds(work) < seconds ? &row : nullptr;
+  struct Mix {
+    Walk walk;
+    bool b_stays;
+  };
+
+  Fastest<Mix> choose_mix() const {
+    Fastest<Mix> fastest;
+    const WalkShape shape = {experts_ * rank_, tokens_, d_out_, experts_};
+    for (const MixRow &row : rows_.mix) {
+      if (excludes(only_.mix, row.tile)) continue;
+      for_each_split(tokens_, row.tile.block_m, device_, ceil_divide(d_out_, row.tile.block_n), [&](int split_tokens) {
+        for (bool b_stays : {true, false}) {
+          const Walk walk = mix_walk(row, device_, shape, rank_, b_stays, split_tokens);
+          if (walk.column_tiles != 0) fastest.consider({walk, b_stays}, model_.seconds(model_.mix(row, walk, b_stays)));
+        }
+      });
     }
-    return nullptr;
+    return fastest;
   }
 
-  void add_token(const TokenRow &row) {
-    set_tile_tokens(row.tile.block_m);
-    add(plan_.launches, Step::kToken, row.shrink, row.tile, {plan_.token_tiles, 1, 1}, row.bytes(experts_, rank_),
-        model_.token(row, row_of(rows_.shrink, row.shrink), plan_.tile_tokens));
+  void add_mix(const Fastest<Mix> &fastest) {
+    plan_.is_supported = plan_.is_supported && fastest.found;
+    if (!fastest.found) return;
+    const Walk &walk = fastest.best.walk;
+    plan_.column_tiles = walk.column_tiles;
+    plan_.split_tokens = walk.split_tokens;
+    plan_.b_stays = fastest.best.b_stays;
+    add(plan_.launches, Step::kMix, walk.tile, {}, {walk.column_tiles * walk.splits, 1, 1}, walk.shared_bytes,
+        model_.mix(row_of(rows_.mix, walk.tile), walk, plan_.b_stays));
   }
 
   // ---- Large ranks ----

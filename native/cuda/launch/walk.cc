@@ -29,6 +29,16 @@ Walk strip_walk(const StripRow &row, const Device &device, const WalkShape &shap
                   std::max(1, ceil_divide(shape.tokens, split_tokens)), split_tokens});
 }
 
+Walk mix_walk(const MixRow &row, const Device &device, const WalkShape &shape, int rank, bool b_stays,
+              int split_tokens) {
+  const int bytes = row.bytes(shape.experts, rank, b_stays);
+  if (bytes > most_shared_bytes(device)) return {};
+  split_tokens = round_up(split_tokens, row.tile.block_m);
+  return checked({row.tile, bytes, ceil_divide(shape.columns, row.tile.block_n),
+                  ceil_divide(shape.lhs_columns, row.tile.block_k), 0,
+                  std::max(1, ceil_divide(shape.tokens, split_tokens)), split_tokens});
+}
+
 Walk once_walk(const OnceRow &row, const Device &device, const WalkShape &shape, int split_tokens) {
   if (row.tile.block_k < shape.lhs_columns || row.bytes > most_shared_bytes(device)) return {};
   split_tokens = round_up(split_tokens, row.tile.block_m);

@@ -24,11 +24,14 @@ struct WalkShape {
 // tile does not fit into shared memory.
 Walk strip_walk(const StripRow &row, const Device &device, const WalkShape &shape, bool expands, bool has_outer,
                 int split_tokens);
+Walk mix_walk(const MixRow &row, const Device &device, const WalkShape &shape, int rank, bool b_stays,
+              int split_tokens);
 Walk once_walk(const OnceRow &row, const Device &device, const WalkShape &shape, int split_tokens);
 Walk large_walk(const LargeRow &row, const Device &device, const WalkShape &shape, int split_tokens);
 
 // Calls visit(tokens per split) with the lengths that a choice considers: 1, 2, 3, 4, 6, 8, 12, ... units, all tokens,
-// and the lengths that give each multiprocessor 1, 2, 3 or 4 blocks, if a split has `blocks` blocks.
+// and the lengths that give each multiprocessor 1, 2, 3 or 4 blocks, if a split has `blocks` blocks: none, if there are
+// no groups and therefore no rows.
 template <typename Visit>
 void for_each_split(int tokens, int unit, const Device &device, int blocks, const Visit &visit) {
   for (int64_t power = unit; power < tokens; power *= 2) {
@@ -37,7 +40,7 @@ void for_each_split(int tokens, int unit, const Device &device, int blocks, cons
   }
   visit(std::max(tokens, 1));
   for (int each = 1; each <= 4; ++each) {
-    const int splits = each * device.multiprocessors / blocks;
+    const int splits = each * device.multiprocessors / std::max(blocks, 1);
     if (splits > 1) visit(std::max(ceil_divide(tokens, splits), unit));
   }
 }

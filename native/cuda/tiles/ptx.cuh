@@ -31,6 +31,13 @@ __device__ inline void copy_async_8(void *shared, const void *global, int bytes)
 #endif
 }
 
+// Like copy_async_8, for 4 bytes.
+__device__ inline void copy_async_4(void *shared, const void *global) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+#endif
+}
+
 // Commits this thread's copies issued so far as a group.
 __device__ inline void copy_commit() {
 #if __CUDA_ARCH__ >= 800

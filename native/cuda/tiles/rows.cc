@@ -27,8 +27,8 @@ constexpr std::array<StripRow, sizeof...(Tile)> strip_rows(Table<Tile...>) {
 }
 
 template <typename... Tile>
-constexpr std::array<TokenRow, sizeof...(Tile)> token_rows(Table<Tile...>) {
-  return {TokenRow{tile_of(typename Tile::Shrink{}), tile_of(Tile{}), Tile::bytes}...};
+constexpr std::array<MixRow, sizeof...(Tile)> mix_rows(Table<Tile...>) {
+  return {MixRow{tile_of(Tile{}), Tile::bytes, Warps{Tile::kWarpsM, Tile::kWarpsN}, 4 * Tile::kM * Tile::kN}...};
 }
 
 template <typename... Tile>
@@ -52,11 +52,11 @@ const TileRows &rows_of() {
   using Table = Tiles<Engine>;
   static constexpr auto kShrink = shrink_rows(typename Table::Shrink{});
   static constexpr auto kStrip = strip_rows(typename Table::Strip{});
-  static constexpr auto kToken = token_rows(typename Table::Token{});
+  static constexpr auto kMix = mix_rows(typename Table::Mix{});
   static constexpr auto kDecode = decode_rows(typename Table::Decode{});
   static constexpr auto kOnce = once_rows(typename Table::Once{});
   static constexpr auto kLarge = large_rows(typename Table::Large{});
-  static constexpr TileRows kRows = {sizeof(typename Engine::Scalar), kShrink, kStrip, kToken, kDecode, kOnce, kLarge};
+  static constexpr TileRows kRows = {sizeof(typename Engine::Scalar), kShrink, kStrip, kMix, kDecode, kOnce, kLarge};
   return kRows;
 }
 

@@ -29,9 +29,11 @@ struct StripRow {
   int expand_accumulators, outer_accumulators;
 };
 
-struct TokenRow {
-  Tile shrink, tile;
-  int (*bytes)(int experts, int rank);
+struct MixRow {
+  Tile tile;
+  int (*bytes)(int experts, int rank, bool stays);
+  Warps warps;
+  int accumulators;
 };
 
 struct DecodeRow {
@@ -57,7 +59,7 @@ struct TileRows {
   int scalar_bytes;  // of an element in a tile
   std::span<const ShrinkRow> shrink;
   std::span<const StripRow> strip;
-  std::span<const TokenRow> token;
+  std::span<const MixRow> mix;
   std::span<const DecodeRow> decode;
   std::span<const OnceRow> once;
   std::span<const LargeRow> large;

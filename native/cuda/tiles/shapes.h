@@ -116,29 +116,38 @@ struct OnceTile {
   static constexpr int kBytes = kRing > kResult ? kRing : kResult;
 };
 
-// ---- Forward of token routing in one launch, and of few tokens ----
+// ---- Forward with weights per token, and of few tokens ----
 
 // Bytes of shared memory for the logits and R.
 inline int route_bytes(int tokens, int experts, int rank) {
   return (tokens * (experts | 1) + experts * (rank | 1)) * static_cast<int>(sizeof(float));
 }
 
-template <typename Shrink_, int kBlockK_>
-struct TokenTile {
-  using Shrink = Shrink_;
-  using Engine = typename Shrink::Engine;
-  using Scalar = typename Shrink::Scalar;
-  static constexpr int kBlockM = Shrink::kBlockM, kBlockK = kBlockK_, kBlockN = 64;
-  static constexpr int kU = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
-  static constexpr int kWarpsM = kBlockM / 16 < kWarps ? kBlockM / 16 : kWarps;
-  static constexpr int kWarpsN = kWarps / kWarpsM;
-  static constexpr int kM = kBlockM / 16 / kWarpsM, kN = kBlockN / 8 / kWarpsN;
+// Forward with weights per token: forward_mix.cuh. Tiles of tokens in flight, with the one in use, if u has `k_tiles`
+// tiles of columns: a copy is issued at least three steps before its first use.
+constexpr int mix_stages(int k_tiles) { return k_tiles >= 3 ? 2 : k_tiles == 2 ? 3 : 4; }
 
-  // h and the logits stay in place; u and two stages of B and y follow them.
-  static int bytes(int experts, int rank) {
-    const int stays = Shrink::kProduct * 4 + route_bytes(kBlockM, experts, rank);
-    const int all = stays + 16 + (kU + 2 * (kStrip + kRhs)) * static_cast<int>(sizeof(Scalar));
-    return all > Shrink::kBytes ? all : Shrink::kBytes;
+template <typename Engine_, int kBlockM_, int kBlockN_, int kBlockK_>
+struct MixTile {
+  using Engine = Engine_;
+  using Scalar = typename Engine::Scalar;
+  static constexpr int kBlockM = kBlockM_, kBlockN = kBlockN_, kBlockK = kBlockK_;
+  static constexpr int kU = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
+  static constexpr int kVector = 16 / static_cast<int>(sizeof(Scalar));
+  // As square as possible, which minimises the fragment loads.
+  static constexpr int kWarpsM = kBlockM >= 32 ? 2 : 1, kWarpsN = kWarps / kWarpsM;
+  static constexpr int kM = kBlockM / 16 / kWarpsM, kN = kBlockN / 8 / kWarpsN;
+  static constexpr int kRhsStages = 3;  // if B does not stay in shared memory
+
+  static constexpr int hidden_pitch(int rank) { return (rank + kVector - 1) / kVector * kVector; }
+  static constexpr int k_tiles(int columns) { return (columns + kBlockK - 1) / kBlockK; }
+
+  // Bytes of shared memory. `stays`: all rows of a block's columns of B stay there.
+  static int bytes(int experts, int rank, bool stays) {
+    const int tiles = k_tiles(experts * rank);
+    const int of_tokens = kBlockM * hidden_pitch(rank) + kStrip, of_b = (stays ? tiles : kRhsStages) * kRhs;
+    return (mix_stages(tiles) * of_tokens + 2 * kU + of_b) * static_cast<int>(sizeof(Scalar)) +
+           mix_stages(tiles) * kBlockM * experts * static_cast<int>(sizeof(float));
   }
 };
 

@@ -150,6 +150,27 @@ __device__ inline void stage_activations(T *tile, const Operand &source, const W
                           [&](auto tag) { stage_converted<T, decltype(tag), kRows, kColumns>(tile, source, window); });
 }
 
+// Fills kRows rows of `pitch` elements, not permuted, with the first `columns` elements of rows [row, row_end) that
+// begin at multiples of 16 bytes; the rest of the 16 bytes of the last element, and further rows, are zero. The copies
+// are asynchronous, except on Turing.
+template <typename T, int kRows>
+__device__ inline void stage_rows(T *tile, int pitch, const Operand &source, int64_t row, int64_t row_end,
+                                  int columns) {
+  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+  const int vectors = pitch / kVector;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < kRows * vectors; i += kThreads) {
+    const int r = i / vectors, c = i % vectors * kVector;
+    const int valid = row + r < row_end ? min(columns - c, kVector) : 0;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+    store_vector(tile + r * pitch + c, load_vector<T>(source, row + r, c, valid));
+#else
+    const T *from = static_cast<const T *>(source.data) + (valid > 0 ? (row + r) * source.pitch + c : 0);
+    copy_async(tile + r * pitch + c, from, valid * static_cast<int>(sizeof(T)));
+#endif
+  }
+}
+
 // Writes the elements of the tile that lie inside the window.
 template <typename T, int kRows, int kColumns>
 __device__ inline void unstage(const T *tile, const Output &target, const Window &window) {

@@ -42,8 +42,10 @@ struct Tiles<E, 2> {
                       // For y and D (128 accumulators) only: 96 KiB and 64 KiB. Not for ranks below 128: at r = 16 and
                       // 32 lhs is a small part of the bytes.
                       StripTile<E, 64, 128, 128>>;
-  // Shrink tile, BLOCK_K (E r). With fewer than 64 tokens per block, streaming B does not pay off.
-  using Token = Table<TokenTile<ShrinkTile<E, 64, 16>, 64>, TokenTile<ShrinkTile<E, 64, 32>, 64>>;
+  // BLOCK_M (tokens), BLOCK_N (columns), BLOCK_K (E r). If B stays in shared memory, a block has E r 128 bytes of it
+  // with 64 columns: with E = 4 two blocks of the first fit into 164 KiB up to r = 64, one up to r = 256. 128 columns
+  // read h half as often, 32 halve B. Tiles of 32 tokens leave room on GPUs with 64 or 100 KiB.
+  using Mix = Table<MixTile<E, 64, 64, 64>, MixTile<E, 64, 128, 64>, MixTile<E, 32, 64, 64>, MixTile<E, 32, 32, 64>>;
   // BLOCK_M (tokens): up to 16 take one 16-row fragment; more take four, some of which may be zeros.
   using Decode = Table<DecodeTile<E, 16>, DecodeTile<E, kDecodeTokens>>;
   // BLOCK_K (rank): above 32 the partial sums of q and D exceed a second read of dy.
@@ -74,7 +76,8 @@ struct Tiles<E, 4> {
   using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 32, 16>,  //
                        ShrinkTile<E, 16, 64>, ShrinkTile<E, 32, 64>>;
   using Strip = Table<StripTile<E, 32, 16, 64>, StripTile<E, 32, 64, 32>>;
-  using Token = Table<>;
+  // The last one is for many experts: with E = 64 at r = 128 only 16 tokens fit.
+  using Mix = Table<MixTile<E, 32, 64, 32>, MixTile<E, 32, 32, 32>, MixTile<E, 16, 32, 32>>;
   using Decode = Table<DecodeTile<E, 16>, DecodeTile<E, kDecodeTokens>>;
   using Once = Table<>;  // limited by arithmetic, not by memory
   using Large = Table<LargeTile<E, 64, 64, 32, 3>, LargeTile<E, 16, 32, 32, 6>>;

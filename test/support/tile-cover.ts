@@ -1,0 +1,71 @@
+/**
+ * Small problems that together launch every kernel of the CUDA backend with every tile that a plan chooses for them. The
+ * tiles follow from the model of time, so the problems are searched for: of a grid of sizes, on the two devices of
+ * kernels.ts, those that cover the most kernels for the least work.
+ */
+import { emulatedGpu } from '../../bench/counters/gpus.js'
+import { type PlannedCall, planCalls, type PlannedLaunch } from '../../bench/counters/plan.js'
+import type { Spec } from './cases.js'
+
+type Device = Readonly<{ LILY_EMULATOR_SMS: string; LILY_EMULATOR_L2: string }>
+type Activations = 'bfloat16' | 'float32'
+
+export interface Covered {
+  readonly device: Device
+  readonly spec: Spec
+  /** Each kernel with its tiles, as text. */
+  readonly kernels: ReadonlySet<string>
+}
+
+const TOKENS = [1, 20, 40, 70, 100, 150, 200, 300, 400, 800, 2100]
+const WIDTHS = [33, 70, 136, 200, 530, 800, 1000]
+const RANKS = [3, 9, 16, 20, 32, 33, 64, 70, 100, 128, 132, 200, 256, 300]
+const METHODS = ['batch', 'token', 'lora'] as const
+/** A problem costs at least as much as this many multiply-adds. */
+const OVERHEAD = 1e5
+
+const bytesOf = (size: string): number => Number.parseInt(size) * { K: 2 ** 10, M: 2 ** 20 }[size.at(-1) as 'K' | 'M']
+
+const nameOf = ({ kernel, tile, stripTile }: PlannedLaunch): string =>
+  [kernel, ...[tile, stripTile].filter((each) => each[0] > 0).map((each) => each.join(' x '))].join(', ')
+
+function candidates(activations: Activations, devices: readonly Device[]): Covered[] {
+  const problems = devices.flatMap((device) => {
+    const gpu = emulatedGpu(80, Number(device.LILY_EMULATOR_SMS), bytesOf(device.LILY_EMULATOR_L2))
+    return METHODS.flatMap((method) =>
+      TOKENS.flatMap((tokens) =>
+        WIDTHS.flatMap((d) =>
+          RANKS.flatMap((rank) => {
+            const shape = { tokens, d, rank, experts: method === 'lora' ? 1 : 3 }
+            return [{ device, method, call: { gpu, shape, dtype: activations, method } satisfies Partial<PlannedCall> }]
+          }),
+        ),
+      ),
+    )
+  })
+  const plans = (['forward', 'backward'] as const).map((direction) =>
+    planCalls(problems.map(({ call }) => ({ ...call, direction }))),
+  )
+  return problems.map(({ device, method, call: { shape } }, i) => {
+    const launches = plans.flatMap((of) => of[i].launches).filter(({ tile }) => tile[0] > 0)
+    const { tokens, d, rank, experts } = shape
+    const sizes = { tokens, dIn: d, dOut: d, rank, experts, scaling: 2, seed: i }
+    return { device, spec: { ...sizes, routing: method, activations }, kernels: new Set(launches.map(nameOf)) }
+  })
+}
+
+const work = ({ spec: { tokens, dIn, rank, experts } }: Covered): number => OVERHEAD + tokens * dIn * rank * experts
+
+/** The problems, and the names of all kernels and tiles that any problem of the grid has. */
+export function tileCover(activations: Activations, devices: readonly Device[]): Covered[] {
+  const all = candidates(activations, devices)
+  const left = new Set(all.flatMap(({ kernels }) => [...kernels]))
+  const chosen: Covered[] = []
+  const gain = (each: Covered) => [...each.kernels].filter((kernel) => left.has(kernel)).length / work(each)
+  while (left.size > 0) {
+    const best = all.reduce((a, b) => (gain(b) > gain(a) ? b : a))
+    chosen.push(best)
+    for (const kernel of best.kernels) left.delete(kernel)
+  }
+  return chosen
+}
