@@ -19,6 +19,45 @@ struct OuterTarget {
   int experts;
 };
 
+// Writes a tile of z, scaled, or adds it to the gradient: out rows [row, row_end), columns [column, column_end), of
+// which a thread has four columns of every kStep-th row. kTransposed: rows of out are columns of z. kLoadsInFlight
+// vectors of the old gradient are loaded before the first is added.
+template <typename Tile, typename T, bool kTransposed, bool kWhole>
+__device__ inline void write_gradient(const float *z, const Output &out, const Window &window, float scale) {
+  constexpr int kRows = kTransposed ? Tile::kBlockN : Tile::kResultRows;
+  constexpr int kVec4PerRow = (kTransposed ? Tile::kResultRows : Tile::kBlockN) / 4, kStep = kThreads / kVec4PerRow;
+  constexpr int kMostInFlight = kRows / kStep > 0 ? kRows / kStep : 1;
+  constexpr int kLoadsInFlight = !kWhole ? 1 : kMostInFlight < 8 ? kMostInFlight : 8;
+  const int c = static_cast<int>(threadIdx.x) % kVec4PerRow * 4, valid = window.column_end - window.column - c;
+  const int rows = valid <= 0 ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
+  T *to = static_cast<T *>(out.data) + window.row * out.pitch + window.column + c;
+#pragma unroll 1
+  for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < rows; first += kLoadsInFlight * kStep) {
+    Vec4<T> old[kLoadsInFlight] = {};
+    if (out.accumulate) {
+#pragma unroll
+      for (int i = 0; i < kLoadsInFlight; ++i)
+        old[i] = load_raw<kWhole>(to + min(first + i * kStep, rows - 1) * out.pitch, valid);
+    }
+#pragma unroll
+    for (int i = 0; i < kLoadsInFlight; ++i) {
+      const int r = first + i * kStep;
+      if (r >= rows) break;
+      float value[4], old_value[4];
+      if constexpr (kTransposed) {
+#pragma unroll
+        for (int v = 0; v < 4; ++v) value[v] = z[(c + v) * Tile::kResultPitch + r];
+      } else {
+        load_vec4(z + r * Tile::kResultPitch + c, 4, true, value);
+      }
+      convert<T>(old[i], old_value);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) value[v] = value[v] * scale + old_value[v];
+      store_vec4(to + r * out.pitch, valid, kWhole, value);
+    }
+  }
+}
+
 template <typename Tile>
 __device__ inline void finish_outer(const float *z, const OuterTarget &target, const StripIndex &at) {
   if (target.out.data == nullptr && target.partials == nullptr) return;
@@ -27,32 +66,24 @@ __device__ inline void finish_outer(const float *z, const OuterTarget &target, c
   const bool has_partials = target.partials != nullptr;
   if (has_partials)
     out = {target.partials + at.split * target.partial_stride, target.partial_pitch, LILY_FLOAT32, 1, 0};
-  if (target.transposed) {
-    constexpr int kVec4PerRow = Tile::kResultRows / 4;
-    for (int i = threadIdx.x; i < kVec4PerRow * Tile::kBlockN; i += kThreads) {
-      const int n = i / kVec4PerRow, k = i % kVec4PerRow * 4;
-      if (row + k >= target.rows || column + n >= target.columns) continue;
-      float value[4];
-#pragma unroll
-      for (int v = 0; v < 4; ++v) value[v] = z[(k + v) * Tile::kResultPitch + n] * target.scale;
-      store_vec4(out, column + n, row + k, target.rows, value);
-    }
-    return;
-  }
-  constexpr int kVec4PerRow = Tile::kBlockN / 4;
   const int experts = has_partials || target.weights == nullptr ? 1 : target.experts;
-  for (int e = 0; e < experts; ++e) {
-    const float scale = target.scale * (has_partials || target.weights == nullptr ? 1.0f : target.weights[e]);
-    for (int i = threadIdx.x; i < Tile::kResultRows * kVec4PerRow; i += kThreads) {
-      const int k = i / kVec4PerRow, n = i % kVec4PerRow * 4;
-      if (row + k >= target.rows || column + n >= target.columns) continue;
-      float value[4];
-      load_vec4(z + k * Tile::kResultPitch + n, 4, true, value);
-#pragma unroll
-      for (int v = 0; v < 4; ++v) value[v] *= scale;
-      store_vec4(out, static_cast<int64_t>(e) * target.rows + row + k, column + n, target.columns, value);
+  with_type<typename Tile::Scalar>(out.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    for (int e = 0; e < experts; ++e) {
+      const float scale = target.scale * (has_partials || target.weights == nullptr ? 1.0f : target.weights[e]);
+      const int64_t first = static_cast<int64_t>(e) * target.rows;
+      const Window window = target.transposed ? Window{column, target.columns, row, target.rows}
+                                              : Window{first + row, first + target.rows, column, target.columns};
+      const int c = static_cast<int>(threadIdx.x) % ((target.transposed ? Tile::kResultRows : Tile::kBlockN) / 4) * 4;
+      with_whole(out.aligned16 && window.column_end - window.column - c >= 4, [&](auto is_whole) {
+        constexpr bool kWhole = decltype(is_whole)::value;
+        if (target.transposed)
+          write_gradient<Tile, T, true, kWhole>(z, out, window, scale);
+        else
+          write_gradient<Tile, T, false, kWhole>(z, out, window, scale);
+      });
     }
-  }
+  });
 }
 
 // dw_e = <B_e, D>, as one partial sum per block that holds a tile of D.
@@ -152,6 +183,46 @@ struct Reduce {
   int count, blocks;
 };
 
+// Four elements of a gradient. The old gradients of the first kExpertsInFlight experts are loaded before the partial
+// sums are added.
+template <typename T, bool kWhole>
+__device__ inline void reduce_elements(const ReduceJob &job, int row, int column) {
+  constexpr int kExpertsInFlight = 4, kPartialsInFlight = 8;
+  const int valid = job.columns - column, experts = job.weights == nullptr ? 1 : job.experts;
+  T *out = static_cast<T *>(job.out.data) + row * job.out.pitch + column;
+  const int64_t expert_stride = job.rows * job.out.pitch;
+  const float *partials = job.partials + static_cast<int64_t>(row) * job.partial_pitch + column;
+  float sum[4] = {0, 0, 0, 0};
+#pragma unroll 1
+  for (int first = 0; first < experts; first += kExpertsInFlight) {
+    Vec4<T> old[kExpertsInFlight] = {};
+    if (job.out.accumulate) {
+#pragma unroll
+      for (int i = 0; i < kExpertsInFlight; ++i)
+        old[i] = load_raw<kWhole>(out + min(first + i, experts - 1) * expert_stride, valid);
+    }
+    if (first == 0) {
+#pragma unroll kPartialsInFlight
+      for (int partial = 0; partial < job.partial_count; ++partial) {
+        float value[4];
+        convert<float>(load_raw<kWhole>(partials + partial * job.partial_stride, valid), value);
+#pragma unroll
+        for (int v = 0; v < 4; ++v) sum[v] += value[v];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kExpertsInFlight; ++i) {
+      if (first + i >= experts) break;
+      const float scale = job.weights == nullptr ? job.scale : job.scale * job.weights[first + i];
+      float value[4];
+      convert<T>(old[i], value);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) value[v] = fmaf(sum[v], scale, value[v]);
+      store_vec4(out + (first + i) * expert_stride, valid, kWhole, value);
+    }
+  }
+}
+
 // Backward, last phase: each thread adds four elements over all partial sums.
 template <typename Unused>
 __global__ __launch_bounds__(kThreads) void reduce(const __grid_constant__ Reduce call) {
@@ -163,24 +234,10 @@ __global__ __launch_bounds__(kThreads) void reduce(const __grid_constant__ Reduc
   const int64_t i = static_cast<int64_t>(blockIdx.x - job.first_block) * kThreads + threadIdx.x;
   if (i >= static_cast<int64_t>(job.rows) * vec4_per_row) return;
   const int row = static_cast<int>(i / vec4_per_row), column = static_cast<int>(i % vec4_per_row) * 4;
-  const bool aligned = job.partial_pitch % 4 == 0;
-  float sum[4] = {0, 0, 0, 0};
-#pragma unroll 4
-  for (int partial = 0; partial < job.partial_count; ++partial) {
-    float value[4];
-    load_vec4(job.partials + partial * job.partial_stride + static_cast<int64_t>(row) * job.partial_pitch + column,
-              job.columns - column, aligned, value);
-#pragma unroll
-    for (int v = 0; v < 4; ++v) sum[v] += value[v];
-  }
-  const int experts = job.weights == nullptr ? 1 : job.experts;
-  for (int e = 0; e < experts; ++e) {
-    const float scale = job.weights == nullptr ? job.scale : job.scale * job.weights[e];
-    float value[4];
-#pragma unroll
-    for (int v = 0; v < 4; ++v) value[v] = sum[v] * scale;
-    store_vec4(job.out, static_cast<int64_t>(e) * job.rows + row, column, job.columns, value);
-  }
+  with_type<void>(job.out.dtype, [&](auto tag) {
+    with_whole(job.partial_pitch % 4 == 0 && job.out.aligned16 && job.columns - column >= 4,
+               [&](auto is_whole) { reduce_elements<decltype(tag), decltype(is_whole)::value>(job, row, column); });
+  });
 }
 
 // db_e (+)= sum of w_ge D_g over the layers, in order, and over each layer's groups, in order. See lily_fold in the C

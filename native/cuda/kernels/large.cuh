@@ -7,7 +7,8 @@
 // depend on the tile shape. 16 x 8 fragments that lie outside the matrix are skipped: a rank is padded to a multiple of
 // 8 or 16, not of the tile.
 //
-// The copies of the next stages overlap with the MMAs of the current one.
+// The copies of the next stages overlap with the MMAs of the current one; those of the old result, if it is added to,
+// with the MMAs of the last stages.
 //
 // On Hopper, wgmma could replace `multiply` here (tiles of 128 x 256 by two warpgroups, operands by descriptors with
 // the 128-byte swizzle, which is the permutation of `place`), and TMA with mbarriers could replace `fill`; the rest
@@ -34,6 +35,17 @@ struct WarpTile {
   }
 };
 
+template <typename Tile>
+__device__ inline int large_steps(int depth) {
+  return (depth + Tile::kBlockK - 1) / Tile::kBlockK;
+}
+
+// The slot of the ring that a step uses.
+template <typename Tile>
+__device__ inline typename Tile::Scalar *large_slot(char *shared, int step) {
+  return reinterpret_cast<typename Tile::Scalar *>(shared) + step % Tile::kStages * Tile::kStage;
+}
+
 // The product of one stage at the edge of the matrix, over `depth` steps of the summed dimension.
 template <typename Tile, Along kAlongA, Along kAlongB>
 __device__ inline void multiply_edge(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum, const typename Tile::Scalar *a,
@@ -57,24 +69,27 @@ __device__ inline void multiply_edge(Accumulators<Tile::kWarpM, Tile::kWarpN> &s
   }
 }
 
-// Computes `rows` x `columns` elements of the product (at most the tile's size). Returns them in shared memory,
-// kResultPitch floats per row, readable by all threads. fill(a, b, step) loads one stage of both operands: a as
-// [kBlockM][kBlockK] with Along::kDepth and as [kBlockK][kBlockM] with Along::kOuter; b likewise.
-template <typename Tile, Along kAlongA, Along kAlongB, typename Fill>
-__device__ inline float *large_product(char *shared, int depth, int rows, int columns, const Fill &fill) {
+// Computes this warp's part of `rows` x `columns` elements of the product (at most the tile's size). fill(a, b, step)
+// loads one stage of both operands: a as [kBlockM][kBlockK] with Along::kDepth and as [kBlockK][kBlockM] with
+// Along::kOuter; b likewise. When there are no more stages to load, fill_after(slot, i) may load something else into
+// slot number `steps` + i of the ring, for i from 0 to kStages - 2. The caller waits for the copies of the latter, and
+// for the other warps.
+template <typename Tile, Along kAlongA, Along kAlongB, typename Fill, typename FillAfter>
+__device__ inline void large_sums(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum, char *shared, int depth,
+                                  const WarpTile<Tile> &warp_tile, const Fill &fill, const FillAfter &fill_after) {
   using Scalar = typename Tile::Scalar;
   constexpr int kColumnsA = kAlongA == Along::kDepth ? Tile::kBlockK : Tile::kBlockM;
   constexpr int kColumnsB = kAlongB == Along::kDepth ? Tile::kBlockK : Tile::kBlockN;
-  auto *ring = reinterpret_cast<Scalar *>(shared);
-  const int steps = (depth + Tile::kBlockK - 1) / Tile::kBlockK;
+  const int steps = large_steps<Tile>(depth);
   const auto fill_step = [&](int step) {
-    Scalar *a = ring + step % Tile::kStages * Tile::kStage;
-    if (step < steps) fill(a, a + Tile::kA, step);
+    Scalar *slot = large_slot<Tile>(shared, step);
+    if (step < steps)
+      fill(slot, slot + Tile::kA, step);
+    else
+      fill_after(slot, step - steps);
     copy_commit();
   };
-  const WarpTile<Tile> warp_tile(rows, columns);
   const bool whole = warp_tile.fragments_m == Tile::kWarpM && warp_tile.fragments_n == Tile::kWarpN;
-  Accumulators<Tile::kWarpM, Tile::kWarpN> sum;
   clear(sum);
   for (int step = 0; step < Tile::kStages - 1; ++step) {
     fill_step(step);
@@ -84,7 +99,7 @@ __device__ inline float *large_product(char *shared, int depth, int rows, int co
     copy_wait<Tile::kStages - 2>();
     __syncthreads();
     fill_step(step + Tile::kStages - 1);
-    const Scalar *a = ring + step % Tile::kStages * Tile::kStage, *b = a + Tile::kA;
+    const Scalar *a = large_slot<Tile>(shared, step), *b = a + Tile::kA;
     const int remaining = depth - step * Tile::kBlockK;
     if (whole && remaining >= Tile::kBlockK)
       multiply<typename Tile::Engine, kAlongA, kColumnsA, kAlongB, kColumnsB>(sum, a, warp_tile.m, b, warp_tile.n, 0,
@@ -92,6 +107,14 @@ __device__ inline float *large_product(char *shared, int depth, int rows, int co
     else
       multiply_edge<Tile, kAlongA, kAlongB>(sum, a, b, warp_tile, min(remaining, Tile::kBlockK));
   }
+}
+
+// The same product in shared memory, kResultPitch floats per row, readable by all threads.
+template <typename Tile, Along kAlongA, Along kAlongB, typename Fill>
+__device__ inline float *large_product(char *shared, int depth, int rows, int columns, const Fill &fill) {
+  const WarpTile<Tile> warp_tile(rows, columns);
+  Accumulators<Tile::kWarpM, Tile::kWarpN> sum;
+  large_sums<Tile, kAlongA, kAlongB>(sum, shared, depth, warp_tile, fill, [](typename Tile::Scalar *, int) {});
   copy_wait<0>();
   __syncthreads();
   auto *result = reinterpret_cast<float *>(shared);

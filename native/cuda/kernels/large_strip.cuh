@@ -78,8 +78,14 @@ __device__ inline void large_expand(char *shared, float *weights, const LargeStr
       for (int e = threadIdx.x; e < call.weights.experts; e += kThreads) call.weights_out[e] = weights[e];
   }
   int *group_of = reinterpret_cast<int *>(shared + Tile::kScratch);
-  const float *product = large_product<Tile, Along::kDepth, Along::kOuter>(
-      shared, call.lhs.columns, token_end - token, column_end - column, [&](Scalar *a, Scalar *b, int step) {
+  const WarpTile<Tile> warp_tile(token_end - token, column_end - column);
+  Accumulators<Tile::kWarpM, Tile::kWarpN> sum;
+  const auto slice_of = [&](int slice) -> Window {
+    return {token + slice * Tile::kSliceRows, token_end, column, column_end};
+  };
+  large_sums<Tile, Along::kDepth, Along::kOuter>(
+      sum, shared, call.lhs.columns, warp_tile,
+      [&](Scalar *a, Scalar *b, int step) {
         const int k = step * Tile::kBlockK;
         copy_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(a, call.lhs, token, token_end, k);
         if (combines)
@@ -87,17 +93,24 @@ __device__ inline void large_expand(char *shared, float *weights, const LargeStr
         else
           stage<Scalar, Tile::kBlockK, Tile::kBlockN>(b, call.w, {k, call.lhs.columns, column, call.columns});
         compute_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(a, call.lhs, group_of, token, token_end, k);
+      },
+      [&](Scalar *slot, int slice) {
+        if (slice < Tile::kSlices && call.out.accumulate)
+          stage_activations<Scalar, Tile::kSliceRows, Tile::kBlockN>(slot, call.out.operand(), slice_of(slice));
       });
-  constexpr int kVec4PerRow = Tile::kBlockN / 4;
-  for (int i = threadIdx.x; i < (token_end - token) * kVec4PerRow; i += kThreads) {
-    const int t = i / kVec4PerRow, n = i % kVec4PerRow * 4;
-    if (column + n >= column_end) continue;
-    float value[4];
-    load_vec4(product + t * Tile::kResultPitch + n, 4, true, value);
-#pragma unroll
-    for (int v = 0; v < 4; ++v) value[v] *= call.scale;
-    store_vec4(call.out, token + t, column + n, column_end, value);
-  }
+  copy_wait<0>();
+  __syncthreads();
+  const int steps = large_steps<Tile>(call.lhs.columns);
+  for_each_pair(sum, [&](int m, int n, float first, float second) {
+    const int row = warp_tile.m + m;
+    Scalar *pair = large_slot<Tile>(shared, steps + row / Tile::kSliceRows) +
+                   place<Scalar, Tile::kBlockN>(row % Tile::kSliceRows, warp_tile.n + n);
+    add_scaled_pair(pair, first, second, call.scale, call.out.accumulate);
+  });
+  __syncthreads();
+  for (int slice = 0; slice < Tile::kSlices; ++slice)
+    unstage<Scalar, Tile::kSliceRows, Tile::kBlockN>(large_slot<Tile>(shared, steps + slice), call.out,
+                                                     slice_of(slice));
 }
 
 template <typename Tile>

@@ -28,20 +28,25 @@ struct StripOperands {
   int split_tokens;                  // per block, a multiple of kBlockM
 };
 
+// pair (+)= scale * (first, second).
+template <typename Scalar>
+__device__ inline void add_scaled_pair(Scalar *pair, float first, float second, float scale, bool accumulate) {
+  first *= scale;
+  second *= scale;
+  if (accumulate) {
+    const float2 old = load_pair(pair);
+    first += old.x;
+    second += old.y;
+  }
+  store_pair(pair, first, second);
+}
+
 // tile (+)= scale * sum, with the accumulators starting at (m, n) of the tile.
 template <typename Scalar, int kBlockN, int kM, int kN>
 __device__ inline void add_scaled(Scalar *tile, const Accumulators<kM, kN> &sum, int m, int n, float scale,
                                   bool accumulate) {
   for_each_pair(sum, [&](int row, int column, float first, float second) {
-    Scalar *pair = tile + place<Scalar, kBlockN>(m + row, n + column);
-    first *= scale;
-    second *= scale;
-    if (accumulate) {
-      const float2 old = load_pair(pair);
-      first += old.x;
-      second += old.y;
-    }
-    store_pair(pair, first, second);
+    add_scaled_pair(tile + place<Scalar, kBlockN>(m + row, n + column), first, second, scale, accumulate);
   });
 }
 

@@ -146,6 +146,13 @@ void Model::add_gradient(Work &work, double rows, double columns, int splits, do
     work.updates(parameter_ * copies * rows * columns);
 }
 
+// Clocks of writing a tile of a gradient; `copies` tiles are added to the old gradient, eight loads per thread in
+// flight.
+double Model::gradient_clocks(const Tile &tile, int splits, double copies) const {
+  const double loads = tile.block_m * tile.block_n / 4.0 / kThreads;
+  return rates_.dram_latency * (splits > 1 ? 1 : copies * ceil_of(loads, 8));
+}
+
 double Model::d_weights_clocks(double rows, double columns) const {
   if (!routes_ || has_token_weights_) return 0;
   return ceil_of(experts_, kDWeightExperts) * (VectorLoads(rows, columns).passes + 1) * rates_.l2_latency;
@@ -353,11 +360,9 @@ Work Model::large_expand(const LargeRow &row, bool has_c, int partial_count) con
   }
   work.updates(tokens_ * d_out_ * activation_);
   const double copied = (tile.block_m + tile.block_n) * tile.block_k * scalar_;
-  // The tail adds to y one load per thread at a time.
-  const double tail = tile.block_m * tile.block_n / 4.0 / kThreads * rates_.dram_latency;
   work.add({static_cast<int64_t>(blocks),
             steps * product_clocks(tile.block_m, tile.block_n, tile.block_k, row.warps, copied), steps * step,
-            tail + rates_.dram_latency, static_cast<int>((row.stages - 1) * copied)});
+            2 * rates_.dram_latency, static_cast<int>((row.stages - 1) * copied)});
   work.shared_bytes = row.bytes(problem_.experts);
   work.registers = registers(kLargeStripRegisters, row.accumulators);
   return work;
@@ -657,8 +662,7 @@ Work Model::large_dy(const LargeRow &row, const Walk &walk) const {
   }
   const double steps = ceil_of(walk.split_tokens, tile.block_k);
   const double copied = (tile.block_m + tile.block_n) * tile.block_k * scalar_;
-  const double stores = tile.block_m * tile.block_n / 4.0 / kThreads;
-  const double tail = walk.splits > 1 ? rates_.dram_latency : experts_ * stores * rates_.dram_latency;
+  const double tail = gradient_clocks(tile, walk.splits, experts_);
   work.add({walk.outer_blocks(), steps * product_clocks(tile.block_m, tile.block_n, tile.block_k, row.warps, copied),
             steps * rates_.dram_latency / (row.stages - 1),
             rates_.dram_latency + tail + d_weights_clocks(tile.block_m, tile.block_n),
@@ -701,13 +705,12 @@ Work Model::large_x(const LargeRow &row, const Walk &walk, const BackwardPlan &p
   add_gradient(work, rank_, d_in_, walk.splits, 1);
   const double copied = (tile.block_m + tile.block_n) * tile.block_k * scalar_;
   const double step = product_clocks(tile.block_m, tile.block_n, tile.block_k, row.warps, copied);
-  const double stores = tile.block_m * tile.block_n / 4.0 / kThreads;
   const double outer_steps = ceil_of(walk.split_tokens, tile.block_k), steps = ceil_of(rank_, tile.block_k);
   const double latency = rates_.dram_latency / (row.stages - 1);
   const int in_flight = static_cast<int>((row.stages - 1) * copied);
   work.add({walk.outer_blocks(), outer_steps * step, outer_steps * latency,
-            rates_.dram_latency * (1 + (walk.splits > 1 ? 1 : stores)), in_flight});
-  work.add({walk.expand_blocks(), steps * step, steps * latency, rates_.dram_latency * (1 + stores), in_flight});
+            rates_.dram_latency + gradient_clocks(tile, walk.splits, 1), in_flight});
+  work.add({walk.expand_blocks(), steps * step, steps * latency, 2 * rates_.dram_latency, in_flight});
   add_router_blocks(work, plan);
   work.shared_bytes = walk.shared_bytes;
   work.registers = registers(kLargeStripRegisters, row.accumulators);

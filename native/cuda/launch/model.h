@@ -67,6 +67,7 @@ class Model {
   double missing_share(double bytes) const;
   void add_sum_rows(Work &work, double rows, double columns, double blocks) const;
   double sum_rows_clocks(double rows, double columns) const;
+  double gradient_clocks(const Tile &tile, int splits, double copies) const;
   double d_weights_clocks(double rows, double columns) const;
   void add_hidden_outputs(Work &work, bool shares_hidden) const;
   void add_route(Work &work, int blocks) const;

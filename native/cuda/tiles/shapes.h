@@ -184,6 +184,10 @@ struct LargeTile {
   static constexpr int kResultRows = kBlockM, kResultPitch = kBlockN + 8, kResult = kBlockM * kResultPitch;
   static constexpr int kRing = kStages * kStage * static_cast<int>(sizeof(Scalar));
   static constexpr int kSteps = kBlockK / Engine::kStepK;
+  // The tile of an output that is added to, in slices of as many rows as fit into one stage of the ring.
+  static constexpr int kSliceRows = kStage / kBlockN < kBlockM ? kStage / kBlockN / 16 * 16 : kBlockM;
+  static constexpr int kSlices = (kBlockM + kSliceRows - 1) / kSliceRows;
+  static_assert(kSlices < kStages);
 
   // Bytes of shared memory: the ring, whose memory the result reuses, then the scratch memory for computing operands.
   static constexpr int kScratch = (kRing > kResult * 4 ? kRing : kResult * 4) + kDWeightSums * 4;
