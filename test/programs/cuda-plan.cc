@@ -1,0 +1,110 @@
+// Plans random calls on random devices, and checks of each plan what every launch requires. Prints the number of plans;
+// a plan with a mistake is printed and fails the program.
+//
+//   cuda-plan SEED COUNT
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <initializer_list>
+#include <random>
+
+#include "cuda/launch/planner.h"
+
+namespace {
+
+using namespace lily::cuda;
+
+class Random {
+ public:
+  explicit Random(uint32_t seed) : generator_(seed) {}
+
+  template <typename T>
+  T of(std::initializer_list<T> values) {
+    return values.begin()[generator_() % values.size()];
+  }
+  bool flip() { return generator_() % 2 == 0; }
+
+ private:
+  std::mt19937 generator_;
+};
+
+Device random_device(Random &random) {
+  struct Generation {
+    int capability, shared_kib, threads;
+  };
+  const auto generation = random.of<Generation>({{75, 64, 1024}, {80, 163, 2048}, {89, 99, 1536}, {90, 227, 2048}});
+  Device device = {};
+  device.compute_major = generation.capability / 10;
+  device.compute_minor = generation.capability % 10;
+  device.multiprocessors = random.of({1, 4, 40, 108, 132, 170});
+  device.l2_bytes = random.of({1 << 10, 16 << 10, 4 << 20, 50 << 20});
+  device.shared_bytes_per_block = generation.shared_kib << 10;
+  device.shared_bytes_per_multiprocessor = (generation.shared_kib + (generation.capability == 75 ? 0 : 1)) << 10;
+  device.threads_per_multiprocessor = generation.threads;
+  device.clock_hz = 1.5e9;
+  device.dram_bytes_per_second = 1e12;
+  return device;
+}
+
+lily_problem random_problem(Random &random) {
+  lily_problem problem = {};
+  problem.routing = random.of({0, 1, 2, 3, 4, 5});
+  problem.tokens = random.of<int64_t>({0, 1, 7, 33, 64, 65, 113, 512, 1023, 8192, 100000});
+  problem.d_in = random.of<int64_t>({1, 9, 33, 768, 4096, 16384});
+  problem.d_out = random.of<int64_t>({1, 9, 70, 1000, 4096});
+  problem.rank = random.of<int64_t>({1, 3, 16, 33, 64, 100, 128, 129, 140, 448, 1000, 4096});
+  problem.experts = problem.routing == LILY_ROUTING_NONE ? 1 : random.of<int64_t>({1, 2, 3, 4, 9, 64});
+  const bool has_groups = problem.routing == LILY_ROUTING_SEQUENCE || problem.routing == LILY_ROUTING_FIXED;
+  problem.groups = has_groups ? random.of<int64_t>({0, 1, 2, 3, 17, 300}) : 1;
+  problem.pool = random.of({0, 1});
+  problem.precision = random.of({0, 1, 2});
+  problem.activation_dtype = random.of({0, 1, 2});
+  problem.parameter_dtype = random.flip() ? LILY_FLOAT32 : problem.activation_dtype;
+  problem.scaling = 1;
+  return problem;
+}
+
+template <typename Plan>
+void check(const Plan &plan, size_t query, const lily_problem &problem, const Device &device, const char *direction) {
+  const char *wrong = plan.is_supported ? nullptr : "no tile fits";
+  if (plan.workspace_bytes > query) wrong = "the workspace is larger than the query says";
+  if (problem.tokens > 0 && problem.groups > 0 && plan.launches.count == 0) wrong = "there are no launches";
+  for (const Launch &launch : plan.launches) {
+    const Grid &grid = launch.grid;
+    if (grid.x <= 0 || grid.y <= 0 || grid.z <= 0 || grid.y > 65535 || grid.z > 65535) wrong = "a grid is invalid";
+    if (launch.shared_bytes > most_shared_bytes(device)) wrong = "a launch has too much shared memory";
+    if (!(launch.work.requested >= 0)) wrong = "the model has no bytes";
+  }
+  if (wrong == nullptr) return;
+  printf("%s, %s: sm_%d%d, %d multiprocessors, routing %d, M %lld, d %lld to %lld, r %lld, E %lld, G %lld, types %d %d, "
+         "precision %d, %d launches\n",
+         wrong, direction, device.compute_major, device.compute_minor, device.multiprocessors, problem.routing,
+         static_cast<long long>(problem.tokens), static_cast<long long>(problem.d_in),
+         static_cast<long long>(problem.d_out), static_cast<long long>(problem.rank),
+         static_cast<long long>(problem.experts), static_cast<long long>(problem.groups), problem.activation_dtype,
+         problem.parameter_dtype, problem.precision, plan.launches.count);
+  exit(1);
+}
+
+}  // namespace
+
+int main(int, char **arguments) {
+  Random random(static_cast<uint32_t>(atoi(arguments[1])));
+  int plans = 0;
+  while (plans < atoi(arguments[2])) {
+    const Device device = random_device(random);
+    const lily_problem problem = random_problem(random);
+    if (lily::problem_error(problem) != nullptr) continue;
+    const bool has_offsets = problem.routing == LILY_ROUTING_SEQUENCE ||
+                             (problem.routing == LILY_ROUTING_FIXED && (problem.groups != 1 || random.flip()));
+    check(plan_forward(problem, {has_offsets, random.flip(), random.flip()}, device),
+          forward_workspace_bytes(problem, device), problem, device, "forward");
+    BackwardOperands operands = {has_offsets, random.flip(), false, random.flip(), random.flip(), random.flip(), false};
+    operands.defers_db = problem.routing != LILY_ROUTING_NONE && random.flip();
+    operands.has_db = !operands.defers_db;
+    check(plan_backward(problem, operands, device), backward_workspace_bytes(problem, device), problem, device,
+          "backward");
+    plans += 2;
+  }
+  printf("%d plans\n", plans);
+}
