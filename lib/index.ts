@@ -40,6 +40,18 @@ export {
   type LilyForwardOptions,
   type LilyForwardResult,
 } from './operations/forward.js'
+export {
+  linearBackward,
+  linearBackwardAsync,
+  linearForward,
+  linearForwardAsync,
+  type LinearBackwardOperands,
+  type LinearBackwardResult,
+  type LinearForwardOperands,
+  type LinearForwardResult,
+  type LinearOptions,
+} from './operations/linear.js'
+export { PackedLinear, packLinear } from './operations/packed-linear.js'
 export { captureGraph, type Graph } from './tensor/graph.js'
 export type { MaskLike, OffsetsLike, WeightsLike } from './operations/small-operands.js'
 export {

@@ -17,10 +17,15 @@ import {
   lilyForward,
   lilyForwardAsync,
   LilyModel,
+  linearBackward,
+  linearBackwardAsync,
+  linearForward,
+  linearForwardAsync,
   loraBackward,
   loraBackwardAsync,
   loraForward,
   loraForwardAsync,
+  packLinear,
   rankForLora,
   SafetensorsFile,
   Stream,
@@ -228,6 +233,41 @@ function operations(): Record<string, Record<string, Row>> {
     }
     groups[`${name} options`] = fields({}, backwardOptions, (options) => run(loraGradients(), loraSaved(), options))
   }
+  const weight = () => filled(1, dOut, dIn)
+  const linearOptions = { precision: optional, accumulate: flag, stream: optional }
+  for (const [name, run] of Object.entries({ linearForward, linearForwardAsync })) {
+    const call = () => ({ x: smallOperands().x, weight: weight(), bias: filled(1, dOut), y: y() })
+    groups[name] = {
+      operands: { argument: /operands|x/, call: (value) => run(value) },
+      ...fields(call(), { x: {}, weight: {}, bias: optional, y: optional }, (changed, outputs) => {
+        outputsOf(outputs, changed, 'y')
+        return run(changed)
+      }),
+      options: { argument: /options/, valid: EMPTY, call: (value) => run(call(), value) },
+    }
+    groups[`${name} options`] = fields({}, linearOptions, (options, outputs) => {
+      const given = call()
+      written(outputs, given.y)
+      return run(given, options)
+    })
+  }
+  for (const [name, run] of Object.entries({ linearBackward, linearBackwardAsync })) {
+    const call = () => ({ dy: smallOperands().dy, weight: weight(), dx: output(1, tokens, dIn) })
+    groups[name] = {
+      operands: { argument: /operands|dy/, call: (value) => run(value) },
+      ...fields(call(), { dy: {}, weight: {}, dx: optional }, (changed, outputs) => {
+        outputsOf(outputs, changed, 'dx')
+        return run(changed)
+      }),
+      options: { argument: /options/, valid: EMPTY, call: (value) => run(call(), value) },
+    }
+    groups[`${name} options`] = fields({}, linearOptions, (options, outputs) => {
+      const given = call()
+      written(outputs, given.dx)
+      return run(given, options)
+    })
+  }
+  groups.packLinear = { weight: { argument: /weight/, call: (value) => packLinear(value) } }
   const db = () => filled(4, experts, rank, dOut)
   groups.foldB = {
     saved: {

@@ -7,7 +7,12 @@ import {
   lilyBackwardAsync,
   lilyForward,
   lilyForwardAsync,
+  linearBackward,
+  linearBackwardAsync,
+  linearForward,
+  linearForwardAsync,
   loraForward,
+  packLinear,
   type TrainableParameter,
 } from '../lib/index.js'
 import { newMoments } from '../lib/optimiser/moments.js'
@@ -96,6 +101,37 @@ for (const [kind, pair] of Object.entries(kinds)) {
       const b = { data: one, shape: smallLoraB().shape, byteOffset: 0 }
       const y = { data: two, shape: [tokens, dOut], byteOffset: 8 }
       await expectRefused(ARGUMENT, 'y: its memory overlaps that of b', () => loraForward({ x, a, b, y }))
+    })
+
+    it('a linear layer: y over x, weight and bias, dx over dy and weight', async () => {
+      const [one, two] = pair(128)
+      const at = (data: Float32Array, from: number, ...shape: number[]) => ({ data, shape, byteOffset: 4 * from })
+      one.fill(1)
+      const [x, dy] = [at(one, 0, tokens, dIn), at(one, 0, tokens, dOut)]
+      const weight = at(one, 40, dOut, dIn)
+      const bias = at(one, 64, dOut)
+      for (const [other, start] of [
+        ['x', tokens * dIn - 1],
+        ['weight', 40 + dOut * dIn - 1],
+        ['bias', 67],
+      ] as const) {
+        const y = at(two, start, tokens, dOut)
+        const text = `y: its memory overlaps that of ${other}`
+        for (const given of [weight, packLinear(weight)]) {
+          await expectRefused(ARGUMENT, text, () => linearForward({ x, weight: given, bias, y }))
+          await expectRefused(ARGUMENT, text, () => linearForwardAsync({ x, weight: given, bias, y }))
+        }
+      }
+      for (const [other, start] of [
+        ['dy', tokens * dOut - 1],
+        ['weight', 59],
+      ] as const) {
+        const dx = at(two, start, tokens, dIn)
+        const text = `dx: its memory overlaps that of ${other}`
+        await expectRefused(ARGUMENT, text, () => linearBackward({ dy, weight, dx }))
+        await expectRefused(ARGUMENT, text, () => linearBackwardAsync({ dy, weight: packLinear(weight), dx }))
+      }
+      expect(new Set(one)).toEqual(new Set([1]))
     })
 
     it('backward: a gradient over an operand, over dy, over another gradient; fold over b', async () => {

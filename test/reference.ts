@@ -232,7 +232,7 @@ interface Rounding {
   exact: boolean
 }
 
-function roundingOf({ activations, parameters = activations, precision }: Problem, exact: boolean): Rounding {
+function roundingOf({ activations, parameters = activations, precision }: Types, exact: boolean): Rounding {
   const isMixed = parameters !== activations
   const operands = isMixed && precision === 'high' ? undefined : activations
   const isFloat32 = (activations ?? 'float32') === 'float32'
@@ -272,6 +272,31 @@ function combine(weights: Matrix, g: number, b: Matrix, rank: number, { operands
     result.variance[i] = Math.max(of, combined.variance[i] + roundingVariance(type, Math.sqrt(squares)))
   })
   return result
+}
+
+/** A frozen linear layer: weight is [dOut, dIn]. */
+export interface Linear extends Types {
+  tokens: number
+  dIn: number
+  dOut: number
+  x: ArrayLike<number>
+  weight: ArrayLike<number>
+  bias: ArrayLike<number> | undefined
+  dy: ArrayLike<number>
+}
+
+/** y = x W^T + bias and dx = dy W. */
+export function linear(problem: Linear, exact = true): { y: Matrix; dx: Matrix } {
+  const { tokens, dIn, dOut, bias } = problem
+  const rounding = roundingOf(problem, exact)
+  const factor = (matrix: Matrix) => matrix.rounded(rounding.factors, exact)
+  const weight = factor(parameter(dOut, dIn, problem.weight, rounding))
+  const y = multiply(factor(Matrix.exact(tokens, dIn, problem.x)), weight.transpose())
+  const ones = Matrix.exact(tokens, 1, new Float64Array(tokens).fill(1))
+  return {
+    y: bias === undefined ? y : y.plus(multiply(ones, Matrix.exact(1, dOut, bias))),
+    dx: multiply(factor(Matrix.exact(tokens, dOut, problem.dy)), weight),
+  }
 }
 
 export function forward(problem: Problem, exact = true): Forward {

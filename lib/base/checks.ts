@@ -10,15 +10,22 @@ import { shapeText, type TypedMatrix } from './shape.js'
 /** The kernels index tokens and sequence offsets with 32-bit signed integers. */
 const MAX_TOKENS = 2 ** 31 - 1
 
-/** Checks x: [..., d_in] of type float32, bfloat16 or float16. */
-export function checkActivations(x: TypedMatrix): void {
-  checkFloat('x', x)
+/** Checks x: [..., d_in] of type float32, bfloat16 or float16; or dy: [..., d_out]. */
+export function checkActivations(x: TypedMatrix, argument = 'x', size = 'd_in'): void {
+  checkFloat(argument, x)
   if (x.columns < 1) {
-    fail('ERR_LILY_SHAPE', 'x', `expected [..., d_in] with d_in of at least 1, got ${shapeText(x.shape)}`)
+    fail('ERR_LILY_SHAPE', argument, `expected [..., ${size}] with ${size} of at least 1, got ${shapeText(x.shape)}`)
   }
   if (x.rows > MAX_TOKENS) {
-    fail('ERR_LILY_SHAPE', 'x', `expected at most ${MAX_TOKENS} tokens, got ${x.rows}; split the call`)
+    fail('ERR_LILY_SHAPE', argument, `expected at most ${MAX_TOKENS} tokens, got ${x.rows}; split the call`)
   }
+}
+
+/** Checks the weight of a linear layer: [d_out, d_in]. */
+export function checkWeight(weight: TypedMatrix): void {
+  checkFloat('weight', weight)
+  if (weight.shape.length === 2 && weight.rows >= 1 && weight.columns >= 1) return
+  fail('ERR_LILY_SHAPE', 'weight', `expected [d_out, d_in], each at least 1, got ${shapeText(weight.shape)}`)
 }
 
 /** Checks a: [r, d_in]. */

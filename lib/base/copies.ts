@@ -20,6 +20,7 @@ export const tensorKey: unique symbol = symbolOf('Tensor') as never
 export const bufferKey: unique symbol = symbolOf('DeviceBuffer') as never
 export const streamKey: unique symbol = symbolOf('Stream') as never
 export const eventKey: unique symbol = symbolOf('Event') as never
+export const packedKey: unique symbol = symbolOf('PackedLinear') as never
 export const savedKey: unique symbol = symbolOf('Saved') as never
 export const modelKey: unique symbol = symbolOf('LilyModel') as never
 export const adaptersSavedKey: unique symbol = symbolOf('AdaptersSaved') as never

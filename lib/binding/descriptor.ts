@@ -89,6 +89,30 @@ export const foldLayerFields = {
   weightsOffset: 1,
 } as const
 
+/** Numbers of a call of a frozen linear layer, or of the packing of its weight. */
+export const linearFields = {
+  backend: 0,
+  device: 1,
+  stream: 2,
+  memoryStream: 3,
+  transposed: 4,
+  precision: 5,
+  activationDtype: 6,
+  parameterDtype: 7,
+  tokens: 8,
+  dIn: 9,
+  dOut: 10,
+} as const
+
+/** Operands of such a call. x is dy, and y is dx, if it is transposed. Of packed only the offset counts. */
+export const linearSlots = {
+  x: 0,
+  weight: 1,
+  packed: 2,
+  bias: 3,
+  y: 4,
+} as const
+
 /** Numbers of a step of AdamW. The numbers of each parameter follow. */
 export const adamwFields = {
   backend: 0,
@@ -121,6 +145,8 @@ export const descriptor = {
   backwardSlots,
   foldFields,
   foldLayerFields,
+  linearFields,
+  linearSlots,
   adamwFields,
   adamwParameterFields,
 } as const

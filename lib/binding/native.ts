@@ -90,6 +90,16 @@ export interface Native {
   backward(descriptor: Float64Array, ...operands: Memory[]): void
   backwardAsync(descriptor: Float64Array, ...operands: Memory[]): Promise<void>
   /**
+   * The product of a frozen linear layer. The descriptor holds the numbers of `linearFields`, then those of `slotFields`
+   * for each of `linearSlots`.
+   */
+  linear(descriptor: Float64Array, ...operands: Memory[]): void
+  linearAsync(descriptor: Float64Array, ...operands: Memory[]): Promise<void>
+  /** The size of the packed form of `weight` that such a call uses; 0 if it uses none. The other operands are not read. */
+  linearPackedBytes(descriptor: Float64Array, ...operands: Memory[]): number
+  /** Packs `weight` to `packed`. The other operands are not read. */
+  linearPack(descriptor: Float64Array, ...operands: Memory[]): void
+  /**
    * Fold of deferred gradients of b. The descriptor holds the numbers of `foldFields`, those of `slotFields` for db,
    * and those of `foldLayerFields` for each layer. `partials` has the matrices of each layer, `weights` its pooled
    * weights (null: one matrix per expert, already weighted).

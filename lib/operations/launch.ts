@@ -7,6 +7,8 @@ import {
   foldFields,
   foldLayerFields,
   forwardSlots,
+  linearFields,
+  linearSlots,
   slotFields,
 } from '../binding/descriptor.js'
 import { type Memory, native } from '../binding/native.js'
@@ -15,6 +17,7 @@ import type { Placement } from '../memory/placement.js'
 import type { BackwardCall, ForwardCall } from './allocate.js'
 import type { CallState } from './call-state.js'
 import type { DeferredB } from './deferred-b.js'
+import type { LinearCall, LinearProblem } from './linear-problem.js'
 import type { Output } from './output.js'
 import type { Problem } from './problem.js'
 
@@ -23,6 +26,8 @@ const CALL_FIELDS = Object.keys(callFields).length
 const SLOT_FIELDS = Object.keys(slotFields).length
 const FORWARD_SLOTS = Object.keys(forwardSlots).length
 const BACKWARD_SLOTS = Object.keys(backwardSlots).length
+const LINEAR_FIELDS = Object.keys(linearFields).length
+const LINEAR_SLOTS = Object.keys(linearSlots).length
 const FOLD_FIELDS = Object.keys(foldFields).length
 const FOLD_LAYER_FIELDS = Object.keys(foldLayerFields).length
 const FLOAT32 = constants.dtype.float32
@@ -45,9 +50,49 @@ export class Descriptor {
   readonly numbers: Float64Array
   readonly memory: Memory[]
 
-  constructor(slots: number) {
-    this.numbers = new Float64Array(CALL_FIELDS + slots * SLOT_FIELDS)
+  /** @param fields how many numbers a call has before those of its slots */
+  constructor(
+    slots: number,
+    private readonly fields: number,
+  ) {
+    this.numbers = new Float64Array(fields + slots * SLOT_FIELDS)
     this.memory = new Array<Memory>(slots).fill(null)
+  }
+
+  part(slot: number, part: Part | null, pitch: number): void {
+    if (part !== null) this.set(slot, part.memory, part.byteOffset, pitch, FLOAT32, false)
+  }
+
+  operand(slot: number, operand: Operand | null, accumulate = false): void {
+    if (operand === null) return
+    this.set(slot, operand.memory, operand.byteOffset, operand.pitch, dtypeNumber(operand.dtype), accumulate)
+  }
+
+  output(slot: number, output: Output | null): void {
+    if (output !== null) this.operand(slot, output.operand, output.accumulate)
+  }
+
+  set(
+    slot: number,
+    memory: OperandMemory,
+    byteOffset: number,
+    pitch: number,
+    dtype: number,
+    accumulate: boolean,
+  ): void {
+    this.memory[slot] = boundMemory(memory)
+    writeSlot(this.numbers, this.fields + slot * SLOT_FIELDS, byteOffset, pitch, dtype, accumulate)
+  }
+
+  /** Releases the references to the operands. */
+  clear(): void {
+    this.memory.fill(null)
+  }
+}
+
+class CallDescriptor extends Descriptor {
+  constructor(slots: number) {
+    super(slots, CALL_FIELDS)
   }
 
   problem(problem: Problem, placement: Placement | null): void {
@@ -89,36 +134,6 @@ export class Descriptor {
     }
     this.part(slot.weights, state.weights, experts)
   }
-
-  part(slot: number, part: Part | null, pitch: number): void {
-    if (part !== null) this.set(slot, part.memory, part.byteOffset, pitch, FLOAT32, false)
-  }
-
-  operand(slot: number, operand: Operand | null, accumulate = false): void {
-    if (operand === null) return
-    this.set(slot, operand.memory, operand.byteOffset, operand.pitch, dtypeNumber(operand.dtype), accumulate)
-  }
-
-  output(slot: number, output: Output | null): void {
-    if (output !== null) this.operand(slot, output.operand, output.accumulate)
-  }
-
-  set(
-    slot: number,
-    memory: OperandMemory,
-    byteOffset: number,
-    pitch: number,
-    dtype: number,
-    accumulate: boolean,
-  ): void {
-    this.memory[slot] = boundMemory(memory)
-    writeSlot(this.numbers, CALL_FIELDS + slot * SLOT_FIELDS, byteOffset, pitch, dtype, accumulate)
-  }
-
-  /** Releases the references to the operands. */
-  clear(): void {
-    this.memory.fill(null)
-  }
 }
 
 /** Writes the numbers of one operand from index `at` on. */
@@ -141,8 +156,10 @@ function writeSlot(
  * patched built-ins, no code of the caller runs between the first number that is written here and that. It has run when
  * the call was read (read.ts); the later phases read typed arrays of the caller by views.ts only.
  */
-export const forward = new Descriptor(FORWARD_SLOTS)
-export const backward = new Descriptor(BACKWARD_SLOTS)
+export const forward = new CallDescriptor(FORWARD_SLOTS)
+export const backward = new CallDescriptor(BACKWARD_SLOTS)
+/** The same for a frozen linear layer. */
+export const linear = new Descriptor(LINEAR_SLOTS, LINEAR_FIELDS)
 
 export function describeForward({ state, y, placement }: ForwardCall): void {
   forward.problem(state.problem, placement)
@@ -163,6 +180,32 @@ export function describeBackward({ state, x, dy, gradients, placement }: Backwar
   if (deferredDb !== null && problem.deferredPartials > 0) {
     backward.set(backwardSlots.deferredDb, deferredDb, 0, problem.dOut, FLOAT32, false)
   }
+}
+
+export function describeLinear({ problem, x, packed, bias, y, placement }: LinearCall): void {
+  describeWeight(problem, x.rows, placement)
+  linear.operand(linearSlots.x, x)
+  linear.part(linearSlots.packed, packed, 0)
+  linear.operand(linearSlots.bias, bias)
+  linear.output(linearSlots.y, y)
+}
+
+/** What the packing of a weight needs to know of a call. */
+export function describeWeight(problem: LinearProblem, tokens: number, placement: Placement | null): void {
+  const { weight, transposed, dtype, precision } = problem
+  const { numbers } = linear
+  numbers[linearFields.backend] = placement === null ? constants.backend.cpu : constants.backend.cuda
+  numbers[linearFields.device] = placement?.device.id ?? 0
+  numbers[linearFields.stream] = placement?.stream.cudaStream ?? 0
+  numbers[linearFields.memoryStream] = placement?.stream.memoryStream.cudaStream ?? 0
+  numbers[linearFields.transposed] = transposed ? 1 : 0
+  numbers[linearFields.precision] = constants.precision[precision]
+  numbers[linearFields.activationDtype] = dtypeNumber(dtype)
+  numbers[linearFields.parameterDtype] = dtypeNumber(weight.dtype)
+  numbers[linearFields.tokens] = tokens
+  numbers[linearFields.dIn] = weight.columns
+  numbers[linearFields.dOut] = weight.rows
+  linear.operand(linearSlots.weight, weight)
 }
 
 /** Sizes of the stacked experts b, [E, r, d_out]. */

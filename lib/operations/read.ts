@@ -16,7 +16,7 @@ const OFFSETS = ['int32'] as const
 const WEIGHTS = ['float32'] as const
 const POOLS = ['probabilities', 'logits'] as const
 const ACTIVATIONS = ['none', 'relu'] as const
-const PRECISIONS = ['default', 'high', 'tf32'] as const
+export const PRECISIONS = ['default', 'high', 'tf32'] as const
 
 /** Operands of a forward call. */
 export interface ForwardInputs {

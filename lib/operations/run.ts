@@ -1,6 +1,6 @@
 /** The last phase of a call: the addon runs it, and its results become tensors. */
 import { bound, settled } from '../binding/errors.js'
-import { backwardSlots, forwardSlots } from '../binding/descriptor.js'
+import { backwardSlots, forwardSlots, linearSlots } from '../binding/descriptor.js'
 import { native } from '../binding/native.js'
 import { refuseInCapture } from '../memory/capture.js'
 import type { Placement } from '../memory/placement.js'
@@ -14,9 +14,12 @@ import {
   describeBackward,
   describeFold,
   describeForward,
+  describeLinear,
   type StackSizes,
   forward,
+  linear,
 } from './launch.js'
+import type { LinearCall } from './linear-problem.js'
 import type { Output } from './output.js'
 import { type GradientName, GRADIENTS } from './read.js'
 import { type Saved, savedOf } from './saved.js'
@@ -149,6 +152,51 @@ function backwardResult({ state, gradients }: BackwardCall): BackwardResult {
   if (dRouter !== null) tensors.dRouter = dRouter.tensor
   if (db !== null) tensors.db = db.tensor
   return tensors
+}
+
+/** Returns y, or dx of a transposed call. */
+export function runLinear(call: LinearCall): Tensor {
+  launchLinear(call)
+  return call.y.tensor
+}
+
+export async function runLinearAsync(call: LinearCall): Promise<Tensor> {
+  if (call.placement !== null) {
+    refuseInCapture('a promise', 'call linearForward or linearBackward')
+    launchLinear(call)
+    await settled(call.placement.completed())
+    return call.y.tensor
+  }
+  const { promise, operands } = startLinear(call)
+  await settled(promise)
+  operands.finish()
+  return call.y.tensor
+}
+
+function startLinear(call: LinearCall): Started {
+  const { problem, x, bias, y } = call
+  const operands = new AsyncOperands(linear)
+  describeLinear(call)
+  try {
+    operands.input(linearSlots.x, problem.transposed ? 'dy' : 'x', x)
+    operands.input(linearSlots.weight, 'weight', problem.weight)
+    operands.input(linearSlots.bias, 'bias', bias)
+    operands.output(linearSlots.y, problem.transposed ? 'dx' : 'y', y)
+    return { promise: bound(() => native.linearAsync(linear.numbers, ...linear.memory)), operands }
+  } finally {
+    linear.clear()
+  }
+}
+
+function launchLinear(call: LinearCall): void {
+  describeLinear(call)
+  try {
+    run(call.placement, () => {
+      native.linear(linear.numbers, ...linear.memory)
+    })
+  } finally {
+    linear.clear()
+  }
 }
 
 /** Adds the deferred gradients to db, or overwrites db with their sum. */

@@ -2,22 +2,39 @@
 
 namespace lily {
 
-const char *problem_error(const lily_problem &problem) {
-  constexpr int64_t kMaxDimension = int64_t{1} << 40;
-  if (problem.tokens < 0 || problem.tokens > INT32_MAX) return "tokens must be from 0 to 2^31 - 1";
+namespace {
+
+constexpr int64_t kMaxDimension = int64_t{1} << 40;
+
+// What all operations require of the sizes and the types that they have in common.
+template <typename P>
+const char *common_error(const P &problem) {
+  if ((problem.tokens < 0) || (problem.tokens > INT32_MAX)) return "tokens must be from 0 to 2^31 - 1";
   if (problem.d_in < 1 || problem.d_in > kMaxDimension) return "d_in must be at least 1";
   if (problem.d_out < 1 || problem.d_out > kMaxDimension) return "d_out must be at least 1";
+  if (problem.precision < LILY_PRECISION_DEFAULT || problem.precision > LILY_PRECISION_TF32) return "unknown precision";
+  if (dtype_bytes(problem.activation_dtype) == 0 || dtype_bytes(problem.parameter_dtype) == 0) return "unknown dtype";
+  if (problem.parameter_dtype != LILY_FLOAT32 && problem.parameter_dtype != problem.activation_dtype) {
+    return "the dtype of the parameters must be float32 or that of the activations";
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+const char *problem_error(const lily_linear_problem &problem) {
+  if (problem.transposed < 0 || problem.transposed > 1) return "transposed must be 0 or 1";
+  return common_error(problem);
+}
+
+const char *problem_error(const lily_problem &problem) {
+  if (const char *wrong = common_error(problem)) return wrong;
   if (problem.rank < 1 || problem.rank > kMaxRank) return "rank must be from 1 to 4096";
   if (problem.experts < 1 || problem.experts > kMaxExperts) return "experts must be from 1 to 64";
   if (problem.routing < LILY_ROUTING_BATCH || problem.routing > LILY_ROUTING_NONE) return "unknown routing";
   if (problem.pool < LILY_POOL_PROBABILITIES || problem.pool > LILY_POOL_LOGITS) return "unknown pool";
   if (problem.activation < LILY_ACTIVATION_NONE || problem.activation > LILY_ACTIVATION_RELU) {
     return "unknown activation";
-  }
-  if (problem.precision < LILY_PRECISION_DEFAULT || problem.precision > LILY_PRECISION_TF32) return "unknown precision";
-  if (dtype_bytes(problem.activation_dtype) == 0 || dtype_bytes(problem.parameter_dtype) == 0) return "unknown dtype";
-  if (problem.parameter_dtype != LILY_FLOAT32 && problem.parameter_dtype != problem.activation_dtype) {
-    return "the dtype of the parameters must be float32 or that of the activations";
   }
   if (problem.routing == LILY_ROUTING_NONE && problem.experts != 1) return "LoRA must have one expert";
   if (problem.groups < 0 || problem.groups > INT32_MAX) return "groups must be from 0 to 2^31 - 1";

@@ -12,6 +12,8 @@ constexpr int64_t kMaxExperts = 64;
 // Returns nullptr if the problem is valid, otherwise a message that says what is wrong.
 const char *problem_error(const lily_problem &problem);
 
+const char *problem_error(const lily_linear_problem &problem);
+
 // Whether the routing has one group per sequence: `sequence` and `fixed`. Sequences may have different lengths. All
 // other routings have one group of all tokens.
 bool may_have_groups(const lily_problem &problem);

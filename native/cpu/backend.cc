@@ -93,12 +93,13 @@ lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {
 }
 
 // Whether a call is so short that waking a thread would not pay: about a microsecond of multiply-adds.
+bool is_short(double multiply_adds) { return multiply_adds < 32 * 1024; }
+
 bool is_short(const lily_problem &problem) {
-  constexpr double kShort = 32 * 1024;
   const double rows = static_cast<double>(problem.rank) * static_cast<double>(problem.experts);
   const double tokens = static_cast<double>(problem.tokens);
-  return rows * ((tokens + 1) * static_cast<double>(problem.d_out) + tokens * static_cast<double>(problem.d_in)) <
-         kShort;
+  return is_short(rows *
+                  ((tokens + 1) * static_cast<double>(problem.d_out) + tokens * static_cast<double>(problem.d_in)));
 }
 
 lily_status forward(const lily_forward *call) {
@@ -211,6 +212,58 @@ lily_status fold(const lily_fold *call) {
   return LILY_OK;
 }
 
+lily_status check(const lily_linear_problem &problem) {
+  if (const lily_status status = check_available()) return status;
+  if (const char *wrong = problem_error(problem)) return fail(LILY_ERROR_ARGUMENT, wrong);
+  return LILY_OK;
+}
+
+LinearPlan plan_linear(const lily_linear &call) {
+  return cpu::plan_linear(call, instruction_set().kernels_for(call.problem));
+}
+
+// The size depends on the problem alone, so that it is enough with and without a packed weight.
+lily_status linear_workspace(const lily_linear_problem *problem, size_t *bytes) {
+  if (const lily_status status = check(*problem)) return status;
+  lily_linear call = {};
+  call.problem = *problem;
+  call.y.dtype = problem->activation_dtype;
+  *bytes = plan_linear(call).workspace_bytes;
+  return LILY_OK;
+}
+
+lily_status linear(const lily_linear *call) {
+  if (const lily_status status = check(call->problem)) return status;
+  const lily_linear_problem &problem = call->problem;
+  const SerialScope scope(is_short(static_cast<double>(problem.tokens) * static_cast<double>(problem.d_in) *
+                                   static_cast<double>(problem.d_out)));
+  const LinearPlan plan = plan_linear(*call);
+  if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
+    return status;
+  }
+  const int64_t tasks = problem.tokens == 0 ? 0 : plan.pass.column_tiles * plan.pass.token_tiles;
+  parallel_for(tasks, [&](int64_t task, int64_t worker) {
+    plan.products->linear(plan.pass, task, plan.scratch + worker * plan.scratch_floats);
+  });
+  return LILY_OK;
+}
+
+lily_status linear_packed_bytes(const lily_linear_problem *problem, size_t *bytes) {
+  if (const lily_status status = check(*problem)) return status;
+  lily_linear call = {};
+  call.problem = *problem;
+  *bytes = plan_linear(call).packed_bytes;
+  return LILY_OK;
+}
+
+lily_status linear_pack(const lily_linear *call, void *packed) {
+  if (const lily_status status = check(call->problem)) return status;
+  const LinearPlan plan = plan_linear(*call);
+  parallel_for(plan.pass.depth_pieces.count,
+               [&](int64_t piece, int64_t) { plan.products->pack(plan.pass, piece, static_cast<float *>(packed)); });
+  return LILY_OK;
+}
+
 lily_status adamw_workspace(const lily_adamw *call, size_t *bytes) {
   *bytes = cpu::adamw_workspace(*call);
   return LILY_OK;
@@ -290,6 +343,10 @@ constexpr lily_backend kBackend = {
     .backward_workspace = backward_workspace,
     .backward = backward,
     .fold = fold,
+    .linear_workspace = linear_workspace,
+    .linear = linear,
+    .linear_packed_bytes = linear_packed_bytes,
+    .linear_pack = linear_pack,
     .adamw_workspace = adamw_workspace,
     .adamw = adamw,
     .allocate = allocate,

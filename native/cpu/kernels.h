@@ -231,6 +231,33 @@ struct BackwardPass {
   int64_t dx_slab;  // columns of A that the L2 cache holds
 };
 
+// The product of a frozen linear layer, see blocked/linear.h: out (+)= in rhs + bias, where rhs is W^T, or W if
+// transposed.
+struct LinearPass {
+  const lily_linear *call;
+  int64_t depth;           // k: d_in, or d_out if transposed
+  int64_t columns;         // of out
+  Partition depth_pieces;  // tasks of pack
+
+  // Tasks: column_tiles x tiles of tokens. The tiles of columns are whole panels, and as even as these allow.
+  int64_t column_tiles;
+  int64_t panels, panel;
+  int64_t widest_tile;  // columns
+  int64_t tile_tokens;
+  int64_t token_tiles;
+
+  LILY_INLINE int64_t first_column(int64_t tile) const {
+    return tile == column_tiles ? columns : tile * panels / column_tiles * panel;
+  }
+};
+
+struct LinearProducts {
+  const Blocking *blocking;
+  int64_t (*scratch)(const LinearPass &);  // floats per thread
+  void (*pack)(const LinearPass &, int64_t piece, float *packed);
+  void (*linear)(const LinearPass &, int64_t task, float *scratch);
+};
+
 // A step of AdamW for one parameter.
 struct AdamWUpdate {
   const lily_adamw_parameter *parameter;
@@ -290,6 +317,7 @@ struct Kernels {
   const LargeProducts *small_rank_products;  // up to rank kSmallRank
   const LargeProducts *large_rank_products;
   const LargeProducts *direct_products;  // batch routing, at most kDirectTokens tokens
+  const LinearProducts *linear_products;
 
   void (*pack_router)(const ForwardPass &);
   void (*route)(const ForwardPass &, int64_t tile, float *scratch);

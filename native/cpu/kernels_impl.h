@@ -57,6 +57,7 @@ const Kernels LILY_KERNELS = {
     .small_rank_products = &kTileProducts,
     .large_rank_products = &blocked::kProducts,
     .direct_products = &kDirectProducts,
+    .linear_products = &blocked::kLinearProducts,
     .pack_router = pack_router,
     .route = route,
     .compute_u = compute_u,

@@ -420,6 +420,35 @@ void plan_blocked_x_pass(const Blocking &blocking, BackwardPass &pass, Workspace
   pass.x_tasks = pass.x_tiles.count;
 }
 
+// ---- The frozen linear layer ----
+
+// Chooses the tiles with which the thread that has the most to do has the least.
+void plan_linear_tiles(const Blocking &blocking, LinearPass &pass) {
+  const int64_t tokens = std::max<int64_t>(pass.call->problem.tokens, 1), threads = thread_count();
+  // Packing costs about as much as multiplying this number of tokens. A copy of the rows costs less than a panel.
+  const int64_t packing_tokens = 16;
+  const int64_t blocks = divide_up(tokens, blocking.block_rows);
+  const int64_t widest =
+      std::max<int64_t>(1, blocking.cached_bytes / panel_steps_bytes(blocking, 1, blocking.chunk_depth));
+  const int64_t most_tiles = std::clamp<int64_t>(tokens / 64, 1, threads);
+  int64_t least = INT64_MAX;
+  for (int64_t token_tiles = 1; token_tiles <= most_tiles; ++token_tiles) {
+    const int64_t tile_blocks = divide_up(blocks, token_tiles);
+    const int64_t fewest_columns = divide_up(pass.panels, widest);
+    for (int64_t columns = fewest_columns; columns <= std::min(pass.panels, fewest_columns + threads); ++columns) {
+      const int64_t rounds = divide_up(columns * token_tiles, threads);
+      const int64_t cost =
+          rounds * divide_up(pass.panels, columns) * (tile_blocks * blocking.block_rows + packing_tokens);
+      if (cost >= least) continue;
+      least = cost;
+      pass.column_tiles = columns;
+      pass.tile_tokens = tile_blocks * blocking.block_rows;
+    }
+  }
+  pass.token_tiles = divide_up(tokens, pass.tile_tokens);
+  pass.widest_tile = divide_up(pass.panels, pass.column_tiles) * pass.panel;
+}
+
 // ---- The direct products ----
 
 // The widest tile of columns: the sums of a token are then 4 KiB.
@@ -573,6 +602,28 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   pass.router_tiles = tiles_for_scratch(problem.rank, problem.experts, kernels.panel, 1);
 
   plan.scratch_floats = round_up(plan.products->backward_scratch(pass), Workspace::kAlignment / sizeof(float));
+  plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
+  plan.workspace_bytes = workspace.bytes();
+  return plan;
+}
+
+LinearPlan plan_linear(const lily_linear &call, const Kernels &kernels) {
+  const lily_linear_problem &problem = call.problem;
+  LinearPlan plan = {};
+  LinearPass &pass = plan.pass;
+  plan.products = kernels.linear_products;
+  const Blocking &blocking = *plan.products->blocking;
+  pass.call = &call;
+  pass.depth = problem.transposed != 0 ? problem.d_out : problem.d_in;
+  pass.columns = problem.transposed != 0 ? problem.d_in : problem.d_out;
+  pass.depth_pieces = {pass.depth, blocking.chunk_depth, divide_up(pass.depth, blocking.chunk_depth)};
+  pass.panel = blocking.panel;
+  pass.panels = divide_up(pass.columns, blocking.panel);
+  plan_linear_tiles(blocking, pass);
+  plan.packed_bytes = static_cast<size_t>(panel_steps_bytes(blocking, pass.columns, pass.depth));
+
+  Workspace workspace(call.workspace);
+  plan.scratch_floats = round_up(plan.products->scratch(pass), Workspace::kAlignment / sizeof(float));
   plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
   plan.workspace_bytes = workspace.bytes();
   return plan;

@@ -159,10 +159,20 @@ bool multiplies_in_blocks() {
 }
 
 const Kernels &InstructionSet::kernels_for(const lily_problem &problem) const {
-  const bool may_round = problem.parameter_dtype != LILY_FLOAT32 || problem.precision != LILY_PRECISION_HIGH;
-  if (problem.activation_dtype == LILY_BFLOAT16 && may_round) return bfloat16_kernels();
-  const bool may_use_terms = problem.activation_dtype == LILY_FLOAT32 && problem.precision == LILY_PRECISION_TF32;
-  return may_use_terms && problem.rank >= least_terms_rank ? terms_kernels() : *kernels;
+  return kernels_for(problem.activation_dtype, problem.parameter_dtype, problem.precision, problem.rank);
+}
+
+const Kernels &InstructionSet::kernels_for(const lily_linear_problem &problem) const {
+  return kernels_for(problem.activation_dtype, problem.parameter_dtype, problem.precision,
+                     std::min(problem.d_in, problem.d_out));
+}
+
+const Kernels &InstructionSet::kernels_for(int32_t activation_dtype, int32_t parameter_dtype, int32_t precision,
+                                           int64_t rank) const {
+  const bool may_round = parameter_dtype != LILY_FLOAT32 || precision != LILY_PRECISION_HIGH;
+  if (activation_dtype == LILY_BFLOAT16 && may_round) return bfloat16_kernels();
+  const bool may_use_terms = activation_dtype == LILY_FLOAT32 && precision == LILY_PRECISION_TF32;
+  return may_use_terms && rank >= least_terms_rank ? terms_kernels() : *kernels;
 }
 
 const Kernels &InstructionSet::terms_kernels() const {

@@ -23,6 +23,7 @@ struct InstructionSet {
   // tokens, because the results of a sequence must not. Pairs and tiles round float32 parameters to bfloat16, which
   // precision `high` does not allow; terms round float32 operands, which only precision `tf32` allows.
   const Kernels &kernels_for(const lily_problem &problem) const;
+  const Kernels &kernels_for(const lily_linear_problem &problem) const;
 
   // Request the permission of the tiles on first use. Without it, the set works as the next narrower one.
   const Kernels &bfloat16_kernels() const;
@@ -30,6 +31,10 @@ struct InstructionSet {
 
   // The name, or that of the next narrower set if the permission was refused.
   const char *effective_name() const;
+
+ private:
+  // `rank`: the smallest dimension of the products besides the number of tokens.
+  const Kernels &kernels_for(int32_t activation_dtype, int32_t parameter_dtype, int32_t precision, int64_t rank) const;
 };
 
 // The widest instruction set that this processor supports, or the one that LILY_CPU_ISA selects.

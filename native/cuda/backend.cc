@@ -128,6 +128,16 @@ lily_status fold(const lily_fold *given) {
   });
 }
 
+// Frozen linear layers: none of their kernels exists yet.
+lily_status no_linear() {
+  return fail(LILY_ERROR_UNSUPPORTED,
+              "the CUDA backend does not support frozen linear layers yet; use the cpu backend");
+}
+lily_status linear_workspace(const lily_linear_problem *, size_t *) { return no_linear(); }
+lily_status linear(const lily_linear *) { return no_linear(); }
+lily_status linear_packed_bytes(const lily_linear_problem *, size_t *) { return no_linear(); }
+lily_status linear_pack(const lily_linear *, void *) { return no_linear(); }
+
 lily_status adamw(const lily_adamw *given) {
   lily_adamw call = *given;
   return on_stream(call.device, call.stream, [&](lily_stream stream) {
@@ -318,6 +328,10 @@ constexpr lily_backend kBackend = {
     .backward_workspace = backward_workspace,
     .backward = backward,
     .fold = fold,
+    .linear_workspace = linear_workspace,
+    .linear = linear,
+    .linear_packed_bytes = linear_packed_bytes,
+    .linear_pack = linear_pack,
     .adamw_workspace = adamw_workspace,
     .adamw = adamw,
     .allocate = allocate,

@@ -73,6 +73,10 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("forwardAsync", Napi::Function::New<forward_async>(env));
   exports.Set("backward", Napi::Function::New<backward>(env));
   exports.Set("backwardAsync", Napi::Function::New<backward_async>(env));
+  exports.Set("linear", Napi::Function::New<linear>(env));
+  exports.Set("linearAsync", Napi::Function::New<linear_async>(env));
+  exports.Set("linearPackedBytes", Napi::Function::New<linear_packed_bytes>(env));
+  exports.Set("linearPack", Napi::Function::New<linear_pack>(env));
   exports.Set("fold", Napi::Function::New<fold>(env));
   exports.Set("adamw", Napi::Function::New<adamw>(env));
   exports.Set("measureRoof", Napi::Function::New<measure_roof>(env));

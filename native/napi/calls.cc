@@ -1,6 +1,6 @@
-// Forward and backward: each reads its arguments, takes a workspace from the pool and calls the ABI. A call runs on the
-// calling thread or, as an async function, on libuv's thread pool. A CUDA call only enqueues work, on the calling
-// thread.
+// Forward and backward of an adapter, and the product of a frozen linear layer: each reads its arguments, takes a
+// workspace from the pool and calls the ABI. A call runs on the calling thread or, as an async function, on libuv's
+// thread pool. A CUDA call only enqueues work, on the calling thread.
 #include <string.h>
 
 #include <utility>
@@ -9,14 +9,16 @@
 #include "core/caching_pool.h"
 #include "napi/arguments.h"
 #include "napi/exports.h"
+#include "napi/linear_arguments.h"
 
 namespace lily::napi {
 namespace {
 
 struct Forward {
   using Call = lily_forward;
-  static constexpr auto kSlotNames = forward_slot::kNames;
-  static constexpr int kSlotCount = forward_slot::kCount;
+  static Arguments arguments(const Napi::CallbackInfo &info) {
+    return {info, forward_slot::kNames, forward_slot::kCount};
+  }
   static Call read(Arguments &arguments) { return read_forward(arguments); }
   static lily_status workspace(const lily_backend &backend, const lily_problem &problem, size_t *bytes) {
     return backend.forward_workspace(&problem, bytes);
@@ -26,13 +28,24 @@ struct Forward {
 
 struct Backward {
   using Call = lily_backward;
-  static constexpr auto kSlotNames = backward_slot::kNames;
-  static constexpr int kSlotCount = backward_slot::kCount;
+  static Arguments arguments(const Napi::CallbackInfo &info) {
+    return {info, backward_slot::kNames, backward_slot::kCount};
+  }
   static Call read(Arguments &arguments) { return read_backward(arguments); }
   static lily_status workspace(const lily_backend &backend, const lily_problem &problem, size_t *bytes) {
     return backend.backward_workspace(&problem, bytes);
   }
   static lily_status run(const lily_backend &backend, const Call &call) { return backend.backward(&call); }
+};
+
+struct Linear {
+  using Call = lily_linear;
+  static LinearArguments arguments(const Napi::CallbackInfo &info) { return LinearArguments(info); }
+  static Call read(LinearArguments &arguments) { return arguments.call(); }
+  static lily_status workspace(const lily_backend &backend, const lily_linear_problem &problem, size_t *bytes) {
+    return backend.linear_workspace(&problem, bytes);
+  }
+  static lily_status run(const lily_backend &backend, const Call &call) { return backend.linear(&call); }
 };
 
 // A call that any thread can run.
@@ -48,11 +61,11 @@ struct Prepared {
 
 // The bytes of the workspace of the last call on this thread. They depend on the problem alone, and finding them takes
 // a plan of the call; training and serving repeat the same problem.
-template <typename Operation>
-size_t workspace_bytes(Napi::Env env, const lily_backend &backend, const lily_problem &problem) {
+template <typename Operation, typename Problem>
+size_t workspace_bytes(Napi::Env env, const lily_backend &backend, const Problem &problem) {
   struct Known {
     const lily_backend *backend;
-    lily_problem problem;
+    Problem problem;
     size_t bytes;
   };
   thread_local Known known = {};
@@ -65,7 +78,7 @@ size_t workspace_bytes(Napi::Env env, const lily_backend &backend, const lily_pr
 
 template <typename Operation>
 Prepared<Operation> prepare(const Napi::CallbackInfo &info) {
-  Arguments arguments(info, Operation::kSlotNames, Operation::kSlotCount);
+  auto arguments = Operation::arguments(info);
   const lily_backend &backend = arguments.backend();
   typename Operation::Call call = Operation::read(arguments);
   const size_t bytes = workspace_bytes<Operation>(info.Env(), backend, arguments.problem());
@@ -127,5 +140,18 @@ void forward(const Napi::CallbackInfo &info) { run<Forward>(info); }
 Napi::Value forward_async(const Napi::CallbackInfo &info) { return run_async<Forward>(info); }
 void backward(const Napi::CallbackInfo &info) { run<Backward>(info); }
 Napi::Value backward_async(const Napi::CallbackInfo &info) { return run_async<Backward>(info); }
+void linear(const Napi::CallbackInfo &info) { run<Linear>(info); }
+Napi::Value linear_async(const Napi::CallbackInfo &info) { return run_async<Linear>(info); }
+
+Napi::Value linear_packed_bytes(const Napi::CallbackInfo &info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(LinearArguments(info).packed_bytes()));
+}
+
+void linear_pack(const Napi::CallbackInfo &info) {
+  const LinearArguments arguments(info);
+  const lily_linear call = arguments.pack_call();
+  void *const packed = arguments.packed();
+  check(info.Env(), arguments.backend(), arguments.backend().linear_pack(&call, packed));
+}
 
 }  // namespace lily::napi

@@ -82,6 +82,28 @@ namespace lily::napi {
   X(kPartials, partials)             \
   X(kWeightsOffset, weightsOffset)
 
+// Numbers of a call of a frozen linear layer, or of the packing of its weight.
+#define LILY_LINEAR_FIELDS(X)            \
+  X(kBackend, backend)                   \
+  X(kDevice, device)                     \
+  X(kStream, stream)                     \
+  X(kMemoryStream, memoryStream)         \
+  X(kTransposed, transposed)             \
+  X(kPrecision, precision)               \
+  X(kActivationDtype, activationDtype)   \
+  X(kParameterDtype, parameterDtype)     \
+  X(kTokens, tokens)                     \
+  X(kDIn, dIn)                           \
+  X(kDOut, dOut)
+
+// Operands of such a call. x is dy, and y is dx, if it is transposed. Of packed only the offset counts.
+#define LILY_LINEAR_SLOTS(X)   \
+  X(kX, x)                     \
+  X(kWeight, weight)           \
+  X(kPacked, packed)           \
+  X(kBias, bias)               \
+  X(kY, y)
+
 // Numbers of a step of AdamW. The numbers of each parameter follow.
 #define LILY_ADAMW_FIELDS(X)       \
   X(kBackend, backend)             \
@@ -112,6 +134,8 @@ namespace lily::napi {
   X(backward_slot, backwardSlots, LILY_BACKWARD_SLOTS)                              \
   X(fold_field, foldFields, LILY_FOLD_FIELDS)                                       \
   X(fold_layer_field, foldLayerFields, LILY_FOLD_LAYER_FIELDS)                      \
+  X(linear_field, linearFields, LILY_LINEAR_FIELDS)                                 \
+  X(linear_slot, linearSlots, LILY_LINEAR_SLOTS)                                    \
   X(adamw_field, adamwFields, LILY_ADAMW_FIELDS)                                    \
   X(adamw_parameter_field, adamwParameterFields, LILY_ADAMW_PARAMETER_FIELDS)
 

@@ -7,6 +7,8 @@ import {
   foldFields,
   foldLayerFields,
   forwardSlots,
+  linearFields,
+  linearSlots,
   slotFields,
 } from '../../lib/binding/descriptor.js'
 import type { Native } from '../../lib/binding/native.js'
@@ -22,17 +24,23 @@ export interface Call {
   readonly blocks: Block[]
 }
 
-export const [CALL, SLOT, FOLD, FOLD_LAYER, ADAMW, ADAMW_PARAMETER] = [
+export const [CALL, SLOT, FOLD, FOLD_LAYER, ADAMW, ADAMW_PARAMETER, LINEAR] = [
   callFields,
   slotFields,
   foldFields,
   foldLayerFields,
   adamwFields,
   adamwParameterFields,
+  linearFields,
 ].map((fields) => Object.keys(fields).length)
-const [FORWARD, BACKWARD] = [Object.keys(forwardSlots).length, Object.keys(backwardSlots).length]
-/** Operands of the functions that have slots. */
-export const SLOTS = { forward: FORWARD, forwardAsync: FORWARD, backward: BACKWARD, backwardAsync: BACKWARD }
+/** Numbers before those of the slots, and slots, of the functions that have slots. */
+const FORWARD = { fields: CALL, slots: Object.keys(forwardSlots).length }
+const BACKWARD = { fields: CALL, slots: Object.keys(backwardSlots).length }
+const LINEAR_CALL = { fields: LINEAR, slots: Object.keys(linearSlots).length }
+export const SLOTS = {
+  ...{ forward: FORWARD, forwardAsync: FORWARD, backward: BACKWARD, backwardAsync: BACKWARD },
+  ...{ linear: LINEAR_CALL, linearAsync: LINEAR_CALL, linearPack: LINEAR_CALL, linearPackedBytes: LINEAR_CALL },
+}
 const [FLOAT32, BFLOAT16, FLOAT16] = [0, 1, 2]
 const [BATCH, SEQUENCE, TOKEN, FIXED, NONE] = [0, 1, 2, 4, 5]
 
@@ -90,18 +98,20 @@ interface Sizes {
   pool: number
 }
 
+const TYPES = [
+  [FLOAT32, FLOAT32],
+  [BFLOAT16, BFLOAT16],
+  [FLOAT16, FLOAT16],
+  [BFLOAT16, FLOAT32],
+  [FLOAT16, FLOAT32],
+]
+
 function sizes(random: Random): Sizes {
   const routing = integer(random, 0, 5)
   const isLarge = random() < 0.01
   const tokens = isLarge ? integer(random, 0, 700) : integer(random, 0, 20)
   const most = isLarge ? 300 : 40
-  const [activations, parameters] = pick(random, [
-    [FLOAT32, FLOAT32],
-    [BFLOAT16, BFLOAT16],
-    [FLOAT16, FLOAT16],
-    [BFLOAT16, FLOAT32],
-    [FLOAT16, FLOAT32],
-  ])
+  const [activations, parameters] = pick(random, TYPES)
   const hasGroups = routing === SEQUENCE || routing === FIXED
   let groups = hasGroups ? integer(random, tokens > 0 ? 1 : 0, 6) : 1
   let offsets: number[] | null = null
@@ -126,19 +136,42 @@ function sizes(random: Random): Sizes {
   }
 }
 
-/** The descriptor and the operands of a call of forward or backward. */
+/** The descriptor and the operands of a call that has slots. */
 class Descriptor {
   readonly numbers: Float64Array
   readonly operands: unknown[]
 
   constructor(
-    private readonly random: Random,
+    protected readonly random: Random,
     private readonly arrays: Arrays,
-    of: Sizes,
-    slots: number,
+    private readonly size: { fields: number; slots: number },
   ) {
-    this.numbers = new Float64Array(CALL + slots * SLOT)
-    this.operands = new Array<unknown>(slots).fill(null)
+    this.numbers = new Float64Array(size.fields + size.slots * SLOT)
+    this.operands = new Array<unknown>(size.slots).fill(null)
+  }
+
+  matrix(slot: number, rows: number, columns: number, dtype: number, isOutput = false): void {
+    const { random } = this
+    const pitch = columns + (random() < 0.3 ? integer(random, 0, 5) : 0)
+    const before = random() < 0.2 ? integer(random, 0, 9) : 0
+    const length = before + (rows > 0 ? (rows - 1) * pitch + columns : 0)
+    this.operands[slot] = this.arrays.typed(dtype, length, isOutput)
+    const at = this.size.fields + slot * SLOT
+    this.numbers[at + slotFields.byteOffset] = before * (dtype === FLOAT32 ? 4 : 2)
+    this.numbers[at + slotFields.pitch] = pitch
+    this.numbers[at + slotFields.dtype] = dtype
+    this.numbers[at + slotFields.accumulate] = isOutput ? integer(random, 0, 1) : 0
+  }
+
+  array(slot: number, view: unknown): void {
+    this.operands[slot] = view
+  }
+}
+
+/** A call of forward or backward. */
+class AdapterCall extends Descriptor {
+  constructor(random: Random, arrays: Arrays, of: Sizes, size: { fields: number; slots: number }) {
+    super(random, arrays, size)
     const { numbers } = this
     numbers[callFields.routing] = of.routing
     numbers[callFields.pool] = of.pool
@@ -154,23 +187,6 @@ class Descriptor {
     numbers[callFields.groups] = of.groups
     numbers[callFields.scaling] = pick(random, [1, 0, -2.5])
   }
-
-  matrix(slot: number, rows: number, columns: number, dtype: number, isOutput = false): void {
-    const { random } = this
-    const pitch = columns + (random() < 0.3 ? integer(random, 0, 5) : 0)
-    const before = random() < 0.2 ? integer(random, 0, 9) : 0
-    const length = before + (rows > 0 ? (rows - 1) * pitch + columns : 0)
-    this.operands[slot] = this.arrays.typed(dtype, length, isOutput)
-    const at = CALL + slot * SLOT
-    this.numbers[at + slotFields.byteOffset] = before * (dtype === FLOAT32 ? 4 : 2)
-    this.numbers[at + slotFields.pitch] = pitch
-    this.numbers[at + slotFields.dtype] = dtype
-    this.numbers[at + slotFields.accumulate] = isOutput ? integer(random, 0, 1) : 0
-  }
-
-  array(slot: number, view: unknown): void {
-    this.operands[slot] = view
-  }
 }
 
 const hasRouter = (of: Sizes) => of.routing <= TOKEN
@@ -183,7 +199,7 @@ function forward(random: Random, arrays: Arrays): unknown[] {
   const of = sizes(random)
   const { tokens, dIn, dOut, rank, experts } = of
   const isLora = of.routing === NONE
-  const call = new Descriptor(random, arrays, of, SLOTS.forward)
+  const call = new AdapterCall(random, arrays, of, SLOTS.forward)
   const slot = forwardSlots
   call.matrix(slot.x, tokens, dIn, of.activations)
   call.matrix(slot.a, rank, dIn, of.parameters)
@@ -205,7 +221,7 @@ function backward(random: Random, arrays: Arrays): unknown[] {
   const { tokens, dIn, dOut, rank, experts } = of
   const isLora = of.routing === NONE
   const [bRows, bColumns] = isLora ? [dOut, rank] : [experts * rank, dOut]
-  const call = new Descriptor(random, arrays, of, SLOTS.backward)
+  const call = new AdapterCall(random, arrays, of, SLOTS.backward)
   const slot = backwardSlots
   const gradient = () => pick(random, [of.parameters, FLOAT32])
   call.matrix(slot.dy, tokens, dOut, of.activations)
@@ -228,6 +244,38 @@ function backward(random: Random, arrays: Arrays): unknown[] {
     call.matrix(slot.db, bRows, bColumns, gradient(), true)
   }
   return [call.numbers, ...call.operands]
+}
+
+/** A call of linear, or of linearPack, which writes `packed`. */
+function linear(random: Random, arrays: Arrays, packs = false): unknown[] {
+  const [activations, parameters] = pick(random, TYPES)
+  const isTransposed = integer(random, 0, 1)
+  const isLarge = random() < 0.02
+  const [tokens, dIn, dOut] = isLarge
+    ? [integer(random, 0, 500), integer(random, 1, 600), integer(random, 1, 600)]
+    : [integer(random, 0, 20), integer(random, 1, 40), integer(random, 1, 40)]
+  const call = new Descriptor(random, arrays, LINEAR_CALL)
+  const { numbers } = call
+  numbers[linearFields.transposed] = isTransposed
+  numbers[linearFields.precision] = integer(random, 0, 2)
+  numbers[linearFields.activationDtype] = activations
+  numbers[linearFields.parameterDtype] = parameters
+  numbers[linearFields.tokens] = tokens
+  numbers[linearFields.dIn] = dIn
+  numbers[linearFields.dOut] = dOut
+  const [depth, columns] = isTransposed === 1 ? [dOut, dIn] : [dIn, dOut]
+  call.matrix(linearSlots.weight, dOut, dIn, parameters)
+  // Enough for the panels of every instruction set.
+  const packed = () => arrays.floats(64 * Math.ceil(columns / 64) * 32 * Math.ceil(depth / 32), packs)
+  if (packs) {
+    call.array(linearSlots.packed, packed())
+    return [numbers, ...call.operands]
+  }
+  call.matrix(linearSlots.x, tokens, depth, activations)
+  call.matrix(linearSlots.y, tokens, columns, activations, true)
+  if (isTransposed === 0 && random() < 0.5) call.matrix(linearSlots.bias, 1, dOut, parameters)
+  if (random() < 0.3) call.array(linearSlots.packed, packed())
+  return [numbers, ...call.operands]
 }
 
 function fold(random: Random, arrays: Arrays): unknown[] {
@@ -293,6 +341,10 @@ const MAKERS: readonly [weight: number, name: FunctionName, make: (random: Rando
   [25, 'backward', backward],
   [2, 'forwardAsync', forward],
   [2, 'backwardAsync', backward],
+  [15, 'linear', linear],
+  [2, 'linearAsync', linear],
+  [5, 'linearPack', (random, arrays) => linear(random, arrays, true)],
+  [2, 'linearPackedBytes', (random, arrays) => linear(random, arrays)],
   [15, 'fold', fold],
   [15, 'adamw', adamw],
   [

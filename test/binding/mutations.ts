@@ -2,7 +2,7 @@
 import { slotFields } from '../../lib/binding/descriptor.js'
 import { gc } from '../support/collect.js'
 import { integer } from '../support/random.js'
-import { CALL, type Call, type FunctionName, pick, SLOT, SLOTS } from './calls.js'
+import { type Call, type FunctionName, pick, SLOT, SLOTS } from './calls.js'
 import { allocate, type Random, type Resizable, type View } from './memory.js'
 
 const NUMBERS = [
@@ -154,8 +154,10 @@ function mutateList(random: Random, call: Call, list: unknown[]): void {
 /** Gives an operand of forward or backward another type, and memory of the size of that type. */
 function retype(random: Random, { name, args, blocks }: Call): void {
   const [descriptor] = args
-  const at = CALL + integer(random, 0, SLOTS[name as keyof typeof SLOTS] - 1) * SLOT
-  const position = 1 + (at - CALL) / SLOT
+  const { fields, slots } = SLOTS[name as keyof typeof SLOTS]
+  const slot = integer(random, 0, slots - 1)
+  const at = fields + slot * SLOT
+  const position = 1 + slot
   const old = args[position]
   if (!(descriptor instanceof Float64Array) || !isView(old) || descriptor.length <= at + slotFields.dtype) return
   const dtype = integer(random, 0, 2)

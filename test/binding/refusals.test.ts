@@ -9,6 +9,8 @@ import {
   foldFields,
   foldLayerFields,
   forwardSlots,
+  linearFields,
+  linearSlots,
   slotFields,
 } from '../../lib/binding/descriptor.js'
 import { type Memory, native } from '../../lib/binding/native.js'
@@ -194,6 +196,101 @@ describe('forward and backward', () => {
         native.forward(descriptor as Float64Array, ...operands)
       }).toThrow('descriptor')
     }
+  })
+})
+
+describe('linear', () => {
+  const SLOTS = Object.keys(linearSlots)
+  interface Layer {
+    numbers: Record<string, number>
+    slots: Record<string, Slot>
+  }
+  const makeLayer = (transposed: 0 | 1): Layer => ({
+    numbers: {
+      transposed,
+      precision: 0,
+      activationDtype: dtype.float32,
+      parameterDtype: dtype.float32,
+      ...{ tokens, dIn, dOut },
+    },
+    slots: {
+      x: matrix(tokens, transposed === 1 ? dOut : dIn),
+      weight: matrix(dOut, dIn),
+      ...(transposed === 1 ? {} : { bias: matrix(1, dOut) }),
+      y: matrix(tokens, transposed === 1 ? dIn : dOut, OUTPUT),
+    },
+  })
+  const argumentsOf = ({ numbers, slots }: Layer): [Float64Array, ...Memory[]] => {
+    const fields = fieldsOf(linearFields)
+    const descriptor = new Float64Array(fields + SLOTS.length * SLOT)
+    for (const [name, value] of Object.entries(numbers)) descriptor[linearFields[name as 'tokens']] = value
+    for (const [name, slot] of Object.entries(slots)) {
+      const at = fields + linearSlots[name as 'x'] * SLOT
+      descriptor[at + slotFields.byteOffset] = slot.byteOffset
+      descriptor[at + slotFields.pitch] = slot.pitch
+      descriptor[at + slotFields.dtype] = slot.dtype
+    }
+    return [descriptor, ...SLOTS.map((name) => (slots[name] as Slot | undefined)?.memory ?? null)]
+  }
+  const outputOf = ({ slots }: Layer) => new Set(slots.y.memory as Float32Array)
+
+  test.each([0, 1] as const)('a valid call writes, transposed %d', (transposed) => {
+    const layer = makeLayer(transposed)
+    native.linear(...argumentsOf(layer))
+    expect(outputOf(layer)).not.toContain(OUTPUT)
+  })
+
+  const short = (of: Slot) => void (of.memory = (of.memory as Float32Array).slice(1))
+  const half = (of: Slot) => {
+    of.memory = new Uint16Array((of.memory as Float32Array).length)
+    of.dtype = dtype.bfloat16
+  }
+  test.each(['x', 'weight', 'bias', 'y'])('%s that is too short, or of another type', (slot) => {
+    for (const [change, code, message] of [
+      [short, 'ERR_LILY_SHAPE', `${slot} has no`],
+      [half, 'ERR_LILY_DTYPE', `${slot} has another dtype`],
+    ] as const) {
+      const layer = makeLayer(0)
+      change(layer.slots[slot])
+      const before = structuredClone(layer.slots.y.memory)
+      expect(() => {
+        native.linear(...argumentsOf(layer))
+      }).toThrow(refusal(code, message))
+      expect(() => native.linearAsync(...argumentsOf(layer))).toThrow(refusal(code, message))
+      expect(layer.slots.y.memory).toEqual(before)
+    }
+  })
+
+  test('a bias of the backward direction, and a direction that does not exist', () => {
+    const layer = makeLayer(1)
+    layer.slots.bias = matrix(1, dOut)
+    expect(() => {
+      native.linear(...argumentsOf(layer))
+    }).toThrow(refusal('ERR_LILY_ARGUMENT', 'bias is for the forward direction'))
+    layer.numbers.transposed = 2
+    expect(() => {
+      native.linear(...argumentsOf(layer))
+    }).toThrow(refusal('ERR_LILY_ARGUMENT', 'transposed must be 0 or 1'))
+  })
+
+  test('a packed weight that is too short', () => {
+    const layer = makeLayer(0)
+    const bytes = native.linearPackedBytes(...argumentsOf(layer))
+    expect(bytes).toBeGreaterThanOrEqual(4 * dIn * dOut)
+    layer.slots.packed = { ...matrix(1, 1), memory: new Float32Array(bytes / 4 - 1) }
+    for (const name of ['linear', 'linearPack'] as const) {
+      expect(() => {
+        native[name](...argumentsOf(layer))
+      }).toThrow(refusal('ERR_LILY_SHAPE', 'packed has no'))
+    }
+    expect(outputOf(layer)).toEqual(new Set([OUTPUT]))
+  })
+
+  test('the packed size of a weight that is not there', () => {
+    const layer = makeLayer(0)
+    Object.assign(layer.numbers, { dIn: 2 ** 40, dOut: 2 ** 40 })
+    layer.slots.weight.pitch = 2 ** 40
+    expect(() => native.linearPackedBytes(...argumentsOf(layer))).toThrow(refusal('ERR_LILY_SHAPE', 'weight'))
   })
 })
 

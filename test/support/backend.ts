@@ -220,6 +220,34 @@ export async function loraBackwardAsync<O extends lily.LoraBackwardOptions = obj
   return call(operands, options, (there, rest) => lily.loraBackwardAsync(there, released(saved), rest))
 }
 
+export async function linearForward(
+  operands: lily.LinearForwardOperands,
+  options?: lily.LinearOptions,
+): Promise<lily.LinearForwardResult> {
+  return call(operands, options, (there, rest) => lily.linearForward(there, rest))
+}
+
+export async function linearForwardAsync(
+  operands: lily.LinearForwardOperands,
+  options?: lily.LinearOptions,
+): Promise<lily.LinearForwardResult> {
+  return call(operands, options, (there, rest) => lily.linearForwardAsync(there, rest))
+}
+
+export async function linearBackward(
+  operands: lily.LinearBackwardOperands,
+  options?: lily.LinearOptions,
+): Promise<lily.LinearBackwardResult> {
+  return call(operands, options, (there, rest) => lily.linearBackward(there, rest))
+}
+
+export async function linearBackwardAsync(
+  operands: lily.LinearBackwardOperands,
+  options?: lily.LinearOptions,
+): Promise<lily.LinearBackwardResult> {
+  return call(operands, options, (there, rest) => lily.linearBackwardAsync(there, rest))
+}
+
 export async function foldB(
   saved: LilySaved | readonly LilySaved[],
   db?: TensorLike,

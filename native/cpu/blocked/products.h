@@ -3,6 +3,7 @@
 
 #include "cpu/blocked/backward.h"
 #include "cpu/blocked/forward.h"
+#include "cpu/blocked/linear.h"
 
 namespace lily::cpu {
 namespace blocked {
@@ -24,6 +25,13 @@ constexpr LargeProducts kProducts = {
     .dx_pass = dx_pass,
     .x_pass = da_pass,
     .add_da_partials = nullptr,
+};
+
+constexpr LinearProducts kLinearProducts = {
+    .blocking = &Engine::kBlocking,
+    .scratch = linear_scratch,
+    .pack = linear_pack,
+    .linear = linear,
 };
 
 }  // namespace

@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 /* Incremented with every change of a struct or its meaning. A library of another version is rejected at load time. */
-#define LILY_ABI_VERSION 4
+#define LILY_ABI_VERSION 5
 
 typedef enum lily_status {
   LILY_OK = 0,
@@ -150,6 +150,32 @@ typedef struct lily_fold {
   lily_stream stream;
 } lily_fold;
 
+/* The sizes, the types and the direction of a product with the frozen weight W of a linear layer. */
+typedef struct lily_linear_problem {
+  int64_t tokens;     /* M >= 0 */
+  int64_t d_in;       /* >= 1 */
+  int64_t d_out;      /* >= 1 */
+  int32_t transposed; /* 0: y (+)= x W^T + bias, x is M x d_in and y is M x d_out;
+                         1: y (+)= x W, which is dx (+)= dy W: x is M x d_out and y is M x d_in */
+  int32_t precision;
+  int32_t activation_dtype; /* of x and y */
+  int32_t parameter_dtype;  /* of W and the bias: float32 or activation_dtype */
+  int32_t device;
+} lily_linear_problem;
+
+/* The sums are float32, and y is rounded once. A row of y depends on its row of x alone, not on M. */
+typedef struct lily_linear {
+  lily_linear_problem problem;
+  lily_matrix x;
+  lily_matrix weight; /* d_out x d_in, in both directions */
+  const void *packed; /* the weight as linear_pack has written it for this problem; NULL: none */
+  lily_matrix bias;   /* 1 x d_out; may be absent; absent if transposed */
+  lily_matrix y;      /* out */
+  void *workspace;
+  size_t workspace_bytes;
+  lily_stream stream;
+} lily_linear;
+
 /* One parameter of lily_adamw. All arrays are contiguous and have `count` elements. */
 typedef struct lily_adamw_parameter {
   void *value;       /* in and out */
@@ -239,6 +265,13 @@ typedef struct lily_backend {
   lily_status (*backward_workspace)(const lily_problem *problem, size_t *bytes);
   lily_status (*backward)(const lily_backward *call);
   lily_status (*fold)(const lily_fold *call);
+  lily_status (*linear_workspace)(const lily_linear_problem *problem, size_t *bytes);
+  lily_status (*linear)(const lily_linear *call);
+  /* The size of the packed form of a weight that such a call uses; 0: it uses none. It should be aligned to 64 bytes,
+   * for speed. It is valid for every number of tokens, and otherwise for this problem on this device in this process
+   * only. linear_pack reads the problem and the weight of the call, and needs no workspace. */
+  lily_status (*linear_packed_bytes)(const lily_linear_problem *problem, size_t *bytes);
+  lily_status (*linear_pack)(const lily_linear *call, void *packed);
   lily_status (*adamw_workspace)(const lily_adamw *call, size_t *bytes); /* reads the counts alone */
   lily_status (*adamw)(const lily_adamw *call);
 

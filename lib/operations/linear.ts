@@ -1,0 +1,244 @@
+/** The frozen linear layer below an adapter, forward and backward. */
+import { checkActivations, checkTokenRows, checkType, checkTypeOrFloat32, checkWeight } from '../base/checks.js'
+import { fail } from '../base/errors.js'
+import { checkKeys, get, type Known, readChoice, readFlag } from '../base/options.js'
+import { shapeText } from '../base/shape.js'
+import { checkDevice } from '../memory/backends.js'
+import { checkPlace, checkSameDevice, refuseOverlap } from '../memory/checks.js'
+import type { Operand } from '../memory/operand.js'
+import { Placement, type StreamOption } from '../memory/placement.js'
+import { resolve, resolveFrom, type TensorLike } from '../tensor/resolve.js'
+import { readStream } from '../tensor/stream-option.js'
+import type { Stream } from '../tensor/stream.js'
+import type { Tensor } from '../tensor/tensor.js'
+import type { LinearCall, LinearProblem } from './linear-problem.js'
+import { Output } from './output.js'
+import { type PackedLinear, type WeightOperand, weightFrom } from './packed-linear.js'
+import type { Precision } from './problem.js'
+import { PRECISIONS } from './read.js'
+import { runLinear, runLinearAsync } from './run.js'
+
+/** Operands of {@link linearForward}. M is the product of the leading dimensions of x. */
+export interface LinearForwardOperands {
+  /** [..., d_in]: activations entering the layer. */
+  readonly x: TensorLike
+  /** [d_out, d_in], in the type of x or float32. */
+  readonly weight: TensorLike | PackedLinear
+  /** [d_out], in the type of weight. */
+  readonly bias?: TensorLike | undefined
+  /** [..., d_out], accumulated in place. Without it a new tensor is returned. */
+  readonly y?: TensorLike | undefined
+}
+
+/** Options of {@link linearForward} and {@link linearBackward}. */
+export interface LinearOptions {
+  /** Permitted rounding of operands of matrix products. Default 'default'. */
+  readonly precision?: Precision | undefined
+  /** Add to the given y or dx. Default true; false overwrites it. */
+  readonly accumulate?: boolean | undefined
+  /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
+  readonly stream?: Stream | bigint | number | undefined
+}
+
+/** Result of {@link linearForward}. */
+export interface LinearForwardResult {
+  /** [..., d_out]: the given y, or a new tensor with the leading dimensions of x. */
+  readonly y: Tensor
+}
+
+/** Operands of {@link linearBackward}. */
+export interface LinearBackwardOperands {
+  /** [..., d_out]: the gradient of y. */
+  readonly dy: TensorLike
+  /** [d_out, d_in]: the weight of forward, in the type of dy or float32. */
+  readonly weight: TensorLike | PackedLinear
+  /** [..., d_in] of M rows, accumulated in place. Without it a new tensor is returned. */
+  readonly dx?: TensorLike | undefined
+}
+
+/** Result of {@link linearBackward}. */
+export interface LinearBackwardResult {
+  /** [..., d_in]: the given dx, or a new tensor with the leading dimensions of dy. */
+  readonly dx: Tensor
+}
+
+const FORWARD_OPERANDS: Known = new Set(['x', 'weight', 'bias', 'y'])
+const BACKWARD_OPERANDS: Known = new Set(['dy', 'weight', 'dx'])
+const OPTIONS: Known = new Set(['precision', 'accumulate', 'stream'])
+
+/**
+ * A linear layer with a frozen weight: y += x weight^T + bias. On the cpu it returns when the work is done; on a device
+ * it enqueues the work.
+ *
+ * Sums are float32, and y is rounded once. A row of y depends on its row of x alone: it has the same bits in every batch,
+ * with every number of threads, and with a packed weight ({@link packLinear}).
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
+ *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
+ * @example
+ * const { y } = linearForward({ x, weight, bias })
+ */
+export function linearForward(operands: LinearForwardOperands, options?: LinearOptions): LinearForwardResult {
+  return { y: runLinear(prepareForward(operands, options)) }
+}
+
+/**
+ * {@link linearForward} off the main thread; see {@link lilyForwardAsync}.
+ *
+ * @throws LilyError (as a rejection) as linearForward
+ */
+export async function linearForwardAsync(
+  operands: LinearForwardOperands,
+  options?: LinearOptions,
+): Promise<LinearForwardResult> {
+  return { y: await runLinearAsync(prepareForward(operands, options)) }
+}
+
+/**
+ * The gradient of the x of {@link linearForward} from the gradient of its y: dx += dy weight. The weight is frozen and has
+ * no gradient. On the cpu it returns when the work is done; on a device it enqueues the work. Bits as in linearForward.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
+ *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
+ */
+export function linearBackward(operands: LinearBackwardOperands, options?: LinearOptions): LinearBackwardResult {
+  return { dx: runLinear(prepareBackward(operands, options)) }
+}
+
+/**
+ * {@link linearBackward} off the main thread; see {@link lilyForwardAsync}.
+ *
+ * @throws LilyError (as a rejection) as linearBackward
+ */
+export async function linearBackwardAsync(
+  operands: LinearBackwardOperands,
+  options?: LinearOptions,
+): Promise<LinearBackwardResult> {
+  return { dx: await runLinearAsync(prepareBackward(operands, options)) }
+}
+
+/** Operands of a call before their checks. */
+export interface LinearInputs {
+  readonly x: Operand
+  readonly weight: WeightOperand
+  readonly bias: Operand | null
+  readonly y: Output | null
+}
+
+export interface LinearSettings {
+  readonly precision: Precision
+  readonly accumulate: boolean
+  readonly stream: StreamOption
+}
+
+/** The names that the operands of a direction have in error messages, and the size of its x. */
+interface Names {
+  readonly x: string
+  readonly y: string
+  readonly size: string
+}
+const FORWARD: Names = { x: 'x', y: 'y', size: 'd_in' }
+const BACKWARD: Names = { x: 'dy', y: 'dx', size: 'd_out' }
+
+function prepareForward(operands: LinearForwardOperands, options: LinearOptions = {}): LinearCall {
+  checkKeys('operands', operands, FORWARD_OPERANDS)
+  const bias = get('operands', operands, 'bias')
+  const inputs = {
+    x: resolveFrom(operands, 'x'),
+    weight: weightFrom(operands),
+    bias: bias === undefined ? null : resolve('bias', bias),
+    y: Output.from(operands, 'y'),
+  }
+  return prepareLinear(inputs, readSettings(options), false)
+}
+
+function prepareBackward(operands: LinearBackwardOperands, options: LinearOptions = {}): LinearCall {
+  checkKeys('operands', operands, BACKWARD_OPERANDS)
+  const inputs = {
+    x: resolveFrom(operands, 'dy'),
+    weight: weightFrom(operands),
+    bias: null,
+    y: Output.from(operands, 'dx'),
+  }
+  return prepareLinear(inputs, readSettings(options), true)
+}
+
+function readSettings(options: object): LinearSettings {
+  checkKeys('options', options, OPTIONS)
+  return {
+    precision: readChoice(options, 'precision', PRECISIONS, 'default'),
+    accumulate: readFlag(options, 'accumulate', true),
+    stream: readStream(options),
+  }
+}
+
+/**
+ * The phases of a call between reading and running. It writes to no memory of the caller, so that several calls can be
+ * prepared before the first one runs.
+ */
+export function prepareLinear(inputs: LinearInputs, settings: LinearSettings, transposed: boolean): LinearCall {
+  checkLinear(inputs, transposed ? BACKWARD : FORWARD, transposed)
+  const { x, weight, bias, y } = inputs
+  const problem = { weight: weight.operand, transposed, dtype: x.dtype, precision: settings.precision }
+  return allocateLinear(problem, { x, bias, y }, weight, settings)
+}
+
+function checkLinear(
+  { x, weight: { operand: weight }, bias, y }: LinearInputs,
+  names: Names,
+  transposed: boolean,
+): void {
+  // This comes before checkPlace, which queries the device for memory that may belong to another device.
+  checkSameDevice('weight', weight, names.x, x)
+  checkSameDevice('bias', bias, names.x, x)
+  checkPlace(names.x, x, names.x, x)
+  checkPlace('weight', weight, names.x, x)
+  checkPlace('bias', bias, names.x, x)
+  if (y !== null) checkPlace(names.y, y.operand, names.x, x)
+  checkDevice(names.x, x.device)
+
+  checkActivations(x, names.x, names.size)
+  checkWeight(weight)
+  const [dOut, dIn] = weight.shape
+  const depth = transposed ? dOut : dIn
+  if (x.columns !== depth) {
+    const expected = transposed ? `[${x.columns}, d_in]` : `[d_out, ${x.columns}]`
+    fail(
+      'ERR_LILY_SHAPE',
+      'weight',
+      `expected ${expected} (${names.x} has ${names.size} ${x.columns}), got ${shapeText(weight.shape)}`,
+    )
+  }
+  checkTypeOrFloat32('weight', weight, x.dtype)
+  if (bias !== null) {
+    if (bias.shape.length !== 1 || bias.columns !== dOut) {
+      fail('ERR_LILY_SHAPE', 'bias', `expected [${dOut}], got ${shapeText(bias.shape)}`)
+    }
+    checkType('bias', bias, weight.dtype)
+  }
+  if (y === null) return
+  checkTokenRows(names.y, y.operand, x.rows, transposed ? dIn : dOut)
+  checkType(names.y, y.operand, x.dtype)
+  refuseOverlap(names.y, y.operand, names.x, x)
+  refuseOverlap(names.y, y.operand, 'weight', weight)
+  refuseOverlap(names.y, y.operand, 'bias', bias)
+}
+
+function allocateLinear(
+  problem: LinearProblem,
+  { x, bias, y }: Omit<LinearInputs, 'weight'>,
+  { packed }: WeightOperand,
+  { accumulate, stream }: LinearSettings,
+): LinearCall {
+  const { weight, transposed } = problem
+  const placement = Placement.of(x.device, stream, () => [x, weight, bias, y?.operand])
+  const form = packed?.form(problem, x.rows) ?? null
+  if (y !== null) {
+    y.accumulate = accumulate
+    return { problem, x, packed: form, bias, y, placement }
+  }
+  const shape = x.shape.slice()
+  shape[shape.length - 1] = transposed ? weight.columns : weight.rows
+  const output = Output.fresh(transposed ? 'dx' : 'y', x.dtype, shape, placement)
+  return { problem, x, packed: form, bias, y: output, placement }
+}

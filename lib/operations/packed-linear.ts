@@ -1,0 +1,190 @@
+/** The packed forms of a frozen weight. */
+import { checkWeight } from '../base/checks.js'
+import { isOf, packedKey } from '../base/copies.js'
+import type { DType, HostData } from '../base/dtype.js'
+import { fail, LilyError } from '../base/errors.js'
+import { get } from '../base/options.js'
+import { shapeText } from '../base/shape.js'
+import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
+import { byteLengthOf } from '../base/views.js'
+import { linearSlots } from '../binding/descriptor.js'
+import { bound } from '../binding/errors.js'
+import { native } from '../binding/native.js'
+import { allocateOnHost } from '../memory/allocate.js'
+import { checkDevice } from '../memory/backends.js'
+import { CPU, type Device } from '../memory/device.js'
+import { addressOf } from '../memory/host-memory.js'
+import { checkMemory, isHostMemory, type Operand, type Part } from '../memory/operand.js'
+import { resolve, type TensorLike } from '../tensor/resolve.js'
+import { describeWeight, linear } from './launch.js'
+import type { LinearProblem } from './linear-problem.js'
+
+/** Alignment in bytes of a packed form: a cache line, which is also the widest vector. */
+const ALIGNMENT = 64
+
+/** A weight and its packed forms. */
+class PackedWeight {
+  readonly #forms = new Map<string, Part>()
+
+  constructor(readonly weight: Operand) {}
+
+  get byteLength(): number {
+    let bytes = 0
+    for (const { memory } of this.#forms.values()) bytes += byteLengthOf(memory as HostData)
+    return bytes
+  }
+
+  /** The form that a call with so many tokens uses. It is packed if no call has used it before. Null: it uses none. */
+  form(problem: LinearProblem, tokens: number): Part | null {
+    if (problem.weight.device !== CPU) return null
+    try {
+      describeWeight(problem, tokens, null)
+      const bytes = bound(() => native.linearPackedBytes(linear.numbers, ...linear.memory))
+      if (bytes === 0) return null
+      const key = `${problem.transposed} ${problem.dtype} ${problem.precision}`
+      const known = this.#forms.get(key)
+      if (known !== undefined) return known
+      const form = allocateAligned(bytes)
+      linear.part(linearSlots.packed, form, 0)
+      bound(() => {
+        native.linearPack(linear.numbers, ...linear.memory)
+      })
+      this.#forms.set(key, form)
+      return form
+    } finally {
+      linear.clear()
+    }
+  }
+
+  dispose(): void {
+    this.#forms.clear()
+    // The weight is of the caller: only the reference to device memory is this object's own.
+    if (!isHostMemory(this.weight.memory)) this.weight.dispose()
+  }
+}
+
+function allocateAligned(bytes: number): Part {
+  const memory = allocateOnHost('weight', 'float32', (bytes + ALIGNMENT) / Float32Array.BYTES_PER_ELEMENT)
+  return { memory, byteOffset: (ALIGNMENT - (addressOf(memory) % ALIGNMENT)) % ALIGNMENT }
+}
+
+/** The state of a packed weight: null once it is disposed of. */
+let weightOf: (packed: PackedLinear) => PackedWeight | null
+
+let packedOf: (weight: PackedWeight) => PackedLinear
+
+/**
+ * A frozen weight with the packed forms in which the cpu backend multiplies it: {@link packLinear} creates one. Pass it
+ * as `weight` to the calls of a linear layer; none of them has to pack the weight then. The results have the same bits.
+ *
+ * It refers to the memory of the weight, which must not change as long as the object is used. A form is packed by the
+ * first call that needs it: one for forward and one for backward, of about d_out * d_in numbers of float32 each, or of
+ * bfloat16 where the processor multiplies bfloat16; and others for other types of x and other precisions. A call that is
+ * faster without a form uses none. On CUDA devices there are no packed forms.
+ */
+export class PackedLinear {
+  #weight: PackedWeight | null
+
+  private constructor(weight: PackedWeight) {
+    this.#weight = weight
+  }
+
+  static {
+    weightOf = (packed) => packed[packedKey]()
+    packedOf = (weight) => new PackedLinear(weight)
+  }
+
+  static [Symbol.hasInstance](value: unknown): value is PackedLinear {
+    return isOf(packedKey, value)
+  }
+
+  /** @internal */
+  [packedKey](): PackedWeight | null {
+    return this.#weight
+  }
+
+  /**
+   * [d_out, d_in]: a copy.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED, like all properties except `isDisposed`
+   */
+  get shape(): number[] {
+    return this.#open().weight.shape.slice()
+  }
+
+  /** Data type of the weight. */
+  get dtype(): DType {
+    return this.#open().weight.dtype
+  }
+
+  /** The device of the weight. */
+  get device(): Device {
+    return this.#open().weight.device
+  }
+
+  /** Bytes of the forms that have been packed so far, without the weight itself. */
+  get byteLength(): number {
+    return this.#open().byteLength
+  }
+
+  /** Whether `dispose()` has been called. */
+  get isDisposed(): boolean {
+    return this.#weight === null
+  }
+
+  /** Releases the packed forms; calls that run still use them. The weight is not changed. Calling it again has no effect. */
+  dispose(): void {
+    this.#weight?.dispose()
+    this.#weight = null
+  }
+
+  [disposeSymbol](): void {
+    this.dispose()
+  }
+
+  [inspectSymbol](): string {
+    if (this.#weight === null) return 'PackedLinear { disposed }'
+    const { dtype, shape, device } = this.#weight.weight
+    return `PackedLinear { ${dtype} ${shapeText(shape)} on ${device.type}:${device.id} }`
+  }
+
+  #open(): PackedWeight {
+    if (this.#weight !== null) return this.#weight
+    throw new LilyError('ERR_LILY_DISPOSED', 'this packed weight is disposed of; use it before dispose()')
+  }
+}
+
+/**
+ * Prepares a frozen weight for repeated calls: see {@link PackedLinear}. Packing a weight takes about as long as
+ * multiplying it with 16 tokens, so it pays with few tokens per call.
+ *
+ * @param weight [d_out, d_in], float32, bfloat16 or float16; it is not copied
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
+ *   ERR_LILY_BACKEND_UNAVAILABLE
+ * @example
+ * using packed = packLinear(weight)
+ * for (const x of batches) linearForward({ x, weight: packed })
+ */
+export function packLinear(weight: TensorLike): PackedLinear {
+  const operand = resolve('weight', weight)
+  checkMemory('weight', operand)
+  checkWeight(operand)
+  checkDevice('weight', operand.device)
+  return packedOf(new PackedWeight(isHostMemory(operand.memory) ? operand : operand.share()))
+}
+
+/** A weight as an operand of a call, with its packed forms if it has any. */
+export interface WeightOperand {
+  readonly operand: Operand
+  readonly packed: PackedWeight | null
+}
+
+export function weightFrom(operands: object): WeightOperand {
+  const value = get('operands', operands, 'weight')
+  if (!isOf(packedKey, value)) return { operand: resolve('weight', value), packed: null }
+  const packed = weightOf(value as PackedLinear)
+  if (packed === null) {
+    return fail('ERR_LILY_DISPOSED', 'weight', 'this packed weight is disposed of; use it before dispose()')
+  }
+  return { operand: packed.weight, packed }
+}

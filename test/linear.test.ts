@@ -1,0 +1,274 @@
+/** Frozen linear layers, compared with the reference: types, sizes, layouts, packed weights, instruction sets, threads. */
+import { fileURLToPath } from 'node:url'
+import fc from 'fast-check'
+import { describe, expect, it, test } from 'vitest'
+import { linearBackward, linearForward, packLinear, PackedLinear, tensor } from '../lib/index.js'
+import { linear, Matrix } from './reference.js'
+import { isModelled } from './support/backend.js'
+import { expectClose, expectCloseAsPlain, expectSameBits } from './support/compare.js'
+import { TYPES, type Types } from './support/dtypes.js'
+import { ask } from './support/fork.js'
+import {
+  type LinearHow,
+  type LinearJob,
+  type LinearReport,
+  type LinearResult,
+  type LinearSpec,
+  makeLinear,
+  runLinear,
+} from './support/linear.js'
+import { gaussian, randomFrom } from './support/random.js'
+import { expectRefused } from './support/refused.js'
+
+/** Every combination of types but those of gradients, which this operation does not compute. */
+const TYPES_OF_LAYERS = Object.entries(TYPES).filter(([, { gradients }]) => gradients === undefined)
+
+function expectMatches({ spec, how }: LinearJob, { y, dx, old, damaged }: LinearResult): void {
+  expect(damaged, 'operands written to where they must not be').toEqual([])
+  const problem = makeLinear(spec)
+  const { tokens, activations = 'float32' } = problem
+  const resultOf = (name: 'y' | 'dx', exact: boolean): Matrix => {
+    const matrix = linear(problem, exact)[name]
+    const before = how.outputs === 'add' ? old[name] : undefined
+    const sum = before === undefined ? matrix : matrix.plus(Matrix.exact(tokens, matrix.cols, before))
+    return sum.rounded(activations, exact)
+  }
+  for (const [name, values] of Object.entries({ y, dx })) {
+    const expected = resultOf(name as 'y' | 'dx', true)
+    expectClose(name, values, expected)
+    if (activations === 'float32' || values.length < 1000) continue
+    expectCloseAsPlain(name, values, expected.value, resultOf(name as 'y' | 'dx', false).value)
+  }
+}
+
+/** Edges of vectors, of blocks of rows, of panels and of chunks. */
+const SIZES = [
+  { tokens: 1, dIn: 1, dOut: 1 },
+  { tokens: 7, dIn: 5, dOut: 3 },
+  { tokens: 65, dIn: 113, dOut: 136 },
+  { tokens: 6, dIn: 256, dOut: 64 },
+  { tokens: 33, dIn: 257, dOut: 65 },
+  { tokens: 13, dIn: 530, dOut: 1030 },
+  { tokens: 403, dIn: 64, dOut: 48 },
+] as const
+
+const HOWS: readonly LinearHow[] = [
+  { outputs: 'add' },
+  { outputs: 'overwrite', packed: true },
+  { outputs: 'add', packed: true },
+  { outputs: 'new' },
+]
+
+/** Every size with every type; the ways to call by turns. */
+const jobsOf = (types: readonly Types[], sizes: readonly Omit<LinearSpec, 'seed'>[] = SIZES): LinearJob[] =>
+  types.flatMap((type, i) =>
+    sizes.map((size, j) => ({
+      spec: { ...size, ...type, bias: (i + j) % 3 !== 0, seed: 10 * i + j },
+      how: HOWS[(i + j) % HOWS.length],
+    })),
+  )
+
+const runInChild = (jobs: LinearJob[], env: Record<string, string>) =>
+  ask<LinearReport>(fileURLToPath(new URL('support/linear.ts', import.meta.url)), jobs, env)
+
+describe('matches the reference', () => {
+  for (const [name, types] of TYPES_OF_LAYERS) {
+    test(name, async () => {
+      for (const job of jobsOf([types])) expectMatches(job, await runLinear(makeLinear(job.spec), job.how))
+    })
+  }
+
+  const layout = fc.record({ gap: fc.constantFrom(0, 0, 1, 3, 16), margin: fc.constantFrom(0, 1, 5) })
+  test('random problems', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.record({
+          tokens: fc.integer({ min: 0, max: 40 }),
+          dIn: fc.oneof(fc.integer({ min: 1, max: 80 }), fc.constantFrom(255, 256, 300)),
+          dOut: fc.oneof(fc.integer({ min: 1, max: 80 }), fc.constantFrom(128, 257)),
+          bias: fc.boolean(),
+          seed: fc.integer(),
+          types: fc.constantFrom(...TYPES_OF_LAYERS.map(([, types]) => types)),
+        }),
+        fc.record({
+          layout: fc.record({ x: layout, weight: layout, bias: layout, dy: layout, y: layout, dx: layout }),
+          outputs: fc.constantFrom('new', 'add', 'overwrite'),
+          packed: fc.boolean(),
+          isAsync: fc.boolean(),
+        }),
+        async ({ types, ...sizes }, how) => {
+          const spec = { ...sizes, ...types }
+          expectMatches({ spec, how }, await runLinear(makeLinear(spec), how))
+        },
+      ),
+      { numRuns: Number(process.env.FAST_CHECK_RUNS ?? (isModelled ? 40 : 150)) },
+    )
+  })
+
+  test('no tokens', async () => {
+    const { y, dx } = await runLinear(makeLinear({ tokens: 0, dIn: 5, dOut: 3, seed: 1 }), { packed: true })
+    expect([y.length, dx.length]).toEqual([0, 0])
+  })
+})
+
+describe('the bits', () => {
+  const spec: LinearSpec = { tokens: 67, dIn: 300, dOut: 213, bias: true, seed: 1 }
+  const ofTypes = TYPES_OF_LAYERS.map(([name, types]) => [name, { ...spec, ...types }] as const)
+  const expectSame = (actual: LinearResult, expected: LinearResult, title: string) => {
+    for (const name of ['y', 'dx'] as const) expectSameBits(`${name} ${title}`, actual[name], expected[name])
+  }
+
+  test.each(ofTypes)('of %s do not depend on layout, packing, leading dimensions and thread', async (_, problem) => {
+    const expected = await runLinear(makeLinear(problem), { outputs: 'overwrite' })
+    const layout = { gap: 3, margin: 1 }
+    for (const how of [
+      { outputs: 'new' },
+      { outputs: 'overwrite', packed: true },
+      { outputs: 'overwrite', isAsync: true },
+      { outputs: 'overwrite', leading: [67, 1] },
+      { outputs: 'overwrite', layout: { x: layout, weight: layout, bias: layout, dy: layout, y: layout, dx: layout } },
+    ] satisfies LinearHow[]) {
+      expectSame(await runLinear(makeLinear(problem), how), expected, JSON.stringify(how))
+    }
+  })
+
+  test.each(ofTypes)('of a row of %s do not depend on the other rows', async (_, problem) => {
+    const all = makeLinear(problem)
+    const expected = await runLinear(all)
+    const { dIn, dOut } = problem
+    for (const [first, count] of [
+      [0, 1],
+      [5, 1],
+      [7, 8],
+      [30, 37],
+    ]) {
+      const part = {
+        ...all,
+        tokens: count,
+        x: Array.from(all.x).slice(first * dIn, (first + count) * dIn),
+        dy: Array.from(all.dy).slice(first * dOut, (first + count) * dOut),
+      }
+      for (const packed of [false, true]) {
+        const { y, dx } = await runLinear(part, { packed })
+        expectSameBits('y', y, expected.y.slice(first * dOut, (first + count) * dOut))
+        expectSameBits('dx', dx, expected.dx.slice(first * dIn, (first + count) * dIn))
+      }
+    }
+  })
+})
+
+describe('instruction sets', () => {
+  const NAMES = [
+    'portable',
+    ...(process.arch === 'arm64' ? ['neon'] : ['avx2', 'avx512', 'avx512bf16', 'amx']),
+    'amx-model',
+  ]
+  // Every size with half of the types: the reference takes its time.
+  const types: Types[] = [
+    {},
+    { precision: 'tf32' },
+    { activations: 'bfloat16' },
+    { activations: 'float16' },
+    { activations: 'bfloat16', parameters: 'float32' },
+    { activations: 'float16', parameters: 'float32', precision: 'high' },
+  ]
+  for (const isa of NAMES)
+    test(`${isa}, with the same bits on 1 to 3 threads`, { timeout: 300_000 }, async (context) => {
+      const jobs = jobsOf(types).filter((_, i) => i % 2 === 0)
+      // Precision tf32 rounds on the model of AMX only.
+      const compared = jobs.map(({ spec, how }) =>
+        isa === 'amx-model' ? { spec, how } : { spec: { ...spec, precision: 'default' as const }, how },
+      )
+      const on = (threads: number) => runInChild(jobs, { LILY_CPU_ISA: isa, LILY_NUM_THREADS: String(threads) })
+      const { backend, results } = await on(1)
+      if (!backend.available) {
+        expect(isa, 'the portable kernels run everywhere').not.toBe('portable')
+        return context.skip(backend.reason)
+      }
+      expect(results.length).toBe(jobs.length)
+      results.forEach((result, i) => {
+        const { spec } = jobs[i]
+        expectMatches(spec.precision === 'high' ? jobs[i] : compared[i], result)
+      })
+      for (const threads of [2, 3]) {
+        const others = await on(threads)
+        others.results.forEach((other, i) => {
+          expectSameBits(`y of job ${i} on ${threads} threads`, other.y, results[i].y)
+          expectSameBits(`dx of job ${i} on ${threads} threads`, other.dx, results[i].dx)
+        })
+      }
+    })
+})
+
+describe('packLinear', () => {
+  const [tokens, dIn, dOut] = [3, 20, 12]
+  const random = randomFrom(1)
+  const matrix = (rows: number, columns: number) => ({
+    data: gaussian(random, rows * columns),
+    shape: [rows, columns],
+  })
+
+  it('packs each direction when it is first used, and refers to the weight', () => {
+    const weight = matrix(dOut, dIn)
+    const packed = packLinear(weight)
+    expect(packed).toBeInstanceOf(PackedLinear)
+    expect([packed.shape, packed.dtype, packed.device]).toEqual([[dOut, dIn], 'float32', { type: 'cpu', id: 0 }])
+    expect(packed.byteLength).toBe(0)
+    linearForward({ x: matrix(tokens, dIn), weight: packed })
+    const forward = packed.byteLength
+    expect(forward).toBeGreaterThanOrEqual(4 * dIn * dOut)
+    linearForward({ x: matrix(1, dIn), weight: packed })
+    expect(packed.byteLength).toBe(forward)
+    linearBackward({ dy: matrix(tokens, dOut), weight: packed })
+    expect(packed.byteLength).toBeGreaterThan(forward)
+  })
+
+  it('is refused once it is disposed of, and leaves the weight alone', async () => {
+    const weight = tensor(gaussian(random, dIn * dOut), [dOut, dIn])
+    const packed = packLinear(weight)
+    const x = matrix(tokens, dIn)
+    const { y } = linearForward({ x, weight: packed })
+    packed.dispose()
+    packed.dispose()
+    expect(packed.isDisposed).toBe(true)
+    await expectRefused('ERR_LILY_DISPOSED', 'weight', () => linearForward({ x, weight: packed }))
+    await expectRefused('ERR_LILY_DISPOSED', 'packed weight', () => packed.byteLength)
+    expectSameBits('y', linearForward({ x, weight }).y.data, y.data)
+  })
+})
+
+describe('refusals', () => {
+  const x = tensor(new Float32Array(6), [2, 3])
+  const weight = tensor(new Float32Array(12), [4, 3])
+  const dy = tensor(new Float32Array(8), [2, 4])
+  const halves = (...shape: number[]) => ({
+    data: new Uint16Array(shape.reduce((p, q) => p * q)),
+    dtype: 'bfloat16' as const,
+    shape,
+  })
+  const zeros = (...shape: number[]) => tensor(new Float32Array(shape.reduce((p, q) => p * q)), shape)
+
+  test.each([
+    ['a weight of another d_in', 'ERR_LILY_SHAPE', 'weight: expected [d_out, 3]', { weight: zeros(4, 2) }],
+    ['a weight of three dimensions', 'ERR_LILY_SHAPE', 'weight: expected [d_out, d_in]', { weight: zeros(2, 2, 3) }],
+    ['a weight of another type', 'ERR_LILY_DTYPE', 'weight', { weight: halves(4, 3) }],
+    ['a bias of another size', 'ERR_LILY_SHAPE', 'bias: expected [4]', { bias: zeros(3) }],
+    ['a bias of two dimensions', 'ERR_LILY_SHAPE', 'bias: expected [4]', { bias: zeros(1, 4) }],
+    ['a bias of another type', 'ERR_LILY_DTYPE', 'bias', { bias: halves(4) }],
+    ['a y of another shape', 'ERR_LILY_SHAPE', 'y: expected 2 rows of 4', { y: zeros(2, 3) }],
+    ['a y of another type', 'ERR_LILY_DTYPE', 'y', { y: halves(2, 4) }],
+    ['an x without columns', 'ERR_LILY_SHAPE', 'x', { x: zeros(2, 0) }],
+    ['an unknown operand', 'ERR_LILY_ARGUMENT', 'b: is not a property', { b: zeros(4) }],
+  ])('forward: %s', async (_, code, text, changed) => {
+    await expectRefused(code, text, () => linearForward({ x, weight, ...changed }))
+  })
+
+  test.each([
+    ['a weight of another d_out', 'ERR_LILY_SHAPE', 'weight: expected [4, d_in]', { weight: zeros(3, 4) }],
+    ['a dx of another shape', 'ERR_LILY_SHAPE', 'dx: expected 2 rows of 3', { dx: zeros(2, 4) }],
+    ['a dx of another type', 'ERR_LILY_DTYPE', 'dx', { dx: halves(2, 3) }],
+    ['a bias', 'ERR_LILY_ARGUMENT', 'bias: is not a property', { bias: zeros(4) }],
+  ])('backward: %s', async (_, code, text, changed) => {
+    await expectRefused(code, text, () => linearBackward({ dy, weight, ...changed }))
+  })
+})
