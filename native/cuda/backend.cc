@@ -80,10 +80,11 @@ lily_status measure_roof(int32_t id, int32_t roof, size_t bytes, double *rate) {
   return on_device(id, [&](const Device &device) { return cuda::measure_roof(device, roof, bytes, rate); });
 }
 
+constexpr int kMostColumns = 1 << 30;
+
 // The only check of a problem: the operations do not repeat it.
 template <typename Work>
 lily_status on_problem(const lily_problem &problem, Work work) {
-  constexpr int kMostColumns = 1 << 30;
   if (const char *wrong = problem_error(problem)) return fail(LILY_ERROR_ARGUMENT, "%s", wrong);
   if (problem.d_in > kMostColumns || problem.d_out > kMostColumns)
     return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend supports d_in and d_out up to %d", kMostColumns);
@@ -128,15 +129,35 @@ lily_status fold(const lily_fold *given) {
   });
 }
 
-// Frozen linear layers: none of their kernels exists yet.
-lily_status no_linear() {
-  return fail(LILY_ERROR_UNSUPPORTED,
-              "the CUDA backend does not support frozen linear layers yet; use the cpu backend");
+// The only check of a problem of a linear layer.
+template <typename Work>
+lily_status on_linear_problem(const lily_linear_problem &problem, Work work) {
+  if (const char *wrong = problem_error(problem)) return fail(LILY_ERROR_ARGUMENT, "%s", wrong);
+  if (problem.d_in > kMostColumns || problem.d_out > kMostColumns)
+    return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend supports d_in and d_out up to %d", kMostColumns);
+  return on_device(problem.device, work);
 }
-lily_status linear_workspace(const lily_linear_problem *, size_t *) { return no_linear(); }
-lily_status linear(const lily_linear *) { return no_linear(); }
-lily_status linear_packed_bytes(const lily_linear_problem *, size_t *) { return no_linear(); }
-lily_status linear_pack(const lily_linear *, void *) { return no_linear(); }
+
+lily_status linear_workspace(const lily_linear_problem *problem, size_t *bytes) {
+  *bytes = 0;
+  return on_linear_problem(*problem, [] { return LILY_OK; });
+}
+
+lily_status linear(const lily_linear *given) {
+  lily_linear call = *given;
+  return on_linear_problem(call.problem, [&](const Device &device) {
+    if (const lily_status status = resolve(device.id, &call.stream)) return status;
+    return cuda::linear(call, device);
+  });
+}
+
+// The kernel reads the weight as it is.
+lily_status linear_packed_bytes(const lily_linear_problem *problem, size_t *bytes) {
+  return linear_workspace(problem, bytes);
+}
+lily_status linear_pack(const lily_linear *call, void *) {
+  return on_linear_problem(call->problem, [] { return LILY_OK; });
+}
 
 lily_status adamw(const lily_adamw *given) {
   lily_adamw call = *given;

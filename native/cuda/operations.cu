@@ -73,6 +73,13 @@ lily_status backward(const lily_backward &call, const Device &device) {
   return functions(plan.engine).backward(call, plan);
 }
 
+lily_status linear(const lily_linear &call, const Device &device) {
+  if (call.problem.tokens == 0) return LILY_OK;
+  const LinearPlan plan = plan_linear(call.problem, device);
+  if (!plan.is_supported) return fail(LILY_ERROR_UNSUPPORTED, "the product is too large for one launch");
+  return functions(plan.engine).linear(call, plan);
+}
+
 // A fold of more layers than one launch's parameters hold takes further launches, in order.
 lily_status fold(const lily_fold &call) {
   Fold batch = {};

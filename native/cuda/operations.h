@@ -18,6 +18,7 @@ size_t forward_workspace(const lily_problem &problem, const Device &device);
 size_t backward_workspace(const lily_problem &problem, const Device &device);
 lily_status forward(const lily_forward &call, const Device &device);
 lily_status backward(const lily_backward &call, const Device &device);
+lily_status linear(const lily_linear &call, const Device &device);
 lily_status fold(const lily_fold &call);
 lily_status adamw_workspace(const lily_adamw *call, size_t *bytes);
 lily_status adamw(const lily_adamw *call);

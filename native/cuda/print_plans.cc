@@ -42,6 +42,7 @@ const char *name(Step step) {
     case Step::kLargeDy:
     case Step::kLargeX: return "large_strip";
     case Step::kDHidden: return "backward_hidden";
+    case Step::kLinear: return "linear";
     case Step::kReduce: return "reduce";
   }
   return "";

@@ -14,14 +14,14 @@ const folder = join(root, 'build/mutations')
 const emulator = join(root, 'build/emulator')
 const DEVICE_SOURCES = ['launch/engine_bfloat16', 'launch/common', 'launch/engine_nothing']
 // The plan has the table of tiles too.
-const HOST_SOURCES = ['launch/model', 'launch/plan_backward', 'launch/plan_forward', 'launch/walk', 'tiles/rows']
+const HOST_SOURCES = ['launch/model', 'launch/plan_backward', 'launch/plan_forward', 'launch/plan_linear', 'launch/walk', 'tiles/rows']
 const BUILT_ANEW = /\/(engine_\w+|common|model|plan_\w+|walk|rows)\.\w+\.o$/
 
 // The other engines are never asked; the emulator would read all their PTX.
 const NO_OTHER_ENGINES = `#include "cuda/launch/launch.h"
 namespace lily::cuda {
 static lily_status prepare_nothing(const Device &) { return LILY_OK; }
-const EngineFunctions kExactFunctions = {nullptr, nullptr, prepare_nothing};
+const EngineFunctions kExactFunctions = {nullptr, nullptr, nullptr, prepare_nothing};
 const EngineFunctions kTf32Functions = kExactFunctions, kFloat16Functions = kExactFunctions;
 }
 `

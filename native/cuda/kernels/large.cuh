@@ -109,6 +109,45 @@ __device__ inline void large_sums(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum,
   }
 }
 
+// ---- An output that a tile is added to: y, dx ----
+
+// The rows of slice number `slice` of a tile of the output.
+template <typename Tile>
+__device__ inline Window slice_window(const Window &tile, int slice) {
+  return {tile.row + slice * Tile::kSliceRows, tile.row_end, tile.column, tile.column_end};
+}
+
+// Loads a slice of the old output, if the result is added to it: the fill_after of large_sums.
+template <typename Tile>
+__device__ inline void fill_slice(typename Tile::Scalar *slot, int slice, const Output &output, const Window &tile) {
+  if (slice < Tile::kSlices && output.accumulate)
+    stage_activations<typename Tile::Scalar, Tile::kSliceRows, Tile::kBlockN>(slot, output.operand(),
+                                                                              slice_window<Tile>(tile, slice));
+}
+
+// Adds the sums of all warps to the slices that fill_slice has loaded, and writes them. finish(n, first, second)
+// completes the sums of columns n and n + 1 of the warp's part.
+template <typename Tile, typename Finish>
+__device__ inline void write_slices(const Accumulators<Tile::kWarpM, Tile::kWarpN> &sum, char *shared, int depth,
+                                    const WarpTile<Tile> &warp_tile, const Output &output, const Window &tile,
+                                    const Finish &finish) {
+  using Scalar = typename Tile::Scalar;
+  const int steps = large_steps<Tile>(depth);
+  copy_wait<0>();
+  __syncthreads();
+  for_each_pair(sum, [&](int m, int n, float first, float second) {
+    const int row = warp_tile.m + m;
+    Scalar *pair = large_slot<Tile>(shared, steps + row / Tile::kSliceRows) +
+                   place<Scalar, Tile::kBlockN>(row % Tile::kSliceRows, warp_tile.n + n);
+    finish(n, first, second);
+    add_pair(pair, first, second, output.accumulate);
+  });
+  __syncthreads();
+  for (int slice = 0; slice < Tile::kSlices; ++slice)
+    unstage<Scalar, Tile::kSliceRows, Tile::kBlockN>(large_slot<Tile>(shared, steps + slice), output,
+                                                     slice_window<Tile>(tile, slice));
+}
+
 // The same product in shared memory, kResultPitch floats per row, readable by all threads.
 template <typename Tile, Along kAlongA, Along kAlongB, typename Fill>
 __device__ inline float *large_product(char *shared, int depth, int rows, int columns, const Fill &fill) {

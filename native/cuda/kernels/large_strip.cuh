@@ -80,9 +80,7 @@ __device__ inline void large_expand(char *shared, float *weights, const LargeStr
   int *group_of = reinterpret_cast<int *>(shared + Tile::kScratch);
   const WarpTile<Tile> warp_tile(token_end - token, column_end - column);
   Accumulators<Tile::kWarpM, Tile::kWarpN> sum;
-  const auto slice_of = [&](int slice) -> Window {
-    return {token + slice * Tile::kSliceRows, token_end, column, column_end};
-  };
+  const Window tile = {token, token_end, column, column_end};
   large_sums<Tile, Along::kDepth, Along::kOuter>(
       sum, shared, call.lhs.columns, warp_tile,
       [&](Scalar *a, Scalar *b, int step) {
@@ -94,23 +92,11 @@ __device__ inline void large_expand(char *shared, float *weights, const LargeStr
           stage<Scalar, Tile::kBlockK, Tile::kBlockN>(b, call.w, {k, call.lhs.columns, column, call.columns});
         compute_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(a, call.lhs, group_of, token, token_end, k);
       },
-      [&](Scalar *slot, int slice) {
-        if (slice < Tile::kSlices && call.out.accumulate)
-          stage_activations<Scalar, Tile::kSliceRows, Tile::kBlockN>(slot, call.out.operand(), slice_of(slice));
-      });
-  copy_wait<0>();
-  __syncthreads();
-  const int steps = large_steps<Tile>(call.lhs.columns);
-  for_each_pair(sum, [&](int m, int n, float first, float second) {
-    const int row = warp_tile.m + m;
-    Scalar *pair = large_slot<Tile>(shared, steps + row / Tile::kSliceRows) +
-                   place<Scalar, Tile::kBlockN>(row % Tile::kSliceRows, warp_tile.n + n);
-    add_scaled_pair(pair, first, second, call.scale, call.out.accumulate);
+      [&](Scalar *slot, int slice) { fill_slice<Tile>(slot, slice, call.out, tile); });
+  write_slices<Tile>(sum, shared, call.lhs.columns, warp_tile, call.out, tile, [&](int, float &first, float &second) {
+    first *= call.scale;
+    second *= call.scale;
   });
-  __syncthreads();
-  for (int slice = 0; slice < Tile::kSlices; ++slice)
-    unstage<Scalar, Tile::kSliceRows, Tile::kBlockN>(large_slot<Tile>(shared, steps + slice), call.out,
-                                                     slice_of(slice));
 }
 
 template <typename Tile>

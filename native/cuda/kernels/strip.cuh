@@ -28,11 +28,9 @@ struct StripOperands {
   int split_tokens;                  // per block, a multiple of kBlockM
 };
 
-// pair (+)= scale * (first, second).
+// pair (+)= (first, second).
 template <typename Scalar>
-__device__ inline void add_scaled_pair(Scalar *pair, float first, float second, float scale, bool accumulate) {
-  first *= scale;
-  second *= scale;
+__device__ inline void add_pair(Scalar *pair, float first, float second, bool accumulate) {
   if (accumulate) {
     const float2 old = load_pair(pair);
     first += old.x;
@@ -46,7 +44,7 @@ template <typename Scalar, int kBlockN, int kM, int kN>
 __device__ inline void add_scaled(Scalar *tile, const Accumulators<kM, kN> &sum, int m, int n, float scale,
                                   bool accumulate) {
   for_each_pair(sum, [&](int row, int column, float first, float second) {
-    add_scaled_pair(tile + place<Scalar, kBlockN>(m + row, n + column), first, second, scale, accumulate);
+    add_pair(tile + place<Scalar, kBlockN>(m + row, n + column), first * scale, second * scale, accumulate);
   });
 }
 

@@ -1,6 +1,7 @@
 // One engine: each translation unit that includes this file instantiates its kernels.
 #pragma once
 
+#include "cuda/kernels/linear.cuh"
 #include "cuda/launch/launch_backward.cuh"
 #include "cuda/launch/launch_forward.cuh"
 
@@ -14,6 +15,25 @@ lily_status run_forward(const lily_forward &call, const ForwardPlan &plan) {
 template <typename Engine>
 lily_status run_backward(const lily_backward &call, const BackwardPlan &plan) {
   return Backward<Engine>(call, plan).run();
+}
+
+template <typename Engine>
+lily_status run_linear(const lily_linear &given, const LinearPlan &plan) {
+  const lily_linear_problem &problem = given.problem;
+  Linear call = {};
+  call.x = operand(given.x);
+  call.weight = operand(given.weight);
+  call.bias = operand(given.bias);
+  call.y = output(given.y);
+  call.tokens = static_cast<int>(problem.tokens);
+  call.depth = static_cast<int>(problem.transposed ? problem.d_out : problem.d_in);
+  call.columns = static_cast<int>(problem.transposed ? problem.d_in : problem.d_out);
+  call.column_tiles = plan.column_tiles;
+  const auto stream = reinterpret_cast<cudaStream_t>(given.stream);
+  return with_tile<typename Tiles<Engine>::Large>(plan.launch.tile, [&](auto row) {
+    const auto kernel = problem.transposed ? linear<decltype(row), true> : linear<decltype(row), false>;
+    return launch(kernel, "launching the linear kernel", plan.launch, stream, call);
+  });
 }
 
 template <typename Engine>
@@ -32,6 +52,8 @@ lily_status prepare_engine(const Device &device) {
   for_each_row(typename Rows::Large{}, [&](auto row) {
     allow(large_shrink<decltype(row)>);
     allow(large_strip<decltype(row)>);
+    allow(linear<decltype(row), false>);
+    allow(linear<decltype(row), true>);
   });
   for_each_row(typename Rows::Once{}, [&](auto row) { allow(backward_dy_once<decltype(row)>); });
   for_each_row(typename Rows::Strip{}, [&](auto strip) {
@@ -46,6 +68,7 @@ lily_status prepare_engine(const Device &device) {
 }
 
 template <typename Engine>
-constexpr EngineFunctions kFunctionsOf = {run_forward<Engine>, run_backward<Engine>, prepare_engine<Engine>};
+constexpr EngineFunctions kFunctionsOf = {run_forward<Engine>, run_backward<Engine>, run_linear<Engine>,
+                                                 prepare_engine<Engine>};
 
 }  // namespace lily::cuda

@@ -43,6 +43,7 @@ T *at(void *workspace, Offset offset) {
 struct EngineFunctions {
   lily_status (*forward)(const lily_forward &call, const ForwardPlan &plan);
   lily_status (*backward)(const lily_backward &call, const BackwardPlan &plan);
+  lily_status (*linear)(const lily_linear &call, const LinearPlan &plan);
   // Allows every kernel as much dynamic shared memory as a plan may give it.
   lily_status (*prepare)(const Device &device);
 };

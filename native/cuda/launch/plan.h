@@ -51,6 +51,7 @@ enum class Step {
   kLargeDHidden,  // large_shrink: dh of a large rank
   kX,             // backward_x: the products that read dh
   kLargeX,        // large_strip: the same of a large rank
+  kLinear,        // linear: y of a frozen linear layer, or its dx
   kReduce         // reduce: the gradients of parameters from their partial sums
 };
 
@@ -166,6 +167,13 @@ struct BackwardPlan {
   size_t workspace_bytes;
 };
 
+struct LinearPlan {
+  EngineKind engine;
+  bool is_supported;
+  Launch launch;
+  int column_tiles;
+};
+
 // Restricts the choice to one row of the tables, for comparison; zeros: no restriction.
 struct Restriction {
   Tile shrink, strip, large, mix;
@@ -175,6 +183,8 @@ ForwardPlan plan_forward(const lily_problem &problem, const ForwardOperands &ope
                          const Restriction &only = {});
 BackwardPlan plan_backward(const lily_problem &problem, const BackwardOperands &operands, const Device &device,
                            const Restriction &only = {});
+
+LinearPlan plan_linear(const lily_linear_problem &problem, const Device &device);
 
 // The size of a workspace that is enough for every call of the problem.
 size_t forward_workspace_bytes(const lily_problem &problem, const Device &device);

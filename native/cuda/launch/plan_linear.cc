@@ -1,0 +1,38 @@
+// The plan of a frozen linear layer: one launch, with the tile that the model of time predicts to be fastest.
+#include "cuda/launch/planner.h"
+
+namespace lily::cuda {
+
+LinearPlan plan_linear(const lily_linear_problem &linear, const Device &device) {
+  const bool transposed = linear.transposed != 0;
+  // To the model, the product is h = x A^T with a rank of as many rows as y has columns. It has no outputs but h.
+  lily_problem problem = {};
+  problem.tokens = linear.tokens;
+  problem.d_in = transposed ? linear.d_out : linear.d_in;
+  problem.d_out = 1;
+  problem.rank = transposed ? linear.d_in : linear.d_out;
+  problem.experts = problem.groups = 1;
+  problem.routing = LILY_ROUTING_NONE;
+  problem.precision = linear.precision;
+  problem.activation_dtype = linear.activation_dtype;
+  problem.parameter_dtype = linear.parameter_dtype;
+  LinearPlan plan = {};
+  plan.engine = engine_kind(problem, device);
+  const TileRows &rows = tile_rows(plan.engine);
+  const Model model(problem, plan.engine, false, rows, device);
+  Fastest<const LargeRow *> fastest;
+  for (const LargeRow &row : rows.large)
+    if (row.bytes(0) <= most_shared_bytes(device))
+      fastest.consider(&row, model.seconds(model.large_shrink(row, true)));
+  plan.is_supported = fastest.found;
+  if (!fastest.found) return plan;
+  const LargeRow &row = *fastest.best;
+  plan.column_tiles = ceil_divide(problem.rank, row.tile.block_n);
+  const int64_t blocks = int64_t{plan.column_tiles} * ceil_divide(problem.tokens, row.tile.block_m);
+  plan.is_supported = blocks <= INT32_MAX;
+  plan.launch = {Step::kLinear, row.tile, {}, {static_cast<int>(blocks), 1, 1}, row.bytes(0), kThreads,
+                 model.large_shrink(row, true)};
+  return plan;
+}
+
+}  // namespace lily::cuda
