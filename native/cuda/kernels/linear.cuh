@@ -3,11 +3,11 @@
 //   y (+)= x W^T + bias    the rows of W are along the sum
 //   dx (+)= dy W           the columns of W are along the sum
 //
-// The main loop is that of large ranks (large.cuh): a block owns a tile of the result, and a row of it depends neither on
-// the tile nor on the other rows.
+// The main loop is that of large ranks (large.cuh): a block owns a tile of the result, and a row of it depends neither
+// on the tile nor on the other rows.
 //
-// Global memory traffic: x once per tile of columns, and W once per tile of tokens; all but the first time from L2. y is
-// written once, and read once if it accumulates.
+// Global memory traffic: x once per tile of columns, and W once per tile of tokens; all but the first time from L2. y
+// is written once, and read once if it accumulates.
 #pragma once
 
 #include "cuda/kernels/large.cuh"
@@ -15,13 +15,13 @@
 namespace lily::cuda {
 
 struct Linear {
-  Operand x;        // M x depth
-  Operand weight;   // columns x depth; transposed: depth x columns
-  Operand bias;     // 1 x columns; data null: none
-  Output y;         // M x columns
-  int tokens;       // M
-  int depth;        // d_in; transposed: d_out
-  int columns;      // d_out; transposed: d_in
+  Operand x;       // M x depth
+  Operand weight;  // columns x depth; transposed: depth x columns
+  Operand bias;    // 1 x columns; data null: none
+  Output y;        // M x columns
+  int tokens;      // M
+  int depth;       // d_in; transposed: d_out
+  int columns;     // d_out; transposed: d_in
   int column_tiles;
 };
 

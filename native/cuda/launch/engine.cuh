@@ -69,6 +69,6 @@ lily_status prepare_engine(const Device &device) {
 
 template <typename Engine>
 constexpr EngineFunctions kFunctionsOf = {run_forward<Engine>, run_backward<Engine>, run_linear<Engine>,
-                                                 prepare_engine<Engine>};
+                                          prepare_engine<Engine>};
 
 }  // namespace lily::cuda

@@ -22,15 +22,19 @@ LinearPlan plan_linear(const lily_linear_problem &linear, const Device &device) 
   const Model model(problem, plan.engine, false, rows, device);
   Fastest<const LargeRow *> fastest;
   for (const LargeRow &row : rows.large)
-    if (row.bytes(0) <= most_shared_bytes(device))
-      fastest.consider(&row, model.seconds(model.large_shrink(row, true)));
+    if (row.bytes(0) <= most_shared_bytes(device)) fastest.consider(&row, model.seconds(model.large_shrink(row, true)));
   plan.is_supported = fastest.found;
   if (!fastest.found) return plan;
   const LargeRow &row = *fastest.best;
   plan.column_tiles = ceil_divide(problem.rank, row.tile.block_n);
   const int64_t blocks = int64_t{plan.column_tiles} * ceil_divide(problem.tokens, row.tile.block_m);
   plan.is_supported = blocks <= INT32_MAX;
-  plan.launch = {Step::kLinear, row.tile, {}, {static_cast<int>(blocks), 1, 1}, row.bytes(0), kThreads,
+  plan.launch = {Step::kLinear,
+                 row.tile,
+                 {},
+                 {static_cast<int>(blocks), 1, 1},
+                 row.bytes(0),
+                 kThreads,
                  model.large_shrink(row, true)};
   return plan;
 }
