@@ -58,6 +58,7 @@ const both = [
   'errors',
   'golden',
   'identities',
+  'linear',
   'model/adapters',
   'model/calibrate',
   'model/layers',

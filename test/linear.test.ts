@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import { describe, expect, it, test } from 'vitest'
 import { linearBackward, linearForward, packLinear, PackedLinear, tensor } from '../lib/index.js'
 import { linear, Matrix } from './reference.js'
-import { isModelled } from './support/backend.js'
+import { backend, isSlow } from './support/backend.js'
 import { expectClose, expectCloseAsPlain, expectSameBits } from './support/compare.js'
 import { TYPES, type Types } from './support/dtypes.js'
 import { ask } from './support/fork.js'
@@ -101,7 +101,7 @@ describe('matches the reference', () => {
           expectMatches({ spec, how }, await runLinear(makeLinear(spec), how))
         },
       ),
-      { numRuns: Number(process.env.FAST_CHECK_RUNS ?? (isModelled ? 40 : 150)) },
+      { numRuns: Number(process.env.FAST_CHECK_RUNS ?? (isSlow ? 40 : 150)) },
     )
   })
 
@@ -157,7 +157,7 @@ describe('the bits', () => {
   })
 })
 
-describe('instruction sets', () => {
+describe.runIf(backend === 'cpu')('instruction sets', () => {
   const NAMES = [
     'portable',
     ...(process.arch === 'arm64' ? ['neon'] : ['avx2', 'avx512', 'avx512bf16', 'amx']),

@@ -234,6 +234,10 @@ export async function linearForwardAsync(
   return call(operands, options, (there, rest) => lily.linearForwardAsync(there, rest))
 }
 
+/** A packed weight on the backend under test; it holds the device's copy. */
+export function packLinear(weight: lily.TensorLike): lily.PackedLinear {
+  return lily.packLinear(backend === 'cpu' ? weight : new Moves().operands({ weight }).weight)
+}
 export async function linearBackward(
   operands: lily.LinearBackwardOperands,
   options?: lily.LinearOptions,
