@@ -16,6 +16,10 @@ import {
   lilyBackwardAsync,
   lilyForward,
   lilyForwardAsync,
+  lilyLinearBackward,
+  lilyLinearBackwardAsync,
+  lilyLinearForward,
+  lilyLinearForwardAsync,
   LilyModel,
   linearBackward,
   linearBackwardAsync,
@@ -25,6 +29,10 @@ import {
   loraBackwardAsync,
   loraForward,
   loraForwardAsync,
+  loraLinearBackward,
+  loraLinearBackwardAsync,
+  loraLinearForward,
+  loraLinearForwardAsync,
   packLinear,
   rankForLora,
   SafetensorsFile,
@@ -235,6 +243,68 @@ function operations(): Record<string, Record<string, Row>> {
   }
   const weight = () => filled(1, dOut, dIn)
   const linearOptions = { precision: optional, accumulate: flag, stream: optional }
+  const frozen = { weight: {}, bias: optional }
+  const adapted = () => ({ weight: weight(), bias: filled(1, dOut) })
+  const forwards = {
+    lilyLinearForward: [lilyLinearForward, forwardCall, { router: {} }, lilyOptions],
+    lilyLinearForwardAsync: [lilyLinearForwardAsync, forwardCall, { router: {} }, lilyOptions],
+    loraLinearForward: [loraLinearForward, loraCall, {}, forwardOptions],
+    loraLinearForwardAsync: [loraLinearForwardAsync, loraCall, {}, forwardOptions],
+  } as const
+  for (const [name, [given, adapter, own, knownOptions]] of Object.entries(forwards)) {
+    const run = given as (operands: never, options?: unknown) => unknown
+    const call = () => ({ ...adapter(), ...adapted() })
+    groups[name] = {
+      operands: { argument: /operands|x/, call: (value) => run(value) },
+      ...fields(call(), { x: {}, a: {}, b: {}, ...own, ...frozen, y: optional }, (changed, outputs) => {
+        outputsOf(outputs, changed, 'y')
+        return run(changed)
+      }),
+      options: { argument: /options/, valid: EMPTY, call: (value) => run(call() as never, value) },
+    }
+    groups[`${name} options`] = fields({}, knownOptions, (options, outputs) => {
+      const all = call()
+      written(outputs, all.y)
+      return run(all as never, options)
+    })
+  }
+  const backwards = {
+    lilyLinearBackward: [lilyLinearBackward, gradients, savedCall, ['dRouter']],
+    lilyLinearBackwardAsync: [lilyLinearBackwardAsync, gradients, savedCall, ['dRouter']],
+    loraLinearBackward: [loraLinearBackward, loraGradients, loraSaved, []],
+    loraLinearBackwardAsync: [loraLinearBackwardAsync, loraGradients, loraSaved, []],
+  } as const
+  for (const [name, [given, adapter, saved, own]] of Object.entries(backwards)) {
+    const run = given as (operands: never, saved: unknown, options?: unknown) => unknown
+    const outputs = ['dx', 'da', 'db', ...own]
+    const call = () => ({ ...adapter(), weight: weight() })
+    groups[name] = {
+      operands: { argument: /operands|dy/, call: (value) => run(value, saved()) },
+      ...fields(
+        {},
+        { dy: {}, weight: {}, ...Object.fromEntries(outputs.map((output) => [output, optional])) },
+        (changed: Record<string, unknown>, registered) => {
+          const all = { ...call(), ...changed }
+          outputsOf(registered, all, ...outputs)
+          return run(all as never, saved())
+        },
+      ),
+      saved: {
+        argument: /saved/,
+        call: (value, registered) => {
+          const all = call()
+          outputsOf(registered, all, ...outputs)
+          return run(all as never, value)
+        },
+      },
+      options: { argument: /options/, valid: EMPTY, call: (value) => run(call() as never, saved(), value) },
+    }
+    groups[`${name} options`] = fields({}, backwardOptions, (options, registered) => {
+      const all = call()
+      outputsOf(registered, all, ...outputs)
+      return run(all as never, saved(), options)
+    })
+  }
   for (const [name, run] of Object.entries({ linearForward, linearForwardAsync })) {
     const call = () => ({ x: smallOperands().x, weight: weight(), bias: filled(1, dOut), y: y() })
     groups[name] = {

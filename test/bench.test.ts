@@ -304,7 +304,7 @@ describe('the roofline chart', () => {
       floor: null,
     },
     ...{ flops: intensity * 1e6, bytes: 1e6, median: (intensity * 1e6) / (gigaflops * 1e9) },
-    ...{ ratioToLora: 1, ratioToFused: null },
+    ...{ ratioToLora: 1, ratioToFused: null, ratioToLayer: null },
   })
   /** The first is what one shape gives; the last exceeds all roofs, and is far below them. */
   const marks: [string, [number, number][]][] = [

@@ -5,14 +5,14 @@ import { join } from 'node:path'
 import { parseHTML } from 'linkedom'
 import { afterAll, describe, expect, test } from 'vitest'
 import type { Report } from '../bench/harness/report.js'
-import { methods, passes } from '../bench/methods/methods.js'
+import { hasLayer, methods, passes } from '../bench/methods/methods.js'
 import { routings } from '../bench/workload/cases.js'
 import { dtypeNames } from '../bench/workload/dtypes.js'
 import type { Diagnosis } from '../cli/doctor/diagnosis.js'
 import { runCli } from './support/cli.js'
 
-/** Graphs require a GPU. */
-const cpuMethods = methods.filter((method) => !method.endsWith('-graph'))
+/** Graphs require a GPU, and the frozen layer the option --layer. */
+const cpuMethods = methods.filter((method) => !method.endsWith('-graph') && !hasLayer(method))
 
 /** The subset of the DOM that the tests use. */
 interface Page {
@@ -84,6 +84,36 @@ describe('bench', () => {
     const external = /<(link|img|iframe)|<script(?![^>]*application\/json)| src=|url\((?!#)|@import/
     expect(external.exec(html)?.[0]).toBeUndefined()
     expect(/NaN|Infinity|undefined/.exec(html)?.[0]).toBeUndefined()
+  })
+
+  test('--layer adds the frozen layer, alone and with each adapter', async () => {
+    const { code, stdout, stderr } = await runCli([
+      ...tiny,
+      '--layer',
+      '--caches',
+      'cold',
+      '--json',
+      path('layer.json'),
+    ])
+    expect(code, stderr).toBe(0)
+    for (const title of ['layer ms', '+ Lily', '+ LoRA', 'layer: the frozen linear layer alone']) {
+      expect(stdout).toContain(title)
+    }
+    const [{ results }] = JSON.parse(read('layer.json')) as Report[]
+    const layers = results.filter(({ method }) => hasLayer(method))
+    expect(layers).toHaveLength(3 * passes.length)
+    for (const { method, pass, flops, floor, ratioToLayer, median } of layers) {
+      const product = 2 * 16 * 32 * 32 * (pass === 'forward' ? 1 : 2)
+      if (method === 'layer') expect(flops).toBe(product)
+      else expect(flops).toBeGreaterThan(product)
+      expect(floor).toBeGreaterThan(0)
+      expect(median).toBeGreaterThan(0)
+      if (method === 'layer') expect(ratioToLayer).toBeNull()
+      else expect(ratioToLayer).toBeGreaterThan(0)
+    }
+    expect(results.filter(({ method }) => !hasLayer(method)).every(({ ratioToLayer }) => ratioToLayer === null)).toBe(
+      true,
+    )
   })
 
   test('--json without a file writes only JSON to stdout', async () => {

@@ -21,6 +21,8 @@ export interface Result extends Timing, Case {
   readonly floor: number | null
   /** Median of the time ratios to fused LoRA of the same rank. */
   readonly ratioToLora: number
+  /** For the frozen layer with an adapter: median of the time ratios to the frozen layer alone; otherwise null. */
+  readonly ratioToLayer: number | null
   /** For composed methods and graphs: median of the time ratios to the fused calls. */
   readonly ratioToFused: number | null
 }

@@ -2,12 +2,12 @@
 import { totalmem } from 'node:os'
 import type { BackendName, CudaDevice, DeviceInfo, Graph, Tensor } from '../../lib/index.js'
 import { makeContenders, methodsOf } from '../methods/contenders.js'
-import { type Method, methods, type Pass, passes } from '../methods/methods.js'
+import { hasLayer, type Method, methods, type Pass, passes } from '../methods/methods.js'
 import { floorOf } from '../roofs/floor.js'
 import { measureRoofs, type Roofs } from '../roofs/roofs.js'
-import { phasesOf, workingSet, workOf, type WorkRouting } from '../roofs/work.js'
+import { layerBytes, layerPhasesOf, type Phase, phasesOf, workingSet, workOf, type WorkRouting } from '../roofs/work.js'
 import type { Case } from '../workload/cases.js'
-import { dtypes } from '../workload/dtypes.js'
+import { type DTypes, dtypes } from '../workload/dtypes.js'
 import { type Shape, shapeText } from '../workload/shapes.js'
 import { equalParametersRank, type Model } from '../workload/trainable-parameters.js'
 import { type Caches, coldSetCount } from './cold-caches.js'
@@ -21,6 +21,8 @@ export interface Plan {
   readonly cases: readonly Case[]
   readonly caches: Caches
   readonly model: Model
+  /** Measure the frozen layer, too, alone and with each adapter. */
+  readonly withLayer: boolean
   /** Time budget of the whole run. The run exceeds it if the minimum number of rounds takes longer. */
   readonly seconds: number
   /** Minimum number of rounds per case and pass. */
@@ -106,17 +108,33 @@ export async function measure(
 interface MethodWork {
   readonly shape: Shape
   readonly routing: WorkRouting
+  readonly hasAdapter: boolean
+  readonly hasLayer: boolean
 }
 
 const methodWork = (method: Method, { shape, routing }: Case, equalRank: number): MethodWork => ({
   shape: method === 'lora-equal-parameters' ? { ...shape, rank: equalRank } : shape,
   routing: method.startsWith('lora') ? 'none' : routing,
+  hasAdapter: method !== 'layer',
+  hasLayer: hasLayer(method),
 })
+
+function phasesOfMethod(work: MethodWork, types: DTypes, withBackward: boolean): Phase[] {
+  return [
+    ...(work.hasLayer ? layerPhasesOf(work.shape, types, withBackward) : []),
+    ...(work.hasAdapter ? phasesOf(work.shape, work.routing, types, withBackward) : []),
+  ]
+}
+
+/** Bytes of the arrays of a method. What an adapter adds to a layer counts for the layer alone, too: it is little. */
+function setBytes({ shape, routing, hasLayer }: MethodWork, types: DTypes, withBackward: boolean): number {
+  return workingSet(shape, routing, types, withBackward) + (hasLayer ? layerBytes(shape, types) : 0)
+}
 
 async function measureCase(benchCase: Case, plan: Plan, limits: Limits, { roofs, notes }: Findings): Promise<Result[]> {
   const { shape } = benchCase
   const equalRank = equalParametersRank(plan.model, shape)
-  const selected = methodsOf(methods, benchCase, plan.backend)
+  const selected = methodsOf(methods, benchCase, plan.backend, plan.withLayer)
   if (plan.backend === 'cpu' && !selected.includes('lily-composed')) {
     notes.push(`${shapeText(shape)}, token routing: unfused Lily is not measured, because E r is larger than 4096`)
   }
@@ -125,8 +143,7 @@ async function measureCase(benchCase: Case, plan: Plan, limits: Limits, { roofs,
     setCountOf(methodWork(method, benchCase, equalRank), benchCase, plan, notes)
   if (plan.backend === 'cpu') {
     const bytes = selected.map((method) => {
-      const { shape, routing } = methodWork(method, benchCase, equalRank)
-      return setCount(method) * workingSet(shape, routing, dtypes[benchCase.dtype], true)
+      return setCount(method) * setBytes(methodWork(method, benchCase, equalRank), dtypes[benchCase.dtype], true)
     })
     checkMemory(Math.max(...bytes))
   }
@@ -158,6 +175,8 @@ async function measureCase(benchCase: Case, plan: Plan, limits: Limits, { roofs,
           ...timingOf(samples[i]),
           ...minimumOf(work, benchCase, pass, setCount(method), roofs),
           ratioToLora: medianRatio(samples[i], samplesOf('lora')!),
+          ratioToLayer:
+            method === 'lily-layer' || method === 'lora-layer' ? medianRatio(samples[i], samplesOf('layer')!) : null,
           ratioToFused: fused === undefined || fused === samples[i] ? null : medianRatio(samples[i], fused),
         })
       }
@@ -177,9 +196,9 @@ function checkMemory(bytes: number): void {
 }
 
 /** The number of operand sets that the calls of a method rotate. */
-function setCountOf({ shape, routing }: MethodWork, benchCase: Case, plan: Plan, notes: string[]): number {
+function setCountOf(work: MethodWork, benchCase: Case, plan: Plan, notes: string[]): number {
   if (plan.caches === 'warm') return 1
-  const sets = coldSetCount(workingSet(shape, routing, dtypes[benchCase.dtype], false), plan.device)
+  const sets = coldSetCount(setBytes(work, dtypes[benchCase.dtype], false), plan.device)
   if (sets <= MAX_SETS) return sets
   const note = `${shapeText(benchCase.shape)}: operands are so small that ${MAX_SETS} rotated sets may fit in the cache`
   if (!notes.includes(note)) notes.push(note)
@@ -187,7 +206,7 @@ function setCountOf({ shape, routing }: MethodWork, benchCase: Case, plan: Plan,
 }
 
 function minimumOf(
-  { shape, routing }: MethodWork,
+  work: MethodWork,
   { dtype }: Case,
   pass: Pass,
   setCount: number,
@@ -195,7 +214,7 @@ function minimumOf(
 ): Pick<Result, 'flops' | 'bytes' | 'floor'> {
   const types = dtypes[dtype]
   const withBackward = pass !== 'forward'
-  const phases = phasesOf(shape, routing, types, withBackward)
-  const rotatedBytes = setCount === 1 ? 0 : setCount * workingSet(shape, routing, types, withBackward)
+  const phases = phasesOfMethod(work, types, withBackward)
+  const rotatedBytes = setCount === 1 ? 0 : setCount * setBytes(work, types, withBackward)
   return { ...workOf(phases), floor: roofs === null ? null : floorOf(phases, rotatedBytes, types, roofs) }
 }

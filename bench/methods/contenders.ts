@@ -1,9 +1,10 @@
 /** The contenders of a case: each method as one function per pass. */
-import type { BackendName, Graph } from '../../lib/index.js'
+import { type BackendName, type Graph, packLinear } from '../../lib/index.js'
 import type { Case } from '../workload/cases.js'
 import { dtypes } from '../workload/dtypes.js'
 import {
   type Activations,
+  filled,
   type LilyParameters,
   type LoraParameters,
   makeActivations,
@@ -14,7 +15,8 @@ import {
 import { composedLily } from './composed/lily.js'
 import { composedLora } from './composed/lora.js'
 import { type Bind, fixedWeights, fusedLily, fusedLora, replayed } from './fused.js'
-import type { Calls, Method, Pass } from './methods.js'
+import { frozenLayer, lilyLayer, loraLayer } from './layer.js'
+import { type Calls, hasLayer, type Method, type Pass } from './methods.js'
 
 /** Receives the tensors and graphs of a case; the caller disposes of them after the case. */
 export interface Resources {
@@ -28,6 +30,8 @@ function bindMethod(method: Method, benchCase: Case, equalRank: number, { place,
   const types = dtypes[benchCase.dtype]
   const lily = (): LilyParameters => makeLilyParameters(shape, types.parameters, place)
   const lora = (rank: number): LoraParameters => makeLoraParameters(shape.d, rank, types.parameters, place)
+  // A frozen weight has the type of the activations, as in a model that is loaded in 16 bits.
+  const weight = () => packLinear(place(filled([shape.d, shape.d], shape.d ** -0.5, types.activations)))
   switch (method) {
     case 'lily':
       return fusedLily(benchCase, lily())
@@ -39,6 +43,12 @@ function bindMethod(method: Method, benchCase: Case, equalRank: number, { place,
       return replayed(fusedLily(benchCase, lily()), keep)
     case 'lora-graph':
       return replayed(fusedLora(lora(shape.rank)), keep)
+    case 'layer':
+      return frozenLayer(weight())
+    case 'lily-layer':
+      return lilyLayer(benchCase, lily(), weight())
+    case 'lora-layer':
+      return loraLayer(lora(shape.rank), weight())
     case 'lora-composed':
       return (activations) => composedLora(activations, lora(shape.rank), types)
     case 'lily-composed': {
@@ -50,11 +60,17 @@ function bindMethod(method: Method, benchCase: Case, equalRank: number, { place,
 }
 
 /**
- * The methods of `all` that a case supports. Graphs require a GPU. Composed methods run in host memory, and the inner
+ * The methods of `all` that a case supports, with the frozen layer if `withLayer`. Graphs require a GPU. Composed methods run in host memory, and the inner
  * dimension of their products is limited to the maximum rank of a call, 4096.
  */
-export function methodsOf(all: readonly Method[], { shape, routing }: Case, backend: BackendName): Method[] {
+export function methodsOf(
+  all: readonly Method[],
+  { shape, routing }: Case,
+  backend: BackendName,
+  withLayer: boolean,
+): Method[] {
   return all.filter((method) => {
+    if (hasLayer(method)) return withLayer && backend === 'cpu'
     if (method.endsWith('-graph')) return backend === 'cuda'
     if (!method.endsWith('-composed')) return true
     return (

@@ -12,14 +12,17 @@ export type Bind = (activations: Activations) => Calls
 export const fixedWeights = (experts: number): Float32Array =>
   Float32Array.from({ length: experts }, (_, e) => (2 * (e + 1)) / (experts * (experts + 1)))
 
-export function fusedLily({ shape, routing }: Case, parameters: LilyParameters): Bind {
+/** The options of Lily in a case, and whether the routing has a router. */
+export const lilyOptions = ({ shape, routing }: Case) => ({
+  isRouted: routing !== 'uniform' && routing !== 'fixed',
+  routing,
+  ...(routing === 'sequence' ? { sequenceOffsets: sequenceOffsets(shape.tokens) } : {}),
+  ...(routing === 'fixed' ? { weights: { data: fixedWeights(shape.experts), shape: [shape.experts] } } : {}),
+})
+
+export function fusedLily(benchCase: Case, parameters: LilyParameters): Bind {
   const { router, dRouter, da, db, ...rest } = parameters
-  const isRouted = routing !== 'uniform' && routing !== 'fixed'
-  const options = {
-    routing,
-    ...(routing === 'sequence' ? { sequenceOffsets: sequenceOffsets(shape.tokens) } : {}),
-    ...(routing === 'fixed' ? { weights: { data: fixedWeights(shape.experts), shape: [shape.experts] } } : {}),
-  }
+  const { isRouted, ...options } = lilyOptions(benchCase)
   return ({ x, y, dy, dx }) => {
     const operands = { x, y, ...rest, ...(isRouted ? { router } : {}) }
     const gradients = { dy, dx, da, db, ...(isRouted ? { dRouter } : {}) }

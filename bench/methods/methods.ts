@@ -2,7 +2,8 @@
 
 /**
  * All methods are fused calls, except the two `-composed` ones: they run the same adapter as separate steps, on the cpu
- * backend only. The two `-graph` methods capture the fused calls in a CUDA graph and replay it.
+ * backend only. The two `-graph` methods capture the fused calls in a CUDA graph and replay it. `layer` is the frozen
+ * linear layer alone, and the two `-layer` methods are that layer with an adapter, in one call, on the cpu backend only.
  */
 export const methods = [
   'lily',
@@ -12,8 +13,14 @@ export const methods = [
   'lora-composed',
   'lily-graph',
   'lora-graph',
+  'layer',
+  'lily-layer',
+  'lora-layer',
 ] as const
 export type Method = (typeof methods)[number]
+
+/** Whether a method includes the frozen linear layer. */
+export const hasLayer = (method: Method): boolean => method.endsWith('layer')
 
 export const passes = ['forward', 'forward+backward'] as const
 export type Pass = (typeof passes)[number]

@@ -70,6 +70,20 @@ export function phasesOf(shape: Shape, routing: WorkRouting, types: DTypes, with
   ]
 }
 
+/**
+ * The product of the frozen layer in each direction. Forward overwrites y, which counts as read; backward adds to dx.
+ */
+export function layerPhasesOf({ tokens, d }: Shape, types: DTypes, withBackward: boolean): Phase[] {
+  const bytes = bytesOf(types.activations)
+  const flops = 2 * tokens * d * d
+  const [x, weight] = [bytes * tokens * d, bytes * d * d]
+  const forward = { flops, read: 2 * x + weight, reread: 0, updated: 0 }
+  return withBackward ? [forward, { flops, read: x, reread: weight, updated: x }] : [forward]
+}
+
+/** Bytes of the weight of the frozen layer. */
+export const layerBytes = ({ d }: Shape, types: DTypes): number => bytesOf(types.activations) * d * d
+
 export interface Work {
   readonly flops: number
   /** Bytes read and written; an array counts once per phase that requires it. */

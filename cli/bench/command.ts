@@ -79,6 +79,7 @@ export function benchCommand(version: string): Command {
       32,
     )
     .option('--stride-a <count>', 'number of neighbouring layers that share an A in that model', integerUpTo(10_000), 4)
+    .option('--layer', 'measure the frozen linear layer, too: alone, and with each adapter in one call (cpu backend)')
     .option(
       '--seconds <time>',
       'time budget per backend, in seconds; at least a few rounds always run (default: 90, with --quick 15)',

@@ -13,6 +13,7 @@ export interface BenchOptions {
   readonly caches?: Caches
   readonly layers: number
   readonly strideA: number
+  readonly layer?: boolean
   readonly seconds?: number
   readonly quick?: boolean
   /** True: write JSON to stdout. */

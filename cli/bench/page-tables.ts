@@ -5,7 +5,7 @@ import { shapeText } from '../../bench/workload/shapes.js'
 import { type Element, h } from '../report/document.js'
 import { columnHeader, rowHeader, scrollable, tableOf } from '../report/elements.js'
 import { giga, milliseconds, percent, ratio, size } from '../report/format.js'
-import { equalParametersText, graphRatioToLora, type Row, sectionsOf, shareOfFloor } from './rows.js'
+import { equalParametersText, graphRatioToLora, overheadOf, type Row, sectionsOf, shareOfFloor } from './rows.js'
 
 interface Column {
   readonly title: string
@@ -30,6 +30,9 @@ const columns: readonly Column[] = [
     const cell = ({ by }: Row) => ratio(by.get(needs)?.ratioToFused, '')
     return { title: `unfused ${name}`, cell, isOptional: true, needs }
   }),
+  { title: 'layer ms', cell: ({ by }) => milliseconds(by.get('layer')?.median ?? NaN), needs: 'layer' },
+  { title: 'layer + Lily', cell: (row) => percent(overheadOf(row, 'lily'), ''), needs: 'layer' },
+  { title: 'layer + LoRA', cell: (row) => percent(overheadOf(row, 'lora'), ''), needs: 'layer' },
   { title: 'graph ms', cell: ({ by }) => milliseconds(by.get('lily-graph')?.median ?? NaN), needs: 'lily-graph' },
   { title: 'graph / LoRA', cell: (row) => ratio(graphRatioToLora(row), ''), needs: 'lily-graph' },
 ]

@@ -59,6 +59,12 @@ export function graphRatioToLora({ by }: Row): number | null {
   return lily === undefined || lora === undefined ? null : lily.ratioToLora / lora.ratioToLora
 }
 
+/** What an adapter adds to the time of the frozen layer, as a share of it. */
+export function overheadOf({ by }: Row, adapter: 'lily' | 'lora'): number | null {
+  const ratio = by.get(`${adapter}-layer`)?.ratioToLayer
+  return ratio == null ? null : ratio - 1
+}
+
 /** Share of the speed that the roofs allow. */
 export const shareOfFloor = ({ floor, median }: Result): number | null => (floor === null ? null : floor / median)
 

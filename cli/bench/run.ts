@@ -86,6 +86,7 @@ function plansOf(options: BenchOptions, command: Command): Plan[] {
       }),
       caches: options.caches ?? (backend === 'cpu' ? 'warm' : 'cold'),
       model: { layers: options.layers, strideA: options.strideA },
+      withLayer: options.layer ?? false,
       seconds: options.seconds ?? (quick ? 15 : 90),
       rounds: quick ? 3 : 5,
     }

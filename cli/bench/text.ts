@@ -8,6 +8,7 @@ import {
   equalParametersText,
   graphRatioToLora,
   machineText,
+  overheadOf,
   type Row,
   rowsOf,
   sectionsOf,
@@ -28,6 +29,9 @@ const columns: readonly (readonly [title: string, cell: (row: Row) => string, ne
   ['Lily/LoRA', ({ lily }) => ratio(lily.ratioToLora)],
   ['equal params', (row) => equalParametersText(row, NONE)],
   ['unfused', ({ by }) => ratio(by.get('lily-composed')?.ratioToFused), 'lily-composed'],
+  ['layer ms', ({ by }) => milliseconds(by.get('layer')?.median ?? NaN), 'layer'],
+  ['+ Lily', (row) => percent(overheadOf(row, 'lily')), 'layer'],
+  ['+ LoRA', (row) => percent(overheadOf(row, 'lora')), 'layer'],
   ['graph ms', ({ by }) => milliseconds(by.get('lily-graph')?.median ?? NaN), 'lily-graph'],
   ['graph/LoRA', (row) => ratio(graphRatioToLora(row)), 'lily-graph'],
 ]
@@ -82,7 +86,7 @@ function header({ machine, roofs, overheadSeconds }: Report): string {
   return lines.join('\n')
 }
 
-function legend({ machine, caches, model, notes, failures, complete }: Report): string {
+function legend({ machine, caches, model, notes, results, failures, complete }: Report): string {
   const lines = [
     `${caches} caches; preallocated y, dx and gradients, accumulated in place; medians, ± half the interquartile range`,
     'of floor: share of the speed that the roofs allow. The floor is the sum over phases of the larger of FLOPs / roof and',
@@ -93,6 +97,9 @@ function legend({ machine, caches, model, notes, failures, complete }: Report): 
     machine.backend === 'cpu'
       ? 'unfused: time of the same steps as separate calls of this package, relative to the fused call'
       : 'graph: the fused calls captured in a CUDA graph and replayed, which avoids the cost of enqueuing them',
+    ...(results.some(({ method }) => method === 'layer')
+      ? ['layer: the frozen linear layer alone, packed; + Lily, + LoRA: what the adapter adds to its time, in one call']
+      : []),
     ...notes,
     ...failures.map((failure) => `FAILED: ${shapeText(failure.shape)}, ${sectionTitle(failure)}: ${failure.reason}`),
     ...(complete ? [] : ['interrupted: the remaining cases were not measured']),

@@ -76,8 +76,8 @@ export interface LilyGradients<R extends Routing, O> {
 }
 
 const OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'dRouter', 'db'])
-const OPTIONS: Known = new Set(['needs', 'deferB', 'accumulate', 'stream'])
-const NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db'])
+export const BACKWARD_OPTIONS: Known = new Set(['needs', 'deferB', 'accumulate', 'stream'])
+export const BACKWARD_NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db'])
 
 /**
  * The gradients of {@link lilyForward} from the gradient of its y. To sum the gradients of parameters that layers
@@ -117,7 +117,7 @@ export async function lilyBackwardAsync<R extends Routing, O extends LilyBackwar
 
 function prepare(operands: LilyBackwardOperands, saved: Saved, options: LilyBackwardOptions = {}): BackwardCall {
   const inputs = readBackwardInputs(operands, OPERANDS)
-  const settings = readBackwardSettings(options, OPTIONS, NEEDS)
+  const settings = readBackwardSettings(options, BACKWARD_OPTIONS, BACKWARD_NEEDS)
   return prepareBackward(readSaved('saved', saved, 'lilyForward'), inputs, settings)
 }
 

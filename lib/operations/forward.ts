@@ -6,7 +6,7 @@ import type { Tensor } from '../tensor/tensor.js'
 import { allocateForward, type ForwardCall } from './allocate.js'
 import { lilyProblem } from './check-routing.js'
 import { checkPlaces, checkY } from './check.js'
-import type { Activation, Pool, Precision, Routing } from './problem.js'
+import type { Activation, Pool, Precision, Problem, Routing } from './problem.js'
 import { type ForwardInputs, type ForwardSettings, readForwardInputs, readForwardSettings } from './read.js'
 import { runForward, runForwardAsync } from './run.js'
 import type { LilySaved } from './saved.js'
@@ -141,8 +141,13 @@ function prepare(operands: LilyForwardOperands, options: LilyForwardOptions = {}
  * prepared before the first one runs.
  */
 export function prepareForward(inputs: ForwardInputs, settings: ForwardSettings): ForwardCall {
+  return allocateForward(checkForward(inputs, settings), inputs.y, settings)
+}
+
+/** The second phase of a call: if it throws, nothing has been allocated or written. */
+export function checkForward(inputs: ForwardInputs, settings: ForwardSettings): Problem {
   checkPlaces(inputs, settings)
   const problem = lilyProblem(inputs, settings)
   checkY(problem, inputs.y, settings)
-  return allocateForward(problem, inputs.y, settings)
+  return problem
 }

@@ -11,7 +11,7 @@ import { resolve, resolveFrom, type TensorLike } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
-import type { LinearCall, LinearProblem } from './linear-problem.js'
+import type { LinearCall } from './linear-problem.js'
 import { Output } from './output.js'
 import { type PackedLinear, type WeightOperand, weightFrom } from './packed-linear.js'
 import type { Precision } from './problem.js'
@@ -79,7 +79,9 @@ const OPTIONS: Known = new Set(['precision', 'accumulate', 'stream'])
  * const { y } = linearForward({ x, weight, bias })
  */
 export function linearForward(operands: LinearForwardOperands, options?: LinearOptions): LinearForwardResult {
-  return { y: runLinear(prepareForward(operands, options)) }
+  const call = prepareForward(operands, options)
+  runLinear(call)
+  return { y: call.y.tensor }
 }
 
 /**
@@ -91,7 +93,9 @@ export async function linearForwardAsync(
   operands: LinearForwardOperands,
   options?: LinearOptions,
 ): Promise<LinearForwardResult> {
-  return { y: await runLinearAsync(prepareForward(operands, options)) }
+  const call = prepareForward(operands, options)
+  await runLinearAsync(call)
+  return { y: call.y.tensor }
 }
 
 /**
@@ -102,7 +106,9 @@ export async function linearForwardAsync(
  *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
  */
 export function linearBackward(operands: LinearBackwardOperands, options?: LinearOptions): LinearBackwardResult {
-  return { dx: runLinear(prepareBackward(operands, options)) }
+  const call = prepareBackward(operands, options)
+  runLinear(call)
+  return { dx: call.y.tensor }
 }
 
 /**
@@ -114,7 +120,9 @@ export async function linearBackwardAsync(
   operands: LinearBackwardOperands,
   options?: LinearOptions,
 ): Promise<LinearBackwardResult> {
-  return { dx: await runLinearAsync(prepareBackward(operands, options)) }
+  const call = prepareBackward(operands, options)
+  await runLinearAsync(call)
+  return { dx: call.y.tensor }
 }
 
 /** Operands of a call before their checks. */
@@ -142,14 +150,15 @@ const BACKWARD: Names = { x: 'dy', y: 'dx', size: 'd_out' }
 
 function prepareForward(operands: LinearForwardOperands, options: LinearOptions = {}): LinearCall {
   checkKeys('operands', operands, FORWARD_OPERANDS)
-  const bias = get('operands', operands, 'bias')
   const inputs = {
     x: resolveFrom(operands, 'x'),
     weight: weightFrom(operands),
-    bias: bias === undefined ? null : resolve('bias', bias),
+    bias: biasFrom(operands),
     y: Output.from(operands, 'y'),
   }
-  return prepareLinear(inputs, readSettings(options), false)
+  const settings = readSettings(options)
+  checkLinear(inputs, false)
+  return allocateLinear(inputs, settings, false)
 }
 
 function prepareBackward(operands: LinearBackwardOperands, options: LinearOptions = {}): LinearCall {
@@ -160,7 +169,14 @@ function prepareBackward(operands: LinearBackwardOperands, options: LinearOption
     bias: null,
     y: Output.from(operands, 'dx'),
   }
-  return prepareLinear(inputs, readSettings(options), true)
+  const settings = readSettings(options)
+  checkLinear(inputs, true)
+  return allocateLinear(inputs, settings, true)
+}
+
+export function biasFrom(operands: object): Operand | null {
+  const bias = get('operands', operands, 'bias')
+  return bias === undefined ? null : resolve('bias', bias)
 }
 
 function readSettings(options: object): LinearSettings {
@@ -172,22 +188,9 @@ function readSettings(options: object): LinearSettings {
   }
 }
 
-/**
- * The phases of a call between reading and running. It writes to no memory of the caller, so that several calls can be
- * prepared before the first one runs.
- */
-export function prepareLinear(inputs: LinearInputs, settings: LinearSettings, transposed: boolean): LinearCall {
-  checkLinear(inputs, transposed ? BACKWARD : FORWARD, transposed)
-  const { x, weight, bias, y } = inputs
-  const problem = { weight: weight.operand, transposed, dtype: x.dtype, precision: settings.precision }
-  return allocateLinear(problem, { x, bias, y }, weight, settings)
-}
-
-function checkLinear(
-  { x, weight: { operand: weight }, bias, y }: LinearInputs,
-  names: Names,
-  transposed: boolean,
-): void {
+/** The second phase of a call: if it throws, nothing has been allocated or written. */
+export function checkLinear({ x, weight: { operand: weight }, bias, y }: LinearInputs, transposed: boolean): void {
+  const names = transposed ? BACKWARD : FORWARD
   // This comes before checkPlace, which queries the device for memory that may belong to another device.
   checkSameDevice('weight', weight, names.x, x)
   checkSameDevice('bias', bias, names.x, x)
@@ -224,21 +227,25 @@ function checkLinear(
   refuseOverlap(names.y, y.operand, 'bias', bias)
 }
 
-function allocateLinear(
-  problem: LinearProblem,
-  { x, bias, y }: Omit<LinearInputs, 'weight'>,
-  { packed }: WeightOperand,
-  { accumulate, stream }: LinearSettings,
+/**
+ * The third phase: the stream, the packed form of the weight, and memory for the result.
+ *
+ * @param shape of a new result. Default: the leading dimensions of x, or of dy
+ */
+export function allocateLinear(
+  { x, weight: { operand: weight, packed }, bias, y }: LinearInputs,
+  { precision, accumulate, stream }: LinearSettings,
+  transposed: boolean,
+  shape?: readonly number[],
 ): LinearCall {
-  const { weight, transposed } = problem
+  const problem = { weight, transposed, dtype: x.dtype, precision }
   const placement = Placement.of(x.device, stream, () => [x, weight, bias, y?.operand])
   const form = packed?.form(problem, x.rows) ?? null
   if (y !== null) {
     y.accumulate = accumulate
     return { problem, x, packed: form, bias, y, placement }
   }
-  const shape = x.shape.slice()
-  shape[shape.length - 1] = transposed ? weight.columns : weight.rows
-  const output = Output.fresh(transposed ? 'dx' : 'y', x.dtype, shape, placement)
+  const sizes = shape ?? [...x.shape.slice(0, -1), transposed ? weight.columns : weight.rows]
+  const output = Output.fresh(transposed ? 'dx' : 'y', x.dtype, sizes, placement)
   return { problem, x, packed: form, bias, y: output, placement }
 }

@@ -101,10 +101,10 @@ export interface LoraGradients<O> {
 }
 
 const FORWARD_OPERANDS: Known = new Set(['x', 'a', 'b', 'y'])
-const FORWARD_OPTIONS: Known = new Set(['scaling', 'precision', 'save', 'accumulate', 'stream'])
+export const LORA_FORWARD_OPTIONS: Known = new Set(['scaling', 'precision', 'save', 'accumulate', 'stream'])
 const BACKWARD_OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'db'])
-const BACKWARD_OPTIONS: Known = new Set(['needs', 'accumulate', 'stream'])
-const NEEDS: Known = new Set(['dx', 'da', 'db'])
+export const LORA_BACKWARD_OPTIONS: Known = new Set(['needs', 'accumulate', 'stream'])
+export const LORA_NEEDS: Known = new Set(['dx', 'da', 'db'])
 const NONE: readonly Operand[] = []
 
 /**
@@ -166,11 +166,16 @@ export async function loraBackwardAsync<O extends LoraBackwardOptions = object>(
 
 function prepare(operands: LoraForwardOperands, options: LoraForwardOptions = {}): ForwardCall {
   const inputs = readForwardInputs(operands, FORWARD_OPERANDS)
-  const settings = readForwardSettings(options, FORWARD_OPTIONS)
+  const settings = readForwardSettings(options, LORA_FORWARD_OPTIONS)
+  return allocateForward(checkLoraForward(inputs, settings), inputs.y, settings)
+}
+
+/** The second phase of a call: if it throws, nothing has been allocated or written. */
+export function checkLoraForward(inputs: ForwardInputs, settings: ForwardSettings): Problem {
   checkPlaces(inputs, settings)
   const problem = loraProblem(inputs, settings)
   checkY(problem, inputs.y, settings)
-  return allocateForward(problem, inputs.y, settings)
+  return problem
 }
 
 function loraProblem({ x, a, b }: ForwardInputs, { precision, scaling }: ForwardSettings): Problem {
@@ -207,7 +212,7 @@ function prepareBackward(
   options: LoraBackwardOptions = {},
 ): BackwardCall {
   const inputs = readBackwardInputs(operands, BACKWARD_OPERANDS)
-  const settings = readBackwardSettings(options, BACKWARD_OPTIONS, NEEDS)
+  const settings = readBackwardSettings(options, LORA_BACKWARD_OPTIONS, LORA_NEEDS)
   const state = readSaved('saved', saved, 'loraForward')
   checkGradients(state, inputs, settings)
   return allocateGradients(state, inputs, settings)

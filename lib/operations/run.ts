@@ -154,23 +154,16 @@ function backwardResult({ state, gradients }: BackwardCall): BackwardResult {
   return tensors
 }
 
-/** Returns y, or dx of a transposed call. */
-export function runLinear(call: LinearCall): Tensor {
-  launchLinear(call)
-  return call.y.tensor
-}
-
-export async function runLinearAsync(call: LinearCall): Promise<Tensor> {
+export async function runLinearAsync(call: LinearCall): Promise<void> {
   if (call.placement !== null) {
     refuseInCapture('a promise', 'call linearForward or linearBackward')
-    launchLinear(call)
+    runLinear(call)
     await settled(call.placement.completed())
-    return call.y.tensor
+    return
   }
   const { promise, operands } = startLinear(call)
   await settled(promise)
   operands.finish()
-  return call.y.tensor
 }
 
 function startLinear(call: LinearCall): Started {
@@ -188,7 +181,7 @@ function startLinear(call: LinearCall): Started {
   }
 }
 
-function launchLinear(call: LinearCall): void {
+export function runLinear(call: LinearCall): void {
   describeLinear(call)
   try {
     run(call.placement, () => {

@@ -227,8 +227,9 @@ lily_status linear_workspace(const lily_linear_problem *problem, size_t *bytes) 
   if (const lily_status status = check(*problem)) return status;
   lily_linear call = {};
   call.problem = *problem;
-  call.y.dtype = problem->activation_dtype;
-  *bytes = plan_linear(call).workspace_bytes;
+  const size_t unpacked = plan_linear(call).workspace_bytes;
+  call.packed = &call;  // the plan does not read it
+  *bytes = std::max(unpacked, plan_linear(call).workspace_bytes);
   return LILY_OK;
 }
 
@@ -242,8 +243,9 @@ lily_status linear(const lily_linear *call) {
     return status;
   }
   const int64_t tasks = problem.tokens == 0 ? 0 : plan.pass.column_tiles * plan.pass.token_tiles;
+  const auto product = plan.is_direct ? plan.products->direct : plan.products->linear;
   parallel_for(tasks, [&](int64_t task, int64_t worker) {
-    plan.products->linear(plan.pass, task, plan.scratch + worker * plan.scratch_floats);
+    product(plan.pass, task, plan.scratch + worker * plan.scratch_floats);
   });
   return LILY_OK;
 }

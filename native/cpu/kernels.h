@@ -231,6 +231,9 @@ struct BackwardPass {
   int64_t dx_slab;  // columns of A that the L2 cache holds
 };
 
+// The most tokens for which a frozen linear layer does not pack its weight.
+constexpr int64_t kDirectLinearTokens = 8;
+
 // The product of a frozen linear layer, see blocked/linear.h: out (+)= in rhs + bias, where rhs is W^T, or W if
 // transposed.
 struct LinearPass {
@@ -256,6 +259,10 @@ struct LinearProducts {
   int64_t (*scratch)(const LinearPass &);  // floats per thread
   void (*pack)(const LinearPass &, int64_t piece, float *packed);
   void (*linear)(const LinearPass &, int64_t task, float *scratch);
+
+  // For at most kDirectLinearTokens tokens: the weight in place, see linear_direct.h. Null: the pass does not exist.
+  int64_t (*direct_scratch)(const LinearPass &);
+  void (*direct)(const LinearPass &, int64_t task, float *scratch);
 };
 
 // A step of AdamW for one parameter.

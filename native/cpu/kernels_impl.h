@@ -13,6 +13,7 @@
 #include "cpu/forward_expand.h"
 #include "cpu/forward_route.h"
 #include "cpu/forward_shrink.h"
+#include "cpu/linear_direct.h"
 #include "cpu/roof_loops.h"
 #include "cpu/spectrum_kernels.h"
 #include "cpu/token_routing.h"
@@ -46,6 +47,15 @@ constexpr LargeProducts kTileProducts = {
     .add_da_partials = add_da_partials,
 };
 
+constexpr LinearProducts kLinearProducts = {
+    .blocking = &Engine::kBlocking,
+    .scratch = blocked::linear_scratch,
+    .pack = blocked::linear_pack,
+    .linear = blocked::linear,
+    .direct_scratch = linear_direct_scratch,
+    .direct = linear_direct,
+};
+
 }  // namespace
 
 const Kernels LILY_KERNELS = {
@@ -57,7 +67,7 @@ const Kernels LILY_KERNELS = {
     .small_rank_products = &kTileProducts,
     .large_rank_products = &blocked::kProducts,
     .direct_products = &kDirectProducts,
-    .linear_products = &blocked::kLinearProducts,
+    .linear_products = &kLinearProducts,
     .pack_router = pack_router,
     .route = route,
     .compute_u = compute_u,

@@ -449,6 +449,17 @@ void plan_linear_tiles(const Blocking &blocking, LinearPass &pass) {
   pass.widest_tile = divide_up(pass.panels, pass.column_tiles) * pass.panel;
 }
 
+// Tiles of at most this number of columns: the sums of eight tokens are then 16 KiB.
+constexpr int64_t kDirectLinearColumns = 512;
+
+void plan_direct_linear_tiles(LinearPass &pass) {
+  const int64_t count = std::max(2 * target_tasks(), divide_up(pass.columns, kDirectLinearColumns));
+  pass.column_tiles = std::min(pass.panels, count);
+  pass.widest_tile = divide_up(pass.panels, pass.column_tiles) * pass.panel;
+  pass.tile_tokens = pass.call->problem.tokens;
+  pass.token_tiles = 1;
+}
+
 // ---- The direct products ----
 
 // The widest tile of columns: the sums of a token are then 4 KiB.
@@ -619,11 +630,20 @@ LinearPlan plan_linear(const lily_linear &call, const Kernels &kernels) {
   pass.depth_pieces = {pass.depth, blocking.chunk_depth, divide_up(pass.depth, blocking.chunk_depth)};
   pass.panel = blocking.panel;
   pass.panels = divide_up(pass.columns, blocking.panel);
-  plan_linear_tiles(blocking, pass);
-  plan.packed_bytes = static_cast<size_t>(panel_steps_bytes(blocking, pass.columns, pass.depth));
+  // A packed weight of float32 numbers is twice as large as one of 16-bit numbers, and few tokens read it once.
+  const bool few = plan.products->direct != nullptr && problem.tokens <= kDirectLinearTokens;
+  const bool unpacked = few && kernels.dtype == LILY_FLOAT32 && problem.parameter_dtype != LILY_FLOAT32;
+  plan.is_direct = few && (unpacked || call.packed == nullptr);
+  if (plan.is_direct) {
+    plan_direct_linear_tiles(pass);
+  } else {
+    plan_linear_tiles(blocking, pass);
+  }
+  plan.packed_bytes = unpacked ? 0 : static_cast<size_t>(panel_steps_bytes(blocking, pass.columns, pass.depth));
 
   Workspace workspace(call.workspace);
-  plan.scratch_floats = round_up(plan.products->scratch(pass), Workspace::kAlignment / sizeof(float));
+  const auto scratch = plan.is_direct ? plan.products->direct_scratch : plan.products->scratch;
+  plan.scratch_floats = round_up(scratch(pass), Workspace::kAlignment / sizeof(float));
   plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
   plan.workspace_bytes = workspace.bytes();
   return plan;

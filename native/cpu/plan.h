@@ -27,16 +27,16 @@ struct BackwardPlan {
 struct LinearPlan {
   LinearPass pass;
   const LinearProducts *products;
+  bool is_direct;  // the pass is products->direct
   float *scratch;  // scratch_floats per thread
   int64_t scratch_floats;
   size_t workspace_bytes;
-  size_t packed_bytes;
+  size_t packed_bytes;  // of the packed weight; 0: the call would not use it
 };
 
 // If the workspace of the call is null, only the sizes of the plan are valid.
 ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels);
 BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels);
-// `packed_bytes` is the size of the packed weight.
 LinearPlan plan_linear(const lily_linear &call, const Kernels &kernels);
 Partition plan_fold(const lily_fold &call, const Kernels &kernels);
 

@@ -16,6 +16,9 @@ export const methodStyles: Readonly<Record<Method | 'floor', MethodStyle>> = {
   'lora-composed': { text: 'LoRA, unfused', color: 'var(--lora)', dash: '2 3' },
   'lily-graph': { text: 'Lily, CUDA graph', color: 'var(--lily)', dash: '8 2' },
   'lora-graph': { text: 'LoRA, CUDA graph', color: 'var(--lora)', dash: '8 2' },
+  layer: { text: 'frozen layer', color: 'var(--muted)' },
+  'lily-layer': { text: 'frozen layer with Lily', color: 'var(--lily)', dash: '1 2' },
+  'lora-layer': { text: 'frozen layer with LoRA', color: 'var(--lora)', dash: '1 2' },
   floor: { text: 'floor of Lily', color: 'var(--muted)', dash: '6 4' },
 }
 

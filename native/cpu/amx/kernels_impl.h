@@ -14,6 +14,18 @@
 #include "cpu/token_routing.h"
 
 namespace lily::cpu {
+namespace {
+
+constexpr LinearProducts kLinearProducts = {
+    .blocking = &Engine::kBlocking,
+    .scratch = blocked::linear_scratch,
+    .pack = blocked::linear_pack,
+    .linear = blocked::linear,
+    .direct_scratch = nullptr,
+    .direct = nullptr,
+};
+
+}  // namespace
 
 const Kernels LILY_KERNELS = {
     .lanes = kLanes,
@@ -24,7 +36,7 @@ const Kernels LILY_KERNELS = {
     .small_rank_products = &blocked::kProducts,
     .large_rank_products = &blocked::kProducts,
     .direct_products = &kDirectProducts,
-    .linear_products = &blocked::kLinearProducts,
+    .linear_products = &kLinearProducts,
     .pack_router = pack_router,
     .route = route,
     .compute_u = compute_u,

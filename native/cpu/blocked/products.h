@@ -27,13 +27,6 @@ constexpr LargeProducts kProducts = {
     .add_da_partials = nullptr,
 };
 
-constexpr LinearProducts kLinearProducts = {
-    .blocking = &Engine::kBlocking,
-    .scratch = linear_scratch,
-    .pack = linear_pack,
-    .linear = linear,
-};
-
 }  // namespace
 }  // namespace blocked
 }  // namespace lily::cpu

@@ -1,0 +1,7 @@
+/**
+ * Times frozen linear layers beside OpenBLAS' sgemm: npm run bench:linear -- [M,d_in,d_out ...]. It links the objects of
+ * the addon (npm run build:native) with linear.cc, and runs it.
+ */
+import { compile, link, run } from './build.js'
+
+run(link('linear', [compile('bench/passes/linear.cc', 'linear.o')]), process.argv.slice(2))
