@@ -1,7 +1,7 @@
 /** Reads and writes PEFT's adapter_config.json. */
 import { describe, LilyError } from '../base/errors.js'
-import { type LilyConfig, readConfig } from '../model/config.js'
-import type { LilyModel } from '../model/model.js'
+import { type LilyConfig, readConfig } from '../model/lily-config.js'
+import type { LilyModel } from '../model/lily-model.js'
 import { checkpointError, quote, quoteSome } from './errors.js'
 import { isObject, parseJson } from './json.js'
 import { readText } from './read-text.js'

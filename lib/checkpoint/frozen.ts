@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto'
 import { fail } from '../base/errors.js'
-import type { LilyModel } from '../model/model.js'
+import type { LilyModel } from '../model/lily-model.js'
 import type { SharedParameter } from '../model/sharing.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { checkpointError, quote } from './errors.js'

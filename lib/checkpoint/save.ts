@@ -1,7 +1,7 @@
 /** Writes a Lily adapter to a folder in PEFT's format, or in the compact format of this package. */
 import { join } from 'node:path'
 import { checkKeys, get, type Known, readChoice } from '../base/options.js'
-import type { LilyModel } from '../model/model.js'
+import type { LilyModel } from '../model/lily-model.js'
 import { writeAdapterConfig, writeLoraConfig } from './adapter-config.js'
 import { compactMetadata, withoutCompact } from './compact.js'
 import { checkpointError } from './errors.js'

@@ -6,7 +6,7 @@ import { describe, fail } from '../base/errors.js'
 import { MAX_RANK } from '../base/limits.js'
 import { checkKeys, get, type Known, readChoice } from '../base/options.js'
 import { ROUTINGS, type Routing } from '../operations/problem.js'
-import { type LilyConfig, type LilyConfigOptions, readConfig } from './config.js'
+import { type LilyConfig, type LilyConfigOptions, readConfig } from './lily-config.js'
 import { type LayerShape, type SharedParameter, shareLayers } from './sharing.js'
 
 /** Number of parameter elements, in total and by kind. A shared parameter is counted once. */

@@ -14,8 +14,8 @@ import {
   type LilyLayer,
   readLayerBackward,
   readLayerForward,
-} from './layer.js'
-import { isModel, type LilyModel } from './model.js'
+} from './lily-layer.js'
+import { isModel, type LilyModel } from './lily-model.js'
 import type { Parameter } from './parameter.js'
 
 /** One adapter's part of a saved call. */

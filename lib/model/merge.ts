@@ -20,7 +20,7 @@ import { readSaved } from '../operations/saved.js'
 import { fromFloat32, toFloat32 } from '../tensor/numbers.js'
 import { resolve } from '../tensor/resolve.js'
 import { operandOf, type Tensor, tensor, tensorOf } from '../tensor/tensor.js'
-import type { LilyLayer } from './layer.js'
+import type { LilyLayer } from './lily-layer.js'
 
 /** Rows per call: enough to keep the kernels busy, few enough that the block of the identity stays small. */
 const BLOCK_ROWS = 256

@@ -8,7 +8,7 @@
  */
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, copyArray, get, type Known } from '../base/options.js'
-import { compileLayersPatterns, type LilyConfig } from './config.js'
+import { compileLayersPatterns, type LilyConfig } from './lily-config.js'
 import { compilePattern } from './pattern.js'
 
 /** A linear layer of the base model. Its weight is [outFeatures, inFeatures], as in torch.nn.Linear. */
