@@ -73,7 +73,7 @@ export type { LayerBackwardOptions, LayerForwardOptions, LayerForwardResult, Lil
 export type { LoraAdapter, LoraMatrices } from './model/lora-export.js'
 export { LilyModel, type LilyModelOptions } from './model/lily-model.js'
 export type { Parameter } from './model/parameter.js'
-export type { LayerShape } from './model/sharing.js'
+export type { LayerShape } from './model/layer-shape.js'
 export type { Device } from './memory/device.js'
 export { AdamW, type AdamWState, type AdamWStepOptions } from './optimiser/adamw.js'
 export type { AdamWGroup, AdamWOptions } from './optimiser/options.js'

@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto'
 import { fail } from '../base/errors.js'
 import type { LilyModel } from '../model/lily-model.js'
-import type { SharedParameter } from '../model/sharing.js'
+import type { ParameterShape } from '../model/layout.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { checkpointError, quote } from './errors.js'
 import { FROZEN_FILE } from './files.js'
@@ -20,7 +20,7 @@ export type Frozen = ReadonlyMap<string, Float32Array>
 export const FROZEN = 'lily_frozen'
 
 /** A parameter with its value. */
-type Valued = Pick<SharedParameter, 'name' | 'kind' | 'layers'> & { readonly value: Tensor }
+type Valued = Pick<ParameterShape, 'name' | 'kind' | 'layers'> & { readonly value: Tensor }
 
 /**
  * The frozen layers of a model as JSON: { name: [w_0, ...] }; null if none is frozen. JSON keeps every bit of a float32

@@ -1,25 +1,26 @@
 /** PEFT's names of the tensors of a Lily adapter, and the default order of layers. */
-import { PEFT_SUFFIX, type SharedParameter } from '../model/sharing.js'
+import type { ParameterShape } from '../model/layout.js'
+import { LILY_SUFFIX } from '../model/sharing.js'
 
 /** Prefix of every tensor's name: the path of the base model in PEFT's model. */
 export const PREFIX = 'base_model.model.'
 
 /** Kind of a parameter. */
-export type Kind = SharedParameter['kind']
+export type Kind = ParameterShape['kind']
 
 /** All kinds of parameters. */
 export const KINDS: readonly Kind[] = ['a', 'router', 'b']
 
 /** The name of a layer's tensor, which for a shared parameter is the layer's copy. */
 export function keyOf(layer: string, kind: Kind): string {
-  return `${PREFIX}${layer}.${PEFT_SUFFIX[kind]}`
+  return `${PREFIX}${layer}.${LILY_SUFFIX[kind]}`
 }
 
 /** The layer and the kind of a tensor, from its name; null if the name is not that of a Lily parameter. */
 export function parseKey(key: string): { layer: string; kind: Kind } | null {
   if (!key.startsWith(PREFIX)) return null
   for (const kind of KINDS) {
-    const suffix = `.${PEFT_SUFFIX[kind]}`
+    const suffix = `.${LILY_SUFFIX[kind]}`
     if (key.endsWith(suffix) && key.length > PREFIX.length + suffix.length) {
       return { layer: key.slice(PREFIX.length, -suffix.length), kind }
     }

@@ -4,7 +4,9 @@ import { join } from 'node:path'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, copyArray, get, type Known } from '../base/options.js'
 import type { LilyConfig } from '../model/lily-config.js'
-import { type LayerShape, shareLayers, type Sharing } from '../model/sharing.js'
+import type { LayerShape } from '../model/layer-shape.js'
+import type { Layout } from '../model/layout.js'
+import { shareLayers } from '../model/sharing.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { type AdapterConfig, readAdapterConfig } from './adapter-config.js'
 import { compactLayers } from './compact.js'
@@ -106,7 +108,7 @@ async function openFolder(folder: string): Promise<OpenFolder> {
 async function readFrozen(
   { path, metadata }: SafetensorsFile,
   frozenFile: OpenFolder['frozenFile'],
-  { parameters, layers }: Sharing,
+  { parameters, layers }: Layout,
   values: ReadonlyMap<string, Tensor>,
   experts: number,
 ): Promise<Frozen> {
@@ -165,8 +167,8 @@ function layerShape(file: SafetensorsFile, name: string, { r, numB }: LilyConfig
 }
 
 /** Assigns parameters to the layers of the file. Errors of shareLayers become errors about the file. */
-function shareLayersOf(file: SafetensorsFile, layers: readonly LayerShape[], config: LilyConfig): Sharing {
-  let sharing: Sharing
+function shareLayersOf(file: SafetensorsFile, layers: readonly LayerShape[], config: LilyConfig): Layout {
+  let sharing: Layout
   try {
     sharing = shareLayers(layers, config)
   } catch (cause) {
@@ -183,7 +185,7 @@ function shareLayersOf(file: SafetensorsFile, layers: readonly LayerShape[], con
 }
 
 /** Reads the tensors that are not parameters of Lily, as bytes, since they may have any type. */
-async function readOthers(file: SafetensorsFile, sharing: Sharing, withCopies: boolean): Promise<Origin['others']> {
+async function readOthers(file: SafetensorsFile, sharing: Layout, withCopies: boolean): Promise<Origin['others']> {
   const known = new Set([...sharing.parameters.keys()].map((name) => PREFIX + name))
   if (withCopies) for (const layer of sharing.layers.keys()) for (const kind of KINDS) known.add(keyOf(layer, kind))
 

@@ -1,7 +1,7 @@
 /** Reads and checks the parameters in a safetensors file. */
 import { LilyError } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
-import type { Sharing } from '../model/sharing.js'
+import type { Layout } from '../model/layout.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import { checkpointError, quote } from './errors.js'
 import { CONFIG_FILE } from './files.js'
@@ -19,7 +19,7 @@ import type { SafetensorsFile, StoredTensor } from './safetensors-file.js'
  */
 export async function readParameters(
   file: SafetensorsFile,
-  sharing: Sharing,
+  sharing: Layout,
   withCopies: boolean,
 ): Promise<ReadonlyMap<string, Tensor>> {
   const values = new Map<string, Tensor>()

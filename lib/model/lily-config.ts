@@ -1,11 +1,10 @@
 /** The configuration of a Lily adapter: the fields of PEFT's LilyConfig in camelCase. */
-import { describe, fail, failedToRead } from '../base/errors.js'
 import { MAX_EXPERTS, MAX_RANK } from '../base/limits.js'
-import { checkKeys, get, type Known, readFlag, readScaling } from '../base/options.js'
-import { compilePattern, type Pattern } from './pattern.js'
+import { checkKeys, type Known, readCount, readFlag, readScaling } from '../base/options.js'
+import { readTargets, TARGETS, type TargetOptions, type Targets } from './targets.js'
 
 /** Configuration for {@link LilyModel.create}. Names (in camelCase) and defaults are those of PEFT's LilyConfig. */
-export interface LilyConfigOptions {
+export interface LilyConfigOptions extends TargetOptions {
   /** Rank r, from 1 to 4096. Default 32. */
   readonly r?: number | undefined
   /** Number of consecutive layers of one target that share an A. Default 1. */
@@ -17,53 +16,21 @@ export interface LilyConfigOptions {
   /** Factor s on the adapter's output; unlike LoRA's alpha it is not divided by r. Default 1. */
   readonly scaling?: number | undefined
   /**
-   * Which layers are adapted, and how they are grouped into targets. Suffixes of names, such as `['q_proj', 'v_proj']`:
-   * one target per suffix. A regular expression for the whole name: all matching layers are one target. Default: all
-   * layers are adapted, and the last component of a name is its target.
-   */
-  readonly targetModules?: readonly string[] | string | null | undefined
-  /** Layers that are not adapted, in the same forms as `targetModules`. */
-  readonly excludeModules?: readonly string[] | string | null | undefined
-  /**
-   * Adapt only the layers with these indices: the first number in a name, 3 in `layers.3.`. Ignored if `targetModules`
-   * is a string.
-   */
-  readonly layersToTransform?: readonly number[] | number | null | undefined
-  /** Name of the module list whose indices `layersToTransform` are, such as 'layers'. */
-  readonly layersPattern?: readonly string[] | string | null | undefined
-  /**
    * Initialise B to zero, so that a new adapter does not change the output. Default true; false initialises B like A.
    */
   readonly initWeights?: boolean | undefined
 }
 
 /** A checked configuration with all defaults filled in. The fields are those of {@link LilyConfigOptions}. */
-export interface LilyConfig {
+export interface LilyConfig extends Targets {
   readonly r: number
   readonly strideA: number
   readonly numB: number
   readonly scaling: number
-  /**
-   * Suffixes in alphabetical order, or a regular expression; null: all layers, by the last component of their names.
-   */
-  readonly targetModules: readonly string[] | string | null
-  readonly excludeModules: readonly string[] | string | null
-  readonly layersToTransform: readonly number[] | null
-  readonly layersPattern: readonly string[] | null
   readonly initWeights: boolean
 }
 
-const KNOWN: Known = new Set<keyof LilyConfig>([
-  'r',
-  'strideA',
-  'numB',
-  'scaling',
-  'targetModules',
-  'excludeModules',
-  'layersToTransform',
-  'layersPattern',
-  'initWeights',
-])
+const KNOWN: Known = new Set<keyof LilyConfig>(['r', 'strideA', 'numB', 'scaling', ...TARGETS, 'initWeights'])
 
 /**
  * Checks a configuration and fills in the defaults.
@@ -72,105 +39,13 @@ const KNOWN: Known = new Set<keyof LilyConfig>([
  */
 export function readConfig(options: unknown): LilyConfig {
   checkKeys('config', options, KNOWN)
-  const layersToTransform = readIndices(options)
-  const layersPattern = readNames(options, 'layersPattern')
-  if (layersPattern !== null && layersToTransform === null) {
-    fail(
-      'ERR_LILY_ARGUMENT',
-      'layersPattern',
-      'is only valid together with layersToTransform; pass both, or leave it out',
-    )
-  }
-  compileLayersPatterns([layersPattern ?? []].flat())
-  const targetModules = readTargets(options, 'targetModules')
-  if (typeof targetModules === 'string' && targetModules.toLowerCase() === 'all-linear') {
-    fail(
-      'ERR_LILY_ARGUMENT',
-      'targetModules',
-      "expected suffixes or a regular expression, got 'all-linear'; leave it out to adapt all layers",
-    )
-  }
+  const targets = readTargets(options)
   return Object.freeze({
     r: readCount(options, 'r', 32, 1, MAX_RANK),
     strideA: readCount(options, 'strideA', 1, 1, Number.MAX_SAFE_INTEGER),
     numB: readCount(options, 'numB', 2, 2, MAX_EXPERTS),
     scaling: readScaling(options),
-    targetModules,
-    excludeModules: readTargets(options, 'excludeModules'),
-    layersToTransform,
-    layersPattern: layersPattern === null ? null : Object.freeze([layersPattern].flat()),
+    ...targets,
     initWeights: readFlag(options, 'initWeights', true),
   })
-}
-
-function readCount(options: object, name: string, fallback: number, from: number, to: number): number {
-  const value = get('config', options, name)
-  if (value === undefined) return fallback
-  if (Number.isSafeInteger(value) && (value as number) >= from && (value as number) <= to) return value as number
-  const range = to === Number.MAX_SAFE_INTEGER ? `of at least ${from}` : `from ${from} to ${to}`
-  return fail('ERR_LILY_ARGUMENT', name, `expected an integer ${range}, got ${describe(value)}`)
-}
-
-/** Reads suffixes, sorted and without duplicates, or a regular expression. */
-function readTargets(options: object, name: string): readonly string[] | string | null {
-  const names = readNames(options, name)
-  if (typeof names === 'string') compilePattern(names, name)
-  if (names === null || typeof names === 'string') return names
-  if (names.length === 0) {
-    fail('ERR_LILY_ARGUMENT', name, "expected suffixes of names, such as ['q_proj'], got none; leave it out")
-  }
-  return Object.freeze([...new Set(names)].sort())
-}
-
-function readNames(options: object, name: string): readonly string[] | string | null {
-  const value = readList(options, name)
-  if (value === undefined || value === null) return null
-  if (isName(value)) return value
-  if (Array.isArray(value) && value.every(isName)) return value
-  return fail(
-    'ERR_LILY_ARGUMENT',
-    name,
-    `expected strings, an array or a single one, none of them empty, got ${describe(value)}`,
-  )
-}
-
-/** Reads a value. Returns a copy of an array: reading it a second time could return other values, or throw. */
-function readList(options: object, name: string): unknown {
-  const value = get('config', options, name)
-  try {
-    return Array.isArray(value) ? Array.from(value as unknown[]) : value
-  } catch (cause) {
-    throw failedToRead(name, cause, 'config')
-  }
-}
-
-function isName(value: unknown): value is string {
-  return typeof value === 'string' && value !== ''
-}
-
-function readIndices(options: object): readonly number[] | null {
-  const value = readList(options, 'layersToTransform')
-  if (value === undefined || value === null) return null
-  const numbers: unknown[] = Array.isArray(value) ? value : [value]
-  const wrong = numbers.findIndex((number) => !Number.isSafeInteger(number) || (number as number) < 0)
-  if (wrong < 0 && numbers.length > 0) return Object.freeze(numbers as number[])
-  return fail(
-    'ERR_LILY_ARGUMENT',
-    'layersToTransform',
-    `expected indices of layers, integers from 0, got ${describe(numbers.length > 0 ? numbers[wrong] : value)}`,
-  )
-}
-
-/** Limit of the time that names take. PEFT itself has four lists of layers. */
-const MAX_LAYERS_PATTERNS = 16
-
-/**
- * Compiles patterns of lists of layers. Their first group matches the index of a layer: the first number in its name
- * after the name of a list.
- */
-export function compileLayersPatterns(lists: readonly string[]): Pattern[] {
-  if (lists.length > MAX_LAYERS_PATTERNS) {
-    fail('ERR_LILY_ARGUMENT', 'layersPattern', `expected at most ${MAX_LAYERS_PATTERNS} patterns, got ${lists.length}`)
-  }
-  return lists.map((list) => compilePattern(list, 'layersPattern', '.*?\\.', '\\.(\\d+)\\.'))
 }

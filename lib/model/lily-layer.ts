@@ -24,7 +24,8 @@ import { resolve, type TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { Parameter } from './parameter.js'
-import type { LayerShape, SharedLayer } from './sharing.js'
+import type { LayerShape } from './layer-shape.js'
+import type { SharedLayer } from './sharing.js'
 
 /**
  * Options of {@link LilyLayer.forward}: those of lilyForward without `scaling`, which is part of the model's config.

@@ -20,7 +20,8 @@ import { LilyLayer } from './lily-layer.js'
 import { exportLora, type LoraAdapter } from './lora-export.js'
 import { addUpdate } from './merge.js'
 import { Parameter } from './parameter.js'
-import { type LayerShape, readLayers, shareLayers } from './sharing.js'
+import { type LayerShape, readLayers } from './layer-shape.js'
+import { shareLayers } from './sharing.js'
 
 /** Options of {@link LilyModel.create}. */
 export interface LilyModelOptions {

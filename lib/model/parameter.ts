@@ -12,7 +12,7 @@ import { runFold } from '../operations/run.js'
 import { resolve } from '../tensor/resolve.js'
 import { operandOf, type Tensor, tensorOf } from '../tensor/tensor.js'
 import { clear, placementOn } from '../tensor/transfer.js'
-import type { SharedParameter } from './sharing.js'
+import type { ParameterShape } from './layout.js'
 
 /** A value and its gradient. */
 interface Tensors {
@@ -33,7 +33,7 @@ export class Parameter {
 
   /** @internal */
   constructor(
-    private readonly shared: SharedParameter,
+    private readonly shared: ParameterShape,
     value: Tensor,
     /** Sizes of b; null for a and router. */
     private readonly stack: StackSizes | null,
@@ -47,7 +47,7 @@ export class Parameter {
   }
 
   /** The operand of its layers that this parameter is: 'a', 'router' or 'b'. */
-  get kind(): SharedParameter['kind'] {
+  get kind(): ParameterShape['kind'] {
     return this.shared.kind
   }
 

@@ -1,0 +1,133 @@
+/** Which layers an adapter targets: the fields that all configurations of PEFT have for it. */
+import { describe, fail, failedToRead } from '../base/errors.js'
+import { get } from '../base/options.js'
+import { compilePattern, type Pattern } from './pattern.js'
+
+/** Which layers an adapter targets. Names (in camelCase) and defaults are those of PEFT. */
+export interface TargetOptions {
+  /**
+   * Which layers are adapted, and for Lily how they are grouped into targets. Suffixes of names, such as
+   * `['q_proj', 'v_proj']`: one target per suffix. A regular expression for the whole name: all matching layers are one
+   * target. Default: all layers are adapted, and the last component of a name is its target.
+   */
+  readonly targetModules?: readonly string[] | string | null | undefined
+  /** Layers that are not adapted, in the same forms as `targetModules`. */
+  readonly excludeModules?: readonly string[] | string | null | undefined
+  /**
+   * Adapt only the layers with these indices: the first number in a name, 3 in `layers.3.`. Ignored if `targetModules`
+   * is a string.
+   */
+  readonly layersToTransform?: readonly number[] | number | null | undefined
+  /** Name of the module list whose indices `layersToTransform` are, such as 'layers'. */
+  readonly layersPattern?: readonly string[] | string | null | undefined
+}
+
+/** Checked targets with all defaults filled in. The fields are those of {@link TargetOptions}. */
+export interface Targets {
+  /**
+   * Suffixes in alphabetical order, or a regular expression; null: all layers, by the last component of their names.
+   */
+  readonly targetModules: readonly string[] | string | null
+  readonly excludeModules: readonly string[] | string | null
+  readonly layersToTransform: readonly number[] | null
+  readonly layersPattern: readonly string[] | null
+}
+
+/** The names of the fields. */
+export const TARGETS = ['targetModules', 'excludeModules', 'layersToTransform', 'layersPattern'] as const
+
+/**
+ * Reads and checks these fields of a configuration.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
+export function readTargets(options: object): Targets {
+  const layersToTransform = readIndices(options)
+  const layersPattern = readNames(options, 'layersPattern')
+  if (layersPattern !== null && layersToTransform === null) {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'layersPattern',
+      'is only valid together with layersToTransform; pass both, or leave it out',
+    )
+  }
+  compileLayersPatterns([layersPattern ?? []].flat())
+  const targetModules = readModules(options, 'targetModules')
+  if (typeof targetModules === 'string' && targetModules.toLowerCase() === 'all-linear') {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'targetModules',
+      "expected suffixes or a regular expression, got 'all-linear'; leave it out to adapt all layers",
+    )
+  }
+  return {
+    targetModules,
+    excludeModules: readModules(options, 'excludeModules'),
+    layersToTransform,
+    layersPattern: layersPattern === null ? null : Object.freeze([layersPattern].flat()),
+  }
+}
+
+/** Reads suffixes, sorted and without duplicates, or a regular expression. */
+function readModules(options: object, name: string): readonly string[] | string | null {
+  const names = readNames(options, name)
+  if (typeof names === 'string') compilePattern(names, name)
+  if (names === null || typeof names === 'string') return names
+  if (names.length === 0) {
+    fail('ERR_LILY_ARGUMENT', name, "expected suffixes of names, such as ['q_proj'], got none; leave it out")
+  }
+  return Object.freeze([...new Set(names)].sort())
+}
+
+function readNames(options: object, name: string): readonly string[] | string | null {
+  const value = readList(options, name)
+  if (value === undefined || value === null) return null
+  if (isName(value)) return value
+  if (Array.isArray(value) && value.every(isName)) return value
+  return fail(
+    'ERR_LILY_ARGUMENT',
+    name,
+    `expected strings, an array or a single one, none of them empty, got ${describe(value)}`,
+  )
+}
+
+/** Reads a value. Returns a copy of an array: reading it a second time could return other values, or throw. */
+function readList(options: object, name: string): unknown {
+  const value = get('config', options, name)
+  try {
+    return Array.isArray(value) ? Array.from(value as unknown[]) : value
+  } catch (cause) {
+    throw failedToRead(name, cause, 'config')
+  }
+}
+
+function isName(value: unknown): value is string {
+  return typeof value === 'string' && value !== ''
+}
+
+function readIndices(options: object): readonly number[] | null {
+  const value = readList(options, 'layersToTransform')
+  if (value === undefined || value === null) return null
+  const numbers: unknown[] = Array.isArray(value) ? value : [value]
+  const wrong = numbers.findIndex((number) => !Number.isSafeInteger(number) || (number as number) < 0)
+  if (wrong < 0 && numbers.length > 0) return Object.freeze(numbers as number[])
+  return fail(
+    'ERR_LILY_ARGUMENT',
+    'layersToTransform',
+    `expected indices of layers, integers from 0, got ${describe(numbers.length > 0 ? numbers[wrong] : value)}`,
+  )
+}
+
+/** Limit of the time that names take. PEFT itself has four lists of layers. */
+const MAX_LAYERS_PATTERNS = 16
+
+/**
+ * Compiles patterns of lists of layers. Their first group matches the index of a layer: the first number in its name
+ * after the name of a list.
+ */
+export function compileLayersPatterns(lists: readonly string[]): Pattern[] {
+  if (lists.length > MAX_LAYERS_PATTERNS) {
+    fail('ERR_LILY_ARGUMENT', 'layersPattern', `expected at most ${MAX_LAYERS_PATTERNS} patterns, got ${lists.length}`)
+  }
+  return lists.map((list) => compilePattern(list, 'layersPattern', '.*?\\.', '\\.(\\d+)\\.'))
+}
