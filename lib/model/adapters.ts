@@ -7,13 +7,13 @@ import { readDevice } from '../memory/backends.js'
 import { runForward } from '../operations/run.js'
 import type { LilySaved } from '../operations/saved.js'
 import type { TensorLike } from '../tensor/resolve.js'
+import type { LayerForwardInputs } from './adapter-layer.js'
 import {
   type LayerBackwardOptions,
-  type LayerForwardInputs,
   type LayerForwardOptions,
   type LilyLayer,
-  readLayerBackward,
-  readLayerForward,
+  readLilyBackward,
+  readLilyForward,
 } from './lily-layer.js'
 import { isModel, type LilyModel } from './lily-model.js'
 import type { Parameter } from './parameter.js'
@@ -278,7 +278,7 @@ export class AdaptersLayer {
    * @throws LilyError as `LilyLayer.forward`: y is unchanged
    */
   forward(x: TensorLike, y: TensorLike, options: LayerForwardOptions = {}): { y: TensorLike; saved: AdaptersSaved } {
-    const inputs = readLayerForward(x, y, options)
+    const inputs = readLilyForward(x, y, options)
     if (inputs.y === null) fail('ERR_LILY_ARGUMENT', 'y', 'is required, got undefined; pass a tensor')
     const layers = this.activeLayers()
     checkAgreement(layers)
@@ -306,7 +306,7 @@ export class AdaptersLayer {
    * @throws LilyError as `LilyLayer.backward`: dx and all gradients are unchanged
    */
   backward(dy: TensorLike, saved: AdaptersSaved, options: LayerBackwardOptions = {}): TensorLike | undefined {
-    const inputs = readLayerBackward(dy, options)
+    const inputs = readLilyBackward(dy, options)
     if (inputs.settings.needs.dx && inputs.dx === null) {
       fail('ERR_LILY_ARGUMENT', 'dx', 'is required, got undefined; pass a tensor')
     }
