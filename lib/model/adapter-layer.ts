@@ -27,12 +27,15 @@ import type { Parameter } from './parameter.js'
 /** Options of {@link AdapterLayer.forward}. Lily's layers have more. */
 export type AdapterForwardOptions = Pick<LilyForwardOptions, 'precision' | 'save' | 'accumulate' | 'stream'>
 
+/** What a forward call keeps for its backward, of either kind of adapter. */
+export type AdapterSaved = Saved
+
 /** Result of {@link AdapterLayer.forward}. */
 export interface AdapterForwardResult<O> {
   /** [..., d_out]: the y that was passed, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
-  readonly saved: SavedOf<O, Saved>
+  readonly saved: SavedOf<O, AdapterSaved>
 }
 
 /** Options of {@link AdapterLayer.backward}. Lily's layers have more. */
@@ -155,7 +158,7 @@ export abstract class AdapterLayer {
    */
   abstract backward<O extends AdapterBackwardOptions = object>(
     dy: TensorLike,
-    saved: Saved,
+    saved: AdapterSaved,
     options?: O,
   ): GradientOf<O, 'dx'>
 
@@ -163,7 +166,7 @@ export abstract class AdapterLayer {
   abstract prepareForward(inputs: LayerForwardInputs): ForwardCall
 
   /** @internal Everything but the last phase of {@link backward}: it writes nothing. */
-  abstract prepareBackward(inputs: LayerBackwardInputs, saved: Saved): BackwardCall
+  abstract prepareBackward(inputs: LayerBackwardInputs, saved: AdapterSaved): BackwardCall
 
   /** @internal The last phase of {@link backward}. */
   runBackward(call: BackwardCall): { readonly dx?: Tensor } {

@@ -131,7 +131,7 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
    * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT if a file cannot be written: the old files are intact;
    *   ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
    */
-  abstract savePretrained(folder: string | URL, options?: SaveOptions): Promise<void>
+  abstract savePretrained(folder: string | URL, options?: SaveOptions<'peft'>): Promise<void>
 
   /**
    * The adapted layer of this name.

@@ -1,7 +1,8 @@
 /** The Lily adapter of a base model. */
 import { isGenuine, isOf, modelKey } from '../base/copies.js'
 import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
-import { saveLora, type SaveOptions, savePretrained } from '../checkpoint/save.js'
+import { LILY } from '../checkpoint/peft-lily.js'
+import { saveAsLora, saveLily, type SaveOptions } from '../checkpoint/save.js'
 import {
   AdapterModel,
   type AdapterModelOptions,
@@ -107,7 +108,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    * model.to({ type: 'cuda', id: 0 })
    */
   static async fromPretrained(folder: string | URL, options: LoadOptions = {}): Promise<LilyModel> {
-    return LilyModel.fromParts(await loadPretrained(folder, options))
+    return LilyModel.fromParts(await loadPretrained(LILY, folder, options))
   }
 
   /**
@@ -120,7 +121,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    *   ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
    */
   override async savePretrained(folder: string | URL, options: SaveOptions = {}): Promise<void> {
-    return savePretrained(this, this.origin, folder, options)
+    return saveLily(this, this.origin, folder, options)
   }
 
   /**
@@ -131,7 +132,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    *   be written, or if the folder contains a Lily adapter, which cannot be recovered from LoRA
    */
   async saveLora(folder: string | URL): Promise<void> {
-    return saveLora(this, this.origin, folder)
+    return saveAsLora(this, this.origin, folder)
   }
 
   /** @internal Creates a model from existing values. */

@@ -1,4 +1,4 @@
-/** A parameter of a {@link LilyModel} and its gradient. */
+/** A parameter of an adapter and its gradient. */
 import { LilyError } from '../base/errors.js'
 import { newOperand } from '../memory/allocate.js'
 import { Capture } from '../memory/capture.js'
@@ -35,7 +35,7 @@ export class Parameter {
   constructor(
     private readonly shared: ParameterShape,
     value: Tensor,
-    /** Sizes of b; null for a and router. */
+    /** Sizes of a stack of experts, which has deferred gradients; null for other parameters. */
     private readonly stack: StackSizes | null,
   ) {
     this.#value = value
@@ -46,7 +46,7 @@ export class Parameter {
     return this.shared.name
   }
 
-  /** The operand of its layers that this parameter is: 'a', 'router' or 'b'. */
+  /** The operand of its layers that this parameter is. LoRA has no router. */
   get kind(): ParameterShape['kind'] {
     return this.shared.kind
   }
@@ -57,7 +57,7 @@ export class Parameter {
   }
 
   /**
-   * The value: a [r, d_in], router [E, r] or b [E*r, d_out].
+   * The value. Lily: a [r, d_in], router [E, r] or b [E*r, d_out]; LoRA: a [r, d_in] or b [d_out, r].
    *
    * @throws LilyError ERR_LILY_DISPOSED
    */

@@ -7,9 +7,9 @@ import type { Operand } from '../memory/operand.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { allocateForward, allocateGradients, type BackwardCall, type ForwardCall } from './allocate.js'
-import type { GradientOf } from './backward.js'
-import { checkGradients, checkPlaces, checkY } from './check.js'
+import { allocateForward, type BackwardCall, type ForwardCall } from './allocate.js'
+import { type GradientOf, prepareBackward } from './backward.js'
+import { checkPlaces, checkY } from './check.js'
 import type { SavedOf } from './forward.js'
 import { type Precision, Problem } from './problem.js'
 import {
@@ -148,7 +148,7 @@ export function loraBackward<O extends LoraBackwardOptions = object>(
   saved: LoraSaved,
   options?: O,
 ): LoraGradients<O> {
-  return runBackward(prepareBackward(operands, saved, options)) as LoraGradients<O>
+  return runBackward(prepareGradients(operands, saved, options)) as LoraGradients<O>
 }
 
 /**
@@ -161,12 +161,16 @@ export async function loraBackwardAsync<O extends LoraBackwardOptions = object>(
   saved: LoraSaved,
   options?: O,
 ): Promise<LoraGradients<O>> {
-  return (await runBackwardAsync(prepareBackward(operands, saved, options))) as LoraGradients<O>
+  return (await runBackwardAsync(prepareGradients(operands, saved, options))) as LoraGradients<O>
 }
 
 function prepare(operands: LoraForwardOperands, options: LoraForwardOptions = {}): ForwardCall {
   const inputs = readForwardInputs(operands, FORWARD_OPERANDS)
-  const settings = readForwardSettings(options, FORWARD_OPTIONS)
+  return prepareLoraForward(inputs, readForwardSettings(options, FORWARD_OPTIONS))
+}
+
+/** Like `prepareForward` of Lily: the phases of a call between reading and running. */
+export function prepareLoraForward(inputs: ForwardInputs, settings: ForwardSettings): ForwardCall {
   checkPlaces(inputs, settings)
   const problem = loraProblem(inputs, settings)
   checkY(problem, inputs.y, settings)
@@ -201,14 +205,12 @@ function loraProblem({ x, a, b }: ForwardInputs, { precision, scaling }: Forward
   })
 }
 
-function prepareBackward(
+function prepareGradients(
   operands: LoraBackwardOperands,
   saved: LoraSaved,
   options: LoraBackwardOptions = {},
 ): BackwardCall {
   const inputs = readBackwardInputs(operands, BACKWARD_OPERANDS)
   const settings = readBackwardSettings(options, BACKWARD_OPTIONS, NEEDS)
-  const state = readSaved('saved', saved, 'loraForward')
-  checkGradients(state, inputs, settings)
-  return allocateGradients(state, inputs, settings)
+  return prepareBackward(readSaved('saved', saved, 'loraForward'), inputs, settings)
 }
