@@ -58,6 +58,7 @@ const both = [
   'model/adapters',
   'model/calibrate',
   'model/layers',
+  'model/lora',
   'model/merge',
   'model/training',
   'modes',
