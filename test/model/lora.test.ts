@@ -52,7 +52,7 @@ describe.each(Object.entries(index.cases))("PEFT's formula in PyTorch: %s", (nam
   const limit = dtype === 'bfloat16' ? 2 ** -7 : 2e-6
   const load = async () => moved(await LoraModel.fromPretrained(join(fixtures, name)))
 
-  it('gives the layers their ranks and scalings', async () => {
+  it('gives each layer its rank and scaling', async () => {
     const model = await load()
     expect(model.dtype).toBe(dtype)
     expect([...model.layers.keys()].sort()).toEqual(Object.keys(layers).sort())
