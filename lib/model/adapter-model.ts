@@ -13,6 +13,7 @@ import type { StackSizes } from '../operations/launch.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { AdapterLayer } from './adapter-layer.js'
+import { initialValues } from './initial.js'
 import { type LayerShape, readLayers } from './layer-shape.js'
 import type { Layout, ParameterShape } from './layout.js'
 import { Parameter } from './parameter.js'
@@ -48,15 +49,24 @@ export interface AdapterModelParts<C> {
 
 const OPTIONS: Known = new Set<keyof AdapterModelOptions>(['layers', 'config', 'seed', 'dtype'])
 
-/** Reads the options of `create`. */
-export function readModelOptions<C>(options: unknown, readConfig: (config: unknown) => C) {
+/**
+ * Reads the options of `create`, and draws the initial values.
+ *
+ * @param drawsB whether B is random too
+ */
+export function initialParts<C>(
+  options: unknown,
+  readConfig: (config: unknown) => C,
+  layOut: (layers: readonly LayerShape[], config: C) => Layout,
+  drawsB: (config: C) => boolean,
+): AdapterModelParts<C> {
   checkKeys('options', options, OPTIONS)
-  return {
-    config: readConfig(get('options', options, 'config')),
-    layers: readLayers(get('options', options, 'layers')),
-    seed: readSeed(get('options', options, 'seed')),
-    dtype: readParameterDType(get('options', options, 'dtype')),
-  }
+  const config = readConfig(get('options', options, 'config'))
+  const layers = readLayers(get('options', options, 'layers'))
+  const seed = readSeed(get('options', options, 'seed'))
+  const dtype = readParameterDType(get('options', options, 'dtype'))
+  const { parameters } = layOut(layers, config)
+  return { config, layers, values: initialValues(parameters.values(), seed, dtype, drawsB(config)) }
 }
 
 /** Checks that all parameters have one type. */

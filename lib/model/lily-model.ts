@@ -9,11 +9,10 @@ import {
   type AdapterModelParts,
   checkOneDType,
   createParameters,
-  readModelOptions,
+  initialParts,
 } from './adapter-model.js'
 import { calibrate, type Calibration, type CalibrationOptions, type CalibrationSamples } from './calibrate.js'
 import { type FrozenWeights, readFrozenWeights } from './freeze.js'
-import { initialValues } from './initial.js'
 import { type LilyConfig, type LilyConfigOptions, readConfig } from './lily-config.js'
 import { LilyLayer } from './lily-layer.js'
 import { exportLora, type LoraAdapter } from './lora-export.js'
@@ -88,12 +87,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DTYPE, ERR_LILY_OUT_OF_MEMORY
    */
   static create(options: LilyModelOptions): LilyModel {
-    const { config, layers, seed, dtype } = readModelOptions(options, readConfig)
-    const { parameters } = shareLayers(layers, config)
-    return new LilyModel(config, {
-      layers,
-      values: initialValues(parameters.values(), seed, dtype, !config.initWeights),
-    })
+    return LilyModel.fromParts(initialParts(options, readConfig, shareLayers, ({ initWeights }) => !initWeights))
   }
 
   /**

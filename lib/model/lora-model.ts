@@ -9,9 +9,8 @@ import {
   type AdapterModelParts,
   checkOneDType,
   createParameters,
-  readModelOptions,
+  initialParts,
 } from './adapter-model.js'
-import { initialValues } from './initial.js'
 import { type LoraConfig, type LoraConfigOptions, readLoraConfig } from './lora-config.js'
 import { LoraLayer } from './lora-layer.js'
 import { layOutLora } from './lora-layout.js'
@@ -67,12 +66,8 @@ export class LoraModel extends AdapterModel<LoraLayer> {
    * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DTYPE, ERR_LILY_OUT_OF_MEMORY
    */
   static create(options: LoraModelOptions): LoraModel {
-    const { config, layers, seed, dtype } = readModelOptions(options, readLoraConfig)
-    const { parameters } = layOutLora(layers, config)
-    return new LoraModel(config, {
-      layers,
-      values: initialValues(parameters.values(), seed, dtype, !config.initLoraWeights),
-    })
+    const drawsB = ({ initLoraWeights }: LoraConfig) => !initLoraWeights
+    return LoraModel.fromParts(initialParts(options, readLoraConfig, layOutLora, drawsB))
   }
 
   /**
