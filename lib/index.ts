@@ -11,9 +11,10 @@ export {
   type LayerAnalysis,
   type TargetAnalysis,
 } from './analysis/analyse.js'
+export type { LoraAnalysis, LoraLayerAnalysis } from './analysis/analyse-lora.js'
 export type { ExpertAnalysis } from './analysis/experts.js'
 export type { RouterAnalysis } from './analysis/routers.js'
-export type { UpdateAnalysis } from './analysis/updates.js'
+export type { SingularValueAnalysis, UpdateAnalysis } from './analysis/updates.js'
 export { backends, type BackendInfo, type BackendName, type DeviceInfo } from './memory/backends.js'
 export {
   lilyBackward,

@@ -53,13 +53,21 @@ export async function readAdapterConfig<C extends Targets>(
   method: PeftMethod<C>,
   path: string,
 ): Promise<AdapterConfig<C>> {
-  const text = await readText(path, 'the configuration')
-  const fields = parseJson(path, 'the configuration', text, MAX_DEPTH)
-  if (!isObject(fields)) {
-    throw checkpointError(path, 'expected a JSON object, got another JSON value; save the adapter with PEFT again')
-  }
+  const { text, fields } = await readFields(path)
   checkFields(method, path, fields)
   return { config: toConfig(method, path, fields), text, fields }
+}
+
+/** The field peft_type of an adapter_config.json. */
+export async function readType(path: string): Promise<unknown> {
+  return (await readFields(path)).fields.peft_type
+}
+
+async function readFields(path: string): Promise<Pick<AdapterConfig, 'text' | 'fields'>> {
+  const text = await readText(path, 'the configuration')
+  const fields = parseJson(path, 'the configuration', text, MAX_DEPTH)
+  if (isObject(fields)) return { text, fields }
+  throw checkpointError(path, 'expected a JSON object, got another JSON value; save the adapter with PEFT again')
 }
 
 /** Rejects unknown fields, which may affect what the adapter computes, unless they are null or false. */

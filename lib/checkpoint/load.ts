@@ -7,7 +7,7 @@ import type { LayerShape } from '../model/layer-shape.js'
 import type { Layout } from '../model/layout.js'
 import type { Targets } from '../model/targets.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { type AdapterConfig, readAdapterConfig } from './adapter-config.js'
+import { type AdapterConfig, readAdapterConfig, readType } from './adapter-config.js'
 import { compactLayers } from './compact.js'
 import { checkpointError, fileSystemError, quote } from './errors.js'
 import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE } from './files.js'
@@ -83,27 +83,46 @@ interface OpenFolder<C> extends AdapterConfig<C> {
   readonly frozenFile: { readonly path: string; readonly text: string } | null
 }
 
-/**
- * Opens the files of one save: no save completes while they are opened, and a save that was interrupted is read as it will
- * be completed. The files stay those of that save after another one has replaced them.
- */
+/** Opens the files of one save. They stay those of that save after another one has replaced them. */
 async function openFolder<C extends Targets>(method: PeftMethod<C>, folder: string): Promise<OpenFolder<C>> {
+  return withFiles(folder, async (find) => {
+    const config = await readAdapterConfig(method, (await find(CONFIG_FILE)) ?? join(folder, CONFIG_FILE))
+    const ofSharing = method.isShared ? [COMPACT_FILE, FROZEN_FILE] : []
+    const [peft, compact = null, frozen = null] = await Promise.all([PEFT_FILE, ...ofSharing].map(find))
+    if (peft !== null && compact !== null) {
+      throw checkpointError(folder, `expected ${PEFT_FILE} or ${COMPACT_FILE}, got both; remove the older one`)
+    }
+    const frozenFile = frozen === null ? null : { path: frozen, text: await readText(frozen, 'the file') }
+    const file = await SafetensorsFile.open(compact ?? peft ?? join(folder, PEFT_FILE))
+    return { ...config, file, frozenFile }
+  })
+}
+
+/** The field peft_type of the adapter in a folder; undefined if there is no configuration that can be read. */
+export async function readPeftType(folder: string): Promise<unknown> {
+  return withFiles(folder, async (find) => {
+    const path = await find(CONFIG_FILE)
+    return path === null ? undefined : readType(path)
+  })
+}
+
+/**
+ * Uses the files of one save: no save completes meanwhile, and a save that was interrupted is read as it will be
+ * completed.
+ *
+ * @param use is given a function from a file's name to its path, null if there is no such file
+ */
+async function withFiles<T>(
+  folder: string,
+  use: (find: (name: string) => Promise<string | null>) => Promise<T>,
+): Promise<T> {
   try {
     return await withFolderLock(folder, 'shared', async () => {
       const journal = await readJournal(folder)
-      const find = async (name: string) => {
+      return use(async (name) => {
         const path = await committedPath(folder, journal, name)
         return path !== null && (await stat(path).catch(() => null)) !== null ? path : null
-      }
-      const config = await readAdapterConfig(method, (await find(CONFIG_FILE)) ?? join(folder, CONFIG_FILE))
-      const ofSharing = method.isShared ? [COMPACT_FILE, FROZEN_FILE] : []
-      const [peft, compact = null, frozen = null] = await Promise.all([PEFT_FILE, ...ofSharing].map(find))
-      if (peft !== null && compact !== null) {
-        throw checkpointError(folder, `expected ${PEFT_FILE} or ${COMPACT_FILE}, got both; remove the older one`)
-      }
-      const frozenFile = frozen === null ? null : { path: frozen, text: await readText(frozen, 'the file') }
-      const file = await SafetensorsFile.open(compact ?? peft ?? join(folder, PEFT_FILE))
-      return { ...config, file, frozenFile }
+      })
     })
   } catch (cause) {
     throw fileSystemError(folder, 'cannot be read', cause)
