@@ -6,8 +6,14 @@ import { compilePattern, PatternWork } from './pattern.js'
 /** A value for the layers whose names end with a match of its pattern, by pattern. */
 export type PatternValues = Readonly<Record<string, number>>
 
-/** Limit of the time that compiling takes, without the patterns that are plain names. */
-const MAX_EXPRESSIONS = 128
+/** Limit of the characters of all patterns of a field but plain names: compiling takes time. */
+const MAX_EXPRESSIONS = 20_000
+
+/** Limit of the patterns of a field: as many as an adapter's file can have layers. */
+const MAX_PATTERNS = 2 ** 17
+
+/** What trying a plain name costs beside its comparison, in comparisons of characters. */
+const TRY = 16
 
 /** A plain name, as PEFT writes for each layer. Dots are the only characters with a meaning in an expression. */
 const PLAIN = /^[\w.-]+$/
@@ -27,7 +33,11 @@ export function readPatternValues(
   if (typeof given !== 'object') {
     fail('ERR_LILY_ARGUMENT', field, `expected numbers by patterns of names, got ${describe(given)}`)
   }
-  const entries = entriesOf(field, given as PatternValues).map(([pattern, value]): [string, number] => {
+  const pairs = entriesOf(field, given as PatternValues)
+  if (pairs.length > MAX_PATTERNS) {
+    fail('ERR_LILY_ARGUMENT', field, `expected at most ${MAX_PATTERNS} patterns, got ${pairs.length}`)
+  }
+  const entries = pairs.map(([pattern, value]): [string, number] => {
     if (pattern === '') fail('ERR_LILY_ARGUMENT', field, 'expected patterns of names, got an empty one; remove it')
     return [pattern, check(`${field}['${pattern}']`, value)]
   })
@@ -56,8 +66,13 @@ export function valueByName(values: PatternValues, argument: string): (name: str
   let expressions = 0
   const entries = Object.entries(values).map(([pattern, value]) => {
     if (PLAIN.test(pattern)) return { value, matches: (name: string) => isEnd(pattern, name, work) }
-    if (++expressions > MAX_EXPRESSIONS) {
-      fail('ERR_LILY_ARGUMENT', argument, `expected at most ${MAX_EXPRESSIONS} regular expressions, got more`)
+    expressions += pattern.length
+    if (expressions > MAX_EXPRESSIONS) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        argument,
+        `expected regular expressions of at most ${MAX_EXPRESSIONS} characters together, got more; use names`,
+      )
     }
     const compiled = compilePattern(pattern, argument, '(?:.*\\.)?(?:', ')', work)
     return { value, matches: (name: string) => compiled.fullMatch(name) }
@@ -72,6 +87,6 @@ function isEnd(pattern: string, name: string, work: PatternWork): boolean {
   if (start === 0 || name[start - 1] === '.') {
     while (i > 0 && (pattern[i - 1] === '.' || pattern[i - 1] === name[start + i - 1])) i--
   }
-  work.add(1 + pattern.length - i, pattern)
+  work.add(TRY + pattern.length - i, pattern)
   return i === 0
 }

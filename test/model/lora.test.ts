@@ -356,8 +356,10 @@ describe('patterns of ranks', () => {
     await expectRefused('ERR_LILY_ARGUMENT', 'rankPattern: the pattern', () =>
       LoraModel.create({ layers, config: { r: 1, rankPattern } }),
     )
-    const many = Object.fromEntries(Array.from({ length: 129 }, (_, i) => [`q+${i}`, 2]))
-    await expectRefused('ERR_LILY_ARGUMENT', 'at most 128', () => rankOf('q', many))
+    const most = Object.fromEntries(Array.from({ length: 2 ** 17 + 1 }, (_, i) => [`q${i}`, 2]))
+    await expectRefused('ERR_LILY_ARGUMENT', 'at most 131072', () => rankOf('q', most))
+    const many = Object.fromEntries(Array.from({ length: 30 }, (_, i) => [`q+${'x'.repeat(700)}${i}`, 2]))
+    await expectRefused('ERR_LILY_ARGUMENT', '20000 characters together', () => rankOf('q', many))
   })
 })
 
