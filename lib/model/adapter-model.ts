@@ -173,7 +173,7 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   }
 
   /**
-   * Sets all gradients to zero, in place.
+   * Sets all gradients to zero, in place, those of parameters that are not trainable included.
    *
    * @throws LilyError ERR_LILY_DISPOSED, or ERR_LILY_ARGUMENT for a gradient whose memory was transferred: all gradients
    *   are unchanged; ERR_LILY_CUDA
