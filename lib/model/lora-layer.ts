@@ -3,10 +3,10 @@ import { fail } from '../base/errors.js'
 import type { Known } from '../base/options.js'
 import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
-import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
+import { allocateForward, type BackwardCall, type ForwardCall } from '../operations/allocate.js'
 import { type GradientOf, prepareBackward } from '../operations/backward.js'
 import type { SavedOf } from '../operations/forward.js'
-import { loraForward, prepareLoraForward } from '../operations/lora.js'
+import { checkLoraForward, LORA_FORWARD_OPTIONS, LORA_NEEDS, loraForward } from '../operations/lora.js'
 import type { ForwardSettings } from '../operations/read.js'
 import { runForward } from '../operations/run.js'
 import { type LoraSaved, readSaved, type Saved } from '../operations/saved.js'
@@ -35,9 +35,9 @@ export interface LoraLayerResult<O> {
   readonly saved: SavedOf<O, LoraSaved>
 }
 
-const OPTIONS: Known = new Set<keyof AdapterForwardOptions>(['precision', 'save', 'accumulate', 'stream'])
+// The layer has the scaling.
+const OPTIONS: Known = new Set([...LORA_FORWARD_OPTIONS].filter((name) => name !== 'scaling'))
 const BACKWARD_OPTIONS: Known = new Set<keyof AdapterBackwardOptions>(['x', 'dx', 'needs', 'stream'])
-const NEEDS: Known = new Set<keyof NonNullable<AdapterBackwardOptions['needs']>>(['dx', 'da', 'db'])
 
 /** The LoRA adapter of one linear layer: y += scaling * (x A^T) B^T. */
 export class LoraLayer extends AdapterLayer {
@@ -78,7 +78,8 @@ export class LoraLayer extends AdapterLayer {
     this.checkNotMerged()
     checkNoRouting(settings)
     const inputs = { x, a: resolve('a', this.a.value), router: null, b: resolve('b', this.b.value), y }
-    return prepareLoraForward(inputs, { ...settings, routing: 'batch', scaling: this.scaling })
+    const ofLora = { ...settings, routing: 'batch', scaling: this.scaling } as const
+    return allocateForward(checkLoraForward(inputs, ofLora), y, ofLora)
   }
 
   /**
@@ -96,7 +97,7 @@ export class LoraLayer extends AdapterLayer {
     saved: LoraSaved,
     options?: O,
   ): GradientOf<O, 'dx'> {
-    const call = this.prepareBackward(readLayerBackward(dy, options, BACKWARD_OPTIONS, NEEDS), saved)
+    const call = this.prepareBackward(readLayerBackward(dy, options, BACKWARD_OPTIONS, LORA_NEEDS), saved)
     return this.runBackward(call).dx as GradientOf<O, 'dx'>
   }
 

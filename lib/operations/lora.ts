@@ -7,9 +7,9 @@ import type { Operand } from '../memory/operand.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { allocateForward, type BackwardCall, type ForwardCall } from './allocate.js'
-import { type GradientOf, prepareBackward } from './backward.js'
-import { checkPlaces, checkY } from './check.js'
+import { allocateForward, allocateGradients, type BackwardCall, type ForwardCall } from './allocate.js'
+import type { GradientOf } from './backward.js'
+import { checkGradients, checkPlaces, checkY } from './check.js'
 import type { SavedOf } from './forward.js'
 import { type Precision, Problem } from './problem.js'
 import {
@@ -101,10 +101,10 @@ export interface LoraGradients<O> {
 }
 
 const FORWARD_OPERANDS: Known = new Set(['x', 'a', 'b', 'y'])
-const FORWARD_OPTIONS: Known = new Set(['scaling', 'precision', 'save', 'accumulate', 'stream'])
+export const LORA_FORWARD_OPTIONS: Known = new Set(['scaling', 'precision', 'save', 'accumulate', 'stream'])
 const BACKWARD_OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'db'])
-const BACKWARD_OPTIONS: Known = new Set(['needs', 'accumulate', 'stream'])
-const NEEDS: Known = new Set(['dx', 'da', 'db'])
+export const LORA_BACKWARD_OPTIONS: Known = new Set(['needs', 'accumulate', 'stream'])
+export const LORA_NEEDS: Known = new Set(['dx', 'da', 'db'])
 const NONE: readonly Operand[] = []
 
 /**
@@ -148,7 +148,7 @@ export function loraBackward<O extends LoraBackwardOptions = object>(
   saved: LoraSaved,
   options?: O,
 ): LoraGradients<O> {
-  return runBackward(prepareGradients(operands, saved, options)) as LoraGradients<O>
+  return runBackward(prepareBackward(operands, saved, options)) as LoraGradients<O>
 }
 
 /**
@@ -161,20 +161,21 @@ export async function loraBackwardAsync<O extends LoraBackwardOptions = object>(
   saved: LoraSaved,
   options?: O,
 ): Promise<LoraGradients<O>> {
-  return (await runBackwardAsync(prepareGradients(operands, saved, options))) as LoraGradients<O>
+  return (await runBackwardAsync(prepareBackward(operands, saved, options))) as LoraGradients<O>
 }
 
 function prepare(operands: LoraForwardOperands, options: LoraForwardOptions = {}): ForwardCall {
   const inputs = readForwardInputs(operands, FORWARD_OPERANDS)
-  return prepareLoraForward(inputs, readForwardSettings(options, FORWARD_OPTIONS))
+  const settings = readForwardSettings(options, LORA_FORWARD_OPTIONS)
+  return allocateForward(checkLoraForward(inputs, settings), inputs.y, settings)
 }
 
-/** Like `prepareForward` of Lily: the phases of a call between reading and running. */
-export function prepareLoraForward(inputs: ForwardInputs, settings: ForwardSettings): ForwardCall {
+/** The second phase of a call: if it throws, nothing has been allocated or written. */
+export function checkLoraForward(inputs: ForwardInputs, settings: ForwardSettings): Problem {
   checkPlaces(inputs, settings)
   const problem = loraProblem(inputs, settings)
   checkY(problem, inputs.y, settings)
-  return allocateForward(problem, inputs.y, settings)
+  return problem
 }
 
 function loraProblem({ x, a, b }: ForwardInputs, { precision, scaling }: ForwardSettings): Problem {
@@ -205,12 +206,14 @@ function loraProblem({ x, a, b }: ForwardInputs, { precision, scaling }: Forward
   })
 }
 
-function prepareGradients(
+function prepareBackward(
   operands: LoraBackwardOperands,
   saved: LoraSaved,
   options: LoraBackwardOptions = {},
 ): BackwardCall {
   const inputs = readBackwardInputs(operands, BACKWARD_OPERANDS)
-  const settings = readBackwardSettings(options, BACKWARD_OPTIONS, NEEDS)
-  return prepareBackward(readSaved('saved', saved, 'loraForward'), inputs, settings)
+  const settings = readBackwardSettings(options, LORA_BACKWARD_OPTIONS, LORA_NEEDS)
+  const state = readSaved('saved', saved, 'loraForward')
+  checkGradients(state, inputs, settings)
+  return allocateGradients(state, inputs, settings)
 }
