@@ -62,6 +62,7 @@ const both = [
   'model/adapters',
   'model/calibrate',
   'model/layers',
+  'model/lora',
   'model/merge',
   'model/training',
   'modes',

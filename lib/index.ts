@@ -11,9 +11,10 @@ export {
   type LayerAnalysis,
   type TargetAnalysis,
 } from './analysis/analyse.js'
+export type { LoraAnalysis, LoraLayerAnalysis } from './analysis/analyse-lora.js'
 export type { ExpertAnalysis } from './analysis/experts.js'
 export type { RouterAnalysis } from './analysis/routers.js'
-export type { UpdateAnalysis } from './analysis/updates.js'
+export type { SingularValueAnalysis, UpdateAnalysis } from './analysis/updates.js'
 export { backends, type BackendInfo, type BackendName, type DeviceInfo } from './memory/backends.js'
 export {
   lilyBackward,
@@ -91,15 +92,28 @@ export {
   type RankForLora,
   type RanksForLora,
 } from './model/accounting.js'
+export type {
+  AdapterBackwardOptions,
+  AdapterForwardOptions,
+  AdapterForwardResult,
+  AdapterLayer,
+  AdapterSaved,
+} from './model/adapter-layer.js'
+export type { AdapterModel, AdapterModelClass, AdapterModelOptions } from './model/adapter-model.js'
 export { LilyAdapters, type AdaptersLayer, type AdaptersSaved } from './model/adapters.js'
 export type { Calibration, CalibrationOptions, CalibrationSamples, LayerCalibration } from './model/calibrate.js'
-export type { LilyConfig, LilyConfigOptions } from './model/config.js'
+export type { LilyConfig, LilyConfigOptions } from './model/lily-config.js'
 export type { FrozenWeights } from './model/freeze.js'
-export type { LayerBackwardOptions, LayerForwardOptions, LayerForwardResult, LilyLayer } from './model/layer.js'
+export type { LayerBackwardOptions, LayerForwardOptions, LayerForwardResult, LilyLayer } from './model/lily-layer.js'
 export type { LoraAdapter, LoraMatrices } from './model/lora-export.js'
-export { LilyModel, type LilyModelOptions } from './model/model.js'
+export { LilyModel, type LilyModelOptions } from './model/lily-model.js'
+export type { LoraConfig, LoraConfigOptions } from './model/lora-config.js'
+export type { LoraLayer, LoraLayerResult } from './model/lora-layer.js'
+export { LoraModel, type LoraModelOptions } from './model/lora-model.js'
 export type { Parameter } from './model/parameter.js'
-export type { LayerShape } from './model/sharing.js'
+export type { PatternValues } from './model/pattern-values.js'
+export type { TargetOptions } from './model/targets.js'
+export type { LayerShape } from './model/layer-shape.js'
 export type { Device } from './memory/device.js'
 export { AdamW, type AdamWState, type AdamWStepOptions } from './optimiser/adamw.js'
 export type { AdamWGroup, AdamWOptions } from './optimiser/options.js'

@@ -33,6 +33,7 @@ import {
   loraLinearBackwardAsync,
   loraLinearForward,
   loraLinearForwardAsync,
+  LoraModel,
   packLinear,
   rankForLora,
   SafetensorsFile,
@@ -418,15 +419,30 @@ const adapters = () => {
   const set = new LilyAdapters().addAdapter('one', model()).addAdapter('two', model())
   return set.setAdapter(['one', 'two'])
 }
+const loraConfig = { r: rank, initLoraWeights: false }
+const lora = () => LoraModel.create({ layers: layerShapes, config: loraConfig, seed: 1 })
+const targetFields = {
+  targetModules: { valid: ['undefined', 'null'] },
+  excludeModules: { valid: ['undefined', 'null', 'x'] },
+  layersToTransform: { argument: /layersToTransform|targetModules/, valid: ['undefined', 'null'] },
+  layersPattern: { valid: ['undefined', 'null'] },
+} as const
+const loraConfigFields = {
+  r: { valid: ['undefined', '5'] },
+  loraAlpha: { valid: ['undefined', '5'] },
+  useRslora: flag,
+  rankPattern: { valid: ['undefined', 'null', '{}', 'map'] },
+  alphaPattern: { valid: ['undefined', 'null', '{}', 'map'] },
+  fanInFanOut: flag,
+  ...targetFields,
+  initLoraWeights: flag,
+} as const
 const configFields = {
   r: { valid: ['undefined', '5'] },
   strideA: { valid: ['undefined', '5'] },
   numB: { valid: ['undefined', '5'] },
   scaling: { valid: ['undefined', '5'] },
-  targetModules: { valid: ['undefined', 'null'] },
-  excludeModules: { valid: ['undefined', 'null', 'x'] },
-  layersToTransform: { argument: /layersToTransform|targetModules/, valid: ['undefined', 'null'] },
-  layersPattern: { valid: ['undefined', 'null'] },
+  ...targetFields,
   initWeights: flag,
 } as const
 const layerFields = {
@@ -436,7 +452,10 @@ const layerFields = {
 } as const
 
 /** The rows of forward and backward of a layer, of a model or of adapters. */
-function layerRows(of: () => { layer: Layer; saved: () => object }, isAdapters: boolean): Record<string, Row> {
+function layerRows(
+  of: () => { layer: Layer; saved: () => object },
+  { isAdapters = false, isLora = false } = {},
+): Record<string, Row> {
   const given = () => ({ x: smallOperands().x, y: y() })
   const dy = () => smallOperands().dy
   const dx = () => filled(1, tokens, dIn)
@@ -460,7 +479,7 @@ function layerRows(of: () => { layer: Layer; saved: () => object }, isAdapters: 
         return of().layer.forward(x, out, options)
       },
     },
-    ...fields({}, { ...lilyOptions, scaling: { valid: [] } }, (options, outputs) => {
+    ...fields({}, { ...(isLora ? forwardOptions : lilyOptions), scaling: { valid: [] } }, (options, outputs) => {
       const { x, y: out } = given()
       written(outputs, out)
       return of().layer.forward(x, out, options)
@@ -494,7 +513,7 @@ function layerRows(of: () => { layer: Layer; saved: () => object }, isAdapters: 
       Object.entries(
         fields(
           {},
-          { dx: required, needs: { valid: EMPTY }, deferB: flag, stream: optional },
+          { dx: required, needs: { valid: EMPTY }, ...(isLora ? {} : { deferB: flag }), stream: optional },
           (options: object, outputs) => {
             const { layer, saved } = of()
             const out = dx()
@@ -513,6 +532,10 @@ interface Layer {
 
 const plainLayer = () => {
   const layer = model().layer('q') as unknown as Layer
+  return { layer, saved: () => layer.forward(smallOperands().x, y()).saved }
+}
+const loraLayer = () => {
+  const layer = lora().layer('q') as unknown as Layer
   return { layer, saved: () => layer.forward(smallOperands().x, y()).saved }
 }
 const adaptersLayer = () => {
@@ -568,9 +591,48 @@ const models: Record<string, Record<string, Row>> = {
     'unmerge name': { argument: /name/, call: (name) => merged().unmerge(name, filled(1, dOut, dIn)) },
     'unmerge weight': { argument: /weight/, call: (weight) => merged().unmerge('q', weight) },
   },
-  LilyLayer: layerRows(plainLayer, false),
+  LilyLayer: layerRows(plainLayer),
+  'LoraModel.create': {
+    options: { argument: /options|config/, call: (value) => LoraModel.create(value) },
+    ...fields(
+      { layers: layerShapes, config: loraConfig },
+      { layers: {}, config: { valid: ['{}', 'map'] }, seed: { valid: ['undefined', '5'] }, dtype: optional },
+      (options) => LoraModel.create(options),
+    ),
+  },
+  'LoraModel.create config': {
+    ...fields(loraConfig, loraConfigFields, (changed) => LoraModel.create({ layers: layerShapes, config: changed })),
+    'a rank': {
+      argument: /rankPattern/,
+      valid: ['5'],
+      call: (q) => LoraModel.create({ layers: layerShapes, config: { rankPattern: { q } } }),
+    },
+    'an alpha': {
+      argument: /alphaPattern/,
+      valid: ['5'],
+      call: (q) => LoraModel.create({ layers: layerShapes, config: { alphaPattern: { q } } }),
+    },
+  },
+  LoraModel: {
+    layer: { argument: /name/, call: (name) => lora().layer(name) },
+    to: { ...anyDevice, call: (value) => lora().to(value) },
+    'merge name': {
+      argument: /name/,
+      call: (name, outputs) => {
+        const weight = filled(1, dOut, dIn)
+        written(outputs, weight)
+        lora().merge(name, weight)
+      },
+    },
+    'merge weight': { argument: /weight/, call: (weight) => lora().merge('q', weight) },
+  },
+  LoraLayer: layerRows(loraLayer, { isLora: true }),
   LilyAdapters: {
     'addAdapter name': { argument: /name/, valid: ['x'], call: (name) => new LilyAdapters().addAdapter(name, model()) },
+    'addAdapter of LoRA': {
+      argument: /model/,
+      call: (value) => new LilyAdapters<LoraModel>().addAdapter('l', lora()).addAdapter('x', value),
+    },
     'addAdapter model': { argument: /model/, call: (value) => new LilyAdapters().addAdapter('x', value) },
     setAdapter: { argument: /name/, valid: ['[]'], call: (names) => adapters().setAdapter(names) },
     'setAdapter a name': { argument: /name/, call: (name) => adapters().setAdapter(['one', name]) },
@@ -578,7 +640,7 @@ const models: Record<string, Record<string, Row>> = {
     layer: { argument: /name/, call: (name) => adapters().layer(name) },
     to: { ...anyDevice, call: (value) => adapters().to(value) },
   },
-  'a layer of LilyAdapters': layerRows(adaptersLayer, true),
+  'a layer of LilyAdapters': layerRows(adaptersLayer, { isAdapters: true }),
   accountFor: {
     layers: { argument: /layers/, call: (layers) => accountFor(layers, config) },
     'layers[0]': { argument: /layers\[0\]/, call: (layer) => accountFor([layer], config) },
@@ -692,6 +754,12 @@ const saved = async () => {
   await model().savePretrained(path)
   return path
 }
+const savedLora = async () => {
+  const path = join(folder, 'lora')
+  await lora().savePretrained(path)
+  return path
+}
+const loraTarget = () => join(folder, 'lora-target')
 /** 'x' is a path that exists nowhere; calls that write are not given it. */
 const reads = { argument: /folder|path|\bx\b/ }
 const writes = { argument: /folder|path/, without: ['x'] as const }
@@ -728,6 +796,19 @@ const files: Record<string, Record<string, Row>> = {
       argument: /head\.w/,
       call: (w) => model().savePretrained(target(), { modulesToSave: { head: { w } } }),
     },
+  },
+  'LoraModel.fromPretrained': {
+    folder: { ...reads, call: (path) => LoraModel.fromPretrained(path) },
+    options: {
+      argument: /options/,
+      valid: EMPTY,
+      call: async (options) => LoraModel.fromPretrained(await savedLora(), options),
+    },
+  },
+  'LoraModel.savePretrained': {
+    folder: { ...writes, call: (path) => lora().savePretrained(path) },
+    options: { argument: /options/, valid: EMPTY, call: (options) => lora().savePretrained(loraTarget(), options) },
+    format: { argument: /format/, ...optional, call: (format) => lora().savePretrained(loraTarget(), { format }) },
   },
   'LilyModel.saveLora': { folder: { ...writes, call: (path) => frozen().saveLora(path) } },
   SafetensorsFile: {

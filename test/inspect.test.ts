@@ -5,12 +5,15 @@ import { join } from 'node:path'
 import { parseHTML } from 'linkedom'
 import { describe, expect, test } from 'vitest'
 import type { Inspection } from '../cli/inspect/inspection.js'
+import type { LoraInspection } from '../cli/inspect/lora-inspection.js'
 import { packageRoot } from '../lib/binding/root.js'
 import { replaceWithTensors, type TensorSource } from '../lib/checkpoint/safetensors-write.js'
-import { LilyModel, tensor, type Tensor, writeSafetensors } from '../lib/index.js'
+import { analyse, LilyModel, LoraModel, tensor, type Tensor, writeSafetensors } from '../lib/index.js'
 import { bytesOf, GOLDEN, newFolder, withFields } from './support/checkpoint.js'
 import { runCli } from './support/cli.js'
 import { gaussian, randomFrom } from './support/random.js'
+
+const LORA_FOLDER = join(packageRoot, 'test/fixtures/lora/patterns')
 
 /** The subset of the DOM that the tests use. */
 interface Page {
@@ -245,6 +248,24 @@ describe('inspect', () => {
     expect(document.querySelector('.alert')!.textContent).toContain('No samples')
   })
 
+  test('a LoRA adapter: a table, JSON and a page with its updates', async () => {
+    const folder = newFolder()
+    const [json, html] = ['all.json', 'all.html'].map((name) => join(folder, name))
+    const { code, stdout, stderr } = await runCli(['inspect', LORA_FOLDER, '--json', json, '--html', html])
+    expect(code, stderr).toBe(0)
+    expect(stdout).toContain('LoRA, r 2, alpha 8; 6 layers, 529 parameters')
+    expect(stdout).toContain('down_proj: 2 layers of 17 to 12')
+    // Layer, rank, scaling, norm, largest singular value, effective rank.
+    expect(stdout.match(/^[01] +\d( +\d+(\.\d+)?){4}$/gm)).toHaveLength(6)
+
+    const { analysis } = JSON.parse(readFileSync(json, 'utf8')) as LoraInspection
+    expect(analysis).toEqual(await analyse(await LoraModel.fromPretrained(LORA_FOLDER)))
+    const { document } = parseHTML(readFileSync(html, 'utf8')) as unknown as { document: Page }
+    expect(document.querySelectorAll('figure.chart svg')).toHaveLength(3 * 2)
+    expect(document.querySelector('h1')!.textContent).toBe('LoRA adapter')
+    expect(document.querySelector('header')!.textContent).toContain('r 2, alpha 8')
+  })
+
   test('--json with --no-html writes only JSON', async () => {
     const { code, stdout } = await runCli(['inspect', GOLDEN, '--json', '--no-html'])
     expect(code).toBe(0)
@@ -258,7 +279,8 @@ describe('inspect', () => {
     await writeSamples(samples, 5)
     const calls: [string[], string][] = [
       [[join(folder, 'none')], 'ERR_LILY_CHECKPOINT: '],
-      [[withFields({ peft_type: 'LORA' })], "expected peft_type 'LILY'"],
+      [[withFields({ peft_type: 'LOHA' })], "expected peft_type 'LILY'"],
+      [[LORA_FOLDER, '--samples', samples], '--samples are for the routers of Lily'],
       [[GOLDEN, '--samples', samples], 'ERR_LILY_SHAPE: '],
       [[], "missing required argument 'folder'"],
     ]

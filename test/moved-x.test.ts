@@ -7,6 +7,7 @@ import {
   lilyBackwardAsync,
   lilyForward,
   LilyModel,
+  LoraModel,
   loraBackward,
   loraBackwardAsync,
   loraForward,
@@ -78,6 +79,12 @@ describe('x is accepted again', () => {
     const expected = layer.backward(dy, layer.forward(x).saved)
     const forward = (x: object) => layer.forward(x as never).saved
     expect(moved(forward, (saved, x) => layer.backward(dy, saved, { x: x as never })).data).toEqual(expected.data)
+
+    const config = { r: 2, initLoraWeights: false }
+    const ofLora = LoraModel.create({ layers, config, seed: 1 }).layer('layers.0.q')
+    const { data } = ofLora.backward(dy, ofLora.forward(x).saved)
+    const forwardLora = (x: object) => ofLora.forward(x as never).saved
+    expect(moved(forwardLora, (saved, x) => ofLora.backward(dy, saved, { x: x as never })).data).toEqual(data)
 
     const adapters = new LilyAdapters().addAdapter('one', create()).layer('layers.0.q')
     const [y, dx] = [

@@ -1,6 +1,6 @@
 /** The charts of one target. */
 import * as Plot from '@observablehq/plot'
-import type { TargetAnalysis } from '../../lib/index.js'
+import type { SingularValueAnalysis, TargetAnalysis, UpdateAnalysis } from '../../lib/index.js'
 import type { Element } from '../report/document.js'
 import { figure, HEIGHT, labelled, plot } from '../report/chart.js'
 import { percent, threeDigits, twoDecimals } from '../report/format.js'
@@ -18,7 +18,26 @@ const heightOfRows = (rows: number): number => Math.max(HEIGHT, 60 + 15 * rows)
 /** The charts of the router require samples. */
 export function targetCharts(target: TargetAnalysis): Element[] {
   const routed = isRouted(target) ? [routerMap(target), entropies(target)] : []
-  return [...routed, effectiveRanks(target), spectra(target), cosines(target), norms(target)]
+  const { layers, loraRank } = target
+  const lora = { rank: loraRank, text: 'LoRA with as many parameters' }
+  return [...routed, effectiveRanks(layers, LILY, lora), spectra(layers, LILY, lora), cosines(target), norms(target)]
+}
+
+/** The charts of one target of LoRA. */
+export function loraCharts(layers: readonly UpdatedLayer[]): Element[] {
+  return [effectiveRanks(layers, LORA), spectra(layers, LORA)]
+}
+
+/** A layer, as far as the charts of updates show it. */
+interface UpdatedLayer {
+  readonly name: string
+  readonly update: SingularValueAnalysis & Partial<Pick<UpdateAnalysis, 'sharedWithLora'>>
+}
+
+/** A LoRA with which updates are compared. */
+interface ComparedLora {
+  readonly rank: number
+  readonly text: string
 }
 
 function routerMap({ layers }: TargetAnalysis): Element {
@@ -137,16 +156,17 @@ function entropies({ layers }: TargetAnalysis): Element {
   )
 }
 
-function effectiveRanks({ layers, loraRank }: TargetAnalysis): Element {
+function effectiveRanks(layers: readonly UpdatedLayer[], color: string, lora?: ComparedLora): Element {
   const labels = layerLabels(layers)
   const { marginLeft, y } = labelled(labels)
   const bars = layers.map(({ update }, l) => ({ layer: labels[l], rank: update.effectiveRank, ...update }))
   return figure(
     'Effective rank of the update',
-    `exp of the entropy of the singular values. LoRA with as many parameters has rank ${loraRank.toFixed(1)}.`,
+    'exp of the entropy of the singular values.' +
+      (lora === undefined ? '' : ` ${lora.text} has rank ${lora.rank.toFixed(1)}.`),
     legend('line', [
-      { text: 'Lily', color: LILY },
-      { text: 'maximum for LoRA', color: LORA },
+      { text: color === LORA ? 'LoRA' : 'Lily', color },
+      ...(lora === undefined ? [] : [{ text: 'maximum for LoRA', color: LORA }]),
     ]),
     plot('Effective rank of the update by layer', {
       height: heightOfRows(labels.length),
@@ -157,19 +177,19 @@ function effectiveRanks({ layers, loraRank }: TargetAnalysis): Element {
         Plot.barX(bars, {
           x: 'rank',
           y: 'layer',
-          fill: LILY,
+          fill: color,
           title: ({ layer, rank, norm, sharedWithLora }: (typeof bars)[number]) =>
-            `${layer}: effective rank ${rank.toFixed(1)}, norm ${threeDigits(norm)}, ` +
-            `${percent(sharedWithLora)} of its square within the rank of LoRA`,
+            `${layer}: effective rank ${rank.toFixed(1)}, norm ${threeDigits(norm)}` +
+            (sharedWithLora === undefined ? '' : `, ${percent(sharedWithLora)} of its square within the rank of LoRA`),
         }),
-        Plot.ruleX([loraRank], { stroke: LORA, strokeWidth: 2 }),
+        ...(lora === undefined ? [] : [Plot.ruleX([lora.rank], { stroke: LORA, strokeWidth: 2 })]),
         Plot.ruleX([0]),
       ],
     }),
   )
 }
 
-function spectra({ layers, loraRank }: TargetAnalysis): Element {
+function spectra(layers: readonly UpdatedLayer[], color: string, lora?: ComparedLora): Element {
   const labels = layerLabels(layers)
   const points = layers.flatMap(({ update: { singularValues, spectralNorm } }, l) =>
     singularValues.map((value, i) => ({
@@ -182,15 +202,15 @@ function spectra({ layers, loraRank }: TargetAnalysis): Element {
     'Singular values of the update',
     'One line per layer, relative to the largest value.',
     legend('line', [
-      { text: 'Lily', color: LILY },
-      { text: 'rank of LoRA with as many parameters', color: LORA },
+      { text: color === LORA ? 'LoRA' : 'Lily', color },
+      ...(lora === undefined ? [] : [{ text: `rank of ${lora.text}`, color: LORA }]),
     ]),
     plot('Singular values of the update', {
       x: { label: null, ticks: 6 },
       y: { domain: [0, 1], label: null, grid: true },
       marks: [
-        Plot.line(points, { x: 'i', y: 'share', z: 'layer', stroke: LILY, strokeOpacity: 0.5, strokeWidth: 1.2 }),
-        Plot.ruleX([loraRank], { stroke: LORA, strokeWidth: 2 }),
+        Plot.line(points, { x: 'i', y: 'share', z: 'layer', stroke: color, strokeOpacity: 0.5, strokeWidth: 1.2 }),
+        ...(lora === undefined ? [] : [Plot.ruleX([lora.rank], { stroke: LORA, strokeWidth: 2 })]),
         Plot.ruleY([0]),
       ],
     }),

@@ -5,7 +5,9 @@ import type { InspectOptions } from './options.js'
 /** @param version version of the package */
 export function inspectCommand(version: string): Command {
   return new Command('inspect')
-    .description('analyse the routers, experts and updates of an adapter saved by PEFT or savePretrained')
+    .description(
+      'analyse an adapter saved by PEFT or savePretrained: routers, experts and updates of Lily, or updates of LoRA',
+    )
     .argument('<folder>', 'folder that contains adapter_config.json and the tensors')
     .option(
       '--samples <file>',
@@ -17,7 +19,7 @@ export function inspectCommand(version: string): Command {
     .option('--no-html', 'do not write the page')
     .addHelpText(
       'after',
-      '\nWithout --samples, all experts have equal weights and the routers are not analysed.\n' +
+      '\nWithout --samples, all experts have equal weights and the routers are not analysed. LoRA has no routers.\n' +
         'The analysis of large ranks takes a while.\n' +
         'The exit code is 1 if an input cannot be read or an output cannot be written.',
     )

@@ -26,7 +26,7 @@ export const targetTitle = ({ target, inFeatures, outFeatures, layers }: TargetA
   `${target}: ${countOf(layers.length, 'layer')} of ${inFeatures} to ${outFeatures}`
 
 /** The parts in which the names of the layers differ; the full name of a single layer. */
-export function layerLabels(layers: readonly LayerAnalysis[]): string[] {
+export function layerLabels(layers: readonly { readonly name: string }[]): string[] {
   const names = layers.map(({ name }) => name.split('.'))
   const differs = (i: number) => names.some((parts) => parts.length !== names[0].length || parts[i] !== names[0][i])
   return names.map((parts) => {

@@ -1,11 +1,14 @@
 /** Runs an inspection and writes its output. */
-import { analyse, type AnalysisOptions, LilyModel } from '../../lib/index.js'
+import { readPeftType } from '../../lib/checkpoint/load.js'
+import { analyse, type AnalysisOptions, LilyModel, LoraModel } from '../../lib/index.js'
 import { attemptAll } from '../report/failure.js'
 import { checkWritable, writeOutput } from '../report/output-file.js'
 import { note, print } from '../report/print.js'
 import { jsonText, printable, withPrintableStrings } from '../report/printable.js'
 import { startProgress } from '../report/progress.js'
 import type { Inspection } from './inspection.js'
+import type { LoraInspection } from './lora-inspection.js'
+import { loraText } from './lora-text.js'
 import type { InspectOptions } from './options.js'
 import { readSamples } from './samples.js'
 import { inspectionText } from './text.js'
@@ -14,7 +17,26 @@ export async function inspect(folder: string, options: InspectOptions, version: 
   const { json, html } = options
   // Report a file that cannot be written now, not after minutes of analysis.
   checkWritable({ '--json': json === true ? undefined : json, '--html': html === false ? undefined : html })
-  const inspection = await inspectFolder(folder, options, version)
+  if ((await readPeftType(folder)) === 'LORA') {
+    const inspection = await inspectLora(folder, options, version)
+    await write(inspection, options, loraText, async () => (await import('./lora-page.js')).loraPage)
+  } else {
+    const inspection = await inspectLily(folder, options, version)
+    await write(inspection, options, inspectionText, async () => (await import('./page.js')).inspectionPage)
+  }
+}
+
+/**
+ * Writes all outputs.
+ *
+ * @param loadPage returns the page's function. The chart libraries are large; it loads them only for a page
+ */
+async function write<T>(
+  inspection: T,
+  { json, html }: InspectOptions,
+  textOf: (shown: T) => string,
+  loadPage: () => Promise<(shown: T, data: T) => string>,
+): Promise<void> {
   // The analysis has the names as they are in the files.
   const shown = withPrintableStrings(inspection)
   const text = jsonText(inspection, 2)
@@ -22,28 +44,36 @@ export async function inspect(folder: string, options: InspectOptions, version: 
     () => {
       if (typeof json === 'string') writeOutput('--json', json, `${text}\n`)
     },
-    () => print(json === true ? text : inspectionText(shown)),
+    () => print(json === true ? text : textOf(shown)),
     async () => {
       if (html === false) return
-      // The chart libraries are large; load them only for a page.
-      const { inspectionPage } = await import('./page.js')
-      writeOutput('--html', html, inspectionPage(shown, inspection))
+      const pageOf = await loadPage()
+      writeOutput('--html', html, pageOf(shown, inspection))
       note(`charts: ${printable(html)}`)
     },
   ])
 }
 
-async function inspectFolder(folder: string, { samples }: InspectOptions, version: string): Promise<Inspection> {
+async function inspectLily(folder: string, { samples }: InspectOptions, version: string): Promise<Inspection> {
   const model = await LilyModel.fromPretrained(folder)
   const sampled: AnalysisOptions = samples === undefined ? {} : { samples: await readSamples(samples, model) }
+  const analysis = await withProgress((onProgress) => analyse(model, { ...sampled, onProgress }))
+  return { version, folder, samples: samples ?? null, analysis }
+}
+
+async function inspectLora(folder: string, { samples }: InspectOptions, version: string): Promise<LoraInspection> {
+  const model = await LoraModel.fromPretrained(folder)
+  if (samples !== undefined) throw new Error('--samples are for the routers of Lily, which LoRA does not have')
+  return { version, folder, analysis: await withProgress((onProgress) => analyse(model, { onProgress })) }
+}
+
+async function withProgress<T>(
+  run: (onProgress: NonNullable<AnalysisOptions['onProgress']>) => Promise<T>,
+): Promise<T> {
   // A log does not need one line per layer.
   const progress = startProgress(() => undefined)
   try {
-    const analysis = await analyse(model, {
-      ...sampled,
-      onProgress: (name, done, layers) => progress.update(name, done / layers),
-    })
-    return { version, folder, samples: samples ?? null, analysis }
+    return await run((name, done, layers) => progress.update(name, done / layers))
   } finally {
     progress.stop()
   }

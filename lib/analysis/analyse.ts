@@ -6,14 +6,16 @@ import { describe, fail } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
 import { accountFor } from '../model/accounting.js'
 import { type CalibrationSamples, readSamples } from '../model/calibrate.js'
-import type { LilyLayer } from '../model/layer.js'
-import { isModel, type LilyModel } from '../model/model.js'
+import type { LilyLayer } from '../model/lily-layer.js'
+import { isModel, type LilyModel } from '../model/lily-model.js'
+import { isLoraModel, type LoraModel } from '../model/lora-model.js'
 import type { Parameter } from '../model/parameter.js'
-import { toFloat32 } from '../tensor/numbers.js'
+import { analyseLora, type LoraAnalysis } from './analyse-lora.js'
 import { gramFactor } from './eigenvalues.js'
 import { analyseExperts, type ExpertAnalysis } from './experts.js'
 import { analyseRouter, type RouterAnalysis } from './routers.js'
 import { analyseUpdate, combine, type UpdateAnalysis } from './updates.js'
+import { valuesOf } from './values.js'
 
 /** Options of {@link analyse}. */
 export interface AnalysisOptions {
@@ -67,13 +69,25 @@ const OPTIONS: Known = new Set<keyof AnalysisOptions>(['samples', 'onProgress'])
  * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE,
  *   ERR_LILY_DISPOSED
  */
-export async function analyse(model: LilyModel, options: AnalysisOptions = {}): Promise<Analysis> {
-  if (!isModel(model)) fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel, got ${describe(model)}`)
+export async function analyse(model: LilyModel, options?: AnalysisOptions): Promise<Analysis>
+/** Analyses the updates of a LoRA adapter, which has no routers and no experts: there is no option `samples`. */
+export async function analyse(model: LoraModel, options?: Pick<AnalysisOptions, 'onProgress'>): Promise<LoraAnalysis>
+export async function analyse(
+  model: LilyModel | LoraModel,
+  options: AnalysisOptions = {},
+): Promise<Analysis | LoraAnalysis> {
+  if (!isModel(model) && !isLoraModel(model)) {
+    fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel or a LoraModel, got ${describe(model)}`)
+  }
   checkKeys('options', options, OPTIONS)
   const given = get('options', options, 'samples') as CalibrationSamples | undefined
   const onProgress = get('options', options, 'onProgress') as AnalysisOptions['onProgress']
   if (onProgress !== undefined && typeof onProgress !== 'function') {
     fail('ERR_LILY_ARGUMENT', 'onProgress', `expected a function, got ${describe(onProgress)}`)
+  }
+  if (isLoraModel(model)) {
+    if (given === undefined) return analyseLora(model, onProgress)
+    fail('ERR_LILY_ARGUMENT', 'samples', 'are for routers, which LoRA does not have; leave them out')
   }
   const samples = new Map(given === undefined ? [] : readSamples(model, given))
   const { r, strideA, numB, scaling } = model.config
@@ -126,9 +140,4 @@ export async function analyse(model: LilyModel, options: AnalysisOptions = {}): 
     })
   }
   return { r, strideA, numB, scaling, targets }
-}
-
-async function valuesOf({ value }: Parameter): Promise<Float32Array> {
-  const { dtype, data } = await value.toHost()
-  return toFloat32(dtype, data)
 }

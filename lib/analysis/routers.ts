@@ -1,5 +1,5 @@
 /** Analysis of the expert weights of a router. */
-import type { LilyLayer } from '../model/layer.js'
+import type { LilyLayer } from '../model/lily-layer.js'
 import { lilyForward } from '../operations/forward.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import type { Tensor } from '../tensor/tensor.js'

@@ -7,7 +7,7 @@ import { congruenceEigenvalues } from './eigenvalues.js'
 import { entropy } from './entropy.js'
 
 /** The singular values of an update, and quantities derived from them. */
-export interface UpdateAnalysis {
+export interface SingularValueAnalysis {
   /** Frobenius norm. */
   readonly norm: number
   /** The largest singular value. */
@@ -17,10 +17,14 @@ export interface UpdateAnalysis {
    * Vetterli, "The effective rank", 2007). That of a LoRA update is at most LoRA's rank.
    */
   readonly effectiveRank: number
-  /** Part of the squared norm that the best approximation by LoRA with as many parameters has; 1 for a zero update. */
-  readonly sharedWithLora: number
   /** Singular values, in descending order. */
   readonly singularValues: readonly number[]
+}
+
+/** The update of a layer of Lily. */
+export interface UpdateAnalysis extends SingularValueAnalysis {
+  /** Part of the squared norm that the best approximation by LoRA with as many parameters has; 1 for a zero update. */
+  readonly sharedWithLora: number
 }
 
 /**
@@ -40,7 +44,7 @@ export function combine(b: Float32Array, weights: ArrayLike<number>, combined: F
 }
 
 /**
- * Analyses the update of a layer.
+ * Analyses the update of a layer of Lily.
  *
  * @param factor L of A Aᵀ = L Lᵀ
  * @param c [r, d_out]
@@ -53,25 +57,35 @@ export function analyseUpdate(
   scaling: number,
   loraRank: number,
 ): UpdateAnalysis {
+  const analysis = analyseSingularValues(factor, c, r, scaling)
+  const { norm, singularValues } = analysis
+  const kept = sumOf(singularValues.slice(0, Math.floor(loraRank)), (value) => value * value)
+  return { ...analysis, sharedWithLora: norm === 0 ? 1 : kept / sumOf(singularValues, (value) => value * value) }
+}
+
+/** Analyses an update scaling * Cᵀ A; see {@link analyseUpdate}. LoRA has C = Bᵀ. */
+export function analyseSingularValues(
+  factor: Float64Array,
+  c: Float64Array,
+  r: number,
+  scaling: number,
+): SingularValueAnalysis {
   const squares = congruenceEigenvalues(factor, c, r)
-  const singularValues = squares.map((square) => Math.abs(scaling) * Math.sqrt(Math.max(square, 0)))
-  const energy = sumOf(singularValues, (value) => value * value)
-  const kept = sumOf(singularValues.subarray(0, Math.floor(loraRank)), (value) => value * value)
+  const singularValues = Array.from(squares, (square) => Math.abs(scaling) * Math.sqrt(Math.max(square, 0)))
   return {
-    norm: Math.sqrt(energy),
+    norm: Math.sqrt(sumOf(singularValues, (value) => value * value)),
     spectralNorm: singularValues[0],
     effectiveRank: effectiveRank(singularValues),
-    sharedWithLora: energy === 0 ? 1 : kept / energy,
-    singularValues: Array.from(singularValues),
+    singularValues,
   }
 }
 
-function effectiveRank(values: Float64Array): number {
+function effectiveRank(values: readonly number[]): number {
   const sum = sumOf(values, (value) => value)
   if (Number.isNaN(sum)) return NaN
   return sum === 0 ? 0 : Math.exp(entropy(values.map((value) => value / sum)))
 }
 
-function sumOf(values: Float64Array, termOf: (value: number) => number): number {
+function sumOf(values: readonly number[], termOf: (value: number) => number): number {
   return values.reduce((sum, value) => sum + termOf(value), 0)
 }

@@ -23,6 +23,7 @@ export const eventKey: unique symbol = symbolOf('Event') as never
 export const packedKey: unique symbol = symbolOf('PackedLinear') as never
 export const savedKey: unique symbol = symbolOf('Saved') as never
 export const modelKey: unique symbol = symbolOf('LilyModel') as never
+export const loraModelKey: unique symbol = symbolOf('LoraModel') as never
 export const adaptersSavedKey: unique symbol = symbolOf('AdaptersSaved') as never
 
 /** The error's properties are the same in all versions. */
@@ -34,6 +35,15 @@ export function isOf(key: symbol, value: unknown): boolean {
     return typeof value === 'object' && value !== null && key in value
   } catch {
     return false // a proxy whose trap throws
+  }
+}
+
+/** Whether a value is such an object, and its method confirms that it is no proxy of one. */
+export function isGenuine(key: symbol, value: unknown): boolean {
+  try {
+    return isOf(key, value) && (value as Record<symbol, () => boolean>)[key]()
+  } catch {
+    return false // something else has the symbol
   }
 }
 

@@ -134,10 +134,27 @@ export function readFlag<F = boolean>(options: object, name: string, fallback: F
   return fail('ERR_LILY_ARGUMENT', argument, `expected true or false, got ${describe(value)}`)
 }
 
+/** Reads an integer field of a configuration; undefined gives `fallback`. */
+export function readCount(config: object, name: string, fallback: number, from: number, to: number): number {
+  const value = get('config', config, name)
+  return value === undefined ? fallback : checkCount(name, value, from, to)
+}
+
+/** Checks an integer from `from` to `to`. */
+export function checkCount(argument: string, value: unknown, from: number, to: number): number {
+  if (Number.isSafeInteger(value) && (value as number) >= from && (value as number) <= to) return value as number
+  const range = to === Number.MAX_SAFE_INTEGER ? `of at least ${from}` : `from ${from} to ${to}`
+  return fail('ERR_LILY_ARGUMENT', argument, `expected an integer ${range}, got ${describe(value)}`)
+}
+
 /** Reads the option `scaling` (default 1), which must be finite after rounding to float32. */
 export function readScaling(options: object): number {
   const value = get('options', options, 'scaling')
-  if (value === undefined) return 1
+  return value === undefined ? 1 : checkFloat32('scaling', value)
+}
+
+/** Checks a number that is finite after rounding to float32. */
+export function checkFloat32(argument: string, value: unknown): number {
   if (typeof value === 'number' && Number.isFinite(Math.fround(value))) return value
-  return fail('ERR_LILY_ARGUMENT', 'scaling', `expected a finite float32 number, got ${describe(value)}`)
+  return fail('ERR_LILY_ARGUMENT', argument, `expected a finite float32 number, got ${describe(value)}`)
 }

@@ -1,23 +1,11 @@
 /** Reads and writes PEFT's adapter_config.json. */
 import { describe, LilyError } from '../base/errors.js'
-import { type LilyConfig, readConfig } from '../model/config.js'
-import type { LilyModel } from '../model/model.js'
+import type { AdaptedLayer } from '../model/layout.js'
+import type { Targets } from '../model/targets.js'
 import { checkpointError, quote, quoteSome } from './errors.js'
 import { isObject, parseJson } from './json.js'
+import type { PeftMethod } from './peft-method.js'
 import { readText } from './read-text.js'
-
-/** PEFT's names of the fields of a LilyConfig. */
-const FIELDS: Readonly<Record<keyof LilyConfig, string>> = {
-  r: 'r',
-  strideA: 'stride_A',
-  numB: 'num_B',
-  scaling: 'scaling',
-  targetModules: 'target_modules',
-  excludeModules: 'exclude_modules',
-  layersToTransform: 'layers_to_transform',
-  layersPattern: 'layers_pattern',
-  initWeights: 'init_weights',
-}
 
 /** Fields that do not affect what the adapter computes, with PEFT's default values. */
 const DESCRIPTION = {
@@ -30,18 +18,27 @@ const DESCRIPTION = {
   task_type: null,
 }
 
-/** Fields of PEFT's LilyConfig. */
-const KNOWN: ReadonlySet<string> = new Set([...Object.values(FIELDS), ...Object.keys(DESCRIPTION), 'peft_type'])
-
 /**
- * Limit of the nesting depth of objects and arrays. LilyConfig has two levels (auto_mapping is an object); the limit is
- * larger so that a configuration of another tuner is still parsed and its peft_type named in the error.
+ * Limit of the nesting depth of objects and arrays. LilyConfig and LoraConfig have two levels (auto_mapping is an object); the
+ * limit is larger so that a configuration of another tuner is still parsed and its peft_type named in the error.
  */
 const MAX_DEPTH = 8
 
+/** Fields that are accepted for every method. */
+const EVERYWHERE = [...Object.keys(DESCRIPTION), 'peft_type']
+
+/** The class for each method. */
+const MODELS = { LILY: 'LilyModel', LORA: 'LoraModel' } as const
+
+/** A model, as far as its configuration describes it. */
+interface Configured<C extends Targets> {
+  readonly config: C
+  readonly layers: ReadonlyMap<string, { readonly shape: AdaptedLayer }>
+}
+
 /** The contents of an adapter_config.json. */
-export interface AdapterConfig {
-  readonly config: LilyConfig
+export interface AdapterConfig<C = unknown> {
+  readonly config: C
   /** Text of the file, which saving the model writes again. */
   readonly text: string
   readonly fields: Readonly<Record<string, unknown>>
@@ -52,50 +49,78 @@ export interface AdapterConfig {
  *
  * @throws LilyError ERR_LILY_CHECKPOINT, with the name of the invalid field
  */
-export async function readAdapterConfig(path: string): Promise<AdapterConfig> {
+export async function readAdapterConfig<C extends Targets>(
+  method: PeftMethod<C>,
+  path: string,
+): Promise<AdapterConfig<C>> {
+  const { text, fields } = await readFields(path)
+  checkFields(method, path, fields)
+  return { config: toConfig(method, path, fields), text, fields }
+}
+
+/** The field peft_type of an adapter_config.json. */
+export async function readType(path: string): Promise<unknown> {
+  return (await readFields(path)).fields.peft_type
+}
+
+async function readFields(path: string): Promise<Pick<AdapterConfig, 'text' | 'fields'>> {
   const text = await readText(path, 'the configuration')
   const fields = parseJson(path, 'the configuration', text, MAX_DEPTH)
-  if (!isObject(fields)) {
-    throw checkpointError(path, 'expected a JSON object, got another JSON value; save the adapter with PEFT again')
-  }
-  checkFields(path, fields)
-  return { config: toConfig(path, fields), text, fields }
+  if (isObject(fields)) return { text, fields }
+  throw checkpointError(path, 'expected a JSON object, got another JSON value; save the adapter with PEFT again')
 }
 
 /** Rejects unknown fields, which may affect what the adapter computes, unless they are null or false. */
-function checkFields(path: string, fields: Readonly<Record<string, unknown>>): void {
+function checkFields<C extends Targets>(
+  method: PeftMethod<C>,
+  path: string,
+  fields: Readonly<Record<string, unknown>>,
+): void {
   const type = fields.peft_type
-  if (type !== 'LILY') {
+  if (type !== method.type) {
     const got = typeof type === 'string' ? quote(type) : describe(type)
-    throw checkpointError(path, `expected peft_type 'LILY', got ${got}; load a Lily adapter`)
+    const advice =
+      type === 'LILY' || type === 'LORA' ? `; load it with ${MODELS[type]}` : `; load a ${method.name} adapter`
+    throw checkpointError(path, `expected peft_type '${method.type}', got ${got}${advice}`)
   }
+  const refused = method.refusal(fields)
+  if (refused !== null) throw checkpointError(path, refused.join(': '))
+  const known = new Set<string>([...Object.values<string>(method.fields), ...method.accepted, ...EVERYWHERE])
   const unknown = Object.keys(fields).filter(
-    (name) => !KNOWN.has(name) && fields[name] !== null && fields[name] !== false,
+    (name) => !known.has(name) && fields[name] !== null && fields[name] !== false,
   )
   if (unknown.length > 0) {
     throw checkpointError(
       path,
-      `expected only fields of PEFT's LilyConfig, got ${quoteSome(unknown)}; remove the fields that do not ` +
-        `affect what the adapter computes`,
+      `expected only fields of PEFT's ${method.type === 'LILY' ? 'LilyConfig' : 'LoraConfig'}, got ` +
+        `${quoteSome(unknown)}; remove the fields that do not affect what the adapter computes`,
     )
   }
 }
 
-function toConfig(path: string, fields: Readonly<Record<string, unknown>>): LilyConfig {
-  const names = Object.entries(FIELDS)
+function toConfig<C extends Targets>(
+  { fields: names, readConfig, toOption }: PeftMethod<C>,
+  path: string,
+  fields: Readonly<Record<string, unknown>>,
+): C {
+  const entries = Object.entries<string>(names)
   try {
     return readConfig(
       Object.fromEntries(
-        names.filter(([, field]) => isSet(fields[field])).map(([name, field]) => [name, fields[field]]),
+        entries
+          .filter(([, field]) => isSet(fields[field]))
+          .map(([name, field]) => [name, toOption(field, fields[field])]),
       ),
     )
   } catch (cause) {
     if (!(cause instanceof LilyError) || cause.argument === undefined) throw cause
     const { argument, message } = cause
-    const field = Object.hasOwn(FIELDS, argument) ? FIELDS[argument as keyof LilyConfig] : argument
+    // The argument may be an element of a field, such as rankPattern['q_proj'].
+    const [name] = /^\w*/.exec(argument) as RegExpExecArray
+    const field = Object.hasOwn(names, name) ? names[name as keyof C] : name
     throw checkpointError(
       path,
-      message.replace(argument, () => field),
+      message.replace(name, () => field),
       cause,
     )
   }
@@ -112,8 +137,9 @@ function isSet(value: unknown): boolean {
  *
  * @param modules names that modules_to_save has to list beside those it lists already
  */
-export function writeAdapterConfig(
-  model: LilyModel,
+export function writeAdapterConfig<C extends Targets>(
+  method: PeftMethod<C>,
+  model: Configured<C>,
   origin: Pick<AdapterConfig, 'text' | 'fields'> | undefined,
   modules: readonly string[],
 ): string {
@@ -123,44 +149,32 @@ export function writeAdapterConfig(
   if (origin !== undefined && added.length === 0) return origin.text
   const modulesToSave = before.length + added.length > 0 ? [...before, ...added] : null
   if (origin !== undefined) return toText({ ...origin.fields, modules_to_save: modulesToSave })
-  const fields = Object.entries(FIELDS).map(([name, field]) => [field, model.config[name as keyof LilyConfig]])
-  return toText({
-    ...DESCRIPTION,
-    ...(Object.fromEntries(fields) as object),
-    modules_to_save: modulesToSave,
-    peft_type: 'LILY',
-    target_modules: targetsOf(model),
-  })
+  return configText(method, model, { modules_to_save: modulesToSave })
 }
 
 /**
- * The text of adapter_config.json for LoRA on the same layers. PEFT scales LoRA by lora_alpha / r, so lora_alpha is
- * scaling * r.
+ * The text of an adapter_config.json as PEFT writes it.
+ *
+ * @param description values of fields that do not affect what the adapter computes; the others get PEFT's defaults
  */
-export function writeLoraConfig(model: LilyModel): string {
-  const description = Object.keys(DESCRIPTION).map((name) => [name, model.adapterConfig?.[name] ?? null])
-  const { r, scaling, excludeModules, layersToTransform, layersPattern } = model.config
+export function configText<C extends Targets>(
+  method: PeftMethod<C>,
+  { config, layers }: Configured<C>,
+  description: Readonly<Record<string, unknown>> | undefined,
+): string {
+  const described = Object.entries(DESCRIPTION).map(([name, value]) => [name, description?.[name] ?? value])
+  const fields = Object.entries<string>(method.fields).map(([name, field]) => [field, config[name as keyof C]])
   return toText({
-    ...(Object.fromEntries(description) as object),
-    bias: 'none',
-    exclude_modules: excludeModules,
-    fan_in_fan_out: false,
-    inference_mode: true,
-    init_lora_weights: true,
-    layers_pattern: layersPattern,
-    layers_to_transform: layersToTransform,
-    lora_alpha: scaling * r,
-    lora_dropout: 0,
-    peft_type: 'LORA',
-    r,
-    target_modules: targetsOf(model),
-    use_dora: false,
-    use_rslora: false,
+    ...(Object.fromEntries(described) as object),
+    ...method.constants,
+    ...(Object.fromEntries(fields) as object),
+    peft_type: method.type,
+    target_modules: targetsOf({ config, layers }),
   })
 }
 
 /** PEFT requires target_modules: without targetModules they are the last components of the layers' names. */
-function targetsOf({ config, layers }: LilyModel): readonly string[] | string {
+function targetsOf({ config, layers }: Configured<Targets>): readonly string[] | string {
   return config.targetModules ?? [...new Set(Array.from(layers.values(), ({ shape }) => shape.target))].sort()
 }
 

@@ -1,7 +1,7 @@
 /**
  * The list of layers in the compact format, which stores each parameter once. It is an entry of the file's metadata.
  */
-import type { LayerShape } from '../model/sharing.js'
+import type { LayerShape } from '../model/layer-shape.js'
 import { checkpointError, DAMAGED } from './errors.js'
 import { FROZEN } from './frozen.js'
 import { parseJson } from './json.js'

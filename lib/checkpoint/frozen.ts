@@ -4,13 +4,13 @@
  */
 import { createHash } from 'node:crypto'
 import { fail } from '../base/errors.js'
-import type { LilyModel } from '../model/model.js'
-import type { SharedParameter } from '../model/sharing.js'
+import type { LilyModel } from '../model/lily-model.js'
+import type { ParameterShape } from '../model/layout.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { checkpointError, quote } from './errors.js'
 import { FROZEN_FILE } from './files.js'
 import { isObject, MAX_TEXT, MAX_VALUES, parseJson } from './json.js'
-import { keyOf } from './layer-names.js'
+import { keysOf } from './layer-names.js'
 import { sourceOf } from './safetensors-write.js'
 
 /** Weights [E] by the names of the frozen layers. */
@@ -20,7 +20,7 @@ export type Frozen = ReadonlyMap<string, Float32Array>
 export const FROZEN = 'lily_frozen'
 
 /** A parameter with its value. */
-type Valued = Pick<SharedParameter, 'name' | 'kind' | 'layers'> & { readonly value: Tensor }
+type Valued = Pick<ParameterShape, 'name' | 'layers'> & { readonly value: Tensor }
 
 /**
  * The frozen layers of a model as JSON: { name: [w_0, ...] }; null if none is frozen. JSON keeps every bit of a float32
@@ -94,10 +94,10 @@ function toFrozen(path: string, value: unknown, layers: ReadonlySet<string>, exp
 /** Of all tensors by PEFT's names, whatever the order of the layers. */
 async function digestOf(parameters: Iterable<Valued>): Promise<string> {
   const lines: string[] = []
-  for (const { name, kind, layers, value } of parameters) {
+  for (const { name, layers, value } of parameters) {
     const bytes = await sourceOf(value, name).bytes()
     const digest = createHash('sha256').update(bytes).digest('hex')
-    for (const layer of layers) lines.push(`${keyOf(layer, kind)} ${digest}\n`)
+    for (const key of keysOf({ name, layers })) lines.push(`${key} ${digest}\n`)
   }
   return createHash('sha256').update(lines.sort().join('')).digest('hex')
 }

@@ -1,30 +1,37 @@
-/** PEFT's names of the tensors of a Lily adapter, and the default order of layers. */
-import { PEFT_SUFFIX, type SharedParameter } from '../model/sharing.js'
+/** PEFT's names of the tensors of an adapter, and the default order of layers. */
+import type { ParameterShape } from '../model/layout.js'
+import type { Kind, PeftMethod } from './peft-method.js'
 
 /** Prefix of every tensor's name: the path of the base model in PEFT's model. */
 export const PREFIX = 'base_model.model.'
 
-/** Kind of a parameter. */
-export type Kind = SharedParameter['kind']
-
-/** All kinds of parameters. */
-export const KINDS: readonly Kind[] = ['a', 'router', 'b']
-
-/** The name of a layer's tensor, which for a shared parameter is the layer's copy. */
-export function keyOf(layer: string, kind: Kind): string {
-  return `${PREFIX}${layer}.${PEFT_SUFFIX[kind]}`
+/** The names of a parameter's tensors: one copy for each layer that uses it. */
+export function keysOf({ name, layers }: Pick<ParameterShape, 'name' | 'layers'>): string[] {
+  const suffix = name.slice(layers[0].length)
+  return layers.map((layer) => `${PREFIX}${layer}${suffix}`)
 }
 
-/** The layer and the kind of a tensor, from its name; null if the name is not that of a Lily parameter. */
-export function parseKey(key: string): { layer: string; kind: Kind } | null {
+/** The kinds of parameters of a method, with the ends of the names of their tensors. */
+export function suffixesOf({ suffixes }: Pick<PeftMethod, 'suffixes'>): [Kind, string][] {
+  return Object.entries(suffixes) as [Kind, string][]
+}
+
+/** The layer of a tensor, from its name; null if the name is not that of a parameter. */
+export function layerOfKey(method: Pick<PeftMethod, 'suffixes'>, key: string): string | null {
   if (!key.startsWith(PREFIX)) return null
-  for (const kind of KINDS) {
-    const suffix = `.${PEFT_SUFFIX[kind]}`
+  for (const [, end] of suffixesOf(method)) {
+    const suffix = `.${end}`
     if (key.endsWith(suffix) && key.length > PREFIX.length + suffix.length) {
-      return { layer: key.slice(PREFIX.length, -suffix.length), kind }
+      return key.slice(PREFIX.length, -suffix.length)
     }
   }
   return null
+}
+
+/** The names of the tensors of a layer, for a message: '.lily_A.weight, .lily_router.weight or .lily_B.weight'. */
+export function suffixText(method: Pick<PeftMethod, 'suffixes'>, word: 'and' | 'or'): string {
+  const ends = suffixesOf(method).map(([, end]) => `.${end}`)
+  return `${ends.slice(0, -1).join(', ')} ${word} ${String(ends.at(-1))}`
 }
 
 /**

@@ -1,19 +1,21 @@
-/** Reads a Lily adapter from a folder in PEFT's format, or in the compact format of this package. */
+/** Reads an adapter from a folder in PEFT's format, or in the compact format of this package. */
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, copyArray, get, type Known } from '../base/options.js'
-import type { LilyConfig } from '../model/config.js'
-import { type LayerShape, shareLayers, type Sharing } from '../model/sharing.js'
+import type { LayerShape } from '../model/layer-shape.js'
+import type { Layout } from '../model/layout.js'
+import type { Targets } from '../model/targets.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { type AdapterConfig, readAdapterConfig } from './adapter-config.js'
+import { type AdapterConfig, readAdapterConfig, readType } from './adapter-config.js'
 import { compactLayers } from './compact.js'
 import { checkpointError, fileSystemError, quote } from './errors.js'
 import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE } from './files.js'
 import { withFolderLock } from './folder-lock.js'
 import { type Frozen, FROZEN, readFrozenFile, readFrozenMetadata } from './frozen.js'
-import { keyOf, type Kind, KINDS, parseKey, PREFIX, sortByNumbers } from './layer-names.js'
+import { layerOfKey, PREFIX, sortByNumbers, suffixesOf, suffixText } from './layer-names.js'
 import { missingTensor, readParameters, wrongShape } from './parameters.js'
+import type { PeftMethod, StoredShape } from './peft-method.js'
 import { readText } from './read-text.js'
 import { committedPath, readJournal } from './replace-files.js'
 import { readPath } from './paths.js'
@@ -24,13 +26,13 @@ import type { TensorSource } from './safetensors-write.js'
 export interface Origin extends Pick<AdapterConfig, 'text' | 'fields'> {
   /** Metadata of the tensor file. */
   readonly metadata: ReadonlyMap<string, string>
-  /** Tensors that are not parameters of Lily, such as those of modules_to_save and resized embeddings. */
+  /** Tensors that are not parameters of the adapter, such as those of modules_to_save and resized embeddings. */
   readonly others: ReadonlyMap<string, TensorSource>
 }
 
 /** The contents of an adapter's folder. */
-export interface Pretrained {
-  readonly config: LilyConfig
+export interface Pretrained<C> {
+  readonly config: C
   /** In the order in which they share A. */
   readonly layers: readonly LayerShape[]
   /** By parameter name. */
@@ -40,11 +42,11 @@ export interface Pretrained {
   readonly origin: Origin
 }
 
-/** Options of {@link LilyModel.fromPretrained}. */
+/** Options of {@link LilyModel.fromPretrained} and {@link LoraModel.fromPretrained}. */
 export interface LoadOptions {
   /**
    * Names of all layers of the adapter, in the order in which the base model calls them. The order determines which
-   * layers share an A; PEFT's file does not contain it. Default: sorted by the numbers in their names, layers.2 before
+   * layers of Lily share an A; PEFT's file does not contain it. Default: sorted by the numbers in their names, layers.2 before
    * layers.10.
    */
   readonly layers?: readonly string[] | undefined
@@ -53,50 +55,74 @@ export interface LoadOptions {
 const OPTIONS: Known = new Set<keyof LoadOptions>(['layers'])
 
 /** Reads an adapter's folder; see {@link LilyModel.fromPretrained}. */
-export async function loadPretrained(from: string | URL, options: LoadOptions): Promise<Pretrained> {
+export async function loadPretrained<C extends Targets>(
+  method: PeftMethod<C>,
+  from: string | URL,
+  options: LoadOptions,
+): Promise<Pretrained<C>> {
   const folder = readPath('folder', from)
   checkKeys('options', options, OPTIONS)
   const order = get('options', options, 'layers')
-  const { config, text, fields, file, frozenFile } = await openFolder(folder)
+  const { config, text, fields, file, frozenFile } = await openFolder(method, folder)
   try {
-    const compact = compactLayers(file)
-    const layers = compact ?? findLayers(file, order, config)
-    const sharing = shareLayersOf(file, layers, config)
-    const values = await readParameters(file, sharing, compact === null)
-    const others = await readOthers(file, sharing, compact === null)
-    const frozen = await readFrozen(file, frozenFile, sharing, values, config.numB)
-    return { config, layers, values, frozen, origin: { text, fields, metadata: file.metadata, others } }
+    const compact = method.isShared ? compactLayers(file) : null
+    const shapes = compact ?? findLayers(method, file, order, config)
+    const layout = layOut(method, file, shapes, config)
+    const values = await readParameters(method, file, layout, compact === null)
+    const others = await readOthers(method, file, layout, compact === null)
+    const frozen = await readFrozen(file, frozenFile, layout, values)
+    return { config, layers: shapes, values, frozen, origin: { text, fields, metadata: file.metadata, others } }
   } finally {
     await file.close()
   }
 }
 
-interface OpenFolder extends AdapterConfig {
+interface OpenFolder<C> extends AdapterConfig<C> {
   readonly file: SafetensorsFile
   /** The text of the file of frozen weights and its path. */
   readonly frozenFile: { readonly path: string; readonly text: string } | null
 }
 
+/** Opens the files of one save. They stay those of that save after another one has replaced them. */
+async function openFolder<C extends Targets>(method: PeftMethod<C>, folder: string): Promise<OpenFolder<C>> {
+  return withFiles(folder, async (find) => {
+    const config = await readAdapterConfig(method, (await find(CONFIG_FILE)) ?? join(folder, CONFIG_FILE))
+    const ofSharing = method.isShared ? [COMPACT_FILE, FROZEN_FILE] : []
+    const [peft, compact = null, frozen = null] = await Promise.all([PEFT_FILE, ...ofSharing].map(find))
+    if (peft !== null && compact !== null) {
+      throw checkpointError(folder, `expected ${PEFT_FILE} or ${COMPACT_FILE}, got both; remove the older one`)
+    }
+    const frozenFile = frozen === null ? null : { path: frozen, text: await readText(frozen, 'the file') }
+    const file = await SafetensorsFile.open(compact ?? peft ?? join(folder, PEFT_FILE))
+    return { ...config, file, frozenFile }
+  })
+}
+
+/** The field peft_type of the adapter in a folder; undefined if there is no configuration that can be read. */
+export async function readPeftType(folder: string): Promise<unknown> {
+  return withFiles(folder, async (find) => {
+    const path = await find(CONFIG_FILE)
+    return path === null ? undefined : readType(path)
+  })
+}
+
 /**
- * Opens the files of one save: no save completes while they are opened, and a save that was interrupted is read as it will
- * be completed. The files stay those of that save after another one has replaced them.
+ * Uses the files of one save: no save completes meanwhile, and a save that was interrupted is read as it will be
+ * completed.
+ *
+ * @param use is given a function from a file's name to its path, null if there is no such file
  */
-async function openFolder(folder: string): Promise<OpenFolder> {
+async function withFiles<T>(
+  folder: string,
+  use: (find: (name: string) => Promise<string | null>) => Promise<T>,
+): Promise<T> {
   try {
     return await withFolderLock(folder, 'shared', async () => {
       const journal = await readJournal(folder)
-      const find = async (name: string) => {
+      return use(async (name) => {
         const path = await committedPath(folder, journal, name)
         return path !== null && (await stat(path).catch(() => null)) !== null ? path : null
-      }
-      const config = await readAdapterConfig((await find(CONFIG_FILE)) ?? join(folder, CONFIG_FILE))
-      const [peft, compact, frozen] = await Promise.all([PEFT_FILE, COMPACT_FILE, FROZEN_FILE].map(find))
-      if (peft !== null && compact !== null) {
-        throw checkpointError(folder, `expected ${PEFT_FILE} or ${COMPACT_FILE}, got both; remove the older one`)
-      }
-      const frozenFile = frozen === null ? null : { path: frozen, text: await readText(frozen, 'the file') }
-      const file = await SafetensorsFile.open(compact ?? peft ?? join(folder, PEFT_FILE))
-      return { ...config, file, frozenFile }
+      })
     })
   } catch (cause) {
     throw fileSystemError(folder, 'cannot be read', cause)
@@ -105,33 +131,48 @@ async function openFolder(folder: string): Promise<OpenFolder> {
 
 async function readFrozen(
   { path, metadata }: SafetensorsFile,
-  frozenFile: OpenFolder['frozenFile'],
-  { parameters, layers }: Sharing,
+  frozenFile: OpenFolder<unknown>['frozenFile'],
+  { parameters, layers }: Layout,
   values: ReadonlyMap<string, Tensor>,
-  experts: number,
 ): Promise<Frozen> {
   const text = metadata.get(FROZEN)
-  if (text !== undefined) return readFrozenMetadata(path, text, new Set(layers.keys()), experts)
-  if (frozenFile === null) return new Map()
   const valued = [...parameters.values()].map((each) => ({ ...each, value: values.get(each.name) as Tensor }))
-  return readFrozenFile(frozenFile.path, frozenFile.text, valued, experts)
+  const experts = valued.find(({ kind }) => kind === 'router')?.shape[0]
+  if (experts === undefined) return new Map()
+  if (text !== undefined) return readFrozenMetadata(path, text, new Set(layers.keys()), experts)
+  return frozenFile === null ? new Map() : readFrozenFile(frozenFile.path, frozenFile.text, valued, experts)
 }
 
 /** The layers that have tensors in a file of PEFT's format. */
-function findLayers(file: SafetensorsFile, order: unknown, config: LilyConfig): LayerShape[] {
+function findLayers<C extends Targets>(
+  method: PeftMethod<C>,
+  file: SafetensorsFile,
+  order: unknown,
+  config: C,
+): LayerShape[] {
   const names = new Set<string>()
   for (const key of file.tensors.keys()) {
-    const parsed = parseKey(key)
-    if (parsed !== null) names.add(parsed.layer)
+    const layer = layerOfKey(method, key)
+    if (layer !== null) names.add(layer)
   }
   if (names.size === 0) {
+    const other = [...file.tensors.keys()].find((key) => key.includes(method.marker))
+    if (other !== undefined) throw strangeTensor(method, file, other)
     throw checkpointError(
       file.path,
-      `expected tensors ${PREFIX}<layer>.lily_A.weight, got none; save the adapter with PEFT again`,
+      `expected tensors ${PREFIX}<layer>.${String(method.suffixes.a)}, got none; save the adapter with PEFT again`,
     )
   }
   const ordered = order === undefined ? sortByNumbers(names) : readOrder(file, order, names)
-  return ordered.map((name) => layerShape(file, name, config))
+  const shapesOf = method.shapes(config)
+  return ordered.map((name) => {
+    const { a, b } = shapesOf(name)
+    return {
+      name,
+      inFeatures: sizeOf(method, file, name, 'a', a),
+      outFeatures: sizeOf(method, file, name, 'b', b),
+    }
+  })
 }
 
 /** Reads the option `layers`, which must name each layer of the file once. */
@@ -152,29 +193,38 @@ function readOrder({ path }: SafetensorsFile, value: unknown, names: ReadonlySet
   return [...order] as string[]
 }
 
-/** The sizes of a layer, from the shapes of its tensors. */
-function layerShape(file: SafetensorsFile, name: string, { r, numB }: LilyConfig): LayerShape {
-  const columns = (kind: Kind, rows: number) => {
-    const key = keyOf(name, kind)
-    const shape = file.tensors.get(key)?.shape
-    if (shape === undefined) throw missingTensor(file, key)
-    if (shape.length === 2 && shape[0] === rows) return shape[1]
-    throw wrongShape(file, key, `[${rows}, ${kind === 'a' ? 'd_in' : 'd_out'}]`, shape)
-  }
-  return { name, inFeatures: columns('a', r), outFeatures: columns('b', numB * r) }
+/** A size of a layer, from the shape of one of its tensors. */
+function sizeOf(
+  method: Pick<PeftMethod, 'suffixes'>,
+  file: SafetensorsFile,
+  layer: string,
+  kind: 'a' | 'b',
+  { axis, other }: StoredShape,
+): number {
+  const key = `${PREFIX}${layer}.${String(method.suffixes[kind])}`
+  const shape = file.tensors.get(key)?.shape
+  if (shape === undefined) throw missingTensor(method, file, key)
+  if (shape.length === 2 && shape[1 - axis] === other) return shape[axis]
+  const size = kind === 'a' ? 'd_in' : 'd_out'
+  throw wrongShape(file, key, axis === 1 ? `[${other}, ${size}]` : `[${size}, ${other}]`, shape)
 }
 
-/** Assigns parameters to the layers of the file. Errors of shareLayers become errors about the file. */
-function shareLayersOf(file: SafetensorsFile, layers: readonly LayerShape[], config: LilyConfig): Sharing {
-  let sharing: Sharing
+/** Assigns parameters to the layers of the file. Errors become errors about the file. */
+function layOut<C extends Targets>(
+  method: PeftMethod<C>,
+  file: SafetensorsFile,
+  layers: readonly LayerShape[],
+  config: C,
+): Layout {
+  let layout: Layout
   try {
-    sharing = shareLayers(layers, config)
+    layout = method.layOut(layers, config)
   } catch (cause) {
     if (!(cause instanceof LilyError)) throw cause
     throw checkpointError(file.path, `its layers do not fit ${CONFIG_FILE}: ${cause.message}`, cause)
   }
-  const excluded = layers.find(({ name }) => !sharing.layers.has(name))
-  if (excluded === undefined) return sharing
+  const excluded = layers.find(({ name }) => !layout.layers.has(name))
+  if (excluded === undefined) return layout
   throw checkpointError(
     file.path,
     `expected tensors of adapted layers only, got layer ${quote(excluded.name)}, which ${CONFIG_FILE} excludes; ` +
@@ -182,23 +232,36 @@ function shareLayersOf(file: SafetensorsFile, layers: readonly LayerShape[], con
   )
 }
 
-/** Reads the tensors that are not parameters of Lily, as bytes, since they may have any type. */
-async function readOthers(file: SafetensorsFile, sharing: Sharing, withCopies: boolean): Promise<Origin['others']> {
-  const known = new Set([...sharing.parameters.keys()].map((name) => PREFIX + name))
-  if (withCopies) for (const layer of sharing.layers.keys()) for (const kind of KINDS) known.add(keyOf(layer, kind))
+/** Reads the tensors that are not parameters of the adapter, as bytes, since they may have any type. */
+async function readOthers(
+  method: Pick<PeftMethod, 'suffixes' | 'marker' | 'variantOf'>,
+  file: SafetensorsFile,
+  { parameters, layers }: Layout,
+  withCopies: boolean,
+): Promise<Origin['others']> {
+  const known = new Set([...parameters.keys()].map((name) => PREFIX + name))
+  const suffixes = suffixesOf(method)
+  if (withCopies)
+    for (const layer of layers.keys()) for (const [, end] of suffixes) known.add(`${PREFIX}${layer}.${end}`)
 
   const others = new Map<string, TensorSource>()
   for (const [key, { dtype, shape }] of file.tensors) {
     if (known.has(key)) continue
-    if (key.includes('lily_')) {
-      throw checkpointError(
-        file.path,
-        `tensor ${quote(key)}: expected ${PREFIX}<layer>.lily_A.weight, .lily_router.weight or .lily_B.weight; ` +
-          `rename or remove it`,
-      )
-    }
+    if (key.includes(method.marker)) throw strangeTensor(method, file, key)
     const bytes = await file.readBytes(key)
     others.set(key, { dtype, shape, bytes: () => bytes })
   }
   return others
+}
+
+/** The error about a tensor of the method that is no parameter. */
+function strangeTensor(
+  method: Pick<PeftMethod, 'suffixes' | 'variantOf'>,
+  { path }: SafetensorsFile,
+  key: string,
+): LilyError {
+  const variant = method.variantOf(key)
+  const advice = variant === null ? 'rename or remove it' : `${variant} is not supported`
+  const names = `${PREFIX}<layer>${suffixText(method, 'or')}`
+  return checkpointError(path, `tensor ${quote(key)}: expected ${names}; ${advice}`)
 }

@@ -5,17 +5,19 @@ import { entriesOf } from '../base/options.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { quote } from './errors.js'
 import { PREFIX } from './layer-names.js'
+import type { PeftMethod } from './peft-method.js'
 import { NAMES, type StoredTensor } from './safetensors-file.js'
 import { type Named, sourceOf, type TensorSource } from './safetensors-write.js'
 
 /** Tensors by the name of their module, then by their name in it, such as { classifier: { weight, bias } }. */
 export type ModulesToSave = Named<Named<Tensor | StoredTensor>>
 
-/** What {@link LilyModel.modulesToSave} gives. */
+/** What {@link AdapterModel.modulesToSave} gives. */
 export type SavedModules = ReadonlyMap<string, ReadonlyMap<string, StoredTensor>>
 
 /** The tensors of a file, with those of the given modules in place of their old ones; and the names of the modules. */
 export function withModules(
+  { marker }: Pick<PeftMethod, 'marker'>,
   others: ReadonlyMap<string, TensorSource> | undefined,
   modulesToSave: ModulesToSave | undefined,
 ): { tensors: Map<string, TensorSource>; modules: string[] } {
@@ -24,7 +26,7 @@ export function withModules(
   if (modulesToSave === undefined) return { tensors, modules }
   const given = new Set<string>()
   for (const [module, named] of entriesOf('modulesToSave', modulesToSave)) {
-    if (module === '' || module.includes('lily_')) {
+    if (module === '' || module.includes(marker)) {
       fail(
         'ERR_LILY_ARGUMENT',
         'modulesToSave',
@@ -35,7 +37,7 @@ export function withModules(
     const prefix = `${PREFIX}${module}.`
     for (const key of others?.keys() ?? []) if (key.startsWith(prefix) && !given.has(key)) tensors.delete(key)
     for (const [name, value] of entriesOf('modulesToSave', named)) {
-      if (name === '' || name.includes('lily_')) {
+      if (name === '' || name.includes(marker)) {
         fail(
           'ERR_LILY_ARGUMENT',
           'modulesToSave',

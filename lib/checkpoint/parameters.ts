@@ -1,12 +1,13 @@
 /** Reads and checks the parameters in a safetensors file. */
 import { LilyError } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
-import type { Sharing } from '../model/sharing.js'
+import type { Layout } from '../model/layout.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import { checkpointError, quote } from './errors.js'
 import { CONFIG_FILE } from './files.js'
 import { firstNotFinite } from './finite.js'
-import { keyOf, PREFIX } from './layer-names.js'
+import { keysOf, PREFIX, suffixText } from './layer-names.js'
+import type { PeftMethod } from './peft-method.js'
 import type { SafetensorsFile, StoredTensor } from './safetensors-file.js'
 
 /**
@@ -18,31 +19,29 @@ import type { SafetensorsFile, StoredTensor } from './safetensors-file.js'
  * @throws LilyError ERR_LILY_CHECKPOINT, ERR_LILY_OUT_OF_MEMORY
  */
 export async function readParameters(
+  method: Pick<PeftMethod, 'suffixes'>,
   file: SafetensorsFile,
-  sharing: Sharing,
+  { parameters }: Layout,
   withCopies: boolean,
 ): Promise<ReadonlyMap<string, Tensor>> {
   const values = new Map<string, Tensor>()
-  const first = sharing.parameters.keys().next().value as string
-  for (const { name, kind, shape, layers } of sharing.parameters.values()) {
-    const key = PREFIX + name
-    checkEntry(file, key, shape, PREFIX + first)
+  const first = parameters.keys().next().value as string
+  for (const parameter of parameters.values()) {
+    const [key, ...copies] = keysOf(parameter)
+    checkEntry(method, file, key, parameter.shape, PREFIX + first)
     const stored = await file.read(key)
     checkFinite(file, key, stored)
-    if (withCopies) {
-      const copies = layers.slice(1).map((layer) => keyOf(layer, kind))
-      await checkCopies(file, key, stored, copies)
-    }
-    values.set(name, tensor(stored.data, stored.shape, stored.dtype))
+    if (withCopies) await checkCopies(method, file, key, stored, copies)
+    values.set(parameter.name, tensor(stored.data, stored.shape, stored.dtype))
   }
   return values
 }
 
 /** The error about a tensor that is not in the file. */
-export function missingTensor(file: SafetensorsFile, key: string): LilyError {
+export function missingTensor(method: Pick<PeftMethod, 'suffixes'>, { path }: SafetensorsFile, key: string): LilyError {
   return checkpointError(
-    file.path,
-    `expected a tensor ${quote(key)}, got none; save the adapter with lily_A, lily_router and lily_B for each layer`,
+    path,
+    `expected a tensor ${quote(key)}, got none; save the adapter with ${suffixText(method, 'and')} for each layer`,
   )
 }
 
@@ -57,9 +56,15 @@ export function wrongShape(file: SafetensorsFile, key: string, expected: string,
 }
 
 /** Checks the shape and the type of a tensor. All tensors must have the type of the tensor `first`. */
-function checkEntry(file: SafetensorsFile, key: string, expected: readonly number[], first: string): void {
+function checkEntry(
+  method: Pick<PeftMethod, 'suffixes'>,
+  file: SafetensorsFile,
+  key: string,
+  expected: readonly number[],
+  first: string,
+): void {
   const entry = file.tensors.get(key)
-  if (entry === undefined) throw missingTensor(file, key)
+  if (entry === undefined) throw missingTensor(method, file, key)
   const { shape, dtype } = entry
   if (shape.length !== 2 || shape[0] !== expected[0] || shape[1] !== expected[1]) {
     throw wrongShape(file, key, shapeText(expected), shape)
@@ -88,6 +93,7 @@ function checkFinite(file: SafetensorsFile, key: string, stored: StoredTensor): 
 
 /** Checks that the copies of a shared parameter are bit-identical. */
 async function checkCopies(
+  method: Pick<PeftMethod, 'suffixes'>,
   file: SafetensorsFile,
   key: string,
   { data }: StoredTensor,
@@ -96,7 +102,7 @@ async function checkCopies(
   const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
   const differing: string[] = []
   for (const copy of copies) {
-    if (!file.tensors.has(copy)) throw missingTensor(file, copy)
+    if (!file.tensors.has(copy)) throw missingTensor(method, file, copy)
     if (!(await file.hasBytes(copy, bytes))) differing.push(copy)
   }
   if (differing.length === 0) return

@@ -6,8 +6,10 @@ import { describe, fail } from '../base/errors.js'
 import { MAX_RANK } from '../base/limits.js'
 import { checkKeys, get, type Known, readChoice } from '../base/options.js'
 import { ROUTINGS, type Routing } from '../operations/problem.js'
-import { type LilyConfig, type LilyConfigOptions, readConfig } from './config.js'
-import { type LayerShape, type SharedParameter, shareLayers } from './sharing.js'
+import type { LayerShape } from './layer-shape.js'
+import type { ParameterShape } from './layout.js'
+import { type LilyConfig, type LilyConfigOptions, readConfig } from './lily-config.js'
+import { shareLayers } from './sharing.js'
 
 /** Number of parameter elements, in total and by kind. A shared parameter is counted once. */
 export interface ParameterCounts {
@@ -207,7 +209,7 @@ function trainableOf({ a, router, b, total }: ParameterCounts, routes: boolean):
   return routes ? { a, router, b, total } : { a, router: 0, b, total: a + b }
 }
 
-function countParameters(parameters: Iterable<SharedParameter>): ParameterCounts {
+function countParameters(parameters: Iterable<ParameterShape>): ParameterCounts {
   const counts = { a: 0, router: 0, b: 0 }
   for (const { kind, shape } of parameters) counts[kind] += shape[0] * shape[1]
   return { ...counts, total: counts.a + counts.router + counts.b }

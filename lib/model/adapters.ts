@@ -5,24 +5,20 @@ import { copyArray } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
 import { readDevice } from '../memory/backends.js'
 import { runForward } from '../operations/run.js'
-import type { LilySaved } from '../operations/saved.js'
+import type { Saved } from '../operations/saved.js'
 import type { TensorLike } from '../tensor/resolve.js'
-import {
-  type LayerBackwardOptions,
-  type LayerForwardInputs,
-  type LayerForwardOptions,
-  type LilyLayer,
-  readLayerBackward,
-  readLayerForward,
-} from './layer.js'
-import { isModel, type LilyModel } from './model.js'
+import type { AdapterLayer, LayerForwardInputs } from './adapter-layer.js'
+import type { AdapterModel } from './adapter-model.js'
+import { type LayerBackwardOptions, type LayerForwardOptions, readLilyBackward, readLilyForward } from './lily-layer.js'
+import { isModel, type LilyModel } from './lily-model.js'
+import { isLoraModel } from './lora-model.js'
 import type { Parameter } from './parameter.js'
 
 /** One adapter's part of a saved call. */
 interface AdapterCall {
   readonly adapter: string
-  readonly layer: LilyLayer
-  readonly saved: LilySaved
+  readonly layer: AdapterLayer
+  readonly saved: Saved
 }
 
 /** The parts of a saved call; undefined for any other value. */
@@ -32,7 +28,7 @@ let callsOf: (saved: unknown) => readonly AdapterCall[] | undefined
 export class AdaptersSaved {
   readonly #calls: readonly AdapterCall[]
   /** By adapter name. */
-  readonly calls: ReadonlyMap<string, LilySaved>
+  readonly calls: ReadonlyMap<string, Saved>
 
   /** @internal */
   constructor(calls: readonly AdapterCall[]) {
@@ -65,7 +61,8 @@ export class AdaptersSaved {
 
 /**
  * Named adapters of one base model, any number of which are active. The outputs of the active adapters add up, as in
- * PEFT, whose method names this class uses. The adapters may target different layers.
+ * PEFT, whose method names this class uses. The adapters may target different layers, and be of either kind: `M` is
+ * LilyModel, LoraModel, or AdapterModel for both.
  *
  * @example
  * const adapters = new LilyAdapters()
@@ -74,8 +71,8 @@ export class AdaptersSaved {
  * adapters.setAdapter(['french', 'polite'])
  * adapters.layer('layers.0.q_proj').forward(x, baseOutput)
  */
-export class LilyAdapters {
-  readonly #models = new Map<string, LilyModel>()
+export class LilyAdapters<M extends AdapterModel = LilyModel> {
+  readonly #models = new Map<string, M>()
   #active: readonly string[] = []
   #isEnabled = true
 
@@ -85,7 +82,7 @@ export class LilyAdapters {
   }
 
   /** All adapters by name. */
-  get adapters(): ReadonlyMap<string, LilyModel> {
+  get adapters(): ReadonlyMap<string, M> {
     return this.#models
   }
 
@@ -94,7 +91,7 @@ export class LilyAdapters {
    *
    * @throws LilyError ERR_LILY_ARGUMENT; ERR_LILY_SHAPE if another adapter has different sizes for a layer
    */
-  addAdapter(name: string, model: LilyModel): this {
+  addAdapter(name: string, model: M): this {
     if (typeof name !== 'string' || name === '' || name.includes('.')) {
       fail('ERR_LILY_ARGUMENT', 'name', `expected a name without a dot, got ${describe(name)}`)
     }
@@ -104,8 +101,8 @@ export class LilyAdapters {
         'name',
         `expected a new name, got '${name}', which is in use; delete that adapter first`,
       )
-    if (!isModel(model)) {
-      fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel, got ${describe(model)}`)
+    if (!isModel(model) && !isLoraModel(model)) {
+      fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel or a LoraModel, got ${describe(model)}`)
     }
     for (const other of this.#models.values()) checkSizes(name, model, other)
     this.#models.set(name, model)
@@ -164,11 +161,11 @@ export class LilyAdapters {
   }
 
   /**
-   * Moves all adapters to a device, in place; see {@link LilyModel.to}.
+   * Moves all adapters to a device, in place; see {@link AdapterModel.to}.
    *
-   * @throws LilyError as `LilyModel.to`; no adapter has been moved
+   * @throws LilyError as `AdapterModel.to`; no adapter has been moved
    */
-  to(device: Parameters<LilyModel['to']>[0]): this {
+  to(device: Parameters<AdapterModel['to']>[0]): this {
     const target = readDevice('device', device)
     const moves = Array.from(this.#models.values(), (model) => model.prepareMove(target))
     for (const move of moves) move()
@@ -191,7 +188,7 @@ export class LilyAdapters {
   /**
    * Sets the gradients of all adapters to zero, active or not.
    *
-   * @throws LilyError as `LilyModel.zeroGrad`: the gradients of all adapters are unchanged
+   * @throws LilyError as `AdapterModel.zeroGrad`: the gradients of all adapters are unchanged
    */
   zeroGrad(): void {
     const clears = Array.from(this.#models.values(), (model) => model.prepareZeroGrad())
@@ -207,7 +204,7 @@ export class LilyAdapters {
     this.dispose()
   }
 
-  #model(name: string): LilyModel {
+  #model(name: string): M {
     const model = this.#models.get(name)
     if (model !== undefined) return model
     const known = [...this.#models.keys()].join(', ')
@@ -218,8 +215,8 @@ export class LilyAdapters {
     )
   }
 
-  #activeLayers(name: string): Map<string, LilyLayer> {
-    const layers = new Map<string, LilyLayer>()
+  #activeLayers(name: string): Map<string, AdapterLayer> {
+    const layers = new Map<string, AdapterLayer>()
     for (const adapter of this.activeAdapters) {
       const layer = this.#model(adapter).layers.get(name)
       if (layer !== undefined) layers.set(adapter, layer)
@@ -229,7 +226,7 @@ export class LilyAdapters {
 }
 
 /** Checks that two adapters agree on the sizes of the layers that both target. */
-function checkSizes(name: string, model: LilyModel, other: LilyModel): void {
+function checkSizes(name: string, model: AdapterModel, other: AdapterModel): void {
   for (const layer of model.layers.values()) {
     const { inFeatures, outFeatures } = other.layers.get(layer.name) ?? layer
     if (inFeatures === layer.inFeatures && outFeatures === layer.outFeatures) continue
@@ -243,7 +240,7 @@ function checkSizes(name: string, model: LilyModel, other: LilyModel): void {
 }
 
 /** Checks that the active adapters have one type and device. */
-function checkAgreement(layers: ReadonlyMap<string, LilyLayer>): void {
+function checkAgreement(layers: ReadonlyMap<string, AdapterLayer>): void {
   const [first] = layers.values()
   for (const [adapter, layer] of layers) {
     const [value, other] = [layer.a.value, first.a.value]
@@ -266,7 +263,7 @@ export class AdaptersLayer {
   /** @internal */
   constructor(
     readonly name: string,
-    private readonly activeLayers: () => ReadonlyMap<string, LilyLayer>,
+    private readonly activeLayers: () => ReadonlyMap<string, AdapterLayer>,
   ) {}
 
   /**
@@ -278,7 +275,7 @@ export class AdaptersLayer {
    * @throws LilyError as `LilyLayer.forward`: y is unchanged
    */
   forward(x: TensorLike, y: TensorLike, options: LayerForwardOptions = {}): { y: TensorLike; saved: AdaptersSaved } {
-    const inputs = readLayerForward(x, y, options)
+    const inputs = readLilyForward(x, y, options)
     if (inputs.y === null) fail('ERR_LILY_ARGUMENT', 'y', 'is required, got undefined; pass a tensor')
     const layers = this.activeLayers()
     checkAgreement(layers)
@@ -289,7 +286,7 @@ export class AdaptersLayer {
     })
     const calls: AdapterCall[] = []
     for (const { adapter, layer, call } of prepared) {
-      const saved = runForward(call).saved as LilySaved | undefined
+      const saved = runForward(call).saved
       if (saved !== undefined) calls.push({ adapter, layer, saved })
     }
     return { y, saved: new AdaptersSaved(calls) }
@@ -306,7 +303,7 @@ export class AdaptersLayer {
    * @throws LilyError as `LilyLayer.backward`: dx and all gradients are unchanged
    */
   backward(dy: TensorLike, saved: AdaptersSaved, options: LayerBackwardOptions = {}): TensorLike | undefined {
-    const inputs = readLayerBackward(dy, options)
+    const inputs = readLilyBackward(dy, options)
     if (inputs.settings.needs.dx && inputs.dx === null) {
       fail('ERR_LILY_ARGUMENT', 'dx', 'is required, got undefined; pass a tensor')
     }

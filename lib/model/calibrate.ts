@@ -6,8 +6,8 @@ import { toFloat32 } from '../tensor/numbers.js'
 import { checkPlace } from '../memory/checks.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import { Tensor, tensorOf } from '../tensor/tensor.js'
-import type { LilyLayer } from './layer.js'
-import type { LilyModel } from './model.js'
+import type { LilyLayer } from './lily-layer.js'
+import type { LilyModel } from './lily-model.js'
 
 /** Sample inputs x of each layer, by layer name: [..., d_in], one tensor per call. */
 export type CalibrationSamples =

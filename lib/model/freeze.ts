@@ -1,8 +1,8 @@
 /** Reads the weights with which layers are frozen. */
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { copyArray, entriesOf, isInstance } from '../base/options.js'
-import type { LilyLayer } from './layer.js'
-import type { LilyModel } from './model.js'
+import type { LilyLayer } from './lily-layer.js'
+import type { LilyModel } from './lily-model.js'
 
 /** Weights that replace routers: 'uniform' (1/E), or weights [E] by layer name. */
 export type FrozenWeights =

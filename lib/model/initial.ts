@@ -8,7 +8,7 @@ import type { DType } from '../base/dtype.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { fromFloat32 } from '../tensor/numbers.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
-import type { SharedParameter } from './sharing.js'
+import type { ParameterShape } from './layout.js'
 
 /**
  * Initial values by parameter name. They equal those of PyTorch's CPU generator: `torch.manual_seed(seed)`, then
@@ -18,7 +18,7 @@ import type { SharedParameter } from './sharing.js'
  * @param drawB whether B is random too, uniform in [-1/sqrt(d_out), 1/sqrt(d_out))
  */
 export function initialValues(
-  parameters: Iterable<SharedParameter>,
+  parameters: Iterable<ParameterShape>,
   seed: number,
   dtype: DType,
   drawB: boolean,

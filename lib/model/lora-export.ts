@@ -2,7 +2,7 @@
 import { fail } from '../base/errors.js'
 import { toFloat32 } from '../tensor/numbers.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
-import type { LilyModel } from './model.js'
+import type { LilyModel } from './lily-model.js'
 import type { Parameter } from './parameter.js'
 
 /** The LoRA matrices of one layer, as PEFT's lora_A.weight and lora_B.weight: the output is scaling * (x a^T) b^T. */

@@ -1,7 +1,8 @@
 /**
- * Merges the update of a frozen layer into its base weight: W += s C^T A, with C = sum_e w_e B_e.
+ * Merges the update of a layer into its base weight: W += s C^T A for Lily, with C = sum_e w_e B_e, and W += s B A for
+ * LoRA.
  *
- * The update is the adapter's gradient of x for dy = I, since dx = s dy C^T A. So it is computed by the backward
+ * The update is the adapter's gradient of x for dy = I: dx = s dy C^T A, or s dy B A. So it is computed by the backward
  * kernels of either backend, in place, one block of rows at a time. The kernels compute each row of the update
  * completely before they add it to W, so each element is rounded once.
  */
@@ -13,34 +14,32 @@ import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
 import type { BackwardCall } from '../operations/allocate.js'
 import { prepareBackward } from '../operations/backward.js'
-import { lilyForward } from '../operations/forward.js'
 import { Output } from '../operations/output.js'
 import { runBackward } from '../operations/run.js'
-import { readSaved } from '../operations/saved.js'
+import { readSaved, type Saved } from '../operations/saved.js'
 import { fromFloat32, toFloat32 } from '../tensor/numbers.js'
 import { resolve } from '../tensor/resolve.js'
 import { operandOf, type Tensor, tensor, tensorOf } from '../tensor/tensor.js'
-import type { LilyLayer } from './layer.js'
+import type { Parameter } from './parameter.js'
 
 /** Rows per call: enough to keep the kernels busy, few enough that the block of the identity stays small. */
 const BLOCK_ROWS = 256
 
-/**
- * Adds `sign` times the layer's update to a weight [d_out, d_in], in place. All blocks are checked before the first one is
- * written.
- */
-export function addUpdate(layer: LilyLayer, target: Operand, sign: 1 | -1): void {
-  const { inFeatures, outFeatures, scaling, frozenWeights } = layer
-  checkWeight(layer, target)
-  if (frozenWeights === undefined) {
-    fail(
-      'ERR_LILY_ARGUMENT',
-      'name',
-      `expected a frozen layer, but the weights of '${layer.name}' depend on the input; freeze it first`,
-    )
-  }
-  const { dtype, device } = target
-  const [a, b] = [layer.a.value, layer.b.value].map((value) => parameterFor(value, dtype))
+/** An update of a weight, as the adapter's forward call that has it as its gradient of x. */
+export interface Update {
+  /** Values of the parameters. */
+  readonly a: Tensor
+  readonly b: Tensor
+  /** The operation of `forward`. */
+  readonly of: 'lilyForward' | 'loraForward'
+  /** Runs the call with precision 'high'. The scaling has the sign of the update. */
+  readonly forward: (operands: { x: Tensor; a: Tensor; b: Tensor }) => { readonly y: Tensor; readonly saved: Saved }
+}
+
+/** Adds an update to a weight, in place. All blocks are checked before the first one is written. */
+export function addUpdate(target: Operand, { a, b, of, forward }: Update): void {
+  const { dtype, device, rows: outFeatures, columns: inFeatures } = target
+  const parameters = { a: parameterFor(a, dtype), b: parameterFor(b, dtype) }
   const rows = Math.min(BLOCK_ROWS, outFeatures)
   const onDevice = (host: Tensor) => (device === CPU ? host : host.to(device))
   // Row i has its 1 in column outFeatures + i. The window that starts at column outFeatures - k has it in column k + i:
@@ -56,11 +55,10 @@ export function addUpdate(layer: LilyLayer, target: Operand, sign: 1 | -1): void
     return temporary
   }
   // Blocks of equal size have the same forward; only the last one may be smaller.
-  const options = { routing: 'fixed', weights: frozenWeights, scaling: sign * scaling, precision: 'high' } as const
   const forwardOf = (count: number) => {
-    const { y, saved } = lilyForward({ x: keep(window(zeros, count, 0, inFeatures)), a, b }, options)
+    const { y, saved } = forward({ x: keep(window(zeros, count, 0, inFeatures)), ...parameters })
     keep(y)
-    return readSaved('saved', keep(saved), 'lilyForward')
+    return readSaved('saved', keep(saved), of)
   }
   const whole = forwardOf(rows)
   const calls: BackwardCall[] = []
@@ -82,11 +80,13 @@ export function addUpdate(layer: LilyLayer, target: Operand, sign: 1 | -1): void
 
 const DX_ONLY = { dx: true, da: false, dRouter: false, db: false } as const
 
-/** Checks the weight: [d_out, d_in], on the model's device, in other memory than the layer's parameters. */
-function checkWeight({ inFeatures, outFeatures, a, router, b }: LilyLayer, target: Operand): void {
-  checkMatrix('weight', target, outFeatures, inFeatures)
+/**
+ * Checks the weight of a layer: [rows, columns], on the model's device, in other memory than the layer's parameters.
+ */
+export function checkWeight(target: Operand, rows: number, columns: number, parameters: readonly Parameter[]): void {
+  checkMatrix('weight', target, rows, columns)
   checkFloat('weight', target)
-  for (const parameter of [a, router, b]) {
+  for (const parameter of parameters) {
     parameter.checkValue()
     const value = operandOf(parameter.value) as Operand
     checkPlace('weight', target, 'the model', value)

@@ -1,4 +1,4 @@
-/** A parameter of a {@link LilyModel} and its gradient. */
+/** A parameter of an adapter and its gradient. */
 import { LilyError } from '../base/errors.js'
 import { newOperand } from '../memory/allocate.js'
 import { Capture } from '../memory/capture.js'
@@ -12,7 +12,7 @@ import { runFold } from '../operations/run.js'
 import { resolve } from '../tensor/resolve.js'
 import { operandOf, type Tensor, tensorOf } from '../tensor/tensor.js'
 import { clear, placementOn } from '../tensor/transfer.js'
-import type { SharedParameter } from './sharing.js'
+import type { ParameterShape } from './layout.js'
 
 /** A value and its gradient. */
 interface Tensors {
@@ -33,9 +33,9 @@ export class Parameter {
 
   /** @internal */
   constructor(
-    private readonly shared: SharedParameter,
+    private readonly shared: ParameterShape,
     value: Tensor,
-    /** Sizes of b; null for a and router. */
+    /** Sizes of a stack of experts, which has deferred gradients; null for other parameters. */
     private readonly stack: StackSizes | null,
   ) {
     this.#value = value
@@ -46,8 +46,8 @@ export class Parameter {
     return this.shared.name
   }
 
-  /** The operand of its layers that this parameter is: 'a', 'router' or 'b'. */
-  get kind(): SharedParameter['kind'] {
+  /** The operand of its layers that this parameter is. LoRA has no router. */
+  get kind(): ParameterShape['kind'] {
     return this.shared.kind
   }
 
@@ -57,7 +57,7 @@ export class Parameter {
   }
 
   /**
-   * The value: a [r, d_in], router [E, r] or b [E*r, d_out].
+   * The value. Lily: a [r, d_in], router [E, r] or b [E*r, d_out]; LoRA: a [r, d_in] or b [d_out, r].
    *
    * @throws LilyError ERR_LILY_DISPOSED
    */

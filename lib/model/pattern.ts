@@ -14,6 +14,24 @@ const MAX_INSTRUCTIONS = 20_000
 /** Instructions times characters of names: what all the names of one model may take. */
 const MAX_WORK = 2 ** 28
 
+/** Counts the steps that patterns take for the names of one model. */
+export class PatternWork {
+  #left = MAX_WORK
+
+  constructor(private readonly argument: string) {}
+
+  /** @throws LilyError ERR_LILY_ARGUMENT if there have been too many */
+  add(steps: number, pattern: string): void {
+    this.#left -= steps
+    if (this.#left >= 0) return
+    fail(
+      'ERR_LILY_ARGUMENT',
+      this.argument,
+      `the pattern ${cut(pattern)} takes more than ${MAX_WORK} steps for the names of the layers; ${ADVICE}`,
+    )
+  }
+}
+
 /** A compiled pattern. */
 export interface Pattern {
   /** Whether it matches a whole name, as Python's re.fullmatch. */
@@ -26,22 +44,22 @@ export interface Pattern {
  * Compiles a pattern. `\d`, `\w`, `\s` and `\b` mean ASCII.
  *
  * @param before what is put before it, and `behind`, what is put behind it
+ * @param work counts the steps of all patterns that share it
  * @throws LilyError ERR_LILY_ARGUMENT for what is no pattern, and for what only backtracking can match
  */
-export function compilePattern(pattern: string, argument: string, before = '', behind = ''): Pattern {
+export function compilePattern(
+  pattern: string,
+  argument: string,
+  before = '',
+  behind = '',
+  work = new PatternWork(argument),
+): Pattern {
   // By itself, too: text around it must not make it one.
   const alone = compile(pattern, argument)
   const compiled = before === '' && behind === '' ? alone : compile(pattern, argument, before, behind)
   const instructions = compiled.programSize()
-  let work = 0
   const count = (name: string) => {
-    work += instructions * name.length
-    if (work <= MAX_WORK) return
-    fail(
-      'ERR_LILY_ARGUMENT',
-      argument,
-      `the pattern ${cut(pattern)} takes more than ${MAX_WORK} steps for the names of the layers; ` + ADVICE,
-    )
+    work.add(instructions * name.length, pattern)
   }
   return {
     fullMatch(name) {

@@ -1,9 +1,9 @@
 /** The analysis of an adapter, compared with plain computations. */
 import { describe, expect, it } from 'vitest'
 import { modelKey } from '../../lib/base/copies.js'
-import { analyse, type LilyLayer, LilyModel } from '../../lib/index.js'
+import { analyse, type LilyLayer, LilyModel, LoraModel } from '../../lib/index.js'
 import { forward } from '../reference.js'
-import { GOLDEN } from '../support/checkpoint.js'
+import { GOLDEN, newFolder } from '../support/checkpoint.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import { expectRefused } from '../support/refused.js'
 
@@ -105,5 +105,57 @@ describe('analyse', () => {
     await expectRefused('ERR_LILY_SHAPE', 'a', () =>
       analyse(model, { samples: { [Q]: [{ data: new Float32Array(4), shape: [1, 4] }] } }),
     )
+  })
+})
+
+describe('analyse of LoRA', () => {
+  it('gives the singular values that the frozen Lily adapter has', async () => {
+    const lily = await LilyModel.fromPretrained(GOLDEN)
+    lily.freeze('uniform')
+    const folder = newFolder()
+    await lily.saveLora(folder)
+    const progress: unknown[] = []
+    const lora = await analyse(await LoraModel.fromPretrained(folder), { onProgress: (...now) => progress.push(now) })
+    expect(progress).toHaveLength(8)
+    expect(lora).toMatchObject({ r: 8, loraAlpha: 16, useRslora: false })
+    const layers = (await analyse(lily)).targets.flatMap((target) => target.layers)
+    for (const { name, update } of layers) {
+      const layer = lora.layers.find((each) => each.name === name)!
+      // B is rounded to float32 once.
+      layer.update.singularValues.forEach((value, i) => {
+        expect(Math.abs(value - update.singularValues[i]), `${name} ${i}`).toBeLessThan(1e-6 * update.spectralNorm)
+      })
+      expect(layer.update.effectiveRank).toBeCloseTo(update.effectiveRank, 5)
+      expect(layer.update).not.toHaveProperty('sharedWithLora')
+    }
+  })
+
+  it('gives the norm of scaling * B A, of each rank and scaling', async () => {
+    const shape = { inFeatures: 7, outFeatures: 5 }
+    const config = { r: 3, loraAlpha: -6, rankPattern: { v: 2 }, initLoraWeights: false }
+    const model = LoraModel.create({ layers: ['q', 'v'].map((name) => ({ name, ...shape })), config, seed: 3 })
+    const { layers } = await analyse(model)
+    expect(layers.map(({ r, scaling, parameters }) => [r, scaling, parameters])).toEqual([
+      [3, -2, 36],
+      [2, -3, 24],
+    ])
+    for (const { name, update, r, scaling } of layers) {
+      const [a, b] = [model.layer(name).a, model.layer(name).b].map(({ value }) => value.data as Float32Array)
+      let squares = 0
+      for (let j = 0; j < 5; j++) {
+        for (let i = 0; i < 7; i++) {
+          let sum = 0
+          for (let k = 0; k < r; k++) sum += b[j * r + k] * a[k * 7 + i]
+          squares += (scaling * sum) ** 2
+        }
+      }
+      expect(update.norm).toBeCloseTo(Math.sqrt(squares), 10)
+      expect(update.singularValues).toHaveLength(r)
+    }
+  })
+
+  it('has no samples', async () => {
+    const model = LoraModel.create({ layers: [{ name: 'q', inFeatures: 2, outFeatures: 2 }], config: {} })
+    await expectRefused('ERR_LILY_ARGUMENT', 'samples', () => analyse(model, { samples: {} } as object))
   })
 })

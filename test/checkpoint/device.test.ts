@@ -1,10 +1,12 @@
 /** Checkpoints and analysis of a model on the backend under test. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { expect, it } from 'vitest'
 import {
   analyse,
   LilyModel,
+  LoraModel,
   SafetensorsFile,
   type StoredTensor,
   type Tensor,
@@ -13,6 +15,8 @@ import {
 import { GOLDEN, newFolder, TENSORS } from '../support/checkpoint.js'
 import { moved, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
+
+const LORA = fileURLToPath(new URL('../fixtures/lora/patterns', import.meta.url))
 
 it('saves a model from the backend', async () => {
   const folder = newFolder()
@@ -25,6 +29,12 @@ it('saves a model from the backend', async () => {
   const file = await SafetensorsFile.open(join(folder, 'lora', TENSORS))
   expect(file.tensors.size).toBe(2 * 8)
   await file.close()
+})
+
+it('saves a LoRA model from the backend', async () => {
+  const folder = newFolder()
+  await moved(await LoraModel.fromPretrained(LORA)).savePretrained(folder)
+  expect(readFileSync(join(folder, TENSORS)).equals(readFileSync(join(LORA, TENSORS)))).toBe(true)
 })
 
 it('analyses a model on the backend', async () => {
@@ -40,6 +50,10 @@ it('analyses a model on the backend', async () => {
   actual.targets[1].layers[2].router.weights.forEach((weight, e) =>
     expect(weight).toBeCloseTo(expected.targets[1].layers[2].router.weights[e], 6),
   )
+
+  const lora = await LoraModel.fromPretrained(LORA)
+  const onHost = await analyse(lora)
+  expect(await analyse(moved(lora))).toEqual(onHost)
 })
 
 it.each(['float32', 'bfloat16', 'float16'] as const)('writes %s tensors from the backend', async (dtype) => {

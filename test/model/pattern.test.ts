@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest'
 import { compilePattern } from '../../lib/model/pattern.js'
 import { shareLayers } from '../../lib/model/sharing.js'
-import { readConfig } from '../../lib/model/config.js'
+import { readConfig } from '../../lib/model/lily-config.js'
 import { expectRefused } from '../support/refused.js'
 
 const r = String.raw

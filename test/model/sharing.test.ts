@@ -1,7 +1,7 @@
 /** Sharing of parameters between layers, and its configuration. */
 import { describe, expect, it } from 'vitest'
 import type { LayerShape, LilyConfigOptions } from '../../lib/index.js'
-import { readConfig } from '../../lib/model/config.js'
+import { readConfig } from '../../lib/model/lily-config.js'
 import { shareLayers } from '../../lib/model/sharing.js'
 import { projections } from '../support/model.js'
 import { expectRefused } from '../support/refused.js'

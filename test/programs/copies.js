@@ -87,6 +87,16 @@ async function check(made, used) {
   for (const [name, { value }] of twin.parameters()) same(model.parameters().get(name).value, value)
   assert.deepEqual(await used.analyse(model), await made.analyse(twin))
 
+  // A LoRA model is no LilyModel, and several adapters take both.
+  const lora = made.LoraModel.create({ layers, config: { r: 2, initLoraWeights: false }, seed: 1 })
+  assert(lora instanceof used.LoraModel && !(lora instanceof used.LilyModel) && !(model instanceof used.LoraModel))
+  assert.deepEqual(await used.analyse(lora), await made.analyse(lora))
+  await assert.rejects(() => used.analyse(lora, { samples: {} }), refused('ERR_LILY_ARGUMENT', 'samples'))
+  const both = new used.LilyAdapters().addAdapter('lora', lora).addAdapter('lily', create(made))
+  const sum = made.tensor(new Float32Array(24), [6, 4])
+  both.setAdapter(['lora', 'lily']).layer('l.q').forward(tensors.x, sum)
+  same(lora.layer('l.q').forward(tensors.x).y, sum) // B of the other is zero
+
   const folder = mkdtempSync(join(tmpdir(), 'lily-copies-'))
   try {
     await used.writeSafetensors(join(folder, 'f.safetensors'), { x: tensors.x })

@@ -21,9 +21,13 @@ export function newFolder(): string {
 
 /** A writable copy of PEFT's folder. */
 export function goldenCopy(): string {
+  return copyOf(GOLDEN)
+}
+
+function copyOf(source: string): string {
   const folder = newFolder()
   // The files may be read-only, so do not copy their modes.
-  for (const name of [CONFIG, TENSORS]) writeFileSync(join(folder, name), readFileSync(join(GOLDEN, name)))
+  for (const name of [CONFIG, TENSORS]) writeFileSync(join(folder, name), readFileSync(join(source, name)))
   return folder
 }
 
@@ -31,17 +35,17 @@ export function readFields(folder: string): Record<string, unknown> {
   return JSON.parse(readFileSync(join(folder, CONFIG), 'utf8')) as Record<string, unknown>
 }
 
-/** A copy of PEFT's folder with modified fields of the configuration. */
-export function withFields(fields: object): string {
-  const folder = goldenCopy()
+/** A copy of a folder, with modified fields of the configuration. */
+export function withFields(fields: object, of = GOLDEN): string {
+  const folder = copyOf(of)
   writeFileSync(join(folder, CONFIG), JSON.stringify({ ...readFields(folder), ...fields }))
   return folder
 }
 
-/** A copy of PEFT's folder with tensors modified by `change`. */
-export async function withTensors(change: (tensors: Map<string, TensorSource>) => void): Promise<string> {
-  const folder = goldenCopy()
-  const file = await SafetensorsFile.open(join(GOLDEN, TENSORS))
+/** A copy of a folder, with tensors modified by `change`. */
+export async function withTensors(change: (tensors: Map<string, TensorSource>) => void, of = GOLDEN): Promise<string> {
+  const folder = copyOf(of)
+  const file = await SafetensorsFile.open(join(of, TENSORS))
   const tensors = new Map<string, TensorSource>()
   for (const [name, { dtype, shape }] of file.tensors) {
     const bytes = await file.readBytes(name)

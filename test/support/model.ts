@@ -1,9 +1,12 @@
 /** Models and tensors on the backend under test. */
 import {
+  type AdapterModel,
+  type AdapterSaved,
   type LayerBackwardOptions,
   LilyModel,
   type LilyModelOptions,
-  type LilySaved,
+  LoraModel,
+  type LoraModelOptions,
   type Tensor,
   tensor,
   type TensorLike,
@@ -28,12 +31,16 @@ export function createModel(options: LilyModelOptions): LilyModel {
   return moved(LilyModel.create(options))
 }
 
-export function moved(model: LilyModel): LilyModel {
+export function createLora(options: LoraModelOptions): LoraModel {
+  return moved(LoraModel.create(options))
+}
+
+export function moved<M extends AdapterModel>(model: M): M {
   return backend === 'cuda' ? model.to({ type: 'cuda' }) : model
 }
 
 /** Sets the values of parameters. */
-export async function setValues(model: LilyModel, valueOf: (name: string, index: number) => number): Promise<void> {
+export async function setValues(model: AdapterModel, valueOf: (name: string, index: number) => number): Promise<void> {
   await model.toHost()
   for (const [name, { value }] of model.parameters()) {
     const numbers = Float32Array.from({ length: value.data.length }, (_, index) => valueOf(name, index))
@@ -55,7 +62,7 @@ export function projections(layers: number, sizes: Readonly<Record<string, reado
 
 /** A chain of residual layers, x_l+1 = x_l + adapter_l(x_l), as in the golden case. */
 export async function runChain(
-  model: LilyModel,
+  model: AdapterModel,
   input: ArrayLike<number>,
   shape: number[],
   gradient: ArrayLike<number>,
@@ -63,7 +70,7 @@ export async function runChain(
 ) {
   const layers = [...model.layers.values()]
   const outputs: Float32Array[] = []
-  const saved: LilySaved[] = []
+  const saved: AdapterSaved[] = []
   let x = place(input, shape)
   for (const layer of layers) {
     const y = place(await numbersOf(x), shape)

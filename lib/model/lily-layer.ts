@@ -1,30 +1,37 @@
 /** One adapted layer of a {@link LilyModel}. */
 import { fail } from '../base/errors.js'
-import { get, type Known } from '../base/options.js'
+import type { Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
 import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
 import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
 import { type GradientOf, type LilyNeeds, prepareBackward } from '../operations/backward.js'
-import { FORWARD_OPTIONS, type LilyForwardOptions, prepareForward, type SavedOf } from '../operations/forward.js'
-import { Output } from '../operations/output.js'
-import type { Problem } from '../operations/problem.js'
 import {
-  type BackwardSettings,
-  type ForwardSettings,
-  type GradientName,
-  GRADIENTS,
-  readBackwardOptions,
-  readForwardOptions,
-} from '../operations/read.js'
-import { runBackward, runForward } from '../operations/run.js'
-import { type LilySaved, readSaved } from '../operations/saved.js'
+  FORWARD_OPTIONS,
+  lilyForward,
+  type LilyForwardOptions,
+  prepareForward,
+  type SavedOf,
+} from '../operations/forward.js'
+import type { Problem } from '../operations/problem.js'
+import { GRADIENTS } from '../operations/read.js'
+import { runForward } from '../operations/run.js'
+import { type LilySaved, readSaved, type Saved } from '../operations/saved.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
-import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
+import {
+  type AdapterBackwardOptions,
+  AdapterLayer,
+  gradientOf,
+  type LayerBackwardInputs,
+  type LayerForwardInputs,
+  readLayerBackward,
+  readLayerForward,
+} from './adapter-layer.js'
+import { addUpdate, checkWeight } from './merge.js'
 import type { Parameter } from './parameter.js'
-import type { LayerShape, SharedLayer } from './sharing.js'
+import type { SharedLayer } from './sharing.js'
 
 /**
  * Options of {@link LilyLayer.forward}: those of lilyForward without `scaling`, which is part of the model's config.
@@ -40,14 +47,7 @@ export interface LayerForwardResult<O> {
 }
 
 /** Options of {@link LilyLayer.backward}. */
-export interface LayerBackwardOptions {
-  /**
-   * [..., d_in]: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
-   * Shape, type and numbers must be those of forward. Default: the x that `saved` refers to.
-   */
-  readonly x?: TensorLike | undefined
-  /** [..., d_in], M rows: the gradient of x is added to it in place. Default: a new tensor is returned. */
-  readonly dx?: TensorLike | undefined
+export interface LayerBackwardOptions extends AdapterBackwardOptions {
   /** Which gradients to compute: `{ dx: false }` for a first layer, `{ da: false }` to freeze A. Default: all. */
   readonly needs?: LilyNeeds | undefined
   /**
@@ -55,8 +55,6 @@ export interface LayerBackwardOptions {
    * device if that saves a significant part of the call's memory traffic, otherwise false; see docs/model.md.
    */
   readonly deferB?: boolean | undefined
-  /** CUDA stream to run in, or its cudaStream_t. Default: the stream of the operands. */
-  readonly stream?: Stream | bigint | number | undefined
 }
 
 // The model has the scaling.
@@ -64,71 +62,31 @@ const OPTIONS: Known = new Set([...FORWARD_OPTIONS].filter((name) => name !== 's
 const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>(['x', 'dx', 'needs', 'deferB', 'stream'])
 const NEEDS: Known = new Set<keyof LilyNeeds>(GRADIENTS)
 
-/** What a forward call of a layer is given, read once. One reading serves several layers. */
-export interface LayerForwardInputs {
-  readonly x: Operand
-  readonly y: Output | null
-  /** A routing that is left out depends on the layer. */
-  readonly settings: ForwardSettings<null>
+/** Reads a forward call of a Lily layer. */
+export function readLilyForward(x: unknown, y: unknown, options?: object): LayerForwardInputs {
+  return readLayerForward(x, y, options, OPTIONS)
 }
 
-export function readLayerForward(x: unknown, y: unknown, options: object = {}): LayerForwardInputs {
-  return { x: resolve('x', x), y: Output.of('y', y), settings: readForwardOptions(options, OPTIONS, null) }
-}
-
-/** What a backward call of a layer is given, read once. */
-export interface LayerBackwardInputs {
-  readonly dy: Operand
-  /** In the place of the x of forward; null: that x. */
-  readonly x: Operand | null
-  readonly dx: Output | null
-  /** dx in the form in which it is given. */
-  readonly given: TensorLike | undefined
-  /** A `deferB` that is left out depends on the layer. */
-  readonly settings: BackwardSettings<null>
-}
-
-export function readLayerBackward(dy: unknown, options: object = {}): LayerBackwardInputs {
-  const settings = readBackwardOptions(options, BACKWARD_OPTIONS, NEEDS, null)
-  const given = get('options', options, 'dx') as TensorLike | undefined
-  const x: unknown = get('options', options, 'x')
-  return {
-    settings,
-    given,
-    dx: Output.of('dx', given),
-    x: x === undefined ? null : resolve('x', x),
-    dy: resolve('dy', dy),
-  }
+/** Reads a backward call of a Lily layer. */
+export function readLilyBackward(dy: unknown, options?: object): LayerBackwardInputs {
+  return readLayerBackward(dy, options, BACKWARD_OPTIONS, NEEDS)
 }
 
 /** The adapter of one linear layer: y += scaling * h C. It may share its parameters with other layers. */
-export class LilyLayer {
+export class LilyLayer extends AdapterLayer {
   /** [E]: the expert weights that replace the router; null: the layer is not frozen. */
   #frozen: Float32Array | null = null
-  #isMerged = false
+  declare readonly shape: SharedLayer
 
   /** @internal */
   constructor(
-    readonly shape: SharedLayer,
-    readonly scaling: number,
-    readonly a: Parameter,
+    shape: SharedLayer,
+    scaling: number,
+    a: Parameter,
     readonly router: Parameter,
-    readonly b: Parameter,
-  ) {}
-
-  /** Name of the base model's linear layer, such as 'layers.0.q_proj'. */
-  get name(): string {
-    return this.shape.name
-  }
-
-  /** d_in */
-  get inFeatures(): LayerShape['inFeatures'] {
-    return this.shape.inFeatures
-  }
-
-  /** d_out */
-  get outFeatures(): LayerShape['outFeatures'] {
-    return this.shape.outFeatures
+    b: Parameter,
+  ) {
+    super(shape, scaling, a, b)
   }
 
   /** [E]: a copy of the weights that {@link LilyModel.freeze} set; undefined if the layer is not frozen. */
@@ -141,11 +99,6 @@ export class LilyLayer {
     return this.#frozen !== null
   }
 
-  /** Whether this layer's update is merged into the base weight; see {@link LilyModel.merge}. */
-  get isMerged(): boolean {
-    return this.#isMerged
-  }
-
   /**
    * {@link lilyForward} with the layer's parameters. The default routing of a frozen layer is 'fixed', with the weights
    * that it is frozen with, or `options.weights`.
@@ -154,12 +107,16 @@ export class LilyLayer {
    * @param y [..., d_out]: the base layer's output, to which the adapter's is added in place. Default: a new tensor
    * @throws LilyError as lilyForward; ERR_LILY_ARGUMENT if the layer is merged
    */
-  forward<O extends LayerForwardOptions = object>(x: TensorLike, y?: TensorLike, options?: O): LayerForwardResult<O> {
-    return runForward(this.prepareForward(readLayerForward(x, y, options))) as LayerForwardResult<O>
+  override forward<O extends LayerForwardOptions = object>(
+    x: TensorLike,
+    y?: TensorLike,
+    options?: O,
+  ): LayerForwardResult<O> {
+    return runForward(this.prepareForward(readLilyForward(x, y, options))) as LayerForwardResult<O>
   }
 
   /** @internal Everything but the last phase of {@link forward}: it writes nothing. */
-  prepareForward({ x, y, settings }: LayerForwardInputs): ForwardCall {
+  override prepareForward({ x, y, settings }: LayerForwardInputs): ForwardCall {
     this.checkNotMerged()
     const frozen = settings.routing === null ? this.#frozen : null
     const routing = settings.routing ?? (frozen === null ? 'batch' : 'fixed')
@@ -187,41 +144,39 @@ export class LilyLayer {
    * @throws LilyError as lilyBackward; ERR_LILY_ARGUMENT if `saved` is not from this layer, or from before the model
    *   was moved
    */
-  backward<O extends LayerBackwardOptions = object>(
+  override backward<O extends LayerBackwardOptions = object>(
     dy: TensorLike,
     saved: LilySaved,
     options?: O,
   ): GradientOf<O, 'dx'> {
-    const call = this.prepareBackward(readLayerBackward(dy, options), saved)
+    const call = this.prepareBackward(readLilyBackward(dy, options), saved)
     return this.runBackward(call).dx as GradientOf<O, 'dx'>
   }
 
   /** @internal Everything but the last phase of {@link backward}: it writes nothing. */
-  prepareBackward({ dy, x, dx, settings }: LayerBackwardInputs, saved: LilySaved): BackwardCall {
+  override prepareBackward({ dy, x, dx, settings }: LayerBackwardInputs, saved: Saved): BackwardCall {
     const state = readSaved('saved', saved, 'lilyForward')
     const { problem } = state
-    this.#checkParameters(problem)
+    this.checkParameters(problem, this.router)
     const { needs } = settings
     if (settings.deferB === true) refuseInCapture('a deferred gradient of b', 'leave deferB out')
     const deferB = needs.db && (settings.deferB ?? this.#defersByDefault(problem))
     // A fold, which the call may end with, must not fail once dx is written.
     if (deferB) this.b.checkGrad(true)
-    const gradient = (name: GradientName, isNeeded: boolean, { accumulator }: Parameter) =>
-      isNeeded ? Output.of(name, accumulator) : null
     const inputs = {
       dy,
       x,
       dx,
-      da: gradient('da', needs.da, this.a),
-      dRouter: gradient('dRouter', needs.dRouter && problem.router !== null, this.router),
-      db: gradient('db', needs.db && !deferB, this.b),
+      da: gradientOf('da', needs.da, this.a),
+      dRouter: gradientOf('dRouter', needs.dRouter && problem.router !== null, this.router),
+      db: gradientOf('db', needs.db && !deferB, this.b),
     }
     return prepareBackward(state, inputs, { ...settings, deferB })
   }
 
   /** @internal The last phase of {@link backward}. */
-  runBackward(call: BackwardCall): { readonly dx?: Tensor } {
-    const result = runBackward(call)
+  override runBackward(call: BackwardCall): { readonly dx?: Tensor } {
+    const result = super.runBackward(call)
     if (call.gradients.deferredDb !== null) this.b.defer(call.state.takeDeferred())
     return result
   }
@@ -232,18 +187,23 @@ export class LilyLayer {
   }
 
   /** @internal */
-  checkNotMerged(): void {
-    if (!this.#isMerged) return
-    fail(
-      'ERR_LILY_ARGUMENT',
-      'layer',
-      `expected a layer that is not merged, but '${this.name}' is merged into its base weight; unmerge it first`,
-    )
-  }
-
-  /** @internal */
-  markMerged(isMerged: boolean): void {
-    this.#isMerged = isMerged
+  override addUpdate(weight: Operand, sign: 1 | -1): void {
+    const { frozenWeights: weights, scaling, a, router, b } = this
+    checkWeight(weight, this.outFeatures, this.inFeatures, [a, router, b])
+    if (weights === undefined) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'name',
+        `expected a frozen layer, but the weights of '${this.name}' depend on the input; freeze it first`,
+      )
+    }
+    const options = { routing: 'fixed', weights, scaling: sign * scaling, precision: 'high' } as const
+    addUpdate(weight, {
+      a: a.value,
+      b: b.value,
+      of: 'lilyForward',
+      forward: (operands) => lilyForward(operands, options),
+    })
   }
 
   /** Without a router the operation takes E from the weights, and its error would name b. */
@@ -254,18 +214,6 @@ export class LilyLayer {
       'ERR_LILY_SHAPE',
       'weights',
       `expected [${experts}] or [G, ${experts}] (E ${experts}), got ${shapeText(shape)}`,
-    )
-  }
-
-  /** Checks that a saved call used the current parameters of this layer. */
-  #checkParameters({ a, b, router }: Problem): void {
-    const isCurrent = (parameter: Parameter, operand: Problem['a']) =>
-      resolve(parameter.name, parameter.value) === operand
-    if (isCurrent(this.a, a) && isCurrent(this.b, b) && (router === null || isCurrent(this.router, router))) return
-    fail(
-      'ERR_LILY_ARGUMENT',
-      'saved',
-      `expected what forward of '${this.name}' returned since its model was last moved; run forward again`,
     )
   }
 

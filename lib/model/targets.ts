@@ -1,25 +1,14 @@
-/** The configuration of a Lily adapter: the fields of PEFT's LilyConfig in camelCase. */
+/** Which layers an adapter targets: the fields that all configurations of PEFT have for it. */
 import { describe, fail, failedToRead } from '../base/errors.js'
-import { MAX_EXPERTS, MAX_RANK } from '../base/limits.js'
-import { checkKeys, get, type Known, readFlag, readScaling } from '../base/options.js'
+import { get } from '../base/options.js'
 import { compilePattern, type Pattern } from './pattern.js'
 
-/** Configuration for {@link LilyModel.create}. Names (in camelCase) and defaults are those of PEFT's LilyConfig. */
-export interface LilyConfigOptions {
-  /** Rank r, from 1 to 4096. Default 32. */
-  readonly r?: number | undefined
-  /** Number of consecutive layers of one target that share an A. Default 1. */
-  readonly strideA?: number | undefined
+/** Which layers an adapter targets. Names (in camelCase) and defaults are those of PEFT. */
+export interface TargetOptions {
   /**
-   * Number of experts E, from 2 to 64: the high-dimension projectors B_e that all layers of a target share. Default 2.
-   */
-  readonly numB?: number | undefined
-  /** Factor s on the adapter's output; unlike LoRA's alpha it is not divided by r. Default 1. */
-  readonly scaling?: number | undefined
-  /**
-   * Which layers are adapted, and how they are grouped into targets. Suffixes of names, such as `['q_proj', 'v_proj']`:
-   * one target per suffix. A regular expression for the whole name: all matching layers are one target. Default: all
-   * layers are adapted, and the last component of a name is its target.
+   * Which layers are adapted, and for Lily how they are grouped into targets. Suffixes of names, such as
+   * `['q_proj', 'v_proj']`: one target per suffix. A regular expression for the whole name: all matching layers are one
+   * target. Default: all layers are adapted, and the last component of a name is its target.
    */
   readonly targetModules?: readonly string[] | string | null | undefined
   /** Layers that are not adapted, in the same forms as `targetModules`. */
@@ -31,18 +20,10 @@ export interface LilyConfigOptions {
   readonly layersToTransform?: readonly number[] | number | null | undefined
   /** Name of the module list whose indices `layersToTransform` are, such as 'layers'. */
   readonly layersPattern?: readonly string[] | string | null | undefined
-  /**
-   * Initialise B to zero, so that a new adapter does not change the output. Default true; false initialises B like A.
-   */
-  readonly initWeights?: boolean | undefined
 }
 
-/** A checked configuration with all defaults filled in. The fields are those of {@link LilyConfigOptions}. */
-export interface LilyConfig {
-  readonly r: number
-  readonly strideA: number
-  readonly numB: number
-  readonly scaling: number
+/** Checked targets with all defaults filled in. The fields are those of {@link TargetOptions}. */
+export interface Targets {
   /**
    * Suffixes in alphabetical order, or a regular expression; null: all layers, by the last component of their names.
    */
@@ -50,28 +31,17 @@ export interface LilyConfig {
   readonly excludeModules: readonly string[] | string | null
   readonly layersToTransform: readonly number[] | null
   readonly layersPattern: readonly string[] | null
-  readonly initWeights: boolean
 }
 
-const KNOWN: Known = new Set<keyof LilyConfig>([
-  'r',
-  'strideA',
-  'numB',
-  'scaling',
-  'targetModules',
-  'excludeModules',
-  'layersToTransform',
-  'layersPattern',
-  'initWeights',
-])
+/** The names of the fields. */
+export const TARGETS = ['targetModules', 'excludeModules', 'layersToTransform', 'layersPattern'] as const
 
 /**
- * Checks a configuration and fills in the defaults.
+ * Reads and checks these fields of a configuration.
  *
  * @throws LilyError ERR_LILY_ARGUMENT
  */
-export function readConfig(options: unknown): LilyConfig {
-  checkKeys('config', options, KNOWN)
+export function readTargets(options: object): Targets {
   const layersToTransform = readIndices(options)
   const layersPattern = readNames(options, 'layersPattern')
   if (layersPattern !== null && layersToTransform === null) {
@@ -82,7 +52,7 @@ export function readConfig(options: unknown): LilyConfig {
     )
   }
   compileLayersPatterns([layersPattern ?? []].flat())
-  const targetModules = readTargets(options, 'targetModules')
+  const targetModules = readModules(options, 'targetModules')
   if (typeof targetModules === 'string' && targetModules.toLowerCase() === 'all-linear') {
     fail(
       'ERR_LILY_ARGUMENT',
@@ -90,29 +60,16 @@ export function readConfig(options: unknown): LilyConfig {
       "expected suffixes or a regular expression, got 'all-linear'; leave it out to adapt all layers",
     )
   }
-  return Object.freeze({
-    r: readCount(options, 'r', 32, 1, MAX_RANK),
-    strideA: readCount(options, 'strideA', 1, 1, Number.MAX_SAFE_INTEGER),
-    numB: readCount(options, 'numB', 2, 2, MAX_EXPERTS),
-    scaling: readScaling(options),
+  return {
     targetModules,
-    excludeModules: readTargets(options, 'excludeModules'),
+    excludeModules: readModules(options, 'excludeModules'),
     layersToTransform,
     layersPattern: layersPattern === null ? null : Object.freeze([layersPattern].flat()),
-    initWeights: readFlag(options, 'initWeights', true),
-  })
-}
-
-function readCount(options: object, name: string, fallback: number, from: number, to: number): number {
-  const value = get('config', options, name)
-  if (value === undefined) return fallback
-  if (Number.isSafeInteger(value) && (value as number) >= from && (value as number) <= to) return value as number
-  const range = to === Number.MAX_SAFE_INTEGER ? `of at least ${from}` : `from ${from} to ${to}`
-  return fail('ERR_LILY_ARGUMENT', name, `expected an integer ${range}, got ${describe(value)}`)
+  }
 }
 
 /** Reads suffixes, sorted and without duplicates, or a regular expression. */
-function readTargets(options: object, name: string): readonly string[] | string | null {
+function readModules(options: object, name: string): readonly string[] | string | null {
   const names = readNames(options, name)
   if (typeof names === 'string') compilePattern(names, name)
   if (names === null || typeof names === 'string') return names

@@ -1,0 +1,33 @@
+/** PEFT's LilyConfig and the tensors of a Lily adapter. */
+import { type LilyConfig, readConfig } from '../model/lily-config.js'
+import { LILY_SUFFIX, shareLayers } from '../model/sharing.js'
+import type { PeftMethod } from './peft-method.js'
+
+export const LILY: PeftMethod<LilyConfig> = {
+  type: 'LILY',
+  name: 'Lily',
+  fields: {
+    r: 'r',
+    strideA: 'stride_A',
+    numB: 'num_B',
+    scaling: 'scaling',
+    targetModules: 'target_modules',
+    excludeModules: 'exclude_modules',
+    layersToTransform: 'layers_to_transform',
+    layersPattern: 'layers_pattern',
+    initWeights: 'init_weights',
+  },
+  readConfig,
+  accepted: new Set(),
+  refusal: () => null,
+  toOption: (_, value) => value,
+  constants: {},
+  suffixes: LILY_SUFFIX,
+  marker: 'lily_',
+  variantOf: () => null,
+  shapes:
+    ({ r, numB }) =>
+    () => ({ a: { axis: 1, other: r }, b: { axis: 1, other: numB * r } }),
+  layOut: shareLayers,
+  isShared: true,
+}

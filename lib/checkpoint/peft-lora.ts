@@ -1,0 +1,113 @@
+/** PEFT's LoraConfig and the tensors of a LoRA adapter. Every field is honoured, refused or ignored for a reason. */
+import { describe } from '../base/errors.js'
+import { type LoraConfig, readLoraConfig } from '../model/lora-config.js'
+import { layOutLora, LORA_SUFFIX, ranksOf } from '../model/lora-layout.js'
+import { quote } from './errors.js'
+import type { PeftMethod } from './peft-method.js'
+
+/** Fields that have no effect on what the adapter computes here. */
+const IGNORED = [
+  // Dropout of x in training. Forward has none: with it the training of PEFT differs, but not what was trained.
+  'lora_dropout',
+  // Parameters of initialisations. What they led to is in the tensors; init_lora_weights tells which one it was.
+  'loftq_config',
+  'eva_config',
+  'corda_config',
+  'lora_ga_config',
+  // These have an effect only together with a field that is refused.
+  'megatron_core',
+  'qalora_group_size',
+  // Where PEFT computes the initial values of DoRA. Newer versions do not save it.
+  'runtime_config',
+] as const
+
+/** Fields that change what the adapter computes or what it consists of, and what they are for. */
+const VARIANTS: Readonly<Record<string, string>> = {
+  use_dora: 'DoRA',
+  lora_bias: 'a bias beside B',
+  use_qalora: 'QA-LoRA',
+  use_bdlora: 'BD-LoRA, with matrices of blocks',
+  alora_invocation_tokens: 'aLoRA, which depends on the tokens',
+  arrow_config: 'Arrow, which routes between adapters',
+  kasa_config: 'KaSA, which changes the base weights',
+  velora_config: 'VeLoRA, with other gradients',
+  monteclora_config: 'MonteCLoRA, with random weights',
+  layer_replication: 'replication of layers',
+  megatron_config: 'parallel layers of Megatron',
+  target_parameters: 'adapters of other parameters than those of linear layers',
+  trainable_token_indices: 'trained rows of an embedding',
+  ensure_weight_tying: 'adapters of tied layers',
+}
+
+/**
+ * Initialisations that leave the base weights as they are, and that train as usual. The others change the base weights
+ * (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ), to which the adapter then belongs, or freeze B (MiCA).
+ */
+const INITIALISATIONS: readonly unknown[] = [true, false, 'gaussian', 'eva', 'orthogonal']
+
+export const LORA: PeftMethod<LoraConfig> = {
+  type: 'LORA',
+  name: 'LoRA',
+  fields: {
+    r: 'r',
+    loraAlpha: 'lora_alpha',
+    useRslora: 'use_rslora',
+    rankPattern: 'rank_pattern',
+    alphaPattern: 'alpha_pattern',
+    fanInFanOut: 'fan_in_fan_out',
+    targetModules: 'target_modules',
+    excludeModules: 'exclude_modules',
+    layersToTransform: 'layers_to_transform',
+    layersPattern: 'layers_pattern',
+    initLoraWeights: 'init_lora_weights',
+  },
+  readConfig: readLoraConfig,
+  accepted: new Set([...IGNORED, ...Object.keys(VARIANTS), 'bias']),
+  refusal,
+  toOption: (field, value) => (field === 'init_lora_weights' && typeof value === 'string' ? true : value),
+  constants: { bias: 'none', lora_dropout: 0, use_dora: false },
+  suffixes: LORA_SUFFIX,
+  marker: 'lora_',
+  variantOf,
+  shapes: (config) => {
+    const rankOf = ranksOf(config)
+    return (layer) => ({ a: { axis: 1, other: rankOf(layer) }, b: { axis: 0, other: rankOf(layer) } })
+  },
+  layOut: layOutLora,
+  isShared: false,
+}
+
+function refusal(fields: Readonly<Record<string, unknown>>): readonly [string, string] | null {
+  for (const [name, variant] of Object.entries(VARIANTS)) {
+    const value = fields[name]
+    if (!isOff(value)) return [name, `expected null or false, got ${show(value)}: ${variant} is not supported`]
+  }
+  const { bias = 'none', init_lora_weights: initialisation = true } = fields
+  if (bias !== 'none' && bias !== null) {
+    return ['bias', `expected 'none', got ${show(bias)}: trained biases of base layers are not supported`]
+  }
+  const known = typeof initialisation === 'string' ? initialisation.toLowerCase() : initialisation
+  if (initialisation === null || INITIALISATIONS.includes(known)) return null
+  return [
+    'init_lora_weights',
+    `expected true, false, 'gaussian', 'eva' or 'orthogonal', got ${show(initialisation)}: the adapter may belong to ` +
+      `other base weights, or train otherwise; convert it with PEFT's path_initial_model_for_weight_conversion`,
+  ]
+}
+
+/** Whether a field has no value. */
+function isOff(value: unknown): boolean {
+  if (value === undefined || value === null || value === false) return true
+  return typeof value === 'object' && Object.keys(value).length === 0
+}
+
+function show(value: unknown): string {
+  return typeof value === 'string' ? quote(value) : describe(value)
+}
+
+function variantOf(key: string): string | null {
+  if (/\.lora_magnitude_vector(?:\.|$)/.test(key)) return 'DoRA'
+  if (/\.lora_embedding_[AB](?:\.|$)/.test(key)) return 'the adapter of an embedding'
+  if (/\.lora_B\.bias$/.test(key)) return 'a bias beside B'
+  return null
+}

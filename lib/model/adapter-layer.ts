@@ -1,0 +1,205 @@
+/** One adapted layer of a model: what the layers of {@link LilyModel} and of {@link LoraModel} have in common. */
+import { fail } from '../base/errors.js'
+import { get, type Known } from '../base/options.js'
+import type { Operand } from '../memory/operand.js'
+import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
+import type { GradientOf } from '../operations/backward.js'
+import type { LilyForwardOptions, SavedOf } from '../operations/forward.js'
+import type { LoraBackwardOptions } from '../operations/lora.js'
+import { Output } from '../operations/output.js'
+import type { Problem } from '../operations/problem.js'
+import {
+  type BackwardSettings,
+  type ForwardSettings,
+  type GradientName,
+  readBackwardOptions,
+  readForwardOptions,
+} from '../operations/read.js'
+import { runBackward } from '../operations/run.js'
+import type { Saved } from '../operations/saved.js'
+import { resolve, type TensorLike } from '../tensor/resolve.js'
+import type { Stream } from '../tensor/stream.js'
+import type { Tensor } from '../tensor/tensor.js'
+import type { LayerShape } from './layer-shape.js'
+import type { AdaptedLayer } from './layout.js'
+import type { Parameter } from './parameter.js'
+
+/** Options of {@link AdapterLayer.forward}. Lily's layers have more. */
+export type AdapterForwardOptions = Pick<LilyForwardOptions, 'precision' | 'save' | 'accumulate' | 'stream'>
+
+/** What a forward call keeps for its backward, of either kind of adapter. */
+export type AdapterSaved = Saved
+
+/** Result of {@link AdapterLayer.forward}. */
+export interface AdapterForwardResult<O> {
+  /** [..., d_out]: the y that was passed, or a new tensor with the leading dimensions of x. */
+  readonly y: Tensor
+  /** What backward needs; undefined with `save: false`. */
+  readonly saved: SavedOf<O, AdapterSaved>
+}
+
+/** Options of {@link AdapterLayer.backward}. Lily's layers have more. */
+export interface AdapterBackwardOptions {
+  /**
+   * [..., d_in]: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
+   * Shape, type and numbers must be those of forward. Default: the x that `saved` refers to.
+   */
+  readonly x?: TensorLike | undefined
+  /** [..., d_in], M rows: the gradient of x is added to it in place. Default: a new tensor is returned. */
+  readonly dx?: TensorLike | undefined
+  /** Which gradients to compute: `{ dx: false }` for a first layer, `{ da: false }` to freeze A. Default: all. */
+  readonly needs?: LoraBackwardOptions['needs']
+  /** CUDA stream to run in, or its cudaStream_t. Default: the stream of the operands. */
+  readonly stream?: Stream | bigint | number | undefined
+}
+
+/** What a forward call of a layer is given, read once. One reading serves several layers. */
+export interface LayerForwardInputs {
+  readonly x: Operand
+  readonly y: Output | null
+  /** A routing that is left out depends on the layer. */
+  readonly settings: ForwardSettings<null>
+}
+
+export function readLayerForward(x: unknown, y: unknown, options: object = {}, known: Known): LayerForwardInputs {
+  return { x: resolve('x', x), y: Output.of('y', y), settings: readForwardOptions(options, known, null) }
+}
+
+/** What a backward call of a layer is given, read once. */
+export interface LayerBackwardInputs {
+  readonly dy: Operand
+  /** In the place of the x of forward; null: that x. */
+  readonly x: Operand | null
+  readonly dx: Output | null
+  /** dx in the form in which it is given. */
+  readonly given: TensorLike | undefined
+  /** A `deferB` that is left out depends on the layer. */
+  readonly settings: BackwardSettings<null>
+}
+
+export function readLayerBackward(
+  dy: unknown,
+  options: object = {},
+  known: Known,
+  knownNeeds: Known,
+): LayerBackwardInputs {
+  const settings = readBackwardOptions(options, known, knownNeeds, null)
+  const given = get('options', options, 'dx') as TensorLike | undefined
+  const x: unknown = get('options', options, 'x')
+  return {
+    settings,
+    given,
+    dx: Output.of('dx', given),
+    x: x === undefined ? null : resolve('x', x),
+    dy: resolve('dy', dy),
+  }
+}
+
+/** The gradient of a parameter, to which a backward call adds; null if it is not needed. */
+export function gradientOf(name: GradientName, isNeeded: boolean, { accumulator }: Parameter): Output | null {
+  return isNeeded ? Output.of(name, accumulator) : null
+}
+
+/** The adapter of one linear layer: it adds to the layer's output. */
+export abstract class AdapterLayer {
+  #isMerged = false
+
+  /** @internal */
+  protected constructor(
+    readonly shape: AdaptedLayer,
+    /** Factor s on the adapter's output. */
+    readonly scaling: number,
+    readonly a: Parameter,
+    readonly b: Parameter,
+  ) {}
+
+  /** Name of the base model's linear layer, such as 'layers.0.q_proj'. */
+  get name(): string {
+    return this.shape.name
+  }
+
+  /** d_in */
+  get inFeatures(): LayerShape['inFeatures'] {
+    return this.shape.inFeatures
+  }
+
+  /** d_out */
+  get outFeatures(): LayerShape['outFeatures'] {
+    return this.shape.outFeatures
+  }
+
+  /** Whether this layer's update is merged into the base weight; see {@link AdapterModel.merge}. */
+  get isMerged(): boolean {
+    return this.#isMerged
+  }
+
+  /**
+   * Adds the adapter's output to y.
+   *
+   * @param x [..., d_in]
+   * @param y [..., d_out]: the base layer's output, to which the adapter's is added in place. Default: a new tensor
+   * @throws LilyError as lilyForward; ERR_LILY_ARGUMENT if the layer is merged
+   */
+  abstract forward<O extends AdapterForwardOptions = object>(
+    x: TensorLike,
+    y?: TensorLike,
+    options?: O,
+  ): AdapterForwardResult<O>
+
+  /**
+   * The gradients of a call of {@link forward}. Those of the parameters accumulate in `model.parameters()` until
+   * `zeroGrad`.
+   *
+   * @param dy [..., d_out], M rows: the gradient of y
+   * @param saved what this layer's forward returned. It may be disposed of afterwards
+   * @returns the gradient of x; undefined with `needs: { dx: false }`
+   * @throws LilyError as lilyBackward; ERR_LILY_ARGUMENT if `saved` is not from this layer, or from before the model
+   *   was moved
+   */
+  abstract backward<O extends AdapterBackwardOptions = object>(
+    dy: TensorLike,
+    saved: AdapterSaved,
+    options?: O,
+  ): GradientOf<O, 'dx'>
+
+  /** @internal Everything but the last phase of {@link forward}: it writes nothing. */
+  abstract prepareForward(inputs: LayerForwardInputs): ForwardCall
+
+  /** @internal Everything but the last phase of {@link backward}: it writes nothing. */
+  abstract prepareBackward(inputs: LayerBackwardInputs, saved: AdapterSaved): BackwardCall
+
+  /** @internal The last phase of {@link backward}. */
+  runBackward(call: BackwardCall): { readonly dx?: Tensor } {
+    return runBackward(call)
+  }
+
+  /** @internal Adds `sign` times the layer's update to a weight of the base model, in place. */
+  abstract addUpdate(weight: Operand, sign: 1 | -1): void
+
+  /** @internal */
+  checkNotMerged(): void {
+    if (!this.#isMerged) return
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'layer',
+      `expected a layer that is not merged, but '${this.name}' is merged into its base weight; unmerge it first`,
+    )
+  }
+
+  /** @internal */
+  markMerged(isMerged: boolean): void {
+    this.#isMerged = isMerged
+  }
+
+  /** @internal Checks that a saved call used the current parameters of this layer. */
+  protected checkParameters({ a, b, router }: Problem, routerOfLayer: Parameter | null): void {
+    const isCurrent = (parameter: Parameter, operand: Operand) => resolve(parameter.name, parameter.value) === operand
+    const isRouter = (operand: Operand) => routerOfLayer !== null && isCurrent(routerOfLayer, operand)
+    if (isCurrent(this.a, a) && isCurrent(this.b, b) && (router === null || isRouter(router))) return
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'saved',
+      `expected what forward of '${this.name}' returned since its model was last moved; run forward again`,
+    )
+  }
+}

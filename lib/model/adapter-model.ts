@@ -1,0 +1,314 @@
+/** The adapter of a base model: what {@link LilyModel} and {@link LoraModel} have in common. */
+import { type DType, readFloatDType } from '../base/dtype.js'
+import { describe, fail, LilyError } from '../base/errors.js'
+import { checkKeys, get, type Known } from '../base/options.js'
+import { shapeText } from '../base/shape.js'
+import { disposeSymbol } from '../base/symbols.js'
+import type { LoadOptions, Origin } from '../checkpoint/load.js'
+import { modulesOf, type SavedModules } from '../checkpoint/modules-to-save.js'
+import type { SaveOptions } from '../checkpoint/save.js'
+import { readDevice } from '../memory/backends.js'
+import type { Device } from '../memory/device.js'
+import type { StackSizes } from '../operations/launch.js'
+import { resolve, type TensorLike } from '../tensor/resolve.js'
+import type { Tensor } from '../tensor/tensor.js'
+import type { AdapterLayer } from './adapter-layer.js'
+import { initialValues } from './initial.js'
+import { type LayerShape, readLayers } from './layer-shape.js'
+import type { Layout, ParameterShape } from './layout.js'
+import { Parameter } from './parameter.js'
+import type { TargetOptions } from './targets.js'
+
+/** Options of `create` of {@link AdapterModelClass}, for either kind of adapter. */
+export interface AdapterModelOptions<C = TargetOptions & { readonly r?: number | undefined }> {
+  /** Linear layers of the base model, in the order in which it calls them. Those that `config` targets are adapted. */
+  readonly layers: readonly LayerShape[]
+  /** Configuration, with PEFT's defaults for omitted fields. */
+  readonly config: C
+  /** Seed of the initial values, from 0 to 2^32 - 1. A seed gives the same values on every machine. Default: random. */
+  readonly seed?: number | undefined
+  /** Type of the parameters. 'bfloat16' and 'float16' require activations of the same type. Default 'float32'. */
+  readonly dtype?: DType | undefined
+}
+
+/** What the classes {@link LilyModel} and {@link LoraModel} have in common: programs take either. */
+export interface AdapterModelClass {
+  create(options: AdapterModelOptions): AdapterModel
+  fromPretrained(folder: string | URL, options?: LoadOptions): Promise<AdapterModel>
+}
+
+/** The contents of a checkpoint. */
+export interface AdapterModelParts<C> {
+  readonly config: C
+  readonly layers: readonly LayerShape[]
+  /** By parameter name, all of one dtype on one device. The model then owns them. */
+  readonly values: ReadonlyMap<string, Tensor>
+  /** The other contents of the folder that the model was read from. */
+  readonly origin?: Origin | undefined
+}
+
+const OPTIONS: Known = new Set<keyof AdapterModelOptions>(['layers', 'config', 'seed', 'dtype'])
+
+/**
+ * Reads the options of `create`, and draws the initial values.
+ *
+ * @param drawsB whether B is random too
+ */
+export function initialParts<C>(
+  options: unknown,
+  readConfig: (config: unknown) => C,
+  layOut: (layers: readonly LayerShape[], config: C) => Layout,
+  drawsB: (config: C) => boolean,
+): AdapterModelParts<C> {
+  checkKeys('options', options, OPTIONS)
+  const config = readConfig(get('options', options, 'config'))
+  const layers = readLayers(get('options', options, 'layers'))
+  const seed = readSeed(get('options', options, 'seed'))
+  const dtype = readParameterDType(get('options', options, 'dtype'))
+  const { parameters } = layOut(layers, config)
+  return { config, layers, values: initialValues(parameters.values(), seed, dtype, drawsB(config)) }
+}
+
+/** Checks that all parameters have one type. */
+export function checkOneDType(values: ReadonlyMap<string, Tensor>): void {
+  const types = new Set(Array.from(values.values(), ({ dtype }) => dtype))
+  if (types.size <= 1) return
+  fail('ERR_LILY_DTYPE', 'values', `expected one dtype for all parameters, got ${[...types].join(', ')}; convert them`)
+}
+
+/**
+ * Creates the parameters of a layout.
+ *
+ * @param stackOf the sizes of a stack of experts; null for other parameters
+ */
+export function createParameters(
+  layout: Layout,
+  values: ReadonlyMap<string, Tensor>,
+  stackOf: (shape: ParameterShape) => StackSizes | null = () => null,
+): Map<string, Parameter> {
+  const shapes = [...layout.parameters.values()]
+  return new Map(shapes.map((shape) => [shape.name, new Parameter(shape, checkedValue(values, shape), stackOf(shape))]))
+}
+
+/** The adapter of all layers of a base model, of either kind. The base model remains the caller's. */
+export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
+  /** The adapted layers by name, in the order given. */
+  readonly layers: ReadonlyMap<string, L>
+  readonly #parameters: ReadonlyMap<string, Parameter>
+  readonly #origin: Origin | undefined
+  #isDisposed = false
+
+  /** @internal */
+  protected constructor(
+    layers: ReadonlyMap<string, L>,
+    parameters: ReadonlyMap<string, Parameter>,
+    origin: Origin | undefined,
+  ) {
+    this.layers = layers
+    this.#parameters = parameters
+    this.#origin = origin
+  }
+
+  /** @internal Whether the constructor has made this object: it has not made a proxy of one. */
+  protected isGenuine(): boolean {
+    return #parameters in this
+  }
+
+  /** @internal The other contents of the folder that the model was read from. */
+  protected get origin(): Origin | undefined {
+    return this.#origin
+  }
+
+  /** The fields of adapter_config.json for a model that was read from a folder; undefined for others. */
+  get adapterConfig(): Readonly<Record<string, unknown>> | undefined {
+    return this.#origin?.fields
+  }
+
+  /**
+   * The tensors of the modules that PEFT's modules_to_save lists, such as a classifier's head: by module name, then by
+   * tensor name. Empty for a model that was created. {@link savePretrained} writes them again.
+   */
+  get modulesToSave(): SavedModules {
+    return this.#origin === undefined ? new Map() : modulesOf(this.#origin.others, this.#origin.fields.modules_to_save)
+  }
+
+  /**
+   * Saves the adapter to a folder, which is created if necessary. PEFT loads the format 'peft'. A model that was read
+   * and not modified is written bit-identically. All files are replaced as one: the folder holds the old or the new
+   * adapter, also after a crash, and if several processes save at once. Do not change the parameters until the promise
+   * resolves.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT if a file cannot be written: the old files are intact;
+   *   ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
+   */
+  abstract savePretrained(folder: string | URL, options?: SaveOptions<'peft'>): Promise<void>
+
+  /**
+   * The adapted layer of this name.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT if no adapted layer has this name
+   */
+  layer(name: string): L {
+    const layer = this.layers.get(name)
+    if (layer !== undefined) return layer
+    const [first] = this.layers.keys()
+    return fail('ERR_LILY_ARGUMENT', 'name', `expected an adapted layer, such as '${first}', got ${describe(name)}`)
+  }
+
+  /**
+   * The trainable parameters by name, in a fixed order. A parameter has PEFT's name in the first layer that uses it,
+   * such as 'layers.0.q_proj.lora_A.weight'. The entries stay the same for the life of the model. {@link to} and
+   * {@link toHost} replace the tensors of the entries.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED
+   */
+  parameters(): ReadonlyMap<string, Parameter> {
+    return this.allParameters()
+  }
+
+  /** @internal All parameters by name, trainable or not. */
+  allParameters(): ReadonlyMap<string, Parameter> {
+    if (!this.#isDisposed) return this.#parameters
+    throw new LilyError('ERR_LILY_DISPOSED', 'this model is disposed of; use it before dispose()')
+  }
+
+  /**
+   * Sets all gradients to zero, in place, those of parameters that are not trainable included.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED, or ERR_LILY_ARGUMENT for a gradient whose memory was transferred: all gradients
+   *   are unchanged; ERR_LILY_CUDA
+   */
+  zeroGrad(): void {
+    this.prepareZeroGrad()()
+  }
+
+  /** @internal Checks all gradients. Returns what sets them to zero. */
+  prepareZeroGrad(): () => void {
+    const parameters = [...this.allParameters().values()]
+    for (const parameter of parameters) parameter.checkGrad()
+    return () => {
+      for (const parameter of parameters) parameter.zeroGrad()
+    }
+  }
+
+  /** The device of the parameters. */
+  get device(): Device {
+    return this.#first().value.device
+  }
+
+  /** The type of the parameters. */
+  get dtype(): DType {
+    return this.#first().value.dtype
+  }
+
+  /**
+   * Moves parameters and gradients to a device and returns the model. `saved` objects of earlier forward calls become
+   * invalid.
+   *
+   * @throws LilyError as `Tensor.to`; nothing has been moved
+   */
+  to(device: { readonly type: 'cpu' | 'cuda'; readonly id?: number | undefined }): this {
+    this.prepareMove(readDevice('device', device))()
+    return this
+  }
+
+  /** @internal Copies all parameters to a device. Returns what replaces them by their copies. */
+  prepareMove(device: Device): () => void {
+    const parameters = this.#checkedParameters()
+    const moved = parameters.map((parameter) => parameter.onDevice(device))
+    return () => {
+      for (const [i, parameter] of parameters.entries()) parameter.replaceBy(moved[i])
+    }
+  }
+
+  /**
+   * Moves parameters and gradients to the host and returns the model. Do not use the model until the promise resolves.
+   *
+   * @throws LilyError (as a rejection) as `Tensor.toHost`
+   */
+  async toHost(): Promise<this> {
+    const parameters = this.#checkedParameters()
+    const moved = await Promise.all(parameters.map((parameter) => parameter.onHost()))
+    for (const [i, parameter] of parameters.entries()) parameter.replaceBy(moved[i])
+    return this
+  }
+
+  /** The parameters, whose memory is valid. */
+  #checkedParameters(): Parameter[] {
+    const parameters = [...this.allParameters().values()]
+    for (const parameter of parameters) {
+      parameter.checkValue()
+      parameter.checkGrad()
+    }
+    return parameters
+  }
+
+  /**
+   * Adds the update of a layer to the weight of its base layer, in place: scaling * B A for LoRA, and scaling * C^T A
+   * with C = sum_e w_e B_e for Lily, whose layer must be frozen. The base layer then computes the sum of both (for
+   * activation 'none'), and `forward` of the merged layer throws.
+   *
+   * Each element is rounded once, to the type of the weight; see docs/model.md for 16-bit parameters on a device.
+   *
+   * @param weight [d_out, d_in], as in torch.nn.Linear: float32, bfloat16 or float16, on the model's device
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED: the weight
+   *   is unchanged; ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
+   */
+  merge(name: string, weight: TensorLike): void {
+    const target = resolve('weight', weight)
+    const layer = this.layer(name)
+    layer.checkNotMerged()
+    layer.addUpdate(target, 1)
+    layer.markMerged(true)
+  }
+
+  /**
+   * Subtracts the update that {@link merge} added. The parameters must not have changed: then the subtracted update
+   * equals the added one, and an element differs from its original by at most two roundings, half a unit in the last
+   * place of the merged element and half a unit of its own.
+   *
+   * @param weight [d_out, d_in]: the merged weight
+   * @throws LilyError as {@link merge}
+   */
+  unmerge(name: string, weight: TensorLike): void {
+    const target = resolve('weight', weight)
+    const layer = this.layer(name)
+    if (!layer.isMerged)
+      fail('ERR_LILY_ARGUMENT', 'name', `expected a merged layer, but '${name}' is not merged; merge it first`)
+    layer.addUpdate(target, -1)
+    layer.markMerged(false)
+  }
+
+  /** Releases parameters and gradients. */
+  dispose(): void {
+    this.#isDisposed = true
+    for (const parameter of this.#parameters.values()) parameter.dispose()
+  }
+
+  [disposeSymbol](): void {
+    this.dispose()
+  }
+
+  #first(): Parameter {
+    return this.allParameters().values().next().value as Parameter
+  }
+}
+
+/** The value of one parameter, whose shape is checked. */
+function checkedValue(values: ReadonlyMap<string, Tensor>, { name, shape }: ParameterShape): Tensor {
+  const value = values.get(name)
+  if (value === undefined)
+    fail('ERR_LILY_ARGUMENT', 'values', `expected '${name}' of shape ${shapeText(shape)}, got none`)
+  if (value.shape.length === 2 && value.shape.every((size, axis) => size === shape[axis])) return value
+  return fail('ERR_LILY_SHAPE', name, `expected ${shapeText(shape)}, got ${shapeText(value.shape)}`)
+}
+
+function readSeed(value: unknown): number {
+  if (value === undefined) return Math.floor(Math.random() * 2 ** 32)
+  if (Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 32) return value as number
+  return fail('ERR_LILY_ARGUMENT', 'seed', `expected an integer from 0 to 2^32 - 1, got ${describe(value)}`)
+}
+
+function readParameterDType(value: unknown): DType {
+  return value === undefined ? 'float32' : readFloatDType('dtype', value)
+}

@@ -1,0 +1,50 @@
+/** The linear layers of a base model, as the caller describes them. */
+import { describe, fail } from '../base/errors.js'
+import { checkKeys, copyArray, get, type Known } from '../base/options.js'
+
+/** A linear layer of the base model. Its weight is [outFeatures, inFeatures], as in torch.nn.Linear. */
+export interface LayerShape {
+  /** Name as in PyTorch's named_modules(), such as 'model.layers.0.self_attn.q_proj'. */
+  readonly name: string
+  /** d_in */
+  readonly inFeatures: number
+  /** d_out */
+  readonly outFeatures: number
+}
+
+const LAYER: Known = new Set<keyof LayerShape>(['name', 'inFeatures', 'outFeatures'])
+
+/**
+ * Copies the layers that the caller passed.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
+export function readLayers(shapes: unknown): LayerShape[] {
+  const given = copyArray('layers', shapes)
+  if (given === null) {
+    fail('ERR_LILY_ARGUMENT', 'layers', `expected [{ name, inFeatures, outFeatures }], got ${describe(shapes)}`)
+  }
+  const names = new Set<string>()
+  return given.map((shape, index) => {
+    const argument = `layers[${index}]`
+    checkKeys(argument, shape, LAYER)
+    const name = get(argument, shape, 'name')
+    if (typeof name !== 'string' || name === '') {
+      fail('ERR_LILY_ARGUMENT', `${argument}.name`, `expected a name, got ${describe(name)}`)
+    }
+    if (names.has(name))
+      fail('ERR_LILY_ARGUMENT', `${argument}.name`, `expected unique names, got '${name}' twice; remove one`)
+    names.add(name)
+    return {
+      name,
+      inFeatures: readFeatures(argument, shape, 'inFeatures'),
+      outFeatures: readFeatures(argument, shape, 'outFeatures'),
+    }
+  })
+}
+
+function readFeatures(argument: string, shape: object, name: string): number {
+  const value = get(argument, shape, name)
+  if (Number.isSafeInteger(value) && (value as number) > 0) return value as number
+  return fail('ERR_LILY_ARGUMENT', `${argument}.${name}`, `expected an integer of at least 1, got ${describe(value)}`)
+}

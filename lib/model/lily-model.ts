@@ -1,0 +1,212 @@
+/** The Lily adapter of a base model. */
+import { isGenuine, isOf, modelKey } from '../base/copies.js'
+import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
+import { LILY } from '../checkpoint/peft-lily.js'
+import { saveAsLora, saveLily, type SaveOptions } from '../checkpoint/save.js'
+import {
+  AdapterModel,
+  type AdapterModelOptions,
+  type AdapterModelParts,
+  checkOneDType,
+  createParameters,
+  initialParts,
+} from './adapter-model.js'
+import { calibrate, type Calibration, type CalibrationOptions, type CalibrationSamples } from './calibrate.js'
+import { type FrozenWeights, readFrozenWeights } from './freeze.js'
+import { type LilyConfig, type LilyConfigOptions, readConfig } from './lily-config.js'
+import { LilyLayer } from './lily-layer.js'
+import { exportLora, type LoraAdapter } from './lora-export.js'
+import type { Parameter } from './parameter.js'
+import { shareLayers } from './sharing.js'
+
+/** Options of {@link LilyModel.create}. */
+export type LilyModelOptions = AdapterModelOptions<LilyConfigOptions>
+
+/** The contents of a checkpoint. */
+export interface LilyModelParts extends AdapterModelParts<LilyConfig> {
+  /** Weights of the layers that are frozen. */
+  readonly frozen?: ReadonlyMap<string, Float32Array> | undefined
+}
+
+/** Whether a value is a LilyModel, of any copy of this package. A proxy of one is not. */
+export function isModel(value: unknown): value is LilyModel {
+  return isGenuine(modelKey, value)
+}
+
+/**
+ * Lily adapters for the layers of a base model (arXiv 2407.09946). Layers of one target share A in blocks of `strideA`
+ * layers and one set of B_e; every layer has its own router. Gradients of parameters accumulate over layers and calls
+ * until {@link zeroGrad}.
+ *
+ * @example
+ * const config = { r: 16, strideA: 2, numB: 4, targetModules: ['q_proj'] }
+ * const model = LilyModel.create({ layers, config, seed: 1 })
+ * const layer = model.layer('model.layers.0.self_attn.q_proj')
+ * const { y, saved } = layer.forward(x, baseOutput)
+ * const dx = layer.backward(dy, saved)
+ */
+export class LilyModel extends AdapterModel<LilyLayer> {
+  /** All parameters, with the routers of frozen layers. */
+  readonly #all: ReadonlyMap<string, Parameter>
+  #trainable: ReadonlyMap<string, Parameter>
+
+  private constructor(
+    readonly config: LilyConfig,
+    { layers: shapes, values, origin, frozen }: Omit<LilyModelParts, 'config'>,
+  ) {
+    const layout = shareLayers(shapes, config)
+    const stack = { experts: config.numB, rank: config.r }
+    const parameters = createParameters(layout, values, ({ kind, shape }) =>
+      kind === 'b' ? { ...stack, dOut: shape[1] } : null,
+    )
+    const parameter = (name: string) => parameters.get(name) as Parameter
+    const layers = new Map<string, LilyLayer>()
+    for (const shape of layout.layers.values()) {
+      const { name, a, router, b } = shape
+      layers.set(name, new LilyLayer(shape, config.scaling, parameter(a), parameter(router), parameter(b)))
+    }
+    for (const [name, weights] of frozen ?? []) layers.get(name)?.freeze(weights)
+    super(layers, parameters, origin)
+    this.#all = parameters
+    this.#trainable = this.#findTrainable()
+  }
+
+  static override [Symbol.hasInstance](value: unknown): value is LilyModel {
+    return isOf(modelKey, value)
+  }
+
+  /** @internal */
+  [modelKey](): boolean {
+    return this.isGenuine()
+  }
+
+  /**
+   * Creates an adapter on the host with PEFT's initial values: A uniform in [-1/sqrt(d_in), 1/sqrt(d_in)), routers
+   * uniform in [-1/sqrt(r), 1/sqrt(r)), B zero.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DTYPE, ERR_LILY_OUT_OF_MEMORY
+   */
+  static create(options: LilyModelOptions): LilyModel {
+    return LilyModel.fromParts(initialParts(options, readConfig, shareLayers, ({ initWeights }) => !initWeights))
+  }
+
+  /**
+   * Reads an adapter that PEFT or {@link savePretrained} saved: a folder with adapter_config.json and the tensors. All
+   * copies of a shared parameter must be bit-identical; one is kept. The parameters are on the host, in the type of the
+   * file.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT, with the names of the file and of the field or tensor;
+   *   ERR_LILY_ARGUMENT, ERR_LILY_OUT_OF_MEMORY
+   * @example
+   * const model = await LilyModel.fromPretrained('adapter')
+   * model.to({ type: 'cuda', id: 0 })
+   */
+  static async fromPretrained(folder: string | URL, options: LoadOptions = {}): Promise<LilyModel> {
+    return LilyModel.fromParts(await loadPretrained(LILY, folder, options))
+  }
+
+  /**
+   * Saves the adapter to a folder, which is created if necessary. PEFT loads the format 'peft'. A model that was read
+   * and not modified is written bit-identically. All files are replaced as one: the folder holds the old or the new
+   * adapter, also after a crash, and if several processes save at once. The weights that {@link freeze} set are saved
+   * too; PEFT ignores them. Do not change the parameters until the promise resolves.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT if a file cannot be written: the old files are intact;
+   *   ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
+   */
+  override async savePretrained(folder: string | URL, options: SaveOptions = {}): Promise<void> {
+    return saveLily(this, this.origin, folder, options)
+  }
+
+  /**
+   * Saves the result of {@link exportLora} as a LoRA adapter in PEFT's format, which servers of LoRA adapters load. Its
+   * rank is r and its lora_alpha is scaling * r. All layers must be frozen.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT if a layer is not frozen; ERR_LILY_CHECKPOINT if a file cannot
+   *   be written, or if the folder contains a Lily adapter, which cannot be recovered from LoRA
+   */
+  async saveLora(folder: string | URL): Promise<void> {
+    return saveAsLora(this, this.origin, folder)
+  }
+
+  /** @internal Creates a model from existing values. */
+  static fromParts({ config, ...parts }: LilyModelParts): LilyModel {
+    checkOneDType(parts.values)
+    return new LilyModel(config, parts)
+  }
+
+  /**
+   * The trainable parameters by name, in a fixed order. A shared parameter has PEFT's name in the first layer that uses
+   * it, such as 'layers.0.q_proj.lily_A.weight'. The routers of frozen layers are not among them, because constant
+   * weights replace them; {@link savePretrained} still saves them. The entries stay the same for the life of the model,
+   * and so does the map until {@link freeze} or {@link unfreeze} changes which layers are frozen: then create a new
+   * AdamW. {@link to} and {@link toHost} replace the tensors of the entries.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED
+   */
+  override parameters(): ReadonlyMap<string, Parameter> {
+    this.allParameters()
+    return this.#trainable
+  }
+
+  /**
+   * Replaces routers by constant expert weights. Frozen layers can be merged and exported, and the output of one
+   * sequence no longer depends on the rest of the batch. Their routers are no longer among {@link parameters}.
+   *
+   * @param weights 'uniform' (1/E for all layers), or [E] by layer name, as {@link calibrate} returns; layers without
+   *   an entry do not change
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE; no layer has been frozen
+   */
+  freeze(weights: FrozenWeights): void {
+    const frozen = readFrozenWeights(this, weights)
+    for (const [layer, values] of frozen) layer.freeze(values)
+    this.#updateTrainable()
+  }
+
+  /**
+   * Restores the routers of all layers.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT if a layer is merged
+   */
+  unfreeze(): void {
+    for (const layer of this.layers.values()) layer.checkNotMerged()
+    for (const layer of this.layers.values()) layer.freeze(null)
+    this.#updateTrainable()
+  }
+
+  /**
+   * Averages the routers' weights over sample inputs, and computes the error of freezing the layers to them.
+   *
+   * @param samples inputs of each layer, by layer name: [..., d_in], one tensor per call
+   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, and as `LilyLayer.forward`
+   * @example
+   * const { weights, relativeError } = await model.calibrate({ 'layers.0.q_proj': [x1, x2] })
+   * model.freeze(weights)
+   */
+  async calibrate(samples: CalibrationSamples, options: CalibrationOptions = {}): Promise<Calibration> {
+    return calibrate(this, samples, options)
+  }
+
+  /**
+   * Returns the adapter as LoRA of rank r: one pair of matrices per layer, float32, on the host. All layers must be
+   * frozen.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT if a layer is not frozen; as `Tensor.toHost`
+   */
+  async exportLora(): Promise<LoraAdapter> {
+    return exportLora(this)
+  }
+
+  #findTrainable(): ReadonlyMap<string, Parameter> {
+    const isTrainable = ({ kind, layers }: Parameter) =>
+      kind !== 'router' || this.layers.get(layers[0])?.isFrozen === false
+    const trainable = [...this.#all].filter(([, parameter]) => isTrainable(parameter))
+    return trainable.length === this.#all.size ? this.#all : new Map(trainable)
+  }
+
+  /** Keeps the map if its entries are the same: a call freezes more layers, or unfreezes all. */
+  #updateTrainable(): void {
+    const trainable = this.#findTrainable()
+    if (trainable.size !== this.#trainable.size) this.#trainable = trainable
+  }
+}

@@ -1,0 +1,77 @@
+/** The configuration of a LoRA adapter: the fields of PEFT's LoraConfig in camelCase. */
+import { MAX_RANK } from '../base/limits.js'
+import { checkCount, checkFloat32, checkKeys, get, type Known, readCount, readFlag } from '../base/options.js'
+import { type PatternValues, readPatternValues } from './pattern-values.js'
+import { readTargets, TARGETS, type TargetOptions, type Targets } from './targets.js'
+
+/** Configuration for {@link LoraModel.create}. Names (in camelCase) and defaults are those of PEFT's LoraConfig. */
+export interface LoraConfigOptions extends TargetOptions {
+  /** Rank r, from 1 to 4096. Default 8. */
+  readonly r?: number | undefined
+  /** Alpha: the factor on the adapter's output is alpha / r, or alpha / sqrt(r) with `useRslora`. Default 8. */
+  readonly loraAlpha?: number | undefined
+  /** Rank-stabilised LoRA (arXiv 2312.03732): divide alpha by sqrt(r). Default false. */
+  readonly useRslora?: boolean | undefined
+  /**
+   * Ranks of layers that have another one, by patterns: names, ends of names, or regular expressions for ends of names,
+   * from a dot on. The first pattern that matches counts.
+   */
+  readonly rankPattern?: PatternValues | ReadonlyMap<string, number> | null | undefined
+  /** Alphas of layers that have another one, likewise. */
+  readonly alphaPattern?: PatternValues | ReadonlyMap<string, number> | null | undefined
+  /**
+   * Whether the base layers store their weights as [d_in, d_out], as GPT-2's do. Only `merge` and `unmerge` depend on it.
+   * Default false.
+   */
+  readonly fanInFanOut?: boolean | undefined
+  /**
+   * Initialise B to zero, so that a new adapter does not change the output. Default true; false initialises B as
+   * torch.nn.Linear does.
+   */
+  readonly initLoraWeights?: boolean | undefined
+}
+
+/** A checked configuration with all defaults filled in. The fields are those of {@link LoraConfigOptions}. */
+export interface LoraConfig extends Targets {
+  readonly r: number
+  readonly loraAlpha: number
+  readonly useRslora: boolean
+  readonly rankPattern: PatternValues
+  readonly alphaPattern: PatternValues
+  readonly fanInFanOut: boolean
+  readonly initLoraWeights: boolean
+}
+
+const KNOWN: Known = new Set<keyof LoraConfig>([
+  'r',
+  'loraAlpha',
+  'useRslora',
+  'rankPattern',
+  'alphaPattern',
+  'fanInFanOut',
+  ...TARGETS,
+  'initLoraWeights',
+])
+
+/**
+ * Checks a configuration and fills in the defaults.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
+export function readLoraConfig(options: unknown): LoraConfig {
+  checkKeys('config', options, KNOWN)
+  const targets = readTargets(options)
+  const alpha = get('config', options, 'loraAlpha')
+  return Object.freeze({
+    r: readCount(options, 'r', 8, 1, MAX_RANK),
+    loraAlpha: alpha === undefined ? 8 : checkFloat32('loraAlpha', alpha),
+    useRslora: readFlag(options, 'useRslora', false),
+    rankPattern: readPatternValues(options, 'rankPattern', (argument, value) =>
+      checkCount(argument, value, 1, MAX_RANK),
+    ),
+    alphaPattern: readPatternValues(options, 'alphaPattern', checkFloat32),
+    fanInFanOut: readFlag(options, 'fanInFanOut', false),
+    ...targets,
+    initLoraWeights: readFlag(options, 'initLoraWeights', true),
+  })
+}

@@ -1,0 +1,167 @@
+/** One adapted layer of a {@link LoraModel}. */
+import { fail } from '../base/errors.js'
+import type { Known } from '../base/options.js'
+import { CPU } from '../memory/device.js'
+import type { Operand } from '../memory/operand.js'
+import { allocateForward, type BackwardCall, type ForwardCall } from '../operations/allocate.js'
+import { type GradientOf, prepareBackward } from '../operations/backward.js'
+import type { SavedOf } from '../operations/forward.js'
+import { checkLoraForward, LORA_FORWARD_OPTIONS, LORA_NEEDS, loraForward } from '../operations/lora.js'
+import type { ForwardSettings } from '../operations/read.js'
+import { runForward } from '../operations/run.js'
+import { type LoraSaved, readSaved, type Saved } from '../operations/saved.js'
+import { toFloat32 } from '../tensor/numbers.js'
+import { resolve, type TensorLike } from '../tensor/resolve.js'
+import { type Tensor, tensor } from '../tensor/tensor.js'
+import {
+  type AdapterBackwardOptions,
+  type AdapterForwardOptions,
+  AdapterLayer,
+  gradientOf,
+  type LayerBackwardInputs,
+  type LayerForwardInputs,
+  readLayerBackward,
+  readLayerForward,
+} from './adapter-layer.js'
+import type { LoraLayerShape } from './lora-layout.js'
+import { addUpdate, checkWeight } from './merge.js'
+import type { Parameter } from './parameter.js'
+
+/** Result of {@link LoraLayer.forward}. */
+export interface LoraLayerResult<O> {
+  /** [..., d_out]: the y that was passed, or a new tensor with the leading dimensions of x. */
+  readonly y: Tensor
+  /** What backward needs; undefined with `save: false`. */
+  readonly saved: SavedOf<O, LoraSaved>
+}
+
+// The layer has the scaling.
+const OPTIONS: Known = new Set([...LORA_FORWARD_OPTIONS].filter((name) => name !== 'scaling'))
+const BACKWARD_OPTIONS: Known = new Set<keyof AdapterBackwardOptions>(['x', 'dx', 'needs', 'stream'])
+
+/** The LoRA adapter of one linear layer: y += scaling * (x A^T) B^T. */
+export class LoraLayer extends AdapterLayer {
+  declare readonly shape: LoraLayerShape
+
+  /** @internal */
+  constructor(
+    shape: LoraLayerShape,
+    a: Parameter,
+    b: Parameter,
+    private readonly fanInFanOut: boolean,
+  ) {
+    super(shape, shape.scaling, a, b)
+  }
+
+  /** Rank. */
+  get r(): number {
+    return this.shape.r
+  }
+
+  /**
+   * {@link loraForward} with the layer's parameters.
+   *
+   * @param x [..., d_in]
+   * @param y [..., d_out]: the base layer's output, to which the adapter's is added in place. Default: a new tensor
+   * @throws LilyError as loraForward; ERR_LILY_ARGUMENT if the layer is merged
+   */
+  override forward<O extends AdapterForwardOptions = object>(
+    x: TensorLike,
+    y?: TensorLike,
+    options?: O,
+  ): LoraLayerResult<O> {
+    return runForward(this.prepareForward(readLayerForward(x, y, options, OPTIONS))) as LoraLayerResult<O>
+  }
+
+  /** @internal */
+  override prepareForward({ x, y, settings }: LayerForwardInputs): ForwardCall {
+    this.checkNotMerged()
+    checkNoRouting(settings)
+    const inputs = { x, a: resolve('a', this.a.value), router: null, b: resolve('b', this.b.value), y }
+    const ofLora = { ...settings, routing: 'batch', scaling: this.scaling } as const
+    return allocateForward(checkLoraForward(inputs, ofLora), y, ofLora)
+  }
+
+  /**
+   * {@link loraBackward} for a call of {@link forward}. The gradients of the parameters accumulate in
+   * `model.parameters()` until `zeroGrad`.
+   *
+   * @param dy [..., d_out], M rows: the gradient of y
+   * @param saved what this layer's forward returned. It may be disposed of afterwards
+   * @returns the gradient of x; undefined with `needs: { dx: false }`
+   * @throws LilyError as loraBackward; ERR_LILY_ARGUMENT if `saved` is not from this layer, or from before the model
+   *   was moved
+   */
+  override backward<O extends AdapterBackwardOptions = object>(
+    dy: TensorLike,
+    saved: LoraSaved,
+    options?: O,
+  ): GradientOf<O, 'dx'> {
+    const call = this.prepareBackward(readLayerBackward(dy, options, BACKWARD_OPTIONS, LORA_NEEDS), saved)
+    return this.runBackward(call).dx as GradientOf<O, 'dx'>
+  }
+
+  /** @internal */
+  override prepareBackward({ dy, x, dx, settings }: LayerBackwardInputs, saved: Saved): BackwardCall {
+    const state = readSaved('saved', saved, 'loraForward')
+    this.checkParameters(state.problem, null)
+    if (settings.deferB === true) fail('ERR_LILY_ARGUMENT', 'deferB', NO_OPTION)
+    const { needs } = settings
+    const inputs = {
+      dy,
+      x,
+      dx,
+      da: gradientOf('da', needs.da, this.a),
+      dRouter: null,
+      db: gradientOf('db', needs.db, this.b),
+    }
+    return prepareBackward(state, inputs, { ...settings, deferB: false })
+  }
+
+  /** @internal */
+  override addUpdate(weight: Operand, sign: 1 | -1): void {
+    const { a, b, inFeatures, outFeatures, fanInFanOut } = this
+    const shape = fanInFanOut ? ([inFeatures, outFeatures] as const) : ([outFeatures, inFeatures] as const)
+    checkWeight(weight, ...shape, [a, b])
+    const options = { scaling: sign * this.scaling, precision: 'high' } as const
+    addUpdate(weight, {
+      // The update of a transposed weight is s A^T B^T.
+      a: fanInFanOut ? transposed(b) : a.value,
+      b: fanInFanOut ? transposed(a) : b.value,
+      of: 'loraForward',
+      forward: (operands) => loraForward(operands, options),
+    })
+  }
+}
+
+const NO_OPTION = 'is no option of LoRA, whose layers have one B each and no router; leave it out'
+
+/** Several adapters read one list of options, in which Lily's layers have more than those of LoRA. */
+function checkNoRouting(settings: ForwardSettings<null>): void {
+  const { routing, mask, sequenceOffsets, weights, pool, activation } = settings
+  const given = {
+    routing: routing !== null,
+    mask: mask !== null,
+    sequenceOffsets: sequenceOffsets !== null,
+    weights: weights !== null,
+    pool: pool !== 'probabilities',
+    activation: activation !== 'none',
+  }
+  for (const [name, isGiven] of Object.entries(given)) if (isGiven) fail('ERR_LILY_ARGUMENT', name, NO_OPTION)
+}
+
+/** The transpose of a parameter, in float32. The kernels have no transposition, so that the host computes it. */
+function transposed({ name, value }: Parameter): Tensor {
+  if (value.device !== CPU) {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'weight',
+      `expected a model on the host to merge ${name} into a weight [d_in, d_out] (fanInFanOut); call toHost() first`,
+    )
+  }
+  const [rows, columns] = value.shape
+  const numbers = toFloat32(value.dtype, value.data)
+  const data = new Float32Array(numbers.length)
+  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) data[j * rows + i] = numbers[i * columns + j]
+  return tensor(data, [columns, rows])
+}

@@ -1,0 +1,105 @@
+/** The LoRA adapter of a base model. */
+import { isGenuine, isOf, loraModelKey } from '../base/copies.js'
+import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
+import { LORA } from '../checkpoint/peft-lora.js'
+import { saveLora, type SaveOptions } from '../checkpoint/save.js'
+import {
+  AdapterModel,
+  type AdapterModelOptions,
+  type AdapterModelParts,
+  checkOneDType,
+  createParameters,
+  initialParts,
+} from './adapter-model.js'
+import { type LoraConfig, type LoraConfigOptions, readLoraConfig } from './lora-config.js'
+import { LoraLayer } from './lora-layer.js'
+import { layOutLora } from './lora-layout.js'
+import type { Parameter } from './parameter.js'
+
+/** Options of {@link LoraModel.create}. */
+export type LoraModelOptions = AdapterModelOptions<LoraConfigOptions>
+
+/** Whether a value is a LoraModel, of any copy of this package. A proxy of one is not. */
+export function isLoraModel(value: unknown): value is LoraModel {
+  return isGenuine(loraModelKey, value)
+}
+
+/**
+ * LoRA adapters for the layers of a base model (arXiv 2106.09685), with the methods of {@link LilyModel}. Each layer has
+ * its own A and B. Gradients of parameters accumulate over calls until {@link zeroGrad}.
+ *
+ * @example
+ * const config = { r: 16, loraAlpha: 32, targetModules: ['q_proj'] }
+ * const model = LoraModel.create({ layers, config, seed: 1 })
+ * const layer = model.layer('model.layers.0.self_attn.q_proj')
+ * const { y, saved } = layer.forward(x, baseOutput)
+ * const dx = layer.backward(dy, saved)
+ */
+export class LoraModel extends AdapterModel<LoraLayer> {
+  private constructor(
+    readonly config: LoraConfig,
+    { layers: shapes, values, origin }: Omit<AdapterModelParts<LoraConfig>, 'config'>,
+  ) {
+    const layout = layOutLora(shapes, config)
+    const parameters = createParameters(layout, values)
+    const parameter = (name: string) => parameters.get(name) as Parameter
+    const layers = new Map<string, LoraLayer>()
+    for (const shape of layout.layers.values()) {
+      const { name, a, b } = shape
+      layers.set(name, new LoraLayer(shape, parameter(a), parameter(b), config.fanInFanOut))
+    }
+    super(layers, parameters, origin)
+  }
+
+  static override [Symbol.hasInstance](value: unknown): value is LoraModel {
+    return isOf(loraModelKey, value)
+  }
+
+  /** @internal */
+  [loraModelKey](): boolean {
+    return this.isGenuine()
+  }
+
+  /**
+   * Creates an adapter on the host with PEFT's initial values: A uniform in [-1/sqrt(d_in), 1/sqrt(d_in)), B zero.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DTYPE, ERR_LILY_OUT_OF_MEMORY
+   */
+  static create(options: LoraModelOptions): LoraModel {
+    const drawsB = ({ initLoraWeights }: LoraConfig) => !initLoraWeights
+    return LoraModel.fromParts(initialParts(options, readLoraConfig, layOutLora, drawsB))
+  }
+
+  /**
+   * Reads an adapter that PEFT or {@link savePretrained} saved: a folder with adapter_config.json and the tensors. The
+   * parameters are on the host, in the type of the file. DoRA and other variants are refused; docs/checkpoints.md lists
+   * what is done with each field of PEFT's LoraConfig.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT, with the names of the file and of the field or tensor;
+   *   ERR_LILY_ARGUMENT, ERR_LILY_OUT_OF_MEMORY
+   * @example
+   * const model = await LoraModel.fromPretrained('adapter')
+   * model.to({ type: 'cuda', id: 0 })
+   */
+  static async fromPretrained(folder: string | URL, options: LoadOptions = {}): Promise<LoraModel> {
+    return LoraModel.fromParts(await loadPretrained(LORA, folder, options))
+  }
+
+  /**
+   * Saves the adapter to a folder, which is created if necessary. PEFT loads it. A model that was read and not modified
+   * is written bit-identically. All files are replaced as one: the folder holds the old or the new adapter, also after a
+   * crash, and if several processes save at once. Do not change the parameters until the promise resolves.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT if a file cannot be written, or if the folder contains a Lily
+   *   adapter: the old files are intact; ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
+   */
+  override async savePretrained(folder: string | URL, options: SaveOptions<'peft'> = {}): Promise<void> {
+    return saveLora(this, this.origin, folder, options)
+  }
+
+  /** @internal Creates a model from existing values. */
+  static fromParts({ config, ...parts }: AdapterModelParts<LoraConfig>): LoraModel {
+    checkOneDType(parts.values)
+    return new LoraModel(config, parts)
+  }
+}

@@ -1,0 +1,125 @@
+/**
+ * The layers of a base model that an adapter targets, as in PEFT.
+ *
+ * If several suffixes match a name, the longest one applies, so that the result does not depend on their order. PEFT
+ * takes the last one of a Python set, whose order changes from run to run.
+ */
+import { fail } from '../base/errors.js'
+import { type LayerShape, readLayers } from './layer-shape.js'
+import { compilePattern } from './pattern.js'
+import { compileLayersPatterns, type Targets } from './targets.js'
+
+/** A layer that is adapted. */
+export interface TargetedLayer extends LayerShape {
+  /** The suffix or regular expression that the name matches. */
+  readonly target: string
+}
+
+/**
+ * Reads the layers of a base model. Returns those that the configuration targets, in the order given.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT for an invalid or repeated layer, or if no layer is targeted
+ */
+export function targetedLayers(shapes: readonly LayerShape[], config: Targets): TargetedLayer[] {
+  const targetOf = targets(config)
+  const layers = readLayers(shapes)
+  const targeted = layers.flatMap((layer) => {
+    const target = targetOf(layer.name)
+    return target === null ? [] : [{ ...layer, target }]
+  })
+  if (targeted.length > 0) return targeted
+  return fail(
+    'ERR_LILY_ARGUMENT',
+    'targetModules',
+    `expected a match among ${layers.length} layers, got none; compare it with the names of layers`,
+  )
+}
+
+/** Returns a function from a layer's name to its target, null if the layer is not adapted. */
+function targets(config: Targets): (name: string) => string | null {
+  const { targetModules, excludeModules } = config
+  const excluded = excludeModules === null ? () => null : matcher(excludeModules, 'excludeModules')
+  const matched = targetModules === null ? lastComponent : matcher(targetModules, 'targetModules')
+  const transformed = typeof targetModules === 'string' ? () => true : transforms(config)
+  return (name) => (excluded(name) === null && transformed(name) ? matched(name) : null)
+}
+
+/**
+ * A function from a name to the longest suffix that matches it, by whole components, or to the regular expression if it
+ * matches.
+ */
+function matcher(targets: readonly string[] | string, argument: string): (name: string) => string | null {
+  if (typeof targets !== 'string') return suffixMatcher(targets, argument)
+  const pattern = compilePattern(targets, argument)
+  return (name) => (pattern.fullMatch(name) ? targets : null)
+}
+
+/** Suffixes by their components, the last component first. */
+interface SuffixNode {
+  readonly parts: Map<string, SuffixNode>
+  /** The suffix that ends at this node. */
+  suffix: string | null
+}
+
+/** Limit of the memory of one list of suffixes. The names of all modules of the largest models have fewer components. */
+const MAX_SUFFIX_NODES = 1 << 19
+
+/** The time per name depends on the length of the name, not on the number of suffixes. */
+function suffixMatcher(suffixes: readonly string[], argument: string): (name: string) => string | null {
+  const root: SuffixNode = { parts: new Map(), suffix: null }
+  let nodes = 0
+  for (const suffix of suffixes) {
+    let node = root
+    for (const part of suffix.split('.').reverse()) {
+      let next = node.parts.get(part)
+      if (next === undefined) {
+        if (++nodes > MAX_SUFFIX_NODES) {
+          fail(
+            'ERR_LILY_ARGUMENT',
+            argument,
+            `expected at most ${MAX_SUFFIX_NODES} components of names; pass shorter suffixes`,
+          )
+        }
+        next = { parts: new Map(), suffix: null }
+        node.parts.set(part, next)
+      }
+      node = next
+    }
+    node.suffix = suffix
+  }
+  return (name) => {
+    let longest: string | null = null
+    let node: SuffixNode | undefined = root
+    for (let end = name.length; end >= 0 && node !== undefined;) {
+      const dot: number = end === 0 ? -1 : name.lastIndexOf('.', end - 1)
+      node = node.parts.get(name.slice(dot + 1, end))
+      if (node !== undefined && node.suffix !== null) longest = node.suffix
+      end = dot
+    }
+    return longest
+  }
+}
+
+/** The part of a name after its last dot. */
+function lastComponent(name: string): string {
+  return name.slice(name.lastIndexOf('.') + 1)
+}
+
+/**
+ * A predicate on names: whether the index of the layer, the first number after a module list's name, is in
+ * `layersToTransform`.
+ */
+function transforms({ layersToTransform, layersPattern }: Targets): (name: string) => boolean {
+  if (layersToTransform === null) return () => true
+  const transformed = new Set(layersToTransform)
+  const patterns = layersPattern === null ? null : compileLayersPatterns(layersPattern)
+  return (name) => {
+    let number: string | null = null
+    if (patterns === null) number = ANY_LAYER.exec(name)?.[1] ?? null
+    else for (let i = 0; number === null && i < patterns.length; i++) number = patterns[i].firstGroup(name)
+    return number !== null && transformed.has(Number(number))
+  }
+}
+
+/** The first component of a name that is a number, with components before and after it. Takes linear time. */
+const ANY_LAYER = /^.*?\.[^.]*\.(\d+)\./
