@@ -44,8 +44,9 @@ struct LargeStrip {
   RouterBlocks router;
 };
 
+// Inlined, because a function would receive the address of the kernel's parameters.
 template <typename Tile>
-__device__ inline void large_outer(char *shared, const LargeStrip &call, int index) {
+__device__ __forceinline__ void large_outer(char *shared, const LargeStrip &call, int index) {
   using Scalar = typename Tile::Scalar;
   StripIndex at;
   at.column_tile = index % call.column_tiles;
@@ -66,7 +67,7 @@ __device__ inline void large_outer(char *shared, const LargeStrip &call, int ind
 }
 
 template <typename Tile>
-__device__ inline void large_expand(char *shared, float *weights, const LargeStrip &call, int index) {
+__device__ __forceinline__ void large_expand(char *shared, float *weights, const LargeStrip &call, int index) {
   using Scalar = typename Tile::Scalar;
   const int column_tiles = (call.columns + Tile::kBlockN - 1) / Tile::kBlockN;
   const int token = index / column_tiles * Tile::kBlockM, token_end = min(token + Tile::kBlockM, call.tokens);
