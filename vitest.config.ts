@@ -70,10 +70,10 @@ const both = [
 ]
 
 /** Half of the time of the CPU suite: other processors under QEMU, the tarball, long sweeps. `npm run test:cpu` leaves them out. */
-const slow = ['checkpoint/hostile-headers', 'identities', 'isa', 'package']
+const slow = ['checkpoint/hostile-headers', 'identities', 'isa', 'linear-isa', 'package']
 
 /** Tests of the AMX kernels on a model of their instructions, on every processor. */
-const amx = ['determinism', 'golden', 'identities', 'modes', 'property', 'tf32']
+const amx = ['adapted-linear', 'determinism', 'golden', 'identities', 'linear', 'modes', 'property', 'tf32']
 
 const files = (names: string[]) => names.map((name) => `test/${name}.test.ts`)
 

@@ -28,7 +28,7 @@ const SANITIZERS = {
     // invalid calls of the addon.
     tests: [
       ...['adamw', 'analysis/eigenvalues', 'async', 'binding/fuzz', 'binding/refusals', 'errors', 'golden', 'isa'],
-      ...['leak', 'modes', 'overlap', 'property', 'tensor', 'transfer'],
+      ...['leak', 'linear', 'linear-isa', 'modes', 'overlap', 'property', 'tensor', 'transfer'],
     ],
     env: {
       // Only test/leak.test.ts checks for leaks: vitest ends its processes before they free their memory. GCC 12

@@ -1,75 +1,17 @@
-/** Frozen linear layers, compared with the reference: types, sizes, layouts, packed weights, instruction sets, threads. */
-import { fileURLToPath } from 'node:url'
+/** Frozen linear layers, compared with the reference: types, sizes, layouts, packed weights, refusals. */
 import fc from 'fast-check'
 import { describe, expect, it, test } from 'vitest'
 import { linearBackward, linearForward, packLinear, PackedLinear, tensor } from '../lib/index.js'
-import { linear, Matrix } from './reference.js'
-import { backend, isSlow } from './support/backend.js'
-import { expectClose, expectCloseAsPlain, expectSameBits } from './support/compare.js'
-import { TYPES, type Types } from './support/dtypes.js'
-import { ask } from './support/fork.js'
-import {
-  type LinearHow,
-  type LinearJob,
-  type LinearReport,
-  type LinearResult,
-  type LinearSpec,
-  makeLinear,
-  runLinear,
-} from './support/linear.js'
+import { isSlow } from './support/backend.js'
+import { expectSameBits } from './support/compare.js'
+import { TYPES } from './support/dtypes.js'
+import { expectMatches, jobsOf } from './support/linear-check.js'
+import { type LinearHow, type LinearResult, type LinearSpec, makeLinear, runLinear } from './support/linear.js'
 import { gaussian, randomFrom } from './support/random.js'
 import { expectRefused } from './support/refused.js'
 
 /** Every combination of types but those of gradients, which this operation does not compute. */
 const TYPES_OF_LAYERS = Object.entries(TYPES).filter(([, { gradients }]) => gradients === undefined)
-
-function expectMatches({ spec, how }: LinearJob, { y, dx, old, damaged }: LinearResult): void {
-  expect(damaged, 'operands written to where they must not be').toEqual([])
-  const problem = makeLinear(spec)
-  const { tokens, activations = 'float32' } = problem
-  const resultOf = (name: 'y' | 'dx', exact: boolean): Matrix => {
-    const matrix = linear(problem, exact)[name]
-    const before = how.outputs === 'add' ? old[name] : undefined
-    const sum = before === undefined ? matrix : matrix.plus(Matrix.exact(tokens, matrix.cols, before))
-    return sum.rounded(activations, exact)
-  }
-  for (const [name, values] of Object.entries({ y, dx })) {
-    const expected = resultOf(name as 'y' | 'dx', true)
-    expectClose(name, values, expected)
-    if (activations === 'float32' || values.length < 1000) continue
-    expectCloseAsPlain(name, values, expected.value, resultOf(name as 'y' | 'dx', false).value)
-  }
-}
-
-/** Edges of vectors, of blocks of rows, of panels and of chunks. */
-const SIZES = [
-  { tokens: 1, dIn: 1, dOut: 1 },
-  { tokens: 7, dIn: 5, dOut: 3 },
-  { tokens: 65, dIn: 113, dOut: 136 },
-  { tokens: 6, dIn: 256, dOut: 64 },
-  { tokens: 33, dIn: 257, dOut: 65 },
-  { tokens: 13, dIn: 530, dOut: 1030 },
-  { tokens: 403, dIn: 64, dOut: 48 },
-] as const
-
-const HOWS: readonly LinearHow[] = [
-  { outputs: 'add' },
-  { outputs: 'overwrite', packed: true },
-  { outputs: 'add', packed: true },
-  { outputs: 'new' },
-]
-
-/** Every size with every type; the ways to call by turns. */
-const jobsOf = (types: readonly Types[], sizes: readonly Omit<LinearSpec, 'seed'>[] = SIZES): LinearJob[] =>
-  types.flatMap((type, i) =>
-    sizes.map((size, j) => ({
-      spec: { ...size, ...type, bias: (i + j) % 3 !== 0, seed: 10 * i + j },
-      how: HOWS[(i + j) % HOWS.length],
-    })),
-  )
-
-const runInChild = (jobs: LinearJob[], env: Record<string, string>) =>
-  ask<LinearReport>(fileURLToPath(new URL('support/linear.ts', import.meta.url)), jobs, env)
 
 describe('matches the reference', () => {
   for (const [name, types] of TYPES_OF_LAYERS) {
@@ -155,60 +97,6 @@ describe('the bits', () => {
       }
     }
   })
-})
-
-describe.runIf(backend === 'cpu')('instruction sets', () => {
-  const NAMES = [
-    'portable',
-    ...(process.arch === 'arm64' ? ['neon'] : ['avx2', 'avx512', 'avx512bf16', 'amx']),
-    'amx-model',
-  ]
-  // Every size with half of the types: the reference takes its time.
-  const types: Types[] = [
-    {},
-    { precision: 'tf32' },
-    { activations: 'bfloat16' },
-    { activations: 'float16' },
-    { activations: 'bfloat16', parameters: 'float32' },
-    { activations: 'float16', parameters: 'float32', precision: 'high' },
-  ]
-  for (const isa of NAMES)
-    test(`${isa}, with the same bits on 1 to 3 threads`, { timeout: 300_000 }, async (context) => {
-      // Few tokens take another path without a packed weight, which must not change their bits.
-      const few = types.map((type, i): LinearJob => ({
-        spec: { tokens: 1 + i, dIn: 530, dOut: 85, bias: true, ...type, seed: i },
-        how: {},
-      }))
-      const packed = few.map(({ spec }): LinearJob => ({ spec, how: { packed: true } }))
-      const jobs = [...few, ...packed, ...jobsOf(types).filter((_, i) => i % 2 === 0)]
-      // Precision tf32 rounds on the model of AMX only.
-      const compared = jobs.map(({ spec, how }) =>
-        isa === 'amx-model' || spec.precision === 'high'
-          ? { spec, how }
-          : { spec: { ...spec, precision: 'default' as const }, how },
-      )
-      const on = (threads: number) => runInChild(jobs, { LILY_CPU_ISA: isa, LILY_NUM_THREADS: String(threads) })
-      const { backend, results } = await on(1)
-      if (!backend.available) {
-        expect(isa, 'the portable kernels run everywhere').not.toBe('portable')
-        return context.skip(backend.reason)
-      }
-      expect(results.length).toBe(jobs.length)
-      results.forEach((result, i) => {
-        expectMatches(compared[i], result)
-      })
-      few.forEach((_, i) => {
-        expectSameBits(`y of job ${i} with a packed weight`, results[few.length + i].y, results[i].y)
-        expectSameBits(`dx of job ${i} with a packed weight`, results[few.length + i].dx, results[i].dx)
-      })
-      for (const threads of [2, 3]) {
-        const others = await on(threads)
-        others.results.forEach((other, i) => {
-          expectSameBits(`y of job ${i} on ${threads} threads`, other.y, results[i].y)
-          expectSameBits(`dx of job ${i} on ${threads} threads`, other.dx, results[i].dx)
-        })
-      }
-    })
 })
 
 describe('packLinear', () => {

@@ -261,6 +261,7 @@ lily_status linear_packed_bytes(const lily_linear_problem *problem, size_t *byte
 lily_status linear_pack(const lily_linear *call, void *packed) {
   if (const lily_status status = check(call->problem)) return status;
   const LinearPlan plan = plan_linear(*call);
+  if (plan.packed_bytes == 0) return LILY_OK;
   parallel_for(plan.pass.depth_pieces.count,
                [&](int64_t piece, int64_t) { plan.products->pack(plan.pass, piece, static_cast<float *>(packed)); });
   return LILY_OK;

@@ -286,6 +286,17 @@ describe('linear', () => {
     expect(outputOf(layer)).toEqual(new Set([OUTPUT]))
   })
 
+  test('a packed weight that a call does not use is not written', () => {
+    const layer = makeLayer(0)
+    Object.assign(layer.numbers, { activationDtype: dtype.float16, parameterDtype: dtype.float16 })
+    layer.slots.weight = { ...layer.slots.weight, memory: new Uint16Array(dOut * dIn), dtype: dtype.float16 }
+    const packed = new Float32Array(64).fill(OUTPUT)
+    layer.slots.packed = { ...matrix(1, 1), memory: packed.subarray(0, 1) }
+    expect(native.linearPackedBytes(...argumentsOf(layer))).toBe(0)
+    native.linearPack(...argumentsOf(layer))
+    expect(new Set(packed)).toEqual(new Set([OUTPUT]))
+  })
+
   test('the packed size of a weight that is not there', () => {
     const layer = makeLayer(0)
     Object.assign(layer.numbers, { dIn: 2 ** 40, dOut: 2 ** 40 })

@@ -44,6 +44,11 @@ async function check(made, used) {
   same(made.foldB(rest), gradients.db)
   made.lilyBackward({ dy }, rest, { deferB: true })
   same(used.foldB([rest], made.tensor(new Float32Array(24), [2, 3, 4])), gradients.db)
+  const weight = made.tensor(numbers(4, 5), [4, 5])
+  const packed = made.packLinear(weight)
+  same(used.linearForward({ x: tensors.x, weight: packed }).y, made.linearForward({ x: tensors.x, weight }).y)
+  packed.dispose()
+  assert.throws(() => used.linearForward({ x: tensors.x, weight: packed }), refused('ERR_LILY_DISPOSED', 'weight'))
   const { tensor, Tensor } = used
   assert(tensors.x instanceof Tensor && tensor([1], [1]) instanceof made.Tensor)
   assert(!({} instanceof Tensor) && !(tensors.x instanceof used.LilyModel))

@@ -1,0 +1,65 @@
+/** Frozen linear layers with every instruction set and with other numbers of threads, in separate processes. */
+import { fileURLToPath } from 'node:url'
+import { describe, expect, test } from 'vitest'
+import { expectSameBits } from './support/compare.js'
+import type { Types } from './support/dtypes.js'
+import { ask } from './support/fork.js'
+import { expectMatches, jobsOf } from './support/linear-check.js'
+import type { LinearJob, LinearReport } from './support/linear.js'
+
+const runInChild = (jobs: LinearJob[], env: Record<string, string>) =>
+  ask<LinearReport>(fileURLToPath(new URL('support/linear.ts', import.meta.url)), jobs, env)
+
+describe('instruction sets', () => {
+  const NAMES = [
+    'portable',
+    ...(process.arch === 'arm64' ? ['neon'] : ['avx2', 'avx512', 'avx512bf16', 'amx']),
+    'amx-model',
+  ]
+  // Every size with half of the types: the reference takes its time.
+  const types: Types[] = [
+    {},
+    { precision: 'tf32' },
+    { activations: 'bfloat16' },
+    { activations: 'float16' },
+    { activations: 'bfloat16', parameters: 'float32' },
+    { activations: 'float16', parameters: 'float32', precision: 'high' },
+  ]
+  for (const isa of NAMES)
+    test(`${isa}, with the same bits on 1 to 3 threads`, { timeout: 300_000 }, async (context) => {
+      // Few tokens take another path without a packed weight, which must not change their bits.
+      const few = types.map((type, i): LinearJob => ({
+        spec: { tokens: 1 + i, dIn: 530, dOut: 85, bias: true, ...type, seed: i },
+        how: {},
+      }))
+      const packed = few.map(({ spec }): LinearJob => ({ spec, how: { packed: true } }))
+      const jobs = [...few, ...packed, ...jobsOf(types).filter((_, i) => i % 2 === 0)]
+      // Precision tf32 rounds on the model of AMX only.
+      const compared = jobs.map(({ spec, how }) =>
+        isa === 'amx-model' || spec.precision === 'high'
+          ? { spec, how }
+          : { spec: { ...spec, precision: 'default' as const }, how },
+      )
+      const on = (threads: number) => runInChild(jobs, { LILY_CPU_ISA: isa, LILY_NUM_THREADS: String(threads) })
+      const { backend, results } = await on(1)
+      if (!backend.available) {
+        expect(isa, 'the portable kernels run everywhere').not.toBe('portable')
+        return context.skip(backend.reason)
+      }
+      expect(results.length).toBe(jobs.length)
+      results.forEach((result, i) => {
+        expectMatches(compared[i], result)
+      })
+      few.forEach((_, i) => {
+        expectSameBits(`y of job ${i} with a packed weight`, results[few.length + i].y, results[i].y)
+        expectSameBits(`dx of job ${i} with a packed weight`, results[few.length + i].dx, results[i].dx)
+      })
+      for (const threads of [2, 3]) {
+        const others = await on(threads)
+        others.results.forEach((other, i) => {
+          expectSameBits(`y of job ${i} on ${threads} threads`, other.y, results[i].y)
+          expectSameBits(`dx of job ${i} on ${threads} threads`, other.dx, results[i].dx)
+        })
+      }
+    })
+})
