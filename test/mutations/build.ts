@@ -14,7 +14,14 @@ const folder = join(root, 'build/mutations')
 const emulator = join(root, 'build/emulator')
 const DEVICE_SOURCES = ['launch/engine_bfloat16', 'launch/common', 'launch/engine_nothing']
 // The plan has the table of tiles too.
-const HOST_SOURCES = ['launch/model', 'launch/plan_backward', 'launch/plan_forward', 'launch/plan_linear', 'launch/walk', 'tiles/rows']
+const HOST_SOURCES = [
+  'launch/model',
+  'launch/plan_backward',
+  'launch/plan_forward',
+  'launch/plan_linear',
+  'launch/walk',
+  'tiles/rows',
+]
 const BUILT_ANEW = /\/(engine_\w+|common|model|plan_\w+|walk|rows)\.\w+\.o$/
 
 // The other engines are never asked; the emulator would read all their PTX.

@@ -36,8 +36,11 @@ __device__ inline void write_gradient(const float *z, const Output &out, const W
     Vec4<T> old[kLoadsInFlight] = {};
     if (out.accumulate) {
 #pragma unroll
-      for (int i = 0; i < kLoadsInFlight; ++i)
-        old[i] = load_raw<kWhole>(to + min(first + i * kStep, rows - 1) * out.pitch, valid);
+      for (int i = 0; i < kLoadsInFlight; ++i) {
+        const int r = first + i * kStep;
+        // Beyond the end a row of this thread: other threads write theirs.
+        old[i] = load_raw<kWhole>(to + (r < rows ? r : first) * out.pitch, valid);
+      }
     }
 #pragma unroll
     for (int i = 0; i < kLoadsInFlight; ++i) {
