@@ -425,7 +425,7 @@ void plan_blocked_x_pass(const Blocking &blocking, BackwardPass &pass, Workspace
 // Chooses the tiles with which the thread that has the most to do has the least.
 void plan_linear_tiles(const Blocking &blocking, LinearPass &pass) {
   const int64_t tokens = std::max<int64_t>(pass.call->problem.tokens, 1), threads = thread_count();
-  // Packing costs about as much as multiplying this number of tokens. A copy of the rows costs less than a panel.
+  // Packing a weight in the L2 cache takes about as long as multiplying this number of tokens.
   const int64_t packing_tokens = 16;
   const int64_t blocks = divide_up(tokens, blocking.block_rows);
   const int64_t widest =
