@@ -186,12 +186,12 @@ struct Reduce {
   int count, blocks;
 };
 
-// Four elements of a gradient. The old gradients of the first kExpertsInFlight experts are loaded before the partial
-// sums are added.
-template <typename T, bool kWhole>
+// Four elements of a gradient, of one expert or of several. The old gradients of the first kExpertsInFlight experts are
+// loaded before the partial sums are added.
+template <typename T, bool kWhole, bool kHasExperts>
 __device__ inline void reduce_elements(const ReduceJob &job, int row, int column) {
-  constexpr int kExpertsInFlight = 4, kPartialsInFlight = 8;
-  const int valid = job.columns - column, experts = job.weights == nullptr ? 1 : job.experts;
+  constexpr int kExpertsInFlight = kHasExperts ? 4 : 1, kPartialsInFlight = 8;
+  const int valid = job.columns - column, experts = kHasExperts ? job.experts : 1;
   T *out = static_cast<T *>(job.out.data) + row * job.out.pitch + column;
   const int64_t expert_stride = job.rows * job.out.pitch;
   const float *partials = job.partials + static_cast<int64_t>(row) * job.partial_pitch + column;
@@ -216,7 +216,7 @@ __device__ inline void reduce_elements(const ReduceJob &job, int row, int column
 #pragma unroll
     for (int i = 0; i < kExpertsInFlight; ++i) {
       if (first + i >= experts) break;
-      const float scale = job.weights == nullptr ? job.scale : job.scale * job.weights[first + i];
+      const float scale = kHasExperts ? job.scale * job.weights[first + i] : job.scale;
       float value[4];
       convert<T>(old[i], value);
 #pragma unroll
