@@ -238,8 +238,13 @@ __global__ __launch_bounds__(kThreads) void reduce(const __grid_constant__ Reduc
   if (i >= static_cast<int64_t>(job.rows) * vec4_per_row) return;
   const int row = static_cast<int>(i / vec4_per_row), column = static_cast<int>(i % vec4_per_row) * 4;
   with_type<void>(job.out.dtype, [&](auto tag) {
-    with_whole(job.partial_pitch % 4 == 0 && job.out.aligned16 && job.columns - column >= 4,
-               [&](auto is_whole) { reduce_elements<decltype(tag), decltype(is_whole)::value>(job, row, column); });
+    with_whole(job.partial_pitch % 4 == 0 && job.out.aligned16 && job.columns - column >= 4, [&](auto is_whole) {
+      constexpr bool kWhole = decltype(is_whole)::value;
+      if (job.weights == nullptr)
+        reduce_elements<decltype(tag), kWhole, false>(job, row, column);
+      else
+        reduce_elements<decltype(tag), kWhole, true>(job, row, column);
+    });
   });
 }
 
