@@ -51,9 +51,9 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'kernels/strip.cuh',
-    what: 'the scale is applied to the old output too',
-    find: '      first += old.x;\n',
-    replace: '      first += scale * old.x;\n',
+    what: 'the old output is added twice',
+    find: '    first += old.x;\n',
+    replace: '    first += 2 * old.x;\n',
   },
   {
     file: 'kernels/strip.cuh',
@@ -317,6 +317,18 @@ export const mutations: readonly Mutation[] = [
     replace: '(product + k - row, 1.0f,',
   },
   {
+    file: 'kernels/large.cuh',
+    what: 'no barrier before the result is written',
+    find: `add_pair(pair, first, second, output.accumulate);\n  });\n  ${BARRIER}`,
+    replace: 'add_pair(pair, first, second, output.accumulate);\n  });\n',
+  },
+  {
+    file: 'kernels/large.cuh',
+    what: 'the slices of the old result are loaded into a slot that is in use',
+    find: 'fill_after(slot, step - steps);',
+    replace: 'fill_after(large_slot<Tile>(shared, step + 1), step - steps);',
+  },
+  {
     file: 'kernels/large_strip.cuh',
     what: 'every block computes the first split of tokens',
     find: 'at.split = index / call.column_tiles % call.splits;',
@@ -392,8 +404,20 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/gradient.cuh',
     what: "every expert's gradient is written to the first expert's rows",
-    find: 'store_vec4(out, static_cast<int64_t>(e) * target.rows + row + k, column + n, target.columns, value);',
-    replace: 'store_vec4(out, row + k, column + n, target.columns, value);',
+    find: 'first = static_cast<int64_t>(e) * target.rows;',
+    replace: 'first = 0;',
+  },
+  {
+    file: 'kernels/gradient.cuh',
+    what: 'a surplus load of an old gradient reads a row that another thread writes',
+    find: '(r < rows ? r : first) * out.pitch',
+    replace: 'min(r, rows - 1) * out.pitch',
+  },
+  {
+    file: 'kernels/gradient.cuh',
+    what: "the old gradient of every expert is the first expert's",
+    find: 'min(first + i, experts - 1) * expert_stride',
+    replace: '0 * expert_stride',
   },
   {
     file: 'kernels/gradient.cuh',
@@ -416,7 +440,7 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/gradient.cuh',
     what: "reduce does not multiply by the experts' weights",
-    find: 'job.weights == nullptr ? job.scale : job.scale * job.weights[e];',
+    find: 'kHasExperts ? job.scale * job.weights[first + i] : job.scale;',
     replace: 'job.scale;',
   },
   {
