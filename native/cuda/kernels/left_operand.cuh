@@ -1,7 +1,7 @@
 // The left operand of the strip products: for each token a row of r or E r elements. Symbols as in docs/math.md.
 //
-//   kHidden    h_t, or dh_t                           one pooling group: y = s h C, D = s h^T dy; dx = dh A, dA = dh^T
-//   x kU         u_t[e r + k] = w_te h_t[k]             weights per token: no C is formed; computed as it is loaded
+//   kHidden   h_t, or dh_t                 one pooling group: y = s h C, D = s h^T dy; and dx = dh A, dA = dh^T x
+//   kU        u_t[e r + k] = w_te h_t[k]   weights per token: no C is formed; computed as it is loaded
 #pragma once
 
 #include "cuda/kernels/token_weights.cuh"

@@ -14,24 +14,13 @@
 namespace lily::cuda {
 namespace {
 
-class BackwardPlanner {
+class BackwardPlanner : Planner {
  public:
   BackwardPlanner(const lily_problem &problem, const BackwardOperands &operands, const Device &device,
                   const Restriction &only)
-      : problem_(problem),
+      : Planner(problem, operands.has_offsets, device, only),
         operands_(operands),
-        device_(device),
-        only_(only),
-        engine_(engine_kind(problem, device)),
-        rows_(tile_rows(engine_)),
-        has_token_weights_(has_token_weights(problem, operands.has_offsets)),
-        model_(problem, engine_, has_token_weights_, rows_, device),
-        tokens_(static_cast<int>(problem.tokens)),
-        rank_(static_cast<int>(problem.rank)),
-        experts_(static_cast<int>(problem.experts)),
         d_in_(static_cast<int>(problem.d_in)),
-        d_out_(static_cast<int>(problem.d_out)),
-        routes_(has_router(problem)),
         token_routing_(problem.routing == LILY_ROUTING_TOKEN) {}
 
   BackwardPlan plan() {
@@ -362,7 +351,7 @@ class BackwardPlanner {
     const int dy_grid =
         static_cast<int>((plan_.dy_row_tiles > 0 ? dy.outer_blocks() : 0) + plan_.combine_grid.blocks());
     if (dy_grid > 0)
-      add(plan_.launches, Step::kLargeDy, dy.tile, {}, {dy_grid, 1, 1}, bytes_with_router(dy.shared_bytes, 0),
+      add(plan_.launches, Step::kLargeDy, dy.tile, {}, {dy_grid, 1, 1}, dy.shared_bytes,
           model_.large_dy(row_of(rows_.large, dy.tile), dy));
     if (plan_.needs_q) {
       const LargeRow &row = *choose_large_d_hidden(plan_.d_weights_partials).best;
@@ -397,16 +386,9 @@ class BackwardPlanner {
 
   static constexpr int kFloat = sizeof(float);
 
-  const lily_problem &problem_;
   const BackwardOperands &operands_;
-  const Device &device_;
-  const Restriction &only_;
-  const EngineKind engine_;
-  const TileRows &rows_;
-  const bool has_token_weights_;
-  const Model model_;
-  const int tokens_, rank_, experts_, d_in_, d_out_;
-  const bool routes_, token_routing_;
+  const int d_in_;
+  const bool token_routing_;
   BackwardPlan plan_ = {};
 };
 

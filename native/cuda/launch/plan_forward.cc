@@ -8,23 +8,12 @@
 namespace lily::cuda {
 namespace {
 
-class ForwardPlanner {
+class ForwardPlanner : Planner {
  public:
   ForwardPlanner(const lily_problem &problem, const ForwardOperands &operands, const Device &device,
                  const Restriction &only)
-      : problem_(problem),
+      : Planner(problem, operands.has_offsets, device, only),
         operands_(operands),
-        device_(device),
-        only_(only),
-        engine_(engine_kind(problem, device)),
-        rows_(tile_rows(engine_)),
-        has_token_weights_(has_token_weights(problem, operands.has_offsets)),
-        model_(problem, engine_, has_token_weights_, rows_, device),
-        tokens_(static_cast<int>(problem.tokens)),
-        rank_(static_cast<int>(problem.rank)),
-        experts_(static_cast<int>(problem.experts)),
-        d_out_(static_cast<int>(problem.d_out)),
-        routes_(has_router(problem)),
         is_large_(problem.rank > kLargeRank) {}
 
   ForwardPlan plan() {
@@ -283,20 +272,12 @@ class ForwardPlanner {
       add(plan_.launches, Step::kCombine, {}, {}, combine_grid(rank_, d_out_), 0, model_.combine(partial_count()));
     const LargeRow &row = *fastest.best.row;
     add(plan_.launches, Step::kLargeExpand, row.tile, {},
-        {ceil_divide(d_out_, row.tile.block_n) * ceil_divide(tokens_, row.tile.block_m), 1, 1},
-        bytes_with_router(row.bytes(experts_), 0), model_.large_expand(row, writes_c_, partial_count()));
+        {ceil_divide(d_out_, row.tile.block_n) * ceil_divide(tokens_, row.tile.block_m), 1, 1}, row.bytes(experts_),
+        model_.large_expand(row, writes_c_, partial_count()));
   }
 
-  const lily_problem &problem_;
   const ForwardOperands &operands_;
-  const Device &device_;
-  const Restriction &only_;
-  const EngineKind engine_;
-  const TileRows &rows_;
-  const bool has_token_weights_;
-  const Model model_;
-  const int tokens_, rank_, experts_, d_out_;
-  const bool routes_, is_large_;
+  const bool is_large_;
   bool writes_c_ = false;
   ForwardPlan plan_ = {};
 };

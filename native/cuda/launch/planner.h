@@ -54,6 +54,34 @@ inline Grid combine_grid(int rank, int d_out) {
   return {ceil_divide(d_out, kCombineColumns), ceil_divide(rank, kCombineRows), 1};
 }
 
+// What the plans of both directions derive from a call.
+class Planner {
+ protected:
+  Planner(const lily_problem &problem, bool has_offsets, const Device &device, const Restriction &only)
+      : problem_(problem),
+        device_(device),
+        only_(only),
+        engine_(engine_kind(problem, device)),
+        rows_(tile_rows(engine_)),
+        has_token_weights_(has_token_weights(problem, has_offsets)),
+        model_(problem, engine_, has_token_weights_, rows_, device),
+        tokens_(static_cast<int>(problem.tokens)),
+        rank_(static_cast<int>(problem.rank)),
+        experts_(static_cast<int>(problem.experts)),
+        d_out_(static_cast<int>(problem.d_out)),
+        routes_(has_router(problem)) {}
+
+  const lily_problem &problem_;
+  const Device &device_;
+  const Restriction &only_;
+  const EngineKind engine_;
+  const TileRows &rows_;
+  const bool has_token_weights_;
+  const Model model_;
+  const int tokens_, rank_, experts_, d_out_;
+  const bool routes_;
+};
+
 // The fastest of the candidates that a choice considers; the first of equals.
 template <typename Candidate>
 struct Fastest {
