@@ -5,5 +5,12 @@
 import { compile, link, run } from './build.js'
 
 const pool = compile('native/cpu/thread_pool.cc', 'thread_pool.o', '-D', 'parallel_for=parallel_for_of_pool')
-const tool = link('passes', [compile('bench/passes/passes.cc', 'passes.o'), pool], 'thread_pool')
+const tile = compile(
+  'bench/passes/tile_rate.cc',
+  'tile_rate.o',
+  '-march=native',
+  '-mprefer-vector-width=512',
+  '-Wno-psabi',
+)
+const tool = link('passes', [compile('bench/passes/passes.cc', 'passes.o'), tile, pool], 'thread_pool')
 run(tool, process.argv.slice(2))
