@@ -87,7 +87,7 @@ test('the tarball contains the runtime files and no build files', () => {
     scripts: Record<string, string>
     gypfile: boolean
   }
-  expect(Object.keys(scripts).filter((name) => /^(pre|post)?install$/.test(name))).toEqual([])
+  expect(Object.keys(scripts).filter((name) => /^((pre|post)?install|prepare)$/.test(name))).toEqual([])
   expect(gypfile).toBe(false)
 })
 
