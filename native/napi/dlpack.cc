@@ -196,7 +196,7 @@ Napi::Value dlpack_export(const Napi::CallbackInfo &info) {
                                      element_bytes(tensor.dtype), "tensor");
   if (length > 0) tensor.data = data;
   exported->releases = env.GetInstanceData<Environment>()->releases;
-  exported->release = exported->releases->add(env, info[2]);
+  exported->release = exported->releases->add(env, info[2], info[1]);
   return make_capsule(env, &exported.release()->tensor);
 }
 

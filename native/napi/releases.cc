@@ -6,10 +6,13 @@
 
 namespace lily::napi {
 
-uint32_t Releases::add(Napi::Env env, napi_value function) {
+uint32_t Releases::add(Napi::Env env, napi_value function, napi_value memory) {
   if (functions_.IsEmpty()) start(env);
   const uint32_t number = next_++;
-  functions_.Value().Set(number, function);
+  Napi::Array entry = Napi::Array::New(env, 2);
+  entry.Set(uint32_t{0}, function);
+  entry.Set(uint32_t{1}, memory);
+  functions_.Value().Set(number, entry);
   return number;
 }
 
@@ -42,8 +45,9 @@ void Releases::call(napi_env env, napi_value, void *, void *data) {
   const Shared<Releases> releases = Napi::Env(env).GetInstanceData<Environment>()->releases;
   const auto number = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(data));
   const napi_value functions = releases->functions_.Value();
-  napi_value function = nullptr, receiver = nullptr;
-  if (napi_get_element(env, functions, number, &function) != napi_ok) return;
+  napi_value entry = nullptr, function = nullptr, receiver = nullptr;
+  if (napi_get_element(env, functions, number, &entry) != napi_ok) return;
+  if (napi_get_element(env, entry, 0, &function) != napi_ok) return;
   napi_delete_element(env, functions, number, nullptr);
   napi_get_undefined(env, &receiver);
   napi_call_function(env, receiver, function, 0, nullptr, nullptr);

@@ -11,10 +11,10 @@ namespace lily::napi {
 // environment, when nothing is called any more.
 class Releases {
  public:
-  // In the environment's thread. Returns the number of the function.
-  uint32_t add(Napi::Env env, napi_value function);
+  // In the environment's thread. Returns the number of the function. The memory is kept reachable until the call.
+  uint32_t add(Napi::Env env, napi_value function, napi_value memory);
 
-  // Has the environment's thread call a function and forget it. The event loop does not wait for such calls.
+  // Has the environment's thread call a function and forget it and its memory. The event loop does not wait for this.
   void request(uint32_t number);
 
   // In the environment's thread: the environment ends.
@@ -26,7 +26,7 @@ class Releases {
   static void finish(napi_env, void *releases, void *);
 
   uint32_t next_ = 0;
-  Napi::ObjectReference functions_;  // by number
+  Napi::ObjectReference functions_;  // by number: [function, memory]
   std::mutex mutex_;
   napi_threadsafe_function queue_ = nullptr;  // null: not started, or ended
 };
