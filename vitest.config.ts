@@ -118,7 +118,10 @@ export default defineConfig({
         {
           name: 'cpu',
           include: ['test/**/*.test.ts'],
-          exclude: ['test/cuda/**', 'test/emulator/**', 'test/runtimes/**', 'test/arm64/**', ...files(slow)],
+          exclude: [
+            ...['test/cuda/**', 'test/emulator/**', 'test/runtimes/**', 'test/arm64/**', 'test/interop/**'],
+            ...files(slow),
+          ],
         },
         { name: 'cpu slow', include: files(slow), exclude: [] },
         { name: 'cpu amx', include: files(amx), exclude: [], env: { LILY_CPU_ISA: 'amx-model' } },
@@ -141,8 +144,8 @@ export default defineConfig({
           hookTimeout: 300_000,
         },
       })),
-      // Not part of `npm test`, because they download runtimes.
-      ...['runtimes', 'arm64'].map((name) => ({
+      // Not part of `npm test`, because they download runtimes and libraries.
+      ...['runtimes', 'arm64', 'interop'].map((name) => ({
         resolve,
         test: { ...shared, name, include: [`test/${name}/**/*.test.ts`], env: { LILY_CUDA_LIBRARY: 'none' } },
       })),

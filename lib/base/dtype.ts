@@ -104,8 +104,8 @@ export function dtypeOf(argument: string, data: HostData, given: unknown): DType
       return fail(
         'ERR_LILY_DTYPE',
         argument,
-        `expected data in a Float32Array (or a Uint16Array or Float16Array of 16-bit numbers), ` +
-          `got ${describe(data)}; convert it, for example with Float32Array.from(data)`,
+        `expected data in a Float32Array (or a Uint16Array or Float16Array of 16-bit numbers), got ${describe(data)}; ` +
+          `convert it, for example with Float32Array.from(data${/^Big/.test(classNameOf(data) ?? '') ? ', Number' : ''})`,
       )
   }
 }

@@ -20,6 +20,8 @@ export type MemoryHandle = Handle<'memory'>
 export type StreamHandle = Handle<'stream'>
 export type EventHandle = Handle<'event'>
 export type GraphHandle = Handle<'graph'>
+/** Device memory of another addon. It is given back when the handle is garbage collected. */
+export type ImportedHandle = Handle<'imported'>
 
 /** Memory of an operand: a view of host memory, device memory of the package, an address, or null for no operand. */
 export type Memory = ArrayBufferView | MemoryHandle | bigint | null
@@ -64,6 +66,21 @@ export interface NativeProcessor {
   readonly physicalCores: number
   /** Why the operating system refused the tile registers of AMX that the set in use needs; otherwise empty. */
   readonly amxRefusal: string
+}
+
+/** The tensor of a capsule; numbers are those of dlpack.h. */
+export interface DLPackTensor {
+  readonly deviceType: number
+  readonly deviceId: number
+  readonly code: number
+  readonly bits: number
+  readonly lanes: number
+  readonly isReadOnly: boolean
+  readonly shape: number[]
+  /** Null: contiguous. */
+  readonly strides: number[] | null
+  /** Of the first element. */
+  readonly address: bigint
 }
 
 /**
@@ -175,6 +192,17 @@ export interface Native {
   captureEnd(stream: StreamHandle): GraphHandle
   graphLaunch(graph: GraphHandle, stream: number): void
   graphDestroy(graph: GraphHandle): void
+
+  // DLPack. A capsule is an External of Node-API with the type tag of docs/interop.md.
+  /**
+   * The descriptor holds backend, device, byte offset, type code, bits and whether the memory is read-only, then the sizes
+   * and the strides. `release` is called on the event loop once the consumer of the tensor has given it back.
+   */
+  dlpackExport(descriptor: Float64Array, memory: Memory, release: () => void): object
+  /** Describes the tensor of a capsule. A tensor of another major version is given back to its producer. */
+  dlpackRead(capsule: unknown): DLPackTensor
+  /** Takes the tensor out of a capsule; on the host, an ArrayBuffer over its elements. */
+  dlpackTake(capsule: unknown): ArrayBuffer | ImportedHandle
   poolStatistics(backend: number, device: number, pinned: boolean): PoolStatistics
   emptyCache(): void
 }

@@ -26,6 +26,12 @@ export function deviceText({ type, id }: Device): string {
   return `${type}:${id}`
 }
 
+/** Checks that memory which a call writes may be written. */
+export function refuseReadOnly(argument: string, { isReadOnly }: Operand): void {
+  if (!isReadOnly) return
+  fail('ERR_LILY_ARGUMENT', argument, 'its memory is read-only, as its DLPack tensor says; pass a copy')
+}
+
 /** Checks that an output does not overlap another operand. */
 export function refuseOverlap(
   argument: string,

@@ -1,5 +1,6 @@
 /** What the buffers of host memory are, and where they lie. */
 import { types } from 'node:util'
+import { shared } from '../base/copies.js'
 import { bytesOf } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
 import { bufferOf, byteLengthOf } from '../base/views.js'
@@ -16,6 +17,29 @@ export function isShared(buffer: ArrayBufferLike): boolean {
   return types.isSharedArrayBuffer(buffer)
 }
 
+/**
+ * The ArrayBuffers whose memory came from another addon, or was given to one, and how many there have been. Others may
+ * be objects of the same memory.
+ */
+const exchanged = shared('exchanged', () => ({ buffers: new WeakSet<ArrayBufferLike>(), count: 0 }))
+
+/** Records that a buffer may not be the only object of its memory. */
+export function addExchanged(buffer: ArrayBufferLike): void {
+  if (exchanged.buffers.has(buffer)) return
+  exchanged.buffers.add(buffer)
+  exchanged.count++
+}
+
+/** How often {@link hasAliases} has changed for a buffer. */
+export function exchangedCount(): number {
+  return exchanged.count
+}
+
+/** Whether other buffers may be objects of the same memory. */
+export function hasAliases(buffer: ArrayBufferLike): boolean {
+  return isShared(buffer) || exchanged.buffers.has(buffer)
+}
+
 /** Whether a buffer may shrink. A SharedArrayBuffer can only grow, and does not move. */
 function canShrink(buffer: ArrayBufferLike): boolean {
   return resizable !== undefined && !isShared(buffer) && resizable.call(buffer)
@@ -24,14 +48,19 @@ function canShrink(buffer: ArrayBufferLike): boolean {
 /**
  * Refuses memory that may shrink, for work that goes on after a call returns: the rest of the memory would be gone.
  *
+ * @param until the end of that work
  * @throws LilyError ERR_LILY_ARGUMENT
  */
-export function refuseShrinking(argument: string, array: ArrayBufferView): void {
+export function refuseShrinking(
+  argument: string,
+  array: ArrayBufferView,
+  until = 'before the promise is settled',
+): void {
   if (!canShrink(bufferOf(array))) return
   fail(
     'ERR_LILY_ARGUMENT',
     argument,
-    'expected memory that cannot shrink before the promise is settled, got a resizable ArrayBuffer; ' +
+    `expected memory that cannot shrink ${until}, got a resizable ArrayBuffer; ` +
       'pass memory of a fixed length, or a SharedArrayBuffer',
   )
 }

@@ -11,7 +11,7 @@ import { native } from '../binding/native.js'
 import { checkDevice } from './backends.js'
 import type { DeviceMemory } from './device-memory.js'
 import type { Device } from './device.js'
-import { addressOf, isShared } from './host-memory.js'
+import { addressOf, exchangedCount, hasAliases } from './host-memory.js'
 import type { StreamState } from './stream-state.js'
 
 /**
@@ -46,7 +46,10 @@ export class Operand {
   stream: StreamState | null = null
   /** The object that keeps foreign device memory alive. */
   owner: unknown = null
+  /** Whether the memory must not be written. */
+  isReadOnly = false
   #space: Space | null = null
+  #spaceCount = 0
 
   constructor(
     readonly memory: OperandMemory,
@@ -67,7 +70,11 @@ export class Operand {
 
   /** The space of the memory. It is found once, because a call compares every output with every other operand. */
   get space(): Space {
-    return (this.#space ??= spaceOf(this.memory))
+    if (this.#space === null || this.#spaceCount !== exchangedCount()) {
+      this.#spaceCount = exchangedCount()
+      this.#space = spaceOf(this.memory)
+    }
+    return this.#space
   }
 
   /** A new operand over the same memory, with its own reference to it. */
@@ -87,6 +94,7 @@ export class Operand {
     )
     shared.stream = this.stream
     shared.owner = this.owner
+    shared.isReadOnly = this.isReadOnly
     return shared
   }
 
@@ -102,6 +110,7 @@ export class Operand {
     const window = new Operand(memory, offset, byteLength, dtype, device, shape, [pitch, 1], rows, columns, pitch)
     window.stream = this.stream
     window.owner = this.owner
+    window.isReadOnly = this.isReadOnly
     return window
   }
 
@@ -238,32 +247,32 @@ export function overlaps(a: Operand, b: Operand): boolean {
  * Whether an operand lies in memory `own` that this package allocated: in its ArrayBuffer, or in its block on a device.
  */
 export function sharesMemory({ space, memory, byteOffset, byteLength }: Operand, own: OperandMemory): boolean {
-  if (isHostMemory(own)) return space === bufferOf(own)
-  if (isHostMemory(memory) || typeof own === 'bigint') return false
-  const start = startOf(memory) + byteOffset
-  return start < own.address + own.byteLength && own.address < start + byteLength
+  if (space !== spaceOf(own) || typeof own === 'bigint') return false
+  if (typeof space !== 'symbol') return true // the whole ArrayBuffer is the package's
+  const [start, ownStart] = [startOf(memory) + byteOffset, startOf(own)]
+  return start < ownStart + (isHostMemory(own) ? byteLengthOf(own) : own.byteLength) && ownStart < start + byteLength
 }
 
 const DEVICE = Symbol('device')
-const SHARED = Symbol('shared')
+const ALIASED = Symbol('aliased')
 
 /**
  * What starts of memory are relative to: two starts can be compared if their space is the same. An ArrayBuffer is the
- * only object of its memory, so it is the space, and the start is the byte offset in it; otherwise starts are addresses.
- * Addresses of different devices can be compared, because CUDA's unified virtual addressing gives every device a
- * distinct range.
+ * only object of its memory, unless an addon has made another or it is shared. So it is the space, and the start is the
+ * byte offset in it; otherwise starts are addresses. Addresses of different devices can be compared, because CUDA's
+ * unified virtual addressing gives every device a distinct range.
  */
-export type Space = ArrayBufferLike | typeof DEVICE | typeof SHARED
+export type Space = ArrayBufferLike | typeof DEVICE | typeof ALIASED
 
 function spaceOf(memory: OperandMemory): Space {
   if (!isHostMemory(memory)) return DEVICE
   const buffer = bufferOf(memory)
-  return isShared(buffer) ? SHARED : buffer
+  return hasAliases(buffer) ? ALIASED : buffer
 }
 
 /** Start of memory in its space; see {@link Space}. */
 export function startOf(memory: OperandMemory): number {
   if (typeof memory === 'bigint') return Number(memory)
   if (!isHostMemory(memory)) return memory.address
-  return isShared(bufferOf(memory)) ? addressOf(memory) : byteOffsetOf(memory)
+  return hasAliases(bufferOf(memory)) ? addressOf(memory) : byteOffsetOf(memory)
 }

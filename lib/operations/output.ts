@@ -2,6 +2,7 @@
 import type { DType } from '../base/dtype.js'
 import { get, isInstance } from '../base/options.js'
 import { newOperand } from '../memory/allocate.js'
+import { refuseReadOnly } from '../memory/checks.js'
 import { isHostMemory, type Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import { resolve } from '../tensor/resolve.js'
@@ -23,7 +24,9 @@ export class Output {
 
   static of(argument: string, value: unknown): Output | null {
     if (value === undefined) return null
-    return new Output(resolve(argument, value), isInstance(value, Tensor) ? value : undefined, true)
+    const operand = resolve(argument, value)
+    refuseReadOnly(argument, operand)
+    return new Output(operand, isInstance(value, Tensor) ? value : undefined, true)
   }
 
   static fresh(argument: string, dtype: DType, shape: readonly number[], placement: Placement | null): Output {

@@ -4,6 +4,7 @@ import { checkKeys, entriesOf, get, type Known } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
 import { newOperand } from '../memory/allocate.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
+import { refuseReadOnly } from '../memory/checks.js'
 import type { Device } from '../memory/device.js'
 import { checkMemory, type Operand } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
@@ -163,8 +164,9 @@ export class AdamW {
   zeroGrad(): void {
     const moments = this.#open()
     const { methods, others } = readGradients(this.#parameters, [...moments.keys()])
-    for (const { name, value } of others) {
+    for (const { name, value, grad } of others) {
       checkValue(name, value, this.#device, (moments.get(name) as Moments).expAvg.shape)
+      refuseReadOnly(`${name}.grad`, grad)
     }
     checkParameters(others, stateRanges(moments, this.#norm))
     for (const zeroGrad of methods) zeroGrad()

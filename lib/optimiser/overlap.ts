@@ -1,5 +1,6 @@
 /** Checks that the arrays of an optimiser do not overlap: a parameter that is listed twice would be updated twice. */
 import { fail } from '../base/errors.js'
+import { exchangedCount } from '../memory/host-memory.js'
 import { type Operand, startOf } from '../memory/operand.js'
 import type { Moments } from './moments.js'
 import type { ParameterOperands } from './parameters.js'
@@ -17,12 +18,20 @@ interface Range {
 export type Ranges = ReadonlyMap<unknown, readonly Range[]>
 
 /** Ranges of the moments with this norm; they go with the moments, which load() replaces. */
-const known = new WeakMap<ReadonlyMap<string, Moments>, { readonly norm: Operand | null; readonly ranges: Ranges }>()
+const known = new WeakMap<ReadonlyMap<string, Moments>, Made>()
+
+interface Made {
+  readonly norm: Operand | null
+  /** The spaces were found at this {@link exchangedCount}. */
+  readonly count: number
+  readonly ranges: Ranges
+}
 
 /** The ranges of the arrays that an optimiser writes beside the values. They are made once: these arrays do not move. */
 export function stateRanges(moments: ReadonlyMap<string, Moments>, norm: Operand | null): Ranges {
   const made = known.get(moments)
-  if (made?.norm === norm) return made.ranges
+  const count = exchangedCount()
+  if (made?.norm === norm && made.count === count) return made.ranges
   const ranges = new Map<unknown, Range[]>()
   for (const [name, { expAvg, expAvgSq }] of moments) {
     add(ranges, expAvg, `the optimiser's expAvg of ${name}`, null)
@@ -30,7 +39,7 @@ export function stateRanges(moments: ReadonlyMap<string, Moments>, norm: Operand
   }
   if (norm !== null) add(ranges, norm, 'gradNorm', null)
   for (const inSpace of ranges.values()) inSpace.sort(byStart)
-  known.set(moments, { norm, ranges })
+  known.set(moments, { norm, count, ranges })
   return ranges
 }
 

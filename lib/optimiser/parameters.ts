@@ -2,7 +2,7 @@
 import { checkFloat, checkShape, checkTypeOrFloat32 } from '../base/checks.js'
 import { describe, fail, failedToRead, reading } from '../base/errors.js'
 import { get, isInstance } from '../base/options.js'
-import { checkPlace, deviceText } from '../memory/checks.js'
+import { checkPlace, deviceText, refuseReadOnly } from '../memory/checks.js'
 import type { Device } from '../memory/device.js'
 import { checkMemory, type Operand } from '../memory/operand.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
@@ -138,6 +138,7 @@ export function checkParameters(parameters: readonly ParameterOperands[], state:
   for (const { name, value, grad } of parameters) {
     const [valueName, gradName] = [`${name}.value`, `${name}.grad`]
     checkMemory(valueName, value)
+    refuseReadOnly(valueName, value)
     checkPlace(gradName, grad, valueName, value)
     checkShape(gradName, grad, value.shape)
     checkTypeOrFloat32(gradName, grad, value.dtype)

@@ -41,7 +41,7 @@ export interface NdArrayLike {
   readonly offset?: number | undefined
 }
 
-/** A host tensor with the property names of ONNX Runtime (`ort.Tensor`). */
+/** A host tensor with the property names of ONNX Runtime (`ort.Tensor`), which Transformers.js uses, too. */
 export interface OnnxTensorLike {
   readonly data: ArrayBufferView | readonly unknown[]
   readonly dims: readonly number[]
@@ -124,8 +124,8 @@ function read(argument: string, value: Unknown, provide: unknown): Operand {
   const ptr = value.ptr
   if (ptr !== undefined) return readDeviceMemory(argument, value, ptr, device, value)
 
-  const selection = value.selection
-  if (isSelection(selection)) return read(argument, selection, selection[deviceTensor]) // numjs wraps an ndarray
+  const wrapped = wrappedIn(value)
+  if (wrapped !== null) return read(argument, wrapped, wrapped[deviceTensor])
   checkFramework(argument, value)
   const data = value.data
   if (!ArrayBuffer.isView(data)) {
@@ -181,8 +181,13 @@ function isHost(device: unknown): boolean {
   return (device as Unknown | null | undefined)?.type === 'cpu'
 }
 
-function isSelection(value: unknown): value is Unknown {
-  return typeof value === 'object' && value !== null && 'data' in value && 'stride' in value
+/** The tensor that an object of another library wraps; null if it wraps none. */
+function wrappedIn(value: Unknown): Unknown | null {
+  const has = (inner: unknown, layout: string): inner is Unknown =>
+    typeof inner === 'object' && inner !== null && 'data' in inner && layout in inner
+  const { selection, ort_tensor: ortTensor } = value
+  if (has(selection, 'stride')) return selection // numjs: an ndarray
+  return has(ortTensor, 'dims') ? ortTensor : null // Transformers.js: a tensor of ONNX Runtime
 }
 
 /** Rejects tensors of frameworks that do not give their memory in this form, and says how to get it. */
@@ -335,7 +340,8 @@ function readDevice(argument: string, device: unknown): Device {
     fail(
       'ERR_LILY_DEVICE',
       argument,
-      `expected device { type: 'cuda', id } with ptr, got type ${describe(type)} and id ${describe(id)}`,
+      `expected device { type: 'cuda', id } with ptr, got type ${describe(type)} and id ${describe(id)}` +
+        (type === 'cpu' ? '; pass memory of the host as { data }, a typed array over it' : ''),
     )
   }
   return cudaDevice(id as number)

@@ -92,6 +92,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add_stream_functions(env, exports);
   add_graph_functions(env, exports);
   add_pool_functions(env, exports);
+  add_dlpack_functions(env, exports);
   env.SetInstanceData(new Environment);
   return exports;
 }

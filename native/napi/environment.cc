@@ -20,6 +20,7 @@ Environment::Environment() {
 }
 
 Environment::~Environment() {
+  releases->end();
   const std::lock_guard<std::mutex> lock(environments_mutex);
   if (--environments > 0 || opened_cuda_backend() == nullptr) return;
   const lily_backend &backend = *opened_cuda_backend();

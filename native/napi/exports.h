@@ -40,4 +40,7 @@ void add_stream_functions(Napi::Env env, Napi::Object exports);
 void add_graph_functions(Napi::Env env, Napi::Object exports);
 void add_pool_functions(Napi::Env env, Napi::Object exports);
 
+// dlpack.cc
+void add_dlpack_functions(Napi::Env env, Napi::Object exports);
+
 }  // namespace lily::napi

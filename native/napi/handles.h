@@ -18,7 +18,7 @@ namespace lily::napi {
 
 // The base of the objects that Externals point to; `kind` identifies the type.
 struct Handle {
-  enum Kind : uint32_t { kMemory = 0x6c696c01, kStream, kEvent, kGraph };
+  enum Kind : uint32_t { kMemory = 0x6c696c01, kStream, kEvent, kGraph, kImported };
   explicit Handle(Kind kind);
   Handle(const Handle &) = delete;
   Handle &operator=(const Handle &) = delete;

@@ -11,9 +11,9 @@ import {
   linearSlots,
   slotFields,
 } from '../../lib/binding/descriptor.js'
-import type { Native } from '../../lib/binding/native.js'
+import { native, type Native } from '../../lib/binding/native.js'
 import { integer } from '../support/random.js'
-import { allocate, type Block, type Random } from './memory.js'
+import { allocate, type Block, type Random, type View } from './memory.js'
 
 type NameOf<T> = { [K in keyof T]: T[K] extends (...args: never[]) => unknown ? K : never }[keyof T]
 export type FunctionName = NameOf<Native>
@@ -334,6 +334,20 @@ function adamw(random: Random, arrays: Arrays): unknown[] {
   return [numbers, random() < 0.5 ? null : arrays.floats(1, true), all]
 }
 
+/** The tensor of a capsule: windows of a matrix of any type. */
+function exported(random: Random, arrays: Arrays): [Float64Array, View, () => void] {
+  const [dtype, code] = pick(random, [
+    [FLOAT32, 2],
+    [FLOAT16, 2],
+    [BFLOAT16, 4],
+  ])
+  const [rows, columns] = [integer(random, 0, 5), integer(random, 0, 5)]
+  const [pitch, before] = [columns + integer(random, 0, 3), integer(random, 0, 3)]
+  const bytes = dtype === FLOAT32 ? 4 : 2
+  const numbers = [0, 0, before * bytes, code, 8 * bytes, integer(random, 0, 1), rows, columns, pitch, 1]
+  return [Float64Array.from(numbers), arrays.typed(dtype, before + rows * pitch), () => undefined]
+}
+
 const matrixSize = (random: Random) => integer(random, 1, random() < 0.01 ? 150 : 12)
 
 const MAKERS: readonly [weight: number, name: FunctionName, make: (random: Random, arrays: Arrays) => unknown[]][] = [
@@ -371,6 +385,9 @@ const MAKERS: readonly [weight: number, name: FunctionName, make: (random: Rando
       return [arrays.doubles(n * n, true), n, arrays.doubles(n, true)]
     },
   ],
+  [2, 'dlpackExport', exported],
+  [1, 'dlpackRead', (random, arrays) => [native.dlpackExport(...exported(random, arrays))]],
+  [1, 'dlpackTake', (random, arrays) => [native.dlpackExport(...exported(random, arrays))]],
   [2, 'poolStatistics', (random) => [0, 0, random() < 0.5]],
   [0.5, 'hostAddress', (random, arrays) => [arrays.bytes(integer(random, 0, 9))]],
   [0.5, 'emptyCache', () => []],

@@ -2,10 +2,8 @@
  * JavaScript runtimes from npm packages for one platform each, without install scripts. They are too large for
  * devDependencies (some 700 MB together), so they are installed in build/runtimes/ on first use, at exactly these versions.
  */
-import { execFileSync } from 'node:child_process'
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { packageRoot } from '../../lib/binding/root.js'
+import { installOnce } from './npm-install.js'
 
 const here = process.arch === 'arm64' ? { node: 'arm64', bun: 'aarch64' } : { node: 'x64', bun: 'x64' }
 
@@ -22,13 +20,11 @@ export type Runtime = keyof typeof RUNTIMES
 /** The path of a runtime. Throws if the runtime cannot be installed. */
 export function runtimeProgram(runtime: Runtime): string {
   const { name, version, program } = RUNTIMES[runtime]
-  const folder = join(packageRoot, 'build', 'runtimes', `${name.replace('/', '+')}-${version}`)
-  const path = join(folder, 'node_modules', name, program)
-  if (existsSync(path)) return path
-  mkdirSync(folder, { recursive: true })
-  writeFileSync(join(folder, 'package.json'), '{ "private": true }\n')
   // --force: the package for arm64 does not match the processor of npm.
-  const options = ['--force', '--ignore-scripts', '--no-audit', '--no-fund', '--prefer-offline', '--loglevel=error']
-  execFileSync('npm', ['install', ...options, `${name}@${version}`], { cwd: folder, stdio: 'inherit' })
-  return path
+  const folder = installOnce(
+    join('runtimes', `${name.replace('/', '+')}-${version}`),
+    [`${name}@${version}`],
+    '--force',
+  )
+  return join(folder, 'node_modules', name, program)
 }

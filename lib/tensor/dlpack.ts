@@ -1,0 +1,188 @@
+/**
+ * DLPack (https://github.com/dmlc/dlpack): tensors that addons give each other without a copy. docs/interop.md describes
+ * the capsule and who owns what.
+ */
+import { bytesPerElement, type DType, viewOf } from '../base/dtype.js'
+import { describe, fail } from '../base/errors.js'
+import { checkKeys, type Known } from '../base/options.js'
+import { bufferOf } from '../base/views.js'
+import { bound } from '../binding/errors.js'
+import { type DLPackTensor, native } from '../binding/native.js'
+import { refuseInCapture } from '../memory/capture.js'
+import { CPU, cudaDevice, type Device } from '../memory/device.js'
+import { addExchanged, refuseShrinking } from '../memory/host-memory.js'
+import { checkMemory, isHostMemory, layOut, type Operand } from '../memory/operand.js'
+import type { StreamOption } from '../memory/placement.js'
+import { StreamState } from '../memory/stream-state.js'
+import { resolve, type TensorLike } from './resolve.js'
+import { readStream } from './stream-option.js'
+import type { Stream } from './stream.js'
+import { type Tensor, tensorOf } from './tensor.js'
+import { memoryOf } from './transfer.js'
+
+/** Options of {@link toDLPack} and {@link fromDLPack}. */
+export interface DLPackOptions {
+  /**
+   * For device memory: a stream, or its cudaStream_t. `toDLPack`: the stream in which the consumer uses the memory; its
+   * later work runs after the work that is enqueued on the tensor so far. Default: CUDA's legacy stream. `fromDLPack`: the
+   * stream in which the producer last wrote the memory. Default: the memory is ready to use.
+   */
+  readonly stream?: Stream | bigint | number | undefined
+}
+
+const OPTIONS: Known = new Set(['stream'])
+
+/** Type codes and bits of dlpack.h. */
+const [INT, UINT, FLOAT, BFLOAT, BOOL] = [0, 1, 2, 4, 6]
+const TYPES: Readonly<Record<DType, readonly [code: number, bits: number]>> = {
+  float32: [FLOAT, 32],
+  float16: [FLOAT, 16],
+  bfloat16: [BFLOAT, 16],
+  int32: [INT, 32],
+  uint8: [UINT, 8],
+}
+/** Device types of dlpack.h. */
+const [KDL_CPU, KDL_CUDA, KDL_CUDA_HOST] = [1, 2, 3]
+/** cudaStreamLegacy. */
+const LEGACY_STREAM = 1
+
+/**
+ * Gives a tensor to another addon, without a copy: a DLManagedTensorVersioned of DLPack 1.x in an External of Node-API,
+ * the capsule. One consumer takes it. The memory is kept until the consumer calls the deleter, which it may do in any
+ * thread, or until a capsule that was not consumed is garbage-collected; it is released in a later turn of the event loop.
+ *
+ * What Node.js cannot prevent: memory of the host must not be transferred to another thread, and the thread that exports a
+ * tensor must not end, while the consumer has it.
+ *
+ * @param tensor any operand, on the host or on a CUDA device
+ * @returns the capsule
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
+ *   ERR_LILY_CUDA; ERR_LILY_BACKEND_UNAVAILABLE if the runtime does not tag Externals
+ */
+export function toDLPack(tensor: TensorLike, options: DLPackOptions = {}): object {
+  checkKeys('options', options, OPTIONS)
+  const stream = readStream(options)
+  const operand = resolve('tensor', tensor)
+  checkMemory('tensor', operand)
+  const { memory, device, dtype, byteOffset, shape } = operand
+  if (isHostMemory(memory)) {
+    refuseStream(stream)
+    refuseShrinking('tensor', memory, 'while another addon uses it')
+    addExchanged(bufferOf(memory))
+  } else {
+    orderAfter(operand, stream)
+  }
+  const backend = native.constants.backend[device.type]
+  const [code, bits] = TYPES[dtype]
+  const strides = operand.strides ?? contiguous(shape)
+  const numbers = [backend, device.id, byteOffset, code, bits, operand.isReadOnly ? 1 : 0, ...shape, ...strides]
+  const exported = operand.share() // a reference of its own to memory of a device
+  const release = () => {
+    exported.dispose()
+  }
+  try {
+    return bound(() => native.dlpackExport(Float64Array.from(numbers), memoryOf(exported), release))
+  } catch (error) {
+    release()
+    throw error
+  }
+}
+
+/**
+ * Takes the tensor out of a DLPack capsule, without a copy. A capsule can be taken once. Its deleter is called when the
+ * returned tensor, and everything that uses its memory, is garbage-collected.
+ *
+ * A tensor whose producer says that it is read-only is refused as an output. JavaScript cannot protect its `data`: writing
+ * to it is undefined behaviour.
+ *
+ * @param capsule an External of Node-API, tagged as docs/interop.md describes, of float32, float16, bfloat16, int32, uint8
+ *   or bool (as uint8), with at least one dimension and rows that operands may have, in memory of the host or of a CUDA
+ *   device
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE: the
+ *   capsule keeps its tensor, unless that is of another major version of DLPack; such a tensor is given back to its
+ *   producer
+ */
+export function fromDLPack(capsule: unknown, options: DLPackOptions = {}): Tensor {
+  checkKeys('options', options, OPTIONS)
+  const stream = readStream(options)
+  const described = bound(() => native.dlpackRead(capsule))
+  const dtype = dtypeOf(described)
+  const device = deviceOf(described)
+  const { address, shape, strides } = described
+  if (address % BigInt(bytesPerElement(dtype)) !== 0n) {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'capsule',
+      `expected elements at multiples of ${bytesPerElement(dtype)} bytes, the size of ${dtype}, got address ${address}`,
+    )
+  }
+  const place = layOut('capsule', address, 0, dtype, device, shape, strides)
+  const operand = device === CPU ? takeOnHost(capsule, place, stream) : takeOnDevice(capsule, place, stream)
+  operand.isReadOnly = described.isReadOnly
+  return tensorOf(operand)
+}
+
+/** @param place the shape of the operand */
+function takeOnHost(capsule: unknown, { dtype, shape, strides, byteLength }: Operand, stream: StreamOption): Operand {
+  refuseStream(stream)
+  const buffer = bound(() => native.dlpackTake(capsule)) as ArrayBuffer
+  addExchanged(buffer)
+  return layOut('capsule', viewOf(dtype, buffer, 0, byteLength / bytesPerElement(dtype)), 0, dtype, CPU, shape, strides)
+}
+
+/** @param operand over the address of the tensor */
+function takeOnDevice(capsule: unknown, operand: Operand, stream: StreamOption): Operand {
+  const { id } = operand.device
+  checkMemory('capsule', operand)
+  if (stream !== null) operand.stream = typeof stream === 'number' ? StreamState.of(id, stream) : stream
+  operand.owner = bound(() => native.dlpackTake(capsule))
+  return operand
+}
+
+function dtypeOf({ code, bits, lanes }: DLPackTensor): DType {
+  if (lanes === 1 && code === BOOL && bits === 8) return 'uint8'
+  for (const [name, [ownCode, ownBits]] of Object.entries(TYPES)) {
+    if (lanes === 1 && code === ownCode && bits === ownBits) return name as DType
+  }
+  return fail(
+    'ERR_LILY_DTYPE',
+    'capsule',
+    `expected float32, float16 or bfloat16 (uint8 or bool for masks, int32 for offsets), got type code ${code} of ` +
+      `${bits} bits and ${lanes} lanes; convert it`,
+  )
+}
+
+function deviceOf({ deviceType, deviceId }: DLPackTensor): Device {
+  if (deviceType === KDL_CPU || deviceType === KDL_CUDA_HOST) return CPU
+  if (deviceType === KDL_CUDA && deviceId >= 0) return cudaDevice(deviceId)
+  return fail(
+    'ERR_LILY_DEVICE',
+    'capsule',
+    `expected memory of the host (device type ${KDL_CPU} or ${KDL_CUDA_HOST}) or of a CUDA device (${KDL_CUDA}), got ` +
+      `device type ${deviceType} with ID ${deviceId}; copy it to one of them`,
+  )
+}
+
+/** Orders the later work of a consumer's stream after the work that is enqueued on an operand so far. */
+function orderAfter({ device: { id }, stream: own }: Operand, stream: StreamOption): void {
+  refuseInCapture('toDLPack()', 'call it before captureGraph()')
+  if (typeof stream === 'object' && stream !== null && stream.device !== id) {
+    fail('ERR_LILY_DEVICE', 'stream', `expected a stream of cuda:${id}, got one of cuda:${stream.device}`)
+  }
+  const consumer = stream ?? LEGACY_STREAM
+  const handle = typeof consumer === 'number' ? consumer : consumer.cudaStream
+  if (own === null || (own.device === id && own.cudaStream === handle)) return
+  bound(() => {
+    native.streamOrder(own.device, own.cudaStream, id, handle)
+  })
+}
+
+function refuseStream(stream: StreamOption): void {
+  if (stream === null) return
+  const got = typeof stream === 'number' ? describe(stream) : 'a Stream'
+  fail('ERR_LILY_ARGUMENT', 'stream', `expected none for memory of the host, which has no streams, got ${got}`)
+}
+
+function contiguous(shape: readonly number[]): number[] {
+  return shape.map((_, axis) => shape.slice(axis + 1).reduce((product, size) => product * size, 1))
+}

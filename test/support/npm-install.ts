@@ -1,0 +1,21 @@
+/** Packages of npm that only some tests use, in folders of build/. */
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { packageRoot } from '../../lib/binding/root.js'
+
+/**
+ * Installs packages, such as `name@version`, in a folder of build/ unless it has them, without install scripts. Returns
+ * the folder. Throws if they cannot be installed.
+ */
+export function installOnce(name: string, packages: readonly string[], ...options: string[]): string {
+  const folder = join(packageRoot, 'build', name)
+  const installed = join(folder, `installed-${packages.join(' ').replaceAll('/', '+')}`)
+  if (existsSync(installed)) return folder
+  mkdirSync(folder, { recursive: true })
+  writeFileSync(join(folder, 'package.json'), '{ "private": true }\n')
+  const all = ['--ignore-scripts', '--no-audit', '--no-fund', '--prefer-offline', '--loglevel=error', ...options]
+  execFileSync('npm', ['install', ...all, ...packages], { cwd: folder, stdio: 'inherit' })
+  writeFileSync(installed, '')
+  return folder
+}
