@@ -1,0 +1,2 @@
+/** Layers of TensorFlow.js with adapters. */
+export {}
