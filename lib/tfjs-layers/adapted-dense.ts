@@ -1,5 +1,5 @@
 /** A dense layer with an adapter, as a layer of TensorFlow.js. */
-import { serialization, type Tensor, tidy } from '@tensorflow/tfjs-core'
+import { serialization, type Tensor, tidy, zeros } from '@tensorflow/tfjs-core'
 import { layers, type LayersModel, type LayerVariable } from '@tensorflow/tfjs-layers'
 import { describe, fail } from '../base/errors.js'
 import type { AdapterLayer } from '../model/adapter-layer.js'
@@ -52,8 +52,11 @@ export class AdaptedDense extends layers.Layer {
     super(rest)
     this.supportsMasking = true
     this.dense = readDense(dense)
-    this.adapterName = readName(adapter)
-    this.#adapter = isAdapter(adapter) ? adapter : null
+    const { name, inFeatures } = readAdapter(adapter)
+    // Here, and not in build: its weights then have the names that they have without this layer around it.
+    if (!this.dense.built) tidy(() => void this.dense.apply(zeros([1, inFeatures])))
+    this.adapterName = name
+    this.#adapter = isLayer(adapter) ? this.#checked(adapter) : null
     this.#options = options ?? {}
     // The activation comes after the adapter, so that the dense layer cannot apply it itself.
     this.#activation = layers.activation({ activation: this.dense.getConfig().activation as 'linear' })
@@ -65,9 +68,7 @@ export class AdaptedDense extends layers.Layer {
    * @throws LilyError ERR_LILY_ARGUMENT if the model has no layer of this name; ERR_LILY_SHAPE
    */
   attach(model: AdapterModel): void {
-    const adapter = model.layer(this.adapterName)
-    if (this.built) this.#checkSizes(adapter)
-    this.#adapter = adapter
+    this.#adapter = this.#checked(model.layer(this.adapterName))
   }
 
   override get trainableWeights(): LayerVariable[] {
@@ -77,15 +78,6 @@ export class AdaptedDense extends layers.Layer {
   override get nonTrainableWeights(): LayerVariable[] {
     // The constructor of the base class reads this before there is a dense layer.
     return (this.dense as Layer | undefined)?.weights ?? []
-  }
-
-  override build(inputShape: Shape): void {
-    if (!this.dense.built) {
-      this.dense.build(inputShape)
-      this.dense.built = true
-    }
-    if (this.#adapter !== null) this.#checkSizes(this.#adapter)
-    super.build(inputShape)
   }
 
   override computeOutputShape(inputShape: Shape): Shape {
@@ -111,11 +103,12 @@ export class AdaptedDense extends layers.Layer {
 
   override getConfig(): serialization.ConfigDict {
     const { dense, adapterName } = this
+    const [inFeatures] = dense.weights[0].shape
     return {
       ...super.getConfig(),
       dense: dense.getConfig(),
       // The loader of TensorFlow.js changes strings to camel case, but not those of fields called name.
-      adapter: { name: adapterName },
+      adapter: { name: adapterName, inFeatures },
       options: { ...this.#options },
     }
   }
@@ -139,10 +132,11 @@ export class AdaptedDense extends layers.Layer {
     return usesMask ? { ...this.#options, mask } : this.#options
   }
 
-  #checkSizes({ name, inFeatures, outFeatures }: AdapterLayer): void {
+  #checked(adapter: AdapterLayer): AdapterLayer {
+    const { name, inFeatures, outFeatures } = adapter
     const [dIn, dOut] = this.dense.weights[0].shape
-    if (dIn === inFeatures && dOut === outFeatures) return
-    fail(
+    if (dIn === inFeatures && dOut === outFeatures) return adapter
+    return fail(
       'ERR_LILY_SHAPE',
       'adapter',
       `expected ${dIn} to ${dOut} features, as the dense layer '${this.dense.name}' has, got ${inFeatures} to ` +
@@ -175,15 +169,17 @@ function readDense(dense: unknown): Layer {
   return fail('ERR_LILY_ARGUMENT', 'dense', `expected a tf.layers.dense, got ${describe(dense)}`)
 }
 
-/** In a saved model there is only the name of the adapter. */
-function readName(adapter: unknown): string {
-  const { name } = (adapter ?? {}) as { name?: unknown }
-  if (typeof name === 'string') return name
+/** What a saved model has of an adapter. */
+type StoredAdapter = Pick<AdapterLayer, 'name' | 'inFeatures'>
+
+function readAdapter(adapter: unknown): StoredAdapter {
+  const { name, inFeatures } = (adapter ?? {}) as { name?: unknown; inFeatures?: unknown }
+  if (typeof name === 'string' && typeof inFeatures === 'number') return { name, inFeatures }
   return fail('ERR_LILY_ARGUMENT', 'adapter', `expected model.layer(name), got ${describe(adapter)}`)
 }
 
-function isAdapter(adapter: Partial<AdapterLayer>): adapter is AdapterLayer {
-  return typeof adapter.forward === 'function'
+function isLayer(adapter: StoredAdapter | AdapterLayer): adapter is AdapterLayer {
+  return 'forward' in adapter
 }
 
 /** LoRA has no routing, and a frozen layer of Lily no router. */
