@@ -84,7 +84,7 @@ export class AdaptedDense extends layers.Layer {
     return this.dense.computeOutputShape(inputShape)
   }
 
-  override call(inputs: Tensor | Tensor[], kwargs: { readonly mask?: Tensor }): Tensor {
+  override call(inputs: Tensor | Tensor[], { mask }: { readonly mask?: Tensor }): Tensor {
     const adapter = this.#adapter
     if (adapter === null) {
       fail(
@@ -96,7 +96,7 @@ export class AdaptedDense extends layers.Layer {
     return tidy(() => {
       const x = Array.isArray(inputs) ? inputs[0] : inputs
       const [kernel, bias] = this.dense.weights.map((weight) => weight.read())
-      const y = adapt(x, frozenLinear(x, kernel, bias), adapter, this.#optionsFor(adapter, kwargs.mask))
+      const y = adapt(x, frozenLinear(x, kernel, bias), adapter, this.#optionsFor(adapter, mask))
       return this.#activation.apply(y) as Tensor
     })
   }

@@ -43,9 +43,9 @@ export function lilyOf(x: tf.Tensor, a: tf.Tensor, router: tf.Tensor, b: tf.Tens
   const { routing, pool = 'probabilities', activation, scaling, offsets } = settings
   const [experts, rank, dOut] = b.shape
   const tokens = x.size / x.shape.at(-1)!
-  const product = tf.matMul(tf.reshape(x, [tokens, -1]), a as tf.Tensor2D, false, true)
+  const product = tf.matMul(tf.reshape(x, [tokens, -1]), a, false, true)
   const hidden = activation === 'relu' ? tf.relu(product) : product
-  const logits = tf.matMul(hidden, router as tf.Tensor2D, false, true)
+  const logits = tf.matMul(hidden, router, false, true)
   const keep = tf.tensor2d(settings.mask ?? new Array<number>(tokens).fill(1), [tokens, 1])
   const groups = offsets.slice(1).map((end, g) => [offsets[g], end - offsets[g]])
 
@@ -72,8 +72,8 @@ export function lilyOf(x: tf.Tensor, a: tf.Tensor, router: tf.Tensor, b: tf.Tens
 
 /** scaling * (x a^T) b^T of LoRA. */
 export function loraOf(x: tf.Tensor, a: tf.Tensor, b: tf.Tensor, scaling: number): tf.Tensor {
-  const hidden = tf.matMul(tf.reshape(x, [-1, x.shape.at(-1)!]), a as tf.Tensor2D, false, true)
-  const product = tf.matMul(hidden, b as tf.Tensor2D, false, true)
+  const hidden = tf.matMul(tf.reshape(x, [-1, x.shape.at(-1)!]), a, false, true)
+  const product = tf.matMul(hidden, b, false, true)
   return tf.reshape(tf.mul(product, scaling), [...x.shape.slice(0, -1), b.shape[0]])
 }
 

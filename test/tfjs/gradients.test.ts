@@ -95,7 +95,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       const base = tf.variable(normal([...shape, D_OUT], 2))
       const factor = normal([...shape, D_OUT], 3)
       const given = options(shape)
-      const loss = (y: tf.Tensor) => tf.sum(tf.mul(y, factor)) as tf.Scalar
+      const loss = (y: tf.Tensor) => tf.sum<tf.Scalar>(tf.mul(y, factor))
 
       const { value, grads } = variableGrads(() => loss(adapt(x, base, layer, given)), model, [x, base])
       const expected = tf.valueAndGrads((...operands: tf.Tensor[]) => {
@@ -123,7 +123,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     const x = tf.variable(normal([BATCH, LENGTH, D_IN], 1))
     const base = tf.variable(normal([BATCH, LENGTH, D_OUT], 2))
     const factor = normal(base.shape, 3)
-    const loss = (y: tf.Tensor) => tf.sum(tf.mul(y, factor)) as tf.Scalar
+    const loss = (y: tf.Tensor) => tf.sum<tf.Scalar>(tf.mul(y, factor))
     const { value, grads } = variableGrads(() => loss(adapt(x, base, layer)), model, [x, base])
     const expected = tf.valueAndGrads((...[x, base, a, b]: tf.Tensor[]) => {
       return loss(tf.add(base, loraOf(x, a, b, 1.5)))
@@ -172,7 +172,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     const [x, base] = [normal([TOKENS, D_IN], 1), normal([TOKENS, D_OUT], 2)]
     const of = (...layers: (typeof layer)[]) => {
       model.zeroGrad()
-      const loss = () => tf.addN(layers.map((one) => tf.sum(tf.square(adapt(x, base, one))))) as tf.Scalar
+      const loss = () => tf.addN<tf.Scalar>(layers.map((one) => tf.sum<tf.Scalar>(tf.square(adapt(x, base, one)))))
       variableGrads(loss, model, [])
       return gradsOf(model)
     }
@@ -241,7 +241,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       const kernel = normal([D_IN, D_OUT], 2)
       const bias = hasBias ? normal([D_OUT], 3) : undefined
       const factor = normal([...shape, D_OUT], 4)
-      const loss = (y: tf.Tensor) => tf.sum(tf.mul(tf.square(y), factor)) as tf.Scalar
+      const loss = (y: tf.Tensor) => tf.sum<tf.Scalar>(tf.mul(tf.square(y), factor))
       const expected = tf.variableGrads(() => {
         const y = tf.reshape(tf.matMul(tf.reshape(x, [-1, D_IN]), kernel as tf.Tensor2D), factor.shape)
         return loss(bias === undefined ? y : tf.add(y, bias))

@@ -107,9 +107,9 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     const optimizer = new AdapterOptimizer(model, { lr: 0.05, optimizer: tf.train.adam(0.05) })
     net.compile({ optimizer, loss: 'meanSquaredError' })
     const [x, y] = [normal([BATCH, LENGTH, D_IN], 3), normal([BATCH, 1], 4)]
-    await net.fit(x, y, { epochs: 1, verbose: 0 })
+    await net.fit(x, y, { epochs: 1 })
     const tensors = tf.memory().numTensors
-    const { history } = await net.fit(x, y, { epochs: 15, batchSize: BATCH, verbose: 0 })
+    const { history } = await net.fit(x, y, { epochs: 15, batchSize: BATCH })
     expect(tf.memory().numTensors).toBe(tensors)
     expect(Number(history.loss[14])).toBeLessThan(0.5 * Number(history.loss[0]))
     expect(dense.getWeights().map((weight) => [...weight.dataSync()])).toEqual(frozen)
@@ -132,7 +132,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     const net = newNet(new AdaptedDense({ dense: newDense(), adapter: model.layer('encoder.q_proj') }))
     net.compile({ optimizer: new AdapterOptimizer(model, { lr: 0.05 }), loss: 'meanSquaredError' })
     const [x, y] = [normal([BATCH, LENGTH, D_IN], 3), tf.zeros([BATCH, LENGTH, D_OUT])]
-    const { history } = await net.fit(x, y, { epochs: 5, batchSize: BATCH, verbose: 0 })
+    const { history } = await net.fit(x, y, { epochs: 5, batchSize: BATCH })
     expect(Number(history.loss[4])).toBeLessThan(Number(history.loss[0]))
   })
 
@@ -143,7 +143,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       tf.layers.dense({ units: 1 }),
     )
     net.compile({ optimizer: 'sgd', loss: 'meanSquaredError' })
-    const fit = () => net.fit(tf.zeros([BATCH, LENGTH, D_IN]), tf.zeros([BATCH, 1]), { verbose: 0 })
+    const fit = () => net.fit(tf.zeros([BATCH, LENGTH, D_IN]), tf.zeros([BATCH, 1]), {})
     await expectRefused('ERR_LILY_ARGUMENT', 'AdapterOptimizer', fit)
   })
 

@@ -17,12 +17,18 @@ function newModel() {
 
 /** The members of a backend that store numbers. */
 interface Backend {
-  write(values: ArrayLike<number> | null, shape: number[], dtype: string): object
-  disposeData(dataId: object, force?: boolean): boolean
-  makeOutput(shape: number[], dtype: string): tf.TensorInfo
+  readonly write: (this: Backend, values: ArrayLike<number> | null, shape: number[], dtype: string) => object
+  readonly disposeData: (this: Backend, dataId: object, force?: boolean) => boolean
+  readonly makeOutput: (this: Backend, shape: number[], dtype: string) => tf.TensorInfo
   readonly wasm: { readonly HEAPU8: Uint8Array; _malloc(bytes: number): number }
 }
 const backend = () => tf.backend() as unknown as Backend
+
+/** The prototype of all typed arrays. */
+interface TypedArray {
+  readonly set: (this: Uint8Array, from: ArrayLike<number>, at?: number) => void
+  readonly slice: (this: Uint8Array, from?: number, to?: number) => Uint8Array<ArrayBuffer>
+}
 
 let model: LilyModel
 let layer: AdapterLayer
@@ -46,7 +52,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     const count = (bytes: number) => {
       if (bytes >= X_BYTES / 4) copies.push(bytes)
     }
-    const typedArray = Object.getPrototypeOf(Uint8Array.prototype) as Uint8Array
+    const typedArray = Object.getPrototypeOf(Uint8Array.prototype) as TypedArray
     const { set, slice } = typedArray
     vi.spyOn(typedArray, 'set').mockImplementation(function (this: Uint8Array, from: ArrayLike<number>, at?: number) {
       count(from.length * this.BYTES_PER_ELEMENT)
@@ -97,7 +103,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
         dispose()
       }
       return result
-    }) as typeof layer.forward)
+    }))
     run()
     vi.restoreAllMocks()
     expect(bytes, 'bytes left over').toBe(0)
@@ -106,7 +112,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
 
   /** A loss of the gradient `dy` whose own computation neither copies nor allocates more than scalars. */
   const lossOf = (y: tf.Tensor, dy: tf.Tensor) => {
-    return tf.customGrad(() => ({ value: tf.scalar(1), gradFunc: () => tf.reshape(dy, dy.shape) }))(y) as tf.Scalar
+    return tf.customGrad(() => ({ value: tf.scalar(1), gradFunc: () => tf.reshape(dy, dy.shape) }))(y)
   }
 
   it('forward copies base, and backward nothing', () => {
@@ -191,7 +197,7 @@ describe('the heap of the wasm backend', () => {
     const loss = () => {
       const y = adapt(x, frozenLinear(x, kernel), layer)
       inF()
-      return tf.sum(tf.mul(y, factor)) as tf.Scalar
+      return tf.sum<tf.Scalar>(tf.mul(y, factor))
     }
     const { value, grads } = variableGrads(loss, model, [x])
     return [[...value.dataSync()], [...grads[x.name].dataSync()], ...gradsOf(model)]

@@ -31,7 +31,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     const bias = tf.variable(tf.scalar(0.5), true, `bias${tf.memory().numTensors}`)
     const loss = () => {
       const hidden = adapt(x, base, model.layer('proj')) as tf.Tensor2D
-      return tf.mean(tf.square(tf.add(tf.matMul(hidden, head), bias))) as tf.Scalar
+      return tf.mean<tf.Scalar>(tf.square(tf.add(tf.matMul(hidden, head), bias)))
     }
     return { model, variables: [head, bias], head, bias, loss }
   }
@@ -58,7 +58,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       model.zeroGrad()
       sgd?.applyGradients(grads)
       for (const [i, variable] of own.entries()) {
-        variable.assign(tf.tensor(copies[i].value.data.slice() as Float32Array, variable.shape) as never)
+        variable.assign(tf.tensor(copies[i].value.data.slice(), variable.shape) as never)
       }
     }
     return [...valuesOf(model), ...variables.map((variable) => [...variable.dataSync()])]
@@ -132,7 +132,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       seed: 2,
     })
     const x = normal([TOKENS, D_OUT], 4)
-    const both = () => tf.add(loss(), tf.mean(adapt(x, x, lora.layer('out')))) as tf.Scalar
+    const both = () => tf.add<tf.Scalar>(loss(), tf.mean(adapt(x, x, lora.layer('out'))))
     const optimizer = new AdapterOptimizer([model, lora], { optimizer: tf.train.sgd(0.1) })
     expect(Object.keys(optimizer.adamw.state().parameters)).toEqual([
       ...Array.from(model.parameters().keys(), (name) => `0.${name}`),

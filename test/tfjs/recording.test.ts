@@ -12,7 +12,7 @@ const layers = names.map((name) => ({ name, inFeatures: D_IN, outFeatures: D_OUT
 const newModel = () =>
   LilyModel.create({ layers, config: { r: RANK, numB: EXPERTS, initWeights: false, targetModules: ['proj'] }, seed: 1 })
 
-const lossOf = (y: tf.Tensor) => tf.sum(tf.square(y)) as tf.Scalar
+const lossOf = (y: tf.Tensor) => tf.sum<tf.Scalar>(tf.square(y))
 const isZero = (model: LilyModel) =>
   gradsOf(model)
     .flat()
@@ -45,7 +45,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     })
     it('without a variable before the adapter', () => {
       const head = tf.variable(normal([D_OUT, 1], 3) as tf.Tensor2D)
-      const loss = () => lossOf(tf.matMul(adapt(x, base, layer) as tf.Tensor2D, head))
+      const loss = () => lossOf(tf.matMul(adapt(x, base, layer), head))
       const { grads } = variableGrads(loss, model, [head])
       const withHead = gradsOf(model)
       expect(Object.keys(grads)).toEqual([head.name])
@@ -114,7 +114,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       await expectRefused('ERR_LILY_ARGUMENT', 'do not nest them', () =>
         tf.variableGrads(() => variableGrads(() => lossOf(adapt(x, base, layer)), model, [head]).value, [head]),
       )
-      const within = () => tf.sum(tf.grad((x) => lossOf(adapt(x, base, layer)))(x)) as tf.Scalar
+      const within = () => tf.sum<tf.Scalar>(tf.grad((x) => lossOf(adapt(x, base, layer)))(x))
       await expectRefused('ERR_LILY_ARGUMENT', nested, () => variableGrads(within, model, [head]))
       expect(isZero(model)).toBe(true)
     })
@@ -129,13 +129,13 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
 
     it('a frozen layer reads the current weight', () => {
       const kernel = tf.variable(normal([D_IN, D_OUT], 3))
-      const product = () => tf.matMul(x as tf.Tensor2D, kernel as tf.Tensor2D)
+      const product = () => tf.matMul(x, kernel)
       expectEqual('before', frozenLinear(x, kernel), product())
-      kernel.assign(normal([D_IN, D_OUT], 5) as tf.Variable)
+      kernel.assign(normal([D_IN, D_OUT], 5))
       expectEqual('after assign', frozenLinear(x, kernel), product())
       const turned = tf.reshape(kernel, [D_OUT, D_IN])
       // A copy: the matMul of the wasm backend does not notice another shape of the same memory.
-      const y = tf.matMul(base as tf.Tensor2D, tf.mul(turned, 1))
+      const y = tf.matMul(base, tf.mul(turned, 1))
       expectEqual('the same numbers in another shape', frozenLinear(base, turned), y)
     })
   })
@@ -159,7 +159,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       const head = tf.variable(normal([D_OUT, 1], 3) as tf.Tensor2D)
       const before = tf.memory()
       const run = () =>
-        variableGrads(() => lossOf(tf.matMul(adapt(x, base, layer) as tf.Tensor2D, head)), model, [head])
+        variableGrads(() => lossOf(tf.matMul(adapt(x, base, layer), head)), model, [head])
       tf.dispose(run())
       const { value, grads } = tf.tidy(run)
       expect(tf.memory().numTensors).toBe(before.numTensors + 2)
