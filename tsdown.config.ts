@@ -19,7 +19,13 @@ const licenses = licensePlugin({
 })
 
 export default defineConfig([
-  { ...shared, entry: ['lib/index.ts'], format: ['esm', 'cjs'], dts: true },
+  // The entries share their chunks, so that a program that imports several of them has one copy of the package.
+  {
+    ...shared,
+    entry: { index: 'lib/index.ts', tfjs: 'lib/tfjs/index.ts', 'tfjs-layers': 'lib/tfjs-layers/index.ts' },
+    format: ['esm', 'cjs'],
+    dts: true,
+  },
   // The command line, with its dependencies bundled: users who only call the kernels install none of them.
   {
     ...shared,

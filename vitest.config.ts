@@ -104,7 +104,12 @@ const shared = {
   testTimeout: milliseconds,
   hookTimeout: milliseconds,
 }
-const resolve = { alias: { 'lily-kernels': path('lib/index.ts') } }
+const resolve = {
+  alias: [
+    { find: /^lily-kernels$/, replacement: path('lib/index.ts') },
+    { find: /^lily-kernels\/(tfjs|tfjs-layers)$/, replacement: path('lib/$1/index.ts') },
+  ],
+}
 
 export default defineConfig({
   test: {

@@ -2,13 +2,14 @@
  * The small operands: mask, sequence offsets, weights of experts. Their numbers are copied when they are read, so that
  * the checks and the kernels see the same numbers even if the caller or another thread changes them.
  */
-import { bytesPerElement, type DType, dtypeOf, type HostData, plainView, viewOf } from '../base/dtype.js'
+import { bytesPerElement, type DType, dtypeOf, type HostData } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { get } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
-import { bufferOf, byteLengthOf, byteOffsetOf } from '../base/views.js'
+import { bufferOf, byteLengthOf } from '../base/views.js'
 import { CPU } from '../memory/device.js'
 import { checkMemory, failDetached, isDetached, layOut, type Operand, type Part } from '../memory/operand.js'
+import { copyRows } from '../tensor/numbers.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 
 /**
@@ -81,17 +82,6 @@ function copyArray(argument: string, values: readonly unknown[]): Float64Array {
       fail('ERR_LILY_ARGUMENT', argument, `element ${i} must be a number, got ${describe(value)}`)
     }
     copy[i] = Number(value)
-  }
-  return copy
-}
-
-function copyRows({ memory, byteOffset, dtype, rows, columns, pitch }: Operand): HostData {
-  const data = plainView(dtype, memory as HostData)
-  const bytes = bytesPerElement(dtype)
-  const copy = viewOf(dtype, new ArrayBuffer(rows * columns * bytes), 0, rows * columns)
-  const [buffer, start] = [bufferOf(data), byteOffsetOf(data) + byteOffset]
-  for (let row = 0; row < rows; row++) {
-    copy.set(viewOf(dtype, buffer, start + row * pitch * bytes, columns), row * columns)
   }
   return copy
 }

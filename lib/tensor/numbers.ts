@@ -1,11 +1,25 @@
-/** Conversion between float32 and the 16-bit float types, on the host. */
+/** Copies of numbers on the host, and their conversion between float32 and the 16-bit float types. */
 import { getFloat16, setFloat16 } from '@petamoriken/float16'
-import { type DType, type HostData, plainView } from '../base/dtype.js'
+import { bytesPerElement, type DType, type HostData, plainView, viewOf } from '../base/dtype.js'
+import { bufferOf, byteOffsetOf } from '../base/views.js'
 import { allocateOnHost } from '../memory/allocate.js'
+import type { Operand } from '../memory/operand.js'
 
 const float32 = new Float32Array(1)
 const float32Bits = new Uint32Array(float32.buffer)
 const scratch = new DataView(new ArrayBuffer(2))
+
+/** A row-major copy of an operand in host memory, without the gaps between its rows. */
+export function copyRows({ memory, byteOffset, dtype, rows, columns, pitch }: Operand): HostData {
+  const data = plainView(dtype, memory as HostData)
+  const bytes = bytesPerElement(dtype)
+  const copy = viewOf(dtype, new ArrayBuffer(rows * columns * bytes), 0, rows * columns)
+  const [buffer, start] = [bufferOf(data), byteOffsetOf(data) + byteOffset]
+  for (let row = 0; row < rows; row++) {
+    copy.set(viewOf(dtype, buffer, start + row * pitch * bytes, columns), row * columns)
+  }
+  return copy
+}
 
 /** The values of host memory as float32. float32 data is returned as it is, other types are copied. */
 export function toFloat32(dtype: DType, data: HostData): Float32Array {

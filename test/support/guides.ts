@@ -1,7 +1,6 @@
 /** The programs of the README and of docs/: a reader copies one into a project that has the package, and runs it. */
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
@@ -34,7 +33,8 @@ export function testPrograms(page: string, count: number, selects: (source: stri
     const programs = programsOf(page).filter(({ source }) => selects(source))
     let folder: string
     beforeAll(() => {
-      folder = mkdtempSync(join(tmpdir(), 'lily-guides-'))
+      // Inside the checkout, whose node_modules/ has the peers of the package.
+      folder = mkdtempSync(join(packageRoot, 'build', 'guides-'))
       mkdirSync(join(folder, 'node_modules'))
       symlinkSync(packageRoot, join(folder, 'node_modules', 'lily-kernels'))
     })

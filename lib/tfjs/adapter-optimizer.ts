@@ -1,0 +1,228 @@
+/** An optimiser for adapters and variables of TensorFlow.js. */
+import {
+  engine,
+  type NamedTensorMap,
+  Optimizer,
+  type Scalar,
+  type Tensor,
+  tensor,
+  tidy,
+  type Variable,
+} from '@tensorflow/tfjs-core'
+import { describe, fail } from '../base/errors.js'
+import { copyArray, isInstance } from '../base/options.js'
+import { shapeText } from '../base/shape.js'
+import type { AdapterModel } from '../model/adapter-model.js'
+import { AdamW } from '../optimiser/adamw.js'
+import type { AdamWOptions } from '../optimiser/options.js'
+import type { TrainableParameter } from '../optimiser/parameters.js'
+import { checkFloat32, type HostTensor } from './memory.js'
+import { type AdapterModels, readModels, variableGrads } from './variable-grads.js'
+
+/** The gradient of a variable. */
+interface NamedTensor {
+  name: string
+  tensor: Tensor
+}
+
+/** Options of {@link AdapterOptimizer}: those of AdamW, and what is done with variables. */
+export interface AdapterOptimizerOptions extends AdamWOptions {
+  /**
+   * Variables that AdamW updates together with the adapter, under their names, which the groups match too. `maxNorm`
+   * limits the norm of all gradients together. They must be float32. Default: none.
+   */
+  readonly variables?: readonly Variable[] | undefined
+  /** Updates all other variables, such as `tf.train.sgd(0.1)`. Default: none may have a gradient. */
+  readonly optimizer?: Optimizer | undefined
+}
+
+/**
+ * Updates the parameters of adapters with AdamW, and variables with the same AdamW or with an optimiser of TensorFlow.js.
+ * `minimize` works as in TensorFlow.js, and so do `compile` and `fit` of a LayersModel with this optimiser.
+ *
+ * A step uses up the gradients of the adapter: they are zero afterwards.
+ *
+ * @example
+ * const optimizer = new AdapterOptimizer(model, { lr: 1e-3, optimizer: tf.train.sgd(0.1) })
+ * const loss = optimizer.minimize(() => lossOf(adapt(x, base, layer)), true)
+ */
+export class AdapterOptimizer extends Optimizer {
+  /** Name of the class in TensorFlow.js. */
+  static readonly className = 'AdapterOptimizer'
+
+  /** The optimiser of the adapter and of `variables`: `state()` and `load()` save it, `gradNorm` is its last norm. */
+  readonly adamw: AdamW
+  /** Factor on the learning rate of AdamW in the following steps, for schedules. */
+  lrScale = 1
+  readonly #models: readonly AdapterModel[]
+  readonly #variables: ReadonlyMap<string, VariableParameter>
+  readonly #optimizer: Optimizer | null
+
+  /**
+   * @param model one adapter, or several, whose parameters then have the names '0.<name>', '1.<name>', ... They must be
+   *   in host memory
+   * @throws LilyError as the constructor of AdamW
+   */
+  constructor(model: AdapterModels, options: AdapterOptimizerOptions = {}) {
+    super()
+    const { variables, optimizer, ...adamw } = options
+    this.#models = readModels(model)
+    this.#optimizer = readOptimizer(optimizer)
+    this.#variables = readVariables(variables)
+    this.adamw = new AdamW(allParameters(this.#models, this.#variables), adamw)
+  }
+
+  /**
+   * {@link variableGrads} for the models of this optimiser.
+   *
+   * @param varList Default: `variables`, or all trainable variables if there is another `optimizer`
+   */
+  override computeGradients(
+    f: () => Scalar,
+    varList: Variable[] | undefined = this.#trained(),
+  ): { value: Scalar; grads: NamedTensorMap } {
+    return variableGrads(f, this.#models, varList)
+  }
+
+  /**
+   * Updates the adapter from the gradients in `model.parameters()`, and variables from those given. Then it sets the
+   * gradients of the adapter to zero.
+   *
+   * @param variableGradients by variable name, or a list. One that is undefined is ignored, as in TensorFlow.js
+   * @throws LilyError ERR_LILY_ARGUMENT if one of `variables` has no gradient, or another variable has one and there is no
+   *   `optimizer` for it; as `AdamW.step`: nothing has been written
+   */
+  override applyGradients(variableGradients: NamedTensorMap | NamedTensor[]): void {
+    const others: NamedTensor[] = []
+    const own = new Map<string, Tensor>()
+    for (const { name, tensor } of listOf(variableGradients)) {
+      if (this.#variables.has(name)) own.set(name, tensor)
+      else others.push({ name, tensor })
+    }
+    if (others.length > 0 && this.#optimizer === null) failUnknown(others[0].name)
+    for (const [name, parameter] of this.#variables) parameter.read(own.get(name) ?? failWithout(name))
+
+    this.adamw.step({ lrScale: this.lrScale })
+    for (const parameter of this.#variables.values()) parameter.write()
+    if (others.length > 0) this.#optimizer?.applyGradients(others)
+    for (const model of this.#models) model.zeroGrad()
+    this.incrementIterations()
+  }
+
+  /**
+   * Not supported, so that `model.save` with `includeOptimizer` is an error instead of losing the state.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT
+   */
+  override getConfig(): never {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'includeOptimizer',
+      'AdapterOptimizer is not saved with a model of TensorFlow.js; save optimizer.adamw.state()',
+    )
+  }
+
+  /** Releases the state of AdamW. An `optimizer` that was given is not disposed of. */
+  override dispose(): void {
+    this.adamw.dispose()
+  }
+
+  #trained(): Variable[] | undefined {
+    return this.#optimizer === null ? Array.from(this.#variables.values(), ({ variable }) => variable) : undefined
+  }
+}
+
+/** A variable as a parameter of AdamW, which updates numbers in place: those of a tensor never change. */
+class VariableParameter implements TrainableParameter {
+  readonly value: HostTensor
+  readonly grad: HostTensor
+
+  constructor(readonly variable: Variable) {
+    const shape = variable.rank === 0 ? [1] : variable.shape
+    this.value = { data: new Float32Array(variable.size), shape }
+    this.grad = { data: new Float32Array(variable.size), shape }
+  }
+
+  read(gradient: Tensor): void {
+    const { name, shape } = this.variable
+    checkFloat32(`gradient of '${name}'`, gradient)
+    if (gradient.shape.join() !== shape.join()) {
+      fail('ERR_LILY_SHAPE', `gradient of '${name}'`, `expected ${shapeText(shape)}, got ${shapeText(gradient.shape)}`)
+    }
+    this.value.data.set(this.variable.dataSync())
+    this.grad.data.set(gradient.dataSync())
+  }
+
+  write(): void {
+    tidy(() => {
+      this.variable.assign(tensor(this.value.data.slice(), this.variable.shape, 'float32'))
+    })
+  }
+}
+
+function readOptimizer(optimizer: unknown): Optimizer | null {
+  if (optimizer === undefined) return null
+  if (isInstance(optimizer, Optimizer)) return optimizer
+  return fail(
+    'ERR_LILY_ARGUMENT',
+    'optimizer',
+    `expected an optimiser such as tf.train.sgd(0.1), got ${describe(optimizer)}`,
+  )
+}
+
+function readVariables(variables: unknown): Map<string, VariableParameter> {
+  const parameters = new Map<string, VariableParameter>()
+  const list = variables === undefined ? [] : copyArray('variables', variables)
+  if (list === null)
+    fail('ERR_LILY_ARGUMENT', 'variables', `expected an array of variables, got ${describe(variables)}`)
+  for (const [i, variable] of list.entries()) {
+    checkFloat32(`variables[${i}]`, variable)
+    if (!isVariable(variable))
+      fail('ERR_LILY_ARGUMENT', `variables[${i}]`, 'expected a tf.Variable, got another tensor')
+    parameters.set(variable.name, new VariableParameter(variable))
+  }
+  return parameters
+}
+
+function isVariable(tensor: Tensor & { name?: unknown }): tensor is Variable {
+  return typeof tensor.name === 'string' && engine().registeredVariables[tensor.name] === tensor
+}
+
+function allParameters(
+  models: readonly AdapterModel[],
+  variables: ReadonlyMap<string, VariableParameter>,
+): Map<string, TrainableParameter> {
+  const all = new Map<string, TrainableParameter>()
+  for (const [i, model] of models.entries()) {
+    for (const [name, parameter] of model.parameters()) all.set(models.length === 1 ? name : `${i}.${name}`, parameter)
+  }
+  for (const [name, parameter] of variables) {
+    if (all.has(name))
+      fail('ERR_LILY_ARGUMENT', 'variables', `'${name}' is the name of a parameter; rename the variable`)
+    all.set(name, parameter)
+  }
+  return all
+}
+
+function listOf(gradients: NamedTensorMap | NamedTensor[]): NamedTensor[] {
+  const list = Array.isArray(gradients)
+    ? gradients
+    : Object.entries(gradients).map(([name, tensor]) => ({ name, tensor }))
+  return list.filter(({ tensor }) => (tensor as Tensor | null | undefined) != null)
+}
+
+function failWithout(name: string): never {
+  fail(
+    'ERR_LILY_ARGUMENT',
+    'variables',
+    `expected a gradient of each of them, got none of '${name}'; leave it out if the loss does not depend on it`,
+  )
+}
+
+function failUnknown(name: string): never {
+  fail(
+    'ERR_LILY_ARGUMENT',
+    'variableGradients',
+    `'${name}' is none of the variables of this optimiser; pass it in variables, or an optimizer for all others`,
+  )
+}

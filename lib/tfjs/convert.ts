@@ -1,0 +1,39 @@
+/** Tensors of TensorFlow.js from tensors of this package, and the other way round. */
+import { type Tensor as TfTensor, tensor as tfTensor } from '@tensorflow/tfjs-core'
+import type { HostData } from '../base/dtype.js'
+import { fail } from '../base/errors.js'
+import { CPU } from '../memory/device.js'
+import { checkMemory } from '../memory/operand.js'
+import { copyRows, toFloat32 } from '../tensor/numbers.js'
+import { resolve, type TensorLike } from '../tensor/resolve.js'
+import { type Tensor, tensor } from '../tensor/tensor.js'
+import { checkTensor } from './memory.js'
+
+/**
+ * A copy of a tensor of TensorFlow.js, which stays valid whatever happens to the original. bool becomes uint8.
+ *
+ * @param source float32, int32 or bool, on any backend that `dataSync` can read
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED; ERR_LILY_DTYPE for other types
+ */
+export function fromTf(source: TfTensor): Tensor {
+  checkTensor('source', source, ['float32', 'int32', 'bool'])
+  // Some backends return their own memory here.
+  return tensor((source.dataSync() as HostData).slice(), source.shape)
+}
+
+/**
+ * A copy as a tensor of TensorFlow.js, on its current backend: float32, also of 16-bit numbers; int32; bool of uint8.
+ *
+ * @param source in host memory
+ * @throws LilyError as any operand; ERR_LILY_DEVICE for device memory: await `toHost()` first
+ */
+export function toTf(source: TensorLike): TfTensor {
+  const operand = resolve('source', source)
+  if (operand.device !== CPU) fail('ERR_LILY_DEVICE', 'source', 'is in device memory; await its toHost() first')
+  checkMemory('source', operand)
+  const { dtype, shape } = operand
+  const numbers = copyRows(operand)
+  if (dtype === 'uint8') return tfTensor(numbers as Uint8Array, [...shape], 'bool')
+  if (dtype === 'int32') return tfTensor(numbers as Int32Array, [...shape], 'int32')
+  return tfTensor(toFloat32(dtype, numbers), [...shape], 'float32')
+}

@@ -1,0 +1,112 @@
+/** A frozen linear layer as an operation of TensorFlow.js. */
+import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core'
+import { fail } from '../base/errors.js'
+import { shapeText } from '../base/shape.js'
+import { linearBackward, linearForward } from '../operations/linear.js'
+import { PackedLinear, packLinear } from '../operations/packed-linear.js'
+import { tensor } from '../tensor/tensor.js'
+import { checkFloat32, computeTensor, type HostTensor, newTensor } from './memory.js'
+import { refuseNested, runOperation } from './operation.js'
+
+/** A weight as the layer multiplies it. */
+interface FrozenWeight {
+  readonly packed: PackedLinear
+  /**
+   * Whether the weight is [d_in, d_out], as a kernel of TensorFlow.js: its product with x is the backward call of the
+   * weight [d_out, d_in] that the same numbers are, so that no transposed copy is made.
+   */
+  readonly isKernel: boolean
+  readonly dIn: number
+  readonly dOut: number
+}
+
+/**
+ * Packed kernels by the `dataId` of their numbers. Numbers of a tensor do not change, and a variable gets another dataId
+ * when it is assigned, so an entry is never stale. An entry lives as long as its dataId: nothing has to be released.
+ */
+const packedKernels = new WeakMap<object, FrozenWeight>()
+
+/**
+ * A linear layer whose weight is not trained: x weight + bias. It is differentiable in x.
+ *
+ * The first call with a weight packs it, and later calls use the packed form.
+ *
+ * @param x [..., d_in], float32
+ * @param weight [d_in, d_out], float32, as the kernel of tf.layers.dense; or {@link packLinear} of a weight [d_out, d_in]
+ *   as PyTorch stores it
+ * @param bias [d_out], float32
+ * @returns [..., d_out]
+ * @throws LilyError ERR_LILY_ARGUMENT, also if a gradient of weight or bias is asked for; ERR_LILY_SHAPE,
+ *   ERR_LILY_DTYPE, ERR_LILY_DISPOSED, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY
+ */
+export function frozenLinear(x: Tensor, weight: Tensor2D | Tensor | PackedLinear, bias?: Tensor1D | Tensor): Tensor {
+  checkFloat32('x', x)
+  const isPacked = weight instanceof PackedLinear
+  if (!isPacked) checkFloat32('weight', weight)
+  const frozen = isPacked ? readPacked(weight) : packedKernel(weight)
+  const { dIn, dOut } = frozen
+  if (x.shape.at(-1) !== dIn) {
+    fail('ERR_LILY_SHAPE', 'x', `expected [..., ${dIn}] (weight has d_in ${dIn}), got ${shapeText(x.shape)}`)
+  }
+  if (bias !== undefined) checkBias(bias, dOut)
+
+  const y = [...x.shape.slice(0, -1), dOut]
+  return runOperation(
+    { x, ...(isPacked ? {} : { weight }), ...(bias && { bias }) },
+    {
+      forward: () =>
+        computeTensor(bias === undefined ? [x] : [x, bias], y, (y, x, bias) => forward(frozen, x, bias, y)),
+      gradients: (dy) => ({
+        x: () => gradient(frozen, dy, x.shape),
+        weight: () => failTrained('weight'),
+        bias: () => failTrained('bias'),
+      }),
+    },
+  )
+}
+
+function forward({ packed, isKernel, dOut }: FrozenWeight, x: HostTensor, bias: HostTensor | undefined, y: HostTensor) {
+  if (bias !== undefined) for (let i = 0; i < y.data.length; i += dOut) y.data.set(bias.data, i)
+  const accumulate = bias !== undefined
+  if (isKernel) linearBackward({ dy: x, weight: packed, dx: y }, { accumulate })
+  else linearForward({ x, weight: packed, y }, { accumulate })
+}
+
+function gradient({ packed, isKernel }: FrozenWeight, dy: Tensor, shape: number[]): Tensor {
+  refuseNested()
+  return newTensor([dy], shape, (dx, dy) => {
+    if (isKernel) linearForward({ x: dy, weight: packed, y: dx }, { accumulate: false })
+    else linearBackward({ dy, weight: packed, dx }, { accumulate: false })
+  })
+}
+
+function readPacked(packed: PackedLinear): FrozenWeight {
+  if (packed.dtype !== 'float32') fail('ERR_LILY_DTYPE', 'weight', `expected float32, got ${packed.dtype}; convert it`)
+  const [dOut, dIn] = packed.shape
+  return { packed, isKernel: false, dIn, dOut }
+}
+
+function packedKernel(weight: Tensor): FrozenWeight {
+  const { shape, dataId } = weight
+  if (shape.length !== 2) fail('ERR_LILY_SHAPE', 'weight', `expected [d_in, d_out], got ${shapeText(shape)}`)
+  const [dIn, dOut] = shape
+  const known = packedKernels.get(dataId)
+  // A reshaped tensor has the dataId of the original.
+  if (known?.dIn === dIn) return known
+  // The packed form refers to the numbers, which must stay where they are: dataSync copies them out of a heap.
+  const packed = packLinear(tensor(weight.dataSync(), shape))
+  const frozen = { packed, isKernel: true, dIn, dOut }
+  packedKernels.set(dataId, frozen)
+  return frozen
+}
+
+function checkBias(bias: unknown, dOut: number): void {
+  checkFloat32('bias', bias)
+  if (bias.shape.length === 1 && bias.shape[0] === dOut) return
+  fail('ERR_LILY_SHAPE', 'bias', `expected [${dOut}], got ${shapeText(bias.shape)}`)
+}
+
+function failTrained(argument: string): never {
+  const remedy = 'leave it out of the variables, or use tf.matMul and tf.add to train it'
+  fail('ERR_LILY_ARGUMENT', argument, `a gradient was asked for, but the layer is frozen; ${remedy}`)
+}

@@ -1,0 +1,10 @@
+/**
+ * Adapters and frozen linear layers as operations of TensorFlow.js, which differentiates through them.
+ *
+ * @packageDocumentation
+ */
+export { adapt, type AdaptOptions } from './adapt.js'
+export { AdapterOptimizer, type AdapterOptimizerOptions } from './adapter-optimizer.js'
+export { fromTf, toTf } from './convert.js'
+export { frozenLinear } from './frozen-linear.js'
+export { type AdapterModels, variableGrads } from './variable-grads.js'

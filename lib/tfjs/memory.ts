@@ -1,0 +1,121 @@
+/**
+ * The numbers of tensors of TensorFlow.js in host memory.
+ *
+ * The cpu backend keeps numbers in typed arrays, which are used in place. The wasm backend keeps them in the heap of its
+ * WebAssembly module; a view of the heap is used in place too, but for one call only: any allocation may grow the heap,
+ * which detaches all views. All other backends copy in both directions.
+ */
+import { backend, type DataType, engine, reshape, type Tensor, type TensorInfo, util } from '@tensorflow/tfjs-core'
+import { describe, fail, LilyError } from '../base/errors.js'
+import { shapeText } from '../base/shape.js'
+
+/** The members of the wasm backend that this file uses. */
+interface HeapBackend {
+  /** Allocates a tensor whose numbers are undefined. */
+  makeOutput(shape: number[], dtype: 'float32'): TensorInfo
+  /** A view, which the next allocation may detach. */
+  typedArrayFromHeap(tensor: TensorInfo): Float32Array
+}
+
+function heapBackend(): HeapBackend | null {
+  const current = backend() as Partial<HeapBackend>
+  const isHeap = typeof current.makeOutput === 'function' && typeof current.typedArrayFromHeap === 'function'
+  return isHeap ? (current as HeapBackend) : null
+}
+
+/** The shape and the numbers of a tensor, as an operand of this package. */
+export interface HostTensor {
+  readonly data: Float32Array
+  readonly shape: readonly number[]
+}
+
+/**
+ * Calls `read` with the numbers of tensors.
+ *
+ * @param inputs float32
+ * @param read allocates no memory of the backend
+ */
+export function readTensors(inputs: readonly Tensor[], read: (...inputs: HostTensor[]) => void): void {
+  const heap = heapBackend()
+  if (heap !== null) moveToHeap(heap, inputs)
+  read(...inputs.map((input) => numbersOf(heap, input)))
+}
+
+/**
+ * Computes a new tensor from others.
+ *
+ * @param inputs float32
+ * @param compute writes the numbers of the result, which are undefined before. It allocates no memory of the backend
+ */
+export function computeTensor(
+  inputs: readonly Tensor[],
+  shape: number[],
+  compute: (output: HostTensor, ...inputs: HostTensor[]) => void,
+): TensorInfo {
+  const heap = heapBackend()
+  if (heap === null) {
+    const data = new Float32Array(util.sizeFromShape(shape))
+    compute({ data, shape }, ...inputs.map((input) => numbersOf(heap, input)))
+    return { dataId: backend().write(data, shape, 'float32'), shape, dtype: 'float32' }
+  }
+  moveToHeap(heap, inputs)
+  const result = heap.makeOutput(shape, 'float32')
+  try {
+    const output = { data: heap.typedArrayFromHeap(result), shape }
+    // malloc returns 0 if the heap cannot grow, and the backend does not check it.
+    if (output.data.byteOffset === 0 && output.data.length > 0) {
+      throw new LilyError('ERR_LILY_OUT_OF_MEMORY', `the heap of the wasm backend has no room for ${shapeText(shape)}`)
+    }
+    compute(output, ...inputs.map((input) => numbersOf(heap, input)))
+  } catch (cause) {
+    backend().disposeData(result.dataId)
+    throw cause
+  }
+  return result
+}
+
+/** {@link computeTensor} outside of a kernel. */
+export function newTensor(...args: Parameters<typeof computeTensor>): Tensor {
+  return engine().makeTensorFromTensorInfo(computeTensor(...args))
+}
+
+/** Another tensor over the same numbers. `tf.clone` copies them on the wasm backend, and `tf.reshape` on none. */
+export function share(tensor: Tensor): Tensor {
+  return reshape(tensor, tensor.shape)
+}
+
+/** The first look at a tensor of another backend moves it here, which allocates. */
+function moveToHeap(heap: HeapBackend, tensors: readonly Tensor[]): void {
+  for (const tensor of tensors) heap.typedArrayFromHeap(tensor)
+}
+
+function numbersOf(heap: HeapBackend | null, tensor: Tensor): HostTensor {
+  const data = heap === null ? (tensor.dataSync() as Float32Array) : heap.typedArrayFromHeap(tensor)
+  return { data, shape: tensor.shape }
+}
+
+/**
+ * Checks a tensor of TensorFlow.js that is not disposed of.
+ *
+ * @param dtypes the types that it may have
+ */
+export function checkTensor(
+  argument: string,
+  value: unknown,
+  dtypes: readonly [DataType, ...DataType[]],
+): asserts value is Tensor {
+  const { dataId, shape, dtype, isDisposed } = (value ?? {}) as Partial<Tensor>
+  if (dataId == null || !Array.isArray(shape) || dtype === undefined) {
+    fail('ERR_LILY_ARGUMENT', argument, `expected a tensor of TensorFlow.js, got ${describe(value)}`)
+  }
+  if (isDisposed === true) {
+    fail('ERR_LILY_DISPOSED', argument, 'this tensor is disposed of; keep it with tf.keep, or use it in the same tidy')
+  }
+  if (dtypes.includes(dtype)) return
+  fail('ERR_LILY_DTYPE', argument, `expected ${dtypes.join(' or ')}, got ${dtype}; convert it with tf.cast`)
+}
+
+/** Checks a tensor of activations. */
+export function checkFloat32(argument: string, value: unknown): asserts value is Tensor {
+  checkTensor(argument, value, ['float32'])
+}

@@ -1,0 +1,83 @@
+/** What {@link variableGrads} records besides the tape of TensorFlow.js. */
+import { engine, type Scalar, type Tensor, type Variable } from '@tensorflow/tfjs-core'
+import { shared } from '../base/copies.js'
+import { fail } from '../base/errors.js'
+import type { AdapterLayer, AdapterSaved } from '../model/adapter-layer.js'
+import type { AdapterModel } from '../model/adapter-model.js'
+
+/** A call of an adapter whose gradients are wanted. */
+export interface RecordedCall {
+  readonly layer: AdapterLayer
+  /** The x of forward: a tensor of its own over the same numbers. */
+  readonly x: Tensor
+  readonly saved: AdapterSaved
+  /** Whether backward has run. */
+  isDone: boolean
+}
+
+export interface Recording {
+  readonly models: readonly AdapterModel[]
+  readonly variables: readonly Variable[]
+  /**
+   * Zero, a variable of which each recorded call is formally a function. TensorFlow.js drops operations that no variable
+   * reaches, and it does not know the parameters of adapters.
+   */
+  readonly anchor: Variable & Scalar
+  readonly calls: RecordedCall[]
+}
+
+/** All copies of the package have one recording: `variableGrads` of one sees the calls of another. */
+const state = shared('tfjs', () => ({ recording: null as Recording | null }))
+
+/** The recording that is in progress; null if no gradient is being recorded, or TensorFlow.js records one by itself. */
+export function currentRecording(): Recording | null {
+  return state.recording
+}
+
+/** Runs `f` with a recording, and releases what its calls have kept. */
+export function withRecording<T>(recording: Recording, f: () => T): T {
+  const previous = state.recording
+  state.recording = recording
+  try {
+    return f()
+  } finally {
+    state.recording = previous
+    for (const call of recording.calls) release(call)
+  }
+}
+
+export function release({ x, saved }: RecordedCall): void {
+  saved.dispose()
+  if (!x.isDisposed) x.dispose()
+}
+
+/**
+ * The recording to which a call adds; null: the call keeps nothing.
+ *
+ * @param training as in the options of `adapt`
+ * @throws LilyError ERR_LILY_ARGUMENT if a gradient would be lost
+ */
+export function recordingFor(layer: AdapterLayer, training: boolean | undefined): Recording | null {
+  if (training === false) return null
+  const recording = currentRecording()
+  if (recording === null) {
+    if (training === true) fail('ERR_LILY_ARGUMENT', 'training', `true is for ${INSIDE}; leave training out`)
+    if (engine().isTapeOn()) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'training',
+        `TensorFlow.js records a gradient by itself, and would drop that of the adapter: use ${INSIDE}, ` +
+          'or AdapterOptimizer; pass training: false if no gradient is wanted',
+      )
+    }
+    return null
+  }
+  if (recording.models.some((model) => model.layers.get(layer.name) === layer)) return recording
+  return fail(
+    'ERR_LILY_ARGUMENT',
+    'layer',
+    `expected a layer of a model that variableGrads was given, got '${layer.name}' of another one; pass its model too`,
+  )
+}
+
+const INSIDE = 'calls inside variableGrads of lily-kernels/tfjs'

@@ -1,0 +1,98 @@
+/** The gradients of a loss by variables of TensorFlow.js and by the parameters of adapters. */
+import {
+  dispose,
+  engine,
+  type NamedTensorMap,
+  type Scalar,
+  scalar,
+  type Tensor,
+  type Variable,
+  variable,
+  variableGrads as tfVariableGrads,
+} from '@tensorflow/tfjs-core'
+import { describe, fail } from '../base/errors.js'
+import { copyArray } from '../base/options.js'
+import type { AdapterModel } from '../model/adapter-model.js'
+import { type Recording, withRecording } from './recording.js'
+
+/** One adapter, or several whose layers a loss depends on. */
+export type AdapterModels = AdapterModel | readonly AdapterModel[]
+
+/**
+ * `tf.variableGrads` for a loss that depends on adapters. The gradients of the adapters' parameters add up in
+ * `model.parameters()` until `model.zeroGrad()`; those of variables are returned.
+ *
+ * What {@link adapt} keeps for backward is released before this function returns or throws. After an error in the middle
+ * of backward the gradients of the parameters are incomplete: call `model.zeroGrad()`.
+ *
+ * @param f returns the loss, a scalar. It calls `adapt` with layers of `model`
+ * @param variables those whose gradients are returned. Default: all trainable ones; [] for the adapter alone
+ * @returns the loss, and the gradients by variable name
+ * @throws LilyError ERR_LILY_ARGUMENT if f calls no adapted layer, if the loss does not depend on one that it calls, or if
+ *   a gradient of a gradient is asked for; what f throws
+ * @example
+ * const { value, grads } = variableGrads(() => loss(adapt(x, base, layer)), model, [head])
+ */
+export function variableGrads(
+  f: () => Scalar,
+  model: AdapterModels,
+  variables: readonly Variable[] = trainableVariables(),
+): { value: Scalar; grads: NamedTensorMap } {
+  if (typeof f !== 'function') fail('ERR_LILY_ARGUMENT', 'f', `expected a function, got ${describe(f)}`)
+  const models = readModels(model)
+  const trained = (copyArray('variables', variables) ?? failVariables(variables)) as Variable[]
+  if (engine().isTapeOn()) fail('ERR_LILY_ARGUMENT', 'f', 'a gradient is being recorded already; do not nest them')
+
+  const zero = scalar(0)
+  const anchor = variable(zero) as Variable & Scalar
+  zero.dispose()
+  const recording: Recording = { models, variables: trained, anchor, calls: [] }
+  try {
+    const { value, grads } = withRecording(recording, () => {
+      return tfVariableGrads(() => checkedLoss(f, recording), [...trained, anchor])
+    })
+    const { [anchor.name]: zeroGrad, ...others } = grads
+    zeroGrad.dispose()
+    checkReached(recording, [value, ...Object.values(others)])
+    return { value, grads: others }
+  } finally {
+    anchor.dispose()
+  }
+}
+
+function trainableVariables(): Variable[] {
+  return Object.values(engine().registeredVariables).filter(({ trainable }) => trainable)
+}
+
+export function readModels(model: unknown): AdapterModel[] {
+  const models = copyArray('model', model) ?? [model]
+  for (const one of models) {
+    if ((one as Partial<AdapterModel> | null | undefined)?.layers instanceof Map) continue
+    fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel or a LoraModel, or an array of them, got ${describe(one)}`)
+  }
+  return models as AdapterModel[]
+}
+
+function failVariables(variables: unknown): never {
+  fail('ERR_LILY_ARGUMENT', 'variables', `expected an array of variables, got ${describe(variables)}`)
+}
+
+/** The loss. Nothing has been written to a gradient yet. */
+function checkedLoss(f: () => Scalar, { calls }: Recording): Scalar {
+  const loss = f()
+  if (calls.length > 0) return loss
+  return fail('ERR_LILY_ARGUMENT', 'f', 'it calls adapt with no layer of model; use tf.variableGrads, or call adapt')
+}
+
+/** @param results are disposed of if the check fails */
+function checkReached({ calls }: Recording, results: Tensor[]): void {
+  const lost = calls.find(({ isDone }) => !isDone)
+  if (lost === undefined) return
+  dispose(results)
+  fail(
+    'ERR_LILY_ARGUMENT',
+    'f',
+    `the loss does not depend on a call of layer '${lost.layer.name}', whose gradient would be zero; pass ` +
+      'training: false to calls whose output the loss does not use',
+  )
+}
