@@ -15,14 +15,12 @@ export interface Plan {
   readonly loraRank: number
   /** Sizes of the first seed only. */
   readonly otherRanks: readonly number[]
+  /** How often the accuracy is measured during training, on how many of the held-out sentences. */
+  readonly curve: { readonly points: number; readonly sentences: number }
 }
 
 /** Held-out sentences on which the routers are analysed. */
 const ANALYSED_SENTENCES = 100
-
-/** Held-out sentences, and how often they are evaluated during training. */
-const CURVE_SENTENCES = 250
-const CURVE_POINTS = 6
 
 /** One seed after the other: after an interrupt all methods have the same seeds, or nearly so. */
 function setupsOf({ seeds, loraRank, otherRanks }: Plan): Setup[] {
@@ -68,7 +66,7 @@ export async function compare(
   const sentences = {
     training: training.length,
     heldOut: heldOut.length,
-    curve: Math.min(CURVE_SENTENCES, heldOut.length),
+    curve: plan.curve.sentences,
     otherDomain: otherDomain.length,
   }
   const { epochs, loraRank } = plan
@@ -94,7 +92,7 @@ export async function compare(
       const classifier = Classifier.create(encoder, setup)
       const onStep = (loss: number, share: number) =>
         onProgress(`${name}: loss ${loss.toFixed(3)}`, (done + share * costOf(setup)) / cost)
-      results.runs.push(await runOf(classifier, setup, sentencesOf(setup.seed), { epochs, signal, onStep }))
+      results.runs.push(await runOf(classifier, setup, sentencesOf(setup.seed), { plan, signal, onStep }))
       if (setup.seed === plan.seeds[0] && setup.loraRank === loraRank) {
         await keep(classifier, setup, heldOut, folder, results)
       }
@@ -110,7 +108,7 @@ export async function compare(
 }
 
 interface RunOptions {
-  readonly epochs: number
+  readonly plan: Plan
   readonly signal: AbortSignal
   readonly onStep: (loss: number, share: number) => void
 }
@@ -119,14 +117,20 @@ async function runOf(
   classifier: Classifier,
   setup: Setup,
   { training, heldOut, otherDomain }: Sentences,
-  { epochs, signal, onStep }: RunOptions,
+  {
+    plan: {
+      epochs,
+      curve: { points, sentences },
+    },
+    signal,
+    onStep,
+  }: RunOptions,
 ): Promise<Run> {
   const losses: number[] = []
   const curve: { step: number; accuracy: number }[] = []
-  const someHeldOut = heldOut.slice(0, CURVE_SENTENCES)
+  const someHeldOut = heldOut.slice(0, sentences)
   const steps = stepsOf(training, epochs)
-  const isPoint = (step: number) =>
-    Math.floor((step * CURVE_POINTS) / steps) > Math.floor(((step - 1) * CURVE_POINTS) / steps)
+  const pointsUntil = (step: number) => Math.floor((step * points) / steps)
   await train(classifier, training, {
     epochs,
     seed: setup.seed,
@@ -134,7 +138,9 @@ async function runOf(
     onStep: (loss) => {
       const step = losses.push(loss)
       onStep(loss, step / steps)
-      if (isPoint(step)) curve.push({ step, accuracy: accuracyOf(classifier.predict(someHeldOut), someHeldOut) })
+      if (pointsUntil(step) > pointsUntil(step - 1)) {
+        curve.push({ step, accuracy: accuracyOf(classifier.predict(someHeldOut), someHeldOut) })
+      }
     },
   })
   return {

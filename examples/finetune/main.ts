@@ -19,8 +19,22 @@ import { compare, type Plan } from './experiment.js'
 import { reportPage } from './report.js'
 import { resultsText } from './results.js'
 
-const FULL: Plan = { sentences: 1000, epochs: 2, seeds: [1, 2, 3], loraRank: 4, otherRanks: [1, 16] }
-const QUICK: Plan = { sentences: 96, epochs: 2, seeds: [1, 2], loraRank: 2, otherRanks: [1] }
+const FULL: Plan = {
+  sentences: 1000,
+  epochs: 2,
+  seeds: [1, 2, 3],
+  loraRank: 4,
+  otherRanks: [1, 16],
+  curve: { points: 6, sentences: 250 },
+}
+const QUICK: Plan = {
+  sentences: 96,
+  epochs: 2,
+  seeds: [1, 2],
+  loraRank: 2,
+  otherRanks: [1],
+  curve: { points: 2, sentences: 32 },
+}
 
 async function main(): Promise<void> {
   const { values } = parseArgs({

@@ -307,7 +307,7 @@ function timeChart(results: Results): Element {
   return figure(
     'Seconds per epoch',
     `Of training on ${results.sentences.training} sentences, mean over the seeds. TensorFlow.js: attention, norms, ` +
-      'activations and the rest of the loop. Without an adapter nothing but the head is computed in each epoch.',
+      'activations and the rest of the loop. The head alone needs the embeddings once, which its first seed computes.',
     legend(
       'dot',
       PARTS.map((text, i) => ({ text, color: paler(PART_COLORS[i]) })),
