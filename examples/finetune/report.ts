@@ -87,10 +87,8 @@ function summary(results: Results): Tile[] {
   const differences = differencesOf(results, 'heldOut')
   return [
     ...mainGroups(results).map(({ method, parameters, runs }) => ({
-      value: `${percentText(runs.map(({ heldOut }) => heldOut))} %`,
-      text:
-        `${methodNames[method]}, held out` +
-        (parameters === 0 ? '' : `; ${parameters.toLocaleString('en')} parameters`),
+      value: percentText(runs.map(({ heldOut }) => heldOut)),
+      text: `% right, held out: ${methodNames[method]}${method === 'head' ? '' : `, ${parameters.toLocaleString('en')} parameters`}`,
     })),
     ...(differences.length === 0
       ? []
@@ -98,17 +96,18 @@ function summary(results: Results): Tile[] {
   ]
 }
 
+/** Columns of the table that a phone has no room for. */
+const OPTIONAL = new Set(['seeds', 's / epoch'])
+
 function resultsTable(results: Results): Element {
+  const attributes = tableHead.map((title): Record<string, string> =>
+    OPTIONAL.has(title) ? { class: 'optional' } : {},
+  )
   const rows = tableRows(results).map(([name, ...cells]) =>
-    h('tr', {}, rowHeader(name), ...cells.map((cell) => h('td', {}, cell))),
+    h('tr', {}, rowHeader(name), ...cells.map((cell, i) => h('td', attributes[i + 1], cell))),
   )
-  return scrollable(
-    'Results',
-    tableOf(
-      tableHead.map((title) => columnHeader(title)),
-      rows,
-    ),
-  )
+  const head = tableHead.map((title, i) => columnHeader(title, attributes[i]))
+  return scrollable('Results', tableOf(head, rows))
 }
 
 /** Steps whose mean a curve shows. */
