@@ -69,8 +69,8 @@ const both = [
   'property',
 ]
 
-/** Half of the time of the CPU suite: other processors under QEMU, the tarball, long sweeps. `npm run test:cpu` leaves them out. */
-const slow = ['checkpoint/hostile-headers', 'identities', 'isa', 'linear-isa', 'package']
+/** Half of the time of the CPU suite: other processors under QEMU, the tarball, long sweeps, a training. `npm run test:cpu` leaves them out. */
+const slow = ['checkpoint/hostile-headers', 'example-finetune', 'identities', 'isa', 'linear-isa', 'package']
 
 /** Tests of the AMX kernels on a model of their instructions, on every processor. */
 const amx = ['adapted-linear', 'determinism', 'golden', 'identities', 'linear', 'modes', 'property', 'tf32']

@@ -6,15 +6,13 @@ import { selectCases } from '../../bench/workload/cases.js'
 import { type BackendName, backends } from '../../lib/index.js'
 import { attemptAll, printStack, reasonOf, reportFailure } from '../report/failure.js'
 import { countOf } from '../report/format.js'
+import { interruptSignal, SIGNALS } from '../report/interrupt.js'
 import { checkWritable, writeOutput } from '../report/output-file.js'
 import { note, print } from '../report/print.js'
 import { jsonText, withPrintableStrings } from '../report/printable.js'
 import { type Progress, startProgress } from '../report/progress.js'
 import type { BenchOptions } from './options.js'
 import { reportText } from './text.js'
-
-/** The codes with which a command exits after a signal, as shells report them. */
-const SIGNALS = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const
 
 /** Runs the benchmark. An interrupt ends the measurement; the results up to then are still written. */
 export async function run(options: BenchOptions, command: Command, version: string): Promise<void> {
@@ -43,20 +41,6 @@ export async function run(options: BenchOptions, command: Command, version: stri
   await write(reports, options)
   if (reports.some(({ failures }) => failures.length > 0)) process.exitCode = 1
   if (interrupt.aborted) process.exitCode = SIGNALS[interrupt.reason as keyof typeof SIGNALS]
-}
-
-/** Aborts at the first SIGHUP, SIGINT or SIGTERM, whose name is the reason. A later signal ends the process. */
-function interruptSignal(): AbortSignal {
-  const interrupt = new AbortController()
-  const onSignal = (signal: NodeJS.Signals): void => {
-    interrupt.abort(signal)
-    // npx forwards the SIGINT that the terminal has already sent to all processes: a second one within a second is the same.
-    setTimeout(() => {
-      for (const name of Object.keys(SIGNALS)) process.off(name, onSignal)
-    }, 1000).unref()
-  }
-  for (const name of Object.keys(SIGNALS)) process.on(name, onSignal)
-  return interrupt.signal
 }
 
 const casesOf = (results: Report['results']): number =>

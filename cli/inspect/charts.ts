@@ -1,19 +1,15 @@
 /** The charts of one target. */
 import * as Plot from '@observablehq/plot'
 import type { SingularValueAnalysis, TargetAnalysis, UpdateAnalysis } from '../../lib/index.js'
+import { cellChart } from '../report/cell-chart.js'
+import { figure, heightOfRows, labelled, plot } from '../report/chart.js'
 import type { Element } from '../report/document.js'
-import { figure, HEIGHT, labelled, plot } from '../report/chart.js'
-import { percent, threeDigits, twoDecimals } from '../report/format.js'
-import { type Key, legend } from '../report/legend.js'
+import { percent, threeDigits } from '../report/format.js'
+import { legend } from '../report/legend.js'
 import { isRouted, layerLabels } from './inspection.js'
 
 const LILY = 'var(--lily)'
 const LORA = 'var(--lora)'
-
-/** Up to this number of columns, cells have room for their numbers. */
-const MAX_NUMBERED_COLUMNS = 8
-
-const heightOfRows = (rows: number): number => Math.max(HEIGHT, 60 + 15 * rows)
 
 /** The charts of the router require samples. */
 export function targetCharts(target: TargetAnalysis): Element[] {
@@ -68,62 +64,6 @@ function cosines({ experts }: TargetAnalysis): Element {
       { text: 'opposite direction', color: LORA },
     ],
   })
-}
-
-interface Cell {
-  readonly x: number
-  readonly y: string
-  readonly value: number
-}
-
-/** Opacity shows magnitude, color shows sign: legible in both light and dark mode. */
-function cellChart({
-  title,
-  text,
-  cells,
-  rows,
-  max,
-  keys,
-}: {
-  readonly title: string
-  readonly text: string
-  readonly cells: readonly Cell[]
-  readonly rows: readonly string[]
-  /** The value with full opacity. */
-  readonly max: number
-  readonly keys: readonly Key[]
-}): Element {
-  const columns = [...new Set(cells.map(({ x }) => x))]
-  const opacity = ({ value }: Cell) => (max > 0 ? Math.abs(value) / max : 0)
-  const place = { x: 'x', y: 'y' } as const
-  const { marginLeft, y } = labelled(rows)
-  return figure(
-    title,
-    text,
-    legend('dot', keys),
-    plot(text, {
-      height: heightOfRows(rows.length),
-      marginLeft,
-      x: { domain: columns, label: 'expert', type: 'band' },
-      y: { ...y, type: 'band' },
-      marks: [
-        Plot.cell(cells, {
-          ...place,
-          inset: 0.5,
-          fill: ({ value }: Cell) => (value < 0 ? LORA : LILY),
-          fillOpacity: opacity,
-          stroke: 'var(--line)',
-          title: ({ x, y, value }: Cell) => `${y}, expert ${x}: ${value.toFixed(3)}`,
-        }),
-        Plot.text(columns.length <= MAX_NUMBERED_COLUMNS ? cells : [], {
-          ...place,
-          text: ({ value }: Cell) => twoDecimals(value),
-          fill: (cell: Cell) => (opacity(cell) > 0.55 ? 'var(--surface)' : 'var(--text)'),
-          fontSize: 10,
-        }),
-      ],
-    }),
-  )
 }
 
 function entropies({ layers }: TargetAnalysis): Element {

@@ -10,6 +10,9 @@ const MARGIN_LEFT = 44
 /** Characters of a row's label; of a longer one its end is shown. */
 const MAX_LABEL = 22
 
+/** The height of a chart with a row for each label. */
+export const heightOfRows = (rows: number): number => Math.max(HEIGHT, 60 + 15 * rows)
+
 /** Options of charts whose rows have text labels: a left margin as wide as they are. */
 export function labelled(labels: readonly string[]): { readonly marginLeft: number; readonly y: Plot.ScaleOptions } {
   const longest = Math.min(MAX_LABEL, Math.max(...labels.map((label) => label.length)))

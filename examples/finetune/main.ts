@@ -1,0 +1,75 @@
+/**
+ * Fine-tunes a pretrained sentence encoder to tell praise from complaints: the head alone, and with LoRA and Lily of the
+ * same size. It prints a table, and writes a report and two trained adapters.
+ *
+ *     npm run example:finetune -- [--quick] [--output FOLDER]
+ *
+ * --quick trains on a tenth of the sentences, to see that everything works.
+ */
+import * as tf from '@tensorflow/tfjs'
+import '@tensorflow/tfjs-backend-wasm'
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { reportFailure } from '../../cli/report/failure.js'
+import { interruptSignal, SIGNALS } from '../../cli/report/interrupt.js'
+import { note, print, watchOutput } from '../../cli/report/print.js'
+import { startProgress } from '../../cli/report/progress.js'
+import { compare, type Plan } from './experiment.js'
+import { reportPage } from './report.js'
+import { resultsText } from './results.js'
+
+const FULL: Plan = {
+  sentences: 1000,
+  epochs: 2,
+  seeds: [1, 2, 3],
+  loraRank: 4,
+  otherRanks: [1, 16],
+  curve: { points: 6, sentences: 250 },
+}
+const QUICK: Plan = {
+  sentences: 96,
+  epochs: 2,
+  seeds: [1, 2],
+  loraRank: 2,
+  otherRanks: [1],
+  curve: { points: 2, sentences: 32 },
+}
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      quick: { type: 'boolean', default: false },
+      output: { type: 'string', default: 'build/finetune' },
+    },
+  })
+  const { quick, output } = values
+  await mkdir(output, { recursive: true })
+  await tf.setBackend('wasm')
+
+  const signal = interruptSignal()
+  const progress = startProgress(noteEachRun())
+  const results = await compare(quick ? QUICK : FULL, output, signal, progress.update).finally(progress.stop)
+  if (signal.aborted) {
+    note('interrupted: the report has the runs that were complete')
+    process.exitCode = SIGNALS[signal.reason as keyof typeof SIGNALS]
+  }
+  if (results.runs.length === 0) return
+  print(resultsText(results))
+  const file = join(output, 'report.html')
+  await writeFile(file, reportPage(results))
+  note(`report: ${file}`)
+}
+
+/** Without a bar, a line for each run: the text before the colon. */
+function noteEachRun(): (step: string) => void {
+  let last = ''
+  return (step) => {
+    const [run] = step.split(':')
+    if (run !== last) note(run)
+    last = run
+  }
+}
+
+watchOutput()
+await main().catch(reportFailure)

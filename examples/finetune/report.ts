@@ -1,0 +1,346 @@
+/** The results as one HTML file. */
+import * as Plot from '@observablehq/plot'
+import { mean } from 'd3-array'
+import { cellChart } from '../../cli/report/cell-chart.js'
+import { figure, labelled, plot } from '../../cli/report/chart.js'
+import { type Element, h, htmlPage } from '../../cli/report/document.js'
+import {
+  charts,
+  columnHeader,
+  definitions,
+  rowHeader,
+  scrollable,
+  tableOf,
+  type Tile,
+  tiles,
+} from '../../cli/report/elements.js'
+import { legend } from '../../cli/report/legend.js'
+import { style } from '../../cli/report/style.js'
+import { PARTS } from './clock.js'
+import {
+  differenceLines,
+  differencesOf,
+  type Group,
+  groupsOf,
+  methodNames,
+  percentText,
+  reloadText,
+  type Results,
+  type Run,
+  tableHead,
+  tableRows,
+} from './results.js'
+import type { Method } from './train.js'
+
+const COLORS: Readonly<Record<Method, string>> = { head: 'var(--muted)', lora: 'var(--lora)', lily: 'var(--lily)' }
+const METHODS: readonly Method[] = ['head', 'lora', 'lily']
+const ADAPTERS = ['lora', 'lily'] as const
+
+const colorOf = ({ method }: { readonly method: Method }) => COLORS[method]
+const keysOf = (methods: readonly Method[]) =>
+  methods.map((method) => ({ text: methodNames[method], color: COLORS[method] }))
+
+export function reportPage(results: Results): string {
+  const { sentences, epochs, loraRank, isComplete } = results
+  const body = [
+    h(
+      'header',
+      {},
+      h('h1', {}, 'Fine-tuning a sentence encoder'),
+      h(
+        'p',
+        {},
+        'Praise or complaint? The encoder of Universal Sentence Encoder Lite is frozen, and a linear head is trained: ' +
+          'alone, and with LoRA and Lily on the q, k and v of both blocks. Lily has sequence routing, and as many ' +
+          'parameters as LoRA.',
+      ),
+      h(
+        'p',
+        { class: 'muted' },
+        `${sentences.training} sentences of product and restaurant reviews for ${epochs} epochs, ${sentences.heldOut} ` +
+          `others held out, ${sentences.otherDomain} of film reviews (imdb) as another domain. The seed decides which ` +
+          `sentences are held out, their order and the initial values. Sizes other than LoRA rank ${loraRank} have one seed.`,
+      ),
+      ...(isComplete ? [] : [h('p', { class: 'alert' }, 'Interrupted: some runs are missing.')]),
+    ),
+    tiles(summary(results)),
+    h('h2', {}, 'Accuracy'),
+    resultsTable(results),
+    ...differenceLines(results).map((line) => h('p', {}, line)),
+    ...results.reloads.map((reload) => h('p', { class: reload.isEqual ? 'muted' : 'alert' }, reloadText(reload))),
+    charts([losses(results), accuracyByStep(results), accuracyBySize(results)]),
+    h('h2', {}, 'What the adapters have learnt'),
+    charts([...lilyCharts(results), ...rankChart(results)]),
+    h('h2', {}, 'Time'),
+    charts([timeChart(results)]),
+    h('h2', {}, 'Definitions'),
+    terms(),
+  ]
+  return htmlPage('Fine-tuning a sentence encoder', style, body, results)
+}
+
+/** The groups with all seeds. */
+const mainGroups = (results: Results): Group[] =>
+  groupsOf(results).filter(({ loraRank }) => loraRank === results.loraRank)
+
+function summary(results: Results): Tile[] {
+  const differences = differencesOf(results, 'heldOut')
+  return [
+    ...mainGroups(results).map(({ method, parameters, runs }) => ({
+      value: percentText(runs.map(({ heldOut }) => heldOut)),
+      text: `% right, held out: ${methodNames[method]}${method === 'head' ? '' : `, ${parameters.toLocaleString('en')} parameters`}`,
+    })),
+    ...(differences.length === 0
+      ? []
+      : [{ value: percentText(differences), text: 'points: Lily minus LoRA, seed by seed, held out' }]),
+  ]
+}
+
+/** Columns of the table that a phone has no room for. */
+const OPTIONAL = new Set(['seeds', 's / epoch'])
+
+function resultsTable(results: Results): Element {
+  const attributes = tableHead.map((title): Record<string, string> =>
+    OPTIONAL.has(title) ? { class: 'optional' } : {},
+  )
+  const rows = tableRows(results).map(([name, ...cells]) =>
+    h('tr', {}, rowHeader(name), ...cells.map((cell, i) => h('td', attributes[i + 1], cell))),
+  )
+  const head = tableHead.map((title, i) => columnHeader(title, attributes[i]))
+  return scrollable('Results', tableOf(head, rows))
+}
+
+/** Steps whose mean a curve shows. */
+const WINDOW = 8
+
+function losses(results: Results): Element {
+  const points = mainGroups(results).flatMap(({ method, runs }) =>
+    runs[0].losses.map((_, step) => ({
+      method,
+      step: step + 1,
+      loss: mean(runs, (run) => mean(run.losses.slice(Math.max(0, step + 1 - WINDOW), step + 1))),
+    })),
+  )
+  return figure(
+    'Loss',
+    `Of the training batches by step: mean over the seeds and the last ${WINDOW} steps.`,
+    legend('line', keysOf(METHODS)),
+    plot('Loss by step', {
+      x: { label: 'step', ticks: 6 },
+      y: { label: null, grid: true, zero: true },
+      marks: [
+        Plot.line(points, {
+          x: 'step',
+          y: 'loss',
+          z: 'method',
+          stroke: colorOf,
+          strokeWidth: 1.8,
+        }),
+        Plot.ruleY([0]),
+      ],
+    }),
+  )
+}
+
+function accuracyByStep(results: Results): Element {
+  const groups = mainGroups(results)
+  const seeds = groups.flatMap(({ runs }) =>
+    runs.flatMap(({ method, curve }) =>
+      curve.map(({ step, accuracy }) => ({ method, step, accuracy: 100 * accuracy })),
+    ),
+  )
+  const means = groups.flatMap(({ method, runs }) =>
+    runs[0].curve.map(({ step }, i) => ({
+      method,
+      step,
+      accuracy: 100 * (mean(runs, ({ curve }) => curve[i].accuracy) ?? NaN),
+    })),
+  )
+  return figure(
+    'Accuracy during training',
+    `On ${results.sentences.curve} held-out sentences, in percent: each seed, and the mean.`,
+    legend('line', keysOf(METHODS)),
+    plot('Accuracy by step', {
+      x: { label: 'step', ticks: 6 },
+      y: { label: null, grid: true },
+      marks: [
+        Plot.line(means, { x: 'step', y: 'accuracy', z: 'method', stroke: colorOf, strokeWidth: 1.8 }),
+        Plot.dot(seeds, { x: 'step', y: 'accuracy', r: 2.5, fill: colorOf }),
+      ],
+    }),
+  )
+}
+
+function accuracyBySize(results: Results): Element {
+  const groups = groupsOf(results)
+  const sized = groups.filter(({ method }) => method !== 'head')
+  const head = groups.filter(({ method }) => method === 'head')
+  const accuracyOf = (runs: readonly Run[]) => 100 * (mean(runs, ({ heldOut }) => heldOut) ?? NaN)
+  const lines = sized.map(({ method, parameters, runs }) => ({ method, parameters, accuracy: accuracyOf(runs) }))
+  const dots = sized.flatMap(({ runs }) =>
+    runs.map(({ method, parameters, heldOut }) => ({ method, parameters, accuracy: 100 * heldOut })),
+  )
+  return figure(
+    'Accuracy by size',
+    'Held out, in percent, by the number of parameters of the adapter: each seed, and the mean.',
+    legend('line', keysOf(METHODS)),
+    plot('Accuracy by number of parameters', {
+      x: {
+        type: 'log',
+        label: 'parameters',
+        ticks: [...new Set(dots.map(({ parameters }) => parameters))].filter((_, i) => i % 2 === 0),
+        inset: 14,
+      },
+      y: { label: null, grid: true },
+      marks: [
+        Plot.ruleY(head, { y: ({ runs }: Group) => accuracyOf(runs), stroke: COLORS.head, strokeDasharray: '4 3' }),
+        Plot.line(lines, { x: 'parameters', y: 'accuracy', z: 'method', stroke: colorOf, strokeWidth: 1.8 }),
+        Plot.dot(dots, { x: 'parameters', y: 'accuracy', r: 2.5, fill: colorOf }),
+      ],
+    }),
+  )
+}
+
+function lilyCharts({ analyses: { lily } }: Results): Element[] {
+  if (lily === undefined) return []
+  const layers = lily.targets.flatMap((target) => target.layers)
+  const weights = layers.flatMap(({ name, router }) => router.weights.map((value, x) => ({ x, y: name, value })))
+  const cosines = lily.targets.flatMap(({ layers: [{ name }], experts }) =>
+    experts.cosines.flatMap((row, e) => row.map((value, x) => ({ x, y: expertName(name, e), value }))),
+  )
+  return [
+    cellChart({
+      title: 'Routers of Lily',
+      text: 'Mean weight of each expert, by layer, on held-out sentences.',
+      cells: weights,
+      rows: layers.map(({ name }) => name),
+      max: Math.max(...weights.map(({ value }) => value)),
+      keys: [{ text: 'weight', color: COLORS.lily }],
+    }),
+    cellChart({
+      title: 'Experts of Lily',
+      text: 'Cosine similarity of the experts of each block, as vectors.',
+      cells: cosines,
+      rows: [...new Set(cosines.map(({ y }) => y))],
+      max: 1,
+      keys: [
+        { text: 'same direction', color: 'var(--lily)' },
+        { text: 'opposite direction', color: 'var(--lora)' },
+      ],
+    }),
+  ]
+}
+
+/** '0.attention.q', 1 -> 'block 0, expert 1' */
+const expertName = (layer: string, expert: number) => `block ${layer.split('.')[0]}, expert ${expert}`
+
+function rankChart({ analyses: { lily, lora } }: Results): Element[] {
+  if (lily === undefined || lora === undefined) return []
+  const of = (method: Method, layers: readonly { name: string; update: { effectiveRank: number } }[]) =>
+    layers.map(({ name, update }) => ({ method, name, rank: update.effectiveRank }))
+  const bars = [
+    ...of('lora', lora.layers),
+    ...of(
+      'lily',
+      lily.targets.flatMap(({ layers }) => layers),
+    ),
+  ]
+  const names = lora.layers.map(({ name }) => name)
+  const { marginLeft } = labelled(names)
+  return [
+    figure(
+      'Effective rank of the updates',
+      `By layer. LoRA has rank ${lora.r}, Lily r = ${lily.r}.`,
+      legend('dot', keysOf(ADAPTERS)),
+      plot('Effective rank by layer', {
+        height: 52 + 34 * names.length,
+        marginLeft,
+        marginRight: 34,
+        x: { label: null, grid: true, ticks: 5, zero: true },
+        fy: { domain: names, label: null, padding: 0.25 },
+        y: { domain: [...ADAPTERS], axis: null, padding: 0.1 },
+        marks: [
+          Plot.barX(bars, {
+            x: 'rank',
+            y: 'method',
+            fy: 'name',
+            fill: colorOf,
+          }),
+          Plot.text(bars, {
+            x: 'rank',
+            y: 'method',
+            fy: 'name',
+            text: ({ rank }: { rank: number }) => rank.toFixed(1),
+            textAnchor: 'start',
+            dx: 4,
+          }),
+          Plot.axisFy({ anchor: 'left', label: null, fontSize: 12 }),
+          Plot.ruleX([0]),
+        ],
+      }),
+    ),
+  ]
+}
+
+/** The colour of each part of the time. Backward is paler than forward. */
+const PART_COLORS = [
+  { color: 'var(--equal)', opacity: 1 },
+  { color: 'var(--equal)', opacity: 0.5 },
+  { color: 'var(--memory)', opacity: 1 },
+  { color: 'var(--memory)', opacity: 0.5 },
+  { color: 'var(--alert)', opacity: 1 },
+  { color: 'var(--muted)', opacity: 0.5 },
+] as const
+
+function timeChart(results: Results): Element {
+  const bars = mainGroups(results).flatMap(({ method, runs }) =>
+    PARTS.map((part, i) => ({
+      name: methodNames[method],
+      seconds: (mean(runs, ({ seconds }) => seconds[part]) ?? 0) / results.epochs,
+      part,
+      ...PART_COLORS[i],
+    })),
+  )
+  const names = METHODS.map((method) => methodNames[method])
+  type Bar = (typeof bars)[number]
+  return figure(
+    'Seconds per epoch',
+    `Of training on ${results.sentences.training} sentences, mean over the seeds. TensorFlow.js: attention, norms, ` +
+      'activations and the rest of the loop. The head alone needs the embeddings once, which its first seed computes.',
+    legend(
+      'dot',
+      PARTS.map((text, i) => ({ text, color: paler(PART_COLORS[i]) })),
+    ),
+    plot('Seconds per epoch by part', {
+      height: 60 + 40 * names.length,
+      marginLeft: 76,
+      x: { label: null, grid: true, ticks: 6 },
+      y: { domain: names, label: null, padding: 0.3 },
+      marks: [
+        Plot.barX(bars, {
+          x: 'seconds',
+          y: 'name',
+          fill: ({ color }: Bar) => color,
+          fillOpacity: ({ opacity }: Bar) => opacity,
+          title: ({ part, seconds }: Bar) => `${part}: ${seconds.toFixed(2)} s`,
+        }),
+        Plot.ruleX([0]),
+      ],
+    }),
+  )
+}
+
+const paler = ({ color, opacity }: (typeof PART_COLORS)[number]) =>
+  `color-mix(in srgb, ${color} ${100 * opacity}%, transparent)`
+
+const terms = (): Element =>
+  definitions([
+    ['±', 'Standard deviation over the seeds, of n - 1 degrees of freedom. No test of significance.'],
+    ['parameters', 'Trainable numbers of the adapter, without the 513 of the head.'],
+    [
+      'effective rank',
+      'exp of the entropy of the singular values as shares of their sum (Roy and Vetterli, 2007), at the mean weights of ' +
+        'the router.',
+    ],
+    ['q, k, v of a block', 'One target of Lily: they share one A and two experts B, and each has its own router.'],
+  ])

@@ -1,0 +1,189 @@
+/** A classifier of sentences: the frozen encoder, an adapter in it, and a linear head; and its training. */
+import * as tf from '@tensorflow/tfjs'
+import { type AdapterModel, LilyModel, LoraModel, ranksForLora, type Tensor } from 'lily-kernels'
+import { adapt, AdapterOptimizer, fromTf, frozenLinear, toTf } from 'lily-kernels/tfjs'
+import { setImmediate } from 'node:timers/promises'
+import { Clock } from './clock.js'
+import { batchOf, byLength, type Review, shuffled } from './data.js'
+import type { Encoder } from './encoder.js'
+
+export type Method = 'head' | 'lora' | 'lily'
+
+export interface Setup {
+  readonly method: Method
+  /** Rank of LoRA. Lily gets the rank at which it has the same number of parameters, or nearly so. */
+  readonly loraRank: number
+  /** Seed of the adapter's initial values and of the order of the sentences. */
+  readonly seed: number
+}
+
+/** q, k and v of a block have the same sizes, so they are one target of Lily: they share one A and two experts B. */
+const SHARING = { strideA: 3, numB: 2, targetModules: String.raw`\d\.attention\.[qkv]` }
+const SCALING = 2
+
+const BATCH = 32
+/** Share of the steps in which the learning rate rises. */
+const WARM_UP = 0.1
+const ADAPTER_RATE = 2e-3
+const HEAD_RATE = 2e-2
+/** Embeddings have norm 1. Scaled, the head reaches useful logits at the learning rate that it has. */
+const EMBEDDING_SCALE = 8
+
+export class Classifier {
+  readonly clock = new Clock()
+
+  /**
+   * @param adapter null: only the head is trained
+   * @param weight [512, 1]
+   * @param bias [1]
+   */
+  private constructor(
+    readonly encoder: Encoder,
+    readonly adapter: AdapterModel | null,
+    readonly weight: tf.Variable<tf.Rank.R2>,
+    readonly bias: tf.Variable<tf.Rank.R1>,
+  ) {}
+
+  /** A classifier whose head is zero, and whose adapter changes nothing yet. */
+  static create(encoder: Encoder, setup: Setup): Classifier {
+    const [weight, bias] = [tf.zeros<tf.Rank.R2>([encoder.width, 1]), tf.zeros<tf.Rank.R1>([1])]
+    return new Classifier(encoder, createAdapter(encoder, setup), tf.variable(weight), tf.variable(bias))
+  }
+
+  /** Reads what {@link save} has written. */
+  static async load(encoder: Encoder, method: 'lora' | 'lily', folder: string): Promise<Classifier> {
+    const adapter = await (method === 'lily' ? LilyModel : LoraModel).fromPretrained(folder)
+    const head = adapter.modulesToSave.get('classifier')!
+    const [weight, bias] = ['weight', 'bias'].map((name) => tf.variable(toTf(head.get(name)!)))
+    return new Classifier(encoder, adapter, weight as tf.Variable<tf.Rank.R2>, bias as tf.Variable<tf.Rank.R1>)
+  }
+
+  /** Writes the adapter and the head to a folder that PEFT can read. */
+  async save(folder: string): Promise<void> {
+    const [weight, bias] = [fromTf(this.weight), fromTf(this.bias)]
+    await this.adapter?.savePretrained(folder, { modulesToSave: { classifier: { weight, bias } } })
+  }
+
+  dispose(): void {
+    tf.dispose([this.weight, this.bias])
+    this.adapter?.dispose()
+  }
+
+  /** Number of trainable parameters of the adapter. */
+  get parameters(): number {
+    const sizes = [...(this.adapter?.parameters().values() ?? [])].map(({ value }) =>
+      tf.util.sizeFromShape([...value.shape]),
+    )
+    return sizes.reduce((sum, size) => sum + size, 0)
+  }
+
+  /** [reviews]: positive where the author is content. */
+  logits(reviews: readonly Review[]): tf.Tensor1D {
+    const embedding = this.adapter === null ? this.encoder.embedFrozen(reviews) : this.#embed(reviews)
+    const logits = tf.add(tf.matMul(tf.mul(embedding, EMBEDDING_SCALE), this.weight), this.bias)
+    return tf.reshape(logits, [reviews.length])
+  }
+
+  /** [reviews, 512], with the adapter. `onInput` is called with the input of each adapted layer. */
+  #embed(reviews: readonly Review[], onInput?: (name: string, x: tf.Tensor) => void): tf.Tensor2D {
+    const { adapter, clock } = this
+    const { tokens, mask } = batchOf(reviews)
+    // LoRA has no router, and refuses the options of routing.
+    const options = adapter instanceof LilyModel ? ({ routing: 'sequence', mask } as const) : {}
+    return this.encoder.embed(tokens, mask, {
+      adapt: (name, x, output) => {
+        onInput?.(name, x)
+        return clock.measure('adapter', (input) => adapt(input, output, adapter!.layer(name), options), x)
+      },
+      linear: (x, weight, bias) => clock.measure('frozen layers', (input) => frozenLinear(input, weight, bias), x),
+    })
+  }
+
+  /** The logits of any number of reviews, in their order. */
+  predict(reviews: readonly Review[]): Float32Array {
+    const logits = new Map<Review, number>()
+    for (const part of byLength(reviews, BATCH)) {
+      const values = tf.tidy(() => this.logits(part).dataSync())
+      for (const [i, review] of part.entries()) logits.set(review, values[i])
+    }
+    return Float32Array.from(reviews, (review) => logits.get(review)!)
+  }
+
+  /** The inputs of the adapted layers for some reviews: one sentence at a time, so that none of them is padding. */
+  inputs(reviews: readonly Review[]): Map<string, Tensor[]> {
+    const inputs = new Map<string, Tensor[]>(this.encoder.layers.map(({ name }) => [name, []]))
+    for (const review of reviews) tf.tidy(() => this.#embed([review], (name, x) => inputs.get(name)!.push(fromTf(x))))
+    return inputs
+  }
+}
+
+function createAdapter({ layers }: Encoder, { method, loraRank, seed }: Setup): AdapterModel | null {
+  if (method === 'head') return null
+  if (method === 'lora') {
+    const config = { r: loraRank, loraAlpha: SCALING * loraRank, targetModules: SHARING.targetModules }
+    return LoraModel.create({ layers, config, seed })
+  }
+  const { within, next } = ranksForLora(layers, SHARING, loraRank, { routing: 'sequence' })
+  // A percent more is nearer than one rank less.
+  const r = next !== undefined && next.percent < 1 ? next.r : within!.r
+  return LilyModel.create({ layers, config: { ...SHARING, r, scaling: SCALING }, seed })
+}
+
+/** Share of the reviews whose label the sign of the logit gives. */
+export function accuracyOf(logits: Float32Array, reviews: readonly Review[]): number {
+  return reviews.filter(({ label }, i) => logits[i] > 0 === (label === 1)).length / reviews.length
+}
+
+export interface TrainOptions {
+  readonly epochs: number
+  readonly seed: number
+  readonly signal: AbortSignal
+  /** Called after each step. */
+  readonly onStep: (loss: number) => void
+}
+
+/** Number of steps of {@link train}. */
+export const stepsOf = (reviews: readonly Review[], epochs: number) => epochs * Math.ceil(reviews.length / BATCH)
+
+/**
+ * Trains the adapter and the head with AdamW. The learning rate rises during the first steps, and then falls to zero.
+ *
+ * @throws the reason of the signal
+ */
+export async function train(classifier: Classifier, reviews: readonly Review[], options: TrainOptions): Promise<void> {
+  const { epochs, seed, signal, onStep } = options
+  const { adapter, clock } = classifier
+  const variables = [classifier.weight, classifier.bias]
+  const head = { match: variables.map(({ name }) => name), lr: HEAD_RATE }
+  const optimiser = new AdapterOptimizer(adapter ?? [], { variables, lr: ADAPTER_RATE, maxNorm: 1, groups: [head] })
+
+  const step = (part: readonly Review[]): number => {
+    const loss = () => {
+      const labels = tf.tensor1d(part.map(({ label }) => label))
+      return tf.losses.sigmoidCrossEntropy<tf.Tensor1D, tf.Scalar>(labels, classifier.logits(part))
+    }
+    clock.begin('TensorFlow.js')
+    // Without an adapter this is an ordinary step of TensorFlow.js.
+    const { value, grads } = adapter === null ? tf.variableGrads(loss, variables) : optimiser.computeGradients(loss)
+    clock.begin('optimiser')
+    optimiser.applyGradients(grads)
+    clock.begin(null)
+    return value.dataSync()[0]
+  }
+
+  const steps = stepsOf(reviews, epochs)
+  let done = 0
+  for (let epoch = 0; epoch < epochs; epoch++) {
+    // Sentences of one length keep their order when they are sorted, so each epoch has other batches.
+    const order = shuffled(reviews, 100 * seed + epoch)
+    for (const part of shuffled(byLength(order, BATCH), 100 * seed + epoch)) {
+      signal.throwIfAborted()
+      optimiser.lrScale = Math.min((done + 1) / (WARM_UP * steps), 1) * (1 - done / steps)
+      onStep(tf.tidy(() => step(part)))
+      done++
+      // Signals are handled, and the progress is drawn, between two steps.
+      await setImmediate()
+    }
+  }
+  optimiser.dispose()
+}
