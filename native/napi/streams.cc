@@ -165,6 +165,8 @@ lily_status Stream::end() {
     backend_.event_destroy(device_, event);
   }
   ended_ = true;
+  // A reset of the device has ended the stream and its work already.
+  if (Failure(backend_, status).device_error == "cudaErrorContextIsDestroyed") status = LILY_OK;
   hand_over_pools(backend_, device_, handle_, successor_->handle());
   const lily_status destroyed = backend_.stream_destroy(device_, handle_);
   return status != LILY_OK ? status : destroyed;

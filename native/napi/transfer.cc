@@ -8,7 +8,8 @@
 namespace lily::napi {
 namespace {
 
-// A block of pinned host memory: the staging buffer of a copy between pageable host memory and a device.
+// A block of pinned host memory: the staging buffer of a copy between pageable host memory and a device. The device
+// must be ready: a reset unmaps the memory.
 class Staging {
  public:
   Staging(const lily_backend &backend, int32_t device, size_t bytes, lily_stream stream)
@@ -69,6 +70,7 @@ void upload(const Napi::CallbackInfo &info) {
   if (bytes == 0) return;
   const lily_stream stream = stream_number(info, 4);
   const Staging staging(backend, device, bytes, stream);
+  check(env, backend, backend.device_ready(device));
   if (staging.data() != nullptr) {
     data = memcpy(staging.data(), data, bytes);
   } else if (caching_pool(backend, device, MemoryKind::kPinned).is_recording(stream)) {
@@ -89,6 +91,7 @@ Napi::Value download(const Napi::CallbackInfo &info) {
   const void *source = device_memory_of(env, device, info[1], number(info, 2), static_cast<int64_t>(bytes), "source");
   const lily_stream stream = stream_number(info, 4);
   auto event = Shared<Event>::make(env, backend, device, false);
+  check(env, backend, backend.device_ready(device));
   auto staging = std::make_unique<Staging>(backend, device, bytes, stream);
   if (staging->data() == nullptr) throw out_of_memory(env, backend, "pinned memory", bytes);
   if (bytes > 0) check(env, backend, backend.copy(device, staging->data(), source, bytes, stream));

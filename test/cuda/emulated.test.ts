@@ -53,7 +53,7 @@ describe('memory', () => {
 /** The CUDA runtime calls of calls.js, in order. */
 async function callsOf(): Promise<string[]> {
   const { text } = await runProgram('calls.js', { VERBOSE: '2' })
-  return [...text.matchAll(/call (\d+)[: ]+(?:of )?(cuda\w+)/g)].map(([, , name]) => name)
+  return [...text.matchAll(/call (\d+)[: ]+(?:of )?(cu\w+)/g)].map(([, , name]) => name)
 }
 
 test('after a failure of any runtime call, nothing leaks and the process is usable', async (context) => {
@@ -68,7 +68,7 @@ test('after a failure of any runtime call, nothing leaks and the process is usab
     const { code, stdout, text } = await runProgram('calls.js', { FAIL_CALL: String(i + 1) })
     const label = `call ${i + 1}, ${name}: ${text}`
     // The order of calls differs from run to run, because threads run concurrently.
-    const [, failed = ''] = /call \d+, (cuda\w+), fails with/.exec(text) ?? []
+    const [, failed = ''] = /call \d+, (cu\w+), fails with/.exec(text) ?? []
     // A failed free necessarily leaks.
     const frees = /^cuda(Free|StreamDestroy|EventDestroy|GraphDestroy|GraphExecDestroy)/.test(failed)
     const findings = [...text.matchAll(/FINDING \[(\w+)\]/g)].filter(([, kind]) => !frees || kind !== 'leak')
