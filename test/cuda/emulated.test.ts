@@ -81,7 +81,7 @@ test('after a failure of any runtime call, nothing leaks and the process is usab
 
 test('an error that invalidates the context reports it', async (context) => {
   needsEmulator(context)
-  const settings = { FAIL_CALL: 'cudaEventSynchronize:1', FAIL_ERROR: 'cudaErrorIllegalAddress' }
+  const settings = { FAIL_CALL: 'cudaEventQuery:1', FAIL_ERROR: 'cudaErrorIllegalAddress' }
   const { stdout, text } = await runProgram('calls.js', settings)
   expect(JSON.parse(stdout), text).toMatchObject({
     code: 'ERR_LILY_CUDA',
