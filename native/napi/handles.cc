@@ -92,7 +92,7 @@ lily_stream stream_number(const Napi::CallbackInfo &info, size_t index) {
 }
 
 int32_t device_number(const Napi::CallbackInfo &info, size_t index) {
-  return device_of(info.Env(), cuda(info.Env()), double_argument(info, index));
+  return usable_device_of(info.Env(), cuda(info.Env()), double_argument(info, index));
 }
 
 const lily_backend &cuda(Napi::Env env) { return available_backend(env, 1); }
