@@ -40,9 +40,16 @@ function findCuda(): Cuda {
   ].find(([file]) => !existsSync(file))
   if (missing !== undefined) return { env: {}, missing: `no GPU (${stdout.trim()}), and no emulator: ${missing[1]}` }
   // Memory in the pool and leftovers of a stopped test are not leaks; test/cuda/emulated.test.ts checks for leaks. As many
-  // multiprocessors as a GPU has, so that tokens are split over blocks.
+  // multiprocessors as a GPU has, so that tokens are split over blocks. The self-test at the first use of the device, in
+  // each process, takes the emulator long; test/cuda/self-test.test.ts turns it on.
   return {
-    env: { LILY_CUDA_LIBRARY: library, LILY_TEST_EMULATED: '1', LILY_EMULATOR_LEAKS: '0', LILY_EMULATOR_SMS: '64' },
+    env: {
+      LILY_CUDA_LIBRARY: library,
+      LILY_TEST_EMULATED: '1',
+      LILY_EMULATOR_LEAKS: '0',
+      LILY_EMULATOR_SMS: '64',
+      LILY_SELF_TEST: '0',
+    },
   }
 }
 

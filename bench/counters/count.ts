@@ -54,6 +54,8 @@ async function countInChild(job: Job, pass: Pass, architecture: string): Promise
         ...process.env,
         LILY_CUDA_LIBRARY: join(root, 'build/emulator/lily_cuda.so'),
         LILY_EMULATOR_COUNTERS: file,
+        // Its launches would be counted.
+        LILY_SELF_TEST: '0',
         LILY_EMULATOR_ARCH: architecture,
         LILY_EMULATOR_SMS: String(EMULATED_MULTIPROCESSORS),
         // The test suite checks the kernels; this process only counts.

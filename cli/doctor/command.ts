@@ -53,5 +53,10 @@ function textOf(diagnosis: Diagnosis): string {
   return lines.map(([name, text]) => `${name.padEnd(width)}${oneLine(text)}`).join('\n')
 }
 
-const failure = (reason = 'no reason given'): string =>
-  `SELF-TEST FAILED: ${reason}; please report this and include the output of lily-kernels doctor --json`
+function failure(reason = 'no reason given'): string {
+  // The self-test of the addon, at the first use of a device, asks for the report itself.
+  const request = reason.includes('please report')
+    ? ''
+    : '; please report this with the output of lily-kernels doctor --json'
+  return `SELF-TEST FAILED: ${reason}${request}`
+}

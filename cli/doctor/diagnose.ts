@@ -4,7 +4,15 @@ import { familySync, versionSync } from 'detect-libc'
 import type { NativeProcessor } from '../../lib/binding/native.js'
 import type { Diagnosis } from './diagnosis.js'
 
-const VARIABLES = ['LILY_NUM_THREADS', 'LILY_CPU_ISA', 'LILY_CUDA_LIBRARY', 'CUDA_VISIBLE_DEVICES']
+const VARIABLES = [
+  'LILY_NUM_THREADS',
+  'LILY_CPU_ISA',
+  'LILY_CUDA_LIBRARY',
+  'LILY_SELF_TEST',
+  'CUDA_VISIBLE_DEVICES',
+  'NVIDIA_VISIBLE_DEVICES',
+  'CUDA_MPS_PIPE_DIRECTORY',
+]
 
 function libc(): string | null {
   const family = familySync()

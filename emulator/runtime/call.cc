@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdio>
 
+#include "runtime/context.h"
 #include "runtime/device.h"
 #include "runtime/environment.h"
 #include "runtime/findings.h"
@@ -49,11 +50,13 @@ uint64_t calls_so_far() { return calls; }
 cudaError_t check_call(const char *function, Requirement requirement) {
   ++calls;
   note_activity();
+  obey_resets();
   if (environment().verbose >= 2) fprintf(stderr, "emulator: call %llu: %s\n", (unsigned long long)calls, function);
   if (fault_requested(function)) {
     const cudaError_t error = environment().fail_error;
     fprintf(stderr, "emulator: call %llu, %s, fails with %s as requested\n", (unsigned long long)calls, function,
             cudaGetErrorName(error));
+    if (loses_context(error)) current_device().sticky_error = error;
     return error;
   }
   if (requirement == Requirement::kNothing) return cudaSuccess;
@@ -63,6 +66,8 @@ cudaError_t check_call(const char *function, Requirement requirement) {
     return cudaErrorNotPermitted;
   }
   if (const cudaError_t error = driver_error()) return error;
+  if (requirement == Requirement::kDriver) return cudaSuccess;
+  require_context(function);
   return requirement == Requirement::kContext ? current_sticky_error() : cudaSuccess;
 }
 

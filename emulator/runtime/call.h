@@ -12,8 +12,9 @@ namespace lily::emulator::runtime {
 
 enum class Requirement {
   kNothing,  // needs no driver (versions)
-  kDriver,   // needs a driver, but works after a sticky error (device count, properties)
-  kContext,  // fails with the sticky error of the context
+  kDriver,   // needs a driver, but no context (device count, properties)
+  kRelease,  // needs a context, and creates it if there is none, but works after a sticky error
+  kContext,  // the same, but fails with the sticky error of the context
 };
 
 // Guards all state of the runtime. Kernels run while it is held, so one at a time regardless of the number of host

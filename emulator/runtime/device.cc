@@ -7,7 +7,6 @@
 #include "runtime/capture.h"
 #include "runtime/device_properties.h"
 #include "runtime/environment.h"
-#include "runtime/leaks.h"
 
 namespace lily::emulator::runtime {
 
@@ -22,11 +21,6 @@ Device &device(int index) {
     return result;
   }();
   return (*devices)[index];
-}
-
-int &current_device_index() {
-  thread_local int index = 0;
-  return index;
 }
 
 Device &current_device() { return device(current_device_index()); }
@@ -62,18 +56,6 @@ cudaError_t cudaGetDevice(int *index) {
   });
 }
 
-cudaError_t cudaSetDevice(int index) {
-  return call(__func__, Requirement::kDriver, [&] {
-    if (!is_device(index)) return cudaErrorInvalidDevice;
-    current_device_index() = index;
-    return current_device().sticky_error;
-  });
-}
-
-cudaError_t cudaInitDevice(int index, unsigned, unsigned) {
-  return call(__func__, Requirement::kDriver, [&] { return is_device(index) ? cudaSuccess : cudaErrorInvalidDevice; });
-}
-
 cudaError_t cudaSetDeviceFlags(unsigned flags) {
   return call(__func__, [&] {
     current_device().flags = flags;
@@ -93,14 +75,6 @@ cudaError_t cudaDeviceSynchronize() {
     if (const cudaError_t error = check_unsafe_call()) return error;
     finish_device(current_device_index());
     return current_device().sticky_error;
-  });
-}
-
-cudaError_t cudaDeviceReset() {
-  return call(__func__, Requirement::kDriver, [&] {
-    finish_device(current_device_index());
-    release_all(current_device_index());
-    return cudaSuccess;
   });
 }
 

@@ -7,6 +7,7 @@
 #include <set>
 #include <vector>
 
+#include "runtime/context.h"
 #include "runtime/scheduler.h"
 
 namespace lily::emulator::runtime {
@@ -15,6 +16,7 @@ struct Stream;
 
 struct Device {
   int index = 0;
+  unsigned long long context = 0;          // id of the primary context; 0: there is none
   cudaError_t sticky_error = cudaSuccess;  // returned by every call after a fatal error, until the process ends
   unsigned flags = cudaDeviceScheduleAuto;
   size_t allocated = 0;  // bytes of device and managed memory
@@ -27,7 +29,6 @@ int device_count();
 bool is_device(int index);
 Device &device(int index);
 
-int &current_device_index();
 Device &current_device();
 
 // The properties of a device, as configured by the environment.

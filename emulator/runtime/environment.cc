@@ -105,9 +105,10 @@ void read_fail_error(cudaError_t &result) {
 
 // A misspelt variable must not silently disable a check.
 void reject_unknown_variables() {
-  static constexpr std::string_view known[] = {"SEED",    "ORDER",        "RACES",     "GLOBAL_RACES", "FAST",  "LEAKS",
-                                               "VERBOSE", "COUNTERS",     "DEVICES",   "ARCH",         "SMS",   "L2",
-                                               "MEMORY",  "MEMORY_LIMIT", "FAIL_CALL", "FAIL_ERROR",   "DRIVER"};
+  static constexpr std::string_view known[] = {"SEED",       "ORDER",   "RACES",    "GLOBAL_RACES", "FAST",
+                                               "LEAKS",      "VERBOSE", "COUNTERS", "DEVICES",      "ARCH",
+                                               "SMS",        "L2",      "MEMORY",   "MEMORY_LIMIT", "FAIL_CALL",
+                                               "FAIL_ERROR", "DRIVER",  "CONTROL",  "WRONG_KERNEL"};
   for (char **entry = environ; *entry != nullptr; ++entry) {
     const std::string_view text = *entry;
     if (!text.starts_with(kPrefix)) continue;
@@ -141,6 +142,8 @@ Environment read_all() {
   read_fail_call(result);
   read_fail_error(result.fail_error);
   read_driver(result.driver);
+  if (const char *folder = variable("CONTROL")) result.control = folder;
+  if (const char *kernel = variable("WRONG_KERNEL")) result.wrong_kernel = kernel;
   return result;
 }
 

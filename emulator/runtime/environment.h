@@ -30,6 +30,8 @@ struct Environment {
   uint64_t fail_call = 0;                 // number of the call that fails, counted from 1; 0: none
   cudaError_t fail_error = cudaErrorUnknown;
   Driver driver = Driver::kPresent;
+  std::string control;       // folder of the files with which a program holds work or resets the devices
+  std::string wrong_kernel;  // part of the name of the kernels that write wrong results
 };
 
 // An unknown variable or an invalid value ends the process: a typing error must not disable a check.

@@ -179,6 +179,22 @@ bool find_error(std::string_view name_or_number, cudaError_t *error) {
   return false;
 }
 
+bool loses_context(cudaError_t error) {
+  switch (error) {
+    case cudaErrorAssert:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalAddress:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorMisalignedAddress: return true;
+    default: return false;
+  }
+}
+
 void remember_error(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
 }

@@ -10,6 +10,9 @@ namespace lily::emulator::runtime {
 // Finds an error by name (cudaErrorInvalidValue) or number; returns false if there is none.
 bool find_error(std::string_view name_or_number, cudaError_t *error);
 
+// Whether every later call on the device fails after this error.
+bool loses_context(cudaError_t error);
+
 // Sets the thread's result of cudaGetLastError; cudaSuccess does not reset an earlier error.
 void remember_error(cudaError_t error);
 

@@ -142,12 +142,12 @@ cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *result, cudaGraph_t g
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  return call(__func__, Requirement::kDriver,
+  return call(__func__, Requirement::kRelease,
               [&] { return graphs().erase(graph) == 1 ? cudaSuccess : cudaErrorInvalidValue; });
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
-  return call(__func__, Requirement::kDriver,
+  return call(__func__, Requirement::kRelease,
               [&] { return executables().erase(graph) == 1 ? cudaSuccess : cudaErrorInvalidValue; });
 }
 

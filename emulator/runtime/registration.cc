@@ -80,6 +80,10 @@ const Kernel &Function::kernel() const {
   return *kernel_;
 }
 
+void forget_attributes(int device) {
+  for (auto &[host, function] : functions()) function.on_device.erase(device);
+}
+
 const char *find_name(const void *host) {
   const auto found = functions().find(host);
   return found != functions().end() ? found->second.name.c_str() : nullptr;

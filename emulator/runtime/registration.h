@@ -37,6 +37,8 @@ class Function {
 // On the current device; null if there is none.
 Function *find_function(const void *host);
 const char *find_name(const void *host);
+// Resets the attributes of all kernels on a device.
+void forget_attributes(int device);
 // The address is null if there is none.
 ModuleVariable find_variable(const void *host);
 

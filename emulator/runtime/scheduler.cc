@@ -1,5 +1,7 @@
 #include "runtime/scheduler.h"
 
+#include <unistd.h>
+
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -69,9 +71,16 @@ void run(const OperationPtr &operation) {
   mark_done(operation);
 }
 
+// Whether the program holds all work: while LILY_EMULATOR_CONTROL has the file `hold`.
+bool is_held() {
+  const std::string &folder = environment().control;
+  return !folder.empty() && access((folder + "/hold").c_str(), F_OK) == 0;
+}
+
 // Runs a randomly chosen ready operation; returns false if there is none. In half of the cases it chooses the one
 // queued last: missing order usually has no effect in the order of the calls and shows in the reverse order.
 bool run_one(bool host_functions = true) {
+  if (is_held()) return false;
   Queue &q = queue();
   std::vector<OperationPtr> ready;
   for (const OperationPtr &each : q.pending) {
@@ -84,9 +93,14 @@ bool run_one(bool host_functions = true) {
   return true;
 }
 
-// If nothing is ready, a host function or another thread must be running the awaited work.
+// If nothing is ready, a host function or another thread must be running the awaited work, or it is held, and nobody
+// announces when that ends.
 void run_one_or_wait() {
-  if (!run_one()) queue().changed.wait(runtime_mutex());
+  if (run_one()) return;
+  if (environment().control.empty())
+    queue().changed.wait(runtime_mutex());
+  else
+    queue().changed.wait_for(runtime_mutex(), kIdleTime);
 }
 
 bool host_functions_pending() {
@@ -166,6 +180,13 @@ void finish_device(int index) {
   }
   for (const auto &[device, known] : queue().queued) {
     if (index < 0 || device == index) host_clock().join(known);
+  }
+}
+
+void discard_device(int index) {
+  const std::vector<OperationPtr> operations = queue().pending;
+  for (const OperationPtr &each : operations) {
+    if (each->device == index && each->state == State::kWaiting) mark_done(each);
   }
 }
 

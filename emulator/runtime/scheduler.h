@@ -49,6 +49,9 @@ void finish(const OperationPtr &operation);
 // Runs all work of a device, or of all devices if `device` is -1.
 void finish_device(int device);
 
+// Drops the work of a device that does not run yet.
+void discard_device(int device);
+
 // At exit: runs everything except host functions and their dependents, because the data they use may be gone.
 void finish_at_exit();
 

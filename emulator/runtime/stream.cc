@@ -197,7 +197,7 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, i
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
-  return call(__func__, Requirement::kDriver, [&] {
+  return call(__func__, Requirement::kRelease, [&] {
     const bool is_created = handle != nullptr && handle != cudaStreamLegacy && handle != cudaStreamPerThread;
     Stream *stream = is_created ? find_stream(handle, false) : nullptr;
     if (stream == nullptr) return cudaErrorInvalidResourceHandle;

@@ -51,7 +51,7 @@ export function backends(): BackendInfo[] {
   }))
 }
 
-/** IDs of the CUDA devices that were found usable. A device stays usable for the life of the process. */
+/** IDs of the CUDA devices that were listed. If the self-test disables one later, the addon refuses it. */
 const usable = new Set<number>()
 
 /**

@@ -70,6 +70,11 @@ lily_status device_info(int32_t device, lily_device_info *info) {
   return LILY_OK;
 }
 
+lily_status device_ready(int32_t device) {
+  if (device != 0) return fail(LILY_ERROR_ARGUMENT, "the CPU backend has one device, number 0");
+  return check_available();
+}
+
 lily_status measure_roof(int32_t, int32_t roof, size_t bytes, double *rate) {
   if (const lily_status status = check_available()) return status;
   if (roof < LILY_ROOF_MULTIPLY_ADD || roof > LILY_ROOF_BFLOAT16) return fail(LILY_ERROR_ARGUMENT, "unknown roof");
@@ -292,7 +297,7 @@ lily_status release(int32_t, void *memory) {
   return LILY_OK;
 }
 
-lily_status pointer_info(const void *, lily_pointer_info *info) {
+lily_status pointer_info(int32_t, const void *, lily_pointer_info *info) {
   *info = {};
   return LILY_OK;
 }
@@ -340,6 +345,7 @@ constexpr lily_backend kBackend = {
     .last_error_name = last_error_name,
     .device_count = device_count,
     .device_info = device_info,
+    .device_ready = device_ready,
     .measure_roof = measure_roof,
     .forward_workspace = forward_workspace,
     .forward = forward,

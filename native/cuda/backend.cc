@@ -18,7 +18,7 @@ namespace {
 cudaStream_t cuda_stream(lily_stream stream) { return reinterpret_cast<cudaStream_t>(stream); }
 cudaEvent_t cuda_event(lily_event event) { return reinterpret_cast<cudaEvent_t>(event); }
 
-// Runs `work` with the device as the current one.
+// Runs `work` in the context of the device.
 template <typename Work>
 lily_status on_device(int32_t id, Work work) {
   const Device *found = device(id);
@@ -31,6 +31,17 @@ lily_status on_device(int32_t id, Work work) {
     return work();
 }
 
+// The same for work that releases something of the device. After a reset of the device there is nothing to release, and
+// CUDA does not define what a call with the old pointer or handle does.
+template <typename Work>
+lily_status on_device_if_kept(int32_t id, Work work) {
+  if (device(id) == nullptr) return LILY_ERROR_UNAVAILABLE;
+  const DeviceGuard guard(id);
+  if (guard.context_is_lost()) return LILY_OK;
+  if (const lily_status status = guard.status()) return status;
+  return work();
+}
+
 // The backend's default stream of each device, created on first use.
 std::mutex own_streams_mutex;
 cudaStream_t own_streams[kMaxDevices];
@@ -41,7 +52,7 @@ lily_status create_stream(cudaStream_t *stream) {
   return report(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "creating a stream");
 }
 
-// Replaces stream 0 by the device's default stream. Requires the device to be the current one.
+// Replaces stream 0 by the device's default stream. Requires the device's context.
 lily_status resolve(int32_t id, lily_stream *stream) {
   if (*stream != 0) return LILY_OK;
   const std::lock_guard<std::mutex> lock(own_streams_mutex);
@@ -60,20 +71,24 @@ lily_status on_stream(int32_t id, lily_stream stream, Work work) {
   });
 }
 
+// Reads properties only: listing the devices creates no context.
 lily_status device_info(int32_t id, lily_device_info *info) {
-  return on_device(id, [&] {
-    cudaDeviceProp properties;
-    if (const lily_status status = report(cudaGetDeviceProperties(&properties, id), "reading the device properties")) {
-      return status;
-    }
-    *info = {};
-    snprintf(info->name, sizeof info->name, "%.127s", properties.name);
-    snprintf(info->detail, sizeof info->detail, "%d.%d", properties.major, properties.minor);
-    info->memory_bytes = properties.totalGlobalMem;
-    info->cache_bytes = static_cast<uint64_t>(properties.l2CacheSize);
-    info->parallelism = properties.multiProcessorCount;
-    return LILY_OK;
-  });
+  if (device(id) == nullptr) return LILY_ERROR_UNAVAILABLE;
+  cudaDeviceProp properties;
+  if (const lily_status status = report(cudaGetDeviceProperties(&properties, id), "reading the device properties")) {
+    return status;
+  }
+  *info = {};
+  snprintf(info->name, sizeof info->name, "%.127s", properties.name);
+  snprintf(info->detail, sizeof info->detail, "%d.%d", properties.major, properties.minor);
+  info->memory_bytes = properties.totalGlobalMem;
+  info->cache_bytes = static_cast<uint64_t>(properties.l2CacheSize);
+  info->parallelism = properties.multiProcessorCount;
+  return LILY_OK;
+}
+
+lily_status device_ready(int32_t id) {
+  return on_device(id, [] { return LILY_OK; });
 }
 
 lily_status measure_roof(int32_t id, int32_t roof, size_t bytes, double *rate) {
@@ -177,23 +192,26 @@ lily_status allocate(int32_t id, size_t bytes, void **memory) {
   });
 }
 
-// Freeing and destroying need no current device.
-lily_status release(int32_t, void *memory) { return report(cudaFree(memory), "freeing device memory"); }
+// Freeing and destroying need the device's context, too: without it CUDA creates one on the thread's current device.
+lily_status release(int32_t id, void *memory) {
+  return on_device_if_kept(id, [&] { return report(cudaFree(memory), "freeing device memory"); });
+}
 
 lily_status allocate_pinned(int32_t id, size_t bytes, void **memory) {
   return on_device(
       id, [&] { return report(cudaHostAlloc(memory, bytes, cudaHostAllocPortable), "allocating pinned host memory"); });
 }
 
-lily_status release_pinned(int32_t, void *memory) { return report(cudaFreeHost(memory), "freeing pinned host memory"); }
+lily_status release_pinned(int32_t id, void *memory) {
+  return on_device_if_kept(id, [&] { return report(cudaFreeHost(memory), "freeing pinned host memory"); });
+}
 
-lily_status pointer_info(const void *pointer, lily_pointer_info *info) {
+lily_status pointer_info(int32_t id, const void *pointer, lily_pointer_info *info) {
   *info = {};
-  int32_t count = 0;
-  if (const lily_status status = device_count(&count)) return status;
   cudaPointerAttributes attributes;
-  if (const lily_status status =
-          report(cudaPointerGetAttributes(&attributes, pointer), "reading the attributes of a pointer")) {
+  if (const lily_status status = on_device(id, [&] {
+        return report(cudaPointerGetAttributes(&attributes, pointer), "reading the attributes of a pointer");
+      })) {
     return status;
   }
   switch (attributes.type) {
@@ -233,8 +251,8 @@ lily_status stream_create(int32_t id, lily_stream *stream) {
   });
 }
 
-lily_status stream_destroy(int32_t, lily_stream stream) {
-  return report(cudaStreamDestroy(cuda_stream(stream)), "destroying a stream");
+lily_status stream_destroy(int32_t id, lily_stream stream) {
+  return on_device_if_kept(id, [&] { return report(cudaStreamDestroy(cuda_stream(stream)), "destroying a stream"); });
 }
 
 lily_status stream_wait_event(int32_t id, lily_stream stream, lily_event event) {
@@ -255,8 +273,8 @@ lily_status event_create(int32_t id, int32_t timing, lily_event *event) {
   });
 }
 
-lily_status event_destroy(int32_t, lily_event event) {
-  return report(cudaEventDestroy(cuda_event(event)), "destroying an event");
+lily_status event_destroy(int32_t id, lily_event event) {
+  return on_device_if_kept(id, [&] { return report(cudaEventDestroy(cuda_event(event)), "destroying an event"); });
 }
 
 lily_status event_record(int32_t id, lily_event event, lily_stream stream) {
@@ -319,8 +337,9 @@ lily_status graph_launch(int32_t id, lily_graph graph, lily_stream stream) {
   });
 }
 
-lily_status graph_destroy(int32_t, lily_graph graph) {
-  return report(cudaGraphExecDestroy(reinterpret_cast<cudaGraphExec_t>(graph)), "destroying a graph");
+lily_status graph_destroy(int32_t id, lily_graph graph) {
+  return on_device_if_kept(
+      id, [&] { return report(cudaGraphExecDestroy(reinterpret_cast<cudaGraphExec_t>(graph)), "destroying a graph"); });
 }
 
 lily_status close() {
@@ -328,11 +347,15 @@ lily_status close() {
   lily_status first = LILY_OK;
   for (int32_t id = 0; id < kMaxDevices; ++id) {
     if (own_streams[id] == nullptr) continue;
-    const lily_status waited = report(cudaStreamSynchronize(own_streams[id]), "waiting for the device");
-    const lily_status destroyed = report(cudaStreamDestroy(own_streams[id]), "destroying a stream");
+    const lily_status closed = on_device_if_kept(id, [&] {
+      const lily_status waited = report(cudaStreamSynchronize(own_streams[id]), "waiting for the device");
+      const lily_status destroyed = report(cudaStreamDestroy(own_streams[id]), "destroying a stream");
+      return waited != LILY_OK ? waited : destroyed;
+    });
     own_streams[id] = nullptr;
-    if (first == LILY_OK) first = waited != LILY_OK ? waited : destroyed;
+    if (first == LILY_OK) first = closed;
   }
+  forget_contexts();
   return first;
 }
 
@@ -343,6 +366,7 @@ constexpr lily_backend kBackend = {
     .last_error_name = last_error_name,
     .device_count = device_count,
     .device_info = device_info,
+    .device_ready = device_ready,
     .measure_roof = measure_roof,
     .forward_workspace = forward_workspace,
     .forward = forward,

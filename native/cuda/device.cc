@@ -1,12 +1,14 @@
 #include "cuda/device.h"
 
+#include <cuda.h>  // the types of the driver API; its functions are not linked
 #include <cuda_runtime_api.h>
+#include <stdio.h>
 
 #include <atomic>
 #include <mutex>
+#include <unordered_map>
 
 #include "cuda/error.h"
-#include "cuda/operations.h"
 
 namespace lily::cuda {
 namespace {
@@ -47,6 +49,91 @@ lily_status describe(int id, Device *found) {
   return status;
 }
 
+// The functions of the driver API on primary contexts. The runtime has none that leaves the thread's current device as
+// it was: since CUDA 12, cudaSetDevice creates a context, also where it restores the previous device.
+struct Driver {
+  decltype(&cuDeviceGet) get_device;
+  decltype(&cuDevicePrimaryCtxRetain) retain;
+  decltype(&cuCtxGetId) get_id;
+  decltype(&cuCtxPushCurrent) push;
+  decltype(&cuCtxPopCurrent) pop;
+};
+
+template <typename Function>
+lily_status find(const char *symbol, Function *function) {
+  constexpr unsigned kVersion = 12000;  // the first with cuCtxGetId
+  void *found = nullptr;
+  LILY_TRY(report(cudaGetDriverEntryPointByVersion(symbol, &found, kVersion, cudaEnableDefault, nullptr),
+                  "finding a function of the driver"));
+  if (found == nullptr) return fail(LILY_ERROR_UNAVAILABLE, "the NVIDIA driver has no %s; update it", symbol);
+  *function = reinterpret_cast<Function>(found);
+  return LILY_OK;
+}
+
+Driver driver;
+std::mutex driver_mutex;
+std::atomic<bool> has_driver{false};
+
+lily_status find_driver() {
+  if (has_driver.load(std::memory_order_acquire)) return LILY_OK;
+  const std::lock_guard<std::mutex> lock(driver_mutex);
+  if (has_driver.load(std::memory_order_relaxed)) return LILY_OK;
+  LILY_TRY(find("cuDeviceGet", &driver.get_device));
+  LILY_TRY(find("cuDevicePrimaryCtxRetain", &driver.retain));
+  LILY_TRY(find("cuCtxGetId", &driver.get_id));
+  LILY_TRY(find("cuCtxPushCurrent", &driver.push));
+  LILY_TRY(find("cuCtxPopCurrent", &driver.pop));
+  has_driver.store(true, std::memory_order_release);
+  return LILY_OK;
+}
+
+// The errors of the driver have the numbers that they have in the runtime.
+static_assert(static_cast<int>(CUDA_ERROR_CONTEXT_IS_DESTROYED) == static_cast<int>(cudaErrorContextIsDestroyed));
+static_assert(static_cast<int>(CUDA_ERROR_DEVICE_UNAVAILABLE) == static_cast<int>(cudaErrorDevicesUnavailable));
+static_assert(static_cast<int>(CUDA_ERROR_OUT_OF_MEMORY) == static_cast<int>(cudaErrorMemoryAllocation));
+static_assert(static_cast<int>(CUDA_ERROR_ILLEGAL_ADDRESS) == static_cast<int>(cudaErrorIllegalAddress));
+
+lily_status report_driver(CUresult error, const char *what) { return report(static_cast<cudaError_t>(error), what); }
+
+// The primary context of a device. It stays retained for the life of the process, so its handle stays valid also after
+// cudaDeviceReset. The id shows whether it still is the same context.
+struct Context {
+  std::mutex mutex;
+  CUcontext handle = nullptr;  // null: not used yet
+  unsigned long long id = 0;
+  std::unordered_map<const void *, int> shared_bytes;  // by kernel; what cudaFuncSetAttribute has set
+};
+
+// Never destroyed: finalizers and the thread that waits for events can run late.
+Context &context_of(int32_t id) {
+  static auto *const contexts = new Context[kMaxDevices];
+  return contexts[id];
+}
+
+// The context of this thread's guard. Guards do not nest.
+thread_local Context *entered = nullptr;
+
+lily_status retain(int32_t id, Context *context) {
+  CUdevice device = 0;
+  CUcontext handle = nullptr;
+  LILY_TRY(report_driver(driver.get_device(&device, id), "finding a device"));
+  LILY_TRY(report_driver(driver.retain(&handle, device), "creating the context of a device"));
+  LILY_TRY(report_driver(driver.get_id(handle, &context->id), "reading the id of a context"));
+  context->handle = handle;
+  return LILY_OK;
+}
+
+lily_status check_id(int32_t id, const Context &context, bool *is_lost) {
+  unsigned long long now = 0;
+  const CUresult result = driver.get_id(context.handle, &now);
+  *is_lost = result == CUDA_ERROR_CONTEXT_IS_DESTROYED || result == CUDA_ERROR_INVALID_CONTEXT ||
+             (result == CUDA_SUCCESS && now != context.id);
+  if (!*is_lost) return report_driver(result, "reading the id of a context");
+  char what[96];
+  snprintf(what, sizeof what, "cuda:%d was reset by other code of this process (cudaDeviceReset)", id);
+  return report(cudaErrorContextIsDestroyed, what);
+}
+
 }  // namespace
 
 const Device *device(int32_t id) {
@@ -63,8 +150,6 @@ const Device *device(int32_t id) {
   if (const Device *cached = devices[id].load(std::memory_order_acquire)) return cached;
   Device found;
   if (describe(id, &found) != LILY_OK) return nullptr;
-  const DeviceGuard guard(id);
-  if (guard.status() != LILY_OK || prepare(found) != LILY_OK) return nullptr;
   const Device *kept = new Device(found);
   devices[id].store(kept, std::memory_order_release);
   return kept;
@@ -97,17 +182,44 @@ lily_status device_count(int32_t *count) {
 }
 
 DeviceGuard::DeviceGuard(int32_t id) {
-  status_ = report(cudaGetDevice(&previous_), "reading the current device");
+  status_ = find_driver();
   if (status_ != LILY_OK) return;
-  if (previous_ == id) {
-    previous_ = -1;  // no device to restore
-    return;
+  Context &context = context_of(id);
+  {
+    const std::lock_guard<std::mutex> lock(context.mutex);
+    status_ = context.handle == nullptr ? retain(id, &context) : check_id(id, context, &context_is_lost_);
   }
-  status_ = report(cudaSetDevice(id), "setting the current device");
+  if (status_ == LILY_OK) status_ = report_driver(driver.push(context.handle), "entering the context of a device");
+  if (status_ != LILY_OK) return;
+  entered = &context;
+  has_entered_ = true;
 }
 
 DeviceGuard::~DeviceGuard() {
-  if (previous_ >= 0) cudaSetDevice(previous_);
+  if (!has_entered_) return;
+  entered = nullptr;
+  CUcontext popped = nullptr;
+  driver.pop(&popped);
+}
+
+lily_status allow_shared_bytes(const void *kernel, int bytes) {
+  Context &context = *entered;
+  const std::lock_guard<std::mutex> lock(context.mutex);
+  int &allowed = context.shared_bytes[kernel];
+  if (allowed >= bytes) return LILY_OK;
+  LILY_TRY(report(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+                  "setting the maximum shared memory of a kernel"));
+  allowed = bytes;
+  return LILY_OK;
+}
+
+void forget_contexts() {
+  for (int32_t id = 0; id < kMaxDevices; ++id) {
+    Context &context = context_of(id);
+    const std::lock_guard<std::mutex> lock(context.mutex);
+    context.handle = nullptr;
+    context.shared_bytes.clear();
+  }
 }
 
 }  // namespace lily::cuda

@@ -1,4 +1,4 @@
-// CUDA devices: the properties that plans depend on, and the current device of a thread.
+// CUDA devices: the properties that plans depend on, and the contexts in which calls run.
 #pragma once
 
 #include <stddef.h>
@@ -23,14 +23,16 @@ struct Device {
   double dram_bytes_per_second;  // of the data sheet
 };
 
-// Returns nullptr if the device does not exist or cannot be used; last_error then has the reason. The first call for a
-// device queries CUDA and prepares the kernels; later calls return the cached result.
+// Returns nullptr if the device does not exist; last_error then has the reason. The first call for a device queries
+// CUDA, which creates no context; later calls return the cached result.
 const Device *device(int32_t id);
 
 // Returns LILY_ERROR_UNAVAILABLE if the driver or a device is missing; last_error says which.
 lily_status device_count(int32_t *count);
 
-// Makes a device the current one of this thread for the lifetime of the guard.
+// Pushes the primary context of a device on this thread's stack of contexts for the lifetime of the guard, so that CUDA
+// calls use this device. The first guard of a device creates the context. The thread's current device does not change,
+// and no other device gets a context.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int32_t id);
@@ -38,12 +40,23 @@ class DeviceGuard {
   DeviceGuard &operator=(const DeviceGuard &) = delete;
   ~DeviceGuard();
 
-  // LILY_OK, or the reason why the device could not be made the current one.
+  // LILY_OK, or the reason why calls on the device cannot run.
   lily_status status() const { return status_; }
+  // Other code of the process has destroyed the context, and with it all memory, streams, events and graphs.
+  bool context_is_lost() const { return context_is_lost_; }
 
  private:
-  int previous_ = -1;
+  bool has_entered_ = false;
+  bool context_is_lost_ = false;
   lily_status status_;
 };
+
+// Lets a kernel use this many bytes of dynamic shared memory in the context that a guard has entered. Needed above
+// kSharedBytesOfAnyKernel, before the launch.
+constexpr int kSharedBytesOfAnyKernel = 48 << 10;
+lily_status allow_shared_bytes(const void *kernel, int bytes);
+
+// Ends the use of all contexts by the backend. The next guard of a device enters the context that exists then.
+void forget_contexts();
 
 }  // namespace lily::cuda

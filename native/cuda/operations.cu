@@ -101,13 +101,4 @@ lily_status fold(const lily_fold &call) {
   return LILY_OK;
 }
 
-// Turing has neither TF32 nor bfloat16.
-lily_status prepare(const Device &device) {
-  LILY_TRY(kExactFunctions.prepare(device));
-  LILY_TRY(kFloat16Functions.prepare(device));
-  if (device.compute_major < 8) return LILY_OK;
-  LILY_TRY(kTf32Functions.prepare(device));
-  return kBfloat16Functions.prepare(device);
-}
-
 }  // namespace lily::cuda

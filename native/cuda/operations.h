@@ -26,7 +26,4 @@ lily_status adamw(const lily_adamw *call);
 // As in the ABI. Allocates memory and synchronises with the device.
 lily_status measure_roof(const Device &device, int32_t roof, size_t bytes, double *rate);
 
-// Sets the attributes of all kernels. Called once per device, before the first launch on it.
-lily_status prepare(const Device &device);
-
 }  // namespace lily::cuda

@@ -27,7 +27,7 @@ class AdamWArguments {
     numbers_.resize(static_cast<size_t>(number_count));
     read_numbers(env_, info[0], number_count, numbers_.data());
     operands_.backend = &available_backend(env_, numbers_[adamw_field::kBackend]);
-    operands_.device = device_of(env_, *operands_.backend, numbers_[adamw_field::kDevice]);
+    operands_.device = usable_device_of(env_, *operands_.backend, numbers_[adamw_field::kDevice]);
   }
 
   const lily_backend &backend() const { return *operands_.backend; }

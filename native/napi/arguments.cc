@@ -14,7 +14,7 @@ Arguments::Arguments(const Napi::CallbackInfo &info, const char *const *slot_nam
   using namespace call_field;
   read_numbers(info.Env(), info[0], call_field::kCount + slot_count * slot_field::kCount, numbers_.data());
   operands_.backend = &available_backend(info.Env(), numbers_[kBackend]);
-  operands_.device = device_of(info.Env(), *operands_.backend, numbers_[kDevice]);
+  operands_.device = usable_device_of(info.Env(), *operands_.backend, numbers_[kDevice]);
   problem_.tokens = whole(kTokens);
   problem_.d_in = whole(kDIn);
   problem_.d_out = whole(kDOut);

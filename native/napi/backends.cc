@@ -8,6 +8,7 @@
 
 #include "napi/exports.h"
 #include "napi/operands.h"
+#include "napi/self_test.h"
 
 #if defined(__GLIBC__)
 // glibc 2.34 gave these functions new symbol versions without changing them. The linker takes the newest version, with
@@ -90,6 +91,10 @@ Napi::Object describe(Napi::Env env, const lily_backend &backend) {
       entry.Set("reason", backend.last_error());
       continue;
     }
+    if (&backend != lily_cpu_backend() && !self_test_failure(device).empty()) {
+      entry.Set("reason", self_test_failure(device));
+      continue;
+    }
     Napi::Object described = Napi::Object::New(env);
     described.Set("id", device);
     described.Set("name", found.name);
@@ -148,7 +153,7 @@ Napi::Value measure_roof(const Napi::CallbackInfo &info) {
   // Larger than any cache, and small enough to allocate.
   constexpr int64_t kMaxRoofBytes = int64_t{1} << 32;
   const lily_backend &backend = available_backend(env, double_argument(info, 0));
-  const int32_t device = device_of(env, backend, double_argument(info, 1));
+  const int32_t device = usable_device_of(env, backend, double_argument(info, 1));
   const int64_t roof = whole_number(env, double_argument(info, 2), LILY_ROOF_MULTIPLY_ADD, LILY_ROOF_BFLOAT16, "roof");
   const int64_t bytes = whole_number(env, double_argument(info, 3), 0, kMaxRoofBytes, "byteLength");
   double rate = 0.0;

@@ -19,7 +19,7 @@ class FoldArguments {
     numbers_.resize(static_cast<size_t>(number_count));
     read_numbers(env_, info[0], number_count, numbers_.data());
     operands_.backend = &available_backend(env_, numbers_[fold_field::kBackend]);
-    operands_.device = device_of(env_, *operands_.backend, numbers_[fold_field::kDevice]);
+    operands_.device = usable_device_of(env_, *operands_.backend, numbers_[fold_field::kDevice]);
     d_out_ = whole(fold_field::kDOut);
     rank_ = whole(fold_field::kRank);
     experts_ = whole(fold_field::kExperts);

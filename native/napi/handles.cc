@@ -48,7 +48,7 @@ void check_address(Napi::Env env, int32_t device, const char *begin, int64_t byt
   const lily_backend &backend = cuda(env);
   for (const int64_t at : {int64_t{0}, bytes - 1}) {
     lily_pointer_info found;
-    check(env, backend, backend.pointer_info(begin + at, &found));
+    check(env, backend, backend.pointer_info(device, begin + at, &found));
     const bool usable = found.kind == LILY_MEMORY_DEVICE || found.kind == LILY_MEMORY_MANAGED;
     if (!usable) {
       throw argument_error(env, at == 0 ? "ERR_LILY_DEVICE" : "ERR_LILY_SHAPE", name,
@@ -92,7 +92,7 @@ lily_stream stream_number(const Napi::CallbackInfo &info, size_t index) {
 }
 
 int32_t device_number(const Napi::CallbackInfo &info, size_t index) {
-  return device_of(info.Env(), cuda(info.Env()), double_argument(info, index));
+  return usable_device_of(info.Env(), cuda(info.Env()), double_argument(info, index));
 }
 
 const lily_backend &cuda(Napi::Env env) { return available_backend(env, 1); }

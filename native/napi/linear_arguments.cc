@@ -11,7 +11,7 @@ LinearArguments::LinearArguments(const Napi::CallbackInfo &info)
   using namespace linear_field;
   read_numbers(info.Env(), info[0], static_cast<int64_t>(numbers_.size()), numbers_.data());
   operands_.backend = &available_backend(info.Env(), numbers_[kBackend]);
-  operands_.device = device_of(info.Env(), *operands_.backend, numbers_[kDevice]);
+  operands_.device = usable_device_of(info.Env(), *operands_.backend, numbers_[kDevice]);
   problem_.tokens = whole(kTokens);
   problem_.d_in = whole(kDIn);
   problem_.d_out = whole(kDOut);

@@ -9,6 +9,7 @@
 #include "core/problem.h"
 #include "napi/backends.h"
 #include "napi/handles.h"
+#include "napi/self_test.h"
 
 namespace lily::napi {
 namespace {
@@ -116,6 +117,12 @@ int32_t device_of(Napi::Env env, const lily_backend &backend, double number) {
   // The most devices that a backend supports. Every number that is used has pools of its own.
   const int64_t most = &backend == lily_cpu_backend() ? 0 : 63;
   return static_cast<int32_t>(whole_number(env, number, 0, most, "device"));
+}
+
+int32_t usable_device_of(Napi::Env env, const lily_backend &backend, double number) {
+  const int32_t device = device_of(env, backend, number);
+  if (&backend != lily_cpu_backend()) check_self_test(env, backend, device);
+  return device;
 }
 
 void *Operands::memory(napi_value value, int64_t offset, int64_t bytes, int64_t alignment, const char *name) const {

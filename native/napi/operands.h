@@ -52,6 +52,9 @@ const lily_backend &available_backend(Napi::Env env, double number);
 // The number of a device. A device that does not exist but could is refused by the backend.
 int32_t device_of(Napi::Env env, const lily_backend &backend, double number);
 
+// The number of a device that a call uses. Throws if its self-test, which the first use runs, has disabled it.
+int32_t usable_device_of(Napi::Env env, const lily_backend &backend, double number);
+
 // Reads operands that must be on one device. `name` is part of the error texts.
 struct Operands {
   // `bytes` bytes from `offset` on, at an address that is a multiple of `alignment`. The CPU backend takes typed

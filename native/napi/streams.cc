@@ -9,6 +9,7 @@
 #include "core/caching_pool.h"
 #include "napi/exports.h"
 #include "napi/handles.h"
+#include "napi/waits.h"
 
 namespace lily::napi {
 namespace {
@@ -56,7 +57,7 @@ void stream_order(const Napi::CallbackInfo &info) {
 Napi::Value stream_wait(const Napi::CallbackInfo &info) {
   auto event = Shared<Event>::make(info.Env(), cuda(info.Env()), device_number(info, 0), false);
   event->record(info.Env(), stream_number(info, 1));
-  return Wait::queue(new Wait(info.Env(), std::move(event)));
+  return Wait::start(std::make_unique<Wait>(info.Env(), std::move(event)));
 }
 
 // ---- Functions for JavaScript: events ----
@@ -91,7 +92,7 @@ Napi::Value event_query(const Napi::CallbackInfo &info) {
 
 // (event) -> promise
 Napi::Value event_wait(const Napi::CallbackInfo &info) {
-  return Wait::queue(new Wait(info.Env(), event_argument(info, 0)));
+  return Wait::start(std::make_unique<Wait>(info.Env(), event_argument(info, 0)));
 }
 
 // (start, end) -> milliseconds
@@ -164,19 +165,12 @@ lily_status Stream::end() {
     if (status == LILY_OK) status = backend_.stream_wait_event(device_, successor_->handle(), event);
     backend_.event_destroy(device_, event);
   }
+  // A reset of the device has ended the stream and its work already.
+  if (Failure(backend_, status).device_error == "cudaErrorContextIsDestroyed") status = LILY_OK;
   ended_ = true;
   hand_over_pools(backend_, device_, handle_, successor_->handle());
   const lily_status destroyed = backend_.stream_destroy(device_, handle_);
   return status != LILY_OK ? status : destroyed;
-}
-
-void Wait::Execute() {
-  failure_ = Failure(event_->backend, event_->backend.event_synchronize(event_->device, event_->event));
-  if (failure_.status != LILY_OK) {
-    SetError(failure_.message);
-  } else {
-    passed();
-  }
 }
 
 void add_stream_functions(Napi::Env env, Napi::Object exports) {

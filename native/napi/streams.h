@@ -1,4 +1,4 @@
-// Streams and events of a CUDA device, and promises that wait for them.
+// Streams and events of a CUDA device.
 #pragma once
 
 #include <napi.h>
@@ -61,35 +61,6 @@ class Event {
   const lily_backend &backend;
   const int32_t device;
   lily_event event = 0;
-};
-
-// Waits for an event on libuv's thread pool.
-class Wait : public Napi::AsyncWorker {
- public:
-  Wait(Napi::Env env, Shared<Event> event)
-      : Napi::AsyncWorker(env, "lily-kernels"),
-        deferred_(Napi::Promise::Deferred::New(env)),
-        event_(std::move(event)) {}
-
-  // Queues the wait, which deletes itself when it is done.
-  static Napi::Value queue(Wait *wait) {
-    const Napi::Promise promise = wait->deferred_.Promise();
-    wait->Queue();
-    return promise;
-  }
-
- protected:
-  void Execute() override;
-  void OnOK() override { deferred_.Resolve(Env().Undefined()); }
-  void OnError(const Napi::Error &) override { deferred_.Reject(failure_.error(Env()).Value()); }
-
-  // Runs on the pool's thread after the event.
-  virtual void passed() {}
-
- private:
-  Napi::Promise::Deferred deferred_;
-  Shared<Event> event_;
-  Failure failure_;
 };
 
 }  // namespace lily::napi

@@ -4,11 +4,13 @@
 #include "napi/exports.h"
 #include "napi/handles.h"
 #include "napi/operands.h"
+#include "napi/waits.h"
 
 namespace lily::napi {
 namespace {
 
-// A block of pinned host memory: the staging buffer of a copy between pageable host memory and a device.
+// A block of pinned host memory: the staging buffer of a copy between pageable host memory and a device. The device
+// must be ready: a reset unmaps the memory.
 class Staging {
  public:
   Staging(const lily_backend &backend, int32_t device, size_t bytes, lily_stream stream)
@@ -68,6 +70,7 @@ void upload(const Napi::CallbackInfo &info) {
       device_memory_of(env, device, info[1], number(info, 2), static_cast<int64_t>(bytes), "destination");
   if (bytes == 0) return;
   const lily_stream stream = stream_number(info, 4);
+  check(env, backend, backend.device_ready(device));
   const Staging staging(backend, device, bytes, stream);
   if (staging.data() != nullptr) {
     data = memcpy(staging.data(), data, bytes);
@@ -88,12 +91,14 @@ Napi::Value download(const Napi::CallbackInfo &info) {
   void *data = array_bytes(env, info[3], &bytes, "data");
   const void *source = device_memory_of(env, device, info[1], number(info, 2), static_cast<int64_t>(bytes), "source");
   const lily_stream stream = stream_number(info, 4);
+  check(env, backend, backend.device_ready(device));
   auto event = Shared<Event>::make(env, backend, device, false);
   auto staging = std::make_unique<Staging>(backend, device, bytes, stream);
   if (staging->data() == nullptr) throw out_of_memory(env, backend, "pinned memory", bytes);
   if (bytes > 0) check(env, backend, backend.copy(device, staging->data(), source, bytes, stream));
   event->record(env, stream);
-  return Wait::queue(new Download(env, std::move(event), std::move(staging), info[3].As<Napi::Object>(), data, bytes));
+  return Wait::start(
+      std::make_unique<Download>(env, std::move(event), std::move(staging), info[3].As<Napi::Object>(), data, bytes));
 }
 
 // (device, destination, offset, source device, source, offset, bytes, stream)

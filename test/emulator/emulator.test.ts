@@ -170,7 +170,7 @@ describe('a planted mistake', () => {
 
 describe('the runtime', () => {
   const cases = ['devices', 'attributes', 'errors', 'memory', 'capture', 'graph', 'legacy', 'host_functions', 'polling']
-  test.for([...cases, 'peer', 'threads', 'ordered'])('%s', (name, context) => {
+  test.for([...cases, 'peer', 'threads', 'ordered', 'contexts'])('%s', (name, context) => {
     needsKernels(context)
     for (const SEED of ['0', '1', '5']) {
       const { code, text } = runKernel('runtime', [name], { SEED })
@@ -189,6 +189,23 @@ describe('the runtime', () => {
     expect(text).toContain('cudaSuccess: 1 devices')
     expect(text).toMatch(/device 0: sm_90, \d+ bytes, 132 multiprocessors/)
     expect(devices({ NO_SUCH_VARIABLE: '1' }).code).toBe(98)
+  })
+
+  test('creates contexts for the calls that need one, and for the used devices only', (context) => {
+    needsKernels(context)
+    const created = (name: string) => [
+      ...runKernel('runtime', [name], { VERBOSE: '1' }).text.matchAll(
+        /(\w+) creates the primary context of device (\d)/g,
+      ),
+    ]
+    expect(created('contexts').map(([, call, device]) => [call, device])).toEqual([
+      ['cuDevicePrimaryCtxRetain', '1'],
+      ['cudaStreamSynchronize', '1'],
+    ])
+    // cudaSetDevice creates one.
+    expect(created('devices').map(([, call, device]) => [call, device])).toEqual([['cudaSetDevice', '1']])
+    // A call that releases something does, too, if the thread has none.
+    expect(created('errors')[0]?.[1]).toBe('cudaFree')
   })
 
   test('fails at the call that the environment selects', (context) => {

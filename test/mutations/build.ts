@@ -27,8 +27,7 @@ const BUILT_ANEW = /\/(engine_\w+|common|model|plan_\w+|walk|rows)\.\w+\.o$/
 // The other engines are never asked; the emulator would read all their PTX.
 const NO_OTHER_ENGINES = `#include "cuda/launch/launch.h"
 namespace lily::cuda {
-static lily_status prepare_nothing(const Device &) { return LILY_OK; }
-const EngineFunctions kExactFunctions = {nullptr, nullptr, nullptr, prepare_nothing};
+const EngineFunctions kExactFunctions = {nullptr, nullptr, nullptr};
 const EngineFunctions kTf32Functions = kExactFunctions, kFloat16Functions = kExactFunctions;
 }
 `

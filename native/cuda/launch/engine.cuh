@@ -37,38 +37,6 @@ lily_status run_linear(const lily_linear &given, const LinearPlan &plan) {
 }
 
 template <typename Engine>
-lily_status prepare_engine(const Device &device) {
-  using Rows = Tiles<Engine>;
-  lily_status status = LILY_OK;
-  const auto allow = [&](auto kernel) {
-    if (status != LILY_OK) return;
-    status = report(cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared_bytes(device)),
-                    "setting the maximum shared memory of a kernel");
-  };
-  for_each_row(typename Rows::Shrink{}, [&](auto row) { allow(forward_shrink<decltype(row)>); });
-  for_each_row(typename Rows::Mix{}, [&](auto row) { allow(forward_mix<decltype(row)>); });
-  for_each_row(typename Rows::Decode{}, [&](auto row) { allow(forward_decode<decltype(row)>); });
-  for_each_row(typename Rows::Large{}, [&](auto row) {
-    allow(large_shrink<decltype(row)>);
-    allow(large_strip<decltype(row)>);
-    allow(linear<decltype(row), false>);
-    allow(linear<decltype(row), true>);
-  });
-  for_each_row(typename Rows::Once{}, [&](auto row) { allow(backward_dy_once<decltype(row)>); });
-  for_each_row(typename Rows::Strip{}, [&](auto strip) {
-    using Strip = decltype(strip);
-    allow(forward_expand<Strip>);
-    if constexpr (Strip::kComputesBoth) allow(backward_x<Strip>);
-    for_each_row(typename Rows::Shrink{}, [&](auto row) {
-      if constexpr (decltype(row)::kBlockN == Strip::kBlockK) allow(backward_dy<decltype(row), Strip>);
-    });
-  });
-  return status;
-}
-
-template <typename Engine>
-constexpr EngineFunctions kFunctionsOf = {run_forward<Engine>, run_backward<Engine>, run_linear<Engine>,
-                                          prepare_engine<Engine>};
+constexpr EngineFunctions kFunctionsOf = {run_forward<Engine>, run_backward<Engine>, run_linear<Engine>};
 
 }  // namespace lily::cuda

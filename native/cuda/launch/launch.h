@@ -44,8 +44,6 @@ struct EngineFunctions {
   lily_status (*forward)(const lily_forward &call, const ForwardPlan &plan);
   lily_status (*backward)(const lily_backward &call, const BackwardPlan &plan);
   lily_status (*linear)(const lily_linear &call, const LinearPlan &plan);
-  // Allows every kernel as much dynamic shared memory as a plan may give it.
-  lily_status (*prepare)(const Device &device);
 };
 
 extern const EngineFunctions kExactFunctions, kTf32Functions, kBfloat16Functions, kFloat16Functions;
@@ -59,6 +57,8 @@ lily_status launch_fold(const Fold &call, cudaStream_t stream);
 template <typename Call>
 lily_status launch(void (*kernel)(Call), const char *name, dim3 blocks, int shared_bytes, cudaStream_t stream,
                    const Call &call, int threads = kThreads) {
+  if (shared_bytes > kSharedBytesOfAnyKernel)
+    LILY_TRY(allow_shared_bytes(reinterpret_cast<const void *>(kernel), shared_bytes));
   cudaLaunchConfig_t config = {};
   config.gridDim = blocks;
   config.blockDim = dim3(threads);

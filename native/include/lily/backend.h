@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 /* Incremented with every change of a struct or its meaning. A library of another version is rejected at load time. */
-#define LILY_ABI_VERSION 5
+#define LILY_ABI_VERSION 6
 
 typedef enum lily_status {
   LILY_OK = 0,
@@ -253,6 +253,10 @@ typedef struct lily_backend {
 
   lily_status (*device_count)(int32_t *count); /* LILY_ERROR_UNAVAILABLE: see last_error */
   lily_status (*device_info)(int32_t device, lily_device_info *info);
+  /* Whether calls on the device can run: it exists, it accepts this process, and no other code of the process has
+   * destroyed what was created on it. The first call for a device prepares it, which takes time and memory of the
+   * device; device_count and device_info do not. */
+  lily_status (*device_ready)(int32_t device);
 
   /* Runs for some milliseconds and returns the best rate. `bytes` is the size of the buffer; LILY_ROOF_MULTIPLY_ADD
    * ignores it. */
@@ -281,7 +285,8 @@ typedef struct lily_backend {
   lily_status (*release)(int32_t device, void *memory);
   lily_status (*allocate_pinned)(int32_t device, size_t bytes, void **memory);
   lily_status (*release_pinned)(int32_t device, void *memory);
-  lily_status (*pointer_info)(const void *pointer, lily_pointer_info *info);
+  /* Asks `device`; the memory may be that of another one. */
+  lily_status (*pointer_info)(int32_t device, const void *pointer, lily_pointer_info *info);
 
   /* Enqueued on the stream, like the operations. Host memory must be page-locked, and must not change until the stream
    * has completed the copy. */
