@@ -1,8 +1,10 @@
 #include "cuda/launch/cublaslt.h"
 
 #include <dlfcn.h>
+#include <library_types.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <type_traits>
 
 #include "cuda/error.h"

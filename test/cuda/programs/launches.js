@@ -57,6 +57,6 @@ for (const [name, tokens, options] of [
   await announce(`AdamW, ${name}`, () => optimiser.step())
   for (const each of [graph, optimiser, db, y, saved, ...Object.values(gradients)]) each.dispose()
 }
-const y = DeviceBuffer.allocate([3, d], 'float32', device)
+const y = DeviceBuffer.allocate([3, d], 'float32', device).fill(0)
 await announce('linear', () => linearForward({ x: ones(3, d), weight: ones(d, d), y }))
 for (const each of [y, ...kept]) each.dispose()
