@@ -34,10 +34,10 @@ async function announce(name, call) {
 }
 
 for (const [name, tokens, options] of [
-  ['batch', 300, {}],
-  ['sequence', 300, { routing: 'sequence', sequenceOffsets: Int32Array.of(0, 120, 300) }],
+  ['batch', 70, {}],
+  ['sequence', 70, { routing: 'sequence', sequenceOffsets: Int32Array.of(0, 20, 70) }],
   ['few tokens', 5, { routing: 'token' }],
-  ['large rank', 300, { rank: 144 }],
+  ['large rank', 70, { rank: 132 }],
 ]) {
   const { rank: r = rank, ...call } = options
   const operands = { x: ones(tokens, d), a: ones(r, d), router: ones(experts, r), b: ones(experts, r, d) }
