@@ -1,22 +1,29 @@
 #!/usr/bin/env node
-// Runs all checks that require a GPU, in under ten minutes: the build, the comparison of the emulator with the GPU, the
-// whole test suite, compute-sanitizer, the benchmark and, if PyTorch is installed, PyTorch's times for the same shapes.
-// Prints a table at the end and writes one JSON file to bench/results. A step that fails or exceeds its time limit does
-// not prevent the later steps; time that one step does not use is available to the next.
+// Runs all checks that require a GPU, in under ten minutes. The steps are in the order of what they tell, in case the run
+// is cut short: the build, a self-test, the benchmark and PyTorch's times for the same shapes, with a table of both; then
+// the test suite, compute-sanitizer, and the comparison of the emulator with the GPU. Writes one JSON file to bench/results
+// after every step. A step that fails or exceeds its time limit does not prevent the later steps; time that one step does
+// not use is available to the next.
 //
 //   node scripts/gpu-verify.js [--out FILE] [--only STEP,...]
+//   node scripts/gpu-verify.js --list          print the steps and their time limits in seconds
 //   node scripts/gpu-verify.js --emulated      run the same steps with less work on the emulator, to test this script
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
-import { dirname, join } from 'node:path'
+import { delimiter, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const folder = join(root, 'build', 'gpu-verify')
 const { values: options } = parseArgs({
-  options: { emulated: { type: 'boolean', default: false }, out: { type: 'string' }, only: { type: 'string' } },
+  options: {
+    emulated: { type: 'boolean', default: false },
+    list: { type: 'boolean', default: false },
+    out: { type: 'string' },
+    only: { type: 'string' },
+  },
 })
 const isEmulated = options.emulated
 
@@ -51,6 +58,15 @@ const sanitized = [
 const tests = join(root, 'build', 'test-results.json')
 const figures = { bench: join(folder, 'bench.json'), pytorch: join(folder, 'pytorch.json') }
 
+/** Where PyTorch's packages and the CUDA toolkit may have cuBLASLt. @type {() => string[]} */
+function libraryFolders() {
+  const ask = `import glob, os, torch
+print(*glob.glob(os.path.join(os.path.dirname(os.path.dirname(torch.__file__)), 'nvidia', '*', 'lib')), sep='\\n')`
+  const ofPython = python === undefined ? [] : (outputOf(python, ['-c', ask]) ?? '').split('\n').filter(Boolean)
+  const nvcc = outputOf('which', ['nvcc'])
+  return [...ofPython, ...(nvcc === null ? [] : [join(dirname(dirname(nvcc)), 'lib64')])]
+}
+
 /** @type {(tool: string) => string | null} */
 function whyNot(tool) {
   return isEmulated || outputOf(tool) !== null ? null : `${tool} was not found`
@@ -69,13 +85,46 @@ const steps = [
     command: [process.execPath, 'scripts/build-native.js'],
   },
   {
-    name: 'emulator',
-    limit: 60,
-    command: ['scripts/compare-emulator.sh', ...(isEmulated ? ['--emulated-twice'] : [])],
+    name: 'self-test',
+    limit: 20,
+    command: [...emulated, process.execPath, '--import', 'tsx', 'cli/main.ts', 'doctor'],
+  },
+  {
+    name: 'bench',
+    limit: 80,
+    command: [
+      ...[...emulated, process.execPath, '--import', 'tsx', 'cli/main.ts', 'bench', '--backend', 'cuda'],
+      ...['--json', figures.bench, '--dtype', 'bfloat16,mixed', '--seconds', isEmulated ? '5' : '60'],
+      ...shapes.flatMap((shape) => ['--shape', shape]),
+    ],
+    // For cuBLASLt, the roof.
+    env: { LD_LIBRARY_PATH: [process.env.LD_LIBRARY_PATH, ...libraryFolders()].filter(Boolean).join(delimiter) },
+    file: figures.bench,
+    find: (/** @type {{ results: unknown[] }[]} */ [{ results }]) => [results.length, `${results.length} figures`],
+  },
+  {
+    name: 'pytorch',
+    limit: 80,
+    why: python === undefined ? 'PyTorch was not found' : null,
+    command: [
+      ...[python ?? '', 'bench/peers/pytorch.py', '--json', figures.pytorch, '--seconds', '0.1', '--limit', '60'],
+      ...['--dtype', 'bfloat16', '--dtype', 'mixed'],
+      ...['--device', isEmulated ? 'cpu' : 'cuda', ...shapes],
+    ],
+    file: figures.pytorch,
+    find: (/** @type {{ milliseconds: unknown[], missing: unknown[] }} */ { milliseconds, missing }) => [
+      milliseconds.length,
+      `${milliseconds.length} figures, ${missing.length} not measured in time`,
+    ],
+  },
+  {
+    name: 'table',
+    limit: 10,
+    command: [process.execPath, '--import', 'tsx', 'bench/peers/gpu-table.ts', figures.bench, figures.pytorch],
   },
   {
     name: 'suite',
-    limit: 130,
+    limit: 120,
     command: [process.execPath, ...vitest, ...(isEmulated ? ['test/golden.test.ts'] : [])],
     env: isEmulated ? {} : { LILY_TEST_GPU: '1' },
     file: tests,
@@ -96,29 +145,9 @@ const steps = [
     ],
   })),
   {
-    name: 'bench',
-    limit: 80,
-    command: [
-      ...[...emulated, process.execPath, '--import', 'tsx', 'cli/main.ts', 'bench', '--backend', 'cuda'],
-      ...['--json', figures.bench, '--dtype', 'bfloat16,mixed', '--seconds', isEmulated ? '5' : '60'],
-      ...shapes.flatMap((shape) => ['--shape', shape]),
-    ],
-    file: figures.bench,
-    find: (/** @type {{ results: unknown[] }[]} */ [{ results }]) => [results.length, `${results.length} figures`],
-  },
-  {
-    name: 'pytorch',
-    limit: 80,
-    why: python === undefined ? 'PyTorch was not found' : null,
-    command: [
-      ...[python ?? '', 'bench/peers/pytorch.py', '--json', figures.pytorch, '--seconds', '0.1', '--limit', '60'],
-      ...['--device', isEmulated ? 'cpu' : 'cuda', ...shapes],
-    ],
-    file: figures.pytorch,
-    find: (/** @type {{ milliseconds: unknown[], missing: unknown[] }} */ { milliseconds, missing }) => [
-      milliseconds.length,
-      `${milliseconds.length} figures, ${missing.length} not measured in time`,
-    ],
+    name: 'emulator',
+    limit: 40,
+    command: ['scripts/compare-emulator.sh', ...(isEmulated ? ['--emulated-twice'] : [])],
   },
 ]
 
@@ -146,6 +175,10 @@ function run({ why, command, env, file, find }, limit) {
   return { status: isGood ? 'passed' : 'failed', seconds, detail: texts.join('; '), data }
 }
 
+if (options.list) {
+  for (const { name, limit } of steps) console.log(`${name} ${limit}`)
+  process.exit()
+}
 if (gpu === null && !isEmulated) {
   console.error('gpu-verify: nvidia-smi was not found, so there is no GPU; --emulated tests the script without one')
   process.exit(2)
@@ -187,6 +220,11 @@ for (const step of steps) {
   writeFileSync(out, `${JSON.stringify({ machine, steps: outcomes }, null, 2)}\n`)
 }
 
+// Once more below the output of the later steps.
+if (outcomes.table?.status === 'passed') {
+  const table = steps.find(({ name }) => name === 'table')
+  if (table !== undefined) console.log(`\n${outputOf(table.command[0], table.command.slice(1)) ?? ''}`)
+}
 console.log(`\n${machine.gpu}, ${machine.nvcc ?? 'no nvcc'}, Node ${machine.node}`)
 for (const [name, { status, seconds, detail }] of Object.entries(outcomes)) {
   console.log(`${name.padEnd(10)} ${status.padEnd(8)} ${`${seconds.toFixed(1)} s`.padStart(8)}  ${detail}`)

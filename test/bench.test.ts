@@ -135,6 +135,7 @@ describe('work and floor', () => {
   const roofs: Roofs = {
     flops: 1e3,
     bfloat16Flops: 1e4,
+    bfloat16Source: 'a loop on registers',
     float16Flops: 1e3,
     memory: [
       { bytes: 50, read: 100, update: 200 },
@@ -285,6 +286,7 @@ describe('the roofline chart', () => {
   const roofs = {
     flops: 118e9,
     bfloat16Flops: 236e9,
+    bfloat16Source: 'a loop on registers',
     float16Flops: 118e9,
     memory: [
       { bytes: 2 ** 18, read: 117e9, update: 233e9 },

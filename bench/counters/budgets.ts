@@ -26,7 +26,8 @@ export const budgets: readonly { shape: Shape; forward: Budget; backward: Budget
   },
   {
     shape: { tokens: 512, d: 2048, rank: 64, experts: 4 },
-    forward: { touched: 1.03, coalescing: 1.02, wavefronts: 1.05, launches: 2 }, // 1.019, 1.000, 1.008
+    // For sm_90 the plan has tiles of fewer rows than r: the router is a launch of its own. Counted for sm_80: 2 launches.
+    forward: { touched: 1.03, coalescing: 1.02, wavefronts: 1.05, launches: 3 }, // 1.019, 1.000, 1.008
     backward: { touched: 1.25, coalescing: 1.02, wavefronts: 1.05, launches: 4 }, // 1.238, 1.000, 1.028
   },
 ]

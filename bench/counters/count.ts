@@ -96,8 +96,8 @@ function summarise(kernels: Kernels, without: Kernels = new Map()): Counts {
   }
 }
 
-/** @param architecture compute capability of the emulated GPU: 75, 80, ... */
-export async function count(job: Job, architecture = '80'): Promise<{ forward: Counts; backward: Counts }> {
+/** @param architecture compute capability of the emulated GPU: 75, 90, ... */
+export async function count(job: Job, architecture = '90'): Promise<{ forward: Counts; backward: Counts }> {
   const [forward, both] = await Promise.all([
     countInChild(job, 'forward', architecture),
     countInChild(job, 'forward+backward', architecture),

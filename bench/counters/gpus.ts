@@ -55,17 +55,35 @@ export const gpus = {
 export type GpuName = keyof typeof gpus
 export const gpuNames = Object.keys(gpus) as readonly GpuName[]
 
+/** GPUs by their names. A variant with other figures than those above, such as a PCIe card, counts as the same GPU. */
+const names: readonly (readonly [pattern: RegExp, gpu: Gpu])[] = [
+  [/\bT4\b/, gpus.t4],
+  [/\bA100\b/, gpus.a100],
+  [/\bRTX 4090\b/, gpus.rtx4090],
+  [/\bH100\b/, gpus.h100],
+  // Differs from an H100 in its memory.
+  [/\bH200\b/, { ...gpus.h100, memoryBytesPerSecond: 4800e9 }],
+  [/\bB200\b/, gpus.b200],
+  [/\bRTX 5090\b/, gpus.rtx5090],
+]
+
+/** The GPU of a name that CUDA reports; undefined if it is none of those above. */
+export function gpuOf(name: string): Gpu | undefined {
+  if (name.startsWith('Lily emulator')) return emulatedGpu(90)
+  return names.find(([pattern]) => pattern.test(name))?.[1]
+}
+
 /** Multiprocessors of the emulated GPU whose accesses are counted: as few as a real GPU has, so that plans are similar. */
 export const EMULATED_MULTIPROCESSORS = 64
 
-/** What the emulator reports (emulator/runtime/device_properties.cc). */
+/** What the emulator reports (emulator/runtime/device_properties.cc) for the architectures that the tests build for. */
 export function emulatedGpu(
-  capability: number,
+  capability: 75 | 90,
   multiprocessors = EMULATED_MULTIPROCESSORS,
   l2Bytes: number = 4 * MIB,
 ): Gpu {
   const [perBlock, perMultiprocessor, threadsPerMultiprocessor] =
-    capability === 75 ? ([64, 64, 1024] as const) : ([163, 164, 2048] as const)
+    capability === 75 ? ([64, 64, 1024] as const) : ([227, 228, 2048] as const)
   return {
     ...{ capability, multiprocessors, l2Bytes, ...kib(perBlock, perMultiprocessor), threadsPerMultiprocessor },
     ...{ clockHz: 1e9, memoryBytesPerSecond: 12e9 * multiprocessors },

@@ -83,7 +83,7 @@ const usage = `npm run bench:counters -- [options]
   --shape M,d,r,E   shape of the layer; repeatable (default: a list of six shapes)
   --method NAME     ${methods.join(', ')}; repeatable (default: all but uniform)
   --dtype NAME      ${dtypeNames.join(', ')}; repeatable (default: bfloat16)
-  --arch SM         compute capability of the emulated GPU (default: 80)
+  --arch SM         compute capability of the emulated GPU (default: 90)
   --json FILE       write all counts as JSON to FILE
   --help            show this help`
 
@@ -93,7 +93,7 @@ const { values: options } = parseArgs({
     shape: repeatable,
     method: repeatable,
     dtype: repeatable,
-    arch: { type: 'string', default: '80' },
+    arch: { type: 'string', default: '90' },
     json: { type: 'string' },
     plan: repeatable,
     device: repeatable,

@@ -84,7 +84,8 @@ export async function measure(
         (reason) => findings.notes.push(`the overhead of a call was not measured: ${reason}`),
       )
     } else {
-      findings.notes.push('the arithmetic roof of 16-bit products is that of mma.sync on registers')
+      if (findings.roofs !== null)
+        findings.notes.push(`the arithmetic roof of 16-bit products is that of ${findings.roofs.bfloat16Source}`)
       findings.notes.push('the unfused methods run in host memory and are measured on the cpu backend only')
     }
     for (const [i, benchCase] of plan.cases.entries()) {

@@ -1,6 +1,7 @@
 /** Roofs of the machine: peak arithmetic and memory bandwidth, measured in the same run as the times. */
 import { totalmem } from 'node:os'
 import { setImmediate } from 'node:timers/promises'
+import { LilyError } from '../../lib/base/errors.js'
 import { native } from '../../lib/binding/native.js'
 import type { BackendName, DeviceInfo } from '../../lib/memory/backends.js'
 
@@ -18,6 +19,8 @@ export interface Roofs {
   readonly flops: number
   /** FLOP/s of the instructions with which this machine multiplies bfloat16; without any, of float32 multiply-adds. */
   readonly bfloat16Flops: number
+  /** What reached that rate: cuBLASLt, or a loop on registers and, on a GPU, why not cuBLASLt. */
+  readonly bfloat16Source: string
   /** FLOP/s of float16 products; equal to `flops` on a CPU. */
   readonly float16Flops: number
   /** Memory bandwidth by buffer size, ascending. The last buffer is several times as large as the caches. */
@@ -41,21 +44,38 @@ export function bufferSizes(backend: BackendName, { cache = 64 * MiB, threads = 
   return sizes
 }
 
+type Measure = (roof: number, bytes: number) => Promise<number>
+
+/** On a GPU, cuBLASLt's rate if it is installed: it uses instructions that no loop of this package has. */
+async function bfloat16Roof(name: BackendName, measure: Measure): Promise<[flops: number, source: string]> {
+  const { roof } = native.constants
+  let source = 'a loop on registers'
+  if (name === 'cuda') {
+    try {
+      return [await measure(roof.product, 0), 'cuBLASLt']
+    } catch (error) {
+      if (!(error instanceof LilyError && error.code === 'ERR_LILY_BACKEND_UNAVAILABLE')) throw error
+      source += ` (${error.message})`
+    }
+  }
+  return [await measure(roof.bfloat16, 0), source]
+}
+
 /** Measures the roofs of the first device of a backend. */
 export async function measureRoofs(name: BackendName, device: DeviceInfo, signal: AbortSignal): Promise<Roofs> {
   const { roof, backend } = native.constants
-  const measure = async (kind: number, bytes: number): Promise<number> => {
+  const measure: Measure = async (kind, bytes) => {
     await setImmediate()
     signal.throwIfAborted()
     return native.measureRoof(backend[name], 0, kind, bytes)
   }
   const flops = await measure(roof.multiplyAdd, 0)
-  const bfloat16Flops = await measure(roof.bfloat16, 0)
+  const [bfloat16Flops, bfloat16Source] = await bfloat16Roof(name, measure)
   const memory: MemoryRoof[] = []
   for (const bytes of bufferSizes(name, device)) {
     memory.push({ bytes, read: await measure(roof.read, bytes), update: await measure(roof.update, bytes) })
   }
-  return { flops, bfloat16Flops, float16Flops: name === 'cuda' ? bfloat16Flops : flops, memory }
+  return { flops, bfloat16Flops, bfloat16Source, float16Flops: name === 'cuda' ? bfloat16Flops : flops, memory }
 }
 
 /**

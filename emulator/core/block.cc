@@ -29,6 +29,7 @@ Block::Block(LaunchState &owner, uint32_t number) : launch(&owner), linear(numbe
     warp.priority = random();
     warp.vector_clock.assign(warps.size(), 0);
   }
+  wait_epochs.assign(warps.size(), 0);
   for (uint32_t i = 0; i < live; ++i) {
     Thread &thread = threads[i];
     thread.index = static_cast<uint16_t>(i);

@@ -73,6 +73,9 @@ struct Block {
   std::unordered_map<uint64_t, std::vector<uint32_t>> released;
   // Per other block: accesses of earlier epochs are ordered before ours, by a fenced atomic.
   std::unordered_map<uint32_t, uint32_t> block_clocks;
+  // Per warp: the epoch of a thread's first griddepcontrol.wait; 0: none so far.
+  std::vector<uint32_t> wait_epochs;
+  bool waited = false, started_dependents = false;
   std::array<std::shared_ptr<Allocation>, 8> recent;  // most recently used first
   std::unique_ptr<Traffic> traffic;                   // null unless counting
 };
@@ -94,6 +97,9 @@ struct LaunchState {
   std::unordered_map<uint64_t, std::unordered_map<uint32_t, uint32_t>> released;
   TrafficTotals traffic;
   std::vector<std::pair<Allocation *, uint64_t>> race_pages;  // pages accessed by this launch
+  std::atomic<uint64_t> early_starts{0};                      // blocks that started dependents before they waited
+  // options.earlier by allocation and page; filled at the first access before a wait.
+  std::map<std::pair<uint64_t, uint64_t>, std::vector<std::pair<const EarlierLaunch *, const TouchedPage *>>> earlier;
 
   Dim3 thread_position(uint32_t index) const {
     return {index % block_size.x, index / block_size.x % block_size.y, index / (block_size.x * block_size.y)};
@@ -118,6 +124,11 @@ void release_in_block(Thread &thread, uint64_t location);
 void acquire_in_block(Thread &thread, uint64_t location);
 void release_to_blocks(Thread &thread, uint64_t location);
 void acquire_from_blocks(Thread &thread, uint64_t location);
+
+// dependent_launch.cc
+void check_before_wait(Thread &thread, const Instruction &in, const Allocation &allocation, uint64_t offset,
+                       uint32_t bytes, RaceAccess access);
+void check_waited(Thread &thread, const Instruction &in);
 
 // barriers.cc
 void arrive_at_barrier(Thread &thread, const Instruction &in);

@@ -33,6 +33,22 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// What a launch accessed in 1024 bytes of an allocation, in units of two bytes. Only the last access to a unit is
+// recorded, and accesses of a single byte are not.
+struct TouchedPage {
+  static constexpr size_t kBytes = 1024, kUnits = kBytes / 2;
+  uint64_t allocation = 0;  // its id
+  uint64_t page = 0;
+  std::bitset<kUnits> read, written, atomic;
+};
+
+// A launch that may still be running when a dependent launch starts.
+struct EarlierLaunch {
+  std::string name;
+  std::vector<TouchedPage> touched;
+};
+using EarlierLaunches = std::vector<std::shared_ptr<const EarlierLaunch>>;
+
 struct LaunchOptions {
   uint64_t seed = 1;         // of the schedule (warp priorities and lane order); 0: in index order
   bool checks = true;        // false: fast mode, which checks bounds only and spreads blocks over host threads
@@ -42,8 +58,12 @@ struct LaunchOptions {
   bool counters = false;
   bool touched = false;      // returns the memory that the launch accessed; requires global_races
   bool cooperative = false;  // keeps all blocks resident, so that they may wait for each other
-  int threads = 0;           // host threads in fast mode; 0: one per processor
-  size_t max_findings = 1;   // the launch ends at this many findings; a kind is reported once per instruction
+  // Programmatic dependent launch: every block must execute griddepcontrol.wait, and a thread before its wait must not
+  // access what the earlier launches access.
+  bool dependent = false;
+  EarlierLaunches earlier;
+  int threads = 0;          // host threads in fast mode; 0: one per processor
+  size_t max_findings = 1;  // the launch ends at this many findings; a kind is reported once per instruction
   uint64_t max_instructions = uint64_t{8} << 30;  // over all threads; above it the launch counts as hung
   uint32_t max_shared_bytes = 227 * 1024;         // per block, static and dynamic
 };
@@ -68,6 +88,7 @@ enum class FindingKind : uint8_t {
   kTimeout,
   kTrap,
   kBadOperand,  // a value that the instruction does not allow
+  kNoWait,      // a dependent launch: an access before griddepcontrol.wait, or a block without it
 };
 const char *name_of(FindingKind kind);  // "out of bounds", "shared race", ...
 
@@ -83,20 +104,14 @@ struct Finding {
   std::string text() const;  // one or two lines
 };
 
-// What a launch accessed in 1024 bytes of an allocation, in units of two bytes. Only the last access to a unit is
-// recorded, and accesses of a single byte are not.
-struct TouchedPage {
-  static constexpr size_t kBytes = 1024, kUnits = kBytes / 2;
-  uint64_t allocation = 0;  // its id
-  uint64_t page = 0;
-  std::bitset<kUnits> read, written, atomic;
-};
-
 struct LaunchResult {
   std::vector<Finding> findings;
   uint64_t instructions = 0;  // of all threads
   KernelCounters counters;    // empty unless LaunchOptions::counters is set
   std::vector<TouchedPage> touched;
+  // A dependent launch after this one may start before this one's waits: every block executed
+  // griddepcontrol.launch_dependents before griddepcontrol.wait.
+  bool dependents_start_early = false;
   bool ok() const { return findings.empty(); }
 };
 

@@ -68,6 +68,7 @@ const char *name_of(FindingKind kind) {
     case FindingKind::kDeadlock: return "deadlock";
     case FindingKind::kTimeout: return "timeout";
     case FindingKind::kTrap: return "trap";
+    case FindingKind::kNoWait: return "no wait";
     default: return "bad operand";
   }
 }

@@ -154,6 +154,7 @@ LaunchResult launch(const Kernel &kernel, Dim3 grid, Dim3 block, size_t dynamic_
   LaunchResult result;
   result.findings = std::move(state.findings);
   result.instructions = state.instructions;
+  result.dependents_start_early = state.early_starts == grid.count();
   if (options.touched) result.touched = touched_pages(state);
   if (options.counters) result.counters = summarise(code, state.traffic);
   return result;

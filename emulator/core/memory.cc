@@ -141,6 +141,7 @@ void check_race(Thread &thread, const Instruction &in, const MemoryLocation &loc
   if (location.space == Space::kShared && options.shared_races) {
     check_shared_race(thread, in, static_cast<uint32_t>(location.offset), bytes, access);
   } else if (location.space == Space::kGlobal && options.global_races && location.allocation != nullptr) {
+    check_before_wait(thread, in, *location.allocation, location.offset, bytes, access);
     check_global_race(thread, in, *location.allocation, location.offset, bytes, access);
   }
 }

@@ -30,10 +30,11 @@ struct Thread {
   uint64_t *registers = nullptr;
   int32_t pc = 0;  // index of the next instruction while an executor runs; a branch changes it
   uint8_t lane = 0;
-  bool carry = false;  // the condition code register CC.CF of add.cc and similar instructions
-  uint8_t fenced = 0;  // 1: a fence, with no weak store since; 2: a fence with device scope
-  uint16_t index = 0;  // linear index in the block
-  uint32_t epoch = 1;  // the block's clock at the thread's last synchronisation
+  bool carry = false;   // the condition code register CC.CF of add.cc and similar instructions
+  bool waited = false;  // for the launch before: by griddepcontrol.wait, or ordered after another thread's
+  uint8_t fenced = 0;   // 1: a fence, with no weak store since; 2: a fence with device scope
+  uint16_t index = 0;   // linear index in the block
+  uint32_t epoch = 1;   // the block's clock at the thread's last synchronisation
   Warp *warp = nullptr;
   Block *block = nullptr;
   enum class State : uint8_t { kReady, kAtWarpOperation, kAtBarrier, kExited } state = State::kReady;

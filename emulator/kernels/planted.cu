@@ -1,4 +1,5 @@
 // Planted mistakes, each with a correct variant: `planted CASE bug|clean`.
+#include "planted_dependent.cuh"
 #include "planted_host.cuh"
 #include "planted_memory.cuh"
 #include "planted_order.cuh"
@@ -26,6 +27,12 @@ int main(int count, char **arguments) {
                                   PLANTED(absent_lane),
                                   PLANTED(divergent_barrier),
                                   PLANTED(deadlock),
+                                  PLANTED(dependent_read),
+                                  PLANTED(dependent_write),
+                                  PLANTED(dependent_exit),
+                                  PLANTED(dependent_barrier),
+                                  PLANTED(dependent_chain),
+                                  PLANTED(dependent_graph),
                                   PLANTED(missing_event),
                                   PLANTED(unordered_copy),
                                   PLANTED(unordered_graph),

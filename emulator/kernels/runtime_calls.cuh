@@ -84,8 +84,8 @@ inline bool runtime_attributes() {
   EXPECT_TRUE(blocks >= 1 && blocks <= 3);
 
   cudaLaunchAttribute launch_attributes[2];
-  launch_attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  launch_attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  launch_attributes[0].id = cudaLaunchAttributePriority;
+  launch_attributes[0].val.priority = 0;
   launch_attributes[1].id = cudaLaunchAttributeCooperative;
   launch_attributes[1].val.cooperative = 1;
   cudaLaunchConfig_t config{};

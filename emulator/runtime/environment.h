@@ -21,7 +21,7 @@ struct Environment {
   int verbose = 0;       // 1: launches, 2: every runtime call
   std::string counters;  // output file for the counters, as JSON
   int devices = 2;
-  int architecture = 80;
+  int architecture = 90;
   int multiprocessors = 4;
   size_t l2 = size_t{4} << 20;            // size of the L2, as reported in the device properties
   size_t memory = size_t{8} << 30;        // per device, as reported in the device properties

@@ -33,9 +33,9 @@ constexpr uint32_t kMagic = 0xba55ed50;
 constexpr uint16_t kPtx = 1;
 
 constexpr const char *kBuildHint =
-    ": build it with nvcc -lineinfo -cudart shared --no-compress -gencode arch=compute_80,code=compute_80";
+    ": build it with nvcc -lineinfo -cudart shared --no-compress -gencode arch=compute_90,code=compute_90";
 
-// 80 for ".target sm_80"; 0 for an architecture-specific target ("sm_90a") other than the emulated architecture.
+// 90 for ".target sm_90"; 0 for an architecture-specific target ("sm_90a") other than the emulated architecture.
 int architecture_of(std::string_view ptx) {
   constexpr std::string_view directive = ".target sm_";
   const size_t position = ptx.find(directive);

@@ -53,7 +53,8 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *ho
     attributes->localSizeBytes = function.kernel().local_bytes();
     attributes->maxThreadsPerBlock = max_threads_per_block(function);
     attributes->numRegs = 32;  // a placeholder: PTX does not contain the register count
-    attributes->ptxVersion = attributes->binaryVersion = environment().architecture;
+    attributes->ptxVersion = function.ptx_architecture();
+    attributes->binaryVersion = environment().architecture;
     attributes->maxDynamicSharedSizeBytes = function.max_dynamic_shared_bytes;
     attributes->preferredShmemCarveout = function.shared_carveout;
     return cudaSuccess;

@@ -96,6 +96,9 @@ cudaError_t launch_graph(cudaGraphExec_t handle, Stream &stream) {
       operation->clock.join(operations[each]->clock);
       operation->dependencies.push_back(operations[each]);
     }
+    // The first dependency is the stream's own.
+    if (node->work.dependent && !node->dependencies.empty())
+      operation->follows = operations[node->dependencies.front()];
     Timeline *const branch = branch_of(*node);
     assign_time(*operation, *branch);
     open_branches[node.get()] = branch;

@@ -39,6 +39,10 @@ LaunchOptions options_for(const LaunchRequest &request, int device) {
   options.counters = !env.counters.empty();
   options.touched = checks_order() || !env.wrong_kernel.empty();
   options.cooperative = request.cooperative;
+  // Earlier architectures ignore the attribute.
+  options.dependent = request.dependent && env.architecture >= 90;
+  if (const OperationPtr &before = running_operation()->follows; options.dependent && before != nullptr)
+    options.earlier = before->running;
   options.max_shared_bytes = static_cast<uint32_t>(device_properties(device).sharedMemPerBlockOptin);
   return options;
 }
@@ -58,6 +62,21 @@ void spoil(const LaunchResult &result) {
   }
 }
 
+// Grids that a device of compute capability 9.0 runs at the same time.
+constexpr size_t kMostResident = 128;
+
+// Notes which launches a dependent one would overlap with.
+void note_running(LaunchResult &result, const EarlierLaunches &earlier) {
+  Operation &operation = *running_operation();
+  if (!checks_order() || environment().architecture < 90) return;
+  operation.running.push_back(
+      std::make_shared<EarlierLaunch>(EarlierLaunch{operation.name, std::move(result.touched)}));
+  if (!result.dependents_start_early) return;
+  for (const auto &each : earlier) {
+    if (operation.running.size() < kMostResident) operation.running.push_back(each);
+  }
+}
+
 struct Launch {
   Kernel kernel;
   LaunchRequest request;
@@ -69,18 +88,21 @@ void run(const Launch &launched) {
   const LaunchRequest &r = launched.request;
   const std::string &name = launched.kernel.name();
   try {
-    const LaunchResult result =
-        launch(launched.kernel, {r.grid.x, r.grid.y, r.grid.z}, {r.block.x, r.block.y, r.block.z},
-               r.dynamic_shared_bytes, launched.parameters.data(), options_for(r, launched.device));
+    const LaunchOptions options = options_for(r, launched.device);
+    LaunchResult result = launch(launched.kernel, {r.grid.x, r.grid.y, r.grid.z}, {r.block.x, r.block.y, r.block.z},
+                                 r.dynamic_shared_bytes, launched.parameters.data(), options);
     if (environment().verbose >= 1) {
-      fprintf(stderr, "emulator: %s<<<(%u, %u, %u), (%u, %u, %u), %zu>>> %llu instructions\n", name.c_str(), r.grid.x,
+      fprintf(stderr, "emulator: %s<<<(%u, %u, %u), (%u, %u, %u), %zu>>> %llu instructions%s\n", name.c_str(), r.grid.x,
               r.grid.y, r.grid.z, r.block.x, r.block.y, r.block.z, r.dynamic_shared_bytes,
-              (unsigned long long)result.instructions);
+              (unsigned long long)result.instructions, r.dependent ? ", dependent" : "");
     }
     count_launch(name, result.counters);
     const std::string &wrong = environment().wrong_kernel;
     if (!wrong.empty() && readable_name(name).find(wrong) != std::string::npos) spoil(result);
-    if (result.ok() && checks_order()) note_touched(result.touched);
+    if (result.ok()) {
+      if (checks_order()) note_touched(result.touched);
+      note_running(result, options.earlier);
+    }
     for (const Finding &each : result.findings) {
       report_and_fail(launched.device, error_of(each.kind), {.kind = {}, .text = each.text()});
     }
@@ -126,7 +148,8 @@ cudaError_t launch_kernel(Stream &stream, const LaunchRequest &request) {
       std::make_shared<Launch>(Launch{function->kernel(), request, std::move(parameters), stream.device});
   return enqueue(stream, {.name = "the kernel " + readable_name(function->kernel().name()),
                           .run = [launched] { run(*launched); },
-                          .node = cudaGraphNodeTypeKernel});
+                          .node = cudaGraphNodeTypeKernel,
+                          .dependent = request.dependent});
 }
 
 void read_attributes(const cudaLaunchConfig_t &config, LaunchRequest *request) {
@@ -136,9 +159,10 @@ void read_attributes(const cudaLaunchConfig_t &config, LaunchRequest *request) {
       case cudaLaunchAttributeIgnore:
       case cudaLaunchAttributePriority:
       case cudaLaunchAttributePreferredSharedMemoryCarveout:
-      case cudaLaunchAttributeAccessPolicyWindow:
-      // The next kernel starts when the first has ended, which programmatic dependent launch permits.
-      case cudaLaunchAttributeProgrammaticStreamSerialization: break;
+      case cudaLaunchAttributeAccessPolicyWindow: break;
+      case cudaLaunchAttributeProgrammaticStreamSerialization:
+        request->dependent = attribute.val.programmaticStreamSerializationAllowed != 0;
+        break;
       case cudaLaunchAttributeCooperative: request->cooperative = attribute.val.cooperative != 0; break;
       case cudaLaunchAttributeClusterDimension: {
         const auto &cluster = attribute.val.clusterDim;

@@ -15,6 +15,7 @@ struct LaunchRequest {
   void **arguments = nullptr;
   size_t dynamic_shared_bytes = 0;
   bool cooperative = false;
+  bool dependent = false;  // programmatic dependent launch
 };
 
 cudaError_t launch_kernel(Stream &stream, const LaunchRequest &request);

@@ -1,5 +1,8 @@
 #include "runtime/registration.h"
 
+#include <cstdlib>
+#include <cstring>
+
 #include "runtime/call.h"
 #include "runtime/device.h"
 #include "runtime/fat_binary.h"
@@ -62,6 +65,8 @@ Function *find_function(const void *host) {
   if (!module.has_kernel(function.name)) return nullptr;
   return &function.on_device.try_emplace(index, module, function.name).first->second;
 }
+
+int Function::ptx_architecture() const { return std::atoi(module_.target().c_str() + std::strlen("sm_")); }
 
 const Kernel &Function::kernel() const {
   if (kernel_) return *kernel_;

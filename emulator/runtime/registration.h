@@ -20,6 +20,8 @@ class Function {
  public:
   Function(const Module &module, std::string name) : module_(module), name_(std::move(name)) {}
 
+  // The architecture that the PTX was compiled for, such as 90.
+  int ptx_architecture() const;
   // Ends the process if the code is not emulated, or if static and dynamic shared memory exceed the limit of a block.
   const Kernel &kernel() const;
 

@@ -31,7 +31,7 @@ struct Queue {
   std::mt19937 random{environment().order};
   uint64_t activity = 0;
   bool has_thread = false;
-  const Operation *running = nullptr;
+  Operation *running = nullptr;
   std::map<int, VectorClock> queued;  // per device: everything queued so far
 };
 
@@ -44,6 +44,7 @@ Queue &queue() {
 void mark_done(const OperationPtr &operation) {
   operation->state = State::kDone;
   operation->dependencies.clear();
+  operation->follows = nullptr;
   operation->work = nullptr;
   std::erase(queue().pending, operation);
   queue().changed.notify_all();
@@ -149,7 +150,7 @@ void assign_time(Operation &operation, Timeline &timeline) {
   operation.clock.advance(operation.timeline, operation.time);
 }
 
-const Operation *running_operation() { return queue().running; }
+Operation *running_operation() { return queue().running; }
 
 void submit(const OperationPtr &operation) {
   Queue &q = queue();

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "core/emulator.h"
 #include "runtime/order.h"
 
 namespace lily::emulator::runtime {
@@ -27,6 +28,10 @@ struct Operation {
   // Position in the order of all work: its timeline, its time, and the clock of everything that comes before it.
   uint32_t timeline = 0, time = 0;
   VectorClock clock;
+  // Programmatic dependent launch: the operation that a dependent launch follows; and, after a kernel has run, the
+  // launches that may still be running when one that depends on it starts.
+  std::shared_ptr<Operation> follows;
+  EarlierLaunches running;
 };
 using OperationPtr = std::shared_ptr<Operation>;
 
@@ -38,7 +43,7 @@ inline bool is_done(const OperationPtr &operation) {
 void assign_time(Operation &operation, Timeline &timeline);
 
 // The operation whose work is running under the runtime's lock.
-const Operation *running_operation();
+Operation *running_operation();
 
 // Queues the operation and may run some of the ready ones.
 void submit(const OperationPtr &operation);

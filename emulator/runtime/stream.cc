@@ -123,6 +123,7 @@ cudaError_t enqueue(Stream &stream, Work work) {
   operation->work = std::move(work.run);
   operation->host_function = work.host_function;
   operation->name = work.name + " in stream " + std::to_string(stream.id);
+  if (work.dependent) operation->follows = stream.last;
   assign_time(*operation, stream.timeline);
   stream.last = operation;
   submit(operation);

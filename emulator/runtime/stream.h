@@ -51,6 +51,7 @@ struct Work {
   std::function<void()> run;
   bool host_function = false;
   cudaGraphNodeType node = cudaGraphNodeTypeEmpty;
+  bool dependent = false;  // programmatic dependent launch
 };
 
 // Queues work, or adds it to the graph if the stream is capturing.

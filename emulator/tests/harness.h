@@ -59,6 +59,7 @@ void test_control();
 void test_counters();
 void test_findings();
 void test_launches();
+void test_dependent_launch();
 void test_rejections();
 
 }  // namespace lily::emulator::tests

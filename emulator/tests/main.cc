@@ -19,6 +19,7 @@ int main() {
   test_counters();
   test_findings();
   test_launches();
+  test_dependent_launch();
   test_rejections();
   for (const std::string &opcode : untested_opcodes()) expect(false, opcode + " is supported but not tested");
   std::printf("%d checks, %d failed\n", checks(), failures());

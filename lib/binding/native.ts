@@ -100,7 +100,7 @@ export interface Native {
     readonly pool: Readonly<Record<'probabilities' | 'logits', number>>
     readonly activation: Readonly<Record<'none' | 'relu', number>>
     readonly precision: Readonly<Record<'default' | 'high' | 'tf32', number>>
-    readonly roof: Readonly<Record<'multiplyAdd' | 'read' | 'update' | 'bfloat16', number>>
+    readonly roof: Readonly<Record<'multiplyAdd' | 'read' | 'update' | 'bfloat16' | 'product', number>>
   }
   forward(descriptor: Float64Array, ...operands: Memory[]): void
   forwardAsync(descriptor: Float64Array, ...operands: Memory[]): Promise<void>

@@ -77,7 +77,8 @@ lily_status device_ready(int32_t device) {
 
 lily_status measure_roof(int32_t, int32_t roof, size_t bytes, double *rate) {
   if (const lily_status status = check_available()) return status;
-  if (roof < LILY_ROOF_MULTIPLY_ADD || roof > LILY_ROOF_BFLOAT16) return fail(LILY_ERROR_ARGUMENT, "unknown roof");
+  if (roof < LILY_ROOF_MULTIPLY_ADD || roof > LILY_ROOF_PRODUCT) return fail(LILY_ERROR_ARGUMENT, "unknown roof");
+  if (roof == LILY_ROOF_PRODUCT) return fail(LILY_ERROR_UNAVAILABLE, "the CPU backend uses no library of the vendor");
   const InstructionSet &set = instruction_set();
   if (roof == LILY_ROOF_READ || roof == LILY_ROOF_UPDATE) {
     *rate = measure_memory_roof(*set.kernels, roof == LILY_ROOF_UPDATE, bytes);

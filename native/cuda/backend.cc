@@ -138,9 +138,9 @@ lily_status backward(const lily_backward *given) {
 
 lily_status fold(const lily_fold *given) {
   lily_fold call = *given;
-  return on_stream(call.device, call.stream, [&](lily_stream stream) {
-    call.stream = stream;
-    return cuda::fold(call);
+  return on_device(call.device, [&](const Device &device) {
+    if (const lily_status status = resolve(device.id, &call.stream)) return status;
+    return cuda::fold(call, device);
   });
 }
 
@@ -176,9 +176,9 @@ lily_status linear_pack(const lily_linear *call, void *) {
 
 lily_status adamw(const lily_adamw *given) {
   lily_adamw call = *given;
-  return on_stream(call.device, call.stream, [&](lily_stream stream) {
-    call.stream = stream;
-    return cuda::adamw(&call);
+  return on_device(call.device, [&](const Device &device) {
+    if (const lily_status status = resolve(device.id, &call.stream)) return status;
+    return cuda::adamw(&call, device);
   });
 }
 

@@ -54,7 +54,8 @@ lily_status forward(const lily_forward &call, const Device &device) {
   const ForwardPlan &plan =
       plans.find(call.problem, operands, [&] { return plan_forward(call.problem, operands, device); });
   LILY_TRY(check(call, plan));
-  return functions(plan.engine).forward(call, plan);
+  Launcher launcher(call.stream, device);
+  return functions(plan.engine).forward(call, plan, launcher);
 }
 
 lily_status backward(const lily_backward &call, const Device &device) {
@@ -70,18 +71,21 @@ lily_status backward(const lily_backward &call, const Device &device) {
   const BackwardPlan &plan =
       plans.find(call.problem, operands, [&] { return plan_backward(call.problem, operands, device); });
   LILY_TRY(check(call, plan));
-  return functions(plan.engine).backward(call, plan);
+  Launcher launcher(call.stream, device);
+  return functions(plan.engine).backward(call, plan, launcher);
 }
 
 lily_status linear(const lily_linear &call, const Device &device) {
   if (call.problem.tokens == 0) return LILY_OK;
   const LinearPlan plan = plan_linear(call.problem, device);
   if (!plan.is_supported) return fail(LILY_ERROR_UNSUPPORTED, "the product is too large for one launch");
-  return functions(plan.engine).linear(call, plan);
+  Launcher launcher(call.stream, device);
+  return functions(plan.engine).linear(call, plan, launcher);
 }
 
 // A fold of more layers than one launch's parameters hold takes further launches, in order.
-lily_status fold(const lily_fold &call) {
+lily_status fold(const lily_fold &call, const Device &device) {
+  Launcher launcher(call.stream, device);
   Fold batch = {};
   batch.rank = static_cast<int>(call.rank);
   batch.experts = static_cast<int>(call.experts);
@@ -94,7 +98,7 @@ lily_status fold(const lily_fold &call) {
       const lily_deferred &layer = call.layers[next + i];
       batch.layers[i] = {layer.partial, layer.weights, layer.groups};
     }
-    LILY_TRY(launch_fold(batch, reinterpret_cast<cudaStream_t>(call.stream)));
+    LILY_TRY(launch_fold(batch, launcher));
     batch.db.accumulate = 1;
     next += batch.count;
   } while (next < call.layer_count);

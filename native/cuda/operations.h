@@ -19,9 +19,9 @@ size_t backward_workspace(const lily_problem &problem, const Device &device);
 lily_status forward(const lily_forward &call, const Device &device);
 lily_status backward(const lily_backward &call, const Device &device);
 lily_status linear(const lily_linear &call, const Device &device);
-lily_status fold(const lily_fold &call);
+lily_status fold(const lily_fold &call, const Device &device);
 lily_status adamw_workspace(const lily_adamw *call, size_t *bytes);
-lily_status adamw(const lily_adamw *call);
+lily_status adamw(const lily_adamw *call, const Device &device);
 
 // As in the ABI. Allocates memory and synchronises with the device.
 lily_status measure_roof(const Device &device, int32_t roof, size_t bytes, double *rate);

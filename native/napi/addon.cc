@@ -54,6 +54,7 @@ constexpr Constant kConstants[] = {
     {"roof", "read", LILY_ROOF_READ},
     {"roof", "update", LILY_ROOF_UPDATE},
     {"roof", "bfloat16", LILY_ROOF_BFLOAT16},
+    {"roof", "product", LILY_ROOF_PRODUCT},
 };
 
 Napi::Object constants(Napi::Env env) {

@@ -154,7 +154,7 @@ Napi::Value measure_roof(const Napi::CallbackInfo &info) {
   constexpr int64_t kMaxRoofBytes = int64_t{1} << 32;
   const lily_backend &backend = available_backend(env, double_argument(info, 0));
   const int32_t device = usable_device_of(env, backend, double_argument(info, 1));
-  const int64_t roof = whole_number(env, double_argument(info, 2), LILY_ROOF_MULTIPLY_ADD, LILY_ROOF_BFLOAT16, "roof");
+  const int64_t roof = whole_number(env, double_argument(info, 2), LILY_ROOF_MULTIPLY_ADD, LILY_ROOF_PRODUCT, "roof");
   const int64_t bytes = whole_number(env, double_argument(info, 3), 0, kMaxRoofBytes, "byteLength");
   double rate = 0.0;
   check(env, backend, backend.measure_roof(device, static_cast<int32_t>(roof), static_cast<size_t>(bytes), &rate));

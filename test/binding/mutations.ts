@@ -257,7 +257,7 @@ export function junkCall(random: Random, names: readonly FunctionName[]): Call {
   if (name === 'measureRoof') {
     args[0] = random() < 0.8 ? 0 : args[0]
     args[1] = random() < 0.8 ? 0 : args[1]
-    args[2] = integer(random, -1, 4)
+    args[2] = integer(random, -1, 5)
     args[3] = pick(random, ROOF_BYTES)
   }
   return { name, args, blocks: [] }

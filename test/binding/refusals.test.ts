@@ -419,7 +419,7 @@ describe('other functions', () => {
   })
 
   test('a roof, a backend and a device that do not exist', () => {
-    expect(() => native.measureRoof(0, 0, 4, 64)).toThrow(refusal('ERR_LILY_ARGUMENT', 'roof'))
+    expect(() => native.measureRoof(0, 0, 5, 64)).toThrow(refusal('ERR_LILY_ARGUMENT', 'roof'))
     expect(() => native.measureRoof(7, 0, 1, 64)).toThrow(refusal('ERR_LILY_ARGUMENT', 'backend'))
     expect(() => native.measureRoof(0, 1, 1, 64)).toThrow(refusal('ERR_LILY_ARGUMENT', 'device'))
     expect(() => native.poolStatistics(0, 1, false)).toThrow(refusal('ERR_LILY_ARGUMENT', 'device'))

@@ -27,7 +27,7 @@ function needsEmulator(context: { skip: (reason: string) => void }): void {
   if (!isEmulated) context.skip('the device is a GPU, which has no counters')
 }
 
-const plan = (direction: Direction, job: Job, architecture: number) =>
+const plan = (direction: Direction, job: Job, architecture: 75 | 90) =>
   planCall({ ...job, direction, gpu: emulatedGpu(architecture) })
 
 function expectWithin(counts: Counts, budget: Budget, minBytes: number): void {
@@ -45,7 +45,7 @@ function expectWithin(counts: Counts, budget: Budget, minBytes: number): void {
  * What the backend's model of time assumes agrees with the counts. Bytes touched differ only in the ends of rows that share
  * a sector. Of bytes requested the model leaves out masks, offsets and whatever else is less than a hundredth.
  */
-function expectModelled(counts: Counts, direction: Direction, job: Job, architecture = 80): void {
+function expectModelled(counts: Counts, direction: Direction, job: Job, architecture: 75 | 90 = 90): void {
   const planned = plan(direction, job, architecture)
   expect(planned.launches.length, direction).toBe(counts.launches)
   expect(Math.abs(counts.touched / touched(planned) - 1), `${direction}, touched`).toBeLessThan(1e-3)
@@ -56,17 +56,17 @@ function expectModelled(counts: Counts, direction: Direction, job: Job, architec
 
 // The matrix units of Turing support float16, at half the depth per instruction. All other counts are the same.
 describe.each([
-  ['bfloat16', '80', 1],
-  ['float16', '75', 2],
+  ['bfloat16', 90, 1],
+  ['float16', 75, 2],
 ] as const)('%s on sm_%s, all outputs accumulated', (dtype, architecture, halves) => {
   for (const { shape, ...budget } of [...budgets, ...unmodelled])
     test(title(shape), async (context) => {
       needsEmulator(context)
-      const counts = await count({ shape, dtype, method: 'batch' }, architecture)
+      const counts = await count({ shape, dtype, method: 'batch' }, String(architecture))
       for (const direction of DIRECTIONS) {
         expectWithin(counts[direction], budget[direction], minimum(direction, shape))
         if (budgets.some((each) => each.shape === shape))
-          expectModelled(counts[direction], direction, { shape, dtype, method: 'batch' }, Number(architecture))
+          expectModelled(counts[direction], direction, { shape, dtype, method: 'batch' }, architecture)
         // Excludes shapes whose results are no multiples of a tile, and few tokens, which do not fill a tile.
         const { tokens, d, rank } = shape
         const least = (halves * (direction === 'forward' ? 2 : 4) * tokens * rank * d) / 2048

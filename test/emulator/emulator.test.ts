@@ -96,6 +96,12 @@ describe('a planted mistake', () => {
     ['absent_lane', 'absent lane'],
     ['divergent_barrier', 'divergent barrier'],
     ['deadlock', 'deadlock'],
+    ['dependent_read', 'no wait'],
+    ['dependent_write', 'no wait'],
+    ['dependent_exit', 'no wait'],
+    ['dependent_barrier', 'no wait'],
+    ['dependent_chain', 'no wait'],
+    ['dependent_graph', 'no wait'],
   ])('%s is found with its line, and its correct variant has no finding', ([name, kind], context) => {
     needsKernels(context)
     const places = plantedAt(name)
@@ -250,7 +256,7 @@ describe('a setting', () => {
 
   test('MEMORY is the size of the devices, MEMORY_LIMIT the limit for allocations', (context) => {
     needsKernels(context)
-    const total = (MEMORY: string) => /sm_80, (\d+) bytes/.exec(runKernel('runtime', ['devices'], { MEMORY }).text)?.[1]
+    const total = (MEMORY: string) => /sm_90, (\d+) bytes/.exec(runKernel('runtime', ['devices'], { MEMORY }).text)?.[1]
     expect(total('3G')).toBe(String(3 * 2 ** 30))
     expect(total('5M')).toBe(String(5 * 2 ** 20))
     expect(total('7K')).toBe('7168')

@@ -86,7 +86,7 @@ export async function build(name: string, mutation?: Mutation): Promise<{ librar
   const made = [...DEVICE_SOURCES, ...HOST_SOURCES].map(object)
   for (const source of DEVICE_SOURCES) {
     const input = join(place, `native/cuda/${source}.cu`)
-    const architecture = 'arch=compute_80,code=compute_80'
+    const architecture = 'arch=compute_90,code=compute_90'
     await run(nvcc, [...options, '-gencode', architecture, '-c', input, '-o', object(source)])
   }
   for (const source of HOST_SOURCES)

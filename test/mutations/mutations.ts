@@ -486,4 +486,35 @@ export const mutations: readonly Mutation[] = [
     find: ' && d_logit != 0 ?',
     replace: ' ?',
   },
+  // ---- Order of launches ----
+  {
+    file: 'tiles/ptx.cuh',
+    what: 'no kernel waits for the launch before it',
+    find: 'asm volatile("griddepcontrol.wait;" ::: "memory");',
+    replace: '',
+  },
+  {
+    file: 'kernels/forward_expand.cuh',
+    what: 'it does not wait for the kernel that writes h',
+    find: 'wait_for_previous_launch();',
+    replace: '',
+  },
+  {
+    file: 'kernels/forward_decode.cuh',
+    what: 'the partial sums of h are read before the wait',
+    find: '  wait_for_previous_launch();\n  sum_partials(call, product, pitch);',
+    replace: '  sum_partials(call, product, pitch);\n  wait_for_previous_launch();',
+  },
+  {
+    file: 'kernels/backward_x.cuh',
+    what: 'the blocks of dR do not wait',
+    find: '  wait_for_previous_launch();\n  if (index >= call.expand_blocks + call.outer_blocks) {',
+    replace: '  if (index < call.expand_blocks + call.outer_blocks) wait_for_previous_launch(); else {',
+  },
+  {
+    file: 'kernels/gradient.cuh',
+    what: 'the last block of the sums of gradients may return without waiting',
+    find: '  wait_for_previous_launch();\n  int job_index = 0;',
+    replace: '  if (blockIdx.x + 1 < gridDim.x) wait_for_previous_launch();\n  int job_index = 0;',
+  },
 ]

@@ -31,7 +31,7 @@ const nameOf = ({ kernel, tile, stripTile }: PlannedLaunch): string =>
 
 function candidates(activations: Activations, devices: readonly Device[]): Covered[] {
   const problems = devices.flatMap((device) => {
-    const gpu = emulatedGpu(80, Number(device.LILY_EMULATOR_SMS), bytesOf(device.LILY_EMULATOR_L2))
+    const gpu = emulatedGpu(90, Number(device.LILY_EMULATOR_SMS), bytesOf(device.LILY_EMULATOR_L2))
     return METHODS.flatMap((method) =>
       TOKENS.flatMap((tokens) =>
         WIDTHS.flatMap((d) =>

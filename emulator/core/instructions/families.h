@@ -15,6 +15,7 @@ void decode_convert(Instruction &in, Modifiers &modifiers);         // convert.c
 void decode_compare(Instruction &in, Modifiers &modifiers);         // compare.cc
 void decode_move(Instruction &in, Modifiers &modifiers);            // move.cc
 void decode_hint(Instruction &in, Modifiers &modifiers);            // move.cc
+void decode_grid_control(Instruction &in, Modifiers &modifiers);    // core/dependent_launch.cc
 void decode_memory(Instruction &in, Modifiers &modifiers);          // memory.cc
 void decode_atomic(Instruction &in, Modifiers &modifiers);          // atomic.cc
 void decode_async_copy(Instruction &in, Modifiers &modifiers);      // async_copy.cc

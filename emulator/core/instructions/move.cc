@@ -119,7 +119,7 @@ void decode_move(Instruction &in, Modifiers &modifiers) {
   }
 }
 
-// Cache hints, and griddepcontrol: in the emulator a dependent grid always starts after this one has ended.
+// Cache hints.
 void decode_hint(Instruction &in, Modifiers &modifiers) {
   if (in.opcode == "createpolicy") {
     if (modifiers.take_any({"fractional", "range", "cvt"}) < 0) refuse(in, "requires .fractional, .range or .cvt");
@@ -132,13 +132,9 @@ void decode_hint(Instruction &in, Modifiers &modifiers) {
     in.executor = set_zero;
     return;
   }
-  if (in.opcode == "griddepcontrol") {
-    if (modifiers.take_any({"launch_dependents", "wait"}) < 0) refuse(in, "requires .launch_dependents or .wait");
-  } else {  // prefetch, prefetchu
-    modifiers.take_any({"global", "local"});
-    if (modifiers.take_any({"L1", "L2", "L2::evict_last", "L2::evict_normal"}) < 0)
-      refuse(in, "the cache level is missing");
-  }
+  modifiers.take_any({"global", "local"});  // prefetch, prefetchu
+  if (modifiers.take_any({"L1", "L2", "L2::evict_last", "L2::evict_normal"}) < 0)
+    refuse(in, "the cache level is missing");
   in.executor = do_nothing;
 }
 

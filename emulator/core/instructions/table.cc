@@ -93,7 +93,7 @@ constexpr OpcodeEntry kTable[] = {
     {"prefetch", decode_hint},
     {"prefetchu", decode_hint},
     {"createpolicy", decode_hint},
-    {"griddepcontrol", decode_hint},
+    {"griddepcontrol", decode_grid_control},
 
     {"ld", decode_memory},
     {"ldu", decode_memory},

@@ -63,6 +63,7 @@ __device__ inline AdamWBlock adamw_block(const AdamW &call) {
 template <typename Unused>
 __global__ __launch_bounds__(kThreads) void adamw_squares(const __grid_constant__ AdamW call) {
   __shared__ float sums[kWarps];
+  wait_for_previous_launch();
   const AdamWBlock at = adamw_block(call);
   const AdamWTensor &tensor = call.tensors[at.tensor];
   const Operand grad = adamw_split(tensor.grad, tensor.grad_dtype, at.begin).operand();
@@ -89,6 +90,7 @@ struct AdamWNorm {
 template <typename Unused>
 __global__ __launch_bounds__(kThreads) void adamw_norm(const __grid_constant__ AdamWNorm call) {
   __shared__ double sums[kThreads];
+  wait_for_previous_launch();
   double sum = 0;
   for (int64_t i = threadIdx.x; i < call.count; i += kThreads) sum += call.partials[i];
   sums[threadIdx.x] = sum;
@@ -101,6 +103,7 @@ __global__ __launch_bounds__(kThreads) void adamw_norm(const __grid_constant__ A
 
 template <typename Unused>
 __global__ __launch_bounds__(kThreads) void adamw_update(const __grid_constant__ AdamW call) {
+  wait_for_previous_launch();
   const AdamWBlock at = adamw_block(call);
   const AdamWTensor &tensor = call.tensors[at.tensor];
   const AdamWStep step = call.step;

@@ -142,6 +142,7 @@ __device__ __forceinline__ void backward_tokens(char *shared, const BackwardDy &
     add_token_products<Tile>(call, product, token, count, row, min(row + Tile::kBlockN, rows_end));
     __syncthreads();  // the next product reuses the memory; other warps still read it
   }
+  allow_next_launch();
   if (!call.completes) {
     const int vec4_per_row = call.pooled ? (rows_end - first_row + 3) / 4 : 0;
     for (int i = threadIdx.x; i < count * vec4_per_row; i += kThreads) {
@@ -184,6 +185,7 @@ __device__ inline void backward_columns(char *shared, const BackwardDy &call, in
   const StripIndex at = {index % call.column_tiles, split, index / call.column_tiles};
   const float *z =
       walk_strip<Tile, false, true>(shared, call.strip, at, false, true, [](typename Tile::Scalar *, int) {});
+  allow_next_launch();
   finish_outer<Tile>(z, call.target, at);
   const int partial_index = (at.row_tile * call.splits + at.split) * call.column_tiles + at.column_tile;
   form_d_weights<Tile>(shared, call.d_weights, at, call.scale, partial_index);
@@ -194,6 +196,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy(const __grid_co
   extern __shared__ __align__(16) char shared[];
   __shared__ float weights[kMostExperts];
   const int of_tokens = call.token_tiles * call.q_row_tiles, of_columns = call.column_tiles * call.row_tiles;
+  wait_for_previous_launch();
   if (static_cast<int>(blockIdx.x) >= (of_tokens + of_columns) * call.splits) {
     const int index = static_cast<int>(blockIdx.x) - (of_tokens + of_columns) * call.splits;
     combine_block(call.combine, reinterpret_cast<typename Shrink::Scalar *>(shared), weights,

@@ -44,6 +44,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __gr
   const int column = at.column_tile * Tile::kBlockN;
   const int begin = at.split * call.split_tokens, end = min(begin + call.split_tokens, call.tokens);
   const int tiles = (end - begin + Tile::kBlockM - 1) / Tile::kBlockM;
+  wait_for_previous_launch();
   if (call.kept != nullptr && blockIdx.x == 0) count_kept(call.kept, call.mask, call.tokens);
 
   const auto fill = [&](int tile) {
@@ -105,6 +106,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __gr
       store_vec4(call.q_partials + row * call.q_pitch + k, 4, true, sum);
     }
   }
+  allow_next_launch();
   copy_wait<0>();
   __syncthreads();
   auto *result = reinterpret_cast<float *>(shared);

@@ -104,6 +104,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_hidden(const __gri
   const int lanes = d_hidden_lanes(d_hidden.rank);
   const int begin = blockIdx.x * call.block_tokens, end = min(begin + call.block_tokens, call.tokens);
   int added = -1;  // the group whose dw is in shared memory, if it is one
+  wait_for_previous_launch();
   prepare_router_gradient(router, scratch);
   for (int token = begin; token < end; token += kHiddenTokens) {
     if (adds_groups) {

@@ -91,6 +91,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_x(const __grid_con
   using Scalar = typename Tile::Scalar;
   extern __shared__ __align__(16) char shared[];
   int index = blockIdx.x;
+  wait_for_previous_launch();
   if (index >= call.expand_blocks + call.outer_blocks) {
     backward_router<Scalar>(shared, call.router, index - call.expand_blocks - call.outer_blocks);
     return;
@@ -106,6 +107,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_x(const __grid_con
   const float *z = walk_strip<Tile, true, true>(shared, call.strip, at, expands, has_outer, [&](Scalar *tile, int row) {
     stage_rhs<Tile>(tile, call.strip.w, call.strip.lhs.columns, row, column, call.strip.columns);
   });
+  allow_next_launch();
   if (has_outer) finish_outer<Tile>(z, call.target, at);
 }
 

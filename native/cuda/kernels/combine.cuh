@@ -204,6 +204,7 @@ template <typename T>
 __global__ __launch_bounds__(kThreads, kBlocks) void combine(const __grid_constant__ Combine call) {
   __shared__ float weights[kMostExperts];
   __shared__ __align__(16) T tile[kCombineRows * kCombineColumns];
+  wait_for_previous_launch();
   combine_block(call, tile, weights, blockIdx.x, blockIdx.y);
 }
 

@@ -10,8 +10,8 @@
 //
 // Global memory traffic: B once; y written once, and read once if it accumulates; block 0 writes h, p and w.
 //
-// The loads of B and y come first because they do not depend on the first phase: with programmatic dependent launch
-// they could overlap with it.
+// The loads of y and, with weights per token, of B come first: no launch of the call writes to either, so that they
+// overlap with the first phase.
 #pragma once
 
 #include "cuda/kernels/combine.cuh"
@@ -122,6 +122,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
 #pragma unroll
   for (int step = 0; step < Tile::kStages - 1; ++step) fill(step);
 
+  wait_for_previous_launch();
   sum_partials(call, product, pitch);
   const bool routes = call.route.router.data != nullptr;
   if (routes) {

@@ -28,6 +28,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_expand(const __grid
   const StripIndex at = {static_cast<int>(blockIdx.x) % call.column_tiles,
                          static_cast<int>(blockIdx.x) / call.column_tiles, 0};
   const int column = at.column_tile * Tile::kBlockN;
+  wait_for_previous_launch();
   bool has_weights = false;
   walk_strip<Tile, true, false>(shared, call.strip, at, true, false, [&](Scalar *tile, int row) {
     if (!has_weights) {

@@ -130,6 +130,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_mix(const __grid_co
                       step % k_tiles * Tile::kBlockK);
   };
 
+  wait_for_previous_launch();
   for (int tile = 0; tile < stages - 1; ++tile) fill_hidden(tile);
   copy_commit();
   for (int tile = 0; tile < stages - 1; ++tile) fill_y(tile);

@@ -72,6 +72,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_route(const __grid_
   const Route &route = call.route;
   const int token = blockIdx.x * call.tile_tokens;
   const int count = min(call.tile_tokens, call.tokens - token);
+  wait_for_previous_launch();
   with_type<void>(call.hidden.dtype, [&](auto h) {
     with_type<decltype(h)>(route.router.dtype, [&](auto r) {
       with_whole(route.rank % 4 == 0 && has_vec4(call.hidden) && has_vec4(route.router), [&](auto whole) {
@@ -79,6 +80,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_route(const __grid_
       });
     });
   });
+  allow_next_launch();
   finish_route(route, logits, token, count, blockIdx.x);
 }
 

@@ -94,6 +94,7 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
   }
   // The block owns this memory. The barriers below make the in-place phi visible to all threads.
   auto *product = const_cast<float *>(shrink<Tile>(shared, call.operands, token, token_end, row, tiles));
+  allow_next_launch();
   for (int i = threadIdx.x; i < count * ((columns + 3) / 4); i += kThreads) {
     const int t = i / ((columns + 3) / 4), n = i % ((columns + 3) / 4) * 4;
     float value[4];
@@ -126,6 +127,9 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_shrink(const __grid
   extern __shared__ __align__(16) char shared[];
   const int token = blockIdx.x * call.operands.tile_tokens;
   const int token_end = min(token + call.operands.tile_tokens, call.operands.tokens);
+  wait_for_previous_launch();
+  // Few tokens leave most of the multiprocessors free: forward_decode can load B while these blocks compute.
+  if (call.partials != nullptr) allow_next_launch();
   shrink_and_route<Tile>(shared, call, token, token_end, blockIdx.y * Tile::kBlockN);
 }
 

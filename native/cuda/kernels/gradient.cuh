@@ -229,6 +229,7 @@ __device__ inline void reduce_elements(const ReduceJob &job, int row, int column
 // Backward, last phase: each thread adds four elements over all partial sums.
 template <typename Unused>
 __global__ __launch_bounds__(kThreads) void reduce(const __grid_constant__ Reduce call) {
+  wait_for_previous_launch();
   int job_index = 0;
   while (job_index + 1 < call.count && static_cast<int>(blockIdx.x) >= call.jobs[job_index + 1].first_block)
     ++job_index;
@@ -267,6 +268,7 @@ struct Fold {
 
 template <typename Unused>
 __global__ __launch_bounds__(kThreads) void fold(const __grid_constant__ Fold call) {
+  wait_for_previous_launch();
   const int vec4_per_row = (call.columns + 3) / 4;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= static_cast<int64_t>(call.experts) * call.rank * vec4_per_row) return;

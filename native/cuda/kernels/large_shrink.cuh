@@ -29,12 +29,14 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_shrink(const __grid_c
   const ShrinkOperands &from = call.operands;
   const int token = blockIdx.x * Tile::kBlockM, token_end = min(token + Tile::kBlockM, from.tokens);
   const int row = blockIdx.y * Tile::kBlockN, row_end = min(row + Tile::kBlockN, from.rows);
+  wait_for_previous_launch();
   const float *product = large_product<Tile, Along::kDepth, Along::kDepth>(
       shared, from.depth, token_end - token, row_end - row, [&](Scalar *a, Scalar *b, int step) {
         const int column = step * Tile::kBlockK;
         stage_activations<Scalar, Tile::kBlockM, Tile::kBlockK>(a, from.x, {token, token_end, column, from.depth});
         stage<Scalar, Tile::kBlockN, Tile::kBlockK>(b, from.w, {row, row_end, column, from.depth});
       });
+  allow_next_launch();
   if (call.backward) {
     const DHiddenScratch<Tile::kBlockM> scratch(reinterpret_cast<float *>(shared + Tile::kScratch),
                                                 call.d_hidden.router.experts);

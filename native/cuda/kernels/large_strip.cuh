@@ -62,6 +62,7 @@ __device__ __forceinline__ void large_outer(char *shared, const LargeStrip &call
                                                                 {first, token_end, row, call.lhs.columns});
         stage_activations<Scalar, Tile::kBlockK, Tile::kBlockN>(b, call.x, {first, token_end, column, call.columns});
       });
+  allow_next_launch();
   finish_outer<Tile>(z, call.target, at);
   form_d_weights<Tile>(shared, call.d_weights, at, call.target.scale, index);
 }
@@ -94,6 +95,7 @@ __device__ __forceinline__ void large_expand(char *shared, float *weights, const
         compute_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(a, call.lhs, group_of, token, token_end, k);
       },
       [&](Scalar *slot, int slice) { fill_slice<Tile>(slot, slice, call.out, tile); });
+  allow_next_launch();
   write_slices<Tile>(sum, shared, call.lhs.columns, warp_tile, call.out, tile, [&](int, float &first, float &second) {
     first *= call.scale;
     second *= call.scale;
@@ -105,6 +107,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_strip(const __grid_co
   extern __shared__ __align__(16) char shared[];
   __shared__ float weights[kMostExperts];
   int index = blockIdx.x;
+  wait_for_previous_launch();
   if (index < call.outer_blocks) {
     large_outer<Tile>(shared, call, index);
     return;

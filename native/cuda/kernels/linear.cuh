@@ -56,6 +56,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void linear(const __grid_constan
                        min(column + Tile::kBlockN, call.columns)};
   const WarpTile<Tile> warp_tile(static_cast<int>(tile.row_end) - token, tile.column_end - column);
   Accumulators<Tile::kWarpM, Tile::kWarpN> sum;
+  wait_for_previous_launch();
   large_sums<Tile, Along::kDepth, kAlongWeight>(
       sum, shared, call.depth, warp_tile,
       [&](Scalar *a, Scalar *b, int step) {

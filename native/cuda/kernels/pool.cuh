@@ -90,6 +90,7 @@ struct Pool {
 template <typename Unused>
 __global__ __launch_bounds__(kPoolSlices *kWarp) void pool(const __grid_constant__ Pool call) {
   __shared__ float slices[kPoolSlices][65], sum[65];
+  wait_for_previous_launch();
   const int group = blockIdx.x, begin = call.groups.begin(group), end = call.groups.end(group);
   const int count = pool_slices(begin, end), experts = call.rows.experts;
   for (int slice = threadIdx.x / kWarp; slice < count; slice += blockDim.x / kWarp) {
@@ -125,6 +126,7 @@ struct ConstantWeights {
 
 template <typename Unused>
 __global__ __launch_bounds__(kThreads) void write_weights(const __grid_constant__ ConstantWeights call) {
+  wait_for_previous_launch();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < call.count) call.weights[i] = call.value;
 }

@@ -44,6 +44,17 @@ __global__ void __launch_bounds__(kRoofThreads) roof_bfloat16(int steps, float *
   keep(total, sink);
 }
 
+// Pairs of bfloat16 numbers of either sign, whose magnitudes are random in [0.5, 1).
+__global__ void __launch_bounds__(kRoofThreads) roof_fill(uint32_t *buffer, int64_t count) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kRoofThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kRoofThreads + threadIdx.x; i < count; i += stride) {
+    uint32_t random = static_cast<uint32_t>(i) * 2654435761u;
+    random ^= random >> 15;
+    random *= 2246822519u;
+    buffer[i] = (random & 0x807f807fu) | 0x3f003f00u;
+  }
+}
+
 // Reads or updates the buffer `passes` times. `count` is its number of float4 vectors.
 template <bool kUpdates>
 __global__ void __launch_bounds__(kRoofThreads) roof_memory(float4 *buffer, int64_t count, int passes, float *sink) {

@@ -61,12 +61,12 @@ lily_status adamw_workspace(const lily_adamw *call, size_t *bytes) {
   return LILY_OK;
 }
 
-lily_status adamw(const lily_adamw *call) {
+lily_status adamw(const lily_adamw *call, const Device &device) {
   size_t needed = 0;
   LILY_TRY(adamw_workspace(call, &needed));
   if (call->workspace_bytes < needed)
     return fail(LILY_ERROR_ARGUMENT, "the workspace has %zu bytes, %zu are needed", call->workspace_bytes, needed);
-  const auto stream = reinterpret_cast<cudaStream_t>(call->stream);
+  Launcher launcher(call->stream, device);
   auto *const partials = static_cast<float *>(call->workspace);
   AdamW batch = {};
   batch.step = adamw_step(*call);
@@ -75,14 +75,14 @@ lily_status adamw(const lily_adamw *call) {
   if (call->norm != nullptr) {
     batch.partials = partials;
     LILY_TRY(for_each_batch(*call, batch, [&](const AdamW &squares, int blocks) {
-      return launch(adamw_squares<void>, "launching the adamw_squares kernel", dim3(blocks), 0, stream, squares);
+      return launcher.launch(adamw_squares<void>, "launching the adamw_squares kernel", dim3(blocks), 0, squares);
     }));
-    LILY_TRY(launch(adamw_norm<void>, "launching the adamw_norm kernel", dim3(1), 0, stream,
-                    AdamWNorm{partials, blocks_of(*call), call->norm}));
+    LILY_TRY(launcher.launch(adamw_norm<void>, "launching the adamw_norm kernel", dim3(1), 0,
+                             AdamWNorm{partials, blocks_of(*call), call->norm}));
     batch.partials = nullptr;
   }
   return for_each_batch(*call, batch, [&](const AdamW &update, int blocks) {
-    return launch(adamw_update<void>, "launching the adamw_update kernel", dim3(blocks), 0, stream, update);
+    return launcher.launch(adamw_update<void>, "launching the adamw_update kernel", dim3(blocks), 0, update);
   });
 }
 

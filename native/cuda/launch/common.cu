@@ -1,27 +1,48 @@
 // Launches of the kernels that all engines share.
+#include <atomic>
+
 #include "cuda/launch/launch.h"
 
 namespace lily::cuda {
 
-lily_status launch_route(const Launch &planned, const ForwardRoute &call, cudaStream_t stream) {
-  return launch(forward_route<void>, "launching the forward_route kernel", planned, stream, call);
+bool kernels_wait(const Device &device) {
+  if (device.compute_major < 9) return false;
+  // A device for which the library has no machine code may run PTX of an earlier architecture, whose kernels do not
+  // wait.
+  enum : char { kUnknown, kNo, kYes };
+  static std::atomic<char> known[kMaxDevices];
+  char waits = known[device.id].load(std::memory_order_relaxed);
+  if (waits == kUnknown) {
+    cudaFuncAttributes attributes;
+    if (cudaFuncGetAttributes(&attributes, reduce<void>) != cudaSuccess) {
+      cudaGetLastError();  // the launch fails, too, and reports it
+      return false;
+    }
+    waits = attributes.ptxVersion >= 90 ? kYes : kNo;
+    known[device.id].store(waits, std::memory_order_relaxed);
+  }
+  return waits == kYes;
 }
 
-lily_status launch_pool(const Launch &planned, const Pool &call, cudaStream_t stream) {
-  return launch(pool<void>, "launching the pool kernel", planned, stream, call);
+lily_status launch_route(const Launch &planned, const ForwardRoute &call, Launcher &launcher) {
+  return launcher.launch(forward_route<void>, "launching the forward_route kernel", planned, call);
 }
 
-lily_status launch_reduce(const Launch &planned, const Reduce &call, cudaStream_t stream) {
-  return launch(reduce<void>, "launching the reduce kernel", planned, stream, call);
+lily_status launch_pool(const Launch &planned, const Pool &call, Launcher &launcher) {
+  return launcher.launch(pool<void>, "launching the pool kernel", planned, call);
 }
 
-lily_status launch_write_weights(const Launch &planned, const ConstantWeights &call, cudaStream_t stream) {
-  return launch(write_weights<void>, "launching the write_weights kernel", planned, stream, call);
+lily_status launch_reduce(const Launch &planned, const Reduce &call, Launcher &launcher) {
+  return launcher.launch(reduce<void>, "launching the reduce kernel", planned, call);
 }
 
-lily_status launch_fold(const Fold &call, cudaStream_t stream) {
-  return launch(fold<void>, "launching the fold kernel", dim3(reduce_blocks(call.experts * call.rank, call.columns)), 0,
-                stream, call);
+lily_status launch_write_weights(const Launch &planned, const ConstantWeights &call, Launcher &launcher) {
+  return launcher.launch(write_weights<void>, "launching the write_weights kernel", planned, call);
+}
+
+lily_status launch_fold(const Fold &call, Launcher &launcher) {
+  return launcher.launch(fold<void>, "launching the fold kernel",
+                         dim3(reduce_blocks(call.experts * call.rank, call.columns)), 0, call);
 }
 
 }  // namespace lily::cuda

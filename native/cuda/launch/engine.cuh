@@ -8,17 +8,17 @@
 namespace lily::cuda {
 
 template <typename Engine>
-lily_status run_forward(const lily_forward &call, const ForwardPlan &plan) {
-  return Forward<Engine>(call, plan).run();
+lily_status run_forward(const lily_forward &call, const ForwardPlan &plan, Launcher &launcher) {
+  return Forward<Engine>(call, plan, launcher).run();
 }
 
 template <typename Engine>
-lily_status run_backward(const lily_backward &call, const BackwardPlan &plan) {
-  return Backward<Engine>(call, plan).run();
+lily_status run_backward(const lily_backward &call, const BackwardPlan &plan, Launcher &launcher) {
+  return Backward<Engine>(call, plan, launcher).run();
 }
 
 template <typename Engine>
-lily_status run_linear(const lily_linear &given, const LinearPlan &plan) {
+lily_status run_linear(const lily_linear &given, const LinearPlan &plan, Launcher &launcher) {
   const lily_linear_problem &problem = given.problem;
   Linear call = {};
   call.x = operand(given.x);
@@ -29,10 +29,9 @@ lily_status run_linear(const lily_linear &given, const LinearPlan &plan) {
   call.depth = static_cast<int>(problem.transposed ? problem.d_out : problem.d_in);
   call.columns = static_cast<int>(problem.transposed ? problem.d_in : problem.d_out);
   call.column_tiles = plan.column_tiles;
-  const auto stream = reinterpret_cast<cudaStream_t>(given.stream);
   return with_tile<typename Tiles<Engine>::Large>(plan.launch.tile, [&](auto row) {
     const auto kernel = problem.transposed ? linear<decltype(row), true> : linear<decltype(row), false>;
-    return launch(kernel, "launching the linear kernel", plan.launch, stream, call);
+    return launcher.launch(kernel, "launching the linear kernel", plan.launch, call);
   });
 }
 

@@ -1,7 +1,12 @@
 // Executes plans: one implementation of EngineFunctions per engine, and the kernels that all engines share.
+//
+// From compute capability 9.0 on, a launch may start before the one before has ended (programmatic dependent launch):
+// its blocks are then in place, and wait, when the last results arrive.
 #pragma once
 
 #include <cuda_runtime.h>
+
+#include <utility>
 
 #include "cuda/device.h"
 #include "cuda/error.h"
@@ -40,40 +45,61 @@ T *at(void *workspace, Offset offset) {
   return offset == kAbsent ? nullptr : reinterpret_cast<T *>(static_cast<char *>(workspace) + offset);
 }
 
+// Whether the kernels that a device executes contain griddepcontrol (tiles/ptx.cuh). Without it they would not wait.
+bool kernels_wait(const Device &device);
+
+// Launches the kernels of one call in its stream, in order. All kernels but those of roofs.cuh are launched here.
+class Launcher {
+ public:
+  Launcher(lily_stream stream, const Device &device)
+      : stream_(reinterpret_cast<cudaStream_t>(stream)), kernels_wait_(kernels_wait(device)) {}
+
+  template <typename Call>
+  lily_status launch(void (*kernel)(Call), const char *name, dim3 blocks, int shared_bytes, const Call &call,
+                     int threads = kThreads) {
+    if (shared_bytes > kSharedBytesOfAnyKernel)
+      LILY_TRY(allow_shared_bytes(reinterpret_cast<const void *>(kernel), shared_bytes));
+    // The first launch follows work of others, of which nothing is known: it starts when all of that has ended.
+    const bool follows = std::exchange(follows_, true);
+    cudaLaunchAttribute dependent = {};
+    dependent.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    dependent.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = blocks;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+    config.stream = stream_;
+    config.attrs = &dependent;
+    config.numAttrs = follows && kernels_wait_ ? 1 : 0;
+    const cudaError_t error = cudaLaunchKernelEx(&config, kernel, call);
+    return error == cudaSuccess ? LILY_OK : report(error, name);
+  }
+
+  template <typename Call>
+  lily_status launch(void (*kernel)(Call), const char *name, const Launch &planned, const Call &call) {
+    const Grid &grid = planned.grid;
+    return launch(kernel, name, dim3(grid.x, grid.y, grid.z), planned.shared_bytes, call, planned.threads);
+  }
+
+ private:
+  cudaStream_t stream_;
+  bool kernels_wait_;
+  bool follows_ = false;  // another launch of the call
+};
+
 struct EngineFunctions {
-  lily_status (*forward)(const lily_forward &call, const ForwardPlan &plan);
-  lily_status (*backward)(const lily_backward &call, const BackwardPlan &plan);
-  lily_status (*linear)(const lily_linear &call, const LinearPlan &plan);
+  lily_status (*forward)(const lily_forward &call, const ForwardPlan &plan, Launcher &launcher);
+  lily_status (*backward)(const lily_backward &call, const BackwardPlan &plan, Launcher &launcher);
+  lily_status (*linear)(const lily_linear &call, const LinearPlan &plan, Launcher &launcher);
 };
 
 extern const EngineFunctions kExactFunctions, kTf32Functions, kBfloat16Functions, kFloat16Functions;
 
-lily_status launch_route(const Launch &launch, const ForwardRoute &call, cudaStream_t stream);
-lily_status launch_pool(const Launch &launch, const Pool &call, cudaStream_t stream);
-lily_status launch_reduce(const Launch &launch, const Reduce &call, cudaStream_t stream);
-lily_status launch_write_weights(const Launch &launch, const ConstantWeights &call, cudaStream_t stream);
-lily_status launch_fold(const Fold &call, cudaStream_t stream);
-
-template <typename Call>
-lily_status launch(void (*kernel)(Call), const char *name, dim3 blocks, int shared_bytes, cudaStream_t stream,
-                   const Call &call, int threads = kThreads) {
-  if (shared_bytes > kSharedBytesOfAnyKernel)
-    LILY_TRY(allow_shared_bytes(reinterpret_cast<const void *>(kernel), shared_bytes));
-  cudaLaunchConfig_t config = {};
-  config.gridDim = blocks;
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
-  config.stream = stream;
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, call);
-  return error == cudaSuccess ? LILY_OK : report(error, name);
-}
-
-template <typename Call>
-lily_status launch(void (*kernel)(Call), const char *name, const Launch &planned, cudaStream_t stream,
-                   const Call &call) {
-  const Grid &grid = planned.grid;
-  return launch(kernel, name, dim3(grid.x, grid.y, grid.z), planned.shared_bytes, stream, call, planned.threads);
-}
+lily_status launch_route(const Launch &launch, const ForwardRoute &call, Launcher &launcher);
+lily_status launch_pool(const Launch &launch, const Pool &call, Launcher &launcher);
+lily_status launch_reduce(const Launch &launch, const Reduce &call, Launcher &launcher);
+lily_status launch_write_weights(const Launch &launch, const ConstantWeights &call, Launcher &launcher);
+lily_status launch_fold(const Fold &call, Launcher &launcher);
 
 // Calls visit(row) with the row of the table that the plan names.
 template <typename Table, typename Visit>

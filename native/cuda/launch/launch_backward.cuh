@@ -17,9 +17,10 @@ class Backward {
  public:
   using Scalar = typename Engine::Scalar;
 
-  Backward(const lily_backward &call, const BackwardPlan &plan)
+  Backward(const lily_backward &call, const BackwardPlan &plan, Launcher &launcher)
       : call_(call),
         plan_(plan),
+        launcher_(launcher),
         problem_(call.problem),
         tokens_(static_cast<int>(problem_.tokens)),
         rank_(static_cast<int>(problem_.rank)),
@@ -40,37 +41,37 @@ class Backward {
     using Rows = Tiles<Engine>;
     switch (planned.step) {
       case Step::kCombine:
-        return launch(combine<Scalar>, "launching the combine kernel", planned, stream(), combine_call());
+        return launcher_.launch(combine<Scalar>, "launching the combine kernel", planned, combine_call());
       case Step::kDy:
       case Step::kDyColumns:
       case Step::kDyTokens: return run_dy(planned);
       case Step::kDyOnce:
         return with_tile<typename Rows::Once>(planned.tile, [&](auto row) {
-          return launch(backward_dy_once<decltype(row)>, "launching the backward_dy_once kernel", planned, stream(),
-                        dy_once());
+          return launcher_.launch(backward_dy_once<decltype(row)>, "launching the backward_dy_once kernel", planned,
+                                  dy_once());
         });
       case Step::kDHidden:
-        return launch(backward_hidden<Scalar>, "launching the backward_hidden kernel", planned, stream(),
-                      backward_hidden_call());
+        return launcher_.launch(backward_hidden<Scalar>, "launching the backward_hidden kernel", planned,
+                                backward_hidden_call());
       case Step::kX:
         return with_tile<typename Rows::Strip>(planned.tile, [&](auto row) {
           if constexpr (decltype(row)::kComputesBoth)
-            return launch(backward_x<decltype(row)>, "launching the backward_x kernel", planned, stream(), x());
+            return launcher_.launch(backward_x<decltype(row)>, "launching the backward_x kernel", planned, x());
           else
             return LILY_OK;  // a plan does not select these tiles
         });
       case Step::kLargeDy:
       case Step::kLargeX:
         return with_tile<typename Rows::Large>(planned.tile, [&](auto row) {
-          return launch(large_strip<decltype(row)>, "launching the large_strip kernel", planned, stream(),
-                        planned.step == Step::kLargeDy ? large_dy() : large_x());
+          return launcher_.launch(large_strip<decltype(row)>, "launching the large_strip kernel", planned,
+                                  planned.step == Step::kLargeDy ? large_dy() : large_x());
         });
       case Step::kLargeDHidden:
         return with_tile<typename Rows::Large>(planned.tile, [&](auto row) {
-          return launch(large_shrink<decltype(row)>, "launching the large_shrink kernel", planned, stream(),
-                        large_d_hidden());
+          return launcher_.launch(large_shrink<decltype(row)>, "launching the large_shrink kernel", planned,
+                                  large_d_hidden());
         });
-      case Step::kReduce: return launch_reduce(planned, reduce_call(), stream());
+      case Step::kReduce: return launch_reduce(planned, reduce_call(), launcher_);
       default: return LILY_OK;  // steps of forward
     }
   }
@@ -82,8 +83,8 @@ class Backward {
         using Strip = decltype(strip_row);
         using Shrink = decltype(row);
         if constexpr (Shrink::kBlockN == Strip::kBlockK) {
-          return launch(backward_dy<Shrink, Strip>, "launching the backward_dy kernel", planned, stream(),
-                        dy(planned.step));
+          return launcher_.launch(backward_dy<Shrink, Strip>, "launching the backward_dy kernel", planned,
+                                  dy(planned.step));
         } else {
           return LILY_OK;  // a plan pairs tiles of equally many rows; the compiler does not see that
         }
@@ -91,7 +92,6 @@ class Backward {
     });
   }
 
-  cudaStream_t stream() const { return reinterpret_cast<cudaStream_t>(call_.stream); }
   template <typename T>
   T *in_workspace(Offset offset) const {
     return at<T>(call_.workspace, offset);
@@ -410,6 +410,7 @@ class Backward {
 
   const lily_backward &call_;
   const BackwardPlan &plan_;
+  Launcher &launcher_;
   const lily_problem &problem_;
   const int tokens_, rank_, experts_, d_in_, d_out_;
   const bool routes_, token_routing_, transposed_;

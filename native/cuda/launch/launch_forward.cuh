@@ -16,9 +16,10 @@ class Forward {
  public:
   using Scalar = typename Engine::Scalar;
 
-  Forward(const lily_forward &call, const ForwardPlan &plan)
+  Forward(const lily_forward &call, const ForwardPlan &plan, Launcher &launcher)
       : call_(call),
         plan_(plan),
+        launcher_(launcher),
         problem_(call.problem),
         tokens_(static_cast<int>(problem_.tokens)),
         rank_(static_cast<int>(problem_.rank)),
@@ -35,48 +36,47 @@ class Forward {
   lily_status run(const Launch &planned) const {
     using Rows = Tiles<Engine>;
     switch (planned.step) {
-      case Step::kWriteWeights: return launch_write_weights(planned, constant_weights(), stream());
+      case Step::kWriteWeights: return launch_write_weights(planned, constant_weights(), launcher_);
       case Step::kShrink:
       case Step::kDecodeShrink:
         return with_tile<typename Rows::Shrink>(planned.tile, [&](auto row) {
-          return launch(forward_shrink<decltype(row)>, "launching the forward_shrink kernel", planned, stream(),
-                        planned.step == Step::kShrink ? shrink(planned) : decode_shrink());
+          return launcher_.launch(forward_shrink<decltype(row)>, "launching the forward_shrink kernel", planned,
+                                  planned.step == Step::kShrink ? shrink(planned) : decode_shrink());
         });
       case Step::kLargeShrink:
         return with_tile<typename Rows::Large>(planned.tile, [&](auto row) {
-          return launch(large_shrink<decltype(row)>, "launching the large_shrink kernel", planned, stream(),
-                        large_shrink_call());
+          return launcher_.launch(large_shrink<decltype(row)>, "launching the large_shrink kernel", planned,
+                                  large_shrink_call());
         });
       case Step::kRoute:
-        return launch_route(planned, {hidden().operand(), tokens_, plan_.tile_tokens, route()}, stream());
-      case Step::kPoolWeights: return launch_pool(planned, pool_weights(), stream());
+        return launch_route(planned, {hidden().operand(), tokens_, plan_.tile_tokens, route()}, launcher_);
+      case Step::kPoolWeights: return launch_pool(planned, pool_weights(), launcher_);
       case Step::kCombine:
-        return launch(combine<Scalar>, "launching the combine kernel", planned, stream(), combine_call());
+        return launcher_.launch(combine<Scalar>, "launching the combine kernel", planned, combine_call());
       case Step::kExpand:
         return with_tile<typename Rows::Strip>(planned.tile, [&](auto row) {
-          return launch(forward_expand<decltype(row)>, "launching the forward_expand kernel", planned, stream(),
-                        expand());
+          return launcher_.launch(forward_expand<decltype(row)>, "launching the forward_expand kernel", planned,
+                                  expand());
         });
       case Step::kMix:
         return with_tile<typename Rows::Mix>(planned.tile, [&](auto row) {
-          return launch(forward_mix<decltype(row)>, "launching the forward_mix kernel", planned, stream(),
-                        mix<decltype(row)>());
+          return launcher_.launch(forward_mix<decltype(row)>, "launching the forward_mix kernel", planned,
+                                  mix<decltype(row)>());
         });
       case Step::kLargeExpand:
         return with_tile<typename Rows::Large>(planned.tile, [&](auto row) {
-          return launch(large_strip<decltype(row)>, "launching the large_strip kernel", planned, stream(),
-                        large_expand(planned));
+          return launcher_.launch(large_strip<decltype(row)>, "launching the large_strip kernel", planned,
+                                  large_expand(planned));
         });
       case Step::kDecode:
         return with_tile<typename Rows::Decode>(planned.tile, [&](auto row) {
-          return launch(forward_decode<decltype(row)>, "launching the forward_decode kernel", planned, stream(),
-                        decode());
+          return launcher_.launch(forward_decode<decltype(row)>, "launching the forward_decode kernel", planned,
+                                  decode());
         });
       default: return LILY_OK;  // steps of backward
     }
   }
 
-  cudaStream_t stream() const { return reinterpret_cast<cudaStream_t>(call_.stream); }
   template <typename T>
   T *in_workspace(Offset offset) const {
     return at<T>(call_.workspace, offset);
@@ -280,6 +280,7 @@ class Forward {
 
   const lily_forward &call_;
   const ForwardPlan &plan_;
+  Launcher &launcher_;
   const lily_problem &problem_;
   const int tokens_, rank_, experts_, d_out_;
   const bool routes_;

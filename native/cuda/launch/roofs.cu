@@ -2,6 +2,7 @@
 
 #include "cuda/error.h"
 #include "cuda/kernels/roofs.cuh"
+#include "cuda/launch/cublaslt.h"
 #include "cuda/operations.h"
 
 namespace lily::cuda {
@@ -32,8 +33,7 @@ struct Bench {
   template <typename Launch>
   lily_status time(const Launch &launch, double *seconds) {
     LILY_TRY(report(cudaEventRecord(begin, stream), "recording an event"));
-    launch();
-    LILY_TRY(report(cudaGetLastError(), "launching a roof kernel"));
+    LILY_TRY(launch());
     LILY_TRY(report(cudaEventRecord(end, stream), "recording an event"));
     LILY_TRY(report(cudaEventSynchronize(end), "waiting for a roof kernel"));
     float milliseconds = 0;
@@ -51,12 +51,12 @@ lily_status best_rate(Bench &bench, const Run &run, const Work &work, double *ra
   int amount = 1;
   double seconds = 0;
   for (;; amount *= 2) {
-    LILY_TRY(bench.time([&] { run(amount); }, &seconds));
+    LILY_TRY(bench.time([&] { return run(amount); }, &seconds));
     if (seconds >= kLong || amount >= (1 << 24)) break;
   }
   double best = seconds, spent = seconds;
   while (spent < kEnough) {
-    LILY_TRY(bench.time([&] { run(amount); }, &seconds));
+    LILY_TRY(bench.time([&] { return run(amount); }, &seconds));
     best = std::min(best, seconds);
     spent += std::max(seconds, kLong);
   }
@@ -64,9 +64,34 @@ lily_status best_rate(Bench &bench, const Run &run, const Work &work, double *ra
   return LILY_OK;
 }
 
+lily_status launched() { return report(cudaGetLastError(), "launching a roof kernel"); }
+
+// Large enough for many tiles per multiprocessor.
+lily_status measure_product(const Device &device, double *rate) {
+  const int size = 64 * device.multiprocessors;
+  const size_t elements = static_cast<size_t>(size) * size;
+  CublasLtProduct product;
+  LILY_TRY(product.open(size));
+  Bench bench;
+  LILY_TRY(bench.open(3 * elements * sizeof(__nv_bfloat16)));
+  auto *const a = reinterpret_cast<__nv_bfloat16 *>(bench.buffer), *const b = a + elements, *const c = b + elements;
+  // Zeros would use less power, and run faster.
+  roof_fill<<<device.multiprocessors * 4, kRoofThreads, 0, bench.stream>>>(reinterpret_cast<uint32_t *>(a),
+                                                                           static_cast<int64_t>(elements));
+  LILY_TRY(launched());
+  return best_rate(
+      bench,
+      [&](int products) {
+        for (int i = 0; i < products; ++i) LILY_TRY(product.run(a, b, c, bench.stream));
+        return LILY_OK;
+      },
+      [&](int products) { return 2.0 * static_cast<double>(elements) * size * products; }, rate);
+}
+
 }  // namespace
 
 lily_status measure_roof(const Device &device, int32_t roof, size_t bytes, double *rate) {
+  if (roof == LILY_ROOF_PRODUCT) return measure_product(device, rate);
   const bool moves = roof == LILY_ROOF_READ || roof == LILY_ROOF_UPDATE;
   Bench bench;
   LILY_TRY(bench.open(moves ? bytes : 0));
@@ -83,6 +108,7 @@ lily_status measure_roof(const Device &device, int32_t roof, size_t bytes, doubl
             roof_memory<false><<<blocks, kRoofThreads, 0, bench.stream>>>(buffer, count, passes, bench.buffer);
           else
             roof_memory<true><<<blocks, kRoofThreads, 0, bench.stream>>>(buffer, count, passes, bench.buffer);
+          return launched();
         },
         [&](int passes) {
           const double once = static_cast<double>(count) * sizeof(float4) * passes;
@@ -94,11 +120,19 @@ lily_status measure_roof(const Device &device, int32_t roof, size_t bytes, doubl
   if (roof == LILY_ROOF_BFLOAT16 && device.compute_major >= 8) {
     constexpr double kProduct = 2.0 * 16 * 8 * 16 / 32;  // FLOP per thread
     return best_rate(
-        bench, [&](int steps) { roof_bfloat16<<<blocks, kRoofThreads, 0, bench.stream>>>(steps, bench.buffer); },
+        bench,
+        [&](int steps) {
+          roof_bfloat16<<<blocks, kRoofThreads, 0, bench.stream>>>(steps, bench.buffer);
+          return launched();
+        },
         [&](int steps) { return threads * steps * kRoofChains * kProduct; }, rate);
   }
   return best_rate(
-      bench, [&](int steps) { roof_multiply_add<<<blocks, kRoofThreads, 0, bench.stream>>>(steps, bench.buffer); },
+      bench,
+      [&](int steps) {
+        roof_multiply_add<<<blocks, kRoofThreads, 0, bench.stream>>>(steps, bench.buffer);
+        return launched();
+      },
       [&](int steps) { return threads * steps * kRoofChains * 2.0; }, rate);
 }
 

@@ -1,5 +1,6 @@
-// The only file with inline assembly: matrix units, fragment loads, and asynchronous copies to shared memory. See the
-// PTX ISA, sections "Warp-level matrix instructions" and "Data movement"; fragment layouts are those of its figures.
+// The only file with inline assembly: matrix units, fragment loads, asynchronous copies to shared memory, and the order
+// of launches. See the PTX ISA, sections "Warp-level matrix instructions", "Data movement" and "griddepcontrol";
+// fragment layouts are those of its figures.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -10,6 +11,26 @@ namespace lily::cuda {
 
 __device__ inline uint32_t shared_address(const void *pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// ---- Order of launches ----
+
+// Waits until the previous launch of the stream has ended and its writes are visible, if this launch may have started
+// before (Launcher in launch.h). Every thread of every kernel calls it before it reads or writes memory that an earlier
+// launch of the call uses. An earlier launch than the previous one has then ended, too: the previous one waited for it.
+__device__ inline void wait_for_previous_launch() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Allows the next launch of the stream to start once every block has called this or ended. It affects the time only.
+// Kernels call it when their main loop has ended: by then most blocks of the last wave have left their multiprocessors,
+// on which the next launch spreads evenly. Earlier, its waiting blocks would crowd on those that are free first.
+__device__ inline void allow_next_launch() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 // ---- Copies to shared memory ----

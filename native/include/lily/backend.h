@@ -238,7 +238,9 @@ typedef enum lily_roof {
   LILY_ROOF_MULTIPLY_ADD = 0, /* FLOP/s of independent float32 multiply-adds */
   LILY_ROOF_READ = 1,         /* bytes/s of repeatedly reading a buffer */
   LILY_ROOF_UPDATE = 2,       /* bytes/s of adding to a buffer in place; counts bytes read and bytes written */
-  LILY_ROOF_BFLOAT16 = 3 /* FLOP/s of bfloat16 multiply-adds with float32 sums, on the fastest units of the device */
+  LILY_ROOF_BFLOAT16 = 3,     /* FLOP/s of bfloat16 multiply-adds with float32 sums, on the units that kernels use */
+  LILY_ROOF_PRODUCT = 4 /* FLOP/s of a large bfloat16 product with float32 sums, by the library of the vendor of the
+                           device (cuBLASLt); LILY_ERROR_UNAVAILABLE if it is not installed */
 } lily_roof;
 
 /* A backend: a table of functions that does not change during the life of the process. */
@@ -258,8 +260,8 @@ typedef struct lily_backend {
    * device; device_count and device_info do not. */
   lily_status (*device_ready)(int32_t device);
 
-  /* Runs for some milliseconds and returns the best rate. `bytes` is the size of the buffer; LILY_ROOF_MULTIPLY_ADD
-   * ignores it. */
+  /* Runs for some milliseconds and returns the best rate. `bytes` is the size of the buffer; LILY_ROOF_READ and
+   * LILY_ROOF_UPDATE alone use it. */
   lily_status (*measure_roof)(int32_t device, int32_t roof, size_t bytes, double *rate);
 
   /* The size in bytes of a workspace that is enough for any call with this problem. The workspace must be aligned to 64
