@@ -96,7 +96,9 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
   ])('trains with fit, is saved and loaded: %s, the dense layer has weights: %s', async (kind, isBuilt) => {
     const model = kind === 'lily' ? newLily() : LoraModel.create({ layers: shapes, config: { r: 2 }, seed: 1 })
     const adapter = model.layer('encoder.q_proj')
-    const dense = isBuilt ? newDense() : tf.layers.dense({ units: D_OUT, activation: 'tanh', kernelInitializer: seeded(5) })
+    const dense = isBuilt
+      ? newDense()
+      : tf.layers.dense({ units: D_OUT, activation: 'tanh', kernelInitializer: seeded(5) })
     const head = tf.layers.dense({ units: 1, kernelInitializer: seeded(6) })
     const net = newNet(new AdaptedDense({ dense, adapter }), tf.layers.flatten(), head)
     expect(net.trainableWeights.map(({ originalName }) => originalName)).toEqual(
@@ -113,7 +115,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     const tensors = tf.memory().numTensors
     const { history } = await net.fit(x, y, { epochs: 15, batchSize: BATCH })
     expect(tf.memory().numTensors).toBe(tensors)
-    expect(Number(history.loss[14])).toBeLessThan(0.8 * Number(history.loss[0]))
+    expect(Number(history.loss[14])).toBeLessThan(0.5 * Number(history.loss[0]))
     expect(dense.getWeights().map((weight) => [...weight.dataSync()])).toEqual(frozen)
     for (const [i, { value, name }] of [...model.parameters().values()].entries()) {
       expect([...value.data], name).not.toEqual(before[i])
