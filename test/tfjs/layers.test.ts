@@ -13,6 +13,8 @@ const folder = temporaryFolder()
 const shapes = [{ name: 'encoder.q_proj', inFeatures: D_IN, outFeatures: D_OUT }]
 const newLily = () => LilyModel.create({ layers: shapes, config: { r: 2, numB: 3, initWeights: false }, seed: 1 })
 
+const seeded = (seed: number) => tf.initializers.glorotNormal({ seed })
+
 /** A dense layer with weights, as a trained model has it. */
 function newDense(units = D_OUT): tf.layers.Layer {
   const dense = tf.layers.dense({ units, activation: 'tanh', inputShape: [LENGTH, D_IN] })
@@ -94,8 +96,10 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
   ])('trains with fit, is saved and loaded: %s, the dense layer has weights: %s', async (kind, isBuilt) => {
     const model = kind === 'lily' ? newLily() : LoraModel.create({ layers: shapes, config: { r: 2 }, seed: 1 })
     const adapter = model.layer('encoder.q_proj')
-    const dense = isBuilt ? newDense() : tf.layers.dense({ units: D_OUT, activation: 'tanh' })
-    const head = tf.layers.dense({ units: 1 })
+    const dense = isBuilt
+      ? newDense()
+      : tf.layers.dense({ units: D_OUT, activation: 'tanh', kernelInitializer: seeded(5) })
+    const head = tf.layers.dense({ units: 1, kernelInitializer: seeded(6) })
     const net = newNet(new AdaptedDense({ dense, adapter }), tf.layers.flatten(), head)
     expect(net.trainableWeights.map(({ originalName }) => originalName)).toEqual(
       head.weights.map((w) => w.originalName),

@@ -90,7 +90,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       return isGone
     })
     const forward = layer.forward.bind(layer)
-    vi.spyOn(layer, 'forward').mockImplementation(((...args: Parameters<typeof forward>) => {
+    vi.spyOn(layer, 'forward').mockImplementation((...args: Parameters<typeof forward>) => {
       const result = forward(...args)
       const { saved } = result as { saved?: ReturnType<typeof forward>['saved'] }
       if (saved === undefined) return result
@@ -103,7 +103,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
         dispose()
       }
       return result
-    }))
+    })
     run()
     vi.restoreAllMocks()
     expect(bytes, 'bytes left over').toBe(0)

@@ -158,8 +158,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       const spies = spied()
       const head = tf.variable(normal([D_OUT, 1], 3) as tf.Tensor2D)
       const before = tf.memory()
-      const run = () =>
-        variableGrads(() => lossOf(tf.matMul(adapt(x, base, layer), head)), model, [head])
+      const run = () => variableGrads(() => lossOf(tf.matMul(adapt(x, base, layer), head)), model, [head])
       tf.dispose(run())
       const { value, grads } = tf.tidy(run)
       expect(tf.memory().numTensors).toBe(before.numTensors + 2)
