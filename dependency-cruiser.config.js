@@ -2,7 +2,10 @@
  * Checks which folder imports from which. A folder of lib/ imports only from those before it in this list. The one
  * exception is model -> checkpoint, for `LilyModel.fromPretrained` and `savePretrained`.
  */
-const layers = ['base', 'binding', 'memory', 'tensor', 'operations', 'model', 'checkpoint', 'optimiser', 'analysis']
+const layers = [
+  ...['base', 'binding', 'memory', 'tensor', 'operations', 'model', 'checkpoint', 'optimiser', 'analysis'],
+  ...['tfjs', 'tfjs-layers'],
+]
 
 /** @type {import('dependency-cruiser').IForbiddenRuleType[]} */
 const downwards = layers.slice(0, -1).map((layer, i) => ({
@@ -33,6 +36,19 @@ export default {
       comment: 'Backends for browsers build on lib/base: it imports no Node.js module and no package',
       from: { path: '^lib/base/' },
       to: { dependencyTypes: ['core', 'npm'] },
+    },
+    {
+      name: 'tensorflow-is-optional',
+      severity: 'error',
+      comment: 'Only lib/tfjs and lib/tfjs-layers import TensorFlow.js, and of those only the second one its layers',
+      from: { path: '^lib/', pathNot: '^lib/tfjs' },
+      to: { path: '(@tensorflow/|^lib/tfjs)' },
+    },
+    {
+      name: 'tfjs-layers-is-optional',
+      severity: 'error',
+      from: { path: '^lib/', pathNot: '^lib/tfjs-layers/' },
+      to: { path: '@tensorflow/(?!tfjs-core/)' },
     },
     {
       name: 'lib-imports-the-command-line-or-the-benchmark',

@@ -3,13 +3,13 @@
  * scripts, and used from both module systems.
  */
 import { spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, renameSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, renameSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Report } from '../bench/harness/report.js'
 import type { Diagnosis } from '../cli/doctor/diagnosis.js'
 import { packageRoot } from '../lib/binding/root.js'
-import { consumer, expected, MODULES } from './support/consumer.js'
+import { consumer, expected, MODULES, tfjsConsumer } from './support/consumer.js'
 import { findProgram } from './support/find-program.js'
 import { type Installed, installPackage } from './support/installed.js'
 
@@ -21,6 +21,23 @@ afterAll(() => installed?.remove())
 
 test.each(['ESM', 'CJS'] as const)('runs from %s after an installation without a compiler and scripts', (format) => {
   expect(JSON.parse(installed.run('node', [], MODULES[format].file, consumer(format)))).toEqual(expected)
+})
+
+describe('with TensorFlow.js', () => {
+  beforeAll(() => {
+    // That of this checkout; its own dependencies are found beside it.
+    symlinkSync(
+      join(packageRoot, 'node_modules', '@tensorflow'),
+      join(installed.project, 'node_modules', '@tensorflow'),
+    )
+  })
+  const formats = ['ESM', 'CJS'] as const
+  const pairs = formats.flatMap((ofMain) => formats.map((ofTfjs) => [ofMain, ofTfjs] as const))
+  test.each(pairs)('lily-kernels as %s, lily-kernels/tfjs as %s', (ofMain, ofTfjs) => {
+    const printed = installed.run('node', [], 'tfjs.mjs', tfjsConsumer(ofMain, ofTfjs))
+    const { hidden: _, ...others } = expected
+    expect(JSON.parse(printed.slice(printed.indexOf('{')))).toEqual(others)
+  })
 })
 
 const prebuilds = () => join(installed.folder, 'prebuilds')

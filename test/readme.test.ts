@@ -6,7 +6,7 @@ import { expect, test } from 'vitest'
 import { packageRoot } from '../lib/binding/root.js'
 
 /** Of each section whose program is followed by its output: the title, the program and the output. */
-const examples = ['README.md', 'docs/model.md'].flatMap((file) =>
+const examples = ['README.md', 'docs/model.md', 'docs/tfjs.md'].flatMap((file) =>
   readFileSync(join(packageRoot, file), 'utf8')
     .split(/^## /m)
     .flatMap((section): [string, string, string][] => {
@@ -15,8 +15,9 @@ const examples = ['README.md', 'docs/model.md'].flatMap((file) =>
     }),
 )
 
-test('the README has two examples with their output, and docs/model.md one', () => {
-  expect(examples.map(([title]) => title)).toEqual(['Train an adapter', 'One call', 'Lily or LoRA'])
+test('the README has two examples with their output, docs/model.md and docs/tfjs.md one each', () => {
+  const titles = ['Train an adapter', 'One call', 'Lily or LoRA', 'Train an adapter and a head']
+  expect(examples.map(([title]) => title)).toEqual(titles)
 })
 
 test.each(examples)('"%s" prints what the text says', (_, program, output) => {

@@ -1,2 +1,6 @@
-/** Layers of TensorFlow.js with adapters. */
-export {}
+/**
+ * Layers of TensorFlow.js with adapters.
+ *
+ * @packageDocumentation
+ */
+export { AdaptedDense, type AdaptedDenseArgs, attachAdapter } from './adapted-dense.js'

@@ -1,10 +1,10 @@
 /** The adapter of a layer as an operation of TensorFlow.js. */
-import { clone, keep, scalar, type Tensor } from '@tensorflow/tfjs-core'
+import { keep, scalar, type Tensor } from '@tensorflow/tfjs-core'
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, get, type Known, readFlag } from '../base/options.js'
 import type { AdapterLayer } from '../model/adapter-layer.js'
 import type { LayerForwardOptions } from '../model/lily-layer.js'
-import { checkFloat32, checkTensor, computeTensor, newTensor, readTensors } from './memory.js'
+import { checkFloat32, checkTensor, computeTensor, newTensor, readTensors, share } from './memory.js'
 import { refuseNested, runOperation } from './operation.js'
 import { type RecordedCall, type Recording, recordingFor, release } from './recording.js'
 
@@ -80,16 +80,16 @@ function isTensor(value: unknown): value is Tensor {
   return typeof value === 'object' && value !== null && 'dataId' in value
 }
 
-/** A small operand. `layer.forward` copies it. */
+/** A small operand. `layer.forward` copies it, and checks which of these types it may have. */
 function numbersOf(argument: string, tensor: Tensor): { data: unknown; shape: number[] } {
-  checkTensor(argument, tensor)
+  checkTensor(argument, tensor, ['float32', 'int32', 'bool'])
   return { data: tensor.dataSync(), shape: tensor.shape }
 }
 
 function evaluate<T extends Tensor>(x: Tensor, base: T, layer: AdapterLayer, settings: LayerForwardOptions): T {
   const gradients = (dy: Tensor) => ({
     x: () => failEvaluated(layer),
-    base: () => clone(dy),
+    base: () => share(dy),
   })
   const forward = () => addAdapter(x, base, layer, { ...settings, save: false }).y
   return runOperation({ x, base }, { forward, gradients }) as T
@@ -114,14 +114,14 @@ function record<T extends Tensor>(
   let call: RecordedCall
   const forward = () => {
     const { y, saved } = addAdapter(x, base, layer, { ...settings, save: true })
-    call = { layer, x: keep(clone(x)), saved, isDone: false }
+    call = { layer, x: keep(share(x)), saved, isDone: false }
     calls.push(call)
     return y
   }
   const gradients = (dy: Tensor) => ({
     // TensorFlow.js asks in this order, and for those of x and base only if a variable reaches them.
     x: () => backward(call, dy, true) as Tensor,
-    base: () => clone(dy),
+    base: () => share(dy),
     anchor: () => {
       if (!call.isDone) backward(call, dy, false)
       return scalar(0)

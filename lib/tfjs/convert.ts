@@ -16,13 +16,9 @@ import { checkTensor } from './memory.js'
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED; ERR_LILY_DTYPE for other types
  */
 export function fromTf(source: TfTensor): Tensor {
-  checkTensor('source', source)
-  const { dtype, shape } = source
-  if (dtype !== 'float32' && dtype !== 'int32' && dtype !== 'bool') {
-    fail('ERR_LILY_DTYPE', 'source', `expected float32, int32 or bool, got ${dtype}; convert it with tf.cast`)
-  }
+  checkTensor('source', source, ['float32', 'int32', 'bool'])
   // Some backends return their own memory here.
-  return tensor((source.dataSync() as HostData).slice(), shape)
+  return tensor((source.dataSync() as HostData).slice(), source.shape)
 }
 
 /**

@@ -5,7 +5,7 @@
  * WebAssembly module; a view of the heap is used in place too, but for one call only: any allocation may grow the heap,
  * which detaches all views. All other backends copy in both directions.
  */
-import { backend, engine, type Tensor, type TensorInfo, util } from '@tensorflow/tfjs-core'
+import { backend, type DataType, engine, reshape, type Tensor, type TensorInfo, util } from '@tensorflow/tfjs-core'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 
@@ -79,6 +79,11 @@ export function newTensor(...args: Parameters<typeof computeTensor>): Tensor {
   return engine().makeTensorFromTensorInfo(computeTensor(...args))
 }
 
+/** Another tensor over the same numbers. `tf.clone` copies them on the wasm backend, and `tf.reshape` on none. */
+export function share(tensor: Tensor): Tensor {
+  return reshape(tensor, tensor.shape)
+}
+
 /** The first look at a tensor of another backend moves it here, which allocates. */
 function moveToHeap(heap: HeapBackend, tensors: readonly Tensor[]): void {
   for (const tensor of tensors) heap.typedArrayFromHeap(tensor)
@@ -89,8 +94,16 @@ function numbersOf(heap: HeapBackend | null, tensor: Tensor): HostTensor {
   return { data, shape: tensor.shape }
 }
 
-/** Checks a tensor of TensorFlow.js that is not disposed of. */
-export function checkTensor(argument: string, value: unknown): asserts value is Tensor {
+/**
+ * Checks a tensor of TensorFlow.js that is not disposed of.
+ *
+ * @param dtypes the types that it may have
+ */
+export function checkTensor(
+  argument: string,
+  value: unknown,
+  dtypes: readonly [DataType, ...DataType[]],
+): asserts value is Tensor {
   const { dataId, shape, dtype, isDisposed } = (value ?? {}) as Partial<Tensor>
   if (dataId == null || !Array.isArray(shape) || dtype === undefined) {
     fail('ERR_LILY_ARGUMENT', argument, `expected a tensor of TensorFlow.js, got ${describe(value)}`)
@@ -98,12 +111,11 @@ export function checkTensor(argument: string, value: unknown): asserts value is 
   if (isDisposed === true) {
     fail('ERR_LILY_DISPOSED', argument, 'this tensor is disposed of; keep it with tf.keep, or use it in the same tidy')
   }
+  if (dtypes.includes(dtype)) return
+  fail('ERR_LILY_DTYPE', argument, `expected ${dtypes.join(' or ')}, got ${dtype}; convert it with tf.cast`)
 }
 
 /** Checks a tensor of activations. */
 export function checkFloat32(argument: string, value: unknown): asserts value is Tensor {
-  checkTensor(argument, value)
-  if (value.dtype !== 'float32') {
-    fail('ERR_LILY_DTYPE', argument, `expected float32, got ${value.dtype}; convert it with tf.cast`)
-  }
+  checkTensor(argument, value, ['float32'])
 }

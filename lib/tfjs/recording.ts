@@ -8,7 +8,7 @@ import type { AdapterModel } from '../model/adapter-model.js'
 /** A call of an adapter whose gradients are wanted. */
 export interface RecordedCall {
   readonly layer: AdapterLayer
-  /** The x of forward: a clone, which shares its memory. */
+  /** The x of forward: a tensor of its own over the same numbers. */
   readonly x: Tensor
   readonly saved: AdapterSaved
   /** Whether backward has run. */

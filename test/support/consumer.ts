@@ -34,6 +34,41 @@ export function consumer(format: keyof typeof MODULES): string {
   return `${MODULES[format].load}\n${results}\nconsole.log(results)\n`
 }
 
+/** Loads the adapter and its operation from either module system. */
+const LOAD_TFJS = {
+  ESM: (name: string, from: string) => `const ${name} = await import('${from}')`,
+  CJS: (name: string, from: string) => `const ${name} = createRequire(import.meta.url)('${from}')`,
+}
+
+/** Prints the results of the same call through TensorFlow.js. The two entries may be of different module systems. */
+export function tfjsConsumer(ofMain: keyof typeof MODULES, ofTfjs: keyof typeof MODULES): string {
+  return `
+import { createRequire } from 'node:module'
+import * as tf from '@tensorflow/tfjs'
+${LOAD_TFJS[ofMain]('main', 'lily-kernels')}
+${LOAD_TFJS[ofTfjs]('tfjs', 'lily-kernels/tfjs')}
+${LOAD_TFJS[ofTfjs]('layers', 'lily-kernels/tfjs-layers')}
+await tf.setBackend('cpu')
+const shapes = [{ name: 'proj', inFeatures: 2, outFeatures: 2 }]
+const model = main.LilyModel.create({ layers: shapes, config: { r: 1, numB: 2, scaling: 2 } })
+const { a, router, b } = model.layer('proj')
+a.value.data.set([1, 1])
+router.value.data.set([0, 0])
+b.value.data.set([1, 0, 0, 2])
+const x = tf.variable(tf.tensor2d([1, 2, 3, 4], [2, 2]))
+let y
+const loss = () => {
+  const output = tfjs.adapt(x, tf.zeros([2, 2]), model.layer('proj'))
+  y = output.dataSync()
+  return tf.sum(output)
+}
+const { grads } = tfjs.variableGrads(loss, model, [x])
+if (typeof layers.AdaptedDense !== 'function') throw new Error('there is no AdaptedDense')
+const named = { y, dx: grads[x.name].dataSync(), da: a.grad.data, dRouter: router.grad.data, db: b.grad.data }
+console.log(JSON.stringify(Object.fromEntries(Object.entries(named).map(([name, values]) => [name, [...values]]))))
+`
+}
+
 /** Prints a list of the results of the main thread and of four concurrent workers. */
 export const workersConsumer = `
 import { Worker, isMainThread, parentPort } from 'node:worker_threads'

@@ -1,0 +1,188 @@
+/** A dense layer with an adapter, as a layer of TensorFlow.js. */
+import { serialization, type Tensor, tidy, zeros } from '@tensorflow/tfjs-core'
+import { layers, type LayersModel, type LayerVariable } from '@tensorflow/tfjs-layers'
+import { describe, fail } from '../base/errors.js'
+import type { AdapterLayer } from '../model/adapter-layer.js'
+import type { AdapterModel } from '../model/adapter-model.js'
+import { adapt, type AdaptOptions } from '../tfjs/adapt.js'
+import { frozenLinear } from '../tfjs/frozen-linear.js'
+
+type Layer = layers.Layer
+type LayerArgs = NonNullable<ConstructorParameters<typeof layers.Layer>[0]>
+type Shape = Parameters<Layer['computeOutputShape']>[0]
+
+/** Options of the adapter that are part of a saved model. */
+type AdapterOptions = Pick<AdaptOptions, 'routing' | 'pool' | 'activation'>
+
+/** Arguments of {@link AdaptedDense}: those of every layer, and the following. */
+export interface AdaptedDenseArgs extends LayerArgs {
+  /** A tf.layers.dense, usually of a trained model. Its weights are used in place and not trained. */
+  readonly dense: Layer
+  /** The adapter: `model.layer(name)` of a LilyModel or a LoraModel. */
+  readonly adapter: AdapterLayer
+  /** Options of the adapter, with their meanings in `adapt`. Default: those of the adapter. */
+  readonly options?: AdapterOptions | undefined
+}
+
+/**
+ * A frozen tf.layers.dense with an adapter: activation(x kernel + bias + adapter(x)). None of its weights is trainable;
+ * the parameters of the adapter belong to its model, and {@link AdapterOptimizer} trains them. Lily's routings 'batch' and
+ * 'sequence' use the mask of the input, such as that of an embedding with `maskZero`.
+ *
+ * A saved LayersModel has the weights of the dense layer and the name of the adapter. Save the adapter with
+ * `savePretrained`, and call {@link attachAdapter} after loading.
+ *
+ * @example
+ * const hidden = new AdaptedDense({ dense, adapter: adapter.layer('layers.0.proj') }).apply(input)
+ */
+export class AdaptedDense extends layers.Layer {
+  /** Name of the class in TensorFlow.js. */
+  static readonly className = 'AdaptedDense'
+  /** The frozen layer. */
+  readonly dense: Layer
+  /** Name of the adapter in its model. */
+  readonly adapterName: string
+  readonly #options: AdapterOptions
+  readonly #activation: Layer
+  #adapter: AdapterLayer | null
+
+  /** @throws LilyError ERR_LILY_ARGUMENT */
+  constructor(args: AdaptedDenseArgs) {
+    const { dense, adapter, options, ...rest } = args
+    super(rest)
+    this.supportsMasking = true
+    this.dense = readDense(dense)
+    const { name, inFeatures } = readAdapter(adapter)
+    // Here, and not in build: its weights then have the names that they have without this layer around it.
+    if (!this.dense.built) tidy(() => void this.dense.apply(zeros([1, inFeatures])))
+    this.adapterName = name
+    this.#adapter = isLayer(adapter) ? this.#checked(adapter) : null
+    this.#options = options ?? {}
+    // The activation comes after the adapter, so that the dense layer cannot apply it itself.
+    this.#activation = layers.activation({ activation: this.dense.getConfig().activation as 'linear' })
+  }
+
+  /**
+   * Connects the layer with its adapter.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT if the model has no layer of this name; ERR_LILY_SHAPE
+   */
+  attach(model: AdapterModel): void {
+    this.#adapter = this.#checked(model.layer(this.adapterName))
+  }
+
+  override get trainableWeights(): LayerVariable[] {
+    return []
+  }
+
+  override get nonTrainableWeights(): LayerVariable[] {
+    // The constructor of the base class reads this before there is a dense layer.
+    return (this.dense as Layer | undefined)?.weights ?? []
+  }
+
+  override computeOutputShape(inputShape: Shape): Shape {
+    return this.dense.computeOutputShape(inputShape)
+  }
+
+  override call(inputs: Tensor | Tensor[], { mask }: { readonly mask?: Tensor }): Tensor {
+    const adapter = this.#adapter
+    if (adapter === null) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'adapter',
+        `layer '${this.name}' was loaded without its adapter '${this.adapterName}'; call attachAdapter(model, adapter)`,
+      )
+    }
+    return tidy(() => {
+      const x = Array.isArray(inputs) ? inputs[0] : inputs
+      const [kernel, bias] = this.dense.weights.map((weight) => weight.read())
+      const y = adapt(x, frozenLinear(x, kernel, bias), adapter, this.#optionsFor(adapter, mask))
+      return this.#activation.apply(y) as Tensor
+    })
+  }
+
+  override getConfig(): serialization.ConfigDict {
+    const { dense, adapterName } = this
+    const [inFeatures] = dense.weights[0].shape
+    return {
+      ...super.getConfig(),
+      dense: dense.getConfig(),
+      // The loader of TensorFlow.js changes strings to camel case, but not those of fields called name.
+      adapter: { name: adapterName, inFeatures },
+      options: { ...this.#options },
+    }
+  }
+
+  /** @internal What a saved model is loaded with. */
+  static override fromConfig<T extends serialization.Serializable>(
+    cls: serialization.SerializableConstructor<T>,
+    config: serialization.ConfigDict,
+  ): T {
+    const dense = layers.dense(config.dense as never)
+    return new cls({ ...config, dense })
+  }
+
+  static {
+    serialization.registerClass(this)
+  }
+
+  #optionsFor(adapter: AdapterLayer, mask: Tensor | undefined): AdaptOptions {
+    const routing = this.#options.routing ?? defaultRouting(adapter)
+    const usesMask = mask !== undefined && (routing === 'batch' || routing === 'sequence')
+    return usesMask ? { ...this.#options, mask } : this.#options
+  }
+
+  #checked(adapter: AdapterLayer): AdapterLayer {
+    const { name, inFeatures, outFeatures } = adapter
+    const [dIn, dOut] = this.dense.weights[0].shape
+    if (dIn === inFeatures && dOut === outFeatures) return adapter
+    return fail(
+      'ERR_LILY_SHAPE',
+      'adapter',
+      `expected ${dIn} to ${dOut} features, as the dense layer '${this.dense.name}' has, got ${inFeatures} to ` +
+        `${outFeatures} in '${name}'`,
+    )
+  }
+}
+
+/**
+ * Connects all {@link AdaptedDense} layers of a model that was loaded with the layers of an adapter, by their names.
+ *
+ * @returns the model
+ * @throws LilyError ERR_LILY_ARGUMENT if there is none, or the adapter lacks one; ERR_LILY_SHAPE
+ */
+export function attachAdapter(model: LayersModel, adapter: AdapterModel): LayersModel {
+  const adapted = model.layers.filter(isAdaptedDense)
+  if (adapted.length === 0) fail('ERR_LILY_ARGUMENT', 'model', 'expected a model with AdaptedDense layers, got none')
+  for (const layer of adapted) layer.attach(adapter)
+  return model
+}
+
+/** Also of another copy of this package. */
+function isAdaptedDense(layer: Layer): layer is AdaptedDense {
+  return layer.getClassName() === AdaptedDense.className
+}
+
+function readDense(dense: unknown): Layer {
+  const { getClassName } = (dense ?? {}) as Partial<Layer>
+  if (typeof getClassName === 'function' && getClassName.call(dense) === 'Dense') return dense as Layer
+  return fail('ERR_LILY_ARGUMENT', 'dense', `expected a tf.layers.dense, got ${describe(dense)}`)
+}
+
+/** What a saved model has of an adapter. */
+type StoredAdapter = Pick<AdapterLayer, 'name' | 'inFeatures'>
+
+function readAdapter(adapter: unknown): StoredAdapter {
+  const { name, inFeatures } = (adapter ?? {}) as { name?: unknown; inFeatures?: unknown }
+  if (typeof name === 'string' && typeof inFeatures === 'number') return { name, inFeatures }
+  return fail('ERR_LILY_ARGUMENT', 'adapter', `expected model.layer(name), got ${describe(adapter)}`)
+}
+
+function isLayer(adapter: StoredAdapter | AdapterLayer): adapter is AdapterLayer {
+  return 'forward' in adapter
+}
+
+/** LoRA has no routing, and a frozen layer of Lily no router. */
+function defaultRouting(adapter: AdapterLayer & { isFrozen?: boolean }): AdaptOptions['routing'] {
+  return 'router' in adapter && adapter.isFrozen !== true ? 'batch' : undefined
+}

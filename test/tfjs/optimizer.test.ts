@@ -1,0 +1,172 @@
+/** AdapterOptimizer beside AdamW and the optimisers of TensorFlow.js. */
+import * as tf from '@tensorflow/tfjs'
+import { afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { AdamW, LilyModel, LoraModel, tensor, type Tensor } from '../../lib/index.js'
+import { adapt, AdapterOptimizer, variableGrads } from '../../lib/tfjs/index.js'
+import { expectRefused } from '../support/refused.js'
+import { BACKENDS, gradsOf, normal } from '../support/tfjs.js'
+
+const [TOKENS, D_IN, D_OUT] = [10, 6, 5]
+const newModel = () =>
+  LilyModel.create({
+    layers: [{ name: 'proj', inFeatures: D_IN, outFeatures: D_OUT }],
+    config: { r: 3, numB: 2, initWeights: false },
+    seed: 1,
+  })
+const valuesOf = (model: LilyModel) => Array.from(model.parameters().values(), ({ value }) => [...value.data])
+
+describe.each(BACKENDS)('on the %s backend', (name) => {
+  beforeAll(async () => {
+    await tf.setBackend(name)
+  })
+  afterEach(() => {
+    tf.disposeVariables()
+  })
+
+  /** A classifier of two variables, one of them a scalar, on an adapted layer. */
+  function problem() {
+    const model = newModel()
+    const [x, base] = [normal([TOKENS, D_IN], 1), normal([TOKENS, D_OUT], 2)]
+    const head = tf.variable(normal([D_OUT, 2], 3) as tf.Tensor2D, true, `head${tf.memory().numTensors}`)
+    const bias = tf.variable(tf.scalar(0.5), true, `bias${tf.memory().numTensors}`)
+    const loss = () => {
+      const hidden = adapt(x, base, model.layer('proj')) as tf.Tensor2D
+      return tf.mean<tf.Scalar>(tf.square(tf.add(tf.matMul(hidden, head), bias)))
+    }
+    return { model, variables: [head, bias], head, bias, loss }
+  }
+  type Problem = ReturnType<typeof problem>
+
+  /** The same steps with AdamW and copies of variables. */
+  function expectedOf({ model, variables, loss }: Problem, options: object, withVariables: boolean, steps: number) {
+    const own = withVariables ? variables : []
+    const copies = own.map((variable) => {
+      const shape = variable.rank === 0 ? [1] : variable.shape
+      return {
+        value: tensor(Float32Array.from(variable.dataSync()), shape),
+        grad: tensor(new Float32Array(variable.size), shape),
+      }
+    })
+    const parameters = new Map<string, { value: Tensor; grad: Tensor }>(model.parameters())
+    for (const [i, { name }] of own.entries()) parameters.set(name, copies[i])
+    const adamw = new AdamW(parameters, options)
+    const sgd = withVariables ? null : tf.train.sgd(0.1)
+    for (let step = 0; step < steps; step++) {
+      const { grads } = variableGrads(loss, model, variables)
+      for (const [i, { name }] of own.entries()) (copies[i].grad.data as Float32Array).set(grads[name].dataSync())
+      adamw.step()
+      model.zeroGrad()
+      sgd?.applyGradients(grads)
+      for (const [i, variable] of own.entries()) {
+        variable.assign(tf.tensor(copies[i].value.data.slice(), variable.shape) as never)
+      }
+    }
+    return [...valuesOf(model), ...variables.map((variable) => [...variable.dataSync()])]
+  }
+
+  it.each([
+    [
+      'AdamW for all, with groups and one norm',
+      { lr: 0.05, maxNorm: 0.1, weightDecay: 0.1, groups: [{ match: /^bias/, lr: 0.2 }] },
+      true,
+    ],
+    ['AdamW and tf.train.sgd', { lr: 0.05, maxNorm: 0.1 }, false],
+  ])('%s', (_, options, withVariables) => {
+    const steps = 4
+    const first = problem()
+    const expected = expectedOf(first, options, withVariables, steps)
+
+    const second = problem()
+    const { model, variables, loss } = second
+    const others = withVariables ? { variables } : { optimizer: tf.train.sgd(0.1) }
+    const optimizer = new AdapterOptimizer(model, { ...options, ...others })
+    const before = tf.memory().numTensors
+    const losses: number[] = []
+    for (let step = 0; step < steps; step++) {
+      const value = optimizer.minimize(loss, true, withVariables ? undefined : variables)
+      losses.push(value!.dataSync()[0])
+      value!.dispose()
+    }
+    expect(tf.memory().numTensors).toBe(before)
+    expect([...valuesOf(model), ...variables.map((variable) => [...variable.dataSync()])]).toEqual(expected)
+    expect(
+      gradsOf(model)
+        .flat()
+        .every((value) => value === 0),
+    ).toBe(true)
+    expect(losses[steps - 1]).toBeLessThan(losses[0])
+    expect(optimizer.iterations).toBe(steps)
+    expect(optimizer.adamw.stepCount).toBe(steps)
+    optimizer.dispose()
+    expect(() => optimizer.adamw.state()).toThrow(/disposed/)
+  })
+
+  it('a step does not write to tensors that share memory with a variable', () => {
+    const { model, head, variables, loss } = problem()
+    const snapshot = tf.reshape(head, [-1])
+    const before = [...snapshot.dataSync()]
+    new AdapterOptimizer(model, { variables }).minimize(loss)
+    expect([...snapshot.dataSync()]).toEqual(before)
+    expect([...head.dataSync()]).not.toEqual(before)
+  })
+
+  it('a schedule, and micro-batches', () => {
+    const { model, variables, loss } = problem()
+    const optimizer = new AdapterOptimizer(model, { variables })
+    optimizer.lrScale = 0
+    const before = valuesOf(model)
+    optimizer.minimize(loss)
+    expect(valuesOf(model)).toEqual(before)
+    optimizer.lrScale = 1
+    const parts = [optimizer.computeGradients(loss), optimizer.computeGradients(loss)].map(({ grads }) => grads)
+    const sums = Object.fromEntries(variables.map(({ name }) => [name, tf.add(parts[0][name], parts[1][name])]))
+    optimizer.applyGradients(sums)
+    expect(valuesOf(model)).not.toEqual(before)
+  })
+
+  it('several models', () => {
+    const { model, loss } = problem()
+    const lora = LoraModel.create({
+      layers: [{ name: 'out', inFeatures: D_OUT, outFeatures: D_OUT }],
+      config: { r: 2 },
+      seed: 2,
+    })
+    const x = normal([TOKENS, D_OUT], 4)
+    const both = () => tf.add<tf.Scalar>(loss(), tf.mean(adapt(x, x, lora.layer('out'))))
+    const optimizer = new AdapterOptimizer([model, lora], { optimizer: tf.train.sgd(0.1) })
+    expect(Object.keys(optimizer.adamw.state().parameters)).toEqual([
+      ...Array.from(model.parameters().keys(), (name) => `0.${name}`),
+      ...Array.from(lora.parameters().keys(), (name) => `1.${name}`),
+    ])
+    const before = [...(lora.layer('out').b.value.data as Float32Array)]
+    optimizer.minimize(both)
+    expect([...(lora.layer('out').b.value.data as Float32Array)]).not.toEqual(before)
+  })
+
+  it('refuses what it would not update', async () => {
+    const { model, variables, head, bias, loss } = problem()
+    const before = valuesOf(model)
+    const optimizer = new AdapterOptimizer(model, { variables: [head] })
+    const grads = () => optimizer.computeGradients(loss, variables).grads
+    await expectRefused('ERR_LILY_ARGUMENT', 'is none of the variables', () => optimizer.applyGradients(grads()))
+    await expectRefused('ERR_LILY_ARGUMENT', 'got none of', () => optimizer.applyGradients({}))
+    await expectRefused('ERR_LILY_SHAPE', `gradient of '${head.name}'`, () =>
+      optimizer.applyGradients({ [head.name]: tf.ones([2]) }),
+    )
+    await expectRefused('ERR_LILY_ARGUMENT', 'includeOptimizer', () => optimizer.getConfig())
+    const make = (options: object) => () => new AdapterOptimizer(model, options)
+    await expectRefused('ERR_LILY_ARGUMENT', 'optimizer: expected', make({ optimizer: 'sgd' }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'variables: expected an array', make({ variables: head }))
+    await expectRefused(
+      'ERR_LILY_ARGUMENT',
+      'variables[0]: expected a tf.Variable',
+      make({ variables: [tf.ones([2])] }),
+    )
+    await expectRefused('ERR_LILY_ARGUMENT', 'rate', make({ rate: 1 }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'model', () => new AdapterOptimizer(7 as never))
+    const clash = tf.variable(tf.ones([2]), true, model.parameters().keys().next().value)
+    await expectRefused('ERR_LILY_ARGUMENT', 'is the name of a parameter', make({ variables: [clash] }))
+    expect(valuesOf(model)).toEqual(before)
+    expect(bias.dataSync()).toEqual(Float32Array.of(0.5))
+  })
+})
