@@ -1,7 +1,6 @@
 /** Roofs of the machine: peak arithmetic and memory bandwidth, measured in the same run as the times. */
 import { totalmem } from 'node:os'
 import { setImmediate } from 'node:timers/promises'
-import { LilyError } from '../../lib/base/errors.js'
 import { native } from '../../lib/binding/native.js'
 import type { BackendName, DeviceInfo } from '../../lib/memory/backends.js'
 
@@ -54,8 +53,10 @@ async function bfloat16Roof(name: BackendName, measure: Measure): Promise<[flops
     try {
       return [await measure(roof.product, 0), 'cuBLASLt']
     } catch (error) {
-      if (!(error instanceof LilyError && error.code === 'ERR_LILY_BACKEND_UNAVAILABLE')) throw error
-      source += ` (${error.message})`
+      // An error of the addon, which is not yet a LilyError.
+      const { code, message } = error as NodeJS.ErrnoException
+      if (code !== 'ERR_LILY_BACKEND_UNAVAILABLE') throw error
+      source += ` (${message})`
     }
   }
   return [await measure(roof.bfloat16, 0), source]
