@@ -135,6 +135,7 @@ describe('captureGraph', () => {
 
   it('holds the memory that it uses, and releases all of it', async () => {
     await Stream.default().synchronize()
+    await collect() // of earlier tests
     emptyCache()
     const before = blocks()
     const all = operands()
