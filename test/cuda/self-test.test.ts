@@ -19,7 +19,7 @@ interface Uses {
   after: BackendInfo
 }
 
-test.for(['75', '80', '120'])('right results on architecture %s', async (ARCH, context) => {
+test.for(['75', '90', '120'])('right results on architecture %s', async (ARCH, context) => {
   needsEmulator(context)
   const { code, stdout, text } = await runProgram('calls.js', { ARCH }, { LILY_SELF_TEST })
   expect(code, text).toBe(0)

@@ -283,7 +283,11 @@ Work Model::expand(const StripRow &row, const Walk &walk, int partial_count) con
   const Tile &tile = row.tile;
   const double tiles = ceil_of(walk.split_tokens, tile.block_m), all_tiles = ceil_of(tokens_, tile.block_m);
   const double blocks = static_cast<double>(walk.column_tiles) * walk.splits;
-  work.reads(experts_ * rank_ * d_out_ * parameter_, walk.row_tiles == 1 ? walk.splits : all_tiles);
+  const double combined = walk.row_tiles == 1 ? walk.splits : all_tiles;
+  work.reads(experts_ * rank_ * d_out_ * parameter_, combined);
+  // Combining loads all rows of a tile: those beyond the rank are the last row again, once per warp.
+  const double beyond = round_up(problem_.rank, tile.block_k) - rank_, warp_rows = 4.0 * kWarp / tile.block_n;
+  work.requested += experts_ * ceil_of(beyond, std::max(1.0, warp_rows)) * d_out_ * parameter_ * combined;
   double serial = 2 * rates_.dram_latency, step = rates_.dram_latency / 2;  // two tiles are in flight
   work.reads(tokens_ * rank_ * scalar_, walk.column_tiles);
   if (partial_count > 0) {
