@@ -101,7 +101,7 @@ describe('fromDLPack', () => {
     expectSameBits('vector', vector.data, x.data.subarray(0, 5))
     const before = addon.deletions().length
     for (const shape of [[0], [0, 3], [3, 0]]) {
-      const empty = fromDLPack(addon.produce({ ...made(x.data, shape), data: undefined as never, address: 0n }))
+      const empty = fromDLPack(addon.produce({ ...made(x.data, shape), data: undefined, address: 0n }))
       expect([empty.shape, empty.data.length]).toEqual([shape, 0])
     }
     expect(deletionsSince(before)).toEqual([1, 1, 1]) // there is nothing to keep
@@ -138,7 +138,7 @@ describe('what fromDLPack refuses', () => {
     ['sizes whose product is beyond 2^53', { shape: [2 ** 40, 2 ** 40] }, 'SHAPE', '2^53'],
     ['no dimensions of a tensor', { ndim: -1 }, 'ARGUMENT', '-1 dimensions'],
     ['too many dimensions', { ndim: 65 }, 'ARGUMENT', '65 dimensions'],
-    ['elements without data', { data: undefined as never, address: 0n }, 'ARGUMENT', 'no data'],
+    ['elements without data', { data: undefined, address: 0n }, 'ARGUMENT', 'no data'],
     ['a half element', { byteOffset: 2, shape: [1, dIn] }, 'ARGUMENT', 'multiples of 4'],
     ['float64', { code: 2, bits: 64 }, 'DTYPE', '64 bits'],
     ['int64', { code: 0, bits: 64 }, 'DTYPE', 'type code 0 of 64 bits'],

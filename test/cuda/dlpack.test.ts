@@ -35,7 +35,7 @@ const rest = { a, router, b }
 const produce = (memory: DeviceBuffer, changes: Partial<Made> = {}) =>
   addon.produce({
     ...made(new Float32Array(0), memory.shape, { deviceType: 2, ...changes }),
-    data: undefined as never,
+    data: undefined,
     address: changes.address ?? memory.ptr,
   })
 const take = (capsule: object) => addon.take(capsule) ?? expect.fail('the capsule has no tensor')

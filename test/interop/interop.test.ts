@@ -61,7 +61,7 @@ describe('onnxruntime-node', () => {
   const back = gaussian(randomFrom(6), dOut * dIn)
   let ort: Ort
   beforeAll(() => {
-    ort = requireLibrary<Ort>('onnxruntime-node')
+    ort = requireLibrary('onnxruntime-node') as Ort
   })
 
   it('an adapter between two sessions, and its backward', async () => {
@@ -135,7 +135,7 @@ describe('Transformers.js', () => {
   }
   let transformers: Transformers
   beforeAll(() => {
-    transformers = requireLibrary<Transformers>('@huggingface/transformers')
+    transformers = requireLibrary('@huggingface/transformers') as Transformers
   })
 
   it('its tensors are operands, inputs and outputs', () => {
@@ -179,7 +179,7 @@ describe('Transformers.js', () => {
     const same = lilyForward({ x: { data: rows, shape: [2, 3, dIn] }, ...rest }, { routing: 'sequence', mask: flags })
     expectSameBits('y', y.data, same.y.data)
 
-    const ort = requireLibrary<Ort>('onnxruntime-node')
+    const ort = requireLibrary('onnxruntime-node') as Ort
     const w = gaussian(randomFrom(8), dOut * 2)
     const head = await ort.InferenceSession.create(matrixProduct(w, dOut, 2))
     const pooled = new Tensor('float32', y.data, [tokens, dOut]) as unknown as { ort_tensor: OrtTensor }
@@ -202,7 +202,7 @@ describe('ndarray', () => {
   }
   let ndarray: (data: Float32Array, shape: readonly number[], stride?: readonly number[]) => NdArray
   beforeAll(() => {
-    ndarray = requireLibrary('ndarray')
+    ndarray = requireLibrary('ndarray') as typeof ndarray
   })
 
   it('views with evenly spaced rows are operands', () => {
@@ -249,10 +249,10 @@ describe('@stdlib/ndarray', () => {
   let Slice: new (...range: (number | null)[]) => object
   let MultiSlice: new (...slices: (object | null)[]) => object
   beforeAll(() => {
-    FancyArray = requireLibrary('@stdlib/ndarray/ctor')
-    slice = requireLibrary('@stdlib/ndarray/slice')
-    Slice = requireLibrary('@stdlib/slice/ctor')
-    MultiSlice = requireLibrary('@stdlib/slice/multi')
+    FancyArray = requireLibrary('@stdlib/ndarray/ctor') as typeof FancyArray
+    slice = requireLibrary('@stdlib/ndarray/slice') as typeof slice
+    Slice = requireLibrary('@stdlib/slice/ctor') as typeof Slice
+    MultiSlice = requireLibrary('@stdlib/slice/multi') as typeof MultiSlice
   })
   const padded = Float32Array.from([...new Float32Array(dIn).fill(NaN), ...x.data])
 
@@ -294,7 +294,7 @@ describe('koffi', () => {
   }
   let koffi: Koffi
   beforeAll(() => {
-    koffi = requireLibrary<Koffi>('koffi')
+    koffi = requireLibrary('koffi') as Koffi
   })
 
   it('a view of its memory is an operand, input and output', () => {

@@ -26,6 +26,6 @@ export function interopProject(): string {
 }
 
 /** `require` of that project. */
-export function requireLibrary<T>(name: string): T {
-  return createRequire(join(interopProject(), 'package.json'))(name) as T
+export function requireLibrary(name: string): unknown {
+  return createRequire(join(interopProject(), 'package.json'))(name)
 }
