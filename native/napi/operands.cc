@@ -72,7 +72,9 @@ const void *descriptor_memory(Napi::Env env, napi_value value, int64_t count) {
 }  // namespace
 
 void read_numbers(Napi::Env env, napi_value value, int64_t count, double *numbers) {
-  memcpy(numbers, descriptor_memory(env, value, count), static_cast<size_t>(count) * sizeof(double));
+  const void *const memory = descriptor_memory(env, value, count);
+  // Of no numbers either pointer may be null, which memcpy does not allow.
+  if (count > 0) memcpy(numbers, memory, static_cast<size_t>(count) * sizeof(double));
 }
 
 void check_numbers(Napi::Env env, napi_value value, int64_t count) { descriptor_memory(env, value, count); }
