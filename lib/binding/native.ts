@@ -217,7 +217,7 @@ function loadNative(): Native {
     throw new LilyError(
       'ERR_LILY_BACKEND_UNAVAILABLE',
       `the native addon does not load on ${process.platform}-${process.arch} (${String(cause)}); ` +
-        `install lily-kernels again on this machine, or build it in a checkout with npm ci`,
+        `install lily-kernels again on this machine, or run npm ci && npm run build:all in a checkout`,
       { cause },
     )
   }

@@ -17,7 +17,7 @@ export function checkVersion(lists: Readonly<Record<string, readonly string[]>> 
     throw new LilyError(
       'ERR_LILY_BACKEND_UNAVAILABLE',
       `the native addon is of another version than this package (${missing ?? given.join(', ')}); ` +
-        `install lily-kernels again, or run npm ci in a checkout`,
+        `install lily-kernels again, or run npm ci && npm run build:all in a checkout`,
     )
   }
 }
