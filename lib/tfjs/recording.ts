@@ -5,7 +5,7 @@ import { fail } from '../base/errors.js'
 import type { AdapterLayer, AdapterSaved } from '../model/adapter-layer.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 
-/** A call of an adapter whose gradients are wanted. */
+/** A call of an adapter that is recorded for backward. */
 export interface RecordedCall {
   readonly layer: AdapterLayer
   /** The x of forward: a tensor of its own over the same numbers. */
@@ -20,7 +20,7 @@ export interface Recording {
   readonly variables: readonly Variable[]
   /**
    * Zero, a variable of which each recorded call is formally a function. TensorFlow.js drops operations that no variable
-   * reaches, and it does not know the parameters of adapters.
+   * reaches, and parameters of adapters are no variables of it.
    */
   readonly anchor: Variable & Scalar
   readonly calls: RecordedCall[]
@@ -67,7 +67,7 @@ export function recordingFor(layer: AdapterLayer, training: boolean | undefined)
         'ERR_LILY_ARGUMENT',
         'training',
         `TensorFlow.js records a gradient by itself, and would drop that of the adapter: use ${INSIDE}, ` +
-          'or AdapterOptimizer; pass training: false if no gradient is wanted',
+          'or AdapterOptimizer; pass training: false if no gradient is needed',
       )
     }
     return null

@@ -252,11 +252,11 @@ std::string difference(const Engine &engine, const char *found, const char *expe
     float largest = 0;
     for (int64_t i = 0; i < count_of(array); ++i) largest = std::max(largest, fabsf(number(expected, i)));
     for (int64_t i = 0; i < count_of(array); ++i) {
-      const float got = number(found, i), wanted = number(expected, i);
+      const float got = number(found, i), reference = number(expected, i);
       // Also false for NaN.
-      if (fabsf(got - wanted) <= engine.tolerance * largest) continue;
+      if (fabsf(got - reference) <= engine.tolerance * largest) continue;
       return std::string(kArrays[array].name) + "[" + std::to_string(i) + "] of the " + engine.name + " engine is " +
-             std::to_string(got) + ", and the CPU computes " + std::to_string(wanted);
+             std::to_string(got) + ", and the CPU computes " + std::to_string(reference);
     }
   }
   return "";
