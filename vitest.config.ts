@@ -82,6 +82,12 @@ const slow = ['checkpoint/hostile-headers', 'example-finetune', 'identities', 'i
 /** Tests of the AMX kernels on a model of their instructions, on every processor. */
 const amx = ['adapted-linear', 'determinism', 'golden', 'identities', 'linear', 'modes', 'property', 'tf32']
 
+/** Tests that run on WebAssembly, too. */
+const wasm = [
+  ...['adamw', 'async', 'determinism', 'errors', 'golden', 'identities', 'linear', 'modes', 'property', 'wasm'],
+  ...['analysis/*', 'checkpoint/*', 'model/*'],
+]
+
 const files = (names: string[]) => names.map((name) => `test/${name}.test.ts`)
 
 /** All tests once; the numerical tests also with other schedules of the emulator and on its oldest architecture. */
@@ -137,6 +143,7 @@ export default defineConfig({
         },
         { name: 'cpu slow', include: files(slow), exclude: [] },
         { name: 'cpu amx', include: files(amx), exclude: [], env: { LILY_CPU_ISA: 'amx-model' } },
+        { name: 'wasm', include: files(wasm), exclude: [], env: { LILY_CPU_ISA: 'wasm' } },
         { name: 'emulator', include: ['test/emulator/**/*.test.ts'], exclude: [] },
       ].map((tests) => ({
         resolve,

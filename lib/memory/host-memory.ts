@@ -1,5 +1,4 @@
 /** What the buffers of host memory are, and where they lie. */
-import { types } from 'node:util'
 import { shared } from '../base/copies.js'
 import { bytesOf } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
@@ -12,9 +11,21 @@ const resizable = (
     { readonly get: (this: ArrayBufferLike) => boolean } | undefined
 )?.get
 
+/** The getter of `byteLength`, which throws for a SharedArrayBuffer. */
+const lengthOfUnshared = (
+  Object.getOwnPropertyDescriptor(ArrayBuffer.prototype, 'byteLength') as {
+    readonly get: (this: ArrayBufferLike) => number
+  }
+).get
+
 /** Whether a buffer is a SharedArrayBuffer. Several of these may be objects of the same memory. */
 export function isShared(buffer: ArrayBufferLike): boolean {
-  return types.isSharedArrayBuffer(buffer)
+  try {
+    lengthOfUnshared.call(buffer)
+    return false
+  } catch {
+    return true
+  }
 }
 
 /**
