@@ -31,8 +31,11 @@ export const isLong = process.env.LILY_TEST_LONG === '1'
 /** The addon is built with a sanitizer, and the run is not a long one. `npm test` checks the numbers of the same tests. */
 export const isSanitized = process.env.LILY_TEST_SANITIZER !== undefined && !isLong
 
+/** The kernels run as WebAssembly; see `wasm` in vitest.config.ts. */
+const isWebAssembly = backend === 'cpu' && process.env.LILY_CPU_ISA === 'wasm'
+
 /** Large problems take too long. */
-export const isSlow = isEmulated || isModelled
+export const isSlow = isEmulated || isModelled || isWebAssembly
 
 type Saved = LilySaved | LoraSaved
 
