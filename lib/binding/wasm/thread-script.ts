@@ -2,9 +2,9 @@
  * The script of a thread. It is a string, because a bundler moves files but not the contents of strings, and a page can
  * make a Worker of it without a request.
  *
- * The first message is {@link ThreadStart}. With a `worker` the thread runs tasks of the pool and never returns to its
- * event loop. Otherwise each further message is a {@link ThreadCall}, which the thread answers with a
- * {@link ThreadResult}.
+ * The first message is {@link ThreadStart}, which the thread answers with a {@link ThreadResult} once the module is there.
+ * With a `worker` it then runs tasks of the pool and never returns to its event loop. Otherwise each further message is a
+ * {@link ThreadCall}, which the thread answers with a {@link ThreadResult}.
  */
 
 /** Starts a module in a thread. */
@@ -47,9 +47,13 @@ export const THREAD_SCRIPT = `'use strict'
   const start = ({ module, memory: shared, stack, tls, worker }) => {
     memory = shared ?? new WebAssembly.Memory({ initial: 256, maximum: 65536 })
     instance = new WebAssembly.Instance(module, { env: { memory, now: () => performance.now() } }).exports
-    if (shared === undefined) return instance._initialize()
-    instance.__stack_pointer.value = stack
-    instance.__wasm_init_tls(tls)
+    if (shared === undefined) {
+      instance._initialize()
+    } else {
+      instance.__stack_pointer.value = stack
+      instance.__wasm_init_tls(tls)
+    }
+    port.postMessage({ status: 0, message: '' })
     if (worker !== undefined) instance.lily_wasm_work(worker)
   }
   const text = (address) => {
