@@ -88,6 +88,9 @@ const wasm = [
   ...['analysis/*', 'checkpoint/*', 'model/*'],
 ]
 
+/** Tests that run on WebAssembly without shared memory, too: it differs in where operands lie, and in the Async forms. */
+const wasmUnshared = ['async', 'errors', 'golden', 'modes']
+
 const files = (names: string[]) => names.map((name) => `test/${name}.test.ts`)
 
 /** All tests once; the numerical tests also with other schedules of the emulator and on its oldest architecture. */
@@ -138,12 +141,20 @@ export default defineConfig({
           include: ['test/**/*.test.ts'],
           exclude: [
             ...['test/cuda/**', 'test/emulator/**', 'test/runtimes/**', 'test/arm64/**', 'test/interop/**'],
+            'test/browser/**',
             ...files(slow),
           ],
         },
         { name: 'cpu slow', include: files(slow), exclude: [] },
         { name: 'cpu amx', include: files(amx), exclude: [], env: { LILY_CPU_ISA: 'amx-model' } },
         { name: 'wasm', include: files(wasm), exclude: [], env: { LILY_CPU_ISA: 'wasm' } },
+        {
+          name: 'wasm unshared',
+          include: files(wasmUnshared),
+          exclude: [],
+          env: { LILY_CPU_ISA: 'wasm' },
+          setupFiles: ['test/support/unshared.ts'],
+        },
         { name: 'emulator', include: ['test/emulator/**/*.test.ts'], exclude: [] },
       ].map((tests) => ({
         resolve,
@@ -164,7 +175,7 @@ export default defineConfig({
         },
       })),
       // Not part of `npm test`, because they download runtimes and libraries.
-      ...['runtimes', 'arm64', 'interop'].map((name) => ({
+      ...['runtimes', 'browser', 'arm64', 'interop'].map((name) => ({
         resolve,
         test: { ...shared, name, include: [`test/${name}/**/*.test.ts`], env: { LILY_CUDA_LIBRARY: 'none' } },
       })),

@@ -1,0 +1,183 @@
+/** The package in pages that vite builds, in headless Chromium. */
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type * as package_ from '../../lib/index.js'
+import { packageRoot } from '../../lib/binding/root.js'
+import { programsOf } from '../support/guides.js'
+import { bundleSuites } from '../support/portable/bundle.js'
+import type { Outcome } from '../support/portable/run.js'
+import { chromiumProgram, ISOLATED, Site, type Visit } from '../support/site.js'
+
+const [readme] = programsOf('README.md')
+
+/** Globals of tests.html. */
+declare const lily: typeof package_
+declare const outcomes: () => Promise<Outcome[]>
+
+/** The icon spares a request. */
+const page = (script: string) =>
+  `<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><script type="module">${script}</script>`
+const TESTS = `
+import * as lily from 'lily-kernels'
+import { outcomes } from './suites.js'
+Object.assign(globalThis, { lily, outcomes })`
+
+/** A page may run the module, but start no workers. */
+const WITHOUT_WORKERS = { 'Content-Security-Policy': "script-src 'self' 'wasm-unsafe-eval'; worker-src 'none'" }
+
+const missing =
+  chromiumProgram === undefined
+    ? 'there is no chromium (Debian: apt install chromium)'
+    : existsSync(join(packageRoot, 'dist', 'browser'))
+      ? undefined
+      : 'dist/browser is not built, because there is no build of WebAssembly'
+if (missing !== undefined) test('in Chromium', (context) => context.skip(missing))
+
+describe.skipIf(missing !== undefined)('in Chromium', () => {
+  let site: Site
+  beforeAll(async () => {
+    site = new Site({
+      'readme.html': page(readme.source),
+      'tests.html': page(TESTS),
+      'suites.js': await bundleSuites('golden', 'modes'),
+    })
+    await site.build()
+  })
+  afterAll(() => site?.remove())
+
+  describe("the README's first program", () => {
+    const expectPrinted = async (visit: Visit) => {
+      await expect.poll(() => visit.printed.length, { timeout: 30_000 }).toBe(readme.output.split('\n').length - 1)
+      expect(`${visit.printed.join('\n')}\n`).toBe(readme.output)
+      expect(visit.errors).toEqual([])
+      expect(visit.requests.filter((url) => !/\.(html|m?js)(\?.*)?$|\/@vite\/|^data:/.test(url))).toEqual([])
+    }
+
+    test('built by vite', async () => {
+      await expectPrinted(await site.open(`${await site.serve({})}readme.html`))
+    })
+
+    test("on vite's development server, which bundles the package", async () => {
+      const visit = await site.open(`${await site.develop()}readme.html`)
+      await expectPrinted(visit)
+      expect(visit.requests.filter((url) => url.includes('/.vite/deps/lily-kernels.js'))).not.toEqual([])
+    })
+  })
+
+  describe.each([
+    ['a page that is cross-origin isolated', ISOLATED, true],
+    ['a page that is not', {}, false],
+  ])('%s', (_, headers, isIsolated) => {
+    let visit: Visit
+    beforeAll(async () => {
+      visit = await site.open(`${await site.serve(headers)}tests.html`)
+    })
+
+    test('runs on WebAssembly', async () => {
+      const { backends, processors, isolated } = await visit.page.evaluate(() => ({
+        backends: lily.backends(),
+        processors: navigator.hardwareConcurrency!,
+        isolated: crossOriginIsolated,
+      }))
+      expect(isolated).toBe(isIsolated)
+      const [{ available, reason, devices }, cuda] = backends
+      expect({ available, reason }).toEqual({
+        available: true,
+        reason: 'a browser has no native addon; running on WebAssembly with relaxed SIMD',
+      })
+      expect(devices).toEqual([
+        { id: 0, name: 'WebAssembly', simd: 'wasm-relaxed', threads: isIsolated ? processors : 1 },
+      ])
+      expect(cuda).toMatchObject({
+        available: false,
+        reason: expect.stringContaining('requires the native addon') as string,
+      })
+    })
+
+    test('passes the golden cases and the modes', async () => {
+      const results = await visit.page.evaluate(() => outcomes())
+      expect(results.filter(({ errors }) => errors.length > 0)).toEqual([])
+      expectComplete(results)
+    })
+
+    test('the Async forms run in a worker, with the same results', async () => {
+      const { isSame, isShared, threads } = await visit.page.evaluate(runBoth)
+      expect({ isSame, isShared }).toEqual({ isSame: true, isShared: isIsolated })
+      // That of the Async forms, and those of the pool, of which the page itself is one.
+      expect(visit.page.workers()).toHaveLength(threads)
+    })
+
+    test('has no errors', () => {
+      expect(visit.errors).toEqual([])
+    })
+  })
+
+  test('has the same bits on one thread and on several', async () => {
+    const [isolated, other] = await Promise.all(
+      [ISOLATED, {}].map(async (headers) => {
+        const { page } = await site.open(`${await site.serve(headers)}tests.html`)
+        return (await page.evaluate(runBoth)).bits
+      }),
+    )
+    expect(isolated.length).toBeGreaterThan(1000)
+    expect(isolated).toEqual(other)
+  })
+
+  test.each([
+    ['cross-origin isolated', { ...WITHOUT_WORKERS, ...ISOLATED }],
+    ['not isolated', WITHOUT_WORKERS],
+  ])('a page that may start no workers computes on its own thread, %s', async (_, headers) => {
+    const { page, errors } = await site.open(`${await site.serve(headers)}tests.html`)
+    expect((await page.evaluate(runBoth)).isSame).toBe(true)
+    expect(page.workers()).toEqual([])
+    expect(errors).toEqual([])
+  })
+})
+
+/** The suites that the bundle has, and enough of them to know that none was left out. */
+function expectComplete(results: readonly Outcome[]): void {
+  const names = results.map(({ name }) => name)
+  for (const part of ['golden > one layer', 'golden > chained layers', 'modes > float16 > token', 'modes > mixed']) {
+    expect(
+      names.some((name) => name.includes(part)),
+      part,
+    ).toBe(true)
+  }
+  expect(names.length).toBeGreaterThan(250)
+}
+
+/** Runs in the page: forward and backward of a problem that is worth several threads, by the plain and the Async forms. */
+async function runBoth() {
+  const { lilyBackward, lilyBackwardAsync, lilyForward, lilyForwardAsync, tensor } = lily
+  const [tokens, d, r, experts] = [700, 96, 8, 3]
+  const values = (...shape: number[]) => {
+    const data = Float32Array.from(
+      { length: shape.reduce((a, b) => a * b) },
+      (_, i) => ((i * i * 7919) % 211) / 105 - 1,
+    )
+    return tensor(data, shape)
+  }
+  const operands = { x: values(tokens, d), a: values(r, d), router: values(experts, r), b: values(experts, r, d) }
+  const dy = values(tokens, d)
+  const all = (y: package_.Tensor, gradients: object) =>
+    [y, ...Object.values(gradients)].flatMap(({ data }: package_.Tensor) => [
+      ...new Uint32Array(data.buffer, data.byteOffset, data.byteLength / 4),
+    ])
+
+  const plain = lilyForward(operands)
+  const bits = all(plain.y, lilyBackward({ dy }, plain.saved))
+  // Two at once: they wait for each other.
+  const runs = await Promise.all(
+    [1, 2].map(async () => {
+      const { y, saved } = await lilyForwardAsync(operands)
+      return all(y, await lilyBackwardAsync({ dy }, saved))
+    }),
+  )
+  return {
+    bits,
+    isSame: runs.every((run) => run.length === bits.length && run.every((word, i) => word === bits[i])),
+    isShared: typeof SharedArrayBuffer === 'function' && plain.y.data.buffer instanceof SharedArrayBuffer,
+    threads: lily.backends()[0]!.devices[0]!.threads!,
+  }
+}
