@@ -44,7 +44,8 @@ test.runIf(names.length > 0)('import no module of Node.js', async () => {
 test.runIf(names.length > 0)('use no global name of Node.js', () => {
   const globals = Object.fromEntries(WEB.map((name) => [name, 'readonly' as const]))
   for (const name of names) {
-    const code = readFileSync(join(folder, name), 'utf8')
+    // Without the module: text in base64.
+    const code = readFileSync(join(folder, name), 'utf8').replaceAll(/"[A-Za-z0-9+/=]{1000,}"/g, '""')
     const lines = code.split('\n')
     const messages = new Linter().verify(code, { languageOptions: { globals }, rules: { 'no-undef': 'error' } })
     const found = messages.map(({ message, line }) => `${message} ${lines[line - 1]!.trim()}`)

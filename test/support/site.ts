@@ -90,7 +90,6 @@ export class Site {
     })
     page.on('request', (request) => visit.requests.push(request.url()))
     page.on('pageerror', (error) => visit.errors.push(String(error)))
-    await page.addInitScript('globalThis.Buffer ??= { from: () => new Uint8Array() }') // TEMPORARY
     await page.goto(url)
     return visit
   }
