@@ -108,9 +108,14 @@ export class Module {
     return this.view.getUint32(this.#table + backendStruct[entry], true)
   }
 
+  /** The message of the last call that failed. */
+  lastError(): string {
+    return this.text(this.call('lastError'))
+  }
+
   /** @throws an error with the code and the message of a status that is not LILY_OK */
   check(status: number): void {
-    if (status !== statuses.ok) throw statusError(status, this.text(this.call('lastError')))
+    if (status !== statuses.ok) throw statusError(status, this.lastError())
   }
 
   /** Allocates memory that is aligned to 64 bytes. Its contents are undefined. Null: the memory cannot grow so far. */

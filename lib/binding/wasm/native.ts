@@ -217,21 +217,24 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
     }
   }
 
-  const backend: NativeBackend = {
-    name: 'cpu',
-    available: true,
-    reason,
-    devices: [
-      {
-        id: 0,
-        name: host.processorName ?? 'WebAssembly',
-        detail: module.build,
-        memoryBytes: 0,
-        cacheBytes: 0,
-        parallelism: module.threads,
-      },
-    ],
+  function describeCpu(): NativeBackend {
+    const isAvailable = module.call('deviceCount', module.scratch) === abi.status.ok
+    const device = {
+      id: 0,
+      name: host.processorName ?? 'WebAssembly',
+      detail: module.build,
+      memoryBytes: 0,
+      cacheBytes: 0,
+      parallelism: module.threads,
+    }
+    return {
+      name: 'cpu',
+      available: isAvailable,
+      reason: isAvailable ? reason : module.lastError(),
+      devices: isAvailable ? [device] : [],
+    }
   }
+
   const noCuda = 'the cuda backend requires the native addon, and this process runs on WebAssembly'
   const refuse = (): never => {
     throw bindingError('ERR_LILY_BACKEND_UNAVAILABLE', noCuda)
@@ -423,7 +426,7 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
         return module.exports.lily_cpu_eigenvalues(from, BigInt(n), to)
       })
     },
-    backends: () => [backend, { name: 'cuda', available: false, reason: noCuda, devices: [] }],
+    backends: () => [describeCpu(), { name: 'cuda', available: false, reason: noCuda, devices: [] }],
     processor: () => ({
       instructionSets: module.build,
       affinity: host.processors,
