@@ -1,22 +1,23 @@
 /**
- * Bundles test files to one file that runs in a page and in every runtime, and imports `lily-kernels` by its name. The
- * files may read test/fixtures/golden; otherwise they must not use Node.js.
+ * Bundles the golden cases and the modes to one file that runs in a page and in every runtime, and imports `lily-kernels`
+ * by its name.
  */
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { build, type Plugin } from 'esbuild'
+import { expect } from 'vitest'
 import { packageRoot } from '../../../lib/binding/root.js'
+import type { Outcome } from './run.js'
 
 const test = join(packageRoot, 'test')
 const golden = join(test, 'fixtures', 'golden')
 
-/**
- * The code of a module whose `outcomes()` runs test files and returns a promise of an array of `Outcome`.
- *
- * @param names test files, such as `golden`
- */
-export async function bundleSuites(...names: string[]): Promise<string> {
-  const files = names.map((name) => `${JSON.stringify(name)}: () => import('./${name}.test.ts')`)
+/** Test files. They may read test/fixtures/golden; otherwise they must not use Node.js. */
+const SUITES = ['golden', 'modes']
+
+/** The code of a module whose `outcomes()` runs the suites and returns a promise of an array of {@link Outcome}. */
+export async function bundleSuites(): Promise<string> {
+  const files = SUITES.map((name) => `${JSON.stringify(name)}: () => import('./${name}.test.ts')`)
   const { outputFiles } = await build({
     stdin: {
       contents: `import { run } from './support/portable/run.ts'\nexport const outcomes = () => run({ ${files.join()} })`,
@@ -32,6 +33,19 @@ export async function bundleSuites(...names: string[]): Promise<string> {
     logLevel: 'error',
   })
   return outputFiles[0]!.text
+}
+
+/** Checks that the suites passed, and that there are enough results to know that no part was left out. */
+export function expectAllPassed(results: readonly Outcome[]): void {
+  expect(results.filter(({ errors }) => errors.length > 0)).toEqual([])
+  const names = results.map(({ name }) => name)
+  for (const part of ['golden > one layer', 'golden > chained layers', 'modes > float16 > token', 'modes > mixed']) {
+    expect(
+      names.some((name) => name.includes(part)),
+      part,
+    ).toBe(true)
+  }
+  expect(names.length).toBeGreaterThan(250)
 }
 
 /** Code that enters each file of a folder in the Map `files`. */
