@@ -84,7 +84,19 @@ const amx = ['adapted-linear', 'determinism', 'golden', 'identities', 'linear', 
 
 /** Tests that run on WebAssembly, too. */
 const wasm = [
-  ...['adamw', 'async', 'determinism', 'errors', 'golden', 'identities', 'linear', 'modes', 'property', 'wasm'],
+  ...[
+    'adamw',
+    'async',
+    'determinism',
+    'errors',
+    'golden',
+    'identities',
+    'linear',
+    'modes',
+    'property',
+    'wasm',
+    'wasm-threads',
+  ],
   ...['analysis/*', 'checkpoint/*', 'model/*'],
 ]
 
@@ -142,7 +154,7 @@ export default defineConfig({
           exclude: [
             ...['test/cuda/**', 'test/emulator/**', 'test/runtimes/**', 'test/arm64/**', 'test/interop/**'],
             'test/browser/**',
-            ...files(slow),
+            ...files([...slow, 'wasm', 'wasm-threads']),
           ],
         },
         { name: 'cpu slow', include: files(slow), exclude: [] },

@@ -7,6 +7,8 @@
  * {@link ThreadCall}, which the thread answers with a {@link ThreadResult}.
  */
 
+import { status as statuses } from './abi.js'
+
 /** Starts a module in a thread. */
 export interface ThreadStart {
   readonly module: WebAssembly.Module
@@ -64,7 +66,12 @@ export const THREAD_SCRIPT = `'use strict'
     const table = instance.__indirect_function_table
     if (blocks !== undefined) {
       const missing = pages - memory.buffer.byteLength / 65536
-      if (missing > 0) memory.grow(missing)
+      try {
+        if (missing > 0) memory.grow(missing)
+      } catch {
+        const message = \`no memory for the thread of the Async forms: it cannot grow to \${pages * 65536} bytes; use smaller batches\`
+        return { status: ${statuses.errorOutOfMemory}, message }
+      }
       for (const [address, bytes] of blocks) new Uint8Array(memory.buffer).set(bytes, address)
     }
     const status = table.get(entry)(call)
