@@ -142,6 +142,15 @@ describe.skipIf(missing !== undefined)('in Chromium', () => {
     expect(page.workers()).toEqual([])
     expect(errors).toEqual([])
   })
+
+  test('a page that may not run WebAssembly is told why', async () => {
+    const headers = { 'Content-Security-Policy': "script-src 'self'" }
+    const { errors } = await site.open(`${await site.serve(headers)}tests.html`)
+    expect(errors).toHaveLength(1)
+    expect(errors[0]).toMatch(
+      /WebAssembly does not load \(.*\); a Content-Security-Policy must allow 'wasm-unsafe-eval'/,
+    )
+  })
 })
 
 /** Runs in the page: forward and backward of a problem that is worth several threads, by the plain and the Async forms. */
