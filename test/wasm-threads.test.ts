@@ -45,7 +45,7 @@ describe.each([
   ['unshared', false],
 ])('with %s memory', (_, sharesMemory) => {
   test('the Async forms run on a thread', async () => {
-    const start = vi.fn(nodeHost.start)
+    const start = vi.fn((script: string) => nodeHost.start(script))
     await expectSameResults(await packageOn({ sharesMemory, processors: 3, start }))
     // One for them, and two of the pool.
     expect(start).toHaveBeenCalledTimes(sharesMemory ? 3 : 1)

@@ -5,10 +5,13 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type * as package_ from '../../lib/index.js'
 import { packageRoot } from '../../lib/binding/root.js'
 import { CONFIG, GOLDEN, TENSORS } from '../support/checkpoint.js'
+import { consumer, expected } from '../support/consumer.js'
 import { programsOf } from '../support/guides.js'
 import { bundleSuites, expectAllPassed } from '../support/portable/bundle.js'
 import type { Outcome } from '../support/portable/run.js'
 import { chromiumProgram, ISOLATED, Site, type Visit } from '../support/site.js'
+
+const POLL = { timeout: 30_000 }
 
 const [readme] = programsOf('README.md')
 
@@ -43,6 +46,8 @@ describe.skipIf(missing !== undefined)('in Chromium', () => {
       'readme.html': page(readme.source),
       'tests.html': page(TESTS),
       'suites.js': await bundleSuites(),
+      'worker.html': page("new Worker(new URL('./worker.js', import.meta.url), { type: 'module' })"),
+      'worker.js': consumer('ESM'),
     })
     await site.build()
   })
@@ -50,7 +55,7 @@ describe.skipIf(missing !== undefined)('in Chromium', () => {
 
   describe("the README's first program", () => {
     const expectPrinted = async (visit: Visit) => {
-      await expect.poll(() => visit.printed.length, { timeout: 30_000 }).toBe(readme.output.split('\n').length - 1)
+      await expect.poll(() => visit.printed.length, POLL).toBe(readme.output.split('\n').length - 1)
       expect(`${visit.printed.join('\n')}\n`).toBe(readme.output)
       expect(visit.errors).toEqual([])
       expect(visit.requests.filter((url) => !/\.(html|m?js)(\?.*)?$|\/@vite\/|^data:/.test(url))).toEqual([])
@@ -71,9 +76,11 @@ describe.skipIf(missing !== undefined)('in Chromium', () => {
     ['a page that is cross-origin isolated', ISOLATED, true],
     ['a page that is not', {}, false],
   ])('%s', (_, headers, isIsolated) => {
+    let address: string
     let visit: Visit
     beforeAll(async () => {
-      visit = await site.open(`${await site.serve(headers)}tests.html`)
+      address = await site.serve(headers)
+      visit = await site.open(`${address}tests.html`)
     })
 
     test('runs on WebAssembly', async () => {
@@ -115,6 +122,13 @@ describe.skipIf(missing !== undefined)('in Chromium', () => {
       expect(Buffer.from(saved.tensors).equals(readFileSync(join(GOLDEN, TENSORS)))).toBe(true)
       expect(saved.again).toEqual(saved.tensors)
       expect(saved.refused).toContain('there is no file system here')
+    })
+
+    test('runs in a worker of the page', async () => {
+      const { printed, errors } = await site.open(`${address}worker.html`)
+      await expect.poll(() => printed.length, POLL).toBe(1)
+      expect(JSON.parse(printed[0])).toEqual(expected)
+      expect(errors).toEqual([])
     })
 
     test('has no errors', () => {
@@ -188,7 +202,7 @@ async function runBoth() {
     bits,
     isSame: runs.every((run) => run === bits),
     isShared: typeof SharedArrayBuffer === 'function' && plain.y.data.buffer instanceof SharedArrayBuffer,
-    threads: lily.backends()[0]!.devices[0]!.threads!,
+    threads: lily.backends()[0].devices[0].threads!,
   }
 }
 

@@ -65,7 +65,7 @@ export class Site {
   async serve(headers: Readonly<Record<string, string>>): Promise<string> {
     const server = await preview({ ...this.#config, preview: { port: 0, headers } })
     this.#closes.push(() => server.close())
-    return server.resolvedUrls!.local[0]!
+    return server.resolvedUrls!.local[0]
   }
 
   /** Starts the development server, which bundles dependencies when a page first imports them. Returns the address. */
@@ -73,7 +73,7 @@ export class Site {
     const server = await createServer({ ...this.#config, server: { port: 0 } })
     this.#closes.push(() => server.close())
     await server.listen()
-    return server.resolvedUrls!.local[0]!
+    return server.resolvedUrls!.local[0]
   }
 
   /** Opens a page, and waits until its scripts have run. */

@@ -32,7 +32,7 @@ export async function bundleSuites(): Promise<string> {
     plugins: [substitutes],
     logLevel: 'error',
   })
-  return outputFiles[0]!.text
+  return outputFiles[0].text
 }
 
 /** Checks that the suites passed, and that there are enough results to know that no part was left out. */
@@ -70,10 +70,10 @@ const NODE: Readonly<Record<string, string>> = {
 
 const substitutes: Plugin = {
   name: 'substitutes',
-  setup({ onResolve, onLoad }) {
-    onResolve({ filter: /^vitest$/ }, () => ({ path: join(test, 'support', 'portable', 'vitest.ts') }))
-    onResolve({ filter: /\/lib\/index\.js$/ }, () => ({ path: 'lily-kernels', external: true }))
-    onResolve({ filter: /^node:/ }, ({ path }) => (path in NODE ? { path, namespace: 'node' } : null))
-    onLoad({ filter: /.*/, namespace: 'node' }, ({ path }) => ({ contents: NODE[path]!, resolveDir: golden }))
+  setup(bundle) {
+    bundle.onResolve({ filter: /^vitest$/ }, () => ({ path: join(test, 'support', 'portable', 'vitest.ts') }))
+    bundle.onResolve({ filter: /\/lib\/index\.js$/ }, () => ({ path: 'lily-kernels', external: true }))
+    bundle.onResolve({ filter: /^node:/ }, ({ path }) => (path in NODE ? { path, namespace: 'node' } : null))
+    bundle.onLoad({ filter: /.*/, namespace: 'node' }, ({ path }) => ({ contents: NODE[path], resolveDir: golden }))
   },
 }
