@@ -47,9 +47,9 @@ export default {
     {
       name: 'the-disk-has-one-door',
       severity: 'error',
-      comment: 'Builds for browsers replace lib/checkpoint/disk/node.ts by browser.ts',
+      comment: 'Builds for browsers replace lib/checkpoint/disk/disk.ts by disk.browser.ts',
       from: { path: '^lib/', pathNot: '^lib/checkpoint/disk/' },
-      to: { path: '^lib/checkpoint/disk/', pathNot: '^lib/checkpoint/disk/node\\.ts$' },
+      to: { path: '^lib/checkpoint/disk/', pathNot: '^lib/checkpoint/disk/disk\\.ts$' },
     },
     {
       name: 'tensorflow-is-optional',

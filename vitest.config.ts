@@ -101,9 +101,24 @@ const amx = ['adapted-linear', 'determinism', 'golden', 'identities', 'linear', 
 
 /** Tests that run on WebAssembly, too. Of those of checkpoints, two do without a backend or require locks of files. */
 const wasm = [
-  ...['adamw', 'async', 'determinism', 'errors', 'golden', 'identities', 'linear', 'modes', 'property', 'wasm'],
+  ...[
+    'adamw',
+    'async',
+    'determinism',
+    'errors',
+    'golden',
+    'identities',
+    'linear',
+    'modes',
+    'property',
+    'wasm',
+    'wasm-threads',
+  ],
   ...['analysis/*', 'checkpoint/*', 'model/*'],
 ]
+
+/** Tests that run on WebAssembly without shared memory, too: it differs in where operands lie, and in the Async forms. */
+const wasmUnshared = ['async', 'errors', 'golden', 'modes']
 
 const files = (names: string[]) => names.map((name) => `test/${name}.test.ts`)
 
@@ -166,7 +181,8 @@ export default defineConfig({
           include: ['test/**/*.test.ts'],
           exclude: [
             ...['test/cuda/**', 'test/emulator/**', 'test/runtimes/**', 'test/arm64/**', 'test/interop/**'],
-            ...files(slow),
+            'test/browser/**',
+            ...files([...slow, 'wasm', 'wasm-threads']),
           ],
         },
         { name: 'cpu slow', include: files(slow), exclude: [] },
@@ -176,6 +192,13 @@ export default defineConfig({
           include: files(wasm),
           exclude: files(['checkpoint/hostile-headers', 'checkpoint/whole-saves']),
           env: { LILY_CPU_ISA: 'wasm' },
+        },
+        {
+          name: 'wasm unshared',
+          include: files(wasmUnshared),
+          exclude: [],
+          env: { LILY_CPU_ISA: 'wasm' },
+          setupFiles: ['test/support/unshared.ts'],
         },
         { name: 'emulator', include: ['test/emulator/**/*.test.ts'], exclude: [] },
       ].map((tests) => ({
@@ -197,7 +220,7 @@ export default defineConfig({
         },
       })),
       // Not part of `npm test`, because they download runtimes and libraries.
-      ...['runtimes', 'arm64', 'interop'].map((name) => ({
+      ...['runtimes', 'browser', 'arm64', 'interop'].map((name) => ({
         resolve,
         test: { ...shared, name, include: [`test/${name}/**/*.test.ts`], env: { LILY_CUDA_LIBRARY: 'none' } },
       })),

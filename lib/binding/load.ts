@@ -1,13 +1,13 @@
 /**
- * Loads the binding of this process: the native addon, or WebAssembly where there is none. The build for browsers has
- * load-browser.ts in its place.
+ * Loads the binding of this process: the native addon, or WebAssembly where there is none. The files for
+ * browsers have load.browser.ts in its place.
  */
 import load from 'node-gyp-build'
 import { LilyError } from '../base/errors.js'
 import type { Binding, Native } from './native.js'
 import { packageRoot } from './root.js'
 import { checkVersion } from './version.js'
-import { isBuild, loadModule } from './wasm/load.js'
+import { isBuild, loadModule, nameOfSimd } from './wasm/load.js'
 import { wasmNative } from './wasm/native.js'
 import { nodeHost } from './wasm/node-host.js'
 
@@ -42,11 +42,7 @@ function loadFallback(isa: string | undefined, cause: unknown): Binding {
   }
   try {
     const module = loadModule(nodeHost, null)
-    return wasmNative(
-      module,
-      nodeHost,
-      `${reason}; running on WebAssembly with ${module.build === 'wasm' ? '' : 'relaxed '}SIMD`,
-    )
+    return wasmNative(module, nodeHost, `${reason}; running on WebAssembly with ${nameOfSimd(module.build)}`)
   } catch (second) {
     throw unavailable(
       `${reason}, and ${messageOf(second)}; ` +

@@ -1,18 +1,18 @@
-/** Checkpoints in a build for browsers, in which disk/browser.ts takes the place of disk/node.ts. */
+/** Checkpoints in a build for browsers, in which disk/disk.browser.ts takes the place of disk/disk.ts. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, it, vi } from 'vitest'
-import * as browser from '../../lib/checkpoint/disk/browser.js'
+import * as browser from '../../lib/checkpoint/disk/disk.browser.js'
 import { LilyModel, LoraModel, SafetensorsFile, writeSafetensors } from '../../lib/index.js'
 import { CONFIG, GOLDEN, TENSORS } from '../support/checkpoint.js'
 import { expectRefused } from '../support/refused.js'
 
-vi.mock('../../lib/checkpoint/disk/node.js', () => import('../../lib/checkpoint/disk/browser.js'))
+vi.mock('../../lib/checkpoint/disk/disk.js', () => import('../../lib/checkpoint/disk/disk.browser.js'))
 
 const bytesOf = (name: string) => Uint8Array.from(readFileSync(join(GOLDEN, name)))
 
 it('has all that it takes the place of', async () => {
-  const node = await vi.importActual<object>('../../lib/checkpoint/disk/node.js')
+  const node = await vi.importActual<object>('../../lib/checkpoint/disk/disk.js')
   expect(Object.keys(browser).sort()).toEqual(Object.keys(node).sort())
 })
 

@@ -11,6 +11,11 @@ export function isBuild(name: string | undefined): name is Build {
   return (BUILDS as readonly unknown[]).includes(name)
 }
 
+/** The instructions of a build, for messages. */
+export function nameOfSimd(build: Build): string {
+  return build === 'wasm' ? 'SIMD' : 'relaxed SIMD'
+}
+
 /**
  * Loads the module.
  *

@@ -52,7 +52,7 @@ export class Module {
   readonly #table: number
   #view: DataView
   #hasStarted = false
-  #runner: Runner | undefined
+  #runner: Promise<Runner | null> | undefined
 
   /**
    * @param threads number of threads that a call uses, with the calling one; 1 without shared memory
@@ -146,17 +146,24 @@ export class Module {
     this.#hasStarted = true
     for (let worker = 1; worker < this.threads; worker++) {
       try {
-        this.#start({ ...this.#own(), worker })
+        this.host.start(THREAD_SCRIPT).post({ ...this.#own(), worker })
       } catch {
         return // the calling thread does the work
       }
     }
   }
 
-  /** Runs a call on a thread of its own. `blocks` are what it reads and writes. */
+  /**
+   * Runs a call on a thread of its own, or on the calling thread where there can be no other. `blocks` are what it reads
+   * and writes.
+   */
   async run(entry: Entry, call: number, blocks: readonly Block[]): Promise<void> {
     this.startThreads()
-    this.#runner ??= new Runner(this.#start(this.isShared ? this.#own() : { module: this.module }))
+    const runner = await (this.#runner ??= this.#startRunner())
+    if (runner === null) {
+      this.check(this.call(entry, call))
+      return
+    }
     const message = { entry: this.#index(entry), call, lastError: this.#index('lastError') }
     const copied = this.isShared
       ? {}
@@ -164,7 +171,7 @@ export class Module {
           blocks: blocks.map(({ address, byteLength }) => [address, this.bytes(address, byteLength).slice()] as const),
           pages: this.memory.buffer.byteLength / PAGE_BYTES,
         }
-    const result = await this.#runner.run({ ...message, ...copied })
+    const result = await runner.run({ ...message, ...copied })
     for (const [address, bytes] of result.blocks ?? []) this.bytes(address, bytes.length).set(bytes)
     if (result.status !== statuses.ok) throw statusError(result.status, result.message)
   }
@@ -177,10 +184,15 @@ export class Module {
     return { module, memory, stack, tls }
   }
 
-  #start(start: ThreadStart) {
-    const thread = this.host.start(THREAD_SCRIPT)
-    thread.post(start)
-    return thread
+  /** Null: the runtime has no threads, or forbids them. */
+  async #startRunner(): Promise<Runner | null> {
+    try {
+      const runner = new Runner(this.host.start(THREAD_SCRIPT), this.isShared ? this.#own() : { module: this.module })
+      await runner.started
+      return runner
+    } catch {
+      return null
+    }
   }
 }
 

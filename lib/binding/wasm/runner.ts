@@ -1,7 +1,7 @@
 /** The thread of the async forms. It runs one call after the other. */
 import { bindingError } from './errors.js'
 import type { Thread } from './host.js'
-import type { ThreadCall, ThreadResult } from './thread-script.js'
+import type { ThreadCall, ThreadResult, ThreadStart } from './thread-script.js'
 
 interface Waiting {
   readonly resolve: (result: ThreadResult) => void
@@ -9,11 +9,16 @@ interface Waiting {
 }
 
 export class Runner {
-  /** The calls that the thread has not answered, oldest first. */
+  /** The messages that the thread has not answered, oldest first. */
   readonly #waiting: Waiting[] = []
   #end: Error | undefined
+  /** Rejected if the thread does not start: some pages forbid it. */
+  readonly started: Promise<unknown>
 
-  constructor(private readonly thread: Thread) {
+  constructor(
+    private readonly thread: Thread,
+    start: ThreadStart,
+  ) {
     thread.onMessage((result) => {
       this.#next()?.resolve(result as ThreadResult)
     })
@@ -21,15 +26,19 @@ export class Runner {
       this.#end = bindingError('ERR_LILY_BACKEND_UNAVAILABLE', `the thread of the async forms has ended: ${reason}`)
       for (let next = this.#next(); next !== undefined; next = this.#next()) next.reject(this.#end)
     })
+    this.started = this.#send(start)
   }
 
   /** @throws an error (as a rejection) if the thread has ended */
   run(call: ThreadCall): Promise<ThreadResult> {
-    if (this.#end !== undefined) return Promise.reject(this.#end)
+    return this.#end === undefined ? this.#send(call) : Promise.reject(this.#end)
+  }
+
+  #send(message: ThreadStart | ThreadCall): Promise<ThreadResult> {
     this.thread.keepAlive(true)
     return new Promise((resolve, reject) => {
       this.#waiting.push({ resolve, reject })
-      this.thread.post(call)
+      this.thread.post(message)
     })
   }
 

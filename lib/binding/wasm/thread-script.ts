@@ -2,10 +2,12 @@
  * The script of a thread. It is a string, because a bundler moves files but not the contents of strings, and a page can
  * make a Worker of it without a request.
  *
- * The first message is {@link ThreadStart}. With a `worker` the thread runs tasks of the pool and never returns to its
- * event loop. Otherwise each further message is a {@link ThreadCall}, which the thread answers with a
- * {@link ThreadResult}.
+ * The first message is {@link ThreadStart}, which the thread answers with a {@link ThreadResult} once the module is there.
+ * With a `worker` it then runs tasks of the pool and never returns to its event loop. Otherwise each further message is a
+ * {@link ThreadCall}, which the thread answers with a {@link ThreadResult}.
  */
+
+import { status as statuses } from './abi.js'
 
 /** Starts a module in a thread. */
 export interface ThreadStart {
@@ -47,9 +49,13 @@ export const THREAD_SCRIPT = `'use strict'
   const start = ({ module, memory: shared, stack, tls, worker }) => {
     memory = shared ?? new WebAssembly.Memory({ initial: 256, maximum: 65536 })
     instance = new WebAssembly.Instance(module, { env: { memory, now: () => performance.now() } }).exports
-    if (shared === undefined) return instance._initialize()
-    instance.__stack_pointer.value = stack
-    instance.__wasm_init_tls(tls)
+    if (shared === undefined) {
+      instance._initialize()
+    } else {
+      instance.__stack_pointer.value = stack
+      instance.__wasm_init_tls(tls)
+    }
+    port.postMessage({ status: 0, message: '' })
     if (worker !== undefined) instance.lily_wasm_work(worker)
   }
   const text = (address) => {
@@ -60,7 +66,12 @@ export const THREAD_SCRIPT = `'use strict'
     const table = instance.__indirect_function_table
     if (blocks !== undefined) {
       const missing = pages - memory.buffer.byteLength / 65536
-      if (missing > 0) memory.grow(missing)
+      try {
+        if (missing > 0) memory.grow(missing)
+      } catch {
+        const message = \`no memory for the thread of the Async forms: it cannot grow to \${pages * 65536} bytes; use smaller batches\`
+        return { status: ${statuses.errorOutOfMemory}, message }
+      }
       for (const [address, bytes] of blocks) new Uint8Array(memory.buffer).set(bytes, address)
     }
     const status = table.get(entry)(call)

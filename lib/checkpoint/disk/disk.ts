@@ -1,6 +1,6 @@
 /**
  * The file system, for the other files of lib/checkpoint/, which import nothing else of this folder and no module of
- * Node.js. A build for browsers replaces this file by browser.ts.
+ * Node.js. The files for browsers have disk.browser.ts in its place.
  */
 export { withFolder } from './folder.js'
 export { openFile } from './open-file.js'
