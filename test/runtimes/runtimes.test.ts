@@ -92,10 +92,10 @@ describe.each(runtimes)('%s', (runtime, options) => {
   // All others have relaxed SIMD without a flag.
   const [chosen, simd] = runtime !== 'Node 20' ? ['wasm-relaxed', 'relaxed SIMD'] : ['wasm', 'SIMD']
   const because = `no native addon for ${process.platform}-${process.arch}; running on WebAssembly with ${simd}`
-  test.for([
-    { isa: null, build: chosen, reason: because },
-    ...(chosen === 'wasm' ? [] : [{ isa: 'wasm', build: 'wasm', reason: 'LILY_CPU_ISA=wasm' }]),
-  ])('the golden cases and the modes on WebAssembly ($reason)', ({ isa, build, reason }, context) => {
+  test.for<[build: string, isa: string | null, reason: string]>([
+    [chosen, null, because],
+    ...(chosen === 'wasm' ? [] : ([['wasm', 'wasm', 'LILY_CPU_ISA=wasm']] as [string, string, string][])),
+  ])('the golden cases and the modes on %s', ([build, isa, reason], context) => {
     if (!existsSync(join(installed.folder, 'prebuilds', 'wasm', 'wasm.wasm'))) {
       context.skip('the package has no WebAssembly: there is no toolchain for it')
     }
