@@ -41,6 +41,19 @@ describe('linux-arm64', () => {
     expect(two.results).toEqual(one.results)
   })
 
+  test('WebAssembly with SIMD128 has the bits of this processor', { timeout: 600_000 }, async (context) => {
+    if (typeof processor === 'string') return context.skip(processor)
+    if (!existsSync(join(packageRoot, 'build/wasm/wasm.wasm'))) {
+      return context.skip('WebAssembly is not built; npm run build:wasm says why')
+    }
+    const env = { LILY_CPU_ISA: 'wasm', LILY_NUM_THREADS: '1' }
+    const some = fewJobs.filter((_, i) => isLong || i % 3 === 0)
+    const here = await runInChild(some, env)
+    const there = await runInChild(some, env, arm64Processor('WebAssembly') as Processor)
+    expect([here, there].map(({ backend }) => backend.devices[0].simd)).toEqual(['wasm', 'wasm'])
+    expect(there.results).toEqual(here.results)
+  })
+
   describe('from the built package', () => {
     // Inside the checkout, where the name of the package resolves to dist/.
     const folder = mkdtempSync(join(packageRoot, 'build', 'arm64-'))
