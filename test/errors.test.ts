@@ -568,7 +568,7 @@ describe('foldB rejects', () => {
     })
     const { buffer } = (saved[1].weights as Tensor).data
     if (buffer instanceof SharedArrayBuffer) return context.skip('the memory of WebAssembly cannot be transferred')
-    structuredClone(buffer, { transfer: [buffer as ArrayBuffer] })
+    structuredClone(buffer, { transfer: [buffer] })
     const db = room(experts, rank, dOut)
     const before = db.data.slice()
     const error = await expectRefused(ARGUMENT, 'saved[1]: its ArrayBuffer is detached', () => foldBOf(saved, db))
