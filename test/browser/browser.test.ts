@@ -13,7 +13,9 @@ import { chromiumProgram, ISOLATED, Site, type Visit } from '../support/site.js'
 
 const POLL = { timeout: 30_000 }
 
-const [readme] = programsOf('README.md')
+const programs = programsOf('README.md')
+const [readme] = programs
+const tfjs = programs.find(({ source }) => source.includes('lily-kernels/tfjs'))!
 
 /** Globals of tests.html. */
 declare const lily: typeof package_
@@ -44,6 +46,7 @@ describe.skipIf(missing !== undefined)('in Chromium', () => {
   beforeAll(async () => {
     site = new Site({
       'readme.html': page(readme.source),
+      'tfjs.html': page(tfjs.source),
       'tests.html': page(TESTS),
       'suites.js': await bundleSuites(),
       'worker.html': page("new Worker(new URL('./worker.js', import.meta.url), { type: 'module' })"),
@@ -53,16 +56,20 @@ describe.skipIf(missing !== undefined)('in Chromium', () => {
   })
   afterAll(() => site?.remove())
 
-  describe("the README's first program", () => {
-    const expectPrinted = async (visit: Visit) => {
-      await expect.poll(() => visit.printed.length, POLL).toBe(readme.output.split('\n').length - 1)
-      expect(`${visit.printed.join('\n')}\n`).toBe(readme.output)
+  describe("the README's programs", () => {
+    const expectPrinted = async (visit: Visit, { output } = readme) => {
+      await expect.poll(() => visit.printed.length, POLL).toBe(output.split('\n').length - 1)
+      expect(`${visit.printed.join('\n')}\n`).toBe(output)
       expect(visit.errors).toEqual([])
       expect(visit.requests.filter((url) => !/\.(html|m?js)(\?.*)?$|\/@vite\/|^data:/.test(url))).toEqual([])
     }
 
     test('built by vite', async () => {
       await expectPrinted(await site.open(`${await site.serve({})}readme.html`))
+    })
+
+    test('with TensorFlow.js, built by vite', async () => {
+      await expectPrinted(await site.open(`${await site.serve({})}tfjs.html`), tfjs)
     })
 
     test("on vite's development server, which bundles the package", async () => {

@@ -1,6 +1,6 @@
 /** A site that vite builds from the packed package, and Chromium to open its pages in. */
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Browser, chromium, type Page } from 'playwright-core'
 import { build, createServer, type InlineConfig, preview } from 'vite'
@@ -38,9 +38,7 @@ export class Site {
     this.#folder = mkdtempSync(join(packageRoot, 'build', 'site-'))
     const installed = join(this.#folder, 'node_modules', 'lily-kernels')
     mkdirSync(installed, { recursive: true })
-    const pack = ['pack', '--ignore-scripts', '--silent', '--pack-destination', this.#folder]
-    const tarball = execFileSync('npm', pack, { cwd: packageRoot, encoding: 'utf8' }).trim()
-    execFileSync('tar', ['-xzf', join(this.#folder, tarball), '-C', installed, '--strip-components=1'])
+    execFileSync('tar', ['-xzf', tarballIn(this.#folder), '-C', installed, '--strip-components=1'])
     const pages = Object.keys(files).filter((name) => name.endsWith('.html'))
     for (const [name, text] of Object.entries({ 'package.json': '{ "private": true }', ...files })) {
       writeFileSync(join(this.#folder, name), text)
@@ -98,4 +96,12 @@ export class Site {
     for (const close of this.#closes) await close()
     rmSync(this.#folder, { recursive: true, force: true })
   }
+}
+
+/** The packed package: with LILY_TEST_PACKED=1 that of `npm run check:package`, otherwise a new one in a folder. */
+function tarballIn(folder: string): string {
+  const packed = join(packageRoot, 'build', 'package')
+  if (process.env.LILY_TEST_PACKED === '1') return join(packed, readdirSync(packed)[0])
+  const pack = ['pack', '--ignore-scripts', '--silent', '--pack-destination', folder]
+  return join(folder, execFileSync('npm', pack, { cwd: packageRoot, encoding: 'utf8' }).trim())
 }
