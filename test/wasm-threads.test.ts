@@ -59,8 +59,11 @@ describe.each([
     expect(start).toHaveBeenCalled()
   })
 
-  test('they run on the calling thread if the thread ends before it has started', async () => {
-    const start = () => nodeHost.start('process.exit(1)')
+  test.each([
+    ['ends', 'process.exit(1)'],
+    ['fails', 'throw new Error("no threads")'],
+  ])('they run on the calling thread if the thread %s before it has started', async (_, script) => {
+    const start = () => nodeHost.start(script)
     await expectSameResults(await packageOn({ sharesMemory, processors: 3, start }))
   })
 
@@ -71,7 +74,7 @@ describe.each([
     for (let i = 0; i < 2; i++) {
       await expect(lilyForwardAsync(operands)).rejects.toMatchObject({
         code: 'ERR_LILY_BACKEND_UNAVAILABLE',
-        message: expect.stringMatching(/the thread of the async forms has ended: exit code 5/i) as string,
+        message: expect.stringMatching(/the thread of the Async forms has ended \(exit code 5\); call again/) as string,
       })
     }
   })

@@ -124,18 +124,17 @@ describe('the memory', () => {
     const forward = () => lilyForward({ x, a, router, b }, { save: false }).y.data
     const expected = [...forward()]
     // Views of a result whose own array is gone: the next results must not take its memory.
-    const rows = Array.from(
-      { length: 50 },
-      () => new Float32Array(forward().subarray(2).buffer, forward().byteOffset, 0),
-    )
-    const kept = Array.from({ length: 50 }, () => forward().subarray(0, 4))
+    const views = () => {
+      const { buffer, byteOffset } = forward()
+      return [forward().subarray(0, 4), new Float32Array(buffer as SharedArrayBuffer, byteOffset, 4)]
+    }
+    const kept = Array.from({ length: 50 }, views).flat()
     for (let round = 0; round < 5; round++) {
       collect()
       await new Promise((resolve) => setTimeout(resolve, 5))
       for (let i = 0; i < 50; i++) tensor(new Array<number>(24).fill(99), [24])
     }
     for (const view of kept) expect([...view]).toEqual(expected.slice(0, 4))
-    expect(rows).toHaveLength(50)
   })
 
   test('the memory of dropped results is used again', async () => {
@@ -156,15 +155,42 @@ describe('the memory', () => {
   })
 
   test('a call beyond the memory of WebAssembly is refused, and the next one works', () => {
-    const [tokens, width] = [2 ** 20, 1280]
+    // y has 3.75 GiB, and the memory of the module less than that beside these.
+    const held = [0, 1].map(() => native.allocateHost?.(200 * 2 ** 20))
+    const [tokens, width] = [2 ** 20, 960]
     const x = { data: new Float32Array(tokens), shape: [tokens, 1] }
     const operands = { x, a: resident(1, 1), router: resident(1, 1), b: resident(1, 1, width) }
     expect(() => lilyForward(operands, { save: false })).toThrow(
-      expect.objectContaining({ code: 'ERR_LILY_OUT_OF_MEMORY' }) as Error,
+      expect.objectContaining({
+        code: 'ERR_LILY_OUT_OF_MEMORY',
+        message: expect.stringContaining('the memory of WebAssembly') as string,
+      }) as Error,
     )
+    expect(held).toHaveLength(2)
     const { dy: _, ...small } = smallOperands()
     expect(lilyForward(small).y.shape).toEqual([6, 4])
   })
+})
+
+test('sizes beyond 32 bits are no sizes of an allocation', () => {
+  const module = loadModule(nodeHost, 'wasm')
+  const at = module.allocate('a problem', abi.problemStruct.bytes)
+  const write = (fields: Record<string, number>) => {
+    module.bytes(at, abi.problemStruct.bytes).fill(0)
+    for (const [offset, value] of Object.entries(fields))
+      module.view.setBigInt64(at + Number(offset), BigInt(value), true)
+  }
+  const { tokens, dIn, dOut, rank, experts, groups } = abi.problemStruct
+  // hidden alone has 2^43 bytes, and a workspace of its size modulo 2^32 would be small.
+  write({ [tokens]: 2 ** 30, [dIn]: 1, [dOut]: 1, [rank]: 2048, [experts]: 1, [groups]: 1 })
+  module.check(module.call('forwardWorkspace', at, module.scratch))
+  expect(module.view.getUint32(module.scratch, true)).toBe(2 ** 32 - 1)
+  expect(module.tryAllocate(2 ** 32 - 1)).toBeNull()
+  // A packed weight of 2^34 bytes.
+  const linear = abi.linearProblemStruct
+  write({ [linear.tokens]: 512, [linear.dIn]: 2 ** 16, [linear.dOut]: 2 ** 16 })
+  module.check(module.call('linearPackedBytes', at, module.scratch))
+  expect(module.view.getUint32(module.scratch, true)).toBe(2 ** 32 - 1)
 })
 
 describe('the async forms', () => {
@@ -175,6 +201,20 @@ describe('the async forms', () => {
     for (const result of results) expect([...result.y.data]).toEqual([...y.data])
   })
 
+  test('an output that is transferred meanwhile is reported', async () => {
+    const [tokens, width] = [64, 1024]
+    const operands = {
+      x: resident(tokens, width),
+      a: resident(1, width),
+      router: resident(1, 1),
+      b: resident(1, 1, width),
+    }
+    const y = { data: new Float32Array(tokens * width), shape: [tokens, width] }
+    const result = lilyForwardAsync({ ...operands, y })
+    structuredClone(y.data.buffer, { transfer: [y.data.buffer] })
+    await expect(result).rejects.toMatchObject({ code: 'ERR_LILY_ARGUMENT', argument: 'y' })
+  })
+
   test('the event loop turns while one runs', async () => {
     const [tokens, width, rank] = [512, 1024, 64]
     const operands = {
@@ -183,6 +223,7 @@ describe('the async forms', () => {
       router: resident(2, rank),
       b: resident(2, rank, width),
     }
+    await lilyForwardAsync(operands) // its thread has started
     let turns = 0
     const turning = setInterval(() => turns++, 1)
     await lilyForwardAsync(operands)

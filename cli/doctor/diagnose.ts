@@ -58,7 +58,7 @@ export async function diagnose(version: string): Promise<Diagnosis> {
         because: threads === null ? 'the cpu backend is not available' : threadLimit(threads, processor),
         affinity,
         quota: quota > 0 ? quota : null,
-        physicalCores,
+        physicalCores: physicalCores > 0 ? physicalCores : null,
         amxRefusal: amxRefusal === '' ? null : amxRefusal,
       },
       backends: tested,

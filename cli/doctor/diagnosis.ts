@@ -34,7 +34,8 @@ export interface Diagnosis {
     readonly affinity: number
     /** Null if the cgroup has no quota. */
     readonly quota: number | null
-    readonly physicalCores: number
+    /** Null on WebAssembly, which cannot see them. */
+    readonly physicalCores: number | null
     /** Why the operating system refuses the tile registers of AMX to this process; null if it does not. */
     readonly amxRefusal: string | null
   } | null

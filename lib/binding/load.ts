@@ -18,7 +18,7 @@ export function loadBinding(): Binding {
     try {
       return wasmNative(loadModule(nodeHost, isa), nodeHost, `LILY_CPU_ISA=${isa}`)
     } catch (cause) {
-      throw unavailable(`LILY_CPU_ISA=${isa}, but ${messageOf(cause)}`, cause)
+      throw unavailable(`LILY_CPU_ISA=${isa}, but ${messageOf(cause)}; unset LILY_CPU_ISA`, cause)
     }
   }
   let addon: Native

@@ -150,7 +150,9 @@ export function keepUntilComplete(stream: StreamState, owners: readonly unknown[
   const drop = () => {
     if (!waiting.has(entry)) return
     for (const earlier of waiting) {
-      if (earlier.stream === stream) waiting.delete(earlier)
+      // Compared by value: each operand in a foreign stream has its own StreamState.
+      const { device, cudaStream } = earlier.stream
+      if (device === stream.device && cudaStream === stream.cudaStream) waiting.delete(earlier)
       if (earlier === entry) return
     }
   }

@@ -24,7 +24,7 @@ bool multiplies_in_blocks() { return false; }
 
 std::vector<const char *> supported_instruction_sets() { return {instruction_set().name}; }
 
-// JavaScript knows what there is.
+// JavaScript reports the limits (lib/binding/wasm).
 ThreadLimits thread_limits() { return {}; }
 int default_thread_count() { return 1; }
 std::string processor_name() { return "WebAssembly"; }

@@ -1,5 +1,5 @@
 // The system calls that wasi-libc makes, under its names for them. The only one that is used is that for the clock, by
-// the roofs; the others belong to messages of aborts, which nobody would see. So the module imports nothing of WASI.
+// the roofs; the others belong to messages of aborts, which are not printed. So the module imports nothing of WASI.
 #include <stdint.h>
 
 extern "C" {

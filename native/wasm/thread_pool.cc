@@ -1,5 +1,6 @@
 // The thread pool of WebAssembly. JavaScript starts its threads, Workers that share the memory of the module: each of
-// them calls lily_wasm_work. A thread that does not start, or starts late, only takes no part: the others do its work.
+// them calls lily_wasm_work. A thread that does not start, or starts late, takes no part until then: the others do its
+// work.
 #include "cpu/thread_pool.h"
 
 #include <atomic>

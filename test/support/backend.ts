@@ -34,7 +34,7 @@ export const isSanitized = process.env.LILY_TEST_SANITIZER !== undefined && !isL
 const isWebAssembly = backend === 'cpu' && process.env.LILY_CPU_ISA === 'wasm'
 
 /** Large problems take too long. */
-export const isSlow = isEmulated || isModelled || isWebAssembly
+export const isSlow = isEmulated || isModelled || (isWebAssembly && !isLong)
 
 type Saved = LilySaved | LoraSaved
 

@@ -6,9 +6,9 @@ import { ABI_VERSION, backendStruct, status as statuses } from './abi.js'
 import { bindingError } from './errors.js'
 import type { Build, Host } from './host.js'
 import { Runner } from './runner.js'
-import { THREAD_SCRIPT, type ThreadStart } from './thread-script.js'
+import { THREAD_SCRIPT, type ThreadStart, TRAPPED } from './thread-script.js'
 
-export const PAGE_BYTES = 64 * 1024
+const PAGE_BYTES = 64 * 1024
 
 /** The address space of WebAssembly in pages, and less for engines that reserve it at once and do not have it. */
 const MOST_PAGES = [65536, 32768, 16384, 4096]
@@ -146,7 +146,11 @@ export class Module {
     this.#hasStarted = true
     for (let worker = 1; worker < this.threads; worker++) {
       try {
-        this.host.start(THREAD_SCRIPT).post({ ...this.#own(), worker })
+        const own = this.#own()
+        const thread = this.host.start(THREAD_SCRIPT)
+        // The other threads do its work. Without a listener Node.js ends the process if a thread fails.
+        thread.onEnd(() => undefined)
+        thread.post({ ...own, worker })
       } catch {
         return // the calling thread does the work
       }
@@ -167,13 +171,24 @@ export class Module {
     const message = { entry: this.#index(entry), call, lastError: this.#index('lastError') }
     const copied = this.isShared
       ? {}
-      : {
-          blocks: blocks.map(({ address, byteLength }) => [address, this.bytes(address, byteLength).slice()] as const),
-          pages: this.memory.buffer.byteLength / PAGE_BYTES,
-        }
-    const result = await runner.run({ ...message, ...copied })
+      : { blocks: this.#copies(blocks), pages: this.memory.buffer.byteLength / PAGE_BYTES }
+    const result = await runner.run({ ...message, ...copied }).catch((error: unknown) => {
+      this.#runner = undefined // the next call starts another thread
+      throw error
+    })
     for (const [address, bytes] of result.blocks ?? []) this.bytes(address, bytes.length).set(bytes)
     if (result.status !== statuses.ok) throw statusError(result.status, result.message)
+  }
+
+  #copies(blocks: readonly Block[]): (readonly [address: number, bytes: Uint8Array])[] {
+    try {
+      return blocks.map(({ address, byteLength }) => [address, this.bytes(address, byteLength).slice()] as const)
+    } catch (cause) {
+      throw bindingError(
+        'ERR_LILY_OUT_OF_MEMORY',
+        `no memory for copies of the operands (${String(cause)}); use smaller batches, or forms without Async`,
+      )
+    }
   }
 
   /** A thread in the memory of this module, with a stack and thread-local data of its own. */
@@ -213,5 +228,6 @@ function newMemory(shared: boolean): WebAssembly.Memory {
 function statusError(status: number, message: string): Error {
   if (status === statuses.errorUnavailable) return bindingError('ERR_LILY_BACKEND_UNAVAILABLE', message)
   if (status === statuses.errorOutOfMemory) return bindingError('ERR_LILY_OUT_OF_MEMORY', message)
+  if (status === TRAPPED) return new Error(message)
   return bindingError('ERR_LILY_ARGUMENT', message)
 }

@@ -46,6 +46,9 @@ const MAX_DIMENSION = 2 ** 40
 const OTHERS_BEGIN = 2 ** 40
 const OTHERS_STEP = 2 ** 36
 
+/** Larger than any cache, and small enough to allocate. */
+const MAX_ROOF_BYTES = 2 ** 31
+
 /** A call that is ready to run. */
 interface Prepared {
   readonly entry: Entry
@@ -60,7 +63,7 @@ export interface WasmNative extends Binding {
 
 /**
  * @param module the module, which this binding owns
- * @param reason why there is no addon; undefined if LILY_CPU_ISA names WebAssembly
+ * @param reason why WebAssembly runs
  */
 export function wasmNative(module: Module, host: Host, reason: string): WasmNative {
   const residents = new Residents(module)
@@ -101,7 +104,7 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
 
   /** Gives a call its workspace. `own`: one that no other call uses meanwhile. */
   function setWorkspace(operands: Operands, bytes: number, at: { data: number; bytes: number }, own: boolean): void {
-    operands.int32(at.data, own ? operands.allocate('a workspace', bytes) : workspace.of(bytes))
+    operands.int32(at.data, own ? operands.workspace(bytes) : workspace.of(bytes))
     operands.int32(at.bytes, bytes)
   }
 
@@ -176,19 +179,21 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
   }
 
   /** The problem and the weight of a call of a frozen linear layer. */
-  function prepareWeight(operands: Operands, numbers: Float64Array, memory: Memory[]) {
+  function prepareWeight(operands: Operands, numbers: Float64Array, memory: Memory[], access: 'none' | 'read') {
     const reader = new LinearReader(operands, numbers, memory)
     const struct = abi.linearStruct
     const call = operands.struct(struct.bytes)
     reader.writeProblem(call + struct.problem)
     const { dIn, dOut, parameterDtype } = reader.problem
     const bytes = query('linearWorkspace', call + struct.problem)
-    reader.matrix(call + struct.weight, 'weight', dOut, dIn, 'read', parameterDtype)
+    reader.matrix(call + struct.weight, 'weight', dOut, dIn, access, parameterDtype)
     return { reader, call, bytes }
   }
 
   function prepareLinear(operands: Operands, numbers: Float64Array, memory: Memory[], own: boolean): Prepared {
-    const { reader, call, bytes } = prepareWeight(operands, numbers, memory)
+    // A call with a packed weight does not read the other one.
+    const access = memory[linearSlots.packed] == null ? 'read' : 'none'
+    const { reader, call, bytes } = prepareWeight(operands, numbers, memory, access)
     const struct = abi.linearStruct
     const { tokens, dIn, dOut, transposed, activationDtype, parameterDtype } = reader.problem
     const [depth, columns] = transposed ? [dOut, dIn] : [dIn, dOut]
@@ -206,7 +211,11 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
     return { entry: 'linear', call, operands }
   }
 
-  function analysis(work: (operands: Operands) => number): void {
+  /** Runs a float64 function, whose matrices have sizes up to that of a rank. */
+  function analysis(sizes: readonly number[], work: (operands: Operands) => number): void {
+    const [n, columns = 1] = sizes
+    size('the size of a matrix', n, MAX_RANK)
+    size('the size of a matrix', columns, MAX_DIMENSION)
     const operands = new Operands(module, residents, copied)
     try {
       module.startThreads()
@@ -270,12 +279,12 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
       run((operands) => prepareLinear(operands, numbers, memory, false))
     },
     linearAsync: (numbers, ...memory) => runAsync((operands) => prepareLinear(operands, numbers, memory, true), memory),
-    linearPackedBytes(numbers) {
+    linearPackedBytes(numbers, ...memory) {
       const operands = new Operands(module, residents, copied)
       try {
-        const problem = operands.struct(abi.linearProblemStruct.bytes)
-        new LinearReader(operands, numbers, []).writeProblem(problem)
-        return query('linearPackedBytes', problem)
+        // Its size is that of a weight in memory, so that nothing overflows.
+        const { call } = prepareWeight(operands, numbers, memory, 'none')
+        return query('linearPackedBytes', call + abi.linearStruct.problem)
       } finally {
         operands.release()
       }
@@ -283,7 +292,7 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
     linearPack(numbers, ...memory) {
       const operands = new Operands(module, residents, copied)
       try {
-        const { reader, call } = prepareWeight(operands, numbers, memory)
+        const { reader, call } = prepareWeight(operands, numbers, memory, 'read')
         const bytes = query('linearPackedBytes', call + abi.linearStruct.problem)
         const packed = reader.packed(call + abi.linearStruct.packed, bytes, 'write')
         module.check(module.call('linearPack', call, packed))
@@ -392,8 +401,13 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
     },
     measureRoof(backendNumber, device, roof, byteLength) {
       checkCpu(backendNumber, device)
+      const which = whole('roof', roof)
+      const bytes = whole('byteLength', byteLength)
+      if (bytes < 0 || bytes > MAX_ROOF_BYTES) {
+        throw bindingError('ERR_LILY_ARGUMENT', `byteLength must be from 0 to ${MAX_ROOF_BYTES}`)
+      }
       module.startThreads()
-      module.check(module.call('measureRoof', device, roof, byteLength, module.scratch))
+      module.check(module.call('measureRoof', device, choice(which), bytes, module.scratch))
       return module.view.getFloat64(module.scratch, true)
     },
     fileLock: () => null,
@@ -405,14 +419,14 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
       return begin + byteOffsetOf(array)
     },
     gramFactor(x, r, columns, l) {
-      analysis((operands) => {
+      analysis([r, columns], (operands) => {
         const from = operands.array('a matrix', x, 0, r * columns, 8, 'read')
         const to = operands.array('a matrix', l, 0, r * r, 8, 'write')
         return module.exports.lily_cpu_gram_factor(from, BigInt(r), BigInt(columns), to)
       })
     },
     congruenceEigenvalues(l, x, r, columns, values) {
-      analysis((operands) => {
+      analysis([r, columns], (operands) => {
         const left = operands.array('a matrix', l, 0, r * r, 8, 'read')
         const right = operands.array('a matrix', x, 0, r * columns, 8, 'read')
         const to = operands.array('a matrix', values, 0, r, 8, 'write')
@@ -420,7 +434,7 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
       })
     },
     eigenvalues(lower, n, values) {
-      analysis((operands) => {
+      analysis([n], (operands) => {
         const from = operands.array('a matrix', lower, 0, n * n, 8, 'update')
         const to = operands.array('a matrix', values, 0, n, 8, 'write')
         return module.exports.lily_cpu_eigenvalues(from, BigInt(n), to)
@@ -431,7 +445,7 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
       instructionSets: module.build,
       affinity: host.processors,
       quota: 0,
-      physicalCores: host.processors,
+      physicalCores: 0,
       amxRefusal: '',
     }),
     poolStatistics(number): PoolStatistics {
@@ -552,7 +566,7 @@ class Reader<S extends Slots> {
     slot: keyof S & string,
     rows: number,
     columns: number,
-    access: 'read' | 'output',
+    access: 'none' | 'read' | 'output',
     types: readonly number[],
   ): void {
     const position = this.slots[slot] as number
@@ -675,7 +689,7 @@ class LinearReader extends Reader<typeof linearSlots> {
     slot: keyof typeof linearSlots,
     rows: number,
     columns: number,
-    access: 'read' | 'output',
+    access: 'none' | 'read' | 'output',
     type: number,
   ): void {
     this.matrixOf(address, slot, rows, columns, access, [type])

@@ -41,12 +41,13 @@ interface Output {
   readonly pitchBytes: number
 }
 
-type Access = 'read' | 'write' | 'update'
+/** 'none': the call reads and writes nothing of it. */
+type Access = 'none' | 'read' | 'write' | 'update'
 
 export class Operands {
   /** What the call allocated. */
   readonly #allocated: number[] = []
-  /** What the call reads and writes. */
+  /** What the call reads and writes of what it allocated. */
   readonly blocks: Block[] = []
   readonly #outputs: Output[] = []
 
@@ -61,6 +62,13 @@ export class Operands {
     const address = this.module.allocate(what, byteLength)
     this.#allocated.push(address)
     this.blocks.push({ address, byteLength })
+    return address
+  }
+
+  /** Memory that holds nothing before the call and nothing after it. */
+  workspace(byteLength: number): number {
+    const address = this.module.allocate('a workspace', byteLength)
+    this.#allocated.push(address)
     return address
   }
 
@@ -95,7 +103,7 @@ export class Operands {
     field: number,
     rows: number,
     columns: number,
-    access: 'read' | 'output',
+    access: 'none' | 'read' | 'output',
     types: readonly number[],
   ): void {
     const pitch = whole('pitch', numbers[field + slotFields.pitch])
@@ -111,7 +119,7 @@ export class Operands {
     }
     const accumulate = numbers[field + slotFields.accumulate] !== 0
     const offset = whole('byteOffset', numbers[field + slotFields.byteOffset])
-    const how: Access = access === 'read' ? 'read' : accumulate ? 'update' : 'write'
+    const how: Access = access !== 'output' ? access : accumulate ? 'update' : 'write'
     const found = this.#place(
       name,
       memory,
@@ -160,17 +168,15 @@ export class Operands {
     const array = memory as ArrayBufferView
     const extent = rows === 0 || rowBytes === 0 ? 0 : (rows - 1) * pitchBytes + rowBytes
     const given = byteLengthOf(array)
-    if (byteOffset < 0 || byteOffset > given || extent > given - byteOffset) {
+    if (extent < 0 || byteOffset < 0 || byteOffset > given || extent > given - byteOffset) {
       throw bindingError('ERR_LILY_SHAPE', `${name} has no ${extent} bytes from offset ${byteOffset}: it has ${given}`)
     }
     const start = byteOffsetOf(array) + byteOffset
     if (start % alignment !== 0) {
       throw bindingError('ERR_LILY_ARGUMENT', `${name} must begin at a multiple of ${alignment} bytes`)
     }
-    if (this.residents.has(bufferOf(array))) {
-      this.blocks.push({ address: start, byteLength: extent })
-      return { address: start, pitchBytes }
-    }
+    if (this.residents.has(bufferOf(array))) return { address: start, pitchBytes }
+    if (access === 'none') return { address: this.module.scratch, pitchBytes: rowBytes }
     const address = this.allocate(name, rows * rowBytes)
     if (extent === 0) return { address, pitchBytes: rowBytes }
     const bytes = bytesOf(array)
@@ -195,9 +201,14 @@ export class Operands {
   /** Copies the outputs back. */
   finish(): void {
     for (const { address, target, start, rows, rowBytes, pitchBytes } of this.#outputs) {
+      if (byteLengthOf(target) === 0) continue // transferred meanwhile: lib/operations/async-operands.ts reports it
       const source = this.module.bytes(address, rows * rowBytes)
-      for (let row = 0; row < rows; row++) {
-        target.set(source.subarray(row * rowBytes, (row + 1) * rowBytes), start + row * pitchBytes)
+      if (pitchBytes === rowBytes || rows === 1) {
+        target.set(source, start)
+      } else {
+        for (let row = 0; row < rows; row++) {
+          target.set(source.subarray(row * rowBytes, (row + 1) * rowBytes), start + row * pitchBytes)
+        }
       }
       this.copied.out += rows * rowBytes
     }

@@ -23,7 +23,10 @@ export class Runner {
       this.#next()?.resolve(result as ThreadResult)
     })
     thread.onEnd((reason) => {
-      this.#end = bindingError('ERR_LILY_BACKEND_UNAVAILABLE', `the thread of the async forms has ended: ${reason}`)
+      this.#end = bindingError(
+        'ERR_LILY_BACKEND_UNAVAILABLE',
+        `the thread of the Async forms has ended (${reason}); call again, or use the forms without Async`,
+      )
       for (let next = this.#next(); next !== undefined; next = this.#next()) next.reject(this.#end)
     })
     this.started = this.#send(start)

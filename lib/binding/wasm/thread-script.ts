@@ -9,6 +9,9 @@
 
 import { status as statuses } from './abi.js'
 
+/** The module, or the script, has thrown. */
+export const TRAPPED = -1
+
 /** Starts a module in a thread. */
 export interface ThreadStart {
   readonly module: WebAssembly.Module
@@ -34,7 +37,7 @@ export interface ThreadCall {
 }
 
 export interface ThreadResult {
-  /** lily_status; -1: the module has trapped. */
+  /** lily_status, or {@link TRAPPED}. */
   readonly status: number
   readonly message: string
   /** Without shared memory: the blocks after the call. */
@@ -87,7 +90,7 @@ export const THREAD_SCRIPT = `'use strict'
     try {
       result = run(message)
     } catch (error) {
-      result = { status: -1, message: String(error) }
+      result = { status: ${TRAPPED}, message: String(error) }
     }
     port.postMessage(result, result.blocks?.map(([, bytes]) => bytes.buffer))
   }

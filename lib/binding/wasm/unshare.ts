@@ -1,4 +1,4 @@
-/** The builds import a shared memory. A page that is not cross-origin isolated has no use for one. */
+/** The builds import a shared memory. A page that is not cross-origin isolated cannot share one. */
 
 const HEADER_BYTES = 8
 const IMPORT_SECTION = 2
