@@ -38,6 +38,20 @@ export default {
       to: { dependencyTypes: ['core', 'npm'] },
     },
     {
+      name: 'node-modules-have-their-places',
+      severity: 'error',
+      comment: 'Builds for browsers replace these files: nothing else of lib/ imports a Node.js module',
+      from: { path: '^lib/', pathNot: '^lib/(binding|memory|checkpoint/disk)/' },
+      to: { dependencyTypes: ['core'] },
+    },
+    {
+      name: 'the-disk-has-one-door',
+      severity: 'error',
+      comment: 'Builds for browsers replace lib/checkpoint/disk/disk.ts by disk.browser.ts',
+      from: { path: '^lib/', pathNot: '^lib/checkpoint/disk/' },
+      to: { path: '^lib/checkpoint/disk/', pathNot: '^lib/checkpoint/disk/disk\\.ts$' },
+    },
+    {
       name: 'tensorflow-is-optional',
       severity: 'error',
       comment: 'Only lib/tfjs and lib/tfjs-layers import TensorFlow.js, and of those only the second one its layers',

@@ -1,5 +1,7 @@
+import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { licensePlugin } from 'rolldown-license-plugin'
-import { defineConfig } from 'tsdown'
+import { defineConfig, type UserConfig } from 'tsdown'
 
 const shared = { outDir: 'dist', platform: 'node', target: 'node20', fixedExtension: false, sourcemap: false } as const
 
@@ -18,11 +20,38 @@ const licenses = licensePlugin({
   },
 })
 
+const entries = { index: 'lib/index.ts', tfjs: 'lib/tfjs/index.ts', 'tfjs-layers': 'lib/tfjs-layers/index.ts' }
+
+/** The files of pages, whose types are those of the other files. */
+const browser: UserConfig = {
+  ...shared,
+  platform: 'browser',
+  target: 'es2022',
+  entry: Object.fromEntries(Object.entries(entries).map(([name, file]) => [`browser/${name}`, file])),
+  format: ['esm'],
+  dts: false,
+  clean: false,
+  outputOptions: { chunkFileNames: 'browser/[name]-[hash].js' },
+  inputOptions: { moduleTypes: { '.wasm': 'base64' } },
+  plugins: [
+    {
+      name: 'x.browser.ts takes the place of x.ts',
+      resolveId(source, importer) {
+        if (importer === undefined || !/^\..*\.js$/.test(source)) return null
+        const file = join(dirname(importer), source.replace(/\.js$/, '.browser.ts'))
+        return existsSync(file) ? file : null
+      },
+    },
+  ],
+}
+const hasWasm = ['wasm', 'wasm-relaxed'].every((build) => existsSync(`build/wasm/${build}.wasm`))
+if (!hasWasm) console.log('lily-kernels: the files for browsers are not built: there is no build/wasm/*.wasm')
+
 export default defineConfig([
   // The entries share their chunks, so that a program that imports several of them has one copy of the package.
   {
     ...shared,
-    entry: { index: 'lib/index.ts', tfjs: 'lib/tfjs/index.ts', 'tfjs-layers': 'lib/tfjs-layers/index.ts' },
+    entry: entries,
     format: ['esm', 'cjs'],
     dts: true,
   },
@@ -38,4 +67,5 @@ export default defineConfig([
     outputOptions: { chunkFileNames: 'cli-[name].js' },
     plugins: [licenses],
   },
+  ...(hasWasm ? [browser] : []),
 ])

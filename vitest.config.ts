@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { defineConfig } from 'vitest/config'
-import type { Reporter } from 'vitest/node'
+import { BaseSequencer, type Reporter, type TestSpecification } from 'vitest/node'
 
 /** Prints the reasons of skipped tests, which the default reporter omits. */
 const skipReasons: Reporter = {
@@ -10,6 +10,23 @@ const skipReasons: Reporter = {
     const result = test.result()
     if (result.state === 'skipped') console.log(`skipped: ${test.fullName}: ${result.note ?? 'no reason given'}`)
   },
+}
+
+/** Files of a minute or more in any project, the longest first. */
+const longest = [
+  ...['cuda/kernels', 'identities', 'property', 'cuda/counters', 'isa', 'determinism', 'cli-failures', 'cli'],
+  ...['emulator/emulator', 'cuda/emulated', 'linear', 'model/training', 'cuda/self-test'],
+]
+
+/** Starts the longest files first, so that no worker waits for one at the end. */
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const place = ({ moduleId }: TestSpecification) => {
+      const found = longest.findIndex((name) => moduleId.endsWith(`/test/${name}.test.ts`))
+      return found < 0 ? longest.length : found
+    }
+    return (await super.sort(files)).sort((a, b) => place(a) - place(b))
+  }
 }
 
 const path = (relative: string) => fileURLToPath(new URL(relative, import.meta.url))
@@ -82,9 +99,38 @@ const slow = ['checkpoint/hostile-headers', 'example-finetune', 'identities', 'i
 /** Tests of the AMX kernels on a model of their instructions, on every processor. */
 const amx = ['adapted-linear', 'determinism', 'golden', 'identities', 'linear', 'modes', 'property', 'tf32']
 
+/** Tests that run on WebAssembly, too. Of those of checkpoints, two do without a backend or require locks of files. */
+const wasm = [
+  ...[
+    'adamw',
+    'async',
+    'determinism',
+    'errors',
+    'golden',
+    'identities',
+    'linear',
+    'modes',
+    'property',
+    'wasm',
+    'wasm-threads',
+  ],
+  ...['analysis/*', 'checkpoint/*', 'model/*'],
+]
+
+const hasWasm = existsSync(path('build/wasm/wasm.wasm'))
+
+/** Tests that run on WebAssembly without shared memory, too: it differs in where operands lie, and in the Async forms. */
+const wasmUnshared = ['async', 'errors', 'golden', 'modes']
+
 const files = (names: string[]) => names.map((name) => `test/${name}.test.ts`)
 
-/** All tests once; the numerical tests also with other schedules of the emulator and on its oldest architecture. */
+/** LILY_TEST_LONG=1, which .ci/run --long sets, runs all problems everywhere. */
+const half = (LILY_TEST_HALF: '0' | '1') => (process.env.LILY_TEST_LONG === '1' ? {} : { LILY_TEST_HALF })
+
+/**
+ * All tests once; the numerical tests also with another schedule of the emulator, and on its oldest architecture with a
+ * third one. Those two run half of the fixed problems of test/property.test.ts each.
+ */
 const cudaProjects =
   cuda.missing !== undefined
     ? [{ name: 'cuda', include: ['test/cuda/missing.test.ts'], env: {} }]
@@ -92,11 +138,15 @@ const cudaProjects =
         { name: 'cuda', include: ['test/cuda/**/*.test.ts', ...files(both)], env: {} },
         ...(cuda.env.LILY_TEST_EMULATED === '1'
           ? [
-              { name: 'cuda seed 2', include: files(['golden', 'property']), env: { LILY_EMULATOR_SEED: '2' } },
+              {
+                name: 'cuda seed 2',
+                include: files(['golden', 'property']),
+                env: { LILY_EMULATOR_SEED: '2', ...half('1') },
+              },
               {
                 name: 'cuda turing',
                 include: files(['golden', 'property']),
-                env: { LILY_EMULATOR_SEED: '3', LILY_EMULATOR_ARCH: '75' },
+                env: { LILY_EMULATOR_SEED: '3', LILY_EMULATOR_ARCH: '75', ...half('0') },
               },
             ]
           : []),
@@ -122,6 +172,7 @@ export default defineConfig({
   test: {
     // Emulated kernels run on one thread, and the default leaves one processor idle.
     maxWorkers: '100%',
+    sequence: { sequencer: LongestFirst },
     // .ci/run reads the JSON file.
     reporters: ['default', skipReasons, ['json', { outputFile: 'build/test-results.json' }]],
     projects: [
@@ -132,11 +183,30 @@ export default defineConfig({
           include: ['test/**/*.test.ts'],
           exclude: [
             ...['test/cuda/**', 'test/emulator/**', 'test/runtimes/**', 'test/arm64/**', 'test/interop/**'],
-            ...files(slow),
+            'test/browser/**',
+            ...files([...slow, 'wasm', 'wasm-threads']),
           ],
         },
         { name: 'cpu slow', include: files(slow), exclude: [] },
         { name: 'cpu amx', include: files(amx), exclude: [], env: { LILY_CPU_ISA: 'amx-model' } },
+        {
+          name: 'wasm',
+          // Without the build, one file says so.
+          include: files(hasWasm ? wasm : ['wasm-threads']),
+          exclude: files(['checkpoint/hostile-headers', 'checkpoint/whole-saves']),
+          env: { LILY_CPU_ISA: 'wasm' },
+        },
+        ...(hasWasm
+          ? [
+              {
+                name: 'wasm unshared',
+                include: files(wasmUnshared),
+                exclude: [],
+                env: { LILY_CPU_ISA: 'wasm' },
+                setupFiles: ['test/support/unshared.ts'],
+              },
+            ]
+          : []),
         { name: 'emulator', include: ['test/emulator/**/*.test.ts'], exclude: [] },
       ].map((tests) => ({
         resolve,
@@ -157,7 +227,7 @@ export default defineConfig({
         },
       })),
       // Not part of `npm test`, because they download runtimes and libraries.
-      ...['runtimes', 'arm64', 'interop'].map((name) => ({
+      ...['runtimes', 'browser', 'arm64', 'interop'].map((name) => ({
         resolve,
         test: { ...shared, name, include: [`test/${name}/**/*.test.ts`], env: { LILY_CUDA_LIBRARY: 'none' } },
       })),

@@ -24,15 +24,18 @@ export {
   type LilyGradients,
   type LilyNeeds,
 } from './operations/backward.js'
+export type { PretrainedFiles } from './checkpoint/adapter-files.js'
+export type { FileData } from './checkpoint/file-data.js'
 export type { LoadOptions } from './checkpoint/load.js'
 export type { ModulesToSave, SavedModules } from './checkpoint/modules-to-save.js'
 export { SafetensorsFile, type StoredDType, type StoredTensor } from './checkpoint/safetensors-file.js'
 export type { TensorEntry } from './checkpoint/safetensors-header.js'
-export { type Named, writeSafetensors } from './checkpoint/safetensors-write.js'
+export { writeSafetensors } from './checkpoint/safetensors-write.js'
 export type { SaveOptions } from './checkpoint/save.js'
 export { DeviceBuffer } from './tensor/device-buffer.js'
 export type { DType, Float16ArrayLike, HostData } from './base/dtype.js'
 export { LilyError, type LilyErrorCode, type LilyErrorDetails } from './base/errors.js'
+export type { Named } from './base/options.js'
 export { foldB, type FoldOptions } from './operations/fold.js'
 export {
   lilyForward,

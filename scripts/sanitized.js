@@ -17,6 +17,7 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
  * @property {string} flags value of -fsanitize
  * @property {string[]} libraries
  * @property {string[]} tests that cover the native code within minutes
+ * @property {number} workers how many test files run at a time
  * @property {Record<string, string>} env
  */
 /** @type {Record<string, Sanitizer>} */
@@ -30,12 +31,15 @@ const SANITIZERS = {
       ...['adamw', 'analysis/eigenvalues', 'async', 'binding/fuzz', 'binding/refusals', 'dlpack', 'errors', 'golden'],
       ...['isa', 'leak', 'linear', 'linear-isa', 'modes', 'overlap', 'property', 'tensor', 'transfer'],
     ],
+    workers: 2,
     env: {
       // Only test/leak.test.ts checks for leaks: vitest ends its processes before they free their memory. GCC 12
       // misaligns 64-byte vectors on AddressSanitizer's fake stack.
       ASAN_OPTIONS: 'detect_leaks=0:detect_stack_use_after_return=0',
       UBSAN_OPTIONS: 'print_stacktrace=1',
       FAST_CHECK_RUNS: '40',
+      // Every second one of the fixed problems, unless the run is a long one.
+      ...(process.env.LILY_TEST_LONG === '1' ? {} : { LILY_TEST_HALF: '0' }),
     },
   },
   thread: {
@@ -43,6 +47,7 @@ const SANITIZERS = {
     libraries: ['libtsan.so'],
     // The thread pool and the binding: promises, workers (some terminated during a call), and numbers of threads.
     tests: ['async', 'determinism', 'workers'],
+    workers: 1, // four threads each
     // node itself is not instrumented: only its libc calls are visible, and they would be reported as races.
     env: { TSAN_OPTIONS: 'ignore_noninstrumented_modules=1:halt_on_error=1', LILY_NUM_THREADS: '4' },
   },
@@ -67,7 +72,9 @@ if (!sanitizer) fail(`usage: node scripts/sanitized.js ${Object.keys(SANITIZERS)
 const folder = join(root, 'build', name)
 mkdirSync(folder, { recursive: true })
 const options = [process.env.LILY_CMAKE_ARGS ?? '', '-DLILY_CUDA=OFF', `-DLILY_SANITIZE=${sanitizer.flags}`]
-run(process.execPath, [join(root, 'scripts', 'build-native.js')], folder, { LILY_CMAKE_ARGS: options.join(' ') })
+run(process.execPath, [join(root, 'scripts', 'build-native.js'), '--addon-only'], folder, {
+  LILY_CMAKE_ARGS: options.join(' '),
+})
 
 const libraries = sanitizer.libraries.map((library) => {
   const { stdout } = spawnSync(process.env.CXX ?? 'g++', [`-print-file-name=${library}`], { encoding: 'utf8' })
@@ -77,8 +84,7 @@ const libraries = sanitizer.libraries.map((library) => {
 })
 const tests = chosen.length > 0 ? chosen : sanitizer.tests.map((test) => `test/${test}.test.ts`)
 const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs')
-// One file at a time: AddressSanitizer needs much memory, and the sanitizers already slow down the threads.
-run(process.execPath, [vitest, 'run', '--project', 'cpu*', '--no-file-parallelism', ...tests], root, {
+run(process.execPath, [vitest, 'run', '--project', 'cpu*', `--maxWorkers=${sanitizer.workers}`, ...tests], root, {
   // node-gyp-build loads the addon from this folder.
   LILY_KERNELS_PREBUILD: folder,
   LILY_TEST_SANITIZER: name,

@@ -767,6 +767,8 @@ const target = () => join(folder, 'target')
 const files: Record<string, Record<string, Row>> = {
   'LilyModel.fromPretrained': {
     folder: { ...reads, call: (path) => LilyModel.fromPretrained(path) },
+    'a file': { argument: /folder/, call: (data) => LilyModel.fromPretrained({ 'adapter_config.json': data }) },
+    'a file of a list': { argument: /folder/, call: (file) => LilyModel.fromPretrained([file]) },
     options: {
       argument: /options/,
       valid: EMPTY,
@@ -797,6 +799,15 @@ const files: Record<string, Record<string, Row>> = {
       call: (w) => model().savePretrained(target(), { modulesToSave: { head: { w } } }),
     },
   },
+  'LilyModel.pretrainedFiles': {
+    options: { argument: /options/, valid: EMPTY, call: (options) => model().pretrainedFiles(options) },
+    format: { argument: /format/, ...optional, call: (format) => model().pretrainedFiles({ format }) },
+    modulesToSave: {
+      argument: /modulesToSave/,
+      valid: EMPTY,
+      call: (modulesToSave) => model().pretrainedFiles({ modulesToSave }),
+    },
+  },
   'LoraModel.fromPretrained': {
     folder: { ...reads, call: (path) => LoraModel.fromPretrained(path) },
     options: {
@@ -809,6 +820,10 @@ const files: Record<string, Record<string, Row>> = {
     folder: { ...writes, call: (path) => lora().savePretrained(path) },
     options: { argument: /options/, valid: EMPTY, call: (options) => lora().savePretrained(loraTarget(), options) },
     format: { argument: /format/, ...optional, call: (format) => lora().savePretrained(loraTarget(), { format }) },
+  },
+  'LoraModel.pretrainedFiles': {
+    options: { argument: /options/, valid: EMPTY, call: (options) => lora().pretrainedFiles(options) },
+    format: { argument: /format/, ...optional, call: (format) => lora().pretrainedFiles({ format }) },
   },
   'LilyModel.saveLora': { folder: { ...writes, call: (path) => frozen().saveLora(path) } },
   SafetensorsFile: {

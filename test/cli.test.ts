@@ -208,7 +208,8 @@ describe('doctor', () => {
     expect(processor!.instructionSets[0]).toBe('portable')
     expect(processor!.instructionSets).toContain(processor!.simd)
     const { threads, affinity, quota, physicalCores } = processor!
-    expect(threads).toBe(Math.min(affinity, quota ?? Infinity, physicalCores, 256))
+    expect(physicalCores).not.toBeNull()
+    expect(threads).toBe(Math.min(affinity, quota ?? Infinity, physicalCores!, 256))
     expect(processor!.because).toMatch(/physical cores|affinity|cgroup quota|the limit of the thread pool/)
     expect(backends[0]).toMatchObject({ name: 'cpu', available: true, selfTest: { passed: true } })
     expect(backends[1]).toMatchObject({ name: 'cuda', available: false })

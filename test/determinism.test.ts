@@ -1,6 +1,6 @@
 /** Equal inputs give bit-equal results: from run to run, and with any number of threads. */
 import { describe, expect, test } from 'vitest'
-import { backend, isSlow } from './support/backend.js'
+import { backend, isSanitized, isSlow } from './support/backend.js'
 import { makeCase, type Spec, splitTokens } from './support/cases.js'
 import { type Job, runInChild } from './support/child.js'
 import { expectSameBits } from './support/compare.js'
@@ -32,7 +32,7 @@ const larger: Spec[] = [
 ]
 
 // Every problem in float32, and in one of the 16-bit types by turns.
-const jobs: Job[] = [...specs, ...(isSlow ? [] : larger)].flatMap((spec, i) => [
+const all: Job[] = [...specs, ...(isSlow ? [] : larger)].flatMap((spec, i) => [
   { spec: { ...spec, ...TYPES[FLOAT32] }, how: { outputs: 'add' } },
   { spec: { ...spec, ...SIXTEEN_BITS[i % SIXTEEN_BITS.length] }, how: { outputs: 'add' } },
   ...(spec.routing === 'lora'
@@ -45,6 +45,8 @@ const jobs: Job[] = [...specs, ...(isSlow ? [] : larger)].flatMap((spec, i) => [
         how: { deferB: true },
       }))),
 ])
+// A sanitizer sees a race in any of them: a third has every routing, with both forms of dB in both types.
+const jobs = isSanitized ? all.filter((_, i) => i % 3 === 1) : all
 
 function expectSameValues(actual: Values, expected: Values): void {
   expect(Object.keys(actual)).toEqual(Object.keys(expected))

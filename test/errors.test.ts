@@ -554,11 +554,11 @@ describe('foldB rejects', () => {
     expect(numbers(await foldB(saved)).some((value) => value !== 0)).toBe(true)
   })
 
-  it.each<[string, LilyForwardOptions]>([
+  it.for<[string, LilyForwardOptions]>([
     ['batch', {}],
     ['sequence', { routing: 'sequence', sequenceOffsets: [0, 2, tokens] }],
     ['fixed', { routing: 'fixed', weights: [0.5, 0.5] }],
-  ])('a layer whose weights were transferred: %s', async (routing, options) => {
+  ])('a layer whose weights were transferred: %s', async ([routing, options], context) => {
     const saved = [0, 1].map(() => {
       const { x, a, router, b, dy } = smallOperands()
       const operands = routing === 'fixed' ? { x, a, b } : { x, a, b, router }
@@ -567,7 +567,8 @@ describe('foldB rejects', () => {
       return saved
     })
     const { buffer } = (saved[1].weights as Tensor).data
-    structuredClone(buffer, { transfer: [buffer as ArrayBuffer] })
+    if (buffer instanceof SharedArrayBuffer) return context.skip('the memory of WebAssembly cannot be transferred')
+    structuredClone(buffer, { transfer: [buffer] })
     const db = room(experts, rank, dOut)
     const before = db.data.slice()
     const error = await expectRefused(ARGUMENT, 'saved[1]: its ArrayBuffer is detached', () => foldBOf(saved, db))

@@ -1,6 +1,6 @@
 /** Identities between the results of any problem, independent of the reference. See docs/math.md, Identities. */
 import { describe, expect, test } from 'vitest'
-import { backend, isEmulated, isModelled, isSlow } from './support/backend.js'
+import { backend, isEmulated, isLong, isModelled, isSlow } from './support/backend.js'
 import { type Case, makeCase, type Spec } from './support/cases.js'
 import { expectSameBits, relativeError } from './support/compare.js'
 import { FLOAT32, roundoff, TYPES, type Types } from './support/dtypes.js'
@@ -50,6 +50,15 @@ function inner(u: ArrayLike<number>, v: ArrayLike<number>): { sum: number; size:
   return { sum: terms.reduce((s, t) => s + t, 0), size: terms.reduce((s, t) => s + Math.abs(t), 0) }
 }
 
+const results = new Map<Spec, Values>()
+
+/** The results of one of the `modes`, which two of the identities below are about. */
+async function resultsOf(spec: Spec): Promise<Values> {
+  const values = results.get(spec) ?? (await run(makeCase(spec))).values
+  results.set(spec, values)
+  return values
+}
+
 const isZero = (values: Float32Array) => values.every((value) => value === 0)
 
 // y is homogeneous of degree one in b, so <b, db> = <y, dy>: sum_e w_ge dw_ge = sum_t <h_t, q_t>, summed over groups.
@@ -58,7 +67,7 @@ describe('homogeneity', () => {
   test.each(modes)('%s', async (_, spec) => {
     const close = closeTo(spec)
     const c = makeCase(spec)
-    const { values } = await run(c)
+    const values = await resultsOf(spec)
     const y = inner(valueOf(values, 'y'), c.dy)
     const b = inner(c.b, valueOf(values, 'db'))
     const x = inner(c.x, valueOf(values, 'dx'))
@@ -79,7 +88,7 @@ describe('the gradients of the router add up to zero over the experts', () => {
     '%s',
     async (_, spec) => {
       const close = closeTo(spec)
-      const dRouter = valueOf((await run(makeCase(spec))).values, 'dRouter')
+      const dRouter = valueOf(await resultsOf(spec), 'dRouter')
       for (let i = 0; i < spec.rank; i++) {
         const column = dRouter.filter((_, at) => at % spec.rank === i)
         const { sum, size } = inner(column, new Float32Array(spec.experts).fill(1))
@@ -266,9 +275,12 @@ describe.each([
     const spec = { ...wide, ...types, tokens, seed: 24, ...mode }
     const c = makeCase(grouped ? { ...spec, lengths: [before, length, after] } : spec)
     const expected = (await run(alone(c))).values
-    const batch = (await run(c)).values
-    for (const name of names) {
-      expectSameBits(name, part(batch, name, tokens, before), part(expected, name, length, 0))
+    // With one length: what distinguishes finite numbers from the NaN below does not depend on it.
+    if (length === 70 || isLong) {
+      const batch = (await run(c)).values
+      for (const name of names) {
+        expectSameBits(name, part(batch, name, tokens, before), part(expected, name, length, 0))
+      }
     }
     // Nor does it depend on the numbers of other sequences, including NaN.
     for (const [values, cols] of [

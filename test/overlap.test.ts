@@ -24,11 +24,6 @@ import { filled, sizes, smallLoraB, smallOperands } from './support/small.js'
 const { tokens, dIn, dOut, rank, experts } = sizes
 const ARGUMENT = 'ERR_LILY_ARGUMENT'
 
-/** The types of Node.js 20 do not declare WebAssembly. */
-const { Memory } = Reflect.get(globalThis, 'WebAssembly') as {
-  Memory: new (options: object) => { readonly buffer: SharedArrayBuffer; grow(pages: number): number }
-}
-
 /** Two arrays over the same `length` floats. */
 type Pair = (length: number) => [Float32Array, Float32Array]
 
@@ -40,7 +35,7 @@ const kinds: Record<string, Pair> = {
     return [new Float32Array(buffer), new Float32Array(clone)]
   },
   'a shared WebAssembly.Memory before and after grow': (length) => {
-    const memory = new Memory({ initial: 1, maximum: 4, shared: true })
+    const memory = new WebAssembly.Memory({ initial: 1, maximum: 4, shared: true })
     const before = memory.buffer
     memory.grow(1)
     expect(memory.buffer).not.toBe(before)

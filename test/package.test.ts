@@ -73,6 +73,31 @@ describe('npx lily-kernels', () => {
     expect(readFileSync(join(installed.project, 'bench.html'), 'utf8')).toContain('<svg')
   })
 
+  test('without an addon, WebAssembly runs in its place', (context) => {
+    if (!existsSync(join(prebuilds(), 'wasm', 'wasm.wasm'))) {
+      return context.skip('WebAssembly is not built; npm run build:wasm says why')
+    }
+    const here = join(prebuilds(), `${process.platform}-${process.arch}`)
+    renameSync(here, `${here}-gone`)
+    try {
+      const { status, stdout, stderr } = npx('doctor', '--json')
+      expect(status, stderr).toBe(0)
+      const reason = `no native addon for ${process.platform}-${process.arch}; running on WebAssembly with `
+      const { ok, addon, processor, backends } = JSON.parse(stdout) as Diagnosis
+      expect({ ok, addon }).toEqual({
+        ok: true,
+        addon: { loads: false, reason: expect.stringContaining(reason) as string },
+      })
+      expect(processor?.simd).toMatch(/^wasm/)
+      expect(backends[0]).toMatchObject({ available: true, selfTest: { passed: true } })
+      for (const format of ['ESM', 'CJS'] as const) {
+        expect(JSON.parse(installed.run('node', [], MODULES[format].file, consumer(format)))).toEqual(expected)
+      }
+    } finally {
+      renameSync(`${here}-gone`, here)
+    }
+  })
+
   test('doctor reports an addon that does not load', () => {
     renameSync(prebuilds(), `${prebuilds()}-gone`)
     try {
@@ -80,7 +105,7 @@ describe('npx lily-kernels', () => {
       expect(status).toBe(1)
       const { ok, addon, processor } = JSON.parse(stdout) as Diagnosis
       expect({ ok, processor }).toEqual({ ok: false, processor: null })
-      expect(addon.reason).toMatch(/the native addon does not load.*install lily-kernels again/s)
+      expect(addon.reason).toMatch(/no native addon for .*no WebAssembly build.*install lily-kernels again/s)
     } finally {
       renameSync(`${prebuilds()}-gone`, prebuilds())
     }
@@ -93,7 +118,7 @@ test('the tarball contains the runtime files and no build files', () => {
     .map((entry) => join(entry.parentPath, entry.name).slice(installed.folder.length + 1))
   const unexpected = files.filter(
     (file) =>
-      !/^(package\.json|README\.md|CHANGELOG\.md|LICENSE|dist\/[\w.-]+\.(c?js|d\.c?ts)|dist\/THIRD-PARTY-LICENSES\.txt|prebuilds\/.*(\.node|lily_cuda\.so))$/.test(
+      !/^(package\.json|README\.md|CHANGELOG\.md|LICENSE|dist\/(browser\/)?[\w.-]+\.(c?js|d\.c?ts)|dist\/THIRD-PARTY-LICENSES\.txt|prebuilds\/.*(\.node|lily_cuda\.so)|prebuilds\/wasm\/[\w-]+\.wasm)$/.test(
         file,
       ),
   )
@@ -112,7 +137,8 @@ test('the tarball contains addons for this machine, and for linux-arm64 if its c
   const here = `${process.platform}-${process.arch}`
   const hasCompiler = ['aarch64-linux-gnu-g++-12', 'aarch64-linux-gnu-g++'].some(findProgram)
   const platforms = [here, ...(here === 'linux-x64' && hasCompiler ? ['linux-arm64'] : [])]
-  expect(readdirSync(prebuilds()).sort()).toEqual(platforms.sort())
+  const wasm = existsSync(join(packageRoot, 'build/wasm/wasm.wasm')) ? ['wasm'] : []
+  expect(readdirSync(prebuilds()).sort()).toEqual([...platforms, ...wasm].sort())
   if (here === 'linux-x64' && !hasCompiler) context.skip('of linux-arm64: no aarch64-linux-gnu-g++')
 })
 
@@ -126,7 +152,7 @@ function newestIn(binary: Buffer): (version: RegExp) => number {
 test('the prebuilt addons require no newer libraries than the README states', (context) => {
   const MACHINES: Record<string, number> = { 'linux-x64': 62, 'linux-arm64': 183 } // EM_X86_64, EM_AARCH64
   const newerCompilers: string[] = []
-  for (const platform of readdirSync(prebuilds())) {
+  for (const platform of readdirSync(prebuilds()).filter((folder) => folder !== 'wasm')) {
     const [name] = readdirSync(join(prebuilds(), platform)).filter((file) => file.endsWith('.node'))
     const addon = readFileSync(join(prebuilds(), platform, name))
     const newest = newestIn(addon)

@@ -12,7 +12,15 @@ import { disagreement } from '../bench/peers/agreement.js'
 import { OURS, ourContender, peerContender } from '../bench/peers/contender.js'
 import { measureCase } from '../bench/peers/measure.js'
 import { PeerProcess } from '../bench/peers/peer-process.js'
-import { onnxRuntime, type Peer, pytorch, pytorchEnvironment, startPeers, type Started } from '../bench/peers/peers.js'
+import {
+  onnxRuntime,
+  type Peer,
+  pytorch,
+  pytorchEnvironment,
+  startPeers,
+  type Started,
+  tensorflowJs,
+} from '../bench/peers/peers.js'
 import { evenlySpaced, type Missing, type PeerMethod } from '../bench/peers/protocol.js'
 import { peersMarkdown, type PeersReport } from '../bench/peers/report.js'
 import { passes } from '../bench/methods/methods.js'
@@ -234,7 +242,7 @@ const shapes = [
   { tokens: 130, d: 64, rank: 48, experts: 2 },
 ]
 
-describe.each([pytorch, onnxRuntime])('$name', (peer) => {
+describe.each([pytorch, onnxRuntime, tensorflowJs])('$name', (peer) => {
   // One thread: threads of OpenMP that wait for each other while other tests use the processors take seconds.
   const options = { threads: 1, compiles: false }
   const found = peer.command(options)

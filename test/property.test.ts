@@ -1,7 +1,8 @@
 /**
  * Random shapes, modes, data types, masks, sequences, layouts and ways to call, compared with the float64 reference; then
  * larger shapes that cross the block sizes of the kernels. fast-check prints the seed of a failure: set FAST_CHECK_SEED to
- * repeat it, and FAST_CHECK_RUNS to change the number of problems.
+ * repeat it, and FAST_CHECK_RUNS to change the number of problems. Where LILY_TEST_HALF is 0 or 1, every second one of the
+ * fixed problems runs: 0 and 1 together run all of them.
  */
 import fc from 'fast-check'
 import { describe, test } from 'vitest'
@@ -67,11 +68,11 @@ const problem = (routing: Routing): fc.Arbitrary<{ spec: Spec; leading: number[]
 
 const seed = process.env.FAST_CHECK_SEED
 // On the emulator a problem takes as long as thousands do on the cpu backend, on the model of AMX as long as tens.
-const runs = isEmulated ? 12 : isModelled ? 40 : 150
-const parameters = { numRuns: Number(process.env.FAST_CHECK_RUNS ?? runs), ...(seed && { seed: Number(seed) }) }
+const count = isEmulated ? 12 : isModelled ? 40 : 150
+const parameters = { numRuns: Number(process.env.FAST_CHECK_RUNS ?? count), ...(seed && { seed: Number(seed) }) }
 
 // A minute for the default number of problems on a slow machine, and in proportion for more.
-const timeout = (isEmulated ? 300_000 : 60_000) * Math.max(1, parameters.numRuns / runs)
+const timeout = (isEmulated ? 300_000 : 60_000) * Math.max(1, parameters.numRuns / count)
 
 describe('random problems', () => {
   for (const routing of ROUTINGS)
@@ -86,12 +87,17 @@ describe('random problems', () => {
     })
 })
 
+const half = process.env.LILY_TEST_HALF
+
+/** Whether problem `i` of a list runs. */
+const runs = (i: number) => half === undefined || i % 2 === Number(half)
+
 // Every number of tokens with every rank; the other sizes, the routing and the data types alternate.
 describe('ragged shapes', () => {
   const types = Object.entries(TYPES)
   const pairs = [1, 7, 33, 65].flatMap((tokens) => [4, 8, 33, 128].map((rank) => ({ tokens, rank })))
   pairs.forEach(({ tokens, rank }, i) => {
-    for (const turn of [i, i + 3]) {
+    for (const turn of [i, i + 3].filter(runs)) {
       const routing = ROUTINGS[turn % ROUTINGS.length]
       const [name, of] = types[(i + turn) % types.length]
       const [dIn, dOut] = [[8, 96, 136][turn % 3], [136, 8, 96][(turn + i) % 3]]
@@ -119,8 +125,8 @@ const large: Spec[] = [
 ]
 // A large rank, and so many tokens that sums over them are split.
 const deep: Spec = { routing: 'batch', tokens: 600, dIn: 64, dOut: 96, rank: 136, experts: 2, masked: 0.2, seed: 11 }
-const count = isSlow ? 200 : 2000
-const ragged = { tokens: count, dIn: 96, dOut: 113, rank: 16, experts: 4, lengths: splitTokens(count, 40, 40) }
+const many = isSlow ? 200 : 2000
+const ragged = { tokens: many, dIn: 96, dOut: 113, rank: 16, experts: 4, lengths: splitTokens(many, 40, 40) }
 
 /** Smaller problems for the emulator and the model, still with several blocks in every direction. */
 function reduced(spec: Spec): Spec {
@@ -135,13 +141,13 @@ describe('problems that cross block sizes', () => {
   const names = Object.keys(TYPES).filter((name) => name !== FLOAT32)
   const crossing = [...(isSlow ? large.map(reduced) : large), deep]
   crossing.forEach((spec, i) => {
-    for (const types of [FLOAT32, names[i % names.length]])
+    for (const types of [FLOAT32, names[i % names.length]].filter((_, second) => runs(i + second)))
       test(`${spec.routing} ${[spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts].join(', ')}, ${types}`, async () => {
         await checkCase(makeCase({ ...spec, ...TYPES[types] }), { outputs: 'add', plain: true })
       })
   })
   // A matrix of E r rows gives enough blocks, and one of G r rows requires splits: deferred gradients have partials.
-  for (const types of [FLOAT32, 'bfloat16'])
+  for (const types of [FLOAT32, 'bfloat16'].filter((_, i) => runs(i)))
     test(`three sequences of 64 experts, deferred, ${types}`, async () => {
       const sizes = { tokens: 150, dIn: 33, dOut: 136, rank: 33, experts: 64, lengths: splitTokens(150, 3, 1) }
       const c = makeCase({ ...sizes, ...TYPES[types], routing: 'sequence', seed: 12 })
@@ -149,8 +155,10 @@ describe('problems that cross block sizes', () => {
       await checkCase(c, { outputs: 'add' })
     })
   for (const pool of ['probabilities', 'logits'] as const)
-    for (const [name, types] of Object.entries(TYPES).slice(0, pool === 'logits' ? 2 : undefined))
-      test(`${count} tokens in 40 ragged sequences, pooled ${pool}, ${name}`, async () => {
+    for (const [name, types] of Object.entries(TYPES)
+      .slice(0, pool === 'logits' ? 2 : undefined)
+      .filter((_, i) => runs(i)))
+      test(`${many} tokens in 40 ragged sequences, pooled ${pool}, ${name}`, async () => {
         const c = makeCase({ ...ragged, ...types, routing: 'sequence', pool, masked: 0.2, seed: 10 })
         await checkCase(c, { plain: true })
         await checkCase(c, { deferB: true })

@@ -1,10 +1,10 @@
 /** ONNX Runtime for Node as a peer: a process that peer-process.ts starts with the argument `--threads N`. */
 import { createRequire } from 'node:module'
-import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
 import { filled, makeLilyParameters, makeLoraParameters, zeros } from '../workload/operands.js'
 import { type AdapterParameters, lilyModel, loraModel } from './onnx-model.js'
-import { evenlySpaced, type Hello, type Reply, type Request } from './protocol.js'
+import type { Hello } from './protocol.js'
+import { type Opened, serve } from './serve.js'
 
 interface OrtTensor {
   readonly data: Float32Array
@@ -33,22 +33,15 @@ const hello: Hello = {
   missing: [],
 }
 
-interface Opened {
-  readonly session: Session
-  readonly run: () => Promise<unknown>
-  readonly z: OrtTensor
-}
-const opened = new Map<string, Opened>()
-
-async function open(method: string, shape: readonly number[]): Promise<void> {
-  const [tokens, d, rank, experts] = shape as AdapterParameters['shape']
+async function open(method: string, shape: AdapterParameters['shape']): Promise<Opened> {
+  const [tokens, d, rank, experts] = shape
   const sizes = { tokens, d, rank, experts }
   const place = <T>(tensor: T): T => tensor
   const { a, router } = makeLilyParameters(sizes, 'float32', place)
   const { b } =
     method === 'lily' ? makeLilyParameters(sizes, 'float32', place) : makeLoraParameters(d, rank, 'float32', place)
   const parameters: AdapterParameters = {
-    shape: [tokens, d, rank, experts],
+    shape,
     a: a.data as Float32Array,
     router: router.data as Float32Array,
     b: b.data as Float32Array,
@@ -63,49 +56,15 @@ async function open(method: string, shape: readonly number[]): Promise<void> {
   const y = tensorOf(zeros([tokens, d]).data)
   // The result is written to memory that exists already, as in this package.
   const z = tensorOf(zeros([tokens, d]).data)
-  opened.set(method, { session, run: () => session.run({ x, y }, { z }), z })
-}
-
-function openedAs(method: string): Opened {
-  const found = opened.get(method)
-  if (found === undefined) throw new Error(`${method} is not open`)
-  return found
-}
-
-async function answer(request: Request): Promise<Reply> {
-  switch (request.request) {
-    case 'open':
-      await open(request.method, request.shape)
-      return {}
-    case 'outputs': {
-      const { run, z } = openedAs(request.method)
+  const run = () => session.run({ x, y }, { z })
+  return {
+    run,
+    outputs: async () => {
       await run()
-      return { outputs: { y: evenlySpaced(z.data) } }
-    }
-    case 'sample': {
-      const { run } = openedAs(request.method)
-      const end = performance.now() + request.warmup * 1000
-      do await run()
-      while (performance.now() < end)
-      const begin = process.hrtime.bigint()
-      for (let call = 0; call < request.calls; call++) await run()
-      return { seconds: Number(process.hrtime.bigint() - begin) / 1e9 / request.calls }
-    }
-    case 'close':
-      for (const { session } of opened.values()) await session.release()
-      opened.clear()
-      return {}
+      return { y: z.data }
+    },
+    close: () => session.release(),
   }
 }
 
-const send = (message: Hello | Reply): boolean => process.stdout.write(`${JSON.stringify(message)}\n`)
-
-send(hello)
-for await (const line of createInterface({ input: process.stdin })) {
-  try {
-    send(await answer(JSON.parse(line) as Request))
-  } catch (error) {
-    // The other methods go on.
-    send({ error: (error as Error).message })
-  }
-}
+await serve(hello, open)

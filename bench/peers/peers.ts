@@ -77,7 +77,22 @@ export const onnxRuntime: Peer = {
   title: () => 'ONNX Runtime',
 }
 
-export const peers: readonly Peer[] = [pytorch, onnxRuntime]
+export const tensorflowJs: Peer = {
+  name: 'TensorFlow.js',
+  install: 'npm ci',
+  command: ({ threads }) => {
+    try {
+      createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm')
+    } catch {
+      return { reason: 'the package @tensorflow/tfjs-backend-wasm was not found' }
+    }
+    const args = ['--import', 'tsx', path('tfjs.ts'), '--threads', String(threads)]
+    return { command: process.execPath, args, env: process.env }
+  },
+  title: () => 'TensorFlow.js wasm',
+}
+
+export const peers: readonly Peer[] = [pytorch, onnxRuntime, tensorflowJs]
 
 export interface Started {
   readonly contenders: readonly Contender[]

@@ -27,12 +27,12 @@ function textOf(diagnosis: Diagnosis): string {
     ['lily-kernels', version],
     ['Node', node],
     ['platform', [platform, os, ...(libc === null ? [] : [libc])].join(', ')],
-    ['addon', addon.loads ? 'loads' : `FAILS: ${addon.reason ?? ''}`],
+    ['addon', addon.loads ? 'loads' : `${processor === null ? 'FAILS' : 'not in use'}: ${addon.reason ?? ''}`],
   ]
   for (const [name, value] of Object.entries(environment)) lines.push(['environment', `${name}=${value}`])
   if (processor !== null) {
     const { instructionSets, simd, threads, because, affinity, quota, physicalCores, amxRefusal } = processor
-    const limits = `physical cores ${physicalCores}, CPU affinity ${affinity}, cgroup quota ${quota ?? 'none'}`
+    const limits = `physical cores ${physicalCores ?? 'unknown'}, CPU affinity ${affinity}, cgroup quota ${quota ?? 'none'}`
     lines.push(['instructions', `${simd ?? 'none'} in use; supported: ${instructionSets.join(', ')}`])
     if (amxRefusal !== null)
       lines.push(['amx', `refused: ${amxRefusal}; bfloat16 runs on ${simd ?? 'no set'}, tf32 in float32`])
@@ -45,8 +45,8 @@ function textOf(diagnosis: Diagnosis): string {
       const capability = computeCapability === undefined ? [] : [`compute capability ${computeCapability}`]
       lines.push([`${name}:${id}`, [model, ...capability, ...gibibytes].join(', ')])
     }
-    // One device does not respond, but others do.
-    if (available && reason !== undefined) lines.push([name, reason])
+    // One device does not respond, but others do. Of the cpu backend the line of the addon has said it.
+    if (available && name !== 'cpu' && reason !== undefined) lines.push([name, reason])
     if (selfTest !== undefined) lines.push([name, selfTest.passed ? 'self-test passed' : failure(selfTest.reason)])
   }
   const width = Math.max(...lines.map(([name]) => name.length)) + 2

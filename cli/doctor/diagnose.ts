@@ -46,10 +46,11 @@ export async function diagnose(version: string): Promise<Diagnosis> {
     const [cpu] = tested
     const { instructionSets, affinity, quota, physicalCores, amxRefusal } = processor
     const threads = cpu.devices[0]?.threads ?? null
+    const isWebAssembly = instructionSets.startsWith('wasm')
     return {
       ok: cpu.available && tested.every(({ selfTest }) => selfTest?.passed !== false),
       ...machine,
-      addon: { loads: true },
+      addon: isWebAssembly ? { loads: false, reason: cpu.reason } : { loads: true },
       processor: {
         instructionSets: instructionSets.split(' '),
         simd: cpu.devices[0]?.simd ?? null,
@@ -57,7 +58,7 @@ export async function diagnose(version: string): Promise<Diagnosis> {
         because: threads === null ? 'the cpu backend is not available' : threadLimit(threads, processor),
         affinity,
         quota: quota > 0 ? quota : null,
-        physicalCores,
+        physicalCores: physicalCores > 0 ? physicalCores : null,
         amxRefusal: amxRefusal === '' ? null : amxRefusal,
       },
       backends: tested,

@@ -8,7 +8,7 @@ export interface SelfTest {
 }
 
 export interface Diagnosis {
-  /** Whether the package works here: the addon loads, the cpu backend is available, every self-test passes. */
+  /** Whether the package works here: the cpu backend is available, every self-test passes. */
   readonly ok: boolean
   readonly version: string
   readonly node: string
@@ -17,10 +17,11 @@ export interface Diagnosis {
   readonly os: string
   /** For example 'glibc 2.41'; null on systems other than Linux. */
   readonly libc: string | null
-  readonly addon: { readonly loads: boolean; readonly reason?: string }
+  /** `reason`: why it does not load; with a `processor`, WebAssembly runs in its place. */
+  readonly addon: { readonly loads: boolean; readonly reason?: string | undefined }
   /** The environment variables that the package reads and that are set. */
   readonly environment: Readonly<Record<string, string>>
-  /** Null if the addon does not load. */
+  /** Null if neither the addon nor WebAssembly loads. */
   readonly processor: {
     /** Supported by the processor and by the kernels. */
     readonly instructionSets: readonly string[]
@@ -33,7 +34,8 @@ export interface Diagnosis {
     readonly affinity: number
     /** Null if the cgroup has no quota. */
     readonly quota: number | null
-    readonly physicalCores: number
+    /** Null on WebAssembly, which cannot see them. */
+    readonly physicalCores: number | null
     /** Why the operating system refuses the tile registers of AMX to this process; null if it does not. */
     readonly amxRefusal: string | null
   } | null

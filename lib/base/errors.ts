@@ -151,7 +151,8 @@ function describeObject(value: object): string {
   }
 }
 
-function messageOf(cause: unknown): string {
+/** The message of an error that is not of this package, which may be anything. */
+export function messageOf(cause: unknown): string {
   try {
     const message: unknown = cause instanceof Error ? cause.message : undefined
     if (typeof message === 'string') return cut(message)

@@ -64,15 +64,15 @@ export function copyArray(argument: string, value: unknown): unknown[] | null {
   }
 }
 
+/** Named values, as a Map or as a plain object. */
+export type Named<T> = ReadonlyMap<string, T> | Readonly<Record<string, T>>
+
 /**
  * The entries of a Map or a plain object that the caller passed.
  *
  * @throws LilyError ERR_LILY_ARGUMENT if it is neither, if a name is not a string, or if reading it throws
  */
-export function entriesOf<T>(
-  argument: string,
-  named: ReadonlyMap<string, T> | Readonly<Record<string, T>>,
-): [string, T][] {
+export function entriesOf<T>(argument: string, named: Named<T>): [string, T][] {
   let entries: [unknown, T][]
   try {
     // The tag holds for Maps of other realms too.
@@ -89,7 +89,7 @@ export function entriesOf<T>(
   return fail('ERR_LILY_ARGUMENT', argument, `expected names that are strings, got ${describe(wrong[0])}`)
 }
 
-function isPlain(value: unknown): boolean {
+export function isPlain(value: unknown): boolean {
   if (typeof value !== 'object' || value === null) return false
   const prototype: unknown = Object.getPrototypeOf(value)
   return prototype === null || Object.getPrototypeOf(prototype) === null

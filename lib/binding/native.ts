@@ -1,14 +1,11 @@
 /**
- * The native binding: its types, and the one place that loads it.
+ * The binding: its types, and the one place that loads it.
  *
  * A call is a descriptor, which holds the numbers of the call and of its operands, and the operands in slot order.
  * `descriptor.ts` has the positions. The addon re-checks every number, type, alignment and byte length against the problem:
  * a mistake in lib/ becomes an error and never an access out of bounds.
  */
-import load from 'node-gyp-build'
-import { LilyError } from '../base/errors.js'
-import { packageRoot } from './root.js'
-import { checkVersion } from './version.js'
+import { loadBinding } from './load.js'
 
 declare const kind: unique symbol
 
@@ -50,7 +47,7 @@ export interface NativeDevice {
 export interface NativeBackend {
   name: 'cpu' | 'cuda'
   available: boolean
-  /** Why it is not available. */
+  /** Why it is not available; of the cpu backend on WebAssembly: why that is used. */
   reason?: string
   devices: NativeDevice[]
 }
@@ -63,6 +60,7 @@ export interface NativeProcessor {
   readonly affinity: number
   /** Whole processors of the cgroup's quota; 0 without a quota. */
   readonly quota: number
+  /** 0: unknown. */
   readonly physicalCores: number
   /** Why the operating system refused the tile registers of AMX that the set in use needs; otherwise empty. */
   readonly amxRefusal: string
@@ -207,18 +205,13 @@ export interface Native {
   emptyCache(): void
 }
 
-export const native = loadNative()
-checkVersion(native.descriptor)
-
-function loadNative(): Native {
-  try {
-    return load(packageRoot) as Native
-  } catch (cause) {
-    throw new LilyError(
-      'ERR_LILY_BACKEND_UNAVAILABLE',
-      `the native addon does not load on ${process.platform}-${process.arch} (${String(cause)}); ` +
-        `install lily-kernels again on this machine, or run npm ci && npm run build:all in a checkout`,
-      { cause },
-    )
-  }
+/** The addon, or its counterpart in WebAssembly. */
+export interface Binding extends Native {
+  /**
+   * Memory in which calls need not copy operands: the offset of a block in a SharedArrayBuffer, aligned to 64 bytes. The
+   * block is released when the buffer is garbage-collected. Null: there is none left. Absent: all memory is such memory.
+   */
+  allocateHost?(byteLength: number): { readonly buffer: ArrayBufferLike; readonly byteOffset: number } | null
 }
+
+export const native: Binding = loadBinding()

@@ -4,6 +4,7 @@ import type { AdaptedLayer } from '../model/layout.js'
 import type { Targets } from '../model/targets.js'
 import { checkpointError, quote, quoteSome } from './errors.js'
 import { isObject, parseJson } from './json.js'
+import type { OpenFile } from './open-file.js'
 import type { PeftMethod } from './peft-method.js'
 import { readText } from './read-text.js'
 
@@ -51,20 +52,22 @@ export interface AdapterConfig<C = unknown> {
  */
 export async function readAdapterConfig<C extends Targets>(
   method: PeftMethod<C>,
-  path: string,
+  file: OpenFile,
 ): Promise<AdapterConfig<C>> {
-  const { text, fields } = await readFields(path)
+  const { path } = file
+  const { text, fields } = await readFields(file)
   checkFields(method, path, fields)
   return { config: toConfig(method, path, fields), text, fields }
 }
 
 /** The field peft_type of an adapter_config.json. */
-export async function readType(path: string): Promise<unknown> {
-  return (await readFields(path)).fields.peft_type
+export async function readType(file: OpenFile): Promise<unknown> {
+  return (await readFields(file)).fields.peft_type
 }
 
-async function readFields(path: string): Promise<Pick<AdapterConfig, 'text' | 'fields'>> {
-  const text = await readText(path, 'the configuration')
+async function readFields(file: OpenFile): Promise<Pick<AdapterConfig, 'text' | 'fields'>> {
+  const { path } = file
+  const text = await readText(file, 'the configuration')
   const fields = parseJson(path, 'the configuration', text, MAX_DEPTH)
   if (isObject(fields)) return { text, fields }
   throw checkpointError(path, 'expected a JSON object, got another JSON value; save the adapter with PEFT again')

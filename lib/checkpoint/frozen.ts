@@ -2,7 +2,6 @@
  * The weights that layers are frozen with. The compact form has them in the metadata of its file. PEFT's files have no
  * place for them: a file beside those holds them, with a digest of the parameters that they were saved with.
  */
-import { createHash } from 'node:crypto'
 import { fail } from '../base/errors.js'
 import type { LilyModel } from '../model/lily-model.js'
 import type { ParameterShape } from '../model/layout.js'
@@ -11,6 +10,7 @@ import { checkpointError, quote } from './errors.js'
 import { FROZEN_FILE } from './files.js'
 import { isObject, MAX_TEXT, MAX_VALUES, parseJson } from './json.js'
 import { keysOf } from './layer-names.js'
+import { unshared } from './file-data.js'
 import { sourceOf } from './safetensors-write.js'
 
 /** Weights [E] by the names of the frozen layers. */
@@ -96,8 +96,22 @@ async function digestOf(parameters: Iterable<Valued>): Promise<string> {
   const lines: string[] = []
   for (const { name, layers, value } of parameters) {
     const bytes = await sourceOf(value, name).bytes()
-    const digest = createHash('sha256').update(bytes).digest('hex')
+    const digest = await sha256(bytes)
     for (const key of keysOf({ name, layers })) lines.push(`${key} ${digest}\n`)
   }
-  return createHash('sha256').update(lines.sort().join('')).digest('hex')
+  return sha256(new TextEncoder().encode(lines.sort().join('')))
+}
+
+/** In hexadecimal digits. */
+async function sha256(bytes: Uint8Array): Promise<string> {
+  const subtle = globalThis.crypto?.subtle
+  if (subtle === undefined) {
+    throw checkpointError(
+      FROZEN_FILE,
+      'its digest needs crypto.subtle, which browsers have in pages of HTTPS and of localhost only; load such a page, ' +
+        "or save with { format: 'compact' }",
+    )
+  }
+  const digest = new Uint8Array(await subtle.digest('SHA-256', unshared(bytes)))
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('')
 }

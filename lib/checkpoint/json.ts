@@ -2,9 +2,9 @@
  * JSON of others, read from its bytes in one pass: no key twice, no lone surrogate, no deeper than expected. Files that
  * are made to be expensive cost no more than others of their size.
  */
-import { isUtf8 } from 'node:buffer'
 import type { LilyError } from '../base/errors.js'
 import { checkpointError, DAMAGED, quote } from './errors.js'
+import { isUtf8, textOf } from './utf8.js'
 
 /** JSON as values is read from texts of at most this many characters: the names of all modules of a large model take less. */
 export const MAX_TEXT = 16 * 1024 * 1024
@@ -107,7 +107,7 @@ export function isObject(value: unknown): value is Readonly<Record<string, unkno
 export class JsonReader {
   readonly #file: string
   readonly #what: string
-  readonly #bytes: Buffer
+  readonly #bytes: Uint8Array
   readonly #maxDepth: number
   /** The next byte. */
   #at = 0
@@ -125,7 +125,7 @@ export class JsonReader {
   constructor(file: string, what: string, bytes: Uint8Array, depth: number) {
     this.#file = file
     this.#what = what
-    this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    this.#bytes = bytes
     this.#maxDepth = depth
     if (!isUtf8(bytes)) throw checkpointError(file, `expected ${what} to be UTF-8, got other bytes; ${DAMAGED}`)
   }
@@ -229,7 +229,7 @@ export class JsonReader {
     if (this.isString()) return this.string()
     const start = this.#at
     this.#scalar()
-    const text = this.#bytes.toString('latin1', start, this.#at)
+    const text = textOf(this.#bytes.subarray(start, this.#at))
     if (text === 'null') return null
     return text === 'true' || (text !== 'false' && Number(text))
   }
@@ -307,7 +307,7 @@ export class JsonReader {
   }
 
   #text(): string {
-    return this.#bytes.toString('utf8', this.#start, this.#end)
+    return textOf(this.#bytes.subarray(this.#start, this.#end))
   }
 
   #equals(name: Uint8Array): boolean {
@@ -457,7 +457,7 @@ export class JsonReader {
   }
 }
 
-const WORDS = ['true', 'false', 'null'].map((word) => Buffer.from(word))
+const WORDS = ['true', 'false', 'null'].map((word) => new TextEncoder().encode(word))
 
 function isDigit(byte: number): boolean {
   return byte >= ZERO && byte <= NINE

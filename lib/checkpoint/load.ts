@@ -1,6 +1,4 @@
-/** Reads an adapter from a folder in PEFT's format, or in the compact format of this package. */
-import { stat } from 'node:fs/promises'
-import { join } from 'node:path'
+/** Reads an adapter in PEFT's format, or in the compact format of this package. */
 import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, copyArray, get, type Known } from '../base/options.js'
 import type { LayerShape } from '../model/layer-shape.js'
@@ -8,21 +6,20 @@ import type { Layout } from '../model/layout.js'
 import type { Targets } from '../model/targets.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { type AdapterConfig, readAdapterConfig, readType } from './adapter-config.js'
+import { type AdapterFiles, FOLDER, type PretrainedFiles, readFiles } from './adapter-files.js'
 import { compactLayers } from './compact.js'
-import { checkpointError, fileSystemError, quote } from './errors.js'
+import { readPath, withFolder } from './disk/disk.js'
+import { checkpointError, quote } from './errors.js'
 import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE } from './files.js'
-import { withFolderLock } from './folder-lock.js'
 import { type Frozen, FROZEN, readFrozenFile, readFrozenMetadata } from './frozen.js'
 import { layerOfKey, PREFIX, sortByNumbers, suffixesOf, suffixText } from './layer-names.js'
 import { missingTensor, readParameters, wrongShape } from './parameters.js'
 import type { PeftMethod, StoredShape } from './peft-method.js'
 import { readText } from './read-text.js'
-import { committedPath, readJournal } from './replace-files.js'
-import { readPath } from './paths.js'
 import { SafetensorsFile } from './safetensors-file.js'
 import type { TensorSource } from './safetensors-write.js'
 
-/** The contents of a folder other than parameters, which saving the model writes again unchanged. */
+/** The contents of an adapter's files other than parameters, which saving the model writes again unchanged. */
 export interface Origin extends Pick<AdapterConfig, 'text' | 'fields'> {
   /** Metadata of the tensor file. */
   readonly metadata: ReadonlyMap<string, string>
@@ -30,7 +27,7 @@ export interface Origin extends Pick<AdapterConfig, 'text' | 'fields'> {
   readonly others: ReadonlyMap<string, TensorSource>
 }
 
-/** The contents of an adapter's folder. */
+/** The contents of an adapter's files. */
 export interface Pretrained<C> {
   readonly config: C
   /** In the order in which they share A. */
@@ -54,16 +51,16 @@ export interface LoadOptions {
 
 const OPTIONS: Known = new Set<keyof LoadOptions>(['layers'])
 
-/** Reads an adapter's folder; see {@link LilyModel.fromPretrained}. */
+/** Reads an adapter; see {@link LilyModel.fromPretrained}. */
 export async function loadPretrained<C extends Targets>(
   method: PeftMethod<C>,
-  from: string | URL,
+  from: string | URL | PretrainedFiles,
   options: LoadOptions,
 ): Promise<Pretrained<C>> {
-  const folder = readPath('folder', from)
+  const use = readFrom(from)
   checkKeys('options', options, OPTIONS)
   const order = get('options', options, 'layers')
-  const { config, text, fields, file, frozenFile } = await openFolder(method, folder)
+  const { config, text, fields, file, frozenFile } = await use((files) => openAdapter(method, files))
   try {
     const compact = method.isShared ? compactLayers(file) : null
     const shapes = compact ?? findLayers(method, file, order, config)
@@ -77,61 +74,43 @@ export async function loadPretrained<C extends Targets>(
   }
 }
 
-interface OpenFolder<C> extends AdapterConfig<C> {
+/** Reads where the files are. Returns what calls a function with them. */
+function readFrom(from: string | URL | PretrainedFiles): <T>(use: (files: AdapterFiles) => Promise<T>) => Promise<T> {
+  const files = readFiles('folder', from)
+  if (files !== null) return (use) => use(files)
+  const folder = readPath('folder', from, FOLDER)
+  return (use) => withFolder(folder, use)
+}
+
+interface OpenAdapter<C> extends AdapterConfig<C> {
   readonly file: SafetensorsFile
   /** The text of the file of frozen weights and its path. */
   readonly frozenFile: { readonly path: string; readonly text: string } | null
 }
 
-/** Opens the files of one save. They stay those of that save after another one has replaced them. */
-async function openFolder<C extends Targets>(method: PeftMethod<C>, folder: string): Promise<OpenFolder<C>> {
-  return withFiles(folder, async (find) => {
-    const config = await readAdapterConfig(method, (await find(CONFIG_FILE)) ?? join(folder, CONFIG_FILE))
-    const ofSharing = method.isShared ? [COMPACT_FILE, FROZEN_FILE] : []
-    const [peft, compact = null, frozen = null] = await Promise.all([PEFT_FILE, ...ofSharing].map(find))
-    if (peft !== null && compact !== null) {
-      throw checkpointError(folder, `expected ${PEFT_FILE} or ${COMPACT_FILE}, got both; remove the older one`)
-    }
-    const frozenFile = frozen === null ? null : { path: frozen, text: await readText(frozen, 'the file') }
-    const file = await SafetensorsFile.open(compact ?? peft ?? join(folder, PEFT_FILE))
-    return { ...config, file, frozenFile }
-  })
+/** Reads the small files and opens the tensors. */
+async function openAdapter<C extends Targets>(method: PeftMethod<C>, files: AdapterFiles): Promise<OpenAdapter<C>> {
+  const config = await readAdapterConfig(method, await files.open(CONFIG_FILE))
+  const isCompact = method.isShared && (await files.has(COMPACT_FILE))
+  if (isCompact && (await files.has(PEFT_FILE))) {
+    throw checkpointError(files.name, `expected ${PEFT_FILE} or ${COMPACT_FILE}, got both; remove the older one`)
+  }
+  const frozen = method.isShared && (await files.has(FROZEN_FILE)) ? await files.open(FROZEN_FILE) : null
+  const frozenFile = frozen === null ? null : { path: frozen.path, text: await readText(frozen, 'the file') }
+  const file = await SafetensorsFile.from(await files.open(isCompact ? COMPACT_FILE : PEFT_FILE))
+  return { ...config, file, frozenFile }
 }
 
 /** The field peft_type of the adapter in a folder; undefined if there is no configuration that can be read. */
 export async function readPeftType(folder: string): Promise<unknown> {
-  return withFiles(folder, async (find) => {
-    const path = await find(CONFIG_FILE)
-    return path === null ? undefined : readType(path)
-  })
-}
-
-/**
- * Uses the files of one save: no save completes meanwhile, and a save that was interrupted is read as it will be
- * completed.
- *
- * @param use is given a function from a file's name to its path, null if there is no such file
- */
-async function withFiles<T>(
-  folder: string,
-  use: (find: (name: string) => Promise<string | null>) => Promise<T>,
-): Promise<T> {
-  try {
-    return await withFolderLock(folder, 'shared', async () => {
-      const journal = await readJournal(folder)
-      return use(async (name) => {
-        const path = await committedPath(folder, journal, name)
-        return path !== null && (await stat(path).catch(() => null)) !== null ? path : null
-      })
-    })
-  } catch (cause) {
-    throw fileSystemError(folder, 'cannot be read', cause)
-  }
+  return withFolder(folder, async (files) =>
+    (await files.has(CONFIG_FILE)) ? readType(await files.open(CONFIG_FILE)) : undefined,
+  )
 }
 
 async function readFrozen(
   { path, metadata }: SafetensorsFile,
-  frozenFile: OpenFolder<unknown>['frozenFile'],
+  frozenFile: OpenAdapter<unknown>['frozenFile'],
   { parameters, layers }: Layout,
   values: ReadonlyMap<string, Tensor>,
 ): Promise<Frozen> {

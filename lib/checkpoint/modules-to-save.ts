@@ -1,13 +1,13 @@
 /** Tensors that travel with an adapter, such as a classifier's head: PEFT's modules_to_save. */
 import { viewOf } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
-import { entriesOf } from '../base/options.js'
+import { entriesOf, type Named } from '../base/options.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { quote } from './errors.js'
 import { PREFIX } from './layer-names.js'
 import type { PeftMethod } from './peft-method.js'
 import { NAMES, type StoredTensor } from './safetensors-file.js'
-import { type Named, sourceOf, type TensorSource } from './safetensors-write.js'
+import { sourceOf, type TensorSource } from './safetensors-write.js'
 
 /** Tensors by the name of their module, then by their name in it, such as { classifier: { weight, bias } }. */
 export type ModulesToSave = Named<Named<Tensor | StoredTensor>>

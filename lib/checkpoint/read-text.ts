@@ -1,29 +1,28 @@
-/** Reads the JSON files of an adapter's folder. */
-import { isUtf8 } from 'node:buffer'
-import { readFile, stat } from 'node:fs/promises'
-import { checkpointError, DAMAGED, fileSystemError } from './errors.js'
+/** Reads the JSON files of an adapter. */
+import { checkpointError, DAMAGED } from './errors.js'
+import { fill, type OpenFile } from './open-file.js'
+import { isUtf8, textOf } from './utf8.js'
 
 /** The names of all modules of a large model take less. */
 const MAX_BYTES = 16 * 1024 * 1024
 
 /**
- * Reads a text file.
+ * Reads a text file and closes it.
  *
  * @param what name of the text in an error message
- * @throws LilyError ERR_LILY_CHECKPOINT for a file that is too large, no regular file, or not UTF-8
+ * @throws LilyError ERR_LILY_CHECKPOINT for a file that is too large, or not UTF-8
  */
-export async function readText(path: string, what: string): Promise<string> {
+export async function readText(file: OpenFile, what: string): Promise<string> {
+  const { path, size } = file
   try {
-    const stats = await stat(path)
-    // Before it is opened: opening a pipe waits for a writer.
-    if (!stats.isFile()) throw checkpointError(path, 'expected a file, got a folder or a special file')
-    if (stats.size > MAX_BYTES) {
-      throw checkpointError(path, `expected a file of at most ${MAX_BYTES} bytes, got ${stats.size}; ${DAMAGED}`)
+    if (size > MAX_BYTES) {
+      throw checkpointError(path, `expected a file of at most ${MAX_BYTES} bytes, got ${size}; ${DAMAGED}`)
     }
-    const bytes = await readFile(path)
-    if (isUtf8(bytes)) return bytes.toString('utf8')
+    const bytes = new Uint8Array(size)
+    await fill(file, bytes, 0)
+    if (isUtf8(bytes)) return textOf(bytes)
     throw checkpointError(path, `expected ${what} to be UTF-8, got other bytes; ${DAMAGED}`)
-  } catch (cause) {
-    throw fileSystemError(path, 'cannot be read', cause)
+  } finally {
+    await file.close()
   }
 }

@@ -1,11 +1,12 @@
 /** Reads safetensors files, one tensor at a time. */
-import { type FileHandle, open, stat } from 'node:fs/promises'
 import type { DType } from '../base/dtype.js'
 import { describe, fail } from '../base/errors.js'
 import { isInstance } from '../base/options.js'
 import { allocateOnHost } from '../memory/allocate.js'
-import { checkpointError, DAMAGED, fileSystemError, quote } from './errors.js'
-import { readPath } from './paths.js'
+import { openFile, readPath } from './disk/disk.js'
+import { checkpointError, DAMAGED, quote } from './errors.js'
+import { classOfData, FILE_DATA, type FileData, openData } from './file-data.js'
+import { BLOCK_BYTES, fill, type OpenFile } from './open-file.js'
 import { type Header, parseHeader, PREFIX_BYTES, readHeaderLength, type TensorEntry } from './safetensors-header.js'
 
 /** Types of the tensors that {@link SafetensorsFile.read} returns. */
@@ -22,41 +23,46 @@ export interface StoredTensor {
 /** This package's names of the format's data types. */
 export const NAMES: Readonly<Record<string, StoredDType>> = { F32: 'float32', BF16: 'bfloat16', F16: 'float16' }
 
-/** Size of the buffer of a comparison, and the largest single read, in bytes. */
-const BLOCK_BYTES = 1 << 24
-
 /**
  * An open safetensors file. Opening reads and checks the header. Tensors are read on request, one at a time, so a large
  * file is never completely in memory.
  */
 export class SafetensorsFile {
+  /** The path of the file. Of a file without a path it is the name, or else the class of what was opened. */
   readonly path: string
   readonly #header: Header
-  readonly #handle: FileHandle
+  readonly #file: OpenFile
 
-  private constructor(path: string, header: Header, handle: FileHandle) {
-    this.path = path
+  private constructor(header: Header, file: OpenFile) {
+    this.path = file.path
     this.#header = header
-    this.#handle = handle
+    this.#file = file
   }
 
   /**
    * Opens a file and checks its header: its length, JSON without duplicate keys, types and shapes, and offsets that
    * cover the file without overlaps or gaps.
    *
-   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT, with the names of the file and the tensor
+   * @param file its path, or its content, which must not change until the file is closed
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT, with the names of the file and the tensor;
+   *   ERR_LILY_ARGUMENT
    */
-  static async open(file: string | URL): Promise<SafetensorsFile> {
-    const path = readPath('path', file)
-    let handle: FileHandle | undefined
+  static async open(file: string | URL | FileData): Promise<SafetensorsFile> {
+    const type = classOfData(file)
+    if (type === null) {
+      const path = readPath('path', file, `a path as a string, a file: URL object, ${FILE_DATA}`)
+      return SafetensorsFile.from(await openFile(path))
+    }
+    return SafetensorsFile.from(openData(type === 'File' ? (file as File).name : type, file as FileData))
+  }
+
+  /** @internal Reads the header of an open file, which it closes if it fails. */
+  static async from(file: OpenFile): Promise<SafetensorsFile> {
     try {
-      // stat first: open would wait for the other end of a FIFO.
-      if (!(await stat(path)).isFile()) throw checkpointError(path, 'expected a file, got a folder or a special file')
-      handle = await open(path)
-      return new SafetensorsFile(path, await readHeader(path, handle), handle)
+      return new SafetensorsFile(await readHeader(file), file)
     } catch (cause) {
-      await handle?.close()
-      throw fileSystemError(path, 'cannot be read', cause)
+      await file.close()
+      throw cause
     }
   }
 
@@ -86,7 +92,7 @@ export class SafetensorsFile {
     const dtype = NAMES[stored]
     const elements = (end - begin) / (dtype === 'float32' ? 4 : 2)
     const data = allocateOnHost(quote(name), dtype, elements) as StoredTensor['data']
-    await this.#fill(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), begin)
+    await fill(this.#file, new Uint8Array(data.buffer, data.byteOffset, data.byteLength), begin)
     return { dtype, shape, data }
   }
 
@@ -98,7 +104,7 @@ export class SafetensorsFile {
   async readBytes(name: string): Promise<Uint8Array> {
     const { begin, end } = this.#entry(name)
     const bytes = allocateOnHost(quote(name), 'uint8', end - begin) as Uint8Array
-    await this.#fill(bytes, begin)
+    await fill(this.#file, bytes, begin)
     return bytes
   }
 
@@ -109,18 +115,18 @@ export class SafetensorsFile {
       fail('ERR_LILY_ARGUMENT', 'expected', `expected a Uint8Array, got ${describe(expected)}`)
     }
     if (end - begin !== expected.byteLength) return false
-    const buffer = Buffer.allocUnsafeSlow(Math.min(expected.byteLength, BLOCK_BYTES))
+    const buffer = new Uint8Array(Math.min(expected.byteLength, BLOCK_BYTES))
     for (let start = 0; start < expected.byteLength; start += buffer.length) {
       const block = buffer.subarray(0, Math.min(buffer.length, expected.byteLength - start))
-      await this.#fill(block, begin + start)
-      if (!block.equals(expected.subarray(start, start + block.length))) return false
+      await fill(this.#file, block, begin + start)
+      if (!areEqual(block, expected.subarray(start, start + block.length))) return false
     }
     return true
   }
 
   /** Closes the file. Tensors that were read stay valid. */
   async close(): Promise<void> {
-    await this.#handle.close()
+    await this.#file.close()
   }
 
   #entry(name: string): TensorEntry {
@@ -131,23 +137,11 @@ export class SafetensorsFile {
     if (entry !== undefined) return entry
     throw checkpointError(this.path, `has no tensor ${quote(name)}; pass one of tensors.keys()`)
   }
-
-  async #fill(bytes: Uint8Array, position: number): Promise<void> {
-    try {
-      await fill(this.path, this.#handle, bytes, position)
-    } catch (cause) {
-      throw fileSystemError(this.path, 'cannot be read', cause)
-    }
-  }
 }
 
-/**
- * Reads and checks the header of an open file.
- *
- * @param path name of the file in error messages
- */
-export async function readHeader(path: string, handle: FileHandle): Promise<Header> {
-  const { size } = await handle.stat()
+/** Reads and checks the header of an open file. */
+export async function readHeader(file: OpenFile): Promise<Header> {
+  const { path, size } = file
   if (size < PREFIX_BYTES) {
     throw checkpointError(
       path,
@@ -155,23 +149,19 @@ export async function readHeader(path: string, handle: FileHandle): Promise<Head
     )
   }
   const prefix = new Uint8Array(PREFIX_BYTES)
-  await fill(path, handle, prefix, 0)
+  await fill(file, prefix, 0)
   const header = new Uint8Array(readHeaderLength(path, prefix, size))
-  await fill(path, handle, header, PREFIX_BYTES)
+  await fill(file, header, PREFIX_BYTES)
   return parseHeader(path, header, size)
 }
 
-/** Fills `bytes` from `position` on. A single read may return fewer bytes than requested. */
-async function fill(path: string, handle: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
-  for (let done = 0; done < bytes.length;) {
-    const length = Math.min(bytes.length - done, BLOCK_BYTES)
-    const { bytesRead } = await handle.read(bytes, done, length, position + done)
-    if (bytesRead === 0) {
-      throw checkpointError(
-        path,
-        `ended at byte ${position + done} while it was read; finish writing it before reading it`,
-      )
-    }
-    done += bytesRead
-  }
+/** Compares four bytes at a time where both begin at a multiple of four, as all tensors of float32 do. */
+function areEqual(left: Uint8Array, right: Uint8Array): boolean {
+  if (left.byteLength !== right.byteLength) return false
+  const isAligned = [left.byteOffset, right.byteOffset, left.byteLength].every((bytes) => bytes % 4 === 0)
+  const wordsOf = ({ buffer, byteOffset, byteLength }: Uint8Array) =>
+    new Uint32Array(buffer, byteOffset, byteLength / 4)
+  const [lefts, rights] = isAligned ? [wordsOf(left), wordsOf(right)] : [left, right]
+  for (let i = 0; i < lefts.length; i++) if (lefts[i] !== rights[i]) return false
+  return true
 }

@@ -43,7 +43,7 @@ const KNOWN_DTYPES: ReadonlySet<string> = new Set(DTYPES)
 
 /** Fields of an entry. */
 const FIELDS = ['dtype', 'shape', 'data_offsets']
-const FIELD_BYTES = FIELDS.map((field) => Buffer.from(field))
+const FIELD_BYTES = FIELDS.map((field) => new TextEncoder().encode(field))
 
 /** Where a tensor is in a file. */
 export interface TensorEntry {

@@ -1,16 +1,14 @@
 /** Writes safetensors files, byte-identical to those of the format's reference implementation, one tensor at a time. */
-import type { FileHandle } from 'node:fs/promises'
-import { basename, dirname } from 'node:path'
 import { bytesOf, type DType, type HostData } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
-import { entriesOf, isInstance } from '../base/options.js'
+import { entriesOf, isInstance, type Named } from '../base/options.js'
 import { checkMemory, failDetached } from '../memory/operand.js'
 import { resolve } from '../tensor/resolve.js'
 import { operandOf, Tensor, tensorOf } from '../tensor/tensor.js'
 import { copyOnHost } from '../tensor/transfer.js'
+import { readPath, replaceFile } from './disk/disk.js'
 import { checkpointError, quote } from './errors.js'
-import { readPath } from './paths.js'
-import { replaceFiles } from './replace-files.js'
+import type { FileContent, OpenFile } from './open-file.js'
 import { readHeader, type StoredTensor } from './safetensors-file.js'
 import { bitsOf, DTYPES, MAX_HEADER_BYTES, PREFIX_BYTES } from './safetensors-header.js'
 
@@ -25,9 +23,6 @@ export interface TensorSource {
 
 /** The format's names of this package's float types. */
 const STORED: Readonly<Partial<Record<DType, string>>> = { float32: 'F32', bfloat16: 'BF16', float16: 'F16' }
-
-/** Named values, as a Map or as a plain object. */
-export type Named<T> = ReadonlyMap<string, T> | Readonly<Record<string, T>>
 
 /**
  * Writes a safetensors file in the order of the format's reference implementation. A failure, or a crash at any time,
@@ -93,30 +88,32 @@ export async function replaceWithTensors(
   tensors: ReadonlyMap<string, TensorSource>,
   metadata: ReadonlyMap<string, string>,
 ): Promise<void> {
-  const write = tensorsWriter(path, tensors, metadata)
-  await replaceFiles(dirname(path), [{ name: basename(path), write }])
+  await replaceFile(path, tensorsContent(path, tensors, metadata))
 }
 
 /**
- * Checks names, metadata and sizes, and returns what writes the file into an empty one.
+ * Checks names, metadata and sizes, and returns the content of the file.
  *
  * @param path for errors
  */
-export function tensorsWriter(
+export function tensorsContent(
   path: string,
   tensors: ReadonlyMap<string, TensorSource>,
   metadata: ReadonlyMap<string, string>,
-): (handle: FileHandle) => Promise<void> {
-  const sorted = [...tensors].sort(byTypeAndName)
+): Omit<FileContent, 'name'> {
+  const sorted = sortTensors(tensors)
   const header = headerOf(path, sorted, metadata)
-  return async (handle) => {
-    await writeAll(handle, header)
-    for (const [name, source] of sorted) await writeTensor(path, handle, name, source)
-    await checkWritten(path, handle, sorted, metadata)
+  return {
+    blocks: async function* () {
+      yield header
+      for (const [name, source] of sorted) yield* tensorBlocks(path, name, source)
+    },
+    check: (written) => checkWritten(written, sorted, metadata),
   }
 }
 
-async function writeTensor(path: string, handle: FileHandle, name: string, source: TensorSource): Promise<void> {
+/** The data of a tensor, as one block. */
+async function* tensorBlocks(path: string, name: string, source: TensorSource): AsyncIterable<Uint8Array> {
   const bytes = await source.bytes()
   if (bytes.byteLength !== byteLengthOf(source)) {
     throw checkpointError(
@@ -125,19 +122,18 @@ async function writeTensor(path: string, handle: FileHandle, name: string, sourc
         `do not change a model while it is saved`,
     )
   }
-  await writeAll(handle, bytes)
-  // A transfer leaves no bytes, which ends the loop early.
+  yield bytes
+  // A transfer while it was written leaves no bytes.
   if (bytes.byteLength !== byteLengthOf(source)) failDetached(name)
 }
 
 /** Reads the header back: a file that no reader accepts must not replace one that was good. */
 async function checkWritten(
-  path: string,
-  handle: FileHandle,
+  file: OpenFile,
   tensors: readonly [string, TensorSource][],
   metadata: ReadonlyMap<string, string>,
 ): Promise<void> {
-  const header = await readHeader(path, handle)
+  const header = await readHeader(file)
   const same =
     header.tensors.size === tensors.length &&
     tensors.every(([name, { dtype, shape }]) => {
@@ -148,7 +144,8 @@ async function checkWritten(
     }) &&
     header.metadata.size === metadata.size &&
     [...metadata].every(([key, value]) => header.metadata.get(key) === value)
-  if (!same) throw checkpointError(path, 'the header that was written reads back differently; the old file was kept')
+  if (!same)
+    throw checkpointError(file.path, 'the header that was written reads back differently; the old file was kept')
 }
 
 function byteLengthOf({ dtype, shape }: TensorSource): number {
@@ -156,14 +153,23 @@ function byteLengthOf({ dtype, shape }: TensorSource): number {
 }
 
 /**
- * Compares tensors in the reference implementation's order: by type, the last of DTYPES first, then by the bytes of the
- * name.
+ * Tensors in the reference implementation's order: by type, the last of DTYPES first, then by the bytes of the name.
  */
-function byTypeAndName([leftName, left]: [string, TensorSource], [rightName, right]: [string, TensorSource]): number {
-  return (
-    DTYPES.indexOf(right.dtype) - DTYPES.indexOf(left.dtype) ||
-    Buffer.compare(Buffer.from(leftName), Buffer.from(rightName))
-  )
+function sortTensors(tensors: ReadonlyMap<string, TensorSource>): [string, TensorSource][] {
+  const encoder = new TextEncoder()
+  const encoded = Array.from(tensors, (entry) => ({ entry, bytes: encoder.encode(entry[0]) }))
+  encoded.sort((left, right) => byType(left.entry[1], right.entry[1]) || byBytes(left.bytes, right.bytes))
+  return encoded.map(({ entry }) => entry)
+}
+
+function byType(left: TensorSource, right: TensorSource): number {
+  return DTYPES.indexOf(right.dtype) - DTYPES.indexOf(left.dtype)
+}
+
+function byBytes(left: Uint8Array, right: Uint8Array): number {
+  const length = Math.min(left.length, right.length)
+  for (let i = 0; i < length; i++) if (left[i] !== right[i]) return left[i] - right[i]
+  return left.length - right.length
 }
 
 /** The length and the header. The header is padded with spaces so that the data starts at a multiple of 8 bytes. */
@@ -187,7 +193,7 @@ function headerOf(
     const { dtype, shape } = source
     members.push(`${literal(path, name)}:${JSON.stringify({ dtype, shape, data_offsets: [begin, end] })}`)
   }
-  const json = Buffer.from(`{${members.join(',')}}`)
+  const json = new TextEncoder().encode(`{${members.join(',')}}`)
   const length = Math.ceil(json.length / PREFIX_BYTES) * PREFIX_BYTES
   if (length > MAX_HEADER_BYTES) {
     throw checkpointError(
@@ -195,9 +201,9 @@ function headerOf(
       `expected a header of at most ${MAX_HEADER_BYTES} bytes, got ${length}; save fewer tensors`,
     )
   }
-  const bytes = Buffer.alloc(PREFIX_BYTES + length, ' ')
-  bytes.writeBigUInt64LE(BigInt(length))
-  json.copy(bytes, PREFIX_BYTES)
+  const bytes = new Uint8Array(PREFIX_BYTES + length).fill(' '.charCodeAt(0))
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(length), true)
+  bytes.set(json, PREFIX_BYTES)
   return bytes
 }
 
@@ -206,12 +212,4 @@ function literal(path: string, text: string): string {
     throw checkpointError(path, `expected well-formed Unicode, got a lone surrogate in ${quote(text)}; rename it`)
   }
   return JSON.stringify(text)
-}
-
-/** Writes all bytes. A single write may write fewer bytes than requested. */
-async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
-  for (let done = 0; done < bytes.byteLength;) {
-    const { bytesWritten } = await handle.write(bytes, done, Math.min(bytes.byteLength - done, 1 << 24))
-    done += bytesWritten
-  }
 }

@@ -1,5 +1,4 @@
-/** Writes an adapter to a folder in PEFT's format, or Lily's in the compact format of this package. */
-import { join } from 'node:path'
+/** Writes an adapter in PEFT's format, or Lily's in the compact format of this package. */
 import { checkKeys, get, type Known, readChoice } from '../base/options.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 import type { LilyModel } from '../model/lily-model.js'
@@ -9,21 +8,25 @@ import { LORA_SUFFIX } from '../model/lora-layout.js'
 import { TARGETS, type Targets } from '../model/targets.js'
 import { configText, writeAdapterConfig } from './adapter-config.js'
 import { compactMetadata, withoutCompact } from './compact.js'
+import { openFile, pathIn, readPath, replaceFiles } from './disk/disk.js'
 import { checkpointError } from './errors.js'
+import { openData, unshared } from './file-data.js'
 import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE } from './files.js'
 import { FROZEN, frozenFile, frozenText } from './frozen.js'
 import { keysOf, PREFIX } from './layer-names.js'
 import type { Origin } from './load.js'
 import { type ModulesToSave, withModules } from './modules-to-save.js'
-import { readPath } from './paths.js'
+import type { FileContent } from './open-file.js'
 import { LILY } from './peft-lily.js'
 import { LORA } from './peft-lora.js'
 import type { PeftMethod } from './peft-method.js'
 import { readText } from './read-text.js'
-import { type FileContent, replaceFiles } from './replace-files.js'
-import { sourceOf, tensorsWriter, type TensorSource } from './safetensors-write.js'
+import { sourceOf, tensorsContent, type TensorSource } from './safetensors-write.js'
 
-/** Options of {@link LilyModel.savePretrained} and, with the format 'peft', of {@link LoraModel.savePretrained}. */
+/**
+ * Options of {@link LilyModel.savePretrained} and {@link LilyModel.pretrainedFiles} and, with the format 'peft', of those of
+ * {@link LoraModel}.
+ */
 export interface SaveOptions<F extends 'peft' | 'compact' = 'peft' | 'compact'> {
   /**
    * 'peft': a shared parameter is written once per layer, as PEFT requires. 'compact': it is written once, to a file
@@ -50,27 +53,13 @@ export async function saveLily(
   to: string | URL,
   options: SaveOptions,
 ): Promise<void> {
-  const { folder, format, tensors, metadata, config } = prepare(LILY, model, origin, to, options, ['peft', 'compact'])
-  const frozen = frozenText(model)
-  const parameters = [...model.allParameters().values()]
-  if (format === 'compact') {
-    metadata.set(...compactMetadata(model.layers.values()))
-    if (frozen !== null) metadata.set(FROZEN, frozen)
-    for (const { name, value } of parameters) tensors.set(PREFIX + name, sourceOf(value, name))
-    await replaceFolder(folder, COMPACT_FILE, tensors, metadata, config)
-    return
-  }
-  addParameters(tensors, model)
-  const frozenFiles: FileContent[] =
-    frozen === null
-      ? []
-      : [
-          {
-            name: FROZEN_FILE,
-            write: async (handle) => handle.writeFile(await frozenFile(frozen, parameters)),
-          },
-        ]
-  await replaceFolder(folder, PEFT_FILE, tensors, metadata, config, frozenFiles)
+  const folder = readPath('folder', to)
+  await replaceFolder(folder, lilyContents(model, origin, options, inFolder(folder)))
+}
+
+/** The files of a Lily adapter; see {@link LilyModel.pretrainedFiles}. */
+export async function lilyFiles(model: LilyModel, origin: Origin | undefined, options: SaveOptions): Promise<File[]> {
+  return toFiles(lilyContents(model, origin, options, inNoFolder))
 }
 
 /** Writes the folder of a LoRA adapter; see {@link LoraModel.savePretrained}. */
@@ -80,14 +69,73 @@ export async function saveLora(
   to: string | URL,
   options: SaveOptions<'peft'>,
 ): Promise<void> {
-  const { folder, tensors, metadata, config } = prepare(LORA, model, origin, to, options, ['peft'])
-  addParameters(tensors, model)
-  await replaceFolder(folder, PEFT_FILE, tensors, metadata, config, [], () => checkNoLilyAdapter(folder))
+  const folder = readPath('folder', to)
+  const files = loraContents(model, origin, options, inFolder(folder))
+  await replaceFolder(folder, files, () => checkNoLilyAdapter(folder))
+}
+
+/** The files of a LoRA adapter; see {@link LoraModel.pretrainedFiles}. */
+export async function loraFiles(
+  model: LoraModel,
+  origin: Origin | undefined,
+  options: SaveOptions<'peft'>,
+): Promise<File[]> {
+  return toFiles(loraContents(model, origin, options, inNoFolder))
 }
 
 /** Writes a frozen Lily adapter as a LoRA adapter; see {@link LilyModel.saveLora}. */
 export async function saveAsLora(model: LilyModel, origin: Origin | undefined, to: string | URL): Promise<void> {
   const folder = readPath('folder', to)
+  const files = await asLoraContents(model, origin, inFolder(folder))
+  await replaceFolder(folder, files, () => checkNoLilyAdapter(folder))
+}
+
+/** The files of a frozen Lily adapter as a LoRA adapter; see {@link LilyModel.loraFiles}. */
+export async function asLoraFiles(model: LilyModel, origin: Origin | undefined): Promise<File[]> {
+  return toFiles(await asLoraContents(model, origin, inNoFolder))
+}
+
+/** From the name of a file to what errors call it. */
+type PathOf = (name: string) => string
+
+function inFolder(folder: string): PathOf {
+  return (name) => pathIn(folder, name)
+}
+
+const inNoFolder: PathOf = (name) => name
+
+function lilyContents(
+  model: LilyModel,
+  origin: Origin | undefined,
+  options: SaveOptions,
+  pathOf: PathOf,
+): FileContent[] {
+  const { format, tensors, metadata, config } = prepare(LILY, model, origin, options, ['peft', 'compact'])
+  const frozen = frozenText(model)
+  const parameters = [...model.allParameters().values()]
+  if (format === 'compact') {
+    metadata.set(...compactMetadata(model.layers.values()))
+    if (frozen !== null) metadata.set(FROZEN, frozen)
+    for (const { name, value } of parameters) tensors.set(PREFIX + name, sourceOf(value, name))
+    return adapterContents(COMPACT_FILE, pathOf, tensors, metadata, config)
+  }
+  addParameters(tensors, model)
+  const files = adapterContents(PEFT_FILE, pathOf, tensors, metadata, config)
+  return frozen === null ? files : [...files, textContent(FROZEN_FILE, () => frozenFile(frozen, parameters))]
+}
+
+function loraContents(
+  model: LoraModel,
+  origin: Origin | undefined,
+  options: SaveOptions<'peft'>,
+  pathOf: PathOf,
+): FileContent[] {
+  const { tensors, metadata, config } = prepare(LORA, model, origin, options, ['peft'])
+  addParameters(tensors, model)
+  return adapterContents(PEFT_FILE, pathOf, tensors, metadata, config)
+}
+
+async function asLoraContents(model: LilyModel, origin: Origin | undefined, pathOf: PathOf): Promise<FileContent[]> {
   const { r, scaling, layers } = await model.exportLora()
   const tensors = new Map(origin?.others)
   for (const [layer, matrices] of layers) {
@@ -99,25 +147,23 @@ export async function saveAsLora(model: LilyModel, origin: Origin | undefined, t
   // PEFT scales by alpha / r.
   const config = readLoraConfig({ ...(Object.fromEntries(targets) as Targets), r, loraAlpha: scaling * r })
   const text = configText(LORA, { config, layers: model.layers }, model.adapterConfig)
-  await replaceFolder(folder, PEFT_FILE, tensors, PYTORCH, text, [], () => checkNoLilyAdapter(folder))
+  return adapterContents(PEFT_FILE, pathOf, tensors, PYTORCH, text)
 }
 
-/** Reads the arguments of a save, and collects what both kinds of adapters write. */
+/** Reads the options of a save, and collects what both kinds of adapters write. */
 function prepare<C extends Targets, F extends 'peft' | 'compact'>(
   method: PeftMethod<C>,
   model: AdapterModel & { readonly config: C },
   origin: Origin | undefined,
-  to: string | URL,
   options: SaveOptions<F>,
   formats: readonly F[],
 ) {
-  const folder = readPath('folder', to)
   checkKeys('options', options, OPTIONS)
   const format = readChoice(options, 'format', formats, 'peft')
   const given = get('options', options, 'modulesToSave') as ModulesToSave | undefined
   const { tensors, modules } = withModules(method, origin?.others, given)
   const metadata = withoutCompact(origin?.metadata ?? PYTORCH)
-  return { folder, format, tensors, metadata, config: writeAdapterConfig(method, model, origin, modules) }
+  return { format, tensors, metadata, config: writeAdapterConfig(method, model, origin, modules) }
 }
 
 /** Adds the parameters by PEFT's names: a shared one once for each of its layers. */
@@ -128,28 +174,57 @@ function addParameters(tensors: Map<string, TensorSource>, model: AdapterModel):
   }
 }
 
-/** Replaces all files of a folder as one. */
-async function replaceFolder(
-  folder: string,
+/** The tensors, in a file of this name, and the configuration. */
+function adapterContents(
   name: string,
+  pathOf: PathOf,
   tensors: ReadonlyMap<string, TensorSource>,
   metadata: ReadonlyMap<string, string>,
   config: string,
-  more: readonly FileContent[] = [],
+): FileContent[] {
+  return [
+    { name, ...tensorsContent(pathOf(name), tensors, metadata) },
+    textContent(CONFIG_FILE, () => Promise.resolve(config)),
+  ]
+}
+
+function textContent(name: string, text: () => Promise<string>): FileContent {
+  return {
+    name,
+    blocks: async function* () {
+      yield new TextEncoder().encode(await text())
+    },
+  }
+}
+
+/** Replaces all files of a folder as one. */
+async function replaceFolder(
+  folder: string,
+  files: readonly FileContent[],
   check?: () => Promise<void>,
 ): Promise<void> {
-  const files: FileContent[] = [
-    { name, write: tensorsWriter(join(folder, name), tensors, metadata) },
-    { name: CONFIG_FILE, write: (handle) => handle.writeFile(config) },
-    ...more,
-  ]
   await replaceFiles(folder, files, otherFiles(files), check)
+}
+
+/** Collects files. Tensors are copied one at a time, into memory that a browser may keep on the disk. */
+async function toFiles(contents: readonly FileContent[]): Promise<File[]> {
+  const files: File[] = []
+  for (const { name, blocks, check } of contents) {
+    const parts: Blob[] = []
+    for await (const block of blocks()) parts.push(new Blob([unshared(block)]))
+    const file = new File(parts, name)
+    await check?.(openData(name, file))
+    files.push(file)
+  }
+  return files
 }
 
 /** Rejects a folder that contains a Lily adapter. */
 async function checkNoLilyAdapter(folder: string): Promise<void> {
-  const path = join(folder, CONFIG_FILE)
-  const text = await readText(path, 'the configuration').catch(() => '')
+  const path = pathIn(folder, CONFIG_FILE)
+  const text = await openFile(path)
+    .then((file) => readText(file, 'the configuration'))
+    .catch(() => '')
   if (!/"peft_type"\s*:\s*"LILY"/.test(text)) return
   throw checkpointError(
     path,

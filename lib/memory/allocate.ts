@@ -1,6 +1,7 @@
 /** Allocates memory for results and workspaces. */
 import { bytesPerElement, type DType, type HostData, viewOf } from '../base/dtype.js'
 import { LilyError } from '../base/errors.js'
+import { native } from '../binding/native.js'
 import type { DeviceMemory } from './device-memory.js'
 import { CPU } from './device.js'
 import { layOut, layOutOnDevice, type Operand } from './operand.js'
@@ -55,7 +56,9 @@ export function allocate(
 export function allocateOnHost(argument: string, dtype: DType, elements: number): HostData {
   const bytes = elements * bytesPerElement(dtype)
   try {
-    if (bytes < UNINITIALISED_BYTES) {
+    const block = native.allocateHost?.(bytes) ?? null
+    if (block !== null) return viewOf(dtype, block.buffer, block.byteOffset, elements)
+    if (bytes < UNINITIALISED_BYTES || typeof Buffer !== 'function') {
       return dtype === 'float32' ? new Float32Array(elements) : viewOf(dtype, new ArrayBuffer(bytes), 0, elements)
     }
     return viewOf(dtype, Buffer.allocUnsafeSlow(bytes).buffer, 0, elements)

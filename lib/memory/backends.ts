@@ -15,7 +15,7 @@ export interface DeviceInfo {
   readonly memory?: number
   /** Size of the last-level cache, in bytes. */
   readonly cache?: number
-  /** Instruction set that the kernels use on a CPU, such as 'avx512'. */
+  /** Instruction set that the kernels use on a CPU, such as 'avx512'; 'wasm' or 'wasm-relaxed' on WebAssembly. */
   readonly simd?: string
   /** Number of threads that a call may use on a CPU. The environment variable LILY_NUM_THREADS sets it. */
   readonly threads?: number
@@ -29,7 +29,7 @@ export interface BackendInfo {
   readonly name: BackendName
   /** Whether at least one device is usable. */
   readonly available: boolean
-  /** Why the backend is not available. */
+  /** Why the backend is not available; of an available cpu backend: why it runs on WebAssembly. */
   readonly reason?: string
   /** The usable devices. */
   readonly devices: readonly DeviceInfo[]

@@ -25,8 +25,8 @@ export interface MemoryStats extends PoolStats {
 }
 
 /**
- * Statistics of the package's memory pool of a device. The cpu pool holds workspaces; new host results are ordinary
- * ArrayBuffers and not part of it.
+ * Statistics of the package's memory pool of a device. The cpu pool holds workspaces; new host results are not part
+ * of it.
  *
  * @param device default: `{ type: 'cuda', id: 0 }`
  * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_ARGUMENT if reading `device` throws

@@ -2,7 +2,7 @@
  * The stream of a call on a device, its ordering with other streams, and what the call keeps alive until it has run.
  */
 import { fail } from '../base/errors.js'
-import { bound } from '../binding/errors.js'
+import { bound, settled } from '../binding/errors.js'
 import { native } from '../binding/native.js'
 import { Capture } from './capture.js'
 import { DeviceMemory } from './device-memory.js'
@@ -133,22 +133,29 @@ export class Placement {
     })
   }
 
-  /** Resolves when all work enqueued in the stream so far is complete. */
-  completed(): Promise<void> {
-    return native.streamWait(this.stream.device, this.stream.cudaStream)
+  /** Resolves when all work enqueued in the stream so far is complete. It rejects with LilyError. */
+  async completed(): Promise<void> {
+    await settled(bound(() => native.streamWait(this.stream.device, this.stream.cudaStream)))
   }
 }
 
-/** Owners of memory that enqueued work still uses. */
-const waiting = new Set<object>()
+/** Owners of memory that work enqueued in a stream still uses, in the order in which it was enqueued. */
+const waiting = new Set<{ readonly stream: StreamState; readonly owners: readonly unknown[] }>()
 
 /** Keeps owners reachable until all work enqueued in the stream so far is complete. */
-export function keepUntilComplete({ device, cudaStream }: StreamState, owners: readonly unknown[]): void {
-  const entry = { owners }
+export function keepUntilComplete(stream: StreamState, owners: readonly unknown[]): void {
+  const entry = { stream, owners }
   waiting.add(entry)
+  // The work of a stream completes in order. An earlier entry is still there if no wait could be created for it.
   const drop = () => {
-    waiting.delete(entry)
+    if (!waiting.has(entry)) return
+    for (const earlier of waiting) {
+      // Compared by value: each operand in a foreign stream has its own StreamState.
+      const { device, cudaStream } = earlier.stream
+      if (device === stream.device && cudaStream === stream.cudaStream) waiting.delete(earlier)
+      if (earlier === entry) return
+    }
   }
   // After a failure no work uses the memory any more. The error is reported to those who await the stream, not here.
-  native.streamWait(device, cudaStream).then(drop, drop)
+  native.streamWait(stream.device, stream.cudaStream).then(drop, drop)
 }

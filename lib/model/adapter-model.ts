@@ -4,6 +4,7 @@ import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { disposeSymbol } from '../base/symbols.js'
+import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import type { LoadOptions, Origin } from '../checkpoint/load.js'
 import { modulesOf, type SavedModules } from '../checkpoint/modules-to-save.js'
 import type { SaveOptions } from '../checkpoint/save.js'
@@ -34,7 +35,7 @@ export interface AdapterModelOptions<C = TargetOptions & { readonly r?: number |
 /** What the classes {@link LilyModel} and {@link LoraModel} have in common: programs take either. */
 export interface AdapterModelClass {
   create(options: AdapterModelOptions): AdapterModel
-  fromPretrained(folder: string | URL, options?: LoadOptions): Promise<AdapterModel>
+  fromPretrained(folder: string | URL | PretrainedFiles, options?: LoadOptions): Promise<AdapterModel>
 }
 
 /** The contents of a checkpoint. */
@@ -142,6 +143,13 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
    *   ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
    */
   abstract savePretrained(folder: string | URL, options?: SaveOptions<'peft'>): Promise<void>
+
+  /**
+   * The files that {@link savePretrained} writes, bit for bit, where there is no file system.
+   *
+   * @throws LilyError (as a rejection) as {@link LilyModel.pretrainedFiles}
+   */
+  abstract pretrainedFiles(options?: SaveOptions<'peft'>): Promise<File[]>
 
   /**
    * The adapted layer of this name.

@@ -1,8 +1,9 @@
 /** The Lily adapter of a base model. */
 import { isGenuine, isOf, modelKey } from '../base/copies.js'
+import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
 import { LILY } from '../checkpoint/peft-lily.js'
-import { saveAsLora, saveLily, type SaveOptions } from '../checkpoint/save.js'
+import { asLoraFiles, lilyFiles, saveAsLora, saveLily, type SaveOptions } from '../checkpoint/save.js'
 import {
   AdapterModel,
   type AdapterModelOptions,
@@ -95,13 +96,14 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    * copies of a shared parameter must be bit-identical; one is kept. The parameters are on the host, in the type of the
    * file.
    *
+   * @param folder its path, or, where there is no file system, the files that it would have; see docs/checkpoints.md
    * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT, with the names of the file and of the field or tensor;
    *   ERR_LILY_ARGUMENT, ERR_LILY_OUT_OF_MEMORY
    * @example
    * const model = await LilyModel.fromPretrained('adapter')
    * model.to({ type: 'cuda', id: 0 })
    */
-  static async fromPretrained(folder: string | URL, options: LoadOptions = {}): Promise<LilyModel> {
+  static async fromPretrained(folder: string | URL | PretrainedFiles, options: LoadOptions = {}): Promise<LilyModel> {
     return LilyModel.fromParts(await loadPretrained(LILY, folder, options))
   }
 
@@ -119,6 +121,17 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   }
 
   /**
+   * The files that {@link savePretrained} writes, bit for bit, where there is no file system: for {@link fromPretrained},
+   * an upload or a download. Tensors are copied one at a time. Do not change the parameters until the promise resolves.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA; ERR_LILY_CHECKPOINT for what
+   *   the files cannot hold
+   */
+  override async pretrainedFiles(options: SaveOptions = {}): Promise<File[]> {
+    return lilyFiles(this, this.origin, options)
+  }
+
+  /**
    * Saves the result of {@link exportLora} as a LoRA adapter in PEFT's format, which servers of LoRA adapters load. Its
    * rank is r and its lora_alpha is scaling * r. All layers must be frozen.
    *
@@ -127,6 +140,15 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    */
   async saveLora(folder: string | URL): Promise<void> {
     return saveAsLora(this, this.origin, folder)
+  }
+
+  /**
+   * The files that {@link saveLora} writes, where there is no file system.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT if a layer is not frozen
+   */
+  async loraFiles(): Promise<File[]> {
+    return asLoraFiles(this, this.origin)
   }
 
   /** @internal Creates a model from existing values. */

@@ -1,8 +1,9 @@
 /** The LoRA adapter of a base model. */
 import { isGenuine, isOf, loraModelKey } from '../base/copies.js'
+import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
 import { LORA } from '../checkpoint/peft-lora.js'
-import { saveLora, type SaveOptions } from '../checkpoint/save.js'
+import { loraFiles, saveLora, type SaveOptions } from '../checkpoint/save.js'
 import {
   AdapterModel,
   type AdapterModelOptions,
@@ -75,13 +76,14 @@ export class LoraModel extends AdapterModel<LoraLayer> {
    * parameters are on the host, in the type of the file. DoRA and other variants are refused; docs/checkpoints.md lists
    * what is done with each field of PEFT's LoraConfig.
    *
+   * @param folder its path, or, where there is no file system, the files that it would have
    * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT, with the names of the file and of the field or tensor;
    *   ERR_LILY_ARGUMENT, ERR_LILY_OUT_OF_MEMORY
    * @example
    * const model = await LoraModel.fromPretrained('adapter')
    * model.to({ type: 'cuda', id: 0 })
    */
-  static async fromPretrained(folder: string | URL, options: LoadOptions = {}): Promise<LoraModel> {
+  static async fromPretrained(folder: string | URL | PretrainedFiles, options: LoadOptions = {}): Promise<LoraModel> {
     return LoraModel.fromParts(await loadPretrained(LORA, folder, options))
   }
 
@@ -95,6 +97,15 @@ export class LoraModel extends AdapterModel<LoraLayer> {
    */
   override async savePretrained(folder: string | URL, options: SaveOptions<'peft'> = {}): Promise<void> {
     return saveLora(this, this.origin, folder, options)
+  }
+
+  /**
+   * The files that {@link savePretrained} writes, bit for bit, where there is no file system.
+   *
+   * @throws LilyError (as a rejection) as {@link LilyModel.pretrainedFiles}
+   */
+  override async pretrainedFiles(options: SaveOptions<'peft'> = {}): Promise<File[]> {
+    return loraFiles(this, this.origin, options)
   }
 
   /** @internal Creates a model from existing values. */

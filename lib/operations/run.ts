@@ -48,7 +48,7 @@ export async function runForwardAsync(call: ForwardCall): Promise<ForwardResult>
   if (call.placement !== null) {
     refuseInCapture('a promise', 'call lilyForward or loraForward')
     launchForward(call)
-    await settled(call.placement.completed())
+    await call.placement.completed()
     return forwardResult(call)
   }
   const { promise, operands } = startForward(call)
@@ -105,7 +105,7 @@ export async function runBackwardAsync(call: BackwardCall): Promise<BackwardResu
   if (call.placement !== null) {
     refuseInCapture('a promise', 'call lilyBackward or loraBackward')
     launchBackward(call)
-    await settled(call.placement.completed())
+    await call.placement.completed()
     return backwardResult(call)
   }
   const { promise, operands } = startBackward(call)
@@ -158,7 +158,7 @@ export async function runLinearAsync(call: LinearCall): Promise<void> {
   if (call.placement !== null) {
     refuseInCapture('a promise', 'call linearForward or linearBackward')
     runLinear(call)
-    await settled(call.placement.completed())
+    await call.placement.completed()
     return
   }
   const { promise, operands } = startLinear(call)

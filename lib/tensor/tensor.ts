@@ -5,6 +5,7 @@ import { describe, fail, LilyError } from '../base/errors.js'
 import { copyArray } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
+import { allocateOnHost } from '../memory/allocate.js'
 import { readDevice } from '../memory/backends.js'
 import { CPU, type Device } from '../memory/device.js'
 import { checkMemory, checkNotLonger, isDeviceMemory, isHostMemory, layOut, type Operand } from '../memory/operand.js'
@@ -226,7 +227,7 @@ function numbersToFloat32(numbers: readonly unknown[], dtype: unknown): Float32A
       `expected 'float32' for an array of numbers, got ${describe(dtype)}; pass a typed array`,
     )
   }
-  const copy = new Float32Array(numbers.length)
+  const copy = allocateOnHost('data', 'float32', numbers.length) as Float32Array
   for (let i = 0; i < copy.length; i++) {
     const number = numbers[i]
     if (typeof number !== 'number') {

@@ -55,7 +55,13 @@ export async function download(operand: Operand, data: Uint8Array, byteOffset: n
   refuseInCapture('a copy to the host', 'make it after replay()')
   const placement = placementOn(operand.device, operand)
   const { device, cudaStream } = placement.stream
-  await settled(placement.run(() => native.download(device, memoryOf(operand), byteOffset, data, cudaStream)))
+  const copied = placement.run(() => {
+    const promise = native.download(device, memoryOf(operand), byteOffset, data, cudaStream)
+    // What `run` does next may throw; then nobody awaits the promise, and its rejection would end the process.
+    promise.catch(() => undefined)
+    return promise
+  })
+  await settled(copied)
 }
 
 /**

@@ -4,6 +4,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <algorithm>
+
 namespace lily {
 
 class Workspace {
@@ -17,15 +19,16 @@ class Workspace {
   template <typename T>
   T *take(int64_t count) {
     T *array = base_ == nullptr ? nullptr : reinterpret_cast<T *>(base_ + bytes_);
-    bytes_ += (static_cast<size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+    bytes_ += (static_cast<uint64_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
     return array;
   }
 
-  size_t bytes() const { return bytes_; }
+  // A size that no allocation has if size_t, of 32 bits in WebAssembly, is too small for it.
+  size_t bytes() const { return static_cast<size_t>(std::min<uint64_t>(bytes_, SIZE_MAX)); }
 
  private:
   char *base_;
-  size_t bytes_ = 0;
+  uint64_t bytes_ = 0;
 };
 
 }  // namespace lily

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
 
 #include "core/problem.h"
 #include "core/workspace.h"
@@ -22,14 +23,17 @@
 namespace lily::cpu {
 namespace {
 
-thread_local std::string error_message;
+// Longer messages are cut.
+thread_local char error_message[256] = "";
 
-lily_status fail(lily_status status, std::string message) {
-  error_message = std::move(message);
+lily_status fail(lily_status status, std::string_view message) {
+  const size_t length = std::min(message.size(), sizeof error_message - 1);
+  memcpy(error_message, message.data(), length);
+  error_message[length] = '\0';
   return status;
 }
 
-const char *last_error() { return error_message.c_str(); }
+const char *last_error() { return error_message; }
 const char *last_error_name() { return ""; }
 
 lily_status check_available() {

@@ -639,7 +639,9 @@ LinearPlan plan_linear(const lily_linear &call, const Kernels &kernels) {
   } else {
     plan_linear_tiles(blocking, pass);
   }
-  plan.packed_bytes = unpacked ? 0 : static_cast<size_t>(panel_steps_bytes(blocking, pass.columns, pass.depth));
+  // At most the size that no allocation has, as of a workspace.
+  const uint64_t packed_bytes = static_cast<uint64_t>(panel_steps_bytes(blocking, pass.columns, pass.depth));
+  plan.packed_bytes = unpacked ? 0 : static_cast<size_t>(std::min<uint64_t>(packed_bytes, SIZE_MAX));
 
   Workspace workspace(call.workspace);
   const auto scratch = plan.is_direct ? plan.products->direct_scratch : plan.products->scratch;

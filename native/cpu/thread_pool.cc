@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "cpu/processor.h"
+#include "cpu/work_queue.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -33,33 +34,9 @@ void pause() {
 // microseconds, and waking a thread takes tens of microseconds.
 constexpr int kSpins = 2000;
 
-// The tasks of a call that are assigned to one worker: the end of their range in the high 32 bits, the next task in the
-// low 32 bits, so that one compare-and-swap claims a task.
-class alignas(64) Share {
- public:
-  void set(int64_t begin, int64_t end) {
-    ticket_.store(static_cast<uint64_t>(end) << 32 | static_cast<uint64_t>(begin), std::memory_order_release);
-  }
-
-  // Returns the claimed task, or -1 if none is left.
-  int64_t claim() {
-    uint64_t ticket = ticket_.load(std::memory_order_acquire);
-    while ((ticket & kLow) < (ticket >> 32)) {
-      if (ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
-        return static_cast<int64_t>(ticket & kLow);
-      }
-    }
-    return -1;
-  }
-
- private:
-  static constexpr uint64_t kLow = 0xffffffffu;
-  std::atomic<uint64_t> ticket_{0};
-};
-
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads) : threads_(threads), shares_(new Share[threads]) {}
+  explicit ThreadPool(int threads) : threads_(threads), queue_(threads) {}
 
   bool try_acquire() { return !busy_.exchange(true, std::memory_order_acquire); }
   void release() { busy_.store(false, std::memory_order_release); }
@@ -67,10 +44,7 @@ class ThreadPool {
   // Must be called by the thread that acquired the pool.
   void run(int64_t count, Task task, const void *context) {
     start_workers();
-    task_ = task;
-    context_ = context;
-    done_.store(0, std::memory_order_relaxed);
-    for (int64_t i = 0; i < threads_; ++i) shares_[i].set(count * i / threads_, count * (i + 1) / threads_);
+    queue_.set(count, task, context);
     call_.fetch_add(1, std::memory_order_seq_cst);
     if (sleepers_.load(std::memory_order_seq_cst) > 0) {
       {
@@ -78,24 +52,11 @@ class ThreadPool {
       }
       wake_.notify_all();
     }
-    work(0);
-    while (done_.load(std::memory_order_acquire) != count) pause();
+    queue_.work(0);
+    while (queue_.done() != count) pause();
   }
 
  private:
-  // A worker runs its own share first, which covers the same data from call to call, so that it is in the cache of the
-  // core. Then it runs tasks that slower workers have not claimed. task_ and context_ may be read only after a claim:
-  // run() waits for every claimed task, so they cannot change before the task is complete.
-  void work(int64_t worker) {
-    for (int64_t i = 0; i < threads_; ++i) {
-      Share &share = shares_[(worker + i) % threads_];
-      for (int64_t index = share.claim(); index >= 0; index = share.claim()) {
-        task_(context_, index, worker);
-        done_.fetch_add(1, std::memory_order_release);
-      }
-    }
-  }
-
   void work_forever(int64_t worker) {
     uint64_t seen = 0;
     for (;;) {
@@ -111,7 +72,7 @@ class ThreadPool {
         sleepers_.fetch_sub(1, std::memory_order_seq_cst);
       }
       seen = call;
-      work(worker);
+      queue_.work(worker);
     }
   }
 
@@ -129,14 +90,11 @@ class ThreadPool {
     }
   }
 
-  const int64_t threads_;
-  const std::unique_ptr<Share[]> shares_;
+  const int threads_;
+  WorkQueue queue_;
   bool started_ = false;
   std::atomic<bool> busy_{false};
   std::atomic<uint64_t> call_{0};  // number of calls of run()
-  std::atomic<int64_t> done_{0};
-  Task task_ = nullptr;
-  const void *context_ = nullptr;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<int> sleepers_{0};

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
 import { runInChild } from '../support/child.js'
 import { asyncConsumer, expected, workersConsumer } from '../support/consumer.js'
+import { isLong } from '../support/backend.js'
 import { expectMatches, fewJobs, jobs } from '../support/instruction-sets.js'
 import { arm64Processor, type Processor } from '../support/processors.js'
 
@@ -18,9 +19,11 @@ describe('linux-arm64', () => {
     processor = missing ?? arm64Processor()
   }, 600_000)
 
+  // Each problem with two of the three or four combinations of types and outputs, which take turns: a job takes seconds.
+  const most = isLong ? jobs : jobs.filter((_, i) => i % 3 !== 1)
   // Without LILY_CPU_ISA, the widest instruction set is selected.
   for (const [isa, wanted, some] of [
-    ['neon', '', jobs],
+    ['neon', '', most],
     ['portable', 'portable', fewJobs],
   ] as const)
     test(`${isa} matches the reference`, { timeout: 600_000 }, async (context) => {
@@ -36,6 +39,19 @@ describe('linux-arm64', () => {
     const two = await runInChild(some, { LILY_NUM_THREADS: '2' }, processor)
     expect([one, two].map(({ backend }) => backend.devices[0].threads)).toEqual([1, 2])
     expect(two.results).toEqual(one.results)
+  })
+
+  test('WebAssembly with SIMD128 has the bits of this processor', { timeout: 600_000 }, async (context) => {
+    if (typeof processor === 'string') return context.skip(processor)
+    if (!existsSync(join(packageRoot, 'build/wasm/wasm.wasm'))) {
+      return context.skip('WebAssembly is not built; npm run build:wasm says why')
+    }
+    const env = { LILY_CPU_ISA: 'wasm', LILY_NUM_THREADS: '1' }
+    const some = fewJobs.filter((_, i) => isLong || i % 3 === 0)
+    const here = await runInChild(some, env)
+    const there = await runInChild(some, env, arm64Processor('WebAssembly') as Processor)
+    expect([here, there].map(({ backend }) => backend.devices[0].simd)).toEqual(['wasm', 'wasm'])
+    expect(there.results).toEqual(here.results)
   })
 
   describe('from the built package', () => {

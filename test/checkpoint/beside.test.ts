@@ -1,4 +1,5 @@
 /** What travels with an adapter beside its parameters: frozen weights, and modules such as a classifier's head. */
+import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
@@ -14,6 +15,7 @@ import {
   withTensors,
 } from '../support/checkpoint.js'
 import { expectRefused } from '../support/refused.js'
+import { readSafetensors } from '../support/safetensors.js'
 
 const FROZEN = 'adapter_frozen.json'
 const Q0 = 'layers.0.self_attn.q_proj'
@@ -49,6 +51,20 @@ describe('weights that layers are frozen with', () => {
       expect(readFileSync(join(again, name)).equals(readFileSync(join(GOLDEN, name))), name).toBe(true)
     }
     expect(frozenOf(await LilyModel.fromPretrained(again))).toEqual({})
+  })
+
+  it('have the SHA-256 of the parameters beside them', async () => {
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    model.freeze(WEIGHTS)
+    const folder = newFolder()
+    await model.savePretrained(folder)
+    const sha256 = (content: string | NodeJS.ArrayBufferView) => createHash('sha256').update(content).digest('hex')
+    const lines = Array.from(readSafetensors(join(GOLDEN, TENSORS)), ([key, { data }]) => `${key} ${sha256(data)}\n`)
+    const { parameters_sha256: digest } = JSON.parse(readFileSync(join(folder, FROZEN), 'utf8')) as Record<
+      string,
+      unknown
+    >
+    expect(digest).toBe(sha256(lines.sort().join('')))
   })
 
   it("leave PEFT's files as they were", async () => {

@@ -126,6 +126,37 @@ describe('a round trip', () => {
     await opened.close()
   })
 
+  it('writes names in the order of their bytes', async () => {
+    const names = ['a', 'ab', 'b', 'é', '€', '\uffff', '😀']
+    const tensors = new Map([...names].reverse().map((name) => [name, source('BOOL', [1], new Uint8Array(1))] as const))
+    await replaceWithTensors(file, tensors, new Map())
+    const opened = await SafetensorsFile.open(file)
+    await opened.close()
+    // UTF-16 would have the surrogates of the last one before \uffff.
+    expect([...opened.tensors.keys()]).toEqual(names)
+  })
+
+  it('compares every byte, wherever the expected ones are in memory', async () => {
+    const bytes = Uint8Array.from({ length: 23 }, (_, i) => i)
+    const tensors = { x: source('F32', [4], bytes.subarray(0, 16)), y: source('BOOL', [23], bytes) }
+    await replaceWithTensors(file, new Map(Object.entries(tensors)), new Map())
+    const opened = await SafetensorsFile.open(file)
+    for (const [name, { bytes: content }] of Object.entries(tensors)) {
+      const expected = content() as Uint8Array
+      for (let offset = 0; offset < 5; offset++) {
+        const same = new Uint8Array(40).fill(0xff).subarray(offset, offset + expected.length)
+        same.set(expected)
+        expect(await opened.hasBytes(name, same)).toBe(true)
+        for (let i = 0; i < same.length; i++) {
+          same[i] ^= 0x80
+          expect(await opened.hasBytes(name, same), `byte ${i} at offset ${offset}`).toBe(false)
+          same[i] ^= 0x80
+        }
+      }
+    }
+    await opened.close()
+  })
+
   it('compares bytes without reading the whole tensor', async () => {
     const bytes = Uint8Array.from({ length: 40 }, (_, i) => i)
     await replaceWithTensors(file, new Map([['x', source('F32', [10], bytes)]]), new Map())

@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, it, vi } from 'vitest'
-import { replaceFiles } from '../../lib/checkpoint/replace-files.js'
+import { replaceFiles } from '../../lib/checkpoint/disk/replace-files.js'
 import { newFolder } from '../support/checkpoint.js'
 import { expectRefused } from '../support/refused.js'
 
@@ -17,10 +17,7 @@ vi.mock('node:fs/promises', async (load) => {
 
 it('restores replaced and removed files, and removes new ones', async () => {
   const folder = newFolder()
-  const file = (name: string, content: string) => ({
-    name,
-    write: (handle: { writeFile: (content: string) => Promise<void> }) => handle.writeFile(content),
-  })
+  const file = (name: string, content: string) => ({ name, blocks: () => [Buffer.from(content)] })
   const old = ['a', 'removed', 'refused']
   await replaceFiles(
     folder,

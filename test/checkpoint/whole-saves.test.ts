@@ -19,7 +19,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
-import { replaceFiles } from '../../lib/checkpoint/replace-files.js'
+import { replaceFiles } from '../../lib/checkpoint/disk/replace-files.js'
 import { LilyModel, type SaveOptions } from '../../lib/index.js'
 import { CONFIG, goldenCopy, newFolder, TENSORS } from '../support/checkpoint.js'
 import { integer, randomFrom } from '../support/random.js'
@@ -176,7 +176,7 @@ describe('a save that was interrupted', () => {
   it.each([0, 1, 2])('after %d renames is completed before the next one', async (done) => {
     const folder = await interrupted(done)
     // Of one file alone, that is no part of the adapter.
-    await replaceFiles(folder, [{ name: 'README.md', write: (handle) => handle.writeFile('text') }])
+    await replaceFiles(folder, [{ name: 'README.md', blocks: () => [Buffer.from('text')] }])
     expect(readdirSync(folder).sort()).toEqual(['README.md', CONFIG, TENSORS].sort())
     expect(await numberIn(folder)).toBe(5)
   })
@@ -234,10 +234,7 @@ describe('a save that fails', () => {
 
   it('puts back what it has replaced', async () => {
     const folder = newFolder()
-    const text = (name: string, content: string) => ({
-      name,
-      write: (handle: { writeFile: (content: string) => Promise<void> }) => handle.writeFile(content),
-    })
+    const text = (name: string, content: string) => ({ name, blocks: () => [Buffer.from(content)] })
     await replaceFiles(folder, [text('a', 'old a'), text('b', 'old b'), text('d', 'old d')])
     const failing = replaceFiles(
       folder,
@@ -246,7 +243,8 @@ describe('a save that fails', () => {
         text('c', 'new c'),
         {
           name: 'b',
-          write: async () => {
+          blocks: () => [],
+          check: async () => {
             // The rename of this file will find nothing.
             const own = readdirSync(folder).find((name) => name.startsWith('.b.'))!
             await rm(join(folder, own))

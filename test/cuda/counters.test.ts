@@ -81,10 +81,10 @@ describe('the traffic that a plan assumes', () => {
     ['batch', { tokens: 1280, d: 1024, rank: 8, experts: 4 }],
     ['batch', { tokens: 1152, d: 1024, rank: 48, experts: 4 }],
     ['batch', { tokens: 640, d: 1024, rank: 128, experts: 4 }],
-    ['uniform', { tokens: 768, d: 1024, rank: 32, experts: 4 }],
-    ['lora', { tokens: 768, d: 1024, rank: 64, experts: 1 }],
-    ['token', { tokens: 768, d: 1024, rank: 16, experts: 4 }],
-    ['sequence', { tokens: 768, d: 1024, rank: 32, experts: 4 }],
+    ['uniform', { tokens: 384, d: 1024, rank: 32, experts: 4 }],
+    ['lora', { tokens: 384, d: 1024, rank: 64, experts: 1 }],
+    ['token', { tokens: 384, d: 1024, rank: 16, experts: 4 }],
+    ['sequence', { tokens: 384, d: 1024, rank: 32, experts: 4 }],
     ['batch', { tokens: 640, d: 512, rank: 256, experts: 2 }],
   ]
   for (const [method, shape] of shapes)

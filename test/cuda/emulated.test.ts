@@ -50,15 +50,17 @@ describe('memory', () => {
   })
 })
 
-/** The CUDA runtime calls of calls.js, in order. */
-async function callsOf(): Promise<string[]> {
-  const { text } = await runProgram('calls.js', { VERBOSE: '2' })
+/** The CUDA runtime calls that the output of a program names with VERBOSE=2, in order. */
+function callsIn(text: string): string[] {
   return [...text.matchAll(/call (\d+)[: ]+(?:of )?(cu\w+)/g)].map(([, , name]) => name)
 }
 
+// The exit code of a process in which the emulator found a leak or an error.
+const CODE_OF_FINDINGS = 99
+
 test('after a failure of any runtime call, nothing leaks and the process is usable', async (context) => {
   needsEmulator(context)
-  const calls = await callsOf()
+  const calls = callsIn((await runProgram('calls.js', { VERBOSE: '2' })).text)
   expect(calls.length).toBeGreaterThan(50)
   // A process takes a second, so the test covers the first call of every function and every n-th call; LILY_FAULTS
   // selects all calls.
@@ -73,11 +75,27 @@ test('after a failure of any runtime call, nothing leaks and the process is usab
     const frees = /^cuCtx|^cuda(Free|StreamDestroy|EventDestroy|GraphDestroy|GraphExecDestroy)/.test(failed)
     const findings = [...text.matchAll(/FINDING \[(\w+)\]/g)].filter(([, kind]) => !frees || kind !== 'leak')
     expect(findings, label).toEqual([])
-    if (!frees) expect(code, label).toBe(0)
+    expect(code, label).toBe(frees && code !== 0 ? CODE_OF_FINDINGS : 0)
+    expect(stdout, label).toMatch(/^(null|\{.*\})$/m)
     const failure = JSON.parse(stdout) as { code: string; message: string; cudaError?: string } | null
-    if (failure !== null) expect(failure.message, name).toMatch(/cudaErrorUnknown|CUDA/)
+    if (failure !== null) expect(failure.message, label).toMatch(/cudaErrorUnknown|CUDA/)
   }
 }, 900_000)
+
+// The last event before the call returns is that of the promise.
+describe('a promise that cannot wait for the device rejects with LilyError', () => {
+  test.for(['lilyForwardAsync', 'lilyBackwardAsync', 'linearForwardAsync', 'toHost'])('%s', async (call, context) => {
+    needsEmulator(context)
+    const environment = { LILY_TEST_CALL: call }
+    const all = await runProgram('promise.js', { LEAKS: '0', VERBOSE: '2' }, environment)
+    const [before] = all.text.split('the call has returned')
+    const count = callsIn(before).filter((name) => name === 'cudaEventRecord').length
+    const settings = { LEAKS: '0', FAIL_CALL: `cudaEventRecord:${count}`, FAIL_ERROR: 'cudaErrorIllegalAddress' }
+    const { code, stdout, text } = await runProgram('promise.js', settings, environment)
+    expect(code, text).toBe(0)
+    expect(stdout.trim(), text).toBe('LilyError ERR_LILY_CUDA cudaErrorIllegalAddress')
+  })
+})
 
 test('an error that invalidates the context reports it', async (context) => {
   needsEmulator(context)

@@ -2,6 +2,7 @@
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { AdamW, type AdamWState, LilyModel, SafetensorsFile, type Tensor, writeSafetensors } from '../../lib/index.js'
+import { isEmulated, isLong } from '../support/backend.js'
 import { newFolder } from '../support/checkpoint.js'
 import { createModel, moved, numbersOf, place, runChain, setValues } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -76,14 +77,17 @@ async function readState(path: string): Promise<Parameters<AdamW['load']>[0]> {
   }
 }
 
+// On the emulator a step takes up to a second.
+const [part, count] = isEmulated && !isLong ? [5, 30] : [10, 60]
+
 describe('a regression on the outputs of another adapter', () => {
-  it('reaches a tenth of its first loss in 60 steps', async () => {
+  it(`reaches 1 / ${part} of its first loss in ${count} steps`, async () => {
     const model = createModel({ layers, config, seed: 2 })
     const optimiser = new AdamW(model.parameters(), settings)
     const first = await step(model, optimiser)
-    const last = await steps(model, optimiser, 60)
+    const last = await steps(model, optimiser, count)
     expect(first).toBeGreaterThan(0.1)
-    expect(last).toBeLessThan(first / 10)
+    expect(last).toBeLessThan(first / part)
   })
 
   it('continues bit for bit after saving and loading model and optimiser', async () => {

@@ -1,13 +1,34 @@
 /** The installed package in every runtime of the README. Runtimes differ in loading modules, addons and workers. */
+import { cpSync, existsSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { buildSync } from 'esbuild'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { asyncConsumer, consumer, expected, float16Consumer, MODULES, workersConsumer } from '../support/consumer.js'
+import {
+  asyncConsumer,
+  consumer,
+  expected,
+  float16Consumer,
+  MODULES,
+  suitesConsumer,
+  workersConsumer,
+} from '../support/consumer.js'
 import { type Installed, installPackage } from '../support/installed.js'
+import { bundleSuites, expectAllPassed } from '../support/portable/bundle.js'
+import type { Outcome } from '../support/portable/run.js'
 import { type Runtime, runtimeProgram } from '../support/runtimes.js'
 
+/** A folder of the project whose copy of the package has no addon. */
+const WITHOUT_ADDON = 'without-addon'
+
 let installed: Installed
-beforeAll(() => {
+beforeAll(async () => {
   installed = installPackage()
+  const folder = join(installed.project, WITHOUT_ADDON)
+  cpSync(installed.folder, join(folder, 'node_modules', 'lily-kernels'), {
+    recursive: true,
+    filter: (path) => !path.endsWith('.node'),
+  })
+  writeFileSync(join(folder, 'suites.mjs'), await bundleSuites())
 }, 300_000)
 afterAll(() => installed?.remove())
 
@@ -66,5 +87,21 @@ describe.each(runtimes)('%s', (runtime, options) => {
 
   test('four concurrent workers', () => {
     expect(run('workers.mjs', workersConsumer)).toEqual(new Array(5).fill(expected))
+  })
+
+  // All others have relaxed SIMD without a flag.
+  const [chosen, simd] = runtime !== 'Node 20' ? ['wasm-relaxed', 'relaxed SIMD'] : ['wasm', 'SIMD']
+  const because = `no native addon for ${process.platform}-${process.arch}; running on WebAssembly with ${simd}`
+  test.for<[build: string, isa: string | null, reason: string]>([
+    [chosen, null, because],
+    ...(chosen === 'wasm' ? [] : ([['wasm', 'wasm', 'LILY_CPU_ISA=wasm']] as [string, string, string][])),
+  ])('the golden cases and the modes on %s', ([build, isa, reason], context) => {
+    if (!existsSync(join(installed.folder, 'prebuilds', 'wasm', 'wasm.wasm'))) {
+      context.skip('the package has no WebAssembly: there is no toolchain for it')
+    }
+    const printed = run(join(WITHOUT_ADDON, 'suites-consumer.mjs'), suitesConsumer(isa))
+    const { results, ...backend } = printed as { results: Outcome[]; reason: string; simd: string }
+    expect(backend).toEqual({ reason, simd: build })
+    expectAllPassed(results)
   })
 })

@@ -15,7 +15,6 @@ import {
   tensor,
   type TensorLike,
 } from '../../lib/index.js'
-import { isDetached } from '../../lib/memory/operand.js'
 
 export const backend = process.env.LILY_TEST_BACKEND === 'cuda' ? 'cuda' : 'cpu'
 
@@ -25,8 +24,17 @@ export const isEmulated = backend === 'cuda' && process.env.LILY_TEST_EMULATED =
 /** The AMX kernels run on a model of their instructions, which is as slow; see `cpu amx` in vitest.config.ts. */
 export const isModelled = backend === 'cpu' && process.env.LILY_CPU_ISA === 'amx-model'
 
+/** A scheduled run (.ci/run --long), which also runs what the gate leaves out because it takes long. */
+export const isLong = process.env.LILY_TEST_LONG === '1'
+
+/** The addon is built with a sanitizer, and the run is not a long one. `npm test` checks the numbers of the same tests. */
+export const isSanitized = process.env.LILY_TEST_SANITIZER !== undefined && !isLong
+
+/** The kernels run as WebAssembly; see `wasm` in vitest.config.ts. */
+const isWebAssembly = backend === 'cpu' && process.env.LILY_CPU_ISA === 'wasm'
+
 /** Large problems take too long. */
-export const isSlow = isEmulated || isModelled
+export const isSlow = isEmulated || isModelled || (isWebAssembly && !isLong)
 
 type Saved = LilySaved | LoraSaved
 
@@ -261,4 +269,13 @@ export async function foldB(
     db: lily.foldB(released(saved), there.db, rest),
   })
   return (await call({ db }, options, run)).db
+}
+
+function isDetached(buffer: ArrayBufferLike): boolean {
+  try {
+    new Uint8Array(buffer)
+    return false
+  } catch {
+    return true
+  }
 }

@@ -64,5 +64,7 @@ export function bits(values: ArrayBufferView): Buffer {
 }
 
 export function expectSameBits(name: string, actual: ArrayBufferView, expected: ArrayBufferView): void {
-  expect(bits(actual).equals(bits(expected)), `${name} is the same bit for bit`).toBe(true)
+  const [ours, theirs] = [actual, expected].map((view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength))
+  const isSame = ours.length === theirs.length && ours.every((byte, i) => byte === theirs[i])
+  expect(isSame, `${name} is the same bit for bit`).toBe(true)
 }

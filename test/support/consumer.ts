@@ -106,3 +106,17 @@ if (typeof Float16Array === 'undefined') {
   console.log(results)
 }
 `
+
+/**
+ * Prints the results of suites.mjs, which is beside it, and the backend that they ran on.
+ *
+ * @param isa value of LILY_CPU_ISA; null: it is not set
+ */
+export const suitesConsumer = (isa: string | null) => `
+${isa === null ? '' : `process.env.LILY_CPU_ISA = '${isa}'`}
+const { outcomes } = await import('./suites.mjs')
+const { backends } = await import('lily-kernels')
+const results = await outcomes()
+const [{ reason, devices }] = backends()
+console.log(JSON.stringify({ reason, simd: devices[0].simd, results }))
+`

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
 
-interface Program {
+export interface Program {
   /** The section, and the number of the program on its page. */
   readonly title: string
   readonly source: string
@@ -13,7 +13,8 @@ interface Program {
   readonly output: string
 }
 
-function programsOf(page: string): Program[] {
+/** The programs of a page, with what it says that they print. */
+export function programsOf(page: string): Program[] {
   const text = readFileSync(join(packageRoot, page), 'utf8')
   const blocks = text.matchAll(/```js\n(.*?)```(?:\s+(?:It prints\s+)?```text\n(.*?)```)?/gs)
   return Array.from(blocks, ({ index, 1: source, 2: output = '' }, i) => {

@@ -20,11 +20,13 @@ export interface Installed {
 
 /**
  * Builds the prebuilt addons, which takes a minute or two, and throws on any finding of publint or attw. With
- * LILY_TEST_RELEASE=1 it also builds the CUDA library for all architectures, which takes many minutes.
+ * LILY_TEST_RELEASE=1 it also builds the CUDA library for all architectures, which takes many minutes. With LILY_TEST_PACKED=1
+ * it takes the tarball that `npm run check:package` has just made.
  */
 export function installPackage(): Installed {
   const release = process.env.LILY_TEST_RELEASE === '1' ? ['--', '--release'] : []
-  execFileSync('npm', ['run', 'check:package', ...release], { cwd: packageRoot, stdio: 'inherit' })
+  if (process.env.LILY_TEST_PACKED !== '1')
+    execFileSync('npm', ['run', 'check:package', ...release], { cwd: packageRoot, stdio: 'inherit' })
   const temporary = mkdtempSync(join(tmpdir(), 'lily-package-'))
   const project = join(temporary, 'project')
   const environment = bareEnvironment(join(temporary, 'bin'))

@@ -8,8 +8,8 @@ export interface StoredTensor {
 /** The tensors of a safetensors file: F32, F64, and BF16 widened to float32. */
 export function readSafetensors(path: string): Map<string, StoredTensor> {
   const file = readFileSync(path)
-  const headerEnd = 8 + Number(file.readBigUInt64LE(0))
-  const header = JSON.parse(file.toString('utf8', 8, headerEnd)) as Record<string, Entry>
+  const headerEnd = 8 + Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true))
+  const header = JSON.parse(new TextDecoder().decode(file.subarray(8, headerEnd))) as Record<string, Entry>
   const tensors = new Map<string, StoredTensor>()
   for (const [name, entry] of Object.entries(header)) {
     if (name === '__metadata__') continue

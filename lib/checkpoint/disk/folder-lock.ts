@@ -1,8 +1,8 @@
 /** Locks of folders, by which saves and loads of several processes, Workers and calls exclude each other. */
 import { constants, type FileHandle, open } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
-import { native } from '../binding/native.js'
-import { checkpointError } from './errors.js'
+import { native } from '../../binding/native.js'
+import { checkpointError } from '../errors.js'
 
 /** A lock is held for as long as files are renamed or opened: milliseconds, unless its holder has been stopped. */
 const MOST_SECONDS = 60

@@ -8,18 +8,13 @@
  */
 import { randomBytes } from 'node:crypto'
 import { copyFile, type FileHandle, link, lstat, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises'
-import { join, resolve } from 'node:path'
-import { native } from '../binding/native.js'
-import { checkpointError, fileSystemError } from './errors.js'
+import { basename, dirname, join, resolve } from 'node:path'
+import { native } from '../../binding/native.js'
+import { checkpointError, fileSystemError } from '../errors.js'
+import { isObject } from '../json.js'
+import { BLOCK_BYTES, type FileContent } from '../open-file.js'
 import { withFolderLock } from './folder-lock.js'
-import { isObject } from './json.js'
-
-export interface FileContent {
-  /** Name of the file in the folder. */
-  readonly name: string
-  /** Writes the content, which may be read back through the handle. */
-  readonly write: (handle: FileHandle) => Promise<void>
-}
+import { openHandle } from './open-file.js'
 
 /** The steps of a save: its renames, in order, and then the files that it removes. */
 export interface Journal {
@@ -75,6 +70,11 @@ export async function replaceFiles(
   }
 }
 
+/** Replaces one file, as {@link replaceFiles} does. */
+export async function replaceFile(path: string, content: Omit<FileContent, 'name'>): Promise<void> {
+  await replaceFiles(dirname(path), [{ ...content, name: basename(path) }])
+}
+
 /** Whether a journal on the disk may name the temporary files and backups of a save: they must stay then. */
 interface Progress {
   isJournalled: boolean
@@ -96,11 +96,12 @@ async function replaceNow(
     await withFolderLock(folder, 'shared', async () => {
       for (const { name } of files) temporaries.push(await createTemporary(folder, name))
     })
-    for (const [i, { write }] of files.entries()) {
-      const { name, handle } = temporaries[i]
+    for (const [i, { name, blocks, check: checkFile }] of files.entries()) {
+      const { handle } = temporaries[i]
       path = join(folder, name)
       await keepPermissions(path, handle)
-      await write(handle)
+      for await (const block of blocks()) await writeAll(handle, block)
+      await checkFile?.(await openHandle(path, handle))
       await handle.sync()
     }
     path = folder
@@ -135,6 +136,14 @@ async function createTemporary(folder: string, name: string): Promise<Temporary>
   const handle = await open(join(folder, temporary), 'wx+')
   native.fileLock(handle.fd, true)
   return { name, temporary, handle }
+}
+
+/** Writes all bytes. A single write may write fewer bytes than requested. */
+async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
+  for (let done = 0; done < bytes.byteLength;) {
+    const { bytesWritten } = await handle.write(bytes, done, Math.min(bytes.byteLength - done, BLOCK_BYTES))
+    done += bytesWritten
+  }
 }
 
 /** As far as this process may: only root gives files away. */

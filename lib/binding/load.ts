@@ -1,0 +1,61 @@
+/**
+ * Loads the binding of this process: the native addon, or WebAssembly where there is none. The files for
+ * browsers have load.browser.ts in its place.
+ */
+import load from 'node-gyp-build'
+import { LilyError } from '../base/errors.js'
+import type { Binding, Native } from './native.js'
+import { packageRoot } from './root.js'
+import { checkVersion } from './version.js'
+import { isBuild, loadModule, nameOfSimd } from './wasm/load.js'
+import { wasmNative } from './wasm/native.js'
+import { nodeHost } from './wasm/node-host.js'
+
+/** @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE */
+export function loadBinding(): Binding {
+  const isa = process.env.LILY_CPU_ISA
+  if (isBuild(isa)) {
+    try {
+      return wasmNative(loadModule(nodeHost, isa), nodeHost, `LILY_CPU_ISA=${isa}`)
+    } catch (cause) {
+      throw unavailable(`LILY_CPU_ISA=${isa}, but ${messageOf(cause)}; unset LILY_CPU_ISA`, cause)
+    }
+  }
+  let addon: Native
+  try {
+    addon = load(packageRoot) as Native
+  } catch (cause) {
+    return loadFallback(isa, cause)
+  }
+  checkVersion(addon.descriptor)
+  return addon
+}
+
+/** @param isa the instruction set that LILY_CPU_ISA names */
+function loadFallback(isa: string | undefined, cause: unknown): Binding {
+  const platform = `${process.platform}-${process.arch}`
+  const reason = /No native build was found/i.test(messageOf(cause))
+    ? `no native addon for ${platform}`
+    : `the native addon does not load on ${platform} (${messageOf(cause)})`
+  if (isa !== undefined && isa !== '') {
+    throw unavailable(`LILY_CPU_ISA=${isa}, but there is ${reason}; unset LILY_CPU_ISA`, cause)
+  }
+  try {
+    const module = loadModule(nodeHost, null)
+    return wasmNative(module, nodeHost, `${reason}; running on WebAssembly with ${nameOfSimd(module.build)}`)
+  } catch (second) {
+    throw unavailable(
+      `${reason}, and ${messageOf(second)}; ` +
+        `install lily-kernels again on this machine, or run npm ci && npm run build:all in a checkout`,
+      cause,
+    )
+  }
+}
+
+function messageOf(cause: unknown): string {
+  return cause instanceof Error ? (cause.message.split('\n')[0] ?? '') : String(cause)
+}
+
+function unavailable(message: string, cause: unknown): LilyError {
+  return new LilyError('ERR_LILY_BACKEND_UNAVAILABLE', message, { cause })
+}

@@ -1,0 +1,100 @@
+/**
+ * The script of a thread. It is a string, because a bundler moves files but not the contents of strings, and a page can
+ * make a Worker of it without a request.
+ *
+ * The first message is {@link ThreadStart}, which the thread answers with a {@link ThreadResult} once the module is there.
+ * With a `worker` it then runs tasks of the pool and never returns to its event loop. Otherwise each further message is a
+ * {@link ThreadCall}, which the thread answers with a {@link ThreadResult}.
+ */
+
+import { status as statuses } from './abi.js'
+
+/** The module, or the script, has thrown. */
+export const TRAPPED = -1
+
+/** Starts a module in a thread. */
+export interface ThreadStart {
+  readonly module: WebAssembly.Module
+  /** The memory of the main module; absent: the thread makes its own. */
+  readonly memory?: WebAssembly.Memory
+  /** End of the thread's stack and start of its thread-local data, in shared memory. */
+  readonly stack?: number
+  readonly tls?: number
+  /** Number of the thread in the pool, from 1. */
+  readonly worker?: number
+}
+
+/** Calls a function of the module's table. */
+export interface ThreadCall {
+  /** Index of the function, and address of its argument. */
+  readonly entry: number
+  readonly call: number
+  /** Index of the function that returns the address of the message of an error. */
+  readonly lastError: number
+  /** Without shared memory: what the call reads or writes, by address, and the size of the memory in pages. */
+  readonly blocks?: readonly (readonly [address: number, bytes: Uint8Array])[]
+  readonly pages?: number
+}
+
+export interface ThreadResult {
+  /** lily_status, or {@link TRAPPED}. */
+  readonly status: number
+  readonly message: string
+  /** Without shared memory: the blocks after the call. */
+  readonly blocks?: readonly (readonly [address: number, bytes: Uint8Array])[]
+}
+
+export const THREAD_SCRIPT = `'use strict'
+{
+  const port = typeof postMessage === 'function' ? globalThis : require('node:worker_threads').parentPort
+  let memory
+  let instance
+  const start = ({ module, memory: shared, stack, tls, worker }) => {
+    memory = shared ?? new WebAssembly.Memory({ initial: 256, maximum: 65536 })
+    instance = new WebAssembly.Instance(module, { env: { memory, now: () => performance.now() } }).exports
+    if (shared === undefined) {
+      instance._initialize()
+    } else {
+      instance.__stack_pointer.value = stack
+      instance.__wasm_init_tls(tls)
+    }
+    port.postMessage({ status: 0, message: '' })
+    if (worker !== undefined) instance.lily_wasm_work(worker)
+  }
+  const text = (address) => {
+    const bytes = new Uint8Array(memory.buffer)
+    return new TextDecoder().decode(bytes.slice(address, bytes.indexOf(0, address)))
+  }
+  const run = ({ entry, call, lastError, blocks, pages }) => {
+    const table = instance.__indirect_function_table
+    if (blocks !== undefined) {
+      const missing = pages - memory.buffer.byteLength / 65536
+      try {
+        if (missing > 0) memory.grow(missing)
+      } catch {
+        const message = \`no memory for the thread of the Async forms: it cannot grow to \${pages * 65536} bytes; use smaller batches\`
+        return { status: ${statuses.errorOutOfMemory}, message }
+      }
+      for (const [address, bytes] of blocks) new Uint8Array(memory.buffer).set(bytes, address)
+    }
+    const status = table.get(entry)(call)
+    return {
+      status,
+      message: status === 0 ? '' : text(table.get(lastError)()),
+      blocks: blocks?.map(([address, bytes]) => [address, new Uint8Array(memory.buffer).slice(address, address + bytes.length)]),
+    }
+  }
+  const receive = (message) => {
+    if (instance === undefined) return start(message)
+    let result
+    try {
+      result = run(message)
+    } catch (error) {
+      result = { status: ${TRAPPED}, message: String(error) }
+    }
+    port.postMessage(result, result.blocks?.map(([, bytes]) => bytes.buffer))
+  }
+  if (port === globalThis) onmessage = ({ data }) => receive(data)
+  else port.on('message', receive)
+}
+`

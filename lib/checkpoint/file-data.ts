@@ -1,0 +1,76 @@
+/** Files in the memory of a program, or that a browser has given it. */
+import { messageOf, reading } from '../base/errors.js'
+import { checkCount, get } from '../base/options.js'
+import { bufferOf, byteLengthOf, byteOffsetOf, classNameOf } from '../base/views.js'
+import { checkpointError } from './errors.js'
+import type { OpenFile } from './open-file.js'
+
+/** The content of a file. A `File` is a `Blob`, too. */
+export type FileData = Blob | ArrayBuffer | Uint8Array
+
+/** In messages. */
+export const FILE_DATA = 'a Blob, an ArrayBuffer or a Uint8Array'
+
+/** The class of the content of a file, also of another realm; null for anything else. */
+export function classOfData(value: unknown): 'Blob' | 'File' | 'ArrayBuffer' | 'Uint8Array' | null {
+  if (typeof value !== 'object' || value === null) return null
+  if (classNameOf(value) === 'Uint8Array') return 'Uint8Array'
+  try {
+    const tag = Object.prototype.toString.call(value).slice(8, -1)
+    return tag === 'Blob' || tag === 'File' || tag === 'ArrayBuffer' ? tag : null
+  } catch {
+    return null // a proxy whose trap throws
+  }
+}
+
+/**
+ * Opens the content of a file. A Blob is read where it is, part by part.
+ *
+ * @param path name in messages
+ */
+export function openData(path: string, data: FileData): OpenFile {
+  const isBlob = classOfData(data) === 'Blob' || classOfData(data) === 'File'
+  return isBlob ? openBlob(path, data as Blob) : openBytes(path, data as ArrayBuffer | Uint8Array)
+}
+
+/** Bytes that a Blob and crypto.subtle accept: those of shared memory, such as that of WebAssembly, are copied. */
+export function unshared(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
+  return bytes.buffer instanceof ArrayBuffer ? (bytes as Uint8Array<ArrayBuffer>) : bytes.slice()
+}
+
+function openBytes(path: string, data: ArrayBuffer | Uint8Array): OpenFile {
+  // The constructor throws for a buffer that has been transferred.
+  const all = reading(path, () => {
+    if (classOfData(data) === 'ArrayBuffer') return new Uint8Array(data as ArrayBuffer)
+    const view = data as Uint8Array
+    return new Uint8Array(bufferOf(view), byteOffsetOf(view), byteLengthOf(view))
+  })
+  return {
+    path,
+    size: all.byteLength,
+    read: (bytes, position) => {
+      const part = all.subarray(position, position + bytes.length)
+      bytes.set(part)
+      return Promise.resolve(part.length)
+    },
+    close: () => Promise.resolve(),
+  }
+}
+
+function openBlob(path: string, blob: Blob): OpenFile {
+  return {
+    path,
+    size: checkCount(`size of ${path}`, get(path, blob, 'size'), 0, Number.MAX_SAFE_INTEGER),
+    read: async (bytes, position) => {
+      try {
+        const part = new Uint8Array(await blob.slice(position, position + bytes.length).arrayBuffer())
+        bytes.set(part)
+        return part.length
+      } catch (cause) {
+        // A browser rejects, for example, if the file has changed since it was picked.
+        throw checkpointError(path, `cannot be read (${messageOf(cause)}); pick the file again`, cause)
+      }
+    },
+    close: () => Promise.resolve(),
+  }
+}

@@ -1,0 +1,107 @@
+/** A site that vite builds from the packed package, and Chromium to open its pages in. */
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { type Browser, chromium, type Page } from 'playwright-core'
+import { build, createServer, type InlineConfig, preview } from 'vite'
+import { packageRoot } from '../../lib/binding/root.js'
+import { findProgram } from './find-program.js'
+
+/** The program of Chromium, of Debian's package or of others; undefined if none is installed. */
+export const chromiumProgram = ['chromium', 'google-chrome', 'chromium-browser']
+  .map((name) => findProgram(name))
+  .find((program) => program !== undefined)
+
+/** Headers with which a page may share memory between threads. */
+export const ISOLATED = {
+  'Cross-Origin-Opener-Policy': 'same-origin',
+  'Cross-Origin-Embedder-Policy': 'require-corp',
+}
+
+/** What a page logged and requested, and its errors. */
+export interface Visit {
+  readonly page: Page
+  readonly printed: string[]
+  readonly requests: string[]
+  readonly errors: string[]
+}
+
+export class Site {
+  readonly #folder: string
+  readonly #config: InlineConfig
+  readonly #closes: (() => Promise<unknown>)[] = []
+  #browser: Browser | undefined
+
+  /** @param files by their names; each *.html is a page */
+  constructor(files: Readonly<Record<string, string>>) {
+    // In the checkout, whose node_modules/ has the dependencies of the package.
+    this.#folder = mkdtempSync(join(packageRoot, 'build', 'site-'))
+    const installed = join(this.#folder, 'node_modules', 'lily-kernels')
+    mkdirSync(installed, { recursive: true })
+    execFileSync('tar', ['-xzf', tarballIn(this.#folder), '-C', installed, '--strip-components=1'])
+    const pages = Object.keys(files).filter((name) => name.endsWith('.html'))
+    for (const [name, text] of Object.entries({ 'package.json': '{ "private": true }', ...files })) {
+      writeFileSync(join(this.#folder, name), text)
+    }
+    this.#config = {
+      root: this.#folder,
+      configFile: false,
+      logLevel: 'warn',
+      build: {
+        rolldownOptions: { input: Object.fromEntries(pages.map((name) => [name, join(this.#folder, name)])) },
+        chunkSizeWarningLimit: Infinity,
+      },
+    }
+  }
+
+  /** Builds the pages. */
+  async build(): Promise<void> {
+    await build(this.#config)
+  }
+
+  /** Serves the built pages with such headers. Returns the address. */
+  async serve(headers: Readonly<Record<string, string>>): Promise<string> {
+    const server = await preview({ ...this.#config, preview: { port: 0, headers } })
+    this.#closes.push(() => server.close())
+    return server.resolvedUrls!.local[0]
+  }
+
+  /** Starts the development server, which bundles dependencies when a page first imports them. Returns the address. */
+  async develop(): Promise<string> {
+    const server = await createServer({ ...this.#config, server: { port: 0 } })
+    this.#closes.push(() => server.close())
+    await server.listen()
+    return server.resolvedUrls!.local[0]
+  }
+
+  /** Opens a page, and waits until its scripts have run. */
+  async open(url: string): Promise<Visit> {
+    if (this.#browser === undefined) {
+      // Containers run tests as root, which the sandbox refuses.
+      this.#browser = await chromium.launch({ executablePath: chromiumProgram!, chromiumSandbox: false })
+      this.#closes.unshift(() => this.#browser!.close())
+    }
+    const page = await this.#browser.newPage()
+    const visit: Visit = { page, printed: [], requests: [], errors: [] }
+    page.on('console', (message) => {
+      if (message.type() === 'log') visit.printed.push(message.text())
+    })
+    page.on('request', (request) => visit.requests.push(request.url()))
+    page.on('pageerror', (error) => visit.errors.push(String(error)))
+    await page.goto(url)
+    return visit
+  }
+
+  async remove(): Promise<void> {
+    for (const close of this.#closes) await close()
+    rmSync(this.#folder, { recursive: true, force: true })
+  }
+}
+
+/** The packed package: with LILY_TEST_PACKED=1 that of `npm run check:package`, otherwise a new one in a folder. */
+function tarballIn(folder: string): string {
+  const packed = join(packageRoot, 'build', 'package')
+  if (process.env.LILY_TEST_PACKED === '1') return join(packed, readdirSync(packed)[0])
+  const pack = ['pack', '--ignore-scripts', '--silent', '--pack-destination', folder]
+  return join(folder, execFileSync('npm', pack, { cwd: packageRoot, encoding: 'utf8' }).trim())
+}

@@ -1,0 +1,94 @@
+/** The Async forms on WebAssembly where threads do not start, end, or have no memory. The project `wasm` runs it. */
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { beforeEach, describe, expect, test, vi } from 'vitest'
+import type * as package_ from '../lib/index.js'
+import { packageRoot } from '../lib/binding/root.js'
+import type { Host } from '../lib/binding/wasm/host.js'
+import { loadModule } from '../lib/binding/wasm/load.js'
+import { wasmNative } from '../lib/binding/wasm/native.js'
+import { nodeHost } from '../lib/binding/wasm/node-host.js'
+import { expectSameBits } from './support/compare.js'
+import { smallOperands } from './support/small.js'
+
+const missing = existsSync(join(packageRoot, 'build/wasm/wasm.wasm'))
+  ? undefined
+  : 'WebAssembly is not built; npm run build:wasm says why'
+beforeEach((context) => {
+  if (missing !== undefined) context.skip(missing)
+})
+
+/** A package of its own in such a runtime. */
+async function packageOn(changes: Partial<Host>): Promise<typeof package_> {
+  vi.resetModules()
+  vi.doMock('../lib/binding/load.js', () => {
+    const host = { ...nodeHost, ...changes }
+    return { loadBinding: () => wasmNative(loadModule(host, 'wasm'), host, 'a test') }
+  })
+  return import('../lib/index.js')
+}
+
+async function expectSameResults({ lilyBackward, lilyBackwardAsync, lilyForward, lilyForwardAsync }: typeof package_) {
+  const { dy, ...operands } = smallOperands()
+  const expected = lilyForward(operands)
+  const gradients = lilyBackward({ dy }, expected.saved)
+  const { y, saved } = await lilyForwardAsync(operands)
+  expectSameBits('y', y.data, expected.y.data)
+  const { dx, da, dRouter, db } = await lilyBackwardAsync({ dy }, saved)
+  for (const [name, value] of Object.entries({ dx, da, dRouter, db })) {
+    expectSameBits(name, value.data, gradients[name as 'dx'].data)
+  }
+}
+
+describe.each([
+  ['shared', true],
+  ['unshared', false],
+])('with %s memory', (_, sharesMemory) => {
+  test('the Async forms run on a thread', async () => {
+    const start = vi.fn((script: string) => nodeHost.start(script))
+    await expectSameResults(await packageOn({ sharesMemory, processors: 3, start }))
+    // One for them, and two of the pool.
+    expect(start).toHaveBeenCalledTimes(sharesMemory ? 3 : 1)
+  })
+
+  test('they run on the calling thread if the runtime has no threads', async () => {
+    const start = vi.fn(() => {
+      throw new Error('no threads')
+    })
+    await expectSameResults(await packageOn({ sharesMemory, processors: 3, start }))
+    expect(start).toHaveBeenCalled()
+  })
+
+  test.each([
+    ['ends', 'process.exit(1)'],
+    ['fails', 'throw new Error("no threads")'],
+  ])('they run on the calling thread if the thread %s before it has started', async (_, script) => {
+    const start = () => nodeHost.start(script)
+    await expectSameResults(await packageOn({ sharesMemory, processors: 3, start }))
+  })
+
+  test('they are rejected if the thread ends later', async () => {
+    const start = (script: string) => nodeHost.start(script.replace('result = run(message)', 'process.exit(5)'))
+    const { lilyForwardAsync } = await packageOn({ sharesMemory, processors: 1, start })
+    const { dy: _, ...operands } = smallOperands()
+    for (let i = 0; i < 2; i++) {
+      await expect(lilyForwardAsync(operands)).rejects.toMatchObject({
+        code: 'ERR_LILY_BACKEND_UNAVAILABLE',
+        message: expect.stringMatching(/the thread of the Async forms has ended \(exit code 5\); call again/) as string,
+      })
+    }
+  })
+})
+
+test('an Async form for which the thread has no memory is rejected', async () => {
+  const start = (script: string) => nodeHost.start(script.replace('maximum: 65536', 'maximum: 256'))
+  const { lilyForwardAsync } = await packageOn({ sharesMemory: false, start })
+  const { dy: _, ...operands } = smallOperands()
+  expect((await lilyForwardAsync(operands)).y.shape).toEqual([6, 4])
+  const tokens = 2 ** 20
+  const x = { data: new Float32Array(tokens * 5), shape: [tokens, 5] }
+  await expect(lilyForwardAsync({ ...operands, x })).rejects.toMatchObject({
+    code: 'ERR_LILY_OUT_OF_MEMORY',
+    message: expect.stringMatching(/no memory for the thread of the Async forms: .* use smaller batches/) as string,
+  })
+})
