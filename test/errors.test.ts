@@ -69,7 +69,9 @@ const UNAVAILABLE = 'ERR_LILY_BACKEND_UNAVAILABLE'
 
 const onDevice = (shape: number[]) => ({ ptr: 0x1000, shape, dtype: 'float32', device: { type: 'cuda', id: 0 } })
 const halves = (shape: number[], dtype = 'bfloat16') => ({ data: new Uint16Array(count(shape)), shape, dtype })
-const detach = ({ data }: Operand) => structuredClone(data.buffer, { transfer: [data.buffer as ArrayBuffer] })
+/** Once: newer versions of Node.js refuse to transfer a buffer again. */
+const detach = ({ data }: Operand): unknown =>
+  data.byteLength > 0 && structuredClone(data.buffer, { transfer: [data.buffer as ArrayBuffer] })
 const throwing = (operand: object, name: string) =>
   Object.defineProperty(operand, name, {
     get() {

@@ -1,5 +1,6 @@
 /** Operands of a case, including preallocated outputs: every call accumulates into them. */
-import { tensor, type Tensor } from '../../lib/index.js'
+import { type HostData, tensor, type Tensor } from '../../lib/index.js'
+import { allocateOnHost } from '../../lib/memory/allocate.js'
 import { type DTypes, encode, type Float } from './dtypes.js'
 import type { Shape } from './shapes.js'
 
@@ -44,9 +45,9 @@ export function filled(shape: readonly number[], scale: number, dtype: Float = '
   return result
 }
 
+/** In memory that the package allocates, as results are: on WebAssembly, calls do not copy it. */
 export function zeros(shape: readonly number[], dtype: Float = 'float32'): Tensor {
-  const count = product(shape)
-  return tensor(dtype === 'float32' ? new Float32Array(count) : new Uint16Array(count), shape, dtype)
+  return tensor(allocateOnHost('operands', dtype, product(shape)).fill(0), shape, dtype)
 }
 
 export interface Activations {

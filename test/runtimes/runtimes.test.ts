@@ -1,8 +1,11 @@
 /** The installed package in every runtime of the README. Runtimes differ in loading modules, addons and workers. */
+import { spawnSync } from 'node:child_process'
 import { cpSync, existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { buildSync } from 'esbuild'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { packageRoot } from '../../lib/binding/root.js'
+import { isLong } from '../support/backend.js'
 import {
   asyncConsumer,
   consumer,
@@ -105,3 +108,16 @@ describe.each(runtimes)('%s', (runtime, options) => {
     expectAllPassed(results)
   })
 })
+
+// In the gate the project `wasm` runs in the Node of the gate, and golden and modes run in all runtimes, above.
+test.for(['Node 22', 'Node 24'] as const)(
+  'all suites of WebAssembly in %s',
+  { timeout: 3_600_000 },
+  (runtime, context) => {
+    if (!isLong) return context.skip('a test of scheduled runs (.ci/run --long): it takes minutes')
+    const vitest = join(packageRoot, 'node_modules', 'vitest', 'vitest.mjs')
+    const args = [vitest, 'run', '--project', 'wasm', '--reporter', 'dot']
+    const { status, stdout } = spawnSync(runtimeProgram(runtime), args, { cwd: packageRoot, encoding: 'utf8' })
+    expect(status, stdout).toBe(0)
+  },
+)
