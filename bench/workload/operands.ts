@@ -1,5 +1,5 @@
 /** Operands of a case, including preallocated outputs: every call accumulates into them. */
-import { type HostData, tensor, type Tensor } from '../../lib/index.js'
+import { tensor, type Tensor } from '../../lib/index.js'
 import { allocateOnHost } from '../../lib/memory/allocate.js'
 import { type DTypes, encode, type Float } from './dtypes.js'
 import type { Shape } from './shapes.js'
