@@ -62,35 +62,39 @@ export const pytorch: Peer = {
     method === 'peft-lily' ? "PEFT's layer" : `PyTorch ${method.endsWith('-compiled') ? 'compiled' : 'eager'}`,
 }
 
-export const onnxRuntime: Peer = {
-  name: 'ONNX Runtime',
-  install: 'ONNXRUNTIME_NODE_INSTALL=skip npm install --no-save onnxruntime-node',
-  command: ({ threads }) => {
-    try {
-      createRequire(import.meta.url).resolve('onnxruntime-node')
-    } catch {
-      return { reason: 'the package onnxruntime-node was not found' }
-    }
-    const args = ['--import', 'tsx', path('onnxruntime.ts'), '--threads', String(threads)]
-    return { command: process.execPath, args, env: process.env }
-  },
-  title: () => 'ONNX Runtime',
+/** A peer that is a program of Node.js beside this file, if the package that it measures is installed. */
+function nodePeer(name: string, title: string, file: string, required: string, install: string): Peer {
+  return {
+    name,
+    install,
+    command: ({ threads }) => {
+      try {
+        createRequire(import.meta.url).resolve(required)
+      } catch {
+        return { reason: `the package ${required} was not found` }
+      }
+      const args = ['--import', 'tsx', path(file), '--threads', String(threads)]
+      return { command: process.execPath, args, env: process.env }
+    },
+    title: () => title,
+  }
 }
 
-export const tensorflowJs: Peer = {
-  name: 'TensorFlow.js',
-  install: 'npm ci',
-  command: ({ threads }) => {
-    try {
-      createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm')
-    } catch {
-      return { reason: 'the package @tensorflow/tfjs-backend-wasm was not found' }
-    }
-    const args = ['--import', 'tsx', path('tfjs.ts'), '--threads', String(threads)]
-    return { command: process.execPath, args, env: process.env }
-  },
-  title: () => 'TensorFlow.js wasm',
-}
+export const onnxRuntime = nodePeer(
+  'ONNX Runtime',
+  'ONNX Runtime',
+  'onnxruntime.ts',
+  'onnxruntime-node',
+  'ONNXRUNTIME_NODE_INSTALL=skip npm install --no-save onnxruntime-node',
+)
+
+export const tensorflowJs = nodePeer(
+  'TensorFlow.js',
+  'TensorFlow.js wasm',
+  'tfjs.ts',
+  '@tensorflow/tfjs-backend-wasm',
+  'npm ci',
+)
 
 export const peers: readonly Peer[] = [pytorch, onnxRuntime, tensorflowJs]
 

@@ -18,7 +18,7 @@ export function loadBinding(): Binding {
     try {
       return wasmNative(loadModule(nodeHost, isa), nodeHost, `LILY_CPU_ISA=${isa}`)
     } catch (cause) {
-      throw unavailable(`LILY_CPU_ISA=${isa}, but ${messageOf(cause)}; unset LILY_CPU_ISA`, cause)
+      throw unavailable(`LILY_CPU_ISA=${isa}, but ${firstLineOf(cause)}; unset LILY_CPU_ISA`, cause)
     }
   }
   let addon: Native
@@ -34,9 +34,9 @@ export function loadBinding(): Binding {
 /** @param isa the instruction set that LILY_CPU_ISA names */
 function loadFallback(isa: string | undefined, cause: unknown): Binding {
   const platform = `${process.platform}-${process.arch}`
-  const reason = /No native build was found/i.test(messageOf(cause))
+  const reason = /No native build was found/i.test(firstLineOf(cause))
     ? `no native addon for ${platform}`
-    : `the native addon does not load on ${platform} (${messageOf(cause)})`
+    : `the native addon does not load on ${platform} (${firstLineOf(cause)})`
   if (isa !== undefined && isa !== '') {
     throw unavailable(`LILY_CPU_ISA=${isa}, but there is ${reason}; unset LILY_CPU_ISA`, cause)
   }
@@ -45,14 +45,14 @@ function loadFallback(isa: string | undefined, cause: unknown): Binding {
     return wasmNative(module, nodeHost, `${reason}; running on WebAssembly with ${nameOfSimd(module.build)}`)
   } catch (second) {
     throw unavailable(
-      `${reason}, and ${messageOf(second)}; ` +
+      `${reason}, and ${firstLineOf(second)}; ` +
         `install lily-kernels again on this machine, or run npm ci && npm run build:all in a checkout`,
       cause,
     )
   }
 }
 
-function messageOf(cause: unknown): string {
+function firstLineOf(cause: unknown): string {
   return cause instanceof Error ? (cause.message.split('\n')[0] ?? '') : String(cause)
 }
 

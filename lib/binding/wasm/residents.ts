@@ -6,15 +6,11 @@
  * makes of it, so the block is free once the object is garbage-collected. A structured
  * clone that the caller makes does not count.
  */
+import type { Binding } from '../native.js'
 import type { Module } from './module.js'
 
 /** Bytes that the blocks may have together. The garbage collector does not see them, so without a limit they could fill the memory. */
 const MOST_BYTES = 512 * 1024 * 1024
-
-export interface Resident {
-  readonly buffer: ArrayBufferLike
-  readonly byteOffset: number
-}
 
 export class Residents {
   readonly #buffers = new WeakSet<ArrayBufferLike>()
@@ -34,7 +30,7 @@ export class Residents {
   }
 
   /** A new block; null: in the module there is no memory for it. */
-  allocate(byteLength: number): Resident | null {
+  allocate(byteLength: number): ReturnType<NonNullable<Binding['allocateHost']>> {
     if (!this.module.isShared || this.#bytes + byteLength > MOST_BYTES) return null
     const address = this.module.tryAllocate(byteLength)
     if (address === null) return null
