@@ -131,8 +131,9 @@ describe('the memory', () => {
     const kept = Array.from({ length: 50 }, views).flat()
     for (let round = 0; round < 5; round++) {
       collect()
-      await new Promise((resolve) => setTimeout(resolve, 5))
-      for (let i = 0; i < 50; i++) tensor(new Array<number>(24).fill(99), [24])
+      await new Promise((resolve) => setTimeout(resolve, 20))
+      for (let i = 0; i < 200; i++) native.allocateHost?.(96)
+      for (let i = 0; i < 200; i++) tensor(new Array<number>(24).fill(99), [24])
     }
     for (const view of kept) expect([...view]).toEqual(expected.slice(0, 4))
   })
