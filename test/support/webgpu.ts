@@ -1,0 +1,25 @@
+/**
+ * The GPUDevice of the tests of WebGPU, which vitest.config.ts lists as a setup file of their projects: Dawn for Node.js on
+ * any adapter that Vulkan has, without a GPU the software adapter of Mesa.
+ */
+import { create, globals } from 'webgpu'
+import { afterAll } from 'vitest'
+import { createLily } from '../../lib/webgpu/index.js'
+import { setGpu } from './gpu-device.js'
+
+Object.assign(globalThis, globals)
+
+const adapter = await create([]).requestAdapter()
+if (adapter === null) throw new Error('Dawn finds no adapter')
+const requiredFeatures: GPUFeatureName[] = adapter.features.has('shader-f16') ? ['shader-f16'] : []
+const device = await adapter.requestDevice({ requiredFeatures })
+// What the package encodes must be valid; an error that nobody has asked for is a defect.
+device.addEventListener('uncapturederror', ({ error }) => {
+  console.error(`WebGPU: ${error.message}`)
+  process.exitCode = 1
+})
+setGpu({ device, lily: createLily(device) })
+// Dawn keeps the process alive as long as a device exists.
+afterAll(() => {
+  device.destroy()
+})
