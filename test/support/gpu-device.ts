@@ -2,6 +2,7 @@
 import type { Lily } from '../../lib/webgpu/index.js'
 
 interface TestGpu {
+  readonly gpu: GPU
   readonly device: GPUDevice
   readonly lily: Lily
 }
