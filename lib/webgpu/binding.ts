@@ -80,9 +80,8 @@ export class GpuBinding implements WebGpuBinding {
 
   forward(numbers: Float64Array, ...memory: Memory[]): void {
     this.#checkLoss()
-    const call = forwardCall(numbers, memory, this.bufferOf)
     this.#run(numbers[callFields.stream], memory, (encoder, allocate) => {
-      this.#kernels.forward(call, encoder, allocate)
+      this.#kernels.forward(forwardCall(numbers, memory, this.bufferOf, allocate), encoder, allocate)
     })
   }
 
@@ -96,10 +95,16 @@ export class GpuBinding implements WebGpuBinding {
 
   async forwardCompiled(numbers: Float64Array, ...memory: Memory[]): Promise<void> {
     this.#checkLoss()
-    const call = forwardCall(numbers, memory, this.bufferOf)
-    await this.#runCompiled(numbers, memory, this.#kernels.compileForward(call), () => {
-      this.forward(numbers, ...memory)
-    })
+    // Pipelines depend on which operands share a buffer, not on its length.
+    const hidden = this.#take(0)
+    try {
+      const call = forwardCall(numbers, memory, this.bufferOf, () => hidden.buffer)
+      await this.#runCompiled(numbers, memory, this.#kernels.compileForward(call), () => {
+        this.forward(numbers, ...memory)
+      })
+    } finally {
+      this.#pool.give(hidden)
+    }
   }
 
   async backwardCompiled(numbers: Float64Array, ...memory: Memory[]): Promise<void> {

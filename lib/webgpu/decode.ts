@@ -13,6 +13,7 @@ import type { Memory } from '../binding/native.js'
 import * as abi from '../binding/wasm/abi.js'
 import type {
   AdamWCall,
+  Allocate,
   BackwardCall,
   FoldCall,
   ForwardCall,
@@ -106,7 +107,16 @@ function sizesOf(numbers: Float64Array): Sizes {
   }
 }
 
-export function forwardCall(numbers: Float64Array, memory: readonly Memory[], bufferOf: BufferOf): ForwardCall {
+/**
+ * @param allocate gives memory for the hidden state if the call keeps none: its type, and with it the rounding, is the same
+ *   in both cases
+ */
+export function forwardCall(
+  numbers: Float64Array,
+  memory: readonly Memory[],
+  bufferOf: BufferOf,
+  allocate: Allocate,
+): ForwardCall {
   const slots = new Slots(numbers, CALL_FIELDS, memory, bufferOf)
   return {
     ...sizesOf(numbers),
@@ -117,10 +127,21 @@ export function forwardCall(numbers: Float64Array, memory: readonly Memory[], bu
     mask: slots.region(forwardSlots.mask),
     sequenceOffsets: slots.region(forwardSlots.sequenceOffsets),
     y: required(slots.output(forwardSlots.y)),
-    hidden: slots.optional(forwardSlots.hidden),
+    hidden: slots.optional(forwardSlots.hidden) ?? hiddenOf(numbers, allocate),
     probabilities: slots.region(forwardSlots.probabilities),
     weights: slots.region(forwardSlots.weights),
   }
+}
+
+/** A hidden state that only the call itself reads. */
+function hiddenOf(numbers: Float64Array, allocate: Allocate): Matrix {
+  const isHigh = numbers[callFields.precision] === abi.precision.high
+  const activations = numberType(numbers[callFields.activationDtype])
+  const parameters = numberType(numbers[callFields.parameterDtype])
+  const dtype = isHigh && parameters === 'float32' ? parameters : activations
+  const rank = numbers[callFields.rank]
+  const bytes = numbers[callFields.tokens] * rank * (dtype === 'float32' ? 4 : 2)
+  return { buffer: allocate(bytes), byteOffset: 0, dtype, pitch: rank }
 }
 
 export function backwardCall(numbers: Float64Array, memory: readonly Memory[], bufferOf: BufferOf): BackwardCall {
