@@ -184,6 +184,7 @@ export default defineConfig({
           exclude: [
             ...['test/cuda/**', 'test/emulator/**', 'test/runtimes/**', 'test/arm64/**', 'test/interop/**'],
             'test/browser/**',
+            'test/webgpu/**',
             ...files([...slow, 'wasm', 'wasm-threads']),
           ],
         },
@@ -208,6 +209,7 @@ export default defineConfig({
             ]
           : []),
         { name: 'emulator', include: ['test/emulator/**/*.test.ts'], exclude: [] },
+        { name: 'webgpu', include: ['test/webgpu/**/*.test.ts'], exclude: [] },
       ].map((tests) => ({
         resolve,
         // The environment excludes GPUs on every machine.

@@ -28,15 +28,15 @@ export class GpuKernels implements Kernels {
   }
 
   backward(call: BackwardCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    throw new Error('not yet')
+    // TODO
   }
 
   fold(call: FoldCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    throw new Error('not yet')
+    // TODO
   }
 
   adamw(call: AdamWCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    throw new Error('not yet')
+    // TODO
   }
 
   async compileForward(call: ForwardCall): Promise<void> {
@@ -44,7 +44,7 @@ export class GpuKernels implements Kernels {
   }
 
   async compileBackward(call: BackwardCall): Promise<void> {
-    throw new Error('not yet')
+    // TODO
   }
 
   #modules({ passes }: Plan, common: Common): Module[] {

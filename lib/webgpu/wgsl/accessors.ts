@@ -28,8 +28,8 @@ export function accessors(name: string, operand: Operand, binding: string, isAto
   return `
 fn ${name}_raw(i: u32) -> f32 { return ${decoded(dtype, word)}; }
 fn ${name}1(r: u32, c: u32) -> f32 {
-  if (r >= ${p}_rows || c >= ${p}_cols) { return 0.0; }
-  return ${name}_raw(${p}_at + r * ${p}_pitch + c);
+  let isInside = r < ${p}_rows && c < ${p}_cols;
+  return select(0.0, ${name}_raw(select(${p}_at, ${p}_at + r * ${p}_pitch + c, isInside)), isInside);
 }
 fn ${name}4(r: u32, c: u32) -> vec4f { return vec4f(${name}1(r, c), ${name}1(r, c + 1u), ${name}1(r, c + 2u), ${name}1(r, c + 3u)); }
 fn ${name}4t(r: u32, c: u32) -> vec4f { return vec4f(${name}1(r, c), ${name}1(r + 1u, c), ${name}1(r + 2u, c), ${name}1(r + 3u, c)); }

@@ -55,7 +55,7 @@ export function moduleOf(pass: Pass, common: Common, limits: GPUSupportedLimits)
       add('u32', { [`${name}_at`]: at, [`${name}_pitch`]: operand.pitch })
       add('u32', { [`${name}_rows`]: operand.rows, [`${name}_cols`]: operand.cols })
       if (operand.isWritten) add('u32', { [`${name}_add`]: operand.accumulate ? 1 : 0 })
-      texts.push(accessors(name, operand, `b${index}`, isAtomic))
+      texts.push(accessors(name, operand, `words${index}`, isAtomic))
     }
   for (const part of pass.parts) {
     add('u32', { [`${part.name}_workgroups`]: part.workgroups })
@@ -74,7 +74,7 @@ export function moduleOf(pass: Pass, common: Common, limits: GPUSupportedLimits)
     ...groups.map(
       ({ binding, isAtomic }, i) =>
         `@group(0) @binding(${i + 1}) var<storage, ${binding.isWritten ? 'read_write' : 'read'}> ` +
-        `b${i}: array<${isAtomic ? 'atomic<u32>' : 'u32'}>;`,
+        `words${i}: array<${isAtomic ? 'atomic<u32>' : 'u32'}>;`,
     ),
     tileLength > 0 ? `var<workgroup> tile: array<vec4f, ${tileLength}>;` : '',
     ...shared,

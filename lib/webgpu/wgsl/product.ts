@@ -5,7 +5,8 @@
  *
  * Each workgroup owns BLOCK_M x BLOCK_N of out and loads both operands in tiles of BLOCK_K into workgroup memory, as vec4f
  * along m and along n. Each thread owns THREAD_M x THREAD_N sums in registers, as vec4f along n. Quads of rows and columns
- * of one thread are spread over the tile, so that neighbouring threads store neighbouring columns.
+ * of one thread are spread over the tile, so that neighbouring threads store neighbouring columns. The loops over k and over
+ * the sums are not unrolled in the text, which would multiply the time that a software adapter takes to compile it.
  *
  * With `segment` the sums of every `segment` elements of k are added separately and then in order. A workgroup for each
  * segment, whose results a later pass adds in order, gives the same bits, so they do not depend on how the work is split.
@@ -65,9 +66,7 @@ export function product({ name, tile, lhs, rhs, segment, store }: Product): stri
     for (var i = tid; i < ${(block / 4) * blockK}u; i += ${THREADS}u) {
       let q = ${view.along === 'k' ? `i / ${blockK}u` : `i % ${block / 4}u`};
       let s = ${view.along === 'k' ? `i % ${blockK}u` : `i / ${block / 4}u`};
-      var v = vec4f();
-      if (k0 + s < last) { v = ${name}_${side}(${origin} + 4u * q, k0 + s); }
-      tile[${start}u + s * ${pitch}u + q] = v;
+      tile[${start}u + s * ${pitch}u + q] = ${name}_${side}(${origin} + 4u * q, k0 + s);
     }`
   const each = (text: (sum: string) => string) => sums.map(({ sum }) => text(sum)).join(' ')
   return `
@@ -82,7 +81,7 @@ fn ${name}_product(m0: u32, n0: u32, first: u32, last: u32, tid: u32) {
   for (var k0 = first; k0 < last; k0 += ${blockK}u) {${fill(lhs, 'lhs', blockM, 0, pitchL, 'm0')}${fill(rhs, 'rhs', blockN, startR, pitchR, 'n0')}
     workgroupBarrier();
     if (ty < ${down}u) {
-      for (var s = 0u; s < ${blockK}u; s++) {
+      for (var s = 0u; s < min(${blockK}u, last - k0); s++) {
         ${quadsM.map((i) => `let l${i} = tile[s * ${pitchL}u + ty + ${i * down}u];`).join(' ')}
         ${quadsN.map((j) => `let r${j} = tile[${startR}u + s * ${pitchR}u + tx + ${j * across}u];`).join(' ')}
         ${sums.map(({ i, c, j, sum }) => `${sum} = fma(vec4f(l${i}[${c}]), r${j}, ${sum});`).join('\n        ')}
@@ -97,7 +96,12 @@ fn ${name}_product(m0: u32, n0: u32, first: u32, last: u32, tid: u32) {
   }
   ${segment === undefined ? '' : each((sum) => `${sum} += t${sum};`)}
   if (ty < ${down}u) {
-    ${sums.map(({ i, c, j, sum }) => `${name}_store(m0 + 4u * (ty + ${i * down}u) + ${c}u, n0 + 4u * (tx + ${j * across}u), ${sum});`).join('\n    ')}
+    for (var i = 0u; i < ${sums.length}u; i++) {
+      var v: vec4f;
+      switch (i) { ${sums.map(({ sum }, i) => `${i === 0 ? 'default' : `case ${i}u`}: { v = ${sum}; }`).join(' ')} }
+      let row = i / ${quadsN.length}u;
+      ${name}_store(m0 + 4u * (ty + row / 4u * ${down}u) + row % 4u, n0 + 4u * (tx + i % ${quadsN.length}u * ${across}u), v);
+    }
   }
 }`
 }
