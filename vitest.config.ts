@@ -213,8 +213,7 @@ export default defineConfig({
           exclude: [
             ...[
               'test/cuda/**',
-              'test/webgpu/**',
-              'test/emulator/**',
+                'test/emulator/**',
               'test/runtimes/**',
               'test/arm64/**',
               'test/interop/**',
