@@ -34,6 +34,15 @@ const variant = (name: string) => ({
   },
 })
 
+/** Shaders without comments and indentation. */
+const shaders = {
+  name: 'shorter shaders',
+  transform(code: string, id: string) {
+    if (!/\/lib\/webgpu\/(wgsl|plan)\/|\/bytes\.ts$/.test(id)) return null
+    return code.replace(/(^|\s)\/\/.*/gm, '$1').replace(/\n\s+/g, '\n')
+  },
+}
+
 /** The files of pages, whose types are those of the other files. */
 const browser: UserConfig = {
   ...shared,
@@ -60,7 +69,7 @@ const webgpu: UserConfig = {
   minify: true,
   // Conversions of numbers, which this subpath does not use, import a package.
   inputOptions: { treeshake: { moduleSideEffects: false } },
-  plugins: [variant('webgpu')],
+  plugins: [variant('webgpu'), shaders],
 }
 const hasWasm = ['wasm', 'wasm-relaxed'].every((build) => existsSync(`build/wasm/${build}.wasm`))
 if (!hasWasm) console.log('lily-kernels: the files for browsers are not built: there is no build/wasm/*.wasm')
