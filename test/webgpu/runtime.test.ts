@@ -1,8 +1,9 @@
 /** Memory, operands, errors and devices of WebGPU. What the kernels compute is in the suites of all backends. */
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import * as main from '../../lib/index.js'
 import { AdamW, emptyCache, memoryStats, tensor, Tensor, type TensorLike } from '../../lib/index.js'
 import { createLily, type Lily } from '../../lib/webgpu/index.js'
+import { expectSameBits } from '../support/compare.js'
 import { testGpu } from '../support/gpu-device.js'
 import { expectRefused } from '../support/refused.js'
 import { type HostTensor, smallOperands } from '../support/small.js'
@@ -314,5 +315,123 @@ describe('devices', () => {
     await expectRefused('ERR_LILY_DEVICE', says, () => tensor([1], [1]).to(own.device))
     // Memory of a lost device can still be released.
     given.dispose()
+  })
+})
+
+describe('calls', () => {
+  const results = async ({ y, saved }: { y: Tensor; saved: main.LilySaved }) => ({
+    y: await numbersOf(y),
+    hidden: await numbersOf(saved.hidden),
+  })
+
+  it('give the numbers of the cpu backend, by each of the ways to name an operand', async () => {
+    const host = smallOperands()
+    const { x, a, router, b } = host
+    const expected = main.lilyForward({ x, a, router, b }).y.data as Float32Array
+    const inBuffer = ({ data, shape }: HostTensor) => ({ buffer: bufferOf(data), shape, dtype: 'float32' as const })
+    const moved = onDevice()
+    const ofTensor = ({ buffer, byteOffset, shape, dtype }: Tensor) => ({ buffer, byteOffset, shape, dtype })
+    for (const place of [
+      { x: inBuffer(x), a: inBuffer(a), router: inBuffer(router), b: inBuffer(b) },
+      { x: moved.x, a: moved.a, router: moved.router, b: moved.b },
+      { x: ofTensor(moved.x), a: ofTensor(moved.a), router: ofTensor(moved.router), b: ofTensor(moved.b) },
+    ]) {
+      const y = (await numbersOf(lily.lilyForward(place).y)) as Float32Array
+      for (const [i, value] of y.entries()) expect(Math.abs(value - expected[i])).toBeLessThan(1e-5)
+    }
+  })
+
+  it('off the main thread give the same bits', async () => {
+    const { x, a, router, b } = onDevice()
+    const options = { routing: 'token', activation: 'relu' } as const
+    const promise = lily.lilyForwardAsync({ x, a, router, b }, options)
+    // Memory that is disposed of before the pipelines are compiled is not given to others.
+    const again = onDevice()
+    for (const tensor of [x, a, router, b]) tensor.dispose()
+    const others = [30, 15, 6, 24].map((length) => lily.tensor(new Float32Array(length).fill(NaN), [length]))
+    const after = await results(await promise)
+    const before = await results(
+      lily.lilyForward({ x: again.x, a: again.a, router: again.router, b: again.b }, options),
+    )
+    expectSameBits('y', after.y, before.y)
+    expectSameBits('hidden', after.hidden, before.hidden)
+    for (const other of others) other.dispose()
+  })
+
+  it('x and y may be columns of one buffer', async () => {
+    const { x, a, router, b } = smallOperands()
+    // Rows of x [5], a gap of 1, y [4], a gap of 2: as in the fused projection of an attention layer.
+    const fused = Float32Array.from({ length: 6 * 12 }, (_, i) => {
+      const [row, column] = [Math.floor(i / 12), i % 12]
+      return column < 5 ? x.data[row * 5 + column] : 100 * row + column
+    })
+    const buffer = bufferOf(fused)
+    const moved = onDevice()
+    const place = (column: number, columns: number) => {
+      return { buffer, shape: [6, columns], dtype: 'float32' as const, byteOffset: 4 * column, pitch: 12 }
+    }
+    const { y } = lily.lilyForward({ x: place(0, 5), a: moved.a, router: moved.router, b: moved.b, y: place(6, 4) })
+    const expected = main.lilyForward({ x, a, router, b }).y.data as Float32Array
+    const sum = await numbersOf(y)
+    for (const [i, value] of expected.entries()) {
+      expect(Math.abs(sum[i] - (100 * Math.floor(i / 4) + 6 + (i % 4)) - value)).toBeLessThan(1e-4)
+    }
+    await expectRefused(ARGUMENT, 'y: its memory overlaps that of x', () =>
+      lily.lilyForward({ x: place(0, 5), a: moved.a, router: moved.router, b: moved.b, y: place(4, 4) }),
+    )
+  })
+
+  it('another copy of the package has the same devices and tensors', async () => {
+    vi.resetModules()
+    const copy = await import('../../lib/webgpu/index.js')
+    expect(copy.createLily).not.toBe(createLily)
+    const other = copy.createLily(device)
+    expect(other.device).toBe(lily.device)
+    const { x, a, router, b } = onDevice()
+    const { y } = other.lilyForward({ x, a, router, b })
+    expect(y).toBeInstanceOf(Tensor)
+    expectSameBits('y', await numbersOf(y), await numbersOf(lily.lilyForward({ x, a, router, b }).y))
+    other.dispose()
+  })
+})
+
+describe('an encoder of the caller', () => {
+  it('runs nothing before it is submitted, and keeps its memory', async () => {
+    const gpu = await otherDevice()
+    using own = createLily(gpu)
+    const fresh = () => onDevice(own)
+    const { x, a, router, b } = fresh()
+    const mask = [1, 0, 1, 1, 0, 1]
+    const expected = await numbersOf(own.lilyForward({ x, a, router, b }, { mask }).y)
+
+    const second = fresh()
+    const y = own.tensor(new Float32Array(24).fill(3), [6, 4])
+    const encoder = gpu.createCommandEncoder()
+    const { saved } = own.lilyForward(
+      { x: second.x, a: second.a, router: second.router, b: second.b, y },
+      { encoder, mask, accumulate: false },
+    )
+    saved.dispose()
+    for (const tensor of [second.x, second.a, second.router, second.b]) tensor.dispose()
+    expect(own.memoryStats().blocksCached).toBe(0)
+    // Other memory is written meanwhile: none of it is what the encoder uses.
+    const others = Array.from({ length: 40 }, () => own.tensor(new Float32Array(30).fill(NaN), [30]))
+    expect(await numbersOf(y)).toEqual(new Float32Array(24).fill(3))
+    for (const other of others) other.dispose()
+
+    gpu.queue.submit([encoder.finish()])
+    expectSameBits('y', await numbersOf(y), expected)
+    const { blocksCached } = own.memoryStats()
+    own.submitted(encoder)
+    expect(own.memoryStats().blocksCached).toBeGreaterThan(blocksCached)
+    gpu.destroy()
+  })
+
+  it('is refused by the Async forms', async () => {
+    const { x, a, router, b } = onDevice()
+    const encoder = device.createCommandEncoder()
+    await expectRefused(ARGUMENT, 'encoder: expected none with the Async form', () =>
+      lily.lilyForwardAsync({ x, a, router, b }, { encoder }),
+    )
   })
 })
