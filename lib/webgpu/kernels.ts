@@ -2,6 +2,9 @@
 import type { AdamWCall, Allocate, BackwardCall, FoldCall, ForwardCall, Kernels } from './call.js'
 import type { Plan } from './pass.js'
 import { Pipelines } from './pipelines.js'
+import { planAdamW } from './plan/adamw.js'
+import { planBackward } from './plan/backward.js'
+import { foldCommon, planFold } from './plan/fold.js'
 import { planForward } from './plan/forward.js'
 import { Problem } from './plan/problem.js'
 import { type Common, type Module, moduleOf } from './wgsl/module.js'
@@ -28,15 +31,15 @@ export class GpuKernels implements Kernels {
   }
 
   backward(call: BackwardCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    // TODO
+    this.#encode(planBackward(call, this.#device.limits), new Problem(call).common, encoder, allocate)
   }
 
   fold(call: FoldCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    // TODO
+    this.#encode(planFold(call), foldCommon(call), encoder, allocate)
   }
 
   adamw(call: AdamWCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    // TODO
+    this.#encode(planAdamW(call), { params: {}, floats: {} }, encoder, allocate)
   }
 
   async compileForward(call: ForwardCall): Promise<void> {
@@ -44,7 +47,7 @@ export class GpuKernels implements Kernels {
   }
 
   async compileBackward(call: BackwardCall): Promise<void> {
-    // TODO
+    await this.#compile(planBackward(call, this.#device.limits), new Problem(call).common)
   }
 
   #modules({ passes }: Plan, common: Common): Module[] {

@@ -4,6 +4,7 @@ import { makeCase, type Spec } from '../support/cases.js'
 import { expectClose } from '../support/compare.js'
 import { forward } from '../reference.js'
 import { openGpu } from '../support/gpu.js'
+import { checkResult } from '../support/check.js'
 import { runOnGpu } from './run.js'
 
 const open = await openGpu()
@@ -34,5 +35,10 @@ describe('forward', () => {
     if (r.values.weights) expectClose('w', r.values.weights, f.weights)
     const y = f.y.rounded(c.activations, true)
     expectClose('y', r.values.y!, y)
+    for (const how of [{outputs: 'overwrite'}, {outputs:'add', deferB: spec.routing !== 'lora', oneBuffer: true, layout: () => ({gap: 3, margin: 1})}] as const) {
+      const r = await runOnGpu(kernels, device, c, how)
+      expect(r.damaged).toEqual([])
+      checkResult(c, r, how)
+    }
   })
 })

@@ -1,12 +1,12 @@
 /**
  * The passes of forward.
  *
- *     batch      shrink, in splits | route, pooled partial sums | expand, which combines B
+ *     batch      shrink, in segments | route, pooled partial sums | expand, which combines B
  *                shrink and route | combine | expand              with many tokens, or E r large; see splitsShrink
- *     uniform, fixed, LoRA         shrink, in splits | route (adds them), combine | expand
- *     token      shrink, in splits | route | expand of u
+ *     uniform, fixed, LoRA         shrink, in segments | route (adds them), combine | expand
+ *     token      shrink, in segments | route | expand of u
  *     sequence   shrink and route | pool | expand of u
- *     fixed, with offsets          shrink, in splits | route (adds them), pool | expand of u
+ *     fixed, with offsets          shrink, in segments | route (adds them), pool | expand of u
  */
 import type { ForwardCall } from '../call.js'
 import { bytesOf, dense, type Operand, output, type Part, type Pass, type Plan, Workspace, written } from '../pass.js'
@@ -15,11 +15,11 @@ import { expand } from '../wgsl/expand.js'
 import { pool } from '../wgsl/pool.js'
 import { rowsAreOuter } from '../wgsl/product.js'
 import { phi, route, routeAfterShrink, type Router, ROUTE_TOKENS } from '../wgsl/route.js'
-import { SEGMENT, type Shrink, splitShrink, wholeShrink } from '../wgsl/shrink.js'
+import { type Shrink, rowShrink, tiledShrink } from '../wgsl/shrink.js'
 import { prepareWeights, type WeightSource } from '../wgsl/weights.js'
 import { ceilDiv } from '../pass.js'
 import { Problem, u, uView } from './problem.js'
-import { expandTile, mixingExpandTile, splitShrinkTile, splitsShrink, wholeShrinkTile } from './tiles.js'
+import { expandTile, mixingExpandTile, shrinkSegments, tiledShrinkTile, splitsShrink, rowShrinkTile } from './tiles.js'
 
 export function planForward(call: ForwardCall): Plan {
   const problem = new Problem(call)
@@ -29,7 +29,7 @@ export function planForward(call: ForwardCall): Plan {
   const isGrouped = problem.offsets !== null
   // A group's weights depend on all of its tokens, so after split shrinks the routes of groups would need a pass more.
   const isSplit = !(problem.isPooled && (isGrouped || !splitsShrink(tokens, experts * rank)))
-  const tile = isSplit ? splitShrinkTile(tokens, rank) : wholeShrinkTile(tokens, rank)
+  const tile = isSplit ? tiledShrinkTile(tokens, rank) : rowShrinkTile(tokens, rank)
   const shrink: Shrink = {
     ...{ name: 'shrink', tile, columns: rank },
     ...{ lhs: ['x', problem.x], rhs: ['a', problem.a], rhsView: rowsAreOuter('a') },
@@ -41,12 +41,13 @@ export function planForward(call: ForwardCall): Plan {
   const passes: Pass[] = []
   const second: Part[] = []
   if (isSplit) {
-    const segments = workspace.take(ceilDiv(problem.x.cols, SEGMENT) * tokens, rank)
-    passes.push({ label: 'shrink', parts: [splitShrink(shrink, ['segments', written(segments)])] })
+    const count = shrinkSegments(tile, tokens, rank, call.dIn)
+    const segments = workspace.take(count * tokens, rank)
+    passes.push({ label: 'shrink', parts: [tiledShrink(shrink, count, ['segments', written(segments)])] })
     second.push(route(segments, hidden, router))
   } else {
     const finish = router === null ? undefined : routeAfterShrink(router)
-    const part = wholeShrink(shrink, ['hidden', hidden], 'hidden_put4(m, n, phi(v));', finish)
+    const part = rowShrink(shrink, ['hidden', hidden], 'hidden_put4(m, n, phi(v));', finish)
     passes.push({ label: 'shrink', parts: [{ ...part, helpers: [phi, ...(part.helpers ?? [])] }] })
   }
 

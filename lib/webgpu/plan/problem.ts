@@ -75,3 +75,12 @@ export const uView = (along: 'k' | 'outer'): View => ({
 
 export const u = `
 fn u(t: u32, j: u32) -> f32 { return token_weights1(t, j / P.rank) * hidden1(t, j % P.rank); }`
+
+/** A view of rows of tokens for an outer product, zero for those that the condition on token `k` leaves out. */
+export const onlyTokens = (name: string, condition: string | null): View =>
+  condition === null ? rowsAreDepth(name) : where(rowsAreDepth(name), condition)
+
+export const where = ({ four, along }: View, condition: string): View => ({
+  four: `select(vec4f(), ${four}, ${condition})`,
+  along,
+})

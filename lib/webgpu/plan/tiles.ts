@@ -1,6 +1,7 @@
 /** Tiles of the products, as data. */
 import { ceilDiv } from '../pass.js'
 import { THREADS } from '../wgsl/module.js'
+import { SEGMENT } from '../wgsl/shrink.js'
 import type { Tile } from '../wgsl/product.js'
 
 /**
@@ -23,16 +24,22 @@ const smallBlock = (size: number) => (size <= 16 ? 16 : size <= 32 ? 32 : 64)
 const BUSY = 64
 
 /**
- * Tokens x columns of a split shrink. With 64 columns 128 tokens load the rows of the small matrix half as often as 64; the
+ * Tokens x columns of a tiled shrink. With 64 columns 128 tokens load the rows of the small matrix half as often as 64; the
  * segments of the long dimension give enough workgroups.
  */
-export const splitShrinkTile = (tokens: number, columns: number): Tile =>
+export const tiledShrinkTile = (tokens: number, columns: number): Tile =>
   tile(tokens <= 16 ? 16 : columns > 32 && tokens > 256 ? 128 : 64, smallBlock(columns))
 
-/** Tokens x columns of a whole shrink, whose workgroups compute all columns of their tokens: fewer tokens give more. */
-export const wholeShrinkTile = (tokens: number, columns: number): Tile => {
+/** Tokens x columns of a shrink by rows, whose workgroups compute all columns of their tokens: fewer tokens give more. */
+export const rowShrinkTile = (tokens: number, columns: number): Tile => {
   const blockM = [64, 32].find((rows) => ceilDiv(tokens, rows) >= BUSY) ?? 16
   return tile(blockM, smallBlock(columns))
+}
+
+/** Segments of the long dimension that have workgroups of their own: all of them if there are few tiles, otherwise 1. */
+export function shrinkSegments(tile: Tile, tokens: number, columns: number, depth: number): number {
+  const tiles = ceilDiv(tokens, tile.blockM) * ceilDiv(columns, tile.blockN)
+  return tiles < BUSY ? ceilDiv(depth, SEGMENT) : 1
 }
 
 /** Tokens x columns of an expand. Large tiles load both operands less often. */

@@ -3,9 +3,9 @@
  *
  *     out[t, j] = sum_n x[t, n] w[j, n]        h = phi(x A^T);  q = dy C^T;  v = dy B^T
  *
- * Split: a workgroup for each tile of out and each segment of the long dimension; out is [segments, M, columns], float32.
- * Whole: a workgroup for each tile of tokens computes all columns, so it can go on with what needs complete rows.
- * Both add segment by segment and give the same bits.
+ * Tiled: a workgroup for each tile of out and, if there are few tiles, for each segment of the long dimension; out is
+ * [segments, M, columns], float32. By rows: a workgroup for each tile of tokens computes all columns, so it can go on with
+ * what needs complete rows. All add segment by segment and give the same bits.
  */
 import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
 import { product, rowsAreOuter, type Tile, tileLength, type View } from './product.js'
@@ -24,12 +24,15 @@ export interface Shrink {
   readonly columns: number
 }
 
-export function splitShrink({ name, tile, lhs, rhs, rhsView, columns }: Shrink, out: readonly [string, Operand]): Part {
+/** `segments`: 1, or the number of segments of the long dimension. */
+export function tiledShrink(shrink: Shrink, segments: number, out: readonly [string, Operand]): Part {
+  const { name, tile, lhs, rhs, rhsView, columns } = shrink
   const [depth, tokens] = [lhs[1].cols, lhs[1].rows]
   const [rowTiles, columnTiles] = [ceilDiv(tokens, tile.blockM), ceilDiv(columns, tile.blockN)]
+  const isSplit = segments > 1
   return {
     name,
-    workgroups: rowTiles * columnTiles * ceilDiv(depth, SEGMENT),
+    workgroups: rowTiles * columnTiles * segments,
     operands: Object.fromEntries([lhs, rhs, out]),
     params: {
       ...{ [`${name}_row_tiles`]: rowTiles, [`${name}_column_tiles`]: columnTiles },
@@ -38,16 +41,20 @@ export function splitShrink({ name, tile, lhs, rhs, rhsView, columns }: Shrink, 
     wgsl: `
 var<private> ${name}_segment: u32;
 ${product({
-  ...{ name, tile, lhs: rowsAreOuter(lhs[0]), rhs: rhsView },
+  ...{ name, tile, lhs: rowsAreOuter(lhs[0]), rhs: rhsView, segment: isSplit ? undefined : SEGMENT },
   store: `if (m < P.${name}_rows) { ${out[0]}_put4(${name}_segment * P.${name}_rows + m, n, v); }`,
 })}
 fn ${name}(id: u32, tid: u32) {
   let tiles = P.${name}_row_tiles * P.${name}_column_tiles;
   ${name}_segment = id / tiles;
-  let first = id / tiles * ${SEGMENT}u;
   let m0 = id % P.${name}_row_tiles * ${tile.blockM}u;
   let n0 = id % tiles / P.${name}_row_tiles * ${tile.blockN}u;
-  ${name}_product(m0, n0, first, min(first + ${SEGMENT}u, P.${name}_depth), tid);
+  ${
+    isSplit
+      ? `let first = id / tiles * ${SEGMENT}u;
+  ${name}_product(m0, n0, first, min(first + ${SEGMENT}u, P.${name}_depth), tid);`
+      : `${name}_product(m0, n0, 0u, P.${name}_depth, tid);`
+  }
 }`,
     tileLength: tileLength(tile),
     loads: columnTiles * bytesOf(lhs[1]) + rowTiles * bytesOf(rhs[1]),
@@ -63,7 +70,7 @@ export interface Finish {
 }
 
 /** `store` handles four columns of the result: v is out[m, n .. n + 3]. */
-export function wholeShrink(shrink: Shrink, out: readonly [string, Operand], store: string, finish?: Finish): Part {
+export function rowShrink(shrink: Shrink, out: readonly [string, Operand], store: string, finish?: Finish): Part {
   const { name, tile, lhs, rhs, rhsView, columns } = shrink
   const [depth, tokens] = [lhs[1].cols, lhs[1].rows]
   const [rowTiles, columnTiles] = [ceilDiv(tokens, tile.blockM), ceilDiv(columns, tile.blockN)]
