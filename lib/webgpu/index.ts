@@ -163,7 +163,7 @@ export class Lily {
 /**
  * The operations of the package on a GPUDevice. Several calls with one device return objects that share its memory pool.
  *
- * @param device of any limits and features; float16 operands require the feature 'shader-f16'
+ * @param device of any limits and features
  * @throws LilyError ERR_LILY_ARGUMENT
  * @example
  * const adapter = await navigator.gpu.requestAdapter()

@@ -57,7 +57,7 @@ export class Pipelines {
   }
 
   #layoutOf({ bindings }: Module): GPUBindGroupLayout {
-    const visibility = GPUShaderStage.COMPUTE
+    const visibility = 4 // GPUShaderStage.COMPUTE, an object that Node.js does not have
     return this.#device.createBindGroupLayout({
       entries: [
         { binding: 0, visibility, buffer: { type: 'uniform' } },
