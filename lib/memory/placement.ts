@@ -142,7 +142,9 @@ export class Placement {
       for (const other of this.#joined) binding.streamOrder(other.device.id, other.cudaStream, id, cudaStream)
       const result = work()
       for (const other of this.#joined) binding.streamOrder(id, cudaStream, other.device.id, other.cudaStream)
-      if (this.#owners.length > 0 && this.#capture === null) keepUntilComplete(this.stream, this.#owners)
+      // WebGPU itself keeps the buffers of submitted commands.
+      const keeps = this.#capture === null && this.device.type !== 'webgpu'
+      if (keeps && this.#owners.length > 0) keepUntilComplete(this.stream, this.#owners)
       return result
     })
   }

@@ -229,6 +229,7 @@ export class GpuBinding implements WebGpuBinding {
         encoder.copyBufferToBuffer(copy, 0, staging, 0, length)
       })
       await this.#settled(staging.mapAsync(MAP_READ))
+      await this.#reported()
       bytes.set(new Uint8Array(staging.getMappedRange(), byteOffset - begin, bytes.byteLength))
     } finally {
       staging.destroy()
@@ -287,10 +288,7 @@ export class GpuBinding implements WebGpuBinding {
   async streamWait(): Promise<void> {
     this.#checkLoss()
     await this.#settled(this.gpu.queue.onSubmittedWorkDone())
-    await Promise.all(this.#reports)
-    const failure = this.#failure
-    this.#failure = null
-    if (failure !== null) throw failure
+    await this.#reported()
   }
 
   streamOf(encoder: GPUCommandEncoder): number {
@@ -403,6 +401,14 @@ export class GpuBinding implements WebGpuBinding {
     )
     this.#reports.add(report)
     void report.finally(() => this.#reports.delete(report))
+  }
+
+  /** Throws what WebGPU has reported of earlier calls, once. */
+  async #reported(): Promise<void> {
+    await Promise.all(this.#reports)
+    const failure = this.#failure
+    this.#failure = null
+    if (failure !== null) throw failure
   }
 
   /** Awaits a promise of WebGPU, which may never settle if the device is lost. */

@@ -9,6 +9,9 @@ export async function openGpu(): Promise<string | (() => Promise<GPUDevice>)> {
     if (!existsSync(SOFTWARE_DRIVER)) return `no software adapter: ${SOFTWARE_DRIVER} of Mesa is missing`
     process.env.VK_DRIVER_FILES = SOFTWARE_DRIVER
   }
+  // Its compiler takes most of the time of the tests, and half as long without optimisation and with short vectors.
+  process.env.GALLIVM_PERF ??= 'nopt'
+  process.env.LP_NATIVE_VECTOR_WIDTH ??= '128'
   let dawn: typeof import('webgpu')
   try {
     dawn = await import('webgpu')

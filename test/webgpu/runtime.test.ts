@@ -358,6 +358,15 @@ describe('calls', () => {
     for (const other of others) other.dispose()
   })
 
+  it('with a buffer that is destroyed reject, and leave later calls alone', async () => {
+    const { a, router, b } = onDevice()
+    const x = { buffer: bufferOf(new Float32Array(30)), shape: [6, 5], dtype: 'float32' as const }
+    await lily.lilyForwardAsync({ x, a, router, b })
+    x.buffer.destroy()
+    await expectRefused(ARGUMENT, 'WebGPU refused a call', () => lily.lilyForwardAsync({ x, a, router, b }))
+    expect((await numbersOf(a)).length).toBe(15)
+  })
+
   it('x and y may be columns of one buffer', async () => {
     const { x, a, router, b } = smallOperands()
     // Rows of x [5], a gap of 1, y [4], a gap of 2: as in the fused projection of an attention layer.

@@ -86,7 +86,7 @@ class Backward {
   }
 
   #tile(tokens: number) {
-    return tiledShrinkTile(tokens, this.#problem.products)
+    return tiledShrinkTile(tokens, this.#problem.products, true)
   }
 
   #segments(tokens: number): number {

@@ -1,4 +1,7 @@
-/** Tiles of the products, as data. */
+/**
+ * Tiles of the products, as data. There are few of them, because each combination of tile, data types and operands in one
+ * buffer is a shader to compile. Few tokens leave most of a tile empty; such calls take the time to load A and B anyway.
+ */
 import { ceilDiv } from '../pass.js'
 import { THREADS } from '../wgsl/module.js'
 import { SEGMENT } from '../wgsl/shrink.js'
@@ -18,17 +21,17 @@ function tile(blockM: number, blockN: number): Tile {
 }
 
 /** Rows or columns of a tile for a small dimension: larger ones are loaded in several tiles. */
-const smallBlock = (size: number) => (size <= 16 ? 16 : size <= 32 ? 32 : 64)
+const smallBlock = (size: number) => (size <= 16 ? 16 : 64)
 
 /** Workgroups that keep a GPU busy. */
 const BUSY = 64
 
 /**
- * Tokens x columns of a tiled shrink. With 64 columns 128 tokens load the rows of the small matrix half as often as 64; the
- * segments of the long dimension give enough workgroups.
+ * Tokens x columns of a tiled shrink. With more tokens in a tile, the rows of the small matrix are loaded less often; the
+ * segments of the long dimension give enough workgroups. In backward, those of the outer product add to them.
  */
-export const tiledShrinkTile = (tokens: number, columns: number): Tile =>
-  tile(tokens <= 16 ? 16 : columns > 32 && tokens > 256 ? 128 : 64, smallBlock(columns))
+export const tiledShrinkTile = (tokens: number, columns: number, isBackward = false): Tile =>
+  tile(columns > 16 && tokens > 256 ? (isBackward ? 256 : 128) : 64, smallBlock(columns))
 
 /** Tokens x columns of a shrink by rows, whose workgroups compute all columns of their tokens: fewer tokens give more. */
 export const rowShrinkTile = (tokens: number, columns: number): Tile => {
@@ -44,22 +47,24 @@ export function shrinkSegments(tile: Tile, tokens: number, columns: number, dept
 
 /** Tokens x columns of an expand. Large tiles load both operands less often. */
 export const expandTile = (tokens: number, columns: number): Tile => {
-  if (tokens <= 16) return tile(16, 64)
   const large = ceilDiv(tokens, 128) * ceilDiv(columns, 128)
   return large >= BUSY / 2 ? tile(128, 128) : tile(64, 64)
 }
 
 /** The same where forming four numbers of rhs loads those of all experts: more tokens in each tile. */
 export const mixingExpandTile = (tokens: number): Tile =>
-  tokens <= 16 ? tile(16, 64) : tokens <= 64 ? tile(64, 64) : tile(256, 64)
+  tokens <= 64 ? tile(64, 64) : tile(256, 64)
 
 /** Rows (of rank or experts) x columns of an outer product. */
-export const outerTile = (rows: number): Tile => tile(smallBlock(rows), 128)
+export const outerTile = (rows: number): Tile => (rows <= 16 ? tile(16, 128) : tile(64, 256))
+
+/** Workgroups of an outer product, which shares its pass with a shrink or an expand; more would add more partial sums. */
+const OUTER_WORKGROUPS = 24
 
 /** Splits of the tokens of an outer product: enough workgroups, and 64 tokens or more in each. */
 export function outerSplits(tile: Tile, rows: number, columns: number, tokens: number): number {
   const tiles = ceilDiv(rows, tile.blockM) * ceilDiv(columns, tile.blockN)
-  return Math.max(1, Math.min(ceilDiv(BUSY / 2, tiles), ceilDiv(tokens, 64)))
+  return Math.max(1, Math.min(ceilDiv(OUTER_WORKGROUPS, tiles), ceilDiv(tokens, 64)))
 }
 
 /**

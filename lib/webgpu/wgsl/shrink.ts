@@ -29,7 +29,7 @@ export function tiledShrink(shrink: Shrink, segments: number, out: readonly [str
   const { name, tile, lhs, rhs, rhsView, columns } = shrink
   const [depth, tokens] = [lhs[1].cols, lhs[1].rows]
   const [rowTiles, columnTiles] = [ceilDiv(tokens, tile.blockM), ceilDiv(columns, tile.blockN)]
-  const isSplit = segments > 1
+  const isSplit = segments === ceilDiv(depth, SEGMENT)
   return {
     name,
     workgroups: rowTiles * columnTiles * segments,
