@@ -66,17 +66,27 @@ async function requestDevice(gpu: GPU): Promise<GPUDevice> {
   })
 }
 
+/** Members of TensorFlow.js' WebGPUBackend. */
+interface TensorFlowBackend {
+  readonly device: GPUDevice
+  readonly commandEncoder: GPUCommandEncoder | null
+  endComputePassEncoder(): void
+  submitQueue(): void
+}
+
 /** TensorFlow.js chooses its device itself. */
 async function openTensorFlow(): Promise<TensorFlow | string> {
   const packages = ['@tensorflow/tfjs', '@tensorflow/tfjs-backend-webgpu']
   try {
     const [tf] = await Promise.all(packages.map((name) => optional<TensorFlow['tf']>(name)))
     if (!(await tf.setBackend('webgpu'))) return 'its WebGPU backend did not start'
-    const backend = tf.backend() as unknown as { readonly device: GPUDevice; submitQueue: () => void }
+    const backend = tf.backend() as unknown as TensorFlowBackend
     return {
       tf,
       device: backend.device,
       submit: () => {
+        if (backend.commandEncoder === null) return // it submits by itself, too
+        backend.endComputePassEncoder()
         backend.submitQueue()
       },
     }
