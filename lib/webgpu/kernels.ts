@@ -78,7 +78,14 @@ export class GpuKernels implements Kernels {
     this.#device.queue.writeBuffer(uniforms, 0, content)
 
     const pass = encoder.beginComputePass()
-    for (const [i, { bindings, grid, uniforms: { byteLength } }] of modules.entries()) {
+    for (const [
+      i,
+      {
+        bindings,
+        grid,
+        uniforms: { byteLength },
+      },
+    ] of modules.entries()) {
       const { pipeline, layout } = pipelines[i]
       const entries = [
         { binding: 0, resource: { buffer: uniforms, offset: offsets[i], size: byteLength } },

@@ -10,11 +10,17 @@ export function planAdamW(call: AdamWCall): Plan {
   const norm = call.norm === null ? null : dense(call.norm, 1, 1)
   if (norm !== null) {
     const counts = parameters.map(({ elements }) => squaresOf(elements))
-    const squares = workspace.take(1, counts.reduce((sum, count) => sum + count, 0))
+    const squares = workspace.take(
+      1,
+      counts.reduce((sum, count) => sum + count, 0),
+    )
     let first = 0
     for (const [i, { elements, grad }] of parameters.entries()) {
       const ofParameter: Operand = { ...squares, byteOffset: squares.byteOffset + 4 * first, cols: counts[i] }
-      passes.push({ label: 'squares', parts: [sumOfSquares(dense(grad, 1, elements, grad.dtype), written(ofParameter))] })
+      passes.push({
+        label: 'squares',
+        parts: [sumOfSquares(dense(grad, 1, elements, grad.dtype), written(ofParameter))],
+      })
       first += counts[i]
     }
     passes.push({ label: 'norm', parts: [gradientNorm(squares, written(norm))] })

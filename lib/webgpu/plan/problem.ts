@@ -70,7 +70,10 @@ export class Problem {
 /** u = w(t) (x) h, as the operand of an expand (rows are outer indices) or of an outer product (rows are k). */
 export const uView = (along: 'k' | 'outer'): View => ({
   along,
-  four: along === 'k' ? 'vec4f(u(o, k), u(o + 1u, k), u(o + 2u, k), u(o + 3u, k))' : 'vec4f(u(k, o), u(k, o + 1u), u(k, o + 2u), u(k, o + 3u))',
+  four:
+    along === 'k'
+      ? 'vec4f(u(o, k), u(o + 1u, k), u(o + 2u, k), u(o + 3u, k))'
+      : 'vec4f(u(k, o), u(k, o + 1u), u(k, o + 2u), u(k, o + 3u))',
 })
 
 export const u = `

@@ -52,7 +52,8 @@ export function dHidden(call: DHidden): Part {
   const slices = isGrouped ? slicesOf(logits.groups) : 1
   const quads = ceilDiv(hidden.cols, 4)
   const workgroups = isGrouped ? slices * logits.groups : ceilDiv(tokens, TOKENS)
-  const repeats = logits === null ? 0 : logits.source === 'partials' ? workgroups : logits.source === 'groups' ? slices : 1
+  const repeats =
+    logits === null ? 0 : logits.source === 'partials' ? workgroups : logits.source === 'groups' ? slices : 1
   return {
     name: 'd_hidden',
     workgroups,
@@ -92,7 +93,9 @@ fn d_hidden(id: u32, tid: u32) {
       (q === null ? 0 : bytesOf(q) + bytesOf(hidden)) +
       (logits === null
         ? 0
-        : repeats * bytesOf(logits.dWeights) + 2 * tokens * experts * 4 + ceilDiv(tokens, TOKENS) * bytesOf(logits.router)),
+        : repeats * bytesOf(logits.dWeights) +
+          2 * tokens * experts * 4 +
+          ceilDiv(tokens, TOKENS) * bytesOf(logits.router)),
   }
 }
 

@@ -45,7 +45,11 @@ export function fold(call: Fold): Part {
       ...(b !== null && dWeights !== null && { b, d_weights: dWeights }),
       ...prepare?.operands,
     },
-    params: { fold_quads: ceilDiv(partials.cols, 4), fold_steps: ceilDiv(quadsOf(call), workgroups * 256), ...prepare?.params },
+    params: {
+      fold_quads: ceilDiv(partials.cols, 4),
+      fold_steps: ceilDiv(quadsOf(call), workgroups * 256),
+      ...prepare?.params,
+    },
     helpers: prepare?.helpers ?? [],
     wgsl: `
 var<workgroup> products: array<f32, 256>;
