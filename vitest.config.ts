@@ -93,7 +93,17 @@ const webGpuMissing = missingWebGpu()
 if (webGpuMissing !== undefined) console.log(`the tests of WebGPU are skipped: ${webGpuMissing}`)
 
 /** Tests that run on WebGPU, too: what there is on it, in the tests of all backends. */
-const webgpu = ['adamw', 'determinism', 'golden', 'identities', 'model/lora', 'model/training', 'modes', 'property']
+const webgpu = [
+  'adamw',
+  'determinism',
+  'golden',
+  'identities',
+  'model/lora',
+  'model/merge',
+  'model/training',
+  'modes',
+  'property',
+]
 
 const webGpuProject = {
   name: 'webgpu',
@@ -211,13 +221,7 @@ export default defineConfig({
           name: 'cpu',
           include: ['test/**/*.test.ts'],
           exclude: [
-            ...[
-              'test/cuda/**',
-                'test/emulator/**',
-              'test/runtimes/**',
-              'test/arm64/**',
-              'test/interop/**',
-            ],
+            ...['test/cuda/**', 'test/emulator/**', 'test/runtimes/**', 'test/arm64/**', 'test/interop/**'],
             'test/browser/**',
             ...files([...slow, 'wasm', 'wasm-threads']),
           ],

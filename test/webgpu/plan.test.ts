@@ -43,7 +43,8 @@ function calls(shape: Shape): { forward: ForwardCall; backward: BackwardCall } {
     mask: shape.mask ? region(tokens) : null,
     sequenceOffsets: shape.offsets ? region(groups + 1) : null,
     hidden: matrix(tokens, rank),
-    probabilities: isRouted && (routing === 'token' || sizes.pool === 'probabilities') ? region(tokens * experts) : null,
+    probabilities:
+      isRouted && (routing === 'token' || sizes.pool === 'probabilities') ? region(tokens * experts) : null,
     weights: isLora || routing === 'token' ? null : region(groups * experts),
   }
   return {
@@ -73,12 +74,33 @@ describe('loads from storage, of the fewest that the operands allow', () => {
     const ofBackward =
       loadsOf(planBackward(backward, limits)) / (4 * (tokens * (2 * dIn + dOut) + 2 * (ofA + ofRouter + ofB)))
     console.log(`loads: forward ${ofForward.toFixed(2)}, backward ${ofBackward.toFixed(2)} of the fewest`)
-    console.log(planForward(forward).passes.map(p=>p.label+': '+p.parts.map(q=>`${q.name} ${q.workgroups} wg ${(q.loads/4/2**20).toFixed(3)}M`).join(', ')).join('\n'))
-    console.log(planBackward(backward,limits).passes.map(p=>p.label+': '+p.parts.map(q=>`${q.name} ${q.workgroups} wg ${(q.loads/4/2**20).toFixed(3)}M`).join(', ')).join('\n'))
+    console.log(
+      planForward(forward)
+        .passes.map(
+          (p) =>
+            p.label +
+            ': ' +
+            p.parts.map((q) => `${q.name} ${q.workgroups} wg ${(q.loads / 4 / 2 ** 20).toFixed(3)}M`).join(', '),
+        )
+        .join('\n'),
+    )
+    console.log(
+      planBackward(backward, limits)
+        .passes.map(
+          (p) =>
+            p.label +
+            ': ' +
+            p.parts.map((q) => `${q.name} ${q.workgroups} wg ${(q.loads / 4 / 2 ** 20).toFixed(3)}M`).join(', '),
+        )
+        .join('\n'),
+    )
     expect(ofForward).toBeGreaterThan(1)
     expect(ofForward).toBeLessThanOrEqual(2)
     expect(ofBackward).toBeGreaterThan(1)
     expect(ofBackward).toBeLessThanOrEqual(2)
   })
 })
-void LilyError; void Problem; void moduleOf; void tileBytes
+void LilyError
+void Problem
+void moduleOf
+void tileBytes

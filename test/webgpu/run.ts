@@ -178,8 +178,7 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
   const isRouted = c.router !== undefined
   const keepsProbabilities = isRouted && (routing === 'token' || c.pool !== 'logits')
   const keepsWeights = routing !== 'token' && !isLora
-  const hiddenType: NumberType =
-    c.precision === 'high' && parameters === 'float32' ? 'float32' : activations
+  const hiddenType: NumberType = c.precision === 'high' && parameters === 'float32' ? 'float32' : activations
   const hiddenBytes = new Uint8Array(tokens * rank * (hiddenType === 'float32' ? 4 : 2))
   const hidden = region(inference ? undefined : hiddenBytes)
   const probabilities = new Float32Array(tokens * experts)
@@ -230,7 +229,10 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
     if (isOutput ? !operand.isPaddingUnchanged() : !operand.isUnchanged()) damaged.push(name)
   }
   if (inference) return { values: { y: values.y as Float32Array }, old, damaged }
-  values.hidden = unpack(hiddenType, hiddenType === 'float32' ? new Float32Array(hiddenBytes.buffer) : new Uint16Array(hiddenBytes.buffer))
+  values.hidden = unpack(
+    hiddenType,
+    hiddenType === 'float32' ? new Float32Array(hiddenBytes.buffer) : new Uint16Array(hiddenBytes.buffer),
+  )
   if (keepsProbabilities) values.probabilities = probabilities
   if (keepsWeights) values.weights = weights
   return { values, old, damaged }

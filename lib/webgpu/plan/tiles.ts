@@ -52,8 +52,7 @@ export const expandTile = (tokens: number, columns: number): Tile => {
 }
 
 /** The same where forming four numbers of rhs loads those of all experts: more tokens in each tile. */
-export const mixingExpandTile = (tokens: number): Tile =>
-  tokens <= 64 ? tile(64, 64) : tile(256, 64)
+export const mixingExpandTile = (tokens: number): Tile => (tokens <= 64 ? tile(64, 64) : tile(256, 64))
 
 /** Rows (of rank or experts) x columns of an outer product. */
 export const outerTile = (rows: number): Tile => (rows <= 16 ? tile(16, 128) : tile(64, 256))
