@@ -3,7 +3,7 @@
  * exception is model -> checkpoint, for `LilyModel.fromPretrained` and `savePretrained`.
  */
 const layers = [
-  ...['base', 'binding', 'memory', 'tensor', 'operations', 'model', 'checkpoint', 'optimiser', 'analysis'],
+  ...['base', 'binding', 'memory', 'tensor', 'operations', 'webgpu', 'model', 'checkpoint', 'optimiser', 'analysis'],
   ...['tfjs', 'tfjs-layers'],
 ]
 
@@ -50,6 +50,13 @@ export default {
       comment: 'Builds for browsers replace lib/checkpoint/disk/disk.ts by disk.browser.ts',
       from: { path: '^lib/', pathNot: '^lib/checkpoint/disk/' },
       to: { path: '^lib/checkpoint/disk/', pathNot: '^lib/checkpoint/disk/disk\\.ts$' },
+    },
+    {
+      name: 'webgpu-is-a-subpath',
+      severity: 'error',
+      comment: 'The main package meets a GPUDevice through lib/binding/devices.ts only',
+      from: { path: '^lib/', pathNot: '^lib/webgpu/' },
+      to: { path: '^lib/webgpu/' },
     },
     {
       name: 'tensorflow-is-optional',

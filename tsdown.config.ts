@@ -3,6 +3,8 @@ import { dirname, join } from 'node:path'
 import { licensePlugin } from 'rolldown-license-plugin'
 import { defineConfig, type UserConfig } from 'tsdown'
 
+/** For users who have no types of WebGPU. */
+const types = { dts: '/// <reference types="@webgpu/types" />' }
 const shared = { outDir: 'dist', platform: 'node', target: 'node20', fixedExtension: false, sourcemap: false } as const
 
 /** The notices that the licenses of the bundled packages require. */
@@ -22,6 +24,25 @@ const licenses = licensePlugin({
 
 const entries = { index: 'lib/index.ts', tfjs: 'lib/tfjs/index.ts', 'tfjs-layers': 'lib/tfjs-layers/index.ts' }
 
+/** Files of another environment, beside the others: `x.${name}.ts` takes the place of `x.ts`. */
+const variant = (name: string) => ({
+  name: `x.${name}.ts takes the place of x.ts`,
+  resolveId(source: string, importer: string | undefined) {
+    if (importer === undefined || !/^\..*\.js$/.test(source)) return null
+    const file = join(dirname(importer), source.replace(/\.js$/, `.${name}.ts`))
+    return existsSync(file) ? file : null
+  },
+})
+
+/** Shaders without comments and indentation. */
+const shaders = {
+  name: 'shorter shaders',
+  transform(code: string, id: string) {
+    if (!/\/lib\/webgpu\/(wgsl|plan)\/|\/bytes\.ts$/.test(id)) return null
+    return code.replace(/(^|\s)\/\/.*/gm, '$1').replace(/\n\s+/g, '\n')
+  },
+}
+
 /** The files of pages, whose types are those of the other files. */
 const browser: UserConfig = {
   ...shared,
@@ -33,27 +54,42 @@ const browser: UserConfig = {
   clean: false,
   outputOptions: { chunkFileNames: 'browser/[name]-[hash].js' },
   inputOptions: { moduleTypes: { '.wasm': 'base64' } },
-  plugins: [
-    {
-      name: 'x.browser.ts takes the place of x.ts',
-      resolveId(source, importer) {
-        if (importer === undefined || !/^\..*\.js$/.test(source)) return null
-        const file = join(dirname(importer), source.replace(/\.js$/, '.browser.ts'))
-        return existsSync(file) ? file : null
-      },
-    },
-  ],
+  plugins: [variant('browser')],
+}
+
+/** One file for pages, Node.js and other runtimes: nothing in it loads code of a platform. */
+const webgpu: UserConfig = {
+  ...shared,
+  platform: 'neutral',
+  target: 'es2022',
+  entry: { webgpu: 'lib/webgpu/index.ts' },
+  format: ['esm', 'cjs'],
+  dts: false,
+  clean: false,
+  minify: true,
+  // Conversions of numbers, which this subpath does not use, import a package.
+  inputOptions: { treeshake: { moduleSideEffects: false } },
+  plugins: [variant('webgpu'), shaders],
 }
 const hasWasm = ['wasm', 'wasm-relaxed'].every((build) => existsSync(`build/wasm/${build}.wasm`))
 if (!hasWasm) console.log('lily-kernels: the files for browsers are not built: there is no build/wasm/*.wasm')
 
 export default defineConfig([
+  // The types of all entries at once, so that a tensor of one is a tensor of the others.
+  {
+    ...shared,
+    entry: { ...entries, webgpu: 'lib/webgpu/index.ts' },
+    format: ['esm', 'cjs'],
+    dts: { emitDtsOnly: true },
+    banner: types,
+    clean: false,
+  },
   // The entries share their chunks, so that a program that imports several of them has one copy of the package.
   {
     ...shared,
     entry: entries,
     format: ['esm', 'cjs'],
-    dts: true,
+    dts: false,
   },
   // The command line, with its dependencies bundled: users who only call the kernels install none of them.
   {
@@ -67,5 +103,6 @@ export default defineConfig([
     outputOptions: { chunkFileNames: 'cli-[name].js' },
     plugins: [licenses],
   },
+  webgpu,
   ...(hasWasm ? [browser] : []),
 ])

@@ -30,6 +30,8 @@ class LongestFirst extends BaseSequencer {
   }
 }
 
+const files = (names: string[]) => names.map((name) => `test/${name}.test.ts`)
+
 const path = (relative: string) => fileURLToPath(new URL(relative, import.meta.url))
 
 interface Cuda {
@@ -73,6 +75,45 @@ function findCuda(): Cuda {
 
 const cuda = findCuda()
 if (cuda.missing !== undefined) console.log(`the tests of the cuda backend are skipped: ${cuda.missing}`)
+
+/** Why there is no adapter of WebGPU for the tests; undefined if there is one. CI must have one. */
+function missingWebGpu(): string | undefined {
+  // In a separate process, because an instance of Dawn keeps its process alive.
+  const ask = `
+    import('webgpu').then(async ({ create }) => {
+      const adapter = await create([]).requestAdapter()
+      process.stdout.write(adapter === null ? 'none' : 'found')
+      process.exit()
+    })`
+  const { stdout } = spawnSync(process.execPath, ['-e', ask], { cwd: path('.'), encoding: 'utf8' })
+  if (stdout === 'found') return undefined
+  return 'Dawn (the npm package webgpu) finds no adapter; install mesa-vulkan-drivers and libvulkan1 for that of Mesa'
+}
+
+const webGpuMissing = missingWebGpu()
+if (webGpuMissing !== undefined) console.log(`the tests of WebGPU are skipped: ${webGpuMissing}`)
+
+/** Tests that run on WebGPU, too: what there is on it, in the tests of all backends. */
+const webgpu = [
+  'adamw',
+  'determinism',
+  'golden',
+  'identities',
+  'model/lora',
+  'model/merge',
+  'model/training',
+  'modes',
+  'property',
+]
+
+const webGpuProject = {
+  name: 'webgpu',
+  include:
+    webGpuMissing === undefined ? ['test/webgpu/**/*.test.ts', ...files(webgpu)] : ['test/webgpu/missing.test.ts'],
+  exclude: webGpuMissing === undefined ? ['test/webgpu/missing.test.ts'] : [],
+  setupFiles: webGpuMissing === undefined ? ['test/support/webgpu.ts'] : [],
+  env: { LILY_TEST_BACKEND: 'webgpu', LILY_CUDA_LIBRARY: 'none', LILY_TEST_WEBGPU_MISSING: webGpuMissing ?? '' },
+}
 
 /** Tests that run on both backends. */
 const both = [
@@ -123,8 +164,6 @@ const hasWasm = existsSync(path('build/wasm/wasm.wasm'))
 /** Tests that run on WebAssembly without shared memory, too: it differs in where operands lie, and in the Async forms. */
 const wasmUnshared = ['async', 'errors', 'golden', 'modes']
 
-const files = (names: string[]) => names.map((name) => `test/${name}.test.ts`)
-
 /** LILY_TEST_LONG=1, which .ci/run --long sets, runs all problems everywhere. */
 const half = (LILY_TEST_HALF: '0' | '1') =>
   process.env.LILY_TEST_LONG === '1' ? {} : { LILY_TEST_HALF, FAST_CHECK_RUNS: process.env.FAST_CHECK_RUNS ?? '6' }
@@ -166,7 +205,7 @@ const shared = {
 const resolve = {
   alias: [
     { find: /^lily-kernels$/, replacement: path('lib/index.ts') },
-    { find: /^lily-kernels\/(tfjs|tfjs-layers)$/, replacement: path('lib/$1/index.ts') },
+    { find: /^lily-kernels\/(tfjs|tfjs-layers|webgpu)$/, replacement: path('lib/$1/index.ts') },
   ],
 }
 
@@ -228,6 +267,8 @@ export default defineConfig({
           hookTimeout: 300_000,
         },
       })),
+      // Kernels compile and run on a software adapter.
+      { resolve, test: { ...shared, ...webGpuProject, testTimeout: 300_000, hookTimeout: 300_000 } },
       // Not part of `npm test`, because they download runtimes and libraries.
       ...['runtimes', 'browser', 'arm64', 'interop'].map((name) => ({
         resolve,

@@ -11,7 +11,7 @@ import {
   type TrainableParameter,
 } from '../lib/index.js'
 import { checkHistory } from './support/adamw.js'
-import { backend, isEmulated } from './support/backend.js'
+import { backend, isEmulated, isWebGpu } from './support/backend.js'
 import { expectSameBits, relativeError } from './support/compare.js'
 import type { Float } from './support/dtypes.js'
 import { gaussian, randomFrom } from './support/random.js'
@@ -105,7 +105,7 @@ const types: { dtype: Float; gradDtype: Float }[] = [
   { dtype: 'float16', gradDtype: 'float32' },
 ]
 // Sizes up to several blocks of a kernel and several tasks of the thread pool.
-const large = isEmulated ? [2, 33, 31] : [5, 7001]
+const large = isEmulated || isWebGpu ? [2, 33, 31] : [5, 7001]
 const sizes = [[1], [7], [3, 5], [0, 4], [2048], large]
 const mixed = makeTrained(
   sizes.flatMap((shape, i) => [0, 1].map((j) => ({ shape, ...types[(i + 2 * j) % types.length] }))),

@@ -630,7 +630,7 @@ it('memoryStats of an object that cannot be read', async () => {
   const { proxy, revoke } = Proxy.revocable({ type: 'cpu' as const }, {})
   revoke()
   await expectRefused(ARGUMENT, 'device: reading it threw an error', () => memoryStats(proxy))
-  await expectRefused(DEVICE, "device: expected { type: 'cpu' } or { type: 'cuda', id }, got null", () =>
+  await expectRefused(DEVICE, "{ type: 'cuda', id }, or the device of a createLily object, got null", () =>
     memoryStats(null as never),
   )
 })

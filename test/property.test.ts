@@ -7,7 +7,7 @@
 import fc from 'fast-check'
 import { describe, test } from 'vitest'
 import type { Routing } from './reference.js'
-import { isEmulated, isModelled, isSlow } from './support/backend.js'
+import { isEmulated, isModelled, isSlow, isWebGpu } from './support/backend.js'
 import { makeCase, type Spec, splitTokens } from './support/cases.js'
 import { checkCase } from './support/check.js'
 import { FLOAT32, TYPES } from './support/dtypes.js'
@@ -67,12 +67,13 @@ const problem = (routing: Routing): fc.Arbitrary<{ spec: Spec; leading: number[]
     })
 
 const seed = process.env.FAST_CHECK_SEED
-// On the emulator a problem takes as long as thousands do on the cpu backend, on the model of AMX as long as tens.
-const count = isEmulated ? 12 : isModelled ? 40 : 150
+// On the emulator a problem takes as long as thousands do on the cpu backend, on the model of AMX as long as tens. WebGPU
+// compiles shaders for most problems.
+const count = isEmulated || isWebGpu ? 12 : isModelled ? 40 : 150
 const parameters = { numRuns: Number(process.env.FAST_CHECK_RUNS ?? count), ...(seed && { seed: Number(seed) }) }
 
 // A minute for the default number of problems on a slow machine, and in proportion for more.
-const timeout = (isEmulated ? 300_000 : 60_000) * Math.max(1, parameters.numRuns / count)
+const timeout = (isEmulated || isWebGpu ? 300_000 : 60_000) * Math.max(1, parameters.numRuns / count)
 
 describe('random problems', () => {
   for (const routing of ROUTINGS)

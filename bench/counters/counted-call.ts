@@ -28,6 +28,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     const [calls] = makeContenders([contender], { ...job, routing }, job.shape.rank, () => 1, {
       place,
       keep: (graph) => graph,
+      tensorFlow: null,
     })
     calls[pass as Pass]()
   }

@@ -1,8 +1,7 @@
 /** The results of a run on one backend. `--json` writes a list of reports, one per backend. */
-import type { BackendName } from '../../lib/index.js'
 import type { Method, Pass } from '../methods/methods.js'
 import type { Roofs } from '../roofs/roofs.js'
-import type { Case } from '../workload/cases.js'
+import type { BenchBackend, Case } from '../workload/cases.js'
 import type { Model } from '../workload/trainable-parameters.js'
 import type { Caches } from './cold-caches.js'
 import type { Overhead } from './overhead.js'
@@ -41,9 +40,9 @@ export interface Report {
   /** False if the run was interrupted. Failures do not end a run. */
   readonly complete: boolean
   readonly machine: {
-    readonly backend: BackendName
+    readonly backend: BenchBackend
     readonly device: string
-    /** Instruction set of a CPU, compute capability of a GPU. */
+    /** Instruction set of a CPU, compute capability of a GPU; on WebGPU, what kind of adapter it is. */
     readonly detail: string
     /** Threads of the cpu backend; null on a GPU. */
     readonly threads: number | null

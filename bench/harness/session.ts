@@ -1,23 +1,27 @@
 /** One run of the benchmark on one backend: the roofs, the overhead of a call, then case by case. */
 import { totalmem } from 'node:os'
-import type { BackendName, CudaDevice, DeviceInfo, Graph, Tensor } from '../../lib/index.js'
+import type { CudaDevice, DeviceInfo, Graph, Tensor } from '../../lib/index.js'
+import type { ComposedAdapter } from '../methods/composed/tensorflow.js'
 import { makeContenders, methodsOf } from '../methods/contenders.js'
 import { hasLayer, type Method, methods, type Pass, passes } from '../methods/methods.js'
 import { floorOf } from '../roofs/floor.js'
 import { measureRoofs, type Roofs } from '../roofs/roofs.js'
 import { layerBytes, layerPhasesOf, type Phase, phasesOf, workingSet, workOf, type WorkRouting } from '../roofs/work.js'
-import type { Case } from '../workload/cases.js'
+import type { BenchBackend, Case } from '../workload/cases.js'
 import { type DTypes, dtypes } from '../workload/dtypes.js'
 import { type Shape, shapeText } from '../workload/shapes.js'
 import { equalParametersRank, type Model } from '../workload/trainable-parameters.js'
 import { type Caches, coldSetCount } from './cold-caches.js'
 import { measureOverhead, type Overhead } from './overhead.js'
+import { type Gpu, GPU_SAMPLE_SECONDS, gpuClock, withErrors } from './gpu.js'
 import type { Failure, Result } from './report.js'
 import { deviceClock, hostClock, type Limits, medianRatio, sampleInterleaved, timingOf } from './sampling.js'
 
 export interface Plan {
-  readonly backend: BackendName
+  readonly backend: BenchBackend
   readonly device: DeviceInfo
+  /** The open device of WebGPU; null on the other backends. */
+  readonly gpu: Gpu | null
   readonly cases: readonly Case[]
   readonly caches: Caches
   readonly model: Model
@@ -71,12 +75,17 @@ export async function measure(
     }
   }
   try {
-    onProgress('roofs', 0)
-    await attempt(
-      async () => void (findings.roofs = await measureRoofs(plan.backend, plan.device, signal)),
-      (reason) => findings.notes.push(`the roofs were not measured: ${reason}`),
-    )
-    if (plan.backend === 'cpu') {
+    const { backend, gpu } = plan
+    if (backend !== 'webgpu') {
+      onProgress('roofs', 0)
+      await attempt(
+        async () => void (findings.roofs = await measureRoofs(backend, plan.device, signal)),
+        (reason) => findings.notes.push(`the roofs were not measured: ${reason}`),
+      )
+    }
+    if (gpu !== null) {
+      findings.notes.push(...notesOf(gpu))
+    } else if (backend === 'cpu') {
       onProgress('overhead of a call', 0.02)
       const limits: Limits = { seconds: Math.min(1, plan.seconds / 10), rounds: 5, signal }
       await attempt(
@@ -103,6 +112,20 @@ export async function measure(
   } catch (error) {
     if (!signal.aborted) throw error
   }
+}
+
+/** What the times of a device of WebGPU are worth. */
+function notesOf({ device, isSoftware, tensorFlow }: Gpu): string[] {
+  return [
+    ...(isSoftware
+      ? ['THE ADAPTER IS SOFTWARE: these times are those of a program on the CPU, and say nothing about any GPU']
+      : []),
+    device.features.has('timestamp-query')
+      ? 'times are differences of timestamps in the queue of the device'
+      : 'the device has no timestamp queries: times include what the host takes to submit',
+    'the roofs of a device of WebGPU are not measured',
+    ...(typeof tensorFlow === 'string' ? [`TensorFlow.js is not measured: ${tensorFlow}`] : []),
+  ]
 }
 
 /** Shape and routing that determine the work of a method. */
@@ -132,10 +155,24 @@ function setBytes({ shape, routing, hasLayer }: MethodWork, types: DTypes, withB
   return workingSet(shape, routing, types, withBackward) + (hasLayer ? layerBytes(shape, types) : 0)
 }
 
-async function measureCase(benchCase: Case, plan: Plan, limits: Limits, { roofs, notes }: Findings): Promise<Result[]> {
+function measureCase(benchCase: Case, plan: Plan, limits: Limits, findings: Findings): Promise<Result[]> {
+  const { gpu } = plan
+  if (gpu === null) return measureMethods(benchCase, plan, limits, findings)
+  const longer = { ...limits, sampleSeconds: GPU_SAMPLE_SECONDS }
+  return withErrors(gpu.device, () => measureMethods(benchCase, plan, longer, findings))
+}
+
+async function measureMethods(
+  benchCase: Case,
+  plan: Plan,
+  limits: Limits,
+  { roofs, notes }: Findings,
+): Promise<Result[]> {
   const { shape } = benchCase
+  const { gpu } = plan
+  const tensorFlow = gpu === null || typeof gpu.tensorFlow === 'string' ? null : gpu.tensorFlow
   const equalRank = equalParametersRank(plan.model, shape)
-  const selected = methodsOf(methods, benchCase, plan.backend, plan.withLayer)
+  const selected = methodsOf(methods, benchCase, plan.backend, plan.withLayer, tensorFlow !== null)
   if (plan.backend === 'cpu' && !selected.includes('lily-composed')) {
     notes.push(`${shapeText(shape)}, token routing: unfused Lily is not measured, because E r is larger than 4096`)
   }
@@ -150,14 +187,15 @@ async function measureCase(benchCase: Case, plan: Plan, limits: Limits, { roofs,
   }
 
   const resources: { dispose: () => void }[] = []
-  const keep = <T extends Tensor | Graph>(resource: T): T => {
+  const keep = <T extends Tensor | Graph | ComposedAdapter>(resource: T): T => {
     resources.push(resource)
     return resource
   }
-  const place = (tensor: Tensor): Tensor => (plan.backend === 'cpu' ? tensor : keep(tensor.to(DEVICE)))
+  const device = gpu === null ? DEVICE : gpu.lily.device
+  const place = (tensor: Tensor): Tensor => (plan.backend === 'cpu' ? tensor : keep(tensor.to(device)))
   try {
-    const clock = plan.backend === 'cuda' ? deviceClock(DEVICE) : hostClock
-    const contenders = makeContenders(selected, benchCase, equalRank, setCount, { place, keep })
+    const clock = gpu !== null ? gpuClock(gpu.device) : plan.backend === 'cuda' ? deviceClock(DEVICE) : hostClock
+    const contenders = makeContenders(selected, benchCase, equalRank, setCount, { place, keep, tensorFlow })
     const results: Result[] = []
     for (const pass of passes) {
       const samples = await sampleInterleaved(

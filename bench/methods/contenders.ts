@@ -1,6 +1,6 @@
 /** The contenders of a case: each method as one function per pass. */
-import { type BackendName, type Graph, packLinear } from '../../lib/index.js'
-import type { Case } from '../workload/cases.js'
+import { type Graph, packLinear } from '../../lib/index.js'
+import type { BenchBackend, Case } from '../workload/cases.js'
 import { dtypes } from '../workload/dtypes.js'
 import {
   type Activations,
@@ -14,6 +14,7 @@ import {
 } from '../workload/operands.js'
 import { composedLily } from './composed/lily.js'
 import { composedLora } from './composed/lora.js'
+import { type ComposedAdapter, composedAdapter, type TensorFlow, tensorFlowCalls } from './composed/tensorflow.js'
 import { type Bind, fixedWeights, fusedLily, fusedLora, replayed } from './fused.js'
 import { frozenLayer, lilyLayer, loraLayer } from './layer.js'
 import { type Calls, hasLayer, type Method, type Pass } from './methods.js'
@@ -21,17 +22,28 @@ import { type Calls, hasLayer, type Method, type Pass } from './methods.js'
 /** Receives the tensors and graphs of a case; the caller disposes of them after the case. */
 export interface Resources {
   readonly place: Place
-  readonly keep: (graph: Graph) => Graph
+  readonly keep: <T extends Graph | ComposedAdapter>(resource: T) => T
+  /** On WebGPU the composed methods are operations of TensorFlow.js. */
+  readonly tensorFlow: TensorFlow | null
 }
 
 /** Creates the parameters of a method. */
-function bindMethod(method: Method, benchCase: Case, equalRank: number, { place, keep }: Resources): Bind {
+function bindMethod(method: Method, benchCase: Case, equalRank: number, resources: Resources): Bind {
+  const { place, keep, tensorFlow } = resources
   const { shape, routing } = benchCase
   const types = dtypes[benchCase.dtype]
   const lily = (): LilyParameters => makeLilyParameters(shape, types.parameters, place)
   const lora = (rank: number): LoraParameters => makeLoraParameters(shape.d, rank, types.parameters, place)
   // A frozen weight has the type of the activations, as in a model that is loaded in 16 bits.
   const weight = () => packLinear(place(filled([shape.d, shape.d], shape.d ** -0.5, types.activations)))
+  if (tensorFlow !== null && method.endsWith('-composed')) {
+    const onHost: Place = (tensor) => tensor
+    const parameters =
+      method === 'lily-composed'
+        ? makeLilyParameters(shape, 'float32', onHost)
+        : makeLoraParameters(shape.d, shape.rank, 'float32', onHost)
+    return () => tensorFlowCalls(tensorFlow, keep(composedAdapter(tensorFlow.tf, shape, parameters)))
+  }
   switch (method) {
     case 'lily':
       return fusedLily(benchCase, lily())
@@ -60,19 +72,22 @@ function bindMethod(method: Method, benchCase: Case, equalRank: number, { place,
 }
 
 /**
- * The methods of `all` that a case supports, with the frozen layer if `withLayer`. Graphs require a GPU. Composed methods run in host memory, and the inner
- * dimension of their products is limited to the maximum rank of a call, 4096.
+ * The methods of `all` that a case supports, with the frozen layer if `withLayer`. Graphs require CUDA. Composed methods
+ * run in host memory, and the inner dimension of their products is limited to the maximum rank of a call, 4096; on WebGPU
+ * they are those of TensorFlow.js, in float32 with batch routing.
  */
 export function methodsOf(
   all: readonly Method[],
-  { shape, routing }: Case,
-  backend: BackendName,
+  { shape, dtype, routing }: Case,
+  backend: BenchBackend,
   withLayer: boolean,
+  hasTensorFlow = false,
 ): Method[] {
   return all.filter((method) => {
     if (hasLayer(method)) return withLayer && backend === 'cpu'
     if (method.endsWith('-graph')) return backend === 'cuda'
     if (!method.endsWith('-composed')) return true
+    if (backend === 'webgpu') return hasTensorFlow && dtype === 'float32' && routing === 'batch'
     return (
       backend === 'cpu' && (routing !== 'token' || method === 'lora-composed' || shape.experts * shape.rank <= 4096)
     )

@@ -5,8 +5,8 @@
 import { parseArgs } from 'node:util'
 import * as tf from '@tensorflow/tfjs'
 import { setThreadsCount } from '@tensorflow/tfjs-backend-wasm'
-import type { Tensor } from '../../lib/index.js'
-import { filled, makeLilyParameters, makeLoraParameters, zeros } from '../workload/operands.js'
+import { composedAdapter } from '../methods/composed/tensorflow.js'
+import { makeLilyParameters, makeLoraParameters } from '../workload/operands.js'
 import { passes } from '../methods/methods.js'
 import type { Hello } from './protocol.js'
 import { type Opened, serve } from './serve.js'
@@ -22,44 +22,17 @@ const hello: Hello = {
   missing: [],
 }
 
-const toTf = ({ data, shape }: Tensor): tf.Tensor => tf.tensor(Float32Array.from(data), shape)
-
-/** y + h (sum_e w_e B_e), h = x a^T, w the mean over the tokens of softmax(h R^T). */
-function lily(y: tf.Tensor, x: tf.Tensor, a: tf.Tensor, router: tf.Tensor, b: tf.Tensor): tf.Tensor {
-  const [experts, rank, d] = b.shape as [number, number, number]
-  const hidden = tf.matMul(x, a, false, true)
-  const weights = tf.mean(tf.softmax(tf.matMul(hidden, router, false, true)), 0, true)
-  const combined = tf.reshape(tf.matMul(weights, tf.reshape(b, [experts, rank * d])), [rank, d])
-  return tf.add(y, tf.matMul(hidden, combined))
-}
-
-/** y + (x a^T) b^T. */
-function lora(y: tf.Tensor, x: tf.Tensor, a: tf.Tensor, b: tf.Tensor): tf.Tensor {
-  return tf.add(y, tf.matMul(tf.matMul(x, a, false, true), b, false, true))
-}
-
 function open(method: string, [tokens, d, rank, experts]: readonly [number, number, number, number]): Opened {
   const place = <T>(tensor: T): T => tensor
-  const ofLily = makeLilyParameters({ tokens, d, rank, experts }, 'float32', place)
-  const ofLora = makeLoraParameters(d, rank, 'float32', place)
-  const [x, y, dy] = [filled([tokens, d], 1), zeros([tokens, d]), filled([tokens, d], 0.1)].map(toTf) as [
-    tf.Tensor,
-    tf.Tensor,
-    tf.Tensor,
-  ]
-  const isLily = method === 'lily'
-  const { a, router, b } = ofLily
-  const operands = [x, ...(isLily ? [a, router, b] : [ofLora.a, ofLora.b]).map(toTf)]
-  const names = isLily ? ['dx', 'da', 'dRouter', 'db'] : ['dx', 'da', 'db']
-  const formula = (...values: tf.Tensor[]): tf.Tensor => {
-    const [x, a, third, b] = values as [tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]
-    return isLily ? lily(y, x, a, third, b) : lora(y, x, a, third)
-  }
-  const gradients = () => tf.valueAndGrads(formula)(operands, dy)
+  const parameters =
+    method === 'lily'
+      ? makeLilyParameters({ tokens, d, rank, experts }, 'float32', place)
+      : makeLoraParameters(d, rank, 'float32', place)
+  const { names, forward, gradients, dispose } = composedAdapter(tf, { tokens, d }, parameters)
   return {
     run: (pass) => {
       tf.tidy(() => {
-        if (pass === 'forward') formula(...operands)
+        if (pass === 'forward') forward()
         else gradients()
       })
     },
@@ -68,9 +41,7 @@ function open(method: string, [tokens, d, rank, experts]: readonly [number, numb
       const all = { y: value, ...Object.fromEntries(grads.map((grad, i) => [names[i], grad])) }
       return Promise.resolve(Object.fromEntries(Object.entries(all).map(([name, tensor]) => [name, tensor.dataSync()])))
     },
-    close: () => {
-      for (const tensor of [y, dy, ...operands]) tensor.dispose()
-    },
+    close: dispose,
   }
 }
 

@@ -1,5 +1,5 @@
 /** The cases of the benchmark: a shape, a data type and a routing. */
-import type { BackendName, Routing } from '../../lib/index.js'
+import type { Routing } from '../../lib/index.js'
 import { type DTypeName, dtypeNames } from './dtypes.js'
 import { deviceShapes, type Shape, shapes } from './shapes.js'
 
@@ -9,7 +9,10 @@ export interface Case {
   readonly routing: Routing
 }
 
-export const backendNames = ['cpu', 'cuda'] as const satisfies readonly BackendName[]
+export const backendNames = ['cpu', 'cuda', 'webgpu'] as const
+
+/** Those of the package, and WebGPU, which `backends()` does not list: a device belongs to the program that opened it. */
+export type BenchBackend = (typeof backendNames)[number]
 
 export const routings: readonly Routing[] = ['batch', 'sequence', 'token', 'uniform', 'fixed']
 
@@ -37,7 +40,7 @@ function defaultCases(shapes: readonly Shape[], dtype: DTypeName, quick: boolean
 }
 
 export interface Selection {
-  readonly backend: BackendName
+  readonly backend: BenchBackend
   readonly shapes: readonly Shape[]
   readonly dtypes: readonly DTypeName[]
   readonly routings: readonly Routing[]
@@ -48,9 +51,9 @@ export interface Selection {
 export function selectCases(selection: Selection): Case[] {
   const or = <T>(selected: readonly T[], fallback: readonly T[]): readonly T[] =>
     selected.length > 0 ? selected : fallback
-  const defaultShapes = selection.backend === 'cpu' ? shapes : [...shapes, ...deviceShapes]
+  const defaultShapes = selection.backend === 'cuda' ? [...shapes, ...deviceShapes] : shapes
   // The usual type of training on each backend.
-  const defaultType = selection.backend === 'cpu' ? 'float32' : 'bfloat16'
+  const defaultType = selection.backend === 'cuda' ? 'bfloat16' : 'float32'
   const hasSelection = [selection.shapes, selection.dtypes, selection.routings].some(({ length }) => length > 0)
   const cases = hasSelection
     ? or(selection.shapes, selection.quick ? defaultShapes.slice(0, 2) : defaultShapes).flatMap((shape) =>

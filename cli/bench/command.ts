@@ -62,14 +62,14 @@ export function benchCommand(version: string): Command {
         '--backend <names>',
         `backends: ${backendNames.join(', ')} or all`,
         oneOf(backendNames),
-        'all available',
+        'cpu, and cuda where it is available',
       ),
     )
     .option('--threads <count>', 'number of threads of the cpu backend', integerUpTo(256))
     .addOption(
       new Option(
         '--caches <state>',
-        'state of the caches; cold rotates operands (default: warm on the cpu backend, cold on a GPU)',
+        'state of the caches; cold rotates operands (default: cold on cuda, otherwise warm)',
       ).choices(cacheStates),
     )
     .option(
@@ -91,7 +91,7 @@ export function benchCommand(version: string): Command {
     .addHelpText(
       'after',
       '\nWith --shape, --dtype or --routing, every combination of the given values is measured; options not given are then\n' +
-        'all default shapes, float32 (bfloat16 on a GPU) and batch routing. Without them, a default set of cases is measured.\n\n' +
+        'all default shapes, float32 (bfloat16 on cuda) and batch routing. Without them, a default set of cases is measured.\n\n' +
         'A case that fails is reported, and the others are measured. After SIGHUP, SIGINT or SIGTERM the results so far\n' +
         'are written. The exit code is 1 if a case failed or an output could not be written, 129 after SIGHUP, 130 after\n' +
         'SIGINT, 143 after SIGTERM.',

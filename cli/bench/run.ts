@@ -1,9 +1,10 @@
 /** Runs the benchmark and writes its reports. */
 import type { Command } from 'commander'
+import { type Gpu, openGpu } from '../../bench/harness/gpu.js'
 import type { Report } from '../../bench/harness/report.js'
 import { type Findings, measure, type Plan } from '../../bench/harness/session.js'
-import { selectCases } from '../../bench/workload/cases.js'
-import { type BackendName, backends } from '../../lib/index.js'
+import { type BenchBackend, selectCases } from '../../bench/workload/cases.js'
+import { backends, type DeviceInfo } from '../../lib/index.js'
 import { attemptAll, printStack, reasonOf, reportFailure } from '../report/failure.js'
 import { countOf } from '../report/format.js'
 import { interruptSignal, SIGNALS } from '../report/interrupt.js'
@@ -18,7 +19,7 @@ import { reportText } from './text.js'
 export async function run(options: BenchOptions, command: Command, version: string): Promise<void> {
   // The addon reads the variable at its first call.
   if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(options.threads)
-  const plans = plansOf(options, command)
+  const plans = await plansOf(options, command)
   // Report a file that cannot be written now, not after minutes of measurement.
   checkWritable({ '--json': options.json === true ? undefined : options.json, '--html': options.html })
   const interrupt = interruptSignal()
@@ -32,6 +33,7 @@ export async function run(options: BenchOptions, command: Command, version: stri
     }
   } finally {
     progress.stop()
+    for (const { gpu } of plans) gpu?.close()
   }
   if (interrupt.aborted) {
     const cases = plans.reduce((sum, plan) => sum + plan.cases.length, 0)
@@ -46,35 +48,49 @@ export async function run(options: BenchOptions, command: Command, version: stri
 const casesOf = (results: Report['results']): number =>
   new Set(results.map(({ shape, dtype, routing }) => JSON.stringify([shape, dtype, routing]))).size
 
-/** One plan per backend: the backends given, or all available ones. */
-function plansOf(options: BenchOptions, command: Command): Plan[] {
-  const { quick = false } = options
+/** One plan per backend: the backends given, or all that `backends()` lists as available. */
+async function plansOf(options: BenchOptions, command: Command): Promise<Plan[]> {
   const found = backends()
-  const selected = new Set<BackendName>(
+  const selected = new Set<BenchBackend>(
     options.backend.length > 0 ? options.backend : found.filter(({ available }) => available).map(({ name }) => name),
   )
-  return [...selected].map((backend): Plan => {
+  const plans: Plan[] = []
+  for (const backend of selected) {
+    if (backend === 'webgpu') {
+      const gpu = await openGpu().catch((error: unknown) => unavailable(backend, reasonOf(error), command))
+      plans.push(planOf(options, backend, { id: 0, name: gpu.name }, gpu))
+      continue
+    }
     const { devices, reason } = found.find(({ name }) => name === backend)!
-    if (devices.length === 0) {
-      command.error(`the ${backend} backend is not available: ${reason ?? 'it has no device'}`)
-    }
-    return {
+    if (devices.length === 0) unavailable(backend, reason ?? 'it has no device', command)
+    plans.push(planOf(options, backend, devices[0], null))
+  }
+  return plans
+}
+
+function unavailable(backend: BenchBackend, reason: string, command: Command): never {
+  return command.error(`the ${backend} backend is not available: ${reason}`)
+}
+
+function planOf(options: BenchOptions, backend: BenchBackend, device: DeviceInfo, gpu: Gpu | null): Plan {
+  const { quick = false } = options
+  return {
+    backend,
+    device,
+    gpu,
+    cases: selectCases({
       backend,
-      device: devices[0],
-      cases: selectCases({
-        backend,
-        shapes: options.shape,
-        dtypes: options.dtype,
-        routings: options.routing,
-        quick,
-      }),
-      caches: options.caches ?? (backend === 'cpu' ? 'warm' : 'cold'),
-      model: { layers: options.layers, strideA: options.strideA },
-      withLayer: options.layer ?? false,
-      seconds: options.seconds ?? (quick ? 15 : 90),
-      rounds: quick ? 3 : 5,
-    }
-  })
+      shapes: options.shape,
+      dtypes: options.dtype,
+      routings: options.routing,
+      quick,
+    }),
+    caches: options.caches ?? (backend === 'cuda' ? 'cold' : 'warm'),
+    model: { layers: options.layers, strideA: options.strideA },
+    withLayer: options.layer ?? false,
+    seconds: options.seconds ?? (quick ? 15 : 90),
+    rounds: quick ? 3 : 5,
+  }
 }
 
 async function runPlan(
@@ -83,7 +99,7 @@ async function runPlan(
   signal: AbortSignal,
   onProgress: Progress['update'],
 ): Promise<Report> {
-  const { backend, device, caches, model } = plan
+  const { backend, device, gpu, caches, model } = plan
   const measuredAt = new Date().toISOString()
   const findings: Findings = { roofs: null, overhead: null, results: [], failures: [], notes: [] }
   const describe = (error: unknown): string => {
@@ -106,7 +122,7 @@ async function runPlan(
     machine: {
       backend,
       device: device.name,
-      detail: device.simd ?? `compute capability ${device.computeCapability ?? 'unknown'}`,
+      detail: gpu === null ? processorText(device) : gpu.isSoftware ? 'software adapter' : 'adapter of a GPU',
       threads: device.threads ?? null,
       platform: `${process.platform}-${process.arch}`,
       node: process.version,
@@ -120,6 +136,9 @@ async function runPlan(
     failures: findings.failures,
   }
 }
+
+const processorText = ({ simd, computeCapability = 'unknown' }: DeviceInfo): string =>
+  simd ?? `compute capability ${computeCapability}`
 
 async function write(reports: readonly Report[], { json, html }: BenchOptions): Promise<void> {
   const text = jsonText(reports, 2)

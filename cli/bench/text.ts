@@ -94,9 +94,11 @@ function legend({ machine, caches, model, notes, results, failures, complete }: 
     'Lily/LoRA: time relative to fused LoRA of the same rank, sampled in turn',
     `equal params: time relative to fused LoRA of rank r in brackets, at which a model of ${model.layers} layers has as many`,
     `  trainable parameters as with Lily (an A per ${model.strideA} layers, E matrices B, a router per layer)`,
-    machine.backend === 'cpu'
-      ? 'unfused: time of the same steps as separate calls of this package, relative to the fused call'
-      : 'graph: the fused calls captured in a CUDA graph and replayed, which avoids the cost of enqueuing them',
+    {
+      cpu: 'unfused: time of the same steps as separate calls of this package, relative to the fused call',
+      cuda: 'graph: the fused calls captured in a CUDA graph and replayed, which avoids the cost of enqueuing them',
+      webgpu: 'unfused: time of the formula as TensorFlow.js operations on the same device, relative to the fused call',
+    }[machine.backend],
     ...(results.some(({ method }) => method === 'layer')
       ? ['layer: the frozen linear layer alone, packed; + Lily, + LoRA: what the adapter adds to its time, in one call']
       : []),

@@ -205,6 +205,28 @@ export interface Native {
   emptyCache(): void
 }
 
+/** What a device does: the addon for CUDA devices, lib/webgpu/binding.ts for a GPUDevice. */
+export type DeviceBinding = Pick<
+  Native,
+  | 'forward'
+  | 'backward'
+  | 'fold'
+  | 'adamw'
+  | 'memoryAllocate'
+  | 'memoryAddress'
+  | 'memoryRelease'
+  | 'upload'
+  | 'download'
+  | 'copy'
+  | 'fill'
+  | 'streamDefault'
+  | 'streamHandle'
+  | 'streamOrder'
+  | 'streamWait'
+  | 'poolStatistics'
+  | 'emptyCache'
+>
+
 /** The addon, or its counterpart in WebAssembly. */
 export interface Binding extends Native {
   /**

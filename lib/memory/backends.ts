@@ -1,7 +1,8 @@
 /** The backends and devices of this machine. */
 import { describe, fail, failedToRead } from '../base/errors.js'
+import { webGpu, webGpuBinding } from '../binding/devices.js'
 import { native } from '../binding/native.js'
-import { CPU, cudaDevice, type Device } from './device.js'
+import { CPU, cudaDevice, type Device, deviceText } from './device.js'
 
 /** One device of a backend. */
 export interface DeviceInfo {
@@ -55,12 +56,24 @@ export function backends(): BackendInfo[] {
 const usable = new Set<number>()
 
 /**
- * Checks that this machine has a device. The error contains the backend's reason.
+ * Checks that this machine has a device, and that it is the one of the `createLily` object that runs the call, if there
+ * is one. The error contains the backend's reason.
  *
- * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE
+ * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_DEVICE
  */
-export function checkDevice(argument: string, { type, id }: Device): void {
-  if (type === 'cpu' || usable.has(id)) return
+export function checkDevice(argument: string, device: Device): void {
+  const { type, id } = device
+  const { current } = webGpu
+  if (current !== null && current.device !== device) {
+    fail(
+      'ERR_LILY_DEVICE',
+      argument,
+      `expected ${deviceText(current.device)}, the device of this createLily object, got ${deviceText(device)}; ` +
+        'its method tensor() copies numbers of the host to the device',
+    )
+  }
+  if (type === 'webgpu') webGpuBinding(argument, id).checkUsable(argument)
+  if (type !== 'cuda' || usable.has(id)) return
   const cuda = native.backends().find(({ name }) => name === 'cuda')
   if (cuda?.available === true && cuda.devices.some((device) => device.id === id)) {
     usable.add(id)
@@ -78,7 +91,7 @@ export function checkDevice(argument: string, { type, id }: Device): void {
 
 /**
  * Reads a device that the caller passed: `{ type: 'cpu' }`, or `{ type: 'cuda', id }` (default id: 0), which must be
- * available.
+ * available, or the `device` of a `createLily` object.
  *
  * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE; ERR_LILY_ARGUMENT if a getter throws
  */
@@ -105,9 +118,15 @@ function readDeviceOf(argument: string, value: unknown, allowsCpu: boolean): Dev
     throw failedToRead(argument, cause)
   }
   if (allowsCpu && type === 'cpu') return CPU
+  if (allowsCpu && type === 'webgpu' && Number.isSafeInteger(id)) {
+    const binding = webGpuBinding(argument, id as number)
+    binding.checkUsable(argument)
+    return binding.device
+  }
   if (type !== 'cuda' || !Number.isSafeInteger(id) || (id as number) < 0) {
     const expected = `${allowsCpu ? "{ type: 'cpu' } or " : ''}{ type: 'cuda', id }`
-    fail('ERR_LILY_DEVICE', argument, `expected ${expected}, got ${describe(value)}`)
+    const orGpu = allowsCpu ? ', or the device of a createLily object' : ''
+    fail('ERR_LILY_DEVICE', argument, `expected ${expected}${orGpu}, got ${describe(value)}`)
   }
   const device = cudaDevice(id as number)
   checkDevice(argument, device)

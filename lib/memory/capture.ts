@@ -5,6 +5,7 @@
 import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
 import type { DeviceMemory } from './device-memory.js'
+import { type Device, deviceText } from './device.js'
 import { isDeviceMemory, type OperandMemory } from './operand.js'
 import { StreamState } from './stream-state.js'
 
@@ -70,7 +71,7 @@ export class Capture {
    *
    * @throws LilyError ERR_LILY_ARGUMENT for another stream, ERR_LILY_DEVICE for another device than the capture's
    */
-  streamFor(device: number, given: StreamState | number | null): StreamState {
+  streamFor(device: Device, given: StreamState | number | null): StreamState {
     const { stream } = this
     if (given !== null && given !== stream && given !== stream.cudaStream) {
       const cudaStream = typeof given === 'number' ? given : given.cudaStream
@@ -84,7 +85,7 @@ export class Capture {
     return fail(
       'ERR_LILY_DEVICE',
       'device',
-      `expected operands on cuda:${stream.device}, the graph's device, got cuda:${device}; capture one graph per device`,
+      `expected operands on ${deviceText(stream.device)}, the graph's device, got ${deviceText(device)}; capture one graph per device`,
     )
   }
 

@@ -1,6 +1,6 @@
 /** Checks of operands' devices and of overlaps. They run once all arguments have been read (see base/checks.ts). */
 import { fail } from '../base/errors.js'
-import type { Device } from './device.js'
+import { deviceText } from './device.js'
 import { checkMemory, type Operand, type OperandMemory, overlaps, sharesMemory } from './operand.js'
 
 /** Checks that an operand is on the device of `other` and that its memory is valid; see {@link checkMemory}. */
@@ -19,11 +19,6 @@ export function checkSameDevice(argument: string, operand: Operand | null, other
     `expected device ${deviceText(device)}, as ${other} has, got ${deviceText(operand.device)}; ` +
       `copy all operands of a call to one device`,
   )
-}
-
-/** A device as it is written in error messages, such as 'cuda:0'. */
-export function deviceText({ type, id }: Device): string {
-  return `${type}:${id}`
 }
 
 /** Checks that memory which a call writes may be written. */

@@ -1,7 +1,8 @@
 /** Device memory that this package allocates. */
 import { LilyError } from '../base/errors.js'
 import { fromBinding } from '../binding/errors.js'
-import { type MemoryHandle, native } from '../binding/native.js'
+import { bindingOf } from '../binding/devices.js'
+import type { DeviceBinding, MemoryHandle } from '../binding/native.js'
 import type { Device } from './device.js'
 import type { StreamState } from './stream-state.js'
 
@@ -11,8 +12,9 @@ import type { StreamState } from './stream-state.js'
  */
 export class DeviceMemory {
   readonly handle: MemoryHandle
-  /** Device address. It fits a number: CUDA addresses have fewer than 53 bits. */
+  /** Device address. It fits a number: CUDA addresses have fewer than 53 bits, and those of lib/webgpu/ fit, too. */
   readonly address: number
+  readonly #binding: DeviceBinding
   #references = 1
 
   /**
@@ -29,7 +31,8 @@ export class DeviceMemory {
     const { handle } = stream
     if (handle === null) throw new Error('device memory must belong to a stream of the package')
     try {
-      this.handle = native.memoryAllocate(byteLength, handle)
+      this.#binding = bindingOf(device)
+      this.handle = this.#binding.memoryAllocate(byteLength, handle)
     } catch (cause) {
       const error = fromBinding(cause)
       if (!(error instanceof LilyError)) throw error
@@ -39,7 +42,7 @@ export class DeviceMemory {
         { argument, cause, cudaError: error.cudaError },
       )
     }
-    this.address = Number(native.memoryAddress(this.handle))
+    this.address = Number(this.#binding.memoryAddress(this.handle))
   }
 
   /** Adds a reference. */
@@ -53,6 +56,6 @@ export class DeviceMemory {
    * stream.
    */
   release(): void {
-    if (--this.#references === 0) native.memoryRelease(this.handle)
+    if (--this.#references === 0) this.#binding.memoryRelease(this.handle)
   }
 }

@@ -1,11 +1,12 @@
 /** Devices: one frozen object per device, so that devices can be compared with `===`. */
 import { shared } from '../base/copies.js'
+import { fail } from '../base/errors.js'
 
 /** The device of a tensor's memory. */
 export interface Device {
   /** 'cpu' is the host. */
-  readonly type: 'cpu' | 'cuda'
-  /** CUDA device ID; 0 for the host. */
+  readonly type: 'cpu' | 'cuda' | 'webgpu'
+  /** CUDA device ID; 0 for the host; the GPUDevices of `createLily` are numbered. */
   readonly id: number
 }
 
@@ -19,4 +20,24 @@ export function cudaDevice(id: number): Device {
   let device = cudaDevices.get(id)
   if (device === undefined) cudaDevices.set(id, (device = Object.freeze({ type: 'cuda', id })))
   return device
+}
+
+/** A device as it is written in error messages, such as 'cuda:0'. */
+export function deviceText({ type, id }: Device): string {
+  return `${type}:${id}`
+}
+
+/**
+ * Refuses what a GPUDevice does not do.
+ *
+ * @param what the function, in an error message
+ * @throws LilyError ERR_LILY_DEVICE
+ */
+export function refuseWebGpu(argument: string, what: string, device: Device): void {
+  if (device.type !== 'webgpu') return
+  fail(
+    'ERR_LILY_DEVICE',
+    argument,
+    `${what} does not run on ${deviceText(device)}; forward, backward and foldB of Lily and LoRA, their models and AdamW do`,
+  )
 }

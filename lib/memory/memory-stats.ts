@@ -1,6 +1,8 @@
 /** Statistics of the package's memory pools. */
+import { webGpu, webGpuBinding } from '../binding/devices.js'
 import { native, type PoolStatistics } from '../binding/native.js'
 import { readDevice } from './backends.js'
+import type { Device } from './device.js'
 
 /** Statistics of one memory pool: blocks in use by calls and tensors, and free blocks cached for later ones. */
 export interface PoolStats {
@@ -32,9 +34,10 @@ export interface MemoryStats extends PoolStats {
  * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_ARGUMENT if reading `device` throws
  */
 export function memoryStats(
-  device: { readonly type: 'cpu' | 'cuda'; readonly id?: number | undefined } = { type: 'cuda' },
+  device: { readonly type: Device['type']; readonly id?: number | undefined } = { type: 'cuda' },
 ): MemoryStats {
   const { type, id } = readDevice('device', device)
+  if (type === 'webgpu') return webGpuBinding('device', id).poolStatistics(0, id, false)
   const { backend } = native.constants
   if (type === 'cpu') return statistics(backend.cpu, 0, false)
   return { ...statistics(backend.cuda, id, false), pinned: statistics(backend.cuda, id, true) }
@@ -50,4 +53,5 @@ function statistics(backend: number, device: number, pinned: boolean): PoolStati
  */
 export function emptyCache(): void {
   native.emptyCache()
+  for (const binding of webGpu.bindings.values()) binding.emptyCache()
 }

@@ -7,6 +7,7 @@ import { fail } from '../base/errors.js'
 import { flatten, shapeText } from '../base/shape.js'
 import { bufferOf, byteLengthOf, byteOffsetOf } from '../base/views.js'
 import { bound } from '../binding/errors.js'
+import { webGpuBinding } from '../binding/devices.js'
 import { native } from '../binding/native.js'
 import { checkDevice } from './backends.js'
 import type { DeviceMemory } from './device-memory.js'
@@ -163,8 +164,14 @@ export function layOut(
 export function checkMemory(argument: string, operand: Operand): void {
   if (operand.disposed) fail('ERR_LILY_DISPOSED', argument, 'this tensor is disposed of; use it before dispose()')
   const memory = operand.memory
+  if (operand.device.type === 'webgpu') checkDevice(argument, operand.device)
   if (typeof memory === 'bigint') {
     checkDevice(argument, operand.device)
+    if (operand.device.type === 'webgpu') {
+      const binding = webGpuBinding(argument, operand.device.id)
+      binding.checkBuffer(memory, operand.byteOffset, operand.byteLength, argument)
+      return
+    }
     const address = memory + BigInt(operand.byteOffset)
     bound(() => native.checkPointer(operand.device.id, address, operand.byteLength, argument))
     return
@@ -260,7 +267,7 @@ const ALIASED = Symbol('aliased')
  * What starts of memory are relative to: two starts can be compared if their space is the same. An ArrayBuffer is the
  * only object of its memory, unless an addon has made another or it is shared. So it is the space, and the start is the
  * byte offset in it; otherwise starts are addresses. Addresses of different devices can be compared, because CUDA's
- * unified virtual addressing gives every device a distinct range.
+ * unified virtual addressing gives every device a distinct range, and lib/webgpu/ numbers its buffers outside of it.
  */
 export type Space = ArrayBufferLike | typeof DEVICE | typeof ALIASED
 

@@ -3,10 +3,11 @@
  */
 import { fail } from '../base/errors.js'
 import { bound, settled } from '../binding/errors.js'
-import { native } from '../binding/native.js'
+import { bindingOf } from '../binding/devices.js'
+import type { DeviceBinding } from '../binding/native.js'
 import { Capture } from './capture.js'
 import { DeviceMemory } from './device-memory.js'
-import { CPU, type Device } from './device.js'
+import { CPU, type Device, deviceText } from './device.js'
 import type { OperandMemory } from './operand.js'
 import { StreamState } from './stream-state.js'
 
@@ -52,9 +53,7 @@ export class Placement {
     operands: () => readonly (Located | null | undefined)[],
   ): Placement | null {
     if (device === CPU) {
-      if (stream !== null) {
-        fail('ERR_LILY_ARGUMENT', 'stream', 'expected none, since the cpu backend has no streams; leave it out')
-      }
+      if (stream !== null) refuseStream(stream, 'the cpu backend has no streams')
       return null
     }
     const streams = new Set<StreamState>()
@@ -72,20 +71,33 @@ export class Placement {
     return placement
   }
 
-  static #choose({ id }: Device, stream: StreamOption, streams: ReadonlySet<StreamState>): StreamState {
-    if (Capture.current !== null) return Capture.current.streamFor(id, stream)
+  static #choose(device: Device, stream: StreamOption, streams: ReadonlySet<StreamState>): StreamState {
+    if (Capture.current !== null) return Capture.current.streamFor(device, stream)
     if (stream === null) {
       const [first = null, ...others] = streams
-      const isCommon = first?.device === id && others.every(({ cudaStream }) => cudaStream === first.cudaStream)
-      return isCommon ? first : StreamState.default(id)
+      const isCommon = first?.device === device && others.every(({ cudaStream }) => cudaStream === first.cudaStream)
+      return isCommon ? first : StreamState.default(device)
     }
-    if (typeof stream === 'number') return StreamState.of(id, stream)
-    if (stream.device === id) return stream
+    if (device.type === 'webgpu' && (typeof stream === 'number' || stream.device.type !== 'webgpu')) {
+      refuseStream(stream, `${deviceText(device)} has one queue; a GPUCommandEncoder goes to the option encoder`)
+    }
+    if (typeof stream === 'number') return StreamState.of(device, stream)
+    if (stream.device === device) return stream
     return fail(
       'ERR_LILY_DEVICE',
-      'stream',
-      `expected a stream of cuda:${id}, the device of the operands, got one of cuda:${stream.device}`,
+      nameOf(stream),
+      `expected one of ${deviceText(device)}, the device of the operands, got one of ${deviceText(stream.device)}`,
     )
+  }
+
+  /** The binding of the device. */
+  get binding(): DeviceBinding {
+    return bindingOf(this.device)
+  }
+
+  /** Whether the call is only encoded, into an encoder of the caller. */
+  get isEncoded(): boolean {
+    return this.device.type === 'webgpu' && this.stream.handle === null
   }
 
   /** The stream to which memory for results and workspaces belongs. */
@@ -124,19 +136,32 @@ export class Placement {
    */
   run<T>(work: () => T): T {
     return bound(() => {
-      const { device, cudaStream } = this.stream
-      for (const other of this.#joined) native.streamOrder(other.device, other.cudaStream, device, cudaStream)
+      const { binding } = this
+      const { cudaStream } = this.stream
+      const { id } = this.device
+      for (const other of this.#joined) binding.streamOrder(other.device.id, other.cudaStream, id, cudaStream)
       const result = work()
-      for (const other of this.#joined) native.streamOrder(device, cudaStream, other.device, other.cudaStream)
-      if (this.#owners.length > 0 && this.#capture === null) keepUntilComplete(this.stream, this.#owners)
+      for (const other of this.#joined) binding.streamOrder(id, cudaStream, other.device.id, other.cudaStream)
+      // WebGPU itself keeps the buffers of submitted commands.
+      const keeps = this.#capture === null && this.device.type !== 'webgpu'
+      if (keeps && this.#owners.length > 0) keepUntilComplete(this.stream, this.#owners)
       return result
     })
   }
 
   /** Resolves when all work enqueued in the stream so far is complete. It rejects with LilyError. */
   async completed(): Promise<void> {
-    await settled(bound(() => native.streamWait(this.stream.device, this.stream.cudaStream)))
+    await settled(bound(() => this.binding.streamWait(this.device.id, this.stream.cudaStream)))
   }
+}
+
+/** The option that a stream was given as. */
+function nameOf(stream: StreamState | number): 'stream' | 'encoder' {
+  return typeof stream === 'object' && stream.device.type === 'webgpu' ? 'encoder' : 'stream'
+}
+
+function refuseStream(stream: StreamState | number, why: string): never {
+  fail('ERR_LILY_ARGUMENT', nameOf(stream), `expected none, since ${why}; leave it out`)
 }
 
 /** Owners of memory that work enqueued in a stream still uses, in the order in which it was enqueued. */
@@ -157,5 +182,5 @@ export function keepUntilComplete(stream: StreamState, owners: readonly unknown[
     }
   }
   // After a failure no work uses the memory any more. The error is reported to those who await the stream, not here.
-  native.streamWait(stream.device, stream.cudaStream).then(drop, drop)
+  bindingOf(stream.device).streamWait(stream.device.id, stream.cudaStream).then(drop, drop)
 }

@@ -1,57 +1,61 @@
-/** CUDA streams: those that this package creates, to which its memory belongs, and foreign streams. */
+/**
+ * Streams: those that this package creates, to which its memory belongs, and foreign streams. A GPUDevice has one queue,
+ * its default stream; an encoder of the caller is a foreign stream.
+ */
 import { shared } from '../base/copies.js'
 import { bound } from '../binding/errors.js'
+import { bindingOf } from '../binding/devices.js'
 import { native, type StreamHandle } from '../binding/native.js'
+import type { Device } from './device.js'
 
-/** A stream of a CUDA device. */
+/** A stream of a device. */
 export class StreamState {
   private constructor(
-    /** CUDA device ID. */
-    readonly device: number,
+    readonly device: Device,
     /** The addon's stream object; null for a foreign stream, which its owner may destroy at any time. */
     readonly handle: StreamHandle | null,
     /** The cudaStream_t, as a number. Once the stream is destroyed, that of the device's default stream. */
     public cudaStream: number,
   ) {}
 
-  static readonly #defaults = shared('defaultStreams', () => new Map<number, StreamState>())
+  static readonly #defaults = shared('defaultStreams', () => new WeakMap<Device, StreamState>())
   static readonly #created = shared('createdStreams', () => new Map<number, WeakRef<StreamState>>())
 
   /**
    * The stream in which calls on a device run by default (`Stream.default`). The package creates it with
    * `cudaStreamNonBlocking`; it is not CUDA's default stream.
    */
-  static default(device: number): StreamState {
+  static default(device: Device): StreamState {
     const known = StreamState.#defaults.get(device)
     if (known !== undefined) return known
     const state = StreamState.#of(
       device,
-      bound(() => native.streamDefault(device)),
+      bound(() => bindingOf(device).streamDefault(device.id)),
     )
     StreamState.#defaults.set(device, state)
     return state
   }
 
-  /** Creates a stream. */
-  static create(device: number): StreamState {
+  /** Creates a stream of a CUDA device. */
+  static create(device: Device): StreamState {
     const state = StreamState.#of(
       device,
-      bound(() => native.streamCreate(device)),
+      bound(() => native.streamCreate(device.id)),
     )
     StreamState.#created.set(state.cudaStream, new WeakRef(state))
     return state
   }
 
   /** The stream with this cudaStream_t: a stream of the package, or a foreign one. */
-  static of(device: number, cudaStream: number): StreamState {
+  static of(device: Device, cudaStream: number): StreamState {
     const known = StreamState.#defaults.get(device)
     if (known?.cudaStream === cudaStream) return known
     const created = StreamState.#created.get(cudaStream)?.deref()
     return created?.device === device ? created : new StreamState(device, null, cudaStream)
   }
 
-  static #of(device: number, handle: StreamHandle): StreamState {
-    return new StreamState(device, handle, native.streamHandle(handle))
+  static #of(device: Device, handle: StreamHandle): StreamState {
+    return new StreamState(device, handle, bindingOf(device).streamHandle(handle))
   }
 
   /**

@@ -215,7 +215,7 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
    *
    * @throws LilyError as `Tensor.to`; nothing has been moved
    */
-  to(device: { readonly type: 'cpu' | 'cuda'; readonly id?: number | undefined }): this {
+  to(device: { readonly type: Device['type']; readonly id?: number | undefined }): this {
     this.prepareMove(readDevice('device', device))()
     return this
   }

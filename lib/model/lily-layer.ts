@@ -36,7 +36,7 @@ import type { SharedLayer } from './sharing.js'
 /**
  * Options of {@link LilyLayer.forward}: those of lilyForward without `scaling`, which is part of the model's config.
  */
-export type LayerForwardOptions = Omit<LilyForwardOptions, 'scaling'>
+export type LayerForwardOptions = Omit<LilyForwardOptions, 'scaling' | 'encoder'>
 
 /** Result of {@link LilyLayer.forward}. */
 export interface LayerForwardResult<O> {
@@ -57,8 +57,8 @@ export interface LayerBackwardOptions extends AdapterBackwardOptions {
   readonly deferB?: boolean | undefined
 }
 
-// The model has the scaling.
-const OPTIONS: Known = new Set([...FORWARD_OPTIONS].filter((name) => name !== 'scaling'))
+// The model has the scaling. It folds deferred gradients by itself, so its calls cannot wait in an encoder.
+const OPTIONS: Known = new Set([...FORWARD_OPTIONS].filter((name) => name !== 'scaling' && name !== 'encoder'))
 const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>(['x', 'dx', 'needs', 'deferB', 'stream'])
 const NEEDS: Known = new Set<keyof LilyNeeds>(GRADIENTS)
 

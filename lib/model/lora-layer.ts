@@ -36,7 +36,7 @@ export interface LoraLayerResult<O> {
 }
 
 // The layer has the scaling.
-const OPTIONS: Known = new Set([...LORA_FORWARD_OPTIONS].filter((name) => name !== 'scaling'))
+const OPTIONS: Known = new Set([...LORA_FORWARD_OPTIONS].filter((name) => name !== 'scaling' && name !== 'encoder'))
 const BACKWARD_OPTIONS: Known = new Set<keyof AdapterBackwardOptions>(['x', 'dx', 'needs', 'stream'])
 
 /** The LoRA adapter of one linear layer: y += scaling * (x A^T) B^T. */

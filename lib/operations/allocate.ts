@@ -2,7 +2,6 @@
  * The third phase of a call: its stream, and the memory that the caller has not given. The stream is checked before
  * anything is allocated.
  */
-import { native } from '../binding/native.js'
 import { allocate } from '../memory/allocate.js'
 import { isHostMemory, type Operand, type OperandMemory, type Part } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
@@ -73,9 +72,8 @@ function stage(problem: Problem, placement: Placement): Staged | null {
     if (copy !== null) block.set(new Uint8Array(copy.buffer, copy.byteOffset, copy.byteLength), offsets[i])
   }
   const memory = placement.allocate('options', byteLength)
-  const { device, cudaStream } = placement.stream
   placement.run(() => {
-    native.upload(device, memory.handle, 0, block, cudaStream)
+    placement.binding.upload(placement.device.id, memory.handle, 0, block, placement.stream.cudaStream)
   })
   const staged = (i: number): Part | null => (copies[i] === null ? parts[i] : { memory, byteOffset: offsets[i] })
   return { memory, mask: staged(0), sequenceOffsets: staged(1), weights: staged(2) }

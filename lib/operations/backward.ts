@@ -49,6 +49,8 @@ export interface LilyBackwardOptions {
   readonly accumulate?: boolean | undefined
   /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
   readonly stream?: Stream | bigint | number | undefined
+  /** For operands on a GPUDevice: encode the call into this encoder, which the caller submits (docs/webgpu.md). */
+  readonly encoder?: GPUCommandEncoder | undefined
 }
 
 /** The type of a gradient: undefined if `needs` switches it off; both if the type of the option is not known. */
@@ -76,7 +78,7 @@ export interface LilyGradients<R extends Routing, O> {
 }
 
 const OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'dRouter', 'db'])
-export const BACKWARD_OPTIONS: Known = new Set(['needs', 'deferB', 'accumulate', 'stream'])
+export const BACKWARD_OPTIONS: Known = new Set(['needs', 'deferB', 'accumulate', 'stream', 'encoder'])
 export const BACKWARD_NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db'])
 
 /**

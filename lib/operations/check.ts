@@ -75,6 +75,7 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
 
   // The operands of forward may have been disposed of or detached since.
   checkSameX(x, problem.x)
+  checkDevice('x', x.device)
   checkPlace('x', x, 'x', x)
   checkPlace('a', a, 'x', x)
   checkPlace('router', router, 'x', x)

@@ -3,6 +3,7 @@ import { checkExpertStack, checkTypeOrFloat32 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
 import { checkKeys, copyArray, type Known, readFlag } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
+import { checkDevice } from '../memory/backends.js'
 import { checkPlace, checkSameDevice, refuseBuffer, refuseOverlap } from '../memory/checks.js'
 import { checkAttached } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
@@ -22,9 +23,11 @@ export interface FoldOptions {
   readonly accumulate?: boolean | undefined
   /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
   readonly stream?: Stream | bigint | number | undefined
+  /** For operands on a GPUDevice: encode the call into this encoder, which the caller submits (docs/webgpu.md). */
+  readonly encoder?: GPUCommandEncoder | undefined
 }
 
-const OPTIONS: Known = new Set(['accumulate', 'stream'])
+const OPTIONS: Known = new Set(['accumulate', 'stream', 'encoder'])
 
 /**
  * The gradient of b from backward calls with `deferB`: db_e += sum over the layers and their groups, both in order, of
@@ -48,6 +51,7 @@ export function foldB(saved: LilySaved | readonly LilySaved[], db?: TensorLike, 
   const stream = readStream(options)
 
   const first = checkLayers(states)
+  checkDevice('saved', first.b.device)
   const { experts, rank, dOut, b } = first
   if (given !== null) {
     checkPlace('db', given.operand, 'b', b)

@@ -50,6 +50,8 @@ export interface LilyForwardOptions {
   readonly accumulate?: boolean | undefined
   /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
   readonly stream?: Stream | bigint | number | undefined
+  /** For operands on a GPUDevice: encode the call into this encoder, which the caller submits (docs/webgpu.md). */
+  readonly encoder?: GPUCommandEncoder | undefined
 }
 
 /** The type of the option `routing`. */
@@ -86,6 +88,7 @@ export const FORWARD_OPTIONS: Known = new Set([
   'save',
   'accumulate',
   'stream',
+  'encoder',
 ])
 
 /**

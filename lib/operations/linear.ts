@@ -4,6 +4,7 @@ import { fail } from '../base/errors.js'
 import { checkKeys, get, type Known, readChoice, readFlag } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { checkDevice } from '../memory/backends.js'
+import { refuseWebGpu } from '../memory/device.js'
 import { checkPlace, checkSameDevice, refuseOverlap } from '../memory/checks.js'
 import type { Operand } from '../memory/operand.js'
 import { Placement, type StreamOption } from '../memory/placement.js'
@@ -199,6 +200,7 @@ export function checkLinear({ x, weight: { operand: weight }, bias, y }: LinearI
   checkPlace('bias', bias, names.x, x)
   if (y !== null) checkPlace(names.y, y.operand, names.x, x)
   checkDevice(names.x, x.device)
+  refuseWebGpu(names.x, 'a frozen linear layer', x.device)
 
   checkActivations(x, names.x, names.size)
   checkWeight(weight)

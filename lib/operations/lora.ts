@@ -47,6 +47,8 @@ export interface LoraForwardOptions {
   readonly accumulate?: boolean | undefined
   /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
   readonly stream?: Stream | bigint | number | undefined
+  /** For operands on a GPUDevice: encode the call into this encoder, which the caller submits (docs/webgpu.md). */
+  readonly encoder?: GPUCommandEncoder | undefined
 }
 
 /** Result of {@link loraForward}. */
@@ -88,6 +90,8 @@ export interface LoraBackwardOptions {
   readonly accumulate?: boolean | undefined
   /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
   readonly stream?: Stream | bigint | number | undefined
+  /** For operands on a GPUDevice: encode the call into this encoder, which the caller submits (docs/webgpu.md). */
+  readonly encoder?: GPUCommandEncoder | undefined
 }
 
 /** Result of {@link loraBackward}: the given gradients, or new tensors. */
@@ -101,9 +105,9 @@ export interface LoraGradients<O> {
 }
 
 const FORWARD_OPERANDS: Known = new Set(['x', 'a', 'b', 'y'])
-export const LORA_FORWARD_OPTIONS: Known = new Set(['scaling', 'precision', 'save', 'accumulate', 'stream'])
+export const LORA_FORWARD_OPTIONS: Known = new Set(['scaling', 'precision', 'save', 'accumulate', 'stream', 'encoder'])
 const BACKWARD_OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'db'])
-export const LORA_BACKWARD_OPTIONS: Known = new Set(['needs', 'accumulate', 'stream'])
+export const LORA_BACKWARD_OPTIONS: Known = new Set(['needs', 'accumulate', 'stream', 'encoder'])
 export const LORA_NEEDS: Known = new Set(['dx', 'da', 'db'])
 const NONE: readonly Operand[] = []
 

@@ -12,7 +12,7 @@ import { bound } from '../binding/errors.js'
 import { native } from '../binding/native.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { checkDevice } from '../memory/backends.js'
-import { CPU, type Device } from '../memory/device.js'
+import { CPU, type Device, refuseWebGpu } from '../memory/device.js'
 import { addressOf } from '../memory/host-memory.js'
 import { checkMemory, isHostMemory, type Operand, type Part } from '../memory/operand.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
@@ -170,6 +170,7 @@ export function packLinear(weight: TensorLike): PackedLinear {
   checkMemory('weight', operand)
   checkWeight(operand)
   checkDevice('weight', operand.device)
+  refuseWebGpu('weight', 'a frozen linear layer', operand.device)
   return packedOf(new PackedWeight(isHostMemory(operand.memory) ? operand : operand.share()))
 }
 

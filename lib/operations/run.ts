@@ -1,7 +1,9 @@
 /** The last phase of a call: the addon runs it, and its results become tensors. */
+import { fail } from '../base/errors.js'
 import { bound, settled } from '../binding/errors.js'
 import { backwardSlots, forwardSlots, linearSlots } from '../binding/descriptor.js'
-import { native } from '../binding/native.js'
+import type { WebGpuBinding } from '../binding/devices.js'
+import { type DeviceBinding, native } from '../binding/native.js'
 import { refuseInCapture } from '../memory/capture.js'
 import type { Placement } from '../memory/placement.js'
 import type { Tensor } from '../tensor/tensor.js'
@@ -30,6 +32,13 @@ export function run(placement: Placement | null, work: () => void): void {
   else placement.run(work)
 }
 
+/** The binding that runs a call. */
+export function bindingFor(
+  placement: Placement | null,
+): Pick<DeviceBinding, 'forward' | 'backward' | 'fold' | 'adamw'> {
+  return placement?.binding ?? native
+}
+
 /** Result of a forward call; `saved` is undefined without the option `save`. */
 interface ForwardResult {
   readonly y: Tensor
@@ -47,7 +56,7 @@ export function runForward(call: ForwardCall): ForwardResult {
 export async function runForwardAsync(call: ForwardCall): Promise<ForwardResult> {
   if (call.placement !== null) {
     refuseInCapture('a promise', 'call lilyForward or loraForward')
-    launchForward(call)
+    await launchForwardAsync(call, call.placement)
     await call.placement.completed()
     return forwardResult(call)
   }
@@ -83,11 +92,26 @@ function launchForward(call: ForwardCall): void {
   describeForward(call)
   try {
     run(call.placement, () => {
-      native.forward(forward.numbers, ...forward.memory)
+      bindingFor(call.placement).forward(forward.numbers, ...forward.memory)
     })
   } finally {
     forward.clear()
   }
+}
+
+/** On a GPUDevice the pipelines of a call compile first, off the main thread. */
+async function launchForwardAsync(call: ForwardCall, placement: Placement): Promise<void> {
+  const { binding } = placement
+  if (!compiles(binding)) {
+    launchForward(call)
+    return
+  }
+  refuseEncoder(placement)
+  describeForward(call)
+  const numbers = forward.numbers.slice()
+  const memory = forward.memory.slice()
+  forward.clear()
+  await settled(placement.run(() => binding.forwardCompiled(numbers, ...memory)))
 }
 
 function forwardResult({ state, y }: ForwardCall): ForwardResult {
@@ -104,7 +128,7 @@ export function runBackward(call: BackwardCall): BackwardResult {
 export async function runBackwardAsync(call: BackwardCall): Promise<BackwardResult> {
   if (call.placement !== null) {
     refuseInCapture('a promise', 'call lilyBackward or loraBackward')
-    launchBackward(call)
+    await launchBackwardAsync(call, call.placement)
     await call.placement.completed()
     return backwardResult(call)
   }
@@ -136,11 +160,39 @@ function launchBackward(call: BackwardCall): void {
   describeBackward(call)
   try {
     run(call.placement, () => {
-      native.backward(backward.numbers, ...backward.memory)
+      bindingFor(call.placement).backward(backward.numbers, ...backward.memory)
     })
   } finally {
     backward.clear()
   }
+}
+
+async function launchBackwardAsync(call: BackwardCall, placement: Placement): Promise<void> {
+  const { binding } = placement
+  if (!compiles(binding)) {
+    launchBackward(call)
+    return
+  }
+  refuseEncoder(placement)
+  describeBackward(call)
+  const numbers = backward.numbers.slice()
+  const memory = backward.memory.slice()
+  backward.clear()
+  await settled(placement.run(() => binding.backwardCompiled(numbers, ...memory)))
+}
+
+function compiles(binding: DeviceBinding): binding is WebGpuBinding {
+  return 'forwardCompiled' in binding
+}
+
+/** A promise resolves when the work is done, and only the caller knows when the commands of an encoder are submitted. */
+function refuseEncoder(placement: Placement): void {
+  if (!placement.isEncoded) return
+  fail(
+    'ERR_LILY_ARGUMENT',
+    'encoder',
+    'expected none with the Async form, which submits the call; leave one of them out',
+  )
 }
 
 function backwardResult({ state, gradients }: BackwardCall): BackwardResult {
@@ -202,7 +254,7 @@ export function runFold(
   const layers = deferred.filter(({ partials }) => partials > 0)
   const numbers = describeFold(stack, layers, db, placement)
   run(placement, () => {
-    native.fold(
+    bindingFor(placement).fold(
       numbers,
       boundMemory(db.operand.memory),
       layers.map(({ memory }) => boundMemory(memory)),

@@ -4,7 +4,7 @@ import { type Memory, native } from '../binding/native.js'
 import type { Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import { boundMemory, dtypeNumber } from '../operations/launch.js'
-import { run } from '../operations/run.js'
+import { bindingFor, run } from '../operations/run.js'
 import type { Moments } from './moments.js'
 import type { Settings } from './options.js'
 import type { ParameterOperands } from './parameters.js'
@@ -55,6 +55,6 @@ export function runAdamW(call: AdamWCall): void {
     for (const { memory } of [value, grad, moments.expAvg, moments.expAvgSq]) arrays.push(boundMemory(memory))
   }
   run(placement, () => {
-    native.adamw(numbers, norm && boundMemory(norm.memory), arrays)
+    bindingFor(placement).adamw(numbers, norm && boundMemory(norm.memory), arrays)
   })
 }

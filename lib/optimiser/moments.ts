@@ -2,10 +2,8 @@
 import { checkShape, checkType } from '../base/checks.js'
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
-import { native } from '../binding/native.js'
 import { newOperand } from '../memory/allocate.js'
-import { deviceText } from '../memory/checks.js'
-import { CPU, type Device } from '../memory/device.js'
+import { CPU, type Device, deviceText } from '../memory/device.js'
 import { checkMemory, isHostMemory, type Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import { resolve } from '../tensor/resolve.js'
@@ -24,7 +22,7 @@ export function newMoments(name: string, shape: readonly number[], placement: Pl
     const { memory, byteLength } = operand
     if (isHostMemory(memory)) memory.fill(0)
     placement?.run(() => {
-      native.fill(placement.device.id, memoryOf(operand), 0, byteLength, 0, placement.stream.cudaStream)
+      placement.binding.fill(placement.device.id, memoryOf(operand), 0, byteLength, 0, placement.stream.cudaStream)
     })
     return operand
   }

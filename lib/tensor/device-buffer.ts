@@ -10,7 +10,7 @@ import { native } from '../binding/native.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { readCudaDevice } from '../memory/backends.js'
 import { DeviceMemory } from '../memory/device-memory.js'
-import type { Device } from '../memory/device.js'
+import { type Device, deviceText } from '../memory/device.js'
 import { refuseShrinking, refuseTransferred } from '../memory/host-memory.js'
 import { checkMemory, isDeviceMemory, layOutOnDevice, type Operand } from '../memory/operand.js'
 import { StreamState } from '../memory/stream-state.js'
@@ -69,12 +69,12 @@ export class DeviceBuffer {
     const place = readCudaDevice('device', device)
     checkKeys('options', options, ALLOCATE_OPTIONS)
     const given = get('options', options, 'stream')
-    const stream = given === undefined ? StreamState.default(place.id) : openStream('stream', given)
-    if (stream.device !== place.id) {
+    const stream = given === undefined ? StreamState.default(place) : openStream('stream', given)
+    if (stream.device !== place) {
       fail(
         'ERR_LILY_DEVICE',
         'stream',
-        `expected a stream of cuda:${place.id}, the device of the buffer, got one of cuda:${stream.device}`,
+        `expected a stream of ${deviceText(place)}, the device of the buffer, got one of ${deviceText(stream.device)}`,
       )
     }
     const elements = sizes.reduce((product, size) => product * size, 1)
@@ -137,7 +137,7 @@ export class DeviceBuffer {
     const placement = placementOn(operand.device, operand)
     const { device, cudaStream } = placement.stream
     placement.run(() => {
-      native.upload(device, memoryOf(operand).handle, byteOffset, bytesOf(data), cudaStream)
+      native.upload(device.id, memoryOf(operand).handle, byteOffset, bytesOf(data), cudaStream)
     })
     return this
   }
@@ -190,7 +190,7 @@ export class DeviceBuffer {
     const { device, cudaStream } = placement.stream
     const [target, origin] = [memoryOf(to), memoryOf(from)]
     placement.run(() => {
-      native.copy(device, target.handle, 0, from.device.id, origin.handle, 0, to.byteLength, cudaStream)
+      native.copy(device.id, target.handle, 0, from.device.id, origin.handle, 0, to.byteLength, cudaStream)
     })
     return this
   }
@@ -209,7 +209,7 @@ export class DeviceBuffer {
     const placement = placementOn(operand.device, operand)
     const { device, cudaStream } = placement.stream
     placement.run(() => {
-      native.fill(device, memoryOf(operand).handle, 0, operand.byteLength, byte, cudaStream)
+      native.fill(device.id, memoryOf(operand).handle, 0, operand.byteLength, byte, cudaStream)
     })
     return this
   }

@@ -9,7 +9,7 @@ import { bufferOf } from '../base/views.js'
 import { bound } from '../binding/errors.js'
 import { type DLPackTensor, native } from '../binding/native.js'
 import { refuseInCapture } from '../memory/capture.js'
-import { CPU, cudaDevice, type Device } from '../memory/device.js'
+import { CPU, cudaDevice, type Device, deviceText, refuseWebGpu } from '../memory/device.js'
 import { addExchanged, refuseShrinking } from '../memory/host-memory.js'
 import { checkMemory, isHostMemory, layOut, type Operand } from '../memory/operand.js'
 import type { StreamOption } from '../memory/placement.js'
@@ -63,6 +63,7 @@ export function toDLPack(tensor: TensorLike, options: DLPackOptions = {}): objec
   checkKeys('options', options, OPTIONS)
   const stream = readStream(options)
   const operand = resolve('tensor', tensor)
+  refuseWebGpu('tensor', 'toDLPack', operand.device)
   checkMemory('tensor', operand)
   const { memory, device, dtype, byteOffset, shape } = operand
   if (isHostMemory(memory)) {
@@ -72,7 +73,7 @@ export function toDLPack(tensor: TensorLike, options: DLPackOptions = {}): objec
   } else {
     orderAfter(operand, stream)
   }
-  const backend = native.constants.backend[device.type]
+  const backend = native.constants.backend[device.type === 'cpu' ? 'cpu' : 'cuda']
   const [code, bits] = TYPES[dtype]
   const strides = operand.strides ?? contiguous(shape)
   const numbers = [backend, device.id, byteOffset, code, bits, operand.isReadOnly ? 1 : 0, ...shape, ...strides]
@@ -132,9 +133,8 @@ function takeOnHost(capsule: unknown, { dtype, shape, strides, byteLength }: Ope
 
 /** @param operand over the address of the tensor */
 function takeOnDevice(capsule: unknown, operand: Operand, stream: StreamOption): Operand {
-  const { id } = operand.device
   checkMemory('capsule', operand)
-  if (stream !== null) operand.stream = typeof stream === 'number' ? StreamState.of(id, stream) : stream
+  if (stream !== null) operand.stream = typeof stream === 'number' ? StreamState.of(operand.device, stream) : stream
   operand.owner = bound(() => native.dlpackTake(capsule))
   return operand
 }
@@ -164,16 +164,20 @@ function deviceOf({ deviceType, deviceId }: DLPackTensor): Device {
 }
 
 /** Orders the later work of a consumer's stream after the work that is enqueued on an operand so far. */
-function orderAfter({ device: { id }, stream: own }: Operand, stream: StreamOption): void {
+function orderAfter({ device, stream: own }: Operand, stream: StreamOption): void {
   refuseInCapture('toDLPack()', 'call it before captureGraph()')
-  if (typeof stream === 'object' && stream !== null && stream.device !== id) {
-    fail('ERR_LILY_DEVICE', 'stream', `expected a stream of cuda:${id}, got one of cuda:${stream.device}`)
+  if (typeof stream === 'object' && stream !== null && stream.device !== device) {
+    fail(
+      'ERR_LILY_DEVICE',
+      'stream',
+      `expected a stream of ${deviceText(device)}, got one of ${deviceText(stream.device)}`,
+    )
   }
   const consumer = stream ?? LEGACY_STREAM
   const handle = typeof consumer === 'number' ? consumer : consumer.cudaStream
-  if (own === null || (own.device === id && own.cudaStream === handle)) return
+  if (own === null || (own.device === device && own.cudaStream === handle)) return
   bound(() => {
-    native.streamOrder(own.device, own.cudaStream, id, handle)
+    native.streamOrder(own.device.id, own.cudaStream, device.id, handle)
   })
 }
 

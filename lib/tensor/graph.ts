@@ -7,6 +7,7 @@ import { type GraphHandle, native, type StreamHandle } from '../binding/native.j
 import { readCudaDevice } from '../memory/backends.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
 import { keepUntilComplete } from '../memory/placement.js'
+import { deviceText } from '../memory/device.js'
 import { StreamState } from '../memory/stream-state.js'
 import type { CudaDevice } from './stream.js'
 
@@ -44,9 +45,9 @@ export class Graph {
     const { replayStream, joined, owners } = this.#capture
     const { device, cudaStream } = replayStream
     bound(() => {
-      for (const other of joined) native.streamOrder(other.device, other.cudaStream, device, cudaStream)
+      for (const other of joined) native.streamOrder(other.device.id, other.cudaStream, device.id, cudaStream)
       native.graphLaunch(handle, cudaStream)
-      for (const other of joined) native.streamOrder(device, cudaStream, other.device, other.cudaStream)
+      for (const other of joined) native.streamOrder(device.id, cudaStream, other.device.id, other.cudaStream)
     })
     if (owners.length > 0) keepUntilComplete(replayStream, owners)
     return this
@@ -60,7 +61,7 @@ export class Graph {
   async synchronize(): Promise<void> {
     this.#open()
     const { device, cudaStream } = this.#capture.replayStream
-    await settled(bound(() => native.streamWait(device, cudaStream)))
+    await settled(bound(() => native.streamWait(device.id, cudaStream)))
   }
 
   /**
@@ -87,7 +88,7 @@ export class Graph {
   }
 
   [inspectSymbol](): string {
-    return this.#handle === null ? 'Graph { disposed }' : `Graph { cuda:${this.#capture.replayStream.device} }`
+    return this.#handle === null ? 'Graph { disposed }' : `Graph { ${deviceText(this.#capture.replayStream.device)} }`
   }
 
   #open(): GraphHandle {
@@ -120,8 +121,8 @@ export function captureGraph(fn: () => void, options: { readonly device?: CudaDe
   refuseInCapture('captureGraph', 'call it before or after')
   checkKeys('options', options, OPTIONS)
   const device = get('options', options, 'device')
-  const { id } = readCudaDevice('device', device === undefined ? { type: 'cuda' } : device)
-  const capture = new Capture(StreamState.create(id))
+  const place = readCudaDevice('device', device === undefined ? { type: 'cuda' } : device)
+  const capture = new Capture(StreamState.create(place))
   try {
     return new Graph(captureIn(capture, fn), capture)
   } catch (error) {

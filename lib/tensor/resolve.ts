@@ -11,6 +11,7 @@ import { CPU, cudaDevice, type Device } from '../memory/device.js'
 import { checkNotLonger, layOut, type Operand } from '../memory/operand.js'
 import { StreamState } from '../memory/stream-state.js'
 import { bufferOperand, DeviceBuffer } from './device-buffer.js'
+import { checkGpuBuffer, gpuOf, isGpuBuffer } from './gpu-buffer.js'
 import { readStreamHandle } from './stream-option.js'
 import { operandOf, Tensor } from './tensor.js'
 
@@ -71,15 +72,41 @@ export interface DeviceTensorLike {
   readonly owner?: unknown
 }
 
+/** A buffer of a GPUDevice that was passed to `createLily` of lily-kernels/webgpu. It is used in place and never copied. */
+export interface GpuTensorLike {
+  /** Its usages include STORAGE. */
+  readonly buffer: GPUBuffer
+  readonly shape: readonly number[]
+  readonly dtype: DType
+  /** Bytes from the start of the buffer to the first element, a multiple of the size of an element. Default 0. */
+  readonly byteOffset?: number | undefined
+  /** Elements from the start of one row to the start of the next. Default: contiguous. */
+  readonly pitch?: number | undefined
+  /** Strides in elements, in the place of `pitch`; the last one 1, all other dimensions evenly spaced rows. */
+  readonly strides?: readonly number[] | undefined
+  /**
+   * The `device` of the createLily object. Default: the device of the createLily object whose function is called, or
+   * the only one.
+   */
+  readonly device?: { readonly type: 'webgpu'; readonly id: number } | undefined
+}
+
 /** An object that provides device memory. */
 export interface DeviceTensorProvider {
   /** Returns the memory. `request` is currently empty. */
-  [deviceTensor](request: { readonly stream?: bigint | number | undefined }): DeviceTensorLike
+  [deviceTensor](request: { readonly stream?: bigint | number | undefined }): DeviceTensorLike | GpuTensorLike
 }
 
 /** Every form of tensor that a call accepts as an operand. */
 export type TensorLike =
-  Tensor | DeviceBuffer | HostTensorLike | NdArrayLike | OnnxTensorLike | DeviceTensorLike | DeviceTensorProvider
+  | Tensor
+  | DeviceBuffer
+  | HostTensorLike
+  | NdArrayLike
+  | OnnxTensorLike
+  | DeviceTensorLike
+  | GpuTensorLike
+  | DeviceTensorProvider
 
 /** An object that the caller passed, with unknown properties. */
 type Unknown = Readonly<Record<string | symbol, unknown>>
@@ -124,6 +151,8 @@ function read(argument: string, value: Unknown, provide: unknown): Operand {
   const ptr = value.ptr
   if (ptr !== undefined) return readDeviceMemory(argument, value, ptr, device, value)
 
+  if (!ArrayBuffer.isView(value) && isGpuBuffer(value.buffer)) return readGpuBuffer(argument, value)
+
   const wrapped = wrappedIn(value)
   if (wrapped !== null) return read(argument, wrapped, wrapped[deviceTensor])
   checkFramework(argument, value)
@@ -155,6 +184,7 @@ const HOST_FIELDS: Known = new Set([
   // ONNX Runtime's names, and those of ndarray and @stdlib/ndarray.
   ...['dims', 'type', 'stride', 'offset'],
 ])
+const GPU_FIELDS: Known = new Set(['buffer', 'shape', 'dtype', 'byteOffset', 'pitch', 'strides', 'device'])
 const DEVICE_FIELDS: Known = new Set([
   ...['ptr', 'shape', 'dtype', 'device', 'strides', 'byteOffset', 'byteLength', 'stream', 'owner'],
   ...['stride', 'offset'],
@@ -288,7 +318,8 @@ function readProvided(argument: string, owner: Unknown, provide: unknown): Opera
       `expected [Symbol.for('lily.deviceTensor')]() to return { ptr, shape, dtype, device }, got ${describe(provided)}`,
     )
   }
-  const { ptr, device } = provided as Unknown
+  const { ptr, device, buffer } = provided as Unknown
+  if (ptr === undefined && buffer !== undefined) return readGpuBuffer(argument, provided as Unknown)
   return readDeviceMemory(argument, provided as Unknown, ptr, device, owner)
 }
 
@@ -313,7 +344,7 @@ function readDeviceMemory(argument: string, value: Unknown, ptr: unknown, given:
   const stream = value.stream
   const owner = value.owner
   const operand = layOut(argument, address, byteOffset, dtype, device, shape, strides)
-  if (stream !== undefined) operand.stream = StreamState.of(device.id, readStreamHandle(argument, stream))
+  if (stream !== undefined) operand.stream = StreamState.of(device, readStreamHandle(argument, stream))
   operand.owner = owner === undefined ? keeper : [keeper, owner]
 
   if (address % BigInt(bytesPerElement(dtype)) !== 0n) {
@@ -332,6 +363,43 @@ function readDeviceMemory(argument: string, value: Unknown, ptr: unknown, given:
     )
   }
   return operand
+}
+
+function readGpuBuffer(argument: string, value: Unknown): Operand {
+  const { buffer, device } = value
+  checkGpuBuffer(argument, buffer)
+  checkFields(argument, value, GPU_FIELDS)
+  const dtype = readDType(argument, value.dtype)
+  const shape = readIntegers(argument, 'shape', value.shape)
+  const strides = readPitch(argument, value, shape) ?? readStrides(argument, value.strides, shape.length)
+  const byteOffset = readByteOffset(argument, value.byteOffset, dtype)
+  const gpu = gpuOf(argument, device)
+  const operand = layOut(argument, gpu.addressOf(buffer), byteOffset, dtype, gpu.device, shape, strides)
+  operand.owner = buffer
+  return operand
+}
+
+/** The strides of rows that lie `pitch` elements apart; null without a pitch. */
+function readPitch(argument: string, { pitch, strides }: Unknown, shape: readonly number[]): number[] | null {
+  if (pitch === undefined) return null
+  if (strides !== undefined) {
+    fail('ERR_LILY_ARGUMENT', argument, 'expected pitch or strides, got both; leave one of them out')
+  }
+  const columns = shape.at(-1) ?? 0
+  if (!Number.isSafeInteger(pitch) || (pitch as number) < columns) {
+    fail(
+      'ERR_LILY_SHAPE',
+      argument,
+      `expected pitch to be an integer from ${columns}, the length of a row, got ${describe(pitch)}`,
+    )
+  }
+  const read: number[] = []
+  let stride = pitch as number
+  for (let axis = shape.length - 2; axis >= 0; axis--) {
+    read.unshift(stride)
+    stride *= shape[axis]
+  }
+  return [...read, 1]
 }
 
 function readDevice(argument: string, device: unknown): Device {

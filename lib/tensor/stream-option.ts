@@ -1,18 +1,41 @@
-/** Reads the option `stream` of a call. */
-import { describe, fail } from '../base/errors.js'
+/** Reads the options `stream` and `encoder` of a call. */
+import { describe, fail, reading } from '../base/errors.js'
 import { get } from '../base/options.js'
 import type { StreamOption } from '../memory/placement.js'
+import { StreamState } from '../memory/stream-state.js'
+import { gpuOf } from './gpu-buffer.js'
 import { streamStateOf } from './stream.js'
 
 /**
- * Reads `options.stream`: a Stream of this package or a cudaStream_t; null if it is left out.
+ * Reads `options.stream`, a Stream of this package or a cudaStream_t, or `options.encoder`, a GPUCommandEncoder; null if
+ * both are left out.
  *
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED
  */
 export function readStream(options: object): StreamOption {
   const value = get('options', options, 'stream')
+  const encoder = get('options', options, 'encoder')
+  if (encoder !== undefined) {
+    if (value !== undefined) fail('ERR_LILY_ARGUMENT', 'encoder', 'is given beside stream; leave one of them out')
+    return readEncoder(encoder)
+  }
   if (value === undefined) return null
   return streamStateOf('stream', value) ?? readStreamHandle('stream', value)
+}
+
+/** An encoder, as the stream of its commands. */
+function readEncoder(value: unknown): StreamState {
+  const methods = ['beginComputePass', 'copyBufferToBuffer', 'finish'] as const
+  const isEncoder = reading(
+    'encoder',
+    () =>
+      typeof value === 'object' &&
+      value !== null &&
+      methods.every((name) => typeof (value as Partial<Record<string, unknown>>)[name] === 'function'),
+  )
+  if (!isEncoder) fail('ERR_LILY_ARGUMENT', 'encoder', `expected a GPUCommandEncoder, got ${describe(value)}`)
+  const gpu = gpuOf('encoder', undefined)
+  return StreamState.of(gpu.device, gpu.streamOf(value as GPUCommandEncoder))
 }
 
 /**

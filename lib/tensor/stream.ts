@@ -6,7 +6,7 @@ import { bound, settled } from '../binding/errors.js'
 import { type EventHandle, native } from '../binding/native.js'
 import { readCudaDevice } from '../memory/backends.js'
 import { refuseInCapture } from '../memory/capture.js'
-import { cudaDevice, type Device } from '../memory/device.js'
+import { type Device, deviceText } from '../memory/device.js'
 import { StreamState } from '../memory/stream-state.js'
 
 /** The state of a Stream; undefined for any other value. Throws ERR_LILY_DISPOSED if the stream is disposed of. */
@@ -68,7 +68,7 @@ export class Stream {
    * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_CUDA
    */
   static create(device: CudaDevice = { type: 'cuda' }): Stream {
-    return new Stream(CREATE, StreamState.create(readCudaDevice('device', device).id))
+    return new Stream(CREATE, StreamState.create(readCudaDevice('device', device)))
   }
 
   /**
@@ -79,7 +79,7 @@ export class Stream {
    * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_CUDA
    */
   static default(device: CudaDevice = { type: 'cuda' }): Stream {
-    return new Stream(CREATE, StreamState.default(readCudaDevice('device', device).id))
+    return new Stream(CREATE, StreamState.default(readCudaDevice('device', device)))
   }
 
   /**
@@ -88,7 +88,7 @@ export class Stream {
    * @throws LilyError ERR_LILY_DISPOSED
    */
   get device(): Device {
-    return cudaDevice(this.#open().device)
+    return this.#open().device
   }
 
   /**
@@ -112,7 +112,7 @@ export class Stream {
    */
   async synchronize(): Promise<void> {
     const { device, cudaStream } = this.#open()
-    await settled(bound(() => native.streamWait(device, cudaStream)))
+    await settled(bound(() => native.streamWait(device.id, cudaStream)))
   }
 
   /**
@@ -125,7 +125,7 @@ export class Stream {
     const { device, cudaStream } = this.#open()
     const handle = eventHandleOf('event', event)
     refuseInCapture('waitEvent', 'leave it out: captured calls run in the order of the function')
-    bound(() => native.streamWaitEvent(device, cudaStream, handle))
+    bound(() => native.streamWaitEvent(device.id, cudaStream, handle))
     return this
   }
 
@@ -148,7 +148,7 @@ export class Stream {
     const state = this.#state
     return state === null
       ? 'Stream { disposed }'
-      : `Stream { cuda:${state.device}, handle 0x${state.cudaStream.toString(16)} }`
+      : `Stream { ${deviceText(state.device)}, handle 0x${state.cudaStream.toString(16)} }`
   }
 
   #open(): StreamState {
@@ -234,12 +234,12 @@ export class Event {
   record(stream?: Stream): this {
     const handle = this.#open()
     refuseInCapture("an event's record()", 'call it before or after')
-    const state = stream === undefined ? StreamState.default(this.device.id) : openStream('stream', stream)
-    if (state.device !== this.device.id) {
+    const state = stream === undefined ? StreamState.default(this.device) : openStream('stream', stream)
+    if (state.device !== this.device) {
       fail(
         'ERR_LILY_DEVICE',
         'stream',
-        `expected a stream of cuda:${this.device.id}, the device of the event, got one of cuda:${state.device}`,
+        `expected a stream of ${deviceText(this.device)}, the device of the event, got one of ${deviceText(state.device)}`,
       )
     }
     bound(() => native.eventRecord(handle, state.cudaStream))

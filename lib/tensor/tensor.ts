@@ -7,7 +7,8 @@ import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { readDevice } from '../memory/backends.js'
-import { CPU, type Device } from '../memory/device.js'
+import { webGpuBinding } from '../binding/devices.js'
+import { CPU, type Device, deviceText } from '../memory/device.js'
 import { checkMemory, checkNotLonger, isDeviceMemory, isHostMemory, layOut, type Operand } from '../memory/operand.js'
 import { copyToDevice, copyToHost } from './transfer.js'
 
@@ -84,6 +85,29 @@ export class Tensor {
     return byteOffset === 0 ? memory : memory.subarray(byteOffset / memory.BYTES_PER_ELEMENT)
   }
 
+  /**
+   * The buffer of a tensor on a GPUDevice, for other libraries: the elements begin at {@link byteOffset}, and rows lie
+   * `strides` apart. The buffer may be larger than the tensor. It is valid as long as the tensor is; do not destroy it.
+   *
+   * @throws LilyError ERR_LILY_DEVICE for a tensor that is not on a GPUDevice, ERR_LILY_DISPOSED
+   */
+  get buffer(): GPUBuffer {
+    const { memory, device } = this.#open()
+    if (device.type === 'webgpu' && !isHostMemory(memory)) {
+      return webGpuBinding('buffer', device.id).bufferOf(isDeviceMemory(memory) ? memory.handle : memory)
+    }
+    return fail(
+      'ERR_LILY_DEVICE',
+      'buffer',
+      `is available for tensors on a GPUDevice only, got one on ${deviceText(device)}`,
+    )
+  }
+
+  /** Bytes from the start of the memory to the first element. */
+  get byteOffset(): number {
+    return this.#open().byteOffset
+  }
+
   /** Whether `dispose()` has been called. */
   get isDisposed(): boolean {
     return this.#operand === null
@@ -96,7 +120,7 @@ export class Tensor {
    * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA, ERR_LILY_DISPOSED,
    *   ERR_LILY_DEVICE for `{ type: 'cpu' }` on a tensor in device memory: use `toHost`, which is asynchronous
    */
-  to(device: { readonly type: 'cpu' | 'cuda'; readonly id?: number | undefined }): Tensor {
+  to(device: { readonly type: Device['type']; readonly id?: number | undefined }): Tensor {
     const target = readDevice('device', device)
     const operand = this.#open()
     if (operand.device === target) return this
@@ -104,7 +128,7 @@ export class Tensor {
       fail(
         'ERR_LILY_DEVICE',
         'device',
-        "expected 'cuda' for a tensor in device memory, got 'cpu'; copies to the host are asynchronous: await toHost()",
+        "expected a device other than the host for a tensor in device memory, got 'cpu'; copies to the host are asynchronous: await toHost()",
       )
     }
     checkMemory('this tensor', operand)
@@ -125,15 +149,19 @@ export class Tensor {
   }
 
   /**
-   * The device memory as a {@link DeviceTensorLike}, for other libraries.
+   * The device memory as a {@link DeviceTensorLike}, or a {@link GpuTensorLike} on a GPUDevice, for other libraries.
    *
    * @throws LilyError ERR_LILY_DEVICE for a tensor in host memory, ERR_LILY_DISPOSED
    */
-  [deviceTensor](): DeviceTensor {
+  [deviceTensor](): DeviceTensor | GpuTensor {
     const operand = this.#open()
     const { memory, byteOffset, byteLength, dtype, device, stream } = operand
     if (isHostMemory(memory)) {
       return fail('ERR_LILY_DEVICE', 'this tensor', "is in host memory; move it with to({ type: 'cuda', id }) first")
+    }
+    if (device.type === 'webgpu') {
+      const { shape, strides, buffer } = this
+      return { buffer, byteOffset, shape, strides, dtype, device: device as GpuTensor['device'] }
     }
     return {
       ptr: BigInt(isDeviceMemory(memory) ? memory.address : memory) + BigInt(byteOffset),
@@ -195,6 +223,16 @@ interface DeviceTensor {
   readonly byteLength: number
   readonly stream: bigint | undefined
   readonly owner: unknown
+}
+
+/** What `Tensor[deviceTensor]` returns on a GPUDevice. */
+interface GpuTensor {
+  readonly buffer: GPUBuffer
+  readonly byteOffset: number
+  readonly shape: readonly number[]
+  readonly strides: readonly number[]
+  readonly dtype: DType
+  readonly device: { readonly type: 'webgpu'; readonly id: number }
 }
 
 /**

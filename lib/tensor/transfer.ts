@@ -1,10 +1,11 @@
 /** Copies between host and device memory. */
 import { bytesOf, bytesPerElement, type HostData, plainView } from '../base/dtype.js'
+import { fail } from '../base/errors.js'
 import { settled } from '../binding/errors.js'
-import { type Memory, native } from '../binding/native.js'
+import type { Memory } from '../binding/native.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { refuseInCapture } from '../memory/capture.js'
-import { CPU, type Device } from '../memory/device.js'
+import { CPU, type Device, deviceText } from '../memory/device.js'
 import { isDeviceMemory, isHostMemory, layOut, layOutOnDevice, type Operand } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
 
@@ -14,24 +15,38 @@ import { Placement } from '../memory/placement.js'
  */
 export function copyToDevice(operand: Operand, device: Device): Operand {
   const { dtype, shape, rows, columns, pitch, memory } = operand
+  refuseOtherDevice(operand, device)
   const placement = placementOn(device, operand)
   const rowBytes = columns * bytesPerElement(dtype)
   const target = placement.allocate('device', rows * rowBytes)
-  const { device: id, cudaStream } = placement.stream
+  const { binding } = placement
+  const { id } = device
+  const { cudaStream } = placement.stream
   placement.run(() => {
     if (isHostMemory(memory)) {
-      native.upload(id, target.handle, 0, bytesOf(compact(operand)), cudaStream)
+      binding.upload(id, target.handle, 0, bytesOf(compact(operand)), cudaStream)
       return
     }
     const contiguous = rows <= 1 || pitch === columns
     const source = memoryOf(operand)
     const copy = (to: number, from: number, bytes: number) => {
-      native.copy(id, target.handle, to, operand.device.id, source, operand.byteOffset + from, bytes, cudaStream)
+      binding.copy(id, target.handle, to, operand.device.id, source, operand.byteOffset + from, bytes, cudaStream)
     }
     if (contiguous) copy(0, 0, rows * rowBytes)
     else for (let row = 0; row < rows; row++) copy(row * rowBytes, row * pitch * bytesPerElement(dtype), rowBytes)
   })
   return layOutOnDevice('device', target, 0, dtype, shape)
+}
+
+/** Buffers of a GPUDevice can be copied within that device only. */
+function refuseOtherDevice(operand: Operand, target: Device): void {
+  const source = operand.device
+  if (source === CPU || source === target || (source.type === 'cuda' && target.type === 'cuda')) return
+  fail(
+    'ERR_LILY_DEVICE',
+    'device',
+    `expected ${deviceText(source)}, where the tensor is, got ${deviceText(target)}; await its toHost() and copy that`,
+  )
 }
 
 /** A contiguous copy, in host memory, of an operand in host memory. */
@@ -54,9 +69,9 @@ export async function copyToHost(operand: Operand): Promise<Operand> {
 export async function download(operand: Operand, data: Uint8Array, byteOffset: number): Promise<void> {
   refuseInCapture('a copy to the host', 'make it after replay()')
   const placement = placementOn(operand.device, operand)
-  const { device, cudaStream } = placement.stream
+  const { cudaStream } = placement.stream
   const copied = placement.run(() => {
-    const promise = native.download(device, memoryOf(operand), byteOffset, data, cudaStream)
+    const promise = placement.binding.download(operand.device.id, memoryOf(operand), byteOffset, data, cudaStream)
     // What `run` does next may throw; then nobody awaits the promise, and its rejection would end the process.
     promise.catch(() => undefined)
     return promise
@@ -83,7 +98,7 @@ export function clear(operand: Operand): void {
   }
   const placement = placementOn(device, operand)
   placement.run(() => {
-    native.fill(device.id, memoryOf(operand), byteOffset, byteLength, 0, placement.stream.cudaStream)
+    placement.binding.fill(device.id, memoryOf(operand), byteOffset, byteLength, 0, placement.stream.cudaStream)
   })
 }
 

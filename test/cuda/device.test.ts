@@ -124,7 +124,7 @@ describe('Tensor', () => {
 
   it('exposes its memory to other libraries', () => {
     const moved = tensor(new Float32Array(6), [2, 3]).to(device)
-    const offered = moved[deviceTensor]()
+    const offered = moved[deviceTensor]() as DeviceTensorLike
     expect(offered).toMatchObject({ shape: [2, 3], dtype: 'float32', device, byteLength: 24, owner: moved })
     expect(typeof offered.ptr).toBe('bigint')
   })

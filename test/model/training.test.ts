@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { AdamW, type AdamWState, LilyModel, SafetensorsFile, type Tensor, writeSafetensors } from '../../lib/index.js'
-import { isEmulated, isLong } from '../support/backend.js'
+import { isEmulated, isLong, isWebGpu } from '../support/backend.js'
 import { newFolder } from '../support/checkpoint.js'
 import { createModel, moved, numbersOf, place, runChain, setValues } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -78,7 +78,7 @@ async function readState(path: string): Promise<Parameters<AdamW['load']>[0]> {
 }
 
 // On the emulator a step takes up to a second.
-const [part, count] = isEmulated && !isLong ? [5, 30] : [10, 60]
+const [part, count] = (isEmulated || isWebGpu) && !isLong ? [5, 30] : [10, 60]
 
 describe('a regression on the outputs of another adapter', () => {
   it(`reaches 1 / ${part} of its first loss in ${count} steps`, async () => {

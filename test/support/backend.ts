@@ -1,11 +1,10 @@
 /**
- * The backend under test. The same tests run on the cpu backend and on a CUDA device (vitest.config.ts has a project for
- * each): they import the operations from here and call them with `await`. On a device, operands are copied to it before a
+ * The backend under test. The same tests run on the cpu backend, on a CUDA device and on a GPUDevice (vitest.config.ts has
+ * a project for each): they import the operations from here and call them with `await`. On a device, operands are copied to it before a
  * call, and operands and results are copied back after it, so tests access host memory only.
  */
 import * as lily from '../../lib/index.js'
 import {
-  DeviceBuffer,
   type DType,
   type HostData,
   type LilySaved,
@@ -15,11 +14,16 @@ import {
   tensor,
   type TensorLike,
 } from '../../lib/index.js'
+import { type DeviceArray, deviceArray } from './device-array.js'
 
-export const backend = process.env.LILY_TEST_BACKEND === 'cuda' ? 'cuda' : 'cpu'
+const chosen = process.env.LILY_TEST_BACKEND
+export const backend = chosen === 'cuda' || chosen === 'webgpu' ? chosen : 'cpu'
 
 /** The device is the emulator, on which large problems take too long. */
 export const isEmulated = backend === 'cuda' && process.env.LILY_TEST_EMULATED === '1'
+
+/** The kernels run on a software adapter, and compile when they are first used. */
+export const isWebGpu = backend === 'webgpu'
 
 /** The AMX kernels run on a model of their instructions, which is as slow; see `cpu amx` in vitest.config.ts. */
 export const isModelled = backend === 'cpu' && process.env.LILY_CPU_ISA === 'amx-model'
@@ -34,7 +38,7 @@ export const isSanitized = process.env.LILY_TEST_SANITIZER !== undefined && !isL
 const isWebAssembly = backend === 'cpu' && process.env.LILY_CPU_ISA === 'wasm'
 
 /** Large problems take too long. */
-export const isSlow = isEmulated || isModelled || (isWebAssembly && !isLong)
+export const isSlow = isEmulated || isWebGpu || isModelled || (isWebAssembly && !isLong)
 
 type Saved = LilySaved | LoraSaved
 
@@ -50,12 +54,12 @@ interface HostOperand {
   byteOffset?: number
 }
 
-/** Device buffers by host buffer. Operands that share host memory share device memory, in later calls too. */
-const moved = new WeakMap<ArrayBufferLike, DeviceBuffer>()
+/** Device memory by host buffer. Operands that share host memory share device memory, in later calls too. */
+const moved = new WeakMap<ArrayBufferLike, DeviceArray>()
 
 /** Copies the operands of a call to the device and back. */
 class Moves {
-  readonly #buffers = new Map<ArrayBufferLike, DeviceBuffer>()
+  readonly #arrays = new Map<ArrayBufferLike, DeviceArray>()
 
   /** The operands of a call on the device. Values other than plain host memory are returned unchanged. */
   operands<T>(operands: T): T {
@@ -71,33 +75,29 @@ class Moves {
     if (!isHostOperand(value)) return value
     const { data, shape, strides } = value
     const dtype = value.dtype ?? dtypes[data[Symbol.toStringTag]]
-    const buffer = this.#buffer(data.buffer)
-    return {
-      ptr: buffer.ptr,
+    return this.#array(data.buffer).operand({
       shape,
       dtype,
       strides,
       byteOffset: data.byteOffset + (value.byteOffset ?? 0),
       byteLength: data.byteOffset + data.byteLength,
-      device: buffer.device,
-      stream: buffer.stream,
-      owner: buffer,
-    }
+    })
   }
 
-  #buffer(memory: ArrayBufferLike): DeviceBuffer {
-    const known = this.#buffers.get(memory)
+  #array(memory: ArrayBufferLike): DeviceArray {
+    const known = this.#arrays.get(memory)
     if (known !== undefined) return known
-    const buffer = moved.get(memory) ?? DeviceBuffer.allocate([memory.byteLength], 'uint8')
-    moved.set(memory, buffer)
-    this.#buffers.set(memory, buffer.upload(new Uint8Array(memory)))
-    return buffer
+    const array = moved.get(memory) ?? deviceArray(backend as 'cuda' | 'webgpu', memory.byteLength)
+    moved.set(memory, array)
+    this.#arrays.set(memory, array)
+    array.upload(new Uint8Array(memory))
+    return array
   }
 
-  /** Copies all device buffers back to host memory. */
+  /** Copies all device memory back to the host. */
   async back(): Promise<void> {
     // Not to the memory itself, which may be resizable.
-    for (const [memory, buffer] of this.#buffers) new Uint8Array(memory).set(await buffer.download<Uint8Array>())
+    for (const [memory, array] of this.#arrays) new Uint8Array(memory).set(await array.download())
   }
 }
 

@@ -12,12 +12,13 @@ import {
   type TensorLike,
 } from '../../lib/index.js'
 import { backend } from './backend.js'
+import { testDevice } from './device-array.js'
 import { type Float, pack, unpack } from './dtypes.js'
 
 /** A tensor on the backend under test, rounded to a type. */
 export function place(values: ArrayLike<number>, shape: readonly number[], dtype: Float = 'float32'): Tensor {
   const host = tensor(pack(dtype, values), shape, dtype)
-  return backend === 'cuda' ? host.to({ type: 'cuda' }) : host
+  return host.to(testDevice(backend))
 }
 
 /** The numbers of a tensor on any device. */
@@ -36,7 +37,7 @@ export function createLora(options: LoraModelOptions): LoraModel {
 }
 
 export function moved<M extends AdapterModel>(model: M): M {
-  return backend === 'cuda' ? model.to({ type: 'cuda' }) : model
+  return model.to(testDevice(backend))
 }
 
 /** Sets the values of parameters. */

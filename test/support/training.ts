@@ -3,8 +3,9 @@
  * variables, so it does not import the test runner.
  */
 import { fileURLToPath } from 'node:url'
-import { AdamW, type AdamWOptions, backends, DeviceBuffer, type TensorLike } from '../../lib/index.js'
+import { AdamW, type AdamWOptions, backends, type TensorLike } from '../../lib/index.js'
 import { backend } from './backend.js'
+import { type DeviceArray, deviceArray } from './device-array.js'
 import { type Float, pack, unpack } from './dtypes.js'
 import { answer, ask } from './fork.js'
 
@@ -12,7 +13,7 @@ import { answer, ask } from './fork.js'
 export class Placed {
   readonly tensor: TensorLike
   readonly #host: Float32Array | Uint16Array
-  readonly #buffer: DeviceBuffer | null = null
+  readonly #array: DeviceArray | null = null
 
   constructor(
     values: ArrayLike<number>,
@@ -26,17 +27,10 @@ export class Placed {
       this.tensor = { data: this.#host, shape, dtype, byteOffset }
       return
     }
-    const buffer = DeviceBuffer.allocate([this.#host.length], dtype).upload(this.#host)
-    this.#buffer = buffer
-    this.tensor = {
-      ptr: buffer.ptr,
-      shape,
-      dtype,
-      device: buffer.device,
-      stream: buffer.stream,
-      byteOffset,
-      owner: buffer,
-    }
+    const array = deviceArray(backend, this.#host.byteLength)
+    array.upload(bytesOf(this.#host))
+    this.#array = array
+    this.tensor = array.operand({ shape, dtype, byteOffset })
   }
 
   #padded(values: ArrayLike<number>): Float32Array {
@@ -47,18 +41,22 @@ export class Placed {
 
   write(values: ArrayLike<number>): void {
     this.#host.set(pack(this.dtype, this.#padded(values)))
-    this.#buffer?.upload(this.#host)
+    this.#array?.upload(bytesOf(this.#host))
   }
 
   /** Reads the numbers and checks the margins. */
   async read(): Promise<Float32Array> {
-    await this.#buffer?.download(this.#host)
+    if (this.#array !== null) bytesOf(this.#host).set(await this.#array.download())
     const all = unpack(this.dtype, this.#host)
     const inner = all.slice(this.margin, all.length - this.margin)
     const around = [...all.slice(0, this.margin), ...all.slice(all.length - this.margin)]
     if (!around.every(Number.isNaN)) throw new Error('the margins of an array were written to')
     return inner
   }
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength)
 }
 
 export interface TrainedParameter {

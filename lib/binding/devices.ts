@@ -1,0 +1,70 @@
+/**
+ * The bindings of devices: the addon for CUDA, and an object for each GPUDevice that `createLily` of lily-kernels/webgpu
+ * was given. All copies of the package share these objects, so a model of the main package runs on a device that the
+ * subpath has registered.
+ */
+import { shared } from '../base/copies.js'
+import { fail } from '../base/errors.js'
+import { type DeviceBinding, type Memory, native } from './native.js'
+
+/** Names a device. */
+interface DeviceName {
+  readonly type: 'cpu' | 'cuda' | 'webgpu'
+  readonly id: number
+}
+
+/**
+ * The binding of a GPUDevice. WebGPU has no addresses: each GPUBuffer gets a range of numbers that no other buffer of
+ * the process has, and its first number stands for the buffer.
+ */
+export interface WebGpuBinding extends DeviceBinding {
+  /** The device: always the same frozen object. */
+  readonly device: DeviceName & { readonly type: 'webgpu' }
+  readonly gpu: GPUDevice
+  /** Counts the createLily objects of the device. With the last one the device is no longer registered. */
+  retain(): void
+  release(): void
+  /** The address of a buffer of the caller. */
+  addressOf(buffer: GPUBuffer): bigint
+  bufferOf(memory: Memory): GPUBuffer
+  /** Throws unless a buffer of the caller is usable and holds the bytes. */
+  checkBuffer(memory: bigint, byteOffset: number, byteLength: number, argument: string): void
+  /** The number that stands for the caller's encoder where others have a stream. */
+  streamOf(encoder: GPUCommandEncoder): number
+  /** The commands of an encoder were submitted: memory that only they use can be used again. */
+  submitted(encoder: GPUCommandEncoder): void
+  /** Throws if the GPUDevice was lost. */
+  checkUsable(argument: string): void
+  /** Like forward and backward, once the pipelines of the call are compiled. It resolves when the call is submitted. */
+  forwardCompiled(descriptor: Float64Array, ...operands: Memory[]): Promise<void>
+  backwardCompiled(descriptor: Float64Array, ...operands: Memory[]): Promise<void>
+}
+
+/** The registered devices, and the one whose `createLily` object runs a call now. */
+export const webGpu = shared('webGpu', () => ({
+  bindings: new Map<number, WebGpuBinding>(),
+  current: null as WebGpuBinding | null,
+  /** The ID of the next device. */
+  nextId: 0,
+}))
+
+/** The binding of a device other than the host. */
+export function bindingOf({ type, id }: DeviceName): DeviceBinding {
+  return type === 'webgpu' ? webGpuBinding('device', id) : native
+}
+
+/**
+ * The binding of a registered GPUDevice.
+ *
+ * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE
+ */
+export function webGpuBinding(argument: string, id: number): WebGpuBinding {
+  const binding = webGpu.bindings.get(id)
+  if (binding !== undefined) return binding
+  return fail(
+    'ERR_LILY_BACKEND_UNAVAILABLE',
+    argument,
+    `webgpu:${id} is not a registered device: call createLily(gpuDevice) of lily-kernels/webgpu and pass its \`device\`; ` +
+      'after its dispose() call createLily again',
+  )
+}

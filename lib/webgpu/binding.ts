@@ -1,0 +1,453 @@
+/**
+ * The binding of a GPUDevice: what the addon is for CUDA. It reads the same descriptors, encodes their kernels, and submits
+ * them to the queue of the device, or leaves that to the caller whose encoder it was given.
+ */
+import { fail, LilyError, messageOf } from '../base/errors.js'
+import { webGpu, type WebGpuBinding } from '../binding/devices.js'
+import { adamwFields, callFields, foldFields } from '../binding/descriptor.js'
+import type { Memory, MemoryHandle, PoolStatistics, StreamHandle } from '../binding/native.js'
+import { Addresses } from './addresses.js'
+import { ByteCopies } from './bytes.js'
+import type { Allocate, Kernels } from './call.js'
+import { adamwCall, backwardCall, foldCall, forwardCall } from './decode.js'
+import { type Block, BufferPool, Encoding } from './pool.js'
+import { MAP_READ, usage } from './usage.js'
+
+/** The number of the queue where others have a stream. Encoders of the caller have higher ones. */
+const QUEUE = 1
+
+/** Memory of the package: the object behind a `MemoryHandle`. */
+class Allocation {
+  isReleased = false
+
+  constructor(readonly block: Block) {}
+}
+
+export class GpuBinding implements WebGpuBinding {
+  readonly device: WebGpuBinding['device']
+  #users = 0
+  readonly #kernels: Kernels
+  readonly #pool: BufferPool
+  readonly #copies: ByteCopies
+  readonly #addresses = new Addresses()
+  /** The pool's blocks by buffer, which callers may pass as operands, too. */
+  readonly #blocks = new WeakMap<GPUBuffer, Block>()
+  readonly #collected = new FinalizationRegistry<Block>((block) => {
+    this.#pool.give(block)
+  })
+  readonly #encodings = new WeakMap<GPUCommandEncoder, { readonly stream: number; readonly encoding: Encoding }>()
+  readonly #encoders = new Map<number, WeakRef<GPUCommandEncoder>>()
+  readonly #submitted = new FinalizationRegistry<number>((stream) => this.#encoders.delete(stream))
+  #lastStream = QUEUE
+  /** Set once the GPUDevice is lost. */
+  #loss: LilyError | null = null
+  readonly #whenLost: Promise<never>
+  /** What WebGPU has reported of earlier calls: the next promise rejects with it. */
+  #failure: LilyError | null = null
+  readonly #reports = new Set<Promise<void>>()
+
+  constructor(
+    readonly gpu: GPUDevice,
+    createKernels: (gpu: GPUDevice) => Kernels,
+  ) {
+    this.device = Object.freeze({ type: 'webgpu', id: webGpu.nextId++ })
+    this.#kernels = createKernels(gpu)
+    this.#copies = new ByteCopies(gpu)
+    this.#pool = new BufferPool(gpu.limits.maxBufferSize, (byteLength) => this.#createBuffer(byteLength))
+    this.#whenLost = gpu.lost.then(({ message }) => {
+      this.#loss = new LilyError(
+        'ERR_LILY_DEVICE',
+        `the GPUDevice of webgpu:${this.device.id} was lost${message === '' ? '' : ` (${message})`}, and with it all ` +
+          'memory on it; request a new GPUDevice, call createLily with it, and load the last checkpoint',
+      )
+      throw this.#loss
+    })
+    this.#whenLost.catch(() => undefined) // nobody may be waiting
+  }
+
+  retain(): void {
+    this.#users++
+    webGpu.bindings.set(this.device.id, this)
+  }
+
+  release(): void {
+    if (--this.#users > 0) return
+    webGpu.bindings.delete(this.device.id)
+    this.emptyCache()
+  }
+
+  // Calls.
+
+  forward(numbers: Float64Array, ...memory: Memory[]): void {
+    this.#checkLoss()
+    this.#run(numbers[callFields.stream], memory, (encoder, allocate) => {
+      this.#kernels.forward(forwardCall(numbers, memory, this.bufferOf, allocate), encoder, allocate)
+    })
+  }
+
+  backward(numbers: Float64Array, ...memory: Memory[]): void {
+    this.#checkLoss()
+    const call = backwardCall(numbers, memory, this.bufferOf)
+    this.#run(numbers[callFields.stream], memory, (encoder, allocate) => {
+      this.#kernels.backward(call, encoder, allocate)
+    })
+  }
+
+  async forwardCompiled(numbers: Float64Array, ...memory: Memory[]): Promise<void> {
+    this.#checkLoss()
+    // Pipelines depend on which operands share a buffer, not on its length.
+    const hidden = this.#take(0)
+    try {
+      const call = forwardCall(numbers, memory, this.bufferOf, () => hidden.buffer)
+      await this.#runCompiled(numbers, memory, this.#kernels.compileForward(call), () => {
+        this.forward(numbers, ...memory)
+      })
+    } finally {
+      this.#pool.give(hidden)
+    }
+  }
+
+  async backwardCompiled(numbers: Float64Array, ...memory: Memory[]): Promise<void> {
+    this.#checkLoss()
+    const call = backwardCall(numbers, memory, this.bufferOf)
+    await this.#runCompiled(numbers, memory, this.#kernels.compileBackward(call), () => {
+      this.backward(numbers, ...memory)
+    })
+  }
+
+  fold(numbers: Float64Array, db: Memory, partials: readonly Memory[], weights: readonly Memory[]): void {
+    this.#checkLoss()
+    const call = foldCall(numbers, db, partials, weights, this.bufferOf)
+    this.#run(numbers[foldFields.stream], [db, ...partials, ...weights], (encoder, allocate) => {
+      this.#kernels.fold(call, encoder, allocate)
+    })
+  }
+
+  adamw(numbers: Float64Array, norm: Memory, arrays: readonly Memory[]): void {
+    this.#checkLoss()
+    const call = adamwCall(numbers, norm, arrays, this.bufferOf)
+    this.#run(numbers[adamwFields.stream], [norm, ...arrays], (encoder, allocate) => {
+      this.#kernels.adamw(call, encoder, allocate)
+    })
+  }
+
+  // Memory.
+
+  memoryAllocate(byteLength: number, _stream: StreamHandle): MemoryHandle {
+    this.#checkLoss()
+    const block = this.#take(byteLength)
+    const allocation = new Allocation(block)
+    this.#collected.register(allocation, block, allocation)
+    return allocation as unknown as MemoryHandle
+  }
+
+  #take(byteLength: number): Block {
+    const block = this.#pool.take(byteLength)
+    this.#blocks.set(block.buffer, block)
+    return block
+  }
+
+  memoryAddress(memory: MemoryHandle): bigint {
+    return BigInt(this.#addresses.of(this.bufferOf(memory)))
+  }
+
+  memoryRelease(memory: MemoryHandle): void {
+    const allocation = memory as unknown as Allocation
+    if (allocation.isReleased) return
+    allocation.isReleased = true
+    this.#collected.unregister(allocation)
+    this.#pool.give(allocation.block)
+  }
+
+  addressOf(buffer: GPUBuffer): bigint {
+    return BigInt(this.#addresses.of(buffer))
+  }
+
+  // A property, because it is passed as a function.
+  readonly bufferOf = (memory: Memory): GPUBuffer => {
+    if (typeof memory !== 'bigint') return (memory as unknown as Allocation).block.buffer
+    const buffer = this.#addresses.bufferAt(Number(memory))
+    if (buffer === undefined) throw new Error(`no GPUBuffer has the address ${memory}`)
+    return buffer
+  }
+
+  checkBuffer(memory: bigint, byteOffset: number, byteLength: number, argument: string): void {
+    const { size, mapState } = this.bufferOf(memory)
+    if (mapState !== 'unmapped') {
+      fail('ERR_LILY_ARGUMENT', argument, `its GPUBuffer is mapped (mapState '${mapState}'); call its unmap() first`)
+    }
+    // Kernels access whole words of 32 bits.
+    const usable = size - (size % 4)
+    if (byteOffset + byteLength <= usable) return
+    fail(
+      'ERR_LILY_SHAPE',
+      argument,
+      `expected a GPUBuffer of at least ${Math.ceil((byteOffset + byteLength) / 4) * 4} bytes, a multiple of 4, for its ` +
+        `shape and byteOffset, got ${size}; pass a longer buffer or a smaller shape`,
+    )
+  }
+
+  upload(_device: number, memory: Memory, byteOffset: number, data: ArrayBufferView, stream: number): void {
+    this.#checkLoss()
+    if (byteOffset % 4 !== 0) throw new Error('an upload begins at a multiple of 4 bytes')
+    const bytes = data as Uint8Array<ArrayBuffer>
+    const whole = bytes.byteLength - (bytes.byteLength % 4)
+    const buffer = this.bufferOf(memory)
+    this.gpu.queue.writeBuffer(buffer, byteOffset, bytes, 0, whole)
+    if (whole < bytes.byteLength) {
+      // Blocks of the pool end at multiples of 4 bytes, and what follows the data in them is nobody's.
+      const last = new Uint8Array(4)
+      last.set(bytes.subarray(whole))
+      this.gpu.queue.writeBuffer(buffer, byteOffset + whole, last)
+    }
+    this.#mark(stream, [memory])
+  }
+
+  async download(_device: number, memory: Memory, byteOffset: number, data: ArrayBufferView): Promise<void> {
+    this.#checkLoss()
+    const { gpu } = this
+    const bytes = data as Uint8Array
+    if (bytes.byteLength === 0) {
+      await this.streamWait()
+      return
+    }
+    const source = this.bufferOf(memory)
+    const isPlain = (source.usage & usage.copySource) !== 0
+    // The words that contain the bytes, unless the kernel has to copy them.
+    const begin = isPlain ? byteOffset - (byteOffset % 4) : byteOffset
+    const length = Math.ceil((byteOffset - begin + bytes.byteLength) / 4) * 4
+    const staging = gpu.createBuffer({ size: length, usage: usage.mapRead | usage.copyDestination })
+    try {
+      this.#run(QUEUE, [memory], (encoder, allocate) => {
+        if (isPlain) {
+          encoder.copyBufferToBuffer(source, begin, staging, 0, length)
+          return
+        }
+        const copy = allocate(length)
+        const to = { buffer: copy, byteOffset: 0 }
+        this.#copies.copy(encoder, to, { buffer: source, byteOffset }, bytes.byteLength, allocate)
+        encoder.copyBufferToBuffer(copy, 0, staging, 0, length)
+      })
+      await this.#settled(staging.mapAsync(MAP_READ))
+      await this.#reported()
+      bytes.set(new Uint8Array(staging.getMappedRange(), byteOffset - begin, bytes.byteLength))
+    } finally {
+      staging.destroy()
+    }
+  }
+
+  copy(
+    _device: number,
+    memory: Memory,
+    byteOffset: number,
+    _sourceDevice: number,
+    source: Memory,
+    sourceOffset: number,
+    byteLength: number,
+    stream: number,
+  ): void {
+    this.#checkLoss()
+    const to = { buffer: this.bufferOf(memory), byteOffset }
+    const from = { buffer: this.bufferOf(source), byteOffset: sourceOffset }
+    this.#run(stream, [memory, source], (encoder, allocate) => {
+      this.#copies.copy(encoder, to, from, byteLength, allocate)
+    })
+  }
+
+  fill(_device: number, memory: Memory, byteOffset: number, byteLength: number, value: number, stream: number): void {
+    this.#checkLoss()
+    if (value !== 0) throw new Error('a fill writes zeros')
+    this.#run(stream, [memory], (encoder, allocate) => {
+      this.#copies.clear(encoder, { buffer: this.bufferOf(memory), byteOffset }, byteLength, allocate)
+    })
+  }
+
+  poolStatistics(): PoolStatistics {
+    return this.#pool.statistics
+  }
+
+  emptyCache(): void {
+    this.#pool.empty()
+  }
+
+  // The queue, and the caller's encoders.
+
+  streamDefault(): StreamHandle {
+    return this as unknown as StreamHandle
+  }
+
+  streamHandle(): number {
+    return QUEUE
+  }
+
+  /** The queue is the only stream that runs commands, in the order in which they are submitted. */
+  streamOrder(): void {
+    // Nothing is out of order.
+  }
+
+  async streamWait(): Promise<void> {
+    this.#checkLoss()
+    await this.#settled(this.gpu.queue.onSubmittedWorkDone())
+    await this.#reported()
+  }
+
+  streamOf(encoder: GPUCommandEncoder): number {
+    const known = this.#encodings.get(encoder)
+    if (known !== undefined) return known.stream
+    const stream = ++this.#lastStream
+    this.#encodings.set(encoder, { stream, encoding: new Encoding() })
+    this.#encoders.set(stream, new WeakRef(encoder))
+    this.#submitted.register(encoder, stream)
+    return stream
+  }
+
+  submitted(encoder: GPUCommandEncoder): void {
+    const known = this.#encodings.get(encoder)
+    if (known !== undefined) this.#pool.submitted(known.encoding)
+  }
+
+  checkUsable(argument: string): void {
+    const loss = this.#loss
+    if (loss !== null) fail(loss.code, argument, loss.message)
+  }
+
+  /** Encodes work and submits it, or leaves that to the caller whose encoder the stream is. */
+  #run(
+    stream: number,
+    memory: readonly Memory[],
+    encode: (encoder: GPUCommandEncoder, allocate: Allocate) => void,
+  ): void {
+    const given = stream === QUEUE ? null : this.#encoders.get(stream)?.deref()
+    if (given === undefined) throw new Error('the encoder of a call is gone')
+    const encoder = given ?? this.gpu.createCommandEncoder()
+    const workspace: Block[] = []
+    const allocate = (byteLength: number): GPUBuffer => {
+      const block = this.#take(byteLength)
+      workspace.push(block)
+      return block.buffer
+    }
+    try {
+      encode(encoder, allocate)
+      if (given === null) this.gpu.queue.submit([encoder.finish()])
+    } finally {
+      const encoding = given && this.#encodings.get(given)?.encoding
+      for (const block of workspace) {
+        if (encoding) this.#pool.encode(block, encoding)
+        this.#pool.give(block)
+      }
+      this.#mark(stream, memory)
+    }
+  }
+
+  /** Records which blocks the commands of the caller's encoder use. */
+  #mark(stream: number, memory: readonly Memory[]): void {
+    if (stream === QUEUE) return
+    const encoder = this.#encoders.get(stream)?.deref()
+    const encoding = encoder && this.#encodings.get(encoder)?.encoding
+    if (encoding === undefined) return
+    for (const block of this.#blocksOf(memory)) this.#pool.encode(block, encoding)
+  }
+
+  #blocksOf(memory: readonly Memory[]): Set<Block> {
+    const given = memory.filter((of) => of !== null)
+    return new Set(given.map((of) => this.#blocks.get(this.bufferOf(of))).filter((block) => block !== undefined))
+  }
+
+  /** Runs a call once its pipelines are compiled. Its operands may be disposed of meanwhile; their memory waits. */
+  async #runCompiled(
+    numbers: Float64Array,
+    memory: readonly Memory[],
+    compiled: Promise<void>,
+    run: () => void,
+  ): Promise<void> {
+    if (numbers[callFields.stream] !== QUEUE) throw new Error('an encoded call does not wait')
+    const blocks = this.#blocksOf(memory)
+    for (const block of blocks) this.#pool.pin(block)
+    try {
+      await this.#settled(compiled)
+      this.#checkLoss()
+      for (const filter of ['validation', 'out-of-memory'] as const) this.gpu.pushErrorScope(filter)
+      try {
+        run()
+      } finally {
+        this.#report(this.gpu.popErrorScope(), outOfMemory)
+        this.#report(this.gpu.popErrorScope(), refused)
+      }
+    } finally {
+      for (const block of blocks) this.#pool.unpin(block)
+    }
+  }
+
+  #createBuffer(byteLength: number): GPUBuffer {
+    const { gpu } = this
+    const { storage, copySource, copyDestination, uniform } = usage
+    gpu.pushErrorScope('out-of-memory')
+    const buffer = gpu.createBuffer({
+      label: 'lily-kernels',
+      size: byteLength,
+      usage: storage | copySource | copyDestination | uniform,
+    })
+    this.#report(gpu.popErrorScope(), outOfMemory)
+    return buffer
+  }
+
+  /** Keeps an error of a scope for the next promise. */
+  #report(scope: Promise<GPUError | null>, toError: (message: string) => LilyError): void {
+    const report = scope.then(
+      (error) => {
+        if (error !== null) this.#failure ??= toError(error.message)
+      },
+      () => undefined, // the device is lost, which is reported as such
+    )
+    this.#reports.add(report)
+    void report.finally(() => this.#reports.delete(report))
+  }
+
+  /** Throws what WebGPU has reported of earlier calls, once. */
+  async #reported(): Promise<void> {
+    await Promise.all(this.#reports)
+    const failure = this.#failure
+    this.#failure = null
+    if (failure !== null) throw failure
+  }
+
+  /** Awaits a promise of WebGPU, which may never settle if the device is lost. */
+  async #settled<T>(promise: Promise<T>): Promise<T> {
+    try {
+      const result = await Promise.race([promise, this.#whenLost])
+      this.#checkLoss()
+      return result
+    } catch (cause) {
+      this.#checkLoss()
+      if (cause instanceof LilyError) throw cause
+      // The promises of a lost device may reject before that of its loss resolves.
+      await Promise.race([this.#whenLost, new Promise((resolve) => setTimeout(resolve, 50))])
+      throw new LilyError(
+        'ERR_LILY_DEVICE',
+        `webgpu:${this.device.id}: WebGPU failed (${messageOf(cause)}); see cause`,
+        {
+          cause,
+        },
+      )
+    }
+  }
+
+  #checkLoss(): void {
+    if (this.#loss !== null) throw this.#loss
+  }
+}
+
+function outOfMemory(message: string): LilyError {
+  return new LilyError(
+    'ERR_LILY_OUT_OF_MEMORY',
+    `an allocation of device memory failed (${message}); results since then are invalid. Dispose of unused tensors, or ` +
+      'call emptyCache()',
+  )
+}
+
+function refused(message: string): LilyError {
+  return new LilyError(
+    'ERR_LILY_ARGUMENT',
+    `WebGPU refused a call (${message}); its operands must be buffers of this GPUDevice that are not destroyed`,
+  )
+}

@@ -1,0 +1,146 @@
+/** Calls in the form that the kernels for WebGPU take: sizes, modes, and operands as regions of buffers. */
+import type { Activation, Pool, Routing } from '../operations/problem.js'
+
+/** Types of numbers in a buffer. Kernels compute in float32. */
+export type NumberType = 'float32' | 'bfloat16' | 'float16'
+
+/** Bytes of a buffer from an offset on. The offset is a multiple of the size of one element, and of nothing more. */
+export interface Region {
+  readonly buffer: GPUBuffer
+  readonly byteOffset: number
+}
+
+/** A row-major matrix. */
+export interface Matrix extends Region {
+  readonly dtype: NumberType
+  /** Elements from the start of one row to the start of the next. */
+  readonly pitch: number
+}
+
+/** A matrix that a call writes. */
+export interface Output extends Matrix {
+  /** Whether the call adds to the old contents; otherwise it overwrites them and does not read them. */
+  readonly accumulate: boolean
+}
+
+/** The sizes and modes of forward and backward; docs/math.md has the symbols. */
+export interface Sizes {
+  /** 'none': LoRA, whose b is [d_out, r]. */
+  readonly routing: Routing | 'none'
+  readonly pool: Pool
+  readonly activation: Activation
+  readonly scaling: number
+  /** M */
+  readonly tokens: number
+  readonly dIn: number
+  readonly dOut: number
+  readonly rank: number
+  readonly experts: number
+  /** G; 1 with batch, token and uniform routing, and for LoRA. */
+  readonly groups: number
+}
+
+/** What forward and backward read alike. */
+interface Inputs extends Sizes {
+  /** [M, d_in] */
+  readonly x: Matrix
+  /** [r, d_in] */
+  readonly a: Matrix
+  /** [E, r]; null without a router. */
+  readonly router: Matrix | null
+  /** [E*r, d_out]; LoRA: [d_out, r]. */
+  readonly b: Matrix
+  /** [M], uint8: 0 drops a token from the pooling; null: all count. */
+  readonly mask: Region | null
+  /** [G + 1], int32, from 0 to M; null: one group. Its content is the caller's word: kernels clamp what they read. */
+  readonly sequenceOffsets: Region | null
+}
+
+/** A forward call: y (+)= s h C. */
+export interface ForwardCall extends Inputs {
+  /** [M, d_out] */
+  readonly y: Output
+  /** [M, r], contiguous: written for backward; null: not kept. */
+  readonly hidden: Matrix | null
+  /** [M, E], float32, contiguous: written for backward; null: not kept, or no backward needs them. */
+  readonly probabilities: Region | null
+  /** [G, E], float32, contiguous: read with fixed routing, otherwise written for backward; null: not kept, or LoRA, or token routing. */
+  readonly weights: Region | null
+}
+
+/** A backward call. Outputs that are null are not computed. */
+export interface BackwardCall extends Inputs {
+  /** [M, d_out] */
+  readonly dy: Matrix
+  readonly hidden: Matrix
+  /** Kept by forward with token routing, and with a router and pool 'probabilities'. */
+  readonly probabilities: Region | null
+  /** Null with token routing, and for LoRA. */
+  readonly weights: Region | null
+  readonly dx: Output | null
+  readonly da: Output | null
+  readonly dRouter: Output | null
+  readonly db: Output | null
+  /**
+   * float32, contiguous: the partial sums D of db for a later fold, in the place of db. With at most E groups and not
+   * token routing: D_g [G, r, d_out]; otherwise one matrix for each expert, already weighted, [E, r, d_out].
+   */
+  readonly deferredDb: Region | null
+}
+
+/** A fold of deferred gradients: db_e (+)= sum over layers and groups, in order, of w_ge D_g. */
+export interface FoldCall {
+  readonly experts: number
+  readonly rank: number
+  readonly dOut: number
+  /** [E*r, d_out] */
+  readonly db: Output
+  readonly layers: readonly {
+    /** The number of matrices: G, or E if `weights` is null. */
+    readonly partials: number
+    readonly matrices: Region
+    /** [G, E], float32; null: one matrix for each expert, already weighted. */
+    readonly weights: Region | null
+  }[]
+}
+
+/** A step of AdamW; lib/optimiser/adamw.ts has the formulas. */
+export interface AdamWCall {
+  /** From 1. */
+  readonly step: number
+  readonly beta1: number
+  readonly beta2: number
+  readonly eps: number
+  /** 0: no clipping. */
+  readonly maxNorm: number
+  /** [1], float32: the norm of all gradients, written; null without clipping. */
+  readonly norm: Region | null
+  readonly parameters: readonly {
+    readonly elements: number
+    /** Contiguous, like all of these. */
+    readonly value: Region & { readonly dtype: NumberType }
+    readonly grad: Region & { readonly dtype: NumberType }
+    /** float32 */
+    readonly expAvg: Region
+    readonly expAvgSq: Region
+    readonly lr: number
+    readonly weightDecay: number
+  }[]
+}
+
+/**
+ * Encodes calls. The methods encode into the encoder that is passed and submit nothing. They allocate what a call requires
+ * beyond its operands with `allocate`; that memory may be reused by whatever the queue runs after the encoder's commands.
+ */
+export interface Kernels {
+  forward(call: ForwardCall, encoder: GPUCommandEncoder, allocate: Allocate): void
+  backward(call: BackwardCall, encoder: GPUCommandEncoder, allocate: Allocate): void
+  fold(call: FoldCall, encoder: GPUCommandEncoder, allocate: Allocate): void
+  adamw(call: AdamWCall, encoder: GPUCommandEncoder, allocate: Allocate): void
+  /** Resolves once the pipelines of such a call are compiled, off the main thread. */
+  compileForward(call: ForwardCall): Promise<void>
+  compileBackward(call: BackwardCall): Promise<void>
+}
+
+/** Allocates a buffer with usages STORAGE, UNIFORM, COPY_SRC and COPY_DST, at least as long; its contents are undefined. */
+export type Allocate = (byteLength: number) => GPUBuffer

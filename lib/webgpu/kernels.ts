@@ -1,0 +1,103 @@
+/** The kernels on a GPUDevice: plans a call, builds the shaders of its passes, and encodes their dispatches. */
+import type { AdamWCall, Allocate, BackwardCall, FoldCall, ForwardCall, Kernels } from './call.js'
+import type { Plan } from './pass.js'
+import { Pipelines } from './pipelines.js'
+import { planAdamW } from './plan/adamw.js'
+import { planBackward } from './plan/backward.js'
+import { foldCommon, planFold } from './plan/fold.js'
+import { planForward } from './plan/forward.js'
+import { Problem } from './plan/problem.js'
+import { type Common, type Module, moduleOf } from './wgsl/module.js'
+
+/** The uniform parameters of a pass begin at multiples of this many bytes. */
+const UNIFORM_ALIGNMENT = 256
+
+export class GpuKernels implements Kernels {
+  readonly #device: GPUDevice
+  readonly #pipelines: Pipelines
+
+  constructor(device: GPUDevice) {
+    this.#device = device
+    this.#pipelines = new Pipelines(device)
+  }
+
+  /** The number of pipelines compiled so far. */
+  get pipelineCount(): number {
+    return this.#pipelines.size
+  }
+
+  forward(call: ForwardCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
+    this.#encode(planForward(call), new Problem(call).common, encoder, allocate)
+  }
+
+  backward(call: BackwardCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
+    this.#encode(planBackward(call, this.#device.limits), new Problem(call).common, encoder, allocate)
+  }
+
+  fold(call: FoldCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
+    this.#encode(planFold(call), foldCommon(call), encoder, allocate)
+  }
+
+  adamw(call: AdamWCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
+    this.#encode(planAdamW(call), { params: {}, floats: {} }, encoder, allocate)
+  }
+
+  async compileForward(call: ForwardCall): Promise<void> {
+    await this.#compile(planForward(call), new Problem(call).common)
+  }
+
+  async compileBackward(call: BackwardCall): Promise<void> {
+    await this.#compile(planBackward(call, this.#device.limits), new Problem(call).common)
+  }
+
+  #modules({ passes }: Plan, common: Common): Module[] {
+    return passes
+      .filter(({ parts }) => parts.some(({ workgroups }) => workgroups > 0))
+      .map((pass) => moduleOf(pass, common, this.#device.limits))
+  }
+
+  async #compile(plan: Plan, common: Common): Promise<void> {
+    await Promise.all(this.#modules(plan, common).map((module) => this.#pipelines.compile(module)))
+  }
+
+  #encode(plan: Plan, common: Common, encoder: GPUCommandEncoder, allocate: Allocate): void {
+    // Everything that may fail comes before the first command.
+    const modules = this.#modules(plan, common)
+    if (modules.length === 0) return
+    const pipelines = modules.map((module) => this.#pipelines.get(module))
+    const offsets: number[] = []
+    let bytes = 0
+    for (const { uniforms } of modules) {
+      offsets.push(bytes)
+      bytes += Math.ceil(uniforms.byteLength / UNIFORM_ALIGNMENT) * UNIFORM_ALIGNMENT
+    }
+    const uniforms = allocate(bytes)
+    const workspace = allocate(Math.max(plan.workspaceBytes, UNIFORM_ALIGNMENT))
+    const content = new Uint8Array(bytes)
+    for (const [i, module] of modules.entries()) content.set(new Uint8Array(module.uniforms), offsets[i])
+    this.#device.queue.writeBuffer(uniforms, 0, content)
+
+    const pass = encoder.beginComputePass()
+    for (const [
+      i,
+      {
+        bindings,
+        grid,
+        uniforms: { byteLength },
+      },
+    ] of modules.entries()) {
+      const { pipeline, layout } = pipelines[i]
+      const entries = [
+        { binding: 0, resource: { buffer: uniforms, offset: offsets[i], size: byteLength } },
+        ...bindings.map(({ buffer, offset, size }, binding) => ({
+          binding: binding + 1,
+          resource: { buffer: buffer ?? workspace, offset, size },
+        })),
+      ]
+      pass.setPipeline(pipeline)
+      pass.setBindGroup(0, this.#device.createBindGroup({ layout, entries }))
+      pass.dispatchWorkgroups(...grid)
+    }
+    pass.end()
+  }
+}

@@ -1,0 +1,109 @@
+/** Passes: what one dispatch computes, as plain data. The plan lists them; wgsl/module.ts turns each into a shader. */
+import type { Matrix, NumberType, Output } from './call.js'
+
+/** A matrix as an operand of a pass. */
+export interface Operand {
+  /** Null: the workspace of the call. */
+  readonly buffer: GPUBuffer | null
+  readonly byteOffset: number
+  readonly dtype: NumberType | 'uint8' | 'int32'
+  readonly rows: number
+  readonly cols: number
+  /** Elements from one row to the next. */
+  readonly pitch: number
+  readonly isWritten: boolean
+  /** Whether a store adds to the old number. */
+  readonly accumulate: boolean
+}
+
+/** Work of one kind in a pass. A workgroup of 256 threads runs exactly one part. */
+export interface Part {
+  /** Prefix of the part's functions and parameters, unique in its pass. */
+  readonly name: string
+  readonly workgroups: number
+  /** By the name that the shader uses. Parts of a pass that use one name mean the same operand. */
+  readonly operands: Readonly<Record<string, Operand>>
+  /** Uniform parameters, u32. */
+  readonly params?: Readonly<Record<string, number>>
+  /** Uniform parameters, f32. */
+  readonly floats?: Readonly<Record<string, number>>
+  /** WGSL that defines `fn NAME(id: u32, tid: u32)`: workgroup `id` of this part, thread `tid` of 256. */
+  readonly wgsl: string
+  /** WGSL that several parts may share; a pass contains each text once. */
+  readonly helpers?: readonly string[]
+  /** vec4f elements of workgroup memory for tiles of products, shared by all parts of a pass. */
+  readonly tileLength?: number
+  /** Bytes that the part loads from storage, repeated loads included. */
+  readonly loads: number
+}
+
+/** One dispatch. */
+export interface Pass {
+  readonly label: string
+  readonly parts: readonly Part[]
+}
+
+/** The passes of a call, in order, and the workspace that they share. */
+export interface Plan {
+  readonly passes: readonly Pass[]
+  readonly workspaceBytes: number
+}
+
+export const bytesPer: Readonly<Record<Operand['dtype'], number>> = {
+  float32: 4,
+  bfloat16: 2,
+  float16: 2,
+  uint8: 1,
+  int32: 4,
+}
+
+export const bytesOf = ({ rows, cols, dtype }: Operand) => rows * cols * bytesPer[dtype]
+
+export function input(matrix: Matrix, rows: number, cols: number): Operand {
+  const { buffer, byteOffset, dtype, pitch } = matrix
+  return { buffer, byteOffset, dtype, pitch, rows, cols, isWritten: false, accumulate: false }
+}
+
+export function output(matrix: Matrix | Output, rows: number, cols: number): Operand {
+  const accumulate = 'accumulate' in matrix && matrix.accumulate
+  return { ...input(matrix, rows, cols), isWritten: true, accumulate }
+}
+
+/** Contiguous numbers. */
+export function dense(
+  region: { buffer: GPUBuffer; byteOffset: number },
+  rows: number,
+  cols: number,
+  dtype: Operand['dtype'] = 'float32',
+): Operand {
+  const { buffer, byteOffset } = region
+  return { buffer, byteOffset, dtype, pitch: cols, rows, cols, isWritten: false, accumulate: false }
+}
+
+export const written = (operand: Operand): Operand => ({ ...operand, isWritten: true })
+
+/** Rows first .. first + count - 1. */
+export function rowsOf(operand: Operand, first: number, count: number): Operand {
+  const byteOffset = operand.byteOffset + first * operand.pitch * bytesPer[operand.dtype]
+  return { ...operand, byteOffset, rows: count }
+}
+
+/** Operands in the workspace begin at multiples of this many bytes: the largest alignment that bindings may require. */
+const ALIGNMENT = 256
+
+/** Lays out the workspace of a call. */
+export class Workspace {
+  bytes = 0
+
+  /** A float32 matrix, contiguous. */
+  take(rows: number, cols: number): Operand {
+    const byteOffset = this.bytes
+    this.bytes += Math.ceil((rows * cols * 4) / ALIGNMENT) * ALIGNMENT
+    return {
+      ...{ buffer: null, byteOffset, dtype: 'float32', pitch: cols, rows, cols },
+      ...{ isWritten: false, accumulate: false },
+    }
+  }
+}
+
+export const ceilDiv = (n: number, d: number) => Math.ceil(n / d)

@@ -1,0 +1,79 @@
+/** Compiled pipelines of one device, by the text of their shaders. */
+import type { Module } from './wgsl/module.js'
+
+interface Entry {
+  readonly layout: GPUBindGroupLayout
+  pipeline: GPUComputePipeline | null
+  /** While it compiles off the main thread. */
+  pending: Promise<void> | null
+}
+
+export interface Pipeline {
+  readonly layout: GPUBindGroupLayout
+  readonly pipeline: GPUComputePipeline
+}
+
+export class Pipelines {
+  readonly #device: GPUDevice
+  readonly #entries = new Map<string, Entry>()
+
+  constructor(device: GPUDevice) {
+    this.#device = device
+  }
+
+  /** The number of distinct pipelines so far. */
+  get size(): number {
+    return this.#entries.size
+  }
+
+  get(module: Module): Pipeline {
+    const entry = this.#entryOf(module)
+    entry.pipeline ??= this.#device.createComputePipeline(this.#descriptor(module, entry.layout))
+    return { layout: entry.layout, pipeline: entry.pipeline }
+  }
+
+  /** Resolves once the pipeline is compiled. */
+  async compile(module: Module): Promise<void> {
+    const entry = this.#entryOf(module)
+    if (entry.pipeline !== null) return
+    entry.pending ??= this.#compile(module, entry).finally(() => {
+      entry.pending = null
+    })
+    await entry.pending
+  }
+
+  async #compile(module: Module, entry: Entry): Promise<void> {
+    const pipeline = await this.#device.createComputePipelineAsync(this.#descriptor(module, entry.layout))
+    entry.pipeline ??= pipeline
+  }
+
+  #entryOf(module: Module): Entry {
+    let entry = this.#entries.get(module.code)
+    if (entry === undefined) {
+      entry = { layout: this.#layoutOf(module), pipeline: null, pending: null }
+      this.#entries.set(module.code, entry)
+    }
+    return entry
+  }
+
+  #layoutOf({ bindings }: Module): GPUBindGroupLayout {
+    const visibility = 4 // GPUShaderStage.COMPUTE, an object that Node.js does not have
+    return this.#device.createBindGroupLayout({
+      entries: [
+        { binding: 0, visibility, buffer: { type: 'uniform' } },
+        ...bindings.map(({ isWritten }, i) => ({
+          binding: i + 1,
+          visibility,
+          buffer: { type: isWritten ? ('storage' as const) : ('read-only-storage' as const) },
+        })),
+      ],
+    })
+  }
+
+  #descriptor({ code }: Module, layout: GPUBindGroupLayout): GPUComputePipelineDescriptor {
+    return {
+      layout: this.#device.createPipelineLayout({ bindGroupLayouts: [layout] }),
+      compute: { module: this.#device.createShaderModule({ code }), entryPoint: 'main' },
+    }
+  }
+}

@@ -1,0 +1,348 @@
+/**
+ * The passes of backward. Symbols as in docs/math.md.
+ *
+ *     one group, C:   combine, count kept tokens | q, D | fold: dB, dw | dl, dh | dx, dA, dR | sums of dA, dR
+ *     per token, u:   pool                       | v, dB | gather: q, dw; sum of dB | dl, dh | dx, dA, dR | sums
+ *
+ * LoRA has no C to combine, and token routing nothing to pool; passes without work are left out. Without a router dh is
+ * complete one pass earlier with C.
+ */
+import type { BackwardCall } from '../call.js'
+import {
+  bytesOf,
+  dense,
+  input,
+  type Operand,
+  output,
+  type Part,
+  type Pass,
+  type Plan,
+  rowsOf,
+  Workspace,
+  written,
+} from '../pass.js'
+import { combine } from '../wgsl/combine.js'
+import { dHidden, type LogitGradient } from '../wgsl/d_hidden.js'
+import { expand, type Prepare } from '../wgsl/expand.js'
+import { fold, foldWorkgroups } from '../wgsl/fold.js'
+import { gather } from '../wgsl/gather.js'
+import { countKept, hasGradient } from '../wgsl/kept.js'
+import { outer, type Outer } from '../wgsl/outer.js'
+import { pool } from '../wgsl/pool.js'
+import { rowsAreDepth, rowsAreOuter, type View } from '../wgsl/product.js'
+import { tiledShrink } from '../wgsl/shrink.js'
+import { sumPartials } from '../wgsl/sum_partials.js'
+import { prepareWeights } from '../wgsl/weights.js'
+import { onlyTokens, Problem, u, uView, where } from './problem.js'
+import { expandTile, outerSplits, outerTile, shrinkSegments, tiledShrinkTile } from './tiles.js'
+
+export function planBackward(call: BackwardCall, limits: GPUSupportedLimits): Plan {
+  return new Backward(call, limits).plan()
+}
+
+class Backward {
+  readonly #problem: Problem
+  readonly #workspace = new Workspace()
+  readonly #dy: Operand
+  readonly #hidden: Operand
+  /** Whether dh and dl are required. */
+  readonly #needsDHidden: boolean
+  readonly #needsLogits: boolean
+  readonly #needsDb: boolean
+  /** Whether tokens may have no gradient, because the mask keeps none of their group. */
+  readonly #isMasked: boolean
+  /** [1] or [1, M]: number of kept tokens of each token's group; null without pooling. */
+  readonly #kept: Operand | null
+  readonly #q: Operand
+  readonly #dHidden: Operand
+  readonly #dLogits: Operand
+
+  constructor(
+    readonly call: BackwardCall,
+    readonly limits: GPUSupportedLimits,
+  ) {
+    const { tokens, dOut, rank, experts, dx, da, dRouter, db, deferredDb } = call
+    const problem = new Problem(call)
+    this.#problem = problem
+    this.#dy = input(call.dy, tokens, dOut)
+    this.#hidden = input(call.hidden, tokens, rank)
+    this.#needsDHidden = dx !== null || da !== null
+    this.#needsLogits = problem.router !== null && (this.#needsDHidden || dRouter !== null)
+    this.#needsDb = db !== null || deferredDb !== null
+    this.#isMasked = problem.isPooled && problem.mask !== null
+    this.#kept = problem.isPooled ? this.#workspace.take(1, problem.isPerToken ? tokens : 1) : null
+    this.#dLogits = this.#workspace.take(this.#needsLogits ? tokens : 0, experts)
+    this.#dHidden = this.#workspace.take(this.#needsDHidden ? tokens : 0, rank)
+    const segments = problem.isPerToken ? 1 : this.#segments(tokens)
+    this.#q = this.#workspace.take(this.#needsDHidden ? segments * tokens : 0, rank)
+  }
+
+  plan(): Plan {
+    const passes = this.#problem.isPerToken ? this.#perToken() : this.#combined()
+    const last: Part[] = []
+    const xPass = this.#xPass(last)
+    passes.push({ label: 'x', parts: xPass }, { label: 'sums', parts: last })
+    return { passes: passes.filter(({ parts }) => parts.length > 0), workspaceBytes: this.#workspace.bytes }
+  }
+
+  #tile(tokens: number) {
+    return tiledShrinkTile(tokens, this.#problem.products, true)
+  }
+
+  #segments(tokens: number): number {
+    const { products } = this.#problem
+    return shrinkSegments(this.#tile(tokens), tokens, products, this.call.dOut)
+  }
+
+  /** The condition on token k in a sum over tokens, and what it requires. */
+  get #condition(): { condition: string | null; operands: Record<string, Operand>; helpers: string[] } {
+    if (!this.#isMasked || this.#kept === null) return { condition: null, operands: {}, helpers: [] }
+    return { condition: 'has_gradient(k)', operands: { kept: this.#kept }, helpers: [hasGradient] }
+  }
+
+  #combined(): Pass[] {
+    const { call } = this
+    const { tokens, rank, experts, dOut, db, deferredDb } = call
+    const problem = this.#problem
+    const workspace = this.#workspace
+    const first: Part[] = []
+    if (this.#kept !== null && (this.#needsLogits || this.#isMasked)) {
+      first.push(countKept(problem.mask, written(this.#kept)))
+    }
+    const dyPass: Part[] = []
+    if (this.#needsDHidden) {
+      const c = problem.isLora ? null : workspace.take(rank, dOut)
+      if (c !== null) first.push(combine(problem.b, written(c), this.#weights()))
+      dyPass.push(this.#shrink('q', tokens, this.#dy, c === null ? ['b', problem.b] : ['c', c], this.#q))
+    }
+    const foldPass: Part[] = []
+    const dWeights = this.#needsLogits ? workspace.take(foldWorkgroups(rank, dOut), experts) : null
+    if (this.#needsDb || this.#needsLogits) {
+      const deferred = deferredDb === null ? null : written(dense(deferredDb, rank, dOut))
+      const splits = this.#splits(rank, dOut)
+      const partials = deferred !== null && splits === 1 ? deferred : workspace.take(splits * rank, dOut)
+      dyPass.push(this.#outerOfDy(rowsAreDepth('hidden'), ['partials', written(partials)], rank, splits))
+      const read = { ...partials, isWritten: false }
+      if (problem.isLora) {
+        if (db !== null) {
+          foldPass.push(sumPartials('sum_b', ['partials', read], ['db', output(db, dOut, rank)], true))
+        }
+      } else if (db !== null || this.#needsLogits || splits > 1) {
+        foldPass.push(
+          fold({
+            ...{ partials: read, rank, deferred: splits === 1 ? null : deferred },
+            db: db === null ? null : output(db, experts * rank, dOut),
+            ...{ b: problem.b, dWeights: dWeights && written(dWeights) },
+            prepare: db === null ? null : this.#weights(),
+          }),
+        )
+      }
+    }
+    const dHiddenPart = this.#dHiddenPart(dWeights, 'partials', 'P.scaling')
+    const separate: Part[] = []
+    if (dHiddenPart !== null) (this.#needsLogits ? separate : foldPass).push(dHiddenPart)
+    return [
+      { label: 'combine', parts: first },
+      { label: 'dy', parts: dyPass },
+      { label: 'fold', parts: foldPass },
+      { label: 'd_hidden', parts: separate },
+    ]
+  }
+
+  /** The weights of the one group. */
+  #weights(): Prepare {
+    const { weights, experts } = this.call
+    const source = weights === null ? ({ kind: 'uniform' } as const) : ({ kind: 'given', weights } as const)
+    return prepareWeights(source, experts, null)
+  }
+
+  #perToken(): Pass[] {
+    const { call } = this
+    const { tokens, groups, experts, routing, probabilities, weights } = call
+    const problem = this.#problem
+    const workspace = this.#workspace
+    const isToken = routing === 'token'
+    const first: Part[] = []
+    const tokenWeights =
+      isToken && probabilities !== null ? dense(probabilities, tokens, experts) : workspace.take(tokens, experts)
+    if (!isToken) {
+      first.push(
+        pool({
+          ...{ groups, experts, tokens, offsets: problem.offsets as Operand, mask: problem.mask },
+          ...{ values: null, weights, tokenWeights: written(tokenWeights), kept: this.#kept && written(this.#kept) },
+        }),
+      )
+    }
+    const [dyPass, gatherPass]: [Part[], Part[]] = [[], []]
+    if (this.#needsDb) this.#perTokenDb(tokenWeights, dyPass, gatherPass)
+
+    const dWeights = this.#needsLogits ? workspace.take(tokens, experts) : null
+    const passes: Pass[] = [
+      { label: 'pool', parts: first },
+      { label: 'dy', parts: dyPass },
+      { label: 'gather', parts: gatherPass },
+    ]
+    if (this.#needsDHidden || dWeights !== null) this.#gatherRanges(tokenWeights, dWeights, passes)
+    const dHiddenPart = this.#dHiddenPart(dWeights, isToken ? 'tokens' : 'groups', '1.0')
+    return [...passes, { label: 'd_hidden', parts: dHiddenPart === null ? [] : [dHiddenPart] }]
+  }
+
+  /** dB from u, or with few groups each group's D for a later fold. */
+  #perTokenDb(tokenWeights: Operand, dyPass: Part[], sumPass: Part[]): void {
+    const { call } = this
+    const { rank, experts, groups, dOut, db, deferredDb, routing } = call
+    if (deferredDb !== null && routing !== 'token' && groups <= experts) {
+      const out = written(dense(deferredDb, groups * rank, dOut))
+      dyPass.push(this.#outerOfDy(rowsAreDepth('hidden'), ['partials', out], rank, groups, true))
+      return
+    }
+    const rows = experts * rank
+    const out = db === null ? null : output(db, rows, dOut)
+    const target = deferredDb === null ? (out as Operand) : written(dense(deferredDb, rows, dOut))
+    const splits = this.#splits(rows, dOut)
+    const partials = splits === 1 ? target : this.#workspace.take(splits * rows, dOut)
+    const part = this.#outerOfDy(uView('outer'), ['partials', { ...partials, isWritten: true }], rows, splits)
+    dyPass.push({
+      ...part,
+      operands: { ...part.operands, token_weights: tokenWeights },
+      helpers: [...(part.helpers ?? []), u],
+    })
+    if (splits > 1) sumPass.push(sumPartials('sum_b', ['partials', partials], ['db', target]))
+  }
+
+  /** v and what is gathered from it, for ranges of tokens whose v fits into the workspace. */
+  #gatherRanges(tokenWeights: Operand, dWeights: Operand | null, passes: Pass[]): void {
+    const { tokens, experts, rank } = this.call
+    const { b, products } = this.#problem
+    const most = this.limits.maxStorageBufferBindingSize / 4
+    let range = tokens
+    while (range > 64 && this.#segments(range) * range * products * 4 > most) range = Math.ceil(range / 2)
+    const v = this.#workspace.take(this.#segments(range) * range, experts * rank)
+    for (let begin = 0; begin < tokens; begin += range) {
+      const count = Math.min(range, tokens - begin)
+      const slice = (operand: Operand) => rowsOf(operand, begin, count)
+      const ofRange = rowsOf(v, 0, this.#segments(count) * count)
+      const shrink = this.#shrink('v', count, slice(this.#dy), ['b', b], ofRange)
+      const part = gather({
+        ...{ v: ofRange, tokens: count, hidden: slice(this.#hidden), tokenWeights: slice(tokenWeights) },
+        q: this.#needsDHidden ? written(slice(this.#q)) : null,
+        tokenDWeights: dWeights && written(slice(dWeights)),
+      })
+      if (begin === 0 && count === tokens) {
+        passes[1] = { ...passes[1], parts: [...passes[1].parts, shrink] }
+        passes[2] = { ...passes[2], parts: [...passes[2].parts, part] }
+      } else {
+        passes.push({ label: 'dy', parts: [shrink] }, { label: 'gather', parts: [part] })
+      }
+    }
+  }
+
+  #shrink(name: string, tokens: number, dy: Operand, rhs: [string, Operand], out: Operand): Part {
+    const tile = this.#tile(tokens)
+    const { products, shrinkView } = this.#problem
+    return tiledShrink(
+      { name, tile, lhs: ['dy', dy], rhs, rhsView: shrinkView, columns: products },
+      this.#segments(tokens),
+      [`${name}_out`, written(out)],
+    )
+  }
+
+  #splits(rows: number, columns: number): number {
+    return outerSplits(outerTile(rows), rows, columns, this.call.tokens)
+  }
+
+  /** D or dB: a sum over tokens of lhs^T dy. */
+  #outerOfDy(lhs: View, out: readonly [string, Operand], rows: number, splits: number, isGrouped = false): Part {
+    const { condition, operands, helpers } = this.#condition
+    const { tokens, dOut } = this.call
+    const lhsBytes = bytesOf(this.#hidden) * (rows / this.#hidden.cols) * (rows > this.#hidden.cols ? 2 : 1)
+    const part = outer({
+      ...{ name: 'd', tile: outerTile(rows), lhs: condition === null ? lhs : where(lhs, condition) },
+      rhs: onlyTokens('dy', condition),
+      operands: {
+        ...{ hidden: this.#hidden, dy: this.#dy, ...operands },
+        ...(isGrouped && { offsets: this.#problem.offsets as Operand }),
+      },
+      ...{ lhsBytes, rhsBytes: bytesOf(this.#dy), out, rows, columns: dOut },
+      ...{ tokens, splits, factor: 'P.scaling', isGrouped },
+    } satisfies Outer)
+    return { ...part, helpers: [...(part.helpers ?? []), ...helpers] }
+  }
+
+  #dHiddenPart(dWeights: Operand | null, source: LogitGradient['source'], factor: string): Part | null {
+    if (!this.#needsDHidden && !this.#needsLogits) return null
+    const { tokens, experts, groups, probabilities, weights } = this.call
+    const problem = this.#problem
+    const statistic = problem.poolsLogits
+      ? weights && dense(weights, groups, experts)
+      : probabilities && dense(probabilities, tokens, experts)
+    const logits: LogitGradient | null =
+      dWeights === null || problem.router === null || statistic === null
+        ? null
+        : {
+            ...{ dWeights, source, statistic, poolsLogits: problem.poolsLogits, router: problem.router },
+            ...{ dLogits: written(this.#dLogits), mask: problem.isPooled ? problem.mask : null },
+            ...{ offsets: problem.offsets, groups },
+          }
+    return dHidden({
+      ...{ tokens, experts, logits, factor, hidden: this.#hidden, kept: this.#kept, hasMask: this.#isMasked },
+      q: this.#needsDHidden ? this.#q : null,
+      dHidden: this.#needsDHidden ? written(this.#dHidden) : null,
+    })
+  }
+
+  /** The products that read dh and dl; `sums` gets what adds the partial sums of gradients. */
+  #xPass(sums: Part[]): Part[] {
+    const { tokens, dIn, rank, experts, dx, da, dRouter } = this.call
+    const problem = this.#problem
+    const parts: Part[] = []
+    if (dx !== null) {
+      parts.push(
+        expand({
+          ...{ name: 'dx', tile: expandTile(tokens, dIn), lhs: rowsAreOuter('d_hidden'), rhs: rowsAreDepth('a') },
+          operands: { d_hidden: this.#dHidden, a: problem.a },
+          ...{ lhsBytes: bytesOf(this.#dHidden), rhsBytes: bytesOf(problem.a), depth: rank },
+          ...{ out: ['dx_out', output(dx, tokens, dIn)], factor: '1.0' },
+        }),
+      )
+    }
+    if (da !== null) {
+      const { condition, operands, helpers } = this.#condition
+      const part = this.#gradient('da', output(da, rank, dIn), sums, {
+        ...{ lhs: rowsAreDepth('d_hidden'), rhs: onlyTokens('x', condition) },
+        operands: { d_hidden: this.#dHidden, x: problem.x, ...operands },
+        ...{ lhsBytes: bytesOf(this.#dHidden), rhsBytes: bytesOf(problem.x) },
+      })
+      parts.push({ ...part, helpers })
+    }
+    if (dRouter !== null) {
+      const mask = this.#isMasked ? problem.mask : null
+      parts.push(
+        this.#gradient('dr', output(dRouter, experts, rank), sums, {
+          lhs: rowsAreDepth('d_logits'),
+          rhs: onlyTokens('hidden', mask === null ? null : '(mask1(0u, k) != 0.0)'),
+          operands: { d_logits: this.#dLogits, hidden: this.#hidden, ...(mask !== null && { mask }) },
+          ...{ lhsBytes: bytesOf(this.#dLogits), rhsBytes: bytesOf(this.#hidden) },
+        }),
+      )
+    }
+    return parts
+  }
+
+  /** A gradient that is a sum over tokens: written at once, or as partial sums. */
+  #gradient(
+    name: string,
+    out: Operand,
+    sums: Part[],
+    of: Pick<Outer, 'lhs' | 'rhs' | 'operands' | 'lhsBytes' | 'rhsBytes'>,
+  ): Part {
+    const { rows, cols } = out
+    const splits = this.#splits(rows, cols)
+    const partials = splits === 1 ? out : this.#workspace.take(splits * rows, cols)
+    if (splits > 1) sums.push(sumPartials(`sum_${name}`, [`${name}_partials`, partials], [`${name}_sum`, out]))
+    return outer({
+      ...{ name, tile: outerTile(rows), ...of, rows, columns: cols, tokens: this.call.tokens, splits, factor: '1.0' },
+      out: [`${name}_partials`, written(partials)],
+    })
+  }
+}

@@ -1,0 +1,144 @@
+/**
+ * The passes of forward.
+ *
+ *     batch      shrink, in segments | route, pooled partial sums | expand, which combines B
+ *                shrink and route | combine | expand              with many tokens, or E r large; see splitsShrink
+ *     uniform, fixed, LoRA         shrink, in segments | route (adds them), combine | expand
+ *     token      shrink, in segments | route | expand of u
+ *     sequence   shrink and route | pool | expand of u
+ *     fixed, with offsets          shrink, in segments | route (adds them), pool | expand of u
+ */
+import type { ForwardCall } from '../call.js'
+import { bytesOf, dense, type Operand, output, type Part, type Pass, type Plan, Workspace, written } from '../pass.js'
+import { combine, combined } from '../wgsl/combine.js'
+import { expand } from '../wgsl/expand.js'
+import { pool } from '../wgsl/pool.js'
+import { rowsAreOuter } from '../wgsl/product.js'
+import { phi, route, routeAfterShrink, type Router, ROUTE_TOKENS } from '../wgsl/route.js'
+import { type Shrink, rowShrink, tiledShrink } from '../wgsl/shrink.js'
+import { prepareWeights, type WeightSource } from '../wgsl/weights.js'
+import { ceilDiv } from '../pass.js'
+import { Problem, u, uView } from './problem.js'
+import { expandTile, mixingExpandTile, shrinkSegments, tiledShrinkTile, splitsShrink, rowShrinkTile } from './tiles.js'
+
+export function planForward(call: ForwardCall): Plan {
+  const problem = new Problem(call)
+  const { tokens, rank, experts, routing } = call
+  const workspace = new Workspace()
+  const hidden = written(call.hidden === null ? workspace.take(tokens, rank) : output(call.hidden, tokens, rank))
+  const isGrouped = problem.offsets !== null
+  // A group's weights depend on all of its tokens, so after split shrinks the routes of groups would need a pass more.
+  const isSplit = !(problem.isPooled && (isGrouped || !splitsShrink(tokens, experts * rank)))
+  const tile = isSplit ? tiledShrinkTile(tokens, rank) : rowShrinkTile(tokens, rank)
+  const shrink: Shrink = {
+    ...{ name: 'shrink', tile, columns: rank },
+    ...{ lhs: ['x', problem.x], rhs: ['a', problem.a], rhsView: rowsAreOuter('a') },
+  }
+  const routeTiles = ceilDiv(tokens, isSplit ? ROUTE_TOKENS : tile.blockM)
+  const router = routerOf(problem, call, hidden, workspace, routeTiles)
+  const source = sourceOf(problem, router)
+
+  const passes: Pass[] = []
+  const second: Part[] = []
+  if (isSplit) {
+    const count = shrinkSegments(tile, tokens, rank, call.dIn)
+    const segments = workspace.take(count * tokens, rank)
+    passes.push({ label: 'shrink', parts: [tiledShrink(shrink, count, ['segments', written(segments)])] })
+    second.push(route(segments, hidden, router))
+  } else {
+    const finish = router === null ? undefined : routeAfterShrink(router)
+    const part = rowShrink(shrink, ['hidden', hidden], 'hidden_put4(m, n, phi(v));', finish)
+    passes.push({ label: 'shrink', parts: [{ ...part, helpers: [phi, ...(part.helpers ?? [])] }] })
+  }
+
+  if (problem.isPerToken) {
+    const isToken = routing === 'token'
+    const tokenWeights = isToken ? (router?.values as Operand) : workspace.take(tokens, experts)
+    if (!isToken) second.push(poolPart(problem, call, router, tokenWeights))
+    passes.push({ label: isToken ? 'route' : 'pool', parts: second })
+    passes.push({ label: 'expand', parts: [perTokenExpand(problem, call, hidden, tokenWeights)] })
+    return { passes, workspaceBytes: workspace.bytes }
+  }
+
+  const mixes = problem.isPooled && isSplit
+  const c = problem.isLora || mixes ? null : workspace.take(rank, call.dOut)
+  if (c !== null) second.push(combine(problem.b, written(c), prepareWeights(source, experts, keptBy(call))))
+  passes.push({ label: 'combine', parts: second })
+  passes.push({ label: 'expand', parts: [combinedExpand(problem, call, hidden, c, source)] })
+  return { passes, workspaceBytes: workspace.bytes }
+}
+
+/** Where forward keeps the weights; those of fixed routing are given. */
+const keptBy = ({ routing, weights }: ForwardCall) => (routing === 'fixed' ? null : weights)
+
+function routerOf(
+  problem: Problem,
+  call: ForwardCall,
+  hidden: Operand,
+  workspace: Workspace,
+  tiles: number,
+): Router | null {
+  const { router, mask } = problem
+  if (router === null) return null
+  const { tokens, experts, probabilities, routing } = call
+  const isGrouped = problem.offsets !== null
+  const kept = probabilities === null || problem.poolsLogits ? null : dense(probabilities, tokens, experts)
+  const isRead = isGrouped || routing === 'token'
+  const values = kept ?? (isRead ? workspace.take(tokens, experts) : null)
+  const pooled = isRead ? null : workspace.take(tiles, experts + 1)
+  return {
+    ...{ router, hidden, mask, hasSoftmax: !problem.poolsLogits },
+    ...{ values: values && written(values), pooled: pooled && written(pooled) },
+  }
+}
+
+function sourceOf({ call }: Problem, router: Router | null): WeightSource {
+  if (router?.pooled) return { kind: 'pooled', partials: { ...router.pooled, isWritten: false } }
+  if (call.routing === 'fixed' && call.weights !== null) return { kind: 'given', weights: call.weights }
+  return { kind: 'uniform' }
+}
+
+function poolPart(problem: Problem, call: ForwardCall, router: Router | null, tokenWeights: Operand): Part {
+  const { groups, experts, tokens, weights } = call
+  const values = router?.values ?? null
+  return pool({
+    ...{ groups, experts, tokens, offsets: problem.offsets as Operand, mask: problem.mask, weights, kept: null },
+    ...{ values: values && { ...values, isWritten: false }, tokenWeights: written(tokenWeights) },
+  })
+}
+
+const read = (operand: Operand): Operand => ({ ...operand, isWritten: false })
+
+function perTokenExpand(problem: Problem, call: ForwardCall, hidden: Operand, tokenWeights: Operand): Part {
+  const { tokens, dOut, y } = call
+  const part = expand({
+    ...{ name: 'expand', tile: expandTile(tokens, dOut), lhs: uView('k'), rhs: problem.expandView },
+    operands: { hidden: read(hidden), token_weights: read(tokenWeights), b: problem.b },
+    // h and w are loaded for each element of u.
+    ...{ lhsBytes: 2 * call.experts * bytesOf(hidden), rhsBytes: bytesOf(problem.b), depth: problem.products },
+    ...{ out: ['y', output(y, tokens, dOut)], factor: 'P.scaling' },
+  })
+  return { ...part, helpers: [u] }
+}
+
+function combinedExpand(
+  problem: Problem,
+  call: ForwardCall,
+  hidden: Operand,
+  c: Operand | null,
+  source: WeightSource,
+): Part {
+  const { tokens, dOut, rank, experts, y } = call
+  const mixes = c === null && !problem.isLora
+  const prepare = mixes ? prepareWeights(source, experts, keptBy(call)) : undefined
+  const small = c ?? problem.b
+  const part = expand({
+    ...{ name: 'expand', tile: mixes ? mixingExpandTile(tokens) : expandTile(tokens, dOut), prepare },
+    lhs: rowsAreOuter('hidden'),
+    rhs: mixes ? { four: 'combined(k, o)', along: 'outer' } : problem.expandView,
+    operands: { hidden: read(hidden), [c === null ? 'b' : 'c']: small },
+    ...{ lhsBytes: bytesOf(hidden), rhsBytes: bytesOf(small), depth: rank },
+    ...{ out: ['y', output(y, tokens, dOut)], factor: 'P.scaling' },
+  })
+  return mixes ? { ...part, helpers: [...(part.helpers ?? []), combined] } : part
+}

@@ -1,0 +1,78 @@
+/**
+ * WGSL functions that read and write the operands of a pass. All buffers are arrays of 32-bit words; for an operand `x`:
+ *
+ *     x1(r, c)       the number in row r, column c, as float32; 0 outside of the matrix
+ *     x4(r, c)       columns c .. c + 3 of row r
+ *     x4t(r, c)      rows r .. r + 3 of column c
+ *     x_int(i)       element i of an int32 array, and nothing else for those
+ *     x_put4(r, c, v)  stores or, with the operand's `accumulate`, adds the four columns that are in the matrix
+ *
+ * Two threads never write the same word of 16-bit numbers: where rows begin at even elements, a thread writes both
+ * halves, and otherwise each half is exchanged atomically. The other half keeps its value, which may be the caller's.
+ */
+import type { Operand } from '../pass.js'
+import { bytesPer } from '../pass.js'
+import { conversions, decoded } from './numbers.js'
+
+/** Whether stores into the operand require atomics: some row begins in the middle of a word. */
+export const needsAtomics = ({ isWritten, dtype, byteOffset, pitch, rows }: Operand) =>
+  isWritten && bytesPer[dtype] === 2 && (byteOffset % 4 !== 0 || (rows > 1 && pitch % 2 !== 0))
+
+export function accessors(name: string, operand: Operand, binding: string, isAtomic: boolean): string {
+  const { dtype, isWritten } = operand
+  const word = (n: string) => (isAtomic ? `atomicLoad(&${binding}[${n}])` : `${binding}[${n}]`)
+  const p = `P.${name}`
+  if (dtype === 'int32') {
+    return `fn ${name}_int(i: u32) -> i32 { return bitcast<i32>(${word(`${p}_at + min(i, ${p}_cols - 1u)`)}); }`
+  }
+  return `
+fn ${name}_raw(i: u32) -> f32 { return ${decoded(dtype, word)}; }
+fn ${name}1(r: u32, c: u32) -> f32 {
+  let isInside = r < ${p}_rows && c < ${p}_cols;
+  return select(0.0, ${name}_raw(select(${p}_at, ${p}_at + r * ${p}_pitch + c, isInside)), isInside);
+}
+fn ${name}4(r: u32, c: u32) -> vec4f { return vec4f(${name}1(r, c), ${name}1(r, c + 1u), ${name}1(r, c + 2u), ${name}1(r, c + 3u)); }
+fn ${name}4t(r: u32, c: u32) -> vec4f { return vec4f(${name}1(r, c), ${name}1(r + 1u, c), ${name}1(r + 2u, c), ${name}1(r + 3u, c)); }
+${isWritten ? stores(name, operand, binding, isAtomic) : ''}`
+}
+
+function stores(name: string, operand: Operand, binding: string, isAtomic: boolean): string {
+  const { dtype } = operand
+  const p = `P.${name}`
+  const put4 = (each: string) => `fn ${name}_put4(r: u32, c: u32, v: vec4f) { ${each} }`
+  const at = (value: string, index: string) => `
+  var value = ${value};
+  let i = ${index};
+  if (${p}_add != 0u) { value += ${name}_raw(i); }`
+  if (bytesPer[dtype] === 4 || needsAtomics(operand)) {
+    const store =
+      bytesPer[dtype] === 2
+        ? `let shift = (i & 1u) * 16u;
+  atomicAnd(&${binding}[i >> 1u], ~(0xffffu << shift));
+  atomicOr(&${binding}[i >> 1u], to_${dtype}(value) << shift);`
+        : isAtomic
+          ? `atomicStore(&${binding}[i], bitcast<u32>(value));`
+          : `${binding}[i] = bitcast<u32>(value);`
+    return `
+fn ${name}_put1(r: u32, c: u32, v: f32) {
+  if (r >= ${p}_rows || c >= ${p}_cols) { return; }${at('v', `${p}_at + r * ${p}_pitch + c`)}
+  ${store}
+}
+${put4([0, 1, 2, 3].map((j) => `${name}_put1(r, c + ${j}u, v[${j}]);`).join(' '))}`
+  }
+  const both = `to_${dtype}(value) | select(old & 0xffff0000u, to_${dtype}(next) << 16u, hasNext)`
+  const old = isAtomic ? `atomicLoad(&${binding}[i >> 1u])` : `${binding}[i >> 1u]`
+  const store = isAtomic ? `atomicStore(&${binding}[i >> 1u], ${both});` : `${binding}[i >> 1u] = ${both};`
+  return `
+fn ${name}_put2(r: u32, c: u32, v: vec2f) {
+  if (r >= ${p}_rows || c >= ${p}_cols) { return; }${at('v.x', `${p}_at + r * ${p}_pitch + c`)}
+  var next = v.y;
+  let hasNext = c + 1u < ${p}_cols;
+  if (${p}_add != 0u && hasNext) { next += ${name}_raw(i + 1u); }
+  let old = ${old};
+  ${store}
+}
+${put4(`${name}_put2(r, c, v.xy); ${name}_put2(r, c + 2u, v.zw);`)}`
+}
+
+export const conversionOf = ({ isWritten, dtype }: Operand) => (isWritten ? conversions[dtype] : undefined)

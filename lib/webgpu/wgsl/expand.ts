@@ -1,0 +1,66 @@
+/**
+ * The expanding product: tokens times a small dimension, against the columns of a matrix. Symbols as in docs/math.md.
+ *
+ *     out[t, n] (+)= factor sum_k lhs[t, k] w[k, n]        y += s h C;  y += s u B;  dx += dh A
+ *
+ * One pass: a workgroup for each tile of out, which loads out if it adds to it.
+ */
+import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { product, type Tile, tileLength, type View } from './product.js'
+
+export interface Expand {
+  readonly name: string
+  readonly tile: Tile
+  readonly lhs: View
+  readonly rhs: View
+  /** The operands of both views. */
+  readonly operands: Readonly<Record<string, Operand>>
+  /** Bytes of them that one pass over lhs and one over rhs load. */
+  readonly lhsBytes: number
+  readonly rhsBytes: number
+  /** The summed dimension. */
+  readonly depth: number
+  readonly out: readonly [string, Operand]
+  /** WGSL expression of the factor. */
+  readonly factor: string
+  /** WGSL statements that run first; `id` and `tid` are defined. */
+  readonly prepare?: Prepare | undefined
+}
+
+/** What a part does before its main work; `workgroups` is the least number that must run. */
+export interface Prepare {
+  readonly statements: string
+  readonly operands: Readonly<Record<string, Operand>>
+  readonly helpers: readonly string[]
+  readonly params: Readonly<Record<string, number>>
+  /** Bytes that each workgroup loads. */
+  readonly loads: number
+}
+
+export function expand(e: Expand): Part {
+  const { name, tile, out, prepare } = e
+  const [rowTiles, columnTiles] = [ceilDiv(out[1].rows, tile.blockM), ceilDiv(out[1].cols, tile.blockN)]
+  // Without tokens one workgroup still runs `prepare`, which may write results.
+  const workgroups = Math.max(rowTiles * columnTiles, prepare === undefined ? 0 : 1)
+  return {
+    name,
+    workgroups,
+    operands: { ...e.operands, [out[0]]: out[1], ...prepare?.operands },
+    params: { [`${name}_row_tiles`]: Math.max(rowTiles, 1), [`${name}_depth`]: e.depth, ...prepare?.params },
+    helpers: prepare?.helpers ?? [],
+    wgsl: `
+${product({ name, tile, lhs: e.lhs, rhs: e.rhs, store: `${out[0]}_put4(m, n, v * ${e.factor});` })}
+fn ${name}(id: u32, tid: u32) {
+  ${prepare?.statements ?? ''}
+  let m0 = id % P.${name}_row_tiles * ${tile.blockM}u;
+  let n0 = id / P.${name}_row_tiles * ${tile.blockN}u;
+  ${name}_product(m0, n0, 0u, P.${name}_depth, tid);
+}`,
+    tileLength: tileLength(tile),
+    loads:
+      columnTiles * e.lhsBytes +
+      rowTiles * e.rhsBytes +
+      (out[1].accumulate ? bytesOf(out[1]) : 0) +
+      workgroups * (prepare?.loads ?? 0),
+  }
+}

@@ -1,0 +1,99 @@
+/**
+ * From the partial sums of D to the gradient of B and that of w. Symbols as in docs/math.md.
+ *
+ *     D = sum over splits    dB_e (+)= w_e D    dw_e = <B_e, D>, one partial sum per workgroup
+ *
+ * One pass over the partial sums and over B, and over dB if it accumulates. A deferred D is written instead of dB.
+ */
+import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import type { Prepare } from './expand.js'
+
+export interface Fold {
+  /** [splits r, d_out] */
+  readonly partials: Operand
+  readonly rank: number
+  /** [E r, d_out], written. */
+  readonly db: Operand | null
+  /** [r, d_out], written: the sum of several splits. */
+  readonly deferred: Operand | null
+  /** [E r, d_out]; and [workgroups, E], written; null unless dw is required. */
+  readonly b: Operand | null
+  readonly dWeights: Operand | null
+  /** Forms w; null without db. */
+  readonly prepare: Prepare | null
+}
+
+/** Most workgroups, each of which leaves a partial sum of dw for every workgroup of a later pass to load. */
+const MOST_WORKGROUPS = 128
+
+const quadsOf = ({ rank, partials }: Fold) => rank * ceilDiv(partials.cols, 4)
+
+/** Workgroups of the fold: rows of the partial sums of dw. */
+export const foldWorkgroups = (rank: number, columns: number) =>
+  Math.min(MOST_WORKGROUPS, ceilDiv(rank * ceilDiv(columns, 4), 256))
+
+export function fold(call: Fold): Part {
+  const { partials, rank, db, deferred, b, dWeights, prepare } = call
+  const workgroups = foldWorkgroups(rank, partials.cols)
+  return {
+    name: 'fold',
+    workgroups,
+    operands: {
+      partials,
+      ...(db !== null && { db }),
+      ...(deferred !== null && { deferred }),
+      ...(b !== null && dWeights !== null && { b, d_weights: dWeights }),
+      ...prepare?.operands,
+    },
+    params: {
+      fold_quads: ceilDiv(partials.cols, 4),
+      fold_steps: ceilDiv(quadsOf(call), workgroups * 256),
+      ...prepare?.params,
+    },
+    helpers: prepare?.helpers ?? [],
+    wgsl: `
+var<workgroup> products: array<f32, 256>;
+var<workgroup> fold_sums: array<f32, 64>;
+fn fold(id: u32, tid: u32) {
+  ${prepare?.statements ?? ''}
+  if (tid < P.experts) { fold_sums[tid] = 0.0; }
+  for (var step = 0u; step < P.fold_steps; step++) {
+    let i = (id * P.fold_steps + step) * 256u + tid;
+    let k = i / P.fold_quads;
+    let n = i % P.fold_quads * 4u;
+    var d = vec4f();
+    if (k < P.rank) {
+      for (var row = k; row < P.partials_rows; row += P.rank) { d += partials4(row, n); }
+      ${deferred === null ? '' : 'deferred_put4(k, n, d);'}
+      ${db === null ? '' : 'for (var e = 0u; e < P.experts; e++) { db_put4(e * P.rank + k, n, w[e] * d); }'}
+    }
+    ${
+      dWeights === null
+        ? ''
+        : `for (var e = 0u; e < P.experts; e++) {
+      var product = 0.0;
+      if (k < P.rank) { product = dot(b4(e * P.rank + k, n), d); }
+      products[tid] = product;
+      workgroupBarrier();
+      if (tid < 16u) {
+        for (var j = tid + 16u; j < 256u; j += 16u) { product += products[j]; }
+        products[tid] = product;
+      }
+      workgroupBarrier();
+      if (tid == 0u) {
+        for (var j = 1u; j < 16u; j++) { product += products[j]; }
+        fold_sums[e] += product;
+      }
+      workgroupBarrier();
+    }`
+    }
+  }
+  ${dWeights === null ? '' : 'if (tid < P.experts) { d_weights_put1(id, tid, fold_sums[tid]); }'}
+}`,
+    loads:
+      bytesOf(partials) +
+      (db?.accumulate ? bytesOf(db) : 0) +
+      (dWeights !== null && b !== null ? bytesOf(b) : 0) +
+      workgroups * (prepare?.loads ?? 0),
+  }
+}

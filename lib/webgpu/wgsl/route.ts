@@ -1,0 +1,134 @@
+/**
+ * h and the router's result for each token. Symbols as in docs/math.md.
+ *
+ *     h_t = phi(sum over segments of x A^T)    l_t = R h_t    p_t = softmax(l_t)
+ *
+ * Values written: p [M, E], or l with pooled logits. With one pooling group each workgroup also writes its partial sums of
+ * them over its kept tokens, and the number of these: [workgroups, E + 1], added by a later pass in order. Logits come from
+ * h as it is stored, so 16-bit h is rounded.
+ *
+ * One pass: x A^T once; h written once and then read for each expert, R once for each token, both from cache.
+ */
+import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { keeps } from './groups.js'
+import type { Finish } from './shrink.js'
+
+/** Tokens of a workgroup, and of a step of the router. */
+export const ROUTE_TOKENS = 16
+
+/** Threads that share the sum of one logit. */
+const LANES = 16
+
+export interface Router {
+  readonly router: Operand
+  readonly hidden: Operand
+  readonly mask: Operand | null
+  /** [M, E], written: null if nothing reads them. */
+  readonly values: Operand | null
+  /** [workgroups, E + 1], written: null unless there is one pooling group. */
+  readonly pooled: Operand | null
+  /** Whether values are probabilities; otherwise they are logits. */
+  readonly hasSoftmax: boolean
+}
+
+const routeTokens = ({ mask, values, pooled, hasSoftmax }: Router) => `
+var<workgroup> logits: array<f32, ${ROUTE_TOKENS * 64}>;
+var<workgroup> dots: array<f32, 256>;
+fn route_tokens(id: u32, first: u32, last: u32, tid: u32) {
+  var pool = 0.0;
+  for (var t0 = first; t0 < last; t0 += ${ROUTE_TOKENS}u) {
+    let count = min(${ROUTE_TOKENS}u, last - t0);
+    let pairs = count * P.experts;
+    for (var base = 0u; base < pairs; base += ${256 / LANES}u) {
+      let pair = base + tid / ${LANES}u;
+      var dot = 0.0;
+      if (pair < pairs) {
+        for (var k = tid % ${LANES}u; k < P.rank; k += ${LANES}u) {
+          dot = fma(hidden1(t0 + pair / P.experts, k), router1(pair % P.experts, k), dot);
+        }
+      }
+      dots[tid] = dot;
+      workgroupBarrier();
+      if (tid % ${LANES}u == 0u && pair < pairs) {
+        for (var i = 1u; i < ${LANES}u; i++) { dot += dots[tid + i]; }
+        logits[pair] = dot;
+      }
+      workgroupBarrier();
+    }
+    ${hasSoftmax ? 'if (tid < count) { softmax(tid * P.experts); }\n    workgroupBarrier();' : ''}
+    ${values === null ? '' : 'for (var i = tid; i < pairs; i += 256u) { values_put1(t0 + i / P.experts, i % P.experts, logits[i]); }'}
+    ${
+      pooled === null
+        ? ''
+        : `for (var t = 0u; t < count && tid <= P.experts; t++) {
+      if (${keeps(mask !== null, 't0 + t')}) {
+        if (tid < P.experts) { pool += logits[t * P.experts + tid]; } else { pool += 1.0; }
+      }
+    }`
+    }
+    workgroupBarrier();
+  }
+  ${pooled === null ? '' : 'if (tid <= P.experts) { pooled_put1(id, tid, pool); }'}
+}`
+
+const softmax = `
+fn softmax(row: u32) {
+  var most = logits[row];
+  for (var e = 1u; e < P.experts; e++) { most = max(most, logits[row + e]); }
+  var total = 0.0;
+  for (var e = 0u; e < P.experts; e++) {
+    let value = exp(logits[row + e] - most);
+    logits[row + e] = value;
+    total += value;
+  }
+  for (var e = 0u; e < P.experts; e++) { logits[row + e] /= total; }
+}`
+
+/** The activation function. A NaN stays a NaN. */
+export const phi = `
+fn phi(v: vec4f) -> vec4f { return select(v, vec4f(), (v <= vec4f()) & vec4<bool>(P.relu != 0u)); }`
+
+const operandsOf = ({ router, hidden, mask, values, pooled }: Router): Record<string, Operand> => ({
+  ...{ router, hidden },
+  ...(mask !== null && pooled !== null && { mask }),
+  ...(values !== null && { values }),
+  ...(pooled !== null && { pooled }),
+})
+
+function loadsOf({ router, hidden, mask }: Router): number {
+  return router.rows * bytesOf(hidden) + hidden.rows * bytesOf(router) + (mask === null ? 0 : hidden.rows * 4)
+}
+
+const helpersOf = (r: Router) => [...(r.hasSoftmax ? [softmax] : []), routeTokens(r)]
+
+/** The router after a whole shrink, in the same workgroup. */
+export const routeAfterShrink = (r: Router): Finish => ({
+  statements: 'storageBarrier();\n  route_tokens(id, first, last, tid);',
+  ...{ operands: operandsOf(r), helpers: helpersOf(r), loads: loadsOf(r) },
+})
+
+/** Adds the segments of a split shrink, [segments M, r], and runs the router, if there is one. */
+export function route(segments: Operand, hidden: Operand, router: Router | null): Part {
+  const quads = ceilDiv(hidden.cols, 4)
+  return {
+    name: 'route',
+    workgroups: ceilDiv(hidden.rows, ROUTE_TOKENS),
+    operands: { segments, hidden, ...(router !== null && operandsOf(router)) },
+    params: { route_quads: quads },
+    helpers: [phi, ...(router === null ? [] : helpersOf(router))],
+    wgsl: `
+fn route(id: u32, tid: u32) {
+  let first = id * ${ROUTE_TOKENS}u;
+  let last = min(first + ${ROUTE_TOKENS}u, P.tokens);
+  for (var i = tid; i < (last - first) * P.route_quads; i += 256u) {
+    let t = first + i / P.route_quads;
+    let k = i % P.route_quads * 4u;
+    var sum = vec4f();
+    for (var row = t; row < P.segments_rows; row += P.tokens) { sum += segments4(row, k); }
+    hidden_put4(t, k, phi(sum));
+  }
+  ${router === null ? '' : 'storageBarrier();\n  route_tokens(id, first, last, tid);'}
+}`,
+    loads: bytesOf(segments) + (router === null ? 0 : loadsOf(router)),
+  }
+}

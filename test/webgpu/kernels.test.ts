@@ -1,0 +1,279 @@
+/**
+ * The kernels for WebGPU on their own, with operands in GPU buffers: random problems over all modes, data types and layouts,
+ * compared with the float64 reference on the inputs as rounded. A validation error of WebGPU fails a test.
+ */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { GpuKernels } from '../../lib/webgpu/kernels.js'
+import { makeCase, type Spec, splitTokens } from '../support/cases.js'
+import { checkResult } from '../support/check.js'
+import { expectClose, expectSameBits } from '../support/compare.js'
+import { type Float, round, TYPES, type Types } from '../support/dtypes.js'
+import { openGpu } from '../support/gpu.js'
+import { integer, randomFrom } from '../support/random.js'
+import { forward } from '../reference.js'
+import { type How, runOnGpu } from './run.js'
+
+const open = await openGpu()
+const missing = typeof open === 'string' ? open : undefined
+
+let device: GPUDevice
+let kernels: GpuKernels
+beforeAll(async () => {
+  if (typeof open === 'string') return
+  device = await open()
+  kernels = new GpuKernels(device)
+})
+afterAll(() => {
+  if (missing !== undefined) return
+  console.log(`${kernels.pipelineCount} pipelines`)
+  device.destroy()
+})
+
+/** A test that requires a device; without one it is skipped with the reason. Shaders compile for seconds. */
+function gpuTest(name: string, run: () => Promise<void>): void {
+  test(name, { timeout: 600_000 }, async (context) => {
+    if (missing !== undefined) context.skip(missing)
+    await run()
+  })
+}
+
+async function check(spec: Spec, how: How = {}): Promise<void> {
+  const c = makeCase(spec)
+  const result = await runOnGpu(kernels, device, c, how)
+  expect(result.damaged, 'operands written to where they must not be').toEqual([])
+  checkResult(c, result, how)
+}
+
+/** Random sizes. Whether rows have an even number of elements is the same for all, as it decides on shaders in 16 bits. */
+function sizes(seed: number, isEven: boolean, lengths: boolean, ofExperts = 8): Omit<Spec, 'routing'> {
+  const random = randomFrom(seed)
+  const size = (most: number) => {
+    const half = integer(random, 0, Math.floor((most - 1) / 2))
+    return isEven ? 2 * half + 2 : 2 * half + 1
+  }
+  const tokens = integer(random, 1, 90)
+  return {
+    ...{ tokens, dIn: size(300), dOut: size(300), rank: size(15), experts: integer(random, 1, ofExperts), seed },
+    ...{ scaling: [1, 0.5, -2][seed % 3] },
+    ...(lengths && { lengths: splitTokens(tokens, 1 + (seed % 9), seed) }),
+  }
+}
+
+interface Mode {
+  readonly name: string
+  readonly spec: Partial<Spec> & Pick<Spec, 'routing'>
+  readonly grouped?: boolean
+}
+
+const MODES: readonly Mode[] = [
+  { name: 'batch', spec: { routing: 'batch' } },
+  { name: 'batch, logits, masked, relu', spec: { routing: 'batch', pool: 'logits', masked: 0.4, activation: 'relu' } },
+  { name: 'sequence', spec: { routing: 'sequence' }, grouped: true },
+  {
+    name: 'sequence, logits, masked, relu',
+    spec: { routing: 'sequence', pool: 'logits', masked: 0.3, activation: 'relu' },
+    grouped: true,
+  },
+  { name: 'token, relu', spec: { routing: 'token', activation: 'relu' } },
+  { name: 'uniform', spec: { routing: 'uniform' } },
+  { name: 'fixed', spec: { routing: 'fixed' } },
+  { name: 'fixed, groups', spec: { routing: 'fixed' }, grouped: true },
+  { name: 'lora', spec: { routing: 'lora', experts: 1 } },
+]
+
+describe('random problems in float32', () => {
+  for (const { name, spec, grouped = false } of MODES) {
+    const isLora = spec.routing === 'lora'
+    gpuTest(`${name}: overwrites, and then deferred`, async () => {
+      for (const seed of [1, 2, 3, 4, 5]) {
+        await check({ ...sizes(seed, seed % 2 === 0, grouped), ...spec })
+        if (!isLora) await check({ ...sizes(seed + 50, true, grouped), ...spec }, { deferB: true, outputs: 'add' })
+      }
+    })
+    gpuTest(`${name}: adds, pitched, in one buffer`, async () => {
+      for (const seed of [6, 7, 8, 9, 10]) {
+        const how: How = { outputs: 'add', oneBuffer: true, layout: () => ({ gap: seed % 4, margin: seed % 3 }) }
+        await check({ ...sizes(seed, seed % 2 === 0, grouped), ...spec }, how)
+      }
+    })
+  }
+})
+
+/** Each type with two modes, so that every mode occurs; even rows store whole words, odd ones halves. */
+describe('random problems in 16 bits', () => {
+  const types = Object.entries(TYPES).filter(([, { activations }]) => activations !== undefined)
+  for (const [i, [name, ofTypes]] of types.entries())
+    for (const turn of [0, 1]) {
+      const { name: mode, spec, grouped = false } = MODES[(2 * i + turn * 5) % MODES.length]
+      const isEven = (i + turn) % 2 === 0
+      gpuTest(`${name}, ${mode}, rows of an ${isEven ? 'even' : 'odd'} length`, async () => {
+        const margin = isEven ? 2 : 1
+        const how: How = { outputs: turn === 0 ? 'add' : 'overwrite', layout: () => ({ gap: 2, margin }) }
+        for (const seed of [11, 12, 13]) {
+          const c = { ...sizes(seed, isEven, grouped), ...ofTypes, ...spec }
+          await check(c, how)
+        }
+      })
+    }
+})
+
+describe('sizes that cross tiles', () => {
+  const specs: Spec[] = [
+    { routing: 'batch', tokens: 300, dIn: 530, dOut: 600, rank: 70, experts: 3, seed: 1, masked: 0.2 },
+    // So many products of experts and rank that forward combines B in a pass of its own, and E above a tile.
+    { routing: 'batch', tokens: 300, dIn: 70, dOut: 90, rank: 130, experts: 40, seed: 2, pool: 'logits' },
+    { routing: 'token', tokens: 300, dIn: 270, dOut: 257, rank: 33, experts: 5, seed: 3 },
+    { routing: 'sequence', tokens: 300, dIn: 300, dOut: 257, rank: 70, experts: 3, lengths: [1, 0, 255, 44], seed: 4 },
+    { routing: 'lora', tokens: 300, dIn: 257, dOut: 300, rank: 70, experts: 1, seed: 5 },
+    { routing: 'uniform', tokens: 4200, dIn: 40, dOut: 300, rank: 5, experts: 2, seed: 6 },
+    { routing: 'batch', tokens: 4200, dIn: 20, dOut: 30, rank: 5, experts: 64, seed: 7, masked: 0.5 },
+  ]
+  for (const spec of specs)
+    gpuTest(`${spec.routing} ${[spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts].join(', ')}`, async () => {
+      await check(spec, { outputs: 'add' })
+    })
+  // v of 9 million numbers exceeds a fourth of what one binding may have by default.
+  gpuTest('v in ranges of tokens', async () => {
+    await check({ routing: 'token', tokens: 2048, dIn: 4, dOut: 4, rank: 70, experts: 64, seed: 8 })
+  })
+})
+
+describe('gradients that are not required', () => {
+  const some = [{ dx: false }, { da: false, dRouter: false }, { dx: false, da: false, dRouter: false }]
+  for (const routing of ['batch', 'sequence', 'token', 'lora'] as const)
+    gpuTest(routing, async () => {
+      const grouped = routing === 'sequence'
+      for (const [i, needs] of [...some, { dx: false, da: false, db: false }, { db: false }].entries())
+        await check({ ...sizes(20 + i, true, grouped), routing, ...(routing === 'lora' && { experts: 1 }) }, { needs })
+    })
+  gpuTest('without any, and without what backward reads', async () => {
+    for (const { spec, grouped = false } of MODES) {
+      const c = makeCase({ ...sizes(30, true, grouped), ...spec })
+      const { values, damaged } = await runOnGpu(kernels, device, c, { inference: true })
+      expect(damaged).toEqual([])
+      expectClose('y', values.y as Float32Array, forward(c).y)
+    }
+  })
+})
+
+describe('empty problems', () => {
+  for (const { name, spec, grouped = false } of MODES)
+    gpuTest(`${name}: no tokens, and one`, async () => {
+      const of = { ...sizes(40, true, false), ...spec }
+      for (const outputs of ['add', 'overwrite'] as const) {
+        await check({ ...of, tokens: 0, masked: 0, ...(grouped && { lengths: [] }) }, { outputs })
+        await check({ ...of, tokens: 0, masked: 0, ...(grouped && { lengths: [0, 0] }) }, { outputs })
+      }
+      await check({ ...of, tokens: 1, ...(grouped && { lengths: [0, 1, 0] }) })
+    })
+  for (const lengths of [undefined, [21, 0, 1, 8]])
+    gpuTest(`no kept token in ${lengths ? 'a group' : 'the batch'}: no gradient, even with NaN`, async () => {
+      for (const pool of ['probabilities', 'logits'] as const) {
+        const routing = lengths ? 'sequence' : 'batch'
+        const spec = { ...sizes(41, true, false), tokens: 30, routing, lengths, pool, masked: 0.2 } as const
+        for (const deferB of [false, true]) {
+          const how: How = { deferB, outputs: 'add' }
+          await check({ ...spec, emptyGroup: 'finite' }, how)
+          const finite = await runOnGpu(kernels, device, makeCase({ ...spec, emptyGroup: 'finite' }), how)
+          const withNaN = await runOnGpu(kernels, device, makeCase({ ...spec, emptyGroup: 'nan' }), how)
+          expect(withNaN.values.hidden?.some(Number.isNaN)).toBe(true)
+          for (const name of ['dx', 'da', 'dRouter', 'db', 'weights'] as const)
+            expect(withNaN.values[name], name).toEqual(finite.values[name])
+        }
+      }
+    })
+})
+
+describe('bits', () => {
+  const types: Types[] = [{}, { activations: 'bfloat16' }]
+  for (const { name, spec, grouped = false } of MODES)
+    gpuTest(`${name}: the same in every run`, async () => {
+      for (const ofTypes of types) {
+        const c = makeCase({
+          ...sizes(42, false, grouped),
+          tokens: 130,
+          ...(grouped && { lengths: [64, 66] }),
+          ...spec,
+          ...ofTypes,
+        })
+        const [one, two] = [await runOnGpu(kernels, device, c), await runOnGpu(kernels, device, c)]
+        for (const [key, values] of Object.entries(one.values))
+          expectSameBits(key, values, two.values[key as keyof typeof two.values] as Float32Array)
+      }
+    })
+
+  // Alone, and among so many others that no workgroup splits the long dimension.
+  for (const routing of ['sequence', 'fixed', 'token', 'uniform', 'lora'] as const)
+    gpuTest(`${routing}: tokens do not depend on the rest of the batch`, async () => {
+      const [before, length, after] = [4100, 19, 70]
+      const of = { dIn: 600, dOut: 530, rank: 5, experts: routing === 'lora' ? 1 : 3, routing, seed: 43 } as const
+      const grouped = routing === 'sequence' || routing === 'fixed'
+      const tokens = before + length + after
+      const all = makeCase({ ...of, tokens, ...(grouped && { lengths: [before, length, after] }) })
+      const rows = (values: Float32Array, cols: number) => values.slice(before * cols, (before + length) * cols)
+      const alone = {
+        ...{ ...all, tokens: length, x: rows(all.x, all.dIn), dy: rows(all.dy, all.dOut) },
+        ...{ offsets: all.offsets && Int32Array.of(0, length), weights: all.weights?.slice(3, 6) },
+      }
+      const [wide, narrow] = [await runOnGpu(kernels, device, all), await runOnGpu(kernels, device, alone)]
+      for (const [name, cols] of [
+        ['y', of.dOut],
+        ['hidden', of.rank],
+        ['dx', of.dIn],
+      ] as const)
+        expectSameBits(name, rows(wide.values[name] as Float32Array, cols), narrow.values[name] as Float32Array)
+    })
+})
+
+describe('rounding', () => {
+  for (const activations of ['bfloat16', 'float16'] as const)
+    gpuTest(`y in ${activations}: to nearest, ties to even`, async () => {
+      const b = roundingCases(activations)
+      const types = { activations, parameters: 'float32', precision: 'high' } as const
+      const c = makeCase({
+        routing: 'lora',
+        tokens: 1,
+        dIn: 1,
+        dOut: b.length,
+        rank: 1,
+        experts: 1,
+        seed: 44,
+        ...types,
+      })
+      c.x.fill(1)
+      c.a.fill(1)
+      const { values } = await runOnGpu(kernels, device, { ...c, b, dy: new Float32Array(b.length) })
+      const expected = Float32Array.from(b, (value) => round(activations, value))
+      expect(values.y).toEqual(expected)
+    })
+})
+
+/** Numbers at and next to ties of two neighbours, over all exponents; the ends of the range; NaN and infinities. */
+function roundingCases(dtype: Float): Float32Array {
+  const bits = dtype === 'bfloat16' ? 16 : 13
+  const numbers = new Float32Array(new Uint32Array(1).buffer)
+  const word = new Uint32Array(numbers.buffer)
+  const random = randomFrom(45)
+  const cases = [
+    NaN,
+    Infinity,
+    -Infinity,
+    0,
+    65504,
+    65519,
+    65520,
+    -65536,
+    2 ** -24,
+    2 ** -25,
+    2 ** -25 * 1.01,
+    2 ** -14,
+  ]
+  for (let exponent = 90; exponent < 160; exponent++)
+    for (const rest of [0, 2 ** (bits - 1) - 1, 2 ** (bits - 1), 2 ** (bits - 1) + 1])
+      for (const sign of [0, 1]) {
+        const mantissa = (integer(random, 0, 2 ** (23 - bits) - 1) << bits) | rest
+        word[0] = ((sign << 31) | (exponent << 23) | mantissa) >>> 0
+        cases.push(numbers[0])
+      }
+  return Float32Array.from(cases)
+}

@@ -1,0 +1,241 @@
+/** Runs a case on GpuKernels, with operands in GPU buffers. The results have the form of test/support/run.ts. */
+import type { BackwardCall, ForwardCall, Matrix, NumberType, Output, Region, Sizes } from '../../lib/webgpu/call.js'
+import type { GpuKernels } from '../../lib/webgpu/kernels.js'
+import type { Case } from '../support/cases.js'
+import { type Float, pack, roundAll, unpack } from '../support/dtypes.js'
+import { type Layout, Operand } from '../support/operands.js'
+import { gaussian, randomFrom } from '../support/random.js'
+import type { GradientName, OutputName, Result, Values } from '../support/run.js'
+
+type OperandName = 'x' | 'a' | 'router' | 'b' | 'dy' | OutputName
+
+export interface How {
+  layout?: (name: OperandName) => Layout
+  outputs?: 'add' | 'overwrite'
+  needs?: Partial<Record<GradientName, boolean>>
+  deferB?: boolean
+  /** All operands and saved values in one buffer; otherwise each has its own. */
+  oneBuffer?: boolean
+  /** Backward saves nothing: forward keeps neither hidden nor the rest, and does not run backward. */
+  inference?: boolean
+}
+
+/** Bytes that no kernel may write, before, between and behind the operands. */
+const GUARD = 0xa5
+
+/** Host bytes that are copied to buffers of the device before the calls, and back after them. */
+class Memory {
+  readonly #pieces: { bytes: Uint8Array; offset: number; buffer: number }[] = []
+  readonly #lengths: number[] = []
+  buffers: GPUBuffer[] = []
+
+  constructor(
+    readonly device: GPUDevice,
+    readonly oneBuffer: boolean,
+  ) {}
+
+  /** A place for bytes; a buffer of its own begins with it, and one for all keeps 2-byte alignment only. */
+  place(bytes: Uint8Array): { index: number; byteOffset: number } {
+    const shared = this.oneBuffer && this.#lengths.length > 0
+    const buffer = shared ? 0 : this.#lengths.push(0) - 1
+    // The next multiple of four, as 32-bit numbers require, and for 16-bit ones an odd half word by turns.
+    const offset = Math.ceil(this.#lengths[buffer] / 4) * 4
+    this.#lengths[buffer] = offset + bytes.length
+    this.#pieces.push({ bytes, offset, buffer })
+    return { index: this.#pieces.length - 1, byteOffset: offset }
+  }
+
+  upload(): void {
+    const { device } = this
+    this.buffers = this.#lengths.map((length) =>
+      device.createBuffer({
+        size: Math.ceil(Math.max(length, 4) / 4) * 4 + 16,
+        usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+      }),
+    )
+    for (const [i, buffer] of this.buffers.entries()) {
+      const content = new Uint8Array(buffer.size).fill(GUARD)
+      for (const piece of this.#pieces) if (piece.buffer === i) content.set(piece.bytes, piece.offset)
+      device.queue.writeBuffer(buffer, 0, content)
+    }
+  }
+
+  bufferOf(index: number): GPUBuffer {
+    return this.buffers[this.#pieces[index].buffer]
+  }
+
+  /** Reads everything back into the pieces; returns whether a byte outside of all pieces has changed. */
+  async download(): Promise<boolean> {
+    let isDamaged = false
+    for (const [i, buffer] of this.buffers.entries()) {
+      const content = await readBuffer(this.device, buffer)
+      const rest = content.slice()
+      for (const piece of this.#pieces) {
+        if (piece.buffer !== i) continue
+        piece.bytes.set(content.subarray(piece.offset, piece.offset + piece.bytes.length))
+        rest.fill(GUARD, piece.offset, piece.offset + piece.bytes.length)
+      }
+      isDamaged ||= rest.some((byte) => byte !== GUARD)
+      buffer.destroy()
+    }
+    return isDamaged
+  }
+}
+
+export async function readBuffer(device: GPUDevice, buffer: GPUBuffer): Promise<Uint8Array> {
+  const copy = device.createBuffer({ size: buffer.size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST })
+  const encoder = device.createCommandEncoder()
+  encoder.copyBufferToBuffer(buffer, 0, copy, 0, buffer.size)
+  device.queue.submit([encoder.finish()])
+  await copy.mapAsync(GPUMapMode.READ)
+  const content = new Uint8Array(copy.getMappedRange().slice(0))
+  copy.destroy()
+  return content
+}
+
+/** Encodes with `encode` and submits; a validation error throws. Allocated memory is filled with NaN first. */
+export async function submit(
+  device: GPUDevice,
+  encode: (encoder: GPUCommandEncoder, allocate: (bytes: number) => GPUBuffer) => void,
+): Promise<void> {
+  device.pushErrorScope('validation')
+  const allocated: GPUBuffer[] = []
+  const encoder = device.createCommandEncoder()
+  encode(encoder, (bytes) => {
+    const { STORAGE, UNIFORM, COPY_SRC, COPY_DST } = GPUBufferUsage
+    const size = Math.ceil(bytes / 256) * 256 + 256
+    const buffer = device.createBuffer({ size, usage: STORAGE | UNIFORM | COPY_SRC | COPY_DST })
+    device.queue.writeBuffer(buffer, 0, new Uint32Array(size / 4).fill(0x7fc5a5a5))
+    allocated.push(buffer)
+    return buffer
+  })
+  device.queue.submit([encoder.finish()])
+  const error = await device.popErrorScope()
+  for (const buffer of allocated) buffer.destroy()
+  if (error !== null) throw new Error(`WebGPU: ${error.message}`)
+}
+
+export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, how: How = {}): Promise<Result> {
+  const { routing, tokens, dIn, dOut, rank, experts } = c
+  const { outputs = 'overwrite', needs = {}, deferB = false, inference = false } = how
+  const { activations = 'float32', parameters = activations, gradients = parameters } = c
+  const isLora = routing === 'lora'
+  const groups = c.offsets ? c.offsets.length - 1 : 1
+  const memory = new Memory(device, how.oneBuffer === true)
+  const dtypeOf: Record<OperandName, Float> = {
+    ...{ x: activations, y: activations, dy: activations, dx: activations },
+    ...{ a: parameters, router: parameters, b: parameters, da: gradients, dRouter: gradients, db: gradients },
+  }
+  const operands = new Map<OperandName, { operand: Operand; index: number; matrix: () => Output }>()
+  const old: Result['old'] = {}
+
+  const place = (name: OperandName, rows: number, cols: number, values: ArrayLike<number>) => {
+    const layout = how.layout?.(name) ?? { gap: 0, margin: 0 }
+    const operand = new Operand(dtypeOf[name], rows, cols, values, layout)
+    const bytes = new Uint8Array(operand.data.buffer)
+    const { index, byteOffset } = memory.place(bytes)
+    const matrix = (): Output => ({
+      buffer: memory.bufferOf(index),
+      byteOffset: byteOffset + layout.margin * operand.data.BYTES_PER_ELEMENT,
+      dtype: dtypeOf[name],
+      pitch: cols + layout.gap,
+      accumulate: outputs === 'add',
+    })
+    operands.set(name, { operand, index, matrix })
+  }
+  const output = (name: OutputName, rows: number, cols: number) => {
+    const values =
+      outputs === 'add'
+        ? roundAll(dtypeOf[name], gaussian(randomFrom(rows + cols), rows * cols))
+        : new Float32Array(rows * cols).fill(NaN)
+    old[name] = values
+    place(name, rows, cols, values)
+  }
+  const region = (bytes: Uint8Array | undefined) => {
+    if (bytes === undefined) return () => null
+    const { index, byteOffset } = memory.place(bytes)
+    return (): Region => ({ buffer: memory.bufferOf(index), byteOffset })
+  }
+  const bytesOf = (view: ArrayBufferView) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
+
+  const [bRows, bCols] = isLora ? [dOut, rank] : [experts * rank, dOut]
+  place('x', tokens, dIn, c.x)
+  place('a', rank, dIn, c.a)
+  place('b', bRows, bCols, c.b)
+  if (c.router) place('router', experts, rank, c.router)
+  place('dy', tokens, dOut, c.dy)
+  output('y', tokens, dOut)
+  const wanted = (name: GradientName) => needs[name] !== false && (name !== 'dRouter' || c.router !== undefined)
+  if (!inference) {
+    if (wanted('dx')) output('dx', tokens, dIn)
+    if (wanted('da')) output('da', rank, dIn)
+    if (wanted('dRouter')) output('dRouter', experts, rank)
+    if (wanted('db')) output('db', bRows, bCols)
+  }
+  const mask = region(c.mask && bytesOf(c.mask))
+  const offsets = region(c.offsets && bytesOf(c.offsets))
+
+  const isRouted = c.router !== undefined
+  const keepsProbabilities = isRouted && (routing === 'token' || c.pool !== 'logits')
+  const keepsWeights = routing !== 'token' && !isLora
+  const hiddenType: NumberType = c.precision === 'high' && parameters === 'float32' ? 'float32' : activations
+  const hiddenBytes = new Uint8Array(tokens * rank * (hiddenType === 'float32' ? 4 : 2))
+  const hidden = region(inference ? undefined : hiddenBytes)
+  const probabilities = new Float32Array(tokens * experts)
+  const probabilitiesRegion = region(keepsProbabilities && !inference ? bytesOf(probabilities) : undefined)
+  const weights = Float32Array.from(c.weights ?? new Float32Array(groups * experts))
+  const weightsRegion = region(keepsWeights && (!inference || routing === 'fixed') ? bytesOf(weights) : undefined)
+  const perGroup = routing !== 'token' && groups <= experts
+  const partials = perGroup ? groups : experts
+  const deferred = region(deferB && !inference ? new Uint8Array(partials * rank * dOut * 4) : undefined)
+  memory.upload()
+
+  const matrix = (name: OperandName) => operands.get(name)!.matrix()
+  const inputs = {
+    ...({
+      ...{ routing: isLora ? 'none' : routing, pool: c.pool ?? 'probabilities', activation: c.activation ?? 'none' },
+      ...{ scaling: c.scaling ?? 1, tokens, dIn, dOut, rank, experts, groups },
+    } satisfies Sizes),
+    ...{ x: matrix('x'), a: matrix('a'), router: isRouted ? matrix('router') : null, b: matrix('b') },
+    ...{ mask: mask(), sequenceOffsets: offsets() },
+  }
+  const hiddenRegion = hidden()
+  const kept: Matrix | null = hiddenRegion && { ...hiddenRegion, dtype: hiddenType, pitch: rank }
+  const forward: ForwardCall = {
+    ...{ ...inputs, y: matrix('y'), hidden: kept, probabilities: probabilitiesRegion(), weights: weightsRegion() },
+  }
+  await submit(device, (encoder, allocate) => kernels.forward(forward, encoder, allocate))
+  if (kept !== null) {
+    const out = (name: OutputName) => (operands.has(name) ? matrix(name) : null)
+    const backward: BackwardCall = {
+      ...{ ...inputs, dy: matrix('dy'), hidden: kept, probabilities: probabilitiesRegion(), weights: weightsRegion() },
+      ...{ dx: out('dx'), da: out('da'), dRouter: out('dRouter') },
+      ...{ db: deferB ? null : out('db'), deferredDb: wanted('db') ? deferred() : null },
+    }
+    await submit(device, (encoder, allocate) => kernels.backward(backward, encoder, allocate))
+    const matrices = deferred()
+    if (deferB && matrices !== null && operands.has('db')) {
+      const layers = [{ partials, matrices, weights: perGroup ? weightsRegion() : null }]
+      const fold = { experts, rank, dOut, db: matrix('db'), layers }
+      await submit(device, (encoder, allocate) => kernels.fold(fold, encoder, allocate))
+    }
+  }
+
+  const damaged = (await memory.download()) ? ['bytes outside of all operands'] : []
+  const values: Values = {}
+  for (const [name, { operand }] of operands) {
+    const isOutput = name in old
+    if (isOutput) values[name as OutputName] = operand.values()
+    if (isOutput ? !operand.isPaddingUnchanged() : !operand.isUnchanged()) damaged.push(name)
+  }
+  if (inference) return { values: { y: values.y as Float32Array }, old, damaged }
+  values.hidden = unpack(
+    hiddenType,
+    hiddenType === 'float32' ? new Float32Array(hiddenBytes.buffer) : new Uint16Array(hiddenBytes.buffer),
+  )
+  if (keepsProbabilities) values.probabilities = probabilities
+  if (keepsWeights) values.weights = weights
+  return { values, old, damaged }
+}
+
+export { pack }

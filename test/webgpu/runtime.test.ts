@@ -1,0 +1,446 @@
+/** Memory, operands, errors and devices of WebGPU. What the kernels compute is in the suites of all backends. */
+import { describe, expect, it, vi } from 'vitest'
+import * as main from '../../lib/index.js'
+import { AdamW, emptyCache, memoryStats, tensor, Tensor, type TensorLike } from '../../lib/index.js'
+import { createLily, type Lily } from '../../lib/webgpu/index.js'
+import { expectSameBits } from '../support/compare.js'
+import { testGpu } from '../support/gpu-device.js'
+import { expectRefused } from '../support/refused.js'
+import { type HostTensor, smallOperands } from '../support/small.js'
+
+const { gpu: instance, device, lily } = testGpu()
+const { STORAGE, COPY_DST, COPY_SRC, MAP_READ, UNIFORM } = GPUBufferUsage
+const ALL = STORAGE | COPY_DST | COPY_SRC
+const ARGUMENT = 'ERR_LILY_ARGUMENT'
+
+function bufferOf(data: ArrayBufferView, usage = ALL, on = device): GPUBuffer {
+  const size = Math.ceil(data.byteLength / 4) * 4
+  const buffer = on.createBuffer({ size, usage, mappedAtCreation: true })
+  new Uint8Array(buffer.getMappedRange()).set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+  buffer.unmap()
+  return buffer
+}
+
+async function otherDevice(): Promise<GPUDevice> {
+  const adapter = await instance.requestAdapter()
+  return adapter!.requestDevice()
+}
+
+const uint16 = (length: number) => Uint16Array.from({ length }, (_, i) => i + 1)
+const numbersOf = async (value: Tensor) => (await value.toHost()).data
+
+/** The small operands on the device. */
+function onDevice(of: Lily = lily) {
+  const { x, a, router, b, dy } = smallOperands()
+  const move = ({ data, shape }: HostTensor) => of.tensor(data, shape)
+  return { x: move(x), a: move(a), router: move(router), b: move(b), dy: move(dy) }
+}
+
+describe('copies', () => {
+  it.each([1, 2, 3, 7, 8])('%i 16-bit numbers to the device and back', async (length) => {
+    const moved = lily.tensor(uint16(length), [length], 'bfloat16')
+    expect(await numbersOf(moved)).toEqual(uint16(length))
+    expect(moved.device).toBe(lily.device)
+  })
+
+  it('masks, offsets, numbers and nothing', async () => {
+    expect(await numbersOf(lily.tensor(Uint8Array.of(1, 2, 3, 4, 5), [5]))).toEqual(Uint8Array.of(1, 2, 3, 4, 5))
+    expect(await numbersOf(lily.tensor(Int32Array.of(-1, 5), [2]))).toEqual(Int32Array.of(-1, 5))
+    expect(await numbersOf(lily.tensor([0.5, 2], [2]))).toEqual(Float32Array.of(0.5, 2))
+    expect((await lily.tensor([], [0, 3]).toHost()).shape).toEqual([0, 3])
+  })
+
+  it.each([
+    ['that can be copied', ALL],
+    ['that only kernels can read', STORAGE],
+  ])('rows with a pitch of a buffer %s', async (_, usage) => {
+    const zeros = () => lily.tensor(new Float32Array(15), [3, 5])
+    const optimiser = new AdamW(new Map([['p', { value: zeros(), grad: zeros() }]]))
+    // A state is copied from any operand of its device.
+    const buffer = bufferOf(
+      Float32Array.from({ length: 40 }, (_, i) => i),
+      usage,
+    )
+    const moments: TensorLike = { buffer, shape: [3, 5], dtype: 'float32', byteOffset: 12, pitch: 9 }
+    optimiser.load({ step: 1, parameters: { p: { expAvg: moments, expAvgSq: moments } } })
+    const data = await numbersOf(optimiser.state().parameters.p.expAvg)
+    expect([...data]).toEqual([0, 1, 2].flatMap((row) => [0, 1, 2, 3, 4].map((column) => 3 + row * 9 + column)))
+  })
+
+  it('zeroGrad leaves what surrounds a gradient at an odd place', async () => {
+    const buffer = bufferOf(uint16(12))
+    const grad = { buffer, shape: [5], dtype: 'bfloat16' as const, byteOffset: 6 }
+    const value = lily.tensor(uint16(5), [5], 'bfloat16')
+    new AdamW(new Map([['p', { value, grad }]])).zeroGrad()
+    const all = { buffer, shape: [12], dtype: 'bfloat16' as const }
+    // The tensor of an output is over the memory that was given.
+    const { y } = await outputOver(all)
+    expect([...(await numbersOf(y))]).toEqual([1, 2, 3, 0, 0, 0, 0, 0, 9, 10, 11, 12])
+  })
+
+  /** A tensor over memory of the caller: the result of a call with no tokens, which writes nothing. */
+  async function outputOver({ buffer, shape, dtype }: { buffer: GPUBuffer; shape: number[]; dtype: main.DType }) {
+    const staging = device.createBuffer({ size: buffer.size, usage: MAP_READ | COPY_DST })
+    const encoder = device.createCommandEncoder()
+    encoder.copyBufferToBuffer(buffer, 0, staging, 0, buffer.size)
+    device.queue.submit([encoder.finish()])
+    await staging.mapAsync(GPUMapMode.READ)
+    return { y: tensor(new Uint16Array(staging.getMappedRange().slice(0)), shape, dtype) }
+  }
+
+  it('between devices they are refused', async () => {
+    const other = await otherDevice()
+    using second = createLily(other)
+    await expectRefused('ERR_LILY_DEVICE', 'await its toHost()', () => lily.tensor([1], [1]).to(second.device))
+    other.destroy()
+  })
+})
+
+describe('tensors', () => {
+  it('have a buffer and an offset', () => {
+    const moved = lily.tensor(uint16(6), [2, 3], 'float16')
+    expect(moved.buffer).toBeInstanceOf(GPUBuffer)
+    expect(moved).toMatchObject({ byteOffset: 0, shape: [2, 3], dtype: 'float16', device: { type: 'webgpu' } })
+    expect(String(lily.device.id)).toMatch(/^\d+$/)
+  })
+
+  it('on the host have no buffer', async () => {
+    await expectRefused(
+      'ERR_LILY_DEVICE',
+      'buffer: is available for tensors on a GPUDevice only',
+      () => tensor([1], [1]).buffer,
+    )
+  })
+})
+
+describe('operands', () => {
+  const good = () => ({ buffer: bufferOf(new Float32Array(30)), shape: [6, 5], dtype: 'float32' as const })
+  const refusals: [string, string, string, (x: ReturnType<typeof good>) => object][] = [
+    ['no GPUBuffer', ARGUMENT, 'x: expected', (x) => ({ ...x, buffer: new ArrayBuffer(120) })],
+    [
+      'no usage STORAGE',
+      ARGUMENT,
+      'x: expected a GPUBuffer with GPUBufferUsage.STORAGE',
+      (x) => ({ ...x, buffer: bufferOf(new Float32Array(30), UNIFORM) }),
+    ],
+    [
+      'a mapped buffer',
+      ARGUMENT,
+      'x: its GPUBuffer is mapped',
+      (x) => ({ ...x, buffer: device.createBuffer({ size: 120, usage: STORAGE, mappedAtCreation: true }) }),
+    ],
+    [
+      'a short buffer',
+      'ERR_LILY_SHAPE',
+      'x: expected a GPUBuffer of at least 120 bytes',
+      (x) => ({ ...x, buffer: bufferOf(new Float32Array(29)) }),
+    ],
+    [
+      'an offset beyond it',
+      'ERR_LILY_SHAPE',
+      'x: expected a GPUBuffer of at least 124 bytes',
+      (x) => ({ ...x, byteOffset: 4 }),
+    ],
+    [
+      'an odd offset',
+      ARGUMENT,
+      'x: expected byteOffset to be a non-negative multiple of 4',
+      (x) => ({ ...x, byteOffset: 2 }),
+    ],
+    [
+      'a pitch below the row',
+      'ERR_LILY_SHAPE',
+      'x: expected pitch to be an integer from 5',
+      (x) => ({ ...x, pitch: 4 }),
+    ],
+    ['pitch and strides', ARGUMENT, 'x: expected pitch or strides', (x) => ({ ...x, pitch: 5, strides: [5, 1] })],
+    ['no dtype', 'ERR_LILY_DTYPE', 'x: expected dtype', ({ dtype: _, ...x }) => x],
+    ['an unknown field', ARGUMENT, "x: unknown field 'offset'", (x) => ({ ...x, offset: 1 })],
+    [
+      'a CUDA device',
+      'ERR_LILY_DEVICE',
+      'x: expected the `device` of a createLily object',
+      (x) => ({ ...x, device: { type: 'cuda', id: 0 } }),
+    ],
+    [
+      'a device that is none',
+      'ERR_LILY_BACKEND_UNAVAILABLE',
+      'x: webgpu:99 is not a registered device',
+      (x) => ({ ...x, device: { type: 'webgpu', id: 99 } }),
+    ],
+    ['memory of the host', 'ERR_LILY_DEVICE', 'x', () => smallOperands().x],
+  ]
+
+  it.each(refusals)('%s', async (_, code, message, change) => {
+    const { a, router, b } = onDevice()
+    const y = lily.tensor(new Float32Array(24).fill(7), [6, 4])
+    await expectRefused(code, message, () => lily.lilyForward({ x: change(good()) as TensorLike, a, router, b, y }))
+    expect(await numbersOf(y)).toEqual(new Float32Array(24).fill(7))
+  })
+
+  it('all on the host', async () => {
+    const { x, a, router, b } = smallOperands()
+    await expectRefused('ERR_LILY_DEVICE', `x: expected webgpu:${lily.device.id}`, () =>
+      lily.lilyForward({ x, a, router, b }),
+    )
+  })
+
+  it('of another device', async () => {
+    const other = await otherDevice()
+    using second = createLily(other)
+    const { x, a, router, b } = onDevice(second)
+    await expectRefused('ERR_LILY_DEVICE', `x: expected webgpu:${lily.device.id}`, () =>
+      lily.lilyForward({ x, a, router, b }),
+    )
+    await expectRefused('ERR_LILY_DEVICE', '2 GPUDevices are registered', () =>
+      main.lilyForward({ x: good(), a, router, b }),
+    )
+    other.destroy()
+  })
+
+  it('options that belong to other backends', async () => {
+    const { x, a, router, b } = onDevice()
+    const call = (options: object) => () => lily.lilyForward({ x, a, router, b }, options)
+    await expectRefused(ARGUMENT, 'stream: expected none', call({ stream: 1 }))
+    await expectRefused(ARGUMENT, 'encoder: expected a GPUCommandEncoder', call({ encoder: {} }))
+    const encoder = device.createCommandEncoder()
+    await expectRefused(ARGUMENT, 'encoder: is given beside stream', call({ encoder, stream: 1 }))
+    const host = smallOperands()
+    await expectRefused(ARGUMENT, 'encoder: expected none', () =>
+      main.lilyForward({ x: host.x, a: host.a, router: host.router, b: host.b }, { encoder }),
+    )
+  })
+})
+
+describe('what WebGPU does not have', () => {
+  const x = () => lily.tensor(new Float32Array(6), [2, 3])
+  it.each<[string, string, () => unknown]>([
+    [
+      'frozen linear layers',
+      'x: a frozen linear layer does not run',
+      () => main.linearForward({ x: x(), weight: x() }),
+    ],
+    ['packed weights', 'weight: a frozen linear layer does not run', () => main.packLinear(x())],
+    ['DLPack', 'tensor: toDLPack does not run', () => main.toDLPack(x())],
+    ['graphs', 'device: expected', () => main.captureGraph(() => undefined, { device: lily.device as never })],
+    ['streams', 'device: expected', () => main.Stream.create(lily.device as never)],
+    ['events', 'device: expected', () => main.Event.create(lily.device as never)],
+    ['DeviceBuffers', 'device: expected', () => main.DeviceBuffer.allocate([1], 'float32', lily.device as never)],
+  ])('%s', async (_, message, call) => {
+    await expectRefused('ERR_LILY_DEVICE', message, call)
+  })
+})
+
+describe('memory', () => {
+  it('is used again, counted, and released', async () => {
+    const gpu = await otherDevice()
+    using own = createLily(gpu)
+    const first = own.tensor(new Float32Array(1000), [1000])
+    const { buffer } = first
+    expect(own.memoryStats()).toMatchObject({ bytesInUse: 4096, blocksInUse: 1, allocations: 1, bytesCached: 0 })
+    first.dispose()
+    expect(own.memoryStats()).toMatchObject({ bytesInUse: 0, blocksInUse: 0, blocksCached: 1, bytesCached: 4096 })
+    const second = own.tensor(new Float32Array(1001), [1001])
+    expect(second.buffer).toBe(buffer)
+    expect(memoryStats(own.device)).toEqual(own.memoryStats())
+    second.dispose()
+    emptyCache()
+    expect(own.memoryStats()).toMatchObject({ bytesCached: 0, blocksCached: 0, peakBytesInUse: 4096, allocations: 1 })
+    expect(await numbersOf(own.tensor([5], [1]))).toEqual(Float32Array.of(5))
+    gpu.destroy()
+  })
+
+  it('of an impossible size names the limit', async () => {
+    const shape = [device.limits.maxBufferSize / 4 + 1]
+    const value = { data: new Float32Array(1), shape: [1] }
+    expect(value.shape).toEqual([1])
+    await expectRefused(
+      'ERR_LILY_OUT_OF_MEMORY',
+      'maxBufferSize',
+      () => new AdamW(new Map([['p', { value: fakeOf(shape), grad: fakeOf(shape) }]])),
+    )
+  })
+
+  /** An operand of a buffer that says that it is long. */
+  function fakeOf(shape: number[]): TensorLike {
+    const buffer = { size: 2 ** 50, usage: ALL, mapState: 'unmapped', destroy: () => undefined } as unknown as GPUBuffer
+    return { buffer, shape, dtype: 'float32', device: lily.device as never }
+  }
+})
+
+describe('devices', () => {
+  it('a device has one ID and one pool', () => {
+    const again = createLily(device)
+    expect(again.device).toBe(lily.device)
+    const before = lily.memoryStats().bytesInUse
+    const given = again.tensor(new Float32Array(64), [64])
+    expect(lily.memoryStats().bytesInUse).toBe(before + 256)
+    given.dispose()
+    again.dispose()
+    again.dispose()
+    expect(again.isDisposed).toBe(true)
+    expect(lily.memoryStats().bytesInUse).toBe(before)
+  })
+
+  it('what is no device', async () => {
+    for (const value of [undefined, null, {}, device.queue]) {
+      await expectRefused(ARGUMENT, 'device: expected a GPUDevice', () => createLily(value as never))
+    }
+  })
+
+  it('after dispose', async () => {
+    const gpu = await otherDevice()
+    const own = createLily(gpu)
+    const given = own.tensor([1], [1])
+    const place = own.device
+    own.dispose()
+    await expectRefused('ERR_LILY_DISPOSED', 'this createLily object is disposed of', () => own.tensor([1], [1]))
+    await expectRefused('ERR_LILY_BACKEND_UNAVAILABLE', `webgpu:${place.id} is not a registered device`, () =>
+      given.toHost(),
+    )
+    await expectRefused('ERR_LILY_BACKEND_UNAVAILABLE', 'call createLily(gpuDevice)', () => tensor([1], [1]).to(place))
+    gpu.destroy()
+  })
+
+  it('that is lost', async () => {
+    const gpu = await otherDevice()
+    using own = createLily(gpu)
+    const given = own.tensor([1, 2], [2])
+    const pending = given.toHost()
+    gpu.destroy()
+    const says = 'request a new GPUDevice, call createLily with it, and load the last checkpoint'
+    await expectRefused('ERR_LILY_DEVICE', says, () => pending)
+    await expectRefused('ERR_LILY_DEVICE', says, () => given.toHost())
+    await expectRefused('ERR_LILY_DEVICE', says, () => own.tensor([1], [1]))
+    await expectRefused('ERR_LILY_DEVICE', says, () => tensor([1], [1]).to(own.device))
+    // Memory of a lost device can still be released.
+    given.dispose()
+  })
+})
+
+describe('calls', () => {
+  const results = async ({ y, saved }: { y: Tensor; saved: main.LilySaved }) => ({
+    y: await numbersOf(y),
+    hidden: await numbersOf(saved.hidden),
+  })
+
+  it('give the numbers of the cpu backend, by each of the ways to name an operand', async () => {
+    const host = smallOperands()
+    const { x, a, router, b } = host
+    const expected = main.lilyForward({ x, a, router, b }).y.data as Float32Array
+    const inBuffer = ({ data, shape }: HostTensor) => ({ buffer: bufferOf(data), shape, dtype: 'float32' as const })
+    const moved = onDevice()
+    const ofTensor = ({ buffer, byteOffset, shape, dtype }: Tensor) => ({ buffer, byteOffset, shape, dtype })
+    for (const place of [
+      { x: inBuffer(x), a: inBuffer(a), router: inBuffer(router), b: inBuffer(b) },
+      { x: moved.x, a: moved.a, router: moved.router, b: moved.b },
+      { x: ofTensor(moved.x), a: ofTensor(moved.a), router: ofTensor(moved.router), b: ofTensor(moved.b) },
+    ]) {
+      const y = (await numbersOf(lily.lilyForward(place).y)) as Float32Array
+      for (const [i, value] of y.entries()) expect(Math.abs(value - expected[i])).toBeLessThan(1e-5)
+    }
+  })
+
+  it('off the main thread give the same bits', async () => {
+    const { x, a, router, b } = onDevice()
+    const options = { routing: 'token', activation: 'relu' } as const
+    const promise = lily.lilyForwardAsync({ x, a, router, b }, options)
+    // Memory that is disposed of before the pipelines are compiled is not given to others.
+    const again = onDevice()
+    for (const tensor of [x, a, router, b]) tensor.dispose()
+    const others = [30, 15, 6, 24].map((length) => lily.tensor(new Float32Array(length).fill(NaN), [length]))
+    const after = await results(await promise)
+    const before = await results(
+      lily.lilyForward({ x: again.x, a: again.a, router: again.router, b: again.b }, options),
+    )
+    expectSameBits('y', after.y, before.y)
+    expectSameBits('hidden', after.hidden, before.hidden)
+    for (const other of others) other.dispose()
+  })
+
+  it('with a buffer that is destroyed reject, and leave later calls alone', async () => {
+    const { a, router, b } = onDevice()
+    const x = { buffer: bufferOf(new Float32Array(30)), shape: [6, 5], dtype: 'float32' as const }
+    await lily.lilyForwardAsync({ x, a, router, b })
+    x.buffer.destroy()
+    await expectRefused(ARGUMENT, 'WebGPU refused a call', () => lily.lilyForwardAsync({ x, a, router, b }))
+    expect((await numbersOf(a)).length).toBe(15)
+  })
+
+  it('x and y may be columns of one buffer', async () => {
+    const { x, a, router, b } = smallOperands()
+    // Rows of x [5], a gap of 1, y [4], a gap of 2: as in the fused projection of an attention layer.
+    const fused = Float32Array.from({ length: 6 * 12 }, (_, i) => {
+      const [row, column] = [Math.floor(i / 12), i % 12]
+      return column < 5 ? x.data[row * 5 + column] : 100 * row + column
+    })
+    const buffer = bufferOf(fused)
+    const moved = onDevice()
+    const place = (column: number, columns: number) => {
+      return { buffer, shape: [6, columns], dtype: 'float32' as const, byteOffset: 4 * column, pitch: 12 }
+    }
+    const { y } = lily.lilyForward({ x: place(0, 5), a: moved.a, router: moved.router, b: moved.b, y: place(6, 4) })
+    const expected = main.lilyForward({ x, a, router, b }).y.data as Float32Array
+    const sum = await numbersOf(y)
+    for (const [i, value] of expected.entries()) {
+      expect(Math.abs(sum[i] - (100 * Math.floor(i / 4) + 6 + (i % 4)) - value)).toBeLessThan(1e-4)
+    }
+    await expectRefused(ARGUMENT, 'y: its memory overlaps that of x', () =>
+      lily.lilyForward({ x: place(0, 5), a: moved.a, router: moved.router, b: moved.b, y: place(4, 4) }),
+    )
+  })
+
+  it('another copy of the package has the same devices and tensors', async () => {
+    vi.resetModules()
+    const copy = await import('../../lib/webgpu/index.js')
+    expect(copy.createLily).not.toBe(createLily)
+    const other = copy.createLily(device)
+    expect(other.device).toBe(lily.device)
+    const { x, a, router, b } = onDevice()
+    const { y } = other.lilyForward({ x, a, router, b })
+    expect(y).toBeInstanceOf(Tensor)
+    expectSameBits('y', await numbersOf(y), await numbersOf(lily.lilyForward({ x, a, router, b }).y))
+    other.dispose()
+  })
+})
+
+describe('an encoder of the caller', () => {
+  it('runs nothing before it is submitted, and keeps its memory', async () => {
+    const gpu = await otherDevice()
+    using own = createLily(gpu)
+    const fresh = () => onDevice(own)
+    const { x, a, router, b } = fresh()
+    const mask = [1, 0, 1, 1, 0, 1]
+    const expected = await numbersOf(own.lilyForward({ x, a, router, b }, { mask }).y)
+
+    const second = fresh()
+    const y = own.tensor(new Float32Array(24).fill(3), [6, 4])
+    const encoder = gpu.createCommandEncoder()
+    const { saved } = own.lilyForward(
+      { x: second.x, a: second.a, router: second.router, b: second.b, y },
+      { encoder, mask, accumulate: false },
+    )
+    saved.dispose()
+    for (const tensor of [second.x, second.a, second.router, second.b]) tensor.dispose()
+    expect(own.memoryStats().blocksCached).toBe(0)
+    // Other memory is written meanwhile: none of it is what the encoder uses.
+    const others = Array.from({ length: 40 }, () => own.tensor(new Float32Array(30).fill(NaN), [30]))
+    expect(await numbersOf(y)).toEqual(new Float32Array(24).fill(3))
+    for (const other of others) other.dispose()
+
+    gpu.queue.submit([encoder.finish()])
+    expectSameBits('y', await numbersOf(y), expected)
+    const { blocksCached } = own.memoryStats()
+    own.submitted(encoder)
+    expect(own.memoryStats().blocksCached).toBeGreaterThan(blocksCached)
+    gpu.destroy()
+  })
+
+  it('is refused by the Async forms', async () => {
+    const { x, a, router, b } = onDevice()
+    const encoder = device.createCommandEncoder()
+    await expectRefused(ARGUMENT, 'encoder: expected none with the Async form', () =>
+      lily.lilyForwardAsync({ x, a, router, b }, { encoder }),
+    )
+  })
+})
