@@ -1,4 +1,5 @@
 /** The kernels on a GPUDevice: plans a call, builds the shaders of its passes, and encodes their dispatches. */
+import { fail } from '../base/errors.js'
 import type { AdamWCall, Allocate, BackwardCall, FoldCall, ForwardCall, Kernels } from './call.js'
 import type { Plan } from './pass.js'
 import { Pipelines } from './pipelines.js'
@@ -64,6 +65,15 @@ export class GpuKernels implements Kernels {
     // Everything that may fail comes before the first command.
     const modules = this.#modules(plan, common)
     if (modules.length === 0) return
+    const { maxBufferSize } = this.#device.limits
+    if (plan.workspaceBytes > maxBufferSize) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'workspace',
+        `the call requires ${plan.workspaceBytes} bytes, and the device allows buffers of ${maxBufferSize} ` +
+          '(maxBufferSize); request a device with a larger limit, or pass fewer tokens per call',
+      )
+    }
     const pipelines = modules.map((module) => this.#pipelines.get(module))
     const offsets: number[] = []
     let bytes = 0

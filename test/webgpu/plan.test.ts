@@ -7,7 +7,6 @@ import { planBackward } from '../../lib/webgpu/plan/backward.js'
 import { planForward } from '../../lib/webgpu/plan/forward.js'
 import { Problem } from '../../lib/webgpu/plan/problem.js'
 import { moduleOf } from '../../lib/webgpu/wgsl/module.js'
-import { tileBytes } from '../../lib/webgpu/wgsl/product.js'
 
 /** The limits that every device has. */
 const limits = {
@@ -74,33 +73,88 @@ describe('loads from storage, of the fewest that the operands allow', () => {
     const ofBackward =
       loadsOf(planBackward(backward, limits)) / (4 * (tokens * (2 * dIn + dOut) + 2 * (ofA + ofRouter + ofB)))
     console.log(`loads: forward ${ofForward.toFixed(2)}, backward ${ofBackward.toFixed(2)} of the fewest`)
-    console.log(
-      planForward(forward)
-        .passes.map(
-          (p) =>
-            p.label +
-            ': ' +
-            p.parts.map((q) => `${q.name} ${q.workgroups} wg ${(q.loads / 4 / 2 ** 20).toFixed(3)}M`).join(', '),
-        )
-        .join('\n'),
-    )
-    console.log(
-      planBackward(backward, limits)
-        .passes.map(
-          (p) =>
-            p.label +
-            ': ' +
-            p.parts.map((q) => `${q.name} ${q.workgroups} wg ${(q.loads / 4 / 2 ** 20).toFixed(3)}M`).join(', '),
-        )
-        .join('\n'),
-    )
     expect(ofForward).toBeGreaterThan(1)
     expect(ofForward).toBeLessThanOrEqual(2)
     expect(ofBackward).toBeGreaterThan(1)
     expect(ofBackward).toBeLessThanOrEqual(2)
   })
 })
-void LilyError
-void Problem
-void moduleOf
-void tileBytes
+
+/** Every mode, with few tokens and many. */
+const MODES: readonly Shape[] = (
+  [
+    { routing: 'batch' },
+    { routing: 'batch', pool: 'logits', mask: true },
+    { routing: 'batch', deferB: true },
+    { routing: 'batch', experts: 64, rank: 300 },
+    { routing: 'sequence', groups: 5, offsets: true, mask: true },
+    { routing: 'sequence', groups: 3, offsets: true, deferB: true },
+    { routing: 'sequence', groups: 9, offsets: true, deferB: true },
+    { routing: 'token' },
+    { routing: 'token', deferB: true },
+    { routing: 'uniform' },
+    { routing: 'fixed' },
+    { routing: 'fixed', groups: 5, offsets: true },
+    { routing: 'none', experts: 1 },
+  ] satisfies Shape[]
+).flatMap((mode) => [0, 1, 70, 1000, 9000].map((tokens) => ({ ...mode, tokens, dIn: 600, dOut: 700 })))
+
+const NAMES = MODES.map((shape) => [JSON.stringify(shape), shape] as const)
+
+/** Limits that the large problems of the list exceed by default. */
+const roomy = { ...limits, maxStorageBufferBindingSize: 2 ** 40, maxBufferSize: 2 ** 40 }
+
+describe('passes', () => {
+  test.each(NAMES)('%s: at most 3 forward and 6 backward', (_, shape) => {
+    const { forward, backward } = calls(shape)
+    expect(planForward(forward).passes.length).toBeLessThanOrEqual(3)
+    expect(planBackward(backward, roomy).passes.length).toBeLessThanOrEqual(6)
+  })
+
+  test.each(NAMES)('%s: within the limits that every device has', (_, shape) => {
+    const { forward, backward } = calls(shape)
+    for (const [plan, call] of [
+      [planForward(forward), forward],
+      [planBackward(backward, roomy), backward],
+    ] as const)
+      for (const pass of plan.passes) {
+        const { bindings, code, grid } = moduleOf(pass, new Problem(call).common, roomy)
+        expect(bindings.length).toBeLessThanOrEqual(8)
+        expect(Math.max(...grid)).toBeLessThanOrEqual(65535)
+        expect(workgroupBytes(code)).toBeLessThanOrEqual(16384)
+        for (const { offset, size } of bindings) expect([offset % 256, size % 4]).toEqual([0, 0])
+      }
+  })
+
+  test('many workgroups fill a second dimension of the grid', () => {
+    const { forward } = calls({ tokens: 200000, dIn: 16, dOut: 64000, rank: 4 })
+    const pass = planForward(forward).passes.at(-1)
+    if (pass === undefined) throw new Error('no passes')
+    const { grid } = moduleOf(pass, new Problem(forward).common, roomy)
+    expect(grid[0]).toBeLessThanOrEqual(65535)
+    expect(grid[1]).toBeGreaterThan(1)
+    expect(grid[0] * grid[1]).toBeGreaterThanOrEqual(pass.parts[0].workgroups)
+  })
+})
+
+/** Bytes of workgroup memory that a shader declares. */
+function workgroupBytes(code: string): number {
+  const sizes: Readonly<Record<string, number>> = { f32: 4, u32: 4, vec4f: 16, vec2u: 8 }
+  let bytes = 0
+  for (const [, type] of code.matchAll(/var<workgroup> \w+: ([^;]+);/g)) {
+    const array = /^array<(\w+), (\d+)>$/.exec(type)
+    bytes += array ? sizes[array[1]] * Number(array[2]) : sizes[type]
+  }
+  expect(bytes).not.toBeNaN()
+  return bytes
+}
+
+describe('operands that a device cannot bind', () => {
+  test('the error names the operand, the limit and what to do', () => {
+    const { forward } = calls({ tokens: 70000, dIn: 1024 })
+    const [pass] = planForward(forward).passes
+    const build = () => moduleOf(pass, new Problem(forward).common, limits)
+    expect(build).toThrow(LilyError)
+    expect(build).toThrow(/^x: .*286720000 bytes.*134217728 \(maxStorageBufferBindingSize\); request a device/)
+  })
+})

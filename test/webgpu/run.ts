@@ -228,7 +228,7 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
     if (isOutput) values[name as OutputName] = operand.values()
     if (isOutput ? !operand.isPaddingUnchanged() : !operand.isUnchanged()) damaged.push(name)
   }
-  if (inference) return { values: { y: values.y as Float32Array }, old, damaged }
+  if (inference) return { values: { y: values.y }, old, damaged }
   values.hidden = unpack(
     hiddenType,
     hiddenType === 'float32' ? new Float32Array(hiddenBytes.buffer) : new Uint16Array(hiddenBytes.buffer),

@@ -25,7 +25,7 @@ export function planFold({ experts, rank, dOut, db, layers }: FoldCall): Plan {
     return { label: 'fold', parts: [part] }
   })
   if (!isDirect) {
-    const rounded = sumPartials('round', ['sums', { ...sum, isWritten: false }], ['db', target])
+    const rounded = sumPartials('sum_layers', ['sums', { ...sum, isWritten: false }], ['db', target])
     passes.push({ label: 'fold', parts: [rounded] })
   }
   return { passes, workspaceBytes: workspace.bytes }

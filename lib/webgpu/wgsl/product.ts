@@ -11,7 +11,6 @@
  * With `segment` the sums of every `segment` elements of k are added separately and then in order. A workgroup for each
  * segment, whose results a later pass adds in order, gives the same bits, so they do not depend on how the work is split.
  */
-import type { Part } from '../pass.js'
 import { THREADS } from './module.js'
 
 export interface Tile {
@@ -105,6 +104,3 @@ fn ${name}_product(m0: u32, n0: u32, first: u32, last: u32, tid: u32) {
   }
 }`
 }
-
-/** Bytes of workgroup memory that a part needs for its tiles. */
-export const tileBytes = (part: Part) => (part.tileLength ?? 0) * 16
