@@ -2,6 +2,7 @@
  * Fused forward and backward passes of Lily (Low-Rank Interconnected Adaptation across Layers, arXiv 2407.09946) and
  * LoRA, on CPUs and CUDA devices.
  *
+ * @module lily-kernels
  * @packageDocumentation
  */
 export {

@@ -32,7 +32,7 @@ export type AdapterSaved = Saved
 
 /** Result of {@link AdapterLayer.forward}. */
 export interface AdapterForwardResult<O> {
-  /** [..., d_out]: the y that was passed, or a new tensor with the leading dimensions of x. */
+  /** `[..., d_out]`: the y that was passed, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
   readonly saved: SavedOf<O, AdapterSaved>
@@ -41,7 +41,7 @@ export interface AdapterForwardResult<O> {
 /** Options of {@link AdapterLayer.backward}. Lily's layers have more. */
 export interface AdapterBackwardOptions {
   /**
-   * [..., d_in]: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
+   * `[..., d_in]`: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
    * Shape, type and numbers must be those of forward. Default: the x that `saved` refers to.
    */
   readonly x?: TensorLike | undefined

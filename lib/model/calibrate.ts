@@ -23,7 +23,7 @@ export interface CalibrationOptions {
 
 /** Calibration of one layer. */
 export interface LayerCalibration {
-  /** [E]: the mean over the sample's tokens of the router's weights. */
+  /** `[E]`: the mean over the sample's tokens of the router's weights. */
   readonly weights: Float32Array
   /** Tokens of the sample. */
   readonly tokens: number

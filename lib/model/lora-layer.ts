@@ -29,7 +29,7 @@ import type { Parameter } from './parameter.js'
 
 /** Result of {@link LoraLayer.forward}. */
 export interface LoraLayerResult<O> {
-  /** [..., d_out]: the y that was passed, or a new tensor with the leading dimensions of x. */
+  /** `[..., d_out]`: the y that was passed, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
   readonly saved: SavedOf<O, LoraSaved>

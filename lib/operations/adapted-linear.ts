@@ -58,7 +58,7 @@ export interface FrozenForwardOperands {
 
 /** The operand of the frozen layer that backward has besides those of the adapter. */
 export interface FrozenBackwardOperands {
-  /** [d_out, d_in]: the weight of forward. */
+  /** `[d_out, d_in]`: the weight of forward. */
   readonly weight: TensorLike | PackedLinear
 }
 

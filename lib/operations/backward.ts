@@ -16,15 +16,15 @@ export interface LilyBackwardOperands {
   /** [..., d_out] of M rows: the gradient of y. */
   readonly dy: TensorLike
   /**
-   * [..., d_in]: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
+   * `[..., d_in]`: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
    * Shape, type and numbers must be those of forward. Default: the x that `saved` refers to.
    */
   readonly x?: TensorLike | undefined
   /** [..., d_in] of M rows: the gradient of x. Without it a new tensor with the shape of x is returned. */
   readonly dx?: TensorLike | undefined
-  /** [r, d_in]: the gradient of a. */
+  /** `[r, d_in]`: the gradient of a. */
   readonly da?: TensorLike | undefined
-  /** [E, r]: the gradient of router. */
+  /** `[E, r]`: the gradient of router. */
   readonly dRouter?: TensorLike | undefined
   /** [E, r, d_out] or [E*r, d_out]: the gradient of b. Without it a new tensor with the shape of b is returned. */
   readonly db?: TensorLike | undefined

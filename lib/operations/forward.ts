@@ -14,15 +14,15 @@ import type { MaskLike, OffsetsLike, WeightsLike } from './small-operands.js'
 
 /** Operands of {@link lilyForward}. M is the product of the leading dimensions of x. */
 export interface LilyForwardOperands {
-  /** [..., d_in]: activations entering the adapted layer. */
+  /** `[..., d_in]`: activations entering the adapted layer. */
   readonly x: TensorLike
-  /** [r, d_in]: the low-dimension projector. r is at most 4096. */
+  /** `[r, d_in]`: the low-dimension projector. r is at most 4096. */
   readonly a: TensorLike
-  /** [E, r]: the layer's router, with routing batch, sequence and token only. E is at most 64. */
+  /** `[E, r]`: the layer's router, with routing batch, sequence and token only. E is at most 64. */
   readonly router?: TensorLike | undefined
   /** [E, r, d_out], or [E*r, d_out] as PEFT stores it: the high-dimension projectors. */
   readonly b: TensorLike
-  /** [..., d_out]: the output of the base layer, accumulated in place. Without it a new tensor is returned. */
+  /** `[..., d_out]`: the output of the base layer, accumulated in place. Without it a new tensor is returned. */
   readonly y?: TensorLike | undefined
 }
 
@@ -66,7 +66,7 @@ export type SavedOf<O, S> = 'save' extends keyof O
 
 /** Result of {@link lilyForward}. */
 export interface LilyForwardResult<O> {
-  /** [..., d_out]: the given y, or a new tensor with the leading dimensions of x. */
+  /** `[..., d_out]`: the given y, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
   readonly saved: SavedOf<O, LilySaved<RoutingOf<O>>>

@@ -20,7 +20,7 @@ import { runLinear, runLinearAsync } from './run.js'
 
 /** Operands of {@link linearForward}. M is the product of the leading dimensions of x. */
 export interface LinearForwardOperands {
-  /** [..., d_in]: activations entering the layer. */
+  /** `[..., d_in]`: activations entering the layer. */
   readonly x: TensorLike
   /** [d_out, d_in], in the type of x or float32. */
   readonly weight: TensorLike | PackedLinear
@@ -42,15 +42,15 @@ export interface LinearOptions {
 
 /** Result of {@link linearForward}. */
 export interface LinearForwardResult {
-  /** [..., d_out]: the given y, or a new tensor with the leading dimensions of x. */
+  /** `[..., d_out]`: the given y, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
 }
 
 /** Operands of {@link linearBackward}. */
 export interface LinearBackwardOperands {
-  /** [..., d_out]: the gradient of y. */
+  /** `[..., d_out]`: the gradient of y. */
   readonly dy: TensorLike
-  /** [d_out, d_in]: the weight of forward, in the type of dy or float32. */
+  /** `[d_out, d_in]`: the weight of forward, in the type of dy or float32. */
   readonly weight: TensorLike | PackedLinear
   /** [..., d_in] of M rows, accumulated in place. Without it a new tensor is returned. */
   readonly dx?: TensorLike | undefined
@@ -58,7 +58,7 @@ export interface LinearBackwardOperands {
 
 /** Result of {@link linearBackward}. */
 export interface LinearBackwardResult {
-  /** [..., d_in]: the given dx, or a new tensor with the leading dimensions of dy. */
+  /** `[..., d_in]`: the given dx, or a new tensor with the leading dimensions of dy. */
   readonly dx: Tensor
 }
 

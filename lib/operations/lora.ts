@@ -25,13 +25,13 @@ import { type LoraSaved, readSaved } from './saved.js'
 
 /** Operands of {@link loraForward}. M is the product of the leading dimensions of x. */
 export interface LoraForwardOperands {
-  /** [..., d_in]: activations entering the adapted layer. */
+  /** `[..., d_in]`: activations entering the adapted layer. */
   readonly x: TensorLike
   /** [r, d_in]. r is at most 4096. */
   readonly a: TensorLike
   /** [d_out, r], as PEFT stores it. */
   readonly b: TensorLike
-  /** [..., d_out]: the output of the base layer, accumulated in place. Without it a new tensor is returned. */
+  /** `[..., d_out]`: the output of the base layer, accumulated in place. Without it a new tensor is returned. */
   readonly y?: TensorLike | undefined
 }
 
@@ -51,7 +51,7 @@ export interface LoraForwardOptions {
 
 /** Result of {@link loraForward}. */
 export interface LoraForwardResult<O> {
-  /** [..., d_out]: the given y, or a new tensor with the leading dimensions of x. */
+  /** `[..., d_out]`: the given y, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
   readonly saved: SavedOf<O, LoraSaved>
@@ -62,15 +62,15 @@ export interface LoraBackwardOperands {
   /** [..., d_out] of M rows: the gradient of y. */
   readonly dy: TensorLike
   /**
-   * [..., d_in]: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
+   * `[..., d_in]`: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
    * Shape, type and numbers must be those of forward. Default: the x that `saved` refers to.
    */
   readonly x?: TensorLike | undefined
   /** [..., d_in] of M rows: the gradient of x. Without it a new tensor with the shape of x is returned. */
   readonly dx?: TensorLike | undefined
-  /** [r, d_in]: the gradient of a. */
+  /** `[r, d_in]`: the gradient of a. */
   readonly da?: TensorLike | undefined
-  /** [d_out, r]: the gradient of b. */
+  /** `[d_out, r]`: the gradient of b. */
   readonly db?: TensorLike | undefined
 }
 

@@ -104,7 +104,7 @@ export class PackedLinear {
   }
 
   /**
-   * [d_out, d_in]: a copy.
+   * `[d_out, d_in]`: a copy.
    *
    * @throws LilyError ERR_LILY_DISPOSED, like all properties except `isDisposed`
    */

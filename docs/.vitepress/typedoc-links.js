@@ -1,0 +1,9 @@
+/** A plugin of typedoc: documents that a doc comment names become links of the site. */
+import { MarkdownPageEvent } from 'typedoc-plugin-markdown'
+
+/** @param {import('typedoc-plugin-markdown').MarkdownApplication} app */
+export function load(app) {
+  app.renderer.on(MarkdownPageEvent.END, (page) => {
+    page.contents = page.contents?.replace(/(?<![\w/(])docs\/([\w/-]+)\.md(#[\w-]+)?/g, '[docs/$1.md](/docs/$1.md$2)')
+  })
+}
