@@ -2,8 +2,8 @@
  * Checks the doc comments of all public names, as typedoc has read them (build/api.json). `npm run docs` runs it.
  *
  * 1. Each name, and each member of a class or an interface, has a description.
- * 2. Each function, method and constructor has @throws with the codes of its errors, or says "Throws nothing". A getter
- *    has @throws if it throws.
+ * 2. Each function, method and constructor has @throws with the codes of its errors, or "as" another public name has, or it
+ *    says "Throws nothing". A getter has @throws if it throws.
  * 3. Each parameter, property and result that is a tensor or an array of numbers says which shape it has.
  * 4. Each parameter, property and result that is a number says what it counts, its unit or its range.
  * 5. Each function and each class has an example, and what computes names the source of its formula.
@@ -40,9 +40,34 @@ const SHAPE = /\[[^\]]*\]|\bshapes?\b|\bscalar\b|\bdimensions?\b|\bbytes?\b/i
 /** What makes a number a quantity: what it counts, a unit, a range, or a symbol of docs/math.md. */
 const QUANTITY = new RegExp(
   [
-    ...['bytes?', 'elements?', 'milliseconds?', 'seconds?', 'number of', 'count', 'from', 'between', 'at least', 'at most'],
+    ...[
+      'bytes?',
+      'elements?',
+      'milliseconds?',
+      'seconds?',
+      'number of',
+      'count',
+      'from',
+      'between',
+      'at least',
+      'at most',
+    ],
     ...['index', 'id', 'address', 'share', 'percent', 'ratio', 'factor', 'norm', 'seed', 'rank', 'handle', 'cosine'],
-    ...['entropy', 'sum', 'mean', 'd_in', 'd_out', 'values?', 'nats?', 'bits', 'dimensions?', 'numbers?'],
+    ...[
+      'decay',
+      'cudaStream_t',
+      'tokens',
+      'entropy',
+      'sum',
+      'mean',
+      'd_in',
+      'd_out',
+      'values?',
+      'nats?',
+      'bits',
+      'dimensions?',
+      'numbers?',
+    ],
   ]
     .map((word) => `\\b${word}\\b`)
     .join('|'),
@@ -104,6 +129,12 @@ export function findMissing(project) {
   const declared = declaredCodes(project)
   for (const code of codes) if (!declared.has(code)) missing.push(`${code} is not a LilyErrorCode`)
 
+  const names = new Set(
+    project.children
+      .flatMap(({ children = [] }) => children)
+      .flatMap(({ name, children = [] }) => [name, ...children.map((member) => member.name)]),
+  )
+
   /** @param {string} name @param {Type | undefined} type @param {string} text */
   const checkValue = (name, type, text) => {
     if (includes(type, isTensor) && !SHAPE.test(text)) missing.push(`${name}: which shape does it have?`)
@@ -117,7 +148,9 @@ export function findMissing(project) {
     const summary = textOf(signature.comment?.summary)
     if (summary.trim() === '') missing.push(`${name}: has no description`)
     const throws = tagsOf(signature, '@throws').join('\n')
-    if (!/ERR_LILY_\w+/.test(throws) && !/throws nothing/i.test(wholeOf(signature))) {
+    const others = Array.from(throws.matchAll(/\bas `?(?:\w+\.)?(\w+)/g), ([, other]) => other)
+    const isSaid = /ERR_LILY_\w+/.test(throws) || others.some((other) => names.has(other))
+    if (!isSaid && !/throws\s+nothing/i.test(wholeOf(signature))) {
       missing.push(`${name}: has no @throws with a code, and does not say "Throws nothing"`)
     }
     for (const parameter of signature.parameters ?? []) {
@@ -131,6 +164,13 @@ export function findMissing(project) {
 
   /** @param {string} path @param {Reflection} member */
   const checkMember = (path, member) => {
+    // A constructor that the class does not declare.
+    if (
+      member.name === 'constructor' &&
+      member.signatures?.every(({ comment, parameters }) => !comment && !parameters)
+    ) {
+      return
+    }
     // Symbol.hasInstance, Symbol.dispose and the inspection of Node.js do what these protocols say.
     if (/^\[(hasInstance|dispose|inspectSymbol|iterator)\]$|^__/.test(member.name)) return
     const name = `${path}.${member.name}`
@@ -160,7 +200,11 @@ export function findMissing(project) {
         missing.push(`${name}: has no @example`)
       }
       const [{ fileName = '' } = {}] = reflection.sources ?? []
-      if (reflection.kind === Kind.function && COMPUTES.test(fileName) && !signatures.some((s) => SOURCE.test(wholeOf(s)))) {
+      if (
+        reflection.kind === Kind.function &&
+        COMPUTES.test(fileName) &&
+        !signatures.some((s) => SOURCE.test(wholeOf(s)))
+      ) {
         missing.push(`${name}: does not name the source of its formula`)
       }
     }
@@ -170,15 +214,21 @@ export function findMissing(project) {
 
 /** The members of the type LilyErrorCode. @param {{ children: Reflection[] }} project */
 function declaredCodes(project) {
-  const type = project.children.flatMap(({ children = [] }) => children).find(({ name }) => name === 'LilyErrorCode')?.type
+  const type = project.children
+    .flatMap(({ children = [] }) => children)
+    .find(({ name }) => name === 'LilyErrorCode')?.type
   return new Set((type?.types ?? []).map((member) => /** @type {{ value?: string }} */ (member).value))
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
-  const missing = findMissing(/** @type {{ children: Reflection[] }} */ (JSON.parse(readFileSync('build/api.json', 'utf8'))))
+  const missing = findMissing(
+    /** @type {{ children: Reflection[] }} */ (JSON.parse(readFileSync('build/api.json', 'utf8'))),
+  )
   for (const line of missing) console.error(line)
   if (missing.length > 0) {
-    console.error(`${missing.length} public names lack a part of their documentation; scripts/check-docs.js has the rules`)
+    console.error(
+      `${missing.length} public names lack a part of their documentation; scripts/check-docs.js has the rules`,
+    )
     process.exitCode = 1
   }
 }

@@ -42,7 +42,13 @@ export default defineConfig({
       { text: 'Guides', link: '/docs/getting-started', activeMatch: '^/(docs/(?!api|decisions|comparison)|examples)' },
       { text: 'API', link: '/docs/api/', activeMatch: '^/docs/api/' },
       { text: 'Compared', link: '/docs/comparison' },
-      { text: `v${version}`, items: [{ text: 'Changelog', link: '/CHANGELOG' }, { text: 'Contributing', link: '/CONTRIBUTING' }] },
+      {
+        text: `v${version}`,
+        items: [
+          { text: 'Changelog', link: '/CHANGELOG' },
+          { text: 'Contributing', link: '/CONTRIBUTING' },
+        ],
+      },
     ],
     sidebar: { '/docs/api/': api, '/': guides },
     outline: { level: [2, 3] },

@@ -106,10 +106,13 @@ export abstract class AdapterLayer {
 
   /** @internal */
   protected constructor(
+    /** Name, sizes and target of the layer, and the names of its parameters. */
     readonly shape: AdaptedLayer,
     /** Factor s on the adapter's output. */
     readonly scaling: number,
+    /** A `[r, d_in]`. Layers of LilyModel may share it. */
     readonly a: Parameter,
+    /** B: `[E*r, d_out]` of Lily, shared by all layers of the target; `[d_out, r]` of LoRA. */
     readonly b: Parameter,
   ) {}
 
@@ -118,12 +121,12 @@ export abstract class AdapterLayer {
     return this.shape.name
   }
 
-  /** d_in */
+  /** d_in, the number of features that enter the layer. */
   get inFeatures(): LayerShape['inFeatures'] {
     return this.shape.inFeatures
   }
 
-  /** d_out */
+  /** d_out, the number of features that leave it. */
   get outFeatures(): LayerShape['outFeatures'] {
     return this.shape.outFeatures
   }

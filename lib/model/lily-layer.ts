@@ -76,6 +76,7 @@ export function readLilyBackward(dy: unknown, options?: object): LayerBackwardIn
 export class LilyLayer extends AdapterLayer {
   /** `[E]`: the expert weights that replace the router; null: the layer is not frozen. */
   #frozen: Float32Array | null = null
+  /** Name, sizes and target of the layer, and the names of its parameters. */
   declare readonly shape: SharedLayer
 
   /** @internal */
@@ -83,6 +84,7 @@ export class LilyLayer extends AdapterLayer {
     shape: SharedLayer,
     scaling: number,
     a: Parameter,
+    /** R `[E, r]`, of this layer alone. */
     readonly router: Parameter,
     b: Parameter,
   ) {

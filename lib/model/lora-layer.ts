@@ -41,6 +41,7 @@ const BACKWARD_OPTIONS: Known = new Set<keyof AdapterBackwardOptions>(['x', 'dx'
 
 /** The LoRA adapter of one linear layer: y += scaling * (x A^T) B^T. */
 export class LoraLayer extends AdapterLayer {
+  /** Name, sizes, target, rank and scaling of the layer, and the names of its parameters. */
   declare readonly shape: LoraLayerShape
 
   /** @internal */

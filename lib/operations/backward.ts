@@ -32,10 +32,13 @@ export interface LilyBackwardOperands {
 
 /** Which gradients to compute. Default: all. */
 export interface LilyNeeds {
+  /** The gradient of x. */
   readonly dx?: boolean | undefined
+  /** The gradient of a. */
   readonly da?: boolean | undefined
-  /** Has no effect if the routing has no router. */
+  /** The gradient of router. Has no effect if the routing has no router. */
   readonly dRouter?: boolean | undefined
+  /** The gradient of b. */
   readonly db?: boolean | undefined
 }
 
@@ -106,6 +109,8 @@ export function lilyBackward<R extends Routing, O extends LilyBackwardOptions = 
  * memory; {@link lilyForwardAsync} says what happens then. Resizable ArrayBuffers are refused.
  *
  * @throws LilyError (as a rejection) as lilyBackward
+ * @example
+ * const { dx, da, dRouter, db } = await lilyBackwardAsync({ dy }, saved)
  */
 export async function lilyBackwardAsync<R extends Routing, O extends LilyBackwardOptions = object>(
   operands: LilyBackwardOperands,

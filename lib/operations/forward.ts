@@ -28,7 +28,7 @@ export interface LilyForwardOperands {
 
 /** Options of {@link lilyForward}. */
 export interface LilyForwardOptions {
-  /** Direct multiplier s, not alpha / r. Default 1. */
+  /** Factor s on the adapter's output, not alpha / r. Default 1. */
   readonly scaling?: number | undefined
   /** How tokens share the experts' weights. Default 'batch'. */
   readonly routing?: Routing | undefined
@@ -95,11 +95,11 @@ export const FORWARD_OPTIONS: Known = new Set([
  *
  * | routing | router | mask | groups | saved.probabilities | saved.weights |
  * |---|---|---|---|---|---|
- * | batch | required | allowed | 1 | with pool 'probabilities' | [1, E] |
- * | sequence | required | allowed | `sequenceOffsets`, or the rows of a 3-D x | with pool 'probabilities' | [G, E] |
+ * | batch | required | allowed | 1 | with pool 'probabilities' | `[1, E]` |
+ * | sequence | required | allowed | `sequenceOffsets`, or the rows of a 3-D x | with pool 'probabilities' | `[G, E]` |
  * | token | required | refused | M | yes | no |
- * | uniform | refused | refused | 1 | no | [1, E] |
- * | fixed | refused | refused | `weights` [E]: 1; [G, E]: as sequence | no | as given |
+ * | uniform | refused | refused | 1 | no | `[1, E]` |
+ * | fixed | refused | refused | `weights` `[E]`: 1; `[G, E]`: as sequence | no | as given |
  *
  * On the cpu it returns when the work is done; on a device it enqueues the work. The operands must not change before
  * backward has run.
@@ -123,6 +123,8 @@ export function lilyForward<O extends LilyForwardOptions = object>(
  * may crash (docs/memory.md). Resizable ArrayBuffers are refused.
  *
  * @throws LilyError (as a rejection) as lilyForward
+ * @example
+ * const { y, saved } = await lilyForwardAsync({ x, a, router, b, y: baseOutput })
  */
 export async function lilyForwardAsync<O extends LilyForwardOptions = object>(
   operands: LilyForwardOperands,

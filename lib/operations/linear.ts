@@ -67,7 +67,7 @@ const BACKWARD_OPERANDS: Known = new Set(['dy', 'weight', 'dx'])
 const OPTIONS: Known = new Set(['precision', 'accumulate', 'stream'])
 
 /**
- * A linear layer with a frozen weight: y += x weight^T + bias. On the cpu it returns when the work is done; on a device
+ * A linear layer with a frozen weight: y += x weight^T + bias (docs/linear.md). On the cpu it returns when the work is done; on a device
  * it enqueues the work.
  *
  * Sums are float32, and y is rounded once. A row of y depends on its row of x alone: it has the same bits in every batch,
@@ -85,9 +85,11 @@ export function linearForward(operands: LinearForwardOperands, options?: LinearO
 }
 
 /**
- * {@link linearForward} off the main thread; see {@link lilyForwardAsync}.
+ * {@link linearForward} off the main thread; see {@link lilyForwardAsync}. Formulas: docs/linear.md.
  *
  * @throws LilyError (as a rejection) as linearForward
+ * @example
+ * const { y } = await linearForwardAsync({ x, weight, bias })
  */
 export async function linearForwardAsync(
   operands: LinearForwardOperands,
@@ -99,11 +101,13 @@ export async function linearForwardAsync(
 }
 
 /**
- * The gradient of the x of {@link linearForward} from the gradient of its y: dx += dy weight. The weight is frozen and has
- * no gradient. On the cpu it returns when the work is done; on a device it enqueues the work. Bits as in linearForward.
+ * The gradient of the x of {@link linearForward} from the gradient of its y: dx += dy weight (docs/linear.md). The weight is frozen
+ * and has no gradient. On the cpu it returns when the work is done; on a device it enqueues the work. Bits as in linearForward.
  *
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
  *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
+ * @example
+ * const { dx } = linearBackward({ dy, weight })
  */
 export function linearBackward(operands: LinearBackwardOperands, options?: LinearOptions): LinearBackwardResult {
   const call = prepareBackward(operands, options)
@@ -112,9 +116,11 @@ export function linearBackward(operands: LinearBackwardOperands, options?: Linea
 }
 
 /**
- * {@link linearBackward} off the main thread; see {@link lilyForwardAsync}.
+ * {@link linearBackward} off the main thread; see {@link lilyForwardAsync}. Formulas: docs/linear.md.
  *
  * @throws LilyError (as a rejection) as linearBackward
+ * @example
+ * const { dx } = await linearBackwardAsync({ dy, weight })
  */
 export async function linearBackwardAsync(
   operands: LinearBackwardOperands,

@@ -37,7 +37,7 @@ export interface LoraForwardOperands {
 
 /** Options of {@link loraForward}. */
 export interface LoraForwardOptions {
-  /** Direct multiplier. For an adapter that gives alpha, pass alpha / r. Default 1. */
+  /** Factor on the adapter's output. For an adapter that gives alpha, pass alpha / r. Default 1. */
   readonly scaling?: number | undefined
   /** Permitted rounding of operands of matrix products. Default 'default'. */
   readonly precision?: Precision | undefined
@@ -124,9 +124,11 @@ export function loraForward<O extends LoraForwardOptions = object>(
 }
 
 /**
- * {@link loraForward} off the main thread; see {@link lilyForwardAsync}.
+ * {@link loraForward} off the main thread; see {@link lilyForwardAsync}. Formulas: docs/math.md#lora.
  *
  * @throws LilyError (as a rejection) as loraForward
+ * @example
+ * const { y, saved } = await loraForwardAsync({ x, a, b, y: baseOutput }, { scaling: alpha / r })
  */
 export async function loraForwardAsync<O extends LoraForwardOptions = object>(
   operands: LoraForwardOperands,
@@ -136,12 +138,14 @@ export async function loraForwardAsync<O extends LoraForwardOptions = object>(
 }
 
 /**
- * The gradients of {@link loraForward} from the gradient of its y (formulas: docs/math.md, LoRA). On the cpu it returns when the work is done; on a
- * device it enqueues the work. You may call it more than once with one `saved`.
+ * The gradients of {@link loraForward} from the gradient of its y. Formulas: docs/math.md#lora. On the cpu it returns when
+ * the work is done; on a device it enqueues the work. You may call it more than once with one `saved`.
  *
  * @param saved the result `saved` of loraForward, whose operands must not have changed
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
  *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
+ * @example
+ * const { dx, da, db } = loraBackward({ dy }, saved)
  */
 export function loraBackward<O extends LoraBackwardOptions = object>(
   operands: LoraBackwardOperands,
@@ -152,9 +156,11 @@ export function loraBackward<O extends LoraBackwardOptions = object>(
 }
 
 /**
- * {@link loraBackward} off the main thread; see {@link lilyBackwardAsync}.
+ * {@link loraBackward} off the main thread; see {@link lilyBackwardAsync}. Formulas: docs/math.md#lora.
  *
  * @throws LilyError (as a rejection) as loraBackward
+ * @example
+ * const { dx, da, db } = await loraBackwardAsync({ dy }, saved)
  */
 export async function loraBackwardAsync<O extends LoraBackwardOptions = object>(
   operands: LoraBackwardOperands,
