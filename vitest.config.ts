@@ -183,7 +183,7 @@ export default defineConfig({
           include: ['test/**/*.test.ts'],
           exclude: [
             ...['test/cuda/**', 'test/emulator/**', 'test/runtimes/**', 'test/arm64/**', 'test/interop/**'],
-            'test/browser/**',
+            ...['test/browser/**', 'test/site/**'],
             ...files([...slow, 'wasm', 'wasm-threads']),
           ],
         },
@@ -227,7 +227,7 @@ export default defineConfig({
         },
       })),
       // Not part of `npm test`, because they download runtimes and libraries.
-      ...['runtimes', 'browser', 'arm64', 'interop'].map((name) => ({
+      ...['runtimes', 'browser', 'arm64', 'interop', 'site'].map((name) => ({
         resolve,
         test: { ...shared, name, include: [`test/${name}/**/*.test.ts`], env: { LILY_CUDA_LIBRARY: 'none' } },
       })),

@@ -199,7 +199,7 @@ export function findMissing(project) {
       if (!signatures.some((signature) => tagsOf(signature, '@example').length > 0)) {
         missing.push(`${name}: has no @example`)
       }
-      const [{ fileName = '' } = {}] = reflection.sources ?? []
+      const fileName = reflection.sources?.[0]?.fileName ?? ''
       if (
         reflection.kind === Kind.function &&
         COMPUTES.test(fileName) &&
@@ -221,9 +221,9 @@ function declaredCodes(project) {
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
-  const missing = findMissing(
-    /** @type {{ children: Reflection[] }} */ (JSON.parse(readFileSync('build/api.json', 'utf8'))),
-  )
+  /** @type {unknown} */
+  const project = JSON.parse(readFileSync('build/api.json', 'utf8'))
+  const missing = findMissing(/** @type {{ children: Reflection[] }} */ (project))
   for (const line of missing) console.error(line)
   if (missing.length > 0) {
     console.error(

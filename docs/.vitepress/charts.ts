@@ -1,17 +1,17 @@
 /** `<!-- charts: bench/results/NAME.json -->` in a page becomes the charts of `lily-kernels bench` for those results. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type MarkdownIt from 'markdown-it'
+import type { MarkdownRenderer } from 'vitepress'
 import type { Report } from '../../bench/harness/report.js'
 import { chartsOf } from '../../cli/bench/charts/charts.js'
 import { rowsOf } from '../../cli/bench/rows.js'
 import { charts as chartList } from '../../cli/report/elements.js'
 
-export function charts(md: MarkdownIt, root: string): void {
-  const render = md.renderer.rules.html_block!
+export function charts(md: MarkdownRenderer, root: string): void {
+  const render = md.renderer.rules.html_block
   md.renderer.rules.html_block = (tokens, i, ...rest) => {
-    const [, file] = /^<!-- charts: (\S+) -->/.exec(tokens[i]!.content) ?? []
-    if (file === undefined) return render(tokens, i, ...rest)
+    const [, file] = /^<!-- charts: (\S+) -->/.exec(tokens[i].content) ?? []
+    if (file === undefined) return render?.(tokens, i, ...rest) ?? tokens[i].content
     const reports = JSON.parse(readFileSync(join(root, file), 'utf8')) as Report[]
     const figures = reports.flatMap((report) => chartsOf(rowsOf(report.results), report))
     return `<div v-pre class="bench">${chartList(figures).outerHTML}</div>\n`

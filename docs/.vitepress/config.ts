@@ -8,12 +8,12 @@ import { fileURLToPath } from 'node:url'
 import { defineConfig } from 'vitepress'
 import { charts } from './charts.js'
 import { math } from './math.js'
-import { repositoryFiles } from './repository-files.js'
-import { guides } from './sidebar.js'
+import { linkedFiles, repositoryFiles } from './repository-files.js'
+import { type ApiModel, apiSidebar, guides } from './sidebar.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const { version, description } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, string>
-const api = JSON.parse(readFileSync(join(root, 'docs/api/typedoc-sidebar.json'), 'utf8')) as object[]
+const api = JSON.parse(readFileSync(join(root, 'build/api.json'), 'utf8')) as ApiModel
 
 /** A lily of three strokes, as text, because a file would be one more request. */
 const icon = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><g fill="none" stroke="#7c4dbe" stroke-width="3" stroke-linecap="round"><path d="M16 29V15"/><path d="M16 19C8 18 4 12 5 4c6 1 10 6 11 13"/><path d="M16 19c8-1 12-7 11-15-6 1-10 6-11 13"/></g></svg>`
@@ -33,7 +33,9 @@ export default defineConfig({
   markdown: {
     theme: { light: 'github-light-high-contrast', dark: 'github-dark-high-contrast' },
     config(md) {
-      md.use(math).use(charts, root).use(repositoryFiles)
+      math(md)
+      charts(md, root)
+      repositoryFiles(md)
     },
   },
   themeConfig: {
@@ -50,7 +52,7 @@ export default defineConfig({
         ],
       },
     ],
-    sidebar: { '/docs/api/': api, '/': guides },
+    sidebar: { '/docs/api/': apiSidebar(api), '/': guides },
     outline: { level: [2, 3] },
     docFooter: { prev: 'Previous', next: 'Next' },
   },
@@ -60,7 +62,7 @@ export default defineConfig({
   },
   /** Files of the repository that pages link to are part of the site. */
   buildEnd({ outDir }) {
-    for (const file of repositoryFiles.linked) {
+    for (const file of linkedFiles) {
       const isFile = statSync(join(root, file), { throwIfNoEntry: false })?.isFile()
       if (isFile !== true) throw new Error(`a page links to ${file}, which is no file; link a page of a folder instead`)
       mkdirSync(dirname(join(outDir, file)), { recursive: true })

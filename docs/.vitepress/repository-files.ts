@@ -1,20 +1,19 @@
 /** Links to files that are no pages, such as results in JSON: they are collected, to be copied into the site. */
 import { posix } from 'node:path'
-import type MarkdownIt from 'markdown-it'
+import type { MarkdownRenderer } from 'vitepress'
 
-const linked = new Set<string>()
+/** The linked files, relative to the root of the repository, once all pages are rendered. */
+export const linkedFiles = new Set<string>()
 
-function plugin(md: MarkdownIt): void {
-  const render = md.renderer.rules.link_open!
+export function repositoryFiles(md: MarkdownRenderer): void {
+  const render = md.renderer.rules.link_open
   md.renderer.rules.link_open = (tokens, i, options, env: { relativePath: string }, self) => {
-    const href = String(tokens[i]!.attrGet('href'))
-    const path = href.replace(/[#?].*$/, '')
-    if (/^[\w.][^:]*$/.test(path) && /\/?[^/]+$/.test(path) && !/(\.md|\.html|\/)$/.test(path)) {
-      linked.add(posix.join(posix.dirname(env.relativePath), decodeURI(path)))
-      tokens[i]!.attrSet('target', '_self')
+    const path = String(tokens[i].attrGet('href')).replace(/[#?].*$/, '')
+    if (/^[\w.][^:]*$/.test(path) && !/(\.md|\.html|\/)$/.test(path)) {
+      linkedFiles.add(posix.join(posix.dirname(env.relativePath), decodeURI(path)))
+      // Vue's router would look for a page.
+      tokens[i].attrSet('target', '_self')
     }
-    return render(tokens, i, options, env, self)
+    return render?.(tokens, i, options, env, self) ?? self.renderToken(tokens, i, options)
   }
 }
-
-export const repositoryFiles = Object.assign(plugin, { linked: linked as ReadonlySet<string> })

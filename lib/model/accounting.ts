@@ -139,7 +139,7 @@ export interface RanksForLora {
 /**
  * The ranks at which Lily comes closest to the size of LoRA of rank `loraRank` on the same layers, from below and from
  * above. Lily has r (sum of d_in over the As + E * sum of d_out over the targets + E * number of layers) trainable
- * parameters; the last term is that of the routers.
+ * parameters (docs/model.md#cost); the last term is that of the routers.
  *
  * @param config configuration with strideA, numB and targets; r is ignored
  * @param options.routing routing of training; the routers do not count with 'uniform' and 'fixed'. Default 'batch'
@@ -163,7 +163,7 @@ export function ranksForLora(
 
 /**
  * The largest r at which Lily has no more parameters than LoRA of rank `loraRank` on the same layers: `within.r` of
- * {@link ranksForLora}, which also tells what the next rank costs.
+ * {@link ranksForLora}, which also tells what the next rank costs (docs/model.md#cost).
  *
  * @throws LilyError ERR_LILY_ARGUMENT if that r is 0 or above 4096
  * @example

@@ -106,7 +106,8 @@ export function lilyBackward<R extends Routing, O extends LilyBackwardOptions = 
 /**
  * {@link lilyBackward} off the main thread. It reads and checks everything before it returns; a failed check rejects
  * the promise. Until the promise settles, do not change its operands or those of forward, and do not transfer their
- * memory; {@link lilyForwardAsync} says what happens then. Resizable ArrayBuffers are refused.
+ * memory; {@link lilyForwardAsync} says what happens then. Resizable ArrayBuffers are refused. Formulas:
+ * docs/math.md#backward.
  *
  * @throws LilyError (as a rejection) as lilyBackward
  * @example

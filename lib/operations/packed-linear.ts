@@ -161,7 +161,7 @@ export class PackedLinear {
 
 /**
  * Prepares a frozen weight for repeated calls: see {@link PackedLinear}. Packing a weight takes about as long as
- * multiplying it with some tens of tokens, so it pays with few tokens per call.
+ * multiplying it with some tens of tokens, so it pays with few tokens per call (docs/linear.md#packed-weights).
  *
  * @param weight [d_out, d_in], float32, bfloat16 or float16; it is not copied
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
