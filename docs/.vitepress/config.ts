@@ -6,6 +6,7 @@ import { copyFileSync, mkdirSync, readFileSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { defineConfig } from 'vitepress'
+import { accessible } from './accessible.js'
 import { charts } from './charts.js'
 import { math } from './math.js'
 import { linkedFiles, repositoryFiles } from './repository-files.js'
@@ -14,6 +15,9 @@ import { type ApiModel, apiSidebar, guides } from './sidebar.js'
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const { version, description } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, string>
 const api = JSON.parse(readFileSync(join(root, 'build/api.json'), 'utf8')) as ApiModel
+
+/** Pages whose tables need the width of the outline. */
+const wide = ['docs/comparison.md', 'docs/performance.md', 'docs/cuda-setup.md', 'docs/interop.md']
 
 /** A lily of three strokes, as text, because a file would be one more request. */
 const icon = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><g fill="none" stroke="#7c4dbe" stroke-width="3" stroke-linecap="round"><path d="M16 29V15"/><path d="M16 19C8 18 4 12 5 4c6 1 10 6 11 13"/><path d="M16 19c8-1 12-7 11-15-6 1-10 6-11 13"/></g></svg>`
@@ -34,6 +38,7 @@ export default defineConfig({
     theme: { light: 'github-light-high-contrast', dark: 'github-dark-high-contrast' },
     config(md) {
       math(md)
+      accessible(md)
       charts(md, root)
       repositoryFiles(md)
     },
@@ -59,6 +64,9 @@ export default defineConfig({
   vite: {
     server: { watch: { ignored: ['**/build/**', '**/dist/**', '**/native/**', '**/emulator/**', '**/test/**'] } },
     build: { chunkSizeWarningLimit: 5000 },
+  },
+  transformPageData(page) {
+    if (wide.includes(page.relativePath)) page.frontmatter.aside = false
   },
   /** Files of the repository that pages link to are part of the site. */
   buildEnd({ outDir }) {

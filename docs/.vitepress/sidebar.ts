@@ -108,11 +108,12 @@ export function apiSidebar({ children: modules }: ApiModel): DefaultTheme.Sideba
     children.map(({ name, kind, sources: [{ fileName }] }) => ({
       topic: /^lib\/([\w-]+)/.exec(fileName)?.[1] ?? '',
       order: Object.values(kinds).indexOf(kinds[kind]),
+      text: name,
       item: page(kind === 64 ? `${name}()` : name, `docs/api/${module}/${kinds[kind]}/${name}`),
     })),
   )
   const groups = Object.entries(topics).map(([topic, text]) => {
-    const own = names.filter((name) => name.topic === topic)
+    const own = names.filter((name) => name.topic === topic).sort((a, b) => a.text.localeCompare(b.text, 'en'))
     const of = (isType: boolean) => own.filter(({ order }) => order > 1 === isType).map(({ item }) => item)
     const types = of(true)
     return {
