@@ -112,14 +112,14 @@ export function apiSidebar({ children: modules }: ApiModel): DefaultTheme.Sideba
       item: page(kind === 64 ? `${name}()` : name, `docs/api/${module}/${kinds[kind]}/${name}`),
     })),
   )
-  const groups = Object.entries(topics).map(([topic, text]) => {
+  // Two groups and none that folds: the button of VitePress for that is no button to a screen reader.
+  const groups = Object.entries(topics).flatMap(([topic, text]) => {
     const own = names.filter((name) => name.topic === topic).sort((a, b) => a.text.localeCompare(b.text, 'en'))
     const of = (isType: boolean) => own.filter(({ order }) => order > 1 === isType).map(({ item }) => item)
-    const types = of(true)
-    return {
-      text,
-      items: [...of(false), ...(types.length > 0 ? [{ text: 'Types', items: types, collapsed: true }] : [])],
-    }
+    return [
+      { text, items: of(false) },
+      { text: `${text}: types`, items: of(true) },
+    ].filter(({ items }) => items.length > 0)
   })
   return [{ text: 'API', items: [page('Overview', 'docs/api/'), page('Guides', 'docs/getting-started')] }, ...groups]
 }
