@@ -171,8 +171,7 @@ export function findMissing(project) {
     ) {
       return
     }
-    // Symbol.hasInstance, Symbol.dispose and the inspection of Node.js do what these protocols say.
-    if (/^\[(hasInstance|dispose|inspectSymbol|iterator)\]$|^__/.test(member.name)) return
+    if (member.name.startsWith('__')) return
     const name = `${path}.${member.name}`
     for (const signature of member.signatures ?? []) checkSignature(name, signature)
     if (member.signatures !== undefined) return

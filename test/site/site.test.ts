@@ -6,6 +6,7 @@ import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { source as axeSource } from 'axe-core'
+import { transform } from 'esbuild'
 import { type Browser, chromium, type Page } from 'playwright-core'
 import { preview, type PreviewServer } from 'vite'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -125,6 +126,22 @@ describe.skipIf(missing !== undefined)('the documentation site', () => {
       }
     }
     expect([...new Set(broken)]).toEqual([])
+  })
+
+  test('the examples of the API are programs', async () => {
+    const model = readFileSync(join(packageRoot, 'build', 'api.json'), 'utf8')
+    const examples = Array.from(model.matchAll(/"```ts\\n(?:[^"\\]|\\.)*```"/g), ([text]) => JSON.parse(text) as string)
+    expect(examples.length).toBeGreaterThan(50)
+    const failed = await Promise.all(
+      examples.map(async (example) => {
+        const source = example.replace(/^```ts\n|```$/g, '')
+        return transform(source, { loader: 'ts', format: 'esm' }).then(
+          () => '',
+          (error: unknown) => `${source}: ${String(error)}`,
+        )
+      }),
+    )
+    expect(failed.filter((message) => message !== '')).toEqual([])
   })
 
   test('renders every formula', () => {
