@@ -14,8 +14,9 @@ const skipReasons: Reporter = {
 
 /** Files of a minute or more in any project, the longest first. */
 const longest = [
-  ...['cuda/kernels', 'identities', 'property', 'cuda/counters', 'isa', 'determinism', 'cli-failures', 'cli'],
-  ...['emulator/emulator', 'cuda/emulated', 'linear', 'model/training', 'cuda/self-test'],
+  ...['arm64/instruction-sets', 'arm64/arm64', 'cuda/kernels', 'identities', 'property', 'cuda/counters', 'isa'],
+  ...['determinism', 'cli-failures', 'cli', 'emulator/emulator', 'cuda/emulated', 'linear', 'leak', 'threads'],
+  ...['model/training', 'cuda/self-test'],
 ]
 
 /** Starts the longest files first, so that no worker waits for one at the end. */
@@ -125,11 +126,12 @@ const wasmUnshared = ['async', 'errors', 'golden', 'modes']
 const files = (names: string[]) => names.map((name) => `test/${name}.test.ts`)
 
 /** LILY_TEST_LONG=1, which .ci/run --long sets, runs all problems everywhere. */
-const half = (LILY_TEST_HALF: '0' | '1') => (process.env.LILY_TEST_LONG === '1' ? {} : { LILY_TEST_HALF })
+const half = (LILY_TEST_HALF: '0' | '1') =>
+  process.env.LILY_TEST_LONG === '1' ? {} : { LILY_TEST_HALF, FAST_CHECK_RUNS: process.env.FAST_CHECK_RUNS ?? '6' }
 
 /**
  * All tests once; the numerical tests also with another schedule of the emulator, and on its oldest architecture with a
- * third one. Those two run half of the fixed problems of test/property.test.ts each.
+ * third one. Those two run half of the fixed problems of test/property.test.ts each, and half as many random ones.
  */
 const cudaProjects =
   cuda.missing !== undefined

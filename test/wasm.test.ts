@@ -74,6 +74,21 @@ describe('the choice', () => {
   })
 })
 
+/** Collects garbage, and resolves once the callbacks of FinalizationRegistry have run. */
+async function collect(): Promise<void> {
+  setFlagsFromString('--expose-gc')
+  const gc = runInNewContext('gc') as () => void
+  let isFinal = false
+  const registry = new FinalizationRegistry(() => (isFinal = true))
+  registry.register({}, undefined)
+  while (!isFinal) {
+    gc()
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+  // Each registry has a turn of its own.
+  await new Promise((resolve) => setTimeout(resolve, 20))
+}
+
 describe('the memory', () => {
   test('a training loop over tensors copies nothing', () => {
     const [tokens, width] = [24, 16]
@@ -118,8 +133,6 @@ describe('the memory', () => {
   })
 
   test('a result outlives its tensor as long as any array over it', async () => {
-    setFlagsFromString('--expose-gc')
-    const collect = runInNewContext('gc') as () => void
     const { x, a, router, b } = smallOperands()
     const forward = () => lilyForward({ x, a, router, b }, { save: false }).y.data
     const expected = [...forward()]
@@ -130,8 +143,7 @@ describe('the memory', () => {
     }
     const kept = Array.from({ length: 50 }, views).flat()
     for (let round = 0; round < 5; round++) {
-      collect()
-      await new Promise((resolve) => setTimeout(resolve, 20))
+      await collect()
       for (let i = 0; i < 200; i++) native.allocateHost?.(96)
       for (let i = 0; i < 200; i++) tensor(new Array<number>(24).fill(99), [24])
     }
@@ -139,13 +151,10 @@ describe('the memory', () => {
   })
 
   test('the memory of dropped results is used again', async () => {
-    setFlagsFromString('--expose-gc')
-    const collect = runInNewContext('gc') as () => void
     const megabyte = 2 ** 20
     const grown = async () => {
       for (let i = 0; i < 100; i++) native.allocateHost?.(megabyte)
-      collect()
-      await new Promise((resolve) => setTimeout(resolve, 20))
+      await collect()
       return (native.allocateHost?.(4) as { buffer: SharedArrayBuffer }).buffer.byteLength
     }
     const first = await grown()
@@ -156,11 +165,11 @@ describe('the memory', () => {
   })
 
   test('a call beyond the memory of WebAssembly is refused, and the next one works', () => {
-    // y has 3.75 GiB, and the memory of the module less than that beside these.
+    // The hidden states have 3.75 GiB, and the memory of the module less than that beside these.
     const held = [0, 1].map(() => native.allocateHost?.(200 * 2 ** 20))
-    const [tokens, width] = [2 ** 20, 960]
+    const [tokens, rank] = [2 ** 20, 960]
     const x = { data: new Float32Array(tokens), shape: [tokens, 1] }
-    const operands = { x, a: resident(1, 1), router: resident(1, 1), b: resident(1, 1, width) }
+    const operands = { x, a: resident(rank, 1), router: resident(1, rank), b: resident(1, rank, 1) }
     expect(() => lilyForward(operands, { save: false })).toThrow(
       expect.objectContaining({
         code: 'ERR_LILY_OUT_OF_MEMORY',

@@ -71,8 +71,10 @@ std::vector<Candidate> candidates() {
   all.push_back({"avx2", &kKernelsAvx2, nullptr, nullptr, nullptr, has_avx2, true});
   all.push_back({"avx512", &kKernelsAvx512, nullptr, nullptr, nullptr, has_avx512, true});
   all.push_back({"avx512bf16", &kKernelsAvx512, &kKernelsAvx512Bf16, nullptr, nullptr, has_pairs, uses_pairs});
+#if !defined(LILY_WITHOUT_AMX)
   all.push_back({"amx", &kKernelsAvx512, uses_pairs ? &kKernelsAvx512Bf16 : nullptr, &kKernelsAmx, &kKernelsAmxTerms,
                  has_pairs && has_amx(), true});
+#endif
 #elif defined(__aarch64__)
   all.push_back({"neon", &kKernelsNeon, nullptr, nullptr, nullptr, true, true});
 #endif

@@ -1,4 +1,4 @@
-/** The prebuilt addon on an arm64 processor: every instruction set, threads, workers, promises. */
+/** The prebuilt addon, and WebAssembly, on an arm64 processor: threads, workers, promises. */
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -7,29 +7,14 @@ import { packageRoot } from '../../lib/binding/root.js'
 import { runInChild } from '../support/child.js'
 import { asyncConsumer, expected, workersConsumer } from '../support/consumer.js'
 import { isLong } from '../support/backend.js'
-import { expectMatches, fewJobs, jobs } from '../support/instruction-sets.js'
+import { fewJobs, jobs } from '../support/instruction-sets.js'
 import { arm64Processor, type Processor } from '../support/processors.js'
-
-const addon = join('prebuilds', 'linux-arm64', 'lily.glibc.node')
-const missing = existsSync(join(packageRoot, addon)) ? undefined : `there is no ${addon}; npm run test:arm64 says why`
 
 describe('linux-arm64', () => {
   let processor: Processor | string
   beforeAll(() => {
-    processor = missing ?? arm64Processor()
+    processor = arm64Processor()
   }, 600_000)
-
-  // Each problem with two of the three or four combinations of types and outputs, which take turns: a job takes seconds.
-  const most = isLong ? jobs : jobs.filter((_, i) => i % 3 !== 1)
-  // Without LILY_CPU_ISA, the widest instruction set is selected.
-  for (const [isa, wanted, some] of [
-    ['neon', '', most],
-    ['portable', 'portable', fewJobs],
-  ] as const)
-    test(`${isa} matches the reference`, { timeout: 600_000 }, async (context) => {
-      if (typeof processor === 'string') return context.skip(processor)
-      expectMatches(some, await runInChild([...some], { LILY_CPU_ISA: wanted }, processor), isa)
-    })
 
   test('results are bit-equal with any number of threads', { timeout: 600_000 }, async (context) => {
     if (typeof processor === 'string') return context.skip(processor)

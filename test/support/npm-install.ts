@@ -1,7 +1,7 @@
 /** Packages of npm that only some tests use, in folders of build/. */
 import { execFileSync } from 'node:child_process'
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
 import { packageRoot } from '../../lib/binding/root.js'
 
 /**
@@ -12,10 +12,19 @@ export function installOnce(name: string, packages: readonly string[], ...option
   const folder = join(packageRoot, 'build', name)
   const installed = join(folder, `installed-${packages.join(' ').replaceAll('/', '+')}`)
   if (existsSync(installed)) return folder
-  mkdirSync(folder, { recursive: true })
-  writeFileSync(join(folder, 'package.json'), '{ "private": true }\n')
+  mkdirSync(dirname(folder), { recursive: true })
+  // Elsewhere first, because another test file may install the same packages at the same time.
+  const draft = mkdtempSync(`${folder}-`)
+  writeFileSync(join(draft, 'package.json'), '{ "private": true }\n')
   const all = ['--ignore-scripts', '--no-audit', '--no-fund', '--prefer-offline', '--loglevel=error', ...options]
-  execFileSync('npm', ['install', ...all, ...packages], { cwd: folder, stdio: 'inherit' })
-  writeFileSync(installed, '')
+  execFileSync('npm', ['install', ...all, ...packages], { cwd: draft, stdio: 'inherit' })
+  writeFileSync(join(draft, basename(installed)), '')
+  try {
+    if (!existsSync(installed)) rmSync(folder, { recursive: true, force: true })
+    renameSync(draft, folder)
+  } catch (error) {
+    if (!existsSync(installed)) throw error
+    rmSync(draft, { recursive: true })
+  }
   return folder
 }

@@ -1,4 +1,7 @@
 /** The processor of a child process: this one, or one that QEMU's user mode emulates. */
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { packageRoot } from '../../lib/binding/root.js'
 import { findProgram } from './find-program.js'
 import { runtimeProgram } from './runtimes.js'
 
@@ -31,6 +34,9 @@ export function olderProcessor(name: 'Nehalem' | 'Haswell'): Processor | string 
  * @param runs what the program runs the kernels as
  */
 export function arm64Processor(runs: 'addon' | 'WebAssembly' = 'addon'): Processor | string {
+  const addon = join('prebuilds', 'linux-arm64', 'lily.glibc.node')
+  if (runs === 'addon' && !existsSync(join(packageRoot, addon)))
+    return `there is no ${addon}; npm run test:arm64 says why`
   // The folders of libstdc++ for arm64, from the packages g++-aarch64-linux-gnu and g++-12-aarch64-linux-gnu.
   const libraries = '/usr/aarch64-linux-gnu'
   const env = { PREBUILDS_ONLY: '1', QEMU_LD_PREFIX: libraries }
