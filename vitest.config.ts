@@ -224,7 +224,7 @@ export default defineConfig({
           include: ['test/**/*.test.ts'],
           exclude: [
             ...['test/cuda/**', 'test/emulator/**', 'test/runtimes/**', 'test/arm64/**', 'test/interop/**'],
-            'test/browser/**',
+            ...['test/browser/**', 'test/site/**'],
             ...files([...slow, 'wasm', 'wasm-threads']),
           ],
         },
@@ -270,7 +270,7 @@ export default defineConfig({
       // Kernels compile and run on a software adapter.
       { resolve, test: { ...shared, ...webGpuProject, testTimeout: 300_000, hookTimeout: 300_000 } },
       // Not part of `npm test`, because they download runtimes and libraries.
-      ...['runtimes', 'browser', 'arm64', 'interop'].map((name) => ({
+      ...['runtimes', 'browser', 'arm64', 'interop', 'site'].map((name) => ({
         resolve,
         test: { ...shared, name, include: [`test/${name}/**/*.test.ts`], env: { LILY_CUDA_LIBRARY: 'none' } },
       })),

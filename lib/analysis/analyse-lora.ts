@@ -6,21 +6,31 @@ import { analyseSingularValues, type SingularValueAnalysis } from './updates.js'
 
 /** Analysis of one layer. */
 export interface LoraLayerAnalysis {
+  /** Name of the layer. */
   readonly name: string
+  /** Suffix of `targetModules`, or the pattern. */
   readonly target: string
+  /** d_in. */
   readonly inFeatures: number
+  /** d_out. */
   readonly outFeatures: number
+  /** Rank. */
   readonly r: number
+  /** Factor on the layer's output. */
   readonly scaling: number
   /** Number of elements of A and B. */
   readonly parameters: number
+  /** Its update, scaling * B A. */
   readonly update: SingularValueAnalysis
 }
 
 /** Result of {@link analyse} for a LoraModel, as plain data. */
 export interface LoraAnalysis {
+  /** Rank of the configuration. */
   readonly r: number
+  /** Alpha of the configuration, the factor before it is divided. */
   readonly loraAlpha: number
+  /** Whether alpha is divided by sqrt(r) instead of r. */
   readonly useRslora: boolean
   /** In the order of the model. */
   readonly layers: readonly LoraLayerAnalysis[]

@@ -27,15 +27,21 @@ export interface AnalysisOptions {
 
 /** Analysis of one layer: its router, and the update of its weight for the router's mean weights. */
 export interface LayerAnalysis {
+  /** Name of the layer. */
   readonly name: string
+  /** Its router. */
   readonly router: RouterAnalysis
+  /** The update of its weight, for the mean weights of the router. */
   readonly update: UpdateAnalysis
 }
 
 /** Analysis of one target: the layers that share one set of experts. */
 export interface TargetAnalysis {
+  /** Suffix of `targetModules`, or the pattern. */
   readonly target: string
+  /** d_in. */
   readonly inFeatures: number
+  /** d_out. */
   readonly outFeatures: number
   /** Number of elements of A, routers and B together. */
   readonly parameters: number
@@ -43,6 +49,7 @@ export interface TargetAnalysis {
   readonly trainable: number
   /** Rank at which LoRA on these layers has as many trainable parameters; usually not an integer. */
   readonly loraRank: number
+  /** The experts B_e that the layers share. */
   readonly experts: ExpertAnalysis
   /** In the order of the model. */
   readonly layers: readonly LayerAnalysis[]
@@ -50,10 +57,15 @@ export interface TargetAnalysis {
 
 /** Result of {@link analyse}, as plain data. */
 export interface Analysis {
+  /** Rank. */
   readonly r: number
+  /** Number of consecutive layers that share an A. */
   readonly strideA: number
+  /** Number of experts E. */
   readonly numB: number
+  /** Factor s on the adapter's output. */
   readonly scaling: number
+  /** In the order of the model. */
   readonly targets: readonly TargetAnalysis[]
 }
 
@@ -66,11 +78,20 @@ const OPTIONS: Known = new Set<keyof AnalysisOptions>(['samples', 'onProgress'])
  * For each layer it runs about 3 r³ + 4 r² d operations in float64, on all threads of the CPU backend; the call blocks
  * the main thread for one layer at a time.
  *
+ * The singular values of an update are those of docs/checkpoints.md#what-an-adapter-has-learnt.
+ *
  * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE,
  *   ERR_LILY_DISPOSED
+ * @example
+ * const { targets } = await analyse(model, { samples: { 'layers.0.q_proj': [x] } })
+ * for (const { layers } of targets) for (const { name, update } of layers) console.log(name, update.effectiveRank)
  */
 export async function analyse(model: LilyModel, options?: AnalysisOptions): Promise<Analysis>
-/** Analyses the updates of a LoRA adapter, which has no routers and no experts: there is no option `samples`. */
+/**
+ * Analyses the updates of a LoRA adapter, which has no routers and no experts: there is no option `samples`.
+ *
+ * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED
+ */
 export async function analyse(model: LoraModel, options?: Pick<AnalysisOptions, 'onProgress'>): Promise<LoraAnalysis>
 export async function analyse(
   model: LilyModel | LoraModel,

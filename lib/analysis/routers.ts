@@ -7,7 +7,7 @@ import { entropy } from './entropy.js'
 
 /** The weights that a router gives the experts, and their entropies. */
 export interface RouterAnalysis {
-  /** [E]: mean weights of the experts. */
+  /** `[E]`: mean weights of the experts. */
   readonly weights: readonly number[]
   /** Source of the weights: the samples, the weights that the layer is frozen with, or 1/E without either. */
   readonly source: 'samples' | 'frozen' | 'uniform'

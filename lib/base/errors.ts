@@ -38,8 +38,17 @@ export interface LilyErrorDetails {
  * arguments are rejected has written to no output.
  *
  * `instanceof LilyError` also holds for errors of another copy of the package, such as the CommonJS one.
+ *
+ * @example
+ * try {
+ *   lilyForward({ x, a, router, b })
+ * } catch (error) {
+ *   if (error instanceof LilyError && error.code === 'ERR_LILY_SHAPE') console.error(error.argument, error.message)
+ *   else throw error
+ * }
  */
 export class LilyError extends Error {
+  /** 'LilyError'. */
   declare readonly name: 'LilyError'
   /** Kind of the error, for programs. */
   readonly code: LilyErrorCode
@@ -48,6 +57,12 @@ export class LilyError extends Error {
   /** The CUDA runtime's name of the error, such as 'cudaErrorIllegalAddress', if CUDA reported one. */
   readonly cudaError: string | undefined
 
+  /**
+   * Creates an error. Throws nothing.
+   *
+   * @param code kind of the error
+   * @param message what was expected, what came and what to do
+   */
   constructor(code: LilyErrorCode, message: string, details?: LilyErrorDetails) {
     const { argument, cudaError, cause } = details ?? {}
     // A symbol, or an object whose toString throws, would replace the error by another one.

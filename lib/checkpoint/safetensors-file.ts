@@ -14,9 +14,11 @@ export type StoredDType = Extract<DType, 'float32' | 'bfloat16' | 'float16'>
 
 /** A tensor read from a file, or to be written to one. Every operation accepts it as an operand. */
 export interface StoredTensor {
+  /** Type of the elements. */
   readonly dtype: StoredDType
+  /** Dimensions in elements, outermost first. */
   readonly shape: readonly number[]
-  /** A Float32Array for float32, a Uint16Array of bit patterns for bfloat16 and float16. */
+  /** The elements of `shape`: a Float32Array for float32, a Uint16Array of bit patterns for bfloat16 and float16. */
   readonly data: Float32Array | Uint16Array
 }
 
@@ -26,6 +28,11 @@ export const NAMES: Readonly<Record<string, StoredDType>> = { F32: 'float32', BF
 /**
  * An open safetensors file. Opening reads and checks the header. Tensors are read on request, one at a time, so a large
  * file is never completely in memory.
+ *
+ * @example
+ * const file = await SafetensorsFile.open('model.safetensors')
+ * const weight = await file.read('layers.0.q_proj.weight')
+ * await file.close()
  */
 export class SafetensorsFile {
   /** The path of the file. Of a file without a path it is the name, or else the class of what was opened. */
@@ -108,7 +115,11 @@ export class SafetensorsFile {
     return bytes
   }
 
-  /** Whether a tensor has these bytes. The tensor is read in blocks of at most 16 MiB. */
+  /**
+   * Whether a tensor has these bytes. The tensor is read in blocks of at most 16 MiB.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT for an unknown name, ERR_LILY_ARGUMENT
+   */
   async hasBytes(name: string, expected: Uint8Array): Promise<boolean> {
     const { begin, end } = this.#entry(name)
     if (!isInstance(expected, Uint8Array)) {
@@ -124,7 +135,11 @@ export class SafetensorsFile {
     return true
   }
 
-  /** Closes the file. Tensors that were read stay valid. */
+  /**
+   * Closes the file. Tensors that were read stay valid.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT
+   */
   async close(): Promise<void> {
     await this.#file.close()
   }

@@ -49,6 +49,7 @@ const FIELD_BYTES = FIELDS.map((field) => new TextEncoder().encode(field))
 export interface TensorEntry {
   /** The format's name of it: F32, BF16, F16, or a type that this package has no numbers for. */
   readonly dtype: string
+  /** Dimensions in elements, outermost first. */
   readonly shape: readonly number[]
   /** First byte in the file. */
   readonly begin: number

@@ -34,6 +34,8 @@ const STORED: Readonly<Partial<Record<DType, string>>> = { float32: 'F32', bfloa
  * @throws LilyError ERR_LILY_ARGUMENT for a name or a metadata value that is not a string, ERR_LILY_SHAPE, ERR_LILY_DTYPE;
  *   ERR_LILY_CHECKPOINT if the file cannot be written; ERR_LILY_ARGUMENT with the tensor's name if its buffer is
  *   transferred meanwhile. The old file is unchanged then
+ * @example
+ * await writeSafetensors('model.safetensors', { weight: tensor([1, 2, 3, 4], [2, 2]) }, { step: '3' })
  */
 export async function writeSafetensors(
   path: string | URL,

@@ -27,6 +27,7 @@ export type BackendName = 'cpu' | 'cuda'
 
 /** One backend. */
 export interface BackendInfo {
+  /** Name of the backend. */
   readonly name: BackendName
   /** Whether at least one device is usable. */
   readonly available: boolean
@@ -36,7 +37,13 @@ export interface BackendInfo {
   readonly devices: readonly DeviceInfo[]
 }
 
-/** Lists the backends of this machine. The cpu backend is always available; a backend that is not has a `reason`. */
+/**
+ * Lists the backends of this machine. The cpu backend is always available; a backend that is not has a `reason`. Throws
+ * nothing.
+ *
+ * @example
+ * for (const { name, available, reason, devices } of backends()) console.log(name, available ? devices : reason)
+ */
 export function backends(): BackendInfo[] {
   return native.backends().map(({ name, available, reason, devices }) => ({
     name,

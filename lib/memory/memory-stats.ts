@@ -32,6 +32,8 @@ export interface MemoryStats extends PoolStats {
  *
  * @param device default: `{ type: 'cuda', id: 0 }`
  * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_ARGUMENT if reading `device` throws
+ * @example
+ * console.log(memoryStats({ type: 'cpu' }).bytesInUse)
  */
 export function memoryStats(
   device: { readonly type: Device['type']; readonly id?: number | undefined } = { type: 'cuda' },
@@ -49,7 +51,10 @@ function statistics(backend: number, device: number, pinned: boolean): PoolStati
 
 /**
  * Frees the cached blocks of all pools, on the host and on all devices (compare `torch.cuda.empty_cache`). It waits for
- * enqueued work that still uses them, so do not call it in a training loop.
+ * enqueued work that still uses them, so do not call it in a training loop. Throws nothing.
+ *
+ * @example
+ * emptyCache()
  */
 export function emptyCache(): void {
   native.emptyCache()

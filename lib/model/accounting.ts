@@ -13,9 +13,13 @@ import { shareLayers } from './sharing.js'
 
 /** Number of parameter elements, in total and by kind. A shared parameter is counted once. */
 export interface ParameterCounts {
+  /** Number of elements of all A. */
   readonly a: number
+  /** Number of elements of all routers. */
   readonly router: number
+  /** Number of elements of all B. */
   readonly b: number
+  /** Number of elements of all of these. */
   readonly total: number
 }
 
@@ -57,8 +61,11 @@ export interface Accounting {
 
 /** Options of {@link accountFor}. */
 export interface AccountingOptions {
+  /** Type of the parameters. Default 'float32'. */
   readonly dtype?: DType | undefined
+  /** Type of x and y. Default: that of the parameters. */
   readonly activations?: DType | undefined
+  /** Routing of training; 'uniform' and 'fixed' use no router. Default 'batch'. */
   readonly routing?: Routing | undefined
 }
 
@@ -68,10 +75,9 @@ const OPTIONS: Known = new Set<keyof AccountingOptions>(['dtype', 'activations',
  * Computes the cost of a Lily adapter without creating it. Formulas: docs/math.md.
  *
  * @param layers linear layers of the base model
- * @param options.dtype type of the parameters. Default 'float32'
- * @param options.activations type of x and y. Default: that of the parameters
- * @param options.routing routing of training; 'uniform' and 'fixed' use no router. Default 'batch'
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DTYPE
+ * @example
+ * const { trainable, loraRank } = accountFor(layers, { r: 16, numB: 4, strideA: 4, targetModules: ['q_proj'] })
  */
 export function accountFor(
   layers: readonly LayerShape[],
@@ -112,8 +118,9 @@ export function accountFor(
 
 /** A rank of Lily beside the size of a LoRA, part of {@link RanksForLora}. */
 export interface RankForLora {
+  /** Rank. */
   readonly r: number
-  /** Trainable parameters of Lily at this r. */
+  /** Number of trainable parameters of Lily at this r. */
   readonly parameters: number
   /** By how many percent they exceed those of the LoRA; negative below. */
   readonly percent: number
@@ -121,7 +128,7 @@ export interface RankForLora {
 
 /** Result of {@link ranksForLora}. */
 export interface RanksForLora {
-  /** Parameters of the LoRA. */
+  /** Number of parameters of the LoRA. */
   readonly parameters: number
   /** The largest r with no more parameters than the LoRA; undefined if r = 1 has more. */
   readonly within: RankForLora | undefined
@@ -132,7 +139,7 @@ export interface RanksForLora {
 /**
  * The ranks at which Lily comes closest to the size of LoRA of rank `loraRank` on the same layers, from below and from
  * above. Lily has r (sum of d_in over the As + E * sum of d_out over the targets + E * number of layers) trainable
- * parameters; the last term is that of the routers.
+ * parameters (docs/model.md#cost); the last term is that of the routers.
  *
  * @param config configuration with strideA, numB and targets; r is ignored
  * @param options.routing routing of training; the routers do not count with 'uniform' and 'fixed'. Default 'batch'
@@ -156,7 +163,7 @@ export function ranksForLora(
 
 /**
  * The largest r at which Lily has no more parameters than LoRA of rank `loraRank` on the same layers: `within.r` of
- * {@link ranksForLora}, which also tells what the next rank costs.
+ * {@link ranksForLora}, which also tells what the next rank costs (docs/model.md#cost).
  *
  * @throws LilyError ERR_LILY_ARGUMENT if that r is 0 or above 4096
  * @example

@@ -32,7 +32,7 @@ export type AdapterSaved = Saved
 
 /** Result of {@link AdapterLayer.forward}. */
 export interface AdapterForwardResult<O> {
-  /** [..., d_out]: the y that was passed, or a new tensor with the leading dimensions of x. */
+  /** `[..., d_out]`: the y that was passed, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
   readonly saved: SavedOf<O, AdapterSaved>
@@ -41,7 +41,7 @@ export interface AdapterForwardResult<O> {
 /** Options of {@link AdapterLayer.backward}. Lily's layers have more. */
 export interface AdapterBackwardOptions {
   /**
-   * [..., d_in]: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
+   * `[..., d_in]`: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
    * Shape, type and numbers must be those of forward. Default: the x that `saved` refers to.
    */
   readonly x?: TensorLike | undefined
@@ -106,10 +106,13 @@ export abstract class AdapterLayer {
 
   /** @internal */
   protected constructor(
+    /** Name, sizes and target of the layer, and the names of its parameters. */
     readonly shape: AdaptedLayer,
     /** Factor s on the adapter's output. */
     readonly scaling: number,
+    /** A `[r, d_in]`. Layers of LilyModel may share it. */
     readonly a: Parameter,
+    /** B: `[E*r, d_out]` of Lily, shared by all layers of the target; `[d_out, r]` of LoRA. */
     readonly b: Parameter,
   ) {}
 
@@ -118,12 +121,12 @@ export abstract class AdapterLayer {
     return this.shape.name
   }
 
-  /** d_in */
+  /** d_in, the number of features that enter the layer. */
   get inFeatures(): LayerShape['inFeatures'] {
     return this.shape.inFeatures
   }
 
-  /** d_out */
+  /** d_out, the number of features that leave it. */
   get outFeatures(): LayerShape['outFeatures'] {
     return this.shape.outFeatures
   }

@@ -34,7 +34,17 @@ export interface AdapterModelOptions<C = TargetOptions & { readonly r?: number |
 
 /** What the classes {@link LilyModel} and {@link LoraModel} have in common: programs take either. */
 export interface AdapterModelClass {
+  /**
+   * Creates an adapter on the host with PEFT's initial values.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DTYPE, ERR_LILY_OUT_OF_MEMORY
+   */
   create(options: AdapterModelOptions): AdapterModel
+  /**
+   * Reads an adapter that PEFT or `savePretrained` saved.
+   *
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT, ERR_LILY_ARGUMENT, ERR_LILY_OUT_OF_MEMORY
+   */
   fromPretrained(folder: string | URL | PretrainedFiles, options?: LoadOptions): Promise<AdapterModel>
 }
 
@@ -287,7 +297,7 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
     layer.markMerged(false)
   }
 
-  /** Releases parameters and gradients. */
+  /** Releases parameters and gradients. Throws nothing. */
   dispose(): void {
     this.#isDisposed = true
     for (const parameter of this.#parameters.values()) parameter.dispose()

@@ -49,7 +49,7 @@ export class AdaptersSaved {
     return this.#calls
   }
 
-  /** Releases all saved calls. */
+  /** Releases all saved calls. Throws nothing. */
   dispose(): void {
     for (const { saved } of this.#calls) saved.dispose()
   }
@@ -127,12 +127,12 @@ export class LilyAdapters<M extends AdapterModel = LilyModel> {
     return this
   }
 
-  /** Disables all adapters, so that only the base model computes, until {@link enableAdapters}. */
+  /** Disables all adapters, so that only the base model computes, until {@link enableAdapters}. Throws nothing. */
   disableAdapters(): void {
     this.#isEnabled = false
   }
 
-  /** Reverses {@link disableAdapters}. */
+  /** Reverses {@link disableAdapters}. Throws nothing. */
   enableAdapters(): void {
     this.#isEnabled = true
   }
@@ -195,7 +195,7 @@ export class LilyAdapters<M extends AdapterModel = LilyModel> {
     for (const clear of clears) clear()
   }
 
-  /** Disposes of all adapters. */
+  /** Disposes of all adapters. Throws nothing. */
   dispose(): void {
     for (const name of [...this.#models.keys()]) this.deleteAdapter(name)
   }
@@ -262,6 +262,7 @@ function addingTo({ y, settings }: LayerForwardInputs): Pick<LayerForwardInputs,
 export class AdaptersLayer {
   /** @internal */
   constructor(
+    /** Name of the base model's linear layer, such as 'layers.0.q_proj'. */
     readonly name: string,
     private readonly activeLayers: () => ReadonlyMap<string, AdapterLayer>,
   ) {}
@@ -299,7 +300,7 @@ export class AdaptersLayer {
    * @param dy [..., d_out], M rows: the gradient of y
    * @param saved what forward returned
    * @param options.dx [..., d_in], M rows, such as the base layer's gradient of x; required unless `needs.dx` is false
-   * @returns `options.dx`
+   * @returns `options.dx`, `[..., d_in]`
    * @throws LilyError as `LilyLayer.backward`: dx and all gradients are unchanged
    */
   backward(dy: TensorLike, saved: AdaptersSaved, options: LayerBackwardOptions = {}): TensorLike | undefined {

@@ -23,11 +23,11 @@ export interface CalibrationOptions {
 
 /** Calibration of one layer. */
 export interface LayerCalibration {
-  /** [E]: the mean over the sample's tokens of the router's weights. */
+  /** `[E]`: the mean over the sample's tokens of the router's weights. */
   readonly weights: Float32Array
-  /** Tokens of the sample. */
+  /** Number of tokens of the sample. */
   readonly tokens: number
-  /** |frozen - routed| / |routed|: 2-norms of the adapter's output over the whole sample, without the base layer. */
+  /** The ratio |frozen - routed| / |routed| of 2-norms of the adapter's output over the whole sample, without the base layer. */
   readonly relativeError: number
 }
 
@@ -37,7 +37,7 @@ export interface Calibration {
   readonly weights: ReadonlyMap<string, Float32Array>
   /** By layer name. */
   readonly layers: ReadonlyMap<string, LayerCalibration>
-  /** The largest relative error of any layer. */
+  /** The largest relative error (a ratio of norms) of any layer. */
   readonly relativeError: number
 }
 

@@ -6,9 +6,9 @@ import { checkKeys, copyArray, get, type Known } from '../base/options.js'
 export interface LayerShape {
   /** Name as in PyTorch's named_modules(), such as 'model.layers.0.self_attn.q_proj'. */
   readonly name: string
-  /** d_in */
+  /** d_in, at least 1. */
   readonly inFeatures: number
-  /** d_out */
+  /** d_out, at least 1. */
   readonly outFeatures: number
 }
 

@@ -23,10 +23,15 @@ export interface LilyConfigOptions extends TargetOptions {
 
 /** A checked configuration with all defaults filled in. The fields are those of {@link LilyConfigOptions}. */
 export interface LilyConfig extends Targets {
+  /** Rank r, from 1 to 4096. */
   readonly r: number
+  /** Number of consecutive layers of one target that share an A. */
   readonly strideA: number
+  /** Number of experts E, from 2 to 64. */
   readonly numB: number
+  /** Factor s on the adapter's output. */
   readonly scaling: number
+  /** Whether B is zero at first. */
   readonly initWeights: boolean
 }
 

@@ -40,7 +40,7 @@ export type LayerForwardOptions = Omit<LilyForwardOptions, 'scaling' | 'encoder'
 
 /** Result of {@link LilyLayer.forward}. */
 export interface LayerForwardResult<O> {
-  /** [..., d_out]: the y that was passed, or a new tensor with the leading dimensions of x. */
+  /** `[..., d_out]`: the y that was passed, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
   readonly saved: SavedOf<O, LilySaved>
@@ -74,8 +74,9 @@ export function readLilyBackward(dy: unknown, options?: object): LayerBackwardIn
 
 /** The adapter of one linear layer: y += scaling * h C. It may share its parameters with other layers. */
 export class LilyLayer extends AdapterLayer {
-  /** [E]: the expert weights that replace the router; null: the layer is not frozen. */
+  /** `[E]`: the expert weights that replace the router; null: the layer is not frozen. */
   #frozen: Float32Array | null = null
+  /** Name, sizes and target of the layer, and the names of its parameters. */
   declare readonly shape: SharedLayer
 
   /** @internal */
@@ -83,13 +84,14 @@ export class LilyLayer extends AdapterLayer {
     shape: SharedLayer,
     scaling: number,
     a: Parameter,
+    /** R `[E, r]`, of this layer alone. */
     readonly router: Parameter,
     b: Parameter,
   ) {
     super(shape, scaling, a, b)
   }
 
-  /** [E]: a copy of the weights that {@link LilyModel.freeze} set; undefined if the layer is not frozen. */
+  /** `[E]`: a copy of the weights that {@link LilyModel.freeze} set; undefined if the layer is not frozen. */
   get frozenWeights(): Float32Array | undefined {
     return this.#frozen?.slice()
   }

@@ -52,6 +52,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   #trainable: ReadonlyMap<string, Parameter>
 
   private constructor(
+    /** The configuration, with the defaults filled in. */
     readonly config: LilyConfig,
     { layers: shapes, values, origin, frozen }: Omit<LilyModelParts, 'config'>,
   ) {

@@ -33,12 +33,19 @@ export interface LoraConfigOptions extends TargetOptions {
 
 /** A checked configuration with all defaults filled in. The fields are those of {@link LoraConfigOptions}. */
 export interface LoraConfig extends Targets {
+  /** Rank r, from 1 to 4096, of layers that `rankPattern` does not name. */
   readonly r: number
+  /** Alpha, the factor on the adapter's output before it is divided, of layers that `alphaPattern` does not name. */
   readonly loraAlpha: number
+  /** Whether alpha is divided by sqrt(r) instead of r. */
   readonly useRslora: boolean
+  /** Ranks by patterns of names. */
   readonly rankPattern: PatternValues
+  /** Alphas by patterns of names. */
   readonly alphaPattern: PatternValues
+  /** Whether the base layers store their weights as `[d_in, d_out]`. */
   readonly fanInFanOut: boolean
+  /** Whether B is zero at first. */
   readonly initLoraWeights: boolean
 }
 

@@ -17,7 +17,7 @@ export interface LoraMatrices {
 export interface LoraAdapter {
   /** Rank. */
   readonly r: number
-  /** PEFT's lora_alpha / r. */
+  /** Factor on the output: PEFT's lora_alpha / r. */
   readonly scaling: number
   /** By layer name, in the order of the model. */
   readonly layers: ReadonlyMap<string, LoraMatrices>

@@ -29,7 +29,7 @@ import type { Parameter } from './parameter.js'
 
 /** Result of {@link LoraLayer.forward}. */
 export interface LoraLayerResult<O> {
-  /** [..., d_out]: the y that was passed, or a new tensor with the leading dimensions of x. */
+  /** `[..., d_out]`: the y that was passed, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
   readonly saved: SavedOf<O, LoraSaved>
@@ -41,6 +41,7 @@ const BACKWARD_OPTIONS: Known = new Set<keyof AdapterBackwardOptions>(['x', 'dx'
 
 /** The LoRA adapter of one linear layer: y += scaling * (x A^T) B^T. */
 export class LoraLayer extends AdapterLayer {
+  /** Name, sizes, target, rank and scaling of the layer, and the names of its parameters. */
   declare readonly shape: LoraLayerShape
 
   /** @internal */

@@ -38,6 +38,7 @@ export function isLoraModel(value: unknown): value is LoraModel {
  */
 export class LoraModel extends AdapterModel<LoraLayer> {
   private constructor(
+    /** The configuration, with the defaults filled in. */
     readonly config: LoraConfig,
     { layers: shapes, values, origin }: Omit<AdapterModelParts<LoraConfig>, 'config'>,
   ) {

@@ -109,7 +109,7 @@ function parameterFor(value: Tensor, weightType: DType): Tensor {
   )
 }
 
-/** [rows, 2 columns]: zero, but for a 1 in column `columns + row` of each row. */
+/** `[rows, 2 columns]`: zero, but for a 1 in column `columns + row` of each row. */
 function shiftedIdentity(rows: number, columns: number, dtype: DType): Tensor {
   const data = zerosOf(dtype, rows * 2 * columns)
   const [one] = fromFloat32(dtype, Float32Array.of(1))

@@ -28,8 +28,11 @@ export interface Targets {
    * Suffixes in alphabetical order, or a regular expression; null: all layers, by the last component of their names.
    */
   readonly targetModules: readonly string[] | string | null
+  /** Layers that are not adapted, in the same forms; null: none. */
   readonly excludeModules: readonly string[] | string | null
+  /** Index of each adapted layer in its module list; null: all. */
   readonly layersToTransform: readonly number[] | null
+  /** Names of the module lists that these indices count; null: any. */
   readonly layersPattern: readonly string[] | null
 }
 

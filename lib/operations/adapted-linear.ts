@@ -58,7 +58,7 @@ export interface FrozenForwardOperands {
 
 /** The operand of the frozen layer that backward has besides those of the adapter. */
 export interface FrozenBackwardOperands {
-  /** [d_out, d_in]: the weight of forward. */
+  /** `[d_out, d_in]`: the weight of forward. */
   readonly weight: TensorLike | PackedLinear
 }
 
@@ -105,7 +105,8 @@ const LORA: Adapter = {
 }
 
 /**
- * A frozen linear layer with a Lily adapter: y += x weight^T + bias + s h C. The bits are those of {@link linearForward}
+ * A frozen linear layer with a Lily adapter: y += x weight^T + bias + s h C
+ * (docs/linear.md). The bits are those of {@link linearForward}
  * and then {@link lilyForward}, which adds to its y; an y of 16 bits is rounded by both. All operands are checked before
  * anything is written. `saved` is that of lilyForward.
  *
@@ -122,9 +123,11 @@ export function lilyLinearForward<O extends LilyForwardOptions = object>(
 }
 
 /**
- * {@link lilyLinearForward} off the main thread; see {@link lilyForwardAsync}.
+ * {@link lilyLinearForward} off the main thread; see {@link lilyForwardAsync} and docs/linear.md#the-layer-and-its-adapter.
  *
  * @throws LilyError (as a rejection) as lilyLinearForward
+ * @example
+ * const { y, saved } = await lilyLinearForwardAsync({ x, weight, bias, a, router, b }, { scaling: 2 })
  */
 export async function lilyLinearForwardAsync<O extends LilyForwardOptions = object>(
   operands: LilyLinearForwardOperands,
@@ -134,12 +137,14 @@ export async function lilyLinearForwardAsync<O extends LilyForwardOptions = obje
 }
 
 /**
- * The gradients of {@link lilyLinearForward}: dx += dy weight and the dx of the adapter, and all gradients of the adapter.
+ * The gradients of {@link lilyLinearForward} (docs/linear.md): dx += dy weight and the dx of the adapter, and all gradients of the adapter.
  * The bits are those of {@link linearBackward} and then {@link lilyBackward}, which adds to its dx. With `needs.dx: false`
  * the frozen layer has nothing to do. All operands are checked before anything is written.
  *
  * @param saved the result `saved` of lilyLinearForward, whose operands must not have changed
  * @throws LilyError as linearBackward and lilyBackward
+ * @example
+ * const { dx, da, dRouter, db } = lilyLinearBackward({ dy, weight }, saved)
  */
 export function lilyLinearBackward<R extends Routing, O extends LilyBackwardOptions = object>(
   operands: LilyLinearBackwardOperands,
@@ -150,9 +155,11 @@ export function lilyLinearBackward<R extends Routing, O extends LilyBackwardOpti
 }
 
 /**
- * {@link lilyLinearBackward} off the main thread; see {@link lilyBackwardAsync}.
+ * {@link lilyLinearBackward} off the main thread; see {@link lilyBackwardAsync} and docs/linear.md#the-layer-and-its-adapter.
  *
  * @throws LilyError (as a rejection) as lilyLinearBackward
+ * @example
+ * const { dx, da, dRouter, db } = await lilyLinearBackwardAsync({ dy, weight }, saved)
  */
 export async function lilyLinearBackwardAsync<R extends Routing, O extends LilyBackwardOptions = object>(
   operands: LilyLinearBackwardOperands,
@@ -163,9 +170,12 @@ export async function lilyLinearBackwardAsync<R extends Routing, O extends LilyB
 }
 
 /**
- * A frozen linear layer with a LoRA adapter: y += x weight^T + bias + scaling * (x a^T) b^T. See {@link lilyLinearForward}.
+ * A frozen linear layer with a LoRA adapter: y += x weight^T + bias + scaling * (x a^T) b^T
+ * (docs/linear.md). See {@link lilyLinearForward}.
  *
  * @throws LilyError as linearForward and loraForward
+ * @example
+ * const { y, saved } = loraLinearForward({ x, weight, bias, a, b }, { scaling: alpha / r })
  */
 export function loraLinearForward<O extends LoraForwardOptions = object>(
   operands: LoraLinearForwardOperands,
@@ -175,9 +185,11 @@ export function loraLinearForward<O extends LoraForwardOptions = object>(
 }
 
 /**
- * {@link loraLinearForward} off the main thread; see {@link lilyForwardAsync}.
+ * {@link loraLinearForward} off the main thread; see {@link lilyForwardAsync} and docs/linear.md#the-layer-and-its-adapter.
  *
  * @throws LilyError (as a rejection) as loraLinearForward
+ * @example
+ * const { y, saved } = await loraLinearForwardAsync({ x, weight, bias, a, b }, { scaling: 2 })
  */
 export async function loraLinearForwardAsync<O extends LoraForwardOptions = object>(
   operands: LoraLinearForwardOperands,
@@ -187,10 +199,12 @@ export async function loraLinearForwardAsync<O extends LoraForwardOptions = obje
 }
 
 /**
- * The gradients of {@link loraLinearForward}. See {@link lilyLinearBackward}.
+ * The gradients of {@link loraLinearForward} (docs/linear.md). See {@link lilyLinearBackward}.
  *
  * @param saved the result `saved` of loraLinearForward, whose operands must not have changed
  * @throws LilyError as linearBackward and loraBackward
+ * @example
+ * const { dx, da, db } = loraLinearBackward({ dy, weight }, saved)
  */
 export function loraLinearBackward<O extends LoraBackwardOptions = object>(
   operands: LoraLinearBackwardOperands,
@@ -201,9 +215,11 @@ export function loraLinearBackward<O extends LoraBackwardOptions = object>(
 }
 
 /**
- * {@link loraLinearBackward} off the main thread; see {@link lilyBackwardAsync}.
+ * {@link loraLinearBackward} off the main thread; see {@link lilyBackwardAsync} and docs/linear.md#the-layer-and-its-adapter.
  *
  * @throws LilyError (as a rejection) as loraLinearBackward
+ * @example
+ * const { dx, da, db } = await loraLinearBackwardAsync({ dy, weight }, saved)
  */
 export async function loraLinearBackwardAsync<O extends LoraBackwardOptions = object>(
   operands: LoraLinearBackwardOperands,

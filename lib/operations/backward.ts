@@ -16,15 +16,15 @@ export interface LilyBackwardOperands {
   /** [..., d_out] of M rows: the gradient of y. */
   readonly dy: TensorLike
   /**
-   * [..., d_in]: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
+   * `[..., d_in]`: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
    * Shape, type and numbers must be those of forward. Default: the x that `saved` refers to.
    */
   readonly x?: TensorLike | undefined
   /** [..., d_in] of M rows: the gradient of x. Without it a new tensor with the shape of x is returned. */
   readonly dx?: TensorLike | undefined
-  /** [r, d_in]: the gradient of a. */
+  /** `[r, d_in]`: the gradient of a. */
   readonly da?: TensorLike | undefined
-  /** [E, r]: the gradient of router. */
+  /** `[E, r]`: the gradient of router. */
   readonly dRouter?: TensorLike | undefined
   /** [E, r, d_out] or [E*r, d_out]: the gradient of b. Without it a new tensor with the shape of b is returned. */
   readonly db?: TensorLike | undefined
@@ -32,10 +32,13 @@ export interface LilyBackwardOperands {
 
 /** Which gradients to compute. Default: all. */
 export interface LilyNeeds {
+  /** The gradient of x. */
   readonly dx?: boolean | undefined
+  /** The gradient of a. */
   readonly da?: boolean | undefined
-  /** Has no effect if the routing has no router. */
+  /** The gradient of router. Has no effect if the routing has no router. */
   readonly dRouter?: boolean | undefined
+  /** The gradient of b. */
   readonly db?: boolean | undefined
 }
 
@@ -105,9 +108,12 @@ export function lilyBackward<R extends Routing, O extends LilyBackwardOptions = 
 /**
  * {@link lilyBackward} off the main thread. It reads and checks everything before it returns; a failed check rejects
  * the promise. Until the promise settles, do not change its operands or those of forward, and do not transfer their
- * memory; {@link lilyForwardAsync} says what happens then. Resizable ArrayBuffers are refused.
+ * memory; {@link lilyForwardAsync} says what happens then. Resizable ArrayBuffers are refused. Formulas:
+ * docs/math.md#backward.
  *
  * @throws LilyError (as a rejection) as lilyBackward
+ * @example
+ * const { dx, da, dRouter, db } = await lilyBackwardAsync({ dy }, saved)
  */
 export async function lilyBackwardAsync<R extends Routing, O extends LilyBackwardOptions = object>(
   operands: LilyBackwardOperands,

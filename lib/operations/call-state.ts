@@ -17,7 +17,7 @@ export class CallState {
   /** The small operands as the kernels read them: in memory of the caller, or in a copy. */
   readonly mask: Part | null
   readonly sequenceOffsets: Part | null
-  /** [G, E]: the caller's weights with fixed routing, otherwise a part of `kept`. */
+  /** `[G, E]`: the caller's weights with fixed routing, otherwise a part of `kept`. */
   readonly weights: Part | null
   /** Gradients of b that backward calls have deferred and no fold has added yet. */
   deferred: DeferredB[] = []

@@ -14,21 +14,21 @@ import type { MaskLike, OffsetsLike, WeightsLike } from './small-operands.js'
 
 /** Operands of {@link lilyForward}. M is the product of the leading dimensions of x. */
 export interface LilyForwardOperands {
-  /** [..., d_in]: activations entering the adapted layer. */
+  /** `[..., d_in]`: activations entering the adapted layer. */
   readonly x: TensorLike
-  /** [r, d_in]: the low-dimension projector. r is at most 4096. */
+  /** `[r, d_in]`: the low-dimension projector. r is at most 4096. */
   readonly a: TensorLike
-  /** [E, r]: the layer's router, with routing batch, sequence and token only. E is at most 64. */
+  /** `[E, r]`: the layer's router, with routing batch, sequence and token only. E is at most 64. */
   readonly router?: TensorLike | undefined
   /** [E, r, d_out], or [E*r, d_out] as PEFT stores it: the high-dimension projectors. */
   readonly b: TensorLike
-  /** [..., d_out]: the output of the base layer, accumulated in place. Without it a new tensor is returned. */
+  /** `[..., d_out]`: the output of the base layer, accumulated in place. Without it a new tensor is returned. */
   readonly y?: TensorLike | undefined
 }
 
 /** Options of {@link lilyForward}. */
 export interface LilyForwardOptions {
-  /** Direct multiplier s, not alpha / r. Default 1. */
+  /** Factor s on the adapter's output, not alpha / r. Default 1. */
   readonly scaling?: number | undefined
   /** How tokens share the experts' weights. Default 'batch'. */
   readonly routing?: Routing | undefined
@@ -68,7 +68,7 @@ export type SavedOf<O, S> = 'save' extends keyof O
 
 /** Result of {@link lilyForward}. */
 export interface LilyForwardResult<O> {
-  /** [..., d_out]: the given y, or a new tensor with the leading dimensions of x. */
+  /** `[..., d_out]`: the given y, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
   readonly saved: SavedOf<O, LilySaved<RoutingOf<O>>>
@@ -98,11 +98,11 @@ export const FORWARD_OPTIONS: Known = new Set([
  *
  * | routing | router | mask | groups | saved.probabilities | saved.weights |
  * |---|---|---|---|---|---|
- * | batch | required | allowed | 1 | with pool 'probabilities' | [1, E] |
- * | sequence | required | allowed | `sequenceOffsets`, or the rows of a 3-D x | with pool 'probabilities' | [G, E] |
+ * | batch | required | allowed | 1 | with pool 'probabilities' | `[1, E]` |
+ * | sequence | required | allowed | `sequenceOffsets`, or the rows of a 3-D x | with pool 'probabilities' | `[G, E]` |
  * | token | required | refused | M | yes | no |
- * | uniform | refused | refused | 1 | no | [1, E] |
- * | fixed | refused | refused | `weights` [E]: 1; [G, E]: as sequence | no | as given |
+ * | uniform | refused | refused | 1 | no | `[1, E]` |
+ * | fixed | refused | refused | `weights` `[E]`: 1; `[G, E]`: as sequence | no | as given |
  *
  * On the cpu it returns when the work is done; on a device it enqueues the work. The operands must not change before
  * backward has run.
@@ -126,6 +126,8 @@ export function lilyForward<O extends LilyForwardOptions = object>(
  * may crash (docs/memory.md). Resizable ArrayBuffers are refused.
  *
  * @throws LilyError (as a rejection) as lilyForward
+ * @example
+ * const { y, saved } = await lilyForwardAsync({ x, a, router, b, y: baseOutput })
  */
 export async function lilyForwardAsync<O extends LilyForwardOptions = object>(
   operands: LilyForwardOperands,

@@ -21,7 +21,7 @@ import { runLinear, runLinearAsync } from './run.js'
 
 /** Operands of {@link linearForward}. M is the product of the leading dimensions of x. */
 export interface LinearForwardOperands {
-  /** [..., d_in]: activations entering the layer. */
+  /** `[..., d_in]`: activations entering the layer. */
   readonly x: TensorLike
   /** [d_out, d_in], in the type of x or float32. */
   readonly weight: TensorLike | PackedLinear
@@ -43,15 +43,15 @@ export interface LinearOptions {
 
 /** Result of {@link linearForward}. */
 export interface LinearForwardResult {
-  /** [..., d_out]: the given y, or a new tensor with the leading dimensions of x. */
+  /** `[..., d_out]`: the given y, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
 }
 
 /** Operands of {@link linearBackward}. */
 export interface LinearBackwardOperands {
-  /** [..., d_out]: the gradient of y. */
+  /** `[..., d_out]`: the gradient of y. */
   readonly dy: TensorLike
-  /** [d_out, d_in]: the weight of forward, in the type of dy or float32. */
+  /** `[d_out, d_in]`: the weight of forward, in the type of dy or float32. */
   readonly weight: TensorLike | PackedLinear
   /** [..., d_in] of M rows, accumulated in place. Without it a new tensor is returned. */
   readonly dx?: TensorLike | undefined
@@ -59,7 +59,7 @@ export interface LinearBackwardOperands {
 
 /** Result of {@link linearBackward}. */
 export interface LinearBackwardResult {
-  /** [..., d_in]: the given dx, or a new tensor with the leading dimensions of dy. */
+  /** `[..., d_in]`: the given dx, or a new tensor with the leading dimensions of dy. */
   readonly dx: Tensor
 }
 
@@ -68,7 +68,7 @@ const BACKWARD_OPERANDS: Known = new Set(['dy', 'weight', 'dx'])
 const OPTIONS: Known = new Set(['precision', 'accumulate', 'stream'])
 
 /**
- * A linear layer with a frozen weight: y += x weight^T + bias. On the cpu it returns when the work is done; on a device
+ * A linear layer with a frozen weight: y += x weight^T + bias (docs/linear.md). On the cpu it returns when the work is done; on a device
  * it enqueues the work.
  *
  * Sums are float32, and y is rounded once. A row of y depends on its row of x alone: it has the same bits in every batch,
@@ -86,9 +86,11 @@ export function linearForward(operands: LinearForwardOperands, options?: LinearO
 }
 
 /**
- * {@link linearForward} off the main thread; see {@link lilyForwardAsync}.
+ * {@link linearForward} off the main thread; see {@link lilyForwardAsync}. Formulas: docs/linear.md.
  *
  * @throws LilyError (as a rejection) as linearForward
+ * @example
+ * const { y } = await linearForwardAsync({ x, weight, bias })
  */
 export async function linearForwardAsync(
   operands: LinearForwardOperands,
@@ -100,11 +102,13 @@ export async function linearForwardAsync(
 }
 
 /**
- * The gradient of the x of {@link linearForward} from the gradient of its y: dx += dy weight. The weight is frozen and has
- * no gradient. On the cpu it returns when the work is done; on a device it enqueues the work. Bits as in linearForward.
+ * The gradient of the x of {@link linearForward} from the gradient of its y: dx += dy weight (docs/linear.md). The weight is frozen
+ * and has no gradient. On the cpu it returns when the work is done; on a device it enqueues the work. Bits as in linearForward.
  *
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
  *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
+ * @example
+ * const { dx } = linearBackward({ dy, weight })
  */
 export function linearBackward(operands: LinearBackwardOperands, options?: LinearOptions): LinearBackwardResult {
   const call = prepareBackward(operands, options)
@@ -113,9 +117,11 @@ export function linearBackward(operands: LinearBackwardOperands, options?: Linea
 }
 
 /**
- * {@link linearBackward} off the main thread; see {@link lilyForwardAsync}.
+ * {@link linearBackward} off the main thread; see {@link lilyForwardAsync}. Formulas: docs/linear.md.
  *
  * @throws LilyError (as a rejection) as linearBackward
+ * @example
+ * const { dx } = await linearBackwardAsync({ dy, weight })
  */
 export async function linearBackwardAsync(
   operands: LinearBackwardOperands,

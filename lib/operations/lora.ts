@@ -25,19 +25,19 @@ import { type LoraSaved, readSaved } from './saved.js'
 
 /** Operands of {@link loraForward}. M is the product of the leading dimensions of x. */
 export interface LoraForwardOperands {
-  /** [..., d_in]: activations entering the adapted layer. */
+  /** `[..., d_in]`: activations entering the adapted layer. */
   readonly x: TensorLike
   /** [r, d_in]. r is at most 4096. */
   readonly a: TensorLike
   /** [d_out, r], as PEFT stores it. */
   readonly b: TensorLike
-  /** [..., d_out]: the output of the base layer, accumulated in place. Without it a new tensor is returned. */
+  /** `[..., d_out]`: the output of the base layer, accumulated in place. Without it a new tensor is returned. */
   readonly y?: TensorLike | undefined
 }
 
 /** Options of {@link loraForward}. */
 export interface LoraForwardOptions {
-  /** Direct multiplier. For an adapter that gives alpha, pass alpha / r. Default 1. */
+  /** Factor on the adapter's output. For an adapter that gives alpha, pass alpha / r. Default 1. */
   readonly scaling?: number | undefined
   /** Permitted rounding of operands of matrix products. Default 'default'. */
   readonly precision?: Precision | undefined
@@ -53,7 +53,7 @@ export interface LoraForwardOptions {
 
 /** Result of {@link loraForward}. */
 export interface LoraForwardResult<O> {
-  /** [..., d_out]: the given y, or a new tensor with the leading dimensions of x. */
+  /** `[..., d_out]`: the given y, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
   readonly saved: SavedOf<O, LoraSaved>
@@ -64,15 +64,15 @@ export interface LoraBackwardOperands {
   /** [..., d_out] of M rows: the gradient of y. */
   readonly dy: TensorLike
   /**
-   * [..., d_in]: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
+   * `[..., d_in]`: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
    * Shape, type and numbers must be those of forward. Default: the x that `saved` refers to.
    */
   readonly x?: TensorLike | undefined
   /** [..., d_in] of M rows: the gradient of x. Without it a new tensor with the shape of x is returned. */
   readonly dx?: TensorLike | undefined
-  /** [r, d_in]: the gradient of a. */
+  /** `[r, d_in]`: the gradient of a. */
   readonly da?: TensorLike | undefined
-  /** [d_out, r]: the gradient of b. */
+  /** `[d_out, r]`: the gradient of b. */
   readonly db?: TensorLike | undefined
 }
 
@@ -128,9 +128,11 @@ export function loraForward<O extends LoraForwardOptions = object>(
 }
 
 /**
- * {@link loraForward} off the main thread; see {@link lilyForwardAsync}.
+ * {@link loraForward} off the main thread; see {@link lilyForwardAsync}. Formulas: docs/math.md#lora.
  *
  * @throws LilyError (as a rejection) as loraForward
+ * @example
+ * const { y, saved } = await loraForwardAsync({ x, a, b, y: baseOutput }, { scaling: alpha / r })
  */
 export async function loraForwardAsync<O extends LoraForwardOptions = object>(
   operands: LoraForwardOperands,
@@ -140,12 +142,14 @@ export async function loraForwardAsync<O extends LoraForwardOptions = object>(
 }
 
 /**
- * The gradients of {@link loraForward} from the gradient of its y (formulas: docs/math.md, LoRA). On the cpu it returns when the work is done; on a
- * device it enqueues the work. You may call it more than once with one `saved`.
+ * The gradients of {@link loraForward} from the gradient of its y. Formulas: docs/math.md#lora. On the cpu it returns when
+ * the work is done; on a device it enqueues the work. You may call it more than once with one `saved`.
  *
  * @param saved the result `saved` of loraForward, whose operands must not have changed
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
  *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
+ * @example
+ * const { dx, da, db } = loraBackward({ dy }, saved)
  */
 export function loraBackward<O extends LoraBackwardOptions = object>(
   operands: LoraBackwardOperands,
@@ -156,9 +160,11 @@ export function loraBackward<O extends LoraBackwardOptions = object>(
 }
 
 /**
- * {@link loraBackward} off the main thread; see {@link lilyBackwardAsync}.
+ * {@link loraBackward} off the main thread; see {@link lilyBackwardAsync}. Formulas: docs/math.md#lora.
  *
  * @throws LilyError (as a rejection) as loraBackward
+ * @example
+ * const { dx, da, db } = await loraBackwardAsync({ dy }, saved)
  */
 export async function loraBackwardAsync<O extends LoraBackwardOptions = object>(
   operands: LoraBackwardOperands,

@@ -81,6 +81,11 @@ let packedOf: (weight: PackedWeight) => PackedLinear
  * first call that needs it: one for forward and one for backward, of about d_out * d_in numbers of float32 each, or of
  * bfloat16 where the processor multiplies bfloat16; and others for other types of x and other precisions. A call that is
  * faster without a form uses none. On CUDA devices there are no packed forms.
+ *
+ * @example
+ * using packed = packLinear(weight)
+ * linearForward({ x, weight: packed })
+ * console.log(packed.byteLength)
  */
 export class PackedLinear {
   #weight: PackedWeight | null
@@ -104,7 +109,7 @@ export class PackedLinear {
   }
 
   /**
-   * [d_out, d_in]: a copy.
+   * `[d_out, d_in]`: a copy.
    *
    * @throws LilyError ERR_LILY_DISPOSED, like all properties except `isDisposed`
    */
@@ -132,7 +137,7 @@ export class PackedLinear {
     return this.#weight === null
   }
 
-  /** Releases the packed forms; calls that run still use them. The weight is not changed. Calling it again has no effect. */
+  /** Releases the packed forms; calls that run still use them. The weight is not changed. Calling it again has no effect. Throws nothing. */
   dispose(): void {
     this.#weight?.dispose()
     this.#weight = null
@@ -156,7 +161,7 @@ export class PackedLinear {
 
 /**
  * Prepares a frozen weight for repeated calls: see {@link PackedLinear}. Packing a weight takes about as long as
- * multiplying it with some tens of tokens, so it pays with few tokens per call.
+ * multiplying it with some tens of tokens, so it pays with few tokens per call (docs/linear.md#packed-weights).
  *
  * @param weight [d_out, d_in], float32, bfloat16 or float16; it is not copied
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,

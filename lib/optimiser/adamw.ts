@@ -85,6 +85,8 @@ export class AdamW {
   #norm: Operand | null = null
 
   /**
+   * Creates an optimiser with zero moments.
+   *
    * @param parameters by name. The map is kept, and `value` and `grad` of its entries are read in every step, so they
    *   may be getters. Names, shapes and device must not change.
    * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_OUT_OF_MEMORY
@@ -219,7 +221,7 @@ export class AdamW {
     this.#step = step as number
   }
 
-  /** Releases the state. The parameters are not affected. */
+  /** Releases the state. The parameters are not affected. Throws nothing. */
   dispose(): void {
     for (const moments of this.#moments?.values() ?? []) disposeMoments(moments)
     this.#moments = null

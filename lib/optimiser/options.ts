@@ -6,9 +6,9 @@ import { checkKeys, copyArray, get, isInstance, type Known } from '../base/optio
 export interface AdamWGroup {
   /** Names of the parameters, a pattern that occurs in their names, or a predicate on names. */
   readonly match: readonly string[] | RegExp | ((name: string) => boolean)
-  /** Learning rate. Default: that of the optimiser. */
+  /** Learning rate, at least 0. Default: that of the optimiser. */
   readonly lr?: number | undefined
-  /** Weight decay. Default: that of the optimiser. */
+  /** Weight decay, at least 0: a step multiplies each value by 1 - lr * weightDecay. Default: that of the optimiser. */
   readonly weightDecay?: number | undefined
 }
 

@@ -10,11 +10,15 @@ import { checkNoOverlap, type Ranges } from './overlap.js'
 
 /** A trainable array and its gradient, of the same shape; both contiguous. */
 export interface TrainableParameter {
-  /** float32, bfloat16 or float16; updated in place. */
+  /** Of any shape; float32, bfloat16 or float16; updated in place. */
   readonly value: TensorLike
-  /** Of the type of value, or float32. */
+  /** The shape of value; of the type of value, or float32. */
   readonly grad: TensorLike
-  /** Sets grad to zero. Optional: without it, AdamW.zeroGrad() fills the memory of grad. */
+  /**
+   * Sets grad to zero. Optional: without it, AdamW.zeroGrad() fills the memory of grad.
+   *
+   * @throws anything; AdamW.zeroGrad() throws it again, as ERR_LILY_ARGUMENT does for its own checks
+   */
   zeroGrad?(): void
 }
 

@@ -30,6 +30,11 @@ export let bufferOperand: (buffer: DeviceBuffer) => Operand | null
  *
  * Copies and fills are enqueued in the buffer's stream, in order with the calls that use the buffer. A buffer that is
  * not disposed of frees its memory when it is garbage-collected.
+ *
+ * @example
+ * const x = DeviceBuffer.allocate([2, 2], 'float32', { type: 'cuda', id: 0 }).upload(Float32Array.of(1, 2, 3, 4))
+ * console.log(await x.download())
+ * x.dispose()
  */
 export class DeviceBuffer {
   #operand: Operand | null
@@ -54,7 +59,11 @@ export class DeviceBuffer {
   /**
    * Allocates a buffer. Its contents are undefined.
    *
+   * @param shape dimensions, outermost first, in elements; their product is at least 0 and takes less than 2^53 bytes
+   * @param dtype type of the elements. Default 'float32'
+   * @param device default: cuda:0
    * @param options.stream the stream to which the buffer belongs. Default: `Stream.default(device)`
+   * @returns a buffer of this shape
    * @throws LilyError ERR_LILY_OUT_OF_MEMORY, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_SHAPE, ERR_LILY_DTYPE,
    *   ERR_LILY_DEVICE, ERR_LILY_DISPOSED, ERR_LILY_ARGUMENT
    */
@@ -114,7 +123,7 @@ export class DeviceBuffer {
     return this.#open().byteLength
   }
 
-  /** The cudaStream_t in whose order the memory may be used without further synchronisation. */
+  /** Handle of the stream (a cudaStream_t) in whose order the memory may be used without further synchronisation. */
   get stream(): bigint {
     return BigInt(memoryOf(this.#open()).stream.cudaStream)
   }
@@ -127,7 +136,8 @@ export class DeviceBuffer {
   /**
    * Enqueues a copy of host memory into the buffer. `data` may be changed as soon as this returns.
    *
-   * @param data a typed array of the buffer's dtype (a Uint16Array or Float16Array for 16-bit types)
+   * @param data a typed array of the buffer's dtype (a Uint16Array or Float16Array for 16-bit types), of any shape with at
+   *   most as many elements as the buffer has from `offset` on
    * @param offset index of the first element of the buffer to write
    * @throws LilyError ERR_LILY_DTYPE, ERR_LILY_SHAPE, ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
    */
@@ -169,6 +179,7 @@ export class DeviceBuffer {
   /**
    * Enqueues a copy of another buffer of the same size in bytes, on any device, into this one.
    *
+   * @param source a buffer of any shape with as many bytes
    * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DISPOSED, ERR_LILY_CUDA
    */
   copyFrom(source: DeviceBuffer): this {
@@ -215,7 +226,7 @@ export class DeviceBuffer {
   }
 
   /**
-   * A tensor over the same memory. The memory is freed once both are disposed of.
+   * A tensor of the same shape over the same memory. The memory is freed once both are disposed of.
    *
    * @throws LilyError ERR_LILY_DISPOSED
    */
@@ -223,7 +234,11 @@ export class DeviceBuffer {
     return tensorOf(this.#open().share())
   }
 
-  /** The memory as a {@link DeviceTensorLike}. */
+  /**
+   * The memory as a {@link DeviceTensorLike}.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED
+   */
   [deviceTensor](): {
     ptr: bigint
     shape: readonly number[]
@@ -237,7 +252,7 @@ export class DeviceBuffer {
     return { ptr, shape, dtype, device, byteLength, stream, owner: this }
   }
 
-  /** Frees the memory once the enqueued work that uses it is complete. Calling it again has no effect. */
+  /** Frees the memory once the enqueued work that uses it is complete. Calling it again has no effect. Throws nothing. */
   dispose(): void {
     this.#operand?.dispose()
     this.#operand = null

@@ -54,10 +54,13 @@ const LEGACY_STREAM = 1
  * What Node.js cannot prevent: memory of the host must not be transferred to another thread, and the thread that exports a
  * tensor must not end, while the consumer has it.
  *
- * @param tensor any operand, on the host or on a CUDA device
+ * @param tensor any operand of any shape, on the host or on a CUDA device
  * @returns the capsule
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
  *   ERR_LILY_CUDA; ERR_LILY_BACKEND_UNAVAILABLE if the runtime does not tag Externals
+ * @example
+ * const capsule = toDLPack(tensor([1, 2, 3, 4], [2, 2]))
+ * addon.consume(capsule)
  */
 export function toDLPack(tensor: TensorLike, options: DLPackOptions = {}): object {
   checkKeys('options', options, OPTIONS)
@@ -102,6 +105,9 @@ export function toDLPack(tensor: TensorLike, options: DLPackOptions = {}): objec
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE: the
  *   capsule keeps its tensor, unless that is of another major version of DLPack; such a tensor is given back to its
  *   producer
+ * @returns a tensor with the shape that the capsule says
+ * @example
+ * const x = fromDLPack(addon.produce())
  */
 export function fromDLPack(capsule: unknown, options: DLPackOptions = {}): Tensor {
   checkKeys('options', options, OPTIONS)

@@ -115,6 +115,10 @@ export class Graph {
  * @throws what `fn` throws, after which there is no graph; LilyError ERR_LILY_ARGUMENT for an async `fn`, and for calls
  *   in it that wait, name a stream, record or wait for an event, or are steps of an optimiser; ERR_LILY_CUDA for work
  *   that CUDA cannot capture; ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE
+ * @example
+ * const graph = captureGraph(() => void lilyForward({ x, a, router, b, y }, { save: false }))
+ * x.upload(numbers)
+ * graph.replay()
  */
 export function captureGraph(fn: () => void, options: { readonly device?: CudaDevice | undefined } = {}): Graph {
   if (typeof fn !== 'function') fail('ERR_LILY_ARGUMENT', 'fn', `expected a function, got ${describe(fn)}`)

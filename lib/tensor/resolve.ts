@@ -17,14 +17,17 @@ import { operandOf, Tensor } from './tensor.js'
 
 /** Host memory with a shape. It is used in place and never copied. */
 export interface HostTensorLike {
-  /** Float32Array for float32; Uint16Array for `dtype` bfloat16 or float16; Float16Array for float16. */
+  /** At least the elements of `shape`: a Float32Array for float32; Uint16Array for `dtype` bfloat16 or float16; Float16Array for float16. */
   readonly data: HostData
+  /** Dimensions in elements, outermost first. */
   readonly shape: readonly number[]
+  /** Type of the elements; required for a Uint16Array. */
   readonly dtype?: DType | undefined
   /** Strides in elements, the last one 1; all other dimensions must be evenly spaced rows. Default: contiguous. */
   readonly strides?: readonly number[] | undefined
   /** Bytes from the start of `data` to the first element. */
   readonly byteOffset?: number | undefined
+  /** The host. */
   readonly device?: { readonly type: 'cpu'; readonly id?: number | undefined } | undefined
 }
 
@@ -33,8 +36,11 @@ export interface HostTensorLike {
  * where the rows are evenly spaced: columns cut out of a larger array, but no transposed view and no negative step.
  */
 export interface NdArrayLike {
+  /** At least the elements that `shape`, `stride` and `offset` reach. */
   readonly data: HostData
+  /** Dimensions in elements, outermost first. */
   readonly shape: readonly number[]
+  /** Type of the elements, such as 'float32'; that of `data` counts. */
   readonly dtype?: string | undefined
   /** Strides in elements. */
   readonly stride: readonly number[]
@@ -44,7 +50,9 @@ export interface NdArrayLike {
 
 /** A host tensor with the property names of ONNX Runtime (`ort.Tensor`), which Transformers.js uses, too. */
 export interface OnnxTensorLike {
+  /** The elements of `dims`. */
   readonly data: ArrayBufferView | readonly unknown[]
+  /** Dimensions in elements, outermost first. */
   readonly dims: readonly number[]
   /** 'float32', 'float16' or 'bfloat16' ('uint8' and 'bool' for masks, 'int32' for offsets). */
   readonly type: string
@@ -54,8 +62,11 @@ export interface OnnxTensorLike {
 export interface DeviceTensorLike {
   /** Device address. */
   readonly ptr: bigint | number
+  /** Dimensions in elements, outermost first. */
   readonly shape: readonly number[]
+  /** Type of the elements. */
   readonly dtype: DType
+  /** The CUDA device of the memory. */
   readonly device: { readonly type: 'cuda'; readonly id: number }
   /** Strides in elements, the last one 1; all other dimensions must be evenly spaced rows. Default: contiguous. */
   readonly strides?: readonly number[] | undefined
@@ -64,7 +75,7 @@ export interface DeviceTensorLike {
   /** Bytes from `ptr` to the end of the allocation, if known; the shape is checked against it. */
   readonly byteLength?: number | undefined
   /**
-   * The cudaStream_t in which the memory was last written; 1 is cudaStreamLegacy, 2 is cudaStreamPerThread. Default:
+   * Handle of the stream (a cudaStream_t) in which the memory was last written; 1 is cudaStreamLegacy, 2 is cudaStreamPerThread. Default:
    * the memory is ready to use.
    */
   readonly stream?: bigint | number | undefined
@@ -93,7 +104,11 @@ export interface GpuTensorLike {
 
 /** An object that provides device memory. */
 export interface DeviceTensorProvider {
-  /** Returns the memory. `request` is currently empty. */
+  /**
+   * Returns the memory, with its shape. `request` is currently empty.
+   *
+   * @throws anything; the call throws a LilyError as it is, and any other error as the cause of ERR_LILY_ARGUMENT
+   */
   [deviceTensor](request: { readonly stream?: bigint | number | undefined }): DeviceTensorLike | GpuTensorLike
 }
 

@@ -22,6 +22,7 @@ function checkCreate(key: symbol, name: 'Stream' | 'Event'): void {
 
 /** A CUDA device. */
 export interface CudaDevice {
+  /** 'cuda'. */
   readonly type: 'cuda'
   /** CUDA device ID. Default 0. */
   readonly id?: number | undefined
@@ -33,6 +34,11 @@ export interface CudaDevice {
  * operands.
  *
  * A stream that is not disposed of is destroyed when it is garbage-collected.
+ *
+ * @example
+ * const stream = Stream.create({ type: 'cuda', id: 0 })
+ * lilyForward({ x, a, router, b }, { stream })
+ * await stream.synchronize()
  */
 export class Stream {
   #state: StreamState | null
@@ -92,7 +98,7 @@ export class Stream {
   }
 
   /**
-   * The cudaStream_t, for other libraries.
+   * The handle, a cudaStream_t, for other libraries.
    *
    * @throws LilyError ERR_LILY_DISPOSED
    */
@@ -176,6 +182,14 @@ let eventHandleOf: (argument: string, event: unknown) => EventHandle
 /**
  * A CUDA event: marks a point in the work of a stream. Other streams and the host can wait for it, and two events
  * measure the time between them.
+ *
+ * @example
+ * const [start, end] = [Event.create(), Event.create()]
+ * start.record()
+ * lilyForward({ x, a, router, b })
+ * end.record()
+ * await end.synchronize()
+ * console.log(`${start.elapsedTime(end)} ms`)
  */
 export class Event {
   #handle: EventHandle | null
@@ -285,7 +299,7 @@ export class Event {
     return bound(() => native.eventElapsed(start, last))
   }
 
-  /** Destroys the event. Calling it again has no effect. */
+  /** Destroys the event. Calling it again has no effect. Throws nothing. */
   dispose(): void {
     if (this.#handle !== null) native.eventDestroy(this.#handle)
     this.#handle = null

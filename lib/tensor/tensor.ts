@@ -22,6 +22,12 @@ export let tensorOf: (operand: Operand) => Tensor
  * A row-major array of numbers in host or device memory. Its rows may have a pitch. A tensor wraps memory without a
  * copy; {@link tensor} creates one, and operations return their results as tensors. Device memory of a tensor that is
  * not disposed of is freed when the tensor is garbage-collected.
+ *
+ * @example
+ * const x = tensor([1, 2, 3, 4], [2, 2])
+ * console.log(x.shape, x.dtype, x.data)
+ * const onDevice = x.to({ type: 'cuda', id: 0 })
+ * const copy = await onDevice.toHost()
  */
 export class Tensor {
   #operand: Operand | null
@@ -73,7 +79,7 @@ export class Tensor {
   /**
    * The host memory from the first element on, not a copy: a Float32Array for float32, a Uint16Array of bit patterns
    * for bfloat16 and float16 (or the Float16Array that was passed). If the rows have a pitch, it includes the gaps
-   * between them.
+   * between them. Its length is the product of `shape`, plus these gaps.
    *
    * @throws LilyError ERR_LILY_DEVICE for a tensor in device memory, ERR_LILY_DISPOSED
    */
@@ -114,7 +120,7 @@ export class Tensor {
   }
 
   /**
-   * This tensor on a device: itself if it is there already, otherwise a contiguous copy. The copy is enqueued, and
+   * This tensor on a device: itself if it is there already, otherwise a contiguous copy of the same shape. The copy is enqueued, and
    * belongs to `Stream.default(device)`. Host memory may be changed as soon as this returns.
    *
    * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA, ERR_LILY_DISPOSED,
@@ -136,8 +142,8 @@ export class Tensor {
   }
 
   /**
-   * This tensor in host memory: itself if it is there already, otherwise a contiguous copy, made once the work enqueued
-   * on it so far is complete.
+   * This tensor in host memory: itself if it is there already, otherwise a contiguous copy of the same shape,
+   * made once the work enqueued on it so far is complete.
    *
    * @throws LilyError (as a rejection) ERR_LILY_CUDA, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_DISPOSED
    */
@@ -177,7 +183,7 @@ export class Tensor {
 
   /**
    * Releases the memory; enqueued work on it still runs. Later uses of this tensor throw ERR_LILY_DISPOSED. Calling it
-   * again has no effect.
+   * again has no effect. Throws nothing.
    */
   dispose(): void {
     this.#operand?.dispose()
@@ -188,7 +194,11 @@ export class Tensor {
     this.dispose()
   }
 
-  /** Shape, dtype and device, without the values. */
+  /**
+   * Shape, dtype and device, without the values.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED
+   */
   toJSON(): { shape: number[]; dtype: DType; device: Device } {
     return { shape: this.shape, dtype: this.dtype, device: this.device }
   }
@@ -238,11 +248,15 @@ interface GpuTensor {
 /**
  * Creates a contiguous host tensor over a typed array, without a copy. An array of numbers is copied to a Float32Array.
  *
- * @param data a Float32Array; a Float16Array; a Uint16Array of bit patterns, with `dtype` 'bfloat16' or 'float16'; a
+ * @param data of as many elements as `shape` has: a Float32Array; a Float16Array; a Uint16Array of bit patterns, with `dtype` 'bfloat16' or 'float16'; a
  *   Uint8Array for a mask or an Int32Array for offsets; or an array of numbers
- * @param shape dimensions, whose product is the length of `data`
+ * @param shape dimensions in elements, outermost first, whose product is the length of `data`
  * @param dtype required for a Uint16Array; otherwise the type of `data`, if given
+ * @returns a tensor of this shape over `data`
  * @throws LilyError ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_ARGUMENT
+ * @example
+ * const x = tensor(new Float32Array([1, 2, 3, 4]), [2, 2])
+ * const half = tensor(new Uint16Array([0x3f80, 0x4000]), [2], 'bfloat16') // 1 and 2
  */
 export function tensor(data: HostData | readonly number[], shape: readonly number[], dtype?: DType): Tensor {
   const numbers = copyArray('data', data)

@@ -26,7 +26,7 @@ export interface AdaptedDenseArgs extends LayerArgs {
 
 /**
  * A frozen tf.layers.dense with an adapter: activation(x kernel + bias + adapter(x)). None of its weights is trainable;
- * the parameters of the adapter belong to its model, and {@link AdapterOptimizer} trains them. Lily's routings 'batch' and
+ * the parameters of the adapter belong to its model, and AdapterOptimizer of lily-kernels/tfjs trains them. Lily's routings 'batch' and
  * 'sequence' use the mask of the input, such as that of an embedding with `maskZero`.
  *
  * A saved LayersModel has the weights of the dense layer and the name of the adapter. Save the adapter with
@@ -46,7 +46,11 @@ export class AdaptedDense extends layers.Layer {
   readonly #activation: Layer
   #adapter: AdapterLayer | null
 
-  /** @throws LilyError ERR_LILY_ARGUMENT */
+  /**
+   * Wraps a dense layer.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE
+   */
   constructor(args: AdaptedDenseArgs) {
     const { dense, adapter, options, ...rest } = args
     super(rest)
@@ -71,19 +75,27 @@ export class AdaptedDense extends layers.Layer {
     this.#adapter = this.#checked(model.layer(this.adapterName))
   }
 
+  /** None: the parameters of the adapter belong to its model. */
   override get trainableWeights(): LayerVariable[] {
     return []
   }
 
+  /** Those of the dense layer. */
   override get nonTrainableWeights(): LayerVariable[] {
     // The constructor of the base class reads this before there is a dense layer.
     return (this.dense as Layer | undefined)?.weights ?? []
   }
 
+  /** That of the dense layer, `[..., units]`. Throws nothing of its own. */
   override computeOutputShape(inputShape: Shape): Shape {
     return this.dense.computeOutputShape(inputShape)
   }
 
+  /**
+   * The output of the layer, `[..., units]`, for inputs `[..., d_in]`.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT if the layer was loaded without its adapter; as adapt
+   */
   override call(inputs: Tensor | Tensor[], { mask }: { readonly mask?: Tensor }): Tensor {
     const adapter = this.#adapter
     if (adapter === null) {
@@ -101,6 +113,7 @@ export class AdaptedDense extends layers.Layer {
     })
   }
 
+  /** What a saved model has of this layer: the dense layer, and the name of the adapter. Throws nothing. */
   override getConfig(): serialization.ConfigDict {
     const { dense, adapterName } = this
     const [inFeatures] = dense.weights[0].shape
@@ -150,6 +163,8 @@ export class AdaptedDense extends layers.Layer {
  *
  * @returns the model
  * @throws LilyError ERR_LILY_ARGUMENT if there is none, or the adapter lacks one; ERR_LILY_SHAPE
+ * @example
+ * const net = attachAdapter(await tf.loadLayersModel('file://net/model.json'), await LilyModel.fromPretrained('adapter'))
  */
 export function attachAdapter(model: LayersModel, adapter: AdapterModel): LayersModel {
   const adapted = model.layers.filter(isAdaptedDense)

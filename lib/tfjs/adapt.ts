@@ -15,7 +15,7 @@ export interface AdaptOptions extends Pick<LayerForwardOptions, 'routing' | 'poo
    * tensor of type bool, int32 or float32, or any other form that `lilyForward` accepts.
    */
   readonly mask?: Tensor | LayerForwardOptions['mask']
-  /** [G + 1]: cumulative offsets of sequences, in an int32 tensor or another form. Default: the rows of a 3-D x. */
+  /** `[G + 1]`: cumulative offsets of sequences, in an int32 tensor or another form. Default: the rows of a 3-D x. */
   readonly sequenceOffsets?: Tensor | LayerForwardOptions['sequenceOffsets']
   /** [E] or [G, E], for fixed routing, in a float32 tensor or another form. */
   readonly weights?: Tensor | LayerForwardOptions['weights']

@@ -59,9 +59,11 @@ export class AdapterOptimizer extends Optimizer {
   readonly #optimizer: Optimizer | null
 
   /**
+   * Creates an optimiser with zero moments.
+   *
    * @param model one adapter, or several, whose parameters then have the names '0.<name>', '1.<name>', ... They must be
    *   in host memory
-   * @throws LilyError as the constructor of AdamW
+   * @throws LilyError as AdamW
    */
   constructor(model: AdapterModels, options: AdapterOptimizerOptions = {}) {
     super()
@@ -75,7 +77,9 @@ export class AdapterOptimizer extends Optimizer {
   /**
    * {@link variableGrads} for the models of this optimiser.
    *
-   * @param varList Default: `variables`, or all trainable variables if there is another `optimizer`
+   * @param f returns the loss, a scalar
+   * @param varList default: `variables`, or all trainable variables if there is another `optimizer`
+   * @throws LilyError as variableGrads
    */
   override computeGradients(
     f: () => Scalar,
@@ -122,7 +126,7 @@ export class AdapterOptimizer extends Optimizer {
     )
   }
 
-  /** Releases the state of AdamW. An `optimizer` that was given is not disposed of. */
+  /** Releases the state of AdamW. An `optimizer` that was given is not disposed of. Throws nothing. */
   override dispose(): void {
     this.adamw.dispose()
   }

@@ -12,8 +12,11 @@ import { checkTensor } from './memory.js'
 /**
  * A copy of a tensor of TensorFlow.js, which stays valid whatever happens to the original. bool becomes uint8.
  *
- * @param source float32, int32 or bool, on any backend that `dataSync` can read
+ * @param source of any shape; float32, int32 or bool, on any backend that `dataSync` can read
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED; ERR_LILY_DTYPE for other types
+ * @returns a tensor of the same shape
+ * @example
+ * const x = fromTf(tf.tensor2d([[1, 2], [3, 4]]))
  */
 export function fromTf(source: TfTensor): Tensor {
   checkTensor('source', source, ['float32', 'int32', 'bool'])
@@ -24,8 +27,11 @@ export function fromTf(source: TfTensor): Tensor {
 /**
  * A copy as a tensor of TensorFlow.js, on its current backend: float32, also of 16-bit numbers; int32; bool of uint8.
  *
- * @param source in host memory
+ * @param source of any shape, in host memory
  * @throws LilyError as any operand; ERR_LILY_DEVICE for device memory: await `toHost()` first
+ * @returns a tensor of the same shape
+ * @example
+ * const x = toTf(tensor([1, 2, 3, 4], [2, 2]))
  */
 export function toTf(source: TensorLike): TfTensor {
   const operand = resolve('source', source)

@@ -38,6 +38,8 @@ const packedKernels = new WeakMap<object, FrozenWeight>()
  * @returns [..., d_out]
  * @throws LilyError ERR_LILY_ARGUMENT, also if a gradient of weight or bias is asked for; ERR_LILY_SHAPE,
  *   ERR_LILY_DTYPE, ERR_LILY_DISPOSED, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY
+ * @example
+ * const base = frozenLinear(x, dense.kernel.read(), dense.bias.read())
  */
 export function frozenLinear(x: Tensor, weight: Tensor2D | Tensor | PackedLinear, bias?: Tensor1D | Tensor): Tensor {
   checkFloat32('x', x)

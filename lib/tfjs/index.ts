@@ -1,6 +1,7 @@
 /**
  * Adapters and frozen linear layers as operations of TensorFlow.js, which differentiates through them.
  *
+ * @module lily-kernels/tfjs
  * @packageDocumentation
  */
 export { adapt, type AdaptOptions } from './adapt.js'

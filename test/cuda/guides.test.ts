@@ -1,5 +1,4 @@
 /** The programs of the README and of docs/ that run on a CUDA device. */
-import { testPrograms, usesCuda } from '../support/guides.js'
+import { testPrograms } from '../support/guides.js'
 
-testPrograms('README.md', 1, usesCuda)
-testPrograms('docs/device-api.md', 2)
+testPrograms('cuda')

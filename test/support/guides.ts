@@ -5,6 +5,25 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
 
+/** The pages with programs, and who runs them. test/documents.test.ts checks that no page is missing. */
+export const pages: Readonly<
+  Record<string, { readonly cpu?: number; readonly cuda?: number; readonly other?: string }>
+> = {
+  'README.md': { cpu: 5, cuda: 1 },
+  'docs/browsers.md': { other: 'requires the file input of a page; test/browser does the same with one' },
+  'docs/checkpoints.md': { cpu: 6 },
+  'docs/device-api.md': { cuda: 2 },
+  'docs/errors.md': { cpu: 1 },
+  'docs/getting-started.md': { cpu: 1 },
+  'docs/index.md': { cpu: 1 },
+  'docs/interop.md': { other: 'test/interop runs them, and compiles the addon, with the libraries that it downloads' },
+  'docs/linear.md': { cpu: 3 },
+  'docs/model.md': { cpu: 5 },
+  'docs/routing.md': { cpu: 1 },
+  'docs/serving.md': { cpu: 1 },
+  'docs/tfjs.md': { cpu: 2 },
+}
+
 export interface Program {
   /** The section, and the number of the program on its page. */
   readonly title: string
@@ -24,14 +43,13 @@ export function programsOf(page: string): Program[] {
 }
 
 /**
- * Runs the programs of a page one after the other, in one folder that has the built package: a later one may read what an
- * earlier one has saved.
- *
- * @param count number of programs that the page has, so that none is overlooked
+ * Runs the programs of all pages that run on a backend: those of a page one after the other, in one folder that has the
+ * built package: a later one may read what an earlier one has saved.
  */
-export function testPrograms(page: string, count: number, selects: (source: string) => boolean = () => true): void {
-  describe(page, () => {
-    const programs = programsOf(page).filter(({ source }) => selects(source))
+export function testPrograms(backend: 'cpu' | 'cuda'): void {
+  const tested = Object.entries(pages).filter(([, counts]) => counts[backend] !== undefined)
+  describe.each(tested)('%s', (page, counts) => {
+    const programs = programsOf(page).filter(({ source }) => usesCuda(source) === (backend === 'cuda'))
     let folder: string
     beforeAll(() => {
       // Inside the checkout, whose node_modules/ has the peers of the package.
@@ -41,8 +59,8 @@ export function testPrograms(page: string, count: number, selects: (source: stri
     })
     afterAll(() => rmSync(folder, { recursive: true }))
 
-    test(`has ${count} programs`, () => {
-      expect(programs.map(({ title }) => title)).toHaveLength(count)
+    test('has as many programs as the list says', () => {
+      expect(programs.map(({ title }) => title)).toHaveLength(counts[backend]!)
     })
 
     test.each(programs)('$title', ({ source, output }) => {

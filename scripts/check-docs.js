@@ -1,0 +1,233 @@
+/**
+ * Checks the doc comments of all public names, as typedoc has read them (build/api.json). `npm run docs` runs it.
+ *
+ * 1. Each name, and each member of a class or an interface, has a description.
+ * 2. Each function, method and constructor has @throws with the codes of its errors, or "as" another public name has, or it
+ *    says "Throws nothing". A getter has @throws if it throws.
+ * 3. Each parameter, property and result that is a tensor or an array of numbers says which shape it has.
+ * 4. Each parameter, property and result that is a number says what it counts, its unit or its range.
+ * 5. Each function and each class has an example, and what computes names the source of its formula.
+ *
+ * A parameter or a result may be described by @param and @returns, or in the description of its function: then as `name`.
+ */
+import { readFileSync } from 'node:fs'
+import { pathToFileURL } from 'node:url'
+
+/**
+ * @typedef {{ kind: string, text?: string, tag?: string, target?: unknown }} Part
+ * @typedef {{ tag: string, name?: string, content: Part[] }} Tag
+ * @typedef {{ summary?: Part[], blockTags?: Tag[], modifierTags?: string[] }} Comment
+ * @typedef {{ type: string, name?: string, package?: string, types?: Type[], elementType?: Type, target?: unknown, typeArguments?: Type[], elements?: Type[], element?: Type, declaration?: Reflection }} Type
+ * @typedef {{
+ *   name: string, kind: number, comment?: Comment, children?: Reflection[], signatures?: Reflection[],
+ *   getSignature?: Reflection, parameters?: Reflection[], type?: Type, sources?: { fileName: string }[],
+ *   inheritedFrom?: object, flags?: { isExternal?: boolean },
+ * }} Reflection
+ */
+
+/** The kinds of typedoc's models. */
+const Kind = { variable: 32, function: 64, class: 128, interface: 256, typeAlias: 2097152 }
+
+/** Types of operands and results, and of the arrays that hold their numbers. */
+const TENSORS = new Set([
+  ...['TensorLike', 'HostTensorLike', 'DeviceTensorLike', 'OnnxTensorLike', 'NdArrayLike', 'Tensor', 'DeviceBuffer'],
+  ...['MaskLike', 'OffsetsLike', 'WeightsLike', 'HostData', 'Float32Array', 'Int32Array', 'Uint16Array'],
+])
+
+/** A shape in brackets, or a reference to one. */
+const SHAPE = /\[[^\]]*\]|\bshapes?\b|\bscalar\b|\bdimensions?\b|\bbytes?\b/i
+
+/** What makes a number a quantity: what it counts, a unit, a range, or a symbol of docs/math.md. */
+const QUANTITY = new RegExp(
+  [
+    ...[
+      'bytes?',
+      'elements?',
+      'milliseconds?',
+      'seconds?',
+      'number of',
+      'count',
+      'from',
+      'between',
+      'at least',
+      'at most',
+    ],
+    ...['index', 'id', 'address', 'share', 'percent', 'ratio', 'factor', 'norm', 'seed', 'rank', 'handle', 'cosine'],
+    ...[
+      'decay',
+      'cudaStream_t',
+      'tokens',
+      'entropy',
+      'sum',
+      'mean',
+      'd_in',
+      'd_out',
+      'values?',
+      'nats?',
+      'bits',
+      'dimensions?',
+      'numbers?',
+    ],
+  ]
+    .map((word) => `\\b${word}\\b`)
+    .join('|'),
+  'i',
+)
+
+/** Folders whose functions compute what docs/math.md, a paper or another library defines. */
+const COMPUTES = /^lib\/(operations|optimiser|analysis|model\/accounting)/
+const SOURCE = /docs\/[\w-]+\.md|arXiv|https:\/\//
+
+/** @param {Part[] | undefined} parts */
+const textOf = (parts) => (parts ?? []).map(({ text = '' }) => text).join('')
+
+/** @param {Reflection | undefined} reflection @param {string} tag */
+const tagsOf = (reflection, tag) =>
+  (reflection?.comment?.blockTags ?? []).filter((block) => block.tag === tag).map(({ content }) => textOf(content))
+
+/** The description and all tags. @param {Reflection | undefined} reflection */
+const wholeOf = (reflection) =>
+  [
+    textOf(reflection?.comment?.summary),
+    ...(reflection?.comment?.blockTags ?? []).map(({ content }) => textOf(content)),
+  ].join('\n')
+
+/**
+ * Whether a value of this type is, or may be, one for which `matches` holds: looks into unions, promises and arrays.
+ *
+ * @param {Type | undefined} type
+ * @param {(type: Type) => boolean} matches
+ * @returns {boolean}
+ */
+function includes(type, matches) {
+  if (type === undefined) return false
+  if (matches(type)) return true
+  if (type.type === 'union') return (type.types ?? []).some((part) => includes(part, matches))
+  if (type.type === 'array') return includes(type.elementType, matches)
+  if (type.type === 'typeOperator') return includes(/** @type {Type} */ (type.target), matches)
+  if (type.type === 'reference' && /^(Promise|Readonly|ReadonlyArray|Iterable)$/.test(type.name ?? '')) {
+    return (type.typeArguments ?? []).some((part) => includes(part, matches))
+  }
+  return false
+}
+
+/** @param {Type} type */
+const isTensor = ({ type, name = '' }) => type === 'reference' && TENSORS.has(name)
+/** @param {Type} type */
+const isNumber = ({ type, name }) => type === 'intrinsic' && (name === 'number' || name === 'bigint')
+
+/**
+ * What is missing in the doc comments of a project, one line each.
+ *
+ * @param {{ children: Reflection[] }} project the JSON of typedoc
+ * @returns {string[]}
+ */
+export function findMissing(project) {
+  /** @type {string[]} */
+  const missing = []
+  const codes = new Set(JSON.stringify(project).match(/ERR_LILY_\w+/g))
+  const declared = declaredCodes(project)
+  for (const code of codes) if (!declared.has(code)) missing.push(`${code} is not a LilyErrorCode`)
+
+  const names = new Set(
+    project.children
+      .flatMap(({ children = [] }) => children)
+      .flatMap(({ name, children = [] }) => [name, ...children.map((member) => member.name)]),
+  )
+
+  /** @param {string} name @param {Type | undefined} type @param {string} text */
+  const checkValue = (name, type, text) => {
+    if (includes(type, isTensor) && !SHAPE.test(text)) missing.push(`${name}: which shape does it have?`)
+    if (includes(type, isNumber) && !QUANTITY.test(text) && !SHAPE.test(text)) {
+      missing.push(`${name}: what does it count, in which unit or range?`)
+    }
+  }
+
+  /** @param {string} name @param {Reflection} signature */
+  const checkSignature = (name, signature) => {
+    const summary = textOf(signature.comment?.summary)
+    if (summary.trim() === '') missing.push(`${name}: has no description`)
+    const throws = tagsOf(signature, '@throws').join('\n')
+    const others = Array.from(throws.matchAll(/\bas `?(?:\w+\.)?(\w+)/g), ([, other]) => other)
+    const isSaid = /ERR_LILY_\w+/.test(throws) || others.some((other) => names.has(other))
+    if (!isSaid && !/throws\s+nothing/i.test(wholeOf(signature))) {
+      missing.push(`${name}: has no @throws with a code, and does not say "Throws nothing"`)
+    }
+    for (const parameter of signature.parameters ?? []) {
+      const own = textOf(parameter.comment?.summary)
+      const inText = new RegExp(`\\b${parameter.name}\\b`).test(summary) ? summary : ''
+      checkValue(`${name}(${parameter.name})`, parameter.type, `${own}\n${inText}`)
+    }
+    const returns = tagsOf(signature, '@returns').join('\n')
+    checkValue(`${name}: its result`, signature.type, `${returns}\n${summary}`)
+  }
+
+  /** @param {string} path @param {Reflection} member */
+  const checkMember = (path, member) => {
+    // A constructor that the class does not declare.
+    if (
+      member.name === 'constructor' &&
+      member.signatures?.every(({ comment, parameters }) => !comment && !parameters)
+    ) {
+      return
+    }
+    if (member.name.startsWith('__')) return
+    const name = `${path}.${member.name}`
+    for (const signature of member.signatures ?? []) checkSignature(name, signature)
+    if (member.signatures !== undefined) return
+    const documented = member.getSignature ?? member
+    const text = wholeOf(documented)
+    if (text.trim() === '') missing.push(`${name}: has no description`)
+    checkValue(name, documented.type, text)
+  }
+
+  for (const module of project.children) {
+    for (const reflection of module.children ?? []) {
+      const name = `${module.name}: ${reflection.name}`
+      if (reflection.kind === Kind.function) {
+        for (const signature of reflection.signatures ?? []) checkSignature(name, signature)
+      } else {
+        if (textOf(reflection.comment?.summary).trim() === '') missing.push(`${name}: has no description`)
+        // The numbers of a Float16Array are described by the language.
+        if (reflection.name === 'Float16ArrayLike') continue
+        for (const member of reflection.children ?? []) checkMember(name, member)
+        for (const member of reflection.type?.declaration?.children ?? []) checkMember(name, member)
+      }
+      if (reflection.kind !== Kind.function && reflection.kind !== Kind.class) continue
+      const signatures = [reflection, ...(reflection.signatures ?? [])]
+      if (!signatures.some((signature) => tagsOf(signature, '@example').length > 0)) {
+        missing.push(`${name}: has no @example`)
+      }
+      const fileName = reflection.sources?.[0]?.fileName ?? ''
+      if (
+        reflection.kind === Kind.function &&
+        COMPUTES.test(fileName) &&
+        !signatures.some((s) => SOURCE.test(wholeOf(s)))
+      ) {
+        missing.push(`${name}: does not name the source of its formula`)
+      }
+    }
+  }
+  return [...new Set(missing)]
+}
+
+/** The members of the type LilyErrorCode. @param {{ children: Reflection[] }} project */
+function declaredCodes(project) {
+  const type = project.children
+    .flatMap(({ children = [] }) => children)
+    .find(({ name }) => name === 'LilyErrorCode')?.type
+  return new Set((type?.types ?? []).map((member) => /** @type {{ value?: string }} */ (member).value))
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
+  /** @type {unknown} */
+  const project = JSON.parse(readFileSync('build/api.json', 'utf8'))
+  const missing = findMissing(/** @type {{ children: Reflection[] }} */ (project))
+  for (const line of missing) console.error(line)
+  if (missing.length > 0) {
+    console.error(
+      `${missing.length} public names lack a part of their documentation; scripts/check-docs.js has the rules`,
+    )
+    process.exitCode = 1
+  }
+}
