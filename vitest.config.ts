@@ -15,7 +15,17 @@ const skipReasons: Reporter = {
 /** Files of a minute or more in any project, the longest first. */
 const longest = [
   ...['arm64/instruction-sets', 'arm64/arm64', 'cuda/kernels', 'identities', 'property', 'cuda/counters', 'isa'],
-  ...['determinism', 'cli-failures', 'cli', 'emulator/emulator', 'cuda/emulated', 'linear', 'leak', 'threads'],
+  ...[
+    'determinism',
+    'cli-failures',
+    'cli',
+    'emulator/emulator',
+    'site/site',
+    'cuda/emulated',
+    'linear',
+    'leak',
+    'threads',
+  ],
   ...['model/training', 'cuda/self-test'],
 ]
 
