@@ -131,6 +131,7 @@ export type { Activation, Pool, Precision, Routing } from './operations/problem.
 export type {
   DeviceTensorLike,
   DeviceTensorProvider,
+  GpuTensorLike,
   HostTensorLike,
   NdArrayLike,
   OnnxTensorLike,

@@ -26,7 +26,7 @@ import { pathToFileURL } from 'node:url'
  */
 
 /** The kinds of typedoc's models. */
-const Kind = { variable: 32, function: 64, class: 128, interface: 256, typeAlias: 2097152 }
+const Kind = { variable: 32, function: 64, class: 128, interface: 256, typeAlias: 2097152, reference: 4194304 }
 
 /** Types of operands and results, and of the arrays that hold their numbers. */
 const TENSORS = new Set([
@@ -183,6 +183,7 @@ export function findMissing(project) {
 
   for (const module of project.children) {
     for (const reflection of module.children ?? []) {
+      if (reflection.kind === Kind.reference) continue // documented where it is defined
       const name = `${module.name}: ${reflection.name}`
       if (reflection.kind === Kind.function) {
         for (const signature of reflection.signatures ?? []) checkSignature(name, signature)
@@ -215,7 +216,7 @@ export function findMissing(project) {
 function declaredCodes(project) {
   const type = project.children
     .flatMap(({ children = [] }) => children)
-    .find(({ name }) => name === 'LilyErrorCode')?.type
+    .find(({ name, kind }) => name === 'LilyErrorCode' && kind !== Kind.reference)?.type
   return new Set((type?.types ?? []).map((member) => /** @type {{ value?: string }} */ (member).value))
 }
 

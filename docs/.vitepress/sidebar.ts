@@ -32,6 +32,7 @@ export const guides: DefaultTheme.SidebarItem[] = [
       page('TensorFlow.js', 'docs/tfjs'),
       page('Other libraries', 'docs/interop'),
       page('Browsers', 'docs/browsers'),
+      page('WebGPU', 'docs/webgpu'),
       page('CUDA devices and streams', 'docs/device-api'),
       page('Setting up a CUDA device', 'docs/cuda-setup'),
     ],
@@ -79,6 +80,7 @@ const topics: Readonly<Record<string, string>> = {
   base: 'Types and errors',
   tfjs: 'lily-kernels/tfjs',
   'tfjs-layers': 'lily-kernels/tfjs-layers',
+  webgpu: 'lily-kernels/webgpu',
 }
 
 /** The folders of the pages of each kind of name; the numbers are those of typedoc's models. */
@@ -105,12 +107,15 @@ export interface ApiModel {
 /** The names of the API by topic; functions and classes come before the types of their operands and options. */
 export function apiSidebar({ children: modules }: ApiModel): DefaultTheme.SidebarItem[] {
   const names = modules.flatMap(({ name: module, children }) =>
-    children.map(({ name, kind, sources: [{ fileName }] }) => ({
-      topic: /^lib\/([\w-]+)/.exec(fileName)?.[1] ?? '',
-      order: Object.values(kinds).indexOf(kinds[kind]),
-      text: name,
-      item: page(kind === 64 ? `${name}()` : name, `docs/api/${module}/${kinds[kind]}/${name}`),
-    })),
+    // The names that an entry takes from another have their pages there.
+    children
+      .filter(({ kind }) => kind in kinds)
+      .map(({ name, kind, sources: [{ fileName }] }) => ({
+        topic: /^lib\/([\w-]+)/.exec(fileName)?.[1] ?? '',
+        order: Object.values(kinds).indexOf(kinds[kind]),
+        text: name,
+        item: page(kind === 64 ? `${name}()` : name, `docs/api/${module}/${kinds[kind]}/${name}`),
+      })),
   )
   // Two groups and none that folds: the button of VitePress for that is no button to a screen reader.
   const groups = Object.entries(topics).flatMap(([topic, text]) => {

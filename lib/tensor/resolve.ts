@@ -87,7 +87,9 @@ export interface DeviceTensorLike {
 export interface GpuTensorLike {
   /** Its usages include STORAGE. */
   readonly buffer: GPUBuffer
+  /** Dimensions in elements, outermost first. */
   readonly shape: readonly number[]
+  /** Type of the elements. */
   readonly dtype: DType
   /** Bytes from the start of the buffer to the first element, a multiple of the size of an element. Default 0. */
   readonly byteOffset?: number | undefined

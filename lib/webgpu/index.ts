@@ -1,6 +1,7 @@
 /**
  * Lily and LoRA on the buffers of a GPUDevice, in browsers and wherever else there is WebGPU. It loads no native code.
  *
+ * @module lily-kernels/webgpu
  * @packageDocumentation
  */
 import type { DType, HostData } from '../base/dtype.js'
@@ -46,18 +47,68 @@ export { Tensor } from '../tensor/tensor.js'
  *
  * The Async forms compile the pipelines of a call off the main thread, if no call before used them, and resolve when its
  * work is done.
+ *
+ * @example
+ * const lily = createLily(device)
+ * const { y, saved } = lily.lilyForward({ x, a, router, b })
+ * const { dx, da, dRouter, db } = lily.lilyBackward({ dy }, saved)
  */
 export class Lily {
   #binding: WebGpuBinding | null
 
+  /**
+   * Forward of the Lily adapter: {@link lilyForward} on this device, with the option `encoder`.
+   *
+   * @throws LilyError as lilyForward
+   */
   readonly lilyForward = this.#on(lilyForward)
+  /**
+   * The same, once its pipelines are compiled off the main thread; it resolves when the work is done.
+   *
+   * @throws LilyError (as a rejection) as lilyForwardAsync
+   */
   readonly lilyForwardAsync = this.#on(lilyForwardAsync)
+  /**
+   * The gradients of Lily: {@link lilyBackward} on this device, with the option `encoder`.
+   *
+   * @throws LilyError as lilyBackward
+   */
   readonly lilyBackward = this.#on(lilyBackward)
+  /**
+   * The same, once its pipelines are compiled off the main thread; it resolves when the work is done.
+   *
+   * @throws LilyError (as a rejection) as lilyBackwardAsync
+   */
   readonly lilyBackwardAsync = this.#on(lilyBackwardAsync)
+  /**
+   * Forward of the LoRA adapter: {@link loraForward} on this device, with the option `encoder`.
+   *
+   * @throws LilyError as loraForward
+   */
   readonly loraForward = this.#on(loraForward)
+  /**
+   * The same, once its pipelines are compiled off the main thread; it resolves when the work is done.
+   *
+   * @throws LilyError (as a rejection) as loraForwardAsync
+   */
   readonly loraForwardAsync = this.#on(loraForwardAsync)
+  /**
+   * The gradients of LoRA: {@link loraBackward} on this device, with the option `encoder`.
+   *
+   * @throws LilyError as loraBackward
+   */
   readonly loraBackward = this.#on(loraBackward)
+  /**
+   * The same, once its pipelines are compiled off the main thread; it resolves when the work is done.
+   *
+   * @throws LilyError (as a rejection) as loraBackwardAsync
+   */
   readonly loraBackwardAsync = this.#on(loraBackwardAsync)
+  /**
+   * The fold of deferred gradients: {@link foldB} on this device, with the option `encoder`.
+   *
+   * @throws LilyError as foldB
+   */
   readonly foldB = this.#on(foldB)
 
   /** @internal */
@@ -76,12 +127,13 @@ export class Lily {
   }
 
   /**
-   * Copies numbers to the device. They may be changed as soon as this returns.
+   * Copies numbers to the device, to a contiguous tensor of this shape. They may be changed as soon as this returns.
    *
-   * @param data a Float32Array; a Float16Array; a Uint16Array of bit patterns, with `dtype` 'bfloat16' or 'float16'; a
+   * @param data of as many elements as `shape` has: a Float32Array; a Float16Array; a Uint16Array of bit patterns, with `dtype` 'bfloat16' or 'float16'; a
    *   Uint8Array for a mask or an Int32Array for offsets; or an array of numbers
-   * @param shape dimensions, whose product is the length of `data`
+   * @param shape dimensions in elements, outermost first, whose product is the length of `data`
    * @param dtype required for a Uint16Array; otherwise the type of `data`, if given
+   * @returns a tensor of `shape` on the device
    * @throws LilyError ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_ARGUMENT, ERR_LILY_DEVICE, ERR_LILY_OUT_OF_MEMORY,
    *   ERR_LILY_DISPOSED
    */
@@ -125,7 +177,7 @@ export class Lily {
 
   /**
    * Releases the cached buffers, unless another object of the same GPUDevice is in use. Read results before: tensors on
-   * the device cannot be used any more. The GPUDevice remains the caller's.
+   * the device cannot be used any more. The GPUDevice remains the caller's. Throws nothing.
    */
   dispose(): void {
     this.#binding?.release()
