@@ -37,11 +37,17 @@ function gpuTest(name: string, run: () => Promise<void>): void {
   })
 }
 
-async function check(spec: Spec, how: How = {}): Promise<void> {
+async function check(spec: Spec, how: How = {}, of = kernels): Promise<void> {
   const c = makeCase(spec)
-  const result = await runOnGpu(kernels, device, c, how)
+  const result = await runOnGpu(of, device, c, how)
   expect(result.damaged, 'operands written to where they must not be').toEqual([])
   checkResult(c, result, how)
+}
+
+/** The limits that the kernels read. */
+function someLimits({ limits }: GPUDevice) {
+  const { minStorageBufferOffsetAlignment, maxStorageBufferBindingSize, maxBufferSize } = limits
+  return { minStorageBufferOffsetAlignment, maxStorageBufferBindingSize, maxBufferSize }
 }
 
 /** Random sizes. Whether rows have an even number of elements is the same for all, as it decides on shaders in 16 bits. */
@@ -107,11 +113,12 @@ describe('random problems in 16 bits', () => {
       const { name: mode, spec, grouped = false } = MODES[(2 * i + turn * 5) % MODES.length]
       const isEven = (i + turn) % 2 === 0
       gpuTest(`${name}, ${mode}, rows of an ${isEven ? 'even' : 'odd'} length`, async () => {
-        const margin = isEven ? 2 : 1
-        const how: How = { outputs: turn === 0 ? 'add' : 'overwrite', layout: () => ({ gap: 2, margin }) }
         for (const seed of [11, 12, 13]) {
-          const c = { ...sizes(seed, isEven, grouped), ...ofTypes, ...spec }
-          await check(c, how)
+          // Rows of an odd length with a gap of one: they begin at whole words, and end with half of one.
+          const endsInHalf = !isEven && seed === 13
+          const layout = { gap: endsInHalf ? 1 : 2, margin: isEven || endsInHalf ? 2 : 1 }
+          const how: How = { outputs: turn === 0 ? 'add' : 'overwrite', layout: () => layout }
+          await check({ ...sizes(seed, isEven, grouped), ...ofTypes, ...spec }, how)
         }
       })
     }
@@ -132,9 +139,17 @@ describe('sizes that cross tiles', () => {
     gpuTest(`${spec.routing} ${[spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts].join(', ')}`, async () => {
       await check(spec, { outputs: 'add' })
     })
-  // v of 9 million numbers exceeds a fourth of what one binding may have by default.
+  // As on a device that binds less: v does not fit, so two ranges of tokens take turns.
   gpuTest('v in ranges of tokens', async () => {
-    await check({ routing: 'token', tokens: 2048, dIn: 4, dOut: 4, rank: 70, experts: 64, seed: 8 })
+    const limits = { ...someLimits(device), maxStorageBufferBindingSize: 300_000 }
+    const limited = new Proxy(device, {
+      get: (of, key) => {
+        const value: unknown = key === 'limits' ? limits : Reflect.get(of, key, of)
+        return typeof value === 'function' ? (value.bind(of) as unknown) : value
+      },
+    })
+    const spec: Spec = { routing: 'token', tokens: 201, dIn: 30, dOut: 40, rank: 33, experts: 5, seed: 8 }
+    await check(spec, { outputs: 'add' }, new GpuKernels(limited))
   })
 })
 

@@ -52,7 +52,9 @@ function calls(shape: Shape): { forward: ForwardCall; backward: BackwardCall } {
       ...{ ...inputs, dy: matrix(tokens, dOut), dx: out(tokens, dIn), da: out(rank, dIn) },
       dRouter: isRouted ? out(experts, rank) : null,
       db: shape.deferB ? null : out(...rowsOfB),
-      deferredDb: shape.deferB ? region(Math.min(groups, experts) * rank * dOut) : null,
+      deferredDb: shape.deferB
+        ? region((routing === 'token' ? experts : Math.min(groups, experts)) * rank * dOut)
+        : null,
     },
   }
 }
@@ -156,5 +158,14 @@ describe('operands that a device cannot bind', () => {
     const build = () => moduleOf(pass, new Problem(forward).common, limits)
     expect(build).toThrow(LilyError)
     expect(build).toThrow(/^x: .*286720000 bytes.*134217728 \(maxStorageBufferBindingSize\); request a device/)
+  })
+
+  test('a buffer that ends with half a word is refused', () => {
+    const { forward } = calls({ tokens: 3, dIn: 5 })
+    const x: Matrix = { buffer: buffer(30), byteOffset: 0, dtype: 'bfloat16', pitch: 5 }
+    const [pass] = planForward({ ...forward, x }).passes
+    expect(() => moduleOf(pass, new Problem(forward).common, limits)).toThrow(
+      /^x: .* 32 bytes, got 30; .*multiple of 4/,
+    )
   })
 })

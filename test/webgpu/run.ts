@@ -2,7 +2,7 @@
 import type { BackwardCall, ForwardCall, Matrix, NumberType, Output, Region, Sizes } from '../../lib/webgpu/call.js'
 import type { GpuKernels } from '../../lib/webgpu/kernels.js'
 import type { Case } from '../support/cases.js'
-import { type Float, pack, roundAll, unpack } from '../support/dtypes.js'
+import { type Float, roundAll, unpack } from '../support/dtypes.js'
 import { type Layout, Operand } from '../support/operands.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import type { GradientName, OutputName, Result, Values } from '../support/run.js'
@@ -16,7 +16,7 @@ export interface How {
   deferB?: boolean
   /** All operands and saved values in one buffer; otherwise each has its own. */
   oneBuffer?: boolean
-  /** Backward saves nothing: forward keeps neither hidden nor the rest, and does not run backward. */
+  /** Forward keeps nothing, and backward does not run. */
   inference?: boolean
 }
 
@@ -34,11 +34,10 @@ class Memory {
     readonly oneBuffer: boolean,
   ) {}
 
-  /** A place for bytes; a buffer of its own begins with it, and one for all keeps 2-byte alignment only. */
+  /** A place for bytes: in a buffer of its own, or in the one for all. Margins of operands move them off it. */
   place(bytes: Uint8Array): { index: number; byteOffset: number } {
     const shared = this.oneBuffer && this.#lengths.length > 0
     const buffer = shared ? 0 : this.#lengths.push(0) - 1
-    // The next multiple of four, as 32-bit numbers require, and for 16-bit ones an odd half word by turns.
     const offset = Math.ceil(this.#lengths[buffer] / 4) * 4
     this.#lengths[buffer] = offset + bytes.length
     this.#pieces.push({ bytes, offset, buffer })
@@ -237,5 +236,3 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
   if (keepsWeights) values.weights = weights
   return { values, old, damaged }
 }
-
-export { pack }

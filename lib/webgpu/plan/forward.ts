@@ -9,7 +9,18 @@
  *     fixed, with offsets          shrink, in segments | route (adds them), pool | expand of u
  */
 import type { ForwardCall } from '../call.js'
-import { bytesOf, dense, type Operand, output, type Part, type Pass, type Plan, Workspace, written } from '../pass.js'
+import {
+  bytesOf,
+  ceilDiv,
+  dense,
+  type Operand,
+  output,
+  type Part,
+  type Pass,
+  type Plan,
+  Workspace,
+  written,
+} from '../pass.js'
 import { combine, combined } from '../wgsl/combine.js'
 import { expand } from '../wgsl/expand.js'
 import { pool } from '../wgsl/pool.js'
@@ -17,7 +28,6 @@ import { rowsAreOuter } from '../wgsl/product.js'
 import { phi, route, routeAfterShrink, type Router, ROUTE_TOKENS } from '../wgsl/route.js'
 import { type Shrink, rowShrink, tiledShrink } from '../wgsl/shrink.js'
 import { prepareWeights, type WeightSource } from '../wgsl/weights.js'
-import { ceilDiv } from '../pass.js'
 import { Problem, u, uView } from './problem.js'
 import { expandTile, mixingExpandTile, shrinkSegments, tiledShrinkTile, splitsShrink, rowShrinkTile } from './tiles.js'
 

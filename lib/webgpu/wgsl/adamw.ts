@@ -2,7 +2,7 @@
  * AdamW: the sum of squares of all gradients, the norm, and the update. The formulas are at AdamW in lib/optimiser/adamw.ts;
  * arithmetic is float32, and the factors of a step come from float64.
  *
- *     squares[i]   partial sums over GRAD_SPLIT elements of one gradient
+ *     squares[i]   partial sums over SPLIT elements of one gradient
  *     norm         sqrt of their sum, in order
  *     update       one pass over value, grad, exp_avg and exp_avg_sq
  */
@@ -66,7 +66,7 @@ fn gradient_norm(id: u32, tid: u32) {
   loads: bytesOf(squares),
 })
 
-/** Columns of an update: elements are spread over rows, whose number is the second dimension of the grid. */
+/** Quads of elements per thread. */
 const QUADS = 4
 
 export function adamwUpdate(call: {

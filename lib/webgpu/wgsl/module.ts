@@ -154,6 +154,15 @@ function groupByBuffer(operands: ReadonlyMap<string, Operand>, limits: GPUSuppor
           'or pass fewer tokens per call',
       )
     }
+    if (buffer !== null && offset + size > buffer.size) {
+      const [name] = members.reduce((last, member) => (endOf(member[1]) > endOf(last[1]) ? member : last))
+      fail(
+        'ERR_LILY_SHAPE',
+        name,
+        `its buffer must have ${offset + size} bytes, got ${buffer.size}; WebGPU binds whole 32-bit words, so make the ` +
+          'size of the buffer a multiple of 4',
+      )
+    }
     const isWritten = members.some(([, operand]) => operand.isWritten)
     const isAtomic = members.some(([, operand]) => needsAtomics(operand))
     return { binding: { buffer, offset, size, isWritten }, members, isAtomic }
