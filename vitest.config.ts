@@ -122,7 +122,15 @@ const webGpuProject = {
     webGpuMissing === undefined ? ['test/webgpu/**/*.test.ts', ...files(webgpu)] : ['test/webgpu/missing.test.ts'],
   exclude: webGpuMissing === undefined ? ['test/webgpu/missing.test.ts'] : [],
   setupFiles: webGpuMissing === undefined ? ['test/support/webgpu.ts'] : [],
-  env: { LILY_TEST_BACKEND: 'webgpu', LILY_CUDA_LIBRARY: 'none', LILY_TEST_WEBGPU_MISSING: webGpuMissing ?? '' },
+  env: {
+    LILY_TEST_BACKEND: 'webgpu',
+    LILY_CUDA_LIBRARY: 'none',
+    LILY_TEST_WEBGPU_MISSING: webGpuMissing ?? '',
+    // Mesa's compiler takes most of the time, and half as long without optimisation and with short vectors.
+    GALLIVM_PERF: 'nopt',
+    LP_NATIVE_VECTOR_WIDTH: '128',
+    ...(process.env.LILY_TEST_LONG === '1' ? {} : { LILY_TEST_HALF: '0', FAST_CHECK_RUNS: '2' }),
+  },
 }
 
 /** Tests that run on both backends. */

@@ -33,13 +33,19 @@ const isModelled = process.env.LILY_CPU_ISA === 'amx-model'
 /** The name of the combination without 16-bit types. AMX multiplies it with precision 'tf32', as two terms of bfloat16. */
 export const FLOAT32 = isModelled ? 'float32, tf32' : 'float32'
 
+/** On the software adapter of WebGPU compiling takes long, so that other combinations are for scheduled runs (LILY_TEST_LONG). */
+const isBrief = process.env.LILY_TEST_BACKEND === 'webgpu' && process.env.LILY_TEST_LONG !== '1'
+const BRIEF = ['float32', 'bfloat16', 'mixed float16']
+
 /** The combinations under test, by a name for tests. */
 export const TYPES: Readonly<Record<string, Types>> = isModelled
   ? {
       [FLOAT32]: { precision: 'tf32' },
       ...Object.fromEntries(Object.entries(ALL).filter(([, types]) => ofTiles(types))),
     }
-  : ALL
+  : isBrief
+    ? Object.fromEntries(BRIEF.map((name) => [name, ALL[name]]))
+    : ALL
 
 /** Those with 16-bit activations. */
 export const SIXTEEN_BITS = Object.values(TYPES).filter(({ activations = 'float32' }) => activations !== 'float32')
