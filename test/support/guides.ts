@@ -5,11 +5,12 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
 
+/** What a program requires. */
+type Runs = 'cpu' | 'cuda' | 'webgpu'
+
 /** The pages with programs, and who runs them. test/documents.test.ts checks that no page is missing. */
-export const pages: Readonly<
-  Record<string, { readonly cpu?: number; readonly cuda?: number; readonly other?: string }>
-> = {
-  'README.md': { cpu: 5, cuda: 1 },
+export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number>>> & { readonly other?: string }>> = {
+  'README.md': { cpu: 5, cuda: 1, webgpu: 1 },
   'docs/browsers.md': { other: 'requires the file input of a page; test/browser does the same with one' },
   'docs/checkpoints.md': { cpu: 6 },
   'docs/device-api.md': { cuda: 2 },
@@ -22,6 +23,7 @@ export const pages: Readonly<
   'docs/routing.md': { cpu: 1 },
   'docs/serving.md': { cpu: 1 },
   'docs/tfjs.md': { cpu: 2 },
+  'docs/webgpu.md': { webgpu: 3 },
 }
 
 export interface Program {
@@ -46,10 +48,10 @@ export function programsOf(page: string): Program[] {
  * Runs the programs of all pages that run on a backend: those of a page one after the other, in one folder that has the
  * built package: a later one may read what an earlier one has saved.
  */
-export function testPrograms(backend: 'cpu' | 'cuda'): void {
+export function testPrograms(backend: Runs): void {
   const tested = Object.entries(pages).filter(([, counts]) => counts[backend] !== undefined)
   describe.each(tested)('%s', (page, counts) => {
-    const programs = programsOf(page).filter(({ source }) => usesCuda(source) === (backend === 'cuda'))
+    const programs = programsOf(page).filter(({ source }) => requiredBy(source) === backend)
     let folder: string
     beforeAll(() => {
       // Inside the checkout, whose node_modules/ has the peers of the package.
@@ -65,11 +67,16 @@ export function testPrograms(backend: 'cpu' | 'cuda'): void {
 
     test.each(programs)('$title', ({ source, output }) => {
       const file = join(folder, 'program.mjs')
-      writeFileSync(file, source)
+      writeFileSync(file, backend === 'webgpu' ? `import '${WEBGPU_GLOBALS}'\n${source}\nprocess.exit()` : source)
       expect(execFileSync(process.execPath, [file], { cwd: folder, encoding: 'utf8' })).toBe(output)
     })
   })
 }
 
-/** Whether a program runs on a CUDA device. */
-export const usesCuda = (source: string) => source.includes("type: 'cuda'")
+/** What the text around programs of WebGPU has introduced: a device, tensors, a model. Dawn keeps the process from ending. */
+const WEBGPU_GLOBALS = join(packageRoot, 'test', 'programs', 'webgpu-globals.js')
+
+function requiredBy(source: string): Runs {
+  if (source.includes("type: 'cuda'")) return 'cuda'
+  return /createLily|adapter\.limits/.test(source) ? 'webgpu' : 'cpu'
+}
