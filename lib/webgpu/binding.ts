@@ -41,7 +41,8 @@ export class GpuBinding implements WebGpuBinding {
   #lastStream = QUEUE
   /** Set once the GPUDevice is lost. */
   #loss: LilyError | null = null
-  readonly #whenLost: Promise<never>
+  /** Rejects the promises that wait for the GPUDevice. A race with one promise would keep every other one for good. */
+  readonly #waiting = new Set<(loss: LilyError) => void>()
   /** What WebGPU has reported of earlier calls: the next promise rejects with it. */
   #failure: LilyError | null = null
   readonly #reports = new Set<Promise<void>>()
@@ -54,15 +55,15 @@ export class GpuBinding implements WebGpuBinding {
     this.#kernels = createKernels(gpu)
     this.#copies = new ByteCopies(gpu)
     this.#pool = new BufferPool(gpu.limits.maxBufferSize, (byteLength) => this.#createBuffer(byteLength))
-    this.#whenLost = gpu.lost.then(({ message }) => {
-      this.#loss = new LilyError(
+    void gpu.lost.then(({ message }) => {
+      const loss = new LilyError(
         'ERR_LILY_DEVICE',
         `the GPUDevice of webgpu:${this.device.id} was lost${message === '' ? '' : ` (${message})`}, and with it all ` +
           'memory on it; request a new GPUDevice, call createLily with it, and load the last checkpoint',
       )
-      throw this.#loss
+      this.#loss = loss
+      for (const reject of this.#waiting) reject(loss)
     })
-    this.#whenLost.catch(() => undefined) // nobody may be waiting
   }
 
   retain(): void {
@@ -414,14 +415,14 @@ export class GpuBinding implements WebGpuBinding {
   /** Awaits a promise of WebGPU, which may never settle if the device is lost. */
   async #settled<T>(promise: Promise<T>): Promise<T> {
     try {
-      const result = await Promise.race([promise, this.#whenLost])
+      const result = await this.#orLost(promise)
       this.#checkLoss()
       return result
     } catch (cause) {
       this.#checkLoss()
       if (cause instanceof LilyError) throw cause
       // The promises of a lost device may reject before that of its loss resolves.
-      await Promise.race([this.#whenLost, new Promise((resolve) => setTimeout(resolve, 50))])
+      await this.#orLost(new Promise((resolve) => setTimeout(resolve, 50)))
       throw new LilyError(
         'ERR_LILY_DEVICE',
         `webgpu:${this.device.id}: WebGPU failed (${messageOf(cause)}); see cause`,
@@ -429,6 +430,19 @@ export class GpuBinding implements WebGpuBinding {
           cause,
         },
       )
+    }
+  }
+
+  async #orLost<T>(promise: Promise<T>): Promise<T> {
+    let rejected: (loss: LilyError) => void = () => undefined
+    const lost = new Promise<never>((_, reject) => {
+      rejected = reject
+    })
+    this.#waiting.add(rejected)
+    try {
+      return await Promise.race([promise, lost])
+    } finally {
+      this.#waiting.delete(rejected)
     }
   }
 
