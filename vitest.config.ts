@@ -242,7 +242,7 @@ export default defineConfig({
           include: ['test/**/*.test.ts'],
           exclude: [
             ...['test/cuda/**', 'test/emulator/**', 'test/runtimes/**', 'test/arm64/**', 'test/interop/**'],
-            ...['test/browser/**', 'test/site/**'],
+            ...['test/browser/**', 'test/site/**', 'test/webgpu/**'],
             ...files([...slow, 'wasm', 'wasm-threads']),
           ],
         },

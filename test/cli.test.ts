@@ -179,7 +179,7 @@ describe('bench', () => {
     [['--threads', '0'], 'expected an integer from 1 to 256'],
     [['--seconds', 'many'], 'expected a positive number of seconds'],
     [['--caches', 'hot'], 'Allowed choices are warm, cold'],
-    [['--backend', 'tpu'], 'expected one of cpu, cuda, all; got tpu'],
+    [['--backend', 'tpu'], 'expected one of cpu, cuda, webgpu, all; got tpu'],
     [['--backend', 'cuda'], 'the cuda backend is not available: LILY_CUDA_LIBRARY names none, which does not exist'],
     [['--html', '/no/such/folder/report.html'], 'report.html cannot be written: its folder does not exist; create it'],
     [['--json', folder], 'cannot be written: it is a folder'],

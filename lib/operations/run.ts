@@ -54,10 +54,13 @@ export function runForward(call: ForwardCall): ForwardResult {
 }
 
 export async function runForwardAsync(call: ForwardCall): Promise<ForwardResult> {
-  if (call.placement !== null) {
+  const { placement } = call
+  if (placement !== null) {
     refuseInCapture('a promise', 'call lilyForward or loraForward')
-    await launchForwardAsync(call, call.placement)
-    await call.placement.completed()
+    const { binding } = placement
+    if (compiles(binding)) await forwardCompiled(call, placement, binding)
+    else launchForward(call)
+    await placement.completed()
     return forwardResult(call)
   }
   const { promise, operands } = startForward(call)
@@ -100,12 +103,7 @@ function launchForward(call: ForwardCall): void {
 }
 
 /** On a GPUDevice the pipelines of a call compile first, off the main thread. */
-async function launchForwardAsync(call: ForwardCall, placement: Placement): Promise<void> {
-  const { binding } = placement
-  if (!compiles(binding)) {
-    launchForward(call)
-    return
-  }
+async function forwardCompiled(call: ForwardCall, placement: Placement, binding: WebGpuBinding): Promise<void> {
   refuseEncoder(placement)
   describeForward(call)
   const numbers = forward.numbers.slice()
@@ -126,10 +124,13 @@ export function runBackward(call: BackwardCall): BackwardResult {
 }
 
 export async function runBackwardAsync(call: BackwardCall): Promise<BackwardResult> {
-  if (call.placement !== null) {
+  const { placement } = call
+  if (placement !== null) {
     refuseInCapture('a promise', 'call lilyBackward or loraBackward')
-    await launchBackwardAsync(call, call.placement)
-    await call.placement.completed()
+    const { binding } = placement
+    if (compiles(binding)) await backwardCompiled(call, placement, binding)
+    else launchBackward(call)
+    await placement.completed()
     return backwardResult(call)
   }
   const { promise, operands } = startBackward(call)
@@ -167,12 +168,7 @@ function launchBackward(call: BackwardCall): void {
   }
 }
 
-async function launchBackwardAsync(call: BackwardCall, placement: Placement): Promise<void> {
-  const { binding } = placement
-  if (!compiles(binding)) {
-    launchBackward(call)
-    return
-  }
+async function backwardCompiled(call: BackwardCall, placement: Placement, binding: WebGpuBinding): Promise<void> {
   refuseEncoder(placement)
   describeBackward(call)
   const numbers = backward.numbers.slice()
