@@ -61,6 +61,10 @@ ${lists.map(({ name, macro }) => positions(name, macro)).join('\n')}
 /** All lists, for the comparison with those of the addon. */
 export const descriptor = {
 ${lists.map(({ name }) => `  ${name},\n`).join('')}} as const
+
+/** How many numbers or operands each list has. */
+export const lengths = {
+${lists.map(({ name, macro }) => `  ${name}: ${readMacro(macro).entries.length},\n`).join('')}} as const
 `
 
 if (!process.argv.includes('--check')) {

@@ -150,3 +150,17 @@ export const descriptor = {
   adamwFields,
   adamwParameterFields,
 } as const
+
+/** How many numbers or operands each list has. */
+export const lengths = {
+  callFields: 17,
+  slotFields: 4,
+  forwardSlots: 10,
+  backwardSlots: 15,
+  foldFields: 6,
+  foldLayerFields: 2,
+  linearFields: 11,
+  linearSlots: 5,
+  adamwFields: 9,
+  adamwParameterFields: 7,
+} as const

@@ -10,6 +10,7 @@ import {
   linearFields,
   linearSlots,
   slotFields,
+  lengths,
 } from '../binding/descriptor.js'
 import { type Memory, native } from '../binding/native.js'
 import { isDeviceMemory, isHostMemory, type Operand, type OperandMemory, type Part } from '../memory/operand.js'
@@ -22,14 +23,6 @@ import type { Output } from './output.js'
 import type { Problem } from './problem.js'
 
 const { constants } = native
-const CALL_FIELDS = Object.keys(callFields).length
-const SLOT_FIELDS = Object.keys(slotFields).length
-const FORWARD_SLOTS = Object.keys(forwardSlots).length
-const BACKWARD_SLOTS = Object.keys(backwardSlots).length
-const LINEAR_FIELDS = Object.keys(linearFields).length
-const LINEAR_SLOTS = Object.keys(linearSlots).length
-const FOLD_FIELDS = Object.keys(foldFields).length
-const FOLD_LAYER_FIELDS = Object.keys(foldLayerFields).length
 const FLOAT32 = constants.dtype.float32
 
 export function dtypeNumber(dtype: DType): number {
@@ -55,7 +48,7 @@ export class Descriptor {
     slots: number,
     private readonly fields: number,
   ) {
-    this.numbers = new Float64Array(fields + slots * SLOT_FIELDS)
+    this.numbers = new Float64Array(fields + slots * lengths.slotFields)
     this.memory = new Array<Memory>(slots).fill(null)
   }
 
@@ -81,7 +74,7 @@ export class Descriptor {
     accumulate: boolean,
   ): void {
     this.memory[slot] = boundMemory(memory)
-    writeSlot(this.numbers, this.fields + slot * SLOT_FIELDS, byteOffset, pitch, dtype, accumulate)
+    writeSlot(this.numbers, this.fields + slot * lengths.slotFields, byteOffset, pitch, dtype, accumulate)
   }
 
   /** Releases the references to the operands. */
@@ -92,7 +85,7 @@ export class Descriptor {
 
 class CallDescriptor extends Descriptor {
   constructor(slots: number) {
-    super(slots, CALL_FIELDS)
+    super(slots, lengths.callFields)
   }
 
   problem(problem: Problem, placement: Placement | null): void {
@@ -156,10 +149,10 @@ function writeSlot(
  * patched built-ins, no code of the caller runs between the first number that is written here and that. It has run when
  * the call was read (read.ts); the later phases read typed arrays of the caller by views.ts only.
  */
-export const forward = new CallDescriptor(FORWARD_SLOTS)
-export const backward = new CallDescriptor(BACKWARD_SLOTS)
+export const forward = new CallDescriptor(lengths.forwardSlots)
+export const backward = new CallDescriptor(lengths.backwardSlots)
 /** The same for a frozen linear layer. */
-export const linear = new Descriptor(LINEAR_SLOTS, LINEAR_FIELDS)
+export const linear = new Descriptor(lengths.linearSlots, lengths.linearFields)
 
 export function describeForward({ state, y, placement }: ForwardCall): void {
   forward.problem(state.problem, placement)
@@ -222,17 +215,17 @@ export function describeFold(
   { operand, accumulate }: Output,
   placement: Placement | null,
 ): Float64Array {
-  const layers = FOLD_FIELDS + SLOT_FIELDS
-  const numbers = new Float64Array(layers + deferred.length * FOLD_LAYER_FIELDS)
+  const layers = lengths.foldFields + lengths.slotFields
+  const numbers = new Float64Array(layers + deferred.length * lengths.foldLayerFields)
   numbers[foldFields.backend] = placement === null ? constants.backend.cpu : constants.backend.cuda
   numbers[foldFields.device] = placement?.device.id ?? 0
   numbers[foldFields.stream] = placement?.stream.cudaStream ?? 0
   numbers[foldFields.dOut] = dOut
   numbers[foldFields.rank] = rank
   numbers[foldFields.experts] = experts
-  writeSlot(numbers, FOLD_FIELDS, operand.byteOffset, operand.pitch, dtypeNumber(operand.dtype), accumulate)
+  writeSlot(numbers, lengths.foldFields, operand.byteOffset, operand.pitch, dtypeNumber(operand.dtype), accumulate)
   for (const [i, { partials, weights }] of deferred.entries()) {
-    const at = layers + i * FOLD_LAYER_FIELDS
+    const at = layers + i * lengths.foldLayerFields
     numbers[at + foldLayerFields.partials] = partials
     numbers[at + foldLayerFields.weightsOffset] = weights?.byteOffset ?? 0
   }

@@ -1,5 +1,5 @@
 /** Runs a step of AdamW in the addon. */
-import { adamwFields, adamwParameterFields } from '../binding/descriptor.js'
+import { adamwFields, adamwParameterFields, lengths } from '../binding/descriptor.js'
 import { type Memory, native } from '../binding/native.js'
 import type { Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
@@ -8,9 +8,6 @@ import { bindingFor, run } from '../operations/run.js'
 import type { Moments } from './moments.js'
 import type { Settings } from './options.js'
 import type { ParameterOperands } from './parameters.js'
-
-const FIELDS = Object.keys(adamwFields).length
-const PARAMETER_FIELDS = Object.keys(adamwParameterFields).length
 
 export interface AdamWCall {
   readonly parameters: readonly ParameterOperands[]
@@ -28,7 +25,7 @@ export interface AdamWCall {
 export function runAdamW(call: AdamWCall): void {
   const { parameters, settings, norm, placement } = call
   const { backend } = native.constants
-  const numbers = new Float64Array(FIELDS + parameters.length * PARAMETER_FIELDS)
+  const numbers = new Float64Array(lengths.adamwFields + parameters.length * lengths.adamwParameterFields)
   numbers[adamwFields.backend] = placement === null ? backend.cpu : backend.cuda
   numbers[adamwFields.device] = placement?.device.id ?? 0
   numbers[adamwFields.stream] = placement?.stream.cudaStream ?? 0
@@ -44,7 +41,7 @@ export function runAdamW(call: AdamWCall): void {
     const rates = settings.rates.get(name)
     const moments = call.moments.get(name)
     if (rates === undefined || moments === undefined) throw new Error(`${name} has no state`)
-    const at = FIELDS + i * PARAMETER_FIELDS
+    const at = lengths.adamwFields + i * lengths.adamwParameterFields
     numbers[at + adamwParameterFields.elements] = value.rows * value.columns
     numbers[at + adamwParameterFields.valueOffset] = value.byteOffset
     numbers[at + adamwParameterFields.valueDtype] = dtypeNumber(value.dtype)

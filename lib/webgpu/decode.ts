@@ -8,6 +8,7 @@ import {
   foldLayerFields,
   forwardSlots,
   slotFields,
+  lengths,
 } from '../binding/descriptor.js'
 import type { Memory } from '../binding/native.js'
 import * as abi from '../binding/wasm/abi.js'
@@ -23,13 +24,6 @@ import type {
   Region,
   Sizes,
 } from './call.js'
-
-const SLOT_FIELDS = Object.keys(slotFields).length
-const CALL_FIELDS = Object.keys(callFields).length
-const FOLD_FIELDS = Object.keys(foldFields).length
-const FOLD_LAYER_FIELDS = Object.keys(foldLayerFields).length
-const ADAMW_FIELDS = Object.keys(adamwFields).length
-const ADAMW_PARAMETER_FIELDS = Object.keys(adamwParameterFields).length
 
 /** The buffer of an operand's memory. */
 export type BufferOf = (memory: Memory) => GPUBuffer
@@ -82,7 +76,7 @@ class Slots {
   }
 
   #number(slot: number, field: keyof typeof slotFields): number {
-    return this.numbers[this.fields + slot * SLOT_FIELDS + slotFields[field]]
+    return this.numbers[this.fields + slot * lengths.slotFields + slotFields[field]]
   }
 }
 
@@ -117,7 +111,7 @@ export function forwardCall(
   bufferOf: BufferOf,
   allocate: Allocate,
 ): ForwardCall {
-  const slots = new Slots(numbers, CALL_FIELDS, memory, bufferOf)
+  const slots = new Slots(numbers, lengths.callFields, memory, bufferOf)
   return {
     ...sizesOf(numbers),
     x: slots.matrix(forwardSlots.x),
@@ -145,7 +139,7 @@ function hiddenOf(numbers: Float64Array, allocate: Allocate): Matrix {
 }
 
 export function backwardCall(numbers: Float64Array, memory: readonly Memory[], bufferOf: BufferOf): BackwardCall {
-  const slots = new Slots(numbers, CALL_FIELDS, memory, bufferOf)
+  const slots = new Slots(numbers, lengths.callFields, memory, bufferOf)
   return {
     ...sizesOf(numbers),
     dy: slots.matrix(backwardSlots.dy),
@@ -177,9 +171,9 @@ export function foldCall(
     experts: numbers[foldFields.experts],
     rank: numbers[foldFields.rank],
     dOut: numbers[foldFields.dOut],
-    db: required(new Slots(numbers, FOLD_FIELDS, [db], bufferOf).output(0)),
+    db: required(new Slots(numbers, lengths.foldFields, [db], bufferOf).output(0)),
     layers: partials.map((memory, i) => {
-      const at = FOLD_FIELDS + SLOT_FIELDS + i * FOLD_LAYER_FIELDS
+      const at = lengths.foldFields + lengths.slotFields + i * lengths.foldLayerFields
       const given = weights[i]
       return {
         partials: numbers[at + foldLayerFields.partials],
@@ -208,7 +202,7 @@ export function adamwCall(
     norm: norm === null ? null : { buffer: bufferOf(norm), byteOffset: 0 },
     parameters: Array.from({ length: count }, (_, i) => {
       const number = (field: keyof typeof adamwParameterFields) =>
-        numbers[ADAMW_FIELDS + i * ADAMW_PARAMETER_FIELDS + adamwParameterFields[field]]
+        numbers[lengths.adamwFields + i * lengths.adamwParameterFields + adamwParameterFields[field]]
       const [value, grad, expAvg, expAvgSq] = arrays.slice(4 * i, 4 * i + 4).map(bufferOf)
       return {
         elements: number('elements'),

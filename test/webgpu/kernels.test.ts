@@ -2,41 +2,23 @@
  * The kernels for WebGPU on their own, with operands in GPU buffers: random problems over all modes, data types and layouts,
  * compared with the float64 reference on the inputs as rounded. A validation error of WebGPU fails a test.
  */
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
 import { GpuKernels } from '../../lib/webgpu/kernels.js'
 import { isLong } from '../support/backend.js'
 import { makeCase, type Spec, splitTokens } from '../support/cases.js'
 import { checkResult } from '../support/check.js'
 import { expectClose, expectSameBits } from '../support/compare.js'
 import { type Float, round, TYPES, type Types } from '../support/dtypes.js'
-import { openGpu } from '../support/gpu.js'
+import { testGpu } from '../support/gpu-device.js'
 import { integer, randomFrom } from '../support/random.js'
 import { forward } from '../reference.js'
 import { type How, runOnGpu } from './run.js'
 
-const open = await openGpu()
-const missing = typeof open === 'string' ? open : undefined
-
-let device: GPUDevice
-let kernels: GpuKernels
-beforeAll(async () => {
-  if (typeof open === 'string') return
-  device = await open()
-  kernels = new GpuKernels(device)
-})
+const { device } = testGpu()
+const kernels = new GpuKernels(device)
 afterAll(() => {
-  if (missing !== undefined) return
   console.log(`${kernels.pipelineCount} pipelines`)
-  device.destroy()
 })
-
-/** A test that requires a device; without one it is skipped with the reason. Shaders compile for seconds. */
-function gpuTest(name: string, run: () => Promise<void>): void {
-  test(name, { timeout: 600_000 }, async (context) => {
-    if (missing !== undefined) context.skip(missing)
-    await run()
-  })
-}
 
 async function check(spec: Spec, how: How = {}, of = kernels): Promise<void> {
   const c = makeCase(spec)
@@ -91,13 +73,13 @@ const MODES: readonly Mode[] = [
 describe('random problems in float32', () => {
   for (const { name, spec, grouped = false } of MODES) {
     const isLora = spec.routing === 'lora'
-    gpuTest(`${name}: overwrites, and then deferred`, async () => {
+    test(`${name}: overwrites, and then deferred`, async () => {
       for (const seed of isLong ? [1, 2, 3, 4, 5] : [1, 2]) {
         await check({ ...sizes(seed, seed % 2 === 0, grouped), ...spec })
         if (!isLora) await check({ ...sizes(seed + 50, true, grouped), ...spec }, { deferB: true, outputs: 'add' })
       }
     })
-    gpuTest(`${name}: adds, pitched, in one buffer`, async () => {
+    test(`${name}: adds, pitched, in one buffer`, async () => {
       for (const seed of isLong ? [6, 7, 8, 9, 10] : [7, 9]) {
         const how: How = { outputs: 'add', oneBuffer: true, layout: () => ({ gap: seed % 4, margin: seed % 3 }) }
         await check({ ...sizes(seed, seed % 2 === 0, grouped), ...spec }, how)
@@ -113,7 +95,7 @@ describe('random problems in 16 bits', () => {
     for (const turn of [0, 1]) {
       const { name: mode, spec, grouped = false } = MODES[(2 * i + turn * 5) % MODES.length]
       const isEven = (i + turn) % 2 === 0
-      gpuTest(`${name}, ${mode}, rows of an ${isEven ? 'even' : 'odd'} length`, async () => {
+      test(`${name}, ${mode}, rows of an ${isEven ? 'even' : 'odd'} length`, async () => {
         for (const seed of [11, 12, 13]) {
           // Rows of an odd length with a gap of one: they begin at whole words, and end with half of one.
           const endsInHalf = !isEven && seed === 13
@@ -137,11 +119,11 @@ describe('sizes that cross tiles', () => {
     { routing: 'batch', tokens: 4200, dIn: 20, dOut: 30, rank: 5, experts: 64, seed: 7, masked: 0.5 },
   ]
   for (const spec of specs)
-    gpuTest(`${spec.routing} ${[spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts].join(', ')}`, async () => {
+    test(`${spec.routing} ${[spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts].join(', ')}`, async () => {
       await check(spec, { outputs: 'add' })
     })
   // As on a device that binds less: v does not fit, so two ranges of tokens take turns.
-  gpuTest('v in ranges of tokens', async () => {
+  test('v in ranges of tokens', async () => {
     const limits = { ...someLimits(device), maxStorageBufferBindingSize: 300_000 }
     const limited = new Proxy(device, {
       get: (of, key) => {
@@ -157,12 +139,12 @@ describe('sizes that cross tiles', () => {
 describe('gradients that are not required', () => {
   const some = [{ dx: false }, { da: false, dRouter: false }, { dx: false, da: false, dRouter: false }]
   for (const routing of ['batch', 'sequence', 'token', 'lora'] as const)
-    gpuTest(routing, async () => {
+    test(routing, async () => {
       const grouped = routing === 'sequence'
       for (const [i, needs] of [...some, { dx: false, da: false, db: false }, { db: false }].entries())
         await check({ ...sizes(20 + i, true, grouped), routing, ...(routing === 'lora' && { experts: 1 }) }, { needs })
     })
-  gpuTest('without any, and without what backward reads', async () => {
+  test('without any, and without what backward reads', async () => {
     for (const { spec, grouped = false } of MODES) {
       const c = makeCase({ ...sizes(30, true, grouped), ...spec })
       const { values, damaged } = await runOnGpu(kernels, device, c, { inference: true })
@@ -174,7 +156,7 @@ describe('gradients that are not required', () => {
 
 describe('empty problems', () => {
   for (const { name, spec, grouped = false } of MODES)
-    gpuTest(`${name}: no tokens, and one`, async () => {
+    test(`${name}: no tokens, and one`, async () => {
       const of = { ...sizes(40, true, false), ...spec }
       for (const outputs of ['add', 'overwrite'] as const) {
         await check({ ...of, tokens: 0, masked: 0, ...(grouped && { lengths: [] }) }, { outputs })
@@ -183,7 +165,7 @@ describe('empty problems', () => {
       await check({ ...of, tokens: 1, ...(grouped && { lengths: [0, 1, 0] }) })
     })
   for (const lengths of [undefined, [21, 0, 1, 8]])
-    gpuTest(`no kept token in ${lengths ? 'a group' : 'the batch'}: no gradient, even with NaN`, async () => {
+    test(`no kept token in ${lengths ? 'a group' : 'the batch'}: no gradient, even with NaN`, async () => {
       for (const pool of ['probabilities', 'logits'] as const) {
         const routing = lengths ? 'sequence' : 'batch'
         const spec = { ...sizes(41, true, false), tokens: 30, routing, lengths, pool, masked: 0.2 } as const
@@ -203,7 +185,7 @@ describe('empty problems', () => {
 describe('bits', () => {
   const types: Types[] = [{}, { activations: 'bfloat16' }]
   for (const { name, spec, grouped = false } of MODES)
-    gpuTest(`${name}: the same in every run`, async () => {
+    test(`${name}: the same in every run`, async () => {
       for (const ofTypes of types) {
         const c = makeCase({
           ...sizes(42, false, grouped),
@@ -220,7 +202,7 @@ describe('bits', () => {
 
   // Alone, and among so many others that no workgroup splits the long dimension.
   for (const routing of ['sequence', 'fixed', 'token', 'uniform', 'lora'] as const)
-    gpuTest(`${routing}: tokens do not depend on the rest of the batch`, async () => {
+    test(`${routing}: tokens do not depend on the rest of the batch`, async () => {
       const [before, length, after] = [4100, 19, 70]
       const of = { dIn: 600, dOut: 530, rank: 5, experts: routing === 'lora' ? 1 : 3, routing, seed: 43 } as const
       const grouped = routing === 'sequence' || routing === 'fixed'
@@ -243,7 +225,7 @@ describe('bits', () => {
 
 describe('rounding', () => {
   for (const activations of ['bfloat16', 'float16'] as const)
-    gpuTest(`y in ${activations}: to nearest, ties to even`, async () => {
+    test(`y in ${activations}: to nearest, ties to even`, async () => {
       const b = roundingCases(activations)
       const types = { activations, parameters: 'float32', precision: 'high' } as const
       const c = makeCase({

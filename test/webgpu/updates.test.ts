@@ -1,36 +1,18 @@
 /** The fold of deferred gradients and AdamW on GPU buffers, compared with their formulas in float64. */
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import type { FoldCall, NumberType, Region } from '../../lib/webgpu/call.js'
 import { GpuKernels } from '../../lib/webgpu/kernels.js'
 import { checkHistory } from '../support/adamw.js'
 import { expectClose } from '../support/compare.js'
 import { pack, unpack } from '../support/dtypes.js'
-import { openGpu } from '../support/gpu.js'
+import { testGpu } from '../support/gpu-device.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import type { History, TrainedParameter } from '../support/training.js'
 import { Matrix } from '../reference.js'
 import { readBuffer, submit } from './run.js'
 
-const open = await openGpu()
-const missing = typeof open === 'string' ? open : undefined
-
-let device: GPUDevice
-let kernels: GpuKernels
-beforeAll(async () => {
-  if (typeof open === 'string') return
-  device = await open()
-  kernels = new GpuKernels(device)
-})
-afterAll(() => {
-  if (missing === undefined) device.destroy()
-})
-
-function gpuTest(name: string, run: () => Promise<void>): void {
-  test(name, { timeout: 600_000 }, async (context) => {
-    if (missing !== undefined) context.skip(missing)
-    await run()
-  })
-}
+const { device } = testGpu()
+const kernels = new GpuKernels(device)
 
 /** A number that no result has, in front of and behind the numbers of a buffer. */
 const GUARD = 7
@@ -72,7 +54,7 @@ for (const [dtype, accumulate, margin] of [
   ['bfloat16', true, 1],
   ['float16', false, 2],
 ] as const)
-  gpuTest(`fold of three layers into ${dtype}, ${accumulate ? 'added' : 'overwritten'}`, async () => {
+  test(`fold of three layers into ${dtype}, ${accumulate ? 'added' : 'overwritten'}`, async () => {
     const [experts, rank, dOut] = [5, 3, 34]
     const random = randomFrom(1)
     const old = accumulate ? gaussian(random, experts * rank * dOut) : new Float32Array(experts * rank * dOut).fill(NaN)
@@ -103,7 +85,7 @@ for (const [dtype, accumulate, margin] of [
     expectClose('db', await db.read(), expected)
   })
 
-gpuTest('a fold without matrices overwrites with zeros', async () => {
+test('a fold without matrices overwrites with zeros', async () => {
   const db = new Numbers('bfloat16', new Float32Array(12).fill(NaN), 1)
   const call = { experts: 2, rank: 3, dOut: 2, db: { ...db.region, pitch: 2, accumulate: false }, layers: [] }
   await submit(device, (encoder, allocate) => kernels.fold(call, encoder, allocate))
@@ -111,7 +93,7 @@ gpuTest('a fold without matrices overwrites with zeros', async () => {
 })
 
 for (const maxNorm of [undefined, 0.5])
-  gpuTest(`AdamW ${maxNorm === undefined ? 'without' : 'with'} clipping`, async () => {
+  test(`AdamW ${maxNorm === undefined ? 'without' : 'with'} clipping`, async () => {
     const random = randomFrom(2)
     const trained = (
       [

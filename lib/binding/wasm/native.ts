@@ -15,6 +15,7 @@ import {
   linearFields,
   linearSlots,
   slotFields,
+  lengths,
 } from '../descriptor.js'
 import type { Binding, Memory, NativeBackend, PoolStatistics } from '../native.js'
 import * as abi from './abi.js'
@@ -23,14 +24,6 @@ import type { Host } from './host.js'
 import type { Entry, Module } from './module.js'
 import { type Copied, elementBytes, Operands, slotField, whole } from './operands.js'
 import { Residents } from './residents.js'
-
-const CALL_FIELDS = Object.keys(callFields).length
-const LINEAR_FIELDS = Object.keys(linearFields).length
-const FOLD_FIELDS = Object.keys(foldFields).length
-const FOLD_LAYER_FIELDS = Object.keys(foldLayerFields).length
-const ADAMW_FIELDS = Object.keys(adamwFields).length
-const ADAMW_PARAMETER_FIELDS = Object.keys(adamwParameterFields).length
-const SLOT_FIELDS = Object.keys(slotFields).length
 
 const CPU = 0
 const FLOAT32 = abi.dtype.float32
@@ -303,7 +296,7 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
     },
     fold(numbers, db, partials, weights) {
       run((operands) => {
-        checkLength(numbers, FOLD_FIELDS + SLOT_FIELDS + partials.length * FOLD_LAYER_FIELDS)
+        checkLength(numbers, lengths.foldFields + lengths.slotFields + partials.length * lengths.foldLayerFields)
         checkCpu(numbers[foldFields.backend], numbers[foldFields.device])
         const struct = abi.foldStruct
         const dOut = size('d_out', numbers[foldFields.dOut], MAX_DIMENSION)
@@ -315,7 +308,7 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
         const call = operands.struct(struct.bytes)
         const layers = operands.struct(partials.length * abi.deferredStruct.bytes)
         for (const [i, partial] of partials.entries()) {
-          const field = FOLD_FIELDS + SLOT_FIELDS + i * FOLD_LAYER_FIELDS
+          const field = lengths.foldFields + lengths.slotFields + i * lengths.foldLayerFields
           const layer = layers + i * abi.deferredStruct.bytes
           const count = whole('partials', numbers[field + foldLayerFields.partials])
           const weight = weights[i] ?? null
@@ -343,7 +336,7 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
         operands.int32(call + struct.layers, layers)
         operands.int64(call + struct.layerCount, partials.length)
         const types = [abi.dtype.float32, abi.dtype.bfloat16, abi.dtype.float16]
-        operands.matrix(call + struct.db, 'db', db, numbers, FOLD_FIELDS, experts * rank, dOut, 'output', types)
+        operands.matrix(call + struct.db, 'db', db, numbers, lengths.foldFields, experts * rank, dOut, 'output', types)
         return { entry: 'fold', call, operands }
       })
     },
@@ -353,13 +346,13 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
         if (!Number.isInteger(count)) {
           throw bindingError('ERR_LILY_ARGUMENT', 'arrays must have four arrays for each parameter')
         }
-        checkLength(numbers, ADAMW_FIELDS + count * ADAMW_PARAMETER_FIELDS)
+        checkLength(numbers, lengths.adamwFields + count * lengths.adamwParameterFields)
         checkCpu(numbers[adamwFields.backend], numbers[adamwFields.device])
         const struct = abi.adamwStruct
         const call = operands.struct(struct.bytes)
         const parameters = operands.struct(count * abi.adamwParameterStruct.bytes)
         for (let i = 0; i < count; i++) {
-          const field = ADAMW_FIELDS + i * ADAMW_PARAMETER_FIELDS
+          const field = lengths.adamwFields + i * lengths.adamwParameterFields
           const number = (name: keyof typeof adamwParameterFields) => numbers[field + adamwParameterFields[name]]
           const elements = whole('elements', number('elements'))
           const valueType = dtypeOf(number('valueDtype'))
@@ -554,7 +547,7 @@ class Reader<S extends Slots> {
     private readonly fields: number,
     private readonly slots: S,
   ) {
-    checkLength(numbers, fields + Object.keys(slots).length * SLOT_FIELDS)
+    checkLength(numbers, fields + Object.keys(slots).length * lengths.slotFields)
   }
 
   has(slot: keyof S & string): boolean {
@@ -595,7 +588,7 @@ class CallReader<S extends Slots> extends Reader<S> {
   readonly problem: Problem
 
   constructor(operands: Operands, numbers: Float64Array, memory: readonly Memory[], slots: S) {
-    super(operands, numbers, memory, CALL_FIELDS, slots)
+    super(operands, numbers, memory, lengths.callFields, slots)
     checkCpu(numbers[callFields.backend], numbers[callFields.device])
     const problem: Record<string, number> = {}
     for (const [name, position] of Object.entries(callFields)) {
@@ -662,7 +655,7 @@ class LinearReader extends Reader<typeof linearSlots> {
   }
 
   constructor(operands: Operands, numbers: Float64Array, memory: readonly Memory[]) {
-    super(operands, numbers, memory, LINEAR_FIELDS, linearSlots)
+    super(operands, numbers, memory, lengths.linearFields, linearSlots)
     checkCpu(numbers[linearFields.backend], numbers[linearFields.device])
     const number = (name: keyof typeof linearFields) => whole(name, numbers[linearFields[name]])
     this.problem = {

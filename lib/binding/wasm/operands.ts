@@ -1,7 +1,7 @@
 /** The operands of one call in the memory of the module. Those that lie elsewhere are copied in, and outputs back. */
 import { bytesOf } from '../../base/dtype.js'
 import { bufferOf, byteLengthOf, byteOffsetOf, classNameOf } from '../../base/views.js'
-import { slotFields } from '../descriptor.js'
+import { slotFields, lengths } from '../descriptor.js'
 import type { Memory } from '../native.js'
 import { dtype as dtypes, matrixStruct } from './abi.js'
 import { bindingError } from './errors.js'
@@ -16,8 +16,6 @@ export interface Copied {
 
 /** The largest sizes; no product of these overflows the whole numbers of a double. */
 const MAX_BYTES = 2 ** 40
-
-const SLOT_FIELDS = Object.keys(slotFields).length
 
 /** Bytes of an element; 0 for an unknown type. */
 export function elementBytes(type: number): number {
@@ -222,5 +220,5 @@ export class Operands {
 
 /** The index of a slot's first number in a descriptor. */
 export function slotField(fields: number, slot: number): number {
-  return fields + slot * SLOT_FIELDS
+  return fields + slot * lengths.slotFields
 }
