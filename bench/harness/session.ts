@@ -29,6 +29,8 @@ export interface Plan {
   readonly withLayer: boolean
   /** Time budget of the whole run. The run exceeds it if the minimum number of rounds takes longer. */
   readonly seconds: number
+  /** From one buffer of the memory roofs to the next. */
+  readonly roofOctaves: number
   /** Minimum number of rounds per case and pass. */
   readonly rounds: number
 }
@@ -79,7 +81,7 @@ export async function measure(
     if (backend !== 'webgpu') {
       onProgress('roofs', 0)
       await attempt(
-        async () => void (findings.roofs = await measureRoofs(backend, plan.device, signal)),
+        async () => void (findings.roofs = await measureRoofs(backend, plan.device, signal, plan.roofOctaves)),
         (reason) => findings.notes.push(`the roofs were not measured: ${reason}`),
       )
     }

@@ -89,6 +89,8 @@ function planOf(options: BenchOptions, backend: BenchBackend, device: DeviceInfo
     model: { layers: options.layers, strideA: options.strideA },
     withLayer: options.layer ?? false,
     seconds: options.seconds ?? (quick ? 15 : 90),
+    // Allocating and filling the buffers takes most of the time of a short run.
+    roofOctaves: quick ? 3 : 0.5,
     rounds: quick ? 3 : 5,
   }
 }

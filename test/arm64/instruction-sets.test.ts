@@ -10,14 +10,15 @@ beforeAll(() => {
   processor = arm64Processor()
 }, 600_000)
 
-// Each problem with two of the three or four combinations of types and outputs, which take turns: a job takes seconds.
-const most = isLong ? jobs : jobs.filter((_, i) => i % 3 !== 1)
+// Every problem, with two fifths of the combinations of types and outputs: a job takes seconds. The portable kernels run in
+// full on x86-64; a few problems show that another compiler does not change them.
+const [some, few] = isLong ? [jobs, fewJobs] : [jobs.filter((_, i) => i % 5 < 2), fewJobs.filter((_, i) => i % 2 === 0)]
 // Without LILY_CPU_ISA, the widest instruction set is selected.
-for (const [isa, wanted, some] of [
-  ['neon', '', most],
-  ['portable', 'portable', fewJobs],
+for (const [isa, wanted, selected] of [
+  ['neon', '', some],
+  ['portable', 'portable', few],
 ] as const)
   test(`${isa} matches the reference`, { timeout: 600_000 }, async (context) => {
     if (typeof processor === 'string') return context.skip(processor)
-    expectMatches(some, await runInChild([...some], { LILY_CPU_ISA: wanted }, processor), isa)
+    expectMatches(selected, await runInChild([...selected], { LILY_CPU_ISA: wanted }, processor), isa)
   })

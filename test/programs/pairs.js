@@ -1,4 +1,4 @@
-// Runs 10,000 forward/backward pairs in one of these ways, and prints the memory of the process before, after and at peak.
+// Runs 10,000 forward/backward pairs (LILY_TEST_PAIRS) in one of these ways, and prints the memory of the process before, after and at peak.
 import {
   foldB,
   lilyBackward,
@@ -9,7 +9,7 @@ import {
   loraForward,
 } from 'lily-kernels'
 
-const PAIRS = 10_000
+const PAIRS = Number(process.env.LILY_TEST_PAIRS ?? 10_000)
 // y and dx have 64 KB each, so all pairs together exceed a gigabyte.
 const [tokens, dIn, dOut, rank, experts] = [128, 128, 128, 8, 2]
 const matrix = (...shape) => ({ data: new Float32Array(shape.reduce((p, q) => p * q)).fill(0.1), shape })
