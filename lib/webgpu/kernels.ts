@@ -28,7 +28,7 @@ export class GpuKernels implements Kernels {
   }
 
   forward(call: ForwardCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    this.#encode(planForward(call), new Problem(call).common, encoder, allocate)
+    this.#encode(planForward(call, this.#device.limits), new Problem(call).common, encoder, allocate)
   }
 
   backward(call: BackwardCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
@@ -44,7 +44,7 @@ export class GpuKernels implements Kernels {
   }
 
   async compileForward(call: ForwardCall): Promise<void> {
-    await this.#compile(planForward(call), new Problem(call).common)
+    await this.#compile(planForward(call, this.#device.limits), new Problem(call).common)
   }
 
   async compileBackward(call: BackwardCall): Promise<void> {

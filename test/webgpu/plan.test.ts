@@ -15,6 +15,8 @@ const limits = {
   minStorageBufferOffsetAlignment: 256,
   maxStorageBuffersPerShaderStage: 8,
   maxComputeWorkgroupStorageSize: 16384,
+  maxComputeInvocationsPerWorkgroup: 256,
+  maxComputeWorkgroupSizeX: 256,
 } as GPUSupportedLimits
 
 /** A buffer that is only compared. */
@@ -71,7 +73,7 @@ describe('loads from storage, of the fewest that the operands allow', () => {
     const { tokens, dIn, dOut, rank, experts } = shape as Required<Shape>
     const { forward, backward } = calls(shape)
     const [ofA, ofB, ofRouter] = [rank * dIn, experts * rank * dOut, experts * rank]
-    const ofForward = loadsOf(planForward(forward)) / (4 * (tokens * (dIn + dOut) + ofA + ofRouter + ofB))
+    const ofForward = loadsOf(planForward(forward, limits)) / (4 * (tokens * (dIn + dOut) + ofA + ofRouter + ofB))
     const ofBackward =
       loadsOf(planBackward(backward, limits)) / (4 * (tokens * (2 * dIn + dOut) + 2 * (ofA + ofRouter + ofB)))
     console.log(`loads: forward ${ofForward.toFixed(2)}, backward ${ofBackward.toFixed(2)} of the fewest`)
@@ -109,14 +111,14 @@ const roomy = { ...limits, maxStorageBufferBindingSize: 2 ** 40, maxBufferSize: 
 describe('passes', () => {
   test.each(NAMES)('%s: at most 3 forward and 6 backward', (_, shape) => {
     const { forward, backward } = calls(shape)
-    expect(planForward(forward).passes.length).toBeLessThanOrEqual(3)
+    expect(planForward(forward, limits).passes.length).toBeLessThanOrEqual(3)
     expect(planBackward(backward, roomy).passes.length).toBeLessThanOrEqual(6)
   })
 
   test.each(NAMES)('%s: within the limits that every device has', (_, shape) => {
     const { forward, backward } = calls(shape)
     for (const [plan, call] of [
-      [planForward(forward), forward],
+      [planForward(forward, limits), forward],
       [planBackward(backward, roomy), backward],
     ] as const)
       for (const pass of plan.passes) {
@@ -130,7 +132,7 @@ describe('passes', () => {
 
   test('many workgroups fill a second dimension of the grid', () => {
     const { forward } = calls({ tokens: 200000, dIn: 16, dOut: 64000, rank: 4 })
-    const pass = planForward(forward).passes.at(-1)
+    const pass = planForward(forward, limits).passes.at(-1)
     if (pass === undefined) throw new Error('no passes')
     const { grid } = moduleOf(pass, new Problem(forward).common, roomy)
     expect(grid[0]).toBeLessThanOrEqual(65535)
@@ -154,7 +156,7 @@ function workgroupBytes(code: string): number {
 describe('operands that a device cannot bind', () => {
   test('the error names the operand, the limit and what to do', () => {
     const { forward } = calls({ tokens: 70000, dIn: 1024 })
-    const [pass] = planForward(forward).passes
+    const [pass] = planForward(forward, limits).passes
     const build = () => moduleOf(pass, new Problem(forward).common, limits)
     expect(build).toThrow(LilyError)
     expect(build).toThrow(/^x: .*286720000 bytes.*134217728 \(maxStorageBufferBindingSize\); request a device/)
@@ -163,7 +165,7 @@ describe('operands that a device cannot bind', () => {
   test('a buffer that ends with half a word is refused', () => {
     const { forward } = calls({ tokens: 3, dIn: 5 })
     const x: Matrix = { buffer: buffer(30), byteOffset: 0, dtype: 'bfloat16', pitch: 5 }
-    const [pass] = planForward({ ...forward, x }).passes
+    const [pass] = planForward({ ...forward, x }, limits).passes
     expect(() => moduleOf(pass, new Problem(forward).common, limits)).toThrow(
       /^x: .* 32 bytes, got 30; .*multiple of 4/,
     )

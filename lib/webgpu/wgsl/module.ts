@@ -3,8 +3,8 @@ import { fail } from '../../base/errors.js'
 import { bytesOf, bytesPer, type Operand, type Pass } from '../pass.js'
 import { accessors, conversionOf, needsAtomics } from './accessors.js'
 
-/** Threads of every workgroup: the number that every device supports. */
-export const THREADS = 256
+/** The least number of threads of a workgroup: one that every device supports. */
+const LEAST_THREADS = 256
 
 /** Workgroups in x of a larger grid: the number that every device supports. */
 const MOST_WORKGROUPS = 65535
@@ -68,9 +68,11 @@ export function moduleOf(pass: Pass, common: Common, limits: GPUSupportedLimits)
     ...pass.parts.flatMap(({ helpers = [] }) => helpers),
   ])
   const tileLength = Math.max(0, ...pass.parts.map((part) => part.tileLength ?? 0))
+  const threads = Math.max(LEAST_THREADS, ...pass.parts.map((part) => part.threads ?? 0))
   const code = [
     `struct Params { ${names.map((name, i) => `${name}: ${types[i]}`).join(', ')} }`,
     '@group(0) @binding(0) var<uniform> P: Params;',
+    `const THREADS = ${threads}u;`,
     ...groups.map(
       ({ binding, isAtomic }, i) =>
         `@group(0) @binding(${i + 1}) var<storage, ${binding.isWritten ? 'read_write' : 'read'}> ` +
@@ -95,7 +97,7 @@ function entryPoint({ parts }: Pass): string {
   if (id < P.${name}_workgroups) { ${name}(id, tid); return; }
   id -= P.${name}_workgroups;`,
   )
-  return `@compute @workgroup_size(${THREADS})
+  return `@compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u, @builtin(local_invocation_index) tid: u32) {
   var id = group.x + group.y * grid.x;${calls.join('')}
 }`
