@@ -326,7 +326,12 @@ class Backward {
     if (dx !== null) {
       parts.push(
         expand({
-          ...{ name: 'dx', tile: tileFor(TILES.EXPAND, tokens, dIn, this.limits), lhs: rowsAreOuter('d_hidden'), rhs: rowsAreDepth('a') },
+          ...{
+            name: 'dx',
+            tile: tileFor(TILES.EXPAND, tokens, dIn, this.limits),
+            lhs: rowsAreOuter('d_hidden'),
+            rhs: rowsAreDepth('a'),
+          },
           operands: { d_hidden: this.#dHidden, a: problem.a },
           ...{ lhsBytes: bytesOf(this.#dHidden), rhsBytes: bytesOf(problem.a), depth: rank },
           ...{ out: ['dx_out', output(dx, tokens, dIn)], factor: '1.0' },
@@ -368,7 +373,16 @@ class Backward {
     const partials = splits === 1 ? out : this.#workspace.take(splits * rows, cols)
     if (splits > 1) sums.push(sumPartials(`sum_${name}`, [`${name}_partials`, partials], [`${name}_sum`, out]))
     return outer({
-      ...{ name, tile: this.#outerTile(rows, cols), ...of, rows, columns: cols, tokens: this.call.tokens, splits, factor: '1.0' },
+      ...{
+        name,
+        tile: this.#outerTile(rows, cols),
+        ...of,
+        rows,
+        columns: cols,
+        tokens: this.call.tokens,
+        splits,
+        factor: '1.0',
+      },
       out: [`${name}_partials`, written(partials)],
     })
   }

@@ -100,7 +100,9 @@ const operandsOf = ({ router, hidden, mask, values, pooled }: Router): Record<st
 })
 
 function loadsOf({ router, hidden, mask }: Router): number {
-  return ceilDiv(router.rows, 2) * bytesOf(hidden) + hidden.rows * bytesOf(router) + (mask === null ? 0 : hidden.rows * 4)
+  return (
+    ceilDiv(router.rows, 2) * bytesOf(hidden) + hidden.rows * bytesOf(router) + (mask === null ? 0 : hidden.rows * 4)
+  )
 }
 
 const helpersOf = (r: Router) => [...(r.hasSoftmax ? [softmax] : []), routeTokens(r)]
