@@ -129,7 +129,7 @@ const webGpuProject = {
     // Mesa's compiler takes most of the time, and half as long without optimisation and with short vectors.
     GALLIVM_PERF: 'nopt',
     LP_NATIVE_VECTOR_WIDTH: '128',
-    ...(process.env.LILY_TEST_LONG === '1' ? {} : { LILY_TEST_HALF: '0', FAST_CHECK_RUNS: '2' }),
+    ...(process.env.LILY_TEST_LONG === '1' ? {} : { LILY_TEST_HALF: '0', FAST_CHECK_RUNS: '1' }),
   },
 }
 

@@ -7,7 +7,7 @@
 import fc from 'fast-check'
 import { describe, test } from 'vitest'
 import type { Routing } from './reference.js'
-import { isEmulated, isModelled, isSlow, isWebGpu } from './support/backend.js'
+import { isEmulated, isLong, isModelled, isSlow, isWebGpu } from './support/backend.js'
 import { makeCase, type Spec, splitTokens } from './support/cases.js'
 import { checkCase } from './support/check.js'
 import { FLOAT32, TYPES } from './support/dtypes.js'
@@ -98,7 +98,8 @@ describe('ragged shapes', () => {
   const types = Object.entries(TYPES)
   const pairs = [1, 7, 33, 65].flatMap((tokens) => [4, 8, 33, 128].map((rank) => ({ tokens, rank })))
   pairs.forEach(({ tokens, rank }, i) => {
-    for (const turn of [i, i + 3].filter(runs)) {
+    // A shader for each mode and type compiles on WebGPU: one mode and type of each pair of sizes, instead of two.
+    for (const turn of isWebGpu && !isLong ? (i % 2 === 0 ? [i] : []) : [i, i + 3].filter(runs)) {
       const routing = ROUTINGS[turn % ROUTINGS.length]
       const [name, of] = types[(i + turn) % types.length]
       const [dIn, dOut] = [[8, 96, 136][turn % 3], [136, 8, 96][(turn + i) % 3]]

@@ -1,15 +1,14 @@
 /** The last phase of a call: the addon runs it, and its results become tensors. */
 import { fail } from '../base/errors.js'
 import { bound, settled } from '../binding/errors.js'
-import { backwardSlots, forwardSlots, linearSlots } from '../binding/descriptor.js'
 import type { WebGpuBinding } from '../binding/devices.js'
 import { type DeviceBinding, native } from '../binding/native.js'
 import { refuseInCapture } from '../memory/capture.js'
 import type { Placement } from '../memory/placement.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { BackwardCall, ForwardCall } from './allocate.js'
-import { AsyncOperands } from './async-operands.js'
 import { DeferredB } from './deferred-b.js'
+import { startBackward, startForward, startLinear } from './host-async.js'
 import {
   backward,
   boundMemory,
@@ -23,7 +22,7 @@ import {
 } from './launch.js'
 import type { LinearCall } from './linear-problem.js'
 import type { Output } from './output.js'
-import { type GradientName, GRADIENTS } from './read.js'
+import type { GradientName } from './read.js'
 import { type Saved, savedOf } from './saved.js'
 
 /** Runs work at once on the host, or enqueues it on a device after the work that it must wait for. */
@@ -67,28 +66,6 @@ export async function runForwardAsync(call: ForwardCall): Promise<ForwardResult>
   await settled(promise)
   operands.finish()
   return forwardResult(call)
-}
-
-/** A call that runs off the main thread. */
-interface Started {
-  readonly promise: Promise<void>
-  readonly operands: AsyncOperands
-}
-
-function startForward(call: ForwardCall): Started {
-  const { x, a, router, b } = call.state.problem
-  const operands = new AsyncOperands(forward)
-  describeForward(call)
-  try {
-    operands.input(forwardSlots.x, 'x', x)
-    operands.input(forwardSlots.a, 'a', a)
-    operands.input(forwardSlots.router, 'router', router)
-    operands.input(forwardSlots.b, 'b', b)
-    operands.output(forwardSlots.y, 'y', call.y)
-    return { promise: bound(() => native.forwardAsync(forward.numbers, ...forward.memory)), operands }
-  } finally {
-    forward.clear()
-  }
 }
 
 function launchForward(call: ForwardCall): void {
@@ -137,24 +114,6 @@ export async function runBackwardAsync(call: BackwardCall): Promise<BackwardResu
   await settled(promise)
   operands.finish()
   return backwardResult(call)
-}
-
-function startBackward(call: BackwardCall): Started {
-  const { a, router, b } = call.state.problem
-  const operands = new AsyncOperands(backward)
-  describeBackward(call)
-  try {
-    operands.input(backwardSlots.dy, 'dy', call.dy)
-    operands.input(backwardSlots.x, 'x', call.x)
-    operands.input(backwardSlots.a, 'a', a)
-    operands.input(backwardSlots.router, 'router', router)
-    operands.input(backwardSlots.b, 'b', b)
-    operands.saved([backwardSlots.hidden, backwardSlots.probabilities, backwardSlots.weights])
-    for (const name of GRADIENTS) operands.output(backwardSlots[name], name, call.gradients[name])
-    return { promise: bound(() => native.backwardAsync(backward.numbers, ...backward.memory)), operands }
-  } finally {
-    backward.clear()
-  }
 }
 
 function launchBackward(call: BackwardCall): void {
@@ -212,21 +171,6 @@ export async function runLinearAsync(call: LinearCall): Promise<void> {
   const { promise, operands } = startLinear(call)
   await settled(promise)
   operands.finish()
-}
-
-function startLinear(call: LinearCall): Started {
-  const { problem, x, bias, y } = call
-  const operands = new AsyncOperands(linear)
-  describeLinear(call)
-  try {
-    operands.input(linearSlots.x, problem.transposed ? 'dy' : 'x', x)
-    operands.input(linearSlots.weight, 'weight', problem.weight)
-    operands.input(linearSlots.bias, 'bias', bias)
-    operands.output(linearSlots.y, problem.transposed ? 'dx' : 'y', y)
-    return { promise: bound(() => native.linearAsync(linear.numbers, ...linear.memory)), operands }
-  } finally {
-    linear.clear()
-  }
 }
 
 export function runLinear(call: LinearCall): void {

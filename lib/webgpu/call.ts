@@ -60,8 +60,8 @@ interface Inputs extends Sizes {
 export interface ForwardCall extends Inputs {
   /** [M, d_out] */
   readonly y: Output
-  /** [M, r], contiguous: written for backward; null: not kept. */
-  readonly hidden: Matrix | null
+  /** [M, r], contiguous: written, and read by the call itself. */
+  readonly hidden: Matrix
   /** [M, E], float32, contiguous: written for backward; null: not kept, or no backward needs them. */
   readonly probabilities: Region | null
   /** [G, E], float32, contiguous: read with fixed routing, otherwise written for backward; null: not kept, or LoRA, or token routing. */

@@ -1,6 +1,6 @@
 /** The kernels on a GPUDevice: plans a call, builds the shaders of its passes, and encodes their dispatches. */
 import { fail } from '../base/errors.js'
-import type { AdamWCall, Allocate, BackwardCall, FoldCall, ForwardCall, Kernels } from './call.js'
+import type { AdamWCall, Allocate, BackwardCall, FoldCall, ForwardCall, Kernels, Sizes } from './call.js'
 import type { Plan } from './pass.js'
 import { Pipelines } from './pipelines.js'
 import { planAdamW } from './plan/adamw.js'
@@ -8,7 +8,7 @@ import { planBackward } from './plan/backward.js'
 import { foldCommon, planFold } from './plan/fold.js'
 import { planForward } from './plan/forward.js'
 import { Problem } from './plan/problem.js'
-import { type Common, type Module, moduleOf } from './wgsl/module.js'
+import { type Common, type Excess, excessOf, type Module, moduleOf } from './wgsl/module.js'
 
 /** The uniform parameters of a pass begin at multiples of this many bytes. */
 const UNIFORM_ALIGNMENT = 256
@@ -28,27 +28,48 @@ export class GpuKernels implements Kernels {
   }
 
   forward(call: ForwardCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    this.#encode(planForward(call), new Problem(call).common, encoder, allocate)
+    this.#encode(this.#checked(call, planForward), new Problem(call).common, encoder, allocate)
   }
 
   backward(call: BackwardCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    this.#encode(planBackward(call, this.#device.limits), new Problem(call).common, encoder, allocate)
+    this.#encode(this.#checked(call, planBackward), new Problem(call).common, encoder, allocate)
   }
 
   fold(call: FoldCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    this.#encode(planFold(call), foldCommon(call), encoder, allocate)
+    this.#encode(this.#within(planFold(call)), foldCommon(call), encoder, allocate)
   }
 
   adamw(call: AdamWCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    this.#encode(planAdamW(call), { params: {}, floats: {} }, encoder, allocate)
+    this.#encode(this.#within(planAdamW(call)), { params: {}, floats: {} }, encoder, allocate)
   }
 
   async compileForward(call: ForwardCall): Promise<void> {
-    await this.#compile(planForward(call), new Problem(call).common)
+    await this.#compile(this.#checked(call, planForward), new Problem(call).common)
   }
 
   async compileBackward(call: BackwardCall): Promise<void> {
-    await this.#compile(planBackward(call, this.#device.limits), new Problem(call).common)
+    await this.#compile(this.#checked(call, planBackward), new Problem(call).common)
+  }
+
+  /** The plan of a call that fits into the limits of the device. The error says how many tokens would fit. */
+  #checked<Call extends Sizes>(call: Call, planOf: (call: Call, limits: GPUSupportedLimits) => Plan): Plan {
+    const { limits } = this.#device
+    const plan = planOf(call, limits)
+    const excess = excessOf(plan, limits)
+    if (excess === null) return plan
+    let [fitting, tooMany] = [0, call.tokens]
+    while (tooMany - fitting > 1) {
+      const tokens = Math.floor((fitting + tooMany) / 2)
+      if (excessOf(planOf({ ...call, tokens }, limits), limits) === null) fitting = tokens
+      else tooMany = tokens
+    }
+    return refuse(excess, fitting === 0 ? '' : `, or pass at most ${fitting} tokens per call`)
+  }
+
+  /** A plan whose sizes are not those of tokens. */
+  #within(plan: Plan): Plan {
+    const excess = excessOf(plan, this.#device.limits)
+    return excess === null ? plan : refuse(excess, '')
   }
 
   #modules({ passes }: Plan, common: Common): Module[] {
@@ -65,15 +86,6 @@ export class GpuKernels implements Kernels {
     // Everything that may fail comes before the first command.
     const modules = this.#modules(plan, common)
     if (modules.length === 0) return
-    const { maxBufferSize } = this.#device.limits
-    if (plan.workspaceBytes > maxBufferSize) {
-      fail(
-        'ERR_LILY_ARGUMENT',
-        'workspace',
-        `the call requires ${plan.workspaceBytes} bytes, and the device allows buffers of ${maxBufferSize} ` +
-          '(maxBufferSize); request a device with a larger limit, or pass fewer tokens per call',
-      )
-    }
     const pipelines = modules.map((module) => this.#pipelines.get(module))
     const offsets: number[] = []
     let bytes = 0
@@ -110,4 +122,8 @@ export class GpuKernels implements Kernels {
     }
     pass.end()
   }
+}
+
+function refuse({ argument, text }: Excess, advice: string): never {
+  fail('ERR_LILY_ARGUMENT', argument, `${text}; request a device with a larger limit${advice}`)
 }

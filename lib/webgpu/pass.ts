@@ -16,7 +16,7 @@ export interface Operand {
   readonly accumulate: boolean
 }
 
-/** Work of one kind in a pass. A workgroup of 256 threads runs exactly one part. */
+/** Work of one kind in a pass. A workgroup runs exactly one part. */
 export interface Part {
   /** Prefix of the part's functions and parameters, unique in its pass. */
   readonly name: string
@@ -27,12 +27,14 @@ export interface Part {
   readonly params?: Readonly<Record<string, number>>
   /** Uniform parameters, f32. */
   readonly floats?: Readonly<Record<string, number>>
-  /** WGSL that defines `fn NAME(id: u32, tid: u32)`: workgroup `id` of this part, thread `tid` of 256. */
+  /** WGSL that defines `fn NAME(id: u32, tid: u32)`: workgroup `id` of this part, thread `tid` of THREADS. */
   readonly wgsl: string
   /** WGSL that several parts may share; a pass contains each text once. */
   readonly helpers?: readonly string[]
   /** vec4f elements of workgroup memory for tiles of products, shared by all parts of a pass. */
   readonly tileLength?: number
+  /** The least number of threads of a workgroup. Default: 256. A pass has the most that any of its parts requires. */
+  readonly threads?: number
   /** Bytes that the part loads from storage, repeated loads included. */
   readonly loads: number
 }

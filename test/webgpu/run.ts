@@ -16,7 +16,7 @@ export interface How {
   deferB?: boolean
   /** All operands and saved values in one buffer; otherwise each has its own. */
   oneBuffer?: boolean
-  /** Forward keeps nothing, and backward does not run. */
+  /** Forward keeps nothing but the hidden state, and backward does not run. */
   inference?: boolean
 }
 
@@ -150,11 +150,11 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
     old[name] = values
     place(name, rows, cols, values)
   }
-  const region = (bytes: Uint8Array | undefined) => {
-    if (bytes === undefined) return () => null
+  const region = (bytes: Uint8Array) => {
     const { index, byteOffset } = memory.place(bytes)
     return (): Region => ({ buffer: memory.bufferOf(index), byteOffset })
   }
+  const optional = (bytes: Uint8Array | undefined) => (bytes === undefined ? () => null : region(bytes))
   const bytesOf = (view: ArrayBufferView) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
 
   const [bRows, bCols] = isLora ? [dOut, rank] : [experts * rank, dOut]
@@ -171,22 +171,22 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
     if (wanted('dRouter')) output('dRouter', experts, rank)
     if (wanted('db')) output('db', bRows, bCols)
   }
-  const mask = region(c.mask && bytesOf(c.mask))
-  const offsets = region(c.offsets && bytesOf(c.offsets))
+  const mask = optional(c.mask && bytesOf(c.mask))
+  const offsets = optional(c.offsets && bytesOf(c.offsets))
 
   const isRouted = c.router !== undefined
   const keepsProbabilities = isRouted && (routing === 'token' || c.pool !== 'logits')
   const keepsWeights = routing !== 'token' && !isLora
   const hiddenType: NumberType = c.precision === 'high' && parameters === 'float32' ? 'float32' : activations
   const hiddenBytes = new Uint8Array(tokens * rank * (hiddenType === 'float32' ? 4 : 2))
-  const hidden = region(inference ? undefined : hiddenBytes)
+  const hidden = region(hiddenBytes)
   const probabilities = new Float32Array(tokens * experts)
-  const probabilitiesRegion = region(keepsProbabilities && !inference ? bytesOf(probabilities) : undefined)
+  const probabilitiesRegion = optional(keepsProbabilities && !inference ? bytesOf(probabilities) : undefined)
   const weights = Float32Array.from(c.weights ?? new Float32Array(groups * experts))
-  const weightsRegion = region(keepsWeights && (!inference || routing === 'fixed') ? bytesOf(weights) : undefined)
+  const weightsRegion = optional(keepsWeights && (!inference || routing === 'fixed') ? bytesOf(weights) : undefined)
   const perGroup = routing !== 'token' && groups <= experts
   const partials = perGroup ? groups : experts
-  const deferred = region(deferB && !inference ? new Uint8Array(partials * rank * dOut * 4) : undefined)
+  const deferred = optional(deferB && !inference ? new Uint8Array(partials * rank * dOut * 4) : undefined)
   memory.upload()
 
   const matrix = (name: OperandName) => operands.get(name)!.matrix()
@@ -198,13 +198,12 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
     ...{ x: matrix('x'), a: matrix('a'), router: isRouted ? matrix('router') : null, b: matrix('b') },
     ...{ mask: mask(), sequenceOffsets: offsets() },
   }
-  const hiddenRegion = hidden()
-  const kept: Matrix | null = hiddenRegion && { ...hiddenRegion, dtype: hiddenType, pitch: rank }
+  const kept: Matrix = { ...hidden(), dtype: hiddenType, pitch: rank }
   const forward: ForwardCall = {
     ...{ ...inputs, y: matrix('y'), hidden: kept, probabilities: probabilitiesRegion(), weights: weightsRegion() },
   }
   await submit(device, (encoder, allocate) => kernels.forward(forward, encoder, allocate))
-  if (kept !== null) {
+  if (!inference) {
     const out = (name: OutputName) => (operands.has(name) ? matrix(name) : null)
     const backward: BackwardCall = {
       ...{ ...inputs, dy: matrix('dy'), hidden: kept, probabilities: probabilitiesRegion(), weights: weightsRegion() },

@@ -1,11 +1,12 @@
 /**
  * The passes of backward. Symbols as in docs/math.md.
  *
- *     one group, C:   combine, count kept tokens | q, D | fold: dB, dw | dl, dh | dx, dA, dR | sums of dA, dR
- *     per token, u:   pool                       | v, dB | gather: q, dw; sum of dB | dl, dh | dx, dA, dR | sums
+ *     one group, router:   D, count kept tokens | fold: C, dB, dw | q | dl, dh | dx, dA, dR | sums of dA, dR
+ *     one group:           combine C | q, D | fold: dB; dh | dx, dA | sums
+ *     per token, u:        pool | v, dB | gather: q, dw; sum of dB | dl, dh | dx, dA, dR | sums
  *
- * LoRA has no C to combine, and token routing nothing to pool; passes without work are left out. Without a router dh is
- * complete one pass earlier with C.
+ * With a router the fold loads B for dw, and forms C from the same loads. LoRA has no C to combine, and token routing nothing
+ * to pool; passes without work are left out.
  */
 import type { BackwardCall } from '../call.js'
 import {
@@ -34,11 +35,20 @@ import { tiledShrink } from '../wgsl/shrink.js'
 import { sumPartials } from '../wgsl/sum_partials.js'
 import { prepareWeights } from '../wgsl/weights.js'
 import { onlyTokens, Problem, u, uView, where } from './problem.js'
-import { expandTile, outerSplits, outerTile, shrinkSegments, tiledShrinkTile } from './tiles.js'
+import { outerSplits, shrinkSegments, tileFor, TILES } from './tiles.js'
 
 export function planBackward(call: BackwardCall, limits: GPUSupportedLimits): Plan {
   return new Backward(call, limits).plan()
 }
+
+/** A condition on token k in a sum over tokens, and what it requires. */
+interface Condition {
+  readonly condition: string | null
+  readonly operands: Readonly<Record<string, Operand>>
+  readonly helpers: readonly string[]
+}
+
+const NO_CONDITION: Condition = { condition: null, operands: {}, helpers: [] }
 
 class Backward {
   readonly #problem: Problem
@@ -86,7 +96,7 @@ class Backward {
   }
 
   #tile(tokens: number) {
-    return tiledShrinkTile(tokens, this.#problem.products, true)
+    return tileFor(TILES.BACKWARD_SHRINK, tokens, this.#problem.products, this.limits)
   }
 
   #segments(tokens: number): number {
@@ -94,46 +104,40 @@ class Backward {
     return shrinkSegments(this.#tile(tokens), tokens, products, this.call.dOut)
   }
 
-  /** The condition on token k in a sum over tokens, and what it requires. */
-  get #condition(): { condition: string | null; operands: Record<string, Operand>; helpers: string[] } {
-    if (!this.#isMasked || this.#kept === null) return { condition: null, operands: {}, helpers: [] }
+  /** Whether token k has a gradient. */
+  get #condition(): Condition {
+    if (!this.#isMasked || this.#kept === null) return NO_CONDITION
     return { condition: 'has_gradient(k)', operands: { kept: this.#kept }, helpers: [hasGradient] }
   }
 
   #combined(): Pass[] {
     const { call } = this
-    const { tokens, rank, experts, dOut, db, deferredDb } = call
+    const { tokens, rank, experts, dOut, db } = call
     const problem = this.#problem
     const workspace = this.#workspace
-    const first: Part[] = []
-    if (this.#kept !== null && (this.#needsLogits || this.#isMasked)) {
-      first.push(countKept(problem.mask, written(this.#kept)))
-    }
-    const dyPass: Part[] = []
-    if (this.#needsDHidden) {
-      const c = problem.isLora ? null : workspace.take(rank, dOut)
-      if (c !== null) first.push(combine(problem.b, written(c), this.#weights()))
-      dyPass.push(this.#shrink('q', tokens, this.#dy, c === null ? ['b', problem.b] : ['c', c], this.#q))
-    }
-    const foldPass: Part[] = []
+    const [first, dyPass, foldPass, qPass]: Part[][] = [[], [], [], []]
+    const c = this.#needsDHidden && !problem.isLora ? workspace.take(rank, dOut) : null
     const dWeights = this.#needsLogits ? workspace.take(foldWorkgroups(rank, dOut), experts) : null
-    if (this.#needsDb || this.#needsLogits) {
-      const deferred = deferredDb === null ? null : written(dense(deferredDb, rank, dOut))
-      const splits = this.#splits(rank, dOut)
-      const partials = deferred !== null && splits === 1 ? deferred : workspace.take(splits * rank, dOut)
-      dyPass.push(this.#outerOfDy(rowsAreDepth('hidden'), ['partials', written(partials)], rank, splits))
-      const read = { ...partials, isWritten: false }
+    if (dWeights === null && c !== null) first.push(combine(problem.b, written(c), this.#weights()))
+    if (this.#needsDHidden) {
+      const q = this.#shrink('q', tokens, this.#dy, c === null ? ['b', problem.b] : ['c', c], this.#q)
+      const pass = dWeights === null ? dyPass : qPass
+      pass.push(q)
+    }
+    if (this.#needsDb || dWeights !== null) {
+      const { partials, deferred } = this.#outerOfCombined(dyPass)
       if (problem.isLora) {
         if (db !== null) {
-          foldPass.push(sumPartials('sum_b', ['partials', read], ['db', output(db, dOut, rank)], true))
+          foldPass.push(sumPartials('sum_b', ['partials', partials], ['db', output(db, dOut, rank)], true))
         }
-      } else if (db !== null || this.#needsLogits || splits > 1) {
+      } else if (db !== null || dWeights !== null || deferred !== null) {
         foldPass.push(
           fold({
-            ...{ partials: read, rank, deferred: splits === 1 ? null : deferred },
+            ...{ partials, rank, deferred, b: problem.b, dWeights: dWeights && written(dWeights) },
             db: db === null ? null : output(db, experts * rank, dOut),
-            ...{ b: problem.b, dWeights: dWeights && written(dWeights) },
-            prepare: db === null ? null : this.#weights(),
+            c: dWeights === null || c === null ? null : written(c),
+            ...{ kept: this.#isMasked ? this.#kept : null },
+            prepare: db === null && c === null ? null : this.#weights(),
           }),
         )
       }
@@ -145,8 +149,26 @@ class Backward {
       { label: 'combine', parts: first },
       { label: 'dy', parts: dyPass },
       { label: 'fold', parts: foldPass },
+      { label: 'q', parts: qPass },
       { label: 'd_hidden', parts: separate },
     ]
+  }
+
+  /**
+   * D, as partial sums, and where a fold has to write it if it is deferred. Whether there is a kept token is known only after
+   * the pass, so that the fold leaves out what has no gradient.
+   */
+  #outerOfCombined(dyPass: Part[]): { partials: Operand; deferred: Operand | null } {
+    const { rank, dOut, deferredDb } = this.call
+    if (this.#kept !== null && (this.#needsLogits || this.#isMasked)) {
+      dyPass.push(countKept(this.#problem.mask, written(this.#kept)))
+    }
+    const deferred = deferredDb === null ? null : written(dense(deferredDb, rank, dOut))
+    const splits = this.#splits(rank, dOut)
+    const isDirect = deferred !== null && splits === 1 && !this.#isMasked
+    const partials = isDirect ? deferred : this.#workspace.take(splits * rank, dOut)
+    dyPass.push(this.#outerOfDy(rowsAreDepth('hidden'), ['partials', written(partials)], rank, splits))
+    return { partials: { ...partials, isWritten: false }, deferred: isDirect ? null : deferred }
   }
 
   /** The weights of the one group. */
@@ -247,17 +269,22 @@ class Backward {
     )
   }
 
-  #splits(rows: number, columns: number): number {
-    return outerSplits(outerTile(rows), rows, columns, this.call.tokens)
+  #splits(rows: number, columns: number, isShared = false): number {
+    return outerSplits(this.#outerTile(rows, columns), rows, columns, this.call.tokens, isShared)
+  }
+
+  #outerTile(rows: number, columns: number) {
+    return tileFor(TILES.OUTER, rows, columns, this.limits)
   }
 
   /** D or dB: a sum over tokens of lhs^T dy. */
   #outerOfDy(lhs: View, out: readonly [string, Operand], rows: number, splits: number, isGrouped = false): Part {
-    const { condition, operands, helpers } = this.#condition
+    // Of one group the fold applies it.
+    const { condition, operands, helpers } = this.#problem.isPerToken ? this.#condition : NO_CONDITION
     const { tokens, dOut } = this.call
     const lhsBytes = bytesOf(this.#hidden) * (rows / this.#hidden.cols) * (rows > this.#hidden.cols ? 2 : 1)
     const part = outer({
-      ...{ name: 'd', tile: outerTile(rows), lhs: condition === null ? lhs : where(lhs, condition) },
+      ...{ name: 'd', tile: this.#outerTile(rows, dOut), lhs: condition === null ? lhs : where(lhs, condition) },
       rhs: onlyTokens('dy', condition),
       operands: {
         ...{ hidden: this.#hidden, dy: this.#dy, ...operands },
@@ -299,7 +326,12 @@ class Backward {
     if (dx !== null) {
       parts.push(
         expand({
-          ...{ name: 'dx', tile: expandTile(tokens, dIn), lhs: rowsAreOuter('d_hidden'), rhs: rowsAreDepth('a') },
+          ...{
+            name: 'dx',
+            tile: tileFor(TILES.EXPAND, tokens, dIn, this.limits),
+            lhs: rowsAreOuter('d_hidden'),
+            rhs: rowsAreDepth('a'),
+          },
           operands: { d_hidden: this.#dHidden, a: problem.a },
           ...{ lhsBytes: bytesOf(this.#dHidden), rhsBytes: bytesOf(problem.a), depth: rank },
           ...{ out: ['dx_out', output(dx, tokens, dIn)], factor: '1.0' },
@@ -337,11 +369,20 @@ class Backward {
     of: Pick<Outer, 'lhs' | 'rhs' | 'operands' | 'lhsBytes' | 'rhsBytes'>,
   ): Part {
     const { rows, cols } = out
-    const splits = this.#splits(rows, cols)
+    const splits = this.#splits(rows, cols, this.call.dx !== null)
     const partials = splits === 1 ? out : this.#workspace.take(splits * rows, cols)
     if (splits > 1) sums.push(sumPartials(`sum_${name}`, [`${name}_partials`, partials], [`${name}_sum`, out]))
     return outer({
-      ...{ name, tile: outerTile(rows), ...of, rows, columns: cols, tokens: this.call.tokens, splits, factor: '1.0' },
+      ...{
+        name,
+        tile: this.#outerTile(rows, cols),
+        ...of,
+        rows,
+        columns: cols,
+        tokens: this.call.tokens,
+        splits,
+        factor: '1.0',
+      },
       out: [`${name}_partials`, written(partials)],
     })
   }

@@ -29,17 +29,17 @@ import { phi, route, routeAfterShrink, type Router, ROUTE_TOKENS } from '../wgsl
 import { type Shrink, rowShrink, tiledShrink } from '../wgsl/shrink.js'
 import { prepareWeights, type WeightSource } from '../wgsl/weights.js'
 import { Problem, u, uView } from './problem.js'
-import { expandTile, mixingExpandTile, shrinkSegments, tiledShrinkTile, splitsShrink, rowShrinkTile } from './tiles.js'
+import { shrinkSegments, splitsShrink, tileFor, type TileLimits, TILES } from './tiles.js'
 
-export function planForward(call: ForwardCall): Plan {
+export function planForward(call: ForwardCall, limits: TileLimits): Plan {
   const problem = new Problem(call)
   const { tokens, rank, experts, routing } = call
   const workspace = new Workspace()
-  const hidden = written(call.hidden === null ? workspace.take(tokens, rank) : output(call.hidden, tokens, rank))
+  const hidden = output(call.hidden, tokens, rank)
   const isGrouped = problem.offsets !== null
   // A group's weights depend on all of its tokens, so after split shrinks the routes of groups would need a pass more.
   const isSplit = !(problem.isPooled && (isGrouped || !splitsShrink(tokens, experts * rank)))
-  const tile = isSplit ? tiledShrinkTile(tokens, rank) : rowShrinkTile(tokens, rank)
+  const tile = tileFor(isSplit ? TILES.SHRINK : TILES.ROW_SHRINK, tokens, rank, limits)
   const shrink: Shrink = {
     ...{ name: 'shrink', tile, columns: rank },
     ...{ lhs: ['x', problem.x], rhs: ['a', problem.a], rhsView: rowsAreOuter('a') },
@@ -66,7 +66,7 @@ export function planForward(call: ForwardCall): Plan {
     const tokenWeights = isToken ? (router?.values as Operand) : workspace.take(tokens, experts)
     if (!isToken) second.push(poolPart(problem, call, router, tokenWeights))
     passes.push({ label: isToken ? 'route' : 'pool', parts: second })
-    passes.push({ label: 'expand', parts: [perTokenExpand(problem, call, hidden, tokenWeights)] })
+    passes.push({ label: 'expand', parts: [perTokenExpand(problem, call, hidden, tokenWeights, limits)] })
     return { passes, workspaceBytes: workspace.bytes }
   }
 
@@ -74,7 +74,7 @@ export function planForward(call: ForwardCall): Plan {
   const c = problem.isLora || mixes ? null : workspace.take(rank, call.dOut)
   if (c !== null) second.push(combine(problem.b, written(c), prepareWeights(source, experts, keptBy(call))))
   passes.push({ label: 'combine', parts: second })
-  passes.push({ label: 'expand', parts: [combinedExpand(problem, call, hidden, c, source)] })
+  passes.push({ label: 'expand', parts: [combinedExpand(problem, call, hidden, c, source, limits)] })
   return { passes, workspaceBytes: workspace.bytes }
 }
 
@@ -119,10 +119,16 @@ function poolPart(problem: Problem, call: ForwardCall, router: Router | null, to
 
 const read = (operand: Operand): Operand => ({ ...operand, isWritten: false })
 
-function perTokenExpand(problem: Problem, call: ForwardCall, hidden: Operand, tokenWeights: Operand): Part {
+function perTokenExpand(
+  problem: Problem,
+  call: ForwardCall,
+  hidden: Operand,
+  tokenWeights: Operand,
+  limits: TileLimits,
+): Part {
   const { tokens, dOut, y } = call
   const part = expand({
-    ...{ name: 'expand', tile: expandTile(tokens, dOut), lhs: uView('k'), rhs: problem.expandView },
+    ...{ name: 'expand', tile: tileFor(TILES.EXPAND, tokens, dOut, limits), lhs: uView('k'), rhs: problem.expandView },
     operands: { hidden: read(hidden), token_weights: read(tokenWeights), b: problem.b },
     // h and w are loaded for each element of u.
     ...{ lhsBytes: 2 * call.experts * bytesOf(hidden), rhsBytes: bytesOf(problem.b), depth: problem.products },
@@ -137,13 +143,14 @@ function combinedExpand(
   hidden: Operand,
   c: Operand | null,
   source: WeightSource,
+  limits: TileLimits,
 ): Part {
   const { tokens, dOut, rank, experts, y } = call
   const mixes = c === null && !problem.isLora
   const prepare = mixes ? prepareWeights(source, experts, keptBy(call)) : undefined
   const small = c ?? problem.b
   const part = expand({
-    ...{ name: 'expand', tile: mixes ? mixingExpandTile(tokens) : expandTile(tokens, dOut), prepare },
+    ...{ name: 'expand', tile: tileFor(mixes ? TILES.MIXING_EXPAND : TILES.EXPAND, tokens, dOut, limits), prepare },
     lhs: rowsAreOuter('hidden'),
     rhs: mixes ? { four: 'combined(k, o)', along: 'outer' } : problem.expandView,
     operands: { hidden: read(hidden), [c === null ? 'b' : 'c']: small },

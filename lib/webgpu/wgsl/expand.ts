@@ -6,7 +6,7 @@
  * One pass: a workgroup for each tile of out, which loads out if it adds to it.
  */
 import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
-import { product, type Tile, tileLength, type View } from './product.js'
+import { product, type Tile, type View, workgroupOf } from './product.js'
 
 export interface Expand {
   readonly name: string
@@ -56,7 +56,7 @@ fn ${name}(id: u32, tid: u32) {
   let n0 = id / P.${name}_row_tiles * ${tile.blockN}u;
   ${name}_product(m0, n0, 0u, P.${name}_depth, tid);
 }`,
-    tileLength: tileLength(tile),
+    ...workgroupOf(tile),
     loads:
       columnTiles * e.lhsBytes +
       rowTiles * e.rhsBytes +

@@ -1,12 +1,14 @@
 /**
- * From the partial sums of D to the gradient of B and that of w. Symbols as in docs/math.md.
+ * From the partial sums of D to the gradient of B and that of w, and C for a later q. Symbols as in docs/math.md.
  *
- *     D = sum over splits    dB_e (+)= w_e D    dw_e = <B_e, D>, one partial sum per workgroup
+ *     D = sum over splits    dB_e (+)= w_e D    dw_e = <B_e, D>, one partial sum per workgroup    C = sum_e w_e B_e
  *
- * One pass over the partial sums and over B, and over dB if it accumulates. A deferred D is written instead of dB.
+ * Without a kept token D is zero, whatever its partial sums are. One pass over the partial sums and over B, from which both dw
+ * and C are formed, and over dB if it accumulates. A deferred D is written instead of dB.
  */
 import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
 import type { Prepare } from './expand.js'
+import { hasGradient } from './kept.js'
 
 export interface Fold {
   /** [splits r, d_out] */
@@ -16,10 +18,15 @@ export interface Fold {
   readonly db: Operand | null
   /** [r, d_out], written: the sum of several splits. */
   readonly deferred: Operand | null
-  /** [E r, d_out]; and [workgroups, E], written; null unless dw is required. */
-  readonly b: Operand | null
+  /** [E r, d_out] */
+  readonly b: Operand
+  /** [workgroups, E], written: null unless dw is required. */
   readonly dWeights: Operand | null
-  /** Forms w; null without db. */
+  /** [r, d_out], written: null unless q is required, with dw. */
+  readonly c: Operand | null
+  /** [1]: number of kept tokens; null: there is one. */
+  readonly kept: Operand | null
+  /** Forms w; null without db and c. */
   readonly prepare: Prepare | null
 }
 
@@ -33,7 +40,7 @@ export const foldWorkgroups = (rank: number, columns: number) =>
   Math.min(MOST_WORKGROUPS, ceilDiv(rank * ceilDiv(columns, 4), 256))
 
 export function fold(call: Fold): Part {
-  const { partials, rank, db, deferred, b, dWeights, prepare } = call
+  const { partials, rank, db, deferred, b, dWeights, c, kept, prepare } = call
   const workgroups = foldWorkgroups(rank, partials.cols)
   return {
     name: 'fold',
@@ -42,7 +49,9 @@ export function fold(call: Fold): Part {
       partials,
       ...(db !== null && { db }),
       ...(deferred !== null && { deferred }),
-      ...(b !== null && dWeights !== null && { b, d_weights: dWeights }),
+      ...(dWeights !== null && { b, d_weights: dWeights }),
+      ...(c !== null && { c }),
+      ...(kept !== null && { kept }),
       ...prepare?.operands,
     },
     params: {
@@ -50,7 +59,7 @@ export function fold(call: Fold): Part {
       fold_steps: ceilDiv(quadsOf(call), workgroups * 256),
       ...prepare?.params,
     },
-    helpers: prepare?.helpers ?? [],
+    helpers: [...(prepare?.helpers ?? []), ...(kept === null ? [] : [hasGradient])],
     wgsl: `
 var<workgroup> products: array<f32, 256>;
 var<workgroup> fold_sums: array<f32, 64>;
@@ -62,8 +71,10 @@ fn fold(id: u32, tid: u32) {
     let k = i / P.fold_quads;
     let n = i % P.fold_quads * 4u;
     var d = vec4f();
+    ${c === null ? '' : 'var sum = vec4f();'}
     if (k < P.rank) {
       for (var row = k; row < P.partials_rows; row += P.rank) { d += partials4(row, n); }
+      ${kept === null ? '' : 'if (!has_gradient(0u)) { d = vec4f(); }'}
       ${deferred === null ? '' : 'deferred_put4(k, n, d);'}
       ${db === null ? '' : 'for (var e = 0u; e < P.experts; e++) { db_put4(e * P.rank + k, n, w[e] * d); }'}
     }
@@ -72,7 +83,11 @@ fn fold(id: u32, tid: u32) {
         ? ''
         : `for (var e = 0u; e < P.experts; e++) {
       var product = 0.0;
-      if (k < P.rank) { product = dot(b4(e * P.rank + k, n), d); }
+      if (k < P.rank) {
+        let b = b4(e * P.rank + k, n);
+        product = dot(b, d);
+        ${c === null ? '' : 'sum = fma(vec4f(w[e]), b, sum);'}
+      }
       products[tid] = product;
       workgroupBarrier();
       if (tid < 16u) {
@@ -87,13 +102,14 @@ fn fold(id: u32, tid: u32) {
       workgroupBarrier();
     }`
     }
+    ${c === null ? '' : 'if (k < P.rank) { c_put4(k, n, sum); }'}
   }
   ${dWeights === null ? '' : 'if (tid < P.experts) { d_weights_put1(id, tid, fold_sums[tid]); }'}
 }`,
     loads:
       bytesOf(partials) +
       (db?.accumulate ? bytesOf(db) : 0) +
-      (dWeights !== null && b !== null ? bytesOf(b) : 0) +
+      (dWeights === null ? 0 : bytesOf(b)) +
       workgroups * (prepare?.loads ?? 0),
   }
 }

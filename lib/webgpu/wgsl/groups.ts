@@ -16,11 +16,11 @@ fn read_range(g: u32, tid: u32) -> vec2u {
 }`
 
 /**
- * sums[c] = the sum over the lanes of their `value` for column c. The 256 threads are lanes of P.lane_width columns:
+ * sums[c] = the sum over the lanes of their `value` for column c. The threads are lanes of P.lane_width columns:
  * thread tid is lane tid / lane_width of column tid % lane_width. Begins and ends with a barrier.
  */
 export const sumLanes = `
-var<workgroup> lanes: array<f32, 256>;
+var<workgroup> lanes: array<f32, THREADS>;
 var<workgroup> sums: array<f32, 128>;
 fn sum_lanes(tid: u32, value: f32) {
   workgroupBarrier();
@@ -28,7 +28,7 @@ fn sum_lanes(tid: u32, value: f32) {
   workgroupBarrier();
   if (tid < P.lane_width) {
     var sum = 0.0;
-    for (var i = tid; i < 256u; i += P.lane_width) { sum += lanes[i]; }
+    for (var i = tid; i < THREADS; i += P.lane_width) { sum += lanes[i]; }
     sums[tid] = sum;
   }
   workgroupBarrier();

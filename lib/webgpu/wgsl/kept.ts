@@ -9,14 +9,14 @@ export const countKept = (mask: Operand | null, kept: Operand): Part => ({
   workgroups: 1,
   operands: { kept, ...(mask !== null && { mask }) },
   wgsl: `
-var<workgroup> counts: array<u32, 256>;
+var<workgroup> counts: array<u32, THREADS>;
 fn count_kept(id: u32, tid: u32) {
   var count = 0u;
-  for (var t = tid; t < P.tokens; t += 256u) { ${mask === null ? 'count++;' : 'if (mask1(0u, t) != 0.0) { count++; }'} }
+  for (var t = tid; t < P.tokens; t += THREADS) { ${mask === null ? 'count++;' : 'if (mask1(0u, t) != 0.0) { count++; }'} }
   counts[tid] = count;
   workgroupBarrier();
   if (tid == 0u) {
-    for (var i = 1u; i < 256u; i++) { count += counts[i]; }
+    for (var i = 1u; i < THREADS; i++) { count += counts[i]; }
     kept_put1(0u, 0u, f32(count));
   }
 }`,

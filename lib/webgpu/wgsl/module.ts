@@ -1,10 +1,10 @@
 /** The shader of a pass, the ranges of buffers that it binds, and the content of its uniform parameters. */
 import { fail } from '../../base/errors.js'
-import { bytesOf, bytesPer, type Operand, type Pass } from '../pass.js'
+import { bytesOf, bytesPer, type Operand, type Pass, type Plan } from '../pass.js'
 import { accessors, conversionOf, needsAtomics } from './accessors.js'
 
-/** Threads of every workgroup: the number that every device supports. */
-export const THREADS = 256
+/** The least number of threads of a workgroup: one that every device supports. */
+const LEAST_THREADS = 256
 
 /** Workgroups in x of a larger grid: the number that every device supports. */
 const MOST_WORKGROUPS = 65535
@@ -68,9 +68,11 @@ export function moduleOf(pass: Pass, common: Common, limits: GPUSupportedLimits)
     ...pass.parts.flatMap(({ helpers = [] }) => helpers),
   ])
   const tileLength = Math.max(0, ...pass.parts.map((part) => part.tileLength ?? 0))
+  const threads = Math.max(LEAST_THREADS, ...pass.parts.map((part) => part.threads ?? 0))
   const code = [
     `struct Params { ${names.map((name, i) => `${name}: ${types[i]}`).join(', ')} }`,
     '@group(0) @binding(0) var<uniform> P: Params;',
+    `const THREADS = ${threads}u;`,
     ...groups.map(
       ({ binding, isAtomic }, i) =>
         `@group(0) @binding(${i + 1}) var<storage, ${binding.isWritten ? 'read_write' : 'read'}> ` +
@@ -95,7 +97,7 @@ function entryPoint({ parts }: Pass): string {
   if (id < P.${name}_workgroups) { ${name}(id, tid); return; }
   id -= P.${name}_workgroups;`,
   )
-  return `@compute @workgroup_size(${THREADS})
+  return `@compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) grid: vec3u, @builtin(local_invocation_index) tid: u32) {
   var id = group.x + group.y * grid.x;${calls.join('')}
 }`
@@ -116,6 +118,31 @@ function mergedOperands(pass: Pass): Map<string, Operand> {
       if (operands.get(name)?.isWritten !== true) operands.set(name, operand)
     }
   return operands
+}
+
+/** What a plan exceeds a limit with. */
+export interface Excess {
+  readonly argument: string
+  readonly text: string
+}
+
+/** What of a plan does not fit into the limits of a device; null if all does. */
+export function excessOf({ passes, workspaceBytes }: Plan, limits: GPUSupportedLimits): Excess | null {
+  const { maxBufferSize, maxStorageBufferBindingSize } = limits
+  if (workspaceBytes > maxBufferSize) {
+    const text = `the call requires ${workspaceBytes} bytes, and the device allows buffers of ${maxBufferSize} (maxBufferSize)`
+    return { argument: 'workspace', text }
+  }
+  for (const pass of passes)
+    for (const { binding, members } of groupByBuffer(mergedOperands(pass), limits)) {
+      if (binding.size <= maxStorageBufferBindingSize) continue
+      const names = members.map(([name]) => name).join(', ')
+      const text =
+        `one pass binds ${binding.size} bytes of a buffer for ${names}, and the device allows ` +
+        `${maxStorageBufferBindingSize} (maxStorageBufferBindingSize)`
+      return { argument: binding.buffer === null ? 'workspace' : names, text }
+    }
+  return null
 }
 
 interface Group {
@@ -144,16 +171,6 @@ function groupByBuffer(operands: ReadonlyMap<string, Operand>, limits: GPUSuppor
     const offset = Math.floor(first / alignment) * alignment
     const end = Math.max(4, ...members.map(([, operand]) => endOf(operand)))
     const size = Math.ceil((end - offset) / 4) * 4
-    if (size > limits.maxStorageBufferBindingSize) {
-      const name = members.map(([name]) => name).join(', ')
-      fail(
-        'ERR_LILY_ARGUMENT',
-        buffer === null ? 'workspace' : name,
-        `one pass binds ${size} bytes of a buffer for ${name}, and the device allows ` +
-          `${limits.maxStorageBufferBindingSize} (maxStorageBufferBindingSize); request a device with a larger limit, ` +
-          'or pass fewer tokens per call',
-      )
-    }
     if (buffer !== null && offset + size > buffer.size) {
       const [name] = members.reduce((last, member) => (endOf(member[1]) > endOf(last[1]) ? member : last))
       fail(

@@ -8,7 +8,7 @@
  */
 import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
 import { readRange } from './groups.js'
-import { product, type Tile, tileLength, type View } from './product.js'
+import { product, type Tile, type View, workgroupOf } from './product.js'
 
 export interface Outer {
   readonly name: string
@@ -62,7 +62,7 @@ fn ${name}(id: u32, tid: u32) {
   let n0 = id % P.${name}_tiles / P.${name}_row_tiles * ${tile.blockN}u;
   ${name}_product(m0, n0, range.x, range.y, tid);
 }`,
-    tileLength: tileLength(tile),
+    ...workgroupOf(tile),
     loads: columnTiles * o.lhsBytes + rowTiles * o.rhsBytes + (out[1].accumulate ? bytesOf(out[1]) : 0),
   }
 }

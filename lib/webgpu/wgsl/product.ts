@@ -4,14 +4,13 @@
  *     out[m, n] = sum_k lhs[m, k] rhs[k, n],  k from first to last
  *
  * Each workgroup owns BLOCK_M x BLOCK_N of out and loads both operands in tiles of BLOCK_K into workgroup memory, as vec4f
- * along m and along n. Each thread owns THREAD_M x THREAD_N sums in registers, as vec4f along n. Quads of rows and columns
+ * along m and along n. Each of the first threads owns THREAD_M x THREAD_N sums in registers, as vec4f along n; all threads load. Quads of rows and columns
  * of one thread are spread over the tile, so that neighbouring threads store neighbouring columns. The loops over k and over
  * the sums are not unrolled in the text, which would multiply the time that a software adapter takes to compile it.
  *
  * With `segment` the sums of every `segment` elements of k are added separately and then in order. A workgroup for each
  * segment, whose results a later pass adds in order, gives the same bits, so they do not depend on how the work is split.
- */
-import { THREADS } from './module.js'
+ */ import type { Part } from '../pass.js'
 
 export interface Tile {
   readonly blockM: number
@@ -48,7 +47,20 @@ interface Product {
 /** Quads from the start of one k to the next in workgroup memory; one more than necessary, against bank conflicts. */
 const pitchOf = (block: number) => block / 4 + 1
 
-export const tileLength = ({ blockM, blockN, blockK }: Tile): number => (pitchOf(blockM) + pitchOf(blockN)) * blockK
+const tileLength = ({ blockM, blockN, blockK }: Tile): number => (pitchOf(blockM) + pitchOf(blockN)) * blockK
+
+/** Workgroup memory of a tile. */
+export const tileBytes = (tile: Tile): number => tileLength(tile) * 16
+
+/** Threads that have sums. */
+export const tileThreads = ({ blockM, blockN, threadM, threadN }: Tile): number =>
+  (blockM / threadM) * (blockN / threadN)
+
+/** What a pass with a product of this tile requires of its workgroups. */
+export const workgroupOf = (tile: Tile): Pick<Part, 'tileLength' | 'threads'> => ({
+  tileLength: tileLength(tile),
+  threads: tileThreads(tile),
+})
 
 /** Defines `fn NAME_product(m0, n0, first, last, tid)`; first and last must be uniform. */
 export function product({ name, tile, lhs, rhs, segment, store }: Product): string {
@@ -62,7 +74,7 @@ export function product({ name, tile, lhs, rhs, segment, store }: Product): stri
   const rows = quadsM.flatMap((i) => [0, 1, 2, 3].map((c) => ({ i, c })))
   const sums = rows.flatMap(({ i, c }) => quadsN.map((j) => ({ i, c, j, sum: `a${i * 4 + c}_${j}` })))
   const fill = (view: View, side: string, block: number, start: number, pitch: number, origin: string) => `
-    for (var i = tid; i < ${(block / 4) * blockK}u; i += ${THREADS}u) {
+    for (var i = tid; i < ${(block / 4) * blockK}u; i += THREADS) {
       let q = ${view.along === 'k' ? `i / ${blockK}u` : `i % ${block / 4}u`};
       let s = ${view.along === 'k' ? `i % ${blockK}u` : `i / ${block / 4}u`};
       tile[${start}u + s * ${pitch}u + q] = ${name}_${side}(${origin} + 4u * q, k0 + s);

@@ -7,7 +7,7 @@
  * them over its kept tokens, and the number of these: [workgroups, E + 1], added by a later pass in order. Logits come from
  * h as it is stored, so 16-bit h is rounded.
  *
- * One pass: x A^T once; h written once and then read for each expert, R once for each token, both from cache.
+ * One pass: x A^T once; h written once and then read for each two experts, R once for each token, both from cache.
  */
 import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
 import { keeps } from './groups.js'
@@ -16,7 +16,7 @@ import type { Finish } from './shrink.js'
 /** Tokens of a workgroup, and of a step of the router. */
 export const ROUTE_TOKENS = 16
 
-/** Threads that share the sum of one logit. */
+/** Threads that share the sums of the logits of two experts. */
 const LANES = 16
 
 export interface Router {
@@ -33,30 +33,34 @@ export interface Router {
 
 const routeTokens = ({ mask, values, pooled, hasSoftmax }: Router) => `
 var<workgroup> logits: array<f32, ${ROUTE_TOKENS * 64}>;
-var<workgroup> dots: array<f32, 256>;
+var<workgroup> dots: array<vec2f, 256>;
 fn route_tokens(id: u32, first: u32, last: u32, tid: u32) {
   var pool = 0.0;
   for (var t0 = first; t0 < last; t0 += ${ROUTE_TOKENS}u) {
     let count = min(${ROUTE_TOKENS}u, last - t0);
-    let pairs = count * P.experts;
-    for (var base = 0u; base < pairs; base += ${256 / LANES}u) {
-      let pair = base + tid / ${LANES}u;
-      var dot = 0.0;
-      if (pair < pairs) {
+    let values = count * P.experts;
+    let twos = (P.experts + 1u) / 2u;
+    for (var base = 0u; base < count * twos; base += ${256 / LANES}u) {
+      let two = base + tid / ${LANES}u;
+      let t = two / twos;
+      let e = two % twos * 2u;
+      var dot = vec2f();
+      if (t < count) {
         for (var k = tid % ${LANES}u; k < P.rank; k += ${LANES}u) {
-          dot = fma(hidden1(t0 + pair / P.experts, k), router1(pair % P.experts, k), dot);
+          dot = fma(vec2f(hidden1(t0 + t, k)), vec2f(router1(e, k), router1(e + 1u, k)), dot);
         }
       }
       dots[tid] = dot;
       workgroupBarrier();
-      if (tid % ${LANES}u == 0u && pair < pairs) {
+      if (tid % ${LANES}u == 0u && t < count) {
         for (var i = 1u; i < ${LANES}u; i++) { dot += dots[tid + i]; }
-        logits[pair] = dot;
+        logits[t * P.experts + e] = dot.x;
+        if (e + 1u < P.experts) { logits[t * P.experts + e + 1u] = dot.y; }
       }
       workgroupBarrier();
     }
     ${hasSoftmax ? 'if (tid < count) { softmax(tid * P.experts); }\n    workgroupBarrier();' : ''}
-    ${values === null ? '' : 'for (var i = tid; i < pairs; i += 256u) { values_put1(t0 + i / P.experts, i % P.experts, logits[i]); }'}
+    ${values === null ? '' : 'for (var i = tid; i < values; i += 256u) { values_put1(t0 + i / P.experts, i % P.experts, logits[i]); }'}
     ${
       pooled === null
         ? ''
@@ -96,7 +100,9 @@ const operandsOf = ({ router, hidden, mask, values, pooled }: Router): Record<st
 })
 
 function loadsOf({ router, hidden, mask }: Router): number {
-  return router.rows * bytesOf(hidden) + hidden.rows * bytesOf(router) + (mask === null ? 0 : hidden.rows * 4)
+  return (
+    ceilDiv(router.rows, 2) * bytesOf(hidden) + hidden.rows * bytesOf(router) + (mask === null ? 0 : hidden.rows * 4)
+  )
 }
 
 const helpersOf = (r: Router) => [...(r.hasSoftmax ? [softmax] : []), routeTokens(r)]

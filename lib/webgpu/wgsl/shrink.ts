@@ -8,7 +8,7 @@
  * what needs complete rows. All add segment by segment and give the same bits.
  */
 import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
-import { product, rowsAreOuter, type Tile, tileLength, type View } from './product.js'
+import { product, rowsAreOuter, type Tile, type View, workgroupOf } from './product.js'
 
 /** Elements of the long dimension in a segment. */
 export const SEGMENT = 256
@@ -56,7 +56,7 @@ fn ${name}(id: u32, tid: u32) {
       : `${name}_product(m0, n0, 0u, P.${name}_depth, tid);`
   }
 }`,
-    tileLength: tileLength(tile),
+    ...workgroupOf(tile),
     loads: columnTiles * bytesOf(lhs[1]) + rowTiles * bytesOf(rhs[1]),
   }
 }
@@ -90,7 +90,7 @@ fn ${name}(id: u32, tid: u32) {
   }
   ${finish?.statements ?? ''}
 }`,
-    tileLength: tileLength(tile),
+    ...workgroupOf(tile),
     loads: columnTiles * bytesOf(lhs[1]) + rowTiles * bytesOf(rhs[1]) + (finish?.loads ?? 0),
   }
 }

@@ -35,7 +35,7 @@ const pooled = `
 fn prepare_weights(tid: u32) {
   let e = tid % P.lane_width;
   var sum = 0.0;
-  for (var i = tid / P.lane_width; i < P.pooled_rows; i += 256u / P.lane_width) { sum += pooled1(i, e); }
+  for (var i = tid / P.lane_width; i < P.pooled_rows; i += THREADS / P.lane_width) { sum += pooled1(i, e); }
   sum_lanes(tid, sum);
   finish_weights(tid);
 }`
