@@ -784,6 +784,11 @@ const files: Record<string, Record<string, Row>> = {
     folder: { ...writes, call: (path) => model().savePretrained(path) },
     options: { argument: /options/, valid: EMPTY, call: (options) => model().savePretrained(target(), options) },
     format: { argument: /format/, ...optional, call: (format) => model().savePretrained(target(), { format }) },
+    replaceOtherMethod: {
+      ...flag,
+      argument: /replaceOtherMethod/,
+      call: (replaceOtherMethod) => model().savePretrained(target(), { replaceOtherMethod }),
+    },
     modulesToSave: {
       argument: /modulesToSave/,
       valid: EMPTY,
@@ -820,6 +825,11 @@ const files: Record<string, Record<string, Row>> = {
     folder: { ...writes, call: (path) => lora().savePretrained(path) },
     options: { argument: /options/, valid: EMPTY, call: (options) => lora().savePretrained(loraTarget(), options) },
     format: { argument: /format/, ...optional, call: (format) => lora().savePretrained(loraTarget(), { format }) },
+    replaceOtherMethod: {
+      ...flag,
+      argument: /replaceOtherMethod/,
+      call: (replaceOtherMethod) => lora().savePretrained(loraTarget(), { replaceOtherMethod }),
+    },
   },
   'LoraModel.pretrainedFiles': {
     options: { argument: /options/, valid: EMPTY, call: (options) => lora().pretrainedFiles(options) },

@@ -21,7 +21,7 @@ import {
   type Started,
   tensorflowJs,
 } from '../bench/peers/peers.js'
-import { evenlySpaced, type Missing, type PeerMethod } from '../bench/peers/protocol.js'
+import { type Adapter, adapters, evenlySpaced, layers, type Missing, type PeerMethod } from '../bench/peers/protocol.js'
 import { peersMarkdown, type PeersReport } from '../bench/peers/report.js'
 import { passes } from '../bench/methods/methods.js'
 import type { Case } from '../bench/workload/cases.js'
@@ -92,8 +92,8 @@ describe('with fake peers', () => {
         pass,
         adapter: 'lily',
         results: [
-          { contender: OURS, median: 2, ratioToOurs: 1, samples: 2 },
-          { contender: 'other', median: 5, ratioToOurs: 2.5, samples: 2 },
+          { contender: OURS, median: 2, ratioToOurs: 1, ratioToLayer: null, samples: 2 },
+          { contender: 'other', median: 5, ratioToOurs: 2.5, ratioToLayer: null, samples: 2 },
         ],
       })),
     )
@@ -109,6 +109,47 @@ describe('with fake peers', () => {
       )
     }
     expect(log.slice(-2)).toEqual(['ours close', 'other close'])
+  })
+
+  test('the time with an adapter is compared with the frozen layer of the same contender', async () => {
+    const log = newLog()
+    // By contender and adapter: seconds per call.
+    const seconds = {
+      [OURS]: { layer: 4, 'lily-layer': 5 },
+      other: { layer: 10, 'lily-layer': 20 },
+      bare: { 'lily-layer': 9 },
+    }
+    const started = await Promise.all(
+      Object.entries(seconds).flatMap(([name, times]) =>
+        Object.entries(times).map(async ([adapter, time]) => {
+          const env = { NAME: name, LOG: log, OUTPUTS: '{"y":[1]}', SECONDS: String(time) }
+          const { peer } = await PeerProcess.start(commandOf(env))
+          return { peer, contender: peerContender(name, peer, { ...method, adapter: adapter as Adapter }) }
+        }),
+      ),
+    )
+    const missing: Missing[] = []
+    const contenders = started.map(({ contender }) => contender)
+    const rows = await measureCase(contenders, benchCase, limits, missing)
+    for (const { peer } of started) peer.stop()
+    expect(missing).toEqual([])
+    expect(rows.map(({ adapter, pass }) => [adapter, pass])).toEqual(
+      passes.flatMap((pass) => ['layer', 'lily-layer'].map((adapter) => [adapter, pass])),
+    )
+    for (const { adapter, results } of rows) {
+      const ratios = results.map(({ contender, ratioToOurs, ratioToLayer }) => [contender, ratioToOurs, ratioToLayer])
+      if (adapter === 'layer')
+        expect(ratios).toEqual([
+          [OURS, 1, null],
+          ['other', 2.5, null],
+        ])
+      else
+        expect(ratios).toEqual([
+          [OURS, 1, 1.25],
+          ['other', 4, 2],
+          ['bare', 1.8, null],
+        ])
+    }
   })
 
   test.each([
@@ -221,8 +262,10 @@ test('the Markdown names the instruction set in every row, the command and what 
       adapter: 'lily',
       pass,
       results: [
-        { contender: OURS, ...timing, ratioToOurs: 1 },
-        ...(pass === 'forward' ? [{ contender: 'Slow', ...timing, median: 0.0251, ratioToOurs: 25.1 }] : []),
+        { contender: OURS, ...timing, ratioToOurs: 1, ratioToLayer: null },
+        ...(pass === 'forward'
+          ? [{ contender: 'Slow', ...timing, median: 0.0251, ratioToOurs: 25.1, ratioToLayer: null }]
+          : []),
       ],
     })),
   }
@@ -233,6 +276,29 @@ test('the Markdown names the instruction set in every row, the command and what 
   expect(text).toContain('| 3, 8, 2, 2 | forward + backward | avx2 | 1.000 | - |')
   expect(text).toContain('- Fast: not here; to install it: get fast')
   expect(text).toContain('Interrupted')
+  expect(text).not.toContain('frozen layer')
+
+  const [row] = report.rows
+  const [ours, slow] = row.results
+  const withLayer = peersMarkdown({
+    ...report,
+    rows: [
+      { ...row, adapter: 'layer' },
+      {
+        ...row,
+        adapter: 'lora-layer',
+        results: [
+          { ...ours, ratioToLayer: 1.104 },
+          { ...slow, ratioToLayer: null },
+        ],
+      },
+    ],
+  })
+  expect(withLayer).toContain('### The frozen layer alone, float32')
+  expect(withLayer).toContain('### The frozen layer with LoRA, float32')
+  expect(withLayer.split('### What LoRA adds to the frozen layer, float32')[1]).toContain(
+    '| 3, 8, 2, 2 | forward | avx2 | 10 % | - |',
+  )
 })
 
 // Ragged sizes; one token, for which a vector is one row; ranks below and above the tiles of a library.
@@ -258,7 +324,10 @@ describe.each([pytorch, onnxRuntime, tensorflowJs])('$name', (peer) => {
   test.for(dtypeNames)('the outputs of every method agree with this package: %s', async (dtype, context) => {
     if (why !== null) return context.skip(why)
     const { contenders, missing } = started
-    expect(contenders.length, JSON.stringify(missing)).toBeGreaterThan(0)
+    expect([...new Set(contenders.map(({ adapter }) => adapter))], JSON.stringify(missing)).toEqual([
+      ...adapters,
+      ...layers,
+    ])
     const measured = contenders.filter((contender) => contender.measures({ ...benchCase, dtype }, 'forward'))
     if (measured.length === 0) return context.skip(`${peer.name} is measured in other data types`)
     for (const shape of shapes)
@@ -276,8 +345,11 @@ describe.each([pytorch, onnxRuntime, tensorflowJs])('$name', (peer) => {
   })
 })
 
-test('the program measures what is there and writes JSON and Markdown', () => {
-  const base = join(folder, 'peers')
+test.each([
+  ['the adapters', [], adapters],
+  ['the frozen layer, alone and with each adapter', ['--layer'], layers],
+] as const)('the program measures %s and writes JSON and Markdown', (_, more, measured) => {
+  const base = join(folder, `peers${more.length}`)
   const args = [
     '--quick',
     '--no-compile',
@@ -291,6 +363,7 @@ test('the program measures what is there and writes JSON and Markdown', () => {
     '3,8,2,2',
     '--output',
     base,
+    ...more,
   ]
   const main = fileURLToPath(new URL('../bench/peers/main.ts', import.meta.url))
   const { status, stdout, stderr } = spawnSync(process.execPath, ['--import', 'tsx', main, ...args], {
@@ -300,11 +373,17 @@ test('the program measures what is there and writes JSON and Markdown', () => {
   expect(status, stderr).toBe(0)
   const report = JSON.parse(readFileSync(`${base}.json`, 'utf8')) as PeersReport
   expect(report).toMatchObject({ complete: true, machine: { threads: 1 } })
-  // Two adapters, two passes.
-  expect(report.rows).toHaveLength(4)
-  for (const { results } of report.rows) {
+  expect(report.rows.map(({ pass, adapter }) => [pass, adapter])).toEqual(
+    passes.flatMap((pass) => measured.map((adapter) => [pass, adapter])),
+  )
+  for (const { adapter, results } of report.rows) {
     expect(results[0]).toMatchObject({ contender: OURS, ratioToOurs: 1 })
-    for (const { median, ratioToOurs } of results) expect(Math.min(median, ratioToOurs)).toBeGreaterThan(0)
+    const hasLayer = adapter.endsWith('-layer')
+    for (const { median, ratioToOurs, ratioToLayer } of results) {
+      expect(Math.min(median, ratioToOurs)).toBeGreaterThan(0)
+      if (hasLayer) expect(ratioToLayer).toBeGreaterThan(0)
+      else expect(ratioToLayer).toBeNull()
+    }
   }
   expect(readFileSync(`${base}.md`, 'utf8')).toBe(peersMarkdown(report))
   expect(stdout).toContain(peersMarkdown(report).trim())

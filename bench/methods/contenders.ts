@@ -4,12 +4,12 @@ import type { BenchBackend, Case } from '../workload/cases.js'
 import { dtypes } from '../workload/dtypes.js'
 import {
   type Activations,
-  filled,
   type LilyParameters,
   type LoraParameters,
   makeActivations,
   makeLilyParameters,
   makeLoraParameters,
+  makeWeight,
   type Place,
 } from '../workload/operands.js'
 import { composedLily } from './composed/lily.js'
@@ -34,8 +34,7 @@ function bindMethod(method: Method, benchCase: Case, equalRank: number, resource
   const types = dtypes[benchCase.dtype]
   const lily = (): LilyParameters => makeLilyParameters(shape, types.parameters, place)
   const lora = (rank: number): LoraParameters => makeLoraParameters(shape.d, rank, types.parameters, place)
-  // A frozen weight has the type of the activations, as in a model that is loaded in 16 bits.
-  const weight = () => packLinear(place(filled([shape.d, shape.d], shape.d ** -0.5, types.activations)))
+  const weight = () => packLinear(makeWeight(shape, types, place))
   if (tensorFlow !== null && method.endsWith('-composed')) {
     const onHost: Place = (tensor) => tensor
     const parameters =

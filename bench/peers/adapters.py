@@ -1,8 +1,9 @@
-"""The adapters and their operands in PyTorch, without the base layer.
+"""The adapters and their operands in PyTorch, without the base layer or with it.
 
 `lily` and `lora` use the formulas and casts of Hugging Face PEFT (src/peft/tuners/lily/layer.py and lora/layer.py): x is
-cast to the type of the adapter, and the output of the adapter to the type of y. `peft_lily` is PEFT's own layer, around a
-base layer that returns y. `products` runs only the shrink and expand products (cuBLAS on CUDA) into preallocated memory,
+cast to the type of the adapter, and the output of the adapter to the type of y. `frozen_layer` is the base layer, a linear
+layer whose weight has no gradient, and `lily_layer` and `lora_layer` are that layer with an adapter. `peft_lily` is PEFT's
+own layer, around a base layer that returns y, or around a frozen linear layer. `products` runs only the shrink and expand products (cuBLAS on CUDA) into preallocated memory,
 without a router and with a combined b computed beforehand.
 
 All methods overwrite the gradients of the parameters, whereas lily-kernels accumulates them. `products` accumulates y and
@@ -37,8 +38,22 @@ def lora(x, y, a, b):
     return y + (torch.nn.functional.linear(hidden, b) * SCALING).to(y.dtype)
 
 
-def peft_lily(shape, parameters):
-    """PEFT's own layer as a function of x and y. Its parameters share the memory of `parameters`."""
+def frozen_layer(x, weight):
+    """Returns the output of the base layer for weight [d, d]."""
+    return torch.nn.functional.linear(x, weight)
+
+
+def lily_layer(x, weight, a, router, b):
+    return lily(x, frozen_layer(x, weight), a, router, b)
+
+
+def lora_layer(x, weight, a, b):
+    return lora(x, frozen_layer(x, weight), a, b)
+
+
+def peft_lily(shape, parameters, weight=None):
+    """PEFT's own layer as a function of x and y; with a weight, around a frozen linear layer, as a function of x. Its
+    parameters share the memory of `parameters`."""
     from peft import LilyConfig, get_peft_model
 
     class GivenOutput(torch.nn.Module):
@@ -55,13 +70,17 @@ def peft_lily(shape, parameters):
     _, d, rank, experts = shape
     config = LilyConfig(r=rank, num_B=experts, stride_A=1, scaling=SCALING, target_modules=["proj"])
     layer = get_peft_model(OneLayer(d), config).base_model.model.proj
-    layer.base_layer = base = GivenOutput()
+    if weight is None:
+        layer.base_layer = base = GivenOutput()
+    else:
+        layer.base_layer.weight = torch.nn.Parameter(weight, requires_grad=False)
     a, router, b = parameters
     for module, values in ((layer.lily_A, a), (layer.lily_router, router), (layer.lily_B, b.view(-1, d))):
         module["default"].weight = torch.nn.Parameter(values.detach())
 
     def function(x, y, *_):
-        base.y = y
+        if weight is None:
+            base.y = y
         return layer(x[None])[0]
 
     return function, [module["default"].weight for module in (layer.lily_A, layer.lily_router, layer.lily_B)]
@@ -71,9 +90,11 @@ def parameters_of(method, shape):
     """Shapes and scales of the parameters, those of bench/workload/operands.ts."""
     _, d, rank, experts = shape
     a = ((rank, d), d**-0.5)
-    if method == "lily":
+    if method == "layer":
+        return []
+    if method in ("lily", "lily-layer"):
         return [a, ((experts, rank), rank**-0.5), ((experts, rank, d), 0.02)]
-    return [a, ((d, rank) if method == "lora" else (rank, d), 0.02)]
+    return [a, ((d, rank) if method in ("lora", "lora-layer") else (rank, d), 0.02)]
 
 
 PATTERN_SIZE = 65521
@@ -101,11 +122,14 @@ def filled(shape, scale, dtype, device):
 
 
 def make_set(method, shape, dtype, device):
-    """x, y, dy and the parameters of one adapted layer."""
+    """x, y, dy and the parameters of one adapted layer; the weight of the frozen layer in place of y if there is one."""
     tokens, d, _, _ = shape
     activations, adapter = DTYPES[dtype]
     x, dy = (filled((tokens, d), scale, activations, device) for scale in (1, 0.1))
-    y = torch.zeros((tokens, d), dtype=activations, device=device)
+    if method.endswith("layer"):
+        y = filled((d, d), d**-0.5, activations, device)
+    else:
+        y = torch.zeros((tokens, d), dtype=activations, device=device)
     parameters = [filled(*each, adapter, device) for each in parameters_of(method, shape)]
     if method != "products":
         for tensor in (x, *parameters):
@@ -115,7 +139,9 @@ def make_set(method, shape, dtype, device):
 
 def function_of(method, compiled):
     """Call torch.compiler.reset() before another shape: after eight, the compiler stops compiling."""
-    function = {"lily": lily, "lora": lora}[method]
+    functions = {"lily": lily, "lora": lora}
+    functions.update({"layer": frozen_layer, "lily-layer": lily_layer, "lora-layer": lora_layer})
+    function = functions[method]
     return torch.compile(function, dynamic=False) if compiled else function
 
 

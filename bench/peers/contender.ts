@@ -2,11 +2,12 @@
 import { setTimeout } from 'node:timers/promises'
 import { hostClock, type Sampler } from '../harness/sampling.js'
 import { fusedLily, fusedLora } from '../methods/fused.js'
+import { frozenLayer, lilyLayer, loraLayer } from '../methods/layer.js'
 import type { Calls, Pass } from '../methods/methods.js'
 import { dtypes, decode, type Float } from '../workload/dtypes.js'
-import { makeActivations, makeLilyParameters, makeLoraParameters } from '../workload/operands.js'
+import { makeActivations, makeLilyParameters, makeLoraParameters, makeWeight } from '../workload/operands.js'
 import type { Case } from '../workload/cases.js'
-import type { Tensor } from '../../lib/index.js'
+import { packLinear, type Tensor } from '../../lib/index.js'
 import type { PeerProcess } from './peer-process.js'
 import { type Adapter, evenlySpaced, type Outputs, type PeerMethod } from './protocol.js'
 
@@ -45,17 +46,19 @@ function bind(adapter: Adapter, { shape, dtype, routing }: Case): { calls: Calls
   const place = (tensor: Tensor): Tensor => tensor
   const activations = makeActivations(shape, types, place)
   const { y, dx } = activations
-  if (adapter === 'lora') {
+  const weight = () => packLinear(makeWeight(shape, types, place))
+  if (adapter === 'layer') return { calls: frozenLayer(weight())(activations), outputs: { y, dx } }
+  if (adapter === 'lora' || adapter === 'lora-layer') {
     const parameters = makeLoraParameters(shape.d, shape.rank, types.parameters, place)
     const { da, db } = parameters
-    return { calls: fusedLora(parameters)(activations), outputs: { y, dx, da, db } }
+    const bound = adapter === 'lora' ? fusedLora(parameters) : loraLayer(parameters, weight())
+    return { calls: bound(activations), outputs: { y, dx, da, db } }
   }
+  const benchCase = { shape, dtype, routing }
   const parameters = makeLilyParameters(shape, types.parameters, place)
   const { da, dRouter, db } = parameters
-  return {
-    calls: fusedLily({ shape, dtype, routing }, parameters)(activations),
-    outputs: { y, dx, da, dRouter, db },
-  }
+  const bound = adapter === 'lily' ? fusedLily(benchCase, parameters) : lilyLayer(benchCase, parameters, weight())
+  return { calls: bound(activations), outputs: { y, dx, da, dRouter, db } }
 }
 
 /** The fused calls of this package, on the cpu backend. */
@@ -73,7 +76,7 @@ export function ourContender(adapter: Adapter): Contender {
       return Promise.resolve()
     },
     outputs: () => {
-      // All outputs are accumulated: only the first call with new operands leaves the result of one call.
+      // Outputs are accumulated: only the first call with new operands leaves the result of one call.
       const { calls, outputs } = bind(adapter, opened().benchCase)
       calls['forward+backward']()
       const values = Object.entries(outputs).map(([name, { data, dtype }]) => {

@@ -11,7 +11,7 @@ import { parseShape, shapes, shapeText } from '../workload/shapes.js'
 import { ourContender } from './contender.js'
 import { measureCase, type PeerRow } from './measure.js'
 import { peers, pytorchSettings, startPeers } from './peers.js'
-import { adapters } from './protocol.js'
+import { type Adapter, adapters, layers } from './protocol.js'
 import { peersMarkdown, type PeersReport } from './report.js'
 
 const usage = `npm run bench:peers -- [options]
@@ -19,9 +19,11 @@ const usage = `npm run bench:peers -- [options]
   --dtype NAME      ${dtypeNames.join(', ')}; repeatable (default: float32, bfloat16)
   --threads COUNT   number of threads of every contender (default: that of the cpu backend)
   --seconds TIME    time budget of the measurements, without compiling (default: 600, with --quick 10)
+  --layer           measure the frozen linear layer alone and with each adapter, instead of the adapters
   --quick           measure two shapes, in fewer rounds, and write no files
   --no-compile      leave torch.compile out
-  --output BASE     write BASE.json and BASE.md (default: bench/results/peers-PROCESSOR-SET-N-threads)
+  --output BASE     write BASE.json and BASE.md (default: bench/results/peers-PROCESSOR-SET-N-threads, or
+                    ...-threads-layer)
   --help            show this help`
 
 const repeatable = { type: 'string', multiple: true } as const
@@ -31,6 +33,7 @@ const { values: options } = parseArgs({
     dtype: repeatable,
     threads: { type: 'string' },
     seconds: { type: 'string' },
+    layer: { type: 'boolean', default: false },
     quick: { type: 'boolean', default: false },
     'no-compile': { type: 'boolean', default: false },
     output: { type: 'string' },
@@ -59,7 +62,8 @@ const { devices, reason } = backends().find(({ name }) => name === 'cpu')!
 if (devices.length === 0) throw new Error(`the cpu backend is not available: ${reason ?? 'unknown'}`)
 const [{ name: device, simd = 'unknown', threads = 1 }] = devices
 const slug = device.toLowerCase().replaceAll(/[^a-z0-9]+/g, '-')
-const base = options.output ?? (options.quick ? null : `bench/results/peers-${slug}-${simd}-${threads}-threads`)
+const file = `peers-${slug}-${simd}-${threads}-threads${options.layer ? '-layer' : ''}`
+const base = options.output ?? (options.quick ? null : `bench/results/${file}`)
 // Report a missing folder now, not after minutes of measurement.
 if (base !== null && !existsSync(dirname(resolve(root, base)))) throw new Error(`the folder of ${base} does not exist`)
 
@@ -76,7 +80,11 @@ for (const { name, reason, install } of missing) {
 }
 const rows: PeerRow[] = []
 try {
-  const contenders = [...adapters.map(ourContender), ...started.contenders]
+  const measured: readonly Adapter[] = options.layer ? layers : adapters
+  const contenders = [
+    ...measured.map(ourContender),
+    ...started.contenders.filter(({ adapter }) => measured.includes(adapter)),
+  ]
   const cases = selectedTypes.flatMap((dtype) =>
     selectedShapes.map((shape) => ({ shape, dtype, routing: 'batch' }) as const),
   )

@@ -18,6 +18,8 @@ export interface PeerResult extends Timing {
   readonly contender: string
   /** Median of the ratios of the contender's time to that of this package, in samples of one round. */
   readonly ratioToOurs: number
+  /** For a frozen layer with an adapter: median of the ratios to the same contender's frozen layer alone; otherwise null. */
+  readonly ratioToLayer: number | null
 }
 
 /** One line of a table. */
@@ -96,6 +98,10 @@ function rowsOf(benchCase: Case, pass: Pass, measured: readonly Contender[], sam
   return [...new Set(measured.map(({ adapter }) => adapter))].map((adapter): PeerRow => {
     const group = measured.flatMap((contender, i) => (contender.adapter === adapter ? [{ contender, i }] : []))
     const reference = samples[group[0].i]
+    const layerOf = ({ name }: Contender) => {
+      const layer = measured.findIndex((each) => each.name === name && each.adapter === 'layer')
+      return adapter === 'layer' || layer < 0 ? null : samples[layer]
+    }
     return {
       ...benchCase,
       adapter,
@@ -104,7 +110,11 @@ function rowsOf(benchCase: Case, pass: Pass, measured: readonly Contender[], sam
         contender: contender.name,
         ...timingOf(samples[i]),
         ratioToOurs: medianRatio(samples[i], reference),
+        ratioToLayer: ratioTo(layerOf(contender), samples[i]),
       })),
     }
   })
 }
+
+const ratioTo = (reference: number[] | null, seconds: number[]): number | null =>
+  reference === null ? null : medianRatio(seconds, reference)

@@ -103,28 +103,47 @@ export interface AdapterParameters {
   readonly router: Float32Array
   /** Lily [E, r, d], LoRA [d, r] */
   readonly b: Float32Array
+  /** [d, d], of the frozen layer; null: its output is an input of the model. */
+  readonly weight: Float32Array | null
 }
 
 const matmul = (inputs: readonly [string, string], output: string): Node => ({ type: 'MatMul', inputs, output })
 
-/** z = y + h C with h = x A^T; the inputs are x and y, the output z. */
+const weightConstant = (weight: Float32Array, d: number): Constant => ({
+  name: 'weight',
+  shape: [d, d],
+  data: transposed(weight, d, d),
+})
+
+/** z = y + h C with h = x A^T; the inputs are x and y, the output z. With a weight y = x W^T, and x is the only input. */
 function expansion(
-  { shape: [tokens, d, rank], a }: AdapterParameters,
+  { shape: [tokens, d, rank], a, weight }: AdapterParameters,
   nodes: readonly Node[],
   rest: Constant[],
 ): Buffer {
   const named = (name: string): Value => ({ name, shape: [tokens, d] })
   return model(
     [
+      ...(weight === null ? [] : [matmul(['x', 'weight'], 'y')]),
       matmul(['x', 'a'], 'h'),
       ...nodes,
       matmul(['h', 'combined'], 'delta'),
       { type: 'Add', inputs: ['y', 'delta'], output: 'z' },
     ],
-    [{ name: 'a', shape: [d, rank], data: transposed(a, rank, d) }, ...rest],
-    [named('x'), named('y')],
+    [
+      { name: 'a', shape: [d, rank], data: transposed(a, rank, d) },
+      ...rest,
+      ...(weight === null ? [] : [weightConstant(weight, d)]),
+    ],
+    weight === null ? [named('x'), named('y')] : [named('x')],
     named('z'),
   )
+}
+
+/** z = x W^T. */
+export function layerModel([tokens, d]: AdapterParameters['shape'], weight: Float32Array): Buffer {
+  const named = (name: string): Value => ({ name, shape: [tokens, d] })
+  return model([matmul(['x', 'weight'], 'z')], [weightConstant(weight, d)], [named('x')], named('z'))
 }
 
 /** w = mean of softmax(h R^T) over the tokens, C = sum_e w_e B_e. */

@@ -1,9 +1,10 @@
 /** ONNX Runtime for Node as a peer: a process that peer-process.ts starts with the argument `--threads N`. */
 import { createRequire } from 'node:module'
 import { parseArgs } from 'node:util'
-import { filled, makeLilyParameters, makeLoraParameters, zeros } from '../workload/operands.js'
-import { type AdapterParameters, lilyModel, loraModel } from './onnx-model.js'
-import type { Hello } from './protocol.js'
+import { dtypes } from '../workload/dtypes.js'
+import { filled, makeLilyParameters, makeLoraParameters, makeWeight, zeros } from '../workload/operands.js'
+import { type AdapterParameters, layerModel, lilyModel, loraModel } from './onnx-model.js'
+import { adapters, type Hello, layers } from './protocol.js'
 import { type Opened, serve } from './serve.js'
 
 interface OrtTensor {
@@ -26,37 +27,46 @@ interface Ort {
 const ort = createRequire(import.meta.url)('onnxruntime-node') as Ort
 const { values: options } = parseArgs({ options: { threads: { type: 'string', default: '1' } } })
 
-const methods = ['lily', 'lora'] as const
+const methods = [...adapters, ...layers]
 const hello: Hello = {
   versions: { 'ONNX Runtime': ort.env.versions.node ?? ort.env.versions.common ?? 'unknown' },
   methods: methods.map((name) => ({ name, adapter: name, passes: ['forward'], dtypes: ['float32'] })),
   missing: [],
 }
 
-async function open(method: string, shape: AdapterParameters['shape']): Promise<Opened> {
+/** The model of a method. */
+function modelOf(method: string, shape: AdapterParameters['shape']): Uint8Array {
   const [tokens, d, rank, experts] = shape
   const sizes = { tokens, d, rank, experts }
   const place = <T>(tensor: T): T => tensor
+  const weight = method.endsWith('layer') ? makeWeight({ d }, dtypes.float32, place) : null
+  if (method === 'layer') return layerModel(shape, weight?.data as Float32Array)
+  const isLily = method.startsWith('lily')
   const { a, router } = makeLilyParameters(sizes, 'float32', place)
-  const { b } =
-    method === 'lily' ? makeLilyParameters(sizes, 'float32', place) : makeLoraParameters(d, rank, 'float32', place)
+  const { b } = isLily ? makeLilyParameters(sizes, 'float32', place) : makeLoraParameters(d, rank, 'float32', place)
   const parameters: AdapterParameters = {
     shape,
     a: a.data as Float32Array,
     router: router.data as Float32Array,
     b: b.data as Float32Array,
+    weight: weight === null ? null : (weight.data as Float32Array),
   }
-  const session = await ort.InferenceSession.create(method === 'lily' ? lilyModel(parameters) : loraModel(parameters), {
+  return isLily ? lilyModel(parameters) : loraModel(parameters)
+}
+
+async function open(method: string, shape: AdapterParameters['shape']): Promise<Opened> {
+  const [tokens, d] = shape
+  const session = await ort.InferenceSession.create(modelOf(method, shape), {
     intraOpNumThreads: Number(options.threads),
     interOpNumThreads: 1,
     graphOptimizationLevel: 'all',
   })
   const tensorOf = (data: unknown): OrtTensor => new ort.Tensor('float32', data as Float32Array, [tokens, d])
   const x = tensorOf(filled([tokens, d], 1).data)
-  const y = tensorOf(zeros([tokens, d]).data)
+  const feeds = { x, ...(method.endsWith('layer') ? {} : { y: tensorOf(zeros([tokens, d]).data) }) }
   // The result is written to memory that exists already, as in this package.
   const z = tensorOf(zeros([tokens, d]).data)
-  const run = () => session.run({ x, y }, { z })
+  const run = () => session.run(feeds, { z })
   return {
     run,
     outputs: async () => {

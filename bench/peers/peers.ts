@@ -59,7 +59,7 @@ export const pytorch: Peer = {
     return { command: python, args, env }
   },
   title: (method) =>
-    method === 'peft-lily' ? "PEFT's layer" : `PyTorch ${method.endsWith('-compiled') ? 'compiled' : 'eager'}`,
+    method.startsWith('peft-') ? "PEFT's layer" : `PyTorch ${method.endsWith('-compiled') ? 'compiled' : 'eager'}`,
 }
 
 /** A peer that is a program of Node.js beside this file, if the package that it measures is installed. */

@@ -7,7 +7,9 @@ import type { DTypeName } from '../workload/dtypes.js'
 
 /** What a peer computes: the same operands and the same adapter as the method of this package of that name. */
 export const adapters = ['lily', 'lora'] as const
-export type Adapter = (typeof adapters)[number]
+/** With `--layer`: the frozen linear layer alone, and with each adapter. */
+export const layers = ['layer', 'lily-layer', 'lora-layer'] as const
+export type Adapter = (typeof adapters)[number] | (typeof layers)[number]
 
 export interface PeerMethod {
   /** Unique within the peer. */

@@ -64,8 +64,18 @@ def compiler_problem():
     return None if pick_vec_isa() else "it compiles, but without vector instructions"
 
 
+# The gradients of each adapter, by lily-kernels' names.
+GRADIENTS = {
+    "lily": ["dx", "da", "dRouter", "db"],
+    "lora": ["dx", "da", "db"],
+    "layer": ["dx"],
+    "lily-layer": ["dx", "da", "dRouter", "db"],
+    "lora-layer": ["dx", "da", "db"],
+}
+
+
 def available(options):
-    methods = [{"name": "lily", "adapter": "lily"}, {"name": "lora", "adapter": "lora"}]
+    methods = [{"name": name, "adapter": name} for name in GRADIENTS]
     compiled, missing = {}, []
     problem = None if options.no_compile else compiler_problem()
     if options.no_compile:
@@ -76,13 +86,14 @@ def available(options):
     else:
         from torch._inductor.cpu_vec_isa import pick_vec_isa
 
-        methods += [{"name": f"{name}-compiled", "adapter": name} for name in ("lily", "lora")]
+        methods += [{"name": f"{name}-compiled", "adapter": name} for name in GRADIENTS]
         compiled["torch.compile"] = f"for {pick_vec_isa()}"
     try:
         from peft import LilyConfig  # noqa: F401
         import peft
 
-        methods.append({"name": "peft-lily", "adapter": "lily"})
+        # Alone, the base layer of PEFT's layer is that of PyTorch.
+        methods += [{"name": f"peft-{name}", "adapter": name} for name in ("lily", "layer", "lily-layer")]
         peft_version = peft.__version__
     except Exception as error:
         peft_version = None
@@ -106,11 +117,11 @@ def available(options):
 
 
 def open_method(method, shape, dtype):
-    adapter = "lora" if method.startswith("lora") else "lily"
+    adapter = method.removeprefix("peft-").removesuffix("-compiled")
     operands = make_set(adapter, shape, dtype, "cpu")
-    if method == "peft-lily":
+    if method in ("peft-lily", "peft-lily-layer"):
         x, y, dy, parameters = operands
-        function, parameters = peft_lily(shape, parameters)
+        function, parameters = peft_lily(shape, parameters, y if adapter == "lily-layer" else None)
         operands = (x, y, dy, parameters)
     else:
         function = function_of(adapter, method.endswith("-compiled"))
@@ -118,8 +129,8 @@ def open_method(method, shape, dtype):
 
 
 def outputs_of(opened):
-    """Evenly spaced elements of the outputs of a call: y, which is zero before it, and the gradients."""
-    names = {"lily": ["dx", "da", "dRouter", "db"], "lora": ["dx", "da", "db"]}[opened["adapter"]]
+    """Evenly spaced elements of the outputs of a call: y, which an adapter adds to zero, and the gradients."""
+    names = GRADIENTS[opened["adapter"]]
     gradients = opened["runs"]["forward+backward"](*opened["operands"])
     outputs = {"y": opened["runs"]["forward"](*opened["operands"]), **dict(zip(names, gradients))}
     values = {}

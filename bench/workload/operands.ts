@@ -66,6 +66,11 @@ export function makeActivations({ tokens, d }: Shape, { activations }: DTypes, p
   }
 }
 
+/** The weight of the frozen layer. It has the type of the activations, as in a model that is loaded in 16 bits. */
+export function makeWeight({ d }: Pick<Shape, 'd'>, { activations }: DTypes, place: Place): Tensor {
+  return place(filled([d, d], d ** -0.5, activations))
+}
+
 export interface LoraParameters {
   readonly a: Tensor
   readonly b: Tensor

@@ -64,7 +64,11 @@ export const LORA: PeftMethod<LoraConfig> = {
   readConfig: readLoraConfig,
   accepted: new Set([...IGNORED, ...Object.keys(VARIANTS), 'bias']),
   refusal,
-  toOption: (field, value) => (field === 'init_lora_weights' && typeof value === 'string' ? true : value),
+  // The result of the other initialisations is in the tensors.
+  toOption: (field, value) => {
+    if (field !== 'init_lora_weights' || typeof value !== 'string') return value
+    return value.toLowerCase() === 'gaussian' ? 'gaussian' : true
+  },
   constants: { bias: 'none', lora_dropout: 0, use_dora: false },
   suffixes: LORA_SUFFIX,
   marker: 'lora_',

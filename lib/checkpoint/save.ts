@@ -1,5 +1,5 @@
 /** Writes an adapter in PEFT's format, or Lily's in the compact format of this package. */
-import { checkKeys, get, type Known, readChoice } from '../base/options.js'
+import { checkKeys, get, type Known, readChoice, readFlag } from '../base/options.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 import type { LilyModel } from '../model/lily-model.js'
 import type { LoraModel } from '../model/lora-model.js'
@@ -9,7 +9,7 @@ import { TARGETS, type Targets } from '../model/targets.js'
 import { configText, writeAdapterConfig } from './adapter-config.js'
 import { compactMetadata, withoutCompact } from './compact.js'
 import { openFile, pathIn, readPath, replaceFiles } from './disk/disk.js'
-import { checkpointError } from './errors.js'
+import { checkpointError, quote } from './errors.js'
 import { openData, unshared } from './file-data.js'
 import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE } from './files.js'
 import { FROZEN, frozenFile, frozenText } from './frozen.js'
@@ -39,9 +39,14 @@ export interface SaveOptions<F extends 'peft' | 'compact' = 'peft' | 'compact'> 
    * written again unless they are given here.
    */
   readonly modulesToSave?: ModulesToSave | undefined
+  /**
+   * Replace an adapter of another method that the folder contains, such as LoRA where a Lily model is saved. An adapter of
+   * the same method is replaced in any case. Has no effect where there is no folder. Default false.
+   */
+  readonly replaceOtherMethod?: boolean | undefined
 }
 
-const OPTIONS: Known = new Set<keyof SaveOptions>(['format', 'modulesToSave'])
+const OPTIONS: Known = new Set<keyof SaveOptions>(['format', 'modulesToSave', 'replaceOtherMethod'])
 
 /** The metadata of files that PyTorch saves. */
 const PYTORCH: ReadonlyMap<string, string> = new Map([['format', 'pt']])
@@ -54,7 +59,8 @@ export async function saveLily(
   options: SaveOptions,
 ): Promise<void> {
   const folder = readPath('folder', to)
-  await replaceFolder(folder, lilyContents(model, origin, options, inFolder(folder)))
+  const files = lilyContents(model, origin, options, inFolder(folder))
+  await replaceFolder(folder, files, checkOf(LILY, folder, options))
 }
 
 /** The files of a Lily adapter; see {@link LilyModel.pretrainedFiles}. */
@@ -71,7 +77,7 @@ export async function saveLora(
 ): Promise<void> {
   const folder = readPath('folder', to)
   const files = loraContents(model, origin, options, inFolder(folder))
-  await replaceFolder(folder, files, () => checkNoLilyAdapter(folder))
+  await replaceFolder(folder, files, checkOf(LORA, folder, options))
 }
 
 /** The files of a LoRA adapter; see {@link LoraModel.pretrainedFiles}. */
@@ -87,13 +93,15 @@ export async function loraFiles(
 export async function saveAsLora(model: LilyModel, origin: Origin | undefined, to: string | URL): Promise<void> {
   const folder = readPath('folder', to)
   const files = await asLoraContents(model, origin, inFolder(folder))
-  await replaceFolder(folder, files, () => checkNoLilyAdapter(folder))
+  await replaceFolder(folder, files, () => checkMethod(LORA, folder, ''))
 }
 
 /** The files of a frozen Lily adapter as a LoRA adapter; see {@link LilyModel.loraFiles}. */
 export async function asLoraFiles(model: LilyModel, origin: Origin | undefined): Promise<File[]> {
   return toFiles(await asLoraContents(model, origin, inNoFolder))
 }
+
+type Method = Pick<PeftMethod, 'type' | 'name'>
 
 /** From the name of a file to what errors call it. */
 type PathOf = (name: string) => string
@@ -201,9 +209,15 @@ function textContent(name: string, text: () => Promise<string>): FileContent {
 async function replaceFolder(
   folder: string,
   files: readonly FileContent[],
-  check?: () => Promise<void>,
+  check: (() => Promise<void>) | undefined,
 ): Promise<void> {
   await replaceFiles(folder, files, otherFiles(files), check)
+}
+
+/** The check of a folder before a save; undefined if the options leave it out. */
+function checkOf(method: Method, folder: string, options: SaveOptions): (() => Promise<void>) | undefined {
+  if (readFlag(options, 'replaceOtherMethod', false)) return undefined
+  return () => checkMethod(method, folder, ', or set replaceOtherMethod to replace that adapter')
 }
 
 /** Collects files. Tensors are copied one at a time, into memory that a browser may keep on the disk. */
@@ -219,16 +233,18 @@ async function toFiles(contents: readonly FileContent[]): Promise<File[]> {
   return files
 }
 
-/** Rejects a folder that contains a Lily adapter. */
-async function checkNoLilyAdapter(folder: string): Promise<void> {
+/** Rejects a folder that contains an adapter of another method, of which a save would leave nothing. */
+async function checkMethod({ type, name }: Method, folder: string, advice: string): Promise<void> {
   const path = pathIn(folder, CONFIG_FILE)
   const text = await openFile(path)
     .then((file) => readText(file, 'the configuration'))
     .catch(() => '')
-  if (!/"peft_type"\s*:\s*"LILY"/.test(text)) return
+  const other = /"peft_type"\s*:\s*"([^"]*)"/.exec(text)?.[1] ?? type
+  if (other === type) return
   throw checkpointError(
     path,
-    'expected no Lily adapter in the folder: LoRA would replace it and cannot restore it; choose another folder',
+    `expected no adapter of another method than ${name} in the folder, got peft_type ${quote(other)}; choose another ` +
+      `folder${advice}`,
   )
 }
 

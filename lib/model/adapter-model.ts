@@ -14,7 +14,7 @@ import type { StackSizes } from '../operations/launch.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { AdapterLayer } from './adapter-layer.js'
-import { initialValues } from './initial.js'
+import { type Initialisation, initialValues } from './initial.js'
 import { type LayerShape, readLayers } from './layer-shape.js'
 import type { Layout, ParameterShape } from './layout.js'
 import { Parameter } from './parameter.js'
@@ -63,13 +63,13 @@ const OPTIONS: Known = new Set<keyof AdapterModelOptions>(['layers', 'config', '
 /**
  * Reads the options of `create`, and draws the initial values.
  *
- * @param drawsB whether B is random too
+ * @param initialisationOf how the values of each parameter are drawn
  */
 export function initialParts<C>(
   options: unknown,
   readConfig: (config: unknown) => C,
   layOut: (layers: readonly LayerShape[], config: C) => Layout,
-  drawsB: (config: C) => boolean,
+  initialisationOf: (config: C) => Initialisation,
 ): AdapterModelParts<C> {
   checkKeys('options', options, OPTIONS)
   const config = readConfig(get('options', options, 'config'))
@@ -77,7 +77,7 @@ export function initialParts<C>(
   const seed = readSeed(get('options', options, 'seed'))
   const dtype = readParameterDType(get('options', options, 'dtype'))
   const { parameters } = layOut(layers, config)
-  return { config, layers, values: initialValues(parameters.values(), seed, dtype, drawsB(config)) }
+  return { config, layers, values: initialValues(parameters.values(), seed, dtype, initialisationOf(config)) }
 }
 
 /** Checks that all parameters have one type. */

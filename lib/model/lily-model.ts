@@ -14,6 +14,7 @@ import {
 } from './adapter-model.js'
 import { calibrate, type Calibration, type CalibrationOptions, type CalibrationSamples } from './calibrate.js'
 import { type FrozenWeights, readFrozenWeights } from './freeze.js'
+import { type Initialisation, UNIFORM, ZERO } from './initial.js'
 import { type LilyConfig, type LilyConfigOptions, readConfig } from './lily-config.js'
 import { LilyLayer } from './lily-layer.js'
 import { exportLora, type LoraAdapter } from './lora-export.js'
@@ -89,7 +90,11 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DTYPE, ERR_LILY_OUT_OF_MEMORY
    */
   static create(options: LilyModelOptions): LilyModel {
-    return LilyModel.fromParts(initialParts(options, readConfig, shareLayers, ({ initWeights }) => !initWeights))
+    const initialisationOf =
+      ({ initWeights }: LilyConfig): Initialisation =>
+      ({ kind }) =>
+        kind === 'b' && initWeights ? ZERO : UNIFORM
+    return LilyModel.fromParts(initialParts(options, readConfig, shareLayers, initialisationOf))
   }
 
   /**

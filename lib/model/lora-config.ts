@@ -1,8 +1,12 @@
 /** The configuration of a LoRA adapter: the fields of PEFT's LoraConfig in camelCase. */
+import { describe, fail } from '../base/errors.js'
 import { MAX_RANK } from '../base/limits.js'
 import { checkCount, checkFloat32, checkKeys, get, type Known, readCount, readFlag } from '../base/options.js'
 import { type PatternValues, readPatternValues } from './pattern-values.js'
 import { readTargets, TARGETS, type TargetOptions, type Targets } from './targets.js'
+
+/** Initial values of LoRA: PEFT's names of those that this package draws. */
+export type InitLoraWeights = boolean | 'gaussian'
 
 /** Configuration for {@link LoraModel.create}. Names (in camelCase) and defaults are those of PEFT's LoraConfig. */
 export interface LoraConfigOptions extends TargetOptions {
@@ -25,10 +29,11 @@ export interface LoraConfigOptions extends TargetOptions {
    */
   readonly fanInFanOut?: boolean | undefined
   /**
-   * Initialise B to zero, so that a new adapter does not change the output. Default true; false initialises B as
-   * torch.nn.Linear does.
+   * Initial values. True: A uniform as that of torch.nn.Linear, and B zero, so that a new adapter does not change the
+   * output. 'gaussian': A normal with the standard deviation 1/r, and B zero. False: B as that of torch.nn.Linear, too.
+   * Default true.
    */
-  readonly initLoraWeights?: boolean | undefined
+  readonly initLoraWeights?: InitLoraWeights | undefined
 }
 
 /** A checked configuration with all defaults filled in. The fields are those of {@link LoraConfigOptions}. */
@@ -45,8 +50,8 @@ export interface LoraConfig extends Targets {
   readonly alphaPattern: PatternValues
   /** Whether the base layers store their weights as `[d_in, d_out]`. */
   readonly fanInFanOut: boolean
-  /** Whether B is zero at first. */
-  readonly initLoraWeights: boolean
+  /** How the initial values are drawn. */
+  readonly initLoraWeights: InitLoraWeights
 }
 
 const KNOWN: Known = new Set<keyof LoraConfig>([
@@ -79,6 +84,13 @@ export function readLoraConfig(options: unknown): LoraConfig {
     alphaPattern: readPatternValues(options, 'alphaPattern', checkFloat32),
     fanInFanOut: readFlag(options, 'fanInFanOut', false),
     ...targets,
-    initLoraWeights: readFlag(options, 'initLoraWeights', true),
+    initLoraWeights: readInitLoraWeights(options),
   })
+}
+
+function readInitLoraWeights(options: object): InitLoraWeights {
+  const value = get('config', options, 'initLoraWeights')
+  if (value === undefined) return true
+  if (typeof value === 'boolean' || value === 'gaussian') return value
+  return fail('ERR_LILY_ARGUMENT', 'initLoraWeights', `expected a boolean or 'gaussian', got ${describe(value)}`)
 }

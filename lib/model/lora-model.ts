@@ -12,6 +12,7 @@ import {
   createParameters,
   initialParts,
 } from './adapter-model.js'
+import { type Initialisation, UNIFORM, ZERO } from './initial.js'
 import { type LoraConfig, type LoraConfigOptions, readLoraConfig } from './lora-config.js'
 import { LoraLayer } from './lora-layer.js'
 import { layOutLora } from './lora-layout.js'
@@ -63,13 +64,13 @@ export class LoraModel extends AdapterModel<LoraLayer> {
   }
 
   /**
-   * Creates an adapter on the host with PEFT's initial values: A uniform in [-1/sqrt(d_in), 1/sqrt(d_in)), B zero.
+   * Creates an adapter on the host with PEFT's initial values: A uniform in [-1/sqrt(d_in), 1/sqrt(d_in)), or normal with
+   * the standard deviation 1/r for `initLoraWeights: 'gaussian'`, and B zero.
    *
    * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DTYPE, ERR_LILY_OUT_OF_MEMORY
    */
   static create(options: LoraModelOptions): LoraModel {
-    const drawsB = ({ initLoraWeights }: LoraConfig) => !initLoraWeights
-    return LoraModel.fromParts(initialParts(options, readLoraConfig, layOutLora, drawsB))
+    return LoraModel.fromParts(initialParts(options, readLoraConfig, layOutLora, initialisationOf))
   }
 
   /**
@@ -113,5 +114,12 @@ export class LoraModel extends AdapterModel<LoraLayer> {
   static fromParts({ config, ...parts }: AdapterModelParts<LoraConfig>): LoraModel {
     checkOneDType(parts.values)
     return new LoraModel(config, parts)
+  }
+}
+
+function initialisationOf({ initLoraWeights }: LoraConfig): Initialisation {
+  return ({ kind, shape: [rank] }) => {
+    if (kind === 'b') return initLoraWeights === false ? UNIFORM : ZERO
+    return initLoraWeights === 'gaussian' ? { standardDeviation: 1 / rank } : UNIFORM
   }
 }

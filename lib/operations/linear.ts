@@ -72,7 +72,8 @@ const OPTIONS: Known = new Set(['precision', 'accumulate', 'stream'])
  * it enqueues the work.
  *
  * Sums are float32, and y is rounded once. A row of y depends on its row of x alone: it has the same bits in every batch,
- * with every number of threads, and with a packed weight ({@link packLinear}).
+ * with every number of threads, and with a packed weight ({@link packLinear}). Products of cuBLASLt on CUDA devices are an
+ * exception: docs/linear.md#bits.
  *
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
  *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing

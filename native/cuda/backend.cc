@@ -10,6 +10,7 @@
 #include "core/problem.h"
 #include "cuda/device.h"
 #include "cuda/error.h"
+#include "cuda/launch/cublaslt.h"
 #include "cuda/operations.h"
 
 namespace lily::cuda {
@@ -155,7 +156,10 @@ lily_status on_linear_problem(const lily_linear_problem &problem, Work work) {
 
 lily_status linear_workspace(const lily_linear_problem *problem, size_t *bytes) {
   *bytes = 0;
-  return on_linear_problem(*problem, [] { return LILY_OK; });
+  return on_linear_problem(*problem, [&](const Device &device) {
+    *bytes = cuda::linear_workspace(*problem, device);
+    return LILY_OK;
+  });
 }
 
 lily_status linear(const lily_linear *given) {
@@ -166,9 +170,10 @@ lily_status linear(const lily_linear *given) {
   });
 }
 
-// The kernel reads the weight as it is.
+// The weight is read as it is.
 lily_status linear_packed_bytes(const lily_linear_problem *problem, size_t *bytes) {
-  return linear_workspace(problem, bytes);
+  *bytes = 0;
+  return on_linear_problem(*problem, [] { return LILY_OK; });
 }
 lily_status linear_pack(const lily_linear *call, void *) {
   return on_linear_problem(call->problem, [] { return LILY_OK; });
@@ -353,6 +358,15 @@ lily_status close() {
       return waited != LILY_OK ? waited : destroyed;
     });
     own_streams[id] = nullptr;
+    if (first == LILY_OK) first = closed;
+  }
+  for (int32_t id = 0; id < kMaxDevices; ++id) {
+    if (!has_cublaslt_handle(id)) continue;
+    const lily_status closed = on_device_if_kept(id, [&] {
+      close_cublaslt_handle(id, true);
+      return LILY_OK;
+    });
+    close_cublaslt_handle(id, false);
     if (first == LILY_OK) first = closed;
   }
   forget_contexts();

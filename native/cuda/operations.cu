@@ -3,8 +3,10 @@
 
 #include "core/problem.h"
 #include "cuda/error.h"
+#include "cuda/launch/cublaslt.h"
 #include "cuda/launch/launch.h"
 #include "cuda/launch/plan_cache.h"
+#include "cuda/launch/plan_linear.h"
 #include "cuda/operations.h"
 
 namespace lily::cuda {
@@ -75,8 +77,16 @@ lily_status backward(const lily_backward &call, const Device &device) {
   return functions(plan.engine).backward(call, plan, launcher);
 }
 
+size_t linear_workspace(const lily_linear_problem &problem, const Device &device) {
+  return suits_cublaslt(problem, device) && operations_use_cublaslt() ? kProductWorkspaceBytes : 0;
+}
+
 lily_status linear(const lily_linear &call, const Device &device) {
   if (call.problem.tokens == 0) return LILY_OK;
+  if (suits_cublaslt(call.problem, device) && operations_use_cublaslt()) {
+    const lily_status status = linear_by_cublaslt(call, device);
+    if (status != LILY_ERROR_UNAVAILABLE) return status;
+  }
   const LinearPlan plan = plan_linear(call.problem, device);
   if (!plan.is_supported) return fail(LILY_ERROR_UNSUPPORTED, "the product is too large for one launch");
   Launcher launcher(call.stream, device);

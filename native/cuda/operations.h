@@ -12,13 +12,16 @@
 
 namespace lily::cuda {
 
-// The problem must be valid, and `device` must be its device. The first two return the size of a workspace that is
+// The problem must be valid, and `device` must be its device. The first three return the size of a workspace that is
 // enough for every call of the problem.
 size_t forward_workspace(const lily_problem &problem, const Device &device);
 size_t backward_workspace(const lily_problem &problem, const Device &device);
+size_t linear_workspace(const lily_linear_problem &problem, const Device &device);
 lily_status forward(const lily_forward &call, const Device &device);
 lily_status backward(const lily_backward &call, const Device &device);
 lily_status linear(const lily_linear &call, const Device &device);
+// Returns LILY_ERROR_UNAVAILABLE, and has enqueued nothing, if cuBLASLt is not installed or refuses the product.
+lily_status linear_by_cublaslt(const lily_linear &call, const Device &device);
 lily_status fold(const lily_fold &call, const Device &device);
 lily_status adamw_workspace(const lily_adamw *call, size_t *bytes);
 lily_status adamw(const lily_adamw *call, const Device &device);

@@ -1,5 +1,5 @@
 /** LoRA folders of PEFT: read and written again bit for bit, and refused with the name of what cannot be honoured. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
@@ -10,7 +10,6 @@ import {
   bytesOf,
   CONFIG,
   GOLDEN,
-  goldenCopy,
   newFolder,
   readFields,
   TENSORS,
@@ -200,12 +199,63 @@ describe('a created model', () => {
     expect(existsSync(folder)).toBe(false)
   })
 
-  it('does not replace a Lily adapter', async () => {
-    const lily = goldenCopy()
-    await expectRefused('ERR_LILY_CHECKPOINT', 'choose another folder', () =>
-      LoraModel.create({ layers, config }).savePretrained(lily),
-    )
-    expect(readFields(lily)).toEqual(readFields(GOLDEN))
+  it("writes 'gaussian' as the initialisation, and reads it again", async () => {
+    const folder = newFolder()
+    await LoraModel.create({ layers, config: { ...config, initLoraWeights: 'gaussian' } }).savePretrained(folder)
+    expect(readFields(folder).init_lora_weights).toBe('gaussian')
+    expect((await LoraModel.fromPretrained(folder)).config.initLoraWeights).toBe('gaussian')
+  })
+})
+
+describe('a folder that holds an adapter of another method', () => {
+  const layers = [{ name: 'q_proj', inFeatures: 12, outFeatures: 12 }]
+  const lora = () => LoraModel.create({ layers, config: { r: 3 }, seed: 1 })
+  const lily = () => LilyModel.create({ layers, config: { r: 3, numB: 2 }, seed: 1 })
+  const others: [string, () => LilyModel | LoraModel, () => string, string][] = [
+    [
+      'LoRA over Lily',
+      lora,
+      () => GOLDEN,
+      'expected no adapter of another method than LoRA in the folder, got peft_type "LILY"',
+    ],
+    [
+      'Lily over LoRA',
+      lily,
+      () => PLAIN,
+      'expected no adapter of another method than Lily in the folder, got peft_type "LORA"',
+    ],
+    [
+      'Lily over another',
+      lily,
+      () => withFields({ peft_type: 'IA3' }),
+      'got peft_type "IA3"; choose another folder, or set',
+    ],
+  ]
+
+  it.each(others)('is not replaced: %s', async (_, model, source, message) => {
+    const folder = newFolder()
+    cpSync(source(), folder, { recursive: true })
+    const [before, files] = [filesOf(folder), readdirSync(folder).sort()]
+    await expectRefused('ERR_LILY_CHECKPOINT', message, () => model().savePretrained(folder))
+    expect(filesOf(folder)).toEqual(before)
+    expect(readdirSync(folder).sort()).toEqual(files)
+  })
+
+  it.each(others)('is replaced with replaceOtherMethod: %s', async (_, model, source) => {
+    const [folder, fresh] = [newFolder(), newFolder()]
+    cpSync(source(), folder, { recursive: true })
+    await model().savePretrained(folder, { replaceOtherMethod: true })
+    await model().savePretrained(fresh)
+    expect(filesOf(folder)).toEqual(filesOf(fresh))
+  })
+
+  it('is replaced as a whole: the compact file and the frozen weights of Lily are removed', async () => {
+    const folder = newFolder()
+    const frozen = lily()
+    frozen.freeze('uniform')
+    await frozen.savePretrained(folder, { format: 'compact' })
+    await lora().savePretrained(folder, { replaceOtherMethod: true })
+    expect(readdirSync(folder).sort()).toEqual([CONFIG, TENSORS])
   })
 })
 

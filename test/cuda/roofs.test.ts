@@ -1,15 +1,15 @@
 /** The arithmetic roof of a GPU: cuBLASLt's rate if it is installed, for which the test builds a library of that name. */
-import { execFileSync, spawnSync } from 'node:child_process'
-import { delimiter, join } from 'node:path'
+import { spawnSync } from 'node:child_process'
+import { delimiter } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import type { Roofs } from '../../bench/roofs/roofs.js'
 import { isEmulated } from '../support/backend.js'
+import { cublasLt } from '../support/cublaslt.js'
 import { temporaryFolder } from '../support/temporary.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
-const emulator = join(root, 'build/emulator')
-const [stub, empty] = [temporaryFolder(), temporaryFolder()]
+const empty = temporaryFolder()
 
 const program = `
 import { backends } from './lib/index.ts'
@@ -40,26 +40,15 @@ function roofsWith(folder: string): { roofs: Roofs; text: string } {
 
 test("cuBLASLt's rate is the roof if it is installed", (context) => {
   if (!isEmulated) context.skip('the device is a GPU, whose cuBLASLt the test must not replace')
-  const library = join(stub, 'libcublasLt.so.13')
-  const source = join(root, 'test/cuda/programs/cublaslt.c')
-  execFileSync(process.env.CC ?? 'cc', [
-    '-shared',
-    '-fPIC',
-    '-o',
-    library,
-    source,
-    `-L${emulator}`,
-    '-l:libcudart.so.13',
-  ])
-  const { roofs, text } = roofsWith(stub)
+  const { roofs, text } = roofsWith(cublasLt())
   expect(roofs.bfloat16Source).toBe('cuBLASLt')
   expect(roofs.bfloat16Flops).toBeGreaterThan(0)
   expect(roofs.float16Flops).toBe(roofs.bfloat16Flops)
   // bfloat16 with float32 sums; the first matrix is transposed.
-  expect(text).toContain('product: compute type 68, scale type 0')
-  expect(text).toContain('attribute 3 of 4 bytes: 1')
-  expect(text).toContain('matrix: type 14, 128 x 128, pitch 128')
-  expect(text).toContain('destroyed 1 after products 1')
+  const product = '"type":14,"computeType":68,"transposesA":true,"rows":128,"columns":128,"depth":128'
+  expect(text).toContain(`{"call":"multiply",${product},"pitches":[128,128,128],"beta":0,"epilogue":1`)
+  expect(text.match(/"call":"create"/g)).toHaveLength(1)
+  expect(text.match(/"call":"destroy"/g)).toHaveLength(1)
 }, 300_000)
 
 test('without it, our own loop is, and the reason is given', (context) => {

@@ -40,29 +40,36 @@ export interface ComposedAdapter {
   readonly dispose: () => void
 }
 
-/** @param parameters those of Lily have a router */
+/**
+ * @param parameters those of Lily have a router; null: the frozen layer alone
+ * @param weight of the frozen layer, to whose output the adapter is added; null: to an output that is given
+ */
 export function composedAdapter(
   tf: Tf,
   { tokens, d }: Pick<Shape, 'tokens' | 'd'>,
-  parameters: LilyParameters | LoraParameters,
+  parameters: LilyParameters | LoraParameters | null,
+  weight: Tensor | null = null,
 ): ComposedAdapter {
   const toTf = ({ data, shape }: Tensor): TfTensor => tf.tensor(Float32Array.from(data), shape)
   const [x, y, dy] = [filled([tokens, d], 1), zeros([tokens, d]), filled([tokens, d], 0.1)].map(toTf) as [
     ...[TfTensor, TfTensor, TfTensor],
   ]
-  const { a, b } = parameters
-  const isLily = 'router' in parameters
-  const operands = [x, ...(isLily ? [a, parameters.router, b] : [a, b]).map(toTf)]
+  const frozen = weight === null ? null : toTf(weight)
+  const isLily = parameters !== null && 'router' in parameters
+  const given = parameters === null ? [] : [parameters.a, ...(isLily ? [parameters.router] : []), parameters.b]
+  const operands = [x, ...given.map(toTf)]
   const formula = (...values: TfTensor[]): TfTensor => {
     const [x, a, third, b] = values as [TfTensor, TfTensor, TfTensor, TfTensor]
-    return isLily ? lily(tf, y, x, a, third, b) : lora(tf, y, x, a, third)
+    const base = frozen === null ? y : tf.matMul(x, frozen, false, true)
+    if (parameters === null) return base
+    return isLily ? lily(tf, base, x, a, third, b) : lora(tf, base, x, a, third)
   }
   return {
-    names: isLily ? ['dx', 'da', 'dRouter', 'db'] : ['dx', 'da', 'db'],
+    names: ['dx', ...(parameters === null ? [] : isLily ? ['da', 'dRouter', 'db'] : ['da', 'db'])],
     forward: () => formula(...operands),
     gradients: () => tf.valueAndGrads(formula)(operands, dy),
     dispose: () => {
-      for (const tensor of [y, dy, ...operands]) tensor.dispose()
+      for (const tensor of [y, dy, ...operands, ...(frozen === null ? [] : [frozen])]) tensor.dispose()
     },
   }
 }

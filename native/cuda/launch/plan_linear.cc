@@ -1,11 +1,14 @@
 // The plan of a frozen linear layer: one launch, with the tile that the model of time predicts to be fastest.
+#include "cuda/launch/plan_linear.h"
+
 #include "cuda/launch/planner.h"
 
 namespace lily::cuda {
+namespace {
 
-LinearPlan plan_linear(const lily_linear_problem &linear, const Device &device) {
+// To the model, the product is h = x A^T with a rank of as many rows as y has columns. It has no outputs but h.
+lily_problem problem_of(const lily_linear_problem &linear) {
   const bool transposed = linear.transposed != 0;
-  // To the model, the product is h = x A^T with a rank of as many rows as y has columns. It has no outputs but h.
   lily_problem problem = {};
   problem.tokens = linear.tokens;
   problem.d_in = transposed ? linear.d_out : linear.d_in;
@@ -16,6 +19,33 @@ LinearPlan plan_linear(const lily_linear_problem &linear, const Device &device) 
   problem.precision = linear.precision;
   problem.activation_dtype = linear.activation_dtype;
   problem.parameter_dtype = linear.parameter_dtype;
+  return problem;
+}
+
+// Hopper and the Blackwell of data centres multiply faster with wgmma and tcgen05, which cuBLASLt uses, than with the
+// mma.sync of our kernels. Blackwell's consumer GPUs (12.x) have mma.sync alone.
+bool has_faster_instructions(const Device &device) { return device.compute_major >= 9 && device.compute_major < 12; }
+
+// Fewer tokens wait for the weight, whatever multiplies them. They keep bits that do not depend on the batch.
+constexpr int64_t kFewTokens = 128;
+
+}  // namespace
+
+bool suits_cublaslt(const lily_linear_problem &linear, const Device &device) {
+  if (!has_faster_instructions(device) || linear.tokens < kFewTokens) return false;
+  // cuBLASLt multiplies matrices of one type.
+  if (linear.parameter_dtype != linear.activation_dtype) return false;
+  const lily_problem problem = problem_of(linear);
+  const LinearPlan plan = plan_linear(linear, device);
+  if (!plan.is_supported || plan.engine == EngineKind::kExact) return false;
+  // Whether the matrix units take most of the time of our kernel.
+  const Prediction predicted =
+      Model(problem, plan.engine, false, tile_rows(plan.engine), device).predict(plan.launch.work);
+  return 2 * predicted.busy_seconds > predicted.seconds;
+}
+
+LinearPlan plan_linear(const lily_linear_problem &linear, const Device &device) {
+  const lily_problem problem = problem_of(linear);
   LinearPlan plan = {};
   plan.engine = engine_kind(problem, device);
   const TileRows &rows = tile_rows(plan.engine);

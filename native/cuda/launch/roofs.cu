@@ -70,11 +70,16 @@ lily_status launched() { return report(cudaGetLastError(), "launching a roof ker
 lily_status measure_product(const Device &device, double *rate) {
   const int size = 64 * device.multiprocessors;
   const size_t elements = static_cast<size_t>(size) * size;
+  Product square = {};
+  square.type = CUDA_R_16BF;
+  square.transposes_a = true;
+  square.rows = square.columns = square.depth = square.a_pitch = square.b_pitch = square.d_pitch = size;
   CublasLtProduct product;
-  LILY_TRY(product.open(size));
+  LILY_TRY(product.open(square, kProductWorkspaceBytes, device));
   Bench bench;
-  LILY_TRY(bench.open(3 * elements * sizeof(__nv_bfloat16)));
+  LILY_TRY(bench.open(3 * elements * sizeof(__nv_bfloat16) + kProductWorkspaceBytes));
   auto *const a = reinterpret_cast<__nv_bfloat16 *>(bench.buffer), *const b = a + elements, *const c = b + elements;
+  void *const workspace = c + elements;
   // Zeros would use less power, and run faster.
   roof_fill<<<device.multiprocessors * 4, kRoofThreads, 0, bench.stream>>>(reinterpret_cast<uint32_t *>(a),
                                                                            static_cast<int64_t>(elements));
@@ -82,7 +87,7 @@ lily_status measure_product(const Device &device, double *rate) {
   return best_rate(
       bench,
       [&](int products) {
-        for (int i = 0; i < products; ++i) LILY_TRY(product.run(a, b, c, bench.stream));
+        for (int i = 0; i < products; ++i) LILY_TRY(product.run(a, b, c, workspace, bench.stream));
         return LILY_OK;
       },
       [&](int products) { return 2.0 * static_cast<double>(elements) * size * products; }, rate);

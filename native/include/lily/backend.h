@@ -163,7 +163,7 @@ typedef struct lily_linear_problem {
   int32_t device;
 } lily_linear_problem;
 
-/* The sums are float32, and y is rounded once. A row of y depends on its row of x alone, not on M. */
+/* The sums are float32, and y is rounded once. A row of y depends on its row of x alone; its bits on M by cuBLASLt. */
 typedef struct lily_linear {
   lily_linear_problem problem;
   lily_matrix x;
