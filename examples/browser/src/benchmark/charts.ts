@@ -7,7 +7,7 @@ import type { Row } from './measure.js'
 import type { Quartiles } from './statistics.js'
 
 /** The height of a chart with two lines of marks for each shape. */
-const heightOf = (shapes: number): number => Math.max(150, 64 + 44 * shapes)
+const heightOf = (shapes: number): number => Math.max(150, 64 + 64 * shapes)
 
 interface Mark extends Quartiles {
   readonly label: string
@@ -26,9 +26,9 @@ export function ratioChart(rows: readonly Row[]): HTMLElement {
     const title = (name: string, { median }: Quartiles) => `${label}, ${pass}: ${median.toFixed(2)} of the time of ${name}`
     const isForward = pass === 'forward'
     return [
-      { ...toLora, label, pass, color: LORA, dy: isForward ? -11 : 4, title: title('LoRA of the same rank', toLora) },
+      { ...toLora, label, pass, color: LORA, dy: isForward ? -17 : 8, title: title('LoRA of the same rank', toLora) },
       {
-        ...{ ...toLoraEqual, label, pass, color: EQUAL, dy: isForward ? -4 : 11 },
+        ...{ ...toLoraEqual, label, pass, color: EQUAL, dy: isForward ? -8 : 17 },
         title: title('LoRA with as many parameters', toLoraEqual),
       },
     ]
@@ -51,11 +51,11 @@ export function timeChart(rows: readonly Row[]): HTMLElement {
   const marks = rows.flatMap((row): Mark[] => {
     const { pass, lily, lora, loraEqual } = row
     const label = caseText(row.shape)
-    const first = pass === 'forward' ? -12 : 4
+    const first = pass === 'forward' ? -20 : 6
     return [
       { quartiles: lily, name: 'Lily', color: LILY, dy: first },
-      { quartiles: lora, name: 'LoRA of the same rank', color: LORA, dy: first + 4 },
-      { quartiles: loraEqual, name: 'LoRA with as many parameters', color: EQUAL, dy: first + 8 },
+      { quartiles: lora, name: 'LoRA of the same rank', color: LORA, dy: first + 7 },
+      { quartiles: loraEqual, name: 'LoRA with as many parameters', color: EQUAL, dy: first + 14 },
     ].map(({ quartiles: { lower, median, upper }, name, color, dy }) => ({
       ...{ label, pass, color, dy, lower: lower * 1e3, median: median * 1e3, upper: upper * 1e3 },
       title: `${label}, ${pass}, ${name}: ${milliseconds(median)} ms`,

@@ -21,6 +21,9 @@ export interface Row {
   readonly toLoraEqual: Quartiles
 }
 
+/** Calls of one sample, at most. */
+const MAX_CALLS = 4096
+
 export interface MeasureOptions {
   readonly rounds: number
   readonly signal: AbortSignal
@@ -34,7 +37,7 @@ export interface MeasureOptions {
  */
 export async function measureCase(backend: Backend, shape: Case, options: MeasureOptions): Promise<Row[]> {
   const { rounds, signal, onProgress } = options
-  onProgress('preparing', 0)
+  onProgress('preparing the operands and the kernels', 0)
   await pause()
   const contenders = new Contenders(backend, shape)
   const { clock, close } = openClock(backend)
@@ -63,6 +66,19 @@ export async function measureCase(backend: Backend, shape: Case, options: Measur
   }
 }
 
+/** A short sample may take no time by the clock, so the number of calls grows in steps. */
+async function callsPerSample(clock: Clock, run: () => void): Promise<number> {
+  await clock(run, 1)
+  let calls = 1
+  while (calls < MAX_CALLS) {
+    const seconds = (await clock(run, calls)) * calls
+    if (seconds >= 0.8 * SAMPLE_SECONDS) break
+    const needed = Math.ceil((calls * SAMPLE_SECONDS) / Math.max(seconds, 1e-9))
+    calls = Math.min(needed, 8 * calls, MAX_CALLS)
+  }
+  return calls
+}
+
 async function sampleInterleaved(
   clock: Clock,
   runs: readonly (() => void)[],
@@ -72,9 +88,8 @@ async function sampleInterleaved(
 ): Promise<number[][]> {
   const calls: number[] = []
   for (const run of runs) {
-    await clock(run, 1)
-    const seconds = Math.max(await clock(run, 3), 1e-7)
-    calls.push(Math.max(1, Math.ceil(SAMPLE_SECONDS / seconds)))
+    signal.throwIfAborted()
+    calls.push(await callsPerSample(clock, run))
   }
   const samples = runs.map((): number[] => [])
   for (let round = 0; round < rounds; round++) {

@@ -88,6 +88,7 @@ async function measureAll(
 ): Promise<void> {
   const backend = backends.current
   const rows: Row[] = []
+  result.replaceChildren(...conditions(backend))
   for (const [i, shape] of cases.entries()) {
     try {
       const measured = await measureCase(backend, shape, {
@@ -97,7 +98,11 @@ async function measureAll(
         },
       })
       rows.push(...measured)
-      result.replaceChildren(...results(rows, backend))
+      result.replaceChildren(
+        ...conditions(backend),
+        h('div', { class: 'charts' }, ratioChart(rows), timeChart(rows)),
+        resultTable(rows),
+      )
     } catch (error) {
       if (signal.aborted) return
       if (backend.loss() !== null) {
@@ -115,7 +120,8 @@ function lossNotice(backends: BackendPanel): HTMLElement {
   return notice('error', 'The GPU device was lost.', h('p', {}, text), backends.requestAgain())
 }
 
-function results(rows: readonly Row[], backend: Backend): HTMLElement[] {
+/** Where and how the times are taken. */
+function conditions(backend: Backend): HTMLElement[] {
   return [
     h('h3', {}, backend.kind === 'webgpu' ? `WebGPU, ${backend.name}` : `WebAssembly, ${backend.name}`),
     ...(backend.isSoftware
@@ -128,8 +134,6 @@ function results(rows: readonly Row[], backend: Backend): HTMLElement[] {
         ]
       : []),
     h('p', { class: 'muted' }, clockText(backend)),
-    h('div', { class: 'charts' }, ratioChart(rows), timeChart(rows)),
-    resultTable(rows),
   ]
 }
 
@@ -144,13 +148,12 @@ function clockText(backend: Backend): string {
 function resultTable(rows: readonly Row[]): HTMLElement {
   const time = (quartiles: Quartiles) => `${milliseconds(quartiles.median)} ± ${percent(spreadOf(quartiles))}`
   const body = rows.map((row) => [
-    caseText(row.shape),
-    row.pass,
+    h('span', {}, caseText(row.shape), h('br'), h('span', { class: 'muted' }, row.pass)),
     time(row.lily),
     time(row.lora),
     row.toLora.median.toFixed(2),
     `${row.toLoraEqual.median.toFixed(2)} (r ${row.equalRank})`,
   ])
-  const head = ['shape', 'pass', 'Lily, ms', 'LoRA, ms', 'Lily / LoRA', 'equal parameters']
+  const head = ['shape and pass', 'Lily, ms', 'LoRA, ms', 'Lily / LoRA', 'equal parameters']
   return table('Results of the benchmark', head, body)
 }

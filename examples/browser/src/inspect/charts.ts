@@ -2,7 +2,7 @@
 import * as Plot from '@observablehq/plot'
 import type { SingularValueAnalysis, TargetAnalysis } from 'lily-kernels'
 import { figure, heightOfRows, type Key, labelled, LILY, LORA, plot } from '../charts.js'
-import { percent, threeDigits, twoDecimals } from '../format.js'
+import { threeDigits, twoDecimals } from '../format.js'
 import { RANDOM_TOKENS } from './random-inputs.js'
 
 /** Up to this number of columns, cells have room for their numbers. */
@@ -78,7 +78,7 @@ function cellChart(
       Plot.text(columns.length <= MAX_NUMBERED_COLUMNS ? cells : [], {
         ...place,
         text: ({ value }: Cell) => twoDecimals(value),
-        fill: (cell: Cell) => (opacity(cell) > 0.55 ? 'var(--surface)' : 'var(--text)'),
+        fill: (cell: Cell) => (opacity(cell) > 0.72 ? 'var(--surface)' : 'var(--text)'),
         fontSize: 11,
       }),
     ],
@@ -126,45 +126,6 @@ export function effectiveRanks(layers: readonly UpdatedLayer[], color: string, l
           { text: 'Lily', color },
           { text: 'maximum for LoRA', color: LORA },
         ],
-    chart,
-  )
-}
-
-export function entropies({ layers }: TargetAnalysis): HTMLElement {
-  const labels = layerLabels(layers)
-  const { marginLeft, y } = labelled(labels)
-  const of = (key: 'entropy' | 'tokenEntropy') =>
-    layers.flatMap(({ router }, l) => {
-      const value = router[key]
-      return value === null ? [] : [{ layer: labels[l], value }]
-    })
-  const dot = { x: 'value', y: 'layer', r: 4, strokeWidth: 1.5 } as const
-  const title = ({ layer, value }: { layer: string; value: number }) => `${layer}: ${percent(value)}`
-  const chart = plot(`Entropy of the mean weights by layer. ${of('entropy').map(title).join('; ')}`, {
-    height: heightOfRows(labels.length),
-    marginLeft,
-    x: {
-      domain: [0, 1],
-      label: 'of the entropy of equal weights',
-      labelAnchor: 'center',
-      labelArrow: 'none',
-      grid: true,
-      ticks: 5,
-      tickFormat: (share: number) => percent(share),
-    },
-    y: { ...y, type: 'point', padding: 0.6 },
-    marks: [
-      Plot.dot(of('entropy'), { ...dot, fill: LILY, stroke: LILY, title }),
-      Plot.dot(of('tokenEntropy'), { ...dot, fill: 'var(--surface)', stroke: LILY, title }),
-    ],
-  })
-  return figure(
-    'Entropy of the routers',
-    'Where tokens prefer different experts, their own entropy is below that of the mean weights.',
-    [
-      { text: 'of the mean weights', color: LILY },
-      { text: 'of a token, mean', color: LILY, isHollow: true },
-    ],
     chart,
   )
 }

@@ -4,7 +4,7 @@ import type { LoraLayerAnalysis, TargetAnalysis } from 'lily-kernels'
 import { LILY, LORA } from '../charts.js'
 import { h, notice, table, tiles } from '../dom.js'
 import { count, countOf, percent, threeDigits } from '../format.js'
-import { cosineMap, effectiveRanks, entropies, layerLabels, routerMap } from './charts.js'
+import { cosineMap, effectiveRanks, layerLabels, routerMap } from './charts.js'
 import type { Inspection, LilyInspection, LoraInspection, ParameterShape } from './inspection.js'
 import { RANDOM_TOKENS } from './random-inputs.js'
 
@@ -48,7 +48,6 @@ function lilyReport({ analysis, counts, baseParameters, loraRank, parameters }: 
         'div',
         { class: 'charts' },
         routerMap(target),
-        entropies(target),
         cosineMap(target),
         effectiveRanks(target.layers, LILY, target.loraRank),
       ),
@@ -68,7 +67,7 @@ function lilyTable({ target, layers }: TargetAnalysis): HTMLElement {
     update.effectiveRank.toFixed(1),
     percent(update.sharedWithLora),
   ])
-  const head = ['layer', 'entropy', 'of a token', 'norm of update', 'effective rank', 'within LoRA']
+  const head = ['layer', 'router entropy', 'token entropy', 'norm of update', 'effective rank', 'within LoRA']
   return table(`Layers of ${target}`, head, rows)
 }
 

@@ -18,15 +18,16 @@ export async function sampleFiles(): Promise<File[]> {
     if (name.includes('router')) {
       const scale = 0.5 + (seed % 5)
       data.set(normal(data.length, seed++).map((number) => scale * number))
-    } else if (name.includes("lily_B")) {
-      fillExperts(data, value.shape, seed++)
+    } else if (name.includes('lily_B')) {
+      fillExperts(data, config.numB, value.shape[1], seed++)
     }
   }
   return model.pretrainedFiles()
 }
 
-/** @param shape [E, r, d_out] */
-function fillExperts(data: Float32Array, [experts, rank, width]: readonly number[], seed: number): void {
+/** @param data [E, r, d_out] */
+function fillExperts(data: Float32Array, experts: number, width: number, seed: number): void {
+  const rank = data.length / experts / width
   const own = normal(data.length, seed)
   const common = normal(rank * width, seed + 1000)
   for (let e = 0; e < experts; e++) {

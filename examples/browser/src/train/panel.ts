@@ -22,7 +22,7 @@ export function mountTrainPanel(section: HTMLElement, backends: BackendPanel): v
         losses.push(each)
         onProgress(`Step ${each.step}: loss ${each.loss.toFixed(4)}`, each.step / count)
         if (each.step % Math.ceil(count / 100) === 0 || each.step === count) {
-          result.replaceChildren(curve(losses, count))
+          result.replaceChildren(h('div', { class: 'charts' }, curve(losses, count)))
           await pause()
         }
         if (signal.aborted) break
@@ -35,7 +35,7 @@ export function mountTrainPanel(section: HTMLElement, backends: BackendPanel): v
           : notice('error', 'The GPU device was lost.', h('p', {}, lost), backends.requestAgain()),
       )
     }
-    if (losses.length > 0) result.replaceChildren(curve(losses, count), lossTable(losses))
+    if (losses.length > 0) result.replaceChildren(h('div', { class: 'charts' }, curve(losses, count), lossTable(losses)))
   }
   section.append(
     h(
