@@ -45,7 +45,11 @@ describe.skipIf(missing !== undefined)('examples/browser', () => {
 
   /** Opens the page, and waits until it has looked for a GPU. */
   async function open(options: Opening = {}): Promise<Page> {
-    const visit = await site.open(address, { viewport: { width: 1280, height: 900 }, reducedMotion: 'reduce', ...options })
+    const visit = await site.open(address, {
+      viewport: { width: 1280, height: 900 },
+      reducedMotion: 'reduce',
+      ...options,
+    })
     visits.push(visit)
     const { page } = visit
     page.on('console', (message) => {
@@ -71,84 +75,114 @@ describe.skipIf(missing !== undefined)('examples/browser', () => {
       expect(await page.locator('#backend-wasm').isChecked()).toBe(true)
     })
 
-    test('inspects a folder of Lily: the numbers are those of the package in Node.js', async () => {
-      await page.setInputFiles('#inspect-folder', GOLDEN)
-      await page.locator('#inspect h3', { hasText: 'A Lily adapter' }).waitFor(TASK)
-      const model = await LilyModel.fromPretrained(GOLDEN)
-      const layers = Array.from(model.layers.values(), ({ name, shape }) => ({ name, inFeatures: shape.inFeatures }))
-      const { targets } = await analyse(model, { samples: randomInputs(layers) })
+    test(
+      'inspects a folder of Lily: the numbers are those of the package in Node.js',
+      async () => {
+        await page.setInputFiles('#inspect-folder', GOLDEN)
+        await page.locator('#inspect h3', { hasText: 'A Lily adapter' }).waitFor(TASK)
+        const model = await LilyModel.fromPretrained(GOLDEN)
+        const layers = Array.from(model.layers.values(), ({ name, shape }) => ({ name, inFeatures: shape.inFeatures }))
+        const { targets } = await analyse(model, { samples: randomInputs(layers) })
 
-      const tables = page.locator('#inspect table')
-      for (const [t, { layers, loraRank, experts, parameters: _ }] of targets.entries()) {
-        const rows = await rowsOf(tables.nth(t))
-        expect(rows).toHaveLength(layers.length)
-        layers.forEach(({ router, update }, l) => {
-          const [, entropy, ofToken, norm, rank, share] = rows[l].map((cell) => parseFloat(cell))
-          expect(entropy / 100).toBeCloseTo(router.entropy!, 1)
-          expect(Math.abs(ofToken - 100 * router.tokenEntropy!)).toBeLessThanOrEqual(0.501)
-          expect(Math.abs(norm / update.norm - 1)).toBeLessThanOrEqual(0.00501)
-          expect(Math.abs(rank - update.effectiveRank)).toBeLessThanOrEqual(0.0501)
-          expect(Math.abs(share - 100 * update.sharedWithLora)).toBeLessThanOrEqual(0.501)
-        })
-        const cells = async (chart: string) =>
-          (await page.locator(`#inspect svg[aria-label^="${chart}"]`).nth(t).locator('g > rect title').allTextContents()).map(
-            (title) => Number(title.split(': ')[1]),
+        const tables = page.locator('#inspect table')
+        for (const [t, { layers, loraRank, experts, parameters: _ }] of targets.entries()) {
+          const rows = await rowsOf(tables.nth(t))
+          expect(rows).toHaveLength(layers.length)
+          layers.forEach(({ router, update }, l) => {
+            const [, entropy, ofToken, norm, rank, share] = rows[l].map((cell) => parseFloat(cell))
+            expect(entropy / 100).toBeCloseTo(router.entropy!, 1)
+            expect(Math.abs(ofToken - 100 * router.tokenEntropy!)).toBeLessThanOrEqual(0.501)
+            expect(Math.abs(norm / update.norm - 1)).toBeLessThanOrEqual(0.00501)
+            expect(Math.abs(rank - update.effectiveRank)).toBeLessThanOrEqual(0.0501)
+            expect(Math.abs(share - 100 * update.sharedWithLora)).toBeLessThanOrEqual(0.501)
+          })
+          const cells = async (chart: string) =>
+            (
+              await page
+                .locator(`#inspect svg[aria-label^="${chart}"]`)
+                .nth(t)
+                .locator('g > rect title')
+                .allTextContents()
+            ).map((title) => Number(title.split(': ')[1]))
+          expectClose(
+            await cells('Mean weight'),
+            layers.flatMap(({ router }) => [...router.weights]),
+            0.000501,
           )
-        expectClose(await cells('Mean weight'), layers.flatMap(({ router }) => [...router.weights]), 0.000501)
-        expectClose(await cells('Cosine'), experts.cosines.flat(), 0.000501)
-        expect(await page.locator('#inspect figure', { hasText: `has rank ${loraRank.toFixed(1)}` }).count()).toBeGreaterThan(0)
-      }
-      const total = targets.reduce((sum, { parameters }) => sum + parameters, 0)
-      expect(await page.locator('#inspect .tile dd').first().innerText()).toBe(total.toLocaleString('en'))
-      await page.locator('#inspect summary').click()
-      const shapes = await rowsOf(tables.last())
-      expect(shapes.map(([name, shape]) => [name, shape])).toEqual(
-        Array.from(model.parameters().values(), ({ name, value }) => [name, value.shape.join(' × ')]),
-      )
-    }, SLOW)
+          expectClose(await cells('Cosine'), experts.cosines.flat(), 0.000501)
+          expect(
+            await page.locator('#inspect figure', { hasText: `has rank ${loraRank.toFixed(1)}` }).count(),
+          ).toBeGreaterThan(0)
+        }
+        const total = targets.reduce((sum, { parameters }) => sum + parameters, 0)
+        expect(await page.locator('#inspect .tile dd').first().innerText()).toBe(total.toLocaleString('en'))
+        await page.locator('#inspect summary').click()
+        const shapes = await rowsOf(tables.last())
+        expect(shapes.map(([name, shape]) => [name, shape])).toEqual(
+          Array.from(model.parameters().values(), ({ name, value }) => [name, value.shape.join(' × ')]),
+        )
+      },
+      SLOW,
+    )
 
-    test('inspects a folder of LoRA that is dropped', async () => {
-      await drop(page, LORA)
-      await page.locator('#inspect h3', { hasText: 'A LoRA adapter' }).waitFor(TASK)
-      const { layers } = await analyse(await LoraModel.fromPretrained(LORA))
-      const rows = (await Promise.all((await page.locator('#inspect table').all()).slice(0, -1).map(rowsOf))).flat()
-      expect(rows).toHaveLength(layers.length)
-      const shown = rows.map((cells) => Number(cells.at(-1))).sort()
-      expectClose(shown, layers.map(({ update }) => update.effectiveRank).sort(), 0.0501)
-    }, SLOW)
+    test(
+      'inspects a folder of LoRA that is dropped',
+      async () => {
+        await drop(page, LORA)
+        await page.locator('#inspect h3', { hasText: 'A LoRA adapter' }).waitFor(TASK)
+        const { layers } = await analyse(await LoraModel.fromPretrained(LORA))
+        const rows = (await Promise.all((await page.locator('#inspect table').all()).slice(0, -1).map(rowsOf))).flat()
+        expect(rows).toHaveLength(layers.length)
+        const shown = rows.map((cells) => Number(cells.at(-1))).sort()
+        expectClose(shown, layers.map(({ update }) => update.effectiveRank).sort(), 0.0501)
+      },
+      SLOW,
+    )
 
-    test('says in plain words what is wrong with a folder', async () => {
-      await page.setInputFiles('#inspect-files', [join(GOLDEN, CONFIG)])
-      const alert = page.locator('#inspect [role=alert]')
-      await alert.getByText('These files are no adapter that this page can read.').waitFor(TASK)
-      expect(await alert.innerText()).toContain(`expected it among the files, got '${CONFIG}'`)
-      await page.setInputFiles('#inspect-files', [join(GOLDEN, CONFIG), join(LORA, TENSORS)])
-      await alert.getByText('lily_A').waitFor(TASK)
-    }, SLOW)
+    test(
+      'says in plain words what is wrong with a folder',
+      async () => {
+        await page.setInputFiles('#inspect-files', [join(GOLDEN, CONFIG)])
+        const alert = page.locator('#inspect [role=alert]')
+        await alert.getByText('These files are no adapter that this page can read.').waitFor(TASK)
+        expect(await alert.innerText()).toContain(`expected it among the files, got "${CONFIG}"`)
+        await page.setInputFiles('#inspect-files', [join(GOLDEN, CONFIG), join(LORA, TENSORS)])
+        await alert.getByText('lily_A').waitFor(TASK)
+      },
+      SLOW,
+    )
 
-    test('has a sample', async () => {
-      await page.getByRole('button', { name: 'Try a sample' }).click()
-      await page.locator('#inspect h3', { hasText: 'A Lily adapter: 12 layers' }).waitFor(TASK)
-      const ranks = (await rowsOf(page.locator('#inspect table').first())).map((cells) => Number(cells[4]))
-      expect(Math.min(...ranks)).toBeGreaterThan(1)
-    }, SLOW)
+    test(
+      'has a sample',
+      async () => {
+        await page.getByRole('button', { name: 'Try a sample' }).click()
+        await page.locator('#inspect h3', { hasText: 'A Lily adapter: 12 layers' }).waitFor(TASK)
+        const ranks = (await rowsOf(page.locator('#inspect table').first())).map((cells) => Number(cells[4]))
+        expect(Math.min(...ranks)).toBeGreaterThan(1)
+      },
+      SLOW,
+    )
 
-    test('benchmarks, with a chart and a table', async () => {
-      await benchmark(page, '16, 32, 4, 2', 3)
-      await page.locator('#benchmark table').waitFor(TASK)
-      const rows = await rowsOf(page.locator('#benchmark table'))
-      expect(rows.map(([shape]) => shape.replace(/\s+/g, ' '))).toEqual([
-        '16, 32, 4, 2 forward',
-        '16, 32, 4, 2 forward + backward',
-      ])
-      for (const cells of rows) for (const cell of cells.slice(1)) expect(parseFloat(cell)).toBeGreaterThan(0)
-      // 8 groups of layers with A, 2 experts and 32 routers, against 32 layers with A and B: 4 (8 + 2) 32 + 32 * 8 = 32 * 64 k.
-      expect(rows[0].at(-1)).toContain('(r 1)')
-      const text = await page.locator('#benchmark').innerText()
-      expect(text).toContain('which return when they are complete')
-      expect(text).not.toContain('claim nothing')
-      expect(await page.locator('#benchmark svg[role=img][aria-label*="of the time of LoRA"]').count()).toBe(1)
-    }, SLOW)
+    test(
+      'benchmarks, with a chart and a table',
+      async () => {
+        await benchmark(page, '16, 32, 4, 2', 3)
+        await page.locator('#benchmark table').waitFor(TASK)
+        const rows = await rowsOf(page.locator('#benchmark table'))
+        expect(rows.map(([shape]) => shape.replace(/\s+/g, ' '))).toEqual([
+          '16, 32, 4, 2 forward',
+          '16, 32, 4, 2 forward + backward',
+        ])
+        for (const cells of rows) for (const cell of cells.slice(1)) expect(parseFloat(cell)).toBeGreaterThan(0)
+        // 8 groups of layers with A, 2 experts and 32 routers, against 32 layers with A and B: 4 (8 + 2) 32 + 32 * 8 = 32 * 64 k.
+        expect(rows[0].at(-1)).toContain('(r 1)')
+        const text = await page.locator('#benchmark').innerText()
+        expect(text).toContain('which return when they are complete')
+        expect(text).not.toContain('claim nothing')
+        expect(await page.locator('#benchmark svg[role=img][aria-label*="of the time of LoRA"]').count()).toBe(1)
+      },
+      SLOW,
+    )
 
     test('asks for a shape if there is none', async () => {
       await benchmark(page, '16, 32', 3)
@@ -169,14 +203,22 @@ describe.skipIf(missing !== undefined)('examples/browser', () => {
       expect(await page.locator('#benchmark progress').isVisible()).toBe(false)
     })
 
-    test("trains as the README's program does", async () => {
-      expect(await train(page, 100)).toEqual(readmeLosses())
-      expect(await page.locator('#train svg').getAttribute('aria-label')).toContain('is 0.0001 at step 100')
-    }, SLOW)
+    test(
+      "trains as the README's program does",
+      async () => {
+        expect(await train(page, 100)).toEqual(readmeLosses())
+        expect(await page.locator('#train svg').getAttribute('aria-label')).toContain('is 0.0001 at step 100')
+      },
+      SLOW,
+    )
 
-    test('fits on a phone and on a desktop, and axe finds nothing', async () => {
-      expect(await problemsOf(page)).toEqual([])
-    }, SLOW)
+    test(
+      'fits on a phone and on a desktop, and axe finds nothing',
+      async () => {
+        expect(await problemsOf(page)).toEqual([])
+      },
+      SLOW,
+    )
   })
 
   test('without navigator.gpu the page runs on WebAssembly, and says so', async () => {
@@ -202,60 +244,82 @@ describe.skipIf(missing !== undefined)('examples/browser', () => {
       expect(await page.locator('#backend-webgpu').isChecked()).toBe(true)
     })
 
-    test('says that a shape is too large for the device, and by which limit', async () => {
-      await benchmark(page, '70000, 1000, 8, 4', 3)
-      const alert = page.locator('#benchmark [role=alert]')
-      await alert.getByText('This is too large for the GPU device.').waitFor(TASK)
-      expect(await alert.innerText()).toContain("the device's limit maxBufferSize, 256 MiB. Choose fewer tokens")
-    }, SLOW)
+    test(
+      'says that a shape is too large for the device, and by which limit',
+      async () => {
+        await benchmark(page, '70000, 1000, 8, 4', 3)
+        const alert = page.locator('#benchmark [role=alert]')
+        await alert.getByText('This is too large for the GPU device.').waitFor(TASK)
+        expect(await alert.innerText()).toContain("the device's limit maxBufferSize, 256 MiB. Choose fewer tokens")
+      },
+      SLOW,
+    )
 
-    test('benchmarks by timestamps, and claims nothing on a software adapter', async () => {
-      await benchmark(page, '16, 32, 4, 2', 3)
-      await page.locator('#benchmark table').waitFor(TASK)
-      const rows = await rowsOf(page.locator('#benchmark table'))
-      expect(rows).toHaveLength(2)
-      for (const cells of rows) for (const cell of cells.slice(1)) expect(parseFloat(cell)).toBeGreaterThan(0)
-      const text = await page.locator('#benchmark').innerText()
-      expect(text).toContain('differences of timestamps in the queue')
-      expect(text).toContain('These times claim nothing about a GPU.')
-    }, SLOW)
+    test(
+      'benchmarks by timestamps, and claims nothing on a software adapter',
+      async () => {
+        await benchmark(page, '16, 32, 4, 2', 3)
+        await page.locator('#benchmark table').waitFor(TASK)
+        const rows = await rowsOf(page.locator('#benchmark table'))
+        expect(rows).toHaveLength(2)
+        for (const cells of rows) for (const cell of cells.slice(1)) expect(parseFloat(cell)).toBeGreaterThan(0)
+        const text = await page.locator('#benchmark').innerText()
+        expect(text).toContain('differences of timestamps in the queue')
+        expect(text).toContain('These times claim nothing about a GPU.')
+      },
+      SLOW,
+    )
 
-    test('trains; when the device is lost it says so, and trains on a new one', async () => {
-      const readme = readmeLosses()
-      const losses = await train(page, 25)
-      expect(losses.at(0)).toEqual(readme[0])
-      expect(Math.abs(Number(losses.at(-1)![1]) - Number(readme[1][1]))).toBeLessThanOrEqual(0.0002)
+    test(
+      'trains; when the device is lost it says so, and trains on a new one',
+      async () => {
+        const readme = readmeLosses()
+        const losses = await train(page, 25)
+        expect(losses.at(0)).toEqual(readme[0])
+        expect(Math.abs(Number(losses.at(-1)![1]) - Number(readme[1][1]))).toBeLessThanOrEqual(0.0002)
 
-      await page.fill('#steps', '1000')
-      await page.getByRole('button', { name: 'Train', exact: true }).click()
-      await page.locator('#train').getByText(/Step [1-9]/).waitFor(TASK)
-      await page.evaluate(() => {
-        devices.at(-1)!.destroy()
-      })
-      const alert = page.locator('#train [role=alert]')
-      await alert.getByText('The GPU device was lost.').waitFor(TASK)
-      expect(await page.locator('#backend').innerText()).toContain('The GPU device was lost.')
-      expect(await problemsOf(page)).toEqual([])
+        await page.fill('#steps', '1000')
+        await page.getByRole('button', { name: 'Train', exact: true }).click()
+        await page
+          .locator('#train')
+          .getByText(/Step [1-9]/)
+          .waitFor(TASK)
+        await page.evaluate(() => {
+          devices.at(-1)!.destroy()
+        })
+        const alert = page.locator('#train [role=alert]')
+        await alert.getByText('The GPU device was lost.').waitFor(TASK)
+        expect(await page.locator('#backend').innerText()).toContain('The GPU device was lost.')
+        expect(await problemsOf(page)).toEqual([])
 
-      await alert.getByRole('button', { name: 'Request the device again' }).click()
-      await page.locator('#backend').getByText('The GPU device was lost.').waitFor({ state: 'detached', ...TASK })
-      expect(await train(page, 1)).toEqual([readme[0], ['1', expect.any(String)]])
-      expect(await page.evaluate(() => devices.length)).toBe(2)
-      expect(await alert.innerText()).toBe('')
-    }, SLOW)
+        await alert.getByRole('button', { name: 'Request the device again' }).click()
+        await page
+          .locator('#backend')
+          .getByText('The GPU device was lost.')
+          .waitFor({ state: 'detached', ...TASK })
+        expect(await train(page, 1)).toEqual([readme[0], ['1', expect.any(String)]])
+        expect(await page.evaluate(() => devices.length)).toBe(2)
+        expect(await alert.innerText()).toBe('')
+      },
+      SLOW,
+    )
   })
 
-  test('a device without timestamps is named, and measured by its queue', async () => {
-    const page = await open({
-      args: WEBGPU,
-      before: () => {
-        Object.defineProperty(GPUAdapter.prototype, 'features', { get: () => new Set() })
-      },
-    })
-    await benchmark(page, '16, 32, 4, 2', 3)
-    await page.locator('#benchmark').getByText('lacks the feature timestamp-query').waitFor(TASK)
-    await page.locator('#benchmark table').waitFor(TASK)
-  }, SLOW)
+  test(
+    'a device without timestamps is named, and measured by its queue',
+    async () => {
+      const page = await open({
+        args: WEBGPU,
+        before: () => {
+          Object.defineProperty(GPUAdapter.prototype, 'features', { get: () => new Set() })
+        },
+      })
+      await benchmark(page, '16, 32, 4, 2', 3)
+      await page.locator('#benchmark').getByText('lacks the feature timestamp-query').waitFor(TASK)
+      await page.locator('#benchmark table').waitFor(TASK)
+    },
+    SLOW,
+  )
 
   test('a page that is not isolated says that it has one thread', async () => {
     const visit = await site.open(`${await site.serve({ 'Cross-Origin-Opener-Policy': 'unsafe-none' })}`)
@@ -265,7 +329,9 @@ describe.skipIf(missing !== undefined)('examples/browser', () => {
 
   test('requests nothing from elsewhere, and logs no errors', () => {
     expect(visits.length).toBeGreaterThan(3)
-    const foreign = visits.flatMap(({ requests }) => requests).filter((url) => !/^(http:\/\/(localhost|127\.0\.0\.1):|data:|blob:)/.test(url))
+    const foreign = visits
+      .flatMap(({ requests }) => requests)
+      .filter((url) => !/^(http:\/\/(localhost|127\.0\.0\.1):|data:|blob:)/.test(url))
     expect(foreign).toEqual([])
     expect(visits.flatMap(({ errors }) => errors)).toEqual([])
   })
@@ -316,7 +382,9 @@ async function rowsOf(table: ReturnType<Page['locator']>): Promise<string[][]> {
 
 /** Drops a folder on the page, as a file manager does. */
 async function drop(page: Page, folder: string): Promise<void> {
-  const { x, y } = (await page.locator('#drop').boundingBox())!
+  const zone = page.locator('#drop')
+  await zone.scrollIntoViewIfNeeded()
+  const { x, y } = (await zone.boundingBox())!
   const session = await page.context().newCDPSession(page)
   const data = { items: [], files: [folder], dragOperationsMask: 1 }
   for (const type of ['dragEnter', 'dragOver', 'drop'] as const) {

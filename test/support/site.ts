@@ -19,11 +19,7 @@ export const ISOLATED = {
 }
 
 /** Options of Chromium with which it has the software adapter of WebGPU; without them it has none. */
-export const WEBGPU = [
-  '--enable-unsafe-webgpu',
-  '--use-webgpu-adapter=swiftshader',
-  '--enable-features=Vulkan,WebGPU',
-]
+export const WEBGPU = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan,WebGPU']
 
 /** How a page is opened. */
 export interface Opening extends BrowserContextOptions {

@@ -88,7 +88,11 @@ export class BackendPanel {
           notice(
             'note',
             'WebAssembly has one thread here.',
-            h('p', {}, 'Only pages that are cross-origin isolated may share memory between threads; the server of this page does not send the headers for it.'),
+            h(
+              'p',
+              {},
+              'Only pages that are cross-origin isolated may share memory between threads; the server of this page does not send the headers for it.',
+            ),
           ),
         ]
     this.#notices.replaceChildren(...notices, ...isolation)

@@ -47,7 +47,9 @@ export function plot(text: string, options: Plot.PlotOptions): Element {
     ariaLabel: text,
     ...options,
   })
+  // For assistive technology the chart is one image; the names of its parts would be read without their values.
   chart.setAttribute('role', 'img')
+  for (const part of chart.querySelectorAll('[aria-label]')) part.removeAttribute('aria-label')
   return chart
 }
 
@@ -66,7 +68,7 @@ export function figure(title: string, text: string, keys: readonly Key[], chart:
   return h(
     'figure',
     { class: 'chart' },
-    h('figcaption', {}, h('h4', {}, title), h('p', {}, text)),
+    h('figcaption', {}, h('strong', {}, title), h('p', {}, text)),
     ...(legend.length === 0 ? [] : [h('ul', { class: 'legend' }, ...legend)]),
     chart,
   )

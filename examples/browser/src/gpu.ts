@@ -18,11 +18,15 @@ export class NoGpu extends Error {}
  */
 export async function openGpu(): Promise<Gpu> {
   if (!isSecureContext) {
-    throw new NoGpu('Browsers offer WebGPU to pages of https: and of localhost only. Open this page by such an address.')
+    throw new NoGpu(
+      'Browsers offer WebGPU to pages of https: and of localhost only. Open this page by such an address.',
+    )
   }
   const { gpu } = navigator as { readonly gpu?: GPU }
   if (gpu === undefined) {
-    throw new NoGpu('This browser has no WebGPU, or it is turned off. A current Chrome, Edge, Firefox or Safari may have it.')
+    throw new NoGpu(
+      'This browser has no WebGPU, or it is turned off. A current Chrome, Edge, Firefox or Safari may have it.',
+    )
   }
   const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' })
   if (adapter === null) {

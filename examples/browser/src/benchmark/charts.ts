@@ -23,7 +23,8 @@ export function ratioChart(rows: readonly Row[]): HTMLElement {
   const marks = rows.flatMap((row): Mark[] => {
     const { pass, toLora, toLoraEqual } = row
     const label = caseText(row.shape)
-    const title = (name: string, { median }: Quartiles) => `${label}, ${pass}: ${median.toFixed(2)} of the time of ${name}`
+    const title = (name: string, { median }: Quartiles) =>
+      `${label}, ${pass}: ${median.toFixed(2)} of the time of ${name}`
     const isForward = pass === 'forward'
     return [
       { ...toLora, label, pass, color: LORA, dy: isForward ? -17 : 8, title: title('LoRA of the same rank', toLora) },
@@ -37,11 +38,7 @@ export function ratioChart(rows: readonly Row[]): HTMLElement {
   return figure(
     'Time of Lily relative to LoRA',
     'By shape (tokens, features, rank, experts). Left of the line Lily is faster. Bars reach from quartile to quartile.',
-    [
-      { text: 'LoRA of the same rank', color: LORA },
-      { text: 'LoRA with as many parameters', color: EQUAL },
-      ...PASSES,
-    ],
+    [{ text: 'LoRA of the same rank', color: LORA }, { text: 'LoRA with as many parameters', color: EQUAL }, ...PASSES],
     chart,
   )
 }
@@ -98,7 +95,16 @@ function dots(marks: readonly Mark[], axis: string, shown: readonly number[] = [
         const fill = ({ pass, color }: Mark) => (pass === 'forward' ? 'var(--surface)' : color)
         return [
           Plot.ruleY(some, { x1: 'lower', x2: 'upper', y: 'label', stroke: 'color', strokeWidth: 2, dy }),
-          Plot.dot(some, { x: 'median', y: 'label', stroke: 'color', strokeWidth: 1.5, r: 3.5, fill, dy, title: 'title' }),
+          Plot.dot(some, {
+            x: 'median',
+            y: 'label',
+            stroke: 'color',
+            strokeWidth: 1.5,
+            r: 3.5,
+            fill,
+            dy,
+            title: 'title',
+          }),
         ]
       }),
     ],

@@ -16,9 +16,7 @@ export async function droppedFiles(transfer: DataTransfer): Promise<File[]> {
     entries.map(async (entry) => {
       if (!isDirectory(entry)) return [await fileOf(entry as FileSystemFileEntry)]
       const inside = await entriesIn(entry)
-      return Promise.all(
-        inside.filter(({ isFile }) => isFile).map((each) => fileOf(each as FileSystemFileEntry)),
-      )
+      return Promise.all(inside.filter(({ isFile }) => isFile).map((each) => fileOf(each as FileSystemFileEntry)))
     }),
   )
   return files.flat()

@@ -76,17 +76,24 @@ function loraReport({ analysis, total, baseParameters, parameters }: LoraInspect
   const medianRank = (median(layers, ({ update }) => update.effectiveRank) ?? 0).toFixed(1)
   return [
     h('h3', {}, `A LoRA adapter: ${countOf(layers.length, 'layer')}`),
-    h('p', { class: 'muted' }, `r ${r}, alpha ${loraAlpha}${useRslora ? ', rank-stabilised' : ''}; LoRA has no routers`),
+    h(
+      'p',
+      { class: 'muted' },
+      `r ${r}, alpha ${loraAlpha}${useRslora ? ', rank-stabilised' : ''}; LoRA has no routers`,
+    ),
     tiles([
       { value: count(total), text: 'parameters' },
       { value: percentOf(total, baseParameters), text: 'of the weights that it adapts' },
       { value: medianRank, text: 'effective rank of an update, median of the layers' },
     ]),
-    ...Array.from(group(layers, ({ target }) => target), ([target, members]) => [
-      h('h3', {}, `${target}: ${countOf(members.length, 'layer')}`),
-      h('div', { class: 'charts' }, effectiveRanks(members, LORA)),
-      loraTable(target, members),
-    ]).flat(),
+    ...Array.from(
+      group(layers, ({ target }) => target),
+      ([target, members]) => [
+        h('h3', {}, `${target}: ${countOf(members.length, 'layer')}`),
+        h('div', { class: 'charts' }, effectiveRanks(members, LORA)),
+        loraTable(target, members),
+      ],
+    ).flat(),
     ...shapes(parameters),
   ]
 }

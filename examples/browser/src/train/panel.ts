@@ -35,7 +35,8 @@ export function mountTrainPanel(section: HTMLElement, backends: BackendPanel): v
           : notice('error', 'The GPU device was lost.', h('p', {}, lost), backends.requestAgain()),
       )
     }
-    if (losses.length > 0) result.replaceChildren(h('div', { class: 'charts' }, curve(losses, count), lossTable(losses)))
+    if (losses.length > 0)
+      result.replaceChildren(h('div', { class: 'charts' }, curve(losses, count), lossTable(losses)))
   }
   section.append(
     h(
