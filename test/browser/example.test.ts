@@ -322,7 +322,7 @@ describe.skipIf(missing !== undefined)('examples/browser', () => {
   )
 
   test('a page that is not isolated says that it has one thread', async () => {
-    const visit = await site.open(`${await site.serve({ 'Cross-Origin-Opener-Policy': 'unsafe-none' })}`)
+    const visit = await site.open(await site.serve({ 'Cross-Origin-Opener-Policy': 'unsafe-none' }))
     visits.push(visit)
     await visit.page.locator('#backend').getByText('WebAssembly has one thread here.').waitFor(TASK)
   })
