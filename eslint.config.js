@@ -3,7 +3,7 @@ import { defineConfig, globalIgnores } from 'eslint/config'
 import tseslint from 'typescript-eslint'
 
 export default defineConfig(
-  globalIgnores(['build/', 'dist/', 'prebuilds/']),
+  globalIgnores(['build/', '**/dist/', 'prebuilds/']),
   eslint.configs.recommended,
   tseslint.configs.strictTypeChecked,
   {

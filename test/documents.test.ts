@@ -22,7 +22,7 @@ const { scripts } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), '
 }
 
 /** All documents; those of downloaded packages and of builds are not ours. */
-const documents = ['.', 'docs', 'docs/decisions', 'examples', 'examples/finetune', 'bench/results', '.github'].flatMap(
+const documents = ['.', 'docs', 'docs/decisions', 'examples', 'examples/browser', 'examples/finetune', 'bench/results', '.github'].flatMap(
   (folder) =>
     readdirSync(join(packageRoot, folder))
       .filter((name) => name.endsWith('.md'))

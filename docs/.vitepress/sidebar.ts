@@ -9,6 +9,7 @@ export const guides: DefaultTheme.SidebarItem[] = [
     items: [
       page('Getting started', 'docs/getting-started'),
       page('Fine-tuning an encoder', 'examples/finetune/README'),
+      page('A page for browsers', 'examples/browser/README'),
       page('Examples', 'examples/README'),
       page('Comparison', 'docs/comparison'),
     ],

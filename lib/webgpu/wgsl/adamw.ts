@@ -66,9 +66,6 @@ fn gradient_norm(id: u32, tid: u32) {
   loads: bytesOf(squares),
 })
 
-/** Quads of elements per thread. */
-const QUADS = 4
-
 export function adamwUpdate(call: {
   /** All [1, elements]; value and moments are written. */
   readonly value: Operand
@@ -81,7 +78,9 @@ export function adamwUpdate(call: {
   const { value, grad, expAvg, expAvgSq, norm, floats } = call
   return {
     name: 'update',
-    workgroups: ceilDiv(value.cols, 256 * 4 * QUADS),
+    // Four elements per thread, without a loop: SwiftShader, which is Chromium's software adapter, takes minutes to compile
+    // one around so many guarded accesses.
+    workgroups: ceilDiv(value.cols, 256 * 4),
     operands: { value, grad, exp_avg: expAvg, exp_avg_sq: expAvgSq, ...(norm !== null && { norm }) },
     floats,
     wgsl: `
@@ -94,17 +93,15 @@ fn update(id: u32, tid: u32) {
   // A NaN stays a NaN.
   clip = select(limited, 1.0, limited > 1.0);`
   }
-  for (var j = 0u; j < ${QUADS}u; j++) {
-    let i = ((id * ${QUADS}u + j) * 256u + tid) * 4u;
-    let g = clip * grad4(0u, i);
-    let m = P.beta1 * exp_avg4(0u, i) + P.beta1_rest * g;
-    let v = P.beta2 * exp_avg_sq4(0u, i) + P.beta2_rest * g * g;
-    let change = P.step_size * m / (sqrt(v) * P.root_factor + P.eps);
-    let next = P.keep * value4(0u, i) - change;
-    exp_avg_put4(0u, i, m);
-    exp_avg_sq_put4(0u, i, v);
-    value_put4(0u, i, next);
-  }
+  let i = (id * 256u + tid) * 4u;
+  let g = clip * grad4(0u, i);
+  let m = P.beta1 * exp_avg4(0u, i) + P.beta1_rest * g;
+  let v = P.beta2 * exp_avg_sq4(0u, i) + P.beta2_rest * g * g;
+  let change = P.step_size * m / (sqrt(v) * P.root_factor + P.eps);
+  let next = P.keep * value4(0u, i) - change;
+  exp_avg_put4(0u, i, m);
+  exp_avg_sq_put4(0u, i, v);
+  value_put4(0u, i, next);
 }`,
     loads: bytesOf(value) + bytesOf(grad) + bytesOf(expAvg) + bytesOf(expAvgSq),
   }

@@ -1,0 +1,131 @@
+/** The charts of one target. */
+import * as Plot from '@observablehq/plot'
+import type { SingularValueAnalysis, TargetAnalysis } from 'lily-kernels'
+import { figure, heightOfRows, type Key, labelled, LILY, LORA, plot } from '../charts.js'
+import { threeDigits, twoDecimals } from '../format.js'
+import { RANDOM_TOKENS } from './random-inputs.js'
+
+/** Up to this number of columns, cells have room for their numbers. */
+const MAX_NUMBERED_COLUMNS = 8
+
+/** The parts in which the names of the layers differ; the full name of a single layer. */
+export function layerLabels(layers: readonly { readonly name: string }[]): string[] {
+  const names = layers.map(({ name }) => name.split('.'))
+  const differs = (i: number) => names.some((parts) => parts.length !== names[0].length || parts[i] !== names[0][i])
+  return names.map((parts) => {
+    const differing = parts.filter((_, i) => differs(i))
+    return (differing.length === 0 ? parts : differing).join('.')
+  })
+}
+
+export function routerMap({ layers }: TargetAnalysis): HTMLElement {
+  const labels = layerLabels(layers)
+  const cells = layers.flatMap(({ router }, l) =>
+    router.weights.map((value, e) => ({ x: e, y: labels[l], value, title: `layer ${labels[l]}, expert ${e}` })),
+  )
+  const text = `Mean weight of each expert by layer, over ${RANDOM_TOKENS} random inputs.`
+  return cellChart('Routers', text, cells, labels, Math.max(...cells.map(({ value }) => Math.abs(value))), [
+    { text: 'weight', color: LILY },
+  ])
+}
+
+export function cosineMap({ experts }: TargetAnalysis): HTMLElement {
+  const labels = experts.cosines.map((_, e) => String(e))
+  const cells = experts.cosines.flatMap((row, e) =>
+    row.map((value, f) => ({ x: f, y: String(e), value, title: `experts ${e} and ${f}` })),
+  )
+  return cellChart('Experts', 'Cosine of each pair of experts, as vectors.', cells, labels, 1, [
+    { text: 'same direction', color: LILY },
+    { text: 'opposite direction', color: LORA },
+  ])
+}
+
+interface Cell {
+  readonly x: number
+  readonly y: string
+  readonly value: number
+  readonly title: string
+}
+
+/** Opacity shows magnitude, and colour shows sign: legible in light and in dark colours. */
+function cellChart(
+  title: string,
+  text: string,
+  cells: readonly Cell[],
+  rows: readonly string[],
+  max: number,
+  keys: readonly Key[],
+): HTMLElement {
+  const columns = [...new Set(cells.map(({ x }) => x))]
+  const opacity = ({ value }: Cell) => (max > 0 ? Math.abs(value) / max : 0)
+  const place = { x: 'x', y: 'y' } as const
+  const { marginLeft, y } = labelled(rows)
+  const values = cells.map(({ title, value }) => `${title}: ${twoDecimals(value)}`).slice(0, 64)
+  const chart = plot(`${text} ${values.join('; ')}`, {
+    height: heightOfRows(rows.length),
+    marginLeft,
+    x: { domain: columns, label: 'expert', type: 'band', tickSize: 0 },
+    y: { ...y, type: 'band' },
+    marks: [
+      Plot.cell(cells, {
+        ...place,
+        inset: 0.5,
+        fill: ({ value }: Cell) => (value < 0 ? LORA : LILY),
+        fillOpacity: opacity,
+        stroke: 'var(--line)',
+        title: ({ title, value }: Cell) => `${title}: ${value.toFixed(3)}`,
+      }),
+      Plot.text(columns.length <= MAX_NUMBERED_COLUMNS ? cells : [], {
+        ...place,
+        text: ({ value }: Cell) => twoDecimals(value),
+        fill: (cell: Cell) => (opacity(cell) > 0.72 ? 'var(--surface)' : 'var(--text)'),
+        fontSize: 11,
+      }),
+    ],
+  })
+  return figure(title, text, keys, chart)
+}
+
+interface UpdatedLayer {
+  readonly name: string
+  readonly update: SingularValueAnalysis
+}
+
+/** @param lora rank of the LoRA that has as many parameters */
+export function effectiveRanks(layers: readonly UpdatedLayer[], color: string, lora?: number): HTMLElement {
+  const labels = layerLabels(layers)
+  const { marginLeft, y } = labelled(labels)
+  const bars = layers.map(({ update }, l) => ({ layer: labels[l], ...update }))
+  const values = bars.map(({ layer, effectiveRank }) => `${layer}: ${effectiveRank.toFixed(1)}`)
+  const text =
+    'Number of directions of the update of a layer: exp of the entropy of its singular values.' +
+    (lora === undefined ? '' : ` LoRA with as many parameters has rank ${lora.toFixed(1)}.`)
+  const chart = plot(`Effective rank by layer. ${values.join('; ')}`, {
+    height: heightOfRows(labels.length),
+    marginLeft,
+    x: { label: 'effective rank', grid: true, ticks: 5, labelAnchor: 'center', labelArrow: 'none' },
+    y: { ...y, type: 'band', padding: 0.25 },
+    marks: [
+      Plot.barX(bars, {
+        x: 'effectiveRank',
+        y: 'layer',
+        fill: color,
+        title: ({ layer, effectiveRank, norm }: (typeof bars)[number]) =>
+          `${layer}: effective rank ${effectiveRank.toFixed(1)}, norm ${threeDigits(norm)}`,
+      }),
+      ...(lora === undefined ? [] : [Plot.ruleX([lora], { stroke: LORA, strokeWidth: 2 })]),
+      Plot.ruleX([0]),
+    ],
+  })
+  return figure(
+    'Effective rank',
+    text,
+    lora === undefined
+      ? []
+      : [
+          { text: 'Lily', color },
+          { text: 'maximum for LoRA', color: LORA },
+        ],
+    chart,
+  )
+}

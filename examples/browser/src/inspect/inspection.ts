@@ -1,0 +1,82 @@
+/** What the page shows of an adapter, as plain data. It runs in a Worker. */
+import { accountFor, analyse, type Analysis, LilyModel, type LoraAnalysis, LoraModel } from 'lily-kernels'
+import { randomInputs } from './random-inputs.js'
+
+export interface ParameterShape {
+  readonly name: string
+  readonly shape: readonly number[]
+  readonly elements: number
+}
+
+export interface LilyInspection {
+  readonly kind: 'Lily'
+  readonly parameters: readonly ParameterShape[]
+  /** Number of elements; shared ones count once. */
+  readonly counts: { readonly a: number; readonly router: number; readonly b: number; readonly total: number }
+  /** Number of elements of the adapted weights of the base model. */
+  readonly baseParameters: number
+  /** Rank of LoRA with as many parameters. */
+  readonly loraRank: number
+  readonly analysis: Analysis
+}
+
+export interface LoraInspection {
+  readonly kind: 'LoRA'
+  readonly parameters: readonly ParameterShape[]
+  readonly total: number
+  readonly baseParameters: number
+  readonly analysis: LoraAnalysis
+}
+
+export type Inspection = LilyInspection | LoraInspection
+
+export type OnLayer = (name: string, done: number, layers: number) => void
+
+/**
+ * Reads an adapter and analyses it.
+ *
+ * @throws LilyError (as a rejection) if the files are no adapter
+ */
+export async function inspectAdapter(files: readonly File[], onProgress: OnLayer): Promise<Inspection> {
+  return (await peftTypeOf(files)) === 'LORA' ? inspectLora(files, onProgress) : inspectLily(files, onProgress)
+}
+
+/** What the package makes of a missing or invalid file is better than what could be said here. */
+async function peftTypeOf(files: readonly File[]): Promise<unknown> {
+  try {
+    const text = await files.find(({ name }) => name === 'adapter_config.json')?.text()
+    return text === undefined ? undefined : (JSON.parse(text) as { peft_type?: unknown } | null)?.peft_type
+  } catch {
+    return undefined
+  }
+}
+
+async function inspectLily(files: readonly File[], onProgress: OnLayer): Promise<LilyInspection> {
+  const model = await LilyModel.fromPretrained(files)
+  const layers = Array.from(model.layers.values(), ({ name, shape: { inFeatures, outFeatures } }) => ({
+    ...{ name, inFeatures, outFeatures },
+  }))
+  const { parameters: counts, baseParameters, loraRank } = accountFor(layers, model.config)
+  const analysis = await analyse(model, { samples: randomInputs(layers), onProgress })
+  return { kind: 'Lily', parameters: shapesOf(model), counts, baseParameters, loraRank, analysis }
+}
+
+async function inspectLora(files: readonly File[], onProgress: OnLayer): Promise<LoraInspection> {
+  const model = await LoraModel.fromPretrained(files)
+  const parameters = shapesOf(model)
+  const analysis = await analyse(model, { onProgress })
+  return {
+    kind: 'LoRA',
+    parameters,
+    total: parameters.reduce((sum, { elements }) => sum + elements, 0),
+    baseParameters: analysis.layers.reduce((sum, { inFeatures, outFeatures }) => sum + inFeatures * outFeatures, 0),
+    analysis,
+  }
+}
+
+function shapesOf(model: LilyModel | LoraModel): ParameterShape[] {
+  return Array.from(model.parameters().values(), ({ name, value: { shape } }) => ({
+    ...{ name, shape: [...shape] },
+    elements: shape.reduce((product, size) => product * size, 1),
+  }))
+}
