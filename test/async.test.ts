@@ -19,15 +19,16 @@ import { expectSameBits } from './support/compare.js'
 import { numbers, smallOperands } from './support/small.js'
 
 /** Enough work for several turns of the event loop; slow devices need less. */
-const [long, medium] = isEmulated || isWebGpu
-  ? [
-      { tokens: 64, dIn: 64, dOut: 64, rank: 16 },
-      { tokens: 33, dIn: 64, dOut: 64, rank: 16 },
-    ]
-  : [
-      { tokens: 1024, dIn: 1024, dOut: 1024, rank: 128 },
-      { tokens: 256, dIn: 512, dOut: 512, rank: 64 },
-    ]
+const [long, medium] =
+  isEmulated || isWebGpu
+    ? [
+        { tokens: 64, dIn: 64, dOut: 64, rank: 16 },
+        { tokens: 33, dIn: 64, dOut: 64, rank: 16 },
+      ]
+    : [
+        { tokens: 1024, dIn: 1024, dOut: 1024, rank: 128 },
+        { tokens: 256, dIn: 512, dOut: 512, rank: 64 },
+      ]
 
 const routings = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'lora'] as const
 
