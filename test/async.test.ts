@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { LilyError } from '../lib/index.js'
 import {
   isEmulated,
+  isWebGpu,
   lilyBackward,
   lilyBackwardAsync,
   lilyForward,
@@ -17,16 +18,17 @@ import { gc } from './support/collect.js'
 import { expectSameBits } from './support/compare.js'
 import { numbers, smallOperands } from './support/small.js'
 
-/** Enough work for several turns of the event loop; the emulator needs less, because it is slow. */
-const [long, medium] = isEmulated
-  ? [
-      { tokens: 64, dIn: 64, dOut: 64, rank: 16 },
-      { tokens: 33, dIn: 64, dOut: 64, rank: 16 },
-    ]
-  : [
-      { tokens: 1024, dIn: 1024, dOut: 1024, rank: 128 },
-      { tokens: 256, dIn: 512, dOut: 512, rank: 64 },
-    ]
+/** Enough work for several turns of the event loop; slow devices need less. */
+const [long, medium] =
+  isEmulated || isWebGpu
+    ? [
+        { tokens: 64, dIn: 64, dOut: 64, rank: 16 },
+        { tokens: 33, dIn: 64, dOut: 64, rank: 16 },
+      ]
+    : [
+        { tokens: 1024, dIn: 1024, dOut: 1024, rank: 128 },
+        { tokens: 256, dIn: 512, dOut: 512, rank: 64 },
+      ]
 
 const routings = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'lora'] as const
 

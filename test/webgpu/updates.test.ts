@@ -54,7 +54,7 @@ for (const [dtype, accumulate, margin] of [
   ['bfloat16', true, 1],
   ['float16', false, 2],
 ] as const)
-  test(`fold of three layers into ${dtype}, ${accumulate ? 'added' : 'overwritten'}`, async () => {
+  test(`fold of seven layers into ${dtype}, ${accumulate ? 'added' : 'overwritten'}`, async () => {
     const [experts, rank, dOut] = [5, 3, 34]
     const random = randomFrom(1)
     const old = accumulate ? gaussian(random, experts * rank * dOut) : new Float32Array(experts * rank * dOut).fill(NaN)
@@ -62,7 +62,7 @@ for (const [dtype, accumulate, margin] of [
     const before = accumulate ? await db.read() : new Float32Array(old.length)
     let expected = Matrix.exact(experts, rank * dOut, before)
     const layers: FoldCall['layers'][number][] = []
-    for (const partials of [2, 0, 1, experts]) {
+    for (const partials of [2, 0, 1, experts, 1, 3, experts, 2]) {
       const isWeighted = partials === experts
       const matrices = gaussian(random, partials * rank * dOut)
       const weights = isWeighted ? null : gaussian(random, partials * experts)

@@ -1,42 +1,55 @@
 /**
- * Adds the deferred gradients of one layer to that of B. Symbols as in docs/math.md.
+ * Adds the deferred gradients of a few layers to that of B, layer by layer. Symbols as in docs/math.md.
  *
  *     out_e (+)= sum_g w_ge D_g    or out (+)= D, already weighted        D: [G r, d_out] or [E r, d_out], float32
  *
- * One pass over D for each expert (from cache), and over out if it accumulates.
+ * The sum of a layer is added to the old number before that of the next layer, so the bits do not depend on how layers are
+ * spread over passes. One pass over D for each expert (from cache), and over out if it accumulates.
  */
 import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
 
-export function foldDeferred(call: {
+interface Layer {
   readonly matrices: Operand
   /** [G, E]; null: one matrix for each expert. */
   readonly weights: Operand | null
-  /** [E r, d_out], written. */
-  readonly out: Operand
-}): Part {
-  const { matrices, weights, out } = call
+}
+
+/** @param out [E r, d_out], written */
+export function foldDeferred(layers: readonly Layer[], out: Operand): Part {
   const quads = ceilDiv(out.cols, 4)
+  const operands = layers.flatMap(({ matrices, weights }, i): [string, Operand][] => [
+    [`matrices${i}`, matrices],
+    ...(weights === null ? [] : ([[`weights${i}`, weights]] as [string, Operand][])),
+  ])
   return {
     name: 'fold_deferred',
     workgroups: ceilDiv(out.rows * quads, 256),
-    operands: { matrices, out, ...(weights !== null && { weights }) },
-    params: { fold_quads: quads },
+    operands: { ...Object.fromEntries(operands), out: { ...out, accumulate: false } },
+    params: { fold_quads: quads, fold_adds: out.accumulate ? 1 : 0 },
     wgsl: `
 fn fold_deferred(id: u32, tid: u32) {
   let i = id * 256u + tid;
   let row = i / P.fold_quads;
   let n = i % P.fold_quads * 4u;
   if (row >= P.out_rows) { return; }
-  ${
-    weights === null
-      ? 'let sum = matrices4(row, n);'
-      : `var sum = vec4f();
-  for (var g = 0u; g < P.weights_rows; g++) {
-    sum = fma(vec4f(weights1(g, row / P.rank)), matrices4(g * P.rank + row % P.rank, n), sum);
-  }`
-  }
-  out_put4(row, n, sum);
+  var total = vec4f();
+  if (P.fold_adds != 0u) { total = out4(row, n); }
+  var sum: vec4f;
+  ${layers.map(({ weights }, layer) => sumOf(layer, weights !== null)).join('\n  ')}
+  out_put4(row, n, total);
 }`,
-    loads: bytesOf(matrices) * (weights === null ? 1 : weights.cols) + (out.accumulate ? bytesOf(out) : 0),
+    loads:
+      layers.reduce((sum, { matrices, weights }) => sum + bytesOf(matrices) * (weights?.cols ?? 1), 0) +
+      (out.accumulate ? bytesOf(out) : 0),
   }
 }
+
+/** Adds the sum of one layer to `total`. */
+const sumOf = (layer: number, isWeighted: boolean) =>
+  isWeighted
+    ? `sum = vec4f();
+  for (var g = 0u; g < P.weights${layer}_rows; g++) {
+    sum = fma(vec4f(weights${layer}1(g, row / P.rank)), matrices${layer}4(g * P.rank + row % P.rank, n), sum);
+  }
+  total += sum;`
+    : `total += matrices${layer}4(row, n);`
