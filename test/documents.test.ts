@@ -22,11 +22,19 @@ const { scripts } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), '
 }
 
 /** All documents; those of downloaded packages and of builds are not ours. */
-const documents = ['.', 'docs', 'docs/decisions', 'examples', 'examples/browser', 'examples/finetune', 'bench/results', '.github'].flatMap(
-  (folder) =>
-    readdirSync(join(packageRoot, folder))
-      .filter((name) => name.endsWith('.md'))
-      .map((name) => normalize(join(folder, name))),
+const documents = [
+  '.',
+  'docs',
+  'docs/decisions',
+  'examples',
+  'examples/browser',
+  'examples/finetune',
+  'bench/results',
+  '.github',
+].flatMap((folder) =>
+  readdirSync(join(packageRoot, folder))
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => normalize(join(folder, name))),
 )
 const read = (document: string) => readFileSync(join(packageRoot, document), 'utf8')
 

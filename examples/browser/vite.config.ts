@@ -14,7 +14,6 @@ export default defineConfig({
   base: './',
   build: { chunkSizeWarningLimit: 2000 },
   worker: { format: 'es' },
-  // The package is a link to the checkout, outside of this folder.
-  server: { headers, fs: { allow: ['../..'] } },
+  server: { headers },
   preview: { headers },
 })

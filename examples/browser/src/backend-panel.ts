@@ -68,7 +68,11 @@ export class BackendPanel {
 
   #requestButton(label: string): HTMLElement {
     const button = h('button', { type: 'button' }, label)
-    button.addEventListener('click', () => void this.open())
+    button.addEventListener('click', () => {
+      // What it says is over: the panel shows what comes of it.
+      button.closest('.notice')?.remove()
+      void this.open()
+    })
     return button
   }
 

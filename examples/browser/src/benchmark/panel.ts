@@ -149,11 +149,11 @@ function resultTable(rows: readonly Row[]): HTMLElement {
   const time = (quartiles: Quartiles) => `${milliseconds(quartiles.median)} ± ${percent(spreadOf(quartiles))}`
   const body = rows.map((row) => [
     h('span', {}, caseText(row.shape), h('br'), h('span', { class: 'muted' }, row.pass)),
-    time(row.lily),
-    time(row.lora),
     row.toLora.median.toFixed(2),
     `${row.toLoraEqual.median.toFixed(2)} (r ${row.equalRank})`,
+    time(row.lily),
+    time(row.lora),
   ])
-  const head = ['shape and pass', 'Lily, ms', 'LoRA, ms', 'Lily / LoRA', 'equal parameters']
+  const head = ['shape and pass', 'Lily / LoRA', 'equal parameters', 'Lily, ms', 'LoRA, ms']
   return table('Results of the benchmark', head, body)
 }
