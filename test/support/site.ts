@@ -1,8 +1,8 @@
 /** A site that vite builds from the packed package, and Chromium to open its pages in. */
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
-import { type Browser, chromium, type Page } from 'playwright-core'
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core'
 import { build, createServer, type InlineConfig, preview } from 'vite'
 import { packageRoot } from '../../lib/binding/root.js'
 import { findProgram } from './find-program.js'
@@ -18,6 +18,17 @@ export const ISOLATED = {
   'Cross-Origin-Embedder-Policy': 'require-corp',
 }
 
+/** Options of Chromium with which it has the software adapter of WebGPU; without them it has none. */
+export const WEBGPU = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan,WebGPU']
+
+/** How a page is opened. */
+export interface Opening extends BrowserContextOptions {
+  /** Options of Chromium. */
+  readonly args?: string[]
+  /** Runs in the page before its scripts. */
+  readonly before?: () => void
+}
+
 /** What a page logged and requested, and its errors. */
 export interface Visit {
   readonly page: Page
@@ -30,17 +41,35 @@ export class Site {
   readonly #folder: string
   readonly #config: InlineConfig
   readonly #closes: (() => Promise<unknown>)[] = []
-  #browser: Browser | undefined
+  readonly #browsers = new Map<string, Promise<Browser>>()
 
-  /** @param files by their names; each *.html is a page */
-  constructor(files: Readonly<Record<string, string>>) {
+  /**
+   * @param source files by their names, of which each *.html is a page; or the folder of a project of vite
+   * @param packages folders of packages that the checkout does not have, by their names
+   */
+  constructor(
+    source: Readonly<Record<string, string | Uint8Array>> | string,
+    packages: Readonly<Record<string, string>> = {},
+  ) {
     // In the checkout, whose node_modules/ has the dependencies of the package.
     this.#folder = mkdtempSync(join(packageRoot, 'build', 'site-'))
     const installed = join(this.#folder, 'node_modules', 'lily-kernels')
     mkdirSync(installed, { recursive: true })
     execFileSync('tar', ['-xzf', tarballIn(this.#folder), '-C', installed, '--strip-components=1'])
-    const pages = Object.keys(files).filter((name) => name.endsWith('.html'))
-    for (const [name, text] of Object.entries({ 'package.json': '{ "private": true }', ...files })) {
+    for (const [name, folder] of Object.entries(packages)) {
+      const link = join(this.#folder, 'node_modules', name)
+      mkdirSync(dirname(link), { recursive: true })
+      symlinkSync(folder, link)
+    }
+    if (typeof source === 'string') {
+      const isSource = (name: string) => !/\/(dist|node_modules)$/.test(name)
+      cpSync(source, this.#folder, { recursive: true, filter: isSource })
+      this.#config = { root: this.#folder, configFile: join(this.#folder, 'vite.config.ts'), logLevel: 'warn' }
+      return
+    }
+    const pages = Object.keys(source).filter((name) => name.endsWith('.html'))
+    for (const [name, text] of Object.entries({ 'package.json': '{ "private": true }', ...source })) {
+      mkdirSync(dirname(join(this.#folder, name)), { recursive: true })
       writeFileSync(join(this.#folder, name), text)
     }
     this.#config = {
@@ -75,13 +104,9 @@ export class Site {
   }
 
   /** Opens a page, and waits until its scripts have run. */
-  async open(url: string): Promise<Visit> {
-    if (this.#browser === undefined) {
-      // Containers run tests as root, which the sandbox refuses.
-      this.#browser = await chromium.launch({ executablePath: chromiumProgram!, chromiumSandbox: false })
-      this.#closes.unshift(() => this.#browser!.close())
-    }
-    const page = await this.#browser.newPage()
+  async open(url: string, { args = [], before, ...options }: Opening = {}): Promise<Visit> {
+    const page = await (await this.#browserWith(args)).newPage(options)
+    if (before !== undefined) await page.addInitScript(before)
     const visit: Visit = { page, printed: [], requests: [], errors: [] }
     page.on('console', (message) => {
       if (message.type() === 'log') visit.printed.push(message.text())
@@ -90,6 +115,19 @@ export class Site {
     page.on('pageerror', (error) => visit.errors.push(String(error)))
     await page.goto(url)
     return visit
+  }
+
+  #browserWith(args: string[]): Promise<Browser> {
+    const key = args.join(' ')
+    let browser = this.#browsers.get(key)
+    if (browser === undefined) {
+      // Containers run tests as root, which the sandbox refuses.
+      browser = chromium.launch({ executablePath: chromiumProgram!, chromiumSandbox: false, args })
+      const launched = browser
+      this.#browsers.set(key, browser)
+      this.#closes.unshift(async () => (await launched).close())
+    }
+    return browser
   }
 
   async remove(): Promise<void> {
@@ -105,3 +143,9 @@ function tarballIn(folder: string): string {
   const pack = ['pack', '--ignore-scripts', '--silent', '--pack-destination', folder]
   return join(folder, execFileSync('npm', pack, { cwd: packageRoot, encoding: 'utf8' }).trim())
 }
+
+/**
+ * {@link WEBGPU} without zeros in workgroup memory, which no kernel reads: SwiftShader's compiler takes some ten times as long
+ * with them.
+ */
+export const WEBGPU_UNZEROED = [...WEBGPU, '--enable-dawn-features=disable_workgroup_init']

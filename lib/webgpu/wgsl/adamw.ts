@@ -84,7 +84,18 @@ export function adamwUpdate(call: {
     workgroups: ceilDiv(value.cols, 256 * 4 * QUADS),
     operands: { value, grad, exp_avg: expAvg, exp_avg_sq: expAvgSq, ...(norm !== null && { norm }) },
     floats,
+    // No loop: the compiler of SwiftShader, Chromium's software adapter, does not come to an end with stores in one.
     wgsl: `
+fn update_quad(clip: f32, i: u32) {
+  let g = clip * grad4(0u, i);
+  let m = P.beta1 * exp_avg4(0u, i) + P.beta1_rest * g;
+  let v = P.beta2 * exp_avg_sq4(0u, i) + P.beta2_rest * g * g;
+  let change = P.step_size * m / (sqrt(v) * P.root_factor + P.eps);
+  let next = P.keep * value4(0u, i) - change;
+  exp_avg_put4(0u, i, m);
+  exp_avg_sq_put4(0u, i, v);
+  value_put4(0u, i, next);
+}
 fn update(id: u32, tid: u32) {
   var clip = 1.0;
   ${
@@ -94,17 +105,7 @@ fn update(id: u32, tid: u32) {
   // A NaN stays a NaN.
   clip = select(limited, 1.0, limited > 1.0);`
   }
-  for (var j = 0u; j < ${QUADS}u; j++) {
-    let i = ((id * ${QUADS}u + j) * 256u + tid) * 4u;
-    let g = clip * grad4(0u, i);
-    let m = P.beta1 * exp_avg4(0u, i) + P.beta1_rest * g;
-    let v = P.beta2 * exp_avg_sq4(0u, i) + P.beta2_rest * g * g;
-    let change = P.step_size * m / (sqrt(v) * P.root_factor + P.eps);
-    let next = P.keep * value4(0u, i) - change;
-    exp_avg_put4(0u, i, m);
-    exp_avg_sq_put4(0u, i, v);
-    value_put4(0u, i, next);
-  }
+  ${Array.from({ length: QUADS }, (_, j) => `update_quad(clip, ((id * ${QUADS}u + ${j}u) * 256u + tid) * 4u);`).join('\n')}
 }`,
     loads: bytesOf(value) + bytesOf(grad) + bytesOf(expAvg) + bytesOf(expAvgSq),
   }
