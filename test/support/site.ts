@@ -148,4 +148,4 @@ function tarballIn(folder: string): string {
  * {@link WEBGPU} without zeros in workgroup memory, which no kernel reads: SwiftShader's compiler takes some ten times as long
  * with them.
  */
-export const WEBGPU_UNZEROED = [...WEBGPU, '--enable-dawn-features=disable_workgroup_init']
+export const WEBGPU_QUICK = [...WEBGPU, '--enable-dawn-features=disable_workgroup_init']

@@ -39,7 +39,10 @@ export async function bundleSuites({ suites = SUITES, backend = 'cpu' }: Target 
     target: 'es2022',
     write: false,
     loader: { '.safetensors': 'binary', '.json': 'binary' },
-    define: { 'process.env': JSON.stringify({ LILY_TEST_BACKEND: backend }), 'import.meta.url': '"file:///test/suite.ts"' },
+    define: {
+      'process.env': JSON.stringify({ LILY_TEST_BACKEND: backend }),
+      'import.meta.url': '"file:///test/suite.ts"',
+    },
     plugins: [substitutes],
     logLevel: 'error',
   })
