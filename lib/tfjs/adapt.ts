@@ -4,8 +4,9 @@ import { describe, fail } from '../base/errors.js'
 import { checkKeys, get, type Known, readFlag } from '../base/options.js'
 import type { AdapterLayer } from '../model/adapter-layer.js'
 import type { LayerForwardOptions } from '../model/lily-layer.js'
-import { checkFloat32, checkTensor, computeTensor, newTensor, readTensors, share } from './memory.js'
+import { checkFloat32, checkTensor, newTensor, share } from './memory.js'
 import { refuseNested, runOperation } from './operation.js'
+import { type Place, placeOn, type SmallName } from './place.js'
 import { type RecordedCall, type Recording, recordingFor, release } from './recording.js'
 
 /** Options of {@link adapt}. All but `precision` and `training` are for Lily only. */
@@ -45,7 +46,8 @@ const OPTIONS: Known = new Set<keyof AdaptOptions>([
  * @param base [..., d_out], float32: the output of the frozen layer for x. It does not change
  * @param layer `model.layer(name)` of a LilyModel or a LoraModel
  * @returns a new tensor of the shape of base
- * @throws LilyError as `layer.forward`; ERR_LILY_ARGUMENT if TensorFlow.js records a gradient by itself, which would drop
+ * @throws LilyError as `layer.forward`; ERR_LILY_DEVICE if the model is not where TensorFlow.js computes: in host memory, or
+ *   on the GPUDevice of its webgpu backend; ERR_LILY_ARGUMENT if TensorFlow.js records a gradient by itself, which would drop
  *   those of the parameters: use {@link variableGrads} or {@link AdapterOptimizer}, or pass `training: false`
  * @example
  * const y = adapt(x, tf.matMul(x, kernel), model.layer('layers.0.proj'), { routing: 'sequence', mask })
@@ -57,7 +59,16 @@ export function adapt<T extends Tensor>(x: Tensor, base: T, layer: AdapterLayer,
   checkKeys('options', options, OPTIONS)
   const settings = readSettings(options)
   const recording = recordingFor(layer, readFlag(options, 'training', undefined))
-  return recording === null ? evaluate(x, base, layer, settings) : record(recording, x, base, layer, settings)
+  const call = { place: placeOn('layer', layer.a.value.device), layer, settings }
+  return recording === null ? evaluate(x, base, call) : record(recording, x, base, call)
+}
+
+/** A call whose arguments are read. */
+interface Call {
+  readonly place: Place
+  readonly layer: AdapterLayer
+  /** The options of `layer.forward`, in which small operands may be tensors of TensorFlow.js. */
+  readonly settings: Readonly<Record<string, unknown>>
 }
 
 function checkLayer(layer: unknown): asserts layer is AdapterLayer {
@@ -67,11 +78,13 @@ function checkLayer(layer: unknown): asserts layer is AdapterLayer {
 }
 
 /** The options of `layer.forward`: LoRA refuses those that it does not have, so that only those given are passed on. */
-function readSettings(options: AdaptOptions): LayerForwardOptions {
+function readSettings(options: AdaptOptions): Call['settings'] {
   const settings: Record<string, unknown> = {}
   for (const name of OPTIONS) {
     const value = name === 'training' ? undefined : get('options', options, name)
-    if (value !== undefined) settings[name] = isTensor(value) ? numbersOf(name, value) : value
+    if (value === undefined) continue
+    if (isTensor(value)) checkTensor(name, value, ['float32', 'int32', 'bool'])
+    settings[name] = value
   }
   return settings
 }
@@ -80,18 +93,16 @@ function isTensor(value: unknown): value is Tensor {
   return typeof value === 'object' && value !== null && 'dataId' in value
 }
 
-/** A small operand. `layer.forward` copies it, and checks which of these types it may have. */
-function numbersOf(argument: string, tensor: Tensor): { data: unknown; shape: number[] } {
-  checkTensor(argument, tensor, ['float32', 'int32', 'bool'])
-  return { data: tensor.dataSync(), shape: tensor.shape }
-}
-
-function evaluate<T extends Tensor>(x: Tensor, base: T, layer: AdapterLayer, settings: LayerForwardOptions): T {
+function evaluate<T extends Tensor>(x: Tensor, base: T, call: Call): T {
   const gradients = (dy: Tensor) => ({
-    x: () => failEvaluated(layer),
+    x: () => failEvaluated(call.layer),
     base: () => share(dy),
   })
-  const forward = () => addAdapter(x, base, layer, { ...settings, save: false }).y
+  const forward = () => {
+    const { y, small } = addAdapter(x, base, call, false)
+    for (const tensor of small) tensor.dispose()
+    return y
+  }
   return runOperation({ x, base }, { forward, gradients }) as T
 }
 
@@ -104,17 +115,12 @@ function failEvaluated({ name }: AdapterLayer): never {
   )
 }
 
-function record<T extends Tensor>(
-  { anchor, calls }: Recording,
-  x: Tensor,
-  base: T,
-  layer: AdapterLayer,
-  settings: LayerForwardOptions,
-): T {
+function record<T extends Tensor>({ anchor, calls }: Recording, x: Tensor, base: T, given: Call): T {
   let call: RecordedCall
   const forward = () => {
-    const { y, saved } = addAdapter(x, base, layer, { ...settings, save: true })
-    call = { layer, x: keep(share(x)), saved, isDone: false }
+    const { y, saved, small } = addAdapter(x, base, given, true)
+    const { place, layer } = given
+    call = { place, layer, x: keep(share(x)), small: small.map((tensor) => keep(tensor)), saved, isDone: false }
     calls.push(call)
     return y
   }
@@ -130,29 +136,42 @@ function record<T extends Tensor>(
   return runOperation({ x, base, anchor }, { forward, gradients }) as T
 }
 
-/** Adds the adapter to a copy of base. */
-function addAdapter(x: Tensor, base: Tensor, layer: AdapterLayer, options: LayerForwardOptions & { save: boolean }) {
+/** Adds the adapter to a copy of base. `small` are the tensors that `saved` refers to besides x. */
+function addAdapter(x: Tensor, base: Tensor, { place, layer, settings }: Call, save: boolean) {
+  const options: Record<string, unknown> = { ...settings, save }
+  const small: Tensor[] = []
+  for (const [name, value] of Object.entries(settings)) {
+    if (!isTensor(value)) continue
+    const { operand, tensor } = place.small(name as SmallName, value)
+    options[name] = operand
+    if (tensor !== null) small.push(tensor)
+  }
   let saved: RecordedCall['saved'] | undefined
-  const y = computeTensor([x, base], base.shape, (output, x, base) => {
-    output.data.set(base.data)
-    saved = layer.forward(x, output, options).saved
-  })
-  return { y, saved: saved as RecordedCall['saved'] }
+  try {
+    const y = place.compute(base.shape, base, [x], (y, x) => {
+      saved = layer.forward(x, y, options).saved
+    })
+    return { y, small, saved: saved as RecordedCall['saved'] }
+  } catch (cause) {
+    for (const tensor of small) tensor.dispose()
+    throw cause
+  }
 }
 
 /** Adds to the gradients of the parameters. Returns that of x if it is needed. */
 function backward(call: RecordedCall, dy: Tensor, needsDx: boolean): Tensor | undefined {
   refuseNested()
-  const { layer, x, saved } = call
+  const { place, layer, x, saved } = call
   // x is passed again, because the memory that forward has read may have moved.
   let dx: Tensor | undefined
   if (needsDx) {
-    dx = newTensor([x, dy], x.shape, (dx, x, dy) => {
-      dx.data.fill(0)
-      layer.backward(dy, saved, { x, dx })
-    })
+    dx = newTensor(
+      place.compute(x.shape, null, [x, dy], (dx, x, dy) => {
+        layer.backward(dy, saved, { x, dx })
+      }),
+    )
   } else {
-    readTensors([x, dy], (x, dy) => {
+    place.read([x, dy], (x, dy) => {
       layer.backward(dy, saved, { x, needs: { dx: false } })
     })
   }

@@ -1,14 +1,5 @@
 /** An optimiser for adapters and variables of TensorFlow.js. */
-import {
-  engine,
-  type NamedTensorMap,
-  Optimizer,
-  type Scalar,
-  type Tensor,
-  tensor,
-  tidy,
-  type Variable,
-} from '@tensorflow/tfjs-core'
+import { engine, type NamedTensorMap, Optimizer, type Scalar, type Tensor, type Variable } from '@tensorflow/tfjs-core'
 import { describe, fail } from '../base/errors.js'
 import { copyArray, isInstance } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
@@ -16,7 +7,8 @@ import type { AdapterModel } from '../model/adapter-model.js'
 import { AdamW } from '../optimiser/adamw.js'
 import type { AdamWOptions } from '../optimiser/options.js'
 import type { TrainableParameter } from '../optimiser/parameters.js'
-import { checkFloat32, type HostTensor } from './memory.js'
+import { checkFloat32 } from './memory.js'
+import { placeOn, type VariableParameter } from './place.js'
 import { type AdapterModels, readModels, variableGrads } from './variable-grads.js'
 
 /** The gradient of a variable. */
@@ -61,16 +53,16 @@ export class AdapterOptimizer extends Optimizer {
   /**
    * Creates an optimiser with zero moments.
    *
-   * @param model one adapter, or several, whose parameters then have the names '0.<name>', '1.<name>', ... They must be
-   *   in host memory
-   * @throws LilyError as AdamW
+   * @param model one adapter, or several, whose parameters then have the names '0.<name>', '1.<name>', ... They are in
+   *   host memory, or on the GPUDevice of TensorFlow.js' webgpu backend
+   * @throws LilyError as AdamW; ERR_LILY_DEVICE if TensorFlow.js has the variables on another device than the model
    */
   constructor(model: AdapterModels, options: AdapterOptimizerOptions = {}) {
     super()
     const { variables, optimizer, ...adamw } = options
     this.#models = readModels(model)
     this.#optimizer = readOptimizer(optimizer)
-    this.#variables = readVariables(variables)
+    this.#variables = readVariables(variables, this.#models)
     this.adamw = new AdamW(allParameters(this.#models, this.#variables), adamw)
   }
 
@@ -104,10 +96,16 @@ export class AdapterOptimizer extends Optimizer {
       else others.push({ name, tensor })
     }
     if (others.length > 0 && this.#optimizer === null) failUnknown(others[0].name)
-    for (const [name, parameter] of this.#variables) parameter.read(own.get(name) ?? failWithout(name))
+    for (const [name, { variable }] of this.#variables) checkGradient(variable, own.get(name) ?? failWithout(name))
 
-    this.adamw.step({ lrScale: this.lrScale })
-    for (const parameter of this.#variables.values()) parameter.write()
+    let isDone = false
+    try {
+      for (const [name, parameter] of this.#variables) parameter.begin(own.get(name) as Tensor)
+      this.adamw.step({ lrScale: this.lrScale })
+      isDone = true
+    } finally {
+      for (const parameter of this.#variables.values()) parameter.end(isDone)
+    }
     if (others.length > 0) this.#optimizer?.applyGradients(others)
     for (const model of this.#models) model.zeroGrad()
     this.incrementIterations()
@@ -136,34 +134,6 @@ export class AdapterOptimizer extends Optimizer {
   }
 }
 
-/** A variable as a parameter of AdamW, which updates numbers in place: those of a tensor never change. */
-class VariableParameter implements TrainableParameter {
-  readonly value: HostTensor
-  readonly grad: HostTensor
-
-  constructor(readonly variable: Variable) {
-    const shape = variable.rank === 0 ? [1] : variable.shape
-    this.value = { data: new Float32Array(variable.size), shape }
-    this.grad = { data: new Float32Array(variable.size), shape }
-  }
-
-  read(gradient: Tensor): void {
-    const { name, shape } = this.variable
-    checkFloat32(`gradient of '${name}'`, gradient)
-    if (gradient.shape.join() !== shape.join()) {
-      fail('ERR_LILY_SHAPE', `gradient of '${name}'`, `expected ${shapeText(shape)}, got ${shapeText(gradient.shape)}`)
-    }
-    this.value.data.set(this.variable.dataSync())
-    this.grad.data.set(gradient.dataSync())
-  }
-
-  write(): void {
-    tidy(() => {
-      this.variable.assign(tensor(this.value.data.slice(), this.variable.shape, 'float32'))
-    })
-  }
-}
-
 function readOptimizer(optimizer: unknown): Optimizer | null {
   if (optimizer === undefined) return null
   if (isInstance(optimizer, Optimizer)) return optimizer
@@ -174,7 +144,13 @@ function readOptimizer(optimizer: unknown): Optimizer | null {
   )
 }
 
-function readVariables(variables: unknown): Map<string, VariableParameter> {
+function checkGradient({ name, shape }: Variable, gradient: Tensor): void {
+  checkFloat32(`gradient of '${name}'`, gradient)
+  if (gradient.shape.join() === shape.join()) return
+  fail('ERR_LILY_SHAPE', `gradient of '${name}'`, `expected ${shapeText(shape)}, got ${shapeText(gradient.shape)}`)
+}
+
+function readVariables(variables: unknown, [model]: readonly AdapterModel[]): Map<string, VariableParameter> {
   const parameters = new Map<string, VariableParameter>()
   const list = variables === undefined ? [] : copyArray('variables', variables)
   if (list === null)
@@ -183,7 +159,7 @@ function readVariables(variables: unknown): Map<string, VariableParameter> {
     checkFloat32(`variables[${i}]`, variable)
     if (!isVariable(variable))
       fail('ERR_LILY_ARGUMENT', `variables[${i}]`, 'expected a tf.Variable, got another tensor')
-    parameters.set(variable.name, new VariableParameter(variable))
+    parameters.set(variable.name, placeOn('model', model.device).variable(variable))
   }
   return parameters
 }

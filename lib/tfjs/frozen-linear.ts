@@ -1,35 +1,44 @@
 /** A frozen linear layer as an operation of TensorFlow.js. */
-import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core'
+import {
+  add,
+  matMul,
+  reshape,
+  type Tensor,
+  type Tensor1D,
+  type Tensor2D,
+  type TensorInfo,
+  tidy,
+} from '@tensorflow/tfjs-core'
 import { fail } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import { linearBackward, linearForward } from '../operations/linear.js'
 import { PackedLinear, packLinear } from '../operations/packed-linear.js'
 import { tensor } from '../tensor/tensor.js'
+import { tfGpu } from './gpu-memory.js'
 import { checkFloat32, computeTensor, type HostTensor, newTensor } from './memory.js'
 import { refuseNested, runOperation } from './operation.js'
 
 /** A weight as the layer multiplies it. */
 interface FrozenWeight {
-  readonly packed: PackedLinear
-  /**
-   * Whether the weight is [d_in, d_out], as a kernel of TensorFlow.js: its product with x is the backward call of the
-   * weight [d_out, d_in] that the same numbers are, so that no transposed copy is made.
-   */
-  readonly isKernel: boolean
   readonly dIn: number
   readonly dOut: number
+  /** x weight + bias, of this shape. */
+  forward(x: Tensor, bias: Tensor | undefined, shape: number[]): TensorInfo
+  /** dy weight^T, of this shape. */
+  gradient(dy: Tensor, shape: number[]): Tensor
 }
 
 /**
  * Packed kernels by the `dataId` of their numbers. Numbers of a tensor do not change, and a variable gets another dataId
  * when it is assigned, so an entry is never stale. An entry lives as long as its dataId: nothing has to be released.
  */
-const packedKernels = new WeakMap<object, FrozenWeight>()
+const packedKernels = new WeakMap<object, PackedWeight>()
 
 /**
  * A linear layer whose weight is not trained: x weight + bias. It is differentiable in x.
  *
- * The first call with a weight packs it, and later calls use the packed form.
+ * The first call with a weight packs it, and later calls use the packed form. On the webgpu backend the products are those
+ * of TensorFlow.js.
  *
  * @param x [..., d_in], float32
  * @param weight [d_in, d_out], float32, as the kernel of tf.layers.dense; or {@link packLinear} of a weight [d_out, d_in]
@@ -43,23 +52,22 @@ const packedKernels = new WeakMap<object, FrozenWeight>()
  */
 export function frozenLinear(x: Tensor, weight: Tensor2D | Tensor | PackedLinear, bias?: Tensor1D | Tensor): Tensor {
   checkFloat32('x', x)
-  const isPacked = weight instanceof PackedLinear
-  if (!isPacked) checkFloat32('weight', weight)
-  const frozen = isPacked ? readPacked(weight) : packedKernel(weight)
+  const frozen = weight instanceof PackedLinear ? readPacked(weight) : readKernel(weight)
   const { dIn, dOut } = frozen
   if (x.shape.at(-1) !== dIn) {
     fail('ERR_LILY_SHAPE', 'x', `expected [..., ${dIn}] (weight has d_in ${dIn}), got ${shapeText(x.shape)}`)
   }
   if (bias !== undefined) checkBias(bias, dOut)
 
-  const y = [...x.shape.slice(0, -1), dOut]
   return runOperation(
-    { x, ...(isPacked ? {} : { weight }), ...(bias && { bias }) },
+    { x, ...(weight instanceof PackedLinear ? {} : { weight }), ...(bias && { bias }) },
     {
-      forward: () =>
-        computeTensor(bias === undefined ? [x] : [x, bias], y, (y, x, bias) => forward(frozen, x, bias, y)),
+      forward: () => frozen.forward(x, bias, [...x.shape.slice(0, -1), dOut]),
       gradients: (dy) => ({
-        x: () => gradient(frozen, dy, x.shape),
+        x: () => {
+          refuseNested()
+          return frozen.gradient(dy, x.shape)
+        },
         weight: () => failTrained('weight'),
         bias: () => failTrained('bias'),
       }),
@@ -67,39 +75,90 @@ export function frozenLinear(x: Tensor, weight: Tensor2D | Tensor | PackedLinear
   )
 }
 
-function forward({ packed, isKernel, dOut }: FrozenWeight, x: HostTensor, bias: HostTensor | undefined, y: HostTensor) {
-  if (bias !== undefined) for (let i = 0; i < y.data.length; i += dOut) y.data.set(bias.data, i)
-  const accumulate = bias !== undefined
-  if (isKernel) linearBackward({ dy: x, weight: packed, dx: y }, { accumulate })
-  else linearForward({ x, weight: packed, y }, { accumulate })
-}
-
-function gradient({ packed, isKernel }: FrozenWeight, dy: Tensor, shape: number[]): Tensor {
-  refuseNested()
-  return newTensor([dy], shape, (dx, dy) => {
-    if (isKernel) linearForward({ x: dy, weight: packed, y: dx }, { accumulate: false })
-    else linearBackward({ dy, weight: packed, dx }, { accumulate: false })
-  })
-}
-
 function readPacked(packed: PackedLinear): FrozenWeight {
   if (packed.dtype !== 'float32') fail('ERR_LILY_DTYPE', 'weight', `expected float32, got ${packed.dtype}; convert it`)
+  if (tfGpu() !== null) {
+    fail(
+      'ERR_LILY_DEVICE',
+      'weight',
+      "expected a tensor [d_in, d_out] on the backend 'webgpu', got a PackedLinear, which is in host memory; pass the " +
+        'weight as a tensor',
+    )
+  }
   const [dOut, dIn] = packed.shape
-  return { packed, isKernel: false, dIn, dOut }
+  return new PackedWeight(packed, false, dIn, dOut)
 }
 
-function packedKernel(weight: Tensor): FrozenWeight {
+function readKernel(weight: Tensor2D | Tensor): FrozenWeight {
+  checkFloat32('weight', weight)
   const { shape, dataId } = weight
   if (shape.length !== 2) fail('ERR_LILY_SHAPE', 'weight', `expected [d_in, d_out], got ${shapeText(shape)}`)
   const [dIn, dOut] = shape
+  if (tfGpu() !== null) return new GpuWeight(weight, dIn, dOut)
   const known = packedKernels.get(dataId)
   // A reshaped tensor has the dataId of the original.
   if (known?.dIn === dIn) return known
   // The packed form refers to the numbers, which must stay where they are: dataSync copies them out of a heap.
-  const packed = packLinear(tensor(weight.dataSync(), shape))
-  const frozen = { packed, isKernel: true, dIn, dOut }
+  const frozen = new PackedWeight(packLinear(tensor(weight.dataSync(), shape)), true, dIn, dOut)
   packedKernels.set(dataId, frozen)
   return frozen
+}
+
+/** In host memory. */
+class PackedWeight implements FrozenWeight {
+  constructor(
+    private readonly packed: PackedLinear,
+    /**
+     * Whether the weight is [d_in, d_out], as a kernel of TensorFlow.js: its product with x is the backward call of the
+     * weight [d_out, d_in] that the same numbers are, so that no transposed copy is made.
+     */
+    private readonly isKernel: boolean,
+    readonly dIn: number,
+    readonly dOut: number,
+  ) {}
+
+  forward(x: Tensor, bias: Tensor | undefined, shape: number[]): TensorInfo {
+    return computeTensor(bias === undefined ? [x] : [x, bias], shape, (y, x, bias) => {
+      this.#multiply(x, bias, y)
+    })
+  }
+
+  gradient(dy: Tensor, shape: number[]): Tensor {
+    const { packed, isKernel } = this
+    const dx = computeTensor([dy], shape, (dx, dy) => {
+      if (isKernel) linearForward({ x: dy, weight: packed, y: dx }, { accumulate: false })
+      else linearBackward({ dy, weight: packed, dx }, { accumulate: false })
+    })
+    return newTensor(dx)
+  }
+
+  #multiply(x: HostTensor, bias: HostTensor | undefined, y: HostTensor): void {
+    const { packed, isKernel, dOut } = this
+    if (bias !== undefined) for (let i = 0; i < y.data.length; i += dOut) y.data.set(bias.data, i)
+    const accumulate = bias !== undefined
+    if (isKernel) linearBackward({ dy: x, weight: packed, dx: y }, { accumulate })
+    else linearForward({ x, weight: packed, y }, { accumulate })
+  }
+}
+
+/** On a GPUDevice, for which this package has no kernels of linear layers: TensorFlow.js multiplies. */
+class GpuWeight implements FrozenWeight {
+  constructor(
+    private readonly weight: Tensor,
+    readonly dIn: number,
+    readonly dOut: number,
+  ) {}
+
+  forward(x: Tensor, bias: Tensor | undefined, shape: number[]): TensorInfo {
+    return tidy(() => {
+      const y = reshape(matMul(reshape(x, [-1, this.dIn]), this.weight), shape)
+      return bias === undefined ? y : add(y, bias)
+    })
+  }
+
+  gradient(dy: Tensor, shape: number[]): Tensor {
+    return tidy(() => reshape(matMul(reshape(dy, [-1, this.dOut]), this.weight, false, true), shape))
+  }
 }
 
 function checkBias(bias: unknown, dOut: number): void {

@@ -1,13 +1,25 @@
 /**
- * The numbers of tensors of TensorFlow.js in host memory.
+ * The numbers of tensors of TensorFlow.js in host memory; gpu-memory.ts has those on a GPUDevice.
  *
  * The cpu backend keeps numbers in typed arrays, which are used in place. The wasm backend keeps them in the heap of its
  * WebAssembly module; a view of the heap is used in place too, but for one call only: any allocation may grow the heap,
  * which detaches all views. All other backends copy in both directions.
  */
-import { backend, type DataType, engine, reshape, type Tensor, type TensorInfo, util } from '@tensorflow/tfjs-core'
+import {
+  backend,
+  type DataType,
+  engine,
+  reshape,
+  type Tensor,
+  tensor,
+  type TensorInfo,
+  tidy,
+  util,
+  type Variable,
+} from '@tensorflow/tfjs-core'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
+import type { Place, VariableParameter } from './place.js'
 
 /** The members of the wasm backend that this file uses. */
 interface HeapBackend {
@@ -74,9 +86,47 @@ export function computeTensor(
   return result
 }
 
-/** {@link computeTensor} outside of a kernel. */
-export function newTensor(...args: Parameters<typeof computeTensor>): Tensor {
-  return engine().makeTensorFromTensorInfo(computeTensor(...args))
+/** The tensor that a computation outside of a kernel has made. */
+export function newTensor(info: TensorInfo): Tensor {
+  return engine().makeTensorFromTensorInfo(info)
+}
+
+/** Calls on the host. */
+export const hostPlace: Place = {
+  read: readTensors,
+  compute: (shape, start, inputs, compute) =>
+    computeTensor(start === null ? inputs : [start, ...inputs], shape, (output, ...given) => {
+      const rest = start === null ? given : given.slice(1)
+      if (start === null) output.data.fill(0)
+      else output.data.set(given[0].data)
+      compute(output, ...rest)
+    }),
+  // The call copies it.
+  small: (_, tensor) => ({ operand: { data: tensor.dataSync(), shape: tensor.shape }, tensor: null }),
+  variable: (variable) => new HostVariable(variable),
+}
+
+class HostVariable implements VariableParameter {
+  readonly value: HostTensor
+  readonly grad: HostTensor
+
+  constructor(readonly variable: Variable) {
+    const shape = variable.rank === 0 ? [1] : variable.shape
+    this.value = { data: new Float32Array(variable.size), shape }
+    this.grad = { data: new Float32Array(variable.size), shape }
+  }
+
+  begin(gradient: Tensor): void {
+    this.value.data.set(this.variable.dataSync())
+    this.grad.data.set(gradient.dataSync())
+  }
+
+  end(isDone: boolean): void {
+    if (!isDone) return
+    tidy(() => {
+      this.variable.assign(tensor(this.value.data.slice(), this.variable.shape, 'float32'))
+    })
+  }
 }
 
 /** Another tensor over the same numbers. `tf.clone` copies them on the wasm backend, and `tf.reshape` on none. */

@@ -4,12 +4,16 @@ import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
 import type { AdapterLayer, AdapterSaved } from '../model/adapter-layer.js'
 import type { AdapterModel } from '../model/adapter-model.js'
+import type { Place } from './place.js'
 
 /** A call of an adapter that is recorded for backward. */
 export interface RecordedCall {
   readonly layer: AdapterLayer
+  readonly place: Place
   /** The x of forward: a tensor of its own over the same numbers. */
   readonly x: Tensor
+  /** Small operands that `saved` refers to. */
+  readonly small: readonly Tensor[]
   readonly saved: AdapterSaved
   /** Whether backward has run. */
   isDone: boolean
@@ -46,9 +50,9 @@ export function withRecording<T>(recording: Recording, f: () => T): T {
   }
 }
 
-export function release({ x, saved }: RecordedCall): void {
+export function release({ x, small, saved }: RecordedCall): void {
   saved.dispose()
-  if (!x.isDisposed) x.dispose()
+  for (const tensor of [x, ...small]) if (!tensor.isDisposed) tensor.dispose()
 }
 
 /**

@@ -22,7 +22,7 @@ export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number
   'docs/model.md': { cpu: 5 },
   'docs/routing.md': { cpu: 1 },
   'docs/serving.md': { cpu: 1 },
-  'docs/tfjs.md': { cpu: 2 },
+  'docs/tfjs.md': { cpu: 2, webgpu: 1 },
   'docs/webgpu.md': { webgpu: 3 },
 }
 

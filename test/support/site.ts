@@ -1,7 +1,7 @@
 /** A site that vite builds from the packed package, and Chromium to open its pages in. */
 import { execFileSync } from 'node:child_process'
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core'
 import { build, createServer, type InlineConfig, preview } from 'vite'
 import { packageRoot } from '../../lib/binding/root.js'
@@ -43,13 +43,24 @@ export class Site {
   readonly #closes: (() => Promise<unknown>)[] = []
   readonly #browsers = new Map<string, Promise<Browser>>()
 
-  /** @param source files by their names, of which each *.html is a page; or the folder of a project of vite */
-  constructor(source: Readonly<Record<string, string>> | string) {
+  /**
+   * @param source files by their names, of which each *.html is a page; or the folder of a project of vite
+   * @param packages folders of packages that the checkout does not have, by their names
+   */
+  constructor(
+    source: Readonly<Record<string, string | Uint8Array>> | string,
+    packages: Readonly<Record<string, string>> = {},
+  ) {
     // In the checkout, whose node_modules/ has the dependencies of the package.
     this.#folder = mkdtempSync(join(packageRoot, 'build', 'site-'))
     const installed = join(this.#folder, 'node_modules', 'lily-kernels')
     mkdirSync(installed, { recursive: true })
     execFileSync('tar', ['-xzf', tarballIn(this.#folder), '-C', installed, '--strip-components=1'])
+    for (const [name, folder] of Object.entries(packages)) {
+      const link = join(this.#folder, 'node_modules', name)
+      mkdirSync(dirname(link), { recursive: true })
+      symlinkSync(folder, link)
+    }
     if (typeof source === 'string') {
       const isSource = (name: string) => !/\/(dist|node_modules)$/.test(name)
       cpSync(source, this.#folder, { recursive: true, filter: isSource })
@@ -58,6 +69,7 @@ export class Site {
     }
     const pages = Object.keys(source).filter((name) => name.endsWith('.html'))
     for (const [name, text] of Object.entries({ 'package.json': '{ "private": true }', ...source })) {
+      mkdirSync(dirname(join(this.#folder, name)), { recursive: true })
       writeFileSync(join(this.#folder, name), text)
     }
     this.#config = {
@@ -131,3 +143,9 @@ function tarballIn(folder: string): string {
   const pack = ['pack', '--ignore-scripts', '--silent', '--pack-destination', folder]
   return join(folder, execFileSync('npm', pack, { cwd: packageRoot, encoding: 'utf8' }).trim())
 }
+
+/**
+ * {@link WEBGPU} without zeros in workgroup memory, which no kernel reads: SwiftShader's compiler takes some ten times as long
+ * with them.
+ */
+export const WEBGPU_QUICK = [...WEBGPU, '--enable-dawn-features=disable_workgroup_init']

@@ -12,7 +12,7 @@ export const BACKENDS = ['cpu', 'wasm']
  * Both sides are float32. Their sums have up to 40 terms, so that an error of a few of their roundings is expected; a
  * forgotten term, mask or factor changes results by a part that is thousands of times larger.
  */
-const TOLERANCE = 32 * 2 ** -24
+export const TOLERANCE = 32 * 2 ** -24
 
 export function expectEqual(name: string, actual: tf.Tensor | ArrayLike<number>, expected: tf.Tensor): void {
   const numbers = actual instanceof tf.Tensor ? actual.dataSync() : actual

@@ -12,15 +12,26 @@ import type { Outcome } from './run.js'
 const test = join(packageRoot, 'test')
 const golden = join(test, 'fixtures', 'golden')
 
-/** Test files. They may read test/fixtures/golden; otherwise they must not use Node.js. */
+/** Test files that run in all runtimes. */
 const SUITES = ['golden', 'modes']
 
+/** Where a bundle runs. */
+interface Target {
+  /** Names of test files. They may read test/fixtures/golden; otherwise they must not use Node.js. */
+  readonly suites?: readonly string[]
+  /** With 'webgpu' the page passes its GPUDevice to the export `setGpu` first. */
+  readonly backend?: 'cpu' | 'webgpu'
+}
+
 /** The code of a module whose `outcomes()` runs the suites and returns a promise of an array of {@link Outcome}. */
-export async function bundleSuites(): Promise<string> {
-  const files = SUITES.map((name) => `${JSON.stringify(name)}: () => import('./${name}.test.ts')`)
+export async function bundleSuites({ suites = SUITES, backend = 'cpu' }: Target = {}): Promise<string> {
+  const files = suites.map((name) => `${JSON.stringify(name)}: () => import('./${name}.test.ts')`)
   const { outputFiles } = await build({
     stdin: {
-      contents: `import { run } from './support/portable/run.ts'\nexport const outcomes = () => run({ ${files.join()} })`,
+      contents: `
+        import { run } from './support/portable/run.ts'
+        export { setGpu } from './support/gpu-device.ts'
+        export const outcomes = () => run({ ${files.join()} })`,
       resolveDir: test,
     },
     bundle: true,
@@ -28,7 +39,10 @@ export async function bundleSuites(): Promise<string> {
     target: 'es2022',
     write: false,
     loader: { '.safetensors': 'binary', '.json': 'binary' },
-    define: { 'process.env': '{}', 'import.meta.url': '"file:///test/suite.ts"' },
+    define: {
+      'process.env': JSON.stringify({ LILY_TEST_BACKEND: backend }),
+      'import.meta.url': '"file:///test/suite.ts"',
+    },
     plugins: [substitutes],
     logLevel: 'error',
   })
