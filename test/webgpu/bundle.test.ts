@@ -23,8 +23,8 @@ const page = `
   const { y, saved } = lily.lilyForward({ x, a, router, b })
   document.title = lily.lilyBackward({ dy: y }, saved)`
 
-// Compressed, a third of it is the text of shaders and their plans, a third the messages of errors and the checks that throw
-// them, and a third the operands, memory and calls that it shares with the other backends.
+// Compressed, a third of it is shaders and their plans and a seventh the rest of lib/webgpu/. The rest it shares with the other
+// backends: operands, checks and the messages of their errors, memory, and the order of a call.
 test('a page with forward and backward', async () => {
   const text = await bundle(page)
   const compressed = gzipSync(text, { level: 9 }).length
