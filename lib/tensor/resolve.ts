@@ -253,7 +253,10 @@ function checkFramework(argument: string, value: Unknown): void {
   if (typeof location === 'string' && location !== 'cpu' && location !== 'cpu-pinned') {
     reject(
       `an ONNX Runtime tensor at location ${describe(location)}`,
-      'await its getData() and pass { data, dims, type }',
+      location === 'gpu-buffer'
+        ? 'pass { buffer: tensor.gpuBuffer, shape: tensor.dims, dtype } to a createLily object of its GPUDevice, or ' +
+            'await its getData() and pass { data, dims, type }'
+        : 'await its getData() and pass { data, dims, type }',
     )
   }
   if ('_data' in value && '_size' in value) {

@@ -10,6 +10,7 @@ import { installOnce } from './npm-install.js'
  * 750 MB. Later versions of @stdlib/ndarray depend on a git repository.
  */
 const LIBRARIES = [
+  '@jax-js/jax@0.1.25',
   'onnxruntime-node@1.30.0',
   '@huggingface/transformers@4.3.2',
   'koffi@3.3.4',
