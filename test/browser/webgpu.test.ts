@@ -56,19 +56,27 @@ describe.skipIf(missing !== undefined)('WebGPU in Chromium', () => {
   })
   afterAll(() => site?.remove())
 
-  test('the golden cases', async () => {
-    const visit = await site.open(`${address}golden.html`, OPENING)
-    const { results, errors } = await visit.page.evaluate(() => outcomes())
-    expect(results.filter(({ errors }) => errors.length > 0)).toEqual([])
-    expect(results.filter(({ name }) => /one layer|chained layers|bfloat16/.test(name)).length).toBeGreaterThan(15)
-    expect(errors).toEqual([])
-    expect(visit.errors).toEqual([])
-  }, SLOW)
+  test(
+    'the golden cases',
+    async () => {
+      const visit = await site.open(`${address}golden.html`, OPENING)
+      const { results, errors } = await visit.page.evaluate(() => outcomes())
+      expect(results.filter(({ errors }) => errors.length > 0)).toEqual([])
+      expect(results.filter(({ name }) => /one layer|chained layers|bfloat16/.test(name)).length).toBeGreaterThan(15)
+      expect(errors).toEqual([])
+      expect(visit.errors).toEqual([])
+    },
+    SLOW,
+  )
 
-  test("the program of docs/tfjs.md trains on TensorFlow.js' webgpu backend", async () => {
-    const { printed, errors } = await site.open(`${address}tfjs.html`, OPENING)
-    await expect.poll(() => printed.length + errors.length, POLL).toBeGreaterThan(0)
-    expect(errors).toEqual([])
-    expect(`${printed.join('\n')}\n`).toBe(program.output)
-  }, SLOW)
+  test(
+    "the program of docs/tfjs.md trains on TensorFlow.js' webgpu backend",
+    async () => {
+      const { printed, errors } = await site.open(`${address}tfjs.html`, OPENING)
+      await expect.poll(() => printed.length + errors.length, POLL).toBeGreaterThan(0)
+      expect(errors).toEqual([])
+      expect(`${printed.join('\n')}\n`).toBe(program.output)
+    },
+    SLOW,
+  )
 })
