@@ -301,6 +301,7 @@ describe.skipIf(missing !== undefined)('examples/browser', () => {
           .locator('#backend')
           .getByText('The GPU device was lost.')
           .waitFor({ state: 'detached', ...TASK })
+        expect(await alert.innerText()).toBe('')
         await benchmark(page, '16, 32, 4, 2', 3)
         await page.locator('#benchmark').getByText('lacks the feature timestamp-query').waitFor(TASK)
         await page.locator('#benchmark table').waitFor(TASK)
