@@ -6,9 +6,9 @@ import { packageRoot } from '../../lib/binding/root.js'
 import { programsOf } from '../support/guides.js'
 import { bundleSuites } from '../support/portable/bundle.js'
 import type { Outcome } from '../support/portable/run.js'
-import { chromiumProgram, Site, WEBGPU_QUICK } from '../support/site.js'
+import { chromiumProgram, Site, WEBGPU } from '../support/site.js'
 
-const OPENING = { args: WEBGPU_QUICK }
+const OPENING = { args: WEBGPU }
 /** The compiler of the software adapter takes seconds, and longer beside other tests. */
 const SLOW = 300_000
 const POLL = { timeout: SLOW }

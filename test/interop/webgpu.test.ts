@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { programsOf } from '../support/guides.js'
 import { interopProject } from '../support/interop.js'
 import { embedding, matrixProduct } from '../support/onnx.js'
-import { chromiumProgram, Site, WEBGPU_QUICK } from '../support/site.js'
+import { chromiumProgram, Site, WEBGPU } from '../support/site.js'
 
 /** The compiler of the software adapter takes seconds, and longer beside other tests. */
 const SLOW = 300_000
@@ -44,7 +44,7 @@ describe.skipIf(missing !== undefined)('libraries on WebGPU', () => {
   test.each(programs.map(({ source, output }, i) => ({ name: source.split('\n')[0], i, output })))(
     '$name',
     async ({ i, output }) => {
-      const { page, printed, errors } = await site.open('about:blank', { args: WEBGPU_QUICK })
+      const { page, printed, errors } = await site.open('about:blank', { args: WEBGPU })
       // Transformers.js takes ONNX Runtime from a server by default.
       await page.route('https://cdn.jsdelivr.net/**', (route) =>
         route.fulfill({

@@ -18,8 +18,14 @@ export const ISOLATED = {
   'Cross-Origin-Embedder-Policy': 'require-corp',
 }
 
-/** Options of Chromium with which it has the software adapter of WebGPU; without them it has none. */
-export const WEBGPU = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan,WebGPU']
+/**
+ * Options of Chromium with which it has the software adapter of WebGPU; without them it has none. The last one leaves
+ * workgroup memory without zeros, which no kernel reads: SwiftShader's compiler takes some ten times as long with them.
+ */
+export const WEBGPU = [
+  ...['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan,WebGPU'],
+  '--enable-dawn-features=disable_workgroup_init',
+]
 
 /** How a page is opened. */
 export interface Opening extends BrowserContextOptions {
@@ -143,9 +149,3 @@ function tarballIn(folder: string): string {
   const pack = ['pack', '--ignore-scripts', '--silent', '--pack-destination', folder]
   return join(folder, execFileSync('npm', pack, { cwd: packageRoot, encoding: 'utf8' }).trim())
 }
-
-/**
- * {@link WEBGPU} without zeros in workgroup memory, which no kernel reads: SwiftShader's compiler takes some ten times as long
- * with them.
- */
-export const WEBGPU_QUICK = [...WEBGPU, '--enable-dawn-features=disable_workgroup_init']
