@@ -70,7 +70,7 @@ __device__ inline void finish_outer(const float *z, const OuterTarget &target, c
   if (has_partials)
     out = {target.partials + at.split * target.partial_stride, target.partial_pitch, LILY_FLOAT32, 1, 0};
   const int experts = has_partials || target.weights == nullptr ? 1 : target.experts;
-  with_type<typename Tile::Scalar>(out.dtype, [&](auto tag) {
+  with_type(typename Tile::Engine::Parameters{}, out.dtype, [&](auto tag) {
     using T = decltype(tag);
     for (int e = 0; e < experts; ++e) {
       const float scale = target.scale * (has_partials || target.weights == nullptr ? 1.0f : target.weights[e]);
@@ -146,7 +146,7 @@ __device__ inline void form_d_weights(char *shared, const DWeights &d_weights, c
   const bool whole = has_vec4(experts.b) && experts.columns - column - n >= 4;
   for (int expert = 0; expert < experts.experts; expert += kDWeightExperts) {
     float sum[kDWeightExperts] = {};
-    with_type<typename Tile::Scalar>(experts.b.dtype, [&](auto tag) {
+    with_type(typename Tile::Engine::Parameters{}, experts.b.dtype, [&](auto tag) {
       with_whole(whole, [&](auto is_whole) {
         add_d_weights<Tile, decltype(tag), decltype(is_whole)::value>(experts, expert, z, row, column, sum);
       });
@@ -238,7 +238,7 @@ __global__ __launch_bounds__(kThreads) void reduce(const __grid_constant__ Reduc
   const int64_t i = static_cast<int64_t>(blockIdx.x - job.first_block) * kThreads + threadIdx.x;
   if (i >= static_cast<int64_t>(job.rows) * vec4_per_row) return;
   const int row = static_cast<int>(i / vec4_per_row), column = static_cast<int>(i % vec4_per_row) * 4;
-  with_type<void>(job.out.dtype, [&](auto tag) {
+  with_type(AllTypes{}, job.out.dtype, [&](auto tag) {
     with_whole(job.partial_pitch % 4 == 0 && job.out.aligned16 && job.columns - column >= 4, [&](auto is_whole) {
       constexpr bool kWhole = decltype(is_whole)::value;
       if (job.weights == nullptr)
