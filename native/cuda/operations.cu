@@ -31,8 +31,8 @@ lily_status check(const Call &call, const Plan &plan) {
 
 Alignment alignment(const lily_matrix &matrix, const Device &device) {
   const int bytes = row_alignment(device);
-  const bool is_aligned = reinterpret_cast<uintptr_t>(matrix.data) % bytes == 0 &&
-                          matrix.pitch * dtype_bytes(matrix.dtype) % bytes == 0;
+  const bool is_aligned =
+      reinterpret_cast<uintptr_t>(matrix.data) % bytes == 0 && matrix.pitch * dtype_bytes(matrix.dtype) % bytes == 0;
   return is_aligned ? kAligned : kMisaligned;
 }
 
@@ -81,8 +81,8 @@ lily_status backward(const lily_backward &call, const Device &device) {
   operands.x = alignment(call.x, device);
   operands.a = alignment(call.a, device);
   operands.b = alignment(call.b, device);
-  operands.hidden = alignment(
-      {const_cast<void *>(call.hidden), call.problem.rank, hidden_dtype(call.problem), 0}, device);
+  operands.hidden =
+      alignment({const_cast<void *>(call.hidden), call.problem.rank, hidden_dtype(call.problem), 0}, device);
   thread_local PlanCache<BackwardOperands, BackwardPlan> plans;
   const BackwardPlan &plan =
       plans.find(call.problem, operands, [&] { return plan_backward(call.problem, operands, device); });

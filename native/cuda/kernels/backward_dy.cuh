@@ -117,9 +117,8 @@ __device__ inline void add_token_products(const BackwardDy &call, const float *p
     *q = begins ? sum * call.scale : fmaf(call.scale, sum, *q);
   }
   if (call.token_d_weights != nullptr) {
-    with_type(typename Tile::Engine::Activations{}, call.hidden.dtype, [&](auto tag) {
-      add_token_d_weights<Tile, decltype(tag)>(call, product, token, count, row, row_end);
-    });
+    with_type(typename Tile::Engine::Activations{}, call.hidden.dtype,
+              [&](auto tag) { add_token_d_weights<Tile, decltype(tag)>(call, product, token, count, row, row_end); });
   }
 }
 
@@ -199,8 +198,10 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy(const __grid_co
   wait_for_previous_launch();
   if (static_cast<int>(blockIdx.x) >= (of_tokens + of_columns) * call.splits) {
     const int index = static_cast<int>(blockIdx.x) - (of_tokens + of_columns) * call.splits;
-    combine_block<typename Shrink::Engine>(call.combine, reinterpret_cast<typename Shrink::Scalar *>(shared), weights,
-                  index % call.combine_column_tiles, index / call.combine_column_tiles);
+    constexpr bool kIsLora = false;  // D is computed first only if there is a router
+    combine_block<typename Shrink::Engine, kIsLora>(call.combine, reinterpret_cast<typename Shrink::Scalar *>(shared),
+                                                    weights, index % call.combine_column_tiles,
+                                                    index / call.combine_column_tiles);
     return;
   }
   const int split = blockIdx.x / (of_tokens + of_columns), index = blockIdx.x % (of_tokens + of_columns);

@@ -78,6 +78,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __gr
                                                                         end);
       __syncthreads();
     }
+    reconverge();
     multiply<Engine, Along::kOuter, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(z, strip + Tile::kStrip, 0, strip, own,
                                                                                  0, Tile::kBlockM / Engine::kStepK);
     const int half = warp % kHalves, row = warp / kHalves * Tile::kWarpRank;

@@ -117,11 +117,13 @@ __device__ inline void transpose_tile(T *tile, const Experts &from, float weight
 }
 
 // Computes a kRows x kColumns tile of C from (row, column) on. Elements outside C are zero. The loads of up to
-// kMostRows rows are in flight: one where the accumulators of a product occupy the registers.
-template <typename Engine, int kRows, int kColumns, int kMostRows = 4>
-__device__ inline void combine_tile(typename Engine::Scalar *tile, const Experts &from, const float *weights, int row, int column) {
+// kMostRows rows are in flight: one where the accumulators of a product occupy the registers. kIsLora: B may be that of
+// LoRA.
+template <typename Engine, int kRows, int kColumns, int kMostRows = 4, bool kIsLora = true>
+__device__ inline void combine_tile(typename Engine::Scalar *tile, const Experts &from, const float *weights, int row,
+                                    int column) {
   using T = typename Engine::Scalar;
-  if (from.transposed) {
+  if (kIsLora && from.transposed) {
     const bool whole = has_vec4(from.b) && from.rank % 4 == 0;
     with_type(typename Engine::Parameters{}, from.b.dtype, [&](auto tag) {
       with_whole(whole, [&](auto is_whole) {
@@ -188,14 +190,16 @@ struct Combine {
 };
 
 // Computes tile (row_tile, column_tile) of C. `tile` and `weights` are in shared memory.
-template <typename Engine>
-__device__ inline void combine_block(const Combine &call, typename Engine::Scalar *tile, float *weights, int column_tile, int row_tile) {
+template <typename Engine, bool kIsLora = true>
+__device__ inline void combine_block(const Combine &call, typename Engine::Scalar *tile, float *weights,
+                                     int column_tile, int row_tile) {
   if (call.c.data != nullptr) {
     compute_weights(weights, call.weights);
     const int row = row_tile * kCombineRows, column = column_tile * kCombineColumns;
-    combine_tile<Engine, kCombineRows, kCombineColumns>(tile, call.experts, weights, row, column);
+    combine_tile<Engine, kCombineRows, kCombineColumns, 4, kIsLora>(tile, call.experts, weights, row, column);
     __syncthreads();
-    unstage<Engine, kCombineRows, kCombineColumns>(tile, call.c, {row, call.experts.rank, column, call.experts.columns});
+    unstage<Engine, kCombineRows, kCombineColumns>(tile, call.c,
+                                                   {row, call.experts.rank, column, call.experts.columns});
   }
   if (call.kept != nullptr && column_tile == 0 && row_tile == 0) count_kept(call.kept, call.mask, call.tokens);
 }

@@ -116,7 +116,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
   const auto fill = [&](int step) {
     if (step < steps && !call.pooled)
       stage_parameters<Engine, Tile::kBlockK, Tile::kBlockN>(ring + step % Tile::kStages * Tile::kRhs, call.experts.b,
-                                                  {step * Tile::kBlockK, rows, column, call.columns});
+                                                             {step * Tile::kBlockK, rows, column, call.columns});
     copy_commit();
   };
   const Window window = {0, call.tokens, column, call.columns};

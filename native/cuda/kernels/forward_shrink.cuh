@@ -101,8 +101,8 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
     tiles.last = min(tiles.first + kSplitTiles, tiles.last);
   }
   // The block owns this memory. The barriers below make the in-place phi visible to all threads.
-  auto *product = const_cast<float *>(
-      shrink<Tile, kIsDecodeTile<Tile>>(shared, call.operands, token, token_end, row, tiles));
+  auto *product =
+      const_cast<float *>(shrink<Tile, kIsDecodeTile<Tile>>(shared, call.operands, token, token_end, row, tiles));
   allow_next_launch();
   for (int i = threadIdx.x; i < count * ((columns + 3) / 4); i += kThreads) {
     const int t = i / ((columns + 3) / 4), n = i % ((columns + 3) / 4) * 4;
@@ -118,9 +118,9 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
       for (int v = 0; v < 4; ++v) value[v] = value[v] < 0 ? 0.0f : value[v];  // keeps a NaN
       store_vec4(product + t * Tile::kProductPitch + n, 4, true, value);
     }
-    if (call.hidden.data != nullptr) 
+    if (call.hidden.data != nullptr)
       store_vec4(typename Tile::Engine::Activations{}, call.hidden, token + t, row + n, row + columns, value);
-    if (call.expand.data != nullptr) 
+    if (call.expand.data != nullptr)
       store_vec4(Types<typename Tile::Scalar>{}, call.expand, token + t, row + n, row + columns, value);
   }
   const Route &route = call.route;
@@ -128,7 +128,8 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
 
   // The ring is no longer used: its memory holds R and the logits.
   float *logits = product + Tile::kProduct;
-  form_logits<typename Tile::Engine>(route, product, Tile::kProductPitch, logits, logits + Tile::kBlockM * (route.experts | 1), count);
+  form_logits<typename Tile::Engine>(route, product, Tile::kProductPitch, logits,
+                                     logits + Tile::kBlockM * (route.experts | 1), count);
   finish_route(route, logits, token, count, blockIdx.x);
   return product;
 }

@@ -97,6 +97,7 @@ __device__ inline void large_sums(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum,
     __syncthreads();  // the slot is free, and so is the scratch memory, which `fill` may use
     fill_step(step + Tile::kStages - 1);
     if (step < 0) continue;
+    reconverge();
     const Scalar *a = large_slot<Tile>(shared, step), *b = a + Tile::kA;
     const int remaining = depth - step * Tile::kBlockK;
     if (whole && remaining >= Tile::kBlockK)
@@ -143,7 +144,7 @@ __device__ inline void write_slices(const Accumulators<Tile::kWarpM, Tile::kWarp
   __syncthreads();
   for (int slice = 0; slice < Tile::kSlices; ++slice)
     unstage<typename Tile::Engine, Tile::kSliceRows, Tile::kBlockN>(large_slot<Tile>(shared, steps + slice), output,
-                                                     slice_window<Tile>(tile, slice));
+                                                                    slice_window<Tile>(tile, slice));
 }
 
 // The same product in shared memory, kResultPitch floats per row, readable by all threads.

@@ -58,9 +58,10 @@ __device__ __forceinline__ void large_outer(char *shared, const LargeStrip &call
       shared, call.with_gradient.none() ? 0 : max(token_end - token, 0), call.lhs.columns - row, call.columns - column,
       [&](Scalar *a, Scalar *b, int step) {
         const int first = token + step * Tile::kBlockK;
-        stage_activations<typename Tile::Engine, Tile::kBlockK, Tile::kBlockM>(a, call.lhs.hidden,
-                                                                {first, token_end, row, call.lhs.columns});
-        stage_activations<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN>(b, call.x, {first, token_end, column, call.columns});
+        stage_activations<typename Tile::Engine, Tile::kBlockK, Tile::kBlockM>(
+            a, call.lhs.hidden, {first, token_end, row, call.lhs.columns});
+        stage_activations<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN>(
+            b, call.x, {first, token_end, column, call.columns});
       });
   allow_next_launch();
   finish_outer<Tile>(z, call.target, at);
@@ -120,7 +121,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_strip(const __grid_co
   index -= call.expand_blocks;
   if (index < call.combine_blocks)
     combine_block<typename Tile::Engine>(call.combine, reinterpret_cast<typename Tile::Scalar *>(shared), weights,
-                  index % call.combine_column_tiles, index / call.combine_column_tiles);
+                                         index % call.combine_column_tiles, index / call.combine_column_tiles);
   else
     backward_router<typename Tile::Engine>(shared, call.router, index - call.combine_blocks);
 }

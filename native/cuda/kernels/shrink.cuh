@@ -56,8 +56,8 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
       Scalar *stage_x = ring + step % Tile::kStages * Tile::kStage;
       Scalar *stage_w = stage_x + Tile::kBlockM * Tile::kBlockK;
       const int column = (tiles.first + step) * Tile::kBlockK;
-      stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK>(stage_x, operands.x,
-                                                              {token, token_end, column, operands.depth});
+      stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK>(
+          stage_x, operands.x, {token, token_end, column, operands.depth});
       const Window rows = {row, operands.rows, column, operands.depth};
       if constexpr (kConvertsW)
         stage_parameters<typename Tile::Engine, Tile::kBlockN, Tile::kBlockK>(stage_w, operands.w, rows);
@@ -72,13 +72,15 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
 #pragma unroll
   for (int i = 0; i < kHalves; ++i) clear(half[i]);
 #pragma unroll 1
-  for (int step = 1 - Tile::kStages; step < steps; ++step) {  // the first steps only fill: the code of `fill` is there once
+  for (int step = 1 - Tile::kStages; step < steps;
+       ++step) {  // the first steps only fill: the code of `fill` is there once
     if (step >= 0) {
       copy_wait<Tile::kStages - 2>();
       __syncthreads();
     }
     fill(step + Tile::kStages - 1);
     if (step < 0 || !owns) continue;
+    reconverge();
     const Scalar *stage_x = ring + step % Tile::kStages * Tile::kStage;
     const Scalar *stage_w = stage_x + Tile::kBlockM * Tile::kBlockK;
 #pragma unroll

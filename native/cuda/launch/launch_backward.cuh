@@ -83,11 +83,11 @@ class Backward {
       return with_tile<typename Rows::Shrink>(planned.tile, [&](auto row) {
         using Strip = decltype(strip_row);
         using Shrink = decltype(row);
-        if constexpr (Shrink::kBlockN == Strip::kBlockK) {
+        if constexpr (pairs(Shrink::kBlockM, Shrink::kBlockN, Strip::kBlockK, Strip::kBlockN)) {
           return launcher_.launch(backward_dy<Shrink, Strip>, "launching the backward_dy kernel", planned,
                                   dy_call(planned.step));
         } else {
-          return LILY_OK;  // a plan pairs tiles of equally many rows; the compiler does not see that
+          return LILY_OK;  // a plan does not select this pair
         }
       });
     });
@@ -214,9 +214,8 @@ class Backward {
   }
 
   void add_token_blocks(BackwardDy &call) const {
-    call.shrink = {dy(),             plan_.has_token_weights ? b() : c().operand(),
-                   tokens_,           d_out_,
-                   plan_.shrink_rows, plan_.tile_tokens};
+    call.shrink = {
+        dy(), plan_.has_token_weights ? b() : c().operand(), tokens_, d_out_, plan_.shrink_rows, plan_.tile_tokens};
     call.token_tiles = plan_.token_tiles;
     call.q_row_tiles = plan_.q_row_tiles;
     call.q = q();

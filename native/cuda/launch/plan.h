@@ -100,8 +100,8 @@ struct Walk {
 };
 
 // An operand of products that `cast` copies to the workspace, because the main loops could not copy it to shared memory
-// without conversion. The workspace has room for it if the problem says so: it is of another type than the tiles, or the
-// rows of a contiguous matrix are not aligned.
+// without conversion. The workspace has room for it if the problem says so: it is of another type than the tiles, or
+// the rows of a contiguous matrix are not aligned.
 struct CastPlan {
   int64_t rows, columns;
   int from_bytes;  // per element of the original

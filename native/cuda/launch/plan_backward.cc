@@ -69,8 +69,7 @@ class BackwardPlanner : Planner {
     else
       plan_.hidden_cast = cast_activation(rank_, hidden_dtype(problem_), operands_.hidden, needs_outer_of_dy());
     if (tokens_ > 0)
-      add_casts(plan_.launches,
-                {plan_.dy_cast, plan_.x_cast, plan_.hidden_cast, plan_.a_cast, plan_.b_cast});
+      add_casts(plan_.launches, {plan_.dy_cast, plan_.x_cast, plan_.hidden_cast, plan_.a_cast, plan_.b_cast});
   }
 
   void choose_tiles() {
@@ -148,8 +147,8 @@ class BackwardPlanner : Planner {
     for (const StripRow &row : rows_.strip) {
       if (row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
       for (const ShrinkRow &shrink : rows_.shrink) {
-        if (shrink.tile.block_n != row.tile.block_k || excludes(only_.shrink, shrink.tile) ||
-            token_bytes(shrink, true) > most_shared_bytes(device_))
+        if (!pairs(shrink.tile.block_m, shrink.tile.block_n, row.tile.block_k, row.tile.block_n) ||
+            excludes(only_.shrink, shrink.tile) || token_bytes(shrink, true) > most_shared_bytes(device_))
           continue;
         const int blocks = ceil_divide(plan_.outer_rows, row.tile.block_k) * ceil_divide(d_out_, row.tile.block_n);
         for_each_split(tokens_, row.tile.block_m, device_, blocks, [&](int split_tokens) {

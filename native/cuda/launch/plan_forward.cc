@@ -1,8 +1,9 @@
 // The plan of forward. Symbols as in docs/math.md.
 //
-// Normally two launches, after one that casts operands of another type or alignment: shrink, and expand (one C for all tokens) or mix (weights per token). A third runs between
-// them to pool sequences, to route if the rank is larger than one tile, or to combine C if the rank is large and many
-// tokens share C. Few tokens with a rank that is not large always take two (forward_decode.cuh).
+// Normally two launches, after one that casts operands of another type or alignment: shrink, and expand (one C for all
+// tokens) or mix (weights per token). A third runs between them to pool sequences, to route if the rank is larger than
+// one tile, or to combine C if the rank is large and many tokens share C. Few tokens with a rank that is not large
+// always take two (forward_decode.cuh).
 #include "cuda/launch/planner.h"
 
 namespace lily::cuda {
@@ -31,8 +32,7 @@ class ForwardPlanner : Planner {
     if (tokens_ > 0 && !plan_.decodes) {
       plan_.x_cast = cast_activation(problem_.d_in, problem_.activation_dtype, operands_.x, true);
       plan_.a_cast = cast_parameter(rank_, problem_.d_in, operands_.a, true);
-      if (has_token_weights_)
-        plan_.b_cast = cast_parameter(int64_t{experts_} * rank_, d_out_, operands_.b, true);
+      if (has_token_weights_) plan_.b_cast = cast_parameter(int64_t{experts_} * rank_, d_out_, operands_.b, true);
       add_casts(plan_.launches, {plan_.x_cast, plan_.a_cast, plan_.b_cast});
     }
     if (tokens_ == 0)

@@ -82,8 +82,8 @@ class Planner {
         d_out_(static_cast<int>(problem.d_out)),
         routes_(has_router(problem)) {}
 
-  // Parameters of another type than the tiles are cast, and rows that are not aligned are padded. `reads`: the call reads
-  // the matrix.
+  // Parameters of another type than the tiles are cast, and rows that are not aligned are padded. `reads`: the call
+  // reads the matrix.
   CastPlan cast_parameter(int64_t rows, int64_t columns, Alignment alignment, bool reads) const {
     return plan_cast(rows, columns, problem_.parameter_dtype, alignment, reads);
   }

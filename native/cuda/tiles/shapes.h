@@ -155,8 +155,8 @@ struct MixTile {
 // block do all of the pooling.
 constexpr int kDecodeTokens = 64, kDecodeGroups = 64, kDecodeRank = 128;
 
-// BLOCK_M and BLOCK_N of its first launch. The tile of the smallest rank gives the most blocks; results do not depend on
-// the tile's rank.
+// BLOCK_M and BLOCK_N of its first launch. The tile of the smallest rank gives the most blocks; results do not depend
+// on the tile's rank.
 constexpr int kDecodeShrinkTile = 16;
 
 template <typename Engine_, int kBlockM_>

@@ -99,9 +99,8 @@ __device__ inline void stage_vec4(T *tile, const Operand &source, const Window &
   constexpr int kVec4PerRow = kColumns / 4, kStep = kThreads / kVec4PerRow,
                 kLoadsInFlight = kTileLoadsInFlight<true, kRows, kStep>;
   const int c = static_cast<int>(threadIdx.x) % kVec4PerRow * 4;
-  const int rows = window.column + c >= window.column_end
-                       ? 0
-                       : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
+  const int rows =
+      window.column + c >= window.column_end ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
   const S *from = static_cast<const S *>(source.data) + window.row * source.pitch + window.column + c;
 #pragma unroll 1
   for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < kRows; first += kLoadsInFlight * kStep) {
@@ -146,11 +145,9 @@ __device__ inline void stage_copies(T *tile, const Operand &source, const Window
 template <typename T, int kRows, int kColumns>
 __device__ inline void stage(T *tile, const Operand &source, const Window &window) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  if (source.aligned16)
-    stage_through_registers<T, kRows, kColumns>(tile, source, window);
+  if (source.aligned16) stage_through_registers<T, kRows, kColumns>(tile, source, window);
 #else
-  if (source.aligned8)
-    stage_copies<T, kRows, kColumns>(tile, source, window);
+  if (source.aligned8) stage_copies<T, kRows, kColumns>(tile, source, window);
 #endif
   else
     stage_elements<T, T, kRows, kColumns>(tile, source, window);
