@@ -31,6 +31,13 @@ lily_status check(const Call &call, const Plan &plan) {
   return LILY_OK;
 }
 
+Alignment alignment(const lily_matrix &matrix, const Device &device) {
+  const int bytes = row_alignment(device);
+  const bool is_aligned =
+      reinterpret_cast<uintptr_t>(matrix.data) % bytes == 0 && matrix.pitch * dtype_bytes(matrix.dtype) % bytes == 0;
+  return is_aligned ? kAligned : kMisaligned;
+}
+
 // A workspace depends on the problem alone.
 struct Nothing {};
 
@@ -52,6 +59,9 @@ lily_status forward(const lily_forward &call, const Device &device) {
   operands.has_weights = call.weights != nullptr;
   operands.hidden_is_aligned =
       call.hidden != nullptr && contiguous(call.hidden, call.problem.rank, hidden_dtype(call.problem)).aligned16;
+  operands.x = alignment(call.x, device);
+  operands.a = alignment(call.a, device);
+  operands.b = alignment(call.b, device);
   thread_local PlanCache<ForwardOperands, ForwardPlan> plans;
   const ForwardPlan &plan =
       plans.find(call.problem, operands, [&] { return plan_forward(call.problem, operands, device); });
@@ -69,6 +79,12 @@ lily_status backward(const lily_backward &call, const Device &device) {
   operands.has_da = call.da.data != nullptr;
   operands.has_d_router = call.d_router.data != nullptr;
   operands.has_db = call.db.data != nullptr;
+  operands.dy = alignment(call.dy, device);
+  operands.x = alignment(call.x, device);
+  operands.a = alignment(call.a, device);
+  operands.b = alignment(call.b, device);
+  operands.hidden =
+      alignment({const_cast<void *>(call.hidden), call.problem.rank, hidden_dtype(call.problem), 0}, device);
   thread_local PlanCache<BackwardOperands, BackwardPlan> plans;
   const BackwardPlan &plan =
       plans.find(call.problem, operands, [&] { return plan_backward(call.problem, operands, device); });

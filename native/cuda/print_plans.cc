@@ -22,6 +22,7 @@ namespace {
 
 const char *name(Step step) {
   switch (step) {
+    case Step::kCast: return "cast";
     case Step::kWriteWeights: return "write_weights";
     case Step::kShrink:
     case Step::kDecodeShrink: return "forward_shrink";

@@ -97,6 +97,21 @@ describe('the traffic that a plan assumes', () => {
     })
 })
 
+describe('parameters in float32 with activations in bfloat16', () => {
+  const shape = { tokens: 384, d: 1024, rank: 32, experts: 4 }
+  for (const method of ['batch', 'token'] as const)
+    test(`one more launch, which casts them: ${method} ${title(shape)}`, async (context) => {
+      needsEmulator(context)
+      const [mixed, plain] = await Promise.all(
+        (['mixed', 'bfloat16'] as const).map((dtype) => count({ shape, dtype, method })),
+      )
+      for (const direction of DIRECTIONS) {
+        expect(mixed[direction].launches, direction).toBe(plain[direction].launches + 1)
+        expectModelled(mixed[direction], direction, { shape, dtype: 'mixed', method })
+      }
+    })
+})
+
 describe.each(gpuNames)('plans at scale on %s', (device) => {
   const gpu = gpus[device]
   // Turing has no bfloat16.

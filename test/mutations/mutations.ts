@@ -34,7 +34,7 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/shrink.cuh',
     what: 'no barrier between the copies and the product',
-    find: `copy_wait<Tile::kStages - 2>();\n    ${BARRIER}`,
+    find: `copy_wait<Tile::kStages - 2>();\n      ${BARRIER}`,
     replace: 'copy_wait<Tile::kStages - 2>();\n',
   },
   {
@@ -58,14 +58,51 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/strip.cuh',
     what: 'no barrier before the copies of the next tile',
-    find: `${BARRIER}    fill(step + 2);`,
-    replace: 'fill(step + 2);',
+    find: '__syncthreads();  // the next fill writes to what this step, or the fill before, has used',
+    replace: '',
   },
   {
     file: 'kernels/strip.cuh',
     what: 'w is not waited for',
-    find: 'copy_wait<0>();  // w is the last group',
+    find: 'copy_wait<0>();  // w is part of the last group',
     replace: 'copy_wait<1>();',
+  },
+  // ---- Operands of another type, or with rows that are not aligned ----
+  {
+    file: 'kernels/cast.cuh',
+    what: 'the last elements of a row are not cast',
+    find: 'vec4_per_row = (job.columns + 3) / 4;',
+    replace: 'vec4_per_row = max(job.columns / 4, 1);',
+  },
+  {
+    file: 'kernels/cast.cuh',
+    what: 'every vector of a thread is its first',
+    find: 'column, column + 4, value[n]);',
+    replace: 'column, column + 4, value[0]);',
+  },
+  {
+    file: 'kernels/cast.cuh',
+    what: 'the first block of a matrix casts the one before',
+    find: 'static_cast<int>(blockIdx.x) >= call.jobs',
+    replace: 'static_cast<int>(blockIdx.x) > call.jobs',
+  },
+  {
+    file: 'launch/launch_forward.cuh',
+    what: 'the copy of A is not read',
+    find: 'cast_operand<Scalar>(call_.workspace, plan_.a_cast, operand(call_.a))',
+    replace: 'operand(call_.a)',
+  },
+  {
+    file: 'tiles/stage.cuh',
+    what: 'an old output that is not aligned is loaded one column to the left',
+    find: 'min(i % kColumns, columns - 1)',
+    replace: 'max(min(i % kColumns, columns - 1) - 1, 0)',
+  },
+  {
+    file: 'kernels/gradient.cuh',
+    what: 'a gradient that is not aligned is not added to the old one',
+    find: '* scale + to_float(old[n])',
+    replace: '* scale',
   },
   // ---- dh and dl ----
   {
@@ -107,8 +144,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/d_hidden.cuh',
     what: 'the last token of a tile has no dh',
-    find: 'if (first + n * step < count) store_vec4',
-    replace: 'if (first + n * step < count - 1) store_vec4',
+    find: 'if (first + n * step < count)\n',
+    replace: 'if (first + n * step < count - 1)\n',
   },
   {
     file: 'kernels/backward_hidden.cuh',
@@ -156,8 +193,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_shrink.cuh',
     what: 'no barrier between the router and the logits',
-    find: `router[e * router_pitch + k + v] = value[v];\n  }\n  ${BARRIER}`,
-    replace: 'router[e * router_pitch + k + v] = value[v];\n  }\n',
+    find: `router[e * router_pitch + k + v] = value[v];\n    }\n  });\n  ${BARRIER}`,
+    replace: 'router[e * router_pitch + k + v] = value[v];\n    }\n  });\n',
   },
   {
     file: 'kernels/forward_route.cuh',
@@ -198,8 +235,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_expand.cuh',
     what: 'every block combines the first columns of C',
-    find: 'combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(tile, call.experts, weights, row, column);',
-    replace: 'combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(tile, call.experts, weights, row, 0);',
+    find: '(tile, call.experts, weights, row, column);',
+    replace: '(tile, call.experts, weights, row, 0);',
   },
   {
     file: 'kernels/forward_mix.cuh',
@@ -356,8 +393,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/backward_dy.cuh',
     what: 'every combine block computes the first columns of C',
-    find: 'index % call.combine_column_tiles, index / call.combine_column_tiles);',
-    replace: '0, index / call.combine_column_tiles);',
+    find: 'weights, index % call.combine_column_tiles,',
+    replace: 'weights, 0,',
   },
   {
     file: 'kernels/backward_dy.cuh',
@@ -502,8 +539,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_decode.cuh',
     what: 'the partial sums of h are read before the wait',
-    find: '  wait_for_previous_launch();\n  sum_partials(call, product, pitch);',
-    replace: '  sum_partials(call, product, pitch);\n  wait_for_previous_launch();',
+    find: '  wait_for_previous_launch();\n  sum_partials<Engine>(call, product, pitch);',
+    replace: '  sum_partials<Engine>(call, product, pitch);\n  wait_for_previous_launch();',
   },
   {
     file: 'kernels/backward_x.cuh',

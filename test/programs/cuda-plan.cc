@@ -97,11 +97,15 @@ int main(int, char **arguments) {
     if (lily::problem_error(problem) != nullptr) continue;
     const bool has_offsets = problem.routing == LILY_ROUTING_SEQUENCE ||
                              (problem.routing == LILY_ROUTING_FIXED && (problem.groups != 1 || random.flip()));
-    check(plan_forward(problem, {has_offsets, random.flip(), random.flip()}, device),
+    const auto alignment = [&] { return random.of({kAligned, kMisaligned}); };
+    check(plan_forward(problem,
+                       {has_offsets, random.flip(), random.flip(), alignment(), alignment(), alignment()}, device),
           forward_workspace_bytes(problem, device), problem, device, "forward");
     BackwardOperands operands = {has_offsets, random.flip(), false, random.flip(), random.flip(), random.flip(), false};
     operands.defers_db = problem.routing != LILY_ROUTING_NONE && random.flip();
     operands.has_db = !operands.defers_db;
+    operands.dy = alignment(), operands.x = alignment(), operands.hidden = alignment();
+    operands.a = alignment(), operands.b = alignment();
     check(plan_backward(problem, operands, device), backward_workspace_bytes(problem, device), problem, device,
           "backward");
     plans += 2;

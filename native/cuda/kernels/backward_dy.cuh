@@ -117,9 +117,8 @@ __device__ inline void add_token_products(const BackwardDy &call, const float *p
     *q = begins ? sum * call.scale : fmaf(call.scale, sum, *q);
   }
   if (call.token_d_weights != nullptr) {
-    with_activation_type<typename Tile::Scalar>(call.hidden.dtype, [&](auto tag) {
-      add_token_d_weights<Tile, decltype(tag)>(call, product, token, count, row, row_end);
-    });
+    with_type(typename Tile::Engine::Activations{}, call.hidden.dtype,
+              [&](auto tag) { add_token_d_weights<Tile, decltype(tag)>(call, product, token, count, row, row_end); });
   }
 }
 
@@ -137,7 +136,7 @@ __device__ __forceinline__ void backward_tokens(char *shared, const BackwardDy &
   const int rows_end = call.pooled ? min(first_row + Tile::kBlockN, call.rank) : call.shrink.rows;
   const float *product = nullptr;
   for (int row = first_row; row < rows_end; row += Tile::kBlockN) {
-    product = shrink<Tile>(shared, call.shrink, token, token_end, row, all_depth_tiles<Tile>(call.shrink));
+    product = shrink<Tile, false>(shared, call.shrink, token, token_end, row, all_depth_tiles<Tile>(call.shrink));
     if (call.pooled) break;
     add_token_products<Tile>(call, product, token, count, row, min(row + Tile::kBlockN, rows_end));
     __syncthreads();  // the next product reuses the memory; other warps still read it
@@ -169,7 +168,7 @@ __device__ __forceinline__ void backward_tokens(char *shared, const BackwardDy &
   const int columns_end = call.pooled ? rows_end : call.rank;
   const int lanes = call.pooled ? Tile::kBlockN / 4 : d_hidden_lanes(call.rank);
   for (int column = first_row; column < columns_end; column += 4 * lanes)
-    store_d_hidden<typename Tile::Scalar>(
+    store_d_hidden<typename Tile::Engine>(
         d_hidden, scratch, token, token_end, column, columns_end, lanes,
         [&](auto whole, int t, int step, int rows, int k, auto &value) {
           const float *q = call.q + static_cast<int64_t>(token) * call.q_pitch + k;
@@ -199,8 +198,10 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy(const __grid_co
   wait_for_previous_launch();
   if (static_cast<int>(blockIdx.x) >= (of_tokens + of_columns) * call.splits) {
     const int index = static_cast<int>(blockIdx.x) - (of_tokens + of_columns) * call.splits;
-    combine_block(call.combine, reinterpret_cast<typename Shrink::Scalar *>(shared), weights,
-                  index % call.combine_column_tiles, index / call.combine_column_tiles);
+    constexpr bool kIsLora = false;  // D is computed first only if there is a router
+    combine_block<typename Shrink::Engine, kIsLora>(call.combine, reinterpret_cast<typename Shrink::Scalar *>(shared),
+                                                    weights, index % call.combine_column_tiles,
+                                                    index / call.combine_column_tiles);
     return;
   }
   const int split = blockIdx.x / (of_tokens + of_columns), index = blockIdx.x % (of_tokens + of_columns);

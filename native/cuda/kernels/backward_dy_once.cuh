@@ -51,17 +51,17 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __gr
     if (tile < tiles) {
       Scalar *strip = ring + tile % Tile::kStages * (Tile::kStrip + Tile::kLhs);
       const int token = begin + tile * Tile::kBlockM;
-      stage_activations<Scalar, Tile::kBlockM, Tile::kBlockN>(strip, call.dy,
+      stage_activations<Engine, Tile::kBlockM, Tile::kBlockN>(strip, call.dy,
                                                               {token, end, column, call.experts.columns});
-      stage_activations<Scalar, Tile::kBlockM, Tile::kBlockK>(strip + Tile::kStrip, call.hidden,
+      stage_activations<Engine, Tile::kBlockM, Tile::kBlockK>(strip + Tile::kStrip, call.hidden,
                                                               {token, end, 0, call.experts.rank});
     }
     copy_commit();
   };
-#pragma unroll
+#pragma unroll 1
   for (int tile = 0; tile < Tile::kStages - 1; ++tile) fill(tile);
   compute_weights(weights, call.weights);
-  combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(c_tile, call.experts, weights, 0, column);
+  combine_tile<Engine, Tile::kBlockK, Tile::kBlockN>(c_tile, call.experts, weights, 0, column);
 
   const int warp = threadIdx.x / kWarp, own = warp * Tile::kWarpColumns;
   Accumulators<Tile::kBlockK / 16, Tile::kWarpColumns / 8> z;
@@ -78,6 +78,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __gr
                                                                         end);
       __syncthreads();
     }
+    reconverge();
     multiply<Engine, Along::kOuter, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(z, strip + Tile::kStrip, 0, strip, own,
                                                                                  0, Tile::kBlockM / Engine::kStepK);
     const int half = warp % kHalves, row = warp / kHalves * Tile::kWarpRank;

@@ -92,7 +92,7 @@ __device__ inline void add_groups(const RouterGradient &router, const TileGroups
   }
 }
 
-template <typename Scalar>
+template <typename Engine>
 __global__ __launch_bounds__(kThreads, kBlocks) void backward_hidden(const __grid_constant__ BackwardHidden call) {
   extern __shared__ __align__(16) char shared[];
   const DHidden &d_hidden = call.d_hidden;
@@ -120,7 +120,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_hidden(const __gri
                     adds_groups ? GroupRows{groups.d_weights, groups.kept, groups.group} : GroupRows{}, token, end,
                     true);
     for (int column = 0; call.q != nullptr && column < d_hidden.rank; column += 4 * lanes)
-      store_d_hidden<Scalar>(d_hidden, scratch, token, end, column, d_hidden.rank, lanes,
+      store_d_hidden<Engine>(d_hidden, scratch, token, end, column, d_hidden.rank, lanes,
                              [&](auto whole, int t, int step, int count, int k, auto &value) {
                                const float *q = call.q + static_cast<int64_t>(token) * call.q_pitch + k;
                                load_q<decltype(whole)::value>(q, static_cast<int64_t>(call.tokens) * call.q_pitch,

@@ -54,7 +54,7 @@ __device__ inline float add_router_column(float sum, const T *hidden, int64_t pi
   return sum;
 }
 
-template <typename Scalar>
+template <typename Engine>
 __device__ inline void backward_router(char *shared, const RouterBlocks &call, int index) {
   const int split = index % call.splits, element_tile = index / call.splits;
   const int elements = call.experts * call.rank;
@@ -66,7 +66,7 @@ __device__ inline void backward_router(char *shared, const RouterBlocks &call, i
     for (int i = threadIdx.x; i < count * call.experts; i += kThreads)
       d_logits[i] = call.d_logits[static_cast<int64_t>(token) * call.experts + i];
     __syncthreads();
-    with_activation_type<Scalar>(call.hidden.dtype, [&](auto tag) {
+    with_type(typename Engine::Activations{}, call.hidden.dtype, [&](auto tag) {
       using T = decltype(tag);
       const T *hidden = static_cast<const T *>(call.hidden.data) + token * call.hidden.pitch;
 #pragma unroll
@@ -93,7 +93,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_x(const __grid_con
   int index = blockIdx.x;
   wait_for_previous_launch();
   if (index >= call.expand_blocks + call.outer_blocks) {
-    backward_router<Scalar>(shared, call.router, index - call.expand_blocks - call.outer_blocks);
+    backward_router<typename Tile::Engine>(shared, call.router, index - call.expand_blocks - call.outer_blocks);
     return;
   }
   const bool expands = index < call.expand_blocks && call.strip.out.data != nullptr;

@@ -117,12 +117,15 @@ __device__ inline void transpose_tile(T *tile, const Experts &from, float weight
 }
 
 // Computes a kRows x kColumns tile of C from (row, column) on. Elements outside C are zero. The loads of up to
-// kMostRows rows are in flight: one where the accumulators of a product occupy the registers.
-template <typename T, int kRows, int kColumns, int kMostRows = 4>
-__device__ inline void combine_tile(T *tile, const Experts &from, const float *weights, int row, int column) {
-  if (from.transposed) {
+// kMostRows rows are in flight: one where the accumulators of a product occupy the registers. kIsLora: B may be that of
+// LoRA.
+template <typename Engine, int kRows, int kColumns, int kMostRows = 4, bool kIsLora = true>
+__device__ inline void combine_tile(typename Engine::Scalar *tile, const Experts &from, const float *weights, int row,
+                                    int column) {
+  using T = typename Engine::Scalar;
+  if (kIsLora && from.transposed) {
     const bool whole = has_vec4(from.b) && from.rank % 4 == 0;
-    with_type<T>(from.b.dtype, [&](auto tag) {
+    with_type(typename Engine::Parameters{}, from.b.dtype, [&](auto tag) {
       with_whole(whole, [&](auto is_whole) {
         transpose_tile<T, decltype(tag), decltype(is_whole)::value, kRows, kColumns>(tile, from, weights[0], row,
                                                                                      column);
@@ -134,7 +137,7 @@ __device__ inline void combine_tile(T *tile, const Experts &from, const float *w
   const int n = static_cast<int>(threadIdx.x) % kVec4PerRow * 4;
   const int rows = column + n < from.columns ? min(from.rank - row, kRows) : 0;
   const bool whole = has_vec4(from.b) && from.columns - column - n >= 4;
-  with_type<T>(from.b.dtype, [&](auto tag) {
+  with_type(typename Engine::Parameters{}, from.b.dtype, [&](auto tag) {
     with_whole(whole, [&](auto is_whole) {
       constexpr int kFitting = kTileLoadsInFlight<decltype(is_whole)::value, kRows, kStep>;
       constexpr int kRowsInFlight = kFitting < kMostRows ? kFitting : kMostRows;
@@ -187,25 +190,27 @@ struct Combine {
 };
 
 // Computes tile (row_tile, column_tile) of C. `tile` and `weights` are in shared memory.
-template <typename T>
-__device__ inline void combine_block(const Combine &call, T *tile, float *weights, int column_tile, int row_tile) {
+template <typename Engine, bool kIsLora = true>
+__device__ inline void combine_block(const Combine &call, typename Engine::Scalar *tile, float *weights,
+                                     int column_tile, int row_tile) {
   if (call.c.data != nullptr) {
     compute_weights(weights, call.weights);
     const int row = row_tile * kCombineRows, column = column_tile * kCombineColumns;
-    combine_tile<T, kCombineRows, kCombineColumns>(tile, call.experts, weights, row, column);
+    combine_tile<Engine, kCombineRows, kCombineColumns, 4, kIsLora>(tile, call.experts, weights, row, column);
     __syncthreads();
-    unstage<T, kCombineRows, kCombineColumns>(tile, call.c, {row, call.experts.rank, column, call.experts.columns});
+    unstage<Engine, kCombineRows, kCombineColumns>(tile, call.c,
+                                                   {row, call.experts.rank, column, call.experts.columns});
   }
   if (call.kept != nullptr && column_tile == 0 && row_tile == 0) count_kept(call.kept, call.mask, call.tokens);
 }
 
 // Writes C once. Used by backward and by forward of large ranks, whose blocks would each combine all of C otherwise.
-template <typename T>
+template <typename Engine>
 __global__ __launch_bounds__(kThreads, kBlocks) void combine(const __grid_constant__ Combine call) {
   __shared__ float weights[kMostExperts];
-  __shared__ __align__(16) T tile[kCombineRows * kCombineColumns];
+  __shared__ __align__(16) typename Engine::Scalar tile[kCombineRows * kCombineColumns];
   wait_for_previous_launch();
-  combine_block(call, tile, weights, blockIdx.x, blockIdx.y);
+  combine_block<Engine>(call, tile, weights, blockIdx.x, blockIdx.y);
 }
 
 }  // namespace lily::cuda

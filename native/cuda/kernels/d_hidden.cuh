@@ -133,12 +133,12 @@ __device__ inline void form_d_logits(const DHidden &call, const DHiddenScratch<k
 
 // Completes dh from q in place, for kLoadsInFlight rows of the tile: elements k .. k + 3 of row t, which is token `at`,
 // of row t + step, and so on. Rows beyond the last token are left as they are. Requires dl.
-template <typename Scalar, bool kWhole, int kBlockM, int kLoadsInFlight>
+template <typename Engine, bool kWhole, int kBlockM, int kLoadsInFlight>
 __device__ inline void finish_d_hidden(const DHidden &call, const DHiddenScratch<kBlockM> &scratch, int t, int step,
                                        int at, int token_end, int k, float (&value)[kLoadsInFlight][4]) {
   const RouterGradient &router = call.router;
   if (router.logit_gradient != LogitGradient::kNone) {
-    with_type<Scalar>(router.router.dtype, [&](auto tag) {
+    with_type(typename Engine::Parameters{}, router.router.dtype, [&](auto tag) {
       using T = decltype(tag);
       constexpr int kExpertsInFlight = kWhole ? 4 : 1;
       const T *from = static_cast<const T *>(router.router.data) + k;
@@ -165,7 +165,7 @@ __device__ inline void finish_d_hidden(const DHidden &call, const DHiddenScratch
     });
   }
   if (call.relu) {
-    with_activation_type<Scalar>(call.hidden.dtype, [&](auto tag) {
+    with_type(typename Engine::Activations{}, call.hidden.dtype, [&](auto tag) {
       using T = decltype(tag);
       const T *from = static_cast<const T *>(call.hidden.data) + k;
       Vec4<T> raw[kLoadsInFlight];
@@ -251,7 +251,7 @@ __device__ inline int d_hidden_lanes(int rank) {
 // Stores dh of columns [column, column_end) of a tile's tokens. load_rows(whole, t, step, count, k, value)
 // loads elements k .. k + 3 of q of the tile's rows t, t + step, and so on; rows from `count` on may have any value.
 // Requires dl and scratch.row. `lanes` threads, a power of two, load a row.
-template <typename Scalar, int kBlockM, typename LoadRows>
+template <typename Engine, int kBlockM, typename LoadRows>
 __device__ inline void store_d_hidden(const DHidden &call, const DHiddenScratch<kBlockM> &scratch, int token,
                                       int token_end, int column, int column_end, int lanes, const LoadRows &load_rows) {
   const int k = column + static_cast<int>(threadIdx.x) % lanes * 4, step = kThreads / lanes;
@@ -266,10 +266,11 @@ __device__ inline void store_d_hidden(const DHidden &call, const DHiddenScratch<
     for (int first = static_cast<int>(threadIdx.x) / lanes; first < count; first += kLoadsInFlight * step) {
       float value[kLoadsInFlight][4];
       load_rows(is_whole, first, step, count, k, value);
-      finish_d_hidden<Scalar, kWhole>(call, scratch, first, step, token + first, token + count, k, value);
+      finish_d_hidden<Engine, kWhole>(call, scratch, first, step, token + first, token + count, k, value);
 #pragma unroll
       for (int n = 0; n < kLoadsInFlight; ++n)
-        if (first + n * step < count) store_vec4(call.out, token + first + n * step, k, call.rank, value[n]);
+        if (first + n * step < count)
+          store_vec4(Types<typename Engine::Scalar>{}, call.out, token + first + n * step, k, call.rank, value[n]);
     }
   });
 }

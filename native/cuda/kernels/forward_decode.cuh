@@ -40,6 +40,7 @@ struct ForwardDecode {
 };
 
 // Writes h of all tokens to shared memory (`pitch` floats per row) and, from block 0, to `hidden`.
+template <typename Engine>
 __device__ inline void sum_partials(const ForwardDecode &call, float *product, int pitch) {
   const int rank = call.experts.rank, vec4_per_row = (rank + 3) / 4;
   for (int i = threadIdx.x; i < call.tokens * vec4_per_row; i += kThreads) {
@@ -58,7 +59,8 @@ __device__ inline void sum_partials(const ForwardDecode &call, float *product, i
       for (int v = 0; v < 4; ++v) sum[v] = sum[v] < 0 ? 0.0f : sum[v];  // keeps a NaN
     }
     store_vec4(product + t * pitch + k, 4, true, sum);
-    if (blockIdx.x == 0 && call.hidden.data != nullptr) store_vec4(call.hidden, t, k, rank, sum);
+    if (blockIdx.x == 0 && call.hidden.data != nullptr)
+      store_vec4(typename Engine::Activations{}, call.hidden, t, k, rank, sum);
   }
 }
 
@@ -113,20 +115,20 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
 
   const auto fill = [&](int step) {
     if (step < steps && !call.pooled)
-      stage<Scalar, Tile::kBlockK, Tile::kBlockN>(ring + step % Tile::kStages * Tile::kRhs, call.experts.b,
-                                                  {step * Tile::kBlockK, rows, column, call.columns});
+      stage_parameters<Engine, Tile::kBlockK, Tile::kBlockN>(ring + step % Tile::kStages * Tile::kRhs, call.experts.b,
+                                                             {step * Tile::kBlockK, rows, column, call.columns});
     copy_commit();
   };
   const Window window = {0, call.tokens, column, call.columns};
-  if (call.y.accumulate) stage_activations<Scalar, Tile::kBlockM, Tile::kBlockN>(strip, call.y.operand(), window);
-#pragma unroll
+  if (call.y.accumulate) stage_activations<Engine, Tile::kBlockM, Tile::kBlockN>(strip, call.y.operand(), window);
+#pragma unroll 1
   for (int step = 0; step < Tile::kStages - 1; ++step) fill(step);
 
   wait_for_previous_launch();
-  sum_partials(call, product, pitch);
+  sum_partials<Engine>(call, product, pitch);
   const bool routes = call.route.router.data != nullptr;
   if (routes) {
-    form_logits(call.route, product, pitch, logits, router, call.tokens);
+    form_logits<Engine>(call.route, product, pitch, logits, router, call.tokens);
     Route route = call.route;
     if (blockIdx.x != 0) route.values = nullptr;
     finish_route(route, logits, 0, call.tokens, 0);
@@ -155,7 +157,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
     fill(step + Tile::kStages - 1);
     Scalar *b = ring + step % Tile::kStages * Tile::kRhs;
     const int row = step * Tile::kBlockK;
-    if (call.pooled) combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(b, call.experts, weights, row, column);
+    if (call.pooled) combine_tile<Engine, Tile::kBlockK, Tile::kBlockN>(b, call.experts, weights, row, column);
     for (int i = threadIdx.x; i < Tile::kBlockM * Tile::kBlockK; i += kThreads) {
       const int t = i / Tile::kBlockK, j = row + i % Tile::kBlockK;
       float value = 0;
@@ -175,7 +177,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
   __syncthreads();
   add_scaled<Scalar, Tile::kBlockN>(strip, sum, 0, warp * 8, call.scale, call.y.accumulate);
   __syncthreads();
-  unstage<Scalar, Tile::kBlockM, Tile::kBlockN>(strip, call.y, window);
+  unstage<Engine, Tile::kBlockM, Tile::kBlockN>(strip, call.y, window);
 }
 
 }  // namespace lily::cuda

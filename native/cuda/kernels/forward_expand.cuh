@@ -37,7 +37,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_expand(const __grid
         for (int e = threadIdx.x; e < call.weights.experts; e += kThreads) call.weights_out[e] = weights[e];
       has_weights = true;
     }
-    combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN>(tile, call.experts, weights, row, column);
+    combine_tile<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN>(tile, call.experts, weights, row, column);
   });
 }
 

@@ -115,8 +115,8 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_mix(const __grid_co
   };
   const auto fill_y = [&](int tile) {
     if (tile < tiles && call.y.accumulate)
-      stage_activations<Scalar, Tile::kBlockM, Tile::kBlockN>(y_ring + tile % stages * Tile::kStrip, call.y.operand(),
-                                                              {first_token(tile), end, column, call.columns});
+      stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockN>(
+          y_ring + tile % stages * Tile::kStrip, call.y.operand(), {first_token(tile), end, column, call.columns});
   };
   const auto fill_b = [&](int k_tile, int place) {
     stage<Scalar, Tile::kBlockK, Tile::kBlockN>(b_tiles + place * Tile::kRhs, call.b,
@@ -134,11 +134,9 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_mix(const __grid_co
   for (int tile = 0; tile < stages - 1; ++tile) fill_hidden(tile);
   copy_commit();
   for (int tile = 0; tile < stages - 1; ++tile) fill_y(tile);
-  if (call.b_stays) {
-    for (int k_tile = 0; k_tile < k_tiles; ++k_tile) fill_b(k_tile, k_tile);
-  } else {
-    for (int step = 0; step < min(steps, Tile::kRhsStages - 1); ++step) fill_b(step % k_tiles, step);
-  }
+  const int first_tiles = call.b_stays ? k_tiles : min(steps, Tile::kRhsStages - 1);
+#pragma unroll 1
+  for (int place = 0; place < first_tiles; ++place) fill_b(place % k_tiles, place);
   copy_commit();
   copy_wait<1>();
   __syncthreads();
@@ -163,6 +161,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_mix(const __grid_co
     if (!call.b_stays && next < steps) fill_b(next % k_tiles, next % Tile::kRhsStages);
     copy_commit();
     form_u(step + 1);
+    reconverge();
     const Scalar *b = b_tiles + (call.b_stays ? k_tile : step % Tile::kRhsStages) * Tile::kRhs;
     const int depth = min(columns - k_tile * Tile::kBlockK, Tile::kBlockK);
     multiply<typename Tile::Engine, Along::kDepth, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(
@@ -173,7 +172,8 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_mix(const __grid_co
     add_scaled<Scalar, Tile::kBlockN>(y, sum, warp_m, warp_n, call.scale, call.y.accumulate);
     clear(sum);
     __syncthreads();
-    unstage<Scalar, Tile::kBlockM, Tile::kBlockN>(y, call.y, {first_token(tile), end, column, call.columns});
+    unstage<typename Tile::Engine, Tile::kBlockM, Tile::kBlockN>(y, call.y,
+                                                                 {first_token(tile), end, column, call.columns});
   }
 }
 

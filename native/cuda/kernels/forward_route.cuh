@@ -73,11 +73,12 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_route(const __grid_
   const int token = blockIdx.x * call.tile_tokens;
   const int count = min(call.tile_tokens, call.tokens - token);
   wait_for_previous_launch();
-  with_type<void>(call.hidden.dtype, [&](auto h) {
-    with_type<decltype(h)>(route.router.dtype, [&](auto r) {
-      with_whole(route.rank % 4 == 0 && has_vec4(call.hidden) && has_vec4(route.router), [&](auto whole) {
-        route_tokens<decltype(h), decltype(r), decltype(whole)::value>(call, logits, token, count);
-      });
+  with_type(AllTypes{}, call.hidden.dtype, [&](auto h) {
+    using H = decltype(h);
+    using RouterTypes = std::conditional_t<std::is_same_v<H, float>, AllTypes, Types<float, H>>;
+    with_type(RouterTypes{}, route.router.dtype, [&](auto r) {
+      with_whole(route.rank % 4 == 0 && has_vec4(call.hidden) && has_vec4(route.router),
+                 [&](auto whole) { route_tokens<H, decltype(r), decltype(whole)::value>(call, logits, token, count); });
     });
   });
   allow_next_launch();

@@ -61,17 +61,21 @@ __device__ inline void finish_route(const Route &route, float *logits, int token
 // Computes the logits of `count` tokens from h in shared memory (product_pitch floats per row). R is copied to `router`
 // (pitch r | 1) first. On entry h need only be visible to the thread that wrote it; the caller must synchronise before
 // it reads `logits`.
+template <typename Engine>
 __device__ inline void form_logits(const Route &route, const float *product, int product_pitch, float *logits,
                                    float *router, int count) {
   const int router_pitch = route.rank | 1;
-  for (int i = threadIdx.x; i < route.experts * ((route.rank + 3) / 4); i += kThreads) {
-    const int e = i / ((route.rank + 3) / 4), k = i % ((route.rank + 3) / 4) * 4;
-    float value[4];
-    load_vec4(route.router, e, k, route.rank, value);
+  with_type(typename Engine::Parameters{}, route.router.dtype, [&](auto tag) {
+    const auto *from = static_cast<const decltype(tag) *>(route.router.data);
+    for (int i = threadIdx.x; i < route.experts * ((route.rank + 3) / 4); i += kThreads) {
+      const int e = i / ((route.rank + 3) / 4), k = i % ((route.rank + 3) / 4) * 4;
+      float value[4];
+      load_vec4(from + e * route.router.pitch + k, route.rank - k, route.router.aligned16, value);
 #pragma unroll
-    for (int v = 0; v < 4; ++v)
-      if (k + v < route.rank) router[e * router_pitch + k + v] = value[v];
-  }
+      for (int v = 0; v < 4; ++v)
+        if (k + v < route.rank) router[e * router_pitch + k + v] = value[v];
+    }
+  });
   __syncthreads();
   for (int i = threadIdx.x; i < count * route.experts; i += kThreads) {
     const int t = i / route.experts, e = i % route.experts;
@@ -80,6 +84,10 @@ __device__ inline void form_logits(const Route &route, const float *product, int
     logits[t * (route.experts | 1) + e] = sum;
   }
 }
+
+// Decoding uses this tile, with A of any type: to cast it first would take one more launch.
+template <typename Tile>
+constexpr bool kIsDecodeTile = Tile::kBlockM == kDecodeShrinkTile && Tile::kBlockN == kDecodeShrinkTile;
 
 // Computes h of the tile in shared memory, as `shrink` does. The `logits` of finish_route follow at Tile::kProduct.
 template <typename Tile>
@@ -93,7 +101,8 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
     tiles.last = min(tiles.first + kSplitTiles, tiles.last);
   }
   // The block owns this memory. The barriers below make the in-place phi visible to all threads.
-  auto *product = const_cast<float *>(shrink<Tile>(shared, call.operands, token, token_end, row, tiles));
+  auto *product =
+      const_cast<float *>(shrink<Tile, kIsDecodeTile<Tile>>(shared, call.operands, token, token_end, row, tiles));
   allow_next_launch();
   for (int i = threadIdx.x; i < count * ((columns + 3) / 4); i += kThreads) {
     const int t = i / ((columns + 3) / 4), n = i % ((columns + 3) / 4) * 4;
@@ -109,15 +118,18 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
       for (int v = 0; v < 4; ++v) value[v] = value[v] < 0 ? 0.0f : value[v];  // keeps a NaN
       store_vec4(product + t * Tile::kProductPitch + n, 4, true, value);
     }
-    if (call.hidden.data != nullptr) store_vec4(call.hidden, token + t, row + n, row + columns, value);
-    if (call.expand.data != nullptr) store_vec4(call.expand, token + t, row + n, row + columns, value);
+    if (call.hidden.data != nullptr)
+      store_vec4(typename Tile::Engine::Activations{}, call.hidden, token + t, row + n, row + columns, value);
+    if (call.expand.data != nullptr)
+      store_vec4(Types<typename Tile::Scalar>{}, call.expand, token + t, row + n, row + columns, value);
   }
   const Route &route = call.route;
   if (route.router.data == nullptr) return product;
 
   // The ring is no longer used: its memory holds R and the logits.
   float *logits = product + Tile::kProduct;
-  form_logits(route, product, Tile::kProductPitch, logits, logits + Tile::kBlockM * (route.experts | 1), count);
+  form_logits<typename Tile::Engine>(route, product, Tile::kProductPitch, logits,
+                                     logits + Tile::kBlockM * (route.experts | 1), count);
   finish_route(route, logits, token, count, blockIdx.x);
   return product;
 }

@@ -21,15 +21,17 @@ struct OuterTarget {
 
 // Writes a tile of z, scaled, or adds it to the gradient: out rows [row, row_end), columns [column, column_end), of
 // which a thread has four columns of every kStep-th row. kTransposed: rows of out are columns of z. kLoadsInFlight
-// vectors of the old gradient are loaded before the first is added.
-template <typename Tile, typename T, bool kTransposed, bool kWhole>
+// vectors of the old gradient are loaded before the first is added. Every vector is aligned, and inside the window or
+// outside of it.
+template <typename Tile, typename T, bool kTransposed>
 __device__ inline void write_gradient(const float *z, const Output &out, const Window &window, float scale) {
   constexpr int kRows = kTransposed ? Tile::kBlockN : Tile::kResultRows;
   constexpr int kVec4PerRow = (kTransposed ? Tile::kResultRows : Tile::kBlockN) / 4, kStep = kThreads / kVec4PerRow;
   constexpr int kMostInFlight = kRows / kStep > 0 ? kRows / kStep : 1;
-  constexpr int kLoadsInFlight = !kWhole ? 1 : kMostInFlight < 8 ? kMostInFlight : 8;
-  const int c = static_cast<int>(threadIdx.x) % kVec4PerRow * 4, valid = window.column_end - window.column - c;
-  const int rows = valid <= 0 ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
+  constexpr int kLoadsInFlight = kMostInFlight < 8 ? kMostInFlight : 8;
+  const int c = static_cast<int>(threadIdx.x) % kVec4PerRow * 4;
+  const int rows =
+      window.column + c >= window.column_end ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
   T *to = static_cast<T *>(out.data) + window.row * out.pitch + window.column + c;
 #pragma unroll 1
   for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < rows; first += kLoadsInFlight * kStep) {
@@ -39,7 +41,7 @@ __device__ inline void write_gradient(const float *z, const Output &out, const W
       for (int i = 0; i < kLoadsInFlight; ++i) {
         const int r = first + i * kStep;
         // Beyond the end a row of this thread: other threads write theirs.
-        old[i] = load_raw<kWhole>(to + (r < rows ? r : first) * out.pitch, valid);
+        old[i] = load_raw<true>(to + (r < rows ? r : first) * out.pitch, 4);
       }
     }
 #pragma unroll
@@ -56,7 +58,36 @@ __device__ inline void write_gradient(const float *z, const Output &out, const W
       convert<T>(old[i], old_value);
 #pragma unroll
       for (int v = 0; v < 4; ++v) value[v] = value[v] * scale + old_value[v];
-      store_vec4(to + r * out.pitch, valid, kWhole, value);
+      store_vec4(to + r * out.pitch, 4, true, value);
+    }
+  }
+}
+
+// Likewise for a gradient whose rows are not aligned, element by element.
+template <typename Tile, typename T, bool kTransposed>
+__device__ inline void write_gradient_elements(const float *z, const Output &out, const Window &window, float scale) {
+  constexpr int kLoadsInFlight = 8;
+  constexpr int kRows = kTransposed ? Tile::kBlockN : Tile::kResultRows;
+  constexpr int kColumns = kTransposed ? Tile::kResultRows : Tile::kBlockN;
+  constexpr int kRowStep = kTransposed ? 1 : Tile::kResultPitch, kColumnStep = kTransposed ? Tile::kResultPitch : 1;
+  const int columns = min(window.column_end - window.column, kColumns);
+  const int rows = static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
+  T *to = static_cast<T *>(out.data) + window.row * out.pitch + window.column;
+#pragma unroll 1
+  for (int first = threadIdx.x; first < rows * kColumns; first += kLoadsInFlight * kThreads) {
+    T old[kLoadsInFlight] = {};
+    if (out.accumulate) {
+#pragma unroll
+      for (int n = 0; n < kLoadsInFlight; ++n) {
+        const int i = first + n * kThreads, r = i / kColumns, c = i % kColumns;
+        if (r < rows && c < columns) old[n] = to[r * out.pitch + c];
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kLoadsInFlight; ++n) {
+      const int i = first + n * kThreads, r = i / kColumns, c = i % kColumns;
+      if (r < rows && c < columns)
+        to[r * out.pitch + c] = from_float<T>(z[r * kRowStep + c * kColumnStep] * scale + to_float(old[n]));
     }
   }
 }
@@ -70,21 +101,23 @@ __device__ inline void finish_outer(const float *z, const OuterTarget &target, c
   if (has_partials)
     out = {target.partials + at.split * target.partial_stride, target.partial_pitch, LILY_FLOAT32, 1, 0};
   const int experts = has_partials || target.weights == nullptr ? 1 : target.experts;
-  with_type<typename Tile::Scalar>(out.dtype, [&](auto tag) {
+  with_type(typename Tile::Engine::Parameters{}, out.dtype, [&](auto tag) {
     using T = decltype(tag);
+#pragma unroll 1
     for (int e = 0; e < experts; ++e) {
       const float scale = target.scale * (has_partials || target.weights == nullptr ? 1.0f : target.weights[e]);
       const int64_t first = static_cast<int64_t>(e) * target.rows;
       const Window window = target.transposed ? Window{column, target.columns, row, target.rows}
                                               : Window{first + row, first + target.rows, column, target.columns};
-      const int c = static_cast<int>(threadIdx.x) % ((target.transposed ? Tile::kResultRows : Tile::kBlockN) / 4) * 4;
-      with_whole(out.aligned16 && window.column_end - window.column - c >= 4, [&](auto is_whole) {
-        constexpr bool kWhole = decltype(is_whole)::value;
-        if (target.transposed)
-          write_gradient<Tile, T, true, kWhole>(z, out, window, scale);
-        else
-          write_gradient<Tile, T, false, kWhole>(z, out, window, scale);
-      });
+      const bool whole = out.aligned16 && (window.column_end - window.column) % 4 == 0;
+      if (target.transposed && whole)
+        write_gradient<Tile, T, true>(z, out, window, scale);
+      else if (target.transposed)
+        write_gradient_elements<Tile, T, true>(z, out, window, scale);
+      else if (whole)
+        write_gradient<Tile, T, false>(z, out, window, scale);
+      else
+        write_gradient_elements<Tile, T, false>(z, out, window, scale);
     }
   });
 }
@@ -146,7 +179,7 @@ __device__ inline void form_d_weights(char *shared, const DWeights &d_weights, c
   const bool whole = has_vec4(experts.b) && experts.columns - column - n >= 4;
   for (int expert = 0; expert < experts.experts; expert += kDWeightExperts) {
     float sum[kDWeightExperts] = {};
-    with_type<typename Tile::Scalar>(experts.b.dtype, [&](auto tag) {
+    with_type(typename Tile::Engine::Parameters{}, experts.b.dtype, [&](auto tag) {
       with_whole(whole, [&](auto is_whole) {
         add_d_weights<Tile, decltype(tag), decltype(is_whole)::value>(experts, expert, z, row, column, sum);
       });
@@ -238,7 +271,7 @@ __global__ __launch_bounds__(kThreads) void reduce(const __grid_constant__ Reduc
   const int64_t i = static_cast<int64_t>(blockIdx.x - job.first_block) * kThreads + threadIdx.x;
   if (i >= static_cast<int64_t>(job.rows) * vec4_per_row) return;
   const int row = static_cast<int>(i / vec4_per_row), column = static_cast<int>(i % vec4_per_row) * 4;
-  with_type<void>(job.out.dtype, [&](auto tag) {
+  with_type(AllTypes{}, job.out.dtype, [&](auto tag) {
     with_whole(job.partial_pitch % 4 == 0 && job.out.aligned16 && job.columns - column >= 4, [&](auto is_whole) {
       constexpr bool kWhole = decltype(is_whole)::value;
       if (job.weights == nullptr)

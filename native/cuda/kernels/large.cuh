@@ -91,14 +91,13 @@ __device__ inline void large_sums(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum,
   };
   const bool whole = warp_tile.fragments_m == Tile::kWarpM && warp_tile.fragments_n == Tile::kWarpN;
   clear(sum);
-  for (int step = 0; step < Tile::kStages - 1; ++step) {
-    fill_step(step);
-    __syncthreads();  // `fill` may use the scratch memory
-  }
-  for (int step = 0; step < steps; ++step) {
-    copy_wait<Tile::kStages - 2>();
-    __syncthreads();
+#pragma unroll 1
+  for (int step = 1 - Tile::kStages; step < steps; ++step) {  // the first steps only fill: its code is there once
+    if (step >= 0) copy_wait<Tile::kStages - 2>();
+    __syncthreads();  // the slot is free, and so is the scratch memory, which `fill` may use
     fill_step(step + Tile::kStages - 1);
+    if (step < 0) continue;
+    reconverge();
     const Scalar *a = large_slot<Tile>(shared, step), *b = a + Tile::kA;
     const int remaining = depth - step * Tile::kBlockK;
     if (whole && remaining >= Tile::kBlockK)
@@ -121,7 +120,7 @@ __device__ inline Window slice_window(const Window &tile, int slice) {
 template <typename Tile>
 __device__ inline void fill_slice(typename Tile::Scalar *slot, int slice, const Output &output, const Window &tile) {
   if (slice < Tile::kSlices && output.accumulate)
-    stage_activations<typename Tile::Scalar, Tile::kSliceRows, Tile::kBlockN>(slot, output.operand(),
+    stage_activations<typename Tile::Engine, Tile::kSliceRows, Tile::kBlockN>(slot, output.operand(),
                                                                               slice_window<Tile>(tile, slice));
 }
 
@@ -144,8 +143,8 @@ __device__ inline void write_slices(const Accumulators<Tile::kWarpM, Tile::kWarp
   });
   __syncthreads();
   for (int slice = 0; slice < Tile::kSlices; ++slice)
-    unstage<Scalar, Tile::kSliceRows, Tile::kBlockN>(large_slot<Tile>(shared, steps + slice), output,
-                                                     slice_window<Tile>(tile, slice));
+    unstage<typename Tile::Engine, Tile::kSliceRows, Tile::kBlockN>(large_slot<Tile>(shared, steps + slice), output,
+                                                                    slice_window<Tile>(tile, slice));
 }
 
 // The same product in shared memory, kResultPitch floats per row, readable by all threads.

@@ -33,7 +33,8 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_shrink(const __grid_c
   const float *product = large_product<Tile, Along::kDepth, Along::kDepth>(
       shared, from.depth, token_end - token, row_end - row, [&](Scalar *a, Scalar *b, int step) {
         const int column = step * Tile::kBlockK;
-        stage_activations<Scalar, Tile::kBlockM, Tile::kBlockK>(a, from.x, {token, token_end, column, from.depth});
+        stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK>(a, from.x,
+                                                                               {token, token_end, column, from.depth});
         stage<Scalar, Tile::kBlockN, Tile::kBlockK>(b, from.w, {row, row_end, column, from.depth});
       });
   allow_next_launch();
@@ -46,10 +47,11 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_shrink(const __grid_c
       prepare_router_gradient(call.d_hidden.router, scratch);
       form_d_logits(call.d_hidden, scratch, {}, token, token_end, row == 0);
     }
-    store_d_hidden<Scalar>(call.d_hidden, scratch, token, token_end, row, row_end, Tile::kBlockN / 4,
-                           [&](auto, int t, int step, int rows, int k, auto &value) {
-                             load_product<Tile::kResultPitch>(product + k - row, call.scale, t, step, rows, value);
-                           });
+    store_d_hidden<typename Tile::Engine>(call.d_hidden, scratch, token, token_end, row, row_end, Tile::kBlockN / 4,
+                                          [&](auto, int t, int step, int rows, int k, auto &value) {
+                                            load_product<Tile::kResultPitch>(product + k - row, call.scale, t, step,
+                                                                             rows, value);
+                                          });
     return;
   }
   constexpr int kVec4PerRow = Tile::kBlockN / 4;
@@ -61,8 +63,9 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_shrink(const __grid_c
 #pragma unroll
     for (int v = 0; v < 4; ++v)
       if (call.relu && value[v] < 0) value[v] = 0;  // keeps a NaN
-    if (call.saved.data != nullptr) store_vec4(call.saved, token + t, row + n, row_end, value);
-    if (call.out.data != nullptr) store_vec4(call.out, token + t, row + n, row_end, value);
+    if (call.saved.data != nullptr)
+      store_vec4(typename Tile::Engine::Activations{}, call.saved, token + t, row + n, row_end, value);
+    if (call.out.data != nullptr) store_vec4(Types<Scalar>{}, call.out, token + t, row + n, row_end, value);
   }
 }
 

@@ -58,9 +58,10 @@ __device__ __forceinline__ void large_outer(char *shared, const LargeStrip &call
       shared, call.with_gradient.none() ? 0 : max(token_end - token, 0), call.lhs.columns - row, call.columns - column,
       [&](Scalar *a, Scalar *b, int step) {
         const int first = token + step * Tile::kBlockK;
-        stage_activations<Scalar, Tile::kBlockK, Tile::kBlockM>(a, call.lhs.hidden,
-                                                                {first, token_end, row, call.lhs.columns});
-        stage_activations<Scalar, Tile::kBlockK, Tile::kBlockN>(b, call.x, {first, token_end, column, call.columns});
+        stage_activations<typename Tile::Engine, Tile::kBlockK, Tile::kBlockM>(
+            a, call.lhs.hidden, {first, token_end, row, call.lhs.columns});
+        stage_activations<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN>(
+            b, call.x, {first, token_end, column, call.columns});
       });
   allow_next_launch();
   finish_outer<Tile>(z, call.target, at);
@@ -87,12 +88,12 @@ __device__ __forceinline__ void large_expand(char *shared, float *weights, const
       sum, shared, call.lhs.columns, warp_tile,
       [&](Scalar *a, Scalar *b, int step) {
         const int k = step * Tile::kBlockK;
-        copy_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(a, call.lhs, token, token_end, k);
+        copy_lhs<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK>(a, call.lhs, token, token_end, k);
         if (combines)
-          combine_tile<Scalar, Tile::kBlockK, Tile::kBlockN, 1>(b, call.experts, weights, k, column);
+          combine_tile<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN, 1>(b, call.experts, weights, k, column);
         else
           stage<Scalar, Tile::kBlockK, Tile::kBlockN>(b, call.w, {k, call.lhs.columns, column, call.columns});
-        compute_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(a, call.lhs, group_of, token, token_end, k);
+        compute_lhs<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK>(a, call.lhs, group_of, token, token_end, k);
       },
       [&](Scalar *slot, int slice) { fill_slice<Tile>(slot, slice, call.out, tile); });
   allow_next_launch();
@@ -119,10 +120,10 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_strip(const __grid_co
   }
   index -= call.expand_blocks;
   if (index < call.combine_blocks)
-    combine_block(call.combine, reinterpret_cast<typename Tile::Scalar *>(shared), weights,
-                  index % call.combine_column_tiles, index / call.combine_column_tiles);
+    combine_block<typename Tile::Engine>(call.combine, reinterpret_cast<typename Tile::Scalar *>(shared), weights,
+                                         index % call.combine_column_tiles, index / call.combine_column_tiles);
   else
-    backward_router<typename Tile::Scalar>(shared, call.router, index - call.combine_blocks);
+    backward_router<typename Tile::Engine>(shared, call.router, index - call.combine_blocks);
 }
 
 }  // namespace lily::cuda

@@ -71,25 +71,26 @@ __device__ inline void form_u(Scalar *tile, const LeftOperand &lhs, const int *g
 
 // Fills a kBlockM x kBlockK tile with columns [column, ...) of a stored operand, asynchronously; elements outside are
 // zero. Does nothing for u.
-template <typename Scalar, int kBlockM, int kBlockK>
-__device__ inline void copy_lhs(Scalar *tile, const LeftOperand &lhs, int token, int token_end, int column) {
+template <typename Engine, int kBlockM, int kBlockK>
+__device__ inline void copy_lhs(typename Engine::Scalar *tile, const LeftOperand &lhs, int token, int token_end,
+                                int column) {
   if (lhs.kind == LeftOperandKind::kHidden)
-    stage_activations<Scalar, kBlockM, kBlockK>(tile, lhs.hidden, {token, token_end, column, lhs.columns});
+    stage_activations<Engine, kBlockM, kBlockK>(tile, lhs.hidden, {token, token_end, column, lhs.columns});
 }
 
 // Like copy_lhs, for u. `group_of` is scratch memory for kBlockM numbers.
-template <typename Scalar, int kBlockM, int kBlockK>
-__device__ inline void compute_lhs(Scalar *tile, const LeftOperand &lhs, int *group_of, int token, int token_end,
-                                   int column) {
+template <typename Engine, int kBlockM, int kBlockK>
+__device__ inline void compute_lhs(typename Engine::Scalar *tile, const LeftOperand &lhs, int *group_of, int token,
+                                   int token_end, int column) {
   if (lhs.kind != LeftOperandKind::kU) return;
   if (lhs.one_hot || !lhs.token_weights.per_token) {
     for (int t = threadIdx.x; t < kBlockM; t += kThreads) group_of[t] = lhs.token_weights.groups.of(token + t);
     __syncthreads();
   }
-  with_activation_type<Scalar>(lhs.hidden.dtype, [&](auto tag) {
+  with_type(typename Engine::Activations{}, lhs.hidden.dtype, [&](auto tag) {
     with_whole(lhs.rank % 4 == 0 && has_vec4(lhs.hidden), [&](auto whole) {
-      form_u<Scalar, decltype(tag), decltype(whole)::value, kBlockM, kBlockK>(tile, lhs, group_of, token, token_end,
-                                                                              column);
+      form_u<typename Engine::Scalar, decltype(tag), decltype(whole)::value, kBlockM, kBlockK>(
+          tile, lhs, group_of, token, token_end, column);
     });
   });
 }

@@ -31,7 +31,7 @@ __device__ inline void load_bias(float2 (&bias)[Tile::kWarpN], const Linear &cal
 #pragma unroll
   for (int j = 0; j < Tile::kWarpN; ++j) bias[j] = make_float2(0, 0);
   if (call.bias.data == nullptr) return;
-  with_type<typename Tile::Scalar>(call.bias.dtype, [&](auto tag) {
+  with_type(typename Tile::Engine::Parameters{}, call.bias.dtype, [&](auto tag) {
     using T = decltype(tag);
     const T *values = static_cast<const T *>(call.bias.data);
     T raw[Tile::kWarpN][2];
@@ -61,11 +61,14 @@ __global__ __launch_bounds__(kThreads, kBlocks) void linear(const __grid_constan
       sum, shared, call.depth, warp_tile,
       [&](Scalar *a, Scalar *b, int step) {
         const int k = step * Tile::kBlockK;
-        stage_activations<Scalar, Tile::kBlockM, Tile::kBlockK>(a, call.x, {token, tile.row_end, k, call.depth});
+        stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK>(a, call.x,
+                                                                               {token, tile.row_end, k, call.depth});
         if constexpr (kTransposed)
-          stage<Scalar, Tile::kBlockK, Tile::kBlockN>(b, call.weight, {k, call.depth, column, call.columns});
+          stage_parameters<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN>(b, call.weight,
+                                                                                {k, call.depth, column, call.columns});
         else
-          stage<Scalar, Tile::kBlockN, Tile::kBlockK>(b, call.weight, {column, call.columns, k, call.depth});
+          stage_parameters<typename Tile::Engine, Tile::kBlockN, Tile::kBlockK>(b, call.weight,
+                                                                                {column, call.columns, k, call.depth});
       },
       [&](Scalar *slot, int slice) { fill_slice<Tile>(slot, slice, call.y, tile); });
   float2 bias[Tile::kWarpN];

@@ -40,8 +40,8 @@ __device__ inline DepthTiles all_depth_tiles(const ShrinkOperands &operands) {
 
 // Computes the product of tokens [token, token_end) and rows [row, row + kBlockN) over `tiles`. Returns it in shared
 // memory, kProductPitch floats per row, readable by all threads. `tiles` must begin with a split. Padding rows and
-// columns are zero.
-template <typename Tile>
+// columns are zero. kConvertsW: w may be of any type that parameters have.
+template <typename Tile, bool kConvertsW>
 __device__ inline const float *shrink(char *shared, const ShrinkOperands &operands, int token, int token_end, int row,
                                       const DepthTiles &tiles) {
   using Scalar = typename Tile::Scalar;
@@ -56,9 +56,13 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
       Scalar *stage_x = ring + step % Tile::kStages * Tile::kStage;
       Scalar *stage_w = stage_x + Tile::kBlockM * Tile::kBlockK;
       const int column = (tiles.first + step) * Tile::kBlockK;
-      stage_activations<Scalar, Tile::kBlockM, Tile::kBlockK>(stage_x, operands.x,
-                                                              {token, token_end, column, operands.depth});
-      stage<Scalar, Tile::kBlockN, Tile::kBlockK>(stage_w, operands.w, {row, operands.rows, column, operands.depth});
+      stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK>(
+          stage_x, operands.x, {token, token_end, column, operands.depth});
+      const Window rows = {row, operands.rows, column, operands.depth};
+      if constexpr (kConvertsW)
+        stage_parameters<typename Tile::Engine, Tile::kBlockN, Tile::kBlockK>(stage_w, operands.w, rows);
+      else
+        stage<Scalar, Tile::kBlockN, Tile::kBlockK>(stage_w, operands.w, rows);
     }
     copy_commit();
   };
@@ -67,12 +71,16 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
   if constexpr (!Tile::kSumsInShared) clear(sum);
 #pragma unroll
   for (int i = 0; i < kHalves; ++i) clear(half[i]);
-  for (int step = 0; step < Tile::kStages - 1; ++step) fill(step);
-  for (int step = 0; step < steps; ++step) {
-    copy_wait<Tile::kStages - 2>();
-    __syncthreads();
+#pragma unroll 1
+  for (int step = 1 - Tile::kStages; step < steps;
+       ++step) {  // the first steps only fill: the code of `fill` is there once
+    if (step >= 0) {
+      copy_wait<Tile::kStages - 2>();
+      __syncthreads();
+    }
     fill(step + Tile::kStages - 1);
-    if (!owns) continue;
+    if (step < 0 || !owns) continue;
+    reconverge();
     const Scalar *stage_x = ring + step % Tile::kStages * Tile::kStage;
     const Scalar *stage_w = stage_x + Tile::kBlockM * Tile::kBlockK;
 #pragma unroll

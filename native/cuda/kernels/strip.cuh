@@ -87,27 +87,21 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
       const Window window = {token, end, column, operands.columns};
       if (k_tile == 0) {
         if (kOuter && has_outer)
-          stage_activations<Scalar, Tile::kBlockM, Tile::kBlockN>(x_ring + tile % 2 * Tile::kStrip, operands.x, window);
+          stage_activations<Engine, Tile::kBlockM, Tile::kBlockN>(x_ring + tile % 2 * Tile::kStrip, operands.x, window);
         if (kExpand && expands && operands.out.accumulate)
-          stage_activations<Scalar, Tile::kBlockM, Tile::kBlockN>(out_ring + tile % 2 * Tile::kStrip,
+          stage_activations<Engine, Tile::kBlockM, Tile::kBlockN>(out_ring + tile % 2 * Tile::kStrip,
                                                                   operands.out.operand(), window);
       }
       Scalar *lhs = lhs_ring + step % 2 * Tile::kLhs;
       const int row = (first_k_tile + k_tile) * Tile::kBlockK;
-      copy_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(lhs, operands.lhs, token, end, row);
-      if (kExpand && k_tiles > 1) fill_rhs(rhs_ring + step % 2 * Tile::kRhs, k_tile * Tile::kBlockK);
-      compute_lhs<Scalar, Tile::kBlockM, Tile::kBlockK>(lhs, operands.lhs, group_of, token, end, row);
+      copy_lhs<Engine, Tile::kBlockM, Tile::kBlockK>(lhs, operands.lhs, token, end, row);
+      compute_lhs<Engine, Tile::kBlockM, Tile::kBlockK>(lhs, operands.lhs, group_of, token, end, row);
     }
+    // If w stays, it follows the copies of the first two tiles.
+    if (kExpand && expands && (k_tiles > 1 ? step < steps : step == 1))
+      fill_rhs(rhs_ring + (k_tiles > 1 ? step % 2 * Tile::kRhs : 0), step % k_tiles * Tile::kBlockK);
     copy_commit();
   };
-
-  fill(0);
-  __syncthreads();  // the next fill writes to the same scratch memory
-  fill(1);
-  if (kExpand && expands && k_tiles == 1) {
-    fill_rhs(rhs_ring, 0);
-    copy_commit();
-  }
 
   const int warp = threadIdx.x / kWarp;
   const int warp_m = warp / Tile::kWarpsN * Tile::kExpandM * 16;
@@ -117,12 +111,7 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
   Accumulators<kOuter ? Tile::kOuterM : 1, kOuter ? Tile::kOuterN : 1> z;
   clear(sum);
   clear(z);
-  for (int step = 0; step < steps; ++step) {
-    if (step == 0)
-      copy_wait<0>();  // w is the last group
-    else
-      copy_wait<1>();
-    __syncthreads();
+  const auto compute = [&](int step) {
     const int tile = step / k_tiles, k_tile = step % k_tiles;
     const int token = begin + tile * Tile::kBlockM;
     Scalar *lhs = lhs_ring + step % 2 * Tile::kLhs;
@@ -149,11 +138,20 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
           add_scaled<Scalar, Tile::kBlockN>(out, sum, warp_m, warp_n, operands.out_scale, operands.out.accumulate);
           clear(sum);
           __syncthreads();
-          unstage<Scalar, Tile::kBlockM, Tile::kBlockN>(out, operands.out, {token, end, column, operands.columns});
+          unstage<Engine, Tile::kBlockM, Tile::kBlockN>(out, operands.out, {token, end, column, operands.columns});
         }
       }
     }
+  };
+#pragma unroll 1
+  for (int step = -2; step < steps; ++step) {  // the first two only fill: the code of `fill` is there once
+    if (step == 0)
+      copy_wait<0>();  // w is part of the last group
+    else if (step > 0)
+      copy_wait<1>();
     __syncthreads();
+    if (step >= 0) compute(step);
+    __syncthreads();  // the next fill writes to what this step, or the fill before, has used
     fill(step + 2);
   }
   auto *result = reinterpret_cast<float *>(shared);

@@ -24,6 +24,10 @@ bool kernels_wait(const Device &device) {
   return waits == kYes;
 }
 
+lily_status launch_cast(const Launch &planned, const Cast &call, Launcher &launcher) {
+  return launcher.launch(cast<void>, "launching the cast kernel", planned, call);
+}
+
 lily_status launch_route(const Launch &planned, const ForwardRoute &call, Launcher &launcher) {
   return launcher.launch(forward_route<void>, "launching the forward_route kernel", planned, call);
 }

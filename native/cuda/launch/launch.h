@@ -10,6 +10,7 @@
 
 #include "cuda/device.h"
 #include "cuda/error.h"
+#include "cuda/kernels/cast.cuh"
 #include "cuda/kernels/forward_route.cuh"
 #include "cuda/kernels/gradient.cuh"
 #include "cuda/kernels/pool.cuh"
@@ -43,6 +44,30 @@ inline Output contiguous_output(void *data, int64_t columns, int32_t dtype, bool
 template <typename T>
 T *at(void *workspace, Offset offset) {
   return offset == kAbsent ? nullptr : reinterpret_cast<T *>(static_cast<char *>(workspace) + offset);
+}
+
+// The copy of an operand in the workspace, of elements of type T.
+template <typename T>
+Output cast_output(void *workspace, const CastPlan &cast) {
+  return contiguous_output(at<T>(workspace, cast.offset), cast.pitch, kDtype<T>);
+}
+
+// What the main loops read: the copy if there is one.
+template <typename T>
+Operand cast_operand(void *workspace, const CastPlan &cast, const Operand &original) {
+  return cast.casts ? cast_output<T>(workspace, cast).operand() : original;
+}
+
+template <typename T>
+void add_cast(Cast &cast, void *workspace, const CastPlan &planned, const Operand &original) {
+  if (!planned.casts) return;
+  CastJob job = {original, cast_output<T>(workspace, planned), static_cast<int>(planned.rows),
+                 static_cast<int>(planned.columns), 0};
+  if (cast.count > 0) {
+    const CastJob &last = cast.jobs[cast.count - 1];
+    job.first_block = last.first_block + cast_blocks(last.rows, last.columns);
+  }
+  cast.jobs[cast.count++] = job;
 }
 
 // Whether the kernels that a device executes contain griddepcontrol (tiles/ptx.cuh). Without it they would not wait.
@@ -95,6 +120,7 @@ struct EngineFunctions {
 
 extern const EngineFunctions kExactFunctions, kTf32Functions, kBfloat16Functions, kFloat16Functions;
 
+lily_status launch_cast(const Launch &launch, const Cast &call, Launcher &launcher);
 lily_status launch_route(const Launch &launch, const ForwardRoute &call, Launcher &launcher);
 lily_status launch_pool(const Launch &launch, const Pool &call, Launcher &launcher);
 lily_status launch_reduce(const Launch &launch, const Reduce &call, Launcher &launcher);

@@ -40,8 +40,9 @@ class Backward {
   lily_status run(const Launch &planned) const {
     using Rows = Tiles<Engine>;
     switch (planned.step) {
+      case Step::kCast: return launch_cast(planned, casts(), launcher_);
       case Step::kCombine:
-        return launcher_.launch(combine<Scalar>, "launching the combine kernel", planned, combine_call());
+        return launcher_.launch(combine<Engine>, "launching the combine kernel", planned, combine_call());
       case Step::kDy:
       case Step::kDyColumns:
       case Step::kDyTokens: return run_dy(planned);
@@ -51,12 +52,12 @@ class Backward {
                                   dy_once());
         });
       case Step::kDHidden:
-        return launcher_.launch(backward_hidden<Scalar>, "launching the backward_hidden kernel", planned,
+        return launcher_.launch(backward_hidden<Engine>, "launching the backward_hidden kernel", planned,
                                 backward_hidden_call());
       case Step::kX:
         return with_tile<typename Rows::Strip>(planned.tile, [&](auto row) {
           if constexpr (decltype(row)::kComputesBoth)
-            return launcher_.launch(backward_x<decltype(row)>, "launching the backward_x kernel", planned, x());
+            return launcher_.launch(backward_x<decltype(row)>, "launching the backward_x kernel", planned, x_call());
           else
             return LILY_OK;  // a plan does not select these tiles
         });
@@ -82,11 +83,11 @@ class Backward {
       return with_tile<typename Rows::Shrink>(planned.tile, [&](auto row) {
         using Strip = decltype(strip_row);
         using Shrink = decltype(row);
-        if constexpr (Shrink::kBlockN == Strip::kBlockK) {
+        if constexpr (pairs(Shrink::kBlockM, Shrink::kBlockN, Strip::kBlockK, Strip::kBlockN)) {
           return launcher_.launch(backward_dy<Shrink, Strip>, "launching the backward_dy kernel", planned,
-                                  dy(planned.step));
+                                  dy_call(planned.step));
         } else {
-          return LILY_OK;  // a plan pairs tiles of equally many rows; the compiler does not see that
+          return LILY_OK;  // a plan does not select this pair
         }
       });
     });
@@ -100,6 +101,22 @@ class Backward {
   TokensWithGradient with_gradient() const {
     return {call_.tokens.mask != nullptr ? call_.weights : nullptr, groups(), experts_};
   }
+  Cast casts() const {
+    Cast cast = {};
+    add_cast<Scalar>(cast, call_.workspace, plan_.dy_cast, operand(call_.dy));
+    add_cast<Scalar>(cast, call_.workspace, plan_.x_cast, operand(call_.x));
+    add_cast<Scalar>(cast, call_.workspace, plan_.hidden_cast, hidden());
+    add_cast<Scalar>(cast, call_.workspace, plan_.a_cast, operand(call_.a));
+    add_cast<Scalar>(cast, call_.workspace, plan_.b_cast, operand(call_.b));
+    return cast;
+  }
+  // As operands of products.
+  Operand dy() const { return cast_operand<Scalar>(call_.workspace, plan_.dy_cast, operand(call_.dy)); }
+  Operand x() const { return cast_operand<Scalar>(call_.workspace, plan_.x_cast, operand(call_.x)); }
+  Operand a() const { return cast_operand<Scalar>(call_.workspace, plan_.a_cast, operand(call_.a)); }
+  Operand b() const { return cast_operand<Scalar>(call_.workspace, plan_.b_cast, operand(call_.b)); }
+  Operand left_hidden() const { return cast_operand<Scalar>(call_.workspace, plan_.hidden_cast, hidden()); }
+
   Operand hidden() const { return contiguous(call_.hidden, rank_, hidden_dtype(problem_)); }
   float *q() const { return in_workspace<float>(plan_.q); }
   float *d_logits() const { return in_workspace<float>(plan_.d_logits); }
@@ -178,7 +195,7 @@ class Backward {
 
   // ---- The dy phase ----
 
-  BackwardDy dy(Step step) const {
+  BackwardDy dy_call(Step step) const {
     BackwardDy call = {};
     call.pooled = !plan_.has_token_weights;
     call.scale = problem_.scaling;
@@ -197,9 +214,8 @@ class Backward {
   }
 
   void add_token_blocks(BackwardDy &call) const {
-    call.shrink = {operand(call_.dy), plan_.has_token_weights ? operand(call_.b) : c().operand(),
-                   tokens_,           d_out_,
-                   plan_.shrink_rows, plan_.tile_tokens};
+    call.shrink = {
+        dy(), plan_.has_token_weights ? b() : c().operand(), tokens_, d_out_, plan_.shrink_rows, plan_.tile_tokens};
     call.token_tiles = plan_.token_tiles;
     call.q_row_tiles = plan_.q_row_tiles;
     call.q = q();
@@ -212,12 +228,12 @@ class Backward {
   void add_column_blocks(BackwardDy &call) const {
     StripOperands &strip = call.strip;
     strip.lhs.kind = plan_.has_token_weights ? LeftOperandKind::kU : LeftOperandKind::kHidden;
-    strip.lhs.hidden = hidden();
+    strip.lhs.hidden = left_hidden();
     strip.lhs.rank = rank_;
     strip.lhs.columns = plan_.outer_rows;
     strip.lhs.token_weights = call.token_weights;
     strip.lhs.one_hot = plan_.one_hot;
-    strip.x = operand(call_.dy);
+    strip.x = dy();
     strip.with_gradient = with_gradient();
     strip.tokens = tokens_;
     strip.columns = d_out_;
@@ -229,8 +245,8 @@ class Backward {
 
   BackwardDyOnce dy_once() const {
     BackwardDyOnce call = {};
-    call.dy = operand(call_.dy);
-    call.hidden = hidden();
+    call.dy = dy();
+    call.hidden = left_hidden();
     call.experts = experts();
     call.weights = weights();
     call.tokens = tokens_;
@@ -309,15 +325,15 @@ class Backward {
     return blocks;
   }
 
-  BackwardX x() const {
+  BackwardX x_call() const {
     BackwardX call = {};
     StripOperands &strip = call.strip;
     strip.lhs.hidden = d_hidden().operand();
     strip.lhs.rank = strip.lhs.columns = rank_;
-    strip.w = operand(call_.a);
+    strip.w = a();
     strip.out = output(call_.dx);
     strip.out_scale = 1.0f;
-    strip.x = operand(call_.x);
+    strip.x = x();
     strip.with_gradient = with_gradient();
     strip.tokens = tokens_;
     strip.columns = d_in_;
@@ -350,7 +366,7 @@ class Backward {
   }
 
   LargeStrip large_dy() const {
-    LargeStrip call = large_call(hidden(), operand(call_.dy), d_out_, plan_.dy);
+    LargeStrip call = large_call(left_hidden(), dy(), d_out_, plan_.dy);
     call.target = db_target();
     call.d_weights = d_weights();
     call.outer_blocks = plan_.dy_row_tiles > 0 ? plan_.dy.outer_blocks() : 0;
@@ -362,7 +378,7 @@ class Backward {
 
   LargeShrink large_d_hidden() const {
     LargeShrink call = {};
-    call.operands = {operand(call_.dy), c().operand(), tokens_, d_out_, rank_, 0};
+    call.operands = {dy(), c().operand(), tokens_, d_out_, rank_, 0};
     call.backward = 1;
     call.d_hidden = d_hidden_call();
     call.scale = problem_.scaling;
@@ -370,10 +386,10 @@ class Backward {
   }
 
   LargeStrip large_x() const {
-    LargeStrip call = large_call(d_hidden().operand(), operand(call_.x), d_in_, plan_.x);
+    LargeStrip call = large_call(d_hidden().operand(), x(), d_in_, plan_.x);
     call.target = da_target();
     call.outer_blocks = plan_.outer_blocks;
-    call.w = operand(call_.a);
+    call.w = a();
     call.out = output(call_.dx);
     call.scale = 1.0f;
     call.expand_blocks = plan_.expand_blocks;

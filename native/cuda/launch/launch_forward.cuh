@@ -36,6 +36,7 @@ class Forward {
   lily_status run(const Launch &planned) const {
     using Rows = Tiles<Engine>;
     switch (planned.step) {
+      case Step::kCast: return launch_cast(planned, casts(), launcher_);
       case Step::kWriteWeights: return launch_write_weights(planned, constant_weights(), launcher_);
       case Step::kShrink:
       case Step::kDecodeShrink:
@@ -52,7 +53,7 @@ class Forward {
         return launch_route(planned, {hidden().operand(), tokens_, plan_.tile_tokens, route()}, launcher_);
       case Step::kPoolWeights: return launch_pool(planned, pool_weights(), launcher_);
       case Step::kCombine:
-        return launcher_.launch(combine<Scalar>, "launching the combine kernel", planned, combine_call());
+        return launcher_.launch(combine<Engine>, "launching the combine kernel", planned, combine_call());
       case Step::kExpand:
         return with_tile<typename Rows::Strip>(planned.tile, [&](auto row) {
           return launcher_.launch(forward_expand<decltype(row)>, "launching the forward_expand kernel", planned,
@@ -83,6 +84,18 @@ class Forward {
   }
   Groups groups() const { return {call_.tokens.sequence_offsets, static_cast<int>(problem_.groups), tokens_}; }
   bool is_per_token() const { return problem_.routing == LILY_ROUTING_TOKEN; }
+
+  Cast casts() const {
+    Cast cast = {};
+    add_cast<Scalar>(cast, call_.workspace, plan_.x_cast, operand(call_.x));
+    add_cast<Scalar>(cast, call_.workspace, plan_.a_cast, operand(call_.a));
+    add_cast<Scalar>(cast, call_.workspace, plan_.b_cast, operand(call_.b));
+    return cast;
+  }
+  // As operands of products.
+  Operand x() const { return cast_operand<Scalar>(call_.workspace, plan_.x_cast, operand(call_.x)); }
+  Operand a() const { return cast_operand<Scalar>(call_.workspace, plan_.a_cast, operand(call_.a)); }
+  Operand b() const { return cast_operand<Scalar>(call_.workspace, plan_.b_cast, operand(call_.b)); }
 
   // h for backward, and h for the next phase: one matrix, if its type and alignment suit both.
   Output saved() const { return contiguous_output(call_.hidden, rank_, hidden_dtype(problem_)); }
@@ -124,7 +137,7 @@ class Forward {
   }
 
   ShrinkOperands shrink_operands(int tile_tokens) const {
-    return {operand(call_.x), operand(call_.a), tokens_, static_cast<int>(problem_.d_in), rank_, tile_tokens};
+    return {x(), a(), tokens_, static_cast<int>(problem_.d_in), rank_, tile_tokens};
   }
 
   int is_relu() const { return problem_.activation == LILY_ACTIVATION_RELU; }
@@ -224,7 +237,7 @@ class Forward {
     ForwardMix call = {};
     call.hidden = hidden().operand();
     call.weights = token_weights();
-    call.b = operand(call_.b);
+    call.b = b();
     call.y = output(call_.y);
     call.scale = problem_.scaling;
     call.tokens = tokens_;
@@ -268,7 +281,7 @@ class Forward {
     call.scale = problem_.scaling;
     call.expand_blocks = planned.grid.x;
     if (plan_.has_token_weights) {
-      call.w = operand(call_.b);
+      call.w = b();
     } else {
       call.experts = experts();
       call.weights = weights();

@@ -171,6 +171,15 @@ double Model::sum_rows_clocks(double rows, double columns) const {
   return ceil_of(rows, kWarps) * ceil_of(columns, 8 * kWarp) * rates_.l2_latency;
 }
 
+void Model::add_cast(Work &work, const CastPlan &cast) const {
+  const auto elements = static_cast<double>(cast.rows * cast.columns);
+  work.reads(elements * cast.from_bytes);
+  work.writes(elements * scalar_);
+  work.add({cast_blocks(cast.rows, cast.columns), 0, rates_.dram_latency, rates_.l2_latency,
+            kThreads * kCastVectors * 4 * cast.from_bytes});
+  work.registers = 40;
+}
+
 // ---- Forward ----
 
 void Model::add_hidden_outputs(Work &work, bool shares_hidden) const {
@@ -194,7 +203,7 @@ Work Model::shrink(const ShrinkRow &row, int tile_tokens, bool shares_hidden) co
   const int token_tiles = ceil_divide(problem_.tokens, tile_tokens);
   const int row_tiles = ceil_divide(problem_.rank, tile.block_n);
   work.reads(tokens_ * d_in_ * activation_, row_tiles);
-  work.reads(rank_ * d_in_ * parameter_, token_tiles);
+  work.reads(rank_ * d_in_ * scalar_, token_tiles);
   add_hidden_outputs(work, shares_hidden);
   double tail = rates_.dram_latency;
   if (routes_ && row_tiles == 1) {
@@ -211,13 +220,13 @@ Work Model::shrink(const ShrinkRow &row, int tile_tokens, bool shares_hidden) co
   return work;
 }
 
-Work Model::large_shrink(const LargeRow &row, bool shares_hidden) const {
+Work Model::large_shrink(const LargeRow &row, bool shares_hidden, bool casts_a) const {
   Work work = {};
   const Tile &tile = row.tile;
   const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
   const int row_tiles = ceil_divide(problem_.rank, tile.block_n);
   work.reads(tokens_ * d_in_ * activation_, row_tiles);
-  work.reads(rank_ * d_in_ * parameter_, token_tiles);
+  work.reads(rank_ * d_in_ * (casts_a ? scalar_ : parameter_), token_tiles);
   add_hidden_outputs(work, shares_hidden);
   const double steps = ceil_of(d_in_, tile.block_k);
   const double columns = std::min<double>(tile.block_n, rank_);
@@ -311,7 +320,7 @@ Work Model::expand(const StripRow &row, const Walk &walk, int partial_count) con
 Work Model::mix(const MixRow &row, const Walk &walk, bool b_stays) const {
   Work work = {};
   const Tile &tile = row.tile;
-  const double columns = experts_ * rank_, b_bytes = columns * d_out_ * parameter_;
+  const double columns = experts_ * rank_, b_bytes = columns * d_out_ * scalar_;
   const double tiles = ceil_of(walk.split_tokens, tile.block_m), all_tiles = ceil_of(tokens_, tile.block_m);
   work.reads(b_bytes, b_stays ? walk.splits : all_tiles);
   work.reads(tokens_ * rank_ * scalar_, walk.column_tiles);
@@ -349,7 +358,7 @@ Work Model::large_expand(const LargeRow &row, bool has_c, int partial_count) con
   if (has_c)
     work.reads(rank_ * d_out_ * scalar_, token_tiles);
   else
-    work.reads(experts_ * rank_ * d_out_ * parameter_, token_tiles);
+    work.reads(experts_ * rank_ * d_out_ * (has_token_weights_ ? scalar_ : parameter_), token_tiles);
   if (has_token_weights_) {
     work.read += tokens_ * rank_ * scalar_ + 4 * (per_token_ ? tokens_ : groups_) * experts_;
     work.requested += tokens_ * column_tiles * (form_u_bytes(tile.block_k) + steps * tile.block_k / 128.0 * kSector);
@@ -447,7 +456,7 @@ void Model::add_token_blocks(Work &work, const ShrinkRow &shrink_row, int tile_t
   double tail = rates_.dram_latency;
   work.requested += tokens_ * d_out_ * activation_ * row_tiles;
   if (has_token_weights_) {
-    work.reads(experts_ * rank_ * d_out_ * parameter_, blocks);
+    work.reads(experts_ * rank_ * d_out_ * scalar_, blocks);
     const double updated = 4 * tokens_ * row_tiles * std::min({rank_, shrink_rows, double(tile.block_n)});
     work.written += q_bytes;
     work.requested += std::max(updated, q_bytes);
@@ -630,7 +639,7 @@ Work Model::x(const StripRow &row, const Walk &walk, const BackwardPlan &plan) c
   const double all_tiles = ceil_of(tokens_, tile.block_m), tiles = ceil_of(walk.split_tokens, tile.block_m);
   work.reads(tokens_ * d_in_ * activation_, walk.row_tiles);
   work.updates(tokens_ * d_in_ * activation_);
-  work.reads(rank_ * d_in_ * parameter_, is_one ? walk.splits : all_tiles);
+  work.reads(rank_ * d_in_ * scalar_, is_one ? walk.splits : all_tiles);
   work.reads(tokens_ * rank_ * scalar_, walk.column_tiles * (is_one ? 1.0 : 2.0));
   add_gradient(work, rank_, d_in_, walk.splits, 1);
   const double depth = std::min<double>(tile.block_k, rank_);
@@ -704,7 +713,7 @@ Work Model::large_x(const LargeRow &row, const Walk &walk, const BackwardPlan &p
   const Tile &tile = row.tile;
   work.reads(tokens_ * rank_ * scalar_, 2.0 * walk.column_tiles);
   work.reads(tokens_ * d_in_ * activation_, walk.row_tiles);
-  work.reads(rank_ * d_in_ * parameter_, walk.token_tiles);
+  work.reads(rank_ * d_in_ * scalar_, walk.token_tiles);
   work.updates(tokens_ * d_in_ * activation_);
   add_gradient(work, rank_, d_in_, walk.splits, 1);
   const double copied = (tile.block_m + tile.block_n) * tile.block_k * scalar_;

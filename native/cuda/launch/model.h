@@ -27,9 +27,12 @@ class Model {
   Prediction predict(const Work &work) const;
   double seconds(const Work &work) const { return predict(work).seconds; }
 
+  void add_cast(Work &work, const CastPlan &cast) const;
+
   // ---- Forward ----
   Work shrink(const ShrinkRow &row, int tile_tokens, bool shares_hidden) const;
-  Work large_shrink(const LargeRow &row, bool shares_hidden) const;
+  // `casts_a`: A has the type of the tiles. The weight of a frozen linear layer is read as it is.
+  Work large_shrink(const LargeRow &row, bool shares_hidden, bool casts_a = false) const;
   Work route(int tile_tokens) const;
   Work pool(int threads) const;
   Work combine(int partial_count) const;  // partial sums of w; 0: w is given

@@ -31,6 +31,7 @@ enum class EngineKind { kExact, kTf32, kBfloat16, kFloat16 };
 
 // The steps of a call. Each is one launch; several steps may launch the same kernel.
 enum class Step {
+  kCast,          // cast: operands of products in the type of a tile
   kWriteWeights,  // write_weights: without tokens
   kShrink,        // forward_shrink: h, and the router's result
   kLargeShrink,   // large_shrink: h of a large rank
@@ -72,7 +73,7 @@ struct Launch {
 };
 
 struct Launches {
-  static constexpr int kMost = 5;
+  static constexpr int kMost = 6;
   Launch list[kMost];
   int count;
 
@@ -98,11 +99,29 @@ struct Walk {
   int expand_blocks() const { return column_tiles * token_tiles; }
 };
 
+// An operand of products that `cast` copies to the workspace, because the main loops could not copy it to shared memory
+// without conversion. The workspace has room for it if the problem says so: it is of another type than the tiles, or
+// the rows of a contiguous matrix are not aligned.
+struct CastPlan {
+  int64_t rows, columns;
+  int from_bytes;  // per element of the original
+  int pitch;       // of the copy
+  bool has_room, casts;
+  Offset offset;
+};
+
+// Whether the rows of a matrix begin at multiples of fewer bytes than the main loops require (row_alignment).
+enum Alignment : uint8_t { kAligned, kMisaligned };
+
+// Bytes. cp.async copies 8 or 16 of them; Turing loads 16.
+inline int row_alignment(const Device &device) { return device.compute_major >= 8 ? 8 : 16; }
+
 // What the plan depends on apart from the problem and the device.
 struct ForwardOperands {
   bool has_offsets;
   bool has_weights;
   bool hidden_is_aligned;  // h is saved for backward, and its rows begin at multiples of 16 bytes
+  Alignment x = kAligned, a = kAligned, b = kAligned;
 };
 
 struct ForwardPlan {
@@ -121,6 +140,7 @@ struct ForwardPlan {
   int column_tiles, split_tokens;  // of the second phase
   bool b_stays;                    // forward_mix: all of a block's columns of B stay in shared memory
 
+  CastPlan x_cast, a_cast, b_cast;
   Offset hidden, hidden_partials, values, pooling_partials, c, weights;
   size_t workspace_bytes;
 };
@@ -130,6 +150,7 @@ struct BackwardOperands {
   bool has_mask;
   bool defers_db;
   bool has_dx, has_da, has_d_router, has_db;
+  Alignment dy = kAligned, x = kAligned, hidden = kAligned, a = kAligned, b = kAligned;
 };
 
 struct BackwardPlan {
@@ -162,6 +183,7 @@ struct BackwardPlan {
 
   int q_pitch, c_pitch, d_hidden_pitch;
   int64_t db_partial, da_partial, router_partial;  // elements of one partial sum
+  CastPlan dy_cast, x_cast, hidden_cast, a_cast, b_cast;
   Offset q, q_partials, c, d_hidden, d_logits, token_d_weights, d_weights, kept, db_partials, da_partials,
       router_partials;
   size_t workspace_bytes;

@@ -7,6 +7,8 @@
 //   C | dy phase | dh | x phase | reduce        the same, if dy is too large to read it from L2 in the second launch
 //   dy phase, once | dh | x phase | reduce      one pooling group and a small rank, if that is faster
 //
+// If an operand has to be cast, one launch before all of these does it.
+//
 // The dy phase has the products that read dy, the x phase those that read dh. dh requires q, which requires C, and with
 // a router dw, which requires D. The model of time (model.h) chooses among the last three, and the tiles.
 #include "cuda/launch/planner.h"
@@ -31,6 +33,7 @@ class BackwardPlanner : Planner {
     plan_.one_hot = plan_.has_token_weights && operands_.defers_db && !deferred_is_weighted(problem_);
     find_needs();
     choose_tiles();
+    plan_casts();
     lay_out();
     if (tokens_ > 0 && plan_.is_large) {
       add_large_launches();
@@ -53,6 +56,20 @@ class BackwardPlanner : Planner {
     plan_.needs_d_weights = routes_ && (plan_.needs_q || plan_.needs_d_router);
     plan_.counts_kept = routes_ && !plan_.has_token_weights && operands_.has_mask;
     plan_.combines = !plan_.has_token_weights && (plan_.needs_q || (plan_.needs_d_weights && plan_.counts_kept));
+  }
+
+  void plan_casts() {
+    const bool reads_b = plan_.needs_q || plan_.needs_d_weights;
+    const int32_t activation = problem_.activation_dtype;
+    plan_.dy_cast = cast_activation(d_out_, activation, operands_.dy, plan_.needs_db || reads_b);
+    plan_.x_cast = cast_activation(d_in_, activation, operands_.x, operands_.has_da);
+    plan_.a_cast = cast_parameter(rank_, d_in_, operands_.a, operands_.has_dx);
+    if (has_token_weights_)
+      plan_.b_cast = cast_parameter(int64_t{experts_} * rank_, d_out_, operands_.b, reads_b);
+    else
+      plan_.hidden_cast = cast_activation(rank_, hidden_dtype(problem_), operands_.hidden, needs_outer_of_dy());
+    if (tokens_ > 0)
+      add_casts(plan_.launches, {plan_.dy_cast, plan_.x_cast, plan_.hidden_cast, plan_.a_cast, plan_.b_cast});
   }
 
   void choose_tiles() {
@@ -130,8 +147,8 @@ class BackwardPlanner : Planner {
     for (const StripRow &row : rows_.strip) {
       if (row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
       for (const ShrinkRow &shrink : rows_.shrink) {
-        if (shrink.tile.block_n != row.tile.block_k || excludes(only_.shrink, shrink.tile) ||
-            token_bytes(shrink, true) > most_shared_bytes(device_))
+        if (!pairs(shrink.tile.block_m, shrink.tile.block_n, row.tile.block_k, row.tile.block_n) ||
+            excludes(only_.shrink, shrink.tile) || token_bytes(shrink, true) > most_shared_bytes(device_))
           continue;
         const int blocks = ceil_divide(plan_.outer_rows, row.tile.block_k) * ceil_divide(d_out_, row.tile.block_n);
         for_each_split(tokens_, row.tile.block_m, device_, blocks, [&](int split_tokens) {
@@ -265,6 +282,7 @@ class BackwardPlanner : Planner {
     if (to.dy.splits > 1) to.db_partials = take(workspace, to.dy.splits * to.db_partial);
     if (to.x.splits > 1) to.da_partials = take(workspace, to.x.splits * to.da_partial);
     if (routes_) to.router_partials = take(workspace, to.router_splits * to.router_partial);
+    lay_out_casts(workspace, {&to.dy_cast, &to.x_cast, &to.hidden_cast, &to.a_cast, &to.b_cast});
     to.workspace_bytes = workspace.bytes();
   }
 

@@ -1,8 +1,9 @@
 // The plan of forward. Symbols as in docs/math.md.
 //
-// Normally two launches: shrink, and expand (one C for all tokens) or mix (weights per token). A third runs between
-// them to pool sequences, to route if the rank is larger than one tile, or to combine C if the rank is large and many
-// tokens share C. Few tokens with a rank that is not large always take two (forward_decode.cuh).
+// Normally two launches, after one that casts operands of another type or alignment: shrink, and expand (one C for all
+// tokens) or mix (weights per token). A third runs between them to pool sequences, to route if the rank is larger than
+// one tile, or to combine C if the rank is large and many tokens share C. Few tokens with a rank that is not large
+// always take two (forward_decode.cuh).
 #include "cuda/launch/planner.h"
 
 namespace lily::cuda {
@@ -28,6 +29,12 @@ class ForwardPlanner : Planner {
     plan_.shares_hidden = operands_.hidden_is_aligned && dtype_bytes(hidden_dtype(problem_)) == rows_.scalar_bytes;
     const DecodeRow *decode_row = find_decode_row();
     plan_.decodes = decode_row != nullptr;
+    if (tokens_ > 0 && !plan_.decodes) {
+      plan_.x_cast = cast_activation(problem_.d_in, problem_.activation_dtype, operands_.x, true);
+      plan_.a_cast = cast_parameter(rank_, problem_.d_in, operands_.a, true);
+      if (has_token_weights_) plan_.b_cast = cast_parameter(int64_t{experts_} * rank_, d_out_, operands_.b, true);
+      add_casts(plan_.launches, {plan_.x_cast, plan_.a_cast, plan_.b_cast});
+    }
     if (tokens_ == 0)
       add_constant_weights();
     else if (plan_.decodes)
@@ -54,6 +61,7 @@ class ForwardPlanner : Planner {
         plan_.pooling_partials = take(workspace, int64_t{plan_.token_tiles} * (experts_ + 1));
       if (writes_c_) plan_.c = take(workspace, int64_t{rank_} * plan_.c_pitch, rows_.scalar_bytes);
       if (has_token_weights_) plan_.weights = take(workspace, problem_.groups * experts_);
+      lay_out_casts(workspace, {&plan_.x_cast, &plan_.a_cast, &plan_.b_cast});
     }
     plan_.workspace_bytes = workspace.bytes();
   }
@@ -81,8 +89,7 @@ class ForwardPlanner : Planner {
   }
 
   void add_decode(const DecodeRow &decode_row) {
-    // The tile of the smallest rank gives the most blocks; results do not depend on the tile's rank.
-    constexpr int kTile = 16;
+    constexpr int kTile = kDecodeShrinkTile;
     plan_.tile_tokens = kTile;
     const ShrinkRow *row = find_shrink_row(rows_, kTile, kTile);
     const Grid blocks = {ceil_divide(tokens_, kTile), ceil_divide(rank_, kTile), plan_.depth_splits};
@@ -235,13 +242,13 @@ class ForwardPlanner : Planner {
     Fastest<const LargeRow *> fastest;
     for (const LargeRow &row : rows_.large)
       if (!excludes(only_.large, row.tile) && row.bytes(0) <= most_shared_bytes(device_))
-        fastest.consider(&row, model_.seconds(model_.large_shrink(row, true)));
+        fastest.consider(&row, model_.seconds(model_.large_shrink(row, true, true)));
     plan_.is_supported = plan_.is_supported && fastest.found;
     if (!fastest.found) return;
     const LargeRow &row = *fastest.best;
     add(plan_.launches, Step::kLargeShrink, row.tile, {},
         {ceil_divide(tokens_, row.tile.block_m), ceil_divide(rank_, row.tile.block_n), 1}, row.bytes(0),
-        model_.large_shrink(row, plan_.shares_hidden));
+        model_.large_shrink(row, plan_.shares_hidden, true));
   }
 
   struct LargeExpand {

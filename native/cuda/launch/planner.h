@@ -1,6 +1,8 @@
 // What plan_forward and plan_backward share.
 #pragma once
 
+#include <initializer_list>
+
 #include "core/problem.h"
 #include "core/workspace.h"
 #include "cuda/launch/model.h"
@@ -33,6 +35,15 @@ inline EngineKind engine_kind(const lily_problem &problem, const Device &device)
 
 inline const TileRows &tile_rows(EngineKind engine) {
   return tile_rows(engine == EngineKind::kExact || engine == EngineKind::kTf32 ? 4 : 2);
+}
+
+// The type of an element in a tile.
+inline int32_t scalar_dtype(EngineKind engine) {
+  switch (engine) {
+    case EngineKind::kBfloat16: return LILY_BFLOAT16;
+    case EngineKind::kFloat16: return LILY_FLOAT16;
+    default: return LILY_FLOAT32;
+  }
 }
 
 // Elements in 16 bytes: rows of matrices in the workspace begin at multiples of it.
@@ -71,6 +82,43 @@ class Planner {
         d_out_(static_cast<int>(problem.d_out)),
         routes_(has_router(problem)) {}
 
+  // Parameters of another type than the tiles are cast, and rows that are not aligned are padded. `reads`: the call
+  // reads the matrix.
+  CastPlan cast_parameter(int64_t rows, int64_t columns, Alignment alignment, bool reads) const {
+    return plan_cast(rows, columns, problem_.parameter_dtype, alignment, reads);
+  }
+  // x, dy or h. Those of another type are converted while tiles are loaded: a copy would have as many bytes again.
+  CastPlan cast_activation(int64_t columns, int32_t dtype, Alignment alignment, bool reads) const {
+    return dtype == scalar_dtype(engine_) ? plan_cast(problem_.tokens, columns, dtype, alignment, reads) : CastPlan{};
+  }
+
+  void lay_out_casts(Workspace &workspace, std::initializer_list<CastPlan *> casts) const {
+    for (CastPlan *cast : casts)
+      cast->offset = cast->has_room ? take(workspace, cast->rows * cast->pitch, rows_.scalar_bytes) : kAbsent;
+  }
+
+  void add_casts(Launches &launches, std::initializer_list<CastPlan> casts) const {
+    int64_t blocks = 0;
+    Work work = {};
+    for (const CastPlan &cast : casts) {
+      if (!cast.casts) continue;
+      blocks += cast_blocks(cast.rows, cast.columns);
+      model_.add_cast(work, cast);
+    }
+    if (blocks > 0) add(launches, Step::kCast, {}, {}, {static_cast<int>(blocks), 1, 1}, 0, work);
+  }
+
+ private:
+  CastPlan plan_cast(int64_t rows, int64_t columns, int32_t dtype, Alignment alignment, bool reads) const {
+    if (rows * columns == 0) return {};
+    const int bytes = static_cast<int>(dtype_bytes(dtype));
+    const bool converts = dtype != scalar_dtype(engine_);
+    const bool has_room = converts || columns * bytes % row_alignment(device_) != 0;
+    const bool casts = reads && has_room && (converts || alignment == kMisaligned);
+    return {rows, columns, bytes, round_up(columns, vector_elements(rows_)), has_room, casts, kAbsent};
+  }
+
+ protected:
   const lily_problem &problem_;
   const Device &device_;
   const Restriction &only_;

@@ -15,11 +15,13 @@ struct Blocks {
 };
 
 struct Work {
+  static constexpr int kMostKinds = 5;
+
   // Bytes of the sectors that the launch touches at least once, as the emulator counts them.
   double read, written;
   double reread;     // bytes that come from memory twice
   double requested;  // bytes of all sectors that blocks request, from L2 or from memory
-  Blocks kinds[3];
+  Blocks kinds[kMostKinds];
   int kind_count;
   int shared_bytes, registers;  // of a block; per thread
 

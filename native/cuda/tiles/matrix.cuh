@@ -18,19 +18,27 @@
 
 namespace lily::cuda {
 
+// `Parameters` are the types that parameters and their gradients may have, `Activations` those of x, y, h and their
+// gradients. The operands of products are of type Scalar wherever the plan has them cast first (kernels/cast.cuh).
 template <typename T>
 struct Tensor {
   using Scalar = T;
+  using Parameters = Types<float, T>;
+  using Activations = Types<T>;
   static constexpr int kStepK = 16;  // of one step along the summed dimension
 };
 
 struct Tf32 {
   using Scalar = float;
+  using Parameters = Types<float>;
+  using Activations = Types<float>;
   static constexpr int kStepK = 8;
 };
 
 struct Exact {
   using Scalar = float;
+  using Parameters = AllTypes;
+  using Activations = AllTypes;
   static constexpr int kStepK = 4;
 };
 

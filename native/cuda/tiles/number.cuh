@@ -46,32 +46,21 @@ constexpr int32_t kDtype<__half> = LILY_FLOAT16;
 
 __host__ __device__ inline int dtype_bytes(int32_t dtype) { return dtype == LILY_FLOAT32 ? 4 : 2; }
 
-// Calls visit with a value of the element type. Kernels of a 16-bit Scalar support float32 and Scalar; kernels of float
-// and void support all types.
-template <typename Scalar, typename Visit>
-__device__ inline void with_type(int32_t dtype, const Visit &visit) {
-  if constexpr (kDtype<Scalar> != LILY_FLOAT32) {
-    if (dtype == LILY_FLOAT32)
-      visit(float{});
-    else
-      visit(Scalar{});
-  } else {
-    if (dtype == LILY_FLOAT32)
-      visit(float{});
-    else if (dtype == LILY_BFLOAT16)
-      visit(__nv_bfloat16{});
-    else
-      visit(__half{});
-  }
-}
+// A list of element types. Those that the kernels of an engine support are members of it (matrix.cuh).
+template <typename... T>
+struct Types {};
+using AllTypes = Types<float, __nv_bfloat16, __half>;
 
-// Like with_type, for activations and h: kernels of a 16-bit Scalar support only Scalar.
-template <typename Scalar, typename Visit>
-__device__ inline void with_activation_type(int32_t dtype, const Visit &visit) {
-  if constexpr (kDtype<Scalar> != LILY_FLOAT32)
-    visit(Scalar{});
-  else
-    with_type<Scalar>(dtype, visit);
+// Calls visit with a value of the element type, which must be one of the list.
+template <typename First, typename... Rest, typename Visit>
+__device__ inline void with_type(Types<First, Rest...>, int32_t dtype, const Visit &visit) {
+  if constexpr (sizeof...(Rest) > 0) {
+    if (dtype != kDtype<First>) {
+      with_type(Types<Rest...>{}, dtype, visit);
+      return;
+    }
+  }
+  visit(First{});
 }
 
 // Calls visit with `whole` as a compile-time constant: loops over whole 4-element vectors keep several loads in flight,
@@ -226,6 +215,16 @@ __device__ inline void store_vec4(const Output &matrix, int64_t row, int column,
     store_vec4(static_cast<__nv_bfloat16 *>(matrix.data) + offset, valid, matrix.aligned16, value);
   else
     store_vec4(static_cast<__half *>(matrix.data) + offset, valid, matrix.aligned16, value);
+}
+
+// Stores the elements; the output has one of the types, and is not accumulated into.
+template <typename... T>
+__device__ inline void store_vec4(Types<T...> types, const Output &matrix, int64_t row, int column, int columns,
+                                  const float (&value)[4]) {
+  with_type(types, matrix.dtype, [&](auto tag) {
+    store_vec4(static_cast<decltype(tag) *>(matrix.data) + row * matrix.pitch + column, columns - column,
+               matrix.aligned16, value);
+  });
 }
 
 __device__ inline void store_one(const Output &matrix, int64_t row, int column, float value) {

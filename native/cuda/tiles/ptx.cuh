@@ -89,6 +89,10 @@ __device__ inline void store_vector(void *shared, const uint2 &vector) {
 
 // ---- Fragments ----
 
+// All lanes execute ldmatrix and mma.sync together. Called before them where lanes may have diverged since the last
+// barrier, as in loops over the elements of a tile.
+__device__ inline void reconverge() { __syncwarp(); }
+
 // Loads four 8x8 matrices of 16-bit elements. Lane l passes the address of row l % 8 of matrix l / 8 and receives, of
 // each matrix, elements 2 * (l % 4) and 2 * (l % 4) + 1 of row l / 4.
 __device__ inline void load_matrices(uint32_t (&matrix)[4], const void *row) {

@@ -155,6 +155,10 @@ struct MixTile {
 // block do all of the pooling.
 constexpr int kDecodeTokens = 64, kDecodeGroups = 64, kDecodeRank = 128;
 
+// BLOCK_M and BLOCK_N of its first launch. The tile of the smallest rank gives the most blocks; results do not depend
+// on the tile's rank.
+constexpr int kDecodeShrinkTile = 16;
+
 template <typename Engine_, int kBlockM_>
 struct DecodeTile {
   using Engine = Engine_;
@@ -217,6 +221,14 @@ constexpr int kHiddenTokens = kWarp, kPoolRound = 8;
 inline int backward_hidden_bytes(int experts, bool adds_groups) {
   const int groups = adds_groups ? kHiddenTokens * (experts + 2) + kPoolRound * kPoolSlices * 5 : 0;
   return (d_hidden_scratch(kHiddenTokens, experts) + groups) * static_cast<int>(sizeof(float));
+}
+
+// cast: matrices of a call, and vectors of four elements per thread.
+constexpr int kMostCasts = 5, kCastVectors = 4;
+
+// Blocks of `cast` for one matrix.
+inline int cast_blocks(int64_t rows, int64_t columns) {
+  return static_cast<int>((rows * ((columns + 3) / 4) + kCastVectors * kThreads - 1) / (kCastVectors * kThreads));
 }
 
 // Blocks of `reduce` and `fold`: each thread adds four elements.

@@ -64,14 +64,43 @@ constexpr int kTileLoadsInFlight = !kWhole || kRows <= kStep ? 1
                                    : kRows / kStep < 4       ? kRows / kStep
                                                              : 4;
 
+// Fills a tile from elements of type S at any alignment, with single loads of which a thread has four in flight. The
+// plan avoids it where it can: it is for old outputs and views whose rows are not aligned, and for ragged rows that are
+// converted.
+template <typename T, typename S, int kRows, int kColumns>
+__device__ inline void stage_elements(T *tile, const Operand &source, const Window &window) {
+  constexpr int kLoadsInFlight = 4;
+  const S *from = static_cast<const S *>(source.data) + window.row * source.pitch + window.column;
+  const int columns = window.column_end - window.column;
+  const int rows = columns <= 0 ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
+#pragma unroll 1
+  for (int first = threadIdx.x; first < kRows * kColumns; first += kLoadsInFlight * kThreads) {
+    S raw[kLoadsInFlight] = {};
+    if (rows > 0) {
+#pragma unroll
+      for (int n = 0; n < kLoadsInFlight; ++n) {
+        const int i = first + n * kThreads;
+        raw[n] = from[min(i / kColumns, rows - 1) * source.pitch + min(i % kColumns, columns - 1)];
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kLoadsInFlight; ++n) {
+      const int i = first + n * kThreads, r = i / kColumns, c = i % kColumns;
+      if (i < kRows * kColumns)
+        tile[place<T, kColumns>(r, c)] = from_float<T>(r < rows && c < columns ? to_float(raw[n]) : 0.0f);
+    }
+  }
+}
+
 // Copies a thread's elements of a tile: four columns of every kStep-th row, converted from S to T. kLoadsInFlight
-// vectors are loaded before the first is converted.
-template <typename T, typename S, bool kWhole, int kRows, int kColumns>
+// vectors are loaded before the first is converted. Every vector lies inside the window or outside of it.
+template <typename T, typename S, int kRows, int kColumns>
 __device__ inline void stage_vec4(T *tile, const Operand &source, const Window &window) {
   constexpr int kVec4PerRow = kColumns / 4, kStep = kThreads / kVec4PerRow,
-                kLoadsInFlight = kTileLoadsInFlight<kWhole, kRows, kStep>;
-  const int c = static_cast<int>(threadIdx.x) % kVec4PerRow * 4, valid = window.column_end - window.column - c;
-  const int rows = valid <= 0 ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
+                kLoadsInFlight = kTileLoadsInFlight<true, kRows, kStep>;
+  const int c = static_cast<int>(threadIdx.x) % kVec4PerRow * 4;
+  const int rows =
+      window.column + c >= window.column_end ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
   const S *from = static_cast<const S *>(source.data) + window.row * source.pitch + window.column + c;
 #pragma unroll 1
   for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < kRows; first += kLoadsInFlight * kStep) {
@@ -79,7 +108,7 @@ __device__ inline void stage_vec4(T *tile, const Operand &source, const Window &
     if (rows > 0) {
 #pragma unroll
       for (int n = 0; n < kLoadsInFlight; ++n)
-        raw[n] = load_raw<kWhole>(from + min(first + n * kStep, rows - 1) * source.pitch, valid);
+        raw[n] = load_raw<true>(from + min(first + n * kStep, rows - 1) * source.pitch, 4);
     }
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n) {
@@ -111,43 +140,43 @@ __device__ inline void stage_copies(T *tile, const Operand &source, const Window
   }
 }
 
-// Fills a tile without conversion; returns false if the type or the alignment does not allow that.
-template <typename T, int kRows, int kColumns>
-__device__ inline bool stage_unconverted(T *tile, const Operand &source, const Window &window) {
-  if (source.dtype != kDtype<T>) return false;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  if (!source.aligned16) return false;
-  stage_through_registers<T, kRows, kColumns>(tile, source, window);
-#else
-  if (!source.aligned8) return false;
-  stage_copies<T, kRows, kColumns>(tile, source, window);
-#endif
-  return true;
-}
-
-// Fills a tile with elements of type S.
-template <typename T, typename S, int kRows, int kColumns>
-__device__ inline void stage_converted(T *tile, const Operand &source, const Window &window) {
-  const int c = static_cast<int>(threadIdx.x) % (kColumns / 4) * 4;
-  with_whole(has_vec4(source) && window.column_end - window.column - c >= 4,
-             [&](auto whole) { stage_vec4<T, S, decltype(whole)::value, kRows, kColumns>(tile, source, window); });
-}
-
-// Fills a kRows x kColumns tile; elements outside the window are zero. Without conversion the copies are asynchronous:
-// the caller commits and waits.
+// Fills a kRows x kColumns tile from an operand of the same type; elements outside the window are zero. If rows begin
+// at multiples of 8 bytes the copies are asynchronous, except on Turing: the caller commits and waits.
 template <typename T, int kRows, int kColumns>
 __device__ inline void stage(T *tile, const Operand &source, const Window &window) {
-  if (stage_unconverted<T, kRows, kColumns>(tile, source, window)) return;
-  with_type<T>(source.dtype,
-               [&](auto tag) { stage_converted<T, decltype(tag), kRows, kColumns>(tile, source, window); });
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  if (source.aligned16) stage_through_registers<T, kRows, kColumns>(tile, source, window);
+#else
+  if (source.aligned8) stage_copies<T, kRows, kColumns>(tile, source, window);
+#endif
+  else
+    stage_elements<T, T, kRows, kColumns>(tile, source, window);
 }
 
-// Like stage, for activations and h.
-template <typename T, int kRows, int kColumns>
-__device__ inline void stage_activations(T *tile, const Operand &source, const Window &window) {
-  if (stage_unconverted<T, kRows, kColumns>(tile, source, window)) return;
-  with_activation_type<T>(source.dtype,
-                          [&](auto tag) { stage_converted<T, decltype(tag), kRows, kColumns>(tile, source, window); });
+// Like stage, for an operand of any type of the list.
+template <typename T, int kRows, int kColumns, typename... S>
+__device__ inline void stage_converted(Types<S...> types, T *tile, const Operand &source, const Window &window) {
+  const bool whole = has_vec4(source) && (window.column_end - window.column) % 4 == 0;
+  with_type(types, source.dtype, [&](auto tag) {
+    using From = decltype(tag);
+    if constexpr (std::is_same_v<From, T>)
+      stage<T, kRows, kColumns>(tile, source, window);
+    else if (whole)
+      stage_vec4<T, From, kRows, kColumns>(tile, source, window);
+    else
+      stage_elements<T, From, kRows, kColumns>(tile, source, window);
+  });
+}
+
+template <typename Engine, int kRows, int kColumns>
+__device__ inline void stage_activations(typename Engine::Scalar *tile, const Operand &source, const Window &window) {
+  stage_converted<typename Engine::Scalar, kRows, kColumns>(typename Engine::Activations{}, tile, source, window);
+}
+
+// For parameters that are not cast first: in decoding, which would take one more launch, and in frozen linear layers.
+template <typename Engine, int kRows, int kColumns>
+__device__ inline void stage_parameters(typename Engine::Scalar *tile, const Operand &source, const Window &window) {
+  stage_converted<typename Engine::Scalar, kRows, kColumns>(typename Engine::Parameters{}, tile, source, window);
 }
 
 // Fills kRows rows of `pitch` elements, not permuted, with the first `columns` elements of rows [row, row_end) that
@@ -172,8 +201,9 @@ __device__ inline void stage_rows(T *tile, int pitch, const Operand &source, int
 }
 
 // Writes the elements of the tile that lie inside the window.
-template <typename T, int kRows, int kColumns>
-__device__ inline void unstage(const T *tile, const Output &target, const Window &window) {
+template <typename Engine, int kRows, int kColumns>
+__device__ inline void unstage(const typename Engine::Scalar *tile, const Output &target, const Window &window) {
+  using T = typename Engine::Scalar;
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
   constexpr int kVectors = kColumns / kVector;
   const bool copies = target.dtype == kDtype<T> && target.aligned16;
@@ -187,13 +217,11 @@ __device__ inline void unstage(const T *tile, const Output &target, const Window
       *reinterpret_cast<uint4 *>(static_cast<T *>(target.data) + row * target.pitch + column) =
           *reinterpret_cast<const uint4 *>(from);
     } else {
-      Output plain = target;
-      plain.accumulate = 0;  // the tile already holds the sum
-#pragma unroll
-      for (int offset = 0; offset < kVector; offset += 4) {
+#pragma unroll 1
+      for (int offset = 0; offset < kVector && column + offset < window.column_end; offset += 4) {
         float value[4];
         load_vec4(from + offset, 4, true, value);
-        if (column + offset < window.column_end) store_vec4(plain, row, column + offset, window.column_end, value);
+        store_vec4(typename Engine::Activations{}, target, row, column + offset, window.column_end, value);
       }
     }
   }
