@@ -1,15 +1,14 @@
 /** The package in pages that vite builds, in headless Chromium. */
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type * as package_ from '../../lib/index.js'
-import { packageRoot } from '../../lib/binding/root.js'
 import { CONFIG, GOLDEN, TENSORS } from '../support/checkpoint.js'
 import { consumer, expected } from '../support/consumer.js'
 import { programsOf } from '../support/guides.js'
 import { bundleSuites, expectAllPassed } from '../support/portable/bundle.js'
 import type { Outcome } from '../support/portable/run.js'
-import { chromiumProgram, ISOLATED, Site, type Visit } from '../support/site.js'
+import { pagesMissing, ISOLATED, Site, type Visit } from '../support/site.js'
 
 const POLL = { timeout: 30_000 }
 
@@ -33,12 +32,7 @@ Object.assign(globalThis, { lily, outcomes })`
 /** A page may run the module, but start no workers. */
 const WITHOUT_WORKERS = { 'Content-Security-Policy': "script-src 'self' 'wasm-unsafe-eval'; worker-src 'none'" }
 
-const missing =
-  chromiumProgram === undefined
-    ? 'there is no chromium (Debian: apt install chromium)'
-    : existsSync(join(packageRoot, 'dist', 'browser'))
-      ? undefined
-      : 'dist/browser is not built, because there is no build of WebAssembly'
+const missing = pagesMissing()
 if (missing !== undefined) test('in Chromium', (context) => context.skip(missing))
 
 describe.skipIf(missing !== undefined)('in Chromium', () => {

@@ -1,5 +1,4 @@
 /** examples/browser, built by vite, in headless Chromium: with the software adapter of WebGPU, and on WebAssembly. */
-import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { source as axeSource } from 'axe-core'
 import { analyse, LilyModel, LoraModel } from 'lily-kernels'
@@ -9,7 +8,7 @@ import { randomInputs } from '../../examples/browser/src/inspect/random-inputs.j
 import { packageRoot } from '../../lib/binding/root.js'
 import { CONFIG, GOLDEN, TENSORS } from '../support/checkpoint.js'
 import { programsOf } from '../support/guides.js'
-import { chromiumProgram, type Opening, Site, type Visit, WEBGPU } from '../support/site.js'
+import { pagesMissing, type Opening, Site, type Visit, WEBGPU } from '../support/site.js'
 
 const LORA = join(packageRoot, 'test', 'fixtures', 'lora', 'plain')
 
@@ -17,12 +16,7 @@ const LORA = join(packageRoot, 'test', 'fixtures', 'lora', 'plain')
 const TASK = { timeout: 120_000 }
 const SLOW = 180_000
 
-const missing =
-  chromiumProgram === undefined
-    ? 'there is no chromium (Debian: apt install chromium)'
-    : existsSync(join(packageRoot, 'dist', 'browser'))
-      ? undefined
-      : 'dist/browser is not built, because there is no build of WebAssembly'
+const missing = pagesMissing()
 if (missing !== undefined) test('examples/browser', (context) => context.skip(missing))
 
 /** Globals of the page. */

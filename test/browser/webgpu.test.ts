@@ -1,12 +1,9 @@
 /** WebGPU in headless Chromium, on its software adapter: the golden cases, and TensorFlow.js' webgpu backend. */
-import { existsSync } from 'node:fs'
-import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { packageRoot } from '../../lib/binding/root.js'
 import { programsOf } from '../support/guides.js'
 import { bundleSuites } from '../support/portable/bundle.js'
 import type { Outcome } from '../support/portable/run.js'
-import { chromiumProgram, Site, WEBGPU } from '../support/site.js'
+import { pagesMissing, Site, WEBGPU } from '../support/site.js'
 
 const OPENING = { args: WEBGPU }
 /** The compiler of the software adapter takes seconds, and longer beside other tests. */
@@ -34,12 +31,7 @@ globalThis.outcomes = async () => {
 
 const program = programsOf('docs/tfjs.md').find(({ title }) => title.endsWith('On WebGPU'))!
 
-const missing =
-  chromiumProgram === undefined
-    ? 'there is no chromium (Debian: apt install chromium)'
-    : existsSync(join(packageRoot, 'dist', 'browser'))
-      ? undefined
-      : 'dist/browser is not built, because there is no build of WebAssembly'
+const missing = pagesMissing()
 if (missing !== undefined) test('WebGPU in Chromium', (context) => context.skip(missing))
 
 describe.skipIf(missing !== undefined)('WebGPU in Chromium', () => {

@@ -1,6 +1,6 @@
 /** A site that vite builds from the packed package, and Chromium to open its pages in. */
 import { execFileSync } from 'node:child_process'
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core'
 import { build, createServer, type InlineConfig, preview } from 'vite'
@@ -11,6 +11,13 @@ import { findProgram } from './find-program.js'
 export const chromiumProgram = ['chromium', 'google-chrome', 'chromium-browser']
   .map((name) => findProgram(name))
   .find((program) => program !== undefined)
+
+/** Why pages of the package are not tested; undefined if they are. */
+export function pagesMissing(): string | undefined {
+  if (chromiumProgram === undefined) return 'there is no chromium (Debian: apt install chromium)'
+  if (existsSync(join(packageRoot, 'dist', 'browser'))) return undefined
+  return 'dist/browser is not built, because there is no build of WebAssembly'
+}
 
 /** Headers with which a page may share memory between threads. */
 export const ISOLATED = {
