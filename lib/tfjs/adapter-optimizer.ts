@@ -8,7 +8,7 @@ import { AdamW } from '../optimiser/adamw.js'
 import type { AdamWOptions } from '../optimiser/options.js'
 import type { TrainableParameter } from '../optimiser/parameters.js'
 import { checkFloat32 } from './memory.js'
-import { placeOn, type VariableParameter } from './place.js'
+import { currentPlace, placeOn, type VariableParameter } from './place.js'
 import { type AdapterModels, readModels, variableGrads } from './variable-grads.js'
 
 /** The gradient of a variable. */
@@ -150,7 +150,7 @@ function checkGradient({ name, shape }: Variable, gradient: Tensor): void {
   fail('ERR_LILY_SHAPE', `gradient of '${name}'`, `expected ${shapeText(shape)}, got ${shapeText(gradient.shape)}`)
 }
 
-function readVariables(variables: unknown, [model]: readonly AdapterModel[]): Map<string, VariableParameter> {
+function readVariables(variables: unknown, models: readonly AdapterModel[]): Map<string, VariableParameter> {
   const parameters = new Map<string, VariableParameter>()
   const list = variables === undefined ? [] : copyArray('variables', variables)
   if (list === null)
@@ -159,7 +159,8 @@ function readVariables(variables: unknown, [model]: readonly AdapterModel[]): Ma
     checkFloat32(`variables[${i}]`, variable)
     if (!isVariable(variable))
       fail('ERR_LILY_ARGUMENT', `variables[${i}]`, 'expected a tf.Variable, got another tensor')
-    parameters.set(variable.name, placeOn('model', model.device).variable(variable))
+    const place = models.length > 0 ? placeOn('model', models[0].device) : currentPlace('variables')
+    parameters.set(variable.name, place.variable(variable))
   }
   return parameters
 }

@@ -113,6 +113,15 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     expect([...head.dataSync()]).not.toEqual(before)
   })
 
+  it('updates variables without an adapter', () => {
+    const [start, gradient] = [normal([D_OUT, 2], 3), normal([D_OUT, 2], 4)]
+    const [value, grad] = [start, gradient].map((given) => tensor(Float32Array.from(given.dataSync()), [D_OUT, 2]))
+    new AdamW(new Map([['alone', { value, grad }]]), { lr: 0.1 }).step()
+    const variable = tf.variable(start, true, 'alone')
+    new AdapterOptimizer([], { variables: [variable], lr: 0.1 }).applyGradients({ alone: gradient })
+    expect([...variable.dataSync()]).toEqual([...value.data])
+  })
+
   it('a schedule, and micro-batches', () => {
     const { model, variables, loss } = problem()
     const optimizer = new AdapterOptimizer(model, { variables })

@@ -311,6 +311,19 @@ it('fromTf and toTf copy on the device', async () => {
   await onCpu(() => expectRefused('ERR_LILY_DEVICE', 'await its toHost()', () => toTf(gpu.lily.tensor([1], [1]))))
 })
 
+it('updates variables without an adapter', async () => {
+  const step = () => {
+    const variable = tf.variable(tf.tensor1d([1, -2, 3]), true, `alone on ${tf.getBackend()}`)
+    const gradient = tf.tensor1d([0.5, 0.25, -4])
+    const optimizer = new AdapterOptimizer([], { variables: [variable], lr: 0.1 })
+    optimizer.applyGradients({ [variable.name]: gradient })
+    return read([variable])
+  }
+  const [expected] = await onCpu(step)
+  const [values] = await step()
+  expectClose('the variable', values, expected)
+})
+
 it('a step does not write to tensors that share memory with a variable', async () => {
   const model = newDeep().to(gpu.lily.device)
   const { head, bias, loss } = problem(model)
