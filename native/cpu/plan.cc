@@ -428,8 +428,10 @@ void plan_linear_tiles(const Blocking &blocking, LinearPass &pass) {
   // Packing a weight in the L2 cache takes about as long as multiplying this number of tokens.
   const int64_t packing_tokens = 16;
   const int64_t blocks = divide_up(tokens, blocking.block_rows);
-  const int64_t widest =
-      std::max<int64_t>(1, blocking.cached_bytes / panel_steps_bytes(blocking, 1, blocking.chunk_depth));
+  // In a larger L2 cache more columns, and with them fewer passes over the activations.
+  const int64_t cached_bytes =
+      blocking.cached_bytes * std::max<int64_t>(1, static_cast<int64_t>(l2_cache_bytes()) / blocking.l2_bytes);
+  const int64_t widest = std::max<int64_t>(1, cached_bytes / panel_steps_bytes(blocking, 1, blocking.chunk_depth));
   const int64_t most_tiles = std::clamp<int64_t>(tokens / 64, 1, threads);
   int64_t least = INT64_MAX;
   for (int64_t token_tiles = 1; token_tiles <= most_tiles; ++token_tiles) {

@@ -222,16 +222,29 @@ uint64_t memory_bytes() {
   return pages > 0 && page_bytes > 0 ? static_cast<uint64_t>(pages) * static_cast<uint64_t>(page_bytes) : 0;
 }
 
+namespace {
+
+// Size of a cache of the first processor; 0 if there is no cache of this index.
+uint64_t cache_bytes(int index) {
+  const std::string size = first_line("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/size");
+  if (size.empty()) return 0;
+  uint64_t count = 0;
+  std::istringstream(size) >> count;
+  return count * (size.back() == 'M' ? 1 << 20 : 1 << 10);
+}
+
+}  // namespace
+
 uint64_t cache_bytes() {
   uint64_t largest = 0;
-  for (int index = 0; index < 16; ++index) {
-    const std::string size = first_line("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/size");
-    if (size.empty()) break;
-    uint64_t count = 0;
-    std::istringstream(size) >> count;
-    largest = std::max(largest, count * (size.back() == 'M' ? 1 << 20 : 1 << 10));
-  }
+  for (int index = 0; cache_bytes(index) > 0; ++index) largest = std::max(largest, cache_bytes(index));
   return largest;
+}
+
+uint64_t l2_cache_bytes() {
+  // Indices 0 and 1 are the L1 caches of data and of instructions.
+  static const uint64_t bytes = cache_bytes(2);
+  return bytes;
 }
 
 }  // namespace lily::cpu

@@ -61,6 +61,7 @@ int default_thread_count();
 
 std::string processor_name();
 uint64_t memory_bytes();
-uint64_t cache_bytes();  // of the last-level cache
+uint64_t cache_bytes();     // of the last-level cache
+uint64_t l2_cache_bytes();  // of one processor; 0: unknown
 
 }  // namespace lily::cpu

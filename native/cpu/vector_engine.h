@@ -14,7 +14,7 @@ namespace lily::cpu {
 namespace {
 
 struct Engine {
-  static constexpr int64_t kCachedBytes = 448 << 10;  // of an L2 cache of 1 MiB
+  static constexpr int64_t kCachedBytes = 448 << 10;
   static constexpr Blocking kBlocking = {
       .step_depth = Operand::kDepth,
       .block_rows = kTileRows,
@@ -27,6 +27,7 @@ struct Engine {
       .exchanges = false,
       .prefetches = true,
       .many_tasks = true,
+      .l2_bytes = 1 << 20,
       .cached_bytes = kCachedBytes,
       .packed_bytes = kCachedBytes,
       .sum_bytes = 512 << 10,

@@ -30,5 +30,6 @@ int default_thread_count() { return 1; }
 std::string processor_name() { return "WebAssembly"; }
 uint64_t memory_bytes() { return 0; }
 uint64_t cache_bytes() { return 0; }
+uint64_t l2_cache_bytes() { return 0; }
 
 }  // namespace lily::cpu

@@ -18,6 +18,7 @@ int threads = 1;
 namespace lily::cpu {
 int thread_count() { return threads; }
 bool multiplies_in_blocks() { return false; }
+uint64_t l2_cache_bytes() { return 0; }
 }  // namespace lily::cpu
 
 namespace {

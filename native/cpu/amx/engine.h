@@ -23,6 +23,7 @@ struct Engine {
       .exchanges = true,
       .prefetches = false,
       .many_tasks = false,
+      .l2_bytes = 2 << 20,
       .cached_bytes = 512 << 10,
       .packed_bytes = 3 << 20,
       .sum_bytes = 512 << 10,

@@ -30,6 +30,7 @@ struct Blocking {
 
   // ---- The plan ----
 
+  int64_t l2_bytes;      // of the L2 cache for which the next limit was chosen
   int64_t cached_bytes;  // the packed operand that a task keeps in the L2 cache while tokens pass
   int64_t packed_bytes;  // what a task may pack at once: it is read in order, so it may be larger
   int64_t sum_bytes;     // sums of an outer product
