@@ -3,7 +3,7 @@
 // and the number of resident blocks per multiprocessor (cuda_occupancy.h). Fails on any spill, stack frame or other
 // local memory.
 //
-//   npm run check:resources                       all architectures: more than half an hour on two cores
+//   npm run check:resources                       all architectures: as long as the CUDA part of npm run prebuild
 //   npm run check:resources -- --architecture 80  one architecture
 //     --json FILE                                 also write the table as JSON
 //
@@ -14,7 +14,7 @@ import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { architectures as published } from './cuda-architectures.js'
+import { codeOf, targets } from './cuda-targets.js'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const folder = join(root, 'build', 'resources')
@@ -26,6 +26,7 @@ const everywhere = ['adamw', 'common', 'engine_exact', 'engine_float16', 'roofs'
 const fromAmpere = ['engine_bfloat16', 'engine_tf32']
 
 /**
+ * @typedef {import('./cuda-targets.js').CudaTarget} CudaTarget
  * @typedef {{ architecture: number, kernel: string, symbol: string, registers: number, stackBytes: number,
  *   spillStoreBytes: number, spillLoadBytes: number, localBytes: number, staticSharedBytes: number,
  *   dynamicSharedBytes: number, blocks: number, warps: number, mostWarps: number }} Resources
@@ -40,16 +41,16 @@ function fail(message) {
 /** @type {(text: string, pattern: RegExp) => number} */
 const sum = (text, pattern) => [...text.matchAll(pattern)].reduce((total, [, number]) => total + Number(number), 0)
 
-/** @type {(output: string, architecture: number) => Resources[]} */
-function parse(output, architecture) {
+/** @type {(output: string) => Resources[]} */
+function parse(output) {
   // Functions that were not inlined have properties but no entry; they are counted with the kernel before them.
   return output
     .split('Compiling entry function')
     .slice(1)
     .map((part) => ({
-      architecture,
       kernel: '',
       symbol: /'(\w+)'/.exec(part)?.[1] ?? '',
+      architecture: Number(/for 'sm_(\d+)'/.exec(part)?.[1]),
       registers: sum(part, /Used (\d+) registers/g),
       stackBytes: sum(part, /(\d+) bytes stack frame/g),
       spillStoreBytes: sum(part, /(\d+) bytes spill stores/g),
@@ -60,23 +61,24 @@ function parse(output, architecture) {
     }))
 }
 
-/** @type {(file: string, architecture: number) => Promise<Resources[]>} */
-function compile(file, architecture) {
-  const output = join(folder, `${file}.${architecture}.cubin`)
+/** @type {(file: string, wanted: readonly CudaTarget[]) => Promise<Resources[]>} */
+function compile(file, wanted) {
   const source = join(root, 'native', 'cuda', 'launch', `${file}.cu`)
-  const args = [...options, `-arch=sm_${architecture}`, '-cubin', '-Xptxas', '-v', source, '-o', output]
+  const code = wanted.map((target) => `--generate-code=${codeOf(target, false)}`)
+  const args = [...options, ...code, '-Xptxas', '-v', '-c', source, '-o', join(folder, `${file}.o`)]
   return new Promise((resolve) => {
     const child = spawn(nvcc, args, { stdio: ['ignore', 'ignore', 'pipe'] })
     let text = ''
     child.stderr.on('data', (/** @type {Buffer} */ chunk) => (text += chunk.toString()))
     child.on('error', (error) => fail(`${nvcc}: ${error.message}; set CUDACXX`))
     child.on('close', (status, signal) => {
-      if (status !== 0) fail(`${source} does not compile for sm_${architecture} (${signal ?? status}):\n${text}`)
-      const kernels = parse(text, architecture)
+      if (status !== 0) fail(`${source} does not compile (${signal ?? status}):\n${text}`)
+      const kernels = parse(text)
       // Missing results must not pass as success.
-      if (kernels.length === 0 || kernels.some(({ symbol, registers }) => symbol === '' || registers === 0))
-        fail(`the output of ptxas for ${file} and sm_${architecture} was not understood:\n${text}`)
-      console.error(`${file} for sm_${architecture}: ${kernels.length} kernels`)
+      const isMissing = wanted.some(({ real }) => real.some((name) => !kernels.some((k) => k.architecture === name)))
+      if (isMissing || kernels.some(({ symbol, registers }) => symbol === '' || registers === 0))
+        fail(`the output of ptxas for ${file} was not understood:\n${text}`)
+      console.error(`${file}: ${kernels.length} kernels`)
       resolve(kernels)
     })
   })
@@ -111,18 +113,27 @@ function addOccupancy(kernels) {
 const { values: given } = parseArgs({
   options: { architecture: { type: 'string', multiple: true }, json: { type: 'string' } },
 })
-const architectures = (given.architecture ?? published).map((name) => Number.parseInt(name))
+const published = targets.flatMap(({ real }) => real)
+const architectures = given.architecture?.map(Number) ?? published
+const unknown = architectures.find((name) => !published.includes(name))
+if (unknown !== undefined) fail(`--architecture ${unknown}: expected one of ${published.join(', ')}`)
 mkdirSync(folder, { recursive: true })
 
-const jobs = architectures.flatMap((architecture) =>
-  [...everywhere, ...(architecture >= 80 ? fromAmpere : [])].map((file) => ({ file, architecture })),
-)
+/** @type {(least: number) => CudaTarget[]} */
+const targetsFrom = (least) =>
+  targets
+    .map((target) => ({ ...target, real: target.real.filter((name) => name >= least && architectures.includes(name)) }))
+    .filter(({ real }) => real.length > 0)
+const jobs = [
+  ...everywhere.map((file) => ({ file, wanted: targetsFrom(0) })),
+  ...fromAmpere.map((file) => ({ file, wanted: targetsFrom(80) })),
+].filter(({ wanted }) => wanted.length > 0)
 /** @type {Resources[]} */
 const kernels = []
 /** @type {() => Promise<void>} */
 async function work() {
   for (let job = jobs.shift(); job !== undefined; job = jobs.shift())
-    kernels.push(...(await compile(job.file, job.architecture)))
+    kernels.push(...(await compile(job.file, job.wanted)))
 }
 await Promise.all(Array.from({ length: availableParallelism() }, work))
 

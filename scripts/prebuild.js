@@ -11,7 +11,7 @@ import { spawnSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { architectures } from './cuda-architectures.js'
+import { codeOf, targets } from './cuda-targets.js'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const prebuildify = join(root, 'node_modules', 'prebuildify', 'bin.js')
@@ -50,9 +50,8 @@ function prebuild(arch, compiler, strip, cmake) {
 
 // Prefers GCC 12: the addon then does not require a libstdc++ newer than that compiler's.
 function prebuildHere() {
-  const cuda = isAddonOnly
-    ? ['-DLILY_CUDA=OFF']
-    : ['-DLILY_CUDA=ON', `-DLILY_CUDA_ARCHITECTURES=${architectures.join(';')}`]
+  const code = targets.map((target) => codeOf(target, target === targets.at(-1)))
+  const cuda = isAddonOnly ? ['-DLILY_CUDA=OFF'] : ['-DLILY_CUDA=ON', `-DLILY_CUDA_TARGETS=${code.join(';')}`]
   prebuild(process.arch, process.env.CXX ?? firstAvailable(['g++-12']), 'strip', cuda)
 }
 
