@@ -5,7 +5,8 @@
  */
 import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
-import { type DeviceBinding, type Memory, native } from './native.js'
+import type { AdamWCall, BackwardCall, FoldCall, ForwardCall } from './gpu-call.js'
+import { type DeviceBinding, type MemoryHandle, native } from './native.js'
 
 /** Names a device. */
 interface DeviceName {
@@ -13,10 +14,7 @@ interface DeviceName {
   readonly id: number
 }
 
-/**
- * The binding of a GPUDevice. WebGPU has no addresses: each GPUBuffer gets a range of numbers that no other buffer of
- * the process has, and its first number stands for the buffer.
- */
+/** The binding of a GPUDevice. WebGPU has no addresses: memory is a GPUBuffer, from its first byte on. */
 export interface WebGpuBinding extends DeviceBinding {
   /** The device: always the same frozen object. */
   readonly device: DeviceName & { readonly type: 'webgpu' }
@@ -24,20 +22,24 @@ export interface WebGpuBinding extends DeviceBinding {
   /** Counts the createLily objects of the device. With the last one the device is no longer registered. */
   retain(): void
   release(): void
-  /** The address of a buffer of the caller. */
-  addressOf(buffer: GPUBuffer): bigint
-  bufferOf(memory: Memory): GPUBuffer
+  /** The buffer of the memory that it has allocated. */
+  bufferOf(memory: MemoryHandle): GPUBuffer
   /** Throws unless a buffer of the caller is usable and holds the bytes. */
-  checkBuffer(memory: bigint, byteOffset: number, byteLength: number, argument: string): void
+  checkBuffer(buffer: GPUBuffer, byteOffset: number, byteLength: number, argument: string): void
   /** The number that stands for the caller's encoder where others have a stream. */
   streamOf(encoder: GPUCommandEncoder): number
   /** The commands of an encoder were submitted: memory that only they use can be used again. */
   submitted(encoder: GPUCommandEncoder): void
   /** Throws if the GPUDevice was lost. */
   checkUsable(argument: string): void
-  /** Like forward and backward, once the pipelines of the call are compiled. It resolves when the call is submitted. */
-  forwardCompiled(descriptor: Float64Array, ...operands: Memory[]): Promise<void>
-  backwardCompiled(descriptor: Float64Array, ...operands: Memory[]): Promise<void>
+  /** Calls run in `stream`: the queue, or an encoder of the caller. */
+  forward(call: ForwardCall, stream: number): void
+  backward(call: BackwardCall, stream: number): void
+  fold(call: FoldCall, stream: number): void
+  adamw(call: AdamWCall, stream: number): void
+  /** Like forward and backward, in the queue, once the pipelines of the call are compiled. It resolves when the call is submitted. */
+  forwardCompiled(call: ForwardCall): Promise<void>
+  backwardCompiled(call: BackwardCall): Promise<void>
 }
 
 /** The registered devices, and the one whose `createLily` object runs a call now. */

@@ -16,9 +16,10 @@ import { addressOf, exchangedCount, hasAliases } from './host-memory.js'
 import type { StreamState } from './stream-state.js'
 
 /**
- * Memory of an operand: a view of host memory, device memory of the package, or the address of foreign device memory.
+ * Memory of an operand: a view of host memory, device memory of the package, the address of foreign memory of CUDA, or a
+ * buffer of a GPUDevice.
  */
-export type OperandMemory = HostData | DeviceMemory | bigint
+export type OperandMemory = HostData | DeviceMemory | bigint | GPUBuffer
 
 /** Memory from a byte offset on. */
 export interface Part {
@@ -33,7 +34,13 @@ export function isHostMemory(memory: OperandMemory): memory is HostData {
 
 /** Whether memory is device memory that this package allocated. */
 export function isDeviceMemory(memory: OperandMemory): memory is DeviceMemory {
-  return typeof memory === 'object' && !isHostMemory(memory)
+  return typeof memory === 'object' && !isHostMemory(memory) && 'handle' in memory
+}
+
+/** The buffer of memory on a GPUDevice; null for all other memory. */
+export function gpuBufferOf(memory: OperandMemory): GPUBuffer | null {
+  if (typeof memory === 'bigint' || isHostMemory(memory)) return null
+  return isDeviceMemory(memory) ? memory.buffer : memory
 }
 
 /** An operand: memory and the matrix in it. */
@@ -167,13 +174,13 @@ export function checkMemory(argument: string, operand: Operand): void {
   if (operand.device.type === 'webgpu') checkDevice(argument, operand.device)
   if (typeof memory === 'bigint') {
     checkDevice(argument, operand.device)
-    if (operand.device.type === 'webgpu') {
-      const binding = webGpuBinding(argument, operand.device.id)
-      binding.checkBuffer(memory, operand.byteOffset, operand.byteLength, argument)
-      return
-    }
     const address = memory + BigInt(operand.byteOffset)
     bound(() => native.checkPointer(operand.device.id, address, operand.byteLength, argument))
+    return
+  }
+  if (!isHostMemory(memory) && !isDeviceMemory(memory)) {
+    const binding = webGpuBinding(argument, operand.device.id)
+    binding.checkBuffer(memory, operand.byteOffset, operand.byteLength, argument)
     return
   }
   const given = isHostMemory(memory) ? byteLengthOf(memory) : memory.byteLength
@@ -254,8 +261,9 @@ export function overlaps(a: Operand, b: Operand): boolean {
  * Whether an operand lies in memory `own` that this package allocated: in its ArrayBuffer, or in its block on a device.
  */
 export function sharesMemory({ space, memory, byteOffset, byteLength }: Operand, own: OperandMemory): boolean {
-  if (space !== spaceOf(own) || typeof own === 'bigint') return false
-  if (typeof space !== 'symbol') return true // the whole ArrayBuffer is the package's
+  const isOwn = isHostMemory(own) || isDeviceMemory(own)
+  if (!isOwn || space !== spaceOf(own)) return false
+  if (typeof space !== 'symbol') return true // the whole buffer is the package's
   const [start, ownStart] = [startOf(memory) + byteOffset, startOf(own)]
   return start < ownStart + (isHostMemory(own) ? byteLengthOf(own) : own.byteLength) && ownStart < start + byteLength
 }
@@ -267,12 +275,12 @@ const ALIASED = Symbol('aliased')
  * What starts of memory are relative to: two starts can be compared if their space is the same. An ArrayBuffer is the
  * only object of its memory, unless an addon has made another or it is shared. So it is the space, and the start is the
  * byte offset in it; otherwise starts are addresses. Addresses of different devices can be compared, because CUDA's
- * unified virtual addressing gives every device a distinct range, and lib/webgpu/ numbers its buffers outside of it.
+ * unified virtual addressing gives every device a distinct range. A GPUBuffer is the only object of its memory, too.
  */
-export type Space = ArrayBufferLike | typeof DEVICE | typeof ALIASED
+export type Space = ArrayBufferLike | GPUBuffer | typeof DEVICE | typeof ALIASED
 
 function spaceOf(memory: OperandMemory): Space {
-  if (!isHostMemory(memory)) return DEVICE
+  if (!isHostMemory(memory)) return gpuBufferOf(memory) ?? DEVICE
   const buffer = bufferOf(memory)
   return hasAliases(buffer) ? ALIASED : buffer
 }
@@ -280,6 +288,6 @@ function spaceOf(memory: OperandMemory): Space {
 /** Start of memory in its space; see {@link Space}. */
 export function startOf(memory: OperandMemory): number {
   if (typeof memory === 'bigint') return Number(memory)
-  if (!isHostMemory(memory)) return memory.address
+  if (!isHostMemory(memory)) return isDeviceMemory(memory) ? memory.address : 0
   return hasAliases(bufferOf(memory)) ? addressOf(memory) : byteOffsetOf(memory)
 }

@@ -1,41 +1,84 @@
-/** The last phase of a call: the addon runs it, and its results become tensors. */
+/** The last phase of a call: the addon or the binding of a GPUDevice runs it, and its results become tensors. */
 import { fail } from '../base/errors.js'
-import { bound, settled } from '../binding/errors.js'
 import type { WebGpuBinding } from '../binding/devices.js'
-import { type DeviceBinding, native } from '../binding/native.js'
+import { bound, settled } from '../binding/errors.js'
 import { refuseInCapture } from '../memory/capture.js'
 import type { Placement } from '../memory/placement.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { BackwardCall, ForwardCall } from './allocate.js'
 import { DeferredB } from './deferred-b.js'
-import { startBackward, startForward, startLinear } from './host-async.js'
-import {
-  backward,
-  boundMemory,
-  describeBackward,
-  describeFold,
-  describeForward,
-  describeLinear,
-  type StackSizes,
-  forward,
-  linear,
-} from './launch.js'
+import { gpuBackward, gpuFold, gpuForward } from './gpu-call.js'
+import { type Started, startBackward, startForward, startLinear } from './host-async.js'
+import { launchBackward, launchFold, launchForward, launchLinear, type StackSizes } from './launch.js'
 import type { LinearCall } from './linear-problem.js'
 import type { Output } from './output.js'
 import type { GradientName } from './read.js'
 import { type Saved, savedOf } from './saved.js'
 
-/** Runs work at once on the host, or enqueues it on a device after the work that it must wait for. */
-export function run(placement: Placement | null, work: () => void): void {
-  if (placement === null) bound(work)
-  else placement.run(work)
+/**
+ * Runs work at once on the host, or enqueues it on a device after the work that it must wait for.
+ *
+ * @param launch calls the addon: on the host and on a CUDA device
+ * @param onGpu calls the binding of a GPUDevice
+ */
+export function run(
+  placement: Placement | null,
+  launch: () => void,
+  onGpu?: (gpu: WebGpuBinding, stream: number) => void,
+): void {
+  if (placement === null) {
+    bound(launch)
+    return
+  }
+  const { gpu, stream } = placement
+  placement.run(
+    gpu === null || onGpu === undefined
+      ? launch
+      : () => {
+          onGpu(gpu, stream.cudaStream)
+        },
+  )
 }
 
-/** The binding that runs a call. */
-export function bindingFor(
+/**
+ * Runs a call off the main thread.
+ *
+ * @param start starts it on the host
+ * @param enqueue enqueues it on a CUDA device
+ * @param compile compiles its pipelines on a GPUDevice, and then submits it
+ */
+async function runAsync(
   placement: Placement | null,
-): Pick<DeviceBinding, 'forward' | 'backward' | 'fold' | 'adamw'> {
-  return placement?.binding ?? native
+  synchronous: string,
+  start: () => Started,
+  enqueue: () => void,
+  compile?: (gpu: WebGpuBinding) => Promise<void>,
+): Promise<void> {
+  if (placement === null) {
+    const { promise, operands } = start()
+    await settled(promise)
+    operands.finish()
+    return
+  }
+  refuseInCapture('a promise', `call ${synchronous}`)
+  const { gpu } = placement
+  if (gpu === null || compile === undefined) {
+    enqueue()
+  } else {
+    refuseEncoder(placement)
+    await settled(placement.run(() => compile(gpu)))
+  }
+  await placement.completed()
+}
+
+/** A promise resolves when the work is done, and only the caller knows when the commands of an encoder are submitted. */
+function refuseEncoder(placement: Placement): void {
+  if (!placement.isEncoded) return
+  fail(
+    'ERR_LILY_ARGUMENT',
+    'encoder',
+    'expected none with the Async form, which submits the call; leave one of them out',
+  )
 }
 
 /** Result of a forward call; `saved` is undefined without the option `save`. */
@@ -48,45 +91,32 @@ interface ForwardResult {
 type BackwardResult = Partial<Record<GradientName, Tensor>>
 
 export function runForward(call: ForwardCall): ForwardResult {
-  launchForward(call)
+  run(
+    call.placement,
+    () => {
+      launchForward(call)
+    },
+    (gpu, stream) => {
+      gpu.forward(gpuForward(call), stream)
+    },
+  )
   return forwardResult(call)
 }
 
 export async function runForwardAsync(call: ForwardCall): Promise<ForwardResult> {
   const { placement } = call
-  if (placement !== null) {
-    refuseInCapture('a promise', 'call lilyForward or loraForward')
-    const { binding } = placement
-    if (compiles(binding)) await forwardCompiled(call, placement, binding)
-    else launchForward(call)
-    await placement.completed()
-    return forwardResult(call)
-  }
-  const { promise, operands } = startForward(call)
-  await settled(promise)
-  operands.finish()
+  await runAsync(
+    placement,
+    'lilyForward or loraForward',
+    () => startForward(call),
+    () => {
+      run(placement, () => {
+        launchForward(call)
+      })
+    },
+    (gpu) => gpu.forwardCompiled(gpuForward(call)),
+  )
   return forwardResult(call)
-}
-
-function launchForward(call: ForwardCall): void {
-  describeForward(call)
-  try {
-    run(call.placement, () => {
-      bindingFor(call.placement).forward(forward.numbers, ...forward.memory)
-    })
-  } finally {
-    forward.clear()
-  }
-}
-
-/** On a GPUDevice the pipelines of a call compile first, off the main thread. */
-async function forwardCompiled(call: ForwardCall, placement: Placement, binding: WebGpuBinding): Promise<void> {
-  refuseEncoder(placement)
-  describeForward(call)
-  const numbers = forward.numbers.slice()
-  const memory = forward.memory.slice()
-  forward.clear()
-  await settled(placement.run(() => binding.forwardCompiled(numbers, ...memory)))
 }
 
 function forwardResult({ state, y }: ForwardCall): ForwardResult {
@@ -96,58 +126,32 @@ function forwardResult({ state, y }: ForwardCall): ForwardResult {
 }
 
 export function runBackward(call: BackwardCall): BackwardResult {
-  launchBackward(call)
+  run(
+    call.placement,
+    () => {
+      launchBackward(call)
+    },
+    (gpu, stream) => {
+      gpu.backward(gpuBackward(call), stream)
+    },
+  )
   return backwardResult(call)
 }
 
 export async function runBackwardAsync(call: BackwardCall): Promise<BackwardResult> {
   const { placement } = call
-  if (placement !== null) {
-    refuseInCapture('a promise', 'call lilyBackward or loraBackward')
-    const { binding } = placement
-    if (compiles(binding)) await backwardCompiled(call, placement, binding)
-    else launchBackward(call)
-    await placement.completed()
-    return backwardResult(call)
-  }
-  const { promise, operands } = startBackward(call)
-  await settled(promise)
-  operands.finish()
-  return backwardResult(call)
-}
-
-function launchBackward(call: BackwardCall): void {
-  describeBackward(call)
-  try {
-    run(call.placement, () => {
-      bindingFor(call.placement).backward(backward.numbers, ...backward.memory)
-    })
-  } finally {
-    backward.clear()
-  }
-}
-
-async function backwardCompiled(call: BackwardCall, placement: Placement, binding: WebGpuBinding): Promise<void> {
-  refuseEncoder(placement)
-  describeBackward(call)
-  const numbers = backward.numbers.slice()
-  const memory = backward.memory.slice()
-  backward.clear()
-  await settled(placement.run(() => binding.backwardCompiled(numbers, ...memory)))
-}
-
-function compiles(binding: DeviceBinding): binding is WebGpuBinding {
-  return 'forwardCompiled' in binding
-}
-
-/** A promise resolves when the work is done, and only the caller knows when the commands of an encoder are submitted. */
-function refuseEncoder(placement: Placement): void {
-  if (!placement.isEncoded) return
-  fail(
-    'ERR_LILY_ARGUMENT',
-    'encoder',
-    'expected none with the Async form, which submits the call; leave one of them out',
+  await runAsync(
+    placement,
+    'lilyBackward or loraBackward',
+    () => startBackward(call),
+    () => {
+      run(placement, () => {
+        launchBackward(call)
+      })
+    },
+    (gpu) => gpu.backwardCompiled(gpuBackward(call)),
   )
+  return backwardResult(call)
 }
 
 function backwardResult({ state, gradients }: BackwardCall): BackwardResult {
@@ -161,27 +165,21 @@ function backwardResult({ state, gradients }: BackwardCall): BackwardResult {
   return tensors
 }
 
-export async function runLinearAsync(call: LinearCall): Promise<void> {
-  if (call.placement !== null) {
-    refuseInCapture('a promise', 'call linearForward or linearBackward')
-    runLinear(call)
-    await call.placement.completed()
-    return
-  }
-  const { promise, operands } = startLinear(call)
-  await settled(promise)
-  operands.finish()
+export function runLinear(call: LinearCall): void {
+  run(call.placement, () => {
+    launchLinear(call)
+  })
 }
 
-export function runLinear(call: LinearCall): void {
-  describeLinear(call)
-  try {
-    run(call.placement, () => {
-      native.linear(linear.numbers, ...linear.memory)
-    })
-  } finally {
-    linear.clear()
-  }
+export async function runLinearAsync(call: LinearCall): Promise<void> {
+  await runAsync(
+    call.placement,
+    'linearForward or linearBackward',
+    () => startLinear(call),
+    () => {
+      runLinear(call)
+    },
+  )
 }
 
 /** Adds the deferred gradients to db, or overwrites db with their sum. */
@@ -192,13 +190,13 @@ export function runFold(
   placement: Placement | null,
 ): void {
   const layers = deferred.filter(({ partials }) => partials > 0)
-  const numbers = describeFold(stack, layers, db, placement)
-  run(placement, () => {
-    bindingFor(placement).fold(
-      numbers,
-      boundMemory(db.operand.memory),
-      layers.map(({ memory }) => boundMemory(memory)),
-      layers.map(({ weights }) => weights && boundMemory(weights.memory)),
-    )
-  })
+  run(
+    placement,
+    () => {
+      launchFold(stack, layers, db, placement)
+    },
+    (gpu, stream) => {
+      gpu.fold(gpuFold(stack, layers, db), stream)
+    },
+  )
 }

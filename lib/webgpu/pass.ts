@@ -1,5 +1,5 @@
 /** Passes: what one dispatch computes, as plain data. The plan lists them; wgsl/module.ts turns each into a shader. */
-import type { Matrix, NumberType, Output } from './call.js'
+import type { Matrix, NumberType, Output } from '../binding/gpu-call.js'
 
 /** A matrix as an operand of a pass. */
 export interface Operand {
@@ -35,15 +35,10 @@ export interface Part {
   readonly tileLength?: number
   /** The least number of threads of a workgroup. Default: 256. A pass has the most that any of its parts requires. */
   readonly threads?: number
-  /** Bytes that the part loads from storage, repeated loads included. */
-  readonly loads: number
 }
 
 /** One dispatch. */
-export interface Pass {
-  readonly label: string
-  readonly parts: readonly Part[]
-}
+export type Pass = readonly Part[]
 
 /** The passes of a call, in order, and the workspace that they share. */
 export interface Plan {
@@ -97,12 +92,12 @@ const ALIGNMENT = 256
 export class Workspace {
   bytes = 0
 
-  /** A float32 matrix, contiguous. */
-  take(rows: number, cols: number): Operand {
+  /** A contiguous matrix. */
+  take(rows: number, cols: number, dtype: NumberType = 'float32'): Operand {
     const byteOffset = this.bytes
-    this.bytes += Math.ceil((rows * cols * 4) / ALIGNMENT) * ALIGNMENT
+    this.bytes += Math.ceil((rows * cols * bytesPer[dtype]) / ALIGNMENT) * ALIGNMENT
     return {
-      ...{ buffer: null, byteOffset, dtype: 'float32', pitch: cols, rows, cols },
+      ...{ buffer: null, byteOffset, dtype, pitch: cols, rows, cols },
       ...{ isWritten: false, accumulate: false },
     }
   }

@@ -1,6 +1,6 @@
 /** The fold of deferred gradients and AdamW on GPU buffers, compared with their formulas in float64. */
 import { expect, test } from 'vitest'
-import type { FoldCall, NumberType, Region } from '../../lib/webgpu/call.js'
+import type { FoldCall, NumberType, Region } from '../../lib/binding/gpu-call.js'
 import { GpuKernels } from '../../lib/webgpu/kernels.js'
 import { checkHistory } from '../support/adamw.js'
 import { expectClose } from '../support/compare.js'

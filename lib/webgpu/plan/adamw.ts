@@ -1,5 +1,5 @@
 /** The passes of a step of AdamW: with clipping a sum of squares for each parameter and the norm; then the updates. */
-import type { AdamWCall } from '../call.js'
+import type { AdamWCall } from '../../binding/gpu-call.js'
 import { dense, type Operand, type Pass, type Plan, Workspace, written } from '../pass.js'
 import { adamwUpdate, gradientNorm, squaresOf, sumOfSquares } from '../wgsl/adamw.js'
 
@@ -17,13 +17,10 @@ export function planAdamW(call: AdamWCall): Plan {
     let first = 0
     for (const [i, { elements, grad }] of parameters.entries()) {
       const ofParameter: Operand = { ...squares, byteOffset: squares.byteOffset + 4 * first, cols: counts[i] }
-      passes.push({
-        label: 'squares',
-        parts: [sumOfSquares(dense(grad, 1, elements, grad.dtype), written(ofParameter))],
-      })
+      passes.push([sumOfSquares(dense(grad, 1, elements, grad.dtype), written(ofParameter))])
       first += counts[i]
     }
-    passes.push({ label: 'norm', parts: [gradientNorm(squares, written(norm))] })
+    passes.push([gradientNorm(squares, written(norm))])
   }
   for (const parameter of parameters) {
     const { elements, value, grad, expAvg, expAvgSq } = parameter
@@ -32,7 +29,7 @@ export function planAdamW(call: AdamWCall): Plan {
       ...{ expAvg: written(dense(expAvg, 1, elements)), expAvgSq: written(dense(expAvgSq, 1, elements)) },
       floats: factorsOf(call, parameter),
     })
-    passes.push({ label: 'update', parts: [part] })
+    passes.push([part])
   }
   return { passes, workspaceBytes: workspace.bytes }
 }

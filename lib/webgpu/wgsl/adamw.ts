@@ -6,7 +6,7 @@
  *     norm         sqrt of their sum, in order
  *     update       one pass over value, grad, exp_avg and exp_avg_sq
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../pass.js'
 
 /** Elements of a gradient for each partial sum. */
 const SPLIT = 8192
@@ -47,7 +47,6 @@ fn sum_of_squares(id: u32, tid: u32) {
   let total = reduce(tid, sum);
   if (tid == 0u) { squares_put1(0u, id, total); }
 }`,
-  loads: bytesOf(grad),
 })
 
 /** squares: [1, n]; norm: [1, 1], written. */
@@ -63,7 +62,6 @@ fn gradient_norm(id: u32, tid: u32) {
   let total = reduce(tid, sum);
   if (tid == 0u) { norm_put1(0u, 0u, sqrt(total)); }
 }`,
-  loads: bytesOf(squares),
 })
 
 export function adamwUpdate(call: {
@@ -103,6 +101,5 @@ fn update(id: u32, tid: u32) {
   exp_avg_sq_put4(0u, i, v);
   value_put4(0u, i, next);
 }`,
-    loads: bytesOf(value) + bytesOf(grad) + bytesOf(expAvg) + bytesOf(expAvgSq),
   }
 }

@@ -5,7 +5,7 @@
  *
  * One pass over B; each workgroup forms w first, and the first one keeps it for backward.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../pass.js'
 import type { Prepare } from './expand.js'
 
 /** Quads of C per thread, so that forming w costs little. */
@@ -30,7 +30,6 @@ fn combine(id: u32, tid: u32) {
     if (k < P.rank) { c_put4(k, n, combined(k, n)); }
   }
 }`,
-    loads: bytesOf(b) + workgroups * prepare.loads,
   }
 }
 

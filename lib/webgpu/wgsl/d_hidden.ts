@@ -8,7 +8,7 @@
  * Each workgroup owns a few tokens or, with groups, a share of the tokens of one group, whose dw it adds first. One pass
  * over q, p and h; d_logits [M, E] and d_hidden [M, r] are written once, in float32.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../pass.js'
 import { keeps, laneWidth, readRange, sumLanes } from './groups.js'
 import { hasGradient } from './kept.js'
 import { slicesOf, sliceOfGroup } from './pool.js'
@@ -52,8 +52,6 @@ export function dHidden(call: DHidden): Part {
   const slices = isGrouped ? slicesOf(logits.groups) : 1
   const quads = ceilDiv(hidden.cols, 4)
   const workgroups = isGrouped ? slices * logits.groups : ceilDiv(tokens, TOKENS)
-  const repeats =
-    logits === null ? 0 : logits.source === 'partials' ? workgroups : logits.source === 'groups' ? slices : 1
   return {
     name: 'd_hidden',
     workgroups,
@@ -89,13 +87,6 @@ fn d_hidden(id: u32, tid: u32) {
     ${logits === null ? '' : 'workgroupBarrier();'}
   }
 }`,
-    loads:
-      (q === null ? 0 : bytesOf(q) + bytesOf(hidden)) +
-      (logits === null
-        ? 0
-        : repeats * bytesOf(logits.dWeights) +
-          2 * tokens * experts * 4 +
-          ceilDiv(tokens, TOKENS) * bytesOf(logits.router)),
   }
 }
 

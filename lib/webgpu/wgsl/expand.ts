@@ -5,7 +5,7 @@
  *
  * One pass: a workgroup for each tile of out, which loads out if it adds to it.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../pass.js'
 import { product, type Tile, type View, workgroupOf } from './product.js'
 
 export interface Expand {
@@ -15,9 +15,6 @@ export interface Expand {
   readonly rhs: View
   /** The operands of both views. */
   readonly operands: Readonly<Record<string, Operand>>
-  /** Bytes of them that one pass over lhs and one over rhs load. */
-  readonly lhsBytes: number
-  readonly rhsBytes: number
   /** The summed dimension. */
   readonly depth: number
   readonly out: readonly [string, Operand]
@@ -33,8 +30,6 @@ export interface Prepare {
   readonly operands: Readonly<Record<string, Operand>>
   readonly helpers: readonly string[]
   readonly params: Readonly<Record<string, number>>
-  /** Bytes that each workgroup loads. */
-  readonly loads: number
 }
 
 export function expand(e: Expand): Part {
@@ -57,10 +52,5 @@ fn ${name}(id: u32, tid: u32) {
   ${name}_product(m0, n0, 0u, P.${name}_depth, tid);
 }`,
     ...workgroupOf(tile),
-    loads:
-      columnTiles * e.lhsBytes +
-      rowTiles * e.rhsBytes +
-      (out[1].accumulate ? bytesOf(out[1]) : 0) +
-      workgroups * (prepare?.loads ?? 0),
   }
 }

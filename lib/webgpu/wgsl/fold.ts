@@ -6,7 +6,7 @@
  * Without a kept token D is zero, whatever its partial sums are. One pass over the partial sums and over B, from which both dw
  * and C are formed, and over dB if it accumulates. A deferred D is written instead of dB.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../pass.js'
 import type { Prepare } from './expand.js'
 import { hasGradient } from './kept.js'
 
@@ -106,10 +106,5 @@ fn fold(id: u32, tid: u32) {
   }
   ${dWeights === null ? '' : 'if (tid < P.experts) { d_weights_put1(id, tid, fold_sums[tid]); }'}
 }`,
-    loads:
-      bytesOf(partials) +
-      (db?.accumulate ? bytesOf(db) : 0) +
-      (dWeights === null ? 0 : bytesOf(b)) +
-      workgroups * (prepare?.loads ?? 0),
   }
 }

@@ -6,7 +6,7 @@
  * The sum of a layer is added to the old number before that of the next layer, so the bits do not depend on how layers are
  * spread over passes. One pass over D for each expert (from cache), and over out if it accumulates.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../pass.js'
 
 interface Layer {
   readonly matrices: Operand
@@ -38,9 +38,6 @@ fn fold_deferred(id: u32, tid: u32) {
   ${layers.map(({ weights }, layer) => sumOf(layer, weights !== null)).join('\n  ')}
   out_put4(row, n, total);
 }`,
-    loads:
-      layers.reduce((sum, { matrices, weights }) => sum + bytesOf(matrices) * (weights?.cols ?? 1), 0) +
-      (out.accumulate ? bytesOf(out) : 0),
   }
 }
 

@@ -5,7 +5,7 @@
  *
  * Each workgroup owns a few tokens. v is loaded twice, the second time from cache.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../pass.js'
 
 const TOKENS = 16
 const LANES = 16
@@ -76,6 +76,5 @@ fn gather(id: u32, tid: u32) {
   }`
   }
 }`,
-    loads: 2 * bytesOf(v) + bytesOf(hidden) * tokenWeights.cols,
   }
 }

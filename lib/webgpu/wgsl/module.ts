@@ -57,7 +57,7 @@ export function moduleOf(pass: Pass, common: Common, limits: GPUSupportedLimits)
       if (operand.isWritten) add('u32', { [`${name}_add`]: operand.accumulate ? 1 : 0 })
       texts.push(accessors(name, operand, `words${index}`, isAtomic))
     }
-  for (const part of pass.parts) {
+  for (const part of pass) {
     add('u32', { [`${part.name}_workgroups`]: part.workgroups })
     add('u32', part.params ?? {})
     add('f32', part.floats ?? {})
@@ -65,10 +65,10 @@ export function moduleOf(pass: Pass, common: Common, limits: GPUSupportedLimits)
 
   const shared = new Set([
     ...[...operands.values()].flatMap((operand) => conversionOf(operand) ?? []),
-    ...pass.parts.flatMap(({ helpers = [] }) => helpers),
+    ...pass.flatMap(({ helpers = [] }) => helpers),
   ])
-  const tileLength = Math.max(0, ...pass.parts.map((part) => part.tileLength ?? 0))
-  const threads = Math.max(LEAST_THREADS, ...pass.parts.map((part) => part.threads ?? 0))
+  const tileLength = Math.max(0, ...pass.map((part) => part.tileLength ?? 0))
+  const threads = Math.max(LEAST_THREADS, ...pass.map((part) => part.threads ?? 0))
   const code = [
     `struct Params { ${names.map((name, i) => `${name}: ${types[i]}`).join(', ')} }`,
     '@group(0) @binding(0) var<uniform> P: Params;',
@@ -81,17 +81,17 @@ export function moduleOf(pass: Pass, common: Common, limits: GPUSupportedLimits)
     tileLength > 0 ? `var<workgroup> tile: array<vec4f, ${tileLength}>;` : '',
     ...shared,
     ...texts,
-    ...pass.parts.map(({ wgsl }) => wgsl),
+    ...pass.map(({ wgsl }) => wgsl),
     entryPoint(pass),
   ].join('\n')
-  const workgroups = pass.parts.reduce((sum, part) => sum + part.workgroups, 0)
+  const workgroups = pass.reduce((sum, part) => sum + part.workgroups, 0)
   const width = Math.min(workgroups, MOST_WORKGROUPS)
   const grid = [width, Math.ceil(workgroups / Math.max(width, 1))] as const
   return { code, bindings, uniforms: uniformBytes(types, values), grid }
 }
 
 /** Every workgroup runs one part; the parts follow each other in the grid. */
-function entryPoint({ parts }: Pass): string {
+function entryPoint(parts: Pass): string {
   const calls = parts.map(
     ({ name }) => `
   if (id < P.${name}_workgroups) { ${name}(id, tid); return; }
@@ -113,7 +113,7 @@ function uniformBytes(types: readonly ('u32' | 'f32')[], values: readonly number
 /** The operands of all parts by name. One that any part writes is written. */
 function mergedOperands(pass: Pass): Map<string, Operand> {
   const operands = new Map<string, Operand>()
-  for (const part of pass.parts)
+  for (const part of pass)
     for (const [name, operand] of Object.entries(part.operands)) {
       if (operands.get(name)?.isWritten !== true) operands.set(name, operand)
     }

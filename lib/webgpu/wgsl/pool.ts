@@ -9,8 +9,8 @@
  * groups keep many workgroups busy, at the price of repeated loads of M E numbers. The order of a sum depends on the
  * positions in the group alone.
  */
-import { bytesOf, ceilDiv, dense, type Operand, type Part, written } from '../pass.js'
-import type { Region } from '../call.js'
+import { ceilDiv, dense, type Operand, type Part, written } from '../pass.js'
+import type { Region } from '../../binding/gpu-call.js'
 import { keeps, laneWidth, readRange, sumLanes } from './groups.js'
 import { finishWeights } from './weights.js'
 
@@ -30,7 +30,6 @@ export const sliceOfGroup = `let g = id / P.slices;
 interface PoolCall {
   readonly groups: number
   readonly experts: number
-  readonly tokens: number
   readonly offsets: Operand
   readonly mask: Operand | null
   /** [M, E]: values to pool; null: the weights are given. */
@@ -44,7 +43,7 @@ interface PoolCall {
 }
 
 export function pool(call: PoolCall): Part {
-  const { groups, experts, tokens, offsets, mask, values, weights, tokenWeights, kept } = call
+  const { groups, experts, offsets, mask, values, weights, tokenWeights, kept } = call
   const slices = slicesOf(groups)
   const table = weights === null ? null : dense(weights, groups, experts)
   const sums = values !== null || kept !== null
@@ -82,6 +81,5 @@ fn pool(id: u32, tid: u32) {
   }
   ${kept === null ? '' : 'for (var t = begin + tid; t < end; t += 256u) { kept_put1(0u, t, sums[P.experts]); }'}
 }`,
-    loads: slices * ((values === null ? 0 : bytesOf(values)) + (mask === null ? 0 : tokens)) + tokens * experts * 4,
   }
 }

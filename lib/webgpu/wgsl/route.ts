@@ -9,7 +9,7 @@
  *
  * One pass: x A^T once; h written once and then read for each two experts, R once for each token, both from cache.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../pass.js'
 import { keeps } from './groups.js'
 import type { Finish } from './shrink.js'
 
@@ -99,18 +99,12 @@ const operandsOf = ({ router, hidden, mask, values, pooled }: Router): Record<st
   ...(pooled !== null && { pooled }),
 })
 
-function loadsOf({ router, hidden, mask }: Router): number {
-  return (
-    ceilDiv(router.rows, 2) * bytesOf(hidden) + hidden.rows * bytesOf(router) + (mask === null ? 0 : hidden.rows * 4)
-  )
-}
-
 const helpersOf = (r: Router) => [...(r.hasSoftmax ? [softmax] : []), routeTokens(r)]
 
 /** The router after a whole shrink, in the same workgroup. */
 export const routeAfterShrink = (r: Router): Finish => ({
   statements: 'storageBarrier();\n  route_tokens(id, first, last, tid);',
-  ...{ operands: operandsOf(r), helpers: helpersOf(r), loads: loadsOf(r) },
+  ...{ operands: operandsOf(r), helpers: helpersOf(r) },
 })
 
 /** Adds the segments of a split shrink, [segments M, r], and runs the router, if there is one. */
@@ -135,6 +129,5 @@ fn route(id: u32, tid: u32) {
   }
   ${router === null ? '' : 'storageBarrier();\n  route_tokens(id, first, last, tid);'}
 }`,
-    loads: bytesOf(segments) + (router === null ? 0 : loadsOf(router)),
   }
 }

@@ -7,7 +7,7 @@
  * [segments, M, columns], float32. By rows: a workgroup for each tile of tokens computes all columns, so it can go on with
  * what needs complete rows. All add segment by segment and give the same bits.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../pass.js'
 import { product, rowsAreOuter, type Tile, type View, workgroupOf } from './product.js'
 
 /** Elements of the long dimension in a segment. */
@@ -57,7 +57,6 @@ fn ${name}(id: u32, tid: u32) {
   }
 }`,
     ...workgroupOf(tile),
-    loads: columnTiles * bytesOf(lhs[1]) + rowTiles * bytesOf(rhs[1]),
   }
 }
 
@@ -66,17 +65,15 @@ export interface Finish {
   readonly statements: string
   readonly operands: Readonly<Record<string, Operand>>
   readonly helpers: readonly string[]
-  readonly loads: number
 }
 
 /** `store` handles four columns of the result: v is out[m, n .. n + 3]. */
 export function rowShrink(shrink: Shrink, out: readonly [string, Operand], store: string, finish?: Finish): Part {
   const { name, tile, lhs, rhs, rhsView, columns } = shrink
   const [depth, tokens] = [lhs[1].cols, lhs[1].rows]
-  const [rowTiles, columnTiles] = [ceilDiv(tokens, tile.blockM), ceilDiv(columns, tile.blockN)]
   return {
     name,
-    workgroups: rowTiles,
+    workgroups: ceilDiv(tokens, tile.blockM),
     operands: { ...Object.fromEntries([lhs, rhs, out]), ...finish?.operands },
     params: { [`${name}_columns`]: columns, [`${name}_depth`]: depth, [`${name}_rows`]: tokens },
     helpers: finish?.helpers ?? [],
@@ -91,6 +88,5 @@ fn ${name}(id: u32, tid: u32) {
   ${finish?.statements ?? ''}
 }`,
     ...workgroupOf(tile),
-    loads: columnTiles * bytesOf(lhs[1]) + rowTiles * bytesOf(rhs[1]) + (finish?.loads ?? 0),
   }
 }

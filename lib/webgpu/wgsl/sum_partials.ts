@@ -6,7 +6,7 @@
  *
  * partials: [splits rows, columns], float32. One pass over them, and over out if it accumulates.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../pass.js'
 
 export function sumPartials(
   name: string,
@@ -32,6 +32,5 @@ fn ${name}(id: u32, tid: u32) {
   for (var row = 0u; row < P.${partials[0]}_rows; row += P.${name}_rows) { sum += ${load}; }
   ${out[0]}_put4(k, n, sum);
 }`,
-    loads: bytesOf(partials[1]) + (out[1].accumulate ? bytesOf(out[1]) : 0),
   }
 }

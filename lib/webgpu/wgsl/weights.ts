@@ -7,7 +7,7 @@
  *     uniform   w_e = 1 / E
  */
 import { dense, type Operand, written } from '../pass.js'
-import type { Region } from '../call.js'
+import type { Region } from '../../binding/gpu-call.js'
 import type { Prepare } from './expand.js'
 import { laneWidth, sumLanes } from './groups.js'
 
@@ -65,14 +65,14 @@ export function prepareWeights(source: WeightSource, experts: number, keep: Regi
       return {
         ...{ statements, operands: { ...operands, pooled: source.partials } },
         params: { lane_width: laneWidth(experts), pooled_rows: source.partials.rows },
-        ...{ helpers: [sumLanes, finishWeights, pooled], loads: source.partials.rows * (experts + 1) * 4 },
+        helpers: [sumLanes, finishWeights, pooled],
       }
     case 'given':
       return {
         ...{ statements, operands: { ...operands, weights: dense(source.weights, 1, experts) }, params: {} },
-        ...{ helpers: [direct('weights1(0u, tid)')], loads: experts * 4 },
+        helpers: [direct('weights1(0u, tid)')],
       }
     case 'uniform':
-      return { statements, operands, params: {}, helpers: [direct('1.0 / f32(P.experts)')], loads: 0 }
+      return { statements, operands, params: {}, helpers: [direct('1.0 / f32(P.experts)')] }
   }
 }
