@@ -5,7 +5,8 @@
  */
 import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
-import type { AdamWCall, BackwardCall, FoldCall, ForwardCall } from './gpu-call.js'
+import type { BackwardCall, FoldCall, ForwardCall } from './gpu-call.js'
+import type { Plan } from './gpu-pass.js'
 import { type DeviceBinding, type MemoryHandle, native } from './native.js'
 
 /** Names a device. */
@@ -36,7 +37,8 @@ export interface WebGpuBinding extends DeviceBinding {
   forward(call: ForwardCall, stream: number): void
   backward(call: BackwardCall, stream: number): void
   fold(call: FoldCall, stream: number): void
-  adamw(call: AdamWCall, stream: number): void
+  /** Work of the main package, as its passes. */
+  plan(plan: Plan, stream: number): void
   /** Like forward and backward, in the queue, once the pipelines of the call are compiled. It resolves when the call is submitted. */
   forwardCompiled(call: ForwardCall): Promise<void>
   backwardCompiled(call: BackwardCall): Promise<void>

@@ -105,27 +105,3 @@ export interface FoldCall {
     readonly weights: Region | null
   }[]
 }
-
-/** A step of AdamW; lib/optimiser/adamw.ts has the formulas. */
-export interface AdamWCall {
-  /** From 1. */
-  readonly step: number
-  readonly beta1: number
-  readonly beta2: number
-  readonly eps: number
-  /** 0: no clipping. */
-  readonly maxNorm: number
-  /** [1], float32: the norm of all gradients, written; null without clipping. */
-  readonly norm: Region | null
-  readonly parameters: readonly {
-    readonly elements: number
-    /** Contiguous, like all of these. */
-    readonly value: Region & { readonly dtype: NumberType }
-    readonly grad: Region & { readonly dtype: NumberType }
-    /** float32 */
-    readonly expAvg: Region
-    readonly expAvgSq: Region
-    readonly lr: number
-    readonly weightDecay: number
-  }[]
-}

@@ -1,12 +1,13 @@
 /** Runs a step of AdamW. */
 import { adamwFields, adamwParameterFields, lengths } from '../binding/descriptor.js'
-import type * as gpuCall from '../binding/gpu-call.js'
+import type { Plan } from '../binding/gpu-pass.js'
 import { type Memory, native } from '../binding/native.js'
 import type { Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import { matrixOf, regionOf } from '../operations/gpu-call.js'
 import { boundMemory, dtypeNumber } from '../operations/launch.js'
 import { run } from '../operations/run.js'
+import { planStep } from './gpu-step.js'
 import type { Moments } from './moments.js'
 import type { Settings } from './options.js'
 import type { ParameterOperands } from './parameters.js'
@@ -32,7 +33,7 @@ export function runAdamW(call: AdamWCall): void {
       launch(call)
     },
     (gpu, stream) => {
-      gpu.adamw(gpuAdamW(call), stream)
+      gpu.plan(planOf(call), stream)
     },
   )
 }
@@ -48,10 +49,10 @@ function stepOf(
   return { lr: rates.lr * lrScale, weightDecay: rates.weightDecay, expAvg: of.expAvg, expAvgSq: of.expAvgSq }
 }
 
-function gpuAdamW(call: AdamWCall): gpuCall.AdamWCall {
+function planOf(call: AdamWCall): Plan {
   const { beta1, beta2, eps, maxNorm } = call.settings
   const { step, norm } = call
-  return {
+  return planStep({
     ...{ step, beta1, beta2, eps, maxNorm: norm === null ? 0 : (maxNorm ?? 0) },
     norm: norm && regionOf(norm.memory, 0),
     parameters: call.parameters.map(({ name, value, grad }) => {
@@ -64,7 +65,7 @@ function gpuAdamW(call: AdamWCall): gpuCall.AdamWCall {
         expAvgSq: regionOf(expAvgSq.memory, 0),
       }
     }),
-  }
+  })
 }
 
 /** The same in the addon. */

@@ -4,7 +4,8 @@
  */
 import { fail, LilyError, messageOf } from '../base/errors.js'
 import { webGpu, type WebGpuBinding } from '../binding/devices.js'
-import type { AdamWCall, BackwardCall, FoldCall, ForwardCall } from '../binding/gpu-call.js'
+import type { BackwardCall, FoldCall, ForwardCall } from '../binding/gpu-call.js'
+import type { Plan } from '../binding/gpu-pass.js'
 import type { Memory, MemoryHandle, PoolStatistics, StreamHandle } from '../binding/native.js'
 import { ByteCopies } from './bytes.js'
 import { type Allocate, GpuKernels } from './kernels.js'
@@ -91,9 +92,9 @@ export class GpuBinding implements WebGpuBinding {
     })
   }
 
-  adamw(call: AdamWCall, stream: number): void {
-    this.#run(stream, buffersOf(call), (encoder, allocate) => {
-      this.#kernels.adamw(call, encoder, allocate)
+  plan(plan: Plan, stream: number): void {
+    this.#run(stream, buffersOf(plan), (encoder, allocate) => {
+      this.#kernels.plan(plan, encoder, allocate)
     })
   }
 

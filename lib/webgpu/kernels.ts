@@ -1,9 +1,8 @@
 /** The kernels on a GPUDevice: plans a call, builds the shaders of its passes, and encodes their dispatches. */
 import { fail } from '../base/errors.js'
-import type { AdamWCall, BackwardCall, FoldCall, ForwardCall, Sizes } from '../binding/gpu-call.js'
-import type { Plan } from './pass.js'
+import type { BackwardCall, FoldCall, ForwardCall, Sizes } from '../binding/gpu-call.js'
+import type { Plan } from '../binding/gpu-pass.js'
 import { Pipelines } from './pipelines.js'
-import { planAdamW } from './plan/adamw.js'
 import { planBackward } from './plan/backward.js'
 import { foldCommon, planFold } from './plan/fold.js'
 import { planForward } from './plan/forward.js'
@@ -46,8 +45,9 @@ export class GpuKernels {
     this.#encode(this.#within(planFold(call)), foldCommon(call), encoder, allocate)
   }
 
-  adamw(call: AdamWCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    this.#encode(this.#within(planAdamW(call)), { params: {}, floats: {} }, encoder, allocate)
+  /** Encodes a plan whose passes have no parameters in common. */
+  plan(plan: Plan, encoder: GPUCommandEncoder, allocate: Allocate): void {
+    this.#encode(this.#within(plan), { params: {}, floats: {} }, encoder, allocate)
   }
 
   /** Resolves once the pipelines of such a call are compiled, off the main thread. */

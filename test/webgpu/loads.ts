@@ -1,5 +1,5 @@
 /** What the passes of batch routing load from storage, by the tiles and the operands of their plan. */
-import { bytesOf, type Part, type Plan } from '../../lib/webgpu/pass.js'
+import { bytesOf, type Part, type Plan } from '../../lib/binding/gpu-pass.js'
 
 /** How often a part loads each operand. What a store adds to comes on top. */
 function timesOf({ name, workgroups, operands, params = {} }: Part): Readonly<Record<string, number>> {

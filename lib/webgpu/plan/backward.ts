@@ -20,7 +20,7 @@ import {
   rowsOf,
   Workspace,
   written,
-} from '../pass.js'
+} from '../../binding/gpu-pass.js'
 import { combine } from '../wgsl/combine.js'
 import { dHidden, type LogitGradient } from '../wgsl/d_hidden.js'
 import { expand, type Prepare } from '../wgsl/expand.js'

@@ -1,6 +1,6 @@
 /** The passes of a fold: one for every three layers, in order. The sum over several layers is rounded to 16 bits once. */
 import type { FoldCall } from '../../binding/gpu-call.js'
-import { dense, type Operand, output, type Pass, type Plan, Workspace, written } from '../pass.js'
+import { dense, type Operand, output, type Pass, type Plan, Workspace, written } from '../../binding/gpu-pass.js'
 import type { Common } from '../wgsl/module.js'
 import { foldDeferred } from '../wgsl/fold_deferred.js'
 import { sumPartials } from '../wgsl/sum_partials.js'

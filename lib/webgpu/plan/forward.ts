@@ -9,7 +9,17 @@
  *     fixed, with offsets          shrink, in segments | route (adds them), pool | expand of u
  */
 import type { ForwardCall } from '../../binding/gpu-call.js'
-import { ceilDiv, dense, type Operand, output, type Part, type Pass, type Plan, Workspace, written } from '../pass.js'
+import {
+  ceilDiv,
+  dense,
+  type Operand,
+  output,
+  type Part,
+  type Pass,
+  type Plan,
+  Workspace,
+  written,
+} from '../../binding/gpu-pass.js'
 import { combine, combined } from '../wgsl/combine.js'
 import { expand } from '../wgsl/expand.js'
 import { pool } from '../wgsl/pool.js'

@@ -10,8 +10,8 @@
  * Two threads never write the same word of 16-bit numbers: where rows begin at even elements, a thread writes both
  * halves, and otherwise each half is exchanged atomically. The other half keeps its value, which may be the caller's.
  */
-import type { Operand } from '../pass.js'
-import { bytesPer } from '../pass.js'
+import type { Operand } from '../../binding/gpu-pass.js'
+import { bytesPer } from '../../binding/gpu-pass.js'
 import { conversions, decoded } from './numbers.js'
 
 /** Whether stores into the operand require atomics: some row begins in the middle of a word. */

@@ -5,7 +5,7 @@
  *
  * One pass over B; each workgroup forms w first, and the first one keeps it for backward.
  */
-import { ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
 import type { Prepare } from './expand.js'
 
 /** Quads of C per thread, so that forming w costs little. */

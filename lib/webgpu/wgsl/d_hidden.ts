@@ -8,7 +8,7 @@
  * Each workgroup owns a few tokens or, with groups, a share of the tokens of one group, whose dw it adds first. One pass
  * over q, p and h; d_logits [M, E] and d_hidden [M, r] are written once, in float32.
  */
-import { ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
 import { keeps, laneWidth, readRange, sumLanes } from './groups.js'
 import { hasGradient } from './kept.js'
 import { slicesOf, sliceOfGroup } from './pool.js'

@@ -5,7 +5,7 @@
  *
  * One pass: a workgroup for each tile of out, which loads out if it adds to it.
  */
-import { ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
 import { product, type Tile, type View, workgroupOf } from './product.js'
 
 export interface Expand {

@@ -6,7 +6,7 @@
  * Without a kept token D is zero, whatever its partial sums are. One pass over the partial sums and over B, from which both dw
  * and C are formed, and over dB if it accumulates. A deferred D is written instead of dB.
  */
-import { ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
 import type { Prepare } from './expand.js'
 import { hasGradient } from './kept.js'
 

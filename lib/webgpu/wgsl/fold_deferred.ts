@@ -6,7 +6,7 @@
  * The sum of a layer is added to the old number before that of the next layer, so the bits do not depend on how layers are
  * spread over passes. One pass over D for each expert (from cache), and over out if it accumulates.
  */
-import { ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
 
 interface Layer {
   readonly matrices: Operand

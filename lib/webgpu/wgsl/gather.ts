@@ -5,7 +5,7 @@
  *
  * Each workgroup owns a few tokens. v is loaded twice, the second time from cache.
  */
-import { ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
 
 const TOKENS = 16
 const LANES = 16

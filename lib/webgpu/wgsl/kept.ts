@@ -2,7 +2,7 @@
  * The number of kept tokens of the one pooling group: kept[0]. Symbols as in docs/math.md. One workgroup, one pass over the
  * mask.
  */
-import type { Operand, Part } from '../pass.js'
+import type { Operand, Part } from '../../binding/gpu-pass.js'
 
 export const countKept = (mask: Operand | null, kept: Operand): Part => ({
   name: 'count_kept',

@@ -1,6 +1,6 @@
 /** The shader of a pass, the ranges of buffers that it binds, and the content of its uniform parameters. */
 import { fail } from '../../base/errors.js'
-import { bytesOf, bytesPer, type Operand, type Pass, type Plan } from '../pass.js'
+import { bytesOf, bytesPer, type Operand, type Pass, type Plan } from '../../binding/gpu-pass.js'
 import { accessors, conversionOf, needsAtomics } from './accessors.js'
 
 /** The least number of threads of a workgroup: one that every device supports. */

@@ -9,7 +9,7 @@
  * groups keep many workgroups busy, at the price of repeated loads of M E numbers. The order of a sum depends on the
  * positions in the group alone.
  */
-import { ceilDiv, dense, type Operand, type Part, written } from '../pass.js'
+import { ceilDiv, dense, type Operand, type Part, written } from '../../binding/gpu-pass.js'
 import type { Region } from '../../binding/gpu-call.js'
 import { keeps, laneWidth, readRange, sumLanes } from './groups.js'
 import { finishWeights } from './weights.js'

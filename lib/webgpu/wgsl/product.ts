@@ -10,7 +10,7 @@
  *
  * With `segment` the sums of every `segment` elements of k are added separately and then in order. A workgroup for each
  * segment, whose results a later pass adds in order, gives the same bits, so they do not depend on how the work is split.
- */ import type { Part } from '../pass.js'
+ */ import type { Part } from '../../binding/gpu-pass.js'
 
 export interface Tile {
   readonly blockM: number

@@ -9,7 +9,7 @@
  *
  * One pass: x A^T once; h written once and then read for each two experts, R once for each token, both from cache.
  */
-import { ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
 import { keeps } from './groups.js'
 import type { Finish } from './shrink.js'
 

@@ -7,7 +7,7 @@
  * [segments, M, columns], float32. By rows: a workgroup for each tile of tokens computes all columns, so it can go on with
  * what needs complete rows. All add segment by segment and give the same bits.
  */
-import { ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
 import { product, rowsAreOuter, type Tile, type View, workgroupOf } from './product.js'
 
 /** Elements of the long dimension in a segment. */

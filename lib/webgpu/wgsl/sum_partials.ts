@@ -6,7 +6,7 @@
  *
  * partials: [splits rows, columns], float32. One pass over them, and over out if it accumulates.
  */
-import { ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
 
 export function sumPartials(
   name: string,

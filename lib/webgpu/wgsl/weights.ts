@@ -6,7 +6,7 @@
  *     given     w [1, E]
  *     uniform   w_e = 1 / E
  */
-import { dense, type Operand, written } from '../pass.js'
+import { dense, type Operand, written } from '../../binding/gpu-pass.js'
 import type { Region } from '../../binding/gpu-call.js'
 import type { Prepare } from './expand.js'
 import { laneWidth, sumLanes } from './groups.js'

@@ -1,5 +1,6 @@
-/** Passes: what one dispatch computes, as plain data. The plan lists them; wgsl/module.ts turns each into a shader. */
-import type { Matrix, NumberType, Output } from '../binding/gpu-call.js'
+/** Passes: what one dispatch computes, as plain data. The plan of a call lists them; lib/webgpu/wgsl/module.ts turns
+ * each into a shader. */
+import type { Matrix, NumberType, Output } from './gpu-call.js'
 
 /** A matrix as an operand of a pass. */
 export interface Operand {
