@@ -1,5 +1,7 @@
-/** Passes: what one dispatch computes, as plain data. The plan of a call lists them; lib/webgpu/wgsl/module.ts turns
- * each into a shader. */
+/**
+ * Passes: what one dispatch computes, as plain data. The plan of a call lists them; lib/webgpu/wgsl/module.ts turns each into
+ * a shader.
+ */
 import type { Matrix, NumberType, Output } from './gpu-call.js'
 
 /** A matrix as an operand of a pass. */
@@ -17,13 +19,18 @@ export interface Operand {
   readonly accumulate: boolean
 }
 
+export type Operands = Readonly<Record<string, Operand | null>>
+
+/** WGSL, and null or false for what is not used. */
+export type Helpers = readonly (string | null | false)[]
+
 /** Work of one kind in a pass. A workgroup runs exactly one part. */
 export interface Part {
   /** Prefix of the part's functions and parameters, unique in its pass. */
   readonly name: string
   readonly workgroups: number
-  /** By the name that the shader uses. Parts of a pass that use one name mean the same operand. */
-  readonly operands: Readonly<Record<string, Operand>>
+  /** By the name that the shader uses; null: not used. Parts of a pass that use one name mean the same operand. */
+  readonly operands: Operands
   /** Uniform parameters, u32. */
   readonly params?: Readonly<Record<string, number>>
   /** Uniform parameters, f32. */
@@ -31,7 +38,7 @@ export interface Part {
   /** WGSL that defines `fn NAME(id: u32, tid: u32)`: workgroup `id` of this part, thread `tid` of THREADS. */
   readonly wgsl: string
   /** WGSL that several parts may share; a pass contains each text once. */
-  readonly helpers?: readonly string[]
+  readonly helpers?: Helpers
   /** vec4f elements of workgroup memory for tiles of products, shared by all parts of a pass. */
   readonly tileLength?: number
   /** The least number of threads of a workgroup. Default: 256. A pass has the most that any of its parts requires. */

@@ -5,12 +5,13 @@ import { bytesOf, type Part, type Plan } from '../../lib/binding/gpu-pass.js'
 function timesOf({ name, workgroups, operands, params = {} }: Part): Readonly<Record<string, number>> {
   const across = params[`${name}_row_tiles`]
   const down = params[`${name}_column_tiles`] ?? (params[`${name}_tiles`] ?? workgroups) / across
+  const rowsOf = (operand: string) => operands[operand]?.rows ?? 0
   if (name.startsWith('sum_')) return { [`${name.slice(4)}_partials`]: 1 }
   switch (name) {
     case 'shrink':
       return { x: down, a: across }
     case 'route': // two experts at a time
-      return { segments: 1, hidden: Math.ceil(operands.router.rows / 2), router: operands.hidden.rows }
+      return { segments: 1, hidden: Math.ceil(rowsOf('router') / 2), router: rowsOf('hidden') }
     case 'expand': // every workgroup forms the weights
       return { hidden: down, b: across, pooled: workgroups }
     case 'd':
@@ -22,7 +23,10 @@ function timesOf({ name, workgroups, operands, params = {} }: Part): Readonly<Re
     case 'q':
       return { dy: down, c: across }
     case 'd_hidden': // every workgroup adds the partial sums of dw; the probabilities for their mean with dw, and then again
-      return { q: 1, hidden: 1, d_weights: workgroups, statistic: 2, router: Math.ceil(operands.q.rows / 16) }
+      return {
+        ...{ q: 1, hidden: 1, d_weights: workgroups, statistic: 2, kept: 1 },
+        router: Math.ceil(rowsOf('hidden') / 16),
+      }
     case 'dx':
       return { d_hidden: down, a: across }
     case 'da':
@@ -37,6 +41,7 @@ function timesOf({ name, workgroups, operands, params = {} }: Part): Readonly<Re
 function loadsOfPart(part: Part): number {
   const times = timesOf(part)
   return Object.entries(part.operands).reduce((sum, [name, operand]) => {
+    if (operand === null) return sum
     if (!(name in times) && !operand.isWritten) throw new Error(`nothing is known of the loads of ${name}`)
     return sum + ((times[name] ?? 0) + (operand.accumulate ? 1 : 0)) * bytesOf(operand)
   }, 0)

@@ -275,7 +275,7 @@ class Backward {
       rhs: onlyTokens('dy', condition),
       operands: {
         ...{ hidden: this.#hidden, dy: this.#dy, ...operands },
-        ...(isGrouped && { offsets: this.#problem.offsets as Operand }),
+        offsets: isGrouped ? this.#problem.offsets : null,
       },
       ...{ out, rows, columns: dOut },
       ...{ tokens, splits, factor: 'P.scaling', isGrouped },
@@ -339,7 +339,7 @@ class Backward {
         this.#gradient('dr', output(dRouter, experts, rank), sums, {
           lhs: rowsAreDepth('d_logits'),
           rhs: onlyTokens('hidden', mask === null ? null : '(mask1(0u, k) != 0.0)'),
-          operands: { d_logits: this.#dLogits, hidden: this.#hidden, ...(mask !== null && { mask }) },
+          operands: { d_logits: this.#dLogits, hidden: this.#hidden, mask },
         }),
       )
     }

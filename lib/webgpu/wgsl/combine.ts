@@ -18,15 +18,15 @@ export function combine(b: Operand, c: Operand, prepare: Prepare): Part {
     name: 'combine',
     workgroups,
     operands: { b, c, ...prepare.operands },
-    params: { combine_quads: quads, ...prepare.params },
+    params: prepare.params,
     helpers: [...prepare.helpers, combined],
     wgsl: `
 fn combine(id: u32, tid: u32) {
   ${prepare.statements}
   for (var j = 0u; j < ${QUADS}u; j++) {
     let i = (id * ${QUADS}u + j) * 256u + tid;
-    let k = i / P.combine_quads;
-    let n = i % P.combine_quads * 4u;
+    let k = i / P.c_quads;
+    let n = i % P.c_quads * 4u;
     if (k < P.rank) { c_put4(k, n, combined(k, n)); }
   }
 }`,

@@ -5,8 +5,9 @@
  *
  * One pass: a workgroup for each tile of out, which loads out if it adds to it.
  */
-import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
+import { ceilDiv, type Helpers, type Operand, type Operands, type Part } from '../../binding/gpu-pass.js'
 import { product, type Tile, type View, workgroupOf } from './product.js'
+import { wgsl } from './text.js'
 
 export interface Expand {
   readonly name: string
@@ -14,7 +15,7 @@ export interface Expand {
   readonly lhs: View
   readonly rhs: View
   /** The operands of both views. */
-  readonly operands: Readonly<Record<string, Operand>>
+  readonly operands: Operands
   /** The summed dimension. */
   readonly depth: number
   readonly out: readonly [string, Operand]
@@ -27,8 +28,8 @@ export interface Expand {
 /** What a part does before its main work; `workgroups` is the least number that must run. */
 export interface Prepare {
   readonly statements: string
-  readonly operands: Readonly<Record<string, Operand>>
-  readonly helpers: readonly string[]
+  readonly operands: Operands
+  readonly helpers: Helpers
   readonly params: Readonly<Record<string, number>>
 }
 
@@ -43,10 +44,10 @@ export function expand(e: Expand): Part {
     operands: { ...e.operands, [out[0]]: out[1], ...prepare?.operands },
     params: { [`${name}_row_tiles`]: Math.max(rowTiles, 1), [`${name}_depth`]: e.depth, ...prepare?.params },
     helpers: prepare?.helpers ?? [],
-    wgsl: `
+    wgsl: wgsl`
 ${product({ name, tile, lhs: e.lhs, rhs: e.rhs, store: `${out[0]}_put4(m, n, v * ${e.factor});` })}
 fn ${name}(id: u32, tid: u32) {
-  ${prepare?.statements ?? ''}
+  ${prepare?.statements}
   let m0 = id % P.${name}_row_tiles * ${tile.blockM}u;
   let n0 = id / P.${name}_row_tiles * ${tile.blockN}u;
   ${name}_product(m0, n0, 0u, P.${name}_depth, tid);

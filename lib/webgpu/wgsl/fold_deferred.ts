@@ -25,12 +25,12 @@ export function foldDeferred(layers: readonly Layer[], out: Operand): Part {
     name: 'fold_deferred',
     workgroups: ceilDiv(out.rows * quads, 256),
     operands: { ...Object.fromEntries(operands), out: { ...out, accumulate: false } },
-    params: { fold_quads: quads, fold_adds: out.accumulate ? 1 : 0 },
+    params: { fold_adds: out.accumulate ? 1 : 0 },
     wgsl: `
 fn fold_deferred(id: u32, tid: u32) {
   let i = id * 256u + tid;
-  let row = i / P.fold_quads;
-  let n = i % P.fold_quads * 4u;
+  let row = i / P.out_quads;
+  let n = i % P.out_quads * 4u;
   if (row >= P.out_rows) { return; }
   var total = vec4f();
   if (P.fold_adds != 0u) { total = out4(row, n); }

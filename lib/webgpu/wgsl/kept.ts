@@ -7,7 +7,7 @@ import type { Operand, Part } from '../../binding/gpu-pass.js'
 export const countKept = (mask: Operand | null, kept: Operand): Part => ({
   name: 'count_kept',
   workgroups: 1,
-  operands: { kept, ...(mask !== null && { mask }) },
+  operands: { kept, mask },
   wgsl: `
 var<workgroup> counts: array<u32, THREADS>;
 fn count_kept(id: u32, tid: u32) {

@@ -1,6 +1,6 @@
 /** The shader of a pass, the ranges of buffers that it binds, and the content of its uniform parameters. */
 import { fail } from '../../base/errors.js'
-import { bytesOf, bytesPer, type Operand, type Pass, type Plan } from '../../binding/gpu-pass.js'
+import { bytesOf, bytesPer, ceilDiv, type Operand, type Pass, type Plan } from '../../binding/gpu-pass.js'
 import { accessors, conversionOf, needsAtomics } from './accessors.js'
 
 /** The least number of threads of a workgroup: one that every device supports. */
@@ -54,6 +54,7 @@ export function moduleOf(pass: Pass, common: Common, limits: GPUSupportedLimits)
       const at = (operand.byteOffset - binding.offset) / bytesPer[operand.dtype]
       add('u32', { [`${name}_at`]: at, [`${name}_pitch`]: operand.pitch })
       add('u32', { [`${name}_rows`]: operand.rows, [`${name}_cols`]: operand.cols })
+      add('u32', { [`${name}_quads`]: ceilDiv(operand.cols, 4) })
       if (operand.isWritten) add('u32', { [`${name}_add`]: operand.accumulate ? 1 : 0 })
       texts.push(accessors(name, operand, `words${index}`, isAtomic))
     }
@@ -65,7 +66,7 @@ export function moduleOf(pass: Pass, common: Common, limits: GPUSupportedLimits)
 
   const shared = new Set([
     ...[...operands.values()].flatMap((operand) => conversionOf(operand) ?? []),
-    ...pass.flatMap(({ helpers = [] }) => helpers),
+    ...pass.flatMap(({ helpers = [] }) => helpers.filter((helper) => helper)),
   ])
   const tileLength = Math.max(0, ...pass.map((part) => part.tileLength ?? 0))
   const threads = Math.max(LEAST_THREADS, ...pass.map((part) => part.threads ?? 0))
@@ -115,7 +116,7 @@ function mergedOperands(pass: Pass): Map<string, Operand> {
   const operands = new Map<string, Operand>()
   for (const part of pass)
     for (const [name, operand] of Object.entries(part.operands)) {
-      if (operands.get(name)?.isWritten !== true) operands.set(name, operand)
+      if (operand !== null && operands.get(name)?.isWritten !== true) operands.set(name, operand)
     }
   return operands
 }

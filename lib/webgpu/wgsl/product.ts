@@ -21,6 +21,7 @@ export interface Tile {
 }
 
 /** A matrix as an operand of a product. */
+import { wgsl } from './text.js'
 export interface View {
   /** The WGSL expression of four numbers: outer index `o` .. o + 3 (of m or n) at `k`. */
   readonly four: string
@@ -80,7 +81,7 @@ export function product({ name, tile, lhs, rhs, segment, store }: Product): stri
       tile[${start}u + s * ${pitch}u + q] = ${name}_${side}(${origin} + 4u * q, k0 + s);
     }`
   const each = (text: (sum: string) => string) => sums.map(({ sum }) => text(sum)).join(' ')
-  return `
+  return wgsl`
 fn ${name}_lhs(o: u32, k: u32) -> vec4f { return ${lhs.four}; }
 fn ${name}_rhs(o: u32, k: u32) -> vec4f { return ${rhs.four}; }
 fn ${name}_store(m: u32, n: u32, v: vec4f) { ${store} }
@@ -88,7 +89,7 @@ fn ${name}_product(m0: u32, n0: u32, first: u32, last: u32, tid: u32) {
   let tx = tid % ${across}u;
   let ty = tid / ${across}u;
   ${each((sum) => `var ${sum} = vec4f();`)}
-  ${segment === undefined ? '' : each((sum) => `var t${sum} = vec4f();`)}
+  ${segment && each((sum) => `var t${sum} = vec4f();`)}
   for (var k0 = first; k0 < last; k0 += ${blockK}u) {${fill(lhs, 'lhs', blockM, 0, pitchL, 'm0')}${fill(rhs, 'rhs', blockN, startR, pitchR, 'n0')}
     workgroupBarrier();
     if (ty < ${down}u) {
@@ -99,13 +100,12 @@ fn ${name}_product(m0: u32, n0: u32, first: u32, last: u32, tid: u32) {
       }
     }
     workgroupBarrier();${
-      segment === undefined
-        ? ''
-        : `
+      segment &&
+      `
     if ((k0 + ${blockK}u) % ${segment}u == 0u) { ${each((sum) => `t${sum} += ${sum}; ${sum} = vec4f();`)} }`
     }
   }
-  ${segment === undefined ? '' : each((sum) => `${sum} += t${sum};`)}
+  ${segment && each((sum) => `${sum} += t${sum};`)}
   if (ty < ${down}u) {
     for (var i = 0u; i < ${sums.length}u; i++) {
       var v: vec4f;

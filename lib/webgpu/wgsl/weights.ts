@@ -10,6 +10,7 @@ import { dense, type Operand, written } from '../../binding/gpu-pass.js'
 import type { Region } from '../../binding/gpu-call.js'
 import type { Prepare } from './expand.js'
 import { laneWidth, sumLanes } from './groups.js'
+import { wgsl } from './text.js'
 
 /** From sums[0 .. E] to w; ends with a barrier. */
 export const finishWeights = `
@@ -57,9 +58,8 @@ export type WeightSource =
 export function prepareWeights(source: WeightSource, experts: number, keep: Region | null): Prepare {
   const operands: Record<string, Operand> = {}
   if (keep !== null) operands.weights = written(dense(keep, 1, experts))
-  const statements = `prepare_weights(tid);${
-    keep === null ? '' : '\n  if (id == 0u && tid < P.experts) { weights_put1(0u, tid, w[tid]); }'
-  }`
+  const statements = wgsl`prepare_weights(tid);
+  ${keep && 'if (id == 0u && tid < P.experts) { weights_put1(0u, tid, w[tid]); }'}`
   switch (source.kind) {
     case 'pooled':
       return {
