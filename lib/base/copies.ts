@@ -11,6 +11,7 @@
  */
 const LAYOUT = 5
 
+/* @__NO_SIDE_EFFECTS__ */
 function symbolOf(name: string): symbol {
   return Symbol.for(`lily-kernels.${LAYOUT}.${name}`)
 }

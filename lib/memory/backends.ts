@@ -2,6 +2,7 @@
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { webGpu, webGpuBinding } from '../binding/devices.js'
 import { native } from '../binding/native.js'
+import { checkCudaDevice } from './cuda-device.js'
 import { CPU, cudaDevice, type Device, deviceText } from './device.js'
 
 /** One device of a backend. */
@@ -59,9 +60,6 @@ export function backends(): BackendInfo[] {
   }))
 }
 
-/** IDs of the CUDA devices that were listed. If the self-test disables one later, the addon refuses it. */
-const usable = new Set<number>()
-
 /**
  * Checks that this machine has a device, and that it is the one of the `createLily` object that runs the call, if there
  * is one. The error contains the backend's reason.
@@ -80,20 +78,7 @@ export function checkDevice(argument: string, device: Device): void {
     )
   }
   if (type === 'webgpu') webGpuBinding(argument, id).checkUsable(argument)
-  if (type !== 'cuda' || usable.has(id)) return
-  const cuda = native.backends().find(({ name }) => name === 'cuda')
-  if (cuda?.available === true && cuda.devices.some((device) => device.id === id)) {
-    usable.add(id)
-    return
-  }
-  // If querying a device failed, the backend's reason is that failure.
-  const reason =
-    cuda?.reason ?? `the available devices are ${cuda?.devices.map((device) => device.id).join(', ') ?? 'none'}`
-  fail(
-    'ERR_LILY_BACKEND_UNAVAILABLE',
-    argument,
-    `cuda:${id} is not available: ${reason}; use one of backends(), or host memory, { data, shape }`,
-  )
+  if (type === 'cuda') checkCudaDevice(argument, id)
 }
 
 /**

@@ -106,22 +106,6 @@ export class Operand {
     return shared
   }
 
-  /**
-   * A submatrix in the same memory, of at least one row: `rows` rows from `row` on, `columns` columns from `column` on.
-   */
-  window(row: number, rows: number, column: number, columns: number): Operand {
-    const bytes = bytesPerElement(this.dtype)
-    const { memory, byteOffset, dtype, device, pitch } = this.share()
-    const offset = byteOffset + (row * pitch + column) * bytes
-    const byteLength = ((rows - 1) * pitch + columns) * bytes
-    const shape = [rows, columns]
-    const window = new Operand(memory, offset, byteLength, dtype, device, shape, [pitch, 1], rows, columns, pitch)
-    window.stream = this.stream
-    window.owner = this.owner
-    window.isReadOnly = this.isReadOnly
-    return window
-  }
-
   /** Releases the memory. Calling it again has no effect. */
   dispose(): void {
     if (this.disposed) return
@@ -129,6 +113,20 @@ export class Operand {
     const { memory } = this
     if (isDeviceMemory(memory)) memory.release()
   }
+}
+
+/**
+ * A submatrix of an operand in the same memory, of at least one row: `rows` rows from `row` on, `columns` columns from
+ * `column` on. It has its own reference to the memory.
+ */
+export function windowOf(operand: Operand, row: number, rows: number, column: number, columns: number): Operand {
+  const { memory, byteOffset, dtype, device, pitch, stream, owner, isReadOnly } = operand.share()
+  const bytes = bytesPerElement(dtype)
+  const offset = byteOffset + (row * pitch + column) * bytes
+  const byteLength = ((rows - 1) * pitch + columns) * bytes
+  const shape = [rows, columns]
+  const window = new Operand(memory, offset, byteLength, dtype, device, shape, [pitch, 1], rows, columns, pitch)
+  return Object.assign(window, { stream, owner, isReadOnly })
 }
 
 /** A contiguous operand in device memory of the package. */

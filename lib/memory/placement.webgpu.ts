@@ -2,13 +2,11 @@
  * The file of lily-kernels/webgpu in the place of placement.ts: a GPUDevice has one queue, whose work is in order, and
  * encoders of the caller. WebGPU itself keeps the buffers of submitted commands.
  */
-import { fail } from '../base/errors.js'
 import { bound, settled } from '../binding/errors.js'
 import { type WebGpuBinding, webGpuBinding } from '../binding/devices.js'
 import { refuseInCapture } from './capture.js'
 import { DeviceMemory } from './device-memory.js'
-import { type Device, deviceText } from './device.js'
-import type { StreamOption } from './placement.js'
+import type { Device } from './device.js'
 import { StreamState } from './stream-state.js'
 
 /** GPUDevice and queue, or encoder, of one call. */
@@ -18,12 +16,8 @@ export class Placement {
     readonly stream: StreamState,
   ) {}
 
-  static of(device: Device, stream: StreamOption): Placement {
+  static of(device: Device, stream: StreamState | null): Placement {
     refuseInCapture('a call on a GPUDevice', 'call it outside captureGraph')
-    if (typeof stream === 'number') {
-      const why = `${deviceText(device)} has one queue; a GPUCommandEncoder goes to the option encoder`
-      fail('ERR_LILY_ARGUMENT', 'stream', `expected none, since ${why}; leave it out`)
-    }
     return new Placement(device, stream ?? StreamState.default(device))
   }
 

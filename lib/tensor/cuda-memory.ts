@@ -7,7 +7,7 @@ import { cudaDevice, type Device } from '../memory/device.js'
 import { layOut, type Operand } from '../memory/operand.js'
 import { StreamState } from '../memory/stream-state.js'
 import { checkFields, readLayout, type Unknown } from './layout.js'
-import { readStreamHandle } from './stream-option.js'
+import { readStreamHandle } from './stream.js'
 
 const DEVICE_FIELDS: Known = new Set([
   ...['ptr', 'shape', 'dtype', 'device', 'strides', 'byteOffset', 'byteLength', 'stream', 'owner'],

@@ -269,13 +269,4 @@ describe('operands that a device cannot bind', () => {
       text: expect.stringContaining('268435456 (maxBufferSize)') as string,
     })
   })
-
-  test('a buffer that ends with half a word is refused', () => {
-    const { forward } = calls({ tokens: 3, dIn: 5 })
-    const x: Matrix = { buffer: buffer(30), byteOffset: 0, dtype: 'bfloat16', pitch: 5 }
-    const [pass] = planForward({ ...forward, x }, limits).passes
-    expect(() => moduleOf(pass, new Problem(forward).common, limits)).toThrow(
-      /^x: .* 32 bytes, got 30; .*multiple of 4/,
-    )
-  })
 })

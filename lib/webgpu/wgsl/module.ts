@@ -1,5 +1,4 @@
 /** The shader of a pass, the ranges of buffers that it binds, and the content of its uniform parameters. */
-import { fail } from '../../base/errors.js'
 import { bytesOf, bytesPer, ceilDiv, type Operand, type Pass, type Plan } from '../../binding/gpu-pass.js'
 import { accessors, conversionOf, needsAtomics } from './accessors.js'
 
@@ -154,7 +153,8 @@ interface Group {
 
 /**
  * One binding for each buffer: operands may share a buffer, which a pass cannot bind both for reading and for writing, and
- * they may begin at any element. The binding is the smallest range that covers them.
+ * they may begin at any element. The binding is the smallest range of whole 32-bit words that covers them; the binding of the
+ * device has checked that buffers of the caller hold these.
  */
 function groupByBuffer(operands: ReadonlyMap<string, Operand>, limits: GPUSupportedLimits): Group[] {
   const byBuffer = new Map<GPUBuffer | null, [string, Operand][]>()
@@ -172,15 +172,6 @@ function groupByBuffer(operands: ReadonlyMap<string, Operand>, limits: GPUSuppor
     const offset = Math.floor(first / alignment) * alignment
     const end = Math.max(4, ...members.map(([, operand]) => endOf(operand)))
     const size = Math.ceil((end - offset) / 4) * 4
-    if (buffer !== null && offset + size > buffer.size) {
-      const [name] = members.reduce((last, member) => (endOf(member[1]) > endOf(last[1]) ? member : last))
-      fail(
-        'ERR_LILY_SHAPE',
-        name,
-        `its buffer must have ${offset + size} bytes, got ${buffer.size}; WebGPU binds whole 32-bit words, so make the ` +
-          'size of the buffer a multiple of 4',
-      )
-    }
     const isWritten = members.some(([, operand]) => operand.isWritten)
     const isAtomic = members.some(([, operand]) => needsAtomics(operand))
     return { binding: { buffer, offset, size, isWritten }, members, isAtomic }
