@@ -34,12 +34,19 @@ const variant = (name: string) => ({
   },
 })
 
-/** Shaders without comments and indentation. */
+/**
+ * Shaders without comments, indentation and spaces beside punctuation. It takes the whole text of the files that have shaders,
+ * in which no other string has such spaces.
+ */
 const shaders = {
   name: 'shorter shaders',
   transform(code: string, id: string) {
     if (!/\/lib\/webgpu\/(wgsl|plan)\/|\/bytes\.ts$/.test(id)) return null
-    return code.replace(/(^|\s)\/\/.*/gm, '$1').replace(/\n\s+/g, '\n')
+    return code
+      .replace(/(^|\s)\/\/.*/gm, '$1')
+      .replace(/\n\s+/g, '\n')
+      .replace(/ *([-+*/%=<>!&|^,;:()[\]?]) */g, '$1')
+      .replace(/(\{) +| +(\})/g, '$1$2')
   },
 }
 

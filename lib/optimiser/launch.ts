@@ -4,9 +4,9 @@ import type { Plan } from '../binding/gpu-pass.js'
 import { type Memory, native } from '../binding/native.js'
 import type { Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
-import { matrixOf, regionOf } from '../operations/gpu-call.js'
+import { run } from '../operations/dispatch.js'
+import { isOnGpu, matrixOf, regionOf, runOnGpu } from '../operations/gpu.js'
 import { boundMemory, dtypeNumber } from '../operations/launch.js'
-import { run } from '../operations/run.js'
 import { planStep } from './gpu-step.js'
 import type { Moments } from './moments.js'
 import type { Settings } from './options.js'
@@ -27,15 +27,15 @@ export interface AdamWCall {
 
 export function runAdamW(call: AdamWCall): void {
   const { placement } = call
-  run(
-    placement,
-    () => {
-      launch(call)
-    },
-    (gpu, stream) => {
+  if (isOnGpu(placement)) {
+    runOnGpu(placement, (gpu, stream) => {
       gpu.plan(planOf(call), stream)
-    },
-  )
+    })
+    return
+  }
+  run(placement, () => {
+    launch(call)
+  })
 }
 
 /** What a step does with one parameter. */

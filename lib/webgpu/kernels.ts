@@ -2,12 +2,13 @@
 import { fail } from '../base/errors.js'
 import type { BackwardCall, FoldCall, ForwardCall, Sizes } from '../binding/gpu-call.js'
 import type { Plan } from '../binding/gpu-pass.js'
+import { type Excess, excessOf } from './bindings.js'
 import { Pipelines } from './pipelines.js'
 import { planBackward } from './plan/backward.js'
 import { foldCommon, planFold } from './plan/fold.js'
 import { planForward } from './plan/forward.js'
 import { Problem } from './plan/problem.js'
-import { type Common, type Excess, excessOf, type Module, moduleOf } from './wgsl/module.js'
+import { type Common, type Module, moduleOf } from './wgsl/module.js'
 
 /** The uniform parameters of a pass begin at multiples of this many bytes. */
 const UNIFORM_ALIGNMENT = 256
