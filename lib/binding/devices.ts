@@ -27,18 +27,16 @@ export interface WebGpuBinding extends DeviceBinding {
   bufferOf(memory: MemoryHandle): GPUBuffer
   /** Throws unless a buffer of the caller is usable and holds the bytes. */
   checkBuffer(buffer: GPUBuffer, byteOffset: number, byteLength: number, argument: string): void
-  /** The number that stands for the caller's encoder where others have a stream. */
-  streamOf(encoder: GPUCommandEncoder): number
   /** The commands of an encoder were submitted: memory that only they use can be used again. */
   submitted(encoder: GPUCommandEncoder): void
   /** Throws if the GPUDevice was lost. */
   checkUsable(argument: string): void
-  /** Calls run in `stream`: the queue, or an encoder of the caller. */
-  forward(call: ForwardCall, stream: number): void
-  backward(call: BackwardCall, stream: number): void
-  fold(call: FoldCall, stream: number): void
+  /** Calls are submitted to the queue, or encoded into an encoder of the caller. */
+  forward(call: ForwardCall, encoder: GPUCommandEncoder | null): void
+  backward(call: BackwardCall, encoder: GPUCommandEncoder | null): void
+  fold(call: FoldCall, encoder: GPUCommandEncoder | null): void
   /** Work of the main package, as its passes. */
-  plan(plan: Plan, stream: number): void
+  plan(plan: Plan, encoder: GPUCommandEncoder | null): void
   /** Like forward and backward, in the queue, once the pipelines of the call are compiled. It resolves when the call is submitted. */
   forwardCompiled(call: ForwardCall): Promise<void>
   backwardCompiled(call: BackwardCall): Promise<void>

@@ -10,6 +10,7 @@ export class StreamState {
     /** Null for an encoder. */
     readonly handle: StreamHandle | null,
     readonly cudaStream: number,
+    readonly encoder: GPUCommandEncoder | null = null,
   ) {}
 
   static readonly #defaults = shared('defaultStreams', () => new WeakMap<Device, StreamState>())
@@ -25,8 +26,8 @@ export class StreamState {
     return queue
   }
 
-  static of(device: Device, encoder: number): StreamState {
-    return new StreamState(device, null, encoder)
+  static ofEncoder(device: Device, encoder: GPUCommandEncoder): StreamState {
+    return new StreamState(device, null, 0, encoder)
   }
 
   get memoryStream(): StreamState {

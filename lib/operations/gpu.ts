@@ -59,10 +59,13 @@ export function isOnGpu(placement: Placement | null): placement is GpuPlacement 
 export type GpuPlacement = Placement & { readonly gpu: WebGpuBinding }
 
 /** Runs work in the queue of a GPUDevice, or encodes it into an encoder of the caller. */
-export function runOnGpu(placement: Placement | null, work: (gpu: WebGpuBinding, stream: number) => void): void {
+export function runOnGpu(
+  placement: Placement | null,
+  work: (gpu: WebGpuBinding, encoder: GPUCommandEncoder | null) => void,
+): void {
   const onGpu = placement as GpuPlacement
   onGpu.run(() => {
-    work(onGpu.gpu, onGpu.stream.cudaStream)
+    work(onGpu.gpu, onGpu.stream.encoder)
   })
 }
 
@@ -91,8 +94,8 @@ function forwardCall({ state, y }: ForwardCall): gpuCall.ForwardCall {
 }
 
 export function forwardOnGpu(call: ForwardCall): void {
-  runOnGpu(call.placement, (gpu, stream) => {
-    gpu.forward(forwardCall(call), stream)
+  runOnGpu(call.placement, (gpu, encoder) => {
+    gpu.forward(forwardCall(call), encoder)
   })
 }
 
@@ -116,8 +119,8 @@ function backwardCall({ state, x, dy, gradients }: BackwardCall): gpuCall.Backwa
 }
 
 export function backwardOnGpu(call: BackwardCall): void {
-  runOnGpu(call.placement, (gpu, stream) => {
-    gpu.backward(backwardCall(call), stream)
+  runOnGpu(call.placement, (gpu, encoder) => {
+    gpu.backward(backwardCall(call), encoder)
   })
 }
 
@@ -136,7 +139,7 @@ export function foldOnGpu(
     matrices: regionOf(memory, 0),
     weights: partOf(weights),
   }))
-  runOnGpu(placement, (gpu, stream) => {
-    gpu.fold({ experts, rank, dOut, db: outputOf(db), layers }, stream)
+  runOnGpu(placement, (gpu, encoder) => {
+    gpu.fold({ experts, rank, dOut, db: outputOf(db), layers }, encoder)
   })
 }

@@ -28,8 +28,8 @@ export interface AdamWCall {
 export function runAdamW(call: AdamWCall): void {
   const { placement } = call
   if (isOnGpu(placement)) {
-    runOnGpu(placement, (gpu, stream) => {
-      gpu.plan(planOf(call), stream)
+    runOnGpu(placement, (gpu, encoder) => {
+      gpu.plan(planOf(call), encoder)
     })
     return
   }

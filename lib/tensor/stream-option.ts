@@ -35,5 +35,5 @@ function readEncoder(value: unknown): StreamState {
   )
   if (!isEncoder) fail('ERR_LILY_ARGUMENT', 'encoder', `expected a GPUCommandEncoder, got ${describe(value)}`)
   const gpu = gpuOf('encoder', undefined)
-  return StreamState.of(gpu.device, gpu.streamOf(value as GPUCommandEncoder))
+  return StreamState.ofEncoder(gpu.device, value as GPUCommandEncoder)
 }

@@ -12,7 +12,7 @@ import { type Allocate, GpuKernels } from './kernels.js'
 import { type Block, BufferPool, Encoding } from './pool.js'
 import { MAP_READ, usage } from './usage.js'
 
-/** The number of the queue where others have a stream. Encoders of the caller have higher ones. */
+/** The number of the queue where others have a stream. */
 const QUEUE = 1
 
 /** Memory of the package: the object behind a `MemoryHandle`. */
@@ -33,10 +33,7 @@ export class GpuBinding implements WebGpuBinding {
   readonly #collected = new FinalizationRegistry<Block>((block) => {
     this.#pool.give(block)
   })
-  readonly #encodings = new WeakMap<GPUCommandEncoder, { readonly stream: number; readonly encoding: Encoding }>()
-  readonly #encoders = new Map<number, WeakRef<GPUCommandEncoder>>()
-  readonly #submitted = new FinalizationRegistry<number>((stream) => this.#encoders.delete(stream))
-  #lastStream = QUEUE
+  readonly #encodings = new WeakMap<GPUCommandEncoder, Encoding>()
   /** Set once the GPUDevice is lost. */
   #loss: LilyError | null = null
   /** Rejects the promises that wait for the GPUDevice. A race with one promise would keep every other one for good. */
@@ -74,41 +71,41 @@ export class GpuBinding implements WebGpuBinding {
 
   // Calls.
 
-  forward(call: ForwardCall, stream: number): void {
-    this.#run(stream, buffersOf(call), (encoder, allocate) => {
-      this.#kernels.forward(call, encoder, allocate)
+  forward(call: ForwardCall, encoder: GPUCommandEncoder | null): void {
+    this.#run(encoder, buffersOf(call), (commands, allocate) => {
+      this.#kernels.forward(call, commands, allocate)
     })
   }
 
-  backward(call: BackwardCall, stream: number): void {
-    this.#run(stream, buffersOf(call), (encoder, allocate) => {
-      this.#kernels.backward(call, encoder, allocate)
+  backward(call: BackwardCall, encoder: GPUCommandEncoder | null): void {
+    this.#run(encoder, buffersOf(call), (commands, allocate) => {
+      this.#kernels.backward(call, commands, allocate)
     })
   }
 
-  fold(call: FoldCall, stream: number): void {
-    this.#run(stream, buffersOf(call), (encoder, allocate) => {
-      this.#kernels.fold(call, encoder, allocate)
+  fold(call: FoldCall, encoder: GPUCommandEncoder | null): void {
+    this.#run(encoder, buffersOf(call), (commands, allocate) => {
+      this.#kernels.fold(call, commands, allocate)
     })
   }
 
-  plan(plan: Plan, stream: number): void {
-    this.#run(stream, buffersOf(plan), (encoder, allocate) => {
-      this.#kernels.plan(plan, encoder, allocate)
+  plan(plan: Plan, encoder: GPUCommandEncoder | null): void {
+    this.#run(encoder, buffersOf(plan), (commands, allocate) => {
+      this.#kernels.plan(plan, commands, allocate)
     })
   }
 
   async forwardCompiled(call: ForwardCall): Promise<void> {
     this.#checkLoss()
     await this.#runCompiled(buffersOf(call), this.#kernels.compileForward(call), () => {
-      this.forward(call, QUEUE)
+      this.forward(call, null)
     })
   }
 
   async backwardCompiled(call: BackwardCall): Promise<void> {
     this.#checkLoss()
     await this.#runCompiled(buffersOf(call), this.#kernels.compileBackward(call), () => {
-      this.backward(call, QUEUE)
+      this.backward(call, null)
     })
   }
 
@@ -155,7 +152,7 @@ export class GpuBinding implements WebGpuBinding {
     )
   }
 
-  upload(_device: number, memory: Memory, byteOffset: number, data: ArrayBufferView, stream: number): void {
+  upload(_device: number, memory: Memory, byteOffset: number, data: ArrayBufferView): void {
     this.#checkLoss()
     if (byteOffset % 4 !== 0) throw new Error('an upload begins at a multiple of 4 bytes')
     const bytes = data as Uint8Array<ArrayBuffer>
@@ -168,7 +165,6 @@ export class GpuBinding implements WebGpuBinding {
       last.set(bytes.subarray(whole))
       this.gpu.queue.writeBuffer(buffer, byteOffset + whole, last)
     }
-    this.#mark(stream, [buffer])
   }
 
   async download(_device: number, memory: Memory, byteOffset: number, data: ArrayBufferView): Promise<void> {
@@ -186,7 +182,7 @@ export class GpuBinding implements WebGpuBinding {
     const length = Math.ceil((byteOffset - begin + bytes.byteLength) / 4) * 4
     const staging = gpu.createBuffer({ size: length, usage: usage.mapRead | usage.copyDestination })
     try {
-      this.#run(QUEUE, [source], (encoder, allocate) => {
+      this.#run(null, [], (encoder, allocate) => {
         if (isPlain) {
           encoder.copyBufferToBuffer(source, begin, staging, 0, length)
           return
@@ -212,19 +208,18 @@ export class GpuBinding implements WebGpuBinding {
     source: Memory,
     sourceOffset: number,
     byteLength: number,
-    stream: number,
   ): void {
     const to = { buffer: this.bufferOf(memory), byteOffset }
     const from = { buffer: this.bufferOf(source), byteOffset: sourceOffset }
-    this.#run(stream, [to.buffer, from.buffer], (encoder, allocate) => {
+    this.#run(null, [], (encoder, allocate) => {
       this.#copies.copy(encoder, to, from, byteLength, allocate)
     })
   }
 
-  fill(_device: number, memory: Memory, byteOffset: number, byteLength: number, value: number, stream: number): void {
+  fill(_device: number, memory: Memory, byteOffset: number, byteLength: number, value: number): void {
     if (value !== 0) throw new Error('a fill writes zeros')
     const buffer = this.bufferOf(memory)
-    this.#run(stream, [buffer], (encoder, allocate) => {
+    this.#run(null, [], (encoder, allocate) => {
       this.#copies.clear(encoder, { buffer, byteOffset }, byteLength, allocate)
     })
   }
@@ -258,19 +253,9 @@ export class GpuBinding implements WebGpuBinding {
     await this.#reported()
   }
 
-  streamOf(encoder: GPUCommandEncoder): number {
-    const known = this.#encodings.get(encoder)
-    if (known !== undefined) return known.stream
-    const stream = ++this.#lastStream
-    this.#encodings.set(encoder, { stream, encoding: new Encoding() })
-    this.#encoders.set(stream, new WeakRef(encoder))
-    this.#submitted.register(encoder, stream)
-    return stream
-  }
-
   submitted(encoder: GPUCommandEncoder): void {
-    const known = this.#encodings.get(encoder)
-    if (known !== undefined) this.#pool.submitted(known.encoding)
+    const encoding = this.#encodings.get(encoder)
+    if (encoding !== undefined) this.#pool.submitted(encoding)
   }
 
   checkUsable(argument: string): void {
@@ -278,15 +263,13 @@ export class GpuBinding implements WebGpuBinding {
     if (loss !== null) fail(loss.code, argument, loss.message)
   }
 
-  /** Encodes work and submits it, or leaves that to the caller whose encoder the stream is. */
+  /** Encodes work and submits it, or leaves that to the caller whose encoder is given. `buffers` are those of the work. */
   #run(
-    stream: number,
+    given: GPUCommandEncoder | null,
     buffers: readonly GPUBuffer[],
     encode: (encoder: GPUCommandEncoder, allocate: Allocate) => void,
   ): void {
     this.#checkLoss()
-    const given = stream === QUEUE ? null : this.#encoders.get(stream)?.deref()
-    if (given === undefined) throw new Error('the encoder of a call is gone')
     const encoder = given ?? this.gpu.createCommandEncoder()
     const workspace: Block[] = []
     const allocate = (byteLength: number): GPUBuffer => {
@@ -298,22 +281,13 @@ export class GpuBinding implements WebGpuBinding {
       encode(encoder, allocate)
       if (given === null) this.gpu.queue.submit([encoder.finish()])
     } finally {
-      const encoding = given && this.#encodings.get(given)?.encoding
-      for (const block of workspace) {
-        if (encoding) this.#pool.encode(block, encoding)
-        this.#pool.give(block)
+      if (given !== null) {
+        const encoding = this.#encodings.get(given) ?? new Encoding()
+        this.#encodings.set(given, encoding)
+        for (const block of [...workspace, ...this.#blocksOf(buffers)]) this.#pool.encode(block, encoding)
       }
-      this.#mark(stream, buffers)
+      for (const block of workspace) this.#pool.give(block)
     }
-  }
-
-  /** Records which blocks the commands of the caller's encoder use. */
-  #mark(stream: number, buffers: readonly GPUBuffer[]): void {
-    if (stream === QUEUE) return
-    const encoder = this.#encoders.get(stream)?.deref()
-    const encoding = encoder && this.#encodings.get(encoder)?.encoding
-    if (encoding === undefined) return
-    for (const block of this.#blocksOf(buffers)) this.#pool.encode(block, encoding)
   }
 
   #blocksOf(buffers: readonly GPUBuffer[]): Set<Block> {
