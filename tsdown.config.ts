@@ -35,8 +35,8 @@ const variant = (name: string) => ({
 })
 
 /**
- * Shaders without comments, indentation and spaces beside punctuation. It takes the whole text of the files that have shaders,
- * in which no other string has such spaces.
+ * Shaders without comments, indentation, and white space beside punctuation. It takes the whole text of the files that have
+ * shaders: no other string in them has such white space, and no line of TypeScript ends with a semicolon.
  */
 const shaders = {
   name: 'shorter shaders',
@@ -46,7 +46,11 @@ const shaders = {
       .replace(/(^|\s)\/\/.*/gm, '$1')
       .replace(/\n\s+/g, '\n')
       .replace(/ *([-+*/%=<>!&|^,;:()[\]?]) */g, '$1')
-      .replace(/(\{) +| +(\})/g, '$1$2')
+      .replace(/([;{])\s+|\s+(?=\})/g, '$1')
+  },
+  /** Constants in templates, which the minifier leaves there as `${16}`. */
+  generateBundle(_options: unknown, bundle: Readonly<Record<string, { type: string; code?: string }>>) {
+    for (const file of Object.values(bundle)) file.code &&= file.code.replace(/\$\{(\d+)\}/g, '$1')
   },
 }
 

@@ -3,7 +3,6 @@ import { fail } from '../base/errors.js'
 import type { WebGpuBinding } from '../binding/devices.js'
 import { settled } from '../binding/errors.js'
 import type * as gpuCall from '../binding/gpu-call.js'
-import { refuseInCapture } from '../memory/capture.js'
 import { gpuBufferOf, type Operand, type OperandMemory, type Part } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import type { BackwardCall, ForwardCall } from './allocate.js'
@@ -70,13 +69,8 @@ export function runOnGpu(
 }
 
 /** Runs a call whose pipelines compile first, off the main thread. */
-async function runCompiled(
-  placement: Placement | null,
-  synchronous: string,
-  call: (gpu: WebGpuBinding) => Promise<void>,
-): Promise<void> {
+async function runCompiled(placement: Placement | null, call: (gpu: WebGpuBinding) => Promise<void>): Promise<void> {
   const onGpu = placement as GpuPlacement
-  refuseInCapture('a promise', `call ${synchronous}`)
   // A promise resolves when the work is done, and only the caller knows when the commands of an encoder are submitted.
   if (onGpu.isEncoded) {
     fail(
@@ -100,7 +94,7 @@ export function forwardOnGpu(call: ForwardCall): void {
 }
 
 export async function forwardOnGpuAsync(call: ForwardCall): Promise<void> {
-  await runCompiled(call.placement, 'lilyForward or loraForward', (gpu) => gpu.forwardCompiled(forwardCall(call)))
+  await runCompiled(call.placement, (gpu) => gpu.forwardCompiled(forwardCall(call)))
 }
 
 function backwardCall({ state, x, dy, gradients }: BackwardCall): gpuCall.BackwardCall {
@@ -125,7 +119,7 @@ export function backwardOnGpu(call: BackwardCall): void {
 }
 
 export async function backwardOnGpuAsync(call: BackwardCall): Promise<void> {
-  await runCompiled(call.placement, 'lilyBackward or loraBackward', (gpu) => gpu.backwardCompiled(backwardCall(call)))
+  await runCompiled(call.placement, (gpu) => gpu.backwardCompiled(backwardCall(call)))
 }
 
 export function foldOnGpu(

@@ -220,7 +220,7 @@ export class GpuBinding implements WebGpuBinding {
     if (value !== 0) throw new Error('a fill writes zeros')
     const buffer = this.bufferOf(memory)
     this.#run(null, [], (encoder, allocate) => {
-      this.#copies.clear(encoder, { buffer, byteOffset }, byteLength, allocate)
+      this.#copies.copy(encoder, { buffer, byteOffset }, null, byteLength, allocate)
     })
   }
 
