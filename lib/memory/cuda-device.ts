@@ -1,5 +1,6 @@
-/** Which CUDA devices this machine has. */
+/** Which CUDA devices this machine has, and whether addresses are in their memory. */
 import { fail } from '../base/errors.js'
+import { bound } from '../binding/errors.js'
 import { native } from '../binding/native.js'
 
 /** IDs of the CUDA devices that were listed. If the self-test disables one later, the addon refuses it. */
@@ -25,4 +26,15 @@ export function checkCudaDevice(argument: string, id: number): void {
     argument,
     `cuda:${id} is not available: ${reason}; use one of backends(), or host memory, { data, shape }`,
   )
+}
+
+/**
+ * Checks that an address and all bytes from it on are memory of a CUDA device.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DEVICE
+ */
+export function checkCudaMemory(argument: string, id: number, address: bigint, byteLength: number): void {
+  bound(() => {
+    native.checkPointer(id, address, byteLength, argument)
+  })
 }

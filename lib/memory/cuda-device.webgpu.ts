@@ -8,3 +8,6 @@ export function checkCudaDevice(argument: string, id: number): never {
     `cuda:${id} is not available: lily-kernels/webgpu has no native code; use the main package, lily-kernels`,
   )
 }
+
+/** Not called: a call first checks that there is the device. */
+export const checkCudaMemory: (argument: string, id: number) => never = checkCudaDevice
