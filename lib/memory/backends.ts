@@ -88,7 +88,16 @@ export function checkDevice(argument: string, device: Device): void {
  * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE; ERR_LILY_ARGUMENT if a getter throws
  */
 export function readDevice(argument: string, value: unknown): Device {
-  return readDeviceOf(argument, value, true)
+  const read = typeAndId(argument, value)
+  const { type, id } = read
+  if (type === 'cpu') return CPU
+  if (type === 'webgpu' && Number.isSafeInteger(id)) {
+    const binding = webGpuBinding(argument, id as number)
+    binding.checkUsable(argument)
+    return binding.device
+  }
+  const expected = "{ type: 'cpu' } or { type: 'cuda', id }, or the device of a createLily object"
+  return cudaDeviceOf(argument, value, read, expected)
 }
 
 /**
@@ -97,28 +106,26 @@ export function readDevice(argument: string, value: unknown): Device {
  * @throws LilyError as readDevice
  */
 export function readCudaDevice(argument: string, value: unknown): Device {
-  return readDeviceOf(argument, value, false)
+  return cudaDeviceOf(argument, value, typeAndId(argument, value), "{ type: 'cuda', id }")
 }
 
-function readDeviceOf(argument: string, value: unknown, allowsCpu: boolean): Device {
-  const from = typeof value === 'object' && value !== null ? value : {}
-  let type: unknown
-  let id: unknown
+interface TypeAndId {
+  readonly type?: unknown
+  readonly id?: unknown
+}
+
+function typeAndId(argument: string, value: unknown): TypeAndId {
   try {
-    ;({ type, id = 0 } = from as { type?: unknown; id?: unknown })
+    const { type, id = 0 } = (typeof value === 'object' && value !== null ? value : {}) as TypeAndId
+    return { type, id }
   } catch (cause) {
     throw failedToRead(argument, cause)
   }
-  if (allowsCpu && type === 'cpu') return CPU
-  if (allowsCpu && type === 'webgpu' && Number.isSafeInteger(id)) {
-    const binding = webGpuBinding(argument, id as number)
-    binding.checkUsable(argument)
-    return binding.device
-  }
+}
+
+function cudaDeviceOf(argument: string, value: unknown, { type, id }: TypeAndId, expected: string): Device {
   if (type !== 'cuda' || !Number.isSafeInteger(id) || (id as number) < 0) {
-    const expected = `${allowsCpu ? "{ type: 'cpu' } or " : ''}{ type: 'cuda', id }`
-    const orGpu = allowsCpu ? ', or the device of a createLily object' : ''
-    fail('ERR_LILY_DEVICE', argument, `expected ${expected}${orGpu}, got ${describe(value)}`)
+    fail('ERR_LILY_DEVICE', argument, `expected ${expected}, got ${describe(value)}`)
   }
   const device = cudaDevice(id as number)
   checkDevice(argument, device)

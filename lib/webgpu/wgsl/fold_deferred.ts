@@ -35,7 +35,7 @@ fn fold_deferred(id: u32, tid: u32) {
   var total = vec4f();
   if (P.fold_adds != 0u) { total = out4(row, n); }
   var sum: vec4f;
-  ${layers.map(({ weights }, layer) => sumOf(layer, weights !== null)).join('\n  ')}
+  ${layers.map(({ weights }, layer) => sumOf(layer, weights !== null)).join('\n')}
   out_put4(row, n, total);
 }`,
   }

@@ -96,7 +96,7 @@ fn ${name}_product(m0: u32, n0: u32, first: u32, last: u32, tid: u32) {
       for (var s = 0u; s < min(${blockK}u, last - k0); s++) {
         ${quadsM.map((i) => `let l${i} = tile[s * ${pitchL}u + ty + ${i * down}u];`).join(' ')}
         ${quadsN.map((j) => `let r${j} = tile[${startR}u + s * ${pitchR}u + tx + ${j * across}u];`).join(' ')}
-        ${sums.map(({ i, c, j, sum }) => `${sum} = fma(vec4f(l${i}[${c}]), r${j}, ${sum});`).join('\n        ')}
+        ${sums.map(({ i, c, j, sum }) => `${sum} = fma(vec4f(l${i}[${c}]), r${j}, ${sum});`).join(' ')}
       }
     }
     workgroupBarrier();${
