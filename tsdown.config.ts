@@ -34,12 +34,23 @@ const variant = (name: string) => ({
   },
 })
 
-/** Shaders without comments and indentation. */
+/**
+ * Shaders without comments, indentation, and white space beside punctuation. It takes the whole text of the files that have
+ * shaders: no other string in them has such white space, and no line of TypeScript ends with a semicolon.
+ */
 const shaders = {
   name: 'shorter shaders',
   transform(code: string, id: string) {
     if (!/\/lib\/webgpu\/(wgsl|plan)\/|\/bytes\.ts$/.test(id)) return null
-    return code.replace(/(^|\s)\/\/.*/gm, '$1').replace(/\n\s+/g, '\n')
+    return code
+      .replace(/(^|\s)\/\/.*/gm, '$1')
+      .replace(/\n\s+/g, '\n')
+      .replace(/ *([-+*/%=<>!&|^,;:()[\]?]) */g, '$1')
+      .replace(/([;{])\s+|\s+(?=\})/g, '$1')
+  },
+  /** Constants in templates, which the minifier leaves there as `${16}`. */
+  generateBundle(_options: unknown, bundle: Readonly<Record<string, { type: string; code?: string }>>) {
+    for (const file of Object.values(bundle)) file.code &&= file.code.replace(/\$\{(\d+)\}/g, '$1')
   },
 }
 

@@ -9,8 +9,9 @@
  * The layout of what these methods return, and of what {@link shared} holds: operands, states of calls, streams. Raise
  * it with every change, so that copies of two versions do not take each other's objects for their own.
  */
-const LAYOUT = 4
+const LAYOUT = 5
 
+/* @__NO_SIDE_EFFECTS__ */
 function symbolOf(name: string): symbol {
   return Symbol.for(`lily-kernels.${LAYOUT}.${name}`)
 }

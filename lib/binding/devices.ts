@@ -5,7 +5,9 @@
  */
 import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
-import { type DeviceBinding, type Memory, native } from './native.js'
+import type { BackwardCall, FoldCall, ForwardCall } from './gpu-call.js'
+import type { Plan } from './gpu-pass.js'
+import { type DeviceBinding, type MemoryHandle, native } from './native.js'
 
 /** Names a device. */
 interface DeviceName {
@@ -13,10 +15,7 @@ interface DeviceName {
   readonly id: number
 }
 
-/**
- * The binding of a GPUDevice. WebGPU has no addresses: each GPUBuffer gets a range of numbers that no other buffer of
- * the process has, and its first number stands for the buffer.
- */
+/** The binding of a GPUDevice. WebGPU has no addresses: memory is a GPUBuffer, from its first byte on. */
 export interface WebGpuBinding extends DeviceBinding {
   /** The device: always the same frozen object. */
   readonly device: DeviceName & { readonly type: 'webgpu' }
@@ -24,20 +23,23 @@ export interface WebGpuBinding extends DeviceBinding {
   /** Counts the createLily objects of the device. With the last one the device is no longer registered. */
   retain(): void
   release(): void
-  /** The address of a buffer of the caller. */
-  addressOf(buffer: GPUBuffer): bigint
-  bufferOf(memory: Memory): GPUBuffer
+  /** The buffer of the memory that it has allocated. */
+  bufferOf(memory: MemoryHandle): GPUBuffer
   /** Throws unless a buffer of the caller is usable and holds the bytes. */
-  checkBuffer(memory: bigint, byteOffset: number, byteLength: number, argument: string): void
-  /** The number that stands for the caller's encoder where others have a stream. */
-  streamOf(encoder: GPUCommandEncoder): number
+  checkBuffer(buffer: GPUBuffer, byteOffset: number, byteLength: number, argument: string): void
   /** The commands of an encoder were submitted: memory that only they use can be used again. */
   submitted(encoder: GPUCommandEncoder): void
   /** Throws if the GPUDevice was lost. */
   checkUsable(argument: string): void
-  /** Like forward and backward, once the pipelines of the call are compiled. It resolves when the call is submitted. */
-  forwardCompiled(descriptor: Float64Array, ...operands: Memory[]): Promise<void>
-  backwardCompiled(descriptor: Float64Array, ...operands: Memory[]): Promise<void>
+  /** Calls are submitted to the queue, or encoded into an encoder of the caller. */
+  forward(call: ForwardCall, encoder: GPUCommandEncoder | null): void
+  backward(call: BackwardCall, encoder: GPUCommandEncoder | null): void
+  fold(call: FoldCall, encoder: GPUCommandEncoder | null): void
+  /** Work of the main package, as its passes. */
+  plan(plan: Plan, encoder: GPUCommandEncoder | null): void
+  /** Like forward and backward, in the queue, once the pipelines of the call are compiled. It resolves when the call is submitted. */
+  forwardCompiled(call: ForwardCall): Promise<void>
+  backwardCompiled(call: BackwardCall): Promise<void>
 }
 
 /** The registered devices, and the one whose `createLily` object runs a call now. */

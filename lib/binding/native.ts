@@ -20,8 +20,11 @@ export type GraphHandle = Handle<'graph'>
 /** Device memory of another addon. It is given back when the handle is garbage collected. */
 export type ImportedHandle = Handle<'imported'>
 
-/** Memory of an operand: a view of host memory, device memory of the package, an address, or null for no operand. */
-export type Memory = ArrayBufferView | MemoryHandle | bigint | null
+/**
+ * Memory of an operand: a view of host memory, device memory of the package, an address of CUDA, a buffer of a
+ * GPUDevice, or null for no operand.
+ */
+export type Memory = ArrayBufferView | MemoryHandle | bigint | GPUBuffer | null
 
 /** Statistics of a caching pool. */
 export interface PoolStatistics {
@@ -205,15 +208,10 @@ export interface Native {
   emptyCache(): void
 }
 
-/** What a device does: the addon for CUDA devices, lib/webgpu/binding.ts for a GPUDevice. */
+/** What a device does besides calls: the addon for CUDA devices, lib/webgpu/binding.ts for a GPUDevice. */
 export type DeviceBinding = Pick<
   Native,
-  | 'forward'
-  | 'backward'
-  | 'fold'
-  | 'adamw'
   | 'memoryAllocate'
-  | 'memoryAddress'
   | 'memoryRelease'
   | 'upload'
   | 'download'

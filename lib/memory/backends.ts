@@ -2,6 +2,7 @@
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { webGpu, webGpuBinding } from '../binding/devices.js'
 import { native } from '../binding/native.js'
+import { checkCudaDevice } from './cuda-device.js'
 import { CPU, cudaDevice, type Device, deviceText } from './device.js'
 
 /** One device of a backend. */
@@ -59,9 +60,6 @@ export function backends(): BackendInfo[] {
   }))
 }
 
-/** IDs of the CUDA devices that were listed. If the self-test disables one later, the addon refuses it. */
-const usable = new Set<number>()
-
 /**
  * Checks that this machine has a device, and that it is the one of the `createLily` object that runs the call, if there
  * is one. The error contains the backend's reason.
@@ -80,20 +78,7 @@ export function checkDevice(argument: string, device: Device): void {
     )
   }
   if (type === 'webgpu') webGpuBinding(argument, id).checkUsable(argument)
-  if (type !== 'cuda' || usable.has(id)) return
-  const cuda = native.backends().find(({ name }) => name === 'cuda')
-  if (cuda?.available === true && cuda.devices.some((device) => device.id === id)) {
-    usable.add(id)
-    return
-  }
-  // If querying a device failed, the backend's reason is that failure.
-  const reason =
-    cuda?.reason ?? `the available devices are ${cuda?.devices.map((device) => device.id).join(', ') ?? 'none'}`
-  fail(
-    'ERR_LILY_BACKEND_UNAVAILABLE',
-    argument,
-    `cuda:${id} is not available: ${reason}; use one of backends(), or host memory, { data, shape }`,
-  )
+  if (type === 'cuda') checkCudaDevice(argument, id)
 }
 
 /**
@@ -103,7 +88,16 @@ export function checkDevice(argument: string, device: Device): void {
  * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE; ERR_LILY_ARGUMENT if a getter throws
  */
 export function readDevice(argument: string, value: unknown): Device {
-  return readDeviceOf(argument, value, true)
+  const read = typeAndId(argument, value)
+  const { type, id } = read
+  if (type === 'cpu') return CPU
+  if (type === 'webgpu' && Number.isSafeInteger(id)) {
+    const binding = webGpuBinding(argument, id as number)
+    binding.checkUsable(argument)
+    return binding.device
+  }
+  const expected = "{ type: 'cpu' } or { type: 'cuda', id }, or the device of a createLily object"
+  return cudaDeviceOf(argument, value, read, expected)
 }
 
 /**
@@ -112,28 +106,26 @@ export function readDevice(argument: string, value: unknown): Device {
  * @throws LilyError as readDevice
  */
 export function readCudaDevice(argument: string, value: unknown): Device {
-  return readDeviceOf(argument, value, false)
+  return cudaDeviceOf(argument, value, typeAndId(argument, value), "{ type: 'cuda', id }")
 }
 
-function readDeviceOf(argument: string, value: unknown, allowsCpu: boolean): Device {
-  const from = typeof value === 'object' && value !== null ? value : {}
-  let type: unknown
-  let id: unknown
+interface TypeAndId {
+  readonly type?: unknown
+  readonly id?: unknown
+}
+
+function typeAndId(argument: string, value: unknown): TypeAndId {
   try {
-    ;({ type, id = 0 } = from as { type?: unknown; id?: unknown })
+    const { type, id = 0 } = (typeof value === 'object' && value !== null ? value : {}) as TypeAndId
+    return { type, id }
   } catch (cause) {
     throw failedToRead(argument, cause)
   }
-  if (allowsCpu && type === 'cpu') return CPU
-  if (allowsCpu && type === 'webgpu' && Number.isSafeInteger(id)) {
-    const binding = webGpuBinding(argument, id as number)
-    binding.checkUsable(argument)
-    return binding.device
-  }
+}
+
+function cudaDeviceOf(argument: string, value: unknown, { type, id }: TypeAndId, expected: string): Device {
   if (type !== 'cuda' || !Number.isSafeInteger(id) || (id as number) < 0) {
-    const expected = `${allowsCpu ? "{ type: 'cpu' } or " : ''}{ type: 'cuda', id }`
-    const orGpu = allowsCpu ? ', or the device of a createLily object' : ''
-    fail('ERR_LILY_DEVICE', argument, `expected ${expected}${orGpu}, got ${describe(value)}`)
+    fail('ERR_LILY_DEVICE', argument, `expected ${expected}, got ${describe(value)}`)
   }
   const device = cudaDevice(id as number)
   checkDevice(argument, device)

@@ -1,8 +1,8 @@
 /** Device memory that this package allocates. */
 import { LilyError } from '../base/errors.js'
 import { fromBinding } from '../binding/errors.js'
-import { bindingOf } from '../binding/devices.js'
-import type { DeviceBinding, MemoryHandle } from '../binding/native.js'
+import { bindingOf, webGpuBinding } from '../binding/devices.js'
+import { type DeviceBinding, type MemoryHandle, native } from '../binding/native.js'
 import type { Device } from './device.js'
 import type { StreamState } from './stream-state.js'
 
@@ -12,8 +12,10 @@ import type { StreamState } from './stream-state.js'
  */
 export class DeviceMemory {
   readonly handle: MemoryHandle
-  /** Device address. It fits a number: CUDA addresses have fewer than 53 bits, and those of lib/webgpu/ fit, too. */
+  /** Device address on CUDA, which fits a number: addresses have fewer than 53 bits. The memory of a GPUDevice has none. */
   readonly address: number
+  /** The memory on a GPUDevice. */
+  readonly buffer: GPUBuffer | null
   readonly #binding: DeviceBinding
   #references = 1
 
@@ -42,7 +44,8 @@ export class DeviceMemory {
         { argument, cause, cudaError: error.cudaError },
       )
     }
-    this.address = Number(this.#binding.memoryAddress(this.handle))
+    this.buffer = device.type === 'webgpu' ? webGpuBinding(argument, device.id).bufferOf(this.handle) : null
+    this.address = this.buffer === null ? Number(native.memoryAddress(this.handle)) : 0
   }
 
   /** Adds a reference. */

@@ -2,38 +2,25 @@
  * The internal form of an operand: its memory, and its shape as a row-major matrix (base/shape.ts). Every tensor that
  * the caller passes, in whatever form, is resolved to an `Operand`.
  */
-import { bytesPerElement, type DType, type HostData } from '../base/dtype.js'
+import { bytesPerElement, type DType } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
 import { flatten, shapeText } from '../base/shape.js'
-import { bufferOf, byteLengthOf, byteOffsetOf } from '../base/views.js'
-import { bound } from '../binding/errors.js'
+import { bufferOf, byteLengthOf } from '../base/views.js'
 import { webGpuBinding } from '../binding/devices.js'
-import { native } from '../binding/native.js'
 import { checkDevice } from './backends.js'
+import { checkCudaMemory } from './cuda-device.js'
 import type { DeviceMemory } from './device-memory.js'
 import type { Device } from './device.js'
-import { addressOf, exchangedCount, hasAliases } from './host-memory.js'
+import { isDeviceMemory, isHostMemory, type OperandMemory } from './operand-memory.js'
+import { changesOfSpaces, type Space, spaceOf, startOf } from './space.js'
 import type { StreamState } from './stream-state.js'
 
-/**
- * Memory of an operand: a view of host memory, device memory of the package, or the address of foreign device memory.
- */
-export type OperandMemory = HostData | DeviceMemory | bigint
+export { gpuBufferOf, isDeviceMemory, isHostMemory, type OperandMemory } from './operand-memory.js'
 
 /** Memory from a byte offset on. */
 export interface Part {
   readonly memory: OperandMemory
   readonly byteOffset: number
-}
-
-/** Whether memory is on the host. */
-export function isHostMemory(memory: OperandMemory): memory is HostData {
-  return ArrayBuffer.isView(memory)
-}
-
-/** Whether memory is device memory that this package allocated. */
-export function isDeviceMemory(memory: OperandMemory): memory is DeviceMemory {
-  return typeof memory === 'object' && !isHostMemory(memory)
 }
 
 /** An operand: memory and the matrix in it. */
@@ -71,8 +58,8 @@ export class Operand {
 
   /** The space of the memory. It is found once, because a call compares every output with every other operand. */
   get space(): Space {
-    if (this.#space === null || this.#spaceCount !== exchangedCount()) {
-      this.#spaceCount = exchangedCount()
+    if (this.#space === null || this.#spaceCount !== changesOfSpaces()) {
+      this.#spaceCount = changesOfSpaces()
       this.#space = spaceOf(this.memory)
     }
     return this.#space
@@ -99,22 +86,6 @@ export class Operand {
     return shared
   }
 
-  /**
-   * A submatrix in the same memory, of at least one row: `rows` rows from `row` on, `columns` columns from `column` on.
-   */
-  window(row: number, rows: number, column: number, columns: number): Operand {
-    const bytes = bytesPerElement(this.dtype)
-    const { memory, byteOffset, dtype, device, pitch } = this.share()
-    const offset = byteOffset + (row * pitch + column) * bytes
-    const byteLength = ((rows - 1) * pitch + columns) * bytes
-    const shape = [rows, columns]
-    const window = new Operand(memory, offset, byteLength, dtype, device, shape, [pitch, 1], rows, columns, pitch)
-    window.stream = this.stream
-    window.owner = this.owner
-    window.isReadOnly = this.isReadOnly
-    return window
-  }
-
   /** Releases the memory. Calling it again has no effect. */
   dispose(): void {
     if (this.disposed) return
@@ -122,6 +93,20 @@ export class Operand {
     const { memory } = this
     if (isDeviceMemory(memory)) memory.release()
   }
+}
+
+/**
+ * A submatrix of an operand in the same memory, of at least one row: `rows` rows from `row` on, `columns` columns from
+ * `column` on. It has its own reference to the memory.
+ */
+export function windowOf(operand: Operand, row: number, rows: number, column: number, columns: number): Operand {
+  const { memory, byteOffset, dtype, device, pitch, stream, owner, isReadOnly } = operand.share()
+  const bytes = bytesPerElement(dtype)
+  const offset = byteOffset + (row * pitch + column) * bytes
+  const byteLength = ((rows - 1) * pitch + columns) * bytes
+  const shape = [rows, columns]
+  const window = new Operand(memory, offset, byteLength, dtype, device, shape, [pitch, 1], rows, columns, pitch)
+  return Object.assign(window, { stream, owner, isReadOnly })
 }
 
 /** A contiguous operand in device memory of the package. */
@@ -164,16 +149,14 @@ export function layOut(
 export function checkMemory(argument: string, operand: Operand): void {
   if (operand.disposed) fail('ERR_LILY_DISPOSED', argument, 'this tensor is disposed of; use it before dispose()')
   const memory = operand.memory
-  if (operand.device.type === 'webgpu') checkDevice(argument, operand.device)
+  const { device, byteOffset } = operand
+  if (typeof memory === 'bigint' || device.type === 'webgpu') checkDevice(argument, device)
   if (typeof memory === 'bigint') {
-    checkDevice(argument, operand.device)
-    if (operand.device.type === 'webgpu') {
-      const binding = webGpuBinding(argument, operand.device.id)
-      binding.checkBuffer(memory, operand.byteOffset, operand.byteLength, argument)
-      return
-    }
-    const address = memory + BigInt(operand.byteOffset)
-    bound(() => native.checkPointer(operand.device.id, address, operand.byteLength, argument))
+    checkCudaMemory(argument, device.id, memory + BigInt(byteOffset), operand.byteLength)
+    return
+  }
+  if (!isHostMemory(memory) && !isDeviceMemory(memory)) {
+    webGpuBinding(argument, device.id).checkBuffer(memory, byteOffset, operand.byteLength, argument)
     return
   }
   const given = isHostMemory(memory) ? byteLengthOf(memory) : memory.byteLength
@@ -254,32 +237,9 @@ export function overlaps(a: Operand, b: Operand): boolean {
  * Whether an operand lies in memory `own` that this package allocated: in its ArrayBuffer, or in its block on a device.
  */
 export function sharesMemory({ space, memory, byteOffset, byteLength }: Operand, own: OperandMemory): boolean {
-  if (space !== spaceOf(own) || typeof own === 'bigint') return false
-  if (typeof space !== 'symbol') return true // the whole ArrayBuffer is the package's
+  const isOwn = isHostMemory(own) || isDeviceMemory(own)
+  if (!isOwn || space !== spaceOf(own)) return false
+  if (typeof space !== 'symbol') return true // the whole buffer is the package's
   const [start, ownStart] = [startOf(memory) + byteOffset, startOf(own)]
   return start < ownStart + (isHostMemory(own) ? byteLengthOf(own) : own.byteLength) && ownStart < start + byteLength
-}
-
-const DEVICE = Symbol('device')
-const ALIASED = Symbol('aliased')
-
-/**
- * What starts of memory are relative to: two starts can be compared if their space is the same. An ArrayBuffer is the
- * only object of its memory, unless an addon has made another or it is shared. So it is the space, and the start is the
- * byte offset in it; otherwise starts are addresses. Addresses of different devices can be compared, because CUDA's
- * unified virtual addressing gives every device a distinct range, and lib/webgpu/ numbers its buffers outside of it.
- */
-export type Space = ArrayBufferLike | typeof DEVICE | typeof ALIASED
-
-function spaceOf(memory: OperandMemory): Space {
-  if (!isHostMemory(memory)) return DEVICE
-  const buffer = bufferOf(memory)
-  return hasAliases(buffer) ? ALIASED : buffer
-}
-
-/** Start of memory in its space; see {@link Space}. */
-export function startOf(memory: OperandMemory): number {
-  if (typeof memory === 'bigint') return Number(memory)
-  if (!isHostMemory(memory)) return memory.address
-  return hasAliases(bufferOf(memory)) ? addressOf(memory) : byteOffsetOf(memory)
 }

@@ -3,7 +3,7 @@
  */
 import { fail } from '../base/errors.js'
 import { bound, settled } from '../binding/errors.js'
-import { bindingOf } from '../binding/devices.js'
+import { bindingOf, type WebGpuBinding, webGpuBinding } from '../binding/devices.js'
 import type { DeviceBinding } from '../binding/native.js'
 import { Capture } from './capture.js'
 import { DeviceMemory } from './device-memory.js'
@@ -93,6 +93,12 @@ export class Placement {
   /** The binding of the device. */
   get binding(): DeviceBinding {
     return bindingOf(this.device)
+  }
+
+  /** The binding of a GPUDevice; null on a CUDA device, whose calls the addon runs. */
+  get gpu(): WebGpuBinding | null {
+    const { type, id } = this.device
+    return type === 'webgpu' ? webGpuBinding('device', id) : null
   }
 
   /** Whether the call is only encoded, into an encoder of the caller. */

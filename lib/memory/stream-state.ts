@@ -16,6 +16,8 @@ export class StreamState {
     readonly handle: StreamHandle | null,
     /** The cudaStream_t, as a number. Once the stream is destroyed, that of the device's default stream. */
     public cudaStream: number,
+    /** The commands of an encoder of the caller, for a GPUDevice. */
+    readonly encoder: GPUCommandEncoder | null = null,
   ) {}
 
   static readonly #defaults = shared('defaultStreams', () => new WeakMap<Device, StreamState>())
@@ -52,6 +54,11 @@ export class StreamState {
     if (known?.cudaStream === cudaStream) return known
     const created = StreamState.#created.get(cudaStream)?.deref()
     return created?.device === device ? created : new StreamState(device, null, cudaStream)
+  }
+
+  /** The commands of an encoder of the caller. They have no number. */
+  static ofEncoder(device: Device, encoder: GPUCommandEncoder): StreamState {
+    return new StreamState(device, null, 0, encoder)
   }
 
   static #of(device: Device, handle: StreamHandle): StreamState {

@@ -11,7 +11,7 @@ import { type DType, type HostData, is16Bit } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
 import { checkPlace, refuseOverlap } from '../memory/checks.js'
 import { CPU } from '../memory/device.js'
-import type { Operand } from '../memory/operand.js'
+import { type Operand, windowOf } from '../memory/operand.js'
 import type { BackwardCall } from '../operations/allocate.js'
 import { prepareBackward } from '../operations/backward.js'
 import { Output } from '../operations/output.js'
@@ -47,7 +47,7 @@ export function addUpdate(target: Operand, { a, b, of, forward }: Update): void 
   const identity = onDevice(shiftedIdentity(rows, outFeatures, dtype))
   const zeros = onDevice(tensor(zerosOf(dtype, rows * inFeatures), [rows, inFeatures], dtype))
   const window = (of: Tensor, count: number, column: number, columns: number) =>
-    tensorOf((operandOf(of) as Operand).window(0, count, column, columns))
+    tensorOf(windowOf(operandOf(of) as Operand, 0, count, column, columns))
 
   const used: { dispose(): void }[] = [identity, zeros]
   const keep = <T extends { dispose(): void }>(temporary: T) => {
@@ -65,7 +65,7 @@ export function addUpdate(target: Operand, { a, b, of, forward }: Update): void 
   for (let row = 0; row < outFeatures; row += rows) {
     const count = Math.min(rows, outFeatures - row)
     const dy = keep(window(identity, count, outFeatures - row, outFeatures))
-    const dx = keep(tensorOf(target.window(row, count, 0, inFeatures)))
+    const dx = keep(tensorOf(windowOf(target, row, count, 0, inFeatures)))
     calls.push(
       prepareBackward(
         count === rows ? whole : forwardOf(count),

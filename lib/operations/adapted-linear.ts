@@ -45,7 +45,8 @@ import {
   readForwardInputs,
   readForwardSettings,
 } from './read.js'
-import { runBackward, runBackwardAsync, runForward, runForwardAsync, runLinear, runLinearAsync } from './run.js'
+import { runLinear, runLinearAsync } from './dispatch.js'
+import { runBackward, runBackwardAsync, runForward, runForwardAsync } from './run.js'
 import { type LilySaved, type LoraSaved, readSaved, type Saved } from './saved.js'
 
 /** The operands of the frozen layer that forward has besides those of the adapter. */

@@ -1,4 +1,6 @@
-/** The descriptors of calls in the form that the addon reads: the numbers of a call, and one memory per operand. */
+/**
+ * Calls of the addon, and their descriptors in the form that it reads: the numbers of a call, and one memory per operand.
+ */
 import { bytesOf, type DType } from '../base/dtype.js'
 import { classNameOf } from '../base/views.js'
 import {
@@ -175,6 +177,33 @@ export function describeBackward({ state, x, dy, gradients, placement }: Backwar
   }
 }
 
+export function launchForward(call: ForwardCall): void {
+  describeForward(call)
+  try {
+    native.forward(forward.numbers, ...forward.memory)
+  } finally {
+    forward.clear()
+  }
+}
+
+export function launchBackward(call: BackwardCall): void {
+  describeBackward(call)
+  try {
+    native.backward(backward.numbers, ...backward.memory)
+  } finally {
+    backward.clear()
+  }
+}
+
+export function launchLinear(call: LinearCall): void {
+  describeLinear(call)
+  try {
+    native.linear(linear.numbers, ...linear.memory)
+  } finally {
+    linear.clear()
+  }
+}
+
 export function describeLinear({ problem, x, packed, bias, y, placement }: LinearCall): void {
   describeWeight(problem, x.rows, placement)
   linear.operand(linearSlots.x, x)
@@ -208,13 +237,12 @@ export interface StackSizes {
   readonly dOut: number
 }
 
-/** The descriptor of a fold. */
-export function describeFold(
+export function launchFold(
   { experts, rank, dOut }: StackSizes,
   deferred: readonly DeferredB[],
   { operand, accumulate }: Output,
   placement: Placement | null,
-): Float64Array {
+): void {
   const layers = lengths.foldFields + lengths.slotFields
   const numbers = new Float64Array(layers + deferred.length * lengths.foldLayerFields)
   numbers[foldFields.backend] = placement === null ? constants.backend.cpu : constants.backend.cuda
@@ -229,5 +257,10 @@ export function describeFold(
     numbers[at + foldLayerFields.partials] = partials
     numbers[at + foldLayerFields.weightsOffset] = weights?.byteOffset ?? 0
   }
-  return numbers
+  native.fold(
+    numbers,
+    boundMemory(operand.memory),
+    deferred.map(({ memory }) => boundMemory(memory)),
+    deferred.map(({ weights }) => weights && boundMemory(weights.memory)),
+  )
 }

@@ -17,7 +17,7 @@ import { Output } from './output.js'
 import { type PackedLinear, type WeightOperand, weightFrom } from './packed-linear.js'
 import type { Precision } from './problem.js'
 import { PRECISIONS } from './read.js'
-import { runLinear, runLinearAsync } from './run.js'
+import { runLinear, runLinearAsync } from './dispatch.js'
 
 /** Operands of {@link linearForward}. M is the product of the leading dimensions of x. */
 export interface LinearForwardOperands {

@@ -1,10 +1,13 @@
-/** Runs a step of AdamW in the addon. */
+/** Runs a step of AdamW. */
 import { adamwFields, adamwParameterFields, lengths } from '../binding/descriptor.js'
+import type { Plan } from '../binding/gpu-pass.js'
 import { type Memory, native } from '../binding/native.js'
 import type { Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
+import { run } from '../operations/dispatch.js'
+import { isOnGpu, matrixOf, regionOf, runOnGpu } from '../operations/gpu.js'
 import { boundMemory, dtypeNumber } from '../operations/launch.js'
-import { bindingFor, run } from '../operations/run.js'
+import { planStep } from './gpu-step.js'
 import type { Moments } from './moments.js'
 import type { Settings } from './options.js'
 import type { ParameterOperands } from './parameters.js'
@@ -23,6 +26,50 @@ export interface AdamWCall {
 }
 
 export function runAdamW(call: AdamWCall): void {
+  const { placement } = call
+  if (isOnGpu(placement)) {
+    runOnGpu(placement, (gpu, encoder) => {
+      gpu.plan(planOf(call), encoder)
+    })
+    return
+  }
+  run(placement, () => {
+    launch(call)
+  })
+}
+
+/** What a step does with one parameter. */
+function stepOf(
+  { settings, moments, lrScale }: AdamWCall,
+  name: string,
+): { lr: number; weightDecay: number } & Moments {
+  const rates = settings.rates.get(name)
+  const of = moments.get(name)
+  if (rates === undefined || of === undefined) throw new Error(`${name} has no state`)
+  return { lr: rates.lr * lrScale, weightDecay: rates.weightDecay, expAvg: of.expAvg, expAvgSq: of.expAvgSq }
+}
+
+function planOf(call: AdamWCall): Plan {
+  const { beta1, beta2, eps, maxNorm } = call.settings
+  const { step, norm } = call
+  return planStep({
+    ...{ step, beta1, beta2, eps, maxNorm: norm === null ? 0 : (maxNorm ?? 0) },
+    norm: norm && regionOf(norm.memory, 0),
+    parameters: call.parameters.map(({ name, value, grad }) => {
+      const { lr, weightDecay, expAvg, expAvgSq } = stepOf(call, name)
+      return {
+        ...{ elements: value.rows * value.columns, lr, weightDecay },
+        value: matrixOf(value),
+        grad: matrixOf(grad),
+        expAvg: regionOf(expAvg.memory, 0),
+        expAvgSq: regionOf(expAvgSq.memory, 0),
+      }
+    }),
+  })
+}
+
+/** The same in the addon. */
+function launch(call: AdamWCall): void {
   const { parameters, settings, norm, placement } = call
   const { backend } = native.constants
   const numbers = new Float64Array(lengths.adamwFields + parameters.length * lengths.adamwParameterFields)
@@ -38,20 +85,16 @@ export function runAdamW(call: AdamWCall): void {
 
   const arrays: Memory[] = []
   for (const [i, { name, value, grad }] of parameters.entries()) {
-    const rates = settings.rates.get(name)
-    const moments = call.moments.get(name)
-    if (rates === undefined || moments === undefined) throw new Error(`${name} has no state`)
+    const { lr, weightDecay, expAvg, expAvgSq } = stepOf(call, name)
     const at = lengths.adamwFields + i * lengths.adamwParameterFields
     numbers[at + adamwParameterFields.elements] = value.rows * value.columns
     numbers[at + adamwParameterFields.valueOffset] = value.byteOffset
     numbers[at + adamwParameterFields.valueDtype] = dtypeNumber(value.dtype)
     numbers[at + adamwParameterFields.gradOffset] = grad.byteOffset
     numbers[at + adamwParameterFields.gradDtype] = dtypeNumber(grad.dtype)
-    numbers[at + adamwParameterFields.lr] = rates.lr * call.lrScale
-    numbers[at + adamwParameterFields.weightDecay] = rates.weightDecay
-    for (const { memory } of [value, grad, moments.expAvg, moments.expAvgSq]) arrays.push(boundMemory(memory))
+    numbers[at + adamwParameterFields.lr] = lr
+    numbers[at + adamwParameterFields.weightDecay] = weightDecay
+    for (const { memory } of [value, grad, expAvg, expAvgSq]) arrays.push(boundMemory(memory))
   }
-  run(placement, () => {
-    bindingFor(placement).adamw(numbers, norm && boundMemory(norm.memory), arrays)
-  })
+  native.adamw(numbers, norm && boundMemory(norm.memory), arrays)
 }

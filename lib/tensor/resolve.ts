@@ -2,17 +2,17 @@
  * Resolves the tensors that the caller passes, in any of their forms, to operands. Getters and `deviceTensor` methods
  * of the caller run here and only here, each once, so they cannot change an operand after it has been checked.
  */
-import { bytesPerElement, type DType, dtypeOf, type HostData, readDType } from '../base/dtype.js'
+import { type DType, dtypeOf, type HostData, readDType } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { get, type Known } from '../base/options.js'
-import { readIntegers, shapeText } from '../base/shape.js'
+import { readIntegers } from '../base/shape.js'
 import { deviceTensor } from '../base/symbols.js'
-import { CPU, cudaDevice, type Device } from '../memory/device.js'
+import { CPU } from '../memory/device.js'
 import { checkNotLonger, layOut, type Operand } from '../memory/operand.js'
-import { StreamState } from '../memory/stream-state.js'
+import { readCudaMemory } from './cuda-memory.js'
 import { bufferOperand, DeviceBuffer } from './device-buffer.js'
 import { checkGpuBuffer, gpuOf, isGpuBuffer } from './gpu-buffer.js'
-import { readStreamHandle } from './stream-option.js'
+import { checkFields, readByteOffset, readLayout, readStrides, type Unknown } from './layout.js'
 import { operandOf, Tensor } from './tensor.js'
 
 /** Host memory with a shape. It is used in place and never copied. */
@@ -125,9 +125,6 @@ export type TensorLike =
   | GpuTensorLike
   | DeviceTensorProvider
 
-/** An object that the caller passed, with unknown properties. */
-type Unknown = Readonly<Record<string | symbol, unknown>>
-
 /**
  * Resolves a tensor that the caller passed. The bounds of its memory are checked later, by `checkMemory`.
  *
@@ -166,7 +163,7 @@ function read(argument: string, value: Unknown, provide: unknown): Operand {
   // A host tensor of another version of this package has the method too, which throws.
   if (provide !== undefined && !isHost(device)) return readProvided(argument, value, provide)
   const ptr = value.ptr
-  if (ptr !== undefined) return readDeviceMemory(argument, value, ptr, device, value)
+  if (ptr !== undefined) return readCudaMemory(argument, value, ptr, device, value)
 
   if (!ArrayBuffer.isView(value) && isGpuBuffer(value.buffer)) return readGpuBuffer(argument, value)
 
@@ -202,27 +199,6 @@ const HOST_FIELDS: Known = new Set([
   ...['dims', 'type', 'stride', 'offset'],
 ])
 const GPU_FIELDS: Known = new Set(['buffer', 'shape', 'dtype', 'byteOffset', 'pitch', 'strides', 'device'])
-const DEVICE_FIELDS: Known = new Set([
-  ...['ptr', 'shape', 'dtype', 'device', 'strides', 'byteOffset', 'byteLength', 'stream', 'owner'],
-  ...['stride', 'offset'],
-])
-
-/** A plain object has fields of the known conventions only, and of one of them: a field that is not read may matter. */
-function checkFields(argument: string, value: Unknown, known: Known): void {
-  const prototype: unknown = Object.getPrototypeOf(value)
-  if (prototype !== Object.prototype && prototype !== null) return
-  for (const key in value) {
-    if (key === 'data' || key === 'shape' || known.has(key)) continue // comparing is faster than looking up
-    fail('ERR_LILY_ARGUMENT', argument, `unknown field ${describe(key)}; the fields are ${[...known].join(', ')}`)
-  }
-  refuseBoth(argument, value, 'shape', 'dims')
-  refuseBoth(argument, value, 'dtype', 'type')
-}
-
-function refuseBoth(argument: string, value: Unknown, one: string, other: string): void {
-  if (value[one] === undefined || value[other] === undefined) return
-  fail('ERR_LILY_ARGUMENT', argument, `expected ${one} or ${other}, got both; leave one of them out`)
-}
 
 function isHost(device: unknown): boolean {
   return (device as Unknown | null | undefined)?.type === 'cpu'
@@ -281,47 +257,6 @@ function dtypeName(dtype: unknown): unknown {
   return typeof dtype === 'object' && dtype !== null ? (dtype as { toString(): unknown }).toString() : dtype
 }
 
-/** Where the elements are, by the conventions of this package, of ndarray (stride, offset) and of @stdlib/ndarray. */
-interface Layout {
-  /** In elements; null: contiguous. */
-  readonly strides: number[] | null
-  readonly byteOffset: number
-  /** With explicit strides or an offset the operand may be a window of longer data. */
-  readonly isWindow: boolean
-}
-
-function readLayout(argument: string, value: Unknown, rank: number, dtype: DType): Layout {
-  const { strides, stride, byteOffset, offset } = value
-  if (strides !== undefined && stride !== undefined) {
-    fail('ERR_LILY_ARGUMENT', argument, 'expected strides or stride, got both; leave one of them out')
-  }
-  if (byteOffset !== undefined && offset !== undefined) {
-    fail(
-      'ERR_LILY_ARGUMENT',
-      argument,
-      'expected byteOffset (bytes) or offset (elements), got both; leave one of them out',
-    )
-  }
-  const read = readStrides(argument, strides === undefined ? stride : strides, rank)
-  return {
-    strides: read,
-    byteOffset:
-      offset === undefined ? readByteOffset(argument, byteOffset, dtype) : readOffset(argument, offset, dtype),
-    isWindow: read !== null || byteOffset !== undefined || offset !== undefined,
-  }
-}
-
-/** An offset in elements. */
-function readOffset(argument: string, value: unknown, dtype: DType): number {
-  const bytes = Number(value) * bytesPerElement(dtype)
-  if (Number.isSafeInteger(value) && (value as number) >= 0 && Number.isSafeInteger(bytes)) return bytes
-  return fail(
-    'ERR_LILY_ARGUMENT',
-    argument,
-    `expected offset to be an integer from 0, in elements, got ${describe(value)}`,
-  )
-}
-
 function readProvided(argument: string, owner: Unknown, provide: unknown): Operand {
   if (typeof provide !== 'function') {
     fail(
@@ -340,49 +275,7 @@ function readProvided(argument: string, owner: Unknown, provide: unknown): Opera
   }
   const { ptr, device, buffer } = provided as Unknown
   if (ptr === undefined && buffer !== undefined) return readGpuBuffer(argument, provided as Unknown)
-  return readDeviceMemory(argument, provided as Unknown, ptr, device, owner)
-}
-
-/** @param keeper the object that the caller passed, kept reachable together with its `owner` */
-function readDeviceMemory(argument: string, value: Unknown, ptr: unknown, given: unknown, keeper: unknown): Operand {
-  if (typeof ptr !== 'bigint' && !Number.isSafeInteger(ptr)) {
-    fail(
-      'ERR_LILY_ARGUMENT',
-      argument,
-      `expected ptr to be an address, as a bigint or an integer, got ${describe(ptr)}`,
-    )
-  }
-  checkFields(argument, value, DEVICE_FIELDS)
-  const address = BigInt(ptr as bigint | number)
-  if (address < 0n || address >= 1n << 64n)
-    fail('ERR_LILY_ARGUMENT', argument, `expected ptr to be an address below 2^64, got ${address}`)
-  const dtype = readDType(argument, value.dtype)
-  const shape = readIntegers(argument, 'shape', value.shape)
-  const { strides, byteOffset } = readLayout(argument, value, shape.length, dtype)
-  const device = readDevice(argument, given)
-  const byteLength = value.byteLength
-  const stream = value.stream
-  const owner = value.owner
-  const operand = layOut(argument, address, byteOffset, dtype, device, shape, strides)
-  if (stream !== undefined) operand.stream = StreamState.of(device, readStreamHandle(argument, stream))
-  operand.owner = owner === undefined ? keeper : [keeper, owner]
-
-  if (address % BigInt(bytesPerElement(dtype)) !== 0n) {
-    fail(
-      'ERR_LILY_ARGUMENT',
-      argument,
-      `expected ptr to be a multiple of ${bytesPerElement(dtype)}, the size of ${dtype}, got ${address}`,
-    )
-  }
-  if (byteLength !== undefined && !(byteOffset + operand.byteLength <= Number(byteLength))) {
-    fail(
-      'ERR_LILY_SHAPE',
-      argument,
-      `expected byteLength of at least ${byteOffset + operand.byteLength} for shape ${shapeText(shape)} of ${dtype}, ` +
-        `got ${describe(byteLength)}`,
-    )
-  }
-  return operand
+  return readCudaMemory(argument, provided as Unknown, ptr, device, owner)
 }
 
 function readGpuBuffer(argument: string, value: Unknown): Operand {
@@ -394,9 +287,7 @@ function readGpuBuffer(argument: string, value: Unknown): Operand {
   const strides = readPitch(argument, value, shape) ?? readStrides(argument, value.strides, shape.length)
   const byteOffset = readByteOffset(argument, value.byteOffset, dtype)
   const gpu = gpuOf(argument, device)
-  const operand = layOut(argument, gpu.addressOf(buffer), byteOffset, dtype, gpu.device, shape, strides)
-  operand.owner = buffer
-  return operand
+  return layOut(argument, buffer, byteOffset, dtype, gpu.device, shape, strides)
 }
 
 /** The strides of rows that lie `pitch` elements apart; null without a pitch. */
@@ -420,43 +311,4 @@ function readPitch(argument: string, { pitch, strides }: Unknown, shape: readonl
     stride *= shape[axis]
   }
   return [...read, 1]
-}
-
-function readDevice(argument: string, device: unknown): Device {
-  const { type, id } = (typeof device === 'object' && device !== null ? device : {}) as Unknown
-  if (type !== 'cuda' || !Number.isSafeInteger(id) || (id as number) < 0) {
-    fail(
-      'ERR_LILY_DEVICE',
-      argument,
-      `expected device { type: 'cuda', id } with ptr, got type ${describe(type)} and id ${describe(id)}` +
-        (type === 'cpu' ? '; pass memory of the host as { data }, a typed array over it' : ''),
-    )
-  }
-  return cudaDevice(id as number)
-}
-
-function readStrides(argument: string, value: unknown, rank: number): number[] | null {
-  if (value === undefined) return null
-  const negative: unknown = Array.isArray(value)
-    ? value.find((stride) => typeof stride === 'number' && stride < 0)
-    : undefined
-  if (negative !== undefined) {
-    fail('ERR_LILY_SHAPE', argument, `expected strides of at least 0, got ${describe(negative)}; make a row-major copy`)
-  }
-  const strides = readIntegers(argument, 'strides', value)
-  if (strides.length === rank) return strides
-  return fail('ERR_LILY_SHAPE', argument, `expected one stride for each of ${rank} dimensions, got ${strides.length}`)
-}
-
-function readByteOffset(argument: string, value: unknown, dtype: DType): number {
-  if (value === undefined) return 0
-  if (Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) % bytesPerElement(dtype) === 0) {
-    return value as number
-  }
-  return fail(
-    'ERR_LILY_ARGUMENT',
-    argument,
-    `expected byteOffset to be a non-negative multiple of ${bytesPerElement(dtype)}, the size of ${dtype}, ` +
-      `got ${describe(value)}`,
-  )
 }

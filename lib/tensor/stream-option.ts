@@ -4,7 +4,7 @@ import { get } from '../base/options.js'
 import type { StreamOption } from '../memory/placement.js'
 import { StreamState } from '../memory/stream-state.js'
 import { gpuOf } from './gpu-buffer.js'
-import { streamStateOf } from './stream.js'
+import { readStreamValue } from './stream.js'
 
 /**
  * Reads `options.stream`, a Stream of this package or a cudaStream_t, or `options.encoder`, a GPUCommandEncoder; null if
@@ -20,7 +20,7 @@ export function readStream(options: object): StreamOption {
     return readEncoder(encoder)
   }
   if (value === undefined) return null
-  return streamStateOf('stream', value) ?? readStreamHandle('stream', value)
+  return readStreamValue(value)
 }
 
 /** An encoder, as the stream of its commands. */
@@ -35,20 +35,5 @@ function readEncoder(value: unknown): StreamState {
   )
   if (!isEncoder) fail('ERR_LILY_ARGUMENT', 'encoder', `expected a GPUCommandEncoder, got ${describe(value)}`)
   const gpu = gpuOf('encoder', undefined)
-  return StreamState.of(gpu.device, gpu.streamOf(value as GPUCommandEncoder))
-}
-
-/**
- * Reads a cudaStream_t; 1 is cudaStreamLegacy, 2 is cudaStreamPerThread.
- *
- * @throws LilyError ERR_LILY_ARGUMENT
- */
-export function readStreamHandle(argument: string, value: unknown): number {
-  const handle = typeof value === 'bigint' ? Number(value) : value
-  if (Number.isSafeInteger(handle) && (handle as number) > 0) return handle as number
-  return fail(
-    'ERR_LILY_ARGUMENT',
-    argument,
-    `expected a Stream, or a cudaStream_t as a bigint or an integer (1: legacy, 2: per-thread), got ${describe(value)}`,
-  )
+  return StreamState.ofEncoder(gpu.device, value as GPUCommandEncoder)
 }

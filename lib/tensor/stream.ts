@@ -10,7 +10,7 @@ import { type Device, deviceText } from '../memory/device.js'
 import { StreamState } from '../memory/stream-state.js'
 
 /** The state of a Stream; undefined for any other value. Throws ERR_LILY_DISPOSED if the stream is disposed of. */
-export let streamStateOf: (argument: string, stream: unknown) => StreamState | undefined
+let streamStateOf: (argument: string, stream: unknown) => StreamState | undefined
 
 /** Given to the private constructors, which JavaScript can call. */
 const CREATE = Symbol('create')
@@ -168,6 +168,30 @@ export function openStream(argument: string, stream: unknown): StreamState {
   const state = streamStateOf(argument, stream)
   if (state !== undefined) return state
   return fail('ERR_LILY_ARGUMENT', argument, `expected a Stream of this package, got ${describe(stream)}`)
+}
+
+/**
+ * Reads the option `stream` of a call: a Stream of this package, or a cudaStream_t.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED
+ */
+export function readStreamValue(value: unknown): StreamState | number {
+  return streamStateOf('stream', value) ?? readStreamHandle('stream', value)
+}
+
+/**
+ * Reads a cudaStream_t; 1 is cudaStreamLegacy, 2 is cudaStreamPerThread.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
+export function readStreamHandle(argument: string, value: unknown): number {
+  const handle = typeof value === 'bigint' ? Number(value) : value
+  if (Number.isSafeInteger(handle) && (handle as number) > 0) return handle as number
+  return fail(
+    'ERR_LILY_ARGUMENT',
+    argument,
+    `expected a Stream, or a cudaStream_t as a bigint or an integer (1: legacy, 2: per-thread), got ${describe(value)}`,
+  )
 }
 
 /** What an event is to the addon. */

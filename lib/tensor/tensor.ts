@@ -7,9 +7,16 @@ import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { readDevice } from '../memory/backends.js'
-import { webGpuBinding } from '../binding/devices.js'
 import { CPU, type Device, deviceText } from '../memory/device.js'
-import { checkMemory, checkNotLonger, isDeviceMemory, isHostMemory, layOut, type Operand } from '../memory/operand.js'
+import {
+  checkMemory,
+  checkNotLonger,
+  gpuBufferOf,
+  isDeviceMemory,
+  isHostMemory,
+  layOut,
+  type Operand,
+} from '../memory/operand.js'
 import { copyToDevice, copyToHost } from './transfer.js'
 
 /** The operand of a tensor; null once the tensor is disposed of. */
@@ -99,9 +106,8 @@ export class Tensor {
    */
   get buffer(): GPUBuffer {
     const { memory, device } = this.#open()
-    if (device.type === 'webgpu' && !isHostMemory(memory)) {
-      return webGpuBinding('buffer', device.id).bufferOf(isDeviceMemory(memory) ? memory.handle : memory)
-    }
+    const buffer = gpuBufferOf(memory)
+    if (buffer !== null) return buffer
     return fail(
       'ERR_LILY_DEVICE',
       'buffer',
@@ -165,12 +171,13 @@ export class Tensor {
     if (isHostMemory(memory)) {
       return fail('ERR_LILY_DEVICE', 'this tensor', "is in host memory; move it with to({ type: 'cuda', id }) first")
     }
-    if (device.type === 'webgpu') {
-      const { shape, strides, buffer } = this
+    const buffer = gpuBufferOf(memory)
+    if (buffer !== null) {
+      const { shape, strides } = this
       return { buffer, byteOffset, shape, strides, dtype, device: device as GpuTensor['device'] }
     }
     return {
-      ptr: BigInt(isDeviceMemory(memory) ? memory.address : memory) + BigInt(byteOffset),
+      ptr: BigInt(isDeviceMemory(memory) ? memory.address : (memory as bigint)) + BigInt(byteOffset),
       shape: this.shape,
       dtype,
       device: device as DeviceTensor['device'],

@@ -1,19 +1,18 @@
 /**
- * The binding of a GPUDevice: what the addon is for CUDA. It reads the same descriptors, encodes their kernels, and submits
- * them to the queue of the device, or leaves that to the caller whose encoder it was given.
+ * The binding of a GPUDevice: what the addon is for CUDA. It encodes the kernels of calls, and submits them to the queue of
+ * the device, or leaves that to the caller whose encoder it was given.
  */
 import { fail, LilyError, messageOf } from '../base/errors.js'
 import { webGpu, type WebGpuBinding } from '../binding/devices.js'
-import { adamwFields, callFields, foldFields } from '../binding/descriptor.js'
+import type { BackwardCall, FoldCall, ForwardCall } from '../binding/gpu-call.js'
+import type { Plan } from '../binding/gpu-pass.js'
 import type { Memory, MemoryHandle, PoolStatistics, StreamHandle } from '../binding/native.js'
-import { Addresses } from './addresses.js'
 import { ByteCopies } from './bytes.js'
-import type { Allocate, Kernels } from './call.js'
-import { adamwCall, backwardCall, foldCall, forwardCall } from './decode.js'
+import { type Allocate, GpuKernels } from './kernels.js'
 import { type Block, BufferPool, Encoding } from './pool.js'
 import { MAP_READ, usage } from './usage.js'
 
-/** The number of the queue where others have a stream. Encoders of the caller have higher ones. */
+/** The number of the queue where others have a stream. */
 const QUEUE = 1
 
 /** Memory of the package: the object behind a `MemoryHandle`. */
@@ -26,19 +25,15 @@ class Allocation {
 export class GpuBinding implements WebGpuBinding {
   readonly device: WebGpuBinding['device']
   #users = 0
-  readonly #kernels: Kernels
+  readonly #kernels: GpuKernels
   readonly #pool: BufferPool
   readonly #copies: ByteCopies
-  readonly #addresses = new Addresses()
   /** The pool's blocks by buffer, which callers may pass as operands, too. */
   readonly #blocks = new WeakMap<GPUBuffer, Block>()
   readonly #collected = new FinalizationRegistry<Block>((block) => {
     this.#pool.give(block)
   })
-  readonly #encodings = new WeakMap<GPUCommandEncoder, { readonly stream: number; readonly encoding: Encoding }>()
-  readonly #encoders = new Map<number, WeakRef<GPUCommandEncoder>>()
-  readonly #submitted = new FinalizationRegistry<number>((stream) => this.#encoders.delete(stream))
-  #lastStream = QUEUE
+  readonly #encodings = new WeakMap<GPUCommandEncoder, Encoding>()
   /** Set once the GPUDevice is lost. */
   #loss: LilyError | null = null
   /** Rejects the promises that wait for the GPUDevice. A race with one promise would keep every other one for good. */
@@ -47,12 +42,9 @@ export class GpuBinding implements WebGpuBinding {
   #failure: LilyError | null = null
   readonly #reports = new Set<Promise<void>>()
 
-  constructor(
-    readonly gpu: GPUDevice,
-    createKernels: (gpu: GPUDevice) => Kernels,
-  ) {
+  constructor(readonly gpu: GPUDevice) {
     this.device = Object.freeze({ type: 'webgpu', id: webGpu.nextId++ })
-    this.#kernels = createKernels(gpu)
+    this.#kernels = new GpuKernels(gpu)
     this.#copies = new ByteCopies(gpu)
     this.#pool = new BufferPool(gpu.limits.maxBufferSize, (byteLength) => this.#createBuffer(byteLength))
     void gpu.lost.then(({ message }) => {
@@ -79,56 +71,41 @@ export class GpuBinding implements WebGpuBinding {
 
   // Calls.
 
-  forward(numbers: Float64Array, ...memory: Memory[]): void {
-    this.#checkLoss()
-    this.#run(numbers[callFields.stream], memory, (encoder, allocate) => {
-      this.#kernels.forward(forwardCall(numbers, memory, this.bufferOf, allocate), encoder, allocate)
+  forward(call: ForwardCall, encoder: GPUCommandEncoder | null): void {
+    this.#run(encoder, buffersOf(call), (commands, allocate) => {
+      this.#kernels.forward(call, commands, allocate)
     })
   }
 
-  backward(numbers: Float64Array, ...memory: Memory[]): void {
-    this.#checkLoss()
-    const call = backwardCall(numbers, memory, this.bufferOf)
-    this.#run(numbers[callFields.stream], memory, (encoder, allocate) => {
-      this.#kernels.backward(call, encoder, allocate)
+  backward(call: BackwardCall, encoder: GPUCommandEncoder | null): void {
+    this.#run(encoder, buffersOf(call), (commands, allocate) => {
+      this.#kernels.backward(call, commands, allocate)
     })
   }
 
-  async forwardCompiled(numbers: Float64Array, ...memory: Memory[]): Promise<void> {
-    this.#checkLoss()
-    // Pipelines depend on which operands share a buffer, not on its length.
-    const hidden = this.#take(0)
-    try {
-      const call = forwardCall(numbers, memory, this.bufferOf, () => hidden.buffer)
-      await this.#runCompiled(numbers, memory, this.#kernels.compileForward(call), () => {
-        this.forward(numbers, ...memory)
-      })
-    } finally {
-      this.#pool.give(hidden)
-    }
-  }
-
-  async backwardCompiled(numbers: Float64Array, ...memory: Memory[]): Promise<void> {
-    this.#checkLoss()
-    const call = backwardCall(numbers, memory, this.bufferOf)
-    await this.#runCompiled(numbers, memory, this.#kernels.compileBackward(call), () => {
-      this.backward(numbers, ...memory)
+  fold(call: FoldCall, encoder: GPUCommandEncoder | null): void {
+    this.#run(encoder, buffersOf(call), (commands, allocate) => {
+      this.#kernels.fold(call, commands, allocate)
     })
   }
 
-  fold(numbers: Float64Array, db: Memory, partials: readonly Memory[], weights: readonly Memory[]): void {
-    this.#checkLoss()
-    const call = foldCall(numbers, db, partials, weights, this.bufferOf)
-    this.#run(numbers[foldFields.stream], [db, ...partials, ...weights], (encoder, allocate) => {
-      this.#kernels.fold(call, encoder, allocate)
+  plan(plan: Plan, encoder: GPUCommandEncoder | null): void {
+    this.#run(encoder, buffersOf(plan), (commands, allocate) => {
+      this.#kernels.plan(plan, commands, allocate)
     })
   }
 
-  adamw(numbers: Float64Array, norm: Memory, arrays: readonly Memory[]): void {
+  async forwardCompiled(call: ForwardCall): Promise<void> {
     this.#checkLoss()
-    const call = adamwCall(numbers, norm, arrays, this.bufferOf)
-    this.#run(numbers[adamwFields.stream], [norm, ...arrays], (encoder, allocate) => {
-      this.#kernels.adamw(call, encoder, allocate)
+    await this.#runCompiled(buffersOf(call), this.#kernels.compileForward(call), () => {
+      this.forward(call, null)
+    })
+  }
+
+  async backwardCompiled(call: BackwardCall): Promise<void> {
+    this.#checkLoss()
+    await this.#runCompiled(buffersOf(call), this.#kernels.compileBackward(call), () => {
+      this.backward(call, null)
     })
   }
 
@@ -148,10 +125,6 @@ export class GpuBinding implements WebGpuBinding {
     return block
   }
 
-  memoryAddress(memory: MemoryHandle): bigint {
-    return BigInt(this.#addresses.of(this.bufferOf(memory)))
-  }
-
   memoryRelease(memory: MemoryHandle): void {
     const allocation = memory as unknown as Allocation
     if (allocation.isReleased) return
@@ -160,20 +133,11 @@ export class GpuBinding implements WebGpuBinding {
     this.#pool.give(allocation.block)
   }
 
-  addressOf(buffer: GPUBuffer): bigint {
-    return BigInt(this.#addresses.of(buffer))
+  bufferOf(memory: Memory): GPUBuffer {
+    return memory instanceof Allocation ? memory.block.buffer : (memory as GPUBuffer)
   }
 
-  // A property, because it is passed as a function.
-  readonly bufferOf = (memory: Memory): GPUBuffer => {
-    if (typeof memory !== 'bigint') return (memory as unknown as Allocation).block.buffer
-    const buffer = this.#addresses.bufferAt(Number(memory))
-    if (buffer === undefined) throw new Error(`no GPUBuffer has the address ${memory}`)
-    return buffer
-  }
-
-  checkBuffer(memory: bigint, byteOffset: number, byteLength: number, argument: string): void {
-    const { size, mapState } = this.bufferOf(memory)
+  checkBuffer({ size, mapState }: GPUBuffer, byteOffset: number, byteLength: number, argument: string): void {
     if (mapState !== 'unmapped') {
       fail('ERR_LILY_ARGUMENT', argument, `its GPUBuffer is mapped (mapState '${mapState}'); call its unmap() first`)
     }
@@ -188,7 +152,7 @@ export class GpuBinding implements WebGpuBinding {
     )
   }
 
-  upload(_device: number, memory: Memory, byteOffset: number, data: ArrayBufferView, stream: number): void {
+  upload(_device: number, memory: Memory, byteOffset: number, data: ArrayBufferView): void {
     this.#checkLoss()
     if (byteOffset % 4 !== 0) throw new Error('an upload begins at a multiple of 4 bytes')
     const bytes = data as Uint8Array<ArrayBuffer>
@@ -201,7 +165,6 @@ export class GpuBinding implements WebGpuBinding {
       last.set(bytes.subarray(whole))
       this.gpu.queue.writeBuffer(buffer, byteOffset + whole, last)
     }
-    this.#mark(stream, [memory])
   }
 
   async download(_device: number, memory: Memory, byteOffset: number, data: ArrayBufferView): Promise<void> {
@@ -219,7 +182,7 @@ export class GpuBinding implements WebGpuBinding {
     const length = Math.ceil((byteOffset - begin + bytes.byteLength) / 4) * 4
     const staging = gpu.createBuffer({ size: length, usage: usage.mapRead | usage.copyDestination })
     try {
-      this.#run(QUEUE, [memory], (encoder, allocate) => {
+      this.#run(null, [], (encoder, allocate) => {
         if (isPlain) {
           encoder.copyBufferToBuffer(source, begin, staging, 0, length)
           return
@@ -245,21 +208,19 @@ export class GpuBinding implements WebGpuBinding {
     source: Memory,
     sourceOffset: number,
     byteLength: number,
-    stream: number,
   ): void {
-    this.#checkLoss()
     const to = { buffer: this.bufferOf(memory), byteOffset }
     const from = { buffer: this.bufferOf(source), byteOffset: sourceOffset }
-    this.#run(stream, [memory, source], (encoder, allocate) => {
+    this.#run(null, [], (encoder, allocate) => {
       this.#copies.copy(encoder, to, from, byteLength, allocate)
     })
   }
 
-  fill(_device: number, memory: Memory, byteOffset: number, byteLength: number, value: number, stream: number): void {
-    this.#checkLoss()
+  fill(_device: number, memory: Memory, byteOffset: number, byteLength: number, value: number): void {
     if (value !== 0) throw new Error('a fill writes zeros')
-    this.#run(stream, [memory], (encoder, allocate) => {
-      this.#copies.clear(encoder, { buffer: this.bufferOf(memory), byteOffset }, byteLength, allocate)
+    const buffer = this.bufferOf(memory)
+    this.#run(null, [], (encoder, allocate) => {
+      this.#copies.copy(encoder, { buffer, byteOffset }, null, byteLength, allocate)
     })
   }
 
@@ -292,19 +253,9 @@ export class GpuBinding implements WebGpuBinding {
     await this.#reported()
   }
 
-  streamOf(encoder: GPUCommandEncoder): number {
-    const known = this.#encodings.get(encoder)
-    if (known !== undefined) return known.stream
-    const stream = ++this.#lastStream
-    this.#encodings.set(encoder, { stream, encoding: new Encoding() })
-    this.#encoders.set(stream, new WeakRef(encoder))
-    this.#submitted.register(encoder, stream)
-    return stream
-  }
-
   submitted(encoder: GPUCommandEncoder): void {
-    const known = this.#encodings.get(encoder)
-    if (known !== undefined) this.#pool.submitted(known.encoding)
+    const encoding = this.#encodings.get(encoder)
+    if (encoding !== undefined) this.#pool.submitted(encoding)
   }
 
   checkUsable(argument: string): void {
@@ -312,14 +263,13 @@ export class GpuBinding implements WebGpuBinding {
     if (loss !== null) fail(loss.code, argument, loss.message)
   }
 
-  /** Encodes work and submits it, or leaves that to the caller whose encoder the stream is. */
+  /** Encodes work and submits it, or leaves that to the caller whose encoder is given. `buffers` are those of the work. */
   #run(
-    stream: number,
-    memory: readonly Memory[],
+    given: GPUCommandEncoder | null,
+    buffers: readonly GPUBuffer[],
     encode: (encoder: GPUCommandEncoder, allocate: Allocate) => void,
   ): void {
-    const given = stream === QUEUE ? null : this.#encoders.get(stream)?.deref()
-    if (given === undefined) throw new Error('the encoder of a call is gone')
+    this.#checkLoss()
     const encoder = given ?? this.gpu.createCommandEncoder()
     const workspace: Block[] = []
     const allocate = (byteLength: number): GPUBuffer => {
@@ -331,38 +281,22 @@ export class GpuBinding implements WebGpuBinding {
       encode(encoder, allocate)
       if (given === null) this.gpu.queue.submit([encoder.finish()])
     } finally {
-      const encoding = given && this.#encodings.get(given)?.encoding
-      for (const block of workspace) {
-        if (encoding) this.#pool.encode(block, encoding)
-        this.#pool.give(block)
+      if (given !== null) {
+        const encoding = this.#encodings.get(given) ?? new Encoding()
+        this.#encodings.set(given, encoding)
+        for (const block of [...workspace, ...this.#blocksOf(buffers)]) this.#pool.encode(block, encoding)
       }
-      this.#mark(stream, memory)
+      for (const block of workspace) this.#pool.give(block)
     }
   }
 
-  /** Records which blocks the commands of the caller's encoder use. */
-  #mark(stream: number, memory: readonly Memory[]): void {
-    if (stream === QUEUE) return
-    const encoder = this.#encoders.get(stream)?.deref()
-    const encoding = encoder && this.#encodings.get(encoder)?.encoding
-    if (encoding === undefined) return
-    for (const block of this.#blocksOf(memory)) this.#pool.encode(block, encoding)
-  }
-
-  #blocksOf(memory: readonly Memory[]): Set<Block> {
-    const given = memory.filter((of) => of !== null)
-    return new Set(given.map((of) => this.#blocks.get(this.bufferOf(of))).filter((block) => block !== undefined))
+  #blocksOf(buffers: readonly GPUBuffer[]): Set<Block> {
+    return new Set(buffers.map((buffer) => this.#blocks.get(buffer)).filter((block) => block !== undefined))
   }
 
   /** Runs a call once its pipelines are compiled. Its operands may be disposed of meanwhile; their memory waits. */
-  async #runCompiled(
-    numbers: Float64Array,
-    memory: readonly Memory[],
-    compiled: Promise<void>,
-    run: () => void,
-  ): Promise<void> {
-    if (numbers[callFields.stream] !== QUEUE) throw new Error('an encoded call does not wait')
-    const blocks = this.#blocksOf(memory)
+  async #runCompiled(buffers: readonly GPUBuffer[], compiled: Promise<void>, run: () => void): Promise<void> {
+    const blocks = this.#blocksOf(buffers)
     for (const block of blocks) this.#pool.pin(block)
     try {
       await this.#settled(compiled)
@@ -449,6 +383,15 @@ export class GpuBinding implements WebGpuBinding {
   #checkLoss(): void {
     if (this.#loss !== null) throw this.#loss
   }
+}
+
+/** The buffers of all operands of a call. */
+function buffersOf(call: object): GPUBuffer[] {
+  return Object.values(call).flatMap((value: unknown) => {
+    if (typeof value !== 'object' || value === null) return []
+    if (!('buffer' in value)) return buffersOf(value)
+    return value.buffer === null ? [] : [value.buffer as GPUBuffer]
+  })
 }
 
 function outOfMemory(message: string): LilyError {

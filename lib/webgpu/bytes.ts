@@ -45,30 +45,25 @@ export class ByteCopies {
 
   constructor(private readonly device: GPUDevice) {}
 
-  /** Copies between two buffers. `allocate` gives memory that is not used again before the commands are submitted. */
+  /**
+   * Copies bytes, or sets them to zero without `from`. `allocate` gives memory that is not used again before the commands are
+   * submitted.
+   */
   copy(
     encoder: GPUCommandEncoder,
     to: Bytes,
-    from: Bytes,
+    from: Bytes | null,
     byteLength: number,
     allocate: (byteLength: number) => GPUBuffer,
   ): void {
     if (byteLength === 0) return
     const isPlain =
-      [to.byteOffset, from.byteOffset, byteLength].every((bytes) => bytes % 4 === 0) &&
+      [to.byteOffset, from?.byteOffset ?? 0, byteLength].every((bytes) => bytes % 4 === 0) &&
       (to.buffer.usage & usage.copyDestination) !== 0 &&
-      (from.buffer.usage & usage.copySource) !== 0
-    if (isPlain) encoder.copyBufferToBuffer(from.buffer, from.byteOffset, to.buffer, to.byteOffset, byteLength)
-    else this.#dispatch(encoder, to, from, byteLength, allocate)
-  }
-
-  /** Sets bytes of a buffer to zero. */
-  clear(encoder: GPUCommandEncoder, to: Bytes, byteLength: number, allocate: (byteLength: number) => GPUBuffer): void {
-    if (byteLength === 0) return
-    const isPlain =
-      [to.byteOffset, byteLength].every((bytes) => bytes % 4 === 0) && (to.buffer.usage & usage.copyDestination) !== 0
-    if (isPlain) encoder.clearBuffer(to.buffer, to.byteOffset, byteLength)
-    else this.#dispatch(encoder, to, null, byteLength, allocate)
+      (from === null || (from.buffer.usage & usage.copySource) !== 0)
+    if (!isPlain) this.#dispatch(encoder, to, from, byteLength, allocate)
+    else if (from === null) encoder.clearBuffer(to.buffer, to.byteOffset, byteLength)
+    else encoder.copyBufferToBuffer(from.buffer, from.byteOffset, to.buffer, to.byteOffset, byteLength)
   }
 
   #dispatch(

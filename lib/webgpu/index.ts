@@ -16,7 +16,6 @@ import { lilyForward, lilyForwardAsync } from '../operations/forward.js'
 import { loraBackward, loraBackwardAsync, loraForward, loraForwardAsync } from '../operations/lora.js'
 import { type Tensor, tensor } from '../tensor/tensor.js'
 import { GpuBinding } from './binding.js'
-import { GpuKernels } from './kernels.js'
 
 export type { DType, HostData } from '../base/dtype.js'
 export { LilyError, type LilyErrorCode, type LilyErrorDetails } from '../base/errors.js'
@@ -228,7 +227,7 @@ export class Lily {
 export function createLily(device: GPUDevice): Lily {
   if (!isGpuDevice(device)) fail('ERR_LILY_ARGUMENT', 'device', `expected a GPUDevice, got ${describe(device)}`)
   const known = [...webGpu.bindings.values()].find(({ gpu }) => gpu === device)
-  return new Lily(known ?? new GpuBinding(device, (gpu) => new GpuKernels(gpu)))
+  return new Lily(known ?? new GpuBinding(device))
 }
 
 function isGpuDevice(value: unknown): value is GPUDevice {

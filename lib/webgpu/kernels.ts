@@ -1,19 +1,26 @@
 /** The kernels on a GPUDevice: plans a call, builds the shaders of its passes, and encodes their dispatches. */
 import { fail } from '../base/errors.js'
-import type { AdamWCall, Allocate, BackwardCall, FoldCall, ForwardCall, Kernels, Sizes } from './call.js'
-import type { Plan } from './pass.js'
+import type { BackwardCall, FoldCall, ForwardCall, Sizes } from '../binding/gpu-call.js'
+import type { Plan } from '../binding/gpu-pass.js'
+import { type Excess, excessOf } from './bindings.js'
 import { Pipelines } from './pipelines.js'
-import { planAdamW } from './plan/adamw.js'
 import { planBackward } from './plan/backward.js'
 import { foldCommon, planFold } from './plan/fold.js'
 import { planForward } from './plan/forward.js'
 import { Problem } from './plan/problem.js'
-import { type Common, type Excess, excessOf, type Module, moduleOf } from './wgsl/module.js'
+import { type Common, type Module, moduleOf } from './wgsl/module.js'
 
 /** The uniform parameters of a pass begin at multiples of this many bytes. */
 const UNIFORM_ALIGNMENT = 256
 
-export class GpuKernels implements Kernels {
+/** Allocates a buffer with usages STORAGE, UNIFORM, COPY_SRC and COPY_DST, at least as long; its contents are undefined. */
+export type Allocate = (byteLength: number) => GPUBuffer
+
+/**
+ * Encodes calls. The methods encode into the encoder that is passed and submit nothing. They allocate what a call requires
+ * beyond its operands with `allocate`; that memory may be reused by whatever the queue runs after the encoder's commands.
+ */
+export class GpuKernels {
   readonly #device: GPUDevice
   readonly #pipelines: Pipelines
 
@@ -39,10 +46,12 @@ export class GpuKernels implements Kernels {
     this.#encode(this.#within(planFold(call)), foldCommon(call), encoder, allocate)
   }
 
-  adamw(call: AdamWCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    this.#encode(this.#within(planAdamW(call)), { params: {}, floats: {} }, encoder, allocate)
+  /** Encodes a plan whose passes have no parameters in common. */
+  plan(plan: Plan, encoder: GPUCommandEncoder, allocate: Allocate): void {
+    this.#encode(this.#within(plan), { params: {}, floats: {} }, encoder, allocate)
   }
 
+  /** Resolves once the pipelines of such a call are compiled, off the main thread. */
   async compileForward(call: ForwardCall): Promise<void> {
     await this.#compile(this.#checked(call, planForward), new Problem(call).common)
   }
@@ -74,7 +83,7 @@ export class GpuKernels implements Kernels {
 
   #modules({ passes }: Plan, common: Common): Module[] {
     return passes
-      .filter(({ parts }) => parts.some(({ workgroups }) => workgroups > 0))
+      .filter((parts) => parts.some(({ workgroups }) => workgroups > 0))
       .map((pass) => moduleOf(pass, common, this.#device.limits))
   }
 

@@ -51,7 +51,7 @@ it.each(places)('zeros from byte %i (%i) on: %i bytes', async (to, _, length) =>
   const target = bytes(2048)
   const buffer = bufferOf(target, ALL)
   const result = await after(buffer, (encoder) => {
-    copies.clear(encoder, { buffer, byteOffset: to }, length, allocate)
+    copies.copy(encoder, { buffer, byteOffset: to }, null, length, allocate)
   })
   target.fill(0, to, to + length)
   expect(result).toEqual(target)

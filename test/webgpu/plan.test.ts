@@ -1,14 +1,15 @@
 /** The plans of calls: dispatches, loads from storage, and the limits of devices, without a device. */
 import { describe, expect, test } from 'vitest'
-import type { BackwardCall, ForwardCall, Matrix, Output, Region, Sizes } from '../../lib/webgpu/call.js'
-import type { Plan } from '../../lib/webgpu/pass.js'
+import type { BackwardCall, ForwardCall, Matrix, Output, Region, Sizes } from '../../lib/binding/gpu-call.js'
 import { planBackward } from '../../lib/webgpu/plan/backward.js'
 import { planForward } from '../../lib/webgpu/plan/forward.js'
 import { Problem } from '../../lib/webgpu/plan/problem.js'
 import { tileFor, TILES } from '../../lib/webgpu/plan/tiles.js'
-import { excessOf, moduleOf } from '../../lib/webgpu/wgsl/module.js'
+import { excessOf } from '../../lib/webgpu/bindings.js'
+import { moduleOf } from '../../lib/webgpu/wgsl/module.js'
 import { SEGMENT } from '../../lib/webgpu/wgsl/shrink.js'
 import { tileBytes, tileThreads } from '../../lib/webgpu/wgsl/product.js'
+import { loadsOf } from './loads.js'
 
 /** The limits that every device has. */
 const limits = {
@@ -73,9 +74,6 @@ function calls(shape: Shape): { forward: ForwardCall; backward: BackwardCall } {
     },
   }
 }
-
-const loadsOf = ({ passes }: Plan) =>
-  passes.reduce((sum, { parts }) => sum + parts.reduce((of, { loads }) => of + loads, 0), 0)
 
 /** Bytes that one load of each operand is, in float32: outputs count if they accumulate. */
 function fewestLoads(shape: Shape): { forward: number; backward: number } {
@@ -191,7 +189,7 @@ describe('passes', () => {
     const { grid } = moduleOf(pass, new Problem(forward).common, roomy)
     expect(grid[0]).toBeLessThanOrEqual(65535)
     expect(grid[1]).toBeGreaterThan(1)
-    expect(grid[0] * grid[1]).toBeGreaterThanOrEqual(pass.parts[0].workgroups)
+    expect(grid[0] * grid[1]).toBeGreaterThanOrEqual(pass[0].workgroups)
   })
 })
 
@@ -271,14 +269,5 @@ describe('operands that a device cannot bind', () => {
       argument: 'workspace',
       text: expect.stringContaining('268435456 (maxBufferSize)') as string,
     })
-  })
-
-  test('a buffer that ends with half a word is refused', () => {
-    const { forward } = calls({ tokens: 3, dIn: 5 })
-    const x: Matrix = { buffer: buffer(30), byteOffset: 0, dtype: 'bfloat16', pitch: 5 }
-    const [pass] = planForward({ ...forward, x }, limits).passes
-    expect(() => moduleOf(pass, new Problem(forward).common, limits)).toThrow(
-      /^x: .* 32 bytes, got 30; .*multiple of 4/,
-    )
   })
 })

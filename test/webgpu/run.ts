@@ -1,5 +1,13 @@
 /** Runs a case on GpuKernels, with operands in GPU buffers. The results have the form of test/support/run.ts. */
-import type { BackwardCall, ForwardCall, Matrix, NumberType, Output, Region, Sizes } from '../../lib/webgpu/call.js'
+import type {
+  BackwardCall,
+  ForwardCall,
+  Matrix,
+  NumberType,
+  Output,
+  Region,
+  Sizes,
+} from '../../lib/binding/gpu-call.js'
 import type { GpuKernels } from '../../lib/webgpu/kernels.js'
 import type { Case } from '../support/cases.js'
 import { type Float, roundAll, unpack } from '../support/dtypes.js'

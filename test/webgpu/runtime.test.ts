@@ -358,6 +358,17 @@ describe('calls', () => {
     for (const other of others) other.dispose()
   })
 
+  it('off the main thread for inference: the hidden state is not kept, whatever its size', async () => {
+    const { a, router, b } = onDevice()
+    const x = lily.tensor(
+      Float32Array.from({ length: 500 }, (_, i) => Math.sin(i)),
+      [100, 5],
+    )
+    const { y, saved } = await lily.lilyForwardAsync({ x, a, router, b }, { save: false })
+    expect(saved).toBeUndefined()
+    expectSameBits('y', await numbersOf(y), await numbersOf(lily.lilyForward({ x, a, router, b }).y))
+  })
+
   it('with a buffer that is destroyed reject, and leave later calls alone', async () => {
     const { a, router, b } = onDevice()
     const x = { buffer: bufferOf(new Float32Array(30)), shape: [6, 5], dtype: 'float32' as const }

@@ -1,6 +1,7 @@
 /** The fold of deferred gradients and AdamW on GPU buffers, compared with their formulas in float64. */
 import { expect, test } from 'vitest'
-import type { FoldCall, NumberType, Region } from '../../lib/webgpu/call.js'
+import type { FoldCall, NumberType, Region } from '../../lib/binding/gpu-call.js'
+import { planStep } from '../../lib/optimiser/gpu-step.js'
 import { GpuKernels } from '../../lib/webgpu/kernels.js'
 import { checkHistory } from '../support/adamw.js'
 import { expectClose } from '../support/compare.js'
@@ -130,7 +131,7 @@ for (const maxNorm of [undefined, 0.5])
         norm: norm && norm.region,
         parameters,
       }
-      await submit(device, (encoder, allocate) => kernels.adamw(call, encoder, allocate))
+      await submit(device, (encoder, allocate) => kernels.plan(planStep(call), encoder, allocate))
       const values: Record<string, Float32Array> = {}
       for (const { name, value } of state) values[name] = await value.read()
       history.values.push(values)

@@ -8,9 +8,8 @@
  * With a router the fold loads B for dw, and forms C from the same loads. LoRA has no C to combine, and token routing nothing
  * to pool; passes without work are left out.
  */
-import type { BackwardCall } from '../call.js'
+import type { BackwardCall } from '../../binding/gpu-call.js'
 import {
-  bytesOf,
   dense,
   input,
   type Operand,
@@ -21,7 +20,7 @@ import {
   rowsOf,
   Workspace,
   written,
-} from '../pass.js'
+} from '../../binding/gpu-pass.js'
 import { combine } from '../wgsl/combine.js'
 import { dHidden, type LogitGradient } from '../wgsl/d_hidden.js'
 import { expand, type Prepare } from '../wgsl/expand.js'
@@ -90,9 +89,8 @@ class Backward {
   plan(): Plan {
     const passes = this.#problem.isPerToken ? this.#perToken() : this.#combined()
     const last: Part[] = []
-    const xPass = this.#xPass(last)
-    passes.push({ label: 'x', parts: xPass }, { label: 'sums', parts: last })
-    return { passes: passes.filter(({ parts }) => parts.length > 0), workspaceBytes: this.#workspace.bytes }
+    passes.push(this.#xPass(last), last)
+    return { passes: passes.filter(({ length }) => length > 0), workspaceBytes: this.#workspace.bytes }
   }
 
   #tile(tokens: number) {
@@ -145,13 +143,7 @@ class Backward {
     const dHiddenPart = this.#dHiddenPart(dWeights, 'partials', 'P.scaling')
     const separate: Part[] = []
     if (dHiddenPart !== null) (this.#needsLogits ? separate : foldPass).push(dHiddenPart)
-    return [
-      { label: 'combine', parts: first },
-      { label: 'dy', parts: dyPass },
-      { label: 'fold', parts: foldPass },
-      { label: 'q', parts: qPass },
-      { label: 'd_hidden', parts: separate },
-    ]
+    return [first, dyPass, foldPass, qPass, separate]
   }
 
   /**
@@ -190,7 +182,7 @@ class Backward {
     if (!isToken) {
       first.push(
         pool({
-          ...{ groups, experts, tokens, offsets: problem.offsets as Operand, mask: problem.mask },
+          ...{ groups, experts, offsets: problem.offsets as Operand, mask: problem.mask },
           ...{ values: null, weights, tokenWeights: written(tokenWeights), kept: this.#kept && written(this.#kept) },
         }),
       )
@@ -199,14 +191,10 @@ class Backward {
     if (this.#needsDb) this.#perTokenDb(tokenWeights, dyPass, gatherPass)
 
     const dWeights = this.#needsLogits ? workspace.take(tokens, experts) : null
-    const passes: Pass[] = [
-      { label: 'pool', parts: first },
-      { label: 'dy', parts: dyPass },
-      { label: 'gather', parts: gatherPass },
-    ]
+    const passes = [first, dyPass, gatherPass]
     if (this.#needsDHidden || dWeights !== null) this.#gatherRanges(tokenWeights, dWeights, passes)
     const dHiddenPart = this.#dHiddenPart(dWeights, isToken ? 'tokens' : 'groups', '1.0')
-    return [...passes, { label: 'd_hidden', parts: dHiddenPart === null ? [] : [dHiddenPart] }]
+    return [...passes, dHiddenPart === null ? [] : [dHiddenPart]]
   }
 
   /** dB from u, or with few groups each group's D for a later fold. */
@@ -233,7 +221,7 @@ class Backward {
   }
 
   /** v and what is gathered from it, for ranges of tokens whose v fits into the workspace. */
-  #gatherRanges(tokenWeights: Operand, dWeights: Operand | null, passes: Pass[]): void {
+  #gatherRanges(tokenWeights: Operand, dWeights: Operand | null, passes: Part[][]): void {
     const { tokens, experts, rank } = this.call
     const { b, products } = this.#problem
     const most = this.limits.maxStorageBufferBindingSize / 4
@@ -251,10 +239,10 @@ class Backward {
         tokenDWeights: dWeights && written(slice(dWeights)),
       })
       if (begin === 0 && count === tokens) {
-        passes[1] = { ...passes[1], parts: [...passes[1].parts, shrink] }
-        passes[2] = { ...passes[2], parts: [...passes[2].parts, part] }
+        passes[1].push(shrink)
+        passes[2].push(part)
       } else {
-        passes.push({ label: 'dy', parts: [shrink] }, { label: 'gather', parts: [part] })
+        passes.push([shrink], [part])
       }
     }
   }
@@ -282,15 +270,14 @@ class Backward {
     // Of one group the fold applies it.
     const { condition, operands, helpers } = this.#problem.isPerToken ? this.#condition : NO_CONDITION
     const { tokens, dOut } = this.call
-    const lhsBytes = bytesOf(this.#hidden) * (rows / this.#hidden.cols) * (rows > this.#hidden.cols ? 2 : 1)
     const part = outer({
       ...{ name: 'd', tile: this.#outerTile(rows, dOut), lhs: condition === null ? lhs : where(lhs, condition) },
       rhs: onlyTokens('dy', condition),
       operands: {
         ...{ hidden: this.#hidden, dy: this.#dy, ...operands },
-        ...(isGrouped && { offsets: this.#problem.offsets as Operand }),
+        offsets: isGrouped ? this.#problem.offsets : null,
       },
-      ...{ lhsBytes, rhsBytes: bytesOf(this.#dy), out, rows, columns: dOut },
+      ...{ out, rows, columns: dOut },
       ...{ tokens, splits, factor: 'P.scaling', isGrouped },
     } satisfies Outer)
     return { ...part, helpers: [...(part.helpers ?? []), ...helpers] }
@@ -333,7 +320,7 @@ class Backward {
             rhs: rowsAreDepth('a'),
           },
           operands: { d_hidden: this.#dHidden, a: problem.a },
-          ...{ lhsBytes: bytesOf(this.#dHidden), rhsBytes: bytesOf(problem.a), depth: rank },
+          depth: rank,
           ...{ out: ['dx_out', output(dx, tokens, dIn)], factor: '1.0' },
         }),
       )
@@ -343,7 +330,6 @@ class Backward {
       const part = this.#gradient('da', output(da, rank, dIn), sums, {
         ...{ lhs: rowsAreDepth('d_hidden'), rhs: onlyTokens('x', condition) },
         operands: { d_hidden: this.#dHidden, x: problem.x, ...operands },
-        ...{ lhsBytes: bytesOf(this.#dHidden), rhsBytes: bytesOf(problem.x) },
       })
       parts.push({ ...part, helpers })
     }
@@ -353,8 +339,7 @@ class Backward {
         this.#gradient('dr', output(dRouter, experts, rank), sums, {
           lhs: rowsAreDepth('d_logits'),
           rhs: onlyTokens('hidden', mask === null ? null : '(mask1(0u, k) != 0.0)'),
-          operands: { d_logits: this.#dLogits, hidden: this.#hidden, ...(mask !== null && { mask }) },
-          ...{ lhsBytes: bytesOf(this.#dLogits), rhsBytes: bytesOf(this.#hidden) },
+          operands: { d_logits: this.#dLogits, hidden: this.#hidden, mask },
         }),
       )
     }
@@ -362,12 +347,7 @@ class Backward {
   }
 
   /** A gradient that is a sum over tokens: written at once, or as partial sums. */
-  #gradient(
-    name: string,
-    out: Operand,
-    sums: Part[],
-    of: Pick<Outer, 'lhs' | 'rhs' | 'operands' | 'lhsBytes' | 'rhsBytes'>,
-  ): Part {
+  #gradient(name: string, out: Operand, sums: Part[], of: Pick<Outer, 'lhs' | 'rhs' | 'operands'>): Part {
     const { rows, cols } = out
     const splits = this.#splits(rows, cols, this.call.dx !== null)
     const partials = splits === 1 ? out : this.#workspace.take(splits * rows, cols)

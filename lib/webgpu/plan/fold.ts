@@ -1,6 +1,6 @@
 /** The passes of a fold: one for every three layers, in order. The sum over several layers is rounded to 16 bits once. */
-import type { FoldCall } from '../call.js'
-import { dense, type Operand, output, type Pass, type Plan, Workspace, written } from '../pass.js'
+import type { FoldCall } from '../../binding/gpu-call.js'
+import { dense, type Operand, output, type Pass, type Plan, Workspace, written } from '../../binding/gpu-pass.js'
 import type { Common } from '../wgsl/module.js'
 import { foldDeferred } from '../wgsl/fold_deferred.js'
 import { sumPartials } from '../wgsl/sum_partials.js'
@@ -15,7 +15,7 @@ export function planFold({ experts, rank, dOut, db, layers }: FoldCall): Plan {
   // Without any matrix the gradient is zero, which an accumulating one already contains.
   if (filled.length === 0) {
     const parts = target.accumulate ? [] : [sumPartials('zero', ['none', workspace.take(0, dOut)], ['db', target])]
-    return { passes: [{ label: 'fold', parts }], workspaceBytes: workspace.bytes }
+    return { passes: [parts], workspaceBytes: workspace.bytes }
   }
   const isDirect = db.dtype === 'float32' || filled.length === 1
   const sum = isDirect ? target : written(workspace.take(experts * rank, dOut))
@@ -26,11 +26,11 @@ export function planFold({ experts, rank, dOut, db, layers }: FoldCall): Plan {
       weights: weights && dense(weights, partials, experts),
     }))
     const out: Operand = first === 0 ? sum : { ...sum, accumulate: true }
-    passes.push({ label: 'fold', parts: [foldDeferred(layers, out)] })
+    passes.push([foldDeferred(layers, out)])
   }
   if (!isDirect) {
     const rounded = sumPartials('sum_layers', ['sums', { ...sum, isWritten: false }], ['db', target])
-    passes.push({ label: 'fold', parts: [rounded] })
+    passes.push([rounded])
   }
   return { passes, workspaceBytes: workspace.bytes }
 }

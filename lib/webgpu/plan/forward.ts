@@ -8,9 +8,8 @@
  *     sequence   shrink and route | pool | expand of u
  *     fixed, with offsets          shrink, in segments | route (adds them), pool | expand of u
  */
-import type { ForwardCall } from '../call.js'
+import type { ForwardCall } from '../../binding/gpu-call.js'
 import {
-  bytesOf,
   ceilDiv,
   dense,
   type Operand,
@@ -20,7 +19,7 @@ import {
   type Plan,
   Workspace,
   written,
-} from '../pass.js'
+} from '../../binding/gpu-pass.js'
 import { combine, combined } from '../wgsl/combine.js'
 import { expand } from '../wgsl/expand.js'
 import { pool } from '../wgsl/pool.js'
@@ -35,7 +34,10 @@ export function planForward(call: ForwardCall, limits: TileLimits): Plan {
   const problem = new Problem(call)
   const { tokens, rank, experts, routing } = call
   const workspace = new Workspace()
-  const hidden = output(call.hidden, tokens, rank)
+  const { buffer, ...unkept } = call.hidden
+  // Its type, and with it the rounding, is the same if it is not kept.
+  const hidden =
+    buffer === null ? written(workspace.take(tokens, rank, unkept.dtype)) : output({ ...unkept, buffer }, tokens, rank)
   const isGrouped = problem.offsets !== null
   // A group's weights depend on all of its tokens, so after split shrinks the routes of groups would need a pass more.
   const isSplit = !(problem.isPooled && (isGrouped || !splitsShrink(tokens, experts * rank)))
@@ -53,28 +55,26 @@ export function planForward(call: ForwardCall, limits: TileLimits): Plan {
   if (isSplit) {
     const count = shrinkSegments(tile, tokens, rank, call.dIn)
     const segments = workspace.take(count * tokens, rank)
-    passes.push({ label: 'shrink', parts: [tiledShrink(shrink, count, ['segments', written(segments)])] })
+    passes.push([tiledShrink(shrink, count, ['segments', written(segments)])])
     second.push(route(segments, hidden, router))
   } else {
     const finish = router === null ? undefined : routeAfterShrink(router)
     const part = rowShrink(shrink, ['hidden', hidden], 'hidden_put4(m, n, phi(v));', finish)
-    passes.push({ label: 'shrink', parts: [{ ...part, helpers: [phi, ...(part.helpers ?? [])] }] })
+    passes.push([{ ...part, helpers: [phi, ...(part.helpers ?? [])] }])
   }
 
   if (problem.isPerToken) {
     const isToken = routing === 'token'
     const tokenWeights = isToken ? (router?.values as Operand) : workspace.take(tokens, experts)
     if (!isToken) second.push(poolPart(problem, call, router, tokenWeights))
-    passes.push({ label: isToken ? 'route' : 'pool', parts: second })
-    passes.push({ label: 'expand', parts: [perTokenExpand(problem, call, hidden, tokenWeights, limits)] })
+    passes.push(second, [perTokenExpand(problem, call, hidden, tokenWeights, limits)])
     return { passes, workspaceBytes: workspace.bytes }
   }
 
   const mixes = problem.isPooled && isSplit
   const c = problem.isLora || mixes ? null : workspace.take(rank, call.dOut)
   if (c !== null) second.push(combine(problem.b, written(c), prepareWeights(source, experts, keptBy(call))))
-  passes.push({ label: 'combine', parts: second })
-  passes.push({ label: 'expand', parts: [combinedExpand(problem, call, hidden, c, source, limits)] })
+  passes.push(second, [combinedExpand(problem, call, hidden, c, source, limits)])
   return { passes, workspaceBytes: workspace.bytes }
 }
 
@@ -109,10 +109,10 @@ function sourceOf({ call }: Problem, router: Router | null): WeightSource {
 }
 
 function poolPart(problem: Problem, call: ForwardCall, router: Router | null, tokenWeights: Operand): Part {
-  const { groups, experts, tokens, weights } = call
+  const { groups, experts, weights } = call
   const values = router?.values ?? null
   return pool({
-    ...{ groups, experts, tokens, offsets: problem.offsets as Operand, mask: problem.mask, weights, kept: null },
+    ...{ groups, experts, offsets: problem.offsets as Operand, mask: problem.mask, weights, kept: null },
     ...{ values: values && { ...values, isWritten: false }, tokenWeights: written(tokenWeights) },
   })
 }
@@ -130,8 +130,7 @@ function perTokenExpand(
   const part = expand({
     ...{ name: 'expand', tile: tileFor(TILES.EXPAND, tokens, dOut, limits), lhs: uView('k'), rhs: problem.expandView },
     operands: { hidden: read(hidden), token_weights: read(tokenWeights), b: problem.b },
-    // h and w are loaded for each element of u.
-    ...{ lhsBytes: 2 * call.experts * bytesOf(hidden), rhsBytes: bytesOf(problem.b), depth: problem.products },
+    depth: problem.products,
     ...{ out: ['y', output(y, tokens, dOut)], factor: 'P.scaling' },
   })
   return { ...part, helpers: [u] }
@@ -148,13 +147,12 @@ function combinedExpand(
   const { tokens, dOut, rank, experts, y } = call
   const mixes = c === null && !problem.isLora
   const prepare = mixes ? prepareWeights(source, experts, keptBy(call)) : undefined
-  const small = c ?? problem.b
   const part = expand({
     ...{ name: 'expand', tile: tileFor(mixes ? TILES.MIXING_EXPAND : TILES.EXPAND, tokens, dOut, limits), prepare },
     lhs: rowsAreOuter('hidden'),
     rhs: mixes ? { four: 'combined(k, o)', along: 'outer' } : problem.expandView,
-    operands: { hidden: read(hidden), [c === null ? 'b' : 'c']: small },
-    ...{ lhsBytes: bytesOf(hidden), rhsBytes: bytesOf(small), depth: rank },
+    operands: { hidden: read(hidden), ...(c === null ? { b: problem.b } : { c }) },
+    depth: rank,
     ...{ out: ['y', output(y, tokens, dOut)], factor: 'P.scaling' },
   })
   return mixes ? { ...part, helpers: [...(part.helpers ?? []), combined] } : part

@@ -1,6 +1,6 @@
 /** What the plans of forward and backward have in common: the operands that both read, and the form of the computation. */
-import type { BackwardCall, ForwardCall } from '../call.js'
-import { dense, input, type Operand } from '../pass.js'
+import type { BackwardCall, ForwardCall } from '../../binding/gpu-call.js'
+import { dense, input, type Operand } from '../../binding/gpu-pass.js'
 import type { Common } from '../wgsl/module.js'
 import { rowsAreDepth, rowsAreOuter, type View } from '../wgsl/product.js'
 

@@ -13,7 +13,7 @@
  *     subgroups                 broadcasts save loads from workgroup memory, not from storage; sums over a subgroup would make
  *                               the order, and with it the bits, depend on its size, which differs between adapters
  */
-import { ceilDiv } from '../pass.js'
+import { ceilDiv } from '../../binding/gpu-pass.js'
 import { SEGMENT } from '../wgsl/shrink.js'
 import { type Tile, tileBytes, tileThreads } from '../wgsl/product.js'
 

@@ -10,9 +10,10 @@
  * Two threads never write the same word of 16-bit numbers: where rows begin at even elements, a thread writes both
  * halves, and otherwise each half is exchanged atomically. The other half keeps its value, which may be the caller's.
  */
-import type { Operand } from '../pass.js'
-import { bytesPer } from '../pass.js'
+import type { Operand } from '../../binding/gpu-pass.js'
+import { bytesPer } from '../../binding/gpu-pass.js'
 import { conversions, decoded } from './numbers.js'
+import { wgsl } from './text.js'
 
 /** Whether stores into the operand require atomics: some row begins in the middle of a word. */
 export const needsAtomics = ({ isWritten, dtype, byteOffset, pitch, rows }: Operand) =>
@@ -25,7 +26,7 @@ export function accessors(name: string, operand: Operand, binding: string, isAto
   if (dtype === 'int32') {
     return `fn ${name}_int(i: u32) -> i32 { return bitcast<i32>(${word(`${p}_at + min(i, ${p}_cols - 1u)`)}); }`
   }
-  return `
+  return wgsl`
 fn ${name}_raw(i: u32) -> f32 { return ${decoded(dtype, word)}; }
 fn ${name}1(r: u32, c: u32) -> f32 {
   let isInside = r < ${p}_rows && c < ${p}_cols;
@@ -33,7 +34,7 @@ fn ${name}1(r: u32, c: u32) -> f32 {
 }
 fn ${name}4(r: u32, c: u32) -> vec4f { return vec4f(${name}1(r, c), ${name}1(r, c + 1u), ${name}1(r, c + 2u), ${name}1(r, c + 3u)); }
 fn ${name}4t(r: u32, c: u32) -> vec4f { return vec4f(${name}1(r, c), ${name}1(r + 1u, c), ${name}1(r + 2u, c), ${name}1(r + 3u, c)); }
-${isWritten ? stores(name, operand, binding, isAtomic) : ''}`
+${isWritten && stores(name, operand, binding, isAtomic)}`
 }
 
 function stores(name: string, operand: Operand, binding: string, isAtomic: boolean): string {

@@ -5,7 +5,7 @@
  *
  * One pass over B; each workgroup forms w first, and the first one keeps it for backward.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
 import type { Prepare } from './expand.js'
 
 /** Quads of C per thread, so that forming w costs little. */
@@ -18,19 +18,18 @@ export function combine(b: Operand, c: Operand, prepare: Prepare): Part {
     name: 'combine',
     workgroups,
     operands: { b, c, ...prepare.operands },
-    params: { combine_quads: quads, ...prepare.params },
+    params: prepare.params,
     helpers: [...prepare.helpers, combined],
     wgsl: `
 fn combine(id: u32, tid: u32) {
   ${prepare.statements}
   for (var j = 0u; j < ${QUADS}u; j++) {
     let i = (id * ${QUADS}u + j) * 256u + tid;
-    let k = i / P.combine_quads;
-    let n = i % P.combine_quads * 4u;
+    let k = i / P.c_quads;
+    let n = i % P.c_quads * 4u;
     if (k < P.rank) { c_put4(k, n, combined(k, n)); }
   }
 }`,
-    loads: bytesOf(b) + workgroups * prepare.loads,
   }
 }
 

@@ -8,10 +8,11 @@
  * Each workgroup owns a few tokens or, with groups, a share of the tokens of one group, whose dw it adds first. One pass
  * over q, p and h; d_logits [M, E] and d_hidden [M, r] are written once, in float32.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
 import { keeps, laneWidth, readRange, sumLanes } from './groups.js'
 import { hasGradient } from './kept.js'
 import { slicesOf, sliceOfGroup } from './pool.js'
+import { wgsl } from './text.js'
 
 const TOKENS = 16
 
@@ -50,29 +51,20 @@ export function dHidden(call: DHidden): Part {
   const { tokens, experts, logits, q, factor, hidden, dHidden: out, kept, hasMask } = call
   const isGrouped = logits?.source === 'groups'
   const slices = isGrouped ? slicesOf(logits.groups) : 1
-  const quads = ceilDiv(hidden.cols, 4)
   const workgroups = isGrouped ? slices * logits.groups : ceilDiv(tokens, TOKENS)
-  const repeats =
-    logits === null ? 0 : logits.source === 'partials' ? workgroups : logits.source === 'groups' ? slices : 1
   return {
     name: 'd_hidden',
     workgroups,
     operands: {
-      ...(q !== null && out !== null && { q, hidden, d_hidden: out }),
-      ...(kept !== null && { kept }),
-      ...(logits !== null && {
+      ...{ q, hidden: q && hidden, d_hidden: out, kept },
+      ...(logits && {
         ...{ d_weights: logits.dWeights, statistic: logits.statistic, d_logits: logits.dLogits, router: logits.router },
-        ...(logits.mask !== null && { mask: logits.mask }),
-        ...(isGrouped && { offsets: logits.offsets as Operand }),
+        ...{ mask: logits.mask, offsets: isGrouped ? logits.offsets : null },
       }),
     },
-    params: { d_hidden_quads: quads, slices, lane_width: laneWidth(experts) },
-    helpers: [
-      ...(logits === null ? [] : [sumLanes]),
-      ...(isGrouped ? [readRange] : []),
-      ...(hasMask ? [hasGradient] : []),
-    ],
-    wgsl: `${logits === null ? '' : logitGradient(logits, kept !== null)}
+    params: { slices, lane_width: laneWidth(experts) },
+    helpers: [logits && sumLanes, isGrouped && readRange, hasMask && hasGradient],
+    wgsl: wgsl`${logits && logitGradient(logits, kept !== null)}
 fn d_hidden(id: u32, tid: u32) {
   ${
     isGrouped
@@ -81,21 +73,14 @@ fn d_hidden(id: u32, tid: u32) {
   let begin = id * ${TOKENS}u;
   let end = min(begin + ${TOKENS}u, P.tokens);`
   }
-  ${logits === null ? '' : sumOf(logits)}
+  ${logits && sumOf(logits)}
   for (var t0 = begin; t0 < end; t0 += ${TOKENS}u) {
     let count = min(${TOKENS}u, end - t0);
-    ${logits === null ? '' : 'if (tid < count) { form_d_logits(t0, tid, g); }\n    workgroupBarrier();'}
-    ${out === null || q === null ? '' : rowsOfDHidden(logits !== null, hasMask, factor)}
-    ${logits === null ? '' : 'workgroupBarrier();'}
+    ${logits && 'if (tid < count) { form_d_logits(t0, tid, g); } workgroupBarrier();'}
+    ${out && rowsOfDHidden(logits !== null, hasMask, factor)}
+    ${logits && 'workgroupBarrier();'}
   }
 }`,
-    loads:
-      (q === null ? 0 : bytesOf(q) + bytesOf(hidden)) +
-      (logits === null
-        ? 0
-        : repeats * bytesOf(logits.dWeights) +
-          2 * tokens * experts * 4 +
-          ceilDiv(tokens, TOKENS) * bytesOf(logits.router)),
   }
 }
 
@@ -112,7 +97,7 @@ function logitGradient({ source, poolsLogits, mask }: LogitGradient, hasKept: bo
   const dw = source === 'tokens' ? 'd_weights1(t0 + t, e)' : 'sums[e]'
   const p = poolsLogits ? 'statistic1(g, e)' : 'statistic1(t0 + t, e)'
   const averages = hasKept && source !== 'tokens' && !poolsLogits
-  return `
+  return wgsl`
 var<workgroup> d_logits_of: array<f32, ${TOKENS * 64}>;
 fn form_d_logits(t0: u32, t: u32, g: u32) {
   let keep = ${keeps(mask !== null, 't0 + t')};
@@ -120,22 +105,22 @@ fn form_d_logits(t0: u32, t: u32, g: u32) {
   for (var e = 0u; e < P.experts; e++) { mean = fma(${p}, ${dw}, mean); }
   for (var e = 0u; e < P.experts; e++) {
     var value = 0.0;
-    if (keep) { value = ${p} * (${dw} - mean)${averages ? ' / kept1(0u, min(t0 + t, P.kept_cols - 1u))' : ''}; }
+    if (keep) { value = ${p} * (${dw} - mean)${averages && ' / kept1(0u, min(t0 + t, P.kept_cols - 1u))'}; }
     d_logits_of[t * P.experts + e] = value;
     d_logits_put1(t0 + t, e, value);
   }
 }`
 }
 
-const rowsOfDHidden = (hasLogits: boolean, hasMask: boolean, factor: string) => `
+const rowsOfDHidden = (hasLogits: boolean, hasMask: boolean, factor: string) => wgsl`
     for (var i = tid; i < count * P.d_hidden_quads; i += 256u) {
       let t = i / P.d_hidden_quads;
       let k = i % P.d_hidden_quads * 4u;
       var dh = vec4f();
       for (var row = t0 + t; row < P.q_rows; row += P.tokens) { dh += q4(row, k); }
       dh *= ${factor};
-      ${hasLogits ? 'for (var e = 0u; e < P.experts; e++) { dh = fma(vec4f(d_logits_of[t * P.experts + e]), router4(e, k), dh); }' : ''}
+      ${hasLogits && 'for (var e = 0u; e < P.experts; e++) { dh = fma(vec4f(d_logits_of[t * P.experts + e]), router4(e, k), dh); }'}
       dh = select(dh, vec4f(), (hidden4(t0 + t, k) == vec4f()) & vec4<bool>(P.relu != 0u));
-      ${hasMask ? 'if (!has_gradient(t0 + t)) { dh = vec4f(); }' : ''}
+      ${hasMask && 'if (!has_gradient(t0 + t)) { dh = vec4f(); }'}
       d_hidden_put4(t0 + t, k, dh);
     }`

@@ -5,8 +5,9 @@
  *
  * One pass: a workgroup for each tile of out, which loads out if it adds to it.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Helpers, type Operand, type Operands, type Part } from '../../binding/gpu-pass.js'
 import { product, type Tile, type View, workgroupOf } from './product.js'
+import { wgsl } from './text.js'
 
 export interface Expand {
   readonly name: string
@@ -14,10 +15,7 @@ export interface Expand {
   readonly lhs: View
   readonly rhs: View
   /** The operands of both views. */
-  readonly operands: Readonly<Record<string, Operand>>
-  /** Bytes of them that one pass over lhs and one over rhs load. */
-  readonly lhsBytes: number
-  readonly rhsBytes: number
+  readonly operands: Operands
   /** The summed dimension. */
   readonly depth: number
   readonly out: readonly [string, Operand]
@@ -30,11 +28,9 @@ export interface Expand {
 /** What a part does before its main work; `workgroups` is the least number that must run. */
 export interface Prepare {
   readonly statements: string
-  readonly operands: Readonly<Record<string, Operand>>
-  readonly helpers: readonly string[]
+  readonly operands: Operands
+  readonly helpers: Helpers
   readonly params: Readonly<Record<string, number>>
-  /** Bytes that each workgroup loads. */
-  readonly loads: number
 }
 
 export function expand(e: Expand): Part {
@@ -48,19 +44,14 @@ export function expand(e: Expand): Part {
     operands: { ...e.operands, [out[0]]: out[1], ...prepare?.operands },
     params: { [`${name}_row_tiles`]: Math.max(rowTiles, 1), [`${name}_depth`]: e.depth, ...prepare?.params },
     helpers: prepare?.helpers ?? [],
-    wgsl: `
+    wgsl: wgsl`
 ${product({ name, tile, lhs: e.lhs, rhs: e.rhs, store: `${out[0]}_put4(m, n, v * ${e.factor});` })}
 fn ${name}(id: u32, tid: u32) {
-  ${prepare?.statements ?? ''}
+  ${prepare?.statements}
   let m0 = id % P.${name}_row_tiles * ${tile.blockM}u;
   let n0 = id / P.${name}_row_tiles * ${tile.blockN}u;
   ${name}_product(m0, n0, 0u, P.${name}_depth, tid);
 }`,
     ...workgroupOf(tile),
-    loads:
-      columnTiles * e.lhsBytes +
-      rowTiles * e.rhsBytes +
-      (out[1].accumulate ? bytesOf(out[1]) : 0) +
-      workgroups * (prepare?.loads ?? 0),
   }
 }

@@ -6,9 +6,10 @@
  * Without a kept token D is zero, whatever its partial sums are. One pass over the partial sums and over B, from which both dw
  * and C are formed, and over dB if it accumulates. A deferred D is written instead of dB.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
 import type { Prepare } from './expand.js'
 import { hasGradient } from './kept.js'
+import { wgsl } from './text.js'
 
 export interface Fold {
   /** [splits r, d_out] */
@@ -46,47 +47,40 @@ export function fold(call: Fold): Part {
     name: 'fold',
     workgroups,
     operands: {
-      partials,
-      ...(db !== null && { db }),
-      ...(deferred !== null && { deferred }),
-      ...(dWeights !== null && { b, d_weights: dWeights }),
-      ...(c !== null && { c }),
-      ...(kept !== null && { kept }),
+      ...{ partials, db, deferred, b: dWeights && b, d_weights: dWeights, c, kept },
       ...prepare?.operands,
     },
     params: {
-      fold_quads: ceilDiv(partials.cols, 4),
       fold_steps: ceilDiv(quadsOf(call), workgroups * 256),
       ...prepare?.params,
     },
-    helpers: [...(prepare?.helpers ?? []), ...(kept === null ? [] : [hasGradient])],
-    wgsl: `
+    helpers: [...(prepare?.helpers ?? []), kept && hasGradient],
+    wgsl: wgsl`
 var<workgroup> products: array<f32, 256>;
 var<workgroup> fold_sums: array<f32, 64>;
 fn fold(id: u32, tid: u32) {
-  ${prepare?.statements ?? ''}
+  ${prepare?.statements}
   if (tid < P.experts) { fold_sums[tid] = 0.0; }
   for (var step = 0u; step < P.fold_steps; step++) {
     let i = (id * P.fold_steps + step) * 256u + tid;
-    let k = i / P.fold_quads;
-    let n = i % P.fold_quads * 4u;
+    let k = i / P.partials_quads;
+    let n = i % P.partials_quads * 4u;
     var d = vec4f();
-    ${c === null ? '' : 'var sum = vec4f();'}
+    ${c && 'var sum = vec4f();'}
     if (k < P.rank) {
       for (var row = k; row < P.partials_rows; row += P.rank) { d += partials4(row, n); }
-      ${kept === null ? '' : 'if (!has_gradient(0u)) { d = vec4f(); }'}
-      ${deferred === null ? '' : 'deferred_put4(k, n, d);'}
-      ${db === null ? '' : 'for (var e = 0u; e < P.experts; e++) { db_put4(e * P.rank + k, n, w[e] * d); }'}
+      ${kept && 'if (!has_gradient(0u)) { d = vec4f(); }'}
+      ${deferred && 'deferred_put4(k, n, d);'}
+      ${db && 'for (var e = 0u; e < P.experts; e++) { db_put4(e * P.rank + k, n, w[e] * d); }'}
     }
     ${
-      dWeights === null
-        ? ''
-        : `for (var e = 0u; e < P.experts; e++) {
+      dWeights &&
+      wgsl`for (var e = 0u; e < P.experts; e++) {
       var product = 0.0;
       if (k < P.rank) {
         let b = b4(e * P.rank + k, n);
         product = dot(b, d);
-        ${c === null ? '' : 'sum = fma(vec4f(w[e]), b, sum);'}
+        ${c && 'sum = fma(vec4f(w[e]), b, sum);'}
       }
       products[tid] = product;
       workgroupBarrier();
@@ -102,14 +96,9 @@ fn fold(id: u32, tid: u32) {
       workgroupBarrier();
     }`
     }
-    ${c === null ? '' : 'if (k < P.rank) { c_put4(k, n, sum); }'}
+    ${c && 'if (k < P.rank) { c_put4(k, n, sum); }'}
   }
-  ${dWeights === null ? '' : 'if (tid < P.experts) { d_weights_put1(id, tid, fold_sums[tid]); }'}
+  ${dWeights && 'if (tid < P.experts) { d_weights_put1(id, tid, fold_sums[tid]); }'}
 }`,
-    loads:
-      bytesOf(partials) +
-      (db?.accumulate ? bytesOf(db) : 0) +
-      (dWeights === null ? 0 : bytesOf(b)) +
-      workgroups * (prepare?.loads ?? 0),
   }
 }

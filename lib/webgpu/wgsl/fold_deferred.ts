@@ -6,7 +6,7 @@
  * The sum of a layer is added to the old number before that of the next layer, so the bits do not depend on how layers are
  * spread over passes. One pass over D for each expert (from cache), and over out if it accumulates.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
 
 interface Layer {
   readonly matrices: Operand
@@ -25,22 +25,19 @@ export function foldDeferred(layers: readonly Layer[], out: Operand): Part {
     name: 'fold_deferred',
     workgroups: ceilDiv(out.rows * quads, 256),
     operands: { ...Object.fromEntries(operands), out: { ...out, accumulate: false } },
-    params: { fold_quads: quads, fold_adds: out.accumulate ? 1 : 0 },
+    params: { fold_adds: out.accumulate ? 1 : 0 },
     wgsl: `
 fn fold_deferred(id: u32, tid: u32) {
   let i = id * 256u + tid;
-  let row = i / P.fold_quads;
-  let n = i % P.fold_quads * 4u;
+  let row = i / P.out_quads;
+  let n = i % P.out_quads * 4u;
   if (row >= P.out_rows) { return; }
   var total = vec4f();
   if (P.fold_adds != 0u) { total = out4(row, n); }
   var sum: vec4f;
-  ${layers.map(({ weights }, layer) => sumOf(layer, weights !== null)).join('\n  ')}
+  ${layers.map(({ weights }, layer) => sumOf(layer, weights !== null)).join('\n')}
   out_put4(row, n, total);
 }`,
-    loads:
-      layers.reduce((sum, { matrices, weights }) => sum + bytesOf(matrices) * (weights?.cols ?? 1), 0) +
-      (out.accumulate ? bytesOf(out) : 0),
   }
 }
 

@@ -5,7 +5,8 @@
  *
  * Each workgroup owns a few tokens. v is loaded twice, the second time from cache.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
+import { wgsl } from './text.js'
 
 const TOKENS = 16
 const LANES = 16
@@ -24,12 +25,10 @@ export function gather(call: {
     name: 'gather',
     workgroups: ceilDiv(tokens, TOKENS),
     operands: {
-      ...{ v, hidden, token_weights: tokenWeights },
-      ...(q !== null && { q }),
-      ...(tokenDWeights !== null && { token_d_weights: tokenDWeights }),
+      ...{ v, hidden, token_weights: tokenWeights, q, token_d_weights: tokenDWeights },
     },
-    params: { gather_quads: ceilDiv(hidden.cols, 4), gather_tokens: tokens },
-    wgsl: `
+    params: { gather_tokens: tokens },
+    wgsl: wgsl`
 var<workgroup> gather_dots: array<f32, 256>;
 fn v_sum4(t: u32, j: u32) -> vec4f {
   var sum = vec4f();
@@ -45,20 +44,18 @@ fn gather(id: u32, tid: u32) {
   let first = id * ${TOKENS}u;
   let count = min(${TOKENS}u, P.gather_tokens - first);
   ${
-    q === null
-      ? ''
-      : `for (var i = tid; i < count * P.gather_quads; i += 256u) {
-    let t = first + i / P.gather_quads;
-    let k = i % P.gather_quads * 4u;
+    q &&
+    `for (var i = tid; i < count * P.hidden_quads; i += 256u) {
+    let t = first + i / P.hidden_quads;
+    let k = i % P.hidden_quads * 4u;
     var sum = vec4f();
     for (var e = 0u; e < P.experts; e++) { sum = fma(vec4f(token_weights1(t, e)), v_sum4(t, e * P.rank + k), sum); }
     q_put4(t, k, P.scaling * sum);
   }`
   }
   ${
-    tokenDWeights === null
-      ? ''
-      : `for (var base = 0u; base < count * P.experts; base += ${256 / LANES}u) {
+    tokenDWeights &&
+    `for (var base = 0u; base < count * P.experts; base += ${256 / LANES}u) {
     let pair = base + tid / ${LANES}u;
     let t = first + pair / P.experts;
     let e = pair % P.experts;
@@ -76,6 +73,5 @@ fn gather(id: u32, tid: u32) {
   }`
   }
 }`,
-    loads: 2 * bytesOf(v) + bytesOf(hidden) * tokenWeights.cols,
   }
 }

@@ -2,12 +2,12 @@
  * The number of kept tokens of the one pooling group: kept[0]. Symbols as in docs/math.md. One workgroup, one pass over the
  * mask.
  */
-import { bytesOf, type Operand, type Part } from '../pass.js'
+import type { Operand, Part } from '../../binding/gpu-pass.js'
 
 export const countKept = (mask: Operand | null, kept: Operand): Part => ({
   name: 'count_kept',
   workgroups: 1,
-  operands: { kept, ...(mask !== null && { mask }) },
+  operands: { kept, mask },
   wgsl: `
 var<workgroup> counts: array<u32, THREADS>;
 fn count_kept(id: u32, tid: u32) {
@@ -20,7 +20,6 @@ fn count_kept(id: u32, tid: u32) {
     kept_put1(0u, 0u, f32(count));
   }
 }`,
-  loads: mask === null ? 0 : bytesOf(mask),
 })
 
 /** Whether a token has a gradient: its group has a kept token. With one group all tokens share kept[0]. */

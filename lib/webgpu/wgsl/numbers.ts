@@ -1,5 +1,5 @@
 /** WGSL that converts between float32 and the bits of 16-bit numbers, rounding to nearest, ties to even. */
-import type { Operand } from '../pass.js'
+import type { Operand } from '../../binding/gpu-pass.js'
 
 const toBfloat16 = `
 fn to_bfloat16(value: f32) -> u32 {

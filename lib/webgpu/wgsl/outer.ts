@@ -6,7 +6,7 @@
  * A workgroup for each tile of out and each split of the tokens. Out is [splits, rows, columns], float32, for a later pass
  * to add, or with one split the gradient itself. With offsets the splits are the pooling groups: D_g.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Operands, type Part } from '../../binding/gpu-pass.js'
 import { readRange } from './groups.js'
 import { product, type Tile, type View, workgroupOf } from './product.js'
 
@@ -15,9 +15,7 @@ export interface Outer {
   readonly tile: Tile
   readonly lhs: View
   readonly rhs: View
-  readonly operands: Readonly<Record<string, Operand>>
-  readonly lhsBytes: number
-  readonly rhsBytes: number
+  readonly operands: Operands
   readonly out: readonly [string, Operand]
   /** Of the result. */
   readonly rows: number
@@ -63,6 +61,5 @@ fn ${name}(id: u32, tid: u32) {
   ${name}_product(m0, n0, range.x, range.y, tid);
 }`,
     ...workgroupOf(tile),
-    loads: columnTiles * o.lhsBytes + rowTiles * o.rhsBytes + (out[1].accumulate ? bytesOf(out[1]) : 0),
   }
 }

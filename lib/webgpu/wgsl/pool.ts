@@ -9,10 +9,11 @@
  * groups keep many workgroups busy, at the price of repeated loads of M E numbers. The order of a sum depends on the
  * positions in the group alone.
  */
-import { bytesOf, ceilDiv, dense, type Operand, type Part, written } from '../pass.js'
-import type { Region } from '../call.js'
+import { ceilDiv, dense, type Operand, type Part, written } from '../../binding/gpu-pass.js'
+import type { Region } from '../../binding/gpu-call.js'
 import { keeps, laneWidth, readRange, sumLanes } from './groups.js'
 import { finishWeights } from './weights.js'
+import { wgsl } from './text.js'
 
 /** Workgroups that all groups together have at least. */
 const WORKGROUPS = 64
@@ -30,7 +31,6 @@ export const sliceOfGroup = `let g = id / P.slices;
 interface PoolCall {
   readonly groups: number
   readonly experts: number
-  readonly tokens: number
   readonly offsets: Operand
   readonly mask: Operand | null
   /** [M, E]: values to pool; null: the weights are given. */
@@ -44,44 +44,39 @@ interface PoolCall {
 }
 
 export function pool(call: PoolCall): Part {
-  const { groups, experts, tokens, offsets, mask, values, weights, tokenWeights, kept } = call
+  const { groups, experts, offsets, mask, values, weights, tokenWeights, kept } = call
   const slices = slicesOf(groups)
-  const table = weights === null ? null : dense(weights, groups, experts)
-  const sums = values !== null || kept !== null
+  const table = weights && dense(weights, groups, experts)
+  const hasSums = values !== null || kept !== null
   return {
     name: 'pool',
     workgroups: groups * slices,
     operands: {
-      ...{ offsets, token_weights: tokenWeights },
-      ...(mask !== null && sums && { mask }),
-      ...(values !== null && { values }),
-      ...(kept !== null && { kept }),
-      ...(table !== null && { weights: values === null ? table : written(table) }),
+      ...{ offsets, token_weights: tokenWeights, mask: hasSums ? mask : null, values, kept },
+      weights: values && table ? written(table) : table,
     },
     params: { lane_width: laneWidth(experts), slices },
-    helpers: [readRange, ...(sums ? [sumLanes] : []), ...(values === null ? [] : [finishWeights])],
-    wgsl: `
+    helpers: [readRange, hasSums && sumLanes, values && finishWeights],
+    wgsl: wgsl`
 fn pool(id: u32, tid: u32) {
   ${sliceOfGroup}
   ${
-    sums
-      ? `let c = tid % P.lane_width;
+    hasSums &&
+    wgsl`let c = tid % P.lane_width;
   var sum = 0.0;
   for (var t = range.x + tid / P.lane_width; t < range.y; t += 256u / P.lane_width) {
     if (${keeps(mask !== null, 't')}) {
-      if (c == P.experts) { sum += 1.0; }${values === null ? '' : ' else { sum += values1(t, c); }'}
+      if (c == P.experts) { sum += 1.0; }${values && ' else { sum += values1(t, c); }'}
     }
   }
   sum_lanes(tid, sum);`
-      : ''
   }
-  ${values === null ? '' : 'finish_weights(tid);'}
-  ${values !== null && weights !== null ? 'if (id % P.slices == 0u && tid < P.experts) { weights_put1(g, tid, w[tid]); }' : ''}
+  ${values && 'finish_weights(tid);'}
+  ${values && weights && 'if (id % P.slices == 0u && tid < P.experts) { weights_put1(g, tid, w[tid]); }'}
   for (var i = tid; i < (end - begin) * P.experts; i += 256u) {
     token_weights_put1(begin + i / P.experts, i % P.experts, ${values === null ? 'weights1(g, i % P.experts)' : 'w[i % P.experts]'});
   }
-  ${kept === null ? '' : 'for (var t = begin + tid; t < end; t += 256u) { kept_put1(0u, t, sums[P.experts]); }'}
+  ${kept && 'for (var t = begin + tid; t < end; t += 256u) { kept_put1(0u, t, sums[P.experts]); }'}
 }`,
-    loads: slices * ((values === null ? 0 : bytesOf(values)) + (mask === null ? 0 : tokens)) + tokens * experts * 4,
   }
 }

@@ -10,7 +10,7 @@
  *
  * With `segment` the sums of every `segment` elements of k are added separately and then in order. A workgroup for each
  * segment, whose results a later pass adds in order, gives the same bits, so they do not depend on how the work is split.
- */ import type { Part } from '../pass.js'
+ */ import type { Part } from '../../binding/gpu-pass.js'
 
 export interface Tile {
   readonly blockM: number
@@ -21,6 +21,7 @@ export interface Tile {
 }
 
 /** A matrix as an operand of a product. */
+import { wgsl } from './text.js'
 export interface View {
   /** The WGSL expression of four numbers: outer index `o` .. o + 3 (of m or n) at `k`. */
   readonly four: string
@@ -80,7 +81,7 @@ export function product({ name, tile, lhs, rhs, segment, store }: Product): stri
       tile[${start}u + s * ${pitch}u + q] = ${name}_${side}(${origin} + 4u * q, k0 + s);
     }`
   const each = (text: (sum: string) => string) => sums.map(({ sum }) => text(sum)).join(' ')
-  return `
+  return wgsl`
 fn ${name}_lhs(o: u32, k: u32) -> vec4f { return ${lhs.four}; }
 fn ${name}_rhs(o: u32, k: u32) -> vec4f { return ${rhs.four}; }
 fn ${name}_store(m: u32, n: u32, v: vec4f) { ${store} }
@@ -88,24 +89,23 @@ fn ${name}_product(m0: u32, n0: u32, first: u32, last: u32, tid: u32) {
   let tx = tid % ${across}u;
   let ty = tid / ${across}u;
   ${each((sum) => `var ${sum} = vec4f();`)}
-  ${segment === undefined ? '' : each((sum) => `var t${sum} = vec4f();`)}
+  ${segment && each((sum) => `var t${sum} = vec4f();`)}
   for (var k0 = first; k0 < last; k0 += ${blockK}u) {${fill(lhs, 'lhs', blockM, 0, pitchL, 'm0')}${fill(rhs, 'rhs', blockN, startR, pitchR, 'n0')}
     workgroupBarrier();
     if (ty < ${down}u) {
       for (var s = 0u; s < min(${blockK}u, last - k0); s++) {
         ${quadsM.map((i) => `let l${i} = tile[s * ${pitchL}u + ty + ${i * down}u];`).join(' ')}
         ${quadsN.map((j) => `let r${j} = tile[${startR}u + s * ${pitchR}u + tx + ${j * across}u];`).join(' ')}
-        ${sums.map(({ i, c, j, sum }) => `${sum} = fma(vec4f(l${i}[${c}]), r${j}, ${sum});`).join('\n        ')}
+        ${sums.map(({ i, c, j, sum }) => `${sum} = fma(vec4f(l${i}[${c}]), r${j}, ${sum});`).join(' ')}
       }
     }
     workgroupBarrier();${
-      segment === undefined
-        ? ''
-        : `
+      segment &&
+      `
     if ((k0 + ${blockK}u) % ${segment}u == 0u) { ${each((sum) => `t${sum} += ${sum}; ${sum} = vec4f();`)} }`
     }
   }
-  ${segment === undefined ? '' : each((sum) => `${sum} += t${sum};`)}
+  ${segment && each((sum) => `${sum} += t${sum};`)}
   if (ty < ${down}u) {
     for (var i = 0u; i < ${sums.length}u; i++) {
       var v: vec4f;

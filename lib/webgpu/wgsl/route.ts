@@ -9,9 +9,10 @@
  *
  * One pass: x A^T once; h written once and then read for each two experts, R once for each token, both from cache.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Helpers, type Operand, type Operands, type Part } from '../../binding/gpu-pass.js'
 import { keeps } from './groups.js'
 import type { Finish } from './shrink.js'
+import { wgsl } from './text.js'
 
 /** Tokens of a workgroup, and of a step of the router. */
 export const ROUTE_TOKENS = 16
@@ -31,7 +32,7 @@ export interface Router {
   readonly hasSoftmax: boolean
 }
 
-const routeTokens = ({ mask, values, pooled, hasSoftmax }: Router) => `
+const routeTokens = ({ mask, values, pooled, hasSoftmax }: Router) => wgsl`
 var<workgroup> logits: array<f32, ${ROUTE_TOKENS * 64}>;
 var<workgroup> dots: array<vec2f, 256>;
 fn route_tokens(id: u32, first: u32, last: u32, tid: u32) {
@@ -59,12 +60,11 @@ fn route_tokens(id: u32, first: u32, last: u32, tid: u32) {
       }
       workgroupBarrier();
     }
-    ${hasSoftmax ? 'if (tid < count) { softmax(tid * P.experts); }\n    workgroupBarrier();' : ''}
-    ${values === null ? '' : 'for (var i = tid; i < values; i += 256u) { values_put1(t0 + i / P.experts, i % P.experts, logits[i]); }'}
+    ${hasSoftmax && 'if (tid < count) { softmax(tid * P.experts); } workgroupBarrier();'}
+    ${values && 'for (var i = tid; i < values; i += 256u) { values_put1(t0 + i / P.experts, i % P.experts, logits[i]); }'}
     ${
-      pooled === null
-        ? ''
-        : `for (var t = 0u; t < count && tid <= P.experts; t++) {
+      pooled &&
+      `for (var t = 0u; t < count && tid <= P.experts; t++) {
       if (${keeps(mask !== null, 't0 + t')}) {
         if (tid < P.experts) { pool += logits[t * P.experts + tid]; } else { pool += 1.0; }
       }
@@ -72,7 +72,7 @@ fn route_tokens(id: u32, first: u32, last: u32, tid: u32) {
     }
     workgroupBarrier();
   }
-  ${pooled === null ? '' : 'if (tid <= P.experts) { pooled_put1(id, tid, pool); }'}
+  ${pooled && 'if (tid <= P.experts) { pooled_put1(id, tid, pool); }'}
 }`
 
 const softmax = `
@@ -92,49 +92,39 @@ fn softmax(row: u32) {
 export const phi = `
 fn phi(v: vec4f) -> vec4f { return select(v, vec4f(), (v <= vec4f()) & vec4<bool>(P.relu != 0u)); }`
 
-const operandsOf = ({ router, hidden, mask, values, pooled }: Router): Record<string, Operand> => ({
-  ...{ router, hidden },
-  ...(mask !== null && pooled !== null && { mask }),
-  ...(values !== null && { values }),
-  ...(pooled !== null && { pooled }),
+const operandsOf = ({ router, hidden, mask, values, pooled }: Router): Operands => ({
+  ...{ router, hidden, mask: pooled && mask, values, pooled },
 })
 
-function loadsOf({ router, hidden, mask }: Router): number {
-  return (
-    ceilDiv(router.rows, 2) * bytesOf(hidden) + hidden.rows * bytesOf(router) + (mask === null ? 0 : hidden.rows * 4)
-  )
-}
+const helpersOf = (r: Router): Helpers => [r.hasSoftmax && softmax, routeTokens(r)]
 
-const helpersOf = (r: Router) => [...(r.hasSoftmax ? [softmax] : []), routeTokens(r)]
+const ROUTE = 'storageBarrier(); route_tokens(id, first, last, tid);'
 
 /** The router after a whole shrink, in the same workgroup. */
 export const routeAfterShrink = (r: Router): Finish => ({
-  statements: 'storageBarrier();\n  route_tokens(id, first, last, tid);',
-  ...{ operands: operandsOf(r), helpers: helpersOf(r), loads: loadsOf(r) },
+  statements: ROUTE,
+  ...{ operands: operandsOf(r), helpers: helpersOf(r) },
 })
 
 /** Adds the segments of a split shrink, [segments M, r], and runs the router, if there is one. */
 export function route(segments: Operand, hidden: Operand, router: Router | null): Part {
-  const quads = ceilDiv(hidden.cols, 4)
   return {
     name: 'route',
     workgroups: ceilDiv(hidden.rows, ROUTE_TOKENS),
-    operands: { segments, hidden, ...(router !== null && operandsOf(router)) },
-    params: { route_quads: quads },
-    helpers: [phi, ...(router === null ? [] : helpersOf(router))],
-    wgsl: `
+    operands: { segments, hidden, ...(router && operandsOf(router)) },
+    helpers: [phi, ...(router ? helpersOf(router) : [])],
+    wgsl: wgsl`
 fn route(id: u32, tid: u32) {
   let first = id * ${ROUTE_TOKENS}u;
   let last = min(first + ${ROUTE_TOKENS}u, P.tokens);
-  for (var i = tid; i < (last - first) * P.route_quads; i += 256u) {
-    let t = first + i / P.route_quads;
-    let k = i % P.route_quads * 4u;
+  for (var i = tid; i < (last - first) * P.hidden_quads; i += 256u) {
+    let t = first + i / P.hidden_quads;
+    let k = i % P.hidden_quads * 4u;
     var sum = vec4f();
     for (var row = t; row < P.segments_rows; row += P.tokens) { sum += segments4(row, k); }
     hidden_put4(t, k, phi(sum));
   }
-  ${router === null ? '' : 'storageBarrier();\n  route_tokens(id, first, last, tid);'}
+  ${router && ROUTE}
 }`,
-    loads: bytesOf(segments) + (router === null ? 0 : loadsOf(router)),
   }
 }

@@ -7,8 +7,9 @@
  * [segments, M, columns], float32. By rows: a workgroup for each tile of tokens computes all columns, so it can go on with
  * what needs complete rows. All add segment by segment and give the same bits.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Helpers, type Operand, type Operands, type Part } from '../../binding/gpu-pass.js'
 import { product, rowsAreOuter, type Tile, type View, workgroupOf } from './product.js'
+import { wgsl } from './text.js'
 
 /** Elements of the long dimension in a segment. */
 export const SEGMENT = 256
@@ -57,30 +58,27 @@ fn ${name}(id: u32, tid: u32) {
   }
 }`,
     ...workgroupOf(tile),
-    loads: columnTiles * bytesOf(lhs[1]) + rowTiles * bytesOf(rhs[1]),
   }
 }
 
 /** After `finish` has run on the workgroup's tokens: WGSL statements with `id`, `tid`, `first` and `last`. */
 export interface Finish {
   readonly statements: string
-  readonly operands: Readonly<Record<string, Operand>>
-  readonly helpers: readonly string[]
-  readonly loads: number
+  readonly operands: Operands
+  readonly helpers: Helpers
 }
 
 /** `store` handles four columns of the result: v is out[m, n .. n + 3]. */
 export function rowShrink(shrink: Shrink, out: readonly [string, Operand], store: string, finish?: Finish): Part {
   const { name, tile, lhs, rhs, rhsView, columns } = shrink
   const [depth, tokens] = [lhs[1].cols, lhs[1].rows]
-  const [rowTiles, columnTiles] = [ceilDiv(tokens, tile.blockM), ceilDiv(columns, tile.blockN)]
   return {
     name,
-    workgroups: rowTiles,
+    workgroups: ceilDiv(tokens, tile.blockM),
     operands: { ...Object.fromEntries([lhs, rhs, out]), ...finish?.operands },
     params: { [`${name}_columns`]: columns, [`${name}_depth`]: depth, [`${name}_rows`]: tokens },
     helpers: finish?.helpers ?? [],
-    wgsl: `
+    wgsl: wgsl`
 ${product({ name, tile, lhs: rowsAreOuter(lhs[0]), rhs: rhsView, segment: SEGMENT, store })}
 fn ${name}(id: u32, tid: u32) {
   let first = id * ${tile.blockM}u;
@@ -88,9 +86,8 @@ fn ${name}(id: u32, tid: u32) {
   for (var n0 = 0u; n0 < P.${name}_columns; n0 += ${tile.blockN}u) {
     ${name}_product(first, n0, 0u, P.${name}_depth, tid);
   }
-  ${finish?.statements ?? ''}
+  ${finish?.statements}
 }`,
     ...workgroupOf(tile),
-    loads: columnTiles * bytesOf(lhs[1]) + rowTiles * bytesOf(rhs[1]) + (finish?.loads ?? 0),
   }
 }

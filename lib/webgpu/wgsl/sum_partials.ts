@@ -6,7 +6,7 @@
  *
  * partials: [splits rows, columns], float32. One pass over them, and over out if it accumulates.
  */
-import { bytesOf, ceilDiv, type Operand, type Part } from '../pass.js'
+import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
 
 export function sumPartials(
   name: string,
@@ -22,16 +22,15 @@ export function sumPartials(
     name,
     workgroups: ceilDiv(rows * quads, 256),
     operands: Object.fromEntries([partials, out]),
-    params: { [`${name}_quads`]: quads, [`${name}_rows`]: isTransposed ? cols : rows },
+    params: { [`${name}_rows`]: isTransposed ? cols : rows },
     wgsl: `
 fn ${name}(id: u32, tid: u32) {
   let i = id * 256u + tid;
-  let k = i / P.${name}_quads;
-  let n = i % P.${name}_quads * 4u;
+  let k = i / P.${out[0]}_quads;
+  let n = i % P.${out[0]}_quads * 4u;
   var sum = vec4f();
   for (var row = 0u; row < P.${partials[0]}_rows; row += P.${name}_rows) { sum += ${load}; }
   ${out[0]}_put4(k, n, sum);
 }`,
-    loads: bytesOf(partials[1]) + (out[1].accumulate ? bytesOf(out[1]) : 0),
   }
 }

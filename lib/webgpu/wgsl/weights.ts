@@ -6,10 +6,11 @@
  *     given     w [1, E]
  *     uniform   w_e = 1 / E
  */
-import { dense, type Operand, written } from '../pass.js'
-import type { Region } from '../call.js'
+import { dense, type Operand, written } from '../../binding/gpu-pass.js'
+import type { Region } from '../../binding/gpu-call.js'
 import type { Prepare } from './expand.js'
 import { laneWidth, sumLanes } from './groups.js'
+import { wgsl } from './text.js'
 
 /** From sums[0 .. E] to w; ends with a barrier. */
 export const finishWeights = `
@@ -57,22 +58,21 @@ export type WeightSource =
 export function prepareWeights(source: WeightSource, experts: number, keep: Region | null): Prepare {
   const operands: Record<string, Operand> = {}
   if (keep !== null) operands.weights = written(dense(keep, 1, experts))
-  const statements = `prepare_weights(tid);${
-    keep === null ? '' : '\n  if (id == 0u && tid < P.experts) { weights_put1(0u, tid, w[tid]); }'
-  }`
+  const statements = wgsl`prepare_weights(tid);
+  ${keep && 'if (id == 0u && tid < P.experts) { weights_put1(0u, tid, w[tid]); }'}`
   switch (source.kind) {
     case 'pooled':
       return {
         ...{ statements, operands: { ...operands, pooled: source.partials } },
         params: { lane_width: laneWidth(experts), pooled_rows: source.partials.rows },
-        ...{ helpers: [sumLanes, finishWeights, pooled], loads: source.partials.rows * (experts + 1) * 4 },
+        helpers: [sumLanes, finishWeights, pooled],
       }
     case 'given':
       return {
         ...{ statements, operands: { ...operands, weights: dense(source.weights, 1, experts) }, params: {} },
-        ...{ helpers: [direct('weights1(0u, tid)')], loads: experts * 4 },
+        helpers: [direct('weights1(0u, tid)')],
       }
     case 'uniform':
-      return { statements, operands, params: {}, helpers: [direct('1.0 / f32(P.experts)')], loads: 0 }
+      return { statements, operands, params: {}, helpers: [direct('1.0 / f32(P.experts)')] }
   }
 }

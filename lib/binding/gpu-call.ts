@@ -1,8 +1,10 @@
-/** Calls in the form that the kernels for WebGPU take: sizes, modes, and operands as regions of buffers. */
-import type { Activation, Pool, Routing } from '../operations/problem.js'
+/** Calls in the form that the binding of a GPUDevice takes: sizes, modes, and operands as regions of buffers. */
+import type { Native } from './native.js'
+
+type Name<Enumeration extends keyof Native['constants']> = keyof Native['constants'][Enumeration]
 
 /** Types of numbers in a buffer. Kernels compute in float32. */
-export type NumberType = 'float32' | 'bfloat16' | 'float16'
+export type NumberType = Name<'dtype'>
 
 /** Bytes of a buffer from an offset on. The offset is a multiple of the size of one element, and of nothing more. */
 export interface Region {
@@ -26,9 +28,9 @@ export interface Output extends Matrix {
 /** The sizes and modes of forward and backward; docs/math.md has the symbols. */
 export interface Sizes {
   /** 'none': LoRA, whose b is [d_out, r]. */
-  readonly routing: Routing | 'none'
-  readonly pool: Pool
-  readonly activation: Activation
+  readonly routing: Name<'routing'>
+  readonly pool: Name<'pool'>
+  readonly activation: Name<'activation'>
   readonly scaling: number
   /** M */
   readonly tokens: number
@@ -60,8 +62,8 @@ interface Inputs extends Sizes {
 export interface ForwardCall extends Inputs {
   /** [M, d_out] */
   readonly y: Output
-  /** [M, r], contiguous: written, and read by the call itself. */
-  readonly hidden: Matrix
+  /** [M, r], contiguous: written, and read by the call itself. Without a buffer it is not kept. */
+  readonly hidden: Omit<Matrix, 'buffer'> & { readonly buffer: GPUBuffer | null }
   /** [M, E], float32, contiguous: written for backward; null: not kept, or no backward needs them. */
   readonly probabilities: Region | null
   /** [G, E], float32, contiguous: read with fixed routing, otherwise written for backward; null: not kept, or LoRA, or token routing. */
@@ -103,44 +105,3 @@ export interface FoldCall {
     readonly weights: Region | null
   }[]
 }
-
-/** A step of AdamW; lib/optimiser/adamw.ts has the formulas. */
-export interface AdamWCall {
-  /** From 1. */
-  readonly step: number
-  readonly beta1: number
-  readonly beta2: number
-  readonly eps: number
-  /** 0: no clipping. */
-  readonly maxNorm: number
-  /** [1], float32: the norm of all gradients, written; null without clipping. */
-  readonly norm: Region | null
-  readonly parameters: readonly {
-    readonly elements: number
-    /** Contiguous, like all of these. */
-    readonly value: Region & { readonly dtype: NumberType }
-    readonly grad: Region & { readonly dtype: NumberType }
-    /** float32 */
-    readonly expAvg: Region
-    readonly expAvgSq: Region
-    readonly lr: number
-    readonly weightDecay: number
-  }[]
-}
-
-/**
- * Encodes calls. The methods encode into the encoder that is passed and submit nothing. They allocate what a call requires
- * beyond its operands with `allocate`; that memory may be reused by whatever the queue runs after the encoder's commands.
- */
-export interface Kernels {
-  forward(call: ForwardCall, encoder: GPUCommandEncoder, allocate: Allocate): void
-  backward(call: BackwardCall, encoder: GPUCommandEncoder, allocate: Allocate): void
-  fold(call: FoldCall, encoder: GPUCommandEncoder, allocate: Allocate): void
-  adamw(call: AdamWCall, encoder: GPUCommandEncoder, allocate: Allocate): void
-  /** Resolves once the pipelines of such a call are compiled, off the main thread. */
-  compileForward(call: ForwardCall): Promise<void>
-  compileBackward(call: BackwardCall): Promise<void>
-}
-
-/** Allocates a buffer with usages STORAGE, UNIFORM, COPY_SRC and COPY_DST, at least as long; its contents are undefined. */
-export type Allocate = (byteLength: number) => GPUBuffer

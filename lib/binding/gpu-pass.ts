@@ -1,5 +1,8 @@
-/** Passes: what one dispatch computes, as plain data. The plan lists them; wgsl/module.ts turns each into a shader. */
-import type { Matrix, NumberType, Output } from './call.js'
+/**
+ * Passes: what one dispatch computes, as plain data. The plan of a call lists them; lib/webgpu/wgsl/module.ts turns each into
+ * a shader.
+ */
+import type { Matrix, NumberType, Output } from './gpu-call.js'
 
 /** A matrix as an operand of a pass. */
 export interface Operand {
@@ -16,13 +19,18 @@ export interface Operand {
   readonly accumulate: boolean
 }
 
+export type Operands = Readonly<Record<string, Operand | null>>
+
+/** WGSL, and null or false for what is not used. */
+export type Helpers = readonly (string | null | false)[]
+
 /** Work of one kind in a pass. A workgroup runs exactly one part. */
 export interface Part {
   /** Prefix of the part's functions and parameters, unique in its pass. */
   readonly name: string
   readonly workgroups: number
-  /** By the name that the shader uses. Parts of a pass that use one name mean the same operand. */
-  readonly operands: Readonly<Record<string, Operand>>
+  /** By the name that the shader uses; null: not used. Parts of a pass that use one name mean the same operand. */
+  readonly operands: Operands
   /** Uniform parameters, u32. */
   readonly params?: Readonly<Record<string, number>>
   /** Uniform parameters, f32. */
@@ -30,20 +38,15 @@ export interface Part {
   /** WGSL that defines `fn NAME(id: u32, tid: u32)`: workgroup `id` of this part, thread `tid` of THREADS. */
   readonly wgsl: string
   /** WGSL that several parts may share; a pass contains each text once. */
-  readonly helpers?: readonly string[]
+  readonly helpers?: Helpers
   /** vec4f elements of workgroup memory for tiles of products, shared by all parts of a pass. */
   readonly tileLength?: number
   /** The least number of threads of a workgroup. Default: 256. A pass has the most that any of its parts requires. */
   readonly threads?: number
-  /** Bytes that the part loads from storage, repeated loads included. */
-  readonly loads: number
 }
 
 /** One dispatch. */
-export interface Pass {
-  readonly label: string
-  readonly parts: readonly Part[]
-}
+export type Pass = readonly Part[]
 
 /** The passes of a call, in order, and the workspace that they share. */
 export interface Plan {
@@ -97,12 +100,12 @@ const ALIGNMENT = 256
 export class Workspace {
   bytes = 0
 
-  /** A float32 matrix, contiguous. */
-  take(rows: number, cols: number): Operand {
+  /** A contiguous matrix. */
+  take(rows: number, cols: number, dtype: NumberType = 'float32'): Operand {
     const byteOffset = this.bytes
-    this.bytes += Math.ceil((rows * cols * 4) / ALIGNMENT) * ALIGNMENT
+    this.bytes += Math.ceil((rows * cols * bytesPer[dtype]) / ALIGNMENT) * ALIGNMENT
     return {
-      ...{ buffer: null, byteOffset, dtype: 'float32', pitch: cols, rows, cols },
+      ...{ buffer: null, byteOffset, dtype, pitch: cols, rows, cols },
       ...{ isWritten: false, accumulate: false },
     }
   }

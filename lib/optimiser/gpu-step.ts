@@ -1,0 +1,182 @@
+/**
+ * A step of AdamW on a GPUDevice. With clipping there is a sum of squares for each parameter, and the norm; then come the
+ * updates. The formulas are at AdamW in adamw.ts; arithmetic is float32, and the factors of a step come from float64.
+ *
+ *     squares[i]   partial sums over SPLIT elements of one gradient
+ *     norm         sqrt of their sum, in order
+ *     update       one pass over value, grad, exp_avg and exp_avg_sq
+ */
+import type { NumberType, Region } from '../binding/gpu-call.js'
+import {
+  ceilDiv,
+  dense,
+  type Operand,
+  type Part,
+  type Pass,
+  type Plan,
+  Workspace,
+  written,
+} from '../binding/gpu-pass.js'
+
+/** A step of AdamW; the symbols are those of adamw.ts. */
+export interface GpuStep {
+  /** From 1. */
+  readonly step: number
+  readonly beta1: number
+  readonly beta2: number
+  readonly eps: number
+  /** 0: no clipping. */
+  readonly maxNorm: number
+  /** [1], float32: the norm of all gradients, written; null without clipping. */
+  readonly norm: Region | null
+  readonly parameters: readonly {
+    readonly elements: number
+    /** Contiguous, like all of these. */
+    readonly value: Region & { readonly dtype: NumberType }
+    readonly grad: Region & { readonly dtype: NumberType }
+    /** float32 */
+    readonly expAvg: Region
+    readonly expAvgSq: Region
+    readonly lr: number
+    readonly weightDecay: number
+  }[]
+}
+
+export function planStep(call: GpuStep): Plan {
+  const workspace = new Workspace()
+  const passes: Pass[] = []
+  const parameters = call.parameters.filter(({ elements }) => elements > 0)
+  const norm = call.norm === null ? null : dense(call.norm, 1, 1)
+  if (norm !== null) {
+    const counts = parameters.map(({ elements }) => squaresOf(elements))
+    const squares = workspace.take(
+      1,
+      counts.reduce((sum, count) => sum + count, 0),
+    )
+    let first = 0
+    for (const [i, { elements, grad }] of parameters.entries()) {
+      const ofParameter: Operand = { ...squares, byteOffset: squares.byteOffset + 4 * first, cols: counts[i] }
+      passes.push([sumOfSquares(dense(grad, 1, elements, grad.dtype), written(ofParameter))])
+      first += counts[i]
+    }
+    passes.push([gradientNorm(squares, written(norm))])
+  }
+  for (const parameter of parameters) {
+    const { elements, value, grad, expAvg, expAvgSq } = parameter
+    const part = adamwUpdate({
+      ...{ value: written(dense(value, 1, elements, value.dtype)), grad: dense(grad, 1, elements, grad.dtype), norm },
+      ...{ expAvg: written(dense(expAvg, 1, elements)), expAvgSq: written(dense(expAvgSq, 1, elements)) },
+      floats: factorsOf(call, parameter),
+    })
+    passes.push([part])
+  }
+  return { passes, workspaceBytes: workspace.bytes }
+}
+
+/** The factors of a step, as native/core/adamw.cc forms them: in float64, rounded once. */
+function factorsOf(
+  { step, beta1, beta2, eps, maxNorm }: GpuStep,
+  { lr, weightDecay }: GpuStep['parameters'][number],
+): Record<string, number> {
+  return {
+    ...{ beta1, beta1_rest: 1 - beta1, beta2, beta2_rest: 1 - beta2, eps, max_norm: maxNorm },
+    root_factor: 1 / Math.sqrt(1 - beta2 ** step),
+    ...{ keep: 1 - lr * weightDecay, step_size: lr / (1 - beta1 ** step) },
+  }
+}
+
+/** Elements of a gradient for each partial sum. */
+const SPLIT = 8192
+
+const squaresOf = (elements: number) => ceilDiv(elements, SPLIT)
+
+/** Adds 256 numbers of the threads, in order: the result is that of thread 0. */
+const reduce = `
+var<workgroup> numbers: array<f32, 256>;
+fn reduce(tid: u32, number: f32) -> f32 {
+  numbers[tid] = number;
+  workgroupBarrier();
+  var sum = number;
+  if (tid < 16u) {
+    for (var i = tid + 16u; i < 256u; i += 16u) { sum += numbers[i]; }
+    numbers[tid] = sum;
+  }
+  workgroupBarrier();
+  if (tid == 0u) {
+    for (var i = 1u; i < 16u; i++) { sum += numbers[i]; }
+  }
+  return sum;
+}`
+
+/** grad: [1, elements]; squares: [1, n], written. */
+const sumOfSquares = (grad: Operand, squares: Operand): Part => ({
+  name: 'sum_of_squares',
+  workgroups: squares.cols,
+  operands: { grad, squares },
+  helpers: [reduce],
+  wgsl: `
+fn sum_of_squares(id: u32, tid: u32) {
+  var sum = 0.0;
+  for (var i = tid; i < ${SPLIT}u; i += 256u) {
+    let g = grad1(0u, id * ${SPLIT}u + i);
+    sum = fma(g, g, sum);
+  }
+  let total = reduce(tid, sum);
+  if (tid == 0u) { squares_put1(0u, id, total); }
+}`,
+})
+
+/** squares: [1, n]; norm: [1, 1], written. */
+const gradientNorm = (squares: Operand, norm: Operand): Part => ({
+  name: 'gradient_norm',
+  workgroups: 1,
+  operands: { squares, norm },
+  helpers: [reduce],
+  wgsl: `
+fn gradient_norm(id: u32, tid: u32) {
+  var sum = 0.0;
+  for (var i = tid; i < P.squares_cols; i += 256u) { sum += squares1(0u, i); }
+  let total = reduce(tid, sum);
+  if (tid == 0u) { norm_put1(0u, 0u, sqrt(total)); }
+}`,
+})
+
+function adamwUpdate(call: {
+  /** All [1, elements]; value and moments are written. */
+  readonly value: Operand
+  readonly grad: Operand
+  readonly expAvg: Operand
+  readonly expAvgSq: Operand
+  readonly norm: Operand | null
+  readonly floats: Readonly<Record<string, number>>
+}): Part {
+  const { value, grad, expAvg, expAvgSq, norm, floats } = call
+  return {
+    name: 'update',
+    // A norm that is NaN leaves the factor NaN.
+    // Four elements per thread, without a loop: SwiftShader, which is Chromium's software adapter, takes minutes to compile
+    // one around so many guarded accesses.
+    workgroups: ceilDiv(value.cols, 256 * 4),
+    operands: { value, grad, exp_avg: expAvg, exp_avg_sq: expAvgSq, ...(norm !== null && { norm }) },
+    floats,
+    wgsl: `
+fn update(id: u32, tid: u32) {
+  var clip = 1.0;
+  ${
+    norm === null
+      ? ''
+      : `let limited = P.max_norm / (norm1(0u, 0u) + 1e-6);
+  clip = select(limited, 1.0, limited > 1.0);`
+  }
+  let i = (id * 256u + tid) * 4u;
+  let g = clip * grad4(0u, i);
+  let m = P.beta1 * exp_avg4(0u, i) + P.beta1_rest * g;
+  let v = P.beta2 * exp_avg_sq4(0u, i) + P.beta2_rest * g * g;
+  let change = P.step_size * m / (sqrt(v) * P.root_factor + P.eps);
+  let next = P.keep * value4(0u, i) - change;
+  exp_avg_put4(0u, i, m);
+  exp_avg_sq_put4(0u, i, v);
+  value_put4(0u, i, next);
+}`,
+  }
+}
