@@ -118,7 +118,8 @@ describe.each(gpuNames)('on %s', (device) => {
     )
     const chosen = planCalls(points.map(callOf))
     const isBetter = (plan: Plan, than: Plan) =>
-      comparedSeconds(plan) < comparedSeconds(than) * (1 - 1e-9) || predictedSeconds(plan) < predictedSeconds(than) * 0.99
+      comparedSeconds(plan) < comparedSeconds(than) * (1 - 1e-9) ||
+      predictedSeconds(plan) < predictedSeconds(than) * 0.99
     for (const table of ['shrink', 'strip', 'mix', 'large'] as const)
       for (const row of tileRows(2)[table]) {
         const plans = planCalls(points.map((point) => ({ ...callOf(point), only: { [table]: row } })))

@@ -2,8 +2,8 @@
 //
 //   y_t (+)= s u_t B    u_t = w_t (x) h_t: B is one matrix of E r rows
 //
-// Each block owns BLOCK_N columns and iterates over tokens in tiles of BLOCK_M. Tiles of h and w lie in shared memory; u
-// exists only as fragments in registers, which a warp forms from them where it multiplies. If they fit, the block's
+// Each block owns BLOCK_N columns and iterates over tokens in tiles of BLOCK_M. Tiles of h and w lie in shared memory;
+// u exists only as fragments in registers, which a warp forms from them where it multiplies. If they fit, the block's
 // columns of all of B stay in shared memory, and a tile of tokens needs one barrier; otherwise B is streamed again for
 // each tile of tokens.
 //
@@ -61,8 +61,8 @@ struct UColumn {
   }
 };
 
-// Forms fragments of u from a tile of h and w, step by step along the columns of u. The columns of a fragment are one or
-// two groups. If r is a multiple of a group's columns, each group is of one expert, whose weights stay in registers.
+// Forms fragments of u from a tile of h and w, step by step along the columns of u. The columns of a fragment are one
+// or two groups. If r is a multiple of a group's columns, each group is of one expert, whose weights stay in registers.
 template <typename Tile>
 class UFragments {
  public:
@@ -111,8 +111,7 @@ class UFragments {
       } else {
         const int c = threadIdx.x % 4 * 2;
 #pragma unroll
-        for (int v = 0; v < 4; ++v)
-          u[v] = pack<Scalar>(element(i, v % 2, v / 2, c), element(i, v % 2, v / 2, c + 1));
+        for (int v = 0; v < 4; ++v) u[v] = pack<Scalar>(element(i, v % 2, v / 2, c), element(i, v % 2, v / 2, c + 1));
       }
     } else if constexpr (kGroups == 2) {
 #pragma unroll

@@ -332,8 +332,8 @@ Work Model::mix(const MixRow &row, const Walk &walk, bool b_stays) const {
   work.read += 4 * (per_token_ ? tokens_ : groups_) * experts_;
   work.requested += tokens_ * experts_ * walk.column_tiles * (per_token_ ? 4 : kSector / kWarp);
   work.updates(tokens_ * d_out_ * activation_);
-  // Fragments of u are those of h. Each warp loads the weights of its rows for each expert, 8 of them per wavefront, for
-  // one or two groups of columns.
+  // Fragments of u are those of h. Each warp loads the weights of its rows for each expert, 8 of them per wavefront,
+  // for one or two groups of columns.
   const double loads = std::fmod(rank_ * scalar_, 32) == 0 ? 1 : 2;
   const double weights = row.warps.n * experts_ * tile.block_m / 8.0 * 128 * loads;
   const double copied =
