@@ -469,10 +469,14 @@ void Model::add_token_blocks(Work &work, const ShrinkRow &shrink_row, int tile_t
     const double updated = 4 * tokens_ * row_tiles * std::min({rank_, shrink_rows, double(tile.block_n)});
     work.written += q_bytes;
     work.requested += std::max(updated, q_bytes);
-    if (updated > q_bytes) work.reads(4 * tokens_ * rank_, (updated - q_bytes) / (4 * tokens_ * rank_));
+    const bool updates = updated > q_bytes;
+    if (updates) work.reads(4 * tokens_ * rank_, (updated - q_bytes) / (4 * tokens_ * rank_));
     work.read += 4 * (per_token_ ? tokens_ : groups_) * experts_;
     work.requested += tokens_ * rank_ * experts_;
-    if (completes) work.reads(q_bytes);
+    if (completes) {
+      work.requested += q_bytes;
+      if (!updates) work.read += q_bytes;
+    }
     if (routes_) {
       work.written += 4 * tokens_ * experts_;
       work.requested += tokens_ * experts_ * (kSector + std::max(kSector, rank_ * hidden_));
