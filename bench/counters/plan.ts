@@ -35,6 +35,8 @@ export interface PlannedLaunch {
   readonly requested: number
   /** Predicted, not measured: of the launch, of its traffic with L2 alone, and of its products alone. */
   readonly seconds: number
+  /** By which the choice of tiles compares: with a further share of the traffic with L2. */
+  readonly comparedSeconds: number
   readonly l2Seconds: number
   readonly busySeconds: number
 }
@@ -108,6 +110,7 @@ export const touched = (plan: Plan): number => sum(plan, (launch) => launch.touc
 export const moved = (plan: Plan): number => sum(plan, (launch) => launch.touched + launch.reread)
 export const requested = (plan: Plan): number => sum(plan, (launch) => launch.requested)
 export const predictedSeconds = (plan: Plan): number => sum(plan, (launch) => launch.seconds)
+export const comparedSeconds = (plan: Plan): number => sum(plan, (launch) => launch.comparedSeconds)
 
 /** Shares of the data sheet's rates that good programs reach: 3.0 of 3.35 TB/s and 800 of 989e12 FLOP/s on an H100. */
 const MEMORY_SHARE = 0.9

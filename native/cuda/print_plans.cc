@@ -66,10 +66,11 @@ void print(const Plan &plan, const lily_problem &problem, const Device &device) 
     std::printf(
         ",\"blocks\":%lld,\"threads\":%d,\"sharedBytes\":%d,\"resident\":%d,\"waves\":%.17g,\"inFlight\":%.17g,"
         "\"touched\":%.17g,"
-        "\"reread\":%.17g,\"requested\":%.17g,\"seconds\":%.17g,\"l2Seconds\":%.17g,\"busySeconds\":%.17g}",
+        "\"reread\":%.17g,\"requested\":%.17g,\"seconds\":%.17g,\"comparedSeconds\":%.17g,\"l2Seconds\":%.17g,"
+        "\"busySeconds\":%.17g}",
         static_cast<long long>(launch.grid.blocks()), launch.threads, launch.shared_bytes, predicted.resident,
         predicted.waves, predicted.in_flight, launch.work.touched(), launch.work.reread, launch.work.requested,
-        predicted.seconds, predicted.l2_seconds, predicted.busy_seconds);
+        predicted.seconds, predicted.compared_seconds, predicted.l2_seconds, predicted.busy_seconds);
     first = false;
   }
   std::printf("]}\n");

@@ -104,9 +104,10 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
   };
 
   const int warp = threadIdx.x / kWarp;
-  const int warp_m = warp / Tile::kWarpsN * Tile::kExpandM * 16;
-  const int warp_n = warp % Tile::kWarpsN * Tile::kExpandN * 8;
-  const int outer_column = warp * Tile::kOuterN * 8;
+  const int warp_m = warp / Tile::kExpandWarpsN * Tile::kExpandM * 16;
+  const int warp_n = warp % Tile::kExpandWarpsN * Tile::kExpandN * 8;
+  const int outer_row = warp / Tile::kOuterWarpsN * Tile::kOuterM * 16;
+  const int outer_column = warp % Tile::kOuterWarpsN * Tile::kOuterN * 8;
   Accumulators<kExpand ? Tile::kExpandM : 1, kExpand ? Tile::kExpandN : 1> sum;
   Accumulators<kOuter ? Tile::kOuterM : 1, kOuter ? Tile::kOuterN : 1> z;
   clear(sum);
@@ -125,7 +126,7 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
       }
       if (has_outer)
         multiply<Engine, Along::kOuter, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(
-            z, lhs, 0, x_ring + tile % 2 * Tile::kStrip, outer_column, 0, Tile::kBlockM / Engine::kStepK);
+            z, lhs, outer_row, x_ring + tile % 2 * Tile::kStrip, outer_column, 0, Tile::kBlockM / Engine::kStepK);
     }
     if constexpr (kExpand) {
       if (expands) {
@@ -160,7 +161,7 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
       copy_wait<0>();
       __syncthreads();
       for_each_pair(z, [&](int k, int n, float first, float second) {
-        *reinterpret_cast<float2 *>(result + k * Tile::kResultPitch + outer_column + n) = make_float2(first, second);
+        store_pair(result + (outer_row + k) * Tile::kResultPitch + outer_column + n, first, second);
       });
       __syncthreads();
     }

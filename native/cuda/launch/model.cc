@@ -20,6 +20,9 @@ constexpr double kFormDLogitsLatencies = 3;  // of L2
 // Static shared memory of the kernels that have most of it: the weights of the experts and their sums.
 constexpr int kTypicalStaticBytes = 576;
 constexpr double kRegisters = 65536;
+// Of tiles that take about as long, those are chosen that request fewer bytes: the bandwidth of L2 is the least certain
+// of the rates, because it depends on which part of L2 a block reads. It costs less than 1 % of the predicted time.
+constexpr double kL2Preference = 0.05;
 // Bytes in flight that a full bandwidth requires, relative to bandwidth times the latency of an idle memory: latency
 // rises with the load, and rings stop at barriers.
 constexpr double kLoadedLatency = 2;
@@ -122,6 +125,7 @@ Prediction Model::predict(const Work &work) const {
   const auto cube = [](double value) { return value * value * value; };
   const double bound = std::cbrt(cube(memory) + cube(l2) + cube(on_blocks));
   result.seconds = kLaunchGap + serial / blocks / device_.clock_hz + bound;
+  result.compared_seconds = result.seconds + kL2Preference * l2;
   return result;
 }
 
@@ -328,18 +332,23 @@ Work Model::mix(const MixRow &row, const Walk &walk, bool b_stays) const {
   work.read += 4 * (per_token_ ? tokens_ : groups_) * experts_;
   work.requested += tokens_ * experts_ * walk.column_tiles * (per_token_ ? 4 : kSector / kWarp);
   work.updates(tokens_ * d_out_ * activation_);
-  // u is read from h and written; then the fragments are read.
-  const double copied = ((rank_ + 2 * tile.block_n) * tile.block_m + 2 * columns * tile.block_m +
-                         (b_stays ? 0 : columns * tile.block_n)) *
-                        scalar_;
-  const double busy = product_clocks(tile.block_m, tile.block_n, columns, row.warps, copied);
+  // Fragments of u are those of h. Each warp loads the weights of its rows for each expert, 8 of them per wavefront,
+  // for one or two groups of columns.
+  const double loads = std::fmod(rank_ * scalar_, 32) == 0 ? 1 : 2;
+  const double weights = row.warps.n * experts_ * tile.block_m / 8.0 * 128 * loads;
+  const double copied =
+      ((rank_ + 2 * tile.block_n) * tile.block_m + (b_stays ? 0 : columns * tile.block_n)) * scalar_ + weights;
+  // To form an element of u takes a multiplication and a share of its conversion from and to 16 bits.
+  constexpr double kFormInstructions = 2.5, kInstructions = 4 * kWarp;  // per clock
+  const double forming = row.warps.n * tile.block_m * columns * kFormInstructions / kInstructions;
+  const double busy = std::max(product_clocks(tile.block_m, tile.block_n, columns, row.warps, copied), forming);
   const int ahead = mix_stages(walk.row_tiles) - 1;
-  // Of a step whose operands have arrived: its barrier, and forming u.
+  // Of operands that have arrived: a barrier, and the first products. If B stays, a tile of tokens is one step.
   constexpr double kStepClocks = 100;
-  const double step = b_stays ? kStepClocks : std::max(kStepClocks, rates_.l2_latency / 2);
+  const double steps = b_stays ? kStepClocks : walk.row_tiles * std::max(kStepClocks, rates_.l2_latency / 2);
   const double of_tokens = (rank_ + tile.block_n) * tile.block_m * scalar_;
   work.add({int64_t{walk.column_tiles} * walk.splits, tiles * busy,
-            tiles * std::max(rates_.dram_latency / ahead, walk.row_tiles * step), 2 * rates_.dram_latency,
+            tiles * std::max(rates_.dram_latency / ahead, steps), 2 * rates_.dram_latency,
             static_cast<int>(ahead * of_tokens)});
   work.shared_bytes = walk.shared_bytes;
   work.registers = registers(kExpandRegisters, row.accumulators);
@@ -460,10 +469,14 @@ void Model::add_token_blocks(Work &work, const ShrinkRow &shrink_row, int tile_t
     const double updated = 4 * tokens_ * row_tiles * std::min({rank_, shrink_rows, double(tile.block_n)});
     work.written += q_bytes;
     work.requested += std::max(updated, q_bytes);
-    if (updated > q_bytes) work.reads(4 * tokens_ * rank_, (updated - q_bytes) / (4 * tokens_ * rank_));
+    const bool updates = updated > q_bytes;
+    if (updates) work.reads(4 * tokens_ * rank_, (updated - q_bytes) / (4 * tokens_ * rank_));
     work.read += 4 * (per_token_ ? tokens_ : groups_) * experts_;
     work.requested += tokens_ * rank_ * experts_;
-    if (completes) work.reads(q_bytes);
+    if (completes) {
+      work.requested += q_bytes;
+      if (!updates) work.read += q_bytes;
+    }
     if (routes_) {
       work.written += 4 * tokens_ * experts_;
       work.requested += tokens_ * experts_ * (kSector + std::max(kSector, rank_ * hidden_));
@@ -508,7 +521,7 @@ void Model::add_column_blocks(Work &work, const StripRow &row, const Walk &walk,
   const double tiles = ceil_of(walk.split_tokens, tile.block_m);
   const double block_k = std::min<double>(tile.block_k, outer_rows);
   const double copied = (block_k + tile.block_n) * tile.block_m * scalar_;
-  work.add({walk.outer_blocks(), tiles * product_clocks(block_k, tile.block_n, tile.block_m, {1, kWarps}, copied),
+  work.add({walk.outer_blocks(), tiles * product_clocks(block_k, tile.block_n, tile.block_m, row.outer_warps, copied),
             tiles * lhs_step, 2 * rates_.dram_latency + d_weights_clocks(tile.block_k, tile.block_n),
             static_cast<int>(2 * copied)});
 }
@@ -645,7 +658,7 @@ Work Model::x(const StripRow &row, const Walk &walk, const BackwardPlan &plan) c
   const double depth = std::min<double>(tile.block_k, rank_);
   const double copied = (depth + 3 * tile.block_n) * tile.block_m * scalar_;
   const double expand = product_clocks(tile.block_m, tile.block_n, depth, row.expand_warps, copied);
-  const double outer = product_clocks(depth, tile.block_n, tile.block_m, {1, kWarps}, 0);
+  const double outer = product_clocks(depth, tile.block_n, tile.block_m, row.outer_warps, 0);
   const double step = rates_.dram_latency / 2;  // two tiles are in flight
   const double serial = 2 * rates_.dram_latency;
   const int in_flight = static_cast<int>(2 * (depth + (is_one ? 2 : 1) * tile.block_n) * tile.block_m * scalar_);

@@ -25,7 +25,8 @@ class Model {
         const Device &device);
 
   Prediction predict(const Work &work) const;
-  double seconds(const Work &work) const { return predict(work).seconds; }
+  // The time by which a choice compares.
+  double seconds(const Work &work) const { return predict(work).compared_seconds; }
 
   void add_cast(Work &work, const CastPlan &cast) const;
 

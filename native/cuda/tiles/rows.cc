@@ -22,8 +22,9 @@ constexpr std::array<ShrinkRow, sizeof...(Tile)> shrink_rows(Table<Tile...>) {
 
 template <typename... Tile>
 constexpr std::array<StripRow, sizeof...(Tile)> strip_rows(Table<Tile...>) {
-  return {StripRow{tile_of(Tile{}), Tile::kComputesBoth, Tile::bytes, Warps{Tile::kWarpsM, Tile::kWarpsN},
-                   4 * Tile::kExpandM * Tile::kExpandN, 4 * Tile::kOuterM * Tile::kOuterN}...};
+  return {StripRow{tile_of(Tile{}), Tile::kComputesBoth, Tile::bytes, Warps{Tile::kExpandWarpsM, Tile::kExpandWarpsN},
+                   Warps{Tile::kOuterWarpsM, Tile::kOuterWarpsN}, 4 * Tile::kExpandM * Tile::kExpandN,
+                   4 * Tile::kOuterM * Tile::kOuterN}...};
 }
 
 template <typename... Tile>

@@ -25,7 +25,7 @@ struct StripRow {
   Tile tile;
   bool computes_both;  // expand and outer in one block: backward_x
   int (*bytes)(bool expands, bool has_outer, bool streams);
-  Warps expand_warps;
+  Warps expand_warps, outer_warps;
   int expand_accumulators, outer_accumulators;
 };
 

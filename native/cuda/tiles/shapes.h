@@ -61,6 +61,20 @@ inline int d_hidden_scratch(int tokens, int experts) {
   return tokens + tokens * experts * (experts <= kMostStagedExperts ? 3 : 1) + experts;
 }
 
+// Into how many parts along its rows the warps divide a product of m x n elements. Each warp loads the fragments of its
+// rows and of its columns: these are as few as possible. Of equal divisions the one with the fewest columns per warp
+// needs the fewest registers.
+constexpr int warps_along_rows(int m, int n) {
+  int best = 0, fewest = 0;
+  for (int rows = 1; rows <= kWarps; rows *= 2) {
+    const int columns = kWarps / rows, loads = m * columns + n * rows;
+    if (m % (16 * rows) != 0 || n % (8 * columns) != 0 || (best != 0 && loads >= fewest)) continue;
+    best = rows;
+    fewest = loads;
+  }
+  return best;
+}
+
 // A multiple of kBlockM of every strip tile: splits of whole tiles can be chosen before the tile.
 constexpr int kMaxStripBlockM = 64;
 
@@ -73,12 +87,10 @@ struct StripTile {
   using Scalar = typename Engine::Scalar;
   static constexpr int kBlockM = kBlockM_, kBlockK = kBlockK_, kBlockN = kBlockN_;
   static constexpr int kLhs = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
-  // Expand divides its warps first over tokens, then over columns; in wide tiles evenly, which needs fewer fragments of
-  // w per warp. Outer divides them over columns.
-  static constexpr int kWarpsM = kBlockN >= 128 ? 2 : kBlockM / 16 < kWarps ? kBlockM / 16 : kWarps;
-  static constexpr int kWarpsN = kWarps / kWarpsM;
-  static constexpr int kExpandM = kBlockM / 16 / kWarpsM, kExpandN = kBlockN / 8 / kWarpsN;
-  static constexpr int kOuterM = kBlockK / 16, kOuterN = kBlockN / 8 / kWarps;
+  static constexpr int kExpandWarpsM = warps_along_rows(kBlockM, kBlockN), kExpandWarpsN = kWarps / kExpandWarpsM;
+  static constexpr int kExpandM = kBlockM / 16 / kExpandWarpsM, kExpandN = kBlockN / 8 / kExpandWarpsN;
+  static constexpr int kOuterWarpsM = warps_along_rows(kBlockK, kBlockN), kOuterWarpsN = kWarps / kOuterWarpsM;
+  static constexpr int kOuterM = kBlockK / 16 / kOuterWarpsM, kOuterN = kBlockN / 8 / kOuterWarpsN;
   // Whether the accumulators of expand and of outer fit into the registers together: otherwise the tile computes only
   // one of them, and backward_x has no kernel for it.
   static constexpr bool kComputesBoth = 4 * (kExpandM * kExpandN + kOuterM * kOuterN) <= 128;
@@ -132,21 +144,22 @@ struct MixTile {
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
   static constexpr int kBlockM = kBlockM_, kBlockN = kBlockN_, kBlockK = kBlockK_;
-  static constexpr int kU = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
+  static constexpr int kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
   static constexpr int kVector = 16 / static_cast<int>(sizeof(Scalar));
   // As square as possible, which minimises the fragment loads.
   static constexpr int kWarpsM = kBlockM >= 32 ? 2 : 1, kWarpsN = kWarps / kWarpsM;
   static constexpr int kM = kBlockM / 16 / kWarpsM, kN = kBlockN / 8 / kWarpsN;
   static constexpr int kRhsStages = 3;  // if B does not stay in shared memory
 
-  static constexpr int hidden_pitch(int rank) { return (rank + kVector - 1) / kVector * kVector; }
+  // Of a row of h: an odd number of vectors, so that 8 rows of one column of vectors have no bank conflicts.
+  static constexpr int hidden_pitch(int rank) { return ((rank + kVector - 1) / kVector | 1) * kVector; }
   static constexpr int k_tiles(int columns) { return (columns + kBlockK - 1) / kBlockK; }
 
   // Bytes of shared memory. `stays`: all rows of a block's columns of B stay there.
   static int bytes(int experts, int rank, bool stays) {
     const int tiles = k_tiles(experts * rank);
     const int of_tokens = kBlockM * hidden_pitch(rank) + kStrip, of_b = (stays ? tiles : kRhsStages) * kRhs;
-    return (mix_stages(tiles) * of_tokens + 2 * kU + of_b) * static_cast<int>(sizeof(Scalar)) +
+    return (mix_stages(tiles) * of_tokens + of_b) * static_cast<int>(sizeof(Scalar)) +
            mix_stages(tiles) * kBlockM * experts * static_cast<int>(sizeof(float));
   }
 };

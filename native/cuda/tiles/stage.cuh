@@ -179,14 +179,14 @@ __device__ inline void stage_parameters(typename Engine::Scalar *tile, const Ope
   stage_converted<typename Engine::Scalar, kRows, kColumns>(typename Engine::Parameters{}, tile, source, window);
 }
 
-// Fills kRows rows of `pitch` elements, not permuted, with the first `columns` elements of rows [row, row_end) that
-// begin at multiples of 16 bytes; the rest of the 16 bytes of the last element, and further rows, are zero. The copies
-// are asynchronous, except on Turing.
+// Fills kRows rows, `pitch` elements apart and not permuted, with the first `columns` elements of rows [row, row_end)
+// that begin at multiples of 16 bytes; the rest of the 16 bytes of the last element, and further rows, are zero. The
+// copies are asynchronous, except on Turing.
 template <typename T, int kRows>
 __device__ inline void stage_rows(T *tile, int pitch, const Operand &source, int64_t row, int64_t row_end,
                                   int columns) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
-  const int vectors = pitch / kVector;
+  const int vectors = (columns + kVector - 1) / kVector;
 #pragma unroll 4
   for (int i = threadIdx.x; i < kRows * vectors; i += kThreads) {
     const int r = i / vectors, c = i % vectors * kVector;

@@ -41,11 +41,16 @@ struct Tiles<E, 2> {
                       StripTile<E, 64, 64, 128>,
                       // For y and D (128 accumulators) only: 96 KiB and 64 KiB. Not for ranks below 128: at r = 16 and
                       // 32 lhs is a small part of the bytes.
-                      StripTile<E, 64, 128, 128>>;
+                      StripTile<E, 64, 128, 128>,
+                      // For D, in 135 KiB: 256 accumulators of two blocks with 128 columns would fill the registers as
+                      // well, but with one block per multiprocessor, as on A100, these columns read u half as often.
+                      StripTile<E, 32, 128, 256>>;
   // BLOCK_M (tokens), BLOCK_N (columns), BLOCK_K (E r). If B stays in shared memory, a block has E r 128 bytes of it
   // with 64 columns: with E = 4 two blocks of the first fit into 164 KiB up to r = 64, one up to r = 256. 128 columns
   // read h half as often, 32 halve B. Tiles of 32 tokens leave room on GPUs with 64 or 100 KiB.
-  using Mix = Table<MixTile<E, 64, 64, 64>, MixTile<E, 64, 128, 64>, MixTile<E, 32, 64, 64>, MixTile<E, 32, 32, 64>>;
+  using Mix = Table<MixTile<E, 64, 64, 64>, MixTile<E, 64, 128, 64>, MixTile<E, 32, 64, 64>, MixTile<E, 32, 32, 64>,
+                    // 128 tokens need a third less of fragments than 64, as 128 columns do, with half as much of B.
+                    MixTile<E, 128, 64, 64>>;
   // BLOCK_M (tokens): up to 16 take one 16-row fragment; more take four, some of which may be zeros.
   using Decode = Table<DecodeTile<E, 16>, DecodeTile<E, kDecodeTokens>>;
   // BLOCK_K (rank): above 32 the partial sums of q and D exceed a second read of dy.
