@@ -206,6 +206,7 @@ void Thread::load(const Instruction &in, Space space, uint64_t address, void *to
     return;
   }
   count(*this, in, location, bytes, false);
+  if (block->traffic != nullptr && location.space == Space::kGlobal) block->traffic->loads.load(*this, in, bytes);
   if (in.is_strong) acquire(*this, location);
   std::memcpy(to, location.data, bytes);
 }

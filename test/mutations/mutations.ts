@@ -331,8 +331,44 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_decode.cuh',
     what: 'no barrier between u and the product',
-    find: `copy_wait<Tile::kStages - 1>();\n    ${BARRIER}`,
-    replace: 'copy_wait<Tile::kStages - 1>();\n',
+    find: `${BARRIER}      const int steps =`,
+    replace: 'const int steps =',
+  },
+  {
+    file: 'kernels/forward_decode.cuh',
+    what: 'the copies of B are not waited for',
+    find: 'copy_wait<Tile::kStages - 1>();',
+    replace: 'copy_wait<Tile::kStages>();',
+  },
+  {
+    file: 'kernels/forward_decode.cuh',
+    what: 'a stage of B is overwritten while other threads read the one before',
+    find: 'if (stage > 0) __syncthreads();  // the stage before is no longer read',
+    replace: '',
+  },
+  {
+    file: 'kernels/forward_decode.cuh',
+    what: 'experts of later stages have the weights of the first',
+    find: 'expert_weights + expert);',
+    replace: 'expert_weights);',
+  },
+  {
+    file: 'kernels/forward_decode.cuh',
+    what: 'C lacks the experts of all stages but the last',
+    find: 'if (stage < call.stages - 1) continue;',
+    replace: 'if (stage < call.stages - 1) { for (auto &four : combined) for (float &one : four) one = 0; continue; }',
+  },
+  {
+    file: 'kernels/forward_decode.cuh',
+    what: "the second tile of LoRA's b is the first",
+    find: '{column, call.columns, first, rank});',
+    replace: '{column, call.columns, 0, rank});',
+  },
+  {
+    file: 'kernels/forward_decode.cuh',
+    what: 'tiles of B that are converted are the first of their stage',
+    find: '(slot(stage)) + (row - first) * Tile::kBlockN;',
+    replace: '(slot(stage));',
   },
   // ---- Large ranks ----
   {
@@ -539,8 +575,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_decode.cuh',
     what: 'the partial sums of h are read before the wait',
-    find: '  wait_for_previous_launch();\n  sum_partials<Engine>(call, product, pitch);',
-    replace: '  sum_partials<Engine>(call, product, pitch);\n  wait_for_previous_launch();',
+    find: 'wait_for_previous_launch();\n    sum_partials<Engine>(call, product, pitch);',
+    replace: 'sum_partials<Engine>(call, product, pitch);\n    wait_for_previous_launch();',
   },
   {
     file: 'kernels/backward_x.cuh',
