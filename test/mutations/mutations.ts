@@ -313,8 +313,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_decode.cuh',
     what: 'the sum omits the last split of d',
-    find: 'split < call.splits; ++split',
-    replace: 'split < call.splits - 1; ++split',
+    find: 'call.partial_pitch, call.splits, 4);',
+    replace: 'call.partial_pitch, call.splits - 1, 4);',
   },
   {
     file: 'kernels/forward_decode.cuh',
@@ -343,7 +343,7 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_decode.cuh',
     what: 'a stage of B is overwritten while other threads read the one before',
-    find: 'if (stage > 0) __syncthreads();  // the stage before is no longer read',
+    find: 'if (at > 0) __syncthreads();  // the stage before is no longer read',
     replace: '',
   },
   {
@@ -355,20 +355,20 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_decode.cuh',
     what: 'C lacks the experts of all stages but the last',
-    find: 'if (stage < call.stages - 1) continue;',
-    replace: 'if (stage < call.stages - 1) { for (auto &four : combined) for (float &one : four) one = 0; continue; }',
+    find: 'if (at < call.stages - 1) continue;',
+    replace: 'if (at < call.stages - 1) { for (auto &four : combined) for (float &one : four) one = 0; continue; }',
   },
   {
     file: 'kernels/forward_decode.cuh',
     what: "the second tile of LoRA's b is the first",
-    find: '{column, call.columns, first, rank});',
-    replace: '{column, call.columns, 0, rank});',
+    find: '{column, call.columns, row, end});\n          else',
+    replace: '{column, call.columns, 0, end});\n          else',
   },
   {
     file: 'kernels/forward_decode.cuh',
     what: 'tiles of B that are converted are the first of their stage',
-    find: '(slot(stage)) + (row - first) * Tile::kBlockN;',
-    replace: '(slot(stage));',
+    find: '(slot(at)) + (row - first) * Tile::kBlockN;',
+    replace: '(slot(at));',
   },
   // ---- Large ranks ----
   {
@@ -435,8 +435,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/backward_dy.cuh',
     what: 'an expert that begins within a tile of rows resets q',
-    find: 'const bool begins = k >= row;',
-    replace: 'const bool begins = true;',
+    find: 'return i % call.rank >= row; };',
+    replace: 'return true; };',
   },
   {
     file: 'kernels/backward_dy.cuh',
@@ -477,8 +477,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/gradient.cuh',
     what: "every expert's gradient is written to the first expert's rows",
-    find: 'first = static_cast<int64_t>(e) * target.rows;',
-    replace: 'first = 0;',
+    find: 'target.rows * out.pitch};',
+    replace: '0 * out.pitch};',
   },
   {
     file: 'kernels/gradient.cuh',
@@ -506,9 +506,27 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'kernels/gradient.cuh',
+    what: 'a gradient has the weight of the first of its experts in flight',
+    find: 'scale[e] = scales.of(expert + e);',
+    replace: 'scale[e] = scales.of(expert);',
+  },
+  {
+    file: 'kernels/gradient.cuh',
+    what: 'the old gradients of experts in flight are those of the first',
+    find: 'load_raw<true>(to + e * scales.stride +',
+    replace: 'load_raw<true>(to +',
+  },
+  {
+    file: 'kernels/gradient.cuh',
     what: 'reduce omits the last partial sum',
-    find: 'for (int partial = 0; partial < job.partial_count; ++partial) {',
-    replace: 'for (int partial = 0; partial < job.partial_count - 1; ++partial) {',
+    find: 'job.partial_stride, job.partial_count, valid',
+    replace: 'job.partial_stride, job.partial_count - 1, valid',
+  },
+  {
+    file: 'kernels/token_weights.cuh',
+    what: 'of the partial sums after the first eight only one is added',
+    find: 'if (first + i >= count) break;',
+    replace: 'if (first + i >= count || (first > 0 && i > 0)) break;',
   },
   {
     file: 'kernels/gradient.cuh',

@@ -10,12 +10,12 @@
 //
 // Global memory traffic: B once; y written once, and read once if it accumulates; block 0 writes h, p and w.
 //
-// All loads but those of the partial sums come before the wait for the first phase, and overlap with it: y, R, the mask,
-// offsets and given weights, and as much of B as shared memory holds, in the type in which the parameters are stored.
-// No launch of the call writes to any of them.
+// All loads but those of the partial sums come before the wait for the first phase, and overlap with it: y, R, the
+// mask, offsets and given weights, and as much of B as shared memory holds, in the type in which the parameters are
+// stored. No launch of the call writes to any of them.
 //
 // B passes through shared memory in stages of `stage_rows` of its E r rows: whole experts if they are combined,
-// otherwise whole BLOCK_K tiles. Those of LoRA's b, which is transposed, are of BLOCK_K columns.
+// otherwise whole BLOCK_K tiles. Rows of LoRA's b, which is transposed, are columns of the matrix in memory.
 #pragma once
 
 #include "cuda/kernels/combine.cuh"
@@ -51,15 +51,9 @@ __device__ inline void sum_partials(const ForwardDecode &call, float *product, i
   const int rank = call.experts.rank, vec4_per_row = (rank + 3) / 4;
   for (int i = threadIdx.x; i < call.tokens * vec4_per_row; i += kThreads) {
     const int t = i / vec4_per_row, k = i % vec4_per_row * 4;
-    float sum[4] = {0, 0, 0, 0};
-#pragma unroll 8
-    for (int split = 0; split < call.splits; ++split) {
-      float partial[4];
-      load_vec4(call.partials + (static_cast<int64_t>(split) * call.tokens + t) * call.partial_pitch + k, 4, true,
-                partial);
-#pragma unroll
-      for (int v = 0; v < 4; ++v) sum[v] += partial[v];
-    }
+    const float *from = call.partials + static_cast<int64_t>(t) * call.partial_pitch + k;
+    float sum[4];
+    add_partials<true>(sum, from, static_cast<int64_t>(call.tokens) * call.partial_pitch, call.splits, 4);
     if (call.relu) {
 #pragma unroll
       for (int v = 0; v < 4; ++v) sum[v] = sum[v] < 0 ? 0.0f : sum[v];  // keeps a NaN
@@ -99,8 +93,8 @@ __device__ inline void pool_all(const ForwardDecode &call, const uint8_t *mask, 
     call.weights_out[i] = sums[i / experts * pitch + i % experts];
 }
 
-// value[i] += w_e B_e, in order of the experts, for elements k, n .. n + 3 of C that this thread forms: rows k are every
-// kStep-th. The stage begins with the rows of the first of `count` experts.
+// value[i] += w_e B_e, in order of the experts, for elements k, n .. n + 3 of C that this thread forms: rows k are
+// every kStep-th. The stage begins with the rows of the first of `count` experts.
 template <typename Tile, typename S>
 __device__ inline void add_experts(float (&value)[Tile::kCombinedRows][4], const S *stage, int rank, int count,
                                    const float *weights) {
@@ -157,7 +151,8 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
   const bool routes = call.route.router.data != nullptr;
   const int pitch = (rank + 3) / 4 * 4 + 4;
   const int column = blockIdx.x * Tile::kBlockN, rows = experts * rank;
-  const int slot_bytes = call.stage_rows * Tile::kBlockN * dtype_bytes(call.experts.b.dtype);
+  const int slot_bytes =
+      (call.stage_rows + Tile::kBlockK - 1) / Tile::kBlockK * Tile::kRhs * dtype_bytes(call.experts.b.dtype);
 
   auto *lhs = reinterpret_cast<Scalar *>(shared);
   Scalar *strip = lhs + Tile::kLhs;
@@ -167,19 +162,21 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
   float *logits = product + Tile::kBlockM * pitch;
   float *router = logits + Tile::kBlockM * (experts | 1);
   float *sums = router + experts * (rank | 1);
-  const auto slot = [&](int stage) { return ring + stage % Tile::kStages * slot_bytes; };
+  const auto slot = [&](int number) { return ring + number % Tile::kStages * slot_bytes; };
 
-  const auto fill = [&](int stage) {
-    if (stage < call.stages)
+  const auto fill = [&](int number) {
+    if (number < call.stages)
       with_type(Parameters{}, call.experts.b.dtype, [&](auto tag) {
         using S = decltype(tag);
-        auto *tile = reinterpret_cast<S *>(slot(stage));
-        const int first = stage * call.stage_rows;
-        if (transposed)
-          lily::cuda::stage<S, Tile::kBlockN, Tile::kBlockK>(tile, call.experts.b, {column, call.columns, first, rank});
-        else
-          lily::cuda::stage<S, Tile::kBlockK, Tile::kBlockN>(tile, call.experts.b, {first, rows, column, call.columns},
-                                                             call.stage_rows);
+        const int first = number * call.stage_rows;
+        const int end = min(first + call.stage_rows, rows);
+        for (int row = first; row < end; row += Tile::kBlockK) {
+          S *tile = reinterpret_cast<S *>(slot(number)) + (row - first) * Tile::kBlockN;
+          if (transposed)
+            stage<S, Tile::kBlockN, Tile::kBlockK>(tile, call.experts.b, {column, call.columns, row, end});
+          else
+            stage<S, Tile::kBlockK, Tile::kBlockN>(tile, call.experts.b, {row, end, column, call.columns});
+        }
       });
     copy_commit();
   };
@@ -221,22 +218,22 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
   clear(sum);
   float combined[Tile::kCombinedRows][4] = {};
 #pragma unroll 1
-  for (int stage = 1 - Tile::kStages; stage < call.stages; ++stage) {  // the first only fill: its code is there once
-    if (stage > 0) __syncthreads();  // the stage before is no longer read
-    fill(stage + Tile::kStages - 1);
-    if (stage < 0) continue;
-    if (stage == 0) mix();
+  for (int at = 1 - Tile::kStages; at < call.stages; ++at) {  // the first only fill: its code is there once
+    if (at > 0) __syncthreads();                              // the stage before is no longer read
+    fill(at + Tile::kStages - 1);
+    if (at < 0) continue;
+    if (at == 0) mix();
     copy_wait<Tile::kStages - 1>();
     __syncthreads();  // the stage has arrived; h and the weights are written
-    int row = combines ? 0 : stage * call.stage_rows;
+    int row = combines ? 0 : at * call.stage_rows;
     const int first = row, end = combines ? rank : min(row + call.stage_rows, rows);
     if (combines) {
-      const int expert = stage * call.stage_rows / rank;
+      const int expert = at * call.stage_rows / rank;
       with_type(Parameters{}, call.experts.b.dtype, [&](auto tag) {
-        add_experts<Tile>(combined, reinterpret_cast<const decltype(tag) *>(slot(stage)), rank,
+        add_experts<Tile>(combined, reinterpret_cast<const decltype(tag) *>(slot(at)), rank,
                           min(call.stage_rows / rank, experts - expert), expert_weights + expert);
       });
-      if (stage < call.stages - 1) continue;
+      if (at < call.stages - 1) continue;
       store_combined<Tile>(operand, combined, rank);
     }
 #pragma unroll 1
@@ -256,7 +253,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
       if (!combines)
         with_type(Parameters{}, call.experts.b.dtype, [&](auto tag) {
           using S = decltype(tag);
-          const auto *raw = reinterpret_cast<const S *>(slot(stage)) + (row - first) * Tile::kBlockN;
+          const auto *raw = reinterpret_cast<const S *>(slot(at)) + (row - first) * Tile::kBlockN;
           if constexpr (std::is_same_v<S, Scalar>)
             b = raw;
           else if (transposed)
@@ -267,9 +264,11 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
       __syncthreads();
       const int steps = (min(end - row, Tile::kBlockK) + Engine::kStepK - 1) / Engine::kStepK;
       if (transposed)
-        multiply<Engine, Along::kDepth, Tile::kBlockK, Along::kDepth, Tile::kBlockK>(sum, lhs, 0, b, warp * 8, 0, steps);
+        multiply<Engine, Along::kDepth, Tile::kBlockK, Along::kDepth, Tile::kBlockK>(sum, lhs, 0, b, warp * 8, 0,
+                                                                                     steps);
       else
-        multiply<Engine, Along::kDepth, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(sum, lhs, 0, b, warp * 8, 0, steps);
+        multiply<Engine, Along::kDepth, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(sum, lhs, 0, b, warp * 8, 0,
+                                                                                     steps);
     }
   }
   add_scaled<Scalar, Tile::kBlockN>(strip, sum, 0, warp * 8, call.scale, call.y.accumulate);

@@ -193,8 +193,8 @@ class Forward {
     call.experts = experts();
     call.stage_rows = plan_.decode_stages.rows();
     call.stages = plan_.decode_stages.count();
-    call.operand_elements = Tile::operand_elements(rank_, call.pooled && !call.experts.transposed,
-                                                   dtype_bytes(problem_.parameter_dtype));
+    call.operand_elements =
+        Tile::operand_elements(rank_, call.pooled && !call.experts.transposed, dtype_bytes(problem_.parameter_dtype));
     call.y = output(call_.y);
     call.scale = problem_.scaling;
     return call;

@@ -169,6 +169,8 @@ struct DecodeStages {
   int stage_units;  // per stage
 
   int rows() const { return unit_rows * stage_units; }
+  // In shared memory: whole tiles.
+  int slot_rows(int block_k) const { return (rows() + block_k - 1) / block_k * block_k; }
   int count() const { return (units + stage_units - 1) / stage_units; }
 };
 
@@ -193,7 +195,8 @@ struct DecodeTile {
     const int elements = kLhs + kStrip + operand_elements(rank, combines, parameter_bytes);
     const int slots = stages.count() < kStages ? stages.count() : kStages;
     const int floats = kBlockM * (rank + 8) + route_bytes(kBlockM, experts, rank) / 4 + groups * (experts + 1);
-    return elements * static_cast<int>(sizeof(Scalar)) + slots * stages.rows() * kBlockN * parameter_bytes + floats * 4;
+    return elements * static_cast<int>(sizeof(Scalar)) + slots * stages.slot_rows(kBlockK) * kBlockN * parameter_bytes +
+           floats * 4;
   }
 };
 

@@ -26,24 +26,23 @@ __device__ inline uint4 load_vector(const Operand &source, int64_t row, int colu
 
 // For Turing, which has no asynchronous copies: each thread has four loads in flight.
 template <typename T, int kRows, int kColumns>
-__device__ inline void stage_through_registers(T *tile, const Operand &source, const Window &window,
-                                               int tile_rows = kRows) {
+__device__ inline void stage_through_registers(T *tile, const Operand &source, const Window &window) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T)), kVectors = kColumns / kVector, kLoadsInFlight = 4;
 #pragma unroll 1
-  for (int first = threadIdx.x; first < tile_rows * kVectors; first += kLoadsInFlight * kThreads) {
+  for (int first = threadIdx.x; first < kRows * kVectors; first += kLoadsInFlight * kThreads) {
     uint4 vector[kLoadsInFlight];
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n) {
       const int i = first + n * kThreads;
       const int64_t row = window.row + i / kVectors;
       const int column = window.column + i % kVectors * kVector;
-      const bool inside = i < tile_rows * kVectors && row < window.row_end;
+      const bool inside = i < kRows * kVectors && row < window.row_end;
       vector[n] = load_vector<T>(source, row, column, inside ? min(max(window.column_end - column, 0), kVector) : 0);
     }
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n) {
       const int i = first + n * kThreads;
-      if (i < tile_rows * kVectors)
+      if (i < kRows * kVectors)
         store_vector(tile + place<T, kColumns>(i / kVectors, i % kVectors * kVector), vector[n]);
     }
   }
@@ -65,17 +64,17 @@ constexpr int kTileLoadsInFlight = !kWhole || kRows <= kStep ? 1
                                    : kRows / kStep < 4       ? kRows / kStep
                                                              : 4;
 
-// Fills a tile from elements of type S at any alignment, with single loads of which a thread has four in flight. The
+// Fills a tile from elements of type S at any alignment, with single loads of which a thread has eight in flight. The
 // plan avoids it where it can: it is for old outputs and views whose rows are not aligned, and for ragged rows that are
 // converted.
 template <typename T, typename S, int kRows, int kColumns>
-__device__ inline void stage_elements(T *tile, const Operand &source, const Window &window, int tile_rows = kRows) {
-  constexpr int kLoadsInFlight = 4;
+__device__ inline void stage_elements(T *tile, const Operand &source, const Window &window) {
+  constexpr int kLoadsInFlight = 8;
   const S *from = static_cast<const S *>(source.data) + window.row * source.pitch + window.column;
   const int columns = window.column_end - window.column;
-  const int rows = columns <= 0 ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{tile_rows}));
+  const int rows = columns <= 0 ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
 #pragma unroll 1
-  for (int first = threadIdx.x; first < tile_rows * kColumns; first += kLoadsInFlight * kThreads) {
+  for (int first = threadIdx.x; first < kRows * kColumns; first += kLoadsInFlight * kThreads) {
     S raw[kLoadsInFlight] = {};
     if (rows > 0) {
 #pragma unroll
@@ -87,7 +86,7 @@ __device__ inline void stage_elements(T *tile, const Operand &source, const Wind
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n) {
       const int i = first + n * kThreads, r = i / kColumns, c = i % kColumns;
-      if (i < tile_rows * kColumns)
+      if (i < kRows * kColumns)
         tile[place<T, kColumns>(r, c)] = from_float<T>(r < rows && c < columns ? to_float(raw[n]) : 0.0f);
     }
   }
@@ -120,11 +119,11 @@ __device__ inline void stage_vec4(T *tile, const Operand &source, const Window &
   }
 }
 
-template <typename T, int kColumns>
-__device__ inline void stage_copies(T *tile, const Operand &source, const Window &window, int tile_rows) {
+template <typename T, int kRows, int kColumns>
+__device__ inline void stage_copies(T *tile, const Operand &source, const Window &window) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
   constexpr int kVectors = kColumns / kVector;
-  for (int i = threadIdx.x; i < tile_rows * kVectors; i += kThreads) {
+  for (int i = threadIdx.x; i < kRows * kVectors; i += kThreads) {
     const int r = i / kVectors, c = i % kVectors * kVector;
     T *target = tile + place<T, kColumns>(r, c);
     const int64_t row = window.row + r;
@@ -141,18 +140,17 @@ __device__ inline void stage_copies(T *tile, const Operand &source, const Window
   }
 }
 
-// Fills a tile of kRows rows, or of `tile_rows`, and kColumns columns from an operand of the same type; elements outside
-// the window are zero. If rows begin at multiples of 8 bytes the copies are asynchronous, except on Turing: the caller
-// commits and waits.
+// Fills a kRows x kColumns tile from an operand of the same type; elements outside the window are zero. If rows begin
+// at multiples of 8 bytes the copies are asynchronous, except on Turing: the caller commits and waits.
 template <typename T, int kRows, int kColumns>
-__device__ inline void stage(T *tile, const Operand &source, const Window &window, int tile_rows = kRows) {
+__device__ inline void stage(T *tile, const Operand &source, const Window &window) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  if (source.aligned16) stage_through_registers<T, kRows, kColumns>(tile, source, window, tile_rows);
+  if (source.aligned16) stage_through_registers<T, kRows, kColumns>(tile, source, window);
 #else
-  if (source.aligned8) stage_copies<T, kColumns>(tile, source, window, tile_rows);
+  if (source.aligned8) stage_copies<T, kRows, kColumns>(tile, source, window);
 #endif
   else
-    stage_elements<T, T, kRows, kColumns>(tile, source, window, tile_rows);
+    stage_elements<T, T, kRows, kColumns>(tile, source, window);
 }
 
 // Like stage, for an operand of any type of the list.
