@@ -217,9 +217,10 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
   Accumulators<Tile::kBlockM / 16, 1> sum;
   clear(sum);
   float combined[Tile::kCombinedRows][4] = {};
+  // The first iterations only fill: the code of `fill` is there once.
 #pragma unroll 1
-  for (int at = 1 - Tile::kStages; at < call.stages; ++at) {  // the first only fill: its code is there once
-    if (at > 0) __syncthreads();                              // the stage before is no longer read
+  for (int at = 1 - Tile::kStages; at < call.stages; ++at) {
+    if (at > 0) __syncthreads();  // the stage before is no longer read
     fill(at + Tile::kStages - 1);
     if (at < 0) continue;
     if (at == 0) mix();
