@@ -343,7 +343,7 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_decode.cuh',
     what: 'a stage of B is overwritten while other threads read the one before',
-    find: 'if (at > 0) __syncthreads();  // the stage before is no longer read',
+    find: '__syncthreads();  // the stage before is no longer read',
     replace: '',
   },
   {
@@ -593,8 +593,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_decode.cuh',
     what: 'the partial sums of h are read before the wait',
-    find: 'wait_for_previous_launch();\n    sum_partials<Engine>(call, product, pitch);',
-    replace: 'sum_partials<Engine>(call, product, pitch);\n    wait_for_previous_launch();',
+    find: 'wait_for_previous_launch();\n  sum_partials<Engine>(call, product, pitch);',
+    replace: 'sum_partials<Engine>(call, product, pitch);\n  wait_for_previous_launch();',
   },
   {
     file: 'kernels/backward_x.cuh',

@@ -184,46 +184,45 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid
   const float *token_weights = call.per_token ? logits : sums;
   const int token_weights_pitch = call.per_token ? experts | 1 : experts + 1;
   const float *expert_weights = routes ? sums : given;
-  const auto mix = [&] {
-    Route route = call.route;
-    if (routes) {
-      load_router<Engine>(route, router);
-      if (route.mask != nullptr)
-        for (int t = threadIdx.x; t < call.tokens; t += kThreads) mask[t] = route.mask[t];
-    } else if (call.pooled) {
-      compute_weights(given, call.weights);
-    } else {
-      for (int i = threadIdx.x; i < call.groups.groups * experts; i += kThreads)
-        sums[i / experts * token_weights_pitch + i % experts] = call.given[i];
-    }
-    if (!call.pooled)
-      for (int t = threadIdx.x; t < call.tokens; t += kThreads) group[t] = call.per_token ? t : call.groups.of(t);
-    wait_for_previous_launch();
-    sum_partials<Engine>(call, product, pitch);
-    if (routes) {
-      form_logits(route, product, pitch, logits, router, call.tokens);
-      if (blockIdx.x != 0) route.values = nullptr;
-      finish_route(route, logits, 0, call.tokens, 0);
-      if (route.mask != nullptr) route.mask = mask;
-      if (!call.per_token) pool_all(call, route.mask, logits, sums);
-    } else if (call.pooled && blockIdx.x == 0 && call.weights_out != nullptr) {
-      for (int e = threadIdx.x; e < experts; e += kThreads) call.weights_out[e] = given[e];
-    }
-  };
-
   const Window window = {0, call.tokens, column, call.columns};
   if (call.y.accumulate) stage_activations<Engine, Tile::kBlockM, Tile::kBlockN>(strip, call.y.operand(), window);
+#pragma unroll 1
+  for (int number = 0; number < Tile::kStages; ++number) fill(number);
+  Route route = call.route;
+  if (routes) {
+    load_router<Engine>(route, router);
+    if (route.mask != nullptr)
+      for (int t = threadIdx.x; t < call.tokens; t += kThreads) mask[t] = route.mask[t];
+  } else if (call.pooled) {
+    compute_weights(given, call.weights);
+  } else {
+    for (int i = threadIdx.x; i < call.groups.groups * experts; i += kThreads)
+      sums[i / experts * token_weights_pitch + i % experts] = call.given[i];
+  }
+  if (!call.pooled)
+    for (int t = threadIdx.x; t < call.tokens; t += kThreads) group[t] = call.per_token ? t : call.groups.of(t);
+  wait_for_previous_launch();
+  sum_partials<Engine>(call, product, pitch);
+  if (routes) {
+    form_logits(route, product, pitch, logits, router, call.tokens);
+    if (blockIdx.x != 0) route.values = nullptr;
+    finish_route(route, logits, 0, call.tokens, 0);
+    if (route.mask != nullptr) route.mask = mask;
+    if (!call.per_token) pool_all(call, route.mask, logits, sums);
+  } else if (call.pooled && blockIdx.x == 0 && call.weights_out != nullptr) {
+    for (int e = threadIdx.x; e < experts; e += kThreads) call.weights_out[e] = given[e];
+  }
+
   const int warp = threadIdx.x / kWarp;
   Accumulators<Tile::kBlockM / 16, 1> sum;
   clear(sum);
   float combined[Tile::kCombinedRows][4] = {};
-  // The first iterations only fill: the code of `fill` is there once.
 #pragma unroll 1
-  for (int at = 1 - Tile::kStages; at < call.stages; ++at) {
-    if (at > 0) __syncthreads();  // the stage before is no longer read
-    fill(at + Tile::kStages - 1);
-    if (at < 0) continue;
-    if (at == 0) mix();
+  for (int at = 0; at < call.stages; ++at) {
+    if (at > 0) {
+      __syncthreads();  // the stage before is no longer read
+      fill(at + Tile::kStages - 1);
+    }
     copy_wait<Tile::kStages - 1>();
     __syncthreads();  // the stage has arrived; h and the weights are written
     int row = combines ? 0 : at * call.stage_rows;
