@@ -138,7 +138,8 @@ __device__ inline void convert_tile(T *tile, const S *from) {
 }
 
 template <typename Tile>
-__global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid_constant__ ForwardDecode call) {
+__global__ __launch_bounds__(kThreads,
+                             Tile::kMinBlocks) void forward_decode(const __grid_constant__ ForwardDecode call) {
   using Scalar = typename Tile::Scalar;
   using Engine = typename Tile::Engine;
   using Parameters = typename Engine::Parameters;

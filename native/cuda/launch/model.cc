@@ -423,7 +423,7 @@ Work Model::decode(const DecodeRow &row, const DecodeStages &stages, int shared_
   work.add({blocks, product_clocks(tile.block_m, tile.block_n, rows, {1, 4}, 0), (1 + later) * rates_.dram_latency,
             serial, static_cast<int>(in_flight)});
   work.shared_bytes = shared_bytes;
-  work.registers = 160;
+  work.registers = tile.block_m == 16 ? 128 : 164;
   return work;
 }
 

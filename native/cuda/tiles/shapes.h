@@ -181,6 +181,9 @@ struct DecodeTile {
   // 8 columns per warp: the largest number of blocks that still load whole 32-byte sectors.
   static constexpr int kBlockM = kBlockM_, kBlockN = 8 * kWarps, kBlockK = 64, kStages = kDecodeStages;
   static constexpr int kLhs = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
+  // Resident blocks per multiprocessor that the registers must allow: an H100 then holds all blocks of d_out = 16896,
+  // or 12672. With four of the larger tile sm_120 spills.
+  static constexpr int kMinBlocks = kBlockM == 16 ? 4 : 3;
   // Of C each thread forms four columns of every kStep-th row.
   static constexpr int kVec4PerRow = kBlockN / 4, kStep = kThreads / kVec4PerRow, kCombinedRows = kDecodeRank / kStep;
 
