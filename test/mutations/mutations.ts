@@ -193,8 +193,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_shrink.cuh',
     what: 'no barrier between the router and the logits',
-    find: `router[e * router_pitch + k + v] = value[v];\n    }\n  });\n  ${BARRIER}`,
-    replace: 'router[e * router_pitch + k + v] = value[v];\n    }\n  });\n',
+    find: `const int router_pitch = route.rank | 1;\n  ${BARRIER}`,
+    replace: 'const int router_pitch = route.rank | 1;\n',
   },
   {
     file: 'kernels/forward_route.cuh',
