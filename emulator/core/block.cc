@@ -23,7 +23,8 @@ Block::Block(LaunchState &owner, uint32_t number) : launch(&owner), linear(numbe
   threads.resize(live);
   warps.resize((live + 31) / 32);
   registers.resize(live * register_count);
-  if (options.counters) traffic = std::make_unique<Traffic>(code.instructions.size(), warps.size());
+  if (options.counters)
+    traffic = std::make_unique<Traffic>(*owner.register_uses, code.instructions.size(), warps.size(), live);
 
   for (Warp &warp : warps) {
     warp.priority = random();

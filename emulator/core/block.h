@@ -96,6 +96,7 @@ struct LaunchState {
   // Clocks released at an address by a fenced atomic or a strong store: block -> time.
   std::unordered_map<uint64_t, std::unordered_map<uint32_t, uint32_t>> released;
   TrafficTotals traffic;
+  std::unique_ptr<const RegisterUses> register_uses;          // null unless counting
   std::vector<std::pair<Allocation *, uint64_t>> race_pages;  // pages accessed by this launch
   std::atomic<uint64_t> early_starts{0};                      // blocks that started dependents before they waited
   // options.earlier by allocation and page; filled at the first access before a wait.

@@ -142,6 +142,7 @@ LaunchResult launch(const Kernel &kernel, Dim3 grid, Dim3 block, size_t dynamic_
   state.dynamic_shared_bytes = dynamic_shared_bytes;
   state.parameters = static_cast<const uint8_t *>(parameters);
   state.id = ++launches;
+  if (options.counters) state.register_uses = std::make_unique<RegisterUses>(code);
   const GridWorkspace workspace(state);
   if (options.cooperative) {
     run_cooperatively(state);

@@ -206,6 +206,8 @@ void Thread::load(const Instruction &in, Space space, uint64_t address, void *to
     return;
   }
   count(*this, in, location, bytes, false);
+  if (block->traffic != nullptr && location.space == Space::kGlobal)
+    block->traffic->loads.load(*this, in, address, bytes);
   if (in.is_strong) acquire(*this, location);
   std::memcpy(to, location.data, bytes);
 }
@@ -214,6 +216,7 @@ void Thread::store(const Instruction &in, Space space, uint64_t address, const v
   const MemoryLocation location = access_memory(*this, in, space, address, bytes, {true, in.is_strong});
   if (location.data == nullptr) return;
   count(*this, in, location, bytes, true);
+  if (block->traffic != nullptr && location.space == Space::kGlobal) block->traffic->loads.store(*this);
   std::memcpy(location.data, from, bytes);
   if (in.is_strong) {
     release(*this, in, location);

@@ -28,6 +28,7 @@ const Instruction *run_slice(Thread &thread, int slice) {
     if (traffic != nullptr) {
       ++traffic->at(in.pc).thread_instructions;
       ++thread.executions[in.pc];
+      traffic->loads.execute(thread, in);
     }
     if (in.flow == Flow::kNext) {
       ++thread.pc;

@@ -118,6 +118,7 @@ void Traffic::merge_into(TrafficTotals &totals, std::mutex &mutex) {
   for (const auto &open : open_) {
     for (const auto &[key, request] : open) close(static_cast<int32_t>(key >> 33), request);
   }
+  loads.add_to(totals_.instructions);
   const std::lock_guard lock(mutex);
   totals.instructions.resize(totals_.instructions.size());
   for (size_t i = 0; i < totals_.instructions.size(); ++i) totals.instructions[i] += totals_.instructions[i];

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/counters.h"
+#include "core/loads_in_flight.h"
 
 namespace lily::emulator {
 
@@ -37,7 +38,12 @@ struct TrafficTotals {
 
 class Traffic {
  public:
-  Traffic(size_t instructions, size_t warps) : open_(warps) { totals_.instructions.resize(instructions); }
+  Traffic(const RegisterUses &uses, size_t instructions, size_t warps, size_t threads)
+      : loads(uses, threads), open_(warps) {
+    totals_.instructions.resize(instructions);
+  }
+
+  LoadsInFlight loads;
 
   Counters &at(int32_t pc) { return totals_.instructions[pc]; }
   void record(const Thread &thread, const Instruction &in, bool shared, bool write, uint64_t address, uint32_t bytes);

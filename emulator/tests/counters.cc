@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/emulator.h"
+#include "core/traffic.h"
 #include "tests/harness.h"
 
 namespace lily::emulator::tests {
@@ -166,6 +167,56 @@ void test_async_copies() {
   expect_number("cp.async of half, ideal sectors", half.total.global_sectors_ideal, 8);
 }
 
+// All loads of these kernels are at one place.
+void test_loads_in_flight() {
+  // Each lane has two sectors of its own in each of eight iterations.
+  const std::string next = "add.u64 l0, l0, 2048;\nadd.u32 w9, w9, 1;\nsetp.lt.u32 p0, w9, 8;\n@p0 bra NEXT;";
+  const auto loop = [&](const std::string &body) {
+    return count(addresses(64) + "mov.u32 w9, 0;\nmov.u32 w8, 0;\nNEXT:\n" + body + next).total;
+  };
+  const auto add = [](int i) { return "add.u32 w8, w8, w" + std::to_string(i) + ";\n"; };
+  const auto loads = [&](int n, bool adds_each) {
+    std::string text, sums;
+    for (int i = 0; i < n; ++i) {
+      text += "ld.global.u32 w" + std::to_string(i) + ", [l0+" + std::to_string(4 * i) + "];\n";
+      (adds_each ? text : sums) += add(i);
+    }
+    return text + sums;
+  };
+  const auto expect_bytes = [](const std::string &what, const Counters &counters, uint64_t repeated,
+                               uint64_t in_short) {
+    expect_number(what + ", repeated", counters.repeated_load_bytes, 32 * repeated);
+    expect_number(what + ", short", counters.short_wait_bytes, 32 * in_short);
+  };
+  constexpr uint64_t kAll = 8 * kSectorBytes;
+  expect_bytes("a load at a time", loop(loads(1, true)), kAll, kAll);
+  expect_bytes("seven loads at a time", loop(loads(7, false)), kAll, kAll);
+  expect_bytes("eight loads at a time", loop(loads(8, false)), kAll, 0);
+  expect_bytes("eight loads and additions in one basic block", loop(loads(8, true)), kAll, 0);
+  expect_bytes("a barrier", loop(loads(4, true) + "bar.sync 0;\n" + loads(4, true)), kAll, kAll);
+  expect_bytes("a store to global memory", loop(loads(4, true) + "st.global.u32 [l0+60], w8;\n" + loads(4, true)), kAll,
+               kAll);
+  expect_bytes("a loaded address",
+               loop("ld.global.u32 w0, [l0];\ncvt.u64.u32 l1, w0;\nadd.u64 l1, l1, in;\n"
+                    "ld.global.u32 w1, [l1];\n" +
+                    add(1) + loads(6, false)),
+               kAll, kAll);
+  expect_bytes("seven loads in all", count(addresses(64) + loads(7, false)).total, 0, 0);
+  expect_bytes("vectors of 8 bytes", loop("ld.global.v2.u32 {w2, w3}, [l0];\n" + add(3)), kAll, kAll);
+  const std::string vector = "ld.global.v4.u32 {w0, w1, w2, w3}, [l0+";
+  expect_bytes("64 bytes", loop(vector + "0];\n" + vector + "16];\n" + vector + "32];\n" + vector + "48];\n" + add(3)),
+               2 * kAll, 0);
+  std::string moves = "mov.u32 w8, 0;\n";
+  for (int i = 0; i < 8; ++i) moves += "ld.global.u32 w9, [l0];\nmov.u32 w" + std::to_string(i) + ", w9;\n";
+  expect_bytes("moves", count(addresses(64) + moves + add(7)).total, kSectorBytes, 0);
+  expect_bytes("a value that is overwritten", loop("ld.global.u32 w0, [l0];\nmov.u32 w0, 1;\n" + add(0)), kAll, 0);
+  expect_bytes("a store of a loaded value", loop("ld.global.u32 w0, [l0];\nst.shared.u32 [w1], w0;\n"), kAll, kAll);
+  // One sector, of all lanes.
+  expect_bytes("what the block has loaded before", loop("ld.global.u32 w0, [in];\n" + add(0)), 1, 1);
+  const std::string copies = "cp.async.ca.shared.global [w1], [l0], 4;\ncp.async.wait_all;\n";
+  expect_bytes("asynchronous copies", loop(copies + "ld.shared.u32 w0, [w1];\n" + add(0)), 0, 0);
+}
+
 void test_others() {
   const KernelCounters barriers = count("bar.sync 0;\nbar.warp.sync -1;\nbarrier.sync 1;", 64);
   expect_number("barriers", barriers.total.barriers, 2 + 2);  // two block barriers, one warp barrier per warp
@@ -196,6 +247,7 @@ void test_counters() {
   test_shared();
   test_matrix_rows();
   test_async_copies();
+  test_loads_in_flight();
   test_others();
 }
 

@@ -55,7 +55,8 @@ void add_engine(SharedBytes &bytes) {
   });
   for_each_row(typename Rows::Decode{}, [&](auto row) {
     using Tile = decltype(row);
-    bytes["forward_decode<" + name<Tile>() + ">"] = Tile::bytes(16, kExperts, 1);
+    bytes["forward_decode<" + name<Tile>() + ">"] =
+        Tile::bytes(16, kExperts, 1, true, sizeof(typename Engine::Scalar), {16, kExperts, 2});
   });
   for_each_row(typename Rows::Large{}, [&](auto row) {
     using Tile = decltype(row);

@@ -193,8 +193,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_shrink.cuh',
     what: 'no barrier between the router and the logits',
-    find: `router[e * router_pitch + k + v] = value[v];\n    }\n  });\n  ${BARRIER}`,
-    replace: 'router[e * router_pitch + k + v] = value[v];\n    }\n  });\n',
+    find: `const int router_pitch = route.rank | 1;\n  ${BARRIER}`,
+    replace: 'const int router_pitch = route.rank | 1;\n',
   },
   {
     file: 'kernels/forward_route.cuh',
@@ -325,8 +325,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_decode.cuh',
     what: 'the sum omits the last split of d',
-    find: 'split < call.splits; ++split',
-    replace: 'split < call.splits - 1; ++split',
+    find: 'call.partial_pitch, call.splits, 4);',
+    replace: 'call.partial_pitch, call.splits - 1, 4);',
   },
   {
     file: 'kernels/forward_decode.cuh',
@@ -343,8 +343,44 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_decode.cuh',
     what: 'no barrier between u and the product',
-    find: `copy_wait<Tile::kStages - 1>();\n    ${BARRIER}`,
-    replace: 'copy_wait<Tile::kStages - 1>();\n',
+    find: `${BARRIER}      const int steps =`,
+    replace: 'const int steps =',
+  },
+  {
+    file: 'kernels/forward_decode.cuh',
+    what: 'the copies of B are not waited for',
+    find: 'copy_wait<Tile::kStages - 1>();',
+    replace: 'copy_wait<Tile::kStages>();',
+  },
+  {
+    file: 'kernels/forward_decode.cuh',
+    what: 'a stage of B is overwritten while other threads read the one before',
+    find: '__syncthreads();  // the stage before is no longer read',
+    replace: '',
+  },
+  {
+    file: 'kernels/forward_decode.cuh',
+    what: 'experts of later stages have the weights of the first',
+    find: 'expert_weights + expert);',
+    replace: 'expert_weights);',
+  },
+  {
+    file: 'kernels/forward_decode.cuh',
+    what: 'C lacks the experts of all stages but the last',
+    find: 'if (at < call.stages - 1) continue;',
+    replace: 'if (at < call.stages - 1) { for (auto &four : combined) for (float &one : four) one = 0; continue; }',
+  },
+  {
+    file: 'kernels/forward_decode.cuh',
+    what: "the second tile of LoRA's b is the first",
+    find: '{column, call.columns, row, end});\n          else',
+    replace: '{column, call.columns, 0, end});\n          else',
+  },
+  {
+    file: 'kernels/forward_decode.cuh',
+    what: 'tiles of B that are converted are the first of their stage',
+    find: '(slot(at)) + (row - first) * Tile::kBlockN;',
+    replace: '(slot(at));',
   },
   // ---- Large ranks ----
   {
@@ -411,8 +447,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/backward_dy.cuh',
     what: 'an expert that begins within a tile of rows resets q',
-    find: 'const bool begins = k >= row;',
-    replace: 'const bool begins = true;',
+    find: 'return i % call.rank >= row; };',
+    replace: 'return true; };',
   },
   {
     file: 'kernels/backward_dy.cuh',
@@ -453,8 +489,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/gradient.cuh',
     what: "every expert's gradient is written to the first expert's rows",
-    find: 'first = static_cast<int64_t>(e) * target.rows;',
-    replace: 'first = 0;',
+    find: 'target.rows * out.pitch};',
+    replace: '0 * out.pitch};',
   },
   {
     file: 'kernels/gradient.cuh',
@@ -482,9 +518,27 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'kernels/gradient.cuh',
+    what: 'a gradient has the weight of the first of its experts in flight',
+    find: 'scale[e] = scales.of(expert + e);',
+    replace: 'scale[e] = scales.of(expert);',
+  },
+  {
+    file: 'kernels/gradient.cuh',
+    what: 'the old gradients of experts in flight are those of the first',
+    find: 'load_raw<true>(to + e * scales.stride +',
+    replace: 'load_raw<true>(to +',
+  },
+  {
+    file: 'kernels/gradient.cuh',
     what: 'reduce omits the last partial sum',
-    find: 'for (int partial = 0; partial < job.partial_count; ++partial) {',
-    replace: 'for (int partial = 0; partial < job.partial_count - 1; ++partial) {',
+    find: 'job.partial_stride, job.partial_count, valid',
+    replace: 'job.partial_stride, job.partial_count - 1, valid',
+  },
+  {
+    file: 'kernels/token_weights.cuh',
+    what: 'of the partial sums after the first eight only one is added',
+    find: 'if (first + i >= count) break;',
+    replace: 'if (first + i >= count || (first > 0 && i > 0)) break;',
   },
   {
     file: 'kernels/gradient.cuh',
@@ -551,8 +605,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_decode.cuh',
     what: 'the partial sums of h are read before the wait',
-    find: '  wait_for_previous_launch();\n  sum_partials<Engine>(call, product, pitch);',
-    replace: '  sum_partials<Engine>(call, product, pitch);\n  wait_for_previous_launch();',
+    find: 'wait_for_previous_launch();\n  sum_partials<Engine>(call, product, pitch);',
+    replace: 'sum_partials<Engine>(call, product, pitch);\n  wait_for_previous_launch();',
   },
   {
     file: 'kernels/backward_x.cuh',

@@ -24,13 +24,16 @@ export async function ask<Answer>(
     serialization: 'advanced',
     env: { ...process.env, ...processor.env, ...env },
   })
-  const exit = once(child, 'exit').then(([code, signal]) => {
+  const exited = once(child, 'exit')
+  const failed = exited.then(([code, signal]) => {
     throw new Error(`the child exited with ${String(signal ?? code)} without an answer`)
   })
   const report = once(child, 'message').then(([answer]) => answer as Answer)
-  exit.catch(() => undefined)
+  failed.catch(() => undefined)
   child.send(message)
-  return Promise.race([report, exit])
+  const answer = await Promise.race([report, failed])
+  await exited // the emulator writes files at the exit
+  return answer
 }
 
 /** The bundle is in build/, below the folder of the package, so that lib/binding/root.ts finds the package. */

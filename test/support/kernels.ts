@@ -51,6 +51,11 @@ const specs: Spec[] = [
   // A large rank, and so many tokens that C is written and gradients are split.
   { ...small, routing: 'batch', tokens: 600, rank: 132, masked: 0.3, activation: 'relu', seed: 17 },
   { ...ragged, routing: 'sequence', rank: 132, masked: 0.3, seed: 18 },
+  // Few tokens with so many experts that B passes through a ring of stages, and two tiles of LoRA's b.
+  { ...ragged, routing: 'fixed', tokens: 9, lengths: [4, 5], dOut: 40, rank: 60, experts: 62, seed: 20 },
+  { ...small, routing: 'batch', tokens: 9, dOut: 40, rank: 60, experts: 62, seed: 21 },
+  { ...small, routing: 'lora', experts: 1, tokens: 9, rank: 70, seed: 22 },
+  { ...small, routing: 'lora', experts: 1, tokens: 9, rank: 70, seed: 23 },
 ]
 
 /** In bfloat16, with parameters in bfloat16 or float32; every second problem defers dB. */

@@ -53,7 +53,7 @@ struct BackwardDy {
 template <typename Tile, typename T>
 __device__ inline void add_token_d_weights(const BackwardDy &call, const float *product, int token, int count, int row,
                                            int row_end) {
-  constexpr int kLoadsInFlight = 4;
+  constexpr int kLoadsInFlight = 8;
   const int lane = threadIdx.x % kWarp;
   const int first_expert = row / call.rank, experts = (row_end - 1) / call.rank - first_expert + 1;
   const T *hidden = static_cast<const T *>(call.hidden.data) + token * call.hidden.pitch;
@@ -99,22 +99,45 @@ template <typename Tile>
 __device__ inline void add_token_products(const BackwardDy &call, const float *product, int token, int count, int row,
                                           int row_end) {
   const int first = row / call.rank, last = (row_end - 1) / call.rank;
+  constexpr int kLoadsInFlight = 8;
+  const int elements = count * call.rank;
+  const auto q = [&](int i) {
+    return call.q + static_cast<int64_t>(token + i / call.rank) * call.q_pitch + i % call.rank;
+  };
+  // Element i's row of expert e in this row tile, or -1.
+  const auto row_of = [&](int i, int e) {
+    const int j = e * call.rank + i % call.rank;
+    return i < elements && j >= row && j < row_end ? j - row : -1;
+  };
+  const auto adds = [&](int i) { return row_of(i, first) >= 0 || row_of(i, first + 1) >= 0; };
+  const auto begins = [&](int i) { return i % call.rank >= row; };  // this row tile holds the first expert's element
   // Each thread updates the same elements of q in every row tile, so no barrier is needed between them.
-  for (int i = threadIdx.x; i < count * call.rank; i += kThreads) {
-    const int t = i / call.rank, k = i % call.rank;
-    const float *weights = call.token_weights.of(token + t);
-    float sum = 0;
-    bool any = false;
-    for (int e = first; e <= last; ++e) {
-      const int j = e * call.rank + k;
-      if (j < row || j >= row_end) continue;
-      sum = fmaf(weights[e], product[t * Tile::kProductPitch + j - row], sum);
-      any = true;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < elements; i += kLoadsInFlight * kThreads) {
+    float old[kLoadsInFlight] = {}, sum[kLoadsInFlight] = {};
+    const float *weights[kLoadsInFlight];
+#pragma unroll
+    for (int n = 0; n < kLoadsInFlight; ++n) {
+      weights[n] = call.token_weights.of(token + min(i + n * kThreads, elements - 1) / call.rank);
+      if (adds(i + n * kThreads) && !begins(i + n * kThreads)) old[n] = *q(i + n * kThreads);
     }
-    if (!any) continue;
-    float *q = call.q + static_cast<int64_t>(token + t) * call.q_pitch + k;
-    const bool begins = k >= row;  // this row tile holds the first expert's element
-    *q = begins ? sum * call.scale : fmaf(call.scale, sum, *q);
+#pragma unroll 1
+    for (int e = first; e <= last; ++e) {
+      float weight[kLoadsInFlight] = {};
+#pragma unroll
+      for (int n = 0; n < kLoadsInFlight; ++n)
+        if (row_of(i + n * kThreads, e) >= 0) weight[n] = weights[n][e];
+#pragma unroll
+      for (int n = 0; n < kLoadsInFlight; ++n) {
+        const int j = row_of(i + n * kThreads, e), t = (i + n * kThreads) / call.rank;
+        if (j >= 0) sum[n] = fmaf(weight[n], product[t * Tile::kProductPitch + j], sum[n]);
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kLoadsInFlight; ++n) {
+      const int at = i + n * kThreads;
+      if (adds(at)) *q(at) = begins(at) ? sum[n] * call.scale : fmaf(call.scale, sum[n], old[n]);
+    }
   }
   if (call.token_d_weights != nullptr) {
     with_type(typename Tile::Engine::Activations{}, call.hidden.dtype,

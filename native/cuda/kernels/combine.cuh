@@ -56,7 +56,7 @@ struct Experts {
 template <typename S, bool kWhole, int kRowsInFlight>
 __device__ inline void combine_vec4(const Experts &from, const float *weights, int k, int step, int row_end, int n,
                                     float (&value)[kRowsInFlight][4]) {
-  constexpr int kExpertsInFlight = kWhole ? 4 : 1;
+  constexpr int kExpertsInFlight = kWhole ? 4 : 2;
   const S *b = static_cast<const S *>(from.b.data) + n;
 #pragma unroll
   for (int i = 0; i < kRowsInFlight; ++i)

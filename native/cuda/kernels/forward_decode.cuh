@@ -4,14 +4,18 @@
 //   h = phi(sum of the partials)   l = h R^T   p = softmax(l)   w = pooled p   y (+)= s h C, or s u B
 //
 // Each block owns BLOCK_N columns of y. Every block adds the partial sums in order and computes the routing of all
-// tokens: a few kilobytes from L2 instead of one more launch. It then combines the experts as it streams its columns of
-// B; C is never written to memory. Most rows of the matrix-unit tiles are zeros, but their products cost no extra time,
-// and each row has the same bits as in a batch of any size.
+// tokens: a few kilobytes from L2 instead of one more launch. With one combined projector it forms its columns of C in
+// shared memory; C is never written to memory. Most rows of the matrix-unit tiles are zeros, but their products cost no
+// extra time, and each row has the same bits as in a batch of any size.
 //
 // Global memory traffic: B once; y written once, and read once if it accumulates; block 0 writes h, p and w.
 //
-// The loads of y and, with weights per token, of B come first: no launch of the call writes to either, so that they
-// overlap with the first phase.
+// All loads but those of the partial sums come before the wait for the first phase, and overlap with it: y, R, the
+// mask, offsets and given weights, and as much of B as shared memory holds, in the type in which the parameters are
+// stored. No launch of the call writes to any of them.
+//
+// B passes through shared memory in stages of `stage_rows` of its E r rows: whole experts if they are combined,
+// otherwise whole BLOCK_K tiles. Rows of LoRA's b, which is transposed, are columns of the matrix in memory.
 #pragma once
 
 #include "cuda/kernels/combine.cuh"
@@ -35,6 +39,8 @@ struct ForwardDecode {
   const float *given;  // G x E: weights per group, without a router
   float *weights_out;  // G x E; may be null
   Experts experts;
+  int stage_rows, stages;  // of B
+  int operand_elements;    // of the tile that is formed of B
   Output y;
   float scale;
 };
@@ -45,15 +51,9 @@ __device__ inline void sum_partials(const ForwardDecode &call, float *product, i
   const int rank = call.experts.rank, vec4_per_row = (rank + 3) / 4;
   for (int i = threadIdx.x; i < call.tokens * vec4_per_row; i += kThreads) {
     const int t = i / vec4_per_row, k = i % vec4_per_row * 4;
-    float sum[4] = {0, 0, 0, 0};
-#pragma unroll 4
-    for (int split = 0; split < call.splits; ++split) {
-      float partial[4];
-      load_vec4(call.partials + (static_cast<int64_t>(split) * call.tokens + t) * call.partial_pitch + k, 4, true,
-                partial);
-#pragma unroll
-      for (int v = 0; v < 4; ++v) sum[v] += partial[v];
-    }
+    const float *from = call.partials + static_cast<int64_t>(t) * call.partial_pitch + k;
+    float sum[4];
+    add_partials<true>(sum, from, static_cast<int64_t>(call.tokens) * call.partial_pitch, call.splits, 4);
     if (call.relu) {
 #pragma unroll
       for (int v = 0; v < 4; ++v) sum[v] = sum[v] < 0 ? 0.0f : sum[v];  // keeps a NaN
@@ -65,9 +65,9 @@ __device__ inline void sum_partials(const ForwardDecode &call, float *product, i
 }
 
 // Computes w of all groups, E + 1 floats per row. Ends with a barrier.
-__device__ inline void pool_all(const ForwardDecode &call, const float *values, float *sums) {
+__device__ inline void pool_all(const ForwardDecode &call, const uint8_t *mask, const float *values, float *sums) {
   const int experts = call.route.experts, pitch = experts + 1, quads = (experts + 3) / 4;
-  const PoolRows rows = {values, experts | 1, experts, call.route.mask, 1};
+  const PoolRows rows = {values, experts | 1, experts, mask, 1};
   __syncthreads();
   for (int i = threadIdx.x / kWarp; i < call.groups.groups * quads; i += kWarps) {
     const int group = i / quads, expert = i % quads * 4;
@@ -93,88 +93,185 @@ __device__ inline void pool_all(const ForwardDecode &call, const float *values, 
     call.weights_out[i] = sums[i / experts * pitch + i % experts];
 }
 
+// value[i] += w_e B_e, in order of the experts, for elements k, n .. n + 3 of C that this thread forms: rows k are
+// every kStep-th. The stage begins with the rows of the first of `count` experts.
+template <typename Tile, typename S>
+__device__ inline void add_experts(float (&value)[Tile::kCombinedRows][4], const S *stage, int rank, int count,
+                                   const float *weights) {
+  const int n = static_cast<int>(threadIdx.x) % Tile::kVec4PerRow * 4;
+  for (int e = 0; e < count; ++e) {
+#pragma unroll
+    for (int i = 0; i < Tile::kCombinedRows; ++i) {
+      const int k = static_cast<int>(threadIdx.x) / Tile::kVec4PerRow + i * Tile::kStep;
+      if (k >= rank) break;
+      float b[4];
+      load_vec4(stage + place<S, Tile::kBlockN>(e * rank + k, n), 4, true, b);
+#pragma unroll
+      for (int v = 0; v < 4; ++v) value[i][v] = fmaf(weights[e], b[v], value[i][v]);
+    }
+  }
+}
+
+// Writes C, with rows of zeros up to a multiple of 16.
 template <typename Tile>
-__global__ __launch_bounds__(kThreads, kBlocks) void forward_decode(const __grid_constant__ ForwardDecode call) {
+__device__ inline void store_combined(typename Tile::Scalar *c, const float (&value)[Tile::kCombinedRows][4],
+                                      int rank) {
+  const int n = static_cast<int>(threadIdx.x) % Tile::kVec4PerRow * 4;
+#pragma unroll
+  for (int i = 0; i < Tile::kCombinedRows; ++i) {
+    const int k = static_cast<int>(threadIdx.x) / Tile::kVec4PerRow + i * Tile::kStep;
+    if (k < (rank + 15) / 16 * 16) store_tile(c + place<typename Tile::Scalar, Tile::kBlockN>(k, n), value[i]);
+  }
+}
+
+// Converts a tile in shared memory.
+template <typename T, typename S, int kRows, int kColumns>
+__device__ inline void convert_tile(T *tile, const S *from) {
+  constexpr int kVec4PerRow = kColumns / 4;
+#pragma unroll
+  for (int i = threadIdx.x; i < kRows * kVec4PerRow; i += kThreads) {
+    const int r = i / kVec4PerRow, c = i % kVec4PerRow * 4;
+    float value[4];
+    load_vec4(from + place<S, kColumns>(r, c), 4, true, value);
+    store_tile(tile + place<T, kColumns>(r, c), value);
+  }
+}
+
+template <typename Tile>
+__global__ __launch_bounds__(kThreads,
+                             Tile::kMinBlocks) void forward_decode(const __grid_constant__ ForwardDecode call) {
   using Scalar = typename Tile::Scalar;
   using Engine = typename Tile::Engine;
+  using Parameters = typename Engine::Parameters;
   extern __shared__ __align__(16) char shared[];
-  __shared__ float weights[kMostExperts];
+  __shared__ float given[kMostExperts];
   __shared__ int group[Tile::kBlockM];
+  __shared__ uint8_t mask[Tile::kBlockM];
+  const int rank = call.experts.rank, experts = call.experts.experts;
+  const bool transposed = call.experts.transposed, combines = call.pooled && !transposed;
+  const bool routes = call.route.router.data != nullptr;
+  const int pitch = (rank + 3) / 4 * 4 + 4;
+  const int column = blockIdx.x * Tile::kBlockN, rows = experts * rank;
+  const int slot_bytes =
+      (call.stage_rows + Tile::kBlockK - 1) / Tile::kBlockK * Tile::kRhs * dtype_bytes(call.experts.b.dtype);
+
   auto *lhs = reinterpret_cast<Scalar *>(shared);
   Scalar *strip = lhs + Tile::kLhs;
-  Scalar *ring = strip + Tile::kStrip;
-  const int rank = call.experts.rank, experts = call.experts.experts;
-  const int pitch = (rank + 3) / 4 * 4 + 4;
-  auto *product = reinterpret_cast<float *>(ring + Tile::kStages * Tile::kRhs);
+  Scalar *operand = strip + Tile::kStrip;  // C, or a converted tile of B
+  auto *ring = reinterpret_cast<char *>(operand + call.operand_elements);
+  auto *product = reinterpret_cast<float *>(ring + min(call.stages, Tile::kStages) * slot_bytes);
   float *logits = product + Tile::kBlockM * pitch;
   float *router = logits + Tile::kBlockM * (experts | 1);
   float *sums = router + experts * (rank | 1);
-  const int column = blockIdx.x * Tile::kBlockN;
-  const int rows = call.pooled ? rank : experts * rank;
-  const int steps = (rows + Tile::kBlockK - 1) / Tile::kBlockK;
+  const auto slot = [&](int number) { return ring + number % Tile::kStages * slot_bytes; };
 
-  const auto fill = [&](int step) {
-    if (step < steps && !call.pooled)
-      stage_parameters<Engine, Tile::kBlockK, Tile::kBlockN>(ring + step % Tile::kStages * Tile::kRhs, call.experts.b,
-                                                             {step * Tile::kBlockK, rows, column, call.columns});
+  const auto fill = [&](int number) {
+    if (number < call.stages)
+      with_type(Parameters{}, call.experts.b.dtype, [&](auto tag) {
+        using S = decltype(tag);
+        const int first = number * call.stage_rows;
+        const int end = min(first + call.stage_rows, rows);
+        for (int row = first; row < end; row += Tile::kBlockK) {
+          S *tile = reinterpret_cast<S *>(slot(number)) + (row - first) * Tile::kBlockN;
+          if (transposed)
+            stage<S, Tile::kBlockN, Tile::kBlockK>(tile, call.experts.b, {column, call.columns, row, end});
+          else
+            stage<S, Tile::kBlockK, Tile::kBlockN>(tile, call.experts.b, {row, end, column, call.columns});
+        }
+      });
     copy_commit();
   };
+  // Rows of E weights, per token or per group.
+  const float *token_weights = call.per_token ? logits : sums;
+  const int token_weights_pitch = call.per_token ? experts | 1 : experts + 1;
+  const float *expert_weights = routes ? sums : given;
   const Window window = {0, call.tokens, column, call.columns};
   if (call.y.accumulate) stage_activations<Engine, Tile::kBlockM, Tile::kBlockN>(strip, call.y.operand(), window);
 #pragma unroll 1
-  for (int step = 0; step < Tile::kStages - 1; ++step) fill(step);
-
+  for (int number = 0; number < Tile::kStages; ++number) fill(number);
+  Route route = call.route;
+  if (routes) {
+    load_router<Engine>(route, router);
+    if (route.mask != nullptr)
+      for (int t = threadIdx.x; t < call.tokens; t += kThreads) mask[t] = route.mask[t];
+  } else if (call.pooled) {
+    compute_weights(given, call.weights);
+  } else {
+    for (int i = threadIdx.x; i < call.groups.groups * experts; i += kThreads)
+      sums[i / experts * token_weights_pitch + i % experts] = call.given[i];
+  }
+  if (!call.pooled)
+    for (int t = threadIdx.x; t < call.tokens; t += kThreads) group[t] = call.per_token ? t : call.groups.of(t);
   wait_for_previous_launch();
   sum_partials<Engine>(call, product, pitch);
-  const bool routes = call.route.router.data != nullptr;
   if (routes) {
-    form_logits<Engine>(call.route, product, pitch, logits, router, call.tokens);
-    Route route = call.route;
+    form_logits(route, product, pitch, logits, router, call.tokens);
     if (blockIdx.x != 0) route.values = nullptr;
     finish_route(route, logits, 0, call.tokens, 0);
-    if (!call.per_token) pool_all(call, logits, sums);
+    if (route.mask != nullptr) route.mask = mask;
+    if (!call.per_token) pool_all(call, route.mask, logits, sums);
+  } else if (call.pooled && blockIdx.x == 0 && call.weights_out != nullptr) {
+    for (int e = threadIdx.x; e < experts; e += kThreads) call.weights_out[e] = given[e];
   }
-  if (call.pooled) {
-    if (routes) {
-      for (int e = threadIdx.x; e < experts; e += kThreads) weights[e] = sums[e];
-    } else {
-      compute_weights(weights, call.weights);
-      if (blockIdx.x == 0 && call.weights_out != nullptr)
-        for (int e = threadIdx.x; e < experts; e += kThreads) call.weights_out[e] = weights[e];
-    }
-  } else {
-    for (int t = threadIdx.x; t < call.tokens; t += kThreads) group[t] = call.per_token ? t : call.groups.of(t);
-  }
-  // Rows of E weights, per token or per group.
-  const float *token_weights = call.per_token ? logits : routes ? sums : call.given;
-  const int token_weights_pitch = call.per_token ? experts | 1 : routes ? experts + 1 : experts;
 
   const int warp = threadIdx.x / kWarp;
   Accumulators<Tile::kBlockM / 16, 1> sum;
   clear(sum);
-  for (int step = 0; step < steps; ++step) {
-    __syncthreads();  // h and the weights are written; the previous tiles are no longer read
-    fill(step + Tile::kStages - 1);
-    Scalar *b = ring + step % Tile::kStages * Tile::kRhs;
-    const int row = step * Tile::kBlockK;
-    if (call.pooled) combine_tile<Engine, Tile::kBlockK, Tile::kBlockN>(b, call.experts, weights, row, column);
-    for (int i = threadIdx.x; i < Tile::kBlockM * Tile::kBlockK; i += kThreads) {
-      const int t = i / Tile::kBlockK, j = row + i % Tile::kBlockK;
-      float value = 0;
-      if (t < call.tokens && j < rows) {
-        value = product[t * pitch + j % rank];
-        if (!call.pooled)
-          value = token_weights[group[t] * token_weights_pitch + j / rank] * to_float(from_float<Scalar>(value));
-      }
-      lhs[place<Scalar, Tile::kBlockK>(t, i % Tile::kBlockK)] = from_float<Scalar>(value);
+  float combined[Tile::kCombinedRows][4] = {};
+#pragma unroll 1
+  for (int at = 0; at < call.stages; ++at) {
+    if (at > 0) {
+      __syncthreads();  // the stage before is no longer read
+      fill(at + Tile::kStages - 1);
     }
     copy_wait<Tile::kStages - 1>();
-    __syncthreads();
-    multiply<Engine, Along::kDepth, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(
-        sum, lhs, 0, b, warp * 8, 0, (min(rows - row, Tile::kBlockK) + Engine::kStepK - 1) / Engine::kStepK);
+    __syncthreads();  // the stage has arrived; h and the weights are written
+    int row = combines ? 0 : at * call.stage_rows;
+    const int first = row, end = combines ? rank : min(row + call.stage_rows, rows);
+    if (combines) {
+      const int expert = at * call.stage_rows / rank;
+      with_type(Parameters{}, call.experts.b.dtype, [&](auto tag) {
+        add_experts<Tile>(combined, reinterpret_cast<const decltype(tag) *>(slot(at)), rank,
+                          min(call.stage_rows / rank, experts - expert), expert_weights + expert);
+      });
+      if (at < call.stages - 1) continue;
+      store_combined<Tile>(operand, combined, rank);
+    }
+#pragma unroll 1
+    for (; row < end; row += Tile::kBlockK) {
+      if (row > first) __syncthreads();  // the tiles are no longer read
+      for (int i = threadIdx.x; i < Tile::kBlockM * Tile::kBlockK; i += kThreads) {
+        const int t = i / Tile::kBlockK, j = row + i % Tile::kBlockK;
+        float value = 0;
+        if (t < call.tokens && j < end) {
+          value = product[t * pitch + j % rank];
+          if (!call.pooled)
+            value = token_weights[group[t] * token_weights_pitch + j / rank] * to_float(from_float<Scalar>(value));
+        }
+        lhs[place<Scalar, Tile::kBlockK>(t, i % Tile::kBlockK)] = from_float<Scalar>(value);
+      }
+      const Scalar *b = operand + (combines ? row * Tile::kBlockN : 0);
+      if (!combines)
+        with_type(Parameters{}, call.experts.b.dtype, [&](auto tag) {
+          using S = decltype(tag);
+          const auto *raw = reinterpret_cast<const S *>(slot(at)) + (row - first) * Tile::kBlockN;
+          if constexpr (std::is_same_v<S, Scalar>)
+            b = raw;
+          else if (transposed)
+            convert_tile<Scalar, S, Tile::kBlockN, Tile::kBlockK>(operand, raw);
+          else
+            convert_tile<Scalar, S, Tile::kBlockK, Tile::kBlockN>(operand, raw);
+        });
+      __syncthreads();
+      const int steps = (min(end - row, Tile::kBlockK) + Engine::kStepK - 1) / Engine::kStepK;
+      if (transposed)
+        multiply<Engine, Along::kDepth, Tile::kBlockK, Along::kDepth, Tile::kBlockK>(sum, lhs, 0, b, warp * 8, 0,
+                                                                                     steps);
+      else
+        multiply<Engine, Along::kDepth, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(sum, lhs, 0, b, warp * 8, 0,
+                                                                                     steps);
+    }
   }
-  copy_wait<0>();
-  __syncthreads();
   add_scaled<Scalar, Tile::kBlockN>(strip, sum, 0, warp * 8, call.scale, call.y.accumulate);
   __syncthreads();
   unstage<Engine, Tile::kBlockM, Tile::kBlockN>(strip, call.y, window);

@@ -58,12 +58,9 @@ __device__ inline void finish_route(const Route &route, float *logits, int token
   }
 }
 
-// Computes the logits of `count` tokens from h in shared memory (product_pitch floats per row). R is copied to `router`
-// (pitch r | 1) first. On entry h need only be visible to the thread that wrote it; the caller must synchronise before
-// it reads `logits`.
+// Copies R to `router` in shared memory (pitch r | 1).
 template <typename Engine>
-__device__ inline void form_logits(const Route &route, const float *product, int product_pitch, float *logits,
-                                   float *router, int count) {
+__device__ inline void load_router(const Route &route, float *router) {
   const int router_pitch = route.rank | 1;
   with_type(typename Engine::Parameters{}, route.router.dtype, [&](auto tag) {
     const auto *from = static_cast<const decltype(tag) *>(route.router.data);
@@ -76,6 +73,13 @@ __device__ inline void form_logits(const Route &route, const float *product, int
         if (k + v < route.rank) router[e * router_pitch + k + v] = value[v];
     }
   });
+}
+
+// Computes the logits of `count` tokens from h in shared memory (product_pitch floats per row) and R (load_router). On
+// entry both need only be visible to the thread that wrote them; the caller must synchronise before it reads `logits`.
+__device__ inline void form_logits(const Route &route, const float *product, int product_pitch, float *logits,
+                                   const float *router, int count) {
+  const int router_pitch = route.rank | 1;
   __syncthreads();
   for (int i = threadIdx.x; i < count * route.experts; i += kThreads) {
     const int t = i / route.experts, e = i % route.experts;
@@ -128,8 +132,9 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
 
   // The ring is no longer used: its memory holds R and the logits.
   float *logits = product + Tile::kProduct;
-  form_logits<typename Tile::Engine>(route, product, Tile::kProductPitch, logits,
-                                     logits + Tile::kBlockM * (route.experts | 1), count);
+  float *router = logits + Tile::kBlockM * (route.experts | 1);
+  load_router<typename Tile::Engine>(route, router);
+  form_logits(route, product, Tile::kProductPitch, logits, router, count);
   finish_route(route, logits, token, count, blockIdx.x);
   return product;
 }

@@ -19,75 +19,108 @@ struct OuterTarget {
   int experts;
 };
 
-// Writes a tile of z, scaled, or adds it to the gradient: out rows [row, row_end), columns [column, column_end), of
-// which a thread has four columns of every kStep-th row. kTransposed: rows of out are columns of z. kLoadsInFlight
-// vectors of the old gradient are loaded before the first is added. Every vector is aligned, and inside the window or
-// outside of it.
+// Of a target's experts: the factor of one, and the elements from its gradient to the next.
+struct ExpertScales {
+  float scale;
+  const float *weights;  // null: there is one, and its weight is 1
+  int experts;
+  int64_t stride;
+
+  __device__ float of(int expert) const { return scale * (weights == nullptr ? 1.0f : weights[expert]); }
+};
+
+// Writes a tile of z, scaled, or adds it to the gradient of each expert: out rows [row, row_end), columns [column,
+// column_end), of which a thread has four columns of every kStep-th row. kTransposed: rows of out are columns of z. The
+// vectors of the old gradient of kRowsInFlight rows of kExpertsInFlight experts, eight in all, are loaded before the
+// first is added. Every vector is aligned, and inside the window or outside of it.
 template <typename Tile, typename T, bool kTransposed>
-__device__ inline void write_gradient(const float *z, const Output &out, const Window &window, float scale) {
+__device__ inline void write_gradient(const float *z, const Output &out, const Window &window,
+                                      const ExpertScales &scales) {
   constexpr int kRows = kTransposed ? Tile::kBlockN : Tile::kResultRows;
   constexpr int kVec4PerRow = (kTransposed ? Tile::kResultRows : Tile::kBlockN) / 4, kStep = kThreads / kVec4PerRow;
   constexpr int kMostInFlight = kRows / kStep > 0 ? kRows / kStep : 1;
-  constexpr int kLoadsInFlight = kMostInFlight < 8 ? kMostInFlight : 8;
+  constexpr int kRowsInFlight = kMostInFlight < 8 ? kMostInFlight : 8;
+  constexpr int kExpertsInFlight = kTransposed ? 1 : 8 / kRowsInFlight;
   const int c = static_cast<int>(threadIdx.x) % kVec4PerRow * 4;
   const int rows =
       window.column + c >= window.column_end ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
-  T *to = static_cast<T *>(out.data) + window.row * out.pitch + window.column + c;
 #pragma unroll 1
-  for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < rows; first += kLoadsInFlight * kStep) {
-    Vec4<T> old[kLoadsInFlight] = {};
-    if (out.accumulate) {
+  for (int expert = 0; expert < scales.experts; expert += kExpertsInFlight) {
+    T *to = static_cast<T *>(out.data) + expert * scales.stride + window.row * out.pitch + window.column + c;
+    float scale[kExpertsInFlight] = {};
 #pragma unroll
-      for (int i = 0; i < kLoadsInFlight; ++i) {
+    for (int e = 0; e < kExpertsInFlight; ++e)
+      if (expert + e < scales.experts) scale[e] = scales.of(expert + e);
+#pragma unroll 1
+    for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < rows; first += kRowsInFlight * kStep) {
+      Vec4<T> old[kExpertsInFlight][kRowsInFlight] = {};
+      if (out.accumulate) {
+#pragma unroll
+        for (int e = 0; e < kExpertsInFlight; ++e) {
+          if (expert + e >= scales.experts) break;
+#pragma unroll
+          for (int i = 0; i < kRowsInFlight; ++i) {
+            const int r = first + i * kStep;
+            // Beyond the end a row of this thread: other threads write theirs.
+            old[e][i] = load_raw<true>(to + e * scales.stride + (r < rows ? r : first) * out.pitch, 4);
+          }
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kRowsInFlight; ++i) {
         const int r = first + i * kStep;
-        // Beyond the end a row of this thread: other threads write theirs.
-        old[i] = load_raw<true>(to + (r < rows ? r : first) * out.pitch, 4);
+        if (r >= rows) break;
+        float value[4];
+        if constexpr (kTransposed) {
+#pragma unroll
+          for (int v = 0; v < 4; ++v) value[v] = z[(c + v) * Tile::kResultPitch + r];
+        } else {
+          load_vec4(z + r * Tile::kResultPitch + c, 4, true, value);
+        }
+#pragma unroll
+        for (int e = 0; e < kExpertsInFlight; ++e) {
+          if (expert + e >= scales.experts) break;
+          float sum[4];
+          convert<T>(old[e][i], sum);
+#pragma unroll
+          for (int v = 0; v < 4; ++v) sum[v] = value[v] * scale[e] + sum[v];
+          store_vec4(to + e * scales.stride + r * out.pitch, 4, true, sum);
+        }
       }
-    }
-#pragma unroll
-    for (int i = 0; i < kLoadsInFlight; ++i) {
-      const int r = first + i * kStep;
-      if (r >= rows) break;
-      float value[4], old_value[4];
-      if constexpr (kTransposed) {
-#pragma unroll
-        for (int v = 0; v < 4; ++v) value[v] = z[(c + v) * Tile::kResultPitch + r];
-      } else {
-        load_vec4(z + r * Tile::kResultPitch + c, 4, true, value);
-      }
-      convert<T>(old[i], old_value);
-#pragma unroll
-      for (int v = 0; v < 4; ++v) value[v] = value[v] * scale + old_value[v];
-      store_vec4(to + r * out.pitch, 4, true, value);
     }
   }
 }
 
 // Likewise for a gradient whose rows are not aligned, element by element.
 template <typename Tile, typename T, bool kTransposed>
-__device__ inline void write_gradient_elements(const float *z, const Output &out, const Window &window, float scale) {
+__device__ inline void write_gradient_elements(const float *z, const Output &out, const Window &window,
+                                               const ExpertScales &scales) {
   constexpr int kLoadsInFlight = 8;
   constexpr int kRows = kTransposed ? Tile::kBlockN : Tile::kResultRows;
   constexpr int kColumns = kTransposed ? Tile::kResultRows : Tile::kBlockN;
   constexpr int kRowStep = kTransposed ? 1 : Tile::kResultPitch, kColumnStep = kTransposed ? Tile::kResultPitch : 1;
   const int columns = min(window.column_end - window.column, kColumns);
   const int rows = static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
-  T *to = static_cast<T *>(out.data) + window.row * out.pitch + window.column;
 #pragma unroll 1
-  for (int first = threadIdx.x; first < rows * kColumns; first += kLoadsInFlight * kThreads) {
-    T old[kLoadsInFlight] = {};
-    if (out.accumulate) {
+  for (int expert = 0; expert < scales.experts; ++expert) {
+    T *to = static_cast<T *>(out.data) + expert * scales.stride + window.row * out.pitch + window.column;
+    const float scale = scales.of(expert);
+#pragma unroll 1
+    for (int first = threadIdx.x; first < rows * kColumns; first += kLoadsInFlight * kThreads) {
+      T old[kLoadsInFlight] = {};
+      if (out.accumulate) {
+#pragma unroll
+        for (int n = 0; n < kLoadsInFlight; ++n) {
+          const int i = first + n * kThreads, r = i / kColumns, c = i % kColumns;
+          if (r < rows && c < columns) old[n] = to[r * out.pitch + c];
+        }
+      }
 #pragma unroll
       for (int n = 0; n < kLoadsInFlight; ++n) {
         const int i = first + n * kThreads, r = i / kColumns, c = i % kColumns;
-        if (r < rows && c < columns) old[n] = to[r * out.pitch + c];
+        if (r < rows && c < columns)
+          to[r * out.pitch + c] = from_float<T>(z[r * kRowStep + c * kColumnStep] * scale + to_float(old[n]));
       }
-    }
-#pragma unroll
-    for (int n = 0; n < kLoadsInFlight; ++n) {
-      const int i = first + n * kThreads, r = i / kColumns, c = i % kColumns;
-      if (r < rows && c < columns)
-        to[r * out.pitch + c] = from_float<T>(z[r * kRowStep + c * kColumnStep] * scale + to_float(old[n]));
     }
   }
 }
@@ -100,25 +133,22 @@ __device__ inline void finish_outer(const float *z, const OuterTarget &target, c
   const bool has_partials = target.partials != nullptr;
   if (has_partials)
     out = {target.partials + at.split * target.partial_stride, target.partial_pitch, LILY_FLOAT32, 1, 0};
-  const int experts = has_partials || target.weights == nullptr ? 1 : target.experts;
+  const bool is_one = has_partials || target.weights == nullptr;
+  const ExpertScales scales = {target.scale, is_one ? nullptr : target.weights, is_one ? 1 : target.experts,
+                               target.rows * out.pitch};
+  const Window window = target.transposed ? Window{column, target.columns, row, target.rows}
+                                          : Window{row, target.rows, column, target.columns};
+  const bool whole = out.aligned16 && (window.column_end - window.column) % 4 == 0;
   with_type(typename Tile::Engine::Parameters{}, out.dtype, [&](auto tag) {
     using T = decltype(tag);
-#pragma unroll 1
-    for (int e = 0; e < experts; ++e) {
-      const float scale = target.scale * (has_partials || target.weights == nullptr ? 1.0f : target.weights[e]);
-      const int64_t first = static_cast<int64_t>(e) * target.rows;
-      const Window window = target.transposed ? Window{column, target.columns, row, target.rows}
-                                              : Window{first + row, first + target.rows, column, target.columns};
-      const bool whole = out.aligned16 && (window.column_end - window.column) % 4 == 0;
-      if (target.transposed && whole)
-        write_gradient<Tile, T, true>(z, out, window, scale);
-      else if (target.transposed)
-        write_gradient_elements<Tile, T, true>(z, out, window, scale);
-      else if (whole)
-        write_gradient<Tile, T, false>(z, out, window, scale);
-      else
-        write_gradient_elements<Tile, T, false>(z, out, window, scale);
-    }
+    if (target.transposed && whole)
+      write_gradient<Tile, T, true>(z, out, window, scales);
+    else if (whole)
+      write_gradient<Tile, T, false>(z, out, window, scales);
+    else if (target.transposed)
+      write_gradient_elements<Tile, T, true>(z, out, window, scales);
+    else
+      write_gradient_elements<Tile, T, false>(z, out, window, scales);
   });
 }
 
@@ -223,12 +253,12 @@ struct Reduce {
 // loaded before the partial sums are added.
 template <typename T, bool kWhole, bool kHasExperts>
 __device__ inline void reduce_elements(const ReduceJob &job, int row, int column) {
-  constexpr int kExpertsInFlight = kHasExperts ? 4 : 1, kPartialsInFlight = 8;
+  constexpr int kExpertsInFlight = kHasExperts ? 4 : 1;
   const int valid = job.columns - column, experts = kHasExperts ? job.experts : 1;
   T *out = static_cast<T *>(job.out.data) + row * job.out.pitch + column;
   const int64_t expert_stride = job.rows * job.out.pitch;
   const float *partials = job.partials + static_cast<int64_t>(row) * job.partial_pitch + column;
-  float sum[4] = {0, 0, 0, 0};
+  float sum[4];
 #pragma unroll 1
   for (int first = 0; first < experts; first += kExpertsInFlight) {
     Vec4<T> old[kExpertsInFlight] = {};
@@ -237,15 +267,7 @@ __device__ inline void reduce_elements(const ReduceJob &job, int row, int column
       for (int i = 0; i < kExpertsInFlight; ++i)
         old[i] = load_raw<kWhole>(out + min(first + i, experts - 1) * expert_stride, valid);
     }
-    if (first == 0) {
-#pragma unroll kPartialsInFlight
-      for (int partial = 0; partial < job.partial_count; ++partial) {
-        float value[4];
-        convert<float>(load_raw<kWhole>(partials + partial * job.partial_stride, valid), value);
-#pragma unroll
-        for (int v = 0; v < 4; ++v) sum[v] += value[v];
-      }
-    }
+    if (first == 0) add_partials<kWhole>(sum, partials, job.partial_stride, job.partial_count, valid);
 #pragma unroll
     for (int i = 0; i < kExpertsInFlight; ++i) {
       if (first + i >= experts) break;

@@ -79,6 +79,27 @@ __device__ inline float sum_over_warp(float value) {
   return value;
 }
 
+// sum = the sum of `count` partial sums of four elements in order, which are `stride` elements apart. The loads of
+// kLoadsInFlight of them are in flight.
+template <bool kWhole>
+__device__ inline void add_partials(float (&sum)[4], const float *partials, int64_t stride, int count, int valid) {
+  constexpr int kLoadsInFlight = 8;
+#pragma unroll
+  for (int v = 0; v < 4; ++v) sum[v] = 0;
+#pragma unroll 1
+  for (int first = 0; first < count; first += kLoadsInFlight) {
+    float4 raw[kLoadsInFlight] = {};
+#pragma unroll
+    for (int i = 0; i < kLoadsInFlight; ++i)
+      if (first + i < count) raw[i] = load_raw<kWhole>(partials + (first + i) * stride, valid);
+#pragma unroll
+    for (int i = 0; i < kLoadsInFlight; ++i) {
+      if (first + i >= count) break;
+      sum[0] += raw[i].x, sum[1] += raw[i].y, sum[2] += raw[i].z, sum[3] += raw[i].w;
+    }
+  }
+}
+
 // sum[row] = the sum of the row's `columns` elements. All warps of the block take part; the order is fixed, and each
 // lane has kLoadsInFlight loads in flight. The caller must synchronise before it reads `sum`.
 __device__ inline void sum_rows(float *sum, const float *value, int rows, int columns) {

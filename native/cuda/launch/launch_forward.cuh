@@ -72,7 +72,7 @@ class Forward {
       case Step::kDecode:
         return with_tile<typename Rows::Decode>(planned.tile, [&](auto row) {
           return launcher_.launch(forward_decode<decltype(row)>, "launching the forward_decode kernel", planned,
-                                  decode());
+                                  decode<decltype(row)>());
         });
       default: return LILY_OK;  // steps of backward
     }
@@ -171,6 +171,7 @@ class Forward {
     return call;
   }
 
+  template <typename Tile>
   ForwardDecode decode() const {
     ForwardDecode call = {};
     call.partials = in_workspace<float>(plan_.hidden_partials);
@@ -190,6 +191,10 @@ class Forward {
     call.given = call_.weights;
     call.weights_out = weights_out();
     call.experts = experts();
+    call.stage_rows = plan_.decode_stages.rows();
+    call.stages = plan_.decode_stages.count();
+    call.operand_elements =
+        Tile::operand_elements(rank_, call.pooled && !call.experts.transposed, dtype_bytes(problem_.parameter_dtype));
     call.y = output(call_.y);
     call.scale = problem_.scaling;
     return call;

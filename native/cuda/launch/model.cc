@@ -409,7 +409,7 @@ Work Model::decode_shrink(const ShrinkRow &row) const {
   return work;
 }
 
-Work Model::decode(const DecodeRow &row) const {
+Work Model::decode(const DecodeRow &row, const DecodeStages &stages, int shared_bytes) const {
   Work work = {};
   const Tile &tile = row.tile;
   const double splits = ceil_of(d_in_ * scalar_, kSplitTiles * kTileBytes);
@@ -423,14 +423,16 @@ Work Model::decode(const DecodeRow &row) const {
     work.reads(experts_ * rank_ * parameter_, blocks);
     work.writes(4 * tokens_ * experts_ + 4 * groups_ * experts_);
   }
-  const double sums = ceil_of(tokens_ * pitch / 4, kThreads) * ceil_of(splits, 4) * rates_.l2_latency;
+  // The first stages of B arrive while the partial sums are added and the weights are formed.
+  const double sums = ceil_of(tokens_ * pitch / 4, kThreads) * ceil_of(splits, 8) * rates_.l2_latency;
+  const double serial = std::max(0.0, sums + 5 * rates_.l2_latency - rates_.dram_latency);
+  const double later = std::max(0, stages.count() - kDecodeStages) / (kDecodeStages - 1.0);
   const double rows = has_token_weights_ ? experts_ * rank_ : rank_;
-  const double steps = ceil_of(rows, tile.block_k);
-  const double passes = has_token_weights_ ? 1 : VectorLoads(tile.block_k, tile.block_n).passes * ceil_of(experts_, 4);
-  work.add({blocks, steps * product_clocks(tile.block_m, tile.block_n, std::min<double>(rows, tile.block_k), {1, 4}, 0),
-            steps * passes * rates_.dram_latency, sums + 6 * rates_.l2_latency, kThreads * 32});
-  work.shared_bytes = row.bytes(problem_.rank, problem_.experts, problem_.groups);
-  work.registers = 120;
+  const double in_flight = std::min(kDecodeStages * stages.rows() * 1.0, experts_ * rank_) * tile.block_n * parameter_;
+  work.add({blocks, product_clocks(tile.block_m, tile.block_n, rows, {1, 4}, 0), (1 + later) * rates_.dram_latency,
+            serial, static_cast<int>(in_flight)});
+  work.shared_bytes = shared_bytes;
+  work.registers = tile.block_m == 16 ? 128 : 164;
   return work;
 }
 

@@ -41,7 +41,7 @@ class Model {
   Work mix(const MixRow &row, const Walk &walk, bool b_stays) const;
   Work large_expand(const LargeRow &row, bool has_c, int partial_count) const;
   Work decode_shrink(const ShrinkRow &row) const;
-  Work decode(const DecodeRow &row) const;
+  Work decode(const DecodeRow &row, const DecodeStages &stages, int shared_bytes) const;
 
   // ---- Backward ----
   Work dy(const StripRow &row, const Walk &walk, const ShrinkRow &shrink, int tile_tokens, int outer_rows,

@@ -139,6 +139,7 @@ struct ForwardPlan {
   int hidden_pitch, partial_pitch, c_pitch;
   int column_tiles, split_tokens;  // of the second phase
   bool b_stays;                    // forward_mix: all of a block's columns of B stay in shared memory
+  DecodeStages decode_stages;      // forward_decode: of B
 
   CastPlan x_cast, a_cast, b_cast;
   Offset hidden, hidden_partials, values, pooling_partials, c, weights;

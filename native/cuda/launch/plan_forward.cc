@@ -27,8 +27,8 @@ class ForwardPlanner : Planner {
     plan_.partial_pitch = round_up(rank_, 4);
     plan_.c_pitch = round_up(d_out_, vector_elements(rows_));
     plan_.shares_hidden = operands_.hidden_is_aligned && dtype_bytes(hidden_dtype(problem_)) == rows_.scalar_bytes;
-    const DecodeRow *decode_row = find_decode_row();
-    plan_.decodes = decode_row != nullptr;
+    const Fastest<Decode> decode = choose_decode();
+    plan_.decodes = decode.found;
     if (tokens_ > 0 && !plan_.decodes) {
       plan_.x_cast = cast_activation(problem_.d_in, problem_.activation_dtype, operands_.x, true);
       plan_.a_cast = cast_parameter(rank_, problem_.d_in, operands_.a, true);
@@ -38,7 +38,7 @@ class ForwardPlanner : Planner {
     if (tokens_ == 0)
       add_constant_weights();
     else if (plan_.decodes)
-      add_decode(*decode_row);
+      add_decode(decode.best);
     else
       add_phases();
     lay_out();
@@ -66,15 +66,39 @@ class ForwardPlanner : Planner {
     plan_.workspace_bytes = workspace.bytes();
   }
 
-  const DecodeRow *find_decode_row() const {
+  struct Decode {
+    const DecodeRow *row;
+    DecodeStages stages;
+    int shared_bytes;
+  };
+
+  // The smallest tile that holds the tokens, with as much of B in flight as the model finds useful: it costs shared
+  // memory and so the number of resident blocks.
+  Fastest<Decode> choose_decode() const {
     constexpr int kMostSplits = 65535;  // the splits are blockIdx.z of the first launch
+    Fastest<Decode> fastest;
     if (tokens_ == 0 || rank_ > kDecodeRank || problem_.groups > kDecodeGroups || plan_.depth_splits > kMostSplits)
-      return nullptr;
-    for (const DecodeRow &row : rows_.decode)
-      if (tokens_ <= row.tile.block_m &&
-          row.bytes(rank_, experts_, static_cast<int>(problem_.groups)) <= most_shared_bytes(device_))
-        return &row;
-    return nullptr;
+      return fastest;
+    for (const DecodeRow &row : rows_.decode) {
+      if (tokens_ > row.tile.block_m || fastest.found) continue;
+      DecodeStages stages = decode_stages(row);
+      for (stages.stage_units = ceil_divide(stages.units, kDecodeStages); stages.stage_units > 0;
+           --stages.stage_units) {
+        const int bytes = row.bytes(rank_, experts_, static_cast<int>(problem_.groups), combines_in_decode(),
+                                    dtype_bytes(problem_.parameter_dtype), stages);
+        if (bytes <= most_shared_bytes(device_))
+          fastest.consider({&row, stages, bytes}, model_.seconds(model_.decode(row, stages, bytes)));
+      }
+    }
+    return fastest;
+  }
+
+  // Experts are combined. LoRA has one, of which nothing is to be combined.
+  bool combines_in_decode() const { return !has_token_weights_ && problem_.routing != LILY_ROUTING_NONE; }
+
+  DecodeStages decode_stages(const DecodeRow &row) const {
+    if (combines_in_decode()) return {rank_, experts_, 0};
+    return {row.tile.block_k, ceil_divide(int64_t{experts_} * rank_, row.tile.block_k), 0};
   }
 
   // A warp for each slice of a sequence of average length; the sums do not depend on the number of warps.
@@ -88,15 +112,16 @@ class ForwardPlanner : Planner {
     add(plan_.launches, Step::kWriteWeights, {}, {}, {ceil_divide(count, kThreads), 1, 1}, 0, {});
   }
 
-  void add_decode(const DecodeRow &decode_row) {
+  void add_decode(const Decode &decode) {
     constexpr int kTile = kDecodeShrinkTile;
     plan_.tile_tokens = kTile;
+    plan_.decode_stages = decode.stages;
     const ShrinkRow *row = find_shrink_row(rows_, kTile, kTile);
     const Grid blocks = {ceil_divide(tokens_, kTile), ceil_divide(rank_, kTile), plan_.depth_splits};
     add(plan_.launches, Step::kDecodeShrink, row->tile, {}, blocks, row->bytes, model_.decode_shrink(*row));
-    const Tile &tile = decode_row.tile;
-    add(plan_.launches, Step::kDecode, tile, {}, {ceil_divide(d_out_, tile.block_n), 1, 1},
-        decode_row.bytes(rank_, experts_, static_cast<int>(problem_.groups)), model_.decode(decode_row));
+    const Tile &tile = decode.row->tile;
+    add(plan_.launches, Step::kDecode, tile, {}, {ceil_divide(d_out_, tile.block_n), 1, 1}, decode.shared_bytes,
+        model_.decode(*decode.row, decode.stages, decode.shared_bytes));
   }
 
   // ---- Two phases ----

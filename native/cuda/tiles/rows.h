@@ -38,7 +38,7 @@ struct MixRow {
 
 struct DecodeRow {
   Tile tile;
-  int (*bytes)(int rank, int experts, int groups);
+  int (*bytes)(int rank, int experts, int groups, bool combines, int parameter_bytes, const DecodeStages &stages);
 };
 
 struct OnceRow {

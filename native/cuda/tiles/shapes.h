@@ -168,22 +168,51 @@ struct MixTile {
 // block do all of the pooling.
 constexpr int kDecodeTokens = 64, kDecodeGroups = 64, kDecodeRank = 128;
 
+// Stages of B that are in flight before the first one is used.
+constexpr int kDecodeStages = 3;
+
 // BLOCK_M and BLOCK_N of its first launch. The tile of the smallest rank gives the most blocks; results do not depend
 // on the tile's rank.
 constexpr int kDecodeShrinkTile = 16;
+
+// How a block's columns of B pass through shared memory: in stages of whole units.
+struct DecodeStages {
+  int unit_rows;    // of B: those of an expert, if the experts are combined; otherwise a BLOCK_K tile
+  int units;        // of all of B
+  int stage_units;  // per stage
+
+  int rows() const { return unit_rows * stage_units; }
+  // In shared memory: whole tiles.
+  int slot_rows(int block_k) const { return (rows() + block_k - 1) / block_k * block_k; }
+  int count() const { return (units + stage_units - 1) / stage_units; }
+};
 
 template <typename Engine_, int kBlockM_>
 struct DecodeTile {
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
   // 8 columns per warp: the largest number of blocks that still load whole 32-byte sectors.
-  static constexpr int kBlockM = kBlockM_, kBlockN = 8 * kWarps, kBlockK = 64, kStages = 3;
+  static constexpr int kBlockM = kBlockM_, kBlockN = 8 * kWarps, kBlockK = 64, kStages = kDecodeStages;
   static constexpr int kLhs = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
+  // Resident blocks per multiprocessor that the registers must allow: an H100 then holds all blocks of d_out = 16896,
+  // or 12672. With four of the larger tile sm_120 spills.
+  static constexpr int kMinBlocks = kBlockM == 16 ? 4 : 3;
+  // Of C each thread forms four columns of every kStep-th row.
+  static constexpr int kVec4PerRow = kBlockN / 4, kStep = kThreads / kVec4PerRow, kCombinedRows = kDecodeRank / kStep;
 
-  // Bytes of shared memory: the tiles, then h, logits, R, and the pooled sums.
-  static int bytes(int rank, int experts, int groups) {
+  // Elements of C, or of a tile of B that is converted.
+  static int operand_elements(int rank, bool combines, int parameter_bytes) {
+    if (combines) return (rank + 15) / 16 * 16 * kBlockN;
+    return parameter_bytes == static_cast<int>(sizeof(Scalar)) ? 0 : kRhs;
+  }
+
+  // Bytes of shared memory: the tiles, the stages of B, then h, logits, R, and the pooled sums.
+  static int bytes(int rank, int experts, int groups, bool combines, int parameter_bytes, const DecodeStages &stages) {
+    const int elements = kLhs + kStrip + operand_elements(rank, combines, parameter_bytes);
+    const int slots = stages.count() < kStages ? stages.count() : kStages;
     const int floats = kBlockM * (rank + 8) + route_bytes(kBlockM, experts, rank) / 4 + groups * (experts + 1);
-    return (kLhs + kStrip + kStages * kRhs) * static_cast<int>(sizeof(Scalar)) + floats * 4;
+    return elements * static_cast<int>(sizeof(Scalar)) + slots * stages.slot_rows(kBlockK) * kBlockN * parameter_bytes +
+           floats * 4;
   }
 };
 

@@ -64,12 +64,12 @@ constexpr int kTileLoadsInFlight = !kWhole || kRows <= kStep ? 1
                                    : kRows / kStep < 4       ? kRows / kStep
                                                              : 4;
 
-// Fills a tile from elements of type S at any alignment, with single loads of which a thread has four in flight. The
+// Fills a tile from elements of type S at any alignment, with single loads of which a thread has eight in flight. The
 // plan avoids it where it can: it is for old outputs and views whose rows are not aligned, and for ragged rows that are
 // converted.
 template <typename T, typename S, int kRows, int kColumns>
 __device__ inline void stage_elements(T *tile, const Operand &source, const Window &window) {
-  constexpr int kLoadsInFlight = 4;
+  constexpr int kLoadsInFlight = 8;
   const S *from = static_cast<const S *>(source.data) + window.row * source.pitch + window.column;
   const int columns = window.column_end - window.column;
   const int rows = columns <= 0 ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
