@@ -7,7 +7,8 @@
 //   blocks     on the multiprocessor with the most blocks: the sum of the time for which its blocks occupy the matrix
 //              units or shared memory; or, if that is longer, the time of its waves at the latency of their loads
 //
-// plus the prologue and tail of one wave and the gap between two launches. Everything is assumed to come from memory
+// plus the prologue and tail of one wave and the gap between two launches. A block of a large rank that is alone on its
+// multiprocessor adds its own prologue and tail to the time of its products. Everything is assumed to come from memory
 // cold, all outputs to be required and to accumulate, and no token to be masked. The constants are published or
 // reasoned; nothing was measured on a GPU.
 #pragma once
