@@ -46,6 +46,23 @@ export const unmodelled: typeof budgets = [
   },
 ]
 
+/**
+ * Clocks of shared memory of the tile of eight warps, relative to those of the matrix units, which take one clock per
+ * instruction on H100 and two on A100: the main loop needs 1.375 and 0.69.
+ */
+export const SHARED_CLOCKS = { h100: 1.4, a100: 1 } as const
+
+/**
+ * The least share of the floor that the model of time predicts at large ranks. The targets are 62 and 58 % on H100 at r = 448,
+ * which the plans miss, and 50 % at r = 896.
+ */
+export const largeRanks: readonly { rank: number; gpu: GpuName; forward: number; backward: number }[] = [
+  { rank: 448, gpu: 'h100', forward: 0.52, backward: 0.47 },
+  { rank: 448, gpu: 'a100', forward: 0.7, backward: 0.73 },
+  { rank: 896, gpu: 'h100', forward: 0.51, backward: 0.54 },
+  { rank: 896, gpu: 'a100', forward: 0.79, backward: 0.79 },
+]
+
 /** Shape of the limits for plans on real GPUs, with ranks below. */
 export const AT_SCALE = { tokens: 8192, d: 4096, experts: 4 } as const
 

@@ -42,7 +42,7 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 
 type Kernels = Map<string, KernelCounters>
 
-async function countInChild(job: Job, pass: Pass, architecture: string): Promise<Kernels> {
+async function countInChild(job: Job, pass: Pass, architecture: string, multiprocessors: number): Promise<Kernels> {
   const folder = mkdtempSync(join(tmpdir(), 'lily-counters-'))
   const file = join(folder, 'counters.json')
   try {
@@ -57,7 +57,7 @@ async function countInChild(job: Job, pass: Pass, architecture: string): Promise
         // Its launches would be counted.
         LILY_SELF_TEST: '0',
         LILY_EMULATOR_ARCH: architecture,
-        LILY_EMULATOR_SMS: String(EMULATED_MULTIPROCESSORS),
+        LILY_EMULATOR_SMS: String(multiprocessors),
         // The test suite checks the kernels; this process only counts.
         LILY_EMULATOR_FAST: '1',
         LILY_EMULATOR_LEAKS: '0',
@@ -98,9 +98,23 @@ function summarise(kernels: Kernels, without: Kernels = new Map()): Counts {
 
 /** @param architecture compute capability of the emulated GPU: 75, 90, ... */
 export async function count(job: Job, architecture = '90'): Promise<{ forward: Counts; backward: Counts }> {
-  const [forward, both] = await Promise.all([
-    countInChild(job, 'forward', architecture),
-    countInChild(job, 'forward+backward', architecture),
-  ])
+  const [forward, both] = await Promise.all(
+    (['forward', 'forward+backward'] as const).map((pass) =>
+      countInChild(job, pass, architecture, EMULATED_MULTIPROCESSORS),
+    ),
+  )
   return { forward: summarise(forward), backward: summarise(both, forward) }
+}
+
+/** Wavefronts of shared memory and MMA instructions of the kernels of forward whose names contain `kernel`. */
+export async function countForward(
+  job: Job,
+  kernel: string,
+  multiprocessors: number,
+): Promise<{ wavefronts: number; matrixInstructions: number }> {
+  const kernels = [...(await countInChild(job, 'forward', '90', multiprocessors))].filter(([name]) =>
+    name.includes(kernel),
+  )
+  const sum = (field: Field) => kernels.reduce((total, [, counters]) => total + counters[field], 0)
+  return { wavefronts: sum('shared_wavefronts'), matrixInstructions: sum('matrix_instructions') }
 }

@@ -38,38 +38,44 @@ std::string name() {
   return readable(typeid(Row).name());
 }
 
-// Bytes of dynamic shared memory by kernel. Kernels that are not listed use none, or very little.
-using SharedBytes = std::map<std::string, int>;
+// Dynamic shared memory and threads by kernel. Kernels that are not listed use no shared memory, or very little.
+struct Use {
+  int bytes = 0, threads = kThreads;
+};
+using Uses = std::map<std::string, Use>;
 
 template <typename Engine>
-void add_engine(SharedBytes &bytes) {
+void add_engine(Uses &uses) {
   using Rows = Tiles<Engine>;
   for_each_row(typename Rows::Shrink{}, [&](auto row) {
     using Tile = decltype(row);
-    bytes["forward_shrink<" + name<Tile>() + ">"] =
+    uses["forward_shrink<" + name<Tile>() + ">"].bytes =
         std::max(Tile::kBytes, Tile::kProduct * 4 + route_bytes(Tile::kBlockM, kExperts, Tile::kBlockN));
   });
   for_each_row(typename Rows::Mix{}, [&](auto row) {
     using Tile = decltype(row);
-    bytes["forward_mix<" + name<Tile>() + ">"] = Tile::bytes(kExperts, 16, true);
+    uses["forward_mix<" + name<Tile>() + ">"].bytes = Tile::bytes(kExperts, 16, true);
   });
   for_each_row(typename Rows::Decode{}, [&](auto row) {
     using Tile = decltype(row);
-    bytes["forward_decode<" + name<Tile>() + ">"] =
+    uses["forward_decode<" + name<Tile>() + ">"].bytes =
         Tile::bytes(16, kExperts, 1, true, sizeof(typename Engine::Scalar), {16, kExperts, 2});
   });
   for_each_row(typename Rows::Large{}, [&](auto row) {
     using Tile = decltype(row);
-    bytes["large_shrink<" + name<Tile>() + ">"] = bytes["large_strip<" + name<Tile>() + ">"] = Tile::bytes(kExperts);
+    for (const std::string kernel : {"large_shrink<" + name<Tile>() + ">", "large_strip<" + name<Tile>() + ">",
+                                     "linear<" + name<Tile>() + ",true>", "linear<" + name<Tile>() + ",false>"})
+      uses[kernel] = {Tile::bytes(kExperts), Tile::kThreads};
   });
-  for_each_row(typename Rows::Once{},
-               [&](auto row) { bytes["backward_dy_once<" + name<decltype(row)>() + ">"] = decltype(row)::kBytes; });
+  for_each_row(typename Rows::Once{}, [&](auto row) {
+    uses["backward_dy_once<" + name<decltype(row)>() + ">"].bytes = decltype(row)::kBytes;
+  });
   for_each_row(typename Rows::Strip{}, [&](auto strip) {
     using Strip = decltype(strip);
-    bytes["forward_expand<" + name<Strip>() + ">"] = Strip::bytes(true, false, false);
-    bytes["backward_x<" + name<Strip>() + ">"] = Strip::bytes(true, true, false);
+    uses["forward_expand<" + name<Strip>() + ">"].bytes = Strip::bytes(true, false, false);
+    uses["backward_x<" + name<Strip>() + ">"].bytes = Strip::bytes(true, true, false);
     for_each_row(typename Rows::Shrink{}, [&](auto row) {
-      bytes["backward_dy<" + name<decltype(row)>() + "," + name<Strip>() + ">"] =
+      uses["backward_dy<" + name<decltype(row)>() + "," + name<Strip>() + ">"].bytes =
           std::max(decltype(row)::kBytes, Strip::bytes(false, true, false));
     });
   });
@@ -104,11 +110,11 @@ int fail(const std::string &what) {
 }
 
 int run() {
-  SharedBytes bytes;
-  add_engine<Tensor<__nv_bfloat16>>(bytes);
-  add_engine<Tensor<__half>>(bytes);
-  add_engine<Tf32>(bytes);
-  add_engine<Exact>(bytes);
+  Uses uses;
+  add_engine<Tensor<__nv_bfloat16>>(uses);
+  add_engine<Tensor<__half>>(uses);
+  add_engine<Tf32>(uses);
+  add_engine<Exact>(uses);
   int architecture = 0, registers = 0, static_bytes = 0;
   std::string symbol;
   while (std::cin >> architecture >> symbol >> registers >> static_bytes) {
@@ -117,21 +123,22 @@ int run() {
     if (limits == std::end(kLimits)) return fail("unknown architecture sm_" + std::to_string(architecture));
     const cudaOccDeviceProp device = properties(*limits);
     const std::string kernel = readable(symbol.c_str());
-    const auto found = bytes.find(kernel);
-    const int dynamic = found == bytes.end() ? 0 : found->second;
+    const auto found = uses.find(kernel);
+    const Use use = found == uses.end() ? Use{} : found->second;
     cudaOccFuncAttributes attributes;
-    attributes.maxThreadsPerBlock = kThreads;
+    attributes.maxThreadsPerBlock = use.threads;
     attributes.numRegs = registers;
     attributes.sharedSizeBytes = static_cast<size_t>(static_bytes);
     attributes.maxDynamicSharedSizeBytes = device.sharedMemPerBlockOptin;
     attributes.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN;
     const cudaOccDeviceState state;
     cudaOccResult result;
-    if (cudaOccMaxActiveBlocksPerMultiprocessor(&result, &device, &attributes, &state, kThreads,
-                                                static_cast<size_t>(dynamic)) != CUDA_OCC_SUCCESS)
+    if (cudaOccMaxActiveBlocksPerMultiprocessor(&result, &device, &attributes, &state, use.threads,
+                                                static_cast<size_t>(use.bytes)) != CUDA_OCC_SUCCESS)
       return fail("cuda_occupancy.h returns an error for sm_" + std::to_string(architecture));
     const int blocks = result.activeBlocksPerMultiprocessor;
-    std::printf("%d\t%d\t%d\t%d\t%s\n", blocks, blocks * kWarps, limits->threads / kWarp, dynamic, kernel.c_str());
+    std::printf("%d\t%d\t%d\t%d\t%s\n", blocks, blocks * use.threads / kWarp, limits->threads / kWarp, use.bytes,
+                kernel.c_str());
   }
   return 0;
 }

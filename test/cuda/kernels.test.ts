@@ -1,15 +1,18 @@
 /** Every kernel, and every way in which backward reads dy. The way depends on the device, which the emulator varies. */
 import { describe, expect, test } from 'vitest'
-import { tileRows } from '../../bench/counters/plan.js'
+import { emulatedGpu } from '../../bench/counters/gpus.js'
+import { planCall, tileRows } from '../../bench/counters/plan.js'
 import { isEmulated } from '../support/backend.js'
-import { makeCase } from '../support/cases.js'
+import { makeCase, type Spec } from '../support/cases.js'
 import { checkResult } from '../support/check.js'
 import { type Job, runInChild } from '../support/child.js'
+import { expectSameBits } from '../support/compare.js'
 import { emptyGroupJobs, expectNoGradientOfEmptyGroups } from '../support/empty-groups.js'
 import { DEVICES, kernelJobs, largeJob } from '../support/kernels.js'
+import type { Result } from '../support/run.js'
 import { tileCover } from '../support/tile-cover.js'
 
-async function check(jobs: Job[], environment: Record<string, string>): Promise<void> {
+async function check(jobs: Job[], environment: Record<string, string>): Promise<Result[]> {
   const { results, refused } = await runInChild(jobs, environment)
   expect(refused).toBeUndefined()
   expect(results.length).toBe(jobs.length)
@@ -17,6 +20,7 @@ async function check(jobs: Job[], environment: Record<string, string>): Promise<
     expect(result.damaged).toEqual([])
     checkResult(makeCase(jobs[i].spec), result, jobs[i].how)
   })
+  return results
 }
 
 const titleOf = (device: (typeof DEVICES)[number]): string =>
@@ -56,6 +60,30 @@ describe('every kernel', () => {
         await check(jobs, device)
       }
     })
+
+  test('one block computes several tiles of eight warps, with the bits of other tiles', async (context) => {
+    if (!isEmulated) context.skip('the device is a GPU, whose size does not vary')
+    const spec: Spec = {
+      routing: 'lora',
+      tokens: 520,
+      dIn: 136,
+      dOut: 136,
+      rank: 200,
+      experts: 1,
+      scaling: 2,
+      seed: 21,
+    }
+    const job: Job = { spec: { ...spec, activations: 'bfloat16' }, how: { outputs: 'add' } }
+    const shape = { tokens: spec.tokens, d: spec.dIn, rank: spec.rank, experts: 1 }
+    const call = { shape, dtype: 'bfloat16', method: 'lora', direction: 'forward' } as const
+    const planned = planCall({ ...call, gpu: emulatedGpu(90, 1) }).launches.find(
+      ({ kernel }) => kernel === 'large_strip',
+    )
+    expect(planned).toMatchObject({ tile: [128, 256, 32], threads: 256, blocks: 1 })
+    const [small, big] = await Promise.all(DEVICES.map((device) => check([job], device)))
+    for (const name of ['y', 'hidden', 'dx'] as const)
+      expectSameBits(name, big[0].values[name] as Float32Array, small[0].values[name] as Float32Array)
+  })
 
   test('dy is read once at a rank above 16', async (context) => {
     if (!isEmulated) context.skip('the device is a GPU, whose size does not vary')

@@ -410,8 +410,32 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/large.cuh',
     what: 'the slices of the old result are loaded into a slot that is in use',
-    find: 'fill_after(slot, step - steps);',
-    replace: 'fill_after(large_slot<Tile>(shared, step + 1), step - steps);',
+    find: 'return large_slot<Tile>(shared, steps + slice);',
+    replace: 'return large_slot<Tile>(shared, steps + slice + 1);',
+  },
+  {
+    file: 'kernels/large.cuh',
+    what: 'the first copies of the next tile are those of the same tile',
+    find: 'next == i ? tile : window(next)',
+    replace: 'tile',
+  },
+  {
+    file: 'kernels/large.cuh',
+    what: 'the old output is loaded for the first tile alone',
+    find: 'if (step == Tile::kStages - 1) fill_slice',
+    replace: 'if (step == Tile::kStages - 2) fill_slice',
+  },
+  {
+    file: 'kernels/large.cuh',
+    what: 'each tile begins with the first slot of the ring',
+    find: 'sum, shared, i * steps, i > 0, depth',
+    replace: 'sum, shared, 0, i > 0, depth',
+  },
+  {
+    file: 'kernels/large.cuh',
+    what: 'a partial stride of columns is left out',
+    find: '(columns - n + Tile::kStrideN - 1) / Tile::kStrideN',
+    replace: '(columns - n) / Tile::kStrideN',
   },
   {
     file: 'kernels/large_strip.cuh',
@@ -507,8 +531,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/gradient.cuh',
     what: 'dw omits the last warp',
-    find: 'scale * (of_warp[0] + of_warp[1] + of_warp[2] + of_warp[3])',
-    replace: 'scale * (of_warp[0] + of_warp[1] + of_warp[2])',
+    find: 'warp < Tile::kWarps; ++warp) total',
+    replace: 'warp < Tile::kWarps - 1; ++warp) total',
   },
   {
     file: 'kernels/gradient.cuh',

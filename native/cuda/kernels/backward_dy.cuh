@@ -210,7 +210,7 @@ __device__ inline void backward_columns(char *shared, const BackwardDy &call, in
   allow_next_launch();
   finish_outer<Tile>(z, call.target, at);
   const int partial_index = (at.row_tile * call.splits + at.split) * call.column_tiles + at.column_tile;
-  form_d_weights<Tile>(shared, call.d_weights, at, call.scale, partial_index);
+  form_d_weights<Tile>(shared, call.d_weights, at, call.target, partial_index);
 }
 
 template <typename Shrink, typename Strip>

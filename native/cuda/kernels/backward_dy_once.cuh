@@ -116,7 +116,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __gr
   });
   __syncthreads();
   finish_outer<Tile>(result, call.target, at);
-  form_d_weights<Tile>(shared, call.d_weights, at, call.scale, blockIdx.x);
+  form_d_weights<Tile>(shared, call.d_weights, at, call.target, blockIdx.x);
 }
 
 }  // namespace lily::cuda

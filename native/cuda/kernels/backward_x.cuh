@@ -54,24 +54,24 @@ __device__ inline float add_router_column(float sum, const T *hidden, int64_t pi
   return sum;
 }
 
-template <typename Engine>
+template <typename Engine, int kBlockThreads = kThreads>
 __device__ inline void backward_router(char *shared, const RouterBlocks &call, int index) {
   const int split = index % call.splits, element_tile = index / call.splits;
   const int elements = call.experts * call.rank;
   auto *d_logits = reinterpret_cast<float *>(shared);
-  float sum[kRouterElements / kThreads] = {};
+  float sum[kRouterElements / kBlockThreads] = {};
   const int begin = split * call.split_tokens, end = min(begin + call.split_tokens, call.tokens);
   for (int token = begin; token < end; token += kRouterTile) {
     const int count = min(kRouterTile, end - token);
-    for (int i = threadIdx.x; i < count * call.experts; i += kThreads)
+    for (int i = threadIdx.x; i < count * call.experts; i += kBlockThreads)
       d_logits[i] = call.d_logits[static_cast<int64_t>(token) * call.experts + i];
     __syncthreads();
     with_type(typename Engine::Activations{}, call.hidden.dtype, [&](auto tag) {
       using T = decltype(tag);
       const T *hidden = static_cast<const T *>(call.hidden.data) + token * call.hidden.pitch;
 #pragma unroll
-      for (int i = 0; i < kRouterElements / kThreads; ++i) {
-        const int element = element_tile * kRouterElements + i * kThreads + static_cast<int>(threadIdx.x);
+      for (int i = 0; i < kRouterElements / kBlockThreads; ++i) {
+        const int element = element_tile * kRouterElements + i * kBlockThreads + static_cast<int>(threadIdx.x);
         if (element >= elements) continue;
         const int e = element / call.rank, k = element % call.rank;
         sum[i] = add_router_column(sum[i], hidden + k, call.hidden.pitch, d_logits + e, call.experts, count);
@@ -80,8 +80,8 @@ __device__ inline void backward_router(char *shared, const RouterBlocks &call, i
     __syncthreads();
   }
 #pragma unroll
-  for (int i = 0; i < kRouterElements / kThreads; ++i) {
-    const int element = element_tile * kRouterElements + i * kThreads + static_cast<int>(threadIdx.x);
+  for (int i = 0; i < kRouterElements / kBlockThreads; ++i) {
+    const int element = element_tile * kRouterElements + i * kBlockThreads + static_cast<int>(threadIdx.x);
     if (element < elements) call.partials[static_cast<int64_t>(split) * ((elements + 3) / 4 * 4) + element] = sum[i];
   }
 }

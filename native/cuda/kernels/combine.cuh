@@ -33,10 +33,10 @@ __device__ inline void compute_weights(float *weights, const Weights &from) {
     const float kept = sum[experts];
     if (from.source == WeightSource::kSoftmax && threadIdx.x == 0 && kept > 0) softmax(sum, experts);
     __syncthreads();
-    for (int e = threadIdx.x; e < experts; e += kThreads)
+    for (int e = threadIdx.x; e < experts; e += blockDim.x)
       weights[e] = kept == 0 ? 0.0f : from.source == WeightSource::kMean ? sum[e] / kept : sum[e];
   } else {
-    for (int e = threadIdx.x; e < experts; e += kThreads)
+    for (int e = threadIdx.x; e < experts; e += blockDim.x)
       weights[e] = from.source == WeightSource::kGiven     ? from.given[e]
                    : from.source == WeightSource::kUniform ? 1.0f / static_cast<float>(experts)
                                                            : 1.0f;
@@ -90,9 +90,9 @@ __device__ inline void combine_vec4(const Experts &from, const float *weights, i
 }
 
 // A tile of LoRA's b, transposed as it is loaded.
-template <typename T, typename S, bool kWhole, int kRows, int kColumns>
+template <typename T, typename S, bool kWhole, int kRows, int kColumns, int kBlockThreads>
 __device__ inline void transpose_tile(T *tile, const Experts &from, float weight, int row, int column) {
-  constexpr int kVec4PerRow = kRows / 4, kStep = kThreads / kVec4PerRow,
+  constexpr int kVec4PerRow = kRows / 4, kStep = kBlockThreads / kVec4PerRow,
                 kLoadsInFlight = kTileLoadsInFlight<kWhole, kColumns, kStep>;
   const int k = static_cast<int>(threadIdx.x) % kVec4PerRow * 4, valid = from.rank - row - k;
   const int columns = valid <= 0 ? 0 : from.columns - column;
@@ -119,7 +119,8 @@ __device__ inline void transpose_tile(T *tile, const Experts &from, float weight
 // Computes a kRows x kColumns tile of C from (row, column) on. Elements outside C are zero. The loads of up to
 // kMostRows rows are in flight: one where the accumulators of a product occupy the registers. kIsLora: B may be that of
 // LoRA.
-template <typename Engine, int kRows, int kColumns, int kMostRows = 4, bool kIsLora = true>
+template <typename Engine, int kRows, int kColumns, int kMostRows = 4, bool kIsLora = true,
+          int kBlockThreads = kThreads>
 __device__ inline void combine_tile(typename Engine::Scalar *tile, const Experts &from, const float *weights, int row,
                                     int column) {
   using T = typename Engine::Scalar;
@@ -127,13 +128,13 @@ __device__ inline void combine_tile(typename Engine::Scalar *tile, const Experts
     const bool whole = has_vec4(from.b) && from.rank % 4 == 0;
     with_type(typename Engine::Parameters{}, from.b.dtype, [&](auto tag) {
       with_whole(whole, [&](auto is_whole) {
-        transpose_tile<T, decltype(tag), decltype(is_whole)::value, kRows, kColumns>(tile, from, weights[0], row,
-                                                                                     column);
+        transpose_tile<T, decltype(tag), decltype(is_whole)::value, kRows, kColumns, kBlockThreads>(
+            tile, from, weights[0], row, column);
       });
     });
     return;
   }
-  constexpr int kVec4PerRow = kColumns / 4, kStep = kThreads / kVec4PerRow;
+  constexpr int kVec4PerRow = kColumns / 4, kStep = kBlockThreads / kVec4PerRow;
   const int n = static_cast<int>(threadIdx.x) % kVec4PerRow * 4;
   const int rows = column + n < from.columns ? min(from.rank - row, kRows) : 0;
   const bool whole = has_vec4(from.b) && from.columns - column - n >= 4;
@@ -161,22 +162,29 @@ __device__ inline int count_bytes(uint32_t word) {
 }
 
 // Number of tokens that the mask keeps, counted by one block.
+template <int kBlockThreads = kThreads>
 __device__ inline void count_kept(float *kept, const uint8_t *mask, int tokens) {
-  __shared__ int warp_count[kWarps];
+  constexpr int kBlockWarps = kBlockThreads / kWarp;
+  __shared__ int warp_count[kBlockWarps];
   int count = 0;
   const int vectors = reinterpret_cast<uintptr_t>(mask) % 16 == 0 ? tokens / 16 : 0;
 #pragma unroll 4
-  for (int i = threadIdx.x; i < vectors; i += kThreads) {
+  for (int i = threadIdx.x; i < vectors; i += kBlockThreads) {
     const uint4 vector = reinterpret_cast<const uint4 *>(mask)[i];
     count += count_bytes(vector.x) + count_bytes(vector.y) + count_bytes(vector.z) + count_bytes(vector.w);
   }
 #pragma unroll 4
-  for (int t = 16 * vectors + static_cast<int>(threadIdx.x); t < tokens; t += kThreads) count += mask[t] != 0;
+  for (int t = 16 * vectors + static_cast<int>(threadIdx.x); t < tokens; t += kBlockThreads) count += mask[t] != 0;
 #pragma unroll
   for (int offset = kWarp / 2; offset > 0; offset /= 2) count += __shfl_xor_sync(0xffffffffu, count, offset);
   if (threadIdx.x % kWarp == 0) warp_count[threadIdx.x / kWarp] = count;
   __syncthreads();
-  if (threadIdx.x == 0) kept[0] = static_cast<float>(warp_count[0] + warp_count[1] + warp_count[2] + warp_count[3]);
+  if (threadIdx.x == 0) {
+    int total = 0;
+#pragma unroll
+    for (int warp = 0; warp < kBlockWarps; ++warp) total += warp_count[warp];
+    kept[0] = static_cast<float>(total);
+  }
   __syncthreads();
 }
 
@@ -190,18 +198,20 @@ struct Combine {
 };
 
 // Computes tile (row_tile, column_tile) of C. `tile` and `weights` are in shared memory.
-template <typename Engine, bool kIsLora = true>
+template <typename Engine, bool kIsLora = true, int kBlockThreads = kThreads>
 __device__ inline void combine_block(const Combine &call, typename Engine::Scalar *tile, float *weights,
                                      int column_tile, int row_tile) {
   if (call.c.data != nullptr) {
     compute_weights(weights, call.weights);
     const int row = row_tile * kCombineRows, column = column_tile * kCombineColumns;
-    combine_tile<Engine, kCombineRows, kCombineColumns, 4, kIsLora>(tile, call.experts, weights, row, column);
+    combine_tile<Engine, kCombineRows, kCombineColumns, 4, kIsLora, kBlockThreads>(tile, call.experts, weights, row,
+                                                                                   column);
     __syncthreads();
-    unstage<Engine, kCombineRows, kCombineColumns>(tile, call.c,
-                                                   {row, call.experts.rank, column, call.experts.columns});
+    unstage<Engine, kCombineRows, kCombineColumns, kBlockThreads>(
+        tile, call.c, {row, call.experts.rank, column, call.experts.columns});
   }
-  if (call.kept != nullptr && column_tile == 0 && row_tile == 0) count_kept(call.kept, call.mask, call.tokens);
+  if (call.kept != nullptr && column_tile == 0 && row_tile == 0)
+    count_kept<kBlockThreads>(call.kept, call.mask, call.tokens);
 }
 
 // Writes C once. Used by backward and by forward of large ranks, whose blocks would each combine all of C otherwise.

@@ -81,7 +81,7 @@ __device__ inline void prepare_router_gradient(const RouterGradient &router, con
 template <int kBlockM>
 __device__ inline void find_rows(const DHidden &call, const DHiddenScratch<kBlockM> &scratch, int token,
                                  int token_end) {
-  for (int t = threadIdx.x; t < min(kBlockM, token_end - token); t += kThreads) {
+  for (int t = threadIdx.x; t < min(kBlockM, token_end - token); t += blockDim.x) {
     const bool has_gradient = call.with_gradient.weights == nullptr || call.with_gradient.contains(token + t);
     scratch.row[t] = has_gradient ? t : -1;
   }
@@ -98,13 +98,13 @@ __device__ inline void form_d_logits(const DHidden &call, const DHiddenScratch<k
   const bool staged = experts <= kMostStagedExperts && !from_logits;
   const int64_t offset = static_cast<int64_t>(token) * experts;
   if (staged) {
-    for (int i = threadIdx.x; i < elements; i += kThreads) {
+    for (int i = threadIdx.x; i < elements; i += blockDim.x) {
       scratch.probs[i] = router.probabilities[offset + i];
       if (by_token) scratch.d_probs[i] = router.d_weights[offset + i];
     }
     __syncthreads();
   }
-  for (int i = threadIdx.x; i < elements; i += kThreads) {
+  for (int i = threadIdx.x; i < elements; i += blockDim.x) {
     const int t = i / experts, e = i % experts;
     const bool in_group = group_rows.d_weights != nullptr;
     const int row = in_group ? max(scratch.row[t], 0) : 0;
@@ -251,10 +251,10 @@ __device__ inline int d_hidden_lanes(int rank) {
 // Stores dh of columns [column, column_end) of a tile's tokens. load_rows(whole, t, step, count, k, value)
 // loads elements k .. k + 3 of q of the tile's rows t, t + step, and so on; rows from `count` on may have any value.
 // Requires dl and scratch.row. `lanes` threads, a power of two, load a row.
-template <typename Engine, int kBlockM, typename LoadRows>
+template <typename Engine, int kBlockThreads = kThreads, int kBlockM, typename LoadRows>
 __device__ inline void store_d_hidden(const DHidden &call, const DHiddenScratch<kBlockM> &scratch, int token,
                                       int token_end, int column, int column_end, int lanes, const LoadRows &load_rows) {
-  const int k = column + static_cast<int>(threadIdx.x) % lanes * 4, step = kThreads / lanes;
+  const int k = column + static_cast<int>(threadIdx.x) % lanes * 4, step = kBlockThreads / lanes;
   const int count = k < min(column_end, call.rank) ? min(token_end - token, kBlockM) : 0;
   const bool whole = call.rank - k >= 4 &&
                      (call.router.logit_gradient == LogitGradient::kNone || has_vec4(call.router.router)) &&

@@ -13,6 +13,7 @@ struct OuterTarget {
   int64_t partial_stride;  // elements from one split to the next
   int partial_pitch;
   int rows, columns;  // of z
+  int tile_rows;      // per block, at most kResultRows
   int transposed;     // the gradient is z^T (LoRA's b)
   float scale;
   const float *weights;  // E; `out` then has E times the rows: dB_e += w_e z. Null: out is z
@@ -37,7 +38,8 @@ template <typename Tile, typename T, bool kTransposed>
 __device__ inline void write_gradient(const float *z, const Output &out, const Window &window,
                                       const ExpertScales &scales) {
   constexpr int kRows = kTransposed ? Tile::kBlockN : Tile::kResultRows;
-  constexpr int kVec4PerRow = (kTransposed ? Tile::kResultRows : Tile::kBlockN) / 4, kStep = kThreads / kVec4PerRow;
+  constexpr int kVec4PerRow = (kTransposed ? Tile::kResultRows : Tile::kBlockN) / 4,
+                kStep = Tile::kThreads / kVec4PerRow;
   constexpr int kMostInFlight = kRows / kStep > 0 ? kRows / kStep : 1;
   constexpr int kRowsInFlight = kMostInFlight < 8 ? kMostInFlight : 8;
   constexpr int kExpertsInFlight = kTransposed ? 1 : 8 / kRowsInFlight;
@@ -106,18 +108,18 @@ __device__ inline void write_gradient_elements(const float *z, const Output &out
     T *to = static_cast<T *>(out.data) + expert * scales.stride + window.row * out.pitch + window.column;
     const float scale = scales.of(expert);
 #pragma unroll 1
-    for (int first = threadIdx.x; first < rows * kColumns; first += kLoadsInFlight * kThreads) {
+    for (int first = threadIdx.x; first < rows * kColumns; first += kLoadsInFlight * Tile::kThreads) {
       T old[kLoadsInFlight] = {};
       if (out.accumulate) {
 #pragma unroll
         for (int n = 0; n < kLoadsInFlight; ++n) {
-          const int i = first + n * kThreads, r = i / kColumns, c = i % kColumns;
+          const int i = first + n * Tile::kThreads, r = i / kColumns, c = i % kColumns;
           if (r < rows && c < columns) old[n] = to[r * out.pitch + c];
         }
       }
 #pragma unroll
       for (int n = 0; n < kLoadsInFlight; ++n) {
-        const int i = first + n * kThreads, r = i / kColumns, c = i % kColumns;
+        const int i = first + n * Tile::kThreads, r = i / kColumns, c = i % kColumns;
         if (r < rows && c < columns)
           to[r * out.pitch + c] = from_float<T>(z[r * kRowStep + c * kColumnStep] * scale + to_float(old[n]));
       }
@@ -128,7 +130,8 @@ __device__ inline void write_gradient_elements(const float *z, const Output &out
 template <typename Tile>
 __device__ inline void finish_outer(const float *z, const OuterTarget &target, const StripIndex &at) {
   if (target.out.data == nullptr && target.partials == nullptr) return;
-  const int row = at.row_tile * Tile::kResultRows, column = at.column_tile * Tile::kBlockN;
+  const int row = at.row_tile * target.tile_rows, column = at.column_tile * Tile::kBlockN;
+  const int row_end = min(row + target.tile_rows, target.rows);
   Output out = target.out;
   const bool has_partials = target.partials != nullptr;
   if (has_partials)
@@ -136,8 +139,8 @@ __device__ inline void finish_outer(const float *z, const OuterTarget &target, c
   const bool is_one = has_partials || target.weights == nullptr;
   const ExpertScales scales = {target.scale, is_one ? nullptr : target.weights, is_one ? 1 : target.experts,
                                target.rows * out.pitch};
-  const Window window = target.transposed ? Window{column, target.columns, row, target.rows}
-                                          : Window{row, target.rows, column, target.columns};
+  const Window window = target.transposed ? Window{column, target.columns, row, row_end}
+                                          : Window{row, row_end, column, target.columns};
   const bool whole = out.aligned16 && (window.column_end - window.column) % 4 == 0;
   with_type(typename Tile::Engine::Parameters{}, out.dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -162,12 +165,12 @@ struct DWeights {
 // This thread's shares of <B_e, D> of kDWeightExperts experts from `expert` on. The loads of kRowsInFlight rows of all
 // of them are in flight.
 template <typename Tile, typename S, bool kWhole>
-__device__ inline void add_d_weights(const Experts &experts, int expert, const float *z, int row, int column,
-                                     float (&sum)[kDWeightExperts]) {
-  constexpr int kVec4PerRow = Tile::kBlockN / 4, kStep = kThreads / kVec4PerRow;
+__device__ inline void add_d_weights(const Experts &experts, int expert, const float *z, int row, int row_end,
+                                     int column, float (&sum)[kDWeightExperts]) {
+  constexpr int kVec4PerRow = Tile::kBlockN / 4, kStep = Tile::kThreads / kVec4PerRow;
   constexpr int kRowsInFlight = kTileLoadsInFlight<kWhole, Tile::kResultRows, kStep>;
   const int n = static_cast<int>(threadIdx.x) % kVec4PerRow * 4, valid = experts.columns - column - n;
-  const int rows = valid <= 0 ? 0 : min(experts.rank - row, Tile::kResultRows);
+  const int rows = valid <= 0 ? 0 : row_end - row;
   const S *b = static_cast<const S *>(experts.b.data) + column + n;
 #pragma unroll 1
   for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < rows; first += kRowsInFlight * kStep) {
@@ -195,35 +198,38 @@ __device__ inline void add_d_weights(const Experts &experts, int expert, const f
   }
 }
 
-// Computes this block's partial sums of dw from its tile of D, and writes them as column `index`. `scale` is the factor
-// that finish_outer applies to D. The tile is at the start of shared memory, followed by kDWeightExperts sums per warp.
+// Computes this block's partial sums of dw from its tile of D, whose scale and rows are those of `target`, and writes
+// them as column `index`. The tile is at the start of shared memory, followed by kDWeightExperts sums per warp.
 template <typename Tile>
-__device__ inline void form_d_weights(char *shared, const DWeights &d_weights, const StripIndex &at, float scale,
-                                      int index) {
+__device__ inline void form_d_weights(char *shared, const DWeights &d_weights, const StripIndex &at,
+                                      const OuterTarget &target, int index) {
   if (d_weights.partials == nullptr) return;
   const Experts &experts = d_weights.experts;
   const auto *z = reinterpret_cast<const float *>(shared);
   auto *sums = reinterpret_cast<float *>(shared) + Tile::kResultRows * Tile::kResultPitch;
-  const int row = at.row_tile * Tile::kResultRows, column = at.column_tile * Tile::kBlockN;
+  const int row = at.row_tile * target.tile_rows, column = at.column_tile * Tile::kBlockN;
+  const int row_end = min(row + target.tile_rows, experts.rank);
   const int n = static_cast<int>(threadIdx.x) % (Tile::kBlockN / 4) * 4;
   const bool whole = has_vec4(experts.b) && experts.columns - column - n >= 4;
   for (int expert = 0; expert < experts.experts; expert += kDWeightExperts) {
     float sum[kDWeightExperts] = {};
     with_type(typename Tile::Engine::Parameters{}, experts.b.dtype, [&](auto tag) {
       with_whole(whole, [&](auto is_whole) {
-        add_d_weights<Tile, decltype(tag), decltype(is_whole)::value>(experts, expert, z, row, column, sum);
+        add_d_weights<Tile, decltype(tag), decltype(is_whole)::value>(experts, expert, z, row, row_end, column, sum);
       });
     });
 #pragma unroll
     for (int j = 0; j < kDWeightExperts; ++j) {
       sum[j] = sum_over_warp(sum[j]);
-      if (threadIdx.x % kWarp == 0) sums[j * kWarps + threadIdx.x / kWarp] = sum[j];
+      if (threadIdx.x % kWarp == 0) sums[j * Tile::kWarps + threadIdx.x / kWarp] = sum[j];
     }
     __syncthreads();
     if (threadIdx.x < min(kDWeightExperts, experts.experts - expert)) {
-      const float *of_warp = sums + threadIdx.x * kWarps;
-      d_weights.partials[static_cast<int64_t>(expert + threadIdx.x) * d_weights.count + index] =
-          scale * (of_warp[0] + of_warp[1] + of_warp[2] + of_warp[3]);
+      const float *of_warp = sums + threadIdx.x * Tile::kWarps;
+      float total = of_warp[0];
+#pragma unroll
+      for (int warp = 1; warp < Tile::kWarps; ++warp) total += of_warp[warp];
+      d_weights.partials[static_cast<int64_t>(expert + threadIdx.x) * d_weights.count + index] = target.scale * total;
     }
     __syncthreads();
   }

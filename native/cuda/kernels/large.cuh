@@ -3,12 +3,13 @@
 //
 //   c[m, n] = sum_k a[m, k] b[k, n]
 //
-// Each of the four warps owns a quarter of the tile and adds over all of k in ascending order, so a result does not
-// depend on the tile shape. 16 x 8 fragments that lie outside the matrix are skipped: a rank is padded to a multiple of
-// 8 or 16, not of the tile.
+// Each of the four or eight warps owns as many 16 x 8 fragments of the tile and adds over all of k in ascending order,
+// so a result does not depend on the tile shape. The fragments of the warps alternate, and those that lie outside the
+// matrix are skipped: a rank is padded to a few fragments, not to the tile.
 //
 // The copies of the next stages overlap with the MMAs of the current one; those of the old result, if it is added to,
-// with the MMAs of the last stages.
+// with the MMAs of the last stages. A block of eight warps continues with further tiles, whose first copies overlap
+// with the end of the one before.
 //
 // On Hopper, wgmma could replace `multiply` here (tiles of 128 x 256 by two warpgroups, operands by descriptors with
 // the 128-byte swizzle, which is the permutation of `place`), and TMA with mbarriers could replace `fill`; the rest
@@ -20,18 +21,18 @@
 
 namespace lily::cuda {
 
-// Position of a warp's share of the tile, and the number of its 16-row and 8-column fragments that lie within the
-// matrix.
+// Position of a warp's first fragment in the tile, and the number of its 16-row and 8-column fragments that lie within
+// `rows` and `columns`. They are kStrideM rows and kStrideN columns apart.
 template <typename Tile>
 struct WarpTile {
   int m, n, fragments_m, fragments_n;
 
   __device__ WarpTile(int rows, int columns) {
     const int warp = threadIdx.x / kWarp;
-    m = warp / Tile::kWarpsN * Tile::kWarpM * 16;
-    n = warp % Tile::kWarpsN * Tile::kWarpN * 8;
-    fragments_m = min(max((rows - m + 15) / 16, 0), Tile::kWarpM);
-    fragments_n = min(max((columns - n + 7) / 8, 0), Tile::kWarpN);
+    m = warp / Tile::kWarpsN * 16;
+    n = warp % Tile::kWarpsN * 8;
+    fragments_m = min(max((rows - m + Tile::kStrideM - 1) / Tile::kStrideM, 0), Tile::kWarpM);
+    fragments_n = min(max((columns - n + Tile::kStrideN - 1) / Tile::kStrideN, 0), Tile::kWarpN);
   }
 };
 
@@ -46,63 +47,64 @@ __device__ inline typename Tile::Scalar *large_slot(char *shared, int step) {
   return reinterpret_cast<typename Tile::Scalar *>(shared) + step % Tile::kStages * Tile::kStage;
 }
 
-// The product of one stage at the edge of the matrix, over `depth` steps of the summed dimension.
-template <typename Tile, Along kAlongA, Along kAlongB>
+// The product of one stage at the edge of the matrix, over `depth` steps of the summed dimension, of a warp with at
+// most kCount fragments in a row: one loop for each number of them.
+template <typename Tile, Along kAlongA, Along kAlongB, int kCount = Tile::kWarpN>
 __device__ inline void multiply_edge(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum, const typename Tile::Scalar *a,
                                      const typename Tile::Scalar *b, const WarpTile<Tile> &warp_tile, int depth) {
   using Loads = Fragments<typename Tile::Engine>;
   constexpr int kColumnsA = kAlongA == Along::kDepth ? Tile::kBlockK : Tile::kBlockM;
   constexpr int kColumnsB = kAlongB == Along::kDepth ? Tile::kBlockK : Tile::kBlockN;
+  if constexpr (kCount > 1) {
+    if (warp_tile.fragments_n < kCount) {
+      multiply_edge<Tile, kAlongA, kAlongB, kCount - 1>(sum, a, b, warp_tile, depth);
+      return;
+    }
+  }
+  if (warp_tile.fragments_n < kCount) return;
 #pragma unroll 1
   for (int k = 0; k < depth; k += Tile::Engine::kStepK) {
-    typename Loads::B b_fragments[Tile::kWarpN];
-    Loads::template load_b<kAlongB, kColumnsB>(b_fragments, b, warp_tile.n, k);
+    typename Loads::B b_fragments[kCount];
+    Loads::template load_b<kAlongB, kColumnsB, Tile::kStrideN>(b_fragments, b, warp_tile.n, k);
 #pragma unroll
     for (int i = 0; i < Tile::kWarpM; ++i) {
       if (i >= warp_tile.fragments_m) break;
       typename Loads::A a_fragment;
-      Loads::template load_a<kAlongA, kColumnsA>(a_fragment, a, warp_tile.m + 16 * i, k);
+      Loads::template load_a<kAlongA, kColumnsA>(a_fragment, a, warp_tile.m + Tile::kStrideM * i, k);
 #pragma unroll
-      for (int j = 0; j < Tile::kWarpN; ++j)
-        if (j < warp_tile.fragments_n) Loads::multiply(sum[i][j], a_fragment, b_fragments[j]);
+      for (int j = 0; j < kCount; ++j) Loads::multiply(sum[i][j], a_fragment, b_fragments[j]);
     }
   }
 }
 
-// Computes this warp's part of `rows` x `columns` elements of the product (at most the tile's size). fill(a, b, step)
-// loads one stage of both operands: a as [kBlockM][kBlockK] with Along::kDepth and as [kBlockK][kBlockM] with
-// Along::kOuter; b likewise. When there are no more stages to load, fill_after(slot, i) may load something else into
-// slot number `steps` + i of the ring, for i from 0 to kStages - 2. The caller waits for the copies of the latter, and
-// for the other warps.
-template <typename Tile, Along kAlongA, Along kAlongB, typename Fill, typename FillAfter>
-__device__ inline void large_sums(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum, char *shared, int depth,
-                                  const WarpTile<Tile> &warp_tile, const Fill &fill, const FillAfter &fill_after) {
+// Computes this warp's part of a tile of the product. fill(slot, step) loads one stage of both operands: a as
+// [kBlockM][kBlockK] with Along::kDepth and as [kBlockK][kBlockM] with Along::kOuter; then b likewise. It is called for
+// kStages - 1 steps beyond the last, and may then load something else. The slots of the ring are taken in turn from
+// number `first` on; `filled`: the first kStages - 1 of them have been filled. The caller waits for the copies beyond
+// the last step, and for the other warps.
+template <typename Tile, Along kAlongA, Along kAlongB, typename Fill>
+__device__ inline void large_sums(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum, char *shared, int first, bool filled,
+                                  int depth, const WarpTile<Tile> &warp_tile, const Fill &fill) {
   using Scalar = typename Tile::Scalar;
   constexpr int kColumnsA = kAlongA == Along::kDepth ? Tile::kBlockK : Tile::kBlockM;
   constexpr int kColumnsB = kAlongB == Along::kDepth ? Tile::kBlockK : Tile::kBlockN;
   const int steps = large_steps<Tile>(depth);
-  const auto fill_step = [&](int step) {
-    Scalar *slot = large_slot<Tile>(shared, step);
-    if (step < steps)
-      fill(slot, slot + Tile::kA, step);
-    else
-      fill_after(slot, step - steps);
-    copy_commit();
-  };
   const bool whole = warp_tile.fragments_m == Tile::kWarpM && warp_tile.fragments_n == Tile::kWarpN;
   clear(sum);
 #pragma unroll 1
-  for (int step = 1 - Tile::kStages; step < steps; ++step) {  // the first steps only fill: its code is there once
+  for (int step = filled ? 0 : 1 - Tile::kStages; step < steps;
+       ++step) {  // the first only fill: its code is there once
     if (step >= 0) copy_wait<Tile::kStages - 2>();
     __syncthreads();  // the slot is free, and so is the scratch memory, which `fill` may use
-    fill_step(step + Tile::kStages - 1);
+    fill(large_slot<Tile>(shared, first + step + Tile::kStages - 1), step + Tile::kStages - 1);
+    copy_commit();
     if (step < 0) continue;
     reconverge();
-    const Scalar *a = large_slot<Tile>(shared, step), *b = a + Tile::kA;
+    const Scalar *a = large_slot<Tile>(shared, first + step), *b = a + Tile::kA;
     const int remaining = depth - step * Tile::kBlockK;
     if (whole && remaining >= Tile::kBlockK)
-      multiply<typename Tile::Engine, kAlongA, kColumnsA, kAlongB, kColumnsB>(sum, a, warp_tile.m, b, warp_tile.n, 0,
-                                                                              Tile::kSteps);
+      multiply<typename Tile::Engine, kAlongA, kColumnsA, kAlongB, kColumnsB, Tile::kStrideM, Tile::kStrideN>(
+          sum, a, warp_tile.m, b, warp_tile.n, 0, Tile::kSteps);
     else
       multiply_edge<Tile, kAlongA, kAlongB>(sum, a, b, warp_tile, min(remaining, Tile::kBlockK));
   }
@@ -110,53 +112,101 @@ __device__ inline void large_sums(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum,
 
 // ---- An output that a tile is added to: y, dx ----
 
+// A slice of the output's tile in shared memory. The slots of four warps are those that follow the last step's.
+template <typename Tile>
+__device__ inline typename Tile::Scalar *output_slice(char *shared, int steps, int slice) {
+  if constexpr (Tile::kContinues)
+    return reinterpret_cast<typename Tile::Scalar *>(shared + Tile::kRing);
+  else
+    return large_slot<Tile>(shared, steps + slice);
+}
+
 // The rows of slice number `slice` of a tile of the output.
 template <typename Tile>
 __device__ inline Window slice_window(const Window &tile, int slice) {
   return {tile.row + slice * Tile::kSliceRows, tile.row_end, tile.column, tile.column_end};
 }
 
-// Loads a slice of the old output, if the result is added to it: the fill_after of large_sums.
+// Loads a slice of the old output, if the result is added to it.
 template <typename Tile>
-__device__ inline void fill_slice(typename Tile::Scalar *slot, int slice, const Output &output, const Window &tile) {
+__device__ inline void fill_slice(char *shared, int steps, int slice, const Output &output, const Window &tile) {
   if (slice < Tile::kSlices && output.accumulate)
-    stage_activations<typename Tile::Engine, Tile::kSliceRows, Tile::kBlockN>(slot, output.operand(),
-                                                                              slice_window<Tile>(tile, slice));
+    stage_activations<typename Tile::Engine, Tile::kSliceRows, Tile::kBlockN, Tile::kThreads>(
+        output_slice<Tile>(shared, steps, slice), output.operand(), slice_window<Tile>(tile, slice));
 }
 
 // Adds the sums of all warps to the slices that fill_slice has loaded, and writes them. finish(n, first, second)
-// completes the sums of columns n and n + 1 of the warp's part.
+// completes the sums of the columns n and n + 1 after the warp's first.
 template <typename Tile, typename Finish>
-__device__ inline void write_slices(const Accumulators<Tile::kWarpM, Tile::kWarpN> &sum, char *shared, int depth,
+__device__ inline void write_slices(const Accumulators<Tile::kWarpM, Tile::kWarpN> &sum, char *shared, int steps,
                                     const WarpTile<Tile> &warp_tile, const Output &output, const Window &tile,
                                     const Finish &finish) {
   using Scalar = typename Tile::Scalar;
-  const int steps = large_steps<Tile>(depth);
-  copy_wait<0>();
-  __syncthreads();
-  for_each_pair(sum, [&](int m, int n, float first, float second) {
+  for_each_pair<Tile::kStrideM, Tile::kStrideN>(sum, [&](int m, int n, float first, float second) {
     const int row = warp_tile.m + m;
-    Scalar *pair = large_slot<Tile>(shared, steps + row / Tile::kSliceRows) +
+    Scalar *pair = output_slice<Tile>(shared, steps, row / Tile::kSliceRows) +
                    place<Scalar, Tile::kBlockN>(row % Tile::kSliceRows, warp_tile.n + n);
     finish(n, first, second);
     add_pair(pair, first, second, output.accumulate);
   });
   __syncthreads();
   for (int slice = 0; slice < Tile::kSlices; ++slice)
-    unstage<typename Tile::Engine, Tile::kSliceRows, Tile::kBlockN>(large_slot<Tile>(shared, steps + slice), output,
-                                                                    slice_window<Tile>(tile, slice));
+    unstage<typename Tile::Engine, Tile::kSliceRows, Tile::kBlockN, Tile::kThreads>(
+        output_slice<Tile>(shared, steps, slice), output, slice_window<Tile>(tile, slice));
 }
 
-// The same product in shared memory, kResultPitch floats per row, readable by all threads.
+// Computes `tiles` tiles of the output in turn, one unless the tile continues: then the copies of the next one are in
+// flight while a tile is written. window(i) is the place of tile i in the output; fill(a, b, window, step) loads a
+// stage of its operands; finisher(window, warp_tile) returns the `finish` of write_slices.
+template <typename Tile, Along kAlongA, Along kAlongB, typename At, typename Fill, typename Finisher>
+__device__ inline void write_tiles(char *shared, int depth, int tiles, const Output &output, const At &window,
+                                   const Fill &fill, const Finisher &finisher) {
+  using Scalar = typename Tile::Scalar;
+  const int steps = large_steps<Tile>(depth), count = Tile::kContinues ? tiles : 1;
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    const Window tile = window(i);
+    const WarpTile<Tile> warp_tile(static_cast<int>(tile.row_end - tile.row), tile.column_end - tile.column);
+    Accumulators<Tile::kWarpM, Tile::kWarpN> sum;
+    large_sums<Tile, kAlongA, kAlongB>(sum, shared, i * steps, i > 0, depth, warp_tile, [&](Scalar *slot, int step) {
+      if constexpr (Tile::kContinues) {
+        // Since the last barrier all threads have written the tile before.
+        if (step == Tile::kStages - 1) fill_slice<Tile>(shared, steps, 0, output, tile);
+        int next = i;
+        for (; step >= steps; step -= steps) ++next;
+        if (next < count) fill(slot, slot + Tile::kA, next == i ? tile : window(next), step);
+      } else if (step < steps) {
+        fill(slot, slot + Tile::kA, tile, step);
+      } else {
+        fill_slice<Tile>(shared, steps, step - steps, output, tile);
+      }
+    });
+    if (i == count - 1) allow_next_launch();
+    const auto finish = finisher(tile, warp_tile);
+    // The output was loaded beside the first step: more steps have waited for it.
+    if (!Tile::kContinues || steps < Tile::kStages) {
+      copy_wait<0>();
+      __syncthreads();
+    }
+    write_slices<Tile>(sum, shared, steps, warp_tile, output, tile, finish);
+  }
+}
+
+// A tile of the product, of `rows` x `columns` elements, in shared memory: kResultPitch floats per row, readable by all
+// threads. fill(a, b, step) loads one stage of both operands.
 template <typename Tile, Along kAlongA, Along kAlongB, typename Fill>
 __device__ inline float *large_product(char *shared, int depth, int rows, int columns, const Fill &fill) {
   const WarpTile<Tile> warp_tile(rows, columns);
   Accumulators<Tile::kWarpM, Tile::kWarpN> sum;
-  large_sums<Tile, kAlongA, kAlongB>(sum, shared, depth, warp_tile, fill, [](typename Tile::Scalar *, int) {});
+  const int steps = large_steps<Tile>(depth);
+  large_sums<Tile, kAlongA, kAlongB>(sum, shared, 0, false, depth, warp_tile,
+                                     [&](typename Tile::Scalar *slot, int step) {
+                                       if (step < steps) fill(slot, slot + Tile::kA, step);
+                                     });
   copy_wait<0>();
   __syncthreads();
   auto *result = reinterpret_cast<float *>(shared);
-  for_each_pair(sum, [&](int m, int n, float first, float second) {
+  for_each_pair<Tile::kStrideM, Tile::kStrideN>(sum, [&](int m, int n, float first, float second) {
     store_pair(result + (warp_tile.m + m) * Tile::kResultPitch + warp_tile.n + n, first, second);
   });
   __syncthreads();

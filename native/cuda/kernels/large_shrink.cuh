@@ -14,6 +14,7 @@ namespace lily::cuda {
 
 struct LargeShrink {
   ShrinkOperands operands;
+  int tile_rows;  // of w per block, at most kBlockN: equal shares leave no tile nearly empty
   int backward;
   DHidden d_hidden;  // backward; the product, scaled, is q
   float scale;       // backward
@@ -23,19 +24,20 @@ struct LargeShrink {
 };
 
 template <typename Tile>
-__global__ __launch_bounds__(kThreads, kBlocks) void large_shrink(const __grid_constant__ LargeShrink call) {
+__global__ __launch_bounds__(Tile::kThreads,
+                             Tile::kBlocks) void large_shrink(const __grid_constant__ LargeShrink call) {
   using Scalar = typename Tile::Scalar;
   extern __shared__ __align__(16) char shared[];
   const ShrinkOperands &from = call.operands;
   const int token = blockIdx.x * Tile::kBlockM, token_end = min(token + Tile::kBlockM, from.tokens);
-  const int row = blockIdx.y * Tile::kBlockN, row_end = min(row + Tile::kBlockN, from.rows);
+  const int row = blockIdx.y * call.tile_rows, row_end = min(row + call.tile_rows, from.rows);
   wait_for_previous_launch();
   const float *product = large_product<Tile, Along::kDepth, Along::kDepth>(
       shared, from.depth, token_end - token, row_end - row, [&](Scalar *a, Scalar *b, int step) {
         const int column = step * Tile::kBlockK;
-        stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK>(a, from.x,
-                                                                               {token, token_end, column, from.depth});
-        stage<Scalar, Tile::kBlockN, Tile::kBlockK>(b, from.w, {row, row_end, column, from.depth});
+        stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(
+            a, from.x, {token, token_end, column, from.depth});
+        stage<Scalar, Tile::kBlockN, Tile::kBlockK, Tile::kThreads>(b, from.w, {row, row_end, column, from.depth});
       });
   allow_next_launch();
   if (call.backward) {
@@ -47,15 +49,15 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_shrink(const __grid_c
       prepare_router_gradient(call.d_hidden.router, scratch);
       form_d_logits(call.d_hidden, scratch, {}, token, token_end, row == 0);
     }
-    store_d_hidden<typename Tile::Engine>(call.d_hidden, scratch, token, token_end, row, row_end, Tile::kBlockN / 4,
-                                          [&](auto, int t, int step, int rows, int k, auto &value) {
-                                            load_product<Tile::kResultPitch>(product + k - row, call.scale, t, step,
-                                                                             rows, value);
-                                          });
+    store_d_hidden<typename Tile::Engine, Tile::kThreads>(
+        call.d_hidden, scratch, token, token_end, row, row_end, Tile::kBlockN / 4,
+        [&](auto, int t, int step, int rows, int k, auto &value) {
+          load_product<Tile::kResultPitch>(product + k - row, call.scale, t, step, rows, value);
+        });
     return;
   }
   constexpr int kVec4PerRow = Tile::kBlockN / 4;
-  for (int i = threadIdx.x; i < (token_end - token) * kVec4PerRow; i += kThreads) {
+  for (int i = threadIdx.x; i < (token_end - token) * kVec4PerRow; i += Tile::kThreads) {
     const int t = i / kVec4PerRow, n = i % kVec4PerRow * 4;
     if (row + n >= row_end) continue;
     float value[4];

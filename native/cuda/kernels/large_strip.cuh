@@ -30,7 +30,7 @@ struct LargeStrip {
   DWeights d_weights;
   TokensWithGradient with_gradient;
   // expand
-  int expand_blocks;
+  int expand_blocks, tiles_each;
   Operand w;           // lhs.columns x columns; data null: C, combined as it is loaded
   Experts experts;     // for C
   Weights weights;     // for C
@@ -52,59 +52,67 @@ __device__ __forceinline__ void large_outer(char *shared, const LargeStrip &call
   at.column_tile = index % call.column_tiles;
   at.split = index / call.column_tiles % call.splits;
   at.row_tile = index / call.column_tiles / call.splits;
-  const int row = at.row_tile * Tile::kBlockM, column = at.column_tile * Tile::kBlockN;
+  const int row = at.row_tile * call.target.tile_rows, column = at.column_tile * Tile::kBlockN;
+  const int row_end = min(row + call.target.tile_rows, call.lhs.columns);
   const int token = at.split * call.split_tokens, token_end = min(token + call.split_tokens, call.tokens);
   const float *z = large_product<Tile, Along::kOuter, Along::kOuter>(
-      shared, call.with_gradient.none() ? 0 : max(token_end - token, 0), call.lhs.columns - row, call.columns - column,
+      shared, call.with_gradient.none() ? 0 : max(token_end - token, 0), row_end - row, call.columns - column,
       [&](Scalar *a, Scalar *b, int step) {
         const int first = token + step * Tile::kBlockK;
-        stage_activations<typename Tile::Engine, Tile::kBlockK, Tile::kBlockM>(
-            a, call.lhs.hidden, {first, token_end, row, call.lhs.columns});
-        stage_activations<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN>(
+        stage_activations<typename Tile::Engine, Tile::kBlockK, Tile::kBlockM, Tile::kThreads>(
+            a, call.lhs.hidden, {first, token_end, row, row_end});
+        stage_activations<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN, Tile::kThreads>(
             b, call.x, {first, token_end, column, call.columns});
       });
   allow_next_launch();
   finish_outer<Tile>(z, call.target, at);
-  form_d_weights<Tile>(shared, call.d_weights, at, call.target.scale, index);
+  form_d_weights<Tile>(shared, call.d_weights, at, call.target, index);
 }
 
+// Tiles index * tiles_each and following of the output, those of the same tokens one after the other.
 template <typename Tile>
 __device__ __forceinline__ void large_expand(char *shared, float *weights, const LargeStrip &call, int index) {
   using Scalar = typename Tile::Scalar;
   const int column_tiles = (call.columns + Tile::kBlockN - 1) / Tile::kBlockN;
-  const int token = index / column_tiles * Tile::kBlockM, token_end = min(token + Tile::kBlockM, call.tokens);
-  const int column = index % column_tiles * Tile::kBlockN, column_end = min(column + Tile::kBlockN, call.columns);
+  const int token_tiles = (call.tokens + Tile::kBlockM - 1) / Tile::kBlockM;
+  const int first = index * call.tiles_each, tiles = min(call.tiles_each, column_tiles * token_tiles - first);
   const bool combines = call.w.data == nullptr;
   if (combines || (index == 0 && call.weights_out != nullptr)) {
     compute_weights(weights, call.weights);
     if (index == 0 && call.weights_out != nullptr)
-      for (int e = threadIdx.x; e < call.weights.experts; e += kThreads) call.weights_out[e] = weights[e];
+      for (int e = threadIdx.x; e < call.weights.experts; e += Tile::kThreads) call.weights_out[e] = weights[e];
   }
-  int *group_of = reinterpret_cast<int *>(shared + Tile::kScratch);
-  const WarpTile<Tile> warp_tile(token_end - token, column_end - column);
-  Accumulators<Tile::kWarpM, Tile::kWarpN> sum;
-  const Window tile = {token, token_end, column, column_end};
-  large_sums<Tile, Along::kDepth, Along::kOuter>(
-      sum, shared, call.lhs.columns, warp_tile,
-      [&](Scalar *a, Scalar *b, int step) {
-        const int k = step * Tile::kBlockK;
-        copy_lhs<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK>(a, call.lhs, token, token_end, k);
-        if (combines)
-          combine_tile<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN, 1>(b, call.experts, weights, k, column);
-        else
-          stage<Scalar, Tile::kBlockK, Tile::kBlockN>(b, call.w, {k, call.lhs.columns, column, call.columns});
-        compute_lhs<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK>(a, call.lhs, group_of, token, token_end, k);
+  int *group_of = reinterpret_cast<int *>(shared + Tile::kGroups);
+  write_tiles<Tile, Along::kDepth, Along::kOuter>(
+      shared, call.lhs.columns, tiles, call.out,
+      [&](int i) -> Window {
+        const int token = (first + i) / column_tiles * Tile::kBlockM,
+                  column = (first + i) % column_tiles * Tile::kBlockN;
+        return {token, min(token + Tile::kBlockM, call.tokens), column, min(column + Tile::kBlockN, call.columns)};
       },
-      [&](Scalar *slot, int slice) { fill_slice<Tile>(slot, slice, call.out, tile); });
-  allow_next_launch();
-  write_slices<Tile>(sum, shared, call.lhs.columns, warp_tile, call.out, tile, [&](int, float &first, float &second) {
-    first *= call.scale;
-    second *= call.scale;
-  });
+      [&](Scalar *a, Scalar *b, const Window &tile, int step) {
+        const int k = step * Tile::kBlockK;
+        const int token = static_cast<int>(tile.row), token_end = static_cast<int>(tile.row_end);
+        copy_lhs<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(a, call.lhs, token, token_end, k);
+        if (combines)
+          combine_tile<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN, 1, true, Tile::kThreads>(
+              b, call.experts, weights, k, tile.column);
+        else
+          stage<Scalar, Tile::kBlockK, Tile::kBlockN, Tile::kThreads>(b, call.w,
+                                                                      {k, call.lhs.columns, tile.column, call.columns});
+        compute_lhs<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(a, call.lhs, group_of, token,
+                                                                                         token_end, k);
+      },
+      [&](const Window &, const WarpTile<Tile> &) {
+        return [scale = call.scale](int, float &first, float &second) {
+          first *= scale;
+          second *= scale;
+        };
+      });
 }
 
 template <typename Tile>
-__global__ __launch_bounds__(kThreads, kBlocks) void large_strip(const __grid_constant__ LargeStrip call) {
+__global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void large_strip(const __grid_constant__ LargeStrip call) {
   extern __shared__ __align__(16) char shared[];
   __shared__ float weights[kMostExperts];
   int index = blockIdx.x;
@@ -120,10 +128,11 @@ __global__ __launch_bounds__(kThreads, kBlocks) void large_strip(const __grid_co
   }
   index -= call.expand_blocks;
   if (index < call.combine_blocks)
-    combine_block<typename Tile::Engine>(call.combine, reinterpret_cast<typename Tile::Scalar *>(shared), weights,
-                                         index % call.combine_column_tiles, index / call.combine_column_tiles);
+    combine_block<typename Tile::Engine, true, Tile::kThreads>(
+        call.combine, reinterpret_cast<typename Tile::Scalar *>(shared), weights, index % call.combine_column_tiles,
+        index / call.combine_column_tiles);
   else
-    backward_router<typename Tile::Engine>(shared, call.router, index - call.combine_blocks);
+    backward_router<typename Tile::Engine, Tile::kThreads>(shared, call.router, index - call.combine_blocks);
 }
 
 }  // namespace lily::cuda

@@ -21,10 +21,10 @@ struct LeftOperand {
 
 // Computes a tile of u from h of type T. kWhole requires r to be a multiple of 4 and rows of h to begin at multiples of
 // four elements.
-template <typename Scalar, typename T, bool kWhole, int kBlockM, int kBlockK>
+template <typename Scalar, typename T, bool kWhole, int kBlockM, int kBlockK, int kBlockThreads>
 __device__ inline void form_u(Scalar *tile, const LeftOperand &lhs, const int *group_of, int token, int token_end,
                               int column) {
-  constexpr int kVec4PerRow = kBlockK / 4, kStep = kThreads / kVec4PerRow,
+  constexpr int kVec4PerRow = kBlockK / 4, kStep = kBlockThreads / kVec4PerRow,
                 kLoadsInFlight = kTileLoadsInFlight<kWhole, kBlockM, kStep>;
   const int c = static_cast<int>(threadIdx.x) % kVec4PerRow * 4, j = column + c;
   const int count = j < lhs.columns ? min(token_end - token, kBlockM) : 0;
@@ -71,25 +71,26 @@ __device__ inline void form_u(Scalar *tile, const LeftOperand &lhs, const int *g
 
 // Fills a kBlockM x kBlockK tile with columns [column, ...) of a stored operand, asynchronously; elements outside are
 // zero. Does nothing for u.
-template <typename Engine, int kBlockM, int kBlockK>
+template <typename Engine, int kBlockM, int kBlockK, int kBlockThreads = kThreads>
 __device__ inline void copy_lhs(typename Engine::Scalar *tile, const LeftOperand &lhs, int token, int token_end,
                                 int column) {
   if (lhs.kind == LeftOperandKind::kHidden)
-    stage_activations<Engine, kBlockM, kBlockK>(tile, lhs.hidden, {token, token_end, column, lhs.columns});
+    stage_activations<Engine, kBlockM, kBlockK, kBlockThreads>(tile, lhs.hidden,
+                                                               {token, token_end, column, lhs.columns});
 }
 
 // Like copy_lhs, for u. `group_of` is scratch memory for kBlockM numbers.
-template <typename Engine, int kBlockM, int kBlockK>
+template <typename Engine, int kBlockM, int kBlockK, int kBlockThreads = kThreads>
 __device__ inline void compute_lhs(typename Engine::Scalar *tile, const LeftOperand &lhs, int *group_of, int token,
                                    int token_end, int column) {
   if (lhs.kind != LeftOperandKind::kU) return;
   if (lhs.one_hot || !lhs.token_weights.per_token) {
-    for (int t = threadIdx.x; t < kBlockM; t += kThreads) group_of[t] = lhs.token_weights.groups.of(token + t);
+    for (int t = threadIdx.x; t < kBlockM; t += kBlockThreads) group_of[t] = lhs.token_weights.groups.of(token + t);
     __syncthreads();
   }
   with_type(typename Engine::Activations{}, lhs.hidden.dtype, [&](auto tag) {
     with_whole(lhs.rank % 4 == 0 && has_vec4(lhs.hidden), [&](auto whole) {
-      form_u<typename Engine::Scalar, decltype(tag), decltype(whole)::value, kBlockM, kBlockK>(
+      form_u<typename Engine::Scalar, decltype(tag), decltype(whole)::value, kBlockM, kBlockK, kBlockThreads>(
           tile, lhs, group_of, token, token_end, column);
     });
   });

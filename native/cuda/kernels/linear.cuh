@@ -23,60 +23,66 @@ struct Linear {
   int depth;       // d_in; transposed: d_out
   int columns;     // d_out; transposed: d_in
   int column_tiles;
+  int tiles_each;  // per block
 };
 
-// The bias of this lane's columns of the warp's part of a tile.
+// The bias of this lane's columns of the warp's part of a tile, which begins at `column`.
 template <typename Tile>
-__device__ inline void load_bias(float2 (&bias)[Tile::kWarpN], const Linear &call, int column) {
+struct Bias {
+  float2 pair[Tile::kWarpN];
+
+  __device__ Bias(const Linear &call, int column) {
 #pragma unroll
-  for (int j = 0; j < Tile::kWarpN; ++j) bias[j] = make_float2(0, 0);
-  if (call.bias.data == nullptr) return;
-  with_type(typename Tile::Engine::Parameters{}, call.bias.dtype, [&](auto tag) {
-    using T = decltype(tag);
-    const T *values = static_cast<const T *>(call.bias.data);
-    T raw[Tile::kWarpN][2];
+    for (int j = 0; j < Tile::kWarpN; ++j) pair[j] = make_float2(0, 0);
+    if (call.bias.data == nullptr) return;
+    with_type(typename Tile::Engine::Parameters{}, call.bias.dtype, [&](auto tag) {
+      using T = decltype(tag);
+      const T *values = static_cast<const T *>(call.bias.data);
+      const int first = column + static_cast<int>(threadIdx.x) % 4 * 2;
+      T raw[Tile::kWarpN][2];
 #pragma unroll
-    for (int j = 0; j < Tile::kWarpN; ++j)
+      for (int j = 0; j < Tile::kWarpN; ++j)
 #pragma unroll
-      for (int v = 0; v < 2; ++v)
-        raw[j][v] = values[min(column + 8 * j + static_cast<int>(threadIdx.x) % 4 * 2 + v, call.columns - 1)];
+        for (int v = 0; v < 2; ++v) raw[j][v] = values[min(first + Tile::kStrideN * j + v, call.columns - 1)];
 #pragma unroll
-    for (int j = 0; j < Tile::kWarpN; ++j) bias[j] = make_float2(to_float(raw[j][0]), to_float(raw[j][1]));
-  });
-}
+      for (int j = 0; j < Tile::kWarpN; ++j) pair[j] = make_float2(to_float(raw[j][0]), to_float(raw[j][1]));
+    });
+  }
+
+  __device__ void operator()(int n, float &first, float &second) const {
+    first += pair[n / Tile::kStrideN].x;
+    second += pair[n / Tile::kStrideN].y;
+  }
+};
 
 template <typename Tile, bool kTransposed>
-__global__ __launch_bounds__(kThreads, kBlocks) void linear(const __grid_constant__ Linear call) {
+__global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void linear(const __grid_constant__ Linear call) {
   using Scalar = typename Tile::Scalar;
   constexpr Along kAlongWeight = kTransposed ? Along::kOuter : Along::kDepth;
   extern __shared__ __align__(16) char shared[];
-  const int token = static_cast<int>(blockIdx.x) / call.column_tiles * Tile::kBlockM;
-  const int column = static_cast<int>(blockIdx.x) % call.column_tiles * Tile::kBlockN;
-  const Window tile = {token, min(token + Tile::kBlockM, call.tokens), column,
-                       min(column + Tile::kBlockN, call.columns)};
-  const WarpTile<Tile> warp_tile(static_cast<int>(tile.row_end) - token, tile.column_end - column);
-  Accumulators<Tile::kWarpM, Tile::kWarpN> sum;
+  const int token_tiles = (call.tokens + Tile::kBlockM - 1) / Tile::kBlockM;
+  const int first = static_cast<int>(blockIdx.x) * call.tiles_each;
+  const int tiles = min(call.tiles_each, call.column_tiles * token_tiles - first);
   wait_for_previous_launch();
-  large_sums<Tile, Along::kDepth, kAlongWeight>(
-      sum, shared, call.depth, warp_tile,
-      [&](Scalar *a, Scalar *b, int step) {
-        const int k = step * Tile::kBlockK;
-        stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK>(a, call.x,
-                                                                               {token, tile.row_end, k, call.depth});
-        if constexpr (kTransposed)
-          stage_parameters<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN>(b, call.weight,
-                                                                                {k, call.depth, column, call.columns});
-        else
-          stage_parameters<typename Tile::Engine, Tile::kBlockN, Tile::kBlockK>(b, call.weight,
-                                                                                {column, call.columns, k, call.depth});
+  write_tiles<Tile, Along::kDepth, kAlongWeight>(
+      shared, call.depth, tiles, call.y,
+      [&](int i) -> Window {
+        const int token = (first + i) / call.column_tiles * Tile::kBlockM;
+        const int column = (first + i) % call.column_tiles * Tile::kBlockN;
+        return {token, min(token + Tile::kBlockM, call.tokens), column, min(column + Tile::kBlockN, call.columns)};
       },
-      [&](Scalar *slot, int slice) { fill_slice<Tile>(slot, slice, call.y, tile); });
-  float2 bias[Tile::kWarpN];
-  load_bias<Tile>(bias, call, column + warp_tile.n);
-  write_slices<Tile>(sum, shared, call.depth, warp_tile, call.y, tile, [&](int n, float &first, float &second) {
-    first += bias[n / 8].x;
-    second += bias[n / 8].y;
-  });
+      [&](Scalar *a, Scalar *b, const Window &tile, int step) {
+        const int k = step * Tile::kBlockK;
+        stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(
+            a, call.x, {tile.row, tile.row_end, k, call.depth});
+        if constexpr (kTransposed)
+          stage_parameters<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN, Tile::kThreads>(
+              b, call.weight, {k, call.depth, tile.column, call.columns});
+        else
+          stage_parameters<typename Tile::Engine, Tile::kBlockN, Tile::kBlockK, Tile::kThreads>(
+              b, call.weight, {tile.column, call.columns, k, call.depth});
+      },
+      [&](const Window &tile, const WarpTile<Tile> &warp_tile) { return Bias<Tile>(call, tile.column + warp_tile.n); });
 }
 
 }  // namespace lily::cuda

@@ -29,6 +29,7 @@ lily_status run_linear(const lily_linear &given, const LinearPlan &plan, Launche
   call.depth = static_cast<int>(problem.transposed ? problem.d_out : problem.d_in);
   call.columns = static_cast<int>(problem.transposed ? problem.d_in : problem.d_out);
   call.column_tiles = plan.column_tiles;
+  call.tiles_each = plan.tiles_each;
   return with_tile<typename Tiles<Engine>::Large>(plan.launch.tile, [&](auto row) {
     const auto kernel = problem.transposed ? linear<decltype(row), true> : linear<decltype(row), false>;
     return launcher.launch(kernel, "launching the linear kernel", plan.launch, call);

@@ -137,6 +137,7 @@ class Backward {
     target.partial_pitch = round_up(transposed_ ? rank_ : d_out_, 4);
     target.rows = plan_.outer_rows;
     target.columns = d_out_;
+    target.tile_rows = plan_.dy.tile_rows;
     target.transposed = transposed_;
     target.scale = problem_.scaling;
     target.weights = db_weights();
@@ -162,6 +163,7 @@ class Backward {
     target.partial_pitch = round_up(d_in_, 4);
     target.rows = rank_;
     target.columns = d_in_;
+    target.tile_rows = plan_.x.tile_rows;
     target.scale = 1.0f;
     return target;
   }
@@ -360,6 +362,7 @@ class Backward {
     call.column_tiles = walk.column_tiles;
     call.splits = walk.splits;
     call.split_tokens = walk.split_tokens;
+    call.tiles_each = walk.tiles_each;
     call.x = x;
     call.with_gradient = with_gradient();
     return call;
@@ -379,6 +382,7 @@ class Backward {
   LargeShrink large_d_hidden() const {
     LargeShrink call = {};
     call.operands = {dy(), c().operand(), tokens_, d_out_, rank_, 0};
+    call.tile_rows = plan_.q_tile_rows;
     call.backward = 1;
     call.d_hidden = d_hidden_call();
     call.scale = problem_.scaling;

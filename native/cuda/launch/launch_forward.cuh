@@ -155,6 +155,7 @@ class Forward {
   LargeShrink large_shrink_call() const {
     LargeShrink call = {};
     call.operands = shrink_operands(0);
+    call.tile_rows = plan_.tile_rows;
     call.relu = is_relu();
     call.saved = saved();
     if (!plan_.shares_hidden) call.out = hidden();
@@ -285,6 +286,7 @@ class Forward {
     call.out = output(call_.y);
     call.scale = problem_.scaling;
     call.expand_blocks = planned.grid.x;
+    call.tiles_each = plan_.tiles_each;
     if (plan_.has_token_weights) {
       call.w = b();
     } else {

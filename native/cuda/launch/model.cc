@@ -1,5 +1,6 @@
 #include "cuda/launch/model.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/problem.h"
@@ -11,7 +12,8 @@ constexpr double kSector = 32;
 // Between two dependent launches of a stream: the first drains and the second starts.
 constexpr double kLaunchGap = 1.5e-6;
 // The share of its rate that a multiprocessor reaches with one, two, and more resident blocks of four warps: a single
-// block waits at its barriers. The tile table expects 80 % for two.
+// block waits at its barriers. The tile table expects 80 % for two. A block of eight warps counts as two: it waits at
+// its barriers too, but has twice as many products between two of them.
 double busy_share(double resident) {
   return std::clamp(0.65 + 0.15 * (resident - 1) - 0.05 * std::max(resident - 2, 0.0), 0.65, 0.9);
 }
@@ -43,6 +45,43 @@ struct VectorLoads {
       : step(std::max(1.0, kThreads / (columns / 4))),
         in_flight(std::clamp(std::floor(rows / step), 1.0, 4.0)),
         passes(ceil_of(rows, step * in_flight)) {}
+};
+
+// The loads of multiprocessors that each take the next block of the grid as soon as they have ended one.
+class Loads {
+ public:
+  explicit Loads(double multiprocessors) : multiprocessors_(multiprocessors) { levels_[0] = {0, multiprocessors}; }
+
+  void add(double blocks, double clocks) {
+    while (blocks > 0 && clocks > 0) {
+      const auto [least, most] = std::minmax_element(levels_, levels_ + count_);
+      if (most->clocks - least->clocks <= clocks && blocks >= multiprocessors_) {  // each takes as many
+        const double rounds = std::floor(blocks / multiprocessors_);
+        for (int i = 0; i < count_; ++i) levels_[i].clocks += rounds * clocks;
+        blocks -= rounds * multiprocessors_;
+        continue;
+      }
+      const double taking = std::min(blocks, least->multiprocessors);
+      const Level after = {least->clocks + clocks, taking};
+      blocks -= taking;
+      least->multiprocessors -= taking;
+      if (least->multiprocessors == 0)
+        *least = after;
+      else
+        levels_[count_++] = after;
+    }
+  }
+  double most() const { return std::max_element(levels_, levels_ + count_)->clocks; }
+
+ private:
+  struct Level {
+    double clocks, multiprocessors;
+    bool operator<(const Level &other) const { return clocks < other.clocks; }
+  };
+  const double multiprocessors_;
+  // Each kind of blocks divides at most one level.
+  Level levels_[Work::kMostKinds + 1] = {};
+  int count_ = 1;
 };
 
 }  // namespace
@@ -79,16 +118,15 @@ Prediction Model::predict(const Work &work) const {
   const int reserved = device_.compute_major >= 8 ? 1024 : 0;
   const double by_shared = std::floor(static_cast<double>(device_.shared_bytes_per_multiprocessor) /
                                       (work.shared_bytes + kTypicalStaticBytes + reserved));
-  const double by_registers = std::floor(kRegisters / (kThreads * ((work.registers + 7) / 8 * 8)));
-  const double by_threads = static_cast<double>(device_.threads_per_multiprocessor) / kThreads;
+  const double by_registers = std::floor(kRegisters / (work.threads * ((work.registers + 7) / 8 * 8)));
+  const double by_threads = static_cast<double>(device_.threads_per_multiprocessor) / work.threads;
   const double resident = std::max(1.0, std::min({by_shared, by_registers, by_threads}));
-  double blocks = 0, busy = 0, longest = 0, streaming = 0, serial = 0, in_flight = 0;
+  double blocks = 0, multiplying = 0, streaming = 0, serial = 0, in_flight = 0;
   for (int i = 0; i < work.kind_count; ++i) {
     const Blocks &kind = work.kinds[i];
     const auto count = static_cast<double>(kind.count);
     blocks += count;
-    busy += count * kind.busy;
-    longest = std::max(longest, kind.busy);
+    if (kind.busy > 0) multiplying += count;
     streaming += count * kind.streaming;
     serial += count * kind.serial;
     in_flight += count * kind.in_flight;
@@ -96,13 +134,28 @@ Prediction Model::predict(const Work &work) const {
   if (blocks == 0) return result;
   const double per_multiprocessor = ceil_of(blocks, multiprocessors);
   const bool is_mixed = work.kind_count > 1;
-  const double share = busy_share(std::min(resident, is_mixed ? blocks / multiprocessors : per_multiprocessor));
+  const double of_four_warps = static_cast<double>(work.threads) / kThreads;
+  const double at_a_time = work.longest_first ? ceil_of(multiplying, multiprocessors)
+                           : is_mixed         ? blocks / multiprocessors
+                                              : per_multiprocessor;
+  const double share = busy_share(std::min(resident, at_a_time) * of_four_warps);
+  double busy = 0, longest = 0;
+  Loads loads(multiprocessors);
+  for (int i = 0; i < work.kind_count; ++i) {
+    const Blocks &kind = work.kinds[i];
+    const double clocks = kind.busy / share + (resident == 1 ? kind.exposed : 0);
+    busy += static_cast<double>(kind.count) * clocks;
+    longest = std::max(longest, clocks);
+    if (work.longest_first) loads.add(static_cast<double>(kind.count), clocks);
+  }
   result.resident = static_cast<int>(resident);
   result.waves = blocks / (multiprocessors * resident);
   result.in_flight = in_flight / blocks * std::min(resident, per_multiprocessor);
-  // Blocks of one kind end together; those of several kinds fill each other's gaps.
-  const double busiest =
-      !is_mixed ? per_multiprocessor * longest : std::max(busy / multiprocessors + longest / 2, longest);
+  // Blocks of one kind end together. Those of several kinds fill each other's gaps: all of them if the shortest come
+  // last.
+  const double busiest = work.longest_first ? loads.most()
+                         : !is_mixed        ? per_multiprocessor * longest
+                                            : std::max(busy / multiprocessors + longest / 2, longest);
   // A wave takes the latency of its loads, which rises with their bytes in flight: to twice that of an idle memory
   // where they would just fill its bandwidth. Rings that stop at barriers need about twice as much in flight.
   const double filling = device_.dram_bytes_per_second * rates_.dram_latency / device_.clock_hz;
@@ -118,9 +171,9 @@ Prediction Model::predict(const Work &work) const {
     latency += wave_clocks(rest) + serial / blocks;
   const double memory = (work.touched() + work.reread) / (device_.dram_bytes_per_second * kDramShare);
   const double l2 = work.requested / (rates_.l2_bytes * multiprocessors * device_.clock_hz);
-  const double on_blocks = std::max(busiest / share, latency) / device_.clock_hz;
+  const double on_blocks = std::max(busiest, latency) / device_.clock_hz;
   result.l2_seconds = l2;
-  result.busy_seconds = busiest / share / device_.clock_hz;
+  result.busy_seconds = busiest / device_.clock_hz;
   // The limits interfere: a norm instead of the maximum, which exceeds it by at most 44 %.
   const auto cube = [](double value) { return value * value * value; };
   const double bound = std::cbrt(cube(memory) + cube(l2) + cube(on_blocks));
@@ -133,6 +186,40 @@ double Model::product_clocks(double m, double n, double k, const Warps &warps, d
   constexpr double kSharedBytes = 128;  // per clock
   const double fragments = (m * warps.n + n * warps.m) * k * scalar_;
   return std::max(m * n * k / rate_, (fragments + copied_bytes) / kSharedBytes);
+}
+
+// Clocks of `depth` steps of the summed dimension by a block with `m` rows and `n` columns of the result: warps compute
+// whole fragments, and as many of them as the warp of their multiprocessor's quarter with the most.
+double Model::large_clocks(const LargeRow &row, double m, double n, double depth) const {
+  const Tile &tile = row.tile;
+  const double steps = ceil_of(depth, tile.block_k);
+  const double copied = (tile.block_m + tile.block_n) * tile.block_k * scalar_;
+  return steps * product_clocks(ceil_of(m, row_unit(row)) * row_unit(row),
+                                ceil_of(n, column_unit(row)) * column_unit(row), tile.block_k, row.warps, copied);
+}
+
+// Clocks for which a result of m x n elements occupies shared memory and the way to L2 at the end of a block: written
+// and read `passes` times with `shared` bytes each, and stored to global memory. The copies of an old output overlap
+// with the main loop.
+double Model::result_clocks(double m, double n, double passes, double shared, double stored) const {
+  constexpr double kSharedBytes = 128, kStoredBytes = 64;  // per clock
+  return m * n * (passes * shared / kSharedBytes + stored / kStoredBytes);
+}
+
+// The blocks that compute `tiles` tiles of an output with `columns` columns, each of them `tiles_each` in turn. `step`:
+// clocks of a step of `depth` at the latency of its loads.
+Blocks Model::output_blocks(const LargeRow &row, int64_t tiles, int tiles_each, double columns, double depth,
+                            double step) const {
+  const Tile &tile = row.tile;
+  const double serial = 2 * rates_.dram_latency, steps = ceil_of(depth, tile.block_k);
+  const double n = std::min<double>(tile.block_n, columns);
+  const double copied = (tile.block_m + n) * tile.block_k * scalar_;
+  return {ceil_divide(tiles, tiles_each),
+          tiles_each * large_clocks(row, tile.block_m, n, depth),
+          tiles_each * steps * step,
+          serial,
+          static_cast<int>((row.stages - 1) * copied),
+          serial + tiles_each * result_clocks(tile.block_m, n, 3, scalar_, activation_)};
 }
 
 // Bytes of h that one row of u requests, in tiles of `width` columns: a tile within one expert's columns reads as many
@@ -224,23 +311,40 @@ Work Model::shrink(const ShrinkRow &row, int tile_tokens, bool shares_hidden) co
   return work;
 }
 
-Work Model::large_shrink(const LargeRow &row, bool shares_hidden, bool casts_a) const {
+Work Model::large_shrink(const LargeRow &row, int tile_rows, bool shares_hidden, bool casts_a) const {
   Work work = {};
   const Tile &tile = row.tile;
   const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
-  const int row_tiles = ceil_divide(problem_.rank, tile.block_n);
+  const int row_tiles = ceil_divide(problem_.rank, tile_rows);
   work.reads(tokens_ * d_in_ * activation_, row_tiles);
   work.reads(rank_ * d_in_ * (casts_a ? scalar_ : parameter_), token_tiles);
   add_hidden_outputs(work, shares_hidden);
   const double steps = ceil_of(d_in_, tile.block_k);
-  const double columns = std::min<double>(tile.block_n, rank_);
+  const double columns = std::min<double>(tile_rows, rank_), serial = 2 * rates_.dram_latency;
   const double copied = (tile.block_m + columns) * tile.block_k * scalar_;
-  work.add({int64_t{token_tiles} * row_tiles,
-            steps * product_clocks(tile.block_m, columns, tile.block_k, row.warps, copied),
-            steps * rates_.dram_latency / (row.stages - 1), 2 * rates_.dram_latency,
-            static_cast<int>((row.stages - 1) * copied)});
+  work.add({int64_t{token_tiles} * row_tiles, large_clocks(row, tile.block_m, columns, d_in_),
+            steps * rates_.dram_latency / (row.stages - 1), serial, static_cast<int>((row.stages - 1) * copied),
+            serial + result_clocks(tile.block_m, columns, 2, sizeof(float), hidden_)});
   work.shared_bytes = row.bytes(0);
   work.registers = registers(kLargeShrinkRegisters, row.accumulators);
+  work.threads = row.threads();
+  return work;
+}
+
+// A frozen linear layer: to the model, h = x A^T whose rank is the number of columns of y. Its weight is read as it is.
+Work Model::linear(const LargeRow &row, int tiles_each) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
+  const int column_tiles = ceil_divide(problem_.rank, tile.block_n);
+  work.reads(tokens_ * d_in_ * activation_, column_tiles);
+  work.reads(rank_ * d_in_ * parameter_, token_tiles);
+  add_hidden_outputs(work, true);
+  work.add(output_blocks(row, int64_t{token_tiles} * column_tiles, tiles_each, rank_, d_in_,
+                         rates_.dram_latency / (row.stages - 1)));
+  work.shared_bytes = row.strip_bytes;
+  work.registers = registers(kLargeShrinkRegisters, row.accumulators);
+  work.threads = row.threads();
   return work;
 }
 
@@ -355,7 +459,7 @@ Work Model::mix(const MixRow &row, const Walk &walk, bool b_stays) const {
   return work;
 }
 
-Work Model::large_expand(const LargeRow &row, bool has_c, int partial_count) const {
+Work Model::large_expand(const LargeRow &row, int tiles_each, bool has_c, int partial_count) const {
   Work work = {};
   const Tile &tile = row.tile;
   const double columns = has_token_weights_ ? experts_ * rank_ : rank_;
@@ -376,17 +480,15 @@ Work Model::large_expand(const LargeRow &row, bool has_c, int partial_count) con
     work.reads(tokens_ * rank_ * scalar_, column_tiles);
     if (!has_c) step += VectorLoads(tile.block_k, tile.block_n).passes * ceil_of(experts_, 4) * rates_.l2_latency;
     if (partial_count > 0) {
-      add_sum_rows(work, experts_ + 1, partial_count, has_c ? 1 : blocks);
+      add_sum_rows(work, experts_ + 1, partial_count, has_c ? 1 : ceil_of(blocks, tiles_each));
       work.writes(4 * experts_);
     }
   }
   work.updates(tokens_ * d_out_ * activation_);
-  const double copied = (tile.block_m + tile.block_n) * tile.block_k * scalar_;
-  work.add({static_cast<int64_t>(blocks),
-            steps * product_clocks(tile.block_m, tile.block_n, tile.block_k, row.warps, copied), steps * step,
-            2 * rates_.dram_latency, static_cast<int>((row.stages - 1) * copied)});
-  work.shared_bytes = row.bytes(problem_.experts);
+  work.add(output_blocks(row, static_cast<int64_t>(blocks), tiles_each, d_out_, columns, step));
+  work.shared_bytes = row.strip_bytes;
   work.registers = registers(kLargeStripRegisters, row.accumulators);
+  work.threads = row.threads();
   return work;
 }
 
@@ -677,6 +779,20 @@ Work Model::x(const StripRow &row, const Walk &walk, const BackwardPlan &plan) c
   return work;
 }
 
+// The blocks of an outer product, whose gradient has `copies`.
+void Model::add_large_outer(Work &work, const LargeRow &row, const Walk &walk, double copies, double tail) const {
+  const Tile &tile = row.tile;
+  const double steps = ceil_of(walk.split_tokens, tile.block_k);
+  const double copied = (walk.tile_rows + tile.block_n) * tile.block_k * scalar_;
+  const double serial =
+      rates_.dram_latency + gradient_clocks(tile, walk.splits, copies) * kThreads / row.threads() + tail;
+  const double written = walk.splits > 1 ? 1 : copies;
+  work.add({walk.outer_blocks(), large_clocks(row, walk.tile_rows, tile.block_n, walk.split_tokens),
+            steps * rates_.dram_latency / (row.stages - 1), serial, static_cast<int>((row.stages - 1) * copied),
+            serial + result_clocks(walk.tile_rows, tile.block_n, 1 + written, sizeof(float),
+                                   walk.splits > 1 ? sizeof(float) : copies * parameter_)});
+}
+
 Work Model::large_dy(const LargeRow &row, const Walk &walk) const {
   Work work = {};
   const Tile &tile = row.tile;
@@ -688,60 +804,53 @@ Work Model::large_dy(const LargeRow &row, const Walk &walk) const {
     work.written += 4 * experts_ * walk.outer_blocks();
     work.requested += kSector * experts_ * walk.outer_blocks();
   }
-  const double steps = ceil_of(walk.split_tokens, tile.block_k);
-  const double copied = (tile.block_m + tile.block_n) * tile.block_k * scalar_;
-  const double tail = gradient_clocks(tile, walk.splits, experts_);
-  work.add({walk.outer_blocks(), steps * product_clocks(tile.block_m, tile.block_n, tile.block_k, row.warps, copied),
-            steps * rates_.dram_latency / (row.stages - 1),
-            rates_.dram_latency + tail + d_weights_clocks(tile.block_m, tile.block_n),
-            static_cast<int>((row.stages - 1) * copied)});
+  add_large_outer(work, row, walk, experts_, d_weights_clocks(walk.tile_rows, tile.block_n) * kThreads / row.threads());
   add_combine_blocks(work);
   work.shared_bytes = walk.shared_bytes;
   work.registers = registers(kLargeStripRegisters, row.accumulators);
+  work.longest_first = true;
+  work.threads = row.threads();
   return work;
 }
 
-Work Model::large_d_hidden(const LargeRow &row, int d_weights_partials) const {
+Work Model::large_d_hidden(const LargeRow &row, int tile_rows, int d_weights_partials) const {
   Work work = {};
   const Tile &tile = row.tile;
   const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
-  const int row_tiles = ceil_divide(problem_.rank, tile.block_n);
+  const int row_tiles = ceil_divide(problem_.rank, tile_rows);
   const double blocks = static_cast<double>(token_tiles) * row_tiles;
   work.reads(tokens_ * d_out_ * activation_, row_tiles);
   work.reads(rank_ * d_out_ * scalar_, token_tiles);
   double tail = 2 * rates_.dram_latency;
-  tail += add_completion(work, blocks, blocks, tile.block_m, tile.block_n, d_weights_partials);
+  tail += add_completion(work, blocks, blocks, tile.block_m, tile_rows, d_weights_partials);
   if (routes_ && !pools_logits_) work.requested += 4 * tokens_ * experts_ * (row_tiles - 1);
   const double steps = ceil_of(d_out_, tile.block_k);
-  const double columns = std::min<double>(tile.block_n, rank_);
+  const double columns = std::min<double>(tile_rows, rank_);
   const double copied = (tile.block_m + columns) * tile.block_k * scalar_;
-  work.add({static_cast<int64_t>(blocks),
-            steps * product_clocks(tile.block_m, columns, tile.block_k, row.warps, copied),
-            steps * rates_.dram_latency / (row.stages - 1), tail, static_cast<int>((row.stages - 1) * copied)});
+  work.add({static_cast<int64_t>(blocks), large_clocks(row, tile.block_m, columns, d_out_),
+            steps * rates_.dram_latency / (row.stages - 1), tail, static_cast<int>((row.stages - 1) * copied),
+            tail + result_clocks(tile.block_m, columns, 2, sizeof(float), scalar_)});
   work.shared_bytes = row.bytes(problem_.experts);
   work.registers = registers(kLargeShrinkRegisters, row.accumulators);
+  work.threads = row.threads();
   return work;
 }
 
 Work Model::large_x(const LargeRow &row, const Walk &walk, const BackwardPlan &plan) const {
   Work work = {};
-  const Tile &tile = row.tile;
   work.reads(tokens_ * rank_ * scalar_, 2.0 * walk.column_tiles);
   work.reads(tokens_ * d_in_ * activation_, walk.row_tiles);
   work.reads(rank_ * d_in_ * scalar_, walk.token_tiles);
   work.updates(tokens_ * d_in_ * activation_);
   add_gradient(work, rank_, d_in_, walk.splits, 1);
-  const double copied = (tile.block_m + tile.block_n) * tile.block_k * scalar_;
-  const double step = product_clocks(tile.block_m, tile.block_n, tile.block_k, row.warps, copied);
-  const double outer_steps = ceil_of(walk.split_tokens, tile.block_k), steps = ceil_of(rank_, tile.block_k);
-  const double latency = rates_.dram_latency / (row.stages - 1);
-  const int in_flight = static_cast<int>((row.stages - 1) * copied);
-  work.add({walk.outer_blocks(), outer_steps * step, outer_steps * latency,
-            rates_.dram_latency + gradient_clocks(tile, walk.splits, 1), in_flight});
-  work.add({walk.expand_blocks(), steps * step, steps * latency, 2 * rates_.dram_latency, in_flight});
+  add_large_outer(work, row, walk, 1, 0);
+  work.add(output_blocks(row, int64_t{walk.column_tiles} * walk.token_tiles, walk.tiles_each, d_in_, rank_,
+                         rates_.dram_latency / (row.stages - 1)));
   add_router_blocks(work, plan);
   work.shared_bytes = walk.shared_bytes;
   work.registers = registers(kLargeStripRegisters, row.accumulators);
+  work.longest_first = true;
+  work.threads = row.threads();
   return work;
 }
 

@@ -7,7 +7,8 @@
 //   blocks     on the multiprocessor with the most blocks: the sum of the time for which its blocks occupy the matrix
 //              units or shared memory; or, if that is longer, the time of its waves at the latency of their loads
 //
-// plus the prologue and tail of one wave and the gap between two launches. Everything is assumed to come from memory
+// plus the prologue and tail of one wave and the gap between two launches. A block of a large rank that is alone on its
+// multiprocessor adds its own prologue and tail to the time of its products. Everything is assumed to come from memory
 // cold, all outputs to be required and to accumulate, and no token to be masked. The constants are published or
 // reasoned; nothing was measured on a GPU.
 #pragma once
@@ -32,14 +33,15 @@ class Model {
 
   // ---- Forward ----
   Work shrink(const ShrinkRow &row, int tile_tokens, bool shares_hidden) const;
-  // `casts_a`: A has the type of the tiles. The weight of a frozen linear layer is read as it is.
-  Work large_shrink(const LargeRow &row, bool shares_hidden, bool casts_a = false) const;
+  // `casts_a`: A has the type of the tiles.
+  Work large_shrink(const LargeRow &row, int tile_rows, bool shares_hidden, bool casts_a) const;
+  Work linear(const LargeRow &row, int tiles_each) const;
   Work route(int tile_tokens) const;
   Work pool(int threads) const;
   Work combine(int partial_count) const;  // partial sums of w; 0: w is given
   Work expand(const StripRow &row, const Walk &walk, int partial_count) const;
   Work mix(const MixRow &row, const Walk &walk, bool b_stays) const;
-  Work large_expand(const LargeRow &row, bool has_c, int partial_count) const;
+  Work large_expand(const LargeRow &row, int tiles_each, bool has_c, int partial_count) const;
   Work decode_shrink(const ShrinkRow &row) const;
   Work decode(const DecodeRow &row, const DecodeStages &stages, int shared_bytes) const;
 
@@ -52,13 +54,18 @@ class Model {
   Work d_hidden(int q_partials, int d_weights_partials, const BackwardPlan &plan) const;
   Work x(const StripRow &row, const Walk &walk, const BackwardPlan &plan) const;
   Work large_dy(const LargeRow &row, const Walk &walk) const;
-  Work large_d_hidden(const LargeRow &row, int d_weights_partials) const;
+  Work large_d_hidden(const LargeRow &row, int tile_rows, int d_weights_partials) const;
   Work large_x(const LargeRow &row, const Walk &walk, const BackwardPlan &plan) const;
   Work reduce(int dy_splits, int x_splits, int outer_rows, int router_splits) const;
 
  private:
   // Clocks of a product of m x n x k by one block.
   double product_clocks(double m, double n, double k, const Warps &warps, double copied_bytes) const;
+  double large_clocks(const LargeRow &row, double m, double n, double depth) const;
+  double result_clocks(double m, double n, double passes, double shared, double stored) const;
+  void add_large_outer(Work &work, const LargeRow &row, const Walk &walk, double copies, double tail) const;
+  Blocks output_blocks(const LargeRow &row, int64_t tiles, int tiles_each, double columns, double depth,
+                       double step) const;
   double form_u_bytes(double width) const;
   void add_token_blocks(Work &work, const ShrinkRow &shrink, int tile_tokens, double blocks, bool completes,
                         int d_weights_partials) const;

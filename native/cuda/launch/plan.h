@@ -92,11 +92,13 @@ struct Walk {
   int shared_bytes;
   int column_tiles;
   int row_tiles;    // of the rank: tiles of the left operand's columns
+  int tile_rows;    // columns of the left operand per tile
   int token_tiles;  // large ranks: tiles of the tokens, for products that are not summed over them
   int splits, split_tokens;
+  int tiles_each = 1;  // large ranks: tiles of an output that a block computes in turn
 
   int outer_blocks() const { return column_tiles * row_tiles * splits; }
-  int expand_blocks() const { return column_tiles * token_tiles; }
+  int expand_blocks() const { return ceil_divide(int64_t{column_tiles} * token_tiles, tiles_each); }
 };
 
 // An operand of products that `cast` copies to the workspace, because the main loops could not copy it to shared memory
@@ -134,6 +136,8 @@ struct ForwardPlan {
   bool decodes;        // few tokens: d_in is split over blocks
   bool shares_hidden;  // the second phase reads the h that is saved for backward
   int tile_tokens;     // per block of the first phase
+  int tile_rows;       // large_shrink: rows of A per block
+  int tiles_each;      // large_strip: tiles of y per block
   int token_tiles;
   int depth_splits;  // of d_in, if the call decodes
   int hidden_pitch, partial_pitch, c_pitch;
@@ -173,6 +177,7 @@ struct BackwardPlan {
   int shrink_rows, outer_rows;      // rows of C or B; rows of D or dB
   int tile_tokens, token_tiles;     // backward_dy: tokens per token block, and token blocks per split
   int q_row_tiles;                  // backward_dy: tiles of C's rows
+  int q_tile_rows;                  // large_shrink: rows of C per block
   Walk dy, x;                       // products of dy; of dh
   int dy_row_tiles;                 // 0: there are no column blocks
   int expand_blocks, outer_blocks;  // of the dh phase
@@ -194,7 +199,7 @@ struct LinearPlan {
   EngineKind engine;
   bool is_supported;
   Launch launch;
-  int column_tiles;
+  int column_tiles, tiles_each;
 };
 
 // Restricts the choice to one row of the tables, for comparison; zeros: no restriction.

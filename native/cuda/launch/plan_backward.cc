@@ -11,6 +11,8 @@
 //
 // The dy phase has the products that read dy, the x phase those that read dh. dh requires q, which requires C, and with
 // a router dw, which requires D. The model of time (model.h) chooses among the last three, and the tiles.
+#include <cmath>
+
 #include "cuda/launch/planner.h"
 
 namespace lily::cuda {
@@ -210,13 +212,15 @@ class BackwardPlanner : Planner {
 
   void choose_large() {
     choose_splits([&](bool may_split) {
-      const Fastest<Walk> dy = choose_large_walk(d_out_, may_split, [&](const LargeRow &row, const Walk &walk) {
-        return model_.seconds(model_.large_dy(row, walk)) + reduce_seconds(walk.splits, 1) +
-               choose_large_d_hidden(walk.outer_blocks()).seconds;
-      });
-      const Fastest<Walk> x = choose_large_walk(d_in_, may_split, [&](const LargeRow &row, const Walk &walk) {
+      const auto dy_seconds = [&](const LargeRow &row, const Walk &walk, double fastest) {
+        const double of_d = model_.seconds(model_.large_dy(row, walk)) + reduce_seconds(walk.splits, 1);
+        return of_d < fastest ? of_d + choose_large_d_hidden(walk.outer_blocks()).seconds : of_d;
+      };
+      const auto x_seconds = [&](const LargeRow &row, const Walk &walk, double) {
         return model_.seconds(model_.large_x(row, walk, plan_)) + reduce_seconds(1, walk.splits);
-      });
+      };
+      const Fastest<Walk> dy = choose_large_walk(d_out_, false, may_split, dy_seconds);
+      const Fastest<Walk> x = choose_large_walk(d_in_, true, may_split, x_seconds);
       plan_.is_supported = dy.found && x.found;
       plan_.dy = dy.best;
       plan_.x = x.best;
@@ -225,26 +229,39 @@ class BackwardPlanner : Planner {
     plan_.d_weights_partials = plan_.dy.outer_blocks();
   }
 
+  // seconds(row, walk, fastest) may return any time that is not below `fastest` as soon as it knows one.
   template <typename Seconds>
-  Fastest<Walk> choose_large_walk(int columns, bool may_split, const Seconds &seconds) const {
+  Fastest<Walk> choose_large_walk(int columns, bool has_output, bool may_split, const Seconds &seconds) const {
     Fastest<Walk> fastest;
     const WalkShape shape = {rank_, tokens_, columns, experts_};
     for (const LargeRow &row : rows_.large) {
       if (excludes(only_.large, row.tile)) continue;
-      const int blocks = ceil_divide(rank_, row.tile.block_m) * ceil_divide(columns, row.tile.block_n);
-      for_each_split(tokens_, kLeastLargeDepth, device_, blocks, [&](int split_tokens) {
-        const Walk walk = large_walk(row, device_, shape, split_tokens);
-        if (walk.column_tiles != 0 && (walk.splits == 1 || may_split)) fastest.consider(walk, seconds(row, walk));
+      for_each_share(rank_, row.tile.block_m, row_unit(row), [&](int tile_rows) {
+        const int blocks = ceil_divide(rank_, tile_rows) * ceil_divide(columns, row.tile.block_n);
+        for_each_split(tokens_, kLeastLargeDepth, device_, blocks, [&](int split_tokens) {
+          const int64_t tiles =
+              int64_t{ceil_divide(columns, row.tile.block_n)} * ceil_divide(tokens_, row.tile.block_m);
+          for_each_count(row, device_, has_output ? tiles : 1, [&](int tiles_each) {
+            if (!has_output && tiles_each > 1) return;
+            const Walk walk = large_walk(row, device_, shape, tile_rows, tiles_each, split_tokens);
+            if (walk.column_tiles == 0 || (walk.splits > 1 && !may_split)) return;
+            const double limit = fastest.found ? fastest.seconds : HUGE_VAL;
+            fastest.consider(walk, seconds(row, walk, limit));
+          });
+        });
       });
     }
     return fastest;
   }
 
-  Fastest<const LargeRow *> choose_large_d_hidden(int d_weights_partials) const {
-    Fastest<const LargeRow *> fastest;
-    for (const LargeRow &row : rows_.large)
-      if (!excludes(only_.large, row.tile) && row.bytes(experts_) <= most_shared_bytes(device_))
-        fastest.consider(&row, model_.seconds(model_.large_d_hidden(row, d_weights_partials)));
+  Fastest<LargeShare> choose_large_d_hidden(int d_weights_partials) const {
+    Fastest<LargeShare> fastest;
+    for (const LargeRow &row : rows_.large) {
+      if (excludes(only_.large, row.tile) || row.bytes(experts_) > most_shared_bytes(device_)) continue;
+      for_each_share(rank_, row.tile.block_n, column_unit(row), [&](int tile_rows) {
+        fastest.consider({&row, tile_rows}, model_.seconds(model_.large_d_hidden(row, tile_rows, d_weights_partials)));
+      });
+    }
     return fastest;
   }
 
@@ -370,12 +387,13 @@ class BackwardPlanner : Planner {
         static_cast<int>((plan_.dy_row_tiles > 0 ? dy.outer_blocks() : 0) + plan_.combine_grid.blocks());
     if (dy_grid > 0)
       add(plan_.launches, Step::kLargeDy, dy.tile, {}, {dy_grid, 1, 1}, dy.shared_bytes,
-          model_.large_dy(row_of(rows_.large, dy.tile), dy));
+          model_.large_dy(row_of(rows_.large, dy.tile), dy), row_of(rows_.large, dy.tile).threads());
     if (plan_.needs_q) {
-      const LargeRow &row = *choose_large_d_hidden(plan_.d_weights_partials).best;
-      add(plan_.launches, Step::kLargeDHidden, row.tile, {},
-          {ceil_divide(tokens_, row.tile.block_m), ceil_divide(rank_, row.tile.block_n), 1}, row.bytes(experts_),
-          model_.large_d_hidden(row, plan_.d_weights_partials));
+      const auto [row, tile_rows] = choose_large_d_hidden(plan_.d_weights_partials).best;
+      plan_.q_tile_rows = tile_rows;
+      add(plan_.launches, Step::kLargeDHidden, row->tile, {},
+          {ceil_divide(tokens_, row->tile.block_m), ceil_divide(rank_, tile_rows), 1}, row->bytes(experts_),
+          model_.large_d_hidden(*row, tile_rows, plan_.d_weights_partials), row->threads());
     } else {
       add_d_hidden();
     }
@@ -384,7 +402,7 @@ class BackwardPlanner : Planner {
     const int x_grid = plan_.expand_blocks + plan_.outer_blocks + router_blocks();
     if (x_grid > 0)
       add(plan_.launches, Step::kLargeX, x.tile, {}, {x_grid, 1, 1}, bytes_with_router(x.shared_bytes, experts_),
-          model_.large_x(row_of(rows_.large, x.tile), x, plan_));
+          model_.large_x(row_of(rows_.large, x.tile), x, plan_), row_of(rows_.large, x.tile).threads());
   }
 
   // Adds partial sums; without tokens it writes zeros.

@@ -264,20 +264,25 @@ class ForwardPlanner : Planner {
   // ---- Large ranks ----
 
   void add_large_shrink() {
-    Fastest<const LargeRow *> fastest;
-    for (const LargeRow &row : rows_.large)
-      if (!excludes(only_.large, row.tile) && row.bytes(0) <= most_shared_bytes(device_))
-        fastest.consider(&row, model_.seconds(model_.large_shrink(row, true, true)));
+    Fastest<LargeShare> fastest;
+    for (const LargeRow &row : rows_.large) {
+      if (excludes(only_.large, row.tile) || row.bytes(0) > most_shared_bytes(device_)) continue;
+      for_each_share(rank_, row.tile.block_n, column_unit(row), [&](int tile_rows) {
+        fastest.consider({&row, tile_rows}, model_.seconds(model_.large_shrink(row, tile_rows, true, true)));
+      });
+    }
     plan_.is_supported = plan_.is_supported && fastest.found;
     if (!fastest.found) return;
-    const LargeRow &row = *fastest.best;
+    const LargeRow &row = *fastest.best.row;
+    plan_.tile_rows = fastest.best.tile_rows;
     add(plan_.launches, Step::kLargeShrink, row.tile, {},
-        {ceil_divide(tokens_, row.tile.block_m), ceil_divide(rank_, row.tile.block_n), 1}, row.bytes(0),
-        model_.large_shrink(row, plan_.shares_hidden, true));
+        {ceil_divide(tokens_, row.tile.block_m), ceil_divide(rank_, plan_.tile_rows), 1}, row.bytes(0),
+        model_.large_shrink(row, plan_.tile_rows, plan_.shares_hidden, true), row.threads());
   }
 
   struct LargeExpand {
     const LargeRow *row;
+    int tiles_each;
     bool writes_c;
   };
 
@@ -287,12 +292,20 @@ class ForwardPlanner : Planner {
     const double combining = model_.seconds(model_.combine(partial_count()));
     Fastest<LargeExpand> fastest;
     for (const LargeRow &row : rows_.large) {
-      if (excludes(only_.large, row.tile) || row.bytes(experts_) > most_shared_bytes(device_)) continue;
-      fastest.consider({&row, false}, model_.seconds(model_.large_expand(row, false, partial_count())));
-      if (!has_token_weights_)
-        fastest.consider({&row, true}, combining + model_.seconds(model_.large_expand(row, true, partial_count())));
+      if (excludes(only_.large, row.tile) || row.strip_bytes > most_shared_bytes(device_)) continue;
+      for_each_count(row, device_, large_output_tiles(row), [&](int tiles_each) {
+        const auto seconds = [&](bool has_c) {
+          return model_.seconds(model_.large_expand(row, tiles_each, has_c, partial_count()));
+        };
+        fastest.consider({&row, tiles_each, false}, seconds(false));
+        if (!has_token_weights_) fastest.consider({&row, tiles_each, true}, combining + seconds(true));
+      });
     }
     return fastest;
+  }
+
+  int64_t large_output_tiles(const LargeRow &row) const {
+    return int64_t{ceil_divide(d_out_, row.tile.block_n)} * ceil_divide(tokens_, row.tile.block_m);
   }
 
   void add_large_expand() {
@@ -303,9 +316,10 @@ class ForwardPlanner : Planner {
     if (writes_c_)
       add(plan_.launches, Step::kCombine, {}, {}, combine_grid(rank_, d_out_), 0, model_.combine(partial_count()));
     const LargeRow &row = *fastest.best.row;
+    plan_.tiles_each = fastest.best.tiles_each;
     add(plan_.launches, Step::kLargeExpand, row.tile, {},
-        {ceil_divide(d_out_, row.tile.block_n) * ceil_divide(tokens_, row.tile.block_m), 1, 1}, row.bytes(experts_),
-        model_.large_expand(row, writes_c_, partial_count()));
+        {ceil_divide(large_output_tiles(row), plan_.tiles_each), 1, 1}, row.strip_bytes,
+        model_.large_expand(row, plan_.tiles_each, writes_c_, partial_count()), row.threads());
   }
 
   const ForwardOperands &operands_;

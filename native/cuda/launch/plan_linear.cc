@@ -50,22 +50,33 @@ LinearPlan plan_linear(const lily_linear_problem &linear, const Device &device) 
   plan.engine = engine_kind(problem, device);
   const TileRows &rows = tile_rows(plan.engine);
   const Model model(problem, plan.engine, false, rows, device);
-  Fastest<const LargeRow *> fastest;
-  for (const LargeRow &row : rows.large)
-    if (row.bytes(0) <= most_shared_bytes(device)) fastest.consider(&row, model.seconds(model.large_shrink(row, true)));
+  struct Choice {
+    const LargeRow *row;
+    int tiles_each;
+  };
+  Fastest<Choice> fastest;
+  for (const LargeRow &row : rows.large) {
+    if (row.strip_bytes > most_shared_bytes(device)) continue;
+    const int64_t tiles =
+        int64_t{ceil_divide(problem.rank, row.tile.block_n)} * ceil_divide(problem.tokens, row.tile.block_m);
+    for_each_count(row, device, tiles, [&](int tiles_each) {
+      fastest.consider({&row, tiles_each}, model.seconds(model.linear(row, tiles_each)));
+    });
+  }
   plan.is_supported = fastest.found;
   if (!fastest.found) return plan;
-  const LargeRow &row = *fastest.best;
+  const LargeRow &row = *fastest.best.row;
+  plan.tiles_each = fastest.best.tiles_each;
   plan.column_tiles = ceil_divide(problem.rank, row.tile.block_n);
-  const int64_t blocks = int64_t{plan.column_tiles} * ceil_divide(problem.tokens, row.tile.block_m);
-  plan.is_supported = blocks <= INT32_MAX;
+  const int64_t tiles = int64_t{plan.column_tiles} * ceil_divide(problem.tokens, row.tile.block_m);
+  plan.is_supported = tiles <= INT32_MAX;
   plan.launch = {Step::kLinear,
                  row.tile,
                  {},
-                 {static_cast<int>(blocks), 1, 1},
-                 row.bytes(0),
-                 kThreads,
-                 model.large_shrink(row, true)};
+                 {ceil_divide(tiles, plan.tiles_each), 1, 1},
+                 row.strip_bytes,
+                 row.threads(),
+                 model.linear(row, plan.tiles_each)};
   return plan;
 }
 

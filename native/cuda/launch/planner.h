@@ -165,6 +165,12 @@ inline int fitting_block_n(const TileRows &rows, int needed) {
   return fitting_size(rows.shrink, needed, [](const ShrinkRow &row) { return row.tile.block_n; });
 }
 
+// A tile of large_shrink, and the rows of A or C that each block has of it.
+struct LargeShare {
+  const LargeRow *row;
+  int tile_rows;
+};
+
 // Whether a restriction excludes a tile.
 inline bool excludes(const Tile &only, const Tile &tile) { return only.block_m != 0 && !(only == tile); }
 

@@ -25,7 +25,7 @@ Walk strip_walk(const StripRow &row, const Device &device, const WalkShape &shap
   const int bytes = row.bytes(expands, has_outer, row_tiles > 1);
   if (bytes > most_shared_bytes(device)) return {};
   split_tokens = round_up(split_tokens, row.tile.block_m);
-  return checked({row.tile, bytes, ceil_divide(shape.columns, row.tile.block_n), row_tiles, 0,
+  return checked({row.tile, bytes, ceil_divide(shape.columns, row.tile.block_n), row_tiles, row.tile.block_k, 0,
                   std::max(1, ceil_divide(shape.tokens, split_tokens)), split_tokens});
 }
 
@@ -35,24 +35,24 @@ Walk mix_walk(const MixRow &row, const Device &device, const WalkShape &shape, i
   if (bytes > most_shared_bytes(device)) return {};
   split_tokens = round_up(split_tokens, row.tile.block_m);
   return checked({row.tile, bytes, ceil_divide(shape.columns, row.tile.block_n),
-                  ceil_divide(shape.lhs_columns, row.tile.block_k), 0,
+                  ceil_divide(shape.lhs_columns, row.tile.block_k), row.tile.block_k, 0,
                   std::max(1, ceil_divide(shape.tokens, split_tokens)), split_tokens});
 }
 
 Walk once_walk(const OnceRow &row, const Device &device, const WalkShape &shape, int split_tokens) {
   if (row.tile.block_k < shape.lhs_columns || row.bytes > most_shared_bytes(device)) return {};
   split_tokens = round_up(split_tokens, row.tile.block_m);
-  return checked({row.tile, row.bytes, ceil_divide(shape.columns, row.tile.block_n), 1, 0,
+  return checked({row.tile, row.bytes, ceil_divide(shape.columns, row.tile.block_n), 1, row.tile.block_k, 0,
                   std::max(1, ceil_divide(shape.tokens, split_tokens)), split_tokens});
 }
 
-Walk large_walk(const LargeRow &row, const Device &device, const WalkShape &shape, int split_tokens) {
-  const int bytes = row.bytes(shape.experts);
-  if (bytes > most_shared_bytes(device)) return {};
+Walk large_walk(const LargeRow &row, const Device &device, const WalkShape &shape, int tile_rows, int tiles_each,
+                int split_tokens) {
+  if (row.strip_bytes > most_shared_bytes(device)) return {};
   split_tokens = round_up(split_tokens, row.tile.block_k);
-  return checked({row.tile, bytes, ceil_divide(shape.columns, row.tile.block_n),
-                  ceil_divide(shape.lhs_columns, row.tile.block_m), ceil_divide(shape.tokens, row.tile.block_m),
-                  std::max(1, ceil_divide(shape.tokens, split_tokens)), split_tokens});
+  return checked({row.tile, row.strip_bytes, ceil_divide(shape.columns, row.tile.block_n),
+                  ceil_divide(shape.lhs_columns, tile_rows), tile_rows, ceil_divide(shape.tokens, row.tile.block_m),
+                  std::max(1, ceil_divide(shape.tokens, split_tokens)), split_tokens, tiles_each});
 }
 
 }  // namespace lily::cuda

@@ -27,7 +27,34 @@ Walk strip_walk(const StripRow &row, const Device &device, const WalkShape &shap
 Walk mix_walk(const MixRow &row, const Device &device, const WalkShape &shape, int rank, bool b_stays,
               int split_tokens);
 Walk once_walk(const OnceRow &row, const Device &device, const WalkShape &shape, int split_tokens);
-Walk large_walk(const LargeRow &row, const Device &device, const WalkShape &shape, int split_tokens);
+Walk large_walk(const LargeRow &row, const Device &device, const WalkShape &shape, int tile_rows, int tiles_each,
+                int split_tokens);
+
+// Calls visit(rows per tile) with the divisions of `rows` that a choice considers: the fewest tiles of at most `most`
+// rows, and one more, each of equal shares of whole units. A last tile with few rows would take as long as a full one
+// where the tiles just fill the multiprocessors.
+template <typename Visit>
+void for_each_share(int rows, int most, int unit, const Visit &visit) {
+  const int fewest = ceil_divide(rows, most), share = round_up(ceil_divide(rows, fewest), unit);
+  visit(share);
+  const int smaller = round_up(ceil_divide(rows, fewest + 1), unit);
+  if (smaller < share) visit(smaller);
+}
+
+// Calls visit(tiles per block) with the numbers of an output's `tiles` that a block may compute in turn: also the
+// number that gives each multiprocessor one block.
+template <typename Visit>
+void for_each_count(const LargeRow &row, const Device &device, int64_t tiles, const Visit &visit) {
+  visit(1);
+  if (!row.continues) return;
+  for (int each = 2; each <= 16; each *= 2) visit(each);
+  const int all = ceil_divide(tiles, device.multiprocessors);
+  if (all > 1) visit(all);
+}
+
+// The units of the rows and the columns of a large tile: fragments that its warps execute at the same time.
+inline int row_unit(const LargeRow &row) { return 16 * 4 / row.warps.n; }
+inline int column_unit(const LargeRow &row) { return 8 * row.warps.n; }
 
 // Calls visit(tokens per split) with the lengths that a choice considers: 1, 2, 3, 4, 6, 8, 12, ... units, all tokens,
 // and the lengths that give each multiprocessor 1, 2, 3 or 4 blocks, if a split has `blocks` blocks: none, if there are

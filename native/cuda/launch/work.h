@@ -3,15 +3,18 @@
 
 #include <stdint.h>
 
+#include "cuda/tiles/shapes.h"
+
 namespace lily::cuda {
 
 // Blocks that do equal work. Clocks are those of one multiprocessor.
 struct Blocks {
   int64_t count;
-  double busy;       // clocks for which a block occupies the matrix units or shared memory, whichever is longer
-  double streaming;  // clocks of its main loop if it ran alone, at the latency of its loads
-  double serial;     // clocks of its prologue and its tail, which overlap only with other blocks
-  int in_flight;     // bytes of its loads that are in flight
+  double busy;         // clocks for which a block occupies the matrix units or shared memory, whichever is longer
+  double streaming;    // clocks of its main loop if it ran alone, at the latency of its loads
+  double serial;       // clocks of its prologue and its tail, which overlap only with other blocks
+  int in_flight;       // bytes of its loads that are in flight
+  double exposed = 0;  // large ranks: clocks of prologue and tail if the multiprocessor holds no other block
 };
 
 struct Work {
@@ -24,6 +27,8 @@ struct Work {
   Blocks kinds[kMostKinds];
   int kind_count;
   int shared_bytes, registers;  // of a block; per thread
+  int threads = kThreads;
+  bool longest_first = false;  // in the grid
 
   double touched() const { return read + written; }
 

@@ -103,17 +103,18 @@ struct Fragments<Tensor<T>> {
       load_matrices_transposed(a, tile + place<T, kColumns>(k + lane % 8 + lane / 16 * 8, m + lane / 8 % 2 * 8));
   }
 
-  // Loads columns n .. n + 8 * kCount - 1; one ldmatrix instruction loads two fragments of 8 columns if there are two.
-  template <Along kAlong, int kColumns, int kCount>
+  // Loads kCount fragments of 8 columns, kStride columns apart, from column n on; one ldmatrix instruction loads two.
+  template <Along kAlong, int kColumns, int kStride, int kCount>
   __device__ static void load_b(B (&b)[kCount], const T *tile, int n, int k) {
     const int lane = threadIdx.x % kWarp;
 #pragma unroll
     for (int j = 0; j + 1 < kCount; j += 2) {
       uint32_t raw[4];
       if constexpr (kAlong == Along::kDepth)
-        load_matrices(raw, tile + place<T, kColumns>(n + 8 * j + lane % 8 + lane / 16 * 8, k + lane / 8 % 2 * 8));
+        load_matrices(
+            raw, tile + place<T, kColumns>(n + kStride * j + lane % 8 + lane / 16 * kStride, k + lane / 8 % 2 * 8));
       else
-        load_matrices_transposed(raw, tile + place<T, kColumns>(k + lane % 16, n + 8 * j + lane / 16 * 8));
+        load_matrices_transposed(raw, tile + place<T, kColumns>(k + lane % 16, n + kStride * j + lane / 16 * kStride));
       b[j][0] = raw[0];
       b[j][1] = raw[1];
       b[j + 1][0] = raw[2];
@@ -122,9 +123,9 @@ struct Fragments<Tensor<T>> {
     if constexpr (kCount % 2 == 1) {
       constexpr int j = kCount - 1;
       if constexpr (kAlong == Along::kDepth)
-        load_matrices(b[j], tile + place<T, kColumns>(n + 8 * j + lane % 8, k + lane / 8 % 2 * 8));
+        load_matrices(b[j], tile + place<T, kColumns>(n + kStride * j + lane % 8, k + lane / 8 % 2 * 8));
       else
-        load_matrices_transposed(b[j], tile + place<T, kColumns>(k + lane % 16, n + 8 * j));
+        load_matrices_transposed(b[j], tile + place<T, kColumns>(k + lane % 16, n + kStride * j));
     }
   }
 
@@ -150,13 +151,13 @@ struct Fragments<Tf32> {
     a[3] = to_tf32(element<kAlong, kColumns>(tile, m + row + 8, k + column + 4));
   }
 
-  template <Along kAlong, int kColumns, int kCount>
+  template <Along kAlong, int kColumns, int kStride, int kCount>
   __device__ static void load_b(B (&b)[kCount], const float *tile, int n, int k) {
     const int row = threadIdx.x % 4, column = threadIdx.x % kWarp / 4;
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      b[j][0] = to_tf32(element<kAlong, kColumns>(tile, n + 8 * j + column, k + row));
-      b[j][1] = to_tf32(element<kAlong, kColumns>(tile, n + 8 * j + column, k + row + 4));
+      b[j][0] = to_tf32(element<kAlong, kColumns>(tile, n + kStride * j + column, k + row));
+      b[j][1] = to_tf32(element<kAlong, kColumns>(tile, n + kStride * j + column, k + row + 4));
     }
   }
 
@@ -187,18 +188,18 @@ struct Fragments<Exact> {
     }
   }
 
-  template <Along kAlong, int kColumns, int kCount>
+  template <Along kAlong, int kColumns, int kStride, int kCount>
   __device__ static void load_b(B (&b)[kCount], const float *tile, int n, int k) {
     const int column = n + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       if constexpr (kAlong == Along::kDepth) {
-        load_vec4(tile + place<float, kColumns>(column + 8 * j, k), 4, true, b[j].even);
-        load_vec4(tile + place<float, kColumns>(column + 8 * j + 1, k), 4, true, b[j].odd);
+        load_vec4(tile + place<float, kColumns>(column + kStride * j, k), 4, true, b[j].even);
+        load_vec4(tile + place<float, kColumns>(column + kStride * j + 1, k), 4, true, b[j].odd);
       } else {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const float2 two = load_pair(tile + place<float, kColumns>(k + i, column + 8 * j));
+          const float2 two = load_pair(tile + place<float, kColumns>(k + i, column + kStride * j));
           b[j].even[i] = two.x;
           b[j].odd[i] = two.y;
         }
@@ -218,35 +219,37 @@ struct Fragments<Exact> {
 };
 
 // c += a b over `steps` steps of kStepK. a begins at row m, b at column n, both at depth k; their tiles have kColumnsA
-// and kColumnsB columns.
-template <typename Engine, Along kA, int kColumnsA, Along kB, int kColumnsB, int kM, int kN>
+// and kColumnsB columns. The fragments of c are kStrideM rows and kStrideN columns apart.
+template <typename Engine, Along kA, int kColumnsA, Along kB, int kColumnsB, int kStrideM = 16, int kStrideN = 8,
+          int kM, int kN>
 __device__ inline void multiply(Accumulators<kM, kN> &c, const typename Engine::Scalar *a, int m,
                                 const typename Engine::Scalar *b, int n, int k, int steps) {
   using Loads = Fragments<Engine>;
 #pragma unroll 2
   for (int step = 0; step < steps; ++step) {
     typename Loads::B b_fragments[kN];
-    Loads::template load_b<kB, kColumnsB>(b_fragments, b, n, k + step * Engine::kStepK);
+    Loads::template load_b<kB, kColumnsB, kStrideN>(b_fragments, b, n, k + step * Engine::kStepK);
 #pragma unroll
     for (int i = 0; i < kM; ++i) {
       typename Loads::A a_fragment;
-      Loads::template load_a<kA, kColumnsA>(a_fragment, a, m + 16 * i, k + step * Engine::kStepK);
+      Loads::template load_a<kA, kColumnsA>(a_fragment, a, m + kStrideM * i, k + step * Engine::kStepK);
 #pragma unroll
       for (int j = 0; j < kN; ++j) Loads::multiply(c[i][j], a_fragment, b_fragments[j]);
     }
   }
 }
 
-// Calls visit(row, column, first, second) for every pair of adjacent accumulators of this lane.
-template <int kM, int kN, typename Visit>
+// Calls visit(row, column, first, second) for every pair of adjacent accumulators of this lane. The fragments are
+// kStrideM rows and kStrideN columns apart.
+template <int kStrideM = 16, int kStrideN = 8, int kM, int kN, typename Visit>
 __device__ inline void for_each_pair(const Accumulators<kM, kN> &c, const Visit &visit) {
   const int row = threadIdx.x % kWarp / 4, column = threadIdx.x % 4 * 2;
 #pragma unroll
   for (int i = 0; i < kM; ++i)
 #pragma unroll
     for (int j = 0; j < kN; ++j) {
-      visit(16 * i + row, 8 * j + column, c[i][j][0], c[i][j][1]);
-      visit(16 * i + row + 8, 8 * j + column, c[i][j][2], c[i][j][3]);
+      visit(kStrideM * i + row, kStrideN * j + column, c[i][j][0], c[i][j][1]);
+      visit(kStrideM * i + row + 8, kStrideN * j + column, c[i][j][2], c[i][j][3]);
     }
 }
 

@@ -44,8 +44,8 @@ constexpr std::array<OnceRow, sizeof...(Tile)> once_rows(Table<Tile...>) {
 
 template <typename... Tile>
 constexpr std::array<LargeRow, sizeof...(Tile)> large_rows(Table<Tile...>) {
-  return {LargeRow{tile_of(Tile{}), Tile::bytes, Tile::kStages, Warps{Tile::kWarpsM, Tile::kWarpsN},
-                   4 * Tile::kWarpM * Tile::kWarpN}...};
+  return {LargeRow{tile_of(Tile{}), Tile::bytes, Tile::kStripBytes, Tile::kContinues, Tile::kStages,
+                   Warps{Tile::kWarpsM, Tile::kWarpsN}, 4 * Tile::kWarpM * Tile::kWarpN}...};
 }
 
 template <typename Engine>

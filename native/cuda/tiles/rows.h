@@ -49,10 +49,14 @@ struct OnceRow {
 
 struct LargeRow {
   Tile tile;
-  int (*bytes)(int experts);
+  int (*bytes)(int experts);  // of large_shrink
+  int strip_bytes;            // of large_strip and linear
+  bool continues;             // their blocks compute several tiles of an output in turn
   int stages;
   Warps warps;
   int accumulators;
+
+  int threads() const { return warps.m * warps.n * kWarp; }
 };
 
 struct TileRows {

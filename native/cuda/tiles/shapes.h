@@ -8,7 +8,8 @@ namespace lily::cuda {
 
 constexpr int kWarp = 32;
 
-// Threads per block. The accumulators of a tile fit into the registers of four warps.
+// Threads per block, except for one tile of large ranks. The accumulators of a tile fit into the registers of four
+// warps.
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 
@@ -78,11 +79,18 @@ constexpr int warps_along_rows(int m, int n) {
 // A multiple of kBlockM of every strip tile: splits of whole tiles can be chosen before the tile.
 constexpr int kMaxStripBlockM = 64;
 
-// Experts whose dw a block computes at a time, and floats for their sums in each warp; they follow z in shared memory.
+// Experts whose dw a block computes at a time, and floats for their sums in each warp of four; they follow z in shared
+// memory.
 constexpr int kDWeightExperts = 4, kDWeightSums = kDWeightExperts * kWarps;
 
+// The threads of a block, as members of its tile.
+template <int kWarps_>
+struct BlockOf {
+  static constexpr int kWarps = kWarps_, kThreads = kWarps * kWarp;
+};
+
 template <typename Engine_, int kBlockM_, int kBlockK_, int kBlockN_>
-struct StripTile {
+struct StripTile : BlockOf<kWarps> {
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
   static constexpr int kBlockM = kBlockM_, kBlockK = kBlockK_, kBlockN = kBlockN_;
@@ -110,7 +118,7 @@ struct StripTile {
 
 // Backward of small ranks, if dy does not fit into L2: backward_dy_once.cuh.
 template <typename Engine_, int kBlockK_>
-struct OnceTile {
+struct OnceTile : BlockOf<kWarps> {
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
   // A column tile is one split of the sum in `shrink` (kSplitDepth elements), and two warps share the rows of C of each
@@ -218,26 +226,38 @@ struct DecodeTile {
 
 // ---- Large ranks ----
 
-template <typename Engine_, int kBlockM_, int kBlockN_, int kBlockK_, int kStages_>
-struct LargeTile {
+template <typename Engine_, int kBlockM_, int kBlockN_, int kBlockK_, int kStages_, int kWarps_ = kWarps>
+struct LargeTile : BlockOf<kWarps_> {
+  using BlockOf<kWarps_>::kWarps;
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
   static constexpr int kBlockM = kBlockM_, kBlockN = kBlockN_, kBlockK = kBlockK_, kStages = kStages_;
   static constexpr int kA = kBlockM * kBlockK, kStage = (kBlockM + kBlockN) * kBlockK;  // elements
   static constexpr int kWarpsM = kBlockM >= 32 ? 2 : 1, kWarpsN = kWarps / kWarpsM;
   static constexpr int kWarpM = kBlockM / 16 / kWarpsM, kWarpN = kBlockN / 8 / kWarpsN;
+  // From one fragment of a warp to its next, in rows and columns: the warps take turns, so that each has its share of a
+  // tile at the edge of the matrix too.
+  static constexpr int kStrideM = 16 * kWarpsM, kStrideN = 8 * kWarpsN;
+  // Minimum number of resident blocks, for eight warps per multiprocessor.
+  static constexpr int kBlocks = 8 / kWarps;
   // The result in shared memory, in floats. finish_outer reads kResultRows x kBlockN of it.
   static constexpr int kResultRows = kBlockM, kResultPitch = kBlockN + 8, kResult = kBlockM * kResultPitch;
   static constexpr int kRing = kStages * kStage * static_cast<int>(sizeof(Scalar));
   static constexpr int kSteps = kBlockK / Engine::kStepK;
-  // The tile of an output that is added to, in slices of as many rows as fit into one stage of the ring.
-  static constexpr int kSliceRows = kStage / kBlockN < kBlockM ? kStage / kBlockN / 16 * 16 : kBlockM;
+  // The tile of an output that is added to. With four warps it is in slices of as many rows as fit into one stage of
+  // the ring. A block of eight, which nothing else on its multiprocessor overlaps, computes several tiles in turn:
+  // their output has memory of its own behind the ring, which takes the copies of the next tile.
+  static constexpr bool kContinues = kWarps > 4;
+  static constexpr int kSliceRows = !kContinues && kStage / kBlockN < kBlockM ? kStage / kBlockN / 16 * 16 : kBlockM;
   static constexpr int kSlices = (kBlockM + kSliceRows - 1) / kSliceRows;
-  static_assert(kSlices < kStages);
+  static_assert(kContinues || kSlices < kStages);
 
   // Bytes of shared memory: the ring, whose memory the result reuses, then the scratch memory for computing operands.
-  static constexpr int kScratch = (kRing > kResult * 4 ? kRing : kResult * 4) + kDWeightSums * 4;
+  static constexpr int kScratch = (kRing > kResult * 4 ? kRing : kResult * 4) + kDWeightExperts * kWarps * 4;
   static int bytes(int experts) { return kScratch + d_hidden_scratch(kBlockM, experts) * 4; }
+  // Of large_strip and linear: kBlockM numbers of groups follow the ring and the output.
+  static constexpr int kGroups = kContinues ? kRing + kBlockM * kBlockN * static_cast<int>(sizeof(Scalar)) : kRing;
+  static constexpr int kStripBytes = kGroups + kBlockM * 4 > kScratch ? kGroups + kBlockM * 4 : kScratch;
 };
 
 // ---- Other kernels ----

@@ -1,4 +1,4 @@
-// Copies tiles from global to shared memory and back.
+// Copies tiles from global to shared memory and back. kBlockThreads: the threads of the block, all of which take part.
 #pragma once
 
 #include "cuda/tiles/matrix.cuh"
@@ -25,15 +25,15 @@ __device__ inline uint4 load_vector(const Operand &source, int64_t row, int colu
 }
 
 // For Turing, which has no asynchronous copies: each thread has four loads in flight.
-template <typename T, int kRows, int kColumns>
+template <typename T, int kRows, int kColumns, int kBlockThreads>
 __device__ inline void stage_through_registers(T *tile, const Operand &source, const Window &window) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T)), kVectors = kColumns / kVector, kLoadsInFlight = 4;
 #pragma unroll 1
-  for (int first = threadIdx.x; first < kRows * kVectors; first += kLoadsInFlight * kThreads) {
+  for (int first = threadIdx.x; first < kRows * kVectors; first += kLoadsInFlight * kBlockThreads) {
     uint4 vector[kLoadsInFlight];
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n) {
-      const int i = first + n * kThreads;
+      const int i = first + n * kBlockThreads;
       const int64_t row = window.row + i / kVectors;
       const int column = window.column + i % kVectors * kVector;
       const bool inside = i < kRows * kVectors && row < window.row_end;
@@ -41,7 +41,7 @@ __device__ inline void stage_through_registers(T *tile, const Operand &source, c
     }
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n) {
-      const int i = first + n * kThreads;
+      const int i = first + n * kBlockThreads;
       if (i < kRows * kVectors)
         store_vector(tile + place<T, kColumns>(i / kVectors, i % kVectors * kVector), vector[n]);
     }
@@ -67,25 +67,25 @@ constexpr int kTileLoadsInFlight = !kWhole || kRows <= kStep ? 1
 // Fills a tile from elements of type S at any alignment, with single loads of which a thread has eight in flight. The
 // plan avoids it where it can: it is for old outputs and views whose rows are not aligned, and for ragged rows that are
 // converted.
-template <typename T, typename S, int kRows, int kColumns>
+template <typename T, typename S, int kRows, int kColumns, int kBlockThreads>
 __device__ inline void stage_elements(T *tile, const Operand &source, const Window &window) {
   constexpr int kLoadsInFlight = 8;
   const S *from = static_cast<const S *>(source.data) + window.row * source.pitch + window.column;
   const int columns = window.column_end - window.column;
   const int rows = columns <= 0 ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
 #pragma unroll 1
-  for (int first = threadIdx.x; first < kRows * kColumns; first += kLoadsInFlight * kThreads) {
+  for (int first = threadIdx.x; first < kRows * kColumns; first += kLoadsInFlight * kBlockThreads) {
     S raw[kLoadsInFlight] = {};
     if (rows > 0) {
 #pragma unroll
       for (int n = 0; n < kLoadsInFlight; ++n) {
-        const int i = first + n * kThreads;
+        const int i = first + n * kBlockThreads;
         raw[n] = from[min(i / kColumns, rows - 1) * source.pitch + min(i % kColumns, columns - 1)];
       }
     }
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n) {
-      const int i = first + n * kThreads, r = i / kColumns, c = i % kColumns;
+      const int i = first + n * kBlockThreads, r = i / kColumns, c = i % kColumns;
       if (i < kRows * kColumns)
         tile[place<T, kColumns>(r, c)] = from_float<T>(r < rows && c < columns ? to_float(raw[n]) : 0.0f);
     }
@@ -94,9 +94,9 @@ __device__ inline void stage_elements(T *tile, const Operand &source, const Wind
 
 // Copies a thread's elements of a tile: four columns of every kStep-th row, converted from S to T. kLoadsInFlight
 // vectors are loaded before the first is converted. Every vector lies inside the window or outside of it.
-template <typename T, typename S, int kRows, int kColumns>
+template <typename T, typename S, int kRows, int kColumns, int kBlockThreads>
 __device__ inline void stage_vec4(T *tile, const Operand &source, const Window &window) {
-  constexpr int kVec4PerRow = kColumns / 4, kStep = kThreads / kVec4PerRow,
+  constexpr int kVec4PerRow = kColumns / 4, kStep = kBlockThreads / kVec4PerRow,
                 kLoadsInFlight = kTileLoadsInFlight<true, kRows, kStep>;
   const int c = static_cast<int>(threadIdx.x) % kVec4PerRow * 4;
   const int rows =
@@ -119,11 +119,11 @@ __device__ inline void stage_vec4(T *tile, const Operand &source, const Window &
   }
 }
 
-template <typename T, int kRows, int kColumns>
+template <typename T, int kRows, int kColumns, int kBlockThreads>
 __device__ inline void stage_copies(T *tile, const Operand &source, const Window &window) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
   constexpr int kVectors = kColumns / kVector;
-  for (int i = threadIdx.x; i < kRows * kVectors; i += kThreads) {
+  for (int i = threadIdx.x; i < kRows * kVectors; i += kBlockThreads) {
     const int r = i / kVectors, c = i % kVectors * kVector;
     T *target = tile + place<T, kColumns>(r, c);
     const int64_t row = window.row + r;
@@ -142,41 +142,43 @@ __device__ inline void stage_copies(T *tile, const Operand &source, const Window
 
 // Fills a kRows x kColumns tile from an operand of the same type; elements outside the window are zero. If rows begin
 // at multiples of 8 bytes the copies are asynchronous, except on Turing: the caller commits and waits.
-template <typename T, int kRows, int kColumns>
+template <typename T, int kRows, int kColumns, int kBlockThreads = kThreads>
 __device__ inline void stage(T *tile, const Operand &source, const Window &window) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  if (source.aligned16) stage_through_registers<T, kRows, kColumns>(tile, source, window);
+  if (source.aligned16) stage_through_registers<T, kRows, kColumns, kBlockThreads>(tile, source, window);
 #else
-  if (source.aligned8) stage_copies<T, kRows, kColumns>(tile, source, window);
+  if (source.aligned8) stage_copies<T, kRows, kColumns, kBlockThreads>(tile, source, window);
 #endif
   else
-    stage_elements<T, T, kRows, kColumns>(tile, source, window);
+    stage_elements<T, T, kRows, kColumns, kBlockThreads>(tile, source, window);
 }
 
 // Like stage, for an operand of any type of the list.
-template <typename T, int kRows, int kColumns, typename... S>
+template <typename T, int kRows, int kColumns, int kBlockThreads, typename... S>
 __device__ inline void stage_converted(Types<S...> types, T *tile, const Operand &source, const Window &window) {
   const bool whole = has_vec4(source) && (window.column_end - window.column) % 4 == 0;
   with_type(types, source.dtype, [&](auto tag) {
     using From = decltype(tag);
     if constexpr (std::is_same_v<From, T>)
-      stage<T, kRows, kColumns>(tile, source, window);
+      stage<T, kRows, kColumns, kBlockThreads>(tile, source, window);
     else if (whole)
-      stage_vec4<T, From, kRows, kColumns>(tile, source, window);
+      stage_vec4<T, From, kRows, kColumns, kBlockThreads>(tile, source, window);
     else
-      stage_elements<T, From, kRows, kColumns>(tile, source, window);
+      stage_elements<T, From, kRows, kColumns, kBlockThreads>(tile, source, window);
   });
 }
 
-template <typename Engine, int kRows, int kColumns>
+template <typename Engine, int kRows, int kColumns, int kBlockThreads = kThreads>
 __device__ inline void stage_activations(typename Engine::Scalar *tile, const Operand &source, const Window &window) {
-  stage_converted<typename Engine::Scalar, kRows, kColumns>(typename Engine::Activations{}, tile, source, window);
+  stage_converted<typename Engine::Scalar, kRows, kColumns, kBlockThreads>(typename Engine::Activations{}, tile, source,
+                                                                           window);
 }
 
 // For parameters that are not cast first: in decoding, which would take one more launch, and in frozen linear layers.
-template <typename Engine, int kRows, int kColumns>
+template <typename Engine, int kRows, int kColumns, int kBlockThreads = kThreads>
 __device__ inline void stage_parameters(typename Engine::Scalar *tile, const Operand &source, const Window &window) {
-  stage_converted<typename Engine::Scalar, kRows, kColumns>(typename Engine::Parameters{}, tile, source, window);
+  stage_converted<typename Engine::Scalar, kRows, kColumns, kBlockThreads>(typename Engine::Parameters{}, tile, source,
+                                                                           window);
 }
 
 // Fills kRows rows, `pitch` elements apart and not permuted, with the first `columns` elements of rows [row, row_end)
@@ -201,13 +203,13 @@ __device__ inline void stage_rows(T *tile, int pitch, const Operand &source, int
 }
 
 // Writes the elements of the tile that lie inside the window.
-template <typename Engine, int kRows, int kColumns>
+template <typename Engine, int kRows, int kColumns, int kBlockThreads = kThreads>
 __device__ inline void unstage(const typename Engine::Scalar *tile, const Output &target, const Window &window) {
   using T = typename Engine::Scalar;
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
   constexpr int kVectors = kColumns / kVector;
   const bool copies = target.dtype == kDtype<T> && target.aligned16;
-  for (int i = threadIdx.x; i < kRows * kVectors; i += kThreads) {
+  for (int i = threadIdx.x; i < kRows * kVectors; i += kBlockThreads) {
     const int r = i / kVectors, c = i % kVectors * kVector;
     const int64_t row = window.row + r;
     const int column = window.column + c;
