@@ -101,43 +101,37 @@ __device__ inline void add_token_products(const BackwardDy &call, const float *p
   const int first = row / call.rank, last = (row_end - 1) / call.rank;
   constexpr int kLoadsInFlight = 8;
   const int elements = count * call.rank;
-  const auto q = [&](int i) {
-    return call.q + static_cast<int64_t>(token + i / call.rank) * call.q_pitch + i % call.rank;
-  };
-  // Element i's row of expert e in this row tile, or -1.
-  const auto row_of = [&](int i, int e) {
-    const int j = e * call.rank + i % call.rank;
-    return i < elements && j >= row && j < row_end ? j - row : -1;
-  };
-  const auto adds = [&](int i) { return row_of(i, first) >= 0 || row_of(i, first + 1) >= 0; };
-  const auto begins = [&](int i) { return i % call.rank >= row; };  // this row tile holds the first expert's element
   // Each thread updates the same elements of q in every row tile, so no barrier is needed between them.
 #pragma unroll 1
   for (int i = threadIdx.x; i < elements; i += kLoadsInFlight * kThreads) {
-    float old[kLoadsInFlight] = {}, sum[kLoadsInFlight] = {};
+    int token_of[kLoadsInFlight], k[kLoadsInFlight];
     const float *weights[kLoadsInFlight];
+    float *q[kLoadsInFlight];  // null: this row tile has no part of the element
+    float old[kLoadsInFlight] = {}, sum[kLoadsInFlight] = {};
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n) {
-      weights[n] = call.token_weights.of(token + min(i + n * kThreads, elements - 1) / call.rank);
-      if (adds(i + n * kThreads) && !begins(i + n * kThreads)) old[n] = *q(i + n * kThreads);
+      const int at = min(i + n * kThreads, elements - 1), j = first * call.rank + at % call.rank;
+      token_of[n] = at / call.rank, k[n] = at % call.rank;
+      const bool adds = i + n * kThreads < elements && (j >= row ? j : j + call.rank) < row_end;
+      weights[n] = call.token_weights.of(token + token_of[n]);
+      q[n] = adds ? call.q + static_cast<int64_t>(token + token_of[n]) * call.q_pitch + k[n] : nullptr;
+      if (adds && k[n] < row) old[n] = *q[n];  // else this row tile holds the first expert's element
     }
 #pragma unroll 1
     for (int e = first; e <= last; ++e) {
-      float weight[kLoadsInFlight] = {};
+      float weight[kLoadsInFlight];
 #pragma unroll
-      for (int n = 0; n < kLoadsInFlight; ++n)
-        if (row_of(i + n * kThreads, e) >= 0) weight[n] = weights[n][e];
+      for (int n = 0; n < kLoadsInFlight; ++n) weight[n] = weights[n][e];
 #pragma unroll
       for (int n = 0; n < kLoadsInFlight; ++n) {
-        const int j = row_of(i + n * kThreads, e), t = (i + n * kThreads) / call.rank;
-        if (j >= 0) sum[n] = fmaf(weight[n], product[t * Tile::kProductPitch + j], sum[n]);
+        const int j = e * call.rank + k[n];
+        if (j >= row && j < row_end)
+          sum[n] = fmaf(weight[n], product[token_of[n] * Tile::kProductPitch + j - row], sum[n]);
       }
     }
 #pragma unroll
-    for (int n = 0; n < kLoadsInFlight; ++n) {
-      const int at = i + n * kThreads;
-      if (adds(at)) *q(at) = begins(at) ? sum[n] * call.scale : fmaf(call.scale, sum[n], old[n]);
-    }
+    for (int n = 0; n < kLoadsInFlight; ++n)
+      if (q[n] != nullptr) *q[n] = k[n] >= row ? sum[n] * call.scale : fmaf(call.scale, sum[n], old[n]);
   }
   if (call.token_d_weights != nullptr) {
     with_type(typename Tile::Engine::Activations{}, call.hidden.dtype,
