@@ -141,12 +141,12 @@ export const requests: readonly {
     methods: TOKEN_WEIGHTS,
     rank: 64,
     forward: { t4: 2, a100: 2, rtx4090: 2.08, h100: 2, b200: 2, rtx5090: 2.37 },
-    backward: { t4: 4.42, a100: 3, rtx4090: 4.61, h100: 3.04, b200: 3, rtx5090: 4.39 },
+    backward: { t4: 4.42, a100: 3.93, rtx4090: 4.61, h100: 3.04, b200: 3, rtx5090: 4.39 },
   },
   {
     methods: TOKEN_WEIGHTS,
     rank: 128,
     forward: { t4: 3.37, a100: 3.55, rtx4090: 2.66, h100: 2.02, b200: 2.58, rtx5090: 4.14 },
-    backward: { t4: 8.14, a100: 4.79, rtx4090: 7.86, h100: 5.67, b200: 5.04, rtx5090: 7.77 },
+    backward: { t4: 8.14, a100: 7.35, rtx4090: 7.86, h100: 5.67, b200: 5.04, rtx5090: 7.77 },
   },
 ]

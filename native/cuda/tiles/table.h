@@ -41,10 +41,7 @@ struct Tiles<E, 2> {
                       StripTile<E, 64, 64, 128>,
                       // For y and D (128 accumulators) only: 96 KiB and 64 KiB. Not for ranks below 128: at r = 16 and
                       // 32 lhs is a small part of the bytes.
-                      StripTile<E, 64, 128, 128>,
-                      // For D, in 135 KiB: 256 accumulators of two blocks with 128 columns would fill the registers as
-                      // well, but with one block per multiprocessor, as on A100, these columns read u half as often.
-                      StripTile<E, 32, 128, 256>>;
+                      StripTile<E, 64, 128, 128>>;
   // BLOCK_M (tokens), BLOCK_N (columns), BLOCK_K (E r). If B stays in shared memory, a block has E r 128 bytes of it
   // with 64 columns: with E = 4 two blocks of the first fit into 164 KiB up to r = 64, one up to r = 256. 128 columns
   // read h half as often, 32 halve B. Tiles of 32 tokens leave room on GPUs with 64 or 100 KiB.
