@@ -169,7 +169,7 @@ __device__ inline void multiply_u(Accumulators<Tile::kM, Tile::kN> &sum, UFragme
 #pragma unroll 1
   for (int k = 0; k < depth; k += Engine::kStepK) {
     typename Loads::B b_fragments[Tile::kN];
-    Loads::template load_b<Along::kOuter, Tile::kBlockN>(b_fragments, b, n, k);
+    Loads::template load_b<Along::kOuter, Tile::kBlockN, 8>(b_fragments, b, n, k);
 #pragma unroll
     for (int i = 0; i < Tile::kM; ++i) {
       typename Loads::A u_fragment;

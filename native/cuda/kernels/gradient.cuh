@@ -139,8 +139,8 @@ __device__ inline void finish_outer(const float *z, const OuterTarget &target, c
   const bool is_one = has_partials || target.weights == nullptr;
   const ExpertScales scales = {target.scale, is_one ? nullptr : target.weights, is_one ? 1 : target.experts,
                                target.rows * out.pitch};
-  const Window window = target.transposed ? Window{column, target.columns, row, row_end}
-                                          : Window{row, row_end, column, target.columns};
+  const Window window =
+      target.transposed ? Window{column, target.columns, row, row_end} : Window{row, row_end, column, target.columns};
   const bool whole = out.aligned16 && (window.column_end - window.column) % 4 == 0;
   with_type(typename Tile::Engine::Parameters{}, out.dtype, [&](auto tag) {
     using T = decltype(tag);

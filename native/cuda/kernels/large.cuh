@@ -155,6 +155,15 @@ __device__ inline void write_slices(const Accumulators<Tile::kWarpM, Tile::kWarp
         output_slice<Tile>(shared, steps, slice), output, slice_window<Tile>(tile, slice));
 }
 
+// Before 9.0 the loop over tiles does not fit into the registers beside the sums: a plan has one tile per block.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+template <typename Tile>
+constexpr bool kContinuesHere = false;
+#else
+template <typename Tile>
+constexpr bool kContinuesHere = Tile::kContinues;
+#endif
+
 // Computes `tiles` tiles of the output in turn, one unless the tile continues: then the copies of the next one are in
 // flight while a tile is written. window(i) is the place of tile i in the output; fill(a, b, window, step) loads a
 // stage of its operands; finisher(window, warp_tile) returns the `finish` of write_slices.
@@ -162,7 +171,7 @@ template <typename Tile, Along kAlongA, Along kAlongB, typename At, typename Fil
 __device__ inline void write_tiles(char *shared, int depth, int tiles, const Output &output, const At &window,
                                    const Fill &fill, const Finisher &finisher) {
   using Scalar = typename Tile::Scalar;
-  const int steps = large_steps<Tile>(depth), count = Tile::kContinues ? tiles : 1;
+  const int steps = large_steps<Tile>(depth), count = kContinuesHere<Tile> ? tiles : 1;
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
     const Window tile = window(i);
@@ -173,7 +182,10 @@ __device__ inline void write_tiles(char *shared, int depth, int tiles, const Out
         // Since the last barrier all threads have written the tile before.
         if (step == Tile::kStages - 1) fill_slice<Tile>(shared, steps, 0, output, tile);
         int next = i;
-        for (; step >= steps; step -= steps) ++next;
+        if constexpr (kContinuesHere<Tile>)
+          for (; step >= steps; step -= steps) ++next;
+        else if (step >= steps)
+          return;
         if (next < count) fill(slot, slot + Tile::kA, next == i ? tile : window(next), step);
       } else if (step < steps) {
         fill(slot, slot + Tile::kA, tile, step);

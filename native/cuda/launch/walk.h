@@ -41,12 +41,12 @@ void for_each_share(int rows, int most, int unit, const Visit &visit) {
   if (smaller < share) visit(smaller);
 }
 
-// Calls visit(tiles per block) with the numbers of an output's `tiles` that a block may compute in turn: also the
-// number that gives each multiprocessor one block.
+// Calls visit(tiles per block) with the numbers of an output's `tiles` that a block may compute in turn, one before 9.0
+// (large.cuh): also the number that gives each multiprocessor one block.
 template <typename Visit>
 void for_each_count(const LargeRow &row, const Device &device, int64_t tiles, const Visit &visit) {
   visit(1);
-  if (!row.continues) return;
+  if (!row.continues || device.compute_major < 9) return;
   for (int each = 2; each <= 16; each *= 2) visit(each);
   const int all = ceil_divide(tiles, device.multiprocessors);
   if (all > 1) visit(all);
