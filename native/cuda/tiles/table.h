@@ -56,8 +56,8 @@ struct Tiles<E, 2> {
   // and copies) with those of the matrix units (2 per instruction on A100; 1 on H100, whose full rate requires wgmma):
   using Large = Table<
       // Eight warps, 128 accumulators. Fragments 256, copies 96: 352 against 512 on A100 and 256 on H100, and three
-      // quarters of the traffic with L2. 136 to 161 KiB of shared memory: one block per multiprocessor of A100, H100 and
-      // B200, which computes several tiles in turn, because no other block overlaps its prologue.
+      // quarters of the traffic with L2. 136 to 161 KiB of shared memory: one block per multiprocessor of A100, H100
+      // and B200, which computes several tiles in turn, because no other block overlaps its prologue.
       LargeTile<E, 128, 256, 32, 4, 8>,
       // 128 accumulators, 2 blocks in 140 KiB. Fragments 128, copies 64: 192 against 256. All of A100's rate except
       // barriers (expect 80 %), two thirds of the mma.sync rate on H100.
