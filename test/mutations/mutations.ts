@@ -471,8 +471,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/backward_dy.cuh',
     what: 'an expert that begins within a tile of rows resets q',
-    find: 'return i % call.rank >= row; };',
-    replace: 'return true; };',
+    find: '*q[n] = k[n] >= row ? sum[n] * call.scale',
+    replace: '*q[n] = true ? sum[n] * call.scale',
   },
   {
     file: 'kernels/backward_dy.cuh',
