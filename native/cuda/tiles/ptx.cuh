@@ -87,6 +87,18 @@ __device__ inline void store_vector(void *shared, const uint2 &vector) {
                : "memory");
 }
 
+// Likewise to global memory.
+__device__ inline void store_global_vector(void *global, const uint4 &vector) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(global)), "r"(vector.x),
+               "r"(vector.y), "r"(vector.z), "r"(vector.w)
+               : "memory");
+}
+
+__device__ inline void store_global_vector(void *global, const uint2 &vector) {
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(global)), "r"(vector.x), "r"(vector.y)
+               : "memory");
+}
+
 // ---- Fragments ----
 
 // All lanes execute ldmatrix and mma.sync together. Called before them where lanes may have diverged since the last
