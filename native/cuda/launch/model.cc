@@ -438,7 +438,7 @@ Work Model::mix(const MixRow &row, const Walk &walk, bool b_stays) const {
   work.updates(tokens_ * d_out_ * activation_);
   // Fragments of u are those of h. Each warp loads the weights of its rows for each expert, 8 of them per wavefront,
   // for one or two groups of columns.
-  const double loads = std::fmod(rank_ * scalar_, 32) == 0 ? 1 : 2;
+  const double loads = static_cast<int>(rank_ * scalar_) % 32 == 0 ? 1 : 2;
   const double weights = row.warps.n * experts_ * tile.block_m / 8.0 * 128 * loads;
   const double copied =
       ((rank_ + 2 * tile.block_n) * tile.block_m + (b_stays ? 0 : columns * tile.block_n)) * scalar_ + weights;
