@@ -16,87 +16,59 @@ export function run(placement: Placement | null, work: () => void): void {
   else placement.run(work)
 }
 
-/**
- * Runs a call of the addon off the main thread.
- *
- * @param start starts it on the host
- * @param enqueue enqueues it on a CUDA device
- */
-async function runAsync(
-  placement: Placement | null,
+/** A call with operands in one place. */
+interface Placed {
+  readonly placement: Placement | null
+}
+
+/** Runs a call of the addon off the main thread: `start` starts it on the host, `launch` enqueues it on a CUDA device. */
+async function runAsync<Call extends Placed>(
+  call: Call,
   synchronous: string,
-  start: () => Started,
-  enqueue: () => void,
+  start: (call: Call) => Started,
+  launch: (call: Call) => void,
 ): Promise<void> {
+  const { placement } = call
   if (placement === null) {
-    const { promise, operands } = start()
+    const { promise, operands } = start(call)
     await settled(promise)
     operands.finish()
   } else {
     refuseInCapture('a promise', `call ${synchronous}`)
-    enqueue()
+    run(placement, () => {
+      launch(call)
+    })
     await placement.completed()
   }
 }
 
 export function dispatchForward(call: ForwardCall): void {
-  const { placement } = call
-  if (isOnGpu(placement)) {
-    forwardOnGpu(call)
-    return
-  }
-  run(placement, () => {
-    launchForward(call)
-  })
+  if (isOnGpu(call.placement)) forwardOnGpu(call)
+  else run(call.placement, () => launchForward(call))
 }
 
-export async function dispatchForwardAsync(call: ForwardCall): Promise<void> {
-  const { placement } = call
-  if (isOnGpu(placement)) {
-    await forwardOnGpuAsync(call)
-    return
-  }
-  const start = () => startForward(call)
-  await runAsync(placement, 'lilyForward or loraForward', start, () => {
-    dispatchForward(call)
-  })
+export function dispatchForwardAsync(call: ForwardCall): Promise<void> {
+  if (isOnGpu(call.placement)) return forwardOnGpuAsync(call)
+  return runAsync(call, 'lilyForward or loraForward', startForward, launchForward)
 }
 
 export function dispatchBackward(call: BackwardCall): void {
-  const { placement } = call
-  if (isOnGpu(placement)) {
-    backwardOnGpu(call)
-    return
-  }
-  run(placement, () => {
-    launchBackward(call)
-  })
+  if (isOnGpu(call.placement)) backwardOnGpu(call)
+  else run(call.placement, () => launchBackward(call))
 }
 
-export async function dispatchBackwardAsync(call: BackwardCall): Promise<void> {
-  const { placement } = call
-  if (isOnGpu(placement)) {
-    await backwardOnGpuAsync(call)
-    return
-  }
-  const start = () => startBackward(call)
-  await runAsync(placement, 'lilyBackward or loraBackward', start, () => {
-    dispatchBackward(call)
-  })
+export function dispatchBackwardAsync(call: BackwardCall): Promise<void> {
+  if (isOnGpu(call.placement)) return backwardOnGpuAsync(call)
+  return runAsync(call, 'lilyBackward or loraBackward', startBackward, launchBackward)
 }
 
 /** Frozen linear layers do not run on a GPUDevice. */
 export function runLinear(call: LinearCall): void {
-  run(call.placement, () => {
-    launchLinear(call)
-  })
+  run(call.placement, () => launchLinear(call))
 }
 
-export async function runLinearAsync(call: LinearCall): Promise<void> {
-  const start = () => startLinear(call)
-  await runAsync(call.placement, 'linearForward or linearBackward', start, () => {
-    runLinear(call)
-  })
+export function runLinearAsync(call: LinearCall): Promise<void> {
+  return runAsync(call, 'linearForward or linearBackward', startLinear, launchLinear)
 }
 
 export function dispatchFold(
@@ -105,11 +77,6 @@ export function dispatchFold(
   db: Output,
   placement: Placement | null,
 ): void {
-  if (isOnGpu(placement)) {
-    foldOnGpu(stack, deferred, db, placement)
-    return
-  }
-  run(placement, () => {
-    launchFold(stack, deferred, db, placement)
-  })
+  if (isOnGpu(placement)) foldOnGpu(stack, deferred, db, placement)
+  else run(placement, () => launchFold(stack, deferred, db, placement))
 }

@@ -177,31 +177,28 @@ export function describeBackward({ state, x, dy, gradients, placement }: Backwar
   }
 }
 
+/** Calls the addon, and releases the operands. */
+function send(name: 'forward' | 'backward' | 'linear', descriptor: Descriptor): void {
+  try {
+    native[name](descriptor.numbers, ...descriptor.memory)
+  } finally {
+    descriptor.clear()
+  }
+}
+
 export function launchForward(call: ForwardCall): void {
   describeForward(call)
-  try {
-    native.forward(forward.numbers, ...forward.memory)
-  } finally {
-    forward.clear()
-  }
+  send('forward', forward)
 }
 
 export function launchBackward(call: BackwardCall): void {
   describeBackward(call)
-  try {
-    native.backward(backward.numbers, ...backward.memory)
-  } finally {
-    backward.clear()
-  }
+  send('backward', backward)
 }
 
 export function launchLinear(call: LinearCall): void {
   describeLinear(call)
-  try {
-    native.linear(linear.numbers, ...linear.memory)
-  } finally {
-    linear.clear()
-  }
+  send('linear', linear)
 }
 
 export function describeLinear({ problem, x, packed, bias, y, placement }: LinearCall): void {

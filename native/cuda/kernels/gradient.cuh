@@ -30,16 +30,6 @@ struct ExpertScales {
   __device__ float of(int expert) const { return scale * (weights == nullptr ? 1.0f : weights[expert]); }
 };
 
-// Four elements, aligned to their size together.
-template <typename T>
-__device__ inline void store_gradient(T *to, const float (&value)[4]) {
-  if constexpr (sizeof(T) == 4)
-    store_global_vector(to, make_uint4(__float_as_uint(value[0]), __float_as_uint(value[1]), __float_as_uint(value[2]),
-                                       __float_as_uint(value[3])));
-  else
-    store_global_vector(to, make_uint2(pack<T>(value[0], value[1]), pack<T>(value[2], value[3])));
-}
-
 // Writes a tile of z, scaled, or adds it to the gradient of each expert: out rows [row, row_end), columns [column,
 // column_end), of which a thread has four columns of every kStep-th row. kTransposed: rows of out are columns of z. The
 // vectors of the old gradient of kRowsInFlight rows of kExpertsInFlight experts, eight in all, are loaded before the
@@ -96,7 +86,7 @@ __device__ inline void write_gradient(const float *z, const Output &out, const W
           convert<T>(old[e][i], sum);
 #pragma unroll
           for (int v = 0; v < 4; ++v) sum[v] = value[v] * scale[e] + sum[v];
-          store_gradient(to + e * scales.stride + r * out.pitch, sum);
+          store_global_vector(to + e * scales.stride + r * out.pitch, pack_vec4<T>(sum));
         }
       }
     }

@@ -48,14 +48,20 @@ __device__ inline void stage_through_registers(T *tile, const Operand &source, c
   }
 }
 
+// Four elements as a vector of 16 or 8 bytes.
+template <typename T>
+__device__ inline auto pack_vec4(const float (&value)[4]) {
+  if constexpr (sizeof(T) == 4)
+    return make_uint4(__float_as_uint(value[0]), __float_as_uint(value[1]), __float_as_uint(value[2]),
+                      __float_as_uint(value[3]));
+  else
+    return make_uint2(pack<T>(value[0], value[1]), pack<T>(value[2], value[3]));
+}
+
 // Stores four elements to a tile in shared memory.
 template <typename T>
 __device__ inline void store_tile(T *target, const float (&value)[4]) {
-  if constexpr (sizeof(T) == 4)
-    store_vector(target, make_uint4(__float_as_uint(value[0]), __float_as_uint(value[1]), __float_as_uint(value[2]),
-                                    __float_as_uint(value[3])));
-  else
-    store_vector(target, make_uint2(pack<T>(value[0], value[1]), pack<T>(value[2], value[3])));
+  store_vector(target, pack_vec4<T>(value));
 }
 
 // 4-element loads in flight per thread in a tile of kRows rows, if all threads together load kStep rows at once.
