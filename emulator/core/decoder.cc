@@ -75,6 +75,13 @@ Decoder find_decoder(const Instruction &in) {
   return found->second;
 }
 
+void cache_registers(Instruction &in) {
+  for (int i = 0; i < std::min<int>(in.operand_count, Instruction::kCachedOperands); ++i) {
+    const Operand &operand = in.operands[i];
+    in.registers[i] = operand.elements.size() == 1 ? operand.elements[0] : operand.reg;
+  }
+}
+
 void decode(Instruction &in, std::vector<std::string> names) {
   const Decoder decoder = find_decoder(in);
   Modifiers modifiers(std::move(names));
@@ -86,10 +93,7 @@ void decode(Instruction &in, std::vector<std::string> names) {
                         : in.flow == Flow::kNext || in.flow == Flow::kYield ? in.executor != nullptr
                                                                             : true;
   if (!complete) refuse(in, "unsupported combination of modifiers");
-  for (int i = 0; i < std::min<int>(in.operand_count, Instruction::kCachedOperands); ++i) {
-    const Operand &operand = in.operands[i];
-    in.registers[i] = operand.elements.size() == 1 ? operand.elements[0] : operand.reg;
-  }
+  cache_registers(in);
   for (int i = in.operand_count; i-- > 0;) {
     if (in.operands[i].kind == Operand::Kind::kAddress) in.offset = in.operands[i].offset;
   }

@@ -60,7 +60,7 @@ struct alignas(64) Instruction {
 
   // The fields up to `offset` are read for every executed instruction, so they share a cache line.
   Executor executor = nullptr;
-  std::array<int32_t, kCachedOperands> registers{};  // operands[i].reg of the first operands, set by decode()
+  std::array<int32_t, kCachedOperands> registers{};  // operands[i].reg of the first operands
   int32_t guard = Operand::kNone;                    // guard predicate: executes if (register != 0) != guard_negated
   bool guard_negated = false;
   Flow flow = Flow::kNext;  // decode() sets kYield for a strong load, so that spin loops let other threads run
@@ -149,6 +149,9 @@ std::span<const OpcodeEntry> control_table();
 
 // Throws for an opcode that no table contains, before its operands are parsed.
 Decoder find_decoder(const Instruction &in);
+
+// Sets in.registers.
+void cache_registers(Instruction &in);
 
 // Finds and runs the decoder, and checks that it took every modifier and chose an executor.
 void decode(Instruction &in, std::vector<std::string> modifiers);

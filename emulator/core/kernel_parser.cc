@@ -5,6 +5,7 @@
 
 #include "core/kernel_symbols.h"
 #include "core/operand_parser.h"
+#include "core/register_allocation.h"
 
 namespace lily::emulator {
 namespace {
@@ -40,6 +41,7 @@ class KernelParser {
     append_return();
     resolve_branches();
     symbols_.finish();
+    allocate_registers(*code_);
     return std::move(code_);
   }
 

@@ -1,65 +1,12 @@
 #include "core/loads_in_flight.h"
 
 #include <algorithm>
-#include <array>
-#include <map>
-#include <string_view>
-#include <tuple>
 
 #include "core/counters.h"
 #include "core/thread.h"
 #include "core/traffic.h"
 
 namespace lily::emulator {
-namespace {
-
-// The first operand of all other instructions is written.
-bool reads_first_operand(std::string_view opcode) {
-  constexpr std::array<std::string_view, 10> kOpcodes = {"st",        "stmatrix", "red",     "cp",  "prefetch",
-                                                         "prefetchu", "bar",      "barrier", "brx", "nanosleep"};
-  return std::find(kOpcodes.begin(), kOpcodes.end(), opcode) != kOpcodes.end();
-}
-
-template <class Visit>
-void each_register(const Operand &operand, const Visit &visit) {
-  for (const int32_t reg : operand.elements)
-    if (reg >= 0) visit(reg);
-  if (operand.elements.empty() && operand.reg >= 0) visit(operand.reg);
-  if (operand.second >= 0) visit(operand.second);
-}
-
-}  // namespace
-
-RegisterUses::RegisterUses(const KernelCode &code) : register_count_(code.initial_registers.size()) {
-  std::map<std::tuple<int, int, int, int>, int32_t> places;
-  for (const Instruction &in : code.instructions) {
-    Uses uses;
-    uses.first = static_cast<uint32_t>(all_.size());
-    uses.is_move = in.opcode == "mov";
-    uses.is_load = in.opcode == "ld" || in.opcode == "ldu";
-    const SourcePosition &at = code.locations[in.location];
-    uses.place = places
-                     .emplace(std::tuple{at.file, at.line, at.inlined_file, at.inlined_line},
-                              static_cast<int32_t>(places.size()))
-                     .first->second;
-    const std::span<const Operand> operands = in.all_operands();
-    const bool writes = !operands.empty() && !reads_first_operand(in.opcode);
-    for (const Operand &operand : operands.subspan(writes ? 1 : 0))
-      each_register(operand, [&](int32_t reg) { all_.push_back(reg); });
-    uses.reads = static_cast<uint8_t>(all_.size() - uses.first);
-    if (writes) each_register(operands[0], [&](int32_t reg) { all_.push_back(reg); });
-    uses.writes = static_cast<uint8_t>(all_.size() - uses.first - uses.reads);
-    uses_.push_back(uses);
-  }
-  for (size_t pc = 0; pc < code.instructions.size(); ++pc) {
-    const Instruction &in = code.instructions[pc];
-    if (in.target < 0 && in.targets.empty()) continue;
-    if (pc + 1 < uses_.size()) uses_[pc + 1].begins_basic_block = true;
-    if (in.target >= 0) uses_[in.target].begins_basic_block = true;
-    for (const int32_t target : in.targets) uses_[target].begins_basic_block = true;
-  }
-}
-
 void LoadsInFlight::execute(const Thread &at, const Instruction &in) {
   OfThread &thread = threads_[at.index];
   if (thread.waits && (uses_.begins_basic_block(in.pc) || in.flow == Flow::kBarrier)) end_wait(thread);

@@ -11,48 +11,16 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
-#include "core/kernel_code.h"
+#include "core/register_uses.h"
 
 namespace lily::emulator {
 
 struct Counters;
 struct Thread;
-
-// The registers that each instruction of a kernel reads and writes, and its place in the source: its line, and the
-// outermost line that it was inlined at.
-class RegisterUses {
- public:
-  explicit RegisterUses(const KernelCode &code);
-
-  std::span<const int32_t> read(int32_t pc) const { return registers(pc, 0, uses_[pc].reads); }
-  std::span<const int32_t> written(int32_t pc) const { return registers(pc, uses_[pc].reads, uses_[pc].writes); }
-  // A move waits for nothing: the machine code has a register less instead.
-  bool is_move(int32_t pc) const { return uses_[pc].is_move; }
-  bool is_load(int32_t pc) const { return uses_[pc].is_load; }
-  bool begins_basic_block(int32_t pc) const { return uses_[pc].begins_basic_block; }
-  int32_t place(int32_t pc) const { return uses_[pc].place; }
-  size_t register_count() const { return register_count_; }
-
- private:
-  struct Uses {
-    uint32_t first = 0;
-    uint8_t reads = 0, writes = 0;
-    bool is_move = false, is_load = false, begins_basic_block = false;
-    int32_t place = 0;
-  };
-  std::span<const int32_t> registers(int32_t pc, size_t first, size_t count) const {
-    return {all_.data() + uses_[pc].first + first, count};
-  }
-
-  std::vector<Uses> uses_;    // by pc
-  std::vector<int32_t> all_;  // of each instruction those that it reads, then those that it writes
-  size_t register_count_ = 0;
-};
 
 // Of the threads of a block.
 class LoadsInFlight {

@@ -122,17 +122,18 @@ bool all_written(const uint8_t *state, uint32_t bytes) {
 
 void check_state(Thread &thread, const Instruction &in, const MemoryLocation &location, uint32_t bytes, bool write) {
   if (location.state == nullptr || all_written(location.state, bytes)) return;
-  const std::string where = describe_access(bytes, write) + name_of(location.space) + " offset " +
-                            std::to_string(location.offset) +
-                            (location.allocation != nullptr ? " of the allocation" : "");
+  const auto where = [&] {
+    return describe_access(bytes, write) + name_of(location.space) + " offset " + std::to_string(location.offset) +
+           (location.allocation != nullptr ? " of the allocation" : "");
+  };
   for (uint32_t i = 0; i < bytes; ++i) {
     if (location.state[i] != static_cast<uint8_t>(ByteState::kInFlight)) continue;
     thread.report(in, FindingKind::kAsyncCopy,
-                  where + ", the destination of an asynchronous copy in flight: its wait is missing or too weak");
+                  where() + ", the destination of an asynchronous copy in flight: its wait is missing or too weak");
     return;
   }
   if (write || !thread.block->launch->options.uninitialised) return;
-  thread.report(in, FindingKind::kUninitialised, where + ", which has not been written");
+  thread.report(in, FindingKind::kUninitialised, where() + ", which has not been written");
 }
 
 void check_race(Thread &thread, const Instruction &in, const MemoryLocation &location, uint32_t bytes,
