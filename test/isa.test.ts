@@ -21,8 +21,8 @@ const NAMES = [
   ...(isSanitized || isLong ? ['amx-model'] : []),
 ]
 
-/** With a sanitizer, every problem in two of its three forms. */
-const some = isSanitized ? jobs.filter((_, i) => i % 3 !== 2) : jobs
+/** With a sanitizer, every problem in at least one of its forms. */
+const some = isSanitized ? jobs.filter((_, i) => i % 3 === 0) : jobs
 
 for (const isa of NAMES)
   describe(isa, () => {
@@ -45,11 +45,12 @@ for (const isa of NAMES)
       async (context) => {
         const on = (threads: number) =>
           runInChild(largeRankJobs, { LILY_CPU_ISA: isa, LILY_NUM_THREADS: String(threads), LILY_CPU_BLOCKS: '1' })
-        const one = await on(1)
-        if (!one.backend.available) return context.skip(one.backend.reason)
-        expectMatches(largeRankJobs, one, isa)
-        for (const threads of isLong ? [2, 3, 4] : [3]) {
-          expectSameResults((await on(threads)).results, one.results, `on ${threads} threads`)
+        const most = await on(3)
+        if (!most.backend.available) return context.skip(most.backend.reason)
+        expectMatches(largeRankJobs, most, isa)
+        // A sanitizer sees the accesses of all threads; `npm test` compares the bits.
+        for (const threads of isSanitized ? [] : isLong ? [1, 2, 4] : [1]) {
+          expectSameResults((await on(threads)).results, most.results, `on ${threads} threads`)
         }
       },
     )

@@ -187,6 +187,8 @@ describe.skipIf(missing !== undefined)('the documentation site', () => {
   test('the search finds names of the API and words of guides', async () => {
     const page = await open()
     await page.goto(address)
+    // Vue handles keys from when it has mounted the page; the container then has this property.
+    await page.waitForFunction("document.querySelector('#app').__vue_app__ !== undefined")
     for (const [query, href] of [
       ['lilyForwardAsync', 'functions/lilyForwardAsync'],
       ['cross-origin isolated', 'docs/browsers'],

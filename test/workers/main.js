@@ -1,9 +1,9 @@
-// Runs 200 workers, eight at a time, and terminates half of them during a call. This is a separate process, because a
-// failure would terminate it.
+// node main.js WORKERS: runs so many workers, eight at a time, and terminates half of them during a call. This is a separate
+// process, because a failure would terminate it.
 import { Worker } from 'node:worker_threads'
 import { runAsync, runSync } from './calls.js'
 
-const WORKERS = 200
+const WORKERS = Number(process.argv[2])
 const BATCH = 8
 const tasks = [
   'compute',
