@@ -14,19 +14,17 @@ const skipReasons: Reporter = {
 
 /** Files of a minute or more in any project, the longest first. */
 const longest = [
-  ...['arm64/instruction-sets', 'arm64/arm64', 'cuda/kernels', 'identities', 'property', 'cuda/counters', 'isa'],
   ...[
-    'determinism',
-    'cli-failures',
-    'cli',
-    'emulator/emulator',
-    'site/site',
-    'cuda/emulated',
-    'linear',
-    'leak',
-    'threads',
+    'arm64/instruction-sets',
+    'arm64/arm64',
+    'property',
+    'identities',
+    'webgpu/kernels',
+    'cuda/kernels',
+    'cuda/counters',
   ],
-  ...['model/training', 'cuda/self-test'],
+  ...['isa', 'determinism', 'cli', 'cli-failures', 'modes', 'interop/webgpu', 'workers', 'emulator/emulator', 'linear'],
+  ...['site/site', 'peers', 'adamw', 'threads', 'cuda/emulated', 'leak', 'model/training', 'cuda/self-test'],
 ]
 
 /** Starts the longest files first, so that no worker waits for one at the end. */
@@ -296,7 +294,15 @@ export default defineConfig({
       // Not part of `npm test`, because they download runtimes and libraries.
       ...['runtimes', 'browser', 'arm64', 'interop', 'site'].map((name) => ({
         resolve,
-        test: { ...shared, name, include: [`test/${name}/**/*.test.ts`], env: { LILY_CUDA_LIBRARY: 'none' } },
+        test: {
+          ...shared,
+          name,
+          include: [`test/${name}/**/*.test.ts`],
+          env: { LILY_CUDA_LIBRARY: 'none' },
+          // A browser and an emulated processor take the two cores at the same time.
+          testTimeout: 300_000,
+          hookTimeout: 300_000,
+        },
       })),
     ],
   },
