@@ -13,14 +13,27 @@ cd "$root"
 if [ "${1:-}" = --pack ]; then
   [ $# -eq 2 ] || { echo 'gpu-verify: --pack requires a file' >&2; exit 2; }
   command -v node >/dev/null || { echo 'gpu-verify: node was not found; --pack packs it' >&2; exit 2; }
-  mkdir -p build
-  cp "$(readlink -f "$(command -v node)")" build/node
-  strip build/node 2>/dev/null || true
-  # Packages that only lint, pack or document are left out.
-  tar -c --exclude='node_modules/@arethetypeswrong' --exclude='node_modules/@typescript-eslint' \
-    --exclude='node_modules/typescript' --exclude='node_modules/prettier' --exclude='node_modules/eslint*' \
-    --exclude='node_modules/highlight.js' --exclude='*.map' build/node node_modules | xz -T0 -6 >"$2"
-  rm build/node
+  # Machines with a GPU may take a few ten MB only: what lints, packs, documents, or runs in a browser is left out.
+  pack=build/pack
+  rm -rf $pack
+  mkdir -p $pack/build
+  cp "$(readlink -f "$(command -v node)")" $pack/build/node
+  strip $pack/build/node 2>/dev/null || true
+  cp package.json package-lock.json $pack
+  (
+    cd $pack
+    for each in @arethetypeswrong/cli @eslint/js @mdit/plugin-katex @tensorflow/tfjs @tensorflow/tfjs-backend-cpu \
+      @tensorflow/tfjs-backend-wasm @tensorflow/tfjs-backend-webgpu @tensorflow/tfjs-core @tensorflow/tfjs-layers axe-core \
+      cmake-js concurrently cspell dependency-cruiser eslint katex playwright-core prebuildify prettier publint \
+      rolldown-license-plugin tsdown typedoc typedoc-plugin-markdown typedoc-vitepress-theme typescript typescript-eslint \
+      vitepress webgpu; do
+      npm pkg delete "devDependencies.$each"
+    done
+    npm install --ignore-scripts --no-audit --no-fund
+  )
+  tar -C $pack -cf $pack/tools.tar --exclude='*.map' --exclude='*.d.ts' build/node node_modules
+  xz -T0 -6 -c $pack/tools.tar >"$2"
+  rm -r $pack
   ls -l "$2"
   exit 0
 fi

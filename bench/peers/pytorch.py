@@ -108,27 +108,41 @@ def main():
     # Compiled methods take longest and run last.
     kinds = [(method, False) for method in ("lily", "lora", "products")]
     kinds += [] if options.no_compile else [(method, True) for method in ("lily", "lora")]
+    where = torch.cuda.get_device_name(0) if options.device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     results, missing = [], []
+    document = {"pytorch": torch.__version__, "device": where, "milliseconds": results, "missing": missing}
     for method, compiled in kinds:
         for dtype in options.dtype or ["bfloat16", "mixed", "mixed-tf32"]:
             if method == "products" and dtype.startswith("mixed"):
                 continue  # the products require operands of one type
             for shape in shapes:
                 kind = f"{method}, {'compiled' if compiled else 'eager'}"
+                line = f"{str(shape):24} {dtype:9} {kind:16} "
                 if options.limit is not None and time.perf_counter() - begin > options.limit:
-                    missing.append(f"{kind}, {dtype}, {shape}")
+                    missing.append(f"{kind}, {dtype}, {shape}: not measured within --limit")
                     continue
-                result = measure(method, compiled, shape, dtype, options.device, options.seconds)
-                results.append(result)
-                times = "  ".join(f"{name} {result[name]['median']:9.4f} ms" for name in ("forward", "forward+backward"))
-                print(f"{str(shape):24} {dtype:9} {kind:16} {times}", file=sys.stderr, flush=True)
+                try:
+                    result = measure(method, compiled, shape, dtype, options.device, options.seconds)
+                # torch.compile raises errors of its compilers, such as one without headers. The others are measured.
+                except Exception as error:
+                    reason = " ".join(str(error).splitlines()[:2]) or type(error).__name__
+                    missing.append(f"{kind}, {dtype}, {shape}: {reason}")
+                    print(line + reason, file=sys.stderr, flush=True)
+                else:
+                    results.append(result)
+                    passes = ("forward", "forward+backward")
+                    times = "  ".join(f"{name} {result[name]['median']:9.4f} ms" for name in passes)
+                    print(line + times, file=sys.stderr, flush=True)
+                # After every measurement, in case the run is stopped.
+                if options.json:
+                    with open(options.json, "w") as out:
+                        json.dump(document, out, indent=2)
     if missing:
-        print(f"not measured within --limit: {'; '.join(missing)}", file=sys.stderr)
-    where = torch.cuda.get_device_name(0) if options.device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    document = {"pytorch": torch.__version__, "device": where, "milliseconds": results, "missing": missing}
-    with open(options.json, "w") if options.json else sys.stdout as out:
-        json.dump(document, out, indent=2)
-        out.write("\n")
+        print("not measured:", *missing, sep="\n  ", file=sys.stderr)
+    if not options.json:
+        json.dump(document, sys.stdout, indent=2)
+    # Nothing at all was measured.
+    sys.exit(0 if results else 1)
 
 
 if __name__ == "__main__":

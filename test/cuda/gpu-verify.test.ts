@@ -1,5 +1,6 @@
 /** scripts/gpu-verify.js without a GPU: its steps, and its table of predicted and measured times. */
 import { execFileSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { gpus } from '../../bench/counters/gpus.js'
@@ -96,4 +97,14 @@ test('the table says what is missing: the GPU, PyTorch, cuBLASLt', () => {
   expect(table).toContain('not in bench/counters/gpus.ts')
   expect(table).toContain('PyTorch (not measured)')
   expect(table).toContain('a loop on registers (cuBLASLt was not found)')
+})
+
+test('what --pack leaves out are development dependencies', () => {
+  const script = readFileSync(`${root}/scripts/gpu-verify.sh`, 'utf8')
+  const list = /for each in ([^;]+); do/.exec(script)?.[1].replaceAll('\\', ' ').split(/\s+/) ?? []
+  const { devDependencies } = JSON.parse(readFileSync(`${root}/package.json`, 'utf8')) as {
+    devDependencies: Record<string, string>
+  }
+  expect(list).toContain('vitepress')
+  expect(Object.keys(devDependencies)).toEqual(expect.arrayContaining(list))
 })
