@@ -9,7 +9,7 @@ import { setGpu } from './gpu-device.js'
 
 Object.assign(globalThis, globals)
 
-// While a promise is pending, Dawn asks the device in a loop of immediates, on one of the processors that Mesa computes on.
+// While a promise is pending, Dawn asks the device in a loop of setImmediate, on one of the processors that Mesa computes on.
 // Once a millisecond is enough.
 globalThis.setImmediate = ((callback: (...args: unknown[]) => void, ...args: unknown[]) =>
   setTimeout(callback, 1, ...args)) as unknown as typeof setImmediate
