@@ -51,7 +51,8 @@ __device__ inline int place(int row, int column) {
   constexpr int kRowsPer128Bytes = kRowBytes < 128 ? 128 / kRowBytes : 1;
   constexpr int kVectors = kRowBytes < 128 ? kRowBytes / 16 : 8;
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
-  return row * kColumns + (column ^ (row / kRowsPer128Bytes % kVectors * kVector));
+  // Division of unsigned numbers by a power of two takes one instruction.
+  return row * kColumns + (column ^ static_cast<int>(static_cast<unsigned>(row) / kRowsPer128Bytes % kVectors * kVector));
 }
 
 template <int kM, int kN>

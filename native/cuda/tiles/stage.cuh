@@ -70,57 +70,74 @@ constexpr int kTileLoadsInFlight = !kWhole || kRows <= kStep ? 1
                                    : kRows / kStep < 4       ? kRows / kStep
                                                              : 4;
 
-// Fills a tile from elements of type S at any alignment, with single loads of which a thread has eight in flight. The
-// plan avoids it where it can: it is for old outputs and views whose rows are not aligned, and for ragged rows that are
-// converted.
-template <typename T, typename S, int kRows, int kColumns, int kBlockThreads>
-__device__ inline void stage_elements(T *tile, const Operand &source, const Window &window) {
-  constexpr int kLoadsInFlight = 8;
-  const S *from = static_cast<const S *>(source.data) + window.row * source.pitch + window.column;
-  const int columns = window.column_end - window.column;
-  const int rows = columns <= 0 ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
+// Fills a tile from elements of any type of the list at any alignment, with single loads of which a thread has eight in
+// flight. The plan avoids it where it can: it is for old outputs and views whose rows are not aligned, and for ragged
+// rows that are converted. The code of a kernel has it for each operand, so that it is short rather than fast.
+template <typename T, int kRows, int kColumns, int kBlockThreads, typename... S>
+__device__ inline void stage_elements(Types<S...> types, T *tile, const Operand &source, const Window &window) {
+  constexpr int kSpan = kColumns < kBlockThreads ? kColumns : kBlockThreads, kStep = kBlockThreads / kSpan;
+  constexpr int kLoadsInFlight = kRows / kStep < 8 ? kRows / kStep : 8;
+  static_assert(kRows % (kLoadsInFlight * kStep) == 0);
 #pragma unroll 1
-  for (int first = threadIdx.x; first < kRows * kColumns; first += kLoadsInFlight * kBlockThreads) {
-    S raw[kLoadsInFlight] = {};
-    if (rows > 0) {
+  for (int c = static_cast<int>(threadIdx.x) % kSpan; c < kColumns; c += kSpan) {
+    const int rows =
+        window.column + c >= window.column_end ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
+#pragma unroll 1
+    for (int first = static_cast<int>(threadIdx.x) / kSpan; first < kRows; first += kLoadsInFlight * kStep) {
+      T value[kLoadsInFlight] = {};
+      with_type(types, source.dtype, [&](auto tag) {
+        using From = decltype(tag);
+        const From *from =
+            static_cast<const From *>(source.data) + (window.row + first) * source.pitch + window.column + c;
+        From raw[kLoadsInFlight] = {};
 #pragma unroll
-      for (int n = 0; n < kLoadsInFlight; ++n) {
-        const int i = first + n * kBlockThreads;
-        raw[n] = from[min(i / kColumns, rows - 1) * source.pitch + min(i % kColumns, columns - 1)];
-      }
-    }
+        for (int n = 0; n < kLoadsInFlight; ++n) {
+          if (first + n * kStep < rows) raw[n] = *from;
+          from += kStep * source.pitch;
+        }
 #pragma unroll
-    for (int n = 0; n < kLoadsInFlight; ++n) {
-      const int i = first + n * kBlockThreads, r = i / kColumns, c = i % kColumns;
-      if (i < kRows * kColumns)
-        tile[place<T, kColumns>(r, c)] = from_float<T>(r < rows && c < columns ? to_float(raw[n]) : 0.0f);
+        for (int n = 0; n < kLoadsInFlight; ++n)
+          if constexpr (std::is_same_v<From, T>)
+            value[n] = raw[n];
+          else
+            value[n] = from_float<T>(to_float(raw[n]));
+      });
+#pragma unroll
+      for (int n = 0; n < kLoadsInFlight; ++n) tile[place<T, kColumns>(first + n * kStep, c)] = value[n];
     }
   }
 }
 
-// Copies a thread's elements of a tile: four columns of every kStep-th row, converted from S to T. kLoadsInFlight
-// vectors are loaded before the first is converted. Every vector lies inside the window or outside of it.
-template <typename T, typename S, int kRows, int kColumns, int kBlockThreads>
-__device__ inline void stage_vec4(T *tile, const Operand &source, const Window &window) {
+// Copies a thread's elements of a tile: four columns of every kStep-th row, converted to T. kLoadsInFlight vectors are
+// loaded before the first is converted. Every vector lies inside the window or outside of it.
+template <typename T, int kRows, int kColumns, int kBlockThreads, typename... S>
+__device__ inline void stage_vec4(Types<S...> types, T *tile, const Operand &source, const Window &window) {
   constexpr int kVec4PerRow = kColumns / 4, kStep = kBlockThreads / kVec4PerRow,
                 kLoadsInFlight = kTileLoadsInFlight<true, kRows, kStep>;
   const int c = static_cast<int>(threadIdx.x) % kVec4PerRow * 4;
   const int rows =
       window.column + c >= window.column_end ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
-  const S *from = static_cast<const S *>(source.data) + window.row * source.pitch + window.column + c;
 #pragma unroll 1
   for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < kRows; first += kLoadsInFlight * kStep) {
-    Vec4<S> raw[kLoadsInFlight] = {};
+    float value[kLoadsInFlight][4] = {};
     if (rows > 0) {
+      with_type(types, source.dtype, [&](auto tag) {
+        using From = decltype(tag);
+        const From *from = static_cast<const From *>(source.data) + window.row * source.pitch + window.column + c;
+        Vec4<From> raw[kLoadsInFlight];
 #pragma unroll
-      for (int n = 0; n < kLoadsInFlight; ++n)
-        raw[n] = load_raw<true>(from + min(first + n * kStep, rows - 1) * source.pitch, 4);
+        for (int n = 0; n < kLoadsInFlight; ++n)
+          raw[n] = load_raw<true>(from + min(first + n * kStep, rows - 1) * source.pitch, 4);
+#pragma unroll
+        for (int n = 0; n < kLoadsInFlight; ++n) convert<From>(raw[n], value[n]);
+      });
     }
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n) {
-      float value[4];
-      convert<S>(first + n * kStep < rows ? raw[n] : Vec4<S>{}, value);
-      store_tile(tile + place<T, kColumns>(first + n * kStep, c), value);
+#pragma unroll
+      for (int v = 0; v < 4; ++v)
+        if (first + n * kStep >= rows) value[n][v] = 0;
+      store_tile(tile + place<T, kColumns>(first + n * kStep, c), value[n]);
     }
   }
 }
@@ -146,32 +163,43 @@ __device__ inline void stage_copies(T *tile, const Operand &source, const Window
   }
 }
 
-// Fills a kRows x kColumns tile from an operand of the same type; elements outside the window are zero. If rows begin
-// at multiples of 8 bytes the copies are asynchronous, except on Turing: the caller commits and waits.
-template <typename T, int kRows, int kColumns, int kBlockThreads = kThreads>
-__device__ inline void stage(T *tile, const Operand &source, const Window &window) {
+// Whether stage_whole can fill a tile of this type from the operand.
+template <typename T>
+__device__ inline bool can_stage_whole(const Operand &source) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  if (source.aligned16) stage_through_registers<T, kRows, kColumns, kBlockThreads>(tile, source, window);
+  return source.aligned16;
 #else
-  if (source.aligned8) stage_copies<T, kRows, kColumns, kBlockThreads>(tile, source, window);
+  return source.aligned8;
 #endif
-  else
-    stage_elements<T, T, kRows, kColumns, kBlockThreads>(tile, source, window);
 }
 
-// Like stage, for an operand of any type of the list.
+template <typename T, int kRows, int kColumns, int kBlockThreads>
+__device__ inline void stage_whole(T *tile, const Operand &source, const Window &window) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  stage_through_registers<T, kRows, kColumns, kBlockThreads>(tile, source, window);
+#else
+  stage_copies<T, kRows, kColumns, kBlockThreads>(tile, source, window);
+#endif
+}
+
+// Fills a kRows x kColumns tile from an operand of any type of the list; elements outside the window are zero. If it is
+// of the tile's type and rows begin at multiples of 8 bytes the copies are asynchronous, except on Turing: the caller
+// commits and waits.
 template <typename T, int kRows, int kColumns, int kBlockThreads, typename... S>
 __device__ inline void stage_converted(Types<S...> types, T *tile, const Operand &source, const Window &window) {
-  const bool whole = has_vec4(source) && (window.column_end - window.column) % 4 == 0;
-  with_type(types, source.dtype, [&](auto tag) {
-    using From = decltype(tag);
-    if constexpr (std::is_same_v<From, T>)
-      stage<T, kRows, kColumns, kBlockThreads>(tile, source, window);
-    else if (whole)
-      stage_vec4<T, From, kRows, kColumns, kBlockThreads>(tile, source, window);
-    else
-      stage_elements<T, From, kRows, kColumns, kBlockThreads>(tile, source, window);
-  });
+  constexpr bool kConverts = sizeof...(S) > 1;
+  if ((!kConverts || source.dtype == kDtype<T>) && can_stage_whole<T>(source))
+    stage_whole<T, kRows, kColumns, kBlockThreads>(tile, source, window);
+  else if (kConverts && has_vec4(source) && (window.column_end - window.column) % 4 == 0)
+    stage_vec4<T, kRows, kColumns, kBlockThreads>(types, tile, source, window);
+  else
+    stage_elements<T, kRows, kColumns, kBlockThreads>(types, tile, source, window);
+}
+
+// Likewise from an operand of the tile's type.
+template <typename T, int kRows, int kColumns, int kBlockThreads = kThreads>
+__device__ inline void stage(T *tile, const Operand &source, const Window &window) {
+  stage_converted<T, kRows, kColumns, kBlockThreads>(Types<T>{}, tile, source, window);
 }
 
 template <typename Engine, int kRows, int kColumns, int kBlockThreads = kThreads>
