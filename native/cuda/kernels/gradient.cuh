@@ -30,99 +30,135 @@ struct ExpertScales {
   __device__ float of(int expert) const { return scale * (weights == nullptr ? 1.0f : weights[expert]); }
 };
 
+// Of a power of two.
+template <int kSize>
+constexpr int kLog = 1 + kLog<kSize / 2>;
+template <>
+constexpr int kLog<1> = 0;
+
+// A tile of z in shared memory, as the gradient has it: element (row, column) of the gradient is `row_step` and
+// `column_step` floats from the first one. For LoRA's b rows of the gradient are columns of z.
+struct GradientTile {
+  const float *z;
+  int row_step, column_step;
+  int log_columns;  // there are 1 << log_columns columns
+
+  __device__ float at(int row, int column) const { return z[row * row_step + column * column_step]; }
+};
+
 // Writes a tile of z, scaled, or adds it to the gradient of each expert: out rows [row, row_end), columns [column,
-// column_end), of which a thread has four columns of every kStep-th row. kTransposed: rows of out are columns of z. The
-// vectors of the old gradient of kRowsInFlight rows of kExpertsInFlight experts, eight in all, are loaded before the
-// first is added. Every vector is aligned, and inside the window or outside of it.
-template <typename Tile, typename T, bool kTransposed>
-__device__ inline void write_gradient(const float *z, const Output &out, const Window &window,
+// column_end), of which a thread has four columns of every step-th row. The vectors of the old gradient of kRowsInFlight
+// rows of kExpertsInFlight experts, eight in all, are loaded before the first is added. Every vector is aligned, and
+// inside the window or outside of it. The type of the gradient matters where elements are loaded and stored only.
+template <typename Tile>
+__device__ inline void write_gradient(const GradientTile &tile, const Output &out, const Window &window,
                                       const ExpertScales &scales) {
-  constexpr int kRows = kTransposed ? Tile::kBlockN : Tile::kResultRows;
-  constexpr int kVec4PerRow = (kTransposed ? Tile::kResultRows : Tile::kBlockN) / 4,
-                kStep = Tile::kThreads / kVec4PerRow;
-  constexpr int kMostInFlight = kRows / kStep > 0 ? kRows / kStep : 1;
-  constexpr int kRowsInFlight = kMostInFlight < 8 ? kMostInFlight : 8;
-  constexpr int kExpertsInFlight = kTransposed ? 1 : 8 / kRowsInFlight;
-  const int c = static_cast<int>(threadIdx.x) % kVec4PerRow * 4;
-  const int rows =
-      window.column + c >= window.column_end ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
+  using Parameters = typename Tile::Engine::Parameters;
+  constexpr int kMostInFlight = Tile::kResultRows * Tile::kBlockN / 4 / Tile::kThreads;
+  constexpr int kRowsInFlight = kMostInFlight < 1 ? 1 : kMostInFlight < 8 ? kMostInFlight : 8;
+  constexpr int kExpertsInFlight = 8 / kRowsInFlight;
+  const int log_vec4 = tile.log_columns - 2, step = Tile::kThreads >> log_vec4;
+  const int c = (static_cast<int>(threadIdx.x) & ((1 << log_vec4) - 1)) * 4;
+  const int rows = window.column + c >= window.column_end ? 0 : static_cast<int>(window.row_end - window.row);
 #pragma unroll 1
   for (int expert = 0; expert < scales.experts; expert += kExpertsInFlight) {
-    T *to = static_cast<T *>(out.data) + expert * scales.stride + window.row * out.pitch + window.column + c;
+    const int64_t from = expert * scales.stride + window.row * out.pitch + window.column + c;
     float scale[kExpertsInFlight] = {};
 #pragma unroll
     for (int e = 0; e < kExpertsInFlight; ++e)
       if (expert + e < scales.experts) scale[e] = scales.of(expert + e);
 #pragma unroll 1
-    for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < rows; first += kRowsInFlight * kStep) {
-      Vec4<T> old[kExpertsInFlight][kRowsInFlight] = {};
+    for (int first = static_cast<int>(threadIdx.x) >> log_vec4; first < rows; first += kRowsInFlight * step) {
+      float sum[kExpertsInFlight][kRowsInFlight][4] = {};
       if (out.accumulate) {
+        with_type(Parameters{}, out.dtype, [&](auto tag) {
+          using T = decltype(tag);
+          const T *to = static_cast<const T *>(out.data) + from;
+          Vec4<T> old[kExpertsInFlight][kRowsInFlight] = {};
 #pragma unroll
-        for (int e = 0; e < kExpertsInFlight; ++e) {
-          if (expert + e >= scales.experts) break;
+          for (int e = 0; e < kExpertsInFlight; ++e) {
+            if (expert + e >= scales.experts) break;
 #pragma unroll
-          for (int i = 0; i < kRowsInFlight; ++i) {
-            const int r = first + i * kStep;
-            // Beyond the end a row of this thread: other threads write theirs.
-            old[e][i] = load_raw<true>(to + e * scales.stride + (r < rows ? r : first) * out.pitch, 4);
+            for (int i = 0; i < kRowsInFlight; ++i) {
+              const int r = first + i * step;
+              // Beyond the end a row of this thread: other threads write theirs.
+              old[e][i] = load_raw<true>(to + e * scales.stride + (r < rows ? r : first) * out.pitch, 4);
+            }
           }
-        }
+#pragma unroll
+          for (int e = 0; e < kExpertsInFlight; ++e)
+#pragma unroll
+            for (int i = 0; i < kRowsInFlight; ++i) convert<T>(old[e][i], sum[e][i]);
+        });
       }
 #pragma unroll
       for (int i = 0; i < kRowsInFlight; ++i) {
-        const int r = first + i * kStep;
-        if (r >= rows) break;
+        const int r = min(first + i * step, rows - 1);
         float value[4];
-        if constexpr (kTransposed) {
-#pragma unroll
-          for (int v = 0; v < 4; ++v) value[v] = z[(c + v) * Tile::kResultPitch + r];
+        if (tile.column_step == 1) {
+          load_vec4(tile.z + r * tile.row_step + c, 4, true, value);
         } else {
-          load_vec4(z + r * Tile::kResultPitch + c, 4, true, value);
+#pragma unroll
+          for (int v = 0; v < 4; ++v) value[v] = tile.at(r, c + v);
         }
 #pragma unroll
-        for (int e = 0; e < kExpertsInFlight; ++e) {
-          if (expert + e >= scales.experts) break;
-          float sum[4];
-          convert<T>(old[e][i], sum);
+        for (int e = 0; e < kExpertsInFlight; ++e)
 #pragma unroll
-          for (int v = 0; v < 4; ++v) sum[v] = value[v] * scale[e] + sum[v];
-          store_global_vector(to + e * scales.stride + r * out.pitch, pack_vec4<T>(sum));
-        }
+          for (int v = 0; v < 4; ++v) sum[e][i][v] = value[v] * scale[e] + sum[e][i][v];
       }
+      with_type(Parameters{}, out.dtype, [&](auto tag) {
+        using T = decltype(tag);
+        T *to = static_cast<T *>(out.data) + from;
+#pragma unroll
+        for (int e = 0; e < kExpertsInFlight; ++e)
+#pragma unroll
+          for (int i = 0; i < kRowsInFlight; ++i) {
+            const int r = first + i * step;
+            if (expert + e < scales.experts && r < rows)
+              store_global_vector(to + e * scales.stride + r * out.pitch, pack_vec4<T>(sum[e][i]));
+          }
+      });
     }
   }
 }
 
 // Likewise for a gradient whose rows are not aligned, element by element.
-template <typename Tile, typename T, bool kTransposed>
-__device__ inline void write_gradient_elements(const float *z, const Output &out, const Window &window,
+template <typename Tile>
+__device__ inline void write_gradient_elements(const GradientTile &tile, const Output &out, const Window &window,
                                                const ExpertScales &scales) {
+  using Parameters = typename Tile::Engine::Parameters;
   constexpr int kLoadsInFlight = 8;
-  constexpr int kRows = kTransposed ? Tile::kBlockN : Tile::kResultRows;
-  constexpr int kColumns = kTransposed ? Tile::kResultRows : Tile::kBlockN;
-  constexpr int kRowStep = kTransposed ? 1 : Tile::kResultPitch, kColumnStep = kTransposed ? Tile::kResultPitch : 1;
-  const int columns = min(window.column_end - window.column, kColumns);
-  const int rows = static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
+  const int elements = static_cast<int>(window.row_end - window.row) << tile.log_columns;
+  const int columns = window.column_end - window.column;
 #pragma unroll 1
   for (int expert = 0; expert < scales.experts; ++expert) {
-    T *to = static_cast<T *>(out.data) + expert * scales.stride + window.row * out.pitch + window.column;
+    const int64_t from = expert * scales.stride + window.row * out.pitch + window.column;
     const float scale = scales.of(expert);
 #pragma unroll 1
-    for (int first = threadIdx.x; first < rows * kColumns; first += kLoadsInFlight * Tile::kThreads) {
-      T old[kLoadsInFlight] = {};
-      if (out.accumulate) {
+    for (int first = threadIdx.x; first < elements; first += kLoadsInFlight * Tile::kThreads) {
+      const auto for_each = [&](const auto &visit) {
 #pragma unroll
         for (int n = 0; n < kLoadsInFlight; ++n) {
-          const int i = first + n * Tile::kThreads, r = i / kColumns, c = i % kColumns;
-          if (r < rows && c < columns) old[n] = to[r * out.pitch + c];
+          const int i = first + n * Tile::kThreads, r = i >> tile.log_columns, c = i - (r << tile.log_columns);
+          if (i < elements && c < columns) visit(n, r, c);
         }
-      }
+      };
+      float sum[kLoadsInFlight] = {};
+      if (out.accumulate) {
+        with_type(Parameters{}, out.dtype, [&](auto tag) {
+          using T = decltype(tag);
+          const T *to = static_cast<const T *>(out.data) + from;
+          T old[kLoadsInFlight] = {};
+          for_each([&](int n, int r, int c) { old[n] = to[r * out.pitch + c]; });
 #pragma unroll
-      for (int n = 0; n < kLoadsInFlight; ++n) {
-        const int i = first + n * Tile::kThreads, r = i / kColumns, c = i % kColumns;
-        if (r < rows && c < columns)
-          to[r * out.pitch + c] = from_float<T>(z[r * kRowStep + c * kColumnStep] * scale + to_float(old[n]));
+          for (int n = 0; n < kLoadsInFlight; ++n) sum[n] = to_float(old[n]);
+        });
       }
+      with_type(Parameters{}, out.dtype, [&](auto tag) {
+        using T = decltype(tag);
+        T *to = static_cast<T *>(out.data) + from;
+        for_each([&](int n, int r, int c) { to[r * out.pitch + c] = from_float<T>(tile.at(r, c) * scale + sum[n]); });
+      });
     }
   }
 }
@@ -131,7 +167,7 @@ template <typename Tile>
 __device__ inline void finish_outer(const float *z, const OuterTarget &target, const StripIndex &at) {
   if (target.out.data == nullptr && target.partials == nullptr) return;
   const int row = at.row_tile * target.tile_rows, column = at.column_tile * Tile::kBlockN;
-  const int row_end = min(row + target.tile_rows, target.rows);
+  const int row_end = min(row + target.tile_rows, target.rows), column_end = min(column + Tile::kBlockN, target.columns);
   Output out = target.out;
   const bool has_partials = target.partials != nullptr;
   if (has_partials)
@@ -140,19 +176,13 @@ __device__ inline void finish_outer(const float *z, const OuterTarget &target, c
   const ExpertScales scales = {target.scale, is_one ? nullptr : target.weights, is_one ? 1 : target.experts,
                                target.rows * out.pitch};
   const Window window =
-      target.transposed ? Window{column, target.columns, row, row_end} : Window{row, row_end, column, target.columns};
-  const bool whole = out.aligned16 && (window.column_end - window.column) % 4 == 0;
-  with_type(typename Tile::Engine::Parameters{}, out.dtype, [&](auto tag) {
-    using T = decltype(tag);
-    if (target.transposed && whole)
-      write_gradient<Tile, T, true>(z, out, window, scales);
-    else if (whole)
-      write_gradient<Tile, T, false>(z, out, window, scales);
-    else if (target.transposed)
-      write_gradient_elements<Tile, T, true>(z, out, window, scales);
-    else
-      write_gradient_elements<Tile, T, false>(z, out, window, scales);
-  });
+      target.transposed ? Window{column, column_end, row, row_end} : Window{row, row_end, column, column_end};
+  const GradientTile tile = target.transposed ? GradientTile{z, 1, Tile::kResultPitch, kLog<Tile::kResultRows>}
+                                              : GradientTile{z, Tile::kResultPitch, 1, kLog<Tile::kBlockN>};
+  if (out.aligned16 && (window.column_end - window.column) % 4 == 0)
+    write_gradient<Tile>(tile, out, window, scales);
+  else
+    write_gradient_elements<Tile>(tile, out, window, scales);
 }
 
 // dw_e = <B_e, D>, as one partial sum per block that holds a tile of D.
