@@ -34,20 +34,27 @@ struct BackwardX {
   RouterBlocks router;
 };
 
-// Returns sum + <h column, dl column> over `tokens` tokens; kCount loads of h are in flight. A token whose dl is 0,
-// such as a masked one, is left out, because its h may be NaN.
-template <typename T>
-__device__ inline float add_router_column(float sum, const T *hidden, int64_t pitch, const float *d_logits, int experts,
-                                          int tokens) {
+// Returns sum + <h column, dl column> over `tokens` tokens from element `at` of h on; kCount loads of h are in flight. A
+// token whose dl is 0, such as a masked one, is left out, because its h may be NaN.
+template <typename Engine>
+__device__ inline float add_router_column(float sum, const Operand &hidden, int64_t at, const float *d_logits,
+                                          int experts, int tokens) {
   constexpr int kCount = 16;
 #pragma unroll 1
   for (int first = 0; first < tokens; first += kCount) {
-    T h[kCount];
+    float h[kCount];
+    with_type(typename Engine::Activations{}, hidden.dtype, [&](auto tag) {
+      using T = decltype(tag);
+      const T *from = static_cast<const T *>(hidden.data) + at;
+      T raw[kCount];
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) h[i] = hidden[min(first + i, tokens - 1) * pitch];
+      for (int i = 0; i < kCount; ++i) raw[i] = from[min(first + i, tokens - 1) * hidden.pitch];
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) h[i] = to_float(raw[i]);
+    });
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      const float d_logit = d_logits[min(first + i, tokens - 1) * experts], next = fmaf(d_logit, to_float(h[i]), sum);
+      const float d_logit = d_logits[min(first + i, tokens - 1) * experts], next = fmaf(d_logit, h[i], sum);
       sum = first + i < tokens && d_logit != 0 ? next : sum;
     }
   }
@@ -57,33 +64,29 @@ __device__ inline float add_router_column(float sum, const T *hidden, int64_t pi
 template <typename Engine, int kBlockThreads = kThreads>
 __device__ inline void backward_router(char *shared, const RouterBlocks &call, int index) {
   const int split = index % call.splits, element_tile = index / call.splits;
-  const int elements = call.experts * call.rank;
+  const int elements = call.experts * call.rank, first = element_tile * kRouterElements;
+  const int own = min(elements - first, kRouterElements);
   auto *d_logits = reinterpret_cast<float *>(shared);
-  float sum[kRouterElements / kBlockThreads] = {};
+  float *sums = d_logits + kRouterTile * call.experts;  // of this thread, one for every kBlockThreads-th element
+#pragma unroll 1
+  for (int i = threadIdx.x; i < kRouterElements; i += kBlockThreads) sums[i] = 0;
   const int begin = split * call.split_tokens, end = min(begin + call.split_tokens, call.tokens);
   for (int token = begin; token < end; token += kRouterTile) {
     const int count = min(kRouterTile, end - token);
     for (int i = threadIdx.x; i < count * call.experts; i += kBlockThreads)
       d_logits[i] = call.d_logits[static_cast<int64_t>(token) * call.experts + i];
     __syncthreads();
-    with_type(typename Engine::Activations{}, call.hidden.dtype, [&](auto tag) {
-      using T = decltype(tag);
-      const T *hidden = static_cast<const T *>(call.hidden.data) + token * call.hidden.pitch;
-#pragma unroll
-      for (int i = 0; i < kRouterElements / kBlockThreads; ++i) {
-        const int element = element_tile * kRouterElements + i * kBlockThreads + static_cast<int>(threadIdx.x);
-        if (element >= elements) continue;
-        const int e = element / call.rank, k = element % call.rank;
-        sum[i] = add_router_column(sum[i], hidden + k, call.hidden.pitch, d_logits + e, call.experts, count);
-      }
-    });
+#pragma unroll 1
+    for (int i = threadIdx.x; i < own; i += kBlockThreads) {
+      const int e = (first + i) / call.rank, k = (first + i) % call.rank;
+      sums[i] = add_router_column<Engine>(sums[i], call.hidden, token * call.hidden.pitch + k, d_logits + e,
+                                          call.experts, count);
+    }
     __syncthreads();
   }
-#pragma unroll
-  for (int i = 0; i < kRouterElements / kBlockThreads; ++i) {
-    const int element = element_tile * kRouterElements + i * kBlockThreads + static_cast<int>(threadIdx.x);
-    if (element < elements) call.partials[static_cast<int64_t>(split) * ((elements + 3) / 4 * 4) + element] = sum[i];
-  }
+#pragma unroll 1
+  for (int i = threadIdx.x; i < own; i += kBlockThreads)
+    call.partials[static_cast<int64_t>(split) * ((elements + 3) / 4 * 4) + first + i] = sums[i];
 }
 
 template <typename Tile>

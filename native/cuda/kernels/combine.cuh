@@ -51,86 +51,72 @@ struct Experts {
   int transposed;
 };
 
-// Elements n .. n + 3 of rows k, k + step, ... of C; B has elements of type S. Rows from `row_end` on are zero. The
-// loads of kRowsInFlight rows of up to four experts are in flight.
-template <typename S, bool kWhole, int kRowsInFlight>
-__device__ inline void combine_vec4(const Experts &from, const float *weights, int k, int step, int row_end, int n,
+// Elements n .. n + 3 of rows k, k + step, ... of C. Rows from `row_end` on are zero. The loads of kRowsInFlight rows of
+// up to four experts are in flight.
+template <bool kWhole, typename... S, int kRowsInFlight>
+__device__ inline void combine_vec4(Types<S...> types, const Experts &from, const float *weights, int k, int step, int row_end, int n,
                                     float (&value)[kRowsInFlight][4]) {
   constexpr int kExpertsInFlight = kWhole ? 4 : 2;
-  const S *b = static_cast<const S *>(from.b.data) + n;
 #pragma unroll
   for (int i = 0; i < kRowsInFlight; ++i)
 #pragma unroll
     for (int v = 0; v < 4; ++v) value[i][v] = 0;
 #pragma unroll 1
   for (int first = 0; first < from.experts; first += kExpertsInFlight) {
-    Vec4<S> raw[kExpertsInFlight][kRowsInFlight];
+    float b[kExpertsInFlight * kRowsInFlight][4];
+    load_vectors<kWhole>(
+        types, from.b, from.columns - n,
+        [&](int m) {
+          const int expert_row = min(first + m / kRowsInFlight, from.experts - 1) * from.rank;
+          return (expert_row + min(k + m % kRowsInFlight * step, row_end - 1)) * from.b.pitch + n;
+        },
+        b);
 #pragma unroll
-    for (int j = 0; j < kExpertsInFlight; ++j) {
-      const int expert_row = min(first + j, from.experts - 1) * from.rank;
-#pragma unroll
-      for (int i = 0; i < kRowsInFlight; ++i)
-        raw[j][i] =
-            load_raw<kWhole>(b + (expert_row + min(k + i * step, row_end - 1)) * from.b.pitch, from.columns - n);
-    }
-#pragma unroll
-    for (int j = 0; j < kExpertsInFlight; ++j) {
+    for (int m = 0; m < kExpertsInFlight * kRowsInFlight; ++m) {
+      const int j = m / kRowsInFlight, i = m % kRowsInFlight;
       const bool is_expert = first + j < from.experts;
       const float weight = weights[is_expert ? first + j : 0];
 #pragma unroll
-      for (int i = 0; i < kRowsInFlight; ++i) {
-        float b_values[4];
-        convert<S>(raw[j][i], b_values);
-#pragma unroll
-        for (int v = 0; v < 4; ++v)
-          value[i][v] = is_expert && k + i * step < row_end ? fmaf(weight, b_values[v], value[i][v]) : value[i][v];
-      }
+      for (int v = 0; v < 4; ++v)
+        value[i][v] = is_expert && k + i * step < row_end ? fmaf(weight, b[m][v], value[i][v]) : value[i][v];
     }
   }
 }
 
 // A tile of LoRA's b, transposed as it is loaded.
-template <typename T, typename S, bool kWhole, int kRows, int kColumns, int kBlockThreads>
-__device__ inline void transpose_tile(T *tile, const Experts &from, float weight, int row, int column) {
+template <bool kWhole, int kRows, int kColumns, int kBlockThreads, typename T, typename... S>
+__device__ inline void transpose_tile(Types<S...> types, T *tile, const Experts &from, float weight, int row,
+                                      int column) {
   constexpr int kVec4PerRow = kRows / 4, kStep = kBlockThreads / kVec4PerRow,
                 kLoadsInFlight = kTileLoadsInFlight<kWhole, kColumns, kStep>;
   const int k = static_cast<int>(threadIdx.x) % kVec4PerRow * 4, valid = from.rank - row - k;
   const int columns = valid <= 0 ? 0 : from.columns - column;
-  const S *b = static_cast<const S *>(from.b.data) + column * from.b.pitch + row + k;
 #pragma unroll 1
   for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < kColumns; first += kLoadsInFlight * kStep) {
-    Vec4<S> raw[kLoadsInFlight] = {};
-    if (columns > 0) {
-#pragma unroll
-      for (int i = 0; i < kLoadsInFlight; ++i)
-        raw[i] = load_raw<kWhole>(b + min(first + i * kStep, columns - 1) * from.b.pitch, valid);
-    }
+    float value[kLoadsInFlight][4] = {};
+    if (columns > 0)
+      load_vectors<kWhole>(
+          types, from.b, valid,
+          [&](int i) { return (column + min(first + i * kStep, columns - 1)) * from.b.pitch + row + k; }, value);
 #pragma unroll
     for (int i = 0; i < kLoadsInFlight; ++i) {
       const int n = first + i * kStep;
-      float value[4];
-      convert<S>(n < columns ? raw[i] : Vec4<S>{}, value);
 #pragma unroll
-      for (int v = 0; v < 4; ++v) tile[place<T, kColumns>(k + v, n)] = from_float<T>(weight * value[v]);
+      for (int v = 0; v < 4; ++v)
+        tile[place<T, kColumns>(k + v, n)] = from_float<T>(n < columns ? weight * value[i][v] : 0.0f);
     }
   }
 }
 
-// Computes a kRows x kColumns tile of C from (row, column) on. Elements outside C are zero. The loads of up to
-// kMostRows rows are in flight: one where the accumulators of a product occupy the registers. kIsLora: B may be that of
-// LoRA.
-template <typename Engine, int kRows, int kColumns, int kMostRows = 4, bool kIsLora = true,
-          int kBlockThreads = kThreads>
-__device__ inline void combine_tile(typename Engine::Scalar *tile, const Experts &from, const float *weights, int row,
-                                    int column) {
-  using T = typename Engine::Scalar;
+// Computes a kRows x kColumns tile of C from (row, column) on; B has one of the types. The loads of up to kMostRows rows
+// are in flight.
+template <int kRows, int kColumns, int kMostRows, bool kIsLora, int kBlockThreads, typename T, typename... S>
+__device__ inline void combine_types(Types<S...> types, T *tile, const Experts &from, const float *weights, int row,
+                                     int column) {
   if (kIsLora && from.transposed) {
-    const bool whole = has_vec4(from.b) && from.rank % 4 == 0;
-    with_type(typename Engine::Parameters{}, from.b.dtype, [&](auto tag) {
-      with_whole(whole, [&](auto is_whole) {
-        transpose_tile<T, decltype(tag), decltype(is_whole)::value, kRows, kColumns, kBlockThreads>(
-            tile, from, weights[0], row, column);
-      });
+    with_whole(has_vec4(from.b) && from.rank % 4 == 0, [&](auto is_whole) {
+      transpose_tile<decltype(is_whole)::value, kRows, kColumns, kBlockThreads>(types, tile, from, weights[0], row,
+                                                                                column);
     });
     return;
   }
@@ -138,21 +124,34 @@ __device__ inline void combine_tile(typename Engine::Scalar *tile, const Experts
   const int n = static_cast<int>(threadIdx.x) % kVec4PerRow * 4;
   const int rows = column + n < from.columns ? min(from.rank - row, kRows) : 0;
   const bool whole = has_vec4(from.b) && from.columns - column - n >= 4;
-  with_type(typename Engine::Parameters{}, from.b.dtype, [&](auto tag) {
-    with_whole(whole, [&](auto is_whole) {
-      constexpr int kFitting = kTileLoadsInFlight<decltype(is_whole)::value, kRows, kStep>;
-      constexpr int kRowsInFlight = kFitting < kMostRows ? kFitting : kMostRows;
+  with_whole(whole, [&](auto is_whole) {
+    constexpr bool kWhole = decltype(is_whole)::value;
+    constexpr int kFitting = kTileLoadsInFlight<kWhole, kRows, kStep>;
+    constexpr int kRowsInFlight = kFitting < kMostRows ? kFitting : kMostRows;
 #pragma unroll 1
-      for (int k = static_cast<int>(threadIdx.x) / kVec4PerRow; k < kRows; k += kRowsInFlight * kStep) {
-        float value[kRowsInFlight][4] = {};
-        if (k < rows)
-          combine_vec4<decltype(tag), decltype(is_whole)::value>(from, weights, row + k, kStep, row + rows, column + n,
-                                                                 value);
+    for (int k = static_cast<int>(threadIdx.x) / kVec4PerRow; k < kRows; k += kRowsInFlight * kStep) {
+      float value[kRowsInFlight][4] = {};
+      if (k < rows) combine_vec4<kWhole>(types, from, weights, row + k, kStep, row + rows, column + n, value);
 #pragma unroll
-        for (int i = 0; i < kRowsInFlight; ++i) store_tile(tile + place<T, kColumns>(k + i * kStep, n), value[i]);
-      }
-    });
+      for (int i = 0; i < kRowsInFlight; ++i) store_tile(tile + place<T, kColumns>(k + i * kStep, n), value[i]);
+    }
   });
+}
+
+// Computes a kRows x kColumns tile of C from (row, column) on. Elements outside C are zero. kInLoop: the accumulators of
+// a product occupy the registers, so that fewer loads are in flight, and that there is one loop for each type: its
+// vectors are converted where they are used. kIsLora: B may be that of LoRA.
+template <typename Engine, int kRows, int kColumns, bool kInLoop = false, bool kIsLora = true,
+          int kBlockThreads = kThreads>
+__device__ inline void combine_tile(typename Engine::Scalar *tile, const Experts &from, const float *weights, int row,
+                                    int column) {
+  const auto combine = [&](auto types) {
+    combine_types<kRows, kColumns, kInLoop ? 2 : 4, kIsLora, kBlockThreads>(types, tile, from, weights, row, column);
+  };
+  if constexpr (kInLoop)
+    with_type(typename Engine::Parameters{}, from.b.dtype, [&](auto tag) { combine(Types<decltype(tag)>{}); });
+  else
+    combine(typename Engine::Parameters{});
 }
 
 // Number of non-zero bytes in the word. The addition sets a byte's highest bit if any of its lower bits is set.
@@ -204,8 +203,8 @@ __device__ inline void combine_block(const Combine &call, typename Engine::Scala
   if (call.c.data != nullptr) {
     compute_weights(weights, call.weights);
     const int row = row_tile * kCombineRows, column = column_tile * kCombineColumns;
-    combine_tile<Engine, kCombineRows, kCombineColumns, 4, kIsLora, kBlockThreads>(tile, call.experts, weights, row,
-                                                                                   column);
+    combine_tile<Engine, kCombineRows, kCombineColumns, false, kIsLora, kBlockThreads>(tile, call.experts, weights, row,
+                                                                                       column);
     __syncthreads();
     unstage<Engine, kCombineRows, kCombineColumns, kBlockThreads>(
         tile, call.c, {row, call.experts.rank, column, call.experts.columns});

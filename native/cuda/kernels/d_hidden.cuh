@@ -138,49 +138,36 @@ __device__ inline void finish_d_hidden(const DHidden &call, const DHiddenScratch
                                        int at, int token_end, int k, float (&value)[kLoadsInFlight][4]) {
   const RouterGradient &router = call.router;
   if (router.logit_gradient != LogitGradient::kNone) {
-    with_type(typename Engine::Parameters{}, router.router.dtype, [&](auto tag) {
-      using T = decltype(tag);
-      constexpr int kExpertsInFlight = kWhole ? 4 : 1;
-      const T *from = static_cast<const T *>(router.router.data) + k;
+    constexpr int kExpertsInFlight = kWhole ? 4 : 1;
 #pragma unroll 1
-      for (int first = 0; first < router.experts; first += kExpertsInFlight) {
-        Vec4<T> raw[kExpertsInFlight];
+    for (int first = 0; first < router.experts; first += kExpertsInFlight) {
+      float r[kExpertsInFlight][4];
+      load_vectors<kWhole>(
+          typename Engine::Parameters{}, router.router, call.rank - k,
+          [&](int i) { return min(first + i, router.experts - 1) * router.router.pitch + k; }, r);
 #pragma unroll
-        for (int i = 0; i < kExpertsInFlight; ++i)
-          raw[i] = load_raw<kWhole>(from + min(first + i, router.experts - 1) * router.router.pitch, call.rank - k);
+      for (int i = 0; i < kExpertsInFlight; ++i) {
+        const int e = min(first + i, router.experts - 1);
 #pragma unroll
-        for (int i = 0; i < kExpertsInFlight; ++i) {
-          const int e = min(first + i, router.experts - 1);
-          float r[4];
-          convert<T>(raw[i], r);
+        for (int n = 0; n < kLoadsInFlight; ++n) {
+          const bool adds = first + i < router.experts && at + n * step < token_end;
+          const float d_logit = adds ? scratch.d_logits[(t + n * step) * router.experts + e] : 0.0f;
 #pragma unroll
-          for (int n = 0; n < kLoadsInFlight; ++n) {
-            const bool adds = first + i < router.experts && at + n * step < token_end;
-            const float d_logit = adds ? scratch.d_logits[(t + n * step) * router.experts + e] : 0.0f;
-#pragma unroll
-            for (int v = 0; v < 4; ++v) value[n][v] = adds ? fmaf(d_logit, r[v], value[n][v]) : value[n][v];
-          }
+          for (int v = 0; v < 4; ++v) value[n][v] = adds ? fmaf(d_logit, r[i][v], value[n][v]) : value[n][v];
         }
       }
-    });
+    }
   }
   if (call.relu) {
-    with_type(typename Engine::Activations{}, call.hidden.dtype, [&](auto tag) {
-      using T = decltype(tag);
-      const T *from = static_cast<const T *>(call.hidden.data) + k;
-      Vec4<T> raw[kLoadsInFlight];
+    float h[kLoadsInFlight][4];
+    load_vectors<kWhole>(
+        typename Engine::Activations{}, call.hidden, call.rank - k,
+        [&](int n) { return min(at + n * step, token_end - 1) * call.hidden.pitch + k; }, h);
 #pragma unroll
-      for (int n = 0; n < kLoadsInFlight; ++n)
-        raw[n] = load_raw<kWhole>(from + min(at + n * step, token_end - 1) * call.hidden.pitch, call.rank - k);
+    for (int n = 0; n < kLoadsInFlight; ++n)
 #pragma unroll
-      for (int n = 0; n < kLoadsInFlight; ++n) {
-        float h[4];
-        convert<T>(raw[n], h);
-#pragma unroll
-        for (int v = 0; v < 4; ++v)
-          if (!(h[v] > 0)) value[n][v] = 0;
-      }
-    });
+      for (int v = 0; v < 4; ++v)
+        if (!(h[n][v] > 0)) value[n][v] = 0;
   }
   if (call.with_gradient.weights != nullptr) {
 #pragma unroll

@@ -95,7 +95,7 @@ __device__ __forceinline__ void large_expand(char *shared, float *weights, const
         const int token = static_cast<int>(tile.row), token_end = static_cast<int>(tile.row_end);
         copy_lhs<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(a, call.lhs, token, token_end, k);
         if (combines)
-          combine_tile<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN, 2, true, Tile::kThreads>(
+          combine_tile<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN, true, true, Tile::kThreads>(
               b, call.experts, weights, k, tile.column);
         else
           stage<Scalar, Tile::kBlockK, Tile::kBlockN, Tile::kThreads>(b, call.w,

@@ -52,6 +52,7 @@ struct TokensWithGradient {
 
   __device__ bool contains(int token) const {
     const float *row = weights + static_cast<int64_t>(groups.of(token)) * experts;
+#pragma unroll 1
     for (int e = 0; e < experts; ++e)
       if (row[e] != 0) return true;
     return false;
@@ -123,12 +124,15 @@ __device__ inline void sum_rows(float *sum, const float *value, int rows, int co
 // In place, by one thread.
 __device__ inline void softmax(float *logits, int experts) {
   float largest = logits[0];
+#pragma unroll 1
   for (int e = 1; e < experts; ++e) largest = fmaxf(largest, logits[e]);
   float sum = 0;
+#pragma unroll 1
   for (int e = 0; e < experts; ++e) {
     logits[e] = expf(logits[e] - largest);
     sum += logits[e];
   }
+#pragma unroll 1
   for (int e = 0; e < experts; ++e) logits[e] /= sum;
 }
 

@@ -270,8 +270,10 @@ constexpr int kCombineRows = 16, kCombineColumns = 64;
 constexpr int kLeastRouterTokens = 64, kMostRouterTokens = 256, kRouterSplits = 32;
 constexpr int kRouterTile = 32, kRouterElements = 4 * kThreads;
 
-// Bytes of shared memory of a router block: dl of a tile.
-inline int router_bytes(int experts) { return kRouterTile * experts * static_cast<int>(sizeof(float)); }
+// Bytes of shared memory of a router block: dl of a tile, and the sums.
+inline int router_bytes(int experts) {
+  return (kRouterTile * experts + kRouterElements) * static_cast<int>(sizeof(float));
+}
 
 // Slices of a sequence that is pooled, each added by one warp.
 constexpr int kPoolSlices = 16;
