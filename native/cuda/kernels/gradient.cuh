@@ -42,8 +42,6 @@ struct GradientTile {
   const float *z;
   int row_step, column_step;
   int log_columns;  // there are 1 << log_columns columns
-
-  __device__ float at(int row, int column) const { return z[row * row_step + column * column_step]; }
 };
 
 // Writes a tile of z, scaled, or adds it to the gradient of each expert: out rows [row, row_end), columns [column,
@@ -99,7 +97,7 @@ __device__ inline void write_gradient(const GradientTile &tile, const Output &ou
           load_vec4(tile.z + r * tile.row_step + c, 4, true, value);
         } else {
 #pragma unroll
-          for (int v = 0; v < 4; ++v) value[v] = tile.at(r, c + v);
+          for (int v = 0; v < 4; ++v) value[v] = tile.z[r + (c + v) * tile.column_step];
         }
 #pragma unroll
         for (int e = 0; e < kExpertsInFlight; ++e)
@@ -128,37 +126,47 @@ __device__ inline void write_gradient_elements(const GradientTile &tile, const O
                                                const ExpertScales &scales) {
   using Parameters = typename Tile::Engine::Parameters;
   constexpr int kLoadsInFlight = 8;
-  const int elements = static_cast<int>(window.row_end - window.row) << tile.log_columns;
-  const int columns = window.column_end - window.column;
+  const int log_span = min(tile.log_columns, kLog<Tile::kThreads>), step = Tile::kThreads >> log_span;
+  const int own = static_cast<int>(threadIdx.x) & ((1 << log_span) - 1);
+  const int rows = static_cast<int>(window.row_end - window.row), columns = window.column_end - window.column;
 #pragma unroll 1
   for (int expert = 0; expert < scales.experts; ++expert) {
-    const int64_t from = expert * scales.stride + window.row * out.pitch + window.column;
     const float scale = scales.of(expert);
 #pragma unroll 1
-    for (int first = threadIdx.x; first < elements; first += kLoadsInFlight * Tile::kThreads) {
-      const auto for_each = [&](const auto &visit) {
+    for (int c = own; c < columns; c += 1 << log_span) {
+#pragma unroll 1
+      for (int first = static_cast<int>(threadIdx.x) >> log_span; first < rows; first += kLoadsInFlight * step) {
+        const int64_t from = expert * scales.stride + (window.row + first) * out.pitch + window.column + c;
+        float sum[kLoadsInFlight] = {};
+        if (out.accumulate) {
+          with_type(Parameters{}, out.dtype, [&](auto tag) {
+            using T = decltype(tag);
+            const T *to = static_cast<const T *>(out.data) + from;
+            T old[kLoadsInFlight] = {};
+#pragma unroll
+            for (int n = 0; n < kLoadsInFlight; ++n) {
+              if (first + n * step < rows) old[n] = *to;
+              to += step * out.pitch;
+            }
+#pragma unroll
+            for (int n = 0; n < kLoadsInFlight; ++n) sum[n] = to_float(old[n]);
+          });
+        }
 #pragma unroll
         for (int n = 0; n < kLoadsInFlight; ++n) {
-          const int i = first + n * Tile::kThreads, r = i >> tile.log_columns, c = i - (r << tile.log_columns);
-          if (i < elements && c < columns) visit(n, r, c);
+          const int r = min(first + n * step, rows - 1);
+          sum[n] = tile.z[r * tile.row_step + c * tile.column_step] * scale + sum[n];
         }
-      };
-      float sum[kLoadsInFlight] = {};
-      if (out.accumulate) {
         with_type(Parameters{}, out.dtype, [&](auto tag) {
           using T = decltype(tag);
-          const T *to = static_cast<const T *>(out.data) + from;
-          T old[kLoadsInFlight] = {};
-          for_each([&](int n, int r, int c) { old[n] = to[r * out.pitch + c]; });
+          T *to = static_cast<T *>(out.data) + from;
 #pragma unroll
-          for (int n = 0; n < kLoadsInFlight; ++n) sum[n] = to_float(old[n]);
+          for (int n = 0; n < kLoadsInFlight; ++n) {
+            if (first + n * step < rows) *to = from_float<T>(sum[n]);
+            to += step * out.pitch;
+          }
         });
       }
-      with_type(Parameters{}, out.dtype, [&](auto tag) {
-        using T = decltype(tag);
-        T *to = static_cast<T *>(out.data) + from;
-        for_each([&](int n, int r, int c) { to[r * out.pitch + c] = from_float<T>(tile.at(r, c) * scale + sum[n]); });
-      });
     }
   }
 }
