@@ -22,8 +22,8 @@ const nvcc = process.env.CUDACXX ?? 'nvcc'
 const options = ['-std=c++20', '-O3', '-DNDEBUG', '-I', join(root, 'native'), '-I', join(root, 'native', 'include')]
 
 // As in CMakeLists.txt: Turing has neither bfloat16 nor TF32.
-const everywhere = ['adamw', 'common', 'engine_exact', 'engine_float16', 'roofs']
-const fromAmpere = ['engine_bfloat16', 'engine_tf32']
+const everywhere = ['adamw', 'common', 'engine_exact', 'engines_16bit', 'roofs']
+const fromAmpere = ['engine_tf32']
 
 /**
  * @typedef {import('./cuda-targets.js').CudaTarget} CudaTarget

@@ -74,10 +74,12 @@ void add_engine(Uses &uses) {
     using Strip = decltype(strip);
     uses["forward_expand<" + name<Strip>() + ">"].bytes = Strip::bytes(true, false, false);
     uses["backward_x<" + name<Strip>() + ">"].bytes = Strip::bytes(true, true, false);
-    for_each_row(typename Rows::Shrink{}, [&](auto row) {
-      uses["backward_dy<" + name<decltype(row)>() + "," + name<Strip>() + ">"].bytes =
-          std::max(decltype(row)::kBytes, Strip::bytes(false, true, false));
-    });
+  });
+  for_each_row(typename Rows::Dy{}, [&](auto tiles) {
+    int &bytes = uses["backward_dy<" + name<Engine>() + "," + name<decltype(tiles)>() + ">"].bytes;
+    for_each_row(typename decltype(tiles)::Shrink{}, [&](auto row) { bytes = std::max(bytes, decltype(row)::kBytes); });
+    for_each_row(typename decltype(tiles)::Strip{},
+                 [&](auto row) { bytes = std::max(bytes, decltype(row)::bytes(false, true, false)); });
   });
 }
 

@@ -12,7 +12,7 @@ import type { Mutation } from './mutations.js'
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const folder = join(root, 'build/mutations')
 const emulator = join(root, 'build/emulator')
-const DEVICE_SOURCES = ['launch/engine_bfloat16', 'launch/common', 'launch/engine_nothing']
+const DEVICE_SOURCES = ['launch/engines_bfloat16', 'launch/common']
 // The plan has the table of tiles too.
 const HOST_SOURCES = [
   'launch/model',
@@ -22,11 +22,12 @@ const HOST_SOURCES = [
   'launch/walk',
   'tiles/rows',
 ]
-const BUILT_ANEW = /\/(engine_\w+|common|model|plan_\w+|walk|rows)\.\w+\.o$/
+const BUILT_ANEW = /\/(engines?_\w+|common|model|plan_\w+|walk|rows)\.\w+\.o$/
 
 // The other engines are never asked; the emulator would read all their PTX.
-const NO_OTHER_ENGINES = `#include "cuda/launch/launch.h"
+const ONE_ENGINE = `#include "cuda/launch/engine.cuh"
 namespace lily::cuda {
+const EngineFunctions kBfloat16Functions = kFunctionsOf<Tensor<__nv_bfloat16>>;
 const EngineFunctions kExactFunctions = {nullptr, nullptr, nullptr};
 const EngineFunctions kTf32Functions = kExactFunctions, kFloat16Functions = kExactFunctions;
 }
@@ -37,6 +38,7 @@ const EngineFunctions kTf32Functions = kExactFunctions, kFloat16Functions = kExa
 const FEW_TILES = `struct Tiles<E, 2> {
   using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>>;
   using Strip = Table<StripTile<E, 64, 16, 64>>;
+  using Dy = Table<DyTiles<Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>>, Table<StripTile<E, 64, 16, 64>>>>;
   using Mix = Table<MixTile<E, 64, 64, 64>>;
   using Decode = Table<DecodeTile<E, kDecodeTokens>>;
   using Once = Table<OnceTile<E, 16>>;
@@ -77,7 +79,7 @@ export async function build(name: string, mutation?: Mutation): Promise<{ librar
   const tiles = join(place, 'native/cuda/tiles/table.h')
   const [table] = /struct Tiles<E, 2> \{[^]*?\n\};\n/.exec(readFileSync(tiles, 'utf8')) ?? ['']
   patch(tiles, table, FEW_TILES)
-  writeFileSync(join(place, 'native/cuda/launch/engine_nothing.cu'), NO_OTHER_ENGINES)
+  writeFileSync(join(place, 'native/cuda/launch/engines_bfloat16.cu'), ONE_ENGINE)
   if (mutation !== undefined) patch(join(place, 'native/cuda', mutation.file), mutation.find, mutation.replace)
 
   const includes = ['-I', join(place, 'native'), '-I', join(place, 'native/include')]

@@ -20,10 +20,12 @@
 #include "cuda/kernels/d_hidden.cuh"
 #include "cuda/kernels/gradient.cuh"
 #include "cuda/kernels/shrink.cuh"
+#include "cuda/tiles/table.h"
 
 namespace lily::cuda {
 
 struct BackwardDy {
+  int shrink_tile, strip_tile;  // places in the kernel's tables
   // Token blocks.
   ShrinkOperands shrink;  // x is dy; w is C or B
   int token_tiles;        // per split; 0: q is not required
@@ -197,7 +199,7 @@ __device__ __forceinline__ void backward_tokens(char *shared, const BackwardDy &
 }
 
 template <typename Tile>
-__device__ inline void backward_columns(char *shared, const BackwardDy &call, int split, int index) {
+__device__ __forceinline__ void backward_columns(char *shared, const BackwardDy &call, int split, int index) {
   const StripIndex at = {index % call.column_tiles, split, index / call.column_tiles};
   const float *z =
       walk_strip<Tile, false, true>(shared, call.strip, at, false, true, [](typename Tile::Scalar *, int) {});
@@ -207,8 +209,21 @@ __device__ inline void backward_columns(char *shared, const BackwardDy &call, in
   form_d_weights<Tile>(shared, call.d_weights, at, call.target, partial_index);
 }
 
-template <typename Shrink, typename Strip>
+// Calls visit with row number `index` of the table.
+template <typename First, typename... Rest, typename Visit>
+__device__ __forceinline__ void visit_row(Table<First, Rest...>, int index, const Visit &visit) {
+  if constexpr (sizeof...(Rest) > 0) {
+    if (index != 0) {
+      visit_row(Table<Rest...>{}, index - 1, visit);
+      return;
+    }
+  }
+  visit(First{});
+}
+
+template <typename Engine, typename Tiles>
 __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy(const __grid_constant__ BackwardDy call) {
+  if constexpr (!kHasCode<Engine>) return;
   extern __shared__ __align__(16) char shared[];
   __shared__ float weights[kMostExperts];
   const int of_tokens = call.token_tiles * call.q_row_tiles, of_columns = call.column_tiles * call.row_tiles;
@@ -216,16 +231,17 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy(const __grid_co
   if (static_cast<int>(blockIdx.x) >= (of_tokens + of_columns) * call.splits) {
     const int index = static_cast<int>(blockIdx.x) - (of_tokens + of_columns) * call.splits;
     constexpr bool kIsLora = false;  // D is computed first only if there is a router
-    combine_block<typename Shrink::Engine, kIsLora>(call.combine, reinterpret_cast<typename Shrink::Scalar *>(shared),
-                                                    weights, index % call.combine_column_tiles,
-                                                    index / call.combine_column_tiles);
+    combine_block<Engine, kIsLora>(call.combine, reinterpret_cast<typename Engine::Scalar *>(shared), weights,
+                                   index % call.combine_column_tiles, index / call.combine_column_tiles);
     return;
   }
   const int split = blockIdx.x / (of_tokens + of_columns), index = blockIdx.x % (of_tokens + of_columns);
   if (index < of_tokens)
-    backward_tokens<Shrink>(shared, call, split, index);
+    visit_row(typename Tiles::Shrink{}, call.shrink_tile,
+              [&](auto tile) { backward_tokens<decltype(tile)>(shared, call, split, index); });
   else
-    backward_columns<Strip>(shared, call, split, index - of_tokens);
+    visit_row(typename Tiles::Strip{}, call.strip_tile,
+              [&](auto tile) { backward_columns<decltype(tile)>(shared, call, split, index - of_tokens); });
 }
 
 }  // namespace lily::cuda

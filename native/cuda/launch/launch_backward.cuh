@@ -78,19 +78,17 @@ class Backward {
   }
 
   lily_status run_dy(const Launch &planned) const {
-    using Rows = Tiles<Engine>;
-    return with_tile<typename Rows::Strip>(planned.strip_tile, [&](auto strip_row) {
-      return with_tile<typename Rows::Shrink>(planned.tile, [&](auto row) {
-        using Strip = decltype(strip_row);
-        using Shrink = decltype(row);
-        if constexpr (pairs(Shrink::kBlockM, Shrink::kBlockN, Strip::kBlockK, Strip::kBlockN)) {
-          return launcher_.launch(backward_dy<Shrink, Strip>, "launching the backward_dy kernel", planned,
-                                  dy_call(planned.step));
-        } else {
-          return LILY_OK;  // a plan does not select this pair
-        }
-      });
+    BackwardDy call = dy_call(planned.step);
+    const auto has_pair = [&](auto tiles) {
+      call.shrink_tile = find_row(typename decltype(tiles)::Shrink{}, [&](auto row) { return planned.tile.is(row); });
+      call.strip_tile = find_row(typename decltype(tiles)::Strip{}, [&](auto row) { return planned.strip_tile.is(row); });
+      return call.shrink_tile >= 0 && call.strip_tile >= 0;
+    };
+    lily_status status = LILY_OK;
+    with_row(typename Tiles<Engine>::Dy{}, has_pair, [&](auto tiles) {
+      status = launcher_.launch(backward_dy<Engine, decltype(tiles)>, "launching the backward_dy kernel", planned, call);
     });
+    return status;
   }
 
   template <typename T>

@@ -42,6 +42,16 @@ struct Exact {
   static constexpr int kStepK = 4;
 };
 
+// Whether the kernels of an engine have code for this architecture. Turing's matrix units do not support bfloat16: its
+// kernels are never launched there.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+template <typename Engine>
+constexpr bool kHasCode = !std::is_same_v<Engine, Tensor<__nv_bfloat16>>;
+#else
+template <typename Engine>
+constexpr bool kHasCode = true;
+#endif
+
 // Offset of element (row, column) in a tile of kColumns columns. The elements of an aligned 16-byte vector stay
 // contiguous.
 template <typename T, int kColumns>

@@ -11,6 +11,13 @@ namespace lily::cuda {
 template <typename... Rows>
 struct Table {};
 
+// One kernel of backward_dy: its tiles for token blocks and for column blocks.
+template <typename Shrink_, typename Strip_>
+struct DyTiles {
+  using Shrink = Shrink_;
+  using Strip = Strip_;
+};
+
 template <typename Engine, size_t kScalarBytes = sizeof(typename Engine::Scalar)>
 struct Tiles;
 
@@ -42,6 +49,20 @@ struct Tiles<E, 2> {
                       // For y and D (128 accumulators) only: 96 KiB and 64 KiB. Not for ranks below 128: at r = 16 and
                       // 32 lhs is a small part of the bytes.
                       StripTile<E, 64, 128, 128>>;
+  // The pairs of tiles that backward_dy combines. Those of 64 and 128 rows that leave room for two blocks per
+  // multiprocessor anyway share a kernel, and with it all code around their products; together, the others would need
+  // registers that leave room for fewer blocks.
+  using Dy = Table<DyTiles<Table<ShrinkTile<E, 16, 16>>, Table<StripTile<E, 64, 16, 64>>>,
+                   DyTiles<Table<ShrinkTile<E, 64, 16>>, Table<StripTile<E, 64, 16, 64>>>,
+                   DyTiles<Table<ShrinkTile<E, 16, 32>>, Table<StripTile<E, 64, 32, 64>>>,
+                   DyTiles<Table<ShrinkTile<E, 64, 32>>, Table<StripTile<E, 64, 32, 64>>>,
+                   DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 64, 64, 64>>>,
+                   DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 64, 64, 32>>>,
+                   DyTiles<Table<ShrinkTile<E, 64, 64>>, Table<StripTile<E, 64, 64, 64>, StripTile<E, 64, 64, 128>>>,
+                   DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<StripTile<E, 64, 128, 64>>>,
+                   DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<StripTile<E, 64, 128, 32>>>,
+                   DyTiles<Table<ShrinkTile<E, 32, 128>, ShrinkTile<E, 64, 128>>,
+                           Table<StripTile<E, 64, 128, 64>, StripTile<E, 64, 128, 128>>>>;
   // BLOCK_M (tokens), BLOCK_N (columns), BLOCK_K (E r). If B stays in shared memory, a block has E r 128 bytes of it
   // with 64 columns: with E = 4 two blocks of the first fit into 164 KiB up to r = 64, one up to r = 256. 128 columns
   // read h half as often, 32 halve B. Tiles of 32 tokens leave room on GPUs with 64 or 100 KiB.
@@ -82,15 +103,19 @@ struct Tiles<E, 4> {
   using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 32, 16>,  //
                        ShrinkTile<E, 16, 64>, ShrinkTile<E, 32, 64>>;
   using Strip = Table<StripTile<E, 32, 16, 64>, StripTile<E, 32, 64, 32>>;
+  using Dy = Table<DyTiles<Table<ShrinkTile<E, 16, 16>>, Table<StripTile<E, 32, 16, 64>>>,
+                   DyTiles<Table<ShrinkTile<E, 32, 16>>, Table<StripTile<E, 32, 16, 64>>>,
+                   DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 32, 64, 32>>>,
+                   DyTiles<Table<ShrinkTile<E, 32, 64>>, Table<StripTile<E, 32, 64, 32>>>>;
   // The last one is for many experts: with E = 64 at r = 128 only 16 tokens fit.
   using Mix = Table<MixTile<E, 32, 64, 32>, MixTile<E, 32, 32, 32>, MixTile<E, 16, 32, 32>>;
   using Decode = Table<DecodeTile<E, 16>, DecodeTile<E, kDecodeTokens>>;
   using Once = Table<>;  // limited by arithmetic, not by memory
   using Large = Table<LargeTile<E, 64, 64, 32, 3>, LargeTile<E, 16, 32, 32, 6>>;
 };
-// Whether backward_dy has a kernel for token blocks of this shrink tile beside column blocks of this strip tile: they
-// have equally many rows, and a strip has two to four times as many columns as the other has tokens; up to r = 64 also
-// as many. The model of time gains little by the other pairs, and each is one of the largest kernels.
+// Whether backward_dy has token blocks of this shrink tile beside column blocks of this strip tile: they have equally many
+// rows, and a strip has two to four times as many columns as the other has tokens; up to r = 64 also as many. The model
+// of time gains little by the other pairs, and their code is among the longest.
 constexpr bool pairs(int tokens, int rows, int strip_rows, int columns) {
   return rows == strip_rows && columns <= 4 * tokens && (columns >= 2 * tokens || (columns == tokens && rows <= 64));
 }
@@ -118,6 +143,13 @@ constexpr Tile tile_of(Row) {
 template <typename... Rows, typename Matches, typename Visit>
 bool with_row(Table<Rows...>, const Matches &matches, const Visit &visit) {
   return ((matches(Rows{}) ? (visit(Rows{}), true) : false) || ...);
+}
+
+// The place of a row in a table; -1 if it has no such row.
+template <typename... Rows, typename Matches>
+int find_row(Table<Rows...>, const Matches &matches) {
+  int at = -1;
+  return ((++at, matches(Rows{})) || ...) ? at : -1;
 }
 
 template <typename... Rows, typename Visit>

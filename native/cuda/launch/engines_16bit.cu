@@ -1,0 +1,20 @@
+// Both 16-bit engines. Most of their kernels differ in the names of instructions only: in one object, and near each other
+// in it, those of both compress to little more than those of one.
+#include "cuda/launch/engine.cuh"
+
+namespace lily::cuda {
+
+using Bfloat16 = Tensor<__nv_bfloat16>;
+using Float16 = Tensor<__half>;
+
+// In this order the compiler writes the kernels.
+template lily_status run_forward<Bfloat16>(const lily_forward &, const ForwardPlan &, Launcher &);
+template lily_status run_forward<Float16>(const lily_forward &, const ForwardPlan &, Launcher &);
+template lily_status run_backward<Bfloat16>(const lily_backward &, const BackwardPlan &, Launcher &);
+template lily_status run_backward<Float16>(const lily_backward &, const BackwardPlan &, Launcher &);
+template lily_status run_linear<Bfloat16>(const lily_linear &, const LinearPlan &, Launcher &);
+template lily_status run_linear<Float16>(const lily_linear &, const LinearPlan &, Launcher &);
+
+const EngineFunctions kBfloat16Functions = kFunctionsOf<Bfloat16>, kFloat16Functions = kFunctionsOf<Float16>;
+
+}  // namespace lily::cuda
