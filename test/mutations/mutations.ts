@@ -95,21 +95,21 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'tiles/stage.cuh',
     what: 'an old output that is not aligned is loaded one column to the left',
-    find: 'min(i % kColumns, columns - 1)',
-    replace: 'max(min(i % kColumns, columns - 1) - 1, 0)',
+    find: '(window.row + first) * source.pitch + window.column + c;',
+    replace: '(window.row + first) * source.pitch + max(window.column + c - 1, 0);',
   },
   {
     file: 'kernels/gradient.cuh',
     what: 'a gradient that is not aligned is not added to the old one',
-    find: '* scale + to_float(old[n])',
-    replace: '* scale',
+    find: '* scale + sum[n];',
+    replace: '* scale;',
   },
   // ---- dh and dl ----
   {
     file: 'kernels/d_hidden.cuh',
     what: "relu' is 1 at 0",
-    find: 'if (!(h[v] > 0)) value[n][v] = 0;',
-    replace: 'if (!(h[v] >= 0)) value[n][v] = 0;',
+    find: 'if (!(h[n][v] > 0)) value[n][v] = 0;',
+    replace: 'if (!(h[n][v] >= 0)) value[n][v] = 0;',
   },
   {
     file: 'kernels/d_hidden.cuh',
@@ -465,8 +465,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/backward_dy.cuh',
     what: 'every combine block computes the first columns of C',
-    find: 'weights, index % call.combine_column_tiles,',
-    replace: 'weights, 0,',
+    find: 'index % call.combine_column_tiles, index / call',
+    replace: '0, index / call',
   },
   {
     file: 'kernels/backward_dy.cuh',

@@ -93,7 +93,8 @@ __device__ inline void add_groups(const RouterGradient &router, const TileGroups
 }
 
 template <typename Engine>
-__global__ __launch_bounds__(kThreads, kBlocks) void backward_hidden(const __grid_constant__ BackwardHidden call) {
+__global__ __launch_bounds__(kThreads,
+                             kHiddenBlocks) void backward_hidden(const __grid_constant__ BackwardHidden call) {
   if constexpr (!kHasCode<Engine>) return;
   extern __shared__ __align__(16) char shared[];
   const DHidden &d_hidden = call.d_hidden;

@@ -34,8 +34,8 @@ struct BackwardX {
   RouterBlocks router;
 };
 
-// Returns sum + <h column, dl column> over `tokens` tokens from element `at` of h on; kCount loads of h are in flight. A
-// token whose dl is 0, such as a masked one, is left out, because its h may be NaN.
+// Returns sum + <h column, dl column> over `tokens` tokens from element `at` of h on; kCount loads of h are in flight.
+// A token whose dl is 0, such as a masked one, is left out, because its h may be NaN.
 template <typename Engine>
 __device__ inline float add_router_column(float sum, const Operand &hidden, int64_t at, const float *d_logits,
                                           int experts, int tokens) {

@@ -51,31 +51,44 @@ struct Experts {
   int transposed;
 };
 
-// Elements n .. n + 3 of rows k, k + step, ... of C. Rows from `row_end` on are zero. The loads of kRowsInFlight rows of
-// up to four experts are in flight.
-template <bool kWhole, typename... S, int kRowsInFlight>
-__device__ inline void combine_vec4(Types<S...> types, const Experts &from, const float *weights, int k, int step, int row_end, int n,
-                                    float (&value)[kRowsInFlight][4]) {
-  constexpr int kExpertsInFlight = kWhole ? 4 : 2;
+// Elements n .. n + 3 of rows k, k + step, ... of C. Rows from `row_end` on are zero. The loads of kRowsInFlight rows
+// of up to four experts are in flight. If B may have one type only, its vectors are converted where they are used: that
+// takes fewer registers.
+template <bool kWhole, typename First, typename... Rest, int kRowsInFlight>
+__device__ inline void combine_vec4(Types<First, Rest...> types, const Experts &from, const float *weights, int k,
+                                    int step, int row_end, int n, float (&value)[kRowsInFlight][4]) {
+  constexpr int kExpertsInFlight = kWhole ? 4 : 2, kCount = kExpertsInFlight * kRowsInFlight;
 #pragma unroll
   for (int i = 0; i < kRowsInFlight; ++i)
 #pragma unroll
     for (int v = 0; v < 4; ++v) value[i][v] = 0;
 #pragma unroll 1
   for (int first = 0; first < from.experts; first += kExpertsInFlight) {
-    float b[kExpertsInFlight * kRowsInFlight][4];
-    load_vectors<kWhole>(
-        types, from.b, from.columns - n,
-        [&](int m) {
-          const int expert_row = min(first + m / kRowsInFlight, from.experts - 1) * from.rank;
-          return (expert_row + min(k + m % kRowsInFlight * step, row_end - 1)) * from.b.pitch + n;
-        },
-        b);
+    Vec4<First> raw[kCount];
+    float b[kCount][4];
+    if constexpr (sizeof...(Rest) == 0) {
 #pragma unroll
-    for (int m = 0; m < kExpertsInFlight * kRowsInFlight; ++m) {
+      for (int m = 0; m < kCount; ++m) {
+        const int expert_row = min(first + m / kRowsInFlight, from.experts - 1) * from.rank;
+        raw[m] = load_raw<kWhole>(static_cast<const First *>(from.b.data) +
+                                      (expert_row + min(k + m % kRowsInFlight * step, row_end - 1)) * from.b.pitch + n,
+                                  from.columns - n);
+      }
+    } else {
+      load_vectors<kWhole>(
+          types, from.b, n, from.columns - n,
+          [&](int m) {
+            const int expert_row = min(first + m / kRowsInFlight, from.experts - 1) * from.rank;
+            return expert_row + min(k + m % kRowsInFlight * step, row_end - 1);
+          },
+          b);
+    }
+#pragma unroll
+    for (int m = 0; m < kCount; ++m) {
       const int j = m / kRowsInFlight, i = m % kRowsInFlight;
       const bool is_expert = first + j < from.experts;
       const float weight = weights[is_expert ? first + j : 0];
+      if constexpr (sizeof...(Rest) == 0) convert<First>(raw[m], b[m]);
 #pragma unroll
       for (int v = 0; v < 4; ++v)
         value[i][v] = is_expert && k + i * step < row_end ? fmaf(weight, b[m][v], value[i][v]) : value[i][v];
@@ -96,8 +109,7 @@ __device__ inline void transpose_tile(Types<S...> types, T *tile, const Experts 
     float value[kLoadsInFlight][4] = {};
     if (columns > 0)
       load_vectors<kWhole>(
-          types, from.b, valid,
-          [&](int i) { return (column + min(first + i * kStep, columns - 1)) * from.b.pitch + row + k; }, value);
+          types, from.b, row + k, valid, [&](int i) { return column + min(first + i * kStep, columns - 1); }, value);
 #pragma unroll
     for (int i = 0; i < kLoadsInFlight; ++i) {
       const int n = first + i * kStep;
@@ -108,8 +120,8 @@ __device__ inline void transpose_tile(Types<S...> types, T *tile, const Experts 
   }
 }
 
-// Computes a kRows x kColumns tile of C from (row, column) on; B has one of the types. The loads of up to kMostRows rows
-// are in flight.
+// Computes a kRows x kColumns tile of C from (row, column) on; B has one of the types. The loads of up to kMostRows
+// rows are in flight.
 template <int kRows, int kColumns, int kMostRows, bool kIsLora, int kBlockThreads, typename T, typename... S>
 __device__ inline void combine_types(Types<S...> types, T *tile, const Experts &from, const float *weights, int row,
                                      int column) {
@@ -138,8 +150,8 @@ __device__ inline void combine_types(Types<S...> types, T *tile, const Experts &
   });
 }
 
-// Computes a kRows x kColumns tile of C from (row, column) on. Elements outside C are zero. kInLoop: the accumulators of
-// a product occupy the registers, so that fewer loads are in flight, and that there is one loop for each type: its
+// Computes a kRows x kColumns tile of C from (row, column) on. Elements outside C are zero. kInLoop: the accumulators
+// of a product occupy the registers, so that fewer loads are in flight, and that there is one loop for each type: its
 // vectors are converted where they are used. kIsLora: B may be that of LoRA.
 template <typename Engine, int kRows, int kColumns, bool kInLoop = false, bool kIsLora = true,
           int kBlockThreads = kThreads>

@@ -143,8 +143,8 @@ __device__ inline void finish_d_hidden(const DHidden &call, const DHiddenScratch
     for (int first = 0; first < router.experts; first += kExpertsInFlight) {
       float r[kExpertsInFlight][4];
       load_vectors<kWhole>(
-          typename Engine::Parameters{}, router.router, call.rank - k,
-          [&](int i) { return min(first + i, router.experts - 1) * router.router.pitch + k; }, r);
+          typename Engine::Parameters{}, router.router, k, call.rank - k,
+          [&](int i) { return min(first + i, router.experts - 1); }, r);
 #pragma unroll
       for (int i = 0; i < kExpertsInFlight; ++i) {
         const int e = min(first + i, router.experts - 1);
@@ -161,8 +161,8 @@ __device__ inline void finish_d_hidden(const DHidden &call, const DHiddenScratch
   if (call.relu) {
     float h[kLoadsInFlight][4];
     load_vectors<kWhole>(
-        typename Engine::Activations{}, call.hidden, call.rank - k,
-        [&](int n) { return min(at + n * step, token_end - 1) * call.hidden.pitch + k; }, h);
+        typename Engine::Activations{}, call.hidden, k, call.rank - k,
+        [&](int n) { return min(at + n * step, token_end - 1); }, h);
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n)
 #pragma unroll

@@ -140,7 +140,8 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
 }
 
 template <typename Tile>
-__global__ __launch_bounds__(kThreads, kBlocks) void forward_shrink(const __grid_constant__ ForwardShrink call) {
+__global__ __launch_bounds__(kThreads,
+                             Tile::kShrinkBlocks) void forward_shrink(const __grid_constant__ ForwardShrink call) {
   if constexpr (!kHasCode<typename Tile::Engine>) return;
   extern __shared__ __align__(16) char shared[];
   const int token = blockIdx.x * call.operands.tile_tokens;

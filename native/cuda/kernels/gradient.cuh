@@ -45,9 +45,10 @@ struct GradientTile {
 };
 
 // Writes a tile of z, scaled, or adds it to the gradient of each expert: out rows [row, row_end), columns [column,
-// column_end), of which a thread has four columns of every step-th row. The vectors of the old gradient of kRowsInFlight
-// rows of kExpertsInFlight experts, eight in all, are loaded before the first is added. Every vector is aligned, and
-// inside the window or outside of it. The type of the gradient matters where elements are loaded and stored only.
+// column_end), of which a thread has four columns of every step-th row. The vectors of the old gradient of
+// kRowsInFlight rows of kExpertsInFlight experts, eight in all, are loaded before the first is added. Every vector is
+// aligned, and inside the window or outside of it. The type of the gradient matters where elements are loaded and
+// stored only.
 template <typename Tile>
 __device__ inline void write_gradient(const GradientTile &tile, const Output &out, const Window &window,
                                       const ExpertScales &scales) {
@@ -175,7 +176,8 @@ template <typename Tile>
 __device__ inline void finish_outer(const float *z, const OuterTarget &target, const StripIndex &at) {
   if (target.out.data == nullptr && target.partials == nullptr) return;
   const int row = at.row_tile * target.tile_rows, column = at.column_tile * Tile::kBlockN;
-  const int row_end = min(row + target.tile_rows, target.rows), column_end = min(column + Tile::kBlockN, target.columns);
+  const int row_end = min(row + target.tile_rows, target.rows),
+            column_end = min(column + Tile::kBlockN, target.columns);
   Output out = target.out;
   const bool has_partials = target.partials != nullptr;
   if (has_partials)
@@ -209,25 +211,29 @@ __device__ inline void add_d_weights(const Experts &experts, int expert, const f
   constexpr int kRowsInFlight = kTileLoadsInFlight<kWhole, Tile::kResultRows, kStep>;
   const int n = static_cast<int>(threadIdx.x) % kVec4PerRow * 4, valid = experts.columns - column - n;
   const int rows = valid <= 0 ? 0 : row_end - row;
+  const S *b = static_cast<const S *>(experts.b.data) + column + n;
 #pragma unroll 1
   for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < rows; first += kRowsInFlight * kStep) {
-    float b[kDWeightExperts * kRowsInFlight][4];
-    load_vectors<kWhole>(
-        Types<S>{}, experts.b, valid,
-        [&](int m) {
-          const int expert_row = min(expert + m / kRowsInFlight, experts.experts - 1) * experts.rank + row;
-          return (expert_row + min(first + m % kRowsInFlight * kStep, rows - 1)) * experts.b.pitch + column + n;
-        },
-        b);
+    Vec4<S> raw[kDWeightExperts][kRowsInFlight];
+#pragma unroll
+    for (int j = 0; j < kDWeightExperts; ++j) {
+      const int expert_row = min(expert + j, experts.experts - 1) * experts.rank + row;
+#pragma unroll
+      for (int i = 0; i < kRowsInFlight; ++i)
+        raw[j][i] = load_raw<kWhole>(b + (expert_row + min(first + i * kStep, rows - 1)) * experts.b.pitch, valid);
+    }
 #pragma unroll
     for (int i = 0; i < kRowsInFlight; ++i) {
       const int k = first + i * kStep;
       float d[4];
       load_vec4(z + k * Tile::kResultPitch + n, 4, true, d);
 #pragma unroll
-      for (int j = 0; j < kDWeightExperts; ++j)
+      for (int j = 0; j < kDWeightExperts; ++j) {
+        float b_values[4];
+        convert<S>(raw[j][i], b_values);
 #pragma unroll
-        for (int v = 0; v < 4; ++v) sum[j] = k < rows ? fmaf(b[j * kRowsInFlight + i][v], d[v], sum[j]) : sum[j];
+        for (int v = 0; v < 4; ++v) sum[j] = k < rows ? fmaf(b_values[v], d[v], sum[j]) : sum[j];
+      }
     }
   }
 }
@@ -248,7 +254,9 @@ __device__ inline void form_d_weights(char *shared, const DWeights &d_weights, c
   for (int expert = 0; expert < experts.experts; expert += kDWeightExperts) {
     float sum[kDWeightExperts] = {};
     with_whole(whole, [&](auto is_whole) {
-      with_type(typename Tile::Engine::Parameters{}, experts.b.dtype, [&](auto tag) { add_d_weights<Tile, decltype(is_whole)::value, decltype(tag)>(experts, expert, z, row, row_end, column, sum); });
+      with_type(typename Tile::Engine::Parameters{}, experts.b.dtype, [&](auto tag) {
+        add_d_weights<Tile, decltype(is_whole)::value, decltype(tag)>(experts, expert, z, row, row_end, column, sum);
+      });
     });
 #pragma unroll
     for (int j = 0; j < kDWeightExperts; ++j) {

@@ -25,7 +25,7 @@ struct LargeShrink {
 
 template <typename Tile>
 __global__ __launch_bounds__(Tile::kThreads,
-                             Tile::kBlocks) void large_shrink(const __grid_constant__ LargeShrink call) {
+                             Tile::kProductBlocks) void large_shrink(const __grid_constant__ LargeShrink call) {
   if constexpr (!kHasCode<typename Tile::Engine>) return;
   using Scalar = typename Tile::Scalar;
   extern __shared__ __align__(16) char shared[];

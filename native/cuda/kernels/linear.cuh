@@ -56,7 +56,7 @@ struct Bias {
 };
 
 template <typename Tile, bool kTransposed>
-__global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void linear(const __grid_constant__ Linear call) {
+__global__ __launch_bounds__(Tile::kThreads, Tile::kProductBlocks) void linear(const __grid_constant__ Linear call) {
   if constexpr (!kHasCode<typename Tile::Engine>) return;
   using Scalar = typename Tile::Scalar;
   constexpr Along kAlongWeight = kTransposed ? Along::kOuter : Along::kDepth;

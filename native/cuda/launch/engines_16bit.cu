@@ -1,5 +1,5 @@
-// Both 16-bit engines. Most of their kernels differ in the names of instructions only: in one object, and near each other
-// in it, those of both compress to little more than those of one.
+// Both 16-bit engines. Most of their kernels differ in the names of instructions only: in one object, and near each
+// other in it, those of both compress to little more than those of one.
 #include "cuda/launch/engine.cuh"
 
 namespace lily::cuda {

@@ -81,12 +81,14 @@ class Backward {
     BackwardDy call = dy_call(planned.step);
     const auto has_pair = [&](auto tiles) {
       call.shrink_tile = find_row(typename decltype(tiles)::Shrink{}, [&](auto row) { return planned.tile.is(row); });
-      call.strip_tile = find_row(typename decltype(tiles)::Strip{}, [&](auto row) { return planned.strip_tile.is(row); });
+      call.strip_tile =
+          find_row(typename decltype(tiles)::Strip{}, [&](auto row) { return planned.strip_tile.is(row); });
       return call.shrink_tile >= 0 && call.strip_tile >= 0;
     };
     lily_status status = LILY_OK;
     with_row(typename Tiles<Engine>::Dy{}, has_pair, [&](auto tiles) {
-      status = launcher_.launch(backward_dy<Engine, decltype(tiles)>, "launching the backward_dy kernel", planned, call);
+      status =
+          launcher_.launch(backward_dy<Engine, decltype(tiles)>, "launching the backward_dy kernel", planned, call);
     });
     return status;
   }

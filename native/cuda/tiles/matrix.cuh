@@ -62,7 +62,8 @@ __device__ inline int place(int row, int column) {
   constexpr int kVectors = kRowBytes < 128 ? kRowBytes / 16 : 8;
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
   // Division of unsigned numbers by a power of two takes one instruction.
-  return row * kColumns + (column ^ static_cast<int>(static_cast<unsigned>(row) / kRowsPer128Bytes % kVectors * kVector));
+  return row * kColumns +
+         (column ^ static_cast<int>(static_cast<unsigned>(row) / kRowsPer128Bytes % kVectors * kVector));
 }
 
 template <int kM, int kN>

@@ -155,17 +155,17 @@ __device__ inline void convert(const Vec4<T> &raw, float (&value)[4]) {
   }
 }
 
-// Loads kCount vectors of a matrix of any type of the list: vector n begins at element index(n). All loads are issued
-// before the first is converted; the code that uses the values is the same for all types.
-template <bool kWhole, typename... T, int kCount, typename Index>
-__device__ inline void load_vectors(Types<T...> types, const Operand &matrix, int valid, const Index &index,
-                                    float (&value)[kCount][4]) {
+// Loads vectors of a matrix of any type of the list, from `column` on: vector n is in row row_of(n). All loads are
+// issued before the first is converted; the code that uses the values is the same for all types.
+template <bool kWhole, typename... T, int kCount, typename RowOf>
+__device__ inline void load_vectors(Types<T...> types, const Operand &matrix, int column, int valid,
+                                    const RowOf &row_of, float (&value)[kCount][4]) {
   with_type(types, matrix.dtype, [&](auto tag) {
     using From = decltype(tag);
-    const From *from = static_cast<const From *>(matrix.data);
+    const From *from = static_cast<const From *>(matrix.data) + column;
     Vec4<From> raw[kCount];
 #pragma unroll
-    for (int n = 0; n < kCount; ++n) raw[n] = load_raw<kWhole>(from + index(n), valid);
+    for (int n = 0; n < kCount; ++n) raw[n] = load_raw<kWhole>(from + row_of(n) * matrix.pitch, valid);
 #pragma unroll
     for (int n = 0; n < kCount; ++n) convert<From>(raw[n], value[n]);
   });

@@ -49,7 +49,13 @@ struct ShrinkTile {
   static constexpr int kHalf = kBlockK / kHalves;
   // Each element has three accumulators, two for the halves of a split and one for the sum over splits. If those are
   // too many for the registers, the sum stays in shared memory, in front of the ring.
-  static constexpr bool kSumsInShared = 3 * 4 * kWarpM * kWarpN > 128;
+  static constexpr int kAccumulators = 3 * 4 * kWarpM * kWarpN;
+  static constexpr bool kSumsInShared = kAccumulators > 128;
+  // Resident blocks for which the shared memory of an H100 has room, where the registers allow as many.
+  static constexpr int kShrinkBlocks = kAccumulators <= 12   ? 6
+                                       : kAccumulators <= 24 ? 5
+                                       : kAccumulators <= 48 ? 4
+                                                             : kBlocks;
   static constexpr int kBytes = kSumsInShared ? kRing + kProduct * 4 : kRing > kProduct * 4 ? kRing : kProduct * 4;
   static_assert(kHalf % Engine::kStepK == 0 && kWarpM * kWarpsM * 16 == kBlockM);
 };
@@ -238,8 +244,13 @@ struct LargeTile : BlockOf<kWarps_> {
   // From one fragment of a warp to its next, in rows and columns: the warps take turns, so that each has its share of a
   // tile at the edge of the matrix too.
   static constexpr int kStrideM = 16 * kWarpsM, kStrideN = 8 * kWarpsN;
-  // Minimum number of resident blocks, for eight warps per multiprocessor.
-  static constexpr int kBlocks = 8 / kWarps;
+  // Minimum number of resident blocks, for at least eight warps per multiprocessor: of large_strip, and of the kernels
+  // with one product.
+  static constexpr int kAccumulators = 4 * kWarpM * kWarpN;
+  static constexpr int kBlocks = kAccumulators <= 32 ? 3 : 8 / kWarps;
+  static constexpr int kProductBlocks = kAccumulators <= 4                           ? 5
+                                        : kAccumulators <= 32 && Engine::kStepK >= 8 ? 4
+                                                                                     : kBlocks;
   // The result in shared memory, in floats. finish_outer reads kResultRows x kBlockN of it.
   static constexpr int kResultRows = kBlockM, kResultPitch = kBlockN + 8, kResult = kBlockM * kResultPitch;
   static constexpr int kRing = kStages * kStage * static_cast<int>(sizeof(Scalar));
@@ -280,6 +291,9 @@ constexpr int kPoolSlices = 16;
 
 // backward_hidden: tokens per tile, one per lane of a warp, and groups whose slices are in shared memory at a time.
 constexpr int kHiddenTokens = kWarp, kPoolRound = 8;
+
+// Resident blocks of backward_hidden that the registers must allow.
+constexpr int kHiddenBlocks = 4;
 
 // Bytes of shared memory of backward_hidden. `adds_groups`: it adds dw of each group.
 inline int backward_hidden_bytes(int experts, bool adds_groups) {

@@ -113,9 +113,9 @@ struct Tiles<E, 4> {
   using Once = Table<>;  // limited by arithmetic, not by memory
   using Large = Table<LargeTile<E, 64, 64, 32, 3>, LargeTile<E, 16, 32, 32, 6>>;
 };
-// Whether backward_dy has token blocks of this shrink tile beside column blocks of this strip tile: they have equally many
-// rows, and a strip has two to four times as many columns as the other has tokens; up to r = 64 also as many. The model
-// of time gains little by the other pairs, and their code is among the longest.
+// Whether backward_dy has token blocks of this shrink tile beside column blocks of this strip tile: they have equally
+// many rows, and a strip has two to four times as many columns as the other has tokens; up to r = 64 also as many. The
+// model of time gains little by the other pairs, and their code is among the longest.
 constexpr bool pairs(int tokens, int rows, int strip_rows, int columns) {
   return rows == strip_rows && columns <= 4 * tokens && (columns >= 2 * tokens || (columns == tokens && rows <= 64));
 }
