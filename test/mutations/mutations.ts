@@ -464,6 +464,12 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'kernels/backward_dy.cuh',
+    what: 'token blocks have the first tile of their kernel',
+    find: 'visit_row(typename Tiles::Shrink{}, call.shrink_tile,',
+    replace: 'visit_row(typename Tiles::Shrink{}, 0,',
+  },
+  {
+    file: 'kernels/backward_dy.cuh',
     what: 'every combine block computes the first columns of C',
     find: 'index % call.combine_column_tiles, index / call',
     replace: '0, index / call',
