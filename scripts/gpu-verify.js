@@ -78,7 +78,7 @@ function buildForGpu() {
   const code = codeOf({ virtual: architecture, real: [architecture] }, false)
   return {
     LILY_CMAKE_ARGS: `${process.env.LILY_CMAKE_ARGS ?? ''} -DLILY_CUDA_TARGETS=${code}`,
-    NVCC_APPEND_FLAGS: '--threads 0 --split-compile 0 -lineinfo',
+    NVCC_APPEND_FLAGS: '--split-compile 0 -lineinfo',
   }
 }
 
