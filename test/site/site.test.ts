@@ -48,6 +48,12 @@ const filesIn = (root: string) =>
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name).slice(root.length + 1))
 
+/** Opens a page and waits until Vue has mounted it, which is later than its load: buttons then have names, and keys work. */
+async function visit(page: Page, address: string): Promise<void> {
+  await page.goto(address, { waitUntil: 'load' })
+  await page.waitForFunction("document.querySelector('#app').__vue_app__ !== undefined")
+}
+
 describe.skipIf(missing !== undefined)('the documentation site', () => {
   let files: Set<string>
   let pages: string[]
@@ -171,7 +177,7 @@ describe.skipIf(missing !== undefined)('the documentation site', () => {
       for (let page = queue.shift(); page !== undefined; page = queue.shift()) {
         await view.emulateMedia({ colorScheme: 'light' })
         await view.setViewportSize({ width: 1280, height: 900 })
-        await view.goto(`${address}${page}`, { waitUntil: 'load' })
+        await visit(view, `${address}${page}`)
         await view.evaluate(axeSource)
         found.push(...(await problemsOf(view, `${page} at 1280 px, light`)))
         await view.emulateMedia({ colorScheme: 'dark' })
@@ -186,9 +192,7 @@ describe.skipIf(missing !== undefined)('the documentation site', () => {
 
   test('the search finds names of the API and words of guides', async () => {
     const page = await open()
-    await page.goto(address)
-    // Vue handles keys from when it has mounted the page; the container then has this property.
-    await page.waitForFunction("document.querySelector('#app').__vue_app__ !== undefined")
+    await visit(page, address)
     for (const [query, href] of [
       ['lilyForwardAsync', 'functions/lilyForwardAsync'],
       ['cross-origin isolated', 'docs/browsers'],
