@@ -138,6 +138,12 @@ async function work() {
 await Promise.all(Array.from({ length: availableParallelism() }, work))
 
 addOccupancy(kernels)
+// The kernels of bfloat16 have no code for Turing (kHasCode in tiles/matrix.cuh).
+kernels.splice(
+  0,
+  kernels.length,
+  ...kernels.filter(({ architecture, kernel }) => architecture >= 80 || !kernel.includes('bfloat16')),
+)
 kernels.sort((p, q) => p.architecture - q.architecture || (p.kernel < q.kernel ? -1 : 1))
 
 /** Minimum and maximum. @typedef {[number, number]} Range */

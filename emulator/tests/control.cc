@@ -30,6 +30,19 @@ void test_control() {
                 "mov.u32 w1, 0;\nmov.u32 w2, 0;\nNEXT:\nadd.u32 w2, w2, w1;\nadd.u32 w1, w1, 1;\n"
                 "setp.le.u32 p0, w1, w0;\n@p0 bra NEXT;\nst.global.u32 [l0], w2;",
                 loop);
+  // Registers share numbers (core/register_allocation.h): between two uses of w3 all of w4 to w7 hold values.
+  Words kept(64);
+  for (uint32_t i = 0; i < 64; ++i) kept[i] = 4 * (i + 5) + 4 * 6 + 4 * 10;
+  for (const std::string first : {"setp.eq.u32 p0, w1, 0;\n@p0 add.u32 w3, w0, 5;\n",
+                                  "setp.ne.u32 p0, w1, 0;\n@p0 bra LATER;\nadd.u32 w3, w0, 5;\nLATER:\n"}) {
+    check_threads("a value of the first iteration",
+                  "mov.u32 w1, 0;\nmov.u32 w2, 0;\nNEXT:\n" + first +
+                      "add.u32 w2, w2, w3;\nadd.u32 w4, w1, 1;\nadd.u32 w5, w1, 2;\nadd.u32 w6, w1, 3;\n"
+                      "add.u32 w7, w1, 4;\nadd.u32 w4, w4, w5;\nadd.u32 w6, w6, w7;\nadd.u32 w4, w4, w6;\n"
+                      "add.u32 w2, w2, w4;\nadd.u32 w1, w1, 1;\nsetp.lt.u32 p1, w1, 4;\n@p1 bra NEXT;\n"
+                      "st.global.u32 [l0], w2;",
+                  kept);
+  }
   check_threads("brx.idx",
                 "TARGETS: .branchtargets ZERO, ONE, TWO;\nrem.u32 w1, w0, 3;\nbrx.idx w1, TARGETS;\n"
                 "ZERO:\nmov.u32 w2, 0;\nbra.uni DONE;\nONE:\nmov.u32 w2, 10;\nbra.uni DONE;\nTWO:\nmov.u32 w2, 20;\n"

@@ -48,11 +48,25 @@ constexpr std::array<LargeRow, sizeof...(Tile)> large_rows(Table<Tile...>) {
                    Warps{Tile::kWarpsM, Tile::kWarpsN}, 4 * Tile::kWarpM * Tile::kWarpN}...};
 }
 
+// Whether every pair of tiles that a plan may select has a kernel.
+template <typename Dy, size_t kShrink, size_t kStrip>
+constexpr bool has_all_pairs(Dy dy, const std::array<ShrinkRow, kShrink> &shrink,
+                             const std::array<StripRow, kStrip> &strip) {
+  for (const ShrinkRow &of_tokens : shrink) {
+    for (const StripRow &of_columns : strip) {
+      const Tile &a = of_tokens.tile, &b = of_columns.tile;
+      if (pairs(a.block_m, a.block_n, b.block_k, b.block_n) && !has_kernel(dy, a, b)) return false;
+    }
+  }
+  return true;
+}
+
 template <typename Engine>
 const TileRows &rows_of() {
   using Table = Tiles<Engine>;
   static constexpr auto kShrink = shrink_rows(typename Table::Shrink{});
   static constexpr auto kStrip = strip_rows(typename Table::Strip{});
+  static_assert(has_all_pairs(typename Table::Dy{}, kShrink, kStrip));
   static constexpr auto kMix = mix_rows(typename Table::Mix{});
   static constexpr auto kDecode = decode_rows(typename Table::Decode{});
   static constexpr auto kOnce = once_rows(typename Table::Once{});

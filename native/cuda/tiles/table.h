@@ -147,9 +147,17 @@ bool with_row(Table<Rows...>, const Matches &matches, const Visit &visit) {
 
 // The place of a row in a table; -1 if it has no such row.
 template <typename... Rows, typename Matches>
-int find_row(Table<Rows...>, const Matches &matches) {
+constexpr int find_row(Table<Rows...>, const Matches &matches) {
   int at = -1;
   return ((++at, matches(Rows{})) || ...) ? at : -1;
+}
+
+// Whether a kernel of backward_dy has both tiles.
+template <typename... Kernels>
+constexpr bool has_kernel(Table<Kernels...>, const Tile &shrink, const Tile &strip) {
+  return ((find_row(typename Kernels::Shrink{}, [&](auto row) { return shrink.is(row); }) >= 0 &&
+           find_row(typename Kernels::Strip{}, [&](auto row) { return strip.is(row); }) >= 0) ||
+          ...);
 }
 
 template <typename... Rows, typename Visit>
