@@ -309,6 +309,7 @@ describe('forms of operands', () => {
   })
 
   it('saved releases its memory; tensors taken from it stay valid', async () => {
+    await collect()
     emptyCache()
     const moved = { x: onDevice(x), a: onDevice(a), router: onDevice(router), b: onDevice(b) }
     const { saved, y } = lilyForward(moved, { mask: [1, 1, 1, 0, 1, 1] })

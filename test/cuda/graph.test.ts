@@ -137,6 +137,7 @@ describe('captureGraph', () => {
     await Stream.default().synchronize()
     await collect() // of earlier tests
     emptyCache()
+    await collect()
     const before = blocks()
     const all = operands()
     let results: ReturnType<typeof pair> | undefined
@@ -334,6 +335,7 @@ describe('rejects work that cannot be captured, without side effects', () => {
       },
     ],
   ])('%s', async (_, argument, call) => {
+    await collect()
     const before = blocks()
     await expectRefused('ERR_LILY_ARGUMENT', argument, () => captureGraph(call))
     expect(blocks()).toBe(before)

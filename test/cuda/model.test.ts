@@ -1,6 +1,7 @@
 /** Moving a model between the host and a device. */
 import { expect, it } from 'vitest'
 import { LilyModel, memoryStats } from '../../lib/index.js'
+import { collect } from '../support/collect.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { numbersOf, place, runChain } from '../support/model.js'
 import { expectRefused } from '../support/refused.js'
@@ -52,6 +53,7 @@ it('rejects operands and saved calls of its previous device', async () => {
 })
 
 it('releases all memory, including that of deferred gradients', async () => {
+  await collect()
   const blocks = () => memoryStats(device).blocksInUse
   const before = blocks()
   const model = LilyModel.create(options).to(device)
