@@ -118,7 +118,7 @@ test('the tarball contains the runtime files and no build files', () => {
     .map((entry) => join(entry.parentPath, entry.name).slice(installed.folder.length + 1))
   const unexpected = files.filter(
     (file) =>
-      !/^(package\.json|README\.md|CHANGELOG\.md|LICENSE|dist\/(browser\/)?[\w.-]+\.(c?js|d\.c?ts)|dist\/THIRD-PARTY-LICENSES\.txt|prebuilds\/.*(\.node|lily_cuda\.so)|prebuilds\/wasm\/[\w-]+\.wasm)$/.test(
+      !/^(package\.json|README\.md|CHANGELOG\.md|LICENSE|dist\/(browser\/)?[\w.-]+\.(c?js|d\.c?ts)|dist\/THIRD-PARTY-LICENSES\.txt|prebuilds\/.*(\.node|lily_cuda\.so)|prebuilds\/wasm\/[\w-]+\.wasm|docs\/(decisions\/)?[\w-]+\.md)$/.test(
         file,
       ),
   )
@@ -131,6 +131,15 @@ test('the tarball contains the runtime files and no build files', () => {
   }
   expect(Object.keys(scripts).filter((name) => /^((pre|post)?install|prepare)$/.test(name))).toEqual([])
   expect(gypfile).toBe(false)
+})
+
+test('the tarball contains the documents that its README, types and messages name', () => {
+  const texts = ['README.md', ...readdirSync(join(installed.folder, 'dist')).map((name) => join('dist', name))]
+    .filter((name) => /\.(md|js|d\.ts)$/.test(name))
+    .map((name) => readFileSync(join(installed.folder, name), 'utf8'))
+  const named = new Set(texts.flatMap((text) => text.match(/\bdocs\/[\w/-]+\.md\b/g) ?? []))
+  expect(named.size).toBeGreaterThan(10)
+  expect([...named].filter((name) => !existsSync(join(installed.folder, name)))).toEqual([])
 })
 
 test('the tarball contains addons for this machine, and for linux-arm64 if its compiler is installed', (context) => {

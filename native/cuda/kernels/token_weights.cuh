@@ -81,10 +81,10 @@ __device__ inline float sum_over_warp(float value) {
 }
 
 // sum = the sum of `count` partial sums of four elements in order, which are `stride` elements apart. The loads of
-// kLoadsInFlight of them are in flight.
+// kLoadsInFlight of them are in flight; if elements are loaded one by one, of half as many: that needs more registers.
 template <bool kWhole>
 __device__ inline void add_partials(float (&sum)[4], const float *partials, int64_t stride, int count, int valid) {
-  constexpr int kLoadsInFlight = 8;
+  constexpr int kLoadsInFlight = kWhole ? 8 : 4;
 #pragma unroll
   for (int v = 0; v < 4; ++v) sum[v] = 0;
 #pragma unroll 1
