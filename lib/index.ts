@@ -140,4 +140,5 @@ export type {
 export type { LilySaved, LoraSaved } from './operations/saved.js'
 export { Event, Stream, type CudaDevice } from './tensor/stream.js'
 export { deviceTensor } from './base/symbols.js'
+export { cast } from './tensor/cast.js'
 export { tensor, Tensor } from './tensor/tensor.js'

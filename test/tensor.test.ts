@@ -1,7 +1,10 @@
 /** Host forms of operands, which give equal results without a copy; tensors and their lifetime. */
 import { describe, expect, it } from 'vitest'
-import { lilyBackward, LilyError, lilyForward, Tensor, tensor, type TensorLike } from '../lib/index.js'
+import { cast, lilyBackward, LilyError, lilyForward, Tensor, tensor, type TensorLike } from '../lib/index.js'
 import { expectSameBits } from './support/compare.js'
+import { type Float, pack, unpack } from './support/dtypes.js'
+import { gaussian, randomFrom } from './support/random.js'
+import { expectRefused } from './support/refused.js'
 import { filled, type HostTensor, numbers, sizes, smallOperands } from './support/small.js'
 
 const { tokens, dIn, dOut, rank, experts } = sizes
@@ -281,3 +284,58 @@ function expectCode(code: string, action: () => unknown): void {
   expect(thrown).toBeInstanceOf(LilyError)
   expect((thrown as LilyError).code).toBe(code)
 }
+
+describe('cast', () => {
+  const types = ['float32', 'bfloat16', 'float16'] as const
+  // Ties, numbers that round up to a power of two or to an infinity, subnormal ones, and both zeros.
+  const special = [
+    0,
+    -0,
+    1 + 2 ** -9,
+    1 + 3 * 2 ** -9,
+    1 + 2 ** -8,
+    1 + 2 ** -11,
+    1 + 3 * 2 ** -11,
+    1.999,
+    65504,
+    65519.9,
+  ]
+  const beyond = [65520, -1e6, 3.4e38, 2 ** -24, 2 ** -25, 2 ** -25 + 2 ** -36, -(2 ** -15), 1e-40, Infinity, -Infinity]
+  const values = Float32Array.of(...special, ...beyond, ...gaussian(randomFrom(5), 100))
+
+  it.each<Float>(types)('rounds float32 to %s', (dtype) => {
+    const rounded = cast(tensor(values, [4, 30]), dtype)
+    expect([rounded.dtype, rounded.shape, rounded.device.type]).toEqual([dtype, [4, 30], 'cpu'])
+    expect(rounded.data).toEqual(pack(dtype, values))
+    expect(rounded.data).not.toBe(values)
+  })
+
+  it.each(types.flatMap((from) => types.map((to) => [from, to] as const)))('converts %s to %s', (from, to) => {
+    const data = pack(from, values)
+    expect(cast({ data, shape: [120], dtype: from }, to).data).toEqual(pack(to, unpack(from, data)))
+  })
+
+  it('keeps a NaN, whatever its bits', () => {
+    const bits = Uint32Array.of(0x7f800001, 0x7fffffff, 0xff800001, 0xffffffff)
+    for (const dtype of types) {
+      const there = cast(tensor(new Float32Array(bits.buffer), [4]), dtype)
+      expect([...(cast(there, 'float32').data as Float32Array)]).toEqual([NaN, NaN, NaN, NaN])
+    }
+  })
+
+  it('leaves gaps between rows out, and takes no tokens', () => {
+    const strided = { data: values, shape: [3, 2], strides: [5, 1], byteOffset: 8 }
+    expect([...cast(strided, 'float32').data]).toEqual([2, 3, 7, 8, 12, 13].map((i) => values[i]))
+    expect(cast(tensor([], [0, 7]), 'bfloat16').shape).toEqual([0, 7])
+  })
+
+  it('refuses other types', async () => {
+    const x = tensor([1], [1])
+    await expectRefused('ERR_LILY_DTYPE', 'dtype', () => cast(x, 'int32' as never))
+    await expectRefused('ERR_LILY_DTYPE', 'dtype', () => cast(x, undefined as never))
+    await expectRefused('ERR_LILY_DTYPE', 'x', () => cast(tensor(Int32Array.of(1), [1]), 'float32'))
+    await expectRefused('ERR_LILY_ARGUMENT', 'x', () => cast(new Float32Array(1) as never, 'float16'))
+    x.dispose()
+    await expectRefused('ERR_LILY_DISPOSED', 'x', () => cast(x, 'float16'))
+  })
+})

@@ -13,7 +13,7 @@ const scratch = new DataView(new ArrayBuffer(2))
 export function copyRows({ memory, byteOffset, dtype, rows, columns, pitch }: Operand): HostData {
   const data = plainView(dtype, memory as HostData)
   const bytes = bytesPerElement(dtype)
-  const copy = viewOf(dtype, new ArrayBuffer(rows * columns * bytes), 0, rows * columns)
+  const copy = allocateOnHost('a copy', dtype, rows * columns)
   const [buffer, start] = [bufferOf(data), byteOffsetOf(data) + byteOffset]
   for (let row = 0; row < rows; row++) {
     copy.set(viewOf(dtype, buffer, start + row * pitch * bytes, columns), row * columns)
