@@ -149,8 +149,8 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
    * adapter, also after a crash, and if several processes save at once. Do not change the parameters until the promise
    * resolves.
    *
-   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT if a file cannot be written: the old files are intact;
-   *   ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT if a file cannot be written, or if a parameter is infinite or
+   *   NaN: the old files are intact; ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
    */
   abstract savePretrained(folder: string | URL, options?: SaveOptions<'peft'>): Promise<void>
 
