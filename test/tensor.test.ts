@@ -306,6 +306,28 @@ describe('Tensor', () => {
     expectCode('ERR_LILY_DTYPE', () => tensor(new Uint16Array(6), [2, 3]))
     expectCode('ERR_LILY_DTYPE', () => tensor(new Float32Array(6), [2, 3], 'bfloat16'))
   })
+
+  it('is called a Tensor where something else is expected', () => {
+    const { message } = expectCode('ERR_LILY_ARGUMENT', () =>
+      lilyBackward({ dy: tensor([1], [1]) }, tensor([1], [1]) as never),
+    )
+    expect(message).toContain('got an object of type Tensor')
+  })
+
+  it('of which a structured clone has lost the contents is refused with advice', () => {
+    const { dy: _, ...operands } = smallOperands()
+    const { message } = expectCode('ERR_LILY_ARGUMENT', () =>
+      lilyForward({ ...operands, x: structuredClone(tensor([1, 2], [1, 2])) }),
+    )
+    expect(message).toMatch(/^x: expected a tensor.* as a Tensor becomes by postMessage and structuredClone; send its/)
+  })
+
+  it('moves to no device of another type, which the error quotes', () => {
+    const to = (device: object) => expectCode('ERR_LILY_DEVICE', () => tensor([1], [1]).to(device as never)).message
+    expect(to({ type: 'gpu' })).toContain("got type 'gpu' and id 0")
+    expect(to({ type: 'cuda', id: -1 })).toContain("got type 'cuda' and id -1")
+    expect(to({})).toContain('got an object of type Object')
+  })
 })
 
 function smallForward() {

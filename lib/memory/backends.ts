@@ -125,7 +125,8 @@ function typeAndId(argument: string, value: unknown): TypeAndId {
 
 function cudaDeviceOf(argument: string, value: unknown, { type, id }: TypeAndId, expected: string): Device {
   if (type !== 'cuda' || !Number.isSafeInteger(id) || (id as number) < 0) {
-    fail('ERR_LILY_DEVICE', argument, `expected ${expected}, got ${describe(value)}`)
+    const got = type === undefined ? describe(value) : `type ${describe(type)} and id ${describe(id)}`
+    fail('ERR_LILY_DEVICE', argument, `expected ${expected}, got ${got}`)
   }
   const device = cudaDevice(id as number)
   checkDevice(argument, device)

@@ -102,10 +102,11 @@ export function checkMask(operand: SmallOperand, tokens: number, xShape: readonl
   const { numbers, shape } = operand
   const leading = shape.length === xShape.length - 1 && shape.every((size, axis) => size === xShape[axis])
   if (!leading && !(shape.length === 1 && shape[0] === tokens)) {
+    const expected = new Set([shapeText([tokens]), shapeText(xShape.slice(0, -1))])
     fail(
       'ERR_LILY_SHAPE',
       'mask',
-      `expected one flag per token, ${shapeText([tokens])} or ${shapeText(xShape.slice(0, -1))}, got ${shapeText(shape)}`,
+      `expected one flag per token, ${[...expected].join(' or ')}, got ${shapeText(shape)}`,
     )
   }
   const source = contiguousOnDevice('mask', operand)

@@ -173,8 +173,11 @@ function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes
   checkFramework(argument, value)
   const data = value.data
   if (!ArrayBuffer.isView(data)) {
-    const got = ArrayBuffer.isView(value) || Array.isArray(value) ? describe(value) : `data as ${describe(data)}`
-    fail('ERR_LILY_ARGUMENT', argument, `expected a tensor, such as { data: Float32Array, shape }, got ${got}`)
+    fail(
+      'ERR_LILY_ARGUMENT',
+      argument,
+      `expected a tensor, such as { data: Float32Array, shape }, got ${gotFor(value, data)}`,
+    )
   }
   checkFields(argument, value, HOST_FIELDS)
   // An object has either shape and dtype, or ONNX Runtime's dims and type.
@@ -193,6 +196,17 @@ function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes
   const operand = layOut(argument, data as HostData, byteOffset, dtype, CPU, sizes, strides)
   if (!isWindow) checkNotLonger(argument, data, operand)
   return operand
+}
+
+/** What an object is whose data is no typed array. */
+function gotFor(value: Unknown, data: unknown): string {
+  if (ArrayBuffer.isView(value) || Array.isArray(value)) return describe(value)
+  if (Object.keys(value).length > 0) return `data as ${describe(data)}`
+  // The contents of a class of this package are private, and a structured clone has no private contents.
+  return (
+    `${describe(value)} without properties, as a Tensor becomes by postMessage and structuredClone; ` +
+    'send its { data, shape, dtype }'
+  )
 }
 
 const HOST_FIELDS: Known = new Set([
