@@ -177,7 +177,7 @@ export abstract class AdapterLayer {
     return runBackward(call)
   }
 
-  /** Checks x where the operation would name a parameter, which the caller does not pass. */
+  /** @internal Checks x where the operation would name a parameter, which the caller does not pass. */
   protected checkInput(x: Operand): void {
     checkActivations(x)
     checkTokenRows('x', x, x.rows, this.inFeatures)
