@@ -2,6 +2,7 @@
 import { describe, expect, it } from 'vitest'
 import type { CalibrationOptions, LilyLayer } from '../../lib/index.js'
 import { forward } from '../reference.js'
+import { isWebGpu } from '../support/backend.js'
 import { relativeError } from '../support/compare.js'
 import { createModel, numbersOf, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -91,6 +92,13 @@ describe('calibrate', () => {
     model.unfreeze()
   })
 
+  it('rejects a sample with a NaN by its name', async ({ skip }) => {
+    if (isWebGpu) skip('WGSL lets an implementation assume that there is no NaN')
+    const message = "samples['0.q'][1]: expected weights of the experts that are finite"
+    const calls = [place(samples[0], [7, dIn]), place([NaN, 1, 1, 1, 1, 1], [1, dIn])]
+    await expectRefused('ERR_LILY_ARGUMENT', message, () => model.calibrate({ '0.q': calls }))
+  })
+
   it('gives no error for an adapter with B = 0', async () => {
     const fresh = createModel({ layers, config: { ...config, initWeights: true }, seed: 5 })
     const { relativeError: error } = await fresh.calibrate({ '0.q': [place(samples[0], [7, dIn])] })
@@ -107,12 +115,6 @@ describe('calibrate', () => {
     ['ERR_LILY_ARGUMENT', 'routing', { '0.q': [place(samples[0], [7, dIn])] }, { routing: 'token' }],
     ['ERR_LILY_ARGUMENT', 'pool', { '0.q': [place(samples[0], [7, dIn])] }, { pool: 'mean' }],
     ['ERR_LILY_ARGUMENT', 'activation', { '0.q': [place(samples[0], [7, dIn])] }, { activation: 'gelu' }],
-    [
-      'ERR_LILY_ARGUMENT',
-      "samples['0.q'][1]: expected weights of the experts that are finite",
-      { '0.q': [place(samples[0], [7, dIn]), place([NaN, 1, 1, 1, 1, 1], [1, dIn])] },
-      {},
-    ],
     ['ERR_LILY_ARGUMENT', 'mask', { '0.q': [place(samples[0], [7, dIn])] }, { mask: [] }],
   ])('rejects with %s of %s', async (code, argument, bad, options) => {
     await expectRefused(code, argument, () => model.calibrate(bad as never, options as object))
