@@ -36,6 +36,7 @@ import {
   LoraModel,
   packLinear,
   rankForLora,
+  ranksForLora,
   SafetensorsFile,
   Stream,
   tensor,
@@ -657,6 +658,12 @@ const models: Record<string, Record<string, Row>> = {
     layers: { argument: /layers/, call: (layers) => rankForLora(layers, config, 4) },
     config: { argument: /config/, valid: ['{}', 'map'], call: (value) => rankForLora(layerShapes, value, 4) },
     loraRank: { argument: /loraRank/, valid: ['5'], call: (value) => rankForLora(layerShapes, config, value) },
+    options: { argument: /options/, valid: EMPTY, call: (options) => rankForLora(layerShapes, config, 4, options) },
+    'options of ranksForLora': {
+      argument: /options/,
+      valid: EMPTY,
+      call: (options) => ranksForLora(layerShapes, config, 4, options),
+    },
   },
   analyse: {
     model: { argument: /model/, call: (value) => analyse(value) },

@@ -9,6 +9,7 @@ import { hasLayer, methods, passes } from '../bench/methods/methods.js'
 import { routings } from '../bench/workload/cases.js'
 import { dtypeNames } from '../bench/workload/dtypes.js'
 import type { Diagnosis } from '../cli/doctor/diagnosis.js'
+import { selfTest } from '../cli/doctor/self-test.js'
 import { runCli } from './support/cli.js'
 
 /** Graphs require a GPU, and the frozen layer the option --layer. */
@@ -188,6 +189,7 @@ describe('bench', () => {
   ])('%j is rejected before the measurement', async (args, ...messages) => {
     const { code, stderr } = await runCli(['bench', ...args])
     expect(code).toBe(1)
+    expect(stderr).toMatch(/^error: /)
     for (const message of messages) expect(stderr).toContain(message)
     expect(stderr).not.toContain('measuring')
   })
@@ -230,9 +232,19 @@ describe('doctor', () => {
   })
 
   test('exits with code 1 if the cpu backend is not available', async () => {
-    const { code, ok, backends } = await doctor({ LILY_CPU_ISA: 'sse9' })
-    expect({ code, ok }).toEqual({ code: 1, ok: false })
-    expect(backends[0].reason).toContain('LILY_CPU_ISA=sse9')
+    const variables = { LILY_CPU_ISA: 'sse9', LILY_CPU_BLOCKS: '1', LILY_CUBLASLT: '0' }
+    const { code, stdout } = await runCli(['doctor'], variables)
+    expect(code).toBe(1)
+    expect(stdout).toMatch(/^cpu +not available: LILY_CPU_ISA=sse9 is not one of .*portable, .*, wasm, wasm-relaxed;/m)
+    for (const [name, value] of Object.entries(variables)) expect(stdout).toContain(`environment   ${name}=${value}\n`)
+    expect(stdout).not.toMatch(/^threads/m)
+  })
+
+  test('tests the first device that there is', async () => {
+    expect(await selfTest({ name: 'cuda', devices: [{ id: 7, name: 'a GPU' }] })).toEqual({
+      passed: false,
+      reason: expect.stringContaining('cuda:7 is not available') as string,
+    })
   })
 
   test('prints text by default', async () => {

@@ -232,7 +232,12 @@ const forward: Rows<Forward> = [
   ['accumulate: a string', ARGUMENT, 'accumulate', ({ options }) => (options.accumulate = 'no')],
   ['stream: on the cpu', ARGUMENT, 'stream', ({ options }) => (options.stream = 1)],
   ['mask: too short', SHAPE, 'mask', ({ options }) => (options.mask = new Uint8Array(tokens - 1))],
-  ['mask: too long', SHAPE, 'mask', ({ options }) => (options.mask = new Array<number>(tokens + 1).fill(1))],
+  [
+    'mask: too long',
+    SHAPE,
+    `mask: expected one flag per token, [${tokens}], got`,
+    ({ options }) => (options.mask = new Array<number>(tokens + 1).fill(1)),
+  ],
   [
     'mask: other leading dimensions',
     SHAPE,

@@ -6,6 +6,7 @@ import { parseHTML } from 'linkedom'
 import { describe, expect, test } from 'vitest'
 import type { Inspection } from '../cli/inspect/inspection.js'
 import type { LoraInspection } from '../cli/inspect/lora-inspection.js'
+import { inspectionText } from '../cli/inspect/text.js'
 import { packageRoot } from '../lib/binding/root.js'
 import { replaceWithTensors, type TensorSource } from '../lib/checkpoint/safetensors-write.js'
 import { analyse, LilyModel, LoraModel, tensor, type Tensor, writeSafetensors } from '../lib/index.js'
@@ -248,6 +249,31 @@ describe('inspect', () => {
     expect(document.querySelector('.alert')!.textContent).toContain('No samples')
   })
 
+  test('says where the weights in the table are from', async () => {
+    const layers = ['0.q', '1.q'].map((name) => ({ name, inFeatures: 4, outFeatures: 4 }))
+    const model = LilyModel.create({ layers, config: { r: 2, numB: 3, initWeights: false }, seed: 1 })
+    const textFor = async (samples: Record<string, Tensor[]> | undefined) => {
+      const analysis = await analyse(model, { samples })
+      return inspectionText({ version: '', folder: '', samples: samples === undefined ? null : 'file', analysis })
+    }
+    const samples = { '1.q': [tensor(gaussian(randomFrom(1), 8), [2, 4])] }
+    const meanText = 'w: weights of the experts, mean over the samples'
+    expect(await textFor(samples)).toContain(`${meanText}\nentropy`)
+
+    model.freeze({ '0.q': [0.7, 0.2, 0.1] })
+    const one = await textFor(undefined)
+    expect(one).toContain('0.70  0.20  0.10')
+    expect(one).toContain('w: weights of the experts, those that a layer is frozen with\n')
+    expect(one).toContain(
+      'no samples: all experts of other layers have equal weights, and the routers are not analysed',
+    )
+    expect(await textFor(samples)).toContain(`${meanText}, or those that a layer is frozen with\nentropy`)
+
+    model.freeze('uniform')
+    const all = await textFor(undefined)
+    expect(all).toContain('those that a layer is frozen with\nno samples: the routers are not analysed\n')
+  })
+
   test('a LoRA adapter: a table, JSON and a page with its updates', async () => {
     const folder = newFolder()
     const [json, html] = ['all.json', 'all.html'].map((name) => join(folder, name))
@@ -280,7 +306,7 @@ describe('inspect', () => {
     const calls: [string[], string][] = [
       [[join(folder, 'none')], 'ERR_LILY_CHECKPOINT: '],
       [[withFields({ peft_type: 'LOHA' })], "expected peft_type 'LILY'"],
-      [[LORA_FOLDER, '--samples', samples], '--samples are for the routers of Lily'],
+      [[LORA_FOLDER, '--samples', samples], 'error: --samples are for the routers of Lily'],
       [[GOLDEN, '--samples', samples], 'ERR_LILY_SHAPE: '],
       [[], "missing required argument 'folder'"],
     ]

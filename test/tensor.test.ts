@@ -1,4 +1,5 @@
 /** Host forms of operands, which give equal results without a copy; tensors and their lifetime. */
+import { runInThisContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import { cast, lilyBackward, LilyError, lilyForward, Tensor, tensor, type TensorLike } from '../lib/index.js'
 import { expectSameBits } from './support/compare.js'
@@ -169,6 +170,47 @@ describe('forms of the small operands', () => {
     })
   }
 
+  /** The advice at the end of the message, applied to an array. */
+  function converted(data: ArrayBufferView, use: (data: never) => unknown): unknown {
+    const { message } = expectCode('ERR_LILY_DTYPE', () => use(data as never))
+    const advice = /(?:with|pass) ((?:new )?\w+(?:\.from)?\([^)]*\))/.exec(message)?.[1]
+    const convert = runInThisContext(`(data, view, length) => ${String(advice)}`) as (...args: unknown[]) => unknown
+    return convert(data, data, tokens)
+  }
+
+  const others: [name: 'mask' | 'sequenceOffsets' | 'weights', data: ArrayBufferView][] = [
+    ['mask', Uint8ClampedArray.from(flags)],
+    ['mask', Int8Array.from(flags)],
+    ['mask', Uint16Array.from(flags)],
+    ['mask', Float64Array.from(flags)],
+    ['mask', BigInt64Array.from(flags, BigInt)],
+    ['sequenceOffsets', Uint8Array.from(offsets)],
+    ['sequenceOffsets', Uint16Array.from(offsets)],
+    ['sequenceOffsets', Uint32Array.from(offsets)],
+    ['sequenceOffsets', Float32Array.from(offsets)],
+    ['sequenceOffsets', BigUint64Array.from(offsets, BigInt)],
+    ['weights', Float64Array.from(weights)],
+  ]
+  it.each(others)('%s in %O: the advice to convert it is right', (name, data) => {
+    const call = {
+      mask: (mask: never) => lilyForward(operands, { mask }),
+      sequenceOffsets: (given: never) => lilyForward(operands, { routing: 'sequence', sequenceOffsets: given }),
+      weights: (given: never) => lilyForward(routerless, { routing: 'fixed', weights: given }),
+    }[name]
+    const same = { mask: expected, sequenceOffsets: sequences, weights: mixed }[name]
+    const shape = [(data as Uint8Array).length]
+    expectSameBits('y', call(converted(data, call) as never).y.data, same.data)
+    const inTensor = (value: object) => call({ data: value, shape } as never)
+    expectSameBits('y', inTensor(converted(data, inTensor) as object).y.data, same.data)
+  })
+
+  it('the memory of a DataView is viewed as the advice says', () => {
+    const bytes = new DataView(new Float32Array(tokens).fill(1).buffer)
+    const view = converted(bytes, (data) => tensor(data, [tokens])) as Float32Array
+    expect(view).toEqual(new Float32Array(tokens).fill(1))
+    expect(view.buffer).toBe(bytes.buffer)
+  })
+
   it('later changes of the small operands do not affect backward', () => {
     const { dy } = smallOperands()
     const changing = { mask: Uint8Array.from(flags), sequenceOffsets: Int32Array.from(offsets) }
@@ -267,6 +309,28 @@ describe('Tensor', () => {
     expectCode('ERR_LILY_DTYPE', () => tensor(new Uint16Array(6), [2, 3]))
     expectCode('ERR_LILY_DTYPE', () => tensor(new Float32Array(6), [2, 3], 'bfloat16'))
   })
+
+  it('is called a Tensor where something else is expected', () => {
+    const { message } = expectCode('ERR_LILY_ARGUMENT', () =>
+      lilyBackward({ dy: tensor([1], [1]) }, tensor([1], [1]) as never),
+    )
+    expect(message).toContain('got an object of type Tensor')
+  })
+
+  it('of which a structured clone has lost the contents is refused with advice', () => {
+    const { dy: _, ...operands } = smallOperands()
+    const { message } = expectCode('ERR_LILY_ARGUMENT', () =>
+      lilyForward({ ...operands, x: structuredClone(tensor([1, 2], [1, 2])) }),
+    )
+    expect(message).toMatch(/^x: expected a tensor.* as a Tensor becomes by postMessage and structuredClone; send its/)
+  })
+
+  it('moves to no device of another type, which the error quotes', () => {
+    const to = (device: object) => expectCode('ERR_LILY_DEVICE', () => tensor([1], [1]).to(device as never)).message
+    expect(to({ type: 'gpu' })).toContain("got type 'gpu' and id 0")
+    expect(to({ type: 'cuda', id: -1 })).toContain("got type 'cuda' and id -1")
+    expect(to({})).toContain('got an object of type Object')
+  })
 })
 
 function smallForward() {
@@ -274,7 +338,7 @@ function smallForward() {
   return operands
 }
 
-function expectCode(code: string, action: () => unknown): void {
+function expectCode(code: string, action: () => unknown): LilyError {
   let thrown: unknown
   try {
     action()
@@ -283,6 +347,7 @@ function expectCode(code: string, action: () => unknown): void {
   }
   expect(thrown).toBeInstanceOf(LilyError)
   expect((thrown as LilyError).code).toBe(code)
+  return thrown as LilyError
 }
 
 describe('cast', () => {

@@ -69,7 +69,7 @@ async function plansOf(options: BenchOptions, command: Command): Promise<Plan[]>
 }
 
 function unavailable(backend: BenchBackend, reason: string, command: Command): never {
-  return command.error(`the ${backend} backend is not available: ${reason}`)
+  return command.error(`error: the ${backend} backend is not available: ${reason}`)
 }
 
 function planOf(options: BenchOptions, backend: BenchBackend, device: DeviceInfo, gpu: Gpu | null): Plan {

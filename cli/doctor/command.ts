@@ -36,7 +36,7 @@ function textOf(diagnosis: Diagnosis): string {
     lines.push(['instructions', `${simd ?? 'none'} in use; supported: ${instructionSets.join(', ')}`])
     if (amxRefusal !== null)
       lines.push(['amx', `refused: ${amxRefusal}; bfloat16 runs on ${simd ?? 'no set'}, tf32 in float32`])
-    lines.push(['threads', `${threads ?? 'none'}, determined by ${because} (${limits})`])
+    if (threads !== null) lines.push(['threads', `${threads}, determined by ${because} (${limits})`])
   }
   for (const { name, available, reason, devices, selfTest } of diagnosis.backends) {
     if (!available) lines.push([name, `not available: ${reason ?? 'no reason given'}`])

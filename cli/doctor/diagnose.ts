@@ -7,7 +7,9 @@ import type { Diagnosis } from './diagnosis.js'
 const VARIABLES = [
   'LILY_NUM_THREADS',
   'LILY_CPU_ISA',
+  'LILY_CPU_BLOCKS',
   'LILY_CUDA_LIBRARY',
+  'LILY_CUBLASLT',
   'LILY_SELF_TEST',
   'CUDA_VISIBLE_DEVICES',
   'NVIDIA_VISIBLE_DEVICES',
@@ -41,7 +43,7 @@ export async function diagnose(version: string): Promise<Diagnosis> {
     const processor = native.processor()
     const tested: Diagnosis['backends'][number][] = []
     for (const backend of backends()) {
-      tested.push(backend.available ? { ...backend, selfTest: await selfTest(backend.name) } : backend)
+      tested.push(backend.available ? { ...backend, selfTest: await selfTest(backend) } : backend)
     }
     const [cpu] = tested
     const { instructionSets, affinity, quota, physicalCores, amxRefusal } = processor

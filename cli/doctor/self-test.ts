@@ -1,5 +1,5 @@
 /** The self-test of a backend: a problem that is small enough to solve by hand. */
-import { lilyBackward, lilyForward, tensor, type Tensor } from '../../lib/index.js'
+import { type BackendInfo, lilyBackward, lilyForward, tensor, type Tensor } from '../../lib/index.js'
 import type { SelfTest } from './diagnosis.js'
 
 /**
@@ -22,17 +22,16 @@ const expected = {
 }
 
 /** Runs forward and backward on the first device of a backend. */
-export async function selfTest(backend: 'cpu' | 'cuda'): Promise<SelfTest> {
-  const place = (operand: Tensor): Tensor => (backend === 'cuda' ? operand.to({ type: 'cuda', id: 0 }) : operand)
+export async function selfTest({ name, devices }: Pick<BackendInfo, 'name' | 'devices'>): Promise<SelfTest> {
+  const place = (operand: Tensor): Tensor => operand.to({ type: name, id: devices[0].id })
   try {
     const { x, a, router, b, dy } = operands
     const { y, saved } = lilyForward({ x: place(x), a: place(a), router: place(router), b: place(b) }, { scaling: 2 })
     const results: Record<string, Tensor> = { y, ...lilyBackward({ dy: place(dy) }, saved) }
-    for (const [name, values] of Object.entries(expected)) {
-      const result = results[name]
-      const found = [...(backend === 'cuda' ? await result.toHost() : result).data]
+    for (const [result, values] of Object.entries(expected)) {
+      const found = [...(await results[result].toHost()).data]
       if (String(found) !== String(values)) {
-        return { passed: false, reason: `${name} is ${String(found)}, expected ${String(values)}` }
+        return { passed: false, reason: `${result} is ${String(found)}, expected ${String(values)}` }
       }
     }
     return { passed: true }

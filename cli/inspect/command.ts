@@ -19,7 +19,8 @@ export function inspectCommand(version: string): Command {
     .option('--no-html', 'do not write the page')
     .addHelpText(
       'after',
-      '\nWithout --samples, all experts have equal weights and the routers are not analysed. LoRA has no routers.\n' +
+      '\nWithout --samples, the routers are not analysed: layers have the weights that they are frozen with, or equal ' +
+        'weights of all experts. LoRA has no routers.\n' +
         'The analysis of large ranks takes a while.\n' +
         'The exit code is 1 if an input cannot be read or an output cannot be written.',
     )

@@ -1,7 +1,7 @@
 /** Runs an inspection and writes its output. */
 import { readPeftType } from '../../lib/checkpoint/load.js'
 import { analyse, type AnalysisOptions, LilyModel, LoraModel } from '../../lib/index.js'
-import { attemptAll } from '../report/failure.js'
+import { attemptAll, CommandError } from '../report/failure.js'
 import { checkWritable, writeOutput } from '../report/output-file.js'
 import { note, print } from '../report/print.js'
 import { jsonText, printable, withPrintableStrings } from '../report/printable.js'
@@ -62,8 +62,10 @@ async function inspectLily(folder: string, { samples }: InspectOptions, version:
 }
 
 async function inspectLora(folder: string, { samples }: InspectOptions, version: string): Promise<LoraInspection> {
+  if (samples !== undefined) {
+    throw new CommandError('--samples are for the routers of Lily, which LoRA does not have; leave them out')
+  }
   const model = await LoraModel.fromPretrained(folder)
-  if (samples !== undefined) throw new Error('--samples are for the routers of Lily, which LoRA does not have')
   return { version, folder, analysis: await withProgress((onProgress) => analyse(model, { onProgress })) }
 }
 

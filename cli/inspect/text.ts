@@ -70,13 +70,25 @@ function expertTable({ experts: { norms, cosines } }: TargetAnalysis, experts: n
 
 function legend(samples: string | null, targets: readonly TargetAnalysis[], r: number): string {
   return [
-    ...(targets.some(isRouted) ? ['w: weights of the experts, mean over the samples'] : []),
-    ...(samples === null ? ['no samples: all experts have equal weights, and the routers are not analysed'] : []),
+    ...weightsLegend(samples, targets),
     'entropy: of the mean weights, 100% if all weights are equal; of tokens: mean of the entropies of the tokens',
     `|dW|: Frobenius norm of the update of the layer; |B|: Frobenius norm of the expert`,
     `effective rank: exp of the entropy of the singular values of the update, at most r = ${r}`,
     'in LoRA: share of |dW|² that an update of LoRA with as many parameters can represent',
   ].join('\n')
+}
+
+function weightsLegend(samples: string | null, targets: readonly TargetAnalysis[]): string[] {
+  const sources = new Set(targets.flatMap(({ layers }) => layers.map(({ router }) => router.source)))
+  const weights = [
+    ...(sources.has('samples') ? ['mean over the samples'] : []),
+    ...(sources.has('frozen') ? ['those that a layer is frozen with'] : []),
+  ]
+  const equal = `all experts${sources.has('frozen') ? ' of other layers' : ''} have equal weights, and `
+  return [
+    ...(weights.length === 0 ? [] : [`w: weights of the experts, ${weights.join(', or ')}`]),
+    ...(samples === null ? [`no samples: ${sources.has('uniform') ? equal : ''}the routers are not analysed`] : []),
+  ]
 }
 
 function indices(count: number): number[] {

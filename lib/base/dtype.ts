@@ -74,6 +74,12 @@ export function readFloatDType(argument: string, value: unknown): DType {
   return fail('ERR_LILY_DTYPE', argument, `expected float32, bfloat16 or float16, got ${dtype}`)
 }
 
+/** The types of parameters and activations. */
+export const FLOATS: DTypes = ['float32', 'bfloat16', 'float16']
+
+/** Types that an argument accepts. Advice about other arrays is a conversion to the first one. */
+export type DTypes = readonly [DType, ...DType[]]
+
 /**
  * The dtype of host memory, from the class of its typed array. `given`, if defined, must agree with it. For a
  * Uint16Array `given` is required: the array holds bit patterns of bfloat16 or of float16.
@@ -81,9 +87,10 @@ export function readFloatDType(argument: string, value: unknown): DType {
  * Arrays are told apart by the name of their class, because `instanceof` fails for arrays of another realm (a vm
  * context).
  *
+ * @param accepted the types that an error about the class recommends. An array of another one is not refused here
  * @throws LilyError ERR_LILY_DTYPE
  */
-export function dtypeOf(argument: string, data: HostData, given: unknown): DType {
+export function dtypeOf(argument: string, data: HostData, given: unknown, accepted = FLOATS): DType {
   switch (classNameOf(data)) {
     case 'Float32Array':
       return agreed(argument, 'float32', given)
@@ -95,19 +102,37 @@ export function dtypeOf(argument: string, data: HostData, given: unknown): DType
       return agreed(argument, 'int32', given)
     case 'Uint16Array':
       if (given === 'bfloat16' || given === 'float16') return given
+      if (!accepted.some(is16Bit)) return failClass(argument, data, accepted)
       return fail(
         'ERR_LILY_DTYPE',
         argument,
         `expected dtype 'bfloat16' or 'float16' for a Uint16Array, got ${describe(given)}; pass one of the two`,
       )
     default:
-      return fail(
-        'ERR_LILY_DTYPE',
-        argument,
-        `expected data in a Float32Array (or a Uint16Array or Float16Array of 16-bit numbers), got ${describe(data)}; ` +
-          `convert it, for example with Float32Array.from(data${/^Big/.test(classNameOf(data) ?? '') ? ', Number' : ''})`,
-      )
+      return failClass(argument, data, accepted)
   }
+}
+
+const CLASSES = {
+  float32: 'a Float32Array',
+  bfloat16: 'a Uint16Array of bfloat16',
+  float16: 'a Uint16Array or Float16Array of float16',
+  uint8: 'a Uint8Array',
+  int32: 'an Int32Array',
+} as const satisfies Record<DType, string>
+
+function failClass(argument: string, data: ArrayBufferView, accepted: DTypes): never {
+  const expected = accepted.map((dtype) => CLASSES[dtype]).join(', ')
+  fail('ERR_LILY_DTYPE', argument, `expected data in ${expected}, got ${describe(data)}; ${conversion(data, accepted)}`)
+}
+
+/** The advice to convert an array to the first of these types. */
+export function conversion(data: ArrayBufferView, [dtype]: DTypes): string {
+  const to = CLASSES[dtype].replace(/^an? /, '')
+  const name = classNameOf(data)
+  // A DataView has no elements.
+  if (name === undefined) return `pass new ${to}(view.buffer, view.byteOffset, length) over the memory of a view`
+  return `convert it, for example with ${to}.from(data${name.startsWith('Big') ? ', Number' : ''})`
 }
 
 function agreed(argument: string, dtype: DType, given: unknown): DType {

@@ -156,14 +156,22 @@ export function describe(value: unknown): string {
   }
 }
 
-/** A proxy's traps and a getter of Symbol.toStringTag may throw. */
+/** A proxy's traps, and getters of Symbol.toStringTag and of `constructor`, may throw. */
 function describeObject(value: object): string {
   try {
     if (Array.isArray(value)) return `an array of ${value.length}`
-    return `an object of type ${cut(Object.prototype.toString.call(value).slice(8, -1), 40)}`
+    const tag = Object.prototype.toString.call(value).slice(8, -1)
+    return `an object of type ${cut(tag === 'Object' ? classNameOf(value) : tag, 40)}`
   } catch {
     return 'an object that cannot be read'
   }
+}
+
+/** The name of an object's class; that of plain objects is Object. */
+function classNameOf(value: object): string {
+  const prototype = Object.getPrototypeOf(value) as { readonly constructor?: { readonly name?: unknown } } | null
+  const name = prototype?.constructor?.name
+  return typeof name === 'string' && name !== '' ? name : 'Object'
 }
 
 /** The message of an error that is not of this package, which may be anything. */

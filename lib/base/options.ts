@@ -78,7 +78,7 @@ export function entriesOf<T>(argument: string, named: Named<T>): [string, T][] {
     // The tag holds for Maps of other realms too.
     const isMap = Object.prototype.toString.call(named) === '[object Map]'
     if (!isMap && !isPlain(named)) {
-      fail('ERR_LILY_ARGUMENT', argument, `expected a Map or an object, got ${describe(named)}`)
+      fail('ERR_LILY_ARGUMENT', argument, `expected a Map or a plain object, got ${describe(named)}`)
     }
     entries = isMap ? [...(named as ReadonlyMap<string, T>)] : Object.entries(named as Record<string, T>)
   } catch (cause) {

@@ -36,7 +36,7 @@ export function withModules(
     modules.push(module)
     const prefix = `${PREFIX}${module}.`
     for (const key of others?.keys() ?? []) if (key.startsWith(prefix) && !given.has(key)) tensors.delete(key)
-    for (const [name, value] of entriesOf('modulesToSave', named)) {
+    for (const [name, value] of entriesOf(`modulesToSave[${quote(module)}]`, named)) {
       if (name === '' || name.includes(marker)) {
         fail(
           'ERR_LILY_ARGUMENT',

@@ -5,7 +5,7 @@ import type { Layout } from '../model/layout.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import { checkpointError, quote } from './errors.js'
 import { CONFIG_FILE } from './files.js'
-import { firstNotFinite } from './finite.js'
+import { checkFinite } from './finite.js'
 import { keysOf, PREFIX, suffixText } from './layer-names.js'
 import type { PeftMethod } from './peft-method.js'
 import type { SafetensorsFile, StoredTensor } from './safetensors-file.js'
@@ -30,7 +30,7 @@ export async function readParameters(
     const [key, ...copies] = keysOf(parameter)
     checkEntry(method, file, key, parameter.shape, PREFIX + first)
     const stored = await file.read(key)
-    checkFinite(file, key, stored)
+    checkFinite(file.path, key, stored)
     if (withCopies) await checkCopies(method, file, key, stored, copies)
     values.set(parameter.name, tensor(stored.data, stored.shape, stored.dtype))
   }
@@ -77,18 +77,6 @@ function checkEntry(
       `expected ${String(all)}, as ${quote(first)} is, got ${dtype}; convert all tensors to one type`,
     )
   }
-}
-
-function checkFinite(file: SafetensorsFile, key: string, stored: StoredTensor): void {
-  const index = firstNotFinite(stored)
-  if (index === -1) return
-  const columns = stored.shape[1]
-  throw tensorError(
-    file,
-    key,
-    `expected finite numbers, got an infinity or NaN at [${Math.floor(index / columns)}, ${index % columns}]; ` +
-      `use an earlier checkpoint: the training has diverged`,
-  )
 }
 
 /** Checks that the copies of a shared parameter are bit-identical. */

@@ -1,4 +1,5 @@
 /** Writes an adapter in PEFT's format, or Lily's in the compact format of this package. */
+import { plainView } from '../base/dtype.js'
 import { checkKeys, get, type Known, readChoice, readFlag } from '../base/options.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 import type { LilyModel } from '../model/lily-model.js'
@@ -6,12 +7,14 @@ import type { LoraModel } from '../model/lora-model.js'
 import { readLoraConfig } from '../model/lora-config.js'
 import { LORA_SUFFIX } from '../model/lora-layout.js'
 import { TARGETS, type Targets } from '../model/targets.js'
+import type { Tensor } from '../tensor/tensor.js'
 import { configText, writeAdapterConfig } from './adapter-config.js'
 import { compactMetadata, withoutCompact } from './compact.js'
 import { openFile, pathIn, readPath, replaceFiles } from './disk/disk.js'
 import { checkpointError, quote } from './errors.js'
 import { openData, unshared } from './file-data.js'
 import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE } from './files.js'
+import { checkFinite } from './finite.js'
 import { FROZEN, frozenFile, frozenText } from './frozen.js'
 import { keysOf, PREFIX } from './layer-names.js'
 import type { Origin } from './load.js'
@@ -21,6 +24,7 @@ import { LILY } from './peft-lily.js'
 import { LORA } from './peft-lora.js'
 import type { PeftMethod } from './peft-method.js'
 import { readText } from './read-text.js'
+import type { StoredTensor } from './safetensors-file.js'
 import { sourceOf, tensorsContent, type TensorSource } from './safetensors-write.js'
 
 /**
@@ -124,10 +128,11 @@ function lilyContents(
   if (format === 'compact') {
     metadata.set(...compactMetadata(model.layers.values()))
     if (frozen !== null) metadata.set(FROZEN, frozen)
-    for (const { name, value } of parameters) tensors.set(PREFIX + name, sourceOf(value, name))
+    const path = pathOf(COMPACT_FILE)
+    for (const { name, value } of parameters) tensors.set(PREFIX + name, finiteSource(path, name, value))
     return adapterContents(COMPACT_FILE, pathOf, tensors, metadata, config)
   }
-  addParameters(tensors, model)
+  addParameters(pathOf(PEFT_FILE), tensors, model)
   const files = adapterContents(PEFT_FILE, pathOf, tensors, metadata, config)
   return frozen === null ? files : [...files, textContent(FROZEN_FILE, () => frozenFile(frozen, parameters))]
 }
@@ -139,7 +144,7 @@ function loraContents(
   pathOf: PathOf,
 ): FileContent[] {
   const { tensors, metadata, config } = prepare(LORA, model, origin, options, ['peft'])
-  addParameters(tensors, model)
+  addParameters(pathOf(PEFT_FILE), tensors, model)
   return adapterContents(PEFT_FILE, pathOf, tensors, metadata, config)
 }
 
@@ -148,7 +153,8 @@ async function asLoraContents(model: LilyModel, origin: Origin | undefined, path
   const tensors = new Map(origin?.others)
   for (const [layer, matrices] of layers) {
     for (const kind of ['a', 'b'] as const) {
-      tensors.set(`${PREFIX}${layer}.${LORA_SUFFIX[kind]}`, sourceOf(matrices[kind], layer))
+      const name = `${layer}.${LORA_SUFFIX[kind]}`
+      tensors.set(PREFIX + name, finiteSource(pathOf(PEFT_FILE), name, matrices[kind]))
     }
   }
   const targets = TARGETS.map((field) => [field, model.config[field]])
@@ -175,11 +181,25 @@ function prepare<C extends Targets, F extends 'peft' | 'compact'>(
 }
 
 /** Adds the parameters by PEFT's names: a shared one once for each of its layers. */
-function addParameters(tensors: Map<string, TensorSource>, model: AdapterModel): void {
+function addParameters(path: string, tensors: Map<string, TensorSource>, model: AdapterModel): void {
   for (const parameter of model.allParameters().values()) {
-    const source = sourceOf(parameter.value, parameter.name)
-    for (const key of keysOf(parameter)) tensors.set(key, source)
+    const { name, value } = parameter
+    const [first, ...copies] = keysOf(parameter)
+    tensors.set(first, finiteSource(path, name, value))
+    for (const copy of copies) tensors.set(copy, sourceOf(value, name))
   }
+}
+
+/** A parameter to write. A load refuses infinities and NaN: such a parameter must not replace one that can be loaded. */
+function finiteSource(path: string, name: string, value: Tensor): TensorSource {
+  const { bytes: bytesOfValue, ...source } = sourceOf(value, name)
+  const { dtype, shape } = value
+  const bytes = async () => {
+    const content = await bytesOfValue()
+    checkFinite(path, PREFIX + name, { dtype, shape, data: plainView(dtype, content) } as StoredTensor)
+    return content
+  }
+  return { ...source, bytes }
 }
 
 /** The tensors, in a file of this name, and the configuration. */

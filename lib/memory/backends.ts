@@ -39,8 +39,8 @@ export interface BackendInfo {
 }
 
 /**
- * Lists the backends of this machine. The cpu backend is always available; a backend that is not has a `reason`. Throws
- * nothing.
+ * Lists the backends of this machine. A backend that is not available has a `reason`; the cpu backend is available unless
+ * LILY_CPU_ISA or LILY_NUM_THREADS has a value that it cannot run with. Throws nothing.
  *
  * @example
  * for (const { name, available, reason, devices } of backends()) console.log(name, available ? devices : reason)
@@ -125,7 +125,8 @@ function typeAndId(argument: string, value: unknown): TypeAndId {
 
 function cudaDeviceOf(argument: string, value: unknown, { type, id }: TypeAndId, expected: string): Device {
   if (type !== 'cuda' || !Number.isSafeInteger(id) || (id as number) < 0) {
-    fail('ERR_LILY_DEVICE', argument, `expected ${expected}, got ${describe(value)}`)
+    const got = type === undefined ? describe(value) : `type ${describe(type)} and id ${describe(id)}`
+    fail('ERR_LILY_DEVICE', argument, `expected ${expected}, got ${got}`)
   }
   const device = cudaDevice(id as number)
   checkDevice(argument, device)

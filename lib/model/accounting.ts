@@ -70,6 +70,7 @@ export interface AccountingOptions {
 }
 
 const OPTIONS: Known = new Set<keyof AccountingOptions>(['dtype', 'activations', 'routing'])
+const RANK_OPTIONS: Known = new Set<keyof AccountingOptions>(['routing'])
 
 /**
  * Computes the cost of a Lily adapter without creating it. Formulas: docs/math.md.
@@ -201,6 +202,7 @@ function compareSizes(
   if (!Number.isSafeInteger(loraRank) || loraRank < 1) {
     fail('ERR_LILY_ARGUMENT', 'loraRank', `expected an integer of at least 1, got ${describe(loraRank)}`)
   }
+  checkKeys('options', options, RANK_OPTIONS)
   const routes = hasRouter(readChoice(options, 'routing', ROUTINGS, 'batch'))
   const unit: LilyConfig = { ...readConfig(config), r: 1 }
   const sharing = shareLayers(layers, unit)

@@ -1,4 +1,5 @@
 /** One adapted layer of a model: what the layers of {@link LilyModel} and of {@link LoraModel} have in common. */
+import { checkActivations, checkTokenRows, checkType } from '../base/checks.js'
 import { fail } from '../base/errors.js'
 import { get, type Known } from '../base/options.js'
 import type { Operand } from '../memory/operand.js'
@@ -174,6 +175,14 @@ export abstract class AdapterLayer {
   /** @internal The last phase of {@link backward}. */
   runBackward(call: BackwardCall): { readonly dx?: Tensor } {
     return runBackward(call)
+  }
+
+  /** @internal Checks x where the operation would name a parameter, which the caller does not pass. */
+  protected checkInput(x: Operand): void {
+    checkActivations(x)
+    checkTokenRows('x', x, x.rows, this.inFeatures)
+    const { dtype } = this.a.value
+    if (dtype !== 'float32') checkType('x', x, dtype)
   }
 
   /** @internal Adds `sign` times the layer's update to a weight of the base model, in place. */

@@ -149,8 +149,8 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
    * adapter, also after a crash, and if several processes save at once. Do not change the parameters until the promise
    * resolves.
    *
-   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT if a file cannot be written: the old files are intact;
-   *   ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT if a file cannot be written, or if a parameter is infinite or
+   *   NaN: the old files are intact; ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
    */
   abstract savePretrained(folder: string | URL, options?: SaveOptions<'peft'>): Promise<void>
 
@@ -266,7 +266,7 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
    * with C = sum_e w_e B_e for Lily, whose layer must be frozen. The base layer then computes the sum of both (for
    * activation 'none'), and `forward` of the merged layer throws.
    *
-   * Each element is rounded once, to the type of the weight; see docs/model.md for 16-bit parameters on a device.
+   * Each element is rounded once, to the type of the weight; see docs/serving.md for 16-bit parameters on a device.
    *
    * @param weight [d_out, d_in], as in torch.nn.Linear: float32, bfloat16 or float16, on the model's device
    * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED: the weight

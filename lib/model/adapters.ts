@@ -89,7 +89,8 @@ export class LilyAdapters<M extends AdapterModel = LilyModel> {
   /**
    * Adds an adapter, which this object then owns. The first one becomes active.
    *
-   * @throws LilyError ERR_LILY_ARGUMENT; ERR_LILY_SHAPE if another adapter has different sizes for a layer
+   * @throws LilyError ERR_LILY_ARGUMENT, also for a model that was added before; ERR_LILY_SHAPE if another adapter has
+   *   different sizes for a layer
    */
   addAdapter(name: string, model: M): this {
     if (typeof name !== 'string' || name === '' || name.includes('.')) {
@@ -104,7 +105,15 @@ export class LilyAdapters<M extends AdapterModel = LilyModel> {
     if (!isModel(model) && !isLoraModel(model)) {
       fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel or a LoraModel, got ${describe(model)}`)
     }
-    for (const other of this.#models.values()) checkSizes(name, model, other)
+    for (const [otherName, other] of this.#models) {
+      if (other === model)
+        fail(
+          'ERR_LILY_ARGUMENT',
+          'model',
+          `expected each model once, got that of adapter '${otherName}' again; create or read another one`,
+        )
+      checkSizes(name, model, other)
+    }
     this.#models.set(name, model)
     if (this.#models.size === 1) this.#active = [name]
     return this

@@ -4,9 +4,10 @@ import { describe, fail } from '../base/errors.js'
 import { checkKeys, copyArray, entriesOf, isInstance, type Known, readChoice } from '../base/options.js'
 import { toFloat32 } from '../tensor/numbers.js'
 import { checkPlace } from '../memory/checks.js'
+import { ACTIVATIONS, POOLS } from '../operations/read.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import { Tensor, tensorOf } from '../tensor/tensor.js'
-import type { LilyLayer } from './lily-layer.js'
+import type { LayerForwardOptions, LilyLayer } from './lily-layer.js'
 import type { LilyModel } from './lily-model.js'
 
 /** Sample inputs x of each layer, by layer name: [..., d_in], one tensor per call. */
@@ -19,7 +20,14 @@ export interface CalibrationOptions {
    * Routing of the model, with which freezing is compared. 'sequence' requires samples [B, N, d_in]. Default 'batch'.
    */
   readonly routing?: 'batch' | 'sequence' | undefined
+  /** What the router pools, as in training. Default 'probabilities'. */
+  readonly pool?: LayerForwardOptions['pool']
+  /** Activation of the adapter, as in training. Default 'none'. */
+  readonly activation?: LayerForwardOptions['activation']
 }
+
+/** Options of the calls whose router is replaced. */
+type Routed = Required<CalibrationOptions>
 
 /** Calibration of one layer. */
 export interface LayerCalibration {
@@ -41,7 +49,7 @@ export interface Calibration {
   readonly relativeError: number
 }
 
-const OPTIONS: Known = new Set<keyof CalibrationOptions>(['routing'])
+const OPTIONS: Known = new Set<keyof CalibrationOptions>(['routing', 'pool', 'activation'])
 
 /** See {@link LilyModel.calibrate}. */
 export async function calibrate(
@@ -50,10 +58,14 @@ export async function calibrate(
   options: CalibrationOptions,
 ): Promise<Calibration> {
   checkKeys('options', options, OPTIONS)
-  const routing = readChoice(options, 'routing', ['batch', 'sequence'], 'batch')
+  const routed: Routed = {
+    routing: readChoice(options, 'routing', ['batch', 'sequence'], 'batch'),
+    pool: readChoice(options, 'pool', POOLS, 'probabilities'),
+    activation: readChoice(options, 'activation', ACTIVATIONS, 'none'),
+  }
   const layers = new Map<string, LayerCalibration>()
   for (const [layer, calls] of readSamples(model, samples)) {
-    layers.set(layer.name, await calibrateLayer(layer, calls, routing))
+    layers.set(layer.name, await calibrateLayer(layer, calls, routed))
   }
   const weights = new Map(Array.from(layers, ([name, layer]) => [name, layer.weights]))
   return { weights, layers, relativeError: Math.max(...Array.from(layers.values(), (layer) => layer.relativeError)) }
@@ -75,9 +87,13 @@ export function readSamples(model: LilyModel, samples: CalibrationSamples): [Lil
   })
 }
 
+function sampleName({ name }: LilyLayer, index: number): string {
+  return `samples['${name}'][${index}]`
+}
+
 /** A sample, read once: several calls use it. */
 function readSample(layer: LilyLayer, x: unknown, index: number): Tensor {
-  const argument = `samples['${layer.name}'][${index}]`
+  const argument = sampleName(layer, index)
   const operand = resolve(argument, x)
   checkTokenRows(argument, operand, operand.rows, layer.inFeatures)
   checkFloat(argument, operand)
@@ -85,16 +101,13 @@ function readSample(layer: LilyLayer, x: unknown, index: number): Tensor {
   return isInstance(x, Tensor) ? x : tensorOf(operand)
 }
 
-async function calibrateLayer(
-  layer: LilyLayer,
-  calls: readonly Tensor[],
-  routing: 'batch' | 'sequence',
-): Promise<LayerCalibration> {
-  const { tokens, weights } = await pooledWeights(layer, calls, routing)
+async function calibrateLayer(layer: LilyLayer, calls: readonly Tensor[], options: Routed): Promise<LayerCalibration> {
+  const { tokens, weights } = await pooledWeights(layer, calls, options)
+  const fixed = { routing: 'fixed', weights, activation: options.activation, save: false } as const
   let [error, size] = [0, 0]
   for (const x of calls) {
-    const routed = await outputOf(layer.forward(x, undefined, { routing, save: false }).y)
-    const frozen = await outputOf(layer.forward(x, undefined, { routing: 'fixed', weights, save: false }).y)
+    const routed = await outputOf(layer.forward(x, undefined, { ...options, save: false }).y)
+    const frozen = await outputOf(layer.forward(x, undefined, fixed).y)
     for (let i = 0; i < routed.length; i++) {
       error += (frozen[i] - routed[i]) ** 2
       size += routed[i] ** 2
@@ -107,15 +120,22 @@ async function calibrateLayer(
 async function pooledWeights(
   layer: LilyLayer,
   calls: readonly Tensor[],
-  routing: 'batch' | 'sequence',
+  options: Routed,
 ): Promise<{ tokens: number; weights: Float32Array }> {
   const experts = layer.router.value.shape[0]
   const sum = new Float64Array(experts)
   let tokens = 0
-  for (const x of calls) {
-    const { y, saved } = layer.forward(x, undefined, { routing })
+  for (const [i, x] of calls.entries()) {
+    const { y, saved } = layer.forward(x, undefined, options)
     const rows = saved.hidden.shape[0]
     const weights = (await (saved.weights as Tensor).toHost()).data as Float32Array
+    if (!weights.every(Number.isFinite)) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        sampleName(layer, i),
+        'expected weights of the experts that are finite, got infinities or NaN; look for them in it and in the parameters',
+      )
+    }
     const groups = weights.length / experts
     weights.forEach((weight, i) => (sum[i % experts] += (weight * rows) / groups))
     tokens += rows

@@ -120,6 +120,7 @@ export class LilyLayer extends AdapterLayer {
   /** @internal Everything but the last phase of {@link forward}: it writes nothing. */
   override prepareForward({ x, y, settings }: LayerForwardInputs): ForwardCall {
     this.checkNotMerged()
+    this.checkInput(x)
     const frozen = settings.routing === null ? this.#frozen : null
     const routing = settings.routing ?? (frozen === null ? 'batch' : 'fixed')
     const frozenWeights = frozen && { numbers: frozen, shape: [frozen.length], source: null }

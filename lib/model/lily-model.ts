@@ -119,8 +119,8 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    * adapter, also after a crash, and if several processes save at once. The weights that {@link freeze} set are saved
    * too; PEFT ignores them. Do not change the parameters until the promise resolves.
    *
-   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT if a file cannot be written: the old files are intact;
-   *   ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT if a file cannot be written, or if a parameter is infinite or
+   *   NaN: the old files are intact; ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
    */
   override async savePretrained(folder: string | URL, options: SaveOptions = {}): Promise<void> {
     return saveLily(this, this.origin, folder, options)
@@ -131,7 +131,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    * an upload or a download. Tensors are copied one at a time. Do not change the parameters until the promise resolves.
    *
    * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA; ERR_LILY_CHECKPOINT for what
-   *   the files cannot hold
+   *   the files cannot hold, and for a parameter that is infinite or NaN
    */
   override async pretrainedFiles(options: SaveOptions = {}): Promise<File[]> {
     return lilyFiles(this, this.origin, options)
@@ -142,7 +142,8 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    * rank is r and its lora_alpha is scaling * r. All layers must be frozen.
    *
    * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT if a layer is not frozen; ERR_LILY_CHECKPOINT if a file cannot
-   *   be written, or if the folder contains a Lily adapter, which cannot be recovered from LoRA
+   *   be written, if an element is infinite or NaN, or if the folder contains a Lily adapter, which cannot be recovered
+   *   from LoRA
    */
   async saveLora(folder: string | URL): Promise<void> {
     return saveAsLora(this, this.origin, folder)
@@ -151,7 +152,8 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   /**
    * The files that {@link saveLora} writes, where there is no file system.
    *
-   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT if a layer is not frozen
+   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT if a layer is not frozen; ERR_LILY_CHECKPOINT if an element is
+   *   infinite or NaN
    */
   async loraFiles(): Promise<File[]> {
     return asLoraFiles(this, this.origin)

@@ -78,6 +78,7 @@ export class LoraLayer extends AdapterLayer {
   override prepareForward({ x, y, settings }: LayerForwardInputs): ForwardCall {
     this.checkNotMerged()
     checkNoRouting(settings)
+    this.checkInput(x)
     const inputs = { x, a: resolve('a', this.a.value), router: null, b: resolve('b', this.b.value), y }
     const ofLora = { ...settings, routing: 'batch', scaling: this.scaling } as const
     return allocateForward(checkLoraForward(inputs, ofLora), y, ofLora)

@@ -21,27 +21,28 @@ export interface TargetedLayer extends LayerShape {
  * @throws LilyError ERR_LILY_ARGUMENT for an invalid or repeated layer, or if no layer is targeted
  */
 export function targetedLayers(shapes: readonly LayerShape[], config: Targets): TargetedLayer[] {
-  const targetOf = targets(config)
+  const { targetModules, excludeModules } = config
+  const excluded = excludeModules === null ? () => null : matcher(excludeModules, 'excludeModules')
+  const targetOf = targetModules === null ? lastComponent : matcher(targetModules, 'targetModules')
+  const isTransformed = typeof targetModules === 'string' ? () => true : transforms(config)
   const layers = readLayers(shapes)
-  const targeted = layers.flatMap((layer) => {
+  if (layers.length === 0) fail('ERR_LILY_ARGUMENT', 'layers', 'expected at least one layer, got none')
+
+  const matched = layers.flatMap((layer) => {
     const target = targetOf(layer.name)
     return target === null ? [] : [{ ...layer, target }]
   })
+  if (matched.length === 0) failWithoutMatch('targetModules', `a match among ${layers.length} layers, got none`)
+  const included = matched.filter(({ name }) => excluded(name) === null)
+  if (included.length === 0) failWithoutMatch('excludeModules', `no match of some layer, got all ${matched.length}`)
+  const targeted = included.filter(({ name }) => isTransformed(name))
   if (targeted.length > 0) return targeted
-  return fail(
-    'ERR_LILY_ARGUMENT',
-    'targetModules',
-    `expected a match among ${layers.length} layers, got none; compare it with the names of layers`,
-  )
+  const after = config.layersPattern === null ? '' : ' after a match of layersPattern'
+  return failWithoutMatch('layersToTransform', `the index of one of ${included.length} layers${after}, got none`)
 }
 
-/** Returns a function from a layer's name to its target, null if the layer is not adapted. */
-function targets(config: Targets): (name: string) => string | null {
-  const { targetModules, excludeModules } = config
-  const excluded = excludeModules === null ? () => null : matcher(excludeModules, 'excludeModules')
-  const matched = targetModules === null ? lastComponent : matcher(targetModules, 'targetModules')
-  const transformed = typeof targetModules === 'string' ? () => true : transforms(config)
-  return (name) => (excluded(name) === null && transformed(name) ? matched(name) : null)
+function failWithoutMatch(argument: keyof Targets, expected: string): never {
+  fail('ERR_LILY_ARGUMENT', argument, `expected ${expected}; compare it with the names of layers`)
 }
 
 /**

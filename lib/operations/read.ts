@@ -14,8 +14,8 @@ import { readSmallOperand, type SmallOperand } from './small-operands.js'
 const MASK = ['uint8', 'int32', 'float32'] as const
 const OFFSETS = ['int32'] as const
 const WEIGHTS = ['float32'] as const
-const POOLS = ['probabilities', 'logits'] as const
-const ACTIVATIONS = ['none', 'relu'] as const
+export const POOLS = ['probabilities', 'logits'] as const
+export const ACTIVATIONS = ['none', 'relu'] as const
 export const PRECISIONS = ['default', 'high', 'tf32'] as const
 
 /** Operands of a forward call. */

@@ -33,7 +33,15 @@ export interface AdamWOptions {
   readonly groups?: readonly AdamWGroup[] | undefined
 }
 
-const OPTIONS: Known = new Set(['lr', 'betas', 'eps', 'weightDecay', 'maxNorm', 'groups'])
+/** The names of the options. */
+export const ADAMW_OPTIONS: Known = new Set<keyof AdamWOptions>([
+  'lr',
+  'betas',
+  'eps',
+  'weightDecay',
+  'maxNorm',
+  'groups',
+])
 const GROUP: Known = new Set(['match', 'lr', 'weightDecay'])
 
 /** Rates of one parameter. */
@@ -60,7 +68,7 @@ export interface Settings {
  * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function readSettings(options: object, names: readonly string[]): Settings {
-  checkKeys('options', options, OPTIONS)
+  checkKeys('options', options, ADAMW_OPTIONS)
   const rates = readRates('options', options, { lr: 1e-3, weightDecay: 1e-2 })
   const [beta1, beta2] = readBetas(get('options', options, 'betas'))
   return {

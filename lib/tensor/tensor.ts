@@ -283,7 +283,7 @@ function numbersToFloat32(numbers: readonly unknown[], dtype: unknown): Float32A
     fail(
       'ERR_LILY_DTYPE',
       'dtype',
-      `expected 'float32' for an array of numbers, got ${describe(dtype)}; pass a typed array`,
+      `expected 'float32' for an array of numbers, got ${describe(dtype)}; pass a typed array, as docs/data-types.md shows`,
     )
   }
   const copy = allocateOnHost('data', 'float32', numbers.length) as Float32Array

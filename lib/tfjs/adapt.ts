@@ -1,5 +1,6 @@
 /** The adapter of a layer as an operation of TensorFlow.js. */
 import { keep, scalar, type Tensor } from '@tensorflow/tfjs-core'
+import { checkTokenRows } from '../base/checks.js'
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, get, type Known, readFlag } from '../base/options.js'
 import type { AdapterLayer } from '../model/adapter-layer.js'
@@ -56,6 +57,7 @@ export function adapt<T extends Tensor>(x: Tensor, base: T, layer: AdapterLayer,
   checkFloat32('x', x)
   checkFloat32('base', base)
   checkLayer(layer)
+  checkBase(base, x, layer.outFeatures)
   checkKeys('options', options, OPTIONS)
   const settings = readSettings(options)
   const recording = recordingFor(layer, readFlag(options, 'training', undefined))
@@ -75,6 +77,16 @@ function checkLayer(layer: unknown): asserts layer is AdapterLayer {
   const { forward, backward } = (layer ?? {}) as Partial<AdapterLayer>
   if (typeof forward === 'function' && typeof backward === 'function') return
   fail('ERR_LILY_ARGUMENT', 'layer', `expected model.layer(name), got ${describe(layer)}`)
+}
+
+/** `layer.forward` calls it y. */
+function checkBase({ shape }: Tensor, x: Tensor, outFeatures: number): void {
+  const matrix = { shape, rows: tokensOf(shape), columns: shape.at(-1) ?? 0, dtype: 'float32' } as const
+  checkTokenRows('base', matrix, tokensOf(x.shape), outFeatures)
+}
+
+function tokensOf(shape: readonly number[]): number {
+  return shape.slice(0, -1).reduce((product, size) => product * size, 1)
 }
 
 /** The options of `layer.forward`: LoRA refuses those that it does not have, so that only those given are passed on. */

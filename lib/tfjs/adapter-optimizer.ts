@@ -1,11 +1,11 @@
 /** An optimiser for adapters and variables of TensorFlow.js. */
 import { engine, type NamedTensorMap, Optimizer, type Scalar, type Tensor, type Variable } from '@tensorflow/tfjs-core'
 import { describe, fail } from '../base/errors.js'
-import { copyArray, isInstance } from '../base/options.js'
+import { checkKeys, copyArray, get, isInstance, type Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 import { AdamW } from '../optimiser/adamw.js'
-import type { AdamWOptions } from '../optimiser/options.js'
+import { ADAMW_OPTIONS, type AdamWOptions } from '../optimiser/options.js'
 import type { TrainableParameter } from '../optimiser/parameters.js'
 import { checkFloat32 } from './memory.js'
 import { currentPlace, placeOn, type VariableParameter } from './place.js'
@@ -27,6 +27,8 @@ export interface AdapterOptimizerOptions extends AdamWOptions {
   /** Updates all other variables, such as `tf.train.sgd(0.1)`. Default: none may have a gradient. */
   readonly optimizer?: Optimizer | undefined
 }
+
+const OPTIONS: Known = new Set([...ADAMW_OPTIONS, 'variables', 'optimizer'])
 
 /**
  * Updates the parameters of adapters with AdamW, and variables with the same AdamW or with an optimiser of TensorFlow.js.
@@ -59,7 +61,7 @@ export class AdapterOptimizer extends Optimizer {
    */
   constructor(model: AdapterModels, options: AdapterOptimizerOptions = {}) {
     super()
-    const { variables, optimizer, ...adamw } = options
+    const { variables, optimizer, ...adamw } = readOptions(options)
     this.#models = readModels(model)
     this.#optimizer = readOptimizer(optimizer)
     this.#variables = readVariables(variables, this.#models)
@@ -120,7 +122,7 @@ export class AdapterOptimizer extends Optimizer {
     fail(
       'ERR_LILY_ARGUMENT',
       'includeOptimizer',
-      'AdapterOptimizer is not saved with a model of TensorFlow.js; save optimizer.adamw.state()',
+      'AdapterOptimizer is not saved with a model of TensorFlow.js; save optimizer.adamw.state() as docs/model.md does',
     )
   }
 
@@ -132,6 +134,12 @@ export class AdapterOptimizer extends Optimizer {
   #trained(): Variable[] | undefined {
     return this.#optimizer === null ? Array.from(this.#variables.values(), ({ variable }) => variable) : undefined
   }
+}
+
+/** Reads each option once, also one that is inherited. */
+function readOptions(options: unknown): AdapterOptimizerOptions {
+  checkKeys('options', options, OPTIONS)
+  return Object.fromEntries(Array.from(OPTIONS, (name) => [name, get('options', options, name)]))
 }
 
 function readOptimizer(optimizer: unknown): Optimizer | null {

@@ -106,8 +106,9 @@ InstructionSet choose_instruction_set() {
     }
   }
   if (chosen.kernels == nullptr) {
+    // The last two are for lib/binding/, which then loads no addon.
     chosen.error = "LILY_CPU_ISA=" + std::string(requested) + " is not one of " + names +
-                   "; unset LILY_CPU_ISA or set it to one of them";
+                   ", wasm, wasm-relaxed; unset LILY_CPU_ISA or set it to one of them";
   }
   return chosen;
 }

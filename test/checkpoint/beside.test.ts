@@ -176,10 +176,11 @@ describe('modules to save', () => {
   })
 
   it.each<[string, unknown, string, string]>([
-    ['an array', [], 'ERR_LILY_ARGUMENT', 'a Map or an object'],
+    ['an array', [], 'ERR_LILY_ARGUMENT', 'a Map or a plain object'],
     ['a module without a name', { '': { weight } }, 'ERR_LILY_ARGUMENT', 'name of a module'],
     ['a module of Lily', { 'q_proj.lily_A': { weight } }, 'ERR_LILY_ARGUMENT', 'name of a module'],
     ['a tensor without a name', { head: { '': weight } }, 'ERR_LILY_ARGUMENT', 'name of a tensor'],
+    ['a tensor for a module', { head: tensor([1], [1]) }, 'ERR_LILY_ARGUMENT', '["head"]: expected a Map or a plain'],
     ['a number', { head: { weight: 3 } }, 'ERR_LILY_ARGUMENT', 'head.weight'],
     ['int32', { head: { weight: tensor(Int32Array.of(1), [1]) } }, 'ERR_LILY_DTYPE', 'head.weight'],
   ])('%s is refused before anything is written', async (_, modulesToSave, code, message) => {

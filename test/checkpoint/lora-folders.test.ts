@@ -311,7 +311,7 @@ describe('refused with the name of', () => {
     ['rank_pattern', { q_proj: 0 }, "rank_pattern['q_proj']: expected an integer"],
     ['rank_pattern', { '(': 3 }, 'rank_pattern: expected a regular expression'],
     ['rank_pattern', { v_proj: 3 }, 'expected shape [3, d_in]'],
-    ['rank_pattern', [3], 'rank_pattern: expected a Map or an object'],
+    ['rank_pattern', [3], 'rank_pattern: expected a Map or a plain object'],
     ['alpha_pattern', { v_proj: null }, "alpha_pattern['v_proj']: expected a finite"],
     ['target_modules', ['q_proj'], 'which adapter_config.json excludes'],
     ['exclude_modules', ['v_proj'], 'which adapter_config.json excludes'],

@@ -2,7 +2,7 @@
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { type LayerShape, type LilyConfigOptions, LilyModel } from '../../lib/index.js'
+import { type LayerShape, type LilyConfigOptions, LilyModel, LoraModel, type SaveOptions } from '../../lib/index.js'
 import {
   bytesOf,
   CONFIG,
@@ -204,6 +204,58 @@ describe('saving', () => {
     last.value.dispose()
     await expectRefused('ERR_LILY_DISPOSED', 'disposed', () => model.savePretrained(folder))
     expect(filesOf(folder)).toEqual(after)
+  })
+
+  /** Bits that are no finite number, by type. */
+  const notFinite = [
+    ['float32', 0x7fc00000],
+    ['float32', 0xff800000],
+    ['bfloat16', 0x7f80],
+    ['float16', 0xfe00],
+  ] as const
+  it.each(notFinite)('refuses parameters that a load refuses: %s %i', async (dtype, bits) => {
+    const layers = layersOf(3, 'q_proj')
+    for (const Model of [LilyModel, LoraModel]) {
+      const model = Model.create({ layers, config: { r: 4 }, dtype, seed: 1 })
+      for (const format of Model === LilyModel ? (['peft', 'compact'] as const) : (['peft'] as const)) {
+        const options: SaveOptions = { format }
+        const save = (folder: string) => (model as LilyModel).savePretrained(folder, options)
+        const folder = newFolder()
+        await save(folder)
+        const before = filesOf(folder)
+        for (const [name, { value }] of model.parameters()) {
+          const data = value.data as Float32Array | Uint16Array
+          const at = value.shape[1] + 2
+          const buffer = data.buffer as ArrayBuffer
+          const all = new (dtype === 'float32' ? Uint32Array : Uint16Array)(buffer, data.byteOffset, data.length)
+          const old = all[at]
+          all[at] = bits
+          const message = `tensor "base_model.model.${name}": expected finite numbers, got an infinity or NaN at [1, 2]`
+          const error = await expectRefused('ERR_LILY_CHECKPOINT', message, () => save(folder))
+          expect(error.message).toContain(folder)
+          await expectRefused('ERR_LILY_CHECKPOINT', message, () => (model as LilyModel).pretrainedFiles(options))
+          expect(filesOf(folder)).toEqual(before)
+          all[at] = old
+        }
+        await save(folder)
+        expect(filesOf(folder)).toEqual(before)
+      }
+    }
+  })
+
+  it('refuses LoRA matrices that overflow', async () => {
+    const model = LilyModel.create({ layers: layersOf(1, 'q_proj'), config: { r: 4, numB: 2, initWeights: false } })
+    const folder = newFolder()
+    model.freeze('uniform')
+    await model.saveLora(folder)
+    const before = filesOf(folder)
+    const name = 'model.layers.0.q_proj'
+    ;(model.parameters().get(`${name}.lily_B.weight`)!.value.data as Float32Array).fill(3e38)
+    model.freeze({ [name]: [1, 1] })
+    const message = `tensor "base_model.model.${name}.lora_B.weight": expected finite numbers`
+    await expectRefused('ERR_LILY_CHECKPOINT', message, () => model.saveLora(folder))
+    await expectRefused('ERR_LILY_CHECKPOINT', message, () => model.loraFiles())
+    expect(filesOf(folder)).toEqual(before)
   })
 
   it('rejects unknown options', async () => {

@@ -525,13 +525,13 @@ describe('writeSafetensors', () => {
     ['an object in the metadata', { x }, { config: {} }, 'expected a string for "config"'],
     ['nothing in the metadata', { x }, { step: undefined }, 'expected a string for "step"'],
     ['a number as a key of the metadata', { x }, new Map([[1, 'one']]), 'expected names that are strings, got 1'],
-    ['metadata that is a list', { x }, [['step', '3']], 'metadata: expected a Map or an object'],
-    ['metadata that is text', { x }, 'step', 'metadata: expected a Map or an object'],
+    ['metadata that is a list', { x }, [['step', '3']], 'metadata: expected a Map or a plain object'],
+    ['metadata that is text', { x }, 'step', 'metadata: expected a Map or a plain object'],
     ['a number as a name', new Map([[3, x]]), {}, 'expected names that are strings, got 3'],
     ['a symbol as a name', new Map([[Symbol('x'), x]]), {}, 'expected names that are strings'],
-    ['a Set of tensors', new Set([x]), {}, 'tensors: expected a Map or an object'],
-    ['a list of tensors', [x], {}, 'tensors: expected a Map or an object'],
-    ['no tensors', undefined, {}, 'tensors: expected a Map or an object'],
+    ['a Set of tensors', new Set([x]), {}, 'tensors: expected a Map or a plain object'],
+    ['a list of tensors', [x], {}, 'tensors: expected a Map or a plain object'],
+    ['no tensors', undefined, {}, 'tensors: expected a Map or a plain object'],
     ['a tensor that is none', { x: 'x' }, {}, 'x: expected a tensor, such as { data, shape }'],
   ])('refuses %s, and has written nothing', async (_, tensors, metadata, message) => {
     await writeSafetensors(path, { x }, {})

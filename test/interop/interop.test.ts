@@ -113,7 +113,7 @@ describe('onnxruntime-node', () => {
   it('what it refuses says what to do', async () => {
     await refused('DTYPE', 'Float32Array.from(data)', new ort.Tensor('float64', Float64Array.from(x.data), x.shape))
     const mask = new ort.Tensor('int64', new BigInt64Array(tokens), [tokens])
-    await expectRefused('ERR_LILY_DTYPE', 'Float32Array.from(data, Number)', () =>
+    await expectRefused('ERR_LILY_DTYPE', 'Uint8Array.from(data, Number)', () =>
       lilyForward({ x, ...rest }, { mask: mask as MaskLike }),
     )
   })

@@ -92,6 +92,8 @@ describe('ranksForLora', () => {
     expect(large.next).toBeUndefined()
     await expectRefused('ERR_LILY_ARGUMENT', 'loraRank', () => ranksForLora(one, {}, 0.5))
     await expectRefused('ERR_LILY_ARGUMENT', 'routing', () => ranksForLora(one, {}, 1, { routing: 'all' as never }))
+    const misspelt = { rooting: 'uniform' } as object
+    await expectRefused('ERR_LILY_ARGUMENT', 'rooting', () => ranksForLora(one, {}, 1, misspelt))
   })
 })
 
@@ -137,6 +139,8 @@ describe('rankForLora', () => {
       rankForLora(one, { numB: 64 }, 1),
     )
     await expectRefused('ERR_LILY_ARGUMENT', 'expected r from 1 to 4096', () => rankForLora(one, {}, 65536))
+    const misspelt = { rooting: 'uniform' } as object
+    await expectRefused('ERR_LILY_ARGUMENT', 'rooting', () => rankForLora(one, {}, 4, misspelt))
     await expectRefused('ERR_LILY_ARGUMENT', 'targetModules', () => rankForLora(one, { targetModules: ['k'] }, 1))
   })
 })

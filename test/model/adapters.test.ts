@@ -238,6 +238,10 @@ describe('LilyAdapters', () => {
     await expectRefused('ERR_LILY_ARGUMENT', 'one', () => set.addAdapter('one', make(1, ['q'])))
     await expectRefused('ERR_LILY_ARGUMENT', 'name', () => set.addAdapter('a.b', make(1, ['q'])))
     await expectRefused('ERR_LILY_ARGUMENT', 'model', () => set.addAdapter('three', {} as never))
+    const again = set.adapters.get('two') as LilyModel
+    await expectRefused('ERR_LILY_ARGUMENT', "model: expected each model once, got that of adapter 'two'", () =>
+      set.addAdapter('three', again),
+    )
     const other = createModel({ layers: [{ name: 'q', inFeatures: dIn, outFeatures: 1 }], config: { r: 2 } })
     await expectRefused('ERR_LILY_SHAPE', 'model', () => set.addAdapter('three', other))
     await expectRefused('ERR_LILY_ARGUMENT', 'three', () => set.setAdapter(['one', 'three']))

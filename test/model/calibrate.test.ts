@@ -1,7 +1,8 @@
 /** Weights pooled over samples and the error that they cause, compared with float64. */
 import { describe, expect, it } from 'vitest'
-import type { LilyLayer } from '../../lib/index.js'
+import type { CalibrationOptions, LilyLayer } from '../../lib/index.js'
 import { forward } from '../reference.js'
+import { isWebGpu } from '../support/backend.js'
 import { relativeError } from '../support/compare.js'
 import { createModel, numbersOf, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -16,11 +17,17 @@ const random = randomFrom(6)
 const samples = [7, 2, 12].map((tokens) => gaussian(random, tokens * dIn, 6))
 
 /** Output and weights in float64, with the router (for one sequence or several) or with given weights. */
-async function reference(layer: LilyLayer, x: Float32Array, sequences: number, weights?: Float32Array) {
+async function reference(
+  layer: LilyLayer,
+  x: Float32Array,
+  sequences: number,
+  options: Omit<CalibrationOptions, 'routing'>,
+  weights?: Float32Array,
+) {
   const [a, router, b] = await Promise.all([layer.a, layer.router, layer.b].map(({ value }) => numbersOf(value)))
   const tokens = x.length / dIn
   const offsets = Array.from({ length: sequences + 1 }, (_, g) => (g * tokens) / sequences)
-  const sizes = { tokens, dIn, dOut, rank, experts, scaling, x, a, b }
+  const sizes = { tokens, dIn, dOut, rank, experts, scaling, x, a, b, ...options }
   const routed = { routing: sequences > 1 ? 'sequence' : 'batch', offsets, router } as const
   const result = forward({ ...sizes, ...(weights ? { routing: 'fixed', weights } : routed) })
   return { y: result.y.value, weights: result.weights.value }
@@ -31,6 +38,7 @@ async function check(
   calls: Float32Array[],
   sequences: number,
   result: Awaited<ReturnType<typeof model.calibrate>>,
+  options: Omit<CalibrationOptions, 'routing'> = {},
 ) {
   const found = result.layers.get(layer.name)
   const mean = new Float64Array(experts)
@@ -38,14 +46,14 @@ async function check(
   const routed: number[] = []
   const frozen: number[] = []
   for (const x of calls) {
-    const { y, weights } = await reference(layer, x, sequences)
+    const { y, weights } = await reference(layer, x, sequences, options)
     weights.forEach((weight, i) => (mean[i % experts] += (weight * (x.length / dIn / sequences)) / tokens))
     routed.push(...y)
   }
   expect(found?.tokens).toBe(tokens)
   expect(relativeError(found?.weights ?? [], mean)).toBeLessThan(1e-6)
   expect(result.weights.get(layer.name)).toBe(found?.weights)
-  for (const x of calls) frozen.push(...(await reference(layer, x, 1, Float32Array.from(mean))).y)
+  for (const x of calls) frozen.push(...(await reference(layer, x, 1, options, Float32Array.from(mean))).y)
   const error = relativeError(frozen, routed)
   // The error is well above rounding.
   expect(error).toBeGreaterThan(0.01)
@@ -53,14 +61,17 @@ async function check(
 }
 
 describe('calibrate', () => {
-  it('pools over calls, weighted by their tokens, and measures the error of the output', async () => {
-    const calls = samples.map((x) => place(x, [x.length / dIn, dIn]))
-    const result = await model.calibrate({ '0.q': calls, '1.q': calls.slice(1) })
-    await check(model.layer('0.q'), samples, 1, result)
-    await check(model.layer('1.q'), samples.slice(1), 1, result)
-    const errors = Array.from(result.layers.values(), ({ relativeError: error }) => error)
-    expect(result.relativeError).toBe(Math.max(...errors))
-  })
+  it.each<Omit<CalibrationOptions, 'routing'>>([{}, { pool: 'logits' }, { activation: 'relu' }])(
+    'pools over calls, weighted by their tokens, and measures the error of the output: %o',
+    async (options) => {
+      const calls = samples.map((x) => place(x, [x.length / dIn, dIn]))
+      const result = await model.calibrate({ '0.q': calls, '1.q': calls.slice(1) }, options)
+      await check(model.layer('0.q'), samples, 1, result, options)
+      await check(model.layer('1.q'), samples.slice(1), 1, result, options)
+      const errors = Array.from(result.layers.values(), ({ relativeError: error }) => error)
+      expect(result.relativeError).toBe(Math.max(...errors))
+    },
+  )
 
   it('pools sequences', async () => {
     const calls = [samples[0].subarray(0, 6 * dIn), samples[2]]
@@ -81,6 +92,13 @@ describe('calibrate', () => {
     model.unfreeze()
   })
 
+  it('rejects a sample with a NaN by its name', async ({ skip }) => {
+    if (isWebGpu) skip('WGSL lets an implementation assume that there is no NaN')
+    const message = "samples['0.q'][1]: expected weights of the experts that are finite"
+    const calls = [place(samples[0], [7, dIn]), place([NaN, 1, 1, 1, 1, 1], [1, dIn])]
+    await expectRefused('ERR_LILY_ARGUMENT', message, () => model.calibrate({ '0.q': calls }))
+  })
+
   it('gives no error for an adapter with B = 0', async () => {
     const fresh = createModel({ layers, config: { ...config, initWeights: true }, seed: 5 })
     const { relativeError: error } = await fresh.calibrate({ '0.q': [place(samples[0], [7, dIn])] })
@@ -95,6 +113,8 @@ describe('calibrate', () => {
     ['ERR_LILY_ARGUMENT', 'at least one token', { '0.q': [place([], [0, dIn])] }, {}],
     ['ERR_LILY_SHAPE', 'a', { '0.q': [place(samples[0], [6, 7])] }, {}],
     ['ERR_LILY_ARGUMENT', 'routing', { '0.q': [place(samples[0], [7, dIn])] }, { routing: 'token' }],
+    ['ERR_LILY_ARGUMENT', 'pool', { '0.q': [place(samples[0], [7, dIn])] }, { pool: 'mean' }],
+    ['ERR_LILY_ARGUMENT', 'activation', { '0.q': [place(samples[0], [7, dIn])] }, { activation: 'gelu' }],
     ['ERR_LILY_ARGUMENT', 'mask', { '0.q': [place(samples[0], [7, dIn])] }, { mask: [] }],
   ])('rejects with %s of %s', async (code, argument, bad, options) => {
     await expectRefused(code, argument, () => model.calibrate(bad as never, options as object))

@@ -3,7 +3,17 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
-import { AdamW, foldB, lilyBackward, lilyForward, LilyModel, type LilySaved, type Parameter } from '../../lib/index.js'
+import {
+  AdamW,
+  type AdapterLayer,
+  foldB,
+  lilyBackward,
+  lilyForward,
+  LilyModel,
+  type LilySaved,
+  LoraModel,
+  type Parameter,
+} from '../../lib/index.js'
 import { readConfig } from '../../lib/model/lily-config.js'
 import { forward } from '../reference.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
@@ -245,6 +255,14 @@ describe('a model', () => {
     await expectRefused('ERR_LILY_ARGUMENT', 'accumulate', () =>
       one.layer('0.q').backward(dy, saved, { accumulate: false } as never),
     )
+    for (const kind of [one, LoraModel.create({ layers, config: { r: 2 } }).to(one.device)]) {
+      const layer: AdapterLayer = kind.layer('0.q')
+      await expectRefused('ERR_LILY_SHAPE', 'x: expected 2 rows of 4', () =>
+        layer.forward(place(x.slice(0, 6), [2, 3])),
+      )
+    }
+    const halves = createModel({ layers, config, dtype: 'bfloat16' }).layer('0.q')
+    await expectRefused('ERR_LILY_DTYPE', 'x: expected bfloat16, got float32', () => halves.forward(place(x, shape)))
     await expectRefused('ERR_LILY_SHAPE', 'dy', () => one.layer('0.q').backward(place(x, shape), saved))
     await expectRefused('ERR_LILY_ARGUMENT', 'sed', () => LilyModel.create({ layers, config, sed: 1 } as never))
   })

@@ -134,8 +134,23 @@ describe('rejects', () => {
     ['outFeatures', [{ name: 'q', inFeatures: 1 }]],
     ['features', [{ name: 'q', inFeatures: 1, outFeatures: 1, features: 1 }]],
     ['layers[1].name', square('q', 'q')],
+    ['layers: expected at least one', []],
     ['targetModules', square('k')],
   ])('%s of the layers %o', async (argument, layers) => {
     await expectRefused('ERR_LILY_ARGUMENT', argument, () => share(layers as LayerShape[], { targetModules: ['q'] }))
+  })
+
+  it.each<[string, LilyConfigOptions]>([
+    ['targetModules: expected a match among 3 layers', { targetModules: ['k'], excludeModules: ['q'] }],
+    ['excludeModules: expected no match of some layer, got all 3', { excludeModules: ['q', 'v'] }],
+    ['excludeModules: expected no match of some layer, got all 2', { targetModules: ['q'], excludeModules: ['q'] }],
+    ['layersToTransform: expected the index of one of 3 layers, got none', { layersToTransform: [5] }],
+    [
+      'layersToTransform: expected the index of one of 2 layers after a match of layersPattern, got none',
+      { targetModules: ['q'], layersToTransform: [0], layersPattern: 'blocks' },
+    ],
+  ])('no layer that is left: %s', async (message, config) => {
+    const layers = square('m.layers.0.q', 'm.layers.1.q', 'm.layers.1.v')
+    await expectRefused('ERR_LILY_ARGUMENT', message, () => share(layers, config))
   })
 })

@@ -174,7 +174,10 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       'variables[0]: expected a tf.Variable',
       make({ variables: [tf.ones([2])] }),
     )
-    await expectRefused('ERR_LILY_ARGUMENT', 'rate', make({ rate: 1 }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'weightDecay, maxNorm, groups, variables, optimizer', make({ rate: 1 }))
+    for (const options of [null, 'adam', []]) {
+      await expectRefused('ERR_LILY_ARGUMENT', 'options: expected an object', make(options as object))
+    }
     await expectRefused('ERR_LILY_ARGUMENT', 'model', () => new AdapterOptimizer(7 as never))
     const clash = tf.variable(tf.ones([2]), true, model.parameters().keys().next().value)
     await expectRefused('ERR_LILY_ARGUMENT', 'is the name of a parameter', make({ variables: [clash] }))

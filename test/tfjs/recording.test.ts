@@ -38,6 +38,16 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     tf.disposeVariables()
   })
 
+  it('refuses a base that does not fit, by its name', async () => {
+    const other = tf.zeros([TOKENS, D_OUT + 1])
+    await expectRefused('ERR_LILY_SHAPE', `base: expected ${TOKENS} rows of ${D_OUT}`, () => adapt(x, other, layer))
+    await expectRefused('ERR_LILY_SHAPE', `base: expected ${TOKENS} rows of ${D_OUT}`, () =>
+      adapt(x, tf.scalar(1), layer),
+    )
+    await expectRefused('ERR_LILY_SHAPE', `x: expected ${TOKENS} rows of ${D_IN}`, () => adapt(other, base, layer))
+    other.dispose()
+  })
+
   describe('no gradient is lost', () => {
     let sgd: tf.Optimizer
     beforeAll(() => {
@@ -203,8 +213,8 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       ['no tensor', 'ERR_LILY_ARGUMENT', 'x: expected a tensor of TensorFlow.js', () => of([1], base, layer)],
       ['int32', 'ERR_LILY_DTYPE', 'x: expected float32, got int32', () => of(tf.cast(x, 'int32'), base, layer)],
       ['an int32 base', 'ERR_LILY_DTYPE', 'base: expected float32', () => of(x, tf.cast(base, 'int32'), layer)],
-      ['another d_in', 'ERR_LILY_SHAPE', 'a: expected', () => of(base, base, layer)],
-      ['another d_out', 'ERR_LILY_SHAPE', 'y: expected', () => of(x, x, layer)],
+      ['another d_in', 'ERR_LILY_SHAPE', 'x: expected', () => of(base, base, layer)],
+      ['another d_out', 'ERR_LILY_SHAPE', 'base: expected', () => of(x, x, layer)],
       ['no layer', 'ERR_LILY_ARGUMENT', 'layer: expected model.layer(name)', () => of(x, base, model)],
       ['an unknown option', 'ERR_LILY_ARGUMENT', 'rooting', () => of(x, base, layer, { rooting: 'token' })],
       [
