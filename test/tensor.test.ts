@@ -322,7 +322,7 @@ describe('Tensor', () => {
     const { message } = expectCode('ERR_LILY_ARGUMENT', () =>
       lilyForward({ ...operands, x: structuredClone(tensor([1, 2], [1, 2])) }),
     )
-    expect(message).toMatch(/^x: expected a tensor.* as a Tensor becomes by postMessage and structuredClone; send its/)
+    expect(message).toMatch(/^x: expected a tensor.* without properties; to another thread, send the \{ data,/)
   })
 
   it('moves to no device of another type, which the error quotes', () => {

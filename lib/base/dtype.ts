@@ -113,26 +113,25 @@ export function dtypeOf(argument: string, data: HostData, given: unknown, accept
   }
 }
 
-const CLASSES = {
-  float32: 'a Float32Array',
-  bfloat16: 'a Uint16Array of bfloat16',
-  float16: 'a Uint16Array or Float16Array of float16',
-  uint8: 'a Uint8Array',
-  int32: 'an Int32Array',
-} as const satisfies Record<DType, string>
+const CLASSES: Readonly<Record<DType, string>> = {
+  float32: 'Float32Array',
+  bfloat16: 'Uint16Array',
+  float16: 'Uint16Array',
+  uint8: 'Uint8Array',
+  int32: 'Int32Array',
+}
 
 function failClass(argument: string, data: ArrayBufferView, accepted: DTypes): never {
-  const expected = accepted.map((dtype) => CLASSES[dtype]).join(', ')
+  const expected = [...new Set(accepted.map((dtype) => CLASSES[dtype]))].join(' or ')
   fail('ERR_LILY_DTYPE', argument, `expected data in ${expected}, got ${describe(data)}; ${conversion(data, accepted)}`)
 }
 
 /** The advice to convert an array to the first of these types. */
 export function conversion(data: ArrayBufferView, [dtype]: DTypes): string {
-  const to = CLASSES[dtype].replace(/^an? /, '')
   const name = classNameOf(data)
   // A DataView has no elements.
-  if (name === undefined) return `pass new ${to}(view.buffer, view.byteOffset, length) over the memory of a view`
-  return `convert it, for example with ${to}.from(data${name.startsWith('Big') ? ', Number' : ''})`
+  if (name === undefined) return `pass new ${CLASSES[dtype]}(view.buffer, view.byteOffset, length)`
+  return `convert it, for example with ${CLASSES[dtype]}.from(data${name.startsWith('Big') ? ', Number' : ''})`
 }
 
 function agreed(argument: string, dtype: DType, given: unknown): DType {

@@ -203,10 +203,7 @@ function gotFor(value: Unknown, data: unknown): string {
   if (ArrayBuffer.isView(value) || Array.isArray(value)) return describe(value)
   if (Object.keys(value).length > 0) return `data as ${describe(data)}`
   // The contents of a class of this package are private, and a structured clone has no private contents.
-  return (
-    `${describe(value)} without properties, as a Tensor becomes by postMessage and structuredClone; ` +
-    'send its { data, shape, dtype }'
-  )
+  return `${describe(value)} without properties; to another thread, send the { data, shape, dtype } of a Tensor`
 }
 
 const HOST_FIELDS: Known = new Set([
