@@ -45,7 +45,7 @@ import {
   readForwardInputs,
   readForwardSettings,
 } from './read.js'
-import { runLinear, runLinearAsync } from './dispatch.js'
+import { runLinear } from './dispatch.js'
 import { runBackward, runBackwardAsync, runForward, runForwardAsync } from './run.js'
 import { type LilySaved, type LoraSaved, readSaved, type Saved } from './saved.js'
 
@@ -246,9 +246,8 @@ function forward({ linear, adapter }: Forward): { y: Tensor; saved: Saved | unde
   return runForward(adapter)
 }
 
-async function forwardAsync({ linear, adapter }: Forward): Promise<{ y: Tensor; saved: Saved | undefined }> {
-  await runLinearAsync(linear)
-  return runForwardAsync(adapter)
+function forwardAsync({ linear, adapter }: Forward): Promise<{ y: Tensor; saved: Saved | undefined }> {
+  return runForwardAsync(adapter, linear)
 }
 
 function backward({ linear, adapter }: Backward): object {
@@ -256,9 +255,8 @@ function backward({ linear, adapter }: Backward): object {
   return runBackward(adapter)
 }
 
-async function backwardAsync({ linear, adapter }: Backward): Promise<object> {
-  if (linear !== null) await runLinearAsync(linear)
-  return runBackwardAsync(adapter)
+function backwardAsync({ linear, adapter }: Backward): Promise<object> {
+  return runBackwardAsync(adapter, linear)
 }
 
 function prepareForward(adapter: Adapter, operands: FrozenForwardOperands, options: object = {}): Forward {
@@ -269,7 +267,7 @@ function prepareForward(adapter: Adapter, operands: FrozenForwardOperands, optio
   checkMatrix('weight', frozen.weight.operand, problem.dOut, problem.dIn)
   checkLinear(frozen, false)
   const linear = allocateLinear(frozen, settings, false)
-  return { linear, adapter: allocateForward(problem, linear.y.again(), { ...settings, accumulate: true }) }
+  return inOrder(linear, allocateForward(problem, linear.y.again(), { ...settings, accumulate: true }))
 }
 
 function prepareBackward(
@@ -297,5 +295,11 @@ function prepareBackward(
   const linear = allocateLinear(frozen, { ...settings, precision: problem.precision }, true, problem.x.shape)
   const adapter = allocateGradients(state, { ...inputs, dx: linear.y.again() }, settings)
   if (adapter.gradients.dx !== null) adapter.gradients.dx.accumulate = true
+  return inOrder(linear, adapter)
+}
+
+/** The streams of their operands may differ, and the output that both write to may have none. */
+function inOrder<Call extends ForwardCall | BackwardCall>(linear: LinearCall, adapter: Call) {
+  if (linear.placement !== null) adapter.placement?.use(linear.placement)
   return { linear, adapter }
 }
