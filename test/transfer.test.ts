@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
 import {
+  type HostData,
   lilyBackward,
   lilyBackwardAsync,
   lilyForward,
@@ -28,7 +29,7 @@ const ARGUMENT = 'ERR_LILY_ARGUMENT'
 const { tokens, dIn, dOut, rank, experts } = sizes
 
 /** Transfers the memory of an array, as postMessage does, and overwrites it. Returns the receiver's array. */
-function transfer({ data }: { readonly data: Float32Array }): Float32Array {
+function transfer({ data }: { readonly data: HostData }): Float32Array {
   const { buffer } = data
   const received = new Float32Array(structuredClone(buffer, { transfer: [buffer as ArrayBuffer] }))
   expect(data.length).toBe(0)
@@ -78,7 +79,7 @@ describe('a small operand', () => {
     const { saved } = lilyForward(operands)
     const expected = lilyBackward({ dy }, saved)
     const pending = lilyBackwardAsync({ dy }, saved)
-    transfer(saved.hidden as { data: Float32Array }).fill(NaN)
+    transfer(saved.hidden).fill(NaN)
     expectSameBits('db', (await pending).db.data, expected.db.data)
     await expectRefused(ARGUMENT, 'saved: its ArrayBuffer is detached', () => lilyBackward({ dy }, saved))
     await expectRefused(ARGUMENT, 'saved: its ArrayBuffer is detached', () => lilyBackwardAsync({ dy }, saved))
@@ -169,7 +170,7 @@ describe('a frozen layer and its adapter: both have read a small operand', () =>
     const given = () => ({ dy, weight, dx: filled(3, tokens, dIn), da: filled(3, rank, dIn) })
     const expected = lilyLinearBackward(given(), saved)
     const pending = lilyLinearBackwardAsync(given(), saved)
-    transfer(name === 'saved' ? (saved.hidden as { data: Float32Array }) : { dy, weight, ...adapter }[name]).fill(NaN)
+    transfer(name === 'saved' ? saved.hidden : { dy, weight, ...adapter }[name]).fill(NaN)
     const gradients = await pending
     for (const each of ['dx', 'da', 'dRouter', 'db'] as const) {
       expectSameBits(each, gradients[each].data, expected[each].data)
@@ -244,9 +245,7 @@ describe('a large operand: the call rejects', () => {
       const { saved } = lilyForward(operands)
       const dy = filled(1, 64, 512)
       const pending = lilyBackwardAsync({ dy }, saved)
-      const received = transfer(
-        name === 'saved' ? (saved.hidden as { data: Float32Array }) : { dy, x: operands.x }[name],
-      )
+      const received = transfer(name === 'saved' ? saved.hidden : { dy, x: operands.x }[name])
       await expectRefused(ARGUMENT, `${name}: its ArrayBuffer was transferred`, () => pending)
       expect(received.length).toBeGreaterThan(0)
     }
