@@ -1,10 +1,12 @@
 /** What TypeScript accepts. Most of it is checked by `npm run lint:types`, which compiles this file. */
-// cspell:ignore acumulate sclaing
+// cspell:ignore acumulate nedds sclaing
 import { expect, expectTypeOf, test } from 'vitest'
 import {
   type AdapterLayer,
   type Exact,
   type HostData,
+  type LayerBackwardOptions,
+  LilyAdapters,
   lilyBackward,
   lilyForward,
   lilyForwardAsync,
@@ -12,13 +14,16 @@ import {
   type LilyLayer,
   lilyLinearBackward,
   lilyLinearForward,
+  type LilyModel,
   type LilySaved,
   loraBackward,
   loraForward,
   loraLinearForward,
+  type LoraModel,
   type LoraSaved,
   type Tensor,
   tensor,
+  type TensorLike,
 } from '../lib/index.js'
 
 const x = tensor([1, 2, 3, 4], [2, 2])
@@ -96,4 +101,19 @@ export function inferredOptions(layer: LilyLayer, options: LilyForwardOptions, i
   expectTypeOf(twice({ routing: 'token' }).saved).toEqualTypeOf<LilySaved<'token'>>()
   // @ts-expect-error: misspelt, rooting
   twice({ scaling: 2, rooting: 'token' })
+}
+
+/** Never called. */
+export function adaptersOfBothKinds(french: LilyModel, polite: LoraModel, options: LayerBackwardOptions): void {
+  const adapters = new LilyAdapters().addAdapter('french', french).addAdapter('polite', polite)
+  const { y, saved } = adapters.layer('proj').forward(x, x)
+  expectTypeOf(y).toEqualTypeOf<Tensor>()
+  expectTypeOf(adapters.layer('proj').backward(x, saved, { dx: x })).toEqualTypeOf<Tensor>()
+  expectTypeOf(adapters.layer('proj').backward(x, saved, { needs: { da: false }, dx: y })).toEqualTypeOf<Tensor>()
+  expectTypeOf(adapters.layer('proj').backward(x, saved, options)).toEqualTypeOf<TensorLike | undefined>()
+  // @ts-expect-error: misspelt, nedds
+  adapters.layer('proj').backward(x, saved, { dx: x, nedds: { da: false } })
+  const same = new LilyAdapters<LilyModel>().addAdapter('french', french)
+  expectTypeOf(same.adapters.get('french')).toEqualTypeOf<LilyModel | undefined>()
+  expectTypeOf<Parameters<typeof same.addAdapter>[1]>().toEqualTypeOf<LilyModel>()
 }
