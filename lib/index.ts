@@ -38,9 +38,9 @@ export type { TensorEntry } from './checkpoint/safetensors-header.js'
 export { writeSafetensors } from './checkpoint/safetensors-write.js'
 export type { SaveOptions } from './checkpoint/save.js'
 export { DeviceBuffer } from './tensor/device-buffer.js'
-export type { DType, Float16ArrayLike, HostData } from './base/dtype.js'
+export type { DType, HostData } from './base/dtype.js'
 export { LilyError, type LilyErrorCode, type LilyErrorDetails } from './base/errors.js'
-export type { Named } from './base/options.js'
+export type { Exact, Named } from './base/options.js'
 export { foldB, type FoldOptions } from './operations/fold.js'
 export {
   lilyForward,

@@ -1,6 +1,6 @@
 /** The routings in every data type: required and rejected operands, groups, contents of saved. */
 import { describe, expect, it } from 'vitest'
-import type { LilyForwardOperands, LilyForwardOptions, Tensor } from '../lib/index.js'
+import type { Exact, LilyForwardOperands, LilyForwardOptions, Tensor } from '../lib/index.js'
 import { foldB, lilyBackward, lilyForward, loraBackward, loraForward } from './support/backend.js'
 import { expectSameBits } from './support/compare.js'
 import { roundoff, TYPES, type Types } from './support/dtypes.js'
@@ -75,7 +75,7 @@ function modesIn(types: Types): void {
   const smallOperands = () => typedOperands(types)
   const { activations, parameters = activations, precision } = types
   /** lilyForward in this combination. */
-  const forward = <O extends LilyForwardOptions = object>(operands: LilyForwardOperands, options?: O) =>
+  const forward = <O extends Exact<O, LilyForwardOptions> = object>(operands: LilyForwardOperands, options?: O) =>
     lilyForward<O>(operands, { precision, ...options } as unknown as O)
   /** Outputs to accumulate into: of the type of the activations and of that of the parameters. */
   const rows = (value: number, ...shape: number[]) => typed(filled(value, ...shape), activations)

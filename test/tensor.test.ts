@@ -237,6 +237,19 @@ describe('Tensor', () => {
     expect(wrapped.data.buffer).toBe(data.buffer)
   })
 
+  it('has data of the length that its shape and pitch need, in the memory of a longer array', () => {
+    const { dy: _, ...operands } = smallOperands()
+    const exact = filled(0, tokens, dOut)
+    expect(lilyForward({ ...operands, y: exact }).y.data).toBe(exact.data)
+    const data = new Float32Array(100)
+    const window = lilyForward({ ...operands, y: { data, shape: [tokens, dOut], byteOffset: 0 } }).y.data
+    expectSameBits('y', window, exact.data)
+    expect(window.buffer).toBe(data.buffer)
+    const pitched = { data, shape: [tokens, dOut], strides: [dOut + 3, 1], byteOffset: 8 }
+    const { length, byteOffset } = lilyForward({ ...operands, y: pitched }).y.data
+    expect({ length, byteOffset }).toEqual({ length: (tokens - 1) * (dOut + 3) + dOut, byteOffset: 8 })
+  })
+
   it('results are tensors; given outputs are returned', () => {
     const { dy, ...operands } = smallOperands()
     const y = tensor(new Float32Array(tokens * dOut), [tokens, dOut])

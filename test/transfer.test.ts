@@ -3,14 +3,23 @@ import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
 import {
+  type HostData,
   lilyBackward,
   lilyBackwardAsync,
   lilyForward,
   lilyForwardAsync,
+  lilyLinearBackward,
+  lilyLinearBackwardAsync,
+  lilyLinearForward,
+  lilyLinearForwardAsync,
   loraBackward,
   loraBackwardAsync,
   loraForward,
   loraForwardAsync,
+  loraLinearBackward,
+  loraLinearBackwardAsync,
+  loraLinearForward,
+  loraLinearForwardAsync,
 } from '../lib/index.js'
 import { expectSameBits } from './support/compare.js'
 import { expectRefused } from './support/refused.js'
@@ -20,7 +29,7 @@ const ARGUMENT = 'ERR_LILY_ARGUMENT'
 const { tokens, dIn, dOut, rank, experts } = sizes
 
 /** Transfers the memory of an array, as postMessage does, and overwrites it. Returns the receiver's array. */
-function transfer({ data }: { readonly data: Float32Array }): Float32Array {
+function transfer({ data }: { readonly data: HostData }): Float32Array {
   const { buffer } = data
   const received = new Float32Array(structuredClone(buffer, { transfer: [buffer as ArrayBuffer] }))
   expect(data.length).toBe(0)
@@ -70,7 +79,7 @@ describe('a small operand', () => {
     const { saved } = lilyForward(operands)
     const expected = lilyBackward({ dy }, saved)
     const pending = lilyBackwardAsync({ dy }, saved)
-    transfer(saved.hidden as { data: Float32Array }).fill(NaN)
+    transfer(saved.hidden).fill(NaN)
     expectSameBits('db', (await pending).db.data, expected.db.data)
     await expectRefused(ARGUMENT, 'saved: its ArrayBuffer is detached', () => lilyBackward({ dy }, saved))
     await expectRefused(ARGUMENT, 'saved: its ArrayBuffer is detached', () => lilyBackwardAsync({ dy }, saved))
@@ -140,6 +149,78 @@ describe('a small operand', () => {
   })
 })
 
+describe('a frozen layer and its adapter: both have read a small operand', () => {
+  const frozen = () => ({ weight: filled(1, dOut, dIn), bias: filled(2, dOut) })
+
+  it.each(['x', 'weight', 'bias', 'a', 'router', 'b'] as const)('%s of forward', async (name) => {
+    const { dy: _, ...adapter } = smallOperands()
+    const operands = { ...adapter, ...frozen() }
+    const expected = lilyLinearForward({ ...operands, y: filled(3, tokens, dOut) })
+    const pending = lilyLinearForwardAsync({ ...operands, y: filled(3, tokens, dOut) })
+    transfer(operands[name]).fill(NaN)
+    const { y, saved } = await pending
+    expectSameBits('y', y.data, expected.y.data)
+    expectSameBits('hidden', saved.hidden.data, expected.saved.hidden.data)
+  })
+
+  it.each(['dy', 'weight', 'x', 'a', 'router', 'b', 'saved'] as const)('%s of backward', async (name) => {
+    const { dy, ...adapter } = smallOperands()
+    const { weight } = frozen()
+    const { saved } = lilyForward(adapter)
+    const given = () => ({ dy, weight, dx: filled(3, tokens, dIn), da: filled(3, rank, dIn) })
+    const expected = lilyLinearBackward(given(), saved)
+    const pending = lilyLinearBackwardAsync(given(), saved)
+    transfer(name === 'saved' ? saved.hidden : { dy, weight, ...adapter }[name]).fill(NaN)
+    const gradients = await pending
+    for (const each of ['dx', 'da', 'dRouter', 'db'] as const) {
+      expectSameBits(each, gradients[each].data, expected[each].data)
+    }
+  })
+
+  it('of LoRA', async () => {
+    const { x, a, dy } = smallOperands()
+    const operands = { x, a, b: smallLoraB(), ...frozen() }
+    const expected = loraLinearForward(operands)
+    const { weight } = operands
+    const gradients = loraLinearBackward({ dy, weight }, expected.saved)
+    const pending = [
+      loraLinearForwardAsync(operands).then(({ y }) => y),
+      loraLinearBackwardAsync({ dy, weight }, expected.saved).then(({ da }) => da),
+    ]
+    for (const operand of [dy, ...Object.values(operands)]) transfer(operand).fill(NaN)
+    const [y, da] = await Promise.all(pending)
+    expectSameBits('y', y.data, expected.y.data)
+    expectSameBits('da', da.data, gradients.da.data)
+  })
+
+  it('an output: the call rejects and writes none of the small ones', async () => {
+    const { dy, ...adapter } = smallOperands()
+    const { weight } = frozen()
+    const y = filled(3, tokens, dOut)
+    const forward = lilyLinearForwardAsync({ ...adapter, weight, y })
+    const receivedY = transfer(y)
+    await expectRefused(ARGUMENT, 'y: its ArrayBuffer was transferred', () => forward)
+    expect(new Set(receivedY)).toEqual(new Set([3]))
+
+    const { saved } = lilyForward(adapter)
+    const [dx, da] = [filled(3, tokens, dIn), filled(3, rank, dIn)]
+    const backward = lilyLinearBackwardAsync({ dy, weight, dx, da }, saved)
+    const received = transfer(da)
+    await expectRefused(ARGUMENT, 'da: its ArrayBuffer was transferred', () => backward)
+    for (const data of [received, dx.data]) expect(new Set(data)).toEqual(new Set([3]))
+  })
+
+  it('a large operand: the call rejects, whichever of the two uses it', async () => {
+    for (const name of ['x', 'a', 'b', 'weight', 'y'] as const) {
+      const operands = { ...largeOperands(), weight: filled(1, 512, 512), y: filled(1, 64, 512) }
+      const pending = lilyLinearForwardAsync(operands)
+      const received = transfer(operands[name])
+      await expectRefused(ARGUMENT, `${name}: its ArrayBuffer was transferred`, () => pending)
+      expect(received.length).toBeGreaterThan(0)
+    }
+  })
+})
+
 describe('a large operand: the call rejects', () => {
   // The receiver keeps the memory, so the process does not crash.
   it.each(['x', 'a', 'b'] as const)('%s of forward', async (name) => {
@@ -164,9 +245,7 @@ describe('a large operand: the call rejects', () => {
       const { saved } = lilyForward(operands)
       const dy = filled(1, 64, 512)
       const pending = lilyBackwardAsync({ dy }, saved)
-      const received = transfer(
-        name === 'saved' ? (saved.hidden as { data: Float32Array }) : { dy, x: operands.x }[name],
-      )
+      const received = transfer(name === 'saved' ? saved.hidden : { dy, x: operands.x }[name])
       await expectRefused(ARGUMENT, `${name}: its ArrayBuffer was transferred`, () => pending)
       expect(received.length).toBeGreaterThan(0)
     }
@@ -232,6 +311,29 @@ describe('a buffer that can be resized', () => {
     const x = resizable(operands.x)
     const { saved: savedOfX } = lilyForward({ ...operands, x })
     await expectRefused(ARGUMENT, text('x'), () => lilyBackwardAsync({ dy }, savedOfX))
+  })
+
+  it('is refused before the frozen layer below an adapter has written anything', async () => {
+    const { dy, ...adapter } = smallOperands()
+    const weight = filled(1, dOut, dIn)
+    for (const name of ['x', 'weight', 'a', 'router', 'b', 'y'] as const) {
+      const call = { ...adapter, weight, y: filled(1, tokens, dOut) }
+      call[name] = resizable(call[name])
+      await expectRefused(ARGUMENT, `${name}: expected memory that cannot shrink`, () => lilyLinearForwardAsync(call))
+      expect(new Set(call.y.data)).toEqual(new Set([1]))
+    }
+    // Outputs that are not copied.
+    const operands = { ...largeOperands(), weight: filled(1, 512, 512), y: filled(1, 64, 512) }
+    operands.router = resizable(operands.router)
+    await expectRefused(ARGUMENT, 'router: expected memory', () => lilyLinearForwardAsync(operands))
+    expect(new Set(operands.y.data)).toEqual(new Set([1]))
+    const { saved } = lilyForward(adapter)
+    for (const name of ['dy', 'weight', 'dx', 'da'] as const) {
+      const call = { dy, weight, dx: filled(1, tokens, dIn), da: filled(1, rank, dIn) }
+      call[name] = resizable(call[name])
+      await expectRefused(ARGUMENT, `${name}: expected memory`, () => lilyLinearBackwardAsync(call, saved))
+      for (const { data } of [call.dx, call.da]) expect(new Set(data)).toEqual(new Set([1]))
+    }
   })
 
   it('is accepted if it is shared, because shared memory only grows, and stays where it is', async () => {

@@ -6,26 +6,40 @@ import { bufferOf, byteLengthOf, byteOffsetOf, classNameOf } from './views.js'
 export type DType = 'float32' | 'bfloat16' | 'float16' | 'uint8' | 'int32'
 
 /**
- * The members of Float16Array (Node.js 24) that this package uses; older TypeScript libraries do not declare the type.
+ * Host memory of a tensor: a Float32Array, Uint16Array, Float16Array, Uint8Array or Int32Array. A Uint16Array holds the
+ * bit patterns of bfloat16 or float16 elements; float16 elements may also be in a native Float16Array. The buffer may be a
+ * SharedArrayBuffer.
+ *
+ * It is an interface of the members that these classes have in common, since methods of a union of them, such as `reduce`,
+ * cannot be called, and libraries of TypeScript before `esnext.float16` do not declare Float16Array.
  */
-export interface Float16ArrayLike extends ArrayBufferView {
+export interface HostData extends ArrayBufferView {
+  readonly [Symbol.toStringTag]: 'Float32Array' | 'Uint16Array' | 'Float16Array' | 'Uint8Array' | 'Int32Array'
   readonly BYTES_PER_ELEMENT: number
   readonly length: number
-  readonly [Symbol.toStringTag]: 'Float16Array'
   [index: number]: number
   [Symbol.iterator](): IterableIterator<number>
+  keys(): IterableIterator<number>
+  values(): IterableIterator<number>
+  entries(): IterableIterator<[number, number]>
+  every(predicate: (value: number, index: number) => unknown): boolean
   fill(value: number, start?: number, end?: number): this
+  filter(predicate: (value: number, index: number) => unknown): HostData
+  find(predicate: (value: number, index: number) => boolean): number | undefined
+  findIndex(predicate: (value: number, index: number) => boolean): number
   forEach(callback: (value: number, index: number) => void): void
+  includes(value: number, fromIndex?: number): boolean
+  indexOf(value: number, fromIndex?: number): number
+  join(separator?: string): string
+  map(callback: (value: number, index: number) => number): HostData
+  reduce(callback: (previous: number, value: number, index: number) => number, initial?: number): number
+  reduce<T>(callback: (previous: T, value: number, index: number) => T, initial: T): T
   set(values: ArrayLike<number>, offset?: number): void
-  slice(start?: number, end?: number): Float16ArrayLike
-  subarray(begin?: number, end?: number): Float16ArrayLike
+  slice(start?: number, end?: number): HostData
+  some(predicate: (value: number, index: number) => unknown): boolean
+  sort(compare?: (a: number, b: number) => number): this
+  subarray(begin?: number, end?: number): HostData
 }
-
-/**
- * Host memory of a tensor. A Uint16Array holds the bit patterns of bfloat16 or float16 elements; float16 elements may
- * also be in a native Float16Array. The buffer may be a SharedArrayBuffer.
- */
-export type HostData = Float32Array | Uint16Array | Float16ArrayLike | Uint8Array | Int32Array
 
 /** Size of one element, in bytes. */
 export function bytesPerElement(dtype: DType): number {

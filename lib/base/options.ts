@@ -5,6 +5,22 @@ import { describe, fail, failedToRead } from './errors.js'
 export type Known = ReadonlySet<string>
 
 /**
+ * The constraint of a type of options `O` that TypeScript infers: `Options` and no other property, nor another one of its
+ * `needs`. Without it a misspelt option beside a known one is not an error of types. A function that passes options on has
+ * the same constraint: `<O extends Exact<O, LilyForwardOptions>>`.
+ */
+export type Exact<O, Options> = Options & {
+  readonly [K in keyof O]: K extends keyof Options
+    ? K extends 'needs'
+      ? Absent<NonNullable<O[K]>, NonNullable<Options[K]>> | undefined
+      : unknown
+    : never
+}
+
+/** The properties that `O` has and `Options` does not have. Those of an index signature are not known. */
+type Absent<O, Options> = string extends keyof O ? unknown : { readonly [K in Exclude<keyof O, keyof Options>]?: never }
+
+/**
  * Checks that `value` is an object with no properties but those in `known`: a misspelt option would otherwise silently
  * take its default.
  *

@@ -1,7 +1,7 @@
 /** One adapted layer of a model: what the layers of {@link LilyModel} and of {@link LoraModel} have in common. */
 import { checkActivations, checkTokenRows, checkType } from '../base/checks.js'
 import { fail } from '../base/errors.js'
-import { get, type Known } from '../base/options.js'
+import { type Exact, get, type Known } from '../base/options.js'
 import type { Operand } from '../memory/operand.js'
 import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
 import type { GradientOf } from '../operations/backward.js'
@@ -144,7 +144,7 @@ export abstract class AdapterLayer {
    * @param y [..., d_out]: the base layer's output, to which the adapter's is added in place. Default: a new tensor
    * @throws LilyError as lilyForward; ERR_LILY_ARGUMENT if the layer is merged
    */
-  abstract forward<O extends AdapterForwardOptions = object>(
+  abstract forward<O extends Exact<O, AdapterForwardOptions> = object>(
     x: TensorLike,
     y?: TensorLike,
     options?: O,
@@ -160,7 +160,7 @@ export abstract class AdapterLayer {
    * @throws LilyError as lilyBackward; ERR_LILY_ARGUMENT if `saved` is not from this layer, or from before the model
    *   was moved
    */
-  abstract backward<O extends AdapterBackwardOptions = object>(
+  abstract backward<O extends Exact<O, AdapterBackwardOptions> = object>(
     dy: TensorLike,
     saved: AdapterSaved,
     options?: O,

@@ -1,7 +1,7 @@
 /** Several adapters of one base model. */
 import { adaptersSavedKey, isOf } from '../base/copies.js'
 import { describe, fail, reading } from '../base/errors.js'
-import { copyArray } from '../base/options.js'
+import { copyArray, type Exact } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
 import { readDevice } from '../memory/backends.js'
 import { runForward } from '../operations/run.js'
@@ -10,7 +10,7 @@ import type { TensorLike } from '../tensor/resolve.js'
 import type { AdapterLayer, LayerForwardInputs } from './adapter-layer.js'
 import type { AdapterModel } from './adapter-model.js'
 import { type LayerBackwardOptions, type LayerForwardOptions, readLilyBackward, readLilyForward } from './lily-layer.js'
-import { isModel, type LilyModel } from './lily-model.js'
+import { isModel } from './lily-model.js'
 import { isLoraModel } from './lora-model.js'
 import type { Parameter } from './parameter.js'
 
@@ -61,8 +61,8 @@ export class AdaptersSaved {
 
 /**
  * Named adapters of one base model, any number of which are active. The outputs of the active adapters add up, as in
- * PEFT, whose method names this class uses. The adapters may target different layers, and be of either kind: `M` is
- * LilyModel, LoraModel, or AdapterModel for both.
+ * PEFT, whose method names this class uses. The adapters may target different layers, and be of either kind; `M` may be
+ * LilyModel or LoraModel for one kind only.
  *
  * @example
  * const adapters = new LilyAdapters()
@@ -71,7 +71,7 @@ export class AdaptersSaved {
  * adapters.setAdapter(['french', 'polite'])
  * adapters.layer('layers.0.q_proj').forward(x, baseOutput)
  */
-export class LilyAdapters<M extends AdapterModel = LilyModel> {
+export class LilyAdapters<M extends AdapterModel = AdapterModel> {
   readonly #models = new Map<string, M>()
   #active: readonly string[] = []
   #isEnabled = true
@@ -267,6 +267,9 @@ function addingTo({ y, settings }: LayerForwardInputs): Pick<LayerForwardInputs,
   return { y: y?.again() ?? null, settings: { ...settings, accumulate: true } }
 }
 
+/** The type of the option `dx`. */
+type DxOf<O> = 'dx' extends keyof O ? O['dx'] : undefined
+
 /** One layer of the base model, with the adapters that are active at the time of each call. */
 export class AdaptersLayer {
   /** @internal */
@@ -284,7 +287,11 @@ export class AdaptersLayer {
    * @returns y, unchanged if no adapter is active, and what {@link backward} needs
    * @throws LilyError as `LilyLayer.forward`: y is unchanged
    */
-  forward(x: TensorLike, y: TensorLike, options: LayerForwardOptions = {}): { y: TensorLike; saved: AdaptersSaved } {
+  forward<Y extends TensorLike>(
+    x: TensorLike,
+    y: Y,
+    options: LayerForwardOptions = {},
+  ): { y: Y; saved: AdaptersSaved } {
     const inputs = readLilyForward(x, y, options)
     if (inputs.y === null) fail('ERR_LILY_ARGUMENT', 'y', 'is required, got undefined; pass a tensor')
     const layers = this.activeLayers()
@@ -312,7 +319,11 @@ export class AdaptersLayer {
    * @returns `options.dx`, `[..., d_in]`
    * @throws LilyError as `LilyLayer.backward`: dx and all gradients are unchanged
    */
-  backward(dy: TensorLike, saved: AdaptersSaved, options: LayerBackwardOptions = {}): TensorLike | undefined {
+  backward<O extends Exact<O, LayerBackwardOptions> = object>(
+    dy: TensorLike,
+    saved: AdaptersSaved,
+    options?: O,
+  ): DxOf<O> {
     const inputs = readLilyBackward(dy, options)
     if (inputs.settings.needs.dx && inputs.dx === null) {
       fail('ERR_LILY_ARGUMENT', 'dx', 'is required, got undefined; pass a tensor')
@@ -335,6 +346,6 @@ export class AdaptersLayer {
     }
     const prepared = calls.map(({ layer, saved }) => ({ layer, call: layer.prepareBackward(inputs, saved) }))
     for (const { layer, call } of prepared) layer.runBackward(call)
-    return inputs.given
+    return inputs.given as DxOf<O>
   }
 }

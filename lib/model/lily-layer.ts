@@ -1,6 +1,6 @@
 /** One adapted layer of a {@link LilyModel}. */
 import { fail } from '../base/errors.js'
-import type { Known } from '../base/options.js'
+import type { Exact, Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
 import { CPU } from '../memory/device.js'
@@ -109,7 +109,7 @@ export class LilyLayer extends AdapterLayer {
    * @param y [..., d_out]: the base layer's output, to which the adapter's is added in place. Default: a new tensor
    * @throws LilyError as lilyForward; ERR_LILY_ARGUMENT if the layer is merged
    */
-  override forward<O extends LayerForwardOptions = object>(
+  override forward<O extends Exact<O, LayerForwardOptions> = object>(
     x: TensorLike,
     y?: TensorLike,
     options?: O,
@@ -147,7 +147,7 @@ export class LilyLayer extends AdapterLayer {
    * @throws LilyError as lilyBackward; ERR_LILY_ARGUMENT if `saved` is not from this layer, or from before the model
    *   was moved
    */
-  override backward<O extends LayerBackwardOptions = object>(
+  override backward<O extends Exact<O, LayerBackwardOptions> = object>(
     dy: TensorLike,
     saved: LilySaved,
     options?: O,

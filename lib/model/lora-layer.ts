@@ -1,6 +1,6 @@
 /** One adapted layer of a {@link LoraModel}. */
 import { fail } from '../base/errors.js'
-import type { Known } from '../base/options.js'
+import type { Exact, Known } from '../base/options.js'
 import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
 import { allocateForward, type BackwardCall, type ForwardCall } from '../operations/allocate.js'
@@ -66,7 +66,7 @@ export class LoraLayer extends AdapterLayer {
    * @param y [..., d_out]: the base layer's output, to which the adapter's is added in place. Default: a new tensor
    * @throws LilyError as loraForward; ERR_LILY_ARGUMENT if the layer is merged
    */
-  override forward<O extends AdapterForwardOptions = object>(
+  override forward<O extends Exact<O, AdapterForwardOptions> = object>(
     x: TensorLike,
     y?: TensorLike,
     options?: O,
@@ -94,7 +94,7 @@ export class LoraLayer extends AdapterLayer {
    * @throws LilyError as loraBackward; ERR_LILY_ARGUMENT if `saved` is not from this layer, or from before the model
    *   was moved
    */
-  override backward<O extends AdapterBackwardOptions = object>(
+  override backward<O extends Exact<O, AdapterBackwardOptions> = object>(
     dy: TensorLike,
     saved: LoraSaved,
     options?: O,

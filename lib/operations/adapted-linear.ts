@@ -1,6 +1,6 @@
 /** A frozen linear layer and its adapter in one call. */
 import { checkMatrix } from '../base/checks.js'
-import type { Known } from '../base/options.js'
+import type { Exact, Known } from '../base/options.js'
 import { checkPlace, refuseOverlap } from '../memory/checks.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { TensorLike } from '../tensor/resolve.js'
@@ -45,7 +45,7 @@ import {
   readForwardInputs,
   readForwardSettings,
 } from './read.js'
-import { runLinear, runLinearAsync } from './dispatch.js'
+import { runLinear } from './dispatch.js'
 import { runBackward, runBackwardAsync, runForward, runForwardAsync } from './run.js'
 import { type LilySaved, type LoraSaved, readSaved, type Saved } from './saved.js'
 
@@ -116,7 +116,7 @@ const LORA: Adapter = {
  * const { y, saved } = lilyLinearForward({ x, weight, bias, a, router, b }, { scaling: 2 })
  * const { dx, da, dRouter, db } = lilyLinearBackward({ dy, weight }, saved)
  */
-export function lilyLinearForward<O extends LilyForwardOptions = object>(
+export function lilyLinearForward<O extends Exact<O, LilyForwardOptions> = object>(
   operands: LilyLinearForwardOperands,
   options?: O,
 ): LilyForwardResult<O> {
@@ -130,7 +130,7 @@ export function lilyLinearForward<O extends LilyForwardOptions = object>(
  * @example
  * const { y, saved } = await lilyLinearForwardAsync({ x, weight, bias, a, router, b }, { scaling: 2 })
  */
-export async function lilyLinearForwardAsync<O extends LilyForwardOptions = object>(
+export async function lilyLinearForwardAsync<O extends Exact<O, LilyForwardOptions> = object>(
   operands: LilyLinearForwardOperands,
   options?: O,
 ): Promise<LilyForwardResult<O>> {
@@ -147,7 +147,7 @@ export async function lilyLinearForwardAsync<O extends LilyForwardOptions = obje
  * @example
  * const { dx, da, dRouter, db } = lilyLinearBackward({ dy, weight }, saved)
  */
-export function lilyLinearBackward<R extends Routing, O extends LilyBackwardOptions = object>(
+export function lilyLinearBackward<R extends Routing, O extends Exact<O, LilyBackwardOptions> = object>(
   operands: LilyLinearBackwardOperands,
   saved: LilySaved<R>,
   options?: O,
@@ -162,7 +162,7 @@ export function lilyLinearBackward<R extends Routing, O extends LilyBackwardOpti
  * @example
  * const { dx, da, dRouter, db } = await lilyLinearBackwardAsync({ dy, weight }, saved)
  */
-export async function lilyLinearBackwardAsync<R extends Routing, O extends LilyBackwardOptions = object>(
+export async function lilyLinearBackwardAsync<R extends Routing, O extends Exact<O, LilyBackwardOptions> = object>(
   operands: LilyLinearBackwardOperands,
   saved: LilySaved<R>,
   options?: O,
@@ -178,7 +178,7 @@ export async function lilyLinearBackwardAsync<R extends Routing, O extends LilyB
  * @example
  * const { y, saved } = loraLinearForward({ x, weight, bias, a, b }, { scaling: alpha / r })
  */
-export function loraLinearForward<O extends LoraForwardOptions = object>(
+export function loraLinearForward<O extends Exact<O, LoraForwardOptions> = object>(
   operands: LoraLinearForwardOperands,
   options?: O,
 ): LoraForwardResult<O> {
@@ -192,7 +192,7 @@ export function loraLinearForward<O extends LoraForwardOptions = object>(
  * @example
  * const { y, saved } = await loraLinearForwardAsync({ x, weight, bias, a, b }, { scaling: 2 })
  */
-export async function loraLinearForwardAsync<O extends LoraForwardOptions = object>(
+export async function loraLinearForwardAsync<O extends Exact<O, LoraForwardOptions> = object>(
   operands: LoraLinearForwardOperands,
   options?: O,
 ): Promise<LoraForwardResult<O>> {
@@ -207,7 +207,7 @@ export async function loraLinearForwardAsync<O extends LoraForwardOptions = obje
  * @example
  * const { dx, da, db } = loraLinearBackward({ dy, weight }, saved)
  */
-export function loraLinearBackward<O extends LoraBackwardOptions = object>(
+export function loraLinearBackward<O extends Exact<O, LoraBackwardOptions> = object>(
   operands: LoraLinearBackwardOperands,
   saved: LoraSaved,
   options?: O,
@@ -222,7 +222,7 @@ export function loraLinearBackward<O extends LoraBackwardOptions = object>(
  * @example
  * const { dx, da, db } = await loraLinearBackwardAsync({ dy, weight }, saved)
  */
-export async function loraLinearBackwardAsync<O extends LoraBackwardOptions = object>(
+export async function loraLinearBackwardAsync<O extends Exact<O, LoraBackwardOptions> = object>(
   operands: LoraLinearBackwardOperands,
   saved: LoraSaved,
   options?: O,
@@ -246,9 +246,8 @@ function forward({ linear, adapter }: Forward): { y: Tensor; saved: Saved | unde
   return runForward(adapter)
 }
 
-async function forwardAsync({ linear, adapter }: Forward): Promise<{ y: Tensor; saved: Saved | undefined }> {
-  await runLinearAsync(linear)
-  return runForwardAsync(adapter)
+function forwardAsync({ linear, adapter }: Forward): Promise<{ y: Tensor; saved: Saved | undefined }> {
+  return runForwardAsync(adapter, linear)
 }
 
 function backward({ linear, adapter }: Backward): object {
@@ -256,9 +255,8 @@ function backward({ linear, adapter }: Backward): object {
   return runBackward(adapter)
 }
 
-async function backwardAsync({ linear, adapter }: Backward): Promise<object> {
-  if (linear !== null) await runLinearAsync(linear)
-  return runBackwardAsync(adapter)
+function backwardAsync({ linear, adapter }: Backward): Promise<object> {
+  return runBackwardAsync(adapter, linear)
 }
 
 function prepareForward(adapter: Adapter, operands: FrozenForwardOperands, options: object = {}): Forward {
@@ -269,7 +267,7 @@ function prepareForward(adapter: Adapter, operands: FrozenForwardOperands, optio
   checkMatrix('weight', frozen.weight.operand, problem.dOut, problem.dIn)
   checkLinear(frozen, false)
   const linear = allocateLinear(frozen, settings, false)
-  return { linear, adapter: allocateForward(problem, linear.y.again(), { ...settings, accumulate: true }) }
+  return inOrder(linear, allocateForward(problem, linear.y.again(), { ...settings, accumulate: true }))
 }
 
 function prepareBackward(
@@ -297,5 +295,11 @@ function prepareBackward(
   const linear = allocateLinear(frozen, { ...settings, precision: problem.precision }, true, problem.x.shape)
   const adapter = allocateGradients(state, { ...inputs, dx: linear.y.again() }, settings)
   if (adapter.gradients.dx !== null) adapter.gradients.dx.accumulate = true
+  return inOrder(linear, adapter)
+}
+
+/** The streams of their operands may differ, and the output that both write to may have none. */
+function inOrder<Call extends ForwardCall | BackwardCall>(linear: LinearCall, adapter: Call) {
+  if (linear.placement !== null) adapter.placement?.use(linear.placement)
   return { linear, adapter }
 }

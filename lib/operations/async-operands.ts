@@ -16,18 +16,21 @@ import type { Output } from './output.js'
  */
 const COPIED_BYTES = 64 * 1024
 
+/** The operands of one or several calls of the addon, which run one after the other. All are on the host. */
 export class AsyncOperands {
-  /** What the call reads and writes in place, by argument. */
+  /** What the calls read and write in place, by argument. */
   readonly #inPlace = new Map<string, ArrayBufferView>()
-  /** Outputs that the call writes to a copy. */
-  readonly #outputs = new Map<string, { readonly operand: Operand; readonly copy: Operand }>()
+  /** The copies of small operands. An operand of several calls has one, so that each call reads what the last one wrote. */
+  readonly #copies = new Map<Operand, Operand>()
+  /** Outputs that the calls write to a copy, by argument. */
+  readonly #outputs = new Map<string, Operand>()
 
-  /** @param descriptor the operands of the call, all on the host. Small ones are replaced by copies */
-  constructor(private readonly descriptor: Descriptor) {}
-
-  /** @throws LilyError ERR_LILY_ARGUMENT for memory that can shrink */
-  input(slot: number, argument: string, operand: Operand | null): void {
-    if (operand !== null) this.#take(slot, argument, operand, false)
+  /**
+   * @param descriptor of the call; a copy replaces the operand in it
+   * @throws LilyError ERR_LILY_ARGUMENT for memory that can shrink
+   */
+  input(descriptor: Descriptor, slot: number, argument: string, operand: Operand | null): void {
+    if (operand !== null) this.#take(descriptor, slot, argument, operand, false)
   }
 
   /**
@@ -35,53 +38,62 @@ export class AsyncOperands {
    *
    * @throws LilyError ERR_LILY_ARGUMENT for memory that can shrink
    */
-  output(slot: number, argument: string, output: Output | null): void {
+  output(descriptor: Descriptor, slot: number, argument: string, output: Output | null): void {
     if (output === null || output.isNew) return
     const { operand, accumulate } = output
-    const copy = this.#take(slot, argument, operand, accumulate)
-    if (copy !== null) this.#outputs.set(argument, { operand, copy })
+    if (this.#take(descriptor, slot, argument, operand, accumulate)) this.#outputs.set(argument, operand)
   }
 
   /** Memory that a saved call keeps; the caller has it as the tensors of `saved`. */
-  saved(slots: readonly number[]): void {
+  saved({ memory }: Descriptor, slots: readonly number[]): void {
     const copies = new Map<ArrayBufferView, ArrayBufferView>()
     for (const slot of slots) {
-      const memory = this.descriptor.memory[slot]
-      if (!ArrayBuffer.isView(memory)) continue
-      if (byteLengthOf(memory) > COPIED_BYTES) {
-        this.#inPlace.set('saved', memory)
+      const kept = memory[slot]
+      if (!ArrayBuffer.isView(kept)) continue
+      if (byteLengthOf(kept) > COPIED_BYTES) {
+        this.#inPlace.set('saved', kept)
         continue
       }
-      const copy = copies.get(memory) ?? (memory as HostData).slice()
-      copies.set(memory, copy)
-      this.descriptor.memory[slot] = copy
+      const copy = copies.get(kept) ?? (kept as HostData).slice()
+      copies.set(kept, copy)
+      memory[slot] = copy
     }
   }
 
   /**
-   * Writes the outputs that were copied, once the call is done.
+   * Checks that the memory is still there, before a further call and after the last one.
    *
-   * @throws LilyError ERR_LILY_ARGUMENT if memory was transferred meanwhile that the call used in place, or that is an
-   *   output; no output that was copied has been written then
+   * @throws LilyError ERR_LILY_ARGUMENT if memory was transferred meanwhile that a call uses in place, or that is an
+   *   output
    */
-  finish(): void {
+  check(): void {
     for (const [argument, memory] of this.#inPlace) refuseTransferred(argument, memory)
-    for (const [argument, { operand }] of this.#outputs) refuseTransferred(argument, operand.memory as HostData)
-    for (const { operand, copy } of this.#outputs.values()) writeRows(operand, copy)
+    for (const [argument, { memory }] of this.#outputs) refuseTransferred(argument, memory as HostData)
   }
 
-  /** Returns the copy that replaces an operand; null if the call uses the operand in place. */
-  #take(slot: number, argument: string, operand: Operand, accumulate: boolean): Operand | null {
+  /**
+   * Writes the outputs that were copied, once the last call is done.
+   *
+   * @throws LilyError as check; no output that was copied has been written then
+   */
+  finish(): void {
+    this.check()
+    for (const operand of this.#outputs.values()) writeRows(operand, this.#copies.get(operand) as Operand)
+  }
+
+  /** Returns whether a copy replaces the operand; otherwise the call uses it in place. */
+  #take(descriptor: Descriptor, slot: number, argument: string, operand: Operand, accumulate: boolean): boolean {
     const memory = operand.memory as HostData
     refuseShrinking(argument, memory)
-    if (operand.byteLength === 0 || isShared(bufferOf(memory))) return null
+    if (operand.byteLength === 0 || isShared(bufferOf(memory))) return false
     if (operand.rows * operand.columns * bytesPerElement(operand.dtype) > COPIED_BYTES) {
       this.#inPlace.set(argument, memory)
-      return null
+      return false
     }
-    const copy = copyOnHost(operand)
-    this.descriptor.operand(slot, copy, accumulate)
-    return copy
+    const copy = this.#copies.get(operand) ?? copyOnHost(operand)
+    this.#copies.set(operand, copy)
+    descriptor.operand(slot, copy, accumulate)
+    return true
   }
 }
 

@@ -1,5 +1,5 @@
 /** Backward of Lily: the gradients of x, a, router and b (docs/math.md). */
-import type { Known } from '../base/options.js'
+import type { Exact, Known } from '../base/options.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
@@ -97,7 +97,7 @@ export const BACKWARD_NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db'])
  * @example
  * const { dx, da, dRouter, db } = lilyBackward({ dy }, saved)
  */
-export function lilyBackward<R extends Routing, O extends LilyBackwardOptions = object>(
+export function lilyBackward<R extends Routing, O extends Exact<O, LilyBackwardOptions> = object>(
   operands: LilyBackwardOperands,
   saved: LilySaved<R>,
   options?: O,
@@ -115,7 +115,7 @@ export function lilyBackward<R extends Routing, O extends LilyBackwardOptions = 
  * @example
  * const { dx, da, dRouter, db } = await lilyBackwardAsync({ dy }, saved)
  */
-export async function lilyBackwardAsync<R extends Routing, O extends LilyBackwardOptions = object>(
+export async function lilyBackwardAsync<R extends Routing, O extends Exact<O, LilyBackwardOptions> = object>(
   operands: LilyBackwardOperands,
   saved: LilySaved<R>,
   options?: O,

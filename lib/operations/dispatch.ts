@@ -3,9 +3,10 @@ import { bound, settled } from '../binding/errors.js'
 import { refuseInCapture } from '../memory/capture.js'
 import type { Placement } from '../memory/placement.js'
 import type { BackwardCall, ForwardCall } from './allocate.js'
+import { AsyncOperands } from './async-operands.js'
 import type { DeferredB } from './deferred-b.js'
 import { backwardOnGpu, backwardOnGpuAsync, foldOnGpu, forwardOnGpu, forwardOnGpuAsync, isOnGpu } from './gpu.js'
-import { type Started, startBackward, startForward, startLinear } from './host-async.js'
+import { type Start, takeBackward, takeForward, takeLinear } from './host-async.js'
 import { launchBackward, launchFold, launchForward, launchLinear, type StackSizes } from './launch.js'
 import type { LinearCall } from './linear-problem.js'
 import type { Output } from './output.js'
@@ -16,29 +17,47 @@ export function run(placement: Placement | null, work: () => void): void {
   else placement.run(work)
 }
 
-/** A call with operands in one place. */
-interface Placed {
+/** A call of the addon that runs off the main thread. */
+interface AsyncCall {
   readonly placement: Placement | null
+  /** Takes the operands on the host. */
+  take(operands: AsyncOperands): Start
+  /** Enqueues the call on a CUDA device. */
+  launch(): void
 }
 
-/** Runs a call of the addon off the main thread: `start` starts it on the host, `launch` enqueues it on a CUDA device. */
-async function runAsync<Call extends Placed>(
-  call: Call,
-  synchronous: string,
-  start: (call: Call) => Started,
-  launch: (call: Call) => void,
-): Promise<void> {
-  const { placement } = call
+/**
+ * Runs calls of the addon one after the other off the main thread. Before the first one runs, the operands of all are
+ * taken, or all are enqueued: what the caller does to the operands meanwhile has the same effect on each.
+ *
+ * @param synchronous what to call in a capture instead
+ */
+async function runAsync(synchronous: string, calls: readonly AsyncCall[]): Promise<void> {
+  const placement = calls[calls.length - 1].placement
   if (placement === null) {
-    const { promise, operands } = start(call)
-    await settled(promise)
+    const operands = new AsyncOperands()
+    const starts = calls.map((call) => call.take(operands))
+    for (const start of starts) {
+      operands.check()
+      await settled(start())
+    }
     operands.finish()
   } else {
     refuseInCapture('a promise', `call ${synchronous}`)
-    run(placement, () => {
-      launch(call)
-    })
+    for (const call of calls) {
+      run(call.placement, () => {
+        call.launch()
+      })
+    }
     await placement.completed()
+  }
+}
+
+function asyncLinear(call: LinearCall): AsyncCall {
+  return {
+    placement: call.placement,
+    take: (operands) => takeLinear(call, operands),
+    launch: () => launchLinear(call),
   }
 }
 
@@ -47,9 +66,17 @@ export function dispatchForward(call: ForwardCall): void {
   else run(call.placement, () => launchForward(call))
 }
 
-export function dispatchForwardAsync(call: ForwardCall): Promise<void> {
-  if (isOnGpu(call.placement)) return forwardOnGpuAsync(call)
-  return runAsync(call, 'lilyForward or loraForward', startForward, launchForward)
+/** @param linear the frozen layer below the adapter, to whose y the call adds */
+export function dispatchForwardAsync(call: ForwardCall, linear: LinearCall | null = null): Promise<void> {
+  const { placement } = call
+  if (isOnGpu(placement)) return forwardOnGpuAsync(call)
+  const adapter = {
+    placement,
+    take: (operands: AsyncOperands) => takeForward(call, operands),
+    launch: () => launchForward(call),
+  }
+  if (linear === null) return runAsync('lilyForward or loraForward', [adapter])
+  return runAsync('lilyLinearForward or loraLinearForward', [asyncLinear(linear), adapter])
 }
 
 export function dispatchBackward(call: BackwardCall): void {
@@ -57,9 +84,17 @@ export function dispatchBackward(call: BackwardCall): void {
   else run(call.placement, () => launchBackward(call))
 }
 
-export function dispatchBackwardAsync(call: BackwardCall): Promise<void> {
-  if (isOnGpu(call.placement)) return backwardOnGpuAsync(call)
-  return runAsync(call, 'lilyBackward or loraBackward', startBackward, launchBackward)
+/** @param linear the frozen layer below the adapter, to whose dx the call adds */
+export function dispatchBackwardAsync(call: BackwardCall, linear: LinearCall | null = null): Promise<void> {
+  const { placement } = call
+  if (isOnGpu(placement)) return backwardOnGpuAsync(call)
+  const adapter = {
+    placement,
+    take: (operands: AsyncOperands) => takeBackward(call, operands),
+    launch: () => launchBackward(call),
+  }
+  if (linear === null) return runAsync('lilyBackward or loraBackward', [adapter])
+  return runAsync('lilyLinearBackward or loraLinearBackward', [asyncLinear(linear), adapter])
 }
 
 /** Frozen linear layers do not run on a GPUDevice. */
@@ -68,7 +103,7 @@ export function runLinear(call: LinearCall): void {
 }
 
 export function runLinearAsync(call: LinearCall): Promise<void> {
-  return runAsync(call, 'linearForward or linearBackward', startLinear, launchLinear)
+  return runAsync('linearForward or linearBackward', [asyncLinear(call)])
 }
 
 export function dispatchFold(

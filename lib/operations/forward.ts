@@ -1,5 +1,5 @@
 /** Forward of Lily: y += s phi(x a^T) C, where C combines the experts of b (arXiv 2407.09946; docs/math.md). */
-import type { Known } from '../base/options.js'
+import type { Exact, Known } from '../base/options.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
@@ -112,7 +112,7 @@ export const FORWARD_OPTIONS: Known = new Set([
  * @example
  * const { y, saved } = lilyForward({ x, a, router, b, y: baseOutput }, { scaling: 2 })
  */
-export function lilyForward<O extends LilyForwardOptions = object>(
+export function lilyForward<O extends Exact<O, LilyForwardOptions> = object>(
   operands: LilyForwardOperands,
   options?: O,
 ): LilyForwardResult<O> {
@@ -129,7 +129,7 @@ export function lilyForward<O extends LilyForwardOptions = object>(
  * @example
  * const { y, saved } = await lilyForwardAsync({ x, a, router, b, y: baseOutput })
  */
-export async function lilyForwardAsync<O extends LilyForwardOptions = object>(
+export async function lilyForwardAsync<O extends Exact<O, LilyForwardOptions> = object>(
   operands: LilyForwardOperands,
   options?: O,
 ): Promise<LilyForwardResult<O>> {

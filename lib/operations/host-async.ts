@@ -1,65 +1,77 @@
-/** Calls that run on the host off the main thread. */
+/**
+ * Calls that run on the host off the main thread. Their operands are taken before they start: several calls of one
+ * operation take theirs before the first one writes anything.
+ */
 import { backwardSlots, forwardSlots, linearSlots } from '../binding/descriptor.js'
 import { bound } from '../binding/errors.js'
 import { native } from '../binding/native.js'
 import type { BackwardCall, ForwardCall } from './allocate.js'
-import { AsyncOperands } from './async-operands.js'
-import { backward, describeBackward, describeForward, describeLinear, forward, linear } from './launch.js'
+import type { AsyncOperands } from './async-operands.js'
+import {
+  backward,
+  type Descriptor,
+  describeBackward,
+  describeForward,
+  describeLinear,
+  forward,
+  linear,
+} from './launch.js'
 import type { LinearCall } from './linear-problem.js'
 import { GRADIENTS } from './read.js'
 
-/** A call that runs off the main thread. */
-export interface Started {
-  readonly promise: Promise<void>
-  /** To be finished once the promise has resolved. */
-  readonly operands: Pick<AsyncOperands, 'finish'>
-}
+/** Starts a call whose operands have been taken. */
+export type Start = () => Promise<void>
 
-export function startForward(call: ForwardCall): Started {
+/** @throws LilyError ERR_LILY_ARGUMENT for memory that can shrink, as the other functions here */
+export function takeForward(call: ForwardCall, operands: AsyncOperands): Start {
   const { x, a, router, b } = call.state.problem
-  const operands = new AsyncOperands(forward)
   describeForward(call)
   try {
-    operands.input(forwardSlots.x, 'x', x)
-    operands.input(forwardSlots.a, 'a', a)
-    operands.input(forwardSlots.router, 'router', router)
-    operands.input(forwardSlots.b, 'b', b)
-    operands.output(forwardSlots.y, 'y', call.y)
-    return { promise: bound(() => native.forwardAsync(forward.numbers, ...forward.memory)), operands }
+    operands.input(forward, forwardSlots.x, 'x', x)
+    operands.input(forward, forwardSlots.a, 'a', a)
+    operands.input(forward, forwardSlots.router, 'router', router)
+    operands.input(forward, forwardSlots.b, 'b', b)
+    operands.output(forward, forwardSlots.y, 'y', call.y)
+    return startOf('forwardAsync', forward)
   } finally {
     forward.clear()
   }
 }
 
-export function startBackward(call: BackwardCall): Started {
+export function takeBackward(call: BackwardCall, operands: AsyncOperands): Start {
   const { a, router, b } = call.state.problem
-  const operands = new AsyncOperands(backward)
   describeBackward(call)
   try {
-    operands.input(backwardSlots.dy, 'dy', call.dy)
-    operands.input(backwardSlots.x, 'x', call.x)
-    operands.input(backwardSlots.a, 'a', a)
-    operands.input(backwardSlots.router, 'router', router)
-    operands.input(backwardSlots.b, 'b', b)
-    operands.saved([backwardSlots.hidden, backwardSlots.probabilities, backwardSlots.weights])
-    for (const name of GRADIENTS) operands.output(backwardSlots[name], name, call.gradients[name])
-    return { promise: bound(() => native.backwardAsync(backward.numbers, ...backward.memory)), operands }
+    operands.input(backward, backwardSlots.dy, 'dy', call.dy)
+    operands.input(backward, backwardSlots.x, 'x', call.x)
+    operands.input(backward, backwardSlots.a, 'a', a)
+    operands.input(backward, backwardSlots.router, 'router', router)
+    operands.input(backward, backwardSlots.b, 'b', b)
+    operands.saved(backward, [backwardSlots.hidden, backwardSlots.probabilities, backwardSlots.weights])
+    for (const name of GRADIENTS) operands.output(backward, backwardSlots[name], name, call.gradients[name])
+    return startOf('backwardAsync', backward)
   } finally {
     backward.clear()
   }
 }
 
-export function startLinear(call: LinearCall): Started {
+export function takeLinear(call: LinearCall, operands: AsyncOperands): Start {
   const { problem, x, bias, y } = call
-  const operands = new AsyncOperands(linear)
   describeLinear(call)
   try {
-    operands.input(linearSlots.x, problem.transposed ? 'dy' : 'x', x)
-    operands.input(linearSlots.weight, 'weight', problem.weight)
-    operands.input(linearSlots.bias, 'bias', bias)
-    operands.output(linearSlots.y, problem.transposed ? 'dx' : 'y', y)
-    return { promise: bound(() => native.linearAsync(linear.numbers, ...linear.memory)), operands }
+    operands.input(linear, linearSlots.x, problem.transposed ? 'dy' : 'x', x)
+    operands.input(linear, linearSlots.weight, 'weight', problem.weight)
+    operands.input(linear, linearSlots.bias, 'bias', bias)
+    operands.output(linear, linearSlots.y, problem.transposed ? 'dx' : 'y', y)
+    return startOf('linearAsync', linear)
   } finally {
     linear.clear()
   }
+}
+
+/** The descriptor is copied: other calls use it before this one starts. */
+function startOf(name: 'forwardAsync' | 'backwardAsync' | 'linearAsync', descriptor: Descriptor): Start {
+  const numbers = descriptor.numbers.slice()
+  const memory = descriptor.memory.slice()
+  return () => bound(() => native[name](numbers, ...memory))
 }

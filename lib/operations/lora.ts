@@ -1,7 +1,7 @@
 /** LoRA, forward and backward: Lily with one expert, no router, and b transposed. */
 import { checkA, checkActivations, checkType, checkTypeOrFloat32 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
-import type { Known } from '../base/options.js'
+import type { Exact, Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import type { Operand } from '../memory/operand.js'
 import type { TensorLike } from '../tensor/resolve.js'
@@ -120,7 +120,7 @@ const NONE: readonly Operand[] = []
  * @example
  * const { y, saved } = loraForward({ x, a, b, y: baseOutput }, { scaling: alpha / r })
  */
-export function loraForward<O extends LoraForwardOptions = object>(
+export function loraForward<O extends Exact<O, LoraForwardOptions> = object>(
   operands: LoraForwardOperands,
   options?: O,
 ): LoraForwardResult<O> {
@@ -134,7 +134,7 @@ export function loraForward<O extends LoraForwardOptions = object>(
  * @example
  * const { y, saved } = await loraForwardAsync({ x, a, b, y: baseOutput }, { scaling: alpha / r })
  */
-export async function loraForwardAsync<O extends LoraForwardOptions = object>(
+export async function loraForwardAsync<O extends Exact<O, LoraForwardOptions> = object>(
   operands: LoraForwardOperands,
   options?: O,
 ): Promise<LoraForwardResult<O>> {
@@ -151,7 +151,7 @@ export async function loraForwardAsync<O extends LoraForwardOptions = object>(
  * @example
  * const { dx, da, db } = loraBackward({ dy }, saved)
  */
-export function loraBackward<O extends LoraBackwardOptions = object>(
+export function loraBackward<O extends Exact<O, LoraBackwardOptions> = object>(
   operands: LoraBackwardOperands,
   saved: LoraSaved,
   options?: O,
@@ -166,7 +166,7 @@ export function loraBackward<O extends LoraBackwardOptions = object>(
  * @example
  * const { dx, da, db } = await loraBackwardAsync({ dy }, saved)
  */
-export async function loraBackwardAsync<O extends LoraBackwardOptions = object>(
+export async function loraBackwardAsync<O extends Exact<O, LoraBackwardOptions> = object>(
   operands: LoraBackwardOperands,
   saved: LoraSaved,
   options?: O,

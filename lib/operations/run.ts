@@ -11,6 +11,7 @@ import {
   dispatchForwardAsync,
 } from './dispatch.js'
 import type { StackSizes } from './launch.js'
+import type { LinearCall } from './linear-problem.js'
 import type { Output } from './output.js'
 import type { GradientName } from './read.js'
 import { type Saved, savedOf } from './saved.js'
@@ -29,8 +30,9 @@ export function runForward(call: ForwardCall): ForwardResult {
   return forwardResult(call)
 }
 
-export async function runForwardAsync(call: ForwardCall): Promise<ForwardResult> {
-  await dispatchForwardAsync(call)
+/** @param linear the frozen layer that runs first */
+export async function runForwardAsync(call: ForwardCall, linear: LinearCall | null = null): Promise<ForwardResult> {
+  await dispatchForwardAsync(call, linear)
   return forwardResult(call)
 }
 
@@ -45,8 +47,9 @@ export function runBackward(call: BackwardCall): BackwardResult {
   return backwardResult(call)
 }
 
-export async function runBackwardAsync(call: BackwardCall): Promise<BackwardResult> {
-  await dispatchBackwardAsync(call)
+/** @param linear the frozen layer that runs first */
+export async function runBackwardAsync(call: BackwardCall, linear: LinearCall | null = null): Promise<BackwardResult> {
+  await dispatchBackwardAsync(call, linear)
   return backwardResult(call)
 }
 

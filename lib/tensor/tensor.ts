@@ -86,16 +86,19 @@ export class Tensor {
   /**
    * The host memory from the first element on, not a copy: a Float32Array for float32, a Uint16Array of bit patterns
    * for bfloat16 and float16 (or the Float16Array that was passed). If the rows have a pitch, it includes the gaps
-   * between them. Its length is the product of `shape`, plus these gaps.
+   * between them. Its length is the product of `shape`, plus these gaps. It is the typed array that was passed, if that has
+   * this length, otherwise a part of it.
    *
    * @throws LilyError ERR_LILY_DEVICE for a tensor in device memory, ERR_LILY_DISPOSED
    */
   get data(): HostData {
-    const { memory, byteOffset } = this.#open()
+    const { memory, byteOffset, byteLength } = this.#open()
     if (!isHostMemory(memory)) {
       return fail('ERR_LILY_DEVICE', 'data', 'is not available for a tensor in device memory; await its toHost() first')
     }
-    return byteOffset === 0 ? memory : memory.subarray(byteOffset / memory.BYTES_PER_ELEMENT)
+    const bytes = memory.BYTES_PER_ELEMENT
+    const end = (byteOffset + byteLength) / bytes
+    return byteOffset === 0 && memory.length <= end ? memory : memory.subarray(byteOffset / bytes, end)
   }
 
   /**

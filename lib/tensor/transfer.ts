@@ -51,7 +51,7 @@ function refuseOtherDevice(operand: Operand, target: Device): void {
 
 /** A contiguous copy, in host memory, of an operand in host memory. */
 export function copyOnHost(operand: Operand): Operand {
-  const copy = compact(operand).slice() as HostData
+  const copy = compact(operand).slice()
   return layOut('copy', copy, 0, operand.dtype, CPU, operand.shape, null)
 }
 

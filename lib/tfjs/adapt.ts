@@ -3,7 +3,7 @@ import { keep, scalar, type Tensor } from '@tensorflow/tfjs-core'
 import { checkTokenRows } from '../base/checks.js'
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, get, type Known, readFlag } from '../base/options.js'
-import type { AdapterLayer } from '../model/adapter-layer.js'
+import type { AdapterForwardOptions, AdapterLayer } from '../model/adapter-layer.js'
 import type { LayerForwardOptions } from '../model/lily-layer.js'
 import { checkFloat32, checkTensor, newTensor, share } from './memory.js'
 import { refuseNested, runOperation } from './operation.js'
@@ -158,10 +158,11 @@ function addAdapter(x: Tensor, base: Tensor, { place, layer, settings }: Call, s
     options[name] = operand
     if (tensor !== null) small.push(tensor)
   }
+  const given: AdapterForwardOptions = options
   let saved: RecordedCall['saved'] | undefined
   try {
     const y = place.compute(base.shape, base, [x], (y, x) => {
-      saved = layer.forward(x, y, options).saved
+      saved = layer.forward(x, y, given).saved
     })
     return { y, small, saved: saved as RecordedCall['saved'] }
   } catch (cause) {

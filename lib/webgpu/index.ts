@@ -18,6 +18,7 @@ import { type Tensor, tensor } from '../tensor/tensor.js'
 import { GpuBinding } from './binding.js'
 
 export type { DType, HostData } from '../base/dtype.js'
+export type { Exact } from '../base/options.js'
 export { LilyError, type LilyErrorCode, type LilyErrorDetails } from '../base/errors.js'
 export type { Device } from '../memory/device.js'
 export type { PoolStats } from '../memory/memory-stats.js'

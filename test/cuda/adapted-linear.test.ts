@@ -1,15 +1,20 @@
 /** The frozen layer and its adapter in one call, on a device: the results of the host, within rounding. */
 import { expect, test } from 'vitest'
 import {
+  deviceTensor,
   lilyLinearBackward,
+  lilyLinearBackwardAsync,
   lilyLinearForward,
+  lilyLinearForwardAsync,
   loraLinearBackward,
   loraLinearForward,
   packLinear,
+  type DeviceTensorLike,
+  Stream,
   type Tensor,
   tensor,
 } from '../../lib/index.js'
-import { relativeError } from '../support/compare.js'
+import { expectSameBits, relativeError } from '../support/compare.js'
 import { gaussian, randomFrom } from '../support/random.js'
 
 const [tokens, dIn, dOut, rank, experts] = [70, 40, 52, 5, 3]
@@ -63,3 +68,66 @@ test('LoRA', async () => {
     return { y, ...loraLinearBackward({ dy, weight }, saved) }
   })
 })
+
+test('Async forms enqueue both at once: operands may be disposed of meanwhile', async () => {
+  const host = operands(false)
+  const moved = () =>
+    Object.fromEntries(Object.entries(host).map(([name, value]) => [name, value.to(device)])) as unknown as typeof host
+  /** Disposes of tensors and overwrites their memory, which the pool gives to others of their size. */
+  const overwrite = (...tensors: (Tensor | undefined)[]) => {
+    for (const old of tensors) {
+      const other = tensor(new Float32Array(size(old)).fill(NaN), [size(old)])
+      old?.dispose()
+      other.to(device)
+    }
+  }
+  const { dy, ...expectedOperands } = moved()
+  const expected = lilyLinearForward(expectedOperands)
+  const gradients = lilyLinearBackward({ dy, weight: expectedOperands.weight }, expected.saved)
+
+  const { dy: _, ...given } = moved()
+  const pending = lilyLinearForwardAsync(given, { save: false })
+  overwrite(given.x, given.weight, given.a, given.router, given.b)
+  expectSameBits('y', (await (await pending).y.toHost()).data, (await expected.y.toHost()).data)
+
+  const { dy: dyAgain, ...again } = moved()
+  const { saved } = lilyLinearForward(again)
+  const backward = lilyLinearBackwardAsync({ dy: dyAgain, weight: again.weight }, saved)
+  overwrite(dyAgain, again.x, again.a, again.router, again.b)
+  for (const name of ['dx', 'da', 'dRouter', 'db'] as const) {
+    const actual = await (await backward)[name].toHost()
+    expectSameBits(name, actual.data, (await gradients[name].toHost()).data)
+  }
+})
+
+// The emulator fails for work that nothing orders.
+test('a given y and dx without a stream: the adapter is ordered after a frozen layer in another stream', async () => {
+  const { dy, weight, bias: _, ...rest } = operands(false)
+  const y = tensor(new Float32Array(tokens * dOut), [tokens, dOut])
+  const dx = tensor(new Float32Array(tokens * dIn), [tokens, dIn])
+  const host = { dy, weight, ...rest }
+  const expected = lilyLinearForward({ ...rest, weight })
+  const gradients = lilyLinearBackward({ dy, weight }, expected.saved)
+
+  const onDevice = [...Object.entries(host), ...Object.entries({ y, dx })].map(
+    ([name, value]) => [name, value.to(device)] as const,
+  )
+  await Stream.default(device).synchronize()
+  const withoutStream = Object.fromEntries(
+    onDevice.map(([name, value]) => [name, { ...value[deviceTensor](), stream: undefined }]),
+  ) as unknown as Record<keyof ReturnType<typeof operands> | 'y' | 'dx', DeviceTensorLike>
+  const given = { ...withoutStream, weight: { ...withoutStream.weight, stream: Stream.create(device).handle } }
+  const { x, a, router, b } = given
+  const { y: actual, saved } = lilyLinearForward({ x, a, router, b, weight: given.weight, y: given.y })
+  const { dx: actualDx } = lilyLinearBackward({ dy: given.dy, weight: given.weight, dx: given.dx }, saved)
+  for (const [result, of] of [
+    [actual, expected.y],
+    [actualDx, gradients.dx],
+  ]) {
+    expect(relativeError((await result.toHost()).data as Float32Array, of.data as Float32Array)).toBeLessThan(1e-5)
+  }
+})
+
+function size(of: Tensor | undefined): number {
+  return of?.shape.reduce((product, length) => product * length) ?? 0
+}

@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest'
 import { modelKey } from '../../lib/base/copies.js'
 import {
   type AdaptersSaved,
+  type LayerBackwardOptions,
   type LayerForwardOptions,
   LilyAdapters,
   LilyModel,
@@ -29,8 +30,8 @@ const make = (seed: number, targetModules: string[], r = 2) =>
   createModel({ layers, config: { r, numB: 2, targetModules, initWeights: false }, seed })
 
 /** Two adapters, the second of which adapts one layer only, and separate copies of both. */
-function both(): { set: LilyAdapters; one: LilyModel; two: LilyModel } {
-  const set = new LilyAdapters().addAdapter('one', make(1, ['q', 'v'])).addAdapter('two', make(2, ['q'], 3))
+function both(): { set: LilyAdapters<LilyModel>; one: LilyModel; two: LilyModel } {
+  const set = new LilyAdapters<LilyModel>().addAdapter('one', make(1, ['q', 'v'])).addAdapter('two', make(2, ['q'], 3))
   return { set, one: make(1, ['q', 'v']), two: make(2, ['q'], 3) }
 }
 
@@ -106,7 +107,8 @@ describe('LilyAdapters', () => {
     }
     set.zeroGrad()
     for (const { grad } of parameters.values()) expect((await numbersOf(grad)).every((value) => value === 0)).toBe(true)
-    expect(set.layer('q').backward(gradient(), saved, { needs: { dx: false } })).toBeUndefined()
+    const withoutDx: LayerBackwardOptions = { needs: { dx: false } }
+    expect(set.layer('q').backward(gradient(), saved, withoutDx)).toBeUndefined()
     saved.dispose()
     await expectRefused('ERR_LILY_DISPOSED', 'saved', () => set.layer('q').backward(gradient(), saved, { dx }))
   })

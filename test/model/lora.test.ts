@@ -402,7 +402,7 @@ describe('several adapters', () => {
 
   it('of both kinds add up', async () => {
     const lily = () => createModel({ layers: shapes, config: { r: 2, initWeights: false }, seed: 4 })
-    const set = new LilyAdapters<AdapterModel>().addAdapter('lora', make(1)).addAdapter('lily', lily())
+    const set = new LilyAdapters().addAdapter('lora', make(1)).addAdapter('lily', lily())
     const layer = set.setAdapter(['lora', 'lily']).layer('1.q')
     const [y, dx] = [output(), input()]
     layer.backward(gradient(), layer.forward(input(), y).saved, { dx })

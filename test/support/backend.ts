@@ -168,21 +168,21 @@ function released<T>(saved: T): T {
   return ((isObject ? savedOnDevice.get(saved) : undefined) ?? saved) as T
 }
 
-export async function lilyForward<O extends lily.LilyForwardOptions = object>(
+export async function lilyForward<O extends lily.Exact<O, lily.LilyForwardOptions> = object>(
   operands: lily.LilyForwardOperands,
   options?: O,
 ): Promise<lily.LilyForwardResult<O>> {
   return call(operands, options, (there, rest) => lily.lilyForward(there, rest))
 }
 
-export async function lilyForwardAsync<O extends lily.LilyForwardOptions = object>(
+export async function lilyForwardAsync<O extends lily.Exact<O, lily.LilyForwardOptions> = object>(
   operands: lily.LilyForwardOperands,
   options?: O,
 ): Promise<lily.LilyForwardResult<O>> {
   return call(operands, options, (there, rest) => lily.lilyForwardAsync(there, rest))
 }
 
-export async function lilyBackward<R extends Routing, O extends lily.LilyBackwardOptions = object>(
+export async function lilyBackward<R extends Routing, O extends lily.Exact<O, lily.LilyBackwardOptions> = object>(
   operands: lily.LilyBackwardOperands,
   saved: LilySaved<R>,
   options?: O,
@@ -190,7 +190,7 @@ export async function lilyBackward<R extends Routing, O extends lily.LilyBackwar
   return call(operands, options, (there, rest) => lily.lilyBackward(there, released(saved), rest))
 }
 
-export async function lilyBackwardAsync<R extends Routing, O extends lily.LilyBackwardOptions = object>(
+export async function lilyBackwardAsync<R extends Routing, O extends lily.Exact<O, lily.LilyBackwardOptions> = object>(
   operands: lily.LilyBackwardOperands,
   saved: LilySaved<R>,
   options?: O,
@@ -198,21 +198,21 @@ export async function lilyBackwardAsync<R extends Routing, O extends lily.LilyBa
   return call(operands, options, (there, rest) => lily.lilyBackwardAsync(there, released(saved), rest))
 }
 
-export async function loraForward<O extends lily.LoraForwardOptions = object>(
+export async function loraForward<O extends lily.Exact<O, lily.LoraForwardOptions> = object>(
   operands: lily.LoraForwardOperands,
   options?: O,
 ): Promise<lily.LoraForwardResult<O>> {
   return call(operands, options, (there, rest) => lily.loraForward(there, rest))
 }
 
-export async function loraForwardAsync<O extends lily.LoraForwardOptions = object>(
+export async function loraForwardAsync<O extends lily.Exact<O, lily.LoraForwardOptions> = object>(
   operands: lily.LoraForwardOperands,
   options?: O,
 ): Promise<lily.LoraForwardResult<O>> {
   return call(operands, options, (there, rest) => lily.loraForwardAsync(there, rest))
 }
 
-export async function loraBackward<O extends lily.LoraBackwardOptions = object>(
+export async function loraBackward<O extends lily.Exact<O, lily.LoraBackwardOptions> = object>(
   operands: lily.LoraBackwardOperands,
   saved: LoraSaved,
   options?: O,
@@ -220,7 +220,7 @@ export async function loraBackward<O extends lily.LoraBackwardOptions = object>(
   return call(operands, options, (there, rest) => lily.loraBackward(there, released(saved), rest))
 }
 
-export async function loraBackwardAsync<O extends lily.LoraBackwardOptions = object>(
+export async function loraBackwardAsync<O extends lily.Exact<O, lily.LoraBackwardOptions> = object>(
   operands: lily.LoraBackwardOperands,
   saved: LoraSaved,
   options?: O,

@@ -1,5 +1,6 @@
 /** Models and tensors on the backend under test. */
 import {
+  type AdapterBackwardOptions,
   type AdapterModel,
   type AdapterSaved,
   type LayerBackwardOptions,
@@ -82,7 +83,9 @@ export async function runChain(
   const dx = place(gradient, shape)
   for (const [l, layer] of [...layers.entries()].reverse()) {
     const dy = place(await numbersOf(dx), shape)
-    layer.backward(dy, saved[l], { ...options, dx })
+    // Those of Lily go to layers of Lily only.
+    const given: AdapterBackwardOptions = { ...options, dx }
+    layer.backward(dy, saved[l], given)
     saved[l].dispose()
   }
   return { outputs, dx: await numbersOf(dx) }

@@ -1,5 +1,5 @@
 /** Runs a case through the public API. Child processes use this file, too, so it does not import the test runner. */
-import type { Tensor } from '../../lib/index.js'
+import type { LoraBackwardOptions, Tensor } from '../../lib/index.js'
 import { foldB, lilyBackward, lilyForward, loraBackward, loraForward } from './backend.js'
 import type { Case } from './cases.js'
 import { type Float, roundAll, unpack } from './dtypes.js'
@@ -101,7 +101,7 @@ export async function run(c: Case, how: How = {}): Promise<Result> {
     const { y: result, saved } = await loraForward({ x, a, b, y }, { scaling, accumulate, precision })
     keep('y', result)
     keep('hidden', saved.hidden)
-    const gradients = await loraBackward({ dy, dx, da, db }, saved, backwardOptions)
+    const gradients = await loraBackward({ dy, dx, da, db }, saved, backwardOptions as LoraBackwardOptions)
     for (const name of ['dx', 'da', 'db'] as const) keep(name, gradients[name])
   } else {
     const offsets = leading.length > 1 && (routing === 'sequence' || routing === 'fixed') ? undefined : c.offsets

@@ -1,0 +1,119 @@
+/** What TypeScript accepts. Most of it is checked by `npm run lint:types`, which compiles this file. */
+// cspell:ignore acumulate nedds sclaing
+import { expect, expectTypeOf, test } from 'vitest'
+import {
+  type AdapterLayer,
+  type Exact,
+  type HostData,
+  type LayerBackwardOptions,
+  LilyAdapters,
+  lilyBackward,
+  lilyForward,
+  lilyForwardAsync,
+  type LilyForwardOptions,
+  type LilyLayer,
+  lilyLinearBackward,
+  lilyLinearForward,
+  type LilyModel,
+  type LilySaved,
+  loraBackward,
+  loraForward,
+  loraLinearForward,
+  type LoraModel,
+  type LoraSaved,
+  type Tensor,
+  tensor,
+  type TensorLike,
+} from '../lib/index.js'
+
+const x = tensor([1, 2, 3, 4], [2, 2])
+
+test('the data of a tensor has the methods that its classes have in common', () => {
+  const error = x.data.map((value, i) => value - i)
+  const loss = error.reduce((sum, value) => sum + value * value, 0)
+  expectTypeOf(error).toEqualTypeOf<HostData>()
+  expectTypeOf(loss).toEqualTypeOf<number>()
+  expect(loss).toBe(4)
+  expect(Math.max(...x.data)).toBe(4)
+  expect(tensor(error, x.shape).data).toEqual(Float32Array.of(1, 1, 1, 1))
+  if (x.data instanceof Float32Array) expectTypeOf(x.data).toExtend<Float32Array>()
+  expectTypeOf<Float32Array>().toExtend<HostData>()
+  expectTypeOf<Uint16Array>().toExtend<HostData>()
+  expectTypeOf<Uint8Array>().toExtend<HostData>()
+  expectTypeOf<Buffer>().toExtend<HostData>()
+  expectTypeOf<Int32Array>().toExtend<HostData>()
+  expectTypeOf<Float64Array>().not.toExtend<HostData>()
+  expectTypeOf<Int8Array>().not.toExtend<HostData>()
+  expectTypeOf<number[]>().not.toExtend<HostData>()
+})
+
+/** Never called. */
+export function misspeltOptions(layer: LilyLayer, both: AdapterLayer, saved: LilySaved, loraSaved: LoraSaved): void {
+  // Beside a known option, and alone.
+  // @ts-expect-error: misspelt, rooting
+  lilyForward({ x, a: x, router: x, b: x }, { scaling: 2, rooting: 'token' })
+  // @ts-expect-error: misspelt, rooting
+  lilyForward({ x, a: x, router: x, b: x }, { rooting: 'token' })
+  // @ts-expect-error: misspelt, rooting
+  void lilyForwardAsync({ x, a: x, router: x, b: x }, { scaling: 2, rooting: 'token' })
+  // @ts-expect-error: misspelt, rooting
+  lilyLinearForward({ x, weight: x, a: x, router: x, b: x }, { scaling: 2, rooting: 'token' })
+  // @ts-expect-error: LoRA has no mask
+  loraForward({ x, a: x, b: x }, { scaling: 1, mask: [1, 1] })
+  // @ts-expect-error: LoRA has no mask
+  loraLinearForward({ x, weight: x, a: x, b: x }, { scaling: 1, mask: [1, 1] })
+  // @ts-expect-error: misspelt, dw
+  lilyBackward({ dy: x }, saved, { needs: { dx: false, dw: true } })
+  // @ts-expect-error: misspelt, acumulate
+  lilyBackward({ dy: x }, saved, { needs: { dx: false }, acumulate: false })
+  // @ts-expect-error: LoRA has no dRouter
+  loraBackward({ dy: x }, loraSaved, { needs: { dx: false, dRouter: true } })
+  // @ts-expect-error: misspelt, dw
+  lilyLinearBackward({ dy: x, weight: x }, saved, { needs: { dx: false, dw: true } })
+  // @ts-expect-error: misspelt, sclaing
+  layer.forward(x, undefined, { save: true, sclaing: 2 })
+  // @ts-expect-error: misspelt, dw
+  layer.backward(x, saved, { dx: x, needs: { da: false, dw: false } })
+  // @ts-expect-error: misspelt, sav
+  both.forward(x, x, { accumulate: true, sav: false })
+  // @ts-expect-error: misspelt, dxx
+  both.backward(x, saved, { needs: {}, dxx: x })
+}
+
+/** Never called. */
+export function inferredOptions(layer: LilyLayer, options: LilyForwardOptions, isToken: boolean): void {
+  const operands = { x, a: x, router: x, b: x }
+  expectTypeOf(lilyForward(operands).saved).toEqualTypeOf<LilySaved<'batch'>>()
+  const token = lilyForward(operands, { routing: 'token', scaling: 2 })
+  expectTypeOf(token.saved).toEqualTypeOf<LilySaved<'token'>>()
+  expectTypeOf(lilyForward(operands, { save: false }).saved).toEqualTypeOf<undefined>()
+  expectTypeOf(lilyForward(operands, options).saved).toEqualTypeOf<LilySaved | undefined>()
+  const either = isToken ? { routing: 'token' as const } : { routing: 'batch' as const, scaling: 2 }
+  expectTypeOf(lilyForward(operands, either).saved).toExtend<LilySaved>()
+  const gradients = lilyBackward({ dy: x }, token.saved, { needs: { dx: false } })
+  expectTypeOf(gradients.dx).toEqualTypeOf<undefined>()
+  expectTypeOf(gradients.da).toEqualTypeOf<Tensor>()
+  lilyBackward({ dy: x }, token.saved, { needs: undefined })
+  expectTypeOf(layer.forward(x, x, { save: false }).saved).toEqualTypeOf<undefined>()
+  expectTypeOf(layer.backward(x, token.saved)).toEqualTypeOf<Tensor>()
+  // A function that passes options on.
+  const twice = <O extends Exact<O, LilyForwardOptions> = object>(given?: O) => lilyForward(operands, given)
+  expectTypeOf(twice({ routing: 'token' }).saved).toEqualTypeOf<LilySaved<'token'>>()
+  // @ts-expect-error: misspelt, rooting
+  twice({ scaling: 2, rooting: 'token' })
+}
+
+/** Never called. */
+export function adaptersOfBothKinds(french: LilyModel, polite: LoraModel, options: LayerBackwardOptions): void {
+  const adapters = new LilyAdapters().addAdapter('french', french).addAdapter('polite', polite)
+  const { y, saved } = adapters.layer('proj').forward(x, x)
+  expectTypeOf(y).toEqualTypeOf<Tensor>()
+  expectTypeOf(adapters.layer('proj').backward(x, saved, { dx: x })).toEqualTypeOf<Tensor>()
+  expectTypeOf(adapters.layer('proj').backward(x, saved, { needs: { da: false }, dx: y })).toEqualTypeOf<Tensor>()
+  expectTypeOf(adapters.layer('proj').backward(x, saved, options)).toEqualTypeOf<TensorLike | undefined>()
+  // @ts-expect-error: misspelt, nedds
+  adapters.layer('proj').backward(x, saved, { dx: x, nedds: { da: false } })
+  const same = new LilyAdapters<LilyModel>().addAdapter('french', french)
+  expectTypeOf(same.adapters.get('french')).toEqualTypeOf<LilyModel | undefined>()
+  expectTypeOf<Parameters<typeof same.addAdapter>[1]>().toEqualTypeOf<LilyModel>()
+}
