@@ -88,12 +88,6 @@ export function readFloatDType(argument: string, value: unknown): DType {
   return fail('ERR_LILY_DTYPE', argument, `expected float32, bfloat16 or float16, got ${dtype}`)
 }
 
-/** The types of parameters and activations. */
-export const FLOATS: DTypes = ['float32', 'bfloat16', 'float16']
-
-/** Types that an argument accepts. Advice about other arrays is a conversion to the first one. */
-export type DTypes = readonly [DType, ...DType[]]
-
 /**
  * The dtype of host memory, from the class of its typed array. `given`, if defined, must agree with it. For a
  * Uint16Array `given` is required: the array holds bit patterns of bfloat16 or of float16.
@@ -101,10 +95,9 @@ export type DTypes = readonly [DType, ...DType[]]
  * Arrays are told apart by the name of their class, because `instanceof` fails for arrays of another realm (a vm
  * context).
  *
- * @param accepted the types that an error about the class recommends. An array of another one is not refused here
  * @throws LilyError ERR_LILY_DTYPE
  */
-export function dtypeOf(argument: string, data: HostData, given: unknown, accepted = FLOATS): DType {
+export function dtypeOf(argument: string, data: HostData, given: unknown): DType {
   switch (classNameOf(data)) {
     case 'Float32Array':
       return agreed(argument, 'float32', given)
@@ -116,36 +109,46 @@ export function dtypeOf(argument: string, data: HostData, given: unknown, accept
       return agreed(argument, 'int32', given)
     case 'Uint16Array':
       if (given === 'bfloat16' || given === 'float16') return given
-      if (!accepted.some(is16Bit)) return failClass(argument, data, accepted)
       return fail(
         'ERR_LILY_DTYPE',
         argument,
         `expected dtype 'bfloat16' or 'float16' for a Uint16Array, got ${describe(given)}; pass one of the two`,
       )
     default:
-      return failClass(argument, data, accepted)
+      return failClass(argument, data, FLOATS)
   }
 }
 
-const CLASSES: Readonly<Record<DType, string>> = {
-  float32: 'Float32Array',
-  bfloat16: 'Uint16Array',
-  float16: 'Uint16Array',
-  uint8: 'Uint8Array',
-  int32: 'Int32Array',
+/** Types that an argument accepts. Advice about other arrays is a conversion to the first one. */
+export type DTypes = readonly [DType, ...DType[]]
+
+/** The types of parameters and activations. */
+const FLOATS: DTypes = ['float32', 'bfloat16', 'float16']
+
+/**
+ * Checks that a typed array may hold one of the types that an argument accepts.
+ *
+ * @throws LilyError ERR_LILY_DTYPE
+ */
+export function checkClass(argument: string, data: ArrayBufferView, accepted: DTypes): void {
+  if (!accepted.some((dtype) => arrayOf(dtype) === classNameOf(data))) failClass(argument, data, accepted)
+}
+
+/** The class of the typed arrays that hold a type. */
+function arrayOf(dtype: DType): string | undefined {
+  return classNameOf(viewOf(dtype, new ArrayBuffer(0), 0, 0))
 }
 
 function failClass(argument: string, data: ArrayBufferView, accepted: DTypes): never {
-  const expected = [...new Set(accepted.map((dtype) => CLASSES[dtype]))].join(' or ')
-  fail('ERR_LILY_DTYPE', argument, `expected data in ${expected}, got ${describe(data)}; ${conversion(data, accepted)}`)
-}
-
-/** The advice to convert an array to the first of these types. */
-export function conversion(data: ArrayBufferView, [dtype]: DTypes): string {
-  const name = classNameOf(data)
-  // A DataView has no elements.
-  if (name === undefined) return `pass new ${CLASSES[dtype]}(view.buffer, view.byteOffset, length)`
-  return `convert it, for example with ${CLASSES[dtype]}.from(data${name.startsWith('Big') ? ', Number' : ''})`
+  const arrays = [...new Set(accepted.map(arrayOf))]
+  const toNumber = classNameOf(data)?.startsWith('Big') ? ', Number' : ''
+  fail(
+    'ERR_LILY_DTYPE',
+    argument,
+    `expected data in ${arrays.join(' or ')}, got ${describe(data)}; convert it, for example with ` +
+      // A DataView has no elements.
+      (data instanceof DataView ? `new ${arrays[0]}(data.buffer)` : `${arrays[0]}.from(data${toNumber})`),
+  )
 }
 
 function agreed(argument: string, dtype: DType, given: unknown): DType {

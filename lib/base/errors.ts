@@ -161,17 +161,11 @@ function describeObject(value: object): string {
   try {
     if (Array.isArray(value)) return `an array of ${value.length}`
     const tag = Object.prototype.toString.call(value).slice(8, -1)
-    return `an object of type ${cut(tag === 'Object' ? classNameOf(value) : tag, 40)}`
+    const name: unknown = tag === 'Object' ? (value.constructor as { name?: unknown } | undefined)?.name : tag
+    return `an object of type ${cut((name as string | undefined) ?? 'Object', 40)}`
   } catch {
     return 'an object that cannot be read'
   }
-}
-
-/** The name of an object's class; that of plain objects is Object. */
-function classNameOf(value: object): string {
-  const prototype = Object.getPrototypeOf(value) as { readonly constructor?: { readonly name?: unknown } } | null
-  const name = prototype?.constructor?.name
-  return typeof name === 'string' && name !== '' ? name : 'Object'
 }
 
 /** The message of an error that is not of this package, which may be anything. */

@@ -196,7 +196,8 @@ function finiteSource(path: string, name: string, value: Tensor): TensorSource {
   const { dtype, shape } = value
   const bytes = async () => {
     const content = await bytesOfValue()
-    checkFinite(path, PREFIX + name, { dtype, shape, data: plainView(dtype, content) } as StoredTensor)
+    const data = plainView(dtype, content) as StoredTensor['data']
+    checkFinite(path, PREFIX + name, { dtype, shape, data } as StoredTensor)
     return content
   }
   return { ...source, bytes }

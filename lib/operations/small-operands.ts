@@ -2,7 +2,7 @@
  * The small operands: mask, sequence offsets, weights of experts. Their numbers are copied when they are read, so that
  * the checks and the kernels see the same numbers even if the caller or another thread changes them.
  */
-import { bytesPerElement, conversion, dtypeOf, type DTypes, type HostData, is16Bit } from '../base/dtype.js'
+import { bytesPerElement, checkClass, dtypeOf, type DTypes, type HostData } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { get } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
@@ -52,14 +52,11 @@ export function readSmallOperand(options: object, argument: string, dtypes: DTyp
 
 function read(argument: string, value: unknown, dtypes: DTypes): SmallOperand {
   if (Array.isArray(value)) return { numbers: copyArray(argument, value), shape: [value.length], source: null }
-  const source = ArrayBuffer.isView(value)
-    ? wrap(argument, value as HostData, dtypes)
-    : resolve(argument, value, dtypes)
+  const source = ArrayBuffer.isView(value) ? wrap(argument, value as HostData, dtypes) : resolve(argument, value)
   const isHost = source.device === CPU
   if (isHost ? !dtypes.includes(source.dtype) : source.dtype !== dtypes[0]) {
     const expected = isHost ? dtypes.join(' or ') : `${dtypes[0]} in device memory`
-    const advice = isHost && !is16Bit(source.dtype) ? conversion(source.memory as HostData, dtypes) : 'convert it'
-    fail('ERR_LILY_DTYPE', argument, `expected ${expected}, got ${source.dtype}; ${advice}`)
+    fail('ERR_LILY_DTYPE', argument, `expected ${expected}, got ${source.dtype}; convert it`)
   }
   if (!isHost) return { numbers: UNREAD, shape: source.shape, source }
   checkMemory(argument, source)
@@ -67,7 +64,8 @@ function read(argument: string, value: unknown, dtypes: DTypes): SmallOperand {
 }
 
 function wrap(argument: string, data: HostData, dtypes: DTypes): Operand {
-  const dtype = dtypeOf(argument, data, undefined, dtypes)
+  checkClass(argument, data, dtypes)
+  const dtype = dtypeOf(argument, data, undefined)
   const length = byteLengthOf(data) / bytesPerElement(dtype)
   if (length === 0 && isDetached(bufferOf(data))) failDetached(argument)
   return layOut(argument, data, 0, dtype, CPU, [length], null)
@@ -102,11 +100,10 @@ export function checkMask(operand: SmallOperand, tokens: number, xShape: readonl
   const { numbers, shape } = operand
   const leading = shape.length === xShape.length - 1 && shape.every((size, axis) => size === xShape[axis])
   if (!leading && !(shape.length === 1 && shape[0] === tokens)) {
-    const expected = new Set([shapeText([tokens]), shapeText(xShape.slice(0, -1))])
     fail(
       'ERR_LILY_SHAPE',
       'mask',
-      `expected one flag per token, ${[...expected].join(' or ')}, got ${shapeText(shape)}`,
+      `expected one flag per token, [${tokens}]${xShape.length > 2 ? ' or the leading dimensions of x' : ''}, got ${shapeText(shape)}`,
     )
   }
   const source = contiguousOnDevice('mask', operand)

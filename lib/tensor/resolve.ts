@@ -2,7 +2,7 @@
  * Resolves the tensors that the caller passes, in any of their forms, to operands. Getters and `deviceTensor` methods
  * of the caller run here and only here, each once, so they cannot change an operand after it has been checked.
  */
-import { type DType, dtypeOf, type DTypes, FLOATS, type HostData, readDType } from '../base/dtype.js'
+import { type DType, dtypeOf, type HostData, readDType } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { get, type Known } from '../base/options.js'
 import { readIntegers } from '../base/shape.js'
@@ -128,10 +128,9 @@ export type TensorLike =
 /**
  * Resolves a tensor that the caller passed. The bounds of its memory are checked later, by `checkMemory`.
  *
- * @param dtypes what errors recommend; see {@link dtypeOf}
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED
  */
-export function resolve(argument: string, value: unknown, dtypes = FLOATS): Operand {
+export function resolve(argument: string, value: unknown): Operand {
   if (typeof value !== 'object' || value === null) {
     if (value === undefined) fail('ERR_LILY_ARGUMENT', argument, 'is required, got undefined; pass a tensor')
     fail('ERR_LILY_ARGUMENT', argument, `expected a tensor, such as { data, shape }, got ${describe(value)}`)
@@ -142,7 +141,7 @@ export function resolve(argument: string, value: unknown, dtypes = FLOATS): Oper
       if (value instanceof Tensor) return readOperand(argument, operandOf(value))
       if (value instanceof DeviceBuffer) return readOperand(argument, bufferOperand(value))
     }
-    return read(argument, value as Unknown, provide, dtypes)
+    return read(argument, value as Unknown, provide)
   } catch (cause) {
     throw failedToRead(argument, cause)
   }
@@ -159,7 +158,7 @@ function readOperand(argument: string, operand: Operand | null): Operand {
 }
 
 /** @param provide the value's method `deviceTensor`, if it has one */
-function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes): Operand {
+function read(argument: string, value: Unknown, provide: unknown): Operand {
   const device = value.device
   // A host tensor of another version of this package has the method too, which throws.
   if (provide !== undefined && !isHost(device)) return readProvided(argument, value, provide)
@@ -169,21 +168,17 @@ function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes
   if (!ArrayBuffer.isView(value) && isGpuBuffer(value.buffer)) return readGpuBuffer(argument, value)
 
   const wrapped = wrappedIn(value)
-  if (wrapped !== null) return read(argument, wrapped, wrapped[deviceTensor], dtypes)
+  if (wrapped !== null) return read(argument, wrapped, wrapped[deviceTensor])
   checkFramework(argument, value)
   const data = value.data
   if (!ArrayBuffer.isView(data)) {
-    fail(
-      'ERR_LILY_ARGUMENT',
-      argument,
-      `expected a tensor, such as { data: Float32Array, shape }, got ${gotFor(value, data)}`,
-    )
+    const got = ArrayBuffer.isView(value) || Array.isArray(value) ? describe(value) : `data as ${describe(data)}`
+    fail('ERR_LILY_ARGUMENT', argument, `expected a tensor, such as { data: Float32Array, shape }, got ${got}`)
   }
   checkFields(argument, value, HOST_FIELDS)
   // An object has either shape and dtype, or ONNX Runtime's dims and type.
   const shape = value.shape
-  const given = dtypeName(shape === undefined ? value.type : value.dtype)
-  const dtype = dtypeOf(argument, data as HostData, given, dtypes)
+  const dtype = dtypeOf(argument, data as HostData, dtypeName(shape === undefined ? value.type : value.dtype))
   const sizes = readIntegers(argument, 'shape', shape === undefined ? value.dims : shape)
   const { strides, byteOffset, isWindow } = readLayout(argument, value, sizes.length, dtype)
   if (device !== undefined && !isHost(device)) {
@@ -196,14 +191,6 @@ function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes
   const operand = layOut(argument, data as HostData, byteOffset, dtype, CPU, sizes, strides)
   if (!isWindow) checkNotLonger(argument, data, operand)
   return operand
-}
-
-/** What an object is whose data is no typed array. */
-function gotFor(value: Unknown, data: unknown): string {
-  if (ArrayBuffer.isView(value) || Array.isArray(value)) return describe(value)
-  if (Object.keys(value).length > 0) return `data as ${describe(data)}`
-  // The contents of a class of this package are private, and a structured clone has no private contents.
-  return `${describe(value)} without properties; to another thread, send the { data, shape, dtype } of a Tensor`
 }
 
 const HOST_FIELDS: Known = new Set([

@@ -5,6 +5,7 @@ import { describe, fail, LilyError } from '../base/errors.js'
 import { copyArray } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
+import { byteLengthOf } from '../base/views.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { readDevice } from '../memory/backends.js'
 import { CPU, type Device, deviceText } from '../memory/device.js'
@@ -96,9 +97,9 @@ export class Tensor {
     if (!isHostMemory(memory)) {
       return fail('ERR_LILY_DEVICE', 'data', 'is not available for a tensor in device memory; await its toHost() first')
     }
+    if (byteLengthOf(memory) === byteLength) return memory
     const bytes = memory.BYTES_PER_ELEMENT
-    const end = (byteOffset + byteLength) / bytes
-    return byteOffset === 0 && memory.length <= end ? memory : memory.subarray(byteOffset / bytes, end)
+    return memory.subarray(byteOffset / bytes, (byteOffset + byteLength) / bytes)
   }
 
   /**
@@ -286,7 +287,7 @@ function numbersToFloat32(numbers: readonly unknown[], dtype: unknown): Float32A
     fail(
       'ERR_LILY_DTYPE',
       'dtype',
-      `expected 'float32' for an array of numbers, got ${describe(dtype)}; pass a typed array, as docs/data-types.md shows`,
+      `expected 'float32' for an array of numbers, got ${describe(dtype)}; pass a typed array`,
     )
   }
   const copy = allocateOnHost('data', 'float32', numbers.length) as Float32Array
