@@ -3,8 +3,8 @@ import { dirname, join } from 'node:path'
 import { licensePlugin } from 'rolldown-license-plugin'
 import { defineConfig, type UserConfig } from 'tsdown'
 
-/** For users who have no types of WebGPU. */
-const types = { dts: '/// <reference types="@webgpu/types" />' }
+/** For users who have no types of WebGPU, or none of `Symbol.dispose`. */
+const types = { dts: '/// <reference types="@webgpu/types" />\n/// <reference lib="esnext.disposable" />' }
 const shared = { outDir: 'dist', platform: 'node', target: 'node20', fixedExtension: false, sourcemap: false } as const
 
 /** The notices that the licenses of the bundled packages require. */

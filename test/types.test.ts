@@ -1,5 +1,8 @@
 /** What TypeScript accepts. Most of it is checked by `npm run lint:types`, which compiles this file. */
 // cspell:ignore acumulate nedds sclaing
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import ts from 'typescript'
 import { expect, expectTypeOf, test } from 'vitest'
 import {
   type AdapterLayer,
@@ -25,6 +28,8 @@ import {
   tensor,
   type TensorLike,
 } from '../lib/index.js'
+import { packageRoot } from '../lib/binding/root.js'
+import { pages, programsOf, requiredBy } from './support/guides.js'
 
 const x = tensor([1, 2, 3, 4], [2, 2])
 
@@ -45,6 +50,55 @@ test('the data of a tensor has the methods that its classes have in common', () 
   expectTypeOf<Float64Array>().not.toExtend<HostData>()
   expectTypeOf<Int8Array>().not.toExtend<HostData>()
   expectTypeOf<number[]>().not.toExtend<HostData>()
+})
+
+/** The programs of the README and of the guides that run on the CPU and import this package only, by file name. */
+function programs(): Map<string, string> {
+  const all = Object.entries(pages).flatMap(([page, { cpu }]) =>
+    cpu === undefined ? [] : programsOf(page).map(({ source }, i) => ({ name: `${page}-${i + 1}.ts`, source })),
+  )
+  const imports = (source: string) => Array.from(source.matchAll(/ from '([^']+)'/g), ([, name]) => name)
+  const compiled = all.filter(
+    ({ source }) => requiredBy(source) === 'cpu' && imports(source).every((name) => name === 'lily-kernels'),
+  )
+  return new Map(compiled.map(({ name, source }) => [name.replaceAll('/', '-'), `${source}\nexport {}\n`]))
+}
+
+/** The programs are JavaScript: parameters of their functions have no types. */
+const UNTYPED_PARAMETERS = new Set([7006, 7019, 7031])
+
+// With the built package, without types of Node.js, and with all checks of the declarations.
+test('the programs of the guides and the declarations of the package compile', () => {
+  const sources = programs()
+  expect(sources.size).toBeGreaterThan(10)
+  expect([...sources.keys()]).toContain('README.md-1.ts')
+  const entries =
+    "import * as lily from 'lily-kernels'\nimport * as gpu from 'lily-kernels/webgpu'\nexport { gpu, lily }\n"
+  sources.set('entries.mts', entries).set('entries.cts', entries)
+
+  const folder = mkdtempSync(join(packageRoot, 'build', 'types-'))
+  try {
+    mkdirSync(join(folder, 'node_modules'))
+    symlinkSync(packageRoot, join(folder, 'node_modules', 'lily-kernels'))
+    for (const [name, source] of sources) writeFileSync(join(folder, name), source)
+    const program = ts.createProgram(
+      Array.from(sources.keys(), (name) => join(folder, name)),
+      {
+        ...{ target: ts.ScriptTarget.ES2022, lib: ['lib.es2022.d.ts', 'lib.dom.d.ts'], types: [], noEmit: true },
+        ...{ module: ts.ModuleKind.NodeNext, moduleResolution: ts.ModuleResolutionKind.NodeNext },
+        strict: true,
+      },
+    )
+    const errors = ts.getPreEmitDiagnostics(program).filter(({ code }) => !UNTYPED_PARAMETERS.has(code))
+    const messages = errors.map(({ file, start, messageText }) => {
+      const line =
+        file === undefined ? '' : `${file.fileName}:${file.getLineAndCharacterOfPosition(start ?? 0).line + 1}: `
+      return line + ts.flattenDiagnosticMessageText(messageText, '\n')
+    })
+    expect(messages).toEqual([])
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
 })
 
 /** Never called. */

@@ -315,7 +315,7 @@ export class AdaptersLayer {
    *
    * @param dy [..., d_out], M rows: the gradient of y
    * @param saved what forward returned
-   * @param options.dx [..., d_in], M rows, such as the base layer's gradient of x; required unless `needs.dx` is false
+   * @param options its `dx` is [..., d_in], M rows, such as the base layer's gradient of x; required unless `needs.dx` is false
    * @returns `options.dx`, `[..., d_in]`
    * @throws LilyError as `LilyLayer.backward`: dx and all gradients are unchanged
    */

@@ -77,7 +77,8 @@ export function testPrograms(backend: Runs): void {
 /** What the text around programs of WebGPU has introduced: a device, tensors, a model. Dawn keeps the process from ending. */
 const WEBGPU_GLOBALS = join(packageRoot, 'test', 'programs', 'webgpu-globals.js')
 
-function requiredBy(source: string): Runs {
+/** Which backend a program uses. */
+export function requiredBy(source: string): Runs {
   if (source.includes("type: 'cuda'")) return 'cuda'
   return /createLily|adapter\.limits/.test(source) ? 'webgpu' : 'cpu'
 }
