@@ -11,6 +11,7 @@ import { CPU } from '../memory/device.js'
 import { checkNotLonger, layOut, type Operand } from '../memory/operand.js'
 import { readCudaMemory } from './cuda-memory.js'
 import { bufferOperand, DeviceBuffer } from './device-buffer.js'
+import { refuseFramework } from './frameworks.js'
 import { checkGpuBuffer, gpuOf, isGpuBuffer } from './gpu-buffer.js'
 import { checkFields, readByteOffset, readLayout, readStrides, type Unknown } from './layout.js'
 import { operandOf, Tensor } from './tensor.js'
@@ -169,7 +170,7 @@ function read(argument: string, value: Unknown, provide: unknown): Operand {
 
   const wrapped = wrappedIn(value)
   if (wrapped !== null) return read(argument, wrapped, wrapped[deviceTensor])
-  checkFramework(argument, value)
+  refuseFramework(argument, value)
   const data = value.data
   if (!ArrayBuffer.isView(data)) {
     const got = ArrayBuffer.isView(value) || Array.isArray(value) ? describe(value) : `data as ${describe(data)}`
@@ -211,45 +212,6 @@ function wrappedIn(value: Unknown): Unknown | null {
   const { selection, ort_tensor: ortTensor } = value
   if (has(selection, 'stride')) return selection // numjs: an ndarray
   return has(ortTensor, 'dims') ? ortTensor : null // Transformers.js: a tensor of ONNX Runtime
-}
-
-/** Rejects tensors of frameworks that do not give their memory in this form, and says how to get it. */
-function checkFramework(argument: string, value: Unknown): void {
-  const reject = (what: string, remedy: string) => {
-    fail(
-      'ERR_LILY_ARGUMENT',
-      argument,
-      `expected a tensor, such as { data: Float32Array, shape }, got ${what}; ${remedy}`,
-    )
-  }
-  if (typeof value.dataSync === 'function' && 'dataId' in value) {
-    reject('a TensorFlow.js tensor', 'pass { data: await tensor.data(), shape: tensor.shape }')
-  }
-  const location = value.location
-  if (typeof location === 'string' && location !== 'cpu' && location !== 'cpu-pinned') {
-    reject(
-      `an ONNX Runtime tensor at location ${describe(location)}`,
-      location === 'gpu-buffer'
-        ? 'pass { buffer: tensor.gpuBuffer, shape: tensor.dims, dtype } to a createLily object of its GPUDevice, or ' +
-            'await its getData() and pass { data, dims, type }'
-        : 'await its getData() and pass { data, dims, type }',
-    )
-  }
-  if ('_data' in value && '_size' in value) {
-    reject('a math.js matrix', 'pass { data: Float32Array.from(matrix.toArray().flat()), shape: matrix.size() }')
-  }
-  if (typeof value.to1DArray === 'function') {
-    reject('an ml-matrix', 'pass { data: Float32Array.from(matrix.to1DArray()), shape: [matrix.rows, matrix.columns] }')
-  }
-  if (typeof value.data === 'function') {
-    reject(
-      'an object whose data is a function',
-      'pass what the function returns, such as { data: await x.data(), shape }',
-    )
-  }
-  if (typeof value.stride === 'function') {
-    reject('an object whose stride is a function', 'pass { data, shape, strides }')
-  }
 }
 
 /** @stdlib/ndarray has objects for data types. */

@@ -88,6 +88,18 @@ describe('the same errors', () => {
   const cuda = { ptr: 4096n, shape: [6, 5], dtype: 'float32', device: { type: 'cuda', id: 0 } }
   it.each<[string, string, string, object, object?]>([
     ['an operand on the host', 'ERR_LILY_DEVICE', 'x', { x: host }],
+    [
+      'a tensor of TensorFlow.js',
+      ARGUMENT,
+      'x: expected',
+      { x: { dataSync: () => host.data, dataId: {}, shape: [6, 5] } },
+    ],
+    [
+      'a GPU tensor of ONNX Runtime',
+      ARGUMENT,
+      'gpuBuffer',
+      { x: { location: 'gpu-buffer', dims: [6, 5], gpuBuffer: {} } },
+    ],
     ['memory of CUDA', 'ERR_LILY_DEVICE', 'x', { x: cuda }],
     ['a shape', 'ERR_LILY_SHAPE', 'a: expected [r, 5] (x has d_in 5)', { a: 'x4' }],
     ['a stream', ARGUMENT, 'stream: expected none, since', {}, { stream: 1 }],
