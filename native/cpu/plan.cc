@@ -288,9 +288,12 @@ struct ProductTiles {
   int64_t cached_depth;
 };
 ProductTiles product_tiles(const Blocking &blocking, int64_t tokens, int64_t rank) {
-  const int64_t threads = thread_count();
+  const int64_t threads = thread_count(), many_columns = 128;
   ProductTiles tiles = {};
-  const int64_t enough_columns = rank >= blocking.shared_ranks   ? 128
+  // Without exchanges only one tile of tokens lets each task pack its own columns, which then stay in its cache.
+  const bool shares_columns =
+      rank >= blocking.shared_ranks && (blocking.exchanges || rank >= many_columns * threads);
+  const int64_t enough_columns = shares_columns                  ? many_columns
                                  : tokens <= blocking.few_tokens ? blocking.panel
                                                                  : rank;
   const int64_t by_columns = std::min(threads, divide_up(rank, enough_columns));
