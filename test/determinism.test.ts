@@ -27,7 +27,7 @@ const larger: Spec[] = [
   { routing: 'batch', tokens: 1, dIn: 2048, dOut: 2048, rank: 16, experts: 4, seed: 9 },
   { routing: 'batch', tokens: 1100, dIn: 256, dOut: 192, rank: 8, experts: 4, seed: 10 },
   { routing: 'token', tokens: 1100, dIn: 64, dOut: 96, rank: 8, experts: 4, seed: 11 },
-  { routing: 'batch', tokens: 40, dIn: 1024, dOut: 1100, rank: 256, experts: 2, seed: 12 },
+  { routing: 'batch', tokens: 40, dIn: 1024, dOut: 1100, rank: 400, experts: 2, seed: 12 },
   { routing: 'lora', tokens: 1100, dIn: 256, dOut: 192, rank: 8, experts: 1, seed: 13 },
 ]
 

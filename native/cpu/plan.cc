@@ -273,11 +273,18 @@ int64_t packed_lhs_bytes(const Blocking &blocking, int64_t rows, int64_t steps) 
   return divide_up(rows, blocking.block_rows) * steps * blocking.block_bytes;
 }
 
-// At least `count` pieces of whole panels, none wider than `widest`; an even number if there are several, which two
-// threads share evenly.
+// At least `count` pieces of whole panels, none wider than `widest`. If there are several, about as few as two threads
+// share evenly.
 Partition blocks(const Blocking &blocking, int64_t columns, int64_t widest, int64_t count) {
+  const auto of_busier_thread = [](const Partition &pieces) { return divide_up(pieces.count, 2) * pieces.width; };
   count = std::max({count, divide_up(columns, widest), std::min<int64_t>(2, columns / 128)});
-  return partition(columns, count > 1 ? round_up(count, 2) : 1, blocking.panel);
+  Partition best = partition(columns, count, blocking.panel);
+  for (int64_t more = count + 1; count > 1 && more <= 2 * count; ++more) {
+    if (of_busier_thread(best) <= columns * 17 / 32) break;
+    const Partition pieces = partition(columns, more, blocking.panel);
+    if (of_busier_thread(pieces) < of_busier_thread(best)) best = pieces;
+  }
+  return best;
 }
 
 // The tiles of a product of rows with a packed operand of `depth` x `rank`: of columns where each thread has enough of
@@ -288,11 +295,11 @@ struct ProductTiles {
   int64_t cached_depth;
 };
 ProductTiles product_tiles(const Blocking &blocking, int64_t tokens, int64_t rank) {
-  const int64_t threads = thread_count();
+  const int64_t threads = thread_count(), many_columns = 128;
   ProductTiles tiles = {};
-  const int64_t enough_columns = rank >= blocking.shared_ranks   ? 128
-                                 : tokens <= blocking.few_tokens ? blocking.panel
-                                                                 : rank;
+  // Without exchanges only one tile of tokens lets each task pack its own columns, which then stay in its cache.
+  const bool shares_columns = rank >= blocking.shared_ranks && (blocking.exchanges || rank >= many_columns * threads);
+  const int64_t enough_columns = shares_columns ? many_columns : tokens <= blocking.few_tokens ? blocking.panel : rank;
   const int64_t by_columns = std::min(threads, divide_up(rank, enough_columns));
   tiles.ranks = partition(rank, std::max(divide_up(rank, blocking.widest_ranks), by_columns), blocking.panel);
   const int64_t row_tasks = divide_up(threads, tiles.ranks.count);

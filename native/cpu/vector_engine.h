@@ -35,7 +35,7 @@ struct Engine {
       .rank_unit = kLanes,
       .widest_ranks = 448,
       .most_tokens = 1 << 30,
-      .shared_ranks = 1 << 30,
+      .shared_ranks = 320,
       .one_sweep_rank = 0,
       .by_panel_rank = 0,
   };

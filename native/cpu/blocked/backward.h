@@ -265,14 +265,6 @@ LILY_INLINE void write_transposed_db(const BackwardPass &pass, int64_t begin, in
   }
 }
 
-// Prefetches a part of a row that is needed kRowsAhead rows later.
-constexpr int64_t kRowsAhead = 8;
-template <typename E>
-LILY_INLINE void prefetch_row(const E *row, int64_t columns) {
-  if (!kBlocking.prefetches) return;
-  for (int64_t j = 0; j < columns; j += 64 / static_cast<int64_t>(sizeof(E))) __builtin_prefetch(row + j);
-}
-
 // What depends on D_g in the columns [begin, end) of one split: dw, and dB or its deferred partials. `sums` starts at
 // `begin`.
 LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split, int64_t group, int64_t begin,
@@ -280,7 +272,8 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split,
   const lily_problem &problem = pass.call->problem;
   const ExpertStack &stack = pass.stack;
   const int64_t columns = end - begin;
-  const int64_t rank = stack.rank;
+  const int64_t rank = stack.rank, b_pitch = stack.b.pitch;
+  const bool needs_d_weights = pass.needs_d_weights;
   if (stack.transposed) {
     if (pass.needs_db) write_transposed_db(pass, begin, columns, sums);
     return;
@@ -290,6 +283,7 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split,
   const lily_matrix target = deferred ? lily_matrix{pass.call->deferred_db, problem.d_out, LILY_FLOAT32, 0}
                              : summed ? pass.db_sums
                                       : pass.call->db;
+  const int64_t out_pitch = target.pitch;
   // Only the first group may overwrite the old contents; later groups add to it.
   const bool accumulate = target.accumulate != 0 || (group > 0 && !whole);
   Engine::with_type(stack.b.dtype, [&](auto parameter) __attribute__((always_inline)) {
@@ -300,22 +294,22 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split,
         const bool writes = pass.needs_db && (!whole || e == 0);
         const Vector factor =
             broadcast(whole ? stack.scaling : stack.scaling * stack.weights[group * stack.experts + e]);
-        const B *b = static_cast<const B *>(stack.b.data) + e * rank * stack.b.pitch + begin;
-        E *out = static_cast<E *>(target.data) + (whole ? group : e) * rank * target.pitch + begin;
+        const B *b = static_cast<const B *>(stack.b.data) + e * rank * b_pitch + begin;
+        E *out = static_cast<E *>(target.data) + (whole ? group : e) * rank * out_pitch + begin;
         Engine::Row products[Engine::kDotChains] = {};
         for (int64_t i = 0; i < rank; ++i) {
-          if (pass.needs_d_weights) prefetch_row(b + (i + kRowsAhead) * stack.b.pitch, columns);
-          if (writes && accumulate) prefetch_row(out + (i + kRowsAhead) * target.pitch, columns);
-          for (int64_t j = 0; j < columns; j += Engine::kRowColumns) {
+          const B *const b_row = b + i * b_pitch;
+          E *const out_row = out + i * out_pitch;
+          for_rows(columns, [=, &products](int64_t j, int64_t count) __attribute__((always_inline)) {
             const Engine::Row d = row_of_sums(rank, sums, i, j);
-            if (pass.needs_d_weights) {
-              Engine::add_product(Engine::load_row(b + i * stack.b.pitch + j, columns - j), d,
+            if (needs_d_weights) {
+              Engine::add_product(Engine::load_row(b_row + j, count), d,
                                   products[j / Engine::kRowColumns % Engine::kDotChains]);
             }
-            if (writes) Engine::write_row(out + i * target.pitch + j, factor, d, columns - j, accumulate);
-          }
+            if (writes) Engine::write_row(out_row + j, factor, d, count, accumulate);
+          });
         }
-        if (pass.needs_d_weights) {
+        if (needs_d_weights) {
           double sum = 0.0;
           for (const Engine::Row &chain : products) sum += Engine::sum_of(chain);
           double &partial = pass.d_weights_partials[(split * pass.groups.count + group) * stack.experts + e];
@@ -410,12 +404,12 @@ void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
                           piece_sums, packed, [](int64_t, int64_t) {});
   Engine::with_type(da.dtype, [&](auto element) __attribute__((always_inline)) {
     using E = decltype(element);
+    const bool accumulate = da.accumulate != 0;
     for (int64_t i = 0; i < rank; ++i) {
-      E *row = static_cast<E *>(da.data) + i * da.pitch + begin;
-      if (da.accumulate != 0) prefetch_row(row + kRowsAhead * da.pitch, columns);
-      for (int64_t j = 0; j < columns; j += Engine::kRowColumns) {
-        Engine::write_row(row + j, broadcast(1.0f), row_of_sums(rank, sums, i, j), columns - j, da.accumulate != 0);
-      }
+      E *const row = static_cast<E *>(da.data) + i * da.pitch + begin;
+      for_rows(columns, [=](int64_t j, int64_t count) __attribute__((always_inline)) {
+        Engine::write_row(row + j, broadcast(1.0f), row_of_sums(rank, sums, i, j), count, accumulate);
+      });
     }
   });
 }

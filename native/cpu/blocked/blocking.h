@@ -23,7 +23,7 @@ struct Blocking {
   int64_t few_tokens;
   bool exchanges;  // with few tokens, the operand that is packed is that of the tokens
 
-  bool prefetches;  // results and operands of short runs, which the hardware prefetcher does not find
+  bool prefetches;  // results of short runs, which the hardware prefetcher does not find
 
   // The tasks of an outer product are as narrow as its sums in the cache, and sums over tokens are cut into pieces.
   bool many_tasks;
@@ -39,7 +39,7 @@ struct Blocking {
   int64_t rank_unit;       // tiles of h or q that no other task packs are multiples of it
   int64_t widest_ranks;    // of a tile of h or q
   int64_t most_tokens;     // of a tile of h or q
-  int64_t shared_ranks;    // from this rank on threads share the columns of h and q, otherwise the tokens
+  int64_t shared_ranks;    // from this rank on threads may share the columns of h and q, otherwise the tokens
   int64_t one_sweep_rank;  // up to this rank dy is read once
   int64_t by_panel_rank;   // up to this rank an outer product packs one panel at a time and uses it at once
 };

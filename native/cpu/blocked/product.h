@@ -14,6 +14,15 @@ namespace {
 // Floats of the copy of a left operand, one chunk of k.
 constexpr int64_t kCopyFloats = Engine::lhs_floats(kBlocking.chunk_depth / kBlocking.step_depth);
 
+// Calls body(j, count) for j = 0, kRowColumns, ... `count` is the constant kRowColumns, except for a last, partial row
+// of registers; compare for_vectors.
+template <typename Body>
+LILY_INLINE void for_rows(int64_t columns, const Body &body) {
+  int64_t j = 0;
+  for (; j + Engine::kRowColumns <= columns; j += Engine::kRowColumns) body(j, Engine::kRowColumns);
+  if (j < columns) body(j, columns - j);
+}
+
 // ---- y and dx: rows (+)= lhs rhs ----
 
 struct RowProduct {
@@ -42,12 +51,12 @@ LILY_INLINE int64_t row_product_floats(int64_t rank, int64_t slab) {
 // out[i][j] (+)= sums[i][j], where the columns are those of an activation.
 LILY_INLINE void write_block(int64_t rows, int64_t columns, const float *sums, int64_t pitch, const lily_matrix &out) {
   Engine::with_activation(out.dtype, [&](auto element) __attribute__((always_inline)) {
+    const bool accumulate = out.accumulate != 0;
     for (int64_t i = 0; i < rows; ++i) {
       auto *const row = static_cast<decltype(element) *>(out.data) + i * out.pitch;
-      for (int64_t j = 0; j < columns; j += Engine::kRowColumns) {
-        Engine::write_row(row + j, broadcast(1.0f), Engine::load_sums(sums + i * pitch + j), columns - j,
-                          out.accumulate != 0);
-      }
+      for_rows(columns, [=](int64_t j, int64_t count) __attribute__((always_inline)) {
+        Engine::write_row(row + j, broadcast(1.0f), Engine::load_sums(sums + i * pitch + j), count, accumulate);
+      });
     }
   });
 }
