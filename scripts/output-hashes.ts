@@ -61,6 +61,7 @@ const problems: readonly Problem[] = [
   { ...small, routing: 'batch', rank: 16, fresh: true },
   { ...wide, routing: 'batch', rank: 4, pool: 'logits', masked: true, deferB: true },
   { ...wide, routing: 'batch', rank: 33, masked: true },
+  { ...wide, routing: 'batch', rank: 100, masked: true, relu: true },
   { ...small, routing: 'batch', rank: 140, tokens: 60, masked: true },
   { ...small, routing: 'batch', rank: 132, tokens: 600, masked: true, relu: true },
   { ...small, routing: 'batch', rank: 20, tokens: 9, dIn: 530, masked: true, relu: true },
@@ -72,10 +73,12 @@ const problems: readonly Problem[] = [
   { ...ragged, routing: 'fixed' },
   { ...small, routing: 'uniform', rank: 24, deferB: true },
   { ...small, routing: 'token', rank: 8, relu: true },
+  { ...wide, routing: 'token', rank: 72 },
   { ...small, routing: 'token', tokens: 4040, dIn: 9, dOut: 70, rank: 5, deferB: true },
   { ...small, routing: 'token', tokens: 3, rank: 12, fresh: true },
   { ...small, routing: 'lora', experts: 1, rank: 20 },
   { ...wide, routing: 'lora', experts: 1, rank: 4, fresh: true },
+  { ...wide, routing: 'lora', experts: 1, rank: 128 },
   { ...small, routing: 'lora', experts: 1, rank: 16, tokens: 1 },
 ]
 

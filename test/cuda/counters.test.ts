@@ -112,6 +112,8 @@ describe('the traffic that a plan assumes', () => {
     ['uniform', { tokens: 384, d: 1024, rank: 32, experts: 4 }],
     ['lora', { tokens: 384, d: 1024, rank: 64, experts: 1 }],
     ['token', { tokens: 384, d: 1024, rank: 16, experts: 4 }],
+    // Tiles of eight warps in backward.
+    ['token', { tokens: 640, d: 128, rank: 128, experts: 4 }],
     ['sequence', { tokens: 384, d: 1024, rank: 32, experts: 4 }],
     ['batch', { tokens: 640, d: 512, rank: 256, experts: 2 }],
   ]

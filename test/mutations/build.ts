@@ -33,12 +33,13 @@ const EngineFunctions kTf32Functions = kExactFunctions, kFloat16Functions = kExa
 }
 `
 
-// Every kind of kernel, and the smallest rank of each: larger ones then walk over blocks of rows. Large ranks have tiles of
-// four and of eight warps.
+// Every kind of kernel, and the smallest rank of each: larger ones then walk over blocks of rows. Tiles have four and eight
+// warps.
 const FEW_TILES = `struct Tiles<E, 2> {
-  using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>>;
-  using Strip = Table<StripTile<E, 64, 16, 64>>;
-  using Dy = Table<DyTiles<Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>>, Table<StripTile<E, 64, 16, 64>>>>;
+  using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>, ShrinkTile<E, 128, 16, 8>>;
+  using Strip = Table<StripTile<E, 64, 16, 64>, StripTile<E, 64, 16, 128, 8>>;
+  using Dy = Table<DyTiles<Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>>, Table<StripTile<E, 64, 16, 64>>>,
+                   DyTiles<Table<ShrinkTile<E, 128, 16, 8>>, Table<StripTile<E, 64, 16, 128, 8>>>>;
   using Mix = Table<MixTile<E, 64, 64, 64>>;
   using Decode = Table<DecodeTile<E, kDecodeTokens>>;
   using Once = Table<OnceTile<E, 16>>;

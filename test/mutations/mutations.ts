@@ -33,6 +33,19 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'kernels/shrink.cuh',
+    what: 'with eight warps the second half of every K tile is missing from the sum',
+    find: 'multiply_half(half[1], 0);',
+    replace: '',
+  },
+  {
+    file: 'kernels/strip.cuh',
+    what: 'with eight warps half of the threads do not copy x',
+    find: 'stage_activations<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(x_ring',
+    replace:
+      'if (threadIdx.x < kThreads)\n stage_activations<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(x_ring',
+  },
+  {
+    file: 'kernels/shrink.cuh',
     what: 'no barrier between the copies and the product',
     find: `copy_wait<Tile::kStages - 2>();\n      ${BARRIER}`,
     replace: 'copy_wait<Tile::kStages - 2>();\n',

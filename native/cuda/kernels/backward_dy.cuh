@@ -60,12 +60,12 @@ __device__ inline void add_token_d_weights(const BackwardDy &call, const float *
   const int first_expert = row / call.rank, experts = (row_end - 1) / call.rank - first_expert + 1;
   const T *hidden = static_cast<const T *>(call.hidden.data) + token * call.hidden.pitch;
 #pragma unroll 1
-  for (int first = threadIdx.x / kWarp; first < count * experts; first += kLoadsInFlight * kWarps) {
+  for (int first = threadIdx.x / kWarp; first < count * experts; first += kLoadsInFlight * Tile::kWarps) {
     int token_of[kLoadsInFlight], expert[kLoadsInFlight], begin[kLoadsInFlight], end[kLoadsInFlight];
     float sum[kLoadsInFlight] = {};
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n) {
-      const int i = min(first + n * kWarps, count * experts - 1);
+      const int i = min(first + n * Tile::kWarps, count * experts - 1);
       token_of[n] = i / experts, expert[n] = first_expert + i % experts;
       begin[n] = max(row, expert[n] * call.rank), end[n] = min(row_end, (expert[n] + 1) * call.rank);
     }
@@ -87,7 +87,7 @@ __device__ inline void add_token_d_weights(const BackwardDy &call, const float *
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n) {
       const float value = sum_over_warp(sum[n]) * call.scale;
-      if (lane != 0 || first + n * kWarps >= count * experts) continue;
+      if (lane != 0 || first + n * Tile::kWarps >= count * experts) continue;
       float *d_weight =
           call.token_d_weights + static_cast<int64_t>(token + token_of[n]) * call.token_weights.experts + expert[n];
       *d_weight = begin[n] == expert[n] * call.rank ? value : *d_weight + value;
@@ -105,16 +105,16 @@ __device__ inline void add_token_products(const BackwardDy &call, const float *p
   const int elements = count * call.rank;
   // Each thread updates the same elements of q in every row tile, so no barrier is needed between them.
 #pragma unroll 1
-  for (int i = threadIdx.x; i < elements; i += kLoadsInFlight * kThreads) {
+  for (int i = threadIdx.x; i < elements; i += kLoadsInFlight * Tile::kThreads) {
     int token_of[kLoadsInFlight], k[kLoadsInFlight];
     const float *weights[kLoadsInFlight];
     float *q[kLoadsInFlight];  // null: this row tile has no part of the element
     float old[kLoadsInFlight] = {}, sum[kLoadsInFlight] = {};
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n) {
-      const int at = min(i + n * kThreads, elements - 1), j = first * call.rank + at % call.rank;
+      const int at = min(i + n * Tile::kThreads, elements - 1), j = first * call.rank + at % call.rank;
       token_of[n] = at / call.rank, k[n] = at % call.rank;
-      const bool adds = i + n * kThreads < elements && (j >= row ? j : j + call.rank) < row_end;
+      const bool adds = i + n * Tile::kThreads < elements && (j >= row ? j : j + call.rank) < row_end;
       weights[n] = call.token_weights.of(token + token_of[n]);
       q[n] = adds ? call.q + static_cast<int64_t>(token + token_of[n]) * call.q_pitch + k[n] : nullptr;
       if (adds && k[n] < row) old[n] = *q[n];  // else this row tile holds the first expert's element
@@ -163,7 +163,7 @@ __device__ __forceinline__ void backward_tokens(char *shared, const BackwardDy &
   allow_next_launch();
   if (!call.completes) {
     const int vec4_per_row = call.pooled ? (rows_end - first_row + 3) / 4 : 0;
-    for (int i = threadIdx.x; i < count * vec4_per_row; i += kThreads) {
+    for (int i = threadIdx.x; i < count * vec4_per_row; i += Tile::kThreads) {
       const int t = i / vec4_per_row, k = i % vec4_per_row * 4;
       float value[4];
       load_vec4(product + t * Tile::kProductPitch + k, 4, true, value);
@@ -187,7 +187,7 @@ __device__ __forceinline__ void backward_tokens(char *shared, const BackwardDy &
   const int columns_end = call.pooled ? rows_end : call.rank;
   const int lanes = call.pooled ? Tile::kBlockN / 4 : d_hidden_lanes(call.rank);
   for (int column = first_row; column < columns_end; column += 4 * lanes)
-    store_d_hidden<typename Tile::Engine>(
+    store_d_hidden<typename Tile::Engine, Tile::kThreads>(
         d_hidden, scratch, token, token_end, column, columns_end, lanes,
         [&](auto whole, int t, int step, int rows, int k, auto &value) {
           const float *q = call.q + static_cast<int64_t>(token) * call.q_pitch + k;
@@ -222,7 +222,8 @@ __device__ __forceinline__ void visit_row(Table<First, Rest...>, int index, cons
 }
 
 template <typename Engine, typename Tiles>
-__global__ __launch_bounds__(kThreads, kBlocks) void backward_dy(const __grid_constant__ BackwardDy call) {
+__global__ __launch_bounds__(Tiles::kThreads,
+                             Tiles::kBlocks) void backward_dy(const __grid_constant__ BackwardDy call) {
   if constexpr (!kHasCode<Engine>) return;
   extern __shared__ __align__(16) char shared[];
   __shared__ float weights[kMostExperts];
@@ -231,8 +232,9 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy(const __grid_co
   if (static_cast<int>(blockIdx.x) >= (of_tokens + of_columns) * call.splits) {
     const int index = static_cast<int>(blockIdx.x) - (of_tokens + of_columns) * call.splits;
     constexpr bool kIsLora = false;  // D is computed first only if there is a router
-    combine_block<Engine, kIsLora>(call.combine, reinterpret_cast<typename Engine::Scalar *>(shared), weights,
-                                   index % call.combine_column_tiles, index / call.combine_column_tiles);
+    combine_block<Engine, kIsLora, Tiles::kThreads>(call.combine, reinterpret_cast<typename Engine::Scalar *>(shared),
+                                                    weights, index % call.combine_column_tiles,
+                                                    index / call.combine_column_tiles);
     return;
   }
   const int split = blockIdx.x / (of_tokens + of_columns), index = blockIdx.x % (of_tokens + of_columns);

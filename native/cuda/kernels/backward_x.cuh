@@ -90,14 +90,15 @@ __device__ inline void backward_router(char *shared, const RouterBlocks &call, i
 }
 
 template <typename Tile>
-__global__ __launch_bounds__(kThreads, kBlocks) void backward_x(const __grid_constant__ BackwardX call) {
+__global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void backward_x(const __grid_constant__ BackwardX call) {
   if constexpr (!kHasCode<typename Tile::Engine>) return;
   using Scalar = typename Tile::Scalar;
   extern __shared__ __align__(16) char shared[];
   int index = blockIdx.x;
   wait_for_previous_launch();
   if (index >= call.expand_blocks + call.outer_blocks) {
-    backward_router<typename Tile::Engine>(shared, call.router, index - call.expand_blocks - call.outer_blocks);
+    backward_router<typename Tile::Engine, Tile::kThreads>(shared, call.router,
+                                                           index - call.expand_blocks - call.outer_blocks);
     return;
   }
   const bool expands = index < call.expand_blocks && call.strip.out.data != nullptr;

@@ -21,7 +21,8 @@ struct ForwardExpand {
 };
 
 template <typename Tile>
-__global__ __launch_bounds__(kThreads, kBlocks) void forward_expand(const __grid_constant__ ForwardExpand call) {
+__global__ __launch_bounds__(Tile::kThreads,
+                             Tile::kBlocks) void forward_expand(const __grid_constant__ ForwardExpand call) {
   if constexpr (!kHasCode<typename Tile::Engine>) return;
   using Scalar = typename Tile::Scalar;
   extern __shared__ __align__(16) char shared[];
@@ -35,10 +36,11 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_expand(const __grid
     if (!has_weights) {
       compute_weights(weights, call.weights);
       if (blockIdx.x == 0 && call.weights_out != nullptr)
-        for (int e = threadIdx.x; e < call.weights.experts; e += kThreads) call.weights_out[e] = weights[e];
+        for (int e = threadIdx.x; e < call.weights.experts; e += Tile::kThreads) call.weights_out[e] = weights[e];
       has_weights = true;
     }
-    combine_tile<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN>(tile, call.experts, weights, row, column);
+    combine_tile<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN, false, true, Tile::kThreads>(
+        tile, call.experts, weights, row, column);
   });
 }
 

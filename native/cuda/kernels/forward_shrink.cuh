@@ -41,12 +41,12 @@ __device__ inline void finish_route(const Route &route, float *logits, int token
   const int pitch = route.experts | 1;
   __syncthreads();
   if (!route.pools_logits) {
-    for (int t = threadIdx.x; t < count; t += kThreads) softmax(logits + t * pitch, route.experts);
+    for (int t = threadIdx.x; t < count; t += blockDim.x) softmax(logits + t * pitch, route.experts);
     __syncthreads();
   }
   if (route.values != nullptr) {
     float *values = route.values + static_cast<int64_t>(token) * route.experts;
-    for (int i = threadIdx.x; i < count * route.experts; i += kThreads)
+    for (int i = threadIdx.x; i < count * route.experts; i += blockDim.x)
       values[i] = logits[i / route.experts * pitch + i % route.experts];
   }
   if (route.partials != nullptr && threadIdx.x <= route.experts) {
@@ -64,7 +64,7 @@ __device__ inline void load_router(const Route &route, float *router) {
   const int router_pitch = route.rank | 1;
   with_type(typename Engine::Parameters{}, route.router.dtype, [&](auto tag) {
     const auto *from = static_cast<const decltype(tag) *>(route.router.data);
-    for (int i = threadIdx.x; i < route.experts * ((route.rank + 3) / 4); i += kThreads) {
+    for (int i = threadIdx.x; i < route.experts * ((route.rank + 3) / 4); i += blockDim.x) {
       const int e = i / ((route.rank + 3) / 4), k = i % ((route.rank + 3) / 4) * 4;
       float value[4];
       load_vec4(from + e * route.router.pitch + k, route.rank - k, route.router.aligned16, value);
@@ -81,7 +81,7 @@ __device__ inline void form_logits(const Route &route, const float *product, int
                                    const float *router, int count) {
   const int router_pitch = route.rank | 1;
   __syncthreads();
-  for (int i = threadIdx.x; i < count * route.experts; i += kThreads) {
+  for (int i = threadIdx.x; i < count * route.experts; i += blockDim.x) {
     const int t = i / route.experts, e = i % route.experts;
     float sum = 0;
     for (int k = 0; k < route.rank; ++k) sum = fmaf(product[t * product_pitch + k], router[e * router_pitch + k], sum);
@@ -108,7 +108,7 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
   auto *product =
       const_cast<float *>(shrink<Tile, kIsDecodeTile<Tile>>(shared, call.operands, token, token_end, row, tiles));
   allow_next_launch();
-  for (int i = threadIdx.x; i < count * ((columns + 3) / 4); i += kThreads) {
+  for (int i = threadIdx.x; i < count * ((columns + 3) / 4); i += Tile::kThreads) {
     const int t = i / ((columns + 3) / 4), n = i % ((columns + 3) / 4) * 4;
     float value[4];
     load_vec4(product + t * Tile::kProductPitch + n, 4, true, value);
@@ -140,7 +140,7 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
 }
 
 template <typename Tile>
-__global__ __launch_bounds__(kThreads,
+__global__ __launch_bounds__(Tile::kThreads,
                              Tile::kShrinkBlocks) void forward_shrink(const __grid_constant__ ForwardShrink call) {
   if constexpr (!kHasCode<typename Tile::Engine>) return;
   extern __shared__ __align__(16) char shared[];

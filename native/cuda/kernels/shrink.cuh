@@ -4,7 +4,8 @@
 //   product[t, n] = sum_k x[t, k] w[n, k]      (forward h = x A^T; backward q = dy C^T, v = dy B^T)
 //
 // Each block owns BLOCK_M tokens and BLOCK_N rows of w, and streams both operands through a ring of kStages stages in
-// shared memory, in tiles of BLOCK_K (128 bytes per row). Each warp owns a part of the BLOCK_M x BLOCK_N product.
+// shared memory. A stage has a tile of 128 bytes per row, or half of one. Each warp owns a part of the BLOCK_M x
+// BLOCK_N product.
 //
 // Every kernel that computes this sum adds in the same order, so a result depends neither on the tile shape, nor on the
 // other tokens, nor on whether blocks split the long dimension. The dimension is divided into splits of kSplitTiles
@@ -28,7 +29,7 @@ struct ShrinkOperands {
   int tile_tokens;  // per block, at most kBlockM: fewer tokens per block give more blocks
 };
 
-// BLOCK_K tiles [first, last) of the long dimension.
+// Stages [first, last) of the long dimension.
 struct DepthTiles {
   int first, last;
 };
@@ -56,13 +57,14 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
       Scalar *stage_x = ring + step % Tile::kStages * Tile::kStage;
       Scalar *stage_w = stage_x + Tile::kBlockM * Tile::kBlockK;
       const int column = (tiles.first + step) * Tile::kBlockK;
-      stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK>(
+      stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(
           stage_x, operands.x, {token, token_end, column, operands.depth});
       const Window rows = {row, operands.rows, column, operands.depth};
       if constexpr (kConvertsW)
-        stage_parameters<typename Tile::Engine, Tile::kBlockN, Tile::kBlockK>(stage_w, operands.w, rows);
+        stage_parameters<typename Tile::Engine, Tile::kBlockN, Tile::kBlockK, Tile::kThreads>(stage_w, operands.w,
+                                                                                              rows);
       else
-        stage<Scalar, Tile::kBlockN, Tile::kBlockK>(stage_w, operands.w, rows);
+        stage<Scalar, Tile::kBlockN, Tile::kBlockK, Tile::kThreads>(stage_w, operands.w, rows);
     }
     copy_commit();
   };
@@ -83,16 +85,24 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
     reconverge();
     const Scalar *stage_x = ring + step % Tile::kStages * Tile::kStage;
     const Scalar *stage_w = stage_x + Tile::kBlockM * Tile::kBlockK;
-#pragma unroll
-    for (int i = 0; i < kHalves; ++i)
+    const auto multiply_half = [&](auto &sum_of_half, int k) {
       multiply<typename Tile::Engine, Along::kDepth, Tile::kBlockK, Along::kDepth, Tile::kBlockK>(
-          half[i], stage_x, warp_m, stage_w, warp_n, i * Tile::kHalf, Tile::kHalf / Tile::Engine::kStepK);
-    if (step % kSplitTiles == kSplitTiles - 1 || step == steps - 1) {
+          sum_of_half, stage_x, warp_m, stage_w, warp_n, k, Tile::kHalf / Tile::Engine::kStepK);
+    };
+    if constexpr (Tile::kStageHalves == kHalves) {
+      multiply_half(half[0], 0);
+      multiply_half(half[1], Tile::kHalf);
+    } else if (step % kHalves == 0) {
+      multiply_half(half[0], 0);
+    } else {
+      multiply_half(half[1], 0);
+    }
+    if (step % Tile::kSplitSteps == Tile::kSplitSteps - 1 || step == steps - 1) {
       add(half[0], half[1]);
       if constexpr (Tile::kSumsInShared) {
         for_each_pair(half[0], [&](int m, int n, float first, float second) {
           float *pair = product + (warp_m + m) * Tile::kProductPitch + warp_n + n;
-          const float2 old = step < kSplitTiles ? make_float2(0, 0) : load_pair(pair);
+          const float2 old = step < Tile::kSplitSteps ? make_float2(0, 0) : load_pair(pair);
           store_pair(pair, old.x + first, old.y + second);
         });
       } else {

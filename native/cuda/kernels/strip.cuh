@@ -87,15 +87,16 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
       const Window window = {token, end, column, operands.columns};
       if (k_tile == 0) {
         if (kOuter && has_outer)
-          stage_activations<Engine, Tile::kBlockM, Tile::kBlockN>(x_ring + tile % 2 * Tile::kStrip, operands.x, window);
+          stage_activations<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(x_ring + tile % 2 * Tile::kStrip,
+                                                                                  operands.x, window);
         if (kExpand && expands && operands.out.accumulate)
-          stage_activations<Engine, Tile::kBlockM, Tile::kBlockN>(out_ring + tile % 2 * Tile::kStrip,
-                                                                  operands.out.operand(), window);
+          stage_activations<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(out_ring + tile % 2 * Tile::kStrip,
+                                                                                  operands.out.operand(), window);
       }
       Scalar *lhs = lhs_ring + step % 2 * Tile::kLhs;
       const int row = (first_k_tile + k_tile) * Tile::kBlockK;
-      copy_lhs<Engine, Tile::kBlockM, Tile::kBlockK>(lhs, operands.lhs, token, end, row);
-      compute_lhs<Engine, Tile::kBlockM, Tile::kBlockK>(lhs, operands.lhs, group_of, token, end, row);
+      copy_lhs<Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(lhs, operands.lhs, token, end, row);
+      compute_lhs<Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(lhs, operands.lhs, group_of, token, end, row);
     }
     // If w stays, it follows the copies of the first two tiles.
     if (kExpand && expands && (k_tiles > 1 ? step < steps : step == 1))
@@ -139,7 +140,8 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
           add_scaled<Scalar, Tile::kBlockN>(out, sum, warp_m, warp_n, operands.out_scale, operands.out.accumulate);
           clear(sum);
           __syncthreads();
-          unstage<Engine, Tile::kBlockM, Tile::kBlockN>(out, operands.out, {token, end, column, operands.columns});
+          unstage<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(out, operands.out,
+                                                                        {token, end, column, operands.columns});
         }
       }
     }
@@ -173,7 +175,7 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
 template <typename Tile>
 __device__ inline void stage_rhs(typename Tile::Scalar *tile, const Operand &w, int rows, int row, int column,
                                  int columns) {
-  stage<typename Tile::Scalar, Tile::kBlockK, Tile::kBlockN>(tile, w, {row, rows, column, columns});
+  stage<typename Tile::Scalar, Tile::kBlockK, Tile::kBlockN, Tile::kThreads>(tile, w, {row, rows, column, columns});
 }
 
 }  // namespace lily::cuda

@@ -67,7 +67,8 @@ template <typename T, int kRows, int kColumns>
 __device__ inline void clear_rows_without_gradient(T *tile, const TokensWithGradient &tokens, int token,
                                                    int token_end) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
-  for (int t = static_cast<int>(threadIdx.x) / kWarp; t < min(kRows, token_end - token); t += kWarps) {
+  for (int t = static_cast<int>(threadIdx.x) / kWarp; t < min(kRows, token_end - token);
+       t += static_cast<int>(blockDim.x) / kWarp) {
     if (tokens.contains(token + t)) continue;
     for (int c = static_cast<int>(threadIdx.x) % kWarp * kVector; c < kColumns; c += kWarp * kVector)
       store_vector(tile + place<T, kColumns>(t, c), make_uint4(0, 0, 0, 0));

@@ -56,8 +56,11 @@ class Forward {
         return launcher_.launch(combine<Engine>, "launching the combine kernel", planned, combine_call());
       case Step::kExpand:
         return with_tile<typename Rows::Strip>(planned.tile, [&](auto row) {
-          return launcher_.launch(forward_expand<decltype(row)>, "launching the forward_expand kernel", planned,
-                                  expand());
+          if constexpr (decltype(row)::kExpands)
+            return launcher_.launch(forward_expand<decltype(row)>, "launching the forward_expand kernel", planned,
+                                    expand());
+          else
+            return LILY_OK;  // a plan does not select these tiles
         });
       case Step::kMix:
         return with_tile<typename Rows::Mix>(planned.tile, [&](auto row) {

@@ -41,8 +41,8 @@ double ceil_of(double a, double b) { return std::ceil(a / b); }
 struct VectorLoads {
   double step, in_flight, passes;
 
-  VectorLoads(double rows, double columns)
-      : step(std::max(1.0, kThreads / (columns / 4))),
+  VectorLoads(double rows, double columns, int threads = kThreads)
+      : step(std::max(1.0, threads / (columns / 4))),
         in_flight(std::clamp(std::floor(rows / step), 1.0, 4.0)),
         passes(ceil_of(rows, step * in_flight)) {}
 };
@@ -132,30 +132,18 @@ Prediction Model::predict(const Work &work) const {
     in_flight += count * kind.in_flight;
   }
   if (blocks == 0) return result;
-  const double per_multiprocessor = ceil_of(blocks, multiprocessors);
-  const bool is_mixed = work.kind_count > 1;
+  // Blocks without products wait for memory: they take no time from the others.
   const double of_four_warps = static_cast<double>(work.threads) / kThreads;
-  const double at_a_time = work.longest_first ? ceil_of(multiplying, multiprocessors)
-                           : is_mixed         ? blocks / multiprocessors
-                                              : per_multiprocessor;
-  const double share = busy_share(std::min(resident, at_a_time) * of_four_warps);
-  double busy = 0, longest = 0;
+  const double share = busy_share(std::min(resident, ceil_of(multiplying, multiprocessors)) * of_four_warps);
   Loads loads(multiprocessors);
   for (int i = 0; i < work.kind_count; ++i) {
     const Blocks &kind = work.kinds[i];
-    const double clocks = kind.busy / share + (resident == 1 ? kind.exposed : 0);
-    busy += static_cast<double>(kind.count) * clocks;
-    longest = std::max(longest, clocks);
-    if (work.longest_first) loads.add(static_cast<double>(kind.count), clocks);
+    loads.add(static_cast<double>(kind.count), kind.busy / share + (resident == 1 ? kind.exposed : 0));
   }
+  const double busiest = loads.most();
   result.resident = static_cast<int>(resident);
   result.waves = blocks / (multiprocessors * resident);
-  result.in_flight = in_flight / blocks * std::min(resident, per_multiprocessor);
-  // Blocks of one kind end together. Those of several kinds fill each other's gaps: all of them if the shortest come
-  // last.
-  const double busiest = work.longest_first ? loads.most()
-                         : !is_mixed        ? per_multiprocessor * longest
-                                            : std::max(busy / multiprocessors + longest / 2, longest);
+  result.in_flight = in_flight / blocks * std::min(resident, ceil_of(blocks, multiprocessors));
   // A wave takes the latency of its loads, which rises with their bytes in flight: to twice that of an idle memory
   // where they would just fill its bandwidth. Rings that stop at barriers need about twice as much in flight.
   const double filling = device_.dram_bytes_per_second * rates_.dram_latency / device_.clock_hz;
@@ -165,7 +153,7 @@ Prediction Model::predict(const Work &work) const {
   const double at_once = multiprocessors * resident, full = std::floor(result.waves);
   const double rest = blocks - full * at_once;
   double latency = full * (wave_clocks(at_once) + serial / blocks) - serial / blocks;
-  if (is_mixed)
+  if (work.kind_count > 1)
     latency = std::max(result.waves, 1.0) * wave_clocks(std::min(blocks, at_once));
   else if (rest > 0)
     latency += wave_clocks(rest) + serial / blocks;
@@ -244,9 +232,9 @@ double Model::gradient_clocks(const Tile &tile, int splits, double copies) const
   return rates_.dram_latency * (splits > 1 ? 1 : copies * ceil_of(loads, 8));
 }
 
-double Model::d_weights_clocks(double rows, double columns) const {
+double Model::d_weights_clocks(double rows, double columns, int threads) const {
   if (!routes_ || has_token_weights_) return 0;
-  return ceil_of(experts_, kDWeightExperts) * (VectorLoads(rows, columns).passes + 1) * rates_.l2_latency;
+  return ceil_of(experts_, kDWeightExperts) * (VectorLoads(rows, columns, threads).passes + 1) * rates_.l2_latency;
 }
 
 // What sum_rows requests, once by each of `blocks` blocks: of its eight loads in flight, those beyond the end of a row
@@ -258,8 +246,8 @@ void Model::add_sum_rows(Work &work, double rows, double columns, double blocks)
 }
 
 // Clocks of sum_rows: one row per warp at a time, eight loads per lane in flight.
-double Model::sum_rows_clocks(double rows, double columns) const {
-  return ceil_of(rows, kWarps) * ceil_of(columns, 8 * kWarp) * rates_.l2_latency;
+double Model::sum_rows_clocks(double rows, double columns, int threads) const {
+  return ceil_of(rows, threads / kWarp) * ceil_of(columns, 8 * kWarp) * rates_.l2_latency;
 }
 
 void Model::add_cast(Work &work, const CastPlan &cast) const {
@@ -299,7 +287,7 @@ Work Model::shrink(const ShrinkRow &row, int tile_tokens, bool shares_hidden) co
   double tail = rates_.dram_latency;
   if (routes_ && row_tiles == 1) {
     add_route(work, token_tiles);
-    tail += 3 * rates_.l2_latency + ceil_of(tile_tokens * experts_, kThreads) * rank_ * 2;
+    tail += 3 * rates_.l2_latency + ceil_of(tile_tokens * experts_, row.threads) * rank_ * 2;
   }
   const double steps = ceil_of(d_in_, tile.block_k);
   const double copied = (tile_tokens + std::min<double>(tile.block_n, rank_)) * tile.block_k * scalar_;
@@ -308,6 +296,7 @@ Work Model::shrink(const ShrinkRow &row, int tile_tokens, bool shares_hidden) co
             static_cast<int>((row.stages - 1) * copied)});
   work.shared_bytes = row.bytes;
   work.registers = registers(kShrinkRegisters, row.accumulators);
+  work.threads = row.threads;
   return work;
 }
 
@@ -388,7 +377,7 @@ Work Model::combine(int partial_count) const {
     work.reads(kSector, blocks);
   work.writes(rank_ * d_out_ * scalar_);
   const double passes = VectorLoads(kCombineRows, kCombineColumns).passes * ceil_of(experts_, 4);
-  work.add({blocks, 0, passes * rates_.dram_latency, sum_rows_clocks(experts_ + 1, partial_count),
+  work.add({blocks, 0, passes * rates_.dram_latency, sum_rows_clocks(experts_ + 1, partial_count, kThreads),
             static_cast<int>(kThreads * 16 * scalar_)});
   work.shared_bytes = static_cast<int>(kCombineRows * kCombineColumns * scalar_);
   work.registers = 48;
@@ -411,8 +400,8 @@ Work Model::expand(const StripRow &row, const Walk &walk, int partial_count) con
     add_sum_rows(work, experts_ + 1, partial_count, blocks);
     work.writes(4 * experts_);
   }
-  const double combining = VectorLoads(tile.block_k, tile.block_n).passes * ceil_of(experts_, 4);
-  serial += sum_rows_clocks(experts_ + 1, partial_count);
+  const double combining = VectorLoads(tile.block_k, tile.block_n, row.threads).passes * ceil_of(experts_, 4);
+  serial += sum_rows_clocks(experts_ + 1, partial_count, row.threads);
   (walk.row_tiles == 1 ? serial : step) += combining * rates_.dram_latency;
   work.updates(tokens_ * d_out_ * activation_);
   const double copied = (rank_ / walk.row_tiles + 2 * tile.block_n) * tile.block_m * scalar_;
@@ -422,6 +411,7 @@ Work Model::expand(const StripRow &row, const Walk &walk, int partial_count) con
             static_cast<int>(2 * (rank_ / walk.row_tiles + tile.block_n) * tile.block_m * scalar_)});
   work.shared_bytes = walk.shared_bytes;
   work.registers = registers(kExpandRegisters, row.expand_accumulators);
+  work.threads = row.threads;
   return work;
 }
 
@@ -542,12 +532,13 @@ Work Model::decode(const DecodeRow &row, const DecodeStages &stages, int shared_
 
 // dl, and dh from q, of `tiles` tiles of rows x columns elements in `blocks` blocks. Returns the clocks of a block.
 double Model::add_completion(Work &work, double tiles, double blocks, double rows, double columns,
-                             int d_weights_partials) const {
-  const VectorLoads loads(rows, columns);
+                             int d_weights_partials, int threads) const {
+  const VectorLoads loads(rows, columns, threads);
   work.writes(tokens_ * rank_ * scalar_);
   if (!routes_) return rates_.l2_latency;
   work.read += experts_ * rank_ * parameter_;
-  work.requested += tiles * loads.passes * kWarps * 4 * ceil_of(experts_, 4) * std::min(columns, rank_) * parameter_;
+  work.requested +=
+      tiles * loads.passes * threads / kWarp * 4 * ceil_of(experts_, 4) * std::min(columns, rank_) * parameter_;
   // With token routing the probabilities are the weights, which the same launch has read.
   if (per_token_) work.requested += 4 * tokens_ * experts_;
   if (per_token_ || !pools_logits_) work.reads(4 * tokens_ * experts_);
@@ -555,7 +546,7 @@ double Model::add_completion(Work &work, double tiles, double blocks, double row
   double clocks = (kFormDLogitsLatencies + loads.passes * ceil_of(experts_, 4)) * rates_.l2_latency * tiles / blocks;
   if (!has_token_weights_) {
     add_sum_rows(work, experts_, d_weights_partials, blocks);
-    clocks += sum_rows_clocks(experts_, d_weights_partials);
+    clocks += sum_rows_clocks(experts_, d_weights_partials, threads);
   }
   return clocks;
 }
@@ -584,7 +575,7 @@ void Model::add_token_blocks(Work &work, const ShrinkRow &shrink_row, int tile_t
     if (routes_) {
       work.written += 4 * tokens_ * experts_;
       work.requested += tokens_ * experts_ * (kSector + std::max(kSector, rank_ * hidden_));
-      tail += ceil_of(tile_tokens * experts_, kWarps * 4) * rates_.l2_latency;
+      tail += ceil_of(tile_tokens * experts_, shrink_row.threads / kWarp * 4) * rates_.l2_latency;
     }
   } else {
     work.reads(rank_ * d_out_ * scalar_, blocks);
@@ -593,7 +584,7 @@ void Model::add_token_blocks(Work &work, const ShrinkRow &shrink_row, int tile_t
   const double units = has_token_weights_ ? 1 : row_tiles;
   if (completes)
     tail += add_completion(work, blocks * units, blocks * units, tile_tokens, has_token_weights_ ? rank_ : tile.block_n,
-                           d_weights_partials);
+                           d_weights_partials, shrink_row.threads);
   const double steps = ceil_of(d_out_, tile.block_k) * (has_token_weights_ ? row_tiles : 1);
   const double copied = (tile_tokens + std::min<double>(tile.block_n, shrink_rows)) * tile.block_k * scalar_;
   const double step = product_clocks(tile.block_m, tile.block_n, tile.block_k, shrink_row.warps, copied);
@@ -611,7 +602,7 @@ void Model::add_column_blocks(Work &work, const StripRow &row, const Walk &walk,
     work.requested +=
         tokens_ * walk.column_tiles * outer_rows / (experts_ * rank_) *
         (form_u_bytes(tile.block_k) + ceil_of(shrink_rows, tile.block_k) * tile.block_k / 128.0 * kSector);
-    lhs_step = std::max(lhs_step, 2 * VectorLoads(tile.block_m, tile.block_k).passes * rates_.l2_latency);
+    lhs_step = std::max(lhs_step, 2 * VectorLoads(tile.block_m, tile.block_k, row.threads).passes * rates_.l2_latency);
     add_gradient(work, outer_rows, d_out_, walk.splits, 1);
   } else {
     work.requested += tokens_ * rank_ * hidden_ * walk.column_tiles;
@@ -626,7 +617,7 @@ void Model::add_column_blocks(Work &work, const StripRow &row, const Walk &walk,
   const double block_k = std::min<double>(tile.block_k, outer_rows);
   const double copied = (block_k + tile.block_n) * tile.block_m * scalar_;
   work.add({walk.outer_blocks(), tiles * product_clocks(block_k, tile.block_n, tile.block_m, row.outer_warps, copied),
-            tiles * lhs_step, 2 * rates_.dram_latency + d_weights_clocks(tile.block_k, tile.block_n),
+            tiles * lhs_step, 2 * rates_.dram_latency + d_weights_clocks(tile.block_k, tile.block_n, row.threads),
             static_cast<int>(2 * copied)});
 }
 
@@ -654,6 +645,7 @@ Work Model::dy(const StripRow &row, const Walk &walk, const ShrinkRow &shrink_ro
   add_column_blocks(work, row, walk, outer_rows);
   work.shared_bytes = std::max(shrink_row.bytes, walk.shared_bytes);
   work.registers = registers(kDyRegisters, std::max(row.outer_accumulators, shrink_row.accumulators));
+  work.threads = row.threads;
   // The second reading of a split's dy finds in L2 what the first has loaded, as far as the dy of the splits in flight
   // fits into half of L2: other data pass through it too.
   const double of_split = static_cast<double>(work.kinds[0].count + work.kinds[1].count) / walk.splits;
@@ -676,6 +668,7 @@ Work Model::dy_columns(const StripRow &row, const Walk &walk) const {
   add_combine_blocks(work);
   work.shared_bytes = walk.shared_bytes;
   work.registers = registers(kDyRegisters, row.outer_accumulators);
+  work.threads = row.threads;
   return work;
 }
 
@@ -688,6 +681,7 @@ Work Model::dy_tokens(const ShrinkRow &shrink_row, int tile_tokens, int d_weight
   add_token_blocks(work, shrink_row, tile_tokens, ceil_of(tokens_, tile_tokens), true, d_weights_partials);
   work.shared_bytes = shrink_row.bytes;
   work.registers = registers(kDyRegisters, shrink_row.accumulators);
+  work.threads = shrink_row.threads;
   return work;
 }
 
@@ -712,7 +706,7 @@ Work Model::dy_once(const OnceRow &row, const Walk &walk) const {
   const double combining = VectorLoads(tile.block_k, tile.block_n).passes * ceil_of(experts_, 4);
   work.add({static_cast<int64_t>(blocks), tiles * busy,
             tiles * (rates_.dram_latency / (row.stages - 1) + rates_.l2_latency),
-            combining * rates_.dram_latency + d_weights_clocks(tile.block_k, tile.block_n),
+            combining * rates_.dram_latency + d_weights_clocks(tile.block_k, tile.block_n, kThreads),
             static_cast<int>((row.stages - 1) * copied)});
   work.shared_bytes = row.bytes;
   work.registers = registers(kXRegisters, tile.block_k / 16 * tile.block_n / 8);
@@ -724,7 +718,7 @@ Work Model::d_hidden(int q_partials, int d_weights_partials, const BackwardPlan 
   const double tiles = ceil_of(tokens_, kHiddenTokens), blocks = ceil_of(tokens_, plan.hidden_tokens);
   work.reads(4 * q_partials * tokens_ * rank_);
   double clocks = ceil_of(q_partials, 4) * rates_.dram_latency * tiles / blocks;
-  clocks += add_completion(work, tiles, blocks, kHiddenTokens, std::min(rank_, 128.0), d_weights_partials);
+  clocks += add_completion(work, tiles, blocks, kHiddenTokens, std::min(rank_, 128.0), d_weights_partials, kThreads);
   if (has_token_weights_ && routes_) {
     // Each block adds dw of the sequences of its tokens.
     const double sequence = tokens_ / groups_;
@@ -776,6 +770,7 @@ Work Model::x(const StripRow &row, const Walk &walk, const BackwardPlan &plan) c
   add_router_blocks(work, plan);
   work.shared_bytes = walk.shared_bytes;
   work.registers = registers(kXRegisters, row.outer_accumulators + row.expand_accumulators);
+  work.threads = row.threads;
   return work;
 }
 
@@ -804,11 +799,10 @@ Work Model::large_dy(const LargeRow &row, const Walk &walk) const {
     work.written += 4 * experts_ * walk.outer_blocks();
     work.requested += kSector * experts_ * walk.outer_blocks();
   }
-  add_large_outer(work, row, walk, experts_, d_weights_clocks(walk.tile_rows, tile.block_n) * kThreads / row.threads());
+  add_large_outer(work, row, walk, experts_, d_weights_clocks(walk.tile_rows, tile.block_n, row.threads()));
   add_combine_blocks(work);
   work.shared_bytes = walk.shared_bytes;
   work.registers = registers(kLargeStripRegisters, row.accumulators);
-  work.longest_first = true;
   work.threads = row.threads();
   return work;
 }
@@ -822,7 +816,7 @@ Work Model::large_d_hidden(const LargeRow &row, int tile_rows, int d_weights_par
   work.reads(tokens_ * d_out_ * activation_, row_tiles);
   work.reads(rank_ * d_out_ * scalar_, token_tiles);
   double tail = 2 * rates_.dram_latency;
-  tail += add_completion(work, blocks, blocks, tile.block_m, tile_rows, d_weights_partials);
+  tail += add_completion(work, blocks, blocks, tile.block_m, tile_rows, d_weights_partials, row.threads());
   if (routes_ && !pools_logits_) work.requested += 4 * tokens_ * experts_ * (row_tiles - 1);
   const double steps = ceil_of(d_out_, tile.block_k);
   const double columns = std::min<double>(tile_rows, rank_);
@@ -849,7 +843,6 @@ Work Model::large_x(const LargeRow &row, const Walk &walk, const BackwardPlan &p
   add_router_blocks(work, plan);
   work.shared_bytes = walk.shared_bytes;
   work.registers = registers(kLargeStripRegisters, row.accumulators);
-  work.longest_first = true;
   work.threads = row.threads();
   return work;
 }

@@ -71,15 +71,15 @@ class Model {
                         int d_weights_partials) const;
   void add_column_blocks(Work &work, const StripRow &row, const Walk &walk, int outer_rows) const;
   void add_combine_blocks(Work &work) const;
-  double add_completion(Work &work, double tiles, double blocks, double rows, double columns,
-                        int d_weights_partials) const;
+  double add_completion(Work &work, double tiles, double blocks, double rows, double columns, int d_weights_partials,
+                        int threads) const;
   void add_gradient(Work &work, double rows, double columns, int splits, double copies) const;
   void add_router_blocks(Work &work, const BackwardPlan &plan) const;
   double missing_share(double bytes) const;
   void add_sum_rows(Work &work, double rows, double columns, double blocks) const;
-  double sum_rows_clocks(double rows, double columns) const;
+  double sum_rows_clocks(double rows, double columns, int threads) const;
   double gradient_clocks(const Tile &tile, int splits, double copies) const;
-  double d_weights_clocks(double rows, double columns) const;
+  double d_weights_clocks(double rows, double columns, int threads) const;
   void add_hidden_outputs(Work &work, bool shares_hidden) const;
   void add_route(Work &work, int blocks) const;
 

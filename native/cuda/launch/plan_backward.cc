@@ -149,8 +149,8 @@ class BackwardPlanner : Planner {
     for (const StripRow &row : rows_.strip) {
       if (row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
       for (const ShrinkRow &shrink : rows_.shrink) {
-        if (!pairs(shrink.tile.block_m, shrink.tile.block_n, row.tile.block_k, row.tile.block_n) ||
-            excludes(only_.shrink, shrink.tile) || token_bytes(shrink, true) > most_shared_bytes(device_))
+        if (!pairs(shrink, row) || excludes(only_.shrink, shrink.tile) ||
+            token_bytes(shrink, true) > most_shared_bytes(device_))
           continue;
         const int blocks = ceil_divide(plan_.outer_rows, row.tile.block_k) * ceil_divide(d_out_, row.tile.block_n);
         for_each_split(tokens_, row.tile.block_m, device_, blocks, [&](int split_tokens) {
@@ -321,7 +321,7 @@ class BackwardPlanner : Planner {
     const int bytes = token_bytes(row, plan_.completes_d_hidden);
     const auto add_launch = [&](Step step, int64_t blocks, int shared_bytes, const Work &work) {
       if (blocks > 0)
-        add(plan_.launches, step, row.tile, dy.tile, {static_cast<int>(blocks), 1, 1}, shared_bytes, work);
+        add(plan_.launches, step, row.tile, dy.tile, {static_cast<int>(blocks), 1, 1}, shared_bytes, work, row.threads);
     };
     const bool needs_tokens = plan_.needs_q || (has_token_weights_ && plan_.needs_d_weights);
     const int split_tokens = plan_.d_first ? tokens_ : dy.split_tokens;
@@ -374,7 +374,7 @@ class BackwardPlanner : Planner {
     const int grid = plan_.expand_blocks + plan_.outer_blocks + router_blocks();
     if (grid > 0)
       add(plan_.launches, Step::kX, x.tile, {}, {grid, 1, 1}, bytes_with_router(x.shared_bytes, experts_),
-          model_.x(row_of(rows_.strip, x.tile), x, plan_));
+          model_.x(row_of(rows_.strip, x.tile), x, plan_), row_of(rows_.strip, x.tile).threads);
   }
 
   void add_large_launches() {

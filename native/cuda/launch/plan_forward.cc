@@ -200,7 +200,7 @@ class ForwardPlanner : Planner {
 
   void add_shrink(const ShrinkRow &row) {
     add(plan_.launches, Step::kShrink, row.tile, {}, {plan_.token_tiles, ceil_divide(rank_, row.tile.block_n), 1},
-        shrink_bytes(row), model_.shrink(row, plan_.tile_tokens, plan_.shares_hidden));
+        shrink_bytes(row), model_.shrink(row, plan_.tile_tokens, plan_.shares_hidden), row.threads);
   }
 
   // Partial sums of w, which every block of the second phase adds.
@@ -211,7 +211,7 @@ class ForwardPlanner : Planner {
     const WalkShape shape = {rank_, tokens_, d_out_, experts_};
     const int fitting = fitting_block_k(rows_, rank_);
     for (const StripRow &row : rows_.strip) {
-      if (row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
+      if (!row.expands || row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
       for_each_split(tokens_, row.tile.block_m, device_, ceil_divide(d_out_, row.tile.block_n), [&](int split_tokens) {
         const Walk walk = strip_walk(row, device_, shape, true, false, split_tokens);
         if (walk.column_tiles != 0) fastest.consider(walk, model_.seconds(model_.expand(row, walk, partial_count())));
@@ -227,7 +227,7 @@ class ForwardPlanner : Planner {
     plan_.column_tiles = walk.column_tiles;
     plan_.split_tokens = walk.split_tokens;
     add(plan_.launches, Step::kExpand, walk.tile, {}, {walk.column_tiles * walk.splits, 1, 1}, walk.shared_bytes,
-        model_.expand(row_of(rows_.strip, walk.tile), walk, partial_count()));
+        model_.expand(row_of(rows_.strip, walk.tile), walk, partial_count()), row_of(rows_.strip, walk.tile).threads);
   }
 
   struct Mix {

@@ -22,13 +22,12 @@ struct Work {
 
   // Bytes of the sectors that the launch touches at least once, as the emulator counts them.
   double read, written;
-  double reread;     // bytes that come from memory twice
-  double requested;  // bytes of all sectors that blocks request, from L2 or from memory
-  Blocks kinds[kMostKinds];
+  double reread;             // bytes that come from memory twice
+  double requested;          // bytes of all sectors that blocks request, from L2 or from memory
+  Blocks kinds[kMostKinds];  // in the order of the grid
   int kind_count;
   int shared_bytes, registers;  // of a block; per thread
   int threads = kThreads;
-  bool longest_first = false;  // in the grid
 
   double touched() const { return read + written; }
 

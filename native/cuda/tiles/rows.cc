@@ -17,14 +17,15 @@ struct Sizes {
 template <typename... Tile>
 constexpr std::array<ShrinkRow, sizeof...(Tile)> shrink_rows(Table<Tile...>) {
   return {ShrinkRow{tile_of(Tile{}), Tile::kBytes, Tile::kProduct * 4, Tile::kStages,
-                    Warps{Tile::kWarpsM, Tile::kWarpsN}, 3 * 4 * Tile::kWarpM * Tile::kWarpN}...};
+                    Warps{Tile::kWarpsM, Tile::kWarpsN},
+                    (Tile::kSumsInShared ? 2 : 3) * 4 * Tile::kWarpM * Tile::kWarpN, Tile::kThreads}...};
 }
 
 template <typename... Tile>
 constexpr std::array<StripRow, sizeof...(Tile)> strip_rows(Table<Tile...>) {
-  return {StripRow{tile_of(Tile{}), Tile::kComputesBoth, Tile::bytes, Warps{Tile::kExpandWarpsM, Tile::kExpandWarpsN},
-                   Warps{Tile::kOuterWarpsM, Tile::kOuterWarpsN}, 4 * Tile::kExpandM * Tile::kExpandN,
-                   4 * Tile::kOuterM * Tile::kOuterN}...};
+  return {StripRow{tile_of(Tile{}), Tile::kExpands, Tile::kComputesBoth, Tile::bytes,
+                   Warps{Tile::kExpandWarpsM, Tile::kExpandWarpsN}, Warps{Tile::kOuterWarpsM, Tile::kOuterWarpsN},
+                   4 * Tile::kExpandM * Tile::kExpandN, 4 * Tile::kOuterM * Tile::kOuterN, Tile::kThreads}...};
 }
 
 template <typename... Tile>
@@ -54,8 +55,7 @@ constexpr bool has_all_pairs(Dy dy, const std::array<ShrinkRow, kShrink> &shrink
                              const std::array<StripRow, kStrip> &strip) {
   for (const ShrinkRow &of_tokens : shrink) {
     for (const StripRow &of_columns : strip) {
-      const Tile &a = of_tokens.tile, &b = of_columns.tile;
-      if (pairs(a.block_m, a.block_n, b.block_k, b.block_n) && !has_kernel(dy, a, b)) return false;
+      if (pairs(of_tokens, of_columns) && !has_kernel(dy, of_tokens.tile, of_columns.tile)) return false;
     }
   }
   return true;

@@ -19,15 +19,29 @@ struct ShrinkRow {
   int stages;
   Warps warps;
   int accumulators;  // per thread, with those of the halves of a split
+  int threads;
 };
 
 struct StripRow {
   Tile tile;
+  bool expands;        // forward_expand has a kernel for it
   bool computes_both;  // expand and outer in one block: backward_x
   int (*bytes)(bool expands, bool has_outer, bool streams);
   Warps expand_warps, outer_warps;
   int expand_accumulators, outer_accumulators;
+  int threads;
 };
+
+// Whether backward_dy has token blocks of this shrink tile beside column blocks of this strip tile: they have equally
+// many warps and rows, and a strip has two to four times as many columns as the other has tokens; up to r = 64, and
+// with eight warps, also as many. The model of time gains little by the other pairs, and their code is among the
+// longest.
+constexpr bool pairs(const ShrinkRow &shrink, const StripRow &strip) {
+  const int tokens = shrink.tile.block_m, columns = strip.tile.block_n;
+  const bool as_many = shrink.tile.block_n <= 64 || shrink.threads > kThreads;
+  return shrink.threads == strip.threads && shrink.tile.block_n == strip.tile.block_k &&
+         columns >= (as_many ? tokens : 2 * tokens) && columns <= 4 * tokens;
+}
 
 struct MixRow {
   Tile tile;

@@ -8,8 +8,7 @@ namespace lily::cuda {
 
 constexpr int kWarp = 32;
 
-// Threads per block, except for one tile of large ranks. The accumulators of a tile fit into the registers of four
-// warps.
+// Threads per block, except for tiles of eight warps.
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 
@@ -20,6 +19,14 @@ constexpr int kBlocks = 2;
 // Of the ABI.
 constexpr int kMostExperts = 64;
 
+// The threads of a block, as members of its tile.
+template <int kWarps_>
+struct BlockOf {
+  static constexpr int kWarps = kWarps_, kThreads = kWarps * kWarp;
+  // Minimum number of resident blocks: eight warps.
+  static constexpr int kBlocks = 8 / kWarps;
+};
+
 // ---- The products of small ranks ----
 
 constexpr int kTileBytes = 128, kSplitTiles = 8, kHalves = 2;
@@ -28,15 +35,19 @@ constexpr int kTileBytes = 128, kSplitTiles = 8, kHalves = 2;
 template <typename Scalar>
 constexpr int kSplitDepth = kSplitTiles * kTileBytes / static_cast<int>(sizeof(Scalar));
 
-template <typename Engine_, int kBlockM_, int kBlockN_>
-struct ShrinkTile {
+template <typename Engine_, int kBlockM_, int kBlockN_, int kWarps_ = kWarps>
+struct ShrinkTile : BlockOf<kWarps_> {
+  using BlockOf<kWarps_>::kWarps, BlockOf<kWarps_>::kBlocks;
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
   static constexpr int kBlockM = kBlockM_, kBlockN = kBlockN_;
-  static constexpr int kBlockK = kTileBytes / static_cast<int>(sizeof(Scalar));  // 128 bytes per row and stage
+  // A stage has a tile of 128 bytes per row; with eight warps half of one, so that more of them are in flight.
+  static constexpr int kStageHalves = kWarps > 4 ? 1 : kHalves;
+  static constexpr int kHalf = kTileBytes / kHalves / static_cast<int>(sizeof(Scalar));
+  static constexpr int kBlockK = kStageHalves * kHalf, kSplitSteps = kSplitTiles * kHalves / kStageHalves;
   // With 4 stages the smallest tile has few copies in flight; with 8 it loads a whole split at once. With 3 the largest
   // tiles fit into the 64 KiB of Turing.
-  static constexpr int kStages = kBlockM + kBlockN <= 32 ? 8 : kBlockM + kBlockN >= 128 ? 3 : 4;
+  static constexpr int kStages = kWarps > 4 ? 5 : kBlockM + kBlockN <= 32 ? 8 : kBlockM + kBlockN >= 128 ? 3 : 4;
   static constexpr int kStage = (kBlockM + kBlockN) * kBlockK;  // elements
   static constexpr int kProductPitch = kBlockN + 8;             // no bank conflicts between the rows of a fragment
   static constexpr int kProduct = kBlockM * kProductPitch;      // floats
@@ -46,7 +57,6 @@ struct ShrinkTile {
   static constexpr int kWarpsM = kBlockN < 64 ? kBlockM / 16 : (kBlockM + 31) / 32;
   static constexpr int kWarpsN = kWarps / kWarpsM < kBlockN / 8 ? kWarps / kWarpsM : kBlockN / 8;
   static constexpr int kWarpM = kBlockM / 16 / kWarpsM, kWarpN = kBlockN / 8 / kWarpsN;
-  static constexpr int kHalf = kBlockK / kHalves;
   // Each element has three accumulators, two for the halves of a split and one for the sum over splits. If those are
   // too many for the registers, the sum stays in shared memory, in front of the ring.
   static constexpr int kAccumulators = 3 * 4 * kWarpM * kWarpN;
@@ -71,10 +81,10 @@ inline int d_hidden_scratch(int tokens, int experts) {
 // Into how many parts along its rows the warps divide a product of m x n elements. Each warp loads the fragments of its
 // rows and of its columns: these are as few as possible. Of equal divisions the one with the fewest columns per warp
 // needs the fewest registers.
-constexpr int warps_along_rows(int m, int n) {
+constexpr int warps_along_rows(int warps, int m, int n) {
   int best = 0, fewest = 0;
-  for (int rows = 1; rows <= kWarps; rows *= 2) {
-    const int columns = kWarps / rows, loads = m * columns + n * rows;
+  for (int rows = 1; rows <= warps; rows *= 2) {
+    const int columns = warps / rows, loads = m * columns + n * rows;
     if (m % (16 * rows) != 0 || n % (8 * columns) != 0 || (best != 0 && loads >= fewest)) continue;
     best = rows;
     fewest = loads;
@@ -85,29 +95,25 @@ constexpr int warps_along_rows(int m, int n) {
 // A multiple of kBlockM of every strip tile: splits of whole tiles can be chosen before the tile.
 constexpr int kMaxStripBlockM = 64;
 
-// Experts whose dw a block computes at a time, and floats for their sums in each warp of four; they follow z in shared
-// memory.
-constexpr int kDWeightExperts = 4, kDWeightSums = kDWeightExperts * kWarps;
+// Experts whose dw a block computes at a time: floats for their sums in each warp follow z in shared memory.
+constexpr int kDWeightExperts = 4;
 
-// The threads of a block, as members of its tile.
-template <int kWarps_>
-struct BlockOf {
-  static constexpr int kWarps = kWarps_, kThreads = kWarps * kWarp;
-};
-
-template <typename Engine_, int kBlockM_, int kBlockK_, int kBlockN_>
-struct StripTile : BlockOf<kWarps> {
+template <typename Engine_, int kBlockM_, int kBlockK_, int kBlockN_, int kWarps_ = kWarps>
+struct StripTile : BlockOf<kWarps_> {
+  using BlockOf<kWarps_>::kWarps;
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
   static constexpr int kBlockM = kBlockM_, kBlockK = kBlockK_, kBlockN = kBlockN_;
   static constexpr int kLhs = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
-  static constexpr int kExpandWarpsM = warps_along_rows(kBlockM, kBlockN), kExpandWarpsN = kWarps / kExpandWarpsM;
+  static constexpr int kExpandWarpsM = warps_along_rows(kWarps, kBlockM, kBlockN),
+                       kExpandWarpsN = kWarps / kExpandWarpsM;
   static constexpr int kExpandM = kBlockM / 16 / kExpandWarpsM, kExpandN = kBlockN / 8 / kExpandWarpsN;
-  static constexpr int kOuterWarpsM = warps_along_rows(kBlockK, kBlockN), kOuterWarpsN = kWarps / kOuterWarpsM;
+  static constexpr int kOuterWarpsM = warps_along_rows(kWarps, kBlockK, kBlockN), kOuterWarpsN = kWarps / kOuterWarpsM;
   static constexpr int kOuterM = kBlockK / 16 / kOuterWarpsM, kOuterN = kBlockN / 8 / kOuterWarpsN;
   // Whether the accumulators of expand and of outer fit into the registers together: otherwise the tile computes only
   // one of them, and backward_x has no kernel for it.
   static constexpr bool kComputesBoth = 4 * (kExpandM * kExpandN + kOuterM * kOuterN) <= 128;
+  static constexpr bool kExpands = true;
   static constexpr int kResultRows = kBlockK, kResultPitch = kBlockN + 8;  // of z in shared memory; pitch in floats
   static_assert(kExpandN > 0 && kOuterN > 0 && kMaxStripBlockM % kBlockM == 0);
 
@@ -117,9 +123,15 @@ struct StripTile : BlockOf<kWarps> {
     if (expands) elements += 2 * kStrip + (streams ? 2 : 1) * kRhs;
     if (has_outer) elements += 2 * kStrip;
     const int ring = elements * static_cast<int>(sizeof(Scalar)) + kBlockM * static_cast<int>(sizeof(int));
-    const int result = has_outer ? (kBlockK * kResultPitch + kDWeightSums) * 4 : 0;
+    const int result = has_outer ? (kBlockK * kResultPitch + kDWeightExperts * kWarps) * 4 : 0;
     return ring > result ? ring : result;
   }
+};
+
+// A tile of which only the outer product is computed, by backward_dy.
+template <typename Engine, int kBlockM, int kBlockK, int kBlockN>
+struct OuterTile : StripTile<Engine, kBlockM, kBlockK, kBlockN> {
+  static constexpr bool kExpands = false;
 };
 
 // Backward of small ranks, if dy does not fit into L2: backward_dy_once.cuh.
@@ -138,7 +150,7 @@ struct OnceTile : BlockOf<kWarps> {
   static constexpr int kResultRows = kBlockK, kResultPitch = kBlockN + 8;  // of D in shared memory; pitch in floats
   static constexpr int kRing =
       (kStages * (kStrip + kLhs) + kRhs) * static_cast<int>(sizeof(Scalar)) + kHalves * kQTile * 4;
-  static constexpr int kResult = (kBlockK * kResultPitch + kDWeightSums) * 4;
+  static constexpr int kResult = (kBlockK * kResultPitch + kDWeightExperts * kWarps) * 4;
   static constexpr int kBytes = kRing > kResult ? kRing : kResult;
 };
 

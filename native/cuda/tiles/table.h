@@ -11,18 +11,20 @@ namespace lily::cuda {
 template <typename... Rows>
 struct Table {};
 
-// One kernel of backward_dy: its tiles for token blocks and for column blocks.
-template <typename Shrink_, typename Strip_>
-struct DyTiles {
-  using Shrink = Shrink_;
+// One kernel of backward_dy: its tiles for token blocks and for column blocks, all of equally many warps.
+template <typename Shrink, typename Strip>
+struct DyTiles;
+template <typename First, typename... Rest, typename Strip_>
+struct DyTiles<Table<First, Rest...>, Strip_> : BlockOf<First::kWarps> {
+  using Shrink = Table<First, Rest...>;
   using Strip = Strip_;
 };
 
 template <typename Engine, size_t kScalarBytes = sizeof(typename Engine::Scalar)>
 struct Tiles;
 
-// 16-bit operands on matrix units. Every shape has at most 128 accumulators per thread; all but one have four warps,
-// and at least two resident blocks on a multiprocessor with 100 KiB of shared memory.
+// 16-bit operands on matrix units. Every shape has at most 128 accumulators per thread. Four warps leave room for two
+// resident blocks on a multiprocessor with 100 KiB of shared memory, with few exceptions; eight for one.
 template <typename E>
 struct Tiles<E, 2> {
   // BLOCK_M (tokens), BLOCK_N (rank). With few tokens, 16 (of which 8 may be used) gives enough blocks; with many, a
@@ -32,25 +34,32 @@ struct Tiles<E, 2> {
                        ShrinkTile<E, 16, 32>, ShrinkTile<E, 64, 32>,  //
                        ShrinkTile<E, 16, 64>, ShrinkTile<E, 64, 64>,  // 96 accumulators
                        ShrinkTile<E, 16, 128>, ShrinkTile<E, 32, 128>,  // 96 accumulators
-                       // 128 accumulators, and the sum in 34 KiB of shared memory. With 32 tokens per block w is read
-                       // four times for each element of x, with 64 twice; v of E r rows reads dy half as often as with
-                       // 64 rows. 107 KiB: two blocks per multiprocessor on H100 and B200, one on A100, none elsewhere.
-                       ShrinkTile<E, 64, 128>>;
+                       // Eight warps. With 32 tokens per block w is read four times for each element of x, with 64
+                       // twice, with 128 once. 96 accumulators in 60 KiB, which Turing has too.
+                       ShrinkTile<E, 64, 128, 8>,
+                       // 128 accumulators, and the sum in 68 KiB of shared memory: 148 KiB.
+                       ShrinkTile<E, 128, 128, 8>>;
   // BLOCK_M (tokens), BLOCK_K (rank), BLOCK_N (columns). 64 columns are 128 bytes; 32 give twice the blocks, if the
   // partial sums of a gradient that more splits need are large compared with x. 128 read lhs half as often: with 64,
   // lhs is read d / 64 times, at r = 64 as often as x or y itself has bytes.
   using Strip = Table<StripTile<E, 64, 16, 64>,                            //
                       StripTile<E, 64, 32, 64>,                            //
                       StripTile<E, 64, 64, 64>, StripTile<E, 64, 64, 32>,  //
-                      StripTile<E, 64, 128, 64>, StripTile<E, 64, 128, 32>,
                       // 128 accumulators for both products. 96 KiB for dx and dA: two blocks on H100 and B200, one
                       // elsewhere; 64 KiB for y, 48 KiB for D.
-                      StripTile<E, 64, 64, 128>,
-                      // For y and D (128 accumulators) only: 96 KiB and 64 KiB. Not for ranks below 128: at r = 16 and
-                      // 32 lhs is a small part of the bytes.
-                      StripTile<E, 64, 128, 128>>;
-  // The pairs of tiles that backward_dy combines. Those of 64 and 128 rows that leave room for two blocks per
-  // multiprocessor anyway share a kernel, and with it all code around their products; together, the others would need
+                      StripTile<E, 64, 64, 128>,  //
+                      StripTile<E, 64, 128, 32>,
+                      // 32 tokens: 40 KiB for y, 48 KiB for dx and dA, which Turing has too.
+                      StripTile<E, 32, 128, 64>,
+                      // D where eight warps give too few blocks: 128 accumulators.
+                      OuterTile<E, 32, 128, 128>,
+                      // Eight warps, 96 accumulators for both products. 128 KiB for dx and dA, 96 KiB for y, 68 KiB for
+                      // D. Not for ranks below 128: at r = 16 and 32 lhs is a small part of the bytes.
+                      StripTile<E, 64, 128, 128, 8>,
+                      // For y and D (128 accumulators) only: 160 KiB and 132 KiB.
+                      StripTile<E, 64, 128, 256, 8>>;
+  // The pairs of tiles that backward_dy combines. Those of 32 and more tokens, which leave room for eight warps per
+  // multiprocessor anyway, share a kernel, and with it all code around their products; together, the others would need
   // registers that leave room for fewer blocks.
   using Dy = Table<DyTiles<Table<ShrinkTile<E, 16, 16>>, Table<StripTile<E, 64, 16, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 64, 16>>, Table<StripTile<E, 64, 16, 64>>>,
@@ -59,10 +68,11 @@ struct Tiles<E, 2> {
                    DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 64, 64, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 64, 64, 32>>>,
                    DyTiles<Table<ShrinkTile<E, 64, 64>>, Table<StripTile<E, 64, 64, 64>, StripTile<E, 64, 64, 128>>>,
-                   DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<StripTile<E, 64, 128, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<StripTile<E, 64, 128, 32>>>,
-                   DyTiles<Table<ShrinkTile<E, 32, 128>, ShrinkTile<E, 64, 128>>,
-                           Table<StripTile<E, 64, 128, 64>, StripTile<E, 64, 128, 128>>>>;
+                   DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<StripTile<E, 32, 128, 64>>>,
+                   DyTiles<Table<ShrinkTile<E, 32, 128>>, Table<StripTile<E, 32, 128, 64>, OuterTile<E, 32, 128, 128>>>,
+                   DyTiles<Table<ShrinkTile<E, 64, 128, 8>, ShrinkTile<E, 128, 128, 8>>,
+                           Table<StripTile<E, 64, 128, 128, 8>, StripTile<E, 64, 128, 256, 8>>>>;
   // BLOCK_M (tokens), BLOCK_N (columns), BLOCK_K (E r). If B stays in shared memory, a block has E r 128 bytes of it
   // with 64 columns: with E = 4 two blocks of the first fit into 164 KiB up to r = 64, one up to r = 256. 128 columns
   // read h half as often, 32 halve B. Tiles of 32 tokens leave room on GPUs with 64 or 100 KiB.
@@ -113,13 +123,6 @@ struct Tiles<E, 4> {
   using Once = Table<>;  // limited by arithmetic, not by memory
   using Large = Table<LargeTile<E, 64, 64, 32, 3>, LargeTile<E, 16, 32, 32, 6>>;
 };
-// Whether backward_dy has token blocks of this shrink tile beside column blocks of this strip tile: they have equally
-// many rows, and a strip has two to four times as many columns as the other has tokens; up to r = 64 also as many. The
-// model of time gains little by the other pairs, and their code is among the longest.
-constexpr bool pairs(int tokens, int rows, int strip_rows, int columns) {
-  return rows == strip_rows && columns <= 4 * tokens && (columns >= 2 * tokens || (columns == tokens && rows <= 64));
-}
-
 // ---- Lookup ----
 
 // Names a tile in a plan. A kernel's template is found by these sizes.
