@@ -248,8 +248,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_expand.cuh',
     what: 'every block combines the first columns of C',
-    find: '(tile, call.experts, weights, row, column);',
-    replace: '(tile, call.experts, weights, row, 0);',
+    find: 'tile, call.experts, weights, row, column);',
+    replace: 'tile, call.experts, weights, row, 0);',
   },
   {
     file: 'kernels/forward_mix.cuh',
@@ -484,8 +484,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/backward_dy.cuh',
     what: 'every combine block computes the first columns of C',
-    find: 'index % call.combine_column_tiles, index / call',
-    replace: '0, index / call',
+    find: 'index % call.combine_column_tiles,',
+    replace: '0,',
   },
   {
     file: 'kernels/backward_dy.cuh',
