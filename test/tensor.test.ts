@@ -330,14 +330,6 @@ describe('Tensor', () => {
     expect(message).toContain('got an object of type Tensor')
   })
 
-  it('of which a structured clone has lost the contents is refused with advice', () => {
-    const { dy: _, ...operands } = smallOperands()
-    const { message } = expectCode('ERR_LILY_ARGUMENT', () =>
-      lilyForward({ ...operands, x: structuredClone(tensor([1, 2], [1, 2])) }),
-    )
-    expect(message).toMatch(/^x: expected a tensor.* without properties; to another thread, send the \{ data,/)
-  })
-
   it('moves to no device of another type, which the error quotes', () => {
     const to = (device: object) => expectCode('ERR_LILY_DEVICE', () => tensor([1], [1]).to(device as never)).message
     expect(to({ type: 'gpu' })).toContain("got type 'gpu' and id 0")

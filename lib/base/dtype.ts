@@ -95,9 +95,10 @@ export function readFloatDType(argument: string, value: unknown): DType {
  * Arrays are told apart by the name of their class, because `instanceof` fails for arrays of another realm (a vm
  * context).
  *
+ * @param accepted the types to which an error advises to convert an array of another class
  * @throws LilyError ERR_LILY_DTYPE
  */
-export function dtypeOf(argument: string, data: HostData, given: unknown): DType {
+export function dtypeOf(argument: string, data: HostData, given: unknown, accepted = FLOATS): DType {
   switch (classNameOf(data)) {
     case 'Float32Array':
       return agreed(argument, 'float32', given)
@@ -109,13 +110,14 @@ export function dtypeOf(argument: string, data: HostData, given: unknown): DType
       return agreed(argument, 'int32', given)
     case 'Uint16Array':
       if (given === 'bfloat16' || given === 'float16') return given
+      if (!accepted.some(is16Bit)) return failClass(argument, data, accepted)
       return fail(
         'ERR_LILY_DTYPE',
         argument,
         `expected dtype 'bfloat16' or 'float16' for a Uint16Array, got ${describe(given)}; pass one of the two`,
       )
     default:
-      return failClass(argument, data, FLOATS)
+      return failClass(argument, data, accepted)
   }
 }
 
@@ -123,23 +125,15 @@ export function dtypeOf(argument: string, data: HostData, given: unknown): DType
 export type DTypes = readonly [DType, ...DType[]]
 
 /** The types of parameters and activations. */
-const FLOATS: DTypes = ['float32', 'bfloat16', 'float16']
-
-/**
- * Checks that a typed array may hold one of the types that an argument accepts.
- *
- * @throws LilyError ERR_LILY_DTYPE
- */
-export function checkClass(argument: string, data: ArrayBufferView, accepted: DTypes): void {
-  if (!accepted.some((dtype) => arrayOf(dtype) === classNameOf(data))) failClass(argument, data, accepted)
-}
+export const FLOATS: DTypes = ['float32', 'bfloat16', 'float16']
 
 /** The class of the typed arrays that hold a type. */
 function arrayOf(dtype: DType): string | undefined {
   return classNameOf(viewOf(dtype, new ArrayBuffer(0), 0, 0))
 }
 
-function failClass(argument: string, data: ArrayBufferView, accepted: DTypes): never {
+/** Fails with the advice to convert an array to the first type that an argument accepts. */
+export function failClass(argument: string, data: ArrayBufferView, accepted: DTypes): never {
   const arrays = [...new Set(accepted.map(arrayOf))]
   const toNumber = classNameOf(data)?.startsWith('Big') ? ', Number' : ''
   fail(

@@ -2,7 +2,7 @@
  * The small operands: mask, sequence offsets, weights of experts. Their numbers are copied when they are read, so that
  * the checks and the kernels see the same numbers even if the caller or another thread changes them.
  */
-import { bytesPerElement, checkClass, dtypeOf, type DTypes, type HostData } from '../base/dtype.js'
+import { bytesPerElement, dtypeOf, type DTypes, failClass, type HostData, is16Bit } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { get } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
@@ -52,9 +52,12 @@ export function readSmallOperand(options: object, argument: string, dtypes: DTyp
 
 function read(argument: string, value: unknown, dtypes: DTypes): SmallOperand {
   if (Array.isArray(value)) return { numbers: copyArray(argument, value), shape: [value.length], source: null }
-  const source = ArrayBuffer.isView(value) ? wrap(argument, value as HostData, dtypes) : resolve(argument, value)
+  const source = ArrayBuffer.isView(value)
+    ? wrap(argument, value as HostData, dtypes)
+    : resolve(argument, value, dtypes)
   const isHost = source.device === CPU
   if (isHost ? !dtypes.includes(source.dtype) : source.dtype !== dtypes[0]) {
+    if (isHost && !is16Bit(source.dtype)) failClass(argument, source.memory as HostData, dtypes)
     const expected = isHost ? dtypes.join(' or ') : `${dtypes[0]} in device memory`
     fail('ERR_LILY_DTYPE', argument, `expected ${expected}, got ${source.dtype}; convert it`)
   }
@@ -64,8 +67,7 @@ function read(argument: string, value: unknown, dtypes: DTypes): SmallOperand {
 }
 
 function wrap(argument: string, data: HostData, dtypes: DTypes): Operand {
-  checkClass(argument, data, dtypes)
-  const dtype = dtypeOf(argument, data, undefined)
+  const dtype = dtypeOf(argument, data, undefined, dtypes)
   const length = byteLengthOf(data) / bytesPerElement(dtype)
   if (length === 0 && isDetached(bufferOf(data))) failDetached(argument)
   return layOut(argument, data, 0, dtype, CPU, [length], null)

@@ -2,7 +2,7 @@
  * Resolves the tensors that the caller passes, in any of their forms, to operands. Getters and `deviceTensor` methods
  * of the caller run here and only here, each once, so they cannot change an operand after it has been checked.
  */
-import { type DType, dtypeOf, type HostData, readDType } from '../base/dtype.js'
+import { type DType, dtypeOf, type DTypes, FLOATS, type HostData, readDType } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { get, type Known } from '../base/options.js'
 import { readIntegers } from '../base/shape.js'
@@ -129,9 +129,10 @@ export type TensorLike =
 /**
  * Resolves a tensor that the caller passed. The bounds of its memory are checked later, by `checkMemory`.
  *
+ * @param dtypes to which errors advise to convert
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED
  */
-export function resolve(argument: string, value: unknown): Operand {
+export function resolve(argument: string, value: unknown, dtypes = FLOATS): Operand {
   if (typeof value !== 'object' || value === null) {
     if (value === undefined) fail('ERR_LILY_ARGUMENT', argument, 'is required, got undefined; pass a tensor')
     fail('ERR_LILY_ARGUMENT', argument, `expected a tensor, such as { data, shape }, got ${describe(value)}`)
@@ -142,7 +143,7 @@ export function resolve(argument: string, value: unknown): Operand {
       if (value instanceof Tensor) return readOperand(argument, operandOf(value))
       if (value instanceof DeviceBuffer) return readOperand(argument, bufferOperand(value))
     }
-    return read(argument, value as Unknown, provide)
+    return read(argument, value as Unknown, provide, dtypes)
   } catch (cause) {
     throw failedToRead(argument, cause)
   }
@@ -159,7 +160,7 @@ function readOperand(argument: string, operand: Operand | null): Operand {
 }
 
 /** @param provide the value's method `deviceTensor`, if it has one */
-function read(argument: string, value: Unknown, provide: unknown): Operand {
+function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes): Operand {
   const device = value.device
   // A host tensor of another version of this package has the method too, which throws.
   if (provide !== undefined && !isHost(device)) return readProvided(argument, value, provide)
@@ -169,7 +170,7 @@ function read(argument: string, value: Unknown, provide: unknown): Operand {
   if (!ArrayBuffer.isView(value) && isGpuBuffer(value.buffer)) return readGpuBuffer(argument, value)
 
   const wrapped = wrappedIn(value)
-  if (wrapped !== null) return read(argument, wrapped, wrapped[deviceTensor])
+  if (wrapped !== null) return read(argument, wrapped, wrapped[deviceTensor], dtypes)
   refuseFramework(argument, value)
   const data = value.data
   if (!ArrayBuffer.isView(data)) {
@@ -179,7 +180,8 @@ function read(argument: string, value: Unknown, provide: unknown): Operand {
   checkFields(argument, value, HOST_FIELDS)
   // An object has either shape and dtype, or ONNX Runtime's dims and type.
   const shape = value.shape
-  const dtype = dtypeOf(argument, data as HostData, dtypeName(shape === undefined ? value.type : value.dtype))
+  const given = dtypeName(shape === undefined ? value.type : value.dtype)
+  const dtype = dtypeOf(argument, data as HostData, given, dtypes)
   const sizes = readIntegers(argument, 'shape', shape === undefined ? value.dims : shape)
   const { strides, byteOffset, isWindow } = readLayout(argument, value, sizes.length, dtype)
   if (device !== undefined && !isHost(device)) {

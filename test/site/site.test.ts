@@ -237,7 +237,7 @@ describe.skipIf(missing !== undefined)('the documentation site', () => {
       execFileSync('npm', ['pack', '--dry-run', '--ignore-scripts', '--json'], { cwd: packageRoot, encoding: 'utf8' }),
     ) as [{ files: { path: string }[] }]
     expect(
-      packed.files.map(({ path }) => path).filter((path) => /^(docs|build)\/|vitepress|typedoc/.test(path)),
+      packed.files.map(({ path }) => path).filter((path) => /^(docs\/api|build)\/|vitepress|typedoc/.test(path)),
     ).toEqual([])
     expect(existsSync(join(folder, 'index.html'))).toBe(true)
   })
