@@ -49,8 +49,9 @@ void add_engine(Uses &uses) {
   using Rows = Tiles<Engine>;
   for_each_row(typename Rows::Shrink{}, [&](auto row) {
     using Tile = decltype(row);
-    uses["forward_shrink<" + name<Tile>() + ">"].bytes =
-        std::max(Tile::kBytes, Tile::kProduct * 4 + route_bytes(Tile::kBlockM, kExperts, Tile::kBlockN));
+    uses["forward_shrink<" + name<Tile>() + ">"] = {
+        std::max(Tile::kBytes, Tile::kProduct * 4 + route_bytes(Tile::kBlockM, kExperts, Tile::kBlockN)),
+        Tile::kThreads};
   });
   for_each_row(typename Rows::Mix{}, [&](auto row) {
     using Tile = decltype(row);
@@ -72,11 +73,12 @@ void add_engine(Uses &uses) {
   });
   for_each_row(typename Rows::Strip{}, [&](auto strip) {
     using Strip = decltype(strip);
-    uses["forward_expand<" + name<Strip>() + ">"].bytes = Strip::bytes(true, false, false);
-    uses["backward_x<" + name<Strip>() + ">"].bytes = Strip::bytes(true, true, false);
+    uses["forward_expand<" + name<Strip>() + ">"] = {Strip::bytes(true, false, false), Strip::kThreads};
+    uses["backward_x<" + name<Strip>() + ">"] = {Strip::bytes(true, true, false), Strip::kThreads};
   });
   for_each_row(typename Rows::Dy{}, [&](auto tiles) {
-    int &bytes = uses["backward_dy<" + name<Engine>() + "," + name<decltype(tiles)>() + ">"].bytes;
+    auto &[bytes, threads] = uses["backward_dy<" + name<Engine>() + "," + name<decltype(tiles)>() + ">"];
+    threads = decltype(tiles)::kThreads;
     for_each_row(typename decltype(tiles)::Shrink{}, [&](auto row) { bytes = std::max(bytes, decltype(row)::kBytes); });
     for_each_row(typename decltype(tiles)::Strip{},
                  [&](auto row) { bytes = std::max(bytes, decltype(row)::bytes(false, true, false)); });
