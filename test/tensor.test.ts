@@ -205,7 +205,7 @@ describe('forms of the small operands', () => {
   })
 
   it('the memory of a DataView is viewed as the advice says', () => {
-    const bytes = new DataView(new Float32Array(tokens).fill(1).buffer)
+    const bytes = new DataView(Float32Array.of(2, 2, ...new Float32Array(tokens).fill(1)).buffer, 8)
     const view = converted(bytes, (data) => tensor(data, [tokens])) as Float32Array
     expect(view).toEqual(new Float32Array(tokens).fill(1))
     expect(view.buffer).toBe(bytes.buffer)

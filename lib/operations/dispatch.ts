@@ -53,13 +53,21 @@ async function runAsync(synchronous: string, calls: readonly AsyncCall[]): Promi
   }
 }
 
-function asyncLinear(call: LinearCall): AsyncCall {
+function asyncCall<Call extends { readonly placement: Placement | null }>(
+  call: Call,
+  take: (call: Call, operands: AsyncOperands) => Start,
+  launch: (call: Call) => void,
+): AsyncCall {
   return {
     placement: call.placement,
-    take: (operands) => takeLinear(call, operands),
-    launch: () => launchLinear(call),
+    take: (operands) => take(call, operands),
+    launch: () => {
+      launch(call)
+    },
   }
 }
+
+const asyncLinear = (call: LinearCall): AsyncCall => asyncCall(call, takeLinear, launchLinear)
 
 export function dispatchForward(call: ForwardCall): void {
   if (isOnGpu(call.placement)) forwardOnGpu(call)
@@ -68,13 +76,8 @@ export function dispatchForward(call: ForwardCall): void {
 
 /** @param linear the frozen layer below the adapter, to whose y the call adds */
 export function dispatchForwardAsync(call: ForwardCall, linear: LinearCall | null = null): Promise<void> {
-  const { placement } = call
-  if (isOnGpu(placement)) return forwardOnGpuAsync(call)
-  const adapter = {
-    placement,
-    take: (operands: AsyncOperands) => takeForward(call, operands),
-    launch: () => launchForward(call),
-  }
+  if (isOnGpu(call.placement)) return forwardOnGpuAsync(call)
+  const adapter = asyncCall(call, takeForward, launchForward)
   if (linear === null) return runAsync('lilyForward or loraForward', [adapter])
   return runAsync('lilyLinearForward or loraLinearForward', [asyncLinear(linear), adapter])
 }
@@ -86,13 +89,8 @@ export function dispatchBackward(call: BackwardCall): void {
 
 /** @param linear the frozen layer below the adapter, to whose dx the call adds */
 export function dispatchBackwardAsync(call: BackwardCall, linear: LinearCall | null = null): Promise<void> {
-  const { placement } = call
-  if (isOnGpu(placement)) return backwardOnGpuAsync(call)
-  const adapter = {
-    placement,
-    take: (operands: AsyncOperands) => takeBackward(call, operands),
-    launch: () => launchBackward(call),
-  }
+  if (isOnGpu(call.placement)) return backwardOnGpuAsync(call)
+  const adapter = asyncCall(call, takeBackward, launchBackward)
   if (linear === null) return runAsync('lilyBackward or loraBackward', [adapter])
   return runAsync('lilyLinearBackward or loraLinearBackward', [asyncLinear(linear), adapter])
 }

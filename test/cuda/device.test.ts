@@ -2,6 +2,7 @@
 import { describe, expect, it } from 'vitest'
 import {
   backends,
+  cast,
   DeviceBuffer,
   deviceTensor,
   type DeviceTensorLike,
@@ -295,6 +296,10 @@ describe('forms of operands', () => {
     await expectRefused('ERR_LILY_SHAPE', 'sequenceOffsets', () =>
       lilyForward(routerless, { routing: 'fixed', weights: noWeights, sequenceOffsets: noSequence }),
     )
+  })
+
+  it('is not cast', async () => {
+    await expectRefused('ERR_LILY_DEVICE', 'x: expected a tensor in host memory', () => cast(onDevice(x), 'bfloat16'))
   })
 
   it('returns the given outputs', async () => {
