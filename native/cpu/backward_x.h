@@ -32,16 +32,6 @@ LILY_INLINE int64_t backward_x_scratch(const BackwardPass &pass) {
          pass.outer_product_tokens * kPanel;
 }
 
-// Prefetches the rows of x that belong to a register tile of dx, by cache lines of 64 bytes: the outer product reads
-// them next.
-LILY_INLINE void prefetch_tile(const lily_matrix &x, int64_t rows, int64_t columns) {
-  const int64_t row_bytes = columns * (x.dtype == LILY_FLOAT32 ? 4 : 2);
-  for (int64_t i = 0; i < rows; ++i) {
-    const char *row = static_cast<const char *>(submatrix(x, i, 0).data);
-    for (int64_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(row + byte);
-  }
-}
-
 // dx of the tokens [from, to), if it is needed, and sums = dh^T x over these tokens, unless `sums` is null.
 LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t begin, int64_t columns, int64_t from, int64_t to,
                           const float *a_packed, float *sums, float *scratch) {
@@ -59,8 +49,9 @@ LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t begin, int64_t colum
             lhs_of_rows<Operand>(submatrix(pass.d_hidden_lhs, row, 0), rows, steps * Operand::kDepth, nullptr);
         for (int64_t p = 0; p < panel_count(columns); ++p) {
           const int64_t panel = panel_columns(columns, p);
+          prefetch_ahead(to - row, columns, p, submatrix(dx, row, begin));
           multiply_into(rows, panel, steps, lhs, a_packed + p * kPanel * steps, submatrix(dx, row, begin + p * kPanel));
-          if (sums != nullptr) prefetch_tile(submatrix(x, row, begin + p * kPanel), rows, panel);
+          if (sums != nullptr) prefetch(rows, panel, submatrix(x, row, begin + p * kPanel));
         }
       }
     }

@@ -48,6 +48,7 @@ void expand(const ForwardPass &pass, int64_t task, float *scratch) {
       const int64_t tokens = minimum(kTileRows, to_token - t);
       const LeftOperand<Operand> lhs = lhs_of_rows<Operand>(submatrix(pass.lhs, t, 0), tokens, rank, lhs_scratch);
       for (int64_t p = 0; p < panel_count(end - begin); ++p) {
+        prefetch_ahead(to_token - t, end - begin, p, submatrix(y, t, begin));
         multiply_into(tokens, panel_columns(end - begin, p), steps, lhs, combined + p * kPanel * steps,
                       submatrix(y, t, begin + p * kPanel));
       }

@@ -215,7 +215,7 @@ constexpr int64_t kNarrowestTile = 64;
 // A tile of the rank reads dy again, if only from the cache; narrower ones are for many threads.
 constexpr int64_t kRankTile = 64, kNarrowestRankTile = 32;
 
-// Tokens per piece are multiples of this: whole tiles of six rows, and whole outer products of 24 tokens.
+// Tokens per piece are multiples of this: whole tiles of six rows.
 constexpr int64_t kPieceMultiple = 24;
 
 void plan_dy_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
@@ -223,9 +223,8 @@ void plan_dy_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspa
   pass.dy_splits = splits_for_sum(problem.d_out, kernels.panel);  // one partial sum of q per split
   pass.dy_tile_columns = std::min(
       pass.dy_splits.width, std::max(kernels.panel, kScratchFloats / pass.stack.rank / kernels.panel * kernels.panel));
-  // Each outer product reads and writes its sums once. The larger the sums, the more tokens are needed to amortise
-  // that.
-  pass.outer_product_tokens = pass.stack.rank <= 64 ? 24 : 96;
+  // Each outer product reads and writes its sums once, which many tokens amortise.
+  pass.outer_product_tokens = 96;
   pass.dy_tasks = pass.q_partial_count = pass.dy_splits.count;
   pass.q_rows = problem.tokens;
   pass.d_weights_count = divide_up(problem.d_out, kernels.panel);

@@ -217,12 +217,32 @@ LILY_INLINE void multiply_rows(int64_t rows, int64_t vectors, int64_t steps, Lef
   }
 }
 
+LILY_INLINE int64_t element_bytes(const lily_matrix &matrix) { return matrix.dtype == LILY_FLOAT32 ? 4 : 2; }
+
 // The part of a matrix that starts at (row, column).
 LILY_INLINE lily_matrix submatrix(const lily_matrix &matrix, int64_t row, int64_t column) {
-  const int64_t bytes = matrix.dtype == LILY_FLOAT32 ? 4 : 2;
   lily_matrix result = matrix;
-  result.data = static_cast<char *>(matrix.data) + (row * matrix.pitch + column) * bytes;
+  result.data = static_cast<char *>(matrix.data) + (row * matrix.pitch + column) * element_bytes(matrix);
   return result;
+}
+
+// Prefetches the first rows and columns of a matrix, by cache lines of 64 bytes.
+LILY_INLINE void prefetch(int64_t rows, int64_t columns, const lily_matrix &matrix) {
+  const int64_t bytes = columns * element_bytes(matrix);
+  for (int64_t i = 0; i < rows; ++i) {
+    const char *row = static_cast<const char *>(submatrix(matrix, i, 0).data);
+    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte);
+  }
+}
+
+// Prefetches results that follow those of panel `panel` in a register tile of rows: 512 bytes further on, or, at the
+// end of the columns, in the next rows. A tile of results has runs that are too short for the hardware prefetcher.
+// `out` begins with the first of `rows` rows, of which the first kTileRows are computed now.
+LILY_INLINE void prefetch_ahead(int64_t rows, int64_t columns, int64_t panel, const lily_matrix &out) {
+  const int64_t panels = panel_count(columns), ahead = panel + 512 / (kPanel * element_bytes(out));
+  const int64_t first = ahead < panels ? 0 : kTileRows, later = ahead < panels ? ahead : ahead - panels;
+  if (first >= rows || later >= panels) return;
+  prefetch(minimum(kTileRows, rows - first), panel_columns(columns, later), submatrix(out, first, later * kPanel));
 }
 
 // out[i][j] (+)= scale * sums[i][j].

@@ -100,7 +100,8 @@ LILY_INLINE void linear_tile(const LinearPass &pass, int64_t begin, int64_t end,
       pack_weight(pass, first, columns, k, k_end, packed, panel_pitch);
     }
     for (int64_t t = begin; t < end; t += kBlocking.block_rows) {
-      if (in_place) prefetch_block(minimum(kBlocking.block_rows, end - t), columns, submatrix(out, t - begin, 0));
+      if (in_place && kBlocking.prefetches)
+        prefetch(minimum(kBlocking.block_rows, end - t), columns, submatrix(out, t - begin, 0));
       multiply_row_block(call.x, end, pass.depth, t, k, k_end, rhs, panel_pitch, 0, columns, sums + (t - begin) * pitch,
                          pitch, started || k > 0, copy);
     }

@@ -61,16 +61,6 @@ LILY_INLINE void write_block(int64_t rows, int64_t columns, const float *sums, i
   });
 }
 
-// Prefetches the lines of the results that a block adds to: their runs are too short for the hardware prefetcher.
-LILY_INLINE void prefetch_block(int64_t rows, int64_t columns, const lily_matrix &out) {
-  if (!kBlocking.prefetches) return;
-  const int64_t bytes = columns * (out.dtype == LILY_FLOAT32 ? 4 : 2);
-  for (int64_t i = 0; i < rows; ++i) {
-    const char *row = static_cast<const char *>(submatrix(out, i, 0).data);
-    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte, 1);
-  }
-}
-
 LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64_t end, const float *rhs,
                                  float *scratch) {
   const int64_t steps = block_steps(product.rank), chunk_steps = kBlocking.chunk_depth / kBlocking.step_depth;
@@ -84,7 +74,7 @@ LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64
       for (int64_t j = slab; j < slab_end; j += run) {
         const int64_t columns = minimum(run, slab_end - j);
         const lily_matrix out = submatrix(product.out, t, j);
-        prefetch_block(rows, columns, out);
+        if (kBlocking.prefetches) prefetch(rows, columns, out);
         if (steps <= chunk_steps && Engine::adds_in_place(out, columns)) {
           for (int64_t i = 0; i < columns; i += kBlocking.panel) {
             Engine::multiply<Columns::kOfActivation>(
