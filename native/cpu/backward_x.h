@@ -37,6 +37,7 @@ LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t begin, int64_t colum
                           const float *a_packed, float *sums, float *scratch) {
   const int64_t rank = pass.call->problem.rank, steps = steps_of<Operand>(rank);
   const lily_matrix &x = pass.call->x, &dx = pass.call->dx;
+  const bool prefetches = outgrows_caches(pass.call->problem.tokens, pass.call->problem.d_in, dx);
   float *rhs_scratch = scratch, *d_hidden_scratch = rhs_scratch + pass.outer_product_tokens * kPanel;
   if (sums != nullptr) clear(sums, rank * round_up(columns, kLanes));
   for (int64_t t = from; t < to; t += pass.outer_product_tokens) {
@@ -49,7 +50,7 @@ LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t begin, int64_t colum
             lhs_of_rows<Operand>(submatrix(pass.d_hidden_lhs, row, 0), rows, steps * Operand::kDepth, nullptr);
         for (int64_t p = 0; p < panel_count(columns); ++p) {
           const int64_t panel = panel_columns(columns, p);
-          prefetch_ahead(to - row, columns, p, submatrix(dx, row, begin));
+          if (prefetches) prefetch_ahead(to - row, columns, p, submatrix(dx, row, begin));
           multiply_into(rows, panel, steps, lhs, a_packed + p * kPanel * steps, submatrix(dx, row, begin + p * kPanel));
           if (sums != nullptr) prefetch(rows, panel, submatrix(x, row, begin + p * kPanel));
         }

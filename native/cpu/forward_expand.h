@@ -38,6 +38,7 @@ void expand(const ForwardPass &pass, int64_t task, float *scratch) {
   const int64_t token_end = minimum(pass.groups.tokens, token_begin + pass.expand_tile_tokens);
   const int64_t steps = steps_of<Operand>(rank);
   float *combined = scratch, *lhs_scratch = combined + steps * round_up(pass.expand_column_tiles.width, kLanes);
+  const bool prefetches = outgrows_caches(pass.call->problem.tokens, pass.call->problem.d_out, y);
   for (int64_t group = pass.groups.of_token(token_begin); group < pass.groups.count; ++group) {
     const int64_t from_token = maximum(token_begin, pass.groups.begin(group));
     const int64_t to_token = minimum(token_end, pass.groups.end(group));
@@ -48,7 +49,7 @@ void expand(const ForwardPass &pass, int64_t task, float *scratch) {
       const int64_t tokens = minimum(kTileRows, to_token - t);
       const LeftOperand<Operand> lhs = lhs_of_rows<Operand>(submatrix(pass.lhs, t, 0), tokens, rank, lhs_scratch);
       for (int64_t p = 0; p < panel_count(end - begin); ++p) {
-        prefetch_ahead(to_token - t, end - begin, p, submatrix(y, t, begin));
+        if (prefetches) prefetch_ahead(to_token - t, end - begin, p, submatrix(y, t, begin));
         multiply_into(tokens, panel_columns(end - begin, p), steps, lhs, combined + p * kPanel * steps,
                       submatrix(y, t, begin + p * kPanel));
       }

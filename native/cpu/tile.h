@@ -235,6 +235,11 @@ LILY_INLINE void prefetch(int64_t rows, int64_t columns, const lily_matrix &matr
   }
 }
 
+// Whether prefetching rows pays: not if the L2 caches hold them.
+LILY_INLINE bool outgrows_caches(int64_t rows, int64_t columns, const lily_matrix &matrix) {
+  return rows * columns * element_bytes(matrix) > (2 << 20);
+}
+
 // Prefetches results that follow those of panel `panel` in a register tile of rows: 512 bytes further on, or, at the
 // end of the columns, in the next rows. A tile of results has runs that are too short for the hardware prefetcher.
 // `out` begins with the first of `rows` rows, of which the first kTileRows are computed now.
