@@ -145,9 +145,47 @@ struct LeftOperand {
   int64_t step_stride;  // from one step of k to the next
 };
 
+// Multiply-adds take about four cycles and two of them begin per cycle, so fewer than eight chains leave multipliers idle: a
+// tile of one vector has two chains per element, one for each half of k.
+template <typename T, int kRows>
+void multiply_narrow_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t rhs_pitch, float *out,
+                          int64_t out_pitch, bool accumulate) {
+  const int64_t half = steps / 2;
+  Vector first[kRows], second[kRows];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) first[i] = second[i] = Vector{};
+  const typename T::Element *scalars = lhs.data;
+#pragma GCC unroll 2
+  for (int64_t k = 0; k < half; ++k) {
+    const Vector rhs_first = load(rhs + k * rhs_pitch), rhs_second = load(rhs + (half + k) * rhs_pitch);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      const typename T::Element *const row = scalars + i * lhs.row_stride;
+      first[i] = T::multiply_add(T::step_of(row), rhs_first, first[i]);
+      second[i] = T::multiply_add(T::step_of(row + half * lhs.step_stride), rhs_second, second[i]);
+    }
+    scalars += lhs.step_stride;
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+    if (steps % 2 != 0) {
+      const int64_t k = steps - 1;
+      const auto scalar = T::step_of(lhs.data + i * lhs.row_stride + k * lhs.step_stride);
+      second[i] = T::multiply_add(scalar, load(rhs + k * rhs_pitch), second[i]);
+    }
+    const Vector sum = first[i] + second[i];
+    float *const target = out + i * out_pitch;
+    store(target, accumulate ? load(target) + sum : sum);
+  }
+}
+
 template <typename T, int kRows, int kVectors>
 void multiply_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t rhs_pitch, float *out,
                    int64_t out_pitch, bool accumulate) {
+  if constexpr (kVectors == 1) {
+    multiply_narrow_tile<T, kRows>(steps, lhs, rhs, rhs_pitch, out, out_pitch, accumulate);
+    return;
+  }
   Vector sums[kRows][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
