@@ -29,6 +29,7 @@ const larger: Spec[] = [
   { routing: 'token', tokens: 1100, dIn: 64, dOut: 96, rank: 8, experts: 4, seed: 11 },
   { routing: 'batch', tokens: 40, dIn: 1024, dOut: 1100, rank: 400, experts: 2, seed: 12 },
   { routing: 'lora', tokens: 1100, dIn: 256, dOut: 192, rank: 8, experts: 1, seed: 13 },
+  { routing: 'batch', tokens: 1100, dIn: 64, dOut: 2048, rank: 320, experts: 2, seed: 14 },
 ]
 
 // Every problem in float32, and in one of the 16-bit types by turns.

@@ -1,5 +1,6 @@
-// The dy pass: computes q and D in one pass over dy. A task processes one split of d_out, in tiles of dy_tile_columns;
-// with many threads, one piece of the tokens and one tile of the rank of it, and add_d_partials completes D.
+// The dy pass: computes q and D in one pass over dy for each tile of the rank. A task processes one split of d_out, in
+// tiles of the rank; with many threads, one piece of the tokens and one tile of the rank of it, and add_d_partials
+// completes D.
 //
 //   q_t   = s dy_t C_g^T        v_t = s dy_t B^T with token routing
 //   D_g   = s lhs^T dy          lhs is hidden, or u_t = p_t (x) h_t with token routing
@@ -14,12 +15,13 @@
 //   db                  E r x d_out, pitched; d_out x r for LoRA
 //   deferred_db         [partials][r][d_out], contiguous, float32: one D_g per group, or one sum_g w_ge D_g per expert
 //
-// Scratch holds, for one tile of columns and one group, s C^T packed [panel of rank][step of columns][width], and D
-// without the factor s packed [panel of columns][rank][width], also of one piece.
+// Scratch holds, for one split, one tile of the rank and one group, s C^T packed [panel of rank][step of
+// columns][width], and D without the factor s packed [panel of columns][rank][width], also of one piece.
 //
 // A group without a kept token has q = 0 and D = 0; its dy and lhs are not read, because they may be NaN.
 //
-// dy is read once from memory; B is read once per group or piece, and dB is read and written once per group.
+// dy is read once from memory, and for each further tile of the rank from a cache; B is read once per group or piece,
+// and dB is read and written once per group.
 #pragma once
 
 #include "cpu/expert_stack.h"
@@ -33,7 +35,7 @@ namespace {
 LILY_INLINE int64_t dy_scratch_floats(const BackwardPass &pass) {
   return pass.call->problem.activation_dtype == LILY_FLOAT32
              ? 0
-             : pass.outer_product_tokens * round_up(pass.dy_tile_columns, kLanes);
+             : pass.outer_product_tokens * round_up(pass.dy_splits.width, kLanes);
 }
 LILY_INLINE int64_t lhs_scratch_floats(const BackwardPass &pass) {
   if (pass.lhs.dtype == LILY_FLOAT32) return 0;
@@ -41,7 +43,7 @@ LILY_INLINE int64_t lhs_scratch_floats(const BackwardPass &pass) {
 }
 
 LILY_INLINE int64_t d_tile_floats(const BackwardPass &pass) {
-  return pass.stack.rank * round_up(pass.dy_tile_columns, kLanes);
+  return pass.dy_widest_rank_tile * round_up(pass.dy_splits.width, kLanes);
 }
 
 // The scratch of a task.
@@ -59,7 +61,7 @@ LILY_INLINE DyScratch dy_scratch(const BackwardPass &pass, float *scratch) {
     parts.floats += floats;
     return part;
   };
-  parts.combined = take(steps_of<Operand>(pass.dy_tile_columns) * pass.lhs_pitch);
+  parts.combined = take(steps_of<Operand>(pass.dy_splits.width) * round_up(pass.dy_widest_rank_tile, kLanes));
   parts.d_combined = take(d_tile_floats(pass));
   parts.d_piece = take(pass.groups.pieces.count(pass.groups.tokens) > 1 ? d_tile_floats(pass) : 0);
   parts.rhs = take(pass.outer_product_tokens * kPanel);
@@ -69,79 +71,6 @@ LILY_INLINE DyScratch dy_scratch(const BackwardPass &pass, float *scratch) {
   return parts;
 }
 LILY_INLINE int64_t backward_dy_scratch(const BackwardPass &pass) { return dy_scratch(pass, nullptr).floats; }
-
-// <B_e, D> over the `columns` columns of a panel, which starts at column `begin`, without s.
-LILY_INLINE double dot_with_expert(const ExpertStack &stack, int64_t expert, int64_t begin, int64_t columns,
-                                   const float *d) {
-  const int64_t width = round_up(columns, kLanes);
-  const lily_matrix b = submatrix(stack.b, expert * stack.rank, begin);
-  Vector products[kPanelVectors] = {};
-  with_element(b.dtype, [&](auto element) __attribute__((always_inline)) {
-    for (int64_t i = 0; i < stack.rank; ++i) {
-      const auto *row = static_cast<const decltype(element) *>(b.data) + i * b.pitch;
-      for_vectors(columns, [&](int64_t j, int64_t count) __attribute__((always_inline)) {
-        products[j / kLanes] += load(d + i * width + j) * load_up_to(row + j, count);
-      });
-    }
-  });
-  Vector sum = products[0];
-  for (int64_t j = 1; j < kPanelVectors; ++j) sum += products[j];
-  return static_cast<double>(sum_lanes(sum));
-}
-
-// Everything that depends on D_g: writes d_weights_partials and dB. `d_combined` holds the columns [begin, end) of D_g;
-// `transpose_scratch` holds kTransposeScratchFloats.
-LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t group, int64_t begin, int64_t end,
-                                        const float *d_combined, float *transpose_scratch) {
-  const lily_problem &problem = pass.call->problem;
-  const ExpertStack &stack = pass.stack;
-  const float *weights = stack.weights + group * stack.experts;
-  if (pass.needs_d_weights) {
-    for (int64_t p = 0; p < panel_count(end - begin); ++p) {
-      const int64_t panel = begin / kPanel + p, columns = panel_columns(end - begin, p);
-      double *d_weights = pass.d_weights_partials + (panel * pass.groups.count + group) * stack.experts;
-      for (int64_t e = 0; e < stack.experts; ++e) {
-        d_weights[e] =
-            stack.scaling * dot_with_expert(stack, e, panel * kPanel, columns, d_combined + p * kPanel * stack.rank);
-      }
-    }
-  }
-  if (!pass.needs_db) return;
-  const lily_matrix &db = pass.call->db;
-  if (stack.transposed) {
-    for (int64_t p = 0; p < panel_count(end - begin); ++p) {
-      const int64_t columns = panel_columns(end - begin, p);
-      for (int64_t i = 0; i < stack.rank; i += kPanel) {
-        const int64_t rows = minimum(kPanel, stack.rank - i), width = round_up(columns, kLanes);
-        const lily_matrix square = {const_cast<float *>(d_combined) + p * kPanel * stack.rank + i * width, width,
-                                    LILY_FLOAT32, 0};
-        pack_transposed<Floats>(rows, columns, square, stack.scaling, transpose_scratch, round_up(rows, kLanes));
-        write_panels(columns, rows, transpose_scratch, 1.0f, submatrix(db, begin + p * kPanel, i), db.accumulate != 0);
-      }
-    }
-    return;
-  }
-  const bool deferred = pass.call->deferred_db != nullptr;
-  const bool summed = pass.db_sums.data != nullptr;
-  const lily_matrix target = deferred ? lily_matrix{pass.call->deferred_db, problem.d_out, LILY_FLOAT32, 0}
-                             : summed ? pass.db_sums
-                                      : db;
-  if (deferred && !pass.deferred_is_weighted) {
-    write_panels(stack.rank, end - begin, d_combined, stack.scaling, submatrix(target, group * stack.rank, begin),
-                 false);
-    return;
-  }
-  // Only the first group may overwrite the old contents; later groups add to it.
-  const bool accumulate = group > 0 || target.accumulate != 0;
-  for (int64_t e = 0; e < stack.experts; ++e) {
-    write_panels(stack.rank, end - begin, d_combined, stack.scaling * weights[e],
-                 submatrix(target, e * stack.rank, begin), accumulate);
-  }
-  if (summed && group == pass.groups.count - 1) {
-    write_rows(stack.experts * stack.rank, end - begin, static_cast<float *>(target.data) + begin, target.pitch, 1.0f,
-               submatrix(db, 0, begin), db.accumulate != 0);
-  }
-}
 
 // The part of the dy pass that a step of the loops below computes: columns of d_out for tokens of one group, and rows
 // of the rank.
@@ -155,6 +84,99 @@ struct DyPart {
     return pass.has_gradient == nullptr || token == pass.groups.end(group) || pass.has_gradient[token] != 0;
   }
 };
+
+LILY_INLINE DyPart part_of(const BackwardPass &pass, int64_t split, int64_t group, int64_t rank_tile) {
+  const int64_t first = pass.dy_rank_tiles.begin(rank_tile);
+  return {split,
+          pass.dy_splits.begin(split),
+          pass.dy_splits.end(split),
+          group,
+          first,
+          pass.dy_rank_tiles.end(rank_tile) - first};
+}
+
+// Rows of the rank in a chain of dw. Tiles of the rank are whole chains, so that dw does not depend on them.
+constexpr int64_t kDotRows = 64;
+
+// <B, D> over `rows` rows and the `columns` columns of a panel of B, without s.
+LILY_INLINE double dot_rows(const lily_matrix &b, int64_t rows, int64_t columns, const float *d) {
+  const int64_t width = round_up(columns, kLanes);
+  Vector products[kPanelVectors] = {};
+  with_element(b.dtype, [&](auto element) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < rows; ++i) {
+      const auto *row = static_cast<const decltype(element) *>(b.data) + i * b.pitch;
+      for_vectors(columns, [&](int64_t j, int64_t count) __attribute__((always_inline)) {
+        products[j / kLanes] += load(d + i * width + j) * load_up_to(row + j, count);
+      });
+    }
+  });
+  Vector sum = products[0];
+  for (int64_t j = 1; j < kPanelVectors; ++j) sum += products[j];
+  return static_cast<double>(sum_lanes(sum));
+}
+
+// Everything that depends on D_g: writes d_weights_partials and dB. `d_combined` holds D of the part, whose rows of the
+// rank follow those of the parts before; `transpose_scratch` holds kTransposeScratchFloats.
+LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, const DyPart &part, const float *d_combined,
+                                        float *transpose_scratch) {
+  const lily_problem &problem = pass.call->problem;
+  const ExpertStack &stack = pass.stack;
+  const int64_t group = part.group, columns_of_part = part.end - part.begin;
+  const float *weights = stack.weights + group * stack.experts;
+  if (pass.needs_d_weights) {
+    for (int64_t p = 0; p < panel_count(columns_of_part); ++p) {
+      const int64_t panel = part.begin / kPanel + p, columns = panel_columns(columns_of_part, p);
+      double *d_weights = pass.d_weights_partials + (panel * pass.groups.count + group) * stack.experts;
+      const float *const d = d_combined + p * kPanel * part.rows;
+      for (int64_t e = 0; e < stack.experts; ++e) {
+        for (int64_t i = 0; i < part.rows; i += kDotRows) {
+          const lily_matrix b = submatrix(stack.b, e * stack.rank + part.first + i, panel * kPanel);
+          const double of_rows =
+              stack.scaling * dot_rows(b, minimum(kDotRows, part.rows - i), columns, d + i * round_up(columns, kLanes));
+          d_weights[e] = part.first + i == 0 ? of_rows : d_weights[e] + of_rows;
+        }
+      }
+    }
+  }
+  if (!pass.needs_db) return;
+  const lily_matrix &db = pass.call->db;
+  if (stack.transposed) {
+    for (int64_t p = 0; p < panel_count(columns_of_part); ++p) {
+      const int64_t columns = panel_columns(columns_of_part, p);
+      for (int64_t i = 0; i < part.rows; i += kPanel) {
+        const int64_t rows = minimum(kPanel, part.rows - i), width = round_up(columns, kLanes);
+        const lily_matrix square = {const_cast<float *>(d_combined) + p * kPanel * part.rows + i * width, width,
+                                    LILY_FLOAT32, 0};
+        pack_transposed<Floats>(rows, columns, square, stack.scaling, transpose_scratch, round_up(rows, kLanes));
+        write_panels(columns, rows, transpose_scratch, 1.0f, submatrix(db, part.begin + p * kPanel, part.first + i),
+                     db.accumulate != 0);
+      }
+    }
+    return;
+  }
+  const bool deferred = pass.call->deferred_db != nullptr;
+  const bool summed = pass.db_sums.data != nullptr;
+  const lily_matrix target = deferred ? lily_matrix{pass.call->deferred_db, problem.d_out, LILY_FLOAT32, 0}
+                             : summed ? pass.db_sums
+                                      : db;
+  if (deferred && !pass.deferred_is_weighted) {
+    write_panels(part.rows, columns_of_part, d_combined, stack.scaling,
+                 submatrix(target, group * stack.rank + part.first, part.begin), false);
+    return;
+  }
+  // Only the first group may overwrite the old contents; later groups add to it.
+  const bool accumulate = group > 0 || target.accumulate != 0;
+  for (int64_t e = 0; e < stack.experts; ++e) {
+    const int64_t row = e * stack.rank + part.first;
+    write_panels(part.rows, columns_of_part, d_combined, stack.scaling * weights[e], submatrix(target, row, part.begin),
+                 accumulate);
+    if (summed && group == pass.groups.count - 1) {
+      const lily_matrix sums = submatrix(target, row, part.begin);
+      write_rows(part.rows, columns_of_part, static_cast<const float *>(sums.data), sums.pitch, 1.0f,
+                 submatrix(db, row, part.begin), db.accumulate != 0);
+    }
+  }
+}
 
 // Packs s C^T of the part.
 LILY_INLINE void combine_part(const BackwardPass &pass, const DyPart &part, const DyScratch &scratch) {
@@ -173,7 +195,6 @@ LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_
                             const DyScratch &scratch) {
   const int64_t columns = part.end - part.begin, steps = steps_of<Operand>(columns);
   float *q = pass.q_partials + part.split * pass.q_rows * pass.lhs_pitch + part.first;
-  const bool continues_q = part.begin > pass.dy_splits.begin(part.split);
   if (d != nullptr) clear(d, part.rows * round_up(columns, kLanes));
   if (!part.has_gradient(pass)) {
     const int64_t width = round_up(part.rows, kLanes);
@@ -188,7 +209,7 @@ LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_
       for (int64_t p = 0; p < panel_count(part.rows); ++p) {
         const int64_t width = round_up(panel_columns(part.rows, p), kLanes);
         multiply_rows(tokens, width / kLanes, steps, lhs, scratch.combined + p * kPanel * steps, width,
-                      q + t * pass.lhs_pitch + p * kPanel, pass.lhs_pitch, continues_q);
+                      q + t * pass.lhs_pitch + p * kPanel, pass.lhs_pitch, false, pass.stack.rank <= kLanes);
       }
     }
     if (d != nullptr) {
@@ -199,29 +220,29 @@ LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_
   }
 }
 
+// A part for all tokens of its group, piece by piece.
+LILY_INLINE void dy_part(const BackwardPass &pass, const DyPart &part, const DyScratch &scratch) {
+  const bool needs_d_combined = pass.needs_db || pass.needs_d_weights;
+  const int64_t group_begin = pass.groups.begin(part.group), group_end = pass.groups.end(part.group);
+  const int64_t length = pass.groups.pieces.length(group_end - group_begin);
+  if (pass.needs_d_hidden && group_begin < group_end && part.has_gradient(pass)) combine_part(pass, part, scratch);
+  int64_t t = group_begin;
+  do {
+    float *const d = t == group_begin ? scratch.d_combined : scratch.d_piece;
+    add_tokens(pass, part, t, minimum(group_end, t + length), needs_d_combined ? d : nullptr, scratch);
+    if (needs_d_combined && t > group_begin) {
+      add_floats(part.rows * round_up(part.end - part.begin, kLanes), d, scratch.d_combined);
+    }
+    t += length;
+  } while (t < group_end);
+  if (needs_d_combined) write_d_weights_and_db(pass, part, scratch.d_combined, scratch.transpose);
+}
+
 // A split, for all tokens.
 LILY_INLINE void dy_split(const BackwardPass &pass, int64_t split, const DyScratch &scratch) {
-  const bool needs_d_combined = pass.needs_db || pass.needs_d_weights;
-  const int64_t split_end = pass.dy_splits.end(split);
-  for (int64_t begin = pass.dy_splits.begin(split); begin < split_end; begin += pass.dy_tile_columns) {
-    const int64_t end = minimum(split_end, begin + pass.dy_tile_columns);
-    for (int64_t group = 0; group < pass.groups.count; ++group) {
-      const DyPart part = {split, begin, end, group, 0, pass.stack.rank};
-      const int64_t group_begin = pass.groups.begin(group), group_end = pass.groups.end(group);
-      const int64_t length = pass.groups.pieces.length(group_end - group_begin);
-      if (pass.needs_d_hidden && group_begin < group_end && part.has_gradient(pass)) combine_part(pass, part, scratch);
-      int64_t t = group_begin;
-      do {
-        float *const d = t == group_begin ? scratch.d_combined : scratch.d_piece;
-        add_tokens(pass, part, t, minimum(group_end, t + length), needs_d_combined ? d : nullptr, scratch);
-        if (needs_d_combined && t > group_begin) {
-          add_floats(part.rows * round_up(end - begin, kLanes), d, scratch.d_combined);
-        }
-        t += length;
-      } while (t < group_end);
-      if (needs_d_combined) {
-        write_d_weights_and_db(pass, group, begin, end, scratch.d_combined, scratch.transpose);
-      }
+  for (int64_t group = 0; group < pass.groups.count; ++group) {
+    for (int64_t tile = 0; tile < pass.dy_rank_tiles.count; ++tile) {
+      dy_part(pass, part_of(pass, split, group, tile), scratch);
     }
   }
 }
@@ -240,20 +261,17 @@ void dy_pass(const BackwardPass &pass, int64_t task, float *scratch) {
     return;
   }
   // The rank tiles of one piece of dy follow each other, so that dy is in the cache.
-  const int64_t rank_tile = task % pass.dy_rank_tiles.count, first = pass.dy_rank_tiles.begin(rank_tile);
+  const int64_t rank_tile = task % pass.dy_rank_tiles.count;
   const int64_t pieces = pass.groups.piece_count(), piece = task / pass.dy_rank_tiles.count % pieces;
-  const int64_t split = task / pass.dy_rank_tiles.count / pieces, split_end = pass.dy_splits.end(split);
+  const int64_t split = task / pass.dy_rank_tiles.count / pieces;
   const int64_t group = pass.groups.of_piece(piece), group_end = pass.groups.end(group);
   const int64_t length = pass.groups.pieces.length(group_end - pass.groups.begin(group));
   const int64_t from = pass.groups.begin(group) + (piece - pass.groups.first_piece(group)) * length;
   const int64_t to = minimum(group_end, from + length);
-  for (int64_t begin = pass.dy_splits.begin(split); begin < split_end; begin += pass.dy_tile_columns) {
-    const int64_t end = minimum(split_end, begin + pass.dy_tile_columns);
-    const DyPart part = {split, begin, end, group, first, pass.dy_rank_tiles.end(rank_tile) - first};
-    if (pass.needs_d_hidden && from < to && part.has_gradient(pass)) combine_part(pass, part, parts);
-    const bool needs_d_combined = pass.needs_db || pass.needs_d_weights;
-    add_tokens(pass, part, from, to, needs_d_combined ? d_partial(pass, piece, rank_tile, begin) : nullptr, parts);
-  }
+  const DyPart part = part_of(pass, split, group, rank_tile);
+  if (pass.needs_d_hidden && from < to && part.has_gradient(pass)) combine_part(pass, part, parts);
+  const bool needs_d_combined = pass.needs_db || pass.needs_d_weights;
+  add_tokens(pass, part, from, to, needs_d_combined ? d_partial(pass, piece, rank_tile, part.begin) : nullptr, parts);
 }
 
 // Adds the pieces of D for a tile of columns, and writes what depends on it.
@@ -269,7 +287,7 @@ void add_d_partials(const BackwardPass &pass, int64_t tile, float *scratch) {
                      pass.d_partial_floats, pass.groups.first_piece(group + 1) - pass.groups.first_piece(group),
                      scratch + first * width);
       }
-      write_d_weights_and_db(pass, group, begin, end, scratch, transpose_scratch);
+      write_d_weights_and_db(pass, {0, begin, end, group, 0, rank}, scratch, transpose_scratch);
     }
   }
 }

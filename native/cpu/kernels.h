@@ -179,11 +179,12 @@ struct BackwardPass {
   // so D is the same.
   Partition dy_splits;
   int64_t dy_tasks;
-  Partition dy_rank_tiles;
+  Partition dy_rank_tiles;       // whole chains of dw in the first case
+  int64_t dy_widest_rank_tile;   // for which there is scratch in both cases
   float *d_partials;             // [piece][rank tile][panel of d_out][rows of the tile][width]; null: the first case
   int64_t d_partial_floats;      // of a piece
   Partition d_sum_tiles;         // of d_out: tasks of add_d_partials
-  int64_t dy_tile_columns;       // columns of a split processed at a time, so that C and D stay in the cache
+  int64_t dy_tile_columns;       // blocked: columns whose sums of D stay in the cache
   int64_t outer_product_tokens;  // tokens per outer product: enough to amortise reading and writing the sums
   lily_matrix hidden;            // M x r
   lily_matrix u;                 // M x E r: u_t = p_t (x) h_t, token routing only

@@ -221,8 +221,11 @@ constexpr int64_t kPieceMultiple = 24;
 void plan_dy_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
   const lily_problem &problem = pass.call->problem;
   pass.dy_splits = splits_for_sum(problem.d_out, kernels.panel);  // one partial sum of q per split
-  pass.dy_tile_columns = std::min(
-      pass.dy_splits.width, std::max(kernels.panel, kScratchFloats / pass.stack.rank / kernels.panel * kernels.panel));
+  // Tiles of the rank for which all columns of a split fit into scratch: q is then read and written once per split, and
+  // the rows of B and dB in long runs. Tiles are whole chains of dw.
+  const int64_t widest = std::max(kRankTile, kScratchFloats / pass.dy_splits.width / kRankTile * kRankTile);
+  pass.dy_rank_tiles = partition(pass.stack.rank, divide_up(pass.stack.rank, widest), kRankTile);
+  pass.dy_widest_rank_tile = std::min(pass.stack.rank, pass.dy_rank_tiles.width);
   // Each outer product reads and writes its sums once, which many tokens amortise.
   pass.outer_product_tokens = 96;
   pass.dy_tasks = pass.q_partial_count = pass.dy_splits.count;
@@ -244,7 +247,8 @@ void plan_dy_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspa
       std::min(divide_up(target_tasks(), pass.dy_splits.count * pieces), divide_up(rank, kNarrowestRankTile));
   if (pieces > stored || pieces * rank_tiles == 1) return;
   pass.d_partials = partials;
-  const int64_t rank_tile = std::max(kNarrowestRankTile, rank / rank_tiles / kNarrowestRankTile * kNarrowestRankTile);
+  const int64_t rank_tile = std::clamp(rank / rank_tiles / kNarrowestRankTile * kNarrowestRankTile, kNarrowestRankTile,
+                                       pass.dy_rank_tiles.width);
   pass.dy_rank_tiles = partition(rank, divide_up(rank, rank_tile), kNarrowestRankTile);
   pass.dy_tasks = pass.dy_splits.count * pieces * pass.dy_rank_tiles.count;
   pass.d_sum_tiles = partition(problem.d_out, target_tasks(), kNarrowestTile);

@@ -3,8 +3,8 @@
 //   out[i][j] (+)= sum_k lhs(i, k) * rhs[k][j]      i < rows <= 6, j < vectors * lanes, vectors <= kPanelVectors
 //
 // `lhs` has one stride for rows and one for steps of k, so that h and h^T need no separate code. `rhs` and `out` are
-// row-major and accessed in whole vectors. Each element of `out` is one chain of fused multiply-adds in ascending k, so
-// the result does not depend on the cut of rows and columns into tiles.
+// row-major and accessed in whole vectors. Each element of `out` is one chain of fused multiply-adds in ascending k, or
+// two in a product of one vector of columns, so the result does not depend on the cut of rows and columns into tiles.
 //
 // A step of k is one float32 value (Floats), or two neighbouring bfloat16 values in the 4 bytes of a float (Pairs).
 // Packing for Pairs interleaves each two rows, as oneDNN's VNNI layouts do.
@@ -145,8 +145,9 @@ struct LeftOperand {
   int64_t step_stride;  // from one step of k to the next
 };
 
-// Multiply-adds take about four cycles and two of them begin per cycle, so fewer than eight chains leave multipliers idle: a
-// tile of one vector has two chains per element, one for each half of k.
+// The register tile of a product that has one vector of columns in all, so that no cut of columns decides which tile
+// computes an element. Multiply-adds take about four cycles and two of them begin per cycle, so six chains would leave
+// multipliers idle: an element has two, one for each half of k.
 template <typename T, int kRows>
 void multiply_narrow_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t rhs_pitch, float *out,
                           int64_t out_pitch, bool accumulate) {
@@ -182,10 +183,6 @@ void multiply_narrow_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, i
 template <typename T, int kRows, int kVectors>
 void multiply_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t rhs_pitch, float *out,
                    int64_t out_pitch, bool accumulate) {
-  if constexpr (kVectors == 1) {
-    multiply_narrow_tile<T, kRows>(steps, lhs, rhs, rhs_pitch, out, out_pitch, accumulate);
-    return;
-  }
   Vector sums[kRows][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
@@ -226,6 +223,11 @@ constexpr Tile<T> kTilesOfWidth[kTileRows] = {multiply_tile<T, 1, kVectors>, mul
                                               multiply_tile<T, 5, kVectors>, multiply_tile<T, 6, kVectors>};
 
 template <typename T>
+constexpr Tile<T> kNarrowTiles[kTileRows] = {multiply_narrow_tile<T, 1>, multiply_narrow_tile<T, 2>,
+                                             multiply_narrow_tile<T, 3>, multiply_narrow_tile<T, 4>,
+                                             multiply_narrow_tile<T, 5>, multiply_narrow_tile<T, 6>};
+
+template <typename T>
 LILY_INLINE Tile<T> tile_of(int64_t rows, int64_t vectors) {
 #if LILY_VECTOR_REGISTERS == 32
   if (vectors == 4) return kTilesOfWidth<T, 4>[rows - 1];
@@ -244,14 +246,16 @@ LILY_INLINE int64_t round_up(int64_t value, int64_t multiple) { return (value + 
 LILY_INLINE int64_t panel_columns(int64_t columns, int64_t panel) { return minimum(kPanel, columns - panel * kPanel); }
 LILY_INLINE int64_t panel_count(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 
-// The product for any number of rows.
+// The product for any number of rows. `is_narrow`: it has one vector of columns in all.
 template <typename T>
 LILY_INLINE void multiply_rows(int64_t rows, int64_t vectors, int64_t steps, LeftOperand<T> lhs, const float *rhs,
-                               int64_t rhs_pitch, float *out, int64_t out_pitch, bool accumulate) {
+                               int64_t rhs_pitch, float *out, int64_t out_pitch, bool accumulate,
+                               bool is_narrow = false) {
   for (int64_t i = 0; i < rows; i += kTileRows) {
     const LeftOperand<T> tile_lhs = {lhs.data + i * lhs.row_stride, lhs.row_stride, lhs.step_stride};
-    tile_of<T>(minimum(kTileRows, rows - i), vectors)(steps, tile_lhs, rhs, rhs_pitch, out + i * out_pitch, out_pitch,
-                                                      accumulate);
+    const int64_t tile_rows = minimum(kTileRows, rows - i);
+    const Tile<T> tile = is_narrow ? kNarrowTiles<T>[tile_rows - 1] : tile_of<T>(tile_rows, vectors);
+    tile(steps, tile_lhs, rhs, rhs_pitch, out + i * out_pitch, out_pitch, accumulate);
   }
 }
 
