@@ -132,10 +132,10 @@ constexpr int kExpandBytes = Tile::bytes(true, false, false);
 template <typename Tile>
 constexpr int kBothBytes = Tile::bytes(true, true, false);
 
-// A tile of which only the outer product is computed, by backward_dy.
+// A strip that forward_expand does not use. backward_x does if the accumulators of both products fit.
 template <typename Engine, int kBlockM, int kBlockK, int kBlockN>
 struct OuterTile : StripTile<Engine, kBlockM, kBlockK, kBlockN> {
-  static constexpr bool kExpands = false, kComputesBoth = false;
+  static constexpr bool kExpands = false;
 };
 
 // Backward of small ranks, if dy does not fit into L2: backward_dy_once.cuh.

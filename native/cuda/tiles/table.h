@@ -54,7 +54,7 @@ struct Tiles<E, 2> {
                       // 128 accumulators for both products. 96 KiB for dx and dA: two blocks on H100 and B200, one
                       // elsewhere; 64 KiB for y, 48 KiB for D.
                       StripTile<E, 64, 64, 128>,  //
-                      // D of few tokens.
+                      // Few tokens: 56 KiB for dx and dA.
                       OuterTile<E, 64, 128, 32>,
                       // 32 tokens: 40 KiB for y, 48 KiB for dx and dA, which Turing has too.
                       StripTile<E, 32, 128, 64>,
