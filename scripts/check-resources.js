@@ -138,11 +138,11 @@ async function work() {
 await Promise.all(Array.from({ length: availableParallelism() }, work))
 
 addOccupancy(kernels)
-// The kernels of bfloat16 have no code for Turing (kHasCode in tiles/matrix.cuh).
+// Kernels without code for Turing (kHasCode in tiles/matrix.cuh) have next to no registers.
 kernels.splice(
   0,
   kernels.length,
-  ...kernels.filter(({ architecture, kernel }) => architecture >= 80 || !kernel.includes('bfloat16')),
+  ...kernels.filter(({ architecture, registers }) => architecture >= 80 || registers > 8),
 )
 kernels.sort((p, q) => p.architecture - q.architecture || (p.kernel < q.kernel ? -1 : 1))
 

@@ -94,7 +94,8 @@ export const atScale: readonly { rank: number; forward: Limits; backward: Limits
  * Bytes of the sectors that blocks request, most of them from L2, relative to the bytes touched. The targets are 2.0 forward;
  * backward 2.2 with one pooling group and 3.0 with weights per token. A larger number is what the plan has: tiles that request
  * less are slower by more than 0.5 % in the model. With weights per token and r = 128, 512 rows of B leave little room in
- * shared memory; in backward every tile of tokens reads all of B, and matrix units, not L2, take most of the time.
+ * shared memory; in backward every tile of tokens reads all of B, and matrix units, not L2, take most of the time
+ * (docs/cuda-backend.md, "Counts", has the bound).
  */
 export const requests: readonly {
   methods: readonly PlannedMethod[]
@@ -124,7 +125,7 @@ export const requests: readonly {
     methods: ONE_GROUP,
     rank: 128,
     forward: { t4: 2.33, a100: 2, rtx4090: 2.01, h100: 2, b200: 2, rtx5090: 2.03 },
-    backward: { t4: 2.88, a100: 2.2, rtx4090: 2.78, h100: 2.2, b200: 2.2, rtx5090: 2.24 },
+    backward: { t4: 2.88, a100: 2.2, rtx4090: 2.2, h100: 2.2, b200: 2.2, rtx5090: 2.24 },
   },
   {
     methods: TOKEN_WEIGHTS,
@@ -142,12 +143,12 @@ export const requests: readonly {
     methods: TOKEN_WEIGHTS,
     rank: 64,
     forward: { t4: 2, a100: 2, rtx4090: 2.08, h100: 2, b200: 2, rtx5090: 2.37 },
-    backward: { t4: 4.42, a100: 3, rtx4090: 3.32, h100: 3, b200: 3, rtx5090: 3.04 },
+    backward: { t4: 4.42, a100: 3, rtx4090: 3, h100: 3, b200: 3, rtx5090: 3.04 },
   },
   {
     methods: TOKEN_WEIGHTS,
     rank: 128,
     forward: { t4: 3.04, a100: 3.24, rtx4090: 2.32, h100: 2.02, b200: 2.58, rtx5090: 3.81 },
-    backward: { t4: 7.69, a100: 4.31, rtx4090: 6.36, h100: 4.14, b200: 4.14, rtx5090: 4.68 },
+    backward: { t4: 7.69, a100: 4.31, rtx4090: 4.92, h100: 4.14, b200: 4.14, rtx5090: 4.68 },
   },
 ]

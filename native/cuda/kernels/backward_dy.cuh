@@ -224,7 +224,7 @@ __device__ __forceinline__ void visit_row(Table<First, Rest...>, int index, cons
 template <typename Engine, typename Tiles>
 __global__ __launch_bounds__(Tiles::kThreads,
                              Tiles::kBlocks) void backward_dy(const __grid_constant__ BackwardDy call) {
-  if constexpr (!kHasCode<Engine>) return;
+  if constexpr (!kHasCode<Engine, Tiles::kLeastBytes>) return;
   extern __shared__ __align__(16) char shared[];
   __shared__ float weights[kMostExperts];
   const int of_tokens = call.token_tiles * call.q_row_tiles, of_columns = call.column_tiles * call.row_tiles;

@@ -47,7 +47,7 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
                                       const DepthTiles &tiles) {
   using Scalar = typename Tile::Scalar;
   auto *product = reinterpret_cast<float *>(shared);
-  auto *ring = reinterpret_cast<Scalar *>(product + (Tile::kSumsInShared ? Tile::kProduct : 0));
+  auto *ring = reinterpret_cast<Scalar *>(shared);
   const int warp = threadIdx.x / kWarp;
   const int warp_m = warp / Tile::kWarpsN * Tile::kWarpM * 16, warp_n = warp % Tile::kWarpsN * Tile::kWarpN * 8;
   const bool owns = warp < Tile::kWarpsM * Tile::kWarpsN && warp_m < token_end - token;
@@ -69,8 +69,8 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
     copy_commit();
   };
 
-  Accumulators<Tile::kWarpM, Tile::kWarpN> sum, half[kHalves];  // no registers for `sum` if it stays in shared memory
-  if constexpr (!Tile::kSumsInShared) clear(sum);
+  Accumulators<Tile::kWarpM, Tile::kWarpN> sum, half[kHalves];
+  clear(sum);
 #pragma unroll
   for (int i = 0; i < kHalves; ++i) clear(half[i]);
 #pragma unroll 1
@@ -99,22 +99,14 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
     }
     if (step % Tile::kSplitSteps == Tile::kSplitSteps - 1 || step == steps - 1) {
       add(half[0], half[1]);
-      if constexpr (Tile::kSumsInShared) {
-        for_each_pair(half[0], [&](int m, int n, float first, float second) {
-          float *pair = product + (warp_m + m) * Tile::kProductPitch + warp_n + n;
-          const float2 old = step < Tile::kSplitSteps ? make_float2(0, 0) : load_pair(pair);
-          store_pair(pair, old.x + first, old.y + second);
-        });
-      } else {
-        add(sum, half[0]);
-      }
+      add(sum, half[0]);
 #pragma unroll
       for (int i = 0; i < kHalves; ++i) clear(half[i]);
     }
   }
   copy_wait<0>();
   __syncthreads();
-  if (owns && !Tile::kSumsInShared) {
+  if (owns) {
     for_each_pair(sum, [&](int m, int n, float first, float second) {
       store_pair(product + (warp_m + m) * Tile::kProductPitch + warp_n + n, first, second);
     });

@@ -32,7 +32,9 @@ constexpr double kLoadedLatency = 2;
 // A linear fit to what ptxas reports for sm_90, within 15 registers; `base` depends on the kernel. launch_bounds of two
 // blocks limits them to 255.
 int registers(int base, int accumulators) { return std::min(255, base + accumulators * 13 / 10); }
-constexpr int kShrinkRegisters = 62, kExpandRegisters = 92, kDyRegisters = 75, kXRegisters = 95;
+constexpr int kShrinkRegisters = 62, kMixRegisters = 92, kDyRegisters = 75, kXRegisters = 95;
+// Without those of the loads of B: 16 for each row of C that a thread has in flight.
+constexpr int kExpandRegisters = 72;
 constexpr int kLargeShrinkRegisters = 55, kLargeStripRegisters = 85;
 
 double ceil_of(double a, double b) { return std::ceil(a / b); }
@@ -400,7 +402,8 @@ Work Model::expand(const StripRow &row, const Walk &walk, int partial_count) con
     add_sum_rows(work, experts_ + 1, partial_count, blocks);
     work.writes(4 * experts_);
   }
-  const double combining = VectorLoads(tile.block_k, tile.block_n, row.threads).passes * ceil_of(experts_, 4);
+  const VectorLoads combined_rows(tile.block_k, tile.block_n, row.threads);
+  const double combining = combined_rows.passes * ceil_of(experts_, 4);
   serial += sum_rows_clocks(experts_ + 1, partial_count, row.threads);
   (walk.row_tiles == 1 ? serial : step) += combining * rates_.dram_latency;
   work.updates(tokens_ * d_out_ * activation_);
@@ -410,7 +413,8 @@ Work Model::expand(const StripRow &row, const Walk &walk, int partial_count) con
   work.add({static_cast<int64_t>(blocks), tiles * busy, tiles * walk.row_tiles * step, serial,
             static_cast<int>(2 * (rank_ / walk.row_tiles + tile.block_n) * tile.block_m * scalar_)});
   work.shared_bytes = walk.shared_bytes;
-  work.registers = registers(kExpandRegisters, row.expand_accumulators);
+  work.registers =
+      registers(kExpandRegisters + 16 * static_cast<int>(combined_rows.in_flight), row.expand_accumulators);
   work.threads = row.threads;
   return work;
 }
@@ -445,7 +449,7 @@ Work Model::mix(const MixRow &row, const Walk &walk, bool b_stays) const {
             tiles * std::max(rates_.dram_latency / ahead, steps), 2 * rates_.dram_latency,
             static_cast<int>(ahead * of_tokens)});
   work.shared_bytes = walk.shared_bytes;
-  work.registers = registers(kExpandRegisters, row.accumulators);
+  work.registers = registers(kMixRegisters, row.accumulators);
   return work;
 }
 

@@ -42,13 +42,13 @@ struct Exact {
   static constexpr int kStepK = 4;
 };
 
-// Whether the kernels of an engine have code for this architecture. Turing's matrix units do not support bfloat16: its
-// kernels are never launched there.
+// Whether a kernel that needs at least kBytes of shared memory has code for this architecture. Turing's matrix units do
+// not support bfloat16, and its blocks have 64 KiB: other kernels are never launched there.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-template <typename Engine>
-constexpr bool kHasCode = !std::is_same_v<Engine, Tensor<__nv_bfloat16>>;
+template <typename Engine, int kBytes = 0>
+constexpr bool kHasCode = !std::is_same_v<Engine, Tensor<__nv_bfloat16>> && kBytes <= 64 * 1024;
 #else
-template <typename Engine>
+template <typename Engine, int kBytes = 0>
 constexpr bool kHasCode = true;
 #endif
 

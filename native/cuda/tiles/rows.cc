@@ -17,8 +17,7 @@ struct Sizes {
 template <typename... Tile>
 constexpr std::array<ShrinkRow, sizeof...(Tile)> shrink_rows(Table<Tile...>) {
   return {ShrinkRow{tile_of(Tile{}), Tile::kBytes, Tile::kProduct * 4, Tile::kStages,
-                    Warps{Tile::kWarpsM, Tile::kWarpsN},
-                    (Tile::kSumsInShared ? 2 : 3) * 4 * Tile::kWarpM * Tile::kWarpN, Tile::kThreads}...};
+                    Warps{Tile::kWarpsM, Tile::kWarpsN}, Tile::kAccumulators, Tile::kThreads}...};
 }
 
 template <typename... Tile>

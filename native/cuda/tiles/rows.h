@@ -33,14 +33,14 @@ struct StripRow {
 };
 
 // Whether backward_dy has token blocks of this shrink tile beside column blocks of this strip tile: they have equally
-// many warps and rows, and a strip has two to four times as many columns as the other has tokens; up to r = 64, and
-// with eight warps, also as many. The model of time gains little by the other pairs, and their code is among the
-// longest.
+// many warps and rows, and a strip has two to four times as many columns as the other has tokens; up to r = 64 also as
+// many, and with eight warps at least 128. The model of time gains little by the other pairs, and their code is among
+// the longest.
 constexpr bool pairs(const ShrinkRow &shrink, const StripRow &strip) {
   const int tokens = shrink.tile.block_m, columns = strip.tile.block_n;
-  const bool as_many = shrink.tile.block_n <= 64 || shrink.threads > kThreads;
-  return shrink.threads == strip.threads && shrink.tile.block_n == strip.tile.block_k &&
-         columns >= (as_many ? tokens : 2 * tokens) && columns <= 4 * tokens;
+  const int least = shrink.threads > kThreads ? 128 : shrink.tile.block_n <= 64 ? tokens : 2 * tokens;
+  return shrink.threads == strip.threads && shrink.tile.block_n == strip.tile.block_k && columns >= least &&
+         columns <= 4 * tokens;
 }
 
 struct MixRow {

@@ -57,16 +57,14 @@ struct ShrinkTile : BlockOf<kWarps_> {
   static constexpr int kWarpsM = kBlockN < 64 ? kBlockM / 16 : (kBlockM + 31) / 32;
   static constexpr int kWarpsN = kWarps / kWarpsM < kBlockN / 8 ? kWarps / kWarpsM : kBlockN / 8;
   static constexpr int kWarpM = kBlockM / 16 / kWarpsM, kWarpN = kBlockN / 8 / kWarpsN;
-  // Each element has three accumulators, two for the halves of a split and one for the sum over splits. If those are
-  // too many for the registers, the sum stays in shared memory, in front of the ring.
+  // Each element has three accumulators: two for the halves of a split, and one for the sum over splits.
   static constexpr int kAccumulators = 3 * 4 * kWarpM * kWarpN;
-  static constexpr bool kSumsInShared = kAccumulators > 128;
   // Resident blocks for which the shared memory of an H100 has room, where the registers allow as many.
   static constexpr int kShrinkBlocks = kAccumulators <= 12   ? 6
                                        : kAccumulators <= 24 ? 5
                                        : kAccumulators <= 48 ? 4
                                                              : kBlocks;
-  static constexpr int kBytes = kSumsInShared ? kRing + kProduct * 4 : kRing > kProduct * 4 ? kRing : kProduct * 4;
+  static constexpr int kBytes = kRing > kProduct * 4 ? kRing : kProduct * 4;
   static_assert(kHalf % Engine::kStepK == 0 && kWarpM * kWarpsM * 16 == kBlockM);
 };
 
@@ -118,7 +116,7 @@ struct StripTile : BlockOf<kWarps_> {
   static_assert(kExpandN > 0 && kOuterN > 0 && kMaxStripBlockM % kBlockM == 0);
 
   // Bytes of shared memory. `streams`: lhs has more than one K tile, so w is loaded again for each.
-  static int bytes(bool expands, bool has_outer, bool streams) {
+  static constexpr int bytes(bool expands, bool has_outer, bool streams) {
     int elements = 2 * kLhs;
     if (expands) elements += 2 * kStrip + (streams ? 2 : 1) * kRhs;
     if (has_outer) elements += 2 * kStrip;
@@ -128,7 +126,13 @@ struct StripTile : BlockOf<kWarps_> {
   }
 };
 
-// A tile of which only the outer product is computed, by backward_dy.
+// Shared memory of the kernels with the strip: of y, and of dx and dA. Larger ranks than BLOCK_K need more.
+template <typename Tile>
+constexpr int kExpandBytes = Tile::bytes(true, false, false);
+template <typename Tile>
+constexpr int kBothBytes = Tile::bytes(true, true, false);
+
+// A strip that forward_expand does not use. backward_x does if the accumulators of both products fit.
 template <typename Engine, int kBlockM, int kBlockK, int kBlockN>
 struct OuterTile : StripTile<Engine, kBlockM, kBlockK, kBlockN> {
   static constexpr bool kExpands = false;

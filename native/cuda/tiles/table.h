@@ -4,6 +4,8 @@
 
 #include <stddef.h>
 
+#include <algorithm>
+
 #include "cuda/tiles/shapes.h"
 
 namespace lily::cuda {
@@ -14,17 +16,20 @@ struct Table {};
 // One kernel of backward_dy: its tiles for token blocks and for column blocks, all of equally many warps.
 template <typename Shrink, typename Strip>
 struct DyTiles;
-template <typename First, typename... Rest, typename Strip_>
-struct DyTiles<Table<First, Rest...>, Strip_> : BlockOf<First::kWarps> {
+template <typename First, typename... Rest, typename... Strips>
+struct DyTiles<Table<First, Rest...>, Table<Strips...>> : BlockOf<First::kWarps> {
   using Shrink = Table<First, Rest...>;
-  using Strip = Strip_;
+  using Strip = Table<Strips...>;
+  // Bytes of shared memory of the smallest tiles.
+  static constexpr int kLeastBytes =
+      std::max(std::min({First::kBytes, Rest::kBytes...}), std::min({Strips::bytes(false, true, false)...}));
 };
 
 template <typename Engine, size_t kScalarBytes = sizeof(typename Engine::Scalar)>
 struct Tiles;
 
-// 16-bit operands on matrix units. Every shape has at most 128 accumulators per thread. Four warps leave room for two
-// resident blocks on a multiprocessor with 100 KiB of shared memory, with few exceptions; eight for one.
+// 16-bit operands on matrix units. With one exception shapes have at most 128 accumulators per thread. Four warps leave
+// room for two resident blocks on a multiprocessor with 100 KiB of shared memory, with few exceptions; eight for one.
 template <typename E>
 struct Tiles<E, 2> {
   // BLOCK_M (tokens), BLOCK_N (rank). With few tokens, 16 (of which 8 may be used) gives enough blocks; with many, a
@@ -37,7 +42,8 @@ struct Tiles<E, 2> {
                        // Eight warps. With 32 tokens per block w is read four times for each element of x, with 64
                        // twice, with 128 once. 96 accumulators in 60 KiB, which Turing has too.
                        ShrinkTile<E, 64, 128, 8>,
-                       // 128 accumulators, and the sum in 68 KiB of shared memory: 148 KiB.
+                       // 192 accumulators in 80 KiB: nearly all registers, in the memory that every GPU from Ampere on
+                       // has.
                        ShrinkTile<E, 128, 128, 8>>;
   // BLOCK_M (tokens), BLOCK_K (rank), BLOCK_N (columns). 64 columns are 128 bytes; 32 give twice the blocks, if the
   // partial sums of a gradient that more splits need are large compared with x. 128 read lhs half as often: with 64,
@@ -48,13 +54,17 @@ struct Tiles<E, 2> {
                       // 128 accumulators for both products. 96 KiB for dx and dA: two blocks on H100 and B200, one
                       // elsewhere; 64 KiB for y, 48 KiB for D.
                       StripTile<E, 64, 64, 128>,  //
-                      StripTile<E, 64, 128, 32>,
+                      // Few tokens: 56 KiB for dx and dA.
+                      OuterTile<E, 64, 128, 32>,
                       // 32 tokens: 40 KiB for y, 48 KiB for dx and dA, which Turing has too.
                       StripTile<E, 32, 128, 64>,
                       // D where eight warps give too few blocks: 128 accumulators.
                       OuterTile<E, 32, 128, 128>,
-                      // Eight warps, 96 accumulators for both products. 128 KiB for dx and dA, 96 KiB for y, 68 KiB for
-                      // D. Not for ranks below 128: at r = 16 and 32 lhs is a small part of the bytes.
+                      // Eight warps, 48 accumulators for both products. For y (64 KiB), and for dx and dA (80 KiB)
+                      // where the next tile does not fit or gives too few blocks.
+                      StripTile<E, 64, 128, 64, 8>,
+                      // 96 accumulators for both products. 128 KiB for dx and dA, 96 KiB for y, 68 KiB for D. Not for
+                      // ranks below 128: at r = 16 and 32 lhs is a small part of the bytes.
                       StripTile<E, 64, 128, 128, 8>,
                       // For y and D (128 accumulators) only: 160 KiB and 132 KiB.
                       StripTile<E, 64, 128, 256, 8>>;
@@ -68,7 +78,7 @@ struct Tiles<E, 2> {
                    DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 64, 64, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 64, 64, 32>>>,
                    DyTiles<Table<ShrinkTile<E, 64, 64>>, Table<StripTile<E, 64, 64, 64>, StripTile<E, 64, 64, 128>>>,
-                   DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<StripTile<E, 64, 128, 32>>>,
+                   DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<OuterTile<E, 64, 128, 32>>>,
                    DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<StripTile<E, 32, 128, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 32, 128>>, Table<StripTile<E, 32, 128, 64>, OuterTile<E, 32, 128, 128>>>,
                    DyTiles<Table<ShrinkTile<E, 64, 128, 8>, ShrinkTile<E, 128, 128, 8>>,
