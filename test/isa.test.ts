@@ -4,6 +4,7 @@ import { isLong, isSanitized } from './support/backend.js'
 import { runInChild } from './support/child.js'
 import { emptyGroupJobs, expectNoGradientOfEmptyGroups } from './support/empty-groups.js'
 import {
+  cutRankJobs,
   expectMatches,
   expectSameResults,
   fewJobs,
@@ -54,6 +55,12 @@ for (const isa of NAMES)
         }
       },
     )
+
+    test('ranks that the dy pass cuts into tiles match the reference', { timeout: 120_000 }, async (context) => {
+      const report = await runInChild(cutRankJobs, { LILY_CPU_ISA: isa, LILY_CPU_BLOCKS: '0' })
+      if (!report.backend.available) return context.skip(report.backend.reason)
+      expectMatches(cutRankJobs, report, isa)
+    })
 
     test("precision 'tf32' has an effect on the model of AMX only", async (context) => {
       const { backend, results } = await runInChild([...tf32Jobs('default'), ...tf32Jobs('tf32')], {

@@ -75,6 +75,29 @@ export const largeRankJobs: Job[] = largeRanks.flatMap((sizes, i) =>
   })),
 )
 
+/** Ranks that the dy pass of the register tile cuts into tiles. */
+const cutRanks: Spec[] = [
+  { routing: 'batch', tokens: 13, dIn: 40, dOut: 250, rank: 520, experts: 2, masked: 0.3, seed: 21 },
+  {
+    routing: 'sequence',
+    tokens: 13,
+    dIn: 40,
+    dOut: 250,
+    rank: 520,
+    experts: 2,
+    lengths: splitTokens(13, 3, 1),
+    seed: 22,
+  },
+  { routing: 'lora', tokens: 13, dIn: 40, dOut: 250, rank: 520, experts: 1, seed: 23 },
+  { routing: 'token', tokens: 9, dIn: 40, dOut: 250, rank: 130, experts: 4, seed: 24 },
+]
+export const cutRankJobs: Job[] = cutRanks.flatMap((sizes, i) =>
+  [{}, SIXTEEN_BITS[i % SIXTEEN_BITS.length]].map((types, j): Job => ({
+    spec: { ...sizes, ...types },
+    how: sizes.routing === 'batch' && j === 0 ? { deferB: true } : { outputs: 'add' },
+  })),
+)
+
 /** On one thread, shrink packs all splits of A but one, and then the last one: AddressSanitizer sees its scratch. */
 export const unevenJobs: Job[] = ['bfloat16', 'float16'].map((activations) => ({
   spec: { routing: 'batch', tokens: 100, dIn: 1024, dOut: 64, rank: 144, experts: 2, seed: 13, activations } as Spec,
