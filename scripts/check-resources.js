@@ -186,7 +186,7 @@ for (const { architecture, kernel, variants, registers, sharedBytes, blocks, war
 }
 if (given.json !== undefined) {
   const compiler = spawnSync(nvcc, ['--version'], { encoding: 'utf8' }).stdout.trim().split('\n').at(-1)
-  writeFileSync(given.json, JSON.stringify({ compiler, experts: 4, threads: 128, rows }) + '\n')
+  writeFileSync(given.json, JSON.stringify({ compiler, experts: 4, rows }) + '\n')
 }
 const spilling = kernels.filter((each) => localBytesOf(each) > 0)
 for (const { architecture, kernel, stackBytes, spillStoreBytes, spillLoadBytes, localBytes } of spilling) {

@@ -16,8 +16,9 @@ LILY_INLINE float negated(float value) { return -value; }
 LILY_INLINE BFloat16 negated(BFloat16 value) { return {static_cast<uint16_t>(value.bits ^ 0x8000u)}; }
 
 // Independent chains of multiply-adds, enough to hide the latency: more than the product of latency and number of units
-// on any processor. With the factors and two right operands they fit in 16 registers.
-constexpr int64_t kRoofChains = 12;
+// on any processor, by so much that it does not matter which unit an instruction waits for. With the factors and two
+// right operands they fit in the registers.
+constexpr int64_t kRoofChains = LILY_VECTOR_REGISTERS == 32 ? 24 : 12;
 // Left operands of a step. The second half has those of the first with the opposite sign, so the sums stay bounded.
 constexpr int64_t kRoofFactors = 16;
 constexpr double kRoofStepFlops = 2.0 * kRoofFactors * kRoofChains * kLanes * Operand::kDepth;
@@ -40,7 +41,7 @@ float roof_products(int64_t steps) {
 #pragma GCC unroll 16
     for (int64_t k = 0; k < kRoofFactors; ++k) {
       const auto factor = Operand::step_of(factors + k * Operand::kDepth);
-#pragma GCC unroll 12
+#pragma GCC unroll 24
       for (int64_t i = 0; i < kRoofChains; ++i) chains[i] = Operand::multiply_add(factor, rhs[i % 2], chains[i]);
     }
   }

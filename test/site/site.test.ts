@@ -16,7 +16,7 @@ import { chromiumProgram } from '../support/site.js'
 const folder = join(packageRoot, 'build', 'site')
 
 /** Pages that look like others of their kind. */
-const ALIKE = /^(bench\/results\/(?!README|peers-zen4)|docs\/decisions\/(?!README|0001))/
+const ALIKE = /^(bench\/results\/(?!README|peers-zen5)|docs\/decisions\/(?!README|0001))/
 
 /** Of the pages of the API, one of each kind. */
 const API = [
@@ -211,7 +211,7 @@ describe.skipIf(missing !== undefined)('the documentation site', () => {
 
   test('the home page has the measured ratio of the report', () => {
     const report = JSON.parse(
-      readFileSync(join(packageRoot, 'bench/results/peers-zen4-avx512bf16-2-threads.json'), 'utf8'),
+      readFileSync(join(packageRoot, 'bench/results/peers-zen5-avx512bf16-2-threads.json'), 'utf8'),
     ) as { rows: Row[] }
     const ratio = (tokens: number, rank: number, dtype: string) => {
       const row = report.rows.find((row) => {
