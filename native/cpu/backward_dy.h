@@ -95,9 +95,6 @@ LILY_INLINE DyPart part_of(const BackwardPass &pass, int64_t split, int64_t grou
           pass.dy_rank_tiles.end(rank_tile) - first};
 }
 
-// Rows of the rank in a chain of dw. Tiles of the rank are whole chains, so that dw does not depend on them.
-constexpr int64_t kDotRows = 64;
-
 // <B, D> over `rows` rows and the `columns` columns of a panel of B, without s.
 LILY_INLINE double dot_rows(const lily_matrix &b, int64_t rows, int64_t columns, const float *d) {
   const int64_t width = round_up(columns, kLanes);

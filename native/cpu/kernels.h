@@ -312,6 +312,9 @@ struct LargeProducts {
   void (*add_da_partials)(const BackwardPass &, int64_t tile, float *scratch);
 };
 
+// Rows of the rank in a chain of dw. Tiles of the rank are whole chains, so that dw does not depend on them.
+constexpr int64_t kDotRows = 64;
+
 // The largest rank of small_rank_products. Above it the products are bound by arithmetic.
 constexpr int64_t kSmallRank = 64;
 

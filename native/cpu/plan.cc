@@ -214,6 +214,7 @@ constexpr int64_t kNarrowestTile = 64;
 
 // A tile of the rank reads dy again, if only from the cache; narrower ones are for many threads.
 constexpr int64_t kRankTile = 64, kNarrowestRankTile = 32;
+static_assert(kRankTile % kDotRows == 0);
 
 // Tokens per piece are multiples of this: whole tiles of six rows.
 constexpr int64_t kPieceMultiple = 24;

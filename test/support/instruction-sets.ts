@@ -68,35 +68,26 @@ const largeRanks: Spec[] = [
   { routing: 'token', tokens: 33, dIn: 96, dOut: 260, rank: 72, experts: 2, seed: 19 },
   { routing: 'batch', tokens: 1030, dIn: 40, dOut: 72, rank: 71, experts: 2, seed: 20 },
 ]
-export const largeRankJobs: Job[] = largeRanks.flatMap((sizes, i) =>
-  [{}, SIXTEEN_BITS[i % SIXTEEN_BITS.length]].map((types): Job => ({
-    spec: { ...sizes, ...types },
-    how: { outputs: 'add' },
-  })),
-)
+/** Every problem in float32, and in one of the 16-bit types by turns. */
+const inTwoTypes = (specs: readonly Spec[]): Job[] =>
+  specs.flatMap((sizes, i) =>
+    [{}, SIXTEEN_BITS[i % SIXTEEN_BITS.length]].map((types): Job => ({
+      spec: { ...sizes, ...types },
+      how: { outputs: 'add' },
+    })),
+  )
+
+export const largeRankJobs: Job[] = inTwoTypes(largeRanks)
 
 /** Ranks that the dy pass of the register tile cuts into tiles. */
+const cut = { tokens: 13, dIn: 40, dOut: 250, rank: 520, experts: 2 }
 const cutRanks: Spec[] = [
-  { routing: 'batch', tokens: 13, dIn: 40, dOut: 250, rank: 520, experts: 2, masked: 0.3, seed: 21 },
-  {
-    routing: 'sequence',
-    tokens: 13,
-    dIn: 40,
-    dOut: 250,
-    rank: 520,
-    experts: 2,
-    lengths: splitTokens(13, 3, 1),
-    seed: 22,
-  },
-  { routing: 'lora', tokens: 13, dIn: 40, dOut: 250, rank: 520, experts: 1, seed: 23 },
-  { routing: 'token', tokens: 9, dIn: 40, dOut: 250, rank: 130, experts: 4, seed: 24 },
+  { ...cut, routing: 'batch', masked: 0.3, seed: 21 },
+  { ...cut, routing: 'sequence', lengths: splitTokens(cut.tokens, 3, 1), seed: 22 },
+  { ...cut, routing: 'lora', experts: 1, seed: 23 },
+  { ...cut, routing: 'token', rank: 130, experts: 4, seed: 24 },
 ]
-export const cutRankJobs: Job[] = cutRanks.flatMap((sizes, i) =>
-  [{}, SIXTEEN_BITS[i % SIXTEEN_BITS.length]].map((types, j): Job => ({
-    spec: { ...sizes, ...types },
-    how: sizes.routing === 'batch' && j === 0 ? { deferB: true } : { outputs: 'add' },
-  })),
-)
+export const cutRankJobs: Job[] = [...inTwoTypes(cutRanks), { spec: cutRanks[0], how: { deferB: true } }]
 
 /** On one thread, shrink packs all splits of A but one, and then the last one: AddressSanitizer sees its scratch. */
 export const unevenJobs: Job[] = ['bfloat16', 'float16'].map((activations) => ({
