@@ -47,14 +47,25 @@ void combine_rows(const ExpertStack &stack, const float *weights, int64_t row, i
   });
 }
 
-// Packs the columns [column, column + columns) of C: [step of r][width].
-void combine_panel(const ExpertStack &stack, const float *weights, int64_t column, int64_t columns, float *out,
-                   int64_t width) {
-  if (!stack.transposed) {
-    combine_rows<Operand>(stack, weights, 0, stack.rank, column, columns, out, width);
-    return;
+// Packs the panels of the columns [column, column + columns) of C: [panel][step of r][width]. The width of the last
+// panel is `last_width`.
+void combine_panels(const ExpertStack &stack, int64_t group, int64_t column, int64_t columns, float *out,
+                    int64_t last_width) {
+  // A few rows in all panels before the next rows, because longer runs of B arrive faster.
+  const int64_t rows = stack.transposed ? stack.rank : 8, panels = panel_count(columns);
+  for (int64_t i = 0; i < stack.rank; i += rows) {
+    for (int64_t p = 0; p < panels; ++p) {
+      const int64_t count = panel_columns(columns, p), width = p + 1 < panels ? kPanel : last_width;
+      float *const panel = out + p * kPanel * steps_of<Operand>(stack.rank);
+      if (stack.transposed) {
+        pack_transposed<Operand>(count, stack.rank, submatrix(stack.b, column + p * kPanel, 0), stack.scaling, panel,
+                                 width);
+      } else {
+        combine_rows<Operand>(stack, stack.weights + group * stack.experts, i, minimum(rows, stack.rank - i),
+                              column + p * kPanel, count, panel + i / Operand::kDepth * width, width);
+      }
+    }
   }
-  pack_transposed<Operand>(columns, stack.rank, submatrix(stack.b, column, 0), stack.scaling, out, width);
 }
 
 // Packs C^T for the rows [row, row + rows) and the columns [column, column + columns) of C: [step of columns][width].

@@ -19,16 +19,6 @@ LILY_INLINE int64_t expand_scratch(const ForwardPass &pass) {
          kTileRows * round_up(pass.stack.rank, kLanes);
 }
 
-// Packs the panels of C_g for the columns [begin, end).
-LILY_INLINE void combine_tile(const ExpertStack &stack, int64_t group, int64_t begin, int64_t end, float *out) {
-  const float *weights = stack.weights + group * stack.experts;
-  for (int64_t p = 0; p < panel_count(end - begin); ++p) {
-    const int64_t columns = panel_columns(end - begin, p);
-    combine_panel(stack, weights, begin + p * kPanel, columns, out + p * kPanel * steps_of<Operand>(stack.rank),
-                  round_up(columns, kLanes));
-  }
-}
-
 void expand(const ForwardPass &pass, int64_t task, float *scratch) {
   const lily_matrix &y = pass.call->y;
   const int64_t rank = pass.stack.rank;
@@ -37,6 +27,7 @@ void expand(const ForwardPass &pass, int64_t task, float *scratch) {
   const int64_t token_begin = task / pass.expand_column_tiles.count * pass.expand_tile_tokens;
   const int64_t token_end = minimum(pass.groups.tokens, token_begin + pass.expand_tile_tokens);
   const int64_t steps = steps_of<Operand>(rank);
+  const int64_t last_width = round_up(panel_columns(end - begin, panel_count(end - begin) - 1), kLanes);
   float *combined = scratch, *lhs_scratch = combined + steps * round_up(pass.expand_column_tiles.width, kLanes);
   const bool prefetches = outgrows_caches(pass.call->problem.tokens, pass.call->problem.d_out, y);
   for (int64_t group = pass.groups.of_token(token_begin); group < pass.groups.count; ++group) {
@@ -44,7 +35,7 @@ void expand(const ForwardPass &pass, int64_t task, float *scratch) {
     const int64_t to_token = minimum(token_end, pass.groups.end(group));
     if (pass.groups.begin(group) >= token_end) break;
     if (from_token >= to_token) continue;
-    combine_tile(pass.stack, group, begin, end, combined);
+    combine_panels(pass.stack, group, begin, end - begin, combined, last_width);
     for (int64_t t = from_token; t < to_token; t += kTileRows) {
       const int64_t tokens = minimum(kTileRows, to_token - t);
       const LeftOperand<Operand> lhs = lhs_of_rows<Operand>(submatrix(pass.lhs, t, 0), tokens, rank, lhs_scratch);

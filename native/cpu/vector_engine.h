@@ -78,11 +78,7 @@ struct Engine {
 
   static LILY_INLINE void pack_combined(const ExpertStack &stack, int64_t group, int64_t begin, int64_t columns,
                                         float *out) {
-    const int64_t steps = steps_of<Operand>(stack.rank);
-    for (int64_t p = 0; p < panel_count(columns); ++p) {
-      combine_panel(stack, stack.weights + group * stack.experts, begin + p * kPanel, panel_columns(columns, p),
-                    out + p * kPanel * steps, kPanel);
-    }
+    combine_panels(stack, group, begin, columns, out, kPanel);
   }
 
   static LILY_INLINE void pack_combined_transposed(const ExpertStack &stack, int64_t group, int64_t first, int64_t last,
