@@ -37,7 +37,7 @@ LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t begin, int64_t colum
                           const float *a_packed, float *sums, float *scratch) {
   const int64_t rank = pass.call->problem.rank, steps = steps_of<Operand>(rank);
   const lily_matrix &x = pass.call->x, &dx = pass.call->dx;
-  const bool prefetches = outgrows_caches(pass.call->problem.tokens, pass.call->problem.d_in, dx);
+  const bool prefetches = bytes_of(pass.call->problem.tokens, pass.call->problem.d_in, dx) > kPrefetchedResult;
   float *rhs_scratch = scratch, *d_hidden_scratch = rhs_scratch + pass.outer_product_tokens * kPanel;
   if (sums != nullptr) clear(sums, rank * round_up(columns, kLanes));
   for (int64_t t = from; t < to; t += pass.outer_product_tokens) {

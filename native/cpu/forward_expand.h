@@ -29,7 +29,7 @@ void expand(const ForwardPass &pass, int64_t task, float *scratch) {
   const int64_t steps = steps_of<Operand>(rank);
   const int64_t last_width = round_up(panel_columns(end - begin, panel_count(end - begin) - 1), kLanes);
   float *combined = scratch, *lhs_scratch = combined + steps * round_up(pass.expand_column_tiles.width, kLanes);
-  const bool prefetches = outgrows_caches(pass.call->problem.tokens, pass.call->problem.d_out, y);
+  const bool prefetches = bytes_of(pass.call->problem.tokens, pass.call->problem.d_out, y) > kPrefetchedResult;
   for (int64_t group = pass.groups.of_token(token_begin); group < pass.groups.count; ++group) {
     const int64_t from_token = maximum(token_begin, pass.groups.begin(group));
     const int64_t to_token = minimum(token_end, pass.groups.end(group));

@@ -50,7 +50,8 @@ LILY_INLINE void shrink_split(const ForwardPass &pass, int64_t split, int64_t to
   for (int64_t p = 0; p < panel_count(rank); ++p) {
     const int64_t width = round_up(panel_columns(rank, p), kLanes);
     multiply_rows(tokens, width / kLanes, steps, lhs, packed + p * kPanel * steps, width, out + p * kPanel,
-                  pass.rank_pitch, accumulate, rank <= kLanes);
+                  pass.rank_pitch, accumulate,
+                  row_tiles(pass.call->problem, rank, pass.call->x, pass.call->problem.d_in));
   }
 }
 

@@ -227,8 +227,8 @@ void plan_dy_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspa
   const int64_t widest = std::max(kRankTile, kScratchFloats / pass.dy_splits.width / kRankTile * kRankTile);
   pass.dy_rank_tiles = partition(pass.stack.rank, divide_up(pass.stack.rank, widest), kRankTile);
   pass.dy_widest_rank_tile = std::min(pass.stack.rank, pass.dy_rank_tiles.width);
-  // Each outer product reads and writes its sums once, which many tokens amortise.
-  pass.outer_product_tokens = 192;
+  // Each outer product reads and writes its sums once, which many steps amortise.
+  pass.outer_product_tokens = 96 * kernels.depth;
   pass.dy_tasks = pass.q_partial_count = pass.dy_splits.count;
   pass.q_rows = problem.tokens;
   pass.d_weights_count = divide_up(problem.d_out, kernels.panel);

@@ -145,10 +145,20 @@ struct LeftOperand {
   int64_t step_stride;  // from one step of k to the next
 };
 
+// Steps of k whose elements of one row of lhs fill a cache line of 64 bytes.
+constexpr int64_t kLineSteps = 16;
+
+// Prefetches a cache line of each row of the tile that follows, where this one reads `scalars`.
+template <typename T, int kRows>
+LILY_INLINE void prefetch_next_rows(const LeftOperand<T> &lhs, const typename T::Element *scalars) {
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) __builtin_prefetch(scalars + (kRows + i) * lhs.row_stride);
+}
+
 // The register tile of a product that has one vector of columns in all, so that no cut of columns decides which tile
 // computes an element. Multiply-adds take about four cycles and two of them begin per cycle, so six chains would leave
 // multipliers idle: an element has two, one for each half of k.
-template <typename T, int kRows>
+template <typename T, int kRows, bool kPrefetches>
 void multiply_narrow_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t rhs_pitch, float *out,
                           int64_t out_pitch, bool accumulate) {
   const int64_t half = steps / 2;
@@ -158,6 +168,10 @@ void multiply_narrow_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, i
   const typename T::Element *scalars = lhs.data;
 #pragma GCC unroll 2
   for (int64_t k = 0; k < half; ++k) {
+    if (kPrefetches && k % kLineSteps == 0) {
+      prefetch_next_rows<T, kRows>(lhs, scalars);
+      prefetch_next_rows<T, kRows>(lhs, scalars + half * lhs.step_stride);
+    }
     const Vector rhs_first = load(rhs + k * rhs_pitch), rhs_second = load(rhs + (half + k) * rhs_pitch);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
@@ -180,7 +194,7 @@ void multiply_narrow_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, i
   }
 }
 
-template <typename T, int kRows, int kVectors>
+template <typename T, int kRows, int kVectors, bool kPrefetches = false>
 void multiply_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t rhs_pitch, float *out,
                    int64_t out_pitch, bool accumulate) {
   Vector sums[kRows][kVectors];
@@ -192,6 +206,7 @@ void multiply_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t 
   const typename T::Element *scalars = lhs.data;
 #pragma GCC unroll 2
   for (int64_t k = 0; k < steps; ++k) {
+    if (kPrefetches && k % kLineSteps == 0) prefetch_next_rows<T, kRows>(lhs, scalars);
     Vector rhs_row[kVectors];
 #pragma GCC unroll 8
     for (int j = 0; j < kVectors; ++j) rhs_row[j] = load(rhs + j * kLanes);
@@ -223,9 +238,9 @@ constexpr Tile<T> kTilesOfWidth[kTileRows] = {multiply_tile<T, 1, kVectors>, mul
                                               multiply_tile<T, 5, kVectors>, multiply_tile<T, 6, kVectors>};
 
 template <typename T>
-constexpr Tile<T> kNarrowTiles[kTileRows] = {multiply_narrow_tile<T, 1>, multiply_narrow_tile<T, 2>,
-                                             multiply_narrow_tile<T, 3>, multiply_narrow_tile<T, 4>,
-                                             multiply_narrow_tile<T, 5>, multiply_narrow_tile<T, 6>};
+constexpr Tile<T> kNarrowTiles[kTileRows] = {multiply_narrow_tile<T, 1, false>, multiply_narrow_tile<T, 2, false>,
+                                             multiply_narrow_tile<T, 3, false>, multiply_narrow_tile<T, 4, false>,
+                                             multiply_narrow_tile<T, 5, false>, multiply_narrow_tile<T, 6, false>};
 
 template <typename T>
 LILY_INLINE Tile<T> tile_of(int64_t rows, int64_t vectors) {
@@ -234,6 +249,16 @@ LILY_INLINE Tile<T> tile_of(int64_t rows, int64_t vectors) {
   if (vectors == 3) return kTilesOfWidth<T, 3>[rows - 1];
 #endif
   return vectors == 2 ? kTilesOfWidth<T, 2>[rows - 1] : kTilesOfWidth<T, 1>[rows - 1];
+}
+
+// The tile of kTileRows rows that prefetches the rows after them.
+template <typename T>
+LILY_INLINE Tile<T> prefetching_tile_of(int64_t vectors) {
+#if LILY_VECTOR_REGISTERS == 32
+  if (vectors == 4) return multiply_tile<T, kTileRows, 4, true>;
+  if (vectors == 3) return multiply_tile<T, kTileRows, 3, true>;
+#endif
+  return vectors == 2 ? multiply_tile<T, kTileRows, 2, true> : multiply_tile<T, kTileRows, 1, true>;
 }
 
 LILY_INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -246,15 +271,23 @@ LILY_INLINE int64_t round_up(int64_t value, int64_t multiple) { return (value + 
 LILY_INLINE int64_t panel_columns(int64_t columns, int64_t panel) { return minimum(kPanel, columns - panel * kPanel); }
 LILY_INLINE int64_t panel_count(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 
-// The product for any number of rows. `is_narrow`: it has one vector of columns in all.
+// How the rows of a product are computed.
+struct RowTiles {
+  bool are_narrow;  // the product has one vector of columns in all
+  bool prefetch;    // the rows of lhs are in memory rather than in a cache
+};
+
+// The product for any number of rows.
 template <typename T>
 LILY_INLINE void multiply_rows(int64_t rows, int64_t vectors, int64_t steps, LeftOperand<T> lhs, const float *rhs,
-                               int64_t rhs_pitch, float *out, int64_t out_pitch, bool accumulate,
-                               bool is_narrow = false) {
+                               int64_t rhs_pitch, float *out, int64_t out_pitch, bool accumulate, RowTiles tiles = {}) {
   for (int64_t i = 0; i < rows; i += kTileRows) {
     const LeftOperand<T> tile_lhs = {lhs.data + i * lhs.row_stride, lhs.row_stride, lhs.step_stride};
     const int64_t tile_rows = minimum(kTileRows, rows - i);
-    const Tile<T> tile = is_narrow ? kNarrowTiles<T>[tile_rows - 1] : tile_of<T>(tile_rows, vectors);
+    Tile<T> tile = tiles.are_narrow ? kNarrowTiles<T>[tile_rows - 1] : tile_of<T>(tile_rows, vectors);
+    if (tiles.prefetch && tile_rows == kTileRows) {
+      tile = tiles.are_narrow ? multiply_narrow_tile<T, kTileRows, true> : prefetching_tile_of<T>(vectors);
+    }
     tile(steps, tile_lhs, rhs, rhs_pitch, out + i * out_pitch, out_pitch, accumulate);
   }
 }
@@ -277,9 +310,13 @@ LILY_INLINE void prefetch(int64_t rows, int64_t columns, const lily_matrix &matr
   }
 }
 
-// Whether prefetching rows pays: not if the L2 caches hold them.
-LILY_INLINE bool outgrows_caches(int64_t rows, int64_t columns, const lily_matrix &matrix) {
-  return rows * columns * element_bytes(matrix) > (2 << 20);
+// The size of a matrix above which prefetching its rows pays, as docs/cpu-backend.md measured it: of a result, whose
+// runs the hardware does not foresee at all, and of an operand. Below it the caches hold the rows, and prefetches cost
+// time.
+constexpr int64_t kPrefetchedResult = 2 << 20, kPrefetchedOperand = 8 << 20;
+
+LILY_INLINE int64_t bytes_of(int64_t rows, int64_t columns, const lily_matrix &matrix) {
+  return rows * columns * element_bytes(matrix);
 }
 
 // Prefetches results that follow those of panel `panel` in a register tile of rows: 512 bytes further on, or, at the
