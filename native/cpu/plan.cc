@@ -197,11 +197,16 @@ void plan_shrink(ForwardPass &pass, const Kernels &kernels) {
 
 void plan_expand(ForwardPass &pass, const Kernels &kernels) {
   const lily_problem &problem = pass.call->problem;
-  // Tiles of tokens are preferred to tiles of columns, because whole rows of y then stay on one thread. Each token tile
-  // combines C again; 32 E tokens amortise that.
+  // Whole rows of y on one thread are the longest runs of memory, but each token tile combines C again: 128 E tokens
+  // amortise that. With fewer, tiles of columns are preferred, and a token tile has at least 32 E tokens.
+  constexpr int64_t kEnoughColumns = 256;
   const int64_t min_column_tiles = tiles_for_scratch(problem.d_out, pass.stack.rank, kernels.panel, 1).count;
-  const int64_t max_token_tiles = std::max<int64_t>(1, problem.tokens / (32 * pass.stack.experts));
-  const int64_t token_tiles = std::min(divide_up(target_tasks(), min_column_tiles), max_token_tiles);
+  const int64_t max_column_tiles = std::max(min_column_tiles, problem.d_out / kEnoughColumns);
+  const auto token_tiles_of = [&](int64_t column_tiles, int64_t least_tokens) {
+    return std::clamp<int64_t>(problem.tokens / (least_tokens * pass.stack.experts), 1,
+                               divide_up(target_tasks(), column_tiles));
+  };
+  const int64_t token_tiles = std::max(token_tiles_of(min_column_tiles, 128), token_tiles_of(max_column_tiles, 32));
   pass.expand_tile_tokens = round_up(std::max<int64_t>(1, divide_up(problem.tokens, token_tiles)), kernels.tile_rows);
   pass.expand_token_tiles = divide_up(problem.tokens, pass.expand_tile_tokens);
   pass.expand_column_tiles =
