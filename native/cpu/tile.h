@@ -3,8 +3,9 @@
 //   out[i][j] (+)= sum_k lhs(i, k) * rhs[k][j]      i < rows <= 6, j < vectors * lanes, vectors <= kPanelVectors
 //
 // `lhs` has one stride for rows and one for steps of k, so that h and h^T need no separate code. `rhs` and `out` are
-// row-major and accessed in whole vectors. Each element of `out` is one chain of fused multiply-adds in ascending k, or
-// two in a product of one vector of columns, so the result does not depend on the cut of rows and columns into tiles.
+// row-major and accessed in whole vectors; `out` has any element type. Each element of `out` is one chain of fused
+// multiply-adds in ascending k, or two in a product of one vector of columns, so the result does not depend on the cut
+// of rows and columns into tiles.
 //
 // A step of k is one float32 value (Floats), or two neighbouring bfloat16 values in the 4 bytes of a float (Pairs).
 // Packing for Pairs interleaves each two rows, as oneDNN's VNNI layouts do.
@@ -194,9 +195,9 @@ void multiply_narrow_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, i
   }
 }
 
-template <typename T, int kRows, int kVectors, bool kPrefetches = false>
-void multiply_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t rhs_pitch, float *out,
-                   int64_t out_pitch, bool accumulate) {
+template <typename T, int kRows, int kVectors, typename Out = float, bool kPrefetches = false>
+void multiply_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t rhs_pitch, Out *out, int64_t out_pitch,
+                   bool accumulate) {
   Vector sums[kRows][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
@@ -223,42 +224,42 @@ void multiply_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t 
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 8
     for (int j = 0; j < kVectors; ++j) {
-      float *target = out + i * out_pitch + j * kLanes;
+      Out *target = out + i * out_pitch + j * kLanes;
       store(target, accumulate ? load(target) + sums[i][j] : sums[i][j]);
     }
   }
 }
 
-template <typename T>
-using Tile = void (*)(int64_t, LeftOperand<T>, const float *, int64_t, float *, int64_t, bool);
+template <typename T, typename Out = float>
+using Tile = void (*)(int64_t, LeftOperand<T>, const float *, int64_t, Out *, int64_t, bool);
 
-template <typename T, int kVectors>
-constexpr Tile<T> kTilesOfWidth[kTileRows] = {multiply_tile<T, 1, kVectors>, multiply_tile<T, 2, kVectors>,
-                                              multiply_tile<T, 3, kVectors>, multiply_tile<T, 4, kVectors>,
-                                              multiply_tile<T, 5, kVectors>, multiply_tile<T, 6, kVectors>};
+template <typename T, int kVectors, typename Out>
+constexpr Tile<T, Out> kTilesOfWidth[kTileRows] = {
+    multiply_tile<T, 1, kVectors, Out>, multiply_tile<T, 2, kVectors, Out>, multiply_tile<T, 3, kVectors, Out>,
+    multiply_tile<T, 4, kVectors, Out>, multiply_tile<T, 5, kVectors, Out>, multiply_tile<T, 6, kVectors, Out>};
 
 template <typename T>
 constexpr Tile<T> kNarrowTiles[kTileRows] = {multiply_narrow_tile<T, 1, false>, multiply_narrow_tile<T, 2, false>,
                                              multiply_narrow_tile<T, 3, false>, multiply_narrow_tile<T, 4, false>,
                                              multiply_narrow_tile<T, 5, false>, multiply_narrow_tile<T, 6, false>};
 
-template <typename T>
-LILY_INLINE Tile<T> tile_of(int64_t rows, int64_t vectors) {
+template <typename T, typename Out = float>
+LILY_INLINE Tile<T, Out> tile_of(int64_t rows, int64_t vectors) {
 #if LILY_VECTOR_REGISTERS == 32
-  if (vectors == 4) return kTilesOfWidth<T, 4>[rows - 1];
-  if (vectors == 3) return kTilesOfWidth<T, 3>[rows - 1];
+  if (vectors == 4) return kTilesOfWidth<T, 4, Out>[rows - 1];
+  if (vectors == 3) return kTilesOfWidth<T, 3, Out>[rows - 1];
 #endif
-  return vectors == 2 ? kTilesOfWidth<T, 2>[rows - 1] : kTilesOfWidth<T, 1>[rows - 1];
+  return vectors == 2 ? kTilesOfWidth<T, 2, Out>[rows - 1] : kTilesOfWidth<T, 1, Out>[rows - 1];
 }
 
 // The tile of kTileRows rows that prefetches the rows after them.
 template <typename T>
 LILY_INLINE Tile<T> prefetching_tile_of(int64_t vectors) {
 #if LILY_VECTOR_REGISTERS == 32
-  if (vectors == 4) return multiply_tile<T, kTileRows, 4, true>;
-  if (vectors == 3) return multiply_tile<T, kTileRows, 3, true>;
+  if (vectors == 4) return multiply_tile<T, kTileRows, 4, float, true>;
+  if (vectors == 3) return multiply_tile<T, kTileRows, 3, float, true>;
 #endif
-  return vectors == 2 ? multiply_tile<T, kTileRows, 2, true> : multiply_tile<T, kTileRows, 1, true>;
+  return vectors == 2 ? multiply_tile<T, kTileRows, 2, float, true> : multiply_tile<T, kTileRows, 1, float, true>;
 }
 
 LILY_INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -345,19 +346,22 @@ LILY_INLINE void write_rows(int64_t rows, int64_t columns, const float *sums, in
 }
 
 // Multiplies at most kTileRows rows into `out`, which may have any element type and a last vector of fewer columns. The
-// register tile writes whole float32 vectors, so other cases go through a buffer on the stack.
+// register tile writes whole vectors, so that one goes through a buffer on the stack.
 template <typename T>
 void multiply_into(int64_t rows, int64_t columns, int64_t steps, LeftOperand<T> lhs, const float *panel,
                    const lily_matrix &out) {
   const int64_t vectors = (columns + kLanes - 1) / kLanes;
   const int64_t width = vectors * kLanes;
-  const Tile<T> tile = tile_of<T>(rows, vectors);
-  if (out.dtype == LILY_FLOAT32 && columns == width) {
-    tile(steps, lhs, panel, width, static_cast<float *>(out.data), out.pitch, out.accumulate != 0);
+  if (columns == width) {
+    with_element(out.dtype, [&](auto element) __attribute__((always_inline)) {
+      using E = decltype(element);
+      tile_of<T, E>(rows, vectors)(steps, lhs, panel, width, static_cast<E *>(out.data), out.pitch,
+                                   out.accumulate != 0);
+    });
     return;
   }
   float buffer[kTileRows * kPanel];
-  tile(steps, lhs, panel, width, buffer, width, false);
+  tile_of<T>(rows, vectors)(steps, lhs, panel, width, buffer, width, false);
   write_rows(rows, columns, buffer, width, 1.0f, out, out.accumulate != 0);
 }
 
