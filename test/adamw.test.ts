@@ -392,6 +392,11 @@ describe('rejects', () => {
     ['a pattern', 'expected a match among 2 parameters', { groups: [{ match: /lily_B/ }] }],
     ['a string', 'groups[0].match', { groups: [{ match: 'p0' as never }] }],
     [
+      'a function that returns something else than a boolean',
+      'groups[0].match: expected a function that returns true or false, got an array of 1',
+      { groups: [{ match: (name) => (name === 'p0' || name.match(/p1/)) as boolean }] },
+    ],
+    [
       'two groups',
       "expected no parameter of an earlier group, got 'p1'",
       { groups: [{ match: /p/ }, { match: ['p1'] }] },
@@ -516,6 +521,10 @@ describe('rejects', () => {
   it('invalid options of a step', async () => {
     const { optimiser } = good()
     await expectRefused('ERR_LILY_ARGUMENT', 'lrScale', () => optimiser.step({ lrScale: -1 }))
+    const message =
+      'lrScale: expected a factor with which every learning rate is finite in float32, got 3e+38 for the rate'
+    const fast = new AdamW(good().parameters, { lr: 0.1, groups: [{ match: ['p0'], lr: 2 }] })
+    await expectRefused('ERR_LILY_ARGUMENT', message, () => fast.step({ lrScale: 3e38 }))
     await expectRefused('ERR_LILY_ARGUMENT', 'lr: is not a property of options', () =>
       optimiser.step({ lr: 1 } as never),
     )

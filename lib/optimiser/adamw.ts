@@ -15,7 +15,7 @@ import { type Tensor, tensorOf } from '../tensor/tensor.js'
 import { clear } from '../tensor/transfer.js'
 import { runAdamW } from './launch.js'
 import { checkMoments, checkNames, copyTo, disposeMoments, type Moments, newMoments, readMoments } from './moments.js'
-import { type AdamWOptions, readNonNegative, readSettings, type Settings } from './options.js'
+import { type AdamWOptions, readLrScale, readSettings, type Settings } from './options.js'
 import { stateRanges } from './overlap.js'
 import {
   checkParameters,
@@ -132,7 +132,7 @@ export class AdamW {
     this.#open()
     refuseInCapture("an optimiser's step()", 'its result depends on the number of the step: call it after replay()')
     checkKeys('options', options, STEP_OPTIONS)
-    const lrScale = readNonNegative('options', options, 'lrScale', 1)
+    const lrScale = readLrScale(options, this.#settings.rates)
     const stream = readStream(options)
     const parameters = readParameters(this.#parameters, this.#names)
     // The getters of the parameters may have replaced the moments by load(), or released them.
