@@ -38,8 +38,9 @@ export function targetedLayers(shapes: readonly LayerShape[], config: Targets): 
   }
   const included = matched.filter(({ name }) => excluded(name) === null)
   if (included.length === 0) failWithoutMatch('excludeModules', `no match of some layer, got all ${matched.length}`)
-  // A whole name as target counts whatever its index is.
-  const targeted = included.filter(({ name, target }) => target === name || isTransformed(name))
+  // A whole name among targetModules counts whatever its index is.
+  const isNamed = ({ name, target }: TargetedLayer) => targetModules !== null && target === name
+  const targeted = included.filter((layer) => isNamed(layer) || isTransformed(layer.name))
   if (targeted.length > 0) return targeted
   const after = config.layersPattern === null ? '' : ' after a match of layersPattern'
   return failWithoutMatch('layersToTransform', `the index of one of ${included.length} layers${after}, got none`)
