@@ -1,10 +1,13 @@
 /** AdamW compared with recorded results of PyTorch, with its formula in float64, and with a second run. */
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { describe, expect, it, test } from 'vitest'
 import {
   AdamW,
   type AdamWOptions,
   LilyError,
+  readState,
+  saveState,
   type Tensor,
   tensor,
   type TensorLike,
@@ -16,6 +19,7 @@ import { expectSameBits, relativeError } from './support/compare.js'
 import type { Float } from './support/dtypes.js'
 import { gaussian, randomFrom } from './support/random.js'
 import { expectRefused } from './support/refused.js'
+import { temporaryFolder } from './support/temporary.js'
 import { type History, Placed, train, type TrainedParameter, trainInChild, Training } from './support/training.js'
 
 type Numbers = Record<string, number[]>
@@ -187,7 +191,9 @@ describe('the results are bit-equal', () => {
       saved.parameters[name] = { expAvg: await host(moments.expAvg), expAvgSq: await host(moments.expAvgSq) }
     }
     const resumed = trained.map((p) => ({ ...p, start: values[p.name] }))
-    for (const loaded of [saved, state]) {
+    const path = join(temporaryFolder(), 'optimiser.safetensors')
+    await saveState(path, state)
+    for (const loaded of [saved, state, await readState(path)]) {
       const second = new Training(resumed, options)
       second.optimiser.load(loaded)
       expect(second.optimiser.stepCount).toBe(3)

@@ -242,7 +242,7 @@ function checkOf(method: Method, folder: string, options: SaveOptions): (() => P
 }
 
 /** Collects files. Tensors are copied one at a time, into memory that a browser may keep on the disk. */
-async function toFiles(contents: readonly FileContent[]): Promise<File[]> {
+export async function toFiles(contents: readonly FileContent[]): Promise<File[]> {
   const files: File[] = []
   for (const { name, blocks, check } of contents) {
     const parts: Blob[] = []
