@@ -1,6 +1,7 @@
 /** Memory that is transferred or resized while a call runs off the main thread, as docs/memory.md describes it. */
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
+import { inspect } from 'node:util'
 import { describe, expect, it } from 'vitest'
 import {
   type HostData,
@@ -95,6 +96,10 @@ describe('a small operand', () => {
     for (const { data } of [x, empty]) structuredClone(data.buffer, { transfer: [data.buffer as ArrayBuffer] })
     await expectRefused(ARGUMENT, 'data: its ArrayBuffer is detached', () => x.data)
     expect([x.shape, empty.data.length]).toEqual([[2], 0])
+    expect([x, empty].map((each) => inspect(each))).toEqual([
+      'Tensor { float32 [2] on cpu:0 }',
+      'Tensor { float32 [0] on cpu:0 }',
+    ])
   })
 
   it('of LoRA: the call has read it', async () => {

@@ -226,8 +226,9 @@ export class Tensor {
     return `Tensor { ${dtype} ${shapeText(shape)} on ${device.type}:${device.id}${this.#firstValues(operand)} }`
   }
 
-  #firstValues({ dtype, memory, rows, columns }: Operand): string {
-    if (!isHostMemory(memory) || is16Bit(dtype) || rows === 0) return ''
+  #firstValues({ dtype, memory, byteOffset, byteLength, rows, columns }: Operand): string {
+    if (!isHostMemory(memory) || is16Bit(dtype) || byteLength === 0) return ''
+    if (byteOffset + byteLength > byteLengthOf(memory)) return '' // transferred, or shrunk
     const shown = Math.min(columns, 6)
     const values = Array.from(this.data.subarray(0, shown), (value) => Number(value.toPrecision(4)))
     return `: ${values.join(', ')}${rows * columns > shown ? ', ...' : ''}`
