@@ -126,6 +126,7 @@ export type { LayerShape } from './model/layer-shape.js'
 export type { Device } from './memory/device.js'
 export { AdamW, type AdamWState, type AdamWStepOptions } from './optimiser/adamw.js'
 export type { AdamWGroup, AdamWOptions } from './optimiser/options.js'
+export { readState, saveState, stateFile } from './optimiser/state-file.js'
 export type { TrainableParameter } from './optimiser/parameters.js'
 export type { Activation, Pool, Precision, Routing } from './operations/problem.js'
 export type {

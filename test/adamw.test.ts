@@ -1,10 +1,13 @@
 /** AdamW compared with recorded results of PyTorch, with its formula in float64, and with a second run. */
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { describe, expect, it, test } from 'vitest'
 import {
   AdamW,
   type AdamWOptions,
   LilyError,
+  readState,
+  saveState,
   type Tensor,
   tensor,
   type TensorLike,
@@ -16,6 +19,7 @@ import { expectSameBits, relativeError } from './support/compare.js'
 import type { Float } from './support/dtypes.js'
 import { gaussian, randomFrom } from './support/random.js'
 import { expectRefused } from './support/refused.js'
+import { temporaryFolder } from './support/temporary.js'
 import { type History, Placed, train, type TrainedParameter, trainInChild, Training } from './support/training.js'
 
 type Numbers = Record<string, number[]>
@@ -187,7 +191,9 @@ describe('the results are bit-equal', () => {
       saved.parameters[name] = { expAvg: await host(moments.expAvg), expAvgSq: await host(moments.expAvgSq) }
     }
     const resumed = trained.map((p) => ({ ...p, start: values[p.name] }))
-    for (const loaded of [saved, state]) {
+    const path = join(temporaryFolder(), 'optimiser.safetensors')
+    await saveState(path, state)
+    for (const loaded of [saved, state, await readState(path)]) {
       const second = new Training(resumed, options)
       second.optimiser.load(loaded)
       expect(second.optimiser.stepCount).toBe(3)
@@ -392,6 +398,11 @@ describe('rejects', () => {
     ['a pattern', 'expected a match among 2 parameters', { groups: [{ match: /lily_B/ }] }],
     ['a string', 'groups[0].match', { groups: [{ match: 'p0' as never }] }],
     [
+      'a function that returns something else than a boolean',
+      'groups[0].match: expected a function that returns true or false, got an array of 1',
+      { groups: [{ match: (name) => (name === 'p0' || name.match(/p1/)) as boolean }] },
+    ],
+    [
       'two groups',
       "expected no parameter of an earlier group, got 'p1'",
       { groups: [{ match: /p/ }, { match: ['p1'] }] },
@@ -516,6 +527,10 @@ describe('rejects', () => {
   it('invalid options of a step', async () => {
     const { optimiser } = good()
     await expectRefused('ERR_LILY_ARGUMENT', 'lrScale', () => optimiser.step({ lrScale: -1 }))
+    const message =
+      'lrScale: expected a factor with which every learning rate is finite in float32, got 3e+38 for the rate'
+    const fast = new AdamW(good().parameters, { lr: 0.1, groups: [{ match: ['p0'], lr: 2 }] })
+    await expectRefused('ERR_LILY_ARGUMENT', message, () => fast.step({ lrScale: 3e38 }))
     await expectRefused('ERR_LILY_ARGUMENT', 'lr: is not a property of options', () =>
       optimiser.step({ lr: 1 } as never),
     )

@@ -37,7 +37,10 @@ import {
   packLinear,
   rankForLora,
   ranksForLora,
+  readState,
   SafetensorsFile,
+  saveState,
+  stateFile,
   Stream,
   tensor,
   writeSafetensors,
@@ -870,4 +873,14 @@ const files: Record<string, Record<string, Row>> = {
   },
 }
 
-testRows({ ...operations(), ...tensors, ...models, ...optimisers, ...files })
+const states: Record<string, Record<string, Row>> = {
+  saveState: {
+    file: { argument: /file/, without: ['x'], call: (path) => saveState(path, state()) },
+    state: { argument: /state/, call: (value) => saveState(`${target()}-5`, value) },
+    'an entry': { argument: /'p'/, call: (p) => saveState(`${target()}-6`, { step: 1, parameters: { p } }) },
+  },
+  stateFile: { state: { argument: /state/, call: (value) => stateFile(value) } },
+  readState: { file: { ...reads, call: (path) => readState(path) } },
+}
+
+testRows({ ...states, ...operations(), ...tensors, ...models, ...optimisers, ...files })

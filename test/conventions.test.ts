@@ -170,6 +170,8 @@ describe('what is not supported', () => {
     ['data that is a function', { data: () => x, shape: [tokens, dIn] }, 'ARGUMENT', 'data is a function'],
     ['a stride that is a function', { data: x, shape: [tokens, dIn], stride: () => [6, 1] }, 'ARGUMENT', 'stride is'],
     ['nested arrays', [[1, 2]], 'ARGUMENT', 'an array of 1'],
+    ['a clone of a Tensor', structuredClone(tensor(x, [tokens, dIn])), 'ARGUMENT', 'send its { data, shape, dtype }'],
+    ['a Tensor in JSON', JSON.parse(JSON.stringify(tensor(x, [tokens, dIn]))), 'ARGUMENT', 'Object without data; that'],
   ])('%s is refused', (_, given, code, message) => {
     const error = caught(() => yOf(given))
     expect(error).toMatchObject({ code: `ERR_LILY_${code}`, argument: 'x' })

@@ -1,16 +1,21 @@
 /** Invalid calls: each fails with its error code and the name of the argument in the message, and writes nothing. */
 import { describe, expect, it } from 'vitest'
 import {
+  DeviceBuffer,
   Event,
   foldB as foldBOf,
   lilyBackward as lilyBackwardOf,
   LilyError,
   lilyForward as lilyForwardOf,
   type LilyForwardOptions,
+  LilyModel,
   type LilySaved,
+  LoraModel,
   memoryStats,
+  PackedLinear,
+  SafetensorsFile,
   Stream,
-  type Tensor,
+  Tensor,
   tensor,
 } from '../lib/index.js'
 import {
@@ -623,10 +628,27 @@ describe('LilyError', () => {
 })
 
 it('a private constructor names the function that creates the object', async () => {
-  for (const of of [Stream, Event]) {
-    const create = of as unknown as new (value?: unknown) => unknown
-    for (const value of [undefined, 5, {}, { device: 0, cudaStream: 1 }]) {
-      await expectRefused(ARGUMENT, `call ${of.name}.create(device)`, () => new create(value))
+  const classes = new Map<unknown, string>([
+    [Stream, 'Stream: its constructor is private; call Stream.create(device)'],
+    [Event, 'call Event.create(device)'],
+    [Tensor, 'Tensor: its constructor is private; call tensor(data, shape)'],
+    [DeviceBuffer, 'call DeviceBuffer.allocate(shape)'],
+    [PackedLinear, 'call packLinear(weight)'],
+    [SafetensorsFile, 'call SafetensorsFile.open(file)'],
+    [LilyModel, 'call LilyModel.create(options) or LilyModel.fromPretrained(folder)'],
+    [LoraModel, 'call LoraModel.create(options) or LoraModel.fromPretrained(folder)'],
+  ])
+  for (const [of, message] of classes) {
+    const create = of as new (...values: readonly unknown[]) => unknown
+    for (const values of [
+      [],
+      [5],
+      [{}],
+      [{ device: 0, cudaStream: 1 }],
+      [new Float32Array(2), [2]],
+      [Symbol('create')],
+    ]) {
+      await expectRefused(ARGUMENT, message, () => new create(...values))
     }
   }
 })

@@ -24,6 +24,6 @@ describe('examples/peft-checkpoint', () => {
   })
 
   it('fails where the folder is not there', () => {
-    expect(() => run('no-such-folder')).toThrow(/ENOENT/)
+    expect(() => run('no-such-folder')).toThrow(/expected the path of a folder, got one that does not exist/)
   })
 })

@@ -1,6 +1,7 @@
 /** Memory that is transferred or resized while a call runs off the main thread, as docs/memory.md describes it. */
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
+import { inspect } from 'node:util'
 import { describe, expect, it } from 'vitest'
 import {
   type HostData,
@@ -20,6 +21,7 @@ import {
   loraLinearBackwardAsync,
   loraLinearForward,
   loraLinearForwardAsync,
+  tensor,
 } from '../lib/index.js'
 import { expectSameBits } from './support/compare.js'
 import { expectRefused } from './support/refused.js'
@@ -83,6 +85,21 @@ describe('a small operand', () => {
     expectSameBits('db', (await pending).db.data, expected.db.data)
     await expectRefused(ARGUMENT, 'saved: its ArrayBuffer is detached', () => lilyBackward({ dy }, saved))
     await expectRefused(ARGUMENT, 'saved: its ArrayBuffer is detached', () => lilyBackwardAsync({ dy }, saved))
+    await expectRefused(ARGUMENT, 'hidden: its ArrayBuffer is detached', () => saved.hidden)
+    await expectRefused(ARGUMENT, 'weights: its ArrayBuffer is detached', () => saved.weights)
+    expect(saved.routing).toBe('batch')
+  })
+
+  it('of a tensor: its data are refused, and no others', async () => {
+    const x = tensor(Float32Array.of(1, 2), [2])
+    const empty = tensor(new Float32Array(0), [0])
+    for (const { data } of [x, empty]) structuredClone(data.buffer, { transfer: [data.buffer as ArrayBuffer] })
+    await expectRefused(ARGUMENT, 'data: its ArrayBuffer is detached', () => x.data)
+    expect([x.shape, empty.data.length]).toEqual([[2], 0])
+    expect([x, empty].map((each) => inspect(each))).toEqual([
+      'Tensor { float32 [2] on cpu:0 }',
+      'Tensor { float32 [0] on cpu:0 }',
+    ])
   })
 
   it('of LoRA: the call has read it', async () => {

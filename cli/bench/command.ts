@@ -97,6 +97,8 @@ export function benchCommand(version: string): Command {
         'SIGINT, 143 after SIGTERM.',
     )
     .action(async (options: BenchOptions, command: Command) => {
+      // The addon reads the variable at its first call, and WebAssembly when the package is imported.
+      if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(options.threads)
       // Load the addon only here, so that --help and usage errors do not require it.
       const { run } = await import('./run.js')
       await run(options, command, version)

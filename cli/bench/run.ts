@@ -17,8 +17,6 @@ import { reportText } from './text.js'
 
 /** Runs the benchmark. An interrupt ends the measurement; the results up to then are still written. */
 export async function run(options: BenchOptions, command: Command, version: string): Promise<void> {
-  // The addon reads the variable at its first call.
-  if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(options.threads)
   const plans = await plansOf(options, command)
   // Report a file that cannot be written now, not after minutes of measurement.
   checkWritable({ '--json': options.json === true ? undefined : options.json, '--html': options.html })

@@ -1,4 +1,5 @@
 /** Analysis of the expert weights of a router. */
+import { checkSampleTokens, checkSampleWeights } from '../model/calibrate.js'
 import type { LilyLayer } from '../model/lily-layer.js'
 import { lilyForward } from '../operations/forward.js'
 import type { TensorLike } from '../tensor/resolve.js'
@@ -53,8 +54,9 @@ async function sampleRouter(layer: LilyLayer, calls: readonly TensorLike[]): Pro
   const experts = layer.router.value.shape[0]
   const weights = new Float64Array(experts)
   let [entropySum, tokens] = [0, 0]
-  for (const x of calls) {
+  for (const [i, x] of calls.entries()) {
     const probabilities = await probabilitiesOf(layer, x)
+    checkSampleWeights(layer, i, probabilities)
     for (let t = 0; t < probabilities.length; t += experts) {
       const token = probabilities.subarray(t, t + experts)
       token.forEach((probability, e) => (weights[e] += probability))
@@ -62,6 +64,7 @@ async function sampleRouter(layer: LilyLayer, calls: readonly TensorLike[]): Pro
       tokens++
     }
   }
+  checkSampleTokens(layer, tokens)
   const mean = weights.map((sum) => sum / tokens)
   return { ...describeWeights(mean, 'samples'), tokenEntropy: entropySum / tokens }
 }

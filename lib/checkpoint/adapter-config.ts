@@ -1,9 +1,10 @@
 /** Reads and writes PEFT's adapter_config.json. */
 import { describe, LilyError } from '../base/errors.js'
 import type { AdaptedLayer } from '../model/layout.js'
-import type { Targets } from '../model/targets.js'
+import { TARGETS, type Targets } from '../model/targets.js'
 import { checkpointError, quote, quoteSome } from './errors.js'
 import { isObject, parseJson } from './json.js'
+import { isListed } from './modules-to-save.js'
 import type { OpenFile } from './open-file.js'
 import type { PeftMethod } from './peft-method.js'
 import { readText } from './read-text.js'
@@ -111,27 +112,32 @@ function toConfig<C extends Targets>(
     return readConfig(
       Object.fromEntries(
         entries
-          .filter(([, field]) => isSet(fields[field]))
+          .filter(([name, field]) => isSet(name, fields[field]))
           .map(([name, field]) => [name, toOption(field, fields[field])]),
       ),
     )
   } catch (cause) {
     if (!(cause instanceof LilyError) || cause.argument === undefined) throw cause
-    const { argument, message } = cause
-    // The argument may be an element of a field, such as rankPattern['q_proj'].
-    const [name] = /^\w*/.exec(argument) as RegExpExecArray
-    const field = Object.hasOwn(names, name) ? names[name as keyof C] : name
-    throw checkpointError(
-      path,
-      message.replace(name, () => field),
-      cause,
-    )
+    throw checkpointError(path, withFieldName(names, cause), cause)
   }
 }
 
-/** Whether a field has a value. PEFT treats an empty list like null. */
-function isSet(value: unknown): boolean {
-  return value !== null && value !== undefined && !(Array.isArray(value) && value.length === 0)
+/** The message of an error about an option, with the field of the file in its place. */
+export function withFieldName(
+  fields: PeftMethod['fields'],
+  { argument = '', message }: Pick<LilyError, 'argument' | 'message'>,
+): string {
+  // The argument may be an element of a field, such as rankPattern['q_proj'].
+  const [name] = /^\w*/.exec(argument) as RegExpExecArray
+  if (!Object.hasOwn(fields, name)) return message
+  return message.replace(name, () => fields[name as keyof Targets])
+}
+
+/** Whether a field has a value. In the fields of targets PEFT treats an empty list and an empty string like null. */
+function isSet(name: string, value: unknown): boolean {
+  if (value === null || value === undefined) return false
+  const isEmpty = value === '' || (Array.isArray(value) && value.length === 0)
+  return !isEmpty || !TARGETS.some((target) => target === name)
 }
 
 /**
@@ -148,7 +154,7 @@ export function writeAdapterConfig<C extends Targets>(
 ): string {
   const listed = origin?.fields.modules_to_save
   const before: unknown[] = Array.isArray(listed) ? listed : []
-  const added = modules.filter((name) => !before.includes(name))
+  const added = modules.filter((name) => !isListed(name, before))
   if (origin !== undefined && added.length === 0) return origin.text
   const modulesToSave = before.length + added.length > 0 ? [...before, ...added] : null
   if (origin !== undefined) return toText({ ...origin.fields, modules_to_save: modulesToSave })

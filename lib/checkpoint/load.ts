@@ -5,7 +5,7 @@ import type { LayerShape } from '../model/layer-shape.js'
 import type { Layout } from '../model/layout.js'
 import type { Targets } from '../model/targets.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { type AdapterConfig, readAdapterConfig, readType } from './adapter-config.js'
+import { type AdapterConfig, readAdapterConfig, readType, withFieldName } from './adapter-config.js'
 import { type AdapterFiles, FOLDER, type PretrainedFiles, readFiles } from './adapter-files.js'
 import { compactLayers } from './compact.js'
 import { readPath, withFolder } from './disk/disk.js'
@@ -200,14 +200,18 @@ function layOut<C extends Targets>(
     layout = method.layOut(layers, config)
   } catch (cause) {
     if (!(cause instanceof LilyError)) throw cause
-    throw checkpointError(file.path, `its layers do not fit ${CONFIG_FILE}: ${cause.message}`, cause)
+    throw checkpointError(
+      file.path,
+      `its layers do not fit ${CONFIG_FILE}: ${withFieldName(method.fields, cause)}`,
+      cause,
+    )
   }
   const excluded = layers.find(({ name }) => !layout.layers.has(name))
   if (excluded === undefined) return layout
   throw checkpointError(
     file.path,
     `expected tensors of adapted layers only, got layer ${quote(excluded.name)}, which ${CONFIG_FILE} excludes; ` +
-      `add it to target_modules`,
+      'correct its target_modules, exclude_modules or layers_to_transform',
   )
 }
 

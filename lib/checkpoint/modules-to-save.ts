@@ -15,9 +15,14 @@ export type ModulesToSave = Named<Named<Tensor | StoredTensor>>
 /** What {@link AdapterModel.modulesToSave} gives. */
 export type SavedModules = ReadonlyMap<string, ReadonlyMap<string, StoredTensor>>
 
-/** The tensors of a file, with those of the given modules in place of their old ones; and the names of the modules. */
+/**
+ * The tensors of a file, with those of the given modules in place of their old ones; and the names of the modules.
+ *
+ * @param layers names of the adapted layers
+ */
 export function withModules(
   { marker }: Pick<PeftMethod, 'marker'>,
+  layers: Iterable<string>,
   others: ReadonlyMap<string, TensorSource> | undefined,
   modulesToSave: ModulesToSave | undefined,
 ): { tensors: Map<string, TensorSource>; modules: string[] } {
@@ -31,6 +36,15 @@ export function withModules(
         'ERR_LILY_ARGUMENT',
         'modulesToSave',
         `expected the name of a module, such as 'classifier', got ${quote(module)}`,
+      )
+    }
+    const adapted = Array.from(layers).find((layer) => isWithin(layer, module))
+    if (adapted !== undefined) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'modulesToSave',
+        `expected modules without adapted layers, got ${quote(module)} beside the adapted ${quote(adapted)}: PEFT adapts ` +
+          'nothing in a module that it saves; leave it out, or the layer',
       )
     }
     modules.push(module)
@@ -56,7 +70,7 @@ export function withModules(
 
 /** The tensors of the modules that the field modules_to_save of a configuration lists, as far as they hold numbers. */
 export function modulesOf(others: ReadonlyMap<string, TensorSource>, field: unknown): SavedModules {
-  const listed = Array.isArray(field) ? field.filter((name): name is string => typeof name === 'string') : []
+  const listed: readonly unknown[] = Array.isArray(field) ? field : []
   const modules = new Map<string, Map<string, StoredTensor>>()
   for (const [key, source] of others) {
     const found = splitKey(key, listed)
@@ -68,13 +82,22 @@ export function modulesOf(others: ReadonlyMap<string, TensorSource>, field: unkn
   return modules
 }
 
-/** PEFT lists modules by the ends of their names. */
-function splitKey(key: string, listed: readonly string[]): { module: string; name: string } | null {
+/** Whether a layer is a module of this name or in one, which PEFT finds anywhere in the layer's name. */
+function isWithin(layer: string, module: string): boolean {
+  return `.${layer}.`.includes(`.${module}.`)
+}
+
+/** Whether a module is listed. PEFT lists modules by the ends of their names. */
+export function isListed(module: string, listed: readonly unknown[]): boolean {
+  return listed.some((end) => typeof end === 'string' && (module === end || module.endsWith(`.${end}`)))
+}
+
+function splitKey(key: string, listed: readonly unknown[]): { module: string; name: string } | null {
   if (!key.startsWith(PREFIX)) return null
   const path = key.slice(PREFIX.length)
   for (let dot = path.indexOf('.'); dot !== -1; dot = path.indexOf('.', dot + 1)) {
     const module = path.slice(0, dot)
-    if (listed.some((end) => module === end || module.endsWith(`.${end}`))) return { module, name: path.slice(dot + 1) }
+    if (isListed(module, listed)) return { module, name: path.slice(dot + 1) }
   }
   return null
 }

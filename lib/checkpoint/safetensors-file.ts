@@ -1,4 +1,5 @@
 /** Reads safetensors files, one tensor at a time. */
+import { CREATE, checkCreate } from '../base/create.js'
 import type { DType } from '../base/dtype.js'
 import { describe, fail } from '../base/errors.js'
 import { isInstance } from '../base/options.js'
@@ -40,7 +41,8 @@ export class SafetensorsFile {
   readonly #header: Header
   readonly #file: OpenFile
 
-  private constructor(header: Header, file: OpenFile) {
+  private constructor(key: symbol, header: Header, file: OpenFile) {
+    checkCreate(key, 'SafetensorsFile', 'SafetensorsFile.open(file)')
     this.path = file.path
     this.#header = header
     this.#file = file
@@ -66,7 +68,7 @@ export class SafetensorsFile {
   /** @internal Reads the header of an open file, which it closes if it fails. */
   static async from(file: OpenFile): Promise<SafetensorsFile> {
     try {
-      return new SafetensorsFile(await readHeader(file), file)
+      return new SafetensorsFile(CREATE, await readHeader(file), file)
     } catch (cause) {
       await file.close()
       throw cause

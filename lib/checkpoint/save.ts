@@ -175,7 +175,7 @@ function prepare<C extends Targets, F extends 'peft' | 'compact'>(
   checkKeys('options', options, OPTIONS)
   const format = readChoice(options, 'format', formats, 'peft')
   const given = get('options', options, 'modulesToSave') as ModulesToSave | undefined
-  const { tensors, modules } = withModules(method, origin?.others, given)
+  const { tensors, modules } = withModules(method, model.layers.keys(), origin?.others, given)
   const metadata = withoutCompact(origin?.metadata ?? PYTORCH)
   return { format, tensors, metadata, config: writeAdapterConfig(method, model, origin, modules) }
 }
@@ -242,7 +242,7 @@ function checkOf(method: Method, folder: string, options: SaveOptions): (() => P
 }
 
 /** Collects files. Tensors are copied one at a time, into memory that a browser may keep on the disk. */
-async function toFiles(contents: readonly FileContent[]): Promise<File[]> {
+export async function toFiles(contents: readonly FileContent[]): Promise<File[]> {
   const files: File[] = []
   for (const { name, blocks, check } of contents) {
     const parts: Blob[] = []

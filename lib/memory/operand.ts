@@ -167,8 +167,7 @@ export function checkMemory(argument: string, operand: Operand): void {
     argument,
     `expected at least ${operand.byteOffset + operand.byteLength} bytes of data for shape ${shapeText(operand.shape)} ` +
       `${operand.strides === null ? '' : `with strides ${shapeText(operand.strides)} `}of ${operand.dtype}, got ` +
-      `${given}${given === 0 ? ' (a view outside a shrunken ArrayBuffer has length 0)' : ''}; ` +
-      `pass longer data or a smaller shape`,
+      `${given}; pass longer data or a smaller shape`,
   )
 }
 

@@ -2,6 +2,7 @@
 import { checkActivations, checkTokenRows, checkType } from '../base/checks.js'
 import { fail } from '../base/errors.js'
 import { type Exact, get, type Known } from '../base/options.js'
+import { checkSameDevice } from '../memory/checks.js'
 import type { Operand } from '../memory/operand.js'
 import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
 import type { GradientOf } from '../operations/backward.js'
@@ -181,8 +182,9 @@ export abstract class AdapterLayer {
   protected checkInput(x: Operand): void {
     checkActivations(x)
     checkTokenRows('x', x, x.rows, this.inFeatures)
-    const { dtype } = this.a.value
-    if (dtype !== 'float32') checkType('x', x, dtype)
+    const { value } = this.a
+    if (value.dtype !== 'float32') checkType('x', x, value.dtype)
+    checkSameDevice('x', x, 'the model', resolve(this.a.name, value))
   }
 
   /** @internal Adds `sign` times the layer's update to a weight of the base model, in place. */

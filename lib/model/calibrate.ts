@@ -87,6 +87,30 @@ export function readSamples(model: LilyModel, samples: CalibrationSamples): [Lil
   })
 }
 
+/**
+ * Checks the weights that a router has given the experts for a sample.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
+export function checkSampleWeights(layer: LilyLayer, index: number, weights: Float32Array): void {
+  if (weights.every(Number.isFinite)) return
+  fail(
+    'ERR_LILY_ARGUMENT',
+    sampleName(layer, index),
+    'expected weights of the experts that are finite, got infinities or NaN; look for them in it and in the parameters',
+  )
+}
+
+/**
+ * Checks the number of tokens in all samples of a layer.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
+export function checkSampleTokens({ name }: LilyLayer, tokens: number): void {
+  if (tokens > 0) return
+  fail('ERR_LILY_ARGUMENT', 'samples', `expected at least one token for '${name}', got none; leave the layer out`)
+}
+
 function sampleName({ name }: LilyLayer, index: number): string {
   return `samples['${name}'][${index}]`
 }
@@ -129,20 +153,14 @@ async function pooledWeights(
     const { y, saved } = layer.forward(x, undefined, options)
     const rows = saved.hidden.shape[0]
     const weights = (await (saved.weights as Tensor).toHost()).data as Float32Array
-    if (!weights.every(Number.isFinite)) {
-      fail(
-        'ERR_LILY_ARGUMENT',
-        sampleName(layer, i),
-        'expected weights of the experts that are finite, got infinities or NaN; look for them in it and in the parameters',
-      )
-    }
+    checkSampleWeights(layer, i, weights)
     const groups = weights.length / experts
     weights.forEach((weight, i) => (sum[i % experts] += (weight * rows) / groups))
     tokens += rows
     y.dispose()
     saved.dispose()
   }
-  if (tokens === 0) fail('ERR_LILY_ARGUMENT', 'samples', `expected at least one token for '${layer.name}', got none`)
+  checkSampleTokens(layer, tokens)
   return { tokens, weights: Float32Array.from(sum, (weight) => weight / tokens) }
 }
 

@@ -38,7 +38,11 @@ function readWeights(weights: unknown, experts: number): [string, Float32Array][
 function readNumbers(name: string, values: unknown, experts: number): Float32Array {
   const given = copyNumbers(values)
   if (given?.length !== experts) {
-    fail('ERR_LILY_SHAPE', 'weights', `expected ${experts} numbers (E) for '${name}', got ${describe(values)}`)
+    fail(
+      'ERR_LILY_SHAPE',
+      'weights',
+      `expected an array or a Float32Array of ${experts} numbers (E) for '${name}', got ${describe(values)}`,
+    )
   }
   const wrong = given.findIndex((value) => typeof value !== 'number' || !Number.isFinite(Math.fround(value)))
   if (wrong < 0) return Float32Array.from(given as number[])

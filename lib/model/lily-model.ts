@@ -1,5 +1,6 @@
 /** The Lily adapter of a base model. */
 import { isGenuine, isOf, modelKey } from '../base/copies.js'
+import { CREATE, checkCreate } from '../base/create.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
 import { LILY } from '../checkpoint/peft-lily.js'
@@ -53,10 +54,13 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   #trainable: ReadonlyMap<string, Parameter>
 
   private constructor(
+    key: symbol,
     /** The configuration, with the defaults filled in. */
     readonly config: LilyConfig,
-    { layers: shapes, values, origin, frozen }: Omit<LilyModelParts, 'config'>,
+    parts: Omit<LilyModelParts, 'config'>,
   ) {
+    checkCreate(key, 'LilyModel', 'LilyModel.create(options) or LilyModel.fromPretrained(folder)')
+    const { layers: shapes, values, origin, frozen } = parts
     const layout = shareLayers(shapes, config)
     const stack = { experts: config.numB, rank: config.r }
     const parameters = createParameters(layout, values, ({ kind, shape }) =>
@@ -162,7 +166,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   /** @internal Creates a model from existing values. */
   static fromParts({ config, ...parts }: LilyModelParts): LilyModel {
     checkOneDType(parts.values)
-    return new LilyModel(config, parts)
+    return new LilyModel(CREATE, config, parts)
   }
 
   /**
@@ -185,9 +189,10 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    *
    * @param weights 'uniform' (1/E for all layers), or [E] by layer name, as {@link calibrate} returns; layers without
    *   an entry do not change
-   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE; no layer has been frozen
+   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DISPOSED; no layer has been frozen
    */
   freeze(weights: FrozenWeights): void {
+    this.allParameters()
     const frozen = readFrozenWeights(this, weights)
     for (const [layer, values] of frozen) layer.freeze(values)
     this.#updateTrainable()
@@ -196,9 +201,10 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   /**
    * Restores the routers of all layers.
    *
-   * @throws LilyError ERR_LILY_ARGUMENT if a layer is merged
+   * @throws LilyError ERR_LILY_ARGUMENT if a layer is merged, ERR_LILY_DISPOSED
    */
   unfreeze(): void {
+    this.allParameters()
     for (const layer of this.layers.values()) layer.checkNotMerged()
     for (const layer of this.layers.values()) layer.freeze(null)
     this.#updateTrainable()

@@ -1,5 +1,6 @@
 /** The LoRA adapter of a base model. */
 import { isGenuine, isOf, loraModelKey } from '../base/copies.js'
+import { CREATE, checkCreate } from '../base/create.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
 import { LORA } from '../checkpoint/peft-lora.js'
@@ -39,10 +40,13 @@ export function isLoraModel(value: unknown): value is LoraModel {
  */
 export class LoraModel extends AdapterModel<LoraLayer> {
   private constructor(
+    key: symbol,
     /** The configuration, with the defaults filled in. */
     readonly config: LoraConfig,
-    { layers: shapes, values, origin }: Omit<AdapterModelParts<LoraConfig>, 'config'>,
+    parts: Omit<AdapterModelParts<LoraConfig>, 'config'>,
   ) {
+    checkCreate(key, 'LoraModel', 'LoraModel.create(options) or LoraModel.fromPretrained(folder)')
+    const { layers: shapes, values, origin } = parts
     const layout = layOutLora(shapes, config)
     const parameters = createParameters(layout, values)
     const parameter = (name: string) => parameters.get(name) as Parameter
@@ -113,7 +117,7 @@ export class LoraModel extends AdapterModel<LoraLayer> {
   /** @internal Creates a model from existing values. */
   static fromParts({ config, ...parts }: AdapterModelParts<LoraConfig>): LoraModel {
     checkOneDType(parts.values)
-    return new LoraModel(config, parts)
+    return new LoraModel(CREATE, config, parts)
   }
 }
 

@@ -27,7 +27,7 @@ export class PatternWork {
     fail(
       'ERR_LILY_ARGUMENT',
       this.argument,
-      `the pattern ${cut(pattern)} takes more than ${MAX_WORK} steps for the names of the layers; ${ADVICE}`,
+      `the pattern ${cut(pattern)} takes more than ${MAX_WORK} steps for the names of the layers; ${adviceFor(this.argument)}`,
     )
   }
 }
@@ -74,14 +74,17 @@ export function compilePattern(
   }
 }
 
-const ADVICE = 'pass suffixes of names as an array'
+/** What to write in the place of a pattern. */
+function adviceFor(argument: string): string {
+  return argument.endsWith('Modules') ? 'pass suffixes of names as an array' : 'use plain names'
+}
 
 function compile(pattern: string, argument: string, before = '', behind = ''): RE2JS {
   const wrong = (why: string) =>
     fail(
       'ERR_LILY_ARGUMENT',
       argument,
-      `expected a regular expression that takes linear time, got ${cut(pattern)}: ${why}; ${ADVICE}`,
+      `expected a regular expression that takes linear time, got ${cut(pattern)}: ${why}; ${adviceFor(argument)}`,
     )
   if (pattern.length > MAX_PATTERN) wrong(`it has more than ${MAX_PATTERN} characters`)
   const translated = translate(pattern, before === '', wrong)

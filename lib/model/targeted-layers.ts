@@ -24,7 +24,7 @@ export function targetedLayers(shapes: readonly LayerShape[], config: Targets): 
   const { targetModules, excludeModules } = config
   const excluded = excludeModules === null ? () => null : matcher(excludeModules, 'excludeModules')
   const targetOf = targetModules === null ? lastComponent : matcher(targetModules, 'targetModules')
-  const isTransformed = typeof targetModules === 'string' ? () => true : transforms(config)
+  const isTransformed = transforms(config)
   const layers = readLayers(shapes)
   if (layers.length === 0) fail('ERR_LILY_ARGUMENT', 'layers', 'expected at least one layer, got none')
 
@@ -32,10 +32,15 @@ export function targetedLayers(shapes: readonly LayerShape[], config: Targets): 
     const target = targetOf(layer.name)
     return target === null ? [] : [{ ...layer, target }]
   })
-  if (matched.length === 0) failWithoutMatch('targetModules', `a match among ${layers.length} layers, got none`)
+  if (matched.length === 0) {
+    const isWhole = typeof targetModules === 'string' ? ' of a regular expression for whole names' : ''
+    failWithoutMatch('targetModules', `a match${isWhole} among ${layers.length} layers, got none`)
+  }
   const included = matched.filter(({ name }) => excluded(name) === null)
   if (included.length === 0) failWithoutMatch('excludeModules', `no match of some layer, got all ${matched.length}`)
-  const targeted = included.filter(({ name }) => isTransformed(name))
+  // A whole name among targetModules counts whatever its index is.
+  const isNamed = ({ name, target }: TargetedLayer) => targetModules !== null && target === name
+  const targeted = included.filter((layer) => isNamed(layer) || isTransformed(layer.name))
   if (targeted.length > 0) return targeted
   const after = config.layersPattern === null ? '' : ' after a match of layersPattern'
   return failWithoutMatch('layersToTransform', `the index of one of ${included.length} layers${after}, got none`)

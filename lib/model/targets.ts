@@ -14,8 +14,8 @@ export interface TargetOptions {
   /** Layers that are not adapted, in the same forms as `targetModules`. */
   readonly excludeModules?: readonly string[] | string | null | undefined
   /**
-   * Adapt only the layers with these indices: the first number in a name, 3 in `layers.3.`. Ignored if `targetModules`
-   * is a string.
+   * Adapt only the layers with these indices: the first number in a name, 3 in `layers.3.`. Layers whose whole names
+   * `targetModules` lists are adapted in any case. Ignored if `targetModules` is a string.
    */
   readonly layersToTransform?: readonly number[] | number | null | undefined
   /** Name of the module list whose indices `layersToTransform` are, such as 'layers'. */
@@ -30,7 +30,7 @@ export interface Targets {
   readonly targetModules: readonly string[] | string | null
   /** Layers that are not adapted, in the same forms; null: none. */
   readonly excludeModules: readonly string[] | string | null
-  /** Index of each adapted layer in its module list; null: all. */
+  /** Index of each adapted layer in its module list; null: all, as with a regular expression as `targetModules`. */
   readonly layersToTransform: readonly number[] | null
   /** Names of the module lists that these indices count; null: any. */
   readonly layersPattern: readonly string[] | null
@@ -63,9 +63,14 @@ export function readTargets(options: object): Targets {
       "expected suffixes or a regular expression, got 'all-linear'; leave it out to adapt all layers",
     )
   }
+  const excludeModules = readModules(options, 'excludeModules')
+  // They have no effect then, and PEFT refuses a configuration of LoRA that has them.
+  if (typeof targetModules === 'string') {
+    return { targetModules, excludeModules, layersToTransform: null, layersPattern: null }
+  }
   return {
     targetModules,
-    excludeModules: readModules(options, 'excludeModules'),
+    excludeModules,
     layersToTransform,
     layersPattern: layersPattern === null ? null : Object.freeze([layersPattern].flat()),
   }

@@ -1,6 +1,7 @@
 /** The packed forms of a frozen weight. */
 import { checkWeight } from '../base/checks.js'
 import { isOf, packedKey } from '../base/copies.js'
+import { CREATE, checkCreate } from '../base/create.js'
 import type { DType, HostData } from '../base/dtype.js'
 import { fail, LilyError } from '../base/errors.js'
 import { get } from '../base/options.js'
@@ -90,13 +91,14 @@ let packedOf: (weight: PackedWeight) => PackedLinear
 export class PackedLinear {
   #weight: PackedWeight | null
 
-  private constructor(weight: PackedWeight) {
+  private constructor(key: symbol, weight: PackedWeight) {
+    checkCreate(key, 'PackedLinear', 'packLinear(weight)')
     this.#weight = weight
   }
 
   static {
     weightOf = (packed) => packed[packedKey]()
-    packedOf = (weight) => new PackedLinear(weight)
+    packedOf = (weight) => new PackedLinear(CREATE, weight)
   }
 
   static [Symbol.hasInstance](value: unknown): value is PackedLinear {

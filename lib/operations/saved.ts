@@ -5,7 +5,14 @@ import { describe, fail, LilyError, reading } from '../base/errors.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bufferOf, byteOffsetOf } from '../base/views.js'
 import { CPU, type Device } from '../memory/device.js'
-import { isDeviceMemory, isHostMemory, layOut, layOutOnDevice, type OperandMemory } from '../memory/operand.js'
+import {
+  checkAttached,
+  isDeviceMemory,
+  isHostMemory,
+  layOut,
+  layOutOnDevice,
+  type OperandMemory,
+} from '../memory/operand.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
 import type { CallState } from './call-state.js'
 import type { Routing } from './problem.js'
@@ -122,6 +129,7 @@ function part(
 ): Tensor {
   if (memory === null) throw new Error('a saved call has kept memory')
   if (isHostMemory(memory)) {
+    if (shape[0] > 0) checkAttached(name, memory)
     const data = viewOf(dtype, bufferOf(memory), byteOffsetOf(memory) + byteOffset, shape[0] * shape[1])
     return tensorOf(layOut(name, data, 0, dtype, CPU, shape, null))
   }

@@ -1,6 +1,6 @@
 /** The AdamW optimiser. */
-import { describe, fail, LilyError } from '../base/errors.js'
-import { checkKeys, entriesOf, get, type Known } from '../base/options.js'
+import { LilyError } from '../base/errors.js'
+import { checkKeys, type Known } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
 import { newOperand } from '../memory/allocate.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
@@ -14,8 +14,17 @@ import type { Stream } from '../tensor/stream.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
 import { clear } from '../tensor/transfer.js'
 import { runAdamW } from './launch.js'
-import { checkMoments, checkNames, copyTo, disposeMoments, type Moments, newMoments, readMoments } from './moments.js'
-import { type AdamWOptions, readNonNegative, readSettings, type Settings } from './options.js'
+import {
+  checkMoments,
+  checkNames,
+  copyTo,
+  disposeMoments,
+  type Moments,
+  newMoments,
+  readEntries,
+  readMoments,
+} from './moments.js'
+import { type AdamWOptions, readLrScale, readSettings, type Settings } from './options.js'
 import { stateRanges } from './overlap.js'
 import {
   checkParameters,
@@ -49,7 +58,6 @@ export interface AdamWStepOptions {
 }
 
 const STEP_OPTIONS: Known = new Set(['lrScale', 'stream'])
-const STATE: Known = new Set(['step', 'parameters'])
 
 /**
  * Adam with decoupled weight decay (arXiv 1711.05101) with the semantics of torch.optim.AdamW, preceded by clipping of
@@ -132,7 +140,7 @@ export class AdamW {
     this.#open()
     refuseInCapture("an optimiser's step()", 'its result depends on the number of the step: call it after replay()')
     checkKeys('options', options, STEP_OPTIONS)
-    const lrScale = readNonNegative('options', options, 'lrScale', 1)
+    const lrScale = readLrScale(options, this.#settings.rates)
     const stream = readStream(options)
     const parameters = readParameters(this.#parameters, this.#names)
     // The getters of the parameters may have replaced the moments by load(), or released them.
@@ -179,7 +187,7 @@ export class AdamW {
 
   /**
    * A copy of the state, on the parameters' device. A new optimiser with the same options, values and this state
-   * continues bit-identically to this one.
+   * continues bit-identically to this one. {@link saveState} saves it to a file.
    *
    * @throws LilyError ERR_LILY_DISPOSED, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
    */
@@ -200,13 +208,7 @@ export class AdamW {
   load(state: AdamWState<TensorLike>): void {
     this.#open()
     refuseInCapture("an optimiser's load()", 'call it before')
-    checkKeys('state', state, STATE)
-    const step = get('state', state, 'step')
-    if (!Number.isSafeInteger(step) || (step as number) < 0) {
-      fail('ERR_LILY_ARGUMENT', 'state.step', `expected an integer from 0, got ${describe(step)}`)
-    }
-    const given = get('state', state, 'parameters') as Readonly<Record<string, unknown>>
-    const entries = new Map(entriesOf('state.parameters', given))
+    const { step, entries } = readEntries(state)
     checkNames(this.#names, [...entries.keys()])
     const loaded = this.#names.map((name) => ({ name, moments: readMoments(name, entries.get(name)) }))
     // The getters of the state may have loaded another one, or disposed of the optimiser.
@@ -218,7 +220,7 @@ export class AdamW {
     ])
     this.#moments = new Map(copies)
     for (const moments of old.values()) disposeMoments(moments)
-    this.#step = step as number
+    this.#step = step
   }
 
   /** Releases the state. The parameters are not affected. Throws nothing. */

@@ -88,12 +88,31 @@ function readRates(argument: string, from: object, fallback: Rates): Rates {
 }
 
 /** Reads a number that must be at least 0, and finite after rounding to float32. */
-export function readNonNegative(argument: string, from: object, name: string, fallback: number): number {
+function readNonNegative(argument: string, from: object, name: string, fallback: number): number {
   const value = get(argument, from, name)
   if (value === undefined) return fallback
   if (typeof value === 'number' && value >= 0 && Number.isFinite(Math.fround(value))) return value
   const full = argument === 'options' ? name : `${argument}.${name}`
   return fail('ERR_LILY_ARGUMENT', full, `expected a finite number of at least 0, got ${describe(value)}`)
+}
+
+/**
+ * Reads the factor of all learning rates in a step, each of which must stay finite in float32.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
+export function readLrScale(options: object, rates: Settings['rates']): number {
+  const lrScale = readNonNegative('options', options, 'lrScale', 1)
+  for (const [name, { lr }] of rates) {
+    if (Number.isFinite(Math.fround(lr * lrScale))) continue
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'lrScale',
+      `expected a factor with which every learning rate is finite in float32, got ${lrScale} for the rate ${lr} of ` +
+        `'${name}'; correct the schedule`,
+    )
+  }
+  return lrScale
 }
 
 function readBetas(value: unknown): readonly [number, number] {
@@ -168,7 +187,9 @@ function matches(argument: string, match: RegExp | ((name: string) => unknown), 
   try {
     // RegExp.test of a global pattern continues at lastIndex; String.search always starts at 0.
     if (typeof match !== 'function') return name.search(match) >= 0
-    return match(name) === true
+    const isMatch = match(name)
+    if (typeof isMatch === 'boolean') return isMatch
+    fail('ERR_LILY_ARGUMENT', argument, `expected a function that returns true or false, got ${describe(isMatch)}`)
   } catch (cause) {
     throw failedToRead(argument, cause)
   }

@@ -1,5 +1,6 @@
 /** Device memory that the caller can write, read and pass to other libraries. */
 import { bufferKey, isOf } from '../base/copies.js'
+import { CREATE, checkCreate } from '../base/create.js'
 import { bytesOf, bytesPerElement, type DType, type HostData, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError, reading } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
@@ -39,7 +40,8 @@ export let bufferOperand: (buffer: DeviceBuffer) => Operand | null
 export class DeviceBuffer {
   #operand: Operand | null
 
-  private constructor(operand: Operand) {
+  private constructor(key: symbol, operand: Operand) {
+    checkCreate(key, 'DeviceBuffer', 'DeviceBuffer.allocate(shape)')
     this.#operand = operand
   }
 
@@ -91,7 +93,10 @@ export class DeviceBuffer {
     if (!Number.isSafeInteger(bytes)) {
       fail('ERR_LILY_SHAPE', 'shape', `expected at most 2^53 - 1 bytes, got ${shapeText(sizes)} of ${type}`)
     }
-    return new DeviceBuffer(layOutOnDevice('shape', new DeviceMemory('shape', place, bytes, stream), 0, type, sizes))
+    return new DeviceBuffer(
+      CREATE,
+      layOutOnDevice('shape', new DeviceMemory('shape', place, bytes, stream), 0, type, sizes),
+    )
   }
 
   /** Device address. */

@@ -1,8 +1,8 @@
-/** Tensors of frameworks that are no operands as they are. */
+/** Tensors of frameworks, and clones of tensors of this package, that are no operands as they are. */
 import { describe, fail } from '../base/errors.js'
 import type { Unknown } from './layout.js'
 
-/** Refuses tensors of frameworks that do not give their memory in this form, and says how to get it. */
+/** Refuses objects that do not give their memory in this form, and says how to get it. */
 export function refuseFramework(argument: string, value: Unknown): void {
   const refuse = (what: string, remedy: string) => {
     fail(
@@ -34,6 +34,13 @@ export function refuseFramework(argument: string, value: Unknown): void {
     refuse(
       'an object whose data is a function',
       'pass what the function returns, such as { data: await x.data(), shape }',
+    )
+  }
+  if (!('data' in value) && !ArrayBuffer.isView(value) && !Array.isArray(value)) {
+    // The contents of the classes of this package are private, which a structured clone and JSON leave out.
+    refuse(
+      `${describe(value)} without data`,
+      'that is also what postMessage, structuredClone and JSON make of a Tensor: send its { data, shape, dtype }',
     )
   }
   if (typeof value.stride === 'function') {

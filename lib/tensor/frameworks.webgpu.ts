@@ -8,7 +8,7 @@ export function refuseFramework(argument: string, { dataSync, location }: Unknow
   fail(
     'ERR_LILY_ARGUMENT',
     argument,
-    'expected { buffer: GPUBuffer, shape, dtype }, got a tensor of TensorFlow.js or ONNX Runtime; pass { buffer, shape, dtype } ' +
-      'with the buffer of its dataToGPU() or its gpuBuffer',
+    'expected { buffer: GPUBuffer, shape, dtype }, got a tensor of TensorFlow.js or ONNX Runtime; pass the ' +
+      'buffer of its dataToGPU(), or its gpuBuffer',
   )
 }

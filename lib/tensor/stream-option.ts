@@ -25,6 +25,12 @@ export function readStream(options: object): StreamOption {
 
 /** An encoder, as the stream of its commands. */
 function readEncoder(value: unknown): StreamState {
+  checkEncoder(value)
+  return StreamState.ofEncoder(gpuOf('encoder', undefined).device, value)
+}
+
+/** @throws LilyError ERR_LILY_ARGUMENT for anything else than a GPUCommandEncoder */
+export function checkEncoder(value: unknown): asserts value is GPUCommandEncoder {
   const methods = ['beginComputePass', 'copyBufferToBuffer', 'finish'] as const
   const isEncoder = reading(
     'encoder',
@@ -34,6 +40,4 @@ function readEncoder(value: unknown): StreamState {
       methods.every((name) => typeof (value as Partial<Record<string, unknown>>)[name] === 'function'),
   )
   if (!isEncoder) fail('ERR_LILY_ARGUMENT', 'encoder', `expected a GPUCommandEncoder, got ${describe(value)}`)
-  const gpu = gpuOf('encoder', undefined)
-  return StreamState.ofEncoder(gpu.device, value as GPUCommandEncoder)
 }

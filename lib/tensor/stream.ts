@@ -1,5 +1,6 @@
 /** CUDA streams and events. */
 import { eventKey, isOf, streamKey } from '../base/copies.js'
+import { CREATE, checkCreate } from '../base/create.js'
 import { describe, fail, LilyError, reading } from '../base/errors.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bound, settled } from '../binding/errors.js'
@@ -11,14 +12,6 @@ import { StreamState } from '../memory/stream-state.js'
 
 /** The state of a Stream; undefined for any other value. Throws ERR_LILY_DISPOSED if the stream is disposed of. */
 let streamStateOf: (argument: string, stream: unknown) => StreamState | undefined
-
-/** Given to the private constructors, which JavaScript can call. */
-const CREATE = Symbol('create')
-
-function checkCreate(key: symbol, name: 'Stream' | 'Event'): void {
-  if (key === CREATE) return
-  fail('ERR_LILY_ARGUMENT', name, `expected no call of the constructor, which is private; call ${name}.create(device)`)
-}
 
 /** A CUDA device. */
 export interface CudaDevice {
@@ -44,7 +37,7 @@ export class Stream {
   #state: StreamState | null
 
   private constructor(key: symbol, state: StreamState) {
-    checkCreate(key, 'Stream')
+    checkCreate(key, 'Stream', 'Stream.create(device)')
     this.#state = state
   }
 
@@ -222,7 +215,7 @@ export class Event {
   readonly device: Device
 
   private constructor(key: symbol, device: Device) {
-    checkCreate(key, 'Event')
+    checkCreate(key, 'Event', 'Event.create(device)')
     this.device = device
     this.#handle = bound(() => native.eventCreate(device.id))
   }

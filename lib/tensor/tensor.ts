@@ -1,5 +1,6 @@
 /** Tensors: memory with a shape and a type. */
 import { isOf, tensorKey } from '../base/copies.js'
+import { CREATE, checkCreate } from '../base/create.js'
 import { type DType, dtypeOf, type HostData, is16Bit, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { copyArray } from '../base/options.js'
@@ -40,13 +41,14 @@ export let tensorOf: (operand: Operand) => Tensor
 export class Tensor {
   #operand: Operand | null
 
-  private constructor(operand: Operand) {
+  private constructor(key: symbol, operand: Operand) {
+    checkCreate(key, 'Tensor', 'tensor(data, shape)')
     this.#operand = operand
   }
 
   static {
     operandOf = (tensor) => tensor[tensorKey]()
-    tensorOf = (operand) => new Tensor(operand)
+    tensorOf = (operand) => new Tensor(CREATE, operand)
   }
 
   static [Symbol.hasInstance](value: unknown): value is Tensor {
@@ -90,14 +92,17 @@ export class Tensor {
    * between them. Its length is the product of `shape`, plus these gaps. It is the typed array that was passed, if that has
    * this length, otherwise a part of it.
    *
-   * @throws LilyError ERR_LILY_DEVICE for a tensor in device memory, ERR_LILY_DISPOSED
+   * @throws LilyError ERR_LILY_DEVICE for a tensor in device memory, ERR_LILY_DISPOSED; ERR_LILY_ARGUMENT if the memory was
+   *   transferred, ERR_LILY_SHAPE if it has shrunk
    */
   get data(): HostData {
-    const { memory, byteOffset, byteLength } = this.#open()
+    const operand = this.#open()
+    const { memory, byteOffset, byteLength } = operand
     if (!isHostMemory(memory)) {
       return fail('ERR_LILY_DEVICE', 'data', 'is not available for a tensor in device memory; await its toHost() first')
     }
     if (byteLengthOf(memory) === byteLength) return memory
+    checkMemory('data', operand)
     const bytes = memory.BYTES_PER_ELEMENT
     return memory.subarray(byteOffset / bytes, (byteOffset + byteLength) / bytes)
   }
@@ -221,8 +226,9 @@ export class Tensor {
     return `Tensor { ${dtype} ${shapeText(shape)} on ${device.type}:${device.id}${this.#firstValues(operand)} }`
   }
 
-  #firstValues({ dtype, memory, rows, columns }: Operand): string {
-    if (!isHostMemory(memory) || is16Bit(dtype) || rows === 0) return ''
+  #firstValues({ dtype, memory, byteOffset, byteLength, rows, columns }: Operand): string {
+    if (!isHostMemory(memory) || is16Bit(dtype) || byteLength === 0) return ''
+    if (byteOffset + byteLength > byteLengthOf(memory)) return '' // transferred, or shrunk
     const shown = Math.min(columns, 6)
     const values = Array.from(this.data.subarray(0, shown), (value) => Number(value.toPrecision(4)))
     return `: ${values.join(', ')}${rows * columns > shown ? ', ...' : ''}`

@@ -52,7 +52,7 @@ export class AdaptedDense extends layers.Layer {
    * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE
    */
   constructor(args: AdaptedDenseArgs) {
-    const { dense, adapter, options, ...rest } = args
+    const { dense, adapter, options, ...rest } = readArguments(args)
     super(rest)
     this.supportsMasking = true
     this.dense = readDense(dense)
@@ -72,7 +72,18 @@ export class AdaptedDense extends layers.Layer {
    * @throws LilyError ERR_LILY_ARGUMENT if the model has no layer of this name; ERR_LILY_SHAPE
    */
   attach(model: AdapterModel): void {
-    this.#adapter = this.#checked(model.layer(this.adapterName))
+    this.prepareAttach(model)()
+  }
+
+  /** @internal Checks the adapter. Returns what connects the layer with it. */
+  prepareAttach(model: AdapterModel): () => void {
+    if (typeof (model as Partial<AdapterModel> | null | undefined)?.layer !== 'function') {
+      fail('ERR_LILY_ARGUMENT', 'adapter', `expected a LilyModel or a LoraModel, got ${describe(model)}`)
+    }
+    const adapter = this.#checked(model.layer(this.adapterName))
+    return () => {
+      this.#adapter = adapter
+    }
   }
 
   /** None: the parameters of the adapter belong to its model. */
@@ -159,23 +170,38 @@ export class AdaptedDense extends layers.Layer {
 }
 
 /**
- * Connects all {@link AdaptedDense} layers of a model that was loaded with the layers of an adapter, by their names.
+ * Connects all {@link AdaptedDense} layers of a model that was loaded, also those of models in it, with the layers of an
+ * adapter, by their names.
  *
  * @returns the model
- * @throws LilyError ERR_LILY_ARGUMENT if there is none, or the adapter lacks one; ERR_LILY_SHAPE
+ * @throws LilyError ERR_LILY_ARGUMENT if there is none, or the adapter lacks one; ERR_LILY_SHAPE: no layer is connected
  * @example
  * const net = attachAdapter(await tf.loadLayersModel('file://net/model.json'), await LilyModel.fromPretrained('adapter'))
  */
 export function attachAdapter(model: LayersModel, adapter: AdapterModel): LayersModel {
-  const adapted = model.layers.filter(isAdaptedDense)
+  const layers = layersOf(model)
+  if (layers === null) fail('ERR_LILY_ARGUMENT', 'model', `expected a LayersModel, got ${describe(model)}`)
+  const adapted = adaptedAmong(layers)
   if (adapted.length === 0) fail('ERR_LILY_ARGUMENT', 'model', 'expected a model with AdaptedDense layers, got none')
-  for (const layer of adapted) layer.attach(adapter)
+  for (const attach of adapted.map((layer) => layer.prepareAttach(adapter))) attach()
   return model
 }
 
-/** Also of another copy of this package. */
-function isAdaptedDense(layer: Layer): layer is AdaptedDense {
-  return layer.getClassName() === AdaptedDense.className
+/** The layers of a model; null for a layer that is none, and for anything else. */
+function layersOf(model: unknown): readonly Layer[] | null {
+  const { layers } = (model ?? {}) as { readonly layers?: unknown }
+  return Array.isArray(layers) ? layers : null
+}
+
+/** Also layers of another copy of this package. */
+function adaptedAmong(layers: readonly Layer[]): AdaptedDense[] {
+  const isAdapted = (layer: Layer): layer is AdaptedDense => layer.getClassName() === AdaptedDense.className
+  return layers.flatMap((layer) => (isAdapted(layer) ? [layer] : adaptedAmong(layersOf(layer) ?? [])))
+}
+
+function readArguments(args: AdaptedDenseArgs): AdaptedDenseArgs {
+  if (typeof args === 'object' && (args as unknown) !== null) return args
+  return fail('ERR_LILY_ARGUMENT', 'args', `expected { dense, adapter }, got ${describe(args)}`)
 }
 
 function readDense(dense: unknown): Layer {

@@ -122,7 +122,7 @@ export class AdapterOptimizer extends Optimizer {
     fail(
       'ERR_LILY_ARGUMENT',
       'includeOptimizer',
-      'AdapterOptimizer is not saved with a model of TensorFlow.js; save optimizer.adamw.state() as docs/model.md does',
+      'AdapterOptimizer is not saved with a model of TensorFlow.js; save its state with saveState(path, optimizer.adamw.state())',
     )
   }
 

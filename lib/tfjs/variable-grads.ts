@@ -70,6 +70,8 @@ export function readModels(model: unknown): AdapterModel[] {
     if ((one as Partial<AdapterModel> | null | undefined)?.layers instanceof Map) continue
     fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel or a LoraModel, or an array of them, got ${describe(one)}`)
   }
+  if (new Set(models).size < models.length)
+    fail('ERR_LILY_ARGUMENT', 'model', 'expected each model once, got one twice')
   return models as AdapterModel[]
 }
 

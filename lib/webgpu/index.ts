@@ -14,6 +14,7 @@ import { lilyBackward, lilyBackwardAsync } from '../operations/backward.js'
 import { foldB } from '../operations/fold.js'
 import { lilyForward, lilyForwardAsync } from '../operations/forward.js'
 import { loraBackward, loraBackwardAsync, loraForward, loraForwardAsync } from '../operations/lora.js'
+import { checkEncoder } from '../tensor/stream-option.js'
 import { type Tensor, tensor } from '../tensor/tensor.js'
 import { GpuBinding } from './binding.js'
 
@@ -145,10 +146,12 @@ export class Lily {
    * Says that the commands of an encoder, which calls got as their option `encoder`, were submitted. Memory that only
    * they use returns to the pool; without this it is left to the garbage collector.
    *
-   * @throws LilyError ERR_LILY_DISPOSED
+   * @throws LilyError ERR_LILY_DISPOSED, ERR_LILY_ARGUMENT
    */
   submitted(encoder: GPUCommandEncoder): void {
-    this.#open().submitted(encoder)
+    const binding = this.#open()
+    checkEncoder(encoder)
+    binding.submitted(encoder)
   }
 
   /**

@@ -1,7 +1,7 @@
 /** The analysis of an adapter, compared with plain computations. */
 import { describe, expect, it } from 'vitest'
 import { modelKey } from '../../lib/base/copies.js'
-import { analyse, type LilyLayer, LilyModel, LoraModel } from '../../lib/index.js'
+import { analyse, type LilyLayer, LilyModel, LoraModel, tensor } from '../../lib/index.js'
 import { forward } from '../reference.js'
 import { GOLDEN, newFolder } from '../support/checkpoint.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -95,6 +95,19 @@ describe('analyse', () => {
       ],
     })
     expect(target.layers[0].update).toMatchObject({ norm: 0, effectiveRank: 0, sharedWithLora: 1 })
+  })
+
+  it('rejects samples without a token, and those that give no finite weights, as calibrate does', async () => {
+    const layers = [{ name: 'q', inFeatures: 2, outFeatures: 2 }]
+    const model = LilyModel.create({ layers, config: { r: 2, numB: 2 }, seed: 1 })
+    const of = (numbers: number[]) => ({
+      samples: { q: [tensor([1, 2], [1, 2]), tensor(numbers, [numbers.length / 2, 2])] },
+    })
+    const message = "samples['q'][1]: expected weights of the experts that are finite"
+    await expectRefused('ERR_LILY_ARGUMENT', message, () => analyse(model, of([1, NaN])))
+    const none = { samples: { q: [tensor([], [0, 2])] } }
+    await expectRefused('ERR_LILY_ARGUMENT', "expected at least one token for 'q'", () => analyse(model, none))
+    expect((await analyse(model, of([]))).targets[0].layers[0].router.source).toBe('samples')
   })
 
   it('rejects unknown layers and options', async () => {

@@ -1,5 +1,5 @@
 /** Damaged or inconsistent adapter folders: the error names the file, the field or tensor, and a fix. */
-import { readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
@@ -66,7 +66,7 @@ describe('the configuration', () => {
   it('does not exist', async () => {
     const folder = goldenCopy()
     rmSync(join(folder, CONFIG))
-    await expectRefusal(folder, CONFIG, 'ENOENT')
+    await expectRefusal(folder, CONFIG, `expected this file in the folder, got "${TENSORS}"; pass the folder`)
   })
 })
 
@@ -169,8 +169,9 @@ describe('the tensors', () => {
   })
   it('missing', async () => {
     const folder = goldenCopy()
-    rmSync(join(folder, TENSORS))
-    await expectRefusal(folder, TENSORS, 'ENOENT')
+    renameSync(join(folder, TENSORS), join(folder, 'adapter_model.bin'))
+    const got = `got "${CONFIG}", "adapter_model.bin"; pass the folder of an adapter that PEFT has saved as safetensors`
+    await expectRefusal(folder, TENSORS, got)
   })
 })
 

@@ -81,6 +81,14 @@ describe("PEFT's folders", () => {
     const empty = { rank_pattern: null, alpha_pattern: null, layers_to_transform: [], target_modules: null }
     const model = await LoraModel.fromPretrained(withLoraFields({ ...empty, exclude_modules: [], bias: null }))
     expect(model.config).toMatchObject({ rankPattern: {}, layersToTransform: null, targetModules: null })
+    const texts = await LoraModel.fromPretrained(withLoraFields({ exclude_modules: '', layers_pattern: '' }))
+    expect(texts.config).toMatchObject({ excludeModules: null, layersPattern: null })
+  })
+
+  it('with the whole name of a layer as target, whatever its number is', async () => {
+    const names = [...(await LoraModel.fromPretrained(PLAIN)).layers.keys()]
+    const fields = { target_modules: names, layers_to_transform: [99] }
+    expect((await LoraModel.fromPretrained(withLoraFields(fields))).layers.size).toBe(names.length)
   })
 
   // Fields without an effect here: see IGNORED in lib/checkpoint/peft-lora.ts.
@@ -188,6 +196,42 @@ describe('a created model', () => {
     await expectRefused('ERR_LILY_ARGUMENT', 'modulesToSave', () =>
       read.savePretrained(again, { modulesToSave: { 'q.lora_A': { weight } } }),
     )
+  })
+
+  it('lists a module of modules_to_save once that is listed by the end of its name', async () => {
+    const [folder, again] = [newFolder(), newFolder()]
+    const weight = { dtype: 'float32' as const, shape: [1], data: Float32Array.of(1) }
+    await LoraModel.create({ layers, config }).savePretrained(folder, {
+      modulesToSave: { 'bert.classifier': { weight } },
+    })
+    const listed = withFields({ modules_to_save: ['classifier'] }, folder)
+    const read = await LoraModel.fromPretrained(listed)
+    await read.savePretrained(again, { modulesToSave: read.modulesToSave })
+    expect(filesOf(again)).toEqual(filesOf(listed))
+  })
+
+  it.each(['down', 'layers.0', 'model.layers.1.q_proj'])(
+    'refuses %s of modules_to_save, because PEFT would adapt no layer in it',
+    async (module) => {
+      const folder = join(newFolder(), 'none')
+      const weight = tensor([1], [1])
+      await expectRefused('ERR_LILY_ARGUMENT', 'modulesToSave: expected modules without adapted layers', () =>
+        LoraModel.create({ layers, config }).savePretrained(folder, { modulesToSave: { [module]: { weight } } }),
+      )
+      expect(existsSync(folder)).toBe(false)
+    },
+  )
+
+  it('has no number of a layer beside a pattern, with which PEFT refuses the configuration', async () => {
+    const folder = newFolder()
+    const targets = { targetModules: String.raw`.*\.down`, layersToTransform: [0], layersPattern: 'layers' }
+    await LoraModel.create({ layers, config: { r: 3, ...targets } }).savePretrained(folder)
+    const { target_modules, layers_to_transform, layers_pattern } = readFields(folder)
+    expect({ target_modules, layers_to_transform, layers_pattern }).toEqual({
+      target_modules: String.raw`.*\.down`,
+      layers_to_transform: null,
+      layers_pattern: null,
+    })
   })
 
   it('refuses the compact format, which is for shared parameters', async () => {
@@ -305,6 +349,8 @@ describe('refused with the name of', () => {
     ['peft_type', 'LOHA', 'expected peft_type \'LORA\', got "LOHA"; load a LoRA adapter'],
     ['something_new', 1, '"something_new"; remove'],
     ['r', 0, 'r: expected an integer from 1 to 4096'],
+    ['r', [], 'r: expected an integer from 1 to 4096'],
+    ['lora_alpha', '', 'lora_alpha: expected a finite'],
     ['r', 5, 'expected shape [5, d_in]'],
     ['lora_alpha', 'x', 'lora_alpha: expected a finite'],
     ['use_rslora', 'yes', 'use_rslora: expected true or false'],
@@ -315,8 +361,9 @@ describe('refused with the name of', () => {
     ['alpha_pattern', { v_proj: null }, "alpha_pattern['v_proj']: expected a finite"],
     ['target_modules', ['q_proj'], 'which adapter_config.json excludes'],
     ['exclude_modules', ['v_proj'], 'which adapter_config.json excludes'],
-    ['target_modules', ['k_proj'], 'its layers do not fit adapter_config.json'],
-    ['layers_to_transform', [0], 'which adapter_config.json excludes'],
+    ['target_modules', ['k_proj'], 'its layers do not fit adapter_config.json: target_modules: expected a match'],
+    ['layers_to_transform', [0], 'exclude_modules or layers_to_transform'],
+    ['layers_to_transform', [9], 'its layers do not fit adapter_config.json: layers_to_transform: expected the index'],
   ]
   it.each(fields)('%s: %o', async (field, value, message) => {
     const folder = withLoraFields({ [field]: value })

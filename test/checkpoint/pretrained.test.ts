@@ -266,6 +266,14 @@ describe('saving', () => {
     expect(existsSync(folder)).toBe(false)
   })
 
+  // Node's mkdir with `recursive` does not return there.
+  it.runIf(existsSync('/proc/self'))('reports a folder that the file system refuses to make', async () => {
+    const model = LilyModel.create({ layers: [{ name: 'q', inFeatures: 2, outFeatures: 2 }], config: { r: 1 } })
+    await expectRefused('ERR_LILY_CHECKPOINT', 'cannot be written (ENOENT', () =>
+      model.savePretrained('/proc/none/adapter'),
+    )
+  })
+
   it('reports the error of the file system', async () => {
     const model = await LilyModel.fromPretrained(GOLDEN)
     const file = join(withFields({}), CONFIG)

@@ -13,6 +13,7 @@ import {
   type LilySaved,
   LoraModel,
   type Parameter,
+  tensor,
 } from '../../lib/index.js'
 import { readConfig } from '../../lib/model/lily-config.js'
 import { forward } from '../reference.js'
@@ -257,6 +258,10 @@ describe('a model', () => {
     )
     for (const kind of [one, LoraModel.create({ layers, config: { r: 2 } }).to(one.device)]) {
       const layer: AdapterLayer = kind.layer('0.q')
+      if (one.device.type !== 'cpu') {
+        const message = `x: expected device ${one.device.type}:0, as the model has, got cpu:0`
+        await expectRefused('ERR_LILY_DEVICE', message, () => layer.forward(tensor(x, shape)))
+      }
       await expectRefused('ERR_LILY_SHAPE', 'x: expected 2 rows of 4', () =>
         layer.forward(place(x.slice(0, 6), [2, 3])),
       )

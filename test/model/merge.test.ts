@@ -185,11 +185,19 @@ describe('freeze', () => {
     ['ERR_LILY_ARGUMENT', '3.q', { '3.q': [1, 2, 3] }],
     ['ERR_LILY_SHAPE', '1.q', { '0.q': [1, 2, 3], '1.q': [1, 2] }],
     ['ERR_LILY_SHAPE', '1.q', new Map([['1.q', 3]])],
+    ['ERR_LILY_SHAPE', 'expected an array or a Float32Array of 3 numbers', { '1.q': Float64Array.of(1, 2, 3) }],
     ['ERR_LILY_ARGUMENT', '1.q', { '1.q': [1, 2, NaN] }],
   ])('rejects with %s of %s: %o', async (code, argument, bad) => {
     const model = createModel({ layers, config, seed: 3 })
     await expectRefused(code, argument, () => model.freeze(bad as 'uniform'))
     expect(model.layer('0.q').frozenWeights).toBeUndefined()
+  })
+
+  it('and unfreeze reject a model that is disposed of', async () => {
+    const model = createModel({ layers, config })
+    model.dispose()
+    await expectRefused('ERR_LILY_DISPOSED', 'this model', () => model.freeze('uniform'))
+    await expectRefused('ERR_LILY_DISPOSED', 'this model', () => model.unfreeze())
   })
 })
 

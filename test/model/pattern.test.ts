@@ -75,13 +75,13 @@ describe('a pattern', () => {
   })
 
   it.each(Object.entries(REFUSED))('%# is refused: %s', async (pattern, why) => {
-    for (const [argument, config] of Object.entries({
-      targetModules: { targetModules: pattern },
-      excludeModules: { excludeModules: pattern },
-      layersPattern: { layersPattern: ['layers', pattern], layersToTransform: 0 },
-    })) {
+    for (const [argument, [advice, config]] of Object.entries({
+      targetModules: ['pass suffixes of names as an array', { targetModules: pattern }],
+      excludeModules: ['pass suffixes of names as an array', { excludeModules: pattern }],
+      layersPattern: ['use plain names', { layersPattern: ['layers', pattern], layersToTransform: 0 }],
+    } as const)) {
       const { message, argument: named } = await expectRefused('ERR_LILY_ARGUMENT', why, () => readConfig(config))
-      expect(message).toContain('pass suffixes of names as an array')
+      expect(message).toContain(advice)
       expect(named).toBe(argument)
       expect(message.length).toBeLessThan(650)
     }

@@ -101,6 +101,18 @@ describe('shareLayers', () => {
     const sharing = share(layers, { targetModules: ['q', 'v'], ...config })
     expect([...sharing.layers.keys()]).toEqual(expected.map((name) => `m.${name}`))
   })
+
+  it('no layer by its number whose whole name is a target, as PEFT does', () => {
+    const config = { targetModules: ['m.layers.0.q', 'layers.1.q', 'head'], layersToTransform: [7] }
+    const sharing = share(square('m.layers.0.q', 'm.layers.1.q', 'head', 'm.layers.7.head'), config)
+    expect([...sharing.layers.keys()]).toEqual(['m.layers.0.q', 'head', 'm.layers.7.head'])
+  })
+
+  it('no layer by its number where a pattern chooses the layers', () => {
+    const config = readConfig({ targetModules: '.*q', layersToTransform: [1], layersPattern: 'layers' })
+    expect(config).toMatchObject({ targetModules: '.*q', layersToTransform: null, layersPattern: null })
+    expect(shareLayers(square('layers.0.q', 'layers.1.q'), config).layers.size).toBe(2)
+  })
 })
 
 describe('rejects', () => {
@@ -142,6 +154,7 @@ describe('rejects', () => {
 
   it.each<[string, LilyConfigOptions]>([
     ['targetModules: expected a match among 3 layers', { targetModules: ['k'], excludeModules: ['q'] }],
+    ['targetModules: expected a match of a regular expression for whole names among 3 layers', { targetModules: 'q' }],
     ['excludeModules: expected no match of some layer, got all 3', { excludeModules: ['q', 'v'] }],
     ['excludeModules: expected no match of some layer, got all 2', { targetModules: ['q'], excludeModules: ['q'] }],
     ['layersToTransform: expected the index of one of 3 layers, got none', { layersToTransform: [5] }],

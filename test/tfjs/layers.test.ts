@@ -163,5 +163,36 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     )
     const others = LilyModel.create({ layers: [{ ...shapes[0], name: 'decoder' }], config: { r: 2 } })
     await expectRefused('ERR_LILY_ARGUMENT', 'name', () => attachAdapter(newNet(make({})()), others))
+    for (const none of [undefined, null, 5, {}]) {
+      await expectRefused('ERR_LILY_ARGUMENT', 'model: expected a LayersModel', () =>
+        attachAdapter(none as never, others),
+      )
+      await expectRefused('ERR_LILY_ARGUMENT', 'adapter: expected a LilyModel or a LoraModel', () =>
+        attachAdapter(newNet(make({})()), none as never),
+      )
+    }
+    for (const none of [undefined, null, 5]) {
+      const message = 'args: expected { dense, adapter }'
+      await expectRefused('ERR_LILY_ARGUMENT', message, () => new AdaptedDense(none as never))
+    }
+  })
+
+  it('of a model in a model are connected with their adapters, all or none', async () => {
+    const names = ['encoder.q_proj', 'encoder.v_proj']
+    const layers = names.map((name) => ({ name, inFeatures: 4, outFeatures: 4 }))
+    const model = LoraModel.create({ layers, config: { r: 2, initLoraWeights: false }, seed: 1 })
+    const dense = () => tf.layers.dense({ units: 4, kernelInitializer: seeded(7) })
+    const adapted = names.map((name) => new AdaptedDense({ dense: dense(), adapter: model.layer(name) }))
+    const inner = tf.sequential({ layers: [tf.layers.dense({ units: 4, inputShape: [4] }), adapted[0]] })
+    const net = tf.sequential({ layers: [inner, adapted[1]] })
+    const x = normal([3, 4], 3)
+    const expected = [...(net.predict(x) as tf.Tensor).dataSync()]
+
+    const loaded = await reloaded(net)
+    const first = LoraModel.create({ layers: layers.slice(0, 1), config: { r: 2 } })
+    await expectRefused('ERR_LILY_ARGUMENT', 'encoder.v_proj', () => attachAdapter(loaded, first))
+    await expectRefused('ERR_LILY_ARGUMENT', "its adapter 'encoder.q_proj'", () => loaded.predict(x))
+    attachAdapter(loaded, model)
+    expect([...(loaded.predict(x) as tf.Tensor).dataSync()]).toEqual(expected)
   })
 })

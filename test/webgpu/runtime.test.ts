@@ -447,6 +447,13 @@ describe('an encoder of the caller', () => {
     gpu.destroy()
   })
 
+  it('is what submitted() takes, and not the commands that it has finished', async () => {
+    for (const wrong of [undefined, null, device.createCommandEncoder().finish(), device]) {
+      await expectRefused(ARGUMENT, 'encoder: expected a GPUCommandEncoder', () => lily.submitted(wrong as never))
+    }
+    lily.submitted(device.createCommandEncoder()) // no call got it
+  })
+
   it('is refused by the Async forms', async () => {
     const { x, a, router, b } = onDevice()
     const encoder = device.createCommandEncoder()

@@ -1,8 +1,9 @@
 /** Reads the folder of an adapter. */
-import { stat } from 'node:fs/promises'
+import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import type { LilyError } from '../../base/errors.js'
 import type { AdapterFiles } from '../adapter-files.js'
-import { fileSystemError } from '../errors.js'
+import { checkpointError, fileSystemError, quoteSome } from '../errors.js'
 import { withFolderLock } from './folder-lock.js'
 import { openFile } from './open-file.js'
 import { committedPath, readJournal } from './replace-files.js'
@@ -16,16 +17,34 @@ export async function withFolder<T>(folder: string, use: (files: AdapterFiles) =
     return await withFolderLock(folder, 'shared', async () => {
       const journal = await readJournal(folder)
       const pathOf = (name: string) => committedPath(folder, journal, name)
+      const has = async (name: string) => {
+        const path = await pathOf(name)
+        return path !== null && (await stat(path).catch(() => null)) !== null
+      }
       return use({
         name: folder,
-        has: async (name) => {
-          const path = await pathOf(name)
-          return path !== null && (await stat(path).catch(() => null)) !== null
+        has,
+        open: async (name) => {
+          if (!(await has(name))) throw await missing(folder, name)
+          return openFile((await pathOf(name)) ?? join(folder, name))
         },
-        open: async (name) => openFile((await pathOf(name)) ?? join(folder, name)),
       })
     })
   } catch (cause) {
+    if ((cause as NodeJS.ErrnoException | null)?.code === 'ENOENT') {
+      const expected = 'expected the path of a folder, got one that does not exist'
+      throw checkpointError(folder, `${expected}; download an adapter of a hub first, and pass its folder`, cause)
+    }
     throw fileSystemError(folder, 'cannot be read', cause)
   }
+}
+
+/** The error about a file that the folder does not have. */
+async function missing(folder: string, name: string): Promise<LilyError> {
+  const names = await readdir(folder).catch(() => [])
+  return checkpointError(
+    join(folder, name),
+    `expected this file in the folder, got ${names.length === 0 ? 'none' : quoteSome(names.sort())}; ` +
+      'pass the folder of an adapter that PEFT has saved as safetensors',
+  )
 }

@@ -7,7 +7,19 @@
  * finds, and a load reads through it. Renames happen under an exclusive lock of the folder.
  */
 import { randomBytes } from 'node:crypto'
-import { copyFile, type FileHandle, link, lstat, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises'
+import {
+  copyFile,
+  type FileHandle,
+  link,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+} from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { native } from '../../binding/native.js'
 import { checkpointError, fileSystemError } from '../errors.js'
@@ -90,7 +102,7 @@ async function replaceNow(
   const progress: Progress = { isJournalled: false }
   let path = folder
   try {
-    await mkdir(folder, { recursive: true })
+    await makeFolder(folder)
     for (const name of [...files.map((file) => file.name), ...obsolete]) await checkReplaceable(join(folder, name))
     // Under a shared lock no save looks for stale files, between the creation of these and their locking.
     await withFolderLock(folder, 'shared', async () => {
@@ -116,6 +128,25 @@ async function replaceNow(
     throw fileSystemError(path, 'cannot be written', cause)
   } finally {
     await Promise.allSettled(temporaries.map(({ handle }) => handle.close()))
+  }
+}
+
+/**
+ * Makes a folder and those above it. The option `recursive` of Node's mkdir is not used: where a file system refuses a
+ * folder with ENOENT although the folder above it exists, as /proc does, that call does not come to an end.
+ */
+async function makeFolder(folder: string): Promise<void> {
+  const make = async () => {
+    await mkdir(folder).catch(async (error: unknown) => {
+      if ((await stat(folder).catch(() => null))?.isDirectory() !== true) throw error
+    })
+  }
+  try {
+    await make()
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || dirname(folder) === folder) throw error
+    await makeFolder(dirname(folder))
+    await make()
   }
 }
 

@@ -1,0 +1,149 @@
+/** The state of an optimiser as a file; test/adamw.test.ts continues a training from one. */
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, it } from 'vitest'
+import {
+  AdamW,
+  type AdamWState,
+  cast,
+  LilyModel,
+  readState,
+  saveState,
+  stateFile,
+  type Tensor,
+  tensor,
+  type TensorLike,
+  writeSafetensors,
+} from '../../lib/index.js'
+import { newFolder } from '../support/checkpoint.js'
+import { expectSameBits } from '../support/compare.js'
+import { expectRefused } from '../support/refused.js'
+import { readSafetensors } from '../support/safetensors.js'
+
+const numbers = (length: number, from: number) => Float32Array.from({ length }, (_, i) => from + i / 7)
+
+/** A state with names that are no identifiers, a size of 0 and numbers that are not finite, in every form of a tensor. */
+function newState(): AdamWState<TensorLike> {
+  const odd = numbers(6, -1)
+  odd.set([NaN, Infinity, -0])
+  return {
+    step: 2 ** 40,
+    parameters: {
+      'layers.0.q.lily_A.weight': { expAvg: tensor(odd, [2, 3]), expAvgSq: tensor(numbers(6, 1), [2, 3]) },
+      ü: {
+        expAvg: { data: numbers(8, 3), shape: [2, 2], strides: [4, 1], byteOffset: 4 },
+        expAvgSq: { data: numbers(4, 4), shape: [2, 2] },
+      },
+      empty: { expAvg: tensor([], [0, 2]), expAvgSq: tensor([], [0, 2]) },
+    },
+  }
+}
+
+describe('a state that is saved', () => {
+  it('is read bit for bit, and the file has the documented names', async () => {
+    const path = join(newFolder(), 'made', 'as needed', 'state.safetensors')
+    const { step, parameters } = newState()
+    await saveState(path, { step, parameters })
+    const read = await readState(path)
+    expect(read.step).toBe(step)
+    expect(Object.keys(read.parameters).sort()).toEqual(Object.keys(parameters).sort())
+    const { 'layers.0.q.lily_A.weight': odd, ü: pitched, empty } = read.parameters
+    expectSameBits('expAvg', odd.expAvg.data, (parameters['layers.0.q.lily_A.weight'].expAvg as Tensor).data)
+    expect(pitched.expAvg).toEqual({
+      dtype: 'float32',
+      shape: [2, 2],
+      data: Float32Array.from([1, 2, 5, 6], (i) => 3 + i / 7),
+    })
+    expect(empty.expAvgSq).toMatchObject({ shape: [0, 2] })
+    const moments = Object.keys(parameters).flatMap((name) => [`${name}.expAvg`, `${name}.expAvgSq`])
+    expect([...readSafetensors(path).keys()].sort()).toEqual(moments.sort())
+  })
+
+  it('is the same as a file and as bytes, where there is no file system', async () => {
+    const path = join(newFolder(), 'state.safetensors')
+    await saveState(path, newState())
+    const file = await stateFile(newState())
+    expect(file.name).toBe('optimiser.safetensors')
+    const bytes = new Uint8Array(await file.arrayBuffer())
+    expect(bytes).toEqual(new Uint8Array(readFileSync(path)))
+    for (const form of [file, new Blob([bytes]), bytes, bytes.buffer]) {
+      expect(await readState(form)).toEqual(await readState(path))
+    }
+  })
+
+  it('is no part of the adapter beside it, whose saves leave it there', async () => {
+    const folder = newFolder()
+    const layers = [{ name: 'q', inFeatures: 3, outFeatures: 2 }]
+    const model = LilyModel.create({ layers, config: { r: 2 } })
+    const optimiser = new AdamW(model.parameters())
+    await model.savePretrained(folder)
+    await saveState(join(folder, 'optimiser.safetensors'), optimiser.state())
+    await model.savePretrained(folder)
+    expect(readdirSync(folder)).toContain('optimiser.safetensors')
+    const loaded = await LilyModel.fromPretrained(folder)
+    new AdamW(loaded.parameters()).load(await readState(join(folder, 'optimiser.safetensors')))
+    const other = LilyModel.create({ layers, config: { r: 3 } })
+    const state = await readState(join(folder, 'optimiser.safetensors'))
+    await expectRefused(
+      'ERR_LILY_SHAPE',
+      "state.parameters['q.lily_A.weight'].expAvg: expected [3, 3], got [2, 3]",
+      () => new AdamW(other.parameters()).load(state),
+    )
+  })
+})
+
+describe('refused, and the old file stays:', () => {
+  const p = { expAvg: tensor([1], [1]), expAvgSq: tensor([2], [1]) }
+  const disposed = tensor([1], [1])
+  disposed.dispose()
+  it.each<[string, string, unknown]>([
+    ['ERR_LILY_ARGUMENT', 'state: expected an object', undefined],
+    ['ERR_LILY_ARGUMENT', 'state.step: expected an integer from 0', { step: '1', parameters: { p } }],
+    ['ERR_LILY_ARGUMENT', 'state.parameters: expected a Map or a plain object', { step: 1 }],
+    ['ERR_LILY_ARGUMENT', "state.parameters['p']", { step: 1, parameters: { p: null } }],
+    ['ERR_LILY_ARGUMENT', 'expAvgSq: is required', { step: 1, parameters: { p: { expAvg: p.expAvg } } }],
+    [
+      'ERR_LILY_DTYPE',
+      "state.parameters['p'].expAvg: expected float32, got bfloat16",
+      { step: 1, parameters: { p: { ...p, expAvg: cast(p.expAvg, 'bfloat16') } } },
+    ],
+    [
+      'ERR_LILY_DISPOSED',
+      "state.parameters['p'].expAvgSq",
+      { step: 1, parameters: { p: { ...p, expAvgSq: disposed } } },
+    ],
+  ])('%s: %s', async (code, message, state) => {
+    const path = join(newFolder(), 'state.safetensors')
+    writeFileSync(path, 'old')
+    await expectRefused(code, message, () => saveState(path, state as never))
+    await expectRefused(code, message, () => stateFile(state as never))
+    expect(readFileSync(path, 'utf8')).toBe('old')
+  })
+
+  it('a path that is none', async () => {
+    await expectRefused('ERR_LILY_ARGUMENT', 'file: expected a path', () => saveState(5 as never, newState()))
+    await expectRefused('ERR_LILY_CHECKPOINT', 'cannot be read', () => readState(join(newFolder(), 'none')))
+  })
+})
+
+describe('a file that is no state is refused with its name:', () => {
+  const one = tensor([1], [1])
+  it.each<[string, Parameters<typeof writeSafetensors>[1], Record<string, string>]>([
+    ["the number of steps in its metadata as 'step', got none", {}, {}],
+    ['the number of steps in its metadata as \'step\', got "-1"', {}, { step: '-1' }],
+    ['the number of steps', {}, { step: '9007199254740992' }],
+    ['tensor "weight": expected <parameter>.expAvg and <parameter>.expAvgSq', { weight: one }, { step: '1' }],
+    ['tensor "p.max": expected <parameter>.expAvg', { 'p.max': one }, { step: '1' }],
+    ['expected "p.expAvgSq" beside "p.expAvg", got none', { 'p.expAvg': one }, { step: '1' }],
+    [
+      'tensor "p.expAvg": expected data type F32, got BF16',
+      { 'p.expAvg': cast(one, 'bfloat16'), 'p.expAvgSq': one },
+      { step: '1' },
+    ],
+  ])('%s', async (message, tensors, metadata) => {
+    const path = join(newFolder(), 'state.safetensors')
+    await writeSafetensors(path, tensors, metadata)
+    const error = await expectRefused('ERR_LILY_CHECKPOINT', message, () => readState(path))
+    expect(error.message).toContain(path)
+  })
+})
