@@ -621,8 +621,8 @@ void Model::add_column_blocks(Work &work, const StripRow &row, const Walk &walk,
   const double copied = (std::min<double>(tile.block_k, outer_rows) + tile.block_n) * tile.block_m * scalar_;
   // Rows beyond the rank are multiplied too: they are zeros.
   const double busy = product_clocks(tile.block_k, tile.block_n, tile.block_m, row.outer_warps, copied);
-  work.add({walk.outer_blocks(), tiles * busy,
-            tiles * lhs_step, 2 * rates_.dram_latency + d_weights_clocks(tile.block_k, tile.block_n, row.threads),
+  work.add({walk.outer_blocks(), tiles * busy, tiles * lhs_step,
+            2 * rates_.dram_latency + d_weights_clocks(tile.block_k, tile.block_n, row.threads),
             static_cast<int>(2 * copied)});
 }
 
