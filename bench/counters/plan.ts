@@ -74,7 +74,14 @@ const ANY: Sizes = [0, 0, 0]
 function lineOf({ gpu, direction, shape: { tokens, d, rank, experts }, method, dtype, only }: PlannedCall): string {
   const { activations, parameters } = dtypes[dtype]
   return [
-    ...[gpu.capability, architectureOf(gpu.capability), gpu.multiprocessors, gpu.l2Bytes, gpu.sharedBytesPerBlock, gpu.sharedBytesPerMultiprocessor],
+    ...[
+      gpu.capability,
+      architectureOf(gpu.capability),
+      gpu.multiprocessors,
+      gpu.l2Bytes,
+      gpu.sharedBytesPerBlock,
+      gpu.sharedBytesPerMultiprocessor,
+    ],
     ...[gpu.threadsPerMultiprocessor, gpu.clockHz, gpu.memoryBytesPerSecond],
     ...[direction === 'forward' ? 0 : 1, tokens, d, d, rank, method === 'lora' ? 1 : experts],
     method === 'sequence' ? sequenceOffsets(tokens).length - 1 : 1,

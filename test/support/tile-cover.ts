@@ -8,7 +8,7 @@ import { type PlannedCall, planCalls, type PlannedLaunch } from '../../bench/cou
 import type { Spec } from './cases.js'
 
 type Device = Readonly<{ LILY_EMULATOR_SMS: string; LILY_EMULATOR_L2: string }>
-type Activations = 'bfloat16' | 'float32'
+type Activations = 'bfloat16' | 'float16' | 'float32'
 
 export interface Covered {
   readonly device: Device
