@@ -191,8 +191,9 @@ const half = (LILY_TEST_HALF: '0' | '1') =>
   process.env.LILY_TEST_LONG === '1' ? {} : { LILY_TEST_HALF, FAST_CHECK_RUNS: process.env.FAST_CHECK_RUNS ?? '6' }
 
 /**
- * All tests once; the numerical tests also with another schedule of the emulator, and on its oldest architecture with a
- * third one. Those two run half of the fixed problems of test/property.test.ts each, and half as many random ones.
+ * All tests once; the numerical tests also on an architecture that executes the published PTX and on the oldest one, with
+ * other schedules of the emulator. Those two run half of the fixed problems of test/property.test.ts each, and half as many
+ * random ones.
  */
 const cudaProjects =
   cuda.missing !== undefined
@@ -202,9 +203,9 @@ const cudaProjects =
         ...(cuda.env.LILY_TEST_EMULATED === '1'
           ? [
               {
-                name: 'cuda seed 2',
+                name: 'cuda newer',
                 include: files(['golden', 'property']),
-                env: { LILY_EMULATOR_SEED: '2', ...half('1') },
+                env: { LILY_EMULATOR_SEED: '2', LILY_EMULATOR_ARCH: '110', ...half('1') },
               },
               {
                 name: 'cuda turing',

@@ -21,12 +21,9 @@ const folder = join(root, 'build', 'resources')
 const nvcc = process.env.CUDACXX ?? 'nvcc'
 const options = ['-std=c++20', '-O3', '-DNDEBUG', '-I', join(root, 'native'), '-I', join(root, 'native', 'include')]
 
-// As in CMakeLists.txt: Turing has neither bfloat16 nor TF32.
-const everywhere = ['adamw', 'common', 'engine_exact', 'engines_16bit', 'roofs']
-const fromAmpere = ['engine_tf32']
+const files = ['adamw', 'common', 'engines', 'roofs']
 
 /**
- * @typedef {import('./cuda-targets.js').CudaTarget} CudaTarget
  * @typedef {{ architecture: number, kernel: string, symbol: string, registers: number, stackBytes: number,
  *   spillStoreBytes: number, spillLoadBytes: number, localBytes: number, staticSharedBytes: number,
  *   dynamicSharedBytes: number, blocks: number, warps: number, mostWarps: number }} Resources
@@ -61,11 +58,11 @@ function parse(output) {
     }))
 }
 
-/** @type {(file: string, wanted: readonly CudaTarget[]) => Promise<Resources[]>} */
-function compile(file, wanted) {
+/** @type {(file: string) => Promise<Resources[]>} */
+function compile(file) {
   const source = join(root, 'native', 'cuda', 'launch', `${file}.cu`)
-  const code = wanted.map((target) => `--generate-code=${codeOf(target, false)}`)
-  const args = [...options, ...code, '-Xptxas', '-v', '-c', source, '-o', join(folder, `${file}.o`)]
+  const code = wanted.map((target) => `--generate-code=${codeOf(target)}`)
+  const args = [...options, ...code, '--threads=0', '-Xptxas', '-v', '-c', source, '-o', join(folder, `${file}.o`)]
   return new Promise((resolve) => {
     const child = spawn(nvcc, args, { stdio: ['ignore', 'ignore', 'pipe'] })
     let text = ''
@@ -119,21 +116,14 @@ const unknown = architectures.find((name) => !published.includes(name))
 if (unknown !== undefined) fail(`--architecture ${unknown}: expected one of ${published.join(', ')}`)
 mkdirSync(folder, { recursive: true })
 
-/** @type {(least: number) => CudaTarget[]} */
-const targetsFrom = (least) =>
-  targets
-    .map((target) => ({ ...target, real: target.real.filter((name) => name >= least && architectures.includes(name)) }))
-    .filter(({ real }) => real.length > 0)
-const jobs = [
-  ...everywhere.map((file) => ({ file, wanted: targetsFrom(0) })),
-  ...fromAmpere.map((file) => ({ file, wanted: targetsFrom(80) })),
-].filter(({ wanted }) => wanted.length > 0)
+const wanted = targets
+  .map((target) => ({ ...target, real: target.real.filter((name) => architectures.includes(name)) }))
+  .filter(({ real }) => real.length > 0)
 /** @type {Resources[]} */
 const kernels = []
 /** @type {() => Promise<void>} */
 async function work() {
-  for (let job = jobs.shift(); job !== undefined; job = jobs.shift())
-    kernels.push(...(await compile(job.file, job.wanted)))
+  for (let file = files.shift(); file !== undefined; file = files.shift()) kernels.push(...(await compile(file)))
 }
 await Promise.all(Array.from({ length: availableParallelism() }, work))
 

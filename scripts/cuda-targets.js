@@ -3,6 +3,9 @@
  * architectures for which machine code is made of it. From one PTX to the next the kernels gain nothing but the waits between
  * launches (9.0), and to make it takes most of the time. GPUs of compute capability 8.6 and 8.9 execute the code for 8.0.
  *
+ * The last one has no machine code: GPUs for which the library has none compile its PTX, of fewer tiles (PtxRows in
+ * native/cuda/tiles/table.h).
+ *
  * @typedef {{ virtual: number, real: readonly number[] }} CudaTarget
  * @type {readonly CudaTarget[]}
  */
@@ -10,15 +13,19 @@ export const targets = [
   { virtual: 75, real: [75] },
   { virtual: 80, real: [80] },
   { virtual: 90, real: [90, 100, 120] },
+  { virtual: 100, real: [] },
 ]
 
-/**
- * The target as nvcc's --generate-code names it. With `keepsPtx` the object contains the PTX, which later architectures
- * compile.
- *
- * @type {(target: CudaTarget, keepsPtx: boolean) => string}
- */
-export function codeOf({ virtual, real }, keepsPtx) {
-  const code = [...real.map((name) => `sm_${name}`), ...(keepsPtx ? [`compute_${virtual}`] : [])]
+/** The target as nvcc's --generate-code names it. @type {(target: CudaTarget) => string} */
+export function codeOf({ virtual, real }) {
+  const code = real.length > 0 ? real.map((name) => `sm_${name}`) : [`compute_${virtual}`]
   return `arch=compute_${virtual},code=[${code.join(',')}]`
+}
+
+/** The virtual architecture of the code that a GPU executes. @type {(capability: number) => number} */
+export function architectureOf(capability) {
+  /** @type {(name: number) => boolean} */
+  const runs = (name) => Math.floor(name / 10) === Math.floor(capability / 10) && name <= capability
+  const found = targets.find(({ real }) => real.some(runs)) ?? targets.at(-1)
+  return found?.virtual ?? 0
 }

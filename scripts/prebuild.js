@@ -50,7 +50,7 @@ function prebuild(arch, compiler, strip, cmake) {
 
 // Prefers GCC 12: the addon then does not require a libstdc++ newer than that compiler's.
 function prebuildHere() {
-  const code = targets.map((target) => codeOf(target, target === targets.at(-1)))
+  const code = targets.map(codeOf)
   const cuda = isAddonOnly ? ['-DLILY_CUDA=OFF'] : ['-DLILY_CUDA=ON', `-DLILY_CUDA_TARGETS=${code.join(';')}`]
   prebuild(process.arch, process.env.CXX ?? firstAvailable(['g++-12']), 'strip', cuda)
 }

@@ -76,14 +76,18 @@ export function gpuOf(name: string): Gpu | undefined {
 /** Multiprocessors of the emulated GPU whose accesses are counted: as few as a real GPU has, so that plans are similar. */
 export const EMULATED_MULTIPROCESSORS = 64
 
-/** What the emulator reports (emulator/runtime/device_properties.cc) for the architectures that the tests build for. */
+/** Architectures that the tests emulate. For 11.0 there is no machine code: it executes the published PTX. */
+export type Emulated = 75 | 90 | 110
+
+/** What the emulator reports of them (emulator/runtime/device_properties.cc). */
 export function emulatedGpu(
-  capability: 75 | 90,
+  capability: Emulated,
   multiprocessors = EMULATED_MULTIPROCESSORS,
   l2Bytes: number = 4 * MIB,
 ): Gpu {
-  const [perBlock, perMultiprocessor, threadsPerMultiprocessor] =
-    capability === 75 ? ([64, 64, 1024] as const) : ([227, 228, 2048] as const)
+  const [perBlock, perMultiprocessor, threadsPerMultiprocessor] = (
+    { 75: [64, 64, 1024], 90: [227, 228, 2048], 110: [227, 228, 1536] } as const
+  )[capability]
   return {
     ...{ capability, multiprocessors, l2Bytes, ...kib(perBlock, perMultiprocessor), threadsPerMultiprocessor },
     ...{ clockHz: 1e9, memoryBytesPerSecond: 12e9 * multiprocessors },

@@ -5,6 +5,7 @@
 import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { type Direction, phasesOf } from '../roofs/work.js'
+import { architectureOf } from '../../scripts/cuda-targets.js'
 import { type DTypeName, dtypes, type Float } from '../workload/dtypes.js'
 import { sequenceOffsets } from '../workload/sequences.js'
 import type { Shape } from '../workload/shapes.js'
@@ -73,7 +74,14 @@ const ANY: Sizes = [0, 0, 0]
 function lineOf({ gpu, direction, shape: { tokens, d, rank, experts }, method, dtype, only }: PlannedCall): string {
   const { activations, parameters } = dtypes[dtype]
   return [
-    ...[gpu.capability, gpu.multiprocessors, gpu.l2Bytes, gpu.sharedBytesPerBlock, gpu.sharedBytesPerMultiprocessor],
+    ...[
+      gpu.capability,
+      architectureOf(gpu.capability),
+      gpu.multiprocessors,
+      gpu.l2Bytes,
+      gpu.sharedBytesPerBlock,
+      gpu.sharedBytesPerMultiprocessor,
+    ],
     ...[gpu.threadsPerMultiprocessor, gpu.clockHz, gpu.memoryBytesPerSecond],
     ...[direction === 'forward' ? 0 : 1, tokens, d, d, rank, method === 'lora' ? 1 : experts],
     method === 'sequence' ? sequenceOffsets(tokens).length - 1 : 1,
@@ -97,9 +105,12 @@ export function planCalls(calls: readonly PlannedCall[]): Plan[] {
     .map((line) => JSON.parse(line) as Plan)
 }
 
-/** The rows of the tables from which a plan chooses, for tiles whose elements have 2 or 4 bytes. */
-export const tileRows = (scalarBytes: 2 | 4): Record<TileTable | 'decode' | 'once', readonly Sizes[]> =>
-  JSON.parse(run('', '--rows', String(scalarBytes))) as ReturnType<typeof tileRows>
+/** The rows of the tables from which a plan for a GPU chooses, for tiles whose elements have 2 or 4 bytes. */
+export const tileRows = (
+  scalarBytes: 2 | 4,
+  { capability }: Pick<Gpu, 'capability'>,
+): Record<TileTable | 'decode' | 'once', readonly Sizes[]> =>
+  JSON.parse(run('', '--rows', String(scalarBytes), String(architectureOf(capability)))) as ReturnType<typeof tileRows>
 
 export const planCall = (call: PlannedCall): Plan => planCalls([call])[0]
 

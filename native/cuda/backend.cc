@@ -26,10 +26,13 @@ lily_status on_device(int32_t id, Work work) {
   if (found == nullptr) return LILY_ERROR_UNAVAILABLE;
   const DeviceGuard guard(id);
   if (const lily_status status = guard.status()) return status;
-  if constexpr (std::is_invocable_v<Work, const Device &>)
-    return work(*found);
-  else
+  if constexpr (std::is_invocable_v<Work, const Device &>) {
+    Device executing = *found;
+    executing.architecture = executed_architecture(id);
+    return work(executing);
+  } else {
     return work();
+  }
 }
 
 // The same for work that releases something of the device. After a reset of the device there is nothing to release, and

@@ -14,6 +14,7 @@ constexpr int kMaxDevices = 64;
 struct Device {
   int id;
   int compute_major, compute_minor;
+  int architecture;  // the virtual one of the code that the device executes (tiles/table.h)
   int multiprocessors;
   size_t l2_bytes;
   int shared_bytes_per_block;  // opt-in maximum of a kernel

@@ -12,6 +12,10 @@
 
 namespace lily::cuda {
 
+// The virtual architecture of which the code is that a device executes: a GPU may run that of an earlier one. Requires
+// the device's context; 0 if there is no code for the device.
+int executed_architecture(int32_t device);
+
 // The problem must be valid, and `device` must be its device. The first three return the size of a workspace that is
 // enough for every call of the problem.
 size_t forward_workspace(const lily_problem &problem, const Device &device);

@@ -3,12 +3,13 @@
 //
 // Reads one call per line, as numbers, and writes one line of JSON for each:
 //
-//   device     compute capability, multiprocessors, bytes of L2, of shared memory per block and per multiprocessor,
-//              threads per multiprocessor, clock in Hz, bytes per second of memory
+//   device     compute capability, virtual architecture of the code, multiprocessors, bytes of L2, of shared memory per
+//              block and per multiprocessor, threads per multiprocessor, clock in Hz, bytes per second of memory
 //   call       0 forward or 1 backward, M, d_in, d_out, r, E, G, routing, dtypes of activations and of parameters
 //   tiles      shrink, strip, large and mix: three sizes each, zeros for a free choice
 //
-// With --rows N it prints the rows of the tables of engines with elements of N bytes instead.
+// With --rows N A it prints the rows of the tables of engines with elements of N bytes instead, of which code of the
+// virtual architecture A has kernels.
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -53,7 +54,7 @@ void print(const Tile &tile) { std::printf("[%d,%d,%d]", tile.block_m, tile.bloc
 
 template <typename Plan>
 void print(const Plan &plan, const lily_problem &problem, const Device &device) {
-  const Model model(problem, plan.engine, plan.has_token_weights, tile_rows(plan.engine), device);
+  const Model model(problem, plan.engine, plan.has_token_weights, tile_rows(plan.engine, device), device);
   std::printf("{\"supported\":%s,\"workspaceBytes\":%zu,\"launches\":[", plan.is_supported ? "true" : "false",
               plan.workspace_bytes);
   bool first = true;
@@ -86,8 +87,8 @@ void print_rows(const char *name, const Rows &rows, const char *separator = ",")
   std::printf("]");
 }
 
-int print_rows(int scalar_bytes) {
-  const TileRows &rows = tile_rows(scalar_bytes);
+int print_rows(int scalar_bytes, int architecture) {
+  const TileRows &rows = tile_rows(scalar_bytes, architecture);
   std::printf("{");
   print_rows("shrink", rows.shrink, "");
   print_rows("strip", rows.strip);
@@ -107,11 +108,11 @@ int run() {
   lily_problem problem = {};
   Restriction only = {};
   problem.scaling = 1;
-  while (std::cin >> capability >> device.multiprocessors >> device.l2_bytes >> device.shared_bytes_per_block >>
-             device.shared_bytes_per_multiprocessor >> device.threads_per_multiprocessor >> device.clock_hz >>
-             device.dram_bytes_per_second >> backward >> problem.tokens >> problem.d_in >> problem.d_out >>
-             problem.rank >> problem.experts >> problem.groups >> problem.routing >> problem.activation_dtype >>
-             problem.parameter_dtype &&
+  while (std::cin >> capability >> device.architecture >> device.multiprocessors >> device.l2_bytes >>
+             device.shared_bytes_per_block >> device.shared_bytes_per_multiprocessor >>
+             device.threads_per_multiprocessor >> device.clock_hz >> device.dram_bytes_per_second >> backward >>
+             problem.tokens >> problem.d_in >> problem.d_out >> problem.rank >> problem.experts >> problem.groups >>
+             problem.routing >> problem.activation_dtype >> problem.parameter_dtype &&
          read(std::cin, only.shrink) && read(std::cin, only.strip) && read(std::cin, only.large) &&
          read(std::cin, only.mix)) {
     device.compute_major = capability / 10;
@@ -133,6 +134,6 @@ int run() {
 }  // namespace lily::cuda
 
 int main(int count, char **arguments) {
-  const bool rows = count > 2 && std::string_view(arguments[1]) == "--rows";
-  return rows ? lily::cuda::print_rows(std::atoi(arguments[2])) : lily::cuda::run();
+  const bool rows = count > 3 && std::string_view(arguments[1]) == "--rows";
+  return rows ? lily::cuda::print_rows(std::atoi(arguments[2]), std::atoi(arguments[3])) : lily::cuda::run();
 }

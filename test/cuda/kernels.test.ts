@@ -41,23 +41,28 @@ describe('every kernel', () => {
       expectNoGradientOfEmptyGroups(emptyGroupJobs, results)
     })
 
-  for (const [activations, scalarBytes] of [
-    ['bfloat16', 2],
-    ['float32', 4],
+  // A GPU of compute capability 11.0 executes the published PTX. A kernel without code gives wrong results. On Turing some
+  // rows do not fit.
+  for (const [activations, scalarBytes, capability] of [
+    ['bfloat16', 2, 90],
+    ['float32', 4, 90],
+    ['bfloat16', 2, 110],
+    ['float32', 4, 110],
+    ['float16', 2, 75],
   ] as const)
-    test(`every row of the tile table, ${activations}`, async (context) => {
+    test(`every row of the tile table, ${activations} on sm_${capability}`, async (context) => {
       if (!isEmulated) context.skip('the device is a GPU, whose size does not vary')
-      const cover = tileCover(activations, DEVICES)
+      const cover = tileCover(activations, DEVICES, capability)
       const names = new Set(cover.flatMap(({ kernels }) => [...kernels]))
-      const rows = Object.values(tileRows(scalarBytes)).flat()
+      const rows = Object.values(tileRows(scalarBytes, { capability })).flat()
       // A row that no problem launches is not tested: the grid of tile-cover.ts lacks one, or the row can go.
       const missing = rows.filter((row) => ![...names].some((name) => name.includes(row.join(' x '))))
-      expect(missing).toEqual([])
+      if (capability !== 75) expect(missing).toEqual([])
       for (const device of DEVICES) {
         const jobs = cover
           .filter((each) => each.device === device)
           .map(({ spec }): Job => ({ spec, how: { outputs: 'add' } }))
-        await check(jobs, device)
+        await check(jobs, { ...device, LILY_EMULATOR_ARCH: String(capability) })
       }
     })
 

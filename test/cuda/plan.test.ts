@@ -121,7 +121,7 @@ describe.each(gpuNames)('on %s', (device) => {
       comparedSeconds(plan) < comparedSeconds(than) * (1 - 1e-9) ||
       predictedSeconds(plan) < predictedSeconds(than) * 0.99
     for (const table of ['shrink', 'strip', 'mix', 'large'] as const)
-      for (const row of tileRows(2)[table]) {
+      for (const row of tileRows(2, gpus[device])[table]) {
         const plans = planCalls(points.map((point) => ({ ...callOf(point), only: { [table]: row } })))
         const better = plans.flatMap((plan, i) => (plan.supported && isBetter(plan, chosen[i]) ? [points[i]] : []))
         expect(better, `${table} ${row.join(' x ')}`).toEqual([])

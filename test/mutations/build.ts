@@ -22,7 +22,7 @@ const HOST_SOURCES = [
   'launch/walk',
   'tiles/rows',
 ]
-const BUILT_ANEW = /\/(engines?_\w+|common|model|plan_\w+|walk|rows)\.\w+\.o$/
+const BUILT_ANEW = /\/(engines?\w*|common|model|plan_\w+|walk|rows)\.\w+\.o$/
 
 // The other engines are never asked; the emulator would read all their PTX.
 const ONE_ENGINE = `#include "cuda/launch/engine.cuh"

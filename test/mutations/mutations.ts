@@ -14,6 +14,18 @@ const BARRIER = '__syncthreads();\n'
 export const mutations: readonly Mutation[] = [
   // ---- Tiles and their products ----
   {
+    file: 'tiles/table.h',
+    what: 'tiles that need more than 64 KiB have no code on any architecture',
+    find: 'return architecture >= 80 || bytes <= 64 * 1024;',
+    replace: 'return bytes <= 64 * 1024;',
+  },
+  {
+    file: 'kernels/strip.cuh',
+    what: 'u is not formed',
+    find: 'if constexpr (!kExpand)\n        compute_lhs',
+    replace: 'if constexpr (kExpand)\n        compute_lhs',
+  },
+  {
     file: 'tiles/stage.cuh',
     what: 'a tile includes the row after its last one',
     find: 'const int valid = row < window.row_end ?',
@@ -648,8 +660,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_decode.cuh',
     what: 'the partial sums of h are read before the wait',
-    find: 'wait_for_previous_launch();\n  sum_partials<Engine>(call, product, pitch);',
-    replace: 'sum_partials<Engine>(call, product, pitch);\n  wait_for_previous_launch();',
+    find: 'wait_for_previous_launch();\n    sum_partials<Engine>(call, product, pitch);',
+    replace: 'sum_partials<Engine>(call, product, pitch);\n    wait_for_previous_launch();',
   },
   {
     file: 'kernels/backward_x.cuh',

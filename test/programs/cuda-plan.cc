@@ -30,12 +30,19 @@ class Random {
 
 Device random_device(Random &random) {
   struct Generation {
-    int capability, shared_kib, threads;
+    int capability, architecture, shared_kib, threads;
   };
-  const auto generation = random.of<Generation>({{75, 64, 1024}, {80, 163, 2048}, {89, 99, 1536}, {90, 227, 2048}});
+  // The last two run PTX.
+  const auto generation = random.of<Generation>({{75, 75, 64, 1024},
+                                                 {80, 80, 163, 2048},
+                                                 {89, 80, 99, 1536},
+                                                 {90, 90, 227, 2048},
+                                                 {110, kPtxArchitecture, 227, 1536},
+                                                 {130, kPtxArchitecture, 99, 1536}});
   Device device = {};
   device.compute_major = generation.capability / 10;
   device.compute_minor = generation.capability % 10;
+  device.architecture = generation.architecture;
   device.multiprocessors = random.of({1, 4, 40, 108, 132, 170});
   device.l2_bytes = random.of({1 << 10, 16 << 10, 4 << 20, 50 << 20});
   device.shared_bytes_per_block = generation.shared_kib << 10;

@@ -1,14 +1,14 @@
 /**
  * Small problems that together launch every kernel of the CUDA backend with every tile that a plan chooses for them. The
  * tiles follow from the model of time, so the problems are searched for: of a grid of sizes, on the two devices of
- * kernels.ts, those that cover the most kernels for the least work.
+ * kernels.ts with one architecture, those that cover the most kernels for the least work.
  */
-import { emulatedGpu } from '../../bench/counters/gpus.js'
+import { type Emulated, emulatedGpu } from '../../bench/counters/gpus.js'
 import { type PlannedCall, planCalls, type PlannedLaunch } from '../../bench/counters/plan.js'
 import type { Spec } from './cases.js'
 
 type Device = Readonly<{ LILY_EMULATOR_SMS: string; LILY_EMULATOR_L2: string }>
-type Activations = 'bfloat16' | 'float32'
+type Activations = 'bfloat16' | 'float16' | 'float32'
 
 export interface Covered {
   readonly device: Device
@@ -29,9 +29,9 @@ const bytesOf = (size: string): number => Number.parseInt(size) * { K: 2 ** 10, 
 const nameOf = ({ kernel, tile, stripTile }: PlannedLaunch): string =>
   [kernel, ...[tile, stripTile].filter((each) => each[0] > 0).map((each) => each.join(' x '))].join(', ')
 
-function candidates(activations: Activations, devices: readonly Device[]): Covered[] {
+function candidates(activations: Activations, devices: readonly Device[], capability: Emulated): Covered[] {
   const problems = devices.flatMap((device) => {
-    const gpu = emulatedGpu(90, Number(device.LILY_EMULATOR_SMS), bytesOf(device.LILY_EMULATOR_L2))
+    const gpu = emulatedGpu(capability, Number(device.LILY_EMULATOR_SMS), bytesOf(device.LILY_EMULATOR_L2))
     return METHODS.flatMap((method) =>
       TOKENS.flatMap((tokens) =>
         WIDTHS.flatMap((d) =>
@@ -57,8 +57,8 @@ function candidates(activations: Activations, devices: readonly Device[]): Cover
 const work = ({ spec: { tokens, dIn, rank, experts } }: Covered): number => OVERHEAD + tokens * dIn * rank * experts
 
 /** The problems, and the names of all kernels and tiles that any problem of the grid has. */
-export function tileCover(activations: Activations, devices: readonly Device[]): Covered[] {
-  const all = candidates(activations, devices)
+export function tileCover(activations: Activations, devices: readonly Device[], capability: Emulated): Covered[] {
+  const all = candidates(activations, devices, capability)
   const left = new Set(all.flatMap(({ kernels }) => [...kernels]))
   const chosen: Covered[] = []
   const gain = (each: Covered) => [...each.kernels].filter((kernel) => left.has(kernel)).length / work(each)

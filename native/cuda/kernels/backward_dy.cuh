@@ -52,13 +52,12 @@ struct BackwardDy {
 
 // dw_te of `count` tokens from rows [row, row_end) of v, one (token, expert) pair per warp and iteration. Loads of h
 // are in flight for kLoadsInFlight pairs.
-template <typename Tile, typename T>
+template <typename Tile>
 __device__ inline void add_token_d_weights(const BackwardDy &call, const float *product, int token, int count, int row,
                                            int row_end) {
   constexpr int kLoadsInFlight = 8;
   const int lane = threadIdx.x % kWarp;
   const int first_expert = row / call.rank, experts = (row_end - 1) / call.rank - first_expert + 1;
-  const T *hidden = static_cast<const T *>(call.hidden.data) + token * call.hidden.pitch;
 #pragma unroll 1
   for (int first = threadIdx.x / kWarp; first < count * experts; first += kLoadsInFlight * Tile::kWarps) {
     int token_of[kLoadsInFlight], expert[kLoadsInFlight], begin[kLoadsInFlight], end[kLoadsInFlight];
@@ -71,16 +70,23 @@ __device__ inline void add_token_d_weights(const BackwardDy &call, const float *
     }
 #pragma unroll 1
     for (int offset = lane; offset < min(call.rank, Tile::kBlockN); offset += kWarp) {
-      T h[kLoadsInFlight];
+      float h[kLoadsInFlight];
+      with_type(typename Tile::Engine::Activations{}, call.hidden.dtype, [&](auto tag) {
+        using T = decltype(tag);
+        const T *hidden = static_cast<const T *>(call.hidden.data) + token * call.hidden.pitch;
+        T raw[kLoadsInFlight];
+#pragma unroll
+        for (int n = 0; n < kLoadsInFlight; ++n) {
+          const int j = min(begin[n] + offset, end[n] - 1);
+          raw[n] = hidden[token_of[n] * call.hidden.pitch + j - expert[n] * call.rank];
+        }
+#pragma unroll
+        for (int n = 0; n < kLoadsInFlight; ++n) h[n] = to_float(raw[n]);
+      });
 #pragma unroll
       for (int n = 0; n < kLoadsInFlight; ++n) {
         const int j = min(begin[n] + offset, end[n] - 1);
-        h[n] = hidden[token_of[n] * call.hidden.pitch + j - expert[n] * call.rank];
-      }
-#pragma unroll
-      for (int n = 0; n < kLoadsInFlight; ++n) {
-        const int j = min(begin[n] + offset, end[n] - 1);
-        const float next = fmaf(to_float(h[n]), product[token_of[n] * Tile::kProductPitch + j - row], sum[n]);
+        const float next = fmaf(h[n], product[token_of[n] * Tile::kProductPitch + j - row], sum[n]);
         sum[n] = begin[n] + offset < end[n] ? next : sum[n];
       }
     }
@@ -135,10 +141,7 @@ __device__ inline void add_token_products(const BackwardDy &call, const float *p
     for (int n = 0; n < kLoadsInFlight; ++n)
       if (q[n] != nullptr) *q[n] = k[n] >= row ? sum[n] * call.scale : fmaf(call.scale, sum[n], old[n]);
   }
-  if (call.token_d_weights != nullptr) {
-    with_type(typename Tile::Engine::Activations{}, call.hidden.dtype,
-              [&](auto tag) { add_token_d_weights<Tile, decltype(tag)>(call, product, token, count, row, row_end); });
-  }
+  if (call.token_d_weights != nullptr) add_token_d_weights<Tile>(call, product, token, count, row, row_end);
 }
 
 // Inlined, because a function would receive the address of the kernel's parameters.
@@ -209,6 +212,13 @@ __device__ __forceinline__ void backward_columns(char *shared, const BackwardDy 
   form_d_weights<Tile>(shared, call.d_weights, at, call.target, partial_index);
 }
 
+// Whether a kernel has code for tiles of both kinds.
+template <typename Tiles>
+constexpr bool kHasDyCode = false;
+template <typename... Shrink, typename... Strip>
+constexpr bool kHasDyCode<DyTiles<Table<Shrink...>, Table<Strip...>>> =
+    (kHasCode<Shrink, Shrink::kBytes> || ...) && (kHasCode<Strip, kOuterBytes<Strip>> || ...);
+
 // Calls visit with row number `index` of the table.
 template <typename First, typename... Rest, typename Visit>
 __device__ __forceinline__ void visit_row(Table<First, Rest...>, int index, const Visit &visit) {
@@ -221,10 +231,14 @@ __device__ __forceinline__ void visit_row(Table<First, Rest...>, int index, cons
   visit(First{});
 }
 
+// Turing's shared memory has room for two of the smallest blocks.
+template <typename Tiles>
+constexpr int kDyBlocks = kArchitecture < 80 && Tiles::kBlocks > 2 ? 2 : Tiles::kBlocks;
+
 template <typename Engine, typename Tiles>
 __global__ __launch_bounds__(Tiles::kThreads,
-                             Tiles::kBlocks) void backward_dy(const __grid_constant__ BackwardDy call) {
-  if constexpr (!kHasCode<Engine, Tiles::kLeastBytes>) return;
+                             kDyBlocks<Tiles>) void backward_dy(const __grid_constant__ BackwardDy call) {
+  if constexpr (!kHasDyCode<Tiles>) return;
   extern __shared__ __align__(16) char shared[];
   __shared__ float weights[kMostExperts];
   const int of_tokens = call.token_tiles * call.q_row_tiles, of_columns = call.column_tiles * call.row_tiles;
@@ -239,11 +253,15 @@ __global__ __launch_bounds__(Tiles::kThreads,
   }
   const int split = blockIdx.x / (of_tokens + of_columns), index = blockIdx.x % (of_tokens + of_columns);
   if (index < of_tokens)
-    visit_row(typename Tiles::Shrink{}, call.shrink_tile,
-              [&](auto tile) { backward_tokens<decltype(tile)>(shared, call, split, index); });
+    visit_row(typename Tiles::Shrink{}, call.shrink_tile, [&](auto tile) {
+      using Tile = decltype(tile);
+      if constexpr (kHasCode<Tile, Tile::kBytes>) backward_tokens<Tile>(shared, call, split, index);
+    });
   else
-    visit_row(typename Tiles::Strip{}, call.strip_tile,
-              [&](auto tile) { backward_columns<decltype(tile)>(shared, call, split, index - of_tokens); });
+    visit_row(typename Tiles::Strip{}, call.strip_tile, [&](auto tile) {
+      using Tile = decltype(tile);
+      if constexpr (kHasCode<Tile, kOuterBytes<Tile>>) backward_columns<Tile>(shared, call, split, index - of_tokens);
+    });
 }
 
 }  // namespace lily::cuda

@@ -228,7 +228,7 @@ __device__ inline void combine_block(const Combine &call, typename Engine::Scala
 // Writes C once. Used by backward and by forward of large ranks, whose blocks would each combine all of C otherwise.
 template <typename Engine>
 __global__ __launch_bounds__(kThreads, kBlocks) void combine(const __grid_constant__ Combine call) {
-  if constexpr (!kHasCode<Engine>) return;
+  if constexpr (!kHasEngine<Engine>) return;
   __shared__ float weights[kMostExperts];
   __shared__ __align__(16) typename Engine::Scalar tile[kCombineRows * kCombineColumns];
   wait_for_previous_launch();

@@ -69,10 +69,12 @@ __device__ inline void pool_all(const ForwardDecode &call, const uint8_t *mask, 
   const int experts = call.route.experts, pitch = experts + 1, quads = (experts + 3) / 4;
   const PoolRows rows = {values, experts | 1, experts, mask, 1};
   __syncthreads();
+#pragma unroll 1
   for (int i = threadIdx.x / kWarp; i < call.groups.groups * quads; i += kWarps) {
     const int group = i / quads, expert = i % quads * 4;
     const int begin = call.groups.begin(group), end = call.groups.end(group);
     float sum[5] = {0, 0, 0, 0, 0};
+#pragma unroll 1
     for (int slice = 0; slice < pool_slices(begin, end); ++slice) {
       float share[5];
       pool_slice(rows, begin, end, slice, expert, share);
@@ -86,6 +88,7 @@ __device__ inline void pool_all(const ForwardDecode &call, const uint8_t *mask, 
     if (expert == 0) sums[group * pitch + experts] = sum[4];
   }
   __syncthreads();
+#pragma unroll 1
   for (int g = threadIdx.x; g < call.groups.groups; g += kThreads) finish_pool(call.pool, sums + g * pitch, experts);
   __syncthreads();
   if (blockIdx.x != 0 || call.weights_out == nullptr) return;
@@ -99,6 +102,7 @@ template <typename Tile, typename S>
 __device__ inline void add_experts(float (&value)[Tile::kCombinedRows][4], const S *stage, int rank, int count,
                                    const float *weights) {
   const int n = static_cast<int>(threadIdx.x) % Tile::kVec4PerRow * 4;
+#pragma unroll 1
   for (int e = 0; e < count; ++e) {
 #pragma unroll
     for (int i = 0; i < Tile::kCombinedRows; ++i) {
@@ -140,7 +144,7 @@ __device__ inline void convert_tile(T *tile, const S *from) {
 template <typename Tile>
 __global__ __launch_bounds__(kThreads,
                              Tile::kMinBlocks) void forward_decode(const __grid_constant__ ForwardDecode call) {
-  if constexpr (!kHasCode<typename Tile::Engine>) return;
+  if constexpr (!kHasCode<Tile, 0>) return;
   using Scalar = typename Tile::Scalar;
   using Engine = typename Tile::Engine;
   using Parameters = typename Engine::Parameters;
@@ -188,43 +192,52 @@ __global__ __launch_bounds__(kThreads,
   const float *expert_weights = routes ? sums : given;
   const Window window = {0, call.tokens, column, call.columns};
   if (call.y.accumulate) stage_activations<Engine, Tile::kBlockM, Tile::kBlockN>(strip, call.y.operand(), window);
-#pragma unroll 1
-  for (int number = 0; number < Tile::kStages; ++number) fill(number);
   Route route = call.route;
-  if (routes) {
-    load_router<Engine>(route, router);
-    if (route.mask != nullptr)
-      for (int t = threadIdx.x; t < call.tokens; t += kThreads) mask[t] = route.mask[t];
-  } else if (call.pooled) {
-    compute_weights(given, call.weights);
-  } else {
-    for (int i = threadIdx.x; i < call.groups.groups * experts; i += kThreads)
-      sums[i / experts * token_weights_pitch + i % experts] = call.given[i];
-  }
-  if (!call.pooled)
-    for (int t = threadIdx.x; t < call.tokens; t += kThreads) group[t] = call.per_token ? t : call.groups.of(t);
-  wait_for_previous_launch();
-  sum_partials<Engine>(call, product, pitch);
-  if (routes) {
-    form_logits(route, product, pitch, logits, router, call.tokens);
-    if (blockIdx.x != 0) route.values = nullptr;
-    finish_route(route, logits, 0, call.tokens, 0);
-    if (route.mask != nullptr) route.mask = mask;
-    if (!call.per_token) pool_all(call, route.mask, logits, sums);
-  } else if (call.pooled && blockIdx.x == 0 && call.weights_out != nullptr) {
-    for (int e = threadIdx.x; e < experts; e += kThreads) call.weights_out[e] = given[e];
-  }
+  // What h and the weights follow from. The loads of B overlap with it.
+  const auto form_weights = [&] {
+    if (routes) {
+      load_router<Engine>(route, router);
+      if (route.mask != nullptr)
+        for (int t = threadIdx.x; t < call.tokens; t += kThreads) mask[t] = route.mask[t];
+    } else if (call.pooled) {
+      compute_weights(given, call.weights);
+    } else {
+      for (int i = threadIdx.x; i < call.groups.groups * experts; i += kThreads)
+        sums[i / experts * token_weights_pitch + i % experts] = call.given[i];
+    }
+    if (!call.pooled)
+      for (int t = threadIdx.x; t < call.tokens; t += kThreads) group[t] = call.per_token ? t : call.groups.of(t);
+    wait_for_previous_launch();
+    sum_partials<Engine>(call, product, pitch);
+    if (routes) {
+      form_logits(route, product, pitch, logits, router, call.tokens);
+      if (blockIdx.x != 0) route.values = nullptr;
+      finish_route(route, logits, 0, call.tokens, 0);
+      if (route.mask != nullptr) route.mask = mask;
+      if (!call.per_token) pool_all(call, route.mask, logits, sums);
+    } else if (call.pooled && blockIdx.x == 0 && call.weights_out != nullptr) {
+      for (int e = threadIdx.x; e < experts; e += kThreads) call.weights_out[e] = given[e];
+    }
+  };
 
   const int warp = threadIdx.x / kWarp;
   Accumulators<Tile::kBlockM / 16, 1> sum;
-  clear(sum);
-  float combined[Tile::kCombinedRows][4] = {};
+  float combined[Tile::kCombinedRows][4];
+  // The first steps only fill: the code of `fill` is there once.
 #pragma unroll 1
-  for (int at = 0; at < call.stages; ++at) {
-    if (at > 0) {
+  for (int at = -Tile::kStages; at < call.stages; ++at) {
+    if (at == 0) {
+      form_weights();
+      clear(sum);
+#pragma unroll
+      for (auto &row : combined)
+#pragma unroll
+        for (float &value : row) value = 0;
+    } else {
       __syncthreads();  // the stage before is no longer read
-      fill(at + Tile::kStages - 1);
     }
+    if (at != 0) fill(at < 0 ? at + Tile::kStages : at + Tile::kStages - 1);
+    if (at < 0) continue;
     copy_wait<Tile::kStages - 1>();
     __syncthreads();  // the stage has arrived; h and the weights are written
     int row = combines ? 0 : at * call.stage_rows;

@@ -26,7 +26,7 @@ struct LargeShrink {
 template <typename Tile>
 __global__ __launch_bounds__(Tile::kThreads,
                              Tile::kProductBlocks) void large_shrink(const __grid_constant__ LargeShrink call) {
-  if constexpr (!kHasCode<typename Tile::Engine>) return;
+  if constexpr (!kHasCode<Tile, Tile::kScratch>) return;
   using Scalar = typename Tile::Scalar;
   extern __shared__ __align__(16) char shared[];
   const ShrinkOperands &from = call.operands;

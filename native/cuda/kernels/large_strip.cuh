@@ -113,7 +113,7 @@ __device__ __forceinline__ void large_expand(char *shared, float *weights, const
 
 template <typename Tile>
 __global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void large_strip(const __grid_constant__ LargeStrip call) {
-  if constexpr (!kHasCode<typename Tile::Engine>) return;
+  if constexpr (!kHasCode<Tile, Tile::kStripBytes>) return;
   extern __shared__ __align__(16) char shared[];
   __shared__ float weights[kMostExperts];
   int index = blockIdx.x;

@@ -19,16 +19,16 @@ struct LeftOperand {
   int one_hot;  // kU: weight 1 for the token's group and 0 for others, which keeps the groups' products apart
 };
 
-// Computes a tile of u from h of type T. kWhole requires r to be a multiple of 4 and rows of h to begin at multiples of
-// four elements.
-template <typename Scalar, typename T, bool kWhole, int kBlockM, int kBlockK, int kBlockThreads>
-__device__ inline void form_u(Scalar *tile, const LeftOperand &lhs, const int *group_of, int token, int token_end,
-                              int column) {
+// Computes a tile of u. kWhole requires r to be a multiple of 4 and rows of h to begin at multiples of four elements.
+template <typename Engine, bool kWhole, int kBlockM, int kBlockK, int kBlockThreads>
+__device__ inline void form_u(typename Engine::Scalar *tile, const LeftOperand &lhs, const int *group_of, int token,
+                              int token_end, int column) {
+  using Scalar = typename Engine::Scalar;
+  constexpr typename Engine::Activations kTypes;
   constexpr int kVec4PerRow = kBlockK / 4, kStep = kBlockThreads / kVec4PerRow,
                 kLoadsInFlight = kTileLoadsInFlight<kWhole, kBlockM, kStep>;
   const int c = static_cast<int>(threadIdx.x) % kVec4PerRow * 4, j = column + c;
   const int count = j < lhs.columns ? min(token_end - token, kBlockM) : 0;
-  const T *hidden = static_cast<const T *>(lhs.hidden.data) + token * lhs.hidden.pitch;
   const bool by_token = lhs.token_weights.per_token && !lhs.one_hot;
   const auto weight = [&](int t, int e) {
     const int64_t group = by_token ? token + t : group_of[t];
@@ -37,23 +37,18 @@ __device__ inline void form_u(Scalar *tile, const LeftOperand &lhs, const int *g
 #pragma unroll 1
   for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < kBlockM; first += kLoadsInFlight * kStep) {
     if constexpr (kWhole) {
-      Vec4<T> raw[kLoadsInFlight] = {};
-      float w[kLoadsInFlight] = {};
+      float value[kLoadsInFlight][4] = {}, w[kLoadsInFlight] = {};
       if (count > 0) {
+        const auto row_of = [&](int n) { return min(first + n * kStep, count - 1); };
 #pragma unroll
-        for (int n = 0; n < kLoadsInFlight; ++n) {
-          const int t = min(first + n * kStep, count - 1);
-          raw[n] = load_raw<true>(hidden + t * lhs.hidden.pitch + j % lhs.rank, 4);
-          w[n] = weight(t, j / lhs.rank);
-        }
+        for (int n = 0; n < kLoadsInFlight; ++n) w[n] = weight(row_of(n), j / lhs.rank);
+        load_vectors<true>(kTypes, lhs.hidden, j % lhs.rank, 4, [&](int n) { return token + row_of(n); }, value);
       }
 #pragma unroll
       for (int n = 0; n < kLoadsInFlight; ++n) {
-        float value[4];
-        convert<T>(raw[n], value);
 #pragma unroll
-        for (int v = 0; v < 4; ++v) value[v] = first + n * kStep < count ? value[v] * w[n] : 0.0f;
-        store_tile(tile + place<Scalar, kBlockK>(first + n * kStep, c), value);
+        for (int v = 0; v < 4; ++v) value[n][v] = first + n * kStep < count ? value[n][v] * w[n] : 0.0f;
+        store_tile(tile + place<Scalar, kBlockK>(first + n * kStep, c), value[n]);
       }
     } else {
       float value[4];
@@ -61,8 +56,11 @@ __device__ inline void form_u(Scalar *tile, const LeftOperand &lhs, const int *g
       for (int v = 0; v < 4; ++v) {
         const int e = (j + v) / lhs.rank, k = (j + v) % lhs.rank;
         value[v] = 0;
-        if (first < count && j + v < lhs.columns)
-          value[v] = weight(first, e) * to_float(hidden[first * lhs.hidden.pitch + k]);
+        if (first >= count || j + v >= lhs.columns) continue;
+        with_type(kTypes, lhs.hidden.dtype, [&](auto tag) {
+          const auto *hidden = static_cast<const decltype(tag) *>(lhs.hidden.data);
+          value[v] = weight(first, e) * to_float(hidden[(token + first) * lhs.hidden.pitch + k]);
+        });
       }
       store_tile(tile + place<Scalar, kBlockK>(first, c), value);
     }
@@ -88,11 +86,9 @@ __device__ inline void compute_lhs(typename Engine::Scalar *tile, const LeftOper
     for (int t = threadIdx.x; t < kBlockM; t += kBlockThreads) group_of[t] = lhs.token_weights.groups.of(token + t);
     __syncthreads();
   }
-  with_type(typename Engine::Activations{}, lhs.hidden.dtype, [&](auto tag) {
-    with_whole(lhs.rank % 4 == 0 && has_vec4(lhs.hidden), [&](auto whole) {
-      form_u<typename Engine::Scalar, decltype(tag), decltype(whole)::value, kBlockM, kBlockK, kBlockThreads>(
-          tile, lhs, group_of, token, token_end, column);
-    });
+  with_whole(lhs.rank % 4 == 0 && has_vec4(lhs.hidden), [&](auto whole) {
+    form_u<Engine, decltype(whole)::value, kBlockM, kBlockK, kBlockThreads>(tile, lhs, group_of, token, token_end,
+                                                                            column);
   });
 }
 

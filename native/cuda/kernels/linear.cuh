@@ -57,7 +57,7 @@ struct Bias {
 
 template <typename Tile, bool kTransposed>
 __global__ __launch_bounds__(Tile::kThreads, Tile::kProductBlocks) void linear(const __grid_constant__ Linear call) {
-  if constexpr (!kHasCode<typename Tile::Engine>) return;
+  if constexpr (!kHasCode<Tile, Tile::kStripBytes>) return;
   using Scalar = typename Tile::Scalar;
   constexpr Along kAlongWeight = kTransposed ? Along::kOuter : Along::kDepth;
   extern __shared__ __align__(16) char shared[];

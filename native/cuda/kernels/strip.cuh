@@ -53,9 +53,9 @@ struct StripIndex {
   int row_tile;            // of z, for outer: which BLOCK_K columns of lhs
 };
 
-// Iterates over the block's tokens. With kOuter it returns z in shared memory, kResultPitch floats per row, readable by
-// all threads. fill_rhs(tile, first row) loads rows of w; it is called once if lhs has one K tile, after the copies of
-// the first two tiles have been issued, so that it may compute w.
+// Iterates over the block's tokens. With kExpand lhs is a stored matrix. With kOuter it returns z in shared memory,
+// kResultPitch floats per row, readable by all threads. fill_rhs(tile, first row) loads rows of w; it is called once if
+// lhs has one K tile, after the copies of the first two tiles have been issued, so that it may compute w.
 template <typename Tile, bool kExpand, bool kOuter, typename FillRhs>
 __device__ __forceinline__ const float *walk_strip(char *shared, const StripOperands &operands, const StripIndex &at,
                                                    bool expands, bool has_outer, const FillRhs &fill_rhs) {
@@ -96,7 +96,8 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
       Scalar *lhs = lhs_ring + step % 2 * Tile::kLhs;
       const int row = (first_k_tile + k_tile) * Tile::kBlockK;
       copy_lhs<Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(lhs, operands.lhs, token, end, row);
-      compute_lhs<Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(lhs, operands.lhs, group_of, token, end, row);
+      if constexpr (!kExpand)
+        compute_lhs<Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(lhs, operands.lhs, group_of, token, end, row);
     }
     // If w stays, it follows the copies of the first two tiles.
     if (kExpand && expands && (k_tiles > 1 ? step < steps : step == 1))

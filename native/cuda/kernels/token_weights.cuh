@@ -106,6 +106,7 @@ __device__ inline void add_partials(float (&sum)[4], const float *partials, int6
 // lane has kLoadsInFlight loads in flight. The caller must synchronise before it reads `sum`.
 __device__ inline void sum_rows(float *sum, const float *value, int rows, int columns) {
   constexpr int kLoadsInFlight = 8;
+#pragma unroll 1
   for (int e = threadIdx.x / kWarp; e < rows; e += static_cast<int>(blockDim.x) / kWarp) {
     const float *row = value + static_cast<int64_t>(e) * columns;
     float partial = 0;

@@ -2,26 +2,23 @@
 #include <atomic>
 
 #include "cuda/launch/launch.h"
+#include "cuda/operations.h"
 
 namespace lily::cuda {
 
-bool kernels_wait(const Device &device) {
-  if (device.compute_major < 9) return false;
-  // A device for which the library has no machine code may run PTX of an earlier architecture, whose kernels do not
-  // wait.
-  enum : char { kUnknown, kNo, kYes };
-  static std::atomic<char> known[kMaxDevices];
-  char waits = known[device.id].load(std::memory_order_relaxed);
-  if (waits == kUnknown) {
+int executed_architecture(int32_t device) {
+  static std::atomic<int> known[kMaxDevices];
+  int architecture = known[device].load(std::memory_order_relaxed);
+  if (architecture == 0) {
     cudaFuncAttributes attributes;
     if (cudaFuncGetAttributes(&attributes, reduce<void>) != cudaSuccess) {
       cudaGetLastError();  // the launch fails, too, and reports it
-      return false;
+      return 0;
     }
-    waits = attributes.ptxVersion >= 90 ? kYes : kNo;
-    known[device.id].store(waits, std::memory_order_relaxed);
+    architecture = attributes.ptxVersion;
+    known[device].store(architecture, std::memory_order_relaxed);
   }
-  return waits == kYes;
+  return architecture;
 }
 
 lily_status launch_cast(const Launch &planned, const Cast &call, Launcher &launcher) {

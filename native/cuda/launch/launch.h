@@ -70,14 +70,11 @@ void add_cast(Cast &cast, void *workspace, const CastPlan &planned, const Operan
   cast.jobs[cast.count++] = job;
 }
 
-// Whether the kernels that a device executes contain griddepcontrol (tiles/ptx.cuh). Without it they would not wait.
-bool kernels_wait(const Device &device);
-
 // Launches the kernels of one call in its stream, in order. All kernels but those of roofs.cuh are launched here.
 class Launcher {
  public:
   Launcher(lily_stream stream, const Device &device)
-      : stream_(reinterpret_cast<cudaStream_t>(stream)), kernels_wait_(kernels_wait(device)) {}
+      : stream_(reinterpret_cast<cudaStream_t>(stream)), kernels_wait_(device.architecture >= 90) {}
 
   template <typename Call>
   lily_status launch(void (*kernel)(Call), const char *name, dim3 blocks, int shared_bytes, const Call &call,
@@ -108,7 +105,7 @@ class Launcher {
 
  private:
   cudaStream_t stream_;
-  bool kernels_wait_;
+  bool kernels_wait_;     // they contain griddepcontrol (tiles/ptx.cuh): without it they would not wait
   bool follows_ = false;  // another launch of the call
 };
 

@@ -618,10 +618,11 @@ void Model::add_column_blocks(Work &work, const StripRow &row, const Walk &walk,
     }
   }
   const double tiles = ceil_of(walk.split_tokens, tile.block_m);
-  const double block_k = std::min<double>(tile.block_k, outer_rows);
-  const double copied = (block_k + tile.block_n) * tile.block_m * scalar_;
-  work.add({walk.outer_blocks(), tiles * product_clocks(block_k, tile.block_n, tile.block_m, row.outer_warps, copied),
-            tiles * lhs_step, 2 * rates_.dram_latency + d_weights_clocks(tile.block_k, tile.block_n, row.threads),
+  const double copied = (std::min<double>(tile.block_k, outer_rows) + tile.block_n) * tile.block_m * scalar_;
+  // Rows beyond the rank are multiplied too: they are zeros.
+  const double busy = product_clocks(tile.block_k, tile.block_n, tile.block_m, row.outer_warps, copied);
+  work.add({walk.outer_blocks(), tiles * busy, tiles * lhs_step,
+            2 * rates_.dram_latency + d_weights_clocks(tile.block_k, tile.block_n, row.threads),
             static_cast<int>(2 * copied)});
 }
 
@@ -760,7 +761,7 @@ Work Model::x(const StripRow &row, const Walk &walk, const BackwardPlan &plan) c
   const double depth = std::min<double>(tile.block_k, rank_);
   const double copied = (depth + 3 * tile.block_n) * tile.block_m * scalar_;
   const double expand = product_clocks(tile.block_m, tile.block_n, depth, row.expand_warps, copied);
-  const double outer = product_clocks(depth, tile.block_n, tile.block_m, row.outer_warps, 0);
+  const double outer = product_clocks(tile.block_k, tile.block_n, tile.block_m, row.outer_warps, 0);
   const double step = rates_.dram_latency / 2;  // two tiles are in flight
   const double serial = 2 * rates_.dram_latency;
   const int in_flight = static_cast<int>(2 * (depth + (is_one ? 2 : 1) * tile.block_n) * tile.block_m * scalar_);

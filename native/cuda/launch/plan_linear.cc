@@ -40,7 +40,7 @@ bool suits_cublaslt(const lily_linear_problem &linear, const Device &device) {
   if (!plan.is_supported || plan.engine == EngineKind::kExact) return false;
   // Whether the matrix units take most of the time of our kernel.
   const Prediction predicted =
-      Model(problem, plan.engine, false, tile_rows(plan.engine), device).predict(plan.launch.work);
+      Model(problem, plan.engine, false, tile_rows(plan.engine, device), device).predict(plan.launch.work);
   return 2 * predicted.busy_seconds > predicted.seconds;
 }
 
@@ -48,7 +48,7 @@ LinearPlan plan_linear(const lily_linear_problem &linear, const Device &device) 
   const lily_problem problem = problem_of(linear);
   LinearPlan plan = {};
   plan.engine = engine_kind(problem, device);
-  const TileRows &rows = tile_rows(plan.engine);
+  const TileRows &rows = tile_rows(plan.engine, device);
   const Model model(problem, plan.engine, false, rows, device);
   struct Choice {
     const LargeRow *row;

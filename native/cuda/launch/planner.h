@@ -33,8 +33,8 @@ inline EngineKind engine_kind(const lily_problem &problem, const Device &device)
   return ampere ? EngineKind::kBfloat16 : EngineKind::kExact;
 }
 
-inline const TileRows &tile_rows(EngineKind engine) {
-  return tile_rows(engine == EngineKind::kExact || engine == EngineKind::kTf32 ? 4 : 2);
+inline const TileRows &tile_rows(EngineKind engine, const Device &device) {
+  return tile_rows(engine == EngineKind::kExact || engine == EngineKind::kTf32 ? 4 : 2, device.architecture);
 }
 
 // The type of an element in a tile.
@@ -73,7 +73,7 @@ class Planner {
         device_(device),
         only_(only),
         engine_(engine_kind(problem, device)),
-        rows_(tile_rows(engine_)),
+        rows_(tile_rows(engine_, device)),
         has_token_weights_(has_token_weights(problem, has_offsets)),
         model_(problem, engine_, has_token_weights_, rows_, device),
         tokens_(static_cast<int>(problem.tokens)),

@@ -14,7 +14,7 @@
 
 #include "cuda/tiles/number.cuh"
 #include "cuda/tiles/ptx.cuh"
-#include "cuda/tiles/shapes.h"
+#include "cuda/tiles/table.h"
 
 namespace lily::cuda {
 
@@ -42,15 +42,21 @@ struct Exact {
   static constexpr int kStepK = 4;
 };
 
-// Whether a kernel that needs at least kBytes of shared memory has code for this architecture. Turing's matrix units do
-// not support bfloat16, and its blocks have 64 KiB: other kernels are never launched there.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-template <typename Engine, int kBytes = 0>
-constexpr bool kHasCode = !std::is_same_v<Engine, Tensor<__nv_bfloat16>> && kBytes <= 64 * 1024;
+// The virtual architecture for which the compiler translates kernels.
+#ifdef __CUDA_ARCH__
+constexpr int kArchitecture = __CUDA_ARCH__ / 10;
 #else
-template <typename Engine, int kBytes = 0>
-constexpr bool kHasCode = true;
+constexpr int kArchitecture = 90;  // the host's pass, which has no kernels
 #endif
+
+// Whether the kernels of an engine have code for it: Turing's matrix units support neither bfloat16 nor TF32.
+template <typename Engine>
+constexpr bool kHasEngine =
+    kArchitecture >= 80 || !(std::is_same_v<Engine, Tensor<__nv_bfloat16>> || std::is_same_v<Engine, Tf32>);
+
+// Whether a kernel that needs at least kBytes of shared memory for this row of the table has code. Others are empty.
+template <typename Tile, int kBytes>
+constexpr bool kHasCode = kHasEngine<typename Tile::Engine> && has_code<Tile>(kArchitecture, kBytes);
 
 // Offset of element (row, column) in a tile of kColumns columns. The elements of an aligned 16-byte vector stay
 // contiguous.

@@ -48,6 +48,17 @@ constexpr std::array<LargeRow, sizeof...(Tile)> large_rows(Table<Tile...>) {
                    Warps{Tile::kWarpsM, Tile::kWarpsN}, 4 * Tile::kWarpM * Tile::kWarpN}...};
 }
 
+template <typename... Some, typename... Others>
+constexpr Table<Some..., Others...> operator+(Table<Some...>, Table<Others...>) {
+  return {};
+}
+
+// The rows that code of an architecture has.
+template <int kArchitecture, typename... Rows>
+constexpr auto with_code(Table<Rows...>) {
+  return (Table<>{} + ... + std::conditional_t<has_code<Rows>(kArchitecture, 0), Table<Rows>, Table<>>{});
+}
+
 // Whether every pair of tiles that a plan may select has a kernel.
 template <typename Dy, size_t kShrink, size_t kStrip>
 constexpr bool has_all_pairs(Dy dy, const std::array<ShrinkRow, kShrink> &shrink,
@@ -60,24 +71,31 @@ constexpr bool has_all_pairs(Dy dy, const std::array<ShrinkRow, kShrink> &shrink
   return true;
 }
 
-template <typename Engine>
+template <typename Engine, int kArchitecture>
 const TileRows &rows_of() {
   using Table = Tiles<Engine>;
-  static constexpr auto kShrink = shrink_rows(typename Table::Shrink{});
-  static constexpr auto kStrip = strip_rows(typename Table::Strip{});
+  static constexpr auto kShrink = shrink_rows(with_code<kArchitecture>(typename Table::Shrink{}));
+  static constexpr auto kStrip = strip_rows(with_code<kArchitecture>(typename Table::Strip{}));
   static_assert(has_all_pairs(typename Table::Dy{}, kShrink, kStrip));
-  static constexpr auto kMix = mix_rows(typename Table::Mix{});
-  static constexpr auto kDecode = decode_rows(typename Table::Decode{});
-  static constexpr auto kOnce = once_rows(typename Table::Once{});
-  static constexpr auto kLarge = large_rows(typename Table::Large{});
+  static constexpr auto kMix = mix_rows(with_code<kArchitecture>(typename Table::Mix{}));
+  static constexpr auto kDecode = decode_rows(with_code<kArchitecture>(typename Table::Decode{}));
+  static constexpr auto kOnce = once_rows(with_code<kArchitecture>(typename Table::Once{}));
+  static constexpr auto kLarge = large_rows(with_code<kArchitecture>(typename Table::Large{}));
   static constexpr TileRows kRows = {sizeof(typename Engine::Scalar), kShrink, kStrip, kMix, kDecode, kOnce, kLarge};
   return kRows;
 }
 
+template <int kArchitecture>
+const TileRows &rows_of(int scalar_bytes) {
+  return scalar_bytes == 2 ? rows_of<Sizes<2, 16>, kArchitecture>() : rows_of<Sizes<4, 8>, kArchitecture>();
+}
+
 }  // namespace
 
-const TileRows &tile_rows(int scalar_bytes) {
-  return scalar_bytes == 2 ? rows_of<Sizes<2, 16>>() : rows_of<Sizes<4, 8>>();
+const TileRows &tile_rows(int scalar_bytes, int architecture) {
+  constexpr int kAnyWithMachineCode = 80;
+  return architecture == kPtxArchitecture ? rows_of<kPtxArchitecture>(scalar_bytes)
+                                          : rows_of<kAnyWithMachineCode>(scalar_bytes);
 }
 
 }  // namespace lily::cuda

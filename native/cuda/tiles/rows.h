@@ -83,7 +83,8 @@ struct TileRows {
   std::span<const LargeRow> large;
 };
 
-// The rows of the engines whose elements have 2 or 4 bytes.
-const TileRows &tile_rows(int scalar_bytes);
+// The rows of the engines whose elements have 2 or 4 bytes of which the code of a virtual architecture has kernels. The
+// plan checks that a tile fits into the shared memory of the device.
+const TileRows &tile_rows(int scalar_bytes, int architecture);
 
 }  // namespace lily::cuda

@@ -126,9 +126,11 @@ struct StripTile : BlockOf<kWarps_> {
   }
 };
 
-// Shared memory of the kernels with the strip: of y, and of dx and dA. Larger ranks than BLOCK_K need more.
+// Shared memory of the kernels with the strip: of y, of D, and of dx and dA. Larger ranks than BLOCK_K need more.
 template <typename Tile>
 constexpr int kExpandBytes = Tile::bytes(true, false, false);
+template <typename Tile>
+constexpr int kOuterBytes = Tile::bytes(false, true, false);
 template <typename Tile>
 constexpr int kBothBytes = Tile::bytes(true, true, false);
 

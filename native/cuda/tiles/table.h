@@ -4,7 +4,7 @@
 
 #include <stddef.h>
 
-#include <algorithm>
+#include <type_traits>
 
 #include "cuda/tiles/shapes.h"
 
@@ -20,9 +20,10 @@ template <typename First, typename... Rest, typename... Strips>
 struct DyTiles<Table<First, Rest...>, Table<Strips...>> : BlockOf<First::kWarps> {
   using Shrink = Table<First, Rest...>;
   using Strip = Table<Strips...>;
-  // Bytes of shared memory of the smallest tiles.
-  static constexpr int kLeastBytes =
-      std::max(std::min({First::kBytes, Rest::kBytes...}), std::min({Strips::bytes(false, true, false)...}));
+  // Minimum number of resident blocks. With tiles of 16 tokens the registers leave room for three on matrix units, also
+  // where other tiles share the kernel.
+  static constexpr int kBlocks =
+      First::kBlockM == 16 && First::Engine::kStepK >= 8 ? 3 : BlockOf<First::kWarps>::kBlocks;
 };
 
 template <typename Engine, size_t kScalarBytes = sizeof(typename Engine::Scalar)>
@@ -68,18 +69,15 @@ struct Tiles<E, 2> {
                       StripTile<E, 64, 128, 128, 8>,
                       // For y and D (128 accumulators) only: 160 KiB and 132 KiB.
                       StripTile<E, 64, 128, 256, 8>>;
-  // The pairs of tiles that backward_dy combines. Those of 32 and more tokens, which leave room for eight warps per
-  // multiprocessor anyway, share a kernel, and with it all code around their products; together, the others would need
-  // registers that leave room for fewer blocks.
-  using Dy = Table<DyTiles<Table<ShrinkTile<E, 16, 16>>, Table<StripTile<E, 64, 16, 64>>>,
-                   DyTiles<Table<ShrinkTile<E, 64, 16>>, Table<StripTile<E, 64, 16, 64>>>,
+  // The pairs of tiles that backward_dy combines. Those that leave room for equally many blocks in one kernel as in
+  // their own share it, and with it the code around their products. Others would need registers for more than that.
+  using Dy = Table<DyTiles<Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>>, Table<StripTile<E, 64, 16, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 16, 32>>, Table<StripTile<E, 64, 32, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 64, 32>>, Table<StripTile<E, 64, 32, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 64, 64, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 64, 64, 32>>>,
                    DyTiles<Table<ShrinkTile<E, 64, 64>>, Table<StripTile<E, 64, 64, 64>, StripTile<E, 64, 64, 128>>>,
-                   DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<OuterTile<E, 64, 128, 32>>>,
-                   DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<StripTile<E, 32, 128, 64>>>,
+                   DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<OuterTile<E, 64, 128, 32>, StripTile<E, 32, 128, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 32, 128>>, Table<StripTile<E, 32, 128, 64>, OuterTile<E, 32, 128, 128>>>,
                    DyTiles<Table<ShrinkTile<E, 64, 128, 8>, ShrinkTile<E, 128, 128, 8>>,
                            Table<StripTile<E, 64, 128, 128, 8>, StripTile<E, 64, 128, 256, 8>>>>;
@@ -125,14 +123,52 @@ struct Tiles<E, 4> {
   using Strip = Table<StripTile<E, 32, 16, 64>, StripTile<E, 32, 64, 32>>;
   using Dy = Table<DyTiles<Table<ShrinkTile<E, 16, 16>>, Table<StripTile<E, 32, 16, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 32, 16>>, Table<StripTile<E, 32, 16, 64>>>,
-                   DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 32, 64, 32>>>,
-                   DyTiles<Table<ShrinkTile<E, 32, 64>>, Table<StripTile<E, 32, 64, 32>>>>;
+                   DyTiles<Table<ShrinkTile<E, 16, 64>, ShrinkTile<E, 32, 64>>, Table<StripTile<E, 32, 64, 32>>>>;
   // The last one is for many experts: with E = 64 at r = 128 only 16 tokens fit.
   using Mix = Table<MixTile<E, 32, 64, 32>, MixTile<E, 32, 32, 32>, MixTile<E, 16, 32, 32>>;
   using Decode = Table<DecodeTile<E, 16>, DecodeTile<E, kDecodeTokens>>;
   using Once = Table<>;  // limited by arithmetic, not by memory
   using Large = Table<LargeTile<E, 64, 64, 32, 3>, LargeTile<E, 16, 32, 32, 6>>;
 };
+
+// ---- Rows by architecture ----
+
+// Rows of which PTX has code: GPUs that are newer than the library compile it, and choose among these. PTX of all rows
+// was a quarter of the library. Few and many tokens, and ranks up to 16, 64 and 128, each have a tile; by the model of
+// time a call takes 3 to 4 % longer on average than with all rows (docs/cuda-backend.md).
+template <typename E, size_t kScalarBytes = sizeof(typename E::Scalar)>
+struct PtxRows;
+
+template <typename E>
+struct PtxRows<E, 2> : Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 16, 64>, ShrinkTile<E, 64, 64>,
+                             ShrinkTile<E, 64, 128, 8>, StripTile<E, 64, 16, 64>, StripTile<E, 64, 64, 32>,
+                             StripTile<E, 64, 64, 128>, StripTile<E, 64, 128, 128, 8>, MixTile<E, 32, 32, 64>,
+                             MixTile<E, 128, 64, 64>, DecodeTile<E, 16>, DecodeTile<E, kDecodeTokens>,
+                             LargeTile<E, 128, 128, 32, 4>, LargeTile<E, 32, 64, 64, 4>, LargeTile<E, 16, 32, 64, 6>> {
+};
+
+template <typename E>
+struct PtxRows<E, 4>
+    : Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 16, 64>, ShrinkTile<E, 32, 64>, StripTile<E, 32, 16, 64>,
+            StripTile<E, 32, 64, 32>, MixTile<E, 32, 64, 32>, MixTile<E, 16, 32, 32>, DecodeTile<E, 16>,
+            DecodeTile<E, kDecodeTokens>, LargeTile<E, 64, 64, 32, 3>, LargeTile<E, 16, 32, 32, 6>> {};
+
+// The virtual architecture of this PTX. No machine code is made of it (scripts/cuda-targets.js).
+constexpr int kPtxArchitecture = 100;
+
+template <typename Row, typename... Rows>
+constexpr bool contains(Table<Rows...>) {
+  return (std::is_same_v<Row, Rows> || ...);
+}
+
+// Whether kernels of a row, of which the smallest needs `bytes` of shared memory, have code for a virtual architecture:
+// plans for a device that executes this code choose among these rows. The blocks of Turing have 64 KiB.
+template <typename Row>
+constexpr bool has_code(int architecture, int bytes) {
+  if (architecture == kPtxArchitecture) return contains<Row>(PtxRows<typename Row::Engine>{});
+  return architecture >= 80 || bytes <= 64 * 1024;
+}
+
 // ---- Lookup ----
 
 // Names a tile in a plan. A kernel's template is found by these sizes.
