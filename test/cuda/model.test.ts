@@ -46,7 +46,7 @@ it('rejects operands and saved calls of its previous device', async () => {
   const { saved } = layer.forward({ data: x, shape: [2, 4] })
   model.to(device)
   await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => layer.backward({ data: x, shape: [2, 4] }, saved))
-  await expectRefused('ERR_LILY_DEVICE', 'expected device cpu:0, as x has, got cuda:0', () =>
+  await expectRefused('ERR_LILY_DEVICE', 'x: expected device cuda:0, as the model has, got cpu:0', () =>
     layer.forward({ data: x, shape: [2, 4] }),
   )
   expect(layer.forward(place(x, [2, 4])).y.device).toEqual(device)
