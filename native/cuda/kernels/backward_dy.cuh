@@ -231,13 +231,9 @@ __device__ __forceinline__ void visit_row(Table<First, Rest...>, int index, cons
   visit(First{});
 }
 
-// Turing's shared memory has room for two of the smallest blocks.
-template <typename Tiles>
-constexpr int kDyBlocks = kArchitecture < 80 && Tiles::kBlocks > 2 ? 2 : Tiles::kBlocks;
-
 template <typename Engine, typename Tiles>
 __global__ __launch_bounds__(Tiles::kThreads,
-                             kDyBlocks<Tiles>) void backward_dy(const __grid_constant__ BackwardDy call) {
+                             Tiles::kBlocks) void backward_dy(const __grid_constant__ BackwardDy call) {
   if constexpr (!kHasDyCode<Tiles>) return;
   extern __shared__ __align__(16) char shared[];
   __shared__ float weights[kMostExperts];

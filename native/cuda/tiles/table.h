@@ -20,10 +20,6 @@ template <typename First, typename... Rest, typename... Strips>
 struct DyTiles<Table<First, Rest...>, Table<Strips...>> : BlockOf<First::kWarps> {
   using Shrink = Table<First, Rest...>;
   using Strip = Table<Strips...>;
-  // Minimum number of resident blocks. With tiles of 16 tokens the registers leave room for three on matrix units, also
-  // where other tiles share the kernel.
-  static constexpr int kBlocks =
-      First::kBlockM == 16 && First::Engine::kStepK >= 8 ? 3 : BlockOf<First::kWarps>::kBlocks;
 };
 
 template <typename Engine, size_t kScalarBytes = sizeof(typename Engine::Scalar)>
@@ -69,15 +65,18 @@ struct Tiles<E, 2> {
                       StripTile<E, 64, 128, 128, 8>,
                       // For y and D (128 accumulators) only: 160 KiB and 132 KiB.
                       StripTile<E, 64, 128, 256, 8>>;
-  // The pairs of tiles that backward_dy combines. Those that leave room for equally many blocks in one kernel as in
-  // their own share it, and with it the code around their products. Others would need registers for more than that.
-  using Dy = Table<DyTiles<Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>>, Table<StripTile<E, 64, 16, 64>>>,
+  // The pairs of tiles that backward_dy combines. Those of 32 and more tokens, which leave room for eight warps per
+  // multiprocessor anyway, share a kernel, and with it all code around their products; together, the others would need
+  // registers that leave room for fewer blocks.
+  using Dy = Table<DyTiles<Table<ShrinkTile<E, 16, 16>>, Table<StripTile<E, 64, 16, 64>>>,
+                   DyTiles<Table<ShrinkTile<E, 64, 16>>, Table<StripTile<E, 64, 16, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 16, 32>>, Table<StripTile<E, 64, 32, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 64, 32>>, Table<StripTile<E, 64, 32, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 64, 64, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 64, 64, 32>>>,
                    DyTiles<Table<ShrinkTile<E, 64, 64>>, Table<StripTile<E, 64, 64, 64>, StripTile<E, 64, 64, 128>>>,
-                   DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<OuterTile<E, 64, 128, 32>, StripTile<E, 32, 128, 64>>>,
+                   DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<OuterTile<E, 64, 128, 32>>>,
+                   DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<StripTile<E, 32, 128, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 32, 128>>, Table<StripTile<E, 32, 128, 64>, OuterTile<E, 32, 128, 128>>>,
                    DyTiles<Table<ShrinkTile<E, 64, 128, 8>, ShrinkTile<E, 128, 128, 8>>,
                            Table<StripTile<E, 64, 128, 128, 8>, StripTile<E, 64, 128, 256, 8>>>>;
@@ -123,7 +122,8 @@ struct Tiles<E, 4> {
   using Strip = Table<StripTile<E, 32, 16, 64>, StripTile<E, 32, 64, 32>>;
   using Dy = Table<DyTiles<Table<ShrinkTile<E, 16, 16>>, Table<StripTile<E, 32, 16, 64>>>,
                    DyTiles<Table<ShrinkTile<E, 32, 16>>, Table<StripTile<E, 32, 16, 64>>>,
-                   DyTiles<Table<ShrinkTile<E, 16, 64>, ShrinkTile<E, 32, 64>>, Table<StripTile<E, 32, 64, 32>>>>;
+                   DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 32, 64, 32>>>,
+                   DyTiles<Table<ShrinkTile<E, 32, 64>>, Table<StripTile<E, 32, 64, 32>>>>;
   // The last one is for many experts: with E = 64 at r = 128 only 16 tokens fit.
   using Mix = Table<MixTile<E, 32, 64, 32>, MixTile<E, 32, 32, 32>, MixTile<E, 16, 32, 32>>;
   using Decode = Table<DecodeTile<E, 16>, DecodeTile<E, kDecodeTokens>>;
