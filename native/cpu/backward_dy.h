@@ -191,7 +191,7 @@ LILY_INLINE void combine_part(const BackwardPass &pass, const DyPart &part, cons
 LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_t from, int64_t to, float *d,
                             const DyScratch &scratch) {
   const int64_t columns = part.end - part.begin, steps = steps_of<Operand>(columns);
-  const RowTiles tiles = row_tiles(pass.call->problem, pass.stack.rank, pass.call->dy, pass.call->problem.d_out);
+  const TileKind kind = tile_kind(pass.call->problem, pass.stack.rank, pass.call->dy, pass.call->problem.d_out);
   float *q = pass.q_partials + part.split * pass.q_rows * pass.lhs_pitch + part.first;
   if (d != nullptr) clear(d, part.rows * round_up(columns, kLanes));
   if (!part.has_gradient(pass)) {
@@ -207,7 +207,7 @@ LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_
       for (int64_t p = 0; p < panel_count(part.rows); ++p) {
         const int64_t width = round_up(panel_columns(part.rows, p), kLanes);
         multiply_rows(tokens, width / kLanes, steps, lhs, scratch.combined + p * kPanel * steps, width,
-                      q + t * pass.lhs_pitch + p * kPanel, pass.lhs_pitch, false, tiles);
+                      q + t * pass.lhs_pitch + p * kPanel, pass.lhs_pitch, false, kind);
       }
     }
     if (d != nullptr) {

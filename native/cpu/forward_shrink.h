@@ -51,7 +51,7 @@ LILY_INLINE void shrink_split(const ForwardPass &pass, int64_t split, int64_t to
     const int64_t width = round_up(panel_columns(rank, p), kLanes);
     multiply_rows(tokens, width / kLanes, steps, lhs, packed + p * kPanel * steps, width, out + p * kPanel,
                   pass.rank_pitch, accumulate,
-                  row_tiles(pass.call->problem, rank, pass.call->x, pass.call->problem.d_in));
+                  tile_kind(pass.call->problem, rank, pass.call->x, pass.call->problem.d_in));
   }
 }
 

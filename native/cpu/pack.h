@@ -88,9 +88,9 @@ LeftOperand<T> lhs_of_rows(const lily_matrix &matrix, int64_t rows, int64_t dept
   return {copy, pitch, T::kDepth};
 }
 
-// The tiles of the product of an activation and `rank` columns (h, q). Up to kSmallRank it waits for memory: the
+// The tile of the product of an activation and `rank` columns (h, q). Up to kSmallRank it waits for memory: the
 // hardware prefetcher does not follow six rows at a time.
-LILY_INLINE RowTiles row_tiles(const lily_problem &problem, int64_t rank, const lily_matrix &in, int64_t columns) {
+LILY_INLINE TileKind tile_kind(const lily_problem &problem, int64_t rank, const lily_matrix &in, int64_t columns) {
   const bool in_place = in.dtype == Operand::kDtype,
              is_large = bytes_of(problem.tokens, columns, in) > kPrefetchedOperand;
   return {rank <= kLanes, in_place && rank <= kSmallRank && is_large};

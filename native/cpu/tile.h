@@ -272,22 +272,22 @@ LILY_INLINE int64_t round_up(int64_t value, int64_t multiple) { return (value + 
 LILY_INLINE int64_t panel_columns(int64_t columns, int64_t panel) { return minimum(kPanel, columns - panel * kPanel); }
 LILY_INLINE int64_t panel_count(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 
-// How the rows of a product are computed.
-struct RowTiles {
-  bool are_narrow;  // the product has one vector of columns in all
-  bool prefetch;    // the rows of lhs are in memory rather than in a cache
+// The register tile of a product.
+struct TileKind {
+  bool is_narrow;   // the product has one vector of columns in all
+  bool prefetches;  // the rows of lhs are in memory rather than in a cache
 };
 
 // The product for any number of rows.
 template <typename T>
 LILY_INLINE void multiply_rows(int64_t rows, int64_t vectors, int64_t steps, LeftOperand<T> lhs, const float *rhs,
-                               int64_t rhs_pitch, float *out, int64_t out_pitch, bool accumulate, RowTiles tiles = {}) {
+                               int64_t rhs_pitch, float *out, int64_t out_pitch, bool accumulate, TileKind kind = {}) {
   for (int64_t i = 0; i < rows; i += kTileRows) {
     const LeftOperand<T> tile_lhs = {lhs.data + i * lhs.row_stride, lhs.row_stride, lhs.step_stride};
     const int64_t tile_rows = minimum(kTileRows, rows - i);
-    Tile<T> tile = tiles.are_narrow ? kNarrowTiles<T>[tile_rows - 1] : tile_of<T>(tile_rows, vectors);
-    if (tiles.prefetch && tile_rows == kTileRows) {
-      tile = tiles.are_narrow ? multiply_narrow_tile<T, kTileRows, true> : prefetching_tile_of<T>(vectors);
+    Tile<T> tile = kind.is_narrow ? kNarrowTiles<T>[tile_rows - 1] : tile_of<T>(tile_rows, vectors);
+    if (kind.prefetches && tile_rows == kTileRows) {
+      tile = kind.is_narrow ? multiply_narrow_tile<T, kTileRows, true> : prefetching_tile_of<T>(vectors);
     }
     tile(steps, tile_lhs, rhs, rhs_pitch, out + i * out_pitch, out_pitch, accumulate);
   }
