@@ -9,9 +9,11 @@
 //
 //   dy                  M x d_out, pitched
 //   lhs                 M x stack.rank, contiguous
-//   q_partials          [split][q_rows][lhs_pitch], float32: the sum over the columns of the split
+//   q_partials          [split][q_rows][lhs_pitch], float32: the sum over the columns of the split; or one array, to
+//   which
+//                       the splits are added in order
 //   d_partials          [piece][rank tile][panel of d_out][rows of the tile][width], float32: D without the factor s
-//   d_weights_partials  [panel of d_out][G][E], double: the sum over the columns of the panel
+//   d_weights_partials  [panel of d_out][tile of the rank][G][E], double: the sum over the columns of the panel
 //   db                  E r x d_out, pitched; d_out x r for LoRA
 //   deferred_db         [partials][r][d_out], contiguous, float32: one D_g per group, or one sum_g w_ge D_g per expert
 //
@@ -121,16 +123,18 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, const DyPart &
   const int64_t group = part.group, columns_of_part = part.end - part.begin;
   const float *weights = stack.weights + group * stack.experts;
   if (pass.needs_d_weights) {
+    const int64_t tile = part.first / pass.d_weights_tiles.width;
     for (int64_t p = 0; p < panel_count(columns_of_part); ++p) {
       const int64_t panel = part.begin / kPanel + p, columns = panel_columns(columns_of_part, p);
-      double *d_weights = pass.d_weights_partials + (panel * pass.groups.count + group) * stack.experts;
+      const int64_t partial = panel * pass.d_weights_tiles.count + tile;
+      double *d_weights = pass.d_weights_partials + (partial * pass.groups.count + group) * stack.experts;
       const float *const d = d_combined + p * kPanel * part.rows;
       for (int64_t e = 0; e < stack.experts; ++e) {
         for (int64_t i = 0; i < part.rows; i += kDotRows) {
           const lily_matrix b = submatrix(stack.b, e * stack.rank + part.first + i, panel * kPanel);
           const double of_rows =
               stack.scaling * dot_rows(b, minimum(kDotRows, part.rows - i), columns, d + i * round_up(columns, kLanes));
-          d_weights[e] = part.first + i == 0 ? of_rows : d_weights[e] + of_rows;
+          d_weights[e] = i == 0 ? of_rows : d_weights[e] + of_rows;
         }
       }
     }
@@ -192,7 +196,8 @@ LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_
                             const DyScratch &scratch) {
   const int64_t columns = part.end - part.begin, steps = steps_of<Operand>(columns);
   const TileKind kind = tile_kind(pass.call->problem, pass.stack.rank, pass.call->dy, pass.call->problem.d_out);
-  float *q = pass.q_partials + part.split * pass.q_rows * pass.lhs_pitch + part.first;
+  const bool accumulates = pass.q_partial_count == 1 && part.split > 0;
+  float *q = pass.q_partials + (pass.q_partial_count == 1 ? 0 : part.split) * pass.q_rows * pass.lhs_pitch + part.first;
   if (d != nullptr) clear(d, part.rows * round_up(columns, kLanes));
   if (!part.has_gradient(pass)) {
     const int64_t width = round_up(part.rows, kLanes);
@@ -207,7 +212,7 @@ LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_
       for (int64_t p = 0; p < panel_count(part.rows); ++p) {
         const int64_t width = round_up(panel_columns(part.rows, p), kLanes);
         multiply_rows(tokens, width / kLanes, steps, lhs, scratch.combined + p * kPanel * steps, width,
-                      q + t * pass.lhs_pitch + p * kPanel, pass.lhs_pitch, false, kind);
+                      q + t * pass.lhs_pitch + p * kPanel, pass.lhs_pitch, accumulates, kind);
       }
     }
     if (d != nullptr) {
@@ -236,11 +241,17 @@ LILY_INLINE void dy_part(const BackwardPass &pass, const DyPart &part, const DyS
   if (needs_d_combined) write_d_weights_and_db(pass, part, scratch.d_combined, scratch.transpose);
 }
 
-// A split, for all tokens.
-LILY_INLINE void dy_split(const BackwardPass &pass, int64_t split, const DyScratch &scratch) {
-  for (int64_t group = 0; group < pass.groups.count; ++group) {
-    for (int64_t tile = 0; tile < pass.dy_rank_tiles.count; ++tile) {
-      dy_part(pass, part_of(pass, split, group, tile), scratch);
+// One tile of the rank for all splits, or one split for all tiles of the rank, for all tokens.
+LILY_INLINE void dy_parts(const BackwardPass &pass, int64_t task, const DyScratch &scratch) {
+  const bool tasks_are_rank_tiles = pass.q_partial_count == 1;
+  const int64_t first_split = tasks_are_rank_tiles ? 0 : task, first_tile = tasks_are_rank_tiles ? task : 0;
+  const int64_t splits = tasks_are_rank_tiles ? pass.dy_splits.count : 1;
+  const int64_t tiles = tasks_are_rank_tiles ? 1 : pass.dy_rank_tiles.count;
+  for (int64_t split = first_split; split < first_split + splits; ++split) {
+    for (int64_t group = 0; group < pass.groups.count; ++group) {
+      for (int64_t tile = first_tile; tile < first_tile + tiles; ++tile) {
+        dy_part(pass, part_of(pass, split, group, tile), scratch);
+      }
     }
   }
 }
@@ -255,7 +266,7 @@ LILY_INLINE float *d_partial(const BackwardPass &pass, int64_t piece, int64_t ra
 void dy_pass(const BackwardPass &pass, int64_t task, float *scratch) {
   const DyScratch parts = dy_scratch(pass, scratch);
   if (pass.d_partials == nullptr) {
-    dy_split(pass, task, parts);
+    dy_parts(pass, task, parts);
     return;
   }
   // The rank tiles of one piece of dy follow each other, so that dy is in the cache.
@@ -285,7 +296,10 @@ void add_d_partials(const BackwardPass &pass, int64_t tile, float *scratch) {
                      pass.d_partial_floats, pass.groups.first_piece(group + 1) - pass.groups.first_piece(group),
                      scratch + first * width);
       }
-      write_d_weights_and_db(pass, {0, begin, end, group, 0, rank}, scratch, transpose_scratch);
+      for (int64_t tile = 0; tile < pass.d_weights_tiles.count; ++tile) {
+        const int64_t first = pass.d_weights_tiles.begin(tile), rows = pass.d_weights_tiles.end(tile) - first;
+        write_d_weights_and_db(pass, {0, begin, end, group, first, rows}, scratch + first * width, transpose_scratch);
+      }
     }
   }
 }

@@ -20,9 +20,9 @@ constexpr int64_t kShrinkTokens = 96;
 
 LILY_INLINE int64_t shrink_step(int64_t splits) { return splits > 1 ? kTileRows : kShrinkTokens; }
 
-// Floats of one packed split of A.
+// Floats of one packed split of A, for a tile of the rank.
 LILY_INLINE int64_t packed_split_floats(const ForwardPass &pass) {
-  return steps_of<Operand>(pass.shrink_splits.width) * pass.rank_pitch;
+  return steps_of<Operand>(pass.shrink_splits.width) * round_up(pass.rank_tiles.width, kLanes);
 }
 
 LILY_INLINE int64_t shrink_scratch(const ForwardPass &pass) {
@@ -39,42 +39,44 @@ LILY_INLINE void pack_a(const lily_matrix &a, int64_t rank, const Partition &spl
   }
 }
 
-// Computes the partial sums of one split for `tokens` tokens, starting at `token`.
-LILY_INLINE void shrink_split(const ForwardPass &pass, int64_t split, int64_t token, int64_t tokens,
+// Computes the partial sums of one split for `tokens` tokens, starting at `token`, and `ranks` ranks.
+LILY_INLINE void shrink_split(const ForwardPass &pass, int64_t split, int64_t token, int64_t tokens, int64_t ranks,
                               const float *packed, float *out, bool accumulate, float *lhs_scratch) {
-  const int64_t rank = pass.call->problem.rank;
   const int64_t begin = pass.shrink_splits.begin(split), depth = pass.shrink_splits.end(split) - begin;
   const int64_t steps = steps_of<Operand>(depth);
+  const TileKind kind = tile_kind(pass.call->problem, pass.call->problem.rank, pass.call->x, pass.call->problem.d_in);
   const LeftOperand<Operand> lhs =
       lhs_of_rows<Operand>(submatrix(pass.call->x, token, begin), tokens, depth, lhs_scratch);
-  for (int64_t p = 0; p < panel_count(rank); ++p) {
-    const int64_t width = round_up(panel_columns(rank, p), kLanes);
+  for (int64_t p = 0; p < panel_count(ranks); ++p) {
+    const int64_t width = round_up(panel_columns(ranks, p), kLanes);
     multiply_rows(tokens, width / kLanes, steps, lhs, packed + p * kPanel * steps, width, out + p * kPanel,
-                  pass.rank_pitch, accumulate,
-                  tile_kind(pass.call->problem, rank, pass.call->x, pass.call->problem.d_in));
+                  pass.rank_pitch, accumulate, kind);
   }
 }
 
 void shrink(const ForwardPass &pass, int64_t task, float *scratch) {
   const lily_problem &problem = pass.call->problem;
   const bool all_splits = pass.hidden_partial_count == 1;
-  const int64_t split_begin = all_splits ? 0 : task / pass.shrink_token_tiles;
+  const int64_t tile = task / pass.shrink_token_tiles, rank_tile = tile % pass.rank_tiles.count;
+  const int64_t split_begin = all_splits ? 0 : tile / pass.rank_tiles.count;
   const int64_t split_end = all_splits ? pass.shrink_splits.count : split_begin + 1;
   const int64_t token_begin = task % pass.shrink_token_tiles * pass.shrink_tile_tokens;
   const int64_t token_end = minimum(problem.tokens, token_begin + pass.shrink_tile_tokens);
+  const int64_t rank_begin = pass.rank_tiles.begin(rank_tile), ranks = pass.rank_tiles.end(rank_tile) - rank_begin;
+  const lily_matrix a = submatrix(pass.call->a, rank_begin, 0);
   const int64_t split_floats = packed_split_floats(pass);
-  float *partial = pass.hidden_partials + split_begin * problem.tokens * pass.rank_pitch;
+  float *partial = pass.hidden_partials + split_begin * problem.tokens * pass.rank_pitch + rank_begin;
   float *lhs_scratch = scratch + pass.packed_splits * split_floats;
 
   for (int64_t first = split_begin; first < split_end; first += pass.packed_splits) {
     const int64_t last = minimum(split_end, first + pass.packed_splits);
     for (int64_t split = first; split < last; ++split) {
-      pack_a(pass.call->a, problem.rank, pass.shrink_splits, split, scratch + (split - first) * split_floats);
+      pack_a(a, ranks, pass.shrink_splits, split, scratch + (split - first) * split_floats);
     }
     const int64_t step = shrink_step(pass.packed_splits);
     for (int64_t t = token_begin; t < token_end; t += step) {
       for (int64_t split = first; split < last; ++split) {
-        shrink_split(pass, split, t, minimum(step, token_end - t), scratch + (split - first) * split_floats,
+        shrink_split(pass, split, t, minimum(step, token_end - t), ranks, scratch + (split - first) * split_floats,
                      partial + t * pass.rank_pitch, split > split_begin, lhs_scratch);
       }
     }

@@ -129,8 +129,9 @@ struct ForwardPass {
   Groups groups;
   ExpertStack stack;
 
-  // shrink: h = x A^T. Tasks: splits of d_in x tiles of tokens; with many token tiles, one task per token tile, which
-  // loops over all splits. The partial sums are added in the order of the splits in both cases, so h is the same.
+  // shrink: h = x A^T. Tasks: splits of d_in x tiles of tokens; with many token tiles or a large rank, tiles of tokens
+  // x tiles of the rank, which loop over all splits. The partial sums are added in the order of the splits in both
+  // cases, so h is the same.
   Partition shrink_splits;
   int64_t packed_splits;  // splits of A packed in scratch at a time
   int64_t shrink_tile_tokens;
@@ -140,7 +141,7 @@ struct ForwardPass {
   float *hidden_partials;        // [hidden_partial_count][M][rank_pitch]
   int64_t shrink_tasks;
 
-  Partition rank_tiles;  // blocked, direct: tasks are rank_tiles x token tiles
+  Partition rank_tiles;
 
   // Blocked: the packed operand of shrink. See blocked/forward.h.
   Partition shrink_pieces;  // of d_in: tasks of pack_shrink
@@ -174,14 +175,14 @@ struct BackwardPass {
   bool deferred_is_weighted;
   const uint8_t *has_gradient;  // M: 0 for the tokens of a group without a kept token; null: 1 for all tokens
 
-  // dy pass: q and D. Tasks: splits of d_out, which loop over all tokens; or splits of d_out x pieces of the groups'
-  // tokens x tiles of the rank, which store their part of D. The sums of the pieces are added in order in both cases,
-  // so D is the same.
+  // dy pass: q and D. Tasks: splits of d_out, or tiles of the rank where there is one partial sum of q, which loop over
+  // the other and all tokens; or splits of d_out x pieces of the groups' tokens x tiles of the rank, which store their
+  // part of D. The sums of the pieces are added in order in all cases, so D is the same.
   Partition dy_splits;
   int64_t dy_tasks;
-  Partition dy_rank_tiles;       // whole chains of dw in the first case
+  Partition dy_rank_tiles;       // d_weights_tiles unless D is stored
   int64_t dy_widest_rank_tile;   // for which there is scratch in both cases
-  float *d_partials;             // [piece][rank tile][panel of d_out][rows of the tile][width]; null: the first case
+  float *d_partials;             // [piece][rank tile][panel of d_out][rows of the tile][width]; null: not stored
   int64_t d_partial_floats;      // of a piece
   Partition d_sum_tiles;         // of d_out: tasks of add_d_partials
   int64_t dy_tile_columns;       // blocked: columns whose sums of D stay in the cache
@@ -194,7 +195,8 @@ struct BackwardPass {
   int64_t q_partial_count;       // dy_splits.count, or 1
   int64_t q_rows;                // at least M
   double *d_weights_partials;    // [d_weights_count][G][E]: partial sums of dw
-  int64_t d_weights_count;       // panels of d_out; blocked, direct: splits
+  int64_t d_weights_count;       // panels of d_out x d_weights_tiles; blocked, direct: splits
+  Partition d_weights_tiles;     // of the rank
   bool needs_d_weights;
   lily_matrix db_sums;  // E r x d_out, float32: sums of a 16-bit db over several groups; otherwise absent
 

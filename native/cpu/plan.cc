@@ -164,35 +164,65 @@ lily_matrix take_matrix(Workspace &workspace, int64_t rows, int64_t columns, int
 
 // ---- The large products of the vector kernels ----
 
+// Rows of x that stay in the caches while a task of shrink passes them.
+constexpr int64_t kMostShrinkTokens = 512;
+
 // Tokens per tile of shrink, in whole register tiles, for at least `count` tiles if `fewest` tokens per tile allow it.
 int64_t shrink_tile(int64_t tokens, int64_t count, int64_t fewest, const Kernels &kernels) {
-  int64_t tile = round_up(divide_up(std::max<int64_t>(tokens, 1), count), kernels.tile_rows);
+  int64_t tile = round_up(divide_up(tokens, count), kernels.tile_rows);
   if (divide_up(tokens, tile) < count) tile -= kernels.tile_rows;
-  return std::clamp<int64_t>(tile, fewest, 512);
+  return std::clamp<int64_t>(tile, fewest, kMostShrinkTokens);
+}
+
+// From this rank on, tiles of the rank are tasks where they suffice for the threads.
+constexpr int64_t kWideRank = 256;
+
+// Tiles of the rank for at least `tasks` tasks of shrink with `token_tiles` tiles of tokens each. 0: these would be too
+// narrow.
+int64_t shrink_rank_tiles(int64_t rank, int64_t token_tiles, int64_t tasks) {
+  constexpr int64_t kNarrowest = 96;
+  const int64_t count = divide_up(tasks, token_tiles);
+  return rank >= kWideRank && rank / count >= kNarrowest ? count : 0;
 }
 
 void plan_shrink(ForwardPass &pass, const Kernels &kernels) {
   const lily_problem &problem = pass.call->problem;
   // Each tile of tokens packs A once. 252 tokens amortise that; with 60, forward in bfloat16 takes up to 8 % longer.
-  // With too few tiles for the threads, each split becomes a task of its own, at the cost of one more partial sum of h
-  // per split. Of many tokens these would not stay in the caches, so shorter tiles are preferred there.
+  // With too few tiles for the threads, tiles of a large rank become tasks, which read x again from a cache; otherwise
+  // each split becomes a task of its own, at the cost of one more partial sum of h per split. Of many tokens these
+  // would not stay in the caches, so shorter tiles are preferred there.
   constexpr int64_t kFewestTokens = 60, kEnoughTokens = 252, kManyTokens = 4096;
-  const int64_t fewest = problem.tokens < kManyTokens ? kEnoughTokens : kFewestTokens;
+  const int64_t tokens = std::max<int64_t>(problem.tokens, 1);
+  const int64_t fewest = tokens < kManyTokens ? kEnoughTokens : kFewestTokens;
   pass.shrink_splits = splits_for_sum(problem.d_in, kernels.panel);
-  pass.shrink_tile_tokens = shrink_tile(problem.tokens, target_tasks(), fewest, kernels);
+  pass.shrink_tile_tokens = shrink_tile(tokens, target_tasks(), fewest, kernels);
   pass.hidden_partial_count = 1;
-  if (divide_up(problem.tokens, pass.shrink_tile_tokens) < target_tasks()) {
-    pass.hidden_partial_count = pass.shrink_splits.count;
-    pass.shrink_tile_tokens =
-        shrink_tile(problem.tokens, divide_up(target_tasks(), pass.shrink_splits.count), kFewestTokens, kernels);
+  int64_t rank_tiles = 1;
+  if (divide_up(tokens, pass.shrink_tile_tokens) < target_tasks()) {
+    const int64_t token_tiles = divide_up(tokens, kMostShrinkTokens);
+    rank_tiles = shrink_rank_tiles(problem.rank, token_tiles, target_tasks());
+    if (rank_tiles == 0) rank_tiles = shrink_rank_tiles(problem.rank, token_tiles, thread_count());
+    if (rank_tiles > 0) {
+      pass.shrink_tile_tokens = round_up(divide_up(tokens, token_tiles), kernels.tile_rows);
+    } else {
+      rank_tiles = 1;
+      pass.hidden_partial_count = pass.shrink_splits.count;
+      pass.shrink_tile_tokens =
+          shrink_tile(tokens, divide_up(target_tasks(), pass.shrink_splits.count), kFewestTokens, kernels);
+    }
   }
-  pass.shrink_token_tiles = std::max<int64_t>(1, divide_up(problem.tokens, pass.shrink_tile_tokens));
+  pass.rank_tiles = partition(problem.rank, rank_tiles, kernels.lanes);
+  pass.shrink_token_tiles = divide_up(tokens, pass.shrink_tile_tokens);
+  // Up to kSmallRank, x is read in runs over as many splits as scratch holds. Above it, a run over one split leaves
+  // more of A in the caches, unless rows are copied.
+  const bool packs_one_split = pass.hidden_partial_count > 1 || pass.rank_tiles.count > 1 ||
+                               (problem.rank > kSmallRank && problem.activation_dtype == kernels.dtype);
   pass.packed_splits =
-      pass.hidden_partial_count > 1
+      packs_one_split
           ? 1
           : std::clamp<int64_t>(kScratchFloats * kernels.depth / (pass.shrink_splits.width * pass.rank_pitch), 1,
                                 pass.shrink_splits.count);
-  pass.shrink_tasks = pass.hidden_partial_count * pass.shrink_token_tiles;
+  pass.shrink_tasks = pass.hidden_partial_count * pass.rank_tiles.count * pass.shrink_token_tiles;
 }
 
 void plan_expand(ForwardPass &pass, const Kernels &kernels) {
@@ -219,7 +249,6 @@ constexpr int64_t kNarrowestTile = 64;
 
 // A tile of the rank reads dy again, if only from the cache; narrower ones are for many threads.
 constexpr int64_t kRankTile = 64, kNarrowestRankTile = 32;
-static_assert(kRankTile % kDotRows == 0);
 
 // Tokens per piece are multiples of this: whole tiles of six rows.
 constexpr int64_t kPieceMultiple = 24;
@@ -228,19 +257,30 @@ void plan_dy_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspa
   const lily_problem &problem = pass.call->problem;
   pass.dy_splits = splits_for_sum(problem.d_out, kernels.panel);  // one partial sum of q per split
   // Tiles of the rank for which all columns of a split fit into scratch: q is then read and written once per split, and
-  // the rows of B and dB in long runs. Tiles are whole chains of dw.
+  // the rows of B and dB in long runs. They cut the sums of dw, so they depend on the sizes alone. Two threads share an
+  // even number of them evenly.
+  const int64_t rank = pass.stack.rank;
   const int64_t widest = std::max(kRankTile, kScratchFloats / pass.dy_splits.width / kRankTile * kRankTile);
-  pass.dy_rank_tiles = partition(pass.stack.rank, divide_up(pass.stack.rank, widest), kRankTile);
-  pass.dy_widest_rank_tile = std::min(pass.stack.rank, pass.dy_rank_tiles.width);
+  const int64_t fewest_tiles = std::max<int64_t>(divide_up(rank, widest), rank >= kWideRank ? 2 : 1);
+  pass.d_weights_tiles = partition(rank, fewest_tiles > 1 ? round_up(fewest_tiles, 2) : 1, kNarrowestRankTile);
+  pass.dy_rank_tiles = pass.d_weights_tiles;
+  pass.dy_widest_rank_tile = std::min(rank, pass.dy_rank_tiles.width);
   // Each outer product reads and writes its sums once, which many steps amortise.
   pass.outer_product_tokens = 96 * kernels.depth;
-  pass.dy_tasks = pass.q_partial_count = pass.dy_splits.count;
   pass.q_rows = problem.tokens;
-  pass.d_weights_count = divide_up(problem.d_out, kernels.panel);
+  pass.d_weights_count = divide_up(problem.d_out, kernels.panel) * pass.d_weights_tiles.count;
+  // If the threads share the tiles of the rank evenly, these are the tasks, which read dy again, from the L3 cache;
+  // otherwise the splits, at the cost of a partial sum of q for each.
+  constexpr int64_t kCachedBytes = 16 << 20;
+  const int64_t dy_bytes = problem.tokens * problem.d_out * dtype_bytes(problem.activation_dtype);
+  const bool are_even =
+      pass.dy_rank_tiles.count > 1 && pass.dy_rank_tiles.count % thread_count() == 0 && dy_bytes <= kCachedBytes;
+  pass.q_partial_count = are_even ? 1 : pass.dy_splits.count;
+  pass.dy_tasks = pass.q_partial_count == 1 ? pass.dy_rank_tiles.count : pass.dy_splits.count;
 
-  const int64_t rank = pass.stack.rank, column_tasks = pass.dy_splits.count * divide_up(rank, kRankTile);
+  const int64_t column_tasks = pass.dy_splits.count * divide_up(rank, kRankTile);
   cut_groups(token_pieces(problem, rank, problem.d_out, column_tasks, kPieceMultiple), pass.groups, workspace);
-  if (thread_count() == 1 || pass.dy_splits.count >= target_tasks()) return;
+  if (are_even || thread_count() == 1 || pass.dy_splits.count >= target_tasks()) return;
   if (problem.tokens < pass.groups.pieces.shortest) return;
   // Several groups may have many more pieces than one has; then D is not stored.
   const int64_t affordable = problem.tokens / tokens_per_partial(problem, rank, problem.d_out);
