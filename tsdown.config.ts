@@ -6,6 +6,8 @@ import { defineConfig, type UserConfig } from 'tsdown'
 /** For users who have no types of WebGPU, or none of `Symbol.dispose`. */
 const types = { dts: '/// <reference types="@webgpu/types" />\n/// <reference lib="esnext.disposable" />' }
 const shared = { outDir: 'dist', platform: 'node', target: 'node20', fixedExtension: false, sourcemap: false } as const
+/** Editors show the comments of the types. */
+const comments = { legal: true, annotation: true, jsdoc: false }
 
 /** The notices that the licenses of the bundled packages require. */
 const licenses = licensePlugin({
@@ -23,6 +25,14 @@ const licenses = licensePlugin({
 })
 
 const entries = { index: 'lib/index.ts', tfjs: 'lib/tfjs/index.ts', 'tfjs-layers': 'lib/tfjs-layers/index.ts' }
+
+/** tsdown builds the code for CommonJS beside its types, a second time. */
+const typesOnly = {
+  name: 'types only',
+  generateBundle(_options: unknown, bundle: Record<string, unknown>) {
+    for (const file of Object.keys(bundle)) if (/\.c?js$/.test(file)) Reflect.deleteProperty(bundle, file)
+  },
+}
 
 /** Files of another environment, beside the others: `x.${name}.ts` takes the place of `x.ts`. */
 const variant = (name: string) => ({
@@ -54,16 +64,23 @@ const shaders = {
   },
 }
 
+const wasmBuilds = ['wasm', 'wasm-relaxed']
+const wasmFile = (build: string) => `build/wasm/${build}.wasm`
+
 /** The files of pages, whose types are those of the other files. */
 const browser: UserConfig = {
   ...shared,
   platform: 'browser',
   target: 'es2022',
-  entry: Object.fromEntries(Object.entries(entries).map(([name, file]) => [`browser/${name}`, file])),
+  entry: {
+    ...Object.fromEntries(Object.entries(entries).map(([name, file]) => [`browser/${name}`, file])),
+    // Files of their own, which Node.js reads too.
+    ...Object.fromEntries(wasmBuilds.map((build) => [`browser/${build}`, wasmFile(build)])),
+  },
   format: ['esm'],
   dts: false,
   clean: false,
-  outputOptions: { chunkFileNames: 'browser/[name]-[hash].js' },
+  outputOptions: { chunkFileNames: 'browser/[name]-[hash].js', comments },
   inputOptions: { moduleTypes: { '.wasm': 'base64' } },
   plugins: [variant('browser')],
 }
@@ -82,7 +99,7 @@ const webgpu: UserConfig = {
   inputOptions: { treeshake: { moduleSideEffects: false } },
   plugins: [variant('webgpu'), shaders],
 }
-const hasWasm = ['wasm', 'wasm-relaxed'].every((build) => existsSync(`build/wasm/${build}.wasm`))
+const hasWasm = wasmBuilds.every((build) => existsSync(wasmFile(build)))
 if (!hasWasm) console.log('lily-kernels: the files for browsers are not built: there is no build/wasm/*.wasm')
 
 export default defineConfig([
@@ -94,6 +111,7 @@ export default defineConfig([
     dts: { emitDtsOnly: true },
     banner: types,
     clean: false,
+    plugins: [typesOnly],
   },
   // The entries share their chunks, so that a program that imports several of them has one copy of the package.
   {
@@ -101,6 +119,7 @@ export default defineConfig([
     entry: entries,
     format: ['esm', 'cjs'],
     dts: false,
+    outputOptions: { comments },
   },
   // The command line, with its dependencies bundled: users who only call the kernels install none of them.
   {

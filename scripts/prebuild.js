@@ -2,13 +2,12 @@
 // Builds prebuilds/<platform>-<arch>/lily.<libc>.node, which the published package contains instead of an install
 // script: for this machine and, on linux-x64, also for linux-arm64 if Debian's cross compiler is installed. The folder
 // of this machine also gets lily_cuda.so for all architectures, which requires nvcc and takes many minutes;
-// --addon-only omits it. --arch=ARCH builds for one of the two architectures only. prebuilds/wasm/ gets the builds for
-// WebAssembly, where there is a toolchain for it.
+// --addon-only omits it. --arch=ARCH builds for one of the two architectures only.
 //
 // prebuildify strips and moves the files in build/Release. It runs in a separate folder, so that the addon in the
 // checkout, which a running program may have mapped, is not modified.
 import { spawnSync } from 'node:child_process'
-import { copyFileSync, existsSync, mkdirSync, rmSync } from 'node:fs'
+import { mkdirSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { codeOf, targets } from './cuda-targets.js'
@@ -70,21 +69,6 @@ function prebuildArm64() {
   if (!isAddonOnly) process.exit(1)
 }
 
-function prebuildWasm() {
-  const required = isAddonOnly ? [] : ['--required']
-  const { status } = spawnSync(process.execPath, [join(root, 'scripts', 'build-wasm.js'), ...required], {
-    stdio: 'inherit',
-  })
-  if (status !== 0) process.exit(status ?? 1)
-  const to = join(root, 'prebuilds', 'wasm')
-  rmSync(to, { recursive: true, force: true })
-  mkdirSync(to, { recursive: true })
-  for (const file of ['wasm.wasm', 'wasm-relaxed.wasm']) {
-    const from = join(root, 'build', 'wasm', file)
-    if (existsSync(from)) copyFileSync(from, join(to, file))
-  }
-}
-
 const only = process.argv.find((argument) => argument.startsWith('--arch='))?.slice('--arch='.length)
 const isCrossing = process.platform === 'linux' && process.arch === 'x64'
 if (only && only !== process.arch && !(isCrossing && only === 'arm64')) {
@@ -93,4 +77,3 @@ if (only && only !== process.arch && !(isCrossing && only === 'arm64')) {
 }
 if (!only || only === process.arch) prebuildHere()
 if (isCrossing && (!only || only === 'arm64')) prebuildArm64()
-if (!only) prebuildWasm()

@@ -74,7 +74,7 @@ describe('npx lily-kernels', () => {
   })
 
   test('without an addon, WebAssembly runs in its place', (context) => {
-    if (!existsSync(join(prebuilds(), 'wasm', 'wasm.wasm'))) {
+    if (!existsSync(join(installed.folder, 'dist', 'browser', 'wasm.js'))) {
       return context.skip('WebAssembly is not built; npm run build:wasm says why')
     }
     const here = join(prebuilds(), `${process.platform}-${process.arch}`)
@@ -99,7 +99,8 @@ describe('npx lily-kernels', () => {
   })
 
   test('doctor reports an addon that does not load', () => {
-    renameSync(prebuilds(), `${prebuilds()}-gone`)
+    const gone = [prebuilds(), join(installed.folder, 'dist', 'browser')].filter(existsSync)
+    for (const folder of gone) renameSync(folder, `${folder}-gone`)
     try {
       const { status, stdout } = npx('doctor', '--json')
       expect(status).toBe(1)
@@ -107,7 +108,7 @@ describe('npx lily-kernels', () => {
       expect({ ok, processor }).toEqual({ ok: false, processor: null })
       expect(addon.reason).toMatch(/no native addon for .*no WebAssembly build.*install lily-kernels again/s)
     } finally {
-      renameSync(`${prebuilds()}-gone`, prebuilds())
+      for (const folder of gone) renameSync(`${folder}-gone`, folder)
     }
   })
 })
@@ -118,7 +119,7 @@ test('the tarball contains the runtime files and no build files', () => {
     .map((entry) => join(entry.parentPath, entry.name).slice(installed.folder.length + 1))
   const unexpected = files.filter(
     (file) =>
-      !/^(package\.json|README\.md|CHANGELOG\.md|LICENSE|dist\/(browser\/)?[\w.-]+\.(c?js|d\.c?ts)|dist\/THIRD-PARTY-LICENSES\.txt|prebuilds\/.*(\.node|lily_cuda\.so)|prebuilds\/wasm\/[\w-]+\.wasm|docs\/(decisions\/)?[\w-]+\.md)$/.test(
+      !/^(package\.json|README\.md|CHANGELOG\.md|LICENSE|dist\/(browser\/)?[\w.-]+\.(c?js|d\.c?ts)|dist\/THIRD-PARTY-LICENSES\.txt|prebuilds\/.*(\.node|lily_cuda\.so)|docs\/(decisions\/)?[\w-]+\.md)$/.test(
         file,
       ),
   )
@@ -146,8 +147,7 @@ test('the tarball contains addons for this machine, and for linux-arm64 if its c
   const here = `${process.platform}-${process.arch}`
   const hasCompiler = ['aarch64-linux-gnu-g++-12', 'aarch64-linux-gnu-g++'].some(findProgram)
   const platforms = [here, ...(here === 'linux-x64' && hasCompiler ? ['linux-arm64'] : [])]
-  const wasm = existsSync(join(packageRoot, 'build/wasm/wasm.wasm')) ? ['wasm'] : []
-  expect(readdirSync(prebuilds()).sort()).toEqual([...platforms, ...wasm].sort())
+  expect(readdirSync(prebuilds()).sort()).toEqual(platforms.sort())
   if (here === 'linux-x64' && !hasCompiler) context.skip('of linux-arm64: no aarch64-linux-gnu-g++')
 })
 
@@ -161,7 +161,7 @@ function newestIn(binary: Buffer): (version: RegExp) => number {
 test('the prebuilt addons require no newer libraries than the README states', (context) => {
   const MACHINES: Record<string, number> = { 'linux-x64': 62, 'linux-arm64': 183 } // EM_X86_64, EM_AARCH64
   const newerCompilers: string[] = []
-  for (const platform of readdirSync(prebuilds()).filter((folder) => folder !== 'wasm')) {
+  for (const platform of readdirSync(prebuilds())) {
     const [name] = readdirSync(join(prebuilds(), platform)).filter((file) => file.endsWith('.node'))
     const addon = readFileSync(join(prebuilds(), platform, name))
     const newest = newestIn(addon)

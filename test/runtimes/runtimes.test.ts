@@ -99,7 +99,7 @@ describe.each(runtimes)('%s', (runtime, options) => {
     [chosen, null, because],
     ...(chosen === 'wasm' ? [] : ([['wasm', 'wasm', 'LILY_CPU_ISA=wasm']] as [string, string, string][])),
   ])('the golden cases and the modes on %s', ([build, isa, reason], context) => {
-    if (!existsSync(join(installed.folder, 'prebuilds', 'wasm', 'wasm.wasm'))) {
+    if (!existsSync(join(installed.folder, 'dist', 'browser', 'wasm.js'))) {
       context.skip('the package has no WebAssembly: there is no toolchain for it')
     }
     const printed = run(join(WITHOUT_ADDON, 'suites-consumer.mjs'), suitesConsumer(isa))

@@ -6,9 +6,6 @@ import { Worker } from 'node:worker_threads'
 import { packageRoot } from '../root.js'
 import type { Build, Host, Thread } from './host.js'
 
-/** Of a checkout, and of the published package. */
-const FOLDERS = ['build/wasm', 'prebuilds/wasm']
-
 export const nodeHost: Host = {
   sharesMemory: true,
   get processors() {
@@ -23,14 +20,23 @@ export const nodeHost: Host = {
 }
 
 function code(build: Build): Uint8Array<ArrayBuffer> | null {
-  for (const folder of FOLDERS) {
-    try {
-      return new Uint8Array(readFileSync(join(packageRoot, folder, `${build}.wasm`)))
-    } catch {
-      // It is in the other folder, or nowhere.
-    }
+  return read(`build/wasm/${build}.wasm`) ?? embedded(`dist/browser/${build}.js`)
+}
+
+/** Null: there is no such file. */
+function read(file: string): Uint8Array<ArrayBuffer> | null {
+  try {
+    return new Uint8Array(readFileSync(join(packageRoot, file)))
+  } catch {
+    return null
   }
-  return null
+}
+
+/** The published package has the module once, in the text that the files for browsers import. */
+function embedded(file: string): Uint8Array<ArrayBuffer> | null {
+  const text = read(file)
+  const base64 = text && /"([\w+/=]+)"/.exec(Buffer.from(text).toString('latin1'))?.[1]
+  return base64 ? new Uint8Array(Buffer.from(base64, 'base64')) : null
 }
 
 function start(script: string): Thread {
