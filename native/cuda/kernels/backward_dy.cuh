@@ -59,7 +59,7 @@ __device__ inline void add_token_d_weights(const BackwardDy &call, const float *
   const int lane = threadIdx.x % kWarp;
   const int first_expert = row / call.rank, experts = (row_end - 1) / call.rank - first_expert + 1;
 #pragma unroll 1
-  for (int first = threadIdx.x / kWarp; first < count * experts; first += kLoadsInFlight * Tile::kWarps) {
+  for (int first = warp_of_block(); first < count * experts; first += kLoadsInFlight * Tile::kWarps) {
     int token_of[kLoadsInFlight], expert[kLoadsInFlight], begin[kLoadsInFlight], end[kLoadsInFlight];
     float sum[kLoadsInFlight] = {};
 #pragma unroll

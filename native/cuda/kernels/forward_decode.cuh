@@ -70,7 +70,7 @@ __device__ inline void pool_all(const ForwardDecode &call, const uint8_t *mask, 
   const PoolRows rows = {values, experts | 1, experts, mask, 1};
   __syncthreads();
 #pragma unroll 1
-  for (int i = threadIdx.x / kWarp; i < call.groups.groups * quads; i += kWarps) {
+  for (int i = warp_of_block(); i < call.groups.groups * quads; i += kWarps) {
     const int group = i / quads, expert = i % quads * 4;
     const int begin = call.groups.begin(group), end = call.groups.end(group);
     float sum[5] = {0, 0, 0, 0, 0};

@@ -112,7 +112,6 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
   const int outer_column = warp % Tile::kOuterWarpsN * Tile::kOuterN * 8;
   Accumulators<kExpand ? Tile::kExpandM : 1, kExpand ? Tile::kExpandN : 1> sum;
   Accumulators<kOuter ? Tile::kOuterM : 1, kOuter ? Tile::kOuterN : 1> z;
-  clear(sum);
   clear(z);
   const auto compute = [&](int step) {
     const int tile = step / k_tiles, k_tile = step % k_tiles;
@@ -134,12 +133,12 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
       if (expands) {
         const Scalar *w = rhs_ring + (k_tiles > 1 ? step % 2 * Tile::kRhs : 0);
         const int depth = min(operands.lhs.columns - k_tile * Tile::kBlockK, Tile::kBlockK);
+        if (k_tile == 0) clear(sum);
         multiply<Engine, Along::kDepth, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(
             sum, lhs, warp_m, w, warp_n, 0, (depth + Engine::kStepK - 1) / Engine::kStepK);
         if (k_tile == k_tiles - 1) {
           Scalar *out = out_ring + tile % 2 * Tile::kStrip;
           add_scaled<Scalar, Tile::kBlockN>(out, sum, warp_m, warp_n, operands.out_scale, operands.out.accumulate);
-          clear(sum);
           __syncthreads();
           unstage<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(out, operands.out,
                                                                         {token, end, column, operands.columns});

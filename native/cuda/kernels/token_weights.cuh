@@ -75,6 +75,10 @@ __device__ inline void clear_rows_without_gradient(T *tile, const TokensWithGrad
   }
 }
 
+// The warp of this thread. The compiler sees that all lanes have the same, and that a loop over it leaves them
+// converged: without that it adds code to each shuffle that collects them.
+__device__ inline int warp_of_block() { return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarp, 0); }
+
 __device__ inline float sum_over_warp(float value) {
 #pragma unroll
   for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
@@ -107,7 +111,7 @@ __device__ inline void add_partials(float (&sum)[4], const float *partials, int6
 __device__ inline void sum_rows(float *sum, const float *value, int rows, int columns) {
   constexpr int kLoadsInFlight = 8;
 #pragma unroll 1
-  for (int e = threadIdx.x / kWarp; e < rows; e += static_cast<int>(blockDim.x) / kWarp) {
+  for (int e = warp_of_block(); e < rows; e += static_cast<int>(blockDim.x) / kWarp) {
     const float *row = value + static_cast<int64_t>(e) * columns;
     float partial = 0;
 #pragma unroll 1

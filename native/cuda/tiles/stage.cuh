@@ -142,24 +142,55 @@ __device__ inline void stage_vec4(Types<S...> types, T *tile, const Operand &sou
   }
 }
 
+// How the threads of a block divide a tile into vectors of kVector elements: each has the columns from `column` on of
+// every kStep-th row from `row` on. What it adds to an address is then the same from each of its rows to the next.
+template <typename T, int kRows, int kColumns, int kBlockThreads, int kVector>
+struct VectorsOfThread {
+  static constexpr int kVectors = kColumns / kVector, kStep = kBlockThreads / kVectors;
+  static constexpr int kCount = (kRows + kStep - 1) / kStep;
+  static_assert(kBlockThreads % kVectors == 0 && (kRows % kStep == 0 || kCount == 1));
+
+  int row = static_cast<int>(threadIdx.x) / kVectors, column = static_cast<int>(threadIdx.x) % kVectors * kVector;
+
+  // In a tile of fewer rows some threads have none.
+  __device__ bool none() const { return kRows < kStep && row >= kRows; }
+
+  // The offset of vector n in a tile: the permutation of `place` is that of the first one, if kStep rows are a period.
+  __device__ int place_of(int n) const {
+    if constexpr (kStep % kPeriod == 0)
+      return place<T, kColumns>(row, column) + n * kStep * kColumns;
+    else
+      return place<T, kColumns>(row + n * kStep, column);
+  }
+};
+
+// An asynchronous copy of all 16 bytes or of none is one instruction, one of some of them is many: tiles whose rows end
+// within a vector, or begin at multiples of 8 bytes only, have a loop of their own, which is short rather than fast.
+// The other one is not unrolled further: large_strip would need more registers than there are.
 template <typename T, int kRows, int kColumns, int kBlockThreads>
 __device__ inline void stage_copies(T *tile, const Operand &source, const Window &window) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
-  constexpr int kVectors = kColumns / kVector;
-  for (int i = threadIdx.x; i < kRows * kVectors; i += kBlockThreads) {
-    const int r = i / kVectors, c = i % kVectors * kVector;
-    T *target = tile + place<T, kColumns>(r, c);
-    const int64_t row = window.row + r;
-    const int column = window.column + c;
-    const int valid = row < window.row_end ? min(max(window.column_end - column, 0), kVector) : 0;
-    const T *from = static_cast<const T *>(source.data) + (valid > 0 ? row * source.pitch + column : 0);
-    const int bytes = valid * static_cast<int>(sizeof(T));
-    if (source.aligned16) {
-      copy_async(target, from, bytes);
-    } else {
-      copy_async_8(target, from, min(bytes, 8));
-      copy_async_8(target + kVector / 2, bytes > 8 ? from + kVector / 2 : from, max(bytes - 8, 0));
-    }
+  const VectorsOfThread<T, kRows, kColumns, kBlockThreads, kVector> own;
+  if (own.none()) return;
+  const int columns = min(window.column_end - window.column, kColumns);
+  const int rows = own.column < columns ? static_cast<int>(min(window.row_end - window.row, int64_t{kRows})) : 0;
+  // Where nothing is copied the address is not used.
+  const T *from =
+      static_cast<const T *>(source.data) + (window.row + own.row) * source.pitch + window.column + own.column;
+  const int64_t step = own.kStep * source.pitch;
+  if (source.aligned16 && columns % kVector == 0) {
+#pragma unroll 2
+    for (int n = 0; n < own.kCount; ++n, from += step)
+      copy_async(tile + own.place_of(n), from, own.row + n * own.kStep < rows ? 16 : 0);
+    return;
+  }
+  const int bytes = min(columns - own.column, kVector) * static_cast<int>(sizeof(T));
+#pragma unroll 1
+  for (int n = 0; n < own.kCount; ++n, from += step) {
+    T *target = tile + place<T, kColumns>(own.row + n * own.kStep, own.column);
+    const int valid = own.row + n * own.kStep < rows ? bytes : 0;
+    copy_async_8(target, from, min(valid, 8));
+    copy_async_8(target + kVector / 2, from + kVector / 2, max(valid - 8, 0));
   }
 }
 
@@ -223,17 +254,31 @@ __device__ inline void stage_rows(T *tile, int pitch, const Operand &source, int
                                   int columns) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
   const int vectors = (columns + kVector - 1) / kVector;
+  const int rows = static_cast<int>(min(row_end - row, int64_t{kRows}));
+  const T *from = static_cast<const T *>(source.data) + row * source.pitch;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #pragma unroll 4
   for (int i = threadIdx.x; i < kRows * vectors; i += kThreads) {
     const int r = i / vectors, c = i % vectors * kVector;
-    const int valid = row + r < row_end ? min(columns - c, kVector) : 0;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-    store_vector(tile + r * pitch + c, load_vector<T>(source, row + r, c, valid));
-#else
-    const T *from = static_cast<const T *>(source.data) + (valid > 0 ? (row + r) * source.pitch + c : 0);
-    copy_async(tile + r * pitch + c, from, valid * static_cast<int>(sizeof(T)));
-#endif
+    store_vector(tile + r * pitch + c, load_vector<T>(source, row + r, c, r < rows ? min(columns - c, kVector) : 0));
   }
+#else
+  // As in stage_copies.
+  if (columns % kVector == 0) {
+#pragma unroll 4
+    for (int i = threadIdx.x; i < kRows * vectors; i += kThreads) {
+      const int r = i / vectors, c = i % vectors * kVector;
+      copy_async(tile + r * pitch + c, from + r * source.pitch + c, r < rows ? 16 : 0);
+    }
+  } else {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < kRows * vectors; i += kThreads) {
+      const int r = i / vectors, c = i % vectors * kVector;
+      copy_async(tile + r * pitch + c, from + r * source.pitch + c,
+                 r < rows ? min(columns - c, kVector) * static_cast<int>(sizeof(T)) : 0);
+    }
+  }
+#endif
 }
 
 // Writes the elements of the tile that lie inside the window.
