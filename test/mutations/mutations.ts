@@ -28,8 +28,14 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'tiles/stage.cuh',
     what: 'a tile includes the row after its last one',
-    find: 'const int valid = row < window.row_end ?',
-    replace: 'const int valid = row <= window.row_end ?',
+    find: 'own.row + n * own.kStep < rows ? 16 : 0',
+    replace: 'own.row + n * own.kStep <= rows ? 16 : 0',
+  },
+  {
+    file: 'tiles/stage.cuh',
+    what: 'a ragged row of a tile misses the second half of its last vector',
+    find: 'max(valid - 8, 0)',
+    replace: '0',
   },
   {
     file: 'tiles/stage.cuh',
@@ -71,8 +77,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/strip.cuh',
     what: 'no barrier before a tile is written',
-    find: `clear(sum);\n          ${BARRIER}`,
-    replace: 'clear(sum);\n',
+    find: `operands.out.accumulate);\n          ${BARRIER}`,
+    replace: 'operands.out.accumulate);\n',
   },
   {
     file: 'kernels/strip.cuh',
