@@ -31,6 +31,8 @@ export function checkPlaces(
   { x, a, router, b, y }: ForwardInputs,
   { mask, sequenceOffsets, weights }: ForwardSettings,
 ): void {
+  // First, because the others are compared with x: a createLily object names x if that is elsewhere.
+  checkDevice('x', x.device)
   // This comes before checkPlace, which queries x's device for memory that may belong to another device.
   checkSameDevice('a', a, 'x', x)
   checkSameDevice('router', router, 'x', x)
@@ -43,7 +45,6 @@ export function checkPlaces(
   if (mask !== null) checkSmallPlace('mask', mask.source, x)
   if (sequenceOffsets !== null) checkSmallPlace('sequenceOffsets', sequenceOffsets.source, x)
   if (weights !== null) checkSmallPlace('weights', weights.source, x)
-  checkDevice('x', x.device)
 }
 
 /** A small operand may be on the host in any call. */
