@@ -11,6 +11,7 @@ import {
   checkTypeOrFloat32,
 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
+import { webGpu } from '../binding/devices.js'
 import { checkDevice } from '../memory/backends.js'
 import { checkPlace, checkSameDevice, refuseBuffer, refuseOverlap } from '../memory/checks.js'
 import { CPU } from '../memory/device.js'
@@ -31,8 +32,8 @@ export function checkPlaces(
   { x, a, router, b, y }: ForwardInputs,
   { mask, sequenceOffsets, weights }: ForwardSettings,
 ): void {
-  // First, because the others are compared with x: a createLily object names x if that is elsewhere.
-  checkDevice('x', x.device)
+  // The others are compared with x, which a createLily object names itself if it is elsewhere.
+  if (webGpu.current !== null) checkDevice('x', x.device)
   // This comes before checkPlace, which queries x's device for memory that may belong to another device.
   checkSameDevice('a', a, 'x', x)
   checkSameDevice('router', router, 'x', x)
@@ -45,6 +46,7 @@ export function checkPlaces(
   if (mask !== null) checkSmallPlace('mask', mask.source, x)
   if (sequenceOffsets !== null) checkSmallPlace('sequenceOffsets', sequenceOffsets.source, x)
   if (weights !== null) checkSmallPlace('weights', weights.source, x)
+  checkDevice('x', x.device)
 }
 
 /** A small operand may be on the host in any call. */
