@@ -41,7 +41,7 @@ class Stream {
   const lily_stream handle_;
   // Orders the successor after the last work. It is created with the stream: an end that cannot create it would pass on
   // memory that is still in use.
-  const lily_event last_;  // 0: the default stream
+  const lily_event last_;           // 0: the default stream
   const Shared<Stream> successor_;  // null: the default stream, which does not end
   bool ended_ = false;
   bool capturing_ = false;
