@@ -145,6 +145,8 @@ describe('forms of the small operands', () => {
     'a tensor': { data: Uint8Array.from(flags), shape: [tokens] },
     "a tensor with ONNX Runtime's names": { data: Uint8Array.from(flags), dims: [tokens], type: 'bool' },
     'any nonzero byte': Uint8Array.from(flags, (flag) => flag * 255),
+    'an Int32Array': Int32Array.from(flags),
+    'a tensor of float32': { data: Float32Array.from(flags), shape: [tokens] },
   }
   const expected = lilyForward(operands, { mask: masks.numbers }).y
   for (const [form, mask] of Object.entries(masks)) {
