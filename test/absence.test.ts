@@ -1,4 +1,4 @@
-/** A missing or invalid CUDA library: backends() gives the reason, and the cpu backend works. */
+/** A missing or invalid CUDA library, or variables: backends() gives the reason, and the cpu backend works. */
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -36,15 +36,25 @@ const libraries: [string, () => string, RegExp][] = [
   ],
 ]
 
+async function expectNoCuda(env: Record<string, string>, reason: RegExp): Promise<void> {
+  const { code, stdout, text } = await runProgram('backends.js', {}, env)
+  expect(code, text).toBe(0)
+  const { cuda, errors, y } = JSON.parse(stdout) as { cuda: { reason: string }; errors: string[]; y: number[] }
+  expect(cuda).toMatchObject({ name: 'cuda', available: false, devices: [] })
+  expect(cuda.reason).toMatch(reason)
+  for (const error of errors) expect(error).toMatch(/^ERR_LILY_BACKEND_UNAVAILABLE: .*cuda:0 is not available/)
+  expect(y).toEqual([12, 24])
+}
+
 describe('a CUDA library that', () => {
   for (const [name, path, reason] of libraries)
     test(name, async () => {
-      const { code, stdout, text } = await runProgram('backends.js', {}, { LILY_CUDA_LIBRARY: path() })
-      expect(code, text).toBe(0)
-      const { cuda, errors, y } = JSON.parse(stdout) as { cuda: { reason: string }; errors: string[]; y: number[] }
-      expect(cuda).toMatchObject({ name: 'cuda', available: false, devices: [] })
-      expect(cuda.reason).toMatch(reason)
-      for (const error of errors) expect(error).toMatch(/^ERR_LILY_BACKEND_UNAVAILABLE: .*cuda:0 is not available/)
-      expect(y).toEqual([12, 24])
+      await expectNoCuda({ LILY_CUDA_LIBRARY: path() }, reason)
     })
+})
+
+test.each(['LILY_CUBLASLT', 'LILY_SELF_TEST'])('%s=off is refused, and an empty one is unset', async (name) => {
+  await expectNoCuda({ [name]: 'off' }, new RegExp(`^${name} must be 0 or 1; change it or unset it$`))
+  const LILY_CUDA_LIBRARY = join(folder, 'nothing.so')
+  await expectNoCuda({ [name]: '', LILY_CUDA_LIBRARY }, /nothing\.so, which does not exist/)
 })

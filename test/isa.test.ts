@@ -99,10 +99,14 @@ describe('an older processor uses the widest set that it supports', () => {
     })
 })
 
-test('an unknown instruction set is rejected with the reason', async () => {
-  const { backend, refused } = await runInChild(jobs.slice(0, 1), { LILY_CPU_ISA: 'sse9' })
+test.each([
+  ['LILY_CPU_ISA', 'sse9', 'LILY_CPU_ISA=sse9 is not one of'],
+  ['LILY_CPU_BLOCKS', 'x', 'LILY_CPU_BLOCKS must be 0 or 1'],
+  ['LILY_CPU_BLOCKS', '01', 'LILY_CPU_BLOCKS must be 0 or 1'],
+])('%s=%s is rejected with the reason', async (name, value, reason) => {
+  const { backend, refused } = await runInChild(jobs.slice(0, 1), { [name]: value })
   expect(backend.available).toBe(false)
-  expect(backend.reason).toContain('LILY_CPU_ISA=sse9')
+  expect(backend.reason).toContain(reason)
   expect(refused?.code).toBe('ERR_LILY_BACKEND_UNAVAILABLE')
-  expect(refused?.message).toContain('LILY_CPU_ISA=sse9')
+  expect(refused?.message).toContain(reason)
 })

@@ -116,6 +116,23 @@ describe('host forms of an operand', () => {
     for (let t = 0; t < tokens; t++) cut.set(fused.subarray(t * width + dIn, (t + 1) * width), t * dOut)
     expectSameBits('y', cut, apart.data)
   })
+
+  it.each([
+    ['before', 0],
+    ['behind', tokens * (dIn + dOut)],
+  ])('y directly %s x in one memory', (_, at) => {
+    const { x, dy: _dy, ...rest } = smallOperands()
+    const memory = new Float32Array(tokens * (dIn + 2 * dOut)).fill(1)
+    const view = (from: number, shape: number[]) => {
+      return { data: memory.subarray(from, from + shape[0] * shape[1]), shape }
+    }
+    const inMemory = view(tokens * dOut, x.shape)
+    inMemory.data.set(x.data)
+    const { y } = lilyForward({ x: inMemory, ...rest, y: view(at, [tokens, dOut]) })
+    const apart = filled(1, tokens, dOut)
+    lilyForward({ x, ...rest, y: apart })
+    expectSameBits('y', y.data, apart.data)
+  })
 })
 
 describe('forms of the small operands', () => {
@@ -128,6 +145,8 @@ describe('forms of the small operands', () => {
     'a tensor': { data: Uint8Array.from(flags), shape: [tokens] },
     "a tensor with ONNX Runtime's names": { data: Uint8Array.from(flags), dims: [tokens], type: 'bool' },
     'any nonzero byte': Uint8Array.from(flags, (flag) => flag * 255),
+    'an Int32Array': Int32Array.from(flags),
+    'a tensor of float32': { data: Float32Array.from(flags), shape: [tokens] },
   }
   const expected = lilyForward(operands, { mask: masks.numbers }).y
   for (const [form, mask] of Object.entries(masks)) {

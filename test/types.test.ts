@@ -6,6 +6,7 @@ import ts from 'typescript'
 import { expect, expectTypeOf, test } from 'vitest'
 import {
   type AdapterLayer,
+  type AdapterModelClass,
   type Exact,
   type HostData,
   type LayerBackwardOptions,
@@ -17,12 +18,12 @@ import {
   type LilyLayer,
   lilyLinearBackward,
   lilyLinearForward,
-  type LilyModel,
+  LilyModel,
   type LilySaved,
   loraBackward,
   loraForward,
   loraLinearForward,
-  type LoraModel,
+  LoraModel,
   type LoraSaved,
   type Tensor,
   tensor,
@@ -155,6 +156,14 @@ export function inferredOptions(layer: LilyLayer, options: LilyForwardOptions, i
   expectTypeOf(twice({ routing: 'token' }).saved).toEqualTypeOf<LilySaved<'token'>>()
   // @ts-expect-error: misspelt, rooting
   twice({ scaling: 2, rooting: 'token' })
+}
+
+/** Never called. */
+export function eitherKind(isLora: boolean): void {
+  const Model: AdapterModelClass = isLora ? LoraModel : LilyModel
+  const layer = Model.create({ layers: [], config: { r: 4 } }).layer('proj')
+  const { y, saved } = layer.forward(x, x)
+  expectTypeOf(layer.backward(y, saved)).toEqualTypeOf<Tensor>()
 }
 
 /** Never called. */

@@ -1,5 +1,5 @@
 /** One adapted layer of a model: what the layers of {@link LilyModel} and of {@link LoraModel} have in common. */
-import { checkActivations, checkTokenRows, checkType } from '../base/checks.js'
+import { checkTokenRows, checkType } from '../base/checks.js'
 import { fail } from '../base/errors.js'
 import { type Exact, get, type Known } from '../base/options.js'
 import { checkSameDevice } from '../memory/checks.js'
@@ -178,9 +178,8 @@ export abstract class AdapterLayer {
     return runBackward(call)
   }
 
-  /** @internal Checks x where the operation would name a parameter, which the caller does not pass. */
+  /** @internal Checks of x only those where the operation would name a parameter, which the caller does not pass. */
   protected checkInput(x: Operand): void {
-    checkActivations(x)
     checkTokenRows('x', x, x.rows, this.inFeatures)
     const { value } = this.a
     if (value.dtype !== 'float32') checkType('x', x, value.dtype)

@@ -283,7 +283,8 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   /**
    * Subtracts the update that {@link merge} added. The parameters must not have changed: then the subtracted update
    * equals the added one, and an element differs from its original by at most two roundings, half a unit in the last
-   * place of the merged element and half a unit of its own.
+   * place of the merged element and half a unit of its own. Neither this nor that the weight is the merged one is checked;
+   * a copy of it is accepted.
    *
    * @param weight [d_out, d_in]: the merged weight
    * @throws LilyError as {@link merge}

@@ -29,8 +29,13 @@ export function readLayers(shapes: unknown): LayerShape[] {
     const argument = `layers[${index}]`
     checkKeys(argument, shape, LAYER)
     const name = get(argument, shape, 'name')
-    if (typeof name !== 'string' || name === '') {
-      fail('ERR_LILY_ARGUMENT', `${argument}.name`, `expected a name, got ${describe(name)}`)
+    // PyTorch has no such modules, and PEFT no target without a name: a folder with one could not be read again.
+    if (typeof name !== 'string' || name.split('.').includes('')) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        `${argument}.name`,
+        `expected a name whose components are not empty, such as 'layers.0.q_proj', got ${describe(name)}`,
+      )
     }
     if (names.has(name))
       fail('ERR_LILY_ARGUMENT', `${argument}.name`, `expected unique names, got '${name}' twice; remove one`)

@@ -11,6 +11,7 @@ import {
   checkTypeOrFloat32,
 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
+import { webGpu } from '../binding/devices.js'
 import { checkDevice } from '../memory/backends.js'
 import { checkPlace, checkSameDevice, refuseBuffer, refuseOverlap } from '../memory/checks.js'
 import { CPU } from '../memory/device.js'
@@ -31,6 +32,8 @@ export function checkPlaces(
   { x, a, router, b, y }: ForwardInputs,
   { mask, sequenceOffsets, weights }: ForwardSettings,
 ): void {
+  // The others are compared with x, which a createLily object names itself if it is elsewhere.
+  if (webGpu.current !== null) checkDevice('x', x.device)
   // This comes before checkPlace, which queries x's device for memory that may belong to another device.
   checkSameDevice('a', a, 'x', x)
   checkSameDevice('router', router, 'x', x)

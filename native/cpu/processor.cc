@@ -14,6 +14,7 @@
 #include <sstream>
 #include <thread>
 
+#include "core/environment.h"
 #include "cpu/amx/permission.h"
 #include "cpu/cgroup.h"
 
@@ -84,6 +85,10 @@ std::vector<Candidate> candidates() {
 InstructionSet choose_instruction_set() {
   const char *requested = getenv("LILY_CPU_ISA");
   InstructionSet chosen = {"none", nullptr, nullptr, nullptr, nullptr, 0, ""};
+  if (environment_switch("LILY_CPU_BLOCKS") == Switch::kUnreadable) {
+    chosen.error = "LILY_CPU_BLOCKS must be 0 or 1; change it or unset it";
+    return chosen;
+  }
   std::string names;
   for (const Candidate &candidate : candidates()) {
     names += std::string(names.empty() ? "" : ", ") + candidate.name;
@@ -150,8 +155,8 @@ const InstructionSet &instruction_set() {
 
 bool multiplies_in_blocks() {
   static const bool blocks = [] {
-    const char *const text = getenv("LILY_CPU_BLOCKS");
-    if (text != nullptr && *text != '\0') return *text != '0';
+    const Switch given = environment_switch("LILY_CPU_BLOCKS");
+    if (given != Switch::kUnset) return given == Switch::kOn;
 #if defined(__x86_64__)
     return __builtin_cpu_is("intel") != 0;
 #else

@@ -6,6 +6,7 @@
 
 #include <atomic>
 
+#include "core/environment.h"
 #include "napi/exports.h"
 #include "napi/operands.h"
 #include "napi/self_test.h"
@@ -46,6 +47,10 @@ std::string default_path() {
 }
 
 CudaLibrary open_cuda() {
+  for (const char *name : {"LILY_CUBLASLT", "LILY_SELF_TEST"}) {
+    if (environment_switch(name) == Switch::kUnreadable)
+      return {nullptr, std::string(name) + " must be 0 or 1; change it or unset it"};
+  }
   const char *given = getenv("LILY_CUDA_LIBRARY");
   const bool is_given = given != nullptr && *given != '\0';
   const std::string path = is_given ? given : default_path();

@@ -1,8 +1,6 @@
 #include "napi/self_test.h"
 
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include <algorithm>
 #include <iterator>
@@ -10,6 +8,7 @@
 #include <mutex>
 #include <new>
 
+#include "core/environment.h"
 #include "core/problem.h"
 #include "napi/errors.h"
 
@@ -275,10 +274,7 @@ Verdict &verdict_of(int32_t device) {
   return verdicts[device];
 }
 
-bool is_enabled() {
-  const char *value = getenv("LILY_SELF_TEST");
-  return value == nullptr || strcmp(value, "0") != 0;
-}
+bool is_enabled() { return environment_switch("LILY_SELF_TEST") != Switch::kOff; }
 
 std::string test(Napi::Env env, const lily_backend &backend, int32_t device) {
   for (const Engine &engine : kEngines) {

@@ -118,16 +118,22 @@ Shared<Stream> Stream::default_of(Napi::Env env, const lily_backend &backend, in
   if (stream == nullptr) {
     lily_stream handle = 0;
     check(env, backend, backend.stream_default(device, &handle));
-    stream = Shared<Stream>::make(backend, device, handle, nullptr);
+    stream = Shared<Stream>::make(backend, device, handle, lily_event{0}, nullptr);
   }
   return stream;
 }
 
 Shared<Stream> Stream::create(Napi::Env env, const lily_backend &backend, int32_t device) {
   Shared<Stream> successor = default_of(env, backend, device);
+  lily_event last = 0;
+  check(env, backend, backend.event_create(device, 0, &last));
   lily_stream handle = 0;
-  check(env, backend, backend.stream_create(device, &handle));
-  return Shared<Stream>::make(backend, device, handle, std::move(successor));
+  if (const lily_status status = backend.stream_create(device, &handle)) {
+    const Failure failure(backend, status);
+    backend.event_destroy(device, last);
+    throw failure.error(env);
+  }
+  return Shared<Stream>::make(backend, device, handle, last, std::move(successor));
 }
 
 void Stream::release_defaults() {
@@ -158,13 +164,9 @@ lily_status Stream::end() {
     lily_graph graph = 0;
     if (end_capture(&graph) == LILY_OK) backend_.graph_destroy(device_, graph);
   }
-  lily_event event = 0;
-  lily_status status = backend_.event_create(device_, 0, &event);
-  if (status == LILY_OK) {
-    status = backend_.event_record(device_, event, handle_);
-    if (status == LILY_OK) status = backend_.stream_wait_event(device_, successor_->handle(), event);
-    backend_.event_destroy(device_, event);
-  }
+  lily_status status = backend_.event_record(device_, last_, handle_);
+  if (status == LILY_OK) status = backend_.stream_wait_event(device_, successor_->handle(), last_);
+  backend_.event_destroy(device_, last_);
   // A reset of the device has ended the stream and its work already.
   if (Failure(backend_, status).device_error == "cudaErrorContextIsDestroyed") status = LILY_OK;
   ended_ = true;

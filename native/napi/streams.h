@@ -20,8 +20,8 @@ class Stream {
   // Releases the default streams of all devices.
   static void release_defaults();
 
-  Stream(const lily_backend &backend, int32_t device, lily_stream handle, Shared<Stream> successor)
-      : backend_(backend), device_(device), handle_(handle), successor_(std::move(successor)) {}
+  Stream(const lily_backend &backend, int32_t device, lily_stream handle, lily_event last, Shared<Stream> successor)
+      : backend_(backend), device_(device), handle_(handle), last_(last), successor_(std::move(successor)) {}
   ~Stream() { end(); }
 
   int32_t device() const { return device_; }
@@ -39,6 +39,9 @@ class Stream {
   const lily_backend &backend_;
   const int32_t device_;
   const lily_stream handle_;
+  // Orders the successor after the last work. It is created with the stream: an end that cannot create it would pass on
+  // memory that is still in use.
+  const lily_event last_;           // 0: the default stream
   const Shared<Stream> successor_;  // null: the default stream, which does not end
   bool ended_ = false;
   bool capturing_ = false;

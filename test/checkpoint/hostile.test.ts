@@ -68,6 +68,11 @@ describe('the configuration', () => {
     rmSync(join(folder, CONFIG))
     await expectRefusal(folder, CONFIG, `expected this file in the folder, got "${TENSORS}"; pass the folder`)
   })
+
+  it('given in the place of its folder', async () => {
+    const expected = 'expected the path of a folder, got one that names a file'
+    for (const name of [CONFIG, TENSORS]) await expectRefusal(join(goldenCopy(), name), '', expected)
+  })
 })
 
 describe('configuration and tensors of two adapters', () => {

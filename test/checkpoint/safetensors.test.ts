@@ -136,6 +136,17 @@ describe('a round trip', () => {
     expect([...opened.tensors.keys()]).toEqual(names)
   })
 
+  it('reads tensors whose entries have another order than their bytes', async () => {
+    const entry = (begin: number, end: number) => ({ dtype: 'U8', shape: [end - begin], data_offsets: [begin, end] })
+    const bytes = Uint8Array.from({ length: 6 }, (_, i) => i)
+    writeFileSync(file, encode({ c: entry(3, 6), empty: entry(1, 1), a: entry(0, 1), b: entry(1, 3) }, bytes))
+    const opened = await SafetensorsFile.open(file)
+    expect([...opened.tensors.keys()]).toEqual(['a', 'empty', 'b', 'c'])
+    expect(await opened.readBytes('b')).toEqual(bytes.subarray(1, 3))
+    expect(await opened.readBytes('c')).toEqual(bytes.subarray(3))
+    await opened.close()
+  })
+
   it('compares every byte, wherever the expected ones are in memory', async () => {
     const bytes = Uint8Array.from({ length: 23 }, (_, i) => i)
     const tensors = { x: source('F32', [4], bytes.subarray(0, 16)), y: source('BOOL', [23], bytes) }

@@ -30,7 +30,17 @@ describe('a missing driver', () => {
 })
 
 describe('order of execution', () => {
-  for (const program of ['order.js', 'reuse.js', 'workers.js', 'graph.js', 'copies.js', 'stopped.js', 'calls.js'])
+  const programs = [
+    'order.js',
+    'reuse.js',
+    'workers.js',
+    'graph.js',
+    'copies.js',
+    'stopped.js',
+    'calls.js',
+    'ending.js',
+  ]
+  for (const program of programs)
     for (const ORDER of ORDERS)
       test(`${program}, order ${ORDER}`, async (context) => {
         needsEmulator(context)
@@ -81,6 +91,17 @@ test('after a failure of any runtime call, nothing leaks and the process is usab
     if (failure !== null) expect(failure.message, label).toMatch(/cudaErrorUnknown|CUDA/)
   }
 }, 900_000)
+
+test('memory of a stream that ends is not passed on before its work is done', async (context) => {
+  needsEmulator(context)
+  const [before] = (await runProgram('ending.js', { VERBOSE: '2' })).text.split('the stream ends')
+  const count = callsIn(before).filter((name) => name === 'cudaEventCreateWithFlags').length
+  // Once the stream ends, no event can be created.
+  const { code, stdout, text } = await runProgram('ending.js', { FAIL_CALL: `cudaEventCreateWithFlags:${count + 1}` })
+  expect(text).toContain('cudaEventCreateWithFlags, fails with')
+  expect(code, text).toBe(0)
+  expect(stdout.trim(), text).toBe('right')
+})
 
 // The last event before the call returns is that of the promise.
 describe('a promise that cannot wait for the device rejects with LilyError', () => {

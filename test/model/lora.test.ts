@@ -405,7 +405,8 @@ describe('several adapters', () => {
     const set = new LilyAdapters().addAdapter('lora', make(1)).addAdapter('lily', lily())
     const layer = set.setAdapter(['lora', 'lily']).layer('1.q')
     const [y, dx] = [output(), input()]
-    layer.backward(gradient(), layer.forward(input(), y).saved, { dx })
+    const { saved } = layer.forward(input(), y)
+    layer.backward(gradient(), saved, { dx })
 
     const [expectedY, expectedDx] = [output(), input()]
     for (const model of [make(1), lily()]) {
@@ -420,6 +421,11 @@ describe('several adapters', () => {
       await expectRefused('ERR_LILY_ARGUMENT', Object.keys(options)[0], () => layer.forward(input(), y, options))
     }
     expectSameBits('y after refusals', await numbersOf(y), await numbersOf(expectedY))
+    await expectRefused('ERR_LILY_ARGUMENT', 'deferB: is no option of LoRA', () =>
+      layer.backward(gradient(), saved, { dx, deferB: true }),
+    )
+    layer.backward(gradient(), saved, { dx: input(), deferB: false })
+    expectSameBits('dx after a refusal', await numbersOf(dx), await numbersOf(expectedDx))
     const other = createLora({ layers: [{ name: '0.q', inFeatures: dIn, outFeatures: 1 }], config: {} })
     await expectRefused('ERR_LILY_SHAPE', '0.q', () => set.addAdapter('other', other))
   })

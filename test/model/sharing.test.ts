@@ -141,7 +141,11 @@ describe('rejects', () => {
   it.each<[string, unknown]>([
     ['layers', undefined],
     ['layers[0]', ['q']],
-    ['layers[0].name', [{ name: '', inFeatures: 1, outFeatures: 1 }]],
+    ['layers[0].name', square('')],
+    // Their last component would be a target, which a configuration cannot name.
+    ['layers[0].name', square('layers.0.')],
+    ['layers[1].name', square('q', 'layers..q')],
+    ['layers[0].name', square('.q')],
     ['layers[0].inFeatures', [{ name: 'q', inFeatures: 0, outFeatures: 1 }]],
     ['outFeatures', [{ name: 'q', inFeatures: 1 }]],
     ['features', [{ name: 'q', inFeatures: 1, outFeatures: 1, features: 1 }]],

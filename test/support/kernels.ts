@@ -31,12 +31,13 @@ const specs: Spec[] = [
   { ...wide, routing: 'batch', rank: 3, masked: 0.3, activation: 'relu', seed: 9 },
   // B does not fit into shared memory and is streamed.
   { ...small, routing: 'token', tokens: 70, dIn: 9, rank: 50, experts: 60, seed: 10 },
-  // So many tokens that a block of dh has several tiles; a sequence has several rounds of all slices.
+  // So many tokens that a block of dh has several tiles of 32 tokens, between two of which a sequence begins; a sequence has
+  // several rounds of all slices.
   {
     ...ragged,
     routing: 'sequence',
     tokens: 4170,
-    lengths: [70, 1, 2000, 0, 2099],
+    lengths: [70, 1, 61 * 32 - 71, 0, 2218],
     dIn: 9,
     dOut: 9,
     masked: 0.3,

@@ -87,7 +87,7 @@ describe('the same errors', () => {
   const host = smallOperands().x
   const cuda = { ptr: 4096n, shape: [6, 5], dtype: 'float32', device: { type: 'cuda', id: 0 } }
   it.each<[string, string, string, object, object?]>([
-    ['an operand on the host', 'ERR_LILY_DEVICE', 'x', { x: host }],
+    ['an operand on the host', 'ERR_LILY_DEVICE', 'x: expected webgpu:', { x: host }],
     [
       'a tensor of TensorFlow.js',
       ARGUMENT,

@@ -168,7 +168,7 @@ describe('operands', () => {
       'x: webgpu:99 is not a registered device',
       (x) => ({ ...x, device: { type: 'webgpu', id: 99 } }),
     ],
-    ['memory of the host', 'ERR_LILY_DEVICE', 'x', () => smallOperands().x],
+    ['memory of the host', 'ERR_LILY_DEVICE', 'x: expected webgpu:', () => smallOperands().x],
   ]
 
   it.each(refusals)('%s', async (_, code, message, change) => {

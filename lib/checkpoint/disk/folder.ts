@@ -31,9 +31,18 @@ export async function withFolder<T>(folder: string, use: (files: AdapterFiles) =
       })
     })
   } catch (cause) {
-    if ((cause as NodeJS.ErrnoException | null)?.code === 'ENOENT') {
-      const expected = 'expected the path of a folder, got one that does not exist'
-      throw checkpointError(folder, `${expected}; download an adapter of a hub first, and pass its folder`, cause)
+    const expected = 'expected the path of a folder, got'
+    const code = (cause as NodeJS.ErrnoException | null)?.code
+    if (code === 'ENOENT') {
+      const advice = 'download an adapter of a hub first, and pass its folder'
+      throw checkpointError(folder, `${expected} one that does not exist; ${advice}`, cause)
+    }
+    if (code === 'ENOTDIR') {
+      throw checkpointError(
+        folder,
+        `${expected} one that names a file; pass the folder with the files of the adapter`,
+        cause,
+      )
     }
     throw fileSystemError(folder, 'cannot be read', cause)
   }

@@ -1,12 +1,11 @@
 #include "cuda/launch/cublaslt.h"
 
 #include <dlfcn.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include <mutex>
 #include <type_traits>
 
+#include "core/environment.h"
 #include "cuda/error.h"
 
 namespace lily::cuda {
@@ -117,10 +116,7 @@ lily_status find_handle(const Device &device, void **handle) {
 }  // namespace
 
 bool operations_use_cublaslt() {
-  static const bool is_off = [] {
-    const char *const value = getenv("LILY_CUBLASLT");
-    return value != nullptr && strcmp(value, "0") == 0;
-  }();
+  static const bool is_off = environment_switch("LILY_CUBLASLT") == Switch::kOff;
   return !is_off && library() != nullptr;
 }
 
