@@ -1,6 +1,6 @@
 // The dy pass: computes q and D in one pass over dy for each tile of the rank. A task processes one split of d_out, in
-// tiles of the rank; with many threads, one piece of the tokens and one tile of the rank of it, and add_d_partials
-// completes D.
+// tiles of the rank; or, if the threads share these tiles evenly, one tile, to whose q it adds the splits in order; or,
+// with many threads, one piece of the tokens and one tile of the rank of a split, and add_d_partials completes D.
 //
 //   q_t   = s dy_t C_g^T        v_t = s dy_t B^T with token routing
 //   D_g   = s lhs^T dy          lhs is hidden, or u_t = p_t (x) h_t with token routing
@@ -9,9 +9,7 @@
 //
 //   dy                  M x d_out, pitched
 //   lhs                 M x stack.rank, contiguous
-//   q_partials          [split][q_rows][lhs_pitch], float32: the sum over the columns of the split; or one array, to
-//   which
-//                       the splits are added in order
+//   q_partials          [split][q_rows][lhs_pitch], float32: the sum over the columns of the split; or one array
 //   d_partials          [piece][rank tile][panel of d_out][rows of the tile][width], float32: D without the factor s
 //   d_weights_partials  [panel of d_out][tile of the rank][G][E], double: the sum over the columns of the panel
 //   db                  E r x d_out, pitched; d_out x r for LoRA

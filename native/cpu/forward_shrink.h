@@ -1,11 +1,12 @@
-// Shrink: h = x A^T, before phi. A task computes one split of d_in for one tile of tokens, or all splits in order.
+// Shrink: h = x A^T, before phi. A task computes one split of d_in for one tile of tokens, or all splits in order for a
+// tile of tokens and of the rank.
 //
 //   x                M x d_in, pitched
 //   a                r x d_in, pitched; packed transposed into scratch per split: [panel of r][step of k][width]
 //   hidden_partials  [split][M][rank_pitch]: the sum over the columns of the split; with all splits in one task, one
 //                    array [M][rank_pitch], to which the splits are added in order
 //
-// x is read once from memory, A once per tile of tokens.
+// x is read once from memory, and from a cache for further tiles of the rank; A once per tile of tokens.
 #pragma once
 
 #include "cpu/pack.h"
