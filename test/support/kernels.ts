@@ -57,6 +57,10 @@ const specs: Spec[] = [
   { ...small, routing: 'batch', tokens: 9, dOut: 40, rank: 60, experts: 62, seed: 21 },
   { ...small, routing: 'lora', experts: 1, tokens: 9, rank: 70, seed: 22 },
   { ...small, routing: 'lora', experts: 1, tokens: 9, rank: 70, seed: 23 },
+  // So many columns that one launch reads dy twice, for q and for D, and the next forms dh.
+  { ...small, routing: 'batch', tokens: 60, dOut: 4096, rank: 33, masked: 0.3, seed: 25 },
+  // So many tokens that dB has partial sums, which are written to every expert.
+  { ...small, routing: 'batch', tokens: 1200, rank: 20, masked: 0.3, seed: 24 },
 ]
 
 /** In bfloat16, with parameters in bfloat16 or float32; every second problem defers dB. */
