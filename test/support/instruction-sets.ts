@@ -79,8 +79,8 @@ const inTwoTypes = (specs: readonly Spec[]): Job[] =>
 
 export const largeRankJobs: Job[] = inTwoTypes(largeRanks)
 
-/** Ranks that the dy pass of the register tile cuts into tiles. */
-const cut = { tokens: 13, dIn: 40, dOut: 250, rank: 520, experts: 2 }
+/** Ranks that the register tile cuts into tiles, and columns that it cuts into two splits. */
+const cut = { tokens: 13, dIn: 270, dOut: 300, rank: 520, experts: 2 }
 const cutRanks: Spec[] = [
   { ...cut, routing: 'batch', masked: 0.3, seed: 21 },
   { ...cut, routing: 'sequence', lengths: splitTokens(cut.tokens, 3, 1), seed: 22 },
