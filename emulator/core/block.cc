@@ -22,6 +22,7 @@ Block::Block(LaunchState &owner, uint32_t number) : launch(&owner), linear(numbe
   }
   threads.resize(live);
   warps.resize((live + 31) / 32);
+  warpgroups.resize((live + kWarpgroupThreads - 1) / kWarpgroupThreads);
   registers.resize(live * register_count);
   if (options.counters)
     traffic = std::make_unique<Traffic>(*owner.register_uses, code.instructions.size(), warps.size(), live);

@@ -15,6 +15,7 @@
 #include "core/kernel_code.h"
 #include "core/thread.h"
 #include "core/traffic.h"
+#include "core/warpgroup.h"
 
 namespace lily::emulator {
 
@@ -60,6 +61,7 @@ struct Block {
   Dim3 id;
   std::vector<Thread> threads;
   std::vector<Warp> warps;
+  std::vector<Warpgroup> warpgroups;
   std::vector<uint64_t> registers;
   std::vector<uint8_t> shared, shared_state;
   std::vector<uint8_t> local, local_state;  // local_bytes per thread

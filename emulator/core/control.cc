@@ -45,10 +45,17 @@ void decode_nanosleep(Instruction &in, Modifiers &modifiers) {
 void fence_device(Thread &thread, const Instruction &) { thread.fence(true); }
 void fence_block(Thread &thread, const Instruction &) { thread.fence(false); }
 
+void fence_proxy(Thread &, const Instruction &) {}
+
 void decode_fence(Instruction &in, Modifiers &modifiers) {
-  if (in.opcode == "fence" && modifiers.take_any({"sc", "acq_rel", "acquire", "release"}) < 0) {
-    if (modifiers.has("proxy")) refuse(in, "fences between proxies are not supported");
+  if (in.opcode == "fence" && modifiers.take("proxy")) {
+    if (!modifiers.take("async")) refuse(in, "only the fence of the async proxy is supported");
+    const bool global = modifiers.take("global");
+    modifiers.take_any({"shared::cta", "shared::cluster"});
+    in.executor = global ? do_nothing : fence_proxy;
+    return;
   }
+  if (in.opcode == "fence") modifiers.take_any({"sc", "acq_rel", "acquire", "release"});
   const int scope = modifiers.take_any({"gl", "sys", "gpu", "cta", "cluster"});
   if (scope < 0) refuse(in, "the scope is missing");
   in.executor = scope <= 2 ? fence_device : fence_block;

@@ -90,6 +90,7 @@ void decode(Instruction &in, std::vector<std::string> names) {
     refuse(in, "unsupported modifier ." + left.front());
   }
   const bool complete = in.flow == Flow::kWarp                              ? in.warp_executor != nullptr
+                        : in.flow == Flow::kWarpgroup                       ? in.warpgroup_executor != nullptr
                         : in.flow == Flow::kNext || in.flow == Flow::kYield ? in.executor != nullptr
                                                                             : true;
   if (!complete) refuse(in, "unsupported combination of modifiers");

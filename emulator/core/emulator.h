@@ -87,8 +87,10 @@ enum class FindingKind : uint8_t {
   kDeadlock,
   kTimeout,
   kTrap,
-  kBadOperand,  // a value that the instruction does not allow
-  kNoWait,      // a dependent launch: an access before griddepcontrol.wait, or a block without it
+  kBadOperand,    // a value that the instruction does not allow
+  kAsyncProduct,  // registers or shared memory of a warpgroup's product used before its wait, or without a fence
+  kProxyFence,    // shared memory read by a warpgroup's product without fence.proxy.async by the writer
+  kNoWait,        // a dependent launch: an access before griddepcontrol.wait, or a block without it
 };
 const char *name_of(FindingKind kind);  // "out of bounds", "shared race", ...
 

@@ -68,6 +68,8 @@ const char *name_of(FindingKind kind) {
     case FindingKind::kDeadlock: return "deadlock";
     case FindingKind::kTimeout: return "timeout";
     case FindingKind::kTrap: return "trap";
+    case FindingKind::kAsyncProduct: return "async product";
+    case FindingKind::kProxyFence: return "proxy fence";
     case FindingKind::kNoWait: return "no wait";
     default: return "bad operand";
   }

@@ -22,6 +22,7 @@ struct Thread;
 struct Warp;
 struct Instruction;
 struct WarpOperation;
+struct Warpgroup;
 enum class Rounding : uint8_t;
 
 // Every scalar operand is a register of the thread. Constants, addresses of variables and special registers occupy
@@ -45,18 +46,21 @@ struct Operand {
 using Executor = void (*)(Thread &thread, const Instruction &in);
 // Runs once for all lanes of the member mask, after every one of them has arrived.
 using WarpExecutor = void (*)(WarpOperation &operation, const Instruction &in);
+// Runs once for the 128 threads of a warpgroup, after every one of them has arrived.
+using WarpgroupExecutor = void (*)(Warpgroup &group, const Instruction &in);
 
 enum class Flow : uint8_t {
-  kNext,     // execute, then continue with thread.pc (the next instruction, unless the executor changes it)
-  kWarp,     // wait for the lanes of the member mask, then run warp_executor
-  kBarrier,  // bar, barrier
-  kYield,    // execute, then let other threads run
+  kNext,       // execute, then continue with thread.pc (the next instruction, unless the executor changes it)
+  kWarp,       // wait for the lanes of the member mask, then run warp_executor
+  kWarpgroup,  // wait for the threads of the warpgroup, then run warpgroup_executor
+  kBarrier,    // bar, barrier
+  kYield,      // execute, then let other threads run
   kExit,
   kTrap,
 };
 
 struct alignas(64) Instruction {
-  static constexpr int kMaxOperands = 6, kCachedOperands = 5;
+  static constexpr int kMaxOperands = 8, kCachedOperands = 5;
 
   // The fields up to `offset` are read for every executed instruction, so they share a cache line.
   Executor executor = nullptr;
@@ -85,6 +89,8 @@ struct alignas(64) Instruction {
   // Flow::kWarp: index of the operand with the member mask; kNone: all lanes of the warp.
   WarpExecutor warp_executor = nullptr;
   int8_t mask_operand = Operand::kNone;
+  WarpgroupExecutor warpgroup_executor = nullptr;  // Flow::kWarpgroup
+  Executor tracked_executor = nullptr;             // what the executor that checks accumulators calls
 
   uint8_t operand_count = 0;
   std::array<Operand, kMaxOperands> operands;

@@ -40,7 +40,8 @@ struct KernelCode {
   size_t parameter_bytes = 0;
   size_t local_bytes = 0;
   size_t static_shared_bytes = 0;
-  size_t dynamic_shared_offset = 0;  // where extern shared arrays start
+  size_t dynamic_shared_offset = 0;   // where extern shared arrays start
+  std::vector<int32_t> accumulators;  // registers that may belong to a warpgroup's product in flight
   uint32_t max_threads = 0;
   uint32_t required_threads = 0;  // .reqntid
 };

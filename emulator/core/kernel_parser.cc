@@ -6,6 +6,7 @@
 #include "core/kernel_symbols.h"
 #include "core/operand_parser.h"
 #include "core/register_allocation.h"
+#include "core/warpgroup.h"
 
 namespace lily::emulator {
 namespace {
@@ -42,6 +43,7 @@ class KernelParser {
     resolve_branches();
     symbols_.finish();
     allocate_registers(*code_);
+    track_accumulators(*code_);
     return std::move(code_);
   }
 

@@ -11,6 +11,7 @@ namespace lily::emulator {
 bool has_result(const Instruction &in) {
   constexpr std::array<std::string_view, 10> kWithout = {"st",        "stmatrix", "red",     "cp",  "prefetch",
                                                          "prefetchu", "bar",      "barrier", "brx", "nanosleep"};
+  if (in.opcode == "wgmma") return updates_result(in);
   return in.operand_count > 0 && std::find(kWithout.begin(), kWithout.end(), in.opcode) == kWithout.end();
 }
 

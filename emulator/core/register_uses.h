@@ -11,6 +11,8 @@ namespace lily::emulator {
 
 // The first operand of an instruction is its result, unless the instruction has none.
 bool has_result(const Instruction &in);
+// wgmma.mma_async, the only instruction of its opcode with several operands, also reads its result.
+inline bool updates_result(const Instruction &in) { return in.opcode == "wgmma" && in.operand_count > 1; }
 
 // Calls visit(register) for every register of the operand, and of the two parts of a result p|q.
 template <class Visit>
@@ -24,7 +26,8 @@ void each_register(const Operand &operand, const Visit &visit) {
 // The guard predicate is not among the operands.
 template <class Visit>
 void each_register_read(const Instruction &in, const Visit &visit) {
-  for (const Operand &operand : in.all_operands().subspan(has_result(in) ? 1 : 0)) each_register(operand, visit);
+  for (const Operand &operand : in.all_operands().subspan(has_result(in) && !updates_result(in) ? 1 : 0))
+    each_register(operand, visit);
 }
 template <class Visit>
 void each_register_written(const Instruction &in, const Visit &visit) {

@@ -58,6 +58,7 @@ void step(Thread &thread, int slice) {
       warp.priority = thread.block->random();
       break;
     case Flow::kWarp: arrive_at_warp_operation(thread, *in); break;
+    case Flow::kWarpgroup: arrive_at_warpgroup_operation(thread, *in); break;
     case Flow::kBarrier: arrive_at_barrier(thread, *in); break;
     case Flow::kExit: exit_thread(thread, *in); break;
     default: add_finding(thread, *in, FindingKind::kTrap, in->full_name + " was reached", true);
@@ -143,6 +144,10 @@ class Scheduler {
       text += ": " + std::to_string(std::popcount(pending.mask & ~pending.arrived)) +
               " lanes of its member mask never arrive";
     }
+    const Warpgroup &group = thread.block->warpgroups[thread.index / kWarpgroupThreads];
+    if (group.in == &launch_.code->instructions[thread.pc])
+      text += ": " + std::to_string(group.arrived) + " of the " + std::to_string(kWarpgroupThreads) +
+              " threads of its warpgroup have arrived";
     add_finding(thread, launch_.code->instructions[thread.pc], FindingKind::kDeadlock, text, true);
   }
 

@@ -99,6 +99,7 @@ void exit_thread(Thread &thread, const Instruction &in) {
   Warp &warp = *thread.warp;
   warp.live &= ~(1u << thread.lane);
   --thread.block->live;
+  check_warpgroup_at_exit(thread, in);
   check_waited(thread, in);
   if (!warp.pending.empty()) {
     const uint32_t live = warp.live_mask();

@@ -1,5 +1,6 @@
 #include "runtime/fat_binary.h"
 
+#include <compare>
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>
@@ -35,15 +36,22 @@ constexpr uint16_t kPtx = 1;
 constexpr const char *kBuildHint =
     ": build it with nvcc -lineinfo -cudart shared --no-compress -gencode arch=compute_90,code=compute_90";
 
-// 90 for ".target sm_90"; 0 for an architecture-specific target ("sm_90a") other than the emulated architecture.
-int architecture_of(std::string_view ptx) {
+struct Target {
+  int architecture = 0;
+  bool specific = false;  // "sm_90a", which is preferred to "sm_90"
+  auto operator<=>(const Target &) const = default;
+};
+
+// Of the directive ".target"; 0 for an architecture-specific target other than the emulated architecture.
+Target target_of(std::string_view ptx) {
   constexpr std::string_view directive = ".target sm_";
   const size_t position = ptx.find(directive);
-  if (position == std::string_view::npos) return 0;
+  if (position == std::string_view::npos) return {};
   char *end = nullptr;
   const int architecture = static_cast<int>(strtol(ptx.data() + position + directive.size(), &end, 10));
-  const bool exact = *end == 'a' || *end == 'f';
-  return exact && architecture != environment().architecture ? 0 : architecture;
+  const bool specific = *end == 'a' || *end == 'f';
+  if (specific && architecture != environment().architecture) return {};
+  return {architecture, specific};
 }
 
 }  // namespace
@@ -55,7 +63,7 @@ std::string ptx_of(const void *wrapper) {
   const char *position = data + header->header_bytes;
   const char *const end = position + header->bytes;
   std::string best;
-  int best_architecture = 0;
+  Target best_target;
   bool has_ptx = false;
   while (position < end) {
     const auto *entry = reinterpret_cast<const Entry *>(position);
@@ -66,10 +74,10 @@ std::string ptx_of(const void *wrapper) {
     const std::string text(std::string(body, entry->bytes).c_str());  // up to the terminating null
     if (text.find(".version") == std::string::npos)
       unsupported(std::string("the program's PTX is compressed") + kBuildHint);
-    const int architecture = architecture_of(text);
-    if (architecture > environment().architecture || architecture <= best_architecture) continue;
+    const Target target = target_of(text);
+    if (target.architecture > environment().architecture || target <= best_target) continue;
     best = text;
-    best_architecture = architecture;
+    best_target = target;
   }
   if (!has_ptx) unsupported(std::string("the program contains no PTX") + kBuildHint);
   if (best.empty()) {

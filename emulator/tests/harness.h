@@ -55,6 +55,7 @@ void test_compare();
 void test_memory();
 void test_warp();
 void test_matrix();
+void test_warpgroup();
 void test_control();
 void test_counters();
 void test_findings();

@@ -15,6 +15,7 @@ int main() {
   test_memory();
   test_warp();
   test_matrix();
+  test_warpgroup();
   test_control();
   test_counters();
   test_findings();

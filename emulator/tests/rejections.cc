@@ -34,7 +34,11 @@ void test_rejections() {
        "row"},
       {"cp.async.cg.shared.global [w0], [in], 8;", "cp.async.cg.shared.global"},
       {"cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [w0], [in], 16, [w1];", "cp.async.bulk"},
-      {"wgmma.fence.sync.aligned;", "wgmma"},
+      {"wgmma.fence.aligned;", "wgmma.fence"},
+      {"wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {w0, w1, w2}, l0, l1, p0, 1, 1, 0, 0;", "m64n8k16"},
+      {"wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {w0, w1, w2, w3}, l0, l1, p0, 1, 2, 0, 0;", "m64n8k16"},
+      {"wgmma.mma_async.sync.aligned.m64n12k16.f32.bf16.bf16 {w0, w1, w2, w3}, l0, l1, p0, 1, 1, 0, 0;", "m64n12k16"},
+      {"wgmma.mma_async.sync.aligned.m64n8k8.f32.tf32.tf32 {w0, w1, w2, w3}, l0, l1, p0, 1, 1;", "m64n8k8"},
       {"tex.2d.v4.f32.f32 {w0, w1, w2, w3}, [in, {w4, w5}];", "tex"},
       {"mbarrier.init.shared.b64 [w0], 1;", "mbarrier"},
   };

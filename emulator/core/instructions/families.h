@@ -22,5 +22,6 @@ void decode_async_copy(Instruction &in, Modifiers &modifiers);      // async_cop
 void decode_warp(Instruction &in, Modifiers &modifiers);            // warp.cc
 void decode_matrix_move(Instruction &in, Modifiers &modifiers);     // matrix_move.cc
 void decode_matrix_product(Instruction &in, Modifiers &modifiers);  // matrix_product.cc
+void decode_warpgroup(Instruction &in, Modifiers &modifiers);       // warpgroup_product.cc
 
 }  // namespace lily::emulator

@@ -112,6 +112,7 @@ constexpr OpcodeEntry kTable[] = {
     {"stmatrix", decode_matrix_move},
     {"movmatrix", decode_matrix_move},
     {"mma", decode_matrix_product},
+    {"wgmma", decode_warpgroup},
 };
 
 }  // namespace

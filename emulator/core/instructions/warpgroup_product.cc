@@ -1,0 +1,267 @@
+// wgmma: D = A B + D for a 64 x 16 matrix A, a 16 x N matrix B and a 64 x N matrix D of f32, of a warpgroup.
+//
+// D is distributed over the threads, and A too if it is in registers. With warp w of the group, g = lane / 4 and
+// q = lane % 4:
+//   D, register i:            row 16 w + g + 8 (i / 2 % 2), column 8 (i / 4) + 2 q + i % 2
+//   A, register i, element e: row 16 w + g + 8 (i % 2),     k = 2 q + 8 (i / 2) + e
+//
+// B, and A otherwise, is in shared memory where its descriptor says, in pieces of 16 bytes: eight elements that are
+// adjacent in k (K-major), or in the row of A or the column of B (MN-major). With the leading byte offset LBO, the
+// stride byte offset SBO, and W pieces (1, 2, 4 or 8) in a row of the swizzle pattern, the pieces are at the start
+// address plus
+//   K-major:  piece j in k of row r:       W = 1:      16 (r % 8) + SBO (r / 8) + LBO j
+//                                          otherwise:  16 W (r % 8) + SBO (r / 8) + 16 j
+//   MN-major: row k of piece u:            W = 1:      16 (k % 8) + LBO (k / 8) + SBO u
+//                                          otherwise:  16 W (k % 8) + SBO (k / 8) + LBO (u / W) + 16 (u % W)
+// and the swizzle inverts bits of the number of the piece within its 128 bytes: those of the number of these 128 bytes,
+// both taken from the address in shared memory. A pattern has eight rows and begins at a multiple of its size. If it
+// begins elsewhere, at another multiple of 128, the base offset says how many times 128 bytes above one.
+//
+// As in mma, products and sums are computed in double and rounded once per instruction.
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "core/block.h"
+#include "core/instructions/families.h"
+#include "core/instructions/operands.h"
+#include "core/memory.h"
+#include "core/warpgroup.h"
+
+namespace lily::emulator {
+namespace {
+
+constexpr int kPieceElements = 8;
+constexpr uint32_t kPieceBytes = 16, kPatternRows = 8;
+
+enum Variant : uint8_t { kTransposeA = 1, kTransposeB = 2, kNegateA = 4, kNegateB = 8 };
+
+struct Matrices {
+  double a[kProductRows][kProductDepth];
+  double b[kProductDepth][kMostProductColumns];
+};
+
+// A or B, where it is read to.
+struct Factor {
+  const char *name;
+  int extent;  // rows of A, columns of B
+  bool mn_major;
+  double sign;
+  double *to;
+  int mn_stride, k_stride;  // in `to`
+};
+
+struct Descriptor {
+  uint32_t start, leading, stride, base_offset, row_bytes;
+
+  explicit Descriptor(uint64_t bits)
+      : start(field(bits, 0)), leading(field(bits, 16)), stride(field(bits, 32)), base_offset(bits >> 49 & 7) {
+    constexpr uint32_t kRowBytes[] = {16, 128, 64, 32};
+    row_bytes = kRowBytes[bits >> 62];
+  }
+  static bool is_valid(uint64_t bits) { return (bits & 0x3ff1c000c000c000) == 0; }
+
+  bool swizzles() const { return row_bytes > kPieceBytes; }
+  uint32_t pattern_bytes() const { return row_bytes * kPatternRows; }
+
+  // Before the swizzle: `index` of the eight elements (in k or mn) and number `row` along the other dimension.
+  uint32_t offset_of(bool mn_major, uint32_t index, uint32_t row) const {
+    const uint32_t inner = row % kPatternRows * row_bytes, outer = row / kPatternRows;
+    if (!mn_major) return inner + outer * stride + index * (swizzles() ? kPieceBytes : leading);
+    if (!swizzles()) return inner + outer * leading + index * stride;
+    const uint32_t pieces = row_bytes / kPieceBytes;
+    return inner + outer * stride + index / pieces * leading + index % pieces * kPieceBytes;
+  }
+  uint32_t address_of(bool mn_major, uint32_t index, uint32_t row) const {
+    const uint32_t address = start + offset_of(mn_major, index, row);
+    const uint32_t line = (address >> 7) - base_offset;
+    return address ^ (line & (row_bytes / kPieceBytes - 1)) * kPieceBytes;
+  }
+
+ private:
+  static uint32_t field(uint64_t bits, int shift) { return static_cast<uint32_t>(bits >> shift & 0x3fff) * 16; }
+};
+
+template <class Format>
+void widen_piece(const uint8_t *from, const Factor &factor, double *to, int step) {
+  uint16_t elements[kPieceElements];
+  std::memcpy(elements, from, sizeof elements);
+  for (int i = 0; i < kPieceElements; ++i) to[i * step] = factor.sign * Format::widen(elements[i]);
+}
+
+// False after a finding.
+bool check_descriptor(const Thread &, const Instruction &, uint64_t, const Factor &) { return true; }
+
+template <class Format>
+void read_factor(Warpgroup &group, const Instruction &in, uint64_t bits, const Factor &factor,
+                 std::vector<uint32_t> &pieces) {
+  Thread &thread = *group.threads[0];
+  Block &block = *thread.block;
+  const Descriptor descriptor(bits);
+  if (!check_descriptor(thread, in, bits, factor)) return;
+  const int indices = factor.mn_major ? factor.extent / kPieceElements : kProductDepth / kPieceElements;
+  const int rows = factor.mn_major ? kProductDepth : factor.extent;
+  for (int index = 0; index < indices; ++index) {
+    for (int row = 0; row < rows; ++row) {
+      const uint32_t address = descriptor.address_of(factor.mn_major, index, row);
+      if (address + kPieceBytes > block.shared.size()) {
+        return thread.report(in, FindingKind::kOutOfBounds,
+                             describe_access(kPieceBytes, false) + "shared offset " + std::to_string(address) +
+                                 " by the descriptor of " + factor.name + ", but the size is " +
+                                 std::to_string(block.shared.size()));
+      }
+      pieces.push_back(address);
+      const int mn = factor.mn_major ? index * kPieceElements : row, k = factor.mn_major ? row : index * kPieceElements;
+      widen_piece<Format>(block.shared.data() + address, factor,
+                          factor.to + mn * factor.mn_stride + k * factor.k_stride,
+                          factor.mn_major ? factor.mn_stride : factor.k_stride);
+    }
+  }
+}
+
+template <class Format>
+void gather_a(const Warpgroup &group, const Instruction &in, double sign, Matrices &matrices) {
+  for (int thread = 0; thread < kWarpgroupThreads; ++thread) {
+    const int row = thread / 32 * 16 + thread % 32 / 4, k = thread % 4 * 2;
+    for (int i = 0; i < 4; ++i) {
+      const uint64_t bits = group.threads[thread]->registers[in.operands[1].elements[i]];
+      for (int e = 0; e < 2; ++e)
+        matrices.a[row + i % 2 * 8][k + i / 2 * 8 + e] = sign * Format::widen(bits >> (16 * e));
+    }
+  }
+}
+
+int row_of(int thread, int i) { return thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8; }
+int column_of(int thread, int i) { return i / 4 * 8 + thread % 4 * 2 + i % 2; }
+
+Accumulator &new_accumulator(Warpgroup &group, const Instruction &in) {
+  Accumulator &accumulator = group.accumulators.emplace_back();
+  group.last_id = group.last_id % kMostAccumulators + 1;
+  accumulator.id = group.last_id;
+  accumulator.registers = 4 * in.vector_width;
+  accumulator.values.resize(static_cast<size_t>(kWarpgroupThreads) * accumulator.registers);
+  const std::span<const int32_t> d = in.operands[0].elements;
+  for (int thread = 0; thread < kWarpgroupThreads; ++thread) {
+    for (int i = 0; i < accumulator.registers; ++i) {
+      uint64_t &reg = group.threads[thread]->registers[d[i]];
+      accumulator.values[thread * accumulator.registers + i] = float_of(reg);
+      reg = token_of(accumulator.id, i);
+    }
+  }
+  return accumulator;
+}
+
+// The accumulator in flight whose tokens D holds, or a new one with the values of D.
+Accumulator &accumulator_of(Warpgroup &group, const Instruction &in) {
+  const uint64_t first = group.threads[0]->registers[in.operands[0].elements[0]];
+  if (is_token(first)) {
+    for (Accumulator &each : group.accumulators) {
+      if (each.id == token_id(first)) return each;
+    }
+  }
+  return new_accumulator(group, in);
+}
+
+void add_product(const Matrices &matrices, int columns, bool adds, Accumulator &accumulator) {
+  double sums[kProductRows][kMostProductColumns];
+  for (int row = 0; row < kProductRows; ++row) {
+    double *sum = sums[row];
+    std::fill_n(sum, columns, 0.0);
+    for (int k = 0; k < kProductDepth; ++k) {
+      const double factor = matrices.a[row][k];
+      const double *b = matrices.b[k];
+      for (int column = 0; column < columns; ++column) sum[column] += factor * b[column];
+    }
+  }
+  for (int thread = 0; thread < kWarpgroupThreads; ++thread) {
+    float *values = &accumulator.values[static_cast<size_t>(thread) * accumulator.registers];
+    for (int i = 0; i < accumulator.registers; ++i) {
+      const double sum = sums[row_of(thread, i)][column_of(thread, i)];
+      values[i] = static_cast<float>(adds ? values[i] + sum : sum);
+    }
+  }
+}
+
+template <class Format>
+void multiply(Warpgroup &group, const Instruction &in) {
+  const int columns = kPieceElements * in.vector_width;
+  const Operand &a = in.operands[1], &b = in.operands[2], &scale_d = in.operands[3];
+  const Thread &first = *group.threads[0];
+  Matrices matrices;
+  ProductReads &reads = group.reads.emplace_back();
+  reads.in = &in;
+  reads.group = group.committed;
+  const double sign_a = in.variant & kNegateA ? -1 : 1, sign_b = in.variant & kNegateB ? -1 : 1;
+  if (in.flag) {
+    gather_a<Format>(group, in, sign_a, matrices);
+  } else {
+    read_factor<Format>(group, in, first.get(a),
+                        {"A", kProductRows, (in.variant & kTransposeA) != 0, sign_a, matrices.a[0], kProductDepth, 1},
+                        reads.a);
+  }
+  read_factor<Format>(group, in, first.get(b),
+                      {"B", columns, (in.variant & kTransposeB) != 0, sign_b, matrices.b[0], 1, kMostProductColumns},
+                      reads.b);
+  Accumulator &accumulator = accumulator_of(group, in);
+  accumulator.group = group.committed;
+  add_product(matrices, columns, first.predicate(scale_d), accumulator);
+}
+
+void fence(Warpgroup &group, const Instruction &) { ++group.fences; }
+void commit_group(Warpgroup &group, const Instruction &) { ++group.committed; }
+void wait_group(Warpgroup &group, const Instruction &in) {
+  complete_products(group, static_cast<uint32_t>(in.operands[0].constant));
+}
+
+// A constant that must be one of two values; true for the second.
+bool choice(const Instruction &in, int operand, uint64_t first, uint64_t second) {
+  const Operand &from = in.operands[operand];
+  const uint32_t value = static_cast<uint32_t>(from.constant);
+  if (from.kind != Operand::Kind::kConstant || (value != static_cast<uint32_t>(first) && value != second))
+    refuse(in, "operand " + std::to_string(operand) + " is not a constant that the instruction allows");
+  return value == second;
+}
+
+void decode_product(Instruction &in, Modifiers &modifiers) {
+  for (int columns = 8; columns <= kMostProductColumns; columns += 8) {
+    if (modifiers.take("m64n" + std::to_string(columns) + "k16")) in.vector_width = static_cast<uint8_t>(columns / 8);
+  }
+  if (in.vector_width == 0) refuse(in, "this shape is not supported");
+  take_type(in, modifiers, {Type::kF32});
+  in.type = take_type(in, modifiers, {Type::kBf16, Type::kF16});
+  if (modifiers.take_type() != in.type) refuse(in, "A and B must have the same type");
+  // A in registers is never transposed.
+  in.flag = in.operands[1].kind == Operand::Kind::kVector;
+  expect_operands(in, in.flag ? 7 : 8, in.flag ? 7 : 8);
+  if (Thread::elements(in.operands[0]) != 4 * in.vector_width || (in.flag && Thread::elements(in.operands[1]) != 4))
+    refuse(in, "the number of registers does not match the shape");
+  for (const int i : {0, 1}) {
+    for (const int32_t reg : in.operands[i].elements) {
+      if (reg < 0) refuse(in, "every element of D and A requires a register");
+    }
+  }
+  in.variant = 0;
+  if (choice(in, 4, 1, static_cast<uint32_t>(-1))) in.variant |= kNegateA;
+  if (choice(in, 5, 1, static_cast<uint32_t>(-1))) in.variant |= kNegateB;
+  if (!in.flag && choice(in, 6, 0, 1)) in.variant |= kTransposeA;
+  if (choice(in, in.flag ? 6 : 7, 0, 1)) in.variant |= kTransposeB;
+  in.warpgroup_executor = in.type == Type::kF16 ? multiply<Half> : multiply<Bfloat>;
+}
+
+}  // namespace
+
+void decode_warpgroup(Instruction &in, Modifiers &modifiers) {
+  in.flow = Flow::kWarpgroup;
+  const int which = modifiers.take_any({"fence", "commit_group", "wait_group", "mma_async"});
+  if (which < 0) refuse(in, "this operation is not supported");
+  if (!modifiers.take("sync") || !modifiers.take("aligned")) refuse(in, "requires .sync.aligned");
+  if (which == 3) {
+    in.vector_width = 0;
+    return decode_product(in, modifiers);
+  }
+  expect_operands(in, which == 2 ? 1 : 0, which == 2 ? 1 : 0);
+  if (which == 2 && in.operands[0].kind != Operand::Kind::kConstant) refuse(in, "requires a constant");
+  in.warpgroup_executor = which == 0 ? fence : which == 1 ? commit_group : wait_group;
+}
+
+}  // namespace lily::emulator
