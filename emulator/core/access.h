@@ -22,6 +22,7 @@ struct AccessRecord {
   int32_t pc() const { return static_cast<int32_t>(thread_and_pc >> kThreadBits); }
   uint32_t epoch() const { return epoch_and_strength >> 1; }
   bool strong() const { return epoch_and_strength & 1; }
+  bool operator==(const AccessRecord &) const = default;
 };
 
 // A cell is two bytes, the size of a bf16, which is the smallest element that neighbouring threads commonly write side

@@ -17,6 +17,11 @@ bool is_copy(const Instruction &in) {
          has_32_bits(in.operands[1]);
 }
 
+// Not an instruction of the machine code, wherever nvcc puts it.
+bool is_constant(const Instruction &in) {
+  return in.opcode == "mov" && in.operands[1].kind == Operand::Kind::kConstant;
+}
+
 // A move as a copy of the register with its upper half.
 void copy(Thread &thread, const Instruction &in) { thread.set(in.operands[0], thread.get(in.operands[1])); }
 
@@ -26,19 +31,10 @@ bool is_accumulator(const Thread &thread, int32_t reg) {
 }
 
 void check_and_execute(Thread &thread, const Instruction &in) {
-  const Warpgroup &group = thread.block->warpgroups[thread.index / kWarpgroupThreads];
-  const size_t results = has_result(in) ? 1 : 0;
-  if (!group.accumulators.empty()) {
-    for (const Operand &operand : in.all_operands().subspan(results)) {
-      each_register(operand, [&](int32_t reg) {
-        if (!has_32_bits(operand) || !is_accumulator(thread, reg) || !is_token(thread.registers[reg])) return;
-        thread.report(in, FindingKind::kAsyncProduct,
-                      "reads a result of wgmma.mma_async in flight: its wgmma.wait_group is missing or too weak");
-      });
-    }
-  }
+  check_results_in_flight(thread, in);
   in.tracked_executor(thread, in);
-  if (results == 0 || !has_32_bits(in.operands[0])) return;
+  if (!has_result(in) || !has_32_bits(in.operands[0])) return;
+  const Warpgroup &group = thread.block->warpgroups[thread.index / kWarpgroupThreads];
   each_register(in.operands[0], [&](int32_t reg) {
     if (!is_accumulator(thread, reg)) return;
     thread.registers[reg] = static_cast<uint32_t>(thread.registers[reg]) | written_after(group.fences);
@@ -80,11 +76,24 @@ std::vector<int32_t> find_accumulators(const KernelCode &code) {
 
 }  // namespace
 
+void check_results_in_flight(Thread &thread, const Instruction &in) {
+  if (thread.block->warpgroups[thread.index / kWarpgroupThreads].accumulators.empty()) return;
+  for (const Operand &operand : in.all_operands().subspan(has_result(in) ? 1 : 0)) {
+    each_register(operand, [&](int32_t reg) {
+      if (!has_32_bits(operand) || !is_token(thread.registers[reg])) return;
+      thread.report(in, FindingKind::kAsyncProduct,
+                    "reads a result of wgmma.mma_async in flight: its wgmma.wait_group is missing or too weak");
+    });
+  }
+}
+
 void track_accumulators(KernelCode &code) {
   code.accumulators = find_accumulators(code);
   if (code.accumulators.empty()) return;
   for (Instruction &in : code.instructions) {
-    if (in.executor == nullptr || !names(in, code.accumulators)) continue;
+    if (is_constant(in) || !names(in, code.accumulators)) continue;
+    in.is_tracked = in.flow == Flow::kWarp;
+    if (in.executor == nullptr) continue;
     if (is_copy(in)) {
       in.executor = copy;
     } else {

@@ -44,6 +44,7 @@ void Thread::wait_async(const Instruction &in, uint32_t groups_left) {
     if (!block->shared_state.empty()) {
       std::memset(block->shared_state.data() + copy.to, static_cast<int>(ByteState::kWritten), copy.bytes);
     }
+    note_shared_write(*this, copy.to, copy.bytes);
     // This thread's barriers order the write only from here on.
     if (block->launch->options.checks && block->launch->options.shared_races) {
       check_shared_race(*this, in, copy.to, copy.bytes, {true, false});

@@ -19,6 +19,7 @@ Block::Block(LaunchState &owner, uint32_t number) : launch(&owner), linear(numbe
     shared_state.assign(shared.size(), 0);
     local_state.assign(local.size(), 0);
     if (options.shared_races) shared_cells.resize(shared.size() / 2 + 1);
+    if (!code.accumulators.empty()) proxy_epochs.assign(shared.size() / 2 + 1, 0);
   }
   threads.resize(live);
   warps.resize((live + 31) / 32);

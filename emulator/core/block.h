@@ -49,8 +49,13 @@ struct Barrier {
   std::vector<uint32_t> vector_clock;  // the joined vector clocks of the threads that have arrived
 };
 
-// State of a byte of shared or local memory: kInFlight marks the destination of a cp.async before its wait.
-enum class ByteState : uint8_t { kNeverWritten = 0, kWritten = 1, kInFlight = 2 };
+// State of a byte of shared or local memory: kInFlight marks the destination of a cp.async before its wait. A byte of
+// shared memory also has kProductReader for each product in flight that reads it.
+enum class ByteState : uint8_t { kNeverWritten = 0, kWritten = 1, kInFlight = 2, kMask = 3 };
+inline constexpr uint8_t kProductReader = 4, kMostProductReaders = 63;
+constexpr ByteState stage_of(uint8_t state) {
+  return static_cast<ByteState>(state & static_cast<int>(ByteState::kMask));
+}
 
 struct Block {
   Block(LaunchState &launch, uint32_t linear);
@@ -66,6 +71,9 @@ struct Block {
   std::vector<uint8_t> shared, shared_state;
   std::vector<uint8_t> local, local_state;  // local_bytes per thread
   std::vector<AccessCell> shared_cells;     // empty unless shared races are checked
+  // Per two bytes: the writing thread's epoch at its fence.proxy.async after the write; 0: none. Empty unless a
+  // warpgroup's products are checked.
+  std::vector<uint32_t> proxy_epochs;
   std::map<uint32_t, Barrier> barriers;
   uint32_t live = 0;
   uint32_t time = 1;  // the block's clock: number of synchronisations so far
@@ -123,10 +131,17 @@ void check_shared_race(Thread &thread, const Instruction &in, uint32_t offset, u
 void check_global_race(Thread &thread, const Instruction &in, Allocation &allocation, uint64_t offset, uint32_t bytes,
                        RaceAccess access);
 std::vector<TouchedPage> touched_pages(const LaunchState &launch);
+// A product of a warpgroup reads a piece of 16 bytes: the write to it must be ordered before each of the readers, after
+// a proxy fence. `known` is the last write that passed, `known_fence` its fence.
+void check_product_read(std::span<Thread *const> readers, const Instruction &in, uint32_t offset, AccessRecord &known,
+                        uint32_t &known_fence);
 void release_in_block(Thread &thread, uint64_t location);
 void acquire_in_block(Thread &thread, uint64_t location);
 void release_to_blocks(Thread &thread, uint64_t location);
 void acquire_from_blocks(Thread &thread, uint64_t location);
+
+// async_proxy.cc
+void note_shared_write(Thread &thread, uint32_t offset, uint32_t bytes);
 
 // dependent_launch.cc
 void check_before_wait(Thread &thread, const Instruction &in, const Allocation &allocation, uint64_t offset,

@@ -45,7 +45,7 @@ void decode_nanosleep(Instruction &in, Modifiers &modifiers) {
 void fence_device(Thread &thread, const Instruction &) { thread.fence(true); }
 void fence_block(Thread &thread, const Instruction &) { thread.fence(false); }
 
-void fence_proxy(Thread &, const Instruction &) {}
+void fence_proxy(Thread &thread, const Instruction &) { thread.fence_proxy(); }
 
 void decode_fence(Instruction &in, Modifiers &modifiers) {
   if (in.opcode == "fence" && modifiers.take("proxy")) {

@@ -91,6 +91,7 @@ struct alignas(64) Instruction {
   int8_t mask_operand = Operand::kNone;
   WarpgroupExecutor warpgroup_executor = nullptr;  // Flow::kWarpgroup
   Executor tracked_executor = nullptr;             // what the executor that checks accumulators calls
+  bool is_tracked = false;                         // Flow::kWarp: names registers of a warpgroup's product
 
   uint8_t operand_count = 0;
   std::array<Operand, kMaxOperands> operands;

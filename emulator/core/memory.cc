@@ -1,6 +1,7 @@
 // Loads and stores of a thread: locates the address, checks the access, and moves the data.
 #include "core/memory.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace lily::emulator {
@@ -127,12 +128,21 @@ void check_state(Thread &thread, const Instruction &in, const MemoryLocation &lo
            (location.allocation != nullptr ? " of the allocation" : "");
   };
   for (uint32_t i = 0; i < bytes; ++i) {
-    if (location.state[i] != static_cast<uint8_t>(ByteState::kInFlight)) continue;
+    if (stage_of(location.state[i]) != ByteState::kInFlight) continue;
     thread.report(in, FindingKind::kAsyncCopy,
                   where() + ", the destination of an asynchronous copy in flight: its wait is missing or too weak");
     return;
   }
-  if (write || !thread.block->launch->options.uninitialised) return;
+  if (write) {
+    if (std::any_of(location.state, location.state + bytes, [](uint8_t state) { return state >= kProductReader; }))
+      thread.report(in, FindingKind::kAsyncProduct,
+                    where() + ", which a wgmma.mma_async in flight reads: its wgmma.wait_group is missing or too weak");
+    return;
+  }
+  if (!thread.block->launch->options.uninitialised) return;
+  if (std::all_of(location.state, location.state + bytes,
+                  [](uint8_t state) { return stage_of(state) == ByteState::kWritten; }))
+    return;
   thread.report(in, FindingKind::kUninitialised, where() + ", which has not been written");
 }
 
@@ -172,7 +182,8 @@ void acquire(Thread &thread, const MemoryLocation &location) {
   if (location.space == Space::kGlobal) acquire_from_blocks(thread, location_key(location));
 }
 
-void mark_written(const MemoryLocation &location, uint32_t bytes) {
+void mark_written(Thread &thread, const MemoryLocation &location, uint32_t bytes) {
+  if (location.space == Space::kShared) note_shared_write(thread, static_cast<uint32_t>(location.offset), bytes);
   if (location.state != nullptr) std::memset(location.state, static_cast<int>(ByteState::kWritten), bytes);
 }
 
@@ -196,7 +207,7 @@ MemoryLocation access_memory(Thread &thread, const Instruction &in, Space space,
     check_state(thread, in, location, bytes, access.write);
     check_race(thread, in, location, bytes, access);
   }
-  if (access.write) mark_written(location, bytes);
+  if (access.write) mark_written(thread, location, bytes);
   return location;
 }
 
@@ -247,7 +258,7 @@ void *Thread::atomic_location(const Instruction &in, Space space, uint64_t addre
     acquire(*this, location);
     release(*this, in, location);
   }
-  mark_written(location, bytes);
+  mark_written(*this, location, bytes);
   count(*this, in, location, bytes, true);
   if (block->traffic != nullptr) ++block->traffic->at(in.pc).atomics;
   return location.data;

@@ -84,6 +84,32 @@ void check_shared_race(Thread &thread, const Instruction &in, uint32_t offset, u
   }
 }
 
+void check_product_read(std::span<Thread *const> readers, const Instruction &in, uint32_t offset, AccessRecord &known,
+                        uint32_t &known_fence) {
+  const Block &block = *readers[0]->block;
+  for (uint32_t cell = offset / 2; cell < (offset + 16) / 2; ++cell) {
+    const uint32_t fence = block.proxy_epochs[cell];
+    const AccessRecord write = block.shared_cells.empty() ? AccessRecord{} : block.shared_cells[cell].write;
+    if (fence != 0 && fence == known_fence && write == known) continue;
+    AccessRecord fenced = write;
+    fenced.epoch_and_strength = fence << 1;
+    for (Thread *reader : readers) {
+      const Checker checker{*reader, in, {false, false}, FindingKind::kSharedRace};
+      if (checker.conflicts(write)) return checker.report(write, true, 2 * cell);
+      if (fence != 0 && checker.ordered(fenced)) continue;
+      std::string text = "read of shared byte " + std::to_string(2 * cell);
+      if (write.exists())
+        text += ", written by thread " + std::to_string(write.thread()) + " at " +
+                describe(*block.launch->code, write.pc());
+      return reader->report(
+          in, FindingKind::kProxyFence,
+          text + ": the writing thread has executed no fence.proxy.async between its write and the " + "barrier");
+    }
+    known = write;
+    known_fence = fence;
+  }
+}
+
 void check_global_race(Thread &thread, const Instruction &in, Allocation &allocation, uint64_t offset, uint32_t bytes,
                        RaceAccess access) {
   constexpr size_t kCells = Allocation::kRacePageBytes / 2;

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/access.h"
@@ -39,9 +40,10 @@ struct Thread {
   Block *block = nullptr;
   enum class State : uint8_t { kReady, kAtWarpOperation, kAtBarrier, kExited } state = State::kReady;
 
-  std::vector<AsyncCopy> copies;      // cp.async operations in flight, oldest first
-  std::vector<uint32_t> copy_groups;  // for each committed group, the number of copies up to its end
-  std::vector<uint32_t> executions;   // per instruction; empty unless counting
+  std::vector<AsyncCopy> copies;                        // cp.async operations in flight, oldest first
+  std::vector<uint32_t> copy_groups;                    // for each committed group, the number of copies up to its end
+  std::vector<std::pair<uint32_t, uint32_t>> unfenced;  // offset and size of writes to shared memory
+  std::vector<uint32_t> executions;                     // per instruction; empty unless counting
 
   // ---- Registers. A register of n bits holds its value zero-extended, or sign-extended if its executor does so.
   // Readers use only the low n bits. Predicates are 0 or 1.
@@ -92,6 +94,8 @@ struct Thread {
 
   // ---- Ordering and findings.
   void fence(bool reaches_other_blocks) { fenced = std::max<uint8_t>(fenced, reaches_other_blocks ? 2 : 1); }
+  // fence.proxy.async: makes this thread's writes to shared memory visible to the products of warpgroups.
+  void fence_proxy();
   void report(const Instruction &in, FindingKind kind, const std::string &message);
 
  private:

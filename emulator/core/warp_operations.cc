@@ -46,6 +46,7 @@ void arrive_at_warp_operation(Thread &thread, const Instruction &in) {
     warp.converging.push_back(&thread);
     return;
   }
+  if (in.is_tracked) check_results_in_flight(thread, in);
   const uint32_t mask = member_mask(thread, in);
   const auto joins = [&](const PendingOperation &pending) {
     // Lanes may be at different __syncwarp() calls; every other operation must be the same instruction for all of them.

@@ -32,6 +32,21 @@ void deliver(const Warpgroup &group, const std::vector<Accumulator> &finished) {
   }
 }
 
+// From here on, writes must be ordered after the reads of the product. Those before are findings of the writer.
+void finish_reads(const Warpgroup &group, const ProductReads &reads) {
+  Block &block = *group.threads[0]->block;
+  const bool races = !block.shared_cells.empty();
+  for (const ProductReads::Piece &piece : reads.pieces) {
+    uint8_t *state = block.shared_state.data() + piece.offset;
+    for (uint32_t i = 0; i < kPieceBytes; ++i) {
+      if (state[i] >= kProductReader) state[i] -= kProductReader;
+    }
+    // A cell has room for two readers only; one warp stands for all.
+    Thread &reader = *group.threads[piece.warp == ProductReads::kAllWarps ? 0 : 32 * piece.warp];
+    if (races) check_shared_race(reader, *reads.in, piece.offset, kPieceBytes, {false, false});
+  }
+}
+
 }  // namespace
 
 void arrive_at_warpgroup_operation(Thread &thread, const Instruction &in) {
@@ -68,8 +83,6 @@ void check_warpgroup_at_exit(Thread &thread, const Instruction &in) {
   if (!group.accumulators.empty() && thread.block->launch->options.checks)
     thread.report(in, FindingKind::kAsyncProduct, "the thread exits with a product of its warpgroup in flight");
 }
-
-void finish_reads(Warpgroup &, const ProductReads &) {}
 
 void complete_products(Warpgroup &group, uint32_t groups_left) {
   const auto is_in_flight = [&](const auto &each) { return each.group + groups_left >= group.committed; };

@@ -28,11 +28,19 @@ struct Accumulator {
   std::vector<float> values;  // `registers` of each thread
 };
 
+inline constexpr uint32_t kPieceBytes = 16;  // of A or B in shared memory
+
 // Shared memory that a product in flight reads.
 struct ProductReads {
+  struct Piece {
+    uint32_t offset;
+    int32_t warp;  // that reads it; kAllWarps for B
+  };
+  static constexpr int32_t kAllWarps = -1;
+
   const Instruction *in = nullptr;
   uint64_t group = 0;
-  std::vector<uint32_t> a, b;  // offsets of pieces of 16 bytes
+  std::vector<Piece> pieces;
 };
 
 struct Warpgroup {
@@ -51,8 +59,6 @@ void arrive_at_warpgroup_operation(Thread &thread, const Instruction &in);
 void check_warpgroup_at_exit(Thread &thread, const Instruction &in);
 // wgmma.wait_group: completes all but the last `groups_left` groups.
 void complete_products(Warpgroup &group, uint32_t groups_left);
-// Ends the reads of a product, so that later writes must be ordered after them.
-void finish_reads(Warpgroup &group, const ProductReads &reads);
 
 // A token for element `element` of an accumulator.
 constexpr uint64_t token_of(uint32_t id, int element) {
@@ -71,6 +77,7 @@ constexpr uint64_t written_after(uint32_t fences) { return uint64_t{fences | 1u 
 
 // Finds the registers that may hold tokens, and gives the instructions that access them executors that check and mark
 // them.
+void check_results_in_flight(Thread &thread, const Instruction &in);
 void track_accumulators(KernelCode &code);
 
 }  // namespace lily::emulator

@@ -56,6 +56,7 @@ void test_memory();
 void test_warp();
 void test_matrix();
 void test_warpgroup();
+void test_warpgroup_findings();
 void test_control();
 void test_counters();
 void test_findings();

@@ -16,6 +16,7 @@ int main() {
   test_warp();
   test_matrix();
   test_warpgroup();
+  test_warpgroup_findings();
   test_control();
   test_counters();
   test_findings();

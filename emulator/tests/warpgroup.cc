@@ -34,6 +34,7 @@ struct Tile {
   int extent;
   int base;  // in shared memory
   int gap;   // bytes between atoms
+  int base_offset = 0;
 
   int pieces() const { return row_bytes(swizzle) / 16; }
   int atom_bytes() const { return 8 * row_bytes(swizzle) + gap; }
@@ -65,7 +66,8 @@ struct Tile {
       if (swizzle == kNone) leading = k_step() / 16;
       stride = mn_step() / 16;
     }
-    return static_cast<uint64_t>(swizzle) << 62 | stride << 32 | leading << 16 | static_cast<uint64_t>(start / 16);
+    return static_cast<uint64_t>(swizzle) << 62 | static_cast<uint64_t>(base_offset) << 49 | stride << 32 |
+           leading << 16 | static_cast<uint64_t>(start / 16);
   }
 };
 
@@ -109,6 +111,7 @@ struct Product {
   bool adds = true;       // the first product adds to D
   bool fragment = false;  // A in registers
   int gap = 0;
+  int base_offset = 0;  // of both
 };
 
 int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -116,9 +119,11 @@ int round_up(int value, int multiple) { return (value + multiple - 1) / multiple
 void check_product(const Product &product) {
   const Format &format = product.type == "f16" ? kHalf : kBfloat;
   const auto gap_of = [&](Swizzle swizzle) { return product.gap * (swizzle == kNone ? 16 : 8 * row_bytes(swizzle)); };
-  const Tile a{product.swizzle_a, product.mn_major_a, kRows, 1024, gap_of(product.swizzle_a)};
-  const Tile b{product.swizzle_b, product.mn_major_b, product.columns, round_up(a.base + a.bytes(), 1024),
-               gap_of(product.swizzle_b)};
+  const Tile a{product.swizzle_a,         product.mn_major_a, kRows, 1024 + 128 * product.base_offset,
+               gap_of(product.swizzle_a), product.base_offset};
+  const Tile b{product.swizzle_b,         product.mn_major_b,
+               product.columns,           round_up(a.base + a.bytes(), 1024) + 128 * product.base_offset,
+               gap_of(product.swizzle_b), product.base_offset};
   const int bytes = round_up(b.base + b.bytes(), 16), registers = product.columns / 2;
   Words image(bytes / 4, 0);
   place(a, 0, format, image);
@@ -126,7 +131,8 @@ void check_product(const Product &product) {
   const std::string opcode =
       "wgmma.mma_async.sync.aligned.m64n" + number(product.columns) + "k16.f32." + product.type + "." + product.type;
   const std::string what = opcode + ", A " + number(row_bytes(a.swizzle)) + (a.mn_major ? " MN" : " K") + ", B " +
-                           number(row_bytes(b.swizzle)) + (b.mn_major ? " MN" : " K") + ", gap " + number(product.gap);
+                           number(row_bytes(b.swizzle)) + (b.mn_major ? " MN" : " K") + ", gap " + number(product.gap) +
+                           ", base offset " + number(product.base_offset);
 
   std::string body = ".reg .f32 d<" + number(registers) + ">;\n.reg .b32 a<4>, warp, lane;\n.reg .b64 from;\n" +
                      fill(bytes) + "mad.wide.u32 out, index, " + number(4 * registers) + ", out;\n";
@@ -205,6 +211,21 @@ void test_layouts() {
   }
 }
 
+void test_base_offsets() {
+  for (const Swizzle swizzle : {k128, k64, k32}) {
+    for (const bool mn_major : {false, true}) {
+      for (const int base_offset : {1, 3, 6}) {
+        Product product;
+        product.columns = 64;
+        product.swizzle_a = product.swizzle_b = swizzle;
+        product.mn_major_a = product.mn_major_b = mn_major;
+        product.base_offset = base_offset;
+        check_product(product);
+      }
+    }
+  }
+}
+
 void test_forms() {
   for (int columns = 8; columns <= 256; columns += 8) {
     Product product;
@@ -236,6 +257,7 @@ void test_forms() {
 
 void test_warpgroup() {
   test_layouts();
+  test_base_offsets();
   test_forms();
 }
 

@@ -32,7 +32,7 @@ namespace lily::emulator {
 namespace {
 
 constexpr int kPieceElements = 8;
-constexpr uint32_t kPieceBytes = 16, kPatternRows = 8;
+constexpr uint32_t kPatternRows = 8;
 
 enum Variant : uint8_t { kTransposeA = 1, kTransposeB = 2, kNegateA = 4, kNegateB = 8 };
 
@@ -44,6 +44,7 @@ struct Matrices {
 // A or B, where it is read to.
 struct Factor {
   const char *name;
+  bool is_a;
   int extent;  // rows of A, columns of B
   bool mn_major;
   double sign;
@@ -89,31 +90,97 @@ void widen_piece(const uint8_t *from, const Factor &factor, double *to, int step
   for (int i = 0; i < kPieceElements; ++i) to[i * step] = factor.sign * Format::widen(elements[i]);
 }
 
-// False after a finding.
-bool check_descriptor(const Thread &, const Instruction &, uint64_t, const Factor &) { return true; }
+std::string of(const Factor &factor) { return std::string("the descriptor of ") + factor.name; }
 
-template <class Format>
-void read_factor(Warpgroup &group, const Instruction &in, uint64_t bits, const Factor &factor,
-                 std::vector<uint32_t> &pieces) {
+// False after a finding.
+bool check_descriptor(Thread &thread, const Instruction &in, uint64_t bits, const Factor &factor) {
+  const Descriptor descriptor(bits);
+  const auto report = [&](FindingKind kind, const std::string &text) {
+    thread.report(in, kind, of(factor) + ", " + hexadecimal(bits) + ", " + text);
+    return false;
+  };
+  if (!Descriptor::is_valid(bits)) return report(FindingKind::kBadOperand, "has bits that are not defined");
+  if (!descriptor.swizzles()) {
+    return descriptor.base_offset == 0 || report(FindingKind::kBadOperand, "has a base offset but no swizzle");
+  }
+  const uint32_t pattern = descriptor.pattern_bytes(), row = descriptor.row_bytes;
+  const uint32_t from_pattern = (descriptor.start - descriptor.base_offset * 128) % pattern;
+  if (from_pattern >= row) {
+    return report(FindingKind::kMisaligned, "begins " + std::to_string(from_pattern) +
+                                                " bytes into a swizzle pattern of " + std::to_string(pattern) +
+                                                " bytes, behind its first row");
+  }
+  const uint32_t pieces = factor.mn_major ? factor.extent / kPieceElements : kProductDepth / kPieceElements;
+  if (from_pattern + std::min(pieces * kPieceBytes, row) > row)
+    return report(FindingKind::kMisaligned, "begins in a row of the swizzle pattern that ends before the matrix does");
+  const bool uses_stride = factor.mn_major || factor.extent > kPieceElements;
+  const bool uses_leading = factor.mn_major && pieces * kPieceBytes > row;
+  if ((uses_stride && descriptor.stride % pattern != 0) || (uses_leading && descriptor.leading % pattern != 0)) {
+    return report(FindingKind::kMisaligned,
+                  "has an offset that is not a multiple of the swizzle pattern, " + std::to_string(pattern) + " bytes");
+  }
+  return true;
+}
+
+// False after a finding.
+bool check_piece(Warpgroup &group, const Instruction &in, const Factor &factor, uint32_t offset) {
   Thread &thread = *group.threads[0];
   Block &block = *thread.block;
+  const auto report = [&](FindingKind kind, const std::string &text) {
+    thread.report(in, kind,
+                  describe_access(kPieceBytes, false) + "shared offset " + std::to_string(offset) + " by " +
+                      of(factor) + ", " + text);
+    return false;
+  };
+  if (offset + kPieceBytes > block.shared.size())
+    return report(FindingKind::kOutOfBounds, "but the size is " + std::to_string(block.shared.size()));
+  if (!block.launch->options.checks) return true;
+  uint8_t *state = block.shared_state.data() + offset;
+  bool in_flight = false, written = true;
+  for (uint32_t i = 0; i < kPieceBytes; ++i) {
+    in_flight |= stage_of(state[i]) == ByteState::kInFlight;
+    written &= stage_of(state[i]) == ByteState::kWritten;
+  }
+  if (in_flight) {
+    return report(FindingKind::kAsyncCopy,
+                  "the destination of an asynchronous copy in flight: its wait is missing or too weak");
+  }
+  if (!written && block.launch->options.uninitialised)
+    return report(FindingKind::kUninitialised, "which has not been written");
+  for (uint32_t i = 0; i < kPieceBytes; ++i) {
+    if (state[i] / kProductReader < kMostProductReaders) state[i] += kProductReader;
+  }
+  return true;
+}
+
+template <class Format>
+void read_factor(Warpgroup &group, const Instruction &in, uint64_t bits, const Factor &factor, ProductReads &reads) {
+  const Block &block = *group.threads[0]->block;
+  const bool checks = block.launch->options.checks;
   const Descriptor descriptor(bits);
-  if (!check_descriptor(thread, in, bits, factor)) return;
+  if (!check_descriptor(*group.threads[0], in, bits, factor)) return;
   const int indices = factor.mn_major ? factor.extent / kPieceElements : kProductDepth / kPieceElements;
   const int rows = factor.mn_major ? kProductDepth : factor.extent;
+  Thread *const firsts[] = {group.threads[0], group.threads[32], group.threads[64], group.threads[96]};
+  AccessRecord known;
+  uint32_t known_fence = 0;
+  int32_t known_warp = ProductReads::kAllWarps;
   for (int index = 0; index < indices; ++index) {
     for (int row = 0; row < rows; ++row) {
-      const uint32_t address = descriptor.address_of(factor.mn_major, index, row);
-      if (address + kPieceBytes > block.shared.size()) {
-        return thread.report(in, FindingKind::kOutOfBounds,
-                             describe_access(kPieceBytes, false) + "shared offset " + std::to_string(address) +
-                                 " by the descriptor of " + factor.name + ", but the size is " +
-                                 std::to_string(block.shared.size()));
-      }
-      pieces.push_back(address);
+      const uint32_t offset = descriptor.address_of(factor.mn_major, index, row);
+      if (!check_piece(group, in, factor, offset)) return;
       const int mn = factor.mn_major ? index * kPieceElements : row, k = factor.mn_major ? row : index * kPieceElements;
-      widen_piece<Format>(block.shared.data() + address, factor,
-                          factor.to + mn * factor.mn_stride + k * factor.k_stride,
+      if (checks) {
+        // A warp reads only its own rows of A.
+        const int32_t warp = factor.is_a ? mn / 16 : ProductReads::kAllWarps;
+        if (warp != known_warp) known_fence = 0;
+        known_warp = warp;
+        std::span<Thread *const> readers(firsts);
+        if (factor.is_a) readers = readers.subspan(warp, 1);
+        check_product_read(readers, in, offset, known, known_fence);
+        reads.pieces.push_back({offset, warp});
+      }
+      widen_piece<Format>(block.shared.data() + offset, factor, factor.to + mn * factor.mn_stride + k * factor.k_stride,
                           factor.mn_major ? factor.mn_stride : factor.k_stride);
     }
   }
@@ -131,55 +198,110 @@ void gather_a(const Warpgroup &group, const Instruction &in, double sign, Matric
   }
 }
 
-int row_of(int thread, int i) { return thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8; }
-int column_of(int thread, int i) { return i / 4 * 8 + thread % 4 * 2 + i % 2; }
+// Registers that another instruction has written since the last wgmma.fence, or that hold tokens where none may be.
+void check_registers(const Warpgroup &group, const Instruction &in, const Operand &operand) {
+  const uint32_t unfenced = static_cast<uint32_t>(written_after(group.fences) >> 32);
+  for (Thread *thread : group.threads) {
+    for (const int32_t reg : operand.elements) {
+      const uint64_t value = thread->registers[reg];
+      if (value >> 32 == unfenced)
+        thread->report(in, FindingKind::kAsyncProduct,
+                       "a register of the product was written after the last wgmma.fence");
+      if (is_token(value))
+        thread->report(in, FindingKind::kAsyncProduct,
+                       "a register of the product is a result of another wgmma.mma_async in flight");
+    }
+  }
+}
 
 Accumulator &new_accumulator(Warpgroup &group, const Instruction &in) {
+  const Operand &d = in.operands[0];
+  if (group.threads[0]->block->launch->options.checks) check_registers(group, in, d);
   Accumulator &accumulator = group.accumulators.emplace_back();
   group.last_id = group.last_id % kMostAccumulators + 1;
   accumulator.id = group.last_id;
-  accumulator.registers = 4 * in.vector_width;
+  accumulator.registers = static_cast<int>(d.elements.size());
   accumulator.values.resize(static_cast<size_t>(kWarpgroupThreads) * accumulator.registers);
-  const std::span<const int32_t> d = in.operands[0].elements;
-  for (int thread = 0; thread < kWarpgroupThreads; ++thread) {
+  float *value = accumulator.values.data();
+  for (const Thread *thread : group.threads) {
     for (int i = 0; i < accumulator.registers; ++i) {
-      uint64_t &reg = group.threads[thread]->registers[d[i]];
-      accumulator.values[thread * accumulator.registers + i] = float_of(reg);
+      uint64_t &reg = thread->registers[d.elements[i]];
+      *value++ = float_of(reg);
       reg = token_of(accumulator.id, i);
     }
   }
   return accumulator;
 }
 
-// The accumulator in flight whose tokens D holds, or a new one with the values of D.
+void check_tokens(const Warpgroup &group, const Instruction &in, const Accumulator &accumulator) {
+  const std::span<const int32_t> d = in.operands[0].elements;
+  if (static_cast<size_t>(accumulator.registers) != d.size()) {
+    group.threads[0]->report(in, FindingKind::kAsyncProduct,
+                             "D is the result of a wgmma.mma_async of another shape that is in flight");
+  }
+  for (Thread *thread : group.threads) {
+    for (size_t i = 0; i < d.size(); ++i) {
+      if (thread->registers[d[i]] == token_of(accumulator.id, static_cast<int>(i))) continue;
+      thread->report(in, FindingKind::kAsyncProduct,
+                     "a register of D was written while a wgmma.mma_async to D was in flight");
+    }
+  }
+}
+
+// The accumulator in flight that D stands for, or a new one with the values of D.
 Accumulator &accumulator_of(Warpgroup &group, const Instruction &in) {
   const uint64_t first = group.threads[0]->registers[in.operands[0].elements[0]];
-  if (is_token(first)) {
-    for (Accumulator &each : group.accumulators) {
-      if (each.id == token_id(first)) return each;
-    }
+  for (Accumulator &each : group.accumulators) {
+    if (!is_token(first) || each.id != token_id(first)) continue;
+    if (group.threads[0]->block->launch->options.checks) check_tokens(group, in, each);
+    if (static_cast<size_t>(each.registers) == in.operands[0].elements.size()) return each;
   }
   return new_accumulator(group, in);
 }
 
 void add_product(const Matrices &matrices, int columns, bool adds, Accumulator &accumulator) {
-  double sums[kProductRows][kMostProductColumns];
   for (int row = 0; row < kProductRows; ++row) {
-    double *sum = sums[row];
-    std::fill_n(sum, columns, 0.0);
+    double sums[kMostProductColumns] = {};
     for (int k = 0; k < kProductDepth; ++k) {
       const double factor = matrices.a[row][k];
       const double *b = matrices.b[k];
-      for (int column = 0; column < columns; ++column) sum[column] += factor * b[column];
+      for (int column = 0; column < columns; ++column) sums[column] += factor * b[column];
+    }
+    const int first_thread = row / 16 * 32 + row % 8 * 4, first_register = row % 16 / 8 * 2;
+    for (int column = 0; column < columns; ++column) {
+      const int thread = first_thread + column % 8 / 2, i = column / 8 * 4 + first_register + column % 2;
+      float &value = accumulator.values[static_cast<size_t>(thread) * accumulator.registers + i];
+      value = static_cast<float>(adds ? value + sums[column] : sums[column]);
     }
   }
-  for (int thread = 0; thread < kWarpgroupThreads; ++thread) {
-    float *values = &accumulator.values[static_cast<size_t>(thread) * accumulator.registers];
-    for (int i = 0; i < accumulator.registers; ++i) {
-      const double sum = sums[row_of(thread, i)][column_of(thread, i)];
-      values[i] = static_cast<float>(adds ? values[i] + sum : sum);
+}
+
+void check_operands(const Warpgroup &group, const Instruction &in) {
+  Thread &first = *group.threads[0];
+  if (group.fences == 0)
+    first.report(in, FindingKind::kAsyncProduct, "the warpgroup has not executed a wgmma.fence before");
+  if (in.flag) check_registers(group, in, in.operands[1]);
+  for (Thread *thread : group.threads) {
+    const bool same = (in.flag || thread->get(in.operands[1]) == first.get(in.operands[1])) &&
+                      thread->get(in.operands[2]) == first.get(in.operands[2]) &&
+                      thread->predicate(in.operands[3]) == first.predicate(in.operands[3]);
+    if (!same) {
+      thread->report(in, FindingKind::kBadOperand,
+                     "a descriptor or scale-d differs from that of the warpgroup's first thread");
     }
   }
+}
+
+// A and B are read once for the warpgroup, 128 bytes per wavefront: bank conflicts are not documented.
+void count(const Warpgroup &group, const Instruction &in) {
+  Traffic *traffic = group.threads[0]->block->traffic.get();
+  if (traffic == nullptr) return;
+  const uint64_t rows = (in.flag ? 0 : kProductRows) + kPieceElements * in.vector_width;
+  Counters &counters = traffic->at(in.pc);
+  counters.matrix_instructions += uint64_t{kProductRows} / 16 * in.vector_width;
+  counters.shared_requests += in.flag ? 1 : 2;
+  counters.shared_wavefronts += rows * kProductDepth * 2 / 128;
+  counters.shared_wavefronts_ideal += rows * kProductDepth * 2 / 128;
 }
 
 template <class Format>
@@ -187,7 +309,9 @@ void multiply(Warpgroup &group, const Instruction &in) {
   const int columns = kPieceElements * in.vector_width;
   const Operand &a = in.operands[1], &b = in.operands[2], &scale_d = in.operands[3];
   const Thread &first = *group.threads[0];
-  Matrices matrices;
+  if (first.block->launch->options.checks) check_operands(group, in);
+  count(group, in);
+  Matrices matrices{};
   ProductReads &reads = group.reads.emplace_back();
   reads.in = &in;
   reads.group = group.committed;
@@ -195,13 +319,13 @@ void multiply(Warpgroup &group, const Instruction &in) {
   if (in.flag) {
     gather_a<Format>(group, in, sign_a, matrices);
   } else {
-    read_factor<Format>(group, in, first.get(a),
-                        {"A", kProductRows, (in.variant & kTransposeA) != 0, sign_a, matrices.a[0], kProductDepth, 1},
-                        reads.a);
+    read_factor<Format>(
+        group, in, first.get(a),
+        {"A", true, kProductRows, (in.variant & kTransposeA) != 0, sign_a, matrices.a[0], kProductDepth, 1}, reads);
   }
-  read_factor<Format>(group, in, first.get(b),
-                      {"B", columns, (in.variant & kTransposeB) != 0, sign_b, matrices.b[0], 1, kMostProductColumns},
-                      reads.b);
+  read_factor<Format>(
+      group, in, first.get(b),
+      {"B", false, columns, (in.variant & kTransposeB) != 0, sign_b, matrices.b[0], 1, kMostProductColumns}, reads);
   Accumulator &accumulator = accumulator_of(group, in);
   accumulator.group = group.committed;
   add_product(matrices, columns, first.predicate(scale_d), accumulator);
