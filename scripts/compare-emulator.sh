@@ -20,7 +20,7 @@ numerics:reduction numerics:softmax numerics:layer_norm numerics:grid_sync numer
 numerics:spaces matrix_product:half matrix_product:bfloat16
 instructions:integers instructions:floats instructions:conversions instructions:halves instructions:warps
 instructions:approximations instructions:ampere instructions:hopper instructions:movement instructions:atomics
-instructions:products'
+instructions:products instructions:warpgroups'
 
 fail() {
   echo "compare-emulator: $1" >&2
@@ -68,8 +68,11 @@ build_emulator() {
 
 build_for_gpu() {
   command -v nvcc >/dev/null || fail 'nvcc was not found; the programs for the GPU require it'
+  # `native` leaves out the instructions that only Hopper has.
+  target=native
+  [ "$architecture" != 90 ] || target=sm_90a
   for program in numerics matrix_product instructions; do
-    nvcc -std=c++17 -O2 -arch=native -cudart static -o "$folder/$program" \
+    nvcc -std=c++17 -O2 -arch=$target -cudart static -o "$folder/$program" \
       "$root/emulator/kernels/$program.cu" || fail "building $program failed"
   done
 }

@@ -3,6 +3,7 @@
 #include "planted_host.cuh"
 #include "planted_memory.cuh"
 #include "planted_order.cuh"
+#include "planted_warpgroup.cuh"
 
 struct Planted {
   const char *name;
@@ -27,6 +28,11 @@ int main(int count, char **arguments) {
                                   PLANTED(absent_lane),
                                   PLANTED(divergent_barrier),
                                   PLANTED(deadlock),
+                                  PLANTED(early_product),
+                                  PLANTED(product_fence),
+                                  PLANTED(product_proxy),
+                                  PLANTED(product_overwrite),
+                                  PLANTED(product_divergence),
                                   PLANTED(dependent_read),
                                   PLANTED(dependent_write),
                                   PLANTED(dependent_exit),
