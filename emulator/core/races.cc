@@ -21,7 +21,13 @@ struct Checker {
     }
     if (record.thread() == thread.index) return true;
     const uint32_t warp = record.thread() / 32;
-    return record.epoch() < (warp == thread.index / 32u ? thread.epoch : thread.warp->vector_clock[warp]);
+    if (warp != thread.index / 32u) return record.epoch() < thread.warp->vector_clock[warp];
+    return record.epoch() < thread.epoch || is_product(record);
+  }
+
+  // The whole warp has waited for a product of which a read is recorded.
+  bool is_product(const AccessRecord &record) const {
+    return thread.block->launch->code->instructions[record.pc()].flow == Flow::kWarpgroup;
   }
 
   bool conflicts(const AccessRecord &record) const { return !(access.strong && record.strong()) && !ordered(record); }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "core/emulator.h"
 #include "tests/soft_arithmetic.h"
 
 namespace lily::emulator::tests {
@@ -253,9 +254,21 @@ void test_forms() {
   }
 }
 
+// Extern shared arrays start at a multiple of their alignment, after the others.
+void test_alignment() {
+  const std::string declarations = ".extern .shared .align 1024 .b8 dynamic[];\n.shared .align 4 .b8 fixed[1028];\n";
+  const auto module = Module::parse(kernel_of(
+      "mov.u32 w0, dynamic;\nmov.u32 w1, fixed;\nst.global.u32 [out], w0;\nst.shared.u32 [w0+60], w1;", declarations));
+  auto *out = static_cast<uint32_t *>(device_memory().allocate(4));
+  const LaunchResult result = run(module->kernel("test"), {1}, {1}, 64, LaunchOptions{}, out, out);
+  expect(result.ok() && *out == 2048, "an extern shared array is at " + number(*out));
+  device_memory().release(out);
+}
+
 }  // namespace
 
 void test_warpgroup() {
+  test_alignment();
   test_layouts();
   test_base_offsets();
   test_forms();

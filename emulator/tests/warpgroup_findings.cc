@@ -171,6 +171,9 @@ void test_shared_memory() {
                  FindingKind::kAsyncProduct, in_flight);
   expect_finding(started + kWait + "setp.eq.u32 p0, index, 70;\n@p0 st.shared.u32 [tile+128], w0;\n" + kReduce,
                  FindingKind::kSharedRace, "not ordered after the read");
+  // Thread 5 writes what only its own warp has read, and thread 70 what no other has.
+  expect_none(started + kWait + write + kReduce);
+  expect_none(started + kWait + "setp.eq.u32 p0, index, 70;\n@p0 st.shared.u32 [tile+4096], w0;\n" + kReduce);
   expect_none(started + kWait + kBarrier + write + kReduce);
   expect_none(started + "@p0 st.shared.u32 [tile+9216], w0;\n@p0 ld.shared.u32 w1, [tile+128];\n" + kWait + kReduce);
   // The second of two products still reads A.

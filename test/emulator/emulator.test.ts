@@ -240,7 +240,9 @@ describe('a setting', () => {
       expect(text).toMatch(/^right /m)
       expect(code).toBe(0)
     }
-    for (const name of ['shared_race', 'uninitialised_shared'])
+    for (const name of ['early_product', 'product_proxy'])
+      expect(runKernel('planted', [name, 'clean'], { FAST: '1' })).toEqual({ code: 0, text: `right ${name}\n` })
+    for (const name of ['shared_race', 'uninitialised_shared', 'product_proxy'])
       expect(runKernel('planted', [name, 'bug'], { FAST: '1' }).text).not.toContain('FINDING')
     for (const name of ['global_bounds', 'shared_bounds']) {
       const { code, text } = runKernel('planted', [name, 'bug'], { FAST: '1' })
