@@ -10,7 +10,7 @@ namespace lily::emulator {
 
 struct Counters {
   uint64_t thread_instructions = 0;
-  uint64_t matrix_instructions = 0;   // mma, per warp
+  uint64_t matrix_instructions = 0;   // mma, per warp; a wgmma counts as the mma.m16n8k16 of as many products
   uint64_t global_requests = 0;       // per warp
   uint64_t global_sectors = 0;        // 32-byte sectors that the requests accessed
   uint64_t global_sectors_ideal = 0;  // sectors needed if the same bytes were contiguous

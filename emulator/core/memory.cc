@@ -254,6 +254,7 @@ void *Thread::atomic_location(const Instruction &in, Space space, uint64_t addre
   if (block->launch->options.checks) {
     // An atomic reads the value that it updates.
     check_state(*this, in, location, bytes, false);
+    check_state(*this, in, location, bytes, true);
     check_race(*this, in, location, bytes, {true, true});
     acquire(*this, location);
     release(*this, in, location);

@@ -109,7 +109,7 @@ void check_product_read(std::span<Thread *const> readers, const Instruction &in,
                 describe(*block.launch->code, write.pc());
       return reader->report(
           in, FindingKind::kProxyFence,
-          text + ": the writing thread has executed no fence.proxy.async between its write and the " + "barrier");
+          text + ": the writing thread has executed no fence.proxy.async between its write and the barrier");
     }
     known = write;
     known_fence = fence;

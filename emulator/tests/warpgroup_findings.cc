@@ -166,6 +166,8 @@ void test_shared_memory() {
   const std::string started = kFill + kFence + product() + kCommit, write = "@p0 st.shared.u32 [tile+128], w0;\n";
   const std::string in_flight = "wgmma.mma_async in flight reads";
   expect_finding(started + write + kWait + kReduce, FindingKind::kAsyncProduct, in_flight);
+  expect_finding(started + "@p0 red.shared.add.u32 [tile+128], 1;\n" + kWait + kReduce, FindingKind::kAsyncProduct,
+                 in_flight);
   expect_finding(started + kBarrier + write + kWait + kReduce, FindingKind::kAsyncProduct, in_flight);
   expect_finding(started + "@p0 cp.async.cg.shared.global [tile+128], [in], 16;\n" + kWait + wait + kReduce,
                  FindingKind::kAsyncProduct, in_flight);

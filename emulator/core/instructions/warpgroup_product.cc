@@ -62,14 +62,14 @@ struct Descriptor {
   }
   static bool is_valid(uint64_t bits) { return (bits & 0x3ff1c000c000c000) == 0; }
 
-  bool swizzles() const { return row_bytes > kPieceBytes; }
+  bool has_swizzle() const { return row_bytes > kPieceBytes; }
   uint32_t pattern_bytes() const { return row_bytes * kPatternRows; }
 
   // Before the swizzle: `index` of the eight elements (in k or mn) and number `row` along the other dimension.
   uint32_t offset_of(bool mn_major, uint32_t index, uint32_t row) const {
     const uint32_t inner = row % kPatternRows * row_bytes, outer = row / kPatternRows;
-    if (!mn_major) return inner + outer * stride + index * (swizzles() ? kPieceBytes : leading);
-    if (!swizzles()) return inner + outer * leading + index * stride;
+    if (!mn_major) return inner + outer * stride + index * (has_swizzle() ? kPieceBytes : leading);
+    if (!has_swizzle()) return inner + outer * leading + index * stride;
     const uint32_t pieces = row_bytes / kPieceBytes;
     return inner + outer * stride + index / pieces * leading + index % pieces * kPieceBytes;
   }
@@ -100,7 +100,7 @@ bool check_descriptor(Thread &thread, const Instruction &in, uint64_t bits, cons
     return false;
   };
   if (!Descriptor::is_valid(bits)) return report(FindingKind::kBadOperand, "has bits that are not defined");
-  if (!descriptor.swizzles()) {
+  if (!descriptor.has_swizzle()) {
     return descriptor.base_offset == 0 || report(FindingKind::kBadOperand, "has a base offset but no swizzle");
   }
   const uint32_t pattern = descriptor.pattern_bytes(), row = descriptor.row_bytes;
