@@ -150,6 +150,26 @@ void test_shared_memory() {
                  "by thread 5 at st.shared.u32");
   expect_none(stores(5) + "fence.proxy.async;\n" + kBarrier + rest);
   expect_finding(stores(5) + kProxyFence + rest, FindingKind::kSharedRace, "not ordered after the write");
+  // Thread 6 writes after thread 5, whose fence is not for that.
+  expect_finding(kFill + "@p0 st.shared.u32 [tile+128], w0;\n" + kBarrier + "setp.eq.u32 p0, index, 6;\n" +
+                     "@p0 st.shared.u32 [tile+128], w0;\n" + kBarrier + "setp.eq.u32 p0, index, 5;\n@p0 " +
+                     kProxyFence + kBarrier + rest,
+                 FindingKind::kProxyFence, "by thread 6 at st.shared.u32");
+  // Rows 32 to 47 of A belong to the warp of thread 70, so no other warp has to know of the write.
+  const auto by_70 = [&](const std::string &at) {
+    return kFill + "setp.eq.u32 p0, index, 70;\n@p0 st.shared.u32 [tile+" + at + "], w0;\n" + kProxyFence +
+           "bar.warp.sync -1;\n" + rest;
+  };
+  expect_none(by_70("4096"));
+  expect_finding(by_70("128"), FindingKind::kSharedRace, "not ordered after the write by thread 70");
+  expect_finding(by_70("8192"), FindingKind::kSharedRace, "not ordered after the write by thread 70");
+  // One instruction of thread 5 writes the last row of A that its own warp reads, and the next row.
+  expect_finding(kFill +
+                     "mov.u32 w1, tile;\nadd.u32 w1, w1, 2032;\nmov.u32 w2, 0;\nNEXT:\n"
+                     "@p0 st.shared.v4.u32 [w1], {w0, w0, w0, w0};\nadd.u32 w1, w1, 16;\nadd.u32 w2, w2, 1;\n"
+                     "setp.lt.u32 p1, w2, 2;\n@p1 bra NEXT;\nsetp.eq.u32 p1, 0, 0;\n" +
+                     kProxyFence + "bar.warp.sync -1;\n" + rest,
+                 FindingKind::kSharedRace, "read of shared byte 2048, not ordered after the write by thread 5");
   // Not the tile that is read.
   expect_none(kFill + "@p0 st.shared.u32 [tile+9216], w0;\n" + kBarrier + rest);
 
