@@ -191,15 +191,13 @@ struct LeftOut<E, 2>
             Without<Kernel::kDy, DyTiles<Table<ShrinkTile<E, 64, 32>>, Table<StripTile<E, 64, 32, 64>>>, 75>,
             Without<Kernel::kDy, DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<OuterTile<E, 64, 128, 32>>>, 75, 80>,
             Without<Kernel::kMix, MixTile<E, 64, 64, 64>, 75, 90>,
-            Without<Kernel::kMix, MixTile<E, 32, 64, 64>, 80, 90>,  //
-            Without<Kernel::kMix, MixTile<E, 128, 64, 64>, 80>> {};
+            Without<Kernel::kMix, MixTile<E, 32, 64, 64>, 80, 90>> {};
 
 template <typename E>
 struct LeftOut<E, 4>
     : Table<Without<Kernel::kDy, DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 32, 64, 32>>>, 75>,
             Without<Kernel::kDy, DyTiles<Table<ShrinkTile<E, 32, 64>>, Table<StripTile<E, 32, 64, 32>>>, 75>,
-            Without<Kernel::kMix, MixTile<E, 32, 64, 32>, 75>,
-            Without<Kernel::kMix, MixTile<E, 32, 32, 32>, 75, 80, 90>> {};
+            Without<Kernel::kMix, MixTile<E, 32, 64, 32>, 75>, Without<Kernel::kMix, MixTile<E, 32, 32, 32>, 75>> {};
 
 template <Kernel kKernel, typename Row, Kernel kOther, typename Other, int... kArchitectures>
 constexpr bool names(Without<kOther, Other, kArchitectures...>, int target) {
