@@ -136,7 +136,7 @@ struct Tiles<E, 4> {
 
 // Rows of which PTX has code: GPUs that are newer than the library compile it, and choose among these. PTX of all rows
 // was a quarter of the library. Few and many tokens, and ranks up to 16, 64 and 128, each have a tile; by the model of
-// time a call takes 3 to 4 % longer on average than with all rows (docs/cuda-backend.md).
+// time a call of 16 bits takes 4 % longer on average than with all rows (docs/cuda-backend.md).
 template <typename E, size_t kScalarBytes = sizeof(typename E::Scalar)>
 struct PtxRows;
 
@@ -174,7 +174,7 @@ template <Kernel kKernel, typename Row, int... kArchitectures>
 struct Without {};
 
 // Kernels that have no code, because others take nearly as long: in the model of time one of many random calls takes
-// 0.1 to 0.2 % longer on average without them all, and none more than 10 % (docs/cuda-backend.md).
+// at most 0.2 % longer on average without them all, and none more than 11 % (docs/cuda-backend.md).
 template <typename E, size_t kScalarBytes = sizeof(typename E::Scalar)>
 struct LeftOut;
 
