@@ -77,15 +77,13 @@ template <typename T, int kRows, int kColumns, int kBlockThreads, typename... S>
 __device__ inline void stage_elements(Types<S...> types, T *tile, const Operand &source, const Window &window) {
   constexpr int kSpan = kColumns < kBlockThreads ? kColumns : kBlockThreads, kStep = kBlockThreads / kSpan;
   constexpr int kLoadsInFlight = kRows / kStep < 8 ? kRows / kStep : 8;
-  // From one row in flight to the next: with whole periods they differ in their addresses by a constant.
-  constexpr int kSpacing = kRows / kLoadsInFlight;
   static_assert(kRows % (kLoadsInFlight * kStep) == 0);
 #pragma unroll 1
   for (int c = static_cast<int>(threadIdx.x) % kSpan; c < kColumns; c += kSpan) {
     const int rows =
         window.column + c >= window.column_end ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
 #pragma unroll 1
-    for (int first = static_cast<int>(threadIdx.x) / kSpan; first < kSpacing; first += kStep) {
+    for (int first = static_cast<int>(threadIdx.x) / kSpan; first < kRows; first += kLoadsInFlight * kStep) {
       T value[kLoadsInFlight] = {};
       with_type(types, source.dtype, [&](auto tag) {
         using From = decltype(tag);
@@ -94,8 +92,8 @@ __device__ inline void stage_elements(Types<S...> types, T *tile, const Operand 
         From raw[kLoadsInFlight] = {};
 #pragma unroll
         for (int n = 0; n < kLoadsInFlight; ++n) {
-          if (first + n * kSpacing < rows) raw[n] = *from;
-          from += kSpacing * source.pitch;
+          if (first + n * kStep < rows) raw[n] = *from;
+          from += kStep * source.pitch;
         }
 #pragma unroll
         for (int n = 0; n < kLoadsInFlight; ++n)
@@ -105,12 +103,7 @@ __device__ inline void stage_elements(Types<S...> types, T *tile, const Operand 
             value[n] = from_float<T>(to_float(raw[n]));
       });
 #pragma unroll
-      for (int n = 0; n < kLoadsInFlight; ++n) {
-        if constexpr (kSpacing % kPeriod == 0)
-          tile[place<T, kColumns>(first, c) + n * kSpacing * kColumns] = value[n];
-        else
-          tile[place<T, kColumns>(first + n * kSpacing, c)] = value[n];
-      }
+      for (int n = 0; n < kLoadsInFlight; ++n) tile[place<T, kColumns>(first + n * kStep, c)] = value[n];
     }
   }
 }
