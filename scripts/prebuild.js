@@ -37,7 +37,7 @@ function prebuild(arch, compiler, strip, cmake) {
     ...process.env,
     ...(compiler && { CXX: compiler }),
     PREBUILD_STRIP_BIN: strip,
-    LILY_CMAKE_ARGS: [process.env.LILY_CMAKE_ARGS ?? '', ...cmake].join(' '),
+    LILY_CMAKE_ARGS: [process.env.LILY_CMAKE_ARGS ?? '', '-DLILY_AMX_MODEL=OFF', ...cmake].join(' '),
   }
   const { status } = spawnSync(
     process.execPath,

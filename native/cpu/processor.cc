@@ -59,9 +59,11 @@ bool pairs_pay() {
 
 // Narrowest first.
 std::vector<Candidate> candidates() {
-  std::vector<Candidate> all = {
-      {"amx-model", &kKernelsPortable, &kKernelsAmxModel, nullptr, &kKernelsAmxTermsModel, true, false},
-      {"portable", &kKernelsPortable, nullptr, nullptr, nullptr, true, true}};
+  std::vector<Candidate> all;
+#if defined(LILY_AMX_MODEL)
+  all.push_back({"amx-model", &kKernelsPortable, &kKernelsAmxModel, nullptr, &kKernelsAmxTermsModel, true, false});
+#endif
+  all.push_back({"portable", &kKernelsPortable, nullptr, nullptr, nullptr, true, true});
 #if defined(__x86_64__)
   const bool has_avx2 =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
@@ -202,7 +204,7 @@ std::vector<const char *> supported_instruction_sets() {
   std::vector<const char *> names;
   for (const Candidate &candidate : candidates()) {
     // The model is a test of another processor's set.
-    if (candidate.supported && candidate.pairs != &kKernelsAmxModel) names.push_back(candidate.name);
+    if (candidate.supported && strcmp(candidate.name, "amx-model") != 0) names.push_back(candidate.name);
   }
   return names;
 }

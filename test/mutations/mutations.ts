@@ -16,8 +16,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'tiles/table.h',
     what: 'tiles that need more than 64 KiB have no code on any architecture',
-    find: 'return architecture >= 80 || bytes <= 64 * 1024;',
-    replace: 'return bytes <= 64 * 1024;',
+    find: '(architecture >= 80 || bytes <= 64 * 1024)',
+    replace: 'bytes <= 64 * 1024',
   },
   {
     file: 'kernels/strip.cuh',
@@ -574,7 +574,7 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/gradient.cuh',
     what: 'dw of every expert is that of the first of its four',
-    find: 'min(expert + j, experts.experts - 1) * experts.rank',
+    find: 'min(expert + m / kRowsInFlight, experts.experts - 1) * experts.rank',
     replace: 'expert * experts.rank',
   },
   {

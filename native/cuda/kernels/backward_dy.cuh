@@ -217,7 +217,8 @@ template <typename Tiles>
 constexpr bool kHasDyCode = false;
 template <typename... Shrink, typename... Strip>
 constexpr bool kHasDyCode<DyTiles<Table<Shrink...>, Table<Strip...>>> =
-    (kHasCode<Shrink, Shrink::kBytes> || ...) && (kHasCode<Strip, kOuterBytes<Strip>> || ...);
+    (kHasCode<Shrink, Shrink::kBytes> || ...) && (kHasCode<Strip, kOuterBytes<Strip>> || ...) &&
+    !is_left_out<Kernel::kDy, DyTiles<Table<Shrink...>, Table<Strip...>>>(kArchitecture);
 
 // Calls visit with row number `index` of the table.
 template <typename First, typename... Rest, typename Visit>

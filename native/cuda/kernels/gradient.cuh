@@ -204,36 +204,32 @@ struct DWeights {
 
 // This thread's shares of <B_e, D> of kDWeightExperts experts from `expert` on. The loads of kRowsInFlight rows of all
 // of them are in flight.
-template <typename Tile, bool kWhole, typename S>
+template <typename Tile, bool kWhole>
 __device__ inline void add_d_weights(const Experts &experts, int expert, const float *z, int row, int row_end,
                                      int column, float (&sum)[kDWeightExperts]) {
   constexpr int kVec4PerRow = Tile::kBlockN / 4, kStep = Tile::kThreads / kVec4PerRow;
   constexpr int kRowsInFlight = kTileLoadsInFlight<kWhole, Tile::kResultRows, kStep>;
   const int n = static_cast<int>(threadIdx.x) % kVec4PerRow * 4, valid = experts.columns - column - n;
   const int rows = valid <= 0 ? 0 : row_end - row;
-  const S *b = static_cast<const S *>(experts.b.data) + column + n;
 #pragma unroll 1
   for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < rows; first += kRowsInFlight * kStep) {
-    Vec4<S> raw[kDWeightExperts][kRowsInFlight];
-#pragma unroll
-    for (int j = 0; j < kDWeightExperts; ++j) {
-      const int expert_row = min(expert + j, experts.experts - 1) * experts.rank + row;
-#pragma unroll
-      for (int i = 0; i < kRowsInFlight; ++i)
-        raw[j][i] = load_raw<kWhole>(b + (expert_row + min(first + i * kStep, rows - 1)) * experts.b.pitch, valid);
-    }
+    float b[kDWeightExperts * kRowsInFlight][4];
+    load_vectors<kWhole>(
+        typename Tile::Engine::Parameters{}, experts.b, column + n, valid,
+        [&](int m) {
+          const int expert_row = min(expert + m / kRowsInFlight, experts.experts - 1) * experts.rank + row;
+          return expert_row + min(first + m % kRowsInFlight * kStep, rows - 1);
+        },
+        b);
 #pragma unroll
     for (int i = 0; i < kRowsInFlight; ++i) {
       const int k = first + i * kStep;
       float d[4];
       load_vec4(z + k * Tile::kResultPitch + n, 4, true, d);
 #pragma unroll
-      for (int j = 0; j < kDWeightExperts; ++j) {
-        float b_values[4];
-        convert<S>(raw[j][i], b_values);
+      for (int j = 0; j < kDWeightExperts; ++j)
 #pragma unroll
-        for (int v = 0; v < 4; ++v) sum[j] = k < rows ? fmaf(b_values[v], d[v], sum[j]) : sum[j];
-      }
+        for (int v = 0; v < 4; ++v) sum[j] = k < rows ? fmaf(b[j * kRowsInFlight + i][v], d[v], sum[j]) : sum[j];
     }
   }
 }
@@ -254,9 +250,7 @@ __device__ inline void form_d_weights(char *shared, const DWeights &d_weights, c
   for (int expert = 0; expert < experts.experts; expert += kDWeightExperts) {
     float sum[kDWeightExperts] = {};
     with_whole(whole, [&](auto is_whole) {
-      with_type(typename Tile::Engine::Parameters{}, experts.b.dtype, [&](auto tag) {
-        add_d_weights<Tile, decltype(is_whole)::value, decltype(tag)>(experts, expert, z, row, row_end, column, sum);
-      });
+      add_d_weights<Tile, decltype(is_whole)::value>(experts, expert, z, row, row_end, column, sum);
     });
 #pragma unroll
     for (int j = 0; j < kDWeightExperts; ++j) {

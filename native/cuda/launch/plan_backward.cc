@@ -145,11 +145,14 @@ class BackwardPlanner : Planner {
     Fastest<DyChoice> fastest;
     const WalkShape shape = {plan_.outer_rows, tokens_, d_out_, experts_};
     const double combining = has_token_weights_ ? 0 : model_.seconds(model_.combine(0));
-    const int fitting = fitting_block_k(rows_, plan_.shrink_rows);
+    const int fitting = fitting_block_k(rows_, plan_.shrink_rows, [&](const StripRow &row) {
+      return std::any_of(rows_.shrink.begin(), rows_.shrink.end(),
+                         [&](const ShrinkRow &shrink) { return rows_.has_dy(shrink.tile, row.tile); });
+    });
     for (const StripRow &row : rows_.strip) {
       if (row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
       for (const ShrinkRow &shrink : rows_.shrink) {
-        if (!pairs(shrink, row) || excludes(only_.shrink, shrink.tile) ||
+        if (!rows_.has_dy(shrink.tile, row.tile) || excludes(only_.shrink, shrink.tile) ||
             token_bytes(shrink, true) > most_shared_bytes(device_))
           continue;
         const int blocks = ceil_divide(plan_.outer_rows, row.tile.block_k) * ceil_divide(d_out_, row.tile.block_n);
@@ -198,7 +201,7 @@ class BackwardPlanner : Planner {
   Fastest<Walk> choose_x(bool may_split) const {
     Fastest<Walk> fastest;
     const WalkShape shape = {rank_, tokens_, d_in_, experts_};
-    const int fitting = fitting_block_k(rows_, rank_);
+    const int fitting = fitting_block_k(rows_, rank_, [](const StripRow &row) { return row.computes_both; });
     for (const StripRow &row : rows_.strip) {
       if (!row.computes_both || row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
       for_each_split(tokens_, row.tile.block_m, device_, ceil_divide(d_in_, row.tile.block_n), [&](int split_tokens) {

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include <optional>
+
 #include "lily/backend.h"
 
 namespace lily::cuda {
@@ -21,14 +23,13 @@ class PlanCache {
     key.problem.scaling = 0;  // no plan depends on it
     key.operands = operands;
     for (const Entry &entry : entries_)
-      if (entry.is_used && memcmp(&entry.problem, &key.problem, sizeof key.problem) == 0 &&
+      if (entry.result && memcmp(&entry.problem, &key.problem, sizeof key.problem) == 0 &&
           memcmp(&entry.operands, &key.operands, sizeof key.operands) == 0)
-        return entry.result;
+        return *entry.result;
     key.result = make();
-    key.is_used = true;
     Entry &oldest = entries_[next_];
     next_ = (next_ + 1) % kEntries;
-    return (oldest = key).result;
+    return *(oldest = key).result;
   }
 
  private:
@@ -37,8 +38,7 @@ class PlanCache {
   struct Entry {
     lily_problem problem;
     Operands operands;
-    Result result;
-    bool is_used;
+    std::optional<Result> result;  // a plan has default values, which would be part of the file of the library
   };
 
   Entry entries_[kEntries] = {};

@@ -209,7 +209,7 @@ class ForwardPlanner : Planner {
   Fastest<Walk> choose_expand() const {
     Fastest<Walk> fastest;
     const WalkShape shape = {rank_, tokens_, d_out_, experts_};
-    const int fitting = fitting_block_k(rows_, rank_);
+    const int fitting = fitting_block_k(rows_, rank_, [](const StripRow &row) { return row.expands; });
     for (const StripRow &row : rows_.strip) {
       if (!row.expands || row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
       for_each_split(tokens_, row.tile.block_m, device_, ceil_divide(d_out_, row.tile.block_n), [&](int split_tokens) {

@@ -157,8 +157,10 @@ int fitting_size(std::span<const Row> rows, int needed, const Size &size_of) {
   return best != 0 ? best : largest;
 }
 
-inline int fitting_block_k(const TileRows &rows, int columns) {
-  return fitting_size(rows.strip, columns, [](const StripRow &row) { return row.tile.block_k; });
+// Of the rows for which has_kernel holds.
+template <typename HasKernel>
+int fitting_block_k(const TileRows &rows, int columns, const HasKernel &has_kernel) {
+  return fitting_size(rows.strip, columns, [&](const StripRow &row) { return has_kernel(row) ? row.tile.block_k : 0; });
 }
 
 inline int fitting_block_n(const TileRows &rows, int needed) {

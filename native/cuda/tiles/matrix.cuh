@@ -55,8 +55,8 @@ constexpr bool kHasEngine =
     kArchitecture >= 80 || !(std::is_same_v<Engine, Tensor<__nv_bfloat16>> || std::is_same_v<Engine, Tf32>);
 
 // Whether a kernel that needs at least kBytes of shared memory for this row of the table has code. Others are empty.
-template <typename Tile, int kBytes>
-constexpr bool kHasCode = kHasEngine<typename Tile::Engine> && has_code<Tile>(kArchitecture, kBytes);
+template <typename Tile, int kBytes, Kernel kKernel = Kernel::kAny>
+constexpr bool kHasCode = kHasEngine<typename Tile::Engine> && has_code<Tile, kKernel>(kArchitecture, kBytes);
 
 // Offset of element (row, column) in a tile of kColumns columns. The elements of an aligned 16-byte vector stay
 // contiguous.

@@ -20,9 +20,10 @@ constexpr std::array<ShrinkRow, sizeof...(Tile)> shrink_rows(Table<Tile...>) {
                     Warps{Tile::kWarpsM, Tile::kWarpsN}, Tile::kAccumulators, Tile::kThreads}...};
 }
 
-template <typename... Tile>
+template <int kArchitecture, typename... Tile>
 constexpr std::array<StripRow, sizeof...(Tile)> strip_rows(Table<Tile...>) {
-  return {StripRow{tile_of(Tile{}), Tile::kExpands, Tile::kComputesBoth, Tile::bytes,
+  return {StripRow{tile_of(Tile{}), Tile::kExpands && !is_left_out<Kernel::kExpand, Tile>(kArchitecture),
+                   Tile::kComputesBoth && !is_left_out<Kernel::kX, Tile>(kArchitecture), Tile::bytes,
                    Warps{Tile::kExpandWarpsM, Tile::kExpandWarpsN}, Warps{Tile::kOuterWarpsM, Tile::kOuterWarpsN},
                    4 * Tile::kExpandM * Tile::kExpandN, 4 * Tile::kOuterM * Tile::kOuterN, Tile::kThreads}...};
 }
@@ -53,35 +54,30 @@ constexpr Table<Some..., Others...> operator+(Table<Some...>, Table<Others...>) 
   return {};
 }
 
-// The rows that code of an architecture has.
-template <int kArchitecture, typename... Rows>
+// The rows of which code of an architecture has a kernel.
+template <int kArchitecture, Kernel kKernel = Kernel::kAny, typename... Rows>
 constexpr auto with_code(Table<Rows...>) {
-  return (Table<>{} + ... + std::conditional_t<has_code<Rows>(kArchitecture, 0), Table<Rows>, Table<>>{});
-}
-
-// Whether every pair of tiles that a plan may select has a kernel.
-template <typename Dy, size_t kShrink, size_t kStrip>
-constexpr bool has_all_pairs(Dy dy, const std::array<ShrinkRow, kShrink> &shrink,
-                             const std::array<StripRow, kStrip> &strip) {
-  for (const ShrinkRow &of_tokens : shrink) {
-    for (const StripRow &of_columns : strip) {
-      if (pairs(of_tokens, of_columns) && !has_kernel(dy, of_tokens.tile, of_columns.tile)) return false;
-    }
-  }
-  return true;
+  return (Table<>{} + ... + std::conditional_t<has_code<Rows, kKernel>(kArchitecture, 0), Table<Rows>, Table<>>{});
 }
 
 template <typename Engine, int kArchitecture>
 const TileRows &rows_of() {
   using Table = Tiles<Engine>;
   static constexpr auto kShrink = shrink_rows(with_code<kArchitecture>(typename Table::Shrink{}));
-  static constexpr auto kStrip = strip_rows(with_code<kArchitecture>(typename Table::Strip{}));
-  static_assert(has_all_pairs(typename Table::Dy{}, kShrink, kStrip));
-  static constexpr auto kMix = mix_rows(with_code<kArchitecture>(typename Table::Mix{}));
+  static constexpr auto kStrip = strip_rows<kArchitecture>(with_code<kArchitecture>(typename Table::Strip{}));
+  static constexpr auto kMix = mix_rows(with_code<kArchitecture, Kernel::kMix>(typename Table::Mix{}));
   static constexpr auto kDecode = decode_rows(with_code<kArchitecture>(typename Table::Decode{}));
   static constexpr auto kOnce = once_rows(with_code<kArchitecture>(typename Table::Once{}));
   static constexpr auto kLarge = large_rows(with_code<kArchitecture>(typename Table::Large{}));
-  static constexpr TileRows kRows = {sizeof(typename Engine::Scalar), kShrink, kStrip, kMix, kDecode, kOnce, kLarge};
+  static constexpr TileRows kRows = {
+      sizeof(typename Engine::Scalar),
+      kShrink,
+      kStrip,
+      kMix,
+      kDecode,
+      kOnce,
+      kLarge,
+      [](const Tile &shrink, const Tile &strip) { return has_dy(typename Table::Dy{}, kArchitecture, shrink, strip); }};
   return kRows;
 }
 
@@ -93,9 +89,12 @@ const TileRows &rows_of(int scalar_bytes) {
 }  // namespace
 
 const TileRows &tile_rows(int scalar_bytes, int architecture) {
-  constexpr int kAnyWithMachineCode = 80;
-  return architecture == kPtxArchitecture ? rows_of<kPtxArchitecture>(scalar_bytes)
-                                          : rows_of<kAnyWithMachineCode>(scalar_bytes);
+  if (architecture == kPtxArchitecture) return rows_of<kPtxArchitecture>(scalar_bytes);
+  switch (target_of(architecture)) {
+    case 75: return rows_of<75>(scalar_bytes);
+    case 80: return rows_of<80>(scalar_bytes);
+    default: return rows_of<90>(scalar_bytes);
+  }
 }
 
 }  // namespace lily::cuda

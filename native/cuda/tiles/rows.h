@@ -25,23 +25,12 @@ struct ShrinkRow {
 struct StripRow {
   Tile tile;
   bool expands;        // forward_expand has a kernel for it
-  bool computes_both;  // expand and outer in one block: backward_x
+  bool computes_both;  // expand and outer in one block: backward_x has one
   int (*bytes)(bool expands, bool has_outer, bool streams);
   Warps expand_warps, outer_warps;
   int expand_accumulators, outer_accumulators;
   int threads;
 };
-
-// Whether backward_dy has token blocks of this shrink tile beside column blocks of this strip tile: they have equally
-// many warps and rows, and a strip has two to four times as many columns as the other has tokens; up to r = 64 also as
-// many, and with eight warps at least 128. The model of time gains little by the other pairs, and their code is among
-// the longest.
-constexpr bool pairs(const ShrinkRow &shrink, const StripRow &strip) {
-  const int tokens = shrink.tile.block_m, columns = strip.tile.block_n;
-  const int least = shrink.threads > kThreads ? 128 : shrink.tile.block_n <= 64 ? tokens : 2 * tokens;
-  return shrink.threads == strip.threads && shrink.tile.block_n == strip.tile.block_k && columns >= least &&
-         columns <= 4 * tokens;
-}
 
 struct MixRow {
   Tile tile;
@@ -81,10 +70,11 @@ struct TileRows {
   std::span<const DecodeRow> decode;
   std::span<const OnceRow> once;
   std::span<const LargeRow> large;
+  bool (*has_dy)(const Tile &shrink, const Tile &strip);  // backward_dy has a kernel with both
 };
 
-// The rows of the engines whose elements have 2 or 4 bytes of which the code of a virtual architecture has kernels. The
-// plan checks that a tile fits into the shared memory of the device.
+// The rows of the engines whose elements have 2 or 4 bytes, and of which the code of a virtual architecture has
+// kernels. The plan checks that a tile fits into the shared memory of the device.
 const TileRows &tile_rows(int scalar_bytes, int architecture);
 
 }  // namespace lily::cuda

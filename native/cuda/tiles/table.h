@@ -18,6 +18,7 @@ template <typename Shrink, typename Strip>
 struct DyTiles;
 template <typename First, typename... Rest, typename... Strips>
 struct DyTiles<Table<First, Rest...>, Table<Strips...>> : BlockOf<First::kWarps> {
+  using Engine = typename First::Engine;
   using Shrink = Table<First, Rest...>;
   using Strip = Table<Strips...>;
 };
@@ -135,7 +136,7 @@ struct Tiles<E, 4> {
 
 // Rows of which PTX has code: GPUs that are newer than the library compile it, and choose among these. PTX of all rows
 // was a quarter of the library. Few and many tokens, and ranks up to 16, 64 and 128, each have a tile; by the model of
-// time a call takes 3 to 4 % longer on average than with all rows (docs/cuda-backend.md).
+// time a call of 16 bits takes 4 % longer on average than with all rows (docs/cuda-backend.md).
 template <typename E, size_t kScalarBytes = sizeof(typename E::Scalar)>
 struct PtxRows;
 
@@ -149,9 +150,9 @@ struct PtxRows<E, 2> : Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 16, 64>, Shrin
 
 template <typename E>
 struct PtxRows<E, 4>
-    : Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 16, 64>, ShrinkTile<E, 32, 64>, StripTile<E, 32, 16, 64>,
-            StripTile<E, 32, 64, 32>, MixTile<E, 32, 64, 32>, MixTile<E, 16, 32, 32>, DecodeTile<E, 16>,
-            DecodeTile<E, kDecodeTokens>, LargeTile<E, 64, 64, 32, 3>, LargeTile<E, 16, 32, 32, 6>> {};
+    : Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 32, 64>, StripTile<E, 32, 16, 64>, StripTile<E, 32, 64, 32>,
+            MixTile<E, 32, 64, 32>, MixTile<E, 16, 32, 32>, DecodeTile<E, 16>, DecodeTile<E, kDecodeTokens>,
+            LargeTile<E, 64, 64, 32, 3>, LargeTile<E, 16, 32, 32, 6>> {};
 
 // The virtual architecture of this PTX. No machine code is made of it (scripts/cuda-targets.js).
 constexpr int kPtxArchitecture = 100;
@@ -161,12 +162,65 @@ constexpr bool contains(Table<Rows...>) {
   return (std::is_same_v<Row, Rows> || ...);
 }
 
-// Whether kernels of a row, of which the smallest needs `bytes` of shared memory, have code for a virtual architecture:
-// plans for a device that executes this code choose among these rows. The blocks of Turing have 64 KiB.
-template <typename Row>
+// The virtual architectures of which machine code is made (scripts/cuda-targets.js), by the first capability that
+// executes it.
+constexpr int target_of(int architecture) { return architecture < 80 ? 75 : architecture < 90 ? 80 : 90; }
+
+// The kernels that some rows do not have: forward_expand, forward_mix, backward_dy and backward_x. kAny is any other.
+enum class Kernel { kAny, kExpand, kMix, kDy, kX };
+
+// A kernel of a row, or of backward_dy, that has no code for these architectures.
+template <Kernel kKernel, typename Row, int... kArchitectures>
+struct Without {};
+
+// Kernels that have no code, because others take nearly as long: in the model of time one of many random calls takes
+// at most 0.2 % longer on average without them all, and none more than 11 % (docs/cuda-backend.md).
+template <typename E, size_t kScalarBytes = sizeof(typename E::Scalar)>
+struct LeftOut;
+
+template <typename E>
+struct LeftOut<E, 2>
+    : Table<Without<Kernel::kExpand, StripTile<E, 64, 16, 64>, 75, 80, 90>,
+            Without<Kernel::kExpand, StripTile<E, 32, 128, 64>, 80, 90>,
+            Without<Kernel::kX, StripTile<E, 64, 32, 64>, 90>,
+            Without<Kernel::kX, StripTile<E, 64, 64, 64>, 75, 80, 90>,
+            Without<Kernel::kX, StripTile<E, 64, 64, 128>, 80>, Without<Kernel::kX, OuterTile<E, 64, 128, 32>, 80, 90>,
+            Without<Kernel::kX, StripTile<E, 32, 128, 64>, 75, 80, 90>,
+            Without<Kernel::kDy, DyTiles<Table<ShrinkTile<E, 64, 16>>, Table<StripTile<E, 64, 16, 64>>>, 75, 80, 90>,
+            Without<Kernel::kDy, DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 64, 64, 32>>>, 75>,
+            Without<Kernel::kDy, DyTiles<Table<ShrinkTile<E, 64, 32>>, Table<StripTile<E, 64, 32, 64>>>, 75>,
+            Without<Kernel::kDy, DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<OuterTile<E, 64, 128, 32>>>, 75, 80>,
+            Without<Kernel::kMix, MixTile<E, 64, 64, 64>, 75, 90>,
+            Without<Kernel::kMix, MixTile<E, 32, 64, 64>, 80, 90>> {};
+
+template <typename E>
+struct LeftOut<E, 4>
+    : Table<Without<Kernel::kDy, DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 32, 64, 32>>>, 75>,
+            Without<Kernel::kDy, DyTiles<Table<ShrinkTile<E, 32, 64>>, Table<StripTile<E, 32, 64, 32>>>, 75>,
+            Without<Kernel::kMix, MixTile<E, 32, 64, 32>, 75>, Without<Kernel::kMix, MixTile<E, 32, 32, 32>, 75>> {};
+
+template <Kernel kKernel, typename Row, Kernel kOther, typename Other, int... kArchitectures>
+constexpr bool names(Without<kOther, Other, kArchitectures...>, int target) {
+  return kKernel == kOther && std::is_same_v<Row, Other> && ((target == kArchitectures) || ...);
+}
+template <Kernel kKernel, typename Row, typename... Entries>
+constexpr bool names_one(Table<Entries...>, int target) {
+  return (names<kKernel, Row>(Entries{}, target) || ...);
+}
+
+// Of a row of a table, or of DyTiles. PTX has the kernels of all of its rows.
+template <Kernel kKernel, typename Row>
+constexpr bool is_left_out(int architecture) {
+  return architecture != kPtxArchitecture &&
+         names_one<kKernel, Row>(LeftOut<typename Row::Engine>{}, target_of(architecture));
+}
+
+// Whether a kernel of a row, which needs at least `bytes` of shared memory, has code for a virtual architecture: plans
+// for a device that executes this code choose among these. The blocks of Turing have 64 KiB.
+template <typename Row, Kernel kKernel = Kernel::kAny>
 constexpr bool has_code(int architecture, int bytes) {
   if (architecture == kPtxArchitecture) return contains<Row>(PtxRows<typename Row::Engine>{});
-  return architecture >= 80 || bytes <= 64 * 1024;
+  return (architecture >= 80 || bytes <= 64 * 1024) && !is_left_out<kKernel, Row>(architecture);
 }
 
 // ---- Lookup ----
@@ -201,11 +255,12 @@ constexpr int find_row(Table<Rows...>, const Matches &matches) {
   return ((++at, matches(Rows{})) || ...) ? at : -1;
 }
 
-// Whether a kernel of backward_dy has both tiles.
+// Whether a kernel of backward_dy with code for an architecture has both tiles.
 template <typename... Kernels>
-constexpr bool has_kernel(Table<Kernels...>, const Tile &shrink, const Tile &strip) {
+constexpr bool has_dy(Table<Kernels...>, int architecture, const Tile &shrink, const Tile &strip) {
   return ((find_row(typename Kernels::Shrink{}, [&](auto row) { return shrink.is(row); }) >= 0 &&
-           find_row(typename Kernels::Strip{}, [&](auto row) { return strip.is(row); }) >= 0) ||
+           find_row(typename Kernels::Strip{}, [&](auto row) { return strip.is(row); }) >= 0 &&
+           !is_left_out<Kernel::kDy, Kernels>(architecture)) ||
           ...);
 }
 
