@@ -47,7 +47,7 @@ function parse(output) {
     .map((part) => ({
       kernel: '',
       symbol: /'(\w+)'/.exec(part)?.[1] ?? '',
-      architecture: Number(/for 'sm_(\d+)'/.exec(part)?.[1]),
+      architecture: Number(/for 'sm_(\d+)a?'/.exec(part)?.[1]),
       registers: sum(part, /Used (\d+) registers/g),
       stackBytes: sum(part, /(\d+) bytes stack frame/g),
       spillStoreBytes: sum(part, /(\d+) bytes spill stores/g),

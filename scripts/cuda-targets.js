@@ -1,31 +1,38 @@
 /**
  * Targets of the published CUDA library: virtual architectures, for each of which the kernels are compiled to PTX, and the
  * architectures for which machine code is made of it. From one PTX to the next the kernels gain nothing but the waits between
- * launches (9.0), and to make it takes most of the time. GPUs of compute capability 8.6 and 8.9 execute the code for 8.0.
+ * launches (9.0) and, for GPUs of 9.0 alone, wgmma (90a: specific to them), and to make it takes most of the time. GPUs of compute capability 8.6 and 8.9 execute the code for 8.0.
  *
  * The last one has no machine code: GPUs for which the library has none compile its PTX, of fewer tiles (PtxRows in
  * native/cuda/tiles/table.h).
  *
- * @typedef {{ virtual: number, real: readonly number[] }} CudaTarget
+ * @typedef {{ virtual: number, isSpecific?: boolean, real: readonly number[] }} CudaTarget
  * @type {readonly CudaTarget[]}
  */
 export const targets = [
   { virtual: 75, real: [75] },
   { virtual: 80, real: [80] },
-  { virtual: 90, real: [90, 100, 120] },
-  { virtual: 100, real: [] },
+  { virtual: 90, isSpecific: true, real: [90] },
+  { virtual: 90, real: [100, 120] },
+  { virtual: 110, real: [] },
 ]
 
 /** The target as nvcc's --generate-code names it. @type {(target: CudaTarget) => string} */
-export function codeOf({ virtual, real }) {
-  const code = real.length > 0 ? real.map((name) => `sm_${name}`) : [`compute_${virtual}`]
-  return `arch=compute_${virtual},code=[${code.join(',')}]`
+export function codeOf({ virtual, isSpecific = false, real }) {
+  const suffix = isSpecific ? 'a' : ''
+  const code = real.length > 0 ? real.map((name) => `sm_${name}${suffix}`) : [`compute_${virtual}`]
+  return `arch=compute_${virtual}${suffix},code=[${code.join(',')}]`
 }
 
-/** The virtual architecture of the code that a GPU executes. @type {(capability: number) => number} */
-export function architectureOf(capability) {
+/** The target whose code a GPU executes. @type {(capability: number) => CudaTarget} */
+export function targetOf(capability) {
   /** @type {(name: number) => boolean} */
   const runs = (name) => Math.floor(name / 10) === Math.floor(capability / 10) && name <= capability
-  const found = targets.find(({ real }) => real.some(runs)) ?? targets.at(-1)
-  return found?.virtual ?? 0
+  return targets.find(({ real }) => real.some(runs)) ?? targets[targets.length - 1]
+}
+
+/** Its virtual architecture as a number, as the tile table takes it: 901 for 90a. @type {(capability: number) => number} */
+export function architectureOf(capability) {
+  const { virtual, isSpecific } = targetOf(capability)
+  return isSpecific ? 10 * virtual + 1 : virtual
 }

@@ -15,7 +15,7 @@ import { availableParallelism } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { architectureOf, codeOf } from './cuda-targets.js'
+import { codeOf, targetOf } from './cuda-targets.js'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const folder = join(root, 'build', 'gpu-verify')
@@ -76,7 +76,7 @@ print(*glob.glob(os.path.join(os.path.dirname(os.path.dirname(torch.__file__)), 
  */
 function buildForGpu() {
   const architecture = Number(gpu?.split(',')[1]?.trim().replace('.', ''))
-  const code = codeOf({ virtual: architectureOf(architecture), real: [architecture] })
+  const code = codeOf({ ...targetOf(architecture), real: [architecture] })
   return {
     LILY_CMAKE_ARGS: `${process.env.LILY_CMAKE_ARGS ?? ''} -DLILY_CUDA_TARGETS=${code}`,
     NVCC_APPEND_FLAGS: '--split-compile 0 -lineinfo',

@@ -110,9 +110,10 @@ export async function count(job: Job, architecture = '90'): Promise<{ forward: C
 export async function countForward(
   job: Job,
   kernel: string,
+  architecture: string,
   multiprocessors: number,
 ): Promise<{ wavefronts: number; matrixInstructions: number }> {
-  const kernels = [...(await countInChild(job, 'forward', '90', multiprocessors))].filter(([name]) =>
+  const kernels = [...(await countInChild(job, 'forward', architecture, multiprocessors))].filter(([name]) =>
     name.includes(kernel),
   )
   const sum = (field: Field) => kernels.reduce((total, [, counters]) => total + counters[field], 0)

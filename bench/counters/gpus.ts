@@ -76,8 +76,11 @@ export function gpuOf(name: string): Gpu | undefined {
 /** Multiprocessors of the emulated GPU whose accesses are counted: as few as a real GPU has, so that plans are similar. */
 export const EMULATED_MULTIPROCESSORS = 64
 
-/** Architectures that the tests emulate. For 11.0 there is no machine code: it executes the published PTX. */
-export type Emulated = 75 | 90 | 110
+/**
+ * Architectures that the tests emulate. 9.0 executes code that is specific to it, and 10.0 code for all later ones. For 11.0 there
+ * is no machine code: it executes the published PTX.
+ */
+export type Emulated = 75 | 90 | 100 | 110
 
 /** What the emulator reports of them (emulator/runtime/device_properties.cc). */
 export function emulatedGpu(
@@ -86,7 +89,7 @@ export function emulatedGpu(
   l2Bytes: number = 4 * MIB,
 ): Gpu {
   const [perBlock, perMultiprocessor, threadsPerMultiprocessor] = (
-    { 75: [64, 64, 1024], 90: [227, 228, 2048], 110: [227, 228, 1536] } as const
+    { 75: [64, 64, 1024], 90: [227, 228, 2048], 100: [227, 228, 2048], 110: [227, 228, 1536] } as const
   )[capability]
   return {
     ...{ capability, multiprocessors, l2Bytes, ...kib(perBlock, perMultiprocessor), threadsPerMultiprocessor },

@@ -40,10 +40,16 @@ function textOf(diagnosis: Diagnosis): string {
   }
   for (const { name, available, reason, devices, selfTest } of diagnosis.backends) {
     if (!available) lines.push([name, `not available: ${reason ?? 'no reason given'}`])
-    for (const { id, name: model, computeCapability, memory } of devices) {
+    for (const { id, name: model, computeCapability, memory, without } of devices) {
       const gibibytes = memory === undefined ? [] : [`${(memory / 2 ** 30).toFixed(1)} GiB`]
       const capability = computeCapability === undefined ? [] : [`compute capability ${computeCapability}`]
-      lines.push([`${name}:${id}`, [model, ...capability, ...gibibytes].join(', ')])
+      const left =
+        without === undefined
+          ? []
+          : [
+              `WITHOUT ${without}, which gave a wrong result; please report this with the output of lily-kernels doctor --json`,
+            ]
+      lines.push([`${name}:${id}`, [model, ...capability, ...gibibytes, ...left].join(', ')])
     }
     // One device does not respond, but others do. Of the cpu backend the line of the addon has said it.
     if (available && name !== 'cpu' && reason !== undefined) lines.push([name, reason])

@@ -42,8 +42,14 @@ export async function diagnose(version: string): Promise<Diagnosis> {
     // First, because it requests the tile registers of AMX: without them, another instruction set is in use.
     const processor = native.processor()
     const tested: Diagnosis['backends'][number][] = []
-    for (const backend of backends()) {
-      tested.push(backend.available ? { ...backend, selfTest: await selfTest(backend) } : backend)
+    for (const [i, backend] of backends().entries()) {
+      if (!backend.available) {
+        tested.push(backend)
+        continue
+      }
+      const result = await selfTest(backend)
+      // What the kernels use may have changed. Of a failure the result says more than the list.
+      tested.push({ ...(result.passed ? backends()[i] : backend), selfTest: result })
     }
     const [cpu] = tested
     const { instructionSets, affinity, quota, physicalCores, amxRefusal } = processor

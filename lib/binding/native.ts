@@ -41,6 +41,8 @@ export interface NativeDevice {
   name: string
   /** Instruction set of a CPU, compute capability of a GPU. */
   detail: string
+  /** What the kernels no longer use after wrong results; '': nothing. */
+  without: string
   memoryBytes: number
   cacheBytes: number
   /** Threads of the CPU backend, multiprocessors of a GPU. */

@@ -13,6 +13,8 @@ export interface DeviceInfo {
   readonly name: string
   /** Compute capability of a GPU, such as '9.0'. */
   readonly computeCapability?: string
+  /** Instructions that a GPU has and its kernels no longer use, because a result of its self-test was wrong: 'wgmma'. */
+  readonly without?: string
   /** Size of the device's memory, in bytes. */
   readonly memory?: number
   /** Size of the last-level cache, in bytes. */
@@ -54,6 +56,7 @@ export function backends(): BackendInfo[] {
       id: device.id,
       name: device.name,
       ...(name === 'cpu' ? { simd: device.detail, threads: device.parallelism } : { computeCapability: device.detail }),
+      ...(device.without === '' ? {} : { without: device.without }),
       ...(device.memoryBytes > 0 ? { memory: device.memoryBytes } : {}),
       ...(device.cacheBytes > 0 ? { cache: device.cacheBytes } : {}),
     })),

@@ -79,6 +79,10 @@ lily_status device_ready(int32_t device) {
   return check_available();
 }
 
+lily_status device_fall_back(int32_t) {
+  return fail(LILY_ERROR_UNSUPPORTED, "the instruction set of the CPU backend does not change");
+}
+
 lily_status measure_roof(int32_t, int32_t roof, size_t bytes, double *rate) {
   if (const lily_status status = check_available()) return status;
   if (roof < LILY_ROOF_MULTIPLY_ADD || roof > LILY_ROOF_PRODUCT) return fail(LILY_ERROR_ARGUMENT, "unknown roof");
@@ -351,6 +355,7 @@ constexpr lily_backend kBackend = {
     .device_count = device_count,
     .device_info = device_info,
     .device_ready = device_ready,
+    .device_fall_back = device_fall_back,
     .measure_roof = measure_roof,
     .forward_workspace = forward_workspace,
     .forward = forward,

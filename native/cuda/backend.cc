@@ -85,6 +85,7 @@ lily_status device_info(int32_t id, lily_device_info *info) {
   *info = {};
   snprintf(info->name, sizeof info->name, "%.127s", properties.name);
   snprintf(info->detail, sizeof info->detail, "%d.%d", properties.major, properties.minor);
+  snprintf(info->without, sizeof info->without, "%s", has_left_wgmma(id) ? "wgmma" : "");
   info->memory_bytes = properties.totalGlobalMem;
   info->cache_bytes = static_cast<uint64_t>(properties.l2CacheSize);
   info->parallelism = properties.multiProcessorCount;
@@ -93,6 +94,12 @@ lily_status device_info(int32_t id, lily_device_info *info) {
 
 lily_status device_ready(int32_t id) {
   return on_device(id, [] { return LILY_OK; });
+}
+
+lily_status device_fall_back(int32_t id) {
+  return on_device(id, [&](const Device &) {
+    return leave_wgmma(id) ? LILY_OK : fail(LILY_ERROR_UNSUPPORTED, "the backend has no other code for cuda:%d", id);
+  });
 }
 
 lily_status measure_roof(int32_t id, int32_t roof, size_t bytes, double *rate) {
@@ -384,6 +391,7 @@ constexpr lily_backend kBackend = {
     .device_count = device_count,
     .device_info = device_info,
     .device_ready = device_ready,
+    .device_fall_back = device_fall_back,
     .measure_roof = measure_roof,
     .forward_workspace = forward_workspace,
     .forward = forward,

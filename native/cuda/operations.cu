@@ -45,12 +45,12 @@ struct Nothing {};
 
 size_t forward_workspace(const lily_problem &problem, const Device &device) {
   thread_local PlanCache<Nothing, size_t> sizes;
-  return sizes.find(problem, {}, [&] { return forward_workspace_bytes(problem, device); });
+  return sizes.find(problem, device.architecture, {}, [&] { return forward_workspace_bytes(problem, device); });
 }
 
 size_t backward_workspace(const lily_problem &problem, const Device &device) {
   thread_local PlanCache<Nothing, size_t> sizes;
-  return sizes.find(problem, {}, [&] { return backward_workspace_bytes(problem, device); });
+  return sizes.find(problem, device.architecture, {}, [&] { return backward_workspace_bytes(problem, device); });
 }
 
 lily_status forward(const lily_forward &call, const Device &device) {
@@ -63,8 +63,8 @@ lily_status forward(const lily_forward &call, const Device &device) {
   operands.a = alignment(call.a, device);
   operands.b = alignment(call.b, device);
   thread_local PlanCache<ForwardOperands, ForwardPlan> plans;
-  const ForwardPlan &plan =
-      plans.find(call.problem, operands, [&] { return plan_forward(call.problem, operands, device); });
+  const ForwardPlan &plan = plans.find(call.problem, device.architecture, operands,
+                                       [&] { return plan_forward(call.problem, operands, device); });
   LILY_TRY(check(call, plan));
   Launcher launcher(call.stream, device);
   return functions(plan.engine).forward(call, plan, launcher);
@@ -86,8 +86,8 @@ lily_status backward(const lily_backward &call, const Device &device) {
   operands.hidden =
       alignment({const_cast<void *>(call.hidden), call.problem.rank, hidden_dtype(call.problem), 0}, device);
   thread_local PlanCache<BackwardOperands, BackwardPlan> plans;
-  const BackwardPlan &plan =
-      plans.find(call.problem, operands, [&] { return plan_backward(call.problem, operands, device); });
+  const BackwardPlan &plan = plans.find(call.problem, device.architecture, operands,
+                                        [&] { return plan_backward(call.problem, operands, device); });
   LILY_TRY(check(call, plan));
   Launcher launcher(call.stream, device);
   return functions(plan.engine).backward(call, plan, launcher);

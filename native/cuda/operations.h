@@ -16,6 +16,10 @@ namespace lily::cuda {
 // the device's context; 0 if there is no code for the device.
 int executed_architecture(int32_t device);
 
+// From now on executed_architecture is kHopperWithoutWgmma. Returns false if it is not kHopperArchitecture.
+bool leave_wgmma(int32_t device);
+bool has_left_wgmma(int32_t device);
+
 // The problem must be valid, and `device` must be its device. The first three return the size of a workspace that is
 // enough for every call of the problem.
 size_t forward_workspace(const lily_problem &problem, const Device &device);

@@ -104,6 +104,7 @@ Napi::Object describe(Napi::Env env, const lily_backend &backend) {
     described.Set("id", device);
     described.Set("name", found.name);
     described.Set("detail", found.detail);
+    described.Set("without", found.without);
     described.Set("memoryBytes", static_cast<double>(found.memory_bytes));
     described.Set("cacheBytes", static_cast<double>(found.cache_bytes));
     described.Set("parallelism", found.parallelism);

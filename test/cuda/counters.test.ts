@@ -79,18 +79,25 @@ describe.each([
     })
 })
 
-test('shared memory and matrix units of the tile of eight warps', async (context) => {
-  needsEmulator(context)
-  // One tile of the result, and a sum so long that its end hardly counts.
-  const job: Job = { shape: { tokens: 128, d: 8192, rank: 256, experts: 1 }, dtype: 'bfloat16', method: 'lora' }
-  const planned = planCall({ ...job, direction: 'forward', gpu: emulatedGpu(90, 1) }).launches[0]
-  expect([planned.kernel, planned.threads, ...planned.tile]).toEqual(['large_shrink', 256, 128, 256, 32])
-  const { wavefronts, matrixInstructions } = await countForward(job, planned.kernel, 1)
-  expect(matrixInstructions).toBe((128 * 256 * 8192) / 2048)
-  expect(wavefronts / matrixInstructions).toBeGreaterThan(1.375)
-  expect(wavefronts / matrixInstructions).toBeLessThanOrEqual(SHARED_CLOCKS.h100)
-  expect(wavefronts / (2 * matrixInstructions)).toBeLessThanOrEqual(SHARED_CLOCKS.a100)
-})
+// With wgmma, and with mma.sync, as A100 and B200 execute it.
+test.for([
+  { capability: 90, depth: 64, instructionClocks: 1, least: 1, most: SHARED_CLOCKS.h100 },
+  { capability: 100, depth: 32, instructionClocks: 2, least: 0.6875, most: SHARED_CLOCKS.a100 },
+] as const)(
+  'shared memory and matrix units of the tile of eight warps on sm_$capability',
+  async ({ capability, depth, instructionClocks, least, most }, context) => {
+    needsEmulator(context)
+    // One tile of the result, and a sum so long that its end hardly counts.
+    const job: Job = { shape: { tokens: 128, d: 8192, rank: 256, experts: 1 }, dtype: 'bfloat16', method: 'lora' }
+    const planned = planCall({ ...job, direction: 'forward', gpu: emulatedGpu(capability, 1) }).launches[0]
+    expect([planned.kernel, planned.threads, ...planned.tile]).toEqual(['large_shrink', 256, 128, 256, depth])
+    const { wavefronts, matrixInstructions } = await countForward(job, planned.kernel, String(capability), 1)
+    expect(matrixInstructions).toBe((128 * 256 * 8192) / 2048)
+    const clocks = wavefronts / (instructionClocks * matrixInstructions)
+    expect(clocks).toBeGreaterThan(least)
+    expect(clocks).toBeLessThanOrEqual(most)
+  },
+)
 
 test.for(largeRanks)('modelled time at r = $rank on $gpu', ({ rank, gpu: name, ...least }) => {
   const gpu = gpus[name]

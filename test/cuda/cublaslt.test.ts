@@ -21,8 +21,8 @@ import { temporaryFolder } from '../support/temporary.js'
 const native = fileURLToPath(new URL('../../native', import.meta.url))
 const support = (name: string): string => fileURLToPath(new URL(`../support/${name}.ts`, import.meta.url))
 
-/** A device of one multiprocessor, on which the matrix units limit a product of this size. */
-const DEVICE = { LILY_EMULATOR_SMS: '1', LILY_EMULATOR_FAST: '1' }
+/** A device of one multiprocessor without wgmma, on which the matrix units limit a product of this size. */
+const DEVICE = { LILY_EMULATOR_ARCH: '100', LILY_EMULATOR_SMS: '1', LILY_EMULATOR_FAST: '1' }
 const SIZES = { tokens: 136, dIn: 152, dOut: 144 }
 
 type Line = { readonly call: string } & Readonly<Record<string, unknown>>

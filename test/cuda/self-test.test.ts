@@ -65,6 +65,31 @@ describe('a wrong result disables the device', () => {
   })
 })
 
+describe('wrong results of wgmma', () => {
+  // A part of the names of its kernels.
+  const WRONG_KERNEL = 'Instruction)1'
+
+  test('mma.sync computes instead', async (context) => {
+    needsEmulator(context)
+    const { stdout, text } = await runProgram('disabled.js', { WRONG_KERNEL }, { LILY_SELF_TEST })
+    const { before, errors, after } = JSON.parse(stdout) as Uses
+    expect(
+      errors.map((error) => error?.code ?? null),
+      text,
+    ).toEqual([null, null, null, 'ERR_LILY_DEVICE'])
+    expect(before.devices.map(({ without }) => without)).toEqual([undefined, undefined])
+    expect(after.devices.map(({ without }) => without)).toEqual(['wgmma', undefined])
+  })
+
+  test('doctor says so', async (context) => {
+    needsEmulator(context)
+    const env = { LILY_SELF_TEST, LILY_EMULATOR_WRONG_KERNEL: WRONG_KERNEL, LILY_EMULATOR_LEAKS: '0' }
+    const { code, stdout } = await runCli(['doctor'], env)
+    expect(code).toBe(0)
+    expect(stdout).toContain('WITHOUT wgmma')
+  })
+})
+
 test('doctor reports a disabled device', async (context) => {
   needsEmulator(context)
   const env = { LILY_SELF_TEST, LILY_EMULATOR_WRONG_KERNEL: 'Exact', LILY_EMULATOR_LEAKS: '0' }

@@ -43,7 +43,8 @@ const FEW_TILES = `struct Tiles<E, 2> {
   using Mix = Table<MixTile<E, 64, 64, 64>>;
   using Decode = Table<DecodeTile<E, kDecodeTokens>>;
   using Once = Table<OnceTile<E, 16>>;
-  using Large = Table<LargeTile<E, 64, 64, 64, 3>, LargeTile<E, 128, 256, 32, 4, 8>>;
+  using Large = Table<LargeTile<E, 64, 64, 64, 3>, LargeTile<E, 128, 256, 32, 4, 8>,
+                      WgmmaTile<E, 128, 256, 3>, WgmmaTile<E, 64, 128, 3>>;
 };
 `
 
@@ -68,8 +69,15 @@ function patch(file: string, find: string, replace: string): void {
   )
 }
 
-/** The path of a library with the mistake, or of one without any; dispose() removes what building it has left. */
-export async function build(name: string, mutation?: Mutation): Promise<{ library: string; dispose: () => void }> {
+/**
+ * The path of a library for GPUs of a compute capability, with the mistake or without any; dispose() removes what building it has
+ * left.
+ */
+export async function build(
+  name: string,
+  capability: 90 | 100,
+  mutation?: Mutation,
+): Promise<{ library: string; dispose: () => void }> {
   const place = join(folder, name)
   rmSync(place, { recursive: true, force: true })
   mkdirSync(place, { recursive: true })
@@ -90,7 +98,7 @@ export async function build(name: string, mutation?: Mutation): Promise<{ librar
   const made = [...DEVICE_SOURCES, ...HOST_SOURCES].map(object)
   for (const source of DEVICE_SOURCES) {
     const input = join(place, `native/cuda/${source}.cu`)
-    const architecture = 'arch=compute_90,code=compute_90'
+    const architecture = capability === 90 ? 'arch=compute_90a,code=compute_90a' : 'arch=compute_90,code=compute_90'
     await run(nvcc, [...options, '-gencode', architecture, '-c', input, '-o', object(source)])
   }
   for (const source of HOST_SOURCES)

@@ -12,9 +12,10 @@ import { build } from './build.js'
 import { mutations } from './mutations.js'
 
 /** Runs what test/cuda/kernels.test.ts runs; throws where that would fail. */
-async function check(library: string): Promise<void> {
+async function check(library: string, capability: 90 | 100): Promise<void> {
+  const environment = { LILY_CUDA_LIBRARY: library, LILY_EMULATOR_ARCH: String(capability) }
   for (const device of DEVICES) {
-    const { results, refused } = await runInChild(kernelJobs, { LILY_CUDA_LIBRARY: library, ...device })
+    const { results, refused } = await runInChild(kernelJobs, { ...environment, ...device })
     if (refused !== undefined) throw new Error(refused.message)
     expect(results.length).toBe(kernelJobs.length)
     results.forEach((result, i) => {
@@ -23,22 +24,23 @@ async function check(library: string): Promise<void> {
     })
   }
   const jobs = emptyGroupJobsInBfloat16
-  const { results, refused } = await runInChild(jobs, { LILY_CUDA_LIBRARY: library, ...DEVICES[1] })
+  const { results, refused } = await runInChild(jobs, { ...environment, ...DEVICES[1] })
   if (refused !== undefined) throw new Error(refused.message)
   expectNoGradientOfEmptyGroups(jobs, results)
 }
 
-test('without a mistake all is right', async () => {
-  const { library, dispose } = await build('none')
-  await check(library)
+test.each([90, 100] as const)('without a mistake all is right on sm_%i', async (capability) => {
+  const { library, dispose } = await build(`none-${capability}`, capability)
+  await check(library, capability)
   dispose()
 })
 
 describe.concurrent('noticed', () => {
   mutations.forEach((mutation, i) => {
     test(`${mutation.file}: ${mutation.what}`, async ({ expect }) => {
-      const { library, dispose } = await build(String(i), mutation)
-      const noticed = await check(library).then(
+      const { capability = 100 } = mutation
+      const { library, dispose } = await build(String(i), capability, mutation)
+      const noticed = await check(library, capability).then(
         () => undefined,
         (error: unknown) => String(error),
       )

@@ -7,6 +7,8 @@ export interface Mutation {
   readonly what: string
   readonly find: string
   readonly replace: string
+  /** The compute capability of the GPU whose code has it: 9.0 if it is that of wgmma. Default: 10.0, which has mma.sync. */
+  readonly capability?: 90
 }
 
 const BARRIER = '__syncthreads();\n'
@@ -467,6 +469,97 @@ export const mutations: readonly Mutation[] = [
     what: 'a partial stride of columns is left out',
     find: '(columns - n + Tile::kStrideN - 1) / Tile::kStrideN',
     replace: '(columns - n) / Tile::kStrideN',
+  },
+  {
+    file: 'kernels/large.cuh',
+    what: 'copies are not shown to wgmma',
+    find: 'show_to_wgmma();',
+    replace: '',
+    capability: 90,
+  },
+  {
+    file: 'kernels/large.cuh',
+    what: 'no barrier before a warpgroup multiplies what others have copied',
+    find: `show_to_wgmma();\n        ${BARRIER}`,
+    replace: 'show_to_wgmma();\n',
+    capability: 90,
+  },
+  {
+    file: 'kernels/large.cuh',
+    what: 'a slot is filled while the product before reads it',
+    find: 'wgmma_wait<1>();',
+    replace: '',
+    capability: 90,
+  },
+  {
+    file: 'kernels/large.cuh',
+    what: 'sums are read while the last product is computed',
+    find: 'wgmma_wait<0>();',
+    replace: '',
+    capability: 90,
+  },
+  {
+    file: 'kernels/large.cuh',
+    what: 'all warpgroups multiply the rows of the first',
+    find: 'A::descriptor(a, group_row())',
+    replace: 'A::descriptor(a, 0)',
+    capability: 90,
+  },
+  {
+    file: 'kernels/large.cuh',
+    what: 'a product is added to the sums of the tile before',
+    find: 'a + Tile::kA, warp_tile, step > 0)',
+    replace: 'a + Tile::kA, warp_tile, true)',
+    capability: 90,
+  },
+  {
+    file: 'tiles/wgmma.cuh',
+    what: 'panels follow each other too closely',
+    find: ': kBlockK * kRowBytes;',
+    replace: ': kBlockK * kRowBytes / 2;',
+    capability: 90,
+  },
+  {
+    file: 'tiles/wgmma.cuh',
+    what: 'eight rows follow each other too closely',
+    find: 'kStride = 8 * kRowBytes',
+    replace: 'kStride = 4 * kRowBytes',
+    capability: 90,
+  },
+  {
+    file: 'tiles/wgmma.cuh',
+    what: 'the swizzle is that of rows of 64 bytes',
+    find: 'kSwizzle = kRowBytes == 128 ? 1 : 2',
+    replace: 'kSwizzle = 2',
+    capability: 90,
+  },
+  {
+    file: 'tiles/wgmma.cuh',
+    what: 'every instruction of a stage multiplies its first steps',
+    find: 'a + step * A::kStep, b',
+    replace: 'a, b',
+    capability: 90,
+  },
+  {
+    file: 'tiles/wgmma.cuh',
+    what: 'no fence between other writes of the sums and a product',
+    find: '  wgmma_fence();\n#pragma unroll',
+    replace: '#pragma unroll',
+    capability: 90,
+  },
+  {
+    file: 'tiles/wgmma.cuh',
+    what: 'the last columns of a tile are not multiplied',
+    find: 'if (columns <= kColumns - kGroupColumns) {',
+    replace: 'if (columns <= kColumns - kGroupColumns + 8) {',
+    capability: 90,
+  },
+  {
+    file: 'kernels/large_strip.cuh',
+    what: 'all panels of C are the first',
+    find: 'Scalar *panel = b + n * Tile::kBlockK;',
+    replace: 'Scalar *panel = b;',
+    capability: 90,
   },
   {
     file: 'kernels/large_strip.cuh',

@@ -36,7 +36,9 @@ Device random_device(Random &random) {
   const auto generation = random.of<Generation>({{75, 75, 64, 1024},
                                                  {80, 80, 163, 2048},
                                                  {89, 80, 99, 1536},
-                                                 {90, 90, 227, 2048},
+                                                 {90, kHopperArchitecture, 227, 2048},
+                                                 {90, kHopperWithoutWgmma, 227, 2048},
+                                                 {100, 90, 227, 2048},
                                                  {110, kPtxArchitecture, 227, 1536},
                                                  {130, kPtxArchitecture, 99, 1536}});
   Device device = {};

@@ -6,7 +6,7 @@
  * `node scripts/generate-abi.js`.
  */
 
-export const ABI_VERSION = 6
+export const ABI_VERSION = 7
 
 /** `lily_status`. */
 export const status = {
@@ -228,12 +228,13 @@ export const adamwStruct = {
 
 /** `lily_device_info`. */
 export const deviceInfoStruct = {
-  bytes: 216,
+  bytes: 232,
   name: 0,
   detail: 128,
-  memoryBytes: 192,
-  cacheBytes: 200,
-  parallelism: 208,
+  without: 192,
+  memoryBytes: 208,
+  cacheBytes: 216,
+  parallelism: 224,
 } as const
 
 /** `lily_pointer_info`. */
@@ -245,7 +246,7 @@ export const pointerInfoStruct = {
 
 /** `lily_backend`. */
 export const backendStruct = {
-  bytes: 164,
+  bytes: 168,
   abiVersion: 0,
   name: 4,
   lastError: 8,
@@ -253,40 +254,41 @@ export const backendStruct = {
   deviceCount: 16,
   deviceInfo: 20,
   deviceReady: 24,
-  measureRoof: 28,
-  forwardWorkspace: 32,
-  forward: 36,
-  backwardWorkspace: 40,
-  backward: 44,
-  fold: 48,
-  linearWorkspace: 52,
-  linear: 56,
-  linearPackedBytes: 60,
-  linearPack: 64,
-  adamwWorkspace: 68,
-  adamw: 72,
-  allocate: 76,
-  release: 80,
-  allocatePinned: 84,
-  releasePinned: 88,
-  pointerInfo: 92,
-  copy: 96,
-  fill: 100,
-  streamDefault: 104,
-  streamCreate: 108,
-  streamDestroy: 112,
-  streamWaitEvent: 116,
-  eventCreate: 120,
-  eventDestroy: 124,
-  eventRecord: 128,
-  eventQuery: 132,
-  eventSynchronize: 136,
-  eventElapsed: 140,
-  captureBegin: 144,
-  captureEnd: 148,
-  graphLaunch: 152,
-  graphDestroy: 156,
-  close: 160,
+  deviceFallBack: 28,
+  measureRoof: 32,
+  forwardWorkspace: 36,
+  forward: 40,
+  backwardWorkspace: 44,
+  backward: 48,
+  fold: 52,
+  linearWorkspace: 56,
+  linear: 60,
+  linearPackedBytes: 64,
+  linearPack: 68,
+  adamwWorkspace: 72,
+  adamw: 76,
+  allocate: 80,
+  release: 84,
+  allocatePinned: 88,
+  releasePinned: 92,
+  pointerInfo: 96,
+  copy: 100,
+  fill: 104,
+  streamDefault: 108,
+  streamCreate: 112,
+  streamDestroy: 116,
+  streamWaitEvent: 120,
+  eventCreate: 124,
+  eventDestroy: 128,
+  eventRecord: 132,
+  eventQuery: 136,
+  eventSynchronize: 140,
+  eventElapsed: 144,
+  captureBegin: 148,
+  captureEnd: 152,
+  graphLaunch: 156,
+  graphDestroy: 160,
+  close: 164,
 } as const
 
 /** `lily_processor`. */

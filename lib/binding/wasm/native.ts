@@ -225,6 +225,7 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
       id: 0,
       name: host.processorName ?? 'WebAssembly',
       detail: module.build,
+      without: '',
       memoryBytes: 0,
       cacheBytes: 0,
       parallelism: module.threads,

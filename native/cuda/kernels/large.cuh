@@ -11,13 +11,13 @@
 // with the MMAs of the last stages. A block of eight warps continues with further tiles, whose first copies overlap
 // with the end of the one before.
 //
-// On Hopper, wgmma could replace `multiply` here (tiles of 128 x 256 by two warpgroups, operands by descriptors with
-// the 128-byte swizzle, which is the permutation of `place`), and TMA with mbarriers could replace `fill`; the rest
-// would not change.
+// On Hopper the products of 16-bit operands are those of wgmma (tiles/wgmma.cuh): two warpgroups share a tile of 128 x
+// 256. TMA with mbarriers could replace `fill`; the rest would not change.
 #pragma once
 
 #include "cuda/kernels/d_hidden.cuh"
 #include "cuda/kernels/gradient.cuh"
+#include "cuda/tiles/wgmma.cuh"
 
 namespace lily::cuda {
 
@@ -26,8 +26,9 @@ namespace lily::cuda {
 template <typename Tile>
 struct WarpTile {
   int m, n, fragments_m, fragments_n;
+  int rows, columns;  // of the tile
 
-  __device__ WarpTile(int rows, int columns) {
+  __device__ WarpTile(int rows_, int columns_) : rows(rows_), columns(columns_) {
     const int warp = threadIdx.x / kWarp;
     m = warp / Tile::kWarpsN * 16;
     n = warp % Tile::kWarpsN * 8;
@@ -35,6 +36,17 @@ struct WarpTile {
     fragments_n = min(max((columns - n + Tile::kStrideN - 1) / Tile::kStrideN, 0), Tile::kWarpN);
   }
 };
+
+// Calls visit(column) for the first column of each panel of a tile of kColumns columns that are not along the sum.
+template <int kColumns, int kPanel, typename Visit>
+__device__ inline void for_each_panel(const Visit &visit) {
+  if constexpr (kColumns == kPanel) {
+    visit(0);
+  } else {
+#pragma unroll 1
+    for (int column = 0; column < kColumns; column += kPanel) visit(column);
+  }
+}
 
 template <typename Tile>
 __device__ inline int large_steps(int depth) {
@@ -77,8 +89,23 @@ __device__ inline void multiply_edge(Accumulators<Tile::kWarpM, Tile::kWarpN> &s
   }
 }
 
+// The first row of this warp's warpgroup in a tile.
+__device__ inline int group_row() { return warp_of_block() / kGroupWarps * kGroupRows; }
+
+// Begins the product of one stage by this warp's warpgroup. A warpgroup without rows has none.
+template <typename Tile, Along kAlongA, Along kAlongB>
+__device__ inline void begin_product(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum, const typename Tile::Scalar *a,
+                                     const typename Tile::Scalar *b, const WarpTile<Tile> &warp_tile, bool adds) {
+  using A = GroupOperand<kAlongA, Tile::kBlockK, Tile::kPanelM>;
+  using B = GroupOperand<kAlongB, Tile::kBlockK, Tile::kPanelN>;
+  if (group_row() < warp_tile.rows)
+    multiply_group<typename Tile::Scalar, A, B, Tile::kSteps, Tile::kBlockN>(
+        sum[0], A::descriptor(a, group_row()), B::descriptor(b, 0), warp_tile.columns, adds);
+}
+
 // Computes this warp's part of a tile of the product. fill(slot, step) loads one stage of both operands: a as
-// [kBlockM][kBlockK] with Along::kDepth and as [kBlockK][kBlockM] with Along::kOuter; then b likewise. It is called for
+// [kBlockM][kBlockK] with Along::kDepth and as [kBlockK][kBlockM], or panels [kBlockK][kPanelM], with Along::kOuter;
+// then b likewise. It is called for
 // kStages - 1 steps beyond the last, and may then load something else. The slots of the ring are taken in turn from
 // number `first` on; `filled`: the first kStages - 1 of them have been filled. The caller waits for the copies beyond
 // the last step, and for the other warps.
@@ -90,23 +117,38 @@ __device__ inline void large_sums(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum,
   constexpr int kColumnsB = kAlongB == Along::kDepth ? Tile::kBlockK : Tile::kBlockN;
   const int steps = large_steps<Tile>(depth);
   const bool whole = warp_tile.fragments_m == Tile::kWarpM && warp_tile.fragments_n == Tile::kWarpN;
-  clear(sum);
+  if constexpr (!Tile::kHasGroups) clear(sum);
 #pragma unroll 1
   for (int step = filled ? 0 : 1 - Tile::kStages; step < steps;
        ++step) {  // the first only fill: its code is there once
     if (step >= 0) copy_wait<Tile::kStages - 2>();
+    if constexpr (Tile::kHasGroups) {
+      if (step >= 0) {
+        show_to_wgmma();
+        __syncthreads();
+        const Scalar *a = large_slot<Tile>(shared, first + step);
+        begin_product<Tile, kAlongA, kAlongB>(sum, a, a + Tile::kA, warp_tile, step > 0);
+        wgmma_wait<1>();  // for the product of the step before
+      }
+    }
     __syncthreads();  // the slot is free, and so is the scratch memory, which `fill` may use
     fill(large_slot<Tile>(shared, first + step + Tile::kStages - 1), step + Tile::kStages - 1);
     copy_commit();
-    if (step < 0) continue;
-    reconverge();
-    const Scalar *a = large_slot<Tile>(shared, first + step), *b = a + Tile::kA;
-    const int remaining = depth - step * Tile::kBlockK;
-    if (whole && remaining >= Tile::kBlockK)
-      multiply<typename Tile::Engine, kAlongA, kColumnsA, kAlongB, kColumnsB, Tile::kStrideM, Tile::kStrideN>(
-          sum, a, warp_tile.m, b, warp_tile.n, 0, Tile::kSteps);
-    else
-      multiply_edge<Tile, kAlongA, kAlongB>(sum, a, b, warp_tile, min(remaining, Tile::kBlockK));
+    if constexpr (!Tile::kHasGroups) {
+      if (step < 0) continue;
+      reconverge();
+      const Scalar *a = large_slot<Tile>(shared, first + step), *b = a + Tile::kA;
+      const int remaining = depth - step * Tile::kBlockK;
+      if (whole && remaining >= Tile::kBlockK)
+        multiply<typename Tile::Engine, kAlongA, kColumnsA, kAlongB, kColumnsB, Tile::kStrideM, Tile::kStrideN>(
+            sum, a, warp_tile.m, b, warp_tile.n, 0, Tile::kSteps);
+      else
+        multiply_edge<Tile, kAlongA, kAlongB>(sum, a, b, warp_tile, min(remaining, Tile::kBlockK));
+    }
+  }
+  if constexpr (Tile::kHasGroups) {
+    wgmma_wait<0>();
+    if (steps == 0 || group_row() >= warp_tile.rows) clear(sum);
   }
 }
 

@@ -28,7 +28,8 @@ __global__ __launch_bounds__(Tile::kThreads,
                              Tile::kProductBlocks) void large_shrink(const __grid_constant__ LargeShrink call) {
   if constexpr (!kHasCode<Tile, Tile::kScratch>) return;
   using Scalar = typename Tile::Scalar;
-  extern __shared__ __align__(16) char shared[];
+  extern __shared__ __align__(kLargeAlignment) char large_shared[];
+  char *const shared = large_shared;
   const ShrinkOperands &from = call.operands;
   const int token = blockIdx.x * Tile::kBlockM, token_end = min(token + Tile::kBlockM, from.tokens);
   const int row = blockIdx.y * call.tile_rows, row_end = min(row + call.tile_rows, from.rows);

@@ -59,10 +59,14 @@ __device__ __forceinline__ void large_outer(char *shared, const LargeStrip &call
       shared, call.with_gradient.none() ? 0 : max(token_end - token, 0), row_end - row, call.columns - column,
       [&](Scalar *a, Scalar *b, int step) {
         const int first = token + step * Tile::kBlockK;
-        stage_activations<typename Tile::Engine, Tile::kBlockK, Tile::kBlockM, Tile::kThreads>(
-            a, call.lhs.hidden, {first, token_end, row, row_end});
-        stage_activations<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN, Tile::kThreads>(
-            b, call.x, {first, token_end, column, call.columns});
+        for_each_panel<Tile::kBlockM, Tile::kPanelM>([&](int m) {
+          stage_activations<typename Tile::Engine, Tile::kBlockK, Tile::kPanelM, Tile::kThreads>(
+              a + m * Tile::kBlockK, call.lhs.hidden, {first, token_end, row + m, row_end});
+        });
+        for_each_panel<Tile::kBlockN, Tile::kPanelN>([&](int n) {
+          stage_activations<typename Tile::Engine, Tile::kBlockK, Tile::kPanelN, Tile::kThreads>(
+              b + n * Tile::kBlockK, call.x, {first, token_end, column + n, call.columns});
+        });
       });
   allow_next_launch();
   finish_outer<Tile>(z, call.target, at);
@@ -94,12 +98,15 @@ __device__ __forceinline__ void large_expand(char *shared, float *weights, const
         const int k = step * Tile::kBlockK;
         const int token = static_cast<int>(tile.row), token_end = static_cast<int>(tile.row_end);
         copy_lhs<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(a, call.lhs, token, token_end, k);
-        if (combines)
-          combine_tile<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN, true, true, Tile::kThreads>(
-              b, call.experts, weights, k, tile.column);
-        else
-          stage<Scalar, Tile::kBlockK, Tile::kBlockN, Tile::kThreads>(b, call.w,
-                                                                      {k, call.lhs.columns, tile.column, call.columns});
+        for_each_panel<Tile::kBlockN, Tile::kPanelN>([&](int n) {
+          Scalar *panel = b + n * Tile::kBlockK;
+          if (combines)
+            combine_tile<typename Tile::Engine, Tile::kBlockK, Tile::kPanelN, true, true, Tile::kThreads>(
+                panel, call.experts, weights, k, tile.column + n);
+          else
+            stage<Scalar, Tile::kBlockK, Tile::kPanelN, Tile::kThreads>(
+                panel, call.w, {k, call.lhs.columns, tile.column + n, call.columns});
+        });
         compute_lhs<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(a, call.lhs, group_of, token,
                                                                                          token_end, k);
       },
@@ -114,7 +121,8 @@ __device__ __forceinline__ void large_expand(char *shared, float *weights, const
 template <typename Tile>
 __global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void large_strip(const __grid_constant__ LargeStrip call) {
   if constexpr (!kHasCode<Tile, Tile::kStripBytes>) return;
-  extern __shared__ __align__(16) char shared[];
+  extern __shared__ __align__(kLargeAlignment) char large_shared[];
+  char *const shared = large_shared;
   __shared__ float weights[kMostExperts];
   int index = blockIdx.x;
   wait_for_previous_launch();

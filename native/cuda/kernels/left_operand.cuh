@@ -38,7 +38,7 @@ __device__ inline void form_u(typename Engine::Scalar *tile, const LeftOperand &
   for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < kBlockM; first += kLoadsInFlight * kStep) {
     if constexpr (kWhole) {
       float value[kLoadsInFlight][4] = {}, w[kLoadsInFlight] = {};
-      if (count > 0) {
+      if (first < count) {
         const auto row_of = [&](int n) { return min(first + n * kStep, count - 1); };
 #pragma unroll
         for (int n = 0; n < kLoadsInFlight; ++n) w[n] = weight(row_of(n), j / lhs.rank);

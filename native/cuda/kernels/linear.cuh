@@ -60,7 +60,8 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kProductBlocks) void linear(c
   if constexpr (!kHasCode<Tile, Tile::kStripBytes>) return;
   using Scalar = typename Tile::Scalar;
   constexpr Along kAlongWeight = kTransposed ? Along::kOuter : Along::kDepth;
-  extern __shared__ __align__(16) char shared[];
+  extern __shared__ __align__(kLargeAlignment) char large_shared[];
+  char *const shared = large_shared;
   const int token_tiles = (call.tokens + Tile::kBlockM - 1) / Tile::kBlockM;
   const int first = static_cast<int>(blockIdx.x) * call.tiles_each;
   const int tiles = min(call.tiles_each, call.column_tiles * token_tiles - first);
@@ -77,8 +78,10 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kProductBlocks) void linear(c
         stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(
             a, call.x, {tile.row, tile.row_end, k, call.depth});
         if constexpr (kTransposed)
-          stage_parameters<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN, Tile::kThreads>(
-              b, call.weight, {k, call.depth, tile.column, call.columns});
+          for_each_panel<Tile::kBlockN, Tile::kPanelN>([&](int n) {
+            stage_parameters<typename Tile::Engine, Tile::kBlockK, Tile::kPanelN, Tile::kThreads>(
+                b + n * Tile::kBlockK, call.weight, {k, call.depth, tile.column + n, call.columns});
+          });
         else
           stage_parameters<typename Tile::Engine, Tile::kBlockN, Tile::kBlockK, Tile::kThreads>(
               b, call.weight, {tile.column, call.columns, k, call.depth});

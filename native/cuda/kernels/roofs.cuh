@@ -1,7 +1,7 @@
 // Kernels that measure the device's limits (roofs) for the benchmark. No operation uses them.
 #pragma once
 
-#include "cuda/tiles/ptx.cuh"
+#include "cuda/tiles/wgmma.cuh"
 
 namespace lily::cuda {
 
@@ -30,8 +30,43 @@ __global__ void __launch_bounds__(kRoofThreads) roof_multiply_add(int steps, flo
   keep(total, sink);
 }
 
-// mma.m16n8k16 on registers. wgmma, where it exists, reaches a higher rate; the kernels of this backend do not use it.
+// A pair of bfloat16 numbers of either sign, whose magnitudes are random in [0.5, 1).
+__device__ inline uint32_t random_pair(uint32_t index) {
+  uint32_t random = index * 2654435761u;
+  random ^= random >> 15;
+  random *= 2246822519u;
+  return (random & 0x807f807fu) | 0x3f003f00u;
+}
+
+// wgmma on shared memory. Four instructions of 64 x 256 elements have as many multiply-adds as kStepsEach steps of
+// mma.m16n8k16 by the four warps.
+__device__ inline void roof_wgmma(int steps, float *sink) {
+  constexpr int kColumns = 256, kDepth = 64, kStepsEach = kGroupRows * kColumns * kDepth / (kRoofChains * 4 * 2048);
+  using Factor = GroupOperand<Along::kDepth, kDepth, kColumns>;
+  __shared__ __align__(kLargeAlignment) uint32_t factors[(kGroupRows + kColumns) * kDepth / 2];
+  for (int i = threadIdx.x; i < (kGroupRows + kColumns) * kDepth / 2; i += kRoofThreads) factors[i] = random_pair(i);
+  show_to_wgmma();
+  __syncthreads();
+  const uint64_t a = Factor::descriptor(factors, 0), b = Factor::descriptor(factors, kGroupRows);
+  float sum[kColumns / 8][4];
+  clear(reinterpret_cast<Accumulators<1, kColumns / 8> &>(sum));
+  for (int step = 0; step < steps; step += kStepsEach) {
+    multiply_group<__nv_bfloat16, Factor, Factor, kDepth / 16, kColumns>(sum, a, b, kColumns, true);
+    wgmma_wait<1>();
+  }
+  wgmma_wait<0>();
+  float total = 0;
+#pragma unroll
+  for (int j = 0; j < kColumns / 8; ++j) total += sum[j][0] + sum[j][1] + sum[j][2] + sum[j][3];
+  keep(total, sink);
+}
+
+// The matrix instruction of 16-bit operands: wgmma on Hopper, elsewhere mma.m16n8k16 on registers.
 __global__ void __launch_bounds__(kRoofThreads) roof_bfloat16(int steps, float *sink) {
+  if constexpr (kArchitecture == kHopperArchitecture) {
+    roof_wgmma(steps, sink);
+    return;
+  }
   float sum[kRoofChains][4] = {};
   const uint32_t one = 0x3f803f80u + (threadIdx.x & 1u);
   const uint32_t a[4] = {one, one, one, one};
@@ -44,15 +79,11 @@ __global__ void __launch_bounds__(kRoofThreads) roof_bfloat16(int steps, float *
   keep(total, sink);
 }
 
-// Pairs of bfloat16 numbers of either sign, whose magnitudes are random in [0.5, 1).
+// The operands of a product: pairs of random numbers.
 __global__ void __launch_bounds__(kRoofThreads) roof_fill(uint32_t *buffer, int64_t count) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kRoofThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kRoofThreads + threadIdx.x; i < count; i += stride) {
-    uint32_t random = static_cast<uint32_t>(i) * 2654435761u;
-    random ^= random >> 15;
-    random *= 2246822519u;
-    buffer[i] = (random & 0x807f807fu) | 0x3f003f00u;
-  }
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kRoofThreads + threadIdx.x; i < count; i += stride)
+    buffer[i] = random_pair(static_cast<uint32_t>(i));
 }
 
 // Reads or updates the buffer `passes` times. `count` is its number of float4 vectors.

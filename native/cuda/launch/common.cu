@@ -6,9 +6,14 @@
 
 namespace lily::cuda {
 
+namespace {
+
+std::atomic<int> known_architectures[kMaxDevices];
+
+}  // namespace
+
 int executed_architecture(int32_t device) {
-  static std::atomic<int> known[kMaxDevices];
-  int architecture = known[device].load(std::memory_order_relaxed);
+  int architecture = known_architectures[device].load(std::memory_order_relaxed);
   if (architecture == 0) {
     cudaFuncAttributes attributes;
     if (cudaFuncGetAttributes(&attributes, reduce<void>) != cudaSuccess) {
@@ -16,10 +21,19 @@ int executed_architecture(int32_t device) {
       return 0;
     }
     architecture = attributes.ptxVersion;
-    known[device].store(architecture, std::memory_order_relaxed);
+    // What 9.0 executes of this version is compute_90a; later GPUs execute compute_90.
+    if (architecture == 90 && attributes.binaryVersion == 90) architecture = kHopperArchitecture;
+    known_architectures[device].store(architecture, std::memory_order_relaxed);
   }
   return architecture;
 }
+
+bool leave_wgmma(int32_t device) {
+  int expected = kHopperArchitecture;
+  return known_architectures[device].compare_exchange_strong(expected, kHopperWithoutWgmma);
+}
+
+bool has_left_wgmma(int32_t device) { return known_architectures[device].load() == kHopperWithoutWgmma; }
 
 lily_status launch_cast(const Launch &planned, const Cast &call, Launcher &launcher) {
   return launcher.launch(cast<void>, "launching the cast kernel", planned, call);

@@ -173,9 +173,13 @@ Prediction Model::predict(const Work &work) const {
 }
 
 double Model::product_clocks(double m, double n, double k, const Warps &warps, double copied_bytes) const {
+  return product_clocks(m, n, k, warps, rate_, copied_bytes);
+}
+
+double Model::product_clocks(double m, double n, double k, const Warps &warps, double rate, double copied_bytes) const {
   constexpr double kSharedBytes = 128;  // per clock
   const double fragments = (m * warps.n + n * warps.m) * k * scalar_;
-  return std::max(m * n * k / rate_, (fragments + copied_bytes) / kSharedBytes);
+  return std::max(m * n * k / rate, (fragments + copied_bytes) / kSharedBytes);
 }
 
 // Clocks of `depth` steps of the summed dimension by a block with `m` rows and `n` columns of the result: warps compute
@@ -184,9 +188,15 @@ double Model::large_clocks(const LargeRow &row, double m, double n, double depth
   const Tile &tile = row.tile;
   const double steps = ceil_of(depth, tile.block_k);
   const double copied = (tile.block_m + tile.block_n) * tile.block_k * scalar_;
-  return steps * product_clocks(ceil_of(m, row_unit(row)) * row_unit(row),
-                                ceil_of(n, column_unit(row)) * column_unit(row), tile.block_k, row.warps, copied);
+  const double rows = ceil_of(m, row_unit(row)) * row_unit(row);
+  const double columns = ceil_of(n, column_unit(row)) * column_unit(row);
+  // A warpgroup reads its rows of a, and all of b.
+  const Warps readers = row.has_wgmma ? Warps{static_cast<int>(rows) / kGroupRows, 1} : row.warps;
+  return steps * product_clocks(rows, columns, tile.block_k, readers, row.has_wgmma ? rates_.wgmma : rate_, copied);
 }
+
+// Tokens whose rows a block copies for a stage.
+double Model::rows_copied(const LargeRow &row) const { return std::min<double>(row.tile.block_m, tokens_); }
 
 // Clocks for which a result of m x n elements occupies shared memory and the way to L2 at the end of a block: written
 // and read `passes` times with `shared` bytes each, and stored to global memory. The copies of an old output overlap
@@ -203,7 +213,7 @@ Blocks Model::output_blocks(const LargeRow &row, int64_t tiles, int tiles_each, 
   const Tile &tile = row.tile;
   const double serial = 2 * rates_.dram_latency, steps = ceil_of(depth, tile.block_k);
   const double n = std::min<double>(tile.block_n, columns);
-  const double copied = (tile.block_m + n) * tile.block_k * scalar_;
+  const double copied = (rows_copied(row) + n) * tile.block_k * scalar_;
   return {ceil_divide(tiles, tiles_each),
           tiles_each * large_clocks(row, tile.block_m, n, depth),
           tiles_each * steps * step,
@@ -312,7 +322,7 @@ Work Model::large_shrink(const LargeRow &row, int tile_rows, bool shares_hidden,
   add_hidden_outputs(work, shares_hidden);
   const double steps = ceil_of(d_in_, tile.block_k);
   const double columns = std::min<double>(tile_rows, rank_), serial = 2 * rates_.dram_latency;
-  const double copied = (tile.block_m + columns) * tile.block_k * scalar_;
+  const double copied = (rows_copied(row) + columns) * tile.block_k * scalar_;
   work.add({int64_t{token_tiles} * row_tiles, large_clocks(row, tile.block_m, columns, d_in_),
             steps * rates_.dram_latency / (row.stages - 1), serial, static_cast<int>((row.stages - 1) * copied),
             serial + result_clocks(tile.block_m, columns, 2, sizeof(float), hidden_)});
@@ -469,7 +479,7 @@ Work Model::large_expand(const LargeRow &row, int tiles_each, bool has_c, int pa
   if (has_token_weights_) {
     work.read += tokens_ * rank_ * scalar_ + 4 * (per_token_ ? tokens_ : groups_) * experts_;
     work.requested += tokens_ * column_tiles * (form_u_bytes(tile.block_k) + steps * tile.block_k / 128.0 * kSector);
-    step = std::max(step, 2 * VectorLoads(tile.block_m, tile.block_k).passes * rates_.l2_latency);
+    step = std::max(step, 2 * VectorLoads(rows_copied(row), tile.block_k).passes * rates_.l2_latency);
   } else {
     work.reads(tokens_ * rank_ * scalar_, column_tiles);
     if (!has_c) step += VectorLoads(tile.block_k, tile.block_n).passes * ceil_of(experts_, 4) * rates_.l2_latency;

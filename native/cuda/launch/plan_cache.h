@@ -15,15 +15,17 @@ namespace lily::cuda {
 template <typename Operands, typename Result>
 class PlanCache {
  public:
-  // The result of make() for this key. It is valid until the next call.
+  // The result of make() for this key and the code that the problem's device executes. It is valid until the next call.
   template <typename Make>
-  const Result &find(const lily_problem &problem, const Operands &operands, const Make &make) {
+  const Result &find(const lily_problem &problem, int architecture, const Operands &operands, const Make &make) {
     Entry key = {};
+    key.architecture = architecture;
     key.problem = problem;
     key.problem.scaling = 0;  // no plan depends on it
     key.operands = operands;
     for (const Entry &entry : entries_)
-      if (entry.result && memcmp(&entry.problem, &key.problem, sizeof key.problem) == 0 &&
+      if (entry.result && entry.architecture == architecture &&
+          memcmp(&entry.problem, &key.problem, sizeof key.problem) == 0 &&
           memcmp(&entry.operands, &key.operands, sizeof key.operands) == 0)
         return *entry.result;
     key.result = make();
@@ -38,6 +40,7 @@ class PlanCache {
   struct Entry {
     lily_problem problem;
     Operands operands;
+    int architecture;
     std::optional<Result> result;  // a plan has default values, which would be part of the file of the library
   };
 

@@ -22,8 +22,9 @@ lily_problem problem_of(const lily_linear_problem &linear) {
   return problem;
 }
 
-// Hopper and the Blackwell of data centres multiply faster with wgmma and tcgen05, which cuBLASLt uses, than with the
-// mma.sync of our kernels. Blackwell's consumer GPUs (12.x) have mma.sync alone.
+// The Blackwell of data centres multiplies faster with tcgen05, which cuBLASLt uses, than with the mma.sync of our
+// kernels; and Hopper with wgmma, which they use too, if TMA copies the operands. Blackwell's consumer GPUs (12.x) have
+// mma.sync alone.
 bool has_faster_instructions(const Device &device) { return device.compute_major >= 9 && device.compute_major < 12; }
 
 // Fewer tokens wait for the weight, whatever multiplies them. They keep bits that do not depend on the batch.

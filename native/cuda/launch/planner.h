@@ -25,7 +25,9 @@ inline bool depends_on_offsets(const lily_problem &problem) {
 inline EngineKind engine_kind(const lily_problem &problem, const Device &device) {
   const bool ampere = device.compute_major >= 8;
   if (problem.activation_dtype == LILY_FLOAT32)
-    return problem.precision == LILY_PRECISION_TF32 && ampere ? EngineKind::kTf32 : EngineKind::kExact;
+    return problem.precision == LILY_PRECISION_TF32 && ampere && device.architecture != kPtxArchitecture
+               ? EngineKind::kTf32
+               : EngineKind::kExact;
   if (problem.precision == LILY_PRECISION_HIGH) return EngineKind::kExact;
   if (problem.activation_dtype == LILY_FLOAT16) return EngineKind::kFloat16;
   // Turing's matrix units do not support bfloat16, and float16 has too small a range: elements are converted to float32

@@ -11,6 +11,7 @@ struct Rates {
   // Multiply-adds per clock and multiprocessor that mma.sync reaches with 16-bit operands and float32 sums, and with
   // TF32 operands; and of ordinary float32 instructions.
   double tensor, tf32, fma;
+  double wgmma;                     // 16-bit operands; 0: the GPU has none
   double l2_bytes;                  // per clock and multiprocessor, all multiprocessors together
   double l2_latency, dram_latency;  // clocks
 };
@@ -21,19 +22,19 @@ struct Rates {
 // (9.8), L40 (5.2); Jia et al., "Dissecting the NVidia Turing T4 GPU", for T4 (1.27 TB/s).
 constexpr Rates kRates[] = {
     // Latencies of Jia et al.
-    {75, 512, 0, 64, 20, 190, 440},
+    {75, 512, 0, 64, 0, 20, 190, 440},
     // Latencies of "Demystifying the Nvidia Ampere Architecture": 200 and 290 beyond L1, 466 to
     // 570.
-    {80, 1024, 512, 64, 35, 240, 560},
-    {86, 256, 128, 128, 15, 240, 560},
-    {89, 256, 128, 128, 15, 270, 600},
+    {80, 1024, 512, 64, 0, 35, 240, 560},
+    {86, 256, 128, 128, 0, 15, 240, 560},
+    {89, 256, 128, 128, 0, 15, 270, 600},
     // mma.sync reaches 62 % of the rate of wgmma (2048): Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU
     // Architecture via Microbenchmarking".
-    {90, 1280, 640, 128, 37, 265, 650},
+    {90, 1280, 640, 128, 2048, 37, 265, 650},
     // Assumption: mma.sync and L2 of Hopper, with a longer way to memory.
-    {100, 1280, 640, 128, 37, 360, 900},
+    {100, 1280, 640, 128, 0, 37, 360, 900},
     // Assumption: L2 of Ada.
-    {120, 256, 128, 128, 15, 300, 650},
+    {120, 256, 128, 128, 0, 15, 300, 650},
 };
 
 // The row of the device's capability, or the last one below it.

@@ -53,8 +53,8 @@ void for_each_count(const LargeRow &row, const Device &device, int64_t tiles, co
 }
 
 // The units of the rows and the columns of a large tile: fragments that its warps execute at the same time.
-inline int row_unit(const LargeRow &row) { return 16 * 4 / row.warps.n; }
-inline int column_unit(const LargeRow &row) { return 8 * row.warps.n; }
+inline int row_unit(const LargeRow &row) { return row.has_wgmma ? kGroupRows : 16 * 4 / row.warps.n; }
+inline int column_unit(const LargeRow &row) { return row.has_wgmma ? kGroupColumns : 8 * row.warps.n; }
 
 // Calls visit(tokens per split) with the lengths that a choice considers: 1, 2, 3, 4, 6, 8, 12, ... units, all tokens,
 // and the lengths that give each multiprocessor 1, 2, 3 or 4 blocks, if a split has `blocks` blocks: none, if there are

@@ -43,16 +43,20 @@ struct Exact {
 };
 
 // The virtual architecture for which the compiler translates kernels.
-#ifdef __CUDA_ARCH__
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+constexpr int kArchitecture = kHopperArchitecture;
+#elif defined(__CUDA_ARCH__)
 constexpr int kArchitecture = __CUDA_ARCH__ / 10;
 #else
 constexpr int kArchitecture = 90;  // the host's pass, which has no kernels
 #endif
 
-// Whether the kernels of an engine have code for it: Turing's matrix units support neither bfloat16 nor TF32.
+// Whether the kernels of an engine have code for it: Turing's matrix units support neither bfloat16 nor TF32. The PTX
+// has no code for TF32: GPUs that are newer than the library compute it in float32 (engine_kind in launch/planner.h).
 template <typename Engine>
 constexpr bool kHasEngine =
-    kArchitecture >= 80 || !(std::is_same_v<Engine, Tensor<__nv_bfloat16>> || std::is_same_v<Engine, Tf32>);
+    std::is_same_v<Engine, Tf32> ? kArchitecture >= 80 && kArchitecture != kPtxArchitecture
+                                 : kArchitecture >= 80 || !std::is_same_v<Engine, Tensor<__nv_bfloat16>>;
 
 // Whether a kernel that needs at least kBytes of shared memory for this row of the table has code. Others are empty.
 template <typename Tile, int kBytes, Kernel kKernel = Kernel::kAny>

@@ -46,7 +46,7 @@ constexpr std::array<OnceRow, sizeof...(Tile)> once_rows(Table<Tile...>) {
 template <typename... Tile>
 constexpr std::array<LargeRow, sizeof...(Tile)> large_rows(Table<Tile...>) {
   return {LargeRow{tile_of(Tile{}), Tile::bytes, Tile::kStripBytes, Tile::kContinues, Tile::kStages,
-                   Warps{Tile::kWarpsM, Tile::kWarpsN}, 4 * Tile::kWarpM * Tile::kWarpN}...};
+                   Warps{Tile::kWarpsM, Tile::kWarpsN}, 4 * Tile::kWarpM * Tile::kWarpN, Tile::kHasGroups}...};
 }
 
 template <typename... Some, typename... Others>
@@ -54,21 +54,21 @@ constexpr Table<Some..., Others...> operator+(Table<Some...>, Table<Others...>) 
   return {};
 }
 
-// The rows of which code of an architecture has a kernel.
+// The rows that plans choose for code of an architecture.
 template <int kArchitecture, Kernel kKernel = Kernel::kAny, typename... Rows>
-constexpr auto with_code(Table<Rows...>) {
-  return (Table<>{} + ... + std::conditional_t<has_code<Rows, kKernel>(kArchitecture, 0), Table<Rows>, Table<>>{});
+constexpr auto offered(Table<Rows...>) {
+  return (Table<>{} + ... + std::conditional_t<is_offered<Rows, kKernel>(kArchitecture), Table<Rows>, Table<>>{});
 }
 
 template <typename Engine, int kArchitecture>
 const TileRows &rows_of() {
   using Table = Tiles<Engine>;
-  static constexpr auto kShrink = shrink_rows(with_code<kArchitecture>(typename Table::Shrink{}));
-  static constexpr auto kStrip = strip_rows<kArchitecture>(with_code<kArchitecture>(typename Table::Strip{}));
-  static constexpr auto kMix = mix_rows(with_code<kArchitecture, Kernel::kMix>(typename Table::Mix{}));
-  static constexpr auto kDecode = decode_rows(with_code<kArchitecture>(typename Table::Decode{}));
-  static constexpr auto kOnce = once_rows(with_code<kArchitecture>(typename Table::Once{}));
-  static constexpr auto kLarge = large_rows(with_code<kArchitecture>(typename Table::Large{}));
+  static constexpr auto kShrink = shrink_rows(offered<kArchitecture>(typename Table::Shrink{}));
+  static constexpr auto kStrip = strip_rows<kArchitecture>(offered<kArchitecture>(typename Table::Strip{}));
+  static constexpr auto kMix = mix_rows(offered<kArchitecture, Kernel::kMix>(typename Table::Mix{}));
+  static constexpr auto kDecode = decode_rows(offered<kArchitecture>(typename Table::Decode{}));
+  static constexpr auto kOnce = once_rows(offered<kArchitecture>(typename Table::Once{}));
+  static constexpr auto kLarge = large_rows(offered<kArchitecture>(typename Table::Large{}));
   static constexpr TileRows kRows = {
       sizeof(typename Engine::Scalar),
       kShrink,
@@ -89,7 +89,12 @@ const TileRows &rows_of(int scalar_bytes) {
 }  // namespace
 
 const TileRows &tile_rows(int scalar_bytes, int architecture) {
-  if (architecture == kPtxArchitecture) return rows_of<kPtxArchitecture>(scalar_bytes);
+  switch (architecture) {
+    case kPtxArchitecture: return rows_of<kPtxArchitecture>(scalar_bytes);
+    case kHopperArchitecture: return rows_of<kHopperArchitecture>(scalar_bytes);
+    case kHopperWithoutWgmma: return rows_of<kHopperWithoutWgmma>(scalar_bytes);
+    default: break;
+  }
   switch (target_of(architecture)) {
     case 75: return rows_of<75>(scalar_bytes);
     case 80: return rows_of<80>(scalar_bytes);

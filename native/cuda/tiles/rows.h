@@ -58,6 +58,7 @@ struct LargeRow {
   int stages;
   Warps warps;
   int accumulators;
+  bool has_wgmma;
 
   int threads() const { return warps.m * warps.n * kWarp; }
 };

@@ -250,22 +250,46 @@ struct DecodeTile {
 
 // ---- Large ranks ----
 
-template <typename Engine_, int kBlockM_, int kBlockN_, int kBlockK_, int kStages_, int kWarps_ = kWarps>
+// wgmma: warps and rows of a warpgroup, the unit of its columns, and the most bytes of a row that the swizzle permutes.
+constexpr int kGroupWarps = 4, kGroupRows = 64, kGroupColumns = 32, kPanelBytes = 128;
+
+// Alignment of the shared memory of these tiles: 8 rows of a panel, after which its permutation repeats.
+constexpr int kLargeAlignment = 8 * kPanelBytes;
+
+template <typename Scalar>
+constexpr int panel_columns(int columns) {
+  constexpr int kMost = kPanelBytes / static_cast<int>(sizeof(Scalar));
+  return columns < kMost ? columns : kMost;
+}
+
+// How the operands of a product lie in shared memory: mma.sync reads tiles of whole rows; wgmma, which four warps
+// execute together, panels of 128 bytes, of which each holds all rows.
+enum class Instruction { kMma, kWgmma };
+
+template <typename Engine_, int kBlockM_, int kBlockN_, int kBlockK_, int kStages_, int kWarps_ = kWarps,
+          Instruction kInstruction_ = Instruction::kMma>
 struct LargeTile : BlockOf<kWarps_> {
   using BlockOf<kWarps_>::kWarps;
   using Engine = Engine_;
   using Scalar = typename Engine::Scalar;
   static constexpr int kBlockM = kBlockM_, kBlockN = kBlockN_, kBlockK = kBlockK_, kStages = kStages_;
   static constexpr int kA = kBlockM * kBlockK, kStage = (kBlockM + kBlockN) * kBlockK;  // elements
-  static constexpr int kWarpsM = kBlockM >= 32 ? 2 : 1, kWarpsN = kWarps / kWarpsM;
+  static constexpr Instruction kInstruction = kInstruction_;
+  // With wgmma each warp has 16 rows of the 64 of its warpgroup, and all columns.
+  static constexpr bool kHasGroups = kInstruction == Instruction::kWgmma;
+  static constexpr int kWarpsM = kHasGroups ? kWarps : kBlockM >= 32 ? 2 : 1, kWarpsN = kWarps / kWarpsM;
   static constexpr int kWarpM = kBlockM / 16 / kWarpsM, kWarpN = kBlockN / 8 / kWarpsN;
+  static_assert(!kHasGroups || (kBlockM * kGroupWarps == kGroupRows * kWarps && kBlockN % kGroupColumns == 0));
+  // Columns of a panel, if the columns of a tile are not along the sum.
+  static constexpr int kPanelM = kHasGroups ? panel_columns<Scalar>(kBlockM) : kBlockM;
+  static constexpr int kPanelN = kHasGroups ? panel_columns<Scalar>(kBlockN) : kBlockN;
   // From one fragment of a warp to its next, in rows and columns: the warps take turns, so that each has its share of a
   // tile at the edge of the matrix too.
   static constexpr int kStrideM = 16 * kWarpsM, kStrideN = 8 * kWarpsN;
   // Minimum number of resident blocks, for at least eight warps per multiprocessor: of large_strip, and of the kernels
   // with one product.
   static constexpr int kAccumulators = 4 * kWarpM * kWarpN;
-  static constexpr int kBlocks = kAccumulators <= 32 ? 3 : 8 / kWarps;
+  static constexpr int kBlocks = kAccumulators <= (kHasGroups ? 64 : 32) ? 3 : 8 / kWarps;
   static constexpr int kProductBlocks = kAccumulators <= 4                           ? 5
                                         : kAccumulators <= 32 && Engine::kStepK >= 8 ? 4
                                                                                      : kBlocks;

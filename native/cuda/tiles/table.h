@@ -26,6 +26,10 @@ struct DyTiles<Table<First, Rest...>, Table<Strips...>> : BlockOf<First::kWarps>
 template <typename Engine, size_t kScalarBytes = sizeof(typename Engine::Scalar)>
 struct Tiles;
 
+template <typename E, int kBlockM, int kBlockN, int kStages>
+using WgmmaTile = LargeTile<E, kBlockM, kBlockN, kPanelBytes / static_cast<int>(sizeof(typename E::Scalar)), kStages,
+                            kBlockM / kGroupRows * kGroupWarps, Instruction::kWgmma>;
+
 // 16-bit operands on matrix units. With one exception shapes have at most 128 accumulators per thread. Four warps leave
 // room for two resident blocks on a multiprocessor with 100 KiB of shared memory, with few exceptions; eight for one.
 template <typename E>
@@ -112,7 +116,15 @@ struct Tiles<E, 2> {
       LargeTile<E, 32, 64, 64, 4>, LargeTile<E, 32, 32, 64, 4>,
       // Few tokens: loading the rows of A or the columns of B once takes most of the time; many blocks with deep
       // copies.
-      LargeTile<E, 16, 32, 64, 6>>;
+      LargeTile<E, 16, 32, 64, 6>,
+      // Hopper: wgmma reads both operands from shared memory, so that a warpgroup loads b for 64 rows. 128
+      // accumulators, 208 KiB with the output: 160 clocks of shared memory for fragments and 96 for copies against 256
+      // of the matrix units, and a row for several tiles in turn.
+      WgmmaTile<E, 128, 256, 3>,
+      // 64 accumulators, 2 blocks in 96 KiB each.
+      WgmmaTile<E, 64, 128, 3>,
+      // Few tokens: 72 KiB, many blocks with deep copies. 64 rows of a are the fewest; those without a token are zeros.
+      WgmmaTile<E, 64, 32, 6>>;
 };
 
 // float32: half the tokens, because elements are twice as large; every shape fits into the 64 KiB of Turing.
@@ -155,12 +167,32 @@ struct PtxRows<E, 4>
             LargeTile<E, 64, 64, 32, 3>, LargeTile<E, 16, 32, 32, 6>> {};
 
 // The virtual architecture of this PTX. No machine code is made of it (scripts/cuda-targets.js).
-constexpr int kPtxArchitecture = 100;
+constexpr int kPtxArchitecture = 110;
 
 template <typename Row, typename... Rows>
 constexpr bool contains(Table<Rows...>) {
   return (std::is_same_v<Row, Rows> || ...);
 }
+
+// That of Hopper (compute_90a), which has wgmma. Later GPUs cannot execute it. Products of large ranks have no other
+// tiles there, because their rows would have other bits; unless wgmma is off, for which code of one remains.
+constexpr int kHopperArchitecture = 901, kHopperWithoutWgmma = 902;
+
+// Whether a row is of large ranks, with wgmma; or with mma.sync, of 16-bit operands.
+template <typename Row>
+constexpr bool kHasWgmma = [] {
+  if constexpr (requires { Row::kInstruction; })
+    return Row::kInstruction == Instruction::kWgmma;
+  else
+    return false;
+}();
+template <typename Row>
+constexpr bool kHasLargeMma = [] {
+  if constexpr (requires { Row::kInstruction; })
+    return Row::kInstruction == Instruction::kMma && sizeof(typename Row::Scalar) == 2;
+  else
+    return false;
+}();
 
 // The virtual architectures of which machine code is made (scripts/cuda-targets.js), by the first capability that
 // executes it.
@@ -182,16 +214,15 @@ template <typename E>
 struct LeftOut<E, 2>
     : Table<Without<Kernel::kExpand, StripTile<E, 64, 16, 64>, 75, 80, 90>,
             Without<Kernel::kExpand, StripTile<E, 32, 128, 64>, 80, 90>,
-            Without<Kernel::kX, StripTile<E, 64, 32, 64>, 90>,
-            Without<Kernel::kX, StripTile<E, 64, 64, 64>, 75, 80, 90>,
+            Without<Kernel::kX, StripTile<E, 64, 32, 64>, 90>, Without<Kernel::kX, StripTile<E, 64, 64, 64>, 80, 90>,
             Without<Kernel::kX, StripTile<E, 64, 64, 128>, 80>, Without<Kernel::kX, OuterTile<E, 64, 128, 32>, 80, 90>,
-            Without<Kernel::kX, StripTile<E, 32, 128, 64>, 75, 80, 90>,
+            Without<Kernel::kX, StripTile<E, 32, 128, 64>, 80, 90>,
             Without<Kernel::kDy, DyTiles<Table<ShrinkTile<E, 64, 16>>, Table<StripTile<E, 64, 16, 64>>>, 75, 80, 90>,
             Without<Kernel::kDy, DyTiles<Table<ShrinkTile<E, 16, 64>>, Table<StripTile<E, 64, 64, 32>>>, 75>,
             Without<Kernel::kDy, DyTiles<Table<ShrinkTile<E, 64, 32>>, Table<StripTile<E, 64, 32, 64>>>, 75>,
             Without<Kernel::kDy, DyTiles<Table<ShrinkTile<E, 16, 128>>, Table<OuterTile<E, 64, 128, 32>>>, 75, 80>,
-            Without<Kernel::kMix, MixTile<E, 64, 64, 64>, 75, 90>,
-            Without<Kernel::kMix, MixTile<E, 32, 64, 64>, 80, 90>> {};
+            Without<Kernel::kMix, MixTile<E, 64, 64, 64>, 75, 90>, Without<Kernel::kMix, MixTile<E, 32, 64, 64>, 90>> {
+};
 
 template <typename E>
 struct LeftOut<E, 4>
@@ -215,12 +246,23 @@ constexpr bool is_left_out(int architecture) {
          names_one<kKernel, Row>(LeftOut<typename Row::Engine>{}, target_of(architecture));
 }
 
-// Whether a kernel of a row, which needs at least `bytes` of shared memory, has code for a virtual architecture: plans
-// for a device that executes this code choose among these. The blocks of Turing have 64 KiB.
+// Whether a kernel of a row, which needs at least `bytes` of shared memory, has code for a virtual architecture. The
+// blocks of Turing have 64 KiB.
 template <typename Row, Kernel kKernel = Kernel::kAny>
 constexpr bool has_code(int architecture, int bytes) {
+  if (kHasWgmma<Row>) return architecture == kHopperArchitecture;
   if (architecture == kPtxArchitecture) return contains<Row>(PtxRows<typename Row::Engine>{});
+  if (architecture == kHopperArchitecture && kHasLargeMma<Row>)
+    return std::is_same_v<Row, LargeTile<typename Row::Engine, 64, 64, 64, 3>>;
   return (architecture >= 80 || bytes <= 64 * 1024) && !is_left_out<kKernel, Row>(architecture);
+}
+
+// Whether plans for a device that executes this code choose the row for this kernel.
+template <typename Row, Kernel kKernel = Kernel::kAny>
+constexpr bool is_offered(int architecture) {
+  if (architecture == kHopperArchitecture && kHasLargeMma<Row>) return false;
+  if (architecture == kHopperWithoutWgmma) return !kHasWgmma<Row> && has_code<Row, kKernel>(kHopperArchitecture, 0);
+  return has_code<Row, kKernel>(architecture, 0);
 }
 
 // ---- Lookup ----

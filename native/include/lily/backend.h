@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 /* Incremented with every change of a struct or its meaning. A library of another version is rejected at load time. */
-#define LILY_ABI_VERSION 6
+#define LILY_ABI_VERSION 7
 
 typedef enum lily_status {
   LILY_OK = 0,
@@ -215,6 +215,7 @@ typedef struct lily_adamw {
 typedef struct lily_device_info {
   char name[128];
   char detail[64];       /* the instruction set of a CPU, the compute capability of a GPU */
+  char without[16];      /* what device_fall_back has left; "": nothing */
   uint64_t memory_bytes; /* 0: unknown */
   uint64_t cache_bytes;  /* of the last-level cache; 0: unknown */
   int32_t parallelism;   /* threads of the CPU backend, multiprocessors of a GPU */
@@ -259,6 +260,9 @@ typedef struct lily_backend {
    * destroyed what was created on it. The first call for a device prepares it, which takes time and memory of the
    * device; device_count and device_info do not. */
   lily_status (*device_ready)(int32_t device);
+  /* From now on the device computes without the instructions for which the backend has other, slower code: after wrong
+   * results. LILY_ERROR_UNSUPPORTED: there are none, or it does so already. */
+  lily_status (*device_fall_back)(int32_t device);
 
   /* Runs for some milliseconds and returns the best rate. `bytes` is the size of the buffer; LILY_ROOF_READ and
    * LILY_ROOF_UPDATE alone use it. */
