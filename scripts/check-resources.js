@@ -128,12 +128,8 @@ async function work() {
 await Promise.all(Array.from({ length: availableParallelism() }, work))
 
 addOccupancy(kernels)
-// Kernels without code for Turing (kHasCode in tiles/matrix.cuh) have next to no registers.
-kernels.splice(
-  0,
-  kernels.length,
-  ...kernels.filter(({ architecture, registers }) => architecture >= 80 || registers > 8),
-)
+// Kernels without code for an architecture (kHasCode in tiles/matrix.cuh) have next to no registers.
+kernels.splice(0, kernels.length, ...kernels.filter(({ registers }) => registers > 8))
 kernels.sort((p, q) => p.architecture - q.architecture || (p.kernel < q.kernel ? -1 : 1))
 
 /** Minimum and maximum. @typedef {[number, number]} Range */
