@@ -22,12 +22,17 @@ namespace {
 
 constexpr int kExperts = 4;
 
-// The demangled name without common prefixes, and without spaces, which differ between demanglers.
+// The demangled name without common prefixes, without spaces, which differ between demanglers, and without the
+// parameters of a function, which follow its template arguments if it has any: one of those may be the "(Type)1" of an
+// enumeration.
 std::string readable(const char *symbol) {
   char *text = abi::__cxa_demangle(symbol, nullptr, nullptr, nullptr);
   std::string name = text == nullptr ? symbol : text;
   std::free(text);
-  name = name.substr(0, name.find('('));
+  if (const size_t end = name.find(">("); end != std::string::npos)
+    name = name.substr(0, end + 1);
+  else if (name.find('<') == std::string::npos)
+    name = name.substr(0, name.find('('));
   for (const char *noise : {"void ", "lily::cuda::", "__nv_", " "})
     for (size_t at = name.find(noise); at != std::string::npos; at = name.find(noise)) name.erase(at, strlen(noise));
   return name;
