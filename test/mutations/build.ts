@@ -88,6 +88,9 @@ export async function build(
   const tiles = join(place, 'native/cuda/tiles/table.h')
   const [table] = /struct Tiles<E, 2> \{[^]*?\n\};\n/.exec(readFileSync(tiles, 'utf8')) ?? ['']
   patch(tiles, table, FEW_TILES)
+  // Each kind of kernel has few tiles here, none of which others replace.
+  const [leftOut] = /struct LeftOut<E, 2>[^]*?\{\s*\};\n/.exec(readFileSync(tiles, 'utf8')) ?? ['']
+  patch(tiles, leftOut, 'struct LeftOut<E, 2> : Table<> {};\n')
   writeFileSync(join(place, 'native/cuda/launch/engines_bfloat16.cu'), ONE_ENGINE)
   if (mutation !== undefined) patch(join(place, 'native/cuda', mutation.file), mutation.find, mutation.replace)
 
