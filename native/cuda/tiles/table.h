@@ -121,7 +121,7 @@ struct Tiles<E, 2> {
       // accumulators, 208 KiB with the output: 160 clocks of shared memory for fragments and 96 for copies against 256
       // of the matrix units, and a row for several tiles in turn.
       WgmmaTile<E, 128, 256, 3>,
-      // 64 accumulators, 2 blocks in 96 KiB each.
+      // 64 accumulators, 3 blocks in 72 KiB each.
       WgmmaTile<E, 64, 128, 3>,
       // Few tokens: 72 KiB, many blocks with deep copies. 64 rows of a are the fewest; those without a token are zeros.
       WgmmaTile<E, 64, 32, 6>>;
