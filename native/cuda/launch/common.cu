@@ -23,7 +23,9 @@ int executed_architecture(int32_t device) {
     architecture = attributes.ptxVersion;
     // What 9.0 executes of this version is compute_90a; later GPUs execute compute_90.
     if (architecture == 90 && attributes.binaryVersion == 90) architecture = kHopperArchitecture;
-    known_architectures[device].store(architecture, std::memory_order_relaxed);
+    // Another thread may have found it, and left wgmma, in the meantime.
+    int known = 0;
+    if (!known_architectures[device].compare_exchange_strong(known, architecture)) return known;
   }
   return architecture;
 }
