@@ -348,7 +348,7 @@ struct Kernels {
   // Float64, for spectrum.cc. A tile of a product has double_rows x double_columns elements; count_below takes `shifts`
   // values.
   int64_t double_rows, double_columns, shifts;
-  void (*multiply_tile)(const double *a, const double *b, int64_t depth, double *c, int64_t pitch);
+  void (*multiply_double_tile)(const double *a, const double *b, int64_t depth, double *c, int64_t pitch);
   void (*reflect_row)(const ReflectRow &, double *row, int64_t i);
   void (*count_below)(const Tridiagonal &, const double *x, int64_t *counts);
 
@@ -358,6 +358,9 @@ struct Kernels {
   float (*roof_read)(const float *values, int64_t count);
   float (*roof_update)(float *values, int64_t count);
 };
+
+// The direct products use no tiles, so that the two tables of AMX, and those of its model, share theirs.
+extern const LargeProducts kDirectAmx, kDirectAmxModel;
 
 extern const Kernels kKernelsPortable;
 extern const Kernels kKernelsAmxModel;  // the bits of kKernelsAmx on any processor, for tests

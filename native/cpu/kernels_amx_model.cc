@@ -4,4 +4,5 @@
 #define LILY_OPERAND TilePairs
 #define LILY_TILES "cpu/amx/model.h"
 #define LILY_KERNELS kKernelsAmxModel
+#define LILY_DIRECT_PRODUCTS kDirectAmxModel
 #include "cpu/amx/kernels_impl.h"

@@ -2,4 +2,6 @@
 #define LILY_OPERAND TileTerms
 #define LILY_TILES "cpu/amx/hardware.h"
 #define LILY_KERNELS kKernelsAmxTerms
+#define LILY_DIRECT_PRODUCTS kDirectAmx
+#define LILY_SHARES_DIRECT
 #include "cpu/amx/kernels_impl.h"

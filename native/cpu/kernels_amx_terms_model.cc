@@ -4,4 +4,6 @@
 #define LILY_OPERAND TileTerms
 #define LILY_TILES "cpu/amx/model.h"
 #define LILY_KERNELS kKernelsAmxTermsModel
+#define LILY_DIRECT_PRODUCTS kDirectAmxModel
+#define LILY_SHARES_DIRECT
 #include "cpu/amx/kernels_impl.h"

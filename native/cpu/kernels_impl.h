@@ -56,6 +56,9 @@ constexpr LinearProducts kLinearProducts = {
     .direct = linear_direct,
 };
 
+// Folds, the optimiser, spectra and roofs of memory use the kernels of float32 numbers.
+constexpr bool kIsComplete = Operand::kDtype == LILY_FLOAT32;
+
 }  // namespace
 
 const Kernels LILY_KERNELS = {
@@ -74,19 +77,19 @@ const Kernels LILY_KERNELS = {
     .pack_router_rows = pack_router_rows,
     .compute_d_hidden = compute_d_hidden,
     .compute_d_router = compute_d_router,
-    .fold = fold,
-    .sum_of_squares = sum_of_squares,
-    .adamw = adamw,
+    .fold = kIsComplete ? fold : nullptr,
+    .sum_of_squares = kIsComplete ? sum_of_squares : nullptr,
+    .adamw = kIsComplete ? adamw : nullptr,
     .double_rows = kDoubleRows,
     .double_columns = kDoubleColumns,
     .shifts = kShifts,
-    .multiply_tile = multiply_tile,
-    .reflect_row = reflect_row,
-    .count_below = count_below,
+    .multiply_double_tile = kIsComplete ? multiply_double_tile : nullptr,
+    .reflect_row = kIsComplete ? reflect_row : nullptr,
+    .count_below = kIsComplete ? count_below : nullptr,
     .roof_step_flops = kRoofStepFlops,
     .roof_products = roof_products,
-    .roof_read = roof_read,
-    .roof_update = roof_update,
+    .roof_read = kIsComplete ? roof_read : nullptr,
+    .roof_update = kIsComplete ? roof_update : nullptr,
 };
 
 }  // namespace lily::cpu

@@ -73,7 +73,8 @@ bool multiply(const Kernels &kernels, double *c, int64_t pitch, int64_t n, View 
       pack(b.data + j0 * b.column + k * b.row, b.column, b.row, width, part, kernels.double_columns, packed_b);
       for (int64_t i = 0; i < m; i += kernels.double_rows) {
         for (int64_t j = 0; j < width; j += kernels.double_columns) {
-          kernels.multiply_tile(packed_a + i * part, packed_b + j * part, part, block + i * columns + j, columns);
+          kernels.multiply_double_tile(packed_a + i * part, packed_b + j * part, part, block + i * columns + j,
+                                       columns);
         }
       }
     }

@@ -25,7 +25,7 @@ LILY_INLINE DoubleVector broadcast(double value) { return value - DoubleVector{}
 
 // Adds a b to c [kDoubleRows, kDoubleColumns], with rows `pitch` apart. a is packed [depth][kDoubleRows], b is packed
 // [depth][kDoubleColumns].
-void multiply_tile(const double *a, const double *b, int64_t depth, double *c, int64_t pitch) {
+void multiply_double_tile(const double *a, const double *b, int64_t depth, double *c, int64_t pitch) {
   DoubleVector sums[kDoubleRows][kDoubleVectors] = {};
   for (int64_t k = 0; k < depth; ++k) {
     DoubleVector row[kDoubleVectors];

@@ -1,12 +1,15 @@
 // The kernels of AMX, or of its model. The including file defines LILY_TILES (the header with the tile registers),
-// LILY_OPERAND (TilePairs for activations in bfloat16, TileTerms for float32; see tile.h) and LILY_KERNELS (the name of
-// the table). Other problems, folds and the optimiser use the kernels of another set.
+// LILY_OPERAND (TilePairs for activations in bfloat16, TileTerms for float32; see tile.h), LILY_KERNELS (the name of
+// the table) and LILY_DIRECT_PRODUCTS (that of the direct products, which are defined elsewhere with
+// LILY_SHARES_DIRECT). Other problems, folds and the optimiser use the kernels of another set.
 //
 // Compiled without contraction to fused multiply-adds: the model and the hardware then give the same bits.
 #define LILY_VECTOR_BYTES 64
 #define LILY_VECTOR_REGISTERS 32
 #define LILY_ENGINE "cpu/amx/engine.h"
+#if !defined(LILY_SHARES_DIRECT)
 #include "cpu/backward_direct.h"
+#endif
 #include "cpu/backward_hidden.h"
 #include "cpu/backward_router.h"
 #include "cpu/blocked/products.h"
@@ -27,6 +30,10 @@ constexpr LinearProducts kLinearProducts = {
 
 }  // namespace
 
+#if !defined(LILY_SHARES_DIRECT)
+const LargeProducts LILY_DIRECT_PRODUCTS = kDirectProducts;
+#endif
+
 const Kernels LILY_KERNELS = {
     .lanes = kLanes,
     .panel = kPanel,
@@ -35,7 +42,7 @@ const Kernels LILY_KERNELS = {
     .depth = Operand::kDepth,
     .small_rank_products = &blocked::kProducts,
     .large_rank_products = &blocked::kProducts,
-    .direct_products = &kDirectProducts,
+    .direct_products = &LILY_DIRECT_PRODUCTS,
     .linear_products = &kLinearProducts,
     .pack_router = pack_router,
     .route = route,
@@ -49,7 +56,7 @@ const Kernels LILY_KERNELS = {
     .double_rows = 0,
     .double_columns = 0,
     .shifts = 0,
-    .multiply_tile = nullptr,
+    .multiply_double_tile = nullptr,
     .reflect_row = nullptr,
     .count_below = nullptr,
     .roof_step_flops = kRoofStepFlops,
