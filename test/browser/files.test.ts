@@ -7,7 +7,7 @@ import { expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
 
 const folder = join(packageRoot, 'dist', 'browser')
-const names = existsSync(folder) ? readdirSync(folder) : []
+const names = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith('.js')) : []
 
 /** What the files may use, besides the language. Node.js has all of these, too. */
 const WEB = [

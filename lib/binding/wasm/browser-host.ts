@@ -1,9 +1,10 @@
 /** Pages and their workers, for the WebAssembly backend. The files for browsers have it in place of node-host.ts. */
+import { inflateSync } from 'fflate'
 import relaxed from '../../../build/wasm/wasm-relaxed.wasm'
 import simd from '../../../build/wasm/wasm.wasm'
 import type { Build, Host, Thread } from './host.js'
 
-/** In base64: no bundler then has to find a file, and no page to fetch one. */
+/** As text: no bundler then has to find a file, and no page to fetch one. */
 const CODE: Readonly<Record<Build, string>> = { wasm: simd, 'wasm-relaxed': relaxed }
 
 export const browserHost: Host = {
@@ -15,7 +16,7 @@ export const browserHost: Host = {
   },
   processorName: null,
   variable: () => undefined,
-  code: (build) => Uint8Array.from(atob(CODE[build]), (character) => character.charCodeAt(0)),
+  code: (build) => inflateSync(Uint8Array.from(atob(CODE[build]), (character) => character.charCodeAt(0))),
   start,
 }
 

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { availableParallelism, cpus } from 'node:os'
 import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
+import { inflateRawSync } from 'node:zlib'
 import { packageRoot } from '../root.js'
 import type { Build, Host, Thread } from './host.js'
 
@@ -36,7 +37,7 @@ function read(file: string): Uint8Array<ArrayBuffer> | null {
 function embedded(file: string): Uint8Array<ArrayBuffer> | null {
   const text = read(file)
   const base64 = text && /"([\w+/=]+)"/.exec(Buffer.from(text).toString('latin1'))?.[1]
-  return base64 ? new Uint8Array(Buffer.from(base64, 'base64')) : null
+  return base64 ? new Uint8Array(inflateRawSync(Buffer.from(base64, 'base64'))) : null
 }
 
 function start(script: string): Thread {

@@ -1,5 +1,5 @@
-/** The builds of the module. tsdown.config.ts makes files for browsers of them, which export the text in base64. */
+/** The builds of the module. tsdown.config.ts makes files for browsers of them, which export the deflated bytes in base64. */
 declare module '*.wasm' {
-  const base64: string
-  export default base64
+  const deflated: string
+  export default deflated
 }
