@@ -115,7 +115,7 @@ export const requests: readonly {
   {
     methods: ONE_GROUP,
     rank: 64,
-    forward: { t4: 2, a100: 2, rtx4090: 2, h100: 2, b200: 2, rtx5090: 2.02 },
+    forward: { t4: 2, a100: 2, rtx4090: 2, h100: 2, b200: 2, rtx5090: 2 },
     backward: { t4: 2.2, a100: 2.2, rtx4090: 2.2, h100: 2.2, b200: 2.2, rtx5090: 2.2 },
   },
   {
@@ -139,7 +139,7 @@ export const requests: readonly {
   {
     methods: TOKEN_WEIGHTS,
     rank: 64,
-    forward: { t4: 2, a100: 2, rtx4090: 2.08, h100: 2, b200: 2, rtx5090: 2.37 },
+    forward: { t4: 2, a100: 2, rtx4090: 2.08, h100: 2, b200: 2, rtx5090: 2.09 },
     backward: { t4: 4.42, a100: 3, rtx4090: 3, h100: 3, b200: 3, rtx5090: 3.04 },
   },
   {

@@ -24,7 +24,7 @@ constexpr int kTypicalStaticBytes = 576;
 constexpr double kRegisters = 65536;
 // Of tiles that take about as long, those are chosen that request fewer bytes: the bandwidth of L2 is the least certain
 // of the rates, because it depends on which part of L2 a block reads. It costs less than 1 % of the predicted time.
-constexpr double kL2Preference = 0.05;
+constexpr double kL2Preference = 0.1;
 // Bytes in flight that a full bandwidth requires, relative to bandwidth times the latency of an idle memory: latency
 // rises with the load, and rings stop at barriers.
 constexpr double kLoadedLatency = 2;
