@@ -2,9 +2,12 @@
 // Packs the package as it would be published into build/package/ and checks the tarball with publint and attw. Requires
 // dist/ (npm run build:ts). Builds only the prebuilt addon and, with --release, the CUDA library.
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+
+/** The most bytes of a release, so that growth is noticed. */
+const MOST_BYTES = { library: 10e6, tarball: 12e6 }
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const folder = join(root, 'build', 'package')
@@ -13,6 +16,14 @@ const folder = join(root, 'build', 'package')
 function run(command, ...args) {
   console.log(`> ${command} ${args.join(' ')}`)
   if (spawnSync(command, args, { cwd: root, stdio: 'inherit' }).status !== 0) process.exit(1)
+}
+
+/** @type {(file: string, most: number) => void} */
+function checkSize(file, most) {
+  const { size } = statSync(file)
+  if (size <= most) return
+  console.error(`lily-kernels: ${file} has ${size} bytes, more than ${most}`)
+  process.exit(1)
 }
 
 /** @type {unknown} */
@@ -29,5 +40,9 @@ rmSync(folder, { recursive: true, force: true })
 mkdirSync(folder, { recursive: true })
 run('npm', 'run', 'prebuild', '--', ...(isRelease ? [] : ['--addon-only']))
 run('npm', 'pack', '--ignore-scripts', '--pack-destination', folder)
+if (isRelease) {
+  checkSize(join(root, 'prebuilds', 'linux-x64', 'lily_cuda.so'), MOST_BYTES.library)
+  checkSize(tarball, MOST_BYTES.tarball)
+}
 run('npx', '--no-install', 'publint', '--strict', tarball)
 run('npx', '--no-install', 'attw', tarball)
