@@ -76,11 +76,17 @@ void combine_transposed_panel(const ExpertStack &stack, const float *weights, in
     pack<Operand>(columns, rows, submatrix(stack.b, column, row), stack.scaling, out, width);
     return;
   }
-  for (int64_t j = 0; j < columns; j += kPanel) {
-    const int64_t panel = minimum(kPanel, columns - j);
-    const lily_matrix combined = {scratch, round_up(panel, kLanes), LILY_FLOAT32, 0};
-    combine_rows<Floats>(stack, weights, row, rows, column + j, panel, scratch, combined.pitch);
-    pack_transposed<Operand>(rows, panel, combined, 1.0f, out + j / Operand::kDepth * width, width);
+  // Long runs of few rows where B comes from memory.
+  const bool is_large = stack.rank > kSmallRank;
+  const int64_t height = is_large ? kLanes : kPanel, length = is_large ? kTransposedRun : kPanel;
+  for (int64_t i = 0; i < rows; i += height) {
+    const int64_t count = minimum(height, rows - i);
+    for (int64_t j = 0; j < columns; j += length) {
+      const int64_t run = minimum(length, columns - j);
+      const lily_matrix combined = {scratch, round_up(run, kLanes), LILY_FLOAT32, 0};
+      combine_rows<Floats>(stack, weights, row + i, count, column + j, run, scratch, combined.pitch);
+      pack_transposed<Operand>(count, run, combined, 1.0f, out + j / Operand::kDepth * width + i, width);
+    }
   }
 }
 

@@ -14,8 +14,12 @@
 namespace lily::cpu {
 namespace {
 
-// Floats of a square of kPanel x kPanel numbers that is packed once and then transposed.
-constexpr int64_t kTransposeScratchFloats = kPanel * kPanel;
+// Columns of B that are combined at a time before they are transposed: long runs of its rows arrive faster from memory.
+constexpr int64_t kTransposedRun = 512;
+
+// Floats of kLanes such runs, or of a square of kPanel x kPanel numbers that is packed once and then transposed.
+constexpr int64_t kTransposeScratchFloats = kLanes * kTransposedRun;
+static_assert(kPanel * kPanel <= kTransposeScratchFloats);
 
 // Packs scale * in^T: out[j][i] = scale * in[i][j] for i < rows, j < columns, with kDepth values of j per step. A row
 // of out has `width` floats; the elements after the last row of `in` are zero up to whole vectors.

@@ -265,8 +265,9 @@ void plan_dy_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspa
   pass.d_weights_tiles = partition(rank, fewest_tiles > 1 ? round_up(fewest_tiles, 2) : 1, kNarrowestRankTile);
   pass.dy_rank_tiles = pass.d_weights_tiles;
   pass.dy_widest_rank_tile = std::min(rank, pass.dy_rank_tiles.width);
-  // Each outer product reads and writes its sums once, which many steps amortise.
-  pass.outer_product_tokens = 96 * kernels.depth;
+  // Each outer product reads and writes its sums once, which many steps amortise. With a wide rank these sums do not
+  // stay in the L2 cache.
+  pass.outer_product_tokens = rank >= kWideRank && kernels.depth == 1 ? 264 : 96 * kernels.depth;
   pass.q_rows = problem.tokens;
   pass.d_weights_count = divide_up(problem.d_out, kernels.panel) * pass.d_weights_tiles.count;
   // If the threads share the tiles of the rank evenly, these are the tasks, which read dy again, from the L3 cache;

@@ -179,7 +179,7 @@ struct Engine {
                                            const lily_matrix &out) {
     for (int64_t i = 0; i < rows; i += kPanel) {
       const int64_t count = minimum(kPanel, rows - i);
-      float transposed[kTransposeScratchFloats];
+      float transposed[kPanel * kPanel];
       ::lily::cpu::pack_transposed<Floats>(count, columns,
                                            {const_cast<float *>(sums) + i * kPanel, kPanel, LILY_FLOAT32, 0}, scale,
                                            transposed, round_up(count, kLanes));
