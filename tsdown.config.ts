@@ -69,7 +69,7 @@ const shaders = {
 const wasmBuilds = ['wasm', 'wasm-relaxed']
 const wasmFile = (build: string) => `build/wasm/${build}.wasm`
 
-/** A module as text: deflated, because base64 compresses badly, and a quarter of the size in any case. */
+/** Modules as text. They are deflated before, because base64 hides their repetitions from the compression of a package. */
 const deflatedWasm = {
   name: 'a .wasm file is a string: deflated, in base64',
   load(id: string) {

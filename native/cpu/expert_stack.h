@@ -76,7 +76,7 @@ void combine_transposed_panel(const ExpertStack &stack, const float *weights, in
     pack<Operand>(columns, rows, submatrix(stack.b, column, row), stack.scaling, out, width);
     return;
   }
-  // Long runs of few rows where B comes from memory.
+  // A large B comes from memory, from which long runs of few rows arrive faster.
   const bool is_large = stack.rank > kSmallRank;
   const int64_t height = is_large ? kLanes : kPanel, length = is_large ? kTransposedRun : kPanel;
   for (int64_t i = 0; i < rows; i += height) {

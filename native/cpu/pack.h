@@ -14,7 +14,7 @@
 namespace lily::cpu {
 namespace {
 
-// Columns of B that are combined at a time before they are transposed: long runs of its rows arrive faster from memory.
+// Columns of B that are combined at a time before they are transposed, above kSmallRank.
 constexpr int64_t kTransposedRun = 512;
 
 // Floats of kLanes such runs, or of a square of kPanel x kPanel numbers that is packed once and then transposed.
