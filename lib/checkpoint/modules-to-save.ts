@@ -22,7 +22,7 @@ export type SavedModules = ReadonlyMap<string, ReadonlyMap<string, StoredTensor>
  */
 export function withModules(
   { marker }: Pick<PeftMethod, 'marker'>,
-  layers: Iterable<string>,
+  layers: readonly string[],
   others: ReadonlyMap<string, TensorSource> | undefined,
   modulesToSave: ModulesToSave | undefined,
 ): { tensors: Map<string, TensorSource>; modules: string[] } {
@@ -38,7 +38,7 @@ export function withModules(
         `expected the name of a module, such as 'classifier', got ${quote(module)}`,
       )
     }
-    const adapted = Array.from(layers).find((layer) => isWithin(layer, module))
+    const adapted = layers.find((layer) => isWithin(layer, module))
     if (adapted !== undefined) {
       fail(
         'ERR_LILY_ARGUMENT',

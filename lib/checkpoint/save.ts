@@ -175,7 +175,7 @@ function prepare<C extends Targets, F extends 'peft' | 'compact'>(
   checkKeys('options', options, OPTIONS)
   const format = readChoice(options, 'format', formats, 'peft')
   const given = get('options', options, 'modulesToSave') as ModulesToSave | undefined
-  const { tensors, modules } = withModules(method, model.layers.keys(), origin?.others, given)
+  const { tensors, modules } = withModules(method, [...model.layers.keys()], origin?.others, given)
   const metadata = withoutCompact(origin?.metadata ?? PYTORCH)
   return { format, tensors, metadata, config: writeAdapterConfig(method, model, origin, modules) }
 }

@@ -216,7 +216,9 @@ describe('a created model', () => {
       const folder = join(newFolder(), 'none')
       const weight = tensor([1], [1])
       await expectRefused('ERR_LILY_ARGUMENT', 'modulesToSave: expected modules without adapted layers', () =>
-        LoraModel.create({ layers, config }).savePretrained(folder, { modulesToSave: { [module]: { weight } } }),
+        LoraModel.create({ layers, config }).savePretrained(folder, {
+          modulesToSave: { classifier: { weight }, [module]: { weight } },
+        }),
       )
       expect(existsSync(folder)).toBe(false)
     },
