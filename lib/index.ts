@@ -109,7 +109,7 @@ export type {
   AdapterSaved,
 } from './model/adapter-layer.js'
 export type { AdapterModel, AdapterModelClass, AdapterModelOptions } from './model/adapter-model.js'
-export { LilyAdapters, type AdaptersLayer, type AdaptersSaved } from './model/adapters.js'
+export { LilyAdapters, type AdaptersForwardResult, type AdaptersLayer, type AdaptersSaved } from './model/adapters.js'
 export type { Calibration, CalibrationOptions, CalibrationSamples, LayerCalibration } from './model/calibrate.js'
 export type { LilyConfig, LilyConfigOptions } from './model/lily-config.js'
 export type { FrozenWeights } from './model/freeze.js'

@@ -7,6 +7,7 @@ import { expect, expectTypeOf, test } from 'vitest'
 import {
   type AdapterLayer,
   type AdapterModelClass,
+  type AdaptersSaved,
   type Exact,
   type HostData,
   type LayerBackwardOptions,
@@ -171,6 +172,10 @@ export function adaptersOfBothKinds(french: LilyModel, polite: LoraModel, option
   const adapters = new LilyAdapters().addAdapter('french', french).addAdapter('polite', polite)
   const { y, saved } = adapters.layer('proj').forward(x, x)
   expectTypeOf(y).toEqualTypeOf<Tensor>()
+  expectTypeOf(saved).toEqualTypeOf<AdaptersSaved>()
+  expectTypeOf(adapters.layer('proj').forward(x, x, { save: false }).saved).toEqualTypeOf<undefined>()
+  // @ts-expect-error: misspelt, acumulate
+  adapters.layer('proj').forward(x, x, { save: false, acumulate: false })
   expectTypeOf(adapters.layer('proj').backward(x, saved, { dx: x })).toEqualTypeOf<Tensor>()
   expectTypeOf(adapters.layer('proj').backward(x, saved, { needs: { da: false }, dx: y })).toEqualTypeOf<Tensor>()
   expectTypeOf(adapters.layer('proj').backward(x, saved, options)).toEqualTypeOf<TensorLike | undefined>()

@@ -4,6 +4,7 @@ import { describe, fail, reading } from '../base/errors.js'
 import { copyArray, type Exact } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
 import { readDevice } from '../memory/backends.js'
+import type { SavedOf } from '../operations/forward.js'
 import { runForward } from '../operations/run.js'
 import type { Saved } from '../operations/saved.js'
 import type { TensorLike } from '../tensor/resolve.js'
@@ -267,6 +268,14 @@ function addingTo({ y, settings }: LayerForwardInputs): Pick<LayerForwardInputs,
   return { y: y?.again() ?? null, settings: { ...settings, accumulate: true } }
 }
 
+/** Result of {@link AdaptersLayer.forward}. */
+export interface AdaptersForwardResult<Y, O> {
+  /** The y that was passed. */
+  readonly y: Y
+  /** What backward needs; undefined with `save: false`. */
+  readonly saved: SavedOf<O, AdaptersSaved>
+}
+
 /** The type of the option `dx`. */
 type DxOf<O> = 'dx' extends keyof O ? O['dx'] : undefined
 
@@ -287,11 +296,11 @@ export class AdaptersLayer {
    * @returns y, unchanged if no adapter is active, and what {@link backward} needs
    * @throws LilyError as `LilyLayer.forward`: y is unchanged
    */
-  forward<Y extends TensorLike>(
+  forward<Y extends TensorLike, O extends Exact<O, LayerForwardOptions> = object>(
     x: TensorLike,
     y: Y,
-    options: LayerForwardOptions = {},
-  ): { y: Y; saved: AdaptersSaved } {
+    options?: O,
+  ): AdaptersForwardResult<Y, O> {
     const inputs = readLilyForward(x, y, options)
     if (inputs.y === null) fail('ERR_LILY_ARGUMENT', 'y', 'is required, got undefined; pass a tensor')
     const layers = this.activeLayers()
@@ -306,7 +315,8 @@ export class AdaptersLayer {
       const saved = runForward(call).saved
       if (saved !== undefined) calls.push({ adapter, layer, saved })
     }
-    return { y, saved: new AdaptersSaved(calls) }
+    const saved = inputs.settings.save ? new AdaptersSaved(calls) : undefined
+    return { y, saved } as AdaptersForwardResult<Y, O>
   }
 
   /**

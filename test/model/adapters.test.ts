@@ -227,6 +227,19 @@ describe('LilyAdapters', () => {
     set.layer('v').backward(gradient(), saved, { dx })
   })
 
+  it.each(['active', 'disabled'])('saves nothing with save: false, and backward says so: %s', async (state) => {
+    const { set } = both()
+    if (state === 'disabled') set.disableAdapters()
+    const layer = set.layer('q')
+    const { saved } = layer.forward(input(), output(), { save: false })
+    expect(saved).toBeUndefined()
+    const dx = input()
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved: expected the saved object that forward', () =>
+      layer.backward(gradient(), saved as never, { dx }),
+    )
+    expectSameBits('dx', await numbersOf(dx), x)
+  })
+
   it('rejects an object that only has the symbol of a model', async () => {
     for (const forged of [5, () => assert.fail('called')]) {
       await expectRefused('ERR_LILY_ARGUMENT', 'model: expected a LilyModel', () =>
