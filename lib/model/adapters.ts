@@ -1,16 +1,20 @@
 /** Several adapters of one base model. */
+import { checkFloat, checkTokenRows, checkType } from '../base/checks.js'
 import { adaptersSavedKey, isOf } from '../base/copies.js'
 import { describe, fail, reading } from '../base/errors.js'
 import { copyArray, type Exact } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
 import { readDevice } from '../memory/backends.js'
+import { checkPlace, refuseOverlap } from '../memory/checks.js'
+import type { Operand } from '../memory/operand.js'
 import type { SavedOf } from '../operations/forward.js'
 import { runForward } from '../operations/run.js'
 import type { Saved } from '../operations/saved.js'
 import type { TensorLike } from '../tensor/resolve.js'
-import type { AdapterLayer, LayerForwardInputs } from './adapter-layer.js'
+import type { AdapterLayer, LayerBackwardInputs, LayerForwardInputs } from './adapter-layer.js'
 import type { AdapterModel } from './adapter-model.js'
 import { type LayerBackwardOptions, type LayerForwardOptions, readLilyBackward, readLilyForward } from './lily-layer.js'
+import type { LayerShape } from './layer-shape.js'
 import { isModel } from './lily-model.js'
 import { isLoraModel } from './lora-model.js'
 import type { Parameter } from './parameter.js'
@@ -164,8 +168,9 @@ export class LilyAdapters<M extends AdapterModel = AdapterModel> {
    * @throws LilyError ERR_LILY_ARGUMENT
    */
   layer(name: string): AdaptersLayer {
-    if ([...this.#models.values()].some((model) => model.layers.has(name))) {
-      return new AdaptersLayer(name, () => this.#activeLayers(name))
+    for (const { layers } of this.#models.values()) {
+      const shape = layers.get(name)?.shape
+      if (shape !== undefined) return new AdaptersLayer(shape, () => this.#activeLayers(name))
     }
     return fail('ERR_LILY_ARGUMENT', 'name', `expected a layer that an adapter targets, got ${describe(name)}`)
   }
@@ -268,6 +273,42 @@ function addingTo({ y, settings }: LayerForwardInputs): Pick<LayerForwardInputs,
   return { y: y?.again() ?? null, settings: { ...settings, accumulate: true } }
 }
 
+/** Checks a forward call without an active adapter: what is wrong with it must not depend on which adapters are active. */
+function checkWithoutAdapters({ inFeatures, outFeatures }: LayerShape, { x, y }: LayerForwardInputs): void {
+  const first = { name: 'x', operand: x }
+  checkTokens('x', x, first, inFeatures)
+  if (y === null) return
+  checkTokens('y', y.operand, first, outFeatures)
+  refuseOverlap('y', y.operand, 'x', x)
+}
+
+/** Checks a backward call whose forward had no active adapter. */
+function checkBackwardWithoutAdapters(
+  { inFeatures, outFeatures }: LayerShape,
+  { dy, x, dx }: LayerBackwardInputs,
+): void {
+  const first = { name: 'dy', operand: dy }
+  checkTokens('dy', dy, first, outFeatures)
+  if (x !== null) checkTokens('x', x, first, inFeatures)
+  if (dx === null) return
+  checkTokens('dx', dx.operand, first, inFeatures)
+  refuseOverlap('dx', dx.operand, 'dy', dy)
+  refuseOverlap('dx', dx.operand, 'x', x)
+}
+
+/** Checks an operand [..., columns] that has the device, the type and the tokens of the first operand of its call. */
+function checkTokens(
+  argument: string,
+  operand: Operand,
+  first: { readonly name: string; readonly operand: Operand },
+  columns: number,
+): void {
+  checkPlace(argument, operand, first.name, first.operand)
+  checkTokenRows(argument, operand, first.operand.rows, columns)
+  checkType(argument, operand, first.operand.dtype)
+  checkFloat(argument, operand)
+}
+
 /** Result of {@link AdaptersLayer.forward}. */
 export interface AdaptersForwardResult<Y, O> {
   /** The y that was passed. */
@@ -283,10 +324,14 @@ type DxOf<O> = 'dx' extends keyof O ? O['dx'] : undefined
 export class AdaptersLayer {
   /** @internal */
   constructor(
-    /** Name of the base model's linear layer, such as 'layers.0.q_proj'. */
-    readonly name: string,
+    private readonly shape: LayerShape,
     private readonly activeLayers: () => ReadonlyMap<string, AdapterLayer>,
   ) {}
+
+  /** Name of the base model's linear layer, such as 'layers.0.q_proj'. */
+  get name(): string {
+    return this.shape.name
+  }
 
   /**
    * Adds the outputs of the active adapters to y, in place. All adapters are checked before the first one is applied.
@@ -304,6 +349,7 @@ export class AdaptersLayer {
     const inputs = readLilyForward(x, y, options)
     if (inputs.y === null) fail('ERR_LILY_ARGUMENT', 'y', 'is required, got undefined; pass a tensor')
     const layers = this.activeLayers()
+    if (layers.size === 0) checkWithoutAdapters(this.shape, inputs)
     checkAgreement(layers)
     const prepared = Array.from(layers, ([adapter, layer], i) => {
       // The first adapter may overwrite y; the others add to it.
@@ -354,6 +400,7 @@ export class AdaptersLayer {
         `expected what forward of layer '${this.name}' returned, got that of layer '${layer.name}'`,
       )
     }
+    if (calls.length === 0) checkBackwardWithoutAdapters(this.shape, inputs)
     const prepared = calls.map(({ layer, saved }) => ({ layer, call: layer.prepareBackward(inputs, saved) }))
     for (const { layer, call } of prepared) layer.runBackward(call)
     return inputs.given as DxOf<O>

@@ -9,6 +9,7 @@ import {
   LilyAdapters,
   LilyModel,
   type Parameter,
+  tensor,
 } from '../../lib/index.js'
 import { backend } from '../support/backend.js'
 import { expectSameBits } from '../support/compare.js'
@@ -225,6 +226,35 @@ describe('LilyAdapters', () => {
       expect(new Set(await numbersOf(grad)), name).toEqual(new Set([0]))
     }
     set.layer('v').backward(gradient(), saved, { dx })
+  })
+
+  it('checks shapes and types without an active adapter too', async () => {
+    const { set } = both()
+    set.disableAdapters()
+    const layer = set.layer('q')
+    const of = (...shape: number[]) => place(new Float32Array(shape[0] * shape[1]), shape)
+    const int32 = tensor(new Int32Array(tokens * dIn), [tokens, dIn])
+    const half = place(new Float32Array(tokens * dOut), [tokens, dOut], 'bfloat16')
+    await expectRefused('ERR_LILY_SHAPE', `x: expected ${tokens} rows of ${dIn}`, () =>
+      layer.forward(of(tokens, dIn + 1), output()),
+    )
+    await expectRefused('ERR_LILY_SHAPE', `y: expected ${tokens} rows of ${dOut}`, () =>
+      layer.forward(input(), of(tokens - 1, dOut)),
+    )
+    await expectRefused('ERR_LILY_DTYPE', 'y: expected float32, got bfloat16', () => layer.forward(input(), half))
+    await expectRefused('ERR_LILY_DTYPE', 'x: expected float32, bfloat16 or float16, got int32', () =>
+      layer.forward(int32, tensor(new Int32Array(tokens * dOut), [tokens, dOut])),
+    )
+    const { saved } = layer.forward(input(), output())
+    await expectRefused('ERR_LILY_SHAPE', `dy: expected ${tokens} rows of ${dOut}`, () =>
+      layer.backward(of(tokens, dIn), saved, { dx: input() }),
+    )
+    await expectRefused('ERR_LILY_SHAPE', `dx: expected ${tokens} rows of ${dIn}`, () =>
+      layer.backward(gradient(), saved, { dx: of(1, 1) }),
+    )
+    await expectRefused('ERR_LILY_DTYPE', 'dx: expected float32, got bfloat16', () =>
+      layer.backward(gradient(), saved, { dx: place(x, [tokens, dIn], 'bfloat16') }),
+    )
   })
 
   it.each(['active', 'disabled'])('saves nothing with save: false, and backward says so: %s', async (state) => {
