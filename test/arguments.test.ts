@@ -52,7 +52,7 @@ import { temporaryFolder } from './support/temporary.js'
 const { tokens, dIn, dOut, rank, experts } = sizes
 
 /** Options that read as absent: they have no property of their own. */
-const EMPTY = ['undefined', '{}', 'map'] as const
+const EMPTY = ['undefined', '{}'] as const
 
 /* The operations. */
 
@@ -552,7 +552,7 @@ const models: Record<string, Record<string, Row>> = {
     options: { argument: /options|config/, call: (value) => LilyModel.create(value) },
     ...fields(
       { layers: layerShapes, config },
-      { layers: {}, config: { valid: ['{}', 'map'] }, seed: { valid: ['undefined', '5'] }, dtype: optional },
+      { layers: {}, config: { valid: ['{}'] }, seed: { valid: ['undefined', '5'] }, dtype: optional },
       (options) => LilyModel.create(options),
     ),
     'layers[0]': { argument: /layers\[0\]/, call: (layer) => LilyModel.create({ layers: [layer], config }) },
@@ -600,7 +600,7 @@ const models: Record<string, Record<string, Row>> = {
     options: { argument: /options|config/, call: (value) => LoraModel.create(value) },
     ...fields(
       { layers: layerShapes, config: loraConfig },
-      { layers: {}, config: { valid: ['{}', 'map'] }, seed: { valid: ['undefined', '5'] }, dtype: optional },
+      { layers: {}, config: { valid: ['{}'] }, seed: { valid: ['undefined', '5'] }, dtype: optional },
       (options) => LoraModel.create(options),
     ),
   },
@@ -648,7 +648,7 @@ const models: Record<string, Record<string, Row>> = {
   accountFor: {
     layers: { argument: /layers/, call: (layers) => accountFor(layers, config) },
     'layers[0]': { argument: /layers\[0\]/, call: (layer) => accountFor([layer], config) },
-    config: { argument: /config/, valid: ['{}', 'map'], call: (value) => accountFor(layerShapes, value) },
+    config: { argument: /config/, valid: ['{}'], call: (value) => accountFor(layerShapes, value) },
     options: { argument: /options/, valid: EMPTY, call: (options) => accountFor(layerShapes, config, options) },
     dtype: { argument: /dtype/, ...optional, call: (dtype) => accountFor(layerShapes, config, { dtype }) },
     activations: {
@@ -659,7 +659,7 @@ const models: Record<string, Record<string, Row>> = {
   },
   rankForLora: {
     layers: { argument: /layers/, call: (layers) => rankForLora(layers, config, 4) },
-    config: { argument: /config/, valid: ['{}', 'map'], call: (value) => rankForLora(layerShapes, value, 4) },
+    config: { argument: /config/, valid: ['{}'], call: (value) => rankForLora(layerShapes, value, 4) },
     loraRank: { argument: /loraRank/, valid: ['5'], call: (value) => rankForLora(layerShapes, config, value) },
     options: { argument: /options/, valid: EMPTY, call: (options) => rankForLora(layerShapes, config, 4, options) },
     'options of ranksForLora': {
@@ -801,7 +801,7 @@ const files: Record<string, Record<string, Row>> = {
     },
     modulesToSave: {
       argument: /modulesToSave/,
-      valid: EMPTY,
+      valid: [...EMPTY, 'map'],
       call: (modulesToSave) => model().savePretrained(target(), { modulesToSave }),
     },
     'a module': {
@@ -819,7 +819,7 @@ const files: Record<string, Record<string, Row>> = {
     format: { argument: /format/, ...optional, call: (format) => model().pretrainedFiles({ format }) },
     modulesToSave: {
       argument: /modulesToSave/,
-      valid: EMPTY,
+      valid: [...EMPTY, 'map'],
       call: (modulesToSave) => model().pretrainedFiles({ modulesToSave }),
     },
   },
@@ -862,7 +862,7 @@ const files: Record<string, Record<string, Row>> = {
     'a tensor': { argument: /\bw\b/, call: (w) => writeSafetensors(target() + '-2', { w }) },
     metadata: {
       argument: /metadata/,
-      valid: EMPTY,
+      valid: [...EMPTY, 'map'],
       call: (metadata) => writeSafetensors(target() + '-3', { w: tensor([1, 2], [2]) }, metadata),
     },
     'an entry of metadata': {

@@ -1,5 +1,6 @@
 /** Reads and checks properties of plain option objects. */
 import { describe, fail, failedToRead } from './errors.js'
+import { deviceTensor } from './symbols.js'
 
 /** The property names that an object of operands or options may have. */
 export type Known = ReadonlySet<string>
@@ -22,16 +23,21 @@ type Absent<O, Options> = string extends keyof O ? unknown : { readonly [K in Ex
 
 /**
  * Checks that `value` is an object with no properties but those in `known`: a misspelt option would otherwise silently
- * take its default.
+ * take its default. So would all options of a Map or a promise of them, which have no properties of their own.
  *
  * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function checkKeys(argument: string, value: unknown, known: Known): asserts value is object {
-  if (typeof value !== 'object' || value === null || isArray(value)) {
-    fail('ERR_LILY_ARGUMENT', argument, `expected an object, got ${describe(value)}`)
-  }
   try {
-    for (const key in value) {
+    // The tag of a plain object and of an instance of a class, but of no array, Map, Promise, Date, ...
+    if (Object.prototype.toString.call(value) !== '[object Object]' || deviceTensor in (value as object)) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        argument,
+        `expected an object with named properties, got ${describe(value)}; pass a plain object`,
+      )
+    }
+    for (const key in value as object) {
       if (!known.has(key)) {
         fail('ERR_LILY_ARGUMENT', key, `is not a property of ${argument}; expected one of ${[...known].join(', ')}`)
       }

@@ -2,7 +2,7 @@
 import { captureGraph, DeviceBuffer, Event, Stream, tensor } from '../../lib/index.js'
 import { type Row, testRows } from '../support/arguments.js'
 
-const EMPTY = ['undefined', '{}', 'map'] as const
+const EMPTY = ['undefined', '{}'] as const
 const buffer = () => DeviceBuffer.allocate([2]).fill(0)
 const recorded = () => Event.create().record()
 const device = { argument: /device/, valid: ['undefined'] } as const

@@ -35,6 +35,8 @@ const VALUES = {
   bigint: () => 5n,
   function: () => () => undefined,
   map: () => new Map(),
+  promise: () => Promise.resolve({}),
+  date: () => new Date(0),
   'typed array': () => new Float64Array(3),
   'throwing proxy': () => new Proxy({}, TRAPS),
   'throwing proxy of an array': () => new Proxy([], TRAPS),
