@@ -3,10 +3,12 @@ import { fail } from '../base/errors.js'
 import type { Exact, Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
+import { refuseOverlap } from '../memory/checks.js'
 import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
-import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
-import { type GradientOf, type LilyNeeds, prepareBackward } from '../operations/backward.js'
+import { allocateGradients, type BackwardCall, type ForwardCall } from '../operations/allocate.js'
+import type { GradientOf, LilyNeeds } from '../operations/backward.js'
+import { checkGradients } from '../operations/check.js'
 import {
   FORWARD_OPTIONS,
   lilyForward,
@@ -166,6 +168,7 @@ export class LilyLayer extends AdapterLayer {
     const deferB = needs.db && (settings.deferB ?? this.#defersByDefault(problem))
     // A fold, which the call may end with, must not fail once dx is written.
     if (deferB) this.b.checkGrad(true)
+    const deferring = { ...settings, deferB }
     const inputs = {
       dy,
       x,
@@ -174,7 +177,11 @@ export class LilyLayer extends AdapterLayer {
       dRouter: gradientOf('dRouter', needs.dRouter && problem.router !== null, this.router),
       db: gradientOf('db', needs.db && !deferB, this.b),
     }
-    return prepareBackward(state, inputs, { ...settings, deferB })
+    checkGradients(state, inputs, deferring)
+    // The call has no db, but the fold adds to that of the model.
+    const folded = gradientOf('db', deferB, this.b)
+    if (dx !== null) refuseOverlap('dx', dx.operand, 'the gradient of b', folded?.operand)
+    return allocateGradients(state, inputs, deferring)
   }
 
   /** @internal The last phase of {@link backward}. */

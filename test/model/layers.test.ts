@@ -187,6 +187,21 @@ describe('gradients of shared parameters', () => {
     expect(relativeError(await numbersOf(layer.b.grad), await numbersOf(foldB(saved)))).toBeLessThan(1e-6)
   })
 
+  it.each([false, true])('rejects a dx that is the gradient of b, deferB %s', async (deferB) => {
+    // Of one shape: as many tokens as rows of b, and as many features on both sides.
+    const model = createModel({ layers: [{ name: 'q', inFeatures: dIn, outFeatures: dIn }], config, seed: 11 })
+    const layer = model.layer('q')
+    const shape = [experts * rank, dIn]
+    const rows = () => place(gaussian(randomFrom(5), shape[0] * dIn), shape)
+    layer.backward(rows(), layer.forward(rows()).saved)
+    const before = await numbersOf(layer.b.grad)
+    const { saved } = layer.forward(rows())
+    await expectRefused('ERR_LILY_ARGUMENT', 'memory overlaps that of', () =>
+      layer.backward(rows(), saved, { dx: layer.b.grad, deferB }),
+    )
+    expectSameBits('gradient of b', await numbersOf(layer.b.grad), before)
+  })
+
   it('are computed only as needs specifies', async () => {
     const model = createModel({ layers: shapes, config, seed: 11 })
     const layer = model.layer('0.q')
