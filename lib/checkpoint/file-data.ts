@@ -48,10 +48,19 @@ function openBytes(path: string, data: ArrayBuffer | Uint8Array): OpenFile {
   return {
     path,
     size: all.byteLength,
-    read: (bytes, position) => {
-      const part = all.subarray(position, position + bytes.length)
-      bytes.set(part)
-      return Promise.resolve(part.length)
+    read: async (bytes, position) => {
+      try {
+        const part = all.subarray(position, position + bytes.length)
+        bytes.set(part)
+        return await Promise.resolve(part.length)
+      } catch (cause) {
+        // The caller has transferred the buffer, or shrunk it, since it was opened.
+        throw checkpointError(
+          path,
+          `cannot be read (${messageOf(cause)}); do not transfer or shrink its buffer until the file is read`,
+          cause,
+        )
+      }
     },
     close: () => Promise.resolve(),
   }

@@ -302,6 +302,25 @@ describe('what is no adapter is refused', () => {
   })
 })
 
+describe('a buffer that is transferred while it is read', () => {
+  const transfer = (buffer: ArrayBuffer) => structuredClone(null, { transfer: [buffer] })
+  const forms: Record<string, (bytes: Uint8Array<ArrayBuffer>) => FileData> = {
+    ArrayBuffer: ({ buffer }) => buffer,
+    Uint8Array: (bytes) => bytes,
+  }
+  it.each(Object.entries(forms))('is named: %s', async (_, form) => {
+    const files = bytesIn(GOLDEN)
+    const pending = LilyModel.fromPretrained(new Map([...files].map(([name, content]) => [name, form(content)])))
+    transfer(files.get(CONFIG)!.buffer)
+    await expectRefused('ERR_LILY_CHECKPOINT', `${CONFIG}: cannot be read (`, () => pending)
+    const bytes = bytesIn(GOLDEN).get(TENSORS)!
+    const file = await SafetensorsFile.open(form(bytes))
+    transfer(bytes.buffer)
+    const [key] = file.tensors.keys()
+    await expectRefused('ERR_LILY_CHECKPOINT', 'do not transfer or shrink its buffer', () => file.read(key))
+  })
+})
+
 describe('the files of a model', () => {
   const classifier = { weight: { data: Float32Array.of(1, 2, 3), shape: [1, 3], dtype: 'float32' as const } }
 
