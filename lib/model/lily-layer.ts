@@ -165,9 +165,9 @@ export class LilyLayer extends AdapterLayer {
     this.checkParameters(problem, this.router)
     const { needs } = settings
     if (settings.deferB === true) refuseInCapture('a deferred gradient of b', 'leave deferB out')
-    const deferB = needs.db && (settings.deferB ?? this.#defersByDefault(problem))
+    const deferB = settings.deferB ?? (needs.db && this.#defersByDefault(problem))
     // A fold, which the call may end with, must not fail once dx is written.
-    if (deferB) this.b.checkGrad(true)
+    if (deferB && needs.db) this.b.checkGrad(true)
     const deferring = { ...settings, deferB }
     const inputs = {
       dy,

@@ -284,6 +284,9 @@ describe('a model', () => {
     const halves = createModel({ layers, config, dtype: 'bfloat16' }).layer('0.q')
     await expectRefused('ERR_LILY_DTYPE', 'x: expected bfloat16, got float32', () => halves.forward(place(x, shape)))
     await expectRefused('ERR_LILY_SHAPE', 'dy', () => one.layer('0.q').backward(place(x, shape), saved))
+    await expectRefused('ERR_LILY_ARGUMENT', 'deferB: leaves db to', () =>
+      one.layer('0.q').backward(dy, saved, { needs: { db: false }, deferB: true }),
+    )
     await expectRefused('ERR_LILY_ARGUMENT', 'sed', () => LilyModel.create({ layers, config, sed: 1 } as never))
   })
 
