@@ -226,4 +226,17 @@ describe('refusals', () => {
     )
     await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => loraLinearBackward({ dy, weight }, saved as never))
   })
+
+  it('backward: a weight of another type, with and without dx', async () => {
+    const { dy, forward } = call()
+    const { saved } = lilyLinearForward(forward)
+    const { router: _, dy: __, ...ofLora } = operands('float32', 'float32', true)
+    const lora = loraLinearForward(ofLora).saved
+    const weight = filled('bfloat16', 1, dOut, dIn)
+    for (const needs of [{ dx: true }, { dx: false }]) {
+      const message = 'weight: expected float32, got bfloat16; convert it'
+      await expectRefused('ERR_LILY_DTYPE', message, () => lilyLinearBackward({ dy, weight }, saved, { needs }))
+      await expectRefused('ERR_LILY_DTYPE', message, () => loraLinearBackward({ dy, weight }, lora, { needs }))
+    }
+  })
 })

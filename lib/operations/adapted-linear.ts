@@ -288,10 +288,10 @@ function prepareBackward(
     const output = inputs[name]?.operand
     if (output !== undefined) refuseOverlap(name, output, 'weight', weight.operand)
   }
-  if (!settings.needs.dx) return { linear: null, adapter: allocateGradients(state, inputs, settings) }
-
   const frozen = { x: inputs.dy, weight, bias: null, y: inputs.dx }
   checkLinear(frozen, true)
+  if (!settings.needs.dx) return { linear: null, adapter: allocateGradients(state, inputs, settings) }
+
   const linear = allocateLinear(frozen, { ...settings, precision: problem.precision }, true, problem.x.shape)
   const adapter = allocateGradients(state, { ...inputs, dx: linear.y.again() }, settings)
   if (adapter.gradients.dx !== null) adapter.gradients.dx.accumulate = true
