@@ -184,6 +184,11 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
     return this.allParameters()
   }
 
+  /** @internal Whether `dispose()` has been called. */
+  get isDisposed(): boolean {
+    return this.#isDisposed
+  }
+
   /** @internal All parameters by name, trainable or not. */
   allParameters(): ReadonlyMap<string, Parameter> {
     if (!this.#isDisposed) return this.#parameters

@@ -94,8 +94,8 @@ export class LilyAdapters<M extends AdapterModel = AdapterModel> {
   /**
    * Adds an adapter, which this object then owns. The first one becomes active.
    *
-   * @throws LilyError ERR_LILY_ARGUMENT, also for a model that was added before; ERR_LILY_SHAPE if another adapter has
-   *   different sizes for a layer
+   * @throws LilyError ERR_LILY_ARGUMENT, also for a model that was added before; ERR_LILY_DISPOSED; ERR_LILY_SHAPE if
+   *   another adapter has different sizes for a layer
    */
   addAdapter(name: string, model: M): this {
     if (typeof name !== 'string' || name === '' || name.includes('.')) {
@@ -110,6 +110,7 @@ export class LilyAdapters<M extends AdapterModel = AdapterModel> {
     if (!isModel(model) && !isLoraModel(model)) {
       fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel or a LoraModel, got ${describe(model)}`)
     }
+    if (model.isDisposed) fail('ERR_LILY_DISPOSED', 'model', 'this model is disposed of; add it before dispose()')
     for (const [otherName, other] of this.#models) {
       if (other === model)
         fail(

@@ -145,9 +145,9 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    * Saves the result of {@link exportLora} as a LoRA adapter in PEFT's format, which servers of LoRA adapters load. Its
    * rank is r and its lora_alpha is scaling * r. All layers must be frozen.
    *
-   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT if a layer is not frozen; ERR_LILY_CHECKPOINT if a file cannot
-   *   be written, if an element is infinite or NaN, or if the folder contains a Lily adapter, which cannot be recovered
-   *   from LoRA
+   * @throws LilyError (as a rejection) ERR_LILY_DISPOSED; ERR_LILY_ARGUMENT if a layer is not frozen; ERR_LILY_CHECKPOINT
+   *   if a file cannot be written, if an element is infinite or NaN, or if the folder contains a Lily adapter, which
+   *   cannot be recovered from LoRA
    */
   async saveLora(folder: string | URL): Promise<void> {
     return saveAsLora(this, this.origin, folder)
@@ -156,8 +156,8 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   /**
    * The files that {@link saveLora} writes, where there is no file system.
    *
-   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT if a layer is not frozen; ERR_LILY_CHECKPOINT if an element is
-   *   infinite or NaN
+   * @throws LilyError (as a rejection) ERR_LILY_DISPOSED; ERR_LILY_ARGUMENT if a layer is not frozen; ERR_LILY_CHECKPOINT
+   *   if an element is infinite or NaN
    */
   async loraFiles(): Promise<File[]> {
     return asLoraFiles(this, this.origin)
@@ -227,7 +227,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    * Returns the adapter as LoRA of rank r: one pair of matrices per layer, float32, on the host. All layers must be
    * frozen.
    *
-   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT if a layer is not frozen; as `Tensor.toHost`
+   * @throws LilyError (as a rejection) ERR_LILY_DISPOSED; ERR_LILY_ARGUMENT if a layer is not frozen; as `Tensor.toHost`
    */
   async exportLora(): Promise<LoraAdapter> {
     return exportLora(this)

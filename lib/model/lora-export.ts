@@ -27,9 +27,11 @@ export interface LoraAdapter {
  * Returns, for each layer, A and C^T with C = sum_e w_e B_e, as float32 on the host. With constant weights w, Lily is
  * LoRA of rank r (docs/math.md, LoRA).
  *
- * @throws LilyError ERR_LILY_ARGUMENT if a layer is not frozen
+ * @throws LilyError ERR_LILY_ARGUMENT if a layer is not frozen, ERR_LILY_DISPOSED
  */
 export async function exportLora(model: LilyModel): Promise<LoraAdapter> {
+  // Freezing a model that is disposed of, as the error about a router advises, would not help.
+  model.allParameters()
   const frozen = Array.from(model.layers.values(), (layer) => {
     const weights = layer.frozenWeights
     if (weights !== undefined) return { layer, weights }

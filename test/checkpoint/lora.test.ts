@@ -90,4 +90,11 @@ describe('saveLora', () => {
     await expectRefused('ERR_LILY_CHECKPOINT', 'choose another folder', () => model.saveLora(lily))
     expect(readFields(lily)).toEqual(readFields(GOLDEN))
   })
+
+  it('rejects a model that is disposed of', async () => {
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    model.dispose()
+    await expectRefused('ERR_LILY_DISPOSED', 'model', () => model.saveLora(join(newFolder(), 'none')))
+    await expectRefused('ERR_LILY_DISPOSED', 'model', () => model.loraFiles())
+  })
 })

@@ -287,6 +287,12 @@ describe('LilyAdapters', () => {
     await expectRefused('ERR_LILY_ARGUMENT', "model: expected each model once, got that of adapter 'two'", () =>
       set.addAdapter('three', again),
     )
+    const gone = make(1, ['q'])
+    gone.dispose()
+    const disposed = await expectRefused('ERR_LILY_DISPOSED', 'model: this model is disposed of', () =>
+      set.addAdapter('three', gone),
+    )
+    expect(disposed.argument).toBe('model')
     const other = createModel({ layers: [{ name: 'q', inFeatures: dIn, outFeatures: 1 }], config: { r: 2 } })
     await expectRefused('ERR_LILY_SHAPE', 'model', () => set.addAdapter('three', other))
     await expectRefused('ERR_LILY_ARGUMENT', 'three', () => set.setAdapter(['one', 'three']))

@@ -258,10 +258,12 @@ describe('exportLora', () => {
     expectSameBits('the shared A', first.a.data, second.a.data)
   })
 
-  it('rejects a layer with a router', async () => {
+  it('rejects a layer with a router, and a model that is disposed of', async () => {
     const model = createModel({ layers, config, seed: 3 })
     model.freeze({ '0.q': [1, 2, 3] })
     await expectRefused('ERR_LILY_ARGUMENT', '1.q', () => model.exportLora())
+    model.dispose()
+    await expectRefused('ERR_LILY_DISPOSED', 'model', () => model.exportLora())
   })
 })
 
