@@ -1,7 +1,7 @@
 /** Writes safetensors files, byte-identical to those of the format's reference implementation, one tensor at a time. */
 import { bytesOf, type DType, type HostData } from '../base/dtype.js'
-import { describe, fail, LilyError } from '../base/errors.js'
-import { entriesOf, isInstance, type Named } from '../base/options.js'
+import { describe, fail, LilyError, reading } from '../base/errors.js'
+import { entriesOf, isInstance, isPlain, type Named } from '../base/options.js'
 import { checkMemory, failDetached } from '../memory/operand.js'
 import { resolve } from '../tensor/resolve.js'
 import { operandOf, Tensor, tensorOf } from '../tensor/tensor.js'
@@ -28,8 +28,8 @@ const STORED: Readonly<Partial<Record<DType, string>>> = { float32: 'F32', bfloa
  * Writes a safetensors file in the order of the format's reference implementation. A failure, or a crash at any time,
  * leaves the file that was there before. The header is read back before the file takes its name.
  *
- * @param tensors by their names: tensors of this package, on any device, or plain ones on the host; float32, bfloat16 or
- *   float16. They must not change until the promise resolves
+ * @param tensors by their names: tensors of this package, on any device, or plain ones on the host, of which one of shape
+ *   [] is a scalar; float32, bfloat16 or float16. They must not change until the promise resolves
  * @param metadata of the file: strings by strings
  * @throws LilyError ERR_LILY_ARGUMENT for a name or a metadata value that is not a string, ERR_LILY_SHAPE, ERR_LILY_DTYPE;
  *   ERR_LILY_CHECKPOINT if the file cannot be written; ERR_LILY_ARGUMENT with the tensor's name if its buffer is
@@ -58,7 +58,9 @@ export async function writeSafetensors(
 
 /** A tensor to write. Device memory is copied to the host when the tensor is written, so one at a time. */
 export function sourceOf(value: Tensor | StoredTensor, name: string): TensorSource {
-  const owned = isInstance(value, Tensor) ? value : toTensor(value, name)
+  // No operand is a scalar, but a file may hold one: [] is written as it is, from a tensor of one element.
+  const isScalar = reading(name, () => isPlain(value) && isEmpty(value.shape))
+  const owned = isInstance(value, Tensor) ? value : toTensor(isScalar ? { ...value, shape: [1] } : value, name)
   const stored = STORED[owned.dtype]
   if (stored === undefined) {
     return fail(
@@ -74,7 +76,11 @@ export function sourceOf(value: Tensor | StoredTensor, name: string): TensorSour
     const { memory, byteOffset, byteLength } = host.rows > 1 && host.pitch !== host.columns ? copyOnHost(host) : host
     return bytesOf(memory as HostData).subarray(byteOffset, byteOffset + byteLength)
   }
-  return { dtype: stored, shape: owned.shape, bytes }
+  return { dtype: stored, shape: isScalar ? [] : owned.shape, bytes }
+}
+
+function isEmpty(shape: unknown): boolean {
+  return Array.isArray(shape) && shape.length === 0
 }
 
 /** Any form of operand, with the layout that it says. */

@@ -168,10 +168,11 @@ describe('modules to save', () => {
     const model = LilyModel.create({ layers, config: { r: 2, targetModules: ['q_proj'] } })
     expect(model.modulesToSave).toEqual(new Map())
     const folder = newFolder()
-    await model.savePretrained(folder, { modulesToSave: { head: { weight } } })
+    const scale = { data: Float32Array.of(7), shape: [], dtype: 'float32' as const } // a scalar
+    await model.savePretrained(folder, { modulesToSave: { head: { weight, scale } } })
     expect(Object.keys(readFields(folder))).toEqual(Object.keys(readFields(GOLDEN)))
     expect((await LilyModel.fromPretrained(folder)).modulesToSave).toEqual(
-      new Map([['head', new Map([['weight', weight]])]]),
+      new Map([['head', new Map<string, object>(Object.entries({ weight, scale }))]]),
     )
   })
 

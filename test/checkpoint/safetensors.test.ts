@@ -495,6 +495,25 @@ describe('writeSafetensors', () => {
     expect(readFileSync(path).equals(before)).toBe(true)
   })
 
+  it('writes a scalar, of shape [], as it is read', async () => {
+    const scalar = { data: Float32Array.of(7), shape: [], dtype: 'float32' as const }
+    await writeSafetensors(path, {
+      scalar,
+      x,
+      part: { data: Float32Array.of(1, 2), shape: [], byteOffset: 4 } as never,
+    })
+    const opened = await SafetensorsFile.open(path)
+    const read = await opened.read('scalar')
+    expect(read).toEqual(scalar)
+    expect((await opened.read('part')).data).toEqual(Float32Array.of(2))
+    await opened.close()
+    const before = readFileSync(path)
+    await expectRefused('ERR_LILY_SHAPE', 'scalar: ', () =>
+      writeSafetensors(path, { scalar: { ...scalar, data: new Float32Array(2) } }),
+    )
+    expect(readFileSync(path).equals(before)).toBe(true)
+  })
+
   it('writes the memory of a typed array, whatever its own properties say', async () => {
     class Other extends Float32Array {
       override get buffer(): never {
