@@ -23,7 +23,7 @@ const MAX_NAMES = 1 << 18
 const MAX_SIZES = 1 << 22
 
 /** Characters of a name. V8 hashes strings of 2^14 characters or more by their length alone. */
-const MAX_NAME = 10_000
+export const MAX_NAME = 10_000
 
 /** Levels of objects and arrays, as in the reference implementation; what has so many is ignored, but has to be JSON. */
 const MAX_DEPTH = 127

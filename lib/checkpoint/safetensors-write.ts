@@ -1,16 +1,16 @@
 /** Writes safetensors files, byte-identical to those of the format's reference implementation, one tensor at a time. */
 import { bytesOf, type DType, type HostData } from '../base/dtype.js'
-import { describe, fail, LilyError, reading } from '../base/errors.js'
+import { describe, fail, reading } from '../base/errors.js'
 import { entriesOf, isInstance, isPlain, type Named } from '../base/options.js'
 import { checkMemory, failDetached } from '../memory/operand.js'
 import { resolve } from '../tensor/resolve.js'
-import { operandOf, Tensor, tensorOf } from '../tensor/tensor.js'
+import { Tensor, tensorOf } from '../tensor/tensor.js'
 import { copyOnHost } from '../tensor/transfer.js'
 import { readPath, replaceFile } from './disk/disk.js'
 import { checkpointError, quote } from './errors.js'
 import type { FileContent, OpenFile } from './open-file.js'
 import { readHeader, type StoredTensor } from './safetensors-file.js'
-import { bitsOf, DTYPES, MAX_HEADER_BYTES, PREFIX_BYTES } from './safetensors-header.js'
+import { bitsOf, DTYPES, MAX_HEADER_BYTES, MAX_NAME, PREFIX_BYTES } from './safetensors-header.js'
 
 /** A tensor to write. */
 export interface TensorSource {
@@ -58,9 +58,10 @@ export async function writeSafetensors(
 
 /** A tensor to write. Device memory is copied to the host when the tensor is written, so one at a time. */
 export function sourceOf(value: Tensor | StoredTensor, name: string): TensorSource {
-  // No operand is a scalar, but a file may hold one: [] is written as it is, from a tensor of one element.
-  const isScalar = reading(name, () => isPlain(value) && isEmpty(value.shape))
-  const owned = isInstance(value, Tensor) ? value : toTensor(isScalar ? { ...value, shape: [1] } : value, name)
+  const scalar = reading(name, () => asVector(value))
+  const operand = resolve(name, scalar ?? value)
+  checkMemory(name, operand)
+  const owned = isInstance(value, Tensor) ? value : tensorOf(operand)
   const stored = STORED[owned.dtype]
   if (stored === undefined) {
     return fail(
@@ -70,24 +71,20 @@ export function sourceOf(value: Tensor | StoredTensor, name: string): TensorSour
     )
   }
   const bytes = async () => {
-    const host = operandOf(await owned.toHost())
-    if (host === null) throw new LilyError('ERR_LILY_DISPOSED', `${quote(name)}: the tensor is disposed of`)
+    checkMemory(name, operand) // the tensor may have been disposed of since, or its memory transferred
+    const host = resolve(name, await owned.toHost())
     checkMemory(name, host)
     const { memory, byteOffset, byteLength } = host.rows > 1 && host.pitch !== host.columns ? copyOnHost(host) : host
     return bytesOf(memory as HostData).subarray(byteOffset, byteOffset + byteLength)
   }
-  return { dtype: stored, shape: isScalar ? [] : owned.shape, bytes }
+  return { dtype: stored, shape: scalar === null ? owned.shape : [], bytes }
 }
 
-function isEmpty(shape: unknown): boolean {
-  return Array.isArray(shape) && shape.length === 0
-}
-
-/** Any form of operand, with the layout that it says. */
-function toTensor(value: unknown, name: string): Tensor {
-  const operand = resolve(name, value)
-  checkMemory(name, operand)
-  return tensorOf(operand)
+/** A scalar, which a file may hold but no operand is, as a tensor of one element; null for any other value. */
+function asVector(value: Tensor | StoredTensor): StoredTensor | null {
+  if (!isPlain(value)) return null
+  const scalar = { ...(value as StoredTensor) }
+  return Array.isArray(scalar.shape) && scalar.shape.length === 0 ? { ...scalar, shape: [1] } : null
 }
 
 /** Replaces a file as a whole. */
@@ -189,7 +186,7 @@ function headerOf(
   // Not JSON.stringify of one object: that would put names that are integers first.
   const members: string[] = []
   if (metadata.size > 0) {
-    const pairs = [...metadata].map(([key, value]) => `${literal(path, key)}:${literal(path, value)}`)
+    const pairs = [...metadata].map(([key, value]) => `${nameLiteral(path, key)}:${literal(path, value)}`)
     members.push(`"__metadata__":{${pairs.join(',')}}`)
   }
   let end = 0
@@ -199,7 +196,7 @@ function headerOf(
     const begin = end
     end += byteLengthOf(source)
     const { dtype, shape } = source
-    members.push(`${literal(path, name)}:${JSON.stringify({ dtype, shape, data_offsets: [begin, end] })}`)
+    members.push(`${nameLiteral(path, name)}:${JSON.stringify({ dtype, shape, data_offsets: [begin, end] })}`)
   }
   const json = new TextEncoder().encode(`{${members.join(',')}}`)
   const length = Math.ceil(json.length / PREFIX_BYTES) * PREFIX_BYTES
@@ -213,6 +210,14 @@ function headerOf(
   new DataView(bytes.buffer).setBigUint64(0, BigInt(length), true)
   bytes.set(json, PREFIX_BYTES)
   return bytes
+}
+
+/** A name of a tensor, or a key of the metadata, that a reader accepts. */
+function nameLiteral(path: string, name: string): string {
+  if (name.length > MAX_NAME) {
+    throw checkpointError(path, `expected names of at most ${MAX_NAME} characters, got ${quote(name)}; rename it`)
+  }
+  return literal(path, name)
 }
 
 function literal(path: string, text: string): string {

@@ -122,6 +122,8 @@ describe('weights that layers are frozen with', () => {
 describe('modules to save', () => {
   const weight = { data: Float32Array.of(1, 2, 3, 4, 5, 6), shape: [2, 3], dtype: 'float32' as const }
   const bias = tensor(Uint16Array.of(0x3f80, 0x4000), [2], 'bfloat16')
+  const disposed = tensor([1], [1])
+  disposed.dispose()
 
   it.each(['peft', 'compact'] as const)("are PEFT's keys and field, and come back, %s", async (format) => {
     const model = await LilyModel.fromPretrained(GOLDEN)
@@ -184,6 +186,12 @@ describe('modules to save', () => {
     ['a tensor for a module', { head: tensor([1], [1]) }, 'ERR_LILY_ARGUMENT', '["head"]: expected a Map or a plain'],
     ['a number', { head: { weight: 3 } }, 'ERR_LILY_ARGUMENT', 'head.weight'],
     ['int32', { head: { weight: tensor(Int32Array.of(1), [1]) } }, 'ERR_LILY_DTYPE', 'head.weight'],
+    [
+      'a tensor that is disposed of',
+      { head: { weight: disposed } },
+      'ERR_LILY_DISPOSED',
+      'head.weight: this tensor is',
+    ],
   ])('%s is refused before anything is written', async (_, modulesToSave, code, message) => {
     const model = await LilyModel.fromPretrained(GOLDEN)
     const folder = join(newFolder(), 'none')

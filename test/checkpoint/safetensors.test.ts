@@ -9,7 +9,7 @@ import ndarray from 'ndarray'
 import { describe, expect, it, vi } from 'vitest'
 import { SafetensorsFile } from '../../lib/checkpoint/safetensors-file.js'
 import { replaceWithTensors, type TensorSource } from '../../lib/checkpoint/safetensors-write.js'
-import { LilyError, writeSafetensors } from '../../lib/index.js'
+import { LilyError, tensor, writeSafetensors } from '../../lib/index.js'
 import { expectRefused } from '../support/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
 import { temporaryFolder } from '../support/temporary.js'
@@ -446,6 +446,21 @@ describe('a write that fails', () => {
     await expectRefused('ERR_LILY_CHECKPOINT', '__metadata__', () =>
       replaceWithTensors(path, new Map([['__metadata__', source('F32', [1], new Uint8Array(4))]]), new Map()),
     )
+    // A reader refuses such a name as damaged. The longest one that it accepts is written.
+    const longest = 'n'.repeat(10_000)
+    const tooLong = 'names of at most 10000 characters, got '
+    await expectRefused('ERR_LILY_CHECKPOINT', tooLong, () =>
+      replaceWithTensors(path, new Map([[`${longest}n`, source('F32', [1], new Uint8Array(4))]]), new Map()),
+    )
+    const error = await expectRefused('ERR_LILY_CHECKPOINT', tooLong, () =>
+      replaceWithTensors(path, old, new Map([[`${longest}n`, '']])),
+    )
+    expect(error.message).toMatch(/\(10001 characters\); rename it$/)
+    await replaceWithTensors(
+      join(folder, 'longest.safetensors'),
+      new Map([[longest, source('F32', [1], new Uint8Array(4))]]),
+      new Map(),
+    )
     expect(readdirSync(place)).toEqual(['x.safetensors'])
     expect(readFileSync(path).equals(before)).toBe(true)
   })
@@ -511,6 +526,20 @@ describe('writeSafetensors', () => {
     await expectRefused('ERR_LILY_SHAPE', 'scalar: ', () =>
       writeSafetensors(path, { scalar: { ...scalar, data: new Float32Array(2) } }),
     )
+    expect(readFileSync(path).equals(before)).toBe(true)
+  })
+
+  it('names a tensor that is disposed of, before or while it is written', async () => {
+    await writeSafetensors(path, { x })
+    const before = readFileSync(path)
+    for (const isLate of [false, true]) {
+      const gone = tensor([1, 2], [2])
+      if (!isLate) gone.dispose()
+      const pending = writeSafetensors(path, { gone })
+      if (isLate) gone.dispose()
+      const error = await expectRefused('ERR_LILY_DISPOSED', 'gone: this tensor is disposed of', () => pending)
+      expect(error.argument).toBe('gone')
+    }
     expect(readFileSync(path).equals(before)).toBe(true)
   })
 
