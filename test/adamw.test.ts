@@ -395,6 +395,7 @@ describe('rejects', () => {
     ['a rate', 'groups[1].lr', { groups: [{ match: ['p0'] }, { match: ['p1'], lr: -1 }] }],
     ['a name', "expected names of parameters, such as 'p0', got 'q'", { groups: [{ match: ['q'] }] }],
     ['no name', 'groups[0].match', { groups: [{ match: [] }] }],
+    ['a name twice', "groups[0].match: expected each name once, got 'p0' twice", { groups: [{ match: ['p0', 'p0'] }] }],
     ['a pattern', 'expected a match among 2 parameters', { groups: [{ match: /lily_B/ }] }],
     ['a string', 'groups[0].match', { groups: [{ match: 'p0' as never }] }],
     [

@@ -125,7 +125,7 @@ const forms: Rows<{ x: Operand; [name: string]: unknown }> = [
   ['strides for other dimensions', SHAPE, 'x', ({ x }) => (x.strides = [30, dIn, 1])],
   ['a stride that is negative', SHAPE, 'x', ({ x }) => (x.strides = [-dIn, 1])],
   ['strides that reach beyond data', SHAPE, 'x', ({ x }) => (x.strides = [dIn + 1, 1])],
-  ['a stride beyond 2^53', SHAPE, 'x', ({ x }) => (x.strides = [2 ** 52, 1])],
+  ['a stride beyond 2^53', SHAPE, 'with strides [4503599627370496, 1] of', ({ x }) => (x.strides = [2 ** 52, 1])],
   ['strides that do not flatten', SHAPE, 'x', notFlat],
   ['byteOffset beyond data', SHAPE, 'x', ({ x }) => (x.byteOffset = 4)],
   ['byteOffset within an element', ARGUMENT, 'x', ({ x }) => (x.byteOffset = 2)],
@@ -349,6 +349,7 @@ const backward: Rows<Backward> = [
   ['options: null', ARGUMENT, 'options', (call) => (call.options = null as never)],
   ['needs: unknown', ARGUMENT, 'dX', ({ options }) => (options.needs = { dX: true })],
   ['needs: not true or false', ARGUMENT, 'dx', ({ options }) => (options.needs = { dx: 0 })],
+  ['needs: a getter throws', ARGUMENT, 'needs.dx: reading it', ({ options }) => (options.needs = throwing({}, 'dx'))],
   ['needs: an array', ARGUMENT, 'needs', ({ options }) => (options.needs = 'dx')],
   ['dx: given, but not needed', ARGUMENT, 'dx', ({ options }) => (options.needs = { dx: false })],
   ['db: given, but deferred', ARGUMENT, 'db', ({ options }) => (options.deferB = true)],
@@ -756,7 +757,7 @@ function sixteen(call: Forward, dtypes: Partial<Record<'x' | 'a' | 'router' | 'b
 }
 
 function badOffsets(): Rows<Forward> {
-  const rows: [name: string, code: string, offsets: unknown][] = [
+  const rows: [name: string, code: string, offsets: unknown, got?: string][] = [
     ['decreasing', ARGUMENT, [0, 4, 2, tokens]],
     ['not from 0', ARGUMENT, [1, tokens]],
     ['negative', ARGUMENT, [0, -1, tokens]],
@@ -765,17 +766,17 @@ function badOffsets(): Rows<Forward> {
     ['broken', ARGUMENT, [0, 1.5, tokens]],
     ['beyond 32 bits', ARGUMENT, [0, 2 ** 32, 2 ** 32 + tokens]],
     ['NaN', ARGUMENT, [0, NaN, tokens]],
-    ['empty', SHAPE, []],
-    ['a matrix', SHAPE, { data: Int32Array.of(0, tokens), shape: [1, 2] }],
-    ['of no sequence', SHAPE, [0]],
+    ['empty', SHAPE, [], 'got none'],
+    ['a matrix', SHAPE, { data: Int32Array.of(0, tokens), shape: [1, 2] }, 'got shape [1, 2]'],
+    ['of no sequence', SHAPE, [0], 'got one offset'],
     ['float32', DTYPE, Float32Array.of(0, tokens)],
     ['64 bits', DTYPE, BigInt64Array.of(0n, BigInt(tokens))],
     ['detached', ARGUMENT, detachedOffsets()],
   ]
-  return rows.map(([name, code, sequenceOffsets]) => [
+  return rows.map(([name, code, sequenceOffsets, got = 'sequenceOffsets']) => [
     `sequenceOffsets: ${name}`,
     code,
-    'sequenceOffsets',
+    got,
     ({ options }) => Object.assign(options, { routing: 'sequence', sequenceOffsets }),
   ])
 }

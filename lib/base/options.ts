@@ -120,13 +120,14 @@ export function isPlain(value: unknown): boolean {
 /**
  * Reads the property `name` of an object that the caller passed. It may be a getter that throws.
  *
+ * @param label name of the property in an error message
  * @throws LilyError ERR_LILY_ARGUMENT with the getter's error as `cause`
  */
-export function get(argument: string, from: object, name: string): unknown {
+export function get(argument: string, from: object, name: string, label = name): unknown {
   try {
     return (from as Readonly<Record<string, unknown>>)[name]
   } catch (cause) {
-    throw failedToRead(name, cause, argument)
+    throw failedToRead(label, cause, argument)
   }
 }
 
@@ -150,7 +151,7 @@ export function readChoice<T extends string, F = T>(
  * @param argument name of the option in an error message
  */
 export function readFlag<F = boolean>(options: object, name: string, fallback: F, argument = name): boolean | F {
-  const value = get('options', options, name)
+  const value = get('options', options, name, argument)
   if (value === undefined) return fallback
   if (typeof value === 'boolean') return value
   return fail('ERR_LILY_ARGUMENT', argument, `expected true or false, got ${describe(value)}`)

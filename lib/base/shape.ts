@@ -43,7 +43,12 @@ export function flatten(
   const bytes = bytesPerElement(dtype)
   const byteLength = rows * columns > 0 ? ((rows - 1) * pitch + columns) * bytes : 0
   if (!Number.isSafeInteger(rows * columns * bytes) || !Number.isSafeInteger(byteLength)) {
-    fail('ERR_LILY_SHAPE', argument, `expected at most 2^53 - 1 bytes, got shape ${shapeText(shape)} of ${dtype}`)
+    const layout = strides === null ? '' : ` with strides ${shapeText(strides)}`
+    fail(
+      'ERR_LILY_SHAPE',
+      argument,
+      `expected at most 2^53 - 1 bytes, got shape ${shapeText(shape)}${layout} of ${dtype}`,
+    )
   }
   return { rows, columns, pitch, byteLength }
 }

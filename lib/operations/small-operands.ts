@@ -130,7 +130,7 @@ export function checkOffsets(operand: SmallOperand, tokens: number): Part {
     fail(
       'ERR_LILY_SHAPE',
       argument,
-      `expected G + 1 cumulative offsets, such as [0, ${tokens}], got ${shapeText(shape)}`,
+      `expected G + 1 cumulative offsets, such as [0, ${tokens}], got ${shape[0] === 0 ? 'none' : `shape ${shapeText(shape)}`}`,
     )
   }
   // Without a sequence no tokens can exist. The check reads no offsets, so it also covers those in device memory.
@@ -138,7 +138,7 @@ export function checkOffsets(operand: SmallOperand, tokens: number): Part {
     fail(
       'ERR_LILY_SHAPE',
       argument,
-      `expected G + 1 cumulative offsets of at least one sequence, because x has ${tokens} tokens, got [1]; ` +
+      `expected G + 1 cumulative offsets of at least one sequence, because x has ${tokens} tokens, got one offset; ` +
         `pass [0, ${tokens}] if they are one sequence`,
     )
   }

@@ -162,6 +162,10 @@ function matched(argument: string, match: unknown, names: readonly string[]): re
   const list = copyArray(argument, match)
   if (list !== null) {
     const unknown = list.findIndex((name) => !names.includes(name as string))
+    const twice = list.find((name, i) => list.indexOf(name) < i)
+    if (unknown < 0 && twice !== undefined) {
+      fail('ERR_LILY_ARGUMENT', argument, `expected each name once, got ${describe(twice)} twice; remove one`)
+    }
     if (list.length > 0 && unknown < 0) return list as string[]
     fail(
       'ERR_LILY_ARGUMENT',

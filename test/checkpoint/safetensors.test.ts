@@ -9,7 +9,7 @@ import ndarray from 'ndarray'
 import { describe, expect, it, vi } from 'vitest'
 import { SafetensorsFile } from '../../lib/checkpoint/safetensors-file.js'
 import { replaceWithTensors, type TensorSource } from '../../lib/checkpoint/safetensors-write.js'
-import { LilyError, tensor, writeSafetensors } from '../../lib/index.js'
+import { LilyError, packLinear, tensor, writeSafetensors } from '../../lib/index.js'
 import { expectRefused } from '../support/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
 import { temporaryFolder } from '../support/temporary.js'
@@ -591,6 +591,7 @@ describe('writeSafetensors', () => {
     ['a Set of tensors', new Set([x]), {}, 'tensors: expected a Map or a plain object'],
     ['a list of tensors', [x], {}, 'tensors: expected a Map or a plain object'],
     ['no tensors', undefined, {}, 'tensors: expected a Map or a plain object'],
+    ['a packed weight', { x: packLinear(tensor([1], [1, 1])) }, {}, 'got a PackedLinear; pass the weight itself'],
     ['a tensor that is none', { x: 'x' }, {}, 'x: expected a tensor, such as { data, shape }'],
   ])('refuses %s, and has written nothing', async (_, tensors, metadata, message) => {
     await writeSafetensors(path, { x }, {})

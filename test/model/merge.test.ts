@@ -1,6 +1,6 @@
 /** Merging the update of a frozen layer into its base weight, and exporting it as LoRA, compared with float64. */
 import { describe, expect, it } from 'vitest'
-import { deviceTensor, type LilyLayer, type LilyModel, loraForward } from '../../lib/index.js'
+import { deviceTensor, type LilyLayer, type LilyModel, loraForward, packLinear, tensor } from '../../lib/index.js'
 import { backend } from '../support/backend.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { type Float, quantum, roundAll } from '../support/dtypes.js'
@@ -154,6 +154,11 @@ describe('merge', () => {
     const gone = place(before, [dOut, dIn])
     gone.dispose()
     await expectRefused('ERR_LILY_DISPOSED', 'weight', () => model.merge('0.q', gone))
+    const packed = packLinear(tensor(before, [dOut, dIn])) as never
+    await expectRefused('ERR_LILY_ARGUMENT', 'weight: expected a tensor', () => model.merge('0.q', packed))
+    await expectRefused('ERR_LILY_ARGUMENT', 'got a PackedLinear; pass the weight itself, and pack it after', () =>
+      model.merge('0.q', packed),
+    )
     expectSameBits('weight', await numbersOf(weight), before)
     expect(model.layer('0.q').isMerged).toBe(false)
 
