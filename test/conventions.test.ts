@@ -144,6 +144,12 @@ function spread(step: number): Float32Array {
 
 const tfjs = { dataId: {}, dataSync: () => x, data: () => Promise.resolve(x), shape: [tokens, dIn], dtype: 'float32' }
 
+class Pitched {
+  readonly data = x
+  readonly shape = [tokens, dIn]
+  readonly pitch = dIn
+}
+
 describe('what is not supported', () => {
   it.each<[string, unknown, string, string]>([
     ['a transposed ndarray', ndarray(columnMajor, [dIn, tokens]).transpose(1, 0), 'SHAPE', 'row-major copy'],
@@ -162,6 +168,14 @@ describe('what is not supported', () => {
     ['shape and dims', { data: x, shape: [tokens, dIn], dims: [dIn, tokens] }, 'ARGUMENT', 'got both'],
     ['dtype and type', { data: x, shape: [tokens, dIn], dtype: 'float32', type: 'int32' }, 'ARGUMENT', 'got both'],
     ['a field that nobody reads', { data: x, shape: [tokens, dIn], order: 'F' }, 'ARGUMENT', "unknown field 'order'"],
+    ['a pitch', { data: x, shape: [tokens, dIn], pitch: dIn }, 'ARGUMENT', "unknown field 'pitch'"],
+    ['a pitch of an instance of a class', new Pitched(), 'ARGUMENT', 'got pitch; pass [pitch, 1]'],
+    [
+      'another CPU than the host',
+      { data: x, shape: [tokens, dIn], device: { type: 'cpu', id: 5 } },
+      'DEVICE',
+      "got type 'cpu' and id 5",
+    ],
     ['a misspelt field', { data: x, shape: [tokens, dIn], byteoffset: 8 }, 'ARGUMENT', "unknown field 'byteoffset'"],
     ['a tfjs tensor', tfjs, 'ARGUMENT', 'await tensor.data()'],
     ['a tensor on the GPU of ONNX Runtime', onGpu(), 'ARGUMENT', "location 'gpu-buffer'"],

@@ -305,6 +305,7 @@ describe('Tensor', () => {
     const here = tensor(new Float32Array(2), [2])
     expect((await here.toHost()).data.buffer).toBe(here.data.buffer)
     expect(here.to({ type: 'cpu', id: 0 }).data.buffer).toBe(here.data.buffer)
+    expectCode('ERR_LILY_DEVICE', () => here.to({ type: 'cpu', id: 3 }))
     expectCode('ERR_LILY_BACKEND_UNAVAILABLE', () => here.to({ type: 'cuda', id: 0 }))
   })
 

@@ -93,7 +93,7 @@ export function checkDevice(argument: string, device: Device): void {
 export function readDevice(argument: string, value: unknown): Device {
   const read = typeAndId(argument, value)
   const { type, id } = read
-  if (type === 'cpu') return CPU
+  if (type === 'cpu' && id === CPU.id) return CPU
   if (type === 'webgpu' && Number.isSafeInteger(id)) {
     const binding = webGpuBinding(argument, id as number)
     binding.checkUsable(argument)

@@ -184,13 +184,7 @@ function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes
   const dtype = dtypeOf(argument, data as HostData, given, dtypes)
   const sizes = readIntegers(argument, 'shape', shape === undefined ? value.dims : shape)
   const { strides, byteOffset, isWindow } = readLayout(argument, value, sizes.length, dtype)
-  if (device !== undefined && !isHost(device)) {
-    fail(
-      'ERR_LILY_DEVICE',
-      argument,
-      `expected device { type: 'cpu' } for data in host memory, got ${describe(device)}; leave the device out`,
-    )
-  }
+  if (device !== undefined) checkHost(argument, device)
   const operand = layOut(argument, data as HostData, byteOffset, dtype, CPU, sizes, strides)
   if (!isWindow) checkNotLonger(argument, data, operand)
   return operand
@@ -205,6 +199,18 @@ const GPU_FIELDS: Known = new Set(['buffer', 'shape', 'dtype', 'byteOffset', 'pi
 
 function isHost(device: unknown): boolean {
   return (device as Unknown | null | undefined)?.type === 'cpu'
+}
+
+/** Checks the device of data in host memory. There is one host, whose ID is 0. */
+function checkHost(argument: string, device: unknown): void {
+  const id = isHost(device) ? (device as Unknown).id : null
+  if (id === undefined || id === 0) return
+  const got = isHost(device) ? `type 'cpu' and id ${describe(id)}` : describe(device)
+  fail(
+    'ERR_LILY_DEVICE',
+    argument,
+    `expected device { type: 'cpu' } for data in host memory, got ${got}; leave the device out`,
+  )
 }
 
 /** The tensor that an object of another library wraps; null if it wraps none. */
