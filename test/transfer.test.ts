@@ -268,6 +268,17 @@ describe('a large operand: the call rejects', () => {
     }
   })
 
+  it.each(['hidden', 'weights'] as const)('%s of saved, which has two blocks with fixed weights', async (name) => {
+    const [M, d, r, E] = [4096, 4, 8, 5] // hidden and the weights have more than 64 KiB each
+    const sequenceOffsets = Int32Array.from({ length: M + 1 }, (_, i) => i)
+    const operands = { x: filled(1, M, d), a: filled(1, r, d), b: filled(1, E, r, d) }
+    const { saved } = lilyForward(operands, { routing: 'fixed', weights: filled(1, M, E), sequenceOffsets })
+    const pending = lilyBackwardAsync({ dy: filled(1, M, d) }, saved)
+    const received = transfer(saved[name])
+    await expectRefused(ARGUMENT, 'saved: its ArrayBuffer was transferred', () => pending)
+    expect(received.length).toBeGreaterThan(0)
+  })
+
   it('in shared memory it is used in place', async () => {
     const { x, ...rest } = largeOperands()
     const expected = lilyForward({ x, ...rest }).y

@@ -18,8 +18,8 @@ const COPIED_BYTES = 64 * 1024
 
 /** The operands of one or several calls of the addon, which run one after the other. All are on the host. */
 export class AsyncOperands {
-  /** What the calls read and write in place, by argument. */
-  readonly #inPlace = new Map<string, ArrayBufferView>()
+  /** What the calls read and write in place. An argument may have several: `saved` keeps up to two blocks. */
+  readonly #inPlace: [argument: string, memory: ArrayBufferView][] = []
   /** The copies of small operands. An operand of several calls has one, so that each call reads what the last one wrote. */
   readonly #copies = new Map<Operand, Operand>()
   /** Outputs that the calls write to a copy, by argument. */
@@ -51,7 +51,7 @@ export class AsyncOperands {
       const kept = memory[slot]
       if (!ArrayBuffer.isView(kept)) continue
       if (byteLengthOf(kept) > COPIED_BYTES) {
-        this.#inPlace.set('saved', kept)
+        this.#inPlace.push(['saved', kept])
         continue
       }
       const copy = copies.get(kept) ?? (kept as HostData).slice()
@@ -87,7 +87,7 @@ export class AsyncOperands {
     refuseShrinking(argument, memory)
     if (operand.byteLength === 0 || isShared(bufferOf(memory))) return false
     if (operand.rows * operand.columns * bytesPerElement(operand.dtype) > COPIED_BYTES) {
-      this.#inPlace.set(argument, memory)
+      this.#inPlace.push([argument, memory])
       return false
     }
     const copy = this.#copies.get(operand) ?? copyOnHost(operand)
