@@ -1,13 +1,16 @@
 /** The Async forms on WebAssembly where threads do not start, end, or have no memory. The project `wasm` runs it. */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { beforeEach, describe, expect, test, vi } from 'vitest'
 import type * as package_ from '../lib/index.js'
 import { packageRoot } from '../lib/binding/root.js'
 import type { Host } from '../lib/binding/wasm/host.js'
 import { loadModule } from '../lib/binding/wasm/load.js'
+import { Module } from '../lib/binding/wasm/module.js'
 import { wasmNative } from '../lib/binding/wasm/native.js'
 import { nodeHost } from '../lib/binding/wasm/node-host.js'
+import type { ThreadStart } from '../lib/binding/wasm/thread-script.js'
 import { expectSameBits } from './support/compare.js'
 import { smallOperands } from './support/small.js'
 
@@ -80,9 +83,19 @@ describe.each([
   })
 })
 
+/** Threads of Node.js whose start message is changed. */
+const startWith = (changes: Partial<ThreadStart>) => (script: string) => {
+  const thread = nodeHost.start(script)
+  let isStarted = false
+  const post = (message: unknown) => {
+    thread.post(isStarted ? message : { ...(message as ThreadStart), ...changes })
+    isStarted = true
+  }
+  return { ...thread, post }
+}
+
 test('an Async form for which the thread has no memory is rejected', async () => {
-  const start = (script: string) => nodeHost.start(script.replace('maximum: 65536', 'maximum: 256'))
-  const { lilyForwardAsync } = await packageOn({ sharesMemory: false, start })
+  const { lilyForwardAsync } = await packageOn({ sharesMemory: false, start: startWith({ mostPages: [256] }) })
   const { dy: _, ...operands } = smallOperands()
   expect((await lilyForwardAsync(operands)).y.shape).toEqual([6, 4])
   const tokens = 2 ** 20
@@ -90,5 +103,67 @@ test('an Async form for which the thread has no memory is rejected', async () =>
   await expect(lilyForwardAsync({ ...operands, x })).rejects.toMatchObject({
     code: 'ERR_LILY_OUT_OF_MEMORY',
     message: expect.stringMatching(/no memory for the thread of the Async forms: .* use smaller batches/) as string,
+  })
+})
+
+test('the thread reserves less address space where the engine has no more', async () => {
+  const small = `{
+    const { Memory } = WebAssembly
+    WebAssembly.Memory = function (limits) {
+      if (limits.maximum > 16384) throw new RangeError('no address space')
+      return new Memory(limits)
+    }
+  }`
+  const messages: unknown[] = []
+  const start = (script: string) => {
+    const thread = nodeHost.start(`${small}\n${script}`)
+    thread.onMessage((message) => messages.push(message))
+    return thread
+  }
+  await expectSameResults(await packageOn({ sharesMemory: false, start }))
+  expect(messages).toHaveLength(3) // of the start, forward and backward: the calling thread has run none of them
+})
+
+describe('the stack of a thread is freed', () => {
+  const stacks = () => {
+    const allocate = vi.spyOn(Module.prototype, 'allocate')
+    const release = vi.spyOn(Module.prototype, 'release')
+    return () => {
+      const freed = release.mock.calls.map(([address]) => address)
+      const own = allocate.mock.calls.flatMap(([what], i) =>
+        what === 'the stack of a thread' ? [allocate.mock.results[i].value as number] : [],
+      )
+      vi.restoreAllMocks()
+      return { own, freed: freed.filter((address) => own.includes(address)) }
+    }
+  }
+
+  test('that the runtime does not start', async () => {
+    const found = stacks()
+    const start = () => {
+      throw new Error('no threads')
+    }
+    await expectSameResults(await packageOn({ processors: 3, start }))
+    const { own, freed } = found()
+    expect([own.length, freed]).toEqual([2, own]) // of the pool, and of the Async forms
+  })
+
+  test('that ends before it has started', async () => {
+    const found = stacks()
+    const start = () => nodeHost.start('throw new Error("no threads")')
+    await expectSameResults(await packageOn({ processors: 1, start }))
+    await setTimeout(50) // Node.js reports the error, and then the end
+    const { own, freed } = found()
+    expect([own.length, freed]).toEqual([1, own])
+  })
+
+  test('that ends later, so that another one takes its place', async () => {
+    const found = stacks()
+    const start = (script: string) => nodeHost.start(script.replace('result = run(message)', 'process.exit(5)'))
+    const { lilyForwardAsync } = await packageOn({ processors: 1, start })
+    const { dy: _, ...operands } = smallOperands()
+    for (let i = 0; i < 3; i++) await expect(lilyForwardAsync(operands)).rejects.toThrow('has ended')
+    const { own, freed } = found()
+    expect([own.length, freed]).toEqual([3, own])
   })
 })

@@ -145,13 +145,15 @@ export class Module {
     if (this.#hasStarted) return
     this.#hasStarted = true
     for (let worker = 1; worker < this.threads; worker++) {
+      let own: OwnMemory | undefined
       try {
-        const own = this.#own()
+        own = this.#own()
         const thread = this.host.start(THREAD_SCRIPT)
         // The other threads do its work. Without a listener Node.js ends the process if a thread fails.
         thread.onEnd(() => undefined)
-        thread.post({ ...own, worker })
+        thread.post({ ...own.start, worker })
       } catch {
+        own?.release()
         return // the calling thread does the work
       }
     }
@@ -191,24 +193,44 @@ export class Module {
     }
   }
 
-  /** A thread in the memory of this module, with a stack and thread-local data of its own. */
-  #own(): ThreadStart {
+  /** The start of a thread in the memory of this module, with a stack and thread-local data of its own. */
+  #own(): OwnMemory {
     const { module, memory, exports } = this
-    const stack = this.allocate('the stack of a thread', STACK_BYTES) + STACK_BYTES
-    const tls = this.allocate('the data of a thread', Number(exports.__tls_size.value))
-    return { module, memory, stack, tls }
+    const block = this.allocate('the stack of a thread', STACK_BYTES + Number(exports.__tls_size.value))
+    // The stack grows down, from where the data begin.
+    const end = block + STACK_BYTES
+    let isReleased = false
+    return {
+      start: { module, memory, stack: end, tls: end },
+      release: () => {
+        if (!isReleased) this.release(block)
+        isReleased = true
+      },
+    }
   }
 
   /** Null: the runtime has no threads, or forbids them. */
   async #startRunner(): Promise<Runner | null> {
+    let own: OwnMemory | undefined
     try {
-      const runner = new Runner(this.host.start(THREAD_SCRIPT), this.isShared ? this.#own() : { module: this.module })
+      if (this.isShared) own = this.#own()
+      const start = own?.start ?? { module: this.module, initialPages: INITIAL_PAGES, mostPages: MOST_PAGES }
+      // A thread that ends later is replaced by another one.
+      const runner = new Runner(this.host.start(THREAD_SCRIPT), start, () => own?.release())
       await runner.started
       return runner
     } catch {
+      own?.release()
       return null
     }
   }
+}
+
+/** Memory of a thread in the memory of the module. */
+interface OwnMemory {
+  readonly start: ThreadStart
+  /** Frees it. Calling it again has no effect: a thread that does not start may end, too. */
+  readonly release: () => void
 }
 
 /** @throws any error of the engine, if it has no memory of 256 MiB either */

@@ -15,9 +15,11 @@ export class Runner {
   /** Rejected if the thread does not start: some pages forbid it. */
   readonly started: Promise<unknown>
 
+  /** @param onEnd called when the thread has ended */
   constructor(
     private readonly thread: Thread,
     start: ThreadStart,
+    onEnd: () => void,
   ) {
     thread.onMessage((result) => {
       this.#next()?.resolve(result as ThreadResult)
@@ -27,6 +29,7 @@ export class Runner {
         'ERR_LILY_BACKEND_UNAVAILABLE',
         `the thread of the Async forms has ended (${reason}); call again, or use the forms without Async`,
       )
+      onEnd()
       for (let next = this.#next(); next !== undefined; next = this.#next()) next.reject(this.#end)
     })
     this.started = this.#send(start)

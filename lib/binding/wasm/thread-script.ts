@@ -17,6 +17,9 @@ export interface ThreadStart {
   readonly module: WebAssembly.Module
   /** The memory of the main module; absent: the thread makes its own. */
   readonly memory?: WebAssembly.Memory
+  /** Size of its own memory in pages, and the maxima to try, as for that of the main module. */
+  readonly initialPages?: number
+  readonly mostPages?: readonly number[]
   /** End of the thread's stack and start of its thread-local data, in shared memory. */
   readonly stack?: number
   readonly tls?: number
@@ -49,8 +52,16 @@ export const THREAD_SCRIPT = `'use strict'
   const port = typeof postMessage === 'function' ? globalThis : require('node:worker_threads').parentPort
   let memory
   let instance
-  const start = ({ module, memory: shared, stack, tls, worker }) => {
-    memory = shared ?? new WebAssembly.Memory({ initial: 256, maximum: 65536 })
+  const newMemory = (initial, [maximum, ...smaller]) => {
+    try {
+      return new WebAssembly.Memory({ initial, maximum })
+    } catch (error) {
+      if (smaller.length === 0) throw error
+      return newMemory(initial, smaller)
+    }
+  }
+  const start = ({ module, memory: shared, initialPages, mostPages, stack, tls, worker }) => {
+    memory = shared ?? newMemory(initialPages, mostPages)
     instance = new WebAssembly.Instance(module, { env: { memory, now: () => performance.now() } }).exports
     if (shared === undefined) {
       instance._initialize()
