@@ -55,7 +55,10 @@ const small = { tokens: 150, dIn: 33, dOut: 136, experts: 3 }
 const ragged = { ...small, rank: 9, lengths: [41, 0, 17, 92] }
 const wide = { ...small, tokens: 260, dIn: 136, dOut: 530 }
 
-/** Ragged ends in every direction; together they reach every routing, and every kernel of both backends. */
+/**
+ * Ragged ends in every direction. They cover every routing and LoRA, at ranks and numbers of tokens that different passes
+ * compute, but no frozen linear layer and no analysis in float64.
+ */
 const problems: readonly Problem[] = [
   { ...small, routing: 'batch', rank: 7, masked: true, relu: true },
   { ...small, routing: 'batch', rank: 16, fresh: true },

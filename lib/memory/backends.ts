@@ -42,7 +42,7 @@ export interface BackendInfo {
 
 /**
  * Lists the backends of this machine. A backend that is not available has a `reason`; the cpu backend is available unless
- * LILY_CPU_ISA or LILY_NUM_THREADS has a value that it cannot run with. Throws nothing.
+ * LILY_CPU_ISA, LILY_CPU_BLOCKS or LILY_NUM_THREADS has a value that it cannot run with. Throws nothing.
  *
  * @example
  * for (const { name, available, reason, devices } of backends()) console.log(name, available ? devices : reason)

@@ -106,10 +106,9 @@ const LORA: Adapter = {
 }
 
 /**
- * A frozen linear layer with a Lily adapter: y += x weight^T + bias + s h C
- * (docs/linear.md). The bits are those of {@link linearForward}
- * and then {@link lilyForward}, which adds to its y; an y of 16 bits is rounded by both. All operands are checked before
- * anything is written. `saved` is that of lilyForward.
+ * A frozen linear layer with a Lily adapter: y += x weight^T + bias + s h C (docs/linear.md). The bits are those of
+ * {@link linearForward} and then {@link lilyForward}, which adds to its y; a y of 16 bits is rounded by both. All
+ * operands are checked before anything is written. `saved` is that of lilyForward.
  *
  * @throws LilyError as linearForward and lilyForward
  * @example

@@ -153,7 +153,6 @@ function adamwUpdate(call: {
   const { value, grad, expAvg, expAvgSq, norm, floats } = call
   return {
     name: 'update',
-    // A norm that is NaN leaves the factor NaN.
     // Four elements per thread, without a loop: SwiftShader, which is Chromium's software adapter, takes minutes to compile
     // one around so many guarded accesses.
     workgroups: ceilDiv(value.cols, 256 * 4),
@@ -163,6 +162,7 @@ function adamwUpdate(call: {
 fn update(id: u32, tid: u32) {
   var clip = 1.0;
   ${
+    // A norm that is NaN leaves the factor NaN.
     norm === null
       ? ''
       : `let limited = P.max_norm / (norm1(0u, 0u) + 1e-6);

@@ -10,8 +10,8 @@
 //
 // With so few tokens, packing A and forming C and D would be most of the work. Here A and B are read once, dA and dB
 // are read and written once, and nothing else is as large. The operands and results are those of backward_dy.h and
-// backward_x.h, but d_weights_partials has one sum
-// per split. A row of q has another rounding than in a larger batch; with batch routing it depends on the batch anyway.
+// backward_x.h, but d_weights_partials has one sum per split. A row of q has another rounding than in a larger batch;
+// with batch routing it depends on the batch anyway.
 #pragma once
 
 #include "cpu/backward_router.h"

@@ -1,7 +1,7 @@
-// The combined projector with the scaling, s C_g = s sum_e w_ge B_e, one panel at a time. A task combines a panel in
-// its own scratch and uses it there; C is never stored as a whole. The forward pass packs s C (panels of columns of
-// d_out), the backward pass packs s C^T (panels of columns of r). Below, C stands for s C. For LoRA, whose b is stored
-// transposed, the two exchange roles.
+// The combined projector with the scaling, s C_g = s sum_e w_ge B_e. A task combines the panels that it needs in its
+// own scratch and uses them there; C is never stored as a whole. The forward pass packs s C (panels of columns of
+// d_out), 8 rows at a time in all panels of a task; the backward pass packs s C^T (panels of columns of r), one panel
+// at a time. Below, C stands for s C. For LoRA, whose b is stored transposed, the two exchange roles.
 //
 //   stack.b   E r x d_out, pitched, any element type; d_out x r if `transposed`
 //   out       [step of k][width]: k counts r for C, and d_out for C^T

@@ -1,6 +1,5 @@
-// The tasks of one call of parallel_for, which the threads of a pool claim. The pool decides how
-// its threads start, sleep and wake: thread_pool.cc has the one of native code, wasm/thread_pool.cc the one of
-// WebAssembly.
+// The tasks of one call of parallel_for, which the threads of a pool claim. The pool decides how its threads start,
+// sleep and wake: thread_pool.cc has the one of native code, wasm/thread_pool.cc the one of WebAssembly.
 #pragma once
 
 #include <stdint.h>

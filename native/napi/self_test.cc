@@ -153,8 +153,8 @@ float load(const void *from, int32_t dtype) {
   return (half & 0x8000) != 0 ? -magnitude : magnitude;
 }
 
-// Multiples of 1/8 from -1/2 to 1/2. The router's are divided by the rank, or nearly: a softmax of large logits would
-// have gradients of rounding errors.
+// Multiples of 1/8 from -1/2 to 1/2. Those of the router are divided by 16 at the large rank: a softmax of large logits
+// would have gradients of rounding errors.
 float input(const Engine &engine, int array, int64_t index) {
   const float number = static_cast<float>((index * 5 + index / 7 + array * 3) % 9 - 4) / 8;
   return array == kRouter && engine.rank > 8 ? number / 16 : number;

@@ -116,8 +116,8 @@ struct Engine {
 
   static LILY_INLINE Lhs lhs(const lily_matrix &in, int64_t rows, int64_t columns, int64_t row, int64_t begin,
                              int64_t steps, bool reused, float *copy) {
-    // At a pitch that is a multiple of 4 KiB the rows of a lhs that is read again would displace each other in the L1
-    // cache.
+    // A lhs that is read again is copied: at a pitch that is a multiple of 4 KiB its rows would displace each other in
+    // the L1 cache.
     Lhs result;
     with_scaled(in, rows, columns, 1.0f, nullptr, [&](const auto &matrix) __attribute__((always_inline)) {
       result = lhs_of(matrix, row, begin, steps, reused, halves_at(copy));

@@ -1,7 +1,5 @@
 // What the passes of blocked/ require of an engine: how operands are packed, and how one block of sums is multiplied.
-// The translation unit
-// defines LILY_ENGINE, the header with its engine: amx/engine.h or
-// vector_engine.h.
+// The translation unit defines LILY_ENGINE, the header with its engine: amx/engine.h or vector_engine.h.
 //
 // A product has a left operand of rows and a packed right operand of columns:
 //

@@ -105,10 +105,9 @@ __device__ inline void begin_product(Accumulators<Tile::kWarpM, Tile::kWarpN> &s
 
 // Computes this warp's part of a tile of the product. fill(slot, step) loads one stage of both operands: a as
 // [kBlockM][kBlockK] with Along::kDepth and as [kBlockK][kBlockM], or panels [kBlockK][kPanelM], with Along::kOuter;
-// then b likewise. It is called for
-// kStages - 1 steps beyond the last, and may then load something else. The slots of the ring are taken in turn from
-// number `first` on; `filled`: the first kStages - 1 of them have been filled. The caller waits for the copies beyond
-// the last step, and for the other warps.
+// then b likewise. It is called for kStages - 1 steps beyond the last, and may then load something else. The slots of
+// the ring are taken in turn from number `first` on; `filled`: the first kStages - 1 of them have been filled. The
+// caller waits for the copies beyond the last step, and for the other warps.
 template <typename Tile, Along kAlongA, Along kAlongB, typename Fill>
 __device__ inline void large_sums(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum, char *shared, int first, bool filled,
                                   int depth, const WarpTile<Tile> &warp_tile, const Fill &fill) {

@@ -99,8 +99,8 @@ struct Tiles<E, 2> {
   // and copies) with those of the matrix units (2 per instruction on A100; 1 on H100, whose full rate requires wgmma):
   using Large = Table<
       // Eight warps, 128 accumulators. Fragments 256, copies 96: 352 against 512 on A100 and 256 on H100, and three
-      // quarters of the traffic with L2. 136 to 161 KiB of shared memory: one block per multiprocessor of A100, H100
-      // and B200, which computes several tiles in turn, because no other block overlaps its prologue.
+      // quarters of the traffic with L2. 136 to 161 KiB of shared memory: one block per multiprocessor of A100 and
+      // B200. No other block overlaps its prologue, so that on B200 it computes several tiles in turn.
       LargeTile<E, 128, 256, 32, 4, 8>,
       // 128 accumulators, 2 blocks in 140 KiB. Fragments 128, copies 64: 192 against 256. All of A100's rate except
       // barriers (expect 80 %), two thirds of the mma.sync rate on H100.
@@ -146,9 +146,9 @@ struct Tiles<E, 4> {
 
 // ---- Rows by architecture ----
 
-// Rows of which PTX has code: GPUs that are newer than the library compile it, and choose among these. PTX of all rows
-// was a quarter of the library. Few and many tokens, and ranks up to 16, 64 and 128, each have a tile; by the model of
-// time a call of 16 bits takes 4 % longer on average than with all rows (docs/cuda-backend.md).
+// Rows of which PTX has code: GPUs for which the library has no machine code compile it, and choose among these. PTX of
+// all rows was a quarter of the library. Few and many tokens, and ranks up to 16, 64 and 128, each have a tile; by the
+// model of time a call of 16 bits takes 4 % longer on average than with all rows (docs/cuda-backend.md).
 template <typename E, size_t kScalarBytes = sizeof(typename E::Scalar)>
 struct PtxRows;
 

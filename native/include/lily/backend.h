@@ -163,7 +163,10 @@ typedef struct lily_linear_problem {
   int32_t device;
 } lily_linear_problem;
 
-/* The sums are float32, and y is rounded once. A row of y depends on its row of x alone; its bits on M by cuBLASLt. */
+/*
+ * The sums are float32, and y is rounded once. A row of y depends on its row of x alone. Where cuBLASLt computes it,
+ * its bits depend on M, too.
+ */
 typedef struct lily_linear {
   lily_linear_problem problem;
   lily_matrix x;
@@ -215,7 +218,7 @@ typedef struct lily_adamw {
 typedef struct lily_device_info {
   char name[128];
   char detail[64];       /* the instruction set of a CPU, the compute capability of a GPU */
-  char without[16];      /* what device_fall_back has left; "": nothing */
+  char without[16];      /* the instructions that device_fall_back turned off; "": none */
   uint64_t memory_bytes; /* 0: unknown */
   uint64_t cache_bytes;  /* of the last-level cache; 0: unknown */
   int32_t parallelism;   /* threads of the CPU backend, multiprocessors of a GPU */
