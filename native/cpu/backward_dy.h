@@ -281,22 +281,24 @@ void dy_pass(const BackwardPass &pass, int64_t task, float *scratch) {
   add_tokens(pass, part, from, to, needs_d_combined ? d_partial(pass, piece, rank_tile, part.begin) : nullptr, parts);
 }
 
-// Adds the pieces of D for a tile of columns, and writes what depends on it.
+// Adds the pieces of D for a tile of columns, a tile of dw at a time, and writes what depends on it.
 void add_d_partials(const BackwardPass &pass, int64_t tile, float *scratch) {
-  const int64_t tile_end = pass.d_sum_tiles.end(tile), rank = pass.stack.rank;
-  float *const transpose_scratch = scratch + rank * kPanel;
+  const DyScratch parts = dy_scratch(pass, scratch);
+  const int64_t tile_end = pass.d_sum_tiles.end(tile);
   for (int64_t begin = pass.d_sum_tiles.begin(tile); begin < tile_end; begin += kPanel) {
     const int64_t end = minimum(tile_end, begin + kPanel), width = round_up(end - begin, kLanes);
     for (int64_t group = 0; group < pass.groups.count; ++group) {
-      for (int64_t rank_tile = 0; rank_tile < pass.dy_rank_tiles.count; ++rank_tile) {
-        const int64_t first = pass.dy_rank_tiles.begin(rank_tile), rows = pass.dy_rank_tiles.end(rank_tile) - first;
-        add_partials(rows * width, d_partial(pass, pass.groups.first_piece(group), rank_tile, begin),
-                     pass.d_partial_floats, pass.groups.first_piece(group + 1) - pass.groups.first_piece(group),
-                     scratch + first * width);
-      }
-      for (int64_t tile = 0; tile < pass.d_weights_tiles.count; ++tile) {
-        const int64_t first = pass.d_weights_tiles.begin(tile), rows = pass.d_weights_tiles.end(tile) - first;
-        write_d_weights_and_db(pass, {0, begin, end, group, first, rows}, scratch + first * width, transpose_scratch);
+      const int64_t piece = pass.groups.first_piece(group), pieces = pass.groups.first_piece(group + 1) - piece;
+      for (int64_t weights_tile = 0; weights_tile < pass.d_weights_tiles.count; ++weights_tile) {
+        const int64_t first = pass.d_weights_tiles.begin(weights_tile), last = pass.d_weights_tiles.end(weights_tile);
+        for (int64_t row = first, rank_tile = first / pass.dy_rank_tiles.width; row < last; ++rank_tile) {
+          const int64_t rows = minimum(last, pass.dy_rank_tiles.end(rank_tile)) - row;
+          const float *const partial =
+              d_partial(pass, piece, rank_tile, begin) + (row - pass.dy_rank_tiles.begin(rank_tile)) * width;
+          add_partials(rows * width, partial, pass.d_partial_floats, pieces, parts.d_combined + (row - first) * width);
+          row += rows;
+        }
+        write_d_weights_and_db(pass, {0, begin, end, group, first, last - first}, parts.d_combined, parts.transpose);
       }
     }
   }
