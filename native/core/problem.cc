@@ -4,14 +4,16 @@ namespace lily {
 
 namespace {
 
-constexpr int64_t kMaxDimension = int64_t{1} << 40;
+const char *d_out_error(int64_t d_out) {
+  return d_out < 1 || d_out > kMaxDimension ? "d_out must be from 1 to 2^40" : nullptr;
+}
 
 // What all operations require of the sizes and the types that they have in common.
 template <typename P>
 const char *common_error(const P &problem) {
   if ((problem.tokens < 0) || (problem.tokens > INT32_MAX)) return "tokens must be from 0 to 2^31 - 1";
-  if (problem.d_in < 1 || problem.d_in > kMaxDimension) return "d_in must be at least 1";
-  if (problem.d_out < 1 || problem.d_out > kMaxDimension) return "d_out must be at least 1";
+  if (problem.d_in < 1 || problem.d_in > kMaxDimension) return "d_in must be from 1 to 2^40";
+  if (const char *wrong = d_out_error(problem.d_out)) return wrong;
   if (problem.precision < LILY_PRECISION_DEFAULT || problem.precision > LILY_PRECISION_TF32) return "unknown precision";
   if (dtype_bytes(problem.activation_dtype) == 0 || dtype_bytes(problem.parameter_dtype) == 0) return "unknown dtype";
   if (problem.parameter_dtype != LILY_FLOAT32 && problem.parameter_dtype != problem.activation_dtype) {
@@ -27,16 +29,24 @@ const char *problem_error(const lily_linear_problem &problem) {
   return common_error(problem);
 }
 
+const char *stack_error(int64_t rank, int64_t experts, int64_t d_out) {
+  if (rank < 1 || rank > kMaxRank) return "rank must be from 1 to 4096";
+  if (experts < 1 || experts > kMaxExperts) return "experts must be from 1 to 64";
+  return d_out_error(d_out);
+}
+
 const char *problem_error(const lily_problem &problem) {
   if (const char *wrong = common_error(problem)) return wrong;
-  if (problem.rank < 1 || problem.rank > kMaxRank) return "rank must be from 1 to 4096";
-  if (problem.experts < 1 || problem.experts > kMaxExperts) return "experts must be from 1 to 64";
+  if (const char *wrong = stack_error(problem.rank, problem.experts, problem.d_out)) return wrong;
   if (problem.routing < LILY_ROUTING_BATCH || problem.routing > LILY_ROUTING_NONE) return "unknown routing";
   if (problem.pool < LILY_POOL_PROBABILITIES || problem.pool > LILY_POOL_LOGITS) return "unknown pool";
   if (problem.activation < LILY_ACTIVATION_NONE || problem.activation > LILY_ACTIVATION_RELU) {
     return "unknown activation";
   }
   if (problem.routing == LILY_ROUTING_NONE && problem.experts != 1) return "LoRA must have one expert";
+  if (problem.routing == LILY_ROUTING_TOKEN && problem.pool != LILY_POOL_PROBABILITIES) {
+    return "token routing has no pool of logits";
+  }
   if (problem.groups < 0 || problem.groups > INT32_MAX) return "groups must be from 0 to 2^31 - 1";
   if (!may_have_groups(problem) && problem.groups != 1) return "this routing must have one group";
   if (problem.groups == 0 && problem.tokens > 0) return "groups must be at least 1 if there are tokens";

@@ -8,11 +8,15 @@ namespace lily {
 
 constexpr int64_t kMaxRank = 4096;
 constexpr int64_t kMaxExperts = 64;
+constexpr int64_t kMaxDimension = int64_t{1} << 40;  // of d_in and d_out: no product of such sizes overflows
 
 // Returns nullptr if the problem is valid, otherwise a message that says what is wrong.
 const char *problem_error(const lily_problem &problem);
 
 const char *problem_error(const lily_linear_problem &problem);
+
+// The same for the sizes of b.
+const char *stack_error(int64_t rank, int64_t experts, int64_t d_out);
 
 // Whether the routing has one group per sequence: `sequence` and `fixed`. Sequences may have different lengths. All
 // other routings have one group of all tokens.

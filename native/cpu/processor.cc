@@ -138,12 +138,13 @@ std::string first_line(const std::string &path) {
 // The hardware threads of a core share its multipliers, so a second thread on a core only adds overhead.
 int physical_core_count() {
   std::set<std::string> cores;
-  for (int cpu = 0; cpu < 4096; ++cpu) {
+#if defined(__linux__)
+  for (long cpu = 0, cpus = sysconf(_SC_NPROCESSORS_CONF); cpu < cpus; ++cpu) {
     const std::string siblings =
         first_line("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
-    if (siblings.empty()) break;
-    cores.insert(siblings);
+    if (!siblings.empty()) cores.insert(siblings);  // a processor that is offline has no such file
   }
+#endif
   return cores.empty() ? static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))
                        : static_cast<int>(cores.size());
 }

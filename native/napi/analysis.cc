@@ -15,18 +15,16 @@ double *matrix(const Napi::CallbackInfo &info, size_t index, int64_t rows, int64
   return static_cast<double *>(array_memory(info.Env(), info[index], rows * columns, sizeof(double), "a matrix"));
 }
 
-constexpr int64_t kMaxColumns = int64_t{1} << 40;
-
 }  // namespace
 
 void gram_factor(const Napi::CallbackInfo &info) {
-  const int64_t r = size(info, 1, kMaxRank), columns = size(info, 2, kMaxColumns);
+  const int64_t r = size(info, 1, kMaxRank), columns = size(info, 2, kMaxDimension);
   check(info.Env(), *lily_cpu_backend(),
         lily_cpu_gram_factor(matrix(info, 0, r, columns), r, columns, matrix(info, 3, r, r)));
 }
 
 void congruence_eigenvalues(const Napi::CallbackInfo &info) {
-  const int64_t r = size(info, 2, kMaxRank), columns = size(info, 3, kMaxColumns);
+  const int64_t r = size(info, 2, kMaxRank), columns = size(info, 3, kMaxDimension);
   check(info.Env(), *lily_cpu_backend(),
         lily_cpu_congruence_eigenvalues(matrix(info, 0, r, r), matrix(info, 1, r, columns), r, columns,
                                         matrix(info, 4, r, 1)));

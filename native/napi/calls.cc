@@ -112,12 +112,18 @@ class Worker : public Napi::AsyncWorker {
   Napi::Promise promise() const { return deferred_.Promise(); }
 
  protected:
-  void Execute() override {
-    failure_ = Failure(prepared_.backend, prepared_.run());
-    if (failure_.status != LILY_OK) SetError(failure_.message);
+  void Execute() override { failure_ = Failure(prepared_.backend, prepared_.run()); }
+  void OnOK() override {
+    if (failure_.status == LILY_OK) {
+      deferred_.Resolve(Env().Undefined());
+    } else {
+      deferred_.Reject(failure_.error(Env()).Value());
+    }
   }
-  void OnOK() override { deferred_.Resolve(Env().Undefined()); }
-  void OnError(const Napi::Error &) override { deferred_.Reject(failure_.error(Env()).Value()); }
+  // An exception of Execute: the standard library found no memory.
+  void OnError(const Napi::Error &error) override {
+    deferred_.Reject(make_error(Env(), "ERR_LILY_OUT_OF_MEMORY", error.Message()).Value());
+  }
 
  private:
   Napi::Promise::Deferred deferred_;

@@ -23,7 +23,7 @@ class FoldArguments {
     d_out_ = whole(fold_field::kDOut);
     rank_ = whole(fold_field::kRank);
     experts_ = whole(fold_field::kExperts);
-    if (const char *wrong = size_error()) throw make_error(env_, "ERR_LILY_ARGUMENT", wrong);
+    if (const char *wrong = stack_error(rank_, experts_, d_out_)) throw make_error(env_, "ERR_LILY_ARGUMENT", wrong);
   }
 
   const lily_backend &backend() const { return *operands_.backend; }
@@ -49,15 +49,6 @@ class FoldArguments {
  private:
   // The numbers of the layers follow those of the call and of db.
   static constexpr int64_t kLayers = fold_field::kCount + slot_field::kCount;
-
-  // The limits of problem_error: no product of these sizes overflows.
-  const char *size_error() const {
-    constexpr int64_t kMaxDimension = int64_t{1} << 40;
-    if (d_out_ < 1 || d_out_ > kMaxDimension) return "d_out must be at least 1";
-    if (rank_ < 1 || rank_ > kMaxRank) return "rank must be from 1 to 4096";
-    if (experts_ < 1 || experts_ > kMaxExperts) return "experts must be from 1 to 64";
-    return nullptr;
-  }
 
   lily_deferred layer(size_t index) const {
     using namespace fold_layer_field;

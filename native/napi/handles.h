@@ -84,10 +84,12 @@ struct GraphHandle : Handle {
 
 template <typename T>
 Napi::Value wrap(Napi::Env env, std::unique_ptr<T> handle) {
-  return Napi::External<T>::New(env, handle.release(), [](Napi::Env finalizing, T *held) {
+  const auto external = Napi::External<T>::New(env, handle.get(), [](Napi::Env finalizing, T *held) {
     held->release(finalizing);
     delete held;
   });
+  static_cast<void>(handle.release());  // the finalizer owns it from now on
+  return external;
 }
 
 // Null if the value is no External of that kind.

@@ -132,7 +132,7 @@ function sizes(random: Random): Sizes {
     activations,
     parameters,
     precision: integer(random, 0, 2),
-    pool: integer(random, 0, 1),
+    pool: routing === TOKEN ? 0 : integer(random, 0, 1),
   }
 }
 

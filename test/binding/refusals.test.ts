@@ -17,7 +17,7 @@ import { type Memory, native } from '../../lib/binding/native.js'
 import { packageRoot } from '../../lib/binding/root.js'
 import type { Resizable } from './memory.js'
 
-const { dtype, routing } = native.constants
+const { dtype, pool, routing } = native.constants
 const fieldsOf = (list: object) => Object.keys(list).length
 const [CALL, SLOT] = [fieldsOf(callFields), fieldsOf(slotFields)]
 const [tokens, dIn, dOut, rank, experts] = [6, 8, 10, 2, 3]
@@ -139,6 +139,12 @@ describe('forward and backward', () => {
     ['an offset behind the memory', { byteOffset: 2 ** 40 }, 'ERR_LILY_SHAPE', 'x has no'],
   ])('%s', (_, change, code, message) => {
     expectRefused(({ slots }) => void Object.assign(slots.x, change), 'forward', code, message)
+  })
+
+  test('token routing with a pool of logits', () => {
+    const change = ({ numbers }: Call) =>
+      void Object.assign(numbers, { routing: routing.token, groups: 1, pool: pool.logits })
+    expectRefused(change, 'forward', 'ERR_LILY_ARGUMENT', 'token routing has no pool of logits')
   })
 
   test('elements at odd addresses', () => {
