@@ -345,31 +345,21 @@ describe.each([pytorch, onnxRuntime, tensorflowJs])('$name', (peer) => {
   })
 })
 
+const main = fileURLToPath(new URL('../bench/peers/main.ts', import.meta.url))
+const runProgram = (...args: string[]) =>
+  spawnSync(process.execPath, ['--import', 'tsx', main, ...args], {
+    encoding: 'utf8',
+    env: { ...process.env, NODE_OPTIONS: '' },
+  })
+/** A small problem that is measured for a moment. */
+const brief = '--quick --no-compile --seconds 0.01 --threads 1 --dtype float32 --shape 3,8,2,2'.split(' ')
+
 test.each([
   ['the adapters', [], adapters],
   ['the frozen layer, alone and with each adapter', ['--layer'], layers],
 ] as const)('the program measures %s and writes JSON and Markdown', (_, more, measured) => {
   const base = join(folder, `peers${more.length}`)
-  const args = [
-    '--quick',
-    '--no-compile',
-    '--seconds',
-    '0.01',
-    '--threads',
-    '1',
-    '--dtype',
-    'float32',
-    '--shape',
-    '3,8,2,2',
-    '--output',
-    base,
-    ...more,
-  ]
-  const main = fileURLToPath(new URL('../bench/peers/main.ts', import.meta.url))
-  const { status, stdout, stderr } = spawnSync(process.execPath, ['--import', 'tsx', main, ...args], {
-    encoding: 'utf8',
-    env: { ...process.env, NODE_OPTIONS: '' },
-  })
+  const { status, stdout, stderr } = runProgram(...brief, '--output', base, ...more)
   expect(status, stderr).toBe(0)
   const report = JSON.parse(readFileSync(`${base}.json`, 'utf8')) as PeersReport
   expect(report).toMatchObject({ complete: true, machine: { threads: 1 } })
@@ -387,4 +377,18 @@ test.each([
   }
   expect(readFileSync(`${base}.md`, 'utf8')).toBe(peersMarkdown(report))
   expect(stdout).toContain(peersMarkdown(report).trim())
+})
+
+test('with --peer the program measures the peers that are named, and refuses other names', () => {
+  const base = join(folder, 'selected')
+  const { status, stderr } = runProgram(...brief, '--peer', 'tfjs', '--output', base)
+  expect(status, stderr).toBe(0)
+  const { rows, missing } = JSON.parse(readFileSync(`${base}.json`, 'utf8')) as PeersReport
+  expect(missing).toEqual([])
+  for (const { results } of rows)
+    expect(results.map(({ contender }) => contender)).toEqual([OURS, 'TensorFlow.js wasm'])
+
+  const refused = runProgram(...brief, '--peer', 'numpy')
+  expect(refused.status).toBe(1)
+  expect(refused.stderr).toContain('--peer: expected one of pytorch, onnxruntime, tfjs; got numpy')
 })

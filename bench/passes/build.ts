@@ -8,8 +8,8 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 const folder = join(root, 'build', 'passes')
 const compiler = process.env.CXX ?? 'g++'
 
-export function run(command: string, args: readonly string[]): void {
-  execFileSync(command, args, { stdio: 'inherit' })
+export function run(command: string, args: readonly string[], env = process.env): void {
+  execFileSync(command, args, { stdio: 'inherit', env })
 }
 
 /** @returns the path of the object */

@@ -10,13 +10,14 @@ import { dtypeNames } from '../workload/dtypes.js'
 import { parseShape, shapes, shapeText } from '../workload/shapes.js'
 import { ourContender } from './contender.js'
 import { measureCase, type PeerRow } from './measure.js'
-import { peers, pytorchSettings, startPeers } from './peers.js'
+import { peerNames, peers, pytorchSettings, startPeers } from './peers.js'
 import { type Adapter, adapters, layers } from './protocol.js'
 import { peersMarkdown, type PeersReport } from './report.js'
 
 const usage = `npm run bench:peers -- [options]
   --shape M,d,r,E   shape of the layer; repeatable (default: the shapes of lily-kernels bench)
   --dtype NAME      ${dtypeNames.join(', ')}; repeatable (default: float32, bfloat16)
+  --peer NAME       ${peerNames.join(', ')}; repeatable (default: all)
   --threads COUNT   number of threads of every contender (default: that of the cpu backend)
   --seconds TIME    time budget of the measurements, without compiling (default: 600, with --quick 10)
   --layer           measure the frozen linear layer alone and with each adapter, instead of the adapters
@@ -31,6 +32,7 @@ const { values: options } = parseArgs({
   options: {
     shape: repeatable,
     dtype: repeatable,
+    peer: repeatable,
     threads: { type: 'string' },
     seconds: { type: 'string' },
     layer: { type: 'boolean', default: false },
@@ -54,6 +56,7 @@ const positive = (option: string, text: string): number => {
 
 const selectedShapes = options.shape?.map(parseShape) ?? shapes.slice(0, options.quick ? 2 : undefined)
 const selectedTypes = parseNames('dtype', dtypeNames, options.dtype ?? ['float32', 'bfloat16'])
+const selectedPeers = parseNames('peer', peerNames, options.peer ?? peerNames)
 const budget = positive('seconds', options.seconds ?? (options.quick ? '10' : '600'))
 // The addon reads the variable at its first call.
 if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(positive('threads', options.threads))
@@ -73,7 +76,8 @@ process.once('SIGINT', () => interrupt.abort()).once('SIGTERM', () => interrupt.
 
 console.error('starting the peers')
 const measuredAt = new Date().toISOString()
-const started = await startPeers(peers, { threads, compiles: !options['no-compile'] })
+const selected = selectedPeers.map((name) => peers[name])
+const started = await startPeers(selected, { threads, compiles: !options['no-compile'] })
 const missing = [...started.missing]
 for (const { name, reason, install } of missing) {
   console.error(`missing: ${name}: ${reason}${install === '' ? '' : `; to install it: ${install}`}`)

@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
+import { withoutSelectedKernels } from '../harness/openblas.js'
 import { type Contender, peerContender } from './contender.js'
 import { type PeerCommand, PeerProcess } from './peer-process.js'
 import type { Hello, Missing } from './protocol.js'
@@ -37,11 +38,8 @@ export const pytorchSettings = (threads: number): Readonly<Record<string, string
   LD_PRELOAD: 'libsleef.so.3',
 })
 
-/** OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE, where they are set, select kernels for another processor. */
-export function pytorchEnvironment(threads: number, { ...env }: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
-  delete env.OPENBLAS_CORETYPE
-  delete env.OPENBLAS_L2_SIZE
-  return { ...env, ...pytorchSettings(threads), PYTHONDONTWRITEBYTECODE: '1' }
+export function pytorchEnvironment(threads: number, env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  return { ...withoutSelectedKernels(env), ...pytorchSettings(threads), PYTHONDONTWRITEBYTECODE: '1' }
 }
 
 /** Debian's PyTorch belongs to /usr/bin/python3, which need not be the first in PATH. */
@@ -96,7 +94,10 @@ export const tensorflowJs = nodePeer(
   'npm ci',
 )
 
-export const peers: readonly Peer[] = [pytorch, onnxRuntime, tensorflowJs]
+/** The peers by the names of the option --peer. */
+export const peers = { pytorch, onnxruntime: onnxRuntime, tfjs: tensorflowJs } as const
+export type PeerName = keyof typeof peers
+export const peerNames = Object.keys(peers) as PeerName[]
 
 export interface Started {
   readonly contenders: readonly Contender[]
