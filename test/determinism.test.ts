@@ -88,6 +88,16 @@ describe('a second run', () => {
   })
 })
 
+// The register tile reads columns of x and dy in place or copies them, which may depend on their alignment.
+if (!isSlow)
+  test('where operands begin does not show in the bits', async () => {
+    const c = makeCase({ ...larger[3], ...TYPES[FLOAT32] })
+    const { values } = await run(c)
+    // Of any four starts that are 16 bytes apart one is at a cache line.
+    for (const margin of [4, 8, 12, 1])
+      expectSameValues((await run(c, { layout: () => ({ gap: 0, margin }) })).values, values)
+  })
+
 // LILY_NUM_THREADS applies to the cpu backend only.
 if (backend === 'cpu') {
   // One thread races with none.

@@ -13,8 +13,19 @@
 namespace lily::cpu {
 namespace {
 
-// A panel of rhs that the register tile cannot read in place is packed to `rhs_scratch`, which holds kPanel floats per
-// step of tokens. A row of rhs counts as zero where `keeps` is 0, because 0 * NaN is NaN; null keeps all rows.
+// Whether a copy of a panel pays although the register tile could read it in place, once for each tile of the `rows` of
+// the sums. In Node.js arrays begin 16 bytes after a cache line, so that every vector of 64 bytes is in two of them.
+// The rows of a narrow panel are short and, in a long matrix, each in a page of its own.
+LILY_INLINE bool copy_pays(int64_t rows, const lily_matrix &panel) {
+  constexpr int64_t kPageFloats = 1024, kShortRun = 64;
+  const bool is_scattered = kPanel < kShortRun && panel.pitch >= kPageFloats;
+  const bool is_aligned = reinterpret_cast<uintptr_t>(panel.data) % sizeof(Vector) == 0;
+  return is_scattered ? rows >= 48 : !is_aligned && rows >= 128;
+}
+
+// A panel of rhs that the register tile cannot, or should not, read in place is packed to `rhs_scratch`, which holds
+// kPanel floats per step of tokens. A row of rhs counts as zero where `keeps` is 0, because 0 * NaN is NaN; null keeps
+// all rows.
 template <typename T>
 void add_outer_product(int64_t rows, int64_t tokens, const LeftOperand<T> &lhs, const lily_matrix &rhs, int64_t columns,
                        float *sums, float *rhs_scratch, const uint8_t *keeps = nullptr) {
@@ -24,7 +35,8 @@ void add_outer_product(int64_t rows, int64_t tokens, const LeftOperand<T> &lhs, 
     const lily_matrix panel_of_rhs = submatrix(rhs, 0, p * kPanel);
     const float *panel_data = static_cast<const float *>(panel_of_rhs.data);
     int64_t panel_pitch = rhs.pitch;
-    if (T::kDepth > 1 || rhs.dtype != LILY_FLOAT32 || panel != width || keeps != nullptr) {
+    if (T::kDepth > 1 || rhs.dtype != LILY_FLOAT32 || panel != width || keeps != nullptr ||
+        copy_pays(rows, panel_of_rhs)) {
       pack<T>(tokens, panel, panel_of_rhs, 1.0f, rhs_scratch, width, keeps);
       panel_data = rhs_scratch;
       panel_pitch = width;
