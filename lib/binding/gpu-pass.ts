@@ -105,8 +105,14 @@ export class Workspace {
     const byteOffset = this.bytes
     this.bytes += Math.ceil((rows * cols * bytesPer[dtype]) / ALIGNMENT) * ALIGNMENT
     return {
-      ...{ buffer: null, byteOffset, dtype, pitch: cols, rows, cols },
-      ...{ isWritten: false, accumulate: false },
+      buffer: null,
+      byteOffset,
+      dtype,
+      pitch: cols,
+      rows,
+      cols,
+      isWritten: false,
+      accumulate: false,
     }
   }
 }

@@ -87,7 +87,12 @@ export function allocateGradients(state: CallState, inputs: BackwardInputs, sett
   const { needs, deferB, accumulate } = settings
   const placement = Placement.of(x.device, settings.stream, () => [
     ...state.located,
-    ...[x, dy, dx?.operand, da?.operand, dRouter?.operand, db?.operand],
+    x,
+    dy,
+    dx?.operand,
+    da?.operand,
+    dRouter?.operand,
+    db?.operand,
   ])
   const deferred = problem.deferredPartials * problem.rank * problem.dOut
   const gradients = {

@@ -33,7 +33,16 @@ function outputOf({ operand, accumulate }: Output): gpuCall.Output {
 function inputsOf({ problem, kept, mask, sequenceOffsets, weights }: CallState, x: Operand) {
   const { routing, pool, activation, scaling, tokens, dIn, dOut, rank, experts, groups, a, router, b } = problem
   return {
-    ...{ routing, pool, activation, scaling, tokens, dIn, dOut, rank, experts, groups },
+    routing,
+    pool,
+    activation,
+    scaling,
+    tokens,
+    dIn,
+    dOut,
+    rank,
+    experts,
+    groups,
     x: matrixOf(x),
     a: matrixOf(a),
     router: router && matrixOf(router),
@@ -42,7 +51,8 @@ function inputsOf({ problem, kept, mask, sequenceOffsets, weights }: CallState, 
     sequenceOffsets: partOf(sequenceOffsets),
     hidden: {
       ...(kept === null ? { buffer: null, byteOffset: 0 } : regionOf(kept, 0)),
-      ...{ dtype: problem.hiddenDtype as gpuCall.NumberType, pitch: rank },
+      dtype: problem.hiddenDtype as gpuCall.NumberType,
+      pitch: rank,
     },
     probabilities: kept !== null && problem.keepsProbabilities ? regionOf(kept, problem.probabilitiesOffset) : null,
     weights: partOf(weights),

@@ -64,8 +64,11 @@ export function planStep(call: GpuStep): Plan {
   for (const parameter of parameters) {
     const { elements, value, grad, expAvg, expAvgSq } = parameter
     const part = adamwUpdate({
-      ...{ value: written(dense(value, 1, elements, value.dtype)), grad: dense(grad, 1, elements, grad.dtype), norm },
-      ...{ expAvg: written(dense(expAvg, 1, elements)), expAvgSq: written(dense(expAvgSq, 1, elements)) },
+      value: written(dense(value, 1, elements, value.dtype)),
+      grad: dense(grad, 1, elements, grad.dtype),
+      norm,
+      expAvg: written(dense(expAvg, 1, elements)),
+      expAvgSq: written(dense(expAvgSq, 1, elements)),
       floats: factorsOf(call, parameter),
     })
     passes.push([part])
@@ -79,9 +82,15 @@ function factorsOf(
   { lr, weightDecay }: GpuStep['parameters'][number],
 ): Record<string, number> {
   return {
-    ...{ beta1, beta1_rest: 1 - beta1, beta2, beta2_rest: 1 - beta2, eps, max_norm: maxNorm },
+    beta1,
+    beta1_rest: 1 - beta1,
+    beta2,
+    beta2_rest: 1 - beta2,
+    eps,
+    max_norm: maxNorm,
     root_factor: 1 / Math.sqrt(1 - beta2 ** step),
-    ...{ keep: 1 - lr * weightDecay, step_size: lr / (1 - beta1 ** step) },
+    keep: 1 - lr * weightDecay,
+    step_size: lr / (1 - beta1 ** step),
   }
 }
 

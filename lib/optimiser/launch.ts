@@ -53,12 +53,18 @@ function planOf(call: AdamWCall): Plan {
   const { beta1, beta2, eps, maxNorm } = call.settings
   const { step, norm } = call
   return planStep({
-    ...{ step, beta1, beta2, eps, maxNorm: norm === null ? 0 : (maxNorm ?? 0) },
+    step,
+    beta1,
+    beta2,
+    eps,
+    maxNorm: norm === null ? 0 : (maxNorm ?? 0),
     norm: norm && regionOf(norm.memory, 0),
     parameters: call.parameters.map(({ name, value, grad }) => {
       const { lr, weightDecay, expAvg, expAvgSq } = stepOf(call, name)
       return {
-        ...{ elements: value.rows * value.columns, lr, weightDecay },
+        elements: value.rows * value.columns,
+        lr,
+        weightDecay,
         value: matrixOf(value),
         grad: matrixOf(grad),
         expAvg: regionOf(expAvg.memory, 0),

@@ -10,8 +10,17 @@ import { checkFields, readLayout, type Unknown } from './layout.js'
 import { readStreamHandle } from './stream.js'
 
 const DEVICE_FIELDS: Known = new Set([
-  ...['ptr', 'shape', 'dtype', 'device', 'strides', 'byteOffset', 'byteLength', 'stream', 'owner'],
-  ...['stride', 'offset'],
+  'ptr',
+  'shape',
+  'dtype',
+  'device',
+  'strides',
+  'byteOffset',
+  'byteLength',
+  'stream',
+  'owner',
+  'stride',
+  'offset',
 ])
 
 /** @param keeper the object that the caller passed, kept reachable together with its `owner` */

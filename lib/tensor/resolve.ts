@@ -191,9 +191,17 @@ function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes
 }
 
 const HOST_FIELDS: Known = new Set([
-  ...['data', 'shape', 'dtype', 'strides', 'byteOffset', 'device'],
+  'data',
+  'shape',
+  'dtype',
+  'strides',
+  'byteOffset',
+  'device',
   // ONNX Runtime's names, and those of ndarray and @stdlib/ndarray.
-  ...['dims', 'type', 'stride', 'offset'],
+  'dims',
+  'type',
+  'stride',
+  'offset',
 ])
 const GPU_FIELDS: Known = new Set(['buffer', 'shape', 'dtype', 'byteOffset', 'pitch', 'strides', 'device'])
 

@@ -131,10 +131,14 @@ class Backward {
       } else if (db !== null || dWeights !== null || deferred !== null) {
         foldPass.push(
           fold({
-            ...{ partials, rank, deferred, b: problem.b, dWeights: dWeights && written(dWeights) },
+            partials,
+            rank,
+            deferred,
+            b: problem.b,
+            dWeights: dWeights && written(dWeights),
             db: db === null ? null : output(db, experts * rank, dOut),
             c: dWeights === null || c === null ? null : written(c),
-            ...{ kept: this.#isMasked ? this.#kept : null },
+            kept: this.#isMasked ? this.#kept : null,
             prepare: db === null && c === null ? null : this.#weights(),
           }),
         )
@@ -182,8 +186,14 @@ class Backward {
     if (!isToken) {
       first.push(
         pool({
-          ...{ groups, experts, offsets: problem.offsets as Operand, mask: problem.mask },
-          ...{ values: null, weights, tokenWeights: written(tokenWeights), kept: this.#kept && written(this.#kept) },
+          groups,
+          experts,
+          offsets: problem.offsets as Operand,
+          mask: problem.mask,
+          values: null,
+          weights,
+          tokenWeights: written(tokenWeights),
+          kept: this.#kept && written(this.#kept),
         }),
       )
     }
@@ -234,7 +244,10 @@ class Backward {
       const ofRange = rowsOf(v, 0, this.#segments(count) * count)
       const shrink = this.#shrink('v', count, slice(this.#dy), ['b', b], ofRange)
       const part = gather({
-        ...{ v: ofRange, tokens: count, hidden: slice(this.#hidden), tokenWeights: slice(tokenWeights) },
+        v: ofRange,
+        tokens: count,
+        hidden: slice(this.#hidden),
+        tokenWeights: slice(tokenWeights),
         q: this.#needsDHidden ? written(slice(this.#q)) : null,
         tokenDWeights: dWeights && written(slice(dWeights)),
       })
@@ -271,14 +284,23 @@ class Backward {
     const { condition, operands, helpers } = this.#problem.isPerToken ? this.#condition : NO_CONDITION
     const { tokens, dOut } = this.call
     const part = outer({
-      ...{ name: 'd', tile: this.#outerTile(rows, dOut), lhs: condition === null ? lhs : where(lhs, condition) },
+      name: 'd',
+      tile: this.#outerTile(rows, dOut),
+      lhs: condition === null ? lhs : where(lhs, condition),
       rhs: onlyTokens('dy', condition),
       operands: {
-        ...{ hidden: this.#hidden, dy: this.#dy, ...operands },
+        hidden: this.#hidden,
+        dy: this.#dy,
+        ...operands,
         offsets: isGrouped ? this.#problem.offsets : null,
       },
-      ...{ out, rows, columns: dOut },
-      ...{ tokens, splits, factor: 'P.scaling', isGrouped },
+      out,
+      rows,
+      columns: dOut,
+      tokens,
+      splits,
+      factor: 'P.scaling',
+      isGrouped,
     } satisfies Outer)
     return { ...part, helpers: [...(part.helpers ?? []), ...helpers] }
   }
@@ -294,12 +316,24 @@ class Backward {
       dWeights === null || problem.router === null || statistic === null
         ? null
         : {
-            ...{ dWeights, source, statistic, poolsLogits: problem.poolsLogits, router: problem.router },
-            ...{ dLogits: written(this.#dLogits), mask: problem.isPooled ? problem.mask : null },
-            ...{ offsets: problem.offsets, groups },
+            dWeights,
+            source,
+            statistic,
+            poolsLogits: problem.poolsLogits,
+            router: problem.router,
+            dLogits: written(this.#dLogits),
+            mask: problem.isPooled ? problem.mask : null,
+            offsets: problem.offsets,
+            groups,
           }
     return dHidden({
-      ...{ tokens, experts, logits, factor, hidden: this.#hidden, kept: this.#kept, hasMask: this.#isMasked },
+      tokens,
+      experts,
+      logits,
+      factor,
+      hidden: this.#hidden,
+      kept: this.#kept,
+      hasMask: this.#isMasked,
       q: this.#needsDHidden ? this.#q : null,
       dHidden: this.#needsDHidden ? written(this.#dHidden) : null,
     })
@@ -313,22 +347,22 @@ class Backward {
     if (dx !== null) {
       parts.push(
         expand({
-          ...{
-            name: 'dx',
-            tile: tileFor(TILES.EXPAND, tokens, dIn, this.limits),
-            lhs: rowsAreOuter('d_hidden'),
-            rhs: rowsAreDepth('a'),
-          },
+          name: 'dx',
+          tile: tileFor(TILES.EXPAND, tokens, dIn, this.limits),
+          lhs: rowsAreOuter('d_hidden'),
+          rhs: rowsAreDepth('a'),
           operands: { d_hidden: this.#dHidden, a: problem.a },
           depth: rank,
-          ...{ out: ['dx_out', output(dx, tokens, dIn)], factor: '1.0' },
+          out: ['dx_out', output(dx, tokens, dIn)],
+          factor: '1.0',
         }),
       )
     }
     if (da !== null) {
       const { condition, operands, helpers } = this.#condition
       const part = this.#gradient('da', output(da, rank, dIn), sums, {
-        ...{ lhs: rowsAreDepth('d_hidden'), rhs: onlyTokens('x', condition) },
+        lhs: rowsAreDepth('d_hidden'),
+        rhs: onlyTokens('x', condition),
         operands: { d_hidden: this.#dHidden, x: problem.x, ...operands },
       })
       parts.push({ ...part, helpers })
@@ -353,16 +387,14 @@ class Backward {
     const partials = splits === 1 ? out : this.#workspace.take(splits * rows, cols)
     if (splits > 1) sums.push(sumPartials(`sum_${name}`, [`${name}_partials`, partials], [`${name}_sum`, out]))
     return outer({
-      ...{
-        name,
-        tile: this.#outerTile(rows, cols),
-        ...of,
-        rows,
-        columns: cols,
-        tokens: this.call.tokens,
-        splits,
-        factor: '1.0',
-      },
+      name,
+      tile: this.#outerTile(rows, cols),
+      ...of,
+      rows,
+      columns: cols,
+      tokens: this.call.tokens,
+      splits,
+      factor: '1.0',
       out: [`${name}_partials`, written(partials)],
     })
   }

@@ -43,8 +43,12 @@ export function planForward(call: ForwardCall, limits: TileLimits): Plan {
   const isSplit = !(problem.isPooled && (isGrouped || !splitsShrink(tokens, experts * rank)))
   const tile = tileFor(isSplit ? TILES.SHRINK : TILES.ROW_SHRINK, tokens, rank, limits)
   const shrink: Shrink = {
-    ...{ name: 'shrink', tile, columns: rank },
-    ...{ lhs: ['x', problem.x], rhs: ['a', problem.a], rhsView: rowsAreOuter('a') },
+    name: 'shrink',
+    tile,
+    columns: rank,
+    lhs: ['x', problem.x],
+    rhs: ['a', problem.a],
+    rhsView: rowsAreOuter('a'),
   }
   const routeTiles = ceilDiv(tokens, isSplit ? ROUTE_TOKENS : tile.blockM)
   const router = routerOf(problem, call, hidden, workspace, routeTiles)
@@ -97,8 +101,12 @@ function routerOf(
   const values = kept ?? (isRead ? workspace.take(tokens, experts) : null)
   const pooled = isRead ? null : workspace.take(tiles, experts + 1)
   return {
-    ...{ router, hidden, mask, hasSoftmax: !problem.poolsLogits },
-    ...{ values: values && written(values), pooled: pooled && written(pooled) },
+    router,
+    hidden,
+    mask,
+    hasSoftmax: !problem.poolsLogits,
+    values: values && written(values),
+    pooled: pooled && written(pooled),
   }
 }
 
@@ -112,8 +120,14 @@ function poolPart(problem: Problem, call: ForwardCall, router: Router | null, to
   const { groups, experts, weights } = call
   const values = router?.values ?? null
   return pool({
-    ...{ groups, experts, offsets: problem.offsets as Operand, mask: problem.mask, weights, kept: null },
-    ...{ values: values && { ...values, isWritten: false }, tokenWeights: written(tokenWeights) },
+    groups,
+    experts,
+    offsets: problem.offsets as Operand,
+    mask: problem.mask,
+    weights,
+    kept: null,
+    values: values && { ...values, isWritten: false },
+    tokenWeights: written(tokenWeights),
   })
 }
 
@@ -128,10 +142,14 @@ function perTokenExpand(
 ): Part {
   const { tokens, dOut, y } = call
   const part = expand({
-    ...{ name: 'expand', tile: tileFor(TILES.EXPAND, tokens, dOut, limits), lhs: uView('k'), rhs: problem.expandView },
+    name: 'expand',
+    tile: tileFor(TILES.EXPAND, tokens, dOut, limits),
+    lhs: uView('k'),
+    rhs: problem.expandView,
     operands: { hidden: read(hidden), token_weights: read(tokenWeights), b: problem.b },
     depth: problem.products,
-    ...{ out: ['y', output(y, tokens, dOut)], factor: 'P.scaling' },
+    out: ['y', output(y, tokens, dOut)],
+    factor: 'P.scaling',
   })
   return { ...part, helpers: [u] }
 }
@@ -148,12 +166,15 @@ function combinedExpand(
   const mixes = c === null && !problem.isLora
   const prepare = mixes ? prepareWeights(source, experts, keptBy(call)) : undefined
   const part = expand({
-    ...{ name: 'expand', tile: tileFor(mixes ? TILES.MIXING_EXPAND : TILES.EXPAND, tokens, dOut, limits), prepare },
+    name: 'expand',
+    tile: tileFor(mixes ? TILES.MIXING_EXPAND : TILES.EXPAND, tokens, dOut, limits),
+    prepare,
     lhs: rowsAreOuter('hidden'),
     rhs: mixes ? { four: 'combined(k, o)', along: 'outer' } : problem.expandView,
     operands: { hidden: read(hidden), ...(c === null ? { b: problem.b } : { c }) },
     depth: rank,
-    ...{ out: ['y', output(y, tokens, dOut)], factor: 'P.scaling' },
+    out: ['y', output(y, tokens, dOut)],
+    factor: 'P.scaling',
   })
   return mixes ? { ...part, helpers: [...(part.helpers ?? []), combined] } : part
 }

@@ -59,8 +59,14 @@ export class Problem {
     const { tokens, dIn, dOut, rank, experts, groups, scaling, activation } = this.call
     return {
       params: {
-        ...{ tokens, d_in: dIn, d_out: dOut, rank, experts, groups },
-        ...{ relu: activation === 'relu' ? 1 : 0, logits: this.poolsLogits ? 1 : 0 },
+        tokens,
+        d_in: dIn,
+        d_out: dOut,
+        rank,
+        experts,
+        groups,
+        relu: activation === 'relu' ? 1 : 0,
+        logits: this.poolsLogits ? 1 : 0,
       },
       floats: { scaling },
     }

@@ -47,7 +47,13 @@ export function fold(call: Fold): Part {
     name: 'fold',
     workgroups,
     operands: {
-      ...{ partials, db, deferred, b: dWeights && b, d_weights: dWeights, c, kept },
+      partials,
+      db,
+      deferred,
+      b: dWeights && b,
+      d_weights: dWeights,
+      c,
+      kept,
       ...prepare?.operands,
     },
     params: {

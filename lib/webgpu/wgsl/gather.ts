@@ -25,7 +25,11 @@ export function gather(call: {
     name: 'gather',
     workgroups: ceilDiv(tokens, TOKENS),
     operands: {
-      ...{ v, hidden, token_weights: tokenWeights, q, token_d_weights: tokenDWeights },
+      v,
+      hidden,
+      token_weights: tokenWeights,
+      q,
+      token_d_weights: tokenDWeights,
     },
     params: { gather_tokens: tokens },
     wgsl: wgsl`

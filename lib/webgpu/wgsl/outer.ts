@@ -42,14 +42,20 @@ export function outer(o: Outer): Part {
     workgroups: rowTiles * columnTiles * splits,
     operands: { ...o.operands, [out[0]]: out[1] },
     params: {
-      ...{ [`${name}_row_tiles`]: rowTiles, [`${name}_tiles`]: rowTiles * columnTiles, [`${name}_rows`]: rows },
-      ...{ [`${name}_tokens`]: tokens, [`${name}_split_tokens`]: splitTokens(tokens, Math.max(splits, 1)) },
+      [`${name}_row_tiles`]: rowTiles,
+      [`${name}_tiles`]: rowTiles * columnTiles,
+      [`${name}_rows`]: rows,
+      [`${name}_tokens`]: tokens,
+      [`${name}_split_tokens`]: splitTokens(tokens, Math.max(splits, 1)),
     },
     helpers: o.isGrouped ? [readRange] : [],
     wgsl: `
 var<private> ${name}_split: u32;
 ${product({
-  ...{ name, tile, lhs: o.lhs, rhs: o.rhs },
+  name,
+  tile,
+  lhs: o.lhs,
+  rhs: o.rhs,
   store: `if (m < P.${name}_rows) { ${out[0]}_put4(${name}_split * P.${name}_rows + m, n, v * ${o.factor}); }`,
 })}
 fn ${name}(id: u32, tid: u32) {

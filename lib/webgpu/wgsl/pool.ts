@@ -52,7 +52,11 @@ export function pool(call: PoolCall): Part {
     name: 'pool',
     workgroups: groups * slices,
     operands: {
-      ...{ offsets, token_weights: tokenWeights, mask: hasSums ? mask : null, values, kept },
+      offsets,
+      token_weights: tokenWeights,
+      mask: hasSums ? mask : null,
+      values,
+      kept,
       weights: values && table ? written(table) : table,
     },
     params: { lane_width: laneWidth(experts), slices },

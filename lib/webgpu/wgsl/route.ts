@@ -93,7 +93,11 @@ export const phi = `
 fn phi(v: vec4f) -> vec4f { return select(v, vec4f(), (v <= vec4f()) & vec4<bool>(P.relu != 0u)); }`
 
 const operandsOf = ({ router, hidden, mask, values, pooled }: Router): Operands => ({
-  ...{ router, hidden, mask: pooled && mask, values, pooled },
+  router,
+  hidden,
+  mask: pooled && mask,
+  values,
+  pooled,
 })
 
 const helpersOf = (r: Router): Helpers => [r.hasSoftmax && softmax, routeTokens(r)]
@@ -103,7 +107,8 @@ const ROUTE = 'storageBarrier(); route_tokens(id, first, last, tid);'
 /** The router after a whole shrink, in the same workgroup. */
 export const routeAfterShrink = (r: Router): Finish => ({
   statements: ROUTE,
-  ...{ operands: operandsOf(r), helpers: helpersOf(r) },
+  operands: operandsOf(r),
+  helpers: helpersOf(r),
 })
 
 /** Adds the segments of a split shrink, [segments M, r], and runs the router, if there is one. */

@@ -36,13 +36,19 @@ export function tiledShrink(shrink: Shrink, segments: number, out: readonly [str
     workgroups: rowTiles * columnTiles * segments,
     operands: Object.fromEntries([lhs, rhs, out]),
     params: {
-      ...{ [`${name}_row_tiles`]: rowTiles, [`${name}_column_tiles`]: columnTiles },
-      ...{ [`${name}_depth`]: depth, [`${name}_rows`]: tokens },
+      [`${name}_row_tiles`]: rowTiles,
+      [`${name}_column_tiles`]: columnTiles,
+      [`${name}_depth`]: depth,
+      [`${name}_rows`]: tokens,
     },
     wgsl: `
 var<private> ${name}_segment: u32;
 ${product({
-  ...{ name, tile, lhs: rowsAreOuter(lhs[0]), rhs: rhsView, segment: isSplit ? undefined : SEGMENT },
+  name,
+  tile,
+  lhs: rowsAreOuter(lhs[0]),
+  rhs: rhsView,
+  segment: isSplit ? undefined : SEGMENT,
   store: `if (m < P.${name}_rows) { ${out[0]}_put4(${name}_segment * P.${name}_rows + m, n, v); }`,
 })}
 fn ${name}(id: u32, tid: u32) {

@@ -63,13 +63,16 @@ export function prepareWeights(source: WeightSource, experts: number, keep: Regi
   switch (source.kind) {
     case 'pooled':
       return {
-        ...{ statements, operands: { ...operands, pooled: source.partials } },
+        statements,
+        operands: { ...operands, pooled: source.partials },
         params: { lane_width: laneWidth(experts), pooled_rows: source.partials.rows },
         helpers: [sumLanes, finishWeights, pooled],
       }
     case 'given':
       return {
-        ...{ statements, operands: { ...operands, weights: dense(source.weights, 1, experts) }, params: {} },
+        statements,
+        operands: { ...operands, weights: dense(source.weights, 1, experts) },
+        params: {},
         helpers: [direct('weights1(0u, tid)')],
       }
     case 'uniform':
