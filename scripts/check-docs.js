@@ -30,8 +30,20 @@ const Kind = { variable: 32, function: 64, class: 128, interface: 256, typeAlias
 
 /** Types of operands and results, and of the arrays that hold their numbers. */
 const TENSORS = new Set([
-  ...['TensorLike', 'HostTensorLike', 'DeviceTensorLike', 'OnnxTensorLike', 'NdArrayLike', 'Tensor', 'DeviceBuffer'],
-  ...['MaskLike', 'OffsetsLike', 'WeightsLike', 'HostData', 'Float32Array', 'Int32Array', 'Uint16Array'],
+  'TensorLike',
+  'HostTensorLike',
+  'DeviceTensorLike',
+  'OnnxTensorLike',
+  'NdArrayLike',
+  'Tensor',
+  'DeviceBuffer',
+  'MaskLike',
+  'OffsetsLike',
+  'WeightsLike',
+  'HostData',
+  'Float32Array',
+  'Int32Array',
+  'Uint16Array',
 ])
 
 /** A shape in brackets, or a reference to one. */
@@ -39,36 +51,10 @@ const SHAPE = /\[[^\]]*\]|\bshapes?\b|\bscalar\b|\bdimensions?\b|\bbytes?\b/i
 
 /** What makes a number a quantity: what it counts, a unit, a range, or a symbol of docs/math.md. */
 const QUANTITY = new RegExp(
-  [
-    ...[
-      'bytes?',
-      'elements?',
-      'milliseconds?',
-      'seconds?',
-      'number of',
-      'count',
-      'from',
-      'between',
-      'at least',
-      'at most',
-    ],
-    ...['index', 'id', 'address', 'share', 'percent', 'ratio', 'factor', 'norm', 'seed', 'rank', 'handle', 'cosine'],
-    ...[
-      'decay',
-      'cudaStream_t',
-      'tokens',
-      'entropy',
-      'sum',
-      'mean',
-      'd_in',
-      'd_out',
-      'values?',
-      'nats?',
-      'bits',
-      'dimensions?',
-      'numbers?',
-    ],
-  ]
+  `bytes?, elements?, milliseconds?, seconds?, number of, count, from, between, at least, at most,
+  index, id, address, share, percent, ratio, factor, norm, seed, rank, handle, cosine,
+  decay, cudaStream_t, tokens, entropy, sum, mean, d_in, d_out, values?, nats?, bits, dimensions?, numbers?`
+    .split(/,\s+/)
     .map((word) => `\\b${word}\\b`)
     .join('|'),
   'i',

@@ -54,7 +54,10 @@ function parse(output) {
       spillLoadBytes: sum(part, /(\d+) bytes spill loads/g),
       localBytes: sum(part, /(\d+) bytes lmem/g),
       staticSharedBytes: sum(part, /(\d+) bytes smem/g),
-      ...{ dynamicSharedBytes: 0, blocks: 0, warps: 0, mostWarps: 0 },
+      dynamicSharedBytes: 0,
+      blocks: 0,
+      warps: 0,
+      mostWarps: 0,
     }))
 }
 
@@ -101,7 +104,9 @@ function addOccupancy(kernels) {
     const [blocks, warps, mostWarps, dynamicSharedBytes, kernel] = line.split('\t')
     Object.assign(kernels[i] ?? {}, {
       kernel,
-      ...{ blocks: Number(blocks), warps: Number(warps), mostWarps: Number(mostWarps) },
+      blocks: Number(blocks),
+      warps: Number(warps),
+      mostWarps: Number(mostWarps),
       dynamicSharedBytes: Number(dynamicSharedBytes),
     })
   }
@@ -144,7 +149,9 @@ const rows = architectures.flatMap((architecture) => {
     /** @type {(of: (each: Resources) => number) => Range} */
     const range = (of) => [Math.min(...variants.map(of)), Math.max(...variants.map(of))]
     return {
-      ...{ architecture, kernel, variants: variants.length },
+      architecture,
+      kernel,
+      variants: variants.length,
       registers: range(({ registers }) => registers),
       sharedBytes: range(({ staticSharedBytes, dynamicSharedBytes }) => staticSharedBytes + dynamicSharedBytes),
       blocks: range(({ blocks }) => blocks),
@@ -166,8 +173,13 @@ printRow(['', 'kernel', 'variants', 'registers', 'shared KiB', 'blocks', 'warps 
 for (const { architecture, kernel, variants, registers, sharedBytes, blocks, warps, mostWarps } of rows) {
   const [least, most] = sharedBytes.map((bytes) => Math.ceil(bytes / 1024))
   printRow([
-    ...[`sm_${architecture}`, kernel, String(variants), printed(registers), printed([least ?? 0, most ?? 0])],
-    ...[printed(blocks), `${printed(warps)} of ${mostWarps}`],
+    `sm_${architecture}`,
+    kernel,
+    String(variants),
+    printed(registers),
+    printed([least ?? 0, most ?? 0]),
+    printed(blocks),
+    `${printed(warps)} of ${mostWarps}`,
   ])
 }
 if (given.json !== undefined) {

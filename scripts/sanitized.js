@@ -28,8 +28,23 @@ const SANITIZERS = {
     // Every instruction set, mode, data type and error, objects whose lifetime the garbage collector determines, and
     // invalid calls of the addon.
     tests: [
-      ...['adamw', 'analysis/eigenvalues', 'async', 'binding/fuzz', 'binding/refusals', 'dlpack', 'errors', 'golden'],
-      ...['isa', 'leak', 'linear', 'linear-isa', 'modes', 'overlap', 'property', 'tensor', 'transfer'],
+      'adamw',
+      'analysis/eigenvalues',
+      'async',
+      'binding/fuzz',
+      'binding/refusals',
+      'dlpack',
+      'errors',
+      'golden',
+      'isa',
+      'leak',
+      'linear',
+      'linear-isa',
+      'modes',
+      'overlap',
+      'property',
+      'tensor',
+      'transfer',
     ],
     workers: 2,
     env: {

@@ -25,30 +25,66 @@ const kib = (perBlock: number, perMultiprocessor: number) => ({
 
 export const gpus = {
   t4: {
-    ...{ capability: 75, multiprocessors: 40, l2Bytes: 4 * MIB, ...kib(64, 64), threadsPerMultiprocessor: 1024 },
-    ...{ clockHz: 1.59e9, memoryBytesPerSecond: 320e9, matrixFlopsPerSecond: 65e12 },
+    capability: 75,
+    multiprocessors: 40,
+    l2Bytes: 4 * MIB,
+    ...kib(64, 64),
+    threadsPerMultiprocessor: 1024,
+    clockHz: 1.59e9,
+    memoryBytesPerSecond: 320e9,
+    matrixFlopsPerSecond: 65e12,
   },
   // SXM4, 40 GB.
   a100: {
-    ...{ capability: 80, multiprocessors: 108, l2Bytes: 40 * MIB, ...kib(163, 164), threadsPerMultiprocessor: 2048 },
-    ...{ clockHz: 1.41e9, memoryBytesPerSecond: 1555e9, matrixFlopsPerSecond: 312e12 },
+    capability: 80,
+    multiprocessors: 108,
+    l2Bytes: 40 * MIB,
+    ...kib(163, 164),
+    threadsPerMultiprocessor: 2048,
+    clockHz: 1.41e9,
+    memoryBytesPerSecond: 1555e9,
+    matrixFlopsPerSecond: 312e12,
   },
   rtx4090: {
-    ...{ capability: 89, multiprocessors: 128, l2Bytes: 72 * MIB, ...kib(99, 100), threadsPerMultiprocessor: 1536 },
-    ...{ clockHz: 2.52e9, memoryBytesPerSecond: 1008e9, matrixFlopsPerSecond: 165.2e12 },
+    capability: 89,
+    multiprocessors: 128,
+    l2Bytes: 72 * MIB,
+    ...kib(99, 100),
+    threadsPerMultiprocessor: 1536,
+    clockHz: 2.52e9,
+    memoryBytesPerSecond: 1008e9,
+    matrixFlopsPerSecond: 165.2e12,
   },
   // SXM5.
   h100: {
-    ...{ capability: 90, multiprocessors: 132, l2Bytes: 50 * MIB, ...kib(227, 228), threadsPerMultiprocessor: 2048 },
-    ...{ clockHz: 1.98e9, memoryBytesPerSecond: 3350e9, matrixFlopsPerSecond: 989e12 },
+    capability: 90,
+    multiprocessors: 132,
+    l2Bytes: 50 * MIB,
+    ...kib(227, 228),
+    threadsPerMultiprocessor: 2048,
+    clockHz: 1.98e9,
+    memoryBytesPerSecond: 3350e9,
+    matrixFlopsPerSecond: 989e12,
   },
   b200: {
-    ...{ capability: 100, multiprocessors: 148, l2Bytes: 126 * MIB, ...kib(227, 228), threadsPerMultiprocessor: 2048 },
-    ...{ clockHz: 1.965e9, memoryBytesPerSecond: 8000e9, matrixFlopsPerSecond: 2250e12 },
+    capability: 100,
+    multiprocessors: 148,
+    l2Bytes: 126 * MIB,
+    ...kib(227, 228),
+    threadsPerMultiprocessor: 2048,
+    clockHz: 1.965e9,
+    memoryBytesPerSecond: 8000e9,
+    matrixFlopsPerSecond: 2250e12,
   },
   rtx5090: {
-    ...{ capability: 120, multiprocessors: 170, l2Bytes: 96 * MIB, ...kib(99, 100), threadsPerMultiprocessor: 1536 },
-    ...{ clockHz: 2.407e9, memoryBytesPerSecond: 1792e9, matrixFlopsPerSecond: 209.5e12 },
+    capability: 120,
+    multiprocessors: 170,
+    l2Bytes: 96 * MIB,
+    ...kib(99, 100),
+    threadsPerMultiprocessor: 1536,
+    clockHz: 2.407e9,
+    memoryBytesPerSecond: 1792e9,
+    matrixFlopsPerSecond: 209.5e12,
   },
 } satisfies Record<string, Gpu>
 
@@ -92,8 +128,13 @@ export function emulatedGpu(
     { 75: [64, 64, 1024], 90: [227, 228, 2048], 100: [227, 228, 2048], 110: [227, 228, 1536] } as const
   )[capability]
   return {
-    ...{ capability, multiprocessors, l2Bytes, ...kib(perBlock, perMultiprocessor), threadsPerMultiprocessor },
-    ...{ clockHz: 1e9, memoryBytesPerSecond: 12e9 * multiprocessors },
+    capability,
+    multiprocessors,
+    l2Bytes,
+    ...kib(perBlock, perMultiprocessor),
+    threadsPerMultiprocessor,
+    clockHz: 1e9,
+    memoryBytesPerSecond: 12e9 * multiprocessors,
     matrixFlopsPerSecond: 0, // it has no speed
   }
 }

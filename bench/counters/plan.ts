@@ -74,18 +74,25 @@ const ANY: Sizes = [0, 0, 0]
 function lineOf({ gpu, direction, shape: { tokens, d, rank, experts }, method, dtype, only }: PlannedCall): string {
   const { activations, parameters } = dtypes[dtype]
   return [
-    ...[
-      gpu.capability,
-      architectureOf(gpu.capability),
-      gpu.multiprocessors,
-      gpu.l2Bytes,
-      gpu.sharedBytesPerBlock,
-      gpu.sharedBytesPerMultiprocessor,
-    ],
-    ...[gpu.threadsPerMultiprocessor, gpu.clockHz, gpu.memoryBytesPerSecond],
-    ...[direction === 'forward' ? 0 : 1, tokens, d, d, rank, method === 'lora' ? 1 : experts],
+    gpu.capability,
+    architectureOf(gpu.capability),
+    gpu.multiprocessors,
+    gpu.l2Bytes,
+    gpu.sharedBytesPerBlock,
+    gpu.sharedBytesPerMultiprocessor,
+    gpu.threadsPerMultiprocessor,
+    gpu.clockHz,
+    gpu.memoryBytesPerSecond,
+    direction === 'forward' ? 0 : 1,
+    tokens,
+    d,
+    d,
+    rank,
+    method === 'lora' ? 1 : experts,
     method === 'sequence' ? sequenceOffsets(tokens).length - 1 : 1,
-    ...[routings[method], dtypeNumbers[activations], dtypeNumbers[parameters]],
+    routings[method],
+    dtypeNumbers[activations],
+    dtypeNumbers[parameters],
     ...[only?.shrink ?? ANY, only?.strip ?? ANY, only?.large ?? ANY, only?.mix ?? ANY].flat(),
   ].join(' ')
 }

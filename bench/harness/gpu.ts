@@ -25,7 +25,10 @@ export async function openGpu(): Promise<Gpu> {
   const name = [...new Set([vendor, architecture, model, description])].filter((word) => word !== '').join(' ')
   const lily = createLily(device)
   return {
-    ...{ device, lily, name, tensorFlow },
+    device,
+    lily,
+    name,
+    tensorFlow,
     isSoftware: /software|swiftshader|llvmpipe|basic render/i.test(name),
     close: () => {
       lily.dispose()
