@@ -297,19 +297,21 @@ describe('the roofline chart', () => {
     ],
   }
   const result = (intensity: number, gigaflops: number, method: Method): Result => ({
-    ...{
-      shape,
-      dtype: 'float32',
-      routing: 'batch',
-      pass: 'forward',
-      method,
-      rank: 1,
-      spread: 0,
-      samples: 3,
-      floor: null,
-    },
-    ...{ flops: intensity * 1e6, bytes: 1e6, median: (intensity * 1e6) / (gigaflops * 1e9) },
-    ...{ ratioToLora: 1, ratioToFused: null, ratioToLayer: null },
+    shape,
+    dtype: 'float32',
+    routing: 'batch',
+    pass: 'forward',
+    method,
+    rank: 1,
+    spread: 0,
+    samples: 3,
+    floor: null,
+    flops: intensity * 1e6,
+    bytes: 1e6,
+    median: (intensity * 1e6) / (gigaflops * 1e9),
+    ratioToLora: 1,
+    ratioToFused: null,
+    ratioToLayer: null,
   })
   /** The first is what one shape gives; the last exceeds all roofs, and is far below them. */
   const marks: [string, [number, number][]][] = [

@@ -292,8 +292,16 @@ describe('toDLPack', () => {
     const { address: _, index: __, ...taken } = take(toDLPack(tensor(data, [2, 1, 2], dtype)))
     const [code, bits] = DLPACK_TYPES[dtype]
     expect(taken).toEqual({
-      ...{ code, bits, lanes: 1, deviceType: 1, deviceId: 0, flags: 0, minor: 1 },
-      ...{ shape: [2, 1, 2], strides: [2, 2, 1], byteOffset: 0 },
+      code,
+      bits,
+      lanes: 1,
+      deviceType: 1,
+      deviceId: 0,
+      flags: 0,
+      minor: 1,
+      shape: [2, 1, 2],
+      strides: [2, 2, 1],
+      byteOffset: 0,
     })
   })
 

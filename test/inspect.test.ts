@@ -42,9 +42,12 @@ describe('inspect', () => {
     const { code, stdout, stderr } = await runCli([
       'inspect',
       GOLDEN,
-      ...['--samples', samples],
-      ...['--json', json],
-      ...['--html', html],
+      '--samples',
+      samples,
+      '--json',
+      json,
+      '--html',
+      html,
     ])
     expect(code, stderr).toBe(0)
     expect(stdout).toContain('r 8, stride_A 2, num_B 3, scaling 2; 8 layers, ')

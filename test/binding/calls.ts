@@ -38,8 +38,14 @@ const FORWARD = { fields: CALL, slots: Object.keys(forwardSlots).length }
 const BACKWARD = { fields: CALL, slots: Object.keys(backwardSlots).length }
 const LINEAR_CALL = { fields: LINEAR, slots: Object.keys(linearSlots).length }
 export const SLOTS = {
-  ...{ forward: FORWARD, forwardAsync: FORWARD, backward: BACKWARD, backwardAsync: BACKWARD },
-  ...{ linear: LINEAR_CALL, linearAsync: LINEAR_CALL, linearPack: LINEAR_CALL, linearPackedBytes: LINEAR_CALL },
+  forward: FORWARD,
+  forwardAsync: FORWARD,
+  backward: BACKWARD,
+  backwardAsync: BACKWARD,
+  linear: LINEAR_CALL,
+  linearAsync: LINEAR_CALL,
+  linearPack: LINEAR_CALL,
+  linearPackedBytes: LINEAR_CALL,
 }
 const [FLOAT32, BFLOAT16, FLOAT16] = [0, 1, 2]
 const [BATCH, SEQUENCE, TOKEN, FIXED, NONE] = [0, 1, 2, 4, 5]

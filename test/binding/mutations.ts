@@ -5,10 +5,11 @@ import { integer } from '../support/random.js'
 import { type Call, type FunctionName, pick, SLOT, SLOTS } from './calls.js'
 import { allocate, type Random, type Resizable, type View } from './memory.js'
 
+// prettier-ignore
 const NUMBERS = [
-  ...[NaN, Infinity, -Infinity, -0, -1, 0, 1, 2, 3, 0.5, 1.5, 5, 6, 7, 63, 64, 65, 255, 256, 4095, 4096, 4097],
-  ...[2 ** 16, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1, 2 ** 32, 2 ** 32 + 1, -(2 ** 31), -(2 ** 32), 2 ** 40, 2 ** 41],
-  ...[2 ** 48, 2 ** 52, 2 ** 53, 2 ** 53 + 2, -(2 ** 53), 2 ** 62, 2 ** 63, 2 ** 64, 1e308, 5e-324],
+  NaN, Infinity, -Infinity, -0, -1, 0, 1, 2, 3, 0.5, 1.5, 5, 6, 7, 63, 64, 65, 255, 256, 4095, 4096, 4097,
+  2 ** 16, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1, 2 ** 32, 2 ** 32 + 1, -(2 ** 31), -(2 ** 32), 2 ** 40, 2 ** 41,
+  2 ** 48, 2 ** 52, 2 ** 53, 2 ** 53 + 2, -(2 ** 53), 2 ** 62, 2 ** 63, 2 ** 64, 1e308, 5e-324,
 ]
 
 function number(random: Random, old: number): number {

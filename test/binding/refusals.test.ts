@@ -40,9 +40,23 @@ const matrix = (rows: number, columns: number, fill = 0.5): Slot => ({
 /** A valid call in float32, with sequences. */
 function makeCall(name: 'forward' | 'backward') {
   const numbers: Record<keyof typeof callFields, number> = {
-    ...{ backend: 0, device: 0, stream: 0, memoryStream: 0, pool: 0, activation: 0, precision: 0 },
-    ...{ activationDtype: dtype.float32, parameterDtype: dtype.float32, routing: routing.sequence },
-    ...{ tokens, dIn, dOut, rank, experts, groups: 2, scaling: 1 },
+    backend: 0,
+    device: 0,
+    stream: 0,
+    memoryStream: 0,
+    pool: 0,
+    activation: 0,
+    precision: 0,
+    activationDtype: dtype.float32,
+    parameterDtype: dtype.float32,
+    routing: routing.sequence,
+    tokens,
+    dIn,
+    dOut,
+    rank,
+    experts,
+    groups: 2,
+    scaling: 1,
   }
   const array = (memory: Memory): Slot => ({ memory, byteOffset: 0, pitch: 0, dtype: dtype.float32 })
   const slots: Record<string, Slot> = {
@@ -217,7 +231,9 @@ describe('linear', () => {
       precision: 0,
       activationDtype: dtype.float32,
       parameterDtype: dtype.float32,
-      ...{ tokens, dIn, dOut },
+      tokens,
+      dIn,
+      dOut,
     },
     slots: {
       x: matrix(tokens, transposed === 1 ? dOut : dIn),

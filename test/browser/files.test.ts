@@ -11,8 +11,19 @@ const names = existsSync(folder) ? readdirSync(folder).filter((name) => name.end
 
 /** What the files may use, besides the language. Node.js has all of these, too. */
 const WEB = [
-  ...['atob', 'Blob', 'crossOriginIsolated', 'crypto', 'File', 'navigator', 'performance', 'structuredClone'],
-  ...['TextDecoder', 'TextEncoder', 'URL', 'WebAssembly', 'Worker'],
+  'atob',
+  'Blob',
+  'crossOriginIsolated',
+  'crypto',
+  'File',
+  'navigator',
+  'performance',
+  'structuredClone',
+  'TextDecoder',
+  'TextEncoder',
+  'URL',
+  'WebAssembly',
+  'Worker',
 ]
 
 if (names.length === 0) {
@@ -36,7 +47,8 @@ test.runIf(names.length > 0)('import no module of Node.js', async () => {
     '@petamoriken/float16',
     '@tensorflow/tfjs-core',
     '@tensorflow/tfjs-layers',
-    ...['pure-rand/distribution/uniformFloat32', 'pure-rand/generator/mersenne'],
+    'pure-rand/distribution/uniformFloat32',
+    'pure-rand/generator/mersenne',
     're2js',
   ])
 })

@@ -31,7 +31,11 @@ function operands(isLora: boolean): Record<'x' | 'a' | 'b' | 'weight' | 'bias' |
       shape,
     )
   return {
-    ...{ x: made(tokens, dIn), a: made(rank, dIn), weight: made(dOut, dIn), bias: made(dOut), dy: made(tokens, dOut) },
+    x: made(tokens, dIn),
+    a: made(rank, dIn),
+    weight: made(dOut, dIn),
+    bias: made(dOut),
+    dy: made(tokens, dOut),
     b: isLora ? made(dOut, rank) : made(experts, rank, dOut),
     ...(!isLora && { router: made(experts, rank) }),
   }

@@ -121,12 +121,20 @@ describe('products', () => {
       return [
         {
           ...both,
-          ...{ transposesA: true, rows: dOut, depth: dIn, epilogue: hasBias ? 4 : 1, hasBias },
+          transposesA: true,
+          rows: dOut,
+          depth: dIn,
+          epilogue: hasBias ? 4 : 1,
+          hasBias,
           pitches: [dIn + gap('weight'), dIn + gap('x'), dOut + gap('y')],
         },
         {
           ...both,
-          ...{ transposesA: false, rows: dIn, depth: dOut, epilogue: 1, hasBias: false },
+          transposesA: false,
+          rows: dIn,
+          depth: dOut,
+          epilogue: 1,
+          hasBias: false,
           pitches: [dIn + gap('weight'), dOut + gap('dy'), dIn + gap('dx')],
         },
       ].map((line) => ({ ...line, job: i }))
@@ -209,12 +217,20 @@ describe('the rule', () => {
   beforeAll(() => {
     program = join(temporaryFolder(), 'linear-plan')
     execFileSync(process.env.CXX ?? 'g++', [
-      ...['-std=c++20', '-Wall', '-Wextra', '-Werror', '-O1', `-I${native}`, `-I${join(native, 'include')}`],
+      '-std=c++20',
+      '-Wall',
+      '-Wextra',
+      '-Werror',
+      '-O1',
+      `-I${native}`,
+      `-I${join(native, 'include')}`,
       fileURLToPath(new URL('../programs/linear-plan.cc', import.meta.url)),
       ...['launch/model', 'launch/plan_linear', 'launch/walk', 'tiles/rows'].map((name) =>
         join(native, 'cuda', `${name}.cc`),
       ),
-      ...[join(native, 'core/problem.cc'), '-o', program],
+      join(native, 'core/problem.cc'),
+      '-o',
+      program,
     ])
   })
 
@@ -233,10 +249,21 @@ describe('the rule', () => {
     const { transposed = false, precision = 'default' } = call
     const device: Gpu = gpus[gpu]
     const numbers = [
-      ...[device.capability, device.multiprocessors, device.l2Bytes, device.sharedBytesPerBlock],
-      ...[device.sharedBytesPerMultiprocessor, device.threadsPerMultiprocessor, device.clockHz],
-      ...[device.memoryBytesPerSecond, tokens, d, d, Number(transposed), PRECISIONS[precision]],
-      ...[DTYPES[activations], DTYPES[parameters]],
+      device.capability,
+      device.multiprocessors,
+      device.l2Bytes,
+      device.sharedBytesPerBlock,
+      device.sharedBytesPerMultiprocessor,
+      device.threadsPerMultiprocessor,
+      device.clockHz,
+      device.memoryBytesPerSecond,
+      tokens,
+      d,
+      d,
+      Number(transposed),
+      PRECISIONS[precision],
+      DTYPES[activations],
+      DTYPES[parameters],
     ]
     return execFileSync(program, { input: numbers.join(' '), encoding: 'utf8' }).trim()
   }

@@ -120,7 +120,12 @@ describe('toDLPack', () => {
     const order = vi.spyOn(native, 'streamOrder')
     const taken = take(toDLPack(memory))
     expect(taken).toMatchObject({
-      ...{ address: memory.ptr, deviceType: 2, deviceId: 0, shape: [tokens, dIn], strides: [dIn, 1], flags: 0 },
+      address: memory.ptr,
+      deviceType: 2,
+      deviceId: 0,
+      shape: [tokens, dIn],
+      strides: [dIn, 1],
+      flags: 0,
     })
     toDLPack(memory, { stream: consumer })
     toDLPack(memory, { stream: consumer.handle })

@@ -134,10 +134,18 @@ test('plans of random calls have valid launches, and need no more workspace than
   const program = join(temporaryFolder(), 'cuda-plan')
   const sources = ['launch/model', 'launch/plan_backward', 'launch/plan_forward', 'launch/walk', 'tiles/rows']
   execFileSync(process.env.CXX ?? 'g++', [
-    ...['-std=c++20', '-Wall', '-Wextra', '-Werror', '-O1', `-I${native}`, `-I${join(native, 'include')}`],
+    '-std=c++20',
+    '-Wall',
+    '-Wextra',
+    '-Werror',
+    '-O1',
+    `-I${native}`,
+    `-I${join(native, 'include')}`,
     fileURLToPath(new URL('../programs/cuda-plan.cc', import.meta.url)),
     ...sources.map((source) => join(native, 'cuda', `${source}.cc`)),
-    ...[join(native, 'core/problem.cc'), '-o', program],
+    join(native, 'core/problem.cc'),
+    '-o',
+    program,
   ])
   for (const seed of ['1', '2'])
     expect(execFileSync(program, [seed, '20000'], { encoding: 'utf8' })).toBe('20000 plans\n')

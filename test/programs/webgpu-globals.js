@@ -19,8 +19,16 @@ const lily = createLily(device)
 const onDevice = (/** @type {number[]} */ ...shape) => lily.tensor(tf.randomNormal(shape).dataSync(), shape)
 const activations = tf.matMul(tf.randomNormal([tokens, dIn]), tf.randomNormal([dIn, dIn]))
 Object.assign(globalThis, {
-  ...{ createLily, tf, device, tokens, dIn, activations, adapter: await gpu.requestAdapter() },
-  ...{ a: onDevice(rank, dIn), router: onDevice(experts, rank), b: onDevice(experts, rank, dOut) },
+  createLily,
+  tf,
+  device,
+  tokens,
+  dIn,
+  activations,
+  adapter: await gpu.requestAdapter(),
+  a: onDevice(rank, dIn),
+  router: onDevice(experts, rank),
+  b: onDevice(experts, rank, dOut),
   buffer: device.createBuffer({ size: 4 * tokens * dIn, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST }),
   model: LilyModel.create({
     layers: [{ name: 'layers.0.q_proj', inFeatures: dIn, outFeatures: dOut }],

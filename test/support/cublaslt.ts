@@ -10,9 +10,18 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 export function cublasLt(...flags: string[]): string {
   const folder = temporaryFolder()
   execFileSync(process.env.CC ?? 'cc', [
-    ...['-O2', '-Wall', '-Wextra', '-Werror', '-shared', '-fPIC', ...flags],
-    ...['-o', join(folder, 'libcublasLt.so.13'), join(root, 'test/cuda/programs/cublaslt.c')],
-    ...[`-L${join(root, 'build/emulator')}`, '-l:libcudart.so.13'],
+    '-O2',
+    '-Wall',
+    '-Wextra',
+    '-Werror',
+    '-shared',
+    '-fPIC',
+    ...flags,
+    '-o',
+    join(folder, 'libcublasLt.so.13'),
+    join(root, 'test/cuda/programs/cublaslt.c'),
+    `-L${join(root, 'build/emulator')}`,
+    '-l:libcudart.so.13',
   ])
   return folder
 }

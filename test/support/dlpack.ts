@@ -77,8 +77,17 @@ export const DLPACK_TYPES: Readonly<Record<DType, readonly [code: number, bits: 
 export function made(data: HostData, shape: readonly number[], changes: Partial<Made> = {}): Made {
   return {
     data: (data.buffer as ArrayBuffer).slice(data.byteOffset, data.byteOffset + data.byteLength),
-    ...{ shape, byteOffset: 0, code: 2, bits: 32, lanes: 1, deviceType: 1, deviceId: 0, flags: 0 },
-    ...{ major: 1, minor: 1, tag: 1 },
+    shape,
+    byteOffset: 0,
+    code: 2,
+    bits: 32,
+    lanes: 1,
+    deviceType: 1,
+    deviceId: 0,
+    flags: 0,
+    major: 1,
+    minor: 1,
+    tag: 1,
     ...changes,
   }
 }

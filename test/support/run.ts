@@ -41,9 +41,16 @@ export async function run(c: Case, how: How = {}): Promise<Result> {
   const isLora = routing === 'lora'
   const { activations = 'float32', parameters = activations, gradients: ofGradients = parameters } = c
   const dtypeOf: Record<OperandName, Float> = {
-    ...{ x: activations, y: activations, dy: activations, dx: activations },
-    ...{ a: parameters, router: parameters, b: parameters },
-    ...{ da: ofGradients, dRouter: ofGradients, db: ofGradients },
+    x: activations,
+    y: activations,
+    dy: activations,
+    dx: activations,
+    a: parameters,
+    router: parameters,
+    b: parameters,
+    da: ofGradients,
+    dRouter: ofGradients,
+    db: ofGradients,
   }
   const inputs: Operand[] = []
   const given: [OutputName, Operand][] = []

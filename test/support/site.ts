@@ -30,7 +30,9 @@ export const ISOLATED = {
  * workgroup memory without zeros, which no kernel reads: SwiftShader's compiler takes some ten times as long with them.
  */
 export const WEBGPU = [
-  ...['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan,WebGPU'],
+  '--enable-unsafe-webgpu',
+  '--use-webgpu-adapter=swiftshader',
+  '--enable-features=Vulkan,WebGPU',
   '--enable-dawn-features=disable_workgroup_init',
 ]
 

@@ -10,7 +10,11 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 async function bundle(script: string): Promise<string> {
   const { outputFiles } = await build({
     stdin: { contents: script.replaceAll('lily-kernels/webgpu', './dist/webgpu.js'), resolveDir: root },
-    ...{ bundle: true, minify: true, format: 'esm', platform: 'browser', write: false },
+    bundle: true,
+    minify: true,
+    format: 'esm',
+    platform: 'browser',
+    write: false,
   })
   return outputFiles[0].text
 }

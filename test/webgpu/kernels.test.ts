@@ -49,8 +49,13 @@ function sizes(seed: number, isEven: boolean, lengths: boolean, ofExperts = 8): 
   }
   const tokens = integer(random, 1, 90)
   return {
-    ...{ tokens, dIn: size(300), dOut: size(300), rank: size(15), experts: integer(random, 1, ofExperts), seed },
-    ...{ scaling: [1, 0.5, -2][seed % 3] },
+    tokens,
+    dIn: size(300),
+    dOut: size(300),
+    rank: size(15),
+    experts: integer(random, 1, ofExperts),
+    seed,
+    scaling: [1, 0.5, -2][seed % 3],
     ...(lengths && { lengths: splitTokens(tokens, 1 + (seed % 9), seed) }),
   }
 }
@@ -247,8 +252,12 @@ describe('bits', () => {
       const all = makeCase({ ...of, tokens, ...(grouped && { lengths: [before, length, after] }) })
       const rows = (values: Float32Array, cols: number) => values.slice(before * cols, (before + length) * cols)
       const alone = {
-        ...{ ...all, tokens: length, x: rows(all.x, all.dIn), dy: rows(all.dy, all.dOut) },
-        ...{ offsets: all.offsets && Int32Array.of(0, length), weights: all.weights?.slice(3, 6) },
+        ...all,
+        tokens: length,
+        x: rows(all.x, all.dIn),
+        dy: rows(all.dy, all.dOut),
+        offsets: all.offsets && Int32Array.of(0, length),
+        weights: all.weights?.slice(3, 6),
       }
       const [wide, narrow] = [await runOnGpu(kernels, device, all), await runOnGpu(kernels, device, alone)]
       for (const [name, cols] of [

@@ -24,7 +24,11 @@ function timesOf({ name, workgroups, operands, params = {} }: Part): Readonly<Re
       return { dy: down, c: across }
     case 'd_hidden': // every workgroup adds the partial sums of dw; the probabilities for their mean with dw, and then again
       return {
-        ...{ q: 1, hidden: 1, d_weights: workgroups, statistic: 2, kept: 1 },
+        q: 1,
+        hidden: 1,
+        d_weights: workgroups,
+        statistic: 2,
+        kept: 1,
         router: Math.ceil(rowsOf('hidden') / 16),
       }
     case 'dx':

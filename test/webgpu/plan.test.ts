@@ -43,8 +43,16 @@ type Shape = Partial<Sizes> & { mask?: boolean; offsets?: boolean; accumulate?: 
 
 function calls(shape: Shape): { forward: ForwardCall; backward: BackwardCall } {
   const sizes: Sizes = {
-    ...{ routing: 'batch', pool: 'probabilities', activation: 'none', scaling: 1 },
-    ...{ tokens: 1024, dIn: 1024, dOut: 1024, rank: 16, experts: 4, groups: 1 },
+    routing: 'batch',
+    pool: 'probabilities',
+    activation: 'none',
+    scaling: 1,
+    tokens: 1024,
+    dIn: 1024,
+    dOut: 1024,
+    rank: 16,
+    experts: 4,
+    groups: 1,
     ...shape,
   }
   const { routing, tokens, dIn, dOut, rank, experts, groups } = sizes
@@ -53,7 +61,10 @@ function calls(shape: Shape): { forward: ForwardCall; backward: BackwardCall } {
   const rowsOfB = isLora ? ([dOut, rank] as const) : ([experts * rank, dOut] as const)
   const out = (rows: number, cols: number) => output(rows, cols, shape.accumulate ?? true)
   const inputs = {
-    ...{ ...sizes, x: matrix(tokens, dIn), a: matrix(rank, dIn), b: matrix(...rowsOfB) },
+    ...sizes,
+    x: matrix(tokens, dIn),
+    a: matrix(rank, dIn),
+    b: matrix(...rowsOfB),
     router: isRouted ? matrix(experts, rank) : null,
     mask: shape.mask ? region(tokens) : null,
     sequenceOffsets: shape.offsets ? region(groups + 1) : null,
@@ -65,7 +76,10 @@ function calls(shape: Shape): { forward: ForwardCall; backward: BackwardCall } {
   return {
     forward: { ...inputs, y: out(tokens, dOut) },
     backward: {
-      ...{ ...inputs, dy: matrix(tokens, dOut), dx: out(tokens, dIn), da: out(rank, dIn) },
+      ...inputs,
+      dy: matrix(tokens, dOut),
+      dx: out(tokens, dIn),
+      da: out(rank, dIn),
       dRouter: isRouted ? out(experts, rank) : null,
       db: shape.deferB ? null : out(...rowsOfB),
       deferredDb: shape.deferB

@@ -130,8 +130,16 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
   const groups = c.offsets ? c.offsets.length - 1 : 1
   const memory = new Memory(device, how.oneBuffer === true)
   const dtypeOf: Record<OperandName, Float> = {
-    ...{ x: activations, y: activations, dy: activations, dx: activations },
-    ...{ a: parameters, router: parameters, b: parameters, da: gradients, dRouter: gradients, db: gradients },
+    x: activations,
+    y: activations,
+    dy: activations,
+    dx: activations,
+    a: parameters,
+    router: parameters,
+    b: parameters,
+    da: gradients,
+    dRouter: gradients,
+    db: gradients,
   }
   const operands = new Map<OperandName, { operand: Operand; index: number; matrix: () => Output }>()
   const old: Result['old'] = {}
@@ -200,23 +208,46 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
   const matrix = (name: OperandName) => operands.get(name)!.matrix()
   const inputs = {
     ...({
-      ...{ routing: isLora ? 'none' : routing, pool: c.pool ?? 'probabilities', activation: c.activation ?? 'none' },
-      ...{ scaling: c.scaling ?? 1, tokens, dIn, dOut, rank, experts, groups },
+      routing: isLora ? 'none' : routing,
+      pool: c.pool ?? 'probabilities',
+      activation: c.activation ?? 'none',
+      scaling: c.scaling ?? 1,
+      tokens,
+      dIn,
+      dOut,
+      rank,
+      experts,
+      groups,
     } satisfies Sizes),
-    ...{ x: matrix('x'), a: matrix('a'), router: isRouted ? matrix('router') : null, b: matrix('b') },
-    ...{ mask: mask(), sequenceOffsets: offsets() },
+    x: matrix('x'),
+    a: matrix('a'),
+    router: isRouted ? matrix('router') : null,
+    b: matrix('b'),
+    mask: mask(),
+    sequenceOffsets: offsets(),
   }
   const kept: Matrix = { ...hidden(), dtype: hiddenType, pitch: rank }
   const forward: ForwardCall = {
-    ...{ ...inputs, y: matrix('y'), hidden: kept, probabilities: probabilitiesRegion(), weights: weightsRegion() },
+    ...inputs,
+    y: matrix('y'),
+    hidden: kept,
+    probabilities: probabilitiesRegion(),
+    weights: weightsRegion(),
   }
   await submit(device, (encoder, allocate) => kernels.forward(forward, encoder, allocate))
   if (!inference) {
     const out = (name: OutputName) => (operands.has(name) ? matrix(name) : null)
     const backward: BackwardCall = {
-      ...{ ...inputs, dy: matrix('dy'), hidden: kept, probabilities: probabilitiesRegion(), weights: weightsRegion() },
-      ...{ dx: out('dx'), da: out('da'), dRouter: out('dRouter') },
-      ...{ db: deferB ? null : out('db'), deferredDb: wanted('db') ? deferred() : null },
+      ...inputs,
+      dy: matrix('dy'),
+      hidden: kept,
+      probabilities: probabilitiesRegion(),
+      weights: weightsRegion(),
+      dx: out('dx'),
+      da: out('da'),
+      dRouter: out('dRouter'),
+      db: deferB ? null : out('db'),
+      deferredDb: wanted('db') ? deferred() : null,
     }
     await submit(device, (encoder, allocate) => kernels.backward(backward, encoder, allocate))
     const matrices = deferred()

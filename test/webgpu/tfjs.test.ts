@@ -119,7 +119,9 @@ describe('gradients', () => {
       })([
         normal([...shape, D_IN], 1),
         normal([...shape, D_OUT], 2),
-        ...[valueOf(layer.a), valueOf(layer.router), valueOf(layer.b, [EXPERTS, RANK, D_OUT])],
+        valueOf(layer.a),
+        valueOf(layer.router),
+        valueOf(layer.b, [EXPERTS, RANK, D_OUT]),
       ])
       return read([value, ...grads])
     })

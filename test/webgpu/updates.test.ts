@@ -76,7 +76,8 @@ for (const [dtype, accumulate, margin] of [
             expected.variance[at] += expected.value[at] ** 2
           }
       layers.push({
-        ...{ partials, matrices: new Numbers('float32', matrices).region },
+        partials,
+        matrices: new Numbers('float32', matrices).region,
         weights: weights && new Numbers('float32', weights).region,
       })
     }
@@ -104,7 +105,12 @@ for (const maxNorm of [undefined, 0.5])
         ['float32', 'float32', 1, 0],
       ] as const
     ).map(([dtype, gradDtype, length, margin], i): TrainedParameter => ({
-      ...{ name: `p${i}`, shape: [length], dtype, gradDtype, margin, start: gaussian(random, length) },
+      name: `p${i}`,
+      shape: [length],
+      dtype,
+      gradDtype,
+      margin,
+      start: gaussian(random, length),
       gradients: [1, 0.01, 3].map((size) => gaussian(random, length, size)),
     }))
     const options = { lr: 1e-2, betas: [0.9, 0.99] as const, eps: 1e-8, weightDecay: 0.1, maxNorm }
@@ -117,9 +123,13 @@ for (const maxNorm of [undefined, 0.5])
     const history: History = { values: [], norms: [], expAvg: {}, expAvgSq: {} }
     for (let step = 1; step <= 3; step++) {
       const parameters = trained.map(({ start, gradDtype = 'float32', margin, gradients }, i) => ({
-        ...{ elements: start.length, lr: options.lr, weightDecay: options.weightDecay },
-        ...{ value: state[i].value.region, grad: new Numbers(gradDtype, gradients[step - 1], margin).region },
-        ...{ expAvg: state[i].expAvg.region, expAvgSq: state[i].expAvgSq.region },
+        elements: start.length,
+        lr: options.lr,
+        weightDecay: options.weightDecay,
+        value: state[i].value.region,
+        grad: new Numbers(gradDtype, gradients[step - 1], margin).region,
+        expAvg: state[i].expAvg.region,
+        expAvgSq: state[i].expAvgSq.region,
       }))
       const [beta1, beta2] = options.betas
       const call = {
