@@ -39,7 +39,8 @@ const char *last_error_name() { return ""; }
 lily_status check_available() {
   if (instruction_set().kernels == nullptr) return fail(LILY_ERROR_UNAVAILABLE, instruction_set().error);
   if (thread_count() == 0) {
-    return fail(LILY_ERROR_UNAVAILABLE, "LILY_NUM_THREADS must be a whole number from 1 to 256; change it or unset it");
+    return fail(LILY_ERROR_UNAVAILABLE, "LILY_NUM_THREADS must be a whole number from 1 to " +
+                                            std::to_string(kMaxThreads) + "; change it or unset it");
   }
   return LILY_OK;
 }

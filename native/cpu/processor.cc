@@ -17,6 +17,7 @@
 #include "core/environment.h"
 #include "cpu/amx/permission.h"
 #include "cpu/cgroup.h"
+#include "cpu/thread_pool.h"
 
 namespace lily::cpu {
 namespace {
@@ -215,7 +216,7 @@ ThreadLimits thread_limits() { return {affinity_count(), cgroup_quota(), physica
 int default_thread_count() {
   const ThreadLimits limits = thread_limits();
   const int allowed = limits.quota > 0 ? std::min(limits.affinity, limits.quota) : limits.affinity;
-  return std::max(1, std::min({allowed, limits.physical_cores, 256}));
+  return std::max(1, std::min({allowed, limits.physical_cores, kMaxThreads}));
 }
 
 std::string processor_name() {

@@ -124,7 +124,7 @@ int requested_threads() {
   int value = 0;
   const char *const end = text + strlen(text);
   const auto [rest, error] = std::from_chars(text, end, value);
-  return error == std::errc() && rest == end && value >= 1 && value <= 256 ? value : 0;
+  return error == std::errc() && rest == end && value >= 1 && value <= kMaxThreads ? value : 0;
 }
 
 thread_local bool runs_serially = false;

@@ -32,9 +32,13 @@ class SerialScope {
   SerialScope &operator=(const SerialScope &) = delete;
 };
 
+// The most threads of the pool. The workspace of every call has scratch memory for each of them, so their number needs
+// a limit; few machines have more physical cores.
+constexpr int kMaxThreads = 256;
+
 // The number of threads, including the calling one: LILY_NUM_THREADS if it is set, otherwise the minimum of the CPU
-// affinity of the process, the CPU quota of its cgroup, and the number of physical cores. 0 if LILY_NUM_THREADS is not
-// a whole number from 1 to 256.
+// affinity of the process, the CPU quota of its cgroup, the number of physical cores, and kMaxThreads. 0 if
+// LILY_NUM_THREADS is not a whole number from 1 to kMaxThreads.
 int thread_count();
 
 }  // namespace lily::cpu

@@ -38,9 +38,15 @@ export function loadModule(host: Host, wanted: Build | null): Module {
   throw new Error('this package has no WebAssembly build; install it again, or install the toolchain in a checkout')
 }
 
-/** LILY_NUM_THREADS, or the processors. 0, for which the ABI has an error, if the variable is not from 1 to 256. */
+/** kMaxThreads of native/cpu/thread_pool.h. */
+const MAX_THREADS = 256
+
+/**
+ * LILY_NUM_THREADS, or the processors. 0, for which the ABI has an error, if the variable is not from 1 to
+ * {@link MAX_THREADS}.
+ */
 function threadCount(host: Host): number {
   const given = host.variable('LILY_NUM_THREADS')
-  if (given === undefined || given === '') return Math.min(Math.max(host.processors, 1), 256)
-  return /^\d+$/.test(given) && Number(given) >= 1 && Number(given) <= 256 ? Number(given) : 0
+  if (given === undefined || given === '') return Math.min(Math.max(host.processors, 1), MAX_THREADS)
+  return /^\d+$/.test(given) && Number(given) >= 1 && Number(given) <= MAX_THREADS ? Number(given) : 0
 }
