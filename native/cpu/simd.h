@@ -17,7 +17,6 @@ namespace {
 
 typedef float Vector __attribute__((vector_size(LILY_VECTOR_BYTES)));
 typedef int32_t IntVector __attribute__((vector_size(LILY_VECTOR_BYTES)));
-typedef uint32_t UnsignedVector __attribute__((vector_size(LILY_VECTOR_BYTES)));
 typedef uint32_t BitVector __attribute__((vector_size(LILY_VECTOR_BYTES)));
 typedef float UnalignedVector __attribute__((vector_size(LILY_VECTOR_BYTES), aligned(4), may_alias));
 
@@ -244,8 +243,8 @@ LILY_INLINE Vector exp_of_nonpositive(Vector x) {
   sum = sum * f + broadcast(1.0f);
   sum = sum * f + broadcast(1.0f);
   // Unsigned: the lanes behind the last expert may hold any number, and their sums may overflow.
-  const UnsignedVector exponent = (UnsignedVector) __builtin_convertvector(n, IntVector) << 23;
-  const Vector result = (Vector)((UnsignedVector)sum + exponent);
+  const BitVector exponent = (BitVector) __builtin_convertvector(n, IntVector) << 23;
+  const Vector result = (Vector)((BitVector)sum + exponent);
   // A NaN stays a NaN: x == x is false for it.
   return x < kSmallest ? Vector{} : (x == x ? result : x);
 }
