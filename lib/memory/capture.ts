@@ -6,7 +6,7 @@ import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
 import type { DeviceMemory } from './device-memory.js'
 import { type Device, deviceText } from './device.js'
-import { isDeviceMemory, type OperandMemory } from './operand.js'
+import { isDeviceMemory, type OperandMemory } from './operand-memory.js'
 import { StreamState } from './stream-state.js'
 
 /** An operand of captured work; the same as `Located` of placement.ts, which imports this file. */

@@ -1,7 +1,8 @@
 /** Checks of operands' devices and of overlaps. They run once all arguments have been read (see base/checks.ts). */
 import { fail } from '../base/errors.js'
 import { deviceText } from './device.js'
-import { checkMemory, type Operand, type OperandMemory, overlaps, sharesMemory } from './operand.js'
+import type { OperandMemory } from './operand-memory.js'
+import { checkMemory, type Operand, overlaps, sharesMemory } from './operand.js'
 
 /** Checks that an operand is on the device of `other` and that its memory is valid; see {@link checkMemory}. */
 export function checkPlace(argument: string, operand: Operand | null, other: string, at: Operand): void {

@@ -12,10 +12,8 @@ import { checkCudaMemory } from './cuda-device.js'
 import type { DeviceMemory } from './device-memory.js'
 import type { Device } from './device.js'
 import { isDeviceMemory, isHostMemory, type OperandMemory } from './operand-memory.js'
-import { changesOfSpaces, type Space, spaceOf, startOf } from './space.js'
+import { exchangedCount, type Space, spaceOf, startOf } from './space.js'
 import type { StreamState } from './stream-state.js'
-
-export { gpuBufferOf, isDeviceMemory, isHostMemory, type OperandMemory } from './operand-memory.js'
 
 /** Memory from a byte offset on. */
 export interface Part {
@@ -58,8 +56,8 @@ export class Operand {
 
   /** The space of the memory. It is found once, because a call compares every output with every other operand. */
   get space(): Space {
-    if (this.#space === null || this.#spaceCount !== changesOfSpaces()) {
-      this.#spaceCount = changesOfSpaces()
+    if (this.#space === null || this.#spaceCount !== exchangedCount()) {
+      this.#spaceCount = exchangedCount()
       this.#space = spaceOf(this.memory)
     }
     return this.#space

@@ -8,7 +8,7 @@ import type { DeviceBinding } from '../binding/native.js'
 import { Capture } from './capture.js'
 import { DeviceMemory } from './device-memory.js'
 import { CPU, type Device, deviceText } from './device.js'
-import type { OperandMemory } from './operand.js'
+import type { OperandMemory } from './operand-memory.js'
 import { StreamState } from './stream-state.js'
 
 /**

@@ -6,7 +6,7 @@ import { bufferOf } from '../base/views.js'
 import { gpuBufferOf, type OperandMemory } from './operand-memory.js'
 import type * as all from './space.js'
 
-export const changesOfSpaces: typeof all.changesOfSpaces = () => 0
+export const exchangedCount: typeof all.exchangedCount = () => 0
 export const spaceOf: typeof all.spaceOf = (memory: OperandMemory) =>
   gpuBufferOf(memory) ?? bufferOf(memory as ArrayBufferView)
 export const startOf: typeof all.startOf = () => 0

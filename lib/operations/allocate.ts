@@ -3,7 +3,8 @@
  * anything is allocated.
  */
 import { allocate } from '../memory/allocate.js'
-import { isHostMemory, type Operand, type OperandMemory, type Part } from '../memory/operand.js'
+import { isHostMemory, type OperandMemory } from '../memory/operand-memory.js'
+import type { Operand, Part } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
 import { CallState, type Staged } from './call-state.js'
 import { Output } from './output.js'

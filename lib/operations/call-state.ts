@@ -1,6 +1,7 @@
 /** The memory that a forward call allocates beside y. Its backward calls and the fold read it. */
 import type { DeviceMemory } from '../memory/device-memory.js'
-import { isDeviceMemory, type OperandMemory, type Part } from '../memory/operand.js'
+import { isDeviceMemory, type OperandMemory } from '../memory/operand-memory.js'
+import type { Part } from '../memory/operand.js'
 import type { Located } from '../memory/placement.js'
 import type { DeferredB } from './deferred-b.js'
 import type { Problem } from './problem.js'

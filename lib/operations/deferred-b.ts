@@ -1,6 +1,7 @@
 /** Deferred gradients of b: the partial sums that backward calls store for a fold. */
 import type { DeviceMemory } from '../memory/device-memory.js'
-import { isDeviceMemory, type OperandMemory, type Part } from '../memory/operand.js'
+import { isDeviceMemory, type OperandMemory } from '../memory/operand-memory.js'
+import type { Part } from '../memory/operand.js'
 import type { CallState } from './call-state.js'
 
 /**

@@ -15,7 +15,8 @@ import {
   lengths,
 } from '../binding/descriptor.js'
 import { type Memory, native } from '../binding/native.js'
-import { isDeviceMemory, isHostMemory, type Operand, type OperandMemory, type Part } from '../memory/operand.js'
+import { isDeviceMemory, isHostMemory, type OperandMemory } from '../memory/operand-memory.js'
+import type { Operand, Part } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import type { BackwardCall, ForwardCall } from './allocate.js'
 import type { CallState } from './call-state.js'

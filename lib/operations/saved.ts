@@ -5,14 +5,8 @@ import { describe, fail, LilyError, reading } from '../base/errors.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bufferOf, byteOffsetOf } from '../base/views.js'
 import { CPU, type Device } from '../memory/device.js'
-import {
-  checkAttached,
-  isDeviceMemory,
-  isHostMemory,
-  layOut,
-  layOutOnDevice,
-  type OperandMemory,
-} from '../memory/operand.js'
+import { isDeviceMemory, isHostMemory, type OperandMemory } from '../memory/operand-memory.js'
+import { checkAttached, layOut, layOutOnDevice } from '../memory/operand.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
 import type { CallState } from './call-state.js'
 import type { Routing } from './problem.js'

@@ -1,8 +1,7 @@
 /** Checks that the arrays of an optimiser do not overlap: a parameter that is listed twice would be updated twice. */
 import { fail } from '../base/errors.js'
-import { exchangedCount } from '../memory/host-memory.js'
 import type { Operand } from '../memory/operand.js'
-import { startOf } from '../memory/space.js'
+import { exchangedCount, startOf } from '../memory/space.js'
 import type { Moments } from './moments.js'
 import type { ParameterOperands } from './parameters.js'
 

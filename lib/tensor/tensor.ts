@@ -10,15 +10,8 @@ import { byteLengthOf } from '../base/views.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { readDevice } from '../memory/backends.js'
 import { CPU, type Device, deviceText } from '../memory/device.js'
-import {
-  checkMemory,
-  checkNotLonger,
-  gpuBufferOf,
-  isDeviceMemory,
-  isHostMemory,
-  layOut,
-  type Operand,
-} from '../memory/operand.js'
+import { gpuBufferOf, isDeviceMemory, isHostMemory } from '../memory/operand-memory.js'
+import { checkMemory, checkNotLonger, layOut, type Operand } from '../memory/operand.js'
 import { copyToDevice, copyToHost } from './transfer.js'
 
 /** The operand of a tensor; null once the tensor is disposed of. */

@@ -6,7 +6,8 @@ import type { Memory } from '../binding/native.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { refuseInCapture } from '../memory/capture.js'
 import { CPU, type Device, deviceText } from '../memory/device.js'
-import { isDeviceMemory, isHostMemory, layOut, layOutOnDevice, type Operand } from '../memory/operand.js'
+import { isDeviceMemory, isHostMemory } from '../memory/operand-memory.js'
+import { layOut, layOutOnDevice, type Operand } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
 
 /**
