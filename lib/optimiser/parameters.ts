@@ -17,9 +17,14 @@ export interface TrainableParameter {
   /**
    * Sets grad to zero. Optional: without it, AdamW.zeroGrad() fills the memory of grad.
    *
-   * @throws anything; AdamW.zeroGrad() throws it again, as ERR_LILY_ARGUMENT does for its own checks
+   * @throws as `Parameter.zeroGrad()` if it is of a model. AdamW.zeroGrad() passes on what any other implementation throws
    */
   zeroGrad?(): void
+  /**
+   * @internal Throws if grad cannot be written. A parameter of a model has it: AdamW.zeroGrad() calls it for all
+   * parameters before it writes the first gradient.
+   */
+  checkGrad?(): void
 }
 
 /** Parameters by name. */
@@ -77,7 +82,6 @@ export function readGradients(
   for (const name of names) {
     const parameter = readParameter(parameters, name)
     const value = readValue(parameters, name) // throws if its model is disposed of
-    // A parameter of a model checks its gradient before any other gradient is written.
     const checkGrad = get(name, parameter, 'checkGrad')
     if (typeof checkGrad === 'function') reading(name, () => void Reflect.apply(checkGrad, parameter, []))
     const zeroGrad = get(name, parameter, 'zeroGrad')
