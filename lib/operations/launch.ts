@@ -42,6 +42,25 @@ export function boundMemory(memory: OperandMemory): Memory {
   return isHostMemory(memory) && classNameOf(memory) === 'Float16Array' ? bytesOf(memory) : memory
 }
 
+/**
+ * Writes the backend, device and streams of a call.
+ *
+ * @param fields their indices in `numbers`; a fold has no stream of its memory
+ * @param placement null: the CPU
+ */
+export function writePlacement(
+  numbers: Float64Array,
+  fields: { backend: number; device: number; stream: number; memoryStream?: number },
+  placement: Placement | null,
+): void {
+  numbers[fields.backend] = placement === null ? constants.backend.cpu : constants.backend.cuda
+  numbers[fields.device] = placement?.device.id ?? 0
+  numbers[fields.stream] = placement?.stream.cudaStream ?? 0
+  if (fields.memoryStream !== undefined) {
+    numbers[fields.memoryStream] = placement?.stream.memoryStream.cudaStream ?? 0
+  }
+}
+
 export class Descriptor {
   readonly numbers: Float64Array
   readonly memory: Memory[]
@@ -93,10 +112,7 @@ class CallDescriptor extends Descriptor {
 
   problem(problem: Problem, placement: Placement | null): void {
     const { numbers } = this
-    numbers[callFields.backend] = placement === null ? constants.backend.cpu : constants.backend.cuda
-    numbers[callFields.device] = placement?.device.id ?? 0
-    numbers[callFields.stream] = placement?.stream.cudaStream ?? 0
-    numbers[callFields.memoryStream] = placement?.stream.memoryStream.cudaStream ?? 0
+    writePlacement(numbers, callFields, placement)
     numbers[callFields.routing] = constants.routing[problem.routing]
     numbers[callFields.pool] = constants.pool[problem.pool]
     numbers[callFields.activation] = constants.activation[problem.activation]
@@ -214,10 +230,7 @@ export function describeLinear({ problem, x, packed, bias, y, placement }: Linea
 export function describeWeight(problem: LinearProblem, tokens: number, placement: Placement | null): void {
   const { weight, transposed, dtype, precision } = problem
   const { numbers } = linear
-  numbers[linearFields.backend] = placement === null ? constants.backend.cpu : constants.backend.cuda
-  numbers[linearFields.device] = placement?.device.id ?? 0
-  numbers[linearFields.stream] = placement?.stream.cudaStream ?? 0
-  numbers[linearFields.memoryStream] = placement?.stream.memoryStream.cudaStream ?? 0
+  writePlacement(numbers, linearFields, placement)
   numbers[linearFields.transposed] = transposed ? 1 : 0
   numbers[linearFields.precision] = constants.precision[precision]
   numbers[linearFields.activationDtype] = dtypeNumber(dtype)
@@ -243,9 +256,7 @@ export function launchFold(
 ): void {
   const layers = lengths.foldFields + lengths.slotFields
   const numbers = new Float64Array(layers + deferred.length * lengths.foldLayerFields)
-  numbers[foldFields.backend] = placement === null ? constants.backend.cpu : constants.backend.cuda
-  numbers[foldFields.device] = placement?.device.id ?? 0
-  numbers[foldFields.stream] = placement?.stream.cudaStream ?? 0
+  writePlacement(numbers, foldFields, placement)
   numbers[foldFields.dOut] = dOut
   numbers[foldFields.rank] = rank
   numbers[foldFields.experts] = experts

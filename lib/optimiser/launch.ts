@@ -6,7 +6,7 @@ import type { Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import { run } from '../operations/dispatch.js'
 import { isOnGpu, matrixOf, regionOf, runOnGpu } from '../operations/gpu.js'
-import { boundMemory, dtypeNumber } from '../operations/launch.js'
+import { boundMemory, dtypeNumber, writePlacement } from '../operations/launch.js'
 import { planStep } from './gpu-step.js'
 import type { Moments } from './moments.js'
 import type { Settings } from './options.js'
@@ -77,12 +77,8 @@ function planOf(call: AdamWCall): Plan {
 /** The same in the addon. */
 function launch(call: AdamWCall): void {
   const { parameters, settings, norm, placement } = call
-  const { backend } = native.constants
   const numbers = new Float64Array(lengths.adamwFields + parameters.length * lengths.adamwParameterFields)
-  numbers[adamwFields.backend] = placement === null ? backend.cpu : backend.cuda
-  numbers[adamwFields.device] = placement?.device.id ?? 0
-  numbers[adamwFields.stream] = placement?.stream.cudaStream ?? 0
-  numbers[adamwFields.memoryStream] = placement?.stream.memoryStream.cudaStream ?? 0
+  writePlacement(numbers, adamwFields, placement)
   numbers[adamwFields.step] = call.step
   numbers[adamwFields.beta1] = settings.beta1
   numbers[adamwFields.beta2] = settings.beta2
