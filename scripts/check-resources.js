@@ -9,9 +9,9 @@
 //
 // Does not use the build: it compiles the sources with the build's options and discards the machine code.
 import { spawn, spawnSync } from 'node:child_process'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { codeOf, targets } from './cuda-targets.js'
@@ -21,7 +21,12 @@ const folder = join(root, 'build', 'resources')
 const nvcc = process.env.CUDACXX ?? 'nvcc'
 const options = ['-std=c++20', '-O3', '-DNDEBUG', '-I', join(root, 'native'), '-I', join(root, 'native', 'include')]
 
-const files = ['adamw', 'common', 'engines', 'roofs']
+const cuda = join(root, 'native', 'cuda')
+/** What chooses and starts the kernels of a call, and the program of addOccupancy: ptxas reports nothing of them. */
+const withoutKernels = ['operations.cu', 'occupancy.cu']
+const files = readdirSync(cuda, { recursive: true, encoding: 'utf8' })
+  .filter((file) => file.endsWith('.cu') && !withoutKernels.includes(file))
+  .sort()
 
 /**
  * @typedef {{ architecture: number, kernel: string, symbol: string, registers: number, stackBytes: number,
@@ -63,9 +68,19 @@ function parse(output) {
 
 /** @type {(file: string) => Promise<Resources[]>} */
 function compile(file) {
-  const source = join(root, 'native', 'cuda', 'launch', `${file}.cu`)
+  const source = join(cuda, file)
   const code = wanted.map((target) => `--generate-code=${codeOf(target)}`)
-  const args = [...options, ...code, '--threads=0', '-Xptxas', '-v', '-c', source, '-o', join(folder, `${file}.o`)]
+  const args = [
+    ...options,
+    ...code,
+    '--threads=0',
+    '-Xptxas',
+    '-v',
+    '-c',
+    source,
+    '-o',
+    join(folder, `${basename(file)}.o`),
+  ]
   return new Promise((resolve) => {
     const child = spawn(nvcc, args, { stdio: ['ignore', 'ignore', 'pipe'] })
     let text = ''
@@ -92,7 +107,7 @@ function localBytesOf({ stackBytes, spillStoreBytes, spillLoadBytes, localBytes 
 /** @type {(kernels: Resources[]) => void} */
 function addOccupancy(kernels) {
   const program = join(folder, 'occupancy')
-  const source = join(root, 'native', 'cuda', 'occupancy.cu')
+  const source = join(cuda, 'occupancy.cu')
   const built = spawnSync(nvcc, [...options, source, '-o', program], { encoding: 'utf8' })
   if (built.status !== 0) fail(`${source} does not compile:\n${built.stderr}`)
   const input = kernels
