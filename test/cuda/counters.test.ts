@@ -1,5 +1,13 @@
-/** Memory accesses and MMA instructions of the kernels, counted by the emulator, against bench/counters/budgets.ts. */
+/** Memory accesses and MMA instructions of the kernels, counted by the emulator, against budgets.ts. */
 import { describe, expect, test } from 'vitest'
+import { count, countForward, type Counts } from '../../bench/counters/count.js'
+import type { Job } from '../../bench/counters/counted-call.js'
+import { emulatedGpu, gpuNames, gpus } from '../../bench/counters/gpus.js'
+import { floorSeconds, moved, planCall, predictedSeconds, requested, touched } from '../../bench/counters/plan.js'
+import { type Direction, minimumBytes } from '../../bench/roofs/work.js'
+import { dtypes } from '../../bench/workload/dtypes.js'
+import { type Shape, shapeText } from '../../bench/workload/shapes.js'
+import { isEmulated, isLong } from '../support/backend.js'
 import {
   AT_SCALE,
   atScale,
@@ -10,15 +18,7 @@ import {
   requests,
   SHARED_CLOCKS,
   unmodelled,
-} from '../../bench/counters/budgets.js'
-import { count, countForward, type Counts } from '../../bench/counters/count.js'
-import type { Job } from '../../bench/counters/counted-call.js'
-import { emulatedGpu, gpuNames, gpus } from '../../bench/counters/gpus.js'
-import { floorSeconds, moved, planCall, predictedSeconds, requested, touched } from '../../bench/counters/plan.js'
-import { type Direction, minimumBytes } from '../../bench/roofs/work.js'
-import { dtypes } from '../../bench/workload/dtypes.js'
-import { type Shape, shapeText } from '../../bench/workload/shapes.js'
-import { isEmulated, isLong } from '../support/backend.js'
+} from './budgets.js'
 
 const DIRECTIONS = ['forward', 'backward'] as const
 const title = (shape: Shape) => `(${shapeText(shape)})`

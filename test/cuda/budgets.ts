@@ -1,11 +1,11 @@
 /**
  * Limits of memory traffic and launches in bfloat16, with y, dx and all gradients accumulated: for the counts of the
- * emulator (with the multiprocessors of gpus.ts), and for plans on real GPUs. test/cuda/counters.test.ts checks them. The
- * comment after each line has the counted values.
+ * emulator (with the multiprocessors of bench/counters/gpus.ts), and for plans on real GPUs. counters.test.ts checks
+ * them. The comment after each line has the counted values.
  */
-import type { GpuName } from './gpus.js'
-import type { PlannedMethod } from './plan.js'
-import type { Shape } from '../workload/shapes.js'
+import type { GpuName } from '../../bench/counters/gpus.js'
+import type { PlannedMethod } from '../../bench/counters/plan.js'
+import type { Shape } from '../../bench/workload/shapes.js'
 
 export interface Budget {
   /** Bytes touched, relative to the minimum. */
