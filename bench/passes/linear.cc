@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "lily/backend.h"
+#include "random.h"
 
 namespace {
 
@@ -62,11 +63,7 @@ struct OpenBlas {
 
 std::vector<float> random_floats(int64_t count) {
   std::vector<float> values(static_cast<size_t>(count));
-  uint32_t state = 1;
-  for (float &value : values) {
-    state = state * 1664525 + 1013904223;
-    value = static_cast<float>(state >> 8) / 8388608.0f - 1.0f;
-  }
+  fill_random(values.data(), count);
   return values;
 }
 

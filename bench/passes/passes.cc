@@ -13,6 +13,7 @@
 
 #include "cpu/thread_pool.h"
 #include "lily/backend.h"
+#include "random.h"
 #include "tile_rate.h"
 
 namespace lily::cpu {
@@ -39,11 +40,7 @@ using lily::cpu::timed_passes;
 
 float *random_floats(int64_t count, float scale) {
   auto *const values = static_cast<float *>(aligned_alloc(64, (static_cast<size_t>(count) * 4 + 63) / 64 * 64));
-  uint32_t state = 1;
-  for (int64_t i = 0; i < count; ++i) {
-    state = state * 1664525 + 1013904223;
-    values[i] = scale * (static_cast<float>(state >> 8) / 8388608.0f - 1.0f);
-  }
+  fill_random(values, count, scale);
   return values;
 }
 

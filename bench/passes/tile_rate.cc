@@ -20,6 +20,7 @@
 
 #include "cpu/thread_pool.h"
 #include "cpu/tile.h"
+#include "random.h"
 
 namespace lily::cpu {
 
@@ -32,17 +33,9 @@ double measure_tile_rate(int64_t threads) {
   alignas(64) static thread_local float lhs[kTileRows * kPitch], rhs[kPanels * kSteps * kPanel],
       sums[kTileRows * kPanel];
   const Task sweep = [](const void *, int64_t, int64_t) {
-    // Numbers, because zeros take less power, which raises the clock.
     if (lhs[0] == 0.0f) {
-      uint32_t state = 1;
-      const auto fill = [&](float *values, int64_t count) {
-        for (int64_t i = 0; i < count; ++i) {
-          state = state * 1664525 + 1013904223;
-          values[i] = static_cast<float>(state >> 8) / 8388608.0f - 1.0f;
-        }
-      };
-      fill(lhs, kTileRows * kPitch);
-      fill(rhs, kPanels * kSteps * kPanel);
+      fill_random(lhs, kTileRows * kPitch);
+      fill_random(rhs, kPanels * kSteps * kPanel);
     }
     for (int64_t i = 0; i < kSweeps; ++i) {
       for (int64_t p = 0; p < kPanels; ++p) {
