@@ -62,13 +62,14 @@ double median(std::vector<double> values) {
 }  // namespace
 
 int main(int argc, char **argv) {
-  if (argc < 5) {
+  const bool lora = argc > 6 && strcmp(argv[6], "lora") == 0;
+  const bool sequence = argc > 6 && strcmp(argv[6], "sequence") == 0;
+  if (argc < 5 || (argc > 6 && !lora && !sequence)) {
     fprintf(stderr, "passes M d r E [rounds] [lora | sequence]\n");
     return 1;
   }
   const int64_t tokens = atoll(argv[1]), d = atoll(argv[2]), rank = atoll(argv[3]);
   const int rounds = argc > 5 ? atoi(argv[5]) : 15;
-  const bool lora = argc > 6 && strcmp(argv[6], "lora") == 0, sequence = argc > 6 && !lora;
   const int64_t experts = lora ? 1 : atoll(argv[4]);
 
   lily_problem problem = {};
