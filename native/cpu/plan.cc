@@ -433,6 +433,7 @@ void plan_blocked_dy_pass(const Blocking &blocking, BackwardPass &pass) {
   pass.reads_dy_once = rank <= blocking.one_sweep_rank || may_have_groups(problem);
   const bool narrow =
       blocking.many_tasks && !pass.reads_dy_once;  // no partial sums of q that the splits would multiply
+  // Otherwise one split per 512 columns, as in splits_for_sum.
   pass.dy_splits = blocks(blocking, problem.d_out, narrow ? widest : 512, 1);
   pass.groups.pieces =
       token_pieces(problem, rank, problem.d_out, divide_up(problem.d_out, widest), blocking.chunk_depth);
