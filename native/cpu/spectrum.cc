@@ -99,7 +99,8 @@ void mirror(double *lower, int64_t n) {
   }
 }
 
-// Elements `begin` to `end` - 1 of row i of the Cholesky factor, whose elements before `begin` have been subtracted.
+// Elements `begin` to `end` - 1 of row i of the Cholesky factor, whose elements before `begin` have been subtracted. A
+// pivot of at most `least` is zero.
 void factor_row(double *matrix, int64_t n, int64_t i, int64_t begin, int64_t end, double least) {
   double *const row = matrix + i * n;
   for (int64_t j = begin; j < end; ++j) {
@@ -107,7 +108,7 @@ void factor_row(double *matrix, int64_t n, int64_t i, int64_t begin, int64_t end
     double rest = row[j];
     for (int64_t k = begin; k < j; ++k) rest -= row[k] * other[k];
     if (j == i) {
-      row[i] = rest <= least ? 0.0 : sqrt(rest);  // a NaN stays a NaN
+      row[i] = rest <= least ? 0.0 : sqrt(rest);  // NaN stays NaN
     } else {
       row[j] = other[j] == 0.0 ? 0.0 : rest / other[j];
     }
@@ -118,16 +119,21 @@ void factor_row(double *matrix, int64_t n, int64_t i, int64_t begin, int64_t end
 constexpr int64_t kFactorColumns = 64;
 
 bool cholesky(const Kernels &kernels, double *matrix, int64_t n) {
-  double largest = 0.0;
-  for (int64_t i = 0; i < n; ++i) largest = std::max(largest, matrix[i * n + i]);
-  const double least = largest * static_cast<double>(n) * kEpsilon;
+  // The rounding error of a pivot is relative to its own row, however large others are. An infinite row has none: NaN.
+  const Scratch least = allocate(n);
+  if (least == nullptr) return false;
+  for (int64_t i = 0; i < n; ++i) {
+    double &diagonal = matrix[i * n + i];
+    if (isinf(diagonal)) diagonal = NAN;
+    least.get()[i] = diagonal * static_cast<double>(n) * kEpsilon;
+  }
   for (int64_t begin = 0; begin < n; begin += kFactorColumns) {
     const int64_t end = std::min(begin + kFactorColumns, n), rest = n - end;
-    for (int64_t i = begin; i < end; ++i) factor_row(matrix, n, i, begin, i + 1, least);
+    for (int64_t i = begin; i < end; ++i) factor_row(matrix, n, i, begin, i + 1, least.get()[i]);
     if (rest == 0) break;
     parallel_for((rest + 31) / 32, [&](int64_t task, int64_t) {
       for (int64_t i = end + 32 * task; i < std::min(end + 32 * (task + 1), n); ++i) {
-        factor_row(matrix, n, i, begin, end, least);
+        factor_row(matrix, n, i, begin, end, least.get()[i]);
       }
     });
     const double *const panel = matrix + end * n + begin;

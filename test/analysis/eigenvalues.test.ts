@@ -97,6 +97,33 @@ describe('the singular values of an update', () => {
     for (const value of update.singularValues) expect(value).toBeCloseTo(3, 10)
   })
 
+  it('of factors whose rows differ in scale', () => {
+    const [r, dIn, dOut] = [70, 90, 80]
+    const a = gaussian(random, r * dIn)
+    const c = gaussian(random, r * dOut)
+    const product = Matrix.from1DArray(r, dOut, Array.from(c))
+      .transpose()
+      .mmul(Matrix.from1DArray(r, dIn, Array.from(a)))
+    // From 1 to 1e-12: the product stays the same.
+    const scaled = (values: ArrayLike<number>, columns: number, sign: 1 | -1) =>
+      Float64Array.from(values, (value, i) => value * 10 ** ((sign * -12 * Math.floor(i / columns)) / (r - 1)))
+    const { singularValues, norm } = analyseUpdate(gramFactor(scaled(a, dIn, 1), r), scaled(c, dOut, -1), r, 1, 1)
+    const expected = new SingularValueDecomposition(product, { autoTranspose: true }).diagonal
+    for (let i = 0; i < r; i++)
+      expect(Math.abs(singularValues[i] - expected[i]) / expected[0], `value ${i}`).toBeLessThan(1e-7)
+    expect(norm / product.norm('frobenius')).toBeCloseTo(1, 10)
+  })
+
+  it('are NaN if a factor has an infinite element', () => {
+    const infinite = Float64Array.from({ length: 6 * 9 }, (_, i) => (i === 12 ? Infinity : Math.sin(i)))
+    const finite = infinite.map((value) => (Number.isFinite(value) ? value : 1))
+    for (const [a, c] of [
+      [infinite, finite],
+      [finite, infinite],
+    ])
+      expect(analyseUpdate(gramFactor(a, 6), c, 6, 1, 1)).toMatchObject({ norm: NaN, effectiveRank: NaN })
+  })
+
   it('of a zero update', () => {
     const update = analyseUpdate(gramFactor(Float64Array.of(1, 2), 1), new Float64Array(5), 1, 1, 1)
     expect(update).toEqual({ norm: 0, spectralNorm: 0, effectiveRank: 0, sharedWithLora: 1, singularValues: [0] })
