@@ -9,7 +9,7 @@ import type { Plan } from '../binding/gpu-pass.js'
 import type { Memory, MemoryHandle, PoolStatistics, StreamHandle } from '../binding/native.js'
 import { ByteCopies } from './bytes.js'
 import { type Allocate, GpuKernels } from './kernels.js'
-import { type Block, BufferPool, Encoding } from './pool.js'
+import { type Block, BufferPool } from './pool.js'
 import { MAP_READ, usage } from './usage.js'
 
 /** The number of the queue where others have a stream. */
@@ -33,7 +33,8 @@ export class GpuBinding implements WebGpuBinding {
   readonly #collected = new FinalizationRegistry<Block>((block) => {
     this.#pool.give(block)
   })
-  readonly #encodings = new WeakMap<GPUCommandEncoder, Encoding>()
+  /** The blocks that commands of the caller's encoders use, pinned. Nobody knows when the caller submits them. */
+  readonly #encoded = new WeakMap<GPUCommandEncoder, Set<Block>>()
   /** Set once the GPUDevice is lost. */
   #loss: LilyError | null = null
   /** Rejects the promises that wait for the GPUDevice. A race with one promise would keep every other one for good. */
@@ -254,8 +255,8 @@ export class GpuBinding implements WebGpuBinding {
   }
 
   submitted(encoder: GPUCommandEncoder): void {
-    const encoding = this.#encodings.get(encoder)
-    if (encoding !== undefined) this.#pool.submitted(encoding)
+    for (const block of this.#encoded.get(encoder) ?? []) this.#pool.unpin(block)
+    this.#encoded.delete(encoder)
   }
 
   checkUsable(argument: string): void {
@@ -282,9 +283,12 @@ export class GpuBinding implements WebGpuBinding {
       if (given === null) this.gpu.queue.submit([encoder.finish()])
     } finally {
       if (given !== null) {
-        const encoding = this.#encodings.get(given) ?? new Encoding()
-        this.#encodings.set(given, encoding)
-        for (const block of [...workspace, ...this.#blocksOf(buffers)]) this.#pool.encode(block, encoding)
+        const blocks = this.#encoded.get(given) ?? new Set()
+        this.#encoded.set(given, blocks)
+        for (const block of [...workspace, ...this.#blocksOf(buffers)]) {
+          if (!blocks.has(block)) this.#pool.pin(block)
+          blocks.add(block)
+        }
       }
       for (const block of workspace) this.#pool.give(block)
     }

@@ -8,18 +8,13 @@ const GRANULE = 256
 /** Classes for each power of two: a block is at most an eighth longer than what it holds, rounded up to a granule. */
 const CLASSES = 8
 
-/** The commands that the caller's encoder holds, as far as memory is concerned. */
-export class Encoding {
-  /** The blocks that these commands use. */
-  readonly blocks = new Set<Block>()
-}
-
 /** One GPUBuffer of the pool. */
 export class Block {
-  /** The encoders of the caller whose commands use it. Nobody knows when the caller submits them. */
-  readonly encodings = new Set<Encoding>()
   isFree = false
-  /** Calls that will use the block once their pipelines are compiled. */
+  /**
+   * Calls that will use the block once their pipelines are compiled, and encoders of the caller whose commands use it. A number,
+   * because a block that outlives an encoder must not keep the encoder's other blocks.
+   */
   pins = 0
 
   constructor(
@@ -102,24 +97,9 @@ export class BufferPool {
     if (block.isFree) this.#cacheIfIdle(block)
   }
 
-  /** Records that commands of the caller's encoder use a block. */
-  encode(block: Block, encoding: Encoding): void {
-    block.encodings.add(encoding)
-    encoding.blocks.add(block)
-  }
-
-  /** Records that the commands of an encoder are submitted. */
-  submitted(encoding: Encoding): void {
-    for (const block of encoding.blocks) {
-      block.encodings.delete(encoding)
-      if (block.isFree) this.#cacheIfIdle(block)
-    }
-    encoding.blocks.clear()
-  }
-
   /** The cache never exceeds the most that was in use at once: a loop of equal steps finds all of its blocks there. */
   #cacheIfIdle(block: Block): void {
-    if (block.encodings.size > 0 || block.pins > 0) return
+    if (block.pins > 0) return
     const statistics = this.#statistics
     if (statistics.bytesCached + block.byteLength > statistics.peakBytesInUse) {
       block.buffer.destroy() // after the submitted commands that use it

@@ -1,4 +1,6 @@
 /** Memory, operands, errors and devices of WebGPU. What the kernels compute is in the suites of all backends. */
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { describe, expect, it, vi } from 'vitest'
 import * as main from '../../lib/index.js'
 import { AdamW, emptyCache, memoryStats, tensor, Tensor, type TensorLike } from '../../lib/index.js'
@@ -445,6 +447,30 @@ describe('an encoder of the caller', () => {
     own.submitted(encoder)
     expect(own.memoryStats().blocksCached).toBeGreaterThan(blocksCached)
     gpu.destroy()
+  })
+
+  it('that is dropped without submitted() keeps no memory, though the parameters live on', async () => {
+    setFlagsFromString('--expose-gc')
+    const gc = runInNewContext('gc') as () => void
+    let collected = 0
+    const registry = new FinalizationRegistry(() => collected++)
+    const { x, a, router, b } = onDevice()
+    const step = () => {
+      const encoder = device.createCommandEncoder()
+      const { y, saved } = lily.lilyForward({ x, a, router, b }, { encoder })
+      registry.register(y.buffer, null)
+      device.queue.submit([encoder.finish()])
+      y.dispose()
+      saved.dispose()
+    }
+    for (let i = 0; i < 10; i++) step()
+    await device.queue.onSubmittedWorkDone()
+    await vi.waitFor(() => {
+      gc()
+      // The last few may be on the stack still.
+      expect(collected).toBeGreaterThan(5)
+    })
+    expect(x.isDisposed).toBe(false)
   })
 
   it('is what submitted() takes, and not the commands that it has finished', async () => {
