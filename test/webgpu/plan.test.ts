@@ -207,6 +207,25 @@ describe('passes', () => {
   })
 })
 
+describe('stores', () => {
+  test('of two outputs that share words of 16-bit numbers are atomic in both', () => {
+    const { backward } = calls({ tokens: 64, dIn: 3, dOut: 8, rank: 64, experts: 2 })
+    const shared = buffer(2048)
+    // Columns 0 to 2 and 3 to 5: the rows of dx begin at whole words, those of da in the middle of the last words of dx.
+    const place = (column: number): Output => {
+      return { buffer: shared, byteOffset: 2 * column, dtype: 'bfloat16', pitch: 8, accumulate: false }
+    }
+    const call: BackwardCall = { ...backward, dx: place(0), da: place(3) }
+    const codes = planBackward(call, limits).passes.map((pass) => moduleOf(pass, new Problem(call).common, limits).code)
+    const both = codes.filter((code) => /fn dx_out_put4/.test(code) && /fn da_partials_put4/.test(code))
+    expect(both).toHaveLength(1)
+    for (const name of ['dx_out', 'da_partials']) {
+      const [store] = new RegExp(`fn ${name}_put[12][^]*?\\n}`).exec(both[0])!
+      expect(store).toMatch(/atomicAnd[^]*atomicOr/)
+    }
+  })
+})
+
 describe('tiles', () => {
   const all = Object.values(TILES).flat()
 

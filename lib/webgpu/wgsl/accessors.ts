@@ -7,15 +7,16 @@
  *     x_int(i)       element i of an int32 array, and nothing else for those
  *     x_put4(r, c, v)  stores or, with the operand's `accumulate`, adds the four columns that are in the matrix
  *
- * Two threads never write the same word of 16-bit numbers: where rows begin at even elements, a thread writes both
- * halves, and otherwise each half is exchanged atomically. The other half keeps its value, which may be the caller's.
+ * Two threads never write the same word of 16-bit numbers: where the rows of all operands in a buffer begin at even elements, a
+ * thread writes both halves, and otherwise each half is exchanged atomically, because the second half of a row's last word may
+ * be the first of another operand. The other half keeps its value, which may be the caller's.
  */
 import type { Operand } from '../../binding/gpu-pass.js'
 import { bytesPer } from '../../binding/gpu-pass.js'
 import { conversions, decoded } from './numbers.js'
 import { wgsl } from './text.js'
 
-/** Whether stores into the operand require atomics: some row begins in the middle of a word. */
+/** Whether stores into the buffer of the operand require atomics: some row begins in the middle of a word. */
 export const needsAtomics = ({ isWritten, dtype, byteOffset, pitch, rows }: Operand) =>
   isWritten && bytesPer[dtype] === 2 && (byteOffset % 4 !== 0 || (rows > 1 && pitch % 2 !== 0))
 
@@ -45,7 +46,7 @@ function stores(name: string, operand: Operand, binding: string, isAtomic: boole
   var value = ${value};
   let i = ${index};
   if (${p}_add != 0u) { value += ${name}_raw(i); }`
-  if (bytesPer[dtype] === 4 || needsAtomics(operand)) {
+  if (bytesPer[dtype] === 4 || isAtomic) {
     const store =
       bytesPer[dtype] === 2
         ? `let shift = (i & 1u) * 16u;
@@ -62,16 +63,14 @@ fn ${name}_put1(r: u32, c: u32, v: f32) {
 ${put4([0, 1, 2, 3].map((j) => `${name}_put1(r, c + ${j}u, v[${j}]);`).join(' '))}`
   }
   const both = `to_${dtype}(value) | select(old & 0xffff0000u, to_${dtype}(next) << 16u, hasNext)`
-  const old = isAtomic ? `atomicLoad(&${binding}[i >> 1u])` : `${binding}[i >> 1u]`
-  const store = isAtomic ? `atomicStore(&${binding}[i >> 1u], ${both});` : `${binding}[i >> 1u] = ${both};`
   return `
 fn ${name}_put2(r: u32, c: u32, v: vec2f) {
   if (r >= ${p}_rows || c >= ${p}_cols) { return; }${at('v.x', `${p}_at + r * ${p}_pitch + c`)}
   var next = v.y;
   let hasNext = c + 1u < ${p}_cols;
   if (${p}_add != 0u && hasNext) { next += ${name}_raw(i + 1u); }
-  let old = ${old};
-  ${store}
+  let old = ${binding}[i >> 1u];
+  ${binding}[i >> 1u] = ${both};
 }
 ${put4(`${name}_put2(r, c, v.xy); ${name}_put2(r, c + 2u, v.zw);`)}`
 }
