@@ -47,7 +47,10 @@ export class GpuBinding implements WebGpuBinding {
     this.device = Object.freeze({ type: 'webgpu', id: webGpu.nextId++ })
     this.#kernels = new GpuKernels(gpu)
     this.#copies = new ByteCopies(gpu)
-    this.#pool = new BufferPool(gpu.limits.maxBufferSize, (byteLength) => this.#createBuffer(byteLength))
+    const { storage, copySource, copyDestination, uniform } = usage
+    this.#pool = new BufferPool(gpu.limits.maxBufferSize, (byteLength) =>
+      this.#createBuffer(byteLength, storage | copySource | copyDestination | uniform),
+    )
     void gpu.lost.then(({ message }) => {
       const loss = new LilyError(
         'ERR_LILY_DEVICE',
@@ -170,7 +173,6 @@ export class GpuBinding implements WebGpuBinding {
 
   async download(_device: number, memory: Memory, byteOffset: number, data: ArrayBufferView): Promise<void> {
     this.#checkLoss()
-    const { gpu } = this
     const bytes = data as Uint8Array
     if (bytes.byteLength === 0) {
       await this.streamWait()
@@ -181,20 +183,21 @@ export class GpuBinding implements WebGpuBinding {
     // The words that contain the bytes, unless the kernel has to copy them.
     const begin = isPlain ? byteOffset - (byteOffset % 4) : byteOffset
     const length = Math.ceil((byteOffset - begin + bytes.byteLength) / 4) * 4
-    const staging = gpu.createBuffer({ size: length, usage: usage.mapRead | usage.copyDestination })
+    const staging = this.#createBuffer(length, usage.mapRead | usage.copyDestination)
     try {
-      this.#run(null, [], (encoder, allocate) => {
-        if (isPlain) {
-          encoder.copyBufferToBuffer(source, begin, staging, 0, length)
-          return
-        }
-        const copy = allocate(length)
-        const to = { buffer: copy, byteOffset: 0 }
-        this.#copies.copy(encoder, to, { buffer: source, byteOffset }, bytes.byteLength, allocate)
-        encoder.copyBufferToBuffer(copy, 0, staging, 0, length)
+      await this.#checked(() => {
+        this.#run(null, [], (encoder, allocate) => {
+          if (isPlain) {
+            encoder.copyBufferToBuffer(source, begin, staging, 0, length)
+            return
+          }
+          const copy = allocate(length)
+          const to = { buffer: copy, byteOffset: 0 }
+          this.#copies.copy(encoder, to, { buffer: source, byteOffset }, bytes.byteLength, allocate)
+          encoder.copyBufferToBuffer(copy, 0, staging, 0, length)
+        })
+        return staging.mapAsync(MAP_READ)
       })
-      await this.#settled(staging.mapAsync(MAP_READ))
-      await this.#reported()
       bytes.set(new Uint8Array(staging.getMappedRange(), byteOffset - begin, bytes.byteLength))
     } finally {
       staging.destroy()
@@ -305,27 +308,31 @@ export class GpuBinding implements WebGpuBinding {
     try {
       await this.#settled(compiled)
       this.#checkLoss()
-      for (const filter of ['validation', 'out-of-memory'] as const) this.gpu.pushErrorScope(filter)
-      try {
-        run()
-      } finally {
-        this.#report(this.gpu.popErrorScope(), outOfMemory)
-        this.#report(this.gpu.popErrorScope(), refused)
-      }
+      await this.#checked(run)
     } finally {
       for (const block of blocks) this.#pool.unpin(block)
     }
   }
 
-  #createBuffer(byteLength: number): GPUBuffer {
+  /** Runs commands, and rejects with what WebGPU reports of them or, if there is such a report, of earlier calls. */
+  async #checked(run: () => unknown): Promise<void> {
     const { gpu } = this
-    const { storage, copySource, copyDestination, uniform } = usage
-    gpu.pushErrorScope('out-of-memory')
-    const buffer = gpu.createBuffer({
-      label: 'lily-kernels',
-      size: byteLength,
-      usage: storage | copySource | copyDestination | uniform,
+    for (const filter of ['validation', 'out-of-memory'] as const) gpu.pushErrorScope(filter)
+    const done = new Promise((resolve) => {
+      resolve(run())
     })
+    this.#report(gpu.popErrorScope(), outOfMemory)
+    // Not by #report, which may tell a call that waits at the same time instead.
+    const valid = gpu.popErrorScope().then((error) => {
+      if (error !== null) throw refused(error.message)
+    })
+    await this.#settled(Promise.all([done, valid]).finally(() => this.#reported()))
+  }
+
+  #createBuffer(size: number, usage: GPUBufferUsageFlags): GPUBuffer {
+    const { gpu } = this
+    gpu.pushErrorScope('out-of-memory')
+    const buffer = gpu.createBuffer({ label: 'lily-kernels', size, usage })
     this.#report(gpu.popErrorScope(), outOfMemory)
     return buffer
   }

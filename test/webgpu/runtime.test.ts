@@ -380,6 +380,19 @@ describe('calls', () => {
     expect((await numbersOf(a)).length).toBe(15)
   })
 
+  it.each([
+    ['that can be copied', ALL],
+    ['that only kernels can read', STORAGE],
+  ])('toHost of a result in a destroyed buffer %s rejects, and leaves that of others alone', async (_, usage) => {
+    const { x, a, router, b } = onDevice()
+    const buffer = bufferOf(new Float32Array(24), usage)
+    const { y } = lily.lilyForward({ x, a, router, b, y: { buffer, shape: [6, 4], dtype: 'float32' } })
+    buffer.destroy()
+    const other = a.toHost()
+    await expectRefused(ARGUMENT, 'WebGPU refused a call', () => y.toHost())
+    expect((await other).data).toEqual(smallOperands().a.data)
+  })
+
   it('x and y may be columns of one buffer', async () => {
     const { x, a, router, b } = smallOperands()
     // Rows of x [5], a gap of 1, y [4], a gap of 2: as in the fused projection of an attention layer.
