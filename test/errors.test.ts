@@ -471,7 +471,7 @@ describe('options', () => {
     hostIt(`of type ${type} are rejected, because their properties would be ignored`, async () => {
       const { options: _, ...operands } = forwardCall()
       const { y, ...inputs } = operands
-      const message = `expected an object with named properties, got an object of type ${type}; pass a plain object`
+      const message = `expected a plain object, got an object of type ${type}`
       await expectRefused(ARGUMENT, `options: ${message}`, () => lilyForward(operands as never, options as never))
       expect(y.data.every((value) => value === 1)).toBe(true)
       const { saved } = await lilyForward(inputs as never)

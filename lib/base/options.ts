@@ -31,11 +31,7 @@ export function checkKeys(argument: string, value: unknown, known: Known): asser
   try {
     // The tag of a plain object and of an instance of a class, but of no array, Map, Promise, Date, ...
     if (Object.prototype.toString.call(value) !== '[object Object]' || deviceTensor in (value as object)) {
-      fail(
-        'ERR_LILY_ARGUMENT',
-        argument,
-        `expected an object with named properties, got ${describe(value)}; pass a plain object`,
-      )
+      fail('ERR_LILY_ARGUMENT', argument, `expected a plain object, got ${describe(value)}`)
     }
     for (const key in value as object) {
       if (!known.has(key)) {

@@ -37,7 +37,7 @@ export function readLayout(argument: string, value: Unknown, rank: number, dtype
   const { strides, stride, byteOffset, offset, pitch } = value
   // Buffers of a GPUDevice have one. The fields of a class are not checked otherwise, but this one would change the rows.
   if (pitch !== undefined) {
-    fail('ERR_LILY_ARGUMENT', argument, 'expected strides for the rows of this memory, got pitch; pass [pitch, 1]')
+    fail('ERR_LILY_ARGUMENT', argument, 'expected strides, got pitch; pass strides: [pitch, 1]')
   }
   if (strides !== undefined && stride !== undefined) {
     fail('ERR_LILY_ARGUMENT', argument, 'expected strides or stride, got both; leave one of them out')

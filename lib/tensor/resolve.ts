@@ -211,9 +211,9 @@ function isHost(device: unknown): boolean {
 
 /** Checks the device of data in host memory. There is one host, whose ID is 0. */
 function checkHost(argument: string, device: unknown): void {
-  const id = isHost(device) ? (device as Unknown).id : null
-  if (id === undefined || id === 0) return
-  const got = isHost(device) ? `type 'cpu' and id ${describe(id)}` : describe(device)
+  const id = isHost(device) ? ((device as Unknown).id ?? 0) : null
+  if (id === 0) return
+  const got = id === null ? describe(device) : `id ${describe(id)}`
   fail(
     'ERR_LILY_DEVICE',
     argument,
