@@ -231,6 +231,30 @@ describe('inspect', () => {
     expect(JSON.parse(document.querySelector('#report')!.textContent)).toEqual(inspection)
   })
 
+  test.each([
+    [
+      'Lily',
+      LilyModel.create({ layers: [{ name: 'q', inFeatures: 4, outFeatures: 4 }], config: { r: 2, numB: 2 }, seed: 1 }),
+    ],
+    [
+      'LoRA',
+      LoraModel.create({
+        layers: [{ name: 'q', inFeatures: 4, outFeatures: 4 }],
+        config: { r: 2, targetModules: ['q'] },
+        seed: 1,
+      }),
+    ],
+  ])('markup in the name of a folder of %s is text in the page', async (_, model) => {
+    const folder = join(newFolder(), 'a<', 'title><img src=x>&lt;')
+    await model.savePretrained(folder)
+    const html = join(newFolder(), 'page.html')
+    const { code, stderr } = await runCli(['inspect', folder, '--html', html])
+    expect(code, stderr).toBe(0)
+    const { document } = parseHTML(readFileSync(html, 'utf8')) as unknown as { document: Page }
+    expect(document.querySelectorAll('img')).toHaveLength(0)
+    expect(readFileSync(html, 'utf8')).toContain('a&lt;/title>&lt;img src=x>&amp;lt;')
+  })
+
   test('an error about a file is one line without control characters', async () => {
     const { code, stderr } = await runCli([
       'inspect',

@@ -38,7 +38,8 @@ export function htmlPage(title: string, style: string, body: readonly Child[], d
   document.head.replaceChildren(
     h('meta', { charset: 'utf-8' }),
     h('meta', { name: 'viewport', content: 'width=device-width, initial-scale=1' }),
-    h('title', {}, title),
+    // linkedom writes the text of a title without escaping it.
+    h('title', {}, title.replaceAll('&', '&amp;').replaceAll('<', '&lt;')),
     h('style', {}, style),
   )
   // Escaping `<` keeps the data from closing its script element.
