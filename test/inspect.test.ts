@@ -1,6 +1,6 @@
 /** `lily-kernels inspect` as a child process. */
 import { execFileSync } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, symlinkSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseHTML } from 'linkedom'
 import { describe, expect, test } from 'vitest'
@@ -10,7 +10,7 @@ import { inspectionText } from '../cli/inspect/text.js'
 import { packageRoot } from '../lib/binding/root.js'
 import { replaceWithTensors, type TensorSource } from '../lib/checkpoint/safetensors-write.js'
 import { analyse, LilyModel, LoraModel, tensor, type Tensor, writeSafetensors } from '../lib/index.js'
-import { bytesOf, GOLDEN, newFolder, withFields } from './support/checkpoint.js'
+import { bytesOf, CONFIG, GOLDEN, goldenCopy, newFolder, TENSORS, withFields } from './support/checkpoint.js'
 import { runCli } from './support/cli.js'
 import { gaussian, randomFrom } from './support/random.js'
 
@@ -323,6 +323,30 @@ describe('inspect', () => {
     const { code, stdout } = await runCli(['inspect', GOLDEN, '--json', '--no-html'])
     expect(code).toBe(0)
     expect((JSON.parse(stdout) as Inspection).analysis.r).toBe(8)
+  })
+
+  test('refuses outputs that are files of the adapter or of the samples, and leaves them as they are', async () => {
+    const folder = goldenCopy()
+    const [samples, link] = [join(folder, 'samples.safetensors'), join(newFolder(), 'link')]
+    await writeSamples(samples)
+    symlinkSync(folder, link)
+    const names = [CONFIG, TENSORS, 'samples.safetensors']
+    const contents = () => names.map((name) => readFileSync(join(folder, name)))
+    const before = contents()
+    const outputs = [
+      ['--no-html', '--json', join(folder, CONFIG)],
+      ['--html', join(link, TENSORS)],
+      ['--no-html', '--json', join(link, 'samples.safetensors')],
+      // There is none yet; the next load would read it.
+      ['--no-html', '--json', join(link, 'adapter_frozen.json')],
+    ]
+    for (const args of outputs) {
+      const { code, stderr } = await runCli(['inspect', folder, '--samples', samples, ...args])
+      expect(code, args.join(' ')).toBe(1)
+      expect(stderr).toContain(`${args.at(-1)!} cannot be written: it is a file of the input; name another file`)
+    }
+    expect(contents()).toEqual(before)
+    expect(readdirSync(folder).sort()).toEqual([...names].sort())
   })
 
   test('exits with code 1 and a message if the input cannot be read', async () => {

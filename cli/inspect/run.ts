@@ -1,4 +1,6 @@
 /** Runs an inspection and writes its output. */
+import { join } from 'node:path'
+import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE } from '../../lib/checkpoint/files.js'
 import { readPeftType } from '../../lib/checkpoint/load.js'
 import { analyse, type AnalysisOptions, LilyModel, LoraModel } from '../../lib/index.js'
 import { attemptAll, CommandError } from '../report/failure.js'
@@ -14,9 +16,13 @@ import { readSamples } from './samples.js'
 import { inspectionText } from './text.js'
 
 export async function inspect(folder: string, options: InspectOptions, version: string): Promise<void> {
-  const { json, html } = options
+  const { json, html, samples } = options
+  const inputs = [CONFIG_FILE, PEFT_FILE, COMPACT_FILE, FROZEN_FILE].map((name) => join(folder, name))
   // Report a file that cannot be written now, not after minutes of analysis.
-  checkWritable({ '--json': json === true ? undefined : json, '--html': html === false ? undefined : html })
+  checkWritable(
+    { '--json': json === true ? undefined : json, '--html': html === false ? undefined : html },
+    samples === undefined ? inputs : [...inputs, samples],
+  )
   if ((await readPeftType(folder)) === 'LORA') {
     const inspection = await inspectLora(folder, options, version)
     await write(inspection, options, loraText, async () => (await import('./lora-page.js')).loraPage)

@@ -5,6 +5,7 @@ import {
   chmodSync,
   closeSync,
   constants,
+  existsSync,
   openSync,
   realpathSync,
   renameSync,
@@ -12,6 +13,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
 import { CommandError } from './failure.js'
 
 function messageOf(error: unknown): string {
@@ -23,14 +25,20 @@ function messageOf(error: unknown): string {
  * Checks that files can be written, by opening them. Existing files are not changed, and no new ones remain.
  *
  * @param files by option
+ * @param inputs files that the command reads, which it must not replace. They need not exist
  * @throws CommandError
  */
-export function checkWritable(files: Readonly<Record<string, string | undefined>>): void {
+export function checkWritable(
+  files: Readonly<Record<string, string | undefined>>,
+  inputs: readonly string[] = [],
+): void {
+  const read = new Set(inputs.map(withoutLinks))
   const seen = new Map<string, string>()
   for (const [option, path] of Object.entries(files)) {
     if (path === undefined) continue
     try {
       const target = tryToOpen(path)
+      if (read.has(target)) throw new Error('it is a file of the input; name another file')
       const other = seen.get(target)
       if (other !== undefined) throw new Error(`${other} names the same file`)
       seen.set(target, option)
@@ -38,6 +46,13 @@ export function checkWritable(files: Readonly<Record<string, string | undefined>
       throw new CommandError(`${option}: ${path} cannot be written: ${messageOf(error)}`, { cause: error })
     }
   }
+}
+
+/** The path without symbolic links; of a missing file, that of its folder. */
+function withoutLinks(path: string): string {
+  if (existsSync(path)) return realpathSync(path)
+  const folder = dirname(path)
+  return existsSync(folder) ? join(realpathSync(folder), basename(path)) : path
 }
 
 /** Returns the path without symbolic links. */
