@@ -4,12 +4,20 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from 'n
 import { join } from 'node:path'
 import { parseHTML } from 'linkedom'
 import { describe, expect, test } from 'vitest'
-import type { Inspection } from '../cli/inspect/inspection.js'
-import type { LoraInspection } from '../cli/inspect/lora-inspection.js'
+import { type Inspection, layerLabels } from '../cli/inspect/inspection.js'
+import { type LoraInspection, loraTargets } from '../cli/inspect/lora-inspection.js'
 import { inspectionText } from '../cli/inspect/text.js'
 import { packageRoot } from '../lib/binding/root.js'
 import { replaceWithTensors, type TensorSource } from '../lib/checkpoint/safetensors-write.js'
-import { analyse, LilyModel, LoraModel, tensor, type Tensor, writeSafetensors } from '../lib/index.js'
+import {
+  analyse,
+  LilyModel,
+  type LoraAnalysis,
+  LoraModel,
+  tensor,
+  type Tensor,
+  writeSafetensors,
+} from '../lib/index.js'
 import { bytesOf, CONFIG, GOLDEN, goldenCopy, newFolder, TENSORS, withFields } from './support/checkpoint.js'
 import { runCli } from './support/cli.js'
 import { gaussian, randomFrom } from './support/random.js'
@@ -317,6 +325,23 @@ describe('inspect', () => {
     expect(document.querySelectorAll('figure.chart svg')).toHaveLength(3 * 2)
     expect(document.querySelector('h1')!.textContent).toBe('LoRA adapter')
     expect(document.querySelector('header')!.textContent).toContain('r 2, alpha 8')
+  })
+
+  // Time that is quadratic in the number of layers would take several times as long.
+  test('many layers are labelled and grouped in time', { timeout: 5_000 }, () => {
+    const names = Array.from({ length: 100_000 }, (_, i) => `model.layers.${i}.self_attn.q_proj`)
+    expect(layerLabels(names.map((name) => ({ name }))).slice(-1)).toEqual(['99999'])
+    const size = { target: 'q_proj', inFeatures: 1, outFeatures: 1 }
+    const layers = names.map((name) => ({ name, ...size })) as unknown as LoraAnalysis['layers']
+    const targets = loraTargets({ layers } as LoraAnalysis)
+    expect(targets.map(({ layers }) => layers.length)).toEqual([names.length])
+  })
+
+  test('labels are the parts that differ, or all parts of names that differ in length', () => {
+    const labelsOf = (...names: string[]) => layerLabels(names.map((name) => ({ name })))
+    expect(labelsOf('a.0.x.p', 'a.1.y.p')).toEqual(['0.x', '1.y'])
+    expect(labelsOf('a.0.p', 'a.1.b.p')).toEqual(['a.0.p', 'a.1.b.p'])
+    expect(labelsOf('a.0.p')).toEqual(['a.0.p'])
   })
 
   test('--json with --no-html writes only JSON', async () => {

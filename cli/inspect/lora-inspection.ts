@@ -26,7 +26,9 @@ export function loraTargets({ layers }: LoraAnalysis): LoraTarget[] {
   const groups = new Map<string, LoraLayerAnalysis[]>()
   for (const layer of layers) {
     const key = JSON.stringify([layer.target, layer.inFeatures, layer.outFeatures])
-    groups.set(key, [...(groups.get(key) ?? []), layer])
+    const group = groups.get(key)
+    if (group === undefined) groups.set(key, [layer])
+    else group.push(layer)
   }
   return Array.from(groups.values(), (group) => {
     const [{ target, inFeatures, outFeatures }] = group

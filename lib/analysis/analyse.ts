@@ -114,7 +114,11 @@ export async function analyse(
   const { r, strideA, numB, scaling } = model.config
 
   const groups = new Map<Parameter, LilyLayer[]>()
-  for (const layer of model.layers.values()) groups.set(layer.b, [...(groups.get(layer.b) ?? []), layer])
+  for (const layer of model.layers.values()) {
+    const group = groups.get(layer.b)
+    if (group === undefined) groups.set(layer.b, [layer])
+    else group.push(layer)
+  }
   const factors = new Map<Parameter, Float64Array>()
   const factorFor = async ({ a }: LilyLayer) => {
     const factor = factors.get(a) ?? gramFactor(new Float64Array(await valuesOf(a)), r)

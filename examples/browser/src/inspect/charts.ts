@@ -11,9 +11,10 @@ const MAX_NUMBERED_COLUMNS = 8
 /** The parts in which the names of the layers differ; the full name of a single layer. */
 export function layerLabels(layers: readonly { readonly name: string }[]): string[] {
   const names = layers.map(({ name }) => name.split('.'))
-  const differs = (i: number) => names.some((parts) => parts.length !== names[0].length || parts[i] !== names[0][i])
+  const isRagged = names.some((parts) => parts.length !== names[0].length)
+  const differs = names[0].map((part, i) => names.some((parts) => parts[i] !== part))
   return names.map((parts) => {
-    const differing = parts.filter((_, i) => differs(i))
+    const differing = isRagged ? parts : parts.filter((_, i) => differs[i])
     return (differing.length === 0 ? parts : differing).join('.')
   })
 }
