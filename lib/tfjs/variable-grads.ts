@@ -1,11 +1,10 @@
 /** The gradients of a loss by variables of TensorFlow.js and by the parameters of adapters. */
 import {
-  dispose,
   engine,
   type NamedTensorMap,
   type Scalar,
   scalar,
-  type Tensor,
+  tidy,
   type Variable,
   variable,
   variableGrads as tfVariableGrads,
@@ -48,13 +47,13 @@ export function variableGrads(
   zero.dispose()
   const recording: Recording = { models, variables: trained, anchor, calls: [] }
   try {
-    const { value, grads } = withRecording(recording, () => {
-      return tfVariableGrads(() => checkedLoss(f, recording), [...trained, anchor])
+    // After an error tidy disposes of what has been computed, and always of the gradient of anchor.
+    return tidy(() => {
+      const { value, grads } = withRecording(recording, () => gradientsOf(f, recording))
+      checkReached(recording)
+      const { [anchor.name]: _, ...others } = grads
+      return { value, grads: others }
     })
-    const { [anchor.name]: zeroGrad, ...others } = grads
-    zeroGrad.dispose()
-    checkReached(recording, [value, ...Object.values(others)])
-    return { value, grads: others }
   } finally {
     anchor.dispose()
   }
@@ -79,6 +78,16 @@ function failVariables(variables: unknown): never {
   fail('ERR_LILY_ARGUMENT', 'variables', `expected an array of variables, got ${describe(variables)}`)
 }
 
+function gradientsOf(f: () => Scalar, recording: Recording): ReturnType<typeof tfVariableGrads> {
+  try {
+    return tfVariableGrads(() => checkedLoss(f, recording), [...recording.variables, recording.anchor])
+  } catch (cause) {
+    // The loss depends on no variable, and so on no call of an adapter. The error has no code; of another text it is passed on.
+    if (cause instanceof Error && cause.message.startsWith('Cannot find a connection')) checkReached(recording)
+    throw cause
+  }
+}
+
 /** The loss. Nothing has been written to a gradient yet. */
 function checkedLoss(f: () => Scalar, { calls }: Recording): Scalar {
   const loss = f()
@@ -86,11 +95,9 @@ function checkedLoss(f: () => Scalar, { calls }: Recording): Scalar {
   return fail('ERR_LILY_ARGUMENT', 'f', 'it calls adapt with no layer of model; use tf.variableGrads, or call adapt')
 }
 
-/** @param results are disposed of if the check fails */
-function checkReached({ calls }: Recording, results: Tensor[]): void {
+function checkReached({ calls }: Recording): void {
   const lost = calls.find(({ isDone }) => !isDone)
   if (lost === undefined) return
-  dispose(results)
   fail(
     'ERR_LILY_ARGUMENT',
     'f',

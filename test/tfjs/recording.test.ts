@@ -2,7 +2,7 @@
 import * as tf from '@tensorflow/tfjs'
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { type AdapterLayer, LilyModel, LoraModel, packLinear, tensor } from '../../lib/index.js'
-import { adapt, frozenLinear, fromTf, toTf, variableGrads } from '../../lib/tfjs/index.js'
+import { AdapterOptimizer, adapt, frozenLinear, fromTf, toTf, variableGrads } from '../../lib/tfjs/index.js'
 import { expectRefused } from '../support/refused.js'
 import { BACKENDS, expectEqual, gradsOf, normal } from '../support/tfjs.js'
 
@@ -110,6 +110,24 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       expect(error.message).toContain(names[1])
       expect(tf.memory().numTensors).toBe(before)
       tf.dispose(variableGrads(loss(false), model, []).value)
+    })
+
+    it.each([
+      ['on a variable only', true],
+      ['on nothing', false],
+    ])('a loss that depends %s is refused', async (_, hasHead) => {
+      const head = tf.variable(normal([D_OUT], 3))
+      const before = tf.memory().numTensors
+      const loss = () => {
+        adapt(x, base, layer)
+        return lossOf(hasHead ? head : base)
+      }
+      const message = "f: the loss does not depend on a call of layer 'layers.0.proj'"
+      await expectRefused('ERR_LILY_ARGUMENT', message, () => variableGrads(loss, model, hasHead ? [head] : []))
+      const optimizer = new AdapterOptimizer(model, { variables: [head] })
+      await expectRefused('ERR_LILY_ARGUMENT', message, () => optimizer.minimize(loss))
+      optimizer.dispose()
+      expect(tf.memory().numTensors).toBe(before)
     })
 
     it('the gradient of a gradient is refused', async () => {
