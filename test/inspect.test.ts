@@ -4,9 +4,11 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from 'n
 import { join } from 'node:path'
 import { parseHTML } from 'linkedom'
 import { describe, expect, test } from 'vitest'
+import { targetCharts } from '../cli/inspect/charts.js'
 import { type Inspection, layerLabels } from '../cli/inspect/inspection.js'
 import { type LoraInspection, loraTargets } from '../cli/inspect/lora-inspection.js'
 import { inspectionText } from '../cli/inspect/text.js'
+import { labelled } from '../cli/report/chart.js'
 import { packageRoot } from '../lib/binding/root.js'
 import { replaceWithTensors, type TensorSource } from '../lib/checkpoint/safetensors-write.js'
 import {
@@ -14,6 +16,7 @@ import {
   LilyModel,
   type LoraAnalysis,
   LoraModel,
+  type TargetAnalysis,
   tensor,
   type Tensor,
   writeSafetensors,
@@ -335,6 +338,15 @@ describe('inspect', () => {
     const layers = names.map((name) => ({ name, ...size })) as unknown as LoraAnalysis['layers']
     const targets = loraTargets({ layers } as LoraAnalysis)
     expect(targets.map(({ layers }) => layers.length)).toEqual([names.length])
+  })
+
+  test('a chart has more cells than a call can have arguments', { timeout: 60_000 }, () => {
+    const update = { singularValues: [1], spectralNorm: 1, effectiveRank: 1, norm: 1, sharedWithLora: 1 }
+    const router = { weights: new Array<number>(70_000).fill(1), entropy: 1, tokenEntropy: 1, source: 'samples' }
+    const layers = ['0', '1'].map((name) => ({ name, router, update }))
+    const target = { layers, loraRank: 1, experts: { cosines: [[1]], norms: [1] } }
+    expect(targetCharts(target as unknown as TargetAnalysis)).toHaveLength(6)
+    expect(labelled(new Array<string>(200_000).fill('a')).marginLeft).toBe(44)
   })
 
   test('labels are the parts that differ, or all parts of names that differ in length', () => {

@@ -1,5 +1,6 @@
 /** The charts of one target. */
 import * as Plot from '@observablehq/plot'
+import { max } from 'd3-array'
 import type { SingularValueAnalysis, TargetAnalysis, UpdateAnalysis } from '../../lib/index.js'
 import { cellChart } from '../report/cell-chart.js'
 import { figure, heightOfRows, labelled, plot } from '../report/chart.js'
@@ -46,7 +47,7 @@ function routerMap({ layers }: TargetAnalysis): Element {
     text: 'Mean weight of each expert by layer.',
     cells: cells.map(({ layer, expert, weight }) => ({ x: expert, y: layer, value: weight })),
     rows: labels,
-    max: Math.max(...cells.map(({ weight }) => Math.abs(weight))),
+    max: max(cells, ({ weight }) => Math.abs(weight)) ?? 0,
     keys: [{ text: 'weight', color: LILY }],
   })
 }

@@ -1,5 +1,6 @@
 /** Charts drawn by Observable Plot into SVG, so that the page contains no scripts. */
 import * as Plot from '@observablehq/plot'
+import { max } from 'd3-array'
 import { document, type Element, h } from './document.js'
 
 /** The column width of a phone. Wider screens scale the chart up slightly, so text is legible on both. */
@@ -15,7 +16,7 @@ export const heightOfRows = (rows: number): number => Math.max(HEIGHT, 60 + 15 *
 
 /** Options of charts whose rows have text labels: a left margin as wide as they are. */
 export function labelled(labels: readonly string[]): { readonly marginLeft: number; readonly y: Plot.ScaleOptions } {
-  const longest = Math.min(MAX_LABEL, Math.max(...labels.map((label) => label.length)))
+  const longest = Math.min(MAX_LABEL, max(labels, (label) => label.length) ?? 0)
   return {
     marginLeft: Math.max(MARGIN_LEFT, 16 + 6.5 * longest),
     y: {

@@ -68,7 +68,9 @@ export async function calibrate(
     layers.set(layer.name, await calibrateLayer(layer, calls, routed))
   }
   const weights = new Map(Array.from(layers, ([name, layer]) => [name, layer.weights]))
-  return { weights, layers, relativeError: Math.max(...Array.from(layers.values(), (layer) => layer.relativeError)) }
+  let largest = 0
+  for (const { relativeError } of layers.values()) largest = Math.max(largest, relativeError)
+  return { weights, layers, relativeError: largest }
 }
 
 /**
