@@ -272,6 +272,7 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
    * activation 'none'), and `forward` of the merged layer throws.
    *
    * Each element is rounded once, to the type of the weight; see docs/serving.md for 16-bit parameters on a device.
+   * Parameters in host memory must be finite; those on a device are not checked.
    *
    * @param weight [d_out, d_in], as in torch.nn.Linear: float32, bfloat16 or float16, on the model's device
    * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED: the weight

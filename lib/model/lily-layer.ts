@@ -31,7 +31,7 @@ import {
   readLayerBackward,
   readLayerForward,
 } from './adapter-layer.js'
-import { addUpdate, checkWeight } from './merge.js'
+import { addUpdate, checkFiniteOnHost, checkWeight } from './merge.js'
 import type { Parameter } from './parameter.js'
 import type { SharedLayer } from './sharing.js'
 
@@ -207,6 +207,7 @@ export class LilyLayer extends AdapterLayer {
         `expected a frozen layer, but the weights of '${this.name}' depend on the input; freeze it first`,
       )
     }
+    checkFiniteOnHost([a, b])
     const options = { routing: 'fixed', weights, scaling: sign * scaling, precision: 'high' } as const
     addUpdate(weight, {
       a: a.value,

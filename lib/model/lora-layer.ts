@@ -24,7 +24,7 @@ import {
   readLayerForward,
 } from './adapter-layer.js'
 import type { LoraLayerShape } from './lora-layout.js'
-import { addUpdate, checkWeight } from './merge.js'
+import { addUpdate, checkFiniteOnHost, checkWeight } from './merge.js'
 import type { Parameter } from './parameter.js'
 
 /** Result of {@link LoraLayer.forward}. */
@@ -125,6 +125,7 @@ export class LoraLayer extends AdapterLayer {
     const { a, b, inFeatures, outFeatures, fanInFanOut } = this
     const shape = fanInFanOut ? ([inFeatures, outFeatures] as const) : ([outFeatures, inFeatures] as const)
     checkWeight(weight, ...shape, [a, b])
+    checkFiniteOnHost([a, b])
     const options = { scaling: sign * this.scaling, precision: 'high' } as const
     addUpdate(weight, {
       // The update of a transposed weight is s A^T B^T.

@@ -17,7 +17,7 @@ import { prepareBackward } from '../operations/backward.js'
 import { Output } from '../operations/output.js'
 import { runBackward } from '../operations/run.js'
 import { readSaved, type Saved } from '../operations/saved.js'
-import { fromFloat32, toFloat32 } from '../tensor/numbers.js'
+import { firstNotFinite, type FloatDType, fromFloat32, toFloat32 } from '../tensor/numbers.js'
 import { resolve } from '../tensor/resolve.js'
 import { operandOf, type Tensor, tensor, tensorOf } from '../tensor/tensor.js'
 import type { Parameter } from './parameter.js'
@@ -91,6 +91,27 @@ export function checkWeight(target: Operand, rows: number, columns: number, para
     const value = operandOf(parameter.value) as Operand
     checkPlace('weight', target, 'the model', value)
     refuseOverlap('weight', target, parameter.name, value)
+  }
+}
+
+/**
+ * Checks the parameters of an update in host memory: one NaN would spread over rows of the weight, which `unmerge` cannot
+ * restore. Those on a device are not read back for it.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
+export function checkFiniteOnHost(parameters: readonly Parameter[]): void {
+  for (const { name, value } of parameters) {
+    if (value.device !== CPU) continue
+    const index = firstNotFinite(value.dtype as FloatDType, value.data as Float32Array | Uint16Array)
+    if (index === -1) continue
+    const columns = value.shape[1]
+    fail(
+      'ERR_LILY_ARGUMENT',
+      name,
+      `expected finite numbers, got an infinity or NaN at [${Math.floor(index / columns)}, ${index % columns}]; ` +
+        'use an earlier checkpoint: the training has diverged',
+    )
   }
 }
 

@@ -40,6 +40,19 @@ export function fromFloat32(dtype: DType, values: Float32Array): HostData {
   return bits
 }
 
+/** Mask of the exponent bits. All of them are set in infinities and NaNs only. */
+const EXPONENT = { float32: 0x7f800000, bfloat16: 0x7f80, float16: 0x7c00 } as const
+
+/** Types of parameters. */
+export type FloatDType = keyof typeof EXPONENT
+
+/** Index of the first element that is an infinity or NaN; -1 if all are finite. */
+export function firstNotFinite(dtype: FloatDType, data: Float32Array | Uint16Array): number {
+  const bits = data instanceof Float32Array ? new Uint32Array(data.buffer, data.byteOffset, data.length) : data
+  const exponent = EXPONENT[dtype]
+  return bits.findIndex((value: number) => (value & exponent) === exponent)
+}
+
 /** A bfloat16 is the upper 16 bits of a float32. */
 function fromBFloat16(bits: number): number {
   float32Bits[0] = bits << 16

@@ -1,9 +1,17 @@
 /** Merging the update of a frozen layer into its base weight, and exporting it as LoRA, compared with float64. */
 import { describe, expect, it } from 'vitest'
-import { deviceTensor, type LilyLayer, type LilyModel, loraForward, packLinear, tensor } from '../../lib/index.js'
+import {
+  deviceTensor,
+  type LilyLayer,
+  type LilyModel,
+  loraForward,
+  LoraModel,
+  packLinear,
+  tensor,
+} from '../../lib/index.js'
 import { backend } from '../support/backend.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
-import { type Float, quantum, roundAll } from '../support/dtypes.js'
+import { type Float, pack, quantum, roundAll } from '../support/dtypes.js'
 import { createModel, moved, numbersOf, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import { expectRefused } from '../support/refused.js'
@@ -173,6 +181,28 @@ describe('merge', () => {
     model.unmerge('0.q', weight)
     model.unfreeze()
     expect(model.layer('0.q').frozenWeights).toBeUndefined()
+  })
+
+  it.runIf(backend === 'cpu').each<[Float, number]>([
+    ['float32', NaN],
+    ['float32', -Infinity],
+    ['bfloat16', NaN],
+    ['float16', Infinity],
+  ])('rejects parameters that are not finite and writes nothing: %s %d', async (dtype, bad) => {
+    const lora = LoraModel.create({ layers, config: { r: rank, targetModules: ['q'] }, seed: 3, dtype })
+    for (const model of [frozenModel(dtype), lora]) {
+      const before = baseWeight()
+      const weight = place(before, [dOut, dIn])
+      const { name, value } = model.layer('0.q').b
+      value.data[value.shape[1] + 2] = pack(dtype, [bad])[0]
+      await expectRefused(
+        'ERR_LILY_ARGUMENT',
+        `${name}: expected finite numbers, got an infinity or NaN at [1, 2]`,
+        () => model.merge('0.q', weight),
+      )
+      expectSameBits('weight', await numbersOf(weight), before)
+      expect(model.layer('0.q').isMerged).toBe(false)
+    }
   })
 
   it('rejects a weight in the memory of a parameter', async () => {
