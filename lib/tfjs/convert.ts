@@ -13,9 +13,10 @@ import { checkTensor } from './memory.js'
 /**
  * A copy of a tensor of TensorFlow.js, which stays valid whatever happens to the original. bool becomes uint8.
  *
- * @param source of any shape; float32, int32 or bool. On the webgpu backend float32 or int32, and the copy is on its GPUDevice
- * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED; ERR_LILY_DTYPE for other types; ERR_LILY_DEVICE if `createLily`
- *   was not given the GPUDevice
+ * @param source of one dimension or more; float32, int32 or bool. On the webgpu backend float32 or int32, and the copy is on
+ *   its GPUDevice
+ * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED; ERR_LILY_SHAPE for a scalar: reshape it to [1]; ERR_LILY_DTYPE for
+ *   other types; ERR_LILY_DEVICE if `createLily` was not given the GPUDevice
  * @returns a tensor of the same shape, in host memory or on the GPUDevice
  * @example
  * const x = fromTf(tf.tensor2d([[1, 2], [3, 4]]))
@@ -24,17 +25,25 @@ export function fromTf(source: TfTensor): Tensor {
   const place = currentGpuPlace('source')
   if (place !== null) {
     checkTensor('source', source, ['float32', 'int32'])
+    checkDimensions(source)
     return place.copyOf(source)
   }
   checkTensor('source', source, ['float32', 'int32', 'bool'])
+  checkDimensions(source)
   // Some backends return their own memory here.
   return tensor((source.dataSync() as HostData).slice(), source.shape)
+}
+
+/** Tensors of this package have at least one dimension. */
+function checkDimensions({ shape }: TfTensor): void {
+  if (shape.length > 0) return
+  fail('ERR_LILY_SHAPE', 'source', 'expected one dimension or more, got a scalar; reshape it to [1]')
 }
 
 /**
  * A copy as a tensor of TensorFlow.js, on its current backend: float32, also of 16-bit numbers; int32; bool of uint8.
  *
- * @param source of any shape, in host memory; or float32 on the GPUDevice of the current backend
+ * @param source of one dimension or more, in host memory; or float32 on the GPUDevice of the current backend
  * @throws LilyError as any operand; ERR_LILY_DEVICE for other device memory: await `toHost()` first; ERR_LILY_DTYPE
  * @returns a tensor of the same shape
  * @example

@@ -332,6 +332,9 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     await expectRefused('ERR_LILY_DTYPE', 'source: expected float32 or int32 or bool, got string', () =>
       fromTf(tf.tensor1d(['a'])),
     )
+    await expectRefused('ERR_LILY_SHAPE', 'source: expected one dimension or more, got a scalar; reshape it', () =>
+      fromTf(tf.scalar(3)),
+    )
     const halves = toTf({ data: Uint16Array.of(0x3f80, 0xc000), shape: [2], dtype: 'bfloat16' })
     expect([halves.dtype, ...halves.dataSync()]).toEqual(['float32', 1, -2])
     const flags = toTf(tensor(Uint8Array.of(1, 0), [2]))
