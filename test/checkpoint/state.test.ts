@@ -97,7 +97,7 @@ describe('refused, and the old file stays:', () => {
   const disposed = tensor([1], [1])
   disposed.dispose()
   it.each<[string, string, unknown]>([
-    ['ERR_LILY_ARGUMENT', 'state: expected an object', undefined],
+    ['ERR_LILY_ARGUMENT', 'state: expected a plain object', undefined],
     ['ERR_LILY_ARGUMENT', 'state.step: expected an integer from 0', { step: '1', parameters: { p } }],
     ['ERR_LILY_ARGUMENT', 'state.parameters: expected a Map or a plain object', { step: 1 }],
     ['ERR_LILY_ARGUMENT', "state.parameters['p']", { step: 1, parameters: { p: null } }],

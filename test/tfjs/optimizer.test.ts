@@ -176,7 +176,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     )
     await expectRefused('ERR_LILY_ARGUMENT', 'weightDecay, maxNorm, groups, variables, optimizer', make({ rate: 1 }))
     for (const options of [null, 'adam', []]) {
-      await expectRefused('ERR_LILY_ARGUMENT', 'options: expected an object', make(options as object))
+      await expectRefused('ERR_LILY_ARGUMENT', 'options: expected a plain object', make(options as object))
     }
     await expectRefused('ERR_LILY_ARGUMENT', 'model', () => new AdapterOptimizer(7 as never))
     const clash = tf.variable(tf.ones([2]), true, model.parameters().keys().next().value)
