@@ -1,4 +1,4 @@
-/** `npm run bench:peers`: this package beside PyTorch and ONNX Runtime, in one run on the CPU. */
+/** `npm run bench:peers`: this package beside PyTorch, ONNX Runtime and TensorFlow.js, in one run on the CPU. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
