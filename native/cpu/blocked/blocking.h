@@ -23,7 +23,7 @@ struct Blocking {
   int64_t few_tokens;
   bool exchanges;  // with few tokens, the operand that is packed is that of the tokens
 
-  bool prefetches;  // results of short runs, which the hardware prefetcher does not find
+  bool prefetches;  // results and left operands of short runs, which the hardware prefetcher does not find
 
   // The tasks of an outer product are as narrow as its sums in the cache, and sums over tokens are cut into pieces.
   bool many_tasks;

@@ -118,9 +118,16 @@ LILY_INLINE void add_packed_product(const RowProduct &product, int64_t begin, in
 
 // ---- h and q: rows times a packed operand ----
 
+// Prefetches part `part` of `parts` of the first rows and columns of a matrix: whole cache lines of every row.
+LILY_INLINE void prefetch_part(int64_t rows, int64_t columns, const lily_matrix &matrix, int64_t part, int64_t parts) {
+  const int64_t width = round_up((columns + parts - 1) / parts, 64 / element_bytes(matrix)), first = part * width;
+  prefetch(rows, minimum(width, columns - first), submatrix(matrix, 0, first));
+}
+
 // Adds the product of the block of rows from `row` on of a `rows` x `columns` matrix, k in [begin, end), and the panels
 // of rhs that have the columns [first, last) to the rows of sums, which start at column `first`. `rhs` is the step of
-// k = begin of panel 0.
+// k = begin of panel 0. The rows that the next block copies are prefetched beside the panels: their runs are too short,
+// and often in a page each, for the hardware prefetcher.
 template <Order kOrder = Order::kOfProblem>
 LILY_INLINE void multiply_row_block(const lily_matrix &in, int64_t rows, int64_t columns, int64_t row, int64_t begin,
                                     int64_t end, const float *rhs, int64_t panel_pitch, int64_t first, int64_t last,
@@ -128,7 +135,13 @@ LILY_INLINE void multiply_row_block(const lily_matrix &in, int64_t rows, int64_t
   const int64_t steps = block_steps(end - begin);
   const bool reused = last - first > 2 * kBlocking.panel;
   const Engine::Lhs lhs = Engine::lhs(in, rows, columns, row, begin, steps, reused, copy);
+  const int64_t next = row + kBlocking.block_rows;
+  const bool prefetches = kBlocking.prefetches && reused && next < rows;
   for (int64_t n = first; n < last; n += kBlocking.panel) {
+    if (prefetches) {
+      prefetch_part(minimum(kBlocking.block_rows, rows - next), minimum(end, columns) - begin,
+                    submatrix(in, next, begin), (n - first) / kBlocking.panel, block_panels(last - first));
+    }
     Engine::multiply<Columns::kInOrder, kOrder>(minimum(kBlocking.block_rows, rows - row), last - n, steps, lhs,
                                                 rhs + n / kBlocking.panel * panel_pitch, sums + n - first, pitch,
                                                 accumulate);
