@@ -4,7 +4,6 @@
  */
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
-import { accountFor } from '../model/accounting.js'
 import { type CalibrationSamples, readSamples } from '../model/calibrate.js'
 import type { LilyLayer } from '../model/lily-layer.js'
 import { isModel, type LilyModel } from '../model/lily-model.js'
@@ -130,13 +129,9 @@ export async function analyse(
   let done = 0
   for (const [b, group] of groups) {
     const { target, inFeatures, outFeatures } = group[0].shape
-    const { parameters, loraRank: rankOfAll } = accountFor(
-      group.map(({ name }) => ({ name, inFeatures, outFeatures })),
-      model.config,
-    )
-    const frozen = group.filter(({ isFrozen }) => isFrozen).length
-    const trainable = parameters.total - (parameters.router / group.length) * frozen
-    const loraRank = rankOfAll * (trainable / parameters.total)
+    const parameters = countElements(group.flatMap(({ a, router }) => [a, router, b]))
+    const trainable = parameters - countElements(group.filter(({ isFrozen }) => isFrozen).map(({ router }) => router))
+    const loraRank = trainable / (group.length * (inFeatures + outFeatures))
     const experts = await valuesOf(b)
     const combined = new Float64Array(experts.length / numB)
     const layers: LayerAnalysis[] = []
@@ -157,7 +152,7 @@ export async function analyse(
       target,
       inFeatures,
       outFeatures,
-      parameters: parameters.total,
+      parameters,
       trainable,
       loraRank,
       experts: expertAnalysis,
@@ -165,4 +160,9 @@ export async function analyse(
     })
   }
   return { r, strideA, numB, scaling, targets }
+}
+
+/** Number of elements of parameters, each counted once. */
+function countElements(parameters: readonly Parameter[]): number {
+  return [...new Set(parameters)].reduce((sum, { value: { shape } }) => sum + shape[0] * shape[1], 0)
 }

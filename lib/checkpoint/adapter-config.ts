@@ -115,6 +115,7 @@ function toConfig<C extends Targets>(
           .filter(([name, field]) => isSet(name, fields[field]))
           .map(([name, field]) => [name, toOption(field, fields[field])]),
       ),
+      true,
     )
   } catch (cause) {
     if (!(cause instanceof LilyError) || cause.argument === undefined) throw cause

@@ -20,8 +20,8 @@ export interface PeftMethod<C extends Targets = Targets> {
   readonly name: 'Lily' | 'LoRA'
   /** PEFT's names of the fields of the configuration. */
   readonly fields: Readonly<Record<keyof C, string>>
-  /** Checks a configuration and fills in the defaults. */
-  readonly readConfig: (options: unknown) => C
+  /** Checks a configuration and fills in the defaults; `isStored`: of a file. */
+  readonly readConfig: (options: unknown, isStored: boolean) => C
   /** Other fields of PEFT's configuration that are accepted, beside those of every method. */
   readonly accepted: ReadonlySet<string>
   /** The first field whose value is refused, and why; null if there is none. */

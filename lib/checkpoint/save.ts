@@ -159,7 +159,7 @@ async function asLoraContents(model: LilyModel, origin: Origin | undefined, path
   }
   const targets = TARGETS.map((field) => [field, model.config[field]])
   // PEFT scales by alpha / r.
-  const config = readLoraConfig({ ...(Object.fromEntries(targets) as Targets), r, loraAlpha: scaling * r })
+  const config = readLoraConfig({ ...(Object.fromEntries(targets) as Targets), r, loraAlpha: scaling * r }, true)
   const text = configText(LORA, { config, layers: model.layers }, model.adapterConfig)
   return adapterContents(PEFT_FILE, pathOf, tensors, PYTORCH, text)
 }

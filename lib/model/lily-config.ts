@@ -40,11 +40,12 @@ const KNOWN: Known = new Set<keyof LilyConfig>(['r', 'strideA', 'numB', 'scaling
 /**
  * Checks a configuration and fills in the defaults.
  *
+ * @param isStored whether it is that of an adapter in a file; see {@link readTargets}
  * @throws LilyError ERR_LILY_ARGUMENT
  */
-export function readConfig(options: unknown): LilyConfig {
+export function readConfig(options: unknown, isStored = false): LilyConfig {
   checkKeys('config', options, KNOWN)
-  const targets = readTargets(options)
+  const targets = readTargets(options, isStored)
   return Object.freeze({
     r: readCount(options, 'r', 32, 1, MAX_RANK),
     strideA: readCount(options, 'strideA', 1, 1, Number.MAX_SAFE_INTEGER),

@@ -68,11 +68,12 @@ const KNOWN: Known = new Set<keyof LoraConfig>([
 /**
  * Checks a configuration and fills in the defaults.
  *
+ * @param isStored whether it is that of an adapter in a file; see {@link readTargets}
  * @throws LilyError ERR_LILY_ARGUMENT
  */
-export function readLoraConfig(options: unknown): LoraConfig {
+export function readLoraConfig(options: unknown, isStored = false): LoraConfig {
   checkKeys('config', options, KNOWN)
-  const targets = readTargets(options)
+  const targets = readTargets(options, isStored)
   const alpha = get('config', options, 'loraAlpha')
   return Object.freeze({
     r: readCount(options, 'r', 8, 1, MAX_RANK),

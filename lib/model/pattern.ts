@@ -103,32 +103,58 @@ function compile(pattern: string, argument: string, before = '', behind = ''): R
 const ESCAPE = String.raw`\\(?:u[\da-fA-F]{4}|U[\da-fA-F]{8}|x[\da-fA-F]{2}|[0-3][0-7]{2}|\d{1,2}|[^])`
 const OUTSIDE = new RegExp(String.raw`${ESCAPE}|\[\^?\]?|\(\?(?:P[<=]?|<[=!]?|[=!>(]|[a-zA-Z]*\)?)|\{,\d*\}|[^]`, 'uy')
 const INSIDE = new RegExp(String.raw`${ESCAPE}|\[:|[^]`, 'uy')
+const OCTAL = /^\\(0[0-7]?|[0-3][0-7]{2})$/
 
-/** From Python's spelling to RE2's; `isFirst` where no text comes before it. */
-function translate(pattern: string, isFirst: boolean, wrong: (why: string) => never): string {
-  let translated = ''
+/** A part of a pattern, where it begins, and whether it is inside a class of characters. */
+interface Token {
+  readonly token: string
+  readonly at: number
+  readonly inClass: boolean
+}
+
+function* tokensOf(pattern: string): Iterable<Token> {
   let inClass = false
   for (let at = 0; at < pattern.length;) {
     const tokens: RegExp = inClass ? INSIDE : OUTSIDE
     tokens.lastIndex = at
     const token: string = tokens.exec(pattern)?.[0] ?? pattern.slice(at)
+    yield { token, at, inClass }
+    inClass = inClass ? token !== ']' : token.startsWith('[')
+    at += token.length
+  }
+}
+
+/** Whether a pattern has lookahead, lookbehind, references to groups or atomic groups, which no RE2 can match. */
+export function needsBacktracking(pattern: string): boolean {
+  if (pattern.length > MAX_PATTERN) return false
+  for (const token of tokensOf(pattern)) if (backtracking(token) !== null) return true
+  return false
+}
+
+/** Why a part of a pattern needs backtracking; null if it does not. */
+function backtracking({ token, inClass }: Token): string | null {
+  if (/^\\\d/.test(token) && !OCTAL.test(token)) return 'a reference to a group needs backtracking'
+  if (inClass || !token.startsWith('(?')) return null
+  if (token === '(?P=' || token === '(?(') return 'a reference to a group needs backtracking'
+  if (/[=!]$/.test(token)) return 'lookahead and lookbehind need backtracking'
+  return token === '(?>' ? 'atomic groups need backtracking' : null
+}
+
+/** From Python's spelling to RE2's; `isFirst` where no text comes before it. */
+function translate(pattern: string, isFirst: boolean, wrong: (why: string) => never): string {
+  let translated = ''
+  for (const part of tokensOf(pattern)) {
+    const { token, at, inClass } = part
+    const why = backtracking(part)
+    if (why !== null) wrong(why)
     if (token.length > 1 && token.startsWith('\\')) {
       translated += translateEscape(token, inClass, wrong)
-    } else if (inClass) {
-      if (token === '[:') wrong('Python has no classes such as [:alpha:]')
-      inClass = token !== ']'
-      translated += token
-    } else if (token.startsWith('[')) {
-      inClass = true
-      translated += token
-    } else if (token.startsWith('(?')) {
-      checkGroup(token, isFirst && at === 0, wrong)
-      translated += token
-    } else {
-      // RE2 reads no lower limit as text.
-      translated += token.startsWith('{,') ? `{0${token.slice(1)}` : token
+      continue
     }
-    at += token.length
+    if (inClass && token === '[:') wrong('Python has no classes such as [:alpha:]')
+    if (!inClass && token.startsWith('(?')) checkGroup(token, isFirst && at === 0, wrong)
+    // RE2 reads no lower limit as text.
+    translated += !inClass && token.startsWith('{,') ? `{0${token.slice(1)}` : token
   }
   return translated
 }
@@ -136,9 +162,8 @@ function translate(pattern: string, isFirst: boolean, wrong: (why: string) => ne
 function translateEscape(token: string, inClass: boolean, wrong: (why: string) => never): string {
   const code = /^\\[uUx]([\da-fA-F]+)$/.exec(token)
   if (code !== null) return `\\x{${code[1]}}`
-  const octal = /^\\(0[0-7]?|[0-3][0-7]{2})$/.exec(token)
+  const octal = OCTAL.exec(token)
   if (octal !== null) return `\\x{${Number.parseInt(octal[1], 8).toString(16)}}`
-  if (/\d/.test(token)) return wrong('a reference to a group needs backtracking')
   const character = token.slice(1)
   if (character === 'Z') return '\\z'
   if (inClass && character === 'b') return '\\x08'
@@ -147,9 +172,6 @@ function translateEscape(token: string, inClass: boolean, wrong: (why: string) =
 }
 
 function checkGroup(token: string, isFirst: boolean, wrong: (why: string) => never): void {
-  if (/[=!]$/.test(token) && token !== '(?P=') wrong('lookahead and lookbehind need backtracking')
-  if (token === '(?P=' || token === '(?(') wrong('a reference to a group needs backtracking')
-  if (token === '(?>') wrong('atomic groups need backtracking')
   if (token === '(?<') wrong('Python writes named groups as (?P<name>...)')
   if (token.includes('U')) wrong('Python has no flag U')
   if (!isFirst && token.endsWith(')')) wrong('flags of the whole pattern must come first')

@@ -6,7 +6,7 @@
  */
 import { fail } from '../base/errors.js'
 import { type LayerShape, readLayers } from './layer-shape.js'
-import { compilePattern } from './pattern.js'
+import { compilePattern, needsBacktracking } from './pattern.js'
 import { compileLayersPatterns, type Targets } from './targets.js'
 
 /** A layer that is adapted. */
@@ -16,14 +16,16 @@ export interface TargetedLayer extends LayerShape {
 }
 
 /**
- * Reads the layers of a base model. Returns those that the configuration targets, in the order given.
+ * Reads the layers of a base model. Returns those that the configuration targets, in the order given. Only the
+ * configuration of a file has patterns that need backtracking, and the layers are those that it adapts: such a pattern
+ * targets all of them, or excludes none.
  *
  * @throws LilyError ERR_LILY_ARGUMENT for an invalid or repeated layer, or if no layer is targeted
  */
 export function targetedLayers(shapes: readonly LayerShape[], config: Targets): TargetedLayer[] {
   const { targetModules, excludeModules } = config
-  const excluded = excludeModules === null ? () => null : matcher(excludeModules, 'excludeModules')
-  const targetOf = targetModules === null ? lastComponent : matcher(targetModules, 'targetModules')
+  const excluded = excludeModules === null ? () => null : matcher(excludeModules, 'excludeModules', false)
+  const targetOf = targetModules === null ? lastComponent : matcher(targetModules, 'targetModules', true)
   const isTransformed = transforms(config)
   const layers = readLayers(shapes)
   if (layers.length === 0) fail('ERR_LILY_ARGUMENT', 'layers', 'expected at least one layer, got none')
@@ -53,9 +55,16 @@ function failWithoutMatch(argument: keyof Targets, expected: string): never {
 /**
  * A function from a name to the longest suffix that matches it, by whole components, or to the regular expression if it
  * matches.
+ *
+ * @param otherwise whether a regular expression that needs backtracking matches
  */
-function matcher(targets: readonly string[] | string, argument: string): (name: string) => string | null {
+function matcher(
+  targets: readonly string[] | string,
+  argument: string,
+  otherwise: boolean,
+): (name: string) => string | null {
   if (typeof targets !== 'string') return suffixMatcher(targets, argument)
+  if (needsBacktracking(targets)) return () => (otherwise ? targets : null)
   const pattern = compilePattern(targets, argument)
   return (name) => (pattern.fullMatch(name) ? targets : null)
 }

@@ -1,7 +1,7 @@
 /** Which layers an adapter targets: the fields that all configurations of PEFT have for it. */
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { get } from '../base/options.js'
-import { compilePattern, type Pattern } from './pattern.js'
+import { compilePattern, needsBacktracking, type Pattern } from './pattern.js'
 
 /** Which layers an adapter targets. Names (in camelCase) and defaults are those of PEFT. */
 export interface TargetOptions {
@@ -42,9 +42,11 @@ export const TARGETS = ['targetModules', 'excludeModules', 'layersToTransform', 
 /**
  * Reads and checks these fields of a configuration.
  *
+ * @param isStored whether it is that of an adapter in a file. Its tensors tell which layers it adapts, so its patterns may
+ *   need backtracking: {@link targetedLayers} does not run those
  * @throws LilyError ERR_LILY_ARGUMENT
  */
-export function readTargets(options: object): Targets {
+export function readTargets(options: object, isStored = false): Targets {
   const layersToTransform = readIndices(options)
   const layersPattern = readNames(options, 'layersPattern')
   if (layersPattern !== null && layersToTransform === null) {
@@ -55,7 +57,7 @@ export function readTargets(options: object): Targets {
     )
   }
   compileLayersPatterns([layersPattern ?? []].flat())
-  const targetModules = readModules(options, 'targetModules')
+  const targetModules = readModules(options, 'targetModules', isStored)
   if (typeof targetModules === 'string' && targetModules.toLowerCase() === 'all-linear') {
     fail(
       'ERR_LILY_ARGUMENT',
@@ -63,7 +65,7 @@ export function readTargets(options: object): Targets {
       "expected suffixes or a regular expression, got 'all-linear'; leave it out to adapt all layers",
     )
   }
-  const excludeModules = readModules(options, 'excludeModules')
+  const excludeModules = readModules(options, 'excludeModules', isStored)
   // They have no effect then, and PEFT refuses a configuration of LoRA that has them.
   if (typeof targetModules === 'string') {
     return { targetModules, excludeModules, layersToTransform: null, layersPattern: null }
@@ -77,9 +79,9 @@ export function readTargets(options: object): Targets {
 }
 
 /** Reads suffixes, sorted and without duplicates, or a regular expression. */
-function readModules(options: object, name: string): readonly string[] | string | null {
+function readModules(options: object, name: string, isStored: boolean): readonly string[] | string | null {
   const names = readNames(options, name)
-  if (typeof names === 'string') compilePattern(names, name)
+  if (typeof names === 'string' && !(isStored && needsBacktracking(names))) compilePattern(names, name)
   if (names === null || typeof names === 'string') return names
   if (names.length === 0) {
     fail('ERR_LILY_ARGUMENT', name, "expected suffixes of names, such as ['q_proj'], got none; leave it out")

@@ -94,8 +94,8 @@ describe('what is thrown is a LilyError', () => {
       'layers_pattern: expected a regular expression',
     ],
     'a pattern of exponential time': [
-      { target_modules: '(?=(a+)+b)' },
-      'target_modules: expected a regular expression',
+      { layers_pattern: '(?=(a+)+b)', layers_to_transform: [1] },
+      'layers_pattern: expected a regular expression',
     ],
     'a pattern that is an object': [{ exclude_modules: { source: 'a' } }, 'exclude_modules: expected strings'],
     'many unknown fields': [

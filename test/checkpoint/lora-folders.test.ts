@@ -91,6 +91,28 @@ describe("PEFT's folders", () => {
     expect((await LoraModel.fromPretrained(withLoraFields(fields))).layers.size).toBe(names.length)
   })
 
+  it('with patterns that need backtracking, whose layers the tensors tell', async () => {
+    const targets = String.raw`^(model(?=\.).*\.(q_proj|down_proj|v_proj))$`
+    const fields = { target_modules: targets, exclude_modules: '(?!model).*' }
+    const folder = withLoraFields(fields)
+    const model = await LoraModel.fromPretrained(folder)
+    expect([...model.layers.keys()]).toEqual([...(await LoraModel.fromPretrained(PLAIN)).layers.keys()])
+    expect(model.config.targetModules).toBe(targets)
+    expect(model.layer(LAYER).shape.target).toBe(targets)
+    const again = newFolder()
+    await model.savePretrained(again)
+    expect(filesOf(again)).toEqual(filesOf(folder))
+    // The layers of a new adapter are those that its patterns choose.
+    const layers = [...model.layers.values()].map(({ shape: { name, inFeatures, outFeatures } }) => ({
+      name,
+      inFeatures,
+      outFeatures,
+    }))
+    for (const config of [{ targetModules: targets }, { excludeModules: fields.exclude_modules }]) {
+      await expectRefused('ERR_LILY_ARGUMENT', 'need backtracking', () => LoraModel.create({ layers, config }))
+    }
+  })
+
   // Fields without an effect here: see IGNORED in lib/checkpoint/peft-lora.ts.
   it.each<[string, unknown]>([
     ['lora_dropout', 0.3],

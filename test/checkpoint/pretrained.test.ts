@@ -2,7 +2,14 @@
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { type LayerShape, type LilyConfigOptions, LilyModel, LoraModel, type SaveOptions } from '../../lib/index.js'
+import {
+  analyse,
+  type LayerShape,
+  type LilyConfigOptions,
+  LilyModel,
+  LoraModel,
+  type SaveOptions,
+} from '../../lib/index.js'
 import {
   bytesOf,
   CONFIG,
@@ -165,6 +172,31 @@ describe('a created model', () => {
     // The compact form stores the order.
     await read.savePretrained(folder, { format: 'compact' })
     expect([...(await LilyModel.fromPretrained(folder)).layers.keys()]).toEqual(names)
+  })
+
+  it('with a pattern that needs backtracking is read as one target, analysed and saved in every form', async () => {
+    const layers = layersOf(3, 'q_proj', 'v_proj')
+    const model = randomModel(layers, { r: 3, strideA: 2, numB: 2, targetModules: String.raw`.*\.[qv]_proj` })
+    const folder = newFolder()
+    await model.savePretrained(folder)
+    const targets = String.raw`^(model)(?!.*(lm_head|visual)).*_proj`
+    writeFileSync(join(folder, CONFIG), JSON.stringify({ ...readFields(folder), target_modules: targets }))
+
+    const order = layers.map(({ name }) => name)
+    const read = await LilyModel.fromPretrained(folder, { layers: order })
+    expect(valuesOf(read)).toEqual(valuesOf(model))
+    const analyses = [await analyse(read), await analyse(model)]
+    expect(analyses[0]).toEqual({ ...analyses[1], targets: [{ ...analyses[1].targets[0], target: targets }] })
+
+    const [compact, again, lora] = [newFolder(), newFolder(), newFolder()]
+    await read.savePretrained(compact, { format: 'compact' })
+    expect(valuesOf(await LilyModel.fromPretrained(compact))).toEqual(valuesOf(model))
+    await read.savePretrained(again)
+    expect(filesOf(again)).toEqual(filesOf(folder))
+    read.freeze('uniform')
+    await read.saveLora(lora)
+    expect(readFields(lora).target_modules).toBe(targets)
+    expect([...(await LoraModel.fromPretrained(lora)).layers.keys()].sort()).toEqual([...order].sort())
   })
 
   it('writes shared parameters once in the compact form', async () => {

@@ -1,6 +1,6 @@
 /** Patterns of PEFT's configurations: Python's regular expressions, in linear time or not at all. */
 import { describe, expect, it } from 'vitest'
-import { compilePattern } from '../../lib/model/pattern.js'
+import { compilePattern, needsBacktracking } from '../../lib/model/pattern.js'
 import { shareLayers } from '../../lib/model/sharing.js'
 import { readConfig } from '../../lib/model/lily-config.js'
 import { expectRefused } from '../support/refused.js'
@@ -85,6 +85,13 @@ describe('a pattern', () => {
       expect(named).toBe(argument)
       expect(message.length).toBeLessThan(650)
     }
+  })
+
+  it('needs backtracking where it is refused for that', () => {
+    const needs = Object.keys(REFUSED).filter((pattern) => needsBacktracking(pattern))
+    expect(needs).toHaveLength(9)
+    expect(needs.every((pattern) => /look|group/.test(REFUSED[pattern]))).toBe(true)
+    for (const [pattern] of MATCHES) expect(needsBacktracking(pattern), pattern).toBe(false)
   })
 
   it('takes linear time where backtracking takes exponential time', () => {
