@@ -87,9 +87,12 @@ function isWithin(layer: string, module: string): boolean {
   return `.${layer}.`.includes(`.${module}.`)
 }
 
-/** Whether a module is listed. PEFT lists modules by the ends of their names. */
+/**
+ * Whether a module is listed. PEFT saves every module whose name ends with a listed text, which need not begin at a dot: with
+ * 'classifier' also the pre_classifier of DistilBERT.
+ */
 export function isListed(module: string, listed: readonly unknown[]): boolean {
-  return listed.some((end) => typeof end === 'string' && (module === end || module.endsWith(`.${end}`)))
+  return listed.some((end) => typeof end === 'string' && module.endsWith(end))
 }
 
 function splitKey(key: string, listed: readonly unknown[]): { module: string; name: string } | null {

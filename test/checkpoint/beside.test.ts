@@ -165,6 +165,24 @@ describe('modules to save', () => {
     )
   })
 
+  it('are those whose names end with a listed text, as in PEFT', async () => {
+    const keys = ['classifier.weight', 'pre_classifier.weight', 'model.score.weight', 'embeddings.weight']
+    const folder = await withTensors((tensors) => {
+      for (const key of keys) tensors.set(`base_model.model.${key}`, bytesOf('F32', [2, 3], weight.data))
+    })
+    writeFileSync(
+      join(folder, CONFIG),
+      JSON.stringify({ ...readFields(GOLDEN), modules_to_save: ['classifier', 'score'] }),
+    )
+    const model = await LilyModel.fromPretrained(folder)
+    const saved = new Map([['weight', weight]])
+    expect(model.modulesToSave).toEqual(
+      new Map(['classifier', 'pre_classifier', 'model.score'].map((module) => [module, saved])),
+    )
+    await model.savePretrained(folder, { modulesToSave: { pre_classifier: { weight } } })
+    expect(readFields(folder).modules_to_save).toEqual(['classifier', 'score'])
+  })
+
   it('of a created model', async () => {
     const layers = [{ name: 'layers.0.q_proj', inFeatures: 6, outFeatures: 5 }]
     const model = LilyModel.create({ layers, config: { r: 2, targetModules: ['q_proj'] } })
