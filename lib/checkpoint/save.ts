@@ -23,6 +23,7 @@ import type { FileContent } from './open-file.js'
 import { LILY } from './peft-lily.js'
 import { LORA } from './peft-lora.js'
 import type { PeftMethod } from './peft-method.js'
+import { checkTargets } from './peft-targets.js'
 import { readText } from './read-text.js'
 import type { StoredTensor } from './safetensors-file.js'
 import { sourceOf, tensorsContent, type TensorSource } from './safetensors-write.js'
@@ -122,7 +123,7 @@ function lilyContents(
   options: SaveOptions,
   pathOf: PathOf,
 ): FileContent[] {
-  const { format, tensors, metadata, config } = prepare(LILY, model, origin, options, ['peft', 'compact'])
+  const { format, tensors, metadata, config } = prepare(LILY, model, origin, options, ['peft', 'compact'], pathOf)
   const frozen = frozenText(model)
   const parameters = [...model.allParameters().values()]
   if (format === 'compact') {
@@ -143,7 +144,7 @@ function loraContents(
   options: SaveOptions<'peft'>,
   pathOf: PathOf,
 ): FileContent[] {
-  const { tensors, metadata, config } = prepare(LORA, model, origin, options, ['peft'])
+  const { tensors, metadata, config } = prepare(LORA, model, origin, options, ['peft'], pathOf)
   addParameters(pathOf(PEFT_FILE), tensors, model)
   return adapterContents(PEFT_FILE, pathOf, tensors, metadata, config)
 }
@@ -171,11 +172,14 @@ function prepare<C extends Targets, F extends 'peft' | 'compact'>(
   origin: Origin | undefined,
   options: SaveOptions<F>,
   formats: readonly F[],
+  pathOf: PathOf,
 ) {
   checkKeys('options', options, OPTIONS)
   const format = readChoice(options, 'format', formats, 'peft')
   const given = get('options', options, 'modulesToSave') as ModulesToSave | undefined
   const { tensors, modules } = withModules(method, [...model.layers.keys()], origin?.others, given)
+  // The targets of an adapter that PEFT saved are those that it has shortened.
+  if (format === 'peft' && origin === undefined) checkTargets(method, pathOf(CONFIG_FILE), model)
   const metadata = withoutCompact(origin?.metadata ?? PYTORCH)
   return { format, tensors, metadata, config: writeAdapterConfig(method, model, origin, modules) }
 }

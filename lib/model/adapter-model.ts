@@ -114,6 +114,8 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
     layers: ReadonlyMap<string, L>,
     parameters: ReadonlyMap<string, Parameter>,
     origin: Origin | undefined,
+    /** @internal The layers of the base model, as far as they are known, adapted or not. */
+    readonly baseLayers: readonly LayerShape[],
   ) {
     this.layers = layers
     this.#parameters = parameters

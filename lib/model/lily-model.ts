@@ -73,7 +73,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
       layers.set(name, new LilyLayer(shape, config.scaling, parameter(a), parameter(router), parameter(b)))
     }
     for (const [name, weights] of frozen ?? []) layers.get(name)?.freeze(weights)
-    super(layers, parameters, origin)
+    super(layers, parameters, origin, shapes)
     this.#all = parameters
     this.#trainable = this.#findTrainable()
   }

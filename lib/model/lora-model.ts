@@ -55,7 +55,7 @@ export class LoraModel extends AdapterModel<LoraLayer> {
       const { name, a, b } = shape
       layers.set(name, new LoraLayer(shape, parameter(a), parameter(b), config.fanInFanOut))
     }
-    super(layers, parameters, origin)
+    super(layers, parameters, origin, shapes)
   }
 
   static override [Symbol.hasInstance](value: unknown): value is LoraModel {

@@ -50,6 +50,11 @@ const layersOf = (count: number, ...names: string[]): LayerShape[] =>
     names.map((name) => ({ name: `model.layers.${l}.${name}`, inFeatures: 12, outFeatures: 10 })),
   ).flat()
 
+const namesOf = (layers: readonly LayerShape[]) => layers.map(({ name }) => name)
+
+const PARTS = Array.from({ length: 21 }, (_, i) => `m${i}`)
+const under = (...parents: string[]) => parents.flatMap((parent) => PARTS.map((part) => `${parent}.${part}`))
+
 describe("PEFT's folder", () => {
   it('gives the configuration and each parameter once', async () => {
     const model = await LilyModel.fromPretrained(GOLDEN)
@@ -159,7 +164,7 @@ describe('a created model', () => {
       'got different ones in "base_model.model.model.layers.1.q_proj.lily_A.weight", ',
       () => LilyModel.fromPretrained(folder),
     )
-    const names = layers.map(({ name }) => name)
+    const names = namesOf(layers)
     const read = await LilyModel.fromPretrained(folder, { layers: names })
     expect([...read.layers.keys()]).toEqual(names)
     expect(valuesOf(read)).toEqual(valuesOf(model))
@@ -182,7 +187,7 @@ describe('a created model', () => {
     const targets = String.raw`^(model)(?!.*(lm_head|visual)).*_proj`
     writeFileSync(join(folder, CONFIG), JSON.stringify({ ...readFields(folder), target_modules: targets }))
 
-    const order = layers.map(({ name }) => name)
+    const order = namesOf(layers)
     const read = await LilyModel.fromPretrained(folder, { layers: order })
     expect(valuesOf(read)).toEqual(valuesOf(model))
     const analyses = [await analyse(read), await analyse(model)]
@@ -197,6 +202,40 @@ describe('a created model', () => {
     await read.saveLora(lora)
     expect(readFields(lora).target_modules).toBe(targets)
     expect([...(await LoraModel.fromPretrained(lora)).layers.keys()].sort()).toEqual([...order].sort())
+  })
+
+  it('is refused where PEFT shortens its targets to other ones, except in the compact form', async () => {
+    const layers = layersOf(12, 'attn.q_proj', 'attn.o_proj')
+    const names = namesOf(layers)
+    const config = { r: 2, numB: 2, targetModules: names }
+    const model = randomModel(layers, config)
+    const folder = join(newFolder(), 'none')
+    for (const save of [() => model.savePretrained(folder), () => model.pretrainedFiles()]) {
+      const shared = 'then shares other parameters with "model.layers.1.attn.q_proj"'
+      await expectRefused('ERR_LILY_CHECKPOINT', shared, save)
+    }
+    expect(existsSync(folder)).toBe(false)
+    await model.savePretrained(folder, { format: 'compact' })
+    expect(valuesOf(await LilyModel.fromPretrained(folder))).toEqual(valuesOf(model))
+
+    // PEFT compares the index of a layer that is no whole name any more.
+    const lora = { targetModules: names, layersToTransform: [0] }
+    await expectRefused('ERR_LILY_CHECKPOINT', 'then does not adapt "model.layers.1.attn.q_proj"', () =>
+      LoraModel.create({ layers, config: lora }).pretrainedFiles(),
+    )
+    await LoraModel.create({ layers, config: { targetModules: names } }).pretrainedFiles()
+  })
+
+  it.each<[why: string, layers: LayerShape[], targets: string[]]>([
+    ['fewer than 20', layersOf(10, 'q_proj', 'o_proj'), namesOf(layersOf(10, 'q_proj', 'o_proj')).slice(1)],
+    ['ends of other layers', layersOf(12, 'q_proj', 'o_proj'), namesOf(layersOf(10, 'q_proj', 'o_proj'))],
+    ['single components', layersOf(2, ...PARTS), PARTS],
+    ['ends of modules between', layersOf(2, ...under('x', 'y', 'z')), under('x', 'y')],
+  ])('is saved with targets that PEFT does not shorten to other ones: %s', async (_, layers, targetModules) => {
+    const folder = newFolder()
+    await randomModel(layers, { r: 2, numB: 2, targetModules }).savePretrained(folder)
+    expect(readFields(folder).target_modules).toEqual([...targetModules].sort())
+    expect((await LilyModel.fromPretrained(folder)).layers.size).toBeGreaterThan(0)
   })
 
   it('writes shared parameters once in the compact form', async () => {

@@ -1,0 +1,80 @@
+/**
+ * PEFT's shortening of long lists of targets: it can change which layers of Lily share parameters, and which ones
+ * `layersToTransform` leaves out.
+ */
+import type { LayerShape } from '../model/layer-shape.js'
+import type { AdaptedLayer } from '../model/layout.js'
+import type { Targets } from '../model/targets.js'
+import { checkpointError, quote } from './errors.js'
+import type { PeftMethod } from './peft-method.js'
+
+/** PEFT shortens lists of so many targets or more. */
+const LONG = 20
+
+/** A model, as far as PEFT's reading of its configuration depends on it. */
+interface Targeted<C extends Targets> {
+  readonly config: C
+  readonly baseLayers: readonly LayerShape[]
+  readonly layers: ReadonlyMap<string, { readonly shape: AdaptedLayer }>
+}
+
+/**
+ * Checks that PEFT adapts the same layers with the same parameters.
+ *
+ * @throws LilyError ERR_LILY_CHECKPOINT
+ */
+export function checkTargets<C extends Targets>(
+  method: Pick<PeftMethod<C>, 'layOut' | 'isShared'>,
+  path: string,
+  { config, baseLayers, layers }: Targeted<C>,
+): void {
+  const { targetModules } = config
+  if (targetModules === null || typeof targetModules === 'string' || targetModules.length < LONG) return
+  const names = baseLayers.map(({ name }) => name)
+  const theirs = method.layOut(baseLayers, { ...config, targetModules: shortened(targetModules, names) }).layers
+  for (const { shape } of layers.values()) {
+    const { name, a, b } = shape
+    const their = theirs.get(name)
+    if (their?.a === a && their.b === b) continue
+    const difference = their === undefined ? 'does not adapt' : 'shares other parameters with'
+    throw checkpointError(
+      path,
+      `expected target_modules that PEFT reads alike, got ${targetModules.length}: PEFT shortens lists of ${LONG} or more to ` +
+        `the ends of names, and then ${difference} ${quote(name)}; pass create all layers of the base model, and suffixes ` +
+        `such as 'q_proj'` +
+        (method.isShared ? ", or save in the format 'compact', which PEFT does not read" : ''),
+    )
+  }
+}
+
+/** For each target the shortest end of it that is the end of no other module; the list itself if that is no shorter. */
+function shortened(targets: readonly string[], layers: readonly string[]): readonly string[] {
+  const all = new Set(targets)
+  const others = new Set<string>()
+  for (const module of modulesOf(layers)) {
+    const ends = endsOf(module)
+    if (!ends.some((end) => all.has(end))) for (const end of ends) others.add(end)
+  }
+  const short = new Set(targets.map((target) => endsOf(target).find((end) => !others.has(end)) as string))
+  return short.size < targets.length ? [...short].sort() : targets
+}
+
+/** Layers and the modules that contain them. */
+function modulesOf(layers: readonly string[]): Set<string> {
+  const modules = new Set(layers)
+  for (const name of layers) {
+    for (let dot = name.lastIndexOf('.'); dot > 0; dot = name.lastIndexOf('.', dot - 1)) modules.add(name.slice(0, dot))
+  }
+  return modules
+}
+
+/** A name without its first components, the shortest end first, and the name itself. */
+function endsOf(name: string): string[] {
+  const ends: string[] = []
+  for (let dot = name.lastIndexOf('.'); dot !== -1; dot = name.lastIndexOf('.', dot - 1)) {
+    ends.push(name.slice(dot + 1))
+    if (dot === 0) break
+  }
+  ends.push(name)
+  return ends
+}
