@@ -13,7 +13,7 @@ import { compactMetadata, withoutCompact } from './compact.js'
 import { openFile, pathIn, readPath, replaceFiles } from './disk/disk.js'
 import { checkpointError, quote } from './errors.js'
 import { openData, unshared } from './file-data.js'
-import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE } from './files.js'
+import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE, PICKLE_FILE } from './files.js'
 import { checkFinite } from './finite.js'
 import { FROZEN, frozenFile, frozenText } from './frozen.js'
 import { keysOf, PREFIX } from './layer-names.js'
@@ -275,5 +275,6 @@ async function checkMethod({ type, name }: Method, folder: string, advice: strin
 
 /** The files of an adapter's folder that a save does not write: they belong to the adapter that it replaces. */
 function otherFiles(files: readonly FileContent[]): string[] {
-  return [PEFT_FILE, COMPACT_FILE, FROZEN_FILE].filter((other) => !files.some(({ name }) => name === other))
+  const all = [PEFT_FILE, COMPACT_FILE, FROZEN_FILE, PICKLE_FILE]
+  return all.filter((other) => !files.some(({ name }) => name === other))
 }

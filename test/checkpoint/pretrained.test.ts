@@ -238,6 +238,16 @@ describe('a created model', () => {
     expect((await LilyModel.fromPretrained(folder)).layers.size).toBeGreaterThan(0)
   })
 
+  it('replaces the tensors of an older PEFT, which PEFT would load beside the compact form', async () => {
+    const folder = newFolder()
+    const model = randomModel(layersOf(2, 'q_proj'), { r: 2, numB: 2 })
+    for (const format of ['compact', 'peft'] as const) {
+      writeFileSync(join(folder, 'adapter_model.bin'), 'old')
+      await model.savePretrained(folder, { format })
+      expect(readdirSync(folder).sort()).toEqual([format === 'peft' ? TENSORS : COMPACT, CONFIG].sort())
+    }
+  })
+
   it('writes shared parameters once in the compact form', async () => {
     const folder = newFolder()
     const model = randomModel(layersOf(8, 'q_proj'), { r: 4, strideA: 4, numB: 4 })
