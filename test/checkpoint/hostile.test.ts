@@ -1,5 +1,5 @@
 /** Damaged or inconsistent adapter folders: the error names the file, the field or tensor, and a fix. */
-import { readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { readFileSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
@@ -177,6 +177,12 @@ describe('the tensors', () => {
     renameSync(join(folder, TENSORS), join(folder, 'adapter_model.bin'))
     const got = `got "${CONFIG}", "adapter_model.bin"; pass the folder of an adapter that PEFT has saved as safetensors`
     await expectRefusal(folder, TENSORS, got)
+  })
+  it('a link to a blob that was not downloaded', async () => {
+    const folder = goldenCopy()
+    rmSync(join(folder, TENSORS))
+    symlinkSync('../blobs/none', join(folder, TENSORS))
+    await expectRefusal(folder, TENSORS, 'got a link to one that does not exist; download the adapter again')
   })
 })
 

@@ -50,7 +50,13 @@ export async function withFolder<T>(folder: string, use: (files: AdapterFiles) =
 
 /** The error about a file that the folder does not have. */
 async function missing(folder: string, name: string): Promise<LilyError> {
-  const names = await readdir(folder).catch(() => [])
+  const names: string[] = await readdir(folder).catch(() => [])
+  if (names.includes(name)) {
+    return checkpointError(
+      join(folder, name),
+      'expected a file, got a link to one that does not exist; download the adapter again',
+    )
+  }
   return checkpointError(
     join(folder, name),
     `expected this file in the folder, got ${names.length === 0 ? 'none' : quoteSome(names.sort())}; ` +
