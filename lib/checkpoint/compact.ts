@@ -13,15 +13,18 @@ import type { SafetensorsFile } from './safetensors-file.js'
  */
 const LAYERS = 'lily_layers'
 
+/** Metadata key of how PEFT would read the configuration differently, which keeps the adapter from being saved for PEFT. */
+export const NOT_FOR_PEFT = 'lily_not_for_peft'
+
 /** The metadata entry for these layers. */
 export function compactMetadata(layers: Iterable<LayerShape>): [string, string] {
   const shapes = Array.from(layers, ({ name, inFeatures, outFeatures }) => [name, inFeatures, outFeatures])
   return [LAYERS, JSON.stringify(shapes)]
 }
 
-/** A copy of metadata without the list of layers. */
+/** A copy of metadata without the keys of the compact format. */
 export function withoutCompact(metadata: ReadonlyMap<string, string>): Map<string, string> {
-  return new Map([...metadata].filter(([key]) => key !== LAYERS && key !== FROZEN))
+  return new Map([...metadata].filter(([key]) => ![LAYERS, FROZEN, NOT_FOR_PEFT].includes(key)))
 }
 
 /** The layers of a compact file; null for a file in PEFT's format. */

@@ -2,10 +2,11 @@
  * PEFT's shortening of long lists of targets: it can change which layers of Lily share parameters, and which ones
  * `layersToTransform` leaves out.
  */
+import { LilyError } from '../base/errors.js'
 import type { LayerShape } from '../model/layer-shape.js'
 import type { AdaptedLayer } from '../model/layout.js'
 import type { Targets } from '../model/targets.js'
-import { checkpointError, quote } from './errors.js'
+import { quote } from './errors.js'
 import type { PeftMethod } from './peft-method.js'
 
 /** PEFT shortens lists of so many targets or more. */
@@ -19,31 +20,40 @@ interface Targeted<C extends Targets> {
 }
 
 /**
- * Checks that PEFT adapts the same layers with the same parameters.
- *
- * @throws LilyError ERR_LILY_CHECKPOINT
+ * How the layers that PEFT adapts, and their parameters, differ from those of a model; null if they do not.
  */
-export function checkTargets<C extends Targets>(
-  method: Pick<PeftMethod<C>, 'layOut' | 'isShared'>,
-  path: string,
+export function differenceInPeft<C extends Targets>(
+  { layOut }: Pick<PeftMethod<C>, 'layOut'>,
   { config, baseLayers, layers }: Targeted<C>,
-): void {
+): string | null {
   const { targetModules } = config
-  if (targetModules === null || typeof targetModules === 'string' || targetModules.length < LONG) return
+  if (targetModules === null || typeof targetModules === 'string' || targetModules.length < LONG) return null
   const names = baseLayers.map(({ name }) => name)
-  const theirs = method.layOut(baseLayers, { ...config, targetModules: shortened(targetModules, names) }).layers
+  const theirs = adaptedBy(layOut, baseLayers, { ...config, targetModules: shortened(targetModules, names) })
   for (const { shape } of layers.values()) {
     const { name, a, b } = shape
     const their = theirs.get(name)
     if (their?.a === a && their.b === b) continue
     const difference = their === undefined ? 'does not adapt' : 'shares other parameters with'
-    throw checkpointError(
-      path,
+    return (
       `expected target_modules that PEFT reads alike, got ${targetModules.length}: PEFT shortens lists of ${LONG} or more to ` +
-        `the ends of names, and then ${difference} ${quote(name)}; pass create all layers of the base model, and suffixes ` +
-        `such as 'q_proj'` +
-        (method.isShared ? ", or save in the format 'compact', which PEFT does not read" : ''),
+      `the ends of names, and then ${difference} ${quote(name)}`
     )
+  }
+  return null
+}
+
+/** The layers that a configuration adapts, of which there may be none. */
+function adaptedBy<C extends Targets>(
+  layOut: PeftMethod<C>['layOut'],
+  layers: readonly LayerShape[],
+  config: C,
+): ReadonlyMap<string, AdaptedLayer> {
+  try {
+    return layOut(layers, config).layers
+  } catch (cause) {
+    if (cause instanceof LilyError) return new Map()
+    throw cause
   }
 }
 

@@ -9,7 +9,7 @@ import { LORA_SUFFIX } from '../model/lora-layout.js'
 import { TARGETS, type Targets } from '../model/targets.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { configText, writeAdapterConfig } from './adapter-config.js'
-import { compactMetadata, withoutCompact } from './compact.js'
+import { compactMetadata, NOT_FOR_PEFT, withoutCompact } from './compact.js'
 import { openFile, pathIn, readPath, replaceFiles } from './disk/disk.js'
 import { checkpointError, quote } from './errors.js'
 import { openData, unshared } from './file-data.js'
@@ -23,7 +23,7 @@ import type { FileContent } from './open-file.js'
 import { LILY } from './peft-lily.js'
 import { LORA } from './peft-lora.js'
 import type { PeftMethod } from './peft-method.js'
-import { checkTargets } from './peft-targets.js'
+import { differenceInPeft } from './peft-targets.js'
 import { readText } from './read-text.js'
 import type { StoredTensor } from './safetensors-file.js'
 import { sourceOf, tensorsContent, type TensorSource } from './safetensors-write.js'
@@ -108,6 +108,12 @@ export async function asLoraFiles(model: LilyModel, origin: Origin | undefined):
 
 type Method = Pick<PeftMethod, 'type' | 'name'>
 
+/** What to do where PEFT would read other targets. */
+const ADVICE = {
+  LILY: "pass create all layers of the base model, and suffixes such as 'q_proj', or save in the format 'compact'",
+  LORA: "pass create all layers of the base model, and suffixes such as 'q_proj'",
+} as const
+
 /** From the name of a file to what errors call it. */
 type PathOf = (name: string) => string
 
@@ -178,9 +184,13 @@ function prepare<C extends Targets, F extends 'peft' | 'compact'>(
   const format = readChoice(options, 'format', formats, 'peft')
   const given = get('options', options, 'modulesToSave') as ModulesToSave | undefined
   const { tensors, modules } = withModules(method, [...model.layers.keys()], origin?.others, given)
-  // The targets of an adapter that PEFT saved are those that it has shortened.
-  if (format === 'peft' && origin === undefined) checkTargets(method, pathOf(CONFIG_FILE), model)
+  // A file has the difference only in its compact form: what PEFT reads differently is not saved for PEFT.
+  const difference = origin === undefined ? differenceInPeft(method, model) : origin.metadata.get(NOT_FOR_PEFT)
   const metadata = withoutCompact(origin?.metadata ?? PYTORCH)
+  if (typeof difference === 'string') {
+    if (format === 'peft') throw checkpointError(pathOf(CONFIG_FILE), `${difference}; ${ADVICE[method.type]}`)
+    metadata.set(NOT_FOR_PEFT, difference)
+  }
   return { format, tensors, metadata, config: writeAdapterConfig(method, model, origin, modules) }
 }
 

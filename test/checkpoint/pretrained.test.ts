@@ -216,12 +216,21 @@ describe('a created model', () => {
     }
     expect(existsSync(folder)).toBe(false)
     await model.savePretrained(folder, { format: 'compact' })
-    expect(valuesOf(await LilyModel.fromPretrained(folder))).toEqual(valuesOf(model))
+    // Also once it has been read from the compact form, which does not contain the other layers of the base model.
+    for (const _ of [1, 2]) {
+      const read = await LilyModel.fromPretrained(folder)
+      expect(valuesOf(read)).toEqual(valuesOf(model))
+      await expectRefused('ERR_LILY_CHECKPOINT', "or save in the format 'compact'", () => read.savePretrained(folder))
+      await read.savePretrained(folder, { format: 'compact' })
+    }
 
     // PEFT compares the index of a layer that is no whole name any more.
     const lora = { targetModules: names, layersToTransform: [0] }
     await expectRefused('ERR_LILY_CHECKPOINT', 'then does not adapt "model.layers.1.attn.q_proj"', () =>
       LoraModel.create({ layers, config: lora }).pretrainedFiles(),
+    )
+    await expectRefused('ERR_LILY_CHECKPOINT', 'then does not adapt "model.layers.0.attn.q_proj"', () =>
+      LoraModel.create({ layers, config: { ...lora, layersToTransform: [99] } }).pretrainedFiles(),
     )
     await LoraModel.create({ layers, config: { targetModules: names } }).pretrainedFiles()
   })
