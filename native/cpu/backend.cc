@@ -130,14 +130,15 @@ lily_status forward(const lily_forward *call) {
   const auto scratch = [&plan](int64_t worker) { return plan.scratch + worker * plan.scratch_floats; };
 
   if (products.pack_shrink != nullptr) {
-    parallel_for(pass.shrink_pieces.count, [&](int64_t piece, int64_t) { products.pack_shrink(pass, piece); });
+    parallel_for(pass.shrink.pack_tiles.count, [&](int64_t piece, int64_t) { products.pack_shrink(pass, piece); });
   }
-  parallel_for(pass.shrink_tasks, [&](int64_t task, int64_t worker) { products.shrink(pass, task, scratch(worker)); });
+  parallel_for(pass.hidden_partials.count * pass.shrink.rank_tiles.count * pass.shrink.token_tiles,
+               [&](int64_t task, int64_t worker) { products.shrink(pass, task, scratch(worker)); });
   if (pass.router_packed != nullptr) kernels.pack_router(pass);
   parallel_for(pass.groups.tile_count(),
                [&](int64_t tile, int64_t worker) { kernels.route(pass, tile, scratch(worker)); });
   if (has_weights(call->problem) && call->problem.routing != LILY_ROUTING_FIXED) pool_weights(pass, plan.weights);
-  parallel_for(pass.expand_column_tiles.count * pass.expand_token_tiles,
+  parallel_for(pass.expand.columns.count * pass.expand.token_tiles,
                [&](int64_t task, int64_t worker) { products.expand(pass, task, scratch(worker)); });
   return LILY_OK;
 }
@@ -167,18 +168,18 @@ lily_status backward(const lily_backward *call) {
     parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.compute_u(pass, tile); });
   }
   if (pass.needs_d_hidden || pass.needs_db) {
-    if (products.pack_lhs != nullptr && (pass.needs_db || pass.needs_d_weights)) {
+    if (products.pack_lhs != nullptr && pass.needs_d_combined) {
       parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { products.pack_lhs(pass, tile); });
     }
-    if (pass.needs_d_hidden && pass.q_token_tiles > 0) {
-      parallel_for(pass.c_pieces.count,
+    if (products.q_pass != nullptr && pass.needs_d_hidden && !pass.dy.computes_q) {
+      parallel_for(pass.q.pack_tiles.count,
                    [&](int64_t piece, int64_t worker) { products.pack_c(pass, piece, scratch(worker)); });
-      parallel_for(pass.rank_tiles.count * pass.q_token_tiles,
+      parallel_for(pass.q.rank_tiles.count * pass.q.token_tiles,
                    [&](int64_t task, int64_t worker) { products.q_pass(pass, task, scratch(worker)); });
     }
-    parallel_for(pass.dy_tasks, [&](int64_t task, int64_t worker) { products.dy_pass(pass, task, scratch(worker)); });
-    if (pass.d_partials != nullptr && (pass.needs_db || pass.needs_d_weights)) {
-      parallel_for(pass.d_sum_tiles.count,
+    parallel_for(pass.dy.tasks, [&](int64_t task, int64_t worker) { products.dy_pass(pass, task, scratch(worker)); });
+    if (pass.dy.d_partials != nullptr && pass.needs_d_combined) {
+      parallel_for(pass.dy.d_sum_tiles.count,
                    [&](int64_t tile, int64_t worker) { products.add_d_partials(pass, tile, scratch(worker)); });
     }
   }
@@ -195,7 +196,7 @@ lily_status backward(const lily_backward *call) {
   });
 
   if (products.dx_pass != nullptr && call->dx.data != nullptr) {
-    parallel_for(pass.dx_column_tiles.count * pass.dx_token_tiles,
+    parallel_for(pass.dx.columns.count * pass.dx.token_tiles,
                  [&](int64_t task, int64_t worker) { products.dx_pass(pass, task, scratch(worker)); });
   }
   if (packs_d_hidden && !packs_at_once) {
@@ -203,8 +204,8 @@ lily_status backward(const lily_backward *call) {
     parallel_for(tiles, [&](int64_t tile, int64_t) { products.pack_d_hidden(pass, tile); });
   }
   const bool runs_x_pass = call->da.data != nullptr || (call->dx.data != nullptr && products.dx_pass == nullptr);
-  const int64_t x_tasks = runs_x_pass ? pass.x_tasks : 0;
-  const int64_t router_tasks = call->d_router.data != nullptr ? pass.router_tiles.count : 0;
+  const int64_t x_tasks = runs_x_pass ? pass.x.tasks : 0;
+  const int64_t router_tasks = call->d_router.data != nullptr ? pass.router.tiles.count : 0;
   parallel_for(x_tasks + router_tasks, [&](int64_t task, int64_t worker) {
     if (task < x_tasks) {
       products.x_pass(pass, task, scratch(worker));
@@ -212,8 +213,8 @@ lily_status backward(const lily_backward *call) {
       kernels.compute_d_router(pass, task - x_tasks, scratch(worker));
     }
   });
-  if (pass.da_partials != nullptr && call->da.data != nullptr) {
-    parallel_for(pass.x_tiles.count,
+  if (pass.x.da_partials != nullptr && call->da.data != nullptr) {
+    parallel_for(pass.x.tiles.count,
                  [&](int64_t tile, int64_t worker) { products.add_da_partials(pass, tile, scratch(worker)); });
   }
   return LILY_OK;

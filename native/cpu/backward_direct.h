@@ -10,7 +10,7 @@
 //
 // With so few tokens, packing A and forming C and D would be most of the work. Here A and B are read once, dA and dB
 // are read and written once, and nothing else is as large. The operands and results are those of backward_dy.h and
-// backward_x.h, but d_weights_partials has one sum per split. A row of q has another rounding than in a larger batch;
+// backward_x.h, but d_weights.partials has one sum per split. A row of q has another rounding than in a larger batch;
 // with batch routing it depends on the batch anyway.
 #pragma once
 
@@ -22,8 +22,8 @@ namespace {
 
 // Floats for the columns of dy of one split, and h; or for the sums of dx and the columns of x.
 int64_t direct_backward_scratch(const BackwardPass &pass) {
-  const int64_t dy = round_up(pass.dy_splits.width, kLanes) + round_up(pass.stack.rank, kLanes);
-  const int64_t x = 2 * round_up(pass.x_tiles.width, kLanes);
+  const int64_t dy = round_up(pass.dy.splits.width, kLanes) + round_up(pass.stack.rank, kLanes);
+  const int64_t x = 2 * round_up(pass.x.tiles.width, kLanes);
   return maximum(kDirectTokens * maximum(dy, x), d_router_scratch(pass));
 }
 
@@ -32,9 +32,9 @@ template <int kTokens>
 LILY_INLINE void direct_products(const BackwardPass &pass, int64_t split, const float *dy, int64_t pitch,
                                  const float *hidden, int64_t hidden_pitch) {
   const ExpertStack &stack = pass.stack;
-  const int64_t begin = pass.dy_splits.begin(split), columns = pass.dy_splits.end(split) - begin;
-  float *const q = pass.q_partials + split * pass.q_rows * pass.lhs_pitch;
-  clear(q, kTokens * pass.lhs_pitch);
+  const int64_t begin = pass.dy.splits.begin(split), columns = pass.dy.splits.end(split) - begin;
+  float *const q = pass.q_partials.row(split, 0);
+  clear(q, kTokens * pass.q_partials.pitch);
   with_element(stack.b.dtype, [&](auto element) __attribute__((always_inline)) {
     const auto *b = static_cast<const decltype(element) *>(stack.b.data) + begin;
     for (int64_t e = 0; e < stack.experts; ++e) {
@@ -47,12 +47,12 @@ LILY_INLINE void direct_products(const BackwardPass &pass, int64_t split, const 
                                  products);
         for (int64_t k = 0; k < rows; ++k) {
           for (int64_t t = 0; t < kTokens; ++t) {
-            q[t * pass.lhs_pitch + i + k] += weight * products[k][t];
+            q[t * pass.q_partials.pitch + i + k] += weight * products[k][t];
             d_weight += static_cast<double>(hidden[t * hidden_pitch + i + k]) * static_cast<double>(products[k][t]);
           }
         }
       }
-      if (pass.needs_d_weights) pass.d_weights_partials[split * stack.experts + e] = stack.scaling * d_weight;
+      if (pass.needs_d_weights) pass.d_weights.partials[split * stack.experts + e] = stack.scaling * d_weight;
     }
   });
 }
@@ -80,7 +80,7 @@ LILY_INLINE void add_direct_outer(int64_t rows, int64_t columns, float scale, co
 template <int kTokens>
 LILY_INLINE void direct_tokens(const BackwardPass &pass, int64_t split, float *scratch) {
   const ExpertStack &stack = pass.stack;
-  const int64_t begin = pass.dy_splits.begin(split), columns = pass.dy_splits.end(split) - begin;
+  const int64_t begin = pass.dy.splits.begin(split), columns = pass.dy.splits.end(split) - begin;
   const int64_t pitch = round_up(columns, kLanes), hidden_pitch = round_up(stack.rank, kLanes);
   float *const dy = scratch, *const hidden = dy + kTokens * pitch;
   pack<Floats>(kTokens, columns, submatrix(pass.call->dy, 0, begin), 1.0f, dy, pitch);
@@ -101,8 +101,8 @@ void dy_pass_direct(const BackwardPass &pass, int64_t split, float *scratch) {
   // Without a kept token q and D are zero, and dy and h are not read, because they may be NaN.
   if (pass.has_gradient != nullptr) {
     direct_tokens<0>(pass, split, scratch);
-    float *const q = pass.q_partials + split * pass.q_rows * pass.lhs_pitch;
-    if (pass.needs_d_hidden) clear(q, pass.call->problem.tokens * pass.lhs_pitch);
+    float *const q = pass.q_partials.row(split, 0);
+    if (pass.needs_d_hidden) clear(q, pass.call->problem.tokens * pass.q_partials.pitch);
     return;
   }
   if (pass.call->problem.tokens == 1) return direct_tokens<1>(pass, split, scratch);
@@ -111,7 +111,7 @@ void dy_pass_direct(const BackwardPass &pass, int64_t split, float *scratch) {
 
 template <int kTokens>
 LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t tile, float *scratch) {
-  const int64_t begin = pass.x_tiles.begin(tile), columns = pass.x_tiles.end(tile) - begin;
+  const int64_t begin = pass.x.tiles.begin(tile), columns = pass.x.tiles.end(tile) - begin;
   const int64_t rank = pass.call->problem.rank, pitch = round_up(columns, kLanes);
   const lily_matrix &a = pass.call->a, &dx = pass.call->dx, &da = pass.call->da;
   if (dx.data != nullptr) {

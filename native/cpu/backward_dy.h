@@ -9,9 +9,9 @@
 //
 //   dy                  M x d_out, pitched
 //   lhs                 M x stack.rank, contiguous
-//   q_partials          [split][q_rows][lhs_pitch], float32: the sum over the columns of the split; or one array
+//   q_partials          [split][rows][pitch], float32: the sum over the columns of the split; or one array
 //   d_partials          [piece][rank tile][panel of d_out][rows of the tile][width], float32: D without the factor s
-//   d_weights_partials  [panel of d_out][tile of the rank][G][E], double: the sum over the columns of the panel
+//   d_weights.partials  [panel of d_out][tile of the rank][G][E], double: the sum over the columns of the panel
 //   db                  E r x d_out, pitched; d_out x r for LoRA
 //   deferred_db         [partials][r][d_out], contiguous, float32: one D_g per group, or one sum_g w_ge D_g per expert
 //
@@ -35,15 +35,20 @@ namespace {
 LILY_INLINE int64_t dy_scratch_floats(const BackwardPass &pass) {
   return pass.call->problem.activation_dtype == LILY_FLOAT32
              ? 0
-             : pass.outer_product_tokens * round_up(pass.dy_splits.width, kLanes);
+             : pass.outer_product_tokens * round_up(pass.dy.splits.width, kLanes);
 }
 LILY_INLINE int64_t lhs_scratch_floats(const BackwardPass &pass) {
   if (pass.lhs.dtype == LILY_FLOAT32) return 0;
-  return steps_of<Operand>(pass.outer_product_tokens) * pass.lhs_pitch;
+  return steps_of<Operand>(pass.outer_product_tokens) * round_up(pass.stack.rank, kLanes);
+}
+
+// Rows of D in scratch: add_d_partials completes whole tiles of dw, and no tile of the dy pass has more.
+LILY_INLINE int64_t widest_rank_tile(const BackwardPass &pass) {
+  return minimum(pass.stack.rank, pass.d_weights.rank_tiles.width);
 }
 
 LILY_INLINE int64_t d_tile_floats(const BackwardPass &pass) {
-  return pass.dy_widest_rank_tile * round_up(pass.dy_splits.width, kLanes);
+  return widest_rank_tile(pass) * round_up(pass.dy.splits.width, kLanes);
 }
 
 // The scratch of a task.
@@ -61,7 +66,7 @@ LILY_INLINE DyScratch dy_scratch(const BackwardPass &pass, float *scratch) {
     parts.floats += floats;
     return part;
   };
-  parts.combined = take(steps_of<Operand>(pass.dy_splits.width) * round_up(pass.dy_widest_rank_tile, kLanes));
+  parts.combined = take(steps_of<Operand>(pass.dy.splits.width) * round_up(widest_rank_tile(pass), kLanes));
   parts.d_combined = take(d_tile_floats(pass));
   parts.d_piece = take(pass.groups.pieces.count(pass.groups.tokens) > 1 ? d_tile_floats(pass) : 0);
   parts.rhs = take(pass.outer_product_tokens * kPanel);
@@ -86,13 +91,13 @@ struct DyPart {
 };
 
 LILY_INLINE DyPart part_of(const BackwardPass &pass, int64_t split, int64_t group, int64_t rank_tile) {
-  const int64_t first = pass.dy_rank_tiles.begin(rank_tile);
+  const int64_t first = pass.dy.rank_tiles.begin(rank_tile);
   return {split,
-          pass.dy_splits.begin(split),
-          pass.dy_splits.end(split),
+          pass.dy.splits.begin(split),
+          pass.dy.splits.end(split),
           group,
           first,
-          pass.dy_rank_tiles.end(rank_tile) - first};
+          pass.dy.rank_tiles.end(rank_tile) - first};
 }
 
 // <B, D> over `rows` rows and the `columns` columns of a panel of B, without s.
@@ -112,7 +117,7 @@ LILY_INLINE double dot_rows(const lily_matrix &b, int64_t rows, int64_t columns,
   return static_cast<double>(sum_lanes(sum));
 }
 
-// Everything that depends on D_g: writes d_weights_partials and dB. `d_combined` holds D of the part, whose rows of the
+// Everything that depends on D_g: writes d_weights.partials and dB. `d_combined` holds D of the part, whose rows of the
 // rank follow those of the parts before; `transpose_scratch` holds kTransposeScratchFloats.
 LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, const DyPart &part, const float *d_combined,
                                         float *transpose_scratch) {
@@ -121,11 +126,11 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, const DyPart &
   const int64_t group = part.group, columns_of_part = part.end - part.begin;
   const float *weights = stack.weights + group * stack.experts;
   if (pass.needs_d_weights) {
-    const int64_t tile = part.first / pass.d_weights_tiles.width;
+    const int64_t tile = part.first / pass.d_weights.rank_tiles.width;
     for (int64_t p = 0; p < panel_count(columns_of_part); ++p) {
       const int64_t panel = part.begin / kPanel + p, columns = panel_columns(columns_of_part, p);
-      const int64_t partial = panel * pass.d_weights_tiles.count + tile;
-      double *d_weights = pass.d_weights_partials + (partial * pass.groups.count + group) * stack.experts;
+      const int64_t partial = panel * pass.d_weights.rank_tiles.count + tile;
+      double *d_weights = pass.d_weights.partials + (partial * pass.groups.count + group) * stack.experts;
       const float *const d = d_combined + p * kPanel * part.rows;
       for (int64_t e = 0; e < stack.experts; ++e) {
         for (int64_t i = 0; i < part.rows; i += kDotRows) {
@@ -194,12 +199,12 @@ LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_
                             const DyScratch &scratch) {
   const int64_t columns = part.end - part.begin, steps = steps_of<Operand>(columns);
   const TileKind kind = tile_kind(pass.call->problem, pass.stack.rank, pass.call->dy, pass.call->problem.d_out);
-  const bool accumulates = pass.q_partial_count == 1 && part.split > 0;
-  float *q = pass.q_partials + (pass.q_partial_count == 1 ? 0 : part.split) * pass.q_rows * pass.lhs_pitch + part.first;
+  const bool accumulates = pass.q_partials.count == 1 && part.split > 0;
+  float *q = pass.q_partials.row(pass.q_partials.count == 1 ? 0 : part.split, 0) + part.first;
   if (d != nullptr) clear(d, part.rows * round_up(columns, kLanes));
   if (!part.has_gradient(pass)) {
     const int64_t width = round_up(part.rows, kLanes);
-    for (int64_t t = from; pass.needs_d_hidden && t < to; ++t) clear(q + t * pass.lhs_pitch, width);
+    for (int64_t t = from; pass.needs_d_hidden && t < to; ++t) clear(q + t * pass.q_partials.pitch, width);
     return;
   }
   for (int64_t t = from; t < to; t += pass.outer_product_tokens) {
@@ -210,7 +215,7 @@ LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_
       for (int64_t p = 0; p < panel_count(part.rows); ++p) {
         const int64_t width = round_up(panel_columns(part.rows, p), kLanes);
         multiply_rows(tokens, width / kLanes, steps, lhs, scratch.combined + p * kPanel * steps, width,
-                      q + t * pass.lhs_pitch + p * kPanel, pass.lhs_pitch, accumulates, kind);
+                      q + t * pass.q_partials.pitch + p * kPanel, pass.q_partials.pitch, accumulates, kind);
       }
     }
     if (d != nullptr) {
@@ -223,28 +228,27 @@ LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_
 
 // A part for all tokens of its group, piece by piece.
 LILY_INLINE void dy_part(const BackwardPass &pass, const DyPart &part, const DyScratch &scratch) {
-  const bool needs_d_combined = pass.needs_db || pass.needs_d_weights;
   const int64_t group_begin = pass.groups.begin(part.group), group_end = pass.groups.end(part.group);
   const int64_t length = pass.groups.pieces.length(group_end - group_begin);
   if (pass.needs_d_hidden && group_begin < group_end && part.has_gradient(pass)) combine_part(pass, part, scratch);
   int64_t t = group_begin;
   do {
     float *const d = t == group_begin ? scratch.d_combined : scratch.d_piece;
-    add_tokens(pass, part, t, minimum(group_end, t + length), needs_d_combined ? d : nullptr, scratch);
-    if (needs_d_combined && t > group_begin) {
+    add_tokens(pass, part, t, minimum(group_end, t + length), pass.needs_d_combined ? d : nullptr, scratch);
+    if (pass.needs_d_combined && t > group_begin) {
       add_floats(part.rows * round_up(part.end - part.begin, kLanes), d, scratch.d_combined);
     }
     t += length;
   } while (t < group_end);
-  if (needs_d_combined) write_d_weights_and_db(pass, part, scratch.d_combined, scratch.transpose);
+  if (pass.needs_d_combined) write_d_weights_and_db(pass, part, scratch.d_combined, scratch.transpose);
 }
 
 // One tile of the rank for all splits, or one split for all tiles of the rank, for all tokens.
 LILY_INLINE void dy_parts(const BackwardPass &pass, int64_t task, const DyScratch &scratch) {
-  const bool tasks_are_rank_tiles = pass.q_partial_count == 1;
+  const bool tasks_are_rank_tiles = pass.q_partials.count == 1;
   const int64_t first_split = tasks_are_rank_tiles ? 0 : task, first_tile = tasks_are_rank_tiles ? task : 0;
-  const int64_t splits = tasks_are_rank_tiles ? pass.dy_splits.count : 1;
-  const int64_t tiles = tasks_are_rank_tiles ? 1 : pass.dy_rank_tiles.count;
+  const int64_t splits = tasks_are_rank_tiles ? pass.dy.splits.count : 1;
+  const int64_t tiles = tasks_are_rank_tiles ? 1 : pass.dy.rank_tiles.count;
   for (int64_t split = first_split; split < first_split + splits; ++split) {
     for (int64_t group = 0; group < pass.groups.count; ++group) {
       for (int64_t tile = first_tile; tile < first_tile + tiles; ++tile) {
@@ -256,46 +260,48 @@ LILY_INLINE void dy_parts(const BackwardPass &pass, int64_t task, const DyScratc
 
 // The columns from `begin` on of a rank tile of d_partials.
 LILY_INLINE float *d_partial(const BackwardPass &pass, int64_t piece, int64_t rank_tile, int64_t begin) {
-  const int64_t first = pass.dy_rank_tiles.begin(rank_tile), rows = pass.dy_rank_tiles.end(rank_tile) - first;
-  return pass.d_partials + piece * pass.d_partial_floats + first * round_up(pass.dy_splits.columns, kLanes) +
+  const int64_t first = pass.dy.rank_tiles.begin(rank_tile), rows = pass.dy.rank_tiles.end(rank_tile) - first;
+  return pass.dy.d_partials + piece * pass.dy.d_partial_floats + first * round_up(pass.dy.splits.columns, kLanes) +
          begin * rows;
 }
 
 void dy_pass(const BackwardPass &pass, int64_t task, float *scratch) {
   const DyScratch parts = dy_scratch(pass, scratch);
-  if (pass.d_partials == nullptr) {
+  if (pass.dy.d_partials == nullptr) {
     dy_parts(pass, task, parts);
     return;
   }
   // The rank tiles of one piece of dy follow each other, so that dy is in the cache.
-  const int64_t rank_tile = task % pass.dy_rank_tiles.count;
-  const int64_t pieces = pass.groups.piece_count(), piece = task / pass.dy_rank_tiles.count % pieces;
-  const int64_t split = task / pass.dy_rank_tiles.count / pieces;
+  const int64_t rank_tile = task % pass.dy.rank_tiles.count;
+  const int64_t pieces = pass.groups.piece_count(), piece = task / pass.dy.rank_tiles.count % pieces;
+  const int64_t split = task / pass.dy.rank_tiles.count / pieces;
   const int64_t group = pass.groups.of_piece(piece), group_end = pass.groups.end(group);
   const int64_t length = pass.groups.pieces.length(group_end - pass.groups.begin(group));
   const int64_t from = pass.groups.begin(group) + (piece - pass.groups.first_piece(group)) * length;
   const int64_t to = minimum(group_end, from + length);
   const DyPart part = part_of(pass, split, group, rank_tile);
   if (pass.needs_d_hidden && from < to && part.has_gradient(pass)) combine_part(pass, part, parts);
-  const bool needs_d_combined = pass.needs_db || pass.needs_d_weights;
-  add_tokens(pass, part, from, to, needs_d_combined ? d_partial(pass, piece, rank_tile, part.begin) : nullptr, parts);
+  float *const d = pass.needs_d_combined ? d_partial(pass, piece, rank_tile, part.begin) : nullptr;
+  add_tokens(pass, part, from, to, d, parts);
 }
 
 // Adds the pieces of D for a tile of columns, a tile of dw at a time, and writes what depends on it.
 void add_d_partials(const BackwardPass &pass, int64_t tile, float *scratch) {
   const DyScratch parts = dy_scratch(pass, scratch);
-  const int64_t tile_end = pass.d_sum_tiles.end(tile);
-  for (int64_t begin = pass.d_sum_tiles.begin(tile); begin < tile_end; begin += kPanel) {
+  const int64_t tile_end = pass.dy.d_sum_tiles.end(tile);
+  for (int64_t begin = pass.dy.d_sum_tiles.begin(tile); begin < tile_end; begin += kPanel) {
     const int64_t end = minimum(tile_end, begin + kPanel), width = round_up(end - begin, kLanes);
     for (int64_t group = 0; group < pass.groups.count; ++group) {
       const int64_t piece = pass.groups.first_piece(group), pieces = pass.groups.first_piece(group + 1) - piece;
-      for (int64_t weights_tile = 0; weights_tile < pass.d_weights_tiles.count; ++weights_tile) {
-        const int64_t first = pass.d_weights_tiles.begin(weights_tile), last = pass.d_weights_tiles.end(weights_tile);
-        for (int64_t row = first, rank_tile = first / pass.dy_rank_tiles.width; row < last; ++rank_tile) {
-          const int64_t rows = minimum(last, pass.dy_rank_tiles.end(rank_tile)) - row;
+      for (int64_t weights_tile = 0; weights_tile < pass.d_weights.rank_tiles.count; ++weights_tile) {
+        const int64_t first = pass.d_weights.rank_tiles.begin(weights_tile),
+                      last = pass.d_weights.rank_tiles.end(weights_tile);
+        for (int64_t row = first, rank_tile = first / pass.dy.rank_tiles.width; row < last; ++rank_tile) {
+          const int64_t rows = minimum(last, pass.dy.rank_tiles.end(rank_tile)) - row;
           const float *const partial =
-              d_partial(pass, piece, rank_tile, begin) + (row - pass.dy_rank_tiles.begin(rank_tile)) * width;
-          add_partials(rows * width, partial, pass.d_partial_floats, pieces, parts.d_combined + (row - first) * width);
+              d_partial(pass, piece, rank_tile, begin) + (row - pass.dy.rank_tiles.begin(rank_tile)) * width;
+          add_partials(rows * width, partial, pass.dy.d_partial_floats, pieces,
+                       parts.d_combined + (row - first) * width);
           row += rows;
         }
         write_d_weights_and_db(pass, {0, begin, end, group, first, last - first}, parts.d_combined, parts.transpose);

@@ -6,7 +6,7 @@
 //   dl_t = p_t * (dp_t - <p_t, dp_t>)        with pool `logits`: dl_te = keep_t d_pooled_ge
 //   dh_t = (q_t + dl_t R) * phi'(h_t)
 //
-//   q_partials     [split][q_rows][lhs_pitch], float32
+//   q_partials     [split][rows][pitch], float32
 //   probabilities  M x E, contiguous
 //   hidden         M x r, contiguous
 //   router_packed  E x rank_pitch: R, float32
@@ -28,23 +28,21 @@ void pack_router_rows(const BackwardPass &pass) {
 }
 
 // One vector of the sum over the splits. The rows of q_partials are padded with zeros.
-LILY_INLINE Vector sum_of_splits(const BackwardPass &pass, int64_t token, int64_t column) {
-  const float *first = pass.q_partials + token * pass.lhs_pitch + column;
-  Vector sum = load(first);
-  for (int64_t split = 1; split < pass.q_partial_count; ++split) {
-    sum += load(first + split * pass.q_rows * pass.lhs_pitch);
-  }
+LILY_INLINE Vector sum_of_splits(const RowPartials &q, int64_t token, int64_t column) {
+  Vector sum = load(q.row(0, token) + column);
+  for (int64_t split = 1; split < q.count; ++split) sum += load(q.row(split, token) + column);
   return sum;
 }
 
 // Token routing: computes dp of one token and stores its q to d_hidden.
-LILY_INLINE void token_routing_gradient(const BackwardPass &pass, int64_t token, float *d_probs, float *d_hidden) {
+LILY_INLINE void token_routing_gradient(const BackwardPass &pass, const RowPartials &q, int64_t token, float *d_probs,
+                                        float *d_hidden) {
   const lily_problem &problem = pass.call->problem;
   const float *p = pass.call->probabilities + token * problem.experts;
   // v_te starts at any offset of the row, so it cannot be summed in whole vectors per expert. The splits are summed
   // once, into the row of the first split, which no other task reads.
-  float *v = pass.q_partials + token * pass.lhs_pitch;
-  for (int64_t j = 0; j < pass.lhs_pitch; j += kLanes) store(v + j, sum_of_splits(pass, token, j));
+  float *v = q.row(0, token);
+  for (int64_t j = 0; j < q.pitch; j += kLanes) store(v + j, sum_of_splits(q, token, j));
   clear(d_hidden, pass.rank_pitch);
   with_element(pass.hidden.dtype, [&](auto element) __attribute__((always_inline)) {
     const auto *hidden = static_cast<const decltype(element) *>(pass.hidden.data) + token * problem.rank;
@@ -85,14 +83,15 @@ void compute_d_hidden(const BackwardPass &pass, int64_t tile) {
   const int64_t begin = pass.groups.begin(group) + (tile - pass.groups.first_tile(group)) * kTokenTile;
   const int64_t end = minimum(pass.groups.end(group), begin + kTokenTile);
   const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
+  const RowPartials q = pass.q_partials;  // a copy: no store can change it
 
   for (int64_t t = begin; t < end; ++t) {
     float *d_hidden = pass.d_hidden + t * pass.rank_pitch;
     float d_probs[kMaxExperts];
     if (token_routing) {
-      token_routing_gradient(pass, t, d_probs, d_hidden);
+      token_routing_gradient(pass, q, t, d_probs, d_hidden);
     } else {
-      for (int64_t i = 0; i < pass.rank_pitch; i += kLanes) store(d_hidden + i, sum_of_splits(pass, t, i));
+      for (int64_t i = 0; i < pass.rank_pitch; i += kLanes) store(d_hidden + i, sum_of_splits(q, t, i));
     }
     if (pass.d_logits == nullptr) continue;
     float *d_logits = pass.d_logits + t * experts;

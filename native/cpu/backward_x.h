@@ -27,8 +27,8 @@ LILY_INLINE int64_t backward_x_scratch(const BackwardPass &pass) {
   const lily_problem &problem = pass.call->problem;
   // A; dA, and that of a piece after the first.
   const int64_t rows =
-      steps_of<Operand>(problem.rank) + (pass.x_pieces.count(problem.tokens) > 1 ? 2 : 1) * problem.rank;
-  return rows * round_up(pass.x_tiles.width, kLanes) + d_hidden_scratch_floats(pass) +
+      steps_of<Operand>(problem.rank) + (pass.x.pieces.count(problem.tokens) > 1 ? 2 : 1) * problem.rank;
+  return rows * round_up(pass.x.tiles.width, kLanes) + d_hidden_scratch_floats(pass) +
          pass.outer_product_tokens * kPanel;
 }
 
@@ -69,11 +69,11 @@ void x_pass(const BackwardPass &pass, int64_t task, float *scratch) {
   const lily_problem &problem = pass.call->problem;
   const lily_matrix &a = pass.call->a, &da = pass.call->da;
   const int64_t rank = problem.rank, steps = steps_of<Operand>(rank);
-  const int64_t tile = task % pass.x_tiles.count, piece = task / pass.x_tiles.count;
-  const int64_t begin = pass.x_tiles.begin(tile), columns = pass.x_tiles.end(tile) - begin;
-  const int64_t sum_floats = rank * round_up(columns, kLanes), length = pass.x_pieces.length(problem.tokens);
+  const int64_t tile = task % pass.x.tiles.count, piece = task / pass.x.tiles.count;
+  const int64_t begin = pass.x.tiles.begin(tile), columns = pass.x.tiles.end(tile) - begin;
+  const int64_t sum_floats = rank * round_up(columns, kLanes), length = pass.x.pieces.length(problem.tokens);
   float *a_packed = scratch, *sums = a_packed + steps * round_up(columns, kLanes), *piece_sums = sums + sum_floats;
-  float *rest = pass.x_pieces.count(problem.tokens) > 1 ? piece_sums + sum_floats : piece_sums;
+  float *rest = pass.x.pieces.count(problem.tokens) > 1 ? piece_sums + sum_floats : piece_sums;
   const bool needs_da = da.data != nullptr;
 
   if (pass.call->dx.data != nullptr) {
@@ -82,8 +82,8 @@ void x_pass(const BackwardPass &pass, int64_t task, float *scratch) {
                     a_packed + p * kPanel * steps, round_up(panel_columns(columns, p), kLanes));
     }
   }
-  if (pass.da_partials != nullptr) {
-    float *const partial = pass.da_partials + piece * pass.da_partial_floats + begin * rank;
+  if (pass.x.da_partials != nullptr) {
+    float *const partial = pass.x.da_partials + piece * pass.x.da_partial_floats + begin * rank;
     x_tokens(pass, begin, columns, piece * length, minimum(problem.tokens, (piece + 1) * length), a_packed,
              needs_da ? partial : nullptr, rest);
     return;
@@ -103,9 +103,9 @@ void x_pass(const BackwardPass &pass, int64_t task, float *scratch) {
 void add_da_partials(const BackwardPass &pass, int64_t tile, float *scratch) {
   const lily_matrix &da = pass.call->da;
   const int64_t rank = pass.call->problem.rank;
-  const int64_t begin = pass.x_tiles.begin(tile), columns = pass.x_tiles.end(tile) - begin;
-  add_partials(rank * round_up(columns, kLanes), pass.da_partials + begin * rank, pass.da_partial_floats,
-               pass.x_pieces.count(pass.call->problem.tokens), scratch);
+  const int64_t begin = pass.x.tiles.begin(tile), columns = pass.x.tiles.end(tile) - begin;
+  add_partials(rank * round_up(columns, kLanes), pass.x.da_partials + begin * rank, pass.x.da_partial_floats,
+               pass.x.pieces.count(pass.call->problem.tokens), scratch);
   write_panels(rank, columns, scratch, 1.0f, submatrix(da, 0, begin), da.accumulate != 0);
 }
 

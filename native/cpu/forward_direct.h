@@ -16,7 +16,7 @@ namespace {
 
 // Floats for a copy of x, or for the sums and a copy of h.
 int64_t direct_forward_scratch(const ForwardPass &pass) {
-  const int64_t expand = round_up(pass.expand_column_tiles.width, kLanes) + round_up(pass.stack.rank, kLanes);
+  const int64_t expand = round_up(pass.expand.columns.width, kLanes) + round_up(pass.stack.rank, kLanes);
   return maximum(kDirectTokens * maximum(expand, round_up(pass.call->problem.d_in, kLanes)), route_scratch(pass));
 }
 
@@ -83,14 +83,15 @@ LILY_INLINE void shrink_tokens(const ForwardPass &pass, int64_t tile, float *scr
   const lily_problem &problem = pass.call->problem;
   const LeftOperand<Floats> x = lhs_of_rows<Floats>(pass.call->x, kTokens, problem.d_in, scratch);
   with_element(pass.call->a.dtype, [&](auto element) __attribute__((always_inline)) {
-    const int64_t end = pass.rank_tiles.end(tile), pitch = pass.call->a.pitch;
-    for (int64_t i = pass.rank_tiles.begin(tile); i < end; i += kDirectRows) {
+    const int64_t end = pass.shrink.rank_tiles.end(tile), pitch = pass.call->a.pitch;
+    for (int64_t i = pass.shrink.rank_tiles.begin(tile); i < end; i += kDirectRows) {
       const int64_t rows = minimum(kDirectRows, end - i);
       float products[kDirectRows][kDirectTokens];
       multiply_direct<kTokens>(static_cast<const decltype(element) *>(pass.call->a.data) + i * pitch, pitch, rows,
                                problem.d_in, x.data, x.row_stride, products);
       for (int64_t t = 0; t < kTokens; ++t) {
-        for (int64_t k = 0; k < rows; ++k) pass.hidden_partials[t * pass.rank_pitch + i + k] = products[k][t];
+        float *const hidden = pass.hidden_partials.row(0, t) + i;
+        for (int64_t k = 0; k < rows; ++k) hidden[k] = products[k][t];
       }
     }
   });
@@ -104,7 +105,7 @@ void shrink_direct(const ForwardPass &pass, int64_t tile, float *scratch) {
 template <int kTokens>
 LILY_INLINE void expand_tokens(const ForwardPass &pass, int64_t tile, float *scratch) {
   const ExpertStack &stack = pass.stack;
-  const int64_t begin = pass.expand_column_tiles.begin(tile), columns = pass.expand_column_tiles.end(tile) - begin;
+  const int64_t begin = pass.expand.columns.begin(tile), columns = pass.expand.columns.end(tile) - begin;
   const int64_t pitch = round_up(columns, kLanes), hidden_pitch = round_up(stack.rank, kLanes);
   float *const sums = scratch, *const hidden = sums + kTokens * pitch;
   clear(sums, kTokens * pitch);

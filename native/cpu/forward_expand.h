@@ -15,20 +15,20 @@ namespace lily::cpu {
 namespace {
 
 LILY_INLINE int64_t expand_scratch(const ForwardPass &pass) {
-  return steps_of<Operand>(pass.stack.rank) * round_up(pass.expand_column_tiles.width, kLanes) +
+  return steps_of<Operand>(pass.stack.rank) * round_up(pass.expand.columns.width, kLanes) +
          kTileRows * round_up(pass.stack.rank, kLanes);
 }
 
 void expand(const ForwardPass &pass, int64_t task, float *scratch) {
   const lily_matrix &y = pass.call->y;
   const int64_t rank = pass.stack.rank;
-  const int64_t column_tile = task % pass.expand_column_tiles.count;
-  const int64_t begin = pass.expand_column_tiles.begin(column_tile), end = pass.expand_column_tiles.end(column_tile);
-  const int64_t token_begin = task / pass.expand_column_tiles.count * pass.expand_tile_tokens;
-  const int64_t token_end = minimum(pass.groups.tokens, token_begin + pass.expand_tile_tokens);
+  const int64_t column_tile = task % pass.expand.columns.count;
+  const int64_t begin = pass.expand.columns.begin(column_tile), end = pass.expand.columns.end(column_tile);
+  const int64_t token_begin = task / pass.expand.columns.count * pass.expand.tile_tokens;
+  const int64_t token_end = minimum(pass.groups.tokens, token_begin + pass.expand.tile_tokens);
   const int64_t steps = steps_of<Operand>(rank);
   const int64_t last_width = round_up(panel_columns(end - begin, panel_count(end - begin) - 1), kLanes);
-  float *combined = scratch, *lhs_scratch = combined + steps * round_up(pass.expand_column_tiles.width, kLanes);
+  float *combined = scratch, *lhs_scratch = combined + steps * round_up(pass.expand.columns.width, kLanes);
   const bool prefetches = bytes_of(pass.call->problem.tokens, pass.call->problem.d_out, y) > kPrefetchedResult;
   for (int64_t group = pass.groups.of_token(token_begin); group < pass.groups.count; ++group) {
     const int64_t from_token = maximum(token_begin, pass.groups.begin(group));

@@ -6,7 +6,7 @@
 //   pool_sums = sum of p_t over the kept tokens   of l_t with pool `logits`
 //   u_t = p_t (x) h_t                             token routing only, which needs no pool_sums
 //
-//   hidden_partials  [split][M][rank_pitch], float32
+//   hidden_partials  [split][M][pitch], float32
 //   hidden           M x r, contiguous; l and u use the values as rounded to its element type
 //   router_packed    r x expert_pitch: R^T, float32
 //   probabilities    M x E, contiguous, may be null
@@ -23,7 +23,7 @@ namespace lily::cpu {
 namespace {
 
 LILY_INLINE int64_t route_scratch(const ForwardPass &pass) {
-  return pass.hidden.dtype == LILY_FLOAT32 ? 0 : kTileRows * pass.rank_pitch;
+  return pass.hidden.dtype == LILY_FLOAT32 ? 0 : kTileRows * pass.hidden_partials.pitch;
 }
 
 void pack_router(const ForwardPass &pass) {
@@ -34,14 +34,12 @@ void pack_router(const ForwardPass &pass) {
 LILY_INLINE void sum_hidden(const ForwardPass &pass, int64_t token) {
   const lily_problem &problem = pass.call->problem;
   const bool relu = problem.activation == LILY_ACTIVATION_RELU;
-  const float *first = pass.hidden_partials + token * pass.rank_pitch;
+  const RowPartials partials = pass.hidden_partials;  // a copy: no store can change it
   with_element(pass.hidden.dtype, [&](auto element) __attribute__((always_inline)) {
     auto *const hidden = static_cast<decltype(element) *>(pass.hidden.data) + token * problem.rank;
     for_vectors(problem.rank, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
-      Vector sum = load(first + i);
-      for (int64_t split = 1; split < pass.hidden_partial_count; ++split) {
-        sum += load(first + split * problem.tokens * pass.rank_pitch + i);
-      }
+      Vector sum = load(partials.row(0, token) + i);
+      for (int64_t split = 1; split < partials.count; ++split) sum += load(partials.row(split, token) + i);
       if (relu) sum = sum < 0.0f ? Vector{} : sum;
       store_up_to(hidden + i, sum, count);
     });

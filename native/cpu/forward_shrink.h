@@ -3,8 +3,8 @@
 //
 //   x                M x d_in, pitched
 //   a                r x d_in, pitched; packed transposed into scratch per split: [panel of r][step of k][width]
-//   hidden_partials  [split][M][rank_pitch]: the sum over the columns of the split; with all splits in one task, one
-//                    array [M][rank_pitch], to which the splits are added in order
+//   hidden_partials  [split][M][pitch]: the sum over the columns of the split; with all splits in one task, one array
+//                    [M][pitch], to which the splits are added in order
 //
 // x is read once from memory, and from a cache for further tiles of the rank; A once per tile of tokens.
 #pragma once
@@ -23,7 +23,7 @@ LILY_INLINE int64_t shrink_step(int64_t splits) { return splits > 1 ? kTileRows 
 
 // Floats of one packed split of A, for a tile of the rank.
 LILY_INLINE int64_t packed_split_floats(const ForwardPass &pass) {
-  return steps_of<Operand>(pass.shrink_splits.width) * round_up(pass.rank_tiles.width, kLanes);
+  return steps_of<Operand>(pass.shrink_splits.width) * round_up(pass.shrink.rank_tiles.width, kLanes);
 }
 
 LILY_INLINE int64_t shrink_scratch(const ForwardPass &pass) {
@@ -51,22 +51,22 @@ LILY_INLINE void shrink_split(const ForwardPass &pass, int64_t split, int64_t to
   for (int64_t p = 0; p < panel_count(ranks); ++p) {
     const int64_t width = round_up(panel_columns(ranks, p), kLanes);
     multiply_rows(tokens, width / kLanes, steps, lhs, packed + p * kPanel * steps, width, out + p * kPanel,
-                  pass.rank_pitch, accumulate, kind);
+                  pass.hidden_partials.pitch, accumulate, kind);
   }
 }
 
 void shrink(const ForwardPass &pass, int64_t task, float *scratch) {
   const lily_problem &problem = pass.call->problem;
-  const bool all_splits = pass.hidden_partial_count == 1;
-  const int64_t tile = task / pass.shrink_token_tiles, rank_tile = tile % pass.rank_tiles.count;
-  const int64_t split_begin = all_splits ? 0 : tile / pass.rank_tiles.count;
+  const bool all_splits = pass.hidden_partials.count == 1;
+  const int64_t tile = task / pass.shrink.token_tiles, rank_tile = tile % pass.shrink.rank_tiles.count;
+  const int64_t split_begin = all_splits ? 0 : tile / pass.shrink.rank_tiles.count;
   const int64_t split_end = all_splits ? pass.shrink_splits.count : split_begin + 1;
-  const int64_t token_begin = task % pass.shrink_token_tiles * pass.shrink_tile_tokens;
-  const int64_t token_end = minimum(problem.tokens, token_begin + pass.shrink_tile_tokens);
-  const int64_t rank_begin = pass.rank_tiles.begin(rank_tile), ranks = pass.rank_tiles.end(rank_tile) - rank_begin;
+  const int64_t token_begin = task % pass.shrink.token_tiles * pass.shrink.tile_tokens;
+  const int64_t token_end = minimum(problem.tokens, token_begin + pass.shrink.tile_tokens);
+  const int64_t rank_begin = pass.shrink.rank_tiles.begin(rank_tile),
+                ranks = pass.shrink.rank_tiles.end(rank_tile) - rank_begin;
   const lily_matrix a = submatrix(pass.call->a, rank_begin, 0);
   const int64_t split_floats = packed_split_floats(pass);
-  float *partial = pass.hidden_partials + split_begin * problem.tokens * pass.rank_pitch + rank_begin;
   float *lhs_scratch = scratch + pass.packed_splits * split_floats;
 
   for (int64_t first = split_begin; first < split_end; first += pass.packed_splits) {
@@ -78,7 +78,7 @@ void shrink(const ForwardPass &pass, int64_t task, float *scratch) {
     for (int64_t t = token_begin; t < token_end; t += step) {
       for (int64_t split = first; split < last; ++split) {
         shrink_split(pass, split, t, minimum(step, token_end - t), ranks, scratch + (split - first) * split_floats,
-                     partial + t * pass.rank_pitch, split > split_begin, lhs_scratch);
+                     pass.hidden_partials.row(split_begin, t) + rank_begin, split > split_begin, lhs_scratch);
       }
     }
   }

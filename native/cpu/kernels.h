@@ -123,32 +123,53 @@ struct Groups {
   }
 };
 
-// "Blocked:" marks what only the passes in blocked/ use.
+// Partial sums of rows of h, q or v: `count` arrays of rows x pitch floats, added in order.
+struct RowPartials {
+  float *data;
+  int64_t count;
+  int64_t rows;   // at least M
+  int64_t pitch;  // columns rounded up to whole vectors
+
+  LILY_INLINE float *row(int64_t index, int64_t token) const { return data + (index * rows + token) * pitch; }
+};
+
+// A product whose columns are ranks: h = x A^T, and q = s dy C^T where dy is read twice. Tasks: rank_tiles x
+// token_tiles.
+struct RankProduct {
+  Partition rank_tiles;
+  int64_t tile_tokens;
+  int64_t token_tiles;
+
+  // Blocked: the packed right operand.
+  bool packs_own;        // each task packs its own columns, and `packed` does not exist
+  Partition pack_tiles;  // of k: tasks of pack_shrink or pack_c
+  float *packed;         // [panel of the rank][step of k]
+  int64_t cached_depth;  // values of k whose packed operand the L2 cache holds
+};
+
+// The tiles of a product with as many columns as y or dx. Tasks: columns x token_tiles.
+struct RowTiles {
+  Partition columns;
+  int64_t tile_tokens;
+  int64_t token_tiles;
+  int64_t slab;  // blocked: columns of C or A that the L2 cache holds
+};
+
+// What the passes of forward read, in their order. "Register tile" and "blocked" mark what one kind of LargeProducts
+// uses alone.
 struct ForwardPass {
   const lily_forward *call;
   Groups groups;
   ExpertStack stack;
 
-  // shrink: h = x A^T. Tasks: splits of d_in x tiles of tokens; with many token tiles or a large rank, tiles of tokens
-  // x tiles of the rank, which loop over all splits. The partial sums are added in the order of the splits in both
+  // shrink: h = x A^T, before phi. Tasks: those of the product, for each partial sum. A task of the register tile
+  // computes one split of d_in, or, with many token tiles or a large rank, all splits. They are added in order in both
   // cases, so h is the same.
-  Partition shrink_splits;
-  int64_t packed_splits;  // splits of A packed in scratch at a time
-  int64_t shrink_tile_tokens;
-  int64_t shrink_token_tiles;
-  int64_t hidden_partial_count;  // partial sums stored: shrink_splits.count, or 1
-  int64_t rank_pitch;            // r rounded up to whole vectors
-  float *hidden_partials;        // [hidden_partial_count][M][rank_pitch]
-  int64_t shrink_tasks;
-
-  Partition rank_tiles;
-
-  // Blocked: the packed operand of shrink. See blocked/forward.h.
-  Partition shrink_pieces;  // of d_in: tasks of pack_shrink
-  float *shrink_packed;
-  bool shrink_exchanges;  // the tasks of shrink pack x^T instead
-  bool shrink_packs;      // each task of shrink packs its own columns of A^T
-  int64_t shrink_depth;   // columns of d_in whose packed operand the L2 cache holds
+  RankProduct shrink;
+  RowPartials hidden_partials;  // one per split, or one
+  Partition shrink_splits;      // register tile: of d_in
+  int64_t packed_splits;        // register tile: splits of A packed in scratch at a time
+  bool shrink_exchanges;        // blocked: the tasks pack x^T instead of A^T
 
   // route. Tasks: tiles of kTokenTile tokens.
   lily_matrix hidden;    // M x r
@@ -158,49 +179,81 @@ struct ForwardPass {
   int64_t expert_pitch;  // E rounded up to whole vectors
   float *pool_sums;      // [token tile][E]: sums of p_t, or of the logits, over the kept tokens of the tile
 
-  // expand: y (+)= lhs C. Tasks: tiles of d_out x tiles of tokens.
-  Partition expand_column_tiles;
-  int64_t expand_tile_tokens;
-  int64_t expand_token_tiles;
-  int64_t expand_slab;  // blocked: columns of C that the L2 cache holds
-  lily_matrix lhs;      // M x stack.rank: hidden, or u with token routing
+  // expand: y (+)= lhs C.
+  lily_matrix lhs;  // M x stack.rank: hidden, or u with token routing
+  RowTiles expand;
 };
 
+// The dy pass: D, and q unless blocked/ reads dy twice. The pieces of a group's tokens (Groups) are added in order
+// whatever the tasks are, so D is the same.
+struct DyPass {
+  Partition splits;  // of d_out: one partial sum of q each
+  int64_t tasks;
+
+  // Register tile. A task computes
+  //   if D is stored                 one split, one piece and one tile of the rank
+  //   if q has one partial sum       one tile of the rank, for all splits and tokens
+  //   otherwise                      one split, for all tiles of the rank and all tokens
+  Partition rank_tiles;      // d_weights.rank_tiles unless D is stored
+  float *d_partials;         // [piece][rank tile][panel of d_out][rows of the tile][width]; null: not stored
+  int64_t d_partial_floats;  // of a piece
+  Partition d_sum_tiles;     // of d_out: tasks of add_d_partials
+
+  // Blocked. Tasks: runs of task_splits splits, which loop over all tokens.
+  bool computes_q;  // otherwise q is a product of its own, which reads dy, too
+  int64_t task_splits;
+  int64_t tile_columns;  // whose sums of D stay in the cache
+};
+
+// dw = <B, D>, which the dy pass leaves in partial sums for pooling.
+struct DWeights {
+  double *partials;      // [count][G][E]
+  int64_t count;         // panels of d_out x rank_tiles; blocked, direct: splits
+  Partition rank_tiles;  // register tile
+};
+
+// The x pass: dA, and dx unless there is a dx pass.
+struct XPass {
+  Partition tiles;     // of d_in
+  TokenPieces pieces;  // of the sum over tokens, dA
+  int64_t tasks;       // tiles, which loop over all tokens; or, if dA is stored, pieces x tiles
+
+  // Register tile.
+  float *da_partials;         // [piece][panel of d_in][r][width]; null: not stored
+  int64_t da_partial_floats;  // of a piece
+};
+
+// The gradient of the router. Tasks: tiles, which loop over all tokens.
+struct RouterPass {
+  Partition tiles;      // of r
+  int64_t step_tokens;  // per outer product
+};
+
+// What the passes of backward read, in their order, with the same marks.
 struct BackwardPass {
   const lily_backward *call;
   Groups groups;
   ExpertStack stack;
-  bool needs_d_hidden;  // dx, da or d_router is an output
-  bool needs_db;        // db or deferred_db is an output
+
+  // What the outputs of the call require.
+  bool needs_d_hidden;    // dx, da or d_router is an output
+  bool needs_d_weights;   // d_hidden is needed, and depends on dw
+  bool needs_db;          // db or deferred_db is an output
+  bool needs_d_combined;  // D: for dw or dB
   bool deferred_is_weighted;
   const uint8_t *has_gradient;  // M: 0 for the tokens of a group without a kept token; null: 1 for all tokens
 
-  // dy pass: q and D. Tasks: splits of d_out, or tiles of the rank where there is one partial sum of q, which loop over
-  // the other and all tokens; or splits of d_out x pieces of the groups' tokens x tiles of the rank, which store their
-  // part of D. The sums of the pieces are added in order in all cases, so D is the same.
-  Partition dy_splits;
-  int64_t dy_tasks;
-  Partition dy_rank_tiles;       // d_weights_tiles unless D is stored
-  int64_t dy_widest_rank_tile;   // for which there is scratch in both cases
-  float *d_partials;             // [piece][rank tile][panel of d_out][rows of the tile][width]; null: not stored
-  int64_t d_partial_floats;      // of a piece
-  Partition d_sum_tiles;         // of d_out: tasks of add_d_partials
-  int64_t dy_tile_columns;       // blocked: columns whose sums of D stay in the cache
-  int64_t outer_product_tokens;  // tokens per outer product: enough to amortise reading and writing the sums
-  lily_matrix hidden;            // M x r
-  lily_matrix u;                 // M x E r: u_t = p_t (x) h_t, token routing only
-  lily_matrix lhs;               // M x stack.rank: hidden, or u with token routing
-  int64_t lhs_pitch;             // stack.rank rounded up to whole vectors
-  float *q_partials;             // [q_partial_count][q_rows][lhs_pitch]: partial sums of q_t; of v_t with token routing
-  int64_t q_partial_count;       // dy_splits.count, or 1
-  int64_t q_rows;                // at least M
-  double *d_weights_partials;    // [d_weights_count][G][E]: partial sums of dw
-  int64_t d_weights_count;       // panels of d_out x d_weights_tiles; blocked, direct: splits
-  Partition d_weights_tiles;     // of the rank
-  bool needs_d_weights;
+  // q and D.
+  lily_matrix hidden;      // M x r
+  lily_matrix u;           // M x E r: u_t = p_t (x) h_t, token routing only
+  lily_matrix lhs;         // M x stack.rank: hidden, or u with token routing
+  RowPartials q_partials;  // of q_t, or of v_t with token routing: one per split of dy, or one
+  RankProduct q;           // blocked: of q_pass, unless the dy pass computes q
+  DyPass dy;
+  DWeights d_weights;
   lily_matrix db_sums;  // E r x d_out, float32: sums of a 16-bit db over several groups; otherwise absent
 
-  // gradient of hidden. Tasks: tiles of kTokenTile tokens.
+  // The gradient of hidden. Tasks: tiles of kTokenTile tokens.
   float *d_pooled;           // [G][E]: gradient of p_t (pool `probabilities`) or l_t (pool `logits`) of a kept token
   int64_t rank_pitch;        // r rounded up to whole vectors
   float *router_packed;      // E x rank_pitch: R
@@ -208,30 +261,13 @@ struct BackwardPass {
   float *d_hidden;           // M x rank_pitch
   lily_matrix d_hidden_lhs;  // d_hidden in the element type of the large products
 
-  // x pass: dx and dA. Tasks: tiles of d_in, which loop over all tokens; or tiles of d_in x pieces of the tokens, which
-  // store their part of dA. dR: one task per tile of r.
-  Partition x_tiles;
-  TokenPieces x_pieces;
-  int64_t x_tasks;
-  float *da_partials;         // [piece][panel of d_in][r][width]; null: the first case
-  int64_t da_partial_floats;  // of a piece
-  Partition router_tiles;
+  // dx, dA and dR.
+  RowTiles dx;  // blocked
+  XPass x;
+  RouterPass router;
 
-  // Blocked, see blocked/backward.h.
-  float *lhs_packed;       // lhs^T, then dh^T
-  int64_t dy_task_splits;  // splits per task of the dy pass
-  bool reads_dy_once;      // otherwise q is a product of its own
-  Partition c_pieces;      // of d_out: tasks of pack_c
-  float *c_packed;
-  Partition rank_tiles;  // tasks of q_pass: rank_tiles x q_token_tiles
-  int64_t q_token_tiles;
-  int64_t q_tile_tokens;
-  bool q_packs;               // each task of q_pass packs its own columns of C^T
-  int64_t q_depth;            // columns of d_out whose C^T the L2 cache holds
-  Partition dx_column_tiles;  // tasks of dx_pass: dx_column_tiles x dx_token_tiles
-  int64_t dx_token_tiles;
-  int64_t dx_tile_tokens;
-  int64_t dx_slab;  // columns of A that the L2 cache holds
+  float *lhs_packed;             // blocked: lhs^T, then dh^T
+  int64_t outer_product_tokens;  // register tile: tokens per outer product of D and dA
 };
 
 // The most tokens for which a frozen linear layer does not pack its weight.

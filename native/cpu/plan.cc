@@ -185,63 +185,69 @@ int64_t shrink_rank_tiles(int64_t rank, int64_t token_tiles, int64_t tasks) {
   return rank >= kWideRank && rank / count >= kNarrowest ? count : 0;
 }
 
-void plan_shrink(ForwardPass &pass, const Kernels &kernels) {
-  const lily_problem &problem = pass.call->problem;
-  // Each tile of tokens packs A once. 252 tokens amortise that; with 60, forward in bfloat16 takes up to 8 % longer.
-  // With too few tiles for the threads, tiles of a large rank become tasks, which read x again from a cache; otherwise
-  // each split becomes a task of its own, at the cost of one more partial sum of h per split. Of many tokens these
-  // would not stay in the caches, so shorter tiles are preferred there.
+// The tiles of shrink, and the number of partial sums of h. Each tile of tokens packs A once. 252 tokens amortise that;
+// with 60, forward in bfloat16 takes up to 8 % longer. With too few tiles for the threads, tiles of a large rank become
+// tasks, which read x again from a cache; otherwise each split becomes a task of its own, at the cost of one more
+// partial sum of h per split. Of many tokens these would not stay in the caches, so shorter tiles are preferred there.
+void cut_shrink(ForwardPass &pass, int64_t tokens, const Kernels &kernels) {
   constexpr int64_t kFewestTokens = 60, kEnoughTokens = 252, kManyTokens = 4096;
-  const int64_t tokens = std::max<int64_t>(problem.tokens, 1);
-  const int64_t fewest = tokens < kManyTokens ? kEnoughTokens : kFewestTokens;
-  pass.shrink_splits = splits_for_sum(problem.d_in, kernels.panel);
-  pass.shrink_tile_tokens = shrink_tile(tokens, target_tasks(), fewest, kernels);
-  pass.hidden_partial_count = 1;
-  int64_t rank_tiles = 1;
-  if (divide_up(tokens, pass.shrink_tile_tokens) < target_tasks()) {
-    const int64_t token_tiles = divide_up(tokens, kMostShrinkTokens);
-    rank_tiles = shrink_rank_tiles(problem.rank, token_tiles, target_tasks());
-    if (rank_tiles == 0) rank_tiles = shrink_rank_tiles(problem.rank, token_tiles, thread_count());
-    if (rank_tiles > 0) {
-      pass.shrink_tile_tokens = round_up(divide_up(tokens, token_tiles), kernels.tile_rows);
-    } else {
-      rank_tiles = 1;
-      pass.hidden_partial_count = pass.shrink_splits.count;
-      pass.shrink_tile_tokens =
-          shrink_tile(tokens, divide_up(target_tasks(), pass.shrink_splits.count), kFewestTokens, kernels);
-    }
+  const int64_t rank = pass.call->problem.rank, fewest = tokens < kManyTokens ? kEnoughTokens : kFewestTokens;
+  RankProduct &shrink = pass.shrink;
+  pass.hidden_partials.count = 1;
+  shrink.rank_tiles = partition(rank, 1, kernels.lanes);
+  shrink.tile_tokens = shrink_tile(tokens, target_tasks(), fewest, kernels);
+  if (divide_up(tokens, shrink.tile_tokens) >= target_tasks()) return;
+
+  const int64_t token_tiles = divide_up(tokens, kMostShrinkTokens);
+  int64_t rank_tiles = shrink_rank_tiles(rank, token_tiles, target_tasks());
+  if (rank_tiles == 0) rank_tiles = shrink_rank_tiles(rank, token_tiles, thread_count());
+  if (rank_tiles > 0) {
+    shrink.rank_tiles = partition(rank, rank_tiles, kernels.lanes);
+    shrink.tile_tokens = round_up(divide_up(tokens, token_tiles), kernels.tile_rows);
+    return;
   }
-  pass.rank_tiles = partition(problem.rank, rank_tiles, kernels.lanes);
-  pass.shrink_token_tiles = divide_up(tokens, pass.shrink_tile_tokens);
-  // Up to kSmallRank, x is read in runs over as many splits as scratch holds. Above it, a run over one split leaves
-  // more of A in the caches, unless rows are copied.
-  const bool packs_one_split = pass.hidden_partial_count > 1 || pass.rank_tiles.count > 1 ||
-                               (problem.rank > kSmallRank && problem.activation_dtype == kernels.dtype);
-  pass.packed_splits =
-      packs_one_split
-          ? 1
-          : std::clamp<int64_t>(kScratchFloats * kernels.depth / (pass.shrink_splits.width * pass.rank_pitch), 1,
-                                pass.shrink_splits.count);
-  pass.shrink_tasks = pass.hidden_partial_count * pass.rank_tiles.count * pass.shrink_token_tiles;
+  const int64_t splits = pass.shrink_splits.count;
+  pass.hidden_partials.count = splits;
+  shrink.tile_tokens = shrink_tile(tokens, divide_up(target_tasks(), splits), kFewestTokens, kernels);
 }
 
-void plan_expand(ForwardPass &pass, const Kernels &kernels) {
+// Up to kSmallRank, x is read in runs over as many splits as scratch holds. Above it, a run over one split leaves more
+// of A in the caches, unless rows are copied.
+int64_t packed_splits(const ForwardPass &pass, const Kernels &kernels) {
   const lily_problem &problem = pass.call->problem;
-  // Whole rows of y on one thread are the longest runs of memory, but each token tile combines C again: 128 E tokens
-  // amortise that. With fewer, tiles of columns are preferred, and a token tile has at least 32 E tokens.
+  if (pass.hidden_partials.count > 1 || pass.shrink.rank_tiles.count > 1) return 1;
+  if (problem.rank > kSmallRank && problem.activation_dtype == kernels.dtype) return 1;
+  return std::clamp<int64_t>(kScratchFloats * kernels.depth / (pass.shrink_splits.width * pass.hidden_partials.pitch),
+                             1, pass.shrink_splits.count);
+}
+
+void plan_shrink(ForwardPass &pass, const Kernels &kernels) {
+  const int64_t tokens = std::max<int64_t>(pass.call->problem.tokens, 1);
+  pass.shrink_splits = splits_for_sum(pass.call->problem.d_in, kernels.panel);
+  cut_shrink(pass, tokens, kernels);
+  pass.shrink.token_tiles = divide_up(tokens, pass.shrink.tile_tokens);
+  pass.packed_splits = packed_splits(pass, kernels);
+}
+
+// Whole rows of y on one thread are the longest runs of memory, but each token tile combines C again: 128 E tokens
+// amortise that. With fewer, tiles of columns are preferred, and a token tile has at least 32 E tokens.
+RowTiles expand_tiles(const ForwardPass &pass, const Kernels &kernels) {
+  const lily_problem &problem = pass.call->problem;
+  const int64_t rank = pass.stack.rank, panel = kernels.panel;
   constexpr int64_t kEnoughColumns = 256;
-  const int64_t min_column_tiles = tiles_for_scratch(problem.d_out, pass.stack.rank, kernels.panel, 1).count;
+  const int64_t min_column_tiles = tiles_for_scratch(problem.d_out, rank, panel, 1).count;
   const int64_t max_column_tiles = std::max(min_column_tiles, problem.d_out / kEnoughColumns);
   const auto token_tiles_of = [&](int64_t column_tiles, int64_t least_tokens) {
     return std::clamp<int64_t>(problem.tokens / (least_tokens * pass.stack.experts), 1,
                                divide_up(target_tasks(), column_tiles));
   };
   const int64_t token_tiles = std::max(token_tiles_of(min_column_tiles, 128), token_tiles_of(max_column_tiles, 32));
-  pass.expand_tile_tokens = round_up(std::max<int64_t>(1, divide_up(problem.tokens, token_tiles)), kernels.tile_rows);
-  pass.expand_token_tiles = divide_up(problem.tokens, pass.expand_tile_tokens);
-  pass.expand_column_tiles =
-      tiles_for_scratch(problem.d_out, pass.stack.rank, kernels.panel,
-                        divide_up(target_tasks(), std::max<int64_t>(1, pass.expand_token_tiles)));
+  RowTiles tiles = {};
+  tiles.tile_tokens = round_up(std::max<int64_t>(1, divide_up(problem.tokens, token_tiles)), kernels.tile_rows);
+  tiles.token_tiles = divide_up(problem.tokens, tiles.tile_tokens);
+  tiles.columns =
+      tiles_for_scratch(problem.d_out, rank, panel, divide_up(target_tasks(), std::max<int64_t>(1, tiles.token_tiles)));
+  return tiles;
 }
 
 // Columns of a task whose sums over tokens are cut into pieces: whole cache lines, and rows of some length.
@@ -253,65 +259,84 @@ constexpr int64_t kRankTile = 64, kNarrowestRankTile = 32;
 // Tokens per piece are multiples of this: whole tiles of six rows.
 constexpr int64_t kPieceMultiple = 24;
 
-void plan_dy_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
-  const lily_problem &problem = pass.call->problem;
-  pass.dy_splits = splits_for_sum(problem.d_out, kernels.panel);  // one partial sum of q per split
-  // Tiles of the rank for which all columns of a split fit into scratch: q is then read and written once per split, and
-  // the rows of B and dB in long runs. They cut the sums of dw, so they depend on the sizes alone. Two threads share an
-  // even number of them evenly.
-  const int64_t rank = pass.stack.rank;
-  const int64_t widest = std::max(kRankTile, kScratchFloats / pass.dy_splits.width / kRankTile * kRankTile);
-  const int64_t fewest_tiles = std::max<int64_t>(divide_up(rank, widest), rank >= kWideRank ? 2 : 1);
-  pass.d_weights_tiles = partition(rank, fewest_tiles > 1 ? round_up(fewest_tiles, 2) : 1, kNarrowestRankTile);
-  pass.dy_rank_tiles = pass.d_weights_tiles;
-  pass.dy_widest_rank_tile = std::min(rank, pass.dy_rank_tiles.width);
-  // Each outer product reads and writes its sums once, which many steps amortise. With a wide rank these sums do not
-  // stay in the L2 cache.
-  pass.outer_product_tokens = rank >= kWideRank && kernels.depth == 1 ? 264 : 96 * kernels.depth;
-  pass.q_rows = problem.tokens;
-  pass.d_weights_count = divide_up(problem.d_out, kernels.panel) * pass.d_weights_tiles.count;
-  // If the threads share the tiles of the rank evenly, these are the tasks, which read dy again, from the L3 cache;
-  // otherwise the splits, at the cost of a partial sum of q for each.
-  constexpr int64_t kCachedBytes = 16 << 20;
-  const int64_t dy_bytes = problem.tokens * problem.d_out * dtype_bytes(problem.activation_dtype);
-  const bool are_even =
-      pass.dy_rank_tiles.count > 1 && pass.dy_rank_tiles.count % thread_count() == 0 && dy_bytes <= kCachedBytes;
-  pass.q_partial_count = are_even ? 1 : pass.dy_splits.count;
-  pass.dy_tasks = pass.q_partial_count == 1 ? pass.dy_rank_tiles.count : pass.dy_splits.count;
+// Tiles of the rank for which all columns of a split fit into scratch: q is then read and written once per split, and
+// the rows of B and dB in long runs. They cut the sums of dw, so they depend on the sizes alone. Two threads share an
+// even number of them evenly.
+Partition d_weights_tiles(int64_t rank, int64_t split_columns) {
+  const int64_t widest = std::max(kRankTile, kScratchFloats / split_columns / kRankTile * kRankTile);
+  const int64_t fewest = std::max<int64_t>(divide_up(rank, widest), rank >= kWideRank ? 2 : 1);
+  return partition(rank, fewest > 1 ? round_up(fewest, 2) : 1, kNarrowestRankTile);
+}
 
-  const int64_t column_tasks = pass.dy_splits.count * divide_up(rank, kRankTile);
-  cut_groups(token_pieces(problem, rank, problem.d_out, column_tasks, kPieceMultiple), pass.groups, workspace);
-  if (are_even || thread_count() == 1 || pass.dy_splits.count >= target_tasks()) return;
-  if (problem.tokens < pass.groups.pieces.shortest) return;
-  // Several groups may have many more pieces than one has; then D is not stored.
+// Each outer product reads and writes its sums once, which many steps amortise. With a wide rank these sums do not stay
+// in the L2 cache.
+int64_t outer_product_tokens(int64_t rank, int64_t depth) { return rank >= kWideRank && depth == 1 ? 264 : 96 * depth; }
+
+// Whether the threads share the tiles of the rank evenly, and dy, which each of these tasks reads, stays in the L3
+// cache.
+bool shares_rank_tiles(const BackwardPass &pass) {
+  constexpr int64_t kCachedBytes = 16 << 20;
+  const lily_problem &problem = pass.call->problem;
+  const int64_t tiles = pass.dy.rank_tiles.count;
+  const int64_t dy_bytes = problem.tokens * problem.d_out * dtype_bytes(problem.activation_dtype);
+  return tiles > 1 && tiles % thread_count() == 0 && dy_bytes <= kCachedBytes;
+}
+
+// With too few splits for the threads, the tasks also cut the tokens and the rank, and store their parts of D, unless
+// these would be most of the traffic.
+void store_d(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
+  const lily_problem &problem = pass.call->problem;
+  const int64_t rank = pass.stack.rank, splits = pass.dy.splits.count;
+  if (thread_count() == 1 || splits >= target_tasks() || problem.tokens < pass.groups.pieces.shortest) return;
+  // The size of the workspace depends on the problem alone, so there is memory before the groups are looked at. Several
+  // groups may have many more pieces than one has; then D is not stored.
   const int64_t affordable = problem.tokens / tokens_per_partial(problem, rank, problem.d_out);
   const int64_t stored = std::max(pass.groups.pieces.count(problem.tokens),
                                   std::min(affordable, problem.tokens / pass.groups.pieces.shortest + problem.groups));
-  pass.d_partial_floats = rank * round_up(problem.d_out, kernels.lanes);
-  float *const partials = workspace.take<float>(stored * pass.d_partial_floats);
+  pass.dy.d_partial_floats = rank * round_up(problem.d_out, kernels.lanes);
+  float *const partials = workspace.take<float>(stored * pass.dy.d_partial_floats);
   const int64_t pieces = pass.groups.piece_count();
-  const int64_t rank_tiles =
-      std::min(divide_up(target_tasks(), pass.dy_splits.count * pieces), divide_up(rank, kNarrowestRankTile));
+  const int64_t rank_tiles = std::min(divide_up(target_tasks(), splits * pieces), divide_up(rank, kNarrowestRankTile));
   if (pieces > stored || pieces * rank_tiles == 1) return;
-  pass.d_partials = partials;
   const int64_t rank_tile = std::clamp(rank / rank_tiles / kNarrowestRankTile * kNarrowestRankTile, kNarrowestRankTile,
-                                       pass.dy_rank_tiles.width);
-  pass.dy_rank_tiles = partition(rank, divide_up(rank, rank_tile), kNarrowestRankTile);
-  pass.dy_tasks = pass.dy_splits.count * pieces * pass.dy_rank_tiles.count;
-  pass.d_sum_tiles = partition(problem.d_out, target_tasks(), kNarrowestTile);
+                                       pass.d_weights.rank_tiles.width);
+  pass.dy.d_partials = partials;
+  pass.dy.rank_tiles = partition(rank, divide_up(rank, rank_tile), kNarrowestRankTile);
+  pass.dy.tasks = splits * pieces * pass.dy.rank_tiles.count;
+  pass.dy.d_sum_tiles = partition(problem.d_out, target_tasks(), kNarrowestTile);
 }
 
-void plan_x_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
+void plan_dy_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
   const lily_problem &problem = pass.call->problem;
-  pass.x_pieces =
-      token_pieces(problem, problem.rank, problem.d_in, divide_up(problem.d_in, kNarrowestTile), kPieceMultiple);
-  pass.x_tiles = tiles_for_scratch(problem.d_in, problem.rank, kNarrowestTile, target_tasks());
-  pass.x_tasks = pass.x_tiles.count;
-  const int64_t pieces = pass.x_pieces.count(problem.tokens);
-  if (thread_count() == 1 || pass.x_tiles.count >= target_tasks() || pieces == 1) return;
-  pass.da_partial_floats = problem.rank * round_up(problem.d_in, kernels.lanes);
-  pass.da_partials = workspace.take<float>(pieces * pass.da_partial_floats);
-  pass.x_tasks = pass.x_tiles.count * pieces;
+  const int64_t rank = pass.stack.rank;
+  pass.dy.splits = splits_for_sum(problem.d_out, kernels.panel);
+  pass.d_weights.rank_tiles = pass.dy.rank_tiles = d_weights_tiles(rank, pass.dy.splits.width);
+  pass.d_weights.count = divide_up(problem.d_out, kernels.panel) * pass.d_weights.rank_tiles.count;
+  pass.outer_product_tokens = outer_product_tokens(rank, kernels.depth);
+  const int64_t column_tasks = pass.dy.splits.count * divide_up(rank, kRankTile);
+  cut_groups(token_pieces(problem, rank, problem.d_out, column_tasks, kPieceMultiple), pass.groups, workspace);
+
+  // The tasks are the tiles of the rank, or the splits, at the cost of a partial sum of q for each. The pass tells them
+  // by the number of these sums, which is also one where there is one split.
+  const bool shares_rank = shares_rank_tiles(pass);
+  pass.q_partials.count = shares_rank ? 1 : pass.dy.splits.count;
+  pass.q_partials.rows = problem.tokens;
+  pass.dy.tasks = pass.q_partials.count == 1 ? pass.dy.rank_tiles.count : pass.dy.splits.count;
+  if (!shares_rank) store_d(pass, kernels, workspace);
+}
+
+// With too few tiles of columns for the threads, the tasks also cut the tokens, and store their parts of dA.
+XPass plan_x_pass(const lily_problem &problem, const Kernels &kernels, Workspace &workspace) {
+  XPass x = {};
+  x.pieces = token_pieces(problem, problem.rank, problem.d_in, divide_up(problem.d_in, kNarrowestTile), kPieceMultiple);
+  x.tiles = tiles_for_scratch(problem.d_in, problem.rank, kNarrowestTile, target_tasks());
+  x.tasks = x.tiles.count;
+  const int64_t pieces = x.pieces.count(problem.tokens);
+  if (thread_count() == 1 || x.tiles.count >= target_tasks() || pieces == 1) return x;
+  x.da_partial_floats = problem.rank * round_up(problem.d_in, kernels.lanes);
+  x.da_partials = workspace.take<float>(pieces * x.da_partial_floats);
+  x.tasks = x.tiles.count * pieces;
+  return x;
 }
 
 // ---- The large products in blocks ----
@@ -337,45 +362,42 @@ Partition blocks(const Blocking &blocking, int64_t columns, int64_t widest, int6
   return best;
 }
 
-// The tiles of a product of rows with a packed operand of `depth` x `rank`: of columns where each thread has enough of
-// them to do, so that it reads its own part of the operand only; of tokens otherwise.
-struct ProductTiles {
-  Partition ranks;
-  int64_t tile_tokens, token_tiles;
-  int64_t cached_depth;
-};
-ProductTiles product_tiles(const Blocking &blocking, int64_t tokens, int64_t rank) {
+// The tiles of a product with `rank` columns: of columns where each thread has enough of them to do, so that it reads
+// its own part of the packed operand only; of tokens otherwise.
+RankProduct rank_tiles(const Blocking &blocking, int64_t tokens, int64_t rank) {
   const int64_t threads = thread_count(), many_columns = 128;
-  ProductTiles tiles = {};
+  RankProduct product = {};
   // Without exchanges only one tile of tokens lets each task pack its own columns, which then stay in its cache.
   const bool shares_columns = rank >= blocking.shared_ranks && (blocking.exchanges || rank >= many_columns * threads);
   const int64_t enough_columns = shares_columns ? many_columns : tokens <= blocking.few_tokens ? blocking.panel : rank;
   const int64_t by_columns = std::min(threads, divide_up(rank, enough_columns));
-  tiles.ranks = partition(rank, std::max(divide_up(rank, blocking.widest_ranks), by_columns), blocking.panel);
-  const int64_t row_tasks = divide_up(threads, tiles.ranks.count);
-  tiles.tile_tokens = std::clamp(round_up(divide_up(tokens, row_tasks), blocking.block_rows), blocking.block_rows,
-                                 blocking.most_tokens);
-  tiles.token_tiles = std::max<int64_t>(1, divide_up(tokens, tiles.tile_tokens));
-  const int64_t chunk_bytes = panel_steps_bytes(blocking, tiles.ranks.width, blocking.chunk_depth);
-  tiles.cached_depth = std::max<int64_t>(1, blocking.cached_bytes / chunk_bytes) * blocking.chunk_depth;
-  return tiles;
+  product.rank_tiles = partition(rank, std::max(divide_up(rank, blocking.widest_ranks), by_columns), blocking.panel);
+  const int64_t row_tasks = divide_up(threads, product.rank_tiles.count);
+  product.tile_tokens = std::clamp(round_up(divide_up(tokens, row_tasks), blocking.block_rows), blocking.block_rows,
+                                   blocking.most_tokens);
+  product.token_tiles = std::max<int64_t>(1, divide_up(tokens, product.tile_tokens));
+  const int64_t chunk_bytes = panel_steps_bytes(blocking, product.rank_tiles.width, blocking.chunk_depth);
+  product.cached_depth = std::max<int64_t>(1, blocking.cached_bytes / chunk_bytes) * blocking.chunk_depth;
+  return product;
 }
 
-// Whether there is one tile of tokens, so that each task of such a product packs its own columns. The threads then
-// share the columns evenly.
-bool packs_own(const Blocking &blocking, int64_t rank, ProductTiles &tiles) {
-  if (blocking.exchanges || tiles.token_tiles > 1) return false;
-  const int64_t count = tiles.ranks.count > 1 ? round_up(tiles.ranks.count, thread_count()) : 1;
-  tiles.ranks = partition(rank, count, blocking.rank_unit);
-  return true;
+// A product of rows with a packed operand of `depth` x `rank`. With one tile of tokens each task packs its own columns,
+// of which the threads then have equal shares; otherwise they are packed before the product, for all tasks.
+RankProduct plan_rank_product(const Blocking &blocking, int64_t tokens, int64_t depth, int64_t rank,
+                              Workspace &workspace) {
+  RankProduct product = rank_tiles(blocking, tokens, rank);
+  product.packs_own = !blocking.exchanges && product.token_tiles == 1;
+  if (product.packs_own) {
+    const int64_t count = product.rank_tiles.count > 1 ? round_up(product.rank_tiles.count, thread_count()) : 1;
+    product.rank_tiles = partition(rank, count, blocking.rank_unit);
+  } else {
+    product.pack_tiles = partition(depth, divide_up(depth, blocking.chunk_depth), blocking.step_depth);
+    product.packed = workspace.take<float>(panel_steps_bytes(blocking, rank, depth) / 4);
+  }
+  return product;
 }
 
 // The tiles of y or dx. Each tile of tokens packs its columns of C again; 32 E tokens amortise that.
-struct RowTiles {
-  Partition columns;
-  int64_t tile_tokens, token_tiles;
-  int64_t slab;
-};
 RowTiles row_tiles(const Blocking &blocking, int64_t tokens, int64_t columns, int64_t rank, int64_t experts) {
   const int64_t threads = thread_count(), run = blocking.run_columns;
   const int64_t column_bytes = panel_steps_bytes(blocking, 1, rank) / blocking.panel;
@@ -400,82 +422,57 @@ int64_t outer_columns(const Blocking &blocking, int64_t rank) {
 
 void plan_blocked_shrink(const Blocking &blocking, ForwardPass &pass, Workspace &workspace) {
   const lily_problem &problem = pass.call->problem;
+  pass.hidden_partials.count = 1;
+  pass.hidden_partials.rows = round_up(problem.tokens, blocking.block_rows);  // the last block writes all of its rows
   pass.shrink_exchanges = blocking.exchanges && problem.tokens <= blocking.few_tokens && problem.tokens < problem.rank;
-  pass.hidden_partial_count = 1;
-  ProductTiles tiles = product_tiles(blocking, problem.tokens, problem.rank);
-  pass.shrink_packs = packs_own(blocking, problem.rank, tiles);
-  pass.rank_tiles = pass.shrink_exchanges ? partition(problem.rank, thread_count(), blocking.rank_unit) : tiles.ranks;
-  pass.shrink_tile_tokens = tiles.tile_tokens;
-  pass.shrink_token_tiles = tiles.token_tiles;
-  pass.shrink_depth = tiles.cached_depth;
-  pass.shrink_tasks = pass.rank_tiles.count * pass.shrink_token_tiles;
-  if (pass.shrink_exchanges || pass.shrink_packs) return;
-  pass.shrink_pieces = partition(problem.d_in, divide_up(problem.d_in, blocking.chunk_depth), blocking.step_depth);
-  pass.shrink_packed = workspace.take<float>(panel_steps_bytes(blocking, problem.rank, problem.d_in) / 4);
-}
-
-void plan_blocked_expand(const Blocking &blocking, ForwardPass &pass) {
-  const lily_problem &problem = pass.call->problem;
-  const RowTiles tiles = row_tiles(blocking, problem.tokens, problem.d_out, pass.stack.rank, pass.stack.experts);
-  pass.expand_column_tiles = tiles.columns;
-  pass.expand_tile_tokens = tiles.tile_tokens;
-  pass.expand_token_tiles = tiles.token_tiles;
-  pass.expand_slab = tiles.slab;
+  if (pass.shrink_exchanges) {
+    // The tokens are the columns of one panel, so only the rows of A are left to share.
+    pass.shrink.rank_tiles = partition(problem.rank, thread_count(), blocking.rank_unit);
+    pass.shrink.tile_tokens = problem.tokens;
+    pass.shrink.token_tiles = 1;
+  } else {
+    pass.shrink = plan_rank_product(blocking, problem.tokens, problem.d_in, problem.rank, workspace);
+  }
 }
 
 // The splits of d_out depend on d_out alone. A task takes as many of them as the sums of D allow: long runs of the rows
 // of dy, B and dB. With a large rank it takes one, in several tiles.
 void plan_blocked_dy_pass(const Blocking &blocking, BackwardPass &pass) {
   const lily_problem &problem = pass.call->problem;
-  const int64_t rank = pass.stack.rank;
-  const int64_t widest = outer_columns(blocking, rank);
+  DyPass &dy = pass.dy;
+  const int64_t rank = pass.stack.rank, widest = outer_columns(blocking, rank);
   // A sequence has the same bits alone as in a batch, so the routing decides, not the number of groups.
-  pass.reads_dy_once = rank <= blocking.one_sweep_rank || may_have_groups(problem);
-  const bool narrow =
-      blocking.many_tasks && !pass.reads_dy_once;  // no partial sums of q that the splits would multiply
-  // Otherwise one split per 512 columns, as in splits_for_sum.
-  pass.dy_splits = blocks(blocking, problem.d_out, narrow ? widest : 512, 1);
+  dy.computes_q = rank <= blocking.one_sweep_rank || may_have_groups(problem);
+  // One split per 512 columns, as in splits_for_sum, unless there are no partial sums of q that the splits would
+  // multiply.
+  const bool narrow = blocking.many_tasks && !dy.computes_q;
+  dy.splits = blocks(blocking, problem.d_out, narrow ? widest : 512, 1);
+  dy.task_splits = std::clamp<int64_t>(divide_up(dy.splits.count, thread_count()), 1,
+                                       std::max<int64_t>(1, widest / dy.splits.width));
+  dy.tile_columns = std::min(widest, dy.task_splits * dy.splits.width);
+  dy.tasks = divide_up(dy.splits.count, dy.task_splits);
   pass.groups.pieces =
       token_pieces(problem, rank, problem.d_out, divide_up(problem.d_out, widest), blocking.chunk_depth);
-  pass.dy_task_splits = std::clamp<int64_t>(divide_up(pass.dy_splits.count, thread_count()), 1,
-                                            std::max<int64_t>(1, widest / pass.dy_splits.width));
-  pass.dy_tile_columns = std::min(widest, pass.dy_task_splits * pass.dy_splits.width);
-  pass.dy_tasks = divide_up(pass.dy_splits.count, pass.dy_task_splits);
-  pass.d_weights_count = pass.dy_splits.count;
-  pass.q_partial_count = pass.reads_dy_once ? pass.dy_splits.count : 1;
-  // The last block of a group may write more rows.
-  pass.q_rows = problem.tokens + blocking.block_rows;
-  pass.outer_product_tokens = 24;  // of the gradient of the router
+  pass.d_weights.count = dy.splits.count;
+  pass.q_partials.count = dy.computes_q ? dy.splits.count : 1;
+  pass.q_partials.rows = problem.tokens + blocking.block_rows;  // the last block of a group may write more rows
 }
 
-void plan_blocked_x_pass(const Blocking &blocking, BackwardPass &pass, Workspace &workspace) {
+// lhs^T, and later dh^T: tokens are the steps, and a group ends in a step of its own.
+float *take_packed_lhs(const Blocking &blocking, const BackwardPass &pass, Workspace &workspace) {
   const lily_problem &problem = pass.call->problem;
-  // A group ends in a step of its own.
   const int64_t steps = divide_up(problem.tokens, blocking.step_depth) + problem.groups;
-  pass.lhs_packed = workspace.take<float>(packed_lhs_bytes(blocking, pass.stack.rank, steps) / 4);
-  if (!pass.reads_dy_once) {
-    ProductTiles tiles = product_tiles(blocking, problem.tokens, pass.stack.rank);
-    pass.q_packs = packs_own(blocking, pass.stack.rank, tiles);
-    if (!pass.q_packs) {
-      pass.c_pieces = partition(problem.d_out, divide_up(problem.d_out, blocking.chunk_depth), blocking.step_depth);
-      pass.c_packed = workspace.take<float>(panel_steps_bytes(blocking, pass.stack.rank, problem.d_out) / 4);
-    }
-    pass.rank_tiles = tiles.ranks;
-    pass.q_tile_tokens = tiles.tile_tokens;
-    pass.q_token_tiles = tiles.token_tiles;
-    pass.q_depth = tiles.cached_depth;
-  }
-  const RowTiles dx = row_tiles(blocking, problem.tokens, problem.d_in, problem.rank, 1);
-  pass.dx_column_tiles = dx.columns;
-  pass.dx_tile_tokens = dx.tile_tokens;
-  pass.dx_token_tiles = dx.token_tiles;
-  pass.dx_slab = dx.slab;
+  return workspace.take<float>(packed_lhs_bytes(blocking, pass.stack.rank, steps) / 4);
+}
+
+// As wide as the sums of dA allow, but at least as many tiles as threads.
+XPass plan_blocked_x_pass(const Blocking &blocking, const lily_problem &problem) {
   const int64_t widest = outer_columns(blocking, problem.rank);
-  pass.x_tiles =
-      blocks(blocking, problem.d_in, widest, std::min<int64_t>(thread_count(), divide_up(problem.d_in, 128)));
-  pass.x_pieces =
-      token_pieces(problem, problem.rank, problem.d_in, divide_up(problem.d_in, widest), blocking.chunk_depth);
-  pass.x_tasks = pass.x_tiles.count;
+  XPass x = {};
+  x.tiles = blocks(blocking, problem.d_in, widest, std::min<int64_t>(thread_count(), divide_up(problem.d_in, 128)));
+  x.pieces = token_pieces(problem, problem.rank, problem.d_in, divide_up(problem.d_in, widest), blocking.chunk_depth);
+  x.tasks = x.tiles.count;
+  return x;
 }
 
 // ---- The frozen linear layer ----
@@ -529,24 +526,24 @@ Partition direct_columns(int64_t columns, int64_t panel) {
   return partition(columns, std::max(target_tasks(), divide_up(columns, kDirectColumns)), panel);
 }
 
-void plan_direct_forward(ForwardPass &pass, const Kernels &kernels) {
-  const lily_problem &problem = pass.call->problem;
-  pass.hidden_partial_count = 1;
-  pass.rank_tiles = partition(problem.rank, target_tasks(), kDirectRows);
-  pass.shrink_token_tiles = 1;
-  pass.shrink_tasks = pass.rank_tiles.count;
-  pass.expand_column_tiles = direct_columns(problem.d_out, kernels.panel);
-  pass.expand_token_tiles = 1;
+void plan_direct_shrink(ForwardPass &pass) {
+  pass.hidden_partials.count = 1;
+  pass.shrink.rank_tiles = partition(pass.call->problem.rank, target_tasks(), kDirectRows);
+  pass.shrink.tile_tokens = pass.call->problem.tokens;
+  pass.shrink.token_tiles = 1;
 }
 
-void plan_direct_backward(BackwardPass &pass, const Kernels &kernels) {
-  const lily_problem &problem = pass.call->problem;
-  pass.dy_splits = splits_for_sum(problem.d_out, kernels.panel);
-  pass.dy_tasks = pass.q_partial_count = pass.d_weights_count = pass.dy_splits.count;
-  pass.q_rows = problem.tokens;
-  pass.outer_product_tokens = kDirectTokens;  // of the gradient of the router
-  pass.x_tiles = direct_columns(problem.d_in, kernels.panel);
-  pass.x_tasks = pass.x_tiles.count;
+void plan_direct_dy_pass(BackwardPass &pass, const Kernels &kernels) {
+  pass.dy.splits = splits_for_sum(pass.call->problem.d_out, kernels.panel);
+  pass.dy.tasks = pass.q_partials.count = pass.d_weights.count = pass.dy.splits.count;
+  pass.q_partials.rows = pass.call->problem.tokens;
+}
+
+XPass plan_direct_x_pass(const lily_problem &problem, const Kernels &kernels) {
+  XPass x = {};
+  x.tiles = direct_columns(problem.d_in, kernels.panel);
+  x.tasks = x.tiles.count;
+  return x;
 }
 
 // ---- The choice of the products ----
@@ -562,11 +559,86 @@ const LargeProducts &products_for(const Kernels &kernels, const lily_problem &pr
   return small || !multiplies_in_blocks() ? *kernels.small_rank_products : *kernels.large_rank_products;
 }
 
+// ---- The arrays of forward ----
+
+// hidden and what follows from it: u, the probabilities and the sums of the pooled router.
+void take_routing(ForwardPass &pass, const Kernels &kernels, Workspace &workspace) {
+  const lily_forward &call = *pass.call;
+  const lily_problem &problem = call.problem;
+  const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
+  pass.hidden = take_matrix(workspace, problem.tokens, problem.rank, hidden_dtype(problem));
+  if (call.hidden != nullptr) pass.hidden.data = call.hidden;
+  if (token_routing) {
+    pass.u = take_matrix(workspace, problem.tokens, problem.experts * problem.rank, kernels.dtype);
+  }
+  pass.lhs = token_routing ? pass.u : pass.hidden;
+  pass.probabilities = keeps_probabilities(problem) ? call.probabilities : nullptr;
+  pass.expert_pitch = round_up(problem.experts, kernels.lanes);
+  if (!has_router(problem)) return;
+  pass.router_packed = workspace.take<float>(problem.rank * pass.expert_pitch);
+  pass.pool_sums = workspace.take<float>(max_tile_count(problem) * problem.experts);
+}
+
+// ---- The arrays of backward ----
+
+void find_needs(BackwardPass &pass) {
+  const lily_backward &call = *pass.call;
+  const lily_problem &problem = call.problem;
+  const bool has_deferred = call.deferred_db != nullptr && deferred_partials(problem) > 0;
+  pass.needs_d_hidden = call.dx.data != nullptr || call.da.data != nullptr || call.d_router.data != nullptr;
+  pass.needs_d_weights = pass.needs_d_hidden && has_router(problem) && problem.routing != LILY_ROUTING_TOKEN;
+  pass.needs_db = call.db.data != nullptr || has_deferred;
+  pass.needs_d_combined = pass.needs_db || pass.needs_d_weights;
+  pass.deferred_is_weighted = deferred_is_weighted(problem);
+}
+
+// The left operand of D, and q.
+void take_lhs_and_q(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
+  const lily_problem &problem = pass.call->problem;
+  const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
+  pass.hidden = {const_cast<void *>(pass.call->hidden), problem.rank, hidden_dtype(problem), 0};
+  if (token_routing) pass.u = take_matrix(workspace, problem.tokens, pass.stack.rank, kernels.dtype);
+  pass.lhs = token_routing ? pass.u : pass.hidden;
+  RowPartials &q = pass.q_partials;
+  q.pitch = round_up(pass.stack.rank, kernels.lanes);
+  q.data = workspace.take<float>(q.count * q.rows * q.pitch);
+}
+
+// `step_depth`: of the product with A, for which rows of d_hidden_lhs are padded.
+void take_d_hidden(BackwardPass &pass, const Kernels &kernels, int64_t step_depth, Workspace &workspace) {
+  const lily_problem &problem = pass.call->problem;
+  pass.rank_pitch = round_up(problem.rank, kernels.lanes);
+  pass.d_hidden = workspace.take<float>(problem.tokens * pass.rank_pitch);
+  pass.d_hidden_lhs = {pass.d_hidden, pass.rank_pitch, LILY_FLOAT32, 0};
+  if (kernels.dtype == LILY_FLOAT32) return;
+  const int64_t pitch = std::max(pass.rank_pitch, round_up(problem.rank, step_depth));
+  pass.d_hidden_lhs = take_matrix(workspace, problem.tokens, pitch, kernels.dtype);
+}
+
+// There is memory for them whatever the type of db, because the size of the workspace depends on the problem alone.
+void take_db_sums(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
+  const lily_problem &problem = pass.call->problem;
+  if (problem.parameter_dtype == LILY_FLOAT32 || pass.groups.count == 1) return;
+  const int64_t pitch = round_up(problem.d_out, kernels.lanes);
+  pass.db_sums = take_matrix(workspace, problem.experts * problem.rank, pitch, LILY_FLOAT32);
+  if (pass.call->db.dtype == LILY_FLOAT32) pass.db_sums.data = nullptr;
+}
+
+// dw, dp or dl, and R.
+void take_routing_gradients(BackwardPass &pass, Workspace &workspace) {
+  const lily_problem &problem = pass.call->problem;
+  if (!has_router(problem)) return;
+  const int64_t weights = pass.groups.count * problem.experts;
+  pass.d_weights.partials = workspace.take<double>(pass.d_weights.count * weights);
+  pass.d_pooled = workspace.take<float>(weights);
+  pass.router_packed = workspace.take<float>(problem.experts * pass.rank_pitch);
+  pass.d_logits = workspace.take<float>(problem.tokens * problem.experts);
+}
+
 }  // namespace
 
 ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
   const lily_problem &problem = call.problem;
-  const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
   ForwardPlan plan = {};
   ForwardPass &pass = plan.pass;
   plan.products = &products_for(kernels, problem);
@@ -576,36 +648,30 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
 
   pass.call = &call;
   pass.groups = groups_of(problem, call.tokens, blocking != nullptr ? blocking->step_depth : 1, workspace);
-  pass.rank_pitch = round_up(problem.rank, kernels.lanes);
-  int64_t partial_rows = problem.tokens;
+
+  RowPartials &partials = pass.hidden_partials;
+  partials.rows = problem.tokens;
+  partials.pitch = round_up(problem.rank, kernels.lanes);
   if (is_direct) {
-    plan_direct_forward(pass, kernels);
+    plan_direct_shrink(pass);
   } else if (blocking != nullptr) {
     plan_blocked_shrink(*blocking, pass, workspace);
-    partial_rows = round_up(problem.tokens, blocking->block_rows);
   } else {
     plan_shrink(pass, kernels);
   }
-  pass.expert_pitch = round_up(problem.experts, kernels.lanes);
-  pass.hidden_partials = workspace.take<float>(pass.hidden_partial_count * partial_rows * pass.rank_pitch);
-  pass.hidden = take_matrix(workspace, problem.tokens, problem.rank, hidden_dtype(problem));
-  if (call.hidden != nullptr) pass.hidden.data = call.hidden;
-  pass.probabilities = keeps_probabilities(problem) ? call.probabilities : nullptr;
-  if (token_routing) {
-    pass.u = take_matrix(workspace, problem.tokens, problem.experts * problem.rank, kernels.dtype);
-  }
-  if (has_router(problem)) {
-    pass.router_packed = workspace.take<float>(problem.rank * pass.expert_pitch);
-    pass.pool_sums = workspace.take<float>(max_tile_count(problem) * problem.experts);
-  }
+  partials.data = workspace.take<float>(partials.count * partials.rows * partials.pitch);
+
+  take_routing(pass, kernels, workspace);
   float *const workspace_weights = workspace.take<float>(problem.groups * problem.experts);
   plan.weights = call.weights != nullptr ? call.weights : workspace_weights;
   pass.stack = stack_of(problem, call.b, plan.weights);
-  pass.lhs = token_routing ? pass.u : pass.hidden;
-  if (blocking != nullptr) {
-    plan_blocked_expand(*blocking, pass);
-  } else if (!is_direct) {
-    plan_expand(pass, kernels);
+
+  if (is_direct) {
+    pass.expand = {direct_columns(problem.d_out, kernels.panel), problem.tokens, 1, 0};
+  } else if (blocking != nullptr) {
+    pass.expand = row_tiles(*blocking, problem.tokens, problem.d_out, pass.stack.rank, pass.stack.experts);
+  } else {
+    pass.expand = expand_tiles(pass, kernels);
   }
 
   plan.scratch_floats = round_up(plan.products->forward_scratch(pass), Workspace::kAlignment / sizeof(float));
@@ -616,61 +682,49 @@ ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
 
 BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   const lily_problem &problem = call.problem;
-  const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
   BackwardPlan plan = {};
   BackwardPass &pass = plan.pass;
   plan.products = &products_for(kernels, problem);
   const Blocking *const blocking = plan.products->blocking;
   const bool is_direct = plan.products == kernels.direct_products;
+  const int64_t step_depth = blocking != nullptr ? blocking->step_depth : 1;
   Workspace workspace(call.workspace);
 
   pass.call = &call;
-  pass.groups = groups_of(problem, call.tokens, blocking != nullptr ? blocking->step_depth : 1, workspace);
+  pass.groups = groups_of(problem, call.tokens, step_depth, workspace);
   pass.has_gradient = find_gradients(pass, workspace);
   pass.stack = stack_of(problem, call.b, call.weights);
-  pass.needs_d_hidden = call.dx.data != nullptr || call.da.data != nullptr || call.d_router.data != nullptr;
-  const bool has_deferred = call.deferred_db != nullptr && deferred_partials(problem) > 0;
-  pass.needs_db = call.db.data != nullptr || has_deferred;
-  pass.deferred_is_weighted = deferred_is_weighted(problem);
-  pass.needs_d_weights = pass.needs_d_hidden && has_router(problem) && !token_routing;
+  find_needs(pass);
 
   if (is_direct) {
-    plan_direct_backward(pass, kernels);
+    plan_direct_dy_pass(pass, kernels);
   } else if (blocking != nullptr) {
     plan_blocked_dy_pass(*blocking, pass);
   } else {
     plan_dy_pass(pass, kernels, workspace);
   }
-  pass.lhs_pitch = round_up(pass.stack.rank, kernels.lanes);
-  pass.rank_pitch = round_up(problem.rank, kernels.lanes);
-  pass.hidden = {const_cast<void *>(call.hidden), problem.rank, hidden_dtype(problem), 0};
-  if (token_routing) pass.u = take_matrix(workspace, problem.tokens, pass.stack.rank, kernels.dtype);
-  pass.lhs = token_routing ? pass.u : pass.hidden;
-  pass.q_partials = workspace.take<float>(pass.q_partial_count * pass.q_rows * pass.lhs_pitch);
-  pass.d_hidden = workspace.take<float>(problem.tokens * pass.rank_pitch);
-  pass.d_hidden_lhs = {pass.d_hidden, pass.rank_pitch, LILY_FLOAT32, 0};
-  if (kernels.dtype != LILY_FLOAT32) {
-    const int64_t pitch =
-        blocking != nullptr ? std::max(pass.rank_pitch, round_up(problem.rank, blocking->step_depth)) : pass.rank_pitch;
-    pass.d_hidden_lhs = take_matrix(workspace, problem.tokens, pitch, kernels.dtype);
+  take_lhs_and_q(pass, kernels, workspace);
+  take_d_hidden(pass, kernels, step_depth, workspace);
+  take_db_sums(pass, kernels, workspace);
+  take_routing_gradients(pass, workspace);
+
+  pass.router.tiles = tiles_for_scratch(problem.rank, problem.experts, kernels.panel, 1);
+  if (is_direct) {
+    pass.x = plan_direct_x_pass(problem, kernels);
+    pass.router.step_tokens = kDirectTokens;
+  } else if (blocking != nullptr) {
+    pass.lhs_packed = take_packed_lhs(*blocking, pass, workspace);
+    if (!pass.dy.computes_q) {
+      pass.q = plan_rank_product(*blocking, problem.tokens, problem.d_out, pass.stack.rank, workspace);
+    }
+    pass.dx = row_tiles(*blocking, problem.tokens, problem.d_in, problem.rank, 1);
+    pass.x = plan_blocked_x_pass(*blocking, problem);
+    // Whole tiles of six rows. Not measured: dR, of E <= 64 rows, is a small part of backward.
+    pass.router.step_tokens = 24;
+  } else {
+    pass.x = plan_x_pass(problem, kernels, workspace);
+    pass.router.step_tokens = pass.outer_product_tokens;
   }
-  if (problem.parameter_dtype != LILY_FLOAT32 && pass.groups.count > 1) {
-    const int64_t pitch = round_up(problem.d_out, kernels.lanes);
-    pass.db_sums = take_matrix(workspace, problem.experts * problem.rank, pitch, LILY_FLOAT32);
-    if (call.db.dtype == LILY_FLOAT32) pass.db_sums.data = nullptr;
-  }
-  if (has_router(problem)) {
-    pass.d_weights_partials = workspace.take<double>(pass.d_weights_count * pass.groups.count * problem.experts);
-    pass.d_pooled = workspace.take<float>(pass.groups.count * problem.experts);
-    pass.router_packed = workspace.take<float>(problem.experts * pass.rank_pitch);
-    pass.d_logits = workspace.take<float>(problem.tokens * problem.experts);
-  }
-  if (blocking != nullptr) {
-    plan_blocked_x_pass(*blocking, pass, workspace);
-  } else if (!is_direct) {
-    plan_x_pass(pass, kernels, workspace);
-  }
-  pass.router_tiles = tiles_for_scratch(problem.rank, problem.experts, kernels.panel, 1);
 
   plan.scratch_floats = round_up(plan.products->backward_scratch(pass), Workspace::kAlignment / sizeof(float));
   plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());

@@ -54,9 +54,9 @@ void compute_d_pooled(const BackwardPass &pass) {
   const int64_t experts = problem.experts;
   for (int64_t group = 0; group < problem.groups; ++group) {
     double d_weights[kMaxExperts] = {};
-    for (int64_t part = 0; part < pass.d_weights_count; ++part) {
+    for (int64_t part = 0; part < pass.d_weights.count; ++part) {
       for (int64_t e = 0; e < experts; ++e) {
-        d_weights[e] += pass.d_weights_partials[(part * pass.groups.count + group) * experts + e];
+        d_weights[e] += pass.d_weights.partials[(part * pass.groups.count + group) * experts + e];
       }
     }
     const int64_t kept = kept_tokens(pass.groups, group, pass.call->tokens.mask);

@@ -10,7 +10,7 @@ namespace lily::cpu {
 // without kept tokens has w = 0. With uniform routing w = 1 / E.
 void pool_weights(const ForwardPass &pass, float *weights);
 
-// Computes d_pooled from d_weights_partials: dp of a kept token, dw_ge / n_g, with pool `probabilities`; dl of a kept
+// Computes d_pooled from d_weights.partials: dp of a kept token, dw_ge / n_g, with pool `probabilities`; dl of a kept
 // token, w_ge (dw_ge - <w_g, dw_g>), with pool `logits`.
 void compute_d_pooled(const BackwardPass &pass);
 

@@ -63,25 +63,25 @@ void print_plan(const Kernels &kernels, const lily_problem &problem, const int32
   print("forwardWorkspace", static_cast<int64_t>(forward_plan.workspace_bytes));
   print("backwardWorkspace", static_cast<int64_t>(backward_plan.workspace_bytes));
   printf("\"tasks\": {");
-  print("shrink", f.shrink_tasks);
+  print("shrink", f.hidden_partials.count * f.shrink.rank_tiles.count * f.shrink.token_tiles);
   print("route", f.groups.tile_count());
-  print("expand", f.expand_column_tiles.count * f.expand_token_tiles);
-  print("dy", b.dy_tasks);
+  print("expand", f.expand.columns.count * f.expand.token_tiles);
+  print("dy", b.dy.tasks);
   print("hidden", b.groups.tile_count());
-  print("x", b.x_tasks, "}, ");
+  print("x", b.x.tasks, "}, ");
   // What must not depend on the threads, because it affects the order of a sum.
   printf("\"sums\": {");
   print("shrinkSplit", f.shrink_splits.width);
-  print("dySplit", b.dy_splits.width);
-  print("dwParts", b.d_weights_count);
+  print("dySplit", b.dy.splits.width);
+  print("dwParts", b.d_weights.count);
   print("dPieces", b.groups.piece_count());
   print("firstPiece", b.groups.pieces.length(b.groups.end(0) - b.groups.begin(0)));
-  print("daPieces", b.x_pieces.count(problem.tokens), "}, ");
+  print("daPieces", b.x.pieces.count(problem.tokens), "}, ");
   printf("\"partialBytes\": {");
-  print("hidden", sum_bytes(f.hidden_partials, f.hidden_partial_count, problem.tokens * f.rank_pitch));
-  print("q", sum_bytes(b.q_partials, b.q_partial_count, problem.tokens * b.lhs_pitch));
-  print("d", sum_bytes(b.d_partials, b.groups.piece_count(), b.d_partial_floats));
-  print("da", sum_bytes(b.da_partials, b.x_pieces.count(problem.tokens), b.da_partial_floats), "}}\n");
+  print("hidden", sum_bytes(f.hidden_partials.data, f.hidden_partials.count, problem.tokens * f.hidden_partials.pitch));
+  print("q", sum_bytes(b.q_partials.data, b.q_partials.count, problem.tokens * b.q_partials.pitch));
+  print("d", sum_bytes(b.dy.d_partials, b.groups.piece_count(), b.dy.d_partial_floats));
+  print("da", sum_bytes(b.x.da_partials, b.x.pieces.count(problem.tokens), b.x.da_partial_floats), "}}\n");
 }
 
 }  // namespace

@@ -8,8 +8,8 @@
 //   da_pass        dA (+)= dh^T x. Tasks: tiles of d_in
 //
 //   lhs_packed          [block of rows of r][step of tokens of a group]; later the same of dh, without groups
-//   q_partials          [split][q_rows][lhs_pitch], float32; one split where dy is read twice
-//   d_weights_partials  [split][G][E], double
+//   q_partials          [split][rows][pitch], float32; one split where dy is read twice
+//   d_weights.partials  [split][G][E], double
 //   sums                [panel of columns][r rounded up to block_rows][panel]
 //
 // A group without a kept token has q = 0 and D = 0; its dy and lhs are not read, because they may be NaN.
@@ -139,38 +139,38 @@ void pack_d_hidden(const BackwardPass &pass, int64_t tile) {
 // ---- q ----
 
 void pack_c(const BackwardPass &pass, int64_t piece, float *scratch) {
-  const int64_t begin = pass.c_pieces.begin(piece), columns = pass.c_pieces.end(piece) - begin;
+  const int64_t begin = pass.q.pack_tiles.begin(piece), columns = pass.q.pack_tiles.end(piece) - begin;
   Engine::pack_combined_transposed(pass.stack, 0, 0, pass.stack.rank, begin, columns,
-                                   pass.c_packed + begin / kBlocking.step_depth * kPanelFloats,
+                                   pass.q.packed + begin / kBlocking.step_depth * kPanelFloats,
                                    block_steps(pass.call->problem.d_out) * kPanelFloats, scratch);
 }
 
 void q_pass(const BackwardPass &pass, int64_t task, float *scratch) {
   const Engine::Scope scope;
   const lily_problem &problem = pass.call->problem;
-  const int64_t tile = task / pass.q_token_tiles;
-  const int64_t first = pass.rank_tiles.begin(tile), last = pass.rank_tiles.end(tile);
-  const int64_t begin = task % pass.q_token_tiles * pass.q_tile_tokens;
-  const int64_t end = minimum(problem.tokens, begin + pass.q_tile_tokens);
+  const int64_t tile = task / pass.q.token_tiles;
+  const int64_t first = pass.q.rank_tiles.begin(tile), last = pass.q.rank_tiles.end(tile);
+  const int64_t begin = task % pass.q.token_tiles * pass.q.tile_tokens;
+  const int64_t end = minimum(problem.tokens, begin + pass.q.tile_tokens);
   if (pass.has_gradient != nullptr) {  // there is one group
     for (int64_t t = begin; t < end; ++t) {
-      clear(pass.q_partials + t * pass.lhs_pitch + first, round_up(last, kLanes) - first);
+      clear(pass.q_partials.row(0, t) + first, round_up(last, kLanes) - first);
     }
     return;
   }
-  if (pass.q_packs) {
+  if (pass.q.packs_own) {
     float *const copy = scratch, *const combined_scratch = copy + kCopyFloats;
     float *const packed = combined_scratch + Engine::combined_scratch_floats(kBlocking.chunk_depth);
-    multiply_rows_packing(pass.call->dy, problem.tokens, problem.d_out, last - first, pass.q_partials + first,
-                          pass.lhs_pitch, packed, copy,
+    multiply_rows_packing(pass.call->dy, problem.tokens, problem.d_out, last - first, pass.q_partials.data + first,
+                          pass.q_partials.pitch, packed, copy,
                           [&](int64_t k, int64_t k_end, float *out) __attribute__((always_inline)) {
                             Engine::pack_combined_transposed(pass.stack, 0, first, last, k, k_end - k, out,
                                                              block_steps(k_end - k) * kPanelFloats, combined_scratch);
                           });
     return;
   }
-  multiply_rows_by_packed(pass.call->dy, problem.tokens, problem.d_out, pass.q_depth, pass.c_packed, begin, end, first,
-                          last, pass.q_partials, pass.lhs_pitch, scratch);
+  multiply_rows_by_packed(pass.call->dy, problem.tokens, problem.d_out, pass.q.cached_depth, pass.q.packed, begin, end,
+                          first, last, pass.q_partials.data, pass.q_partials.pitch, scratch);
 }
 
 // ---- dy pass ----
@@ -178,8 +178,8 @@ void q_pass(const BackwardPass &pass, int64_t task, float *scratch) {
 // Calls body(split, begin, end) for the parts of the splits of d_out that lie in the given columns.
 template <typename Body>
 LILY_INLINE void for_splits(const BackwardPass &pass, int64_t begin, int64_t columns, const Body &body) {
-  for (int64_t split = begin / pass.dy_splits.width; pass.dy_splits.begin(split) < begin + columns; ++split) {
-    body(split, maximum(begin, pass.dy_splits.begin(split)), minimum(begin + columns, pass.dy_splits.end(split)));
+  for (int64_t split = begin / pass.dy.splits.width; pass.dy.splits.begin(split) < begin + columns; ++split) {
+    body(split, maximum(begin, pass.dy.splits.begin(split)), minimum(begin + columns, pass.dy.splits.end(split)));
   }
 }
 
@@ -220,20 +220,20 @@ LILY_INLINE void add_q(const BackwardPass &pass, const QOperand &c, int64_t t, i
   const int64_t rank = pass.stack.rank, panel_pitch = block_steps(c.columns) * kPanelFloats;
   const lily_matrix dy = submatrix(pass.call->dy, t, 0);
   for_splits(pass, c.begin, c.columns, [&](int64_t split, int64_t begin, int64_t end) __attribute__((always_inline)) {
-    const bool accumulate = begin > pass.dy_splits.begin(split);
-    float *q = pass.q_partials + (split * pass.q_rows + t) * pass.lhs_pitch;
+    const bool accumulate = begin > pass.dy.splits.begin(split);
+    float *q = pass.q_partials.row(split, t);
     for (int64_t k = begin; k < end; k += kBlocking.chunk_depth) {
       const int64_t k_end = minimum(end, k + kBlocking.chunk_depth);
       if constexpr (E::kBlocking.exchanges) {
         if (c.exchanges) {
-          add_q_exchanged<E>(rank, c, dy, tokens, k, k_end, q, pass.lhs_pitch, accumulate || k > begin, copy);
+          add_q_exchanged<E>(rank, c, dy, tokens, k, k_end, q, pass.q_partials.pitch, accumulate || k > begin, copy);
           continue;
         }
       }
       for (int64_t i = 0; i < tokens; i += kBlocking.block_rows) {
         multiply_row_block(dy, tokens, k_end, i, k, k_end,
                            c.combined + (k - c.begin) / kBlocking.step_depth * kPanelFloats, panel_pitch, 0, rank,
-                           q + i * pass.lhs_pitch, pass.lhs_pitch, accumulate || k > begin, copy);
+                           q + i * pass.q_partials.pitch, pass.q_partials.pitch, accumulate || k > begin, copy);
       }
     }
   });
@@ -312,8 +312,8 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split,
         if (needs_d_weights) {
           double sum = 0.0;
           for (const Engine::Row &chain : products) sum += Engine::sum_of(chain);
-          double &partial = pass.d_weights_partials[(split * pass.groups.count + group) * stack.experts + e];
-          partial = (begin > pass.dy_splits.begin(split) ? partial : 0.0) + stack.scaling * sum;
+          double &partial = pass.d_weights.partials[(split * pass.groups.count + group) * stack.experts + e];
+          partial = (begin > pass.dy.splits.begin(split) ? partial : 0.0) + stack.scaling * sum;
         }
       }
     });
@@ -326,9 +326,8 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split,
 
 // The columns [begin, begin + columns), whose sums of D fit the cache.
 LILY_INLINE void dy_tile(const BackwardPass &pass, int64_t begin, int64_t columns, float *scratch) {
-  const int64_t rank = pass.stack.rank, widest = pass.dy_tile_columns;
-  const bool needs_d_combined = pass.needs_db || pass.needs_d_weights;
-  const bool needs_q = pass.needs_d_hidden && pass.reads_dy_once;
+  const int64_t rank = pass.stack.rank, widest = pass.dy.tile_columns;
+  const bool needs_q = pass.needs_d_hidden && pass.dy.computes_q;
   float *sums = scratch, *piece_sums = sums + sums_floats(rank, widest);
   float *rhs = piece_sums + piece_floats(pass.groups.pieces, pass.groups.tokens, rank, widest);
   float *copy = rhs + outer_rhs_floats(rank, widest);
@@ -340,8 +339,7 @@ LILY_INLINE void dy_tile(const BackwardPass &pass, int64_t begin, int64_t column
     QOperand c = {};
     if (needs_q && !has_gradient) {
       for_splits(pass, begin, columns, [&](int64_t split, int64_t, int64_t) __attribute__((always_inline)) {
-        clear(pass.q_partials + (split * pass.q_rows + group_begin) * pass.lhs_pitch,
-              (group_end - group_begin) * pass.lhs_pitch);
+        clear(pass.q_partials.row(split, group_begin), (group_end - group_begin) * pass.q_partials.pitch);
       });
     } else if (needs_q) {
       c = q_operand(pass, group, begin, columns, combined, combined_scratch);
@@ -349,7 +347,7 @@ LILY_INLINE void dy_tile(const BackwardPass &pass, int64_t begin, int64_t column
     const auto q = [&](int64_t t, int64_t tokens) __attribute__((always_inline)) {
       if (needs_q) add_q(pass, c, t, tokens, copy);
     };
-    if (!needs_d_combined) {
+    if (!pass.needs_d_combined) {
       if (has_gradient) q(group_begin, group_end - group_begin);
       continue;
     }
@@ -366,10 +364,10 @@ LILY_INLINE void dy_tile(const BackwardPass &pass, int64_t begin, int64_t column
 
 void dy_pass(const BackwardPass &pass, int64_t task, float *scratch) {
   const Engine::Scope scope;
-  const int64_t width = pass.dy_task_splits * pass.dy_splits.width;
-  const int64_t end = minimum(pass.dy_splits.columns, (task + 1) * width);
-  for (int64_t begin = task * width; begin < end; begin += pass.dy_tile_columns) {
-    dy_tile(pass, begin, minimum(pass.dy_tile_columns, end - begin), scratch);
+  const int64_t width = pass.dy.task_splits * pass.dy.splits.width;
+  const int64_t end = minimum(pass.dy.splits.columns, (task + 1) * width);
+  for (int64_t begin = task * width; begin < end; begin += pass.dy.tile_columns) {
+    dy_tile(pass, begin, minimum(pass.dy.tile_columns, end - begin), scratch);
   }
 }
 
@@ -378,17 +376,17 @@ void dy_pass(const BackwardPass &pass, int64_t task, float *scratch) {
 void dx_pass(const BackwardPass &pass, int64_t task, float *scratch) {
   const Engine::Scope scope;
   const lily_problem &problem = pass.call->problem;
-  const int64_t tile = task % pass.dx_column_tiles.count, rank = problem.rank;
-  const int64_t begin = pass.dx_column_tiles.begin(tile), columns = pass.dx_column_tiles.end(tile) - begin;
-  const int64_t token_begin = task / pass.dx_column_tiles.count * pass.dx_tile_tokens;
-  const int64_t token_end = minimum(problem.tokens, token_begin + pass.dx_tile_tokens);
+  const int64_t tile = task % pass.dx.columns.count, rank = problem.rank;
+  const int64_t begin = pass.dx.columns.begin(tile), columns = pass.dx.columns.end(tile) - begin;
+  const int64_t token_begin = task / pass.dx.columns.count * pass.dx.tile_tokens;
+  const int64_t token_end = minimum(problem.tokens, token_begin + pass.dx.tile_tokens);
   const lily_matrix &lhs = pass.d_hidden_lhs;
-  const RowProduct product = {lhs, lhs.pitch, rank, columns, submatrix(pass.call->dx, 0, begin), pass.dx_slab};
+  const RowProduct product = {lhs, lhs.pitch, rank, columns, submatrix(pass.call->dx, 0, begin), pass.dx.slab};
   const auto pack_a = [&](int64_t column, int64_t count, float *out) __attribute__((always_inline)) {
     Engine::pack<Columns::kOfActivation>(submatrix(pass.call->a, 0, begin + column), rank, count, 1.0f, nullptr, out,
                                          block_steps(rank) * kPanelFloats);
   };
-  add_packed_product(product, token_begin, token_end, pass.dx_column_tiles.width, scratch, pack_a);
+  add_packed_product(product, token_begin, token_end, pass.dx.columns.width, scratch, pack_a);
 }
 
 void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
@@ -396,10 +394,10 @@ void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
   const lily_problem &problem = pass.call->problem;
   const lily_matrix &da = pass.call->da;
   const int64_t rank = problem.rank;
-  const int64_t begin = pass.x_tiles.begin(tile), columns = pass.x_tiles.end(tile) - begin;
-  float *sums = scratch, *piece_sums = sums + sums_floats(rank, pass.x_tiles.width);
-  float *packed = piece_sums + piece_floats(pass.x_pieces, problem.tokens, rank, pass.x_tiles.width);
-  outer_product_in_pieces(pass.x_pieces, rank, pass.lhs_packed, block_steps(problem.tokens) * kBlockFloats,
+  const int64_t begin = pass.x.tiles.begin(tile), columns = pass.x.tiles.end(tile) - begin;
+  float *sums = scratch, *piece_sums = sums + sums_floats(rank, pass.x.tiles.width);
+  float *packed = piece_sums + piece_floats(pass.x.pieces, problem.tokens, rank, pass.x.tiles.width);
+  outer_product_in_pieces(pass.x.pieces, rank, pass.lhs_packed, block_steps(problem.tokens) * kBlockFloats,
                           submatrix(pass.call->x, 0, begin), columns, 0, problem.tokens, pass.has_gradient, sums,
                           piece_sums, packed, [](int64_t, int64_t) {});
   Engine::with_type(da.dtype, [&](auto element) __attribute__((always_inline)) {
@@ -416,17 +414,18 @@ void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
 
 int64_t backward_scratch(const BackwardPass &pass) {
   const lily_problem &problem = pass.call->problem;
-  const int64_t rank = pass.stack.rank, widest = pass.dy_tile_columns;
+  const int64_t rank = pass.stack.rank, widest = pass.dy.tile_columns;
   const int64_t dy = sums_floats(rank, widest) + piece_floats(pass.groups.pieces, pass.groups.tokens, rank, widest) +
                      outer_rhs_floats(rank, widest) + kCopyFloats +
-                     (pass.reads_dy_once ? packed_floats(widest, rank) : 0) + Engine::combined_scratch_floats(widest);
-  const int64_t q = kCopyFloats + Engine::combined_scratch_floats(maximum(kBlocking.chunk_depth, pass.c_pieces.width)) +
-                    packed_floats(kBlocking.chunk_depth, pass.q_packs ? pass.rank_tiles.width : 1);
+                     (pass.dy.computes_q ? packed_floats(widest, rank) : 0) + Engine::combined_scratch_floats(widest);
+  const int64_t q = kCopyFloats +
+                    Engine::combined_scratch_floats(maximum(kBlocking.chunk_depth, pass.q.pack_tiles.width)) +
+                    packed_floats(kBlocking.chunk_depth, pass.q.packs_own ? pass.q.rank_tiles.width : 1);
   const int64_t dx =
-      packed_floats(problem.rank, pass.dx_column_tiles.width) + row_product_floats(problem.rank, pass.dx_slab);
-  const int64_t da = sums_floats(problem.rank, pass.x_tiles.width) +
-                     piece_floats(pass.x_pieces, problem.tokens, problem.rank, pass.x_tiles.width) +
-                     outer_rhs_floats(problem.rank, pass.x_tiles.width);
+      packed_floats(problem.rank, pass.dx.columns.width) + row_product_floats(problem.rank, pass.dx.slab);
+  const int64_t da = sums_floats(problem.rank, pass.x.tiles.width) +
+                     piece_floats(pass.x.pieces, problem.tokens, problem.rank, pass.x.tiles.width) +
+                     outer_rhs_floats(problem.rank, pass.x.tiles.width);
   return maximum(maximum(maximum(dy, q), dx), maximum(da, d_router_scratch(pass)));
 }
 

@@ -4,8 +4,8 @@
 //   shrink        h = x A^T, before phi. Tasks: tiles of tokens x tiles of r
 //   expand        y (+)= lhs s C_g. Tasks: tiles of d_out x tiles of tokens
 //
-//   shrink_packed    [panel of r][step of d_in]
-//   hidden_partials  [M rounded up to block_rows][rank_pitch], float32
+//   shrink.packed    [panel of r][step of d_in]
+//   hidden_partials  [M rounded up to block_rows][pitch], float32
 //
 // If there is one tile of tokens, no task of shrink uses the columns of A^T of another, and each task packs its own,
 // one chunk at a time. With few tokens, packing A would be most of the work. An engine that exchanges operands packs
@@ -19,18 +19,18 @@ namespace blocked {
 namespace {
 
 int64_t forward_scratch(const ForwardPass &pass) {
-  const int64_t expand = packed_floats(pass.stack.rank, pass.expand_column_tiles.width) +
-                         row_product_floats(pass.stack.rank, pass.expand_slab);
+  const int64_t expand =
+      packed_floats(pass.stack.rank, pass.expand.columns.width) + row_product_floats(pass.stack.rank, pass.expand.slab);
   const int64_t shrink =
-      kCopyFloats + packed_floats(kBlocking.chunk_depth, pass.shrink_packs ? pass.rank_tiles.width : 1);
-  return maximum(maximum(expand, shrink), kTileRows * pass.rank_pitch);
+      kCopyFloats + packed_floats(kBlocking.chunk_depth, pass.shrink.packs_own ? pass.shrink.rank_tiles.width : 1);
+  return maximum(maximum(expand, shrink), kTileRows * pass.hidden_partials.pitch);
 }
 
 void pack_shrink(const ForwardPass &pass, int64_t piece) {
   const lily_problem &problem = pass.call->problem;
-  const int64_t begin = pass.shrink_pieces.begin(piece), depth = pass.shrink_pieces.end(piece) - begin;
+  const int64_t begin = pass.shrink.pack_tiles.begin(piece), depth = pass.shrink.pack_tiles.end(piece) - begin;
   Engine::pack_transposed<Columns::kInOrder>(submatrix(pass.call->a, 0, begin), problem.rank, depth, 1.0f,
-                                             pass.shrink_packed + begin / kBlocking.step_depth * kPanelFloats,
+                                             pass.shrink.packed + begin / kBlocking.step_depth * kPanelFloats,
                                              block_steps(problem.d_in) * kPanelFloats);
 }
 
@@ -47,7 +47,7 @@ LILY_INLINE void shrink_exchanged(const ForwardPass &pass, int64_t row, float *s
                                           problem.tokens, sums, kBlocking.panel, k > 0, copy);
   }
   for (int64_t t = 0; t < problem.tokens; ++t) {
-    float *out = pass.hidden_partials + t * pass.rank_pitch + row;
+    float *out = pass.hidden_partials.row(0, t) + row;
     const int64_t rows = minimum(kBlocking.block_rows, problem.rank - row);
     for (int64_t i = 0; i < rows; ++i) out[i] = sums[i * kBlocking.panel + t];
   }
@@ -56,37 +56,38 @@ LILY_INLINE void shrink_exchanged(const ForwardPass &pass, int64_t row, float *s
 void shrink(const ForwardPass &pass, int64_t task, float *scratch) {
   const Engine::Scope scope;
   const lily_problem &problem = pass.call->problem;
-  const int64_t tile = task / pass.shrink_token_tiles;
-  const int64_t first = pass.rank_tiles.begin(tile), last = pass.rank_tiles.end(tile);
+  const int64_t tile = task / pass.shrink.token_tiles;
+  const int64_t first = pass.shrink.rank_tiles.begin(tile), last = pass.shrink.rank_tiles.end(tile);
   if constexpr (kBlocking.exchanges) {
     if (pass.shrink_exchanges) {
       for (int64_t row = first; row < last; row += kBlocking.block_rows) shrink_exchanged(pass, row, scratch);
       return;
     }
   }
-  if (pass.shrink_packs) {
-    multiply_rows_packing(
-        pass.call->x, problem.tokens, problem.d_in, last - first, pass.hidden_partials + first, pass.rank_pitch,
-        scratch + kCopyFloats, scratch, [&](int64_t k, int64_t end, float *packed) __attribute__((always_inline)) {
-          Engine::pack_transposed<Columns::kInOrder>(submatrix(pass.call->a, first, k), last - first, end - k, 1.0f,
-                                                     packed, block_steps(end - k) * kPanelFloats);
-        });
+  if (pass.shrink.packs_own) {
+    multiply_rows_packing(pass.call->x, problem.tokens, problem.d_in, last - first, pass.hidden_partials.data + first,
+                          pass.hidden_partials.pitch, scratch + kCopyFloats, scratch,
+                          [&](int64_t k, int64_t end, float *packed) __attribute__((always_inline)) {
+                            Engine::pack_transposed<Columns::kInOrder>(submatrix(pass.call->a, first, k), last - first,
+                                                                       end - k, 1.0f, packed,
+                                                                       block_steps(end - k) * kPanelFloats);
+                          });
     return;
   }
-  const int64_t begin = task % pass.shrink_token_tiles * pass.shrink_tile_tokens;
-  const int64_t end = minimum(problem.tokens, begin + pass.shrink_tile_tokens);
-  multiply_rows_by_packed(pass.call->x, problem.tokens, problem.d_in, pass.shrink_depth, pass.shrink_packed, begin, end,
-                          first, last, pass.hidden_partials, pass.rank_pitch, scratch);
+  const int64_t begin = task % pass.shrink.token_tiles * pass.shrink.tile_tokens;
+  const int64_t end = minimum(problem.tokens, begin + pass.shrink.tile_tokens);
+  multiply_rows_by_packed(pass.call->x, problem.tokens, problem.d_in, pass.shrink.cached_depth, pass.shrink.packed,
+                          begin, end, first, last, pass.hidden_partials.data, pass.hidden_partials.pitch, scratch);
 }
 
 void expand(const ForwardPass &pass, int64_t task, float *scratch) {
   const Engine::Scope scope;
-  const Partition &column_tiles = pass.expand_column_tiles;
+  const Partition &column_tiles = pass.expand.columns;
   const int64_t tile = task % column_tiles.count, rank = pass.stack.rank;
   const int64_t begin = column_tiles.begin(tile), columns = column_tiles.end(tile) - begin;
-  const int64_t token_begin = task / column_tiles.count * pass.expand_tile_tokens;
-  const int64_t token_end = minimum(pass.groups.tokens, token_begin + pass.expand_tile_tokens);
-  const RowProduct product = {pass.lhs, rank, rank, columns, submatrix(pass.call->y, 0, begin), pass.expand_slab};
+  const int64_t token_begin = task / column_tiles.count * pass.expand.tile_tokens;
+  const int64_t token_end = minimum(pass.groups.tokens, token_begin + pass.expand.tile_tokens);
+  const RowProduct product = {pass.lhs, rank, rank, columns, submatrix(pass.call->y, 0, begin), pass.expand.slab};
   for (int64_t group = pass.groups.of_token(token_begin); group < pass.groups.count; ++group) {
     if (pass.groups.begin(group) >= token_end) break;
     const int64_t from = maximum(token_begin, pass.groups.begin(group));
