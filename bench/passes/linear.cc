@@ -18,7 +18,7 @@
 #include <string>
 #include <vector>
 
-#include "lily/backend.h"
+#include "lily/cpu.h"
 #include "random.h"
 
 namespace {

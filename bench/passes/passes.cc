@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "cpu/thread_pool.h"
-#include "lily/backend.h"
+#include "lily/cpu.h"
 #include "random.h"
 #include "tile_rate.h"
 

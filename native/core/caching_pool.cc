@@ -3,6 +3,8 @@
 #include <map>
 #include <tuple>
 
+#include "lily/cpu.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #endif

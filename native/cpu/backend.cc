@@ -1,6 +1,4 @@
 // The C ABI of the CPU backend: checks a call, then runs its passes on the thread pool.
-#include "lily/backend.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +17,7 @@
 #include "cpu/roofs.h"
 #include "cpu/spectrum.h"
 #include "cpu/thread_pool.h"
+#include "lily/cpu.h"
 
 namespace lily::cpu {
 namespace {

@@ -1,6 +1,6 @@
 // The float64 functions of the CPU backend, for lib/analysis.
 #include "core/problem.h"
-#include "lily/backend.h"
+#include "lily/cpu.h"
 #include "napi/exports.h"
 #include "napi/operands.h"
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/problem.h"
+#include "lily/cpu.h"
 
 namespace lily::napi {
 

@@ -7,6 +7,7 @@
 #include <atomic>
 
 #include "core/environment.h"
+#include "lily/cpu.h"
 #include "napi/exports.h"
 #include "napi/operands.h"
 #include "napi/self_test.h"

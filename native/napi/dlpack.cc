@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "lily/cpu.h"
 #include "napi/backends.h"
 #include "napi/environment.h"
 #include "napi/exports.h"

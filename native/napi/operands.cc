@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/problem.h"
+#include "lily/cpu.h"
 #include "napi/backends.h"
 #include "napi/handles.h"
 #include "napi/self_test.h"

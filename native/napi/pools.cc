@@ -1,5 +1,6 @@
 // The caching pools: statistics, and release of the cached blocks.
 #include "core/caching_pool.h"
+#include "lily/cpu.h"
 #include "napi/backends.h"
 #include "napi/exports.h"
 #include "napi/handles.h"

@@ -9,6 +9,7 @@
 
 #include "core/environment.h"
 #include "core/problem.h"
+#include "lily/cpu.h"
 #include "napi/errors.h"
 
 namespace lily::napi {

@@ -14,6 +14,7 @@
 #include "cpu/plan.h"
 #include "cpu/processor.h"
 #include "cpu/thread_pool.h"
+#include "lily/cpu.h"
 
 namespace {
 

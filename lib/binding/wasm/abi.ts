@@ -290,13 +290,3 @@ export const backendStruct = {
   graphDestroy: 160,
   close: 164,
 } as const
-
-/** `lily_processor`. */
-export const processorStruct = {
-  bytes: 172,
-  instructionSets: 0,
-  affinity: 64,
-  quota: 68,
-  physicalCores: 72,
-  amxRefusal: 76,
-} as const

@@ -330,32 +330,6 @@ typedef struct lily_backend {
   lily_status (*close)(void);
 } lily_backend;
 
-/* The CPU backend, built into the addon. */
-const lily_backend *lily_cpu_backend(void);
-
-/* The properties of the processor that determine the instruction set and the number of threads of the CPU backend. They
- * do not cross a library boundary, so the ABI version does not cover them. */
-typedef struct lily_processor {
-  char instruction_sets[64]; /* supported sets with kernels, narrowest first, separated by spaces */
-  int32_t affinity;          /* processors that this process may run on */
-  int32_t quota;             /* CPU quota of the cgroup in whole processors; 0: no quota */
-  int32_t physical_cores;    /* of the machine */
-  char amx_refusal[96];      /* why the operating system does not permit the tile registers that the set in use needs;
-                                empty: it permits them, or the set does not need them. The call requests them. */
-} lily_processor;
-void lily_cpu_processor(lily_processor *processor);
-
-/* Float64 on the CPU, for the analysis of adapters; row-major. They do not cross a library boundary either. Each
- * returns LILY_ERROR_OUT_OF_MEMORY if there is no memory for its scratch, and LILY_ERROR_UNAVAILABLE as the other calls
- * do. */
-/* L [r, r], zero above the diagonal, of X X^T = L L^T, where X is [r, columns]. */
-lily_status lily_cpu_gram_factor(const double *x, int64_t r, int64_t columns, double *l);
-/* All eigenvalues of L^T (X X^T) L, the largest first. L [r, r] is zero above the diagonal, X is [r, columns]. */
-lily_status lily_cpu_congruence_eigenvalues(const double *l, const double *x, int64_t r, int64_t columns,
-                                            double *values);
-/* All eigenvalues of a symmetric matrix [n, n], the largest first. Reads the lower half, and overwrites it. */
-lily_status lily_cpu_eigenvalues(double *lower, int64_t n, double *values);
-
 /* The only symbol that a separate backend library exports. It returns NULL if the library was built for another ABI
  * version. */
 typedef const lily_backend *(*lily_backend_entry)(uint32_t abi_version);
