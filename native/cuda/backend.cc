@@ -48,7 +48,7 @@ lily_status on_device_if_kept(int32_t id, Work work) {
 
 // The backend's default stream of each device, created on first use.
 std::mutex own_streams_mutex;
-cudaStream_t own_streams[kMaxDevices];
+cudaStream_t own_streams[LILY_MAX_DEVICES];
 
 lily_status create_stream(cudaStream_t *stream) {
   // The stream does not synchronise with the legacy default stream: callers that use the legacy stream order the
@@ -360,7 +360,7 @@ lily_status graph_destroy(int32_t id, lily_graph graph) {
 lily_status close() {
   const std::lock_guard<std::mutex> lock(own_streams_mutex);
   lily_status first = LILY_OK;
-  for (int32_t id = 0; id < kMaxDevices; ++id) {
+  for (int32_t id = 0; id < LILY_MAX_DEVICES; ++id) {
     if (own_streams[id] == nullptr) continue;
     const lily_status closed = on_device_if_kept(id, [&] {
       const lily_status waited = report(cudaStreamSynchronize(own_streams[id]), "waiting for the device");
@@ -370,7 +370,7 @@ lily_status close() {
     own_streams[id] = nullptr;
     if (first == LILY_OK) first = closed;
   }
-  for (int32_t id = 0; id < kMaxDevices; ++id) {
+  for (int32_t id = 0; id < LILY_MAX_DEVICES; ++id) {
     if (!has_cublaslt_handle(id)) continue;
     const lily_status closed = on_device_if_kept(id, [&] {
       close_cublaslt_handle(id, true);

@@ -13,7 +13,7 @@
 namespace lily::cuda {
 namespace {
 
-std::atomic<const Device *> devices[kMaxDevices];
+std::atomic<const Device *> devices[LILY_MAX_DEVICES];
 std::mutex devices_mutex;
 
 lily_status attribute(int id, cudaDeviceAttr which, int *value) {
@@ -106,7 +106,7 @@ struct Context {
 
 // Never destroyed: finalizers and the thread that waits for events can run late.
 Context &context_of(int32_t id) {
-  static auto *const contexts = new Context[kMaxDevices];
+  static auto *const contexts = new Context[LILY_MAX_DEVICES];
   return contexts[id];
 }
 
@@ -137,12 +137,12 @@ lily_status check_id(int32_t id, const Context &context, bool *is_lost) {
 }  // namespace
 
 const Device *device(int32_t id) {
-  if (id >= 0 && id < kMaxDevices) {
+  if (id >= 0 && id < LILY_MAX_DEVICES) {
     if (const Device *cached = devices[id].load(std::memory_order_acquire)) return cached;
   }
   int32_t count = 0;
   if (device_count(&count) != LILY_OK) return nullptr;
-  if (id < 0 || id >= count || id >= kMaxDevices) {
+  if (id < 0 || id >= count || id >= LILY_MAX_DEVICES) {
     fail(LILY_ERROR_UNAVAILABLE, "there is no CUDA device %d, this machine has %d", id, count);
     return nullptr;
   }
@@ -214,7 +214,7 @@ lily_status allow_shared_bytes(const void *kernel, int bytes) {
 }
 
 void forget_contexts() {
-  for (int32_t id = 0; id < kMaxDevices; ++id) {
+  for (int32_t id = 0; id < LILY_MAX_DEVICES; ++id) {
     Context &context = context_of(id);
     const std::lock_guard<std::mutex> lock(context.mutex);
     context.handle = nullptr;

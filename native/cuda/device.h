@@ -8,9 +8,6 @@
 
 namespace lily::cuda {
 
-// An upper bound on the devices of one machine.
-constexpr int kMaxDevices = 64;
-
 struct Device {
   int id;
   int compute_major, compute_minor;

@@ -117,8 +117,8 @@ const lily_backend &available_backend(Napi::Env env, double number) {
 }
 
 int32_t device_of(Napi::Env env, const lily_backend &backend, double number) {
-  // The most devices that a backend supports. Every number that is used has pools of its own.
-  const int64_t most = &backend == lily_cpu_backend() ? 0 : 63;
+  // A backend may have fewer devices. Every number that is used has pools of its own.
+  const int64_t most = &backend == lily_cpu_backend() ? 0 : LILY_MAX_DEVICES - 1;
   return static_cast<int32_t>(whole_number(env, number, 0, most, "device"));
 }
 

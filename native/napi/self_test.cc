@@ -296,8 +296,7 @@ struct Verdict {
 
 // Never destroyed: a worker can end late.
 Verdict &verdict_of(int32_t device) {
-  constexpr int kDevices = 64;  // those that device_of accepts
-  static auto *const verdicts = new Verdict[kDevices];
+  static auto *const verdicts = new Verdict[LILY_MAX_DEVICES];
   return verdicts[device];
 }
 

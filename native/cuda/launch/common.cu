@@ -8,7 +8,7 @@ namespace lily::cuda {
 
 namespace {
 
-std::atomic<int> known_architectures[kMaxDevices];
+std::atomic<int> known_architectures[LILY_MAX_DEVICES];
 
 }  // namespace
 

@@ -100,7 +100,7 @@ lily_status check(int status, const char *what) {
 
 // Created on first use, in the context of the device.
 std::mutex handles_mutex;
-void *handles[kMaxDevices];
+void *handles[LILY_MAX_DEVICES];
 
 lily_status find_handle(const Device &device, void **handle) {
   const std::lock_guard<std::mutex> lock(handles_mutex);

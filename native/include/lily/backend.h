@@ -215,6 +215,9 @@ typedef struct lily_adamw {
   lily_stream stream;
 } lily_adamw;
 
+/* Numbers of devices are below this: an upper bound on the devices of one machine. */
+#define LILY_MAX_DEVICES 64
+
 typedef struct lily_device_info {
   char name[128];
   char detail[64];       /* the instruction set of a CPU, the compute capability of a GPU */
