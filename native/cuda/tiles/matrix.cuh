@@ -76,8 +76,8 @@ __device__ inline int place(int row, int column) {
          (column ^ static_cast<int>(static_cast<unsigned>(row) / kRowsPer128Bytes % kVectors * kVector));
 }
 
-// Rows after which the permutation of every tile repeats.
-constexpr int kPeriod = 8;
+// Rows after which the permutation of `place` repeats in every tile.
+constexpr int kPermutationRows = 8;
 
 template <int kM, int kN>
 using Accumulators = float[kM][kN][4];

@@ -157,7 +157,7 @@ struct VectorsOfThread {
 
   // The offset of vector n in a tile: the permutation of `place` is that of the first one, if kStep rows are a period.
   __device__ int place_of(int n) const {
-    if constexpr (kStep % kPeriod == 0)
+    if constexpr (kStep % kPermutationRows == 0)
       return place<T, kColumns>(row, column) + n * kStep * kColumns;
     else
       return place<T, kColumns>(row + n * kStep, column);
