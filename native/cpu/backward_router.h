@@ -12,7 +12,8 @@ namespace lily::cpu {
 namespace {
 
 LILY_INLINE int64_t d_router_scratch(const BackwardPass &pass) {
-  return pass.call->problem.experts * round_up(pass.router.tiles.width, kLanes) + pass.router.step_tokens * kPanel;
+  return pass.call->problem.experts * round_up(pass.router.tiles.width, kLanes) +
+         pass.router.outer_product_tokens * kPanel;
 }
 
 void compute_d_router(const BackwardPass &pass, int64_t tile, float *scratch) {
@@ -22,9 +23,9 @@ void compute_d_router(const BackwardPass &pass, int64_t tile, float *scratch) {
   const int64_t begin = pass.router.tiles.begin(tile), columns = pass.router.tiles.end(tile) - begin;
   float *sums = scratch, *rhs_scratch = sums + problem.experts * round_up(columns, kLanes);
   clear(sums, problem.experts * round_up(columns, kLanes));
-  for (int64_t t = 0; t < problem.tokens; t += pass.router.step_tokens) {
+  for (int64_t t = 0; t < problem.tokens; t += pass.router.outer_product_tokens) {
     const LeftOperand<Floats> lhs = {pass.d_logits + t * problem.experts, 1, problem.experts};
-    add_outer_product(problem.experts, minimum(pass.router.step_tokens, problem.tokens - t), lhs,
+    add_outer_product(problem.experts, minimum(pass.router.outer_product_tokens, problem.tokens - t), lhs,
                       submatrix(pass.hidden, t, begin), columns, sums, rhs_scratch,
                       mask == nullptr ? nullptr : mask + t);
   }

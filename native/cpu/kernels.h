@@ -225,8 +225,8 @@ struct XPass {
 
 // The gradient of the router. Tasks: tiles, which loop over all tokens.
 struct RouterPass {
-  Partition tiles;      // of r
-  int64_t step_tokens;  // per outer product
+  Partition tiles;  // of r
+  int64_t outer_product_tokens;
 };
 
 // What the passes of backward read, in their order, with the same marks.

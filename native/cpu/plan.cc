@@ -581,6 +581,7 @@ void take_routing(ForwardPass &pass, const Kernels &kernels, Workspace &workspac
 
 // ---- The arrays of backward ----
 
+// What the outputs of the call require.
 void find_needs(BackwardPass &pass) {
   const lily_backward &call = *pass.call;
   const lily_problem &problem = call.problem;
@@ -711,7 +712,7 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
   pass.router.tiles = tiles_for_scratch(problem.rank, problem.experts, kernels.panel, 1);
   if (is_direct) {
     pass.x = plan_direct_x_pass(problem, kernels);
-    pass.router.step_tokens = kDirectTokens;
+    pass.router.outer_product_tokens = kDirectTokens;
   } else if (blocking != nullptr) {
     pass.lhs_packed = take_packed_lhs(*blocking, pass, workspace);
     if (!pass.dy.computes_q) {
@@ -719,11 +720,12 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
     }
     pass.dx = row_tiles(*blocking, problem.tokens, problem.d_in, problem.rank, 1);
     pass.x = plan_blocked_x_pass(*blocking, problem);
-    // Whole tiles of six rows. Not measured: dR, of E <= 64 rows, is a small part of backward.
-    pass.router.step_tokens = 24;
+    // Not measured: dR is a small part of backward. The register tile had this number for sums of at most 64 rows, as
+    // those of dR, until D and dA were measured with more. It determines the order of the sum over the tokens.
+    pass.router.outer_product_tokens = 24;
   } else {
     pass.x = plan_x_pass(problem, kernels, workspace);
-    pass.router.step_tokens = pass.outer_product_tokens;
+    pass.router.outer_product_tokens = pass.outer_product_tokens;
   }
 
   plan.scratch_floats = round_up(plan.products->backward_scratch(pass), Workspace::kAlignment / sizeof(float));
