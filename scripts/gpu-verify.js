@@ -1,10 +1,10 @@
 #!/usr/bin/env node
 // Runs all checks that require a GPU, in under ten minutes. The steps are in the order of what they tell, in case the run
 // is cut short: the build, a self-test, the benchmark and PyTorch's times for the same shapes, with a table of both; then
-// the test suite, compute-sanitizer, and the comparison of the emulator with the GPU. Writes one JSON file to bench/results
-// after every step. A step that fails or exceeds its time limit does not prevent the later steps; time that one step does
-// not use is available to the next. With --only, the steps have the time of those left out: where the machine allows ten
-// minutes per command and keeps files, `--only build` may run first.
+// the test suite, after the built package that it imports, compute-sanitizer, and the comparison of the emulator with the
+// GPU. Writes one JSON file to bench/results after every step. A step that fails or exceeds its time limit does not prevent
+// the later steps; time that one step does not use is available to the next. With --only, the steps have the time of those
+// left out: where the machine allows ten minutes per command and keeps files, `--only build` may run first.
 //
 //   node scripts/gpu-verify.js [--out FILE] [--only STEP,...]
 //   node scripts/gpu-verify.js --list          print the steps and their time limits in seconds
@@ -58,6 +58,8 @@ const sanitized = [
 ]
 
 const tests = join(root, 'build', 'test-results.json')
+/** Builds dist/, which tests import. A pack has dist/ in its place. */
+const tsdown = 'node_modules/tsdown/dist/run.mjs'
 const figures = { bench: join(folder, 'bench.json'), pytorch: join(folder, 'pytorch.json') }
 
 /** Where PyTorch's packages and the CUDA toolkit may have cuBLASLt. @type {() => string[]} */
@@ -78,7 +80,8 @@ function buildForGpu() {
   const architecture = Number(gpu?.split(',')[1]?.trim().replace('.', ''))
   const code = codeOf({ ...targetOf(architecture), real: [architecture] })
   return {
-    LILY_CMAKE_ARGS: `${process.env.LILY_CMAKE_ARGS ?? ''} -DLILY_CUDA_TARGETS=${code}`,
+    // ON: without a suitable nvcc the build fails, and says why.
+    LILY_CMAKE_ARGS: `${process.env.LILY_CMAKE_ARGS ?? ''} -DLILY_CUDA=ON -DLILY_CUDA_TARGETS=${code}`,
     NVCC_APPEND_FLAGS: '--split-compile 0 -lineinfo',
   }
 }
@@ -166,6 +169,12 @@ const steps = [
     command: [process.execPath, '--import', 'tsx', 'bench/peers/gpu-table.ts', figures.bench, figures.pytorch],
   },
   {
+    name: 'package',
+    limit: 9,
+    why: existsSync(join(root, tsdown)) ? null : 'dist/ is that of the pack',
+    command: [process.execPath, tsdown],
+  },
+  {
     name: 'suite',
     limit: 120,
     command: [process.execPath, ...vitest, ...(isEmulated ? ['test/golden.test.ts'] : [])],
@@ -200,8 +209,8 @@ const steps = [
 
 /** @type {(step: (typeof steps)[number], seconds: number) => Outcome} */
 function run({ why, command, env, file, find }, limit) {
-  if (why) return { status: 'skipped', seconds: 0, detail: why }
   if (file !== undefined) rmSync(file, { force: true })
+  if (why) return { status: 'skipped', seconds: 0, detail: why }
   const begin = performance.now()
   // Unlike the timeout of spawnSync, this also ends the processes that a step has started.
   const { status, error } = spawnSync('timeout', ['--kill-after=5', String(limit), ...command], {
@@ -236,7 +245,6 @@ if (unknown !== undefined) {
   console.error(`gpu-verify: --only: unknown step ${unknown}; expected ${steps.map(({ name }) => name).join(', ')}`)
   process.exit(2)
 }
-rmSync(folder, { recursive: true, force: true })
 mkdirSync(folder, { recursive: true })
 
 const machine = {

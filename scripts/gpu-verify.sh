@@ -2,7 +2,8 @@
 # Runs all checks that require a GPU, in under ten minutes; gpu-verify.js has the details and gets the arguments.
 #
 #   scripts/gpu-verify.sh                 in a checkout after `npm ci`
-#   scripts/gpu-verify.sh --pack FILE     on another machine: pack Node and the npm packages into FILE
+#   scripts/gpu-verify.sh --pack FILE     in such a checkout on another machine: pack Node, the npm packages and dist/
+#                                         into FILE
 #   scripts/gpu-verify.sh --tools FILE    on a machine with nvcc and CMake, but without Node or access to a registry
 #
 # A shell script, because the machine may not have Node.
@@ -13,6 +14,9 @@ cd "$root"
 if [ "${1:-}" = --pack ]; then
   [ $# -eq 2 ] || { echo 'gpu-verify: --pack requires a file' >&2; exit 2; }
   command -v node >/dev/null || { echo 'gpu-verify: node was not found; --pack packs it' >&2; exit 2; }
+  [ -f node_modules/tsdown/dist/run.mjs ] || { echo 'gpu-verify: --pack builds dist/: run npm ci first' >&2; exit 2; }
+  # Tests import the built package.
+  node node_modules/tsdown/dist/run.mjs
   # Machines with a GPU may take a few ten MB only: what lints, packs, documents, or runs in a browser is left out.
   pack=build/pack
   rm -rf $pack
@@ -32,6 +36,7 @@ if [ "${1:-}" = --pack ]; then
     npm install --ignore-scripts --no-audit --no-fund
   )
   tar -C $pack -cf $pack/tools.tar --exclude='*.map' --exclude='*.d.ts' build/node node_modules
+  tar -rf $pack/tools.tar --exclude='*.d.ts' --exclude='*.d.cts' --exclude=dist/browser dist
   xz -T0 -6 -c $pack/tools.tar >"$2"
   rm -r $pack
   ls -l "$2"

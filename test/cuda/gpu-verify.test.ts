@@ -1,6 +1,8 @@
 /** scripts/gpu-verify.js without a GPU: its steps, and its table of predicted and measured times. */
-import { execFileSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { delimiter, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { gpus } from '../../bench/counters/gpus.js'
@@ -17,9 +19,34 @@ test('the steps that tell most come first, and end within ten minutes', () => {
     .split('\n')
     .map((line) => line.split(' '))
   const measured = ['build', 'self-test', 'bench', 'pytorch', 'table']
-  const checked = ['suite', 'memcheck', 'racecheck', 'synccheck', 'emulator']
+  const checked = ['package', 'suite', 'memcheck', 'racecheck', 'synccheck', 'emulator']
   expect(steps.map(([name]) => name)).toEqual([...measured, ...checked])
   expect(steps.reduce((sum, [, seconds]) => sum + Number(seconds), 0)).toBeLessThan(600)
+})
+
+// Programs that take the place of nvidia-smi, and of CMake, which writes its arguments to a file.
+test('the build fails without nvcc, and has code for the GPU present only', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'lily-gpu-verify-'))
+  try {
+    const program = (name: string, text: string) => {
+      writeFileSync(join(folder, name), `#!/bin/sh\n${text}\n`, { mode: 0o755 })
+    }
+    program('nvidia-smi', "echo 'NVIDIA H100 80GB HBM3, 9.0, 580.65.06'")
+    program('cmake', `printf '%s\\n' "$@" >>'${folder}/arguments'`)
+    const PATH = [folder, process.env.PATH].join(delimiter)
+    const script = ['scripts/gpu-verify.js', '--only', 'build', '--out', join(folder, 'out.json')]
+    const { status, stderr } = spawnSync(process.execPath, script, {
+      cwd: root,
+      env: { ...process.env, PATH },
+      encoding: 'utf8',
+    })
+    expect(status, stderr).toBe(0)
+    const given = readFileSync(join(folder, 'arguments'), 'utf8').split('\n')
+    expect(given).toContain('-DLILY_CUDA=ON')
+    expect(given).toContain('-DLILY_CUDA_TARGETS=arch=compute_90a,code=[sm_90a]')
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
 })
 
 const shape = { tokens: 8192, d: 4096, rank: 16, experts: 4 }
