@@ -22,6 +22,7 @@ struct Limits {
 };
 
 constexpr Limits kLimits[] = {
+    {70, 96, 96, 2048, 32},  // CUDA 13 compiles for no earlier one than 75, but drivers show it
     {75, 64, 64, 1024, 16},    {80, 164, 163, 2048, 32},  {86, 100, 99, 1536, 16},  {87, 164, 163, 1536, 16},
     {88, 100, 99, 1536, 16},   {89, 100, 99, 1536, 24},   {90, 228, 227, 2048, 32}, {100, 228, 227, 2048, 32},
     {103, 228, 227, 2048, 32}, {110, 228, 227, 1536, 24}, {120, 100, 99, 1536, 24}, {121, 100, 99, 1536, 24},
@@ -32,7 +33,7 @@ const Limits &limits() {
     if (each.architecture == environment().architecture) return each;
   }
   unsupported("LILY_EMULATOR_ARCH=" + std::to_string(environment().architecture) +
-              ": expected 75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120 or 121");
+              ": expected 70, 75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120 or 121");
 }
 
 }  // namespace

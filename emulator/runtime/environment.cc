@@ -133,7 +133,7 @@ Environment read_all() {
   read_number("VERBOSE", result.verbose, 0, 2);
   if (const char *file = variable("COUNTERS")) result.counters = file;
   read_number("DEVICES", result.devices, 1, 64);
-  read_number("ARCH", result.architecture, 75, 121);
+  read_number("ARCH", result.architecture, 70, 121);
   read_number("SMS", result.multiprocessors, 1, 1024);
   read_bytes("L2", result.l2);
   read_bytes("MEMORY", result.memory);

@@ -8,6 +8,9 @@
 
 namespace lily::cuda {
 
+// The first compute capability for which CUDA 13 compiles, times ten.
+constexpr int kLeastCapability = 75;
+
 struct Device {
   int id;
   int compute_major, compute_minor;
@@ -21,8 +24,8 @@ struct Device {
   double dram_bytes_per_second;  // of the data sheet
 };
 
-// Returns nullptr if the device does not exist; last_error then has the reason. The first call for a device queries
-// CUDA, which creates no context; later calls return the cached result.
+// Returns nullptr if the device does not exist or is not supported; last_error then has the reason. The first call for
+// a device queries CUDA, which creates no context; later calls return the cached result.
 const Device *device(int32_t id);
 
 // Returns LILY_ERROR_UNAVAILABLE if the driver or a device is missing; last_error says which.

@@ -29,6 +29,20 @@ describe('a missing driver', () => {
   })
 })
 
+test('a device that is older than the library', async (context) => {
+  needsEmulator(context)
+  const { code, stdout, text } = await runProgram('backends.js', { ARCH: '70' })
+  expect(code, text).toBe(0)
+  const { cuda, errors, y } = JSON.parse(stdout) as { cuda: object; errors: string[]; y: number[] }
+  const reason = /has compute capability 7\.0, and the CUDA backend requires 7\.5 or later/
+  expect(cuda).toMatchObject({ available: false, devices: [], reason: expect.stringMatching(reason) as string })
+  for (const error of errors) {
+    expect(error).toMatch(/^ERR_LILY_BACKEND_UNAVAILABLE: /)
+    expect(error).toMatch(reason)
+  }
+  expect(y).toEqual([12, 24])
+})
+
 describe('order of execution', () => {
   const programs = [
     'order.js',
@@ -118,13 +132,16 @@ describe('a promise that cannot wait for the device rejects with LilyError', () 
   })
 })
 
-test('an error that invalidates the context reports it', async (context) => {
-  needsEmulator(context)
-  const settings = { FAIL_CALL: 'cudaEventQuery:1', FAIL_ERROR: 'cudaErrorIllegalAddress' }
-  const { stdout, text } = await runProgram('calls.js', settings)
-  expect(JSON.parse(stdout), text).toMatchObject({
-    code: 'ERR_LILY_CUDA',
-    cudaError: 'cudaErrorIllegalAddress',
-    message: expect.stringContaining('restart the process') as string,
-  })
-})
+// Of the last three, the header of the runtime says that the process must be terminated and relaunched.
+test.for(['cudaErrorIllegalAddress', 'cudaErrorContained', 'cudaErrorMpsClientTerminated', 'cudaErrorExternalDevice'])(
+  'an error that invalidates the context reports it: %s',
+  async (FAIL_ERROR, context) => {
+    needsEmulator(context)
+    const { stdout, text } = await runProgram('calls.js', { FAIL_CALL: 'cudaEventQuery:1', FAIL_ERROR })
+    expect(JSON.parse(stdout), text).toMatchObject({
+      code: 'ERR_LILY_CUDA',
+      cudaError: FAIL_ERROR,
+      message: expect.stringContaining('restart the process') as string,
+    })
+  },
+)
