@@ -207,6 +207,15 @@ const steps = [
   },
 ]
 
+/** Undefined if there is no such file, or if a step was stopped while it wrote it. @type {(file: string) => unknown} */
+function readJson(file) {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8'))
+  } catch {
+    return undefined
+  }
+}
+
 /** @type {(step: (typeof steps)[number], seconds: number) => Outcome} */
 function run({ why, command, env, file, find }, limit) {
   if (file !== undefined) rmSync(file, { force: true })
@@ -219,9 +228,9 @@ function run({ why, command, env, file, find }, limit) {
     env: { ...process.env, ...env },
   })
   const seconds = Math.round((performance.now() - begin) / 100) / 10
-  /** @type {unknown} */
-  const written = file !== undefined && existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : undefined
-  const [found, text] = written === undefined ? [0, `${file} was not written`] : (find?.(written) ?? [0, ''])
+  const written = file === undefined ? undefined : readJson(file)
+  const [found, text] =
+    written === undefined ? [0, `${file} was not written, or not to its end`] : (find?.(written) ?? [0, ''])
   const texts = file === undefined ? [] : [text]
   if (status === 124 || status === 137) texts.push(`stopped after ${limit} s`)
   else if (status !== 0) texts.push(error?.message ?? `exited with ${status ?? 'a signal'}`)

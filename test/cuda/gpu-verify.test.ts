@@ -24,29 +24,42 @@ test('the steps that tell most come first, and end within ten minutes', () => {
   expect(steps.reduce((sum, [, seconds]) => sum + Number(seconds), 0)).toBeLessThan(600)
 })
 
-// Programs that take the place of nvidia-smi, and of CMake, which writes its arguments to a file.
-test('the build fails without nvcc, and has code for the GPU present only', () => {
+/** Runs the script with shell programs of these names in the place of others. */
+function verifyWith(programs: Record<string, string>, step: string) {
   const folder = mkdtempSync(join(tmpdir(), 'lily-gpu-verify-'))
   try {
-    const program = (name: string, text: string) => {
+    for (const [name, text] of Object.entries(programs)) {
       writeFileSync(join(folder, name), `#!/bin/sh\n${text}\n`, { mode: 0o755 })
     }
-    program('nvidia-smi', "echo 'NVIDIA H100 80GB HBM3, 9.0, 580.65.06'")
-    program('cmake', `printf '%s\\n' "$@" >>'${folder}/arguments'`)
-    const PATH = [folder, process.env.PATH].join(delimiter)
-    const script = ['scripts/gpu-verify.js', '--only', 'build', '--out', join(folder, 'out.json')]
-    const { status, stderr } = spawnSync(process.execPath, script, {
+    const script = ['scripts/gpu-verify.js', '--only', step, '--out', join(folder, 'out.json')]
+    return spawnSync(process.execPath, script, {
       cwd: root,
-      env: { ...process.env, PATH },
+      env: { ...process.env, PATH: [folder, process.env.PATH].join(delimiter) },
       encoding: 'utf8',
     })
-    expect(status, stderr).toBe(0)
-    const given = readFileSync(join(folder, 'arguments'), 'utf8').split('\n')
-    expect(given).toContain('-DLILY_CUDA=ON')
-    expect(given).toContain('-DLILY_CUDA_TARGETS=arch=compute_90a,code=[sm_90a]')
   } finally {
     rmSync(folder, { recursive: true })
   }
+}
+
+const nvidiaSmi = "echo 'NVIDIA H100 80GB HBM3, 9.0, 580.65.06'"
+
+test('the build fails without nvcc, and has code for the GPU present only', () => {
+  const cmake = `printf '%s\\n' "$@"`
+  const { status, stdout, stderr } = verifyWith({ 'nvidia-smi': nvidiaSmi, python3: ':', cmake }, 'build')
+  expect(status, stderr).toBe(0)
+  const given = stdout.split('\n')
+  expect(given).toContain('-DLILY_CUDA=ON')
+  expect(given).toContain('-DLILY_CUDA_TARGETS=arch=compute_90a,code=[sm_90a]')
+})
+
+test('a step that is stopped while it writes its results does not prevent the later steps', () => {
+  // Of `python3 bench/peers/pytorch.py --json FILE ...`, and of `python3 -c 'import torch'`.
+  const python3 = `[ "$1" = -c ] || printf '{"milliseconds": [' >"$3"`
+  const { status, stdout, stderr } = verifyWith({ 'nvidia-smi': nvidiaSmi, python3 }, 'pytorch')
+  expect(stderr).toBe('')
+  expect(stdout).toMatch(/^pytorch +failed .*was not written, or not to its end$/m)
+  expect(status).toBe(1)
 })
 
 const shape = { tokens: 8192, d: 4096, rank: 16, experts: 4 }
