@@ -65,7 +65,7 @@ export interface NativeProcessor {
   readonly affinity: number
   /** Whole processors of the cgroup's quota; 0 without a quota. */
   readonly quota: number
-  /** 0: unknown. */
+  /** Of the processors that this process may run on; 0: unknown. */
   readonly physicalCores: number
   /** Why the operating system refused the tile registers of AMX that the set in use needs; otherwise empty. */
   readonly amxRefusal: string

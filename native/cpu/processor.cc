@@ -3,18 +3,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#if defined(__linux__)
-#include <sched.h>
-#endif
 
 #include <algorithm>
 #include <chrono>
 #include <fstream>
-#include <set>
 #include <sstream>
-#include <thread>
 
 #include "core/environment.h"
+#include "cpu/affinity.h"
 #include "cpu/amx/permission.h"
 #include "cpu/cgroup.h"
 #include "cpu/thread_pool.h"
@@ -121,33 +117,11 @@ InstructionSet choose_instruction_set() {
   return chosen;
 }
 
-int affinity_count() {
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-#endif
-  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-}
-
 std::string first_line(const std::string &path) {
   std::ifstream file(path);
   std::string line;
   std::getline(file, line);
   return line;
-}
-
-// The hardware threads of a core share its multipliers, so a second thread on a core only adds overhead.
-int physical_core_count() {
-  std::set<std::string> cores;
-#if defined(__linux__)
-  for (long cpu = 0, cpus = sysconf(_SC_NPROCESSORS_CONF); cpu < cpus; ++cpu) {
-    const std::string siblings =
-        first_line("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
-    if (!siblings.empty()) cores.insert(siblings);  // a processor that is offline has no such file
-  }
-#endif
-  return cores.empty() ? static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))
-                       : static_cast<int>(cores.size());
 }
 
 }  // namespace
@@ -211,12 +185,16 @@ std::vector<const char *> supported_instruction_sets() {
   return names;
 }
 
-ThreadLimits thread_limits() { return {affinity_count(), cgroup_quota(), physical_core_count()}; }
+ThreadLimits thread_limits() {
+  const std::vector<int> processors = allowed_processors();
+  return {static_cast<int>(processors.size()), cgroup_quota(), core_count(processors)};
+}
 
 int default_thread_count() {
   const ThreadLimits limits = thread_limits();
-  const int allowed = limits.quota > 0 ? std::min(limits.affinity, limits.quota) : limits.affinity;
-  return std::max(1, std::min({allowed, limits.physical_cores, kMaxThreads}));
+  // The hardware threads of a core share its multipliers, so a second thread on a core only adds overhead.
+  const int allowed = limits.quota > 0 ? std::min(limits.quota, limits.physical_cores) : limits.physical_cores;
+  return std::max(1, std::min(allowed, kMaxThreads));
 }
 
 std::string processor_name() {

@@ -50,9 +50,9 @@ std::vector<const char *> supported_instruction_sets();
 
 // The limits of the number of threads.
 struct ThreadLimits {
-  int affinity;  // processors that this process may run on
-  int quota;     // CPU quota of the cgroup in whole processors; 0: no quota
-  int physical_cores;
+  int affinity;        // processors that this process may run on
+  int quota;           // CPU quota of the cgroup in whole processors; 0: no quota
+  int physical_cores;  // of the processors in `affinity`
 };
 ThreadLimits thread_limits();
 

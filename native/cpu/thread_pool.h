@@ -36,8 +36,8 @@ class SerialScope {
 // a limit; few machines have more physical cores.
 constexpr int kMaxThreads = 256;
 
-// The number of threads, including the calling one: LILY_NUM_THREADS if it is set, otherwise the minimum of the CPU
-// affinity of the process, the CPU quota of its cgroup, the number of physical cores, and kMaxThreads. 0 if
+// The number of threads, including the calling one: LILY_NUM_THREADS if it is set, otherwise the minimum of the
+// physical cores that the CPU affinity of the process allows, the CPU quota of its cgroup, and kMaxThreads. 0 if
 // LILY_NUM_THREADS is not a whole number from 1 to kMaxThreads.
 int thread_count();
 

@@ -18,7 +18,7 @@ typedef struct lily_processor {
   char instruction_sets[64]; /* supported sets with kernels, narrowest first, separated by spaces */
   int32_t affinity;          /* processors that this process may run on */
   int32_t quota;             /* CPU quota of the cgroup in whole processors; 0: no quota */
-  int32_t physical_cores;    /* of the machine */
+  int32_t physical_cores;    /* of the processors that this process may run on */
   char amx_refusal[96];      /* why the operating system does not permit the tile registers that the set in use needs;
                                 empty: it permits them, or the set does not need them. The call requests them. */
 } lily_processor;
