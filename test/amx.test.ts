@@ -3,9 +3,11 @@
  * tile registers.
  */
 import { beforeAll, expect, test } from 'vitest'
+import type { Diagnosis } from '../cli/doctor/diagnosis.js'
 import { isLong } from './support/backend.js'
 import { type Spec, splitTokens } from './support/cases.js'
 import { type Job, type Report, runInChild } from './support/child.js'
+import { runCli } from './support/cli.js'
 import { expectSameBits } from './support/compare.js'
 import { TYPES } from './support/dtypes.js'
 import type { Values } from './support/run.js'
@@ -82,6 +84,22 @@ test('the machine code has terms of bfloat16 from their least rank on', async (c
   const [narrow, narrowTf32, wide, wideTf32] = results.map(({ values }) => values.y ?? new Float32Array())
   expectSameBits('y below', narrowTf32, narrow)
   expect(wideTf32).not.toEqual(wide)
+})
+
+test('doctor tests the tile registers', async (context) => {
+  if (typeof environment === 'string') return context.skip(environment)
+  const doctor = async (env: Record<string, string>) => {
+    const { stdout } = await runCli(['doctor', '--json'], { LILY_CPU_ISA: 'amx', ...env })
+    const [cpu] = (JSON.parse(stdout) as Diagnosis).backends
+    expect(cpu.devices[0].simd).toBe('amx')
+    return cpu.selfTest
+  }
+  expect(await doctor(environment)).toEqual({ passed: true })
+  if (Object.keys(environment).length === 0) return // the hardware cannot fail
+  expect(await doctor({ ...environment, LILY_TEST_WRONG_TILES: '1' })).toEqual({
+    passed: false,
+    reason: 'y in bfloat16 is 0,0,0,0,0,0,0,0, expected 3,6,7,14,3,6,7,14',
+  })
 })
 
 // The portable kernels do not round float32 parameters to bfloat16.

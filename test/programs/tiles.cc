@@ -2,7 +2,7 @@
 // AVX512_BF16. Linked into an addon in place of native/cpu/amx/permission.cc, it makes the addon use that code. Each tile
 // instruction is invalid on the processor; the handler of SIGILL decodes and executes it, after the pseudo-code in
 // Intel's manual. It does not share code with native/cpu/amx/model.h. What the hardware would not accept, and a use of
-// the registers that the kernels must not make, ends the process.
+// the registers that the kernels must not make, ends the process. With LILY_TEST_WRONG_TILES=1 products are not added.
 #include <immintrin.h>
 #include <signal.h>
 #include <stdint.h>
@@ -50,6 +50,8 @@ struct Registers {
   alignas(64) uint8_t tiles[kTiles][kRows][kRowBytes];
 };
 thread_local Registers registers;
+
+const bool adds = getenv("LILY_TEST_WRONG_TILES") == nullptr;
 
 [[noreturn]] void stop(const char *reason) {
   const char *const texts[] = {"tiles: ", reason, "\n"};
@@ -159,7 +161,7 @@ void execute(int, siginfo_t *, void *context) {
   } else if (opcode == 0x4b && prefix == kF3 && address.has_index) {  // TILESTORED
     for (int i = 0; i < rows; ++i) memcpy(address.base + i * address.index, tile[i], static_cast<size_t>(row_bytes));
   } else if (opcode == 0x5c && prefix == kF3 && is_register) {  // TDPBF16PS
-    add_products(reg, rm, vvvv);
+    if (adds) add_products(reg, rm, vvvv);
   } else {
     stop("an instruction that is not emulated");
   }
