@@ -9,7 +9,7 @@ import { type Spec, splitTokens } from './support/cases.js'
 import { type Job, type Report, runInChild } from './support/child.js'
 import { runCli } from './support/cli.js'
 import { expectSameBits } from './support/compare.js'
-import { TYPES } from './support/dtypes.js'
+import { LEAST_TERMS_RANK, TYPES } from './support/dtypes.js'
 import type { Values } from './support/run.js'
 import { temporaryFolder } from './support/temporary.js'
 import { emulatedTiles } from './support/tiles.js'
@@ -28,8 +28,6 @@ const specs: Spec[] = [
   // Products and sums that are subnormal in float32, which the unit flushes.
   { ...odd, routing: 'batch', scaling: 2 ** -120, seed: 10 },
 ]
-/** From this rank on the hardware multiplies float32 as terms of bfloat16. */
-const LEAST_TERMS_RANK = 128
 const inTerms = (spec: Spec): Spec => ({ ...spec, rank: Math.max(spec.rank, LEAST_TERMS_RANK + 1), precision: 'tf32' })
 
 const jobs: Job[] = specs.flatMap((spec) =>

@@ -30,6 +30,9 @@ const ofTiles = ({ activations, precision }: Types) => activations === 'bfloat16
 
 const isModelled = process.env.LILY_CPU_ISA === 'amx-model'
 
+/** From this rank on the hardware multiplies float32 as terms of bfloat16; its model does at every rank. */
+export const LEAST_TERMS_RANK = 128
+
 /** The name of the combination without 16-bit types. AMX multiplies it with precision 'tf32', as two terms of bfloat16. */
 export const FLOAT32 = isModelled ? 'float32, tf32' : 'float32'
 
