@@ -107,6 +107,30 @@ describe('the gradients of the router add up to zero over the experts', () => {
   )
 })
 
+// If the weight of one expert is close to 1, w - <w, dw> of that expert must not consist of the rounding errors of <w, dw>.
+describe('also for a router that is almost sure of one expert', () => {
+  test.each([
+    ['batch', 'probabilities'],
+    ['batch', 'logits'],
+    ['sequence', 'probabilities'],
+    ['sequence', 'logits'],
+    ['token', undefined],
+  ] as const)('%s, %s', async (routing, pool) => {
+    const [tokens, rank, dIn] = [6, 4, 8]
+    const lengths = routing === 'sequence' ? [3, 3] : undefined
+    const c = makeCase({ tokens, dIn, dOut: 12, rank, experts: 3, routing, pool, lengths, seed: 30 })
+    // h is 1 everywhere. The softmax sees 0, 18 and -1, so that the weights of two experts are about 1e-8.
+    c.x.fill(1)
+    c.a.fill(1 / dIn)
+    const pooled = pool !== 'logits' ? 1 : (lengths?.[0] ?? tokens)
+    c.router = Float32Array.from({ length: 3 * rank }, (_, i) => [0, 18, -1][Math.floor(i / rank)] / (rank * pooled))
+    const dRouter = valueOf((await run(c)).values, 'dRouter')
+    const { sum, size } = inner(dRouter, new Float32Array(dRouter.length).fill(1))
+    expect(size).toBeGreaterThan(0)
+    expect(Math.abs(sum)).toBeLessThan(1e-5 * size)
+  })
+})
+
 describe('the initial state, b = 0', () => {
   test.each(everyOther(0))('%s', async (_, spec) => {
     const c = makeCase(spec)

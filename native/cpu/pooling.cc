@@ -61,11 +61,16 @@ void compute_d_pooled(const BackwardPass &pass) {
     }
     const int64_t kept = kept_tokens(pass.groups, group, pass.call->tokens.mask);
     const float *weights = pass.call->weights + group * experts;
+    // Relative to dw of the largest weight, for the reason that softmax_gradient has: the float32 weights that were
+    // saved do not add up to 1 exactly, so that double alone does not help.
+    const double largest = d_weights[std::max_element(weights, weights + experts) - weights];
     double mean = 0;
-    for (int64_t e = 0; e < experts; ++e) mean += static_cast<double>(weights[e]) * d_weights[e];
+    for (int64_t e = 0; e < experts; ++e) mean += static_cast<double>(weights[e]) * (d_weights[e] - largest);
     for (int64_t e = 0; e < experts; ++e) {
       double value = 0;
-      if (kept > 0 && problem.pool == LILY_POOL_LOGITS) value = static_cast<double>(weights[e]) * (d_weights[e] - mean);
+      if (kept > 0 && problem.pool == LILY_POOL_LOGITS) {
+        value = static_cast<double>(weights[e]) * ((d_weights[e] - largest) - mean);
+      }
       if (kept > 0 && problem.pool == LILY_POOL_PROBABILITIES) value = d_weights[e] / static_cast<double>(kept);
       pass.d_pooled[group * experts + e] = static_cast<float>(value);
     }

@@ -100,19 +100,26 @@ function sumOf({ source }: LogitGradient): string {
   sum_lanes(tid, sum);`
 }
 
+/**
+ * dw is taken relative to that of the expert with the largest p, which does not change dl. If that p is close to 1, <p, dw> is
+ * close to its dw, and the difference of the two would consist of rounding errors.
+ */
 function logitGradient({ source, poolsLogits, mask }: LogitGradient, hasKept: boolean): string {
-  const dw = source === 'tokens' ? 'd_weights1(t0 + t, e)' : 'sums[e]'
-  const p = poolsLogits ? 'statistic1(g, e)' : 'statistic1(t0 + t, e)'
+  const dw = (e: string) => (source === 'tokens' ? `d_weights1(t0 + t, ${e})` : `sums[${e}]`)
+  const p = (e: string) => (poolsLogits ? `statistic1(g, ${e})` : `statistic1(t0 + t, ${e})`)
   const averages = hasKept && source !== 'tokens' && !poolsLogits
   return wgsl`
 var<workgroup> d_logits_of: array<f32, ${TOKENS * 64}>;
 fn form_d_logits(t0: u32, t: u32, g: u32) {
   let keep = ${keeps(mask !== null, 't0 + t')};
+  var top = 0u;
+  for (var e = 1u; e < P.experts; e++) { if (${p('e')} > ${p('top')}) { top = e; } }
+  let dw_top = ${dw('top')};
   var mean = 0.0;
-  for (var e = 0u; e < P.experts; e++) { mean = fma(${p}, ${dw}, mean); }
+  for (var e = 0u; e < P.experts; e++) { mean = fma(${p('e')}, ${dw('e')} - dw_top, mean); }
   for (var e = 0u; e < P.experts; e++) {
     var value = 0.0;
-    if (keep) { value = ${p} * (${dw} - mean)${averages && ' / kept1(0u, min(t0 + t, P.kept_cols - 1u))'}; }
+    if (keep) { value = ${p('e')} * (${dw('e')} - dw_top - mean)${averages && ' / kept1(0u, min(t0 + t, P.kept_cols - 1u))'}; }
     d_logits_of[t * P.experts + e] = value;
     d_logits_put1(t0 + t, e, value);
   }
