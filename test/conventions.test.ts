@@ -183,6 +183,7 @@ describe('what is not supported', () => {
     ['an ml-matrix', { data: [x], rows: 1, columns: 3, to1DArray: () => [] }, 'ARGUMENT', 'ml-matrix'],
     ['data that is a function', { data: () => x, shape: [tokens, dIn] }, 'ARGUMENT', 'data is a function'],
     ['a stride that is a function', { data: x, shape: [tokens, dIn], stride: () => [6, 1] }, 'ARGUMENT', 'stride is'],
+    ['a promise', Promise.resolve(tensor(x, [tokens, dIn])), 'ARGUMENT', 'got a promise; await it'],
     ['nested arrays', [[1, 2]], 'ARGUMENT', 'an array of 1'],
     ['a clone of a Tensor', structuredClone(tensor(x, [tokens, dIn])), 'ARGUMENT', 'send its { data, shape, dtype }'],
     ['a Tensor in JSON', JSON.parse(JSON.stringify(tensor(x, [tokens, dIn]))), 'ARGUMENT', 'Object without data; that'],

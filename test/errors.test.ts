@@ -670,6 +670,15 @@ describe('LilyError', () => {
   })
 })
 
+it('a message has a text that came, up to 160 characters of it', async () => {
+  const { x, a, router, b } = smallOperands()
+  const forward = (routing: string) => lilyForward({ x, a, router, b }, { routing: routing as 'batch' })
+  const name = 'text_model.encoder.layers.10.self_attn.out_proj'
+  await expectRefused(ARGUMENT, `got '${name}'`, () => forward(name))
+  const long = 'a'.repeat(100_000)
+  await expectRefused(ARGUMENT, `got '${long.slice(0, 160)}... (100000 characters)'`, () => forward(long))
+})
+
 it('a private constructor names the function that creates the object', async () => {
   const classes = new Map<unknown, string>([
     [Stream, 'Stream: its constructor is private; call Stream.create(device)'],

@@ -142,7 +142,7 @@ export function reading<T>(argument: string, read: () => T): T {
 export function describe(value: unknown): string {
   switch (typeof value) {
     case 'string':
-      return value.length > 40 ? `a string of ${value.length} characters` : `'${value}'`
+      return `'${cut(value)}'`
     case 'number':
     case 'boolean':
     case 'undefined':

@@ -101,6 +101,19 @@ export function createParameters(
   return new Map(shapes.map((shape) => [shape.name, new Parameter(shape, checkedValue(values, shape), stackOf(shape))]))
 }
 
+/**
+ * The layer of this name.
+ *
+ * @param argument the argument of the caller that has the name
+ * @throws LilyError ERR_LILY_ARGUMENT if no adapted layer has this name
+ */
+export function layerOf<L>(layers: ReadonlyMap<string, L>, argument: string, name: string): L {
+  const layer = layers.get(name)
+  if (layer !== undefined) return layer
+  const [first] = layers.keys()
+  return fail('ERR_LILY_ARGUMENT', argument, `expected an adapted layer, such as '${first}', got ${describe(name)}`)
+}
+
 /** The adapter of all layers of a base model, of either kind. The base model remains the caller's. */
 export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   /** The adapted layers by name, in the order given. */
@@ -169,10 +182,7 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
    * @throws LilyError ERR_LILY_ARGUMENT if no adapted layer has this name
    */
   layer(name: string): L {
-    const layer = this.layers.get(name)
-    if (layer !== undefined) return layer
-    const [first] = this.layers.keys()
-    return fail('ERR_LILY_ARGUMENT', 'name', `expected an adapted layer, such as '${first}', got ${describe(name)}`)
+    return layerOf(this.layers, 'name', name)
   }
 
   /**

@@ -383,7 +383,11 @@ export class AdaptersLayer {
   ): DxOf<O> {
     const inputs = readLilyBackward(dy, options)
     if (inputs.settings.needs.dx && inputs.dx === null) {
-      fail('ERR_LILY_ARGUMENT', 'dx', 'is required, got undefined; pass a tensor')
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'dx',
+        "is required, got undefined; pass the base layer's gradient of x, to which the adapters add, or needs: { dx: false }",
+      )
     }
     const calls = reading('saved', () => callsOf(saved))
     if (calls === undefined) {

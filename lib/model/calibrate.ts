@@ -7,6 +7,7 @@ import { checkPlace } from '../memory/checks.js'
 import { ACTIVATIONS, POOLS } from '../operations/read.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import { Tensor, tensorOf } from '../tensor/tensor.js'
+import { layerOf } from './adapter-model.js'
 import type { LayerForwardOptions, LilyLayer } from './lily-layer.js'
 import type { LilyModel } from './lily-model.js'
 
@@ -82,7 +83,7 @@ export function readSamples(model: LilyModel, samples: CalibrationSamples): [Lil
   const entries = entriesOf<unknown>('samples', samples)
   if (entries.length === 0) fail('ERR_LILY_ARGUMENT', 'samples', 'expected inputs of at least one layer, got none')
   return entries.map(([name, calls]) => {
-    const layer = model.layer(name)
+    const layer = layerOf(model.layers, 'samples', name)
     const given = copyArray('samples', calls)
     if (given !== null && given.length > 0) return [layer, given.map((x, i) => readSample(layer, x, i))]
     return fail('ERR_LILY_ARGUMENT', 'samples', `expected an array of tensors for '${name}', got ${describe(calls)}`)

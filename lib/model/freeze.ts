@@ -1,6 +1,7 @@
 /** Reads the weights with which layers are frozen. */
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { copyArray, entriesOf, isInstance } from '../base/options.js'
+import { layerOf } from './adapter-model.js'
 import type { LilyLayer } from './lily-layer.js'
 import type { LilyModel } from './lily-model.js'
 
@@ -21,7 +22,7 @@ export function readFrozenWeights(model: LilyModel, weights: unknown): Map<LilyL
     weights === 'uniform'
       ? Array.from(model.layers.keys(), (name) => [name, new Float32Array(numB).fill(1 / numB)] as const)
       : readWeights(weights, numB)
-  const frozen = new Map(given.map(([name, values]) => [model.layer(name), values]))
+  const frozen = new Map(given.map(([name, values]) => [layerOf(model.layers, 'weights', name), values]))
   // Checked last: the getters of the weights may have merged a layer.
   for (const layer of frozen.keys()) layer.checkNotMerged()
   return frozen

@@ -13,6 +13,7 @@ export function refuseFramework(argument: string, value: Unknown): void {
     )
   }
   if (isOf(packedKey, value)) refuse('a PackedLinear', 'pass the weight itself, and pack it after merging')
+  if (typeof value.then === 'function') refuse('a promise', 'await it')
   if (typeof value.dataSync === 'function' && 'dataId' in value) {
     refuse('a TensorFlow.js tensor', 'pass { data: await tensor.data(), shape: tensor.shape }')
   }

@@ -305,7 +305,9 @@ describe('LilyAdapters', () => {
     const layer = set.layer('q')
     await expectRefused('ERR_LILY_ARGUMENT', 'y', () => layer.forward(input(), undefined as never))
     const { saved } = layer.forward(input(), output())
-    await expectRefused('ERR_LILY_ARGUMENT', 'dx', () => layer.backward(gradient(), saved))
+    await expectRefused('ERR_LILY_ARGUMENT', 'dx: is required, got undefined; pass the base layer', () =>
+      layer.backward(gradient(), saved),
+    )
     await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => layer.backward(gradient(), {} as never, { dx: input() }))
 
     const two = set.adapters.get('two')

@@ -107,7 +107,7 @@ describe('calibrate', () => {
 
   it.each<[string, string, unknown, unknown]>([
     ['ERR_LILY_ARGUMENT', 'samples', {}, {}],
-    ['ERR_LILY_ARGUMENT', '2.q', { '2.q': [] }, {}],
+    ['ERR_LILY_ARGUMENT', "samples: expected an adapted layer, such as '0.q', got '2.q'", { '2.q': [] }, {}],
     ['ERR_LILY_ARGUMENT', 'samples', { '0.q': [] }, {}],
     ['ERR_LILY_ARGUMENT', 'samples', { '0.q': place(samples[0], [7, dIn]) }, {}],
     ['ERR_LILY_ARGUMENT', 'at least one token', { '0.q': [place([], [0, dIn])] }, {}],
