@@ -4,8 +4,8 @@ import { deflateRawSync } from 'node:zlib'
 import { licensePlugin } from 'rolldown-license-plugin'
 import { defineConfig, type UserConfig } from 'tsdown'
 
-/** For users who have no types of WebGPU, or none of `Symbol.dispose`. */
-const types = { dts: '/// <reference types="@webgpu/types" />\n/// <reference lib="esnext.disposable" />' }
+/** For users who have no types of `Symbol.dispose`. */
+const types = { dts: '/// <reference lib="esnext.disposable" />' }
 const shared = { outDir: 'dist', platform: 'node', target: 'node20', fixedExtension: false, sourcemap: false } as const
 /** Editors show the comments of the types. */
 const comments = { legal: true, annotation: true, jsdoc: false }

@@ -40,6 +40,7 @@ export type { SaveOptions } from './checkpoint/save.js'
 export { DeviceBuffer } from './tensor/device-buffer.js'
 export type { DType, HostData } from './base/dtype.js'
 export { LilyError, type LilyErrorCode, type LilyErrorDetails } from './base/errors.js'
+export type { GpuBuffer, GpuCommandEncoder, GpuDevice } from './base/gpu-types.js'
 export type { Exact, Named } from './base/options.js'
 export { foldB, type FoldOptions } from './operations/fold.js'
 export {

@@ -69,7 +69,7 @@ function programs(): Map<string, string> {
 /** The programs are JavaScript: parameters of their functions have no types. */
 const UNTYPED_PARAMETERS = new Set([7006, 7019, 7031])
 
-// With the built package, without types of Node.js, and with all checks of the declarations.
+// Without types of Node.js.
 test('the programs of the guides and the declarations of the package compile', () => {
   const sources = programs()
   expect(sources.size).toBeGreaterThan(10)
@@ -77,7 +77,40 @@ test('the programs of the guides and the declarations of the package compile', (
   const entries =
     "import * as lily from 'lily-kernels'\nimport * as gpu from 'lily-kernels/webgpu'\nexport { gpu, lily }\n"
   sources.set('entries.mts', entries).set('entries.cts', entries)
+  expect(errorsOf(sources)).toEqual([])
+})
 
+/** As in the library dom from TypeScript 6 on, which has other names and members than @webgpu/types. */
+const WEBGPU = `${['Buffer', 'CommandEncoder', 'Device']
+  .map(
+    (name) =>
+      `interface GPU${name} { readonly own: '${name}' }\ndeclare var GPU${name}: { prototype: GPU${name}; new (): GPU${name} }`,
+  )
+  .join('\n')}
+type GPUBindingResource = GPUBuffer
+`
+
+test.each([
+  [
+    'are those that the program declares',
+    WEBGPU,
+    `const own: 'Buffer' = tensor.buffer.own\n// @ts-expect-error: no device\ncreateLily(tensor.buffer)`,
+  ],
+  ['are objects where the program declares none', '', 'const own: object = tensor.buffer\ncreateLily(own)'],
+])('the types of WebGPU %s', (_, declared, use) => {
+  const source = `import type { Tensor } from 'lily-kernels'\nimport { createLily } from 'lily-kernels/webgpu'\ndeclare const tensor: Tensor\n`
+  expect(
+    errorsOf(
+      new Map([
+        ['use.mts', source + use],
+        ['declared.d.ts', declared],
+      ]),
+    ),
+  ).toEqual([])
+})
+
+/** The errors of programs that import the built package, with all checks of its declarations. */
+function errorsOf(sources: ReadonlyMap<string, string>): string[] {
   const folder = mkdtempSync(join(packageRoot, 'build', 'types-'))
   try {
     mkdirSync(join(folder, 'node_modules'))
@@ -96,16 +129,15 @@ test('the programs of the guides and the declarations of the package compile', (
       },
     )
     const errors = ts.getPreEmitDiagnostics(program).filter(({ code }) => !UNTYPED_PARAMETERS.has(code))
-    const messages = errors.map(({ file, start, messageText }) => {
+    return errors.map(({ file, start, messageText }) => {
       const line =
         file === undefined ? '' : `${file.fileName}:${file.getLineAndCharacterOfPosition(start ?? 0).line + 1}: `
       return line + ts.flattenDiagnosticMessageText(messageText, '\n')
     })
-    expect(messages).toEqual([])
   } finally {
     rmSync(folder, { recursive: true })
   }
-})
+}
 
 /** Never called. */
 export function misspeltOptions(layer: LilyLayer, both: AdapterLayer, saved: LilySaved, loraSaved: LoraSaved): void {

@@ -1,4 +1,5 @@
 /** Backward of Lily: the gradients of x, a, router and b (docs/math.md). */
+import type { GpuCommandEncoder } from '../base/gpu-types.js'
 import type { Exact, Known } from '../base/options.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
@@ -53,7 +54,7 @@ export interface LilyBackwardOptions {
   /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
   readonly stream?: Stream | bigint | number | undefined
   /** For operands on a GPUDevice: encode the call into this encoder, which the caller submits (docs/webgpu.md). */
-  readonly encoder?: GPUCommandEncoder | undefined
+  readonly encoder?: GpuCommandEncoder | undefined
 }
 
 /** The type of a gradient: undefined if `needs` switches it off; both if the type of the option is not known. */

@@ -1,6 +1,7 @@
 /** The fold of deferred gradients of b. */
 import { checkExpertStack, checkTypeOrFloat32 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
+import type { GpuCommandEncoder } from '../base/gpu-types.js'
 import { checkKeys, copyArray, type Known, readFlag } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { checkDevice } from '../memory/backends.js'
@@ -24,7 +25,7 @@ export interface FoldOptions {
   /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
   readonly stream?: Stream | bigint | number | undefined
   /** For operands on a GPUDevice: encode the call into this encoder, which the caller submits (docs/webgpu.md). */
-  readonly encoder?: GPUCommandEncoder | undefined
+  readonly encoder?: GpuCommandEncoder | undefined
 }
 
 const OPTIONS: Known = new Set(['accumulate', 'stream', 'encoder'])

@@ -1,4 +1,5 @@
 /** Forward of Lily: y += s phi(x a^T) C, where C combines the experts of b (arXiv 2407.09946; docs/math.md). */
+import type { GpuCommandEncoder } from '../base/gpu-types.js'
 import type { Exact, Known } from '../base/options.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
@@ -51,7 +52,7 @@ export interface LilyForwardOptions {
   /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
   readonly stream?: Stream | bigint | number | undefined
   /** For operands on a GPUDevice: encode the call into this encoder, which the caller submits (docs/webgpu.md). */
-  readonly encoder?: GPUCommandEncoder | undefined
+  readonly encoder?: GpuCommandEncoder | undefined
 }
 
 /** The type of the option `routing`. */

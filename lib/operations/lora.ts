@@ -1,6 +1,7 @@
 /** LoRA, forward and backward: Lily with one expert, no router, and b transposed. */
 import { checkA, checkActivations, checkType, checkTypeOrFloat32 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
+import type { GpuCommandEncoder } from '../base/gpu-types.js'
 import type { Exact, Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import type { Operand } from '../memory/operand.js'
@@ -48,7 +49,7 @@ export interface LoraForwardOptions {
   /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
   readonly stream?: Stream | bigint | number | undefined
   /** For operands on a GPUDevice: encode the call into this encoder, which the caller submits (docs/webgpu.md). */
-  readonly encoder?: GPUCommandEncoder | undefined
+  readonly encoder?: GpuCommandEncoder | undefined
 }
 
 /** Result of {@link loraForward}. */
@@ -91,7 +92,7 @@ export interface LoraBackwardOptions {
   /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
   readonly stream?: Stream | bigint | number | undefined
   /** For operands on a GPUDevice: encode the call into this encoder, which the caller submits (docs/webgpu.md). */
-  readonly encoder?: GPUCommandEncoder | undefined
+  readonly encoder?: GpuCommandEncoder | undefined
 }
 
 /** Result of {@link loraBackward}: the given gradients, or new tensors. */

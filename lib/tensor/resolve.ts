@@ -4,6 +4,7 @@
  */
 import { type DType, dtypeOf, type DTypes, FLOATS, type HostData, readDType } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
+import type { GpuBuffer } from '../base/gpu-types.js'
 import { get, type Known } from '../base/options.js'
 import { readIntegers } from '../base/shape.js'
 import { deviceTensor } from '../base/symbols.js'
@@ -87,7 +88,7 @@ export interface DeviceTensorLike {
 /** A buffer of a GPUDevice that was passed to `createLily` of lily-kernels/webgpu. It is used in place and never copied. */
 export interface GpuTensorLike {
   /** Its usages include STORAGE. */
-  readonly buffer: GPUBuffer
+  readonly buffer: GpuBuffer
   /** Dimensions in elements, outermost first. */
   readonly shape: readonly number[]
   /** Type of the elements. */

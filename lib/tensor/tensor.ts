@@ -3,6 +3,7 @@ import { isOf, tensorKey } from '../base/copies.js'
 import { CREATE, checkCreate } from '../base/create.js'
 import { type DType, dtypeOf, type HostData, is16Bit, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
+import type { GpuBuffer } from '../base/gpu-types.js'
 import { copyArray } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
@@ -106,7 +107,7 @@ export class Tensor {
    *
    * @throws LilyError ERR_LILY_DEVICE for a tensor that is not on a GPUDevice, ERR_LILY_DISPOSED
    */
-  get buffer(): GPUBuffer {
+  get buffer(): GpuBuffer {
     const { memory, device } = this.#open()
     const buffer = gpuBufferOf(memory)
     if (buffer !== null) return buffer
@@ -247,7 +248,7 @@ interface DeviceTensor {
 
 /** What `Tensor[deviceTensor]` returns on a GPUDevice. */
 interface GpuTensor {
-  readonly buffer: GPUBuffer
+  readonly buffer: GpuBuffer
   readonly byteOffset: number
   readonly shape: readonly number[]
   readonly strides: readonly number[]

@@ -6,6 +6,7 @@
  */
 import type { DType, HostData } from '../base/dtype.js'
 import { describe, fail, LilyError, reading } from '../base/errors.js'
+import type { GpuCommandEncoder, GpuDevice } from '../base/gpu-types.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { webGpu, type WebGpuBinding } from '../binding/devices.js'
 import type { Device } from '../memory/device.js'
@@ -19,6 +20,7 @@ import { type Tensor, tensor } from '../tensor/tensor.js'
 import { GpuBinding } from './binding.js'
 
 export type { DType, HostData } from '../base/dtype.js'
+export type { GpuBuffer, GpuCommandEncoder, GpuDevice } from '../base/gpu-types.js'
 export type { Exact } from '../base/options.js'
 export { LilyError, type LilyErrorCode, type LilyErrorDetails } from '../base/errors.js'
 export type { Device } from '../memory/device.js'
@@ -148,7 +150,7 @@ export class Lily {
    *
    * @throws LilyError ERR_LILY_DISPOSED, ERR_LILY_ARGUMENT
    */
-  submitted(encoder: GPUCommandEncoder): void {
+  submitted(encoder: GpuCommandEncoder): void {
     const binding = this.#open()
     checkEncoder(encoder)
     binding.submitted(encoder)
@@ -228,7 +230,7 @@ export class Lily {
  * const { y } = lily.lilyForward({ x, a, router, b }, { save: false })
  * const { data } = await y.toHost()
  */
-export function createLily(device: GPUDevice): Lily {
+export function createLily(device: GpuDevice): Lily {
   if (!isGpuDevice(device)) fail('ERR_LILY_ARGUMENT', 'device', `expected a GPUDevice, got ${describe(device)}`)
   const known = [...webGpu.bindings.values()].find(({ gpu }) => gpu === device)
   return new Lily(known ?? new GpuBinding(device))
