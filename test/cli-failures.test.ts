@@ -165,6 +165,18 @@ describe('a terminal', () => {
     expect(await inTerminal(inspect, env)).toContain('\u001b[')
   })
 
+  // A signal that ends the process would leave the terminal of the user in the mode.
+  test('keeps its modes, also where it is narrower than the progress bar', async () => {
+    const { code, stdout } = await runCliIn('script -qec "stty columns 40; $*" /dev/null', inspect, clean)
+    expect(code, stdout).toBe(0)
+    // eslint-disable-next-line no-control-regex
+    expect(stdout).not.toMatch(/\u001b\[\?/)
+    // eslint-disable-next-line no-control-regex
+    const drawn = stdout.split(/[\r\n]|\u001b\[[\d;]*[A-Za-z]/).filter((text) => /[█░]/.test(text))
+    expect(drawn).not.toEqual([])
+    for (const text of drawn) expect(text.length).toBeLessThanOrEqual(40)
+  })
+
   test.each([{ TERM: 'dumb' }, { NO_COLOR: '1' }, { FORCE_COLOR: '0' }, { TERM: 'dumb', FORCE_COLOR: '1' }])(
     'with %j gets no escape sequences',
     async (env) => {

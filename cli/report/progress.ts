@@ -22,10 +22,10 @@ export function startProgress(otherwise: (step: string) => void): Progress {
     barCompleteChar: '█',
     barIncompleteChar: '░',
     barsize: 24,
-    // A signal may end the process without a chance to show the cursor again.
+    // A signal may end the process before it can show the cursor, or wrap lines, again. The bar is cut to the width instead.
     hideCursor: false,
+    linewrap: true,
     clearOnComplete: true,
-    linewrap: false,
     // stop() ends the bar, also after a signal.
     gracefulExit: false,
   })
