@@ -340,7 +340,7 @@ describe('the roofline chart', () => {
       return { shape, dtype: 'float32', routing: 'batch', pass: 'forward', by, lily, lora }
     })
     const html = rooflineChart(rows, { roofs } as unknown as Report, 250)!.outerHTML
-    const lines = [...html.matchAll(/aria-label="line">(.*?)<\/g>/g)].map(([, line]) =>
+    const lines = [...html.matchAll(/<g [^>]*stroke-linejoin="round"[^>]*>(.*?)<\/g>/g)].map(([, line]) =>
       [.../[ML]([-\d.]+),([-\d.]+)/g[Symbol.matchAll](line)].map(([, x, y]) => [Number(x), Number(y)]),
     )
     // Two arithmetic roofs and two memory roofs, all visible.

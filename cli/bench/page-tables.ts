@@ -46,15 +46,14 @@ function resultTable(rows: readonly Row[], failures: readonly Failure[]): Elemen
     columnHeader('pass', { class: 'left' }),
     ...shown.map((column) => columnHeader(column.title, classOf(column))),
   ]
-  const body = rows.map((row) =>
-    h(
-      'tr',
-      row.pass === 'forward' ? { class: 'first' } : {},
-      rowHeader(row.pass === 'forward' ? shapeText(row.shape) : ''),
-      h('td', { class: 'left' }, row.pass === 'forward' ? 'fwd' : '+ bwd'),
-      ...shown.map((column) => h('td', classOf(column), column.cell(row))),
-    ),
-  )
+  const body = rows.map((row) => {
+    const cells = shown.map((column) => h('td', classOf(column), column.cell(row)))
+    const passCell = (text: string) => h('td', { class: 'left' }, text)
+    // A case has both passes, in this order.
+    return row.pass === 'forward'
+      ? h('tr', { class: 'first' }, rowHeader(shapeText(row.shape), { rowspan: '2' }), passCell('fwd'), ...cells)
+      : h('tr', {}, passCell('+ bwd'), ...cells)
+  })
   const failed = failures.map(({ shape, reason }) =>
     h(
       'tr',
@@ -66,12 +65,12 @@ function resultTable(rows: readonly Row[], failures: readonly Failure[]): Elemen
   return tableOf(head, [...body, ...failed])
 }
 
-/** A heading and a table for each data type and routing. */
-export function resultTables(rows: readonly Row[], failures: readonly Failure[]): Element[] {
+/** A heading and a table for each data type and routing. `backend` tells the tables of two backends apart. */
+export function resultTables(backend: string, rows: readonly Row[], failures: readonly Failure[]): Element[] {
   const [measured, failed] = [sectionsOf(rows), sectionsOf(failures)]
   return [...new Set([...measured.keys(), ...failed.keys()])].flatMap((title) => [
     h('h3', {}, title),
-    scrollable(title, resultTable(measured.get(title) ?? [], failed.get(title) ?? [])),
+    scrollable(`${backend}: ${title}`, resultTable(measured.get(title) ?? [], failed.get(title) ?? [])),
   ])
 }
 

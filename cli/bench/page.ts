@@ -103,7 +103,7 @@ function section(report: Report): Element {
     tiles(rows.length === 0 ? [] : summary(rows)),
     ...(figures.length === 0 ? [] : [h('h2', {}, 'Charts'), charts(figures)]),
     h('h2', {}, 'Results'),
-    ...resultTables(rows, report.failures),
+    ...resultTables(report.machine.backend, rows, report.failures),
     ...(report.roofs === null ? [] : [h('h2', {}, 'Memory bandwidth'), roofTable(report.roofs)]),
     h('h2', {}, 'Method'),
     method(report),

@@ -6,6 +6,8 @@ import { jsonText } from './printable.js'
 export interface Element {
   readonly outerHTML: string
   setAttribute(name: string, value: string): void
+  removeAttribute(name: string): void
+  querySelectorAll(selector: string): Iterable<Element>
   append(...children: readonly Child[]): void
   replaceChildren(...children: readonly Child[]): void
 }
@@ -44,6 +46,6 @@ export function htmlPage(title: string, style: string, body: readonly Child[], d
   )
   // Escaping `<` keeps the data from closing its script element.
   const json = jsonText(data).replaceAll('<', '\\u003c')
-  document.body.replaceChildren(...body, h('script', { type: 'application/json', id: 'report' }, json))
+  document.body.replaceChildren(h('main', {}, ...body), h('script', { type: 'application/json', id: 'report' }, json))
   return `${document.toString()}\n`
 }

@@ -49,7 +49,7 @@ thead th { border-bottom: 1px solid var(--line); vertical-align: bottom; }
 tbody tr.first > * { border-top: 1px solid var(--line); }
 th:first-child, td:first-child, .left, .reason { text-align: left; }
 .reason { color: var(--alert); white-space: normal; }
-tbody th { position: sticky; left: 0; background: var(--surface); color: var(--text); font-weight: 500; }
+tbody th { position: sticky; left: 0; vertical-align: top; background: var(--surface); color: var(--text); font-weight: 500; }
 dl.how { display: grid; grid-template-columns: max-content 1fr; gap: .35rem 1.2rem; margin: 0; font-size: .9rem; }
 dl.how dt { font-weight: 600; }
 dl.how dd { margin: 0; color: var(--muted); }

@@ -14,11 +14,8 @@ export function charts(md: MarkdownRenderer, root: string): void {
     if (file === undefined) return render?.(tokens, i, ...rest) ?? tokens[i].content
     const reports = JSON.parse(readFileSync(join(root, file), 'utf8')) as Report[]
     const figures = reports.flatMap((report) => chartsOf(rowsOf(report.results), report))
-    // A group of marks is no element that may have a name; the chart is one picture with the name that it has.
-    const html = chartList(figures)
-      .outerHTML.replace(/(<g\b[^>]*?) aria-label="[^"]*"/g, '$1')
-      .replace(/<svg\b/g, '<svg role="img"')
     // As a text, because Vue removes the style elements of a template.
-    return `<div class="bench" v-html="${md.utils.escapeHtml(JSON.stringify(html))}"></div>\n`
+    const html = JSON.stringify(chartList(figures).outerHTML)
+    return `<div class="bench" v-html="${md.utils.escapeHtml(html)}"></div>\n`
   }
 }

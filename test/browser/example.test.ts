@@ -1,6 +1,5 @@
 /** examples/browser, built by vite, in headless Chromium: with the software adapter of WebGPU, and on WebAssembly. */
 import { join } from 'node:path'
-import { source as axeSource } from 'axe-core'
 import { analyse, LilyModel, LoraModel } from 'lily-kernels'
 import type { Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -8,6 +7,7 @@ import { randomInputs } from '../../examples/browser/src/inspect/random-inputs.j
 import { packageRoot } from '../../lib/binding/root.js'
 import { CONFIG, GOLDEN, TENSORS } from '../support/checkpoint.js'
 import { programsOf } from '../support/guides.js'
+import { problemsOf } from '../support/page-problems.js'
 import { pagesMissing, type Opening, Site, type Visit, WEBGPU } from '../support/site.js'
 
 const LORA = join(packageRoot, 'test', 'fixtures', 'lora', 'plain')
@@ -20,9 +20,6 @@ const missing = pagesMissing()
 if (missing !== undefined) test('examples/browser', (context) => context.skip(missing))
 
 /** Globals of the page. */
-declare const document: { readonly documentElement: { readonly scrollWidth: number } }
-declare const innerWidth: number
-declare const axe: { run(): Promise<{ violations: { id: string; nodes: { target: string[] }[] }[] }> }
 declare const devices: GPUDevice[]
 
 describe.skipIf(missing !== undefined)('examples/browser', () => {
@@ -380,24 +377,4 @@ async function drop(page: Page, folder: string): Promise<void> {
 function expectClose(shown: readonly number[], expected: readonly number[], difference: number): void {
   expect(shown).toHaveLength(expected.length)
   shown.forEach((value, i) => expect(Math.abs(value - expected[i])).toBeLessThanOrEqual(difference))
-}
-
-/** What is wrong with the page as it is shown, on a phone and on a desktop, in light and in dark colours. */
-async function problemsOf(page: Page): Promise<string[]> {
-  const found: string[] = []
-  await page.evaluate(axeSource)
-  for (const width of [390, 1280]) {
-    for (const colorScheme of ['light', 'dark'] as const) {
-      await page.setViewportSize({ width, height: 844 })
-      await page.emulateMedia({ colorScheme })
-      const name = `at ${width} px, ${colorScheme}`
-      const wider = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)
-      if (wider > 0) found.push(`${name}: ${wider} px wider than the screen`)
-      const violations = await page.evaluate(() => axe.run().then((result) => result.violations))
-      for (const { id, nodes } of violations) {
-        found.push(`${name}: ${id}: ${nodes.map(({ target }) => target.join(' ')).join(' | ')}`)
-      }
-    }
-  }
-  return found
 }
