@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from 'n
 import { join } from 'node:path'
 import { parseHTML } from 'linkedom'
 import { describe, expect, test } from 'vitest'
-import { targetCharts } from '../cli/inspect/charts.js'
+import { loraCharts, targetCharts } from '../cli/inspect/charts.js'
 import { type Inspection, layerLabels } from '../cli/inspect/inspection.js'
 import { type LoraInspection, loraTargets } from '../cli/inspect/lora-inspection.js'
 import { inspectionText } from '../cli/inspect/text.js'
@@ -347,6 +347,18 @@ describe('inspect', () => {
     const target = { layers, loraRank: 1, experts: { cosines: [[1]], norms: [1] } }
     expect(targetCharts(target as unknown as TargetAnalysis)).toHaveLength(6)
     expect(labelled(new Array<string>(200_000).fill('a')).marginLeft).toBe(44)
+  })
+
+  test('an adapter that is not trained has charts without bars', async () => {
+    const layers = [{ name: 'q', inFeatures: 4, outFeatures: 4 }]
+    const lily = await analyse(LilyModel.create({ layers, config: { r: 2, numB: 2 }, seed: 1 }))
+    const lora = await analyse(LoraModel.create({ layers, config: { r: 2, targetModules: ['q'] }, seed: 1 }))
+    const charts = [...targetCharts(lily.targets[0]), ...loraCharts(lora.layers)]
+    // A layer of each, and two experts. Cells are transparent, and bars are not.
+    const rectangles = charts.flatMap(({ outerHTML }) => outerHTML.match(/<rect [^>]*>/g) ?? [])
+    const bars = rectangles.filter((rectangle) => !rectangle.includes('fill-opacity'))
+    expect(bars).toHaveLength(4)
+    for (const bar of bars) expect(bar).toMatch(/ width="0"/)
   })
 
   test('labels are the parts that differ, or all parts of names that differ in length', () => {

@@ -3,7 +3,7 @@ import * as Plot from '@observablehq/plot'
 import { max } from 'd3-array'
 import type { SingularValueAnalysis, TargetAnalysis, UpdateAnalysis } from '../../lib/index.js'
 import { cellChart } from '../report/cell-chart.js'
-import { figure, heightOfRows, labelled, plot } from '../report/chart.js'
+import { figure, fromZero, heightOfRows, labelled, plot } from '../report/chart.js'
 import type { Element } from '../report/document.js'
 import { percent, threeDigits } from '../report/format.js'
 import { legend } from '../report/legend.js'
@@ -17,7 +17,13 @@ export function targetCharts(target: TargetAnalysis): Element[] {
   const routed = isRouted(target) ? [routerMap(target), entropies(target)] : []
   const { layers, loraRank } = target
   const lora = { rank: loraRank, text: 'LoRA with as many parameters' }
-  return [...routed, effectiveRanks(layers, LILY, lora), spectra(layers, LILY, lora), cosines(target), norms(target)]
+  return [
+    ...routed,
+    effectiveRanks(layers, LILY, lora),
+    spectra(layers, LILY, lora),
+    cosines(target),
+    expertNorms(target),
+  ]
 }
 
 /** The charts of one target of LoRA. */
@@ -112,7 +118,7 @@ function effectiveRanks(layers: readonly UpdatedLayer[], color: string, lora?: C
     plot('Effective rank of the update by layer', {
       height: heightOfRows(labels.length),
       marginLeft,
-      x: { label: null, grid: true, ticks: 5 },
+      x: fromZero([...bars.map(({ rank }) => rank), lora?.rank ?? 0]),
       y: { ...y, type: 'band', padding: 0.25 },
       marks: [
         Plot.barX(bars, {
@@ -158,15 +164,15 @@ function spectra(layers: readonly UpdatedLayer[], color: string, lora?: Compared
   )
 }
 
-function norms({ experts }: TargetAnalysis): Element {
-  const bars = experts.norms.map((norm, e) => ({ expert: String(e), norm }))
+function expertNorms({ experts: { norms } }: TargetAnalysis): Element {
+  const bars = norms.map((norm, e) => ({ expert: String(e), norm }))
   return figure(
     'Norms of the experts',
     'Frobenius norm of each B.',
     legend('dot', [{ text: 'norm', color: LILY }]),
     plot('Norms of the experts', {
       height: heightOfRows(bars.length),
-      x: { label: null, grid: true, ticks: 5 },
+      x: fromZero(norms),
       y: { domain: bars.map(({ expert }) => expert), label: 'expert', type: 'band', padding: 0.25 },
       marks: [
         Plot.barX(bars, {

@@ -62,6 +62,14 @@ export function figure(title: string, text: string, legend: Element, chart: Elem
   return h('figure', { class: 'chart' }, caption, legend, chart)
 }
 
+/** A linear scale from 0 over values. From 0 to 0, as of an adapter that is not trained, bars would fill the chart. */
+export const fromZero = (values: readonly number[]): Plot.ScaleOptions => ({
+  domain: [0, max(values) || 1],
+  label: null,
+  grid: true,
+  ticks: 5,
+})
+
 /** A logarithmic scale over values, with as many round ticks as fit. */
 export function logarithmic(values: readonly number[]): Plot.ScaleOptions {
   const [least, most] = [Math.min(...values), Math.max(...values)]

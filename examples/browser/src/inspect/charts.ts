@@ -104,7 +104,15 @@ export function effectiveRanks(layers: readonly UpdatedLayer[], color: string, l
   const chart = plot(`Effective rank by layer. ${values.join('; ')}`, {
     height: heightOfRows(labels.length),
     marginLeft,
-    x: { label: 'effective rank', grid: true, ticks: 5, labelAnchor: 'center', labelArrow: 'none' },
+    // From 0 to 0, as of an adapter that is not trained, bars would fill the chart.
+    x: {
+      domain: [0, Math.max(lora ?? 0, ...bars.map(({ effectiveRank }) => effectiveRank)) || 1],
+      label: 'effective rank',
+      grid: true,
+      ticks: 5,
+      labelAnchor: 'center',
+      labelArrow: 'none',
+    },
     y: { ...y, type: 'band', padding: 0.25 },
     marks: [
       Plot.barX(bars, {
