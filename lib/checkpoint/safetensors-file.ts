@@ -3,6 +3,7 @@ import { CREATE, checkCreate } from '../base/create.js'
 import type { DType } from '../base/dtype.js'
 import { describe, fail } from '../base/errors.js'
 import { isInstance } from '../base/options.js'
+import { byteLengthOf } from '../base/views.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { openFile, readPath } from './disk/disk.js'
 import { checkpointError, DAMAGED, quote } from './errors.js'
@@ -127,11 +128,16 @@ export class SafetensorsFile {
     if (!isInstance(expected, Uint8Array)) {
       fail('ERR_LILY_ARGUMENT', 'expected', `expected a Uint8Array, got ${describe(expected)}`)
     }
-    if (end - begin !== expected.byteLength) return false
-    const buffer = new Uint8Array(Math.min(expected.byteLength, BLOCK_BYTES))
-    for (let start = 0; start < expected.byteLength; start += buffer.length) {
-      const block = buffer.subarray(0, Math.min(buffer.length, expected.byteLength - start))
+    const size = end - begin
+    if (byteLengthOf(expected) !== size) return false
+    const buffer = new Uint8Array(Math.min(size, BLOCK_BYTES))
+    for (let start = 0; start < size; start += buffer.length) {
+      const block = buffer.subarray(0, Math.min(buffer.length, size - start))
       await fill(this.#file, block, begin + start)
+      if (byteLengthOf(expected) !== size) {
+        const advice = 'keep it as it is until the promise is settled'
+        fail('ERR_LILY_ARGUMENT', 'expected', `its ArrayBuffer was transferred or resized in the meantime; ${advice}`)
+      }
       if (!areEqual(block, expected.subarray(start, start + block.length))) return false
     }
     return true

@@ -177,6 +177,17 @@ describe('a round trip', () => {
     expect(await opened.hasBytes('x', bytes.subarray(1))).toBe(false)
     await opened.close()
   })
+
+  it('reports expected bytes that are transferred while the tensor is read', async () => {
+    const bytes = Uint8Array.from({ length: 40 }, (_, i) => i)
+    await replaceWithTensors(file, new Map([['x', source('F32', [10], bytes)]]), new Map())
+    const opened = await SafetensorsFile.open(file)
+    const pending = opened.hasBytes('x', bytes)
+    const refused = expectRefused('ERR_LILY_ARGUMENT', 'expected: its ArrayBuffer was transferred', () => pending)
+    structuredClone(bytes.buffer, { transfer: [bytes.buffer] })
+    await refused
+    await opened.close()
+  })
 })
 
 describe('rejects a file', () => {
