@@ -403,17 +403,14 @@ describe('inspect', () => {
     const html = join(folder, 'page.html')
     const samples = join(folder, 'samples.safetensors')
     await writeSamples(samples, 5)
-    const others = join(folder, 'others.safetensors')
-    const prefixed = 'base_model.model.layers.0.self_attn.q_proj'
-    await writeSafetensors(others, { [prefixed]: tensor([0], [1, 1]) })
     const calls: [string[], string][] = [
       [[join(folder, 'none')], 'ERR_LILY_CHECKPOINT: '],
       [[withFields({ peft_type: 'LOHA' })], "expected peft_type 'LILY'"],
       [[LORA_FOLDER, '--samples', samples], 'error: --samples are for the routers of Lily'],
       [[GOLDEN, '--samples', samples], 'ERR_LILY_SHAPE: '],
       [
-        [GOLDEN, '--samples', others],
-        `samples: expected an adapted layer, such as 'layers.0.self_attn.q_proj', got '${prefixed}'`,
+        [GOLDEN, '--samples', join(GOLDEN, TENSORS)],
+        `${TENSORS}: tensor "base_model.model.layers.0.self_attn.q_proj.lily_A.weight": expected the name of an adapted layer`,
       ],
       [[], "missing required argument 'folder'"],
     ]

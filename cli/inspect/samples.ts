@@ -21,7 +21,8 @@ const readers: Readonly<Record<string, (bytes: DataView, index: number) => numbe
  * Reads the samples of each layer [..., d_in], without the tokens that a mask [...] drops. The mask of a layer is the
  * tensor `<layer>.mask` or else `mask`.
  *
- * @throws LilyError ERR_LILY_CHECKPOINT if the file cannot be read, or a mask has another shape or other values than 0 and 1
+ * @throws LilyError ERR_LILY_CHECKPOINT if the file cannot be read, a tensor has another name, or a mask has another shape or
+ *   other values than 0 and 1
  */
 export async function readSamples(path: string, { layers }: LilyModel): Promise<Map<string, StoredTensor[]>> {
   const file = await SafetensorsFile.open(path)
@@ -31,6 +32,11 @@ export async function readSamples(path: string, { layers }: LilyModel): Promise<
     const samples = new Map<string, StoredTensor[]>()
     for (const name of file.tensors.keys()) {
       if (masks.has(name)) continue
+      if (!layers.has(name)) {
+        const [first] = layers.keys()
+        const expected = `expected the name of an adapted layer, such as ${quote(first)}, or of a mask`
+        throw checkpointError(file.path, `tensor ${quote(name)}: ${expected}`)
+      }
       const x = await file.read(name)
       const mask = [maskName(name), MASK].find((each) => masks.has(each) && file.tensors.has(each))
       samples.set(name, [mask === undefined ? x : withoutMasked(x, await readMask(file, mask, name, x.shape))])
