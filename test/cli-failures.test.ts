@@ -1,5 +1,15 @@
 /** What the command line keeps when a case, a file, a pipe or the program itself fails, and what it prints then. */
-import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import type { Report } from '../bench/harness/report.js'
@@ -69,6 +79,18 @@ describe('files', () => {
     }
     expect(readdirSync(inside)).toEqual(['old.json'])
     expect(readFileSync(old, 'utf8')).toBe('precious')
+  })
+
+  test('without a name, and links to no file, are refused with the reason', async () => {
+    const link = join(newFolder(), 'link')
+    symlinkSync('none', link)
+    for (const [path, reason] of [
+      ['', 'its name is empty'],
+      [link, 'it is a link to a file that does not exist; create that file first'],
+    ]) {
+      const { code, stderr } = await runCli([...tiny, '--json', path])
+      expect({ code, stderr }).toEqual({ code: 1, stderr: `error: --json: ${path} cannot be written: ${reason}\n` })
+    }
   })
 
   test('a write that fails half way keeps the old file', async () => {

@@ -6,6 +6,7 @@ import {
   closeSync,
   constants,
   existsSync,
+  lstatSync,
   openSync,
   realpathSync,
   renameSync,
@@ -57,8 +58,12 @@ function withoutLinks(path: string): string {
 
 /** Returns the path without symbolic links. */
 function tryToOpen(path: string): string {
+  if (path === '') throw new Error('its name is empty')
   const stats = statSync(path, { throwIfNoEntry: false })
   if (stats === undefined) {
+    if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) {
+      throw new Error('it is a link to a file that does not exist; create that file first')
+    }
     closeSync(openSync(path, 'wx'))
     const target = realpathSync(path)
     rmSync(path)
