@@ -3,8 +3,18 @@
  * exception is model -> checkpoint, for `LilyModel.fromPretrained` and `savePretrained`.
  */
 const layers = [
-  ...['base', 'binding', 'memory', 'tensor', 'operations', 'webgpu', 'model', 'checkpoint', 'optimiser', 'analysis'],
-  ...['tfjs', 'tfjs-layers'],
+  'base',
+  'binding',
+  'memory',
+  'tensor',
+  'operations',
+  'webgpu',
+  'model',
+  'checkpoint',
+  'optimiser',
+  'analysis',
+  'tfjs',
+  'tfjs-layers',
 ]
 
 /** @type {import('dependency-cruiser').IForbiddenRuleType[]} */

@@ -14,17 +14,30 @@ const skipReasons: Reporter = {
 
 /** Files of a minute or more in any project, the longest first. */
 const longest = [
-  ...[
-    'arm64/instruction-sets',
-    'arm64/arm64',
-    'property',
-    'identities',
-    'webgpu/kernels',
-    'cuda/kernels',
-    'cuda/counters',
-  ],
-  ...['isa', 'determinism', 'cli', 'cli-failures', 'modes', 'interop/webgpu', 'workers', 'emulator/emulator', 'linear'],
-  ...['site/site', 'peers', 'adamw', 'threads', 'cuda/emulated', 'leak', 'model/training', 'cuda/self-test'],
+  'arm64/instruction-sets',
+  'arm64/arm64',
+  'property',
+  'identities',
+  'webgpu/kernels',
+  'cuda/kernels',
+  'cuda/counters',
+  'isa',
+  'determinism',
+  'cli',
+  'cli-failures',
+  'modes',
+  'interop/webgpu',
+  'workers',
+  'emulator/emulator',
+  'linear',
+  'site/site',
+  'peers',
+  'adamw',
+  'threads',
+  'cuda/emulated',
+  'leak',
+  'model/training',
+  'cuda/self-test',
 ]
 
 /** Starts the longest files first, so that no worker waits for one at the end. */
@@ -101,42 +114,6 @@ function missingWebGpu(): string | undefined {
 const webGpuMissing = missingWebGpu()
 if (webGpuMissing !== undefined) console.log(`the tests of WebGPU are skipped: ${webGpuMissing}`)
 
-/** Tests that run on WebGPU, too: all those of both backends, except `linear`. WebGPU has no frozen linear layers. */
-const webgpu = [
-  'adamw',
-  'async',
-  'checkpoint/device',
-  'determinism',
-  'errors',
-  'golden',
-  'identities',
-  'model/adapters',
-  'model/calibrate',
-  'model/layers',
-  'model/lora',
-  'model/merge',
-  'model/training',
-  'modes',
-  'property',
-]
-
-const webGpuProject = {
-  name: 'webgpu',
-  include:
-    webGpuMissing === undefined ? ['test/webgpu/**/*.test.ts', ...files(webgpu)] : ['test/webgpu/missing.test.ts'],
-  exclude: webGpuMissing === undefined ? ['test/webgpu/missing.test.ts'] : [],
-  setupFiles: webGpuMissing === undefined ? ['test/support/webgpu.ts'] : [],
-  env: {
-    LILY_TEST_BACKEND: 'webgpu',
-    LILY_CUDA_LIBRARY: 'none',
-    LILY_TEST_WEBGPU_MISSING: webGpuMissing ?? '',
-    // Mesa's compiler takes most of the time, and half as long without optimisation and with short vectors.
-    GALLIVM_PERF: 'nopt',
-    LP_NATIVE_VECTOR_WIDTH: '128',
-    ...(process.env.LILY_TEST_LONG === '1' ? {} : { LILY_TEST_HALF: '0', FAST_CHECK_RUNS: '1' }),
-  },
-}
-
 /** Tests that run on both backends. */
 const both = [
   'adamw',
@@ -157,6 +134,26 @@ const both = [
   'property',
 ]
 
+/** Tests that run on WebGPU, too. It has no frozen linear layers. */
+const webgpu = both.filter((name) => name !== 'linear')
+
+const webGpuProject = {
+  name: 'webgpu',
+  include:
+    webGpuMissing === undefined ? ['test/webgpu/**/*.test.ts', ...files(webgpu)] : ['test/webgpu/missing.test.ts'],
+  exclude: webGpuMissing === undefined ? ['test/webgpu/missing.test.ts'] : [],
+  setupFiles: webGpuMissing === undefined ? ['test/support/webgpu.ts'] : [],
+  env: {
+    LILY_TEST_BACKEND: 'webgpu',
+    LILY_CUDA_LIBRARY: 'none',
+    LILY_TEST_WEBGPU_MISSING: webGpuMissing ?? '',
+    // Mesa's compiler takes most of the time, and half as long without optimisation and with short vectors.
+    GALLIVM_PERF: 'nopt',
+    LP_NATIVE_VECTOR_WIDTH: '128',
+    ...(process.env.LILY_TEST_LONG === '1' ? {} : { LILY_TEST_HALF: '0', FAST_CHECK_RUNS: '1' }),
+  },
+}
+
 /** Half of the time of the CPU suite: other processors under QEMU, the tarball, long sweeps, a training. `npm run test:cpu` leaves them out. */
 const slow = ['checkpoint/hostile-headers', 'example-finetune', 'identities', 'isa', 'linear-isa', 'package']
 
@@ -165,20 +162,20 @@ const amx = ['adapted-linear', 'determinism', 'golden', 'identities', 'linear', 
 
 /** Tests that run on WebAssembly, too. Of those of checkpoints, two do without a backend or require locks of files. */
 const wasm = [
-  ...[
-    'adamw',
-    'async',
-    'determinism',
-    'errors',
-    'golden',
-    'identities',
-    'linear',
-    'modes',
-    'property',
-    'wasm',
-    'wasm-threads',
-  ],
-  ...['analysis/*', 'checkpoint/*', 'model/*'],
+  'adamw',
+  'async',
+  'determinism',
+  'errors',
+  'golden',
+  'identities',
+  'linear',
+  'modes',
+  'property',
+  'wasm',
+  'wasm-threads',
+  'analysis/*',
+  'checkpoint/*',
+  'model/*',
 ]
 
 const hasWasm = existsSync(path('build/wasm/wasm.wasm'))
@@ -246,8 +243,14 @@ export default defineConfig({
           name: 'cpu',
           include: ['test/**/*.test.ts'],
           exclude: [
-            ...['test/cuda/**', 'test/emulator/**', 'test/runtimes/**', 'test/arm64/**', 'test/interop/**'],
-            ...['test/browser/**', 'test/site/**', 'test/webgpu/**'],
+            'test/cuda/**',
+            'test/emulator/**',
+            'test/runtimes/**',
+            'test/arm64/**',
+            'test/interop/**',
+            'test/browser/**',
+            'test/site/**',
+            'test/webgpu/**',
             ...files([...slow, 'wasm', 'wasm-threads']),
           ],
         },

@@ -101,7 +101,10 @@ function loraReport({ analysis, total, baseParameters, parameters }: LoraInspect
 function loraTable(target: string, layers: readonly LoraLayerAnalysis[]): HTMLElement {
   const labels = layerLabels(layers)
   const rows = layers.map(({ r, scaling, inFeatures, outFeatures, update }, l) => [
-    ...[labels[l], `${inFeatures} to ${outFeatures}`, String(r), threeDigits(scaling)],
+    labels[l],
+    `${inFeatures} to ${outFeatures}`,
+    String(r),
+    threeDigits(scaling),
     threeDigits(update.norm),
     update.effectiveRank.toFixed(1),
   ])
