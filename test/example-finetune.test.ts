@@ -166,6 +166,12 @@ describe('a quick run', () => {
   })
 })
 
+test('refuses other options, and says which there are', async () => {
+  const { code, stdout, stderr } = await run('main.ts', ['--epochs', '3'])
+  expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+  expect(stderr).toMatch(/^error: Unknown option '--epochs'.*; the options are --quick and --output FOLDER\n$/)
+})
+
 test('an interrupt keeps the runs that are complete', async () => {
   const output = join(folder, 'interrupted')
   let isInterrupted = false

@@ -11,7 +11,7 @@ import '@tensorflow/tfjs-backend-wasm'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { reportFailure } from '../../cli/report/failure.js'
+import { CommandError, reportFailure } from '../../cli/report/failure.js'
 import { interruptSignal, SIGNALS } from '../../cli/report/interrupt.js'
 import { note, print, watchOutput } from '../../cli/report/print.js'
 import { startProgress } from '../../cli/report/progress.js'
@@ -36,14 +36,22 @@ const QUICK: Plan = {
   curve: { points: 2, sentences: 32 },
 }
 
+function readOptions() {
+  try {
+    const { values } = parseArgs({
+      options: {
+        quick: { type: 'boolean', default: false },
+        output: { type: 'string', default: 'build/finetune' },
+      },
+    })
+    return values
+  } catch (cause) {
+    throw new CommandError(`${(cause as Error).message}; the options are --quick and --output FOLDER`, { cause })
+  }
+}
+
 async function main(): Promise<void> {
-  const { values } = parseArgs({
-    options: {
-      quick: { type: 'boolean', default: false },
-      output: { type: 'string', default: 'build/finetune' },
-    },
-  })
-  const { quick, output } = values
+  const { quick, output } = readOptions()
   await mkdir(output, { recursive: true })
   await tf.setBackend('wasm')
 
