@@ -119,7 +119,7 @@ test('the tarball contains the runtime files and no build files', () => {
     .map((entry) => join(entry.parentPath, entry.name).slice(installed.folder.length + 1))
   const unexpected = files.filter(
     (file) =>
-      !/^(package\.json|README\.md|CHANGELOG\.md|LICENSE|dist\/(browser\/)?[\w.-]+\.(c?js|d\.c?ts)|dist\/(browser\/)?THIRD-PARTY-LICENSES\.txt|prebuilds\/.*(\.node|lily_cuda\.so)|docs\/(decisions\/)?[\w-]+\.md)$/.test(
+      !/^(package\.json|README\.md|CHANGELOG\.md|LICENSE|native\/THIRD-PARTY-LICENSES\.txt|dist\/(browser\/)?[\w.-]+\.(c?js|d\.c?ts)|dist\/(browser\/)?THIRD-PARTY-LICENSES\.txt|prebuilds\/.*(\.node|lily_cuda\.so)|docs\/(decisions\/)?[\w-]+\.md)$/.test(
         file,
       ),
   )
@@ -132,6 +132,15 @@ test('the tarball contains the runtime files and no build files', () => {
   }
   expect(Object.keys(scripts).filter((name) => /^((pre|post)?install|prepare)$/.test(name))).toEqual([])
   expect(gypfile).toBe(false)
+})
+
+test('the tarball contains the notices of what is compiled into its binaries', () => {
+  const notices = readFileSync(join(installed.folder, 'native', 'THIRD-PARTY-LICENSES.txt'), 'utf8')
+  const license = readFileSync(join(packageRoot, 'node_modules', 'node-addon-api', 'LICENSE.md'), 'utf8')
+  expect(notices).toContain(license.trim())
+  for (const library of ['musl, as part of wasi-libc', 'cloudlibc, as part of wasi-libc']) {
+    expect(notices).toContain(library)
+  }
 })
 
 test('the tarball contains the documents that its README, types and messages name', () => {
