@@ -54,7 +54,12 @@ export async function openWebGpu(onLost: (reason: string) => void): Promise<Back
     onLost(loss)
   })
   return {
-    ...{ kind: 'webgpu', name, isSoftware, device, memory: lily.device, read },
+    kind: 'webgpu',
+    name,
+    isSoftware,
+    device,
+    memory: lily.device,
+    read,
     place: (tensor) => tensor.to(lily.device),
     loss: () => loss,
   }

@@ -29,7 +29,11 @@ export function ratioChart(rows: readonly Row[]): HTMLElement {
     return [
       { ...toLora, label, pass, color: LORA, dy: isForward ? -17 : 8, title: title('LoRA of the same rank', toLora) },
       {
-        ...{ ...toLoraEqual, label, pass, color: EQUAL, dy: isForward ? -8 : 17 },
+        ...toLoraEqual,
+        label,
+        pass,
+        color: EQUAL,
+        dy: isForward ? -8 : 17,
         title: title('LoRA with as many parameters', toLoraEqual),
       },
     ]
@@ -54,7 +58,13 @@ export function timeChart(rows: readonly Row[]): HTMLElement {
       { quartiles: lora, name: 'LoRA of the same rank', color: LORA, dy: first + 7 },
       { quartiles: loraEqual, name: 'LoRA with as many parameters', color: EQUAL, dy: first + 14 },
     ].map(({ quartiles: { lower, median, upper }, name, color, dy }) => ({
-      ...{ label, pass, color, dy, lower: lower * 1e3, median: median * 1e3, upper: upper * 1e3 },
+      label,
+      pass,
+      color,
+      dy,
+      lower: lower * 1e3,
+      median: median * 1e3,
+      upper: upper * 1e3,
       title: `${label}, ${pass}, ${name}: ${milliseconds(median)} ms`,
     }))
   })

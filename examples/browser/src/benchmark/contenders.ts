@@ -34,7 +34,9 @@ export const MODEL = { layers: 32, strideA: 4 }
 /** Rank, at least 1, at which LoRA in that model has about as many parameters as Lily. */
 export function equalParametersRank({ features, rank, experts }: Case): number {
   const layers = Array.from({ length: MODEL.layers }, (_, l) => ({
-    ...{ name: `layers.${l}.proj`, inFeatures: features, outFeatures: features },
+    name: `layers.${l}.proj`,
+    inFeatures: features,
+    outFeatures: features,
   }))
   const config = { r: rank, numB: experts, strideA: MODEL.strideA, targetModules: ['proj'] }
   return Math.max(1, Math.round(accountFor(layers, config).loraRank))
@@ -74,13 +76,15 @@ export class Contenders {
 
   #lily({ features, rank, experts }: Case, { x, y, dy, dx }: Activations): Contender {
     const operands = {
-      ...{ x, y },
+      x,
+      y,
       a: this.#filled([rank, features], features ** -0.5),
       router: this.#filled([experts, rank], rank ** -0.5),
       b: this.#filled([experts, rank, features], 0.02),
     }
     const gradients = {
-      ...{ dy, dx },
+      dy,
+      dx,
       da: this.#zeros([rank, features]),
       dRouter: this.#zeros([experts, rank]),
       db: this.#zeros([experts, rank, features]),
@@ -106,7 +110,8 @@ export class Contenders {
 
   #lora(features: number, rank: number, { x, y, dy, dx }: Activations): Contender {
     const operands = {
-      ...{ x, y },
+      x,
+      y,
       a: this.#filled([rank, features], features ** -0.5),
       b: this.#filled([features, rank], 0.02),
     }

@@ -51,7 +51,9 @@ export async function measureCase(backend: Backend, shape: Case, options: Measur
       })
       const [lily, lora, loraEqual] = samples
       rows.push({
-        ...{ shape, pass, equalRank: equalParametersRank(shape) },
+        shape,
+        pass,
+        equalRank: equalParametersRank(shape),
         lily: quartilesOf(lily),
         lora: quartilesOf(lora),
         loraEqual: quartilesOf(loraEqual),

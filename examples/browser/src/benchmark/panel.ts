@@ -19,7 +19,11 @@ export function mountBenchmarkPanel(section: HTMLElement, backends: BackendPanel
     return { preset, input, element: h('label', { for: input.id }, input, text) }
   })
   const own = h('input', {
-    ...{ type: 'text', id: 'shape-own', inputmode: 'numeric', autocomplete: 'off', placeholder: 'none' },
+    type: 'text',
+    id: 'shape-own',
+    inputmode: 'numeric',
+    autocomplete: 'off',
+    placeholder: 'none',
     'aria-describedby': 'shape-own-form',
   })
   const rounds = h('input', { type: 'number', id: 'rounds', min: '3', max: '500', value: '15' })
@@ -92,7 +96,8 @@ async function measureAll(
   for (const [i, shape] of cases.entries()) {
     try {
       const measured = await measureCase(backend, shape, {
-        ...{ rounds, signal },
+        rounds,
+        signal,
         onProgress: (step, share) => {
           onProgress(`${caseText(shape)}: ${step}`, (i + share) / cases.length)
         },

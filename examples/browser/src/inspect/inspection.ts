@@ -54,7 +54,9 @@ async function peftTypeOf(files: readonly File[]): Promise<unknown> {
 async function inspectLily(files: readonly File[], onProgress: OnLayer): Promise<LilyInspection> {
   const model = await LilyModel.fromPretrained(files)
   const layers = Array.from(model.layers.values(), ({ name, shape: { inFeatures, outFeatures } }) => ({
-    ...{ name, inFeatures, outFeatures },
+    name,
+    inFeatures,
+    outFeatures,
   }))
   const { parameters: counts, baseParameters, loraRank } = accountFor(layers, model.config)
   const analysis = await analyse(model, { samples: randomInputs(layers), onProgress })
@@ -76,7 +78,8 @@ async function inspectLora(files: readonly File[], onProgress: OnLayer): Promise
 
 function shapesOf(model: LilyModel | LoraModel): ParameterShape[] {
   return Array.from(model.parameters().values(), ({ name, value: { shape } }) => ({
-    ...{ name, shape: [...shape] },
+    name,
+    shape: [...shape],
     elements: shape.reduce((product, size) => product * size, 1),
   }))
 }
