@@ -1,4 +1,5 @@
 /** `lily-kernels bench` and `doctor` as child processes. The tests check that times exist, not their values. */
+import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -163,6 +164,15 @@ describe('bench', () => {
     expect(new Set(report.results.map(({ routing }) => routing))).toEqual(new Set(['batch']))
     expect(report.results).toHaveLength(passes.length * cpuMethods.length)
     expect(read('part.html')).toContain('This run was interrupted')
+  })
+
+  test('the command in a report is one that a shell runs', async () => {
+    const html = path("the page's charts.html")
+    const { code, stdout, stderr } = await runCli([...tiny, '--html', html, '--json'])
+    expect(code, stderr).toBe(0)
+    const [{ command }] = JSON.parse(stdout) as Report[]
+    const printed = execFileSync('sh', ['-c', command.replace('npx', `printf '%s\\n'`)], { encoding: 'utf8' })
+    expect(printed.split('\n')).toEqual(['lily-kernels', ...tiny, '--html', html, '--json', ''])
   })
 
   test('an interrupt before the first result also writes files', async () => {

@@ -117,7 +117,7 @@ async function runPlan(
   return {
     version,
     measuredAt,
-    command: ['npx lily-kernels bench', ...process.argv.slice(3)].join(' '),
+    command: ['npx lily-kernels bench', ...process.argv.slice(3).map(quoted)].join(' '),
     complete: isComplete && !signal.aborted,
     machine: {
       backend,
@@ -136,6 +136,10 @@ async function runPlan(
     failures: findings.failures,
   }
 }
+
+/** An argument as a shell reads it. */
+const quoted = (argument: string): string =>
+  /^[\w@%+=:,./-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", "'\\''")}'`
 
 const processorText = ({ simd, computeCapability = 'unknown' }: DeviceInfo): string =>
   simd ?? `compute capability ${computeCapability}`
