@@ -29,7 +29,9 @@ export async function openHandle(path: string, handle: FileHandle): Promise<Open
     size,
     read: async (bytes, position) => {
       try {
-        return (await handle.read(bytes, 0, bytes.length, position)).bytesRead
+        // The file handles of Yarn's Plug'n'Play take any array that is no Buffer for an object of options.
+        const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+        return (await handle.read(buffer, 0, buffer.length, position)).bytesRead
       } catch (cause) {
         throw fileSystemError(path, 'cannot be read', cause)
       }

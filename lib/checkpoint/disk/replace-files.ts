@@ -7,6 +7,7 @@
  * finds, and a load reads through it. Renames happen under an exclusive lock of the folder.
  */
 import { randomBytes } from 'node:crypto'
+import { fsync } from 'node:fs'
 import {
   copyFile,
   type FileHandle,
@@ -21,6 +22,7 @@ import {
   stat,
 } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
+import { promisify } from 'node:util'
 import { native } from '../../binding/native.js'
 import { checkpointError, fileSystemError } from '../errors.js'
 import { isObject } from '../json.js'
@@ -114,7 +116,7 @@ async function replaceNow(
       await keepPermissions(path, handle)
       for await (const block of blocks()) await writeAll(handle, block)
       await checkFile?.(await openHandle(path, handle))
-      await handle.sync()
+      await flush(handle)
     }
     path = folder
     await withFolderLock(folder, 'exclusive', async () => {
@@ -175,6 +177,13 @@ async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
     const { bytesWritten } = await handle.write(bytes, done, Math.min(bytes.byteLength - done, BLOCK_BYTES))
     done += bytesWritten
   }
+}
+
+const synchronize = promisify(fsync)
+
+/** Flushes a file or a folder to the disk. The file handles of Yarn's Plug'n'Play have no `sync`. */
+async function flush({ fd }: FileHandle): Promise<void> {
+  await synchronize(fd)
 }
 
 /** As far as this process may: only root gives files away. */
@@ -264,7 +273,7 @@ async function writeJournal(folder: string, journal: Journal): Promise<void> {
   const handle = await open(temporary, 'wx')
   try {
     await handle.writeFile(JSON.stringify(journal))
-    await handle.sync()
+    await flush(handle)
   } finally {
     await handle.close()
   }
@@ -398,7 +407,7 @@ async function synchronizeFolder(folder: string): Promise<void> {
   if (process.platform === 'win32') return // has no such call
   const handle = await open(folder)
   try {
-    await handle.sync()
+    await flush(handle)
   } catch (error) {
     // Some file systems cannot flush a folder.
     if (!['EINVAL', 'ENOTSUP'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
